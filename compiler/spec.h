@@ -1,0 +1,51 @@
+// The checked input: what a .hep file says, in SI units, complete with defaults, no names left to
+// resolve. Produced by check.c from the AST; consumed by the cost model, which derives volumes and
+// times from it. Owns data types only.
+#ifndef HEP_SPEC_H
+#define HEP_SPEC_H
+
+#include "ir/base/diag.h"
+#include "ir/plan.h"
+
+typedef struct {
+    const char *name;
+    bool abstract;        // `moe { data expert pre_expert expert_compute }` were given instead of dimensions
+    Dtype dtype;
+    uint32_t layers, hidden, heads, kv_heads, head_dim, vocabulary, sequence, batch;
+    uint32_t ffn_inner;   // dense layers' inner size
+    uint32_t first_dense; // so many layers at the start are dense
+    uint32_t every;       // then layer i is MoE if (i + 1) % every == 0
+    uint32_t experts, top_k, inner, shared_experts;
+    Activation activation;
+    // Abstract workloads: per GPU, MoE layer and direction.
+    double data_bytes, expert_bytes, pre_expert_s, expert_compute_s;
+    Span span, moe_span;
+} SpecModel;
+
+typedef enum { DOMAIN_AUTO, DOMAIN_FORCED, DOMAIN_EP, DOMAIN_GATHER } DomainWish;
+
+typedef struct {
+    Pass pass;
+    Dispatch dispatch;
+    DomainWish domain_wish;
+    uint32_t domain[LEVELS_MAX]; // for DOMAIN_FORCED; levels not named are 1
+    Codec codec;
+    double ratio;                // 1 for dense
+    double capacity;             // 0: nothing is dropped
+    Span span, domain_span, codec_span, capacity_span;
+} SpecPlan;
+
+typedef struct {
+    Cluster cluster;
+    Span cluster_span, level_spans[LEVELS_MAX], memory_span;
+    SpecModel model;
+    SpecPlan plan;
+    // Outermost levels that hold whole copies of the experts because there are fewer experts than
+    // GPUs; 0 when all levels shard. Their domain is written S_l = n_l and nothing is gathered there.
+    uint32_t replica_levels;
+} Spec;
+
+// Is layer `index` (0-based) an MoE layer?
+bool spec_layer_is_moe(const SpecModel *model, uint32_t index);
+
+#endif

@@ -1,0 +1,38 @@
+// Growing text buffer, and the one place where numbers become text: shortest round-trip
+// decimals for files, human units (GB, ms, Gbit/s) for people.
+#ifndef HEP_TEXT_H
+#define HEP_TEXT_H
+
+#include "ir/base/base.h"
+
+typedef struct {
+    char *data; // NUL-terminated after the first append; NULL before
+    size_t length, capacity;
+} Text;
+
+void text_free(Text *text); // leaves an empty, reusable buffer
+void text_append(Text *text, const char *string);
+void text_append_bytes(Text *text, const void *bytes, size_t length);
+void text_format(Text *text, const char *format, ...) PRINTF_LIKE(2, 3);
+void text_number(Text *text, double value); // shortest decimal that strtod reads back exactly
+
+enum { FORMAT_MAX = 32 };
+// Human forms, SI prefixes, three significant digits: "1.25 GB", "12.4 ms", "10 Gbit/s", "60 TFLOP/s".
+const char *format_bytes(char out[FORMAT_MAX], double bytes);
+const char *format_time(char out[FORMAT_MAX], double time_s);
+const char *format_bandwidth(char out[FORMAT_MAX], double bytes_per_s); // as bit/s, the way links are sold
+const char *format_rate(char out[FORMAT_MAX], double flop_per_s);
+const char *format_double(char out[FORMAT_MAX], double value); // shortest round trip
+
+// Reads a whole file ("-" is standard input) into NUL-terminated malloc'ed memory, at most
+// `limit_bytes`. On failure returns NULL and points *error at a static reason.
+char *file_read(const char *path, size_t limit_bytes, size_t *length, const char **error) MUST_CHECK;
+
+// Writes atomically: temporary file beside `path`, then rename; nothing is left on failure.
+// "-" is standard output. Returns NULL or a static reason.
+const char *file_write(const char *path, const void *data, size_t length) MUST_CHECK;
+
+// The candidate nearest to `word` by edit distance if it is close enough to be a slip, else NULL.
+const char *nearest_word(const char *word, const char *const *candidates, size_t count);
+
+#endif

@@ -1,0 +1,61 @@
+// Communicators: how the ranks of a plan reach each other. One table of functions per kind
+// (threads here; MPI and NCCL take the same form); one Comm per rank. Collectives block their
+// caller, which is a stream's thread; two streams of a rank use different channels and run
+// concurrently. All members of a group open its channels in the same order and call its
+// collectives in the same order.
+#ifndef HEP_COMM_H
+#define HEP_COMM_H
+
+#include "ir/plan.h"
+#include "runtime/fault.h"
+
+typedef struct Comm Comm;
+
+typedef struct {
+    const void *send; // rows for the other members, ascending, own left out
+    void *recv;       // rows from the other members, ascending, own left out
+    uint64_t row_bytes;
+} ExchangePart;
+
+enum { EXCHANGE_PARTS_MAX = 2 };
+
+typedef struct {
+    uint32_t part_count;
+    ExchangePart parts[EXCHANGE_PARTS_MAX];
+    const int32_t *send_counts; // [members] rows to each member; own entry ignored
+    int32_t *recv_counts;       // [members] rows from each; own entry untouched. Written unless counts_known
+    bool counts_known;          // recv_counts are given: nothing but rows travels
+    uint64_t recv_capacity;     // rows that fit at `recv`; more is a fault
+} Exchange;
+
+// Bytes that left this rank, by the level whose coordinate differs between sender and receiver.
+typedef struct {
+    uint64_t exchange_bytes, routing_bytes, gather_bytes, reduce_bytes;
+} CommTraffic;
+
+// What a collective carries, for the byte counters: part 0 of an exchange counts as exchange,
+// part 1 and counts as routing.
+typedef struct {
+    const char *name; // "threads"
+    // A channel of `group` for the calling rank's stream. Returns a handle >= 0, or -1 and a fault.
+    int (*open)(Comm *comm, const Group *group, Stream stream, Fault *fault);
+    bool (*exchange)(Comm *comm, int channel, const Exchange *exchange, Fault *fault);
+    // gathered: [members][bytes], member order; the own shard is copied in as well.
+    bool (*all_gather)(Comm *comm, int channel, const void *shard, void *gathered, uint64_t bytes, Fault *fault);
+    // All ranks of the world; outside the schedule, not counted, not shaped.
+    bool (*barrier)(Comm *comm, Fault *fault);
+    bool (*all_reduce_max)(Comm *comm, double *values, uint32_t count, Fault *fault);
+    bool (*all_reduce_sum)(Comm *comm, double *values, uint32_t count, Fault *fault);
+    // Makes every rank's pending and later calls fail soon with `cause`.
+    void (*abort)(Comm *comm, const Fault *cause);
+    // Adds this rank's counters since the last reset to totals[level]; then resets if asked.
+    void (*traffic)(Comm *comm, CommTraffic totals[LEVELS_MAX], bool reset);
+} CommOps;
+
+struct Comm {
+    const CommOps *ops;
+    uint64_t rank, size;
+    const Cluster *cluster;
+};
+
+#endif

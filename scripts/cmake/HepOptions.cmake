@@ -1,0 +1,50 @@
+# Build options and the flags every target gets.
+option(HEP_WERROR "Treat warnings as errors" OFF)
+option(HEP_TESTS "Build the tests" ON)
+option(HEP_FUZZ "Build libFuzzer targets (needs clang)" OFF)
+option(HEP_CUDA "Build the CUDA engine where a CUDA toolkit is found" ON)
+option(HEP_MPI "Build the MPI communicator where MPI is found" ON)
+set(HEP_SANITIZE "" CACHE STRING "Sanitizers for every target, e.g. address,undefined or thread")
+
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+set(CMAKE_C_STANDARD 17)
+set(CMAKE_C_STANDARD_REQUIRED ON)
+set(CMAKE_C_EXTENSIONS ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+
+add_compile_definitions(_GNU_SOURCE)
+add_compile_options($<$<COMPILE_LANGUAGE:C>:-Wall> $<$<COMPILE_LANGUAGE:C>:-Wextra> $<$<COMPILE_LANGUAGE:C>:-Wshadow>
+  $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes> $<$<COMPILE_LANGUAGE:C>:-Wmissing-prototypes>
+  $<$<COMPILE_LANGUAGE:C>:-Wvla> $<$<COMPILE_LANGUAGE:C>:-Werror=switch> $<$<COMPILE_LANGUAGE:C>:-fno-strict-aliasing>)
+if(HEP_WERROR)
+  add_compile_options($<$<COMPILE_LANGUAGE:C>:-Werror>)
+endif()
+if(HEP_SANITIZE)
+  add_compile_options(-fsanitize=${HEP_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${HEP_SANITIZE})
+endif()
+if(HEP_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
+# A module sees its own headers and, through target_link_libraries, those of the modules it may
+# depend on, and no others: each module's headers are reached through a directory of links that
+# holds that module alone. An include outside the allowed direction does not compile.
+function(hep_module name)
+  cmake_parse_arguments(arg "" "DIRECTORY" "SOURCES;DEPENDS" ${ARGN})
+  if(NOT arg_DIRECTORY)
+    set(arg_DIRECTORY ${name})
+  endif()
+  set(view ${CMAKE_BINARY_DIR}/include/${name})
+  get_filename_component(parent ${view}/${arg_DIRECTORY} DIRECTORY)
+  file(MAKE_DIRECTORY ${parent})
+  file(CREATE_LINK ${CMAKE_SOURCE_DIR}/${arg_DIRECTORY} ${view}/${arg_DIRECTORY} SYMBOLIC)
+  add_library(hep_${name} STATIC ${arg_SOURCES})
+  target_include_directories(hep_${name} PUBLIC ${view})
+  foreach(dependency IN LISTS arg_DEPENDS)
+    target_link_libraries(hep_${name} PUBLIC hep_${dependency})
+  endforeach()
+endfunction()
