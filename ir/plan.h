@@ -141,7 +141,8 @@ uint64_t group_index(const Cluster *cluster, const Group *group, uint64_t rank);
 
 // ---- model -----------------------------------------------------------------------------------
 
-// Dimensions of the executed network (design section 8). All zero but `layers` when `abstract`.
+// Dimensions of the executed network (design section 8). All zero but
+// `layers`, `experts`, `top_k` and the volumes when `abstract`.
 typedef struct {
     const char *name;
     bool abstract; // volumes and times were given; can be simulated, not executed
@@ -150,6 +151,10 @@ typedef struct {
     uint32_t ffn_inner;                                  // of dense layers; 0 when there is none
     uint32_t experts, top_k, inner, shared_experts;      // inner: of one expert
     Activation activation;
+    // Volumes and times of one MoE layer, per GPU and direction; of the dimensions, or as given.
+    double data_bytes;   // D: token data before deduplication
+    double expert_bytes; // P: owned experts as sent, after compression
+    double pre_expert_s; // PE
 } ModelDims;
 
 // Weight layouts, row-major, in elements of the model's dtype (f32 for router and norms is not
