@@ -1,0 +1,43 @@
+// Assembles a Plan: grows its tables, hands out indices, keeps the last step of each stream's
+// dependency simple to state. Knows nothing of models or costs.
+#ifndef HEP_BUILDER_H
+#define HEP_BUILDER_H
+
+#include "ir/plan.h"
+
+typedef struct Builder Builder;
+
+// Tables grow in scratch memory of `arena`; builder_finish copies them into the plan.
+Builder *builder_create(Arena *arena, Plan *plan);
+void builder_finish(Builder *builder);
+
+typedef struct {
+    Dtype dtype;
+    double rows, cols; // doubles, so that a capacity too large for memory is still a number
+    BufferKind kind;
+    int32_t layer;
+} BufferShape;
+
+// Name is formatted; returns the buffer's index.
+int32_t builder_add_buffer(Builder *builder, BufferShape shape, const char *format, ...) PRINTF_LIKE(3, 4);
+// Returns the index of an equal group if there is one.
+int32_t builder_add_group(Builder *builder, GroupKind kind, int32_t level, uint32_t domain);
+
+typedef struct {
+    Op op;
+    int32_t layer, level, group;
+    double cost_s, bytes;
+} StepSpec;
+
+// Operands in the order of ops.def, as many as the op has. Dependencies follow from the buffers:
+// the step waits for the last writer of what it reads and, for what it writes, for the last writer
+// and all readers, where these run on other streams. Returns the step's index.
+int32_t builder_add_step(Builder *builder, StepSpec step, const int32_t *operands);
+// One more edge (a prefetch limit, say); ignored when both steps share a stream.
+void builder_add_after(Builder *builder, int32_t step, int32_t earlier);
+
+// Bytes all buffers together would need; beyond what a plan can hold when it exceeds 2^62.
+double builder_total_bytes(const Builder *builder);
+const Buffer *builder_buffer(const Builder *builder, int32_t index);
+
+#endif

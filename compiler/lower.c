@@ -1,0 +1,502 @@
+// Lowering of the forward pass: see lower.h. Every buffer is sized for the worst case routing can
+// produce (or for `capacity`, where given), so that nothing is allocated or dropped at run time.
+#include "compiler/lower.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "compiler/lowering.h"
+#include "ir/memory.h"
+#include "ir/workspace.h"
+
+// Expected seconds to read and write `bytes` of device memory.
+static double move_s(const Lowering *l, double bytes)
+{
+    return bytes / l->spec->cluster.device.memory_bandwidth;
+}
+
+int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols)
+{
+    BufferShape shape = {.dtype = dtype, .rows = rows, .cols = cols, .kind = BUFFER_TEMPORARY, .layer = (int32_t)layer};
+    return builder_add_buffer(l->builder, shape, "L%u.%s", layer, name);
+}
+
+int32_t lowering_add_work(Lowering *l, int32_t layer, Op op, double rows, uint32_t records, uint32_t fanout)
+{
+    double capped = fmin(rows, 0x1p40); // a larger capacity is refused anyway
+    uint64_t elements = workspace_elements(&l->plan->model, op, (uint64_t)capped, records, fanout);
+    BufferShape shape = {.dtype = DTYPE_F32, .rows = 1, .cols = (double)(elements ? elements : 1),
+                         .kind = BUFFER_TEMPORARY, .layer = layer};
+    if (layer == NONE)
+        return builder_add_buffer(l->builder, shape, "%s.work", op_info(op)->name);
+    return builder_add_buffer(l->builder, shape, "L%d.%s.work", layer, op_info(op)->name);
+}
+
+static int32_t add_weight(Lowering *l, int32_t layer, const char *name, double rows, double cols)
+{
+    BufferShape shape = {.dtype = l->plan->model.dtype, .rows = rows, .cols = cols, .kind = BUFFER_WEIGHT, .layer = layer};
+    if (layer == NONE)
+        return builder_add_buffer(l->builder, shape, "%s", name);
+    return builder_add_buffer(l->builder, shape, "L%d.%s", layer, name);
+}
+
+static int32_t add_step(Lowering *l, Op op, uint32_t layer, double cost_s, const int32_t *operands)
+{
+    return builder_add_step(
+        l->builder, (StepSpec){.op = op, .layer = (int32_t)layer, .level = NONE, .group = NONE, .cost_s = cost_s}, operands);
+}
+
+// ---- stages ----------------------------------------------------------------------------------
+
+// Capacities of the stages. A source keeps at most `per_expert` rows for one expert (capacity), and
+// sends a token to one place once (deduplicated) or once per expert there (naive).
+static void plan_stages(Lowering *l, LoweredLayer *layer)
+{
+    const Spec *spec = l->spec;
+    const Cluster *cluster = &spec->cluster;
+    double top_k = spec->model.top_k, experts = spec->model.experts;
+    double per_expert = spec->plan.capacity > 0 ? ceil(spec->plan.capacity * l->tokens * top_k / experts) : INFINITY;
+    double sources = 1, prefixes = 1;
+    Stage *stage = &layer->stages[0];
+    *stage = (Stage){.level = NONE, .group = NONE, .row_capacity = l->tokens, .record_rows = l->tokens * l->fanout};
+    layer->stage_count = 1;
+    for (uint32_t level = 0; level < cluster->level_count; level++) {
+        uint32_t members = cluster->levels[level].count / l->config->domain[level];
+        if (members == 1)
+            continue;
+        prefixes *= members;
+        double inside = experts / prefixes; // experts one destination holds
+        double per_source = l->dispatch == DISPATCH_NAIVE ? l->tokens * fmin(top_k, inside) : l->tokens;
+        per_source = fmin(per_source, per_expert * inside);
+        stage->level = (int32_t)level;
+        stage->group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, l->config->domain[level]);
+        stage->send_capacity = fmin(stage->record_rows * fmin(l->records, members - 1), (members - 1) * sources * per_source);
+        sources *= members;
+        double rows = sources * per_source;
+        stage[1] = (Stage){.level = NONE, .group = NONE, .row_capacity = rows, .record_rows = rows};
+        stage++;
+        layer->stage_count++;
+    }
+}
+
+static int32_t add_records(Lowering *l, uint32_t layer, const char *name, double rows)
+{
+    return lowering_add_temporary(l, layer, name, DTYPE_I32, rows, 2.0 * l->records);
+}
+
+static double stage_bytes(const Lowering *l, int32_t level)
+{
+    double copies = cost_expected_copies(l->spec, l->dispatch, l->config, (uint32_t)level);
+    return l->tokens * copies * l->spec->model.hidden * dtype_bytes(l->spec->model.dtype);
+}
+
+static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t index)
+{
+    Stage *from = &layer->stages[index], *to = from + 1;
+    double hidden = l->spec->model.hidden;
+    Dtype dtype = l->spec->model.dtype;
+    uint32_t level = (uint32_t)from->level;
+    double members = l->spec->cluster.levels[level].count / l->config->domain[level];
+    const char *level_name = l->spec->cluster.levels[level].name;
+    char name[64];
+#define NAME(what) (snprintf(name, sizeof name, "%s.%s", what, level_name), name)
+    to->rows = lowering_add_temporary(l, k, NAME("rows"), dtype, to->row_capacity, hidden);
+    to->records = add_records(l, k, NAME("records"), to->record_rows);
+    to->counts = lowering_add_temporary(l, k, NAME("counts"), DTYPE_I32, members, 1);
+    int32_t send_rows = lowering_add_temporary(l, k, NAME("send_rows"), dtype, from->send_capacity, hidden);
+    int32_t send_records = add_records(l, k, NAME("send_records"), from->send_capacity);
+    from->send_counts = lowering_add_temporary(l, k, NAME("send_counts"), DTYPE_I32, members, 1);
+    from->origin = lowering_add_temporary(l, k, NAME("origin"), DTYPE_I32,
+                                          fmin(to->row_capacity, from->record_rows) + from->send_capacity, 1);
+    from->next_counts = to->counts;
+#undef NAME
+    int32_t route[] = {from->rows, from->records, from->counts, to->rows, to->records, send_rows, send_records,
+                       from->send_counts, from->origin};
+    int32_t step = add_step(l, OP_ROUTE, k, move_s(l, stage_bytes(l, from->level)), route);
+    (void)step;
+    int32_t dispatch[] = {send_rows, send_records, from->send_counts, to->rows, to->records, to->counts};
+    builder_add_step(l->builder,
+                     (StepSpec){.op = OP_DISPATCH, .layer = (int32_t)k, .level = from->level, .group = from->group,
+                                .cost_s = l->cost.dispatch_s[level],
+                                .bytes = l->cost.payload_bytes[level] + l->cost.routing_bytes[level]},
+                     dispatch);
+}
+
+// Returns the buffer with the results of the stage the exchange left.
+static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t index, int32_t results)
+{
+    Stage *from = &layer->stages[index];
+    double hidden = l->spec->model.hidden;
+    Dtype dtype = l->spec->model.dtype;
+    uint32_t level = (uint32_t)from->level, fanout = index == 0 ? l->fanout : 1;
+    const char *level_name = l->spec->cluster.levels[level].name;
+    char name[64];
+    snprintf(name, sizeof name, "returned.%s", level_name);
+    int32_t returned = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
+    int32_t combine[] = {results, from->next_counts, from->send_counts, returned};
+    builder_add_step(l->builder,
+                     (StepSpec){.op = OP_COMBINE, .layer = (int32_t)k, .level = from->level, .group = from->group,
+                                .cost_s = l->cost.combine_s[level], .bytes = l->cost.payload_bytes[level]},
+                     combine);
+    snprintf(name, sizeof name, "summed.%s", level_name);
+    int32_t summed = lowering_add_temporary(l, k, name, dtype, from->row_capacity, hidden);
+    int32_t work = lowering_add_work(l, (int32_t)k, OP_UNROUTE, from->row_capacity, l->records, fanout);
+    int32_t unroute[] = {results, returned, from->send_counts, from->origin, from->counts, summed, work};
+    add_step(l, OP_UNROUTE, k, move_s(l, stage_bytes(l, from->level)), unroute);
+    return summed;
+}
+
+// ---- experts ---------------------------------------------------------------------------------
+
+static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_t shard, Dtype dtype, double cols,
+                             double rows, int32_t after_step)
+{
+    const Spec *spec = l->spec;
+    for (uint32_t level = spec->replica_levels; level < spec->cluster.level_count; level++) {
+        uint32_t domain = l->config->domain[level];
+        if (domain == 1)
+            continue;
+        rows *= domain;
+        char name[64];
+        snprintf(name, sizeof name, "gathered.%s%s", spec->cluster.levels[level].name, suffix);
+        int32_t gathered = lowering_add_temporary(l, k, name, dtype, rows, cols);
+        int32_t operands[] = {shard, gathered};
+        int32_t group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain);
+        int32_t step = builder_add_step(l->builder,
+                                        (StepSpec){.op = OP_GATHER, .layer = (int32_t)k, .level = (int32_t)level,
+                                                   .group = group, .cost_s = l->cost.gather_s[level],
+                                                   .bytes = l->cost.gather_bytes[level]},
+                                        operands);
+        if (after_step != NONE)
+            builder_add_after(l->builder, step, after_step);
+        shard = gathered;
+    }
+    return shard;
+}
+
+int32_t lowering_add_gathers(Lowering *l, uint32_t k, const char *suffix, int32_t after_step)
+{
+    LoweredLayer *layer = &l->layers[k];
+    const ModelDims *dims = &l->plan->model;
+    double elements = (double)model_expert_elements(dims);
+    if (l->held_experts == l->experts_per_rank)
+        return layer->experts;
+    if (l->spec->plan.codec == CODEC_DENSE)
+        return gather_levels(l, k, suffix, layer->experts, dims->dtype, elements, l->experts_per_rank, after_step);
+    char name[64];
+    double packet_bytes = ceil(l->work->layers[k].sent_bytes);
+    snprintf(name, sizeof name, "packet%s", suffix);
+    int32_t packet = lowering_add_temporary(l, k, name, DTYPE_U8, 1, packet_bytes);
+    int32_t encode[] = {layer->experts, packet};
+    StepSpec codec = {.op = OP_ENCODE, .layer = (int32_t)k, .level = NONE, .group = NONE,
+                      .cost_s = move_s(l, 2 * l->work->layers[k].expert_bytes)};
+    int32_t step = builder_add_step(l->builder, codec, encode);
+    if (after_step != NONE)
+        builder_add_after(l->builder, step, after_step);
+    packet = gather_levels(l, k, suffix, packet, DTYPE_U8, packet_bytes, 1, after_step);
+    snprintf(name, sizeof name, "decoded%s", suffix);
+    int32_t decoded = lowering_add_temporary(l, k, name, dims->dtype, l->held_experts, elements);
+    int32_t decode[] = {packet, decoded};
+    codec.op = OP_DECODE;
+    codec.cost_s = l->cost.codec_s - codec.cost_s;
+    builder_add_step(l->builder, codec, decode);
+    return decoded;
+}
+
+// ---- layers ----------------------------------------------------------------------------------
+
+static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
+{
+    const SpecModel *model = &l->spec->model;
+    Dtype dtype = model->dtype;
+    plan_stages(l, layer);
+    Stage *first = &layer->stages[0];
+    first->counts = NONE;
+    first->rows = lowering_add_temporary(l, k, "rows", dtype, l->tokens, model->hidden);
+    first->records = add_records(l, k, "records", first->record_rows);
+    int32_t gate_work = lowering_add_work(l, (int32_t)k, OP_GATE, l->tokens, l->records, l->fanout);
+    int32_t gate[] = {layer->y, layer->router, first->rows, first->records, gate_work};
+    double gate_s = 2 * l->tokens * model->hidden * model->experts / l->spec->cluster.device.compute_flops;
+    add_step(l, OP_GATE, k, gate_s, gate);
+
+    for (uint32_t i = 0; i + 1 < layer->stage_count; i++)
+        add_dispatch(l, k, layer, i);
+    int32_t shared = NONE;
+    if (model->shared_experts) { // runs while the dispatch is under way
+        shared = lowering_add_temporary(l, k, "shared_results", dtype, l->tokens, model->hidden);
+        int32_t work = lowering_add_work(l, (int32_t)k, OP_SHARED_EXPERT, l->tokens, 1, 1);
+        int32_t operands[] = {first->rows, layer->shared, shared, work};
+        add_step(l, OP_SHARED_EXPERT, k, l->work->layers[k].dense_s, operands);
+    }
+    Stage *last = &layer->stages[layer->stage_count - 1];
+    uint32_t fanout = layer->stage_count == 1 ? l->fanout : 1;
+    int32_t results = lowering_add_temporary(l, k, "results", dtype, last->row_capacity, model->hidden);
+    int32_t work = lowering_add_work(l, (int32_t)k, OP_EXPERT, last->row_capacity, l->records, fanout);
+    int32_t expert[] = {last->rows, last->records, last->counts, layer->held, results, work};
+    layer->expert_step = add_step(l, OP_EXPERT, k, l->cost.expert_s, expert);
+    for (uint32_t i = layer->stage_count - 1; i-- > 0;)
+        results = add_combine(l, k, layer, i, results);
+    int32_t x = lowering_add_temporary(l, k, "out", dtype, l->tokens, model->hidden);
+    int32_t residual[] = {layer->y, results, shared, x};
+    add_step(l, OP_RESIDUAL, k, move_s(l, 3 * l->tokens * model->hidden * dtype_bytes(dtype)), residual);
+    return x;
+}
+
+static void add_layer_weights(Lowering *l, uint32_t k, LoweredLayer *layer)
+{
+    const ModelDims *dims = &l->plan->model;
+    layer->attention = add_weight(l, (int32_t)k, "attention", 1, (double)model_attention_elements(dims));
+    layer->router = layer->ffn = layer->shared = layer->experts = NONE;
+    if (!l->work->layers[k].is_moe) {
+        layer->ffn = add_weight(l, (int32_t)k, "ffn", 1, (double)model_ffn_elements(dims));
+        return;
+    }
+    layer->router = add_weight(l, (int32_t)k, "router", 1, (double)model_router_elements(dims));
+    layer->experts = add_weight(l, (int32_t)k, "experts", l->experts_per_rank, (double)model_expert_elements(dims));
+    if (dims->shared_experts)
+        layer->shared = add_weight(l, (int32_t)k, "shared", 1, (double)model_shared_elements(dims));
+}
+
+// Replicas that are dropped and gathered again may run ahead by one layer only, or nothing is saved.
+static int32_t prefetch_limit(const Lowering *l, uint32_t k)
+{
+    if (!l->config->regather)
+        return NONE;
+    for (uint32_t before = 0; k-- > 0;)
+        if (l->work->layers[k].is_moe && ++before == 2)
+            return l->layers[k].expert_step;
+    return NONE;
+}
+
+static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
+{
+    const LayerWork *work = &l->work->layers[k];
+    LoweredLayer *layer = &l->layers[k];
+    const SpecModel *model = &l->spec->model;
+    add_layer_weights(l, k, layer);
+    if (work->is_moe)
+        layer->held = lowering_add_gathers(l, k, "", prefetch_limit(l, k));
+    layer->x = x;
+    layer->y = lowering_add_temporary(l, k, "y", model->dtype, l->tokens, model->hidden);
+    int32_t attention_work = lowering_add_work(l, (int32_t)k, OP_PRE_EXPERT, l->tokens, 1, 1);
+    int32_t attention[] = {x, layer->attention, layer->y, attention_work};
+    double gate_s = work->is_moe ? 2 * l->tokens * model->hidden * model->experts / l->spec->cluster.device.compute_flops : 0;
+    add_step(l, OP_PRE_EXPERT, k, work->pre_expert_s - gate_s, attention);
+    if (work->is_moe)
+        return add_moe(l, k, layer);
+    int32_t out = lowering_add_temporary(l, k, "out", model->dtype, l->tokens, model->hidden);
+    int32_t ffn_work = lowering_add_work(l, (int32_t)k, OP_FFN, l->tokens, 1, 1);
+    int32_t ffn[] = {layer->y, layer->ffn, out, ffn_work};
+    add_step(l, OP_FFN, k, work->dense_s, ffn);
+    return out;
+}
+
+static void add_network(Lowering *l)
+{
+    const SpecModel *model = &l->spec->model;
+    BufferShape tokens = {.dtype = DTYPE_I32, .rows = model->batch, .cols = (double)model->sequence + 1,
+                          .kind = BUFFER_INPUT, .layer = NONE};
+    l->tokens_buffer = builder_add_buffer(l->builder, tokens, "tokens");
+    l->embedding = add_weight(l, NONE, "embedding", 1, (double)model_embedding_elements(&l->plan->model));
+    BufferShape hidden = {.dtype = model->dtype, .rows = l->tokens, .cols = model->hidden,
+                          .kind = BUFFER_TEMPORARY, .layer = NONE};
+    int32_t x = builder_add_buffer(l->builder, hidden, "x");
+    int32_t embed[] = {l->tokens_buffer, l->embedding, x};
+    StepSpec step = {.op = OP_EMBED, .layer = NONE, .level = NONE, .group = NONE,
+                     .cost_s = move_s(l, 2 * l->tokens * model->hidden * dtype_bytes(model->dtype))};
+    builder_add_step(l->builder, step, embed);
+    for (uint32_t k = 0; k < l->work->layer_count; k++)
+        x = add_layer(l, k, x);
+    l->final_x = x;
+    BufferShape scalar = {.dtype = DTYPE_F32, .rows = 1, .cols = 1, .kind = BUFFER_TEMPORARY, .layer = NONE};
+    int32_t loss_buffer = builder_add_buffer(l->builder, scalar, "loss");
+    int32_t work = lowering_add_work(l, NONE, OP_LOSS, l->tokens, 1, 1);
+    int32_t loss[] = {x, l->tokens_buffer, l->embedding, loss_buffer, work};
+    step.op = OP_LOSS;
+    step.cost_s = l->work->loss_s;
+    builder_add_step(l->builder, step, loss);
+    if (l->spec->plan.pass == PASS_TRAINING)
+        lowering_add_backward(l);
+}
+
+// ---- abstract workloads ----------------------------------------------------------------------
+
+// Volumes and times without tensors: the same steps in the same order on the same streams, with no
+// operands, and the edges written out.
+static void add_abstract_layer(Lowering *l, uint32_t k, int32_t *last, bool backward, int32_t *returned)
+{
+    static const int32_t none[OPERANDS_MAX] = {NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE};
+    const LayerWork *work = &l->work->layers[k];
+    const Spec *spec = l->spec;
+    uint32_t levels = spec->cluster.level_count;
+    double factor = backward ? 2 : 1;
+    StepSpec step = {.layer = (int32_t)k, .level = NONE, .group = NONE};
+    int32_t gathered = NONE;
+    for (uint32_t level = spec->replica_levels; work->is_moe && level < levels && (!backward || l->config->regather); level++) {
+        if (l->config->domain[level] == 1)
+            continue;
+        step = (StepSpec){.op = OP_GATHER, .layer = (int32_t)k, .level = (int32_t)level,
+                          .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, l->config->domain[level]),
+                          .cost_s = l->cost.gather_s[level], .bytes = l->cost.gather_bytes[level]};
+        gathered = builder_add_step(l->builder, step, none);
+        if (backward && *returned != NONE) // one layer ahead of the backward pass at most
+            builder_add_after(l->builder, gathered, *returned);
+    }
+#define COMPUTE(code, seconds)                                                                                         \
+    do {                                                                                                               \
+        int32_t next = builder_add_step(                                                                               \
+            l->builder,                                                                                                \
+            (StepSpec){.op = (code), .layer = (int32_t)k, .level = NONE, .group = NONE, .cost_s = (seconds)}, none);   \
+        if (*last != NONE)                                                                                             \
+            builder_add_after(l->builder, next, *last);                                                                \
+        *last = next;                                                                                                  \
+    } while (0)
+    if (!backward)
+        COMPUTE(OP_PRE_EXPERT, work->pre_expert_s);
+    for (uint32_t level = 0; work->is_moe && level < levels; level++) {
+        uint32_t domain = l->config->domain[level];
+        if (domain == spec->cluster.levels[level].count)
+            continue;
+        step = (StepSpec){.op = OP_DISPATCH, .layer = (int32_t)k, .level = (int32_t)level,
+                          .group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, domain),
+                          .cost_s = l->cost.dispatch_s[level], .bytes = l->cost.payload_bytes[level]};
+        int32_t next = builder_add_step(l->builder, step, none);
+        builder_add_after(l->builder, next, *last);
+        *last = next;
+    }
+    if (work->is_moe) {
+        COMPUTE(backward ? OP_EXPERT_BACKWARD : OP_EXPERT, factor * l->cost.expert_s);
+        if (gathered != NONE)
+            builder_add_after(l->builder, *last, gathered);
+    }
+    int32_t computed = *last;
+    for (uint32_t level = levels; work->is_moe && level-- > 0;) {
+        uint32_t domain = l->config->domain[level];
+        if (domain == spec->cluster.levels[level].count)
+            continue;
+        step = (StepSpec){.op = backward ? OP_COMBINE_BACKWARD : OP_COMBINE, .layer = (int32_t)k, .level = (int32_t)level,
+                          .group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, domain),
+                          .cost_s = l->cost.combine_s[level], .bytes = l->cost.payload_bytes[level]};
+        int32_t next = builder_add_step(l->builder, step, none);
+        builder_add_after(l->builder, next, *last);
+        *last = next;
+    }
+    if (!backward) {
+        COMPUTE(OP_RESIDUAL, 0);
+        return;
+    }
+    COMPUTE(OP_PRE_EXPERT_BACKWARD, factor * work->pre_expert_s);
+#undef COMPUTE
+    for (uint32_t level = levels; work->is_moe && level-- > spec->replica_levels;) {
+        if (l->config->domain[level] == 1)
+            continue;
+        step = (StepSpec){.op = OP_REDUCE_SCATTER, .layer = (int32_t)k, .level = (int32_t)level,
+                          .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, l->config->domain[level]),
+                          .cost_s = l->cost.reduce_s[level], .bytes = l->cost.reduce_bytes[level]};
+        int32_t next = builder_add_step(l->builder, step, none);
+        builder_add_after(l->builder, next, computed);
+    }
+    if (work->is_moe)
+        *returned = computed;
+}
+
+static void add_abstract(Lowering *l)
+{
+    int32_t last = NONE, returned = NONE;
+    for (uint32_t k = 0; k < l->work->layer_count; k++)
+        add_abstract_layer(l, k, &last, false, &returned);
+    for (uint32_t k = l->work->layer_count; l->spec->plan.pass == PASS_TRAINING && k-- > 0;)
+        add_abstract_layer(l, k, &last, true, &returned);
+}
+
+// ---- the plan --------------------------------------------------------------------------------
+
+static const char *copy(Arena *arena, const char *text)
+{
+    return arena_copy_string(arena, text, strlen(text));
+}
+
+static void describe(Lowering *l)
+{
+    const Spec *spec = l->spec;
+    Plan *plan = l->plan;
+    const SpecModel *model = &spec->model;
+    plan->cluster = spec->cluster;
+    plan->cluster.name = copy(plan->arena, spec->cluster.name);
+    for (uint32_t i = 0; i < spec->cluster.level_count; i++)
+        plan->cluster.levels[i].name = copy(plan->arena, spec->cluster.levels[i].name);
+    plan->model = (ModelDims){
+        .name = copy(plan->arena, model->name), .abstract = model->abstract, .dtype = model->dtype,
+        .layers = model->layers, .hidden = model->hidden, .heads = model->heads, .kv_heads = model->kv_heads,
+        .head_dim = model->head_dim, .vocabulary = model->vocabulary, .sequence = model->sequence,
+        .batch = model->batch, .ffn_inner = model->ffn_inner, .experts = model->experts, .top_k = model->top_k,
+        .inner = model->inner, .shared_experts = model->shared_experts, .activation = model->activation,
+    };
+    plan->pass = spec->plan.pass;
+    plan->dispatch = l->dispatch;
+    plan->codec = spec->plan.codec;
+    plan->codec_ratio = spec->plan.ratio;
+    plan->capacity = spec->plan.capacity;
+    plan->replica_levels = spec->replica_levels;
+    plan->choices = arena_alloc_array(plan->arena, l->work->moe_count, sizeof *plan->choices);
+    for (uint32_t k = 0; k < l->work->layer_count; k++) {
+        if (!l->work->layers[k].is_moe)
+            continue;
+        const LayerWork *work = &l->work->layers[k];
+        plan->model.data_bytes = work->data_bytes;
+        plan->model.expert_bytes = work->sent_bytes;
+        plan->model.pre_expert_s = work->pre_expert_s;
+        Choice *choice = &plan->choices[plan->choice_count++];
+        choice->layer = k;
+        choice->regather = l->config->regather;
+        memcpy(choice->domain, l->config->domain, sizeof choice->domain);
+    }
+}
+
+Plan *lower(const Workload *work, const Config *config, Dispatch dispatch, double *bytes)
+{
+    const Spec *spec = work->spec;
+    Plan *plan = plan_create();
+    Arena *arena = arena_create();
+    Lowering l = {.work = work, .spec = spec, .config = config, .dispatch = dispatch, .arena = arena, .plan = plan,
+                  .builder = builder_create(arena, plan)};
+    l.layers = arena_alloc_array(arena, work->layer_count, sizeof *l.layers);
+    describe(&l);
+    for (uint32_t k = 0; k < work->layer_count; k++)
+        if (work->layers[k].is_moe)
+            cost_layer(work, k, config, dispatch, &l.cost);
+    if (spec->model.abstract) {
+        add_abstract(&l);
+    } else {
+        l.tokens = (double)spec->model.sequence * spec->model.batch;
+        l.fanout = dispatch == DISPATCH_NAIVE ? spec->model.top_k : 1;
+        l.records = dispatch == DISPATCH_NAIVE ? 1 : spec->model.top_k;
+        l.experts_per_rank = plan_experts_per_rank(plan);
+        l.held_experts = l.experts_per_rank * config_held_shards(spec, config);
+        add_network(&l);
+    }
+    *bytes = builder_total_bytes(l.builder);
+    bool addressable = *bytes <= 0x1p62;
+    if (addressable) {
+        builder_finish(l.builder);
+        addressable = memory_plan(plan, arena);
+        *bytes = (double)plan->arena_bytes;
+    }
+    arena_destroy(arena);
+    if (addressable)
+        return plan;
+    plan_destroy(plan);
+    return NULL;
+}
+
+double lower_arena_bytes(const Spec *spec, const Config *config, Dispatch dispatch, uint32_t layers)
+{
+    Arena *arena = arena_create();
+    Spec prefix = *spec;
+    prefix.model.layers = layers;
+    double bytes = 0;
+    plan_destroy(lower(workload_derive(&prefix, arena), config, dispatch, &bytes));
+    arena_destroy(arena);
+    return bytes;
+}

@@ -1,0 +1,15 @@
+// Lowering: a checked spec and a configuration become an SPMD schedule (ir/plan.h), forward pass or
+// whole training iteration, with buffers placed in the rank's arena.
+#ifndef HEP_LOWER_H
+#define HEP_LOWER_H
+
+#include "compiler/cost.h"
+
+// A complete plan but for solver, status, gap and strategies, which the caller knows. NULL when the
+// buffers exceed what can be addressed; *bytes then holds the estimate of what they need.
+Plan *lower(const Workload *work, const Config *config, Dispatch dispatch, double *bytes);
+
+// What a rank of the first `layers` layers would allocate under this configuration.
+double lower_arena_bytes(const Spec *spec, const Config *config, Dispatch dispatch, uint32_t layers);
+
+#endif

@@ -1,0 +1,244 @@
+// Lowering of the backward pass, gradient return and optimizer: the forward schedule reversed.
+// Result gradients go out the way rows went, row gradients come back; gradients of migrated experts
+// go home level by level, inner first, while earlier layers still compute.
+#include <stdio.h>
+
+#include "compiler/lowering.h"
+
+static int32_t add_gradient(Lowering *l, int32_t weight, int32_t layer)
+{
+    const Buffer *buffer = builder_buffer(l->builder, weight);
+    BufferShape shape = {.dtype = buffer->dtype, .rows = (double)buffer->rows, .cols = (double)buffer->cols,
+                         .kind = BUFFER_GRADIENT, .layer = layer};
+    return builder_add_buffer(l->builder, shape, "%s.gradient", buffer->name);
+}
+
+static void add_local(Lowering *l, Op op, int32_t layer, double cost_s, const int32_t *operands)
+{
+    builder_add_step(l->builder, (StepSpec){.op = op, .layer = layer, .level = NONE, .group = NONE, .cost_s = cost_s},
+                     operands);
+}
+
+// Sums a dense gradient over all ranks, one level after another, inner first.
+static void add_all_reduce(Lowering *l, int32_t layer, int32_t gradient, uint32_t level_count)
+{
+    const Cluster *cluster = &l->spec->cluster;
+    const Buffer *buffer = builder_buffer(l->builder, gradient);
+    double bytes = (double)buffer->rows * (double)buffer->cols * dtype_bytes(buffer->dtype);
+    for (uint32_t level = level_count; level-- > 0;) {
+        double count = cluster->levels[level].count;
+        if (count < 2)
+            continue;
+        double sent = 2 * (count - 1) / count * bytes;
+        int32_t operands[] = {gradient};
+        builder_add_step(l->builder,
+                         (StepSpec){.op = OP_ALL_REDUCE, .layer = layer, .level = (int32_t)level,
+                                    .group = builder_add_group(l->builder, GROUP_LEVEL, (int32_t)level, 1),
+                                    .cost_s = cost_collective_s(cluster, level, sent, count - 1), .bytes = sent},
+                         operands);
+    }
+}
+
+// Updates come after the whole backward pass: earlier, the compute stream would wait for the network.
+static void note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient)
+{
+    l->updates[l->update_count++] = (WeightUpdate){.layer = layer, .weight = weight, .gradient = gradient};
+}
+
+static void add_optimizer(Lowering *l, int32_t layer, int32_t weight, int32_t gradient)
+{
+    const Buffer *buffer = builder_buffer(l->builder, weight);
+    // Two moments, and a master copy where weights are 16-bit.
+    double values = dtype_bytes(buffer->dtype) < 4 ? 3 : 2;
+    BufferShape shape = {.dtype = DTYPE_F32, .rows = (double)buffer->rows, .cols = values * (double)buffer->cols,
+                         .kind = BUFFER_STATE, .layer = layer};
+    double bytes = (double)buffer->rows * (double)buffer->cols * (3.0 * dtype_bytes(buffer->dtype) + 16);
+    int32_t state = builder_add_buffer(l->builder, shape, "%s.state", buffer->name);
+    int32_t operands[] = {weight, gradient, state};
+    add_local(l, OP_OPTIMIZER, layer, bytes / l->spec->cluster.device.memory_bandwidth, operands);
+}
+
+// Result gradients of every stage, ascending: what dispatch did for rows.
+static void scatter_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, int32_t dresults[], int32_t counts[])
+{
+    double hidden = l->spec->model.hidden;
+    Dtype dtype = l->spec->model.dtype;
+    for (uint32_t i = 0; i + 1 < layer->stage_count; i++) {
+        Stage *from = &layer->stages[i], *to = from + 1;
+        uint32_t level = (uint32_t)from->level;
+        const char *level_name = l->spec->cluster.levels[level].name;
+        char name[64];
+        snprintf(name, sizeof name, "dresults.%s", level_name);
+        dresults[i + 1] = lowering_add_temporary(l, k, name, dtype, to->row_capacity, hidden);
+        snprintf(name, sizeof name, "send_dresults.%s", level_name);
+        int32_t send = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
+        snprintf(name, sizeof name, "dcounts.%s", level_name);
+        counts[i + 1] = lowering_add_temporary(l, k, name, DTYPE_I32,
+                                               l->spec->cluster.levels[level].count / l->config->domain[level], 1);
+        int32_t unroute[] = {dresults[i], from->send_counts, from->origin, dresults[i + 1], send};
+        add_local(l, OP_UNROUTE_BACKWARD, (int32_t)k, l->cost.route_s[level] / 2, unroute);
+        int32_t dispatch[] = {send, NONE, from->send_counts, dresults[i + 1], NONE, counts[i + 1]};
+        builder_add_step(l->builder,
+                         (StepSpec){.op = OP_DISPATCH, .layer = (int32_t)k, .level = from->level, .group = from->group,
+                                    .cost_s = l->cost.combine_s[level], .bytes = l->cost.payload_bytes[level]},
+                         dispatch);
+    }
+}
+
+typedef struct {
+    int32_t rows, records;
+} RowGradients;
+
+static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, RowGradients last)
+{
+    double hidden = l->spec->model.hidden;
+    Dtype dtype = l->spec->model.dtype;
+    for (uint32_t i = layer->stage_count - 1; i-- > 0;) {
+        Stage *from = &layer->stages[i];
+        uint32_t level = (uint32_t)from->level;
+        const char *level_name = l->spec->cluster.levels[level].name;
+        char name[64];
+        snprintf(name, sizeof name, "returned_drows.%s", level_name);
+        int32_t returned = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
+        snprintf(name, sizeof name, "returned_drecords.%s", level_name);
+        int32_t returned_records = lowering_add_temporary(l, k, name, DTYPE_F32, from->send_capacity, l->records);
+        int32_t combine[] = {last.rows, last.records, from->next_counts, from->send_counts, returned, returned_records};
+        builder_add_step(l->builder,
+                         (StepSpec){.op = OP_COMBINE_BACKWARD, .layer = (int32_t)k, .level = from->level,
+                                    .group = from->group, .cost_s = l->cost.dispatch_s[level],
+                                    .bytes = l->cost.payload_bytes[level] + l->cost.routing_bytes[level]},
+                         combine);
+        RowGradients summed;
+        snprintf(name, sizeof name, "drows.%s", level_name);
+        summed.rows = lowering_add_temporary(l, k, name, dtype, from->row_capacity, hidden);
+        snprintf(name, sizeof name, "drecords.%s", level_name);
+        summed.records = lowering_add_temporary(l, k, name, DTYPE_F32, from->record_rows, l->records);
+        int32_t route[] = {last.rows, last.records, returned, returned_records, from->send_counts, from->origin,
+                           from->counts, summed.rows, summed.records};
+        add_local(l, OP_ROUTE_BACKWARD, (int32_t)k, l->cost.route_s[level] / 2, route);
+        last = summed;
+    }
+    return last;
+}
+
+// Sends gradients of gathered experts to their owners; returns the gradient of the own experts.
+static int32_t return_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, int32_t dheld)
+{
+    const Spec *spec = l->spec;
+    double rows = l->held_experts;
+    for (uint32_t level = spec->cluster.level_count; level-- > spec->replica_levels;) {
+        uint32_t domain = l->config->domain[level];
+        if (domain == 1)
+            continue;
+        rows /= domain;
+        bool home = rows == l->experts_per_rank;
+        char name[64];
+        snprintf(name, sizeof name, "dexperts.%s", spec->cluster.levels[level].name);
+        int32_t shard = home ? add_gradient(l, layer->experts, (int32_t)k)
+                             : lowering_add_temporary(l, k, name, l->plan->model.dtype, rows,
+                                                      (double)model_expert_elements(&l->plan->model));
+        int32_t operands[] = {dheld, shard};
+        builder_add_step(l->builder,
+                         (StepSpec){.op = OP_REDUCE_SCATTER, .layer = (int32_t)k, .level = (int32_t)level,
+                                    .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain),
+                                    .cost_s = l->cost.reduce_s[level], .bytes = l->cost.reduce_bytes[level]},
+                         operands);
+        dheld = shard;
+    }
+    add_all_reduce(l, (int32_t)k, dheld, spec->replica_levels);
+    return dheld;
+}
+
+static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t regather_after)
+{
+    LoweredLayer *layer = &l->layers[k];
+    const SpecModel *model = &l->spec->model;
+    Stage *first = &layer->stages[0], *last = &layer->stages[layer->stage_count - 1];
+    int32_t dresults[STAGES_MAX] = {dx}, counts[STAGES_MAX] = {NONE};
+    scatter_gradients(l, k, layer, dresults, counts);
+    int32_t dshared_rows = NONE;
+    if (model->shared_experts) { // while the gradients travel
+        dshared_rows = lowering_add_temporary(l, k, "dshared_rows", model->dtype, l->tokens, model->hidden);
+        int32_t dshared = add_gradient(l, layer->shared, (int32_t)k);
+        int32_t work = lowering_add_work(l, (int32_t)k, OP_SHARED_EXPERT_BACKWARD, l->tokens, 1, 1);
+        int32_t operands[] = {first->rows, layer->shared, dx, dshared_rows, dshared, work};
+        add_local(l, OP_SHARED_EXPERT_BACKWARD, (int32_t)k, 2 * l->work->layers[k].dense_s, operands);
+        add_all_reduce(l, (int32_t)k, dshared, l->spec->cluster.level_count);
+        note_update(l, (int32_t)k, layer->shared, dshared);
+    }
+    int32_t held = l->config->regather ? lowering_add_gathers(l, k, ".again", regather_after) : layer->held;
+    bool migrated = l->held_experts > l->experts_per_rank;
+    uint32_t fanout = layer->stage_count == 1 ? l->fanout : 1;
+    RowGradients drows = {
+        lowering_add_temporary(l, k, "drows", model->dtype, last->row_capacity, model->hidden),
+        lowering_add_temporary(l, k, "drecords", DTYPE_F32, last->record_rows, l->records),
+    };
+    int32_t dheld = migrated ? lowering_add_temporary(l, k, "dheld", model->dtype, l->held_experts,
+                                                      (double)model_expert_elements(&l->plan->model))
+                             : add_gradient(l, layer->experts, (int32_t)k);
+    int32_t work = lowering_add_work(l, (int32_t)k, OP_EXPERT_BACKWARD, last->row_capacity, l->records, fanout);
+    int32_t expert[] = {last->rows, last->records, last->counts, held, dresults[layer->stage_count - 1],
+                        drows.rows, drows.records, dheld, work};
+    layer->expert_step = builder_add_step(
+        l->builder,
+        (StepSpec){.op = OP_EXPERT_BACKWARD, .layer = (int32_t)k, .level = NONE, .group = NONE, .cost_s = 2 * l->cost.expert_s},
+        expert);
+    note_update(l, (int32_t)k, layer->experts, return_gradients(l, k, layer, dheld));
+    drows = collect_gradients(l, k, layer, drows);
+    int32_t drouter = add_gradient(l, layer->router, (int32_t)k);
+    int32_t gate_work = lowering_add_work(l, (int32_t)k, OP_GATE_BACKWARD, l->tokens, l->records, l->fanout);
+    int32_t gate[] = {layer->y, first->records, drows.rows, drows.records, dshared_rows, layer->router, dx, drouter, gate_work};
+    double gate_s = 4 * l->tokens * model->hidden * model->experts / l->spec->cluster.device.compute_flops;
+    add_local(l, OP_GATE_BACKWARD, (int32_t)k, gate_s, gate);
+    add_all_reduce(l, (int32_t)k, drouter, l->spec->cluster.level_count);
+    note_update(l, (int32_t)k, layer->router, drouter);
+}
+
+static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx, int32_t regather_after)
+{
+    const LayerWork *work = &l->work->layers[k];
+    LoweredLayer *layer = &l->layers[k];
+    if (work->is_moe) {
+        add_moe_backward(l, k, dx, regather_after);
+    } else {
+        int32_t dffn = add_gradient(l, layer->ffn, (int32_t)k);
+        int32_t ffn_work = lowering_add_work(l, (int32_t)k, OP_FFN_BACKWARD, l->tokens, 1, 1);
+        int32_t ffn[] = {layer->y, layer->ffn, dx, dffn, ffn_work};
+        add_local(l, OP_FFN_BACKWARD, (int32_t)k, 2 * work->dense_s, ffn);
+        add_all_reduce(l, (int32_t)k, dffn, l->spec->cluster.level_count);
+        note_update(l, (int32_t)k, layer->ffn, dffn);
+    }
+    int32_t dattention = add_gradient(l, layer->attention, (int32_t)k);
+    int32_t attention_work = lowering_add_work(l, (int32_t)k, OP_PRE_EXPERT_BACKWARD, l->tokens, 1, 1);
+    int32_t attention[] = {layer->x, layer->attention, dx, dattention, attention_work};
+    add_local(l, OP_PRE_EXPERT_BACKWARD, (int32_t)k, 2 * work->pre_expert_s, attention);
+    add_all_reduce(l, (int32_t)k, dattention, l->spec->cluster.level_count);
+    note_update(l, (int32_t)k, layer->attention, dattention);
+}
+
+void lowering_add_backward(Lowering *l)
+{
+    const SpecModel *model = &l->spec->model;
+    l->updates = arena_alloc_array(l->arena, 1 + (size_t)UPDATES_PER_LAYER_MAX * l->work->layer_count, sizeof *l->updates);
+    BufferShape shape = {.dtype = model->dtype, .rows = l->tokens, .cols = model->hidden,
+                         .kind = BUFFER_TEMPORARY, .layer = NONE};
+    int32_t dx = builder_add_buffer(l->builder, shape, "dx");
+    int32_t dembedding = add_gradient(l, l->embedding, NONE);
+    int32_t work = lowering_add_work(l, NONE, OP_LOSS_BACKWARD, l->tokens, 1, 1);
+    int32_t loss[] = {l->final_x, l->tokens_buffer, l->embedding, dx, dembedding, work};
+    add_local(l, OP_LOSS_BACKWARD, NONE, 2 * l->work->loss_s, loss);
+    int32_t one_back = NONE, two_back = NONE; // expert steps of the MoE layers already passed
+    for (uint32_t k = l->work->layer_count; k-- > 0;) {
+        add_layer_backward(l, k, dx, two_back);
+        if (l->work->layers[k].is_moe) {
+            two_back = one_back;
+            one_back = l->layers[k].expert_step;
+        }
+    }
+    int32_t embed[] = {l->tokens_buffer, dx, dembedding};
+    add_local(l, OP_EMBED_BACKWARD, NONE, 0, embed);
+    add_all_reduce(l, NONE, dembedding, l->spec->cluster.level_count);
+    note_update(l, NONE, l->embedding, dembedding);
+    for (uint32_t i = 0; i < l->update_count; i++)
+        add_optimizer(l, l->updates[i].layer, l->updates[i].weight, l->updates[i].gradient);
+}

@@ -1,0 +1,59 @@
+// What the lowering of the forward pass hands to that of the backward pass. Private to lower*.c.
+#ifndef HEP_LOWERING_H
+#define HEP_LOWERING_H
+
+#include "compiler/builder.h"
+#include "compiler/cost.h"
+
+// Rows at one point of the way to the experts: stage 0 is the gate's output, stage i + 1 what the
+// i-th exchange delivers. Buffers are NONE where a stage has none.
+typedef struct {
+    int32_t level, group;             // of the exchange that leaves this stage; NONE at the last
+    double row_capacity, send_capacity, record_rows; // rows of `rows`, of the send buffer, of `records`
+    int32_t rows, records, counts;    // counts NONE at stage 0
+    int32_t send_counts, origin, next_counts; // of the exchange that leaves
+} Stage;
+
+enum { STAGES_MAX = LEVELS_MAX + 1 };
+
+typedef struct {
+    int32_t x, y;             // input of the pre-expert part and of the gate (or dense layer)
+    uint32_t stage_count;
+    Stage stages[STAGES_MAX];
+    int32_t attention, router, ffn, shared, experts; // weights
+    int32_t held;             // weights the expert step reads: `experts` or what was gathered
+    int32_t expert_step;
+} LoweredLayer;
+
+// A weight buffer the optimizer will update.
+typedef struct {
+    int32_t layer, weight, gradient;
+} WeightUpdate;
+
+enum { UPDATES_PER_LAYER_MAX = 4 };
+
+typedef struct {
+    const Workload *work;
+    const Spec *spec;
+    const Config *config;
+    Dispatch dispatch;
+    Arena *arena;
+    Plan *plan;
+    Builder *builder;
+    LayerCost cost; // of any MoE layer
+    double tokens;
+    uint32_t fanout, records; // record rows per token and records per row
+    double held_experts, experts_per_rank;
+    LoweredLayer *layers;
+    int32_t tokens_buffer, embedding, final_x;
+    WeightUpdate *updates;
+    uint32_t update_count;
+} Lowering;
+
+int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols);
+int32_t lowering_add_work(Lowering *l, int32_t layer, Op op, double rows, uint32_t records, uint32_t fanout);
+// All-gathers the experts of a layer, outer level first; returns the buffer the expert step reads.
+int32_t lowering_add_gathers(Lowering *l, uint32_t layer, const char *suffix, int32_t after_step);
+void lowering_add_backward(Lowering *l);
+
+#endif
