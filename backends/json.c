@@ -1,0 +1,148 @@
+// See json.h. cJSON does the writing; this file decides names and order.
+#include "backends/json.h"
+
+#include <cjson/cJSON.h>
+
+#include "backends/plan_facts.h"
+
+static cJSON *add_object(cJSON *parent, const char *key)
+{
+    return cJSON_AddObjectToObject(parent, key);
+}
+
+static void add_cluster(cJSON *root, const Cluster *cluster)
+{
+    cJSON *object = add_object(root, "cluster");
+    cJSON_AddStringToObject(object, "name", cluster->name);
+    cJSON_AddNumberToObject(object, "gpus", (double)cluster_gpus(cluster));
+    cJSON *levels = cJSON_AddArrayToObject(object, "levels");
+    for (uint32_t l = 0; l < cluster->level_count; l++) {
+        cJSON *level = cJSON_CreateObject();
+        cJSON_AddStringToObject(level, "name", cluster->levels[l].name);
+        cJSON_AddNumberToObject(level, "count", cluster->levels[l].count);
+        cJSON_AddNumberToObject(level, "bandwidth_bytes_per_s", cluster->levels[l].bandwidth_bytes_per_s);
+        cJSON_AddNumberToObject(level, "latency_s", cluster->levels[l].latency_s);
+        cJSON_AddNumberToObject(level, "overhead_s", cluster->levels[l].overhead_s);
+        cJSON_AddItemToArray(levels, level);
+    }
+}
+
+static void add_model(cJSON *root, const Plan *plan)
+{
+    const ModelDims *model = &plan->model;
+    cJSON *object = add_object(root, "model");
+    cJSON_AddStringToObject(object, "name", model->name);
+    cJSON_AddBoolToObject(object, "abstract", model->abstract);
+    cJSON_AddNumberToObject(object, "layers", model->layers);
+    cJSON_AddNumberToObject(object, "moe_layers", plan->choice_count);
+    cJSON_AddNumberToObject(object, "experts", model->experts);
+    cJSON_AddNumberToObject(object, "top_k", model->top_k);
+    cJSON_AddNumberToObject(object, "data_bytes", model->data_bytes);
+    cJSON_AddNumberToObject(object, "expert_bytes", model->expert_bytes);
+    cJSON_AddNumberToObject(object, "pre_expert_s", model->pre_expert_s);
+    cJSON_AddNumberToObject(object, "replica_levels", plan->replica_levels);
+}
+
+static cJSON *domain_array(const Plan *plan, const uint32_t domain[LEVELS_MAX])
+{
+    cJSON *array = cJSON_CreateArray();
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++)
+        cJSON_AddItemToArray(array, cJSON_CreateNumber(domain[l]));
+    return array;
+}
+
+static void add_layers(cJSON *solution, const Plan *plan)
+{
+    cJSON *layers = cJSON_AddArrayToObject(solution, "layers");
+    for (uint32_t i = 0; i < plan->choice_count; i++) {
+        const Choice *choice = &plan->choices[i];
+        cJSON *layer = cJSON_CreateObject();
+        cJSON_AddNumberToObject(layer, "layer", choice->layer);
+        cJSON_AddItemToObject(layer, "domain", domain_array(plan, choice->domain));
+        cJSON *share = cJSON_AddArrayToObject(layer, "a2a_fraction");
+        cJSON *paper = cJSON_AddArrayToObject(layer, "a2a_fraction_paper"); // 1 - S / n, as HybridEP prints it
+        for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
+            cJSON_AddItemToArray(share, cJSON_CreateNumber(plan_token_share(plan, choice, l)));
+            double whole = (double)choice->domain[l] / plan->cluster.levels[l].count;
+            cJSON_AddItemToArray(paper, cJSON_CreateNumber(1 - whole));
+        }
+        cJSON_AddNumberToObject(layer, "gather_s", plan_layer_seconds(plan, choice->layer, SHAPE_GATHER));
+        cJSON_AddNumberToObject(layer, "exchange_s", plan_layer_seconds(plan, choice->layer, SHAPE_EXCHANGE));
+        cJSON_AddBoolToObject(layer, "regather", choice->regather);
+        cJSON_AddItemToArray(layers, layer);
+    }
+}
+
+static void add_solution(cJSON *root, const Plan *plan, double solve_s)
+{
+    cJSON *object = add_object(root, "solution");
+    cJSON_AddStringToObject(object, "solver", plan->solver);
+    cJSON_AddStringToObject(object, "status", status_name(plan->status));
+    cJSON_AddNumberToObject(object, "gap", plan->gap);
+    if (solve_s >= 0)
+        cJSON_AddNumberToObject(object, "solve_s", solve_s);
+    else
+        cJSON_AddNullToObject(object, "solve_s");
+    cJSON_AddNumberToObject(object, "iteration_s", plan->iteration_s);
+    cJSON_AddNullToObject(object, "simulated_s"); // filled by the schedule simulator
+    add_layers(object, plan);
+}
+
+static void add_traffic(cJSON *parent, const Plan *plan, const Strategy *strategy)
+{
+    cJSON *array = cJSON_AddArrayToObject(parent, "traffic");
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
+        const Traffic *traffic = &strategy->traffic[l];
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddStringToObject(object, "level", plan->cluster.levels[l].name);
+        cJSON_AddNumberToObject(object, "exchange_bytes", traffic->exchange_bytes);
+        cJSON_AddNumberToObject(object, "routing_bytes", traffic->routing_bytes);
+        cJSON_AddNumberToObject(object, "gather_bytes", traffic->gather_bytes);
+        cJSON_AddNumberToObject(object, "reduce_bytes", traffic->reduce_bytes);
+        cJSON_AddItemToArray(array, object);
+    }
+}
+
+static void add_baselines(cJSON *root, const Plan *plan)
+{
+    cJSON *object = add_object(root, "baselines");
+    for (uint32_t i = 1; i < plan->strategy_count; i++) {
+        const Strategy *strategy = &plan->strategies[i];
+        cJSON *baseline = add_object(object, strategy->name);
+        cJSON_AddNumberToObject(baseline, "iteration_s", strategy->iteration_s);
+        cJSON_AddStringToObject(baseline, "dispatch", dispatch_name(strategy->dispatch));
+        cJSON_AddItemToObject(baseline, "domain", domain_array(plan, strategy->domain));
+        cJSON_AddNumberToObject(baseline, "memory_bytes", strategy->memory_bytes);
+        cJSON_AddBoolToObject(baseline, "fits", strategy->fits);
+        add_traffic(baseline, plan, strategy);
+    }
+}
+
+void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out)
+{
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddStringToObject(root, "format", "hep-plan");
+    cJSON_AddNumberToObject(root, "version", 1);
+    add_cluster(root, &plan->cluster);
+    add_model(root, plan);
+    cJSON_AddStringToObject(root, "pass", pass_name(plan->pass));
+    cJSON_AddStringToObject(root, "dispatch", dispatch_name(plan->dispatch));
+    cJSON_AddStringToObject(root, "codec", codec_name(plan->codec));
+    cJSON_AddNumberToObject(root, "codec_ratio", plan->codec_ratio);
+    add_solution(root, plan, solve_s);
+    add_baselines(root, plan);
+    if (plan->strategy_count > 0)
+        add_traffic(root, plan, &plan->strategies[0]);
+    PlanMessages messages = plan_messages(plan);
+    cJSON *counts = add_object(root, "messages");
+    cJSON_AddNumberToObject(counts, "exchange", messages.exchange);
+    cJSON_AddNumberToObject(counts, "gather", messages.gather);
+    cJSON_AddNumberToObject(root, "memory_bytes", (double)plan->arena_bytes);
+    cJSON_AddNumberToObject(root, "steps", plan->step_count);
+    cJSON_AddNumberToObject(root, "plan_bytes", (double)plan_bytes);
+    char *text = cJSON_Print(root);
+    text_append(out, text);
+    text_append(out, "\n");
+    cJSON_free(text);
+    cJSON_Delete(root);
+}

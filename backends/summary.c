@@ -1,0 +1,142 @@
+// See summary.h. Every table names its units; bytes are per GPU and iteration unless said otherwise.
+#include "backends/summary.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "backends/plan_facts.h"
+
+static void print_heading(const Plan *plan, Text *out)
+{
+    const Cluster *cluster = &plan->cluster;
+    char a[FORMAT_MAX], b[FORMAT_MAX];
+    text_format(out, "cluster %s: %llu GPUs (", cluster->name, (unsigned long long)cluster_gpus(cluster));
+    for (uint32_t l = 0; l < cluster->level_count; l++)
+        text_format(out, "%s%u %s", l ? " x " : "", cluster->levels[l].count, cluster->levels[l].name);
+    text_append(out, "), ");
+    for (uint32_t l = 0; l < cluster->level_count; l++)
+        text_format(out, "%s%s %s", l ? ", " : "", cluster->levels[l].name,
+                    format_bandwidth(a, cluster->levels[l].bandwidth_bytes_per_s));
+    text_append(out, "\n");
+    const ModelDims *model = &plan->model;
+    text_format(out, "model %s: %u layers, %u of them MoE", model->name, model->layers, plan->choice_count);
+    if (model->experts)
+        text_format(out, ", %u experts, top-%u", model->experts, model->top_k);
+    text_format(out, "; per GPU and MoE layer D = %s tokens, P = %s experts, pre-expert %s\n",
+                format_bytes(a, model->data_bytes), format_bytes(b, model->expert_bytes),
+                format_time((char[FORMAT_MAX]){0}, model->pre_expert_s));
+    text_format(out, "pass %s, dispatch %s, migration %s", pass_name(plan->pass), dispatch_name(plan->dispatch),
+                codec_name(plan->codec));
+    if (plan->codec != CODEC_DENSE)
+        text_format(out, " 1/%s", format_double(a, plan->codec_ratio));
+    if (plan->replica_levels)
+        text_format(out, "; experts replicated over %s", cluster->levels[0].name);
+    text_append(out, "\n\n");
+}
+
+static const char *strategy_title(const Strategy *strategy, bool chosen)
+{
+    if (chosen)
+        return "this plan";
+    if (strcmp(strategy->name, "ep") == 0)
+        return "plain EP";
+    if (strcmp(strategy->name, "ep_dedup") == 0)
+        return "EP, deduplicated";
+    if (strcmp(strategy->name, "gather") == 0)
+        return "gather only";
+    return strategy->name;
+}
+
+static const Strategy *find_strategy(const Plan *plan, const char *name)
+{
+    for (uint32_t i = 1; i < plan->strategy_count; i++)
+        if (strcmp(plan->strategies[i].name, name) == 0)
+            return &plan->strategies[i];
+    return NULL;
+}
+
+static void print_strategy(const Plan *plan, const Strategy *strategy, bool chosen, double ep_s, Text *out)
+{
+    char domain[256], value[FORMAT_MAX];
+    text_format(out, "%-17s %-22s %11s", strategy_title(strategy, chosen),
+                plan_format_domain(plan, strategy->domain, domain, sizeof domain),
+                format_time(value, strategy->iteration_s));
+    if (ep_s > 0 && strategy->iteration_s > 0)
+        text_format(out, " %8.2fx", ep_s / strategy->iteration_s);
+    else
+        text_format(out, " %9s", "-");
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++)
+        text_format(out, " %12s", format_bytes(value, traffic_total(&strategy->traffic[l])));
+    text_format(out, " %11s%s\n", format_bytes(value, strategy->memory_bytes), strategy->fits ? "" : "  does not fit");
+}
+
+void summary_print_comparison(const Plan *plan, Text *out)
+{
+    const Strategy *ep = find_strategy(plan, "ep");
+    text_format(out, "%-17s %-22s %11s %9s", "strategy", "domain", "predicted", "speed-up");
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++)
+        text_format(out, " %7.7s link", plan->cluster.levels[l].name);
+    text_format(out, " %11s\n%-17s %-22s %11s %9s", "memory", "", "workers", "iteration", "over EP");
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++)
+        text_format(out, " %12s", "sent/GPU");
+    text_format(out, " %11s\n", "per GPU");
+    for (uint32_t i = 1; i < plan->strategy_count; i++)
+        print_strategy(plan, &plan->strategies[i], false, ep ? ep->iteration_s : 0, out);
+    if (plan->strategy_count > 0)
+        print_strategy(plan, &plan->strategies[0], true, ep ? ep->iteration_s : 0, out);
+}
+
+static void print_choices(const Plan *plan, Text *out)
+{
+    char domain[256];
+    text_format(out, "choice (%s, solver %s", status_name(plan->status), plan->solver);
+    if (plan->status == STATUS_FEASIBLE)
+        text_format(out, ", gap %.3g %%", 100 * plan->gap);
+    text_append(out, "):\n");
+    for (uint32_t i = 0; i < plan->choice_count;) {
+        uint32_t end = i + 1;
+        while (end < plan->choice_count && plan->choices[end].regather == plan->choices[i].regather &&
+               memcmp(plan->choices[end].domain, plan->choices[i].domain, sizeof plan->choices[i].domain) == 0)
+            end++;
+        text_format(out, "  layers %u..%u: domain %s%s\n", plan->choices[i].layer, plan->choices[end - 1].layer,
+                    plan_format_domain(plan, plan->choices[i].domain, domain, sizeof domain),
+                    plan->pass == PASS_FORWARD ? "" : plan->choices[i].regather ? ", replicas gathered again" : ", replicas kept");
+        i = end;
+    }
+    text_append(out, "\n");
+}
+
+static void print_traffic(const Plan *plan, Text *out)
+{
+    char value[FORMAT_MAX];
+    text_format(out, "%-10s %12s %12s %12s %12s %14s\n", "traffic", "tokens", "routing", "experts", "gradients", "through a port");
+    text_format(out, "%-10s %12s %12s %12s %12s %14s\n", "level", "sent/GPU", "sent/GPU", "sent/GPU", "sent/GPU", "sent");
+    for (uint32_t l = 0; l < plan->cluster.level_count && plan->strategy_count > 0; l++) {
+        const Traffic *traffic = &plan->strategies[0].traffic[l];
+        text_format(out, "%-10s", plan->cluster.levels[l].name);
+        const double kinds[] = {traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes, traffic->reduce_bytes};
+        for (size_t k = 0; k < COUNT_OF(kinds); k++)
+            text_format(out, " %12s", format_bytes(value, kinds[k]));
+        double through = 0; // what crosses a level also crosses the ports inside
+        for (uint32_t outer = 0; outer <= l; outer++)
+            through += traffic_total(&plan->strategies[0].traffic[outer]);
+        through *= (double)cluster_gpus_below(&plan->cluster, l);
+        text_format(out, " %14s\n", format_bytes(value, through));
+    }
+    text_append(out, "\n");
+}
+
+void summary_print(const Plan *plan, uint64_t plan_bytes, Text *out)
+{
+    char value[FORMAT_MAX], size[FORMAT_MAX];
+    print_heading(plan, out);
+    print_choices(plan, out);
+    summary_print_comparison(plan, out);
+    text_append(out, "\n");
+    print_traffic(plan, out);
+    PlanMessages messages = plan_messages(plan);
+    text_format(out, "messages per layer, all GPUs: %.0f in one exchange, %.0f in the gathers\n", messages.exchange, messages.gather);
+    text_format(out, "memory per GPU: %s in %u buffers\n", format_bytes(value, (double)plan->arena_bytes), plan->buffer_count);
+    text_format(out, "schedule: %u steps, %u groups, %u cross-stream waits; plan file %s\n", plan->step_count,
+                plan->group_count, plan->after_count, format_bytes(size, (double)plan_bytes));
+}
