@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #define MUST_CHECK __attribute__((warn_unused_result))
-#define PRINTF_LIKE(format, first) __attribute__((format(printf, format, first)))
+#define PRINTF_LIKE(string, first) __attribute__((format(printf, string, first)))
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
 // Stores a * b (or a + b) in *out. False, and *out untouched in meaning, when it overflows.

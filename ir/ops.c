@@ -1,0 +1,66 @@
+// The op table: ops.def as data. Owns nothing but the expansion and the two look-ups.
+#include "ir/plan.h"
+
+#include <string.h>
+
+#define IN(name)                                                                                                       \
+    {                                                                                                                  \
+#name, OPERAND_IN, false                                                                                       \
+    }
+#define OUT(name)                                                                                                      \
+    {                                                                                                                  \
+#name, OPERAND_OUT, false                                                                                      \
+    }
+#define INOUT(name)                                                                                                    \
+    {                                                                                                                  \
+#name, OPERAND_INOUT, false                                                                                    \
+    }
+#define WORK(name)                                                                                                     \
+    {                                                                                                                  \
+#name, OPERAND_WORK, false                                                                                     \
+    }
+#define MAYBE_IN(name)                                                                                                 \
+    {                                                                                                                  \
+#name, OPERAND_IN, true                                                                                        \
+    }
+#define MAYBE_INOUT(name)                                                                                              \
+    {                                                                                                                  \
+#name, OPERAND_INOUT, true                                                                                     \
+    }
+#define OPERANDS(...)                                                                                                  \
+    sizeof((OperandInfo[]){__VA_ARGS__}) / sizeof(OperandInfo),                                                        \
+    {                                                                                                                  \
+        __VA_ARGS__                                                                                                    \
+    }
+#define HEP_OP(name, text, code, stream, shape, operands, doc)                                                         \
+    {OP_##name, text, STREAM_##stream, SHAPE_##shape, operands, doc},
+
+static const OpInfo ops[] = {
+#include "ir/ops.def"
+};
+
+const OpInfo *op_table(size_t *count)
+{
+    *count = COUNT_OF(ops);
+    return ops;
+}
+
+const OpInfo *op_info(int code)
+{
+    for (size_t i = 0; i < COUNT_OF(ops); i++) {
+        if ((int)ops[i].op == code) {
+            return &ops[i];
+        }
+    }
+    return NULL;
+}
+
+const OpInfo *op_find(const char *name)
+{
+    for (size_t i = 0; i < COUNT_OF(ops); i++) {
+        if (strcmp(ops[i].name, name) == 0) {
+            return &ops[i];
+        }
+    }
+    return NULL;
+}
