@@ -1,0 +1,28 @@
+// The oracle of `--check`: the forward pass of one rank's tokens on one processor, dense and in
+// double, with plain loops of its own. Shares nothing with the schedule, the routing code or the
+// kernels but the initial weights; gate decisions are taken from the run that is checked.
+#ifndef HEP_REFERENCE_H
+#define HEP_REFERENCE_H
+
+#include "ir/plan.h"
+#include "runtime/fault.h"
+
+// Immutable once created: ranks' threads may share one. `plan` must outlive it.
+typedef struct Reference Reference;
+
+// NULL and a fault when memory runs out or the plan's model is abstract.
+Reference *reference_create(const Plan *plan, uint64_t seed, Fault *fault) MUST_CHECK;
+void reference_destroy(Reference *reference); // takes NULL
+
+// tokens: i32 [batch][sequence + 1] of `rank`. decisions: i32 [plan->choice_count][tokens][top_k], the experts the
+// gates chose, MoE layers in layer order; -1 for a dropped record, and the weights of a token are the softmax over its
+// other experts. Writes x [tokens][hidden], the hidden state before the final norm, and the mean loss.
+// False and a fault when memory runs out or a decision names no expert.
+bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tokens, const int32_t *decisions,
+                   double *x, double *loss, Fault *fault) MUST_CHECK;
+
+// Largest |x - reference x| that rounding explains, divided by the root mean square of the reference x. It bounds
+// the absolute error of the loss as well. For dense migration. Derivation in reference.c.
+double reference_tolerance(const Plan *plan);
+
+#endif

@@ -1,0 +1,23 @@
+// Initial weights and generated tokens. Every value is a hash of (seed, kind, layer, place in the
+// whole tensor), so any process can make any tensor, or one expert of it, alone and get the same.
+// Values are rounded to the dtype of the tensor they are written to. Layouts: ir/plan.h, ModelDims.
+#ifndef HEP_WEIGHTS_H
+#define HEP_WEIGHTS_H
+
+#include "kernels/host/kernels.h"
+
+// Matrices are drawn with mean 0 and standard deviation 1/sqrt(fan-in), embeddings with 0.02 or
+// 1/sqrt(hidden) if that is less, norm gains around 1 and biases around 0 with 0.02.
+// `out` holds at least the elements of its kind, in any floating dtype.
+void weights_fill_embedding(const ModelDims *dims, uint64_t seed, Tensor out);
+void weights_fill_attention(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out);
+void weights_fill_router(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out);
+void weights_fill_ffn(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out);
+void weights_fill_experts(const ModelDims *dims, uint64_t seed, uint32_t layer, uint32_t first, uint32_t count,
+                          Tensor out);
+void weights_fill_shared(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out);
+
+// tokens: i32 [batch][sequence + 1], each below the vocabulary size.
+void weights_fill_tokens(const ModelDims *dims, uint64_t seed, uint64_t rank, uint64_t iteration, Tensor tokens);
+
+#endif
