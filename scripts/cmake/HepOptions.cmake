@@ -2,8 +2,8 @@
 option(HEP_WERROR "Treat warnings as errors" OFF)
 option(HEP_TESTS "Build the tests" ON)
 option(HEP_FUZZ "Build libFuzzer targets (needs clang)" OFF)
-option(HEP_CUDA "Build the CUDA engine where a CUDA toolkit is found" ON)
-option(HEP_MPI "Build the MPI communicator where MPI is found" ON)
+option(HEP_CUDA "Look for a CUDA toolkit" ON)
+option(HEP_MPI "Look for MPI" ON)
 set(HEP_SANITIZE "" CACHE STRING "Sanitizers for every target, e.g. address,undefined or thread")
 
 if(NOT CMAKE_BUILD_TYPE)

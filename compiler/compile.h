@@ -1,0 +1,29 @@
+// The whole compiler as one call, and what each stage left behind for the dumps.
+#ifndef HEP_COMPILE_H
+#define HEP_COMPILE_H
+
+#include "compiler/check.h"
+#include "compiler/planner.h"
+#include "ir/base/exit_codes.h"
+
+typedef enum { STAGE_PARSE, STAGE_CHECK, STAGE_SOLVE, STAGE_PLAN } CompileStage;
+
+typedef struct {
+    const char *path;        // "-" is standard input
+    CheckOptions check;      // -D and --domain
+    CompileStage stop_after; // later results stay NULL
+} CompileOptions;
+
+typedef struct {
+    Ast *ast;
+    const Spec *spec;
+    Workload *work;
+    Solution solution;
+    Plan *plan; // freed by compile_release
+} Compilation;
+
+// Reads FILE.hep and goes through every stage. Errors are in `diag`; the code says of what kind.
+ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out) MUST_CHECK;
+void compile_release(Compilation *compilation);
+
+#endif

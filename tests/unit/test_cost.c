@@ -1,0 +1,171 @@
+// The cost model against the published figures (HybridEP, arXiv 2510.19470) and against arithmetic
+// done here by other means.
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "compiler/cost.h"
+#include "specs.h"
+
+static double near(double a, double b)
+{
+    return fabs(a - b) <= 1e-12 * fmax(fabs(a), fabs(b));
+}
+
+static double iteration_s(const Spec *spec, uint32_t domain)
+{
+    Arena *arena = arena_create();
+    IterationCost cost;
+    Config config = {.domain = {domain}};
+    cost_iteration(workload_derive(spec, arena), &config, spec->plan.dispatch, &cost);
+    arena_destroy(arena);
+    return cost.iteration_s;
+}
+
+Test(cost, table_four_best_domains)
+{
+    static const struct {
+        double data, expert, pre_s;
+        uint32_t best;
+    } cases[] = {{8e6, 4.7e6, 0.49e-3, 2}, {8e6, 2.35e6, 0.49e-3, 4}, {3e6, 0.094e6, 0.99e-3, 8}, {3e6, 0.047e6, 0.99e-3, 8}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        Spec spec = spec_one_tier(8, 16e9, 0, cases[i].data, cases[i].expert, cases[i].pre_s);
+        for (uint32_t domain = 1; domain <= 8; domain *= 2)
+            cr_assert(domain == cases[i].best || iteration_s(&spec, domain) > iteration_s(&spec, cases[i].best),
+                      "case %zu: domain %u is not worse than %u", i, domain, cases[i].best);
+    }
+}
+
+Test(cost, mix_one_takes_1240_microseconds)
+{
+    Spec spec = spec_one_tier(8, 16e9, 0, 8e6, 4.7e6, 0.49e-3);
+    cr_assert(near(iteration_s(&spec, 2), 0.00124));
+}
+
+Test(cost, one_layer_one_tier_is_the_papers_formula)
+{
+    srand(7);
+    for (int i = 0; i < 1000; i++) {
+        double bandwidth = 1e9 + rand() % 1000 * 1e8, latency = rand() % 100 * 1e-6;
+        double data = 1e5 + rand() % 1000 * 1e4, expert = 1e4 + rand() % 1000 * 1e4, pre = rand() % 100 * 1e-5;
+        Spec spec = spec_one_tier(16, bandwidth, latency, data, expert, pre);
+        for (uint32_t s = 1; s <= 16; s *= 2) {
+            double gather = s > 1 ? latency + expert * (s - 1) / bandwidth : 0;
+            double exchange = s < 16 ? latency + data * (16 - s) / 16 / bandwidth : 0;
+            double expected = fmax(pre, gather) + 2 * exchange;
+            cr_assert(fabs(iteration_s(&spec, s) - expected) < 1e-12, "S=%u: %g, not %g", s, iteration_s(&spec, s), expected);
+        }
+    }
+}
+
+// Section III's closed form: p = 0 if 2D >= G P, else p* = 1 - B PE / (P (G - 1)), rounded to a
+// feasible S by trying both neighbours.
+Test(cost, closed_form_agrees_with_enumeration)
+{
+    srand(11);
+    for (int i = 0; i < 1000; i++) {
+        double bandwidth = 1e10, data = 1e4 + rand() % 10000 * 1e3, expert = 1e4 + rand() % 1000 * 1e4, pre = rand() % 1000 * 1e-6;
+        uint32_t gpus = 1u << (1 + rand() % 5);
+        Spec spec = spec_one_tier(gpus, bandwidth, 0, data, expert, pre);
+        double best = INFINITY;
+        for (uint32_t s = 1; s <= gpus; s *= 2)
+            best = fmin(best, iteration_s(&spec, s));
+        double closed;
+        if (2 * data >= gpus * expert) {
+            closed = iteration_s(&spec, gpus);
+        } else {
+            double ideal = fmin(gpus, 1 + bandwidth * pre / expert);
+            uint32_t below = 1;
+            while (below * 2 <= ideal)
+                below *= 2;
+            closed = fmin(iteration_s(&spec, below), iteration_s(&spec, below * 2 <= gpus ? below * 2 : below));
+        }
+        cr_assert(fabs(best - closed) <= 1e-12 * best, "G=%u D=%g P=%g PE=%g: %g, not %g", gpus, data, expert, pre, closed, best);
+    }
+}
+
+Test(cost, inner_ports_carry_outer_traffic)
+{
+    Cluster cluster = {.level_count = 2, .levels = {{"dc", 2, 1e9, 1e-3, 0}, {"gpu", 8, 1e8, 1e-5, 0}}};
+    // Eight GPUs share the outer port: 8 V / 1 GB/s; their own ports of 100 MB/s are slower still.
+    cr_assert(near(cost_collective_s(&cluster, 0, 1e6, 1), 1e-3 + 1e6 / 1e8));
+    cluster.levels[1].bandwidth_bytes_per_s = 1e9;
+    cr_assert(near(cost_collective_s(&cluster, 0, 1e6, 1), 1e-3 + 8e6 / 1e9));
+    cr_assert_eq(cost_collective_s(&cluster, 0, 1e6, 0), 0);
+}
+
+// Counted over all choices of k of E experts.
+static double expected_distinct(uint32_t experts, uint32_t top_k, uint32_t domains)
+{
+    double hits = 0, choices = 0;
+    for (uint32_t set = 0; set < 1u << experts; set++) {
+        if ((uint32_t)__builtin_popcount(set) != top_k)
+            continue;
+        choices++;
+        for (uint32_t d = 0; d < domains; d++)
+            hits += (set >> (d * experts / domains) & ((1u << experts / domains) - 1)) != 0;
+    }
+    return hits / choices;
+}
+
+Test(cost, deduplicated_copies_are_the_expected_distinct_domains)
+{
+    for (uint32_t top_k = 1; top_k <= 4; top_k++) {
+        Spec spec = spec_small_gpt((uint32_t[]){2, 2, 2}, 16, top_k);
+        Config config = {.domain = {1, 2, 1}};
+        cr_assert(fabs(cost_expected_copies(&spec, DISPATCH_DEDUP, &config, 0) - expected_distinct(16, top_k, 2)) < 1e-12);
+        cr_assert(fabs(cost_expected_copies(&spec, DISPATCH_DEDUP, &config, 1) - expected_distinct(16, top_k, 2)) < 1e-12);
+        cr_assert(fabs(cost_expected_copies(&spec, DISPATCH_DEDUP, &config, 2) - expected_distinct(16, top_k, 4)) < 1e-12);
+        cr_assert_eq(cost_expected_copies(&spec, DISPATCH_NAIVE, &config, 2), top_k);
+    }
+}
+
+Test(cost, gathers_send_each_expert_once_over_the_outer_port)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){4, 4, 0}, 32, 2);
+    spec.plan.dispatch = DISPATCH_NAIVE;
+    Arena *arena = arena_create();
+    Workload *work = workload_derive(&spec, arena);
+    Config config = {.domain = {2, 4}};
+    LayerCost cost;
+    cost_layer(work, 0, &config, DISPATCH_NAIVE, &cost);
+    double expert_bytes = work->layers[0].expert_bytes, data_bytes = work->layers[0].data_bytes;
+    cr_assert(near(expert_bytes, 2 * 2 * 16 * 32 * 4.0)); // 2 experts a GPU, 2 matrices
+    cr_assert(near(data_bytes, 16 * 2 * 16 * 4.0));
+    cr_assert(near(cost.gather_bytes[0], expert_bytes));         // from the one peer in the other data centre
+    cr_assert(near(cost.gather_bytes[1], 2 * expert_bytes * 3)); // then both shards from three neighbours
+    cr_assert(near(cost.payload_bytes[0], data_bytes / 2));
+    cr_assert_eq(cost.payload_bytes[1], 0);
+    arena_destroy(arena);
+}
+
+Test(cost, replica_levels_exchange_and_gather_nothing)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 4, 0}, 4, 2);
+    spec.replica_levels = 1;
+    Arena *arena = arena_create();
+    Workload *work = workload_derive(&spec, arena);
+    Config config = {.domain = {2, 1}};
+    LayerCost cost;
+    cost_layer(work, 0, &config, DISPATCH_DEDUP, &cost);
+    cr_assert_eq(cost.payload_bytes[0], 0);
+    cr_assert_eq(cost.gather_bytes[0], 0);
+    cr_assert_gt(cost.payload_bytes[1], 0);
+    cr_assert_eq(config_held_shards(&spec, &config), 1);
+    arena_destroy(arena);
+}
+
+Test(cost, training_costs_more_and_returns_gradients)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 4, 0}, 16, 2);
+    Arena *arena = arena_create();
+    Config config = {.domain = {2, 1}};
+    IterationCost forward, training;
+    cost_iteration(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &forward);
+    spec.plan.pass = PASS_TRAINING;
+    cost_iteration(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &training);
+    cr_assert_gt(training.iteration_s, 2.5 * forward.iteration_s);
+    cr_assert(near(training.traffic[1].exchange_bytes, 2 * forward.traffic[1].exchange_bytes));
+    cr_assert_gt(training.traffic[0].reduce_bytes, forward.traffic[0].gather_bytes);
+    arena_destroy(arena);
+}
