@@ -18,5 +18,7 @@ char *arena_copy_string(Arena *arena, const char *text, size_t length);    // NU
 char *arena_format(Arena *arena, const char *format, ...) PRINTF_LIKE(2, 3);
 
 void arena_set_exhausted_handler(void (*handler)(void));
+// Runs the handler; ends the process if the handler returns. For other allocators of the base library.
+_Noreturn void arena_exhausted(void);
 
 #endif
