@@ -88,6 +88,8 @@ void milp_destroy(Milp *milp)
 
 static int add_column(Milp *milp, const char *name, double objective)
 {
+    if (!milp->problem)
+        return 1;
     int column = glp_add_cols(milp->problem, 1);
     glp_set_col_name(milp->problem, column, name);
     glp_set_obj_coef(milp->problem, column, objective);
@@ -97,33 +99,32 @@ static int add_column(Milp *milp, const char *name, double objective)
 int milp_add_binary(Milp *milp, const char *name, double objective)
 {
     int column = add_column(milp, name, objective);
-    glp_set_col_kind(milp->problem, column, GLP_BV);
+    if (milp->problem)
+        glp_set_col_kind(milp->problem, column, GLP_BV);
     return column;
 }
 
 int milp_add_continuous(Milp *milp, const char *name, double objective)
 {
     int column = add_column(milp, name, objective);
-    glp_set_col_bnds(milp->problem, column, GLP_FR, 0, 0);
+    if (milp->problem)
+        glp_set_col_bnds(milp->problem, column, GLP_FR, 0, 0);
     return column;
 }
 
 void milp_row_begin(Milp *milp, const char *name)
 {
+    milp->term_count = 0;
+    if (!milp->problem)
+        return;
     milp->row = glp_add_rows(milp->problem, 1);
     glp_set_row_name(milp->problem, milp->row, name);
-    milp->term_count = 0;
 }
 
 void milp_row_term(Milp *milp, int column, double coefficient)
 {
     if (coefficient == 0)
         return;
-    for (int i = 1; i <= milp->term_count; i++)
-        if (milp->columns[i] == column) {
-            milp->coefficients[i] += coefficient;
-            return;
-        }
     if (milp->term_count + 2 > milp->term_capacity) {
         milp->term_capacity = 2 * milp->term_capacity + 64;
         milp->columns = realloc(milp->columns, (size_t)milp->term_capacity * sizeof *milp->columns);
@@ -136,11 +137,24 @@ void milp_row_term(Milp *milp, int column, double coefficient)
     milp->coefficients[milp->term_count] = coefficient;
 }
 
-static void end_row(Milp *milp, int kind, double bound)
+typedef struct {
+    int kind;
+    double bound;
+} RowEnd;
+
+static void set_row(Milp *milp, void *argument)
 {
+    const RowEnd *end = argument;
     if (milp->term_count > 0)
         glp_set_mat_row(milp->problem, milp->row, milp->term_count, milp->columns, milp->coefficients);
-    glp_set_row_bnds(milp->problem, milp->row, kind, bound, bound);
+    glp_set_row_bnds(milp->problem, milp->row, end->kind, end->bound, end->bound);
+}
+
+// A row GLPK refuses leaves the Milp dead; milp_solve then reports the failure.
+static void end_row(Milp *milp, int kind, double bound)
+{
+    RowEnd end = {kind, bound};
+    (void)!guarded(milp, set_row, &end);
 }
 
 void milp_row_end_at_least(Milp *milp, double bound)

@@ -25,7 +25,7 @@ int milp_add_continuous(Milp *milp, const char *name, double objective);
 
 // Rows: begin, add terms, end with a bound.
 void milp_row_begin(Milp *milp, const char *name);
-void milp_row_term(Milp *milp, int column, double coefficient); // terms of one column add up
+void milp_row_term(Milp *milp, int column, double coefficient); // each column at most once a row
 void milp_row_end_at_least(Milp *milp, double bound);
 void milp_row_end_at_most(Milp *milp, double bound);
 void milp_row_end_equal(Milp *milp, double bound);

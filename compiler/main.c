@@ -1,0 +1,416 @@
+// hepc: the command line. Parses options, calls the pipeline or loads a plan, prints what was asked
+// for. The only file of the compiler that prints or exits.
+#include <argp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "backends/json.h"
+#include "backends/summary.h"
+#include "compiler/compile.h"
+#include "compiler/explain.h"
+#include "ir/binary.h"
+#include "ir/plan_text.h"
+#include "ir/verify.h"
+
+#define HEP_DUMPS(X)                                                                                                   \
+    X(SUMMARY, "summary", "what was planned and how it compares (the default)")                                        \
+    X(AST, "ast", "the parsed input, printed back as .hep")                                                            \
+    X(MODEL, "model", "sizes, volumes and times derived from the input")                                               \
+    X(MILP, "milp", "the programme given to GLPK, in CPLEX LP format")                                                 \
+    X(IR, "ir", "the schedule as text; hepc reads it back")                                                            \
+    X(JSON, "json", "the plan for programs")
+
+#define X(name, ...) DUMP_##name,
+typedef enum { DUMP_NONE, HEP_DUMPS(X) DUMP_COUNT } DumpKind;
+#undef X
+
+static const char *const dump_names[] = {
+    "",
+#define X(name, text, doc) text,
+    HEP_DUMPS(X)
+#undef X
+};
+
+typedef struct {
+    const char *input, *output;
+    DumpKind dump;
+    bool explain, check, help_language;
+    CheckOptions checks;
+} Options;
+
+enum { OPTION_DUMP = 256, OPTION_DOMAIN, OPTION_CHECK, OPTION_EXPLAIN, OPTION_EMIT, OPTION_LANGUAGE };
+
+const char *argp_program_version = "hepc " HEP_VERSION;
+
+static const char documentation[] =
+    "Compile a model-and-cluster description into a communication plan for MoE training.\v"
+    "Examples:\n"
+    "  hepc samples/laptop.hep -o laptop.hepb    compile, print the comparison table\n"
+    "  hepc -D \"link=1 Gbit/s\" --explain samples/laptop.hep\n"
+    "  hepc --domain dc=2,gpu=1 -o forced.hepb samples/laptop.hep\n"
+    "  hepc --dump=ir laptop.hepb > laptop.ir && hepc laptop.ir -o again.hepb\n\n"
+    "Dumps:\n"
+#define X(name, text, doc) "  " text ": " doc "\n"
+    HEP_DUMPS(X)
+#undef X
+    "\n";
+
+static const struct argp_option option_table[] = {
+    {"output", 'o', "FILE", 0, "write the binary plan to FILE (with --dump or --emit: that output)", 0},
+    {"dump", OPTION_DUMP, "KIND", OPTION_ARG_OPTIONAL, "print KIND instead: summary, ast, model, milp, ir or json", 0},
+    {"emit", OPTION_EMIT, "KIND", 0, "as --dump=KIND, for use with -o", 0},
+    {"define", 'D', "NAME=VALUE", 0, "override 'let NAME', e.g. -D \"link=10 Gbit/s\"; may be repeated", 0},
+    {"domain", OPTION_DOMAIN, "SIZES", 0, "force the strategy: auto, ep, gather, or sizes such as dc=2,gpu=8 (levels not named: 1)", 0},
+    {"explain", OPTION_EXPLAIN, NULL, 0, "say why: what binds, the runner-up, where the choice flips", 0},
+    {"check", OPTION_CHECK, NULL, 0, "only check the input (a plan: run the verifier)", 0},
+    {"help-language", OPTION_LANGUAGE, NULL, 0, "list every block and key of the .hep language", 0},
+    {0},
+};
+
+static DumpKind parse_dump(const char *text, struct argp_state *state)
+{
+    for (int i = 1; text && i < DUMP_COUNT; i++)
+        if (strcmp(text, dump_names[i]) == 0)
+            return i;
+    if (!text)
+        return DUMP_SUMMARY;
+    const char *near = nearest_word(text, dump_names + 1, DUMP_COUNT - 1);
+    argp_error(state, "unknown output '%s': expected summary, ast, model, milp, ir or json%s%s%s", text,
+               near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+    return DUMP_NONE;
+}
+
+static error_t parse_option(int key, char *argument, struct argp_state *state)
+{
+    Options *options = state->input;
+    switch (key) {
+    case 'o':
+        options->output = argument;
+        return 0;
+    case 'D':
+        options->checks.defines = realloc(options->checks.defines,
+                                          (options->checks.define_count + 1) * sizeof *options->checks.defines);
+        options->checks.defines[options->checks.define_count++] = argument;
+        return 0;
+    case OPTION_DUMP:
+    case OPTION_EMIT:
+        options->dump = parse_dump(argument, state);
+        return 0;
+    case OPTION_DOMAIN:
+        options->checks.domain = argument;
+        return 0;
+    case OPTION_EXPLAIN:
+        options->explain = true;
+        return 0;
+    case OPTION_CHECK:
+        options->check = true;
+        return 0;
+    case OPTION_LANGUAGE:
+        options->help_language = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (options->input)
+            argp_error(state, "one input file at a time: '%s' and '%s'", options->input, argument);
+        options->input = argument;
+        return 0;
+    case ARGP_KEY_END:
+        if (!options->input && !options->help_language)
+            argp_error(state, "no input file: give a .hep, .ir or .hepb file ('-' reads standard input)");
+        return 0;
+    }
+    return ARGP_ERR_UNKNOWN;
+}
+
+static char *append_exit_codes(int key, const char *text, void *input)
+{
+    (void)input;
+    if (key != ARGP_KEY_HELP_POST_DOC || !text)
+        return (char *)text;
+    char *whole = NULL;
+    if (asprintf(&whole, "%s%s", text, exit_codes_help()) < 0)
+        return (char *)text;
+    return whole;
+}
+
+static int complain(const char *path, const char *reason)
+{
+    fprintf(stderr, "hepc: %s: %s\n", path, reason);
+    return EXIT_IO;
+}
+
+static int write_output(const Options *options, const void *data, size_t length)
+{
+    const char *path = options->output ? options->output : "-";
+    const char *error = file_write(path, data, length);
+    return error ? complain(path, error) : EXIT_DONE;
+}
+
+static int write_text(const Options *options, Text *text)
+{
+    int code = write_output(options, text->data ? text->data : "", text->length);
+    text_free(text);
+    return code;
+}
+
+// ---- printing --------------------------------------------------------------------------------
+
+static void print_model(const Compilation *compilation, Text *out)
+{
+    const Spec *spec = compilation->spec;
+    const Workload *work = compilation->work;
+    char a[FORMAT_MAX], b[FORMAT_MAX], c[FORMAT_MAX], d[FORMAT_MAX];
+    text_format(out, "model %s on cluster %s, one GPU, forward pass, before any choice\n\n", spec->model.name, spec->cluster.name);
+    text_format(out, "%-9s %-6s %12s %12s %12s %12s\n", "layers", "kind", "tokens D", "experts P", "pre-expert", "dense");
+    for (uint32_t k = 0; k < work->layer_count;) {
+        uint32_t end = k + 1;
+        while (end < work->layer_count && memcmp(&work->layers[end], &work->layers[k], sizeof work->layers[k]) == 0)
+            end++;
+        const LayerWork *layer = &work->layers[k];
+        char range[32];
+        snprintf(range, sizeof range, end - k > 1 ? "%u..%u" : "%u", k, end - 1);
+        text_format(out, "%-9s %-6s %12s %12s %12s %12s\n", range, layer->is_moe ? "MoE" : "dense",
+                    format_bytes(a, layer->data_bytes), format_bytes(b, layer->sent_bytes),
+                    format_time(c, layer->pre_expert_s), format_time(d, layer->dense_s));
+        k = end;
+    }
+    text_format(out, "\nexperts as sent; uncompressed gradients to all-reduce when training: %s; loss %s\n",
+                format_bytes(a, work->dense_gradient_bytes), format_time(b, work->loss_s));
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
+        text_format(out, "level %-8s %6u workers, port %s, latency %s, %llu GPUs share it\n", spec->cluster.levels[l].name,
+                    spec->cluster.levels[l].count, format_bandwidth(a, spec->cluster.levels[l].bandwidth_bytes_per_s),
+                    format_time(b, spec->cluster.levels[l].latency_s),
+                    (unsigned long long)cluster_gpus_below(&spec->cluster, l));
+    if (spec->replica_levels)
+        text_format(out, "experts are replicated over the %u outermost level(s)\n", spec->replica_levels);
+}
+
+static int print_milp(const Options *options, const Compilation *compilation)
+{
+    double unit_s;
+    Text text = {0};
+    const char *error = NULL;
+    Milp *milp = planner_formulate(compilation->work, compilation->solution.candidates, compilation->solution.count, &unit_s);
+    bool printed = milp_print(milp, &text, &error);
+    milp_destroy(milp);
+    if (!printed) {
+        text_free(&text);
+        return complain("--dump=milp", error);
+    }
+    return write_text(options, &text);
+}
+
+typedef struct {
+    uint8_t *bytes;
+    size_t length;
+} Encoded;
+
+static int print_plan(const Options *options, const Plan *plan, double solve_s, const Encoded *encoded)
+{
+    Text text = {0};
+    if (options->dump == DUMP_IR)
+        plan_print(plan, &text);
+    else if (options->dump == DUMP_JSON)
+        json_print(plan, solve_s, encoded->length, &text);
+    else
+        summary_print(plan, encoded->length, &text);
+    return write_text(options, &text);
+}
+
+// ---- plans as input --------------------------------------------------------------------------
+
+static int finish(const Options *options, const Plan *plan, double solve_s, bool compare)
+{
+    Encoded encoded = {0};
+    if (!plan_encode(plan, &encoded.bytes, &encoded.length)) {
+        fprintf(stderr, "hepc: internal: the plan cannot be encoded\n");
+        return EXIT_INTERNAL;
+    }
+    int code = EXIT_DONE;
+    if (options->dump != DUMP_NONE) {
+        code = print_plan(options, plan, solve_s, &encoded);
+    } else {
+        if (options->output)
+            code = write_output(options, encoded.bytes, encoded.length);
+        if (compare && code == EXIT_DONE) {
+            Text text = {0};
+            summary_print_comparison(plan, &text);
+            fputs(text.data, stdout);
+            text_free(&text);
+        }
+    }
+    free(encoded.bytes);
+    return code;
+}
+
+static int verify_loaded(const char *path, const Plan *plan)
+{
+    Arena *arena = arena_create();
+    VerifyReport report;
+    bool good = plan_verify(plan, arena, &report);
+    for (uint32_t i = 0; i < report.count; i++)
+        fprintf(stderr, "%s: error: property '%s' fails at step %d: %s\n", path, report.items[i].property,
+                report.items[i].step, report.items[i].message);
+    arena_destroy(arena);
+    return good ? EXIT_DONE : EXIT_INPUT;
+}
+
+static bool refuses(const Options *options, const char *what)
+{
+    const char *wrong = options->explain             ? "--explain"
+                        : options->dump == DUMP_AST   ? "--dump=ast"
+                        : options->dump == DUMP_MODEL ? "--dump=model"
+                        : options->dump == DUMP_MILP  ? "--dump=milp"
+                        : options->checks.domain      ? "--domain"
+                        : options->checks.define_count ? "-D"
+                                                       : NULL;
+    if (wrong)
+        fprintf(stderr, "hepc: %s needs a .hep file; '%s' is %s\n", wrong, options->input, what);
+    return wrong;
+}
+
+static int use_plan(const Options *options, const Plan *plan)
+{
+    int code = verify_loaded(options->input, plan);
+    if (code != EXIT_DONE)
+        return code;
+    if (options->check) {
+        printf("%s: good: %u steps, %u buffers\n", options->input, plan->step_count, plan->buffer_count);
+        return EXIT_DONE;
+    }
+    Options shown = *options;
+    if (options->dump == DUMP_NONE && !options->output)
+        shown.dump = DUMP_SUMMARY;
+    return finish(&shown, plan, -1, false);
+}
+
+static int process_binary(const Options *options, const uint8_t *bytes, size_t length)
+{
+    if (refuses(options, "a binary plan"))
+        return EXIT_USAGE;
+    char error[PLAN_ERROR_MAX];
+    Plan *plan = plan_decode(bytes, length, error);
+    if (!plan) {
+        fprintf(stderr, "%s: error: %s\n", options->input, error);
+        return EXIT_INPUT;
+    }
+    int code = use_plan(options, plan);
+    plan_destroy(plan);
+    return code;
+}
+
+static int process_text(const Options *options, const char *text, size_t length)
+{
+    if (refuses(options, "a plan in text form"))
+        return EXIT_USAGE;
+    Arena *arena = arena_create();
+    Diag *diag = diag_create(arena);
+    uint32_t source = diag_add_source(diag, options->input, text, length, NULL);
+    Plan *plan = plan_parse(text, length, source, diag);
+    diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
+    int code = plan ? use_plan(options, plan) : EXIT_INPUT;
+    plan_destroy(plan);
+    arena_destroy(arena);
+    return code;
+}
+
+// ---- .hep as input ---------------------------------------------------------------------------
+
+static CompileStage last_stage(const Options *options)
+{
+    switch (options->dump) {
+    case DUMP_AST:
+        return STAGE_PARSE;
+    case DUMP_MODEL:
+        return STAGE_CHECK;
+    case DUMP_MILP:
+        return STAGE_SOLVE;
+    case DUMP_NONE:
+    case DUMP_SUMMARY:
+    case DUMP_IR:
+    case DUMP_JSON:
+    case DUMP_COUNT:
+        return STAGE_PLAN;
+    }
+    return STAGE_PLAN;
+}
+
+static int print_compiled(const Options *options, const Compilation *compilation, Arena *arena)
+{
+    Text text = {0};
+    if (options->check) {
+        printf("%s: good\n", options->input);
+        return EXIT_DONE;
+    }
+    if (options->dump == DUMP_AST) {
+        ast_print(compilation->ast, &text);
+        return write_text(options, &text);
+    }
+    if (options->dump == DUMP_MODEL) {
+        print_model(compilation, &text);
+        return write_text(options, &text);
+    }
+    if (options->dump == DUMP_MILP)
+        return print_milp(options, compilation);
+    int code = finish(options, compilation->plan, compilation->solution.solve_s, !options->explain);
+    if (code == EXIT_DONE && options->explain) {
+        explain_print(compilation->work, &compilation->solution, arena, &text);
+        fputs(text.data, stdout);
+        text_free(&text);
+    }
+    return code;
+}
+
+static int process_hep(const Options *options)
+{
+    Arena *arena = arena_create();
+    Diag *diag = diag_create(arena);
+    CompileOptions compile = {.path = options->input, .check = options->checks, .stop_after = last_stage(options)};
+    Compilation compilation;
+    int code = compile_file(&compile, arena, diag, &compilation);
+    diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
+    if (code == EXIT_DONE)
+        code = print_compiled(options, &compilation, arena);
+    compile_release(&compilation);
+    arena_destroy(arena);
+    return code;
+}
+
+static int process(const Options *options)
+{
+    if (options->help_language) {
+        check_print_reference(stdout);
+        return EXIT_DONE;
+    }
+    enum { INPUT_LIMIT = 256 << 20 };
+    size_t length;
+    const char *error;
+    if (strcmp(options->input, "-") == 0)
+        return process_hep(options);
+    char *content = file_read(options->input, INPUT_LIMIT, &length, &error);
+    if (!content)
+        return complain(options->input, error);
+    int code;
+    if (plan_is_binary((const uint8_t *)content, length))
+        code = process_binary(options, (const uint8_t *)content, length);
+    else if (plan_is_text(content, length))
+        code = process_text(options, content, length);
+    else
+        code = process_hep(options);
+    free(content);
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct argp parser = {option_table, parse_option, "FILE", documentation, NULL, append_exit_codes, NULL};
+    argp_err_exit_status = EXIT_USAGE;
+    Options options = {0};
+    argp_parse(&parser, argc, argv, 0, NULL, &options);
+    int code = process(&options);
+    free(options.checks.defines);
+    if (fflush(stdout) != 0 || ferror(stdout))
+        return complain("standard output", "cannot be written");
+    return code;
+}
