@@ -67,6 +67,16 @@ static ExitCode make_plan(Arena *arena, Diag *diag, Compilation *out)
     return EXIT_DONE;
 }
 
+static const Spec *apply_overrides(const Spec *checked, const CompileOptions *options, Arena *arena)
+{
+    if (options->dispatch == NONE)
+        return checked;
+    Spec *spec = arena_alloc(arena, sizeof *spec);
+    *spec = *checked;
+    spec->plan.dispatch = (Dispatch)options->dispatch;
+    return spec;
+}
+
 ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
 {
     *out = (Compilation){0};
@@ -75,9 +85,10 @@ ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, C
         return EXIT_INPUT;
     if (options->stop_after == STAGE_PARSE)
         return EXIT_DONE;
-    out->spec = check_ast(out->ast, &options->check, arena, diag);
-    if (!out->spec)
+    const Spec *checked = check_ast(out->ast, &options->check, arena, diag);
+    if (!checked)
         return EXIT_INPUT;
+    out->spec = apply_overrides(checked, options, arena);
     out->work = workload_derive(out->spec, arena);
     if (options->stop_after == STAGE_CHECK)
         return EXIT_DONE;

@@ -11,6 +11,7 @@ typedef enum { STAGE_PARSE, STAGE_CHECK, STAGE_SOLVE, STAGE_PLAN } CompileStage;
 typedef struct {
     const char *path;        // "-" is standard input
     CheckOptions check;      // -D and --domain
+    int dispatch;            // --dispatch: a Dispatch, or NONE to take the file's
     CompileStage stop_after; // later results stay NULL
 } CompileOptions;
 

@@ -38,9 +38,10 @@ typedef struct {
     DumpKind dump;
     bool explain, check, help_language;
     CheckOptions checks;
+    int dispatch;
 } Options;
 
-enum { OPTION_DUMP = 256, OPTION_DOMAIN, OPTION_CHECK, OPTION_EXPLAIN, OPTION_EMIT, OPTION_LANGUAGE };
+enum { OPTION_DUMP = 256, OPTION_DOMAIN, OPTION_DISPATCH, OPTION_CHECK, OPTION_EXPLAIN, OPTION_EMIT, OPTION_LANGUAGE };
 
 const char *argp_program_version = "hepc " HEP_VERSION;
 
@@ -63,6 +64,7 @@ static const struct argp_option option_table[] = {
     {"emit", OPTION_EMIT, "KIND", 0, "as --dump=KIND, for use with -o", 0},
     {"define", 'D', "NAME=VALUE", 0, "override 'let NAME', e.g. -D \"link=10 Gbit/s\"; may be repeated", 0},
     {"domain", OPTION_DOMAIN, "SIZES", 0, "force the strategy: auto, ep, gather, or sizes such as dc=2,gpu=8 (levels not named: 1)", 0},
+    {"dispatch", OPTION_DISPATCH, "KIND", 0, "force naive or dedup, whatever the plan block says", 0},
     {"explain", OPTION_EXPLAIN, NULL, 0, "say why: what binds, the runner-up, where the choice flips", 0},
     {"check", OPTION_CHECK, NULL, 0, "only check the input (a plan: run the verifier)", 0},
     {"help-language", OPTION_LANGUAGE, NULL, 0, "list every block and key of the .hep language", 0},
@@ -100,6 +102,11 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         return 0;
     case OPTION_DOMAIN:
         options->checks.domain = argument;
+        return 0;
+    case OPTION_DISPATCH:
+        options->dispatch = dispatch_parse(argument);
+        if (options->dispatch < 0)
+            argp_error(state, "unknown dispatch '%s': expected naive or dedup", argument);
         return 0;
     case OPTION_EXPLAIN:
         options->explain = true;
@@ -264,6 +271,7 @@ static bool refuses(const Options *options, const char *what)
                         : options->dump == DUMP_MILP  ? "--dump=milp"
                         : options->checks.domain      ? "--domain"
                         : options->checks.define_count ? "-D"
+                        : options->dispatch != NONE    ? "--dispatch"
                                                        : NULL;
     if (wrong)
         fprintf(stderr, "hepc: %s needs a .hep file; '%s' is %s\n", wrong, options->input, what);
@@ -366,7 +374,8 @@ static int process_hep(const Options *options)
 {
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
-    CompileOptions compile = {.path = options->input, .check = options->checks, .stop_after = last_stage(options)};
+    CompileOptions compile = {.path = options->input, .check = options->checks, .dispatch = options->dispatch,
+                              .stop_after = last_stage(options)};
     Compilation compilation;
     int code = compile_file(&compile, arena, diag, &compilation);
     diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
@@ -406,7 +415,7 @@ int main(int argc, char **argv)
 {
     static const struct argp parser = {option_table, parse_option, "FILE", documentation, NULL, append_exit_codes, NULL};
     argp_err_exit_status = EXIT_USAGE;
-    Options options = {0};
+    Options options = {.dispatch = NONE};
     argp_parse(&parser, argc, argv, 0, NULL, &options);
     int code = process(&options);
     free(options.checks.defines);
