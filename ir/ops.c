@@ -39,6 +39,18 @@ static const OpInfo ops[] = {
 #include "ir/ops.def"
 };
 
+// Place in `ops` of each code, plus one; 0 where there is no op.
+#undef HEP_OP
+#define HEP_OP(name, text, code, stream, shape, operands, doc) PLACE_##name,
+enum {
+#include "ir/ops.def"
+};
+#undef HEP_OP
+#define HEP_OP(name, text, code, stream, shape, operands, doc) [code] = PLACE_##name + 1,
+static const uint8_t places[] = {
+#include "ir/ops.def"
+};
+
 const OpInfo *op_table(size_t *count)
 {
     *count = COUNT_OF(ops);
@@ -47,12 +59,10 @@ const OpInfo *op_table(size_t *count)
 
 const OpInfo *op_info(int code)
 {
-    for (size_t i = 0; i < COUNT_OF(ops); i++) {
-        if ((int)ops[i].op == code) {
-            return &ops[i];
-        }
+    if (code < 0 || (size_t)code >= COUNT_OF(places) || places[code] == 0) {
+        return NULL;
     }
-    return NULL;
+    return &ops[places[code] - 1];
 }
 
 const OpInfo *op_find(const char *name)

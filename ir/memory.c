@@ -1,0 +1,132 @@
+// Buffer planning, best fit, largest first: see memory.h. Placed temporaries are kept sorted by
+// offset, so that one scan finds the free gaps among those a buffer may not share memory with.
+#include "ir/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "ir/order.h"
+
+typedef struct {
+    uint32_t buffer;
+    uint64_t begin, end;
+} Placed;
+
+// Bytes rounded up to the alignment.
+static MUST_CHECK bool aligned_bytes(const Buffer *buffer, uint64_t *out)
+{
+    uint64_t elements, bytes;
+    if (!checked_mul(buffer->rows, buffer->cols, &elements) ||
+        !checked_mul(elements, dtype_bytes(buffer->dtype), &bytes) || bytes > INT64_MAX - BUFFER_ALIGNMENT) {
+        return false;
+    }
+    *out = (bytes + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
+    return true;
+}
+
+static bool total_bytes(const Plan *plan, uint64_t *total)
+{
+    *total = 0;
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        uint64_t bytes;
+        if (!aligned_bytes(&plan->buffers[b], &bytes) || !checked_add(*total, bytes, total) || *total > INT64_MAX) {
+            return false;
+        }
+    }
+    return true;
+}
+
+uint64_t memory_bytes_without_reuse(const Plan *plan)
+{
+    uint64_t total;
+    return total_bytes(plan, &total) ? total : UINT64_MAX;
+}
+
+static int compare_sizes(const void *a, const void *b)
+{
+    const Placed *x = a, *y = b;
+    if (x->end != y->end) {
+        return x->end < y->end ? 1 : -1;
+    }
+    return (x->buffer > y->buffer) - (x->buffer < y->buffer);
+}
+
+// The smallest gap from `base` on that holds `bytes`, between buffers that may not share; behind
+// them all if there is none. `placed` is sorted by offset.
+static uint64_t best_fit(const Lifetimes *lifetimes, const Placed *placed, uint32_t count, uint32_t buffer,
+                         uint64_t bytes, uint64_t base)
+{
+    uint64_t best = UINT64_MAX, best_gap = UINT64_MAX, free_from = base;
+    for (uint32_t i = 0; i < count; i++) {
+        if (placed[i].end <= free_from || lifetimes_disjoint(lifetimes, placed[i].buffer, buffer)) {
+            continue;
+        }
+        if (placed[i].begin > free_from) {
+            uint64_t gap = placed[i].begin - free_from;
+            if (gap >= bytes && gap < best_gap) {
+                best_gap = gap;
+                best = free_from;
+            }
+        }
+        free_from = placed[i].end;
+    }
+    return best_gap == UINT64_MAX ? free_from : best;
+}
+
+static void insert_by_offset(Placed *placed, uint32_t count, Placed item)
+{
+    uint32_t low = 0, high = count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (placed[middle].begin <= item.begin) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    memmove(placed + low + 1, placed + low, (count - low) * sizeof(*placed));
+    placed[low] = item;
+}
+
+// Buffers that live for the whole iteration, one after another in index order. Returns their end.
+static uint64_t place_permanent(Plan *plan)
+{
+    uint64_t end = 0;
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        uint64_t bytes;
+        if (plan->buffers[b].kind != BUFFER_TEMPORARY && aligned_bytes(&plan->buffers[b], &bytes)) {
+            plan->buffers[b].offset = end;
+            end += bytes;
+        }
+    }
+    return end;
+}
+
+bool memory_plan(Plan *plan, Arena *scratch)
+{
+    uint64_t total;
+    if (!total_bytes(plan, &total)) {
+        return false;
+    }
+    Order *order = order_create(plan, scratch);
+    Lifetimes *lifetimes = lifetimes_create(plan, order, scratch);
+    Placed *queue = arena_alloc_array(scratch, plan->buffer_count, sizeof(*queue));
+    Placed *placed = arena_alloc_array(scratch, plan->buffer_count, sizeof(*placed));
+    uint32_t count = 0;
+    uint64_t base = place_permanent(plan);
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        uint64_t bytes;
+        if (plan->buffers[b].kind == BUFFER_TEMPORARY && aligned_bytes(&plan->buffers[b], &bytes)) {
+            queue[count++] = (Placed){.buffer = b, .end = bytes};
+        }
+    }
+    qsort(queue, count, sizeof(*queue), compare_sizes);
+    plan->arena_bytes = base;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t bytes = queue[i].end, begin = best_fit(lifetimes, placed, i, queue[i].buffer, bytes, base);
+        plan->buffers[queue[i].buffer].offset = begin;
+        insert_by_offset(placed, i, (Placed){.buffer = queue[i].buffer, .begin = begin, .end = begin + bytes});
+        plan->arena_bytes = plan->arena_bytes > begin + bytes ? plan->arena_bytes : begin + bytes;
+    }
+    return true;
+}

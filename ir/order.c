@@ -1,0 +1,179 @@
+// Happens-before by vector clocks, and the lifetimes of buffers in its terms; see order.h.
+#include "ir/order.h"
+
+#include <assert.h>
+#include <string.h>
+
+struct Order {
+    uint8_t *stream;                 // [steps]
+    uint32_t (*clock)[STREAM_COUNT]; // [steps] steps of each stream up to and including this one
+};
+
+Order *order_create(const Plan *plan, Arena *arena)
+{
+    Order *order = arena_alloc(arena, sizeof(*order));
+    order->stream = arena_alloc_array(arena, plan->step_count, sizeof(*order->stream));
+    order->clock = arena_alloc_array(arena, plan->step_count, sizeof(*order->clock));
+    uint32_t last[STREAM_COUNT][STREAM_COUNT] = {0}; // clock of each stream's latest step
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        const Step *step = &plan->steps[i];
+        Stream stream = op_info((int)step->op)->stream;
+        uint32_t *clock = last[stream];
+        for (uint32_t k = 0; k < step->after_count; k++) {
+            uint32_t earlier = plan->after[step->after_first + k];
+            assert(earlier < i);
+            for (int s = 0; s < STREAM_COUNT; s++) {
+                clock[s] = clock[s] > order->clock[earlier][s] ? clock[s] : order->clock[earlier][s];
+            }
+        }
+        clock[stream]++;
+        memcpy(order->clock[i], clock, sizeof(order->clock[i]));
+        order->stream[i] = (uint8_t)stream;
+    }
+    return order;
+}
+
+bool order_before(const Order *order, uint32_t a, uint32_t b)
+{
+    return a != b && order->clock[b][order->stream[a]] >= order->clock[a][order->stream[a]];
+}
+
+uint32_t order_count_before(const Order *order, uint32_t step, Stream stream)
+{
+    return order->clock[step][stream] - (order->stream[step] == stream ? 1 : 0);
+}
+
+uint32_t order_position(const Order *order, uint32_t step)
+{
+    return order->clock[step][order->stream[step]] - 1;
+}
+
+// Is edge `k` of the step implied by the stream's previous step or by another edge?
+static bool edge_redundant(const Order *order, const Step *step, const uint32_t *after, uint32_t k, int64_t previous)
+{
+    uint32_t earlier = after[k];
+    if (previous >= 0 && ((uint32_t)previous == earlier || order_before(order, earlier, (uint32_t)previous))) {
+        return true;
+    }
+    for (uint32_t other = 0; other < step->after_count; other++) {
+        if (order_before(order, earlier, after[other]) || (after[other] == earlier && other < k)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+uint32_t order_prune_after(Plan *plan)
+{
+    Arena *scratch = arena_create();
+    Order *order = order_create(plan, scratch);
+    uint32_t *kept = arena_alloc_array(plan->arena, plan->after_count, sizeof(*kept)), count = 0;
+    int64_t previous[STREAM_COUNT] = {-1, -1, -1, -1};
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        Step *step = &plan->steps[i];
+        const uint32_t *after = plan->after + step->after_first;
+        uint32_t first = count;
+        for (uint32_t k = 0; k < step->after_count; k++) {
+            if (!edge_redundant(order, step, after, k, previous[order->stream[i]])) {
+                kept[count++] = after[k];
+            }
+        }
+        step->after_first = first;
+        step->after_count = count - first;
+        previous[order->stream[i]] = i;
+    }
+    uint32_t dropped = plan->after_count - count;
+    plan->after = kept;
+    plan->after_count = count;
+    arena_destroy(scratch);
+    return dropped;
+}
+
+// ---- lifetimes ---------------------------------------------------------------------------------
+
+typedef struct {
+    uint32_t end[STREAM_COUNT];    // one past the position of the last step of each stream that touches it
+    uint32_t before[STREAM_COUNT]; // so many steps of each stream happen before all that touch it
+} Lifetime;
+
+struct Lifetimes {
+    Lifetime *of; // [buffers]
+};
+
+static void lifetime_touch(Lifetime *life, const Order *order, uint32_t step)
+{
+    Stream stream = (Stream)order->stream[step];
+    life->end[stream] = order_position(order, step) + 1;
+    for (int s = 0; s < STREAM_COUNT; s++) {
+        uint32_t before = order_count_before(order, step, (Stream)s);
+        life->before[s] = life->before[s] < before ? life->before[s] : before;
+    }
+}
+
+static void lifetime_extend_to_end(Lifetime *life)
+{
+    memset(life->end, 0xff, sizeof(life->end));
+}
+
+// Results of the iteration stay readable after it.
+static void keep_results(const Plan *plan, const Order *order, Lifetimes *lifetimes)
+{
+    int64_t last = -1;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        last = order->stream[i] == STREAM_COMPUTE ? i : last;
+    }
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        if (plan->steps[i].op != OP_LOSS && i != last) {
+            continue;
+        }
+        const OpInfo *info = op_info((int)plan->steps[i].op);
+        const int32_t *operands = step_operands(plan, &plan->steps[i]);
+        for (uint32_t k = 0; k < info->operand_count; k++) {
+            if (operands[k] != NONE && info->operands[k].role != OPERAND_WORK) {
+                lifetime_extend_to_end(&lifetimes->of[operands[k]]);
+            }
+        }
+    }
+}
+
+Lifetimes *lifetimes_create(const Plan *plan, const Order *order, Arena *arena)
+{
+    Lifetimes *lifetimes = arena_alloc(arena, sizeof(*lifetimes));
+    lifetimes->of = arena_alloc_array(arena, plan->buffer_count, sizeof(*lifetimes->of));
+    bool *touched = arena_alloc_array(arena, plan->buffer_count, sizeof(*touched));
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        memset(lifetimes->of[b].before, 0xff, sizeof(lifetimes->of[b].before));
+    }
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        const int32_t *operands = step_operands(plan, &plan->steps[i]);
+        for (uint32_t k = 0; k < op_info((int)plan->steps[i].op)->operand_count; k++) {
+            if (operands[k] != NONE) {
+                touched[operands[k]] = true;
+                lifetime_touch(&lifetimes->of[operands[k]], order, i);
+            }
+        }
+    }
+    keep_results(plan, order, lifetimes);
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        if (plan->buffers[b].kind != BUFFER_TEMPORARY || !touched[b]) {
+            lifetime_extend_to_end(&lifetimes->of[b]);
+            memset(lifetimes->of[b].before, 0, sizeof(lifetimes->of[b].before));
+        }
+    }
+    return lifetimes;
+}
+
+static bool lifetime_before(const Lifetime *a, const Lifetime *b)
+{
+    bool before = true;
+    for (int s = 0; s < STREAM_COUNT; s++) {
+        before &= a->end[s] <= b->before[s];
+    }
+    return before;
+}
+
+bool lifetimes_disjoint(const Lifetimes *lifetimes, uint32_t a, uint32_t b)
+{
+    const Lifetime *x = &lifetimes->of[a], *y = &lifetimes->of[b];
+    return lifetime_before(x, y) || lifetime_before(y, x);
+}

@@ -1,0 +1,34 @@
+// Which step of a plan happens before which: steps of one stream run in index order, and `after`
+// edges order steps of different streams. Requires known ops and edges that point to smaller indices.
+// Vector clocks, one counter per stream: O(steps x streams) to build, O(1) to ask.
+#ifndef HEP_ORDER_H
+#define HEP_ORDER_H
+
+#include "ir/plan.h"
+
+typedef struct Order Order;
+
+Order *order_create(const Plan *plan, Arena *arena);
+bool order_before(const Order *order, uint32_t a, uint32_t b); // false for a == b
+
+// Steps of `stream` that happen before `step`, `step` itself left out: always the first so many.
+uint32_t order_count_before(const Order *order, uint32_t step, Stream stream);
+// How many steps of its own stream come before `step`.
+uint32_t order_position(const Order *order, uint32_t step);
+
+// Drops `after` edges that order nothing: the rest implies them. The relation stays as it was.
+// Returns the number dropped.
+uint32_t order_prune_after(Plan *plan);
+
+// The memory-relevant lifetime of every buffer. WEIGHT, INPUT, GRADIENT and STATE buffers, and
+// temporaries that no step touches, live for the whole iteration. A TEMPORARY lives from its first
+// to its last step; one that is an operand (scratch excepted) of a `loss` step or of the last step
+// of the compute stream lives to the end of the iteration, so that results can be read there.
+// An iteration begins when every stream has finished the one before.
+typedef struct Lifetimes Lifetimes;
+
+Lifetimes *lifetimes_create(const Plan *plan, const Order *order, Arena *arena);
+// Every step that touches one of the two buffers happens before every step that touches the other.
+bool lifetimes_disjoint(const Lifetimes *lifetimes, uint32_t a, uint32_t b);
+
+#endif
