@@ -1,0 +1,86 @@
+# Bad input: the right exit code, a message that names the thing, and nothing written.
+. "$(dirname "$0")/lib.sh"
+cd "$work" || exit 1
+out=$work/none.hepb
+
+cluster='cluster c { level dc { count = 2 bandwidth = 1 Gbit/s } level gpu { count = 4 bandwidth = 10 Gbit/s } }'
+model='model m { layers = 2 hidden = 64 heads = 4 vocabulary = 64 sequence = 32 dtype = f32 moe { experts = 8 inner = 64 } }'
+
+# refuse CODE PATTERN TEXT [hepc options...]
+refuse() {
+  local code=$1 pattern=$2 text=$3
+  shift 3
+  printf '%s\n' "$text" >bad.hep
+  expect "$code" "$pattern" "$HEPC" "$@" bad.hep -o "$out"
+  [ -e "$out" ] && { fail "'$text' wrote a plan"; rm -f "$out"; }
+}
+
+refuse 3 'bad.hep:[0-9]+:[0-9]+: error' "$cluster $model plan { domain = }"
+[ "$(grep -c 'error:' err)" -ge 1 ] || fail "no error counted"
+refuse 3 'error' "cluster c { level dc { count = = 2 } } model m { layers = } plan { pass = sideways }"
+[ "$(grep -c 'error:' err)" -ge 3 ] || fail "several errors were expected in one run"
+refuse 3 "layers" "$cluster ${model/layers/layer}"
+refuse 3 "bandwidth" "${cluster/1 Gbit\/s/1 ms} $model"
+refuse 3 "bandwidth" "${cluster/1 Gbit\/s/1} $model"
+refuse 3 "count" "${cluster/count = 2/count = 0} $model"
+refuse 3 "count" "${cluster/count = 2/count = -2} $model"
+refuse 3 "experts" "$cluster ${model/experts = 8/experts = 12}"
+refuse 3 "divide|multiple" "$cluster $model plan { domain = { gpu = 3 } }"
+refuse 3 "rack" "$cluster $model plan { domain = { rack = 3 } }"
+refuse 3 "model" "$cluster"
+refuse 3 "cluster" "$model"
+refuse 3 "" "${cluster/count = 2/count = 99999999999999999999} $model"
+refuse 3 "" "${cluster/count = 2/count = 1e999} $model"
+refuse 3 "" "$cluster ${model/hidden = 64/hidden = 2000000000}"
+refuse 3 "" ""
+refuse 3 "divide|multiple" "$cluster $model" --domain gpu=3
+refuse 3 "nosuch" "$cluster $model" -D nosuch=3
+head -c 4096 /dev/urandom >garbage.hep
+expect 3 'error' "$HEPC" garbage.hep -o "$out"
+refuse 4 "memory|needs" "${cluster/level gpu/device { memory = 1 kB \} level gpu} $model"
+expect 4 'missing' "$HEPC" bad.hep -o "$out"
+
+expect 2 'unknown output' "$HEPC" --dump=nonsense bad.hep
+expect 2 'no input' "$HEPC"
+expect 2 '' "$HEPC" --nonsense bad.hep
+expect 2 'dispatch' "$HEPC" --dispatch=sometimes bad.hep
+expect 6 'nowhere.hep' "$HEPC" nowhere.hep
+expect 6 '' "$HEPC" "$HEP_SOURCE/samples/laptop.hep" -o /nonexistent/folder/plan.hepb
+expect 6 'nowhere.hepb' "$HEP_RUN" nowhere.hepb
+expect 2 '' "$HEP_RUN" --nonsense
+expect 2 '' "$HEP_RUN" --iterations=banana nowhere.hepb
+expect 2 '' "$HEP_RUN" --iterations=0 nowhere.hepb
+
+# Damaged plans: every truncation point and a bit flip in every kind of place.
+expect 0 '' "$HEPC" "$HEP_SOURCE/samples/paper/mix1.hep" -o good.hepb
+size=$(stat -c %s good.hepb)
+for keep in 0 1 7 8 16 40 $((size / 2)) $((size - 1)); do
+  head -c "$keep" good.hepb >cut.hepb
+  expect 3 '' "$HEP_RUN" cut.hepb
+done
+python3 - <<'PYTHON'
+data = bytearray(open("good.hepb", "rb").read())
+for i, position in enumerate(range(8, len(data), max(1, len(data) // 12))):
+    flipped = bytearray(data)
+    flipped[position] ^= 1 << (i % 8)
+    open("flip%d.hepb" % i, "wb").write(flipped)
+PYTHON
+for flipped in flip*.hepb; do
+  expect 3 '' "$HEPC" --check "$flipped"
+  expect 3 '' "$HEP_RUN" "$flipped"
+done
+expect 3 'abstract|simulated' "$HEP_RUN" good.hepb
+
+# More ranks than this machine can hold.
+cat >huge.hep <<'HEP'
+cluster c { level dc { count = 64 bandwidth = 1 Gbit/s } level gpu { count = 64 bandwidth = 10 Gbit/s } }
+model m { layers = 1 hidden = 1024 heads = 4 vocabulary = 64 sequence = 128 batch = 4 dtype = f32
+  moe { experts = 4096 inner = 4096 } }
+plan { pass = forward  capacity = 1 }
+HEP
+expect 0 '' "$HEPC" --domain ep huge.hep -o huge.hepb
+expect 5 'rank|memory|thread' timeout 60 "$HEP_RUN" huge.hepb
+# Training plans: which ops are missing.
+expect 0 '' "$HEPC" "$HEP_SOURCE/samples/paper/s_llama_tiny.hep" -o training.hepb
+expect 5 'loss_backward' timeout 60 "$HEP_RUN" training.hepb
+finish

@@ -1,0 +1,60 @@
+# The figures of HybridEP (arXiv 2510.19470) as a user gets them: hepc --dump=json.
+. "$(dirname "$0")/lib.sh"
+cd "$HEP_SOURCE/samples" || exit 1
+cat >"$work/check.py" <<'PYTHON'
+import json, os, subprocess, sys
+
+def dump(*arguments):
+    return json.loads(subprocess.run([os.environ["HEPC"], "--dump=json", *arguments], check=True, capture_output=True).stdout)
+
+def expect(what, got, wanted):
+    if got != wanted and not (isinstance(got, float) and abs(got - wanted) <= 1e-12 * abs(wanted)):
+        print("FAIL: %s is %r, not %r" % (what, got, wanted))
+        global bad
+        bad = 1
+
+bad = 0
+# Table IV
+for name, domain, share in (("mix1", 2, 0.75), ("mix2", 4, 0.5), ("ag_only1", 8, 0.0), ("ag_only2", 8, 0.0)):
+    plan = dump("paper/%s.hep" % name)
+    layer = plan["solution"]["layers"][0]
+    expect(name + " domain", layer["domain"], [domain])
+    expect(name + " p as printed", layer["a2a_fraction_paper"], [share])
+    expect(name + " p", layer["a2a_fraction"], [(8 - domain) / 7])
+    expect(name + " status", plan["solution"]["status"], "optimal")
+expect("mix1 iteration", dump("paper/mix1.hep")["solution"]["iteration_s"], 0.00124)
+# Table VII
+for gpus, table in ((8, {1: (56, 0), 2: (24, 8), 4: (8, 24), 8: (0, 56)}),
+                    (16, {1: (240, 0), 2: (112, 16), 4: (48, 48), 8: (16, 112), 16: (0, 240)})):
+    source = open("paper/mix1.hep").read().replace("count = 8", "count = %d" % gpus)
+    path = os.path.join(sys.argv[1], "table7.hep")
+    open(path, "w").write(source)
+    for domain, (exchange, gather) in table.items():
+        plan = dump("--domain", "gpu=%d" % domain, path)
+        expect("messages G=%d S=%d" % (gpus, domain), plan["messages"], {"exchange": exchange, "gather": gather})
+        expect("status", plan["solution"]["status"], "forced")
+# Table II: parameters of one expert, from the bytes per GPU (f16, compressed 50-fold)
+for model, parameters, layers in (("llama_tiny", 2.1e6, 12), ("mistral_small", 4.7e6, 12), ("gpt_medium", 8.4e6, 12), ("gpt_large", 8.4e6, 16)):
+    for cluster, gpus in (("s", 8), ("m", 16), ("l", 32)):
+        plan = dump("paper/%s_%s.hep" % (cluster, model))
+        per_expert = plan["model"]["expert_bytes"] * 50 / 2 / (32 / gpus)
+        if abs(per_expert - parameters) > 0.05e6:
+            print("FAIL: %s has %g parameters per expert" % (model, per_expert)); bad = 1
+        expect(model + " layers", plan["model"]["layers"], layers)
+        expect(cluster + " GPUs", plan["cluster"]["gpus"], gpus)
+# Section 9: the keys
+plan = dump("two_dc.hep")
+for key in ("format", "version", "cluster", "model", "solution", "baselines", "traffic", "messages", "memory_bytes", "steps", "plan_bytes"):
+    if key not in plan:
+        print("FAIL: no key", key); bad = 1
+for key in ("solver", "status", "gap", "solve_s", "iteration_s", "simulated_s", "layers"):
+    if key not in plan["solution"]:
+        print("FAIL: no key solution." + key); bad = 1
+expect("baselines", sorted(plan["baselines"]), ["ep", "ep_dedup", "gather"])
+for baseline in plan["baselines"].values():
+    if baseline["fits"] and baseline["iteration_s"] < plan["solution"]["iteration_s"] * (1 - 1e-9) and baseline["dispatch"] == "dedup":
+        print("FAIL: a baseline beats the optimum"); bad = 1
+sys.exit(bad)
+PYTHON
+python3 "$work/check.py" "$work" || fail "published figures"
+finish

@@ -1,0 +1,18 @@
+# The first .hep of the README compiles, and its commands name things that exist.
+. "$(dirname "$0")/lib.sh"
+cd "$work" || exit 1
+awk '/^    let link/ {on = 1} /^`bandwidth`/ {on = 0} on' "$HEP_SOURCE/README.md" | sed 's/^    //' >first.hep
+expect 0 '' "$HEPC" first.hep -o first.hepb
+expect 0 '' "$HEPC" -D 'link=1 Gbit/s' --explain first.hep
+grep -q 'runner-up' out || fail "no runner-up in --explain"
+grep -oE 'docs/[a-z-]+\.md' "$HEP_SOURCE/README.md" | sort -u | while read -r page; do
+  [ -f "$HEP_SOURCE/$page" ] || echo "$page"
+done >missing
+[ -s missing ] && fail "README links to pages that do not exist: $(cat missing)"
+expect 0 '' "$HEPC" --help
+grep -q 'Exit codes' out || fail "hepc --help lists no exit codes"
+expect 0 '' "$HEP_RUN" --help
+grep -q 'Exit codes' out || fail "hep-run --help lists no exit codes"
+expect 0 '' "$HEPC" --help-language
+grep -q 'bandwidth' out || fail "no language reference"
+finish

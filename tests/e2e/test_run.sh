@@ -1,0 +1,46 @@
+# The samples small enough are executed and checked; the report has what a program needs.
+. "$(dirname "$0")/lib.sh"
+cd "$work" || exit 1
+for name in laptop three_level half_precision; do
+  for strategy in auto ep gather; do
+    expect 0 '' "$HEPC" --domain $strategy "$HEP_SOURCE/samples/$name.hep" -o plan.hepb || continue
+    expect 0 '' "$HEP_RUN" plan.hepb --check --iterations 2 --json=run.json
+    python3 - "$name $strategy" <<'PYTHON' || fail "$name $strategy"
+import json, sys
+run = json.load(open("run.json"))
+for key in ("plan", "engine", "communicator", "ranks", "iterations", "iteration_s", "predicted_s", "traffic", "check", "loss", "steps"):
+    assert key in run, key
+assert run["check"]["pass"] is True
+assert 0 < run["check"]["max_abs_error"] < run["check"]["tolerance"]
+assert len(run["loss"]) == 2 and all(0 < value < 20 for value in run["loss"])
+assert run["iteration_s"]["min"] <= run["iteration_s"]["median"] <= run["iteration_s"]["max"]
+assert run["steps"] and {"op", "layer", "stream", "median_s"} <= set(run["steps"][0])
+PYTHON
+  done
+done
+# Balanced naive routing: measured traffic equals the plan's, byte for byte.
+for sizes in dc=1,gpu=1 dc=2,gpu=1 dc=1,gpu=4 dc=2,gpu=8; do
+  expect 0 '' "$HEPC" --domain $sizes --dispatch naive "$HEP_SOURCE/samples/laptop.hep" -o plan.hepb
+  expect 0 '' "$HEPC" --dump=json plan.hepb -o plan.json
+  expect 0 '' "$HEP_RUN" plan.hepb --routing balanced --iterations 2 --json=run.json
+  python3 - <<'PYTHON' || fail "traffic of $sizes"
+import json
+plan, run = json.load(open("plan.json")), json.load(open("run.json"))
+for planned, measured in zip(plan["traffic"], run["traffic"]):
+    total = sum(planned[key] for key in ("exchange_bytes", "routing_bytes", "gather_bytes", "reduce_bytes"))
+    assert measured["level"] == planned["level"]
+    assert measured["bytes"] == total, (measured, planned)
+PYTHON
+done
+# Ctrl-C ends it cleanly and soon.
+expect 0 '' "$HEPC" "$HEP_SOURCE/samples/laptop.hep" -o plan.hepb
+"$HEP_RUN" plan.hepb --emulate-links --iterations 100000 >out 2>err &
+sleep 2
+kill -INT $!
+SECONDS=0
+wait $!
+code=$?
+[ $code = 5 ] || fail "interrupted run exited with $code"
+[ $SECONDS -le 5 ] || fail "it took $SECONDS s to end"
+grep -qi interrupted err || fail "no word of the interruption: $(cat err)"
+finish
