@@ -1,1 +1,26 @@
+# cmake --install: programs, samples, documentation, and man pages made from --help.
 include(GNUInstallDirs)
+
+set(programs hep-run)
+if(HEP_BUILD_COMPILER)
+  list(PREPEND programs hepc)
+endif()
+install(TARGETS ${programs} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(DIRECTORY samples/ DESTINATION ${CMAKE_INSTALL_DATADIR}/hep/samples)
+install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTERN "*.md")
+install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
+
+find_program(HELP2MAN help2man)
+set(hepc_purpose "compile a model and a cluster into a communication plan for MoE training")
+set(hep-run_purpose "execute a communication plan")
+if(HELP2MAN AND NOT HEP_SANITIZE)
+  foreach(program IN LISTS programs)
+    set(page ${CMAKE_BINARY_DIR}/man/${program}.1)
+    add_custom_command(OUTPUT ${page}
+      COMMAND ${CMAKE_COMMAND} -E make_directory ${CMAKE_BINARY_DIR}/man
+      COMMAND ${HELP2MAN} --no-info --name=${${program}_purpose} --output=${page} $<TARGET_FILE:${program}>
+      DEPENDS ${program} VERBATIM)
+    add_custom_target(man-${program} ALL DEPENDS ${page})
+    install(FILES ${page} DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+  endforeach()
+endif()
