@@ -1,0 +1,104 @@
+// Routed experts: the (row, record) pairs are sorted by expert, each held expert computes its rows
+// in blocks, and weighted results are summed in f32.
+#include "kernels/host/internal.h"
+
+typedef struct {
+    uint32_t *ends;  // [experts + 1]: the pairs of slot s are pairs[ends[s - 1] .. ends[s])
+    uint32_t *pairs; // indices into records, ascending within a slot
+} Sorted;
+
+// The place of a record's expert, -1 for a padding record; *missing counts experts not held.
+static int32_t slot_of(const ModelDims *dims, const int32_t *slot_of_expert, const Record *record, uint64_t *missing)
+{
+    if (record->expert < 0)
+        return -1;
+    int32_t slot = (uint32_t)record->expert < dims->experts ? slot_of_expert[record->expert] : -1;
+    *missing += slot < 0;
+    return slot;
+}
+
+// Counting sort. Returns the number of records whose expert is not held; they are left out.
+static uint64_t sort_pairs(const ModelDims *dims, const int32_t *slot_of_expert, const Record *records, uint64_t count,
+                           Sorted *sorted)
+{
+    uint64_t missing = 0, ignored = 0;
+    memset(sorted->ends, 0, (dims->experts + 1ull) * sizeof *sorted->ends);
+    for (uint64_t i = 0; i < count; i++) {
+        int32_t slot = slot_of(dims, slot_of_expert, &records[i], &missing);
+        if (slot >= 0)
+            sorted->ends[slot + 1]++;
+    }
+    for (uint64_t slot = 0; slot < dims->experts; slot++)
+        sorted->ends[slot + 1] += sorted->ends[slot];
+    for (uint64_t i = 0; i < count; i++) {
+        int32_t slot = slot_of(dims, slot_of_expert, &records[i], &ignored);
+        if (slot >= 0)
+            sorted->pairs[sorted->ends[slot]++] = (uint32_t)i;
+    }
+    return missing;
+}
+
+typedef struct {
+    FeedForward ff;
+    const Record *records;
+    uint64_t pairs_per_row; // records a row x fanout: pair / this = row
+    Tensor rows;
+    float *sums;            // [rows][hidden]
+} ExpertBatch;
+
+static void gather_rows(const ExpertBatch *batch, const uint32_t *pairs, uint64_t count)
+{
+    uint64_t hidden = batch->ff.dims->hidden;
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t row = pairs[i] / batch->pairs_per_row;
+        host_to_f32(element_at(batch->rows.data, batch->rows.dtype, row * hidden), batch->rows.dtype,
+                    batch->ff.in + i * hidden, hidden);
+    }
+}
+
+static void add_results(const ExpertBatch *batch, const uint32_t *pairs, uint64_t count)
+{
+    uint64_t hidden = batch->ff.dims->hidden;
+    for (uint64_t i = 0; i < count; i++) {
+        float weight = batch->records[pairs[i]].weight;
+        float *restrict sum = batch->sums + pairs[i] / batch->pairs_per_row * hidden;
+        const float *restrict result = batch->ff.out + i * hidden;
+        for (uint64_t h = 0; h < hidden; h++)
+            sum[h] += weight * result[h];
+    }
+}
+
+static void run_slot(const ExpertBatch *batch, const void *weights, const uint32_t *pairs, uint64_t count)
+{
+    for (uint64_t first = 0; first < count; first += WORKSPACE_ROWS) {
+        uint64_t block = smaller(WORKSPACE_ROWS, count - first);
+        gather_rows(batch, pairs + first, block);
+        feed_forward_run(&batch->ff, weights, batch->ff.in, block, batch->ff.out);
+        add_results(batch, pairs + first, block);
+    }
+}
+
+uint64_t host_expert(const ModelDims *dims, const int32_t *slot_of_expert, uint64_t row_count, uint32_t fanout,
+                     Tensor rows, Tensor records, Tensor experts, Tensor results, Tensor work)
+{
+    uint64_t hidden = dims->hidden, per_record_row = records.cols / 2, pairs = row_count * per_record_row;
+    uint64_t result_rows = row_count / fanout;
+    assert(pairs <= UINT32_MAX && row_count <= records.rows && result_rows <= results.rows);
+    Scratch scratch = scratch_begin(work);
+    Sorted sorted;
+    sorted.ends = (uint32_t *)scratch_take(&scratch, 1, dims->experts + 1ull);
+    sorted.pairs = (uint32_t *)scratch_take(&scratch, 1, pairs);
+    ExpertBatch batch = {.records = records.data, .pairs_per_row = per_record_row * fanout, .rows = rows};
+    batch.sums = results.dtype == DTYPE_F32 ? results.data : scratch_take(&scratch, result_rows, hidden);
+    batch.ff = feed_forward_begin(dims, experts.dtype, dims->inner, smaller(pairs, WORKSPACE_ROWS), &scratch);
+
+    uint64_t missing = sort_pairs(dims, slot_of_expert, batch.records, pairs, &sorted);
+    if (result_rows > 0)
+        memset(batch.sums, 0, result_rows * hidden * sizeof *batch.sums);
+    for (uint64_t slot = 0, begin = 0; slot < dims->experts; begin = sorted.ends[slot++])
+        run_slot(&batch, element_at(experts.data, experts.dtype, slot * model_expert_elements(dims)), sorted.pairs + begin,
+                 sorted.ends[slot] - begin);
+    if (results.dtype != DTYPE_F32)
+        host_from_f32(batch.sums, results.data, results.dtype, result_rows * hidden);
+    return missing;
+}

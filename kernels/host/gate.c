@@ -1,0 +1,124 @@
+// The gate: LayerNorm, logits, choice of experts, weights. A fixed routing replaces the choice only.
+#include "kernels/host/internal.h"
+
+// Inserts a candidate into `chosen`, sorted by descending logit (kept in `weight`), ties by
+// ascending expert; at most `limit` stay. Returns how many there are.
+static uint32_t insert_candidate(Record *chosen, uint32_t count, uint32_t limit, Record candidate)
+{
+    uint32_t place = count;
+    if (count == limit && !(candidate.weight > chosen[count - 1].weight))
+        return count;
+    if (count == limit)
+        place--;
+    else
+        count++;
+    while (place > 0 && (candidate.weight > chosen[place - 1].weight ||
+                         (candidate.weight == chosen[place - 1].weight && candidate.expert < chosen[place - 1].expert))) {
+        chosen[place] = chosen[place - 1];
+        place--;
+    }
+    chosen[place] = candidate;
+    return count;
+}
+
+static uint32_t hash_token(uint64_t token)
+{
+    uint64_t z = (token + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return (uint32_t)(z >> 32);
+}
+
+// Experts one stride apart, the next token's one further: every expert gets tokens x top_k / experts
+// when that divides.
+static uint32_t balanced_expert(const ModelDims *dims, uint64_t token, uint32_t choice)
+{
+    uint64_t stride = dims->experts / dims->top_k;
+    return (uint32_t)((token + choice * stride) % dims->experts);
+}
+
+// Seven tokens of ten choose expert 0 first; all other choices fall on the lower half of the
+// experts, or on as many as top_k needs.
+static uint32_t skewed_expert(const ModelDims *dims, uint64_t token, uint32_t choice)
+{
+    uint32_t half = dims->experts / 2, pool = half > dims->top_k ? half : dims->top_k;
+    uint32_t hash = hash_token(token);
+    bool popular = hash % 10 < 7 || pool == dims->top_k; // else the pool is exhausted without expert 0
+    if (popular && choice == 0)
+        return 0;
+    return 1 + (hash / 10 + choice) % (pool - 1);
+}
+
+static void choose_experts(const ModelDims *dims, Routing routing, uint64_t token, const float *logits, Record *chosen)
+{
+    uint32_t candidates = routing == ROUTING_LEARNED ? dims->experts : dims->top_k, count = 0;
+    for (uint32_t i = 0; i < candidates; i++) {
+        uint32_t expert = i;
+        if (routing == ROUTING_BALANCED)
+            expert = balanced_expert(dims, token, i);
+        else if (routing == ROUTING_SKEWED)
+            expert = skewed_expert(dims, token, i);
+        Record candidate = {.expert = (int32_t)expert, .weight = logits[expert]};
+        count = insert_candidate(chosen, count, dims->top_k, candidate);
+    }
+    assert(count == dims->top_k);
+}
+
+static void drop_beyond_capacity(Record *chosen, uint32_t count, uint64_t capacity_rows, uint32_t *taken)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t *expert_taken = &taken[chosen[i].expert];
+        if (*expert_taken >= capacity_rows)
+            chosen[i].expert = -1;
+        else
+            ++*expert_taken;
+    }
+}
+
+// Softmax over the logits of the records that were not dropped; 0 for the others.
+static void weigh_chosen(Record *chosen, uint32_t count)
+{
+    float max = 0, sum = 0;
+    bool any = false;
+    for (uint32_t i = 0; i < count; i++) {
+        if (chosen[i].expert >= 0 && (!any || chosen[i].weight > max)) {
+            max = chosen[i].weight;
+            any = true;
+        }
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        chosen[i].weight = chosen[i].expert >= 0 ? exp_f32(chosen[i].weight - max) : 0;
+        sum += chosen[i].weight;
+    }
+    for (uint32_t i = 0; i < count && any; i++)
+        chosen[i].weight /= sum;
+}
+
+void host_gate(const ModelDims *dims, Routing routing, uint64_t capacity_rows, Tensor x, Tensor router, Tensor rows,
+               Tensor records, Tensor work)
+{
+    uint64_t hidden = dims->hidden, experts = dims->experts, block = smaller(x.rows, WORKSPACE_ROWS);
+    Scratch scratch = scratch_begin(work);
+    const float *norm = scratch_convert(&scratch, router.data, router.dtype, 2 * hidden);
+    float *normed = scratch_take(&scratch, block, hidden), *logits = scratch_take(&scratch, block, experts);
+    uint32_t *taken = (uint32_t *)scratch_take(&scratch, 1, experts);
+    float *panel = scratch_panel(&scratch, router.dtype, hidden, smaller(experts, WORKSPACE_COLUMNS));
+    Weights matrix = {element_at(router.data, router.dtype, 2 * hidden), router.dtype, experts};
+    Record *out = records.data;
+    assert(rows.rows >= x.rows && records.rows * records.cols / 2 >= x.rows * dims->top_k);
+
+    memset(taken, 0, experts * sizeof *taken);
+    for (uint64_t first = 0; first < x.rows; first += WORKSPACE_ROWS) {
+        uint64_t count = smaller(WORKSPACE_ROWS, x.rows - first);
+        norm_rows(element_at(x.data, x.dtype, first * hidden), x.dtype, count, hidden, norm, normed);
+        host_from_f32(normed, element_in(rows.data, rows.dtype, first * hidden), rows.dtype, count * hidden);
+        matrix_multiply(count, experts, hidden, normed, hidden, matrix, 0, logits, experts, panel);
+        for (uint64_t r = 0; r < count; r++) {
+            Record *chosen = out + (first + r) * dims->top_k;
+            choose_experts(dims, routing, first + r, logits + r * experts, chosen);
+            if (capacity_rows > 0)
+                drop_beyond_capacity(chosen, dims->top_k, capacity_rows, taken);
+            weigh_chosen(chosen, dims->top_k);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+// What the host kernels share: scratch, matrix products over stored weights, norms, activations
+// and a fast exponential. Not for use outside this folder and its tests.
+#ifndef HEP_HOST_INTERNAL_H
+#define HEP_HOST_INTERNAL_H
+
+#include <assert.h>
+#include <string.h>
+
+#include "ir/workspace.h"
+#include "kernels/host/kernels.h"
+
+static inline uint64_t smaller(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+// The place of element `index` of a buffer.
+static inline const void *element_at(const void *data, Dtype dtype, uint64_t index)
+{
+    return (const char *)data + index * dtype_bytes(dtype);
+}
+
+static inline void *element_in(void *data, Dtype dtype, uint64_t index)
+{
+    return (char *)data + index * dtype_bytes(dtype);
+}
+
+// ---- scratch: pieces of a WORK operand, as ir/workspace.c counts them --------------------------
+
+typedef struct {
+    float *next;
+    uint64_t left;
+} Scratch;
+
+Scratch scratch_begin(Tensor work);
+float *scratch_take(Scratch *scratch, uint64_t rows, uint64_t cols);
+// `count` elements in f32: where they lie if they are f32, else converted into scratch.
+const float *scratch_convert(Scratch *scratch, const void *data, Dtype dtype, uint64_t count);
+// Room for a weight panel of this size; NULL for f32, which is used where it lies.
+float *scratch_panel(Scratch *scratch, Dtype dtype, uint64_t rows, uint64_t cols);
+
+// ---- matrix products ---------------------------------------------------------------------------
+
+// A stored matrix, or a part of one: `stride` elements from row to row.
+typedef struct {
+    const void *data;
+    Dtype dtype;
+    uint64_t stride;
+} Weights;
+
+// c [m][n] = a [m][k] b [k][n] + beta c. `panel` holds k x min(n, WORKSPACE_COLUMNS), NULL if b is f32.
+void matrix_multiply(uint64_t m, uint64_t n, uint64_t k, const float *a, uint64_t a_stride, Weights b, float beta, float *c,
+                     uint64_t c_stride, float *panel);
+// c [m][n] = alpha a [m][k] transposed b [n][k], all f32.
+void matrix_multiply_transposed(uint64_t m, uint64_t n, uint64_t k, float alpha, const float *a, uint64_t a_stride,
+                                const float *b, uint64_t b_stride, float *c, uint64_t c_stride);
+
+// ---- norm and feed-forward ---------------------------------------------------------------------
+
+#define NORM_EPSILON 1e-5f
+
+// out [rows][hidden] = LayerNorm(x) gain + bias. parameters: gain [hidden], bias [hidden].
+void norm_rows(const void *x, Dtype dtype, uint64_t rows, uint64_t hidden, const float *parameters, float *out);
+
+typedef struct {
+    const ModelDims *dims;
+    uint64_t inner;
+    Dtype dtype;         // of the weights
+    float *in, *out;     // [block][hidden]
+    float *act, *gate;   // [block][min(inner, WORKSPACE_COLUMNS)]; gate only where the activation is gated
+    float *panel;
+} FeedForward;
+
+FeedForward feed_forward_begin(const ModelDims *dims, Dtype dtype, uint64_t inner, uint64_t block, Scratch *scratch);
+// out [rows][hidden] = down(activation(in up)); `weights` as laid out in ir/plan.h.
+void feed_forward_run(const FeedForward *ff, const void *weights, const float *in, uint64_t rows, float *out);
+
+// y = x + add, `count` elements; x and y in `dtype`.
+void residual_store(const void *x, const float *add, void *y, Dtype dtype, uint64_t count);
+
+// ---- vectors -----------------------------------------------------------------------------------
+
+// Partial results in lanes, so that the compiler may vectorise without reordering a single sum.
+enum { LANES = 16 };
+
+float vector_max(const float *x, uint64_t count);
+float vector_sum(const float *x, uint64_t count);
+
+// exp(x) within 2 ulp for results in the normal range, which x is clamped to. NaN stays NaN.
+static inline float exp_f32(float x)
+{
+    const float round = 12582912.0f; // 1.5 x 2^23: adding it rounds to an integer, kept in the low bits
+    x = x < -87.3f ? -87.3f : x;
+    x = x > 88.3f ? 88.3f : x;
+    float shifted = x * 1.44269504f + round;
+    float n = shifted - round;
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f; // ln 2 in two parts
+    float p = 1.9875691500e-4f;                          // Cephes expf, |r| <= ln(2) / 2
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    uint32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits - 0x4B400000u + 127u) << 23;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return p * scale;
+}
+
+// ---- conversion without special instructions, for processors without them and for tests --------
+
+void convert_f16_to_f32_portable(const uint16_t *from, float *to, uint64_t count);
+void convert_f32_to_f16_portable(const float *from, uint16_t *to, uint64_t count);
+
+#endif

@@ -1,0 +1,186 @@
+// Routing at one level: rows are copied to the members of the exchange group that lead to their
+// experts, and partial results are summed back into the rows they came from. Copies only; what
+// travels is the communicator's business.
+#include "kernels/host/internal.h"
+
+// The member that record `index` of a record row leads to; -1 for padding, and for a member that
+// an earlier record of the row leads to already.
+static int32_t new_member(const RouteTable *table, const Record *records, uint32_t index)
+{
+    if (records[index].expert < 0)
+        return -1;
+    int32_t member = table->member_of_expert[records[index].expert];
+    assert(member >= 0 && (uint32_t)member < table->members);
+    for (uint32_t i = 0; i < index; i++)
+        if (records[i].expert >= 0 && table->member_of_expert[records[i].expert] == member)
+            return -1;
+    return member;
+}
+
+// The records of one row that lead to `member`, in their order, padded.
+static void copy_records(const RouteTable *table, const Record *from, uint32_t count, int32_t member, Record *to)
+{
+    uint32_t written = 0;
+    for (uint32_t i = 0; i < count; i++)
+        if (from[i].expert >= 0 && table->member_of_expert[from[i].expert] == member)
+            to[written++] = from[i];
+    while (written < count)
+        to[written++] = (Record){.expert = -1, .weight = 0};
+}
+
+typedef struct {
+    const RouteTable *table;
+    uint32_t records_per_row;
+    Tensor rows, records; // read
+    int32_t *origin;
+    uint64_t origin_capacity;
+} Router;
+
+// Copies row and records to place `index` of a destination if they fit there; `order` is the copy's
+// place in `origin`.
+static bool place_copy(const Router *router, uint64_t record_row, uint32_t fanout, int32_t member, Tensor to_rows,
+                       Tensor to_records, uint64_t index, uint64_t order)
+{
+    if (index >= to_rows.rows || index >= to_records.rows || order >= router->origin_capacity)
+        return false;
+    uint64_t hidden = router->rows.cols, per_row = router->records_per_row;
+    memcpy(element_in(to_rows.data, to_rows.dtype, index * hidden),
+           element_at(router->rows.data, router->rows.dtype, record_row / fanout * hidden),
+           hidden * dtype_bytes(router->rows.dtype));
+    copy_records(router->table, (const Record *)router->records.data + record_row * per_row, router->records_per_row,
+                 member, (Record *)to_records.data + index * per_row);
+    router->origin[order] = (int32_t)record_row;
+    return true;
+}
+
+static void count_copies(const RouteTable *table, const Record *records, uint64_t row_count, uint32_t per_row,
+                         int32_t *counts)
+{
+    memset(counts, 0, table->members * sizeof *counts);
+    for (uint64_t r = 0; r < row_count; r++) {
+        for (uint32_t i = 0; i < per_row; i++) {
+            int32_t member = new_member(table, records + r * per_row, i);
+            if (member >= 0)
+                counts[member]++;
+        }
+    }
+}
+
+// Counts become the places of the members' first rows: own rows from 0, the others one after another.
+static void counts_to_cursors(const RouteTable *table, int32_t *counts)
+{
+    int32_t sent = 0;
+    for (uint32_t m = 0; m < table->members; m++) {
+        int32_t count = counts[m];
+        counts[m] = m == table->own ? 0 : sent;
+        sent += m == table->own ? 0 : count;
+    }
+}
+
+// The reverse, once every cursor stands behind its member's last row.
+static void cursors_to_counts(const RouteTable *table, int32_t *cursors)
+{
+    int32_t begin = 0;
+    for (uint32_t m = 0; m < table->members; m++) {
+        if (m == table->own)
+            continue;
+        int32_t end = cursors[m];
+        cursors[m] = end - begin;
+        begin = end;
+    }
+}
+
+uint64_t host_route(const RouteTable *table, uint64_t row_count, uint32_t fanout, Tensor rows, Tensor records,
+                    Tensor next_rows, Tensor next_records, Tensor send_rows, Tensor send_records, Tensor send_counts,
+                    Tensor origin)
+{
+    uint32_t per_row = (uint32_t)(records.cols / 2);
+    int32_t *cursors = send_counts.data;
+    const Record *all = records.data;
+    uint64_t unplaced = 0;
+    assert(row_count <= records.rows && row_count <= INT32_MAX / per_row);
+    assert(send_counts.rows * send_counts.cols >= table->members);
+    assert(next_records.cols == records.cols && next_rows.cols == rows.cols && next_rows.dtype == rows.dtype);
+    Router router = {.table = table, .records_per_row = per_row, .rows = rows, .records = records,
+                     .origin = origin.data, .origin_capacity = origin.rows * origin.cols};
+    count_copies(table, all, row_count, per_row, cursors);
+    uint64_t own_count = (uint64_t)cursors[table->own];
+    counts_to_cursors(table, cursors);
+    for (uint64_t r = 0; r < row_count; r++) {
+        for (uint32_t i = 0; i < per_row; i++) {
+            int32_t member = new_member(table, all + r * per_row, i);
+            if (member < 0)
+                continue;
+            bool stays = (uint32_t)member == table->own;
+            uint64_t index = (uint64_t)cursors[member]++;
+            unplaced += !place_copy(&router, r, fanout, member, stays ? next_rows : send_rows,
+                                    stays ? next_records : send_records, index, stays ? index : own_count + index);
+        }
+    }
+    cursors_to_counts(table, cursors);
+    return unplaced;
+}
+
+// ---- the way back ----------------------------------------------------------------------------------
+
+// The first of `count` ascending origins that is not below `bound`.
+static uint64_t lower_bound(const int32_t *origin, uint64_t count, uint64_t bound)
+{
+    uint64_t low = 0;
+    while (low < count) {
+        uint64_t middle = low + (count - low) / 2;
+        if ((uint64_t)origin[middle] < bound)
+            low = middle + 1;
+        else
+            count = middle;
+    }
+    return low;
+}
+
+typedef struct {
+    uint64_t first, end; // output rows of this block
+    uint32_t fanout;
+    uint64_t hidden;
+    float *sums;         // [block][hidden]
+    float *row;          // [hidden]
+} SumBlock;
+
+// Adds those of one member's rows that belong to the block; `origin` names their record rows.
+static void add_member(const SumBlock *block, const int32_t *origin, Tensor from, uint64_t from_first, uint64_t count)
+{
+    uint64_t hidden = block->hidden;
+    for (uint64_t i = lower_bound(origin, count, block->first * block->fanout); i < count; i++) {
+        uint64_t row = (uint64_t)origin[i] / block->fanout;
+        if (row >= block->end)
+            return;
+        float *restrict sum = block->sums + (row - block->first) * hidden;
+        host_to_f32(element_at(from.data, from.dtype, (from_first + i) * hidden), from.dtype, block->row, hidden);
+        for (uint64_t h = 0; h < hidden; h++)
+            sum[h] += block->row[h];
+    }
+}
+
+void host_unroute(const RouteTable *table, uint64_t row_count, uint32_t fanout, Tensor results, Tensor returned,
+                  Tensor send_counts, Tensor origin, Tensor rows, Tensor work)
+{
+    const int32_t *counts = send_counts.data, *origins = origin.data;
+    uint64_t own_count = (uint64_t)counts[table->own], row_total = row_count / fanout, hidden = rows.cols;
+    Scratch scratch = scratch_begin(work);
+    SumBlock block = {.fanout = fanout, .hidden = hidden};
+    block.sums = scratch_take(&scratch, WORKSPACE_SUM_ROWS, hidden);
+    block.row = scratch_take(&scratch, 1, hidden);
+    assert(row_total <= rows.rows && own_count <= results.rows);
+    for (block.first = 0; block.first < row_total; block.first = block.end) {
+        block.end = smaller(block.first + WORKSPACE_SUM_ROWS, row_total);
+        memset(block.sums, 0, (block.end - block.first) * hidden * sizeof *block.sums);
+        add_member(&block, origins, results, 0, own_count);
+        for (uint64_t m = 0, sent = 0; m < table->members; m++) {
+            if (m == table->own)
+                continue;
+            add_member(&block, origins + own_count + sent, returned, sent, (uint64_t)counts[m]);
+            sent += (uint64_t)counts[m];
+        }
+        host_from_f32(block.sums, element_in(rows.data, rows.dtype, block.first * hidden), rows.dtype,
+                      (block.end - block.first) * hidden);
+    }
+}
