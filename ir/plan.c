@@ -8,6 +8,7 @@ Plan *plan_create(void)
     Plan *plan = arena_alloc(arena, sizeof(*plan));
     plan->arena = arena;
     plan->codec_ratio = 1;
+    plan->solver = "";
     return plan;
 }
 

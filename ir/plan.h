@@ -136,7 +136,7 @@ typedef struct {
 uint64_t group_size(const Cluster *cluster, const Group *group);
 // The rank of member `index`, 0 <= index < group_size, of the group that `rank` is in; members are
 // ordered by rank. group_index is the inverse for `rank` itself.
-uint64_t group_member(const Cluster *cluster, const Group *group, uint64_t rank, uint64_t index);
+uint64_t group_member_rank(const Cluster *cluster, const Group *group, uint64_t rank, uint64_t index);
 uint64_t group_index(const Cluster *cluster, const Group *group, uint64_t rank);
 
 // ---- model -----------------------------------------------------------------------------------

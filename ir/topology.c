@@ -56,7 +56,7 @@ uint64_t group_size(const Cluster *cluster, const Group *group)
     return 0;
 }
 
-uint64_t group_member(const Cluster *cluster, const Group *group, uint64_t rank, uint64_t index)
+uint64_t group_member_rank(const Cluster *cluster, const Group *group, uint64_t rank, uint64_t index)
 {
     if (group->kind == GROUP_WORLD) {
         return index;

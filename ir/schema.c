@@ -1,0 +1,248 @@
+// The field tables of a plan's records, and access to records by kind and index; see schema.h.
+#include "ir/schema.h"
+
+#include <assert.h>
+#include <string.h>
+
+#define FIELD(struct_type, key, member, type)                                                                          \
+    {                                                                                                                  \
+        key, FIELD_##type, false, false, offsetof(struct_type, member)                                                 \
+    }
+#define FIRST(struct_type, key, member, type)                                                                          \
+    {                                                                                                                  \
+        key, FIELD_##type, true, false, offsetof(struct_type, member)                                                  \
+    }
+#define MAYBE(struct_type, key, member, type)                                                                          \
+    {                                                                                                                  \
+        key, FIELD_##type, false, true, offsetof(struct_type, member)                                                  \
+    }
+
+static const RecordInfo records[RECORD_COUNT] = {
+    [RECORD_CLUSTER] = {.keyword = "cluster", .fields = {FIRST(Cluster, "name", name, NAME)}},
+    [RECORD_LEVEL] = {.keyword = "level",
+                      .fields = {FIRST(Level, "name", name, NAME), FIELD(Level, "count", count, U32),
+                                 FIELD(Level, "bandwidth", bandwidth_bytes_per_s, NUMBER),
+                                 FIELD(Level, "latency", latency_s, NUMBER),
+                                 FIELD(Level, "overhead", overhead_s, NUMBER)}},
+    [RECORD_DEVICE] = {.keyword = "device",
+                       .fields = {FIELD(Device, "compute", compute_flops, NUMBER),
+                                  FIELD(Device, "memory", memory_bytes, NUMBER),
+                                  FIELD(Device, "memory_bandwidth", memory_bandwidth, NUMBER),
+                                  FIELD(Device, "half_rate_rows", half_rate_rows, NUMBER)}},
+    [RECORD_MODEL] = {.keyword = "model",
+                      .fields = {FIRST(ModelDims, "name", name, NAME),
+                                 FIELD(ModelDims, "abstract", abstract, BOOL),
+                                 FIELD(ModelDims, "dtype", dtype, DTYPE),
+                                 FIELD(ModelDims, "layers", layers, U32),
+                                 FIELD(ModelDims, "hidden", hidden, U32),
+                                 FIELD(ModelDims, "heads", heads, U32),
+                                 FIELD(ModelDims, "kv_heads", kv_heads, U32),
+                                 FIELD(ModelDims, "head_dim", head_dim, U32),
+                                 FIELD(ModelDims, "vocabulary", vocabulary, U32),
+                                 FIELD(ModelDims, "sequence", sequence, U32),
+                                 FIELD(ModelDims, "batch", batch, U32),
+                                 FIELD(ModelDims, "ffn_inner", ffn_inner, U32),
+                                 FIELD(ModelDims, "experts", experts, U32),
+                                 FIELD(ModelDims, "top_k", top_k, U32),
+                                 FIELD(ModelDims, "inner", inner, U32),
+                                 FIELD(ModelDims, "shared_experts", shared_experts, U32),
+                                 FIELD(ModelDims, "activation", activation, ACTIVATION),
+                                 FIELD(ModelDims, "data_bytes", data_bytes, NUMBER),
+                                 FIELD(ModelDims, "expert_bytes", expert_bytes, NUMBER),
+                                 FIELD(ModelDims, "pre_expert_s", pre_expert_s, NUMBER)}},
+    [RECORD_PLAN] = {.keyword = "plan",
+                     .fields = {FIELD(Plan, "pass", pass, PASS), FIELD(Plan, "dispatch", dispatch, DISPATCH),
+                                FIELD(Plan, "codec", codec, CODEC), FIELD(Plan, "ratio", codec_ratio, NUMBER),
+                                FIELD(Plan, "capacity", capacity, NUMBER),
+                                FIELD(Plan, "replica_levels", replica_levels, U32), FIELD(Plan, "solver", solver, NAME),
+                                FIELD(Plan, "status", status, STATUS), FIELD(Plan, "gap", gap, NUMBER),
+                                FIELD(Plan, "iteration_s", iteration_s, NUMBER),
+                                FIELD(Plan, "arena_bytes", arena_bytes, U64)}},
+    [RECORD_CHOICE] = {.keyword = "choice",
+                       .fields = {FIELD(Choice, "layer", layer, U32), FIELD(Choice, "regather", regather, BOOL),
+                                  FIELD(Choice, "domain", domain, DOMAIN)}},
+    [RECORD_STRATEGY] =
+        {.keyword = "strategy",
+         .fields = {FIRST(Strategy, "name", name, NAME), FIELD(Strategy, "dispatch", dispatch, DISPATCH),
+                    FIELD(Strategy, "domain", domain, DOMAIN), FIELD(Strategy, "iteration_s", iteration_s, NUMBER),
+                    FIELD(Strategy, "memory_bytes", memory_bytes, NUMBER), FIELD(Strategy, "fits", fits, BOOL)}},
+    [RECORD_TRAFFIC] = {.keyword = "traffic",
+                        .fields = {FIELD(Traffic, "exchange_bytes", exchange_bytes, NUMBER),
+                                   FIELD(Traffic, "routing_bytes", routing_bytes, NUMBER),
+                                   FIELD(Traffic, "gather_bytes", gather_bytes, NUMBER),
+                                   FIELD(Traffic, "reduce_bytes", reduce_bytes, NUMBER)}},
+    [RECORD_GROUP] = {.keyword = "group",
+                      .id = 'g',
+                      .fields = {FIRST(Group, "kind", kind, GROUP_KIND), MAYBE(Group, "level", level, LEVEL),
+                                 FIELD(Group, "domain", domain, U32)}},
+    [RECORD_BUFFER] = {.keyword = "buffer",
+                       .fields = {FIRST(Buffer, "name", name, NAME), FIELD(Buffer, "dtype", dtype, DTYPE),
+                                  FIELD(Buffer, "rows", rows, U64), FIELD(Buffer, "cols", cols, U64),
+                                  FIELD(Buffer, "kind", kind, BUFFER_KIND), MAYBE(Buffer, "layer", layer, LAYER),
+                                  FIELD(Buffer, "offset", offset, U64)}},
+    [RECORD_STEP] = {.keyword = "step",
+                     .id = 's',
+                     .fields = {FIRST(Step, "op", op, OP), MAYBE(Step, "layer", layer, LAYER),
+                                MAYBE(Step, "level", level, LEVEL), MAYBE(Step, "group", group, GROUP),
+                                FIELD(Step, "cost_s", cost_s, NUMBER), MAYBE(Step, "bytes", bytes, NUMBER)}},
+};
+
+const RecordInfo *record_info(RecordKind kind)
+{
+    return &records[kind];
+}
+
+int record_find(const char *keyword)
+{
+    for (int kind = 0; kind < RECORD_COUNT; kind++) {
+        if (strcmp(records[kind].keyword, keyword) == 0) {
+            return kind;
+        }
+    }
+    return -1;
+}
+
+uint32_t record_bytes(RecordKind kind)
+{
+    uint32_t bytes = 0;
+    for (const Field *field = records[kind].fields; field->key; field++) {
+        bytes += field_bytes(field->type);
+    }
+    return bytes;
+}
+
+uint32_t record_count(const Plan *plan, RecordKind kind)
+{
+    switch (kind) {
+    case RECORD_CLUSTER:
+    case RECORD_DEVICE:
+    case RECORD_MODEL:
+    case RECORD_PLAN:
+        return 1;
+    case RECORD_LEVEL:
+        return plan->cluster.level_count;
+    case RECORD_CHOICE:
+        return plan->choice_count;
+    case RECORD_STRATEGY:
+        return plan->strategy_count;
+    case RECORD_TRAFFIC:
+        return plan->strategy_count * plan->cluster.level_count;
+    case RECORD_GROUP:
+        return plan->group_count;
+    case RECORD_BUFFER:
+        return plan->buffer_count;
+    case RECORD_STEP:
+        return plan->step_count;
+    case RECORD_COUNT:
+        break;
+    }
+    return 0;
+}
+
+void *record_at(const Plan *plan, RecordKind kind, uint32_t index)
+{
+    Plan *owner = (Plan *)plan; // the caller decides whether it may write
+    assert(index < record_count(plan, kind));
+    switch (kind) {
+    case RECORD_CLUSTER:
+        return &owner->cluster;
+    case RECORD_LEVEL:
+        return &owner->cluster.levels[index];
+    case RECORD_DEVICE:
+        return &owner->cluster.device;
+    case RECORD_MODEL:
+        return &owner->model;
+    case RECORD_PLAN:
+        return owner;
+    case RECORD_CHOICE:
+        return &owner->choices[index];
+    case RECORD_STRATEGY:
+        return &owner->strategies[index];
+    case RECORD_TRAFFIC:
+        return &owner->strategies[index / plan->cluster.level_count].traffic[index % plan->cluster.level_count];
+    case RECORD_GROUP:
+        return &owner->groups[index];
+    case RECORD_BUFFER:
+        return &owner->buffers[index];
+    case RECORD_STEP:
+        return &owner->steps[index];
+    case RECORD_COUNT:
+        break;
+    }
+    return NULL;
+}
+
+const char *field_type_name(FieldType type)
+{
+    static const char *const names[] = {
+#define X(name, text, bytes) text,
+        HEP_FIELD_TYPES(X)
+#undef X
+    };
+    return names[type];
+}
+
+uint32_t field_bytes(FieldType type)
+{
+    static const uint8_t sizes[] = {
+#define X(name, text, bytes) bytes,
+        HEP_FIELD_TYPES(X)
+#undef X
+    };
+    return sizes[type];
+}
+
+bool field_is_code(FieldType type)
+{
+    return type >= FIELD_DTYPE;
+}
+
+const char *field_code_name(FieldType type, int code)
+{
+    switch (type) {
+    case FIELD_DTYPE:
+        return dtype_name((Dtype)code);
+    case FIELD_PASS:
+        return pass_name((Pass)code);
+    case FIELD_DISPATCH:
+        return dispatch_name((Dispatch)code);
+    case FIELD_CODEC:
+        return codec_name((Codec)code);
+    case FIELD_ACTIVATION:
+        return activation_name((Activation)code);
+    case FIELD_GROUP_KIND:
+        return group_kind_name((GroupKind)code);
+    case FIELD_BUFFER_KIND:
+        return buffer_kind_name((BufferKind)code);
+    case FIELD_STATUS:
+        return status_name((SolveStatus)code);
+    case FIELD_OP:
+        return op_info(code) ? op_info(code)->name : NULL;
+    case FIELD_NAME:
+    case FIELD_BOOL:
+    case FIELD_U32:
+    case FIELD_U64:
+    case FIELD_NUMBER:
+    case FIELD_LAYER:
+    case FIELD_LEVEL:
+    case FIELD_GROUP:
+    case FIELD_DOMAIN:
+    case FIELD_TYPE_COUNT:
+        break;
+    }
+    return NULL;
+}
+
+int field_code_parse(FieldType type, const char *text)
+{
+    if (type == FIELD_OP) {
+        return op_find(text) ? (int)op_find(text)->op : -1;
+    }
+    const char *name;
+    for (int code = 0; (name = field_code_name(type, code)) != NULL; code++) {
+        if (strcmp(name, text) == 0) {
+            return code;
+        }
+    }
+    return -1;
+}

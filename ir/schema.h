@@ -1,0 +1,99 @@
+// The records of a plan as data: which fields each has, their types and where they lie in the
+// structs of plan.h. Text printer, text parser, binary codec and the checks common to both derive
+// from these tables, so that a field is declared once. Operands and `after` edges, which vary in
+// number, are left to those modules.
+#ifndef HEP_SCHEMA_H
+#define HEP_SCHEMA_H
+
+#include "ir/plan.h"
+
+// In file order.
+typedef enum {
+    RECORD_CLUSTER,
+    RECORD_LEVEL,
+    RECORD_DEVICE,
+    RECORD_MODEL,
+    RECORD_PLAN,
+    RECORD_CHOICE,
+    RECORD_STRATEGY,
+    RECORD_TRAFFIC,
+    RECORD_GROUP,
+    RECORD_BUFFER,
+    RECORD_STEP,
+    RECORD_COUNT
+} RecordKind;
+
+// X(NAME, "what it is called in messages", bytes in the binary form)
+#define HEP_FIELD_TYPES(X)                                                                                             \
+    X(NAME, "a name", 4)              /* const char *; binary: offset in the strings section */                        \
+    X(BOOL, "'yes' or 'no'", 4)       /* bool */                                                                       \
+    X(U32, "a whole number", 4)       /* uint32_t */                                                                   \
+    X(U64, "a whole number", 8)       /* uint64_t */                                                                   \
+    X(NUMBER, "a number", 8)          /* double, finite, not negative */                                               \
+    X(LAYER, "a layer", 4)            /* int32_t; NONE where there is none */                                          \
+    X(LEVEL, "a level's name", 4)     /* int32_t; NONE where there is none */                                          \
+    X(GROUP, "a group", 4)            /* int32_t; NONE where there is none */                                          \
+    X(DOMAIN, "a size per level", 32) /* uint32_t[LEVELS_MAX], 0 beyond the cluster's levels */                        \
+    X(DTYPE, "a dtype", 4)                                                                                             \
+    X(PASS, "a pass", 4)                                                                                               \
+    X(DISPATCH, "a dispatch mode", 4)                                                                                  \
+    X(CODEC, "a codec", 4)                                                                                             \
+    X(ACTIVATION, "an activation", 4)                                                                                  \
+    X(GROUP_KIND, "a group kind", 4)                                                                                   \
+    X(BUFFER_KIND, "a buffer kind", 4)                                                                                 \
+    X(STATUS, "a solver status", 4)                                                                                    \
+    X(OP, "an op", 4)
+#define X(name, ...) FIELD_##name,
+typedef enum { HEP_FIELD_TYPES(X) FIELD_TYPE_COUNT } FieldType;
+#undef X
+
+enum { FIELDS_MAX = 24 }; // one more than the longest record has
+
+typedef struct {
+    const char *key;
+    FieldType type;
+    bool positional; // the text form leaves the key out; these come first
+    bool optional;   // the text form leaves the field out where it is 0 or NONE
+    size_t offset;   // in the record's struct
+} Field;
+
+typedef struct {
+    const char *keyword;
+    char id;                  // 'g' or 's' where the text form numbers the records, else 0
+    Field fields[FIELDS_MAX]; // ends at the first without a key
+} RecordInfo;
+
+const RecordInfo *record_info(RecordKind kind);
+int record_find(const char *keyword);   // -1 when unknown
+uint32_t record_bytes(RecordKind kind); // in the binary form, without operands and edges
+uint32_t record_count(const Plan *plan, RecordKind kind);
+// The struct that holds record `index`. Traffic records go strategy by strategy, level by level.
+void *record_at(const Plan *plan, RecordKind kind, uint32_t index);
+
+const char *field_type_name(FieldType type);
+uint32_t field_bytes(FieldType type);
+bool field_is_code(FieldType type);                     // an enum of plan.h
+const char *field_code_name(FieldType type, int code);  // NULL for an unknown code
+int field_code_parse(FieldType type, const char *text); // -1 when unknown
+
+// What any code may rely on before it walks a plan: known codes, indices in range (edges included),
+// finite and sensible numbers, products that do not overflow, unique names.
+typedef struct {
+    RecordKind record;
+    uint32_t index;
+    char message[240]; // does not name the record
+} PlanProblem;
+
+enum {
+    NAME_BYTES_MAX = 255,
+    PLAN_STRATEGIES_MAX = 64,
+    PLAN_GROUPS_MAX = 4096,
+    PLAN_BUFFERS_MAX = 1 << 17,
+    PLAN_STEPS_MAX = 1 << 20,
+};
+
+MUST_CHECK bool plan_within_limits(const Plan *plan, PlanProblem *problem);
+// "buffer 'L0.rows'", "step 12 ('gate')" into `out`.
+void plan_describe_record(const Plan *plan, RecordKind kind, uint32_t index, char *out, size_t size);
+
+#endif
