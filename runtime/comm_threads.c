@@ -1,0 +1,793 @@
+// Channels between threads. A member posts what it sends, every receiver copies its share out of
+// the sender's buffer chunk by chunk as peers arrive, and a sender leaves when all have taken theirs.
+// So a member is never more than one call ahead, and posts need no queue.
+//
+// Locks: world->mutex (list of channels) before a channel's mutex; cause_mutex and the emulation's
+// are taken last. Bytes are copied with no lock held.
+#include "runtime/comm_threads.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/clock.h"
+
+typedef enum { CALL_EXCHANGE, CALL_ALL_GATHER } CallKind;
+
+// What a member sends in its current call.
+typedef struct {
+    uint64_t sequence; // calls begun on this channel
+    CallKind kind;
+    double posted_s;
+    uint64_t pending; // receivers that have not taken their share
+    Exchange exchange;
+    const void *shard;
+    void *gathered;
+    uint64_t bytes;
+} Post;
+
+typedef enum { FLOW_WAITING, FLOW_MOVING, FLOW_TAKEN } FlowState;
+
+// What one member receives from one peer in its current call.
+typedef struct {
+    FlowState state;
+    uint32_t level; // outermost level at which the two ranks differ
+    const char *source[EXCHANGE_PARTS_MAX];
+    char *target[EXCHANGE_PARTS_MAX];
+    uint64_t bytes[EXCHANGE_PARTS_MAX];
+    uint64_t moved, chunk, total; // over all parts; total is shaped, the parts are copied
+    double ready_s;               // when the chunk under way may be copied
+    LinkFlow link;
+} Flow;
+
+typedef struct {
+    pthread_cond_t changed; // a peer posted, or the last receiver has taken this member's rows
+    Post post;
+    Flow *flows; // [members]; NULL until the member has opened the channel
+} Member;
+
+typedef struct Channel {
+    struct Channel *next;
+    Group group;
+    Stream stream;
+    uint32_t order; // how many channels of this group and stream its members opened before
+    uint64_t first_rank;
+    uint32_t member_count;
+    pthread_mutex_t mutex; // guards members' posts and the states of their flows
+    Member *members;
+    uint64_t *ranks;
+} Channel;
+
+typedef struct {
+    Channel *channel;
+    uint32_t own;
+} Handle;
+
+typedef struct {
+    _Atomic uint64_t exchange_bytes, routing_bytes, gather_bytes, reduce_bytes;
+} Counters;
+
+typedef struct {
+    Comm comm; // first: a Comm * of this kind is a ThreadComm *
+    ThreadWorld *world;
+    Handle *handles;
+    uint32_t handle_count;
+    Counters counters[LEVELS_MAX];
+} ThreadComm;
+
+struct ThreadWorld {
+    Cluster cluster;
+    uint64_t size;
+    LinkEmulation *links;
+    double timeout_s;
+    ThreadComm *comms;
+    pthread_mutex_t mutex; // guards the list of channels
+    Channel *channels;
+    pthread_mutex_t cause_mutex;
+    Fault cause;
+    atomic_bool aborted;
+    _Atomic double progress_s; // when any rank last moved or posted anything
+    struct {
+        pthread_mutex_t mutex;
+        pthread_cond_t passed;
+        uint64_t arrived, generation;
+        const double **values; // [rank], of the all-reduce under way
+    } barrier;
+};
+
+// One member's side of one collective.
+typedef struct {
+    ThreadComm *comm;
+    Channel *channel;
+    uint32_t own;
+    Member *member;
+    uint32_t left; // peers whose rows have not been taken
+    uint64_t messages;
+    double end_s, overhead_s; // of the emulated transfers
+    Fault *fault;
+} Call;
+
+static bool world_aborted(ThreadWorld *world, Fault *fault)
+{
+    if (!atomic_load(&world->aborted))
+        return false;
+    pthread_mutex_lock(&world->cause_mutex);
+    if (fault->code == EXIT_DONE)
+        *fault = world->cause;
+    pthread_mutex_unlock(&world->cause_mutex);
+    return true;
+}
+
+// ---- channels --------------------------------------------------------------------------------
+
+static void channel_destroy(Channel *channel)
+{
+    for (uint32_t m = 0; channel->members && m < channel->member_count; m++) {
+        free(channel->members[m].flows);
+        pthread_cond_destroy(&channel->members[m].changed);
+    }
+    pthread_mutex_destroy(&channel->mutex);
+    free(channel->members);
+    free(channel->ranks);
+    free(channel);
+}
+
+static Channel *channel_create(const ThreadWorld *world, const Group *group, Stream stream, uint32_t order,
+                               uint64_t first_rank)
+{
+    Channel *channel = calloc(1, sizeof(*channel));
+    if (!channel)
+        return NULL;
+    uint64_t members = group_size(&world->cluster, group);
+    *channel = (Channel){.group = *group, .stream = stream, .order = order, .first_rank = first_rank};
+    pthread_mutex_init(&channel->mutex, NULL);
+    channel->members = calloc(members, sizeof(*channel->members));
+    channel->ranks = calloc(members, sizeof(*channel->ranks));
+    if (!channel->members || !channel->ranks) {
+        channel_destroy(channel);
+        return NULL;
+    }
+    channel->member_count = (uint32_t)members;
+    for (uint32_t m = 0; m < channel->member_count; m++) {
+        clock_cond_init(&channel->members[m].changed);
+        channel->ranks[m] = group_member_rank(&world->cluster, group, first_rank, m);
+    }
+    return channel;
+}
+
+static bool group_equal(const Group *a, const Group *b)
+{
+    return a->kind == b->kind && a->level == b->level && a->domain == b->domain;
+}
+
+static uint32_t channels_opened(const ThreadComm *comm, const Group *group, Stream stream)
+{
+    uint32_t count = 0;
+    for (uint32_t h = 0; h < comm->handle_count; h++) {
+        const Channel *channel = comm->handles[h].channel;
+        count += group_equal(&channel->group, group) && channel->stream == stream;
+    }
+    return count;
+}
+
+// Finds the channel or makes it; world->mutex is held.
+static Channel *world_channel(ThreadWorld *world, const Group *group, Stream stream, uint32_t order,
+                              uint64_t first_rank)
+{
+    for (Channel *channel = world->channels; channel; channel = channel->next) {
+        if (group_equal(&channel->group, group) && channel->stream == stream && channel->order == order &&
+            channel->first_rank == first_rank)
+            return channel;
+    }
+    Channel *channel = channel_create(world, group, stream, order, first_rank);
+    if (channel) {
+        channel->next = world->channels;
+        world->channels = channel;
+    }
+    return channel;
+}
+
+static uint32_t level_between(const Cluster *cluster, uint64_t a, uint64_t b)
+{
+    uint32_t of_a[LEVELS_MAX], of_b[LEVELS_MAX], level = 0;
+    cluster_coordinates(cluster, a, of_a);
+    cluster_coordinates(cluster, b, of_b);
+    while (level + 1 < cluster->level_count && of_a[level] == of_b[level])
+        level++;
+    return level;
+}
+
+static Flow *flows_create(const Channel *channel, const Cluster *cluster, uint32_t own)
+{
+    Flow *flows = calloc(channel->member_count, sizeof(*flows));
+    for (uint32_t m = 0; flows && m < channel->member_count; m++)
+        flows[m].level = level_between(cluster, channel->ranks[own], channel->ranks[m]);
+    return flows;
+}
+
+static int threads_open(Comm *base, const Group *group, Stream stream, Fault *fault)
+{
+    ThreadComm *comm = (ThreadComm *)base;
+    ThreadWorld *world = comm->world;
+    if (world_aborted(world, fault))
+        return -1;
+    Handle *handles = realloc(comm->handles, (comm->handle_count + 1) * sizeof(*handles));
+    if (!handles) {
+        fault_set(fault, EXIT_FAULT, "out of memory for a channel");
+        return -1;
+    }
+    comm->handles = handles;
+    uint32_t order = channels_opened(comm, group, stream);
+    uint64_t first_rank = group_member_rank(&world->cluster, group, base->rank, 0);
+    uint32_t own = (uint32_t)group_index(&world->cluster, group, base->rank);
+
+    pthread_mutex_lock(&world->mutex);
+    Channel *channel = world_channel(world, group, stream, order, first_rank);
+    Flow *flows = channel ? flows_create(channel, &world->cluster, own) : NULL;
+    if (flows) {
+        pthread_mutex_lock(&channel->mutex);
+        channel->members[own].flows = flows;
+        pthread_mutex_unlock(&channel->mutex);
+    }
+    pthread_mutex_unlock(&world->mutex);
+    if (!flows) {
+        fault_set(fault, EXIT_FAULT, "out of memory for a channel");
+        return -1;
+    }
+    comm->handles[comm->handle_count] = (Handle){.channel = channel, .own = own};
+    return (int)comm->handle_count++;
+}
+
+// ---- waiting ---------------------------------------------------------------------------------
+
+static void channel_describe(const Call *call, char *out, size_t size)
+{
+    const Group *group = &call->channel->group;
+    if (group->level == NONE)
+        snprintf(out, size, "the %s group", group_kind_name(group->kind));
+    else
+        snprintf(out, size, "the %s group of level '%s' (domain %" PRIu32 ")", group_kind_name(group->kind),
+                 call->comm->world->cluster.levels[group->level].name, group->domain);
+}
+
+// Who keeps this member waiting: a peer that has not posted, or one that has not taken its share.
+static bool call_timeout(Call *call)
+{
+    const Channel *channel = call->channel;
+    uint64_t sequence = call->member->post.sequence;
+    uint32_t missing = 0, first = call->own;
+    for (uint32_t m = 0; m < channel->member_count; m++) {
+        const Member *peer = &channel->members[m];
+        bool arrived = peer->post.sequence >= sequence;
+        bool taken = arrived && peer->flows && peer->flows[call->own].state == FLOW_TAKEN;
+        if (m == call->own || (call->left > 0 ? arrived : taken))
+            continue;
+        if (missing++ == 0)
+            first = m;
+    }
+    char group[128], others[48] = "";
+    channel_describe(call, group, sizeof(group));
+    if (missing > 1)
+        snprintf(others, sizeof(others), " (nor did %" PRIu32 " more)", missing - 1);
+    fault_set(call->fault, EXIT_FAULT, "rank %" PRIu64 " did not %s in %s%s and nothing moved for %g s",
+              channel->ranks[first], call->left > 0 ? "arrive" : "take its rows", group, others,
+              call->comm->world->timeout_s);
+    call->fault->peer = (int64_t)channel->ranks[first];
+    return false;
+}
+
+// Waits for a change of this member or, if finite, until `until_s`; the channel's mutex is held.
+// False with a fault when the world was aborted or nothing has moved for too long.
+static bool call_wait(Call *call, double until_s)
+{
+    ThreadWorld *world = call->comm->world;
+    if (world_aborted(world, call->fault))
+        return false;
+    double deadline_s = atomic_load(&world->progress_s) + world->timeout_s;
+    if (!isfinite(until_s) && clock_now_s() >= deadline_s)
+        return call_timeout(call);
+    struct timespec until = clock_timespec(isfinite(until_s) ? until_s : deadline_s);
+    pthread_cond_timedwait(&call->member->changed, &call->channel->mutex, &until);
+    return !world_aborted(world, call->fault);
+}
+
+// ---- the two collectives ---------------------------------------------------------------------
+
+static bool call_mismatch(const Call *call, uint32_t peer, const char *what, uint64_t own, uint64_t theirs)
+{
+    char group[128];
+    channel_describe(call, group, sizeof(group));
+    fault_set(call->fault, EXIT_FAULT, "%s differs in %s: %" PRIu64 " here, %" PRIu64 " at rank %" PRIu64, what,
+              group, own, theirs, call->channel->ranks[peer]);
+    call->fault->peer = (int64_t)call->channel->ranks[peer];
+    return false;
+}
+
+// Do both sides speak of the same call?
+static bool call_match(const Call *call, uint32_t peer)
+{
+    const Post *own = &call->member->post, *other = &call->channel->members[peer].post;
+    if (own->kind != other->kind)
+        return call_mismatch(call, peer, "the kind of collective", own->kind, other->kind);
+    if (own->kind == CALL_ALL_GATHER)
+        return own->bytes == other->bytes || call_mismatch(call, peer, "the shard's size", own->bytes, other->bytes);
+    if (own->exchange.part_count != other->exchange.part_count)
+        return call_mismatch(call, peer, "the number of parts", own->exchange.part_count, other->exchange.part_count);
+    for (uint32_t p = 0; p < own->exchange.part_count; p++) {
+        uint64_t here = own->exchange.parts[p].row_bytes, there = other->exchange.parts[p].row_bytes;
+        if (here != there)
+            return call_mismatch(call, peer, "the size of a row", here, there);
+    }
+    if (own->exchange.counts_known != other->exchange.counts_known)
+        return call_mismatch(call, peer, "whether counts are known", own->exchange.counts_known,
+                             other->exchange.counts_known);
+    int32_t here = own->exchange.recv_counts[peer], there = other->exchange.send_counts[call->own];
+    if (own->exchange.counts_known && here != there)
+        return call_mismatch(call, peer, "the number of rows", (uint64_t)here, (uint64_t)there);
+    return true;
+}
+
+static void flow_begin_chunk(const Call *call, Flow *flow)
+{
+    LinkEmulation *links = call->comm->world->links;
+    uint64_t rest = flow->total - flow->moved;
+    flow->chunk = links && flow->link.chunk_bytes < rest ? flow->link.chunk_bytes : rest;
+    if (links && flow->chunk > 0)
+        flow->ready_s = links_flow_reserve(links, &flow->link, flow->chunk);
+}
+
+static uint64_t rows_before(const int32_t *counts, uint32_t end, uint32_t own)
+{
+    uint64_t rows = 0;
+    for (uint32_t m = 0; m < end; m++)
+        rows += m == own ? 0 : (uint64_t)counts[m];
+    return rows;
+}
+
+// Points the flow from `peer` at its bytes. The channel's mutex is held; the peer has posted.
+static void flow_aim(const Call *call, uint32_t peer, Flow *flow)
+{
+    const Post *own = &call->member->post, *other = &call->channel->members[peer].post;
+    flow->moved = flow->total = 0;
+    flow->bytes[0] = flow->bytes[1] = 0;
+    if (own->kind == CALL_ALL_GATHER) {
+        flow->source[0] = other->shard;
+        flow->target[0] = (char *)own->gathered + peer * own->bytes;
+        flow->total = flow->bytes[0] = own->bytes;
+        return;
+    }
+    const Exchange *exchange = &own->exchange;
+    uint64_t rows = (uint64_t)exchange->recv_counts[peer];
+    uint64_t source_row = rows_before(other->exchange.send_counts, call->own, peer);
+    uint64_t target_row = rows_before(exchange->recv_counts, peer, call->own);
+    for (uint32_t p = 0; p < exchange->part_count; p++) {
+        uint64_t row_bytes = exchange->parts[p].row_bytes;
+        flow->source[p] = (const char *)other->exchange.parts[p].send + source_row * row_bytes;
+        flow->target[p] = (char *)exchange->parts[p].recv + target_row * row_bytes;
+        flow->bytes[p] = rows * row_bytes;
+        flow->total += flow->bytes[p];
+    }
+    flow->total += exchange->counts_known ? 0 : sizeof(int32_t);
+}
+
+static bool flow_begin(Call *call, uint32_t peer, double start_s)
+{
+    if (!call_match(call, peer))
+        return false;
+    Flow *flow = &call->member->flows[peer];
+    flow_aim(call, peer, flow);
+    flow->state = FLOW_MOVING;
+    flow->ready_s = start_s;
+    if (call->comm->world->links) {
+        const Channel *channel = call->channel;
+        links_flow_begin(call->comm->world->links, &flow->link, channel->ranks[peer], channel->ranks[call->own],
+                         flow->total, start_s);
+    }
+    flow_begin_chunk(call, flow);
+    return true;
+}
+
+// Own counts are known: they must be sane and their sum must fit.
+static bool exchange_check_capacity(const Call *call, const Exchange *exchange)
+{
+    uint32_t members = call->channel->member_count;
+    for (uint32_t m = 0; m < members; m++) {
+        if (m != call->own && exchange->recv_counts[m] < 0)
+            return fault_set(call->fault, EXIT_FAULT, "rank %" PRIu64 " sends %" PRId32 " rows",
+                             call->channel->ranks[m], exchange->recv_counts[m]);
+    }
+    uint64_t rows = rows_before(exchange->recv_counts, members, call->own);
+    if (rows > exchange->recv_capacity)
+        return fault_set(call->fault, EXIT_FAULT,
+                         "received %" PRIu64 " rows, its buffer holds %" PRIu64
+                         ": more tokens chose experts behind this rank than the plan reserves for",
+                         rows, exchange->recv_capacity);
+    return true;
+}
+
+// Where rows go depends on the counts of all peers: nothing moves before the last of them has come.
+static bool call_admit_counted(Call *call)
+{
+    Channel *channel = call->channel;
+    Exchange *exchange = &call->member->post.exchange;
+    double start_s = call->member->post.posted_s;
+    for (uint32_t m = 0; m < channel->member_count; m++) {
+        const Post *post = &channel->members[m].post;
+        if (post->sequence != call->member->post.sequence)
+            return true;
+        start_s = fmax(start_s, post->posted_s);
+    }
+    for (uint32_t m = 0; m < channel->member_count; m++) {
+        if (m == call->own)
+            continue;
+        if (!call_match(call, m))
+            return false;
+        exchange->recv_counts[m] = channel->members[m].post.exchange.send_counts[call->own];
+    }
+    if (!exchange_check_capacity(call, exchange))
+        return false;
+    for (uint32_t m = 0; m < channel->member_count; m++) {
+        if (m != call->own && !flow_begin(call, m, start_s))
+            return false;
+    }
+    return true;
+}
+
+// Begins the flows of peers that have come. A flow starts when both sides are there.
+static bool call_admit(Call *call)
+{
+    const Post *own = &call->member->post;
+    bool counted = own->kind == CALL_EXCHANGE && !own->exchange.counts_known;
+    for (uint32_t m = 0; m < call->channel->member_count; m++) {
+        const Post *post = &call->channel->members[m].post;
+        if (m == call->own || call->member->flows[m].state != FLOW_WAITING || post->sequence != own->sequence)
+            continue;
+        if (counted)
+            return call_admit_counted(call);
+        if (!flow_begin(call, m, fmax(own->posted_s, post->posted_s)))
+            return false;
+    }
+    return true;
+}
+
+static void flow_copy(Flow *flow)
+{
+    uint64_t begin = flow->moved, end = flow->moved + flow->chunk;
+    for (uint32_t p = 0; p < EXCHANGE_PARTS_MAX && begin < end; p++) {
+        uint64_t bytes = flow->bytes[p] < end ? flow->bytes[p] : end;
+        if (begin < bytes) {
+            memcpy(flow->target[p] + begin, flow->source[p] + begin, bytes - begin);
+            begin = bytes;
+        }
+        begin -= bytes;
+        end -= bytes;
+    }
+    flow->moved += flow->chunk;
+}
+
+static Flow *call_next_flow(const Call *call, uint32_t *peer)
+{
+    Flow *next = NULL;
+    for (uint32_t m = 0; m < call->channel->member_count; m++) {
+        Flow *flow = &call->member->flows[m];
+        if (m != call->own && flow->state == FLOW_MOVING && (!next || flow->ready_s < next->ready_s)) {
+            next = flow;
+            *peer = m;
+        }
+    }
+    return next;
+}
+
+static void call_take(Call *call, Flow *flow, uint32_t peer)
+{
+    flow->state = FLOW_TAKEN;
+    call->left--;
+    if (flow->total > 0) {
+        call->messages++;
+        call->end_s = fmax(call->end_s, flow->link.clock_s + flow->link.latency_s);
+        call->overhead_s = flow->link.overhead_s;
+    }
+    Member *sender = &call->channel->members[peer];
+    if (--sender->post.pending == 0)
+        pthread_cond_signal(&sender->changed);
+}
+
+// Copies the chunk that is ready first, or waits for it. The channel's mutex is held.
+static bool call_advance(Call *call)
+{
+    uint32_t peer = 0;
+    Flow *flow = call_next_flow(call, &peer);
+    if (!flow)
+        return call_wait(call, INFINITY);
+    ThreadWorld *world = call->comm->world;
+    double now_s = clock_now_s();
+    if (world->links && flow->ready_s > now_s)
+        return call_wait(call, flow->ready_s);
+    pthread_mutex_unlock(&call->channel->mutex);
+    flow_copy(flow);
+    atomic_store(&world->progress_s, now_s);
+    bool taken = flow->moved == flow->total;
+    if (!taken)
+        flow_begin_chunk(call, flow);
+    pthread_mutex_lock(&call->channel->mutex);
+    if (taken)
+        call_take(call, flow, peer);
+    return true;
+}
+
+static void call_post(Call *call, const Post *post)
+{
+    Channel *channel = call->channel;
+    uint64_t sequence = call->member->post.sequence + 1;
+    call->member->post = *post;
+    call->member->post.sequence = sequence;
+    call->member->post.posted_s = clock_now_s();
+    call->member->post.pending = call->left;
+    atomic_store(&call->comm->world->progress_s, call->member->post.posted_s);
+    for (uint32_t m = 0; m < channel->member_count; m++) {
+        call->member->flows[m].state = FLOW_WAITING;
+        if (m != call->own)
+            pthread_cond_signal(&channel->members[m].changed);
+    }
+}
+
+static bool call_transfer(Call *call)
+{
+    const Post *post = &call->member->post;
+    if (post->kind == CALL_EXCHANGE && post->exchange.counts_known &&
+        !exchange_check_capacity(call, &post->exchange))
+        return false;
+    while (call->left > 0) {
+        if (!call_admit(call) || !call_advance(call))
+            return false;
+    }
+    while (post->pending > 0) {
+        if (!call_wait(call, INFINITY))
+            return false;
+    }
+    if (call->comm->world->links && call->messages > 0) {
+        call->end_s += call->overhead_s * (double)call->messages;
+        while (clock_now_s() < call->end_s) {
+            if (!call_wait(call, call->end_s))
+                return false;
+        }
+    }
+    return true;
+}
+
+static bool call_run(ThreadComm *comm, int handle, const Post *post, Fault *fault)
+{
+    if (world_aborted(comm->world, fault))
+        return false;
+    Channel *channel = comm->handles[handle].channel;
+    uint32_t own = comm->handles[handle].own;
+    Call call = {.comm = comm, .channel = channel, .own = own, .member = &channel->members[own], .fault = fault};
+    call.left = channel->member_count - 1;
+    pthread_mutex_lock(&channel->mutex);
+    call_post(&call, post);
+    bool ok = call_transfer(&call);
+    pthread_mutex_unlock(&channel->mutex);
+    return ok;
+}
+
+static bool threads_exchange(Comm *base, int handle, const Exchange *exchange, Fault *fault)
+{
+    ThreadComm *comm = (ThreadComm *)base;
+    const Handle *at = &comm->handles[handle];
+    for (uint32_t m = 0; m < at->channel->member_count; m++) {
+        if (m == at->own)
+            continue;
+        if (exchange->send_counts[m] < 0)
+            return fault_set(fault, EXIT_FAULT, "%" PRId32 " rows to send to rank %" PRIu64, exchange->send_counts[m],
+                             at->channel->ranks[m]);
+        Counters *counters = &comm->counters[at->channel->members[at->own].flows[m].level];
+        uint64_t rows = (uint64_t)exchange->send_counts[m], routing = exchange->counts_known ? 0 : sizeof(int32_t);
+        if (exchange->part_count > 0)
+            atomic_fetch_add(&counters->exchange_bytes, rows * exchange->parts[0].row_bytes);
+        if (exchange->part_count > 1)
+            routing += rows * exchange->parts[1].row_bytes;
+        atomic_fetch_add(&counters->routing_bytes, routing);
+    }
+    return call_run(comm, handle, &(Post){.kind = CALL_EXCHANGE, .exchange = *exchange}, fault);
+}
+
+static bool threads_all_gather(Comm *base, int handle, const void *shard, void *gathered, uint64_t bytes, Fault *fault)
+{
+    ThreadComm *comm = (ThreadComm *)base;
+    const Handle *at = &comm->handles[handle];
+    for (uint32_t m = 0; m < at->channel->member_count; m++) {
+        if (m != at->own)
+            atomic_fetch_add(&comm->counters[at->channel->members[at->own].flows[m].level].gather_bytes, bytes);
+    }
+    char *own = (char *)gathered + at->own * bytes;
+    if (own != shard)
+        memcpy(own, shard, bytes);
+    Post post = {.kind = CALL_ALL_GATHER, .shard = shard, .gathered = gathered, .bytes = bytes};
+    return call_run(comm, handle, &post, fault);
+}
+
+// ---- the world -------------------------------------------------------------------------------
+
+// No time limit: outside the schedule a rank may prepare for as long as it needs, and one that
+// fails aborts the world.
+static bool threads_barrier(Comm *base, Fault *fault)
+{
+    ThreadWorld *world = ((ThreadComm *)base)->world;
+    pthread_mutex_lock(&world->barrier.mutex);
+    uint64_t generation = world->barrier.generation;
+    if (++world->barrier.arrived == world->size) {
+        world->barrier.arrived = 0;
+        world->barrier.generation++;
+        atomic_store(&world->progress_s, clock_now_s());
+        pthread_cond_broadcast(&world->barrier.passed);
+    }
+    while (world->barrier.generation == generation && !atomic_load(&world->aborted))
+        pthread_cond_wait(&world->barrier.passed, &world->barrier.mutex);
+    pthread_mutex_unlock(&world->barrier.mutex);
+    return !world_aborted(world, fault);
+}
+
+enum { REDUCE_COUNT_MAX = 64 };
+
+// Contributions are taken in rank order, so every rank and every run gets the same sum.
+static bool reduce_piece(ThreadComm *comm, double *values, uint32_t count, bool sum, Fault *fault)
+{
+    ThreadWorld *world = comm->world;
+    double result[REDUCE_COUNT_MAX];
+    pthread_mutex_lock(&world->barrier.mutex);
+    world->barrier.values[comm->comm.rank] = values;
+    pthread_mutex_unlock(&world->barrier.mutex);
+    if (!threads_barrier(&comm->comm, fault))
+        return false;
+    memcpy(result, world->barrier.values[0], count * sizeof(*result));
+    for (uint64_t rank = 1; rank < world->size; rank++) {
+        const double *other = world->barrier.values[rank];
+        for (uint32_t i = 0; i < count; i++)
+            result[i] = sum ? result[i] + other[i] : fmax(result[i], other[i]);
+    }
+    if (!threads_barrier(&comm->comm, fault))
+        return false;
+    memcpy(values, result, count * sizeof(*result));
+    return true;
+}
+
+static bool reduce(Comm *comm, double *values, uint32_t count, bool sum, Fault *fault)
+{
+    for (uint32_t done = 0; done < count; done += REDUCE_COUNT_MAX) {
+        uint32_t piece = count - done < REDUCE_COUNT_MAX ? count - done : REDUCE_COUNT_MAX;
+        if (!reduce_piece((ThreadComm *)comm, values + done, piece, sum, fault))
+            return false;
+    }
+    return true;
+}
+
+static bool threads_all_reduce_max(Comm *comm, double *values, uint32_t count, Fault *fault)
+{
+    return reduce(comm, values, count, false, fault);
+}
+
+static bool threads_all_reduce_sum(Comm *comm, double *values, uint32_t count, Fault *fault)
+{
+    return reduce(comm, values, count, true, fault);
+}
+
+static void world_wake_all(ThreadWorld *world)
+{
+    pthread_mutex_lock(&world->mutex);
+    for (Channel *channel = world->channels; channel; channel = channel->next) {
+        pthread_mutex_lock(&channel->mutex);
+        for (uint32_t m = 0; m < channel->member_count; m++)
+            pthread_cond_broadcast(&channel->members[m].changed);
+        pthread_mutex_unlock(&channel->mutex);
+    }
+    pthread_mutex_unlock(&world->mutex);
+    pthread_mutex_lock(&world->barrier.mutex);
+    pthread_cond_broadcast(&world->barrier.passed);
+    pthread_mutex_unlock(&world->barrier.mutex);
+}
+
+static void threads_abort(Comm *base, const Fault *cause)
+{
+    ThreadWorld *world = ((ThreadComm *)base)->world;
+    pthread_mutex_lock(&world->cause_mutex);
+    bool first = world->cause.code == EXIT_DONE;
+    if (first)
+        world->cause = *cause;
+    atomic_store(&world->aborted, true);
+    pthread_mutex_unlock(&world->cause_mutex);
+    if (first)
+        world_wake_all(world);
+}
+
+static void threads_traffic(Comm *base, CommTraffic totals[LEVELS_MAX], bool reset)
+{
+    ThreadComm *comm = (ThreadComm *)base;
+    for (uint32_t l = 0; l < LEVELS_MAX; l++) {
+        Counters *counters = &comm->counters[l];
+        totals[l].exchange_bytes += atomic_load(&counters->exchange_bytes);
+        totals[l].routing_bytes += atomic_load(&counters->routing_bytes);
+        totals[l].gather_bytes += atomic_load(&counters->gather_bytes);
+        totals[l].reduce_bytes += atomic_load(&counters->reduce_bytes);
+        if (!reset)
+            continue;
+        atomic_store(&counters->exchange_bytes, 0);
+        atomic_store(&counters->routing_bytes, 0);
+        atomic_store(&counters->gather_bytes, 0);
+        atomic_store(&counters->reduce_bytes, 0);
+    }
+}
+
+static const CommOps thread_ops = {
+    .name = "threads",
+    .open = threads_open,
+    .exchange = threads_exchange,
+    .all_gather = threads_all_gather,
+    .barrier = threads_barrier,
+    .all_reduce_max = threads_all_reduce_max,
+    .all_reduce_sum = threads_all_reduce_sum,
+    .abort = threads_abort,
+    .traffic = threads_traffic,
+};
+
+ThreadWorld *thread_world_create(const Cluster *cluster, LinkEmulation *links, double timeout_s)
+{
+    ThreadWorld *world = calloc(1, sizeof(*world));
+    if (!world)
+        return NULL;
+    world->cluster = *cluster;
+    world->size = cluster_gpus(cluster);
+    world->links = links;
+    world->timeout_s = timeout_s;
+    pthread_mutex_init(&world->mutex, NULL);
+    pthread_mutex_init(&world->cause_mutex, NULL);
+    pthread_mutex_init(&world->barrier.mutex, NULL);
+    clock_cond_init(&world->barrier.passed);
+    atomic_store(&world->progress_s, clock_now_s());
+    world->comms = calloc(world->size, sizeof(*world->comms));
+    world->barrier.values = calloc(world->size, sizeof(*world->barrier.values));
+    if (!world->comms || !world->barrier.values) {
+        thread_world_destroy(world);
+        return NULL;
+    }
+    for (uint64_t rank = 0; rank < world->size; rank++) {
+        world->comms[rank].world = world;
+        world->comms[rank].comm =
+            (Comm){.ops = &thread_ops, .rank = rank, .size = world->size, .cluster = &world->cluster};
+    }
+    return world;
+}
+
+void thread_world_destroy(ThreadWorld *world)
+{
+    if (!world)
+        return;
+    for (uint64_t rank = 0; world->comms && rank < world->size; rank++)
+        free(world->comms[rank].handles);
+    while (world->channels) {
+        Channel *channel = world->channels;
+        world->channels = channel->next;
+        channel_destroy(channel);
+    }
+    pthread_mutex_destroy(&world->mutex);
+    pthread_mutex_destroy(&world->cause_mutex);
+    pthread_mutex_destroy(&world->barrier.mutex);
+    pthread_cond_destroy(&world->barrier.passed);
+    free(world->comms);
+    free(world->barrier.values);
+    free(world);
+}
+
+Comm *thread_world_comm(ThreadWorld *world, uint64_t rank)
+{
+    return &world->comms[rank].comm;
+}
+
+Fault thread_world_cause(ThreadWorld *world)
+{
+    pthread_mutex_lock(&world->cause_mutex);
+    Fault cause = world->cause;
+    pthread_mutex_unlock(&world->cause_mutex);
+    return cause;
+}
