@@ -4,6 +4,7 @@
 #include <cjson/cJSON.h>
 
 #include "backends/plan_facts.h"
+#include "backends/simulate.h"
 
 static cJSON *add_object(cJSON *parent, const char *key)
 {
@@ -84,7 +85,9 @@ static void add_solution(cJSON *root, const Plan *plan, double solve_s)
     else
         cJSON_AddNullToObject(object, "solve_s");
     cJSON_AddNumberToObject(object, "iteration_s", plan->iteration_s);
-    cJSON_AddNullToObject(object, "simulated_s"); // filled by the schedule simulator
+    Arena *arena = arena_create();
+    cJSON_AddNumberToObject(object, "simulated_s", simulate(plan, arena)->iteration_s);
+    arena_destroy(arena);
     add_layers(object, plan);
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "backends/plan_facts.h"
+#include "backends/simulate.h"
 
 static void print_heading(const Plan *plan, Text *out)
 {
@@ -134,6 +135,11 @@ void summary_print(const Plan *plan, uint64_t plan_bytes, Text *out)
     summary_print_comparison(plan, out);
     text_append(out, "\n");
     print_traffic(plan, out);
+    Arena *arena = arena_create();
+    const Simulation *simulation = simulate(plan, arena);
+    text_format(out, "iteration: %s by the solver's model, %s in simulation of the schedule\n",
+                format_time(value, plan->iteration_s), format_time(size, simulation->iteration_s));
+    arena_destroy(arena);
     PlanMessages messages = plan_messages(plan);
     text_format(out, "messages per layer, all GPUs: %.0f in one exchange, %.0f in the gathers\n", messages.exchange, messages.gather);
     text_format(out, "memory per GPU: %s in %u buffers\n", format_bytes(value, (double)plan->arena_bytes), plan->buffer_count);

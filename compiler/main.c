@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "backends/json.h"
+#include "backends/simulate.h"
 #include "backends/summary.h"
 #include "compiler/compile.h"
 #include "compiler/explain.h"
@@ -36,12 +37,12 @@ static const char *const dump_names[] = {
 typedef struct {
     const char *input, *output;
     DumpKind dump;
-    bool explain, check, help_language;
+    bool explain, check, simulate, help_language;
     CheckOptions checks;
     int dispatch;
 } Options;
 
-enum { OPTION_DUMP = 256, OPTION_DOMAIN, OPTION_DISPATCH, OPTION_CHECK, OPTION_EXPLAIN, OPTION_EMIT, OPTION_LANGUAGE };
+enum { OPTION_DUMP = 256, OPTION_DOMAIN, OPTION_DISPATCH, OPTION_CHECK, OPTION_EXPLAIN, OPTION_SIMULATE, OPTION_EMIT, OPTION_LANGUAGE };
 
 const char *argp_program_version = "hepc " HEP_VERSION;
 
@@ -66,6 +67,7 @@ static const struct argp_option option_table[] = {
     {"domain", OPTION_DOMAIN, "SIZES", 0, "force the strategy: auto, ep, gather, or sizes such as dc=2,gpu=8 (levels not named: 1)", 0},
     {"dispatch", OPTION_DISPATCH, "KIND", 0, "force naive or dedup, whatever the plan block says", 0},
     {"explain", OPTION_EXPLAIN, NULL, 0, "say why: what binds, the runner-up, where the choice flips", 0},
+    {"simulate", OPTION_SIMULATE, NULL, 0, "run the schedule in predicted time: critical path, busy streams and ports", 0},
     {"check", OPTION_CHECK, NULL, 0, "only check the input (a plan: run the verifier)", 0},
     {"help-language", OPTION_LANGUAGE, NULL, 0, "list every block and key of the .hep language", 0},
     {0},
@@ -110,6 +112,9 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         return 0;
     case OPTION_EXPLAIN:
         options->explain = true;
+        return 0;
+    case OPTION_SIMULATE:
+        options->simulate = true;
         return 0;
     case OPTION_CHECK:
         options->check = true;
@@ -227,12 +232,23 @@ static int print_plan(const Options *options, const Plan *plan, double solve_s, 
 
 // ---- plans as input --------------------------------------------------------------------------
 
+static void print_simulation(const Plan *plan)
+{
+    Arena *arena = arena_create();
+    Text text = {0};
+    simulation_print(plan, simulate(plan, arena), &text);
+    fputs(text.data, stdout);
+    text_free(&text);
+    arena_destroy(arena);
+}
+
 static int finish(const Options *options, const Plan *plan, double solve_s, bool compare)
 {
     Encoded encoded = {0};
-    if (!plan_encode(plan, &encoded.bytes, &encoded.length)) {
-        fprintf(stderr, "hepc: internal: the plan cannot be encoded\n");
-        return EXIT_INTERNAL;
+    char error[PLAN_ERROR_MAX];
+    if (!plan_encode(plan, &encoded.bytes, &encoded.length, error)) {
+        fprintf(stderr, "hepc: %s: the plan cannot be written: %s\n", options->input, error);
+        return EXIT_INPUT;
     }
     int code = EXIT_DONE;
     if (options->dump != DUMP_NONE) {
@@ -240,7 +256,9 @@ static int finish(const Options *options, const Plan *plan, double solve_s, bool
     } else {
         if (options->output)
             code = write_output(options, encoded.bytes, encoded.length);
-        if (compare && code == EXIT_DONE) {
+        if (options->simulate)
+            print_simulation(plan);
+        else if (compare && code == EXIT_DONE) {
             Text text = {0};
             summary_print_comparison(plan, &text);
             fputs(text.data, stdout);
@@ -288,7 +306,7 @@ static int use_plan(const Options *options, const Plan *plan)
         return EXIT_DONE;
     }
     Options shown = *options;
-    if (options->dump == DUMP_NONE && !options->output)
+    if (options->dump == DUMP_NONE && !options->output && !options->simulate)
         shown.dump = DUMP_SUMMARY;
     return finish(&shown, plan, -1, false);
 }

@@ -1,0 +1,299 @@
+// The threads communicator: who gets which rows, byte counters, faults, and the time of collectives
+// over emulated links.
+#include <criterion/criterion.h>
+
+#include <pthread.h>
+#include <string.h>
+
+#include "runtime/clock.h"
+#include "runtime/comm_threads.h"
+
+enum { RANKS = 6, ROWS_MAX = 64, COLUMNS = 3 };
+
+static const Cluster cluster = {
+    .name = "comm",
+    .level_count = 2,
+    .levels = {{.name = "dc", .count = 2, .bandwidth_bytes_per_s = 10e6, .latency_s = 0.03},
+               {.name = "gpu", .count = 3, .bandwidth_bytes_per_s = 100e6}},
+};
+
+typedef struct {
+    ThreadWorld *world;
+    Comm *comm;
+    bool (*body)(Comm *comm, Fault *fault);
+    Fault fault;
+    bool ok;
+} Rank;
+
+static void *rank_run(void *argument)
+{
+    Rank *rank = argument;
+    rank->ok = rank->body(rank->comm, &rank->fault);
+    if (!rank->ok)
+        rank->comm->ops->abort(rank->comm, &rank->fault);
+    return NULL;
+}
+
+// Runs `body` on every rank; returns the first fault.
+static Fault ranks_run(LinkEmulation *links, double timeout_s, bool (*body)(Comm *, Fault *))
+{
+    ThreadWorld *world = thread_world_create(&cluster, links, timeout_s);
+    Rank ranks[RANKS];
+    pthread_t threads[RANKS];
+    for (uint64_t r = 0; r < RANKS; r++) {
+        ranks[r] = (Rank){.world = world, .comm = thread_world_comm(world, r), .body = body};
+        pthread_create(&threads[r], NULL, rank_run, &ranks[r]);
+    }
+    for (uint64_t r = 0; r < RANKS; r++)
+        pthread_join(threads[r], NULL);
+    Fault cause = thread_world_cause(world);
+    for (uint64_t r = 0; r < RANKS; r++)
+        cr_assert_eq(ranks[r].ok, cause.code == EXIT_DONE, "rank %d", (int)r);
+    thread_world_destroy(world);
+    return cause;
+}
+
+static const Group of_gpus = {GROUP_EXCHANGE, 1, 1}, of_dcs = {GROUP_LEVEL, 0, 1}, of_all = {GROUP_WORLD, NONE, 1};
+
+// Uneven and partly zero, different in every round.
+static int32_t rows_between(uint64_t from, uint64_t to, uint32_t round)
+{
+    return (int32_t)((from * 5 + to * 3 + round) % 4);
+}
+
+static float value_of(uint64_t from, uint64_t to, uint32_t row, uint32_t column)
+{
+    return (float)(from * 1000 + to * 100 + row * 10 + column);
+}
+
+static bool exchange_round(Comm *comm, int channel, const Group *group, uint32_t round, Fault *fault)
+{
+    float sent[ROWS_MAX][COLUMNS], received[ROWS_MAX][COLUMNS], returned[ROWS_MAX][COLUMNS];
+    int32_t tags[ROWS_MAX], received_tags[ROWS_MAX], send_counts[RANKS], recv_counts[RANKS];
+    uint32_t members = (uint32_t)group_size(comm->cluster, group), row = 0;
+    uint32_t own = (uint32_t)group_index(comm->cluster, group, comm->rank);
+    for (uint32_t m = 0; m < members; m++) {
+        uint64_t peer = group_member_rank(comm->cluster, group, comm->rank, m);
+        send_counts[m] = rows_between(comm->rank, peer, round);
+        recv_counts[m] = -7;
+        for (int32_t i = 0; m != own && i < send_counts[m]; i++, row++) {
+            tags[row] = (int32_t)comm->rank;
+            for (uint32_t c = 0; c < COLUMNS; c++)
+                sent[row][c] = value_of(comm->rank, peer, (uint32_t)i, c);
+        }
+    }
+    Exchange there = {.part_count = 2,
+                      .parts = {{sent, received, sizeof(*sent)}, {tags, received_tags, sizeof(*tags)}},
+                      .send_counts = send_counts,
+                      .recv_counts = recv_counts,
+                      .recv_capacity = ROWS_MAX};
+    if (!comm->ops->exchange(comm, channel, &there, fault))
+        return false;
+    row = 0;
+    for (uint32_t m = 0; m < members; m++) {
+        uint64_t peer = group_member_rank(comm->cluster, group, comm->rank, m);
+        cr_assert_eq(recv_counts[m], m == own ? -7 : rows_between(peer, comm->rank, round));
+        for (int32_t i = 0; m != own && i < recv_counts[m]; i++, row++) {
+            cr_assert_eq(received_tags[row], (int32_t)peer);
+            for (uint32_t c = 0; c < COLUMNS; c++)
+                cr_assert_eq(received[row][c], value_of(peer, comm->rank, (uint32_t)i, c));
+        }
+    }
+    Exchange back = {.part_count = 1,
+                     .parts = {{received, returned, sizeof(*received)}},
+                     .send_counts = recv_counts,
+                     .recv_counts = send_counts,
+                     .counts_known = true,
+                     .recv_capacity = ROWS_MAX};
+    if (!comm->ops->exchange(comm, channel, &back, fault))
+        return false;
+    uint32_t rows = 0;
+    for (uint32_t m = 0; m < members; m++)
+        rows += m == own ? 0 : (uint32_t)send_counts[m];
+    cr_assert(memcmp(sent, returned, rows * sizeof(*sent)) == 0, "rows did not come home");
+    return true;
+}
+
+static bool exchange_many(Comm *comm, Fault *fault)
+{
+    const Group *groups[] = {&of_gpus, &of_dcs, &of_all};
+    for (size_t g = 0; g < COUNT_OF(groups); g++) {
+        int channel = comm->ops->open(comm, groups[g], STREAM_EXCHANGE, fault);
+        if (channel < 0)
+            return false;
+        for (uint32_t round = 0; round < 20; round++) {
+            if (!exchange_round(comm, channel, groups[g], round, fault))
+                return false;
+        }
+    }
+    return true;
+}
+
+Test(comm, exchange_delivers_every_row_and_takes_results_back)
+{
+    Fault fault = ranks_run(NULL, 10, exchange_many);
+    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+}
+
+Test(comm, exchange_over_links_delivers_the_same)
+{
+    LinkEmulation *links = links_create(&(Cluster){
+        .level_count = 2,
+        .levels = {{.count = 2, .bandwidth_bytes_per_s = 1e9}, {.count = 3, .bandwidth_bytes_per_s = 1e9}}});
+    Fault fault = ranks_run(links, 10, exchange_many);
+    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+    links_destroy(links);
+}
+
+static bool gather_and_reduce(Comm *comm, Fault *fault)
+{
+    uint64_t shard[5], gathered[3][5];
+    int channel = comm->ops->open(comm, &of_gpus, STREAM_MIGRATE, fault);
+    if (channel < 0)
+        return false;
+    for (uint64_t round = 0; round < 20; round++) {
+        for (uint64_t i = 0; i < 5; i++)
+            shard[i] = comm->rank * 100 + round * 10 + i;
+        if (!comm->ops->all_gather(comm, channel, shard, gathered, sizeof(shard), fault))
+            return false;
+        for (uint64_t m = 0; m < 3; m++) {
+            for (uint64_t i = 0; i < 5; i++)
+                cr_assert_eq(gathered[m][i], (comm->rank / 3 * 3 + m) * 100 + round * 10 + i);
+        }
+    }
+    double sums[100], largest = (double)comm->rank;
+    for (uint32_t i = 0; i < 100; i++)
+        sums[i] = (double)(comm->rank + i);
+    if (!comm->ops->all_reduce_sum(comm, sums, 100, fault) || !comm->ops->all_reduce_max(comm, &largest, 1, fault))
+        return false;
+    for (uint32_t i = 0; i < 100; i++)
+        cr_assert_eq(sums[i], 15 + 6.0 * i);
+    cr_assert_eq(largest, 5);
+    return true;
+}
+
+Test(comm, gathers_and_reductions)
+{
+    Fault fault = ranks_run(NULL, 10, gather_and_reduce);
+    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+}
+
+static bool count_bytes(Comm *comm, Fault *fault)
+{
+    float rows[8][COLUMNS] = {{0}}, received[8][COLUMNS];
+    int32_t tags[8] = {0}, received_tags[8], send_counts[RANKS], recv_counts[RANKS];
+    uint64_t shard = 0, gathered[2];
+    int world = comm->ops->open(comm, &of_all, STREAM_EXCHANGE, fault);
+    int pairs = comm->ops->open(comm, &of_dcs, STREAM_MIGRATE, fault);
+    for (uint32_t m = 0; m < RANKS; m++)
+        send_counts[m] = 1;
+    Exchange exchange = {.part_count = 2,
+                         .parts = {{rows, received, sizeof(*rows)}, {tags, received_tags, sizeof(*tags)}},
+                         .send_counts = send_counts,
+                         .recv_counts = recv_counts,
+                         .recv_capacity = 8};
+    if (!comm->ops->exchange(comm, world, &exchange, fault) ||
+        !comm->ops->all_gather(comm, pairs, &shard, gathered, sizeof(shard), fault))
+        return false;
+    CommTraffic totals[LEVELS_MAX] = {0}, after[LEVELS_MAX] = {0};
+    comm->ops->traffic(comm, totals, true);
+    comm->ops->traffic(comm, after, false);
+    // Three peers in the other data centre, two in this one; a row of 12 bytes, a tag and a count of 4.
+    cr_assert_eq(totals[0].exchange_bytes, 36);
+    cr_assert_eq(totals[1].exchange_bytes, 24);
+    cr_assert_eq(totals[0].routing_bytes, 24);
+    cr_assert_eq(totals[1].routing_bytes, 16);
+    cr_assert_eq(totals[0].gather_bytes, 8);
+    cr_assert_eq(totals[1].gather_bytes, 0);
+    cr_assert_eq(after[0].exchange_bytes + after[1].exchange_bytes + after[0].gather_bytes, 0);
+    return true;
+}
+
+Test(comm, bytes_are_counted_by_the_level_they_cross)
+{
+    Fault fault = ranks_run(NULL, 10, count_bytes);
+    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+}
+
+static bool overflow(Comm *comm, Fault *fault)
+{
+    char rows[3][8] = {{0}}, received[2][8];
+    int32_t send_counts[] = {1, 1, 1}, recv_counts[3];
+    int channel = comm->ops->open(comm, &of_gpus, STREAM_EXCHANGE, fault);
+    Exchange exchange = {.part_count = 1,
+                         .parts = {{rows, received, 8}},
+                         .send_counts = send_counts,
+                         .recv_counts = recv_counts,
+                         .recv_capacity = comm->rank == 4 ? 1 : 2};
+    return comm->ops->exchange(comm, channel, &exchange, fault) && comm->ops->barrier(comm, fault);
+}
+
+Test(comm, more_rows_than_fit_end_every_rank)
+{
+    Fault fault = ranks_run(NULL, 10, overflow);
+    cr_assert_eq(fault.code, EXIT_FAULT);
+    cr_assert_not_null(strstr(fault.message, "received 2 rows, its buffer holds 1"), "%s", fault.message);
+}
+
+static bool mismatch(Comm *comm, Fault *fault)
+{
+    uint64_t shard[2] = {0}, gathered[3][2];
+    int channel = comm->ops->open(comm, &of_gpus, STREAM_MIGRATE, fault);
+    return comm->ops->all_gather(comm, channel, shard, gathered, comm->rank == 2 ? 8 : 16, fault) &&
+           comm->ops->barrier(comm, fault);
+}
+
+Test(comm, members_that_disagree_are_a_fault)
+{
+    Fault fault = ranks_run(NULL, 10, mismatch);
+    cr_assert_eq(fault.code, EXIT_FAULT);
+    cr_assert_not_null(strstr(fault.message, "the shard's size differs"), "%s", fault.message);
+    cr_assert_geq(fault.peer, 0);
+}
+
+static bool missing_peer(Comm *comm, Fault *fault)
+{
+    uint64_t shard = 0, gathered[3];
+    int channel = comm->ops->open(comm, &of_gpus, STREAM_MIGRATE, fault);
+    return (comm->rank == 5 || comm->ops->all_gather(comm, channel, &shard, gathered, 8, fault)) &&
+           comm->ops->barrier(comm, fault);
+}
+
+Test(comm, a_peer_that_does_not_come_is_named_in_time)
+{
+    double start_s = clock_now_s();
+    Fault fault = ranks_run(NULL, 0.2, missing_peer);
+    cr_assert_lt(clock_now_s() - start_s, 1);
+    cr_assert_eq(fault.code, EXIT_FAULT);
+    cr_assert_eq(fault.peer, 5);
+    cr_assert_not_null(strstr(fault.message, "rank 5 did not arrive in the exchange group of level 'gpu'"), "%s",
+                       fault.message);
+}
+
+static double slowest_s;
+static pthread_mutex_t slowest_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static bool timed_gather(Comm *comm, Fault *fault)
+{
+    static char shards[RANKS][200000], gathered[RANKS][2][200000];
+    int channel = comm->ops->open(comm, &of_dcs, STREAM_MIGRATE, fault);
+    if (!comm->ops->barrier(comm, fault))
+        return false;
+    double start_s = clock_now_s();
+    bool ok = comm->ops->all_gather(comm, channel, shards[comm->rank], gathered[comm->rank], 200000, fault);
+    pthread_mutex_lock(&slowest_mutex);
+    double took_s = clock_now_s() - start_s;
+    slowest_s = took_s > slowest_s ? took_s : slowest_s;
+    pthread_mutex_unlock(&slowest_mutex);
+    return ok;
+}
+
+Test(comm, a_gather_over_links_takes_what_the_cost_model_says)
+{
+    LinkEmulation *links = links_create(&cluster);
+    Fault fault = ranks_run(links, 10, timed_gather);
+    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+    // a + c V / B = 30 ms + 3 x 200 kB / 10 MB/s
+    cr_assert_float_eq(slowest_s, 0.09, 0.05 * 0.09 + 0.003, "took %g s", slowest_s);
+    links_destroy(links);
+}

@@ -1,0 +1,130 @@
+// Link emulation: transfers take the time that the ports of their path need, in real time.
+#include <criterion/criterion.h>
+
+#include <pthread.h>
+
+#include "runtime/clock.h"
+#include "runtime/links.h"
+
+// 2 x 2 x 2 ranks: 10 MB/s, 40 MB/s, 80 MB/s.
+static const Cluster cluster = {
+    .name = "links",
+    .level_count = 3,
+    .levels = {{.name = "dc", .count = 2, .bandwidth_bytes_per_s = 10e6, .latency_s = 0.02},
+               {.name = "node", .count = 2, .bandwidth_bytes_per_s = 40e6, .latency_s = 0.001},
+               {.name = "gpu", .count = 2, .bandwidth_bytes_per_s = 80e6}},
+};
+
+typedef struct {
+    LinkEmulation *links;
+    uint64_t from, to, bytes;
+    double start_s, took_s;
+} Transfer;
+
+static void *transfer_run(void *argument)
+{
+    Transfer *transfer = argument;
+    LinkFlow flow;
+    links_flow_begin(transfer->links, &flow, transfer->from, transfer->to, transfer->bytes, transfer->start_s);
+    for (uint64_t moved = 0; moved < transfer->bytes;) {
+        uint64_t rest = transfer->bytes - moved, chunk = flow.chunk_bytes < rest ? flow.chunk_bytes : rest;
+        clock_sleep_until(links_flow_reserve(transfer->links, &flow, chunk));
+        moved += chunk;
+    }
+    transfer->took_s = clock_now_s() - transfer->start_s;
+    return NULL;
+}
+
+// Starts all transfers at once and waits for them.
+static void transfers_run(Transfer *transfers, size_t count)
+{
+    LinkEmulation *links = links_create(&cluster);
+    pthread_t threads[4];
+    double start_s = clock_now_s();
+    for (size_t t = 0; t < count; t++) {
+        transfers[t].links = links;
+        transfers[t].start_s = start_s;
+        pthread_create(&threads[t], NULL, transfer_run, &transfers[t]);
+    }
+    for (size_t t = 0; t < count; t++)
+        pthread_join(threads[t], NULL);
+    links_destroy(links);
+}
+
+// A port is never faster than its bandwidth; how much slower a run may be depends on the machine.
+static void expect_time(const Transfer *transfer, double expected_s)
+{
+    cr_assert_geq(transfer->took_s, 0.98 * expected_s, "took %g s, too fast for %g s", transfer->took_s, expected_s);
+    cr_assert_leq(transfer->took_s, 1.05 * expected_s + 0.005, "took %g s, expected %g s", transfer->took_s,
+                  expected_s);
+}
+
+Test(links, lone_transfer_takes_volume_over_bandwidth)
+{
+    Transfer outer[] = {{.from = 0, .to = 4, .bytes = 2000000}}, inner[] = {{.from = 0, .to = 1, .bytes = 16000000}};
+    transfers_run(outer, 1);
+    expect_time(&outer[0], 0.2);
+    transfers_run(inner, 1);
+    expect_time(&inner[0], 0.2);
+}
+
+Test(links, two_transfers_out_of_one_port_share_it)
+{
+    Transfer transfers[] = {{.from = 0, .to = 4, .bytes = 1000000}, {.from = 1, .to = 5, .bytes = 1000000}};
+    transfers_run(transfers, 2);
+    expect_time(&transfers[0], 0.2);
+    expect_time(&transfers[1], 0.2);
+}
+
+Test(links, two_transfers_into_one_port_share_it)
+{
+    Transfer transfers[] = {{.from = 0, .to = 1, .bytes = 8000000}, {.from = 0, .to = 1, .bytes = 8000000}};
+    transfers[1].from = 3; // through node 1's egress, and into node 0's: not the gpu egress of rank 0
+    transfers_run(transfers, 2);
+    // The port of rank 1 takes 80 MB/s; the transfer from the other node gets at most its 40 MB/s of it.
+    expect_time(&transfers[0], 0.2);
+    expect_time(&transfers[1], 0.2);
+}
+
+Test(links, a_short_transfer_leaves_the_port_to_the_long_one)
+{
+    Transfer transfers[] = {{.from = 0, .to = 4, .bytes = 500000}, {.from = 0, .to = 4, .bytes = 1500000}};
+    transfers_run(transfers, 2);
+    expect_time(&transfers[0], 0.1);
+    expect_time(&transfers[1], 0.2);
+}
+
+Test(links, outer_transfers_load_the_ports_inside)
+{
+    // 10 MB/s leave through rank 0's 80 MB/s port towards the other data centre: 70 MB/s are left.
+    Transfer transfers[] = {{.from = 0, .to = 4, .bytes = 2000000}, {.from = 0, .to = 1, .bytes = 14000000}};
+    transfers_run(transfers, 2);
+    expect_time(&transfers[0], 0.2);
+    expect_time(&transfers[1], 0.2);
+    cr_assert_geq(transfers[1].took_s, 0.19);
+}
+
+Test(links, ports_are_independent_and_both_ways)
+{
+    Transfer transfers[] = {{.from = 0, .to = 4, .bytes = 2000000},
+                            {.from = 4, .to = 0, .bytes = 2000000},
+                            {.from = 2, .to = 3, .bytes = 16000000}};
+    transfers_run(transfers, 3);
+    for (size_t t = 0; t < 3; t++)
+        expect_time(&transfers[t], 0.2);
+}
+
+Test(links, latency_is_of_the_outermost_level_that_differs)
+{
+    LinkEmulation *links = links_create(&cluster);
+    LinkFlow flow;
+    links_flow_begin(links, &flow, 1, 5, 1, 0);
+    cr_assert_eq(flow.latency_s, 0.02);
+    cr_assert_eq(flow.port_count, 6);
+    links_flow_begin(links, &flow, 1, 3, 1, 0);
+    cr_assert_eq(flow.latency_s, 0.001);
+    cr_assert_eq(flow.port_count, 4);
+    links_flow_begin(links, &flow, 3, 3, 1, 0);
+    cr_assert_eq(flow.port_count, 0);
+    links_destroy(links);
+}

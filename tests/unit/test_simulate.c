@@ -1,0 +1,114 @@
+// The simulator against closed forms: single transfers, shared ports, chains, fork and join.
+#include <criterion/criterion.h>
+#include <math.h>
+#include <string.h>
+
+#include "backends/simulate.h"
+
+enum { STEPS_MAX = 8 };
+
+// A hand-written abstract plan: 2 workers of 4 GPUs, 1 GB/s outside, 1 GB/s per GPU inside.
+typedef struct {
+    Plan plan;
+    Step steps[STEPS_MAX];
+    Group groups[4];
+    uint32_t after[STEPS_MAX];
+} Toy;
+
+static void toy_init(Toy *toy)
+{
+    memset(toy, 0, sizeof *toy);
+    toy->plan.cluster = (Cluster){.name = "c", .level_count = 2, .levels = {{"dc", 2, 1e9, 1e-3, 0}, {"gpu", 4, 1e9, 1e-4, 1e-5}}};
+    toy->groups[0] = (Group){GROUP_EXCHANGE, 0, 1};
+    toy->groups[1] = (Group){GROUP_GATHER, 0, 2};
+    toy->groups[2] = (Group){GROUP_EXCHANGE, 1, 1};
+    toy->groups[3] = (Group){GROUP_GATHER, 1, 4};
+    toy->plan.groups = toy->groups;
+    toy->plan.steps = toy->steps;
+    toy->plan.after = toy->after;
+    toy->plan.group_count = 4;
+}
+
+static uint32_t add(Toy *toy, Op op, int32_t group, double cost_s, double bytes, int32_t after)
+{
+    Step *step = &toy->steps[toy->plan.step_count];
+    *step = (Step){.op = op, .layer = NONE, .group = group, .cost_s = cost_s, .bytes = bytes};
+    step->level = group == NONE ? NONE : toy->groups[group].level;
+    step->after_first = toy->plan.after_count;
+    if (after != NONE) {
+        step->after_count = 1;
+        toy->after[toy->plan.after_count++] = (uint32_t)after;
+    }
+    return toy->plan.step_count++;
+}
+
+static double run(const Toy *toy)
+{
+    Arena *arena = arena_create();
+    double time_s = simulate(&toy->plan, arena)->iteration_s;
+    arena_destroy(arena);
+    return time_s;
+}
+
+static void expect(const Toy *toy, double wanted_s)
+{
+    double got_s = run(toy);
+    cr_assert(fabs(got_s - wanted_s) <= 1e-9 * wanted_s, "%.12g s, not %.12g s", got_s, wanted_s);
+}
+
+Test(simulate, one_transfer_takes_latency_and_bytes_through_the_shared_port)
+{
+    Toy toy;
+    toy_init(&toy);
+    add(&toy, OP_DISPATCH, 0, 0, 1e6, NONE);
+    expect(&toy, 1e-3 + 4e6 / 1e9); // four GPUs share the outer port
+    toy_init(&toy);
+    add(&toy, OP_DISPATCH, 2, 0, 1e6, NONE);
+    expect(&toy, 1e-4 + 3e-5 + 1e6 / 1e9); // three messages
+}
+
+Test(simulate, gather_and_exchange_share_a_port_by_flows)
+{
+    Toy toy;
+    toy_init(&toy);
+    add(&toy, OP_DISPATCH, 0, 0, 1e6, NONE);
+    add(&toy, OP_GATHER, 1, 0, 3e6, NONE);
+    // One flow each: half the port until the exchange has sent 4 MB (8 ms), then the gather alone.
+    expect(&toy, 1e-3 + 8e-3 + 8e-3);
+}
+
+Test(simulate, an_outer_transfer_slows_an_inner_one_on_the_inner_port)
+{
+    Toy toy;
+    toy_init(&toy);
+    toy.plan.cluster.levels[1].overhead_s = 0;
+    add(&toy, OP_DISPATCH, 0, 0, 1e6, NONE); // limited to 250 MB/s a GPU by the outer port, or less
+    add(&toy, OP_GATHER, 3, 0, 3e6, NONE);   // three flows: 3/4 of the GPU's port
+    // 250 MB/s and 750 MB/s for 4 ms; both end there.
+    expect(&toy, 4e-3 + 1e-3);
+}
+
+Test(simulate, chain_fork_and_join)
+{
+    Toy toy;
+    toy_init(&toy);
+    uint32_t first = add(&toy, OP_PRE_EXPERT, NONE, 2e-3, 0, NONE);
+    uint32_t sent = add(&toy, OP_DISPATCH, 0, 0, 1e6, (int32_t)first); // 5 ms from 2 ms
+    add(&toy, OP_GATHER, 3, 0, 0, NONE);                               // nothing to send
+    add(&toy, OP_SHARED_EXPERT, NONE, 3e-3, 0, NONE);                  // beside the dispatch
+    add(&toy, OP_EXPERT, NONE, 1e-3, 0, (int32_t)sent);
+    expect(&toy, 2e-3 + 5e-3 + 1e-3);
+    Arena *arena = arena_create();
+    const Simulation *simulation = simulate(&toy.plan, arena);
+    cr_assert_eq(simulation->steps[4].cause, (int32_t)sent);
+    cr_assert_eq(simulation->steps[sent].cause, (int32_t)first);
+    cr_assert(fabs(simulation->hidden_s + simulation->exposed_s - (5e-3 + 1.3e-4)) < 1e-3);
+    arena_destroy(arena);
+}
+
+Test(simulate, an_empty_plan_takes_no_time)
+{
+    Toy toy;
+    toy_init(&toy);
+    cr_assert_eq(run(&toy), 0);
+}
