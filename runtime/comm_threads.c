@@ -495,6 +495,9 @@ static void call_take(Call *call, Flow *flow, uint32_t peer)
         pthread_cond_signal(&sender->changed);
 }
 
+// All chunks of a flow but the last may be copied this much early: fewer wake-ups, same end.
+static const double run_ahead_s = 0.2e-3;
+
 // Copies the chunk that is ready first, or waits for it. The channel's mutex is held.
 static bool call_advance(Call *call)
 {
@@ -503,8 +506,8 @@ static bool call_advance(Call *call)
     if (!flow)
         return call_wait(call, INFINITY);
     ThreadWorld *world = call->comm->world;
-    double now_s = clock_now_s();
-    if (world->links && flow->ready_s > now_s)
+    double now_s = clock_now_s(), ahead_s = flow->moved + flow->chunk < flow->total ? run_ahead_s : 0;
+    if (world->links && flow->ready_s > now_s + ahead_s)
         return call_wait(call, flow->ready_s);
     pthread_mutex_unlock(&call->channel->mutex);
     flow_copy(flow);

@@ -21,12 +21,15 @@ typedef struct {
 struct LinkEmulation {
     Cluster cluster;
     PortLevel levels[LEVELS_MAX];
+    // One size for all transfers: ports serve chunks in the order they come, so transfers that share
+    // a port share it evenly only if their chunks are alike.
+    uint64_t chunk_bytes;
     pthread_mutex_t mutex; // guards next_free_s of all ports
     Port *ports;
 };
 
-enum { CHUNK_BYTES_MIN = 4096, CHUNKS_PER_TRANSFER = 32 };
-static const double chunk_s_min = 0.5e-3, chunk_s_max = 2e-3; // on the slowest port of the path
+enum { CHUNK_BYTES_MIN = 4096 };
+static const double chunk_s = 1e-3; // of a chunk on the slowest port of the cluster
 
 LinkEmulation *links_create(const Cluster *cluster)
 {
@@ -36,6 +39,7 @@ LinkEmulation *links_create(const Cluster *cluster)
     links->cluster = *cluster;
     pthread_mutex_init(&links->mutex, NULL);
     uint64_t port_count = 0, gpus = cluster_gpus(cluster);
+    double slowest = 0; // seconds per byte
     for (uint32_t l = 0; l < cluster->level_count; l++) {
         PortLevel *level = &links->levels[l];
         level->ranks_per_worker = cluster_gpus_below(cluster, l);
@@ -44,8 +48,11 @@ LinkEmulation *links_create(const Cluster *cluster)
         level->ingress_first = (uint32_t)(port_count + workers);
         double bandwidth = cluster->levels[l].bandwidth_bytes_per_s;
         level->seconds_per_byte = bandwidth > 0 ? 1 / bandwidth : 0;
+        slowest = fmax(slowest, level->seconds_per_byte);
         port_count += 2 * workers;
     }
+    double chunk_bytes = slowest > 0 ? fmin(chunk_s / slowest, 1e12) : 1e12;
+    links->chunk_bytes = chunk_bytes > CHUNK_BYTES_MIN ? (uint64_t)chunk_bytes : CHUNK_BYTES_MIN;
     links->ports = port_count < UINT32_MAX ? calloc(port_count, sizeof(*links->ports)) : NULL;
     if (!links->ports) {
         links_destroy(links);
@@ -86,17 +93,13 @@ void links_flow_begin(const LinkEmulation *links, LinkFlow *flow, uint64_t from,
         return;
     flow->latency_s = links->cluster.levels[outermost].latency_s;
     flow->overhead_s = links->cluster.levels[outermost].overhead_s;
-    double slowest = 0;
+    if (bytes > links->chunk_bytes)
+        flow->chunk_bytes = links->chunk_bytes;
     for (uint32_t l = outermost; l < links->cluster.level_count; l++) {
         const PortLevel *level = &links->levels[l];
         flow->ports[flow->port_count++] = level->egress_first + (uint32_t)(from / level->ranks_per_worker);
         flow->ports[flow->port_count++] = level->ingress_first + (uint32_t)(to / level->ranks_per_worker);
-        slowest = fmax(slowest, level->seconds_per_byte);
     }
-    double chunk_s = fmin(fmax((double)bytes * slowest / CHUNKS_PER_TRANSFER, chunk_s_min), chunk_s_max);
-    double chunk = slowest > 0 ? chunk_s / slowest : (double)bytes;
-    if (chunk < (double)bytes)
-        flow->chunk_bytes = chunk > CHUNK_BYTES_MIN ? (uint64_t)chunk : CHUNK_BYTES_MIN;
 }
 
 double links_flow_reserve(LinkEmulation *links, LinkFlow *flow, uint64_t bytes)

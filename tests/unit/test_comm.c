@@ -220,6 +220,8 @@ static bool overflow(Comm *comm, Fault *fault)
     char rows[3][8] = {{0}}, received[2][8];
     int32_t send_counts[] = {1, 1, 1}, recv_counts[3];
     int channel = comm->ops->open(comm, &of_gpus, STREAM_EXCHANGE, fault);
+    if (channel < 0)
+        return false;
     Exchange exchange = {.part_count = 1,
                          .parts = {{rows, received, 8}},
                          .send_counts = send_counts,
@@ -239,7 +241,7 @@ static bool mismatch(Comm *comm, Fault *fault)
 {
     uint64_t shard[2] = {0}, gathered[3][2];
     int channel = comm->ops->open(comm, &of_gpus, STREAM_MIGRATE, fault);
-    return comm->ops->all_gather(comm, channel, shard, gathered, comm->rank == 2 ? 8 : 16, fault) &&
+    return channel >= 0 && comm->ops->all_gather(comm, channel, shard, gathered, comm->rank == 2 ? 8 : 16, fault) &&
            comm->ops->barrier(comm, fault);
 }
 
@@ -255,7 +257,7 @@ static bool missing_peer(Comm *comm, Fault *fault)
 {
     uint64_t shard = 0, gathered[3];
     int channel = comm->ops->open(comm, &of_gpus, STREAM_MIGRATE, fault);
-    return (comm->rank == 5 || comm->ops->all_gather(comm, channel, &shard, gathered, 8, fault)) &&
+    return channel >= 0 && (comm->rank == 5 || comm->ops->all_gather(comm, channel, &shard, gathered, 8, fault)) &&
            comm->ops->barrier(comm, fault);
 }
 
