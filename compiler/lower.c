@@ -113,8 +113,7 @@ static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t 
 #undef NAME
     int32_t route[] = {from->rows, from->records, from->counts, to->rows, to->records, send_rows, send_records,
                        from->send_counts, from->origin};
-    int32_t step = add_step(l, OP_ROUTE, k, move_s(l, stage_bytes(l, from->level)), route);
-    (void)step;
+    add_step(l, OP_ROUTE, k, move_s(l, stage_bytes(l, from->level)), route);
     int32_t dispatch[] = {send_rows, send_records, from->send_counts, to->rows, to->records, to->counts};
     builder_add_step(l->builder,
                      (StepSpec){.op = OP_DISPATCH, .layer = (int32_t)k, .level = from->level, .group = from->group,
@@ -324,90 +323,110 @@ static void add_network(Lowering *l)
 
 // Volumes and times without tensors: the same steps in the same order on the same streams, with no
 // operands, and the edges written out.
-static void add_abstract_layer(Lowering *l, uint32_t k, int32_t *last, bool backward, int32_t *returned)
+typedef struct {
+    Lowering *l;
+    int32_t last;     // end of the chain of computation and exchanges
+    int32_t computed; // the last expert step, backward: gathers may run ahead of it by one layer
+} AbstractChain;
+
+static int32_t add_bare_step(Lowering *l, StepSpec step, int32_t after)
 {
     static const int32_t none[OPERANDS_MAX] = {NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE};
-    const LayerWork *work = &l->work->layers[k];
-    const Spec *spec = l->spec;
-    uint32_t levels = spec->cluster.level_count;
-    double factor = backward ? 2 : 1;
-    StepSpec step = {.layer = (int32_t)k, .level = NONE, .group = NONE};
-    int32_t gathered = NONE;
-    for (uint32_t level = spec->replica_levels; work->is_moe && level < levels && (!backward || l->config->regather); level++) {
-        if (l->config->domain[level] == 1)
-            continue;
-        step = (StepSpec){.op = OP_GATHER, .layer = (int32_t)k, .level = (int32_t)level,
-                          .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, l->config->domain[level]),
-                          .cost_s = l->cost.gather_s[level], .bytes = l->cost.gather_bytes[level]};
-        gathered = builder_add_step(l->builder, step, none);
-        if (backward && *returned != NONE) // one layer ahead of the backward pass at most
-            builder_add_after(l->builder, gathered, *returned);
-    }
-#define COMPUTE(code, seconds)                                                                                         \
-    do {                                                                                                               \
-        int32_t next = builder_add_step(                                                                               \
-            l->builder,                                                                                                \
-            (StepSpec){.op = (code), .layer = (int32_t)k, .level = NONE, .group = NONE, .cost_s = (seconds)}, none);   \
-        if (*last != NONE)                                                                                             \
-            builder_add_after(l->builder, next, *last);                                                                \
-        *last = next;                                                                                                  \
-    } while (0)
-    if (!backward)
-        COMPUTE(OP_PRE_EXPERT, work->pre_expert_s);
-    for (uint32_t level = 0; work->is_moe && level < levels; level++) {
-        uint32_t domain = l->config->domain[level];
-        if (domain == spec->cluster.levels[level].count)
-            continue;
-        step = (StepSpec){.op = OP_DISPATCH, .layer = (int32_t)k, .level = (int32_t)level,
-                          .group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, domain),
-                          .cost_s = l->cost.dispatch_s[level], .bytes = l->cost.payload_bytes[level]};
-        int32_t next = builder_add_step(l->builder, step, none);
-        builder_add_after(l->builder, next, *last);
-        *last = next;
-    }
-    if (work->is_moe) {
-        COMPUTE(backward ? OP_EXPERT_BACKWARD : OP_EXPERT, factor * l->cost.expert_s);
-        if (gathered != NONE)
-            builder_add_after(l->builder, *last, gathered);
-    }
-    int32_t computed = *last;
-    for (uint32_t level = levels; work->is_moe && level-- > 0;) {
-        uint32_t domain = l->config->domain[level];
-        if (domain == spec->cluster.levels[level].count)
-            continue;
-        step = (StepSpec){.op = backward ? OP_COMBINE_BACKWARD : OP_COMBINE, .layer = (int32_t)k, .level = (int32_t)level,
-                          .group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, domain),
-                          .cost_s = l->cost.combine_s[level], .bytes = l->cost.payload_bytes[level]};
-        int32_t next = builder_add_step(l->builder, step, none);
-        builder_add_after(l->builder, next, *last);
-        *last = next;
-    }
-    if (!backward) {
-        COMPUTE(OP_RESIDUAL, 0);
+    int32_t index = builder_add_step(l->builder, step, none);
+    if (after != NONE)
+        builder_add_after(l->builder, index, after);
+    return index;
+}
+
+static void chain_compute(AbstractChain *chain, Op op, uint32_t k, double cost_s)
+{
+    StepSpec step = {.op = op, .layer = (int32_t)k, .level = NONE, .group = NONE, .cost_s = cost_s};
+    chain->last = add_bare_step(chain->l, step, chain->last);
+}
+
+static void chain_exchange(AbstractChain *chain, Op op, uint32_t k, uint32_t level, double cost_s)
+{
+    Lowering *l = chain->l;
+    uint32_t domain = l->config->domain[level];
+    if (domain == l->spec->cluster.levels[level].count)
         return;
+    StepSpec step = {.op = op, .layer = (int32_t)k, .level = (int32_t)level,
+                     .group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, domain),
+                     .cost_s = cost_s, .bytes = l->cost.payload_bytes[level]};
+    chain->last = add_bare_step(l, step, chain->last);
+}
+
+// A gather, or a reduce-scatter, at `level` after step `after`; NONE where the domain is one worker.
+static int32_t add_abstract_migration(Lowering *l, Op op, uint32_t k, uint32_t level, int32_t after)
+{
+    uint32_t domain = l->config->domain[level];
+    if (domain == 1)
+        return NONE;
+    bool gather = op == OP_GATHER;
+    StepSpec step = {.op = op, .layer = (int32_t)k, .level = (int32_t)level,
+                     .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain),
+                     .cost_s = gather ? l->cost.gather_s[level] : l->cost.reduce_s[level],
+                     .bytes = gather ? l->cost.gather_bytes[level] : l->cost.reduce_bytes[level]};
+    return add_bare_step(l, step, after);
+}
+
+static int32_t add_abstract_gathers(Lowering *l, uint32_t k, int32_t after)
+{
+    int32_t gathered = NONE;
+    for (uint32_t level = l->spec->replica_levels; level < l->spec->cluster.level_count; level++) {
+        int32_t step = add_abstract_migration(l, OP_GATHER, k, level, after);
+        gathered = step == NONE ? gathered : step;
     }
-    COMPUTE(OP_PRE_EXPERT_BACKWARD, factor * work->pre_expert_s);
-#undef COMPUTE
-    for (uint32_t level = levels; work->is_moe && level-- > spec->replica_levels;) {
-        if (l->config->domain[level] == 1)
-            continue;
-        step = (StepSpec){.op = OP_REDUCE_SCATTER, .layer = (int32_t)k, .level = (int32_t)level,
-                          .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, l->config->domain[level]),
-                          .cost_s = l->cost.reduce_s[level], .bytes = l->cost.reduce_bytes[level]};
-        int32_t next = builder_add_step(l->builder, step, none);
-        builder_add_after(l->builder, next, computed);
+    return gathered;
+}
+
+static void add_abstract_forward(AbstractChain *chain, uint32_t k)
+{
+    Lowering *l = chain->l;
+    const LayerWork *work = &l->work->layers[k];
+    uint32_t levels = l->spec->cluster.level_count;
+    int32_t gathered = work->is_moe ? add_abstract_gathers(l, k, NONE) : NONE;
+    chain_compute(chain, OP_PRE_EXPERT, k, work->pre_expert_s);
+    if (!work->is_moe)
+        return;
+    for (uint32_t level = 0; level < levels; level++)
+        chain_exchange(chain, OP_DISPATCH, k, level, l->cost.dispatch_s[level]);
+    chain_compute(chain, OP_EXPERT, k, l->cost.expert_s);
+    if (gathered != NONE)
+        builder_add_after(l->builder, chain->last, gathered);
+    for (uint32_t level = levels; level-- > 0;)
+        chain_exchange(chain, OP_COMBINE, k, level, l->cost.combine_s[level]);
+    chain_compute(chain, OP_RESIDUAL, k, 0);
+}
+
+static void add_abstract_backward(AbstractChain *chain, uint32_t k)
+{
+    Lowering *l = chain->l;
+    const LayerWork *work = &l->work->layers[k];
+    uint32_t levels = l->spec->cluster.level_count;
+    if (work->is_moe) {
+        int32_t gathered = l->config->regather ? add_abstract_gathers(l, k, chain->computed) : NONE;
+        for (uint32_t level = 0; level < levels; level++)
+            chain_exchange(chain, OP_DISPATCH, k, level, l->cost.combine_s[level]);
+        chain_compute(chain, OP_EXPERT_BACKWARD, k, 2 * l->cost.expert_s);
+        if (gathered != NONE)
+            builder_add_after(l->builder, chain->last, gathered);
+        chain->computed = chain->last;
+        for (uint32_t level = levels; level-- > l->spec->replica_levels;)
+            add_abstract_migration(l, OP_REDUCE_SCATTER, k, level, chain->computed);
+        for (uint32_t level = levels; level-- > 0;)
+            chain_exchange(chain, OP_COMBINE_BACKWARD, k, level, l->cost.dispatch_s[level]);
     }
-    if (work->is_moe)
-        *returned = computed;
+    chain_compute(chain, OP_PRE_EXPERT_BACKWARD, k, 2 * work->pre_expert_s);
 }
 
 static void add_abstract(Lowering *l)
 {
-    int32_t last = NONE, returned = NONE;
+    AbstractChain chain = {.l = l, .last = NONE, .computed = NONE};
     for (uint32_t k = 0; k < l->work->layer_count; k++)
-        add_abstract_layer(l, k, &last, false, &returned);
+        add_abstract_forward(&chain, k);
     for (uint32_t k = l->work->layer_count; l->spec->plan.pass == PASS_TRAINING && k-- > 0;)
-        add_abstract_layer(l, k, &last, true, &returned);
+        add_abstract_backward(&chain, k);
 }
 
 // ---- the plan --------------------------------------------------------------------------------
