@@ -404,6 +404,18 @@ static int process_hep(const Options *options)
     return code;
 }
 
+// A plan in text form begins, after comments, with its keyword.
+static bool is_plan_text(const char *text)
+{
+    static const char keyword[] = "hep_plan";
+    for (;;) {
+        text += strspn(text, " \t\r\n");
+        if (*text != '#')
+            return strncmp(text, keyword, sizeof keyword - 1) == 0;
+        text += strcspn(text, "\n");
+    }
+}
+
 static int process(const Options *options)
 {
     if (options->help_language) {
@@ -421,7 +433,7 @@ static int process(const Options *options)
     int code;
     if (plan_is_binary((const uint8_t *)content, length))
         code = process_binary(options, (const uint8_t *)content, length);
-    else if (plan_is_text(content, length))
+    else if (is_plan_text(content))
         code = process_text(options, content, length);
     else
         code = process_hep(options);
