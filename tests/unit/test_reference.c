@@ -1,0 +1,349 @@
+// Weights and the reference: values depend on their place alone, the host kernels agree with the
+// reference within its tolerance, and a single misrouted token or lost partial sum exceeds it.
+#include <criterion/criterion.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ir/workspace.h"
+#include "kernels/host/kernels.h"
+#include "runtime/reference.h"
+#include "runtime/weights.h"
+
+static const Dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+
+static Tensor make(Dtype dtype, uint64_t rows, uint64_t cols)
+{
+    Tensor tensor = {.data = calloc(rows * cols + 1, dtype_bytes(dtype)), .dtype = dtype, .rows = rows, .cols = cols};
+    cr_assert(tensor.data);
+    return tensor;
+}
+
+static double at(Tensor tensor, uint64_t index)
+{
+    float value;
+    host_to_f32((const char *)tensor.data + index * dtype_bytes(tensor.dtype), tensor.dtype, &value, 1);
+    return (double)value;
+}
+
+static ModelDims small_dims(Dtype dtype)
+{
+    return (ModelDims){.name = "small", .dtype = dtype, .layers = 3, .hidden = 64, .heads = 4, .kv_heads = 2,
+                       .head_dim = 16, .vocabulary = 50, .sequence = 24, .batch = 3, .ffn_inner = 128, .experts = 8,
+                       .top_k = 2, .inner = 128, .shared_experts = 1, .activation = ACTIVATION_GELU};
+}
+
+// ---- weights ---------------------------------------------------------------------------------------
+
+Test(weights, an_expert_made_alone_is_the_same)
+{
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
+        ModelDims dims = small_dims(dtypes[d]);
+        uint64_t elements = model_expert_elements(&dims);
+        Tensor all = make(dtypes[d], 8, elements), one = make(dtypes[d], 1, elements);
+        weights_fill_experts(&dims, 5, 2, 0, 8, all);
+        weights_fill_experts(&dims, 5, 2, 6, 1, one);
+        cr_assert_arr_eq((char *)all.data + 6 * elements * dtype_bytes(dtypes[d]), one.data, elements * dtype_bytes(dtypes[d]));
+        free(all.data);
+        free(one.data);
+    }
+}
+
+Test(weights, seed_layer_and_kind_change_every_tensor)
+{
+    ModelDims dims = small_dims(DTYPE_F32);
+    uint64_t elements = model_ffn_elements(&dims);
+    Tensor a = make(DTYPE_F32, 1, elements), b = make(DTYPE_F32, 1, elements);
+    weights_fill_ffn(&dims, 1, 0, a);
+    weights_fill_ffn(&dims, 2, 0, b);
+    cr_assert_arr_neq(a.data, b.data, 64);
+    weights_fill_ffn(&dims, 1, 1, b);
+    cr_assert_arr_neq(a.data, b.data, 64);
+    weights_fill_attention(&dims, 1, 0, b);
+    cr_assert_arr_neq(a.data, b.data, 64);
+    weights_fill_ffn(&dims, 1, 0, b);
+    cr_assert_arr_eq(a.data, b.data, elements * sizeof(float));
+    free(a.data);
+    free(b.data);
+}
+
+Test(weights, mean_and_deviation)
+{
+    ModelDims dims = small_dims(DTYPE_F32);
+    Tensor attention = make(DTYPE_F32, 1, model_attention_elements(&dims));
+    weights_fill_attention(&dims, 1, 0, attention);
+    double gain = 0, sum = 0, squares = 0, count = 64 * 64;
+    for (uint64_t i = 0; i < 64; i++)
+        gain += at(attention, i) / 64;
+    for (uint64_t i = 0; i < 64 * 64; i++) {
+        sum += at(attention, 128 + i);
+        squares += pow(at(attention, 128 + i), 2);
+    }
+    cr_assert_float_eq(gain, 1, 0.01);
+    cr_assert_float_eq(sum / count, 0, 0.01);
+    cr_assert_float_eq(sqrt(squares / count), 1 / sqrt(64.0), 0.006);
+    free(attention.data);
+}
+
+Test(weights, tokens_are_words)
+{
+    ModelDims dims = small_dims(DTYPE_F32);
+    Tensor a = make(DTYPE_I32, 3, 25), b = make(DTYPE_I32, 3, 25);
+    bool seen[50] = {0};
+    uint64_t distinct = 0;
+    weights_fill_tokens(&dims, 1, 0, 0, a);
+    for (uint64_t i = 0; i < 75; i++) {
+        int32_t word = ((int32_t *)a.data)[i];
+        cr_assert(word >= 0 && word < 50);
+        distinct += !seen[word];
+        seen[word] = true;
+    }
+    cr_assert(distinct > 25);
+    weights_fill_tokens(&dims, 1, 1, 0, b);
+    cr_assert_arr_neq(a.data, b.data, 75 * sizeof(int32_t));
+    weights_fill_tokens(&dims, 1, 0, 1, b);
+    cr_assert_arr_neq(a.data, b.data, 75 * sizeof(int32_t));
+    free(a.data);
+    free(b.data);
+}
+
+// ---- one rank on the host kernels --------------------------------------------------------------------
+
+typedef struct {
+    const Plan *plan;
+    uint64_t seed, capacity;
+    Tensor x, y, rows, records, results, shared, tokens;
+    int32_t *decisions;
+    double loss;
+} HostRun;
+
+static Tensor make_work(const HostRun *run, Op op)
+{
+    const ModelDims *dims = &run->plan->model;
+    return make(DTYPE_F32, 1, workspace_elements(dims, op, run->x.rows, dims->top_k, 1));
+}
+
+static void swap_x(HostRun *run)
+{
+    Tensor x = run->x;
+    run->x = run->y;
+    run->y = x;
+}
+
+static void host_moe(HostRun *run, uint32_t layer, int32_t *decisions)
+{
+    const ModelDims *dims = &run->plan->model;
+    Tensor router = make(dims->dtype, 1, model_router_elements(dims)), shared = {0};
+    Tensor experts = make(dims->dtype, dims->experts, model_expert_elements(dims));
+    Tensor gate_work = make_work(run, OP_GATE), work = make_work(run, OP_EXPERT), shared_work = make_work(run, OP_SHARED_EXPERT);
+    int32_t slots[64];
+    for (uint32_t e = 0; e < dims->experts; e++)
+        slots[e] = (int32_t)e;
+    weights_fill_router(dims, run->seed, layer, router);
+    weights_fill_experts(dims, run->seed, layer, 0, dims->experts, experts);
+    host_gate(dims, ROUTING_LEARNED, run->capacity, run->x, router, run->rows, run->records, gate_work);
+    for (uint64_t i = 0; i < run->x.rows * dims->top_k; i++)
+        decisions[i] = ((Record *)run->records.data)[i].expert;
+    cr_assert_eq(host_expert(dims, slots, run->x.rows, 1, run->rows, run->records, experts, run->results, work), 0);
+    if (dims->shared_experts > 0) {
+        shared = make(dims->dtype, 1, model_shared_elements(dims));
+        weights_fill_shared(dims, run->seed, layer, shared);
+        host_shared_expert(dims, run->rows, shared, run->shared, shared_work);
+    }
+    host_residual(run->x, run->results, dims->shared_experts > 0 ? run->shared : shared, run->y);
+    swap_x(run);
+    void *owned[] = {router.data, experts.data, shared.data, work.data, gate_work.data, shared_work.data};
+    for (size_t i = 0; i < COUNT_OF(owned); i++)
+        free(owned[i]);
+}
+
+static void host_layer(HostRun *run, uint32_t layer, uint32_t *moe)
+{
+    const ModelDims *dims = &run->plan->model;
+    Tensor attention = make(dims->dtype, 1, model_attention_elements(dims)), work = make_work(run, OP_PRE_EXPERT);
+    weights_fill_attention(dims, run->seed, layer, attention);
+    host_pre_expert(dims, run->x, attention, run->y, work);
+    swap_x(run);
+    free(attention.data);
+    free(work.data);
+    if (*moe < run->plan->choice_count && run->plan->choices[*moe].layer == layer) {
+        host_moe(run, layer, run->decisions + (*moe)++ * run->x.rows * dims->top_k);
+        return;
+    }
+    Tensor ffn = make(dims->dtype, 1, model_ffn_elements(dims)), ffn_work = make_work(run, OP_FFN);
+    weights_fill_ffn(dims, run->seed, layer, ffn);
+    host_ffn(dims, run->x, ffn, run->y, ffn_work);
+    swap_x(run);
+    free(ffn.data);
+    free(ffn_work.data);
+}
+
+static HostRun host_run(const Plan *plan, uint64_t seed, uint64_t capacity)
+{
+    const ModelDims *dims = &plan->model;
+    uint64_t tokens = model_tokens(dims);
+    HostRun run = {.plan = plan, .seed = seed, .capacity = capacity};
+    Tensor *rows[] = {&run.x, &run.y, &run.rows, &run.results, &run.shared};
+    for (size_t i = 0; i < COUNT_OF(rows); i++)
+        *rows[i] = make(dims->dtype, tokens, dims->hidden);
+    run.records = make(DTYPE_I32, tokens, 2 * dims->top_k);
+    run.tokens = make(DTYPE_I32, dims->batch, dims->sequence + 1);
+    run.decisions = calloc(plan->choice_count * tokens * dims->top_k, sizeof *run.decisions);
+    Tensor embedding = make(dims->dtype, 1, model_embedding_elements(dims)), loss = make(DTYPE_F32, 1, 1);
+    Tensor work = make_work(&run, OP_LOSS);
+    weights_fill_tokens(dims, seed, 0, 0, run.tokens);
+    weights_fill_embedding(dims, seed, embedding);
+    host_embed(dims, run.tokens, embedding, run.x);
+    for (uint32_t layer = 0, moe = 0; layer < dims->layers; layer++)
+        host_layer(&run, layer, &moe);
+    host_loss(dims, run.x, run.tokens, embedding, loss, work);
+    run.loss = (double)*(float *)loss.data;
+    free(embedding.data);
+    free(loss.data);
+    free(work.data);
+    return run;
+}
+
+static void host_run_end(HostRun *run)
+{
+    void *owned[] = {run->x.data,      run->y.data,      run->rows.data,   run->records.data,
+                     run->results.data, run->shared.data, run->tokens.data, run->decisions};
+    for (size_t i = 0; i < COUNT_OF(owned); i++)
+        free(owned[i]);
+}
+
+// ---- comparison ----------------------------------------------------------------------------------------
+
+// Every layer from `first_moe` on is MoE.
+static Plan *make_plan(ModelDims dims, uint32_t first_moe)
+{
+    Plan *plan = plan_create();
+    plan->model = dims;
+    plan->cluster = (Cluster){.name = "one", .level_count = 2, .levels = {{"dc", 1, 1e9, 0, 0}, {"gpu", 1, 1e9, 0, 0}}};
+    plan->choice_count = dims.layers - first_moe;
+    plan->choices = arena_alloc_array(plan->arena, plan->choice_count, sizeof *plan->choices);
+    for (uint32_t i = 0; i < plan->choice_count; i++)
+        plan->choices[i] = (Choice){.layer = first_moe + i, .domain = {1, 1}};
+    return plan;
+}
+
+// Largest difference of x between the run and the reference on `decisions`, over the reference's RMS.
+static double compare(const HostRun *run, const int32_t *decisions, double *loss_error)
+{
+    const ModelDims *dims = &run->plan->model;
+    uint64_t elements = model_tokens(dims) * dims->hidden;
+    double *x = calloc(elements, sizeof *x), loss, largest = 0, squares = 0;
+    Fault fault = {0};
+    Reference *reference = reference_create(run->plan, run->seed, &fault);
+    cr_assert(reference);
+    cr_assert(reference_run(reference, 0, run->tokens.data, decisions, x, &loss, &fault), "%s", fault.message);
+    for (uint64_t i = 0; i < elements; i++) {
+        largest = fmax(largest, fabs(x[i] - at(run->x, i)));
+        squares += x[i] * x[i];
+        cr_assert(isfinite(x[i]) && isfinite(at(run->x, i)));
+    }
+    *loss_error = fabs(loss - run->loss);
+    free(x);
+    reference_destroy(reference);
+    return largest / sqrt(squares / (double)elements);
+}
+
+// The run agrees with the reference on its own decisions, and not when one token's expert is another.
+static void check_plan(ModelDims dims, uint32_t first_moe, uint64_t capacity, bool sensitive)
+{
+    Plan *plan = make_plan(dims, first_moe);
+    HostRun run = host_run(plan, 42, capacity);
+    double tolerance = reference_tolerance(plan), loss_error;
+    double error = compare(&run, run.decisions, &loss_error);
+    if (getenv("HEP_TEST_VERBOSE"))
+        cr_log_warn("%s, %u layers: error %.3g, loss %.3g, tolerance %.3g", dtype_name(dims.dtype), dims.layers, error,
+                    loss_error, tolerance);
+    cr_assert(error <= tolerance, "%s: error %g, tolerance %g", dtype_name(dims.dtype), error, tolerance);
+    cr_assert(loss_error <= tolerance, "%s: loss differs by %g, tolerance %g", dtype_name(dims.dtype), loss_error, tolerance);
+    for (uint32_t layer = 0; layer < plan->choice_count && sensitive; layer++) {
+        // The last record of a token in the middle: the smallest weight, the smallest difference.
+        int32_t *record = run.decisions + (layer * model_tokens(&dims) + model_tokens(&dims) / 2 + 1) * dims.top_k - 1;
+        int32_t right = *record;
+        cr_assert(right >= 0);
+        for (*record = 0; *record == right || (dims.top_k > 1 && *record == record[-1]);)
+            ++*record;
+        double misrouted = compare(&run, run.decisions, &loss_error);
+        cr_assert(misrouted > 2 * tolerance, "%s: a misrouted token shows only %g", dtype_name(dims.dtype), misrouted);
+        *record = -1;
+        double lost = compare(&run, run.decisions, &loss_error);
+        cr_assert(dims.top_k == 1 || lost > 2 * tolerance, "%s: a lost partial sum shows only %g", dtype_name(dims.dtype), lost);
+        *record = right;
+    }
+    host_run_end(&run);
+    plan_destroy(plan);
+}
+
+Test(reference, agrees_with_the_kernels_and_notices_one_wrong_record)
+{
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
+        for (Activation activation = 0; activation < ACTIVATION_COUNT; activation++) {
+            ModelDims dims = small_dims(dtypes[d]);
+            dims.activation = activation;
+            check_plan(dims, 1, 0, dtypes[d] != DTYPE_BF16);
+            dims.shared_experts = 0;
+            dims.top_k = activation == ACTIVATION_RELU ? 1 : 2;
+            check_plan(dims, 0, 0, dtypes[d] != DTYPE_BF16);
+        }
+    }
+}
+
+Test(reference, tolerance_holds_for_deep_models)
+{
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
+        ModelDims dims = small_dims(dtypes[d]);
+        dims.layers = 12;
+        check_plan(dims, 0, 0, false);
+        dims.activation = ACTIVATION_SWIGLU;
+        dims.top_k = 4;
+        check_plan(dims, 0, 0, false);
+    }
+}
+
+Test(reference, dropped_records)
+{
+    ModelDims dims = small_dims(DTYPE_F32);
+    check_plan(dims, 0, 12, false);
+}
+
+Test(reference, refuses_decisions_that_name_no_expert)
+{
+    ModelDims dims = small_dims(DTYPE_F32);
+    Plan *plan = make_plan(dims, 2);
+    uint64_t tokens = model_tokens(&dims);
+    int32_t *decisions = calloc(2 * tokens, sizeof *decisions), *words = calloc(3 * 25, sizeof *words);
+    double *x = calloc(tokens * 64, sizeof *x), loss;
+    for (uint64_t i = 0; i < 2 * tokens; i++)
+        decisions[i] = (int32_t)(i % 2);
+    Fault fault = {0};
+    Reference *reference = reference_create(plan, 1, &fault);
+    cr_assert(reference_run(reference, 0, words, decisions, x, &loss, &fault));
+    decisions[7] = 8;
+    cr_assert_not(reference_run(reference, 0, words, decisions, x, &loss, &fault));
+    cr_assert_eq(fault.code, EXIT_FAULT);
+    decisions[7] = 0;
+    fault = (Fault){0};
+    cr_assert_not(reference_run(reference, 0, words, decisions, x, &loss, &fault));
+    cr_assert_eq(fault.code, EXIT_FAULT);
+    reference_destroy(reference);
+    plan_destroy(plan);
+    void *owned[] = {decisions, words, x};
+    for (size_t i = 0; i < COUNT_OF(owned); i++)
+        free(owned[i]);
+}
+
+Test(reference, abstract_models_have_none)
+{
+    ModelDims dims = small_dims(DTYPE_F32);
+    dims.abstract = true;
+    Plan *plan = make_plan(dims, 0);
+    Fault fault = {0};
+    cr_assert_null(reference_create(plan, 1, &fault));
+    cr_assert_eq(fault.code, EXIT_FAULT);
+    plan_destroy(plan);
+}
