@@ -39,7 +39,10 @@ void plan_describe_record(const Plan *plan, RecordKind kind, uint32_t index, cha
     } else if (first->positional) {
         label = field_code_name(first->type, (int)*(const uint32_t *)((const char *)record + first->offset));
     }
-    if (info->id != 0 || !label) {
+    bool single = kind == RECORD_CLUSTER || kind == RECORD_DEVICE || kind == RECORD_MODEL || kind == RECORD_PLAN;
+    if (single && !label) {
+        snprintf(out, size, "%s", info->keyword);
+    } else if (info->id != 0 || !label) {
         int used = snprintf(out, size, "%s %" PRIu32, info->keyword, index);
         if (label && used > 0 && (size_t)used < size) {
             snprintf(out + used, size - (size_t)used, " ('%s')", label);
@@ -213,6 +216,9 @@ static bool check_model(Check *check)
         {"shared expert", matrices * hidden * m->inner * m->shared_experts},
         {"activation", (double)m->sequence * m->batch * hidden * (1.0 + m->top_k)},
     };
+    if (m->layers == 0 || m->layers > PLAN_LAYERS_MAX) {
+        return fail(check, RECORD_MODEL, 0, "'layers' is %" PRIu32 ": expected 1 to %d", m->layers, PLAN_LAYERS_MAX);
+    }
     for (size_t i = 0; i < COUNT_OF(tensors); i++) {
         if (tensors[i].elements > elements_max) {
             return fail(check, RECORD_MODEL, 0, "the %s tensors have more than 2^53 elements", tensors[i].what);

@@ -86,6 +86,7 @@ typedef struct {
 
 enum {
     NAME_BYTES_MAX = 255,
+    PLAN_LAYERS_MAX = 1 << 16,
     PLAN_STRATEGIES_MAX = 64,
     PLAN_GROUPS_MAX = 4096,
     PLAN_BUFFERS_MAX = 1 << 17,

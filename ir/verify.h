@@ -1,0 +1,52 @@
+// The verifier: is a plan safe to execute, and does it do what it claims? Runs after lowering, on
+// load and for `--check`. What a violated property means is described in docs/ir.md.
+#ifndef HEP_VERIFY_H
+#define HEP_VERIFY_H
+
+#include "ir/plan.h"
+
+// X(NAME, "name", "what holds"), in the order in which they are checked. Later properties rely on
+// earlier ones: checking stops behind the first of `limits`, `groups`, `choices`, `steps` and `edges`
+// that is violated.
+#define HEP_PROPERTIES(X)                                                                                              \
+    X(LIMITS, "limits", "codes are known, indices in range, numbers finite, sizes without overflow, names unique")     \
+    X(GROUPS, "groups", "a group's level exists and its domain size divides the level's count")                        \
+    X(CHOICES, "choices", "one per MoE layer, ascending; sizes divide counts and are whole at replica levels")         \
+    X(STEPS, "steps", "a step names the kind of group its op needs, and its level; local steps send nothing")          \
+    X(EDGES, "edges", "'after' edges point to earlier steps of other streams, so that no wait is cyclic")              \
+    X(OPERANDS, "operands", "operands are there unless optional, with the dtype and shape their op expects")           \
+    X(READS, "reads", "what a step reads was written by a step that happens before it, or is there from the start")    \
+    X(RACES, "races", "two steps that touch a buffer, one of them writing, are ordered")                               \
+    X(MEMORY, "memory", "buffers are aligned, inside the arena, and share memory only when never alive together")      \
+    X(EXCHANGE, "exchange", "rows go out level by level, meet the experts once, and return the way they came")         \
+    X(GATHER, "gather", "experts are gathered at every sharding level with S > 1, outer first; gradients go back")     \
+    X(TRAFFIC, "traffic", "the bytes of the steps of a level add up to the chosen strategy's traffic")
+#define X(name, ...) PROPERTY_##name,
+typedef enum { HEP_PROPERTIES(X) PROPERTY_COUNT } Property;
+#undef X
+
+const char *property_name(Property property);
+const char *property_doc(Property property);
+
+enum { VIOLATIONS_MAX = 20, VIOLATION_BYTES = 400 };
+
+typedef struct {
+    Property property;
+    int64_t step; // NONE where it is not about one step
+    char message[VIOLATION_BYTES];
+} Violation;
+
+typedef struct {
+    uint32_t total; // of which the first VIOLATIONS_MAX are kept
+    Violation items[VIOLATIONS_MAX];
+} VerifyReport;
+
+static inline uint32_t verify_report_count(const VerifyReport *report)
+{
+    return report->total < VIOLATIONS_MAX ? report->total : VIOLATIONS_MAX;
+}
+
+// True when every property holds; else the report says what does not.
+MUST_CHECK bool plan_verify(const Plan *plan, VerifyReport *report);
+
+#endif
