@@ -22,11 +22,16 @@ int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dt
     return builder_add_buffer(l->builder, shape, "L%u.%s", layer, name);
 }
 
-int32_t lowering_add_work(Lowering *l, int32_t layer, Op op, double rows, uint32_t records, uint32_t fanout)
+static double work_elements(const Lowering *l, Op op, double rows, uint32_t records, uint32_t fanout)
 {
     double capped = fmin(rows, 0x1p40); // a larger capacity is refused anyway
     uint64_t elements = workspace_elements(&l->plan->model, op, (uint64_t)capped, records, fanout);
-    BufferShape shape = {.dtype = DTYPE_F32, .rows = 1, .cols = (double)(elements ? elements : 1),
+    return (double)(elements ? elements : 1);
+}
+
+int32_t lowering_add_work(Lowering *l, int32_t layer, Op op, double rows, uint32_t records, uint32_t fanout)
+{
+    BufferShape shape = {.dtype = DTYPE_F32, .rows = 1, .cols = work_elements(l, op, rows, records, fanout),
                          .kind = BUFFER_TEMPORARY, .layer = layer};
     if (layer == NONE)
         return builder_add_buffer(l->builder, shape, "%s.work", op_info(op)->name);
@@ -140,7 +145,9 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
                      combine);
     snprintf(name, sizeof name, "summed.%s", level_name);
     int32_t summed = lowering_add_temporary(l, k, name, dtype, from->row_capacity, hidden);
-    int32_t work = lowering_add_work(l, (int32_t)k, OP_UNROUTE, from->row_capacity, l->records, fanout);
+    snprintf(name, sizeof name, "unroute.work.%s", level_name);
+    double scratch = work_elements(l, OP_UNROUTE, from->row_capacity, l->records, fanout);
+    int32_t work = lowering_add_temporary(l, k, name, DTYPE_F32, 1, scratch);
     int32_t unroute[] = {results, returned, from->send_counts, from->origin, from->counts, summed, work};
     add_step(l, OP_UNROUTE, k, move_s(l, stage_bytes(l, from->level)), unroute);
     return summed;
