@@ -1,0 +1,48 @@
+// An engine executes the steps of a plan for one rank: it owns the rank's memory, knows how each op
+// is done and calls the communicator for those that talk. One table of functions per kind.
+#ifndef HEP_ENGINE_H
+#define HEP_ENGINE_H
+
+#include "kernels/host/kernels.h"
+#include "runtime/comm.h"
+
+typedef struct Engine Engine; // one rank's
+
+typedef struct {
+    uint64_t seed; // of weights and tokens
+    Routing routing;
+    bool record; // keep gate decisions and the final hidden state of the last iteration
+} EngineOptions;
+
+// What the last iteration left behind; pointers are the engine's, NULL where nothing was recorded.
+typedef struct {
+    bool has_loss;
+    double loss;
+    const int32_t *tokens;    // [batch][sequence + 1]
+    const int32_t *decisions; // [plan->choice_count][tokens][top_k], -1 for a dropped record
+    Tensor x;                 // [tokens][hidden], before the final norm
+} EngineResult;
+
+typedef struct {
+    const char *name;
+    // Derived from the engine's own dispatch: there is no second list.
+    bool (*supports)(Op op);
+    // Memory that `create` takes for one rank of the plan; UINT64_MAX when it cannot be addressed.
+    uint64_t (*bytes)(const Plan *plan, const EngineOptions *options);
+    // Allocates everything, fills the weights and opens the channels. The plan is verified and has
+    // supported ops only. NULL and a fault on failure.
+    Engine *(*create)(const Plan *plan, Comm *comm, const EngineOptions *options, Fault *fault);
+    void (*destroy)(Engine *engine); // takes NULL
+    // Fills the inputs of an iteration. No step is under way.
+    void (*begin)(Engine *engine, uint64_t iteration);
+    // Steps of different streams may run at the same time, in the order that the plan gives.
+    bool (*execute)(Engine *engine, uint32_t step, Fault *fault);
+    EngineResult (*result)(const Engine *engine);
+} EngineOps;
+
+extern const EngineOps host_engine;
+
+const EngineOps *engine_find(const char *name); // NULL for an unknown name
+const char *engine_name(size_t index);            // NULL beyond the last engine
+
+#endif

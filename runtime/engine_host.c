@@ -1,0 +1,600 @@
+// The host engine: kernels/host for local ops, the communicator for the others, one arena per rank.
+// Everything a step needs (tensors, route tables, channels, row counts' places) is resolved when the
+// engine is created; executing a step only calls. Nothing is allocated after creation.
+#include <assert.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/engine.h"
+#include "runtime/weights.h"
+
+typedef struct HostEngine HostEngine;
+typedef struct HostStep HostStep;
+typedef bool (*Handler)(const HostStep *step, Fault *fault);
+
+struct HostStep {
+    HostEngine *engine;
+    Handler run;
+    uint32_t index;
+    Tensor operands[OPERANDS_MAX];
+    int channel;       // of collectives
+    uint32_t own;      // index in the step's group
+    RouteTable route;  // of route and unroute
+    const int32_t *slot_of_expert;
+    int32_t *decisions; // where a gate's choice is recorded, or NULL
+    bool is_final;      // its output is the final hidden state
+};
+
+// Places of experts for one vector of domain sizes; layers with equal vectors share them.
+typedef struct {
+    uint32_t domain[LEVELS_MAX];
+    int32_t *member_of_expert[LEVELS_MAX];
+    int32_t *slot_of_expert;
+} ExpertMap;
+
+struct HostEngine {
+    const Plan *plan;
+    Comm *comm;
+    EngineOptions options;
+    uint64_t capacity_rows; // of the gate
+    char *arena;
+    HostStep *steps;
+    ExpertMap *maps;
+    uint32_t map_count;
+    int32_t *map_memory;
+    int *channels; // [group][stream], -1 while not opened
+    int32_t *decisions;
+    void *final_x;
+    Tensor loss, tokens, x;
+};
+
+// ---- ops -------------------------------------------------------------------------------------
+
+static uint64_t counted_rows(Tensor counts)
+{
+    const int32_t *values = counts.data;
+    uint64_t rows = 0;
+    for (uint64_t i = 0; i < counts.rows * counts.cols; i++)
+        rows += (uint64_t)values[i];
+    return rows;
+}
+
+static uint64_t row_bytes(Tensor tensor)
+{
+    return tensor.cols * dtype_bytes(tensor.dtype);
+}
+
+static void *row_at(Tensor tensor, uint64_t row)
+{
+    return (char *)tensor.data + row * row_bytes(tensor);
+}
+
+static const ModelDims *dims_of(const HostStep *step)
+{
+    return &step->engine->plan->model;
+}
+
+static bool run_embed(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_embed(dims_of(step), t[0], t[1], t[2]);
+    return true;
+}
+
+static bool run_pre_expert(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_pre_expert(dims_of(step), t[0], t[1], t[2], t[3]);
+    return true;
+}
+
+static void keep_final(const HostStep *step, Tensor x)
+{
+    if (step->is_final && step->engine->final_x)
+        memcpy(step->engine->final_x, x.data, x.rows * row_bytes(x));
+}
+
+static bool run_ffn(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_ffn(dims_of(step), t[0], t[1], t[2], t[3]);
+    keep_final(step, t[2]);
+    return true;
+}
+
+static bool run_gate(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    HostEngine *engine = step->engine;
+    host_gate(dims_of(step), engine->options.routing, engine->capacity_rows, t[0], t[1], t[2], t[3], t[4]);
+    if (step->decisions) {
+        const Record *records = t[3].data;
+        uint64_t count = model_tokens(dims_of(step)) * dims_of(step)->top_k;
+        for (uint64_t i = 0; i < count; i++)
+            step->decisions[i] = records[i].expert;
+    }
+    return true;
+}
+
+static bool run_route(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    Tensor rows = t[0], records = t[1], counts = t[2];
+    uint64_t row_count = counts.data ? counted_rows(counts) : records.rows;
+    uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
+    uint64_t lost =
+        host_route(&step->route, row_count, fanout, rows, records, t[3], t[4], t[5], t[6], t[7], t[8]);
+    if (lost > 0)
+        return fault_set(fault, EXIT_FAULT, "%" PRIu64 " rows do not fit in buffers of %" PRIu64 " and %" PRIu64
+                         " rows: more tokens chose experts of one domain than the plan reserves for",
+                         lost, t[3].rows, t[5].rows);
+    return true;
+}
+
+static bool run_dispatch(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    Tensor send_rows = t[0], send_records = t[1], send_counts = t[2], next_rows = t[3], next_records = t[4];
+    int32_t *next_counts = t[5].data;
+    uint64_t own_rows = (uint64_t)((const int32_t *)send_counts.data)[step->own];
+    Exchange exchange = {
+        .part_count = send_records.data ? 2 : 1,
+        .parts = {{send_rows.data, row_at(next_rows, own_rows), row_bytes(send_rows)}},
+        .send_counts = send_counts.data,
+        .recv_counts = next_counts,
+        .recv_capacity = next_rows.rows - own_rows,
+    };
+    if (send_records.data)
+        exchange.parts[1] =
+            (ExchangePart){send_records.data, row_at(next_records, own_rows), row_bytes(send_records)};
+    next_counts[step->own] = (int32_t)own_rows;
+    Comm *comm = step->engine->comm;
+    return comm->ops->exchange(comm, step->channel, &exchange, fault);
+}
+
+static bool run_expert(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    Tensor rows = t[0], records = t[1], counts = t[2];
+    uint64_t row_count = counts.data ? counted_rows(counts) : records.rows;
+    uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
+    uint64_t lost = host_expert(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records, t[3], t[4], t[5]);
+    if (lost > 0)
+        return fault_set(fault, EXIT_FAULT, "%" PRIu64 " records name experts that this rank does not hold", lost);
+    return true;
+}
+
+static bool run_combine(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    Tensor results = t[0], next_counts = t[1], send_counts = t[2], returned = t[3];
+    uint64_t own_rows = (uint64_t)((const int32_t *)next_counts.data)[step->own];
+    Exchange exchange = {
+        .part_count = 1,
+        .parts = {{row_at(results, own_rows), returned.data, row_bytes(results)}},
+        .send_counts = next_counts.data,
+        .recv_counts = send_counts.data,
+        .counts_known = true,
+        .recv_capacity = returned.rows,
+    };
+    Comm *comm = step->engine->comm;
+    return comm->ops->exchange(comm, step->channel, &exchange, fault);
+}
+
+static bool run_unroute(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    Tensor counts = t[4], rows = t[5];
+    uint32_t fanout = 1;
+    if (!counts.data && step->engine->plan->dispatch == DISPATCH_NAIVE)
+        fanout = dims_of(step)->top_k;
+    uint64_t row_count = counts.data ? counted_rows(counts) : rows.rows * fanout;
+    host_unroute(&step->route, row_count, fanout, t[0], t[1], t[2], t[3], rows, t[6]);
+    return true;
+}
+
+static bool run_shared_expert(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_shared_expert(dims_of(step), t[0], t[1], t[2], t[3]);
+    return true;
+}
+
+static bool run_residual(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_residual(t[0], t[1], t[2], t[3]);
+    keep_final(step, t[3]);
+    return true;
+}
+
+static bool run_loss(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_loss(dims_of(step), t[0], t[1], t[2], t[3], t[4]);
+    return true;
+}
+
+static bool run_gather(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    Comm *comm = step->engine->comm;
+    return comm->ops->all_gather(comm, step->channel, t[0].data, t[1].data, t[0].rows * row_bytes(t[0]), fault);
+}
+
+static Handler handler_of(Op op)
+{
+    switch (op) {
+    case OP_EMBED:
+        return run_embed;
+    case OP_PRE_EXPERT:
+        return run_pre_expert;
+    case OP_FFN:
+        return run_ffn;
+    case OP_GATE:
+        return run_gate;
+    case OP_ROUTE:
+        return run_route;
+    case OP_DISPATCH:
+        return run_dispatch;
+    case OP_EXPERT:
+        return run_expert;
+    case OP_COMBINE:
+        return run_combine;
+    case OP_UNROUTE:
+        return run_unroute;
+    case OP_SHARED_EXPERT:
+        return run_shared_expert;
+    case OP_RESIDUAL:
+        return run_residual;
+    case OP_LOSS:
+        return run_loss;
+    case OP_GATHER:
+        return run_gather;
+    case OP_ENCODE:
+    case OP_DECODE:
+    case OP_LOSS_BACKWARD:
+    case OP_COMBINE_BACKWARD:
+    case OP_UNROUTE_BACKWARD:
+    case OP_EXPERT_BACKWARD:
+    case OP_ROUTE_BACKWARD:
+    case OP_GATE_BACKWARD:
+    case OP_SHARED_EXPERT_BACKWARD:
+    case OP_FFN_BACKWARD:
+    case OP_PRE_EXPERT_BACKWARD:
+    case OP_EMBED_BACKWARD:
+    case OP_REDUCE_SCATTER:
+    case OP_ALL_REDUCE:
+    case OP_OPTIMIZER:
+        return NULL;
+    }
+    return NULL;
+}
+
+static bool host_supports(Op op)
+{
+    return handler_of(op) != NULL;
+}
+
+// ---- where experts are -----------------------------------------------------------------------
+
+static const Choice *choice_of_layer(const Plan *plan, int32_t layer)
+{
+    for (uint32_t c = 0; c < plan->choice_count; c++) {
+        if (layer >= 0 && plan->choices[c].layer == (uint32_t)layer)
+            return &plan->choices[c];
+    }
+    return NULL;
+}
+
+static const ExpertMap *map_of(const HostEngine *engine, const uint32_t domain[LEVELS_MAX])
+{
+    for (uint32_t m = 0; m < engine->map_count; m++) {
+        if (memcmp(engine->maps[m].domain, domain, sizeof(engine->maps[m].domain)) == 0)
+            return &engine->maps[m];
+    }
+    return NULL;
+}
+
+static void map_fill(const HostEngine *engine, ExpertMap *map, int32_t *memory)
+{
+    const Plan *plan = engine->plan;
+    uint32_t experts = plan->model.experts, levels = plan->cluster.level_count;
+    map->slot_of_expert = memory;
+    for (uint32_t e = 0; e < experts; e++)
+        map->slot_of_expert[e] = (int32_t)plan_expert_slot(plan, map->domain, engine->comm->rank, e);
+    for (uint32_t l = 0; l < levels; l++) {
+        map->member_of_expert[l] = memory + (uint64_t)experts * (l + 1);
+        for (uint32_t e = 0; e < experts; e++)
+            map->member_of_expert[l][e] = (int32_t)plan_expert_domain(plan, map->domain, e, l);
+    }
+}
+
+static bool maps_create(HostEngine *engine)
+{
+    const Plan *plan = engine->plan;
+    engine->maps = calloc(plan->choice_count + 1, sizeof(*engine->maps));
+    if (!engine->maps)
+        return false;
+    for (uint32_t c = 0; c < plan->choice_count; c++) {
+        if (!map_of(engine, plan->choices[c].domain))
+            memcpy(engine->maps[engine->map_count++].domain, plan->choices[c].domain, sizeof(engine->maps->domain));
+    }
+    uint64_t per_map = (uint64_t)plan->model.experts * (plan->cluster.level_count + 1);
+    engine->map_memory = calloc(per_map * engine->map_count + 1, sizeof(*engine->map_memory));
+    if (!engine->map_memory)
+        return false;
+    for (uint32_t m = 0; m < engine->map_count; m++)
+        map_fill(engine, &engine->maps[m], engine->map_memory + m * per_map);
+    return true;
+}
+
+// ---- creation --------------------------------------------------------------------------------
+
+static Tensor buffer_tensor(const HostEngine *engine, int32_t buffer)
+{
+    if (buffer == NONE)
+        return (Tensor){0};
+    const Buffer *from = &engine->plan->buffers[buffer];
+    return (Tensor){.data = engine->arena + from->offset, .dtype = from->dtype, .rows = from->rows, .cols = from->cols};
+}
+
+// Which weights a weight buffer holds follows from the operand it is used as.
+static void weight_fill(const HostEngine *engine, const char *operand, int32_t layer, Tensor out)
+{
+    const Plan *plan = engine->plan;
+    const ModelDims *dims = &plan->model;
+    uint64_t seed = engine->options.seed;
+    uint32_t of = layer == NONE ? 0 : (uint32_t)layer;
+    if (strcmp(operand, "embedding") == 0)
+        weights_fill_embedding(dims, seed, out);
+    else if (strcmp(operand, "attention") == 0)
+        weights_fill_attention(dims, seed, of, out);
+    else if (strcmp(operand, "router") == 0)
+        weights_fill_router(dims, seed, of, out);
+    else if (strcmp(operand, "ffn") == 0)
+        weights_fill_ffn(dims, seed, of, out);
+    else if (strcmp(operand, "shared") == 0)
+        weights_fill_shared(dims, seed, of, out);
+    else if (strcmp(operand, "experts") == 0 || strcmp(operand, "shard") == 0)
+        weights_fill_experts(dims, seed, of, plan_first_expert(plan, engine->comm->rank), plan_experts_per_rank(plan),
+                             out);
+}
+
+static bool weights_create(const HostEngine *engine)
+{
+    const Plan *plan = engine->plan;
+    bool *filled = calloc(plan->buffer_count + 1, sizeof(*filled));
+    if (!filled)
+        return false;
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const OpInfo *info = op_info(plan->steps[s].op);
+        const int32_t *operands = step_operands(plan, &plan->steps[s]);
+        for (uint32_t o = 0; o < info->operand_count; o++) {
+            int32_t b = operands[o];
+            if (b == NONE || plan->buffers[b].kind != BUFFER_WEIGHT || filled[b])
+                continue;
+            weight_fill(engine, info->operands[o].name, plan->buffers[b].layer, buffer_tensor(engine, b));
+            filled[b] = true;
+        }
+    }
+    free(filled);
+    return true;
+}
+
+static bool channel_open(const HostEngine *engine, HostStep *step, Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    const Step *of = &plan->steps[step->index];
+    Stream stream = op_info(of->op)->stream;
+    const Group *group = &plan->groups[of->group];
+    int *channel = &engine->channels[(uint32_t)of->group * STREAM_COUNT + stream];
+    if (*channel < 0)
+        *channel = engine->comm->ops->open(engine->comm, group, stream, fault);
+    step->channel = *channel;
+    step->own = (uint32_t)group_index(&plan->cluster, group, engine->comm->rank);
+    return step->channel >= 0;
+}
+
+enum { ROUTE_SEND_COUNTS = 7, DISPATCH_SEND_COUNTS = 2, UNROUTE_SEND_COUNTS = 2 };
+
+// Routes and their way back name no level: they serve the dispatch that reads the same counts.
+static const Step *dispatch_of(const Plan *plan, int32_t send_counts)
+{
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        if (step->op == OP_DISPATCH && step_operands(plan, step)[DISPATCH_SEND_COUNTS] == send_counts)
+            return step;
+    }
+    return NULL;
+}
+
+static bool route_resolve(const HostEngine *engine, HostStep *step, const ExpertMap *map, Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    const Step *of = &plan->steps[step->index];
+    int32_t counts = step_operands(plan, of)[of->op == OP_ROUTE ? ROUTE_SEND_COUNTS : UNROUTE_SEND_COUNTS];
+    const Step *dispatch = dispatch_of(plan, counts);
+    if (!dispatch || !map)
+        return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s') belongs to no dispatch of an MoE layer",
+                         step->index, op_info(of->op)->name);
+    const Group *group = &plan->groups[dispatch->group];
+    step->route = (RouteTable){
+        .member_of_expert = map->member_of_expert[dispatch->level],
+        .members = (uint32_t)group_size(&plan->cluster, group),
+        .own = (uint32_t)group_index(&plan->cluster, group, engine->comm->rank),
+    };
+    return true;
+}
+
+static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    const Step *of = &plan->steps[index];
+    const OpInfo *info = op_info(of->op);
+    HostStep *step = &engine->steps[index];
+    *step = (HostStep){.engine = engine, .run = handler_of(of->op), .index = index};
+    for (uint32_t o = 0; o < info->operand_count; o++)
+        step->operands[o] = buffer_tensor(engine, step_operands(plan, of)[o]);
+    const Choice *choice = choice_of_layer(plan, of->layer);
+    const ExpertMap *map = choice ? map_of(engine, choice->domain) : NULL;
+    if (of->group != NONE && !channel_open(engine, step, fault))
+        return false;
+    if (of->op == OP_EXPERT) {
+        if (!map)
+            return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('expert') is of no MoE layer", index);
+        step->slot_of_expert = map->slot_of_expert;
+    }
+    if ((of->op == OP_ROUTE || of->op == OP_UNROUTE) && !route_resolve(engine, step, map, fault))
+        return false;
+    if (of->op == OP_GATE && choice && engine->decisions)
+        step->decisions = engine->decisions +
+                          (uint64_t)(choice - plan->choices) * model_tokens(&plan->model) * plan->model.top_k;
+    if (of->op == OP_LOSS)
+        engine->loss = step->operands[3];
+    if (of->op == OP_EMBED)
+        engine->tokens = step->operands[0];
+    return true;
+}
+
+// The final hidden state is what the last residual or dense layer writes.
+static void mark_final(HostEngine *engine)
+{
+    for (uint32_t s = engine->plan->step_count; s-- > 0;) {
+        Op op = engine->plan->steps[s].op;
+        if (op != OP_RESIDUAL && op != OP_FFN)
+            continue;
+        engine->steps[s].is_final = true;
+        engine->x = engine->steps[s].operands[op == OP_RESIDUAL ? 3 : 2];
+        return;
+    }
+}
+
+static uint64_t decisions_bytes(const Plan *plan)
+{
+    return (uint64_t)plan->choice_count * model_tokens(&plan->model) * plan->model.top_k * sizeof(int32_t);
+}
+
+static uint64_t final_bytes(const Plan *plan)
+{
+    return model_tokens(&plan->model) * plan->model.hidden * dtype_bytes(plan->model.dtype);
+}
+
+static uint64_t host_bytes(const Plan *plan, const EngineOptions *options)
+{
+    uint64_t maps = (uint64_t)plan->model.experts * (plan->cluster.level_count + 1) * sizeof(int32_t);
+    uint64_t extra = plan->step_count * sizeof(HostStep), total;
+    extra += options->record ? decisions_bytes(plan) + final_bytes(plan) : 0;
+    if (!checked_mul(maps, plan->choice_count, &maps) || !checked_add(plan->arena_bytes, extra, &total) ||
+        !checked_add(total, maps, &total))
+        return UINT64_MAX;
+    return total;
+}
+
+static bool memory_create(HostEngine *engine)
+{
+    const Plan *plan = engine->plan;
+    uint64_t bytes = (plan->arena_bytes + BUFFER_ALIGNMENT) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
+    size_t channels = (size_t)(plan->group_count + 1) * STREAM_COUNT;
+    engine->arena = aligned_alloc(BUFFER_ALIGNMENT, bytes);
+    engine->steps = calloc(plan->step_count + 1, sizeof(*engine->steps));
+    engine->channels = malloc(channels * sizeof(*engine->channels));
+    if (engine->options.record) {
+        engine->decisions = malloc(decisions_bytes(plan) + 1);
+        engine->final_x = malloc(final_bytes(plan) + 1);
+    }
+    if (!engine->arena || !engine->steps || !engine->channels || (engine->options.record && !engine->final_x) ||
+        (engine->options.record && !engine->decisions) || !maps_create(engine))
+        return false;
+    for (size_t c = 0; c < channels; c++)
+        engine->channels[c] = -1;
+    memset(engine->arena, 0xFF, bytes); // NaN in every floating dtype: what is read unwritten shows
+    return weights_create(engine);
+}
+
+static void host_destroy(Engine *base)
+{
+    HostEngine *engine = (HostEngine *)base;
+    if (!engine)
+        return;
+    free(engine->arena);
+    free(engine->steps);
+    free(engine->channels);
+    free(engine->decisions);
+    free(engine->final_x);
+    free(engine->maps);
+    free(engine->map_memory);
+    free(engine);
+}
+
+static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *options, Fault *fault)
+{
+    HostEngine *engine = calloc(1, sizeof(*engine));
+    if (!engine) {
+        fault_set(fault, EXIT_FAULT, "out of memory");
+        return NULL;
+    }
+    const ModelDims *dims = &plan->model;
+    *engine = (HostEngine){.plan = plan, .comm = comm, .options = *options};
+    if (plan->capacity > 0)
+        engine->capacity_rows =
+            (uint64_t)ceil(plan->capacity * (double)model_tokens(dims) * dims->top_k / dims->experts);
+    bool ok = memory_create(engine) || fault_set(fault, EXIT_FAULT, "out of memory for an arena of %" PRIu64 " bytes",
+                                                 plan->arena_bytes);
+    for (uint32_t s = 0; ok && s < plan->step_count; s++)
+        ok = step_create(engine, s, fault);
+    if (!ok) {
+        host_destroy((Engine *)engine);
+        return NULL;
+    }
+    mark_final(engine);
+    return (Engine *)engine;
+}
+
+static void host_begin(Engine *base, uint64_t iteration)
+{
+    HostEngine *engine = (HostEngine *)base;
+    if (engine->tokens.data)
+        weights_fill_tokens(&engine->plan->model, engine->options.seed, engine->comm->rank, iteration, engine->tokens);
+}
+
+static bool host_execute(Engine *base, uint32_t step, Fault *fault)
+{
+    const HostStep *of = &((HostEngine *)base)->steps[step];
+    return of->run(of, fault);
+}
+
+static EngineResult host_result(const Engine *base)
+{
+    const HostEngine *engine = (const HostEngine *)base;
+    EngineResult result = {.decisions = engine->decisions, .tokens = engine->tokens.data};
+    result.has_loss = engine->loss.data != NULL;
+    if (result.has_loss)
+        result.loss = (double)*(const float *)engine->loss.data;
+    if (engine->final_x && engine->x.data) {
+        result.x = engine->x;
+        result.x.data = engine->final_x;
+    }
+    return result;
+}
+
+const EngineOps host_engine = {
+    .name = "host",
+    .supports = host_supports,
+    .bytes = host_bytes,
+    .create = host_create,
+    .destroy = host_destroy,
+    .begin = host_begin,
+    .execute = host_execute,
+    .result = host_result,
+};

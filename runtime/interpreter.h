@@ -1,0 +1,28 @@
+// Runs the steps of a plan for one rank: every stream that has steps is a thread that executes them
+// in order and waits for the steps of other streams that `after` names. Threads and all memory are
+// made once; an iteration allocates nothing.
+#ifndef HEP_INTERPRETER_H
+#define HEP_INTERPRETER_H
+
+#include "runtime/engine.h"
+
+typedef struct Interpreter Interpreter;
+
+typedef struct {
+    double start_s, end_s; // CLOCK_MONOTONIC; start is after the steps it waits for
+} StepTime;
+
+// Starts the threads. NULL and a fault when one cannot be started.
+Interpreter *interpreter_create(const Plan *plan, const EngineOps *ops, Engine *engine, Comm *comm, Fault *fault);
+void interpreter_destroy(Interpreter *interpreter); // takes NULL; no iteration is under way
+
+// One iteration: returns when all streams are through. On a fault the world is aborted, so that no
+// other rank waits for this one; the fault names rank, step and op.
+bool interpreter_run(Interpreter *interpreter, Fault *fault);
+
+// Of the last iteration, one per step of the plan.
+const StepTime *interpreter_times(const Interpreter *interpreter);
+// The step that a stream is at, -1 between iterations. May be asked from any thread.
+int64_t interpreter_current_step(const Interpreter *interpreter, Stream stream);
+
+#endif

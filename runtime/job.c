@@ -1,0 +1,508 @@
+// Runs a plan on the threads communicator: one thread per rank that prepares the rank's engine, then
+// iterates between barriers, then takes part in the reductions that make the result. The calling
+// thread supervises: progress, interruption. Nothing of a rank is freed before all ranks have ended,
+// because peers read its memory.
+#include "runtime/job.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ir/base/text.h"
+#include "runtime/clock.h"
+#include "runtime/comm_threads.h"
+#include "runtime/interpreter.h"
+#include "runtime/machine.h"
+
+enum { SAMPLES_MAX = 1024 }; // iterations whose step times are kept, per rank: the last ones
+static const double supervise_s = 0.1;
+
+typedef struct Job Job;
+
+typedef struct {
+    Job *job;
+    Comm *comm;
+    Engine *engine;
+    Interpreter *interpreter;
+    float *samples; // [step][SAMPLES_MAX or iterations]
+    double *step_s; // [step] medians
+    pthread_t thread;
+    bool ok;
+    Fault fault;
+} Rank;
+
+struct Job {
+    const Plan *plan;
+    const JobOptions *options;
+    JobResult *result;
+    Reference *reference;
+    LinkEmulation *links;
+    ThreadWorld *world;
+    Rank *ranks;
+    uint64_t rank_count, started;
+    uint32_t sample_count;
+    pthread_mutex_t mutex; // guards ended
+    pthread_cond_t ended_changed;
+    uint64_t ended;
+    _Atomic uint32_t phase, iteration; // of rank 0
+};
+
+JobOptions job_options_default(void)
+{
+    return (JobOptions){.engine = &host_engine, .iterations = 10, .warmup = 1, .routing = ROUTING_LEARNED,
+                        .timeout_s = 60};
+}
+
+// ---- before anything is allocated ------------------------------------------------------------
+
+static bool check_executable(const Plan *plan, const EngineOps *engine, Fault *fault)
+{
+    if (plan->model.abstract)
+        return fault_set(fault, EXIT_INPUT, "abstract workload: can be simulated, not executed");
+    size_t op_count;
+    const OpInfo *ops = op_table(&op_count);
+    Text missing = {0};
+    uint32_t missing_count = 0;
+    for (size_t o = 0; o < op_count; o++) {
+        bool used = false;
+        for (uint32_t s = 0; s < plan->step_count && !used; s++)
+            used = plan->steps[s].op == ops[o].op;
+        if (used && !engine->supports(ops[o].op))
+            text_format(&missing, "%s'%s'", missing_count++ ? ", " : "", ops[o].name);
+    }
+    if (missing_count > 0)
+        fault_set(fault, EXIT_FAULT, "%s %s %s not supported by engine '%s'", missing_count == 1 ? "op" : "ops",
+                  missing.data, missing_count == 1 ? "is" : "are", engine->name);
+    text_free(&missing);
+    return missing_count == 0;
+}
+
+static uint32_t stream_count(const Plan *plan)
+{
+    bool used[STREAM_COUNT] = {false};
+    uint32_t count = 0;
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        Stream stream = op_info(plan->steps[s].op)->stream;
+        count += !used[stream];
+        used[stream] = true;
+    }
+    return count > 0 ? count : 1;
+}
+
+static EngineOptions engine_options(const JobOptions *options)
+{
+    return (EngineOptions){.seed = options->seed, .routing = options->routing,
+                           .record = options->check || options->keep_outputs};
+}
+
+static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t samples, Fault *fault)
+{
+    uint64_t ranks = cluster_gpus(&plan->cluster), per_rank, total, threads;
+    EngineOptions of_engine = engine_options(options);
+    uint64_t own = (uint64_t)plan->step_count * (samples * sizeof(float) + sizeof(double) + 64) +
+                   (options->check ? check_bytes(plan) : 0);
+    if (!checked_add(options->engine->bytes(plan, &of_engine), own, &per_rank) ||
+        !checked_mul(per_rank, ranks, &total))
+        total = UINT64_MAX;
+    uint64_t available = machine_available_bytes(), limit = machine_thread_limit();
+    char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX];
+    if (total > available)
+        return fault_set(fault, EXIT_FAULT,
+                         "%" PRIu64 " ranks of %s each need %s of memory, %s are available on this machine", ranks,
+                         format_bytes(each, (double)per_rank), format_bytes(need, (double)per_rank * (double)ranks),
+                         format_bytes(free_bytes, (double)available));
+    if (!checked_mul(ranks, stream_count(plan), &threads) || threads > limit)
+        return fault_set(fault, EXIT_FAULT,
+                         "%" PRIu64 " ranks of %" PRIu32 " streams each need as many threads, %" PRIu64
+                         " are allowed on this machine",
+                         ranks, stream_count(plan), limit);
+    return true;
+}
+
+// ---- one rank --------------------------------------------------------------------------------
+
+static int compare_floats(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static bool rank_prepare(Rank *rank)
+{
+    Job *job = rank->job;
+    EngineOptions options = engine_options(job->options);
+    rank->engine = job->options->engine->create(job->plan, rank->comm, &options, &rank->fault);
+    if (!rank->engine)
+        return false;
+    rank->interpreter =
+        interpreter_create(job->plan, job->options->engine, rank->engine, rank->comm, &rank->fault);
+    if (!rank->interpreter)
+        return false;
+    rank->samples = calloc((size_t)job->plan->step_count * job->sample_count + 1, sizeof(*rank->samples));
+    rank->step_s = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->step_s));
+    if (!rank->samples || !rank->step_s)
+        return fault_set(&rank->fault, EXIT_FAULT, "out of memory for step times");
+    return true;
+}
+
+static void rank_keep_times(Rank *rank, uint32_t iteration)
+{
+    const StepTime *times = interpreter_times(rank->interpreter);
+    uint32_t samples = rank->job->sample_count;
+    for (uint32_t s = 0; s < rank->job->plan->step_count; s++)
+        rank->samples[(size_t)s * samples + iteration % samples] = (float)(times[s].end_s - times[s].start_s);
+}
+
+// One iteration between barriers. `measured` is its index among the measured ones, or -1.
+static bool rank_iterate(Rank *rank, uint32_t iteration, int64_t measured)
+{
+    Job *job = rank->job;
+    const CommOps *comm = rank->comm->ops;
+    job->options->engine->begin(rank->engine, iteration);
+    if (!comm->barrier(rank->comm, &rank->fault))
+        return false;
+    double start_s = clock_now_s();
+    if (!interpreter_run(rank->interpreter, &rank->fault))
+        return false;
+    double time_s = clock_now_s() - start_s;
+    EngineResult result = job->options->engine->result(rank->engine);
+    double loss = result.has_loss ? result.loss : 0;
+    if (!comm->all_reduce_max(rank->comm, &time_s, 1, &rank->fault) ||
+        !comm->all_reduce_sum(rank->comm, &loss, 1, &rank->fault))
+        return false;
+    if (measured < 0)
+        return true;
+    rank_keep_times(rank, (uint32_t)measured);
+    if (rank->comm->rank == 0) {
+        job->result->iteration_s[measured] = time_s;
+        job->result->loss[measured] = loss / (double)job->rank_count;
+        job->result->has_loss = result.has_loss;
+    }
+    return true;
+}
+
+static bool rank_loop(Rank *rank)
+{
+    Job *job = rank->job;
+    const JobOptions *options = job->options;
+    for (uint32_t i = 0; i < options->warmup + options->iterations; i++) {
+        bool warm = i >= options->warmup;
+        if (i == options->warmup) {
+            CommTraffic discarded[LEVELS_MAX] = {0};
+            rank->comm->ops->traffic(rank->comm, discarded, true);
+        }
+        if (rank->comm->rank == 0) {
+            atomic_store(&job->iteration, warm ? i - options->warmup : i);
+            atomic_store(&job->phase, warm ? JOB_RUNNING : JOB_WARMING_UP);
+        }
+        if (!rank_iterate(rank, i, warm ? (int64_t)(i - options->warmup) : -1))
+            return false;
+    }
+    return true;
+}
+
+static bool rank_reduce_steps(Rank *rank)
+{
+    Job *job = rank->job;
+    uint32_t kept = job->options->iterations < job->sample_count ? job->options->iterations : job->sample_count;
+    for (uint32_t s = 0; s < job->plan->step_count; s++) {
+        float *samples = rank->samples + (size_t)s * job->sample_count;
+        qsort(samples, kept, sizeof(*samples), compare_floats);
+        rank->step_s[s] = samples[kept / 2];
+    }
+    return rank->comm->ops->all_reduce_max(rank->comm, rank->step_s, job->plan->step_count, &rank->fault);
+}
+
+static bool rank_reduce_traffic(Rank *rank)
+{
+    Job *job = rank->job;
+    const CommOps *comm = rank->comm->ops;
+    CommTraffic own[LEVELS_MAX] = {0};
+    comm->traffic(rank->comm, own, false);
+    for (uint32_t l = 0; l < job->plan->cluster.level_count; l++) {
+        double sums[] = {(double)own[l].exchange_bytes, (double)own[l].routing_bytes, (double)own[l].gather_bytes,
+                         (double)own[l].reduce_bytes};
+        double largest = sums[0] + sums[1] + sums[2] + sums[3];
+        if (!comm->all_reduce_sum(rank->comm, sums, COUNT_OF(sums), &rank->fault) ||
+            !comm->all_reduce_max(rank->comm, &largest, 1, &rank->fault))
+            return false;
+        double per = (double)job->rank_count * job->options->iterations;
+        if (rank->comm->rank == 0)
+            job->result->traffic[l] = (JobTraffic){
+                .exchange_bytes = sums[0] / per,
+                .routing_bytes = sums[1] / per,
+                .gather_bytes = sums[2] / per,
+                .reduce_bytes = sums[3] / per,
+                .total_bytes = (sums[0] + sums[1] + sums[2] + sums[3]) / per,
+                .max_total_bytes = largest / job->options->iterations,
+            };
+    }
+    return true;
+}
+
+static bool rank_check(Rank *rank)
+{
+    Job *job = rank->job;
+    const CommOps *comm = rank->comm->ops;
+    if (rank->comm->rank == 0)
+        atomic_store(&job->phase, JOB_CHECKING);
+    EngineResult result = job->options->engine->result(rank->engine);
+    CheckPart part;
+    if (!check_rank(job->reference, job->plan, rank->comm->rank, &result, &part, &rank->fault))
+        return false;
+    double errors[] = {part.max_abs_error, part.loss_error}, sums[] = {part.square_sum, part.element_count};
+    if (!comm->all_reduce_max(rank->comm, errors, COUNT_OF(errors), &rank->fault) ||
+        !comm->all_reduce_sum(rank->comm, sums, COUNT_OF(sums), &rank->fault))
+        return false;
+    CheckPart all = {.max_abs_error = errors[0], .loss_error = errors[1], .square_sum = sums[0],
+                     .element_count = sums[1]};
+    if (rank->comm->rank == 0)
+        job->result->check = check_conclude(job->plan, &all);
+    return true;
+}
+
+static uint64_t output_bytes(const Plan *plan)
+{
+    return model_tokens(&plan->model) * plan->model.hidden * dtype_bytes(plan->model.dtype);
+}
+
+static void rank_keep_output(Rank *rank)
+{
+    EngineResult result = rank->job->options->engine->result(rank->engine);
+    uint64_t bytes = output_bytes(rank->job->plan);
+    if (result.x.data)
+        memcpy((char *)rank->job->result->outputs + rank->comm->rank * bytes, result.x.data, bytes);
+}
+
+static bool rank_work(Rank *rank)
+{
+    const JobOptions *options = rank->job->options;
+    if (!rank_prepare(rank) || !rank_loop(rank) || !rank_reduce_steps(rank) || !rank_reduce_traffic(rank))
+        return false;
+    if (rank->comm->rank == 0)
+        memcpy(rank->job->result->step_s, rank->step_s, rank->job->plan->step_count * sizeof(*rank->step_s));
+    if (options->keep_outputs)
+        rank_keep_output(rank);
+    return !options->check || rank_check(rank);
+}
+
+static void *rank_main(void *argument)
+{
+    Rank *rank = argument;
+    Job *job = rank->job;
+    rank->ok = rank_work(rank);
+    if (!rank->ok) {
+        if (rank->fault.rank < 0)
+            rank->fault.rank = (int64_t)rank->comm->rank;
+        rank->comm->ops->abort(rank->comm, &rank->fault);
+    }
+    pthread_mutex_lock(&job->mutex);
+    job->ended++;
+    pthread_cond_signal(&job->ended_changed);
+    pthread_mutex_unlock(&job->mutex);
+    return NULL;
+}
+
+// ---- all ranks -------------------------------------------------------------------------------
+
+static bool result_create(const Plan *plan, const JobOptions *options, JobResult *result, Fault *fault)
+{
+    result->ranks = cluster_gpus(&plan->cluster);
+    result->iterations = options->iterations;
+    result->engine = options->engine->name;
+    result->communicator = "threads";
+    result->iteration_s = calloc((size_t)options->iterations + 1, sizeof(*result->iteration_s));
+    result->loss = calloc((size_t)options->iterations + 1, sizeof(*result->loss));
+    result->step_s = calloc((size_t)plan->step_count + 1, sizeof(*result->step_s));
+    if (options->keep_outputs)
+        result->outputs = calloc(result->ranks, output_bytes(plan) + 1);
+    if (!result->iteration_s || !result->loss || !result->step_s || (options->keep_outputs && !result->outputs))
+        return fault_set(fault, EXIT_FAULT, "out of memory for the result");
+    return true;
+}
+
+static bool job_create(Job *job, Fault *fault)
+{
+    const Plan *plan = job->plan;
+    const JobOptions *options = job->options;
+    pthread_mutex_init(&job->mutex, NULL);
+    clock_cond_init(&job->ended_changed);
+    job->rank_count = cluster_gpus(&plan->cluster);
+    if (options->check) {
+        job->reference = reference_create(plan, options->seed, fault);
+        if (!job->reference)
+            return false;
+    }
+    job->links = options->emulate_links ? links_create(&plan->cluster) : NULL;
+    job->world = thread_world_create(&plan->cluster, job->links, options->timeout_s);
+    job->ranks = calloc(job->rank_count, sizeof(*job->ranks));
+    if (!job->world || !job->ranks || (options->emulate_links && !job->links))
+        return fault_set(fault, EXIT_FAULT, "out of memory for %" PRIu64 " ranks", job->rank_count);
+    return result_create(plan, options, job->result, fault);
+}
+
+static void job_abort(Job *job, const Fault *cause)
+{
+    Comm *any = thread_world_comm(job->world, 0);
+    any->ops->abort(any, cause);
+}
+
+static void job_start(Job *job)
+{
+    for (uint64_t r = 0; r < job->rank_count; r++) {
+        Rank *rank = &job->ranks[r];
+        rank->job = job;
+        rank->comm = thread_world_comm(job->world, r);
+        int error = pthread_create(&rank->thread, NULL, rank_main, rank);
+        if (error) {
+            Fault fault = {0};
+            fault_set(&fault, EXIT_FAULT, "cannot start the thread of rank %" PRIu64 " of %" PRIu64 ": %s", r,
+                      job->rank_count, strerror(error));
+            job_abort(job, &fault);
+            return;
+        }
+        job->started++;
+    }
+}
+
+static JobProgress job_progress(Job *job)
+{
+    JobPhase phase = (JobPhase)atomic_load(&job->phase);
+    uint32_t iterations = phase == JOB_WARMING_UP ? job->options->warmup : job->options->iterations;
+    return (JobProgress){.phase = phase, .iteration = atomic_load(&job->iteration), .iterations = iterations};
+}
+
+static void job_interrupt(Job *job)
+{
+    JobProgress at = job_progress(job);
+    Fault fault = {0};
+    switch (at.phase) {
+    case JOB_PREPARING:
+        fault_set(&fault, EXIT_FAULT, "interrupted while ranks prepared");
+        break;
+    case JOB_WARMING_UP:
+        fault_set(&fault, EXIT_FAULT, "interrupted in warm-up iteration %" PRIu32, at.iteration);
+        break;
+    case JOB_RUNNING:
+        fault_set(&fault, EXIT_FAULT, "interrupted in iteration %" PRIu32, at.iteration);
+        break;
+    case JOB_CHECKING:
+        fault_set(&fault, EXIT_FAULT, "interrupted while checking");
+        break;
+    }
+    job_abort(job, &fault);
+}
+
+// Waits for all ranks that were started.
+static void job_supervise(Job *job)
+{
+    const JobOptions *options = job->options;
+    bool interrupted = false;
+    pthread_mutex_lock(&job->mutex);
+    while (job->ended < job->started) {
+        struct timespec until = clock_timespec(clock_now_s() + supervise_s);
+        pthread_cond_timedwait(&job->ended_changed, &job->mutex, &until);
+        pthread_mutex_unlock(&job->mutex);
+        if (options->progress) {
+            JobProgress progress = job_progress(job);
+            options->progress(options->progress_context, &progress);
+        }
+        if (options->interrupted && *options->interrupted && !interrupted) {
+            interrupted = true;
+            job_interrupt(job);
+        }
+        pthread_mutex_lock(&job->mutex);
+    }
+    pthread_mutex_unlock(&job->mutex);
+    for (uint64_t r = 0; r < job->started; r++)
+        pthread_join(job->ranks[r].thread, NULL);
+}
+
+// Where the rank that others waited for stands: told by the supervisor, who sees all ranks.
+static void describe_peer(const Job *job, Fault *fault)
+{
+    if (fault->peer < 0 || (uint64_t)fault->peer >= job->started || !job->ranks[fault->peer].interpreter)
+        return;
+    for (uint32_t s = 0; s < STREAM_COUNT; s++) {
+        int64_t at = interpreter_current_step(job->ranks[fault->peer].interpreter, (Stream)s);
+        if (at < 0)
+            continue;
+        size_t length = strlen(fault->message);
+        snprintf(fault->message + length, sizeof(fault->message) - length,
+                 "; stream '%s' of rank %" PRId64 " is at step %" PRId64 " ('%s')", stream_name((Stream)s), fault->peer,
+                 at, op_info(job->plan->steps[at].op)->name);
+    }
+}
+
+static void job_destroy(Job *job)
+{
+    for (uint64_t r = 0; job->ranks && r < job->started; r++)
+        interpreter_destroy(job->ranks[r].interpreter);
+    for (uint64_t r = 0; job->ranks && r < job->started; r++) {
+        job->options->engine->destroy(job->ranks[r].engine);
+        free(job->ranks[r].samples);
+        free(job->ranks[r].step_s);
+    }
+    free(job->ranks);
+    thread_world_destroy(job->world);
+    links_destroy(job->links);
+    reference_destroy(job->reference);
+    pthread_cond_destroy(&job->ended_changed);
+    pthread_mutex_destroy(&job->mutex);
+}
+
+static bool result_summarise(JobResult *result)
+{
+    uint32_t n = result->iterations;
+    double *sorted = malloc(n * sizeof(*sorted));
+    if (!sorted)
+        return false;
+    memcpy(sorted, result->iteration_s, n * sizeof(*sorted));
+    qsort(sorted, n, sizeof(*sorted), compare_doubles);
+    result->min_s = sorted[0];
+    result->median_s = n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
+    result->max_s = sorted[n - 1];
+    free(sorted);
+    return true;
+}
+
+bool job_run(const Plan *plan, const JobOptions *options, JobResult *result, Fault *fault)
+{
+    *result = (JobResult){0};
+    uint32_t samples = options->iterations < SAMPLES_MAX ? options->iterations : SAMPLES_MAX;
+    if (!check_executable(plan, options->engine, fault) || !check_machine(plan, options, samples, fault))
+        return false;
+    host_kernels_init();
+    Job job = {.plan = plan, .options = options, .result = result, .sample_count = samples};
+    bool ok = job_create(&job, fault);
+    if (ok) {
+        job_start(&job);
+        job_supervise(&job);
+        Fault cause = thread_world_cause(job.world);
+        if (cause.code != EXIT_DONE) {
+            describe_peer(&job, &cause);
+            *fault = cause;
+            ok = false;
+        }
+    }
+    job_destroy(&job);
+    return ok && (result_summarise(result) || fault_set(fault, EXIT_FAULT, "out of memory for the result"));
+}
+
+void job_result_free(JobResult *result)
+{
+    free(result->iteration_s);
+    free(result->loss);
+    free(result->step_s);
+    free(result->outputs);
+    *result = (JobResult){0};
+}

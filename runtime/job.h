@@ -1,0 +1,58 @@
+// A job: all ranks of a plan as threads of this process, from weights to measured times. What main
+// calls, and what tests call.
+#ifndef HEP_JOB_H
+#define HEP_JOB_H
+
+#include <signal.h>
+
+#include "runtime/check.h"
+
+typedef enum { JOB_PREPARING, JOB_WARMING_UP, JOB_RUNNING, JOB_CHECKING } JobPhase;
+
+typedef struct {
+    JobPhase phase;
+    uint32_t iteration, iterations; // done of the phase's
+} JobProgress;
+
+typedef struct {
+    const EngineOps *engine;
+    uint32_t iterations, warmup; // measured; before them
+    uint64_t seed;
+    Routing routing;
+    bool emulate_links, check;
+    bool keep_outputs; // JobResult.outputs
+    double timeout_s;
+    const volatile sig_atomic_t *interrupted; // ends the job when it becomes non-zero; may be NULL
+    void (*progress)(void *context, const JobProgress *progress); // a few times a second; may be NULL
+    void *progress_context;
+} JobOptions;
+
+JobOptions job_options_default(void);
+
+// Bytes that left a GPU in one iteration over one level.
+typedef struct {
+    double exchange_bytes, routing_bytes, gather_bytes, reduce_bytes; // mean over ranks
+    double total_bytes, max_total_bytes;                              // mean and largest rank's
+} JobTraffic;
+
+typedef struct {
+    const char *engine, *communicator;
+    uint64_t ranks;
+    uint32_t iterations;
+    bool has_loss;
+    double *iteration_s; // [iterations] slowest rank's
+    double *loss;        // [iterations] mean over ranks
+    double *step_s;      // [plan->step_count] median over iterations of the slowest rank
+    double min_s, median_s, max_s;
+    JobTraffic traffic[LEVELS_MAX];
+    CheckVerdict check;
+    // Final hidden states of the last iteration, in the model's dtype: [ranks][tokens][hidden].
+    void *outputs;
+} JobResult;
+
+// False and a fault on failure; the result may be freed either way. A failed check is no fault. The plan must
+// have passed plan_verify.
+bool job_run(const Plan *plan, const JobOptions *options, JobResult *result, Fault *fault) MUST_CHECK;
+void job_result_free(JobResult *result);
+
+#endif
