@@ -71,7 +71,7 @@ struct AstEntry {
     AstExpr *from;       // NULL if none
     AstExprs references; // EXPR_INDEX
     AstEntries entries;
-    const Ast *included; // of an include, once it is resolved; NULL if the file was read before
+    const Ast *included; // of an include, once it is resolved; empty if the file was read before
     AstEntry *next;
 };
 

@@ -255,10 +255,12 @@ static int yyreport_syntax_error(const yypcontext_t *context, yyscan_t scanner, 
         append_token(&text, state, state->previous);
     }
     text_append(&text, ", got ");
-    if (yypcontext_token(context) == YYSYMBOL_YYEOF)
+    if (yypcontext_token(context) == YYSYMBOL_YYEOF) {
         text_append(&text, "the end of the file");
-    else
+        span.begin = span.end = state->previous.end;
+    } else {
         append_token(&text, state, span);
+    }
     diag_error(state->diag, span, "%s", text.data);
     text_free(&text);
     if (yypcontext_token(context) == YYSYMBOL_YYEOF && state->open_count) {
