@@ -46,13 +46,13 @@ static ExitCode report_unaddressable(const Spec *spec, double bytes, Diag *diag)
 
 static ExitCode report_violations(const VerifyReport *report, Diag *diag)
 {
-    for (uint32_t i = 0; i < report->count; i++)
-        diag_error_plain(diag, "internal: the lowered schedule fails '%s' at step %d: %s", report->items[i].property,
-                         report->items[i].step, report->items[i].message);
+    for (uint32_t i = 0; i < verify_report_count(report); i++)
+        diag_error_plain(diag, "internal: the lowered schedule fails '%s' at step %lld: %s",
+                         property_name(report->items[i].property), (long long)report->items[i].step, report->items[i].message);
     return EXIT_INTERNAL;
 }
 
-static ExitCode make_plan(Arena *arena, Diag *diag, Compilation *out)
+static ExitCode make_plan(Diag *diag, Compilation *out)
 {
     const Spec *spec = out->spec;
     const Candidate *chosen = &out->solution.candidates[out->solution.chosen];
@@ -62,7 +62,7 @@ static ExitCode make_plan(Arena *arena, Diag *diag, Compilation *out)
         return report_unaddressable(spec, bytes, diag);
     describe_solution(spec, &out->solution, out->plan);
     VerifyReport report;
-    if (!plan_verify(out->plan, arena, &report))
+    if (!plan_verify(out->plan, &report))
         return report_violations(&report, diag);
     return EXIT_DONE;
 }
@@ -97,7 +97,7 @@ ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, C
         return infeasible ? EXIT_INFEASIBLE : EXIT_INPUT;
     if (options->stop_after == STAGE_SOLVE)
         return EXIT_DONE;
-    return make_plan(arena, diag, out);
+    return make_plan(diag, out);
 }
 
 void compile_release(Compilation *compilation)

@@ -271,14 +271,16 @@ static int finish(const Options *options, const Plan *plan, double solve_s, bool
 
 static int verify_loaded(const char *path, const Plan *plan)
 {
-    Arena *arena = arena_create();
     VerifyReport report;
-    bool good = plan_verify(plan, arena, &report);
-    for (uint32_t i = 0; i < report.count; i++)
-        fprintf(stderr, "%s: error: property '%s' fails at step %d: %s\n", path, report.items[i].property,
-                report.items[i].step, report.items[i].message);
-    arena_destroy(arena);
-    return good ? EXIT_DONE : EXIT_INPUT;
+    if (plan_verify(plan, &report))
+        return EXIT_DONE;
+    for (uint32_t i = 0; i < verify_report_count(&report); i++) {
+        fprintf(stderr, "%s: error: property '%s' fails", path, property_name(report.items[i].property));
+        if (report.items[i].step != NONE)
+            fprintf(stderr, " at step %lld", (long long)report.items[i].step);
+        fprintf(stderr, ": %s\n", report.items[i].message);
+    }
+    return EXIT_INPUT;
 }
 
 static bool refuses(const Options *options, const char *what)
