@@ -44,14 +44,15 @@ static uint64_t norm_parameters(const ModelDims *dims)
 static uint64_t attention_elements(const ModelDims *dims)
 {
     uint64_t sequence = dims->sequence, hidden = dims->hidden;
-    uint64_t queries = saturating_mul(dims->heads, dims->head_dim), keys = saturating_mul(dims->kv_heads, dims->head_dim);
+    uint64_t queries = saturating_mul(dims->heads, dims->head_dim),
+             keys = saturating_mul(dims->kv_heads, dims->head_dim);
     uint64_t in_panel = converted(dims, hidden, smaller(queries, WORKSPACE_COLUMNS));
     uint64_t out_panel = converted(dims, queries, smaller(hidden, WORKSPACE_COLUMNS));
     uint64_t sum = norm_parameters(dims);
-    sum = saturating_add(sum, piece(sequence, hidden)); // norm, later the projected output
+    sum = saturating_add(sum, piece(sequence, hidden));  // norm, later the projected output
     sum = saturating_add(sum, piece(sequence, queries)); // later the context
     sum = saturating_add(sum, piece(sequence, keys));
-    sum = saturating_add(sum, piece(sequence, keys)); // values
+    sum = saturating_add(sum, piece(sequence, keys));                              // values
     sum = saturating_add(sum, piece(smaller(sequence, WORKSPACE_ROWS), sequence)); // scores
     return saturating_add(sum, larger(in_panel, out_panel));
 }
@@ -78,8 +79,8 @@ static uint64_t gate_elements(const ModelDims *dims, uint64_t rows)
 static uint64_t expert_elements(const ModelDims *dims, uint64_t rows, uint32_t records, uint32_t fanout)
 {
     uint64_t pairs = saturating_mul(saturating_mul(rows, fanout), records);
-    uint64_t sum = piece(1, saturating_add(dims->experts, 1)); // where each expert's pairs end
-    sum = saturating_add(sum, piece(1, pairs));                // pairs sorted by expert
+    uint64_t sum = piece(1, saturating_add(dims->experts, 1));      // where each expert's pairs end
+    sum = saturating_add(sum, piece(1, pairs));                     // pairs sorted by expert
     sum = saturating_add(sum, converted(dims, rows, dims->hidden)); // results
     return saturating_add(sum, feed_forward_elements(dims, pairs, dims->inner));
 }

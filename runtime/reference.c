@@ -66,7 +66,8 @@ static void multiply(uint64_t rows, uint64_t k, uint64_t n, const double *in, co
         add_products_1(k, n, in + r * k, weights, out + r * n);
 }
 
-static void normalise(uint64_t rows, uint64_t hidden, const double *x, const float *gain, const float *bias, double *out)
+static void normalise(uint64_t rows, uint64_t hidden, const double *x, const float *gain, const float *bias,
+                      double *out)
 {
     for (uint64_t r = 0; r < rows; r++) {
         const double *from = x + r * hidden;
@@ -261,8 +262,8 @@ static void moe_layer(Run *run, uint32_t layer, const int32_t *decisions)
         return;
     Tensor tensor = stored(run, model_shared_elements(run->dims));
     weights_fill_shared(run->dims, run->seed, layer, tensor);
-    feed_forward(run, run->tokens, (uint64_t)run->dims->shared_experts * run->dims->inner, run->norm, loaded(run, tensor),
-                 run->out);
+    feed_forward(run, run->tokens, (uint64_t)run->dims->shared_experts * run->dims->inner, run->norm,
+                 loaded(run, tensor), run->out);
     add_to_x(run);
 }
 
@@ -304,8 +305,9 @@ static uint64_t largest_tensor(const ModelDims *dims)
 
 static void run_end(Run *run)
 {
-    void *owned[] = {run->norm,   run->out,    run->q,      run->k,     run->v, run->context, run->act,
-                     run->gate,   run->scores, run->chosen, run->weights, run->weights_of_records, run->stored};
+    void *owned[] = {run->norm,  run->out,  run->q,      run->k,      run->v,       run->context,
+                     run->act,   run->gate, run->scores, run->chosen, run->weights, run->weights_of_records,
+                     run->stored};
     for (size_t i = 0; i < COUNT_OF(owned); i++)
         free(owned[i]);
 }
@@ -338,8 +340,8 @@ static bool run_begin(Run *run, const Reference *reference, double *x)
     run->chosen = calloc(tokens, sizeof *run->chosen);
     run->weights = calloc(elements, sizeof *run->weights);
     run->stored = calloc(elements, dtype_bytes(dims->dtype));
-    return run->norm && run->out && run->q && run->k && run->v && run->context && run->act && run->gate && run->scores &&
-           run->weights_of_records && run->chosen && run->weights && run->stored;
+    return run->norm && run->out && run->q && run->k && run->v && run->context && run->act && run->gate &&
+           run->scores && run->weights_of_records && run->chosen && run->weights && run->stored;
 }
 
 static bool check_decisions(const Plan *plan, const int32_t *decisions, Fault *fault)
@@ -365,7 +367,8 @@ bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tok
         return false;
     if (!run_begin(&run, reference, x)) {
         run_end(&run);
-        return fault_set(fault, EXIT_FAULT, "not enough memory for the reference of rank %llu", (unsigned long long)rank);
+        return fault_set(fault, EXIT_FAULT, "not enough memory for the reference of rank %llu",
+                         (unsigned long long)rank);
     }
     embed(&run, tokens);
     for (uint32_t layer = 0, moe = 0; layer < plan->model.layers; layer++) {
@@ -386,8 +389,9 @@ Reference *reference_create(const Plan *plan, uint64_t seed, Fault *fault)
 {
     Reference *reference = plan->model.abstract ? NULL : malloc(sizeof *reference);
     if (!reference) {
-        fault_set(fault, EXIT_FAULT, plan->model.abstract ? "model '%s' gives volumes, not dimensions: nothing to compute"
-                                                            : "not enough memory for the reference of '%s'",
+        fault_set(fault, EXIT_FAULT,
+                  plan->model.abstract ? "model '%s' gives volumes, not dimensions: nothing to compute"
+                                       : "not enough memory for the reference of '%s'",
                   plan->model.name);
         return NULL;
     }

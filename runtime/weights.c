@@ -105,7 +105,8 @@ void weights_fill_ffn(const ModelDims *dims, uint64_t seed, uint32_t layer, Tens
     fill_feed_forward(&filler, dims, dims->ffn_inner);
 }
 
-void weights_fill_experts(const ModelDims *dims, uint64_t seed, uint32_t layer, uint32_t first, uint32_t count, Tensor out)
+void weights_fill_experts(const ModelDims *dims, uint64_t seed, uint32_t layer, uint32_t first, uint32_t count,
+                          Tensor out)
 {
     Filler filler = {.out = out, .key = key_of(seed, KIND_EXPERT, layer, 0)};
     filler.index = first * model_expert_elements(dims);

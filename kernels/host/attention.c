@@ -6,13 +6,13 @@
 
 typedef struct {
     const ModelDims *dims;
-    uint64_t queries, keys;      // A = heads x head_dim, K = kv_heads x head_dim
-    Dtype dtype;                 // of the weights
+    uint64_t queries, keys; // A = heads x head_dim, K = kv_heads x head_dim
+    Dtype dtype;            // of the weights
     const void *wq, *wk, *wv, *wo;
-    const float *norm;           // gain, bias
-    float *hidden;               // [sequence][H]: norm(x), later the projected output
-    float *q, *k, *v;            // [sequence][A], [K], [K]; the context replaces q
-    float *scores;               // [block][sequence]
+    const float *norm; // gain, bias
+    float *hidden;     // [sequence][H]: norm(x), later the projected output
+    float *q, *k, *v;  // [sequence][A], [K], [K]; the context replaces q
+    float *scores;     // [block][sequence]
     float *panel;
 } Attention;
 
@@ -44,9 +44,7 @@ static void softmax_causal(float *scores, uint64_t first_query, uint64_t queries
     for (uint64_t r = 0; r < queries; r++) {
         float *restrict row = scores + r * stride;
         uint64_t visible = first_query + r + 1;
-        float max = vector_max(row, visible);
-        for (uint64_t i = 0; i < visible; i++)
-            row[i] = exp_f32(row[i] - max);
+        vector_exp(row, visible, vector_max(row, visible));
         float scale = 1.0f / vector_sum(row, visible);
         for (uint64_t i = 0; i < visible; i++)
             row[i] *= scale;

@@ -43,7 +43,7 @@ typedef struct {
     const Record *records;
     uint64_t pairs_per_row; // records a row x fanout: pair / this = row
     Tensor rows;
-    float *sums;            // [rows][hidden]
+    float *sums; // [rows][hidden]
 } ExpertBatch;
 
 static void gather_rows(const ExpertBatch *batch, const uint32_t *pairs, uint64_t count)
@@ -96,8 +96,8 @@ uint64_t host_expert(const ModelDims *dims, const int32_t *slot_of_expert, uint6
     if (result_rows > 0)
         memset(batch.sums, 0, result_rows * hidden * sizeof *batch.sums);
     for (uint64_t slot = 0, begin = 0; slot < dims->experts; begin = sorted.ends[slot++])
-        run_slot(&batch, element_at(experts.data, experts.dtype, slot * model_expert_elements(dims)), sorted.pairs + begin,
-                 sorted.ends[slot] - begin);
+        run_slot(&batch, element_at(experts.data, experts.dtype, slot * model_expert_elements(dims)),
+                 sorted.pairs + begin, sorted.ends[slot] - begin);
     if (results.dtype != DTYPE_F32)
         host_from_f32(batch.sums, results.data, results.dtype, result_rows * hidden);
     return missing;

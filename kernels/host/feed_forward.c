@@ -16,8 +16,7 @@ FeedForward feed_forward_begin(const ModelDims *dims, Dtype dtype, uint64_t inne
     return ff;
 }
 
-// GELU in its tanh form: x (1 + tanh(u)) / 2 = x / (1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3).
-static void activate(Activation activation, float *restrict act, const float *restrict gate, uint64_t count)
+static void activate(Activation activation, float *act, const float *gate, uint64_t count)
 {
     switch (activation) {
     case ACTIVATION_RELU:
@@ -25,14 +24,10 @@ static void activate(Activation activation, float *restrict act, const float *re
             act[i] = act[i] > 0 ? act[i] : 0;
         break;
     case ACTIVATION_GELU:
-        for (uint64_t i = 0; i < count; i++) {
-            float x = act[i], u = 0.79788456f * (x + 0.044715f * x * x * x);
-            act[i] = x / (1.0f + exp_f32(-2.0f * u));
-        }
+        vector_gelu(act, count);
         break;
     case ACTIVATION_SWIGLU:
-        for (uint64_t i = 0; i < count; i++)
-            act[i] *= gate[i] / (1.0f + exp_f32(-gate[i]));
+        vector_silu_multiply(act, gate, count);
         break;
     case ACTIVATION_COUNT:
         assert(false);

@@ -12,8 +12,9 @@ static uint32_t insert_candidate(Record *chosen, uint32_t count, uint32_t limit,
         place--;
     else
         count++;
-    while (place > 0 && (candidate.weight > chosen[place - 1].weight ||
-                         (candidate.weight == chosen[place - 1].weight && candidate.expert < chosen[place - 1].expert))) {
+    while (place > 0 &&
+           (candidate.weight > chosen[place - 1].weight ||
+            (candidate.weight == chosen[place - 1].weight && candidate.expert < chosen[place - 1].expert))) {
         chosen[place] = chosen[place - 1];
         place--;
     }

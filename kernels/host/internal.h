@@ -1,5 +1,5 @@
 // What the host kernels share: scratch, matrix products over stored weights, norms, activations
-// and a fast exponential. Not for use outside this folder and its tests.
+// and other vector functions. Not for use outside this folder and its tests.
 #ifndef HEP_HOST_INTERNAL_H
 #define HEP_HOST_INTERNAL_H
 
@@ -49,8 +49,8 @@ typedef struct {
 } Weights;
 
 // c [m][n] = a [m][k] b [k][n] + beta c. `panel` holds k x min(n, WORKSPACE_COLUMNS), NULL if b is f32.
-void matrix_multiply(uint64_t m, uint64_t n, uint64_t k, const float *a, uint64_t a_stride, Weights b, float beta, float *c,
-                     uint64_t c_stride, float *panel);
+void matrix_multiply(uint64_t m, uint64_t n, uint64_t k, const float *a, uint64_t a_stride, Weights b, float beta,
+                     float *c, uint64_t c_stride, float *panel);
 // c [m][n] = alpha a [m][k] transposed b [n][k], all f32.
 void matrix_multiply_transposed(uint64_t m, uint64_t n, uint64_t k, float alpha, const float *a, uint64_t a_stride,
                                 const float *b, uint64_t b_stride, float *c, uint64_t c_stride);
@@ -65,9 +65,9 @@ void norm_rows(const void *x, Dtype dtype, uint64_t rows, uint64_t hidden, const
 typedef struct {
     const ModelDims *dims;
     uint64_t inner;
-    Dtype dtype;         // of the weights
-    float *in, *out;     // [block][hidden]
-    float *act, *gate;   // [block][min(inner, WORKSPACE_COLUMNS)]; gate only where the activation is gated
+    Dtype dtype;       // of the weights
+    float *in, *out;   // [block][hidden]
+    float *act, *gate; // [block][min(inner, WORKSPACE_COLUMNS)]; gate only where the activation is gated
     float *panel;
 } FeedForward;
 
@@ -85,13 +85,19 @@ enum { LANES = 16 };
 
 float vector_max(const float *x, uint64_t count);
 float vector_sum(const float *x, uint64_t count);
+void vector_exp(float *x, uint64_t count, float shift);                 // x = exp(x - shift)
+void vector_gelu(float *x, uint64_t count);                             // the tanh form
+void vector_silu_multiply(float *x, const float *gate, uint64_t count); // x = x silu(gate)
 
-// exp(x) within 2 ulp for results in the normal range, which x is clamped to. NaN stays NaN.
-static inline float exp_f32(float x)
+#define EXP_LEAST (-87.3f) // results stay in the normal range between these
+#define EXP_MOST  88.3f
+
+// exp(x) within 2 ulp, x clamped to [least, most]. NaN stays NaN.
+static inline __attribute__((always_inline)) float exp_clamped(float x, float least, float most)
 {
     const float round = 12582912.0f; // 1.5 x 2^23: adding it rounds to an integer, kept in the low bits
-    x = x < -87.3f ? -87.3f : x;
-    x = x > 88.3f ? 88.3f : x;
+    x = x < least ? least : x;
+    x = x > most ? most : x;
     float shifted = x * 1.44269504f + round;
     float n = shifted - round;
     float r = x - n * 0.693359375f + n * 2.12194440e-4f; // ln 2 in two parts
@@ -108,6 +114,11 @@ static inline float exp_f32(float x)
     float scale;
     memcpy(&scale, &bits, sizeof scale);
     return p * scale;
+}
+
+static inline float exp_f32(float x)
+{
+    return exp_clamped(x, EXP_LEAST, EXP_MOST);
 }
 
 // ---- conversion without special instructions, for processors without them and for tests --------

@@ -37,7 +37,8 @@ void host_ffn(const ModelDims *dims, Tensor x, Tensor ffn, Tensor y, Tensor work
 
 // records: [tokens x top_k][1 record] (naive) or [tokens][top_k records] (dedup): same memory order.
 // Records of a token are in descending logit order. `capacity_rows`: most records one expert may get from this
-// rank, later tokens are dropped (expert = -1); 0: no limit.
+// rank, later tokens are dropped (expert = -1, weight 0); 0: no limit. The weights of a token are the softmax over the
+// logits of its records that were kept.
 void host_gate(const ModelDims *dims, Routing routing, uint64_t capacity_rows, Tensor x, Tensor router, Tensor rows,
                Tensor records, Tensor work);
 

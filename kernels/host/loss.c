@@ -8,9 +8,9 @@ typedef struct {
     const ModelDims *dims;
     const int32_t *tokens;
     Tensor embedding;
-    float *normed, *logits;      // [block][H], [block][words]
-    float *max, *sum, *target;   // [block]: running maximum, sum of exp(logit - max), logit of the next token
-    float *panel;                // [words][H]
+    float *normed, *logits;    // [block][H], [block][words]
+    float *max, *sum, *target; // [block]: running maximum, sum of exp(logit - max), logit of the next token
+    float *panel;              // [words][H]
 } Loss;
 
 // The word that follows token `index` of this rank.
@@ -22,12 +22,11 @@ static int32_t next_word(const Loss *loss, uint64_t index)
     return word;
 }
 
-static void add_words(const Loss *loss, uint64_t row, float *restrict logits, uint64_t words)
+static void add_words(const Loss *loss, uint64_t row, float *logits, uint64_t words)
 {
     float max = vector_max(logits, words);
     max = max > loss->max[row] ? max : loss->max[row];
-    for (uint64_t i = 0; i < words; i++)
-        logits[i] = exp_f32(logits[i] - max);
+    vector_exp(logits, words, max);
     loss->sum[row] = loss->sum[row] * expf(loss->max[row] - max) + vector_sum(logits, words);
     loss->max[row] = max;
 }
@@ -71,8 +70,8 @@ void host_loss(const ModelDims *dims, Tensor x, Tensor tokens, Tensor embedding,
     uint64_t words = smaller(dims->vocabulary, WORKSPACE_VOCABULARY);
     uint64_t norm_first = ((uint64_t)dims->vocabulary + dims->sequence) * hidden;
     Scratch scratch = scratch_begin(work);
-    const float *norm = scratch_convert(&scratch, element_at(embedding.data, embedding.dtype, norm_first), embedding.dtype,
-                                        2 * hidden);
+    const float *norm =
+        scratch_convert(&scratch, element_at(embedding.data, embedding.dtype, norm_first), embedding.dtype, 2 * hidden);
     Loss state = {.dims = dims, .tokens = tokens.data, .embedding = embedding};
     state.normed = scratch_take(&scratch, block, hidden);
     state.logits = scratch_take(&scratch, block, words);

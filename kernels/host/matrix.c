@@ -15,8 +15,8 @@ static void multiply(CBLAS_TRANSPOSE transpose_b, uint64_t m, uint64_t n, uint64
 {
     assert(m <= INT_MAX && n <= INT_MAX && k <= INT_MAX);
     assert(a_stride <= INT_MAX && b_stride <= INT_MAX && c_stride <= INT_MAX);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, transpose_b, (blasint)m, (blasint)n, (blasint)k, alpha, a, (blasint)a_stride,
-                b, (blasint)b_stride, beta, c, (blasint)c_stride);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, transpose_b, (blasint)m, (blasint)n, (blasint)k, alpha, a,
+                (blasint)a_stride, b, (blasint)b_stride, beta, c, (blasint)c_stride);
 }
 
 static void convert_panel(Weights b, uint64_t rows, uint64_t first, uint64_t cols, float *panel)
@@ -25,8 +25,8 @@ static void convert_panel(Weights b, uint64_t rows, uint64_t first, uint64_t col
         host_to_f32(element_at(b.data, b.dtype, row * b.stride + first), b.dtype, panel + row * cols, cols);
 }
 
-void matrix_multiply(uint64_t m, uint64_t n, uint64_t k, const float *a, uint64_t a_stride, Weights b, float beta, float *c,
-                     uint64_t c_stride, float *panel)
+void matrix_multiply(uint64_t m, uint64_t n, uint64_t k, const float *a, uint64_t a_stride, Weights b, float beta,
+                     float *c, uint64_t c_stride, float *panel)
 {
     if (b.dtype == DTYPE_F32) {
         multiply(CblasNoTrans, m, n, k, 1, a, a_stride, b.data, b.stride, beta, c, c_stride);

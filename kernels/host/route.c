@@ -101,8 +101,12 @@ uint64_t host_route(const RouteTable *table, uint64_t row_count, uint32_t fanout
     assert(row_count <= records.rows && row_count <= INT32_MAX / per_row);
     assert(send_counts.rows * send_counts.cols >= table->members);
     assert(next_records.cols == records.cols && next_rows.cols == rows.cols && next_rows.dtype == rows.dtype);
-    Router router = {.table = table, .records_per_row = per_row, .rows = rows, .records = records,
-                     .origin = origin.data, .origin_capacity = origin.rows * origin.cols};
+    Router router = {.table = table,
+                     .records_per_row = per_row,
+                     .rows = rows,
+                     .records = records,
+                     .origin = origin.data,
+                     .origin_capacity = origin.rows * origin.cols};
     count_copies(table, all, row_count, per_row, cursors);
     uint64_t own_count = (uint64_t)cursors[table->own];
     counts_to_cursors(table, cursors);
@@ -141,8 +145,8 @@ typedef struct {
     uint64_t first, end; // output rows of this block
     uint32_t fanout;
     uint64_t hidden;
-    float *sums;         // [block][hidden]
-    float *row;          // [hidden]
+    float *sums; // [block][hidden]
+    float *row;  // [hidden]
 } SumBlock;
 
 // Adds those of one member's rows that belong to the block; `origin` names their record rows.
@@ -154,9 +158,10 @@ static void add_member(const SumBlock *block, const int32_t *origin, Tensor from
         if (row >= block->end)
             return;
         float *restrict sum = block->sums + (row - block->first) * hidden;
-        host_to_f32(element_at(from.data, from.dtype, (from_first + i) * hidden), from.dtype, block->row, hidden);
+        float *restrict part = block->row;
+        host_to_f32(element_at(from.data, from.dtype, (from_first + i) * hidden), from.dtype, part, hidden);
         for (uint64_t h = 0; h < hidden; h++)
-            sum[h] += block->row[h];
+            sum[h] += part[h];
     }
 }
 

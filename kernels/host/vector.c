@@ -1,5 +1,6 @@
-// Reductions in lanes and the scratch allocator. The order of additions depends on the length alone,
-// so results repeat from run to run.
+// Vectors: reductions in lanes, elementwise functions with wide instructions where the processor has
+// them; and the scratch allocator. Results do not depend on the processor: the order of additions
+// follows from the length alone, and no multiplication is fused with an addition.
 #include "kernels/host/internal.h"
 
 float vector_max(const float *x, uint64_t count)
@@ -31,6 +32,89 @@ float vector_sum(const float *x, uint64_t count)
     for (uint64_t lane = 0; lane < LANES; lane++)
         result += lanes[lane];
     return result;
+}
+
+// Each function is compiled twice from one body, without and with wide instructions.
+#if defined(__x86_64__)
+#define WIDE __attribute__((target("avx2")))
+static bool has_wide(void)
+{
+    return __builtin_cpu_supports("avx2");
+}
+#else
+#define WIDE
+static bool has_wide(void)
+{
+    return false;
+}
+#endif
+// Read once per call through volatile. Were they constants, gcc would compute the functions of clamped values
+// beside the others, for every value, and those are denormal: 100 times slower.
+static const volatile float exp_least = EXP_LEAST, exp_most = EXP_MOST;
+
+#define BODY static inline __attribute__((always_inline)) void
+
+BODY exp_body(float *restrict x, uint64_t count, float shift)
+{
+    float least = exp_least, most = exp_most;
+    for (uint64_t i = 0; i < count; i++)
+        x[i] = exp_clamped(x[i] - shift, least, most);
+}
+
+// x (1 + tanh(u)) / 2 = x / (1 + exp(-2u)) with u = sqrt(2/pi) (x + 0.044715 x^3).
+BODY gelu_body(float *restrict x, uint64_t count)
+{
+    float least = exp_least, most = exp_most;
+    for (uint64_t i = 0; i < count; i++) {
+        float u = 0.79788456f * (x[i] + 0.044715f * x[i] * x[i] * x[i]);
+        x[i] = x[i] / (1.0f + exp_clamped(-2.0f * u, least, most));
+    }
+}
+
+BODY silu_multiply_body(float *restrict x, const float *restrict gate, uint64_t count)
+{
+    float least = exp_least, most = exp_most;
+    for (uint64_t i = 0; i < count; i++)
+        x[i] *= gate[i] / (1.0f + exp_clamped(-gate[i], least, most));
+}
+
+WIDE static void exp_wide(float *x, uint64_t count, float shift)
+{
+    exp_body(x, count, shift);
+}
+
+WIDE static void gelu_wide(float *x, uint64_t count)
+{
+    gelu_body(x, count);
+}
+
+WIDE static void silu_multiply_wide(float *x, const float *gate, uint64_t count)
+{
+    silu_multiply_body(x, gate, count);
+}
+
+void vector_exp(float *x, uint64_t count, float shift)
+{
+    if (has_wide())
+        exp_wide(x, count, shift);
+    else
+        exp_body(x, count, shift);
+}
+
+void vector_gelu(float *x, uint64_t count)
+{
+    if (has_wide())
+        gelu_wide(x, count);
+    else
+        gelu_body(x, count);
+}
+
+void vector_silu_multiply(float *x, const float *gate, uint64_t count)
+{
+    if (has_wide())
+        silu_multiply_wide(x, gate, count);
+    else
+        silu_multiply_body(x, gate, count);
 }
 
 Scratch scratch_begin(Tensor work)

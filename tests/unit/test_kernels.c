@@ -142,8 +142,8 @@ static double plain_activation(Activation activation, double up, double gate)
     return up / 2 * (1 + tanh(sqrt(2 / M_PI) * (up + 0.044715 * up * up * up)));
 }
 
-static double *plain_feed_forward(const ModelDims *dims, uint64_t inner, const double *in, uint64_t rows, Tensor weights,
-                                  uint64_t first)
+static double *plain_feed_forward(const ModelDims *dims, uint64_t inner, const double *in, uint64_t rows,
+                                  Tensor weights, uint64_t first)
 {
     uint64_t hidden = dims->hidden, matrix = hidden * inner;
     bool gated = dims->activation == ACTIVATION_SWIGLU;
@@ -204,7 +204,8 @@ Test(kernels, floats_round_to_half_alike)
     const uint16_t expected[] = {0x6800, 0x6802, 0x7BFF, 0x7C00, 0x0000, 0x0002, 0x8401, 0x0000};
     convert_f32_to_f16_portable(ties, portable, 8);
     for (uint32_t i = 0; i < 8; i++)
-        cr_assert_eq(portable[i], expected[i], "%a: got %04x, expected %04x", (double)ties[i], portable[i], expected[i]);
+        cr_assert_eq(portable[i], expected[i], "%a: got %04x, expected %04x", (double)ties[i], portable[i],
+                     expected[i]);
 }
 
 Test(kernels, bf16_rounds_to_nearest_even)
@@ -318,21 +319,29 @@ static void check_attention(ModelDims dims)
 Test(kernels, attention)
 {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
-        ModelDims dims = {.dtype = dtypes[d], .hidden = 20, .heads = 3, .kv_heads = 3, .head_dim = 5, .sequence = 7, .batch = 3};
+        ModelDims dims = {
+            .dtype = dtypes[d], .hidden = 20, .heads = 3, .kv_heads = 3, .head_dim = 5, .sequence = 7, .batch = 3};
         check_attention(dims);
         dims.heads = 4, dims.kv_heads = 2; // grouped keys, inner width unlike hidden
         check_attention(dims);
         dims.sequence = 1; // one token
         check_attention(dims);
     }
-    check_attention((ModelDims){.dtype = DTYPE_F16, .hidden = 6, .heads = 1, .kv_heads = 1, .head_dim = 6, .sequence = 259, .batch = 2});
-    check_attention((ModelDims){.dtype = DTYPE_BF16, .hidden = 1030, .heads = 2, .kv_heads = 1, .head_dim = 4, .sequence = 3, .batch = 1});
-    check_attention((ModelDims){.dtype = DTYPE_F16, .hidden = 8, .heads = 103, .kv_heads = 103, .head_dim = 10, .sequence = 3, .batch = 1});
+    check_attention((ModelDims){
+        .dtype = DTYPE_F16, .hidden = 6, .heads = 1, .kv_heads = 1, .head_dim = 6, .sequence = 259, .batch = 2});
+    check_attention((ModelDims){
+        .dtype = DTYPE_BF16, .hidden = 1030, .heads = 2, .kv_heads = 1, .head_dim = 4, .sequence = 3, .batch = 1});
+    check_attention((ModelDims){
+        .dtype = DTYPE_F16, .hidden = 8, .heads = 103, .kv_heads = 103, .head_dim = 10, .sequence = 3, .batch = 1});
 }
 
 static void check_feed_forward(Dtype dtype, Activation activation, uint32_t hidden, uint32_t inner, uint64_t rows)
 {
-    ModelDims dims = {.dtype = dtype, .hidden = hidden, .activation = activation, .ffn_inner = 2 * inner, .inner = inner,
+    ModelDims dims = {.dtype = dtype,
+                      .hidden = hidden,
+                      .activation = activation,
+                      .ffn_inner = 2 * inner,
+                      .inner = inner,
                       .shared_experts = 2};
     double scale = 1.7 / sqrt((double)hidden);
     Tensor x = make_random(dtype, rows, hidden, 1), y = make(dtype, rows, hidden);
@@ -415,7 +424,8 @@ static void check_gate(const Gate *gate, bool learned)
             own[chosen->expert] = -INFINITY; // a second time would be found below last
         }
         for (uint64_t e = 0; e < experts && learned; e++)
-            cr_assert(own[e] <= last + 1e-5, "token %llu: expert %llu was passed over", (unsigned long long)t, (unsigned long long)e);
+            cr_assert(own[e] <= last + 1e-5, "token %llu: expert %llu was passed over", (unsigned long long)t,
+                      (unsigned long long)e);
     }
     free(norm);
     free(logits);
@@ -464,7 +474,8 @@ Test(kernels, skewed_routing_leaves_the_upper_half_empty)
         uint64_t counts[16];
         check_gate(&gate, false);
         count_records(&gate, counts);
-        cr_assert(counts[0] > 650 && counts[0] <= 1000, "expert 0 of %u got %llu", experts[i], (unsigned long long)counts[0]);
+        cr_assert(counts[0] > 650 && counts[0] <= 1000, "expert 0 of %u got %llu", experts[i],
+                  (unsigned long long)counts[0]);
         if (experts[i] > 2 * top_k[i])
             cr_assert(counts[0] < 750);
         for (uint32_t e = experts[i] / 2; e < experts[i] && experts[i] >= 2 * top_k[i]; e++)
@@ -497,13 +508,14 @@ typedef struct {
     Dtype dtype;
     Activation activation;
     uint32_t hidden, inner, experts, records, fanout;
-    uint64_t rows;   // hidden rows
-    int one_expert;  // everything on it, or -1
+    uint64_t rows;  // hidden rows
+    int one_expert; // everything on it, or -1
 } ExpertCase;
 
 static void check_expert(const ExpertCase *c)
 {
-    ModelDims dims = {.dtype = c->dtype, .activation = c->activation, .hidden = c->hidden, .inner = c->inner, .experts = c->experts};
+    ModelDims dims = {
+        .dtype = c->dtype, .activation = c->activation, .hidden = c->hidden, .inner = c->inner, .experts = c->experts};
     uint64_t record_rows = c->rows * c->fanout, hidden = c->hidden, missing = 0, pairs = record_rows * c->records;
     Tensor rows = make_random(c->dtype, c->rows, hidden, 1), results = make(c->dtype, c->rows, hidden);
     Tensor records = make(DTYPE_I32, record_rows, 2 * c->records);
@@ -544,10 +556,14 @@ Test(kernels, expert)
 {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
         const ExpertCase cases[] = {
-            {dtypes[d], ACTIVATION_GELU, 9, 7, 5, 2, 1, 61, -1},    {dtypes[d], ACTIVATION_SWIGLU, 7, 13, 5, 1, 3, 61, -1},
-            {dtypes[d], ACTIVATION_RELU, 4, 3, 100, 1, 1, 30, -1},  {dtypes[d], ACTIVATION_GELU, 3, 2, 4, 1, 1, 1, 2},
-            {dtypes[d], ACTIVATION_GELU, 3, 2, 4, 1, 2, 300, 1},    {dtypes[d], ACTIVATION_GELU, 3, 2, 1, 1, 1, 0, 0},
-            {dtypes[d], ACTIVATION_RELU, 5, 1027, 2, 2, 1, 3, 0},   {dtypes[d], ACTIVATION_RELU, 3, 2, 3, 2, 1, 20, 2},
+            {dtypes[d], ACTIVATION_GELU, 9, 7, 5, 2, 1, 61, -1},
+            {dtypes[d], ACTIVATION_SWIGLU, 7, 13, 5, 1, 3, 61, -1},
+            {dtypes[d], ACTIVATION_RELU, 4, 3, 100, 1, 1, 30, -1},
+            {dtypes[d], ACTIVATION_GELU, 3, 2, 4, 1, 1, 1, 2},
+            {dtypes[d], ACTIVATION_GELU, 3, 2, 4, 1, 2, 300, 1},
+            {dtypes[d], ACTIVATION_GELU, 3, 2, 1, 1, 1, 0, 0},
+            {dtypes[d], ACTIVATION_RELU, 5, 1027, 2, 2, 1, 3, 0},
+            {dtypes[d], ACTIVATION_RELU, 3, 2, 3, 2, 1, 20, 2},
         };
         for (size_t i = 0; i < COUNT_OF(cases); i++)
             check_expert(&cases[i]);
@@ -562,7 +578,8 @@ Test(kernels, expert_leaves_rows_beyond_the_count_alone)
     int32_t slot = 0;
     for (uint64_t r = 0; r < 2; r++)
         ((Record *)records.data)[r] = (Record){.expert = -1};
-    cr_assert_eq(host_expert(&dims, &slot, 2, 1, rows, records, experts, results, make_work(&dims, OP_EXPERT, 6, 1, 1)), 0);
+    cr_assert_eq(host_expert(&dims, &slot, 2, 1, rows, records, experts, results, make_work(&dims, OP_EXPERT, 6, 1, 1)),
+                 0);
     for (uint64_t i = 0; i < 24; i++)
         cr_assert(i < 8 ? at(results, i) == 0 : isnan(at(results, i)));
     finish();
@@ -579,7 +596,8 @@ static void check_loss(ModelDims dims)
     double *norm = plain_norm(x, tokens, hidden, embedding, (vocabulary + dims.sequence) * hidden), total = 0;
     for (uint64_t t = 0; t < tokens; t++) {
         double sum = 0, target = 0;
-        uint64_t next = (uint64_t)((int32_t *)words.data)[t / dims.sequence * (dims.sequence + 1) + t % dims.sequence + 1];
+        uint64_t next =
+            (uint64_t)((int32_t *)words.data)[t / dims.sequence * (dims.sequence + 1) + t % dims.sequence + 1];
         for (uint64_t w = 0; w < vocabulary; w++) {
             double logit = 0;
             for (uint64_t i = 0; i < hidden; i++)
@@ -644,7 +662,8 @@ static RouteTable make_table(const Mini *mini, uint32_t rank, uint32_t level, in
 {
     for (uint32_t e = 0; e < EXPERTS; e++)
         members[e] = (int32_t)coordinate(mini, owner(mini, e), level);
-    return (RouteTable){.member_of_expert = members, .members = mini->counts[level], .own = coordinate(mini, rank, level)};
+    return (RouteTable){
+        .member_of_expert = members, .members = mini->counts[level], .own = coordinate(mini, rank, level)};
 }
 
 static void mini_begin(Mini *mini)
@@ -683,10 +702,10 @@ static void mini_route(Mini *mini, uint32_t level)
         mini->rank[r].send_counts[level] = make(DTYPE_I32, mini->counts[level], 1);
         mini->rank[r].origin[level] = make(DTYPE_I32, CAPACITY, 1);
         RouteTable table = make_table(mini, r, level, members);
-        cr_assert_eq(host_route(&table, mini->rank[r].rows_present[level], stage_fanout(mini, level), mini->rank[r].rows[level],
-                                mini->rank[r].records[level], *next_rows, *next_records, mini->rank[r].send_rows[level],
-                                mini->rank[r].send_records[level], mini->rank[r].send_counts[level],
-                                mini->rank[r].origin[level]),
+        cr_assert_eq(host_route(&table, mini->rank[r].rows_present[level], stage_fanout(mini, level),
+                                mini->rank[r].rows[level], mini->rank[r].records[level], *next_rows, *next_records,
+                                mini->rank[r].send_rows[level], mini->rank[r].send_records[level],
+                                mini->rank[r].send_counts[level], mini->rank[r].origin[level]),
                      0);
         mini->rank[r].rows_present[level + 1] = (uint64_t)((int32_t *)mini->rank[r].send_counts[level].data)[table.own];
     }
@@ -755,7 +774,8 @@ static void mini_experts(Mini *mini)
             cr_assert(any, "a row came without a record");
             for (uint64_t i = 0; i < HIDDEN; i++) {
                 float value = (float)(factor * at(mini->rank[r].rows[LEVELS], row * HIDDEN + i));
-                host_from_f32(&value, (char *)results.data + (row * HIDDEN + i) * dtype_bytes(mini->dtype), mini->dtype, 1);
+                host_from_f32(&value, (char *)results.data + (row * HIDDEN + i) * dtype_bytes(mini->dtype), mini->dtype,
+                              1);
             }
         }
     }
@@ -772,9 +792,10 @@ static void mini_unroute(Mini *mini, uint32_t level)
         uint64_t capacity = level == 0 ? TOKENS : CAPACITY;
         mini->rank[r].results[level] = make(mini->dtype, capacity, HIDDEN);
         RouteTable table = make_table(mini, r, level, members);
-        host_unroute(&table, mini->rank[r].rows_present[level], stage_fanout(mini, level), mini->rank[r].results[level + 1],
-                     mini->rank[r].returned[level], mini->rank[r].send_counts[level], mini->rank[r].origin[level],
-                     mini->rank[r].results[level], make_work(&dims, OP_UNROUTE, capacity, mini->per_row, 1));
+        host_unroute(&table, mini->rank[r].rows_present[level], stage_fanout(mini, level),
+                     mini->rank[r].results[level + 1], mini->rank[r].returned[level], mini->rank[r].send_counts[level],
+                     mini->rank[r].origin[level], mini->rank[r].results[level],
+                     make_work(&dims, OP_UNROUTE, capacity, mini->per_row, 1));
     }
 }
 
@@ -804,7 +825,8 @@ static uint64_t mini_sent(const Mini *mini, uint32_t rank, uint32_t level)
 static uint64_t mini_run(Dtype dtype, const uint32_t counts[LEVELS], uint32_t top_k, bool naive)
 {
     Mini *mini = calloc(1, sizeof *mini);
-    *mini = (Mini){.dtype = dtype, .ranks = counts[0] * counts[1] * counts[2], .top_k = top_k, .fanout = naive ? top_k : 1};
+    *mini =
+        (Mini){.dtype = dtype, .ranks = counts[0] * counts[1] * counts[2], .top_k = top_k, .fanout = naive ? top_k : 1};
     memcpy(mini->counts, counts, sizeof mini->counts);
     random_state = 7;
     mini_begin(mini);
@@ -845,7 +867,8 @@ Test(kernels, deduplicated_rows_go_to_each_member_once)
     memcpy(records.data, chosen, sizeof chosen);
     Tensor next_rows = make(DTYPE_BF16, 2, 2), next_records = make(DTYPE_I32, 2, 6), send_rows = make(DTYPE_BF16, 2, 2);
     Tensor send_records = make(DTYPE_I32, 2, 6), counts = make(DTYPE_I32, 3, 1), origin = make(DTYPE_I32, 4, 1);
-    cr_assert_eq(host_route(&table, 3, 1, rows, records, next_rows, next_records, send_rows, send_records, counts, origin), 0);
+    cr_assert_eq(
+        host_route(&table, 3, 1, rows, records, next_rows, next_records, send_rows, send_records, counts, origin), 0);
     const int32_t want_counts[] = {1, 2, 1}, want_origin[] = {0, 2, 0, 2};
     const Record want_next[] = {{2, 2}, {-1, 0}, {-1, 0}, {3, 5}, {-1, 0}, {-1, 0}};
     const Record want_send[] = {{0, 1}, {1, 3}, {-1, 0}, {4, 4}, {-1, 0}, {-1, 0}};
@@ -869,8 +892,9 @@ Test(kernels, rows_that_do_not_fit_are_counted_and_not_written)
         ((Record *)records.data)[i] = (Record){i < 6, 1};
     Tensor next_rows = make(DTYPE_F32, 1, 3), next_records = make(DTYPE_I32, 1, 2), send_rows = make(DTYPE_F32, 4, 3);
     Tensor send_records = make(DTYPE_I32, 4, 2), counts = make(DTYPE_I32, 2, 1), origin = make(DTYPE_I32, 7, 1);
-    cr_assert_eq(host_route(&table, 10, 1, rows, records, next_rows, next_records, send_rows, send_records, counts, origin),
-                 3 + 3); // of 4 own rows 1 fits; of 6 others 4, but `origin` ends after 4 own and 3 others
+    cr_assert_eq(
+        host_route(&table, 10, 1, rows, records, next_rows, next_records, send_rows, send_records, counts, origin),
+        3 + 3); // of 4 own rows 1 fits; of 6 others 4, but `origin` ends after 4 own and 3 others
     cr_assert_eq(((int32_t *)counts.data)[0], 4);
     cr_assert_eq(((int32_t *)counts.data)[1], 6);
     finish();
@@ -878,10 +902,20 @@ Test(kernels, rows_that_do_not_fit_are_counted_and_not_written)
 
 Test(kernels, workspace_saturates)
 {
-    ModelDims dims = {.dtype = DTYPE_F16, .hidden = UINT32_MAX, .heads = UINT32_MAX, .kv_heads = UINT32_MAX,
-                      .head_dim = UINT32_MAX, .vocabulary = UINT32_MAX, .sequence = UINT32_MAX, .batch = UINT32_MAX,
-                      .ffn_inner = UINT32_MAX, .experts = UINT32_MAX, .top_k = UINT32_MAX, .inner = UINT32_MAX,
-                      .shared_experts = UINT32_MAX, .activation = ACTIVATION_SWIGLU};
+    ModelDims dims = {.dtype = DTYPE_F16,
+                      .hidden = UINT32_MAX,
+                      .heads = UINT32_MAX,
+                      .kv_heads = UINT32_MAX,
+                      .head_dim = UINT32_MAX,
+                      .vocabulary = UINT32_MAX,
+                      .sequence = UINT32_MAX,
+                      .batch = UINT32_MAX,
+                      .ffn_inner = UINT32_MAX,
+                      .experts = UINT32_MAX,
+                      .top_k = UINT32_MAX,
+                      .inner = UINT32_MAX,
+                      .shared_experts = UINT32_MAX,
+                      .activation = ACTIVATION_SWIGLU};
     size_t count;
     const OpInfo *ops = op_table(&count);
     for (size_t i = 0; i < count; i++)
