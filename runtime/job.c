@@ -390,10 +390,12 @@ static void job_interrupt(Job *job)
         fault_set(&fault, EXIT_FAULT, "interrupted while ranks prepared");
         break;
     case JOB_WARMING_UP:
-        fault_set(&fault, EXIT_FAULT, "interrupted in warm-up iteration %" PRIu32, at.iteration);
+        fault_set(&fault, EXIT_FAULT, "interrupted in warm-up iteration %" PRIu32 " of %" PRIu32, at.iteration + 1,
+                  at.iterations);
         break;
     case JOB_RUNNING:
-        fault_set(&fault, EXIT_FAULT, "interrupted in iteration %" PRIu32, at.iteration);
+        fault_set(&fault, EXIT_FAULT, "interrupted in iteration %" PRIu32 " of %" PRIu32, at.iteration + 1,
+                  at.iterations);
         break;
     case JOB_CHECKING:
         fault_set(&fault, EXIT_FAULT, "interrupted while checking");

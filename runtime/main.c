@@ -1,0 +1,352 @@
+// hep-run: the command line. Reads and verifies a plan, runs it, prints the report. The only file of
+// the runtime that prints or exits.
+#include <argp.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ir/binary.h"
+#include "ir/plan_text.h"
+#include "ir/verify.h"
+#include "runtime/report.h"
+
+typedef struct {
+    const char *input;
+    const char *json; // file, "-" for standard output, NULL for none
+    bool quiet, every_step;
+    JobOptions job;
+} Options;
+
+enum {
+    OPTION_WARMUP = 256,
+    OPTION_SEED,
+    OPTION_CHECK,
+    OPTION_JSON,
+    OPTION_EMULATE_LINKS,
+    OPTION_ROUTING,
+    OPTION_ENGINE,
+    OPTION_TIMEOUT,
+    OPTION_STEPS,
+    OPTION_QUIET,
+};
+
+enum { PLAN_BYTES_MAX = 1 << 30, ITERATIONS_MAX = 1000000 };
+
+const char *argp_program_version = "hep-run " HEP_VERSION;
+
+static const char documentation[] =
+    "Example: hepc samples/laptop.hep -o laptop.hepb && hep-run laptop.hepb --emulate-links --check\n\n"
+    "Execute a plan that hepc compiled: every rank a thread of this process, step by step, and report measured "
+    "against predicted times and bytes. PLAN is a .hepb or .ir file; '-' reads standard input.\v"
+    "Routing:\n"
+#define X(name, text, doc) "  " text ": " doc "\n"
+    HEP_ROUTINGS(X)
+#undef X
+    "\n";
+
+static const struct argp_option option_table[] = {
+    {"iterations", 'n', "COUNT", 0, "measured iterations (10)", 0},
+    {"warmup", OPTION_WARMUP, "COUNT", 0, "iterations before them that are not measured (1)", 0},
+    {"seed", OPTION_SEED, "NUMBER", 0, "of weights and tokens (0)", 0},
+    {"check", OPTION_CHECK, NULL, 0, "compare the last iteration with a dense reference; exit 1 if they differ", 0},
+    {"emulate-links", OPTION_EMULATE_LINKS, NULL, 0, "hold transfers to the bandwidths and latencies of the plan's cluster", 0},
+    {"routing", OPTION_ROUTING, "KIND", 0, "how the gate chooses: learned, balanced or skewed (learned)", 0},
+    {"engine", OPTION_ENGINE, "NAME", 0, "what executes the steps: host (host)", 0},
+    {"timeout", OPTION_TIMEOUT, "SECONDS", 0, "give up when a peer is missing and nothing moves for so long (60)", 0},
+    {"json", OPTION_JSON, "FILE", OPTION_ARG_OPTIONAL, "write the report as JSON to FILE; without FILE to standard output, instead of the tables", 0},
+    {"steps", OPTION_STEPS, NULL, 0, "list every step instead of one line per op", 0},
+    {"quiet", OPTION_QUIET, NULL, 0, "no progress line", 0},
+    {0},
+};
+
+static uint64_t parse_number(struct argp_state *state, const char *option, const char *text, uint64_t min, uint64_t max)
+{
+    char *end;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || value < min || value > max)
+        argp_error(state, "--%s '%s': expected a whole number from %" PRIu64 " to %" PRIu64, option, text, min, max);
+    return value;
+}
+
+static double parse_seconds(struct argp_state *state, const char *option, const char *text)
+{
+    char *end;
+    double value = strtod(text, &end);
+    if (end == text || *end != '\0' || !isfinite(value) || value <= 0 || value > 1e6)
+        argp_error(state, "--%s '%s': expected seconds, more than 0 and at most 1000000", option, text);
+    return value;
+}
+
+static const EngineOps *parse_engine(struct argp_state *state, const char *name)
+{
+    const EngineOps *engine = engine_find(name);
+    if (engine)
+        return engine;
+    Text known = {0};
+    for (size_t e = 0; engine_name(e); e++)
+        text_format(&known, "%s'%s'", e ? ", " : "", engine_name(e));
+    argp_error(state, "unknown engine '%s': this program has %s", name, known.data);
+    text_free(&known);
+    return NULL;
+}
+
+static Routing parse_routing(struct argp_state *state, const char *name)
+{
+    int routing = routing_parse(name);
+    if (routing < 0)
+        argp_error(state, "unknown routing '%s': expected learned, balanced or skewed", name);
+    return (Routing)routing;
+}
+
+static error_t parse_option(int key, char *argument, struct argp_state *state)
+{
+    Options *options = state->input;
+    switch (key) {
+    case 'n':
+        options->job.iterations = (uint32_t)parse_number(state, "iterations", argument, 1, ITERATIONS_MAX);
+        return 0;
+    case OPTION_WARMUP:
+        options->job.warmup = (uint32_t)parse_number(state, "warmup", argument, 0, ITERATIONS_MAX);
+        return 0;
+    case OPTION_SEED:
+        options->job.seed = parse_number(state, "seed", argument, 0, UINT64_MAX);
+        return 0;
+    case OPTION_CHECK:
+        options->job.check = true;
+        return 0;
+    case OPTION_EMULATE_LINKS:
+        options->job.emulate_links = true;
+        return 0;
+    case OPTION_ROUTING:
+        options->job.routing = parse_routing(state, argument);
+        return 0;
+    case OPTION_ENGINE:
+        options->job.engine = parse_engine(state, argument);
+        return 0;
+    case OPTION_TIMEOUT:
+        options->job.timeout_s = parse_seconds(state, "timeout", argument);
+        return 0;
+    case OPTION_JSON:
+        options->json = argument ? argument : "-";
+        return 0;
+    case OPTION_STEPS:
+        options->every_step = true;
+        return 0;
+    case OPTION_QUIET:
+        options->quiet = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (options->input)
+            argp_error(state, "one plan at a time: '%s' and '%s'", options->input, argument);
+        options->input = argument;
+        return 0;
+    case ARGP_KEY_END:
+        if (!options->input)
+            argp_error(state, "no plan: give a .hepb or .ir file ('-' reads standard input)");
+        return 0;
+    }
+    return ARGP_ERR_UNKNOWN;
+}
+
+static char *append_exit_codes(int key, const char *text, void *input)
+{
+    (void)input;
+    if (key != ARGP_KEY_HELP_POST_DOC || !text)
+        return (char *)text;
+    char *whole = NULL;
+    return asprintf(&whole, "%s%s", text, exit_codes_help()) < 0 ? (char *)text : whole;
+}
+
+// ---- the plan --------------------------------------------------------------------------------
+
+static Plan *parse_text_plan(const char *path, const char *text, size_t length)
+{
+    Arena *arena = arena_create();
+    Diag *diag = diag_create(arena);
+    uint32_t source = diag_add_source(diag, path, text, length, NULL);
+    Plan *plan = plan_parse(text, length, source, diag);
+    if (!plan)
+        diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
+    arena_destroy(arena);
+    return plan;
+}
+
+static Plan *parse_plan(const char *path, const char *data, size_t length)
+{
+    if (plan_is_binary((const uint8_t *)data, length)) {
+        char error[PLAN_ERROR_MAX];
+        Plan *plan = plan_decode((const uint8_t *)data, length, error);
+        if (!plan)
+            fprintf(stderr, "hep-run: %s: not a usable plan: %s\n", path, error);
+        return plan;
+    }
+    if (length == 0 || memchr(data, '\0', length)) {
+        fprintf(stderr, "hep-run: %s: %s: expected a plan that hepc wrote\n", path,
+                length == 0 ? "the file is empty" : "neither a binary plan nor text");
+        return NULL;
+    }
+    const char *ending = strrchr(path, '.');
+    if (ending && strcmp(ending, ".hep") == 0) {
+        fprintf(stderr, "hep-run: %s: a description, not a plan: compile it with 'hepc %s -o PLAN.hepb' first\n", path,
+                path);
+        return NULL;
+    }
+    return parse_text_plan(path, data, length);
+}
+
+static bool verify_plan(const char *path, const Plan *plan)
+{
+    VerifyReport report;
+    if (plan_verify(plan, &report))
+        return true;
+    for (uint32_t i = 0; i < verify_report_count(&report); i++) {
+        const Violation *violation = &report.items[i];
+        fprintf(stderr, "hep-run: %s: the plan violates '%s'", path, property_name(violation->property));
+        if (violation->step != NONE)
+            fprintf(stderr, " at step %" PRId64, violation->step);
+        fprintf(stderr, ": %s\n", violation->message);
+    }
+    if (report.total > verify_report_count(&report))
+        fprintf(stderr, "hep-run: %s: and %" PRIu32 " more\n", path, report.total - verify_report_count(&report));
+    return false;
+}
+
+static int load_plan(const char *path, Plan **plan)
+{
+    size_t length;
+    const char *error;
+    char *data = file_read(path, PLAN_BYTES_MAX, &length, &error);
+    if (!data) {
+        fprintf(stderr, "hep-run: %s: %s\n", path, error);
+        return EXIT_IO;
+    }
+    *plan = parse_plan(path, data, length);
+    free(data);
+    return *plan && verify_plan(path, *plan) ? EXIT_DONE : EXIT_INPUT;
+}
+
+// ---- running ---------------------------------------------------------------------------------
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int signal_number)
+{
+    interrupted = signal_number;
+}
+
+// The first signal ends the run in order; the next one is not caught any more.
+static void catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+static void show_progress(void *context, const JobProgress *progress)
+{
+    (void)context;
+    switch (progress->phase) {
+    case JOB_PREPARING:
+        fputs("\r\033[Kpreparing ranks", stderr);
+        break;
+    case JOB_WARMING_UP:
+        fprintf(stderr, "\r\033[Kwarming up %" PRIu32 "/%" PRIu32, progress->iteration + 1, progress->iterations);
+        break;
+    case JOB_RUNNING:
+        fprintf(stderr, "\r\033[Kiteration %" PRIu32 "/%" PRIu32, progress->iteration + 1, progress->iterations);
+        break;
+    case JOB_CHECKING:
+        fputs("\r\033[Kcomparing with the reference", stderr);
+        break;
+    }
+}
+
+static void print_fault(const Plan *plan, const Fault *fault)
+{
+    Text text = {0};
+    text_append(&text, "hep-run: ");
+    if (fault->rank >= 0)
+        text_format(&text, "rank %" PRId64 ": ", fault->rank);
+    if (fault->step >= 0 && fault->op) {
+        const Step *step = &plan->steps[fault->step];
+        text_format(&text, "step %" PRId64 ", '%s'", fault->step, fault->op);
+        if (step->layer != NONE)
+            text_format(&text, " of layer %" PRId32, step->layer);
+        text_append(&text, ": ");
+    }
+    text_format(&text, "%s\n", fault->message);
+    fputs(text.data, stderr);
+    text_free(&text);
+}
+
+static int write_report(const Options *options, const Plan *plan, const JobResult *result)
+{
+    Report report = {.plan_name = options->input, .version = HEP_VERSION, .plan = plan, .options = &options->job,
+                     .result = result, .every_step = options->every_step};
+    Text json = {0}, table = {0};
+    const char *error = NULL;
+    if (options->json) {
+        report_print_json(&report, &json);
+        error = file_write(options->json, json.data, json.length);
+        if (error)
+            fprintf(stderr, "hep-run: %s: %s\n", options->json, error);
+    }
+    if (!error && !(options->json && strcmp(options->json, "-") == 0)) {
+        report_print(&report, &table);
+        error = file_write("-", table.data, table.length);
+        if (error)
+            fprintf(stderr, "hep-run: standard output: %s\n", error);
+    }
+    text_free(&json);
+    text_free(&table);
+    return error ? EXIT_IO : EXIT_DONE;
+}
+
+static int run_plan(Options *options, const Plan *plan)
+{
+    bool shows_progress = !options->quiet && isatty(STDERR_FILENO);
+    JobResult result;
+    Fault fault = {0};
+    options->job.interrupted = &interrupted;
+    options->job.progress = shows_progress ? show_progress : NULL;
+    catch_signals();
+    bool ok = job_run(plan, &options->job, &result, &fault);
+    if (shows_progress)
+        fputs("\r\033[K", stderr);
+    int code = EXIT_DONE;
+    if (!ok) {
+        print_fault(plan, &fault);
+        code = fault.code;
+    } else {
+        code = write_report(options, plan, &result);
+        if (code == EXIT_DONE && result.check.done && !result.check.pass) {
+            fprintf(stderr, "hep-run: the result differs from the reference: error %g, tolerance %g; loss %g, tolerance %g\n",
+                    result.check.max_abs_error, result.check.tolerance, result.check.loss_error,
+                    result.check.loss_tolerance);
+            code = EXIT_MISMATCH;
+        }
+    }
+    job_result_free(&result);
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct argp parser = {option_table, parse_option, "PLAN", documentation, NULL, append_exit_codes, NULL};
+    Options options = {.job = job_options_default()};
+    argp_err_exit_status = EXIT_USAGE;
+    argp_parse(&parser, argc, argv, 0, NULL, &options);
+    Plan *plan = NULL;
+    int code = load_plan(options.input, &plan);
+    if (code == EXIT_DONE)
+        code = run_plan(&options, plan);
+    plan_destroy(plan);
+    return code;
+}
