@@ -452,16 +452,30 @@ Test(kernels, gate_chooses_the_largest_logits)
     }
 }
 
+Test(kernels, equal_logits_choose_lower_experts)
+{
+    ModelDims dims = {.dtype = DTYPE_F32, .hidden = 6, .experts = 5, .top_k = 3};
+    Tensor x = make_random(DTYPE_F32, 4, 6, 1), router = make(DTYPE_F32, 1, model_router_elements(&dims));
+    Tensor rows = make(DTYPE_F32, 4, 6), records = make(DTYPE_I32, 4, 6);
+    memset(router.data, 0, router.cols * sizeof(float));
+    host_gate(&dims, ROUTING_LEARNED, 0, x, router, rows, records, make_work(&dims, OP_GATE, 4, 1, 1));
+    for (uint64_t i = 0; i < 12; i++) {
+        cr_assert_eq(record(records, i)->expert, (int32_t)(i % 3));
+        cr_assert_float_eq(record(records, i)->weight, 1.0 / 3, 1e-6);
+    }
+    finish();
+}
+
 Test(kernels, balanced_routing_is_exactly_balanced)
 {
     const uint32_t experts[] = {8, 6, 5, 4}, top_k[] = {2, 4, 1, 4};
     for (size_t i = 0; i < COUNT_OF(experts); i++) {
-        Gate gate = run_gate(DTYPE_F32, ROUTING_BALANCED, 0, experts[i], top_k[i], 24 * 5);
+        Gate gate = run_gate(DTYPE_F32, ROUTING_BALANCED, 0, experts[i], top_k[i], 24 * 15);
         uint64_t counts[8];
         check_gate(&gate, false);
         count_records(&gate, counts);
         for (uint32_t e = 0; e < experts[i]; e++)
-            cr_assert_eq(counts[e], 24 * 5 * top_k[i] / experts[i]);
+            cr_assert_eq(counts[e], 24 * 15 * top_k[i] / experts[i]);
         finish();
     }
 }
@@ -624,7 +638,7 @@ Test(kernels, loss)
 
 // ---- routing -----------------------------------------------------------------------------------------------------
 
-enum { LEVELS = 3, RANKS_MAX = 12, EXPERTS = 24, HIDDEN = 5, TOKENS = 23, CAPACITY = 2000 };
+enum { LEVELS = 3, RANKS_MAX = 12, EXPERTS = 24, HIDDEN = 5, TOKENS = 71, CAPACITY = 3500 };
 
 // A cluster in miniature: routing at every level, outermost first, on domains of one, with the
 // exchange done by copying. "Expert e" multiplies by e + 1, so results can be computed directly.
