@@ -71,7 +71,7 @@ static void check_cluster(Checker *checker)
     for (const AstEntry *entry = block->entries.first; entry; entry = entry->next)
         if (entry->kind == ENTRY_BLOCK && !strcmp(entry->name, block_info(BLOCK_LEVEL)->name))
             check_level(checker, entry);
-    if (!spec->cluster.level_count)
+    if (!spec->cluster.level_count && !checker->misspelt_blocks[BLOCK_LEVEL])
         diag_error(checker->diag, spec->cluster_span, "the cluster has no 'level NAME { ... }'");
     const AstEntry none = {.name_span = block->name_span};
     const AstEntry *device = checker->blocks[BLOCK_DEVICE];
@@ -220,7 +220,7 @@ static void check_model(Checker *checker)
     if (moe) {
         model->moe_span = block_head_span(moe);
         check_block(checker, BLOCK_MOE, moe, model);
-    } else if (!block->from) {
+    } else if (!block->from && !checker->misspelt_blocks[BLOCK_MOE]) {
         diag_error(checker->diag, model->span, "the model lacks 'moe { ... }'");
     }
     if (block->from || !moe)
@@ -286,13 +286,15 @@ static bool is_empty(AstEntries entries)
 static void check_missing_blocks(Checker *checker, const Ast *ast)
 {
     Span start = {ast->source, 0, 0};
+    bool no_cluster = !checker->blocks[BLOCK_CLUSTER] && !checker->misspelt_blocks[BLOCK_CLUSTER],
+         no_model = !checker->blocks[BLOCK_MODEL] && !checker->misspelt_blocks[BLOCK_MODEL];
     if (is_empty(ast->entries))
         diag_error(checker->diag, start, "the file is empty: expected 'cluster NAME { ... }' and 'model NAME { ... }'");
-    else if (!checker->blocks[BLOCK_CLUSTER] && !checker->blocks[BLOCK_MODEL])
+    else if (no_cluster && no_model)
         diag_error(checker->diag, start, "the file lacks 'cluster NAME { ... }' and 'model NAME { ... }'");
-    else if (!checker->blocks[BLOCK_CLUSTER])
+    else if (no_cluster)
         diag_error(checker->diag, start, "the file lacks 'cluster NAME { ... }'");
-    else if (!checker->blocks[BLOCK_MODEL])
+    else if (no_model)
         diag_error(checker->diag, start, "the file lacks 'model NAME { ... }'");
 }
 

@@ -309,6 +309,16 @@ static const char *suggest_here(BlockId block, const char *name)
     return nearest_word(name, names, count);
 }
 
+static void suggest(Checker *checker, BlockId id, const char *name)
+{
+    diag_help(checker->diag, "did you mean '%s'?", name);
+    int key = find_key(id, name), block = find_block(id, name);
+    if (key >= 0)
+        checker->misspelt_keys[key] = true;
+    if (block >= 0)
+        checker->misspelt_blocks[block] = true;
+}
+
 static bool report_if_reserved(Checker *checker, BlockId id, const AstEntry *entry)
 {
     for (size_t i = 0; i < COUNT_OF(reserved); i++) {
@@ -348,7 +358,7 @@ static void report_unknown(Checker *checker, BlockId id, const AstEntry *entry)
     else if (home >= 0)
         diag_help(checker->diag, "'%s' belongs in '%s'", entry->name, blocks[home].name);
     else if (suggestion)
-        diag_help(checker->diag, "did you mean '%s'?", suggestion);
+        suggest(checker, id, suggestion);
     else if (id == BLOCK_FILE && !is_block)
         diag_help(checker->diag, "a value that several blocks use is written 'let %s = ...'", entry->name);
 }
@@ -423,9 +433,12 @@ static void check_entry(Checker *checker, BlockId id, const AstEntry *entry, voi
 
 void check_block(Checker *checker, BlockId id, const AstEntry *entry, void *target)
 {
-    for (size_t k = 0; k < KEY_COUNT; k++)
-        if (keys[k].block == id)
+    for (size_t k = 0; k < KEY_COUNT; k++) {
+        if (keys[k].block == id) {
             checker->keys[k] = NULL;
+            checker->misspelt_keys[k] = false;
+        }
+    }
     if (target)
         store_fallbacks(id, target);
     for (const AstEntry *nested = entry->entries.first; nested; nested = nested->next)
@@ -447,7 +460,7 @@ static bool is_missing(const Checker *checker, KeyId key, BlockId id, Form form)
     const KeyInfo *info = &keys[key];
     bool required = info->need == NEED_REQUIRED || (info->need == NEED_REQUIRED_DIMENSIONS && form != FORM_VOLUMES);
     bool applies = info->form == FORM_ANY || info->form == form;
-    return info->block == id && required && applies && !checker->keys[key];
+    return info->block == id && required && applies && !checker->keys[key] && !checker->misspelt_keys[key];
 }
 
 void check_required_keys(Checker *checker, BlockId id, Form form)

@@ -75,6 +75,8 @@ typedef struct {
     Spec *spec;
     // Where things were said; NULL what was not. Of levels, only the one checked last.
     const AstEntry *blocks[BLOCK_COUNT], *keys[KEY_COUNT];
+    // Names that were misspelt, and reported as that, are not reported as missing too.
+    bool misspelt_blocks[BLOCK_COUNT], misspelt_keys[KEY_COUNT];
 } Checker;
 
 // Checks the entries of `entry`, a block `id` (or the whole file, BLOCK_FILE), and stores keys in

@@ -12,7 +12,6 @@ typedef struct {
     dev_t device;
     ino_t inode;
     const char *path;
-    Span place;  // of the include that brought it in
     bool active; // being read: including it again is a cycle
 } FileSeen;
 
@@ -71,21 +70,13 @@ static FileSeen *find_file(Reader *reader, const struct stat *status)
     return NULL;
 }
 
-static void report_cycle(Reader *reader, const FileSeen *seen, Span place)
-{
-    diag_error(reader->diag, place, "'%s' includes itself", seen->path);
-    for (const FileSeen *file = seen + 1; file < reader->files + reader->file_count; file++)
-        if (file->active)
-            diag_note(reader->diag, file->place, "by way of '%s', included here", file->path);
-}
-
-static FileSeen *add_file(Reader *reader, const char *path, Span place)
+static FileSeen *add_file(Reader *reader, const char *path)
 {
     struct stat status;
     if (reader->file_count == INCLUDE_FILES_MAX || stat(path, &status) != 0)
         return NULL;
     FileSeen *file = &reader->files[reader->file_count++];
-    *file = (FileSeen){.device = status.st_dev, .inode = status.st_ino, .path = path, .place = place, .active = true};
+    *file = (FileSeen){.device = status.st_dev, .inode = status.st_ino, .path = path, .active = true};
     return file;
 }
 
@@ -101,7 +92,7 @@ static bool resolve_include(Reader *reader, const char *including, AstEntry *ent
         }
         const FileSeen *seen = find_file(reader, &status);
         if (seen && seen->active) {
-            report_cycle(reader, seen, place);
+            diag_error(reader->diag, place, "'%s' includes itself", seen->path); // the sink shows the chain
             return false;
         }
         if (seen) {
@@ -117,7 +108,7 @@ static bool resolve_include(Reader *reader, const char *including, AstEntry *ent
         diag_error(reader->diag, place, "too many files are included: at most %d", INCLUDE_FILES_MAX);
         return false;
     }
-    FileSeen *file = add_file(reader, path, place);
+    FileSeen *file = add_file(reader, path);
     entry->included = read_at_depth(reader, path, &place, depth + 1);
     if (file)
         file->active = false;
@@ -137,7 +128,7 @@ Ast *read_file(const char *path, Arena *arena, Diag *diag)
 {
     Reader *reader = arena_alloc(arena, sizeof(*reader));
     *reader = (Reader){.arena = arena, .diag = diag};
-    add_file(reader, path, (Span){0});
+    add_file(reader, path);
     return read_at_depth(reader, path, NULL, 0);
 }
 

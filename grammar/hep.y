@@ -47,7 +47,7 @@ static void hep_error(const Span *span, yyscan_t scanner, ParseState *state, con
     AstEntries entries;
 }
 
-%token END 0 "the end of the file"
+%token END 0 "the end of the text"
 %token LET "'let'" INCLUDE "'include'" FROM "'from'"
 %token <text> NAME "a name" STRING "a string"
 %token <number> NUMBER "a number"
@@ -178,7 +178,7 @@ static void hep_error(const Span *span, yyscan_t scanner, ParseState *state, con
 }
 
 typedef struct {
-    bool value, entry;
+    bool value, entry, end;
     const char *others[YYNTOKENS];
     size_t other_count;
 } Expected;
@@ -195,7 +195,7 @@ static bool is_covered(const Expected *expected, yysymbol_kind_t token, const ch
         return token == YYSYMBOL_NUMBER || token == YYSYMBOL_STRING || token == YYSYMBOL_NAME || is_one_of(name, "([{-");
     if (expected->entry)
         return token == YYSYMBOL_LET || token == YYSYMBOL_INCLUDE || token == YYSYMBOL_NAME ||
-               is_one_of(name, "{+-*/(,");
+               is_one_of(name, "{+-*/(,") || (expected->end && (token == YYSYMBOL_YYEOF || is_one_of(name, "}")));
     return (token == YYSYMBOL_NAME || token == YYSYMBOL_FROM || is_one_of(name, "[(+-*/")) && count > 1;
 }
 
@@ -209,6 +209,7 @@ static Expected expected_gather(const yypcontext_t *context)
     for (int i = 0; i < count; i++) {
         expected.value |= tokens[i] == YYSYMBOL_NUMBER;
         expected.entry |= tokens[i] == YYSYMBOL_LET;
+        expected.end |= tokens[i] == YYSYMBOL_YYEOF;
     }
     for (int i = 0; i < count; i++) {
         const char *name = yysymbol_name(tokens[i]);
@@ -256,7 +257,7 @@ static int yyreport_syntax_error(const yypcontext_t *context, yyscan_t scanner, 
     }
     text_append(&text, ", got ");
     if (yypcontext_token(context) == YYSYMBOL_YYEOF) {
-        text_append(&text, "the end of the file");
+        text_append(&text, "the end of the text");
         span.begin = span.end = state->previous.end;
     } else {
         append_token(&text, state, span);

@@ -1,0 +1,81 @@
+// Every diagnostic of the language: tests/golden/diagnostics/NAME.hep must print exactly NAME.err.
+// Lines `#: -D name=value` and `#: --domain value` at the top of a file are its options.
+// HEP_REFRESH=1 in the environment rewrites the .err files.
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "compiler/check.h"
+
+enum { OPTIONS_MAX = 8, TEXT_MAX = 1 << 20 };
+
+static void read_options(Arena *arena, const char *text, CheckOptions *options)
+{
+    while (!strncmp(text, "#: ", 3)) {
+        const char *line = text + 3, *end = strchr(line, '\n');
+        if (!strncmp(line, "-D ", 3))
+            options->defines[options->define_count++] = arena_copy_string(arena, line + 3, (size_t)(end - line) - 3);
+        else if (!strncmp(line, "--domain ", 9))
+            options->domain = arena_copy_string(arena, line + 9, (size_t)(end - line) - 9);
+        text = end + 1;
+    }
+}
+
+static char *diagnostics_of(const char *path)
+{
+    Arena *arena = arena_create();
+    Diag *diag = diag_create(arena);
+    const char *defines[OPTIONS_MAX], *error;
+    CheckOptions options = {.defines = defines};
+    size_t length;
+    char *text = file_read(path, TEXT_MAX, &length, &error);
+    cr_assert_not_null(text, "%s", path);
+    read_options(arena, text, &options);
+    free(text);
+    const Spec *spec = read_and_check(path, &options, arena, diag, NULL);
+    cr_expect_null(spec, "%s is accepted", path);
+    char *printed = NULL;
+    FILE *out = open_memstream(&printed, &length);
+    diag_print(diag, out, false);
+    fclose(out);
+    arena_destroy(arena);
+    return printed;
+}
+
+static void compare(const char *path)
+{
+    char golden[300];
+    snprintf(golden, sizeof(golden), "%.*s.err", (int)strlen(path) - 4, path);
+    char *printed = diagnostics_of(path);
+    if (getenv("HEP_REFRESH")) {
+        cr_expect_null(file_write(golden, printed, strlen(printed)));
+    } else {
+        size_t length;
+        const char *error;
+        char *expected = file_read(golden, TEXT_MAX, &length, &error);
+        cr_expect_not_null(expected, "%s: %s", golden, error);
+        if (expected)
+            cr_expect_str_eq(printed, expected, "%s prints:\n%s", path, printed);
+        free(expected);
+    }
+    free(printed);
+}
+
+Test(golden, diagnostics)
+{
+    cr_assert_eq(chdir(HEP_SOURCE_DIR "/tests/golden/diagnostics"), 0);
+    struct dirent **names;
+    int count = scandir(".", &names, NULL, alphasort), compared = 0;
+    for (int i = 0; i < count; i++) {
+        const char *ending = strrchr(names[i]->d_name, '.');
+        if (ending && !strcmp(ending, ".hep")) {
+            compare(names[i]->d_name);
+            compared++;
+        }
+        free(names[i]);
+    }
+    free(names);
+    cr_assert_geq(compared, 90);
+}
