@@ -258,11 +258,12 @@ static void store_fallbacks(BlockId id, void *target)
         if (keys[k].block != id || !keys[k].has_fallback)
             continue;
         void *field = (char *)target + keys[k].offset;
-        uint32_t whole = (uint32_t)keys[k].fallback;
-        if (keys[k].takes == TAKES_COUNT || choice_names(keys[k].takes))
+        if (keys[k].takes == TAKES_COUNT || choice_names(keys[k].takes)) {
+            uint32_t whole = (uint32_t)keys[k].fallback;
             memcpy(field, &whole, sizeof(whole));
-        else
+        } else {
             memcpy(field, &keys[k].fallback, sizeof(keys[k].fallback));
+        }
     }
 }
 

@@ -62,20 +62,26 @@ void text_format(Text *text, const char *format, ...)
     va_end(again);
 }
 
-const char *format_double(char out[FORMAT_MAX], double value)
+static void format_finite(char text[FORMAT_MAX], double value)
 {
-    if (!isfinite(value)) {
-        snprintf(out, FORMAT_MAX, "%s", isnan(value) ? "nan" : value < 0 ? "-inf" : "inf");
-        return out;
-    }
     for (int digits = 1; digits <= 17; digits++) {
-        snprintf(out, FORMAT_MAX, "%.*g", digits, value);
-        if (strtod(out, NULL) == value)
+        snprintf(text, FORMAT_MAX, "%.*g", digits, value);
+        if (strtod(text, NULL) == value)
             break;
     }
     // "2e+10" and "20000000000" read back alike; whole numbers are printed the way people write them.
-    if (strpbrk(out, "eE") && fabs(value) < 1e15 && value == floor(value))
-        snprintf(out, FORMAT_MAX, "%.0f", value);
+    if (strpbrk(text, "eE") && fabs(value) < 1e15 && value == floor(value))
+        snprintf(text, FORMAT_MAX, "%.0f", value);
+}
+
+const char *format_double(char out[FORMAT_MAX], double value)
+{
+    char text[FORMAT_MAX] = "nan";
+    if (isfinite(value))
+        format_finite(text, value);
+    else if (!isnan(value))
+        strcpy(text, value < 0 ? "-inf" : "inf");
+    memcpy(out, text, FORMAT_MAX);
     return out;
 }
 
