@@ -251,7 +251,8 @@ static void check_migration(Checker *checker)
     const AstEntry *ratio = checker->keys[KEY_MIGRATION_ratio], *codec = checker->keys[KEY_MIGRATION_codec];
     plan->codec_span = codec ? codec->value->span : plan->span;
     if (plan->codec == CODEC_DENSE && ratio)
-        diag_error(checker->diag, ratio->value->span, "'ratio' does not go with dense migration, which sends everything");
+        diag_error(checker->diag, ratio->value->span,
+                   "'ratio' does not go with dense migration, which sends everything");
     if (!ratio)
         plan->ratio = plan->codec == CODEC_DENSE ? 1 : 50;
 }

@@ -79,8 +79,9 @@ static void set_size(Checker *checker, uint32_t level, const AstExpr *expr)
     if (!evaluate_count(checker, expr, of->name, 1, of->count, &size))
         return;
     if (of->count % size) {
-        diag_error(checker->diag, expr->span, "the domain size must divide the level's count: '%s' has %u workers, got %u",
-                   of->name, of->count, size);
+        diag_error(checker->diag, expr->span,
+                   "the domain size must divide the level's count: '%s' has %u workers, got %u", of->name, of->count,
+                   size);
         diag_note(checker->diag, spec->level_spans[level], "the level is defined here");
         diag_help(checker->diag, "sizes that divide %u: %s", of->count, list_divisors(checker->arena, of->count));
         return;

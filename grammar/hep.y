@@ -192,7 +192,8 @@ static bool is_one_of(const char *token, const char *characters)
 static bool is_covered(const Expected *expected, yysymbol_kind_t token, const char *name, int count)
 {
     if (expected->value)
-        return token == YYSYMBOL_NUMBER || token == YYSYMBOL_STRING || token == YYSYMBOL_NAME || is_one_of(name, "([{-");
+        return token == YYSYMBOL_NUMBER || token == YYSYMBOL_STRING || token == YYSYMBOL_NAME ||
+               is_one_of(name, "([{-");
     if (expected->entry)
         return token == YYSYMBOL_LET || token == YYSYMBOL_INCLUDE || token == YYSYMBOL_NAME ||
                is_one_of(name, "{+-*/(,") || (expected->end && (token == YYSYMBOL_YYEOF || is_one_of(name, "}")));

@@ -173,7 +173,8 @@ static double number_of(const char *expression)
 {
     return check(arena_format(arena,
                               "let half = 0.5 let gb = 1 GB let speed = 1 GB/s\n"
-                              "cluster c { level g { count = 8 bandwidth = 1 GB/s } device { half_rate_rows = %s } }" MODEL,
+                              "cluster c { level g { count = 8 bandwidth = 1 GB/s } device { half_rate_rows = %s } }"
+                              MODEL,
                               expression))
         ->cluster.device.half_rate_rows;
 }
@@ -250,8 +251,9 @@ Test(language, comments_line_ends_and_byte_order_mark)
 static uint32_t replicas_of(uint32_t experts)
 {
     return check(arena_format(arena,
-                              "cluster c { level a { count = 2 bandwidth = 1 GB/s } level b { count = 3 bandwidth = 1 GB/s }"
-                              " level c { count = 4 bandwidth = 1 GB/s } } model m { " DIMENSIONS "moe { experts = %u } }",
+                              "let fast = 1 GB/s cluster c { level a { count = 2 bandwidth = fast } "
+                              "level b { count = 3 bandwidth = fast } level c { count = 4 bandwidth = fast } } "
+                              "model m { " DIMENSIONS "moe { experts = %u } }",
                               experts))
         ->replica_levels;
 }
@@ -292,7 +294,8 @@ Test(language, domains)
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         CheckOptions options = {.domain = cases[i].option};
-        const Spec *spec = check_with(arena_format(arena, CLUSTER MODEL "plan { domain = %s }", cases[i].in_file), &options);
+        const Spec *spec = check_with(
+            arena_format(arena, CLUSTER MODEL "plan { domain = %s }", cases[i].in_file), &options);
         cr_assert_not_null(spec, "%s", cases[i].in_file);
         cr_expect_eq(spec->plan.domain_wish, cases[i].wish, "%s", cases[i].in_file);
         cr_expect_eq(spec->plan.domain[0], cases[i].dc, "%s", cases[i].in_file);
@@ -385,7 +388,8 @@ Test(language, includes_are_relative_and_read_once)
         const char *name, *text;
     } files[] = {{"cluster.hep", "include \"speed.hep\"\n" CLUSTER},
                  {"speed.hep", "let speed = 3\n"},
-                 {"main.hep", "include \"./speed.hep\"\ninclude \"cluster.hep\"\n" MODEL "plan { capacity = speed }\n"}};
+                 {"main.hep",
+                  "include \"./speed.hep\"\ninclude \"cluster.hep\"\n" MODEL "plan { capacity = speed }\n"}};
     for (size_t i = 0; i < COUNT_OF(files); i++) {
         snprintf(path, sizeof(path), "%s/%s", directory, files[i].name);
         cr_assert_null(file_write(path, files[i].text, strlen(files[i].text)));
