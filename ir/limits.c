@@ -224,7 +224,7 @@ static bool check_model(Check *check)
             return fail(check, RECORD_MODEL, 0, "the %s tensors have more than 2^53 elements", tensors[i].what);
         }
     }
-    if (m->experts > INT32_MAX || m->top_k > m->experts) {
+    if (m->experts > INT32_MAX || (!m->abstract && m->top_k > m->experts)) {
         return fail(check, RECORD_MODEL, 0, "'top_k' is %" PRIu32 " of %" PRIu32 " experts", m->top_k, m->experts);
     }
     if (plan->replica_levels > plan->cluster.level_count) {

@@ -35,6 +35,7 @@ typedef struct {
     Token token; // the next one
     bool at_line_start;
     List lists[RECORD_COUNT], spans[RECORD_COUNT], operands, after;
+    uint32_t next_id[RECORD_COUNT];
     uint32_t *buffer_slots; // hash table of buffer indices, plus one
     uint32_t slot_count;    // a power of two
 } Parser;
@@ -122,6 +123,7 @@ static void advance(Parser *parser)
             return;
         }
         diag_error(parser->diag, token->span, "unexpected character");
+        parser->at_line_start = token->line_start;
     }
 }
 
@@ -456,7 +458,7 @@ static void check_traffic_complete(Parser *parser)
 static bool parse_record_id(Parser *parser, RecordKind kind)
 {
     const RecordInfo *info = record_info(kind);
-    uint32_t index = record_count(parser->plan, kind) - 1, given;
+    uint32_t expected_id = parser->next_id[kind]++, given;
     if (kind == RECORD_TRAFFIC) {
         uint32_t level = (parser->lists[kind].count - 1) % parser->plan->cluster.level_count;
         const char *expected = parser->plan->cluster.levels[level].name;
@@ -466,9 +468,13 @@ static bool parse_record_id(Parser *parser, RecordKind kind)
         }
         advance(parser);
     } else if (info->id) {
-        if (parser->token.kind != TOKEN_WORD || !parse_id(parser->token.text, info->id, &given) || given != index) {
-            diag_error(parser->diag, parser->token.span, "expected '%c%" PRIu32 "'", info->id, index);
+        if (parser->token.kind != TOKEN_WORD || !parse_id(parser->token.text, info->id, &given)) {
+            diag_error(parser->diag, parser->token.span, "expected '%c%" PRIu32 "'", info->id, expected_id);
             return false;
+        }
+        if (given != expected_id) { // reported once: later records are counted from here
+            diag_error(parser->diag, parser->token.span, "expected '%c%" PRIu32 "'", info->id, expected_id);
+            parser->next_id[kind] = given + 1;
         }
         advance(parser);
     }

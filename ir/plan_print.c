@@ -107,38 +107,42 @@ static void print_field(const Plan *plan, const Field *field, const void *record
 
 // ---- comments ----------------------------------------------------------------------------------
 
+// As in the fields, -0 becomes 0 by adding 0.
+
 static void comment_level(const Level *level, Text *out)
 {
     char bandwidth[FORMAT_MAX], latency[FORMAT_MAX];
-    text_format(out, "%s, %s", format_bandwidth(bandwidth, level->bandwidth_bytes_per_s),
-                format_time(latency, level->latency_s));
+    text_format(out, "%s, %s", format_bandwidth(bandwidth, level->bandwidth_bytes_per_s + 0.0),
+                format_time(latency, level->latency_s + 0.0));
 }
 
 static void comment_device(const Device *device, Text *out)
 {
     char rate[FORMAT_MAX], memory[FORMAT_MAX];
-    text_format(out, "%s, %s", format_rate(rate, device->compute_flops), format_bytes(memory, device->memory_bytes));
+    text_format(out, "%s, %s", format_rate(rate, device->compute_flops + 0.0),
+                format_bytes(memory, device->memory_bytes + 0.0));
 }
 
 static void comment_plan(const Plan *plan, Text *out)
 {
     char time[FORMAT_MAX], memory[FORMAT_MAX];
-    text_format(out, "iteration %s, arena %s", format_time(time, plan->iteration_s),
+    text_format(out, "iteration %s, arena %s", format_time(time, plan->iteration_s + 0.0),
                 format_bytes(memory, (double)plan->arena_bytes));
 }
 
 static void comment_strategy(const Strategy *strategy, Text *out)
 {
     char time[FORMAT_MAX], memory[FORMAT_MAX];
-    text_format(out, "%s, %s", format_time(time, strategy->iteration_s), format_bytes(memory, strategy->memory_bytes));
+    text_format(out, "%s, %s", format_time(time, strategy->iteration_s + 0.0),
+                format_bytes(memory, strategy->memory_bytes + 0.0));
 }
 
 static void comment_step(const Step *step, Text *out)
 {
     char time[FORMAT_MAX], bytes[FORMAT_MAX];
-    text_format(out, "%s %s", stream_name(op_info((int)step->op)->stream), format_time(time, step->cost_s));
+    text_format(out, "%s %s", stream_name(op_info((int)step->op)->stream), format_time(time, step->cost_s + 0.0));
     if (step->bytes > 0) {
-        text_format(out, ", %s", format_bytes(bytes, step->bytes));
+        text_format(out, ", %s", format_bytes(bytes, step->bytes + 0.0));
     }
 }
 
@@ -205,7 +209,6 @@ static void print_single(const Plan *plan, RecordKind kind, Text *out)
         if (out->length - line + cell.length > WRAP_COLUMN) {
             text_append(out, "\n");
             line = out->length;
-            text_append(out, " ");
         }
         text_append(out, field->positional ? " " : "  ");
         text_append_bytes(out, cell.data, cell.length);

@@ -1,0 +1,531 @@
+// Names, ops, topology, sizes, order and memory planning of the IR.
+#include <criterion/criterion.h>
+
+#include "ir/base/text.h"
+#include "ir/memory.h"
+#include "ir/order.h"
+#include "ir/schema.h"
+#include "ir/verify.h"
+#include "plans.h"
+
+Test(names, codes_and_texts_are_inverse)
+{
+    for (int code = 0; code < DTYPE_COUNT; code++) {
+        cr_assert_eq(dtype_parse(dtype_name((Dtype)code)), code);
+    }
+    cr_assert_null(dtype_name(DTYPE_COUNT));
+    cr_assert_eq(stream_parse("migrate"), STREAM_MIGRATE);
+    cr_assert_eq(stream_parse("migration"), -1);
+    cr_assert_eq(dtype_bytes(DTYPE_BF16), 2);
+    cr_assert_eq(activation_matrices(ACTIVATION_SWIGLU), 3);
+}
+
+// Codes are what plan files store: this list may grow, and never change.
+Test(names, codes_are_stable)
+{
+    static const struct {
+        int code;
+        const char *name;
+    } stored[] = {
+        {1, "embed"},
+        {2, "pre_expert"},
+        {3, "ffn"},
+        {4, "gate"},
+        {5, "route"},
+        {6, "dispatch"},
+        {7, "expert"},
+        {8, "combine"},
+        {9, "unroute"},
+        {10, "shared_expert"},
+        {11, "residual"},
+        {12, "loss"},
+        {13, "encode"},
+        {14, "gather"},
+        {15, "decode"},
+        {32, "loss_backward"},
+        {33, "unroute_backward"},
+        {34, "expert_backward"},
+        {35, "route_backward"},
+        {36, "gate_backward"},
+        {37, "shared_expert_backward"},
+        {38, "ffn_backward"},
+        {39, "pre_expert_backward"},
+        {40, "embed_backward"},
+        {41, "reduce_scatter"},
+        {42, "all_reduce"},
+        {43, "optimizer"},
+        {44, "combine_backward"},
+    };
+    for (size_t i = 0; i < COUNT_OF(stored); i++) {
+        cr_assert_not_null(op_info(stored[i].code));
+        cr_assert_str_eq(op_info(stored[i].code)->name, stored[i].name);
+    }
+    cr_assert(DTYPE_F32 == 0 && DTYPE_U8 == 4 && STREAM_SYNC == 3 && CODEC_DELTA == 2 && GROUP_WORLD == 3);
+    cr_assert(BUFFER_WEIGHT == 0 && BUFFER_STATE == 4 && STATUS_FORCED == 2 && PASS_TRAINING == 1 &&
+              DISPATCH_DEDUP == 1);
+}
+
+Test(ops, table_is_consistent)
+{
+    size_t count;
+    const OpInfo *ops = op_table(&count);
+    for (size_t i = 0; i < count; i++) {
+        cr_assert_eq(op_info((int)ops[i].op), &ops[i]);
+        cr_assert_eq(op_find(ops[i].name), &ops[i]);
+        cr_assert(ops[i].operand_count >= 1 && ops[i].operand_count <= OPERANDS_MAX);
+        for (uint32_t k = 0; k < ops[i].operand_count; k++) {
+            cr_assert_not_null(ops[i].operands[k].name);
+        }
+    }
+    cr_assert_null(op_info(0));
+    cr_assert_null(op_info(-1));
+    cr_assert_null(op_info(1 << 20));
+    cr_assert_null(op_find("embedd"));
+    const OpInfo *dispatch = op_info(OP_DISPATCH);
+    cr_assert(dispatch->operands[1].optional && dispatch->operands[3].role == OPERAND_INOUT);
+}
+
+// ---- topology ----------------------------------------------------------------------------------
+
+static Cluster three_levels(void)
+{
+    Cluster cluster = {.level_count = 3};
+    cluster.levels[0].count = 2;
+    cluster.levels[1].count = 3;
+    cluster.levels[2].count = 4;
+    return cluster;
+}
+
+Test(topology, coordinates_are_mixed_radix_last_fastest)
+{
+    Cluster cluster = three_levels();
+    cr_assert_eq(cluster_gpus(&cluster), 24);
+    cr_assert_eq(cluster_gpus_below(&cluster, 0), 12);
+    cr_assert_eq(cluster_gpus_below(&cluster, 2), 1);
+    uint32_t x[LEVELS_MAX];
+    cluster_coordinates(&cluster, 23, x);
+    cr_assert(x[0] == 1 && x[1] == 2 && x[2] == 3);
+    for (uint64_t rank = 0; rank < 24; rank++) {
+        cluster_coordinates(&cluster, rank, x);
+        cr_assert_eq(cluster_rank(&cluster, x), rank);
+    }
+}
+
+// By definition: who is in a group, from coordinates.
+static bool together(const Cluster *cluster, const Group *group, uint64_t a, uint64_t b)
+{
+    uint32_t x[LEVELS_MAX], y[LEVELS_MAX];
+    cluster_coordinates(cluster, a, x);
+    cluster_coordinates(cluster, b, y);
+    for (uint32_t l = 0; l < cluster->level_count && group->kind != GROUP_WORLD; l++) {
+        if ((int32_t)l != group->level && x[l] != y[l]) {
+            return false;
+        }
+    }
+    uint32_t level = (uint32_t)group->level, domain = group->domain;
+    return !(group->kind == GROUP_GATHER && x[level] / domain != y[level] / domain) &&
+           !(group->kind == GROUP_EXCHANGE && x[level] % domain != y[level] % domain);
+}
+
+static void check_group(const Cluster *cluster, Group group)
+{
+    uint64_t gpus = cluster_gpus(cluster);
+    for (uint64_t rank = 0; rank < gpus; rank++) {
+        uint64_t index = 0;
+        for (uint64_t other = 0; other < gpus; other++) {
+            if (!together(cluster, &group, rank, other)) {
+                continue;
+            }
+            cr_assert_eq(group_member_rank(cluster, &group, rank, index), other);
+            if (other == rank) {
+                cr_assert_eq(group_index(cluster, &group, rank), index);
+            }
+            index++;
+        }
+        cr_assert_eq(group_size(cluster, &group), index);
+    }
+}
+
+Test(topology, groups_follow_their_formulas)
+{
+    Cluster cluster = three_levels();
+    for (int32_t level = 0; level < 3; level++) {
+        for (uint32_t domain = 1; domain <= cluster.levels[level].count; domain++) {
+            if (cluster.levels[level].count % domain == 0) {
+                check_group(&cluster, (Group){GROUP_GATHER, level, domain});
+                check_group(&cluster, (Group){GROUP_EXCHANGE, level, domain});
+            }
+        }
+        check_group(&cluster, (Group){GROUP_LEVEL, level, 1});
+    }
+    check_group(&cluster, (Group){GROUP_WORLD, NONE, 1});
+}
+
+// Gathering really moves shards: level by level, outer first, member 0's first. What lies where
+// afterwards is what plan_expert_slot says.
+static void check_slots(const Plan *plan, const uint32_t domain[LEVELS_MAX])
+{
+    const Cluster *cluster = &plan->cluster;
+    uint64_t gpus = cluster_gpus(cluster), held = plan_experts_per_rank(plan);
+    static uint32_t now[24][96], next[24][96];
+    for (uint64_t rank = 0; rank < gpus; rank++) {
+        for (uint64_t e = 0; e < held; e++) {
+            now[rank][e] = plan_first_expert(plan, rank) + (uint32_t)e;
+        }
+    }
+    for (uint32_t l = plan->replica_levels; l < cluster->level_count; l++) {
+        Group group = {GROUP_GATHER, (int32_t)l, domain[l]};
+        for (uint64_t rank = 0; rank < gpus; rank++) {
+            for (uint64_t m = 0; m < domain[l]; m++) {
+                memcpy(&next[rank][m * held], now[group_member_rank(cluster, &group, rank, m)],
+                       held * sizeof(uint32_t));
+            }
+        }
+        memcpy(now, next, sizeof(now));
+        held *= domain[l];
+    }
+    for (uint64_t rank = 0; rank < gpus; rank++) {
+        uint64_t found = 0;
+        for (uint32_t expert = 0; expert < plan->model.experts; expert++) {
+            int64_t slot = plan_expert_slot(plan, domain, rank, expert);
+            cr_assert(slot >= -1 && slot < (int64_t)held);
+            cr_assert(slot < 0 || now[rank][slot] == expert);
+            found += slot >= 0;
+        }
+        cr_assert_eq(found, held);
+    }
+}
+
+Test(topology, slots_are_where_gathers_put_experts)
+{
+    Plan *plan = plan_create();
+    plan->cluster = three_levels();
+    for (plan->replica_levels = 0; plan->replica_levels <= 1; plan->replica_levels++) {
+        plan->model.experts = plan->replica_levels ? 24 : 48;
+        for (uint32_t s0 = plan->replica_levels ? 2 : 1; s0 <= 2; s0++) {
+            for (uint32_t s1 = 1; s1 <= 3; s1 += 2) {
+                for (uint32_t s2 = 1; s2 <= 4; s2 *= 2) {
+                    check_slots(plan, (const uint32_t[LEVELS_MAX]){s0, s1, s2});
+                }
+            }
+        }
+    }
+    plan_destroy(plan);
+}
+
+// A row that follows plan_expert_domain level by level ends where the expert is held.
+Test(topology, following_domains_reaches_the_expert)
+{
+    Plan *plan = plan_create();
+    plan->cluster = three_levels();
+    plan->model.experts = 48;
+    const uint32_t domain[LEVELS_MAX] = {1, 3, 2};
+    for (uint64_t start = 0; start < 24; start++) {
+        for (uint32_t expert = 0; expert < 48; expert++) {
+            uint64_t rank = start;
+            for (uint32_t l = 0; l < 3; l++) {
+                Group group = {GROUP_EXCHANGE, (int32_t)l, domain[l]};
+                rank = group_member_rank(&plan->cluster, &group, rank, plan_expert_domain(plan, domain, expert, l));
+            }
+            cr_assert_geq(plan_expert_slot(plan, domain, rank, expert), 0);
+        }
+    }
+    plan_destroy(plan);
+}
+
+Test(plan, sizes_follow_the_layouts)
+{
+    ModelDims m = {.layers = 1,
+                   .hidden = 8,
+                   .heads = 4,
+                   .kv_heads = 2,
+                   .head_dim = 2,
+                   .vocabulary = 10,
+                   .sequence = 3,
+                   .batch = 5,
+                   .ffn_inner = 7,
+                   .experts = 6,
+                   .top_k = 2,
+                   .inner = 9,
+                   .shared_experts = 2,
+                   .activation = ACTIVATION_SWIGLU};
+    cr_assert_eq(model_tokens(&m), 15);
+    cr_assert_eq(model_embedding_elements(&m), 10 * 8 + 3 * 8 + 16);
+    cr_assert_eq(model_attention_elements(&m), 16 + 8 * 8 + 2 * (8 * 4) + 8 * 8);
+    cr_assert_eq(model_router_elements(&m), 16 + 8 * 6);
+    cr_assert_eq(model_ffn_elements(&m), 16 + 3 * 8 * 7);
+    cr_assert_eq(model_expert_elements(&m), 3 * 8 * 9);
+    cr_assert_eq(model_shared_elements(&m), 3 * 8 * 18);
+    plan_destroy(NULL);
+}
+
+// ---- order and memory --------------------------------------------------------------------------
+
+Test(order, streams_and_edges)
+{
+    Plan *plan = plan_of_four_ranks();
+    Order *order = order_create(plan, plan->arena);
+    cr_assert(order_before(order, PLAN_EMBED, PLAN_LOSS));
+    cr_assert(!order_before(order, PLAN_LOSS, PLAN_EMBED));
+    cr_assert(!order_before(order, PLAN_EMBED, PLAN_EMBED));
+    cr_assert(order_before(order, PLAN_ROUTE, PLAN_DISPATCH));
+    cr_assert(order_before(order, PLAN_DISPATCH, PLAN_UNROUTE), "through expert and combine");
+    cr_assert(!order_before(order, PLAN_GATHER, PLAN_DISPATCH));
+    cr_assert(!order_before(order, PLAN_DISPATCH, PLAN_GATHER));
+    cr_assert(order_before(order, PLAN_GATHER, PLAN_EXPERT));
+    plan_destroy(plan);
+}
+
+// A random plan over all streams; every op here has buffers of no particular shape.
+static Plan *random_plan(unsigned seed, uint32_t steps, uint32_t buffers)
+{
+    static const Op ops[] = {OP_RESIDUAL, OP_COMBINE, OP_GATHER, OP_REDUCE_SCATTER, OP_RESIDUAL};
+    srand(seed);
+    Plan *plan = plan_create();
+    plan->buffers = arena_alloc_array(plan->arena, buffers, sizeof(Buffer));
+    plan->steps = arena_alloc_array(plan->arena, steps, sizeof(Step));
+    plan->operands = arena_alloc_array(plan->arena, steps * 4, sizeof(int32_t));
+    plan->after = arena_alloc_array(plan->arena, steps * 3, sizeof(uint32_t));
+    plan->buffer_count = buffers;
+    for (uint32_t b = 0; b < buffers; b++) {
+        plan->buffers[b] = (Buffer){.name = "",
+                                    .dtype = DTYPE_U8,
+                                    .rows = 1,
+                                    .cols = (uint64_t)(rand() % 5000),
+                                    .kind = rand() % 10 ? BUFFER_TEMPORARY : BUFFER_WEIGHT};
+    }
+    for (uint32_t i = 0; i < steps; i++) {
+        Step *step = &plan->steps[plan->step_count++];
+        *step = (Step){
+            .op = ops[rand() % COUNT_OF(ops)], .operand_first = plan->operand_count, .after_first = plan->after_count};
+        for (uint32_t k = 0; k < op_info((int)step->op)->operand_count; k++) {
+            // Buffers drift along with steps, as in a real schedule.
+            uint32_t near = (uint32_t)((uint64_t)i * buffers / steps) + (uint32_t)(rand() % 5);
+            plan->operands[plan->operand_count++] = near < buffers ? (int32_t)near : NONE;
+        }
+        for (int k = rand() % 4; k > 0 && i > 0; k--) {
+            plan->after[plan->after_count++] = i - 1 - (uint32_t)rand() % (i < 8 ? i : 8);
+            step->after_count++;
+        }
+    }
+    return plan;
+}
+
+// Reachability, the slow way.
+static void reach(const Plan *plan, bool *before)
+{
+    uint32_t n = plan->step_count;
+    for (uint32_t b = 0; b < n; b++) {
+        for (uint32_t a = 0; a < b; a++) {
+            bool direct = op_info((int)plan->steps[a].op)->stream == op_info((int)plan->steps[b].op)->stream;
+            for (uint32_t k = 0; k < plan->steps[b].after_count; k++) {
+                direct |= plan->after[plan->steps[b].after_first + k] == a;
+            }
+            if (!direct) {
+                continue;
+            }
+            before[a * n + b] = true;
+            for (uint32_t c = 0; c < a; c++) {
+                before[c * n + b] |= before[c * n + a];
+            }
+        }
+    }
+}
+
+Test(order, agrees_with_reachability_and_pruning_keeps_it)
+{
+    for (unsigned seed = 1; seed <= 5; seed++) {
+        Plan *plan = random_plan(seed, 80, 40);
+        uint32_t n = plan->step_count;
+        bool *before = arena_alloc_array(plan->arena, (size_t)n * n, sizeof(bool));
+        reach(plan, before);
+        uint32_t edges = plan->after_count, dropped = 0;
+        for (int pruned = 0; pruned < 2; pruned++) {
+            Order *order = order_create(plan, plan->arena);
+            for (uint32_t i = 0; i < n * n; i++) {
+                cr_assert_eq(order_before(order, i / n, i % n), before[i]);
+            }
+            dropped = pruned ? dropped : order_prune_after(plan);
+        }
+        cr_assert_gt(dropped, 0);
+        cr_assert_eq(plan->after_count, edges - dropped);
+        cr_assert_eq(order_prune_after(plan), 0, "nothing is left to drop");
+        plan_destroy(plan);
+    }
+}
+
+static bool touches(const Plan *plan, uint32_t step, uint32_t buffer)
+{
+    bool found = false;
+    for (uint32_t k = 0; k < op_info((int)plan->steps[step].op)->operand_count; k++) {
+        found |= step_operands(plan, &plan->steps[step])[k] == (int32_t)buffer;
+    }
+    return found;
+}
+
+static bool all_before(const Plan *plan, const Order *order, uint32_t a, uint32_t b)
+{
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        for (uint32_t j = 0; j < plan->step_count; j++) {
+            if (touches(plan, i, a) && touches(plan, j, b) && !order_before(order, i, j)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+Test(memory, buffers_that_share_memory_are_never_alive_together)
+{
+    for (unsigned seed = 1; seed <= 5; seed++) {
+        Plan *plan = random_plan(seed, 60, 40);
+        cr_assert(memory_plan(plan, plan->arena));
+        Order *order = order_create(plan, plan->arena);
+        for (uint32_t a = 0; a < plan->buffer_count; a++) {
+            const Buffer *x = &plan->buffers[a];
+            cr_assert_eq(x->offset % BUFFER_ALIGNMENT, 0);
+            cr_assert_leq(x->offset + buffer_bytes(x), plan->arena_bytes);
+            for (uint32_t b = a + 1; b < plan->buffer_count; b++) {
+                const Buffer *y = &plan->buffers[b];
+                bool overlap = x->offset < y->offset + buffer_bytes(y) && y->offset < x->offset + buffer_bytes(x);
+                bool temporary = x->kind == BUFFER_TEMPORARY && y->kind == BUFFER_TEMPORARY;
+                cr_assert(!overlap || (temporary && (all_before(plan, order, a, b) || all_before(plan, order, b, a))));
+            }
+        }
+        cr_assert_lt(plan->arena_bytes, memory_bytes_without_reuse(plan), "something is shared");
+        plan_destroy(plan);
+    }
+}
+
+Test(memory, a_chain_needs_two_buffers)
+{
+    Plan *plan = random_plan(1, 1, 10);
+    plan->step_count = plan->operand_count = plan->after_count = 0;
+    plan->steps = arena_alloc_array(plan->arena, 9, sizeof(Step));
+    for (uint32_t b = 0; b < 10; b++) {
+        plan->buffers[b] = (Buffer){.name = "", .dtype = DTYPE_U8, .rows = 1, .cols = 1000, .kind = BUFFER_TEMPORARY};
+    }
+    plan->operands = arena_alloc_array(plan->arena, 9 * 4, sizeof(int32_t));
+    for (uint32_t i = 0; i < 9; i++) { // residual: x, results, shared, y
+        plan->steps[plan->step_count++] = (Step){.op = OP_RESIDUAL, .operand_first = plan->operand_count};
+        const int32_t operands[] = {(int32_t)i, (int32_t)i, NONE, (int32_t)i + 1};
+        memcpy(plan->operands + plan->operand_count, operands, sizeof(operands));
+        plan->operand_count += 4;
+    }
+    cr_assert(memory_plan(plan, plan->arena));
+    cr_assert_eq(plan->arena_bytes, 2 * 1024);
+    cr_assert_eq(memory_bytes_without_reuse(plan), 10 * 1024);
+    plan_destroy(plan);
+}
+
+Test(memory, results_survive_the_iteration)
+{
+    Plan *plan = plan_of_four_ranks();
+    cr_assert(memory_plan(plan, plan->arena));
+    Lifetimes *lifetimes = lifetimes_create(plan, order_create(plan, plan->arena), plan->arena);
+    uint32_t x = (uint32_t)plan_buffer_index(plan, "x"), out = (uint32_t)plan_buffer_index(plan, "out"),
+             loss = (uint32_t)plan_buffer_index(plan, "loss"), work = (uint32_t)plan_buffer_index(plan, "work"),
+             experts = (uint32_t)plan_buffer_index(plan, "experts");
+    cr_assert(lifetimes_disjoint(lifetimes, x, out));
+    cr_assert(!lifetimes_disjoint(lifetimes, out, loss));
+    cr_assert(!lifetimes_disjoint(lifetimes, work, loss));
+    cr_assert(!lifetimes_disjoint(lifetimes, x, experts));
+    plan_destroy(plan);
+}
+
+Test(memory, sizes_that_overflow_are_refused)
+{
+    Plan *plan = random_plan(1, 10, 3);
+    plan->buffers[0].rows = UINT64_MAX / 2;
+    plan->buffers[0].cols = 3;
+    cr_assert(!memory_plan(plan, plan->arena));
+    plan->buffers[0] = (Buffer){.name = "", .rows = 1, .cols = UINT64_C(1) << 61, .dtype = DTYPE_U8};
+    plan->buffers[1] = plan->buffers[2] = plan->buffers[0];
+    cr_assert(memory_plan(plan, plan->arena));
+    plan->buffers[1].cols = plan->buffers[0].cols = UINT64_C(1) << 62;
+    cr_assert(!memory_plan(plan, plan->arena));
+    cr_assert_eq(memory_bytes_without_reuse(plan), UINT64_MAX);
+    plan_destroy(plan);
+}
+
+// ---- documentation -----------------------------------------------------------------------------
+
+static char *read_document(const char *path)
+{
+    size_t length;
+    const char *error;
+    char *text = file_read(path, 1 << 20, &length, &error);
+    cr_assert_not_null(text, "%s", path);
+    return text;
+}
+
+Test(docs, every_op_is_described)
+{
+    static const char *const roles[] = {"in", "out", "inout", "work"}, *const shapes[] = {"local", "exchange", "gather",
+                                                                                          "scatter", "reduce"};
+    char *document = read_document(HEP_SOURCE_DIR "/docs/ir.md");
+    size_t count;
+    const OpInfo *ops = op_table(&count);
+    for (size_t i = 0; i < count; i++) {
+        Text line = {0};
+        text_format(&line, "| `%s` | %d | %s | %s |", ops[i].name, (int)ops[i].op, stream_name(ops[i].stream),
+                    shapes[ops[i].shape]);
+        for (uint32_t k = 0; k < ops[i].operand_count; k++) {
+            const OperandInfo *operand = &ops[i].operands[k];
+            text_format(&line, "%s %s `%s`%s", k ? "," : "", roles[operand->role], operand->name,
+                        operand->optional ? "?" : "");
+        }
+        text_format(&line, " | %s |\n", ops[i].doc);
+        cr_assert_not_null(strstr(document, line.data), "docs/ir.md misses:\n%s", line.data);
+        text_free(&line);
+    }
+    free(document);
+}
+
+Test(docs, every_field_is_described)
+{
+    char *document = read_document(HEP_SOURCE_DIR "/docs/plan-format.md");
+    for (int kind = 0; kind < RECORD_COUNT; kind++) {
+        const RecordInfo *info = record_info((RecordKind)kind);
+        Text table = {0};
+        text_format(&table, "### %d `%s`, %u bytes\n\n| offset | bytes | field | type |\n|---|---|---|---|\n", kind,
+                    info->keyword, record_bytes((RecordKind)kind) + (kind == RECORD_STEP ? 8 : 0));
+        uint32_t offset = 0;
+        for (const Field *field = info->fields; field->key; field++) {
+            text_format(&table, "| %u | %u | `%s` | %s |\n", offset, field_bytes(field->type), field->key,
+                        field_type_name(field->type));
+            offset += field_bytes(field->type);
+        }
+        cr_assert_not_null(strstr(document, table.data), "docs/plan-format.md misses:\n%s", table.data);
+        text_free(&table);
+    }
+    free(document);
+}
+
+Test(docs, every_code_is_described)
+{
+    char *document = read_document(HEP_SOURCE_DIR "/docs/plan-format.md");
+    for (int type = FIELD_DTYPE; type < FIELD_OP; type++) {
+        Text row = {0};
+        text_format(&row, "| %s |", field_type_name((FieldType)type));
+        for (int code = 0; field_code_name((FieldType)type, code); code++) {
+            text_format(&row, "%s %d `%s`", code ? "," : "", code, field_code_name((FieldType)type, code));
+        }
+        text_append(&row, " |\n");
+        cr_assert_not_null(strstr(document, row.data), "docs/plan-format.md misses:\n%s", row.data);
+        text_free(&row);
+    }
+    free(document);
+}
+
+Test(docs, every_property_is_described)
+{
+    char *document = read_document(HEP_SOURCE_DIR "/docs/ir.md");
+    for (int property = 0; property < PROPERTY_COUNT; property++) {
+        Text row = {0};
+        text_format(&row, "| `%s` | %s |\n", property_name((Property)property), property_doc((Property)property));
+        cr_assert_not_null(strstr(document, row.data), "docs/ir.md misses:\n%s", row.data);
+        text_free(&row);
+    }
+    free(document);
+}

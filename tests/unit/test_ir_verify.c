@@ -1,0 +1,246 @@
+// Each property of the verifier, broken alone on a plan that is fine otherwise.
+#include <criterion/criterion.h>
+
+#include "ir/memory.h"
+#include "ir/verify.h"
+#include "plans.h"
+
+static VerifyReport report;
+
+static void expect_valid(Plan *plan)
+{
+    bool valid = plan_verify(plan, &report);
+    cr_assert(valid, "%s: step %ld: %s", property_name(report.items[0].property), (long)report.items[0].step,
+              report.items[0].message);
+}
+
+static void expect_violation(Plan *plan, Property property, int64_t step, const char *message)
+{
+    cr_assert(!plan_verify(plan, &report), "expected '%s'", message);
+    bool found = false;
+    for (uint32_t i = 0; i < verify_report_count(&report); i++) {
+        const Violation *violation = &report.items[i];
+        cr_assert_eq(violation->property, property, "also %s: step %ld: %s", property_name(violation->property),
+                     (long)violation->step, violation->message);
+        found |= violation->step == step && strstr(violation->message, message);
+    }
+    cr_assert(found, "expected '%s' at step %ld, got '%s' at step %ld", message, (long)step, report.items[0].message,
+              (long)report.items[0].step);
+    plan_destroy(plan);
+}
+
+// Breaks a good plan by `statement`; exactly `property` is violated.
+#define EXPECT(statement, property, step, message)                                                                     \
+    do {                                                                                                               \
+        Plan *plan = plan_of_four_ranks();                                                                             \
+        expect_valid(plan);                                                                                            \
+        statement;                                                                                                     \
+        expect_violation(plan, PROPERTY_##property, step, message);                                                    \
+    } while (0)
+
+static Buffer *buffer(Plan *plan, const char *name)
+{
+    return &plan->buffers[plan_buffer_index(plan, name)];
+}
+
+static void use(Plan *plan, uint32_t step, const char *operand, const char *name)
+{
+    *plan_operand(plan, step, operand) = plan_buffer_index(plan, name);
+}
+
+Test(verify, the_plan_itself_and_a_packed_one_hold)
+{
+    Plan *plan = plan_of_four_ranks();
+    expect_valid(plan);
+    cr_assert(memory_plan(plan, plan->arena));
+    expect_valid(plan);
+    plan_destroy(plan);
+}
+
+Test(verify, limits)
+{
+    EXPECT(plan->steps[PLAN_GATE].group = 7, LIMITS, PLAN_GATE, "step 3 ('gate'): 'group' is 7");
+    EXPECT(plan->after[0] = 1000, LIMITS, PLAN_DISPATCH, "waits for step 1000");
+}
+
+Test(verify, groups)
+{
+    EXPECT(plan->groups[0].domain = 3, GROUPS, NONE,
+           "group g0: domain size 3 does not divide the 2 workers of level 'gpu'");
+    EXPECT(plan->groups[1].domain = 4, GROUPS, NONE, "group g1: domain size 4 does not divide");
+    EXPECT((plan->groups[plan->group_count++] = (Group){GROUP_LEVEL, 0, 2}), GROUPS, NONE,
+           "a 'level' group has domain size 1");
+}
+
+Test(verify, choices)
+{
+    EXPECT(plan->choices[0].domain[1] = 3, CHOICES, NONE,
+           "layer 0: domain size 3 does not divide the 2 workers of level 'gpu'");
+    EXPECT((plan->replica_levels = 1, plan->model.experts = 2), CHOICES, NONE,
+           "level 'dc' holds replicas, its domain size is 2, not 1");
+    EXPECT(plan->choices[0].layer = 1, CHOICES, NONE, "layer 1 is none of the 1 layers");
+    EXPECT((plan->model.layers = 2, plan->choices[1] = plan->choices[0], plan->choice_count = 2), CHOICES, NONE,
+           "layer 0 follows layer 0: expected ascending layers");
+}
+
+Test(verify, steps)
+{
+    EXPECT(plan->steps[PLAN_GATE].bytes = 1, STEPS, PLAN_GATE, "op 'gate' is local");
+    EXPECT(plan->steps[PLAN_GATE].level = 0, STEPS, PLAN_GATE, "op 'gate' is local");
+    EXPECT(plan->steps[PLAN_GATHER].group = NONE, STEPS, PLAN_GATHER, "op 'gather' needs a group");
+    EXPECT(plan->steps[PLAN_GATHER].group = 1, STEPS, PLAN_GATHER, "cannot use group g1, which is of kind 'exchange'");
+    EXPECT(plan->steps[PLAN_DISPATCH].group = 0, STEPS, PLAN_DISPATCH,
+           "cannot use group g0, which is of kind 'gather'");
+    EXPECT(plan->steps[PLAN_DISPATCH].level = 1, STEPS, PLAN_DISPATCH, "the step's level is not that of its group g1");
+    EXPECT(
+        (plan->steps[PLAN_LOSS].op = OP_ALL_REDUCE, plan->steps[PLAN_LOSS].level = 1, plan->steps[PLAN_LOSS].group = 0),
+        STEPS, PLAN_LOSS, "op 'all_reduce' cannot use group g0");
+}
+
+Test(verify, edges)
+{
+    EXPECT(plan->after[0] = PLAN_EXPERT, EDGES, PLAN_DISPATCH, "waits for step 6, which does not come before it");
+    EXPECT(plan->after[0] = PLAN_DISPATCH, EDGES, PLAN_DISPATCH, "waits for step 5, which does not come before it");
+    EXPECT(plan->after[plan->steps[PLAN_COMBINE].after_first] = PLAN_DISPATCH, EDGES, PLAN_COMBINE,
+           "waits for step 5 of its own stream, 'exchange'");
+}
+
+Test(verify, operands)
+{
+    EXPECT(*plan_operand(plan, PLAN_RESIDUAL, "x") = NONE, OPERANDS, PLAN_RESIDUAL, "op 'residual' misses operand 'x'");
+    EXPECT(buffer(plan, "x")->dtype = DTYPE_F16, OPERANDS, PLAN_EMBED, "'x' (f16 4 x 4) does not fit operand 'x'");
+    EXPECT(buffer(plan, "records")->dtype = DTYPE_F32, OPERANDS, PLAN_GATE, "does not fit operand 'records'");
+    EXPECT(buffer(plan, "records")->cols = 3, OPERANDS, PLAN_GATE, "does not fit operand 'records'");
+    EXPECT(buffer(plan, "next_counts")->rows = 1, OPERANDS, PLAN_DISPATCH, "does not fit operand 'next_counts'");
+    EXPECT(buffer(plan, "router")->cols -= 1, OPERANDS, PLAN_GATE, "does not fit operand 'router'");
+    EXPECT(buffer(plan, "tokens")->cols = 2, OPERANDS, PLAN_EMBED, "does not fit operand 'tokens'");
+    EXPECT(buffer(plan, "work")->dtype = DTYPE_I32, OPERANDS, PLAN_GATE, "does not fit operand 'work'");
+    EXPECT(buffer(plan, "loss")->dtype = DTYPE_BF16, OPERANDS, PLAN_LOSS, "does not fit operand 'loss'");
+    EXPECT(buffer(plan, "gathered")->rows = 1, OPERANDS, PLAN_GATHER, "'gathered' is not 2 times 'experts'");
+    EXPECT(use(plan, PLAN_EXPERT, "experts", "experts"), OPERANDS, PLAN_EXPERT, "does not fit operand 'experts'");
+    EXPECT(buffer(plan, "x")->kind = BUFFER_INPUT, OPERANDS, PLAN_EMBED, "op 'embed' writes the input 'x'");
+    EXPECT(plan->model.abstract = true, OPERANDS, NONE, "the model is abstract and has");
+}
+
+static void drop_edge(Plan *plan, uint32_t step, uint32_t which)
+{
+    Step *broken = &plan->steps[step];
+    memmove(plan->after + broken->after_first + which, plan->after + broken->after_first + which + 1,
+            (broken->after_count - which - 1) * sizeof(uint32_t));
+    broken->after_count--;
+}
+
+Test(verify, reads)
+{
+    EXPECT(drop_edge(plan, PLAN_EXPERT, 0), READS, PLAN_EXPERT,
+           "reads 'gathered', which no step before it has written");
+    EXPECT(use(plan, PLAN_EMBED, "x", "out"), READS, PLAN_PRE_EXPERT, "reads 'x'");
+    EXPECT(buffer(plan, "attention")->kind = BUFFER_TEMPORARY, READS, PLAN_PRE_EXPERT, "reads 'attention'");
+}
+
+Test(verify, races)
+{
+    EXPECT(use(plan, PLAN_PRE_EXPERT, "work", "gathered"), RACES, PLAN_PRE_EXPERT,
+           "writes 'gathered' while step 1 may write it");
+    EXPECT((use(plan, PLAN_RESIDUAL, "y", "y"), use(plan, PLAN_LOSS, "x", "y")), RACES, PLAN_RESIDUAL,
+           "'y' is both operand 'x' and operand 'y', and written");
+    // There from the start, and overwritten by a gather that the reader does not wait for.
+    EXPECT((buffer(plan, "gathered")->kind = BUFFER_WEIGHT, drop_edge(plan, PLAN_EXPERT, 0)), RACES, PLAN_EXPERT,
+           "reads 'gathered' while step 1 may write it");
+}
+
+Test(verify, memory)
+{
+    EXPECT(buffer(plan, "x")->offset += 8, MEMORY, NONE, "no multiple of 256");
+    EXPECT(plan->arena_bytes -= 256, MEMORY, NONE, "'loss' ends at");
+    EXPECT(buffer(plan, "y")->offset = buffer(plan, "x")->offset, MEMORY, NONE,
+           "'x' and 'y' overlap and may be alive together");
+    EXPECT(buffer(plan, "gathered")->offset = buffer(plan, "x")->offset, MEMORY, NONE, "overlap");
+    EXPECT(buffer(plan, "x")->offset = buffer(plan, "router")->offset, MEMORY, NONE, "overlap");
+    EXPECT(buffer(plan, "loss")->offset = buffer(plan, "out")->offset, MEMORY, NONE, "overlap");
+    Plan *plan = plan_of_four_ranks();
+    buffer(plan, "summed")->offset = buffer(plan, "x")->offset; // x is dead when summed is born
+    expect_valid(plan);
+    plan_destroy(plan);
+}
+
+// Two plain layers of which the second has the given step of the first.
+static void move_to_dense_layer(Plan *plan, uint32_t step)
+{
+    plan->model.layers = 2;
+    plan->steps[step].layer = 1;
+}
+
+Test(verify, exchange)
+{
+    EXPECT(use(plan, PLAN_COMBINE, "send_counts", "next_counts"), EXCHANGE, PLAN_COMBINE,
+           "returns rows by other 'send_counts'");
+    EXPECT(use(plan, PLAN_COMBINE, "next_counts", "send_counts"), EXCHANGE, PLAN_COMBINE,
+           "returns rows by other 'next_counts'");
+    EXPECT(use(plan, PLAN_UNROUTE, "send_counts", "next_counts"), EXCHANGE, PLAN_UNROUTE,
+           "'send_counts' is not that of its 'route' step 4");
+    EXPECT(use(plan, PLAN_UNROUTE, "returned", "results"), EXCHANGE, PLAN_COMBINE,
+           "no 'unroute' step puts back its rows");
+    EXPECT(use(plan, PLAN_DISPATCH, "send_rows", "rows"), EXCHANGE, PLAN_DISPATCH, "no 'route' step prepares its rows");
+    EXPECT(move_to_dense_layer(plan, PLAN_COMBINE), EXCHANGE, PLAN_COMBINE,
+           "layer 1 is no MoE layer and has a 'combine' step");
+    EXPECT(move_to_dense_layer(plan, PLAN_COMBINE), EXCHANGE, NONE, "layer 0 misses 'combine' over level 'dc'");
+    EXPECT(plan->steps[PLAN_DISPATCH].layer = NONE, EXCHANGE, PLAN_DISPATCH, "op 'dispatch' names no layer");
+}
+
+Test(verify, gather)
+{
+    EXPECT(plan->steps[PLAN_GATHER].layer = NONE, GATHER, PLAN_GATHER, "op 'gather' names no layer");
+    EXPECT(move_to_dense_layer(plan, PLAN_GATHER), GATHER, NONE, "layer 0 misses 'gather' over level 'gpu'");
+}
+
+// Volumes without tensors: the same steps without operands, the same structure.
+static Plan *abstract_plan(void)
+{
+    Plan *plan = plan_of_four_ranks();
+    plan->model.abstract = true;
+    plan->buffer_count = 0;
+    for (uint32_t i = 0; i < plan->operand_count; i++) {
+        plan->operands[i] = NONE;
+    }
+    return plan;
+}
+
+Test(verify, abstract_plans_have_structure_and_no_buffers)
+{
+    Plan *plan = abstract_plan();
+    expect_valid(plan);
+    drop_edge(plan, PLAN_EXPERT, 1);
+    expect_violation(plan, PROPERTY_EXCHANGE, PLAN_EXPERT, "does not wait for step 5, the one before on the rows' way");
+    plan = abstract_plan();
+    plan->choices[0].domain[0] = 2;
+    cr_assert(!plan_verify(plan, &report));
+    cr_assert_eq(report.items[0].property, PROPERTY_EXCHANGE);
+    cr_assert_not_null(strstr(report.items[0].message, "found 'dispatch' over level 'dc': expected 'expert'"));
+    plan_destroy(plan);
+    plan = abstract_plan();
+    plan->pass = PASS_TRAINING;
+    cr_assert(!plan_verify(plan, &report));
+    cr_assert_not_null(strstr(report.items[0].message, "layer 0 misses 'dispatch' over level 'dc'"));
+    cr_assert_not_null(strstr(report.items[1].message, "layer 0 misses 'reduce_scatter' over level 'gpu'"));
+    plan->pass = PASS_FORWARD;
+    plan->choices[0].domain[1] = 1;
+    cr_assert(!plan_verify(plan, &report));
+    cr_assert_eq(report.items[0].property, PROPERTY_EXCHANGE);
+    cr_assert_eq(report.items[1].property, PROPERTY_GATHER);
+    cr_assert_not_null(strstr(report.items[1].message, "found 'gather' over level 'gpu': expected no more"));
+    plan_destroy(plan);
+}
+
+Test(verify, traffic)
+{
+    EXPECT(plan->steps[PLAN_COMBINE].bytes += 1e-3, TRAFFIC, NONE, "level 'dc': the steps send");
+    EXPECT(plan->strategies[0].traffic[1].gather_bytes = 0, TRAFFIC, NONE, "bytes of experts, the strategy says 0");
+    EXPECT(plan->strategies[0].traffic[1].reduce_bytes = 5, TRAFFIC, NONE,
+           "level 'gpu': the steps send 0 bytes of gradients");
+    EXPECT(plan->strategy_count = 0, TRAFFIC, NONE, "the strategy says 0");
+    Plan *plan = plan_of_four_ranks();
+    plan->steps[PLAN_COMBINE].bytes *= 1 + 1e-12; // a sum in another order
+    expect_valid(plan);
+    plan_destroy(plan);
+}
