@@ -17,7 +17,7 @@ refuse() {
 
 refuse 3 'bad.hep:[0-9]+:[0-9]+: error' "$cluster $model plan { domain = }"
 [ "$(grep -c 'error:' err)" -ge 1 ] || fail "no error counted"
-refuse 3 'error' "cluster c { level dc { count = = 2 } } model m { layers = } plan { pass = sideways }"
+refuse 3 'error' "cluster c { level dc { count = = 2 } } model m { layers = } plan { pass = / }"
 [ "$(grep -c 'error:' err)" -ge 3 ] || fail "several errors were expected in one run"
 refuse 3 "layers" "$cluster ${model/layers/layer}"
 refuse 3 "bandwidth" "${cluster/1 Gbit\/s/1 ms} $model"

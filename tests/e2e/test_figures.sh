@@ -8,7 +8,11 @@ def dump(*arguments):
     return json.loads(subprocess.run([os.environ["HEPC"], "--dump=json", *arguments], check=True, capture_output=True).stdout)
 
 def expect(what, got, wanted):
-    if got != wanted and not (isinstance(got, float) and abs(got - wanted) <= 1e-12 * abs(wanted)):
+    def same(a, b):
+        if isinstance(a, list):
+            return len(a) == len(b) and all(map(same, a, b))
+        return a == b or isinstance(a, float) and abs(a - b) <= 1e-12 * abs(b)
+    if not same(got, wanted):
         print("FAIL: %s is %r, not %r" % (what, got, wanted))
         global bad
         bad = 1
