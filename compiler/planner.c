@@ -144,6 +144,9 @@ size_t planner_best(const Candidate *candidates, size_t count, size_t except)
 
 // ---- the programme ---------------------------------------------------------------------------
 
+// Longer names are cut; other solvers read up to 255 characters.
+enum { LP_NAME_MAX = 160 };
+
 // One MoE layer's coefficients under one configuration, in time units.
 typedef struct {
     double before, queue, after, backward_before, backward_queue, backward_compute, backward_after, reduce;
@@ -197,8 +200,8 @@ static void fill_terms(const LayerCost *cost, const Config *config, double unit_
 
 static int add_time(Formulation *f, const char *what, uint32_t layer)
 {
-    char name[64];
-    snprintf(name, sizeof name, "%s_L%u", what, layer);
+    char name[LP_NAME_MAX];
+    snprintf(name, sizeof name, "%.120s_L%u", what, layer);
     return milp_add_continuous(f->milp, name, 0);
 }
 
@@ -206,8 +209,8 @@ static int add_time(Formulation *f, const char *what, uint32_t layer)
 static void row_after(Formulation *f, const char *what, uint32_t layer, int later, int earlier, size_t offset,
                       double constant)
 {
-    char name[80];
-    snprintf(name, sizeof name, "%s_L%u", what, layer);
+    char name[LP_NAME_MAX];
+    snprintf(name, sizeof name, "%.120s_L%u", what, layer);
     milp_row_begin(f->milp, name);
     milp_row_term(f->milp, later, 1);
     if (earlier >= 0)
@@ -226,7 +229,7 @@ static void formulate_ports(Formulation *f, const char *pass, uint32_t layer, in
     for (uint32_t j = 0; j < cluster->level_count; j++) {
         if (!f->port_used[j])
             continue;
-        char name[64];
+        char name[LP_NAME_MAX];
         snprintf(name, sizeof name, "%sport_%s_before", pass, cluster->levels[j].name);
         int busy_before = add_time(f, name, layer);
         row_after(f, name, layer, busy_before, f->port[j], before + j * sizeof(double), 0);
@@ -283,7 +286,7 @@ static void formulate_backward(Formulation *f, uint32_t layer)
     for (uint32_t j = 0; j < f->work->spec->cluster.level_count; j++) {
         if (!f->port_used[j])
             continue;
-        char name[64];
+        char name[LP_NAME_MAX];
         snprintf(name, sizeof name, "return_port_%s", f->work->spec->cluster.levels[j].name);
         int busy = add_time(f, name, layer);
         row_after(f, name, layer, busy, f->port[j], TERM(port_reduce) + j * sizeof(double), 0);
@@ -312,7 +315,7 @@ static void formulate_choice(Formulation *f, const Candidate *candidates)
 {
     const Cluster *cluster = &f->work->spec->cluster;
     for (size_t c = 0; c < f->count; c++) {
-        char name[128] = "use", part[40];
+        char name[LP_NAME_MAX] = "use", part[40];
         for (uint32_t l = 0; l < cluster->level_count; l++) {
             snprintf(part, sizeof part, "_%.24s%u", cluster->levels[l].name, candidates[c].config.domain[l]);
             strncat(name, part, sizeof name - strlen(name) - 1);
