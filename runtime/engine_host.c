@@ -164,7 +164,8 @@ static bool run_expert(const HostStep *step, Fault *fault)
     Tensor rows = t[0], records = t[1], counts = t[2];
     uint64_t row_count = counts.data ? counted_rows(counts) : records.rows;
     uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
-    uint64_t lost = host_expert(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records, t[3], t[4], t[5]);
+    uint64_t lost =
+        host_expert(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records, t[3], t[4], t[5]);
     if (lost > 0)
         return fault_set(fault, EXIT_FAULT, "%" PRIu64 " records name experts that this rank does not hold", lost);
     return true;

@@ -54,11 +54,13 @@ static const struct argp_option option_table[] = {
     {"warmup", OPTION_WARMUP, "COUNT", 0, "iterations before them that are not measured (1)", 0},
     {"seed", OPTION_SEED, "NUMBER", 0, "of weights and tokens (0)", 0},
     {"check", OPTION_CHECK, NULL, 0, "compare the last iteration with a dense reference; exit 1 if they differ", 0},
-    {"emulate-links", OPTION_EMULATE_LINKS, NULL, 0, "hold transfers to the bandwidths and latencies of the plan's cluster", 0},
+    {"emulate-links", OPTION_EMULATE_LINKS, NULL, 0,
+     "hold transfers to the bandwidths and latencies of the plan's cluster", 0},
     {"routing", OPTION_ROUTING, "KIND", 0, "how the gate chooses: learned, balanced or skewed (learned)", 0},
     {"engine", OPTION_ENGINE, "NAME", 0, "what executes the steps: host (host)", 0},
     {"timeout", OPTION_TIMEOUT, "SECONDS", 0, "give up when a peer is missing and nothing moves for so long (60)", 0},
-    {"json", OPTION_JSON, "FILE", OPTION_ARG_OPTIONAL, "write the report as JSON to FILE; without FILE to standard output, instead of the tables", 0},
+    {"json", OPTION_JSON, "FILE", OPTION_ARG_OPTIONAL,
+     "write the report as JSON to FILE; without FILE to standard output, instead of the tables", 0},
     {"steps", OPTION_STEPS, NULL, 0, "list every step instead of one line per op", 0},
     {"quiet", OPTION_QUIET, NULL, 0, "no progress line", 0},
     {0},
@@ -286,27 +288,31 @@ static void print_fault(const Plan *plan, const Fault *fault)
     text_free(&text);
 }
 
+static int write_text(const char *path, Text *text)
+{
+    const char *error = file_write(path, text->data, text->length);
+    if (error)
+        fprintf(stderr, "hep-run: %s: %s\n", strcmp(path, "-") == 0 ? "standard output" : path, error);
+    text_free(text);
+    return error ? EXIT_IO : EXIT_DONE;
+}
+
 static int write_report(const Options *options, const Plan *plan, const JobResult *result)
 {
     Report report = {.plan_name = options->input, .version = HEP_VERSION, .plan = plan, .options = &options->job,
                      .result = result, .every_step = options->every_step};
-    Text json = {0}, table = {0};
-    const char *error = NULL;
+    Text text = {0};
+    int code = EXIT_DONE;
     if (options->json) {
-        report_print_json(&report, &json);
-        error = file_write(options->json, json.data, json.length);
-        if (error)
-            fprintf(stderr, "hep-run: %s: %s\n", options->json, error);
+        report_print_json(&report, &text);
+        code = write_text(options->json, &text);
     }
-    if (!error && !(options->json && strcmp(options->json, "-") == 0)) {
-        report_print(&report, &table);
-        error = file_write("-", table.data, table.length);
-        if (error)
-            fprintf(stderr, "hep-run: standard output: %s\n", error);
+    if (!options->json || strcmp(options->json, "-") != 0) {
+        report_print(&report, &text);
+        int table_code = write_text("-", &text);
+        code = code == EXIT_DONE ? table_code : code;
     }
-    text_free(&json);
-    text_free(&table);
-    return error ? EXIT_IO : EXIT_DONE;
+    return code;
 }
 
 static int run_plan(Options *options, const Plan *plan)
@@ -327,7 +333,8 @@ static int run_plan(Options *options, const Plan *plan)
     } else {
         code = write_report(options, plan, &result);
         if (code == EXIT_DONE && result.check.done && !result.check.pass) {
-            fprintf(stderr, "hep-run: the result differs from the reference: error %g, tolerance %g; loss %g, tolerance %g\n",
+            fprintf(stderr,
+                    "hep-run: the result differs from the reference: error %g, tolerance %g; loss %g, tolerance %g\n",
                     result.check.max_abs_error, result.check.tolerance, result.check.loss_error,
                     result.check.loss_tolerance);
             code = EXIT_MISMATCH;
@@ -339,7 +346,8 @@ static int run_plan(Options *options, const Plan *plan)
 
 int main(int argc, char **argv)
 {
-    static const struct argp parser = {option_table, parse_option, "PLAN", documentation, NULL, append_exit_codes, NULL};
+    static const struct argp parser = {option_table, parse_option, "PLAN", documentation,
+                                       NULL,         append_exit_codes, NULL};
     Options options = {.job = job_options_default()};
     argp_err_exit_status = EXIT_USAGE;
     argp_parse(&parser, argc, argv, 0, NULL, &options);

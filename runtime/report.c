@@ -55,8 +55,8 @@ static void print_description(const Report *report, Text *out)
     print_domain(plan, out);
     text_format(out, ", dispatch %s, migration %s\n", dispatch_name(plan->dispatch), codec_name(plan->codec));
     text_format(out,
-                "# model %s: %" PRIu32 " layers (%" PRIu32 " MoE), hidden %" PRIu32 ", %" PRIu32 " experts, top %" PRIu32
-                ", %s, %" PRIu64 " tokens per rank, %s pass\n",
+                "# model %s: %" PRIu32 " layers (%" PRIu32 " MoE), hidden %" PRIu32 ", %" PRIu32
+                " experts, top %" PRIu32 ", %s, %" PRIu64 " tokens per rank, %s pass\n",
                 model->name, model->layers, plan->choice_count, model->hidden, model->experts, model->top_k,
                 dtype_name(model->dtype), model_tokens(model), pass_name(plan->pass));
     text_format(out, "# cluster %s: %" PRIu64 " ranks", plan->cluster.name, report->result->ranks);
@@ -84,7 +84,8 @@ static const char *level_name(const Plan *plan, int32_t level)
 static void print_every_step(const Report *report, Text *out)
 {
     const Plan *plan = report->plan;
-    text_format(out, "\n%6s %-16s %-8s %6s %-10s %12s %8s\n", "step", "op", "level", "layer", "stream", "median", "share");
+    text_format(out, "\n%6s %-16s %-8s %6s %-10s %12s %8s\n", "step", "op", "level", "layer", "stream", "median",
+                "share");
     text_format(out, "%6s %-16s %-8s %6s %-10s %12s %8s\n", "", "", "", "", "", "ms", "%");
     for (uint32_t s = 0; s < plan->step_count; s++) {
         const Step *step = &plan->steps[s];
@@ -158,8 +159,8 @@ static void print_step_groups(const Report *report, Text *out)
                     1e3 * group.median_s, 1e3 * group.max_s, 1e3 * group.sum_s,
                     100 * group.sum_s / report->result->median_s);
     }
-    text_append(out, "# share is of the median iteration; streams overlap and the slowest rank counts, so shares add up "
-                     "to more than 100 %\n");
+    text_append(out, "# times are the slowest rank's, with its waits for peers; share is of the median iteration, and "
+                     "streams overlap,\n# so that shares add up to more than 100 %\n");
     free(times);
 }
 
@@ -195,8 +196,8 @@ static void print_traffic(const Report *report, Text *out)
     const Plan *plan = report->plan;
     text_format(out, "\n%-8s %14s %14s %14s %14s %14s %14s %10s\n", "traffic", "exchange", "routing", "gather", "total",
                 "planned", "busiest rank", "of planned");
-    text_format(out, "%-8s %14s %14s %14s %14s %14s %14s %10s\n", "level", "B/GPU", "B/GPU", "B/GPU", "B/GPU", "B/GPU", "B",
-                "%");
+    text_format(out, "%-8s %14s %14s %14s %14s %14s %14s %10s\n", "level", "B/GPU", "B/GPU", "B/GPU", "B/GPU", "B/GPU",
+                "B", "%");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
         const JobTraffic *traffic = &report->result->traffic[l];
         double planned = planned_bytes(plan, l);
@@ -321,7 +322,8 @@ static void json_fill(const Report *report, cJSON *root)
     cJSON_AddNumberToObject(root, "predicted_s", report->plan->iteration_s);
     cJSON_AddItemToObject(root, "traffic", json_traffic(report));
     cJSON_AddItemToObject(root, "check", json_check(&result->check));
-    cJSON_AddItemToObject(root, "loss", cJSON_CreateDoubleArray(result->loss, result->has_loss ? (int)result->iterations : 0));
+    int loss_count = result->has_loss ? (int)result->iterations : 0;
+    cJSON_AddItemToObject(root, "loss", cJSON_CreateDoubleArray(result->loss, loss_count));
     cJSON_AddItemToObject(root, "steps", json_steps(report));
 }
 
