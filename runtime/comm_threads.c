@@ -300,8 +300,8 @@ static bool call_mismatch(const Call *call, uint32_t peer, const char *what, uin
 {
     char group[128];
     channel_describe(call, group, sizeof(group));
-    fault_set(call->fault, EXIT_FAULT, "%s differs in %s: %" PRIu64 " here, %" PRIu64 " at rank %" PRIu64, what,
-              group, own, theirs, call->channel->ranks[peer]);
+    fault_set(call->fault, EXIT_FAULT, "%s differs in %s: %" PRIu64 " here, %" PRIu64 " at rank %" PRIu64, what, group,
+              own, theirs, call->channel->ranks[peer]);
     call->fault->peer = (int64_t)call->channel->ranks[peer];
     return false;
 }
@@ -540,8 +540,7 @@ static void call_post(Call *call, const Post *post)
 static bool call_transfer(Call *call)
 {
     const Post *post = &call->member->post;
-    if (post->kind == CALL_EXCHANGE && post->exchange.counts_known &&
-        !exchange_check_capacity(call, &post->exchange))
+    if (post->kind == CALL_EXCHANGE && post->exchange.counts_known && !exchange_check_capacity(call, &post->exchange))
         return false;
     while (call->left > 0) {
         if (!call_admit(call) || !call_advance(call))

@@ -43,6 +43,6 @@ typedef struct {
 extern const EngineOps host_engine;
 
 const EngineOps *engine_find(const char *name); // NULL for an unknown name
-const char *engine_name(size_t index);            // NULL beyond the last engine
+const char *engine_name(size_t index);          // NULL beyond the last engine
 
 #endif

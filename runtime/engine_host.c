@@ -19,9 +19,9 @@ struct HostStep {
     Handler run;
     uint32_t index;
     Tensor operands[OPERANDS_MAX];
-    int channel;       // of collectives
-    uint32_t own;      // index in the step's group
-    RouteTable route;  // of route and unroute
+    int channel;      // of collectives
+    uint32_t own;     // index in the step's group
+    RouteTable route; // of route and unroute
     const int32_t *slot_of_expert;
     int32_t *decisions; // where a gate's choice is recorded, or NULL
     bool is_final;      // its output is the final hidden state
@@ -128,10 +128,10 @@ static bool run_route(const HostStep *step, Fault *fault)
     Tensor rows = t[0], records = t[1], counts = t[2];
     uint64_t row_count = counts.data ? counted_rows(counts) : records.rows;
     uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
-    uint64_t lost =
-        host_route(&step->route, row_count, fanout, rows, records, t[3], t[4], t[5], t[6], t[7], t[8]);
+    uint64_t lost = host_route(&step->route, row_count, fanout, rows, records, t[3], t[4], t[5], t[6], t[7], t[8]);
     if (lost > 0)
-        return fault_set(fault, EXIT_FAULT, "%" PRIu64 " rows do not fit in buffers of %" PRIu64 " and %" PRIu64
+        return fault_set(fault, EXIT_FAULT,
+                         "%" PRIu64 " rows do not fit in buffers of %" PRIu64 " and %" PRIu64
                          " rows: more tokens chose experts of one domain than the plan reserves for",
                          lost, t[3].rows, t[5].rows);
     return true;
@@ -151,8 +151,7 @@ static bool run_dispatch(const HostStep *step, Fault *fault)
         .recv_capacity = next_rows.rows - own_rows,
     };
     if (send_records.data)
-        exchange.parts[1] =
-            (ExchangePart){send_records.data, row_at(next_records, own_rows), row_bytes(send_records)};
+        exchange.parts[1] = (ExchangePart){send_records.data, row_at(next_records, own_rows), row_bytes(send_records)};
     next_counts[step->own] = (int32_t)own_rows;
     Comm *comm = step->engine->comm;
     return comm->ops->exchange(comm, step->channel, &exchange, fault);
@@ -459,8 +458,8 @@ static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
     if ((of->op == OP_ROUTE || of->op == OP_UNROUTE) && !route_resolve(engine, step, map, fault))
         return false;
     if (of->op == OP_GATE && choice && engine->decisions)
-        step->decisions = engine->decisions +
-                          (uint64_t)(choice - plan->choices) * model_tokens(&plan->model) * plan->model.top_k;
+        step->decisions =
+            engine->decisions + (uint64_t)(choice - plan->choices) * model_tokens(&plan->model) * plan->model.top_k;
     if (of->op == OP_LOSS)
         engine->loss = step->operands[3];
     if (of->op == OP_EMBED)
@@ -550,8 +549,8 @@ static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *op
     if (plan->capacity > 0)
         engine->capacity_rows =
             (uint64_t)ceil(plan->capacity * (double)model_tokens(dims) * dims->top_k / dims->experts);
-    bool ok = memory_create(engine) || fault_set(fault, EXIT_FAULT, "out of memory for an arena of %" PRIu64 " bytes",
-                                                 plan->arena_bytes);
+    bool ok = memory_create(engine) ||
+              fault_set(fault, EXIT_FAULT, "out of memory for an arena of %" PRIu64 " bytes", plan->arena_bytes);
     for (uint32_t s = 0; ok && s < plan->step_count; s++)
         ok = step_create(engine, s, fault);
     if (!ok) {

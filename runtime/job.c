@@ -52,8 +52,8 @@ struct Job {
 
 JobOptions job_options_default(void)
 {
-    return (JobOptions){.engine = &host_engine, .iterations = 10, .warmup = 1, .routing = ROUTING_LEARNED,
-                        .timeout_s = 60};
+    return (JobOptions){
+        .engine = &host_engine, .iterations = 10, .warmup = 1, .routing = ROUTING_LEARNED, .timeout_s = 60};
 }
 
 // ---- before anything is allocated ------------------------------------------------------------
@@ -94,8 +94,8 @@ static uint32_t stream_count(const Plan *plan)
 
 static EngineOptions engine_options(const JobOptions *options)
 {
-    return (EngineOptions){.seed = options->seed, .routing = options->routing,
-                           .record = options->check || options->keep_outputs};
+    return (EngineOptions){
+        .seed = options->seed, .routing = options->routing, .record = options->check || options->keep_outputs};
 }
 
 static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t samples, Fault *fault)
@@ -104,8 +104,7 @@ static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t 
     EngineOptions of_engine = engine_options(options);
     uint64_t own = (uint64_t)plan->step_count * (samples * sizeof(float) + sizeof(double) + 64) +
                    (options->check ? check_bytes(plan) : 0);
-    if (!checked_add(options->engine->bytes(plan, &of_engine), own, &per_rank) ||
-        !checked_mul(per_rank, ranks, &total))
+    if (!checked_add(options->engine->bytes(plan, &of_engine), own, &per_rank) || !checked_mul(per_rank, ranks, &total))
         total = UINT64_MAX;
     uint64_t available = machine_available_bytes(), limit = machine_thread_limit();
     char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX];
@@ -143,8 +142,7 @@ static bool rank_prepare(Rank *rank)
     rank->engine = job->options->engine->create(job->plan, rank->comm, &options, &rank->fault);
     if (!rank->engine)
         return false;
-    rank->interpreter =
-        interpreter_create(job->plan, job->options->engine, rank->engine, rank->comm, &rank->fault);
+    rank->interpreter = interpreter_create(job->plan, job->options->engine, rank->engine, rank->comm, &rank->fault);
     if (!rank->interpreter)
         return false;
     rank->samples = calloc((size_t)job->plan->step_count * job->sample_count + 1, sizeof(*rank->samples));
@@ -263,8 +261,8 @@ static bool rank_check(Rank *rank)
     if (!comm->all_reduce_max(rank->comm, errors, COUNT_OF(errors), &rank->fault) ||
         !comm->all_reduce_sum(rank->comm, sums, COUNT_OF(sums), &rank->fault))
         return false;
-    CheckPart all = {.max_abs_error = errors[0], .loss_error = errors[1], .square_sum = sums[0],
-                     .element_count = sums[1]};
+    CheckPart all = {
+        .max_abs_error = errors[0], .loss_error = errors[1], .square_sum = sums[0], .element_count = sums[1]};
     if (rank->comm->rank == 0)
         job->result->check = check_conclude(job->plan, &all);
     return true;

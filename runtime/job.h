@@ -22,7 +22,7 @@ typedef struct {
     bool emulate_links, check;
     bool keep_outputs; // JobResult.outputs
     double timeout_s;
-    const volatile sig_atomic_t *interrupted; // ends the job when it becomes non-zero; may be NULL
+    const volatile sig_atomic_t *interrupted;                     // ends the job when it becomes non-zero; may be NULL
     void (*progress)(void *context, const JobProgress *progress); // a few times a second; may be NULL
     void *progress_context;
 } JobOptions;

@@ -47,7 +47,7 @@ static const char documentation[] =
 #define X(name, text, doc) "  " text ": " doc "\n"
     HEP_ROUTINGS(X)
 #undef X
-    "\n";
+        "\n";
 
 static const struct argp_option option_table[] = {
     {"iterations", 'n', "COUNT", 0, "measured iterations (10)", 0},
@@ -299,8 +299,12 @@ static int write_text(const char *path, Text *text)
 
 static int write_report(const Options *options, const Plan *plan, const JobResult *result)
 {
-    Report report = {.plan_name = options->input, .version = HEP_VERSION, .plan = plan, .options = &options->job,
-                     .result = result, .every_step = options->every_step};
+    Report report = {.plan_name = options->input,
+                     .version = HEP_VERSION,
+                     .plan = plan,
+                     .options = &options->job,
+                     .result = result,
+                     .every_step = options->every_step};
     Text text = {0};
     int code = EXIT_DONE;
     if (options->json) {
@@ -346,7 +350,7 @@ static int run_plan(Options *options, const Plan *plan)
 
 int main(int argc, char **argv)
 {
-    static const struct argp parser = {option_table, parse_option, "PLAN", documentation,
+    static const struct argp parser = {option_table, parse_option,      "PLAN", documentation,
                                        NULL,         append_exit_codes, NULL};
     Options options = {.job = job_options_default()};
     argp_err_exit_status = EXIT_USAGE;

@@ -94,8 +94,8 @@ static void print_every_step(const Report *report, Text *out)
         if (step->layer != NONE)
             snprintf(layer, sizeof(layer), "%" PRId32, step->layer);
         text_format(out, "%6" PRIu32 " %-16s %-8s %6s %-10s %12.4f %8.1f\n", s, info->name,
-                    level_name(plan, step->level), layer, stream_name(info->stream),
-                    1e3 * report->result->step_s[s], 100 * report->result->step_s[s] / report->result->median_s);
+                    level_name(plan, step->level), layer, stream_name(info->stream), 1e3 * report->result->step_s[s],
+                    100 * report->result->step_s[s] / report->result->median_s);
     }
 }
 

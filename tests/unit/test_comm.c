@@ -137,9 +137,9 @@ Test(comm, exchange_delivers_every_row_and_takes_results_back)
 
 Test(comm, exchange_over_links_delivers_the_same)
 {
-    LinkEmulation *links = links_create(&(Cluster){
-        .level_count = 2,
-        .levels = {{.count = 2, .bandwidth_bytes_per_s = 1e9}, {.count = 3, .bandwidth_bytes_per_s = 1e9}}});
+    LinkEmulation *links = links_create(
+        &(Cluster){.level_count = 2,
+                   .levels = {{.count = 2, .bandwidth_bytes_per_s = 1e9}, {.count = 3, .bandwidth_bytes_per_s = 1e9}}});
     Fault fault = ranks_run(links, 10, exchange_many);
     cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
     links_destroy(links);
