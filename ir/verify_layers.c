@@ -161,7 +161,8 @@ static void verify_ways(Verifier *verifier, const uint32_t *steps, uint32_t coun
             if (operand_named(verifier->plan, found[backward + i], "send_counts") !=
                 operand_named(verifier->plan, dispatch, "send_counts")) {
                 verify_fail(verifier, PROPERTY_EXCHANGE, found[backward + i],
-                            "sends gradients by other 'send_counts' than step %" PRIu32 " sent the rows with", dispatch);
+                            "sends gradients by other 'send_counts' than step %" PRIu32 " sent the rows with",
+                            dispatch);
             }
         }
     }
