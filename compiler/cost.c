@@ -352,8 +352,8 @@ void cost_iteration(const Workload *work, const Config *config, Dispatch dispatc
     for (uint32_t k = work->layer_count; k-- > 0;)
         advance_backward(work, &work->layers[k], &moe, config, &clock, &return_s, out);
     double end_s = fmax(clock.chain_s, return_s);
-    double tail_s = dense_reduce_s(work, out->traffic) + work->optimizer_s;
-    out->iteration_s = end_s + tail_s;
+    out->tail_s = dense_reduce_s(work, out->traffic) + work->optimizer_s;
+    out->iteration_s = end_s + out->tail_s;
     out->gather_wait_s += end_s - clock.chain_s;
-    out->other_s += 2 * work->loss_s + tail_s;
+    out->other_s += 2 * work->loss_s + out->tail_s;
 }

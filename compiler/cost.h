@@ -66,10 +66,10 @@ typedef struct {
     Traffic traffic[LEVELS_MAX];
     // Where the time of the chain went (seconds, sums over layers; they add up to iteration_s).
     double pre_expert_s, exchange_s, expert_s, gather_wait_s, other_s;
+    double tail_s; // training, included above: dense all-reduce and optimizer, after everything else
 } IterationCost;
 
-// The same configuration for every MoE layer. `port_limit`, may be NULL, receives the port level
-// whose busy time set the last wait, or NONE.
+// The same configuration for every MoE layer.
 void cost_iteration(const Workload *work, const Config *config, Dispatch dispatch, IterationCost *out);
 
 // Product of S over the levels that shard experts: how many shards a GPU holds after gathering.

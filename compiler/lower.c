@@ -8,6 +8,7 @@
 
 #include "compiler/lowering.h"
 #include "ir/memory.h"
+#include "ir/order.h"
 #include "ir/workspace.h"
 
 // Expected seconds to read and write `bytes` of device memory.
@@ -387,6 +388,21 @@ static int32_t add_abstract_gathers(Lowering *l, uint32_t k, int32_t after)
     return gathered;
 }
 
+// Whole copies of the experts sum their gradients.
+static void add_abstract_replica_sums(Lowering *l, uint32_t k, int32_t after)
+{
+    const Cluster *cluster = &l->spec->cluster;
+    for (uint32_t level = l->spec->replica_levels; level-- > 0;) {
+        double count = cluster->levels[level].count, bytes = 2 * (count - 1) / count * l->work->layers[k].expert_bytes;
+        if (count < 2)
+            continue;
+        StepSpec step = {.op = OP_ALL_REDUCE, .layer = (int32_t)k, .level = (int32_t)level,
+                         .group = builder_add_group(l->builder, GROUP_LEVEL, (int32_t)level, 1),
+                         .cost_s = cost_collective_s(cluster, level, bytes, count - 1), .bytes = bytes};
+        add_bare_step(l, step, after);
+    }
+}
+
 static void add_abstract_forward(AbstractChain *chain, uint32_t k)
 {
     Lowering *l = chain->l;
@@ -421,6 +437,7 @@ static void add_abstract_backward(AbstractChain *chain, uint32_t k)
         chain->computed = chain->last;
         for (uint32_t level = levels; level-- > l->spec->replica_levels;)
             add_abstract_migration(l, OP_REDUCE_SCATTER, k, level, chain->computed);
+        add_abstract_replica_sums(l, k, chain->computed);
         for (uint32_t level = levels; level-- > 0;)
             chain_exchange(chain, OP_COMBINE_BACKWARD, k, level, l->cost.dispatch_s[level]);
     }
@@ -506,6 +523,7 @@ Plan *lower(const Workload *work, const Config *config, Dispatch dispatch, doubl
     bool addressable = *bytes <= 0x1p62;
     if (addressable) {
         builder_finish(l.builder);
+        order_prune_after(plan);
         addressable = memory_plan(plan, arena);
         *bytes = (double)plan->arena_bytes;
     }

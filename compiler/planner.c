@@ -300,17 +300,6 @@ static void formulate_backward(Formulation *f, uint32_t layer)
     f->returned = returned;
 }
 
-static double tail_s(const Workload *work, const Candidate *candidate)
-{
-    // The part of the iteration after both chain and gradient return, the same for every candidate.
-    Candidate bare = *candidate;
-    Workload without = *work;
-    without.dense_gradient_bytes = 0;
-    without.optimizer_s = 0;
-    cost_iteration(&without, &candidate->config, work->spec->plan.dispatch, &bare.cost);
-    return candidate->cost.iteration_s - bare.cost.iteration_s;
-}
-
 static void formulate_choice(Formulation *f, const Candidate *candidates)
 {
     const Cluster *cluster = &f->work->spec->cluster;
@@ -379,7 +368,7 @@ Milp *planner_formulate(const Workload *work, const Candidate *candidates, size_
         f.end = backward;
         for (uint32_t k = work->layer_count; k-- > 0;)
             formulate_backward(&f, k);
-        double tail = tail_s(work, &candidates[0]) / unit_s;
+        double tail = candidates[0].cost.tail_s / unit_s; // the same for every candidate
         row_after(&f, "last", work->layer_count, iteration, f.end, NO_TERM, tail);
         if (f.returned >= 0)
             row_after(&f, "last_return", work->layer_count, iteration, f.returned, NO_TERM, tail);

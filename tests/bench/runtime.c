@@ -173,7 +173,9 @@ static void bare_pass(const SpecModel *model, const Operands *o)
 
 static double bare_s(const SpecModel *model)
 {
-    size_t largest = (size_t)model->sequence * model->batch * model->inner + (size_t)model->hidden * model->inner;
+    // Every operand of every product fits: rows or inner size times the widest matrix.
+    size_t widest = model->inner > model->vocabulary ? model->inner : model->vocabulary;
+    size_t largest = ((size_t)model->sequence * model->batch + model->inner) * widest;
     Operands o = {calloc(largest, 4), calloc(largest, 4), calloc(largest, 4)};
     for (size_t i = 0; i < largest; i++) {
         o.a[i] = (float)(i % 17) / 17;

@@ -24,6 +24,7 @@ static Spec random_spec(void)
     spec.model.layers = 1 + (uint32_t)(rand() % 6);
     spec.model.first_dense = spec.model.layers > 2 ? (uint32_t)(rand() % 2) : 0;
     spec.model.expert_compute_s = uniform(0, 1e-2);
+    spec.replica_levels = (uint32_t)(rand() % (int)spec.cluster.level_count);
     spec.plan.pass = rand() % 2 ? PASS_TRAINING : PASS_FORWARD;
     return spec;
 }
