@@ -47,9 +47,10 @@ enum { OPTION_DUMP = 256, OPTION_DOMAIN, OPTION_DISPATCH, OPTION_CHECK, OPTION_E
 const char *argp_program_version = "hepc " HEP_VERSION;
 
 static const char documentation[] =
+    "Example: hepc samples/laptop.hep -o laptop.hepb\n\n"
     "Compile a model-and-cluster description into a communication plan for MoE training.\v"
     "Examples:\n"
-    "  hepc samples/laptop.hep -o laptop.hepb    compile, print the comparison table\n"
+    "  hepc samples/laptop.hep -o laptop.hepb\n"
     "  hepc -D \"link=1 Gbit/s\" --explain samples/laptop.hep\n"
     "  hepc --domain dc=2,gpu=1 -o forced.hepb samples/laptop.hep\n"
     "  hepc --dump=ir laptop.hepb > laptop.ir && hepc laptop.ir -o again.hepb\n\n"
@@ -60,7 +61,7 @@ static const char documentation[] =
     "\n";
 
 static const struct argp_option option_table[] = {
-    {"output", 'o', "FILE", 0, "write the binary plan to FILE (with --dump or --emit: that output)", 0},
+    {"output", 'o', "FILE", 0, "write the binary plan to FILE; with --dump or --emit, write that instead", 0},
     {"dump", OPTION_DUMP, "KIND", OPTION_ARG_OPTIONAL, "print KIND instead: summary, ast, model, milp, ir or json", 0},
     {"emit", OPTION_EMIT, "KIND", 0, "as --dump=KIND, for use with -o", 0},
     {"define", 'D', "NAME=VALUE", 0, "override 'let NAME', e.g. -D \"link=10 Gbit/s\"; may be repeated", 0},
