@@ -11,7 +11,11 @@
 
 #include "compiler/lower.h"
 
-enum { CANDIDATES_MAX = 4096, MILP_CANDIDATES_MAX = 96 };
+enum {
+    CANDIDATES_MAX = 4096,
+    MILP_CANDIDATES_MAX = 96,
+    STEADY_PERIODS = 4, // from there on every period of layers takes the same memory
+};
 
 const char *const baseline_names[BASELINE_COUNT] = {"ep", "ep_dedup", "gather"};
 
@@ -66,14 +70,14 @@ static double measure_memory(const Spec *spec, const Config *config, Dispatch di
 {
     if (spec->model.abstract)
         return 0;
-    uint32_t period = spec->model.every;
-    uint32_t shorter = spec->model.first_dense + 2 * period, longer = shorter + period;
-    if (spec->model.layers <= longer + period)
-        return lower_arena_bytes(spec, config, dispatch, spec->model.layers);
-    uint32_t periods = (spec->model.layers - longer + period - 1) / period;
+    uint32_t period = spec->model.every, layers = spec->model.layers, head = spec->model.first_dense;
+    uint32_t shorter = head + (layers > head ? (layers - head) % period : 0) + STEADY_PERIODS * period;
+    uint32_t longer = shorter + period;
+    if (layers <= longer)
+        return lower_arena_bytes(spec, config, dispatch, layers);
     double small = lower_arena_bytes(spec, config, dispatch, shorter);
     double large = lower_arena_bytes(spec, config, dispatch, longer);
-    return large + (large - small) * periods;
+    return large + (large - small) * ((layers - longer) / period);
 }
 
 static void price(const Workload *work, const Config *config, Dispatch dispatch, Candidate *candidate)

@@ -1,0 +1,164 @@
+// Lowered schedules: every configuration of random models verifies and survives both file forms, the
+// planner's memory figures are what the plan allocates, and the two-tier example of HybridEP comes
+// out as published.
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compiler/lower.h"
+#include "compiler/planner.h"
+#include "ir/binary.h"
+#include "ir/plan_text.h"
+#include "ir/verify.h"
+#include "specs.h"
+
+static Spec random_spec(void)
+{
+    static const uint32_t shapes[][3] = {{2, 4, 0}, {3, 2, 0}, {2, 2, 2}, {1, 4, 0}, {4, 1, 2}};
+    const uint32_t *shape = shapes[rand() % 5];
+    uint32_t ranks = shape[0] * shape[1] * (shape[2] ? shape[2] : 1);
+    Spec spec = spec_small_gpt(shape, ranks * (1 + (uint32_t)(rand() % 2)), 1 + (uint32_t)(rand() % 2));
+    spec.model.layers = 1 + (uint32_t)(rand() % 14);
+    spec.model.first_dense = spec.model.layers > 4 ? (uint32_t)(rand() % 3) : 0;
+    spec.model.every = spec.model.layers > 4 ? 1 + (uint32_t)(rand() % 2) : 1;
+    spec.model.ffn_inner = 24;
+    spec.model.shared_experts = (uint32_t)(rand() % 2);
+    spec.model.dtype = (Dtype)(rand() % 3);
+    spec.model.activation = (Activation)(rand() % ACTIVATION_COUNT);
+    spec.plan.pass = (Pass)(rand() % 2);
+    spec.plan.dispatch = (Dispatch)(rand() % 2);
+    spec.plan.codec = (Codec)(rand() % 3);
+    spec.plan.ratio = spec.plan.codec == CODEC_DENSE ? 1 : 7.5;
+    spec.plan.capacity = rand() % 2 ? 1.5 : 0;
+    if (shape[0] > 1 && rand() % 3 == 0) {
+        spec.replica_levels = 1;
+        spec.model.experts = ranks / shape[0];
+        spec.model.top_k = spec.model.experts > 1 ? spec.model.top_k : 1;
+    }
+    return spec;
+}
+
+static void describe(const Spec *spec, const Candidate *candidate, Plan *plan)
+{
+    plan->solver = "none";
+    plan->iteration_s = candidate->cost.iteration_s;
+    plan->strategy_count = 1;
+    plan->strategies = arena_alloc_array(plan->arena, 1, sizeof *plan->strategies);
+    plan->strategies[0] = (Strategy){.name = "chosen", .dispatch = spec->plan.dispatch, .fits = true,
+                                     .iteration_s = candidate->cost.iteration_s};
+    memcpy(plan->strategies[0].domain, candidate->config.domain, sizeof candidate->config.domain);
+    memcpy(plan->strategies[0].traffic, candidate->cost.traffic, sizeof candidate->cost.traffic);
+}
+
+static void expect_round_trips(const Plan *plan)
+{
+    uint8_t *bytes, *again;
+    size_t length, again_length;
+    char error[PLAN_ERROR_MAX];
+    cr_assert(plan_encode(plan, &bytes, &length, error), "%s", error);
+    Plan *decoded = plan_decode(bytes, length, error);
+    cr_assert_not_null(decoded, "%s", error);
+    Text text = {0};
+    plan_print(decoded, &text);
+    Arena *arena = arena_create();
+    Diag *diag = diag_create(arena);
+    uint32_t source = diag_add_source(diag, "plan", text.data, text.length, NULL);
+    Plan *parsed = plan_parse(text.data, text.length, source, diag);
+    cr_assert_not_null(parsed);
+    cr_assert(plan_encode(parsed, &again, &again_length, error), "%s", error);
+    cr_assert(length == again_length && memcmp(bytes, again, length) == 0);
+    free(bytes);
+    free(again);
+    text_free(&text);
+    plan_destroy(decoded);
+    plan_destroy(parsed);
+    arena_destroy(arena);
+}
+
+Test(lower, every_configuration_verifies_and_round_trips)
+{
+    srand(17);
+    for (int i = 0; i < 60; i++) {
+        Spec spec = random_spec();
+        Arena *arena = arena_create();
+        Workload *work = workload_derive(&spec, arena);
+        Candidate *candidates;
+        size_t count;
+        cr_assert(planner_enumerate(work, arena, diag_create(arena), &candidates, &count));
+        for (size_t c = 0; c < count; c++) {
+            double bytes;
+            Plan *plan = lower(work, &candidates[c].config, spec.plan.dispatch, &bytes);
+            cr_assert_not_null(plan);
+            cr_assert_eq(bytes, (double)plan->arena_bytes);
+            cr_assert(fabs(candidates[c].memory_bytes - bytes) <= 0.001 * bytes, "priced at %.0f bytes, allocates %.0f",
+                      candidates[c].memory_bytes, bytes);
+            describe(&spec, &candidates[c], plan);
+            VerifyReport report;
+            cr_assert(plan_verify(plan, &report), "instance %d: %s", i, report.items[0].message);
+            if (c % 3 == 0)
+                expect_round_trips(plan);
+            plan_destroy(plan);
+        }
+        arena_destroy(arena);
+    }
+}
+
+Test(lower, buffers_share_memory)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 4, 0}, 16, 2);
+    spec.model.layers = 12;
+    Arena *arena = arena_create();
+    Config config = {.domain = {1, 1}};
+    double bytes, total = 0;
+    Plan *plan = lower(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &bytes);
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        total += (double)buffer_bytes(&plan->buffers[b]);
+    cr_assert_lt(bytes, 0.6 * total);
+    plan_destroy(plan);
+    arena_destroy(arena);
+}
+
+Test(lower, gathers_wait_for_nothing_in_the_forward_pass)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 4, 0}, 16, 2);
+    Arena *arena = arena_create();
+    Config config = {.domain = {2, 2}};
+    double bytes;
+    Plan *plan = lower(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &bytes);
+    uint32_t gathers = 0;
+    for (uint32_t s = 0; s < plan->step_count; s++)
+        if (plan->steps[s].op == OP_GATHER) {
+            cr_assert_eq(plan->steps[s].after_count, 0);
+            gathers++;
+        }
+    cr_assert_eq(gathers, 2 * spec.model.layers);
+    plan_destroy(plan);
+    arena_destroy(arena);
+}
+
+// HybridEP, section IV-A: 4 data centres of 4 GPUs, S = (2, 4). GPU 0 gathers with 4 and with 1, 2, 3; it exchanges
+// with 8 and with nobody inside its data centre.
+Test(lower, two_tier_example_of_the_paper)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){4, 4, 0}, 16, 2);
+    Arena *arena = arena_create();
+    Config config = {.domain = {2, 4}};
+    double bytes;
+    Plan *plan = lower(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &bytes);
+    bool gathers[16] = {false}, exchanges[16] = {false};
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        if (step->group == NONE)
+            continue;
+        const Group *group = &plan->groups[step->group];
+        for (uint64_t m = 0; m < group_size(&plan->cluster, group); m++)
+            (op_info((int)step->op)->shape == SHAPE_GATHER ? gathers : exchanges)[group_member_rank(&plan->cluster, group, 0, m)] = true;
+    }
+    for (uint32_t rank = 1; rank < 16; rank++) {
+        cr_assert_eq(gathers[rank], rank <= 4, "GPU 0 gathers with %u: %d", rank, gathers[rank]);
+        cr_assert_eq(exchanges[rank], rank == 8, "GPU 0 exchanges with %u: %d", rank, exchanges[rank]);
+    }
+    plan_destroy(plan);
+    arena_destroy(arena);
+}
