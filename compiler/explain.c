@@ -22,31 +22,47 @@ static void print_breakdown(const IterationCost *cost, Text *out)
     print_share(out, "other computation", cost->other_s, cost->iteration_s);
 }
 
+// The chosen configuration's iteration with one limit lifted: the bandwidth and latency of a level,
+// or (level == level_count) the computation.
+static double lifted_s(const Workload *work, const Config *config, uint32_t level)
+{
+    Arena *arena = arena_create();
+    Spec changed = *work->spec;
+    if (level < changed.cluster.level_count) {
+        changed.cluster.levels[level].bandwidth_bytes_per_s = 1e30;
+        changed.cluster.levels[level].latency_s = changed.cluster.levels[level].overhead_s = 0;
+    } else {
+        changed.cluster.device.compute_flops = changed.cluster.device.memory_bandwidth = 1e30;
+        changed.model.pre_expert_s = changed.model.expert_compute_s = 0;
+    }
+    IterationCost cost;
+    cost_iteration(workload_derive(&changed, arena), config, changed.plan.dispatch, &cost);
+    arena_destroy(arena);
+    return cost.iteration_s;
+}
+
 static void print_binding(const Workload *work, const Solution *solution, Text *out)
 {
-    const Spec *spec = work->spec;
+    const Cluster *cluster = &work->spec->cluster;
     const Candidate *chosen = &solution->candidates[solution->chosen];
-    const IterationCost *cost = &chosen->cost;
-    double busiest_s = 0;
-    uint32_t busiest = 0;
-    for (uint32_t l = 0; l < spec->cluster.level_count; l++) {
-        double bytes = 0;
-        for (uint32_t outer = 0; outer <= l; outer++) {
-            const Traffic *traffic = &cost->traffic[outer];
-            bytes += traffic->exchange_bytes + traffic->routing_bytes + traffic->gather_bytes + traffic->reduce_bytes;
-        }
-        double busy_s = bytes * (double)cluster_gpus_below(&spec->cluster, l) / spec->cluster.levels[l].bandwidth_bytes_per_s;
-        if (busy_s > busiest_s) {
-            busiest_s = busy_s;
-            busiest = l;
+    double now_s = chosen->cost.iteration_s, best_s = now_s;
+    const char *binding = NULL;
+    char value[FORMAT_MAX];
+    text_append(out, "what binds: this plan's iteration if one limit were lifted\n");
+    for (uint32_t l = 0; l <= cluster->level_count; l++) {
+        const char *name = l < cluster->level_count ? cluster->levels[l].name : "computation";
+        double without_s = lifted_s(work, &chosen->config, l);
+        text_format(out, "  %-34s %11s %5.1f %% less\n", name, format_time(value, without_s),
+                    now_s > 0 ? 100 * (1 - without_s / now_s) : 0);
+        if (without_s < best_s * (1 - 1e-9)) {
+            best_s = without_s;
+            binding = name;
         }
     }
-    char value[FORMAT_MAX];
-    if (busiest_s > 0)
-        text_format(out, "busiest port: %s, %s of the iteration's %s\n", spec->cluster.levels[busiest].name,
-                    format_time(value, busiest_s), format_time((char[FORMAT_MAX]){0}, cost->iteration_s));
-    bool communication = cost->exchange_s + cost->gather_wait_s > cost->pre_expert_s + cost->expert_s + cost->other_s;
-    text_format(out, "bound by %s\n", communication ? "communication" : "computation");
+    if (binding)
+        text_format(out, "bound by: %s\n", binding);
+    else
+        text_append(out, "bound by: several limits at once\n");
 }
 
 static void print_rivals(const Workload *work, const Solution *solution, Text *out)
