@@ -12,8 +12,8 @@
 #include "compiler/compile.h"
 #include "compiler/explain.h"
 #include "ir/binary.h"
+#include "ir/plan_file.h"
 #include "ir/plan_text.h"
-#include "ir/verify.h"
 
 #define HEP_DUMPS(X)                                                                                                   \
     X(SUMMARY, "summary", "what was planned and how it compares (the default)")                                        \
@@ -270,20 +270,6 @@ static int finish(const Options *options, const Plan *plan, double solve_s, bool
     return code;
 }
 
-static int verify_loaded(const char *path, const Plan *plan)
-{
-    VerifyReport report;
-    if (plan_verify(plan, &report))
-        return EXIT_DONE;
-    for (uint32_t i = 0; i < verify_report_count(&report); i++) {
-        fprintf(stderr, "%s: error: property '%s' fails", path, property_name(report.items[i].property));
-        if (report.items[i].step != NONE)
-            fprintf(stderr, " at step %lld", (long long)report.items[i].step);
-        fprintf(stderr, ": %s\n", report.items[i].message);
-    }
-    return EXIT_INPUT;
-}
-
 static bool refuses(const Options *options, const char *what)
 {
     const char *wrong = options->explain             ? "--explain"
@@ -301,9 +287,6 @@ static bool refuses(const Options *options, const char *what)
 
 static int use_plan(const Options *options, const Plan *plan)
 {
-    int code = verify_loaded(options->input, plan);
-    if (code != EXIT_DONE)
-        return code;
     if (options->check) {
         printf("%s: good: %u steps, %u buffers\n", options->input, plan->step_count, plan->buffer_count);
         return EXIT_DONE;
@@ -314,30 +297,19 @@ static int use_plan(const Options *options, const Plan *plan)
     return finish(&shown, plan, -1, false);
 }
 
-static int process_binary(const Options *options, const uint8_t *bytes, size_t length)
+static void print_diagnostics(const Diag *diag)
 {
-    if (refuses(options, "a binary plan"))
-        return EXIT_USAGE;
-    char error[PLAN_ERROR_MAX];
-    Plan *plan = plan_decode(bytes, length, error);
-    if (!plan) {
-        fprintf(stderr, "%s: error: %s\n", options->input, error);
-        return EXIT_INPUT;
-    }
-    int code = use_plan(options, plan);
-    plan_destroy(plan);
-    return code;
+    diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
 }
 
-static int process_text(const Options *options, const char *text, size_t length)
+static int process_plan(const Options *options, const char *content, size_t length)
 {
-    if (refuses(options, "a plan in text form"))
+    if (refuses(options, plan_form(content, length) == PLAN_FORM_TEXT ? "a plan in text form" : "a binary plan"))
         return EXIT_USAGE;
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
-    uint32_t source = diag_add_source(diag, options->input, text, length, NULL);
-    Plan *plan = plan_parse(text, length, source, diag);
-    diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
+    Plan *plan = plan_load(options->input, content, length, diag);
+    print_diagnostics(diag);
     int code = plan ? use_plan(options, plan) : EXIT_INPUT;
     plan_destroy(plan);
     arena_destroy(arena);
@@ -399,24 +371,12 @@ static int process_hep(const Options *options)
                               .stop_after = last_stage(options)};
     Compilation compilation;
     int code = compile_file(&compile, arena, diag, &compilation);
-    diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
+    print_diagnostics(diag);
     if (code == EXIT_DONE)
         code = print_compiled(options, &compilation, arena);
     compile_release(&compilation);
     arena_destroy(arena);
     return code;
-}
-
-// A plan in text form begins, after comments, with its keyword.
-static bool is_plan_text(const char *text)
-{
-    static const char keyword[] = "hep_plan";
-    for (;;) {
-        text += strspn(text, " \t\r\n");
-        if (*text != '#')
-            return strncmp(text, keyword, sizeof keyword - 1) == 0;
-        text += strcspn(text, "\n");
-    }
 }
 
 static int process(const Options *options)
@@ -433,13 +393,7 @@ static int process(const Options *options)
     char *content = file_read(options->input, INPUT_LIMIT, &length, &error);
     if (!content)
         return complain(options->input, error);
-    int code;
-    if (plan_is_binary((const uint8_t *)content, length))
-        code = process_binary(options, (const uint8_t *)content, length);
-    else if (is_plan_text(content))
-        code = process_text(options, content, length);
-    else
-        code = process_hep(options);
+    int code = plan_form(content, length) == PLAN_FORM_NONE ? process_hep(options) : process_plan(options, content, length);
     free(content);
     return code;
 }

@@ -10,9 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "ir/binary.h"
-#include "ir/plan_text.h"
-#include "ir/verify.h"
+#include "ir/plan_file.h"
 #include "runtime/report.h"
 
 typedef struct {
@@ -167,56 +165,19 @@ static char *append_exit_codes(int key, const char *text, void *input)
 
 // ---- the plan --------------------------------------------------------------------------------
 
-static Plan *parse_text_plan(const char *path, const char *text, size_t length)
+// A file that hepc did not write, or wrote for somebody else.
+static bool is_no_plan(const char *path, const char *data, size_t length)
 {
-    Arena *arena = arena_create();
-    Diag *diag = diag_create(arena);
-    uint32_t source = diag_add_source(diag, path, text, length, NULL);
-    Plan *plan = plan_parse(text, length, source, diag);
-    if (!plan)
-        diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
-    arena_destroy(arena);
-    return plan;
-}
-
-static Plan *parse_plan(const char *path, const char *data, size_t length)
-{
-    if (plan_is_binary((const uint8_t *)data, length)) {
-        char error[PLAN_ERROR_MAX];
-        Plan *plan = plan_decode((const uint8_t *)data, length, error);
-        if (!plan)
-            fprintf(stderr, "hep-run: %s: not a usable plan: %s\n", path, error);
-        return plan;
-    }
-    if (length == 0 || memchr(data, '\0', length)) {
-        fprintf(stderr, "hep-run: %s: %s: expected a plan that hepc wrote\n", path,
-                length == 0 ? "the file is empty" : "neither a binary plan nor text");
-        return NULL;
-    }
+    if (plan_form(data, length) != PLAN_FORM_NONE)
+        return false;
     const char *ending = strrchr(path, '.');
-    if (ending && strcmp(ending, ".hep") == 0) {
+    if (ending && strcmp(ending, ".hep") == 0)
         fprintf(stderr, "hep-run: %s: a description, not a plan: compile it with 'hepc %s -o PLAN.hepb' first\n", path,
                 path);
-        return NULL;
-    }
-    return parse_text_plan(path, data, length);
-}
-
-static bool verify_plan(const char *path, const Plan *plan)
-{
-    VerifyReport report;
-    if (plan_verify(plan, &report))
-        return true;
-    for (uint32_t i = 0; i < verify_report_count(&report); i++) {
-        const Violation *violation = &report.items[i];
-        fprintf(stderr, "hep-run: %s: the plan violates '%s'", path, property_name(violation->property));
-        if (violation->step != NONE)
-            fprintf(stderr, " at step %" PRId64, violation->step);
-        fprintf(stderr, ": %s\n", violation->message);
-    }
-    if (report.total > verify_report_count(&report))
-        fprintf(stderr, "hep-run: %s: and %" PRIu32 " more\n", path, report.total - verify_report_count(&report));
-    return false;
+    else
+        fprintf(stderr, "hep-run: %s: %s: expected a plan that hepc wrote\n", path,
+                length == 0 ? "the file is empty" : "neither a binary plan nor text");
+    return true;
 }
 
 static int load_plan(const char *path, Plan **plan)
@@ -228,9 +189,15 @@ static int load_plan(const char *path, Plan **plan)
         fprintf(stderr, "hep-run: %s: %s\n", path, error);
         return EXIT_IO;
     }
-    *plan = parse_plan(path, data, length);
+    if (!is_no_plan(path, data, length)) {
+        Arena *arena = arena_create();
+        Diag *diag = diag_create(arena);
+        *plan = plan_load(path, data, length, diag);
+        diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
+        arena_destroy(arena);
+    }
     free(data);
-    return *plan && verify_plan(path, *plan) ? EXIT_DONE : EXIT_INPUT;
+    return *plan ? EXIT_DONE : EXIT_INPUT;
 }
 
 // ---- running ---------------------------------------------------------------------------------
