@@ -43,6 +43,7 @@ const char *plan_format_domain(const Plan *plan, const uint32_t domain[LEVELS_MA
     size_t used = 0;
     out[0] = 0;
     for (uint32_t l = 0; l < plan->cluster.level_count && used < size; l++)
-        used += (size_t)snprintf(out + used, size - used, "%s%s=%u", l ? " " : "", plan->cluster.levels[l].name, domain[l]);
+        used +=
+            (size_t)snprintf(out + used, size - used, "%s%s=%u", l ? " " : "", plan->cluster.levels[l].name, domain[l]);
     return out;
 }

@@ -259,7 +259,8 @@ void simulation_print(const Plan *plan, const Simulation *simulation, Text *out)
                 format_time(value, simulation->exposed_s), format_time(other, simulation->hidden_s));
     PathShare shares[64];
     size_t count = critical_path(plan, simulation, shares);
-    text_format(out, "%-24s %8s %12s %8s\n%-24s %8s %12s %8s\n", "critical path: op", "steps", "time", "share", "", "", "", "%");
+    text_format(out, "%-24s %8s %12s %8s\n%-24s %8s %12s %8s\n", "critical path: op", "steps", "time", "share", "", "",
+                "", "%");
     for (size_t done = 0; done < count; done++) {
         size_t longest = done;
         for (size_t i = done; i < count; i++)
@@ -273,8 +274,8 @@ void simulation_print(const Plan *plan, const Simulation *simulation, Text *out)
     text_format(out, "\n%-24s %12s %8s\n%-24s %12s %8s\n", "busy", "time", "share", "", "", "%");
     for (int s = 0; s < STREAM_COUNT; s++)
         if (simulation->stream_busy_s[s] > 0)
-            text_format(out, "stream %-17s %12s %8.1f\n", stream_name((Stream)s), format_time(value, simulation->stream_busy_s[s]),
-                        100 * simulation->stream_busy_s[s] / whole_s);
+            text_format(out, "stream %-17s %12s %8.1f\n", stream_name((Stream)s),
+                        format_time(value, simulation->stream_busy_s[s]), 100 * simulation->stream_busy_s[s] / whole_s);
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         text_format(out, "port   %-17s %12s %8.1f\n", plan->cluster.levels[l].name,
                     format_time(value, simulation->port_busy_s[l]), 100 * simulation->port_busy_s[l] / whole_s);

@@ -101,7 +101,9 @@ static void print_choices(const Plan *plan, Text *out)
             end++;
         text_format(out, "  layers %u..%u: domain %s%s\n", plan->choices[i].layer, plan->choices[end - 1].layer,
                     plan_format_domain(plan, plan->choices[i].domain, domain, sizeof domain),
-                    plan->pass == PASS_FORWARD ? "" : plan->choices[i].regather ? ", replicas gathered again" : ", replicas kept");
+                    plan->pass == PASS_FORWARD  ? ""
+                    : plan->choices[i].regather ? ", replicas gathered again"
+                                                : ", replicas kept");
         i = end;
     }
     text_append(out, "\n");
@@ -110,12 +112,15 @@ static void print_choices(const Plan *plan, Text *out)
 static void print_traffic(const Plan *plan, Text *out)
 {
     char value[FORMAT_MAX];
-    text_format(out, "%-10s %12s %12s %12s %12s %14s\n", "traffic", "tokens", "routing", "experts", "gradients", "through a port");
-    text_format(out, "%-10s %12s %12s %12s %12s %14s\n", "level", "sent/GPU", "sent/GPU", "sent/GPU", "sent/GPU", "sent");
+    text_format(out, "%-10s %12s %12s %12s %12s %14s\n", "traffic", "tokens", "routing", "experts", "gradients",
+                "through a port");
+    text_format(out, "%-10s %12s %12s %12s %12s %14s\n", "level", "sent/GPU", "sent/GPU", "sent/GPU", "sent/GPU",
+                "sent");
     for (uint32_t l = 0; l < plan->cluster.level_count && plan->strategy_count > 0; l++) {
         const Traffic *traffic = &plan->strategies[0].traffic[l];
         text_format(out, "%-10s", plan->cluster.levels[l].name);
-        const double kinds[] = {traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes, traffic->reduce_bytes};
+        const double kinds[] = {traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes,
+                                traffic->reduce_bytes};
         for (size_t k = 0; k < COUNT_OF(kinds); k++)
             text_format(out, " %12s", format_bytes(value, kinds[k]));
         double through = 0; // what crosses a level also crosses the ports inside
@@ -141,8 +146,10 @@ void summary_print(const Plan *plan, uint64_t plan_bytes, Text *out)
                 format_time(value, plan->iteration_s), format_time(size, simulation->iteration_s));
     arena_destroy(arena);
     PlanMessages messages = plan_messages(plan);
-    text_format(out, "messages per layer, all GPUs: %.0f in one exchange, %.0f in the gathers\n", messages.exchange, messages.gather);
-    text_format(out, "memory per GPU: %s in %u buffers\n", format_bytes(value, (double)plan->arena_bytes), plan->buffer_count);
+    text_format(out, "messages per layer, all GPUs: %.0f in one exchange, %.0f in the gathers\n", messages.exchange,
+                messages.gather);
+    text_format(out, "memory per GPU: %s in %u buffers\n", format_bytes(value, (double)plan->arena_bytes),
+                plan->buffer_count);
     text_format(out, "schedule: %u steps, %u groups, %u cross-stream waits; plan file %s\n", plan->step_count,
                 plan->group_count, plan->after_count, format_bytes(size, (double)plan_bytes));
 }

@@ -48,7 +48,8 @@ static ExitCode report_violations(const VerifyReport *report, Diag *diag)
 {
     for (uint32_t i = 0; i < verify_report_count(report); i++)
         diag_error_plain(diag, "internal: the lowered schedule fails '%s' at step %lld: %s",
-                         property_name(report->items[i].property), (long long)report->items[i].step, report->items[i].message);
+                         property_name(report->items[i].property), (long long)report->items[i].step,
+                         report->items[i].message);
     return EXIT_INTERNAL;
 }
 

@@ -88,9 +88,10 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
         work->moe_count += layer->is_moe;
         expert_parameters_bytes += layer->expert_bytes;
         if (!model->abstract)
-            dense_bytes += element * (double)(model_attention_elements(&dims) +
-                                              (layer->is_moe ? model_router_elements(&dims) + model_shared_elements(&dims)
-                                                             : model_ffn_elements(&dims)));
+            dense_bytes +=
+                element * (double)(model_attention_elements(&dims) +
+                                   (layer->is_moe ? model_router_elements(&dims) + model_shared_elements(&dims)
+                                                  : model_ffn_elements(&dims)));
     }
     if (!model->abstract) {
         double tokens = (double)model->sequence * model->batch;
@@ -125,7 +126,8 @@ static void add_port_time(const Cluster *cluster, uint32_t level, double bytes, 
         return;
     double start_s = cluster->levels[level].latency_s + cluster->levels[level].overhead_s * peers;
     for (uint32_t j = level; j < cluster->level_count; j++)
-        port_s[j] += (j == level ? start_s : 0) + (double)cluster_gpus_below(cluster, j) * bytes / cluster->levels[j].bandwidth_bytes_per_s;
+        port_s[j] += (j == level ? start_s : 0) +
+                     (double)cluster_gpus_below(cluster, j) * bytes / cluster->levels[j].bandwidth_bytes_per_s;
 }
 
 double cost_expected_copies(const Spec *spec, Dispatch dispatch, const Config *config, uint32_t level)
@@ -267,7 +269,8 @@ static void advance_backward(const Workload *work, const LayerWork *layer, const
         clock->chain_s += 2 * (layer->pre_expert_s + layer->dense_s);
         return;
     }
-    double dispatch_s = sum(cost->combine_s), combine_s = sum(cost->dispatch_s); // gradients: rows out, rows and weights back
+    double dispatch_s = sum(cost->combine_s),
+           combine_s = sum(cost->dispatch_s); // gradients: rows out, rows and weights back
     double route_s = sum(cost->route_s);
     double ready_s = clock->chain_s + route_s + dispatch_s;
     double start_s = ready_s;

@@ -70,7 +70,8 @@ static void print_rivals(const Workload *work, const Solution *solution, Text *o
     char domain[256], value[FORMAT_MAX];
     const Candidate *chosen = &solution->candidates[solution->chosen];
     if (solution->runner_up == solution->chosen) {
-        text_append(out, solution->status == STATUS_FORCED ? "runner-up: none, the domain was forced\n" : "runner-up: none\n");
+        text_append(out, solution->status == STATUS_FORCED ? "runner-up: none, the domain was forced\n"
+                                                           : "runner-up: none\n");
     } else {
         const Candidate *rival = &solution->candidates[solution->runner_up];
         text_format(out, "runner-up: %s, %s (%.1f %% slower)\n",

@@ -41,7 +41,8 @@ int32_t lowering_add_work(Lowering *l, int32_t layer, Op op, double rows, uint32
 
 static int32_t add_weight(Lowering *l, int32_t layer, const char *name, double rows, double cols)
 {
-    BufferShape shape = {.dtype = l->plan->model.dtype, .rows = rows, .cols = cols, .kind = BUFFER_WEIGHT, .layer = layer};
+    BufferShape shape = {
+        .dtype = l->plan->model.dtype, .rows = rows, .cols = cols, .kind = BUFFER_WEIGHT, .layer = layer};
     if (layer == NONE)
         return builder_add_buffer(l->builder, shape, "%s", name);
     return builder_add_buffer(l->builder, shape, "L%d.%s", layer, name);
@@ -50,7 +51,8 @@ static int32_t add_weight(Lowering *l, int32_t layer, const char *name, double r
 static int32_t add_step(Lowering *l, Op op, uint32_t layer, double cost_s, const int32_t *operands)
 {
     return builder_add_step(
-        l->builder, (StepSpec){.op = op, .layer = (int32_t)layer, .level = NONE, .group = NONE, .cost_s = cost_s}, operands);
+        l->builder, (StepSpec){.op = op, .layer = (int32_t)layer, .level = NONE, .group = NONE, .cost_s = cost_s},
+        operands);
 }
 
 // ---- stages ----------------------------------------------------------------------------------
@@ -77,7 +79,8 @@ static void plan_stages(Lowering *l, LoweredLayer *layer)
         per_source = fmin(per_source, per_expert * inside);
         stage->level = (int32_t)level;
         stage->group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, l->config->domain[level]);
-        stage->send_capacity = fmin(stage->record_rows * fmin(l->records, members - 1), (members - 1) * sources * per_source);
+        stage->send_capacity =
+            fmin(stage->record_rows * fmin(l->records, members - 1), (members - 1) * sources * per_source);
         sources *= members;
         double rows = sources * per_source;
         stage[1] = (Stage){.level = NONE, .group = NONE, .row_capacity = rows, .record_rows = rows};
@@ -288,7 +291,8 @@ static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
     layer->y = lowering_add_temporary(l, k, "y", model->dtype, l->tokens, model->hidden);
     int32_t attention_work = lowering_add_work(l, (int32_t)k, OP_PRE_EXPERT, l->tokens, 1, 1);
     int32_t attention[] = {x, layer->attention, layer->y, attention_work};
-    double gate_s = work->is_moe ? 2 * l->tokens * model->hidden * model->experts / l->spec->cluster.device.compute_flops : 0;
+    double gate_s =
+        work->is_moe ? 2 * l->tokens * model->hidden * model->experts / l->spec->cluster.device.compute_flops : 0;
     add_step(l, OP_PRE_EXPERT, k, work->pre_expert_s - gate_s, attention);
     if (work->is_moe)
         return add_moe(l, k, layer);

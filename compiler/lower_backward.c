@@ -179,15 +179,19 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t regath
     int32_t work = lowering_add_work(l, (int32_t)k, OP_EXPERT_BACKWARD, last->row_capacity, l->records, fanout);
     int32_t expert[] = {last->rows, last->records, last->counts, held, dresults[layer->stage_count - 1],
                         drows.rows, drows.records, dheld, work};
-    layer->expert_step = builder_add_step(
-        l->builder,
-        (StepSpec){.op = OP_EXPERT_BACKWARD, .layer = (int32_t)k, .level = NONE, .group = NONE, .cost_s = 2 * l->cost.expert_s},
-        expert);
+    layer->expert_step = builder_add_step(l->builder,
+                                          (StepSpec){.op = OP_EXPERT_BACKWARD,
+                                                     .layer = (int32_t)k,
+                                                     .level = NONE,
+                                                     .group = NONE,
+                                                     .cost_s = 2 * l->cost.expert_s},
+                                          expert);
     note_update(l, (int32_t)k, layer->experts, return_gradients(l, k, layer, dheld));
     drows = collect_gradients(l, k, layer, drows);
     int32_t drouter = add_gradient(l, layer->router, (int32_t)k);
     int32_t gate_work = lowering_add_work(l, (int32_t)k, OP_GATE_BACKWARD, l->tokens, l->records, l->fanout);
-    int32_t gate[] = {layer->y, first->records, drows.rows, drows.records, dshared_rows, layer->router, dx, drouter, gate_work};
+    int32_t gate[] = {layer->y, first->records, drows.rows, drows.records, dshared_rows, layer->router,
+                      dx,       drouter,        gate_work};
     double gate_s = 4 * l->tokens * model->hidden * model->experts / l->spec->cluster.device.compute_flops;
     add_local(l, OP_GATE_BACKWARD, (int32_t)k, gate_s, gate);
     add_all_reduce(l, (int32_t)k, drouter, l->spec->cluster.level_count);
@@ -219,7 +223,8 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx, int32_t rega
 void lowering_add_backward(Lowering *l)
 {
     const SpecModel *model = &l->spec->model;
-    l->updates = arena_alloc_array(l->arena, 1 + (size_t)UPDATES_PER_LAYER_MAX * l->work->layer_count, sizeof *l->updates);
+    l->updates =
+        arena_alloc_array(l->arena, 1 + (size_t)UPDATES_PER_LAYER_MAX * l->work->layer_count, sizeof *l->updates);
     BufferShape shape = {.dtype = model->dtype, .rows = l->tokens, .cols = model->hidden,
                          .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t dx = builder_add_buffer(l->builder, shape, "dx");

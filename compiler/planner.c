@@ -335,7 +335,8 @@ Milp *planner_formulate(const Workload *work, const Candidate *candidates, size_
         longest_s = fmax(longest_s, candidates[c].cost.iteration_s);
     double unit_s = longest_s > 0 ? pow(10, floor(log10(longest_s)) - 2) : 1; // times of 100 to 1000
     char name[160];
-    snprintf(name, sizeof name, "hep %.48s on %.48s, times in units of %g s", spec->model.name, spec->cluster.name, unit_s);
+    snprintf(name, sizeof name, "hep %.48s on %.48s, times in units of %g s", spec->model.name, spec->cluster.name,
+             unit_s);
 
     Arena *arena = arena_create();
     Formulation f = {.milp = milp_create(name), .work = work, .count = count, .unit_s = unit_s};

@@ -31,7 +31,8 @@ extern const char *const baseline_names[BASELINE_COUNT];
 Dispatch baseline_dispatch(int baseline, const Spec *spec);
 
 // Every point of the choice, priced. Reports to `diag` when there are too many.
-bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates, size_t *count) MUST_CHECK;
+bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates,
+                       size_t *count) MUST_CHECK;
 // Fills everything. False after reporting; *infeasible tells whether it is because nothing fits.
 bool planner_solve(const Workload *work, Arena *arena, Diag *diag, Solution *solution, bool *infeasible) MUST_CHECK;
 // The programme planner_solve gives to GLPK, over the given candidates.

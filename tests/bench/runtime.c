@@ -54,7 +54,8 @@ static Plan *empty_plan(uint32_t count, bool alternate)
     plan->step_count = count;
     for (uint32_t i = 0; i < count; i++) {
         Op op = alternate && i % 2 ? OP_ENCODE : OP_RESIDUAL;
-        plan->steps[i] = (Step){.op = op, .layer = NONE, .level = NONE, .group = NONE, .after_first = plan->after_count};
+        plan->steps[i] =
+            (Step){.op = op, .layer = NONE, .level = NONE, .group = NONE, .after_first = plan->after_count};
         if (alternate && i > 0) {
             plan->after[plan->after_count++] = i - 1;
             plan->steps[i].after_count = 1;
@@ -103,7 +104,8 @@ static void measure_overhead(void)
 {
     enum { STEPS = 10000 };
     double bare_s = bare_call_s(STEPS), one_s = empty_step_s(STEPS, false), two_s = empty_step_s(STEPS, true);
-    printf("%-44s %12s %12s\n%-44s %12s %12s\n", "interpreter, empty steps", "per step", "over a call", "", "us", "ratio");
+    printf("%-44s %12s %12s\n%-44s %12s %12s\n", "interpreter, empty steps", "per step", "over a call", "", "us",
+           "ratio");
     printf("%-44s %12.4f %12.1f\n", "bare function call", 1e6 * bare_s, 1.0);
     printf("%-44s %12.4f %12.1f\n", "one stream", 1e6 * one_s, one_s / bare_s);
     printf("%-44s %12.4f %12.1f\n\n", "two streams, every step waits for the other", 1e6 * two_s, two_s / bare_s);
@@ -114,10 +116,23 @@ static void measure_overhead(void)
 static Spec one_rank_spec(uint32_t hidden, uint32_t tokens)
 {
     Spec spec = {0};
-    spec.cluster = (Cluster){.name = "one", .level_count = 1, .levels = {{"gpu", 1, 1e9, 0, 0}}, .device = {1e10, 64e9, 1e10, 32}};
-    spec.model = (SpecModel){.name = "bench", .dtype = DTYPE_F32, .layers = 4, .hidden = hidden, .heads = 4, .kv_heads = 4,
-                             .head_dim = hidden / 4, .vocabulary = 256, .sequence = 128, .batch = tokens / 128, .every = 1,
-                             .experts = 8, .top_k = 2, .inner = 4 * hidden, .activation = ACTIVATION_RELU};
+    spec.cluster =
+        (Cluster){.name = "one", .level_count = 1, .levels = {{"gpu", 1, 1e9, 0, 0}}, .device = {1e10, 64e9, 1e10, 32}};
+    spec.model = (SpecModel){.name = "bench",
+                             .dtype = DTYPE_F32,
+                             .layers = 4,
+                             .hidden = hidden,
+                             .heads = 4,
+                             .kv_heads = 4,
+                             .head_dim = hidden / 4,
+                             .vocabulary = 256,
+                             .sequence = 128,
+                             .batch = tokens / 128,
+                             .every = 1,
+                             .experts = 8,
+                             .top_k = 2,
+                             .inner = 4 * hidden,
+                             .activation = ACTIVATION_RELU};
     spec.plan = (SpecPlan){.pass = PASS_FORWARD, .dispatch = DISPATCH_DEDUP, .ratio = 1};
     return spec;
 }
@@ -202,7 +217,8 @@ static void measure_engine(uint32_t hidden, uint32_t tokens)
     double bytes;
     Plan *plan = lower(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &bytes);
     double calls_s = bare_s(&spec.model), whole_s = engine_s(plan);
-    printf("%-44s %12s %12s\n%-44s %12s %12s\n", "host engine, forward pass of one rank, f32", "time", "over bare", "", "ms", "ratio");
+    printf("%-44s %12s %12s\n%-44s %12s %12s\n", "host engine, forward pass of one rank, f32", "time", "over bare", "",
+           "ms", "ratio");
     printf("%-44s %12.2f %12.2f\n", "bare OpenBLAS products and row copies", 1e3 * calls_s, 1.0);
     printf("%-44s %12.2f %12.2f\n", "hep-run", 1e3 * whole_s, whole_s / calls_s);
     plan_destroy(plan);
@@ -218,7 +234,8 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     host_kernels_init();
-    printf("# hidden %u, %u tokens, 4 layers, 8 experts of inner %u, top-2, relu; medians of %d\n\n", hidden, tokens, 4 * hidden, REPEATS);
+    printf("# hidden %u, %u tokens, 4 layers, 8 experts of inner %u, top-2, relu; medians of %d\n\n", hidden, tokens,
+           4 * hidden, REPEATS);
     measure_overhead();
     measure_engine(hidden, tokens);
     return EXIT_DONE;

@@ -12,7 +12,8 @@ static void print_again(const Ast *ast, Arena *arena)
     Text text = {0};
     ast_print(ast, &text);
     Diag *diag = diag_create(arena);
-    if (!grammar_parse(arena, diag, diag_add_source(diag, "again", text.data, text.length, NULL), text.data, text.length))
+    if (!grammar_parse(arena, diag, diag_add_source(diag, "again", text.data, text.length, NULL), text.data,
+                       text.length))
         abort();
     text_free(&text);
 }

@@ -5,7 +5,8 @@
 #include "compiler/spec.h"
 
 // One tier of `gpus` GPUs and one abstract MoE layer, forward, naive.
-static inline Spec spec_one_tier(uint32_t gpus, double bandwidth, double latency_s, double data, double expert, double pre_s)
+static inline Spec spec_one_tier(uint32_t gpus, double bandwidth, double latency_s, double data, double expert,
+                                 double pre_s)
 {
     Spec spec = {0};
     spec.cluster.name = "one";
@@ -25,7 +26,8 @@ static inline Spec spec_small_gpt(const uint32_t counts[3], uint32_t experts, ui
     Spec spec = {0};
     spec.cluster.name = "c";
     for (uint32_t l = 0; l < 3 && counts[l]; l++)
-        spec.cluster.levels[spec.cluster.level_count++] = (Level){names[l], counts[l], 1e8 * (l * l + 1), 1e-4 / (l + 1), 0};
+        spec.cluster.levels[spec.cluster.level_count++] =
+            (Level){names[l], counts[l], 1e8 * (l * l + 1), 1e-4 / (l + 1), 0};
     spec.cluster.device = (Device){4e9, 1e9, 1e9, 32};
     spec.model = (SpecModel){.name = "gpt", .dtype = DTYPE_F32, .layers = 2, .hidden = 16, .heads = 2, .kv_heads = 2,
                              .head_dim = 8, .vocabulary = 64, .sequence = 8, .batch = 2, .every = 1, .experts = experts,

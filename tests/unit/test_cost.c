@@ -27,7 +27,8 @@ Test(cost, table_four_best_domains)
     static const struct {
         double data, expert, pre_s;
         uint32_t best;
-    } cases[] = {{8e6, 4.7e6, 0.49e-3, 2}, {8e6, 2.35e6, 0.49e-3, 4}, {3e6, 0.094e6, 0.99e-3, 8}, {3e6, 0.047e6, 0.99e-3, 8}};
+    } cases[] = {
+        {8e6, 4.7e6, 0.49e-3, 2}, {8e6, 2.35e6, 0.49e-3, 4}, {3e6, 0.094e6, 0.99e-3, 8}, {3e6, 0.047e6, 0.99e-3, 8}};
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         Spec spec = spec_one_tier(8, 16e9, 0, cases[i].data, cases[i].expert, cases[i].pre_s);
         for (uint32_t domain = 1; domain <= 8; domain *= 2)
@@ -53,7 +54,8 @@ Test(cost, one_layer_one_tier_is_the_papers_formula)
             double gather = s > 1 ? latency + expert * (s - 1) / bandwidth : 0;
             double exchange = s < 16 ? latency + data * (16 - s) / 16 / bandwidth : 0;
             double expected = fmax(pre, gather) + 2 * exchange;
-            cr_assert(fabs(iteration_s(&spec, s) - expected) < 1e-12, "S=%u: %g, not %g", s, iteration_s(&spec, s), expected);
+            cr_assert(fabs(iteration_s(&spec, s) - expected) < 1e-12, "S=%u: %g, not %g", s, iteration_s(&spec, s),
+                      expected);
         }
     }
 }
@@ -64,7 +66,8 @@ Test(cost, closed_form_agrees_with_enumeration)
 {
     srand(11);
     for (int i = 0; i < 1000; i++) {
-        double bandwidth = 1e10, data = 1e4 + rand() % 10000 * 1e3, expert = 1e4 + rand() % 1000 * 1e4, pre = rand() % 1000 * 1e-6;
+        double bandwidth = 1e10, data = 1e4 + rand() % 10000 * 1e3, expert = 1e4 + rand() % 1000 * 1e4,
+               pre = rand() % 1000 * 1e-6;
         uint32_t gpus = 1u << (1 + rand() % 5);
         Spec spec = spec_one_tier(gpus, bandwidth, 0, data, expert, pre);
         double best = INFINITY;
@@ -80,7 +83,8 @@ Test(cost, closed_form_agrees_with_enumeration)
                 below *= 2;
             closed = fmin(iteration_s(&spec, below), iteration_s(&spec, below * 2 <= gpus ? below * 2 : below));
         }
-        cr_assert(fabs(best - closed) <= 1e-12 * best, "G=%u D=%g P=%g PE=%g: %g, not %g", gpus, data, expert, pre, closed, best);
+        cr_assert(fabs(best - closed) <= 1e-12 * best, "G=%u D=%g P=%g PE=%g: %g, not %g", gpus, data, expert, pre,
+                  closed, best);
     }
 }
 
@@ -113,9 +117,12 @@ Test(cost, deduplicated_copies_are_the_expected_distinct_domains)
     for (uint32_t top_k = 1; top_k <= 4; top_k++) {
         Spec spec = spec_small_gpt((uint32_t[]){2, 2, 2}, 16, top_k);
         Config config = {.domain = {1, 2, 1}};
-        cr_assert(fabs(cost_expected_copies(&spec, DISPATCH_DEDUP, &config, 0) - expected_distinct(16, top_k, 2)) < 1e-12);
-        cr_assert(fabs(cost_expected_copies(&spec, DISPATCH_DEDUP, &config, 1) - expected_distinct(16, top_k, 2)) < 1e-12);
-        cr_assert(fabs(cost_expected_copies(&spec, DISPATCH_DEDUP, &config, 2) - expected_distinct(16, top_k, 4)) < 1e-12);
+        cr_assert(fabs(cost_expected_copies(&spec, DISPATCH_DEDUP, &config, 0) - expected_distinct(16, top_k, 2)) <
+                  1e-12);
+        cr_assert(fabs(cost_expected_copies(&spec, DISPATCH_DEDUP, &config, 1) - expected_distinct(16, top_k, 2)) <
+                  1e-12);
+        cr_assert(fabs(cost_expected_copies(&spec, DISPATCH_DEDUP, &config, 2) - expected_distinct(16, top_k, 4)) <
+                  1e-12);
         cr_assert_eq(cost_expected_copies(&spec, DISPATCH_NAIVE, &config, 2), top_k);
     }
 }

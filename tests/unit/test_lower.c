@@ -153,7 +153,9 @@ Test(lower, two_tier_example_of_the_paper)
             continue;
         const Group *group = &plan->groups[step->group];
         for (uint64_t m = 0; m < group_size(&plan->cluster, group); m++)
-            (op_info((int)step->op)->shape == SHAPE_GATHER ? gathers : exchanges)[group_member_rank(&plan->cluster, group, 0, m)] = true;
+            (op_info((int)step->op)->shape == SHAPE_GATHER
+                 ? gathers
+                 : exchanges)[group_member_rank(&plan->cluster, group, 0, m)] = true;
     }
     for (uint32_t rank = 1; rank < 16; rank++) {
         cr_assert_eq(gathers[rank], rank <= 4, "GPU 0 gathers with %u: %d", rank, gathers[rank]);

@@ -44,7 +44,8 @@ static double bound_bytes(const Plan *plan, uint32_t level)
         if (step->level != (int32_t)level)
             continue;
         if (step->op == OP_DISPATCH)
-            bytes += (double)buffer_bytes(&plan->buffers[operands[0]]) + (double)buffer_bytes(&plan->buffers[operands[1]]) + 4096;
+            bytes += (double)buffer_bytes(&plan->buffers[operands[0]]) +
+                     (double)buffer_bytes(&plan->buffers[operands[1]]) + 4096;
         else if (step->op == OP_COMBINE)
             bytes += (double)buffer_bytes(&plan->buffers[operands[0]]);
         else
@@ -85,7 +86,8 @@ static void compare(const Plan *plan, const JobResult *result, Baseline *baselin
     }
     double allowed = 2 * reference_tolerance(plan) * sqrt(square / (double)count);
     cr_assert_leq(largest, allowed, "%s: differs from plain EP by %g, allowed %g", name, largest, allowed);
-    cr_assert(fabs(result->loss[0] - baseline->loss) <= allowed, "%s: loss %g, plain EP %g", name, result->loss[0], baseline->loss);
+    cr_assert(fabs(result->loss[0] - baseline->loss) <= allowed, "%s: loss %g, plain EP %g", name, result->loss[0],
+              baseline->loss);
 }
 
 static double sent_bytes(const JobResult *result)
@@ -96,7 +98,8 @@ static double sent_bytes(const JobResult *result)
     return bytes;
 }
 
-// Runs one combination (compared with the others of its group unless `baseline` is NULL); returns the token bytes a GPU sent.
+// Runs one combination (compared with the others of its group unless `baseline` is NULL); returns the token bytes a GPU
+// sent.
 static double run(const Workload *work, const Candidate *candidate, Dispatch dispatch, Routing routing,
                   Baseline *baseline, const char *name)
 {
@@ -116,7 +119,8 @@ static double run(const Workload *work, const Candidate *candidate, Dispatch dis
     JobResult result;
     Fault fault = {0};
     cr_assert(job_run(plan, &options, &result, &fault), "%s: %s", name, fault.message);
-    cr_assert(result.check.pass, "%s: error %g, tolerance %g", name, result.check.max_abs_error, result.check.tolerance);
+    cr_assert(result.check.pass, "%s: error %g, tolerance %g", name, result.check.max_abs_error,
+              result.check.tolerance);
     check_traffic(plan, &result, routing, name);
     if (baseline)
         compare(plan, &result, baseline, name);
@@ -145,7 +149,8 @@ static void run_group(Spec *spec, Routing routing, uint32_t *counter, uint32_t s
         double sent[DISPATCH_COUNT] = {0};
         bool both = true;
         for (int d = 0; d < DISPATCH_COUNT; d++) {
-            bool wanted = c == 0 || (*counter)++ % stride == 0; // candidate 0, plain EP, is what others are compared with
+            bool wanted =
+                c == 0 || (*counter)++ % stride == 0; // candidate 0, plain EP, is what others are compared with
             both = both && wanted;
             char name[160], domain[96];
             snprintf(name, sizeof name, "%s top_k=%u routing %d, %s", dispatch_name((Dispatch)d), spec->model.top_k,
