@@ -68,7 +68,7 @@ static void print_strategy(const Plan *plan, const Strategy *strategy, bool chos
         text_format(out, " %9s", "-");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         text_format(out, " %12s", format_bytes(value, traffic_total(&strategy->traffic[l])));
-    text_format(out, " %11s%s\n", format_bytes(value, strategy->memory_bytes), strategy->fits ? "" : "  does not fit");
+    text_format(out, " %11s%s\n", plan->model.abstract ? "-" : format_bytes(value, strategy->memory_bytes), strategy->fits ? "" : "  does not fit");
 }
 
 void summary_print_comparison(const Plan *plan, Text *out)

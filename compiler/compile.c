@@ -81,7 +81,7 @@ static const Spec *apply_overrides(const Spec *checked, const CompileOptions *op
 ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
 {
     *out = (Compilation){0};
-    out->ast = read_file(options->path, arena, diag);
+    out->ast = read_text(options->name, options->text, options->length, arena, diag);
     if (!out->ast)
         return EXIT_INPUT;
     if (options->stop_after == STAGE_PARSE)

@@ -9,7 +9,9 @@
 typedef enum { STAGE_PARSE, STAGE_CHECK, STAGE_SOLVE, STAGE_PLAN } CompileStage;
 
 typedef struct {
-    const char *path;        // "-" is standard input
+    const char *name;        // of the file, for messages and for includes relative to it
+    const char *text;        // its content, which must outlive the sink
+    size_t length;
     CheckOptions check;      // -D and --domain
     int dispatch;            // --dispatch: a Dispatch, or NONE to take the file's
     CompileStage stop_after; // later results stay NULL
@@ -23,7 +25,7 @@ typedef struct {
     Plan *plan; // freed by compile_release
 } Compilation;
 
-// Reads FILE.hep and goes through every stage. Errors are in `diag`; the code says of what kind.
+// Takes a .hep text through every stage. Errors are in `diag`; the code says of what kind.
 ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out) MUST_CHECK;
 void compile_release(Compilation *compilation);
 

@@ -67,6 +67,18 @@ static void derive_executed(const Spec *spec, LayerWork *layer)
     layer->expert_bytes = model->experts / shards(spec) * matrices * hidden * model->inner * dtype_bytes(model->dtype);
 }
 
+double optimizer_bytes_per_parameter(Dtype dtype)
+{
+    double element = dtype_bytes(dtype), state = 4 * (element < 4 ? 3 : 2);
+    return 3 * element + 2 * state;
+}
+
+// Buffers of replicated parameters a layer has: attention, and router and shared experts or the dense layer.
+static uint32_t dense_buffers(const SpecModel *model, bool is_moe)
+{
+    return 2 + (is_moe && model->shared_experts > 0);
+}
+
 Workload *workload_derive(const Spec *spec, Arena *arena)
 {
     const SpecModel *model = &spec->model;
@@ -88,6 +100,8 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
         work->moe_count += layer->is_moe;
         expert_parameters_bytes += layer->expert_bytes;
         if (!model->abstract)
+            work->dense_gradients += dense_buffers(model, layer->is_moe);
+        if (!model->abstract)
             dense_bytes +=
                 element * (double)(model_attention_elements(&dims) +
                                    (layer->is_moe ? model_router_elements(&dims) + model_shared_elements(&dims)
@@ -97,11 +111,11 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
         double tokens = (double)model->sequence * model->batch;
         work->loss_s = matrix_time_s(&spec->cluster.device, 2 * tokens * model->hidden * model->vocabulary, tokens);
         dense_bytes += element * (double)model_embedding_elements(&dims);
+        work->dense_gradients++;
     }
     work->dense_gradient_bytes = dense_bytes;
-    // AdamW reads weight, gradient and two f32 moments and writes all but the gradient.
     if (!model->abstract)
-        work->optimizer_s = (expert_parameters_bytes + dense_bytes) * (3 + 16 / element) /
+        work->optimizer_s = (expert_parameters_bytes + dense_bytes) / element * optimizer_bytes_per_parameter(model->dtype) /
                             spec->cluster.device.memory_bandwidth;
     return work;
 }
@@ -296,21 +310,25 @@ static void advance_backward(const Workload *work, const LayerWork *layer, const
     out->other_s += route_s;
 }
 
-// Dense gradients are summed level by level, each a direct all-reduce: 2 (n - 1) / n of the bytes.
+// Dense gradients are summed level by level, each a direct all-reduce: 2 (n - 1) / n of the bytes; so are
+// those of experts over the levels that replicate them. Every buffer is a collective of its own.
 static double dense_reduce_s(const Workload *work, Traffic traffic[LEVELS_MAX])
 {
     const Cluster *cluster = &work->spec->cluster;
     double total_s = 0;
     for (uint32_t l = 0; l < cluster->level_count; l++) {
-        double count = cluster->levels[l].count;
-        double expert_bytes = 0;
-        for (uint32_t k = 0; l < work->spec->replica_levels && k < work->layer_count; k++)
-            expert_bytes += work->layers[k].expert_bytes;
-        double bytes = 2 * (count - 1) / count * (work->dense_gradient_bytes + expert_bytes);
+        double count = cluster->levels[l].count, gradient_bytes = work->dense_gradient_bytes;
+        double collectives = work->dense_gradients;
+        for (uint32_t k = 0; l < work->spec->replica_levels && k < work->layer_count; k++) {
+            gradient_bytes += work->layers[k].expert_bytes;
+            collectives += work->layers[k].is_moe;
+        }
+        double bytes = 2 * (count - 1) / count * gradient_bytes;
         if (count < 2 || bytes <= 0)
             continue;
         traffic[l].reduce_bytes += bytes;
-        total_s += cost_collective_s(cluster, l, bytes, count - 1);
+        double start_s = cost_collective_s(cluster, l, 0, count - 1);
+        total_s += cost_collective_s(cluster, l, bytes, count - 1) + (collectives - 1) * start_s;
     }
     return total_s;
 }
@@ -355,8 +373,9 @@ void cost_iteration(const Workload *work, const Config *config, Dispatch dispatc
     for (uint32_t k = work->layer_count; k-- > 0;)
         advance_backward(work, &work->layers[k], &moe, config, &clock, &return_s, out);
     double end_s = fmax(clock.chain_s, return_s);
-    out->tail_s = dense_reduce_s(work, out->traffic) + work->optimizer_s;
+    out->all_reduce_s = dense_reduce_s(work, out->traffic);
+    out->tail_s = out->all_reduce_s + work->optimizer_s;
     out->iteration_s = end_s + out->tail_s;
     out->gather_wait_s += end_s - clock.chain_s;
-    out->other_s += 2 * work->loss_s + out->tail_s;
+    out->other_s += 2 * work->loss_s + work->optimizer_s;
 }

@@ -26,6 +26,7 @@ typedef struct {
     LayerWork *layers;        // [layer_count], in the arena
     double loss_s;            // final norm, logits and cross-entropy
     double dense_gradient_bytes; // replicated parameters, all-reduced when training
+    double dense_gradients;      // in so many buffers, each a collective of its own
     double optimizer_s;
 } Workload;
 
@@ -66,11 +67,15 @@ typedef struct {
     Traffic traffic[LEVELS_MAX];
     // Where the time of the chain went (seconds, sums over layers; they add up to iteration_s).
     double pre_expert_s, exchange_s, expert_s, gather_wait_s, other_s;
-    double tail_s; // training, included above: dense all-reduce and optimizer, after everything else
+    double all_reduce_s; // training: dense gradients, after everything else
+    double tail_s;       // training, included above: all_reduce_s and the optimizer
 } IterationCost;
 
 // The same configuration for every MoE layer.
 void cost_iteration(const Workload *work, const Config *config, Dispatch dispatch, IterationCost *out);
+
+// Bytes AdamW reads and writes per parameter: weight, gradient, two f32 moments, and an f32 master copy of 16-bit weights.
+double optimizer_bytes_per_parameter(Dtype dtype);
 
 // Product of S over the levels that shard experts: how many shards a GPU holds after gathering.
 double config_held_shards(const Spec *spec, const Config *config);

@@ -52,7 +52,7 @@ static void add_optimizer(Lowering *l, int32_t layer, int32_t weight, int32_t gr
     double values = dtype_bytes(buffer->dtype) < 4 ? 3 : 2;
     BufferShape shape = {.dtype = DTYPE_F32, .rows = (double)buffer->rows, .cols = values * (double)buffer->cols,
                          .kind = BUFFER_STATE, .layer = layer};
-    double bytes = (double)buffer->rows * (double)buffer->cols * (3.0 * dtype_bytes(buffer->dtype) + 16);
+    double bytes = (double)buffer->rows * (double)buffer->cols * optimizer_bytes_per_parameter(buffer->dtype);
     int32_t state = builder_add_buffer(l->builder, shape, "%s.state", buffer->name);
     int32_t operands[] = {weight, gradient, state};
     add_local(l, OP_OPTIMIZER, layer, bytes / l->spec->cluster.device.memory_bandwidth, operands);

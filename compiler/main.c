@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "backends/json.h"
@@ -87,6 +88,28 @@ static DumpKind parse_dump(const char *text, struct argp_state *state)
     return DUMP_NONE;
 }
 
+// One thing goes to standard output at a time.
+static void refuse_mixtures(const Options *options, struct argp_state *state)
+{
+    const struct {
+        const char *name;
+        bool given;
+    } outputs[] = {{"--dump or --emit", options->dump != DUMP_NONE},
+                   {"--explain", options->explain},
+                   {"--simulate", options->simulate},
+                   {"--check", options->check}};
+    const char *first = NULL;
+    for (size_t i = 0; i < COUNT_OF(outputs); i++) {
+        if (!outputs[i].given)
+            continue;
+        if (first)
+            argp_error(state, "%s and %s do not go together", first, outputs[i].name);
+        first = outputs[i].name;
+    }
+    if (options->check && options->output)
+        argp_error(state, "--check writes nothing: it does not go together with --output");
+}
+
 static error_t parse_option(int key, char *argument, struct argp_state *state)
 {
     Options *options = state->input;
@@ -131,6 +154,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
     case ARGP_KEY_END:
         if (!options->input && !options->help_language)
             argp_error(state, "no input file: give a .hep, .ir or .hepb file ('-' reads standard input)");
+        refuse_mixtures(options, state);
         return 0;
     }
     return ARGP_ERR_UNKNOWN;
@@ -257,9 +281,12 @@ static int finish(const Options *options, const Plan *plan, double solve_s, bool
     } else {
         if (options->output)
             code = write_output(options, encoded.bytes, encoded.length);
-        if (options->simulate)
+        bool to_stdout = options->output && strcmp(options->output, "-") == 0;
+        if (to_stdout || code != EXIT_DONE)
+            compare = false;
+        else if (options->simulate)
             print_simulation(plan);
-        else if (compare && code == EXIT_DONE) {
+        if (compare && !options->simulate) {
             Text text = {0};
             summary_print_comparison(plan, &text);
             fputs(text.data, stdout);
@@ -363,11 +390,11 @@ static int print_compiled(const Options *options, const Compilation *compilation
     return code;
 }
 
-static int process_hep(const Options *options)
+static int process_hep(const Options *options, const char *content, size_t length)
 {
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
-    CompileOptions compile = {.path = options->input, .check = options->checks, .dispatch = options->dispatch,
+    CompileOptions compile = {.name = options->input, .text = content, .length = length, .check = options->checks, .dispatch = options->dispatch,
                               .stop_after = last_stage(options)};
     Compilation compilation;
     int code = compile_file(&compile, arena, diag, &compilation);
@@ -379,6 +406,13 @@ static int process_hep(const Options *options)
     return code;
 }
 
+static bool is_same_file(const char *input, const char *output)
+{
+    struct stat in, out;
+    return output && stat(input, &in) == 0 && stat(output, &out) == 0 && S_ISREG(in.st_mode) &&
+           in.st_dev == out.st_dev && in.st_ino == out.st_ino;
+}
+
 static int process(const Options *options)
 {
     if (options->help_language) {
@@ -388,12 +422,15 @@ static int process(const Options *options)
     enum { INPUT_LIMIT = 256 << 20 };
     size_t length;
     const char *error;
-    if (strcmp(options->input, "-") == 0)
-        return process_hep(options);
+    if (is_same_file(options->input, options->output)) {
+        fprintf(stderr, "hepc: '%s' is the input: it will not be overwritten\n", options->output);
+        return EXIT_USAGE;
+    }
     char *content = file_read(options->input, INPUT_LIMIT, &length, &error);
     if (!content)
         return complain(options->input, error);
-    int code = plan_form(content, length) == PLAN_FORM_NONE ? process_hep(options) : process_plan(options, content, length);
+    int code = plan_form(content, length) == PLAN_FORM_NONE ? process_hep(options, content, length)
+                                                            : process_plan(options, content, length);
     free(content);
     return code;
 }

@@ -14,6 +14,7 @@
 enum {
     CANDIDATES_MAX = 4096,
     MILP_CANDIDATES_MAX = 96,
+    MILP_LAYERS_MAX = 128, // beyond, GLPK takes seconds to confirm what enumeration proves
     STEADY_PERIODS = 4, // from there on every period of layers takes the same memory
 };
 
@@ -386,7 +387,7 @@ Milp *planner_formulate(const Workload *work, const Candidate *candidates, size_
 // ---- solving ---------------------------------------------------------------------------------
 
 // Leaves the candidates that no other beats in both time and memory, at most MILP_CANDIDATES_MAX.
-static size_t prune(const Candidate *all, size_t count, Candidate *kept, size_t *original)
+static size_t prune(const Candidate *all, size_t count, Candidate *kept)
 {
     size_t left = 0;
     for (size_t i = 0; i < count; i++) {
@@ -396,10 +397,8 @@ static size_t prune(const Candidate *all, size_t count, Candidate *kept, size_t 
                         all[j].memory_bytes <= all[i].memory_bytes &&
                         (j < i || all[j].cost.iteration_s < all[i].cost.iteration_s ||
                          all[j].memory_bytes < all[i].memory_bytes);
-        if (!dominated) {
-            kept[left] = all[i];
-            original[left++] = i;
-        }
+        if (!dominated)
+            kept[left++] = all[i];
     }
     return left;
 }
@@ -413,13 +412,15 @@ static double now_s(void)
 
 static void solve_programme(const Workload *work, Arena *arena, Solution *solution)
 {
-    Candidate *kept = arena_alloc_array(arena, solution->count, sizeof *kept);
-    size_t *original = arena_alloc_array(arena, solution->count, sizeof *original);
-    size_t left = prune(solution->candidates, solution->count, kept, original);
+    MilpResult result = {.status = MILP_FAILED};
     double unit_s = 1;
-    Milp *milp = planner_formulate(work, kept, left, &unit_s);
-    MilpResult result = milp_solve(milp);
-    milp_destroy(milp);
+    if (work->layer_count <= MILP_LAYERS_MAX) {
+        Candidate *kept = arena_alloc_array(arena, solution->count, sizeof *kept);
+        size_t left = prune(solution->candidates, solution->count, kept);
+        Milp *milp = planner_formulate(work, kept, left, &unit_s);
+        result = milp_solve(milp);
+        milp_destroy(milp);
+    }
     // With one choice for all layers the answer can be checked completely: price every candidate.
     // Among equals the canonical first is taken, so that the plan does not depend on GLPK's path.
     size_t best = planner_best(solution->candidates, solution->count, SIZE_MAX);
@@ -431,6 +432,13 @@ static void solve_programme(const Workload *work, Arena *arena, Solution *soluti
     solution->solver = agrees ? milp_solver_name() : "enumeration";
 }
 
+// The next larger figure of three digits: what is advised must do when typed in.
+static double round_up(double bytes)
+{
+    double unit = pow(10, floor(log10(bytes)) - 2);
+    return ceil(bytes / unit) * unit;
+}
+
 static void report_too_big(const Workload *work, const Candidate *smallest, const char *subject, Diag *diag)
 {
     const Spec *spec = work->spec;
@@ -438,12 +446,16 @@ static void report_too_big(const Workload *work, const Candidate *smallest, cons
     double memory = spec->cluster.device.memory_bytes;
     diag_error(diag, spec->memory_span, "%s: %s needs %s per GPU, the device has %s (%s missing)", subject,
                config_format(&spec->cluster, &smallest->config, config, sizeof config),
-               format_bytes(need, smallest->memory_bytes), format_bytes(have, memory),
+               format_bytes(need, round_up(smallest->memory_bytes)), format_bytes(have, memory),
                format_bytes(missing, smallest->memory_bytes - memory));
-    if (spec->plan.capacity == 0)
+    Spec capped = *spec;
+    capped.plan.capacity = 2;
+    if (spec->plan.capacity == 0 && measure_memory(&capped, &smallest->config, spec->plan.dispatch) <= memory)
         diag_help(diag, "nothing may be dropped, so exchange buffers hold the worst case; "
-                        "'capacity = 2' in the plan block bounds them at twice the balanced load");
-    diag_help(diag, "or use more GPUs, a smaller batch, or 'memory = %s'", need);
+                        "'capacity = 2' in the plan block bounds them at twice the balanced load, and fits");
+    // A deep model's figure is extrapolated: one per cent more is certain to do.
+    diag_help(diag, "or use more GPUs, a smaller batch, or 'memory = %s'",
+              format_bytes(need, round_up(1.01 * smallest->memory_bytes)));
 }
 
 static size_t smallest_candidate(const Solution *solution)

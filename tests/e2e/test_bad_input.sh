@@ -51,6 +51,26 @@ expect 2 '' "$HEP_RUN" --nonsense
 expect 2 '' "$HEP_RUN" --iterations=banana nowhere.hepb
 expect 2 '' "$HEP_RUN" --iterations=0 nowhere.hepb
 
+# The input is never overwritten; outputs that would mix are refused; standard input takes every form.
+cp "$HEP_SOURCE/samples/laptop.hep" own.hep
+expect 2 'not be overwritten' "$HEPC" own.hep -o own.hep
+cmp -s own.hep "$HEP_SOURCE/samples/laptop.hep" || fail "the input was touched"
+expect 2 'do not go together' "$HEPC" own.hep --explain --dump=json
+expect 2 'do not go together' "$HEPC" own.hep --check -o none.hepb
+expect 0 '' "$HEPC" own.hep -o own.hepb
+expect 0 '' "$HEPC" --dump=ir own.hepb -o own.ir
+for form in own.hep own.hepb own.ir; do
+  "$HEPC" - --dump=summary <"$form" >out 2>err || fail "standard input did not take $form: $(cat err)"
+done
+"$HEPC" own.hep -o - >piped.hepb && cmp -s piped.hepb own.hepb || fail "-o - is not the plan alone"
+# What is advised for a plan that does not fit does when typed in.
+sed 's/memory = 512 MB/memory = 1 MB/' own.hep >tight.hep
+expect 4 'missing' "$HEPC" tight.hep
+advice=$(sed -nE "s/.*or '(memory = [^']*)'.*/\1/p" err)
+[ -n "$advice" ] || fail "no advice"
+sed "s/memory = 1 MB/$advice/" tight.hep >advised.hep
+expect 0 '' "$HEPC" advised.hep -o advised.hepb
+
 # Damaged plans: every truncation point and a bit flip in every kind of place.
 expect 0 '' "$HEPC" "$HEP_SOURCE/samples/paper/mix1.hep" -o good.hepb
 size=$(stat -c %s good.hepb)
