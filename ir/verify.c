@@ -1,5 +1,6 @@
 // The verifier's report, its order of work, and the properties of groups, choices, steps and edges;
-// verify_buffers.c and verify_layers.c hold the others.
+// verify_buffers.c, verify_sizes.c and
+// verify_layers.c hold the others.
 #include "ir/verify.h"
 
 #include <inttypes.h>
@@ -209,12 +210,14 @@ bool plan_verify(const Plan *plan, VerifyReport *report)
     verifier.scratch = arena_create();
     verifier.order = order_create(plan, verifier.scratch);
     verify_operands(&verifier);
+    verify_sizes(&verifier);
     if (!plan->model.abstract) {
         verify_accesses(&verifier);
         verify_memory(&verifier);
     }
     verify_layers(&verifier);
     verify_traffic(&verifier);
+    verify_claims(&verifier);
     arena_destroy(verifier.scratch);
     return report->total == 0;
 }

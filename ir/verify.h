@@ -15,12 +15,14 @@
     X(STEPS, "steps", "a step names the kind of group its op needs, and its level; local steps send nothing")          \
     X(EDGES, "edges", "'after' edges point to earlier steps of other streams, so that no wait is cyclic")              \
     X(OPERANDS, "operands", "operands are there unless optional, with the dtype and shape their op expects")           \
+    X(SIZES, "sizes", "rows, records and scratch are as large as tokens, top_k, members and the op's formula say")     \
     X(READS, "reads", "what a step reads was written by a step that happens before it, or is there from the start")    \
     X(RACES, "races", "two steps that touch a buffer, one of them writing, are ordered")                               \
     X(MEMORY, "memory", "buffers are aligned, inside the arena, and share memory only when never alive together")      \
     X(EXCHANGE, "exchange", "rows go out level by level, meet the experts once, and return the way they came")         \
     X(GATHER, "gather", "experts are gathered at every sharding level with S > 1, outer first; gradients go back")     \
-    X(TRAFFIC, "traffic", "the bytes of the steps of a level add up to the chosen strategy's traffic")
+    X(TRAFFIC, "traffic", "the bytes of the steps of a level add up to the chosen strategy's traffic")                 \
+    X(CLAIMS, "claims", "times, memory, volumes and names that the plan states of itself agree with each other")
 #define X(name, ...) PROPERTY_##name,
 typedef enum { HEP_PROPERTIES(X) PROPERTY_COUNT } Property;
 #undef X

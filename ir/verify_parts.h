@@ -23,9 +23,11 @@ static inline const OpInfo *step_info(const Step *step)
 const Choice *verify_find_choice(const Plan *plan, int32_t layer);
 
 void verify_operands(Verifier *verifier);
+void verify_sizes(Verifier *verifier); // after operands
 void verify_accesses(Verifier *verifier); // reads and races
 void verify_memory(Verifier *verifier);
 void verify_layers(Verifier *verifier); // exchange and gather
 void verify_traffic(Verifier *verifier);
+void verify_claims(Verifier *verifier);
 
 #endif

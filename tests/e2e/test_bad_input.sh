@@ -56,7 +56,7 @@ cp "$HEP_SOURCE/samples/laptop.hep" own.hep
 expect 2 'not be overwritten' "$HEPC" own.hep -o own.hep
 cmp -s own.hep "$HEP_SOURCE/samples/laptop.hep" || fail "the input was touched"
 expect 2 'do not go together' "$HEPC" own.hep --explain --dump=json
-expect 2 'do not go together' "$HEPC" own.hep --check -o none.hepb
+expect 2 'does not go together' "$HEPC" own.hep --check -o none.hepb
 expect 0 '' "$HEPC" own.hep -o own.hepb
 expect 0 '' "$HEPC" --dump=ir own.hepb -o own.ir
 for form in own.hep own.hepb own.ir; do

@@ -94,19 +94,21 @@ static inline void plan_add_network(Plan *plan)
     plan_add_buffer(plan, "router", DTYPE_F32, 1, model_router_elements(m), BUFFER_WEIGHT);
     plan_add_buffer(plan, "experts", DTYPE_F32, 1, model_expert_elements(m), BUFFER_WEIGHT);
     plan_add_buffer(plan, "gathered", DTYPE_F32, 2, model_expert_elements(m), BUFFER_TEMPORARY);
-    static const char *const rows[] = {"x",       "y",        "rows",   "next_rows", "send_rows",
-                                       "results", "returned", "summed", "out"};
+    static const struct {
+        const char *name;
+        uint64_t rows;
+    } rows[] = {{"x", 2},         {"y", 2},       {"rows", 2},     {"next_rows", 4}, {"send_rows", 2},
+                {"results", 4},   {"returned", 2}, {"summed", 2}, {"out", 2}};
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
-        plan_add_buffer(plan, rows[i], DTYPE_F32, 4, m->hidden, BUFFER_TEMPORARY);
+        plan_add_buffer(plan, rows[i].name, DTYPE_F32, rows[i].rows, m->hidden, BUFFER_TEMPORARY);
     }
-    static const char *const records[] = {"records", "next_records", "send_records"};
-    for (size_t i = 0; i < COUNT_OF(records); i++) {
-        plan_add_buffer(plan, records[i], DTYPE_I32, 4, 2, BUFFER_TEMPORARY);
-    }
+    plan_add_buffer(plan, "records", DTYPE_I32, 2, 2, BUFFER_TEMPORARY);
+    plan_add_buffer(plan, "next_records", DTYPE_I32, 4, 2, BUFFER_TEMPORARY);
+    plan_add_buffer(plan, "send_records", DTYPE_I32, 2, 2, BUFFER_TEMPORARY);
     plan_add_buffer(plan, "send_counts", DTYPE_I32, 2, 1, BUFFER_TEMPORARY);
     plan_add_buffer(plan, "next_counts", DTYPE_I32, 2, 1, BUFFER_TEMPORARY);
     plan_add_buffer(plan, "origin", DTYPE_I32, 4, 1, BUFFER_TEMPORARY);
-    plan_add_buffer(plan, "work", DTYPE_F32, 64, 1, BUFFER_TEMPORARY);
+    plan_add_buffer(plan, "work", DTYPE_F32, 16384, 1, BUFFER_TEMPORARY);
     plan_add_buffer(plan, "loss", DTYPE_F32, 1, 1, BUFFER_TEMPORARY);
 
     plan_add_step(plan, OP_EMBED, NONE, "tokens=tokens embedding=embedding x=x", NULL);
@@ -153,8 +155,8 @@ static inline void plan_add_collectives(Plan *plan)
     *chosen = (Strategy){.name = "hybrid",
                          .dispatch = DISPATCH_DEDUP,
                          .domain = {1, 2},
-                         .iteration_s = 0.01,
-                         .memory_bytes = 1e6,
+                         .iteration_s = plan->iteration_s,
+                         .memory_bytes = (double)plan->arena_bytes,
                          .fits = true};
     chosen->traffic[0] = (Traffic){.exchange_bytes = 64, .routing_bytes = 12};
     chosen->traffic[1] = (Traffic){.gather_bytes = 128};

@@ -46,7 +46,8 @@ static void describe(const Spec *spec, const Candidate *candidate, Plan *plan)
     plan->strategy_count = 1;
     plan->strategies = arena_alloc_array(plan->arena, 1, sizeof *plan->strategies);
     plan->strategies[0] = (Strategy){.name = "chosen", .dispatch = spec->plan.dispatch, .fits = true,
-                                     .iteration_s = candidate->cost.iteration_s};
+                                     .iteration_s = candidate->cost.iteration_s,
+                                     .memory_bytes = (double)plan->arena_bytes};
     memcpy(plan->strategies[0].domain, candidate->config.domain, sizeof candidate->config.domain);
     memcpy(plan->strategies[0].traffic, candidate->cost.traffic, sizeof candidate->cost.traffic);
 }
