@@ -209,13 +209,29 @@ static void verify_volumes(Verifier *verifier)
                     plan->arena_bytes, plan->cluster.device.memory_bytes);
 }
 
+// Experts are encoded where they migrate compressed, and nowhere else.
+static void verify_codec(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    bool gathers = false, encodes = false;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        gathers = gathers || plan->steps[i].op == OP_GATHER;
+        encodes = encodes || plan->steps[i].op == OP_ENCODE;
+    }
+    if (plan->codec == CODEC_DENSE)
+        expect_claim(verifier, "the ratio of dense migration", plan->codec_ratio, 1);
+    bool expected = gathers && plan->codec != CODEC_DENSE;
+    if (!plan->model.abstract && encodes != expected)
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "migration is '%s', yet experts are %s", codec_name(plan->codec),
+                    encodes ? "encoded" : "not encoded");
+}
+
 void verify_claims(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
     if (verifier->report->total) // a broken schedule makes no claims worth checking
         return;
-    if (plan->codec == CODEC_DENSE)
-        expect_claim(verifier, "the ratio of dense migration", plan->codec_ratio, 1);
+    verify_codec(verifier);
     for (uint32_t c = 0; c < plan->choice_count; c++)
         if (plan->choices[c].regather && plan->pass == PASS_FORWARD)
             verify_fail(verifier, PROPERTY_CLAIMS, NONE, "layer %" PRIu32 " gathers again in a forward pass",
