@@ -71,6 +71,19 @@ static void print_strategy(const Plan *plan, const Strategy *strategy, bool chos
     text_format(out, " %11s%s\n", plan->model.abstract ? "-" : format_bytes(value, strategy->memory_bytes), strategy->fits ? "" : "  does not fit");
 }
 
+// The schedule, played with its ports shared fairly, beside the model the solver decides by.
+static void print_simulated(const Plan *plan, Text *out)
+{
+    char value[FORMAT_MAX];
+    Arena *arena = arena_create();
+    double simulated_s = simulate(plan, arena)->iteration_s;
+    arena_destroy(arena);
+    text_format(out, "this plan's schedule, simulated: %s", format_time(value, simulated_s));
+    if (plan->iteration_s > 0)
+        text_format(out, " (%+.1f %% against the prediction)", 100 * (simulated_s / plan->iteration_s - 1));
+    text_append(out, "\n");
+}
+
 void summary_print_comparison(const Plan *plan, Text *out)
 {
     const Strategy *ep = find_strategy(plan, "ep");
@@ -85,6 +98,7 @@ void summary_print_comparison(const Plan *plan, Text *out)
         print_strategy(plan, &plan->strategies[i], false, ep ? ep->iteration_s : 0, out);
     if (plan->strategy_count > 0)
         print_strategy(plan, &plan->strategies[0], true, ep ? ep->iteration_s : 0, out);
+    print_simulated(plan, out);
 }
 
 static void print_choices(const Plan *plan, Text *out)
@@ -140,11 +154,6 @@ void summary_print(const Plan *plan, uint64_t plan_bytes, Text *out)
     summary_print_comparison(plan, out);
     text_append(out, "\n");
     print_traffic(plan, out);
-    Arena *arena = arena_create();
-    const Simulation *simulation = simulate(plan, arena);
-    text_format(out, "iteration: %s by the solver's model, %s in simulation of the schedule\n",
-                format_time(value, plan->iteration_s), format_time(size, simulation->iteration_s));
-    arena_destroy(arena);
     PlanMessages messages = plan_messages(plan);
     text_format(out, "messages per layer, all GPUs: %.0f in one exchange, %.0f in the gathers\n", messages.exchange,
                 messages.gather);
