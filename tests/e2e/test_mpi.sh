@@ -30,6 +30,9 @@ expect 0 '' "$HEPC" eight.hep -o plan.hepb || finish
 "$HEP_RUN" --communicator mpi plan.hepb >/dev/null 2>err
 grep -q 'built without MPI' err && { echo "SKIP: hep-run has no MPI"; exit 77; }
 
+# The communicator by itself.
+timeout 60 mpirun --oversubscribe -n 4 "$(dirname "$HEP_RUN")/mpi_comm" >out 2>err || fail "mpi_comm: $(cat err)"
+
 # same NAME RANKS: plan.hepb gives the same under both communicators, but for times.
 same() {
   expect 0 '' "$HEP_RUN" plan.hepb --check --iterations 2 --json=threads.json || return
@@ -75,13 +78,24 @@ launch 2 --communicator threads plan.hepb --iterations 1 >out 2>err || fail "thr
 env -u OMPI_COMM_WORLD_SIZE "$HEP_RUN" plan.hepb --iterations 1 >out 2>err || fail "no launcher: $(cat err)"
 grep -q 'communicator threads' out || fail "no launcher: $(cat out)"
 
-# Ctrl-C: one message, nobody left behind.
-mpirun --oversubscribe -n 8 "$HEP_RUN" plan.hepb --iterations 1000000 >out 2>err &
-launcher=$!
-sleep 3
-kill -INT $launcher
-SECONDS=0
-wait $launcher && fail "an interrupted run succeeded"
-[ $SECONDS -le 10 ] || fail "it took $SECONDS s to end"
-[ "$(grep -c '^hep-run: .*interrupted' err)" -le 1 ] || fail "the interruption is told more than once: $(cat err)"
+# A rank that is told to end, or does not move any more: one message, nobody left behind.
+ends() { # SIGNAL PATTERN
+  mpirun --oversubscribe -n 8 "$HEP_RUN" plan.hepb --timeout 4 --iterations 1000000 >out 2>err &
+  local launcher=$! ranks
+  sleep 3
+  mapfile -t ranks < <(pgrep -P "$launcher" hep-run)
+  [ ${#ranks[@]} = 8 ] || fail "mpirun started ${#ranks[@]} ranks"
+  kill "-$1" "${ranks[3]}"
+  SECONDS=0
+  wait "$launcher" && fail "$1: the run succeeded"
+  [ $SECONDS -le 20 ] || fail "$1: it took $SECONDS s to end"
+  if [ "$(grep -c '^hep-run:' err)" != 1 ] || ! grep -qE "$2" err; then fail "$1: $(cat err)"; fi
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    ps -o pid= -p "$(IFS=,; echo "${ranks[*]}")" >/dev/null || return
+    sleep 0.5
+  done
+  fail "$1: ranks are left behind"
+}
+ends TERM 'interrupted in'
+ends STOP "^hep-run: rank [0-9]: step [0-9]+, '.*rank [0-9] did not arrive in .* nothing moved here for 4 s"
 finish
