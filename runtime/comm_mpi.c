@@ -2,7 +2,9 @@
 // sleeps in growing steps until they have arrived; nothing is allocated in a call. Counts travel first: where rows
 // go depends on the counts of all peers.
 //
-// A fault goes to rank 0, which reports the first one and ends all processes. One thread of rank 0 listens for it.
+// A fault goes to rank 0, which reports the first one and ends all processes. In every process a thread listens:
+// rank 0's for faults, each one's for signs of life of the rank before it, so that a stopped process is noticed
+// wherever the others wait.
 #include "runtime/comm_mpi.h"
 
 #include <inttypes.h>
@@ -18,7 +20,9 @@
 
 enum { CHUNK_BYTES = 16 << 20, CHUNK_BYTES_MAX = 1 << 30, SLOTS = 2, REDUCE_COUNT_MAX = 64 };
 
-static const double first_sleep_s = 20e-6, last_sleep_s = 1e-3, listen_s = 20e-3, answer_s = 3;
+static const double first_sleep_s = 20e-6, last_sleep_s = 1e-3, listen_s = 20e-3, answer_s = 3, beat_s = 1;
+
+typedef enum { TAG_FAULT, TAG_ALIVE, TAG_LAST } ControlTag;
 
 // What passes between this member and one peer in a call. Receiving follows sending; half the number is the tag.
 typedef enum { SEND_COUNT, RECEIVE_COUNT, SEND_ROWS, RECEIVE_ROWS, SEND_RECORDS, RECEIVE_RECORDS, FLOW_KINDS } FlowKind;
@@ -53,6 +57,7 @@ struct MpiWorld {
     CommCounters counters[LEVELS_MAX];
     double *gathered; // [ranks][REDUCE_COUNT_MAX]
     _Atomic double progress_s;
+    MPI_Request alive; // the latest sign of life sent
     pthread_t listener;
     bool listens;
     atomic_bool quit;
@@ -84,7 +89,8 @@ static void wait_a_while(double since_s)
     clock_sleep_until(now_s + fmin(fmax((now_s - since_s) / 8, first_sleep_s), last_sleep_s));
 }
 
-// No time limit: outside the schedule a rank may prepare for as long as it needs, and one that fails ends the world.
+// No time limit: outside the schedule a rank may prepare for as long as it needs, and one that fails, or is
+// stopped, ends the world.
 static bool request_wait(MPI_Request *request, Fault *fault)
 {
     double since_s = clock_now_s();
@@ -114,7 +120,7 @@ static void mpi_abort(Comm *base, const Fault *cause)
         FaultMessage message = {.fault = *cause};
         snprintf(message.op, sizeof(message.op), "%s", cause->op ? cause->op : "");
         MPI_Request request;
-        MPI_Isend(&message, sizeof(message), MPI_BYTE, 0, 0, world->control, &request);
+        MPI_Isend(&message, sizeof(message), MPI_BYTE, 0, TAG_FAULT, world->control, &request);
         for (double until_s = clock_now_s() + answer_s; clock_now_s() < until_s;) {
             int done;
             MPI_Test(&request, &done, MPI_STATUS_IGNORE);
@@ -124,21 +130,83 @@ static void mpi_abort(Comm *base, const Fault *cause)
     world_end(world, cause);
 }
 
+static int rank_after(const MpiWorld *world)
+{
+    return (int)((world->comm.rank + 1) % world->comm.size);
+}
+
+static int rank_before(const MpiWorld *world)
+{
+    return (int)((world->comm.rank + world->comm.size - 1) % world->comm.size);
+}
+
+static bool control_receive(const MpiWorld *world, int from, ControlTag tag, FaultMessage *message)
+{
+    int arrived = 0, bytes = message ? (int)sizeof(*message) : 0;
+    return MPI_Iprobe(from, tag, world->control, &arrived, MPI_STATUS_IGNORE) == MPI_SUCCESS && arrived &&
+           MPI_Recv(message, bytes, MPI_BYTE, from, tag, world->control, MPI_STATUS_IGNORE) == MPI_SUCCESS;
+}
+
+static void listen_for_faults(MpiWorld *world)
+{
+    FaultMessage message;
+    if (!control_receive(world, MPI_ANY_SOURCE, TAG_FAULT, &message))
+        return;
+    message.fault.op = message.op[0] ? message.op : NULL;
+    world_end(world, &message.fault);
+}
+
+static void give_sign_of_life(MpiWorld *world)
+{
+    int done;
+    MPI_Test(&world->alive, &done, MPI_STATUS_IGNORE);
+    if (done)
+        MPI_Isend(NULL, 0, MPI_BYTE, rank_after(world), TAG_ALIVE, world->control, &world->alive);
+}
+
 static void *listener_main(void *argument)
 {
     MpiWorld *world = argument;
+    double timeout_s = world->options.timeout_s, period_s = fmin(beat_s, timeout_s / 8);
+    double heard_s = clock_now_s(), beaten_s = 0, last_s = heard_s;
     while (!atomic_load(&world->quit)) {
-        int arrived = 0;
-        FaultMessage message;
-        if (MPI_Iprobe(MPI_ANY_SOURCE, 0, world->control, &arrived, MPI_STATUS_IGNORE) == MPI_SUCCESS && arrived &&
-            MPI_Recv(&message, sizeof(message), MPI_BYTE, MPI_ANY_SOURCE, 0, world->control, MPI_STATUS_IGNORE) ==
-                MPI_SUCCESS) {
-            message.fault.op = message.op[0] ? message.op : NULL;
-            world_end(world, &message.fault);
+        double now_s = clock_now_s();
+        if (world->comm.rank == 0)
+            listen_for_faults(world);
+        if (now_s >= beaten_s + period_s) {
+            give_sign_of_life(world);
+            beaten_s = now_s;
         }
-        clock_sleep_until(clock_now_s() + listen_s);
+        // Who was stopped itself and goes on has no reason to complain.
+        if (control_receive(world, rank_before(world), TAG_ALIVE, NULL) || now_s - last_s > timeout_s / 2)
+            heard_s = now_s;
+        if (now_s > heard_s + timeout_s) {
+            Fault fault = {0};
+            fault_set(&fault, EXIT_FAULT, "rank %d gave no sign of life for %g s: stopped, or cut off",
+                      rank_before(world), timeout_s);
+            fault.rank = (int64_t)world->comm.rank;
+            fault.peer = rank_before(world);
+            mpi_abort(&world->comm, &fault);
+        }
+        last_s = now_s;
+        clock_sleep_until(now_s + listen_s);
     }
     return NULL;
+}
+
+// Takes what signs of life are still on their way: the last message is behind them.
+static void listener_stop(MpiWorld *world)
+{
+    atomic_store(&world->quit, true);
+    if (world->listens)
+        pthread_join(world->listener, NULL);
+    MPI_Request last;
+    MPI_Status status = {.MPI_TAG = TAG_ALIVE};
+    MPI_Isend(NULL, 0, MPI_BYTE, rank_after(world), TAG_LAST, world->control, &last);
+    while (status.MPI_TAG != TAG_LAST)
+        MPI_Recv(NULL, 0, MPI_BYTE, rank_before(world), MPI_ANY_TAG, world->control, &status);
+    MPI_Wait(&world->alive, MPI_STATUS_IGNORE);
+    MPI_Wait(&last, MPI_STATUS_IGNORE);
 }
 
 // ---- channels --------------------------------------------------------------------------------
@@ -203,7 +271,10 @@ static bool channel_connect(const MpiWorld *world, Channel *channel, Fault *faul
     MPI_Group_free(&members);
     MPI_Group_free(&all);
     free(ranks);
-    return mpi_check(error, "cannot make a communicator of a group", fault);
+    if (!mpi_check(error, "cannot make a communicator of a group", fault))
+        return false;
+    MPI_Comm_set_errhandler(channel->mpi, MPI_ERRORS_RETURN);
+    return true;
 }
 
 static int mpi_open(Comm *base, const Group *group, Stream stream, Fault *fault)
@@ -536,7 +607,7 @@ static void world_connect(MpiWorld *world)
     MPI_Comm *comms[] = {&world->world, &world->control, &world->calls};
     for (size_t c = 0; c < COUNT_OF(comms); c++) {
         MPI_Comm_dup(MPI_COMM_WORLD, comms[c]);
-        MPI_Comm_set_errhandler(*comms[c], MPI_ERRORS_RETURN); // inherited by the channels
+        MPI_Comm_set_errhandler(*comms[c], MPI_ERRORS_RETURN);
     }
 }
 
@@ -568,7 +639,8 @@ MpiWorld *mpi_world_create(const MpiWorldOptions *options, Fault *fault)
     atomic_store(&world->progress_s, clock_now_s());
     pthread_mutex_init(&world->end_mutex, NULL);
     world_connect(world);
-    world->listens = rank == 0 && pthread_create(&world->listener, NULL, listener_main, world) == 0;
+    world->alive = MPI_REQUEST_NULL;
+    world->listens = pthread_create(&world->listener, NULL, listener_main, world) == 0;
     return world;
 }
 
@@ -578,9 +650,7 @@ void mpi_world_destroy(MpiWorld *world)
         return;
     Fault ignored = {0};
     (void)mpi_barrier(&world->comm, &ignored); // sleeping, where MPI_Finalize would spin
-    atomic_store(&world->quit, true);
-    if (world->listens)
-        pthread_join(world->listener, NULL);
+    listener_stop(world);
     for (uint32_t c = 0; c < world->channel_count; c++)
         channel_destroy(world->channels[c]);
     MPI_Comm_free(&world->calls);
