@@ -1,5 +1,5 @@
 // Communicators: how the ranks of a plan reach each other. One table of functions per kind
-// (threads here; MPI and NCCL take the same form); one Comm per rank. Collectives block their
+// (threads, MPI; NCCL takes the same form); one Comm per rank. Collectives block their
 // caller, which is a stream's thread; two streams of a rank use different channels and run
 // concurrently. All members of a group open its channels in the same order and call its
 // collectives in the same order.
@@ -36,7 +36,7 @@ typedef struct {
 // What a collective carries, for the byte counters: part 0 of an exchange counts as exchange,
 // part 1 and counts as routing.
 typedef struct {
-    const char *name; // "threads"
+    const char *name; // "threads", "mpi"
     // A channel of `group` for the calling rank's stream. Returns a handle >= 0, or -1 and a fault.
     int (*open)(Comm *comm, const Group *group, Stream stream, Fault *fault);
     bool (*exchange)(Comm *comm, int channel, const Exchange *exchange, Fault *fault);
@@ -46,7 +46,7 @@ typedef struct {
     bool (*barrier)(Comm *comm, Fault *fault);
     bool (*all_reduce_max)(Comm *comm, double *values, uint32_t count, Fault *fault);
     bool (*all_reduce_sum)(Comm *comm, double *values, uint32_t count, Fault *fault);
-    // Makes every rank's pending and later calls fail soon with `cause`.
+    // Makes every rank's pending and later calls fail soon with `cause`, or ends all processes of the world with it.
     void (*abort)(Comm *comm, const Fault *cause);
     // Adds this rank's counters since the last reset to totals[level]; then resets if asked.
     void (*traffic)(Comm *comm, CommTraffic totals[LEVELS_MAX], bool reset);
@@ -55,6 +55,7 @@ typedef struct {
 struct Comm {
     const CommOps *ops;
     uint64_t rank, size;
+    uint64_t machine_size; // ranks on this machine
     const Cluster *cluster;
 };
 

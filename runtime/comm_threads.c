@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "runtime/clock.h"
+#include "runtime/comm_common.h"
 
 typedef enum { CALL_EXCHANGE, CALL_ALL_GATHER } CallKind;
 
@@ -67,15 +68,11 @@ typedef struct {
 } Handle;
 
 typedef struct {
-    _Atomic uint64_t exchange_bytes, routing_bytes, gather_bytes, reduce_bytes;
-} Counters;
-
-typedef struct {
     Comm comm; // first: a Comm * of this kind is a ThreadComm *
     ThreadWorld *world;
     Handle *handles;
     uint32_t handle_count;
-    Counters counters[LEVELS_MAX];
+    CommCounters counters[LEVELS_MAX];
 } ThreadComm;
 
 struct ThreadWorld {
@@ -190,21 +187,11 @@ static Channel *world_channel(ThreadWorld *world, const Group *group, Stream str
     return channel;
 }
 
-static uint32_t level_between(const Cluster *cluster, uint64_t a, uint64_t b)
-{
-    uint32_t of_a[LEVELS_MAX], of_b[LEVELS_MAX], level = 0;
-    cluster_coordinates(cluster, a, of_a);
-    cluster_coordinates(cluster, b, of_b);
-    while (level + 1 < cluster->level_count && of_a[level] == of_b[level])
-        level++;
-    return level;
-}
-
 static Flow *flows_create(const Channel *channel, const Cluster *cluster, uint32_t own)
 {
     Flow *flows = calloc(channel->member_count, sizeof(*flows));
     for (uint32_t m = 0; flows && m < channel->member_count; m++)
-        flows[m].level = level_between(cluster, channel->ranks[own], channel->ranks[m]);
+        flows[m].level = comm_level_between(cluster, channel->ranks[own], channel->ranks[m]);
     return flows;
 }
 
@@ -245,12 +232,7 @@ static int threads_open(Comm *base, const Group *group, Stream stream, Fault *fa
 
 static void channel_describe(const Call *call, char *out, size_t size)
 {
-    const Group *group = &call->channel->group;
-    if (group->level == NONE)
-        snprintf(out, size, "the %s group", group_kind_name(group->kind));
-    else
-        snprintf(out, size, "the %s group of level '%s' (domain %" PRIu32 ")", group_kind_name(group->kind),
-                 call->comm->world->cluster.levels[group->level].name, group->domain);
+    comm_describe_group(&call->comm->world->cluster, &call->channel->group, out, size);
 }
 
 // Who keeps this member waiting: a peer that has not posted, or one that has not taken its share.
@@ -339,14 +321,6 @@ static void flow_begin_chunk(const Call *call, Flow *flow)
         flow->ready_s = links_flow_reserve(links, &flow->link, flow->chunk);
 }
 
-static uint64_t rows_before(const int32_t *counts, uint32_t end, uint32_t own)
-{
-    uint64_t rows = 0;
-    for (uint32_t m = 0; m < end; m++)
-        rows += m == own ? 0 : (uint64_t)counts[m];
-    return rows;
-}
-
 // Points the flow from `peer` at its bytes. The channel's mutex is held; the peer has posted.
 static void flow_aim(const Call *call, uint32_t peer, Flow *flow)
 {
@@ -361,8 +335,8 @@ static void flow_aim(const Call *call, uint32_t peer, Flow *flow)
     }
     const Exchange *exchange = &own->exchange;
     uint64_t rows = (uint64_t)exchange->recv_counts[peer];
-    uint64_t source_row = rows_before(other->exchange.send_counts, call->own, peer);
-    uint64_t target_row = rows_before(exchange->recv_counts, peer, call->own);
+    uint64_t source_row = comm_rows_before(other->exchange.send_counts, call->own, peer);
+    uint64_t target_row = comm_rows_before(exchange->recv_counts, peer, call->own);
     for (uint32_t p = 0; p < exchange->part_count; p++) {
         uint64_t row_bytes = exchange->parts[p].row_bytes;
         flow->source[p] = (const char *)other->exchange.parts[p].send + source_row * row_bytes;
@@ -390,22 +364,10 @@ static bool flow_begin(Call *call, uint32_t peer, double start_s)
     return true;
 }
 
-// Own counts are known: they must be sane and their sum must fit.
 static bool exchange_check_capacity(const Call *call, const Exchange *exchange)
 {
-    uint32_t members = call->channel->member_count;
-    for (uint32_t m = 0; m < members; m++) {
-        if (m != call->own && exchange->recv_counts[m] < 0)
-            return fault_set(call->fault, EXIT_FAULT, "rank %" PRIu64 " sends %" PRId32 " rows",
-                             call->channel->ranks[m], exchange->recv_counts[m]);
-    }
-    uint64_t rows = rows_before(exchange->recv_counts, members, call->own);
-    if (rows > exchange->recv_capacity)
-        return fault_set(call->fault, EXIT_FAULT,
-                         "received %" PRIu64 " rows, its buffer holds %" PRIu64
-                         ": more tokens chose experts behind this rank than the plan reserves for",
-                         rows, exchange->recv_capacity);
-    return true;
+    const Channel *channel = call->channel;
+    return comm_check_receive(exchange, channel->member_count, call->own, channel->ranks, call->fault);
 }
 
 // Where rows go depends on the counts of all peers: nothing moves before the last of them has come.
@@ -582,16 +544,9 @@ static bool threads_exchange(Comm *base, int handle, const Exchange *exchange, F
     for (uint32_t m = 0; m < at->channel->member_count; m++) {
         if (m == at->own)
             continue;
-        if (exchange->send_counts[m] < 0)
-            return fault_set(fault, EXIT_FAULT, "%" PRId32 " rows to send to rank %" PRIu64, exchange->send_counts[m],
-                             at->channel->ranks[m]);
-        Counters *counters = &comm->counters[at->channel->members[at->own].flows[m].level];
-        uint64_t rows = (uint64_t)exchange->send_counts[m], routing = exchange->counts_known ? 0 : sizeof(int32_t);
-        if (exchange->part_count > 0)
-            atomic_fetch_add(&counters->exchange_bytes, rows * exchange->parts[0].row_bytes);
-        if (exchange->part_count > 1)
-            routing += rows * exchange->parts[1].row_bytes;
-        atomic_fetch_add(&counters->routing_bytes, routing);
+        if (!comm_check_send(exchange, m, at->channel->ranks[m], fault))
+            return false;
+        comm_count_exchange(&comm->counters[at->channel->members[at->own].flows[m].level], exchange, m);
     }
     return call_run(comm, handle, &(Post){.kind = CALL_EXCHANGE, .exchange = *exchange}, fault);
 }
@@ -706,20 +661,7 @@ static void threads_abort(Comm *base, const Fault *cause)
 
 static void threads_traffic(Comm *base, CommTraffic totals[LEVELS_MAX], bool reset)
 {
-    ThreadComm *comm = (ThreadComm *)base;
-    for (uint32_t l = 0; l < LEVELS_MAX; l++) {
-        Counters *counters = &comm->counters[l];
-        totals[l].exchange_bytes += atomic_load(&counters->exchange_bytes);
-        totals[l].routing_bytes += atomic_load(&counters->routing_bytes);
-        totals[l].gather_bytes += atomic_load(&counters->gather_bytes);
-        totals[l].reduce_bytes += atomic_load(&counters->reduce_bytes);
-        if (!reset)
-            continue;
-        atomic_store(&counters->exchange_bytes, 0);
-        atomic_store(&counters->routing_bytes, 0);
-        atomic_store(&counters->gather_bytes, 0);
-        atomic_store(&counters->reduce_bytes, 0);
-    }
+    comm_counters_add(((ThreadComm *)base)->counters, totals, reset);
 }
 
 static const CommOps thread_ops = {
@@ -756,8 +698,11 @@ ThreadWorld *thread_world_create(const Cluster *cluster, LinkEmulation *links, d
     }
     for (uint64_t rank = 0; rank < world->size; rank++) {
         world->comms[rank].world = world;
-        world->comms[rank].comm =
-            (Comm){.ops = &thread_ops, .rank = rank, .size = world->size, .cluster = &world->cluster};
+        world->comms[rank].comm = (Comm){.ops = &thread_ops,
+                                         .rank = rank,
+                                         .size = world->size,
+                                         .machine_size = world->size,
+                                         .cluster = &world->cluster};
     }
     return world;
 }

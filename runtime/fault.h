@@ -7,12 +7,12 @@
 #include "ir/base/exit_codes.h"
 
 typedef struct {
-    ExitCode code;      // EXIT_DONE while nothing has happened
-    int64_t rank;       // -1: unknown or all
-    int64_t step;       // index in the plan, -1: outside the schedule
-    int64_t peer;       // the rank that was waited for, -1: none
-    const char *op;     // NULL outside the schedule
-    char message[400];
+    ExitCode code;     // EXIT_DONE while nothing has happened
+    int64_t rank;      // -1: unknown or all
+    int64_t step;      // index in the plan, -1: outside the schedule
+    int64_t peer;      // the rank that was waited for, -1: none
+    const char *op;    // NULL outside the schedule
+    char message[400]; // empty when another rank tells it
 } Fault;
 
 // Records a fault unless one is recorded already (the first cause wins). Always returns false, so

@@ -1,7 +1,7 @@
-// Runs a plan on the threads communicator: one thread per rank that prepares the rank's engine, then
-// iterates between barriers, then takes part in the reductions that make the result. The calling
-// thread supervises: progress, interruption. Nothing of a rank is freed before all ranks have ended,
-// because peers read its memory.
+// Runs the ranks of a plan that are this process's: all of them on the threads communicator, or one of a world of
+// processes. One thread per rank prepares the rank's engine, then iterates between barriers, then takes part in the
+// reductions that make the result. The calling thread supervises: progress, interruption. Nothing of a rank is freed
+// before all ranks of this process have ended, because peers read its memory.
 #include "runtime/job.h"
 
 #include <inttypes.h>
@@ -40,14 +40,14 @@ struct Job {
     JobResult *result;
     Reference *reference;
     LinkEmulation *links;
-    ThreadWorld *world;
-    Rank *ranks;
-    uint64_t rank_count, started;
+    ThreadWorld *world; // NULL in a world of processes
+    Rank *ranks;        // this process's
+    uint64_t rank_count, local_count, started;
     uint32_t sample_count;
     pthread_mutex_t mutex; // guards ended
     pthread_cond_t ended_changed;
     uint64_t ended;
-    _Atomic uint32_t phase, iteration; // of rank 0
+    _Atomic uint32_t phase, iteration; // of the first rank of this process
 };
 
 JobOptions job_options_default(void)
@@ -98,9 +98,45 @@ static EngineOptions engine_options(const JobOptions *options)
         .seed = options->seed, .routing = options->routing, .record = options->check || options->keep_outputs};
 }
 
+static bool check_world(const Plan *plan, const JobOptions *options, Fault *fault)
+{
+    uint64_t ranks = cluster_gpus(&plan->cluster);
+    if (!options->comm)
+        return true;
+    if (options->comm->size != ranks)
+        return fault_set(fault, EXIT_FAULT,
+                         "the plan has %" PRIu64 " ranks, but %" PRIu64 " %s started: launch as many as the plan has",
+                         ranks, options->comm->size, options->comm->size == 1 ? "process was" : "processes were");
+    if (options->emulate_links)
+        return fault_set(fault, EXIT_USAGE,
+                         "links are emulated between threads of one process only: run --emulate-links without "
+                         "launcher, or with --communicator threads");
+    return true;
+}
+
+// In a world of processes all go on or none: true when no rank has a fault. Otherwise the first rank that has one
+// tells it, the others fail with its code and no message.
+static bool ranks_agree(Comm *comm, bool ok, Fault *fault)
+{
+    if (!comm)
+        return ok;
+    double first = ok ? 0 : (double)(comm->size - comm->rank), code = 0;
+    Fault own = *fault, none = {.rank = -1, .step = -1, .peer = -1};
+    if (!comm->ops->all_reduce_max(comm, &first, 1, fault))
+        return false;
+    bool tells = first > 0 && (uint64_t)first == comm->size - comm->rank;
+    code = tells ? (double)own.code : 0;
+    if (!comm->ops->all_reduce_max(comm, &code, 1, fault))
+        return false;
+    none.code = (ExitCode)code;
+    *fault = tells ? own : none;
+    return first == 0;
+}
+
 static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t samples, Fault *fault)
 {
-    uint64_t ranks = cluster_gpus(&plan->cluster), per_rank, total, threads;
+    uint64_t ranks = options->comm ? options->comm->machine_size : cluster_gpus(&plan->cluster);
+    uint64_t per_rank, total, threads;
     EngineOptions of_engine = engine_options(options);
     uint64_t own = (uint64_t)plan->step_count * (samples * sizeof(float) + sizeof(double) + 64) +
                    (options->check ? check_bytes(plan) : 0);
@@ -133,6 +169,12 @@ static int compare_doubles(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
+}
+
+// The rank of this process that writes the result: reductions give it to every rank.
+static bool is_first(const Rank *rank)
+{
+    return rank == rank->job->ranks;
 }
 
 static bool rank_prepare(Rank *rank)
@@ -180,7 +222,7 @@ static bool rank_iterate(Rank *rank, uint32_t iteration, int64_t measured)
     if (measured < 0)
         return true;
     rank_keep_times(rank, (uint32_t)measured);
-    if (rank->comm->rank == 0) {
+    if (is_first(rank)) {
         job->result->iteration_s[measured] = time_s;
         job->result->loss[measured] = loss / (double)job->rank_count;
         job->result->has_loss = result.has_loss;
@@ -198,7 +240,7 @@ static bool rank_loop(Rank *rank)
             CommTraffic discarded[LEVELS_MAX] = {0};
             rank->comm->ops->traffic(rank->comm, discarded, true);
         }
-        if (rank->comm->rank == 0) {
+        if (is_first(rank)) {
             atomic_store(&job->iteration, warm ? i - options->warmup : i);
             atomic_store(&job->phase, warm ? JOB_RUNNING : JOB_WARMING_UP);
         }
@@ -234,7 +276,7 @@ static bool rank_reduce_traffic(Rank *rank)
             !comm->all_reduce_max(rank->comm, &largest, 1, &rank->fault))
             return false;
         double per = (double)job->rank_count * job->options->iterations;
-        if (rank->comm->rank == 0)
+        if (is_first(rank))
             job->result->traffic[l] = (JobTraffic){
                 .exchange_bytes = sums[0] / per,
                 .routing_bytes = sums[1] / per,
@@ -251,7 +293,7 @@ static bool rank_check(Rank *rank)
 {
     Job *job = rank->job;
     const CommOps *comm = rank->comm->ops;
-    if (rank->comm->rank == 0)
+    if (is_first(rank))
         atomic_store(&job->phase, JOB_CHECKING);
     EngineResult result = job->options->engine->result(rank->engine);
     CheckPart part;
@@ -263,7 +305,7 @@ static bool rank_check(Rank *rank)
         return false;
     CheckPart all = {
         .max_abs_error = errors[0], .loss_error = errors[1], .square_sum = sums[0], .element_count = sums[1]};
-    if (rank->comm->rank == 0)
+    if (is_first(rank))
         job->result->check = check_conclude(job->plan, &all);
     return true;
 }
@@ -278,7 +320,7 @@ static void rank_keep_output(Rank *rank)
     EngineResult result = rank->job->options->engine->result(rank->engine);
     uint64_t bytes = output_bytes(rank->job->plan);
     if (result.x.data)
-        memcpy((char *)rank->job->result->outputs + rank->comm->rank * bytes, result.x.data, bytes);
+        memcpy((char *)rank->job->result->outputs + (size_t)(rank - rank->job->ranks) * bytes, result.x.data, bytes);
 }
 
 static bool rank_work(Rank *rank)
@@ -286,7 +328,7 @@ static bool rank_work(Rank *rank)
     const JobOptions *options = rank->job->options;
     if (!rank_prepare(rank) || !rank_loop(rank) || !rank_reduce_steps(rank) || !rank_reduce_traffic(rank))
         return false;
-    if (rank->comm->rank == 0)
+    if (is_first(rank))
         memcpy(rank->job->result->step_s, rank->step_s, rank->job->plan->step_count * sizeof(*rank->step_s));
     if (options->keep_outputs)
         rank_keep_output(rank);
@@ -317,12 +359,12 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
     result->ranks = cluster_gpus(&plan->cluster);
     result->iterations = options->iterations;
     result->engine = options->engine->name;
-    result->communicator = "threads";
+    result->communicator = options->comm ? options->comm->ops->name : "threads";
     result->iteration_s = calloc((size_t)options->iterations + 1, sizeof(*result->iteration_s));
     result->loss = calloc((size_t)options->iterations + 1, sizeof(*result->loss));
     result->step_s = calloc((size_t)plan->step_count + 1, sizeof(*result->step_s));
     if (options->keep_outputs)
-        result->outputs = calloc(result->ranks, output_bytes(plan) + 1);
+        result->outputs = calloc(options->comm ? 1 : result->ranks, output_bytes(plan) + 1);
     if (!result->iteration_s || !result->loss || !result->step_s || (options->keep_outputs && !result->outputs))
         return fault_set(fault, EXIT_FAULT, "out of memory for the result");
     return true;
@@ -335,36 +377,47 @@ static bool job_create(Job *job, Fault *fault)
     pthread_mutex_init(&job->mutex, NULL);
     clock_cond_init(&job->ended_changed);
     job->rank_count = cluster_gpus(&plan->cluster);
+    job->local_count = options->comm ? 1 : job->rank_count;
     if (options->check) {
         job->reference = reference_create(plan, options->seed, fault);
         if (!job->reference)
             return false;
     }
     job->links = options->emulate_links ? links_create(&plan->cluster) : NULL;
-    job->world = thread_world_create(&plan->cluster, job->links, options->timeout_s);
-    job->ranks = calloc(job->rank_count, sizeof(*job->ranks));
-    if (!job->world || !job->ranks || (options->emulate_links && !job->links))
+    job->world = options->comm ? NULL : thread_world_create(&plan->cluster, job->links, options->timeout_s);
+    job->ranks = calloc(job->local_count, sizeof(*job->ranks));
+    if ((!options->comm && !job->world) || !job->ranks || (options->emulate_links && !job->links))
         return fault_set(fault, EXIT_FAULT, "out of memory for %" PRIu64 " ranks", job->rank_count);
     return result_create(plan, options, job->result, fault);
 }
 
+static Comm *job_comm(const Job *job, uint64_t local)
+{
+    return job->world ? thread_world_comm(job->world, local) : job->options->comm;
+}
+
+static Fault job_cause(const Job *job)
+{
+    return job->world ? thread_world_cause(job->world) : job->ranks[0].fault;
+}
+
 static void job_abort(Job *job, const Fault *cause)
 {
-    Comm *any = thread_world_comm(job->world, 0);
+    Comm *any = job_comm(job, 0);
     any->ops->abort(any, cause);
 }
 
 static void job_start(Job *job)
 {
-    for (uint64_t r = 0; r < job->rank_count; r++) {
+    for (uint64_t r = 0; r < job->local_count; r++) {
         Rank *rank = &job->ranks[r];
         rank->job = job;
-        rank->comm = thread_world_comm(job->world, r);
+        rank->comm = job_comm(job, r);
         int error = pthread_create(&rank->thread, NULL, rank_main, rank);
         if (error) {
             Fault fault = {0};
-            fault_set(&fault, EXIT_FAULT, "cannot start the thread of rank %" PRIu64 " of %" PRIu64 ": %s", r,
-                      job->rank_count, strerror(error));
+            fault_set(&fault, EXIT_FAULT, "cannot start the thread of rank %" PRIu64 " of %" PRIu64 ": %s",
+                      rank->comm->rank, job->rank_count, strerror(error));
             job_abort(job, &fault);
             return;
         }
@@ -427,10 +480,10 @@ static void job_supervise(Job *job)
         pthread_join(job->ranks[r].thread, NULL);
 }
 
-// Where the rank that others waited for stands: told by the supervisor, who sees all ranks.
+// Where the rank that others waited for stands: told by the supervisor, who sees all ranks of this process.
 static void describe_peer(const Job *job, Fault *fault)
 {
-    if (fault->peer < 0 || (uint64_t)fault->peer >= job->started || !job->ranks[fault->peer].interpreter)
+    if (!job->world || fault->peer < 0 || (uint64_t)fault->peer >= job->started || !job->ranks[fault->peer].interpreter)
         return;
     for (uint32_t s = 0; s < STREAM_COUNT; s++) {
         int64_t at = interpreter_current_step(job->ranks[fault->peer].interpreter, (Stream)s);
@@ -479,15 +532,17 @@ bool job_run(const Plan *plan, const JobOptions *options, JobResult *result, Fau
 {
     *result = (JobResult){0};
     uint32_t samples = options->iterations < SAMPLES_MAX ? options->iterations : SAMPLES_MAX;
-    if (!check_executable(plan, options->engine, fault) || !check_machine(plan, options, samples, fault))
+    bool runs = check_world(plan, options, fault) && check_executable(plan, options->engine, fault) &&
+                check_machine(plan, options, samples, fault);
+    if (!ranks_agree(options->comm, runs, fault))
         return false;
     host_kernels_init();
     Job job = {.plan = plan, .options = options, .result = result, .sample_count = samples};
-    bool ok = job_create(&job, fault);
+    bool ok = ranks_agree(options->comm, job_create(&job, fault), fault);
     if (ok) {
         job_start(&job);
         job_supervise(&job);
-        Fault cause = thread_world_cause(job.world);
+        Fault cause = job_cause(&job);
         if (cause.code != EXIT_DONE) {
             describe_peer(&job, &cause);
             *fault = cause;

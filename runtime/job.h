@@ -1,5 +1,5 @@
-// A job: all ranks of a plan as threads of this process, from weights to measured times. What main
-// calls, and what tests call.
+// A job: the ranks of a plan, from weights to measured times; either all of them as threads of this process, or
+// this process's one rank of a world of processes. What main calls, and what tests call.
 #ifndef HEP_JOB_H
 #define HEP_JOB_H
 
@@ -16,6 +16,7 @@ typedef struct {
 
 typedef struct {
     const EngineOps *engine;
+    Comm *comm;                  // this process is one rank of this world; NULL: all ranks are threads of this process
     uint32_t iterations, warmup; // measured; before them
     uint64_t seed;
     Routing routing;
@@ -46,11 +47,12 @@ typedef struct {
     double min_s, median_s, max_s;
     JobTraffic traffic[LEVELS_MAX];
     CheckVerdict check;
-    // Final hidden states of the last iteration, in the model's dtype: [ranks][tokens][hidden].
+    // Final hidden states of the last iteration, in the model's dtype: [ranks of this process][tokens][hidden].
     void *outputs;
 } JobResult;
 
-// False and a fault on failure; the result may be freed either way. A failed check is no fault. The plan must
+// False and a fault on failure; the result may be freed either way. In a world of processes every rank calls it, and
+// every rank gets the whole result. A failed check is no fault. The plan must
 // have passed plan_verify.
 bool job_run(const Plan *plan, const JobOptions *options, JobResult *result, Fault *fault) MUST_CHECK;
 void job_result_free(JobResult *result);

@@ -1,5 +1,5 @@
 // hep-run: the command line. Reads and verifies a plan, runs it, prints the report. The only file of
-// the runtime that prints or exits.
+// the runtime that prints or exits. Under a launcher every process runs it, and rank 0 speaks for all.
 #include <argp.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -11,12 +11,16 @@
 #include <unistd.h>
 
 #include "ir/plan_file.h"
+#include "runtime/comm_mpi.h"
 #include "runtime/report.h"
+
+typedef enum { COMMUNICATOR_AUTO, COMMUNICATOR_THREADS, COMMUNICATOR_MPI } Communicator;
 
 typedef struct {
     const char *input;
     const char *json; // file, "-" for standard output, NULL for none
     bool quiet, every_step;
+    Communicator communicator;
     JobOptions job;
 } Options;
 
@@ -28,6 +32,7 @@ enum {
     OPTION_EMULATE_LINKS,
     OPTION_ROUTING,
     OPTION_ENGINE,
+    OPTION_COMMUNICATOR,
     OPTION_TIMEOUT,
     OPTION_STEPS,
     OPTION_QUIET,
@@ -39,8 +44,9 @@ const char *argp_program_version = "hep-run " HEP_VERSION;
 
 static const char documentation[] =
     "Example: hepc samples/laptop.hep -o laptop.hepb && hep-run laptop.hepb --emulate-links --check\n\n"
-    "Execute a plan that hepc compiled: every rank a thread of this process, step by step, and report measured "
-    "against predicted times and bytes. PLAN is a .hepb or .ir file; '-' reads standard input.\v"
+    "Execute a plan that hepc compiled, step by step, and report measured against predicted times and bytes. Every "
+    "rank is a thread of this process, or, under mpirun or srun, a process. PLAN is a .hepb or .ir file; '-' reads "
+    "standard input.\v"
     "Routing:\n"
 #define X(name, text, doc) "  " text ": " doc "\n"
     HEP_ROUTINGS(X)
@@ -56,6 +62,8 @@ static const struct argp_option option_table[] = {
      "hold transfers to the bandwidths and latencies of the plan's cluster", 0},
     {"routing", OPTION_ROUTING, "KIND", 0, "how the gate chooses: learned, balanced or skewed (learned)", 0},
     {"engine", OPTION_ENGINE, "NAME", 0, "what executes the steps: host (host)", 0},
+    {"communicator", OPTION_COMMUNICATOR, "NAME", 0,
+     "how ranks reach each other: threads of one process, or mpi (mpi under mpirun or srun, else threads)", 0},
     {"timeout", OPTION_TIMEOUT, "SECONDS", 0, "give up when a peer is missing and nothing moves for so long (60)", 0},
     {"json", OPTION_JSON, "FILE", OPTION_ARG_OPTIONAL,
      "write the report as JSON to FILE; without FILE to standard output, instead of the tables", 0},
@@ -96,6 +104,15 @@ static const EngineOps *parse_engine(struct argp_state *state, const char *name)
     return NULL;
 }
 
+static Communicator parse_communicator(struct argp_state *state, const char *name)
+{
+    if (strcmp(name, "threads") == 0)
+        return COMMUNICATOR_THREADS;
+    if (strcmp(name, "mpi") != 0)
+        argp_error(state, "unknown communicator '%s': expected threads or mpi", name);
+    return COMMUNICATOR_MPI;
+}
+
 static Routing parse_routing(struct argp_state *state, const char *name)
 {
     int routing = routing_parse(name);
@@ -128,6 +145,9 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         return 0;
     case OPTION_ENGINE:
         options->job.engine = parse_engine(state, argument);
+        return 0;
+    case OPTION_COMMUNICATOR:
+        options->communicator = parse_communicator(state, argument);
         return 0;
     case OPTION_TIMEOUT:
         options->job.timeout_s = parse_seconds(state, "timeout", argument);
@@ -180,24 +200,46 @@ static bool is_no_plan(const char *path, const char *data, size_t length)
     return true;
 }
 
-static int load_plan(const char *path, Plan **plan)
+static int check_plan(const char *path, const char *data, size_t length, Plan **plan)
 {
-    size_t length;
+    if (is_no_plan(path, data, length))
+        return EXIT_INPUT;
+    Arena *arena = arena_create();
+    Diag *diag = diag_create(arena);
+    *plan = plan_load(path, data, length, diag);
+    diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
+    arena_destroy(arena);
+    return *plan ? EXIT_DONE : EXIT_INPUT;
+}
+
+static int read_plan(const char *path, char **data, size_t *length, Plan **plan)
+{
     const char *error;
-    char *data = file_read(path, PLAN_BYTES_MAX, &length, &error);
-    if (!data) {
+    *data = file_read(path, PLAN_BYTES_MAX, length, &error);
+    if (!*data) {
         fprintf(stderr, "hep-run: %s: %s\n", path, error);
         return EXIT_IO;
     }
-    if (!is_no_plan(path, data, length)) {
-        Arena *arena = arena_create();
-        Diag *diag = diag_create(arena);
-        *plan = plan_load(path, data, length, diag);
-        diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
-        arena_destroy(arena);
+    return check_plan(path, *data, *length, plan);
+}
+
+static void print_fault(const Plan *plan, const Fault *fault);
+
+// In a world of processes rank 0 reads the file, so that all have the same plan.
+static int load_plan(const char *path, MpiWorld *world, bool is_first, Plan **plan)
+{
+    size_t length = 0;
+    char *data = NULL;
+    Fault fault = {0};
+    int code = is_first ? read_plan(path, &data, &length, plan) : EXIT_DONE;
+    if (world && !mpi_world_share(world, &code, &data, &length, &fault)) {
+        print_fault(NULL, &fault);
+        code = (int)fault.code;
     }
+    if (code == EXIT_DONE && !is_first)
+        code = check_plan(path, data, length, plan);
     free(data);
-    return *plan ? EXIT_DONE : EXIT_INPUT;
+    return code;
 }
 
 // ---- running ---------------------------------------------------------------------------------
@@ -243,7 +285,7 @@ static void print_fault(const Plan *plan, const Fault *fault)
     text_append(&text, "hep-run: ");
     if (fault->rank >= 0)
         text_format(&text, "rank %" PRId64 ": ", fault->rank);
-    if (fault->step >= 0 && fault->op) {
+    if (plan && fault->step >= 0 && fault->op) {
         const Step *step = &plan->steps[fault->step];
         text_format(&text, "step %" PRId64 ", '%s'", fault->step, fault->op);
         if (step->layer != NONE)
@@ -286,9 +328,24 @@ static int write_report(const Options *options, const Plan *plan, const JobResul
     return code;
 }
 
-static int run_plan(Options *options, const Plan *plan)
+// Writes the report and, if the check failed, says so; the exit code of the run.
+static int conclude(const Options *options, const Plan *plan, const JobResult *result, bool is_first)
 {
-    bool shows_progress = !options->quiet && isatty(STDERR_FILENO);
+    bool mismatch = result->check.done && !result->check.pass;
+    int code = is_first ? write_report(options, plan, result) : EXIT_DONE;
+    if (code != EXIT_DONE || !mismatch)
+        return code;
+    if (is_first)
+        fprintf(stderr,
+                "hep-run: the result differs from the reference: error %g, tolerance %g; loss %g, tolerance %g\n",
+                result->check.max_abs_error, result->check.tolerance, result->check.loss_error,
+                result->check.loss_tolerance);
+    return EXIT_MISMATCH;
+}
+
+static int run_plan(Options *options, const Plan *plan, bool is_first)
+{
+    bool shows_progress = is_first && !options->quiet && isatty(STDERR_FILENO);
     JobResult result;
     Fault fault = {0};
     options->job.interrupted = &interrupted;
@@ -297,22 +354,38 @@ static int run_plan(Options *options, const Plan *plan)
     bool ok = job_run(plan, &options->job, &result, &fault);
     if (shows_progress)
         fputs("\r\033[K", stderr);
-    int code = EXIT_DONE;
-    if (!ok) {
+    int code = ok ? conclude(options, plan, &result, is_first) : (int)fault.code;
+    if (!ok && fault.message[0])
         print_fault(plan, &fault);
-        code = fault.code;
-    } else {
-        code = write_report(options, plan, &result);
-        if (code == EXIT_DONE && result.check.done && !result.check.pass) {
-            fprintf(stderr,
-                    "hep-run: the result differs from the reference: error %g, tolerance %g; loss %g, tolerance %g\n",
-                    result.check.max_abs_error, result.check.tolerance, result.check.loss_error,
-                    result.check.loss_tolerance);
-            code = EXIT_MISMATCH;
-        }
-    }
     job_result_free(&result);
     return code;
+}
+
+// ---- processes -------------------------------------------------------------------------------
+
+static void report_end(void *context, const Fault *cause)
+{
+    print_fault(*(Plan *const *)context, cause);
+}
+
+// The world of processes, if this is to be one of them. False, with a message, when it cannot be had.
+static bool join_world(const Options *options, Plan **plan, MpiWorld **world)
+{
+    const char *launcher = mpi_launcher();
+    *world = NULL;
+    if (options->communicator == COMMUNICATOR_THREADS || (options->communicator == COMMUNICATOR_AUTO && !launcher))
+        return true;
+    Fault fault = {0};
+    MpiWorldOptions of_world = {.timeout_s = options->job.timeout_s, .report = report_end, .report_context = plan};
+    if (mpi_available())
+        *world = mpi_world_create(&of_world, &fault);
+    else
+        fault_set(&fault, EXIT_FAULT,
+                  "%s%s%sthis hep-run was built without MPI: '--communicator threads' runs all ranks in one process",
+                  launcher ? "started by " : "", launcher ? launcher : "", launcher ? ", but " : "");
+    if (!*world && mpi_launcher_rank() == 0)
+        print_fault(NULL, &fault);
+    return *world;
 }
 
 int main(int argc, char **argv)
@@ -323,9 +396,16 @@ int main(int argc, char **argv)
     argp_err_exit_status = EXIT_USAGE;
     argp_parse(&parser, argc, argv, 0, NULL, &options);
     Plan *plan = NULL;
-    int code = load_plan(options.input, &plan);
-    if (code == EXIT_DONE)
-        code = run_plan(&options, plan);
+    MpiWorld *world;
+    if (!join_world(&options, &plan, &world))
+        return EXIT_FAULT;
+    bool is_first = !world || mpi_world_comm(world, NULL)->rank == 0;
+    int code = load_plan(options.input, world, is_first, &plan);
+    if (code == EXIT_DONE) {
+        options.job.comm = world ? mpi_world_comm(world, &plan->cluster) : NULL;
+        code = run_plan(&options, plan, is_first);
+    }
+    mpi_world_destroy(world);
     plan_destroy(plan);
     return code;
 }

@@ -1,0 +1,101 @@
+# Plans run by processes over MPI: checked against the reference, and bit for bit the threads' losses and bytes.
+. "$(dirname "$0")/lib.sh"
+command -v mpirun >/dev/null || { echo "SKIP: no mpirun"; exit 77; }
+cd "$work" || exit 1
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+# MPI keeps what it allocated until the process ends; the threads' runs look for leaks.
+export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
+launch() { # ranks, arguments of hep-run...
+  local ranks=$1
+  shift
+  timeout 120 mpirun --oversubscribe -n "$ranks" "$HEP_RUN" "$@"
+}
+
+cat >eight.hep <<'HEP'
+cluster eight {
+  level dc   { count = 2  bandwidth = 200 Mbit/s  latency = 2 ms }
+  level node { count = 2  bandwidth = 1 Gbit/s    latency = 50 us }
+  level gpu  { count = 2  bandwidth = 4 Gbit/s    latency = 10 us }
+  device     { compute = 4 GFLOP/s  memory = 512 MB  memory_bandwidth = 1 GB/s }
+}
+model small {
+  layers = 2  hidden = 32  heads = 2  vocabulary = 64
+  sequence = 16  batch = 2
+  dtype = f32
+  moe { experts = 16  top_k = 2  inner = 64  activation = gelu }
+}
+plan { pass = forward }
+HEP
+expect 0 '' "$HEPC" eight.hep -o plan.hepb || finish
+"$HEP_RUN" --communicator mpi plan.hepb >/dev/null 2>err
+grep -q 'built without MPI' err && { echo "SKIP: hep-run has no MPI"; exit 77; }
+
+# The communicator by itself.
+timeout 60 mpirun --oversubscribe -n 4 "$(dirname "$HEP_RUN")/mpi_comm" >out 2>err || fail "mpi_comm: $(cat err)"
+
+# same NAME RANKS: plan.hepb gives the same under both communicators, but for times.
+same() {
+  expect 0 '' "$HEP_RUN" plan.hepb --check --iterations 2 --json=threads.json || return
+  expect 0 '' launch "$2" plan.hepb --check --iterations 2 --json=mpi.json || return
+  python3 - "$1" <<'PYTHON' || fail "$1"
+import json
+threads, mpi = json.load(open("threads.json")), json.load(open("mpi.json"))
+assert threads["communicator"] == "threads" and mpi["communicator"] == "mpi"
+for key in ("ranks", "loss", "traffic", "check"):
+    assert threads[key] == mpi[key], (key, threads[key], mpi[key])
+assert mpi["check"]["pass"] is True and len(mpi["loss"]) == 2
+PYTHON
+}
+for dispatch in naive dedup; do
+  for domain in dc=1,node=1,gpu=1 dc=2,node=1,gpu=1 dc=1,node=2,gpu=2 dc=2,node=2,gpu=2; do
+    expect 0 '' "$HEPC" --domain $domain --dispatch $dispatch eight.hep -o plan.hepb && same "eight, $domain, $dispatch" 8
+  done
+done
+expect 0 '' "$HEPC" "$HEP_SOURCE/samples/three_level.hep" -o plan.hepb && same three_level 16
+
+# The report is printed once, and the plan may come from standard input.
+expect 0 '' "$HEPC" --domain dc=1,node=1,gpu=2 eight.hep -o plan.hepb
+launch 8 - --iterations 1 <plan.hepb >out 2>err || fail "plan from standard input: $(cat err)"
+[ "$(grep -c '^loss:' out)" = 1 ] || fail "not one report but: $(cat out)"
+
+# once CODE PATTERN RANKS ARGUMENTS...: fails with the code and says why exactly once.
+once() {
+  local code=$1 pattern=$2
+  shift 2
+  expect "$code" "$pattern" launch "$@" || return
+  [ "$(grep -c '^hep-run:' "$work/err")" = 1 ] || fail "'$*' did not say it once: $(cat "$work/err")"
+}
+once 5 'the plan has 8 ranks, but 3 processes were started' 3 plan.hepb
+once 2 'emulated between threads' 8 plan.hepb --emulate-links
+once 6 'No such file' 2 absent.hepb
+once 3 'a description, not a plan' 2 eight.hep
+expect 5 'the plan has 8 ranks, but 1 process was started' "$HEP_RUN" --communicator mpi plan.hepb
+expect 2 "unknown communicator 'pigeons'" "$HEP_RUN" --communicator pigeons plan.hepb
+
+# Every process on its own when asked to; without a launcher nothing changes.
+launch 2 --communicator threads plan.hepb --iterations 1 >out 2>err || fail "threads under mpirun: $(cat err)"
+[ "$(grep -c 'communicator threads' out)" = 2 ] || fail "threads under mpirun: $(cat out)"
+env -u OMPI_COMM_WORLD_SIZE "$HEP_RUN" plan.hepb --iterations 1 >out 2>err || fail "no launcher: $(cat err)"
+grep -q 'communicator threads' out || fail "no launcher: $(cat out)"
+
+# A rank that is told to end, or does not move any more: one message, nobody left behind.
+ends() { # SIGNAL PATTERN
+  mpirun --oversubscribe -n 8 "$HEP_RUN" plan.hepb --timeout 4 --iterations 1000000 >out 2>err &
+  local launcher=$! ranks
+  sleep 3
+  mapfile -t ranks < <(pgrep -P "$launcher" hep-run)
+  [ ${#ranks[@]} = 8 ] || fail "mpirun started ${#ranks[@]} ranks"
+  kill "-$1" "${ranks[3]}"
+  SECONDS=0
+  wait "$launcher" && fail "$1: the run succeeded"
+  [ $SECONDS -le 20 ] || fail "$1: it took $SECONDS s to end"
+  if [ "$(grep -c '^hep-run:' err)" != 1 ] || ! grep -qE "$2" err; then fail "$1: $(cat err)"; fi
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    ps -o pid= -p "$(IFS=,; echo "${ranks[*]}")" >/dev/null || return
+    sleep 0.5
+  done
+  fail "$1: ranks are left behind"
+}
+ends TERM 'interrupted in'
+ends STOP "^hep-run: rank [0-9]: .*rank [0-9] (did not .* and nothing moved here|gave no sign of life) for 4 s"
+finish
