@@ -7,9 +7,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backends/dot.h"
+#include "backends/html.h"
 #include "backends/json.h"
 #include "backends/simulate.h"
 #include "backends/summary.h"
+#include "backends/trace.h"
 #include "compiler/compile.h"
 #include "compiler/explain.h"
 #include "ir/binary.h"
@@ -22,7 +25,10 @@
     X(MODEL, "model", "sizes, volumes and times derived from the input")                                               \
     X(MILP, "milp", "the programme given to GLPK, in CPLEX LP format")                                                 \
     X(IR, "ir", "the schedule as text; hepc reads it back")                                                            \
-    X(JSON, "json", "the plan for programs")
+    X(JSON, "json", "the plan for programs")                                                                           \
+    X(DOT, "dot", "the schedule as a graph, for Graphviz")                                                             \
+    X(TRACE, "trace", "the simulated run as Chrome trace events, for Perfetto and chrome://tracing")                   \
+    X(HTML, "html", "a report to open in a browser: comparison, timeline, traffic, memory")
 
 #define X(name, ...) DUMP_##name,
 typedef enum { DUMP_NONE, HEP_DUMPS(X) DUMP_COUNT } DumpKind;
@@ -63,7 +69,7 @@ static const char documentation[] =
 
 static const struct argp_option option_table[] = {
     {"output", 'o', "FILE", 0, "write the binary plan to FILE; with --dump or --emit, write that instead", 0},
-    {"dump", OPTION_DUMP, "KIND", OPTION_ARG_OPTIONAL, "print KIND instead: summary, ast, model, milp, ir or json", 0},
+    {"dump", OPTION_DUMP, "KIND", OPTION_ARG_OPTIONAL, "print KIND instead: one of the dumps listed below (default: summary)", 0},
     {"emit", OPTION_EMIT, "KIND", 0, "as --dump=KIND, for use with -o", 0},
     {"define", 'D', "NAME=VALUE", 0, "override 'let NAME', e.g. -D \"link=10 Gbit/s\"; may be repeated", 0},
     {"domain", OPTION_DOMAIN, "SIZES", 0, "force the strategy: auto, ep, gather, or sizes such as dc=2,gpu=8 (levels not named: 1)", 0},
@@ -83,8 +89,12 @@ static DumpKind parse_dump(const char *text, struct argp_state *state)
     if (!text)
         return DUMP_SUMMARY;
     const char *near = nearest_word(text, dump_names + 1, DUMP_COUNT - 1);
-    argp_error(state, "unknown output '%s': expected summary, ast, model, milp, ir or json%s%s%s", text,
-               near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+    Text kinds = {0};
+    for (int i = 1; i < DUMP_COUNT; i++)
+        text_format(&kinds, "%s%s", i == 1 ? "" : i == DUMP_COUNT - 1 ? " or " : ", ", dump_names[i]);
+    argp_error(state, "unknown output '%s': expected %s%s%s%s", text, kinds.data, near ? " (did you mean '" : "",
+               near ? near : "", near ? "'?)" : "");
+    text_free(&kinds);
     return DUMP_NONE;
 }
 
@@ -246,12 +256,32 @@ typedef struct {
 static int print_plan(const Options *options, const Plan *plan, double solve_s, const Encoded *encoded)
 {
     Text text = {0};
-    if (options->dump == DUMP_IR)
+    switch (options->dump) {
+    case DUMP_IR:
         plan_print(plan, &text);
-    else if (options->dump == DUMP_JSON)
+        break;
+    case DUMP_JSON:
         json_print(plan, solve_s, encoded->length, &text);
-    else
+        break;
+    case DUMP_DOT:
+        dot_print(plan, &text);
+        break;
+    case DUMP_TRACE:
+        trace_print(plan, &text);
+        break;
+    case DUMP_HTML:
+        html_print(plan, &text);
+        break;
+    case DUMP_SUMMARY:
         summary_print(plan, encoded->length, &text);
+        break;
+    case DUMP_AST: // these come before there is a plan
+    case DUMP_MODEL:
+    case DUMP_MILP:
+    case DUMP_NONE:
+    case DUMP_COUNT:
+        break;
+    }
     return write_text(options, &text);
 }
 
@@ -358,6 +388,9 @@ static CompileStage last_stage(const Options *options)
     case DUMP_SUMMARY:
     case DUMP_IR:
     case DUMP_JSON:
+    case DUMP_DOT:
+    case DUMP_TRACE:
+    case DUMP_HTML:
     case DUMP_COUNT:
         return STAGE_PLAN;
     }
