@@ -52,7 +52,7 @@ static void print_lead(const Plan *plan, Text *out)
     text_format(out, "); %u layers, %u of them MoE", model->layers, plan->choice_count);
     if (model->experts)
         text_format(out, ", %u experts, top-%u", model->experts, model->top_k);
-    text_format(out, ". A GPU and MoE layer hold %s of tokens and %s of experts. Pass %s, dispatch %s",
+    text_format(out, ". In a MoE layer a GPU has %s of token data and %s of experts. Pass %s, dispatch %s",
                 format_bytes(a, model->data_bytes), format_bytes(b, model->expert_bytes), pass_name(plan->pass),
                 dispatch_name(plan->dispatch));
     if (plan->codec != CODEC_DENSE)
@@ -195,8 +195,9 @@ static void print_memory(const Plan *plan, const Simulation *simulation, Arena *
                      "sizes added up</th><th class=\"n\">live at the peak</th><th>share of the arena</th></tr></thead>\n<tbody>\n");
     for (int k = 0; k < BUFFER_KIND_COUNT; k++)
         print_memory_kind(plan, (BufferKind)k, peak->bytes[k], out);
-    text_format(out, "</tbody></table></div>\n<p class=\"note\">The arena has %s; buffers that are never live together share "
-                     "memory. The peak is reached at %s; the timeline shows live memory throughout.</p>\n</section>\n",
+    text_format(out, "</tbody></table></div>\n<p class=\"note\">The arena has %s. Buffers share memory where the order of steps "
+                     "guarantees that they are never live together, so it may exceed what is live in this run. The peak is "
+                     "reached at %s; the timeline shows live memory throughout.</p>\n</section>\n",
                 format_bytes(value, (double)plan->arena_bytes), format_time(at, peak->time_s));
 }
 

@@ -19,6 +19,9 @@
     rect.removeChild(title);
     return bar;
   });
+  var tip = document.createElement('div');
+  tip.id = 'tip';
+  document.body.appendChild(tip);
   document.body.classList.add('live');
 
   function formatTime(time, digits) {
@@ -83,6 +86,7 @@
     var box = plot.getBoundingClientRect(), at = (event.clientX - box.left) / box.width;
     var factor = Math.pow(1.0015, event.deltaY * (event.deltaMode === 1 ? 30 : 1));
     var next = Math.min(whole, Math.max(whole / 20000, width * factor));
+    if (next === width) return; // nothing left to zoom: let the page scroll
     event.preventDefault();
     show(from + at * (width - next), next);
   }, { passive: false });
@@ -105,9 +109,6 @@
   plot.addEventListener('dblclick', function () { show(0, whole); });
   plot.addEventListener('pointerleave', function () { tip.style.display = 'none'; });
 
-  var tip = document.createElement('div');
-  tip.id = 'tip';
-  document.body.appendChild(tip);
   function point(event) {
     var text = !spot && event.target.tip;
     tip.style.display = text ? 'block' : 'none';
