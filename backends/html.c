@@ -23,6 +23,15 @@ void html_escape(Text *out, const char *text)
     }
 }
 
+void html_layers_print(const Plan *plan, uint32_t first, Text *out)
+{
+    uint32_t from = plan->choices[first].layer, to = plan->choices[plan_choice_run_end(plan, first) - 1].layer;
+    if (from == to)
+        text_format(out, "layer %u", from);
+    else
+        text_format(out, "layers %u to %u", from, to);
+}
+
 static void print_head(const Plan *plan, Text *out)
 {
     text_append(out, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
@@ -49,7 +58,7 @@ static void print_lead(const Plan *plan, Text *out)
         text_format(out, "%s%u ", l ? " × " : "", cluster->levels[l].count);
         html_escape(out, cluster->levels[l].name);
     }
-    text_format(out, "); %u layers, %u of them MoE", model->layers, plan->choice_count);
+    text_format(out, "); %u layer%s, %u of them MoE", model->layers, model->layers == 1 ? "" : "s", plan->choice_count);
     if (model->experts)
         text_format(out, ", %u experts, top-%u", model->experts, model->top_k);
     text_format(out, ". In a MoE layer a GPU has %s of token data and %s of experts. Pass %s, dispatch %s",
@@ -130,18 +139,19 @@ static void print_comparison(const Plan *plan, Text *out)
     if (plan->strategy_count > 0)
         print_strategy(plan, 0, ep ? ep->iteration_s : 0, out);
     text_append(out, "</tbody></table></div>\n<p class=\"note\">");
-    for (uint32_t i = 0, end; i < plan->choice_count; i = end) {
+    text_format(out, "The choice is %s (", status_name(plan->status));
+    html_escape(out, plan->solver);
+    text_append(out, ").");
+    for (uint32_t i = 0; i < plan->choice_count; i = plan_choice_run_end(plan, i)) {
         char domain[256];
-        end = plan_choice_run_end(plan, i);
-        text_format(out, "%sLayers %u to %u: domain ", i ? " " : "", plan->choices[i].layer, plan->choices[end - 1].layer);
+        text_append(out, i ? "; " : " Domains: ");
+        html_layers_print(plan, i, out);
+        text_append(out, " ");
         html_escape(out, plan_format_domain(plan, plan->choices[i].domain, domain, sizeof domain));
         if (plan->pass == PASS_TRAINING)
             text_append(out, plan->choices[i].regather ? ", replicas gathered again" : ", replicas kept");
-        text_append(out, ".");
     }
-    text_format(out, " The choice is %s (", status_name(plan->status));
-    html_escape(out, plan->solver);
-    text_append(out, ").</p>\n</section>\n");
+    text_append(out, plan->choice_count ? ".</p>\n</section>\n" : "</p>\n</section>\n");
 }
 
 // ---- memory ----------------------------------------------------------------------------------

@@ -92,10 +92,10 @@ static void print_diagram(const Plan *plan, Text *out)
     text_append(out, "</h3><div class=\"inside\">\n");
     print_workers(&diagram, 0, coordinates);
     text_append(out, "</div></div></div>\n");
-    uint32_t end = plan_choice_run_end(plan, 0);
-    text_format(out, "<p class=\"note\">GPUs with the same number and colour form a domain, drawn for layers %u to %u: they "
-                     "gather each other's experts, and tokens travel between domains. A box sends what is written in it "
-                     "through its port in one iteration.", plan->choices[0].layer, plan->choices[end - 1].layer);
+    text_append(out, "<p class=\"note\">GPUs with the same number and colour form a domain, drawn for ");
+    html_layers_print(plan, 0, out);
+    text_append(out, ": they gather each other's experts, and tokens travel between domains. A box sends what is written in "
+                     "it through its port in one iteration.");
     if (plan->replica_levels)
         text_format(out, " Experts are replicated over the %u outermost level(s): tokens stay inside.", plan->replica_levels);
     text_append(out, "</p>\n");

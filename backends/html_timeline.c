@@ -81,7 +81,7 @@ static void print_step(const Timeline *timeline, uint32_t index, Text *out)
     const Step *step = &plan->steps[index];
     const OpInfo *info = op_info((int)step->op);
     double begin_s = timeline->simulation->steps[index].begin_s, end_s = timeline->simulation->steps[index].end_s;
-    char a[FORMAT_MAX], b[FORMAT_MAX], c[FORMAT_MAX];
+    char a[FORMAT_MAX], b[FORMAT_MAX];
     text_format(out, "<rect class=\"%c%s\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"%d\"><title>%s",
                 shape_classes[info->shape], step->layer % 2 ? " o" : "", begin_s * timeline->scale,
                 timeline->stream_top[info->stream], (end_s - begin_s) * timeline->scale, LANE_HEIGHT, info->name);
@@ -92,7 +92,7 @@ static void print_step(const Timeline *timeline, uint32_t index, Text *out)
     text_format(out, "\nstep s%u", index);
     if (step->layer != NONE)
         text_format(out, ", layer %d", step->layer);
-    text_format(out, "\n%s: %s to %s", format_time(a, end_s - begin_s), format_time(b, begin_s), format_time(c, end_s));
+    text_format(out, "\n%s: from %.7g to %.7g ms", format_time(a, end_s - begin_s), begin_s * 1e3, end_s * 1e3);
     if (step->group != NONE)
         text_format(out, "\n%s per GPU, %llu members\n%s if alone", format_bytes(a, step->bytes),
                     (unsigned long long)group_size(&plan->cluster, &plan->groups[step->group]), format_time(b, step->cost_s));
@@ -160,8 +160,8 @@ static void print_axis(const Timeline *timeline, Text *out)
         double tick_s = power * (least <= 1 ? 1 : least <= 2 ? 2 : least <= 5 ? 5 : 10);
         for (int i = 0; i * tick_s <= whole_s; i++) {
             double x = 100 * i * tick_s / whole_s;
-            text_format(out, "<line x1=\"%.3f%%\" x2=\"%.3f%%\" y1=\"16\" y2=\"%d\"/><text x=\"%.3f%%\" y=\"11\">%s</text>\n", x, x,
-                        timeline->height, x, format_time(value, i * tick_s));
+            text_format(out, "<line x1=\"%.3f%%\" x2=\"%.3f%%\" y1=\"16\" y2=\"%d\"/><text x=\"%.3f%%\" y=\"11\"%s>%s</text>\n", x, x,
+                        timeline->height, x, x > 94 ? " text-anchor=\"end\"" : "", format_time(value, i * tick_s));
         }
     }
     text_append(out, "</svg>\n");

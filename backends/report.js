@@ -11,8 +11,8 @@
   var bars = Array.prototype.map.call(steps.querySelectorAll('.schedule rect'), function (rect) {
     var title = rect.querySelector('title');
     var bar = {
-      x: Number(rect.getAttribute('x')), width: Number(rect.getAttribute('width')),
-      y: Number(rect.getAttribute('y')) + Number(rect.getAttribute('height')) / 2,
+      x: Number(rect.getAttribute('x')), width: Number(rect.getAttribute('width')), height: Number(rect.getAttribute('height')),
+      y: Number(rect.getAttribute('y')) + Number(rect.getAttribute('height')) / 2, // its middle
       name: title.textContent.split('\n')[0]
     };
     rect.tip = title.textContent;
@@ -46,7 +46,8 @@
     for (var i = Math.ceil(first / tick - 1e-9); i * tick <= first + shown; i++) {
       var x = (i * tick - first) / shown * pixels;
       add('line', { x1: x, x2: x, y1: 16, y2: height });
-      add('text', { x: x + 2, y: 11 }, formatTime(i * tick, digits));
+      var late = x > pixels - 60;
+      add('text', { x: late ? x - 3 : x + 2, y: 11, 'text-anchor': late ? 'end' : 'start' }, formatTime(i * tick, digits));
     }
   }
 
@@ -57,6 +58,7 @@
       var letters = Math.floor((right - left - 6) / 6.2);
       if (letters < 3) continue;
       var name = bars[i].name;
+      add('line', { 'class': 'edge', x1: left, x2: left, y1: bars[i].y - bars[i].height / 2, y2: bars[i].y + bars[i].height / 2 });
       add('text', { 'class': 'label', x: left + 4, y: bars[i].y + 4 },
         letters >= name.length ? name : name.slice(0, letters - 1) + '…');
       count++;
