@@ -84,7 +84,7 @@ expect 0 '' "$HEPC" --help
 grep -q '^ *trace: ' out || fail "--help does not list trace"
 
 if command -v dot >/dev/null; then
-  "$HEPC" --dump=dot laptop.hepb | dot -Tsvg >graph.svg 2>err && ! [ -s err ] || { fail "Graphviz refuses the graph"; cat err; }
+  "$HEPC" --dump=dot laptop.hepb | dot -Tsvg >graph.svg 2>err || fail "Graphviz refuses the graph: $(cat err)"
 else
   echo "no Graphviz: the graph is not laid out"
 fi
@@ -95,7 +95,8 @@ if [ -n "$browser" ] && render report.html && [ -s dom ]; then
   grep -q 'class="label"[^>]*>expert<' dom || fail "steps are not labelled"
   # Zoom in at the middle: the view box narrows around it.
   sed 's|</body>|<script>var p = document.querySelector(".plot"), b = p.getBoundingClientRect();\
-p.dispatchEvent(new WheelEvent("wheel", {deltaY: -462, clientX: b.left + b.width / 2, cancelable: true}));</script></body>|' \
+p.dispatchEvent(new WheelEvent("wheel", {deltaY: -462, clientX: b.left + b.width / 2, cancelable: true}));\
+</script></body>|' \
     report.html >zoomed.html
   render zoomed.html
   grep -E 'CONSOLE.*(Uncaught|Error)' console && fail "zooming fails"
