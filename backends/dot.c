@@ -2,7 +2,7 @@
 #include "backends/dot.h"
 
 static const char *const shape_colours[] = {
-    [SHAPE_LOCAL] = "#dbe7f6",  [SHAPE_EXCHANGE] = "#f9d9a8", [SHAPE_GATHER] = "#bfe6d2",
+    [SHAPE_LOCAL] = "#dbe7f6",   [SHAPE_EXCHANGE] = "#f9d9a8", [SHAPE_GATHER] = "#bfe6d2",
     [SHAPE_SCATTER] = "#e3cdf2", [SHAPE_REDUCE] = "#f6cbdc",
 };
 

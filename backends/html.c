@@ -119,7 +119,8 @@ static void print_strategy(const Plan *plan, uint32_t index, double ep_s, Text *
         text_append(out, "<td class=\"n\">–</td>");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         text_format(out, "<td class=\"n\">%s</td>", format_bytes(value, traffic_total(&strategy->traffic[l])));
-    text_format(out, "<td class=\"n\">%s%s</td></tr>\n", format_bytes(value, strategy->memory_bytes),
+    text_format(out, "<td class=\"n\">%s%s</td></tr>\n",
+                plan->model.abstract ? "–" : format_bytes(value, strategy->memory_bytes),
                 strategy->fits ? "" : " <em>does not fit</em>");
 }
 
@@ -184,8 +185,9 @@ static void print_memory_kind(const Plan *plan, BufferKind kind, double live_byt
         }
     if (count == 0)
         return;
-    text_format(out, "<tr><th scope=\"row\"><i class=\"key k%d\"></i>%s</th><td class=\"n\">%u</td><td class=\"n\">%s</td>"
-                     "<td class=\"n\">%s</td><td class=\"bar\"><i class=\"k%d\" style=\"width:%.1f%%\"></i></td></tr>\n",
+    text_format(out,
+                "<tr><th scope=\"row\"><i class=\"key k%d\"></i>%s</th><td class=\"n\">%u</td><td class=\"n\">%s</td>"
+                "<td class=\"n\">%s</td><td class=\"bar\"><i class=\"k%d\" style=\"width:%.1f%%\"></i></td></tr>\n",
                 (int)kind, buffer_kind_name(kind), count, format_bytes(value, bytes), format_bytes(live, live_bytes),
                 (int)kind, plan->arena_bytes ? 100 * live_bytes / (double)plan->arena_bytes : 0);
 }
@@ -195,20 +197,25 @@ static void print_memory(const Plan *plan, const Simulation *simulation, Arena *
     char value[FORMAT_MAX], at[FORMAT_MAX];
     text_append(out, "<section>\n<h2>Memory of a GPU</h2>\n");
     if (plan->buffer_count == 0) {
-        text_append(out, "<p class=\"note\">The model is abstract: its volumes and times were given, no buffers are planned.</p>\n</section>\n");
+        text_append(out, "<p class=\"note\">The model is abstract: its volumes and times were given, no buffers are "
+                         "planned.</p>\n</section>\n");
         return;
     }
     MemorySample *samples;
     uint32_t count = occupancy_memory(plan, simulation, arena, &samples);
     const MemorySample *peak = peak_memory(samples, count);
-    text_append(out, "<div class=\"scroll\"><table>\n<thead><tr><th>kind</th><th class=\"n\">buffers</th><th class=\"n\">"
-                     "sizes added up</th><th class=\"n\">live at the peak</th><th>share of the arena</th></tr></thead>\n<tbody>\n");
+    text_append(
+        out,
+        "<div class=\"scroll\"><table>\n<thead><tr><th>kind</th><th class=\"n\">buffers</th><th class=\"n\">"
+        "sizes added up</th><th class=\"n\">live at the peak</th><th>share of the arena</th></tr></thead>\n<tbody>\n");
     for (int k = 0; k < BUFFER_KIND_COUNT; k++)
         print_memory_kind(plan, (BufferKind)k, peak->bytes[k], out);
-    text_format(out, "</tbody></table></div>\n<p class=\"note\">The arena has %s. Buffers share memory where the order of steps "
-                     "guarantees that they are never live together, so it may exceed what is live in this run. The peak is "
-                     "reached at %s; the timeline shows live memory throughout.</p>\n</section>\n",
-                format_bytes(value, (double)plan->arena_bytes), format_time(at, peak->time_s));
+    text_format(
+        out,
+        "</tbody></table></div>\n<p class=\"note\">The arena has %s. Buffers share memory where the order of steps "
+        "guarantees that they are never live together, so it may exceed what is live in this run. The peak is "
+        "reached at %s; the timeline shows live memory throughout.</p>\n</section>\n",
+        format_bytes(value, (double)plan->arena_bytes), format_time(at, peak->time_s));
 }
 
 void html_print(const Plan *plan, Text *out)
@@ -222,8 +229,10 @@ void html_print(const Plan *plan, Text *out)
     html_timeline_print(plan, simulation, arena, out);
     html_cluster_print(plan, out);
     print_memory(plan, simulation, arena, out);
-    text_append(out, "<footer>Written by hepc from the plan alone. Times are predicted, not measured; GB are 10⁹ bytes.</footer>\n"
-                     "</main>\n<script>\n");
+    text_append(
+        out,
+        "<footer>Written by hepc from the plan alone. Times are predicted, not measured; GB are 10⁹ bytes.</footer>\n"
+        "</main>\n<script>\n");
     text_append(out, report_js);
     text_append(out, "</script>\n</body>\n</html>\n");
     arena_destroy(arena);

@@ -79,7 +79,8 @@ static void print_workers(const Diagram *diagram, uint32_t level, uint32_t coord
         text_append(diagram->out, "</div></div>\n");
     }
     if (diagram->shown[level] < cluster->levels[level].count)
-        text_format(diagram->out, "<span class=\"more\">+ %u more</span>", cluster->levels[level].count - diagram->shown[level]);
+        text_format(diagram->out, "<span class=\"more\">+ %u more</span>",
+                    cluster->levels[level].count - diagram->shown[level]);
 }
 
 static void print_diagram(const Plan *plan, Text *out)
@@ -94,21 +95,25 @@ static void print_diagram(const Plan *plan, Text *out)
     text_append(out, "</div></div></div>\n");
     text_append(out, "<p class=\"note\">GPUs with the same number and colour form a domain, drawn for ");
     html_layers_print(plan, 0, out);
-    text_append(out, ": they gather each other's experts, and tokens travel between domains. A box sends what is written in "
-                     "it through its port in one iteration.");
+    text_append(out,
+                ": they gather each other's experts, and tokens travel between domains. A box sends what is written in "
+                "it through its port in one iteration.");
     if (plan->replica_levels)
-        text_format(out, " Experts are replicated over the %u outermost level(s): tokens stay inside.", plan->replica_levels);
+        text_format(out, " Experts are replicated over the %u outermost level(s): tokens stay within their copy.",
+                    plan->replica_levels);
     text_append(out, "</p>\n");
 }
 
 static void print_traffic_bar(const Traffic *traffic, double most, Text *out)
 {
-    const double kinds[] = {traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes, traffic->reduce_bytes};
+    const double kinds[] = {traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes,
+                            traffic->reduce_bytes};
     static const char classes[] = {'e', 'q', 'g', 'r'};
     text_append(out, "<td class=\"bar\">");
     for (size_t k = 0; k < COUNT_OF(kinds); k++)
         if (kinds[k] > 0)
-            text_format(out, "<i class=\"%c\" style=\"width:%.1f%%\"></i>", classes[k], most > 0 ? 100 * kinds[k] / most : 0);
+            text_format(out, "<i class=\"%c\" style=\"width:%.1f%%\"></i>", classes[k],
+                        most > 0 ? 100 * kinds[k] / most : 0);
     text_append(out, "</td>");
 }
 
@@ -116,8 +121,8 @@ static void print_level(const Plan *plan, uint32_t level, double most, Text *out
 {
     const Level *info = &plan->cluster.levels[level];
     const Traffic *traffic = &plan->strategies[0].traffic[level];
-    const double kinds[] = {traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes, traffic->reduce_bytes,
-                            plan_port_bytes(plan, level)};
+    const double kinds[] = {traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes,
+                            traffic->reduce_bytes, plan_port_bytes(plan, level)};
     char value[FORMAT_MAX], latency[FORMAT_MAX];
     text_append(out, "<tr><th scope=\"row\">");
     html_escape(out, info->name);
@@ -134,12 +139,14 @@ void html_cluster_print(const Plan *plan, Text *out)
     text_append(out, "<section>\n<h2>Cluster and traffic</h2>\n");
     if (plan->choice_count > 0)
         print_diagram(plan, out);
-    text_append(out, "<div class=\"scroll\"><table>\n<thead><tr><th>level</th><th class=\"n\">workers</th><th class=\"n\">port</th>"
-                     "<th class=\"n\"><i class=\"key e\"></i>tokens<br>sent/GPU</th>"
-                     "<th class=\"n\"><i class=\"key q\"></i>routing<br>sent/GPU</th>"
-                     "<th class=\"n\"><i class=\"key g\"></i>experts<br>sent/GPU</th>"
-                     "<th class=\"n\"><i class=\"key r\"></i>gradients<br>sent/GPU</th>"
-                     "<th class=\"n\">through<br>a port</th><th>sent over the level</th></tr></thead>\n<tbody>\n");
+    text_append(
+        out,
+        "<div class=\"scroll\"><table>\n<thead><tr><th>level</th><th class=\"n\">workers</th><th class=\"n\">port</th>"
+        "<th class=\"n\"><i class=\"key e\"></i>tokens<br>sent/GPU</th>"
+        "<th class=\"n\"><i class=\"key q\"></i>routing<br>sent/GPU</th>"
+        "<th class=\"n\"><i class=\"key g\"></i>experts<br>sent/GPU</th>"
+        "<th class=\"n\"><i class=\"key r\"></i>gradients<br>sent/GPU</th>"
+        "<th class=\"n\">through<br>a port</th><th>sent over the level</th></tr></thead>\n<tbody>\n");
     double most = 0;
     for (uint32_t l = 0; l < plan->cluster.level_count && plan->strategy_count > 0; l++) {
         double total = traffic_total(&plan->strategies[0].traffic[l]);

@@ -18,8 +18,8 @@ typedef struct {
     int memory_top; // NONE without buffers
 } Timeline;
 
-static const char shape_classes[] = {[SHAPE_LOCAL] = 'l', [SHAPE_EXCHANGE] = 'e', [SHAPE_GATHER] = 'g',
-                                     [SHAPE_SCATTER] = 's', [SHAPE_REDUCE] = 'r'};
+static const char shape_classes[] = {
+    [SHAPE_LOCAL] = 'l', [SHAPE_EXCHANGE] = 'e', [SHAPE_GATHER] = 'g', [SHAPE_SCATTER] = 's', [SHAPE_REDUCE] = 'r'};
 
 static void lay_out(Timeline *timeline)
 {
@@ -60,13 +60,16 @@ static void print_names(const Timeline *timeline, Text *out)
     text_append(out, "<div class=\"names\">\n");
     for (int s = 0; s < STREAM_COUNT; s++)
         if (timeline->stream_top[s] != NONE)
-            print_name(timeline->stream_top[s], LANE_HEIGHT, stream_name((Stream)s), "",
-                       arena_format(timeline->arena, "busy %.0f %%", 100 * timeline->simulation->stream_busy_s[s] / whole_s), out);
+            print_name(
+                timeline->stream_top[s], LANE_HEIGHT, stream_name((Stream)s), "",
+                arena_format(timeline->arena, "busy %.0f %%", 100 * timeline->simulation->stream_busy_s[s] / whole_s),
+                out);
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         print_name(timeline->port_top[l], PORT_HEIGHT, plan->cluster.levels[l].name, " port",
                    arena_format(timeline->arena, "%s, busy %.0f %%",
                                 format_bandwidth(value, plan->cluster.levels[l].bandwidth_bytes_per_s),
-                                100 * timeline->simulation->port_busy_s[l] / whole_s), out);
+                                100 * timeline->simulation->port_busy_s[l] / whole_s),
+                   out);
     if (timeline->memory_top != NONE)
         print_name(timeline->memory_top, MEMORY_HEIGHT, "memory", "",
                    arena_format(timeline->arena, "live, of %s", format_bytes(value, (double)plan->arena_bytes)), out);
@@ -95,7 +98,8 @@ static void print_step(const Timeline *timeline, uint32_t index, Text *out)
     text_format(out, "\n%s: from %.7g to %.7g ms", format_time(a, end_s - begin_s), begin_s * 1e3, end_s * 1e3);
     if (step->group != NONE)
         text_format(out, "\n%s per GPU, %llu members\n%s if alone", format_bytes(a, step->bytes),
-                    (unsigned long long)group_size(&plan->cluster, &plan->groups[step->group]), format_time(b, step->cost_s));
+                    (unsigned long long)group_size(&plan->cluster, &plan->groups[step->group]),
+                    format_time(b, step->cost_s));
     text_append(out, "</title></rect>\n");
 }
 
@@ -105,7 +109,8 @@ static void print_port(const Timeline *timeline, uint32_t level, Text *out)
     int bottom = timeline->port_top[level] + PORT_HEIGHT;
     PortSample *samples;
     uint32_t count = occupancy_port(timeline->plan, timeline->simulation, level, timeline->arena, &samples);
-    text_format(out, "<rect class=\"ground\" x=\"0\" y=\"%d\" width=\"%d\" height=\"%d\"/>\n<path class=\"port\" d=\"M0 %d",
+    text_format(out,
+                "<rect class=\"ground\" x=\"0\" y=\"%d\" width=\"%d\" height=\"%d\"/>\n<path class=\"port\" d=\"M0 %d",
                 timeline->port_top[level], UNITS, PORT_HEIGHT, bottom);
     for (uint32_t i = 0; i < count; i++) {
         double load = 0;
@@ -117,7 +122,8 @@ static void print_port(const Timeline *timeline, uint32_t level, Text *out)
 }
 
 // The area of one kind lies on those of the kinds before it.
-static void print_memory_kind(const Timeline *timeline, const MemorySample *samples, uint32_t count, int kind, Text *out)
+static void print_memory_kind(const Timeline *timeline, const MemorySample *samples, uint32_t count, int kind,
+                              Text *out)
 {
     double unit = MEMORY_HEIGHT / (double)timeline->plan->arena_bytes;
     int bottom = timeline->memory_top + MEMORY_HEIGHT;
@@ -143,8 +149,8 @@ static void print_memory(const Timeline *timeline, Text *out)
 {
     MemorySample *samples;
     uint32_t count = occupancy_memory(timeline->plan, timeline->simulation, timeline->arena, &samples);
-    text_format(out, "<rect class=\"ground\" x=\"0\" y=\"%d\" width=\"%d\" height=\"%d\"/>\n", timeline->memory_top, UNITS,
-                MEMORY_HEIGHT);
+    text_format(out, "<rect class=\"ground\" x=\"0\" y=\"%d\" width=\"%d\" height=\"%d\"/>\n", timeline->memory_top,
+                UNITS, MEMORY_HEIGHT);
     for (int k = BUFFER_KIND_COUNT - 1; k >= 0; k--) // the lower ones cover the feet of the higher
         print_memory_kind(timeline, samples, count, k, out);
 }
@@ -160,8 +166,9 @@ static void print_axis(const Timeline *timeline, Text *out)
         double tick_s = power * (least <= 1 ? 1 : least <= 2 ? 2 : least <= 5 ? 5 : 10);
         for (int i = 0; i * tick_s <= whole_s; i++) {
             double x = 100 * i * tick_s / whole_s;
-            text_format(out, "<line x1=\"%.3f%%\" x2=\"%.3f%%\" y1=\"16\" y2=\"%d\"/><text x=\"%.3f%%\" y=\"11\"%s>%s</text>\n", x, x,
-                        timeline->height, x, x > 94 ? " text-anchor=\"end\"" : "", format_time(value, i * tick_s));
+            text_format(
+                out, "<line x1=\"%.3f%%\" x2=\"%.3f%%\" y1=\"16\" y2=\"%d\"/><text x=\"%.3f%%\" y=\"11\"%s>%s</text>\n",
+                x, x, timeline->height, x, x > 94 ? " text-anchor=\"end\"" : "", format_time(value, i * tick_s));
         }
     }
     text_append(out, "</svg>\n");
@@ -170,12 +177,15 @@ static void print_axis(const Timeline *timeline, Text *out)
 static void print_plot(const Timeline *timeline, Text *out)
 {
     const Plan *plan = timeline->plan;
-    text_format(out, "<div class=\"plot\">\n<svg class=\"steps\" viewBox=\"0 0 %d %d\" preserveAspectRatio=\"none\" role=\"img\" "
-                     "aria-label=\"Simulated schedule\">\n", UNITS, timeline->height);
+    text_format(
+        out,
+        "<div class=\"plot\">\n<svg class=\"steps\" viewBox=\"0 0 %d %d\" preserveAspectRatio=\"none\" role=\"img\" "
+        "aria-label=\"Simulated schedule\">\n",
+        UNITS, timeline->height);
     for (int s = 0; s < STREAM_COUNT; s++)
         if (timeline->stream_top[s] != NONE)
-            text_format(out, "<rect class=\"ground\" x=\"0\" y=\"%d\" width=\"%d\" height=\"%d\"/>\n", timeline->stream_top[s], UNITS,
-                        LANE_HEIGHT);
+            text_format(out, "<rect class=\"ground\" x=\"0\" y=\"%d\" width=\"%d\" height=\"%d\"/>\n",
+                        timeline->stream_top[s], UNITS, LANE_HEIGHT);
     text_append(out, "<g class=\"schedule\">\n");
     for (uint32_t i = 0; i < plan->step_count; i++)
         print_step(timeline, i, out);
@@ -191,8 +201,10 @@ static void print_plot(const Timeline *timeline, Text *out)
 
 static void print_legend(const Plan *plan, Text *out)
 {
-    static const char *const names[] = {[SHAPE_LOCAL] = "computation", [SHAPE_EXCHANGE] = "tokens exchanged",
-                                        [SHAPE_GATHER] = "experts gathered", [SHAPE_SCATTER] = "gradients returned",
+    static const char *const names[] = {[SHAPE_LOCAL] = "computation",
+                                        [SHAPE_EXCHANGE] = "tokens exchanged",
+                                        [SHAPE_GATHER] = "experts gathered",
+                                        [SHAPE_SCATTER] = "gradients returned",
                                         [SHAPE_REDUCE] = "gradients summed"};
     bool used[COUNT_OF(names)] = {false}, kinds[BUFFER_KIND_COUNT] = {false};
     for (uint32_t i = 0; i < plan->step_count; i++)
@@ -216,10 +228,12 @@ void html_timeline_print(const Plan *plan, const Simulation *simulation, Arena *
     timeline.scale = simulation->iteration_s > 0 ? UNITS / simulation->iteration_s : 0;
     lay_out(&timeline);
     char value[FORMAT_MAX];
-    text_format(out, "<section>\n<h2>Timeline</h2>\n<p class=\"note\">One iteration of one GPU, %s, %u steps; all GPUs run the "
-                     "same schedule. Steps of odd layers are paler.<span class=\"hint\"> Wheel to zoom, drag to move, "
-                     "double-click to see all.</span></p>\n",
-                format_time(value, simulation->iteration_s), plan->step_count);
+    text_format(
+        out,
+        "<section>\n<h2>Timeline</h2>\n<p class=\"note\">One iteration of one GPU, %s, %u steps; all GPUs run the "
+        "same schedule. Steps of odd layers are paler.<span class=\"hint\"> Wheel to zoom, drag to move, "
+        "double-click to see all.</span></p>\n",
+        format_time(value, simulation->iteration_s), plan->step_count);
     print_legend(plan, out);
     text_format(out, "<div class=\"timeline\" style=\"height:%dpx\" data-seconds=\"", timeline.height);
     text_number(out, simulation->iteration_s);

@@ -81,7 +81,8 @@ uint32_t occupancy_memory(const Plan *plan, const Simulation *simulation, Arena 
 
 // ---- ports -----------------------------------------------------------------------------------
 
-uint32_t occupancy_port(const Plan *plan, const Simulation *simulation, uint32_t level, Arena *arena, PortSample **samples)
+uint32_t occupancy_port(const Plan *plan, const Simulation *simulation, uint32_t level, Arena *arena,
+                        PortSample **samples)
 {
     double gpus = (double)cluster_gpus_below(&plan->cluster, level);
     Change *changes = arena_alloc_array(arena, 2 * (uint64_t)plan->step_count, sizeof *changes);

@@ -9,10 +9,12 @@
   var from = 0, width = whole; // the window, in the units of the view box
   var labels_max = 400, spot = null, queued = false;
   var bars = Array.prototype.map.call(steps.querySelectorAll('.schedule rect'), function (rect) {
+    function number(name) {
+      return Number(rect.getAttribute(name));
+    }
     var title = rect.querySelector('title');
     var bar = {
-      x: Number(rect.getAttribute('x')), width: Number(rect.getAttribute('width')), height: Number(rect.getAttribute('height')),
-      y: Number(rect.getAttribute('y')) + Number(rect.getAttribute('height')) / 2, // its middle
+      x: number('x'), width: number('width'), height: number('height'), middle: number('y') + number('height') / 2,
       name: title.textContent.split('\n')[0]
     };
     rect.tip = title.textContent;
@@ -38,29 +40,34 @@
     axis.appendChild(element);
   }
 
+  // Positions are shares of the width, so that they hold when the page is printed at another.
+  function percent(x) {
+    return (100 * (x - from) / width).toFixed(4) + '%';
+  }
+
   function drawTicks(pixels) {
     var first = seconds * from / whole, shown = seconds * width / whole;
     var least = shown / Math.max(2, pixels / 110), power = Math.pow(10, Math.floor(Math.log10(least)));
     var tick = power * [1, 2, 5, 10].find(function (m) { return m * power >= least * 0.9999; });
     var digits = Math.max(3, Math.ceil(Math.log10((first + shown) / tick)) + 1);
     for (var i = Math.ceil(first / tick - 1e-9); i * tick <= first + shown; i++) {
-      var x = (i * tick - first) / shown * pixels;
+      var x = percent(i * tick / seconds * whole), late = i * tick - first > shown * (1 - 60 / pixels);
       add('line', { x1: x, x2: x, y1: 16, y2: height });
-      var late = x > pixels - 60;
-      add('text', { x: late ? x - 3 : x + 2, y: 11, 'text-anchor': late ? 'end' : 'start' }, formatTime(i * tick, digits));
+      add('text', { x: x, dx: late ? -3 : 2, y: 11, 'text-anchor': late ? 'end' : 'start' },
+        formatTime(i * tick, digits));
     }
   }
 
   function drawLabels(pixels) {
-    var count = 0, scale = pixels / width;
+    var count = 0;
     for (var i = 0; i < bars.length && count < labels_max; i++) {
-      var left = Math.max(0, (bars[i].x - from) * scale), right = Math.min(pixels, (bars[i].x + bars[i].width - from) * scale);
-      var letters = Math.floor((right - left - 6) / 6.2);
+      var bar = bars[i], left = Math.max(from, bar.x), right = Math.min(from + width, bar.x + bar.width);
+      var letters = Math.floor(((right - left) / width * pixels - 6) / 6.2);
       if (letters < 3) continue;
-      var name = bars[i].name;
-      add('line', { 'class': 'edge', x1: left, x2: left, y1: bars[i].y - bars[i].height / 2, y2: bars[i].y + bars[i].height / 2 });
-      add('text', { 'class': 'label', x: left + 4, y: bars[i].y + 4 },
-        letters >= name.length ? name : name.slice(0, letters - 1) + '…');
+      var x = percent(left), half = bar.height / 2;
+      add('line', { 'class': 'edge', x1: x, x2: x, y1: bar.middle - half, y2: bar.middle + half });
+      add('text', { 'class': 'label', x: x, dx: 4, y: bar.middle + 4 },
+        letters >= bar.name.length ? bar.name : bar.name.slice(0, letters - 1) + '…');
       count++;
     }
   }
@@ -121,7 +128,5 @@
   }
 
   addEventListener('resize', draw);
-  addEventListener('beforeprint', draw);
-  addEventListener('afterprint', draw);
   draw();
 })();
