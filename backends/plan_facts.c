@@ -2,6 +2,7 @@
 #include "backends/plan_facts.h"
 
 #include <stdio.h>
+#include <string.h>
 
 PlanMessages plan_messages(const Plan *plan)
 {
@@ -36,6 +37,44 @@ double plan_token_share(const Plan *plan, const Choice *choice, uint32_t level)
 double traffic_total(const Traffic *traffic)
 {
     return traffic->exchange_bytes + traffic->routing_bytes + traffic->gather_bytes + traffic->reduce_bytes;
+}
+
+const char *plan_strategy_title(const Strategy *strategy, bool chosen)
+{
+    if (chosen)
+        return "this plan";
+    if (strcmp(strategy->name, "ep") == 0)
+        return "plain EP";
+    if (strcmp(strategy->name, "ep_dedup") == 0)
+        return "EP, deduplicated";
+    if (strcmp(strategy->name, "gather") == 0)
+        return "gather only";
+    return strategy->name;
+}
+
+const Strategy *plan_find_baseline(const Plan *plan, const char *name)
+{
+    for (uint32_t i = 1; i < plan->strategy_count; i++)
+        if (strcmp(plan->strategies[i].name, name) == 0)
+            return &plan->strategies[i];
+    return NULL;
+}
+
+uint32_t plan_choice_run_end(const Plan *plan, uint32_t first)
+{
+    uint32_t end = first + 1;
+    while (end < plan->choice_count && plan->choices[end].regather == plan->choices[first].regather &&
+           memcmp(plan->choices[end].domain, plan->choices[first].domain, sizeof plan->choices[first].domain) == 0)
+        end++;
+    return end;
+}
+
+double plan_port_bytes(const Plan *plan, uint32_t level)
+{
+    double through = 0;
+    for (uint32_t outer = 0; outer <= level && plan->strategy_count > 0; outer++)
+        through += traffic_total(&plan->strategies[0].traffic[outer]);
+    return through * (double)cluster_gpus_below(&plan->cluster, level);
 }
 
 const char *plan_format_domain(const Plan *plan, const uint32_t domain[LEVELS_MAX], char *out, size_t size)

@@ -16,6 +16,14 @@ double plan_layer_seconds(const Plan *plan, uint32_t layer, OpShape shape);
 // (n - S) / (n - 1): the share of remote token data still sent as tokens; 0 with one worker.
 double plan_token_share(const Plan *plan, const Choice *choice, uint32_t level);
 double traffic_total(const Traffic *traffic);
+// What people call a strategy: "plain EP".
+const char *plan_strategy_title(const Strategy *strategy, bool chosen);
+const Strategy *plan_find_baseline(const Plan *plan, const char *name); // NULL if there is none
+// One past the last of the choices from `first` on that are all alike.
+uint32_t plan_choice_run_end(const Plan *plan, uint32_t first);
+// Bytes one worker of `level` sends through its port in the chosen strategy: what crosses a level also
+// crosses the ports inside.
+double plan_port_bytes(const Plan *plan, uint32_t level);
 // "dc=2 gpu=1" into `out`.
 const char *plan_format_domain(const Plan *plan, const uint32_t domain[LEVELS_MAX], char *out, size_t size);
 

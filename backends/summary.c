@@ -2,7 +2,6 @@
 #include "backends/summary.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #include "backends/plan_facts.h"
 #include "backends/simulate.h"
@@ -35,31 +34,10 @@ static void print_heading(const Plan *plan, Text *out)
     text_append(out, "\n\n");
 }
 
-static const char *strategy_title(const Strategy *strategy, bool chosen)
-{
-    if (chosen)
-        return "this plan";
-    if (strcmp(strategy->name, "ep") == 0)
-        return "plain EP";
-    if (strcmp(strategy->name, "ep_dedup") == 0)
-        return "EP, deduplicated";
-    if (strcmp(strategy->name, "gather") == 0)
-        return "gather only";
-    return strategy->name;
-}
-
-static const Strategy *find_strategy(const Plan *plan, const char *name)
-{
-    for (uint32_t i = 1; i < plan->strategy_count; i++)
-        if (strcmp(plan->strategies[i].name, name) == 0)
-            return &plan->strategies[i];
-    return NULL;
-}
-
 static void print_strategy(const Plan *plan, const Strategy *strategy, bool chosen, double ep_s, Text *out)
 {
     char domain[256], value[FORMAT_MAX];
-    text_format(out, "%-17s %-22s %11s", strategy_title(strategy, chosen),
+    text_format(out, "%-17s %-22s %11s", plan_strategy_title(strategy, chosen),
                 plan_format_domain(plan, strategy->domain, domain, sizeof domain),
                 format_time(value, strategy->iteration_s));
     if (ep_s > 0 && strategy->iteration_s > 0)
@@ -68,7 +46,8 @@ static void print_strategy(const Plan *plan, const Strategy *strategy, bool chos
         text_format(out, " %9s", "-");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         text_format(out, " %12s", format_bytes(value, traffic_total(&strategy->traffic[l])));
-    text_format(out, " %11s%s\n", plan->model.abstract ? "-" : format_bytes(value, strategy->memory_bytes), strategy->fits ? "" : "  does not fit");
+    text_format(out, " %11s%s\n", plan->model.abstract ? "-" : format_bytes(value, strategy->memory_bytes),
+                strategy->fits ? "" : "  does not fit");
 }
 
 // The schedule, played with its ports shared fairly, beside the model the solver decides by.
@@ -86,7 +65,7 @@ static void print_simulated(const Plan *plan, Text *out)
 
 void summary_print_comparison(const Plan *plan, Text *out)
 {
-    const Strategy *ep = find_strategy(plan, "ep");
+    const Strategy *ep = plan_find_baseline(plan, "ep");
     text_format(out, "%-17s %-22s %11s %9s", "strategy", "domain", "predicted", "speed-up");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         text_format(out, " %7.7s link", plan->cluster.levels[l].name);
@@ -109,10 +88,7 @@ static void print_choices(const Plan *plan, Text *out)
         text_format(out, ", gap %.3g %%", 100 * plan->gap);
     text_append(out, "):\n");
     for (uint32_t i = 0; i < plan->choice_count;) {
-        uint32_t end = i + 1;
-        while (end < plan->choice_count && plan->choices[end].regather == plan->choices[i].regather &&
-               memcmp(plan->choices[end].domain, plan->choices[i].domain, sizeof plan->choices[i].domain) == 0)
-            end++;
+        uint32_t end = plan_choice_run_end(plan, i);
         text_format(out, "  layers %u..%u: domain %s%s\n", plan->choices[i].layer, plan->choices[end - 1].layer,
                     plan_format_domain(plan, plan->choices[i].domain, domain, sizeof domain),
                     plan->pass == PASS_FORWARD  ? ""
@@ -137,11 +113,7 @@ static void print_traffic(const Plan *plan, Text *out)
                                 traffic->reduce_bytes};
         for (size_t k = 0; k < COUNT_OF(kinds); k++)
             text_format(out, " %12s", format_bytes(value, kinds[k]));
-        double through = 0; // what crosses a level also crosses the ports inside
-        for (uint32_t outer = 0; outer <= l; outer++)
-            through += traffic_total(&plan->strategies[0].traffic[outer]);
-        through *= (double)cluster_gpus_below(&plan->cluster, l);
-        text_format(out, " %14s\n", format_bytes(value, through));
+        text_format(out, " %14s\n", format_bytes(value, plan_port_bytes(plan, l)));
     }
     text_append(out, "\n");
 }

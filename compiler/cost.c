@@ -115,8 +115,8 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
     }
     work->dense_gradient_bytes = dense_bytes;
     if (!model->abstract)
-        work->optimizer_s = (expert_parameters_bytes + dense_bytes) / element * optimizer_bytes_per_parameter(model->dtype) /
-                            spec->cluster.device.memory_bandwidth;
+        work->optimizer_s = (expert_parameters_bytes + dense_bytes) / element *
+                            optimizer_bytes_per_parameter(model->dtype) / spec->cluster.device.memory_bandwidth;
     return work;
 }
 

@@ -74,7 +74,8 @@ typedef struct {
 // The same configuration for every MoE layer.
 void cost_iteration(const Workload *work, const Config *config, Dispatch dispatch, IterationCost *out);
 
-// Bytes AdamW reads and writes per parameter: weight, gradient, two f32 moments, and an f32 master copy of 16-bit weights.
+// Bytes AdamW reads and writes per parameter: weight, gradient, two f32 moments, and an f32 master copy of 16-bit
+// weights.
 double optimizer_bytes_per_parameter(Dtype dtype);
 
 // Product of S over the levels that shard experts: how many shards a GPU holds after gathering.

@@ -7,9 +7,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backends/dot.h"
+#include "backends/html.h"
 #include "backends/json.h"
 #include "backends/simulate.h"
 #include "backends/summary.h"
+#include "backends/trace.h"
 #include "compiler/compile.h"
 #include "compiler/explain.h"
 #include "ir/binary.h"
@@ -22,7 +25,10 @@
     X(MODEL, "model", "sizes, volumes and times derived from the input")                                               \
     X(MILP, "milp", "the programme given to GLPK, in CPLEX LP format")                                                 \
     X(IR, "ir", "the schedule as text; hepc reads it back")                                                            \
-    X(JSON, "json", "the plan for programs")
+    X(JSON, "json", "the plan for programs")                                                                           \
+    X(DOT, "dot", "the schedule as a graph, for Graphviz")                                                             \
+    X(TRACE, "trace", "the simulated run as Chrome trace events, for Perfetto and chrome://tracing")                   \
+    X(HTML, "html", "a report to open in a browser: comparison, timeline, traffic, memory")
 
 #define X(name, ...) DUMP_##name,
 typedef enum { DUMP_NONE, HEP_DUMPS(X) DUMP_COUNT } DumpKind;
@@ -43,7 +49,16 @@ typedef struct {
     int dispatch;
 } Options;
 
-enum { OPTION_DUMP = 256, OPTION_DOMAIN, OPTION_DISPATCH, OPTION_CHECK, OPTION_EXPLAIN, OPTION_SIMULATE, OPTION_EMIT, OPTION_LANGUAGE };
+enum {
+    OPTION_DUMP = 256,
+    OPTION_DOMAIN,
+    OPTION_DISPATCH,
+    OPTION_CHECK,
+    OPTION_EXPLAIN,
+    OPTION_SIMULATE,
+    OPTION_EMIT,
+    OPTION_LANGUAGE
+};
 
 const char *argp_program_version = "hepc " HEP_VERSION;
 
@@ -63,13 +78,15 @@ static const char documentation[] =
 
 static const struct argp_option option_table[] = {
     {"output", 'o', "FILE", 0, "write the binary plan to FILE; with --dump or --emit, write that instead", 0},
-    {"dump", OPTION_DUMP, "KIND", OPTION_ARG_OPTIONAL, "print KIND instead: summary, ast, model, milp, ir or json", 0},
+    {"dump", OPTION_DUMP, "KIND", OPTION_ARG_OPTIONAL, "print KIND instead, one of the dumps listed below", 0},
     {"emit", OPTION_EMIT, "KIND", 0, "as --dump=KIND, for use with -o", 0},
     {"define", 'D', "NAME=VALUE", 0, "override 'let NAME', e.g. -D \"link=10 Gbit/s\"; may be repeated", 0},
-    {"domain", OPTION_DOMAIN, "SIZES", 0, "force the strategy: auto, ep, gather, or sizes such as dc=2,gpu=8 (levels not named: 1)", 0},
+    {"domain", OPTION_DOMAIN, "SIZES", 0,
+     "force the strategy: auto, ep, gather, or sizes such as dc=2,gpu=8 (levels not named: 1)", 0},
     {"dispatch", OPTION_DISPATCH, "KIND", 0, "force naive or dedup, whatever the plan block says", 0},
     {"explain", OPTION_EXPLAIN, NULL, 0, "say why: what binds, the runner-up, where the choice flips", 0},
-    {"simulate", OPTION_SIMULATE, NULL, 0, "run the schedule in predicted time: critical path, busy streams and ports", 0},
+    {"simulate", OPTION_SIMULATE, NULL, 0,
+     "run the schedule in predicted time: critical path, busy streams and ports", 0},
     {"check", OPTION_CHECK, NULL, 0, "only check the input (a plan: run the verifier)", 0},
     {"help-language", OPTION_LANGUAGE, NULL, 0, "list every block and key of the .hep language", 0},
     {0},
@@ -83,8 +100,12 @@ static DumpKind parse_dump(const char *text, struct argp_state *state)
     if (!text)
         return DUMP_SUMMARY;
     const char *near = nearest_word(text, dump_names + 1, DUMP_COUNT - 1);
-    argp_error(state, "unknown output '%s': expected summary, ast, model, milp, ir or json%s%s%s", text,
-               near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+    Text kinds = {0};
+    for (int i = 1; i < DUMP_COUNT; i++)
+        text_format(&kinds, "%s%s", i == 1 ? "" : i == DUMP_COUNT - 1 ? " or " : ", ", dump_names[i]);
+    argp_error(state, "unknown output '%s': expected %s%s%s%s", text, kinds.data, near ? " (did you mean '" : "",
+               near ? near : "", near ? "'?)" : "");
+    text_free(&kinds);
     return DUMP_NONE;
 }
 
@@ -198,8 +219,10 @@ static void print_model(const Compilation *compilation, Text *out)
     const Spec *spec = compilation->spec;
     const Workload *work = compilation->work;
     char a[FORMAT_MAX], b[FORMAT_MAX], c[FORMAT_MAX], d[FORMAT_MAX];
-    text_format(out, "model %s on cluster %s, one GPU, forward pass, before any choice\n\n", spec->model.name, spec->cluster.name);
-    text_format(out, "%-9s %-6s %12s %12s %12s %12s\n", "layers", "kind", "tokens D", "experts P", "pre-expert", "dense");
+    text_format(out, "model %s on cluster %s, one GPU, forward pass, before any choice\n\n", spec->model.name,
+                spec->cluster.name);
+    text_format(out, "%-9s %-6s %12s %12s %12s %12s\n", "layers", "kind", "tokens D", "experts P", "pre-expert",
+                "dense");
     for (uint32_t k = 0; k < work->layer_count;) {
         uint32_t end = k + 1;
         while (end < work->layer_count && memcmp(&work->layers[end], &work->layers[k], sizeof work->layers[k]) == 0)
@@ -215,7 +238,8 @@ static void print_model(const Compilation *compilation, Text *out)
     text_format(out, "\nexperts as sent; uncompressed gradients to all-reduce when training: %s; loss %s\n",
                 format_bytes(a, work->dense_gradient_bytes), format_time(b, work->loss_s));
     for (uint32_t l = 0; l < spec->cluster.level_count; l++)
-        text_format(out, "level %-8s %6u workers, port %s, latency %s, %llu GPUs share it\n", spec->cluster.levels[l].name,
+        text_format(out, "level %-8s %6u workers, port %s, latency %s, %llu GPUs share it\n",
+                    spec->cluster.levels[l].name,
                     spec->cluster.levels[l].count, format_bandwidth(a, spec->cluster.levels[l].bandwidth_bytes_per_s),
                     format_time(b, spec->cluster.levels[l].latency_s),
                     (unsigned long long)cluster_gpus_below(&spec->cluster, l));
@@ -228,7 +252,8 @@ static int print_milp(const Options *options, const Compilation *compilation)
     double unit_s;
     Text text = {0};
     const char *error = NULL;
-    Milp *milp = planner_formulate(compilation->work, compilation->solution.candidates, compilation->solution.count, &unit_s);
+    const Solution *solution = &compilation->solution;
+    Milp *milp = planner_formulate(compilation->work, solution->candidates, solution->count, &unit_s);
     bool printed = milp_print(milp, &text, &error);
     milp_destroy(milp);
     if (!printed) {
@@ -246,12 +271,32 @@ typedef struct {
 static int print_plan(const Options *options, const Plan *plan, double solve_s, const Encoded *encoded)
 {
     Text text = {0};
-    if (options->dump == DUMP_IR)
+    switch (options->dump) {
+    case DUMP_IR:
         plan_print(plan, &text);
-    else if (options->dump == DUMP_JSON)
+        break;
+    case DUMP_JSON:
         json_print(plan, solve_s, encoded->length, &text);
-    else
+        break;
+    case DUMP_DOT:
+        dot_print(plan, &text);
+        break;
+    case DUMP_TRACE:
+        trace_print(plan, &text);
+        break;
+    case DUMP_HTML:
+        html_print(plan, &text);
+        break;
+    case DUMP_SUMMARY:
         summary_print(plan, encoded->length, &text);
+        break;
+    case DUMP_AST: // these come before there is a plan
+    case DUMP_MODEL:
+    case DUMP_MILP:
+    case DUMP_NONE:
+    case DUMP_COUNT:
+        break;
+    }
     return write_text(options, &text);
 }
 
@@ -358,6 +403,9 @@ static CompileStage last_stage(const Options *options)
     case DUMP_SUMMARY:
     case DUMP_IR:
     case DUMP_JSON:
+    case DUMP_DOT:
+    case DUMP_TRACE:
+    case DUMP_HTML:
     case DUMP_COUNT:
         return STAGE_PLAN;
     }
@@ -394,7 +442,8 @@ static int process_hep(const Options *options, const char *content, size_t lengt
 {
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
-    CompileOptions compile = {.name = options->input, .text = content, .length = length, .check = options->checks, .dispatch = options->dispatch,
+    CompileOptions compile = {.name = options->input, .text = content, .length = length,
+                              .check = options->checks, .dispatch = options->dispatch,
                               .stop_after = last_stage(options)};
     Compilation compilation;
     int code = compile_file(&compile, arena, diag, &compilation);
@@ -437,7 +486,8 @@ static int process(const Options *options)
 
 int main(int argc, char **argv)
 {
-    static const struct argp parser = {option_table, parse_option, "FILE", documentation, NULL, append_exit_codes, NULL};
+    static const struct argp parser = {option_table, parse_option,      "FILE", documentation,
+                                       NULL,         append_exit_codes, NULL};
     argp_err_exit_status = EXIT_USAGE;
     Options options = {.dispatch = NONE};
     argp_parse(&parser, argc, argv, 0, NULL, &options);

@@ -177,3 +177,8 @@ bool lifetimes_disjoint(const Lifetimes *lifetimes, uint32_t a, uint32_t b)
     const Lifetime *x = &lifetimes->of[a], *y = &lifetimes->of[b];
     return lifetime_before(x, y) || lifetime_before(y, x);
 }
+
+bool lifetimes_lasts(const Lifetimes *lifetimes, uint32_t buffer)
+{
+    return lifetimes->of[buffer].end[STREAM_COMPUTE] == UINT32_MAX;
+}

@@ -30,5 +30,7 @@ typedef struct Lifetimes Lifetimes;
 Lifetimes *lifetimes_create(const Plan *plan, const Order *order, Arena *arena);
 // Every step that touches one of the two buffers happens before every step that touches the other.
 bool lifetimes_disjoint(const Lifetimes *lifetimes, uint32_t a, uint32_t b);
+// The buffer lives to the end of the iteration, whatever step touches it last.
+bool lifetimes_lasts(const Lifetimes *lifetimes, uint32_t buffer);
 
 #endif

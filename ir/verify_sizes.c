@@ -203,7 +203,8 @@ static void verify_volumes(Verifier *verifier)
     expect_claim(verifier, "data_bytes", dims->data_bytes,
                  (double)model_tokens(dims) * dims->top_k * dims->hidden * element);
     expect_claim(verifier, "expert_bytes", dims->expert_bytes,
-                 (double)plan_experts_per_rank(plan) * (double)model_expert_elements(dims) * element / plan->codec_ratio);
+                 (double)plan_experts_per_rank(plan) * (double)model_expert_elements(dims) * element /
+                     plan->codec_ratio);
     if ((double)plan->arena_bytes > plan->cluster.device.memory_bytes)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "the arena of %" PRIu64 " bytes exceeds the device's %.12g",
                     plan->arena_bytes, plan->cluster.device.memory_bytes);
@@ -239,7 +240,8 @@ void verify_claims(Verifier *verifier)
     for (uint32_t a = 0; a < plan->strategy_count; a++)
         for (uint32_t b = a + 1; b < plan->strategy_count; b++)
             if (strcmp(plan->strategies[a].name, plan->strategies[b].name) == 0)
-                verify_fail(verifier, PROPERTY_CLAIMS, NONE, "two strategies are called '%s'", plan->strategies[a].name);
+                verify_fail(verifier, PROPERTY_CLAIMS, NONE, "two strategies are called '%s'",
+                            plan->strategies[a].name);
     if (plan->strategy_count > 0) {
         expect_claim(verifier, "the iteration time of the chosen strategy", plan->strategies[0].iteration_s,
                      plan->iteration_s);

@@ -21,8 +21,8 @@ static void expect_violation(Plan *plan, Property property, int64_t step, const 
     for (uint32_t i = 0; i < verify_report_count(&report); i++) {
         const Violation *violation = &report.items[i];
         // A wrong buffer in a place is often of a wrong size there, too.
-        cr_assert(violation->property == property || violation->property == PROPERTY_SIZES, "also %s: step %ld: %s", property_name(violation->property),
-                     (long)violation->step, violation->message);
+        cr_assert(violation->property == property || violation->property == PROPERTY_SIZES, "also %s: step %ld: %s",
+                  property_name(violation->property), (long)violation->step, violation->message);
         found |= violation->property == property && violation->step == step && strstr(violation->message, message);
     }
     cr_assert(found, "expected '%s' at step %ld, got '%s' at step %ld", message, (long)step, report.items[0].message,
