@@ -1,5 +1,5 @@
 // The verifier's property of sizes: every buffer is as large as the tokens, top_k and members of its
-// op make it, and scratch as large as the op's formula says; and the plan's claims about itself.
+// op make it, weights are the layer's, and scratch is as large as the op's formula says; and the plan's claims about itself.
 // What routing decides at run time (how full a receive buffer gets) the runtime bounds.
 #include <inttypes.h>
 #include <math.h>
@@ -87,6 +87,15 @@ static void verify_unroute(Verifier *verifier, uint32_t index)
         expect_rows(verifier, index, "rows", rows_of(verifier, before, "rows"));
         expect_rows(verifier, index, "results", rows_of(verifier, before, "next_rows"));
         expect_rows(verifier, index, "returned", rows_of(verifier, before, "send_rows"));
+        break;
+    }
+    // What was sent back is part of the same results.
+    const Buffer *returned = named(plan, &plan->steps[index], "returned");
+    for (uint32_t before = index; returned && before-- > 0;) {
+        if (plan->steps[before].op != OP_COMBINE || named(plan, &plan->steps[before], "returned") != returned)
+            continue;
+        if (named(plan, &plan->steps[before], "results") != named(plan, &plan->steps[index], "results"))
+            verify_fail(verifier, PROPERTY_SIZES, index, "sums other results than step %" PRIu32 " sent back", before);
         return;
     }
 }
@@ -108,11 +117,32 @@ static void verify_work(Verifier *verifier, uint32_t index, const Shape *shape)
                     work->rows * work->cols, step_info(step)->name, needed);
 }
 
+// Weights are the step's own layer's, filled before the first step; experts may be gathered copies.
+static void verify_weights(Verifier *verifier, uint32_t index)
+{
+    static const char *const operands[] = {"embedding", "attention", "router", "ffn", "shared", "experts"};
+    const Plan *plan = verifier->plan;
+    const Step *step = &plan->steps[index];
+    for (size_t i = 0; i < COUNT_OF(operands); i++) {
+        const Buffer *buffer = named(plan, step, operands[i]);
+        if (!buffer || (step->op == OP_RESIDUAL && strcmp(operands[i], "shared") == 0))
+            continue;
+        bool gathered = strcmp(operands[i], "experts") == 0 && buffer->kind == BUFFER_TEMPORARY;
+        if (buffer->kind != BUFFER_WEIGHT && !gathered)
+            verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') is of kind '%s', expected a weight",
+                        buffer->name, operands[i], buffer_kind_name(buffer->kind));
+        else if (buffer->layer != (strcmp(operands[i], "embedding") == 0 ? NONE : step->layer))
+            verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') is of another layer", buffer->name,
+                        operands[i]);
+    }
+}
+
 static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *shape)
 {
     static const char *const per_token[] = {"x", "y", "dx", "results", "rows", "shared"};
     verify_record_width(verifier, index, shape);
     verify_work(verifier, index, shape);
+    verify_weights(verifier, index);
     switch (verifier->plan->steps[index].op) {
     case OP_EMBED:
     case OP_PRE_EXPERT:

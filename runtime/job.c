@@ -219,6 +219,8 @@ static bool rank_iterate(Rank *rank, uint32_t iteration, int64_t measured)
     if (!comm->all_reduce_max(rank->comm, &time_s, 1, &rank->fault) ||
         !comm->all_reduce_sum(rank->comm, &loss, 1, &rank->fault))
         return false;
+    if (!isfinite(loss)) // the same on every rank
+        return fault_set(&rank->fault, EXIT_FAULT, "the loss of iteration %u is not a finite number", iteration);
     if (measured < 0)
         return true;
     rank_keep_times(rank, (uint32_t)measured);

@@ -351,6 +351,8 @@ static bool check_decisions(const Plan *plan, const int32_t *decisions, Fault *f
         uint64_t first = i / top_k * top_k;
         if (decisions[i] < -1 || decisions[i] >= (int64_t)plan->model.experts)
             return fault_set(fault, EXIT_FAULT, "gate chose expert %d of %u", decisions[i], plan->model.experts);
+        if (decisions[i] < 0 && plan->capacity == 0)
+            return fault_set(fault, EXIT_MISMATCH, "the gate dropped a token, although no capacity was set");
         for (uint64_t j = first; j < i; j++)
             if (decisions[j] == decisions[i] && decisions[i] >= 0)
                 return fault_set(fault, EXIT_FAULT, "gate chose expert %d twice for one token", decisions[i]);

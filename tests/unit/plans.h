@@ -48,13 +48,14 @@ static inline void plan_add_buffer(Plan *plan, const char *name, Dtype dtype, ui
                                    BufferKind kind)
 {
     Buffer *buffer = &plan->buffers[plan->buffer_count++];
-    *buffer = (Buffer){.name = name,
-                       .dtype = dtype,
-                       .rows = rows,
-                       .cols = cols,
-                       .kind = kind,
-                       .layer = NONE,
-                       .offset = plan->arena_bytes};
+    *buffer = (Buffer){
+        .name = name,
+        .dtype = dtype,
+        .rows = rows,
+        .cols = cols,
+        .kind = kind,
+        .layer = (kind == BUFFER_WEIGHT && strcmp(name, "embedding") != 0) || strcmp(name, "gathered") == 0 ? 0 : NONE,
+        .offset = plan->arena_bytes};
     plan->arena_bytes += (buffer_bytes(buffer) + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
 }
 

@@ -254,6 +254,8 @@ Test(verify, sizes)
     EXPECT(buffer(plan, "origin")->rows = 3, SIZES, PLAN_ROUTE, "has 3 rows, expected 4");
     EXPECT(buffer(plan, "work")->rows = 3, SIZES, PLAN_EXPERT, "scratch 'work' has 3 elements");
     EXPECT(plan->model.top_k = 2, SIZES, PLAN_ROUTE, "expected 4 for 2 record(s) a row");
+    EXPECT(buffer(plan, "attention")->layer = NONE, SIZES, PLAN_PRE_EXPERT, "is of another layer");
+    EXPECT(buffer(plan, "router")->kind = BUFFER_INPUT, SIZES, PLAN_GATE, "expected a weight");
     EXPECT(plan->model.layers = 2, SIZES, NONE, "the schedule has 1 layers, the model 2");
 }
 

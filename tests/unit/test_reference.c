@@ -235,6 +235,7 @@ static Plan *make_plan(ModelDims dims, uint32_t first_moe)
 {
     Plan *plan = plan_create();
     plan->model = dims;
+    plan->capacity = 1; // some tests drop records
     plan->cluster = (Cluster){.name = "one", .level_count = 2, .levels = {{"dc", 1, 1e9, 0, 0}, {"gpu", 1, 1e9, 0, 0}}};
     plan->choice_count = dims.layers - first_moe;
     plan->choices = arena_alloc_array(plan->arena, plan->choice_count, sizeof *plan->choices);
