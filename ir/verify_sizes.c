@@ -1,5 +1,6 @@
 // The verifier's property of sizes: every buffer is as large as the tokens, top_k and members of its
-// op make it, weights are the layer's, and scratch is as large as the op's formula says; and the plan's claims about itself.
+// op make it, weights are the layer's, and scratch is as large as the op's formula says;
+// and the plan's claims about itself.
 // What routing decides at run time (how full a receive buffer gets) the runtime bounds.
 #include <inttypes.h>
 #include <math.h>
