@@ -3,7 +3,7 @@
 #ifndef HEP_PLANNER_H
 #define HEP_PLANNER_H
 
-#include "compiler/cost.h"
+#include "compiler/iteration.h"
 #include "compiler/milp.h"
 
 // A configuration with its price.

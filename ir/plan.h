@@ -110,11 +110,30 @@ typedef struct {
     double half_rate_rows;         // rows at which a matrix product reaches half the rate
 } Device;
 
+// A worker of the outermost level, where these differ. A plan places workers at positions x_0: which of
+// them form a domain, and at which offset, is part of the planner's answer.
+typedef struct {
+    const char *name;             // "paris"; "dc[3]" where the input names none
+    uint32_t worker;              // its index in the input
+    double bandwidth_bytes_per_s; // of its port, each way
+    double latency_s;
+} WorkerPort;
+
+// The path between two workers of the outermost level, where it has a limit of its own: what goes from
+// a to b, and as much from b to a, besides what their ports allow.
+typedef struct {
+    uint32_t a, b; // positions x_0, a < b
+    double bandwidth_bytes_per_s, latency_s;
+} WorkerLink;
+
 typedef struct {
     const char *name;
     uint32_t level_count;
     Level levels[LEVELS_MAX]; // outermost first
     Device device;
+    WorkerPort *ports;              // [levels[0].count], by position; NULL: all like levels[0], unnamed
+    uint32_t link_count;
+    WorkerLink *links;              // ascending by (a, b); pairs not listed are limited by their ports alone
 } Cluster;
 
 uint64_t cluster_gpus(const Cluster *cluster);                        // G = prod n_l

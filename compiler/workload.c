@@ -1,0 +1,117 @@
+// The work of each layer, derived from the checked spec: see workload.h.
+#include "compiler/workload.h"
+
+double workload_matrix_s(const Device *device, double flops, double rows)
+{
+    if (flops <= 0 || rows <= 0)
+        return 0;
+    return flops / device->compute_flops * (1 + device->half_rate_rows / rows);
+}
+
+double workload_shards(const Spec *spec)
+{
+    double product = 1;
+    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++)
+        product *= spec->cluster.levels[l].count;
+    return product;
+}
+
+static void derive_abstract(const SpecModel *model, LayerWork *layer)
+{
+    layer->pre_expert_s = model->pre_expert_s;
+    if (!layer->is_moe)
+        return;
+    layer->expert_compute_s = model->expert_compute_s;
+    layer->data_bytes = model->data_bytes;
+    layer->expert_bytes = model->expert_bytes;
+}
+
+static ModelDims spec_dims(const Spec *spec)
+{
+    const SpecModel *model = &spec->model;
+    return (ModelDims){
+        .name = model->name, .abstract = model->abstract, .dtype = model->dtype, .layers = model->layers,
+        .hidden = model->hidden, .heads = model->heads, .kv_heads = model->kv_heads, .head_dim = model->head_dim,
+        .vocabulary = model->vocabulary, .sequence = model->sequence, .batch = model->batch,
+        .ffn_inner = model->ffn_inner, .experts = model->experts, .top_k = model->top_k, .inner = model->inner,
+        .shared_experts = model->shared_experts, .activation = model->activation,
+    };
+}
+
+static void derive_executed(const Spec *spec, LayerWork *layer)
+{
+    const SpecModel *model = &spec->model;
+    const Device *device = &spec->cluster.device;
+    double tokens = (double)model->sequence * model->batch;
+    double hidden = model->hidden, attended = (double)model->heads * model->head_dim;
+    double shared_kv = (double)model->kv_heads * model->head_dim;
+    double matrices = activation_matrices(model->activation);
+    layer->tokens = tokens;
+    layer->row_bytes = hidden * dtype_bytes(model->dtype);
+    // Projections, then scores and weighted values over the causal half.
+    double attention = 2 * tokens * hidden * (2 * attended + 2 * shared_kv) + 2 * tokens * model->sequence * attended;
+    layer->pre_expert_s = workload_matrix_s(device, attention, tokens);
+    if (!layer->is_moe) {
+        layer->dense_s = workload_matrix_s(device, 2 * tokens * matrices * hidden * model->ffn_inner, tokens);
+        return;
+    }
+    layer->pre_expert_s += workload_matrix_s(device, 2 * tokens * hidden * model->experts, tokens);
+    layer->dense_s =
+        workload_matrix_s(device, 2 * tokens * matrices * hidden * model->inner * model->shared_experts, tokens);
+    layer->expert_flops = 2 * tokens * model->top_k * matrices * hidden * model->inner;
+    layer->data_bytes = tokens * model->top_k * layer->row_bytes;
+    layer->expert_bytes = model->experts / workload_shards(spec) * matrices * hidden * model->inner * dtype_bytes(model->dtype);
+}
+
+double optimizer_bytes_per_parameter(Dtype dtype)
+{
+    double element = dtype_bytes(dtype), state = 4 * (element < 4 ? 3 : 2);
+    return 3 * element + 2 * state;
+}
+
+// Buffers of replicated parameters a layer has: attention, and router and shared experts or the dense layer.
+static uint32_t dense_buffers(const SpecModel *model, bool is_moe)
+{
+    return 2 + (is_moe && model->shared_experts > 0);
+}
+
+Workload *workload_derive(const Spec *spec, Arena *arena)
+{
+    const SpecModel *model = &spec->model;
+    Workload *work = arena_alloc(arena, sizeof *work);
+    work->spec = spec;
+    work->layer_count = model->layers;
+    work->layers = arena_alloc_array(arena, model->layers, sizeof *work->layers);
+    double expert_parameters_bytes = 0, dense_bytes = 0;
+    ModelDims dims = spec_dims(spec);
+    double element = dtype_bytes(model->dtype);
+    for (uint32_t k = 0; k < model->layers; k++) {
+        LayerWork *layer = &work->layers[k];
+        layer->is_moe = spec_layer_is_moe(model, k);
+        if (model->abstract)
+            derive_abstract(model, layer);
+        else
+            derive_executed(spec, layer);
+        layer->sent_bytes = layer->expert_bytes / spec->plan.ratio;
+        work->moe_count += layer->is_moe;
+        expert_parameters_bytes += layer->expert_bytes;
+        if (!model->abstract)
+            work->dense_gradients += dense_buffers(model, layer->is_moe);
+        if (!model->abstract)
+            dense_bytes +=
+                element * (double)(model_attention_elements(&dims) +
+                                   (layer->is_moe ? model_router_elements(&dims) + model_shared_elements(&dims)
+                                                  : model_ffn_elements(&dims)));
+    }
+    if (!model->abstract) {
+        double tokens = (double)model->sequence * model->batch;
+        work->loss_s = workload_matrix_s(&spec->cluster.device, 2 * tokens * model->hidden * model->vocabulary, tokens);
+        dense_bytes += element * (double)model_embedding_elements(&dims);
+        work->dense_gradients++;
+    }
+    work->dense_gradient_bytes = dense_bytes;
+    if (!model->abstract)
+        work->optimizer_s = (expert_parameters_bytes + dense_bytes) / element *
+                            optimizer_bytes_per_parameter(model->dtype) / spec->cluster.device.memory_bandwidth;
+    return work;
+}
