@@ -60,7 +60,8 @@ static void derive_executed(const Spec *spec, LayerWork *layer)
         workload_matrix_s(device, 2 * tokens * matrices * hidden * model->inner * model->shared_experts, tokens);
     layer->expert_flops = 2 * tokens * model->top_k * matrices * hidden * model->inner;
     layer->data_bytes = tokens * model->top_k * layer->row_bytes;
-    layer->expert_bytes = model->experts / workload_shards(spec) * matrices * hidden * model->inner * dtype_bytes(model->dtype);
+    layer->expert_bytes =
+        model->experts / workload_shards(spec) * matrices * hidden * model->inner * dtype_bytes(model->dtype);
 }
 
 double optimizer_bytes_per_parameter(Dtype dtype)

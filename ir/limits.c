@@ -159,6 +159,8 @@ static bool check_counts(Check *check)
         uint32_t count, least, most;
     } counts[] = {
         {RECORD_LEVEL, plan->cluster.level_count, 1, LEVELS_MAX},
+        {RECORD_PORT, plan->cluster.port_count, 0, PLAN_PORTS_MAX},
+        {RECORD_LINK, plan->cluster.link_count, 0, PLAN_LINKS_MAX},
         {RECORD_CHOICE, plan->choice_count, 0, plan->model.layers},
         {RECORD_STRATEGY, plan->strategy_count, 0, PLAN_STRATEGIES_MAX},
         {RECORD_GROUP, plan->group_count, 0, PLAN_GROUPS_MAX},
@@ -192,6 +194,77 @@ static bool check_cluster(Check *check)
             if (strcmp(cluster->levels[l].name, cluster->levels[other].name) == 0) {
                 return fail(check, RECORD_LEVEL, l, "two levels have this name");
             }
+        }
+    }
+    return true;
+}
+
+static int compare_port_names(const void *a, const void *b)
+{
+    const WorkerPort *x = *(const WorkerPort *const *)a, *y = *(const WorkerPort *const *)b;
+    int by_name = strcmp(x->name, y->name);
+    return by_name ? by_name : (x > y) - (x < y);
+}
+
+// Every worker has one port, and a name of its own.
+static bool check_port_workers(Check *check, Arena *scratch)
+{
+    const Cluster *cluster = &check->plan->cluster;
+    bool *placed = arena_alloc_array(scratch, cluster->port_count, sizeof(*placed));
+    const WorkerPort **sorted = arena_alloc_array(scratch, cluster->port_count, sizeof(*sorted));
+    for (uint32_t i = 0; i < cluster->port_count; i++) {
+        const WorkerPort *port = &cluster->ports[i];
+        if (port->worker >= cluster->port_count || placed[port->worker]) {
+            return fail(check, RECORD_PORT, i, "'worker' is %" PRIu32 ": expected each of 0 to %" PRIu32 " once",
+                        port->worker, cluster->port_count - 1);
+        }
+        placed[port->worker] = true;
+        sorted[i] = port;
+        if (port->bandwidth_bytes_per_s <= 0) {
+            return fail(check, RECORD_PORT, i, "'bandwidth' is 0");
+        }
+    }
+    qsort(sorted, cluster->port_count, sizeof(*sorted), compare_port_names);
+    for (uint32_t i = 1; i < cluster->port_count; i++) {
+        if (strcmp(sorted[i - 1]->name, sorted[i]->name) == 0) {
+            return fail(check, RECORD_PORT, (uint32_t)(sorted[i] - cluster->ports), "two ports have this name");
+        }
+    }
+    return true;
+}
+
+static bool check_ports(Check *check)
+{
+    const Cluster *cluster = &check->plan->cluster;
+    if (cluster->port_count == 0) {
+        return true;
+    }
+    if (cluster->port_count != cluster->levels[0].count) {
+        return fail(check, RECORD_PORT, 0, "%" PRIu32 " ports: expected one for each of the %" PRIu32 " workers",
+                    cluster->port_count, cluster->levels[0].count);
+    }
+    Arena *scratch = arena_create();
+    bool good = check_port_workers(check, scratch);
+    arena_destroy(scratch);
+    return good;
+}
+
+static bool check_links(Check *check)
+{
+    const Cluster *cluster = &check->plan->cluster;
+    for (uint32_t i = 0; i < cluster->link_count; i++) {
+        const WorkerLink *link = &cluster->links[i], *last = i ? link - 1 : NULL;
+        if (link->a >= link->b || link->b >= cluster->port_count) {
+            return fail(check, RECORD_LINK, i,
+                        "from %" PRIu32 " to %" PRIu32 ": expected two positions of the %" PRIu32
+                        " ports, the smaller first",
+                        link->a, link->b, cluster->port_count);
+        }
+        if (last && (last->a > link->a || (last->a == link->a && last->b >= link->b))) {
+            return fail(check, RECORD_LINK, i, "links must ascend, and each pair has one");
+        }
+        if (link->bandwidth_bytes_per_s <= 0) {
+            return fail(check, RECORD_LINK, i, "'bandwidth' is 0");
         }
     }
     return true;
@@ -326,6 +399,7 @@ static bool check_steps(Check *check)
 bool plan_within_limits(const Plan *plan, PlanProblem *problem)
 {
     Check check = {.plan = plan, .problem = problem};
-    return check_counts(&check) && check_fields(&check) && check_cluster(&check) && check_model(&check) &&
-           check_groups(&check) && check_buffers(&check) && check_buffer_names(&check) && check_steps(&check);
+    return check_counts(&check) && check_fields(&check) && check_cluster(&check) && check_ports(&check) &&
+           check_links(&check) && check_model(&check) && check_groups(&check) && check_buffers(&check) &&
+           check_buffer_names(&check) && check_steps(&check);
 }

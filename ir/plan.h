@@ -131,9 +131,9 @@ typedef struct {
     uint32_t level_count;
     Level levels[LEVELS_MAX]; // outermost first
     Device device;
-    WorkerPort *ports;              // [levels[0].count], by position; NULL: all like levels[0], unnamed
-    uint32_t link_count;
-    WorkerLink *links;              // ascending by (a, b); pairs not listed are limited by their ports alone
+    uint32_t port_count, link_count; // ports: levels[0].count, or 0: all like levels[0], unnamed
+    WorkerPort *ports;               // by position
+    WorkerLink *links;               // ascending by (a, b); pairs not listed are limited by their ports alone
 } Cluster;
 
 uint64_t cluster_gpus(const Cluster *cluster);                        // G = prod n_l

@@ -385,6 +385,14 @@ static void *new_record(Parser *parser, RecordKind kind)
         list->count++;
         plan->cluster.level_count++;
         return &plan->cluster.levels[plan->cluster.level_count - 1];
+    case RECORD_PORT:
+        *(WorkerPort *)list_add(parser, list, sizeof(WorkerPort)) = (WorkerPort){.name = ""};
+        plan->cluster.ports = list->items;
+        return &plan->cluster.ports[plan->cluster.port_count++];
+    case RECORD_LINK:
+        *(WorkerLink *)list_add(parser, list, sizeof(WorkerLink)) = (WorkerLink){0};
+        plan->cluster.links = list->items;
+        return &plan->cluster.links[plan->cluster.link_count++];
     case RECORD_CHOICE:
         list_add(parser, list, sizeof(Choice));
         plan->choices = list->items;

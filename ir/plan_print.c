@@ -116,6 +116,14 @@ static void comment_level(const Level *level, Text *out)
                 format_time(latency, level->latency_s + 0.0));
 }
 
+static void comment_link(const Cluster *cluster, const WorkerLink *link, Text *out)
+{
+    char bandwidth[FORMAT_MAX], latency[FORMAT_MAX];
+    text_format(out, "%s to %s, %s, %s", cluster->ports[link->a].name, cluster->ports[link->b].name,
+                format_bandwidth(bandwidth, link->bandwidth_bytes_per_s + 0.0),
+                format_time(latency, link->latency_s + 0.0));
+}
+
 static void comment_device(const Device *device, Text *out)
 {
     char rate[FORMAT_MAX], memory[FORMAT_MAX];
@@ -156,6 +164,13 @@ static void comment_record(const Plan *plan, RecordKind kind, uint32_t index, Te
         break;
     case RECORD_LEVEL:
         comment_level(&plan->cluster.levels[index], out);
+        break;
+    case RECORD_PORT:
+        text_format(out, "at position %" PRIu32 ", %s", index,
+                    format_bandwidth(human, plan->cluster.ports[index].bandwidth_bytes_per_s + 0.0));
+        break;
+    case RECORD_LINK:
+        comment_link(&plan->cluster, &plan->cluster.links[index], out);
         break;
     case RECORD_DEVICE:
         comment_device(&plan->cluster.device, out);
@@ -345,6 +360,8 @@ void plan_print(const Plan *plan, Text *out)
     text_format(out, "hep_plan %d\n\n", PLAN_TEXT_VERSION);
     print_single(plan, RECORD_CLUSTER, out);
     print_table(plan, RECORD_LEVEL, "  ", out);
+    print_table(plan, RECORD_PORT, "    ", out);
+    print_table(plan, RECORD_LINK, "    ", out);
     print_single(plan, RECORD_DEVICE, out);
     text_append(out, "\n");
     print_single(plan, RECORD_MODEL, out);

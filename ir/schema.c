@@ -24,6 +24,14 @@ static const RecordInfo records[RECORD_COUNT] = {
                                  FIELD(Level, "bandwidth", bandwidth_bytes_per_s, NUMBER),
                                  FIELD(Level, "latency", latency_s, NUMBER),
                                  FIELD(Level, "overhead", overhead_s, NUMBER)}},
+    [RECORD_PORT] = {.keyword = "port",
+                     .fields = {FIRST(WorkerPort, "name", name, NAME), FIELD(WorkerPort, "worker", worker, U32),
+                                FIELD(WorkerPort, "bandwidth", bandwidth_bytes_per_s, NUMBER),
+                                FIELD(WorkerPort, "latency", latency_s, NUMBER)}},
+    [RECORD_LINK] = {.keyword = "link",
+                     .fields = {FIRST(WorkerLink, "a", a, U32), FIRST(WorkerLink, "b", b, U32),
+                                FIELD(WorkerLink, "bandwidth", bandwidth_bytes_per_s, NUMBER),
+                                FIELD(WorkerLink, "latency", latency_s, NUMBER)}},
     [RECORD_DEVICE] = {.keyword = "device",
                        .fields = {FIELD(Device, "compute", compute_flops, NUMBER),
                                   FIELD(Device, "memory", memory_bytes, NUMBER),
@@ -121,6 +129,10 @@ uint32_t record_count(const Plan *plan, RecordKind kind)
         return 1;
     case RECORD_LEVEL:
         return plan->cluster.level_count;
+    case RECORD_PORT:
+        return plan->cluster.port_count;
+    case RECORD_LINK:
+        return plan->cluster.link_count;
     case RECORD_CHOICE:
         return plan->choice_count;
     case RECORD_STRATEGY:
@@ -148,6 +160,10 @@ void *record_at(const Plan *plan, RecordKind kind, uint32_t index)
         return &owner->cluster;
     case RECORD_LEVEL:
         return &owner->cluster.levels[index];
+    case RECORD_PORT:
+        return &owner->cluster.ports[index];
+    case RECORD_LINK:
+        return &owner->cluster.links[index];
     case RECORD_DEVICE:
         return &owner->cluster.device;
     case RECORD_MODEL:

@@ -11,6 +11,8 @@
 typedef enum {
     RECORD_CLUSTER,
     RECORD_LEVEL,
+    RECORD_PORT,
+    RECORD_LINK,
     RECORD_DEVICE,
     RECORD_MODEL,
     RECORD_PLAN,
@@ -87,6 +89,8 @@ typedef struct {
 enum {
     NAME_BYTES_MAX = 255,
     PLAN_LAYERS_MAX = 1 << 16,
+    PLAN_PORTS_MAX = 1 << 20,
+    PLAN_LINKS_MAX = 1 << 22,
     PLAN_STRATEGIES_MAX = 64,
     PLAN_GROUPS_MAX = 4096,
     PLAN_BUFFERS_MAX = 1 << 17,

@@ -204,4 +204,19 @@ static inline Plan *plan_of_four_ranks(void)
     return plan;
 }
 
+// The same with ports: two data centres that changed places, and a link between them.
+static inline Plan *plan_of_placed_ranks(void)
+{
+    Plan *plan = plan_of_four_ranks();
+    Cluster *cluster = &plan->cluster;
+    cluster->port_count = cluster->levels[0].count;
+    cluster->link_count = 1;
+    cluster->ports = arena_alloc_array(plan->arena, cluster->port_count, sizeof(*cluster->ports));
+    cluster->links = arena_alloc_array(plan->arena, cluster->link_count, sizeof(*cluster->links));
+    cluster->ports[0] = (WorkerPort){"oslo", 1, 1.25e8, 5e-4};
+    cluster->ports[1] = (WorkerPort){"dc[0]", 0, 6.25e7, 1e-3};
+    cluster->links[0] = (WorkerLink){0, 1, 2.5e7, 4e-2};
+    return plan;
+}
+
 #endif

@@ -63,7 +63,7 @@ static Encoded encoded(const Plan *plan)
 // Values that are easy to get wrong in one of the forms.
 static Plan *awkward_plan(void)
 {
-    Plan *plan = plan_of_four_ranks();
+    Plan *plan = plan_of_placed_ranks();
     plan->cluster.name = "two \"sites\" \\ caf\xc3\xa9";
     plan->model.name = "9 layers";
     plan->solver = "";
@@ -227,7 +227,7 @@ static void expect_refusal(const uint8_t *bytes, size_t length, const char *mess
 
 Test(binary, every_truncation_is_refused)
 {
-    Plan *plan = plan_of_four_ranks();
+    Plan *plan = plan_of_placed_ranks();
     Encoded file = encoded(plan);
     char error[PLAN_ERROR_MAX];
     for (size_t length = 0; length < file.length; length++) {
@@ -244,7 +244,7 @@ Test(binary, every_truncation_is_refused)
 
 Test(binary, every_flipped_bit_is_refused)
 {
-    Plan *plan = plan_of_four_ranks();
+    Plan *plan = plan_of_placed_ranks();
     Encoded file = encoded(plan);
     char error[PLAN_ERROR_MAX];
     for (size_t bit = 0; bit < 8 * file.length; bit++) {
@@ -270,7 +270,7 @@ static void put_checksum(Encoded *file)
 Test(binary, damage_behind_a_good_checksum)
 {
     static const uint8_t values[] = {0x00, 0x01, 0x7f, 0x80, 0xff};
-    Plan *plan = plan_of_four_ranks();
+    Plan *plan = plan_of_placed_ranks();
     Encoded file = encoded(plan);
     char error[PLAN_ERROR_MAX];
     unsigned accepted = 0;
@@ -302,9 +302,9 @@ Test(binary, messages)
     Encoded file = encoded(plan);
     expect_refusal((const uint8_t *)"", 0, "not a plan");
     expect_refusal((const uint8_t *)"hello, world", 12, "not a plan");
-    file.bytes[8] = 2;
-    expect_refusal(file.bytes, file.length, "written by a newer version: format 2");
-    file.bytes[8] = 1;
+    file.bytes[8]++;
+    expect_refusal(file.bytes, file.length, "written by a newer version: format");
+    file.bytes[8]--;
     memmove(file.bytes + 4, file.bytes + 5, file.length - 5); // \r\n became \n
     expect_refusal(file.bytes, file.length - 1, "text mode");
     free(file.bytes);
@@ -344,7 +344,7 @@ static void expect_problem(Plan *plan, RecordKind record, const char *message)
 
 #define EXPECT_PROBLEM(statement, kind, expected)                                                                      \
     do {                                                                                                               \
-        Plan *plan = plan_of_four_ranks();                                                                             \
+        Plan *plan = plan_of_placed_ranks();                                                                           \
         PlanProblem fine;                                                                                              \
         cr_assert(plan_within_limits(plan, &fine), "%s", fine.message);                                                \
         statement;                                                                                                     \
@@ -360,6 +360,15 @@ Test(limits, each_is_checked)
     EXPECT_PROBLEM(plan->cluster.levels[0].count = UINT32_MAX, RECORD_CLUSTER, "more than 2147483648 GPUs");
     EXPECT_PROBLEM(plan->cluster.levels[1].name = "dc", RECORD_LEVEL, "two levels have this name");
     EXPECT_PROBLEM(plan->cluster.levels[1].bandwidth_bytes_per_s = 0, RECORD_LEVEL, "'bandwidth' is 0");
+    EXPECT_PROBLEM(plan->cluster.port_count = 1, RECORD_PORT, "1 ports: expected one for each of the 2 workers");
+    EXPECT_PROBLEM(plan->cluster.ports[1].worker = 2, RECORD_PORT, "'worker' is 2: expected each of 0 to 1 once");
+    EXPECT_PROBLEM(plan->cluster.ports[1].worker = 1, RECORD_PORT, "'worker' is 1: expected each of 0 to 1 once");
+    EXPECT_PROBLEM(plan->cluster.ports[1].name = "oslo", RECORD_PORT, "two ports have this name");
+    EXPECT_PROBLEM(plan->cluster.ports[0].bandwidth_bytes_per_s = 0, RECORD_PORT, "'bandwidth' is 0");
+    EXPECT_PROBLEM(plan->cluster.port_count = 0, RECORD_LINK, "expected two positions of the 0 ports");
+    EXPECT_PROBLEM(plan->cluster.links[0].a = 1, RECORD_LINK, "from 1 to 1: expected two positions");
+    EXPECT_PROBLEM(plan->cluster.links[0].b = 2, RECORD_LINK, "from 0 to 2: expected two positions");
+    EXPECT_PROBLEM(plan->cluster.links[0].bandwidth_bytes_per_s = 0, RECORD_LINK, "'bandwidth' is 0");
     EXPECT_PROBLEM(plan->cluster.name = "a\nb", RECORD_CLUSTER, "control character");
     EXPECT_PROBLEM(plan->cluster.name = NULL, RECORD_CLUSTER, "'name' is empty");
     EXPECT_PROBLEM(plan->cluster.device.memory_bytes = INFINITY, RECORD_DEVICE, "'memory' is inf");
