@@ -3,6 +3,7 @@
 
 #include <cjson/cJSON.h>
 
+#include "backends/assignment.h"
 #include "backends/plan_facts.h"
 #include "backends/simulate.h"
 
@@ -25,6 +26,29 @@ static void add_cluster(cJSON *root, const Cluster *cluster)
         cJSON_AddNumberToObject(level, "latency_s", cluster->levels[l].latency_s);
         cJSON_AddNumberToObject(level, "overhead_s", cluster->levels[l].overhead_s);
         cJSON_AddItemToArray(levels, level);
+    }
+}
+
+// Of the outermost level's workers where they differ; links join positions.
+static void add_ports(cJSON *root, const Cluster *cluster)
+{
+    cJSON *object = cJSON_GetObjectItem(root, "cluster"), *ports = cJSON_AddArrayToObject(object, "ports");
+    for (uint32_t w = 0; w < cluster->port_count; w++) {
+        cJSON *port = cJSON_CreateObject();
+        cJSON_AddStringToObject(port, "name", cluster->ports[w].name);
+        cJSON_AddNumberToObject(port, "worker", cluster->ports[w].worker);
+        cJSON_AddNumberToObject(port, "bandwidth_bytes_per_s", cluster->ports[w].bandwidth_bytes_per_s);
+        cJSON_AddNumberToObject(port, "latency_s", cluster->ports[w].latency_s);
+        cJSON_AddItemToArray(ports, port);
+    }
+    cJSON *links = cJSON_AddArrayToObject(object, "links");
+    for (uint32_t i = 0; i < cluster->link_count; i++) {
+        cJSON *link = cJSON_CreateObject();
+        cJSON_AddNumberToObject(link, "a", cluster->links[i].a);
+        cJSON_AddNumberToObject(link, "b", cluster->links[i].b);
+        cJSON_AddNumberToObject(link, "bandwidth_bytes_per_s", cluster->links[i].bandwidth_bytes_per_s);
+        cJSON_AddNumberToObject(link, "latency_s", cluster->links[i].latency_s);
+        cJSON_AddItemToArray(links, link);
     }
 }
 
@@ -127,12 +151,15 @@ void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out
     cJSON_AddStringToObject(root, "format", "hep-plan");
     cJSON_AddNumberToObject(root, "version", 1);
     add_cluster(root, &plan->cluster);
+    if (plan->cluster.port_count)
+        add_ports(root, &plan->cluster);
     add_model(root, plan);
     cJSON_AddStringToObject(root, "pass", pass_name(plan->pass));
     cJSON_AddStringToObject(root, "dispatch", dispatch_name(plan->dispatch));
     cJSON_AddStringToObject(root, "codec", codec_name(plan->codec));
     cJSON_AddNumberToObject(root, "codec_ratio", plan->codec_ratio);
     add_solution(root, plan, solve_s);
+    assignment_add_json(root, plan);
     add_baselines(root, plan);
     if (plan->strategy_count > 0)
         add_traffic(root, plan, &plan->strategies[0]);

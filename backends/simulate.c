@@ -25,11 +25,30 @@ typedef struct {
     bool *done;
     Activity activities[STREAM_COUNT];
     double now_s;
+    WorstPair *worst_pairs; // of each group at the outermost level; NULL where its workers are alike
 } Simulator;
 
+// Where workers of the outermost level differ, the slowest stands for all.
 static double port_capacity(const Plan *plan, uint32_t level)
 {
-    return plan->cluster.levels[level].bandwidth_bytes_per_s / (double)cluster_gpus_below(&plan->cluster, level);
+    double bandwidth = level == 0 ? cluster_slowest_port(&plan->cluster)
+                                  : plan->cluster.levels[level].bandwidth_bytes_per_s;
+    return bandwidth / (double)cluster_gpus_below(&plan->cluster, level);
+}
+
+// What the slowest link in any group of the step lets a GPU send, bytes/s.
+static double link_capacity(const Simulator *sim, const Activity *activity)
+{
+    const Step *step = &sim->plan->steps[activity->step];
+    double s_per_byte = step->level == 0 && sim->worst_pairs ? sim->worst_pairs[step->group].link_s_per_byte : 0;
+    return s_per_byte > 0 ? activity->flows / s_per_byte / (double)cluster_gpus_below(&sim->plan->cluster, 0)
+                          : INFINITY;
+}
+
+static double start_latency_s(const Simulator *sim, const Step *step)
+{
+    return step->level == 0 && sim->worst_pairs ? sim->worst_pairs[step->group].latency_s
+                                                : sim->plan->cluster.levels[step->level].latency_s;
 }
 
 // Weighted max-min rates of the transfers under way: fill the tightest port first, repeatedly.
@@ -59,10 +78,18 @@ static void share_ports(Simulator *sim)
                 port = l;
             }
         }
+        int limited = -1; // the transfer whose links allow less than the tightest port does
+        for (int s = 0; s < STREAM_COUNT; s++) {
+            const Activity *activity = &sim->activities[s];
+            if (fixed[s] || link_capacity(sim, activity) >= tightest * activity->flows)
+                continue;
+            tightest = link_capacity(sim, activity) / activity->flows;
+            limited = s;
+        }
         for (int s = 0; s < STREAM_COUNT; s++) {
             Activity *activity = &sim->activities[s];
             int32_t level = fixed[s] ? 0 : plan->steps[activity->step].level;
-            if (fixed[s] || level > (int32_t)port)
+            if (fixed[s] || (limited >= 0 ? s != limited : level > (int32_t)port))
                 continue;
             activity->rate = tightest * activity->flows;
             fixed[s] = true;
@@ -167,7 +194,7 @@ static void finish_phases(Simulator *sim)
             if (activity->left_bytes > activity->rate * instant_s && activity->left_bytes > 1e-9 * step->bytes)
                 continue;
             activity->phase = PHASE_LATENCY;
-            activity->until_s = sim->now_s + sim->plan->cluster.levels[step->level].latency_s;
+            activity->until_s = sim->now_s + start_latency_s(sim, step);
         }
         if (activity->until_s <= sim->now_s) {
             activity->active = false;
@@ -198,6 +225,18 @@ static void count_port_time(const Plan *plan, Simulation *out)
     }
 }
 
+static void find_worst_pairs(Simulator *sim, Arena *arena)
+{
+    const Plan *plan = sim->plan;
+    if (!plan->cluster.port_count)
+        return;
+    sim->worst_pairs = arena_alloc_array(arena, plan->group_count, sizeof *sim->worst_pairs);
+    uint32_t *linked = arena_alloc_array(arena, plan->cluster.port_count, sizeof *linked);
+    for (uint32_t g = 0; g < plan->group_count; g++)
+        if (plan->groups[g].level <= 0)
+            sim->worst_pairs[g] = cluster_worst_pair(&plan->cluster, &plan->groups[g], linked);
+}
+
 const Simulation *simulate(const Plan *plan, Arena *arena)
 {
     Simulation *out = arena_alloc(arena, sizeof *out);
@@ -205,6 +244,7 @@ const Simulation *simulate(const Plan *plan, Arena *arena)
     Simulator sim = {.plan = plan, .out = out};
     sim.done = arena_alloc_array(arena, plan->step_count, sizeof *sim.done);
     sort_steps(&sim, arena);
+    find_worst_pairs(&sim, arena);
     for (;;) {
         while (start_ready_steps(&sim))
             finish_phases(&sim); // steps that take no time end at once and may free others

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 
+#include "backends/assignment.h"
 #include "backends/plan_facts.h"
 #include "backends/simulate.h"
 
@@ -77,6 +78,7 @@ void summary_print_comparison(const Plan *plan, Text *out)
         print_strategy(plan, &plan->strategies[i], false, ep ? ep->iteration_s : 0, out);
     if (plan->strategy_count > 0)
         print_strategy(plan, &plan->strategies[0], true, ep ? ep->iteration_s : 0, out);
+    assignment_print_line(plan, out);
     print_simulated(plan, out);
 }
 
@@ -123,6 +125,7 @@ void summary_print(const Plan *plan, uint64_t plan_bytes, Text *out)
     char value[FORMAT_MAX], size[FORMAT_MAX];
     print_heading(plan, out);
     print_choices(plan, out);
+    assignment_print(plan, out);
     summary_print_comparison(plan, out);
     text_append(out, "\n");
     print_traffic(plan, out);

@@ -43,6 +43,15 @@ static void check_level(Checker *checker, const AstEntry *entry)
     cluster->levels[index].name = entry->label ? entry->label : "";
     check_block(checker, BLOCK_LEVEL, entry, &cluster->levels[index]);
     check_required_keys(checker, BLOCK_LEVEL, FORM_ANY);
+    const AstEntry *names = checker->keys[KEY_LEVEL_names], *links = checker->keys[KEY_LEVEL_links];
+    if (index == 0) {
+        checker->worker_names = names;
+        checker->link_matrix = links;
+    } else if (names || links) {
+        diag_error(checker->diag, (names ? names : links)->name_span,
+                   "only workers of the outermost level, '%s' here, can be named or have links of their own",
+                   cluster->levels[0].name);
+    }
 }
 
 static void check_gpu_count(Checker *checker)
@@ -80,6 +89,8 @@ static void check_cluster(Checker *checker)
                                                          : spec->cluster_span;
     if (!has_errors_since(checker, mark))
         check_gpu_count(checker);
+    if (!has_errors_since(checker, mark))
+        check_links(checker, block);
 }
 
 // ---- model -----------------------------------------------------------------------------------

@@ -4,12 +4,10 @@
 #include <math.h>
 #include <string.h>
 
-#define LABEL_LABELLED true
-#define LABEL_PLAIN    false
 #define HEP_BLOCK(name, text, parent, label, occurs, doc)                                                              \
     [BLOCK_##name] = {text, BLOCK_##parent, LABEL_##label, OCCURS_##occurs, doc},
 static const BlockInfo blocks[BLOCK_COUNT] = {
-    [BLOCK_FILE] = {"file", BLOCK_FILE, false, OCCURS_ONE, ""},
+    [BLOCK_FILE] = {"file", BLOCK_FILE, LABEL_PLAIN, OCCURS_ONE, ""},
 #include "grammar/keys.def"
 };
 
@@ -74,6 +72,8 @@ const char *const *choice_names(Takes takes)
     case TAKES_RATE:
     case TAKES_CAPACITY:
     case TAKES_DOMAIN:
+    case TAKES_NAMES:
+    case TAKES_FILE:
         return NULL;
     }
     return NULL;
@@ -101,6 +101,8 @@ Kind takes_kind(Takes takes)
     case TAKES_DISPATCH:
     case TAKES_CODEC:
     case TAKES_DOMAIN:
+    case TAKES_NAMES:
+    case TAKES_FILE:
         return KIND_NUMBER;
     }
     return KIND_NUMBER;
@@ -182,6 +184,12 @@ bool evaluate_count(Checker *checker, const AstExpr *expr, const char *name, dou
     return true;
 }
 
+// Keys whose values are no scalars: check_domain.c and check_links.c look at them.
+static bool is_structured(Takes takes)
+{
+    return takes == TAKES_DOMAIN || takes == TAKES_NAMES || takes == TAKES_FILE;
+}
+
 static int find_choice(const char *const *names, const char *name)
 {
     for (int i = 0; names[i]; i++)
@@ -246,7 +254,7 @@ static void store_key(Checker *checker, const KeyInfo *key, const AstExpr *expr,
         evaluate_count(checker, expr, key->name, key->min, key->max, field);
     } else if (key->takes == TAKES_CAPACITY) {
         store_capacity(checker, key, expr, field);
-    } else if (key->takes != TAKES_DOMAIN) { // check_domain.c
+    } else if (!is_structured(key->takes)) {
         evaluate_quantity(checker, expr, key->name, takes_kind(key->takes), key->min, key->max, field);
     }
 }
@@ -331,6 +339,13 @@ static bool report_if_reserved(Checker *checker, BlockId id, const AstEntry *ent
     return false;
 }
 
+// What stands between the kind of a block and its brace.
+static const char *label_example(Label label)
+{
+    static const char *const examples[] = {"", " NAME", " WORKER, ..."};
+    return examples[label];
+}
+
 static void report_unknown(Checker *checker, BlockId id, const AstEntry *entry)
 {
     bool is_block = entry->kind == ENTRY_BLOCK;
@@ -339,7 +354,7 @@ static void report_unknown(Checker *checker, BlockId id, const AstEntry *entry)
     int block = find_block(id, entry->name);
     if (!is_block && block >= 0) {
         diag_error(checker->diag, entry->name_span, "'%s' is a block, expected '%s%s { ... }'", entry->name,
-                   entry->name, blocks[block].labelled ? " NAME" : "");
+                   entry->name, label_example(blocks[block].label));
         return;
     }
     if (is_block && find_key(id, entry->name) >= 0) {
@@ -372,16 +387,22 @@ static void report_twice(Checker *checker, const AstEntry *entry, const AstEntry
 
 static void check_head(Checker *checker, BlockId id, const AstEntry *entry)
 {
-    if (entry->references.first)
+    Label label = blocks[id].label;
+    if (label == LABEL_WORKERS && !entry->from && !entry->label && !entry->references.first)
+        diag_error(checker->diag, entry->name_span, "'%s' needs a worker, such as '%s dc[0]%s { ... }'", entry->name,
+                   entry->name, id == BLOCK_LINK ? ", dc[1]" : "");
+    else if (label == LABEL_WORKERS && !entry->from)
+        return;
+    else if (entry->references.first)
         diag_error(checker->diag, entry->references.first->span, "'%s' does not take a worker", entry->name);
     else if (entry->from && id == BLOCK_MODEL)
         diag_error(checker->diag, entry->from->span, "model import is not supported by this version");
     else if (entry->from)
         diag_error(checker->diag, entry->from->span, "'%s' cannot be read from a file", entry->name);
-    else if (blocks[id].labelled && !entry->label)
+    else if (label == LABEL_LABELLED && !entry->label)
         diag_error(checker->diag, entry->name_span, "'%s' needs a name, expected '%s NAME { ... }'", entry->name,
                    entry->name);
-    else if (!blocks[id].labelled && entry->label)
+    else if (label == LABEL_PLAIN && entry->label)
         diag_error(checker->diag, entry->label_span, "'%s' takes no name, expected '%s { ... }'", entry->name,
                    entry->name);
 }
@@ -396,7 +417,7 @@ static void check_nested(Checker *checker, BlockId id, const AstEntry *entry)
     check_head(checker, (BlockId)block, entry);
     if (!checker->blocks[block])
         checker->blocks[block] = entry;
-    else if (blocks[block].occurs != OCCURS_MANY)
+    else if (blocks[block].occurs != OCCURS_MANY && blocks[block].occurs != OCCURS_ANY)
         report_twice(checker, entry, checker->blocks[block]);
 }
 

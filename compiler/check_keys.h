@@ -34,16 +34,19 @@ typedef enum {
     TAKES_CODEC,
     TAKES_CAPACITY,
     TAKES_DOMAIN,
+    TAKES_NAMES,
+    TAKES_FILE,
 } Takes;
 
 typedef enum { NEED_REQUIRED, NEED_REQUIRED_DIMENSIONS, NEED_OPTIONAL } Need;
 typedef enum { FORM_ANY, FORM_DIMENSIONS, FORM_VOLUMES } Form;
-typedef enum { OCCURS_ONE, OCCURS_MAYBE, OCCURS_MANY } Occurs;
+typedef enum { OCCURS_ONE, OCCURS_MAYBE, OCCURS_MANY, OCCURS_ANY } Occurs;
+typedef enum { LABEL_PLAIN, LABEL_LABELLED, LABEL_WORKERS } Label;
 
 typedef struct {
     const char *name;
     BlockId parent;
-    bool labelled;
+    Label label;
     Occurs occurs;
     const char *doc;
 } BlockInfo;
@@ -77,11 +80,12 @@ typedef struct {
     const AstEntry *blocks[BLOCK_COUNT], *keys[KEY_COUNT];
     // Names that were misspelt, and reported as that, are not reported as missing too.
     bool misspelt_blocks[BLOCK_COUNT], misspelt_keys[KEY_COUNT];
+    const AstEntry *worker_names, *link_matrix; // of the outermost level; NULL if not given
 } Checker;
 
 // Checks the entries of `entry`, a block `id` (or the whole file, BLOCK_FILE), and stores keys in
-// `target`. Nested blocks are recorded in checker->blocks, not checked; of an OCCURS_MANY block the
-// first.
+// `target`. Nested blocks are recorded in checker->blocks, not checked; of a block that may
+// occur more than once the first.
 void check_block(Checker *checker, BlockId id, const AstEntry *entry, void *target);
 void check_file_entries(Checker *checker, AstEntries entries);
 // Reports all required keys of a block that are missing, in one message.
@@ -93,6 +97,9 @@ bool evaluate_count(Checker *checker, const AstExpr *expr, const char *name, dou
 Span block_head_span(const AstEntry *block);
 // Span of a key's value, or of `block`'s head if it was not given.
 Span key_span(const Checker *checker, KeyId key, BlockId block);
+
+// check_links.c: names, ports and links of the outermost level's workers. Requires the levels checked.
+void check_links(Checker *checker, const AstEntry *cluster);
 
 // check_domain.c: replica levels and domain sizes. Requires cluster and model checked.
 void check_replicas_and_domain(Checker *checker, const char *domain_option);

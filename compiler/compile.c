@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "compiler/lower.h"
+#include "compiler/place.h"
 #include "compiler/read.h"
 #include "ir/verify.h"
 
@@ -94,7 +95,7 @@ ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, C
     if (options->stop_after == STAGE_CHECK)
         return EXIT_DONE;
     bool infeasible = false;
-    if (!planner_solve(out->work, arena, diag, &out->solution, &infeasible))
+    if (!place_and_solve(out->work, arena, diag, &out->work, &out->solution, &infeasible))
         return infeasible ? EXIT_INFEASIBLE : EXIT_INPUT;
     if (options->stop_after == STAGE_SOLVE)
         return EXIT_DONE;

@@ -20,7 +20,7 @@ typedef struct {
 typedef struct {
     Ast *ast;
     const Spec *spec;
-    Workload *work;
+    const Workload *work; // with its workers placed, once there is a solution
     Solution solution;
     Plan *plan; // freed by compile_release
 } Compilation;

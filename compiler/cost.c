@@ -16,16 +16,43 @@ double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, d
     return cluster->levels[level].latency_s + cluster->levels[level].overhead_s * peers + slowest_s;
 }
 
+// Of the groups at level 0 that have so many peers.
+static const WorstPair *groups_of(const Spec *spec, GroupKind kind, double peers)
+{
+    uint32_t members = (uint32_t)peers + 1;
+    return outer_group(spec->outer, kind, kind == GROUP_GATHER ? members : spec->cluster.levels[0].count / members);
+}
+
+double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers)
+{
+    const Cluster *cluster = &spec->cluster;
+    if (level > 0 || !spec->outer || peers <= 0)
+        return cost_collective_s(cluster, level, bytes, peers);
+    const WorstPair *groups = groups_of(spec, kind, peers);
+    double s_per_byte = fmax(spec->outer->port_s_per_byte, groups->link_s_per_byte / peers);
+    double slowest_s = (double)cluster_gpus_below(cluster, 0) * bytes * s_per_byte;
+    for (uint32_t j = 1; j < cluster->level_count; j++)
+        slowest_s = fmax(slowest_s, (double)cluster_gpus_below(cluster, j) * bytes /
+                                        cluster->levels[j].bandwidth_bytes_per_s);
+    return groups->latency_s + cluster->levels[0].overhead_s * peers + slowest_s;
+}
+
 // Adds the time each port from `level` inwards is busy with a collective at `level`. Start-up cost is
 // charged to the port of that level alone, which makes one layer on one tier the paper's formula.
-static void add_port_time(const Cluster *cluster, uint32_t level, double bytes, double peers, double port_s[LEVELS_MAX])
+static void add_port_time(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers,
+                          double port_s[LEVELS_MAX])
 {
     if (peers <= 0)
         return;
-    double start_s = cluster->levels[level].latency_s + cluster->levels[level].overhead_s * peers;
-    for (uint32_t j = level; j < cluster->level_count; j++)
-        port_s[j] += (j == level ? start_s : 0) +
-                     (double)cluster_gpus_below(cluster, j) * bytes / cluster->levels[j].bandwidth_bytes_per_s;
+    const Cluster *cluster = &spec->cluster;
+    bool unlike = level == 0 && spec->outer;
+    double latency_s = unlike ? groups_of(spec, kind, peers)->latency_s : cluster->levels[level].latency_s;
+    port_s[level] += latency_s + cluster->levels[level].overhead_s * peers;
+    for (uint32_t j = level; j < cluster->level_count; j++) {
+        double through = (double)cluster_gpus_below(cluster, j) * bytes;
+        port_s[j] += unlike && j == 0 ? through * spec->outer->port_s_per_byte
+                                      : through / cluster->levels[j].bandwidth_bytes_per_s;
+    }
 }
 
 double cost_expected_copies(const Spec *spec, Dispatch dispatch, const Config *config, uint32_t level)
@@ -71,26 +98,25 @@ static void cost_exchange(const Workload *work, const LayerWork *layer, const Co
         cost->route_s[level] = 2 * stage_rows * layer->row_bytes / cluster->device.memory_bandwidth;
     }
     double out_bytes = cost->payload_bytes[level] + cost->routing_bytes[level], back_bytes = cost->payload_bytes[level];
-    cost->dispatch_s[level] = cost_collective_s(cluster, level, out_bytes, peers);
-    cost->combine_s[level] = cost_collective_s(cluster, level, back_bytes, peers);
-    add_port_time(cluster, level, out_bytes, peers, cost->port_dispatch_s);
-    add_port_time(cluster, level, back_bytes, peers, cost->port_combine_s);
+    cost->dispatch_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, out_bytes, peers);
+    cost->combine_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, back_bytes, peers);
+    add_port_time(spec, GROUP_EXCHANGE, level, out_bytes, peers, cost->port_dispatch_s);
+    add_port_time(spec, GROUP_EXCHANGE, level, back_bytes, peers, cost->port_combine_s);
 }
 
 static void cost_migration(const Workload *work, const LayerWork *layer, const Config *config, uint32_t level,
                            double shards_before, LayerCost *cost)
 {
-    const Cluster *cluster = &work->spec->cluster;
     double peers = config->domain[level] - 1.0;
     cost->gather_bytes[level] = layer->sent_bytes * shards_before * peers;
-    cost->gather_s[level] = cost_collective_s(cluster, level, cost->gather_bytes[level], peers);
-    add_port_time(cluster, level, cost->gather_bytes[level], peers, cost->port_gather_s);
+    cost->gather_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers);
+    add_port_time(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers, cost->port_gather_s);
     if (work->spec->plan.pass == PASS_FORWARD)
         return;
     // Gradients go home uncompressed, the gather reversed.
     cost->reduce_bytes[level] = layer->expert_bytes * shards_before * peers;
-    cost->reduce_s[level] = cost_collective_s(cluster, level, cost->reduce_bytes[level], peers);
-    add_port_time(cluster, level, cost->reduce_bytes[level], peers, cost->port_reduce_s);
+    cost->reduce_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers);
+    add_port_time(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers, cost->port_reduce_s);
 }
 
 void cost_layer(const Workload *work, uint32_t index, const Config *config, Dispatch dispatch, LayerCost *cost)

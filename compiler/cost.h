@@ -29,6 +29,9 @@ typedef struct {
 
 // t_l(V, peers) = a_l + o_l peers + max_{j >= l} c_j V / B_j; 0 without peers.
 double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, double peers);
+// The same for groups of a kind, where the outermost level's slowest port, link and latency count:
+// a_max + o peers + max( c_0 V max(s_port, s_link / peers), max_{j >= 1} c_j V / B_j ), s in seconds per byte.
+double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers);
 
 // Expected distinct domain prefixes at `level` that the top_k experts of a token fall into, under
 // uniform routing (hypergeometric); top_k for naive dispatch.

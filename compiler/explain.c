@@ -32,6 +32,7 @@ static double lifted_s(const Workload *work, const Config *config, uint32_t leve
     if (level < changed.cluster.level_count) {
         changed.cluster.levels[level].bandwidth_bytes_per_s = 1e30;
         changed.cluster.levels[level].latency_s = changed.cluster.levels[level].overhead_s = 0;
+        changed.outer = level == 0 ? NULL : changed.outer;
     } else {
         changed.cluster.device.compute_flops = changed.cluster.device.memory_bandwidth = 1e30;
         changed.model.pre_expert_s = changed.model.expert_compute_s = 0;
@@ -97,6 +98,8 @@ static size_t choice_at(const Workload *work, const Solution *solution, uint32_t
 {
     Spec changed = *work->spec;
     changed.cluster.levels[level].bandwidth_bytes_per_s *= factor;
+    if (level == 0)
+        changed.outer = outer_scale(changed.outer, factor, arena);
     Workload *other = workload_derive(&changed, arena);
     memcpy(scratch, solution->candidates, solution->count * sizeof *scratch);
     for (size_t i = 0; i < solution->count; i++)

@@ -96,8 +96,8 @@ static double dense_reduce_s(const Workload *work, Traffic traffic[LEVELS_MAX])
         if (count < 2 || bytes <= 0)
             continue;
         traffic[l].reduce_bytes += bytes;
-        double start_s = cost_collective_s(cluster, l, 0, count - 1);
-        total_s += cost_collective_s(cluster, l, bytes, count - 1) + (collectives - 1) * start_s;
+        double start_s = cost_group_s(work->spec, GROUP_LEVEL, l, 0, count - 1);
+        total_s += cost_group_s(work->spec, GROUP_LEVEL, l, bytes, count - 1) + (collectives - 1) * start_s;
     }
     return total_s;
 }

@@ -402,7 +402,7 @@ static void add_abstract_replica_sums(Lowering *l, uint32_t k, int32_t after)
             continue;
         StepSpec step = {.op = OP_ALL_REDUCE, .layer = (int32_t)k, .level = (int32_t)level,
                          .group = builder_add_group(l->builder, GROUP_LEVEL, (int32_t)level, 1),
-                         .cost_s = cost_collective_s(cluster, level, bytes, count - 1), .bytes = bytes};
+                         .cost_s = cost_group_s(l->spec, GROUP_LEVEL, level, bytes, count - 1), .bytes = bytes};
         add_bare_step(l, step, after);
     }
 }
@@ -470,6 +470,9 @@ static void describe(Lowering *l)
     Plan *plan = l->plan;
     const SpecModel *model = &spec->model;
     plan->cluster = spec->cluster;
+    plan->cluster.ports = NULL; // outer_describe adds what the groups need
+    plan->cluster.links = NULL;
+    plan->cluster.port_count = plan->cluster.link_count = 0;
     plan->cluster.name = copy(plan->arena, spec->cluster.name);
     for (uint32_t i = 0; i < spec->cluster.level_count; i++)
         plan->cluster.levels[i].name = copy(plan->arena, spec->cluster.levels[i].name);
@@ -527,6 +530,7 @@ Plan *lower(const Workload *work, const Config *config, Dispatch dispatch, doubl
     bool addressable = *bytes <= 0x1p62;
     if (addressable) {
         builder_finish(l.builder);
+        outer_describe(&spec->cluster, plan);
         order_prune_after(plan);
         addressable = memory_plan(plan, arena);
         *bytes = (double)plan->arena_bytes;
@@ -543,6 +547,8 @@ double lower_arena_bytes(const Spec *spec, const Config *config, Dispatch dispat
     Arena *arena = arena_create();
     Spec prefix = *spec;
     prefix.model.layers = layers;
+    prefix.outer = NULL; // no matter of memory
+    prefix.cluster.port_count = prefix.cluster.link_count = 0;
     double bytes = 0;
     plan_destroy(lower(workload_derive(&prefix, arena), config, dispatch, &bytes));
     arena_destroy(arena);

@@ -34,7 +34,8 @@ static void add_all_reduce(Lowering *l, int32_t layer, int32_t gradient, uint32_
         builder_add_step(l->builder,
                          (StepSpec){.op = OP_ALL_REDUCE, .layer = layer, .level = (int32_t)level,
                                     .group = builder_add_group(l->builder, GROUP_LEVEL, (int32_t)level, 1),
-                                    .cost_s = cost_collective_s(cluster, level, sent, count - 1), .bytes = sent},
+                                    .cost_s = cost_group_s(l->spec, GROUP_LEVEL, level, sent, count - 1),
+                                    .bytes = sent},
                          operands);
     }
 }

@@ -54,12 +54,12 @@ static Ast *read_at_depth(Reader *reader, const char *path, const Span *place, i
     return parse_source(reader, strcmp(path, "-") ? path : "<standard input>", text, length, place, depth);
 }
 
-static const char *join_path(Reader *reader, const char *including, const char *path)
+const char *read_join_path(Arena *arena, const char *including, const char *path)
 {
     const char *slash = strrchr(including, '/');
     if (path[0] == '/' || !slash)
         return path;
-    return arena_format(reader->arena, "%.*s/%s", (int)(slash - including), including, path);
+    return arena_format(arena, "%.*s/%s", (int)(slash - including), including, path);
 }
 
 static FileSeen *find_file(Reader *reader, const struct stat *status)
@@ -82,7 +82,7 @@ static FileSeen *add_file(Reader *reader, const char *path)
 
 static bool resolve_include(Reader *reader, const char *including, AstEntry *entry, int depth)
 {
-    const char *path = join_path(reader, including, entry->value->text);
+    const char *path = read_join_path(reader->arena, including, entry->value->text);
     Span place = entry->value->span;
     struct stat status;
     if (stat(path, &status) == 0) {

@@ -13,4 +13,7 @@ Ast *read_file(const char *path, Arena *arena, Diag *diag) MUST_CHECK;
 // The same for a text that is no file. `name` stands for its path.
 Ast *read_text(const char *name, const char *text, size_t length, Arena *arena, Diag *diag) MUST_CHECK;
 
+// `path` as the file `including` means it: relative to that file's folder.
+const char *read_join_path(Arena *arena, const char *including, const char *path);
+
 #endif

@@ -26,6 +26,12 @@ static void append_takes(Text *text, const KeyInfo *key)
     case TAKES_DOMAIN:
         text_append(text, "name, record or list");
         break;
+    case TAKES_NAMES:
+        text_append(text, "list of names");
+        break;
+    case TAKES_FILE:
+        text_append(text, "file name");
+        break;
     case TAKES_NUMBER:
     case TAKES_BYTES:
     case TAKES_TIME:
@@ -85,7 +91,8 @@ static void append_default(Text *text, const KeyInfo *key)
 
 static void append_limits(Text *text, const KeyInfo *key)
 {
-    if (choice_names(key->takes) || key->takes == TAKES_DOMAIN)
+    if (choice_names(key->takes) || key->takes == TAKES_DOMAIN || key->takes == TAKES_NAMES ||
+        key->takes == TAKES_FILE)
         return;
     append_quantity(text, key->takes, key->min);
     text_append(text, " to ");
@@ -106,9 +113,10 @@ static void append_key(Text *text, const KeyInfo *key)
 
 static void append_block(Text *text, BlockId id)
 {
-    static const char *const occurs[] = {"one", "at most one", "one or more"};
+    static const char *const occurs[] = {"one", "at most one", "one or more", "any number"},
+                             *const labels[] = {"", " NAME", " WORKER, ..."};
     const BlockInfo *block = block_info(id);
-    text_format(text, "### `%s%s { ... }`\n\n%s; %s", block->name, block->labelled ? " NAME" : "", block->doc,
+    text_format(text, "### `%s%s { ... }`\n\n%s; %s", block->name, labels[block->label], block->doc,
                 occurs[block->occurs]);
     if (block->parent != BLOCK_FILE)
         text_format(text, " in `%s`", block_info(block->parent)->name);

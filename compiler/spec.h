@@ -4,6 +4,7 @@
 #ifndef HEP_SPEC_H
 #define HEP_SPEC_H
 
+#include "compiler/outer.h"
 #include "ir/base/diag.h"
 #include "ir/plan.h"
 
@@ -36,7 +37,8 @@ typedef struct {
 } SpecPlan;
 
 typedef struct {
-    Cluster cluster;
+    Cluster cluster;    // ports and links in the order of the input until workers are placed
+    const Outer *outer; // of its outermost level as its workers stand; NULL while they are alike
     Span cluster_span, level_spans[LEVELS_MAX], memory_span;
     SpecModel model;
     SpecPlan plan;

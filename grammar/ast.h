@@ -25,7 +25,7 @@ typedef enum {
     EXPR_NUMBER, // number, unit (NULL if plain)
     EXPR_STRING, // text
     EXPR_NAME,   // text
-    EXPR_INDEX,  // text [ left ]: a worker of a level; block heads only
+    EXPR_INDEX,  // text [ left ]: a worker of a level; block heads only, where EXPR_NAME is a named one
     EXPR_CALL,   // text ( items )
     EXPR_LIST,   // [ items ]
     EXPR_RECORD, // { entries }
@@ -69,7 +69,7 @@ struct AstEntry {
     const char *label; // NULL if none
     Span label_span;
     AstExpr *from;       // NULL if none
-    AstExprs references; // EXPR_INDEX
+    AstExprs references; // EXPR_INDEX and EXPR_NAME; a single name is the label
     AstEntries entries;
     const Ast *included; // of an include, once it is resolved; empty if the file was read before
     AstEntry *next;

@@ -58,7 +58,7 @@ static void hep_error(const Span *span, yyscan_t scanner, ParseState *state, con
 %type <entries> entries
 %type <entry> entry head
 %type <exprs> references values value_list
-%type <expr> reference value expr
+%type <expr> reference worker value expr
 
 %%
 
@@ -119,7 +119,15 @@ head: %empty                            { $$ = entry_create(state, ENTRY_BLOCK, 
     ;
 
 references: reference                   { $$ = exprs_append((AstExprs){0}, $reference); }
-    | references ',' reference          { $$ = exprs_append($1, $reference); }
+    | NAME ',' worker                   {
+          AstExpr *first = expr_with_text(state, EXPR_NAME, $NAME, @NAME);
+          $$ = exprs_append(exprs_append((AstExprs){0}, first), $worker);
+      }
+    | references ',' worker             { $$ = exprs_append($1, $worker); }
+    ;
+
+worker: reference
+    | NAME                              { $$ = expr_with_text(state, EXPR_NAME, $NAME, @$); }
     ;
 
 reference: NAME '[' expr ']'            {

@@ -57,7 +57,7 @@ static bool word_is(const ParseState *state, size_t begin, size_t end, const cha
 }
 
 // Does an entry begin with the word at [begin, end)? `name =`, `block {`, `block label {`,
-// `block label[`, `model label from`, `let`, `include`.
+// `block label[`, `block label,`, `model label from`, `let`, `include`.
 static bool entry_begins(const ParseState *state, size_t begin, size_t end)
 {
     if (word_is(state, begin, end, "let") || word_is(state, begin, end, "include"))
@@ -69,7 +69,7 @@ static bool entry_begins(const ParseState *state, size_t begin, size_t end)
     if (label_end == label)
         return false;
     size_t after = skip_blanks(state, label_end, true);
-    return byte_at(state, after) == '{' || byte_at(state, after) == '[' ||
+    return byte_at(state, after) == '{' || byte_at(state, after) == '[' || byte_at(state, after) == ',' ||
            word_is(state, after, skip_word(state, after), "from");
 }
 

@@ -158,6 +158,16 @@ uint64_t group_size(const Cluster *cluster, const Group *group);
 uint64_t group_member_rank(const Cluster *cluster, const Group *group, uint64_t rank, uint64_t index);
 uint64_t group_index(const Cluster *cluster, const Group *group, uint64_t rank);
 
+// Over all groups that differ in x_0 and the pairs of workers in each, where workers of level 0 differ.
+typedef struct {
+    double latency_s;       // the largest
+    double link_s_per_byte; // of the slowest link; 0: only ports limit
+} WorstPair;
+
+// `linked` is scratch of one number per port.
+WorstPair cluster_worst_pair(const Cluster *cluster, const Group *group, uint32_t linked[]);
+double cluster_slowest_port(const Cluster *cluster); // bytes/s, of level 0
+
 // ---- model -----------------------------------------------------------------------------------
 
 // Dimensions of the executed network (design section 8). All zero but

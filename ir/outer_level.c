@@ -1,0 +1,66 @@
+// Workers of the outermost level that differ: the worst port, and the worst pair of any group. Pure functions of a
+// cluster whose ports and links are within the limits.
+#include <string.h>
+
+#include "ir/plan.h"
+
+static bool are_together(const Group *group, const WorkerLink *link)
+{
+    switch (group->kind) {
+    case GROUP_GATHER:
+        return link->a / group->domain == link->b / group->domain;
+    case GROUP_EXCHANGE:
+        return link->a % group->domain == link->b % group->domain;
+    case GROUP_LEVEL:
+    case GROUP_WORLD:
+        return true;
+    case GROUP_KIND_COUNT:
+        break;
+    }
+    return false;
+}
+
+static uint64_t count_workers(const Cluster *cluster, const Group *group)
+{
+    return group->kind == GROUP_WORLD ? cluster->port_count : group_size(cluster, group);
+}
+
+// A worker with a peer that it has no link of its own with pays the latency of its port.
+WorstPair cluster_worst_pair(const Cluster *cluster, const Group *group, uint32_t linked[])
+{
+    WorstPair worst = {0};
+    memset(linked, 0, cluster->port_count * sizeof *linked);
+    for (uint32_t i = 0; i < cluster->link_count; i++) {
+        const WorkerLink *link = &cluster->links[i];
+        if (!are_together(group, link)) {
+            continue;
+        }
+        linked[link->a]++;
+        linked[link->b]++;
+        if (1 / link->bandwidth_bytes_per_s > worst.link_s_per_byte) {
+            worst.link_s_per_byte = 1 / link->bandwidth_bytes_per_s;
+        }
+        if (link->latency_s > worst.latency_s) {
+            worst.latency_s = link->latency_s;
+        }
+    }
+    uint64_t peers = count_workers(cluster, group) - 1;
+    for (uint32_t w = 0; w < cluster->port_count; w++) {
+        if (linked[w] < peers && cluster->ports[w].latency_s > worst.latency_s) {
+            worst.latency_s = cluster->ports[w].latency_s;
+        }
+    }
+    return worst;
+}
+
+double cluster_slowest_port(const Cluster *cluster)
+{
+    double slowest = cluster->port_count ? cluster->ports[0].bandwidth_bytes_per_s
+                                         : cluster->levels[0].bandwidth_bytes_per_s;
+    for (uint32_t w = 1; w < cluster->port_count; w++) {
+        if (cluster->ports[w].bandwidth_bytes_per_s < slowest) {
+            slowest = cluster->ports[w].bandwidth_bytes_per_s;
+        }
+    }
+    return slowest;
+}
