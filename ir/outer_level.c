@@ -1,5 +1,5 @@
-// Workers of the outermost level that differ: the worst port, and the worst pair of any group. Pure functions of a
-// cluster whose ports and links are within the limits.
+// Workers of the outermost level that differ: the worst port, the worst pair of any group, and which worker of the
+// input a position is. Pure functions of a cluster whose ports and links are within the limits.
 #include <string.h>
 
 #include "ir/plan.h"
@@ -63,4 +63,22 @@ double cluster_slowest_port(const Cluster *cluster)
         }
     }
     return slowest;
+}
+
+uint64_t cluster_process_of_rank(const Cluster *cluster, uint64_t rank)
+{
+    uint64_t below = cluster_gpus_below(cluster, 0);
+    return cluster->port_count ? cluster->ports[rank / below].worker * below + rank % below : rank;
+}
+
+uint64_t cluster_rank_of_process(const Cluster *cluster, uint64_t process)
+{
+    uint64_t below = cluster_gpus_below(cluster, 0), position = 0;
+    if (!cluster->port_count) {
+        return process;
+    }
+    while (cluster->ports[position].worker != process / below) {
+        position++;
+    }
+    return position * below + process % below;
 }

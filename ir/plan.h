@@ -168,6 +168,11 @@ typedef struct {
 WorstPair cluster_worst_pair(const Cluster *cluster, const Group *group, uint32_t linked[]);
 double cluster_slowest_port(const Cluster *cluster); // bytes/s, of level 0
 
+// Processes are launched in the order of the input, worker by worker; ranks of a plan count positions. The process
+// that is a plan's rank, and the rank that a process is.
+uint64_t cluster_process_of_rank(const Cluster *cluster, uint64_t rank);
+uint64_t cluster_rank_of_process(const Cluster *cluster, uint64_t process);
+
 // ---- model -----------------------------------------------------------------------------------
 
 // Dimensions of the executed network (design section 8). All zero but

@@ -52,6 +52,7 @@ struct MpiWorld {
     Comm comm; // first: a Comm * of this kind is an MpiWorld *
     MpiWorldOptions options;
     MPI_Comm world, control, calls; // barrier and reductions; faults; parent of the channels
+    uint64_t process;               // this one's number in them; the plan's rank where the cluster has no ports
     Channel **channels;
     uint32_t channel_count;
     CommCounters counters[LEVELS_MAX];
@@ -116,7 +117,7 @@ static void world_end(MpiWorld *world, const Fault *cause)
 static void mpi_abort(Comm *base, const Fault *cause)
 {
     MpiWorld *world = (MpiWorld *)base;
-    if (base->rank != 0) {
+    if (world->process != 0) {
         FaultMessage message = {.fault = *cause};
         snprintf(message.op, sizeof(message.op), "%s", cause->op ? cause->op : "");
         MPI_Request request;
@@ -132,12 +133,12 @@ static void mpi_abort(Comm *base, const Fault *cause)
 
 static int rank_after(const MpiWorld *world)
 {
-    return (int)((world->comm.rank + 1) % world->comm.size);
+    return (int)((world->process + 1) % world->comm.size);
 }
 
 static int rank_before(const MpiWorld *world)
 {
-    return (int)((world->comm.rank + world->comm.size - 1) % world->comm.size);
+    return (int)((world->process + world->comm.size - 1) % world->comm.size);
 }
 
 static bool control_receive(const MpiWorld *world, int from, ControlTag tag, FaultMessage *message)
@@ -171,7 +172,7 @@ static void *listener_main(void *argument)
     double heard_s = clock_now_s(), beaten_s = 0, last_s = heard_s;
     while (!atomic_load(&world->quit)) {
         double now_s = clock_now_s();
-        if (world->comm.rank == 0)
+        if (world->process == 0)
             listen_for_faults(world);
         if (now_s >= beaten_s + period_s) {
             give_sign_of_life(world);
@@ -184,7 +185,7 @@ static void *listener_main(void *argument)
             Fault fault = {0};
             fault_set(&fault, EXIT_FAULT, "rank %d gave no sign of life for %g s: stopped, or cut off",
                       rank_before(world), timeout_s);
-            fault.rank = (int64_t)world->comm.rank;
+            fault.rank = (int64_t)world->process;
             fault.peer = rank_before(world);
             mpi_abort(&world->comm, &fault);
         }
@@ -264,7 +265,7 @@ static bool channel_connect(const MpiWorld *world, Channel *channel, Fault *faul
     if (!ranks)
         return fault_set(fault, EXIT_FAULT, "out of memory for a channel");
     for (uint32_t m = 0; m < channel->member_count; m++)
-        ranks[m] = (int)channel->ranks[m];
+        ranks[m] = (int)cluster_process_of_rank(world->comm.cluster, channel->ranks[m]);
     MPI_Comm_group(world->calls, &all);
     MPI_Group_incl(all, (int)channel->member_count, ranks, &members);
     int error = MPI_Comm_create_group(world->calls, members, (int)world->channel_count, &channel->mpi);
@@ -519,11 +520,24 @@ static bool mpi_all_gather(Comm *base, int handle, const void *shard, void *gath
 
 // ---- the world -------------------------------------------------------------------------------
 
+// Do ranks of the plan differ from the numbers of processes?
+static bool is_placed(const MpiWorld *world)
+{
+    const Cluster *cluster = world->comm.cluster;
+    return cluster && cluster->port_count && cluster_gpus(cluster) == world->comm.size;
+}
+
 static bool mpi_barrier(Comm *base, Fault *fault)
 {
     MPI_Request request;
     return mpi_check(MPI_Ibarrier(((MpiWorld *)base)->world, &request), "cannot begin a barrier", fault) &&
            request_wait(&request, fault);
+}
+
+// A rank's part of what was gathered from all processes.
+static const double *contribution(const MpiWorld *world, uint64_t rank, uint32_t count)
+{
+    return world->gathered + (is_placed(world) ? cluster_process_of_rank(world->comm.cluster, rank) : rank) * count;
 }
 
 // Contributions are taken in rank order, so every rank and every run gets the same sum.
@@ -534,9 +548,9 @@ static bool reduce_piece(MpiWorld *world, double *values, uint32_t count, bool s
         MPI_Iallgather(values, (int)count, MPI_DOUBLE, world->gathered, (int)count, MPI_DOUBLE, world->world, &request);
     if (!mpi_check(error, "cannot begin a reduction", fault) || !request_wait(&request, fault))
         return false;
-    memcpy(values, world->gathered, count * sizeof(*values));
+    memcpy(values, contribution(world, 0, count), count * sizeof(*values));
     for (uint64_t rank = 1; rank < world->comm.size; rank++) {
-        const double *other = world->gathered + rank * count;
+        const double *other = contribution(world, rank, count);
         for (uint32_t i = 0; i < count; i++)
             values[i] = sum ? values[i] + other[i] : fmax(values[i], other[i]);
     }
@@ -634,6 +648,7 @@ MpiWorld *mpi_world_create(const MpiWorldOptions *options, Fault *fault)
     if (world->options.chunk_bytes == 0 || world->options.chunk_bytes > CHUNK_BYTES_MAX)
         world->options.chunk_bytes = CHUNK_BYTES;
     world->gathered = gathered;
+    world->process = (uint64_t)rank;
     world->comm = (Comm){.ops = &mpi_ops, .rank = (uint64_t)rank, .size = (uint64_t)size};
     world->comm.machine_size = machine_ranks();
     atomic_store(&world->progress_s, clock_now_s());
@@ -666,6 +681,7 @@ void mpi_world_destroy(MpiWorld *world)
 Comm *mpi_world_comm(MpiWorld *world, const Cluster *cluster)
 {
     world->comm.cluster = cluster;
+    world->comm.rank = is_placed(world) ? cluster_rank_of_process(cluster, world->process) : world->process;
     return &world->comm;
 }
 
@@ -691,7 +707,7 @@ bool mpi_world_share(MpiWorld *world, int *code, char **data, size_t *length, Fa
     *length = header[2];
     if (header[1] == 0)
         return true;
-    if (world->comm.rank != 0) {
+    if (world->process != 0) {
         *data = malloc(*length + 1);
         if (!*data) {
             fault_set(fault, EXIT_FAULT, "out of memory for a plan of %zu bytes", *length);

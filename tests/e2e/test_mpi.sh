@@ -53,6 +53,27 @@ for dispatch in naive dedup; do
 done
 expect 0 '' "$HEPC" "$HEP_SOURCE/samples/three_level.hep" -o plan.hepb && same three_level 16
 
+# Processes are launched in the order of the input, ranks stand where the plan places their workers.
+cat >placed.hep <<'HEP'
+cluster placed {
+  level dc  { count = 4  bandwidth = 200 Mbit/s  latency = 2 ms  names = [paris, oslo, rome, bonn] }
+  level gpu { count = 2  bandwidth = 4 Gbit/s    latency = 10 us }
+  device    { compute = 4 GFLOP/s  memory = 512 MB  memory_bandwidth = 1 GB/s }
+  link paris, oslo { bandwidth = 5 Mbit/s }
+  link rome, bonn { bandwidth = 5 Mbit/s }
+}
+model small {
+  layers = 2  hidden = 32  heads = 2  vocabulary = 64
+  sequence = 16  batch = 2
+  dtype = f32
+  moe { experts = 16  top_k = 2  inner = 64  activation = gelu }
+}
+plan { pass = forward  domain = { dc = 2 } }
+HEP
+expect 0 '' "$HEPC" placed.hep -o plan.hepb
+grep -Eq 'paris [+] (rome|bonn) [|] ' out || fail "oslo is not where paris avoids it: $(cat out)"
+same placed 8
+
 # The report is printed once, and the plan may come from standard input.
 expect 0 '' "$HEPC" --domain dc=1,node=1,gpu=2 eight.hep -o plan.hepb
 launch 8 - --iterations 1 <plan.hepb >out 2>err || fail "plan from standard input: $(cat err)"

@@ -31,9 +31,9 @@ static uint64_t next_chunk(const Transfer *transfer)
 }
 
 // All transfers begin at time 0; whoever is ready first reserves next.
-static void transfers_run(Transfer *transfers, size_t count)
+static void transfers_run_on(const Cluster *on, Transfer *transfers, size_t count)
 {
-    LinkEmulation *links = links_create(&cluster);
+    LinkEmulation *links = links_create(on);
     for (size_t t = 0; t < count; t++)
         links_flow_begin(links, &transfers[t].flow, transfers[t].from, transfers[t].to, transfers[t].bytes, 0);
     for (;;) {
@@ -49,6 +49,11 @@ static void transfers_run(Transfer *transfers, size_t count)
         ready->moved += chunk;
     }
     links_destroy(links);
+}
+
+static void transfers_run(Transfer *transfers, size_t count)
+{
+    transfers_run_on(&cluster, transfers, count);
 }
 
 static void expect_time(const Transfer *transfer, double expected_s)
@@ -146,5 +151,38 @@ Test(links, latency_is_of_the_outermost_level_that_differs)
     cr_assert_eq(flow.port_count, 4);
     links_flow_begin(links, &flow, 3, 3, 1, 0);
     cr_assert_eq(flow.port_count, 0);
+    links_destroy(links);
+}
+
+// Three workers of two ranks: the second has a port of half the bandwidth, 0 and 2 a link of a fifth.
+Test(links, unlike_ports_and_links_limit_what_passes_them)
+{
+    WorkerPort ports[] = {{"a", 2, 10e6, 0.02}, {"b", 0, 5e6, 0.03}, {"c", 1, 10e6, 0.02}};
+    WorkerLink link = {0, 2, 2e6, 0.07};
+    Cluster unlike = cluster;
+    unlike.level_count = 2;
+    unlike.levels[0].count = unlike.port_count = 3;
+    unlike.ports = ports;
+    unlike.links = &link;
+    unlike.link_count = 1;
+    Transfer slow_port[] = {{.from = 0, .to = 2, .bytes = 1000000}};
+    transfers_run_on(&unlike, slow_port, 1);
+    expect_time(&slow_port[0], 0.2);
+    // The link is shared by all ranks of its workers, each way of its own; 6 MB/s of the port are left to others.
+    Transfer over_link[] = {{.from = 0, .to = 4, .bytes = 200000},
+                            {.from = 1, .to = 5, .bytes = 200000},
+                            {.from = 4, .to = 0, .bytes = 400000},
+                            {.from = 0, .to = 3, .bytes = 1000000}};
+    transfers_run_on(&unlike, over_link, 4);
+    for (int t = 0; t < 4; t++)
+        expect_time(&over_link[t], 0.2);
+    LinkEmulation *links = links_create(&unlike);
+    LinkFlow flow;
+    links_flow_begin(links, &flow, 5, 0, 1, 0);
+    cr_assert_eq(flow.latency_s, 0.07);
+    cr_assert_eq(flow.port_count, 5);
+    links_flow_begin(links, &flow, 0, 2, 1, 0);
+    cr_assert_eq(flow.latency_s, 0.03);
+    cr_assert_eq(flow.port_count, 4);
     links_destroy(links);
 }
