@@ -52,7 +52,8 @@ const char *const *choice_names(Takes takes)
 {
     static const char *const dtypes[] = {"f32", "f16", "bf16", NULL}; // the first of HEP_DTYPES: what weights can be
     static const char *const activations[] = {HEP_ACTIVATIONS(X) NULL}, *const passes[] = {HEP_PASSES(X) NULL},
-                             *const dispatches[] = {HEP_DISPATCHES(X) NULL}, *const codecs[] = {HEP_CODECS(X) NULL};
+                             *const dispatches[] = {HEP_DISPATCHES(X) NULL}, *const codecs[] = {HEP_CODECS(X) NULL},
+                             *const placements[] = {"auto", "input", NULL};
     switch (takes) {
     case TAKES_DTYPE:
         return dtypes;
@@ -64,6 +65,8 @@ const char *const *choice_names(Takes takes)
         return dispatches;
     case TAKES_CODEC:
         return codecs;
+    case TAKES_PLACEMENT:
+        return placements;
     case TAKES_COUNT:
     case TAKES_NUMBER:
     case TAKES_BYTES:
@@ -79,6 +82,7 @@ const char *const *choice_names(Takes takes)
     return NULL;
 }
 #undef X
+_Static_assert(PLACEMENT_AUTO == 0 && PLACEMENT_INPUT == 1, "choice_names lists placements by code");
 _Static_assert(DTYPE_F32 == 0 && DTYPE_F16 == 1 && DTYPE_BF16 == 2, "choice_names lists dtypes by code");
 
 Kind takes_kind(Takes takes)
@@ -100,6 +104,7 @@ Kind takes_kind(Takes takes)
     case TAKES_PASS:
     case TAKES_DISPATCH:
     case TAKES_CODEC:
+    case TAKES_PLACEMENT:
     case TAKES_DOMAIN:
     case TAKES_NAMES:
     case TAKES_FILE:

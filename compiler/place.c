@@ -221,7 +221,8 @@ bool place_and_solve(const Workload *work, Arena *arena, Diag *diag, const Workl
     for (uint32_t x = 0; x < count; x++)
         input_order[x] = x;
     *placed = place_apply(work, input_order, arena);
-    if (!work->spec->cluster.link_count) // ports alone: whoever stands where, the slowest decides
+    // With ports alone the slowest decides, whoever stands where.
+    if (!work->spec->cluster.link_count || work->spec->plan.placement == PLACEMENT_INPUT)
         return planner_solve(*placed, arena, diag, solution, infeasible);
     Candidate *candidates;
     size_t candidate_count;

@@ -25,9 +25,12 @@ typedef struct {
 
 typedef enum { DOMAIN_AUTO, DOMAIN_FORCED, DOMAIN_EP, DOMAIN_GATHER } DomainWish;
 
+typedef enum { PLACEMENT_AUTO, PLACEMENT_INPUT } PlacementWish; // where unlike workers stand: as best, or as listed
+
 typedef struct {
     Pass pass;
     Dispatch dispatch;
+    PlacementWish placement;
     DomainWish domain_wish;
     uint32_t domain[LEVELS_MAX]; // for DOMAIN_FORCED; levels not named are 1
     Codec codec;

@@ -1,7 +1,8 @@
 // Link emulation: every worker of every level has a port of the plan's bandwidth each way, links of the
 // outermost level that the plan lists limit their pair of workers each way, and transfers between ranks take
-// the time those would need, shared between the transfers that pass them. Only time is modelled here; who moves bytes asks how long to wait before a chunk may
-// be copied. Times are seconds of CLOCK_MONOTONIC (runtime/clock.h). Thread-safe.
+// the time those would need, shared between the transfers that pass them. Only time is modelled here; who
+// moves bytes asks how long to wait before a chunk may be copied. Times are seconds of CLOCK_MONOTONIC
+// (runtime/clock.h). Thread-safe.
 #ifndef HEP_LINKS_H
 #define HEP_LINKS_H
 
@@ -15,7 +16,8 @@ void links_destroy(LinkEmulation *links); // takes NULL
 
 // One transfer between two ranks. It passes, at the outermost level where they differ and at every
 // level inside it, the sender's egress and the receiver's ingress port, and the link between their outermost
-// workers where there is one. It has one chunk under way at a time, so that transfers through one port share it about evenly.
+// workers where there is one. It has one chunk under way at a time, so that transfers through one port share
+// it about evenly.
 typedef struct {
     uint32_t port_count;
     uint32_t ports[2 * LEVELS_MAX + 1]; // a link is passed like a port
