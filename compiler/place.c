@@ -113,8 +113,9 @@ size_t place_workers(const Workload *work, const Candidate *candidates, size_t c
     *bound_s = INFINITY;
     for (size_t i = 0; i < listed; i++) {
         Pricing *pricing = contenders[i].pricing;
+        PlacementEffort share = {effort->local_work / (i + 1), effort->nodes}; // less for the less promising
         placements[i] =
-            placement_search(pairs, pricing->domain->domain, price_placement, pricing, known_s, effort, arena);
+            placement_search(pairs, pricing->domain->domain, price_placement, pricing, known_s, &share, arena);
         *bound_s = fmin(*bound_s, placements[i].bound_s);
         if (placements[i].price_s < known_s) {
             known_s = placements[i].price_s;

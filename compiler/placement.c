@@ -8,7 +8,7 @@
 
 #include "compiler/placement_parts.h"
 
-const PlacementEffort placement_effort = {.local_work = 60000000, .nodes = 30000};
+const PlacementEffort placement_effort = {.local_work = 300000000, .nodes = 30000};
 
 enum { QUESTIONS_MAX = 16 };
 static const double same = 1e-9;       // relative: prices this near are equal
@@ -60,11 +60,13 @@ Pairs *pairs_of_cluster(const Cluster *cluster, Arena *arena)
     return pairs;
 }
 
-static void include_pair(WorstPair *group, const Pairs *pairs, uint32_t a, uint32_t b)
+void worst_pair_include(WorstPair *group, const Pairs *pairs, uint32_t a, uint32_t b)
 {
     size_t at = (size_t)a * pairs->count + b;
-    group->link_s_per_byte = fmax(group->link_s_per_byte, pairs->s_per_byte[at]);
-    group->latency_s = fmax(group->latency_s, pairs->latency_s[at]);
+    if (pairs->s_per_byte[at] > group->link_s_per_byte)
+        group->link_s_per_byte = pairs->s_per_byte[at];
+    if (pairs->latency_s[at] > group->latency_s)
+        group->latency_s = pairs->latency_s[at];
 }
 
 PlacementProfile placement_profile(const Pairs *pairs, uint32_t domain, const uint32_t worker[])
@@ -72,9 +74,9 @@ PlacementProfile placement_profile(const Pairs *pairs, uint32_t domain, const ui
     PlacementProfile profile = {0};
     for (uint32_t x = 0; x < pairs->count; x++) {
         for (uint32_t y = x + 1; y < (x / domain + 1) * domain; y++)
-            include_pair(&profile.row, pairs, worker[x], worker[y]);
+            worst_pair_include(&profile.row, pairs, worker[x], worker[y]);
         for (uint32_t y = x + domain; y < pairs->count; y += domain)
-            include_pair(&profile.column, pairs, worker[x], worker[y]);
+            worst_pair_include(&profile.column, pairs, worker[x], worker[y]);
     }
     return profile;
 }
@@ -181,32 +183,6 @@ static bool accept(Search *search, const uint32_t worker[], Placement *best)
     return true;
 }
 
-// Rows (or columns) one by one: each begins with the first worker left and takes the one whose slowest link to its
-// members is least slow; of equals the nearest.
-static void place_greedily(Search *search, bool columns, uint32_t worker[])
-{
-    const Pairs *pairs = search->pairs;
-    uint32_t count = search->count, members = columns ? search->columns : search->domain;
-    bool *taken = arena_alloc_array(search->arena, count, sizeof *taken);
-    WorstPair *worst = arena_alloc_array(search->arena, count, sizeof *worst); // of each worker to the members
-    for (uint32_t group = 0; group < count / members; group++) {
-        memset(worst, 0, count * sizeof *worst);
-        for (uint32_t member = 0; member < members; member++) {
-            uint32_t pick = count;
-            for (uint32_t w = 0; w < count; w++) {
-                if (!taken[w] && (pick == count || worst[w].link_s_per_byte < worst[pick].link_s_per_byte ||
-                                  (worst[w].link_s_per_byte == worst[pick].link_s_per_byte &&
-                                   worst[w].latency_s < worst[pick].latency_s)))
-                    pick = w;
-            }
-            taken[pick] = true;
-            worker[columns ? member * search->domain + group : group * search->domain + member] = pick;
-            for (uint32_t w = 0; w < count; w++)
-                include_pair(&worst[w], pairs, pick, w);
-        }
-    }
-}
-
 static void search_locally(Search *search, uint64_t work, Placement *best)
 {
     uint32_t *worker = arena_alloc_array(search->arena, search->count, sizeof *worker);
@@ -215,7 +191,7 @@ static void search_locally(Search *search, uint64_t work, Placement *best)
             for (uint32_t x = 0; x < search->count; x++)
                 worker[x] = x;
         else
-            place_greedily(search, start == 2, worker);
+            placement_build(search, start == 2, worker);
         accept(search, worker, best);
         placement_improve(search, work / 3, worker);
         accept(search, worker, best);

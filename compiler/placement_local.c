@@ -163,7 +163,7 @@ double placement_improve(Search *search, uint64_t work, uint32_t worker[])
     fill_energies(&local, true, local.column);
     PlacementProfile profile = placement_profile(search->pairs, search->domain, worker);
     double best_s = search_price(search, &profile), floor_s = search_price(search, &search->floor);
-    uint64_t moves = work / (4 * (uint64_t)count * (search->domain + search->columns)) / 8;
+    uint64_t moves = work / (4 * (uint64_t)count * (search->domain + search->columns));
     moves = moves < MOVES_MIN ? MOVES_MIN : moves > 40u * count ? 40u * count : moves;
     for (uint32_t move = 1, last = 0; move <= moves && best_s > floor_s; move++) {
         uint32_t x = worst_position(&local), y = best_partner(&local, x, move);

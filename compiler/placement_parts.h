@@ -32,6 +32,11 @@ double search_pair_price(Search *search, bool column, double s_per_byte, double 
 // Index of the largest level not above `latency_s`.
 size_t search_latency_level(const Search *search, double latency_s);
 
+void worst_pair_include(WorstPair *group, const Pairs *pairs, uint32_t a, uint32_t b);
+
+// placement_build.c: a placement built greedily, column by column or row by row.
+void placement_build(Search *search, bool columns, uint32_t worker[]);
+
 // placement_local.c: improves `worker` in place by swaps; deterministic. Returns its price.
 double placement_improve(Search *search, uint64_t work, uint32_t worker[]);
 

@@ -161,13 +161,6 @@ static bool can_be_filled(const Tree *tree)
     return true;
 }
 
-static void raise(WorstPair *group, const Pairs *pairs, uint32_t a, uint32_t b)
-{
-    size_t at = (size_t)a * pairs->count + b;
-    group->link_s_per_byte = fmax(group->link_s_per_byte, pairs->s_per_byte[at]);
-    group->latency_s = fmax(group->latency_s, pairs->latency_s[at]);
-}
-
 // The profile with worker `w` in the cell as well.
 static PlacementProfile profile_with(const Tree *tree, uint32_t cell, uint32_t w)
 {
@@ -175,10 +168,10 @@ static PlacementProfile profile_with(const Tree *tree, uint32_t cell, uint32_t w
     uint32_t first = cell / tree->domain * tree->domain;
     for (uint32_t c = first; c < first + tree->domain; c++)
         if (tree->filled[c])
-            raise(&profile.row, tree->search->pairs, w, tree->worker[c]);
+            worst_pair_include(&profile.row, tree->search->pairs, w, tree->worker[c]);
     for (uint32_t c = cell % tree->domain; c < tree->search->count; c += tree->domain)
         if (tree->filled[c])
-            raise(&profile.column, tree->search->pairs, w, tree->worker[c]);
+            worst_pair_include(&profile.column, tree->search->pairs, w, tree->worker[c]);
     return profile;
 }
 
