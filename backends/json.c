@@ -104,6 +104,11 @@ static void add_solution(cJSON *root, const Plan *plan, double solve_s)
     cJSON_AddStringToObject(object, "solver", plan->solver);
     cJSON_AddStringToObject(object, "status", status_name(plan->status));
     cJSON_AddNumberToObject(object, "gap", plan->gap);
+    cJSON_AddNumberToObject(object, "bound_s", plan->iteration_s * (1 - plan->gap));
+    if (plan->replica_slots) // gathered layers alive at a time; null: no limit
+        cJSON_AddNumberToObject(object, "replica_slots", plan->replica_slots);
+    else
+        cJSON_AddNullToObject(object, "replica_slots");
     if (solve_s >= 0)
         cJSON_AddNumberToObject(object, "solve_s", solve_s);
     else
@@ -137,6 +142,7 @@ static void add_baselines(cJSON *root, const Plan *plan)
         const Strategy *strategy = &plan->strategies[i];
         cJSON *baseline = add_object(object, strategy->name);
         cJSON_AddNumberToObject(baseline, "iteration_s", strategy->iteration_s);
+        cJSON_AddNumberToObject(baseline, "exposed_s", strategy->exposed_s);
         cJSON_AddStringToObject(baseline, "dispatch", dispatch_name(strategy->dispatch));
         cJSON_AddItemToObject(baseline, "domain", domain_array(plan, strategy->domain));
         cJSON_AddNumberToObject(baseline, "memory_bytes", strategy->memory_bytes);

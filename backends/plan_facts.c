@@ -49,6 +49,8 @@ const char *plan_strategy_title(const Strategy *strategy, bool chosen)
         return "EP, deduplicated";
     if (strcmp(strategy->name, "gather") == 0)
         return "gather only";
+    if (strcmp(strategy->name, "uniform") == 0)
+        return "best single";
     return strategy->name;
 }
 

@@ -37,10 +37,11 @@ static void print_heading(const Plan *plan, Text *out)
 
 static void print_strategy(const Plan *plan, const Strategy *strategy, bool chosen, double ep_s, Text *out)
 {
-    char domain[256], value[FORMAT_MAX];
-    text_format(out, "%-17s %-22s %11s", plan_strategy_title(strategy, chosen),
-                plan_format_domain(plan, strategy->domain, domain, sizeof domain),
-                format_time(value, strategy->iteration_s));
+    char domain[256], value[FORMAT_MAX], exposed[FORMAT_MAX];
+    bool mixed = chosen && plan->choice_count > 0 && plan_choice_run_end(plan, 0) < plan->choice_count;
+    text_format(out, "%-17s %-22s %11s %11s", plan_strategy_title(strategy, chosen),
+                mixed ? "per layer, see above" : plan_format_domain(plan, strategy->domain, domain, sizeof domain),
+                format_time(value, strategy->iteration_s), format_time(exposed, strategy->exposed_s));
     if (ep_s > 0 && strategy->iteration_s > 0)
         text_format(out, " %8.2fx", ep_s / strategy->iteration_s);
     else
@@ -67,10 +68,10 @@ static void print_simulated(const Plan *plan, Text *out)
 void summary_print_comparison(const Plan *plan, Text *out)
 {
     const Strategy *ep = plan_find_baseline(plan, "ep");
-    text_format(out, "%-17s %-22s %11s %9s", "strategy", "domain", "predicted", "speed-up");
+    text_format(out, "%-17s %-22s %11s %11s %9s", "strategy", "domain", "predicted", "exposed", "speed-up");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         text_format(out, " %7.7s link", plan->cluster.levels[l].name);
-    text_format(out, " %11s\n%-17s %-22s %11s %9s", "memory", "", "workers", "iteration", "over EP");
+    text_format(out, " %11s\n%-17s %-22s %11s %11s %9s", "memory", "", "workers", "iteration", "transfers", "over EP");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         text_format(out, " %12s", "sent/GPU");
     text_format(out, " %11s\n", "per GPU");
@@ -87,7 +88,10 @@ static void print_choices(const Plan *plan, Text *out)
     char domain[256];
     text_format(out, "choice (%s, solver %s", status_name(plan->status), plan->solver);
     if (plan->status == STATUS_FEASIBLE)
-        text_format(out, ", gap %.3g %%", 100 * plan->gap);
+        text_format(out, ", the cost model's bound is %.3g %% lower", 100 * plan->gap);
+    if (plan->replica_slots)
+        text_format(out, ", room for the experts of %u gathered layer%s at a time", plan->replica_slots,
+                    plan->replica_slots == 1 ? "" : "s");
     text_append(out, "):\n");
     for (uint32_t i = 0; i < plan->choice_count;) {
         uint32_t end = plan_choice_run_end(plan, i);

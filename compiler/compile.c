@@ -1,40 +1,52 @@
-// The pipeline, flat: read, parse, check, derive, solve, lower, verify. Data flows one way.
+// The pipeline, flat: read, parse, check, derive, solve, rank, lower, verify. Data flows one way.
 #include "compiler/compile.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "compiler/lower.h"
 #include "compiler/place.h"
+#include "compiler/rank.h"
 #include "compiler/read.h"
 #include "ir/verify.h"
 
+static void fill_strategy(Strategy *strategy, const char *name, Dispatch dispatch, const Config *config,
+                          const IterationCost *cost)
+{
+    *strategy = (Strategy){.name = name, .dispatch = dispatch, .iteration_s = cost->iteration_s, .fits = true};
+    strategy->exposed_s = cost->exchange_s + cost->gather_wait_s + cost->all_reduce_s;
+    memcpy(strategy->domain, config->domain, sizeof strategy->domain);
+    memcpy(strategy->traffic, cost->traffic, sizeof strategy->traffic);
+}
+
 static void copy_strategy(Strategy *strategy, const char *name, Dispatch dispatch, const Candidate *candidate)
 {
-    *strategy = (Strategy){
-        .name = name,
-        .dispatch = dispatch,
-        .iteration_s = candidate->cost.iteration_s,
-        .memory_bytes = candidate->memory_bytes,
-        .fits = candidate->fits,
-    };
-    memcpy(strategy->domain, candidate->config.domain, sizeof strategy->domain);
-    memcpy(strategy->traffic, candidate->cost.traffic, sizeof strategy->traffic);
+    fill_strategy(strategy, name, dispatch, &candidate->config, &candidate->cost);
+    strategy->memory_bytes = candidate->memory_bytes;
+    strategy->fits = candidate->fits;
 }
 
 // What the solver knows about the plan: the comparison table and the proof.
 static void describe_solution(const Spec *spec, const Solution *solution, Plan *plan)
 {
-    plan->solver = arena_copy_string(plan->arena, solution->solver, strlen(solution->solver));
+    char solver[96];
+    snprintf(solver, sizeof solver, "%s%s%s", solution->solver, solution->timed_out ? ", time limit" : "",
+             solution->ranked ? ", ranked by simulation" : "");
+    plan->solver = arena_copy_string(plan->arena, solver, strlen(solver));
     plan->status = solution->status;
     plan->gap = solution->gap;
     plan->iteration_s = solution->objective_s;
-    plan->strategy_count = 1 + BASELINE_COUNT;
+    bool uniform = solution->uniform < solution->count;
+    plan->strategy_count = 1 + BASELINE_COUNT + uniform;
     plan->strategies = arena_alloc_array(plan->arena, plan->strategy_count, sizeof *plan->strategies);
-    copy_strategy(&plan->strategies[0], "chosen", spec->plan.dispatch, &solution->candidates[solution->chosen]);
+    fill_strategy(&plan->strategies[0], "chosen", spec->plan.dispatch, &solution->mix.configs[0], &solution->cost);
     plan->strategies[0].memory_bytes = (double)plan->arena_bytes;
     for (int b = 0; b < BASELINE_COUNT; b++)
         copy_strategy(&plan->strategies[1 + b], baseline_names[b], baseline_dispatch(b, spec), &solution->baselines[b]);
+    if (uniform)
+        copy_strategy(&plan->strategies[1 + BASELINE_COUNT], "uniform", spec->plan.dispatch,
+                      &solution->candidates[solution->uniform]);
 }
 
 static ExitCode report_unaddressable(const Spec *spec, double bytes, Diag *diag)
@@ -57,9 +69,8 @@ static ExitCode report_violations(const VerifyReport *report, Diag *diag)
 static ExitCode make_plan(Diag *diag, Compilation *out)
 {
     const Spec *spec = out->spec;
-    const Candidate *chosen = &out->solution.candidates[out->solution.chosen];
     double bytes = 0;
-    out->plan = lower(out->work, &chosen->config, spec->plan.dispatch, &bytes);
+    out->plan = lower(out->work, &out->solution.mix, spec->plan.dispatch, &bytes);
     if (!out->plan || bytes > spec->cluster.device.memory_bytes)
         return report_unaddressable(spec, bytes, diag);
     describe_solution(spec, &out->solution, out->plan);
@@ -95,8 +106,9 @@ ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, C
     if (options->stop_after == STAGE_CHECK)
         return EXIT_DONE;
     bool infeasible = false;
-    if (!place_and_solve(out->work, arena, diag, &out->work, &out->solution, &infeasible))
+    if (!place_and_solve(out->work, &options->planner, arena, diag, &out->work, &out->solution, &infeasible))
         return infeasible ? EXIT_INFEASIBLE : EXIT_INPUT;
+    rank_by_simulation(out->work, &options->planner, &out->solution, arena);
     if (options->stop_after == STAGE_SOLVE)
         return EXIT_DONE;
     return make_plan(diag, out);

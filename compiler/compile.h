@@ -13,6 +13,7 @@ typedef struct {
     const char *text;        // its content, which must outlive the sink
     size_t length;
     CheckOptions check;      // -D and --domain
+    PlannerOptions planner;  // --time-limit, --gap, --prefetch
     int dispatch;            // --dispatch: a Dispatch, or NONE to take the file's
     CompileStage stop_after; // later results stay NULL
 } CompileOptions;

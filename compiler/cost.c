@@ -3,6 +3,12 @@
 #include "compiler/cost.h"
 
 #include <math.h>
+#include <string.h>
+
+bool config_equal(const Config *a, const Config *b)
+{
+    return a->regather == b->regather && !memcmp(a->domain, b->domain, sizeof a->domain);
+}
 
 double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, double peers)
 {

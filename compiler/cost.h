@@ -12,6 +12,8 @@ typedef struct {
     bool regather;
 } Config;
 
+bool config_equal(const Config *a, const Config *b);
+
 // What one MoE layer costs under a configuration.
 typedef struct {
     double dispatch_s[LEVELS_MAX], combine_s[LEVELS_MAX]; // one exchange each way at that level

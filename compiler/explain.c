@@ -25,7 +25,7 @@ static void print_breakdown(const IterationCost *cost, Text *out)
 
 // The chosen configuration's iteration with one limit lifted: the bandwidth and latency of a level,
 // or (level == level_count) the computation.
-static double lifted_s(const Workload *work, const Config *config, uint32_t level)
+static double lifted_s(const Workload *work, const Mix *mix, uint32_t level)
 {
     Arena *arena = arena_create();
     Spec changed = *work->spec;
@@ -38,7 +38,7 @@ static double lifted_s(const Workload *work, const Config *config, uint32_t leve
         changed.model.pre_expert_s = changed.model.expert_compute_s = 0;
     }
     IterationCost cost;
-    cost_iteration(workload_derive(&changed, arena), config, changed.plan.dispatch, &cost);
+    cost_mix(workload_derive(&changed, arena), mix, changed.plan.dispatch, &cost);
     arena_destroy(arena);
     return cost.iteration_s;
 }
@@ -46,14 +46,13 @@ static double lifted_s(const Workload *work, const Config *config, uint32_t leve
 static void print_binding(const Workload *work, const Solution *solution, Text *out)
 {
     const Cluster *cluster = &work->spec->cluster;
-    const Candidate *chosen = &solution->candidates[solution->chosen];
-    double now_s = chosen->cost.iteration_s, best_s = now_s;
+    double now_s = solution->cost.iteration_s, best_s = now_s;
     const char *binding = NULL;
     char value[FORMAT_MAX];
     text_append(out, "what binds: this plan's iteration if one limit were lifted\n");
     for (uint32_t l = 0; l <= cluster->level_count; l++) {
         const char *name = l < cluster->level_count ? cluster->levels[l].name : "computation";
-        double without_s = lifted_s(work, &chosen->config, l);
+        double without_s = lifted_s(work, &solution->mix, l);
         text_format(out, "  %-34s %11s %5.1f %% less\n", name, format_time(value, without_s),
                     now_s > 0 ? 100 * (1 - without_s / now_s) : 0);
         if (without_s < best_s * (1 - 1e-9)) {
@@ -70,8 +69,8 @@ static void print_binding(const Workload *work, const Solution *solution, Text *
 static void print_rivals(const Workload *work, const Solution *solution, Text *out)
 {
     char domain[256], value[FORMAT_MAX];
-    const Candidate *chosen = &solution->candidates[solution->chosen];
-    if (solution->runner_up == solution->chosen) {
+    double chosen_s = solution->cost.iteration_s;
+    if (solution->runner_up == solution->count) {
         text_append(out, solution->status == STATUS_FORCED ? "runner-up: none, the domain was forced\n"
                                                            : "runner-up: none\n");
     } else {
@@ -79,12 +78,12 @@ static void print_rivals(const Workload *work, const Solution *solution, Text *o
         text_format(out, "runner-up: %s, %s (%.1f %% slower)\n",
                     config_format(&work->spec->cluster, &rival->config, domain, sizeof domain),
                     format_time(value, rival->cost.iteration_s),
-                    100 * (rival->cost.iteration_s / chosen->cost.iteration_s - 1));
+                    100 * (rival->cost.iteration_s / chosen_s - 1));
     }
     size_t excluded = 0, faster = 0;
     for (size_t i = 0; i < solution->count; i++) {
         excluded += !solution->candidates[i].fits;
-        faster += !solution->candidates[i].fits && solution->candidates[i].cost.iteration_s < chosen->cost.iteration_s;
+        faster += !solution->candidates[i].fits && solution->candidates[i].cost.iteration_s < chosen_s;
     }
     text_format(out, "%zu configurations considered", solution->count);
     if (excluded)
@@ -118,11 +117,11 @@ static double find_flip(const Workload *work, const Solution *solution, uint32_t
         near = far;
         far *= step;
         *other = choice_at(work, solution, level, far, scratch, arena);
-    } while (*other == solution->chosen && far < 1e3 && far > 1e-3);
-    for (int i = 0; *other != solution->chosen && i < 30 && fabs(far / near - 1) > 1e-3; i++) {
+    } while (*other == solution->uniform && far < 1e3 && far > 1e-3);
+    for (int i = 0; *other != solution->uniform && i < 30 && fabs(far / near - 1) > 1e-3; i++) {
         double middle = sqrt(near * far);
         size_t choice = choice_at(work, solution, level, middle, scratch, arena);
-        if (choice == solution->chosen) {
+        if (choice == solution->uniform) {
             near = middle;
         } else {
             far = middle;
@@ -130,7 +129,7 @@ static double find_flip(const Workload *work, const Solution *solution, uint32_t
         }
     }
     arena_destroy(arena);
-    return *other == solution->chosen ? 0 : far;
+    return *other == solution->uniform ? 0 : far;
 }
 
 static void print_sensitivity(const Workload *work, const Solution *solution, Arena *arena, Text *out)
@@ -157,20 +156,39 @@ static void print_sensitivity(const Workload *work, const Solution *solution, Ar
     }
 }
 
+// Runs of MoE layers with the same configuration.
+static void print_runs(const Workload *work, const Solution *solution, Text *out)
+{
+    char domain[256];
+    uint32_t moe = 0, first = 0;
+    for (uint32_t k = 0; k < work->layer_count; k++) {
+        if (!work->layers[k].is_moe)
+            continue;
+        const Config *config = &solution->mix.configs[moe];
+        if (moe == 0 || !config_equal(config, config - 1))
+            first = k;
+        moe++;
+        if (moe < work->moe_count && config_equal(config, config + 1))
+            continue;
+        text_format(out, "  layers %u..%u: domain %s\n", first, k,
+                    config_format(&work->spec->cluster, config, domain, sizeof domain));
+    }
+}
+
 void explain_print(const Workload *work, const Solution *solution, Arena *arena, Text *out)
 {
-    const Candidate *chosen = &solution->candidates[solution->chosen];
-    char domain[256], value[FORMAT_MAX], other[FORMAT_MAX];
-    text_format(out, "chosen: domain %s, %s per iteration (%s, solver %s)\n",
-                config_format(&work->spec->cluster, &chosen->config, domain, sizeof domain),
-                format_time(value, chosen->cost.iteration_s), status_name(solution->status), solution->solver);
+    double chosen_s = solution->cost.iteration_s;
+    char value[FORMAT_MAX], other[FORMAT_MAX];
+    text_format(out, "chosen: %s per iteration (%s, solver %s)\n", format_time(value, chosen_s),
+                status_name(solution->status), solution->solver);
+    print_runs(work, solution, out);
     for (int b = 0; b < BASELINE_COUNT; b++)
         text_format(out, "  against %-9s %11s: %.2fx%s\n", baseline_names[b],
                     format_time(other, solution->baselines[b].cost.iteration_s),
-                    solution->baselines[b].cost.iteration_s / chosen->cost.iteration_s,
+                    solution->baselines[b].cost.iteration_s / chosen_s,
                     solution->baselines[b].fits ? "" : " (does not fit)");
     text_append(out, "\n");
-    print_breakdown(&chosen->cost, out);
+    print_breakdown(&solution->cost, out);
     print_binding(work, solution, out);
     text_append(out, "\n");
     print_rivals(work, solution, out);

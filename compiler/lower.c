@@ -17,6 +17,26 @@ static double move_s(const Lowering *l, double bytes)
     return bytes / l->spec->cluster.device.memory_bandwidth;
 }
 
+void lowering_enter(Lowering *l, uint32_t layer)
+{
+    const Config *config = &l->mix->configs[l->moe_index[layer]];
+    cost_layer(l->work, layer, config, l->dispatch, &l->cost);
+    l->config = config;
+    if (!l->spec->model.abstract)
+        l->held_experts = l->experts_per_rank * config_held_shards(l->spec, config);
+}
+
+void lowering_note_read(Lowering *l, int32_t step)
+{
+    l->reads[l->read_count++] = step;
+}
+
+int32_t lowering_prefetch_limit(const Lowering *l)
+{
+    uint32_t window = mix_window(l->spec->plan.pass, l->config, l->mix->prefetch);
+    return window < l->read_count ? l->reads[l->read_count - window - 1] : NONE;
+}
+
 int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols)
 {
     BufferShape shape = {.dtype = dtype, .rows = rows, .cols = cols, .kind = BUFFER_TEMPORARY, .layer = (int32_t)layer};
@@ -244,7 +264,7 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
     int32_t results = lowering_add_temporary(l, k, "results", dtype, last->row_capacity, model->hidden);
     int32_t work = lowering_add_work(l, (int32_t)k, OP_EXPERT, last->row_capacity, l->records, fanout);
     int32_t expert[] = {last->rows, last->records, last->counts, layer->held, results, work};
-    layer->expert_step = add_step(l, OP_EXPERT, k, l->cost.expert_s, expert);
+    lowering_note_read(l, add_step(l, OP_EXPERT, k, l->cost.expert_s, expert));
     for (uint32_t i = layer->stage_count - 1; i-- > 0;)
         results = add_combine(l, k, layer, i, results);
     int32_t x = lowering_add_temporary(l, k, "out", dtype, l->tokens, model->hidden);
@@ -268,17 +288,6 @@ static void add_layer_weights(Lowering *l, uint32_t k, LoweredLayer *layer)
         layer->shared = add_weight(l, (int32_t)k, "shared", 1, (double)model_shared_elements(dims));
 }
 
-// Replicas that are dropped and gathered again may run ahead by one layer only, or nothing is saved.
-static int32_t prefetch_limit(const Lowering *l, uint32_t k)
-{
-    if (!l->config->regather)
-        return NONE;
-    for (uint32_t before = 0; k-- > 0;)
-        if (l->work->layers[k].is_moe && ++before == 2)
-            return l->layers[k].expert_step;
-    return NONE;
-}
-
 static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
 {
     const LayerWork *work = &l->work->layers[k];
@@ -286,7 +295,9 @@ static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
     const SpecModel *model = &l->spec->model;
     add_layer_weights(l, k, layer);
     if (work->is_moe)
-        layer->held = lowering_add_gathers(l, k, "", prefetch_limit(l, k));
+        lowering_enter(l, k);
+    if (work->is_moe)
+        layer->held = lowering_add_gathers(l, k, "", lowering_prefetch_limit(l));
     layer->x = x;
     layer->y = lowering_add_temporary(l, k, "y", model->dtype, l->tokens, model->hidden);
     int32_t attention_work = lowering_add_work(l, (int32_t)k, OP_PRE_EXPERT, l->tokens, 1, 1);
@@ -337,8 +348,7 @@ static void add_network(Lowering *l)
 // operands, and the edges written out.
 typedef struct {
     Lowering *l;
-    int32_t last;     // end of the chain of computation and exchanges
-    int32_t computed; // the last expert step, backward: gathers may run ahead of it by one layer
+    int32_t last; // end of the chain of computation and exchanges
 } AbstractChain;
 
 static int32_t add_bare_step(Lowering *l, StepSpec step, int32_t after)
@@ -412,13 +422,18 @@ static void add_abstract_forward(AbstractChain *chain, uint32_t k)
     Lowering *l = chain->l;
     const LayerWork *work = &l->work->layers[k];
     uint32_t levels = l->spec->cluster.level_count;
-    int32_t gathered = work->is_moe ? add_abstract_gathers(l, k, NONE) : NONE;
+    int32_t gathered = NONE;
+    if (work->is_moe) {
+        lowering_enter(l, k);
+        gathered = add_abstract_gathers(l, k, lowering_prefetch_limit(l));
+    }
     chain_compute(chain, OP_PRE_EXPERT, k, work->pre_expert_s);
     if (!work->is_moe)
         return;
     for (uint32_t level = 0; level < levels; level++)
         chain_exchange(chain, OP_DISPATCH, k, level, l->cost.dispatch_s[level]);
     chain_compute(chain, OP_EXPERT, k, l->cost.expert_s);
+    lowering_note_read(l, chain->last);
     if (gathered != NONE)
         builder_add_after(l->builder, chain->last, gathered);
     for (uint32_t level = levels; level-- > 0;)
@@ -432,16 +447,18 @@ static void add_abstract_backward(AbstractChain *chain, uint32_t k)
     const LayerWork *work = &l->work->layers[k];
     uint32_t levels = l->spec->cluster.level_count;
     if (work->is_moe) {
-        int32_t gathered = l->config->regather ? add_abstract_gathers(l, k, chain->computed) : NONE;
+        lowering_enter(l, k);
+        int32_t gathered = l->config->regather ? add_abstract_gathers(l, k, lowering_prefetch_limit(l)) : NONE;
         for (uint32_t level = 0; level < levels; level++)
             chain_exchange(chain, OP_DISPATCH, k, level, l->cost.combine_s[level]);
         chain_compute(chain, OP_EXPERT_BACKWARD, k, 2 * l->cost.expert_s);
         if (gathered != NONE)
             builder_add_after(l->builder, chain->last, gathered);
-        chain->computed = chain->last;
+        int32_t computed = chain->last;
+        lowering_note_read(l, computed);
         for (uint32_t level = levels; level-- > l->spec->replica_levels;)
-            add_abstract_migration(l, OP_REDUCE_SCATTER, k, level, chain->computed);
-        add_abstract_replica_sums(l, k, chain->computed);
+            add_abstract_migration(l, OP_REDUCE_SCATTER, k, level, computed);
+        add_abstract_replica_sums(l, k, computed);
         for (uint32_t level = levels; level-- > 0;)
             chain_exchange(chain, OP_COMBINE_BACKWARD, k, level, l->cost.dispatch_s[level]);
     }
@@ -450,9 +467,10 @@ static void add_abstract_backward(AbstractChain *chain, uint32_t k)
 
 static void add_abstract(Lowering *l)
 {
-    AbstractChain chain = {.l = l, .last = NONE, .computed = NONE};
+    AbstractChain chain = {.l = l, .last = NONE};
     for (uint32_t k = 0; k < l->work->layer_count; k++)
         add_abstract_forward(&chain, k);
+    l->read_count = 0;
     for (uint32_t k = l->work->layer_count; l->spec->plan.pass == PASS_TRAINING && k-- > 0;)
         add_abstract_backward(&chain, k);
 }
@@ -489,6 +507,7 @@ static void describe(Lowering *l)
     plan->codec_ratio = spec->plan.ratio;
     plan->capacity = spec->plan.capacity;
     plan->replica_levels = spec->replica_levels;
+    plan->replica_slots = l->mix->prefetch == PREFETCH_UNLIMITED ? 0 : l->mix->prefetch + 1;
     plan->choices = arena_alloc_array(plan->arena, l->work->moe_count, sizeof *plan->choices);
     for (uint32_t k = 0; k < l->work->layer_count; k++) {
         if (!l->work->layers[k].is_moe)
@@ -499,23 +518,25 @@ static void describe(Lowering *l)
         plan->model.pre_expert_s = work->pre_expert_s;
         Choice *choice = &plan->choices[plan->choice_count++];
         choice->layer = k;
-        choice->regather = l->config->regather;
-        memcpy(choice->domain, l->config->domain, sizeof choice->domain);
+        const Config *config = &l->mix->configs[l->moe_index[k]];
+        choice->regather = config->regather;
+        memcpy(choice->domain, config->domain, sizeof choice->domain);
     }
 }
 
-Plan *lower(const Workload *work, const Config *config, Dispatch dispatch, double *bytes)
+Plan *lower(const Workload *work, const Mix *mix, Dispatch dispatch, double *bytes)
 {
     const Spec *spec = work->spec;
     Plan *plan = plan_create();
     Arena *arena = arena_create();
-    Lowering l = {.work = work, .spec = spec, .config = config, .dispatch = dispatch, .arena = arena, .plan = plan,
+    Lowering l = {.work = work, .spec = spec, .mix = mix, .dispatch = dispatch, .arena = arena, .plan = plan,
                   .builder = builder_create(arena, plan)};
     l.layers = arena_alloc_array(arena, work->layer_count, sizeof *l.layers);
+    l.moe_index = arena_alloc_array(arena, work->layer_count, sizeof *l.moe_index);
+    l.reads = arena_alloc_array(arena, work->layer_count, sizeof *l.reads);
+    for (uint32_t k = 1; k < work->layer_count; k++)
+        l.moe_index[k] = l.moe_index[k - 1] + work->layers[k - 1].is_moe;
     describe(&l);
-    for (uint32_t k = 0; k < work->layer_count; k++)
-        if (work->layers[k].is_moe)
-            cost_layer(work, k, config, dispatch, &l.cost);
     if (spec->model.abstract) {
         add_abstract(&l);
     } else {
@@ -523,7 +544,6 @@ Plan *lower(const Workload *work, const Config *config, Dispatch dispatch, doubl
         l.fanout = dispatch == DISPATCH_NAIVE ? spec->model.top_k : 1;
         l.records = dispatch == DISPATCH_NAIVE ? 1 : spec->model.top_k;
         l.experts_per_rank = plan_experts_per_rank(plan);
-        l.held_experts = l.experts_per_rank * config_held_shards(spec, config);
         add_network(&l);
     }
     *bytes = builder_total_bytes(l.builder);
@@ -542,7 +562,17 @@ Plan *lower(const Workload *work, const Config *config, Dispatch dispatch, doubl
     return NULL;
 }
 
-double lower_arena_bytes(const Spec *spec, const Config *config, Dispatch dispatch, uint32_t layers)
+Plan *lower_uniform(const Workload *work, const Config *config, Dispatch dispatch, double *bytes)
+{
+    Arena *arena = arena_create();
+    Mix mix = mix_uniform(work, config, PREFETCH_UNLIMITED, arena);
+    Plan *plan = lower(work, &mix, dispatch, bytes);
+    arena_destroy(arena);
+    return plan;
+}
+
+double lower_arena_bytes(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch,
+                         uint32_t layers)
 {
     Arena *arena = arena_create();
     Spec prefix = *spec;
@@ -550,7 +580,9 @@ double lower_arena_bytes(const Spec *spec, const Config *config, Dispatch dispat
     prefix.outer = NULL; // no matter of memory
     prefix.cluster.port_count = prefix.cluster.link_count = 0;
     double bytes = 0;
-    plan_destroy(lower(workload_derive(&prefix, arena), config, dispatch, &bytes));
+    const Workload *work = workload_derive(&prefix, arena);
+    Mix mix = mix_uniform(work, config, prefetch, arena);
+    plan_destroy(lower(work, &mix, dispatch, &bytes));
     arena_destroy(arena);
     return bytes;
 }

@@ -1,15 +1,19 @@
-// Lowering: a checked spec and a configuration become an SPMD schedule (ir/plan.h), forward pass or
-// whole training iteration, with buffers placed in the rank's arena.
+// Lowering: a checked spec and a configuration for every MoE layer become an SPMD schedule (ir/plan.h),
+// forward pass or whole training iteration, with buffers placed in the rank's arena.
 #ifndef HEP_LOWER_H
 #define HEP_LOWER_H
 
-#include "compiler/cost.h"
+#include "compiler/iteration.h"
 
 // A complete plan but for solver, status, gap and strategies, which the caller knows. NULL when the
 // buffers exceed what can be addressed; *bytes then holds the estimate of what they need.
-Plan *lower(const Workload *work, const Config *config, Dispatch dispatch, double *bytes);
+Plan *lower(const Workload *work, const Mix *mix, Dispatch dispatch, double *bytes);
 
-// What a rank of the first `layers` layers would allocate under this configuration.
-double lower_arena_bytes(const Spec *spec, const Config *config, Dispatch dispatch, uint32_t layers);
+// The same configuration for every MoE layer, gathers running ahead without limit.
+Plan *lower_uniform(const Workload *work, const Config *config, Dispatch dispatch, double *bytes);
+
+// What a rank of the first `layers` layers would allocate under this configuration in all of them.
+double lower_arena_bytes(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch,
+                         uint32_t layers);
 
 #endif

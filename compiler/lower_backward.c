@@ -150,8 +150,9 @@ static int32_t return_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, in
     return dheld;
 }
 
-static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t regather_after)
+static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
 {
+    lowering_enter(l, k);
     LoweredLayer *layer = &l->layers[k];
     const SpecModel *model = &l->spec->model;
     Stage *first = &layer->stages[0], *last = &layer->stages[layer->stage_count - 1];
@@ -167,7 +168,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t regath
         add_all_reduce(l, (int32_t)k, dshared, l->spec->cluster.level_count);
         note_update(l, (int32_t)k, layer->shared, dshared);
     }
-    int32_t held = l->config->regather ? lowering_add_gathers(l, k, ".again", regather_after) : layer->held;
+    int32_t held = l->config->regather ? lowering_add_gathers(l, k, ".again", lowering_prefetch_limit(l)) : layer->held;
     bool migrated = l->held_experts > l->experts_per_rank;
     uint32_t fanout = layer->stage_count == 1 ? l->fanout : 1;
     RowGradients drows = {
@@ -180,13 +181,9 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t regath
     int32_t work = lowering_add_work(l, (int32_t)k, OP_EXPERT_BACKWARD, last->row_capacity, l->records, fanout);
     int32_t expert[] = {last->rows, last->records, last->counts, held, dresults[layer->stage_count - 1],
                         drows.rows, drows.records, dheld, work};
-    layer->expert_step = builder_add_step(l->builder,
-                                          (StepSpec){.op = OP_EXPERT_BACKWARD,
-                                                     .layer = (int32_t)k,
-                                                     .level = NONE,
-                                                     .group = NONE,
-                                                     .cost_s = 2 * l->cost.expert_s},
-                                          expert);
+    StepSpec step = {.op = OP_EXPERT_BACKWARD, .layer = (int32_t)k, .level = NONE, .group = NONE,
+                     .cost_s = 2 * l->cost.expert_s};
+    lowering_note_read(l, builder_add_step(l->builder, step, expert));
     note_update(l, (int32_t)k, layer->experts, return_gradients(l, k, layer, dheld));
     drows = collect_gradients(l, k, layer, drows);
     int32_t drouter = add_gradient(l, layer->router, (int32_t)k);
@@ -199,12 +196,12 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t regath
     note_update(l, (int32_t)k, layer->router, drouter);
 }
 
-static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx, int32_t regather_after)
+static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
 {
     const LayerWork *work = &l->work->layers[k];
     LoweredLayer *layer = &l->layers[k];
     if (work->is_moe) {
-        add_moe_backward(l, k, dx, regather_after);
+        add_moe_backward(l, k, dx);
     } else {
         int32_t dffn = add_gradient(l, layer->ffn, (int32_t)k);
         int32_t ffn_work = lowering_add_work(l, (int32_t)k, OP_FFN_BACKWARD, l->tokens, 1, 1);
@@ -233,14 +230,9 @@ void lowering_add_backward(Lowering *l)
     int32_t work = lowering_add_work(l, NONE, OP_LOSS_BACKWARD, l->tokens, 1, 1);
     int32_t loss[] = {l->final_x, l->tokens_buffer, l->embedding, dx, dembedding, work};
     add_local(l, OP_LOSS_BACKWARD, NONE, 2 * l->work->loss_s, loss);
-    int32_t one_back = NONE, two_back = NONE; // expert steps of the MoE layers already passed
-    for (uint32_t k = l->work->layer_count; k-- > 0;) {
-        add_layer_backward(l, k, dx, two_back);
-        if (l->work->layers[k].is_moe) {
-            two_back = one_back;
-            one_back = l->layers[k].expert_step;
-        }
-    }
+    l->read_count = 0;
+    for (uint32_t k = l->work->layer_count; k-- > 0;)
+        add_layer_backward(l, k, dx);
     int32_t embed[] = {l->tokens_buffer, dx, dembedding};
     add_local(l, OP_EMBED_BACKWARD, NONE, 0, embed);
     add_all_reduce(l, NONE, dembedding, l->spec->cluster.level_count);

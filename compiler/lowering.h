@@ -3,7 +3,7 @@
 #define HEP_LOWERING_H
 
 #include "compiler/builder.h"
-#include "compiler/cost.h"
+#include "compiler/iteration.h"
 
 // Rows at one point of the way to the experts: stage 0 is the gate's output, stage i + 1 what the
 // i-th exchange delivers. Buffers are NONE where a stage has none.
@@ -22,7 +22,6 @@ typedef struct {
     Stage stages[STAGES_MAX];
     int32_t attention, router, ffn, shared, experts; // weights
     int32_t held;             // weights the expert step reads: `experts` or what was gathered
-    int32_t expert_step;
 } LoweredLayer;
 
 // A weight buffer the optimizer will update.
@@ -35,21 +34,33 @@ enum { UPDATES_PER_LAYER_MAX = 4 };
 typedef struct {
     const Workload *work;
     const Spec *spec;
-    const Config *config;
+    const Mix *mix;
     Dispatch dispatch;
     Arena *arena;
     Plan *plan;
     Builder *builder;
-    LayerCost cost; // of any MoE layer
     double tokens;
     uint32_t fanout, records; // record rows per token and records per row
-    double held_experts, experts_per_rank;
+    double experts_per_rank;
+    // Of the MoE layer that is being lowered: lowering_enter sets them.
+    const Config *config;
+    LayerCost cost;
+    double held_experts;
     LoweredLayer *layers;
+    uint32_t *moe_index;    // [layers]: how many MoE layers come before
+    int32_t *reads;         // expert steps of this pass so far, the order gathers wait in
+    uint32_t read_count;
     int32_t tokens_buffer, embedding, final_x;
     WeightUpdate *updates;
     uint32_t update_count;
 } Lowering;
 
+// Turns to an MoE layer: its configuration and what it costs.
+void lowering_enter(Lowering *l, uint32_t layer);
+// Notes the step that last reads the experts of a layer in this pass.
+void lowering_note_read(Lowering *l, int32_t step);
+// The step a gather must wait for so that it runs ahead no farther than the mix allows; NONE.
+int32_t lowering_prefetch_limit(const Lowering *l);
 int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols);
 int32_t lowering_add_work(Lowering *l, int32_t layer, Op op, double rows, uint32_t records, uint32_t fanout);
 // All-gathers the experts of a layer, outer level first; returns the buffer the expert step reads.

@@ -46,6 +46,7 @@ typedef struct {
     DumpKind dump;
     bool explain, check, simulate, help_language;
     CheckOptions checks;
+    PlannerOptions planner;
     int dispatch;
 } Options;
 
@@ -53,6 +54,9 @@ enum {
     OPTION_DUMP = 256,
     OPTION_DOMAIN,
     OPTION_DISPATCH,
+    OPTION_TIME_LIMIT,
+    OPTION_GAP,
+    OPTION_PREFETCH,
     OPTION_CHECK,
     OPTION_EXPLAIN,
     OPTION_SIMULATE,
@@ -84,6 +88,11 @@ static const struct argp_option option_table[] = {
     {"domain", OPTION_DOMAIN, "SIZES", 0,
      "force the strategy: auto, ep, gather, or sizes such as dc=2,gpu=8 (levels not named: 1)", 0},
     {"dispatch", OPTION_DISPATCH, "KIND", 0, "force naive or dedup, whatever the plan block says", 0},
+    {"prefetch", OPTION_PREFETCH, "LAYERS", 0,
+     "let gathers of dropped replicas run ahead by at most so many MoE layers, 0 to 8 (default: as memory allows)", 0},
+    {"time-limit", OPTION_TIME_LIMIT, "SECONDS", 0,
+     "stop searching then and report the gap; the plan may then differ between runs (default: none)", 0},
+    {"gap", OPTION_GAP, "PERCENT", 0, "stop once the plan is proven within PERCENT of the optimum (default: 0)", 0},
     {"explain", OPTION_EXPLAIN, NULL, 0, "say why: what binds, the runner-up, where the choice flips", 0},
     {"simulate", OPTION_SIMULATE, NULL, 0,
      "run the schedule in predicted time: critical path, busy streams and ports", 0},
@@ -107,6 +116,15 @@ static DumpKind parse_dump(const char *text, struct argp_state *state)
                near ? near : "", near ? "'?)" : "");
     text_free(&kinds);
     return DUMP_NONE;
+}
+
+static double parse_number(const char *text, const char *option, double low, double high, struct argp_state *state)
+{
+    char *end;
+    double value = strtod(text, &end);
+    if (end == text || *end || !(value >= low && value <= high))
+        argp_error(state, "%s takes a number from %g to %g, got '%s'", option, low, high, text);
+    return value;
 }
 
 // One thing goes to standard output at a time.
@@ -154,6 +172,15 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         options->dispatch = dispatch_parse(argument);
         if (options->dispatch < 0)
             argp_error(state, "unknown dispatch '%s': expected naive or dedup", argument);
+        return 0;
+    case OPTION_PREFETCH:
+        options->planner.prefetch = (uint32_t)parse_number(argument, "--prefetch", 0, PREFETCH_MAX, state);
+        return 0;
+    case OPTION_TIME_LIMIT:
+        options->planner.limits.time_limit_s = parse_number(argument, "--time-limit", 1e-3, 1e6, state);
+        return 0;
+    case OPTION_GAP:
+        options->planner.limits.gap = parse_number(argument, "--gap", 0, 100, state) / 100;
         return 0;
     case OPTION_EXPLAIN:
         options->explain = true;
@@ -249,13 +276,13 @@ static void print_model(const Compilation *compilation, Text *out)
 
 static int print_milp(const Options *options, const Compilation *compilation)
 {
-    double unit_s;
     Text text = {0};
     const char *error = NULL;
-    const Solution *solution = &compilation->solution;
-    Milp *milp = planner_formulate(compilation->work, solution->candidates, solution->count, &unit_s);
-    bool printed = milp_print(milp, &text, &error);
-    milp_destroy(milp);
+    Arena *arena = arena_create();
+    Formulated formulated = planner_formulate(compilation->work, &compilation->solution, arena);
+    bool printed = milp_print(formulated.milp, &text, &error);
+    milp_destroy(formulated.milp);
+    arena_destroy(arena);
     if (!printed) {
         text_free(&text);
         return complain("--dump=milp", error);
@@ -444,6 +471,7 @@ static int process_hep(const Options *options, const char *content, size_t lengt
     Diag *diag = diag_create(arena);
     CompileOptions compile = {.name = options->input, .text = content, .length = length,
                               .check = options->checks, .dispatch = options->dispatch,
+                              .planner = options->planner,
                               .stop_after = last_stage(options)};
     Compilation compilation;
     int code = compile_file(&compile, arena, diag, &compilation);
@@ -489,7 +517,7 @@ int main(int argc, char **argv)
     static const struct argp parser = {option_table, parse_option,      "FILE", documentation,
                                        NULL,         append_exit_codes, NULL};
     argp_err_exit_status = EXIT_USAGE;
-    Options options = {.dispatch = NONE};
+    Options options = {.dispatch = NONE, .planner = {.prefetch = PREFETCH_UNLIMITED, .confirm = true}};
     argp_parse(&parser, argc, argv, 0, NULL, &options);
     int code = process(&options);
     free(options.checks.defines);

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SIMPLEX_ITERATIONS_MAX = 200000, NODES_MAX = 20000, TIME_LIMIT_MS = 600000 };
+enum { SIMPLEX_ITERATIONS_MAX = 200000, TIME_LIMIT_MS = 600000 };
 
 struct Milp {
     glp_prob *problem; // NULL once GLPK has failed
@@ -21,7 +21,7 @@ struct Milp {
     double *values; // [columns], after a solve
     int value_count;
     double best_bound;
-    int nodes;
+    int nodes, nodes_max;
 };
 
 static _Thread_local jmp_buf escape;
@@ -180,7 +180,7 @@ static void watch_tree(glp_tree *tree, void *info)
     int best = glp_ios_best_node(tree);
     if (best)
         milp->best_bound = glp_ios_node_bound(tree, best);
-    if (glp_ios_reason(tree) == GLP_ISELECT && ++milp->nodes > NODES_MAX)
+    if (glp_ios_reason(tree) == GLP_ISELECT && ++milp->nodes > milp->nodes_max)
         glp_ios_terminate(tree);
 }
 
@@ -234,8 +234,9 @@ static void solve(Milp *milp, void *argument)
         milp->values[i] = glp_mip_col_val(milp->problem, i);
 }
 
-MilpResult milp_solve(Milp *milp)
+MilpResult milp_solve(Milp *milp, int nodes_max)
 {
+    milp->nodes_max = nodes_max;
     MilpResult result = {.status = MILP_FAILED};
     if (!guarded(milp, solve, &result))
         result = (MilpResult){.status = MILP_FAILED, .error = "the solver gave up with an internal error"};

@@ -30,9 +30,10 @@ void milp_row_end_at_least(Milp *milp, double bound);
 void milp_row_end_at_most(Milp *milp, double bound);
 void milp_row_end_equal(Milp *milp, double bound);
 
-// Solves; values of columns are then read with milp_value. Deterministic: limits are iteration and
-// node counts, never the clock.
-MilpResult milp_solve(Milp *milp);
+// Solves, giving up after `nodes_max` nodes of the tree; values of columns are then read with milp_value.
+// Deterministic: limits are iteration and node counts, never the clock.
+enum { MILP_NODES_MAX = 20000 };
+MilpResult milp_solve(Milp *milp, int nodes_max);
 double milp_value(const Milp *milp, int column);
 // CPLEX LP text. False and a static reason if GLPK could not write it.
 bool milp_print(Milp *milp, Text *out, const char **error) MUST_CHECK;

@@ -210,21 +210,42 @@ static bool list_candidates(const Workload *work, Arena *arena, Diag *diag, Cand
     return true;
 }
 
-bool place_and_solve(const Workload *work, Arena *arena, Diag *diag, const Workload **placed, Solution *solution,
-                     bool *infeasible)
+// What no placement with any mix stays below: the mix solved as if every domain size had its own placement,
+// each as good as any can be.
+static double bound_all(const Workload *work, const PlannerOptions *options, Arena *arena)
+{
+    const Pairs *pairs = pairs_of_cluster(&work->spec->cluster, arena);
+    Workload relaxed = *work;
+    Spec spec = *work->spec;
+    Outer outer = *outer_measure(&spec.cluster, arena);
+    for (size_t i = 0; i < outer.count; i++) {
+        PlacementProfile floor = placement_floor(pairs, outer.domains[i].domain);
+        outer.domains[i].gather = floor.row;
+        outer.domains[i].exchange = floor.column;
+    }
+    spec.outer = &outer;
+    relaxed.spec = &spec;
+    Solution solution;
+    bool infeasible;
+    bool solved = planner_solve(&relaxed, options, arena, diag_create(arena), &solution, &infeasible);
+    return solved ? solution.bound_s : 0;
+}
+
+bool place_and_solve(const Workload *work, const PlannerOptions *options, Arena *arena, Diag *diag,
+                     const Workload **placed, Solution *solution, bool *infeasible)
 {
     uint32_t count = work->spec->cluster.port_count;
     *placed = work;
     *infeasible = false;
     if (!count)
-        return planner_solve(work, arena, diag, solution, infeasible);
+        return planner_solve(work, options, arena, diag, solution, infeasible);
     uint32_t *input_order = arena_alloc_array(arena, count, sizeof *input_order);
     for (uint32_t x = 0; x < count; x++)
         input_order[x] = x;
     *placed = place_apply(work, input_order, arena);
     // With ports alone the slowest decides, whoever stands where.
     if (!work->spec->cluster.link_count || work->spec->plan.placement == PLACEMENT_INPUT)
-        return planner_solve(*placed, arena, diag, solution, infeasible);
+        return planner_solve(*placed, options, arena, diag, solution, infeasible);
     Candidate *candidates;
     size_t candidate_count;
     if (!list_candidates(*placed, arena, diag, &candidates, &candidate_count))
@@ -235,13 +256,11 @@ bool place_and_solve(const Workload *work, Arena *arena, Diag *diag, const Workl
         order_placement(&placements[0], count, arena);
         *placed = place_apply(work, placements[0].worker, arena);
     }
-    if (!planner_solve(*placed, arena, diag, solution, infeasible))
+    if (!planner_solve(*placed, options, arena, diag, solution, infeasible))
         return false;
-    double gap = 1 - bound_s / solution->objective_s;
-    if (gap > 1e-9) {
-        solution->gap = fmax(solution->gap, gap);
-        if (solution->status == STATUS_OPTIMAL)
-            solution->status = STATUS_FEASIBLE;
-    }
+    // The search's bound is on one configuration for all layers; mixes have a weaker one.
+    bool single = work->moe_count <= 1 || work->spec->plan.domain_wish != DOMAIN_AUTO;
+    solution->bound_s = fmin(solution->bound_s, single ? bound_s : bound_all(*placed, options, arena));
+    planner_settle(solution, solution->objective_s);
     return true;
 }

@@ -8,8 +8,8 @@
 
 // As planner_solve, with every worker placed: *placed is the workload whose cluster lists ports and links by
 // position, which the lowering and everything after it use; `work` itself where the workers are alike.
-bool place_and_solve(const Workload *work, Arena *arena, Diag *diag, const Workload **placed, Solution *solution,
-                     bool *infeasible) MUST_CHECK;
+bool place_and_solve(const Workload *work, const PlannerOptions *options, Arena *arena, Diag *diag,
+                     const Workload **placed, Solution *solution, bool *infeasible) MUST_CHECK;
 
 // The placements the candidates need, domain size by domain size: the cheapest of them is first, and
 // *bound_s is what no placement with any of the candidates stays below.

@@ -1,8 +1,8 @@
-// Enumerates and prices configurations, states the MILP, solves it, checks the answer against the
-// cost model. The programme is written layer by layer, so that a choice per layer needs only more
-// binaries, not other rows.
+// Enumerates and prices configurations, hands the mix to the exact method, lets GLPK confirm it, and
+// checks the answer against the cost model and the lowering.
 #include "compiler/planner.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,9 +13,10 @@
 
 enum {
     CANDIDATES_MAX = 4096,
-    MILP_CANDIDATES_MAX = 96,
-    MILP_LAYERS_MAX = 128, // beyond, GLPK takes seconds to confirm what enumeration proves
-    STEADY_PERIODS = 4, // from there on every period of layers takes the same memory
+    CONFIRM_STAGES_MAX = 64,   // GLPK confirms programmes up to this many MoE layers
+    CONFIRM_BINARIES_MAX = 120, // and binaries left after fixing,
+    CONFIRM_NODES_MAX = 50,     // and trees up to this size
+    MEMORY_CUTS_MAX = 4,
 };
 
 const char *const baseline_names[BASELINE_COUNT] = {"ep", "ep_dedup", "gather"};
@@ -38,6 +39,24 @@ const char *config_format(const Cluster *cluster, const Config *config, char *ou
         snprintf(out + used, size - used, " regather");
     return out;
 }
+
+bool mix_is(const Workload *work, const Mix *mix, const Config *config)
+{
+    for (uint32_t i = 0; i < work->moe_count; i++)
+        if (!config_equal(&mix->configs[i], config))
+            return false;
+    return true;
+}
+
+static void measure_all(const Workload *work, const Candidate *candidates, size_t count, uint32_t prefetch,
+                        Footprint *out)
+{
+    for (size_t c = 0; c < count; c++)
+        out[c] = footprint_measure(work->spec, &candidates[c].config, prefetch, work->spec->plan.dispatch);
+}
+
+// Depths worth trying, deepest first. Zero: a gather begins when the experts before were read.
+static const uint32_t prefetches[] = {PREFETCH_UNLIMITED, 8, 4, 2, 1, 0};
 
 // ---- enumeration -----------------------------------------------------------------------------
 
@@ -65,28 +84,31 @@ static Config uniform_config(const Spec *spec, bool whole)
     return config;
 }
 
-// What a rank must hold for this configuration, exact for small models and extrapolated from two
-// lowered prefixes of a deep one: beyond its first layers every period of `every` layers adds the same.
-static double measure_memory(const Spec *spec, const Config *config, Dispatch dispatch)
+static void cost_uniform(const Workload *work, const Config *config, uint32_t prefetch, Dispatch dispatch,
+                         IterationCost *out)
 {
-    if (spec->model.abstract)
-        return 0;
-    uint32_t period = spec->model.every, layers = spec->model.layers, head = spec->model.first_dense;
-    uint32_t shorter = head + (layers > head ? (layers - head) % period : 0) + STEADY_PERIODS * period;
-    uint32_t longer = shorter + period;
-    if (layers <= longer)
-        return lower_arena_bytes(spec, config, dispatch, layers);
-    double small = lower_arena_bytes(spec, config, dispatch, shorter);
-    double large = lower_arena_bytes(spec, config, dispatch, longer);
-    return large + (large - small) * ((layers - longer) / period);
+    Arena *arena = arena_create();
+    Mix mix = mix_uniform(work, config, prefetch, arena);
+    cost_mix(work, &mix, dispatch, out);
+    arena_destroy(arena);
 }
 
+// With the deepest prefetch that fits the memory.
 static void price(const Workload *work, const Config *config, Dispatch dispatch, Candidate *candidate)
 {
-    candidate->config = *config;
-    cost_iteration(work, config, dispatch, &candidate->cost);
-    candidate->memory_bytes = measure_memory(work->spec, config, dispatch);
-    candidate->fits = candidate->memory_bytes <= work->spec->cluster.device.memory_bytes;
+    const Spec *spec = work->spec;
+    *candidate = (Candidate){.config = *config, .prefetch = PREFETCH_UNLIMITED};
+    for (size_t i = 0; i < COUNT_OF(prefetches) && !candidate->fits; i++) {
+        uint32_t window = mix_window(spec->plan.pass, config, prefetches[i]);
+        if (i > 0 && window == mix_window(spec->plan.pass, config, candidate->prefetch))
+            continue;
+        if (i > 0 && window != PREFETCH_UNLIMITED && window + 1 >= work->moe_count)
+            continue;
+        candidate->prefetch = prefetches[i];
+        candidate->memory_bytes = footprint_total(spec, config, prefetches[i], dispatch);
+        candidate->fits = candidate->memory_bytes <= spec->cluster.device.memory_bytes;
+    }
+    cost_uniform(work, config, candidate->prefetch, dispatch, &candidate->cost);
 }
 
 static int compare_candidates(const void *a, const void *b)
@@ -147,289 +169,201 @@ size_t planner_best(const Candidate *candidates, size_t count, size_t except)
     return best;
 }
 
-// ---- the programme ---------------------------------------------------------------------------
-
-// Longer names are cut; other solvers read up to 255 characters.
-enum { LP_NAME_MAX = 160 };
-
-// One MoE layer's coefficients under one configuration, in time units.
-typedef struct {
-    double before, queue, after, backward_before, backward_queue, backward_compute, backward_after, reduce;
-    double port_before[LEVELS_MAX], port_after[LEVELS_MAX];
-    double backward_port_before[LEVELS_MAX], backward_port_after[LEVELS_MAX], port_reduce[LEVELS_MAX];
-} Terms;
+// ---- the mix ---------------------------------------------------------------------------------
 
 typedef struct {
-    Milp *milp;
     const Workload *work;
-    size_t count;
-    int *choose; // binaries
-    Terms *terms;
-    double unit_s;
-    bool port_used[LEVELS_MAX];
-    // Columns of the layer before; -1 stands for time 0.
-    int end, queue, port[LEVELS_MAX], returned;
-} Formulation;
+    const PlannerOptions *options;
+    Arena *arena;
+    Solution *solution;
+    double memory_bytes;   // the device's, less what lowering showed to be missing
+    bool found;
+    double bound_s;        // on everything looked at
+    Footprint *footprints; // of the prefetch that is being looked at
+    bool *useful;          // of the problem that gave the best mix: [moe_count x count]
+} Choosing;
 
-static double sum_levels(const double values[LEVELS_MAX])
+static void take(Choosing *c, const StageProblem *problem, const SearchResult *result, uint32_t prefetch)
 {
-    double total = 0;
-    for (uint32_t l = 0; l < LEVELS_MAX; l++)
-        total += values[l];
-    return total;
-}
-
-static void fill_terms(const LayerCost *cost, const Config *config, double unit_s, Terms *terms)
-{
-    double dispatch = sum_levels(cost->dispatch_s), combine = sum_levels(cost->combine_s);
-    double route = sum_levels(cost->route_s), gather = sum_levels(cost->gather_s) + cost->codec_s;
-    *terms = (Terms){
-        .before = (route + dispatch) / unit_s,
-        .queue = gather / unit_s,
-        .after = (cost->expert_s + combine) / unit_s,
-        .backward_before = (route + combine) / unit_s,
-        .backward_queue = config->regather ? gather / unit_s : 0,
-        .backward_compute = 2 * cost->expert_s / unit_s,
-        .backward_after = dispatch / unit_s,
-        .reduce = sum_levels(cost->reduce_s) / unit_s,
-    };
-    for (uint32_t j = 0; j < LEVELS_MAX; j++) {
-        terms->port_before[j] = (cost->port_gather_s[j] + cost->port_dispatch_s[j]) / unit_s;
-        terms->port_after[j] = cost->port_combine_s[j] / unit_s;
-        terms->backward_port_before[j] =
-            (cost->port_combine_s[j] + (config->regather ? cost->port_gather_s[j] : 0)) / unit_s;
-        terms->backward_port_after[j] = cost->port_dispatch_s[j] / unit_s;
-        terms->port_reduce[j] = cost->port_reduce_s[j] / unit_s;
+    Solution *solution = c->solution;
+    uint32_t stages = problem->stage_count;
+    Config *configs = arena_alloc_array(c->arena, stages ? stages : 1, sizeof *configs);
+    c->useful = arena_alloc_array(c->arena, (size_t)stages * solution->count + 1, sizeof *c->useful);
+    for (uint32_t k = 0; k < stages; k++) {
+        const PlanStage *stage = &problem->stages[k];
+        configs[k] = solution->candidates[stage->options[result->choice[k]].candidate].config;
+        for (uint32_t o = 0; o < stage->option_count; o++)
+            c->useful[(size_t)k * solution->count + stage->options[o].candidate] =
+                result->useful[(size_t)k * problem->stages[0].option_count + o];
     }
+    solution->mix = (Mix){.configs = configs, .prefetch = prefetch};
+    solution->objective_s = result->objective_s;
+    c->found = true;
 }
 
-static int add_time(Formulation *f, const char *what, uint32_t layer)
+// The best mix of configurations whose shared part is at most `shared_bytes`.
+static void solve_below(Choosing *c, uint32_t prefetch, double shared_bytes, double memory_free)
 {
-    char name[LP_NAME_MAX];
-    snprintf(name, sizeof name, "%.120s_L%u", what, layer);
-    return milp_add_continuous(f->milp, name, 0);
+    Solution *solution = c->solution;
+    Arena *scratch = arena_create();
+    StageCandidate *candidates = arena_alloc_array(scratch, solution->count, sizeof *candidates);
+    uint32_t count = 0;
+    for (size_t i = 0; i < solution->count; i++)
+        if (c->footprints[i].shared_bytes <= shared_bytes)
+            candidates[count++] = (StageCandidate){.config = solution->candidates[i].config,
+                                                   .memory = c->footprints[i].per_layer_bytes,
+                                                   .index = (uint32_t)i};
+    StageProblem *problem = stages_build(c->work, candidates, count, prefetch, c->work->spec->plan.dispatch,
+                                         memory_free, scratch);
+    SearchResult result;
+    search_solve(problem, &c->options->limits, c->found ? solution->objective_s : INFINITY, scratch, &result);
+    solution->timed_out = solution->timed_out || result.timed_out;
+    c->bound_s = fmin(c->bound_s, result.bound_s);
+    if (result.found && (!c->found || result.objective_s < solution->objective_s * (1 - 1e-11)))
+        take(c, problem, &result, prefetch);
+    arena_destroy(scratch);
 }
 
-// later - earlier - sum_c coefficient(c) choose_c >= constant; `offset` locates the coefficient in Terms.
-static void row_after(Formulation *f, const char *what, uint32_t layer, int later, int earlier, size_t offset,
-                      double constant)
+static int compare_descending(const void *a, const void *b)
 {
-    char name[LP_NAME_MAX];
-    snprintf(name, sizeof name, "%.120s_L%u", what, layer);
-    milp_row_begin(f->milp, name);
-    milp_row_term(f->milp, later, 1);
-    if (earlier >= 0)
-        milp_row_term(f->milp, earlier, -1);
-    for (size_t c = 0; offset != SIZE_MAX && c < f->count; c++)
-        milp_row_term(f->milp, f->choose[c], -*(const double *)((const char *)&f->terms[c] + offset));
-    milp_row_end_at_least(f->milp, constant);
+    double left = *(const double *)a, right = *(const double *)b;
+    return (left < right) - (left > right);
 }
 
-#define TERM(field) offsetof(Terms, field)
-#define NO_TERM SIZE_MAX
-
-static void formulate_ports(Formulation *f, const char *pass, uint32_t layer, int start, size_t before, size_t after)
+// One prefetch depth. Where memory binds, one problem for every size the shared part may have: the rest
+// is then an ordinary knapsack row. Returns whether memory bound at all.
+static bool solve_prefetch(Choosing *c, uint32_t prefetch)
 {
-    const Cluster *cluster = &f->work->spec->cluster;
-    for (uint32_t j = 0; j < cluster->level_count; j++) {
-        if (!f->port_used[j])
+    Solution *solution = c->solution;
+    measure_all(c->work, solution->candidates, solution->count, prefetch, c->footprints);
+    double largest_step = 0, *shared = arena_alloc_array(c->arena, solution->count, sizeof *shared);
+    for (size_t i = 0; i < solution->count; i++) {
+        largest_step = fmax(largest_step, c->footprints[i].per_layer_bytes);
+        shared[i] = c->footprints[i].shared_bytes;
+    }
+    qsort(shared, solution->count, sizeof *shared, compare_descending);
+    if (shared[0] + c->work->moe_count * largest_step <= c->memory_bytes) {
+        solve_below(c, prefetch, shared[0], INFINITY);
+        return false;
+    }
+    for (size_t i = 0; i < solution->count && !solution->timed_out; i++)
+        if ((i == 0 || shared[i] < shared[i - 1]) && shared[i] <= c->memory_bytes)
+            solve_below(c, prefetch, shared[i], c->memory_bytes - shared[i]);
+    return true;
+}
+
+static void solve_mix(Choosing *c)
+{
+    const Spec *spec = c->work->spec;
+    uint32_t forced = c->options->prefetch;
+    c->found = false;
+    c->bound_s = INFINITY;
+    c->solution->timed_out = false;
+    for (size_t i = 0; i < COUNT_OF(prefetches); i++) {
+        uint32_t depth = prefetches[i];
+        if (forced != PREFETCH_UNLIMITED ? i > 0 : i > 0 && depth + 1 >= c->work->moe_count)
             continue;
-        char name[LP_NAME_MAX];
-        snprintf(name, sizeof name, "%sport_%s_before", pass, cluster->levels[j].name);
-        int busy_before = add_time(f, name, layer);
-        row_after(f, name, layer, busy_before, f->port[j], before + j * sizeof(double), 0);
-        snprintf(name, sizeof name, "%sport_%s_free", pass, cluster->levels[j].name);
-        row_after(f, name, layer, start, busy_before, NO_TERM, 0);
-        snprintf(name, sizeof name, "%sport_%s", pass, cluster->levels[j].name);
-        int busy = add_time(f, name, layer);
-        row_after(f, name, layer, busy, busy_before, after + j * sizeof(double), 0);
-        f->port[j] = busy;
-    }
-}
-
-static void formulate_forward(Formulation *f, uint32_t layer)
-{
-    const LayerWork *work = &f->work->layers[layer];
-    double pre = work->pre_expert_s / f->unit_s, dense = work->dense_s / f->unit_s;
-    int end = add_time(f, "end", layer);
-    if (!work->is_moe) {
-        row_after(f, "dense", layer, end, f->end, NO_TERM, pre + dense);
-        f->end = end;
-        return;
-    }
-    int start = add_time(f, "start", layer), queue = add_time(f, "queue", layer);
-    row_after(f, "gathered", layer, queue, f->queue, TERM(queue), 0);
-    row_after(f, "tokens_there", layer, start, f->end, TERM(before), pre);
-    row_after(f, "experts_there", layer, start, queue, NO_TERM, 0);
-    formulate_ports(f, "", layer, start, TERM(port_before), TERM(port_after));
-    row_after(f, "combined", layer, end, start, TERM(after), dense);
-    f->end = end;
-    f->queue = queue;
-}
-
-static void formulate_backward(Formulation *f, uint32_t layer)
-{
-    const LayerWork *work = &f->work->layers[layer];
-    double rest = 2 * (work->pre_expert_s + work->dense_s) / f->unit_s;
-    int end = add_time(f, "back_end", layer);
-    if (!work->is_moe) {
-        row_after(f, "back_dense", layer, end, f->end, NO_TERM, rest);
-        f->end = end;
-        return;
-    }
-    int start = add_time(f, "back_start", layer), queue = add_time(f, "back_queue", layer);
-    int computed = add_time(f, "back_computed", layer), returned = add_time(f, "returned", layer);
-    row_after(f, "back_gathered", layer, queue, f->queue, TERM(backward_queue), 0);
-    row_after(f, "back_tokens_there", layer, start, f->end, TERM(backward_before), 0);
-    // Without regathering the queue stands still at the start of the backward pass: no constraint.
-    row_after(f, "back_experts_there", layer, start, queue, NO_TERM, 0);
-    formulate_ports(f, "back_", layer, start, TERM(backward_port_before), TERM(backward_port_after));
-    row_after(f, "back_compute", layer, computed, start, TERM(backward_compute), 0);
-    row_after(f, "return_computed", layer, returned, computed, TERM(reduce), 0);
-    if (f->returned >= 0)
-        row_after(f, "return_queue", layer, returned, f->returned, TERM(reduce), 0);
-    for (uint32_t j = 0; j < f->work->spec->cluster.level_count; j++) {
-        if (!f->port_used[j])
+        // When training, only what is gathered again is dropped, and that runs ahead by one layer anyway.
+        if (i > 0 && spec->plan.pass == PASS_TRAINING && depth > 0)
             continue;
-        char name[LP_NAME_MAX];
-        snprintf(name, sizeof name, "return_port_%s", f->work->spec->cluster.levels[j].name);
-        int busy = add_time(f, name, layer);
-        row_after(f, name, layer, busy, f->port[j], TERM(port_reduce) + j * sizeof(double), 0);
-        snprintf(name, sizeof name, "returned_port_%s", f->work->spec->cluster.levels[j].name);
-        row_after(f, name, layer, returned, busy, NO_TERM, 0);
-        f->port[j] = busy;
+        if (!solve_prefetch(c, forced != PREFETCH_UNLIMITED ? forced : depth))
+            break; // nothing is gained by running ahead less
     }
-    row_after(f, "back_combined", layer, end, computed, TERM(backward_after), rest);
-    f->end = end;
-    f->queue = queue;
-    f->returned = returned;
 }
 
-static void formulate_choice(Formulation *f, const Candidate *candidates)
+// What the mix takes according to the lowering, which has the last word.
+static double lowered_bytes(const Workload *work, const Mix *mix)
 {
-    const Cluster *cluster = &f->work->spec->cluster;
-    for (size_t c = 0; c < f->count; c++) {
-        char name[LP_NAME_MAX] = "use", part[40];
-        for (uint32_t l = 0; l < cluster->level_count; l++) {
-            snprintf(part, sizeof part, "_%.24s%u", cluster->levels[l].name, candidates[c].config.domain[l]);
-            strncat(name, part, sizeof name - strlen(name) - 1);
-        }
-        if (candidates[c].config.regather)
-            strncat(name, "_regather", sizeof name - strlen(name) - 1);
-        f->choose[c] = milp_add_binary(f->milp, name, 0);
-    }
-    milp_row_begin(f->milp, "one_choice");
-    for (size_t c = 0; c < f->count; c++)
-        milp_row_term(f->milp, f->choose[c], 1);
-    milp_row_end_equal(f->milp, 1);
-    milp_row_begin(f->milp, "memory_share");
-    for (size_t c = 0; c < f->count; c++)
-        milp_row_term(f->milp, f->choose[c], candidates[c].memory_bytes / cluster->device.memory_bytes);
-    milp_row_end_at_most(f->milp, 1);
+    double bytes = 0;
+    plan_destroy(lower(work, mix, work->spec->plan.dispatch, &bytes));
+    return bytes;
 }
 
-Milp *planner_formulate(const Workload *work, const Candidate *candidates, size_t count, double *time_unit_s)
+// Falls back on one configuration for all layers.
+static void take_uniform(Choosing *c, const Candidate *uniform)
 {
-    const Spec *spec = work->spec;
-    double longest_s = 0;
-    for (size_t c = 0; c < count; c++)
-        longest_s = fmax(longest_s, candidates[c].cost.iteration_s);
-    double unit_s = longest_s > 0 ? pow(10, floor(log10(longest_s)) - 2) : 1; // times of 100 to 1000
-    char name[160];
-    snprintf(name, sizeof name, "hep %.48s on %.48s, times in units of %g s", spec->model.name, spec->cluster.name,
-             unit_s);
+    Solution *solution = c->solution;
+    solution->mix = mix_uniform(c->work, &uniform->config, uniform->prefetch, c->arena);
+    solution->objective_s = uniform->cost.iteration_s;
+    solution->memory_bytes = uniform->memory_bytes;
+    c->useful = NULL;
+}
 
-    Arena *arena = arena_create();
-    Formulation f = {.milp = milp_create(name), .work = work, .count = count, .unit_s = unit_s};
-    f.choose = arena_alloc_array(arena, count, sizeof *f.choose);
-    f.terms = arena_alloc_array(arena, count, sizeof *f.terms);
-    f.end = f.queue = f.returned = -1;
-    uint32_t moe = 0;
-    while (moe < work->layer_count && !work->layers[moe].is_moe)
-        moe++;
-    for (uint32_t j = 0; j < LEVELS_MAX; j++)
-        f.port[j] = -1;
-    for (size_t c = 0; c < count; c++) {
-        LayerCost cost;
-        cost_layer(work, moe, &candidates[c].config, spec->plan.dispatch, &cost);
-        fill_terms(&cost, &candidates[c].config, unit_s, &f.terms[c]);
-        for (uint32_t j = 0; j < LEVELS_MAX; j++)
-            f.port_used[j] = f.port_used[j] || f.terms[c].port_before[j] + f.terms[c].port_after[j] > 0;
+// Lets GLPK solve what is left of the programme, as a check by other means.
+static bool confirm(Choosing *c)
+{
+    Solution *solution = c->solution;
+    uint32_t stages = c->work->moe_count;
+    size_t binaries = 0;
+    for (size_t i = 0; c->useful && i < (size_t)stages * solution->count; i++)
+        binaries += c->useful[i];
+    if (!c->useful || !c->options->confirm || stages > CONFIRM_STAGES_MAX || binaries > CONFIRM_BINARIES_MAX)
+        return false;
+    Config *configs = arena_alloc_array(c->arena, solution->count, sizeof *configs);
+    for (size_t i = 0; i < solution->count; i++)
+        configs[i] = solution->candidates[i].config;
+    measure_all(c->work, solution->candidates, solution->count, solution->mix.prefetch, c->footprints);
+    Programme programme = {.work = c->work, .configs = configs, .footprints = c->footprints,
+                           .count = (uint32_t)solution->count, .useful = c->useful, .prefetch = solution->mix.prefetch,
+                           .dispatch = c->work->spec->plan.dispatch, .horizon_s = 2 * solution->objective_s};
+    Formulated formulated = formulate(&programme, c->arena);
+    MilpResult result = milp_solve(formulated.milp, CONFIRM_NODES_MAX);
+    milp_destroy(formulated.milp);
+    return result.status == MILP_OPTIMAL &&
+           fabs(result.objective * formulated.unit_s - solution->objective_s) <= 1e-6 * solution->objective_s;
+}
+
+static void choose_mix(Choosing *c)
+{
+    Solution *solution = c->solution;
+    double device_bytes = c->work->spec->cluster.device.memory_bytes;
+    c->memory_bytes = device_bytes;
+    c->footprints = arena_alloc_array(c->arena, solution->count, sizeof *c->footprints);
+    bool settled = false;
+    double bound_s = -INFINITY;
+    for (int cut = 0; cut < MEMORY_CUTS_MAX && !settled; cut++) {
+        solve_mix(c);
+        if (cut == 0)
+            bound_s = c->bound_s;
+        if (!c->found)
+            break;
+        solution->memory_bytes = lowered_bytes(c->work, &solution->mix);
+        settled = solution->memory_bytes <= device_bytes;
+        c->memory_bytes -= fmax(0, solution->memory_bytes - device_bytes);
     }
-    formulate_choice(&f, candidates);
-    int iteration = milp_add_continuous(f.milp, "iteration", 1);
-    for (uint32_t k = 0; k < work->layer_count; k++)
-        formulate_forward(&f, k);
-    double loss = work->loss_s / unit_s;
-    if (spec->plan.pass == PASS_FORWARD) {
-        row_after(&f, "last", work->layer_count, iteration, f.end, NO_TERM, loss);
-    } else {
-        int middle = milp_add_continuous(f.milp, "forward_done", 0);
-        row_after(&f, "forward", work->layer_count, middle, f.end, NO_TERM, loss);
-        f.queue = middle;
-        for (uint32_t j = 0; j < LEVELS_MAX; j++)
-            f.port[j] = middle;
-        int backward = milp_add_continuous(f.milp, "backward_begins", 0);
-        row_after(&f, "loss", work->layer_count, backward, middle, NO_TERM, 2 * loss);
-        f.end = backward;
-        for (uint32_t k = work->layer_count; k-- > 0;)
-            formulate_backward(&f, k);
-        double tail = candidates[0].cost.tail_s / unit_s; // the same for every candidate
-        row_after(&f, "last", work->layer_count, iteration, f.end, NO_TERM, tail);
-        if (f.returned >= 0)
-            row_after(&f, "last_return", work->layer_count, iteration, f.returned, NO_TERM, tail);
-    }
-    *time_unit_s = unit_s;
-    arena_destroy(arena);
-    return f.milp;
+    const Candidate *uniform = &solution->candidates[solution->uniform];
+    if (!settled || uniform->cost.iteration_s < solution->objective_s * (1 - 1e-11))
+        take_uniform(c, uniform);
+    solution->bound_s = fmin(bound_s, solution->objective_s);
+}
+
+void planner_settle(Solution *solution, double objective_s)
+{
+    solution->objective_s = objective_s;
+    double gap = objective_s > 0 ? (objective_s - solution->bound_s) / objective_s : 0;
+    solution->gap = gap > 1e-9 ? gap : 0;
+    if (solution->gap == 0)
+        solution->bound_s = objective_s;
+    if (solution->status != STATUS_FORCED)
+        solution->status = solution->gap > 0 ? STATUS_FEASIBLE : STATUS_OPTIMAL;
+}
+
+static void finish(Choosing *c)
+{
+    Solution *solution = c->solution;
+    cost_mix(c->work, &solution->mix, c->work->spec->plan.dispatch, &solution->cost);
+    // The search adds up the same terms in another order.
+    assert(fabs(solution->cost.iteration_s - solution->objective_s) <= 1e-9 * solution->objective_s);
+    planner_settle(solution, solution->cost.iteration_s);
 }
 
 // ---- solving ---------------------------------------------------------------------------------
-
-// Leaves the candidates that no other beats in both time and memory, at most MILP_CANDIDATES_MAX.
-static size_t prune(const Candidate *all, size_t count, Candidate *kept)
-{
-    size_t left = 0;
-    for (size_t i = 0; i < count; i++) {
-        bool dominated = !all[i].fits;
-        for (size_t j = 0; count > MILP_CANDIDATES_MAX && j < count && !dominated; j++)
-            dominated = j != i && all[j].cost.iteration_s <= all[i].cost.iteration_s &&
-                        all[j].memory_bytes <= all[i].memory_bytes &&
-                        (j < i || all[j].cost.iteration_s < all[i].cost.iteration_s ||
-                         all[j].memory_bytes < all[i].memory_bytes);
-        if (!dominated)
-            kept[left++] = all[i];
-    }
-    return left;
-}
 
 static double now_s(void)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
-static void solve_programme(const Workload *work, Arena *arena, Solution *solution)
-{
-    MilpResult result = {.status = MILP_FAILED};
-    double unit_s = 1;
-    if (work->layer_count <= MILP_LAYERS_MAX) {
-        Candidate *kept = arena_alloc_array(arena, solution->count, sizeof *kept);
-        size_t left = prune(solution->candidates, solution->count, kept);
-        Milp *milp = planner_formulate(work, kept, left, &unit_s);
-        result = milp_solve(milp);
-        milp_destroy(milp);
-    }
-    // With one choice for all layers the answer can be checked completely: price every candidate.
-    // Among equals the canonical first is taken, so that the plan does not depend on GLPK's path.
-    size_t best = planner_best(solution->candidates, solution->count, SIZE_MAX);
-    double best_s = solution->candidates[best].cost.iteration_s;
-    bool agrees = result.status == MILP_OPTIMAL && fabs(result.objective * unit_s - best_s) <= 1e-6 * best_s;
-    solution->chosen = best;
-    solution->objective_s = best_s;
-    solution->status = STATUS_OPTIMAL;
-    solution->solver = agrees ? milp_solver_name() : "enumeration";
 }
 
 // The next larger figure of three digits: what is advised must do when typed in.
@@ -450,7 +384,8 @@ static void report_too_big(const Workload *work, const Candidate *smallest, cons
                format_bytes(missing, smallest->memory_bytes - memory));
     Spec capped = *spec;
     capped.plan.capacity = 2;
-    if (spec->plan.capacity == 0 && measure_memory(&capped, &smallest->config, spec->plan.dispatch) <= memory)
+    double capped_bytes = footprint_total(&capped, &smallest->config, smallest->prefetch, spec->plan.dispatch);
+    if (spec->plan.capacity == 0 && capped_bytes <= memory)
         diag_help(diag, "nothing may be dropped, so exchange buffers hold the worst case; "
                         "'capacity = 2' in the plan block bounds them at twice the balanced load, and fits");
     // A deep model's figure is extrapolated: one per cent more is certain to do.
@@ -467,53 +402,87 @@ static size_t smallest_candidate(const Solution *solution)
     return smallest;
 }
 
-static bool choose_forced(const Workload *work, Arena *arena, Diag *diag, Solution *solution, bool *infeasible)
+static bool choose_forced(Choosing *c, Diag *diag, bool *infeasible)
 {
-    const Spec *spec = work->spec;
+    const Spec *spec = c->work->spec;
+    Solution *solution = c->solution;
     Config config = uniform_config(spec, spec->plan.domain_wish == DOMAIN_GATHER);
     if (spec->plan.domain_wish == DOMAIN_FORCED)
         memcpy(config.domain, spec->plan.domain, sizeof config.domain);
-    solution->candidates = arena_alloc_array(arena, 1, sizeof *solution->candidates);
+    solution->candidates = arena_alloc_array(c->arena, 1, sizeof *solution->candidates);
     solution->count = 1;
-    price(work, &config, spec->plan.dispatch, solution->candidates);
+    price(c->work, &config, spec->plan.dispatch, solution->candidates);
     solution->status = STATUS_FORCED;
     solution->solver = "none";
-    solution->objective_s = solution->candidates[0].cost.iteration_s;
+    take_uniform(c, solution->candidates);
+    solution->uniform = solution->count;
+    solution->bound_s = solution->objective_s;
     if (!solution->candidates[0].fits) {
         *infeasible = true;
-        report_too_big(work, solution->candidates, "the forced domain does not fit", diag);
+        report_too_big(c->work, solution->candidates, "the forced domain does not fit", diag);
         return false;
     }
     return true;
 }
 
-bool planner_solve(const Workload *work, Arena *arena, Diag *diag, Solution *solution, bool *infeasible)
+static bool choose_freely(Choosing *c, Diag *diag, bool *infeasible)
+{
+    Solution *solution = c->solution;
+    if (!planner_enumerate(c->work, c->arena, diag, &solution->candidates, &solution->count))
+        return false;
+    solution->uniform = planner_best(solution->candidates, solution->count, SIZE_MAX);
+    if (solution->uniform == solution->count) {
+        *infeasible = true;
+        report_too_big(c->work, &solution->candidates[smallest_candidate(solution)],
+                       "no plan fits: even the smallest", diag);
+        return false;
+    }
+    choose_mix(c);
+    bool confirmed = solution->objective_s <= solution->bound_s * (1 + 1e-9) && confirm(c);
+    solution->solver = confirmed ? milp_solver_name() : "exact search";
+    return true;
+}
+
+bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *arena, Diag *diag, Solution *solution,
+                   bool *infeasible)
 {
     const Spec *spec = work->spec;
     double begin_s = now_s();
     *infeasible = false;
     *solution = (Solution){0};
-    if (spec->plan.domain_wish != DOMAIN_AUTO) {
-        if (!choose_forced(work, arena, diag, solution, infeasible))
-            return false;
-    } else {
-        if (!planner_enumerate(work, arena, diag, &solution->candidates, &solution->count))
-            return false;
-        if (planner_best(solution->candidates, solution->count, SIZE_MAX) == solution->count) {
-            *infeasible = true;
-            report_too_big(work, &solution->candidates[smallest_candidate(solution)],
-                           "no plan fits: even the smallest", diag);
-            return false;
-        }
-        solve_programme(work, arena, solution);
+    Choosing choosing = {.work = work, .options = options, .arena = arena, .solution = solution};
+    bool forced = spec->plan.domain_wish != DOMAIN_AUTO;
+    if (!(forced ? choose_forced : choose_freely)(&choosing, diag, infeasible))
+        return false;
+    finish(&choosing);
+    solution->runner_up = solution->count;
+    for (size_t i = 0; i < solution->count; i++) {
+        const Candidate *rival = &solution->candidates[i];
+        bool better = solution->runner_up == solution->count ||
+                      rival->cost.iteration_s < solution->candidates[solution->runner_up].cost.iteration_s;
+        if (rival->fits && better && !mix_is(work, &solution->mix, &rival->config))
+            solution->runner_up = i;
     }
-    solution->runner_up = planner_best(solution->candidates, solution->count, solution->chosen);
-    if (solution->runner_up == solution->count)
-        solution->runner_up = solution->chosen;
     for (int b = 0; b < BASELINE_COUNT; b++) {
         Config config = uniform_config(spec, b == BASELINE_GATHER);
         price(work, &config, baseline_dispatch(b, spec), &solution->baselines[b]);
     }
     solution->solve_s = now_s() - begin_s;
     return true;
+}
+
+Formulated planner_formulate(const Workload *work, const Solution *solution, Arena *arena)
+{
+    Config *configs = arena_alloc_array(arena, solution->count, sizeof *configs);
+    Footprint *footprints = arena_alloc_array(arena, solution->count, sizeof *footprints);
+    double longest_s = 0;
+    for (size_t i = 0; i < solution->count; i++) {
+        configs[i] = solution->candidates[i].config;
+        longest_s = fmax(longest_s, solution->candidates[i].cost.iteration_s);
+    }
+    measure_all(work, solution->candidates, solution->count, solution->mix.prefetch, footprints);
+    Programme programme = {.work = work, .configs = configs, .footprints = footprints,
+                           .count = (uint32_t)solution->count, .prefetch = solution->mix.prefetch,
+                           .dispatch = work->spec->plan.dispatch, .horizon_s = 2 * longest_s};
+    return formulate(&programme, arena);
 }

@@ -76,6 +76,25 @@ static uint32_t dense_buffers(const SpecModel *model, bool is_moe)
     return 2 + (is_moe && model->shared_experts > 0);
 }
 
+static bool layers_alike(const LayerWork *a, const LayerWork *b)
+{
+    return a->is_moe == b->is_moe && a->pre_expert_s == b->pre_expert_s && a->dense_s == b->dense_s &&
+           a->expert_flops == b->expert_flops && a->expert_compute_s == b->expert_compute_s &&
+           a->data_bytes == b->data_bytes && a->expert_bytes == b->expert_bytes && a->sent_bytes == b->sent_bytes &&
+           a->tokens == b->tokens && a->row_bytes == b->row_bytes;
+}
+
+// Looks back along the kinds only, of which there are few.
+static void classify(Workload *work)
+{
+    for (uint32_t k = 0; k < work->layer_count; k++) {
+        uint32_t kind = 0;
+        while (kind < k && (work->layers[kind].kind != kind || !layers_alike(&work->layers[kind], &work->layers[k])))
+            kind++;
+        work->layers[k].kind = kind;
+    }
+}
+
 Workload *workload_derive(const Spec *spec, Arena *arena)
 {
     const SpecModel *model = &spec->model;
@@ -110,6 +129,7 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
         dense_bytes += element * (double)model_embedding_elements(&dims);
         work->dense_gradients++;
     }
+    classify(work);
     work->dense_gradient_bytes = dense_bytes;
     if (!model->abstract)
         work->optimizer_s = (expert_parameters_bytes + dense_bytes) / element *

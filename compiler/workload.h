@@ -8,6 +8,7 @@
 // One model layer on one GPU. Times are of the forward pass.
 typedef struct {
     bool is_moe;
+    uint32_t kind;           // the first layer that is just like this one
     double pre_expert_s;     // PE: attention, and the gate where there is one
     double dense_s;          // dense feed-forward layer, or the shared experts of an MoE layer
     double expert_flops;     // of all records of one GPU's tokens

@@ -222,12 +222,12 @@ typedef struct {
 } Traffic;
 
 // A strategy that was evaluated; the first of a plan is the chosen one, the others are the
-// baselines of the comparison table ("ep", "ep_dedup", "gather").
+// baselines of the comparison table ("ep", "ep_dedup", "gather", "uniform": the best single choice).
 typedef struct {
     const char *name;
     Dispatch dispatch;
     uint32_t domain[LEVELS_MAX]; // of the first MoE layer
-    double iteration_s, memory_bytes;
+    double iteration_s, exposed_s, memory_bytes; // exposed: of the iteration, spent on communication alone
     bool fits;
     Traffic traffic[LEVELS_MAX];
 } Strategy;
@@ -262,6 +262,7 @@ typedef struct {
     double codec_ratio;        // dense bytes / bytes sent; 1 for dense
     double capacity;           // rows per expert and source over the balanced load; 0: nothing is dropped
     uint32_t replica_levels;   // outermost levels that hold whole copies of the experts
+    uint32_t replica_slots;    // gathered layers alive at once, where replicas are dropped after use; 0: no limit
     const char *solver;
     SolveStatus status;
     double gap;                // relative; 0 when proven

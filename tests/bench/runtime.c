@@ -215,7 +215,7 @@ static void measure_engine(uint32_t hidden, uint32_t tokens)
     Arena *arena = arena_create();
     Config config = {.domain = {1}};
     double bytes;
-    Plan *plan = lower(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &bytes);
+    Plan *plan = lower_uniform(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &bytes);
     double calls_s = bare_s(&spec.model), whole_s = engine_s(plan);
     printf("%-44s %12s %12s\n%-44s %12s %12s\n", "host engine, forward pass of one rank, f32", "time", "over bare", "",
            "ms", "ratio");

@@ -89,7 +89,7 @@ Test(lower, every_configuration_verifies_and_round_trips)
         cr_assert(planner_enumerate(work, arena, diag_create(arena), &candidates, &count));
         for (size_t c = 0; c < count; c++) {
             double bytes;
-            Plan *plan = lower(work, &candidates[c].config, spec.plan.dispatch, &bytes);
+            Plan *plan = lower_uniform(work, &candidates[c].config, spec.plan.dispatch, &bytes);
             cr_assert_not_null(plan);
             cr_assert_eq(bytes, (double)plan->arena_bytes);
             cr_assert(fabs(candidates[c].memory_bytes - bytes) <= 0.01 * bytes, "priced at %.0f bytes, allocates %.0f",
@@ -112,7 +112,7 @@ Test(lower, buffers_share_memory)
     Arena *arena = arena_create();
     Config config = {.domain = {1, 1}};
     double bytes, total = 0;
-    Plan *plan = lower(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &bytes);
+    Plan *plan = lower_uniform(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &bytes);
     for (uint32_t b = 0; b < plan->buffer_count; b++)
         total += (double)buffer_bytes(&plan->buffers[b]);
     cr_assert_lt(bytes, 0.6 * total);
@@ -126,7 +126,7 @@ Test(lower, gathers_wait_for_nothing_in_the_forward_pass)
     Arena *arena = arena_create();
     Config config = {.domain = {2, 2}};
     double bytes;
-    Plan *plan = lower(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &bytes);
+    Plan *plan = lower_uniform(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &bytes);
     uint32_t gathers = 0;
     for (uint32_t s = 0; s < plan->step_count; s++)
         if (plan->steps[s].op == OP_GATHER) {
@@ -146,7 +146,7 @@ Test(lower, two_tier_example_of_the_paper)
     Arena *arena = arena_create();
     Config config = {.domain = {2, 4}};
     double bytes;
-    Plan *plan = lower(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &bytes);
+    Plan *plan = lower_uniform(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &bytes);
     bool gathers[16] = {false}, exchanges[16] = {false};
     for (uint32_t s = 0; s < plan->step_count; s++) {
         const Step *step = &plan->steps[s];

@@ -106,7 +106,7 @@ static double run(const Workload *work, const Candidate *candidate, Dispatch dis
                   Baseline *baseline, const char *name)
 {
     double bytes;
-    Plan *plan = lower(work, &candidate->config, dispatch, &bytes);
+    Plan *plan = lower_uniform(work, &candidate->config, dispatch, &bytes);
     cr_assert_not_null(plan);
     strategies_from(candidate, work->spec, plan);
     VerifyReport report;

@@ -157,7 +157,9 @@ Test(placement, equals_brute_force_over_all_assignments)
         Solution solution;
         bool infeasible;
         Diag *diag = diag_create(arena);
-        cr_assert(place_and_solve(workload_derive(&spec, arena), arena, diag, &placed, &solution, &infeasible));
+        PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED};
+        cr_assert(place_and_solve(workload_derive(&spec, arena), &options, arena, diag, &placed, &solution,
+                                  &infeasible));
         double best_s = brute_best(&spec, arena);
         cr_assert(fabs(solution.objective_s - best_s) <= 1e-9 * best_s, "instance %d: %.12g, not %.12g", i,
                   solution.objective_s, best_s);

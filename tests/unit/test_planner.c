@@ -1,5 +1,5 @@
-// The programme against enumeration: what GLPK proves optimal must be what pricing every
-// configuration finds, memory limit included; and GLPK's failures must stay inside milp.c.
+// The planner against exhaustive enumeration of every choice per layer, memory limit included; GLPK's
+// programme against the same; the closed form of one layer; and GLPK's failures must stay inside milp.c.
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
@@ -7,6 +7,8 @@
 
 #include "compiler/planner.h"
 #include "specs.h"
+
+static const PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED, .confirm = true};
 
 static double uniform(double low, double high)
 {
@@ -29,36 +31,183 @@ static Spec random_spec(void)
     return spec;
 }
 
-Test(planner, glpk_agrees_with_enumeration)
+// A random instance: up to four MoE layers, unlike in two thirds of the cases, and up to eight configurations that are
+// drawn from all, with made-up memory in a third of the cases.
+typedef struct {
+    Arena *arena;
+    Spec spec;
+    Workload *work;
+    StageCandidate candidates[8];
+    Footprint footprints[8];
+    Config configs[8];
+    uint32_t count, prefetch;
+    double memory;
+} Instance;
+
+static void make_unlike(Workload *work)
+{
+    for (uint32_t k = 0; k < work->layer_count; k++) {
+        LayerWork *layer = &work->layers[k];
+        layer->kind = k;
+        layer->pre_expert_s = uniform(0, 1e-2);
+        layer->expert_compute_s = uniform(0, 1e-2);
+        layer->data_bytes = uniform(1e5, 1e8);
+        layer->expert_bytes = layer->sent_bytes = uniform(1e4, 3e7);
+    }
+}
+
+static Instance random_instance(void)
+{
+    Instance in = {.arena = arena_create(), .spec = random_spec()};
+    in.spec.model.layers = 1 + (uint32_t)(rand() % 4);
+    return in;
+}
+
+// The rest of the instance points into it, so it must stay where it is.
+static void complete_instance(Instance *in, int index)
+{
+    in->work = workload_derive(&in->spec, in->arena);
+    if (index % 3)
+        make_unlike(in->work);
+    Candidate *all;
+    size_t total;
+    cr_assert(planner_enumerate(in->work, in->arena, diag_create(in->arena), &all, &total));
+    in->count = total < 8 ? (uint32_t)total : 8;
+    in->prefetch = rand() % 2 ? PREFETCH_UNLIMITED : (uint32_t)(rand() % 3);
+    bool binding = index % 3 == 1;
+    double least = 0, most = 0;
+    for (uint32_t c = 0; c < in->count; c++) {
+        double bytes = binding ? uniform(1, 10) : 0;
+        in->configs[c] = all[(size_t)rand() % total].config;
+        in->candidates[c] = (StageCandidate){.config = in->configs[c], .memory = bytes, .index = c};
+        in->footprints[c] = (Footprint){bytes, 0};
+        least = c && least < bytes ? least : bytes;
+        most = most > bytes ? most : bytes;
+    }
+    in->memory = binding ? in->work->moe_count * uniform(least, most) : INFINITY;
+    in->spec.cluster.device.memory_bytes = binding ? in->memory : 1e9;
+}
+
+// The optimum by trying everything; INFINITY if nothing fits.
+static double brute_force(const Instance *in)
+{
+    Config configs[8];
+    uint32_t digits[8] = {0};
+    double best_s = INFINITY;
+    for (;;) {
+        double memory = 0;
+        for (uint32_t i = 0; i < in->work->moe_count; i++) {
+            configs[i] = in->candidates[digits[i]].config;
+            memory += in->candidates[digits[i]].memory;
+        }
+        IterationCost cost;
+        cost_mix(in->work, &(Mix){configs, in->prefetch}, in->spec.plan.dispatch, &cost);
+        if (memory <= in->memory)
+            best_s = fmin(best_s, cost.iteration_s);
+        uint32_t at = 0;
+        while (at < in->work->moe_count && ++digits[at] == in->count)
+            digits[at++] = 0;
+        if (at == in->work->moe_count)
+            return best_s;
+    }
+}
+
+Test(planner, search_finds_the_optimum_of_every_choice_per_layer)
 {
     srand(3);
-    for (int i = 0; i < 120; i++) {
-        Spec spec = random_spec();
+    int infeasible = 0;
+    for (int i = 0; i < 360; i++) {
+        Instance in = random_instance();
+        complete_instance(&in, i);
+        if (in.work->moe_count == 0) {
+            arena_destroy(in.arena);
+            continue;
+        }
+        double expected_s = brute_force(&in);
+        StageProblem *problem = stages_build(in.work, in.candidates, in.count, in.prefetch, in.spec.plan.dispatch,
+                                             in.memory, in.arena);
+        SearchResult result;
+        search_solve(problem, &(SearchLimits){0}, INFINITY, in.arena, &result);
+        cr_assert_eq(result.found, expected_s < INFINITY, "instance %d", i);
+        infeasible += !result.found;
+        if (result.found) {
+            cr_assert(fabs(result.objective_s - expected_s) <= 1e-9 * expected_s, "instance %d: %.12g, not %.12g", i,
+                      result.objective_s, expected_s);
+            cr_assert(result.bound_s <= expected_s * (1 + 1e-9), "instance %d: bound %.12g above %.12g", i,
+                      result.bound_s, expected_s);
+            cr_assert_eq(search_gap(&result), 0, "instance %d: not proven", i);
+            cr_assert_leq(stages_memory(problem, result.choice), in.memory);
+        }
+        arena_destroy(in.arena);
+    }
+    cr_assert_lt(infeasible, 60, "too many instances without any solution: %d", infeasible);
+}
+
+Test(planner, glpk_solves_the_same_programme)
+{
+    srand(4);
+    for (int i = 0; i < 60; i++) {
+        Instance in = random_instance();
+        in.spec.model.layers = 1 + (uint32_t)(rand() % 3);
+        complete_instance(&in, i);
+        double expected_s = in.work->moe_count ? brute_force(&in) : INFINITY;
+        if (in.work->moe_count) {
+            IterationCost worst;
+            double horizon_s = 0;
+            for (uint32_t c = 0; c < in.count; c++) {
+                cost_iteration(in.work, &in.configs[c], in.spec.plan.dispatch, &worst);
+                horizon_s = fmax(horizon_s, 4 * worst.iteration_s);
+            }
+            Programme programme = {.work = in.work, .configs = in.configs, .footprints = in.footprints,
+                                   .count = in.count, .prefetch = in.prefetch, .dispatch = in.spec.plan.dispatch,
+                                   .horizon_s = horizon_s};
+            Formulated formulated = formulate(&programme, in.arena);
+            MilpResult result = milp_solve(formulated.milp, MILP_NODES_MAX);
+            if (expected_s == INFINITY) {
+                cr_assert_eq(result.status, MILP_INFEASIBLE, "instance %d", i);
+            } else {
+                cr_assert_eq(result.status, MILP_OPTIMAL, "instance %d: %s", i, result.error ? result.error : "");
+                cr_assert(fabs(result.objective * formulated.unit_s - expected_s) <= 1e-6 * expected_s,
+                          "instance %d: %.9g, not %.9g", i, result.objective * formulated.unit_s, expected_s);
+            }
+            milp_destroy(formulated.milp);
+        }
+        arena_destroy(in.arena);
+    }
+}
+
+// Design section 3: p = 0 if 2D >= G P, else 1 - B PE / (P (G - 1)), clamped to [0, 1], rounded to the better
+// of the two feasible domain sizes beside it.
+Test(planner, one_layer_follows_the_closed_form)
+{
+    static const uint32_t counts[] = {4, 6, 8, 12, 16, 24, 30, 64};
+    srand(5);
+    for (int i = 0; i < 1000; i++) {
+        uint32_t gpus = counts[rand() % 8];
+        double data = pow(10, uniform(5, 8)), expert = pow(10, uniform(4, 8)), bandwidth = pow(10, uniform(8, 11));
+        Spec spec = spec_one_tier(gpus, bandwidth, 0, data, expert, pow(10, uniform(-5, -1)));
         Arena *arena = arena_create();
-        Diag *diag = diag_create(arena);
-        Workload *work = workload_derive(&spec, arena);
-        Candidate *candidates;
-        size_t count;
-        cr_assert(planner_enumerate(work, arena, diag, &candidates, &count));
-        bool binding = i % 3 == 0;
-        for (size_t c = 0; binding && c < count; c++) {
-            candidates[c].memory_bytes = uniform(0.2, 1.6) * spec.cluster.device.memory_bytes;
-            candidates[c].fits = candidates[c].memory_bytes <= spec.cluster.device.memory_bytes;
+        double pre_s = spec.model.pre_expert_s;
+        double p = 2 * data >= gpus * expert ? 0 : 1 - bandwidth * pre_s / (expert * (gpus - 1.0));
+        double size = gpus - fmin(1, fmax(0, p)) * (gpus - 1.0), best_s = INFINITY;
+        uint32_t below = 1, above = gpus;
+        for (uint32_t s = 1; s <= gpus; s++) {
+            if (gpus % s == 0 && s <= size * (1 + 1e-12))
+                below = s;
+            if (gpus % s == 0 && s >= size * (1 - 1e-12) && above == gpus)
+                above = s;
         }
-        size_t best = planner_best(candidates, count, SIZE_MAX);
-        double unit_s;
-        Milp *milp = planner_formulate(work, candidates, count, &unit_s);
-        MilpResult result = milp_solve(milp);
-        milp_destroy(milp);
-        if (best == count) {
-            cr_assert_eq(result.status, MILP_INFEASIBLE);
-        } else {
-            double expected = candidates[best].cost.iteration_s;
-            cr_assert_eq(result.status, MILP_OPTIMAL, "instance %d: status %d %s", i, result.status,
-                         result.error ? result.error : "");
-            cr_assert(fabs(result.objective * unit_s - expected) <= 1e-6 * expected, "instance %d: %.9g, not %.9g", i,
-                      result.objective * unit_s, expected);
+        for (int side = 0; side < 2; side++) {
+            double s = side ? above : below;
+            best_s = fmin(best_s, fmax(pre_s, expert * (s - 1) / bandwidth) + 2 * data * (gpus - s) / gpus / bandwidth);
         }
+        Solution solution;
+        bool infeasible;
+        cr_assert(planner_solve(workload_derive(&spec, arena), &options, arena, diag_create(arena), &solution,
+                                &infeasible));
+        cr_assert_eq(solution.status, STATUS_OPTIMAL);
+        cr_assert(fabs(solution.objective_s - best_s) <= 1e-9 * best_s, "instance %d: %.12g, closed form %.12g", i,
+                  solution.objective_s, best_s);
         arena_destroy(arena);
     }
 }
@@ -69,8 +218,9 @@ Test(planner, solve_picks_the_published_domain)
     Arena *arena = arena_create();
     Solution solution;
     bool infeasible;
-    cr_assert(planner_solve(workload_derive(&spec, arena), arena, diag_create(arena), &solution, &infeasible));
-    cr_assert_eq(solution.candidates[solution.chosen].config.domain[0], 4);
+    cr_assert(planner_solve(workload_derive(&spec, arena), &options, arena, diag_create(arena), &solution,
+                            &infeasible));
+    cr_assert_eq(solution.mix.configs[0].domain[0], 4);
     cr_assert_eq(solution.status, STATUS_OPTIMAL);
     cr_assert_str_eq(solution.solver, milp_solver_name());
     arena_destroy(arena);
@@ -84,8 +234,9 @@ Test(planner, forced_domain_is_taken_and_said_so)
     Arena *arena = arena_create();
     Solution solution;
     bool infeasible;
-    cr_assert(planner_solve(workload_derive(&spec, arena), arena, diag_create(arena), &solution, &infeasible));
-    cr_assert_eq(solution.candidates[solution.chosen].config.domain[0], 8);
+    cr_assert(planner_solve(workload_derive(&spec, arena), &options, arena, diag_create(arena), &solution,
+                            &infeasible));
+    cr_assert_eq(solution.mix.configs[0].domain[0], 8);
     cr_assert_eq(solution.status, STATUS_FORCED);
     arena_destroy(arena);
 }
@@ -100,7 +251,7 @@ Test(planner, too_little_memory_is_infeasible_with_a_reason)
     spec.memory_span = (Span){source, 0, 6};
     Solution solution;
     bool infeasible;
-    cr_assert_not(planner_solve(workload_derive(&spec, arena), arena, diag, &solution, &infeasible));
+    cr_assert_not(planner_solve(workload_derive(&spec, arena), &options, arena, diag, &solution, &infeasible));
     cr_assert(infeasible);
     cr_assert_eq(diag_error_count(diag), 1);
     arena_destroy(arena);
@@ -113,8 +264,9 @@ Test(planner, ties_go_to_the_smallest_domain)
     Arena *arena = arena_create();
     Solution solution;
     bool infeasible;
-    cr_assert(planner_solve(workload_derive(&spec, arena), arena, diag_create(arena), &solution, &infeasible));
-    cr_assert_eq(solution.candidates[solution.chosen].config.domain[0], 1);
+    cr_assert(planner_solve(workload_derive(&spec, arena), &options, arena, diag_create(arena), &solution,
+                            &infeasible));
+    cr_assert_eq(solution.mix.configs[0].domain[0], 1);
     arena_destroy(arena);
 }
 
@@ -122,18 +274,17 @@ Test(milp, prints_cplex_lp_with_names)
 {
     Spec spec = spec_one_tier(8, 16e9, 0, 8e6, 2.35e6, 0.49e-3);
     Arena *arena = arena_create();
-    Candidate *candidates;
-    size_t count;
     Workload *work = workload_derive(&spec, arena);
-    cr_assert(planner_enumerate(work, arena, diag_create(arena), &candidates, &count));
-    double unit_s;
-    Milp *milp = planner_formulate(work, candidates, count, &unit_s);
+    Solution solution;
+    bool infeasible;
+    cr_assert(planner_solve(work, &options, arena, diag_create(arena), &solution, &infeasible));
+    Milp *milp = planner_formulate(work, &solution, arena).milp;
     Text text = {0};
     const char *error;
     cr_assert(milp_print(milp, &text, &error));
     cr_assert_not_null(strstr(text.data, "Minimize"));
-    cr_assert_not_null(strstr(text.data, "use_gpu4"));
-    cr_assert_not_null(strstr(text.data, "one_choice"));
+    cr_assert_not_null(strstr(text.data, "use_L0_gpu4"));
+    cr_assert_not_null(strstr(text.data, "one_choice_L0"));
     text_free(&text);
     milp_destroy(milp);
     arena_destroy(arena);
@@ -146,7 +297,7 @@ Test(milp, errors_inside_glpk_become_a_status)
     milp_row_begin(milp, "row");
     milp_row_term(milp, x + 5, 1); // a column that does not exist: GLPK calls its error hook
     milp_row_end_at_least(milp, NAN);
-    MilpResult result = milp_solve(milp);
+    MilpResult result = milp_solve(milp, MILP_NODES_MAX);
     cr_assert_eq(result.status, MILP_FAILED);
     cr_assert_not_null(result.error);
     milp_destroy(milp);
