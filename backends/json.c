@@ -62,6 +62,8 @@ static void add_model(cJSON *root, const Plan *plan)
     cJSON_AddNumberToObject(object, "moe_layers", plan->choice_count);
     cJSON_AddNumberToObject(object, "experts", model->experts);
     cJSON_AddNumberToObject(object, "top_k", model->top_k);
+    cJSON_AddNumberToObject(object, "total_parameters", model->total_parameters);
+    cJSON_AddNumberToObject(object, "active_parameters", model->active_parameters);
     cJSON_AddNumberToObject(object, "data_bytes", model->data_bytes);
     cJSON_AddNumberToObject(object, "expert_bytes", model->expert_bytes);
     cJSON_AddNumberToObject(object, "pre_expert_s", model->pre_expert_s);

@@ -23,6 +23,9 @@ static void print_heading(const Plan *plan, Text *out)
     text_format(out, "model %s: %u layers, %u of them MoE", model->name, model->layers, plan->choice_count);
     if (model->experts)
         text_format(out, ", %u experts, top-%u", model->experts, model->top_k);
+    if (model->total_parameters > 0)
+        text_format(out, ", %s parameters, %s of them active", format_count(a, model->total_parameters),
+                    format_count(b, model->active_parameters));
     text_format(out, "; per GPU and MoE layer D = %s tokens, P = %s experts, pre-expert %s\n",
                 format_bytes(a, model->data_bytes), format_bytes(b, model->expert_bytes),
                 format_time((char[FORMAT_MAX]){0}, model->pre_expert_s));

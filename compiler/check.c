@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "compiler/check_keys.h"
+#include "compiler/import.h"
 
 static bool has_errors_since(const Checker *checker, size_t mark)
 {
@@ -222,19 +223,21 @@ static void check_top_k(Checker *checker)
 static void check_model(Checker *checker)
 {
     SpecModel *model = &checker->spec->model;
-    const AstEntry *block = checker->blocks[BLOCK_MODEL];
+    AstEntry *block = (AstEntry *)checker->blocks[BLOCK_MODEL]; // an import completes it
     size_t mark = diag_error_count(checker->diag);
     model->name = block->label ? block->label : "";
     model->span = model->moe_span = block_head_span(block);
+    if (block->from && !import_model(block, model, checker->arena, checker->diag))
+        return;
     check_block(checker, BLOCK_MODEL, block, model);
     const AstEntry *moe = checker->blocks[BLOCK_MOE];
     if (moe) {
         model->moe_span = block_head_span(moe);
         check_block(checker, BLOCK_MOE, moe, model);
-    } else if (!block->from && !checker->misspelt_blocks[BLOCK_MOE]) {
+    } else if (!checker->misspelt_blocks[BLOCK_MOE]) {
         diag_error(checker->diag, model->span, "the model lacks 'moe { ... }'");
     }
-    if (block->from || !moe)
+    if (!moe)
         return;
     Form form = check_form(checker);
     model->abstract = form == FORM_VOLUMES;
@@ -252,6 +255,8 @@ static void check_model(Checker *checker)
     }
     check_attention(checker);
     check_sizes(checker);
+    if (!block->from)
+        spec_count_parameters(model);
 }
 
 // ---- plan ------------------------------------------------------------------------------------

@@ -400,9 +400,7 @@ static void check_head(Checker *checker, BlockId id, const AstEntry *entry)
         return;
     else if (entry->references.first)
         diag_error(checker->diag, entry->references.first->span, "'%s' does not take a worker", entry->name);
-    else if (entry->from && id == BLOCK_MODEL)
-        diag_error(checker->diag, entry->from->span, "model import is not supported by this version");
-    else if (entry->from)
+    else if (entry->from && id != BLOCK_MODEL)
         diag_error(checker->diag, entry->from->span, "'%s' cannot be read from a file", entry->name);
     else if (label == LABEL_LABELLED && !entry->label)
         diag_error(checker->diag, entry->name_span, "'%s' needs a name, expected '%s NAME { ... }'", entry->name,

@@ -494,13 +494,8 @@ static void describe(Lowering *l)
     plan->cluster.name = copy(plan->arena, spec->cluster.name);
     for (uint32_t i = 0; i < spec->cluster.level_count; i++)
         plan->cluster.levels[i].name = copy(plan->arena, spec->cluster.levels[i].name);
-    plan->model = (ModelDims){
-        .name = copy(plan->arena, model->name), .abstract = model->abstract, .dtype = model->dtype,
-        .layers = model->layers, .hidden = model->hidden, .heads = model->heads, .kv_heads = model->kv_heads,
-        .head_dim = model->head_dim, .vocabulary = model->vocabulary, .sequence = model->sequence,
-        .batch = model->batch, .ffn_inner = model->ffn_inner, .experts = model->experts, .top_k = model->top_k,
-        .inner = model->inner, .shared_experts = model->shared_experts, .activation = model->activation,
-    };
+    plan->model = spec_dims(model);
+    plan->model.name = copy(plan->arena, model->name);
     plan->pass = spec->plan.pass;
     plan->dispatch = l->dispatch;
     plan->codec = spec->plan.codec;

@@ -248,6 +248,15 @@ static void print_model(const Compilation *compilation, Text *out)
     char a[FORMAT_MAX], b[FORMAT_MAX], c[FORMAT_MAX], d[FORMAT_MAX];
     text_format(out, "model %s on cluster %s, one GPU, forward pass, before any choice\n\n", spec->model.name,
                 spec->cluster.name);
+    const SpecModel *model = &spec->model;
+    if (!model->abstract)
+        text_format(out,
+                    "%u layers, hidden %u, heads %u (%u for keys and values) of %u, vocabulary %u, %s\n"
+                    "%u experts of %u, top-%u, %u shared; dense layers of %u; %s parameters, %s of them active\n\n",
+                    model->layers, model->hidden, model->heads, model->kv_heads, model->head_dim, model->vocabulary,
+                    dtype_name(model->dtype), model->experts, model->inner, model->top_k, model->shared_experts,
+                    model->ffn_inner, format_count(a, model->total_parameters),
+                    format_count(b, model->active_parameters));
     text_format(out, "%-9s %-6s %12s %12s %12s %12s\n", "layers", "kind", "tokens D", "experts P", "pre-expert",
                 "dense");
     for (uint32_t k = 0; k < work->layer_count;) {

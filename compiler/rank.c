@@ -5,9 +5,9 @@
 #include "backends/simulate.h"
 #include "compiler/lower.h"
 
-enum { SINGLES_MAX = 3, FINALISTS_MAX = 8 };
+enum { SINGLES_MAX = 8, FINALISTS_MAX = 12 };
 
-static const double CLOSE_CALL = 1.1; // single configurations this near to the optimum take part
+static const double CLOSE_CALL = 1.5; // single configurations this near to the optimum take part
 static const double CLEAR = 1e-3;     // by so much another must be faster
 
 typedef struct {

@@ -20,6 +20,9 @@ typedef struct {
     Activation activation;
     // Abstract workloads: per GPU, MoE layer and direction.
     double data_bytes, expert_bytes, pre_expert_s, expert_compute_s;
+    // Of the whole network, and of what one token passes; 0 for abstract workloads. An imported model's are those
+    // of the model itself, where the network that is executed stands in for some of it.
+    double total_parameters, active_parameters;
     Span span, moe_span;
 } SpecModel;
 
@@ -49,6 +52,12 @@ typedef struct {
     // GPUs; 0 when all levels shard. Their domain is written S_l = n_l and nothing is gathered there.
     uint32_t replica_levels;
 } Spec;
+
+// The network's dimensions as plans carry them; volumes are left 0.
+ModelDims spec_dims(const SpecModel *model);
+
+// Sets the parameter counts from the dimensions.
+void spec_count_parameters(SpecModel *model);
 
 // Is layer `index` (0-based) an MoE layer?
 bool spec_layer_is_moe(const SpecModel *model, uint32_t index);

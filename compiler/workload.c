@@ -26,18 +26,6 @@ static void derive_abstract(const SpecModel *model, LayerWork *layer)
     layer->expert_bytes = model->expert_bytes;
 }
 
-static ModelDims spec_dims(const Spec *spec)
-{
-    const SpecModel *model = &spec->model;
-    return (ModelDims){
-        .name = model->name, .abstract = model->abstract, .dtype = model->dtype, .layers = model->layers,
-        .hidden = model->hidden, .heads = model->heads, .kv_heads = model->kv_heads, .head_dim = model->head_dim,
-        .vocabulary = model->vocabulary, .sequence = model->sequence, .batch = model->batch,
-        .ffn_inner = model->ffn_inner, .experts = model->experts, .top_k = model->top_k, .inner = model->inner,
-        .shared_experts = model->shared_experts, .activation = model->activation,
-    };
-}
-
 static void derive_executed(const Spec *spec, LayerWork *layer)
 {
     const SpecModel *model = &spec->model;
@@ -103,7 +91,7 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
     work->layer_count = model->layers;
     work->layers = arena_alloc_array(arena, model->layers, sizeof *work->layers);
     double expert_parameters_bytes = 0, dense_bytes = 0;
-    ModelDims dims = spec_dims(spec);
+    ModelDims dims = spec_dims(model);
     double element = dtype_bytes(model->dtype);
     for (uint32_t k = 0; k < model->layers; k++) {
         LayerWork *layer = &work->layers[k];

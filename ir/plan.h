@@ -189,6 +189,7 @@ typedef struct {
     double data_bytes;   // D: token data before deduplication
     double expert_bytes; // P: owned experts as sent, after compression
     double pre_expert_s; // PE
+    double total_parameters, active_parameters; // of the whole model, and of what a token passes; 0 if unknown
 } ModelDims;
 
 // Weight layouts, row-major, in elements of the model's dtype (f32 for router and norms is not

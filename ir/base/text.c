@@ -152,6 +152,12 @@ const char *format_rate(char out[FORMAT_MAX], double flop_per_s)
     return format_scaled(out, flop_per_s, scales, COUNT_OF(scales));
 }
 
+const char *format_count(char out[FORMAT_MAX], double count)
+{
+    static const Scale scales[] = {{1e12, "T"}, {1e9, "B"}, {1e6, "M"}, {1e3, "k"}, {1, ""}};
+    return format_scaled(out, count, scales, COUNT_OF(scales));
+}
+
 enum { WORD_MAX = 64 };
 
 // Edits (insert, delete, replace, swap of neighbours) that lead from `a` to `b`; both at most WORD_MAX.

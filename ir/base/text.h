@@ -22,6 +22,8 @@ const char *format_bytes(char out[FORMAT_MAX], double bytes);
 const char *format_time(char out[FORMAT_MAX], double time_s);
 const char *format_bandwidth(char out[FORMAT_MAX], double bytes_per_s); // as bit/s, the way links are sold
 const char *format_rate(char out[FORMAT_MAX], double flop_per_s);
+// "671 B", "46.7 B", "8.4 M": a large count, as parameters are spoken of.
+const char *format_count(char out[FORMAT_MAX], double count);
 const char *format_double(char out[FORMAT_MAX], double value); // shortest round trip
 
 // Reads a whole file ("-" is standard input) into NUL-terminated malloc'ed memory, at most

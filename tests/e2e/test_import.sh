@@ -1,0 +1,98 @@
+# Models read from configuration files: by field names, whatever the family; and what is refused.
+. "$(dirname "$0")/lib.sh"
+cd "$work" || exit 1
+configs=$HEP_SOURCE/tests/data/configs
+write() { # config, keys of the model block
+  cat >model.hep <<EOF
+cluster c {
+  level dc   { count = 4  bandwidth = 100 Gbit/s  latency = 5 ms }
+  level node { count = 8  bandwidth = 400 Gbit/s }
+  level gpu  { count = 8  bandwidth = 3.6 Tbit/s }
+  device     { compute = 600 TFLOP/s  memory = 1 TB  memory_bandwidth = 4.8 TB/s }
+}
+model m from "$1" { sequence = 512  $2 }
+plan { pass = forward  capacity = 2 }
+EOF
+}
+read_as() { # config, keys, expected JSON of some model fields
+  write "$configs/$1.json" "$2"
+  expect 0 '' "$HEPC" --dump=json model.hep
+  python3 - "$work/out" "$3" <<'PYTHON' || fail "$1"
+import json, sys
+model, expected = json.load(open(sys.argv[1]))["model"], json.loads(sys.argv[2])
+bad = {key: model[key] for key, value in expected.items() if abs(model[key] - value) > 1e-6 * abs(value)}
+if bad:
+    sys.exit("got %r, expected %r" % (bad, expected))
+PYTHON
+}
+# Parameters counted by hand: embeddings in and out, final norm; per layer attention and two norms; experts.
+read_as plain '' "$(python3 -c '
+import json
+h, layers, moe = 256, 6, 16 * 3 * 256 * 512 + 256 * 16
+attention = 2 * h * 32 * (8 + 2) + 2 * h
+total = 2 * 1000 * h + h + layers * (attention + moe)
+print(json.dumps({"layers": 6, "moe_layers": 6, "experts": 16, "top_k": 2, "total_parameters": total,
+                  "active_parameters": total - layers * 14 * 3 * h * 512}))')"
+read_as fine_grained '' "$(python3 -c '
+import json
+h, expert = 256, 3 * 256 * 128
+everywhere = 1000 * h + h + 9 * (2 * h * 64 * (8 + 4) + 2 * h) + 5 * 3 * h * 1024 + 4 * (32 * h + 2 * expert)
+print(json.dumps({"layers": 9, "moe_layers": 4, "experts": 32, "top_k": 4, "total_parameters": everywhere + 4 * 32 * expert,
+                  "active_parameters": everywhere + 4 * 4 * expert}))')"
+read_as latent 'batch = 2' "$(python3 -c '
+import json
+h, expert = 512, 3 * 512 * 192
+attention = h * 96 + 96 * 8 * 48 + h * (64 + 16) + 64 * 8 * (32 + 32) + 8 * 32 * h
+everywhere = 2 * 2000 * h + h + 5 * (attention + 2 * h) + 2 * 3 * h * 1536 + 3 * (32 * h + expert)
+print(json.dumps({"layers": 5, "moe_layers": 3, "experts": 32, "total_parameters": everywhere + 3 * 32 * expert,
+                  "data_bytes": 2 * 512 * 4 * h * 2}))')"
+read_as nested '' '{"layers": 4, "moe_layers": 4, "experts": 16, "top_k": 1}'
+# What the block says wins.
+read_as plain 'layers = 3  moe { top_k = 1 }' '{"layers": 3, "experts": 16, "top_k": 1}'
+
+refused() { # what, JSON text
+  printf '%s' "$2" >bad.json
+  write bad.json ''
+  expect 3 "$3" "$HEPC" model.hep
+}
+refused dense '{"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 8, "vocab_size": 10, "intermediate_size": 4}' 'describes a dense model'
+refused missing '{"hidden_size": 256, "num_attention_heads": 8, "vocab_size": 10, "num_experts": 8, "moe_intermediate_size": 8}' "gives no number of layers"
+grep -q "looked for 'num_hidden_layers', 'n_layer', 'num_layers'" "$work/err" || fail "names that were looked for"
+refused no_model '{"name": "something else", "files": []}' 'gives no number of layers'
+refused list '[1, 2]' 'not the configuration of a model'
+refused broken '{"hidden_size": 256,
+  "num_hidden_layers": }' 'bad.json:2:'
+refused text '{"hidden_size": "large", "num_hidden_layers": 2}' 'must be a whole number'
+refused irregular '{"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "vocab_size": 10, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "mlp_only_layers": [2]}' 'not the first ones'
+refused empty '' 'not JSON'
+write nowhere.json ''
+expect 3 "cannot read 'nowhere.json'" "$HEPC" model.hep
+write "$configs/plain.json" 'moe { experts = 100 }'
+expect 3 '100 experts cannot be divided evenly' "$HEPC" model.hep
+
+# Public models, where their configurations are at hand: counts against the published ones.
+public=$HEP_SOURCE/../shared/configs
+[ -d "$public" ] || echo "SKIP: public configurations are not here"
+for config in "$public"/*.json; do
+  [ -f "$config" ] || continue
+  write "$config" ''
+  case $(basename "$config" .json) in
+  Qwen3-32B) expect 3 'describes a dense model' "$HEPC" model.hep; continue ;;
+  DeepSeek-V3) published='"experts": 256, "top_k": 8, "moe_layers": 58, "total_parameters": 671e9' ;;
+  Qwen3-235B-A22B) published='"layers": 94, "total_parameters": 235e9, "active_parameters": 22e9' ;;
+  Mixtral-8x7B-v0.1) published='"experts": 8, "top_k": 2, "total_parameters": 46.7e9' ;;
+  Qwen3-30B-A3B) published='"layers": 48, "total_parameters": 30.5e9' ;;
+  MiniMax-M2.5) published='"experts": 256, "total_parameters": 229e9' ;;
+  Llama-4-Scout-17B-16E-Instruct) published='"experts": 16, "top_k": 1, "active_parameters": 17.2e9' ;;
+  *) published='' ;;
+  esac
+  expect 0 '' "$HEPC" --dump=json model.hep
+  python3 - "$work/out" "{$published}" <<'PYTHON' || fail "$config"
+import json, sys
+model = json.load(open(sys.argv[1]))["model"]
+bad = {k: model[k] for k, v in json.loads(sys.argv[2]).items() if abs(model[k] / v - 1) > 0.01}
+if bad:
+    sys.exit("more than 1 %% from the published figures: %r" % bad)
+PYTHON
+done
+finish
