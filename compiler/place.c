@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { OTHERS_MAX = 3, OTHERS_WORKERS_MAX = 64 };
+
 // ---- prices ----------------------------------------------------------------------------------
 
 // Candidates of one domain size at level 0, and a workload whose outermost level can be set.
@@ -212,7 +214,8 @@ static bool list_candidates(const Workload *work, Arena *arena, Diag *diag, Cand
 
 // What no placement with any mix stays below: the mix solved as if every domain size had its own placement,
 // each as good as any can be.
-static double bound_all(const Workload *work, const PlannerOptions *options, Arena *arena)
+static double bound_all(const Workload *work, const PlannerOptions *options, const Placement *placements, size_t count,
+                        Arena *arena)
 {
     const Pairs *pairs = pairs_of_cluster(&work->spec->cluster, arena);
     Workload relaxed = *work;
@@ -220,6 +223,9 @@ static double bound_all(const Workload *work, const PlannerOptions *options, Are
     Outer outer = *outer_measure(&spec.cluster, arena);
     for (size_t i = 0; i < outer.count; i++) {
         PlacementProfile floor = placement_floor(pairs, outer.domains[i].domain);
+        for (size_t p = 0; p < count; p++)
+            if (placements[p].domain == outer.domains[i].domain)
+                floor = placements[p].floor;
         outer.domains[i].gather = floor.row;
         outer.domains[i].exchange = floor.column;
     }
@@ -229,6 +235,29 @@ static double bound_all(const Workload *work, const PlannerOptions *options, Are
     bool infeasible;
     bool solved = planner_solve(&relaxed, options, arena, diag_create(arena), &solution, &infeasible);
     return solved ? solution.bound_s : 0;
+}
+
+// Plans on the placements found for other domain sizes too: layers that choose differently may want another one than
+// the best for all layers alike. Keeps the best plan in *placed and *solution.
+static void try_others(const Workload *work, const PlannerOptions *options, Placement *placements, size_t count,
+                       Arena *arena, const Workload **placed, Solution *solution)
+{
+    uint32_t workers = work->spec->cluster.port_count;
+    uint32_t tried = 0;
+    for (size_t i = 1; i < count && tried < OTHERS_MAX && workers <= OTHERS_WORKERS_MAX; i++) {
+        if (placements[i].domain == 1 || placements[i].domain == workers)
+            continue;
+        tried++;
+        order_placement(&placements[i], workers, arena);
+        const Workload *here = place_apply(work, placements[i].worker, arena);
+        Solution other;
+        bool infeasible;
+        if (!planner_solve(here, options, arena, diag_create(arena), &other, &infeasible) ||
+            other.objective_s >= solution->objective_s)
+            continue;
+        *solution = other;
+        *placed = here;
+    }
 }
 
 bool place_and_solve(const Workload *work, const PlannerOptions *options, Arena *arena, Diag *diag,
@@ -252,7 +281,9 @@ bool place_and_solve(const Workload *work, const PlannerOptions *options, Arena 
         return false;
     Placement *placements;
     double bound_s;
-    if (place_workers(work, candidates, candidate_count, &placement_effort, arena, &placements, &bound_s)) {
+    size_t found =
+        place_workers(work, candidates, candidate_count, &placement_effort, arena, &placements, &bound_s);
+    if (found) {
         order_placement(&placements[0], count, arena);
         *placed = place_apply(work, placements[0].worker, arena);
     }
@@ -260,7 +291,11 @@ bool place_and_solve(const Workload *work, const PlannerOptions *options, Arena 
         return false;
     // The search's bound is on one configuration for all layers; mixes have a weaker one.
     bool single = work->moe_count <= 1 || work->spec->plan.domain_wish != DOMAIN_AUTO;
-    solution->bound_s = fmin(solution->bound_s, single ? bound_s : bound_all(*placed, options, arena));
+    if (!single) {
+        try_others(work, options, placements, found, arena, placed, solution);
+        bound_s = bound_all(work, options, placements, found, arena);
+    }
+    solution->bound_s = fmin(solution->bound_s, bound_s);
     planner_settle(solution, solution->objective_s);
     return true;
 }

@@ -248,6 +248,7 @@ Placement placement_search(const Pairs *pairs, uint32_t domain, PlacementPrice p
         close_gap(&search, effort->nodes, known_s, &best);
         best.bound_s = fmin(best.bound_s, best.price_s);
     }
+    best.floor = search.floor;
     arena_destroy(scratch);
     return best;
 }

@@ -30,7 +30,7 @@ typedef double (*PlacementPrice)(void *context, uint32_t domain, const Placement
 typedef struct {
     uint32_t domain;
     uint32_t *worker;         // [count]: who stands at each position
-    PlacementProfile profile;
+    PlacementProfile profile, floor; // floor: what no placement with domains of this size stays below
     double price_s, bound_s;  // bound_s: no placement with domains of this size costs less
 } Placement;
 

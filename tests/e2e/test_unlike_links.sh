@@ -2,12 +2,12 @@
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 sample=$HEP_SOURCE/samples/six_sites.hep
-expect 0 '' "$HEPC" "$sample"
+expect 0 '' "$HEPC" --domain dc=2,gpu=4 "$sample"
 cp "$work/out" table
 grep -q '^domains of dc: dublin + ' table || fail "the comparison does not say who is with whom: $(cat table)"
-expect 0 '' "$HEPC" --dump=summary "$sample"
+expect 0 '' "$HEPC" --domain dc=2,gpu=4 --dump=summary "$sample"
 grep -q '^assignment of dc to 3 domains of 2: ' "$work/out" || fail "no assignment in the summary"
-expect 0 '' "$HEPC" --dump=json "$sample" -o plan.json
+expect 0 '' "$HEPC" --domain dc=2,gpu=4 --dump=json "$sample" -o plan.json
 python3 - <<'PYTHON' || fail "the assignment in JSON"
 import json
 plan = json.load(open("plan.json"))
@@ -26,6 +26,17 @@ names = assignment["workers"]
 links = {frozenset((names[link["a"]], names[link["b"]])): link for link in plan["cluster"]["links"]}
 assert all(link["a"] < link["b"] for link in links.values())
 assert links[frozenset(domains["members"][0])]["bandwidth_bytes_per_s"] < 1e9
+PYTHON
+
+# Left to choose, layers may differ, and every size in use is shown.
+expect 0 '' "$HEPC" --dump=json "$sample" -o plan.json
+python3 - <<'PYTHON' || fail "the assignment of layers that differ"
+import json
+plan = json.load(open("plan.json"))
+used = {layer["domain"][0] for layer in plan["solution"]["layers"]}
+domains = plan["assignment"]["domains"]
+assert [entry["size"] for entry in domains] == sorted(used)
+assert all(sum(entry["members"], []) == plan["assignment"]["workers"] for entry in domains)
 PYTHON
 
 # The same network, its workers in another order: the same time.
