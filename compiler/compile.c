@@ -98,6 +98,8 @@ ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, C
         return EXIT_INPUT;
     if (options->stop_after == STAGE_PARSE)
         return EXIT_DONE;
+    if (options->edit)
+        options->edit(out->ast, options->edit_context);
     const Spec *checked = check_ast(out->ast, &options->check, arena, diag);
     if (!checked)
         return EXIT_INPUT;

@@ -16,6 +16,8 @@ typedef struct {
     PlannerOptions planner;  // --time-limit, --gap, --prefetch
     int dispatch;            // --dispatch: a Dispatch, or NONE to take the file's
     CompileStage stop_after; // later results stay NULL
+    void (*edit)(Ast *ast, void *context); // NULL, or changes the tree before it is checked
+    void *edit_context;
 } CompileOptions;
 
 typedef struct {

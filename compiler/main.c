@@ -1,6 +1,7 @@
 // hepc: the command line. Parses options, calls the pipeline or loads a plan, prints what was asked
 // for. The only file of the compiler that prints or exits.
 #include <argp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 #include "backends/trace.h"
 #include "compiler/compile.h"
 #include "compiler/explain.h"
+#include "compiler/sweep.h"
 #include "ir/binary.h"
 #include "ir/plan_file.h"
 #include "ir/plan_text.h"
@@ -48,6 +50,8 @@ typedef struct {
     CheckOptions checks;
     PlannerOptions planner;
     int dispatch;
+    const char *sweeps[SWEEP_AXES_MAX];
+    size_t sweep_count;
 } Options;
 
 enum {
@@ -59,6 +63,7 @@ enum {
     OPTION_PREFETCH,
     OPTION_CHECK,
     OPTION_EXPLAIN,
+    OPTION_SWEEP,
     OPTION_SIMULATE,
     OPTION_EMIT,
     OPTION_LANGUAGE
@@ -94,6 +99,10 @@ static const struct argp_option option_table[] = {
      "stop searching then and report the gap; the plan may then differ between runs (default: none)", 0},
     {"gap", OPTION_GAP, "PERCENT", 0, "stop once the plan is proven within PERCENT of the optimum (default: 0)", 0},
     {"explain", OPTION_EXPLAIN, NULL, 0, "say why: what binds, the runner-up, where the choice flips", 0},
+    {"sweep", OPTION_SWEEP, "NAME=VALUES", 0,
+     "compile at every value and print a table; VALUES are 1,2,4 or FIRST:LAST:STEP or FIRST:LAST:logCOUNT; NAME is "
+     "a 'let', LEVEL.bandwidth and the like (Gbit/s, ms), or a key such as batch; up to 4 times; -o FILE.csv or .json",
+     0},
     {"simulate", OPTION_SIMULATE, NULL, 0,
      "run the schedule in predicted time: critical path, busy streams and ports", 0},
     {"check", OPTION_CHECK, NULL, 0, "only check the input (a plan: run the verifier)", 0},
@@ -135,6 +144,7 @@ static void refuse_mixtures(const Options *options, struct argp_state *state)
         bool given;
     } outputs[] = {{"--dump or --emit", options->dump != DUMP_NONE},
                    {"--explain", options->explain},
+                   {"--sweep", options->sweep_count > 0},
                    {"--simulate", options->simulate},
                    {"--check", options->check}};
     const char *first = NULL;
@@ -184,6 +194,11 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         return 0;
     case OPTION_EXPLAIN:
         options->explain = true;
+        return 0;
+    case OPTION_SWEEP:
+        if (options->sweep_count == SWEEP_AXES_MAX)
+            argp_error(state, "at most %d --sweep options", SWEEP_AXES_MAX);
+        options->sweeps[options->sweep_count++] = argument;
         return 0;
     case OPTION_SIMULATE:
         options->simulate = true;
@@ -492,6 +507,50 @@ static int process_hep(const Options *options, const char *content, size_t lengt
     return code;
 }
 
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int signal)
+{
+    (void)signal;
+    interrupted = 1;
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t length = strlen(text), tail = strlen(end);
+    return length >= tail && !strcmp(text + length - tail, end);
+}
+
+// The first interrupt ends the sweep with what is done, a second one ends the program.
+static int process_sweep(const Options *options, const char *content, size_t length)
+{
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    Arena *arena = arena_create();
+    Diag *diag = diag_create(arena);
+    CompileOptions compile = {.name = options->input, .text = content, .length = length,
+                              .check = options->checks, .dispatch = options->dispatch,
+                              .planner = options->planner};
+    Sweep sweep;
+    int code = sweep_run(&compile, options->sweeps, options->sweep_count, true, &interrupted, arena, diag, &sweep);
+    print_diagnostics(diag);
+    Text text = {0};
+    if (code == EXIT_DONE && sweep.row_count > 0) {
+        if (options->output && ends_with(options->output, ".json"))
+            sweep_print_json(&sweep, &text);
+        else if (options->output)
+            sweep_print_csv(&sweep, &text);
+        else
+            sweep_print_table(&sweep, &text);
+        int written = write_text(options, &text);
+        code = code == EXIT_DONE ? written : code;
+    }
+    bool whole = sweep.row_count == sweep.point_count;
+    arena_destroy(arena);
+    return code == EXIT_DONE && !whole ? EXIT_FAULT : code;
+}
+
 static bool is_same_file(const char *input, const char *output)
 {
     struct stat in, out;
@@ -515,8 +574,11 @@ static int process(const Options *options)
     char *content = file_read(options->input, INPUT_LIMIT, &length, &error);
     if (!content)
         return complain(options->input, error);
-    int code = plan_form(content, length) == PLAN_FORM_NONE ? process_hep(options, content, length)
-                                                            : process_plan(options, content, length);
+    int code;
+    if (plan_form(content, length) != PLAN_FORM_NONE)
+        code = process_plan(options, content, length);
+    else
+        code = options->sweep_count ? process_sweep(options, content, length) : process_hep(options, content, length);
     free(content);
     return code;
 }

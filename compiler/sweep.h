@@ -1,0 +1,43 @@
+// Sweeps: the same file compiled at every point of a grid of values, for the questions planners ask
+// first. An axis is NAME=VALUES; a name is a `let`, LEVEL.key, BLOCK.key, or a key that only one block
+// has. Values are a list `1,2,4`, steps `1:9:2` (first:last:step) or `1:100:log5` (five values, evenly
+// in the logarithm). Plain numbers of a bandwidth are Gbit/s, of a time ms, of a size GB, of a rate TFLOP/s.
+#ifndef HEP_SWEEP_H
+#define HEP_SWEEP_H
+
+#include <signal.h>
+
+#include "compiler/compile.h"
+
+enum { SWEEP_AXES_MAX = 4, SWEEP_POINTS_MAX = 100000 };
+
+typedef struct {
+    double values[SWEEP_AXES_MAX];
+    const char *refused;   // NULL, or why there is no plan here: nothing below is set then
+    char choice[96];       // "dc=2 gpu=1"; "mixed: N kinds" where layers differ
+    double iteration_s, simulated_s, gap;
+    double over_ep, over_dedup; // speed-ups
+    double outer_bytes;         // a GPU sends over the outermost level
+    double memory_bytes;
+} SweepRow;
+
+typedef struct {
+    size_t axis_count, row_count, point_count; // rows done, of so many points
+    struct {
+        const char *name, *unit; // "" for plain numbers
+    } axes[SWEEP_AXES_MAX];
+    const char *outer_level;
+    SweepRow *rows;
+} Sweep;
+
+// Runs all points, the last axis fastest. Says on standard error how far it is if `progress`. Stops early,
+// with the rows done so far, when *stop becomes true. Values the input does not go with make a row that says
+// so; reports and returns another code when the file or an axis is wrong, or no value goes.
+ExitCode sweep_run(const CompileOptions *options, const char *const *axes, size_t axis_count, bool progress,
+                   const volatile sig_atomic_t *stop, Arena *arena, Diag *diag, Sweep *out) MUST_CHECK;
+
+void sweep_print_table(const Sweep *sweep, Text *out);
+void sweep_print_csv(const Sweep *sweep, Text *out);
+void sweep_print_json(const Sweep *sweep, Text *out);
+
+#endif
