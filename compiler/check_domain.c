@@ -1,5 +1,6 @@
 // Which levels hold whole copies of the experts, and the domain sizes that were asked for, by the
 // file or on the command line. Requires a checked cluster and model.
+#include <stdlib.h>
 #include <string.h>
 
 #include "compiler/check_keys.h"
@@ -200,15 +201,17 @@ static void check_domain_value(Checker *checker, const AstExpr *expr)
                    value_text(checker->arena, &value));
 }
 
-// "dc=2,gpu=8": the same as a record, with commas; "ep" and the like: a name.
-static const AstExpr *parse_domain_option(Checker *checker, const char *option)
+// ---- --domain ----------------------------------------------------------------------------------
+
+// "dc=2,gpu=8": the same as a record, with commas; "ep" and the like: a name. `text` is the option with all but
+// one part of it blanked, so that places stay where they are.
+static const AstExpr *parse_part(Checker *checker, uint32_t source, char *text, size_t begin, size_t end)
 {
-    size_t length = strlen(option);
-    char *text = arena_copy_string(checker->arena, option, length);
-    uint32_t source = diag_add_source(checker->diag, "--domain", option, length, NULL);
+    size_t length = strlen(text);
     AstExpr *expr = arena_alloc(checker->arena, sizeof(*expr));
-    *expr = (AstExpr){.kind = EXPR_NAME, .depth = 1, .span = {source, 0, (uint32_t)length}, .text = text};
-    if (!strchr(option, '='))
+    *expr = (AstExpr){.kind = EXPR_NAME, .depth = 1, .span = {source, (uint32_t)begin, (uint32_t)end},
+                      .text = arena_copy_string(checker->arena, text + begin, end - begin)};
+    if (!memchr(text + begin, '=', end - begin))
         return expr;
     for (char *c = text; *c; c++)
         if (*c == ',')
@@ -221,6 +224,88 @@ static const AstExpr *parse_domain_option(Checker *checker, const char *option)
     return expr;
 }
 
+// "3-5:" or "3:" before the sizes. Returns where the sizes begin; SIZE_MAX after reporting.
+static size_t parse_layers(Checker *checker, uint32_t source, const char *option, size_t begin, size_t end,
+                           ForcedRun *run)
+{
+    const char *colon = memchr(option + begin, ':', end - begin);
+    uint32_t layers = checker->spec->model.layers;
+    *run = (ForcedRun){.first_layer = 0, .last_layer = layers - 1};
+    if (!colon)
+        return begin;
+    char *rest;
+    unsigned long first = strtoul(option + begin, &rest, 10), last = first;
+    bool good = rest != option + begin && option[begin] != '-';
+    if (good && *rest == '-')
+        last = strtoul(rest + 1, &rest, 10);
+    if (good && rest == colon && first <= last && last < layers) {
+        run->first_layer = (uint32_t)first;
+        run->last_layer = (uint32_t)last;
+        return (size_t)(colon - option) + 1;
+    }
+    diag_error(checker->diag, (Span){source, (uint32_t)begin, (uint32_t)(colon - option)},
+               "expected layers such as '3' or '0-3', from 0 to %u", layers - 1);
+    return SIZE_MAX;
+}
+
+static void check_part(Checker *checker, uint32_t source, const char *option, size_t begin, size_t end, ForcedRun *run)
+{
+    static const char word[] = "regather";
+    size_t length = strlen(option), sizes = parse_layers(checker, source, option, begin, end, run);
+    if (sizes == SIZE_MAX)
+        return;
+    char *text = arena_copy_string(checker->arena, option, length);
+    memset(text, ' ', sizes);
+    memset(text + end, ' ', length - end);
+    char *regather = strstr(text, word);
+    if (regather) {
+        run->regather = true;
+        memset(regather, ' ', sizeof word - 1);
+        if (checker->spec->plan.pass == PASS_FORWARD)
+            diag_error(checker->diag,
+                       (Span){source, (uint32_t)(regather - text), (uint32_t)(regather - text + sizeof word - 1)},
+                       "nothing is gathered again in a forward pass");
+        while (regather > text && (regather[-1] == ' ' || regather[-1] == ','))
+            *--regather = ' ';
+    }
+    size_t last = end;
+    while (last > sizes && (text[last - 1] == ' ' || text[last - 1] == ','))
+        last--;
+    const AstExpr *expr = parse_part(checker, source, text, sizes, last);
+    if (expr)
+        check_domain_value(checker, expr);
+    memcpy(run->domain, checker->spec->plan.domain, sizeof run->domain);
+}
+
+// "dc=2,gpu=8", or for layers apart "0-3:dc=2,gpu=8; 4-11:dc=1,gpu=8,regather".
+static void check_domain_option(Checker *checker, const char *option)
+{
+    SpecPlan *plan = &checker->spec->plan;
+    size_t length = strlen(option), parts = 1, mark = diag_error_count(checker->diag);
+    uint32_t source = diag_add_source(checker->diag, "--domain", option, length, NULL);
+    for (const char *c = option; *c; c++)
+        parts += *c == ';';
+    ForcedRun *runs = arena_alloc_array(checker->arena, parts, sizeof *runs);
+    for (size_t begin = 0, i = 0; i < parts; i++) {
+        const char *semicolon = strchr(option + begin, ';');
+        size_t end = semicolon ? (size_t)(semicolon - option) : length;
+        while (begin < end && option[begin] == ' ')
+            begin++;
+        check_part(checker, source, option, begin, end, &runs[i]);
+        begin = end + 1;
+    }
+    if (diag_error_count(checker->diag) > mark || (parts == 1 && !runs[0].regather && !strchr(option, ':')))
+        return;
+    if (plan->domain_wish == DOMAIN_AUTO) {
+        diag_error(checker->diag, (Span){source, 0, (uint32_t)length}, "'auto' goes with nothing else");
+        return;
+    }
+    fill_domain(checker->spec, false); // layers in no run: plain EP
+    plan->domain_wish = DOMAIN_FORCED;
+    plan->forced = runs;
+    plan->forced_count = (uint32_t)parts;
+}
+
 void check_replicas_and_domain(Checker *checker, const char *domain_option)
 {
     if (!set_replica_levels(checker))
@@ -229,7 +314,6 @@ void check_replicas_and_domain(Checker *checker, const char *domain_option)
     fill_domain(checker->spec, false);
     if (in_file)
         check_domain_value(checker, in_file->value);
-    const AstExpr *forced = domain_option ? parse_domain_option(checker, domain_option) : NULL;
-    if (forced)
-        check_domain_value(checker, forced);
+    if (domain_option)
+        check_domain_option(checker, domain_option);
 }

@@ -402,27 +402,56 @@ static size_t smallest_candidate(const Solution *solution)
     return smallest;
 }
 
+// The configurations that were asked for, layer by layer.
+static const Config *forced_configs(const Choosing *c)
+{
+    const SpecPlan *plan = &c->work->spec->plan;
+    Config *configs = arena_alloc_array(c->arena, c->work->moe_count + 1, sizeof *configs);
+    uint32_t moe = 0;
+    for (uint32_t k = 0; k < c->work->layer_count; k++) {
+        if (!c->work->layers[k].is_moe)
+            continue;
+        Config *config = &configs[moe++];
+        *config = uniform_config(c->work->spec, plan->domain_wish == DOMAIN_GATHER);
+        if (plan->domain_wish == DOMAIN_FORCED)
+            memcpy(config->domain, plan->domain, sizeof config->domain);
+        for (uint32_t r = 0; r < plan->forced_count; r++) {
+            if (k < plan->forced[r].first_layer || k > plan->forced[r].last_layer)
+                continue;
+            memcpy(config->domain, plan->forced[r].domain, sizeof config->domain);
+            config->regather = plan->forced[r].regather && config_held_shards(c->work->spec, config) > 1;
+        }
+    }
+    return configs;
+}
+
+// With the prefetch asked for, or the deepest that fits.
 static bool choose_forced(Choosing *c, Diag *diag, bool *infeasible)
 {
     const Spec *spec = c->work->spec;
     Solution *solution = c->solution;
-    Config config = uniform_config(spec, spec->plan.domain_wish == DOMAIN_GATHER);
-    if (spec->plan.domain_wish == DOMAIN_FORCED)
-        memcpy(config.domain, spec->plan.domain, sizeof config.domain);
-    solution->candidates = arena_alloc_array(c->arena, 1, sizeof *solution->candidates);
-    solution->count = 1;
-    price(c->work, &config, spec->plan.dispatch, solution->candidates);
+    solution->mix = (Mix){.configs = forced_configs(c), .prefetch = c->options->prefetch};
     solution->status = STATUS_FORCED;
     solution->solver = "none";
-    take_uniform(c, solution->candidates);
-    solution->uniform = solution->count;
-    solution->bound_s = solution->objective_s;
-    if (!solution->candidates[0].fits) {
+    bool fits = false;
+    for (size_t i = 0; i < COUNT_OF(prefetches) && !fits; i++) {
+        if (i > 0 && (c->options->prefetch != PREFETCH_UNLIMITED || prefetches[i] + 1 >= c->work->moe_count))
+            continue;
+        solution->mix.prefetch = i > 0 ? prefetches[i] : c->options->prefetch;
+        solution->memory_bytes = lowered_bytes(c->work, &solution->mix);
+        fits = solution->memory_bytes <= spec->cluster.device.memory_bytes;
+    }
+    cost_mix(c->work, &solution->mix, spec->plan.dispatch, &solution->cost);
+    solution->candidates = arena_alloc_array(c->arena, 1, sizeof *solution->candidates);
+    solution->count = solution->uniform = 1;
+    solution->candidates[0] = (Candidate){.config = solution->mix.configs[0], .prefetch = solution->mix.prefetch,
+                                          .cost = solution->cost, .memory_bytes = solution->memory_bytes, .fits = fits};
+    solution->objective_s = solution->bound_s = solution->cost.iteration_s;
+    if (!fits) {
         *infeasible = true;
         report_too_big(c->work, solution->candidates, "the forced domain does not fit", diag);
-        return false;
     }
-    return true;
+    return fits;
 }
 
 static bool choose_freely(Choosing *c, Diag *diag, bool *infeasible)

@@ -30,12 +30,21 @@ typedef enum { DOMAIN_AUTO, DOMAIN_FORCED, DOMAIN_EP, DOMAIN_GATHER } DomainWish
 
 typedef enum { PLACEMENT_AUTO, PLACEMENT_INPUT } PlacementWish; // where unlike workers stand: as best, or as listed
 
+// What was asked for some of the layers: domain sizes, replicas gathered again.
+typedef struct {
+    uint32_t first_layer, last_layer;
+    uint32_t domain[LEVELS_MAX];
+    bool regather;
+} ForcedRun;
+
 typedef struct {
     Pass pass;
     Dispatch dispatch;
     PlacementWish placement;
     DomainWish domain_wish;
     uint32_t domain[LEVELS_MAX]; // for DOMAIN_FORCED; levels not named are 1
+    uint32_t forced_count;       // runs of layers with their own; of layers in several the last counts
+    ForcedRun *forced;
     Codec codec;
     double ratio;                // 1 for dense
     double capacity;             // 0: nothing is dropped
