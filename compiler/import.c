@@ -80,6 +80,7 @@ static void report_missing(Importer *in, const Field *field, const char *why)
 // A whole number of at least `least`; -1 where the file does not say.
 static double number(Importer *in, const Field *field, double least, const char **name)
 {
+    *name = NULL;
     const cJSON *item = find(in, field, name);
     if (!item)
         return -1;
@@ -96,7 +97,6 @@ static double number(Importer *in, const Field *field, double least, const char 
 
 static double required(Importer *in, const Field *field, double least, const char **name)
 {
-    *name = NULL;
     double value = number(in, field, least, name);
     if (!*name)
         report_missing(in, field, "");
@@ -105,7 +105,6 @@ static double required(Importer *in, const Field *field, double least, const cha
 
 static double optional(Importer *in, const Field *field, double least, double fallback, const char **name)
 {
-    *name = NULL;
     double value = number(in, field, least, name);
     return value < 0 ? fallback : value;
 }
@@ -148,7 +147,7 @@ static void stand_in_for_latent(Importer *in, Sizes *s)
 
 static void import_attention(Importer *in, Sizes *s)
 {
-    const char *name;
+    const char *name = NULL;
     s->heads = required(in, &field_heads, 1, &name);
     give(&in->keys, "heads", s->heads, name ? name : "");
     if (plain_number(in, "kv_lora_rank") > 0) {
@@ -177,7 +176,7 @@ static bool list_holds(const cJSON *list, double value)
 // Layers listed as dense count only where they are the first ones.
 static void import_pattern(Importer *in, Sizes *s)
 {
-    const char *name, *every_name;
+    const char *name = NULL, *every_name = NULL;
     s->first_dense = optional(in, &field_first_dense, 0, 0, &name);
     const cJSON *frequency = find(in, &field_every, &every_name);
     const cJSON *dense = cJSON_GetObjectItemCaseSensitive(in->config, "mlp_only_layers");
@@ -233,7 +232,7 @@ static void import_activation(Importer *in)
 
 static void import_experts(Importer *in, Sizes *s)
 {
-    const char *name;
+    const char *name = NULL;
     s->experts = number(in, &field_experts, 1, &name);
     if (s->experts < 0) {
         if (!in->errors)
@@ -274,7 +273,7 @@ static void import_dtype(Importer *in)
     static const struct {
         const char *theirs, *ours;
     } dtypes[] = {{"bfloat16", "bf16"}, {"float16", "f16"}, {"float32", "f32"}};
-    const char *name;
+    const char *name = NULL;
     const cJSON *item = find(in, &field_dtype, &name);
     for (size_t i = 0; cJSON_IsString(item) && i < COUNT_OF(dtypes); i++)
         if (!strcmp(item->valuestring, dtypes[i].theirs))
@@ -353,7 +352,7 @@ static void merge(AstEntries *into, AstEntries from)
 static bool read_config(Importer *in, AstEntry *block, SpecModel *model)
 {
     Sizes s = {0};
-    const char *name;
+    const char *name = NULL;
     s.layers = required(in, &field_layers, 1, &name);
     give(&in->keys, "layers", s.layers, name ? name : "");
     s.hidden = required(in, &field_hidden, 1, &name);

@@ -17,6 +17,7 @@ enum {
     CONFIRM_BINARIES_MAX = 120, // and binaries left after fixing,
     CONFIRM_NODES_MAX = 50,     // and trees up to this size
     MEMORY_CUTS_MAX = 4,
+    SHARED_GROUPS_MAX = 6,
 };
 
 const char *const baseline_names[BASELINE_COUNT] = {"ep", "ep_dedup", "gather"};
@@ -202,7 +203,8 @@ static void take(Choosing *c, const StageProblem *problem, const SearchResult *r
 }
 
 // The best mix of configurations whose shared part is at most `shared_bytes`.
-static void solve_below(Choosing *c, uint32_t prefetch, double shared_bytes, double memory_free)
+static void solve_below(Choosing *c, uint32_t prefetch, double shared_bytes, double memory_free,
+                        const SearchLimits *limits)
 {
     Solution *solution = c->solution;
     Arena *scratch = arena_create();
@@ -216,8 +218,10 @@ static void solve_below(Choosing *c, uint32_t prefetch, double shared_bytes, dou
     StageProblem *problem = stages_build(c->work, candidates, count, prefetch, c->work->spec->plan.dispatch,
                                          memory_free, scratch);
     SearchResult result;
-    search_solve(problem, &c->options->limits, c->found ? solution->objective_s : INFINITY, scratch, &result);
+    search_solve(problem, limits, c->found ? solution->objective_s : INFINITY, scratch, &result);
     solution->timed_out = solution->timed_out || result.timed_out;
+    if (limits->bound_only)
+        result.bound_s = fmin(result.bound_s, c->found ? solution->objective_s : INFINITY);
     c->bound_s = fmin(c->bound_s, result.bound_s);
     if (result.found && (!c->found || result.objective_s < solution->objective_s * (1 - 1e-11)))
         take(c, problem, &result, prefetch);
@@ -230,8 +234,27 @@ static int compare_descending(const void *a, const void *b)
     return (left < right) - (left > right);
 }
 
-// One prefetch depth. Where memory binds, one problem for every size the shared part may have: the rest
-// is then an ordinary knapsack row. Returns whether memory bound at all.
+// Where memory binds: one problem for every size the shared part may have; the rest is then an ordinary knapsack
+// row. Sizes are taken in groups where there are many: a group is solved with its largest size, which every
+// mix of the group has room for, and bounded as if all had its smallest.
+static void solve_binding(Choosing *c, uint32_t prefetch, const double *sizes, size_t count)
+{
+    SearchLimits limits = c->options->limits, bound = c->options->limits;
+    size_t groups = count < SHARED_GROUPS_MAX ? count : SHARED_GROUPS_MAX;
+    limits.effort = bound.effort = groups < count ? 1.0 / SHARED_GROUPS_MAX : 1;
+    bound.bound_only = true;
+    for (size_t g = 0; g < groups && !c->solution->timed_out; g++) {
+        size_t first = g * count / groups, last = (g + 1) * count / groups - 1;
+        double bound_s = c->bound_s;
+        solve_below(c, prefetch, sizes[first], c->memory_bytes - sizes[first], &limits);
+        if (first == last)
+            continue;
+        c->bound_s = bound_s;
+        solve_below(c, prefetch, sizes[first], c->memory_bytes - sizes[last], &bound);
+    }
+}
+
+// One prefetch depth. Returns whether memory bound at all.
 static bool solve_prefetch(Choosing *c, uint32_t prefetch)
 {
     Solution *solution = c->solution;
@@ -243,12 +266,14 @@ static bool solve_prefetch(Choosing *c, uint32_t prefetch)
     }
     qsort(shared, solution->count, sizeof *shared, compare_descending);
     if (shared[0] + c->work->moe_count * largest_step <= c->memory_bytes) {
-        solve_below(c, prefetch, shared[0], INFINITY);
+        solve_below(c, prefetch, shared[0], INFINITY, &c->options->limits);
         return false;
     }
-    for (size_t i = 0; i < solution->count && !solution->timed_out; i++)
-        if ((i == 0 || shared[i] < shared[i - 1]) && shared[i] <= c->memory_bytes)
-            solve_below(c, prefetch, shared[i], c->memory_bytes - shared[i]);
+    size_t sizes = 0;
+    for (size_t i = 0; i < solution->count; i++)
+        if ((sizes == 0 || shared[i] < shared[sizes - 1]) && shared[i] <= c->memory_bytes)
+            shared[sizes++] = shared[i];
+    solve_binding(c, prefetch, shared, sizes);
     return true;
 }
 

@@ -351,22 +351,25 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
         arena_destroy(scratch);
         return;
     }
-    try_uniform(&s, choice);
-    try_moves(&s, choice);
+    if (!limits->bound_only) {
+        try_uniform(&s, choice);
+        try_moves(&s, choice);
+    }
     double incumbent_s = fmin(cutoff_s, out->found ? out->objective_s : 1);
     // Fewer rounds where every round is long.
     double size = (double)problem->stage_count * problem->stages[0].option_count;
-    uint32_t rounds = (uint32_t)fmin(ROUNDS_MAX, fmax(ROUNDS_MIN, ROUNDS_WORK / fmax(1, size)));
+    double effort = limits->effort > 0 ? limits->effort : 1;
+    uint32_t rounds = (uint32_t)fmin(ROUNDS_MAX, fmax(ROUNDS_MIN, effort * ROUNDS_WORK / fmax(1, size)));
     s.bound_count = multipliers_find(problem, &s.options, incumbent_s, rounds, s.bounds, scratch);
     out->bound_s = -INFINITY;
     for (uint32_t b = 0; b < s.bound_count; b++)
         out->bound_s = fmax(out->bound_s, s.bounds[b].value_s);
     fix_by_reduced_cost(&s);
-    for (uint32_t width = FIRST_WIDTH;; width *= WIDENING) {
+    for (uint32_t width = FIRST_WIDTH; !limits->bound_only; width *= WIDENING) {
         double cut_s = sweep(&s, width, choice);
         double best_s = fmin(cutoff_s, out->found ? out->objective_s : INFINITY);
         out->bound_s = fmax(out->bound_s, fmin(best_s, cut_s));
-        if (cut_s >= best_s * (1 - TIE) || out->timed_out || s.work > WORK_MAX)
+        if (cut_s >= best_s * (1 - TIE) || out->timed_out || s.work > effort * WORK_MAX)
             break;
         if (out->found && out->bound_s >= out->objective_s * (1 - limits->gap))
             break;

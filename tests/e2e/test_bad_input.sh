@@ -103,4 +103,17 @@ expect 5 'rank|memory|thread' timeout 60 "$HEP_RUN" huge.hepb
 # Training plans: which ops are missing.
 expect 0 '' "$HEPC" "$HEP_SOURCE/samples/paper/s_llama_tiny.hep" -o training.hepb
 expect 5 'loss_backward' timeout 60 "$HEP_RUN" training.hepb
+# Forced runs of layers: taken as they stand, or refused with the place.
+two_dc=$HEP_SOURCE/samples/two_dc.hep
+expect 0 '' "$HEPC" --dump=json --domain '0-3:dc=2,gpu=8; 4-11:gpu=8,regather' "$two_dc"
+python3 -c 'import json, sys
+layers = json.load(open(sys.argv[1]))["solution"]["layers"]
+assert [(l["domain"], l["regather"]) for l in layers] == 4 * [([2, 8], False)] + 8 * [([1, 8], True)], layers' "$work/out" ||
+  fail "forced runs of layers"
+expect 3 "expected layers such as '3' or '0-3', from 0 to 11" "$HEPC" --domain 0-99:dc=2 "$two_dc"
+expect 3 "no level 'foo'" "$HEPC" --domain '0-3:dc=2;4:foo=1' "$two_dc"
+expect 3 "'auto' goes with nothing else" "$HEPC" --domain 0-3:auto "$two_dc"
+expect 3 'gathered again in a forward pass' "$HEPC" --domain dc=2,regather "$HEP_SOURCE/samples/laptop.hep"
+expect 2 'takes a number from 0 to 8' "$HEPC" --prefetch 9 "$two_dc"
+expect 2 'takes a number' "$HEPC" --gap most "$two_dc"
 finish
