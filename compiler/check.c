@@ -220,6 +220,17 @@ static void check_top_k(Checker *checker)
         diag_note(checker->diag, checker->keys[KEY_MOE_experts]->value->span, "'experts' is given here");
 }
 
+static void check_volume_lists(Checker *checker)
+{
+    static const KeyId keys[VOLUME_COUNT] = {KEY_MOE_data, KEY_MOE_expert, KEY_MOE_pre_expert, KEY_MOE_expert_compute};
+    const SpecModel *model = &checker->spec->model;
+    for (int v = 0; v < VOLUME_COUNT; v++)
+        if (model->each[v] && model->each_count[v] != model->layers)
+            diag_error(checker->diag, key_span(checker, keys[v], BLOCK_MOE),
+                       "'%s' lists %u values, the model has %u layers", key_info(keys[v])->name, model->each_count[v],
+                       model->layers);
+}
+
 static void check_model(Checker *checker)
 {
     SpecModel *model = &checker->spec->model;
@@ -246,6 +257,7 @@ static void check_model(Checker *checker)
     if (has_errors_since(checker, mark))
         return;
     check_moe_layers(checker);
+    check_volume_lists(checker);
     set_model_defaults(checker);
     check_top_k(checker);
     if (model->abstract) {

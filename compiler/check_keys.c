@@ -247,9 +247,50 @@ static void store_capacity(Checker *checker, const KeyInfo *key, const AstExpr *
         evaluate_quantity(checker, expr, key->name, KIND_NUMBER, key->min, key->max, out);
 }
 
+// The keys that may be lists, one value per layer.
+static int find_volume(const KeyInfo *key)
+{
+    static const size_t offsets[VOLUME_COUNT] = {
+        [VOLUME_DATA] = offsetof(SpecModel, data_bytes),
+        [VOLUME_EXPERT] = offsetof(SpecModel, expert_bytes),
+        [VOLUME_PRE_EXPERT] = offsetof(SpecModel, pre_expert_s),
+        [VOLUME_EXPERT_COMPUTE] = offsetof(SpecModel, expert_compute_s),
+    };
+    for (int v = 0; v < VOLUME_COUNT; v++)
+        if (key->block == BLOCK_MOE && key->form == FORM_VOLUMES && key->offset == offsets[v])
+            return v;
+    return -1;
+}
+
+// A list of volumes; check.c compares their number with the layers'. The field itself gets the first.
+static bool store_volumes(Checker *checker, const KeyInfo *key, const AstExpr *expr, SpecModel *model)
+{
+    int volume = find_volume(key);
+    if (volume < 0)
+        return false;
+    Value value = evaluate(checker->environment, expr);
+    if (value.kind == VALUE_ERROR)
+        return true;
+    if (value.kind != VALUE_LIST)
+        return false;
+    uint32_t count = 0;
+    for (const AstExpr *item = value.expr->items.first; item; item = item->next)
+        count++;
+    double *each = arena_alloc_array(checker->arena, count + 1, sizeof *each);
+    const AstExpr *item = value.expr->items.first;
+    for (uint32_t i = 0; i < count; i++, item = item->next)
+        evaluate_quantity(checker, item, key->name, takes_kind(key->takes), key->min, key->max, &each[i]);
+    model->each[volume] = each;
+    model->each_count[volume] = count;
+    memcpy((char *)model + key->offset, each, sizeof *each);
+    return true;
+}
+
 static void store_key(Checker *checker, const KeyInfo *key, const AstExpr *expr, void *target)
 {
     void *field = (char *)target + key->offset;
+    if (store_volumes(checker, key, expr, target))
+        return;
     const char *const *choices = choice_names(key->takes);
     if (choices) {
         int code = evaluate_choice(checker, expr, key->name, choices);

@@ -222,7 +222,7 @@ static void import_pattern(Importer *in, Sizes *s)
 
 static void import_activation(Importer *in)
 {
-    const char *name, *activation = "swiglu";
+    const char *name = NULL, *activation = "swiglu";
     const cJSON *item = find(in, &field_activation, &name);
     if (cJSON_IsString(item) && !strncmp(item->valuestring, "relu", 4))
         activation = "relu";

@@ -33,3 +33,14 @@ void spec_count_parameters(SpecModel *model)
     model->total_parameters = everywhere + moe_layers * model->experts * expert;
     model->active_parameters = everywhere + moe_layers * model->top_k * expert;
 }
+
+double spec_volume(const SpecModel *model, Volume volume, uint32_t layer)
+{
+    const double alike[VOLUME_COUNT] = {
+        [VOLUME_DATA] = model->data_bytes,
+        [VOLUME_EXPERT] = model->expert_bytes,
+        [VOLUME_PRE_EXPERT] = model->pre_expert_s,
+        [VOLUME_EXPERT_COMPUTE] = model->expert_compute_s,
+    };
+    return model->each[volume] ? model->each[volume][layer] : alike[volume];
+}

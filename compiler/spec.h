@@ -8,6 +8,9 @@
 #include "ir/base/diag.h"
 #include "ir/plan.h"
 
+// What an abstract workload may give layer by layer.
+typedef enum { VOLUME_DATA, VOLUME_EXPERT, VOLUME_PRE_EXPERT, VOLUME_EXPERT_COMPUTE, VOLUME_COUNT } Volume;
+
 typedef struct {
     const char *name;
     bool abstract;        // `moe { data expert pre_expert expert_compute }` were given instead of dimensions
@@ -20,6 +23,8 @@ typedef struct {
     Activation activation;
     // Abstract workloads: per GPU, MoE layer and direction.
     double data_bytes, expert_bytes, pre_expert_s, expert_compute_s;
+    double *each[VOLUME_COUNT]; // [layers], where layers differ; else NULL
+    uint32_t each_count[VOLUME_COUNT];
     // Of the whole network, and of what one token passes; 0 for abstract workloads. An imported model's are those
     // of the model itself, where the network that is executed stands in for some of it.
     double total_parameters, active_parameters;
@@ -61,6 +66,9 @@ typedef struct {
     // GPUs; 0 when all levels shard. Their domain is written S_l = n_l and nothing is gathered there.
     uint32_t replica_levels;
 } Spec;
+
+// The volume of one layer.
+double spec_volume(const SpecModel *model, Volume volume, uint32_t layer);
 
 // The network's dimensions as plans carry them; volumes are left 0.
 ModelDims spec_dims(const SpecModel *model);

@@ -16,14 +16,14 @@ double workload_shards(const Spec *spec)
     return product;
 }
 
-static void derive_abstract(const SpecModel *model, LayerWork *layer)
+static void derive_abstract(const SpecModel *model, uint32_t index, LayerWork *layer)
 {
-    layer->pre_expert_s = model->pre_expert_s;
+    layer->pre_expert_s = spec_volume(model, VOLUME_PRE_EXPERT, index);
     if (!layer->is_moe)
         return;
-    layer->expert_compute_s = model->expert_compute_s;
-    layer->data_bytes = model->data_bytes;
-    layer->expert_bytes = model->expert_bytes;
+    layer->expert_compute_s = spec_volume(model, VOLUME_EXPERT_COMPUTE, index);
+    layer->data_bytes = spec_volume(model, VOLUME_DATA, index);
+    layer->expert_bytes = spec_volume(model, VOLUME_EXPERT, index);
 }
 
 static void derive_executed(const Spec *spec, LayerWork *layer)
@@ -97,7 +97,7 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
         LayerWork *layer = &work->layers[k];
         layer->is_moe = spec_layer_is_moe(model, k);
         if (model->abstract)
-            derive_abstract(model, layer);
+            derive_abstract(model, k, layer);
         else
             derive_executed(spec, layer);
         layer->sent_bytes = layer->expert_bytes / spec->plan.ratio;
