@@ -2,11 +2,17 @@
 #ifndef HEP_TRACE_H
 #define HEP_TRACE_H
 
-#include "ir/base/text.h"
-#include "ir/plan.h"
+#include "ir/timeline.h"
+
+// A file that hep-run wrote of a run of the same plan.
+typedef struct {
+    const char *text;
+    size_t length;
+} TraceRun;
 
 // One process "predicted": a thread per stream with one complete event per step, flow arrows for
 // `after` edges that made a step wait, a counter per level's port and one for live memory.
-void trace_print(const Plan *plan, Text *out);
+// With a `run` (or NULL) its ranks follow as further processes. NULL, or why the run cannot be merged.
+const char *trace_print(const Plan *plan, const TraceRun *run, Text *out) MUST_CHECK;
 
 #endif

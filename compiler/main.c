@@ -44,7 +44,7 @@ static const char *const dump_names[] = {
 };
 
 typedef struct {
-    const char *input, *output;
+    const char *input, *output, *merge;
     DumpKind dump;
     bool explain, check, simulate, help_language;
     CheckOptions checks;
@@ -66,8 +66,11 @@ enum {
     OPTION_SWEEP,
     OPTION_SIMULATE,
     OPTION_EMIT,
+    OPTION_MERGE,
     OPTION_LANGUAGE
 };
+
+enum { INPUT_LIMIT = 256 << 20 }; // bytes of a file
 
 const char *argp_program_version = "hepc " HEP_VERSION;
 
@@ -89,6 +92,8 @@ static const struct argp_option option_table[] = {
     {"output", 'o', "FILE", 0, "write the binary plan to FILE; with --dump or --emit, write that instead", 0},
     {"dump", OPTION_DUMP, "KIND", OPTION_ARG_OPTIONAL, "print KIND instead, one of the dumps listed below", 0},
     {"emit", OPTION_EMIT, "KIND", 0, "as --dump=KIND, for use with -o", 0},
+    {"merge", OPTION_MERGE, "FILE", 0, "with --emit=trace: add the run that 'hep-run --trace FILE' wrote of this plan",
+     0},
     {"define", 'D', "NAME=VALUE", 0, "override 'let NAME', e.g. -D \"link=10 Gbit/s\"; may be repeated", 0},
     {"domain", OPTION_DOMAIN, "SIZES", 0,
      "force the strategy: auto, ep, gather, or sizes such as dc=2,gpu=8 (levels not named: 1); for layers apart "
@@ -156,6 +161,8 @@ static void refuse_mixtures(const Options *options, struct argp_state *state)
             argp_error(state, "%s and %s do not go together", first, outputs[i].name);
         first = outputs[i].name;
     }
+    if (options->merge && options->dump != DUMP_TRACE)
+        argp_error(state, "--merge adds a run to a simulated one: it needs --emit=trace");
     if (options->check && options->output)
         argp_error(state, "--check writes nothing: it does not go together with --output");
 }
@@ -175,6 +182,9 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
     case OPTION_DUMP:
     case OPTION_EMIT:
         options->dump = parse_dump(argument, state);
+        return 0;
+    case OPTION_MERGE:
+        options->merge = argument;
         return 0;
     case OPTION_DOMAIN:
         options->checks.domain = argument;
@@ -320,6 +330,25 @@ typedef struct {
     size_t length;
 } Encoded;
 
+// The simulated run, with a real one beside it if there is one.
+static int print_trace(const Options *options, const Plan *plan)
+{
+    Text text = {0};
+    TraceRun run = {0};
+    const char *error = NULL;
+    char *content = options->merge ? file_read(options->merge, INPUT_LIMIT, &run.length, &error) : NULL;
+    if (error)
+        return complain(options->merge, error);
+    run.text = content;
+    error = trace_print(plan, content ? &run : NULL, &text);
+    free(content);
+    if (!error)
+        return write_text(options, &text);
+    text_free(&text);
+    fprintf(stderr, "hepc: %s: %s\n", options->merge, error);
+    return EXIT_INPUT;
+}
+
 static int print_plan(const Options *options, const Plan *plan, double solve_s, const Encoded *encoded)
 {
     Text text = {0};
@@ -334,8 +363,7 @@ static int print_plan(const Options *options, const Plan *plan, double solve_s, 
         dot_print(plan, &text);
         break;
     case DUMP_TRACE:
-        trace_print(plan, &text);
-        break;
+        return print_trace(options, plan);
     case DUMP_HTML:
         html_print(plan, &text);
         break;
@@ -565,7 +593,6 @@ static int process(const Options *options)
         check_print_reference(stdout);
         return EXIT_DONE;
     }
-    enum { INPUT_LIMIT = 256 << 20 };
     size_t length;
     const char *error;
     if (is_same_file(options->input, options->output)) {

@@ -29,6 +29,7 @@ typedef struct {
     Interpreter *interpreter;
     float *samples; // [step][SAMPLES_MAX or iterations]
     double *step_s; // [step] medians
+    double start_s; // of the last iteration
     pthread_t thread;
     bool ok;
     Fault fault;
@@ -210,10 +211,10 @@ static bool rank_iterate(Rank *rank, uint32_t iteration, int64_t measured)
     job->options->engine->begin(rank->engine, iteration);
     if (!comm->barrier(rank->comm, &rank->fault))
         return false;
-    double start_s = clock_now_s();
+    rank->start_s = clock_now_s();
     if (!interpreter_run(rank->interpreter, &rank->fault))
         return false;
-    double time_s = clock_now_s() - start_s;
+    double time_s = clock_now_s() - rank->start_s;
     EngineResult result = job->options->engine->result(rank->engine);
     double loss = result.has_loss ? result.loss : 0;
     if (!comm->all_reduce_max(rank->comm, &time_s, 1, &rank->fault) ||
@@ -262,6 +263,31 @@ static bool rank_reduce_steps(Rank *rank)
         rank->step_s[s] = samples[kept / 2];
     }
     return rank->comm->ops->all_reduce_max(rank->comm, rank->step_s, job->plan->step_count, &rank->fault);
+}
+
+// Ranks of one process write into one trace. Processes that leave others' parts at 0 share theirs by a maximum.
+static bool rank_share_trace(Rank *rank)
+{
+    Job *job = rank->job;
+    const JobOptions *options = job->options;
+    const CommOps *comm = rank->comm->ops;
+    uint32_t steps = job->plan->step_count;
+    double before_s = -rank->start_s; // the largest is the earliest
+    if (options->trace_count == 0)
+        return true;
+    if (rank->comm->machine_size == rank->comm->size && !comm->all_reduce_max(rank->comm, &before_s, 1, &rank->fault))
+        return false;
+    const StepTime *times = interpreter_times(rank->interpreter);
+    for (uint32_t t = 0; t < options->trace_count; t++) {
+        StepTime *trace = job->result->trace + (size_t)t * steps;
+        for (uint32_t s = 0; options->trace_ranks[t] == rank->comm->rank && s < steps; s++)
+            trace[s] = (StepTime){times[s].start_s + before_s, times[s].end_s + before_s};
+    }
+    _Static_assert(sizeof(StepTime) == 2 * sizeof(double), "a trace is reduced as an array of numbers");
+    for (uint32_t t = 0; options->comm && t < options->trace_count; t++)
+        if (!comm->all_reduce_max(rank->comm, &job->result->trace[(size_t)t * steps].start_s, 2 * steps, &rank->fault))
+            return false;
+    return true;
 }
 
 static bool rank_reduce_traffic(Rank *rank)
@@ -328,7 +354,8 @@ static void rank_keep_output(Rank *rank)
 static bool rank_work(Rank *rank)
 {
     const JobOptions *options = rank->job->options;
-    if (!rank_prepare(rank) || !rank_loop(rank) || !rank_reduce_steps(rank) || !rank_reduce_traffic(rank))
+    if (!rank_prepare(rank) || !rank_loop(rank) || !rank_reduce_steps(rank) || !rank_reduce_traffic(rank) ||
+        !rank_share_trace(rank))
         return false;
     if (is_first(rank))
         memcpy(rank->job->result->step_s, rank->step_s, rank->job->plan->step_count * sizeof(*rank->step_s));
@@ -365,9 +392,11 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
     result->iteration_s = calloc((size_t)options->iterations + 1, sizeof(*result->iteration_s));
     result->loss = calloc((size_t)options->iterations + 1, sizeof(*result->loss));
     result->step_s = calloc((size_t)plan->step_count + 1, sizeof(*result->step_s));
+    result->trace = calloc((size_t)options->trace_count * plan->step_count + 1, sizeof(*result->trace));
     if (options->keep_outputs)
         result->outputs = calloc(options->comm ? 1 : result->ranks, output_bytes(plan) + 1);
-    if (!result->iteration_s || !result->loss || !result->step_s || (options->keep_outputs && !result->outputs))
+    if (!result->iteration_s || !result->loss || !result->step_s || !result->trace ||
+        (options->keep_outputs && !result->outputs))
         return fault_set(fault, EXIT_FAULT, "out of memory for the result");
     return true;
 }
@@ -560,6 +589,7 @@ void job_result_free(JobResult *result)
     free(result->iteration_s);
     free(result->loss);
     free(result->step_s);
+    free(result->trace);
     free(result->outputs);
     *result = (JobResult){0};
 }

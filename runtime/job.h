@@ -6,6 +6,7 @@
 #include <signal.h>
 
 #include "runtime/check.h"
+#include "runtime/interpreter.h"
 
 typedef enum { JOB_PREPARING, JOB_WARMING_UP, JOB_RUNNING, JOB_CHECKING } JobPhase;
 
@@ -23,6 +24,8 @@ typedef struct {
     bool emulate_links, check;
     bool keep_outputs; // JobResult.outputs
     double timeout_s;
+    const uint64_t *trace_ranks; // [trace_count] whose last iteration is kept, ascending: JobResult.trace
+    uint32_t trace_count;
     const volatile sig_atomic_t *interrupted;                     // ends the job when it becomes non-zero; may be NULL
     void (*progress)(void *context, const JobProgress *progress); // a few times a second; may be NULL
     void *progress_context;
@@ -47,6 +50,9 @@ typedef struct {
     double min_s, median_s, max_s;
     JobTraffic traffic[LEVELS_MAX];
     CheckVerdict check;
+    // [trace_count][plan->step_count], seconds from the begin of the iteration: of the first rank where all ranks are
+    // on one machine and share its clock, else from when the rank itself began.
+    StepTime *trace;
     // Final hidden states of the last iteration, in the model's dtype: [ranks of this process][tokens][hidden].
     void *outputs;
 } JobResult;

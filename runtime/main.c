@@ -13,12 +13,14 @@
 #include "ir/plan_file.h"
 #include "runtime/comm_mpi.h"
 #include "runtime/report.h"
+#include "runtime/trace.h"
 
 typedef enum { COMMUNICATOR_AUTO, COMMUNICATOR_THREADS, COMMUNICATOR_MPI } Communicator;
 
 typedef struct {
     const char *input;
     const char *json; // file, "-" for standard output, NULL for none
+    const char *trace, *trace_ranks;
     bool quiet, every_step;
     Communicator communicator;
     JobOptions job;
@@ -35,6 +37,8 @@ enum {
     OPTION_COMMUNICATOR,
     OPTION_TIMEOUT,
     OPTION_STEPS,
+    OPTION_TRACE,
+    OPTION_TRACE_RANKS,
     OPTION_QUIET,
 };
 
@@ -68,6 +72,10 @@ static const struct argp_option option_table[] = {
     {"json", OPTION_JSON, "FILE", OPTION_ARG_OPTIONAL,
      "write the report as JSON to FILE; without FILE to standard output, instead of the tables", 0},
     {"steps", OPTION_STEPS, NULL, 0, "list every step instead of one line per op", 0},
+    {"trace", OPTION_TRACE, "FILE", 0,
+     "write the last iteration as Chrome trace events, for Perfetto; 'hepc --emit=trace --merge FILE' adds the "
+     "simulated one", 0},
+    {"trace-ranks", OPTION_TRACE_RANKS, "RANKS", 0, "whose, such as 0-3,8 (the first 32)", 0},
     {"quiet", OPTION_QUIET, NULL, 0, "no progress line", 0},
     {0},
 };
@@ -158,6 +166,12 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
     case OPTION_STEPS:
         options->every_step = true;
         return 0;
+    case OPTION_TRACE:
+        options->trace = argument;
+        return 0;
+    case OPTION_TRACE_RANKS:
+        options->trace_ranks = argument;
+        return 0;
     case OPTION_QUIET:
         options->quiet = true;
         return 0;
@@ -169,6 +183,10 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
     case ARGP_KEY_END:
         if (!options->input)
             argp_error(state, "no plan: give a .hepb or .ir file ('-' reads standard input)");
+        if (options->trace_ranks && !options->trace)
+            argp_error(state, "--trace-ranks says whose times --trace FILE writes: give that, too");
+        if (options->trace && options->json && strcmp(options->trace, "-") == 0 && strcmp(options->json, "-") == 0)
+            argp_error(state, "--json and --trace cannot both go to standard output");
         return 0;
     }
     return ARGP_ERR_UNKNOWN;
@@ -223,21 +241,43 @@ static int read_plan(const char *path, char **data, size_t *length, Plan **plan)
     return check_plan(path, *data, *length, plan);
 }
 
+static bool is_standard(const char *path)
+{
+    return path && strcmp(path, "-") == 0;
+}
+
+// A run may take long: whether its results can be written is known before it starts.
+static int check_outputs(const Options *options)
+{
+    const char *const paths[] = {options->json, options->trace};
+    int code = EXIT_DONE;
+    for (size_t i = 0; i < COUNT_OF(paths); i++) {
+        const char *error = paths[i] ? file_probe(paths[i]) : NULL;
+        if (!error)
+            continue;
+        fprintf(stderr, "hep-run: %s: %s\n", paths[i], error);
+        code = EXIT_IO;
+    }
+    return code;
+}
+
 static void print_fault(const Plan *plan, const Fault *fault);
 
 // In a world of processes rank 0 reads the file, so that all have the same plan.
-static int load_plan(const char *path, MpiWorld *world, bool is_first, Plan **plan)
+static int load_plan(const Options *options, MpiWorld *world, bool is_first, Plan **plan)
 {
     size_t length = 0;
     char *data = NULL;
     Fault fault = {0};
-    int code = is_first ? read_plan(path, &data, &length, plan) : EXIT_DONE;
+    int code = is_first ? check_outputs(options) : EXIT_DONE;
+    if (is_first && code == EXIT_DONE)
+        code = read_plan(options->input, &data, &length, plan);
     if (world && !mpi_world_share(world, &code, &data, &length, &fault)) {
         print_fault(NULL, &fault);
         code = (int)fault.code;
     }
     if (code == EXIT_DONE && !is_first)
-        code = check_plan(path, data, length, plan);
+        code = check_plan(options->input, data, length, plan);
     free(data);
     return code;
 }
@@ -306,6 +346,22 @@ static int write_text(const char *path, Text *text)
     return error ? EXIT_IO : EXIT_DONE;
 }
 
+static int choose_traced(Options *options, const Plan *plan, uint64_t ranks[TRACE_RANKS_MAX], bool is_first)
+{
+    if (!options->trace)
+        return EXIT_DONE;
+    uint64_t rank_count = cluster_gpus(&plan->cluster);
+    const char *error = trace_parse_ranks(options->trace_ranks, rank_count, ranks, &options->job.trace_count);
+    if (error && is_first)
+        fprintf(stderr, "hep-run: --trace-ranks '%s': %s; the plan has %" PRIu64 "\n", options->trace_ranks, error,
+                rank_count);
+    if (!error && is_first && !options->trace_ranks && options->job.trace_count < rank_count)
+        fprintf(stderr, "hep-run: the trace has the first %" PRIu32 " ranks of %" PRIu64 "; see --trace-ranks\n",
+                options->job.trace_count, rank_count);
+    options->job.trace_ranks = ranks;
+    return error ? EXIT_USAGE : EXIT_DONE;
+}
+
 static int write_report(const Options *options, const Plan *plan, const JobResult *result)
 {
     Report report = {.plan_name = options->input,
@@ -316,11 +372,16 @@ static int write_report(const Options *options, const Plan *plan, const JobResul
                      .every_step = options->every_step};
     Text text = {0};
     int code = EXIT_DONE;
+    if (options->trace) {
+        trace_print_run(plan, &options->job, result, &text);
+        code = write_text(options->trace, &text);
+    }
     if (options->json) {
         report_print_json(&report, &text);
-        code = write_text(options->json, &text);
+        int json_code = write_text(options->json, &text);
+        code = code == EXIT_DONE ? json_code : code;
     }
-    if (!options->json || strcmp(options->json, "-") != 0) {
+    if (!is_standard(options->json) && !is_standard(options->trace)) {
         report_print(&report, &text);
         int table_code = write_text("-", &text);
         code = code == EXIT_DONE ? table_code : code;
@@ -400,7 +461,10 @@ int main(int argc, char **argv)
     if (!join_world(&options, &plan, &world))
         return EXIT_FAULT;
     bool is_first = !world || mpi_world_comm(world, NULL)->rank == 0;
-    int code = load_plan(options.input, world, is_first, &plan);
+    int code = load_plan(&options, world, is_first, &plan);
+    uint64_t traced[TRACE_RANKS_MAX];
+    if (code == EXIT_DONE)
+        code = choose_traced(&options, plan, traced, is_first);
     if (code == EXIT_DONE) {
         options.job.comm = world ? mpi_world_comm(world, &plan->cluster) : NULL;
         code = run_plan(&options, plan, is_first);

@@ -116,6 +116,21 @@ static char *resolve_target(const char *path)
     return target;
 }
 
+// Writing replaces a file by a new one beside it, so it is the directory that has to allow it.
+static const char *replace_probe(const char *target)
+{
+    Text temporary = {0};
+    text_format(&temporary, "%s.XXXXXX", target);
+    int file = mkostemp(temporary.data, O_CLOEXEC);
+    const char *error = file < 0 ? reason_of(errno) : NULL;
+    if (file >= 0) {
+        close(file);
+        unlink(temporary.data);
+    }
+    text_free(&temporary);
+    return error;
+}
+
 static const char *replace_file(const char *target, const void *data, size_t length)
 {
     Text temporary = {0};
@@ -156,6 +171,24 @@ const char *file_write(const char *path, const void *data, size_t length)
     }
     char *target = resolve_target(path);
     const char *error = replace_file(target, data, length);
+    free(target);
+    return error;
+}
+
+const char *file_probe(const char *path)
+{
+    struct stat existing;
+    if (!strcmp(path, "-"))
+        return NULL;
+    bool exists = stat(path, &existing) == 0;
+    if (exists && S_ISDIR(existing.st_mode))
+        return reason_of(EISDIR);
+    if (exists && access(path, W_OK) != 0)
+        return reason_of(errno);
+    if (exists && !S_ISREG(existing.st_mode))
+        return NULL;
+    char *target = resolve_target(path);
+    const char *error = replace_probe(target);
     free(target);
     return error;
 }

@@ -34,6 +34,9 @@ char *file_read(const char *path, size_t limit_bytes, size_t *length, const char
 // "-" is standard output. Returns NULL or a static reason.
 const char *file_write(const char *path, const void *data, size_t length) MUST_CHECK;
 
+// NULL when file_write could write `path` as things stand, else a static reason. Leaves nothing behind.
+const char *file_probe(const char *path) MUST_CHECK;
+
 // The candidate nearest to `word` by edit distance if it is close enough to be a slip, else NULL.
 const char *nearest_word(const char *word, const char *const *candidates, size_t count);
 

@@ -1,0 +1,39 @@
+// A timeline as Chrome trace events, for Perfetto (ui.perfetto.dev) and chrome://tracing: one row of
+// tracks per process, one track per stream, one event per step. What the simulated and the real
+// run of a plan have in common, so that they read alike and fit into one file. Times are seconds
+// from the begin of the iteration; events carry microseconds, whole nanoseconds.
+#ifndef HEP_TIMELINE_H
+#define HEP_TIMELINE_H
+
+#include "ir/base/text.h"
+#include "ir/plan.h"
+
+// Process numbers: the predicted run, and the real one of rank 0; rank r is r further.
+enum { TIMELINE_PREDICTED = 1, TIMELINE_RANK_0 = 2 };
+
+typedef struct {
+    Text *out;
+    bool any; // an event was written
+} Timeline;
+
+// Opens the file and says which plan it speaks of: its number of steps and its cluster's name.
+Timeline timeline_begin(const Plan *plan, Text *out);
+void timeline_end(Timeline *timeline);
+
+// Names the process and the tracks of its streams.
+void timeline_write_process(Timeline *timeline, int process, const char *name);
+void timeline_write_step(Timeline *timeline, const Plan *plan, int process, uint32_t step, double begin_s,
+                         double end_s);
+// An arrow to `step`, which begins at begin_s, from the step of another stream that it waited for,
+// bound by a time within that one. Nothing where both are of one stream.
+void timeline_write_wait(Timeline *timeline, const Plan *plan, int process, uint32_t cause, double cause_begin_s,
+                         uint32_t step, double begin_s);
+// A sample of several named values drawn as one stacked track.
+void timeline_write_counter(Timeline *timeline, int process, const char *name, double time_s,
+                            const char *const names[], const double values[], uint32_t count);
+
+// Appends the events of `text`, a file that hep-run wrote of a run of this plan. NULL, or why not: a
+// static reason; nothing is appended then.
+const char *timeline_merge(Timeline *timeline, const Plan *plan, const char *text, size_t length) MUST_CHECK;
+
+#endif
