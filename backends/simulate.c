@@ -123,7 +123,7 @@ static void begin(Simulator *sim, int stream, uint32_t step, int32_t cause)
     if (s->group == NONE)
         return;
     activity->flows = (double)group_size(&sim->plan->cluster, &sim->plan->groups[s->group]) - 1;
-    activity->left_bytes = s->bytes;
+    activity->left_bytes = s->bytes * fmax(1, s->busiest); // the group waits for its busiest member
     activity->until_s = sim->now_s + sim->plan->cluster.levels[s->level].overhead_s * activity->flows;
 }
 

@@ -146,6 +146,7 @@ int32_t builder_add_step(Builder *builder, StepSpec spec, const int32_t *operand
     builder->steps[index] = (Step){
         .op = spec.op, .layer = spec.layer, .level = spec.level, .group = spec.group,
         .operand_first = plan->operand_count, .cost_s = spec.cost_s, .bytes = spec.bytes,
+        .busiest = spec.busiest > 1 ? spec.busiest : 0,
     };
     for (uint32_t i = 0; i < info->operand_count; i++) {
         builder->operands = grow(builder->arena, builder->operands, plan->operand_count, &builder->operand_capacity,

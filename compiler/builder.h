@@ -27,6 +27,7 @@ typedef struct {
     Op op;
     int32_t layer, level, group;
     double cost_s, bytes;
+    double busiest; // of the bytes, over the average; 0 where all GPUs are alike
 } StepSpec;
 
 // Operands in the order of ops.def, as many as the op has. Dependencies follow from the buffers:

@@ -271,6 +271,14 @@ static void check_model(Checker *checker)
         spec_count_parameters(model);
 }
 
+static void check_model_and_routing(Checker *checker)
+{
+    size_t mark = diag_error_count(checker->diag);
+    check_model(checker);
+    if (!has_errors_since(checker, mark))
+        check_routing(checker);
+}
+
 // ---- plan ------------------------------------------------------------------------------------
 
 static void check_migration(Checker *checker)
@@ -346,7 +354,7 @@ const Spec *check_ast(Ast *ast, const CheckOptions *options, Arena *arena, Diag 
     if (checker->blocks[BLOCK_CLUSTER])
         check_cluster(checker);
     if (checker->blocks[BLOCK_MODEL])
-        check_model(checker);
+        check_model_and_routing(checker);
     if (checker->blocks[BLOCK_MODEL])
         check_plan(checker);
     if (diag_error_count(diag) == mark)

@@ -77,6 +77,7 @@ const char *const *choice_names(Takes takes)
     case TAKES_DOMAIN:
     case TAKES_NAMES:
     case TAKES_FILE:
+    case TAKES_SKEW:
         return NULL;
     }
     return NULL;
@@ -108,6 +109,7 @@ Kind takes_kind(Takes takes)
     case TAKES_DOMAIN:
     case TAKES_NAMES:
     case TAKES_FILE:
+    case TAKES_SKEW:
         return KIND_NUMBER;
     }
     return KIND_NUMBER;
@@ -192,7 +194,8 @@ bool evaluate_count(Checker *checker, const AstExpr *expr, const char *name, dou
 // Keys whose values are no scalars: check_domain.c and check_links.c look at them.
 static bool is_structured(Takes takes)
 {
-    return takes == TAKES_DOMAIN || takes == TAKES_NAMES || takes == TAKES_FILE;
+    return takes == TAKES_DOMAIN || takes == TAKES_NAMES || takes == TAKES_FILE ||
+           takes == TAKES_SKEW;
 }
 
 static int find_choice(const char *const *names, const char *name)

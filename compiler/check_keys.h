@@ -37,6 +37,7 @@ typedef enum {
     TAKES_DOMAIN,
     TAKES_NAMES,
     TAKES_FILE,
+    TAKES_SKEW,
 } Takes;
 
 typedef enum { NEED_REQUIRED, NEED_REQUIRED_DIMENSIONS, NEED_OPTIONAL } Need;
@@ -101,6 +102,9 @@ Span key_span(const Checker *checker, KeyId key, BlockId block);
 
 // check_links.c: names, ports and links of the outermost level's workers. Requires the levels checked.
 void check_links(Checker *checker, const AstEntry *cluster);
+
+// check_routing.c: which experts are popular. Requires the model checked.
+void check_routing(Checker *checker);
 
 // check_domain.c: replica levels and domain sizes. Requires cluster and model checked.
 void check_replicas_and_domain(Checker *checker, const char *domain_option);

@@ -109,7 +109,7 @@ ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, C
         return EXIT_DONE;
     bool infeasible = false;
     if (!place_and_solve(out->work, &options->planner, arena, diag, &out->work, &out->solution, &infeasible))
-        return infeasible ? EXIT_INFEASIBLE : EXIT_INPUT;
+        return out->solution.broken ? EXIT_INTERNAL : infeasible ? EXIT_INFEASIBLE : EXIT_INPUT;
     rank_by_simulation(out->work, &options->planner, &out->solution, arena);
     if (options->stop_after == STAGE_SOLVE)
         return EXIT_DONE;

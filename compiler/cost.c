@@ -61,8 +61,11 @@ static void add_port_time(const Spec *spec, GroupKind kind, uint32_t level, doub
     }
 }
 
-double cost_expected_copies(const Spec *spec, Dispatch dispatch, const Config *config, uint32_t level)
+double cost_expected_copies(const Workload *work, Dispatch dispatch, const Config *config, uint32_t level)
 {
+    const Spec *spec = work->spec;
+    if (work->routing && dispatch != DISPATCH_NAIVE)
+        return routing_load(work->routing, config->domain, level, dispatch).copies;
     double top_k = spec->model.top_k, experts = spec->model.experts;
     if (dispatch == DISPATCH_NAIVE || experts <= 0)
         return top_k;
@@ -93,7 +96,10 @@ static void cost_exchange(const Workload *work, const LayerWork *layer, const Co
     if (peers <= 0)
         return;
     double top_k = spec->model.top_k;
-    double copies = cost_expected_copies(spec, dispatch, config, level);
+    double copies = cost_expected_copies(work, dispatch, config, level), busiest = 1;
+    if (work->routing)
+        busiest = routing_load(work->routing, config->domain, level, dispatch).busiest_exchange;
+    cost->busiest[level] = busiest;
     double moved = copies * (count - domain) / count; // rows per token that leave
     cost->payload_bytes[level] = layer->data_bytes * moved / top_k;
     cost->send_rows[level] = layer->tokens * moved;
@@ -101,9 +107,11 @@ static void cost_exchange(const Workload *work, const LayerWork *layer, const Co
         double records = dispatch == DISPATCH_NAIVE ? 1 : top_k;
         cost->routing_bytes[level] = cost->send_rows[level] * records * RECORD_BYTES + peers * sizeof(int32_t);
         double stage_rows = layer->tokens * copies;
-        cost->route_s[level] = 2 * stage_rows * layer->row_bytes / cluster->device.memory_bandwidth;
+        cost->route_s[level] = 2 * busiest * stage_rows * layer->row_bytes / cluster->device.memory_bandwidth;
     }
-    double out_bytes = cost->payload_bytes[level] + cost->routing_bytes[level], back_bytes = cost->payload_bytes[level];
+    // The group waits for its busiest member.
+    double out_bytes = busiest * (cost->payload_bytes[level] + cost->routing_bytes[level]);
+    double back_bytes = busiest * cost->payload_bytes[level];
     cost->dispatch_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, out_bytes, peers);
     cost->combine_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, back_bytes, peers);
     add_port_time(spec, GROUP_EXCHANGE, level, out_bytes, peers, cost->port_dispatch_s);
@@ -144,8 +152,11 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     if (layer->expert_flops > 0) {
         double experts_held = spec->model.experts / workload_shards(spec) * held;
         cost->expert_s += workload_matrix_s(&spec->cluster.device, layer->expert_flops,
-                                        layer->tokens * spec->model.top_k / experts_held);
+                                            layer->tokens * spec->model.top_k / experts_held);
     }
+    if (work->routing) // what all GPUs of a domain hold is computed by all of them
+        cost->expert_s *=
+            routing_load(work->routing, config->domain, spec->cluster.level_count - 1, dispatch).busiest_experts;
     if (held > 1 && spec->plan.codec != CODEC_DENSE) // read and write: own experts once, received ones once
         cost->codec_s = 2 * layer->expert_bytes * (1 + held) / spec->cluster.device.memory_bandwidth;
 }

@@ -22,6 +22,7 @@ typedef struct {
     double expert_s;                                      // forward; twice that backward
     double send_rows[LEVELS_MAX];                         // expected rows a GPU sends to others, one way
     double payload_bytes[LEVELS_MAX], routing_bytes[LEVELS_MAX]; // of one dispatch; a combine carries the payload
+    double busiest[LEVELS_MAX];                           // bytes of the busiest GPU over those, which are averages
     double gather_bytes[LEVELS_MAX], reduce_bytes[LEVELS_MAX];
     // Busy time of the port of level j by everything that passes it, summed over the levels.
     double port_dispatch_s[LEVELS_MAX], port_combine_s[LEVELS_MAX], port_gather_s[LEVELS_MAX],
@@ -36,8 +37,8 @@ double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, d
 double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers);
 
 // Expected distinct domain prefixes at `level` that the top_k experts of a token fall into, under
-// uniform routing (hypergeometric); top_k for naive dispatch.
-double cost_expected_copies(const Spec *spec, Dispatch dispatch, const Config *config, uint32_t level);
+// uniform routing (hypergeometric) or that of the model (routing.h); top_k for naive dispatch.
+double cost_expected_copies(const Workload *work, Dispatch dispatch, const Config *config, uint32_t level);
 
 void cost_layer(const Workload *work, uint32_t layer, const Config *config, Dispatch dispatch, LayerCost *cost);
 

@@ -116,7 +116,7 @@ static int32_t add_records(Lowering *l, uint32_t layer, const char *name, double
 
 static double stage_bytes(const Lowering *l, int32_t level)
 {
-    double copies = cost_expected_copies(l->spec, l->dispatch, l->config, (uint32_t)level);
+    double copies = cost_expected_copies(l->work, l->dispatch, l->config, (uint32_t)level);
     return l->tokens * copies * l->spec->model.hidden * dtype_bytes(l->spec->model.dtype);
 }
 
@@ -147,7 +147,8 @@ static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t 
     builder_add_step(l->builder,
                      (StepSpec){.op = OP_DISPATCH, .layer = (int32_t)k, .level = from->level, .group = from->group,
                                 .cost_s = l->cost.dispatch_s[level],
-                                .bytes = l->cost.payload_bytes[level] + l->cost.routing_bytes[level]},
+                                .bytes = l->cost.payload_bytes[level] + l->cost.routing_bytes[level],
+                                .busiest = l->cost.busiest[level]},
                      dispatch);
 }
 
@@ -165,7 +166,8 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
     int32_t combine[] = {results, from->next_counts, from->send_counts, returned};
     builder_add_step(l->builder,
                      (StepSpec){.op = OP_COMBINE, .layer = (int32_t)k, .level = from->level, .group = from->group,
-                                .cost_s = l->cost.combine_s[level], .bytes = l->cost.payload_bytes[level]},
+                                .cost_s = l->cost.combine_s[level], .bytes = l->cost.payload_bytes[level],
+                                .busiest = l->cost.busiest[level]},
                      combine);
     snprintf(name, sizeof name, "summed.%s", level_name);
     int32_t summed = lowering_add_temporary(l, k, name, dtype, from->row_capacity, hidden);
@@ -374,7 +376,7 @@ static void chain_exchange(AbstractChain *chain, Op op, uint32_t k, uint32_t lev
         return;
     StepSpec step = {.op = op, .layer = (int32_t)k, .level = (int32_t)level,
                      .group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, domain),
-                     .cost_s = cost_s, .bytes = l->cost.payload_bytes[level]};
+                     .cost_s = cost_s, .bytes = l->cost.payload_bytes[level], .busiest = l->cost.busiest[level]};
     chain->last = add_bare_step(l, step, chain->last);
 }
 

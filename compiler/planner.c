@@ -2,7 +2,6 @@
 // checks the answer against the cost model and the lowering.
 #include "compiler/planner.h"
 
-#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -373,13 +372,18 @@ void planner_settle(Solution *solution, double objective_s)
         solution->status = solution->gap > 0 ? STATUS_FEASIBLE : STATUS_OPTIMAL;
 }
 
-static void finish(Choosing *c)
+static bool finish(Choosing *c, Diag *diag)
 {
     Solution *solution = c->solution;
     cost_mix(c->work, &solution->mix, c->work->spec->plan.dispatch, &solution->cost);
-    // The search adds up the same terms in another order.
-    assert(fabs(solution->cost.iteration_s - solution->objective_s) <= 1e-9 * solution->objective_s);
+    // The search adds up the same terms in another order; anything else is our mistake.
+    bool same = fabs(solution->cost.iteration_s - solution->objective_s) <= 1e-9 * solution->objective_s;
+    if (!same)
+        diag_error_plain(diag, "internal: the planner's objective is %.17g s, the cost model says %.17g s",
+                         solution->objective_s, solution->cost.iteration_s);
+    solution->broken = !same;
     planner_settle(solution, solution->cost.iteration_s);
+    return same;
 }
 
 // ---- solving ---------------------------------------------------------------------------------
@@ -508,7 +512,8 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
     bool forced = spec->plan.domain_wish != DOMAIN_AUTO;
     if (!(forced ? choose_forced : choose_freely)(&choosing, diag, infeasible))
         return false;
-    finish(&choosing);
+    if (!finish(&choosing, diag))
+        return false;
     solution->runner_up = solution->count;
     for (size_t i = 0; i < solution->count; i++) {
         const Candidate *rival = &solution->candidates[i];

@@ -32,6 +32,9 @@ static void append_takes(Text *text, const KeyInfo *key)
     case TAKES_FILE:
         text_append(text, "file name");
         break;
+    case TAKES_SKEW:
+        text_append(text, "law");
+        break;
     case TAKES_NUMBER:
     case TAKES_BYTES:
     case TAKES_TIME:
@@ -93,7 +96,7 @@ static void append_default(Text *text, const KeyInfo *key)
 static void append_limits(Text *text, const KeyInfo *key)
 {
     if (choice_names(key->takes) || key->takes == TAKES_DOMAIN || key->takes == TAKES_NAMES ||
-        key->takes == TAKES_FILE)
+        key->takes == TAKES_FILE || key->takes == TAKES_SKEW)
         return;
     append_quantity(text, key->takes, key->min);
     text_append(text, " to ");

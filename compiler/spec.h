@@ -23,6 +23,7 @@ typedef struct {
     Activation activation;
     // Abstract workloads: per GPU, MoE layer and direction.
     double data_bytes, expert_bytes, pre_expert_s, expert_compute_s;
+    double *popularity;         // [experts]: how often each is chosen, in proportion; NULL: all alike
     double *each[VOLUME_COUNT]; // [layers], where layers differ; else NULL
     uint32_t each_count[VOLUME_COUNT];
     // Of the whole network, and of what one token passes; 0 for abstract workloads. An imported model's are those

@@ -192,7 +192,7 @@ static bool resolve_name(const Ast *ast, const char *name, Arena *arena, Diag *d
     if (!info)
         return report_unknown(ast, dot ? dot + 1 : name, diag);
     if (choice_names(info->takes) || info->takes == TAKES_NAMES || info->takes == TAKES_FILE ||
-        info->takes == TAKES_DOMAIN) {
+        info->takes == TAKES_DOMAIN || info->takes == TAKES_SKEW) {
         diag_error_plain(diag, "--sweep: '%s' takes no numbers", name);
         return false;
     }

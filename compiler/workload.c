@@ -89,6 +89,7 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
     Workload *work = arena_alloc(arena, sizeof *work);
     work->spec = spec;
     work->layer_count = model->layers;
+    work->routing = routing_create(spec, arena);
     work->layers = arena_alloc_array(arena, model->layers, sizeof *work->layers);
     double expert_parameters_bytes = 0, dense_bytes = 0;
     ModelDims dims = spec_dims(model);

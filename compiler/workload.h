@@ -3,7 +3,7 @@
 #ifndef HEP_WORKLOAD_H
 #define HEP_WORKLOAD_H
 
-#include "compiler/spec.h"
+#include "compiler/routing.h"
 
 // One model layer on one GPU. Times are of the forward pass.
 typedef struct {
@@ -24,6 +24,7 @@ typedef struct {
     const Spec *spec;
     uint32_t layer_count, moe_count;
     LayerWork *layers;           // [layer_count], in the arena
+    Popularity *routing;            // NULL: uniform
     double loss_s;               // final norm, logits and cross-entropy
     double dense_gradient_bytes; // replicated parameters, all-reduced when training
     double dense_gradients;      // in so many buffers, each a collective of its own

@@ -251,6 +251,7 @@ typedef struct {
     uint32_t after_first, after_count; // into plan->after: steps of other streams, smaller index
     double cost_s;                  // predicted time of this step alone
     double bytes;                   // expected bytes one GPU sends in it; 0 for LOCAL
+    double busiest;                 // bytes of the GPU that sends or receives most over those; 0 where all are alike
 } Step;
 
 typedef struct {

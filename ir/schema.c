@@ -96,7 +96,8 @@ static const RecordInfo records[RECORD_COUNT] = {
                      .id = 's',
                      .fields = {FIRST(Step, "op", op, OP), MAYBE(Step, "layer", layer, LAYER),
                                 MAYBE(Step, "level", level, LEVEL), MAYBE(Step, "group", group, GROUP),
-                                FIELD(Step, "cost_s", cost_s, NUMBER), MAYBE(Step, "bytes", bytes, NUMBER)}},
+                                FIELD(Step, "cost_s", cost_s, NUMBER), MAYBE(Step, "bytes", bytes, NUMBER),
+                                MAYBE(Step, "busiest", busiest, NUMBER)}},
 };
 
 const RecordInfo *record_info(RecordKind kind)

@@ -117,13 +117,16 @@ Test(cost, deduplicated_copies_are_the_expected_distinct_domains)
     for (uint32_t top_k = 1; top_k <= 4; top_k++) {
         Spec spec = spec_small_gpt((uint32_t[]){2, 2, 2}, 16, top_k);
         Config config = {.domain = {1, 2, 1}};
-        cr_assert(fabs(cost_expected_copies(&spec, DISPATCH_DEDUP, &config, 0) - expected_distinct(16, top_k, 2)) <
+        Arena *arena = arena_create();
+        const Workload *work = workload_derive(&spec, arena);
+        cr_assert(fabs(cost_expected_copies(work, DISPATCH_DEDUP, &config, 0) - expected_distinct(16, top_k, 2)) <
                   1e-12);
-        cr_assert(fabs(cost_expected_copies(&spec, DISPATCH_DEDUP, &config, 1) - expected_distinct(16, top_k, 2)) <
+        cr_assert(fabs(cost_expected_copies(work, DISPATCH_DEDUP, &config, 1) - expected_distinct(16, top_k, 2)) <
                   1e-12);
-        cr_assert(fabs(cost_expected_copies(&spec, DISPATCH_DEDUP, &config, 2) - expected_distinct(16, top_k, 4)) <
+        cr_assert(fabs(cost_expected_copies(work, DISPATCH_DEDUP, &config, 2) - expected_distinct(16, top_k, 4)) <
                   1e-12);
-        cr_assert_eq(cost_expected_copies(&spec, DISPATCH_NAIVE, &config, 2), top_k);
+        cr_assert_eq(cost_expected_copies(work, DISPATCH_NAIVE, &config, 2), top_k);
+        arena_destroy(arena);
     }
 }
 

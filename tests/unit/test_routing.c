@@ -1,0 +1,174 @@
+// Skewed routing: inclusion probabilities, copies and the busiest GPU against sampled routing (Plackett-Luce,
+// by exponential clocks), and what the planner makes of it.
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compiler/planner.h"
+#include "specs.h"
+
+static double uniform(void)
+{
+    return (rand() + 0.5) / (RAND_MAX + 1.0);
+}
+
+static void draw_token(const double *popularity, uint32_t experts, uint32_t top_k, uint32_t *chosen)
+{
+    double when[64];
+    for (uint32_t e = 0; e < experts; e++)
+        when[e] = -log(uniform()) / popularity[e];
+    for (uint32_t i = 0; i < top_k; i++) {
+        uint32_t first = 0;
+        for (uint32_t e = 1; e < experts; e++)
+            if (when[e] < when[first])
+                first = e;
+        chosen[i] = first;
+        when[first] = INFINITY;
+    }
+}
+
+static double *zipf(uint32_t experts, double exponent, Arena *arena)
+{
+    double *popularity = arena_alloc_array(arena, experts, sizeof *popularity);
+    for (uint32_t e = 0; e < experts; e++)
+        popularity[e] = pow(e + 1.0, -exponent);
+    return popularity;
+}
+
+Test(routing, inclusion_probabilities_match_sampling)
+{
+    enum { EXPERTS = 32, DRAWS = 40000 };
+    srand(1);
+    for (uint32_t top_k = 1; top_k <= 8; top_k *= 2)
+        for (double exponent = 0.5; exponent < 2; exponent += 0.6) {
+            Arena *arena = arena_create();
+            double *popularity = zipf(EXPERTS, exponent, arena), expected[EXPERTS], counted[EXPERTS] = {0}, sum = 0;
+            routing_inclusion(popularity, EXPERTS, top_k, expected);
+            for (int d = 0; d < DRAWS; d++) {
+                uint32_t chosen[8];
+                draw_token(popularity, EXPERTS, top_k, chosen);
+                for (uint32_t i = 0; i < top_k; i++)
+                    counted[chosen[i]] += 1.0 / DRAWS;
+            }
+            for (int e = 0; e < EXPERTS; e++) {
+                sum += expected[e];
+                cr_assert(fabs(expected[e] - counted[e]) < 4 * sqrt(counted[e] / DRAWS) + 0.03 * counted[e] + 1e-3,
+                          "top-%u, zipf(%g), expert %d: %g, sampled %g", top_k, exponent, e, expected[e], counted[e]);
+            }
+            cr_assert(fabs(sum - top_k) < 1e-9 * top_k);
+            arena_destroy(arena);
+        }
+}
+
+// Rows that the busiest GPU sends or receives at `level`, over the average sent, and copies per token, by sampling.
+// Every GPU has `tokens` tokens; a row goes outer level first, once to each destination.
+static void sample(const Spec *spec, const uint32_t domain[], uint32_t level, double *copies, double *busiest)
+{
+    enum { TOKENS = 3000, PLACES_MAX = 64 };
+    const Cluster *cluster = &spec->cluster;
+    uint64_t gpus = cluster_gpus(cluster);
+    uint32_t each = spec->model.experts / (uint32_t)gpus;
+    uint32_t members = cluster->levels[level].count / domain[level], places = 1;
+    for (uint32_t l = 0; l <= level; l++)
+        places *= cluster->levels[l].count / domain[l];
+    double wanted[PLACES_MAX] = {0};
+    for (int t = 0; t < TOKENS; t++) {
+        uint32_t chosen[8];
+        bool seen[PLACES_MAX] = {false};
+        draw_token(spec->model.popularity, spec->model.experts, spec->model.top_k, chosen);
+        for (uint32_t i = 0; i < spec->model.top_k; i++) {
+            uint32_t x[LEVELS_MAX], at = 0;
+            cluster_coordinates(cluster, chosen[i] / each, x);
+            for (uint32_t l = 0; l <= level; l++)
+                at = at * (cluster->levels[l].count / domain[l]) + x[l] / domain[l];
+            seen[at] = true;
+        }
+        for (uint32_t p = 0; p < places; p++)
+            wanted[p] += seen[p] / (double)TOKENS;
+    }
+    double total = 0, most = 0;
+    for (uint32_t p = 0; p < places; p++)
+        total += wanted[p];
+    for (uint32_t p = 0; p < places; p++) {
+        double siblings = 0;
+        for (uint32_t q = p / members * members; q < p / members * members + members; q++)
+            siblings += wanted[q];
+        most = fmax(most, fmax(siblings - wanted[p], (members - 1) * wanted[p]));
+    }
+    *copies = total;
+    *busiest = most / (total * (members - 1) / places);
+}
+
+Test(routing, load_matches_sampling)
+{
+    static const uint32_t shapes[][3] = {{8, 0, 0}, {2, 4, 0}, {4, 2, 0}, {2, 2, 2}};
+    srand(2);
+    int compared = 0;
+    for (size_t s = 0; s < COUNT_OF(shapes); s++)
+        for (double exponent = 0.4; exponent < 1.5; exponent += 0.4) {
+            Arena *arena = arena_create();
+            Spec spec = spec_small_gpt(shapes[s], 32, 4);
+            spec.model.popularity = zipf(32, exponent, arena);
+            Workload *work = workload_derive(&spec, arena);
+            Candidate *candidates;
+            size_t count;
+            cr_assert(planner_enumerate(work, arena, diag_create(arena), &candidates, &count));
+            for (size_t c = 0; c < count; c++)
+                for (uint32_t l = 0; l < spec.cluster.level_count; l++) {
+                    const uint32_t *domain = candidates[c].config.domain;
+                    if (domain[l] == spec.cluster.levels[l].count)
+                        continue;
+                    RoutingLoad load = routing_load(work->routing, domain, l, DISPATCH_DEDUP);
+                    double copies, busiest;
+                    sample(&spec, domain, l, &copies, &busiest);
+                    cr_assert(fabs(load.copies - copies) < 0.05 * copies, "zipf(%g): %g copies, sampled %g", exponent,
+                              load.copies, copies);
+                    cr_assert(fabs(load.busiest_exchange - busiest) < 0.06 * busiest,
+                              "zipf(%g) level %u: busiest %g, sampled %g", exponent, l, load.busiest_exchange, busiest);
+                    compared++;
+                }
+            arena_destroy(arena);
+        }
+    cr_assert_gt(compared, 40);
+}
+
+Test(routing, experts_held_by_all_spread_their_load)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){8, 0, 0}, 32, 2);
+    Arena *arena = arena_create();
+    spec.model.popularity = zipf(32, 1.2, arena);
+    Workload *work = workload_derive(&spec, arena);
+    double before = INFINITY;
+    for (uint32_t size = 1; size <= 8; size *= 2) {
+        double load = routing_load(work->routing, (uint32_t[LEVELS_MAX]){size}, 0, DISPATCH_DEDUP).busiest_experts;
+        cr_assert_lt(load, before, "domains of %u", size);
+        before = load;
+    }
+    cr_assert(fabs(before - 1) < 1e-12, "one domain: every GPU computes its own tokens");
+    arena_destroy(arena);
+}
+
+Test(routing, skew_makes_larger_domains_pay)
+{
+    Arena *arena = arena_create();
+    double best_s[2];
+    uint32_t size[2];
+    for (int skewed = 0; skewed < 2; skewed++) {
+        Spec *spec = arena_alloc(arena, sizeof *spec);
+        *spec = spec_one_tier(8, 16e9, 0, 8e6, 4.7e6, 0.49e-3);
+        spec->model.experts = 32;
+        spec->model.top_k = 2;
+        spec->model.popularity = skewed ? zipf(32, 1.2, arena) : NULL;
+        Solution solution;
+        bool infeasible;
+        PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED};
+        cr_assert(planner_solve(workload_derive(spec, arena), &options, arena, diag_create(arena), &solution,
+                                &infeasible));
+        best_s[skewed] = solution.objective_s;
+        size[skewed] = solution.mix.configs[0].domain[0];
+    }
+    cr_assert_gt(best_s[1], best_s[0]);
+    cr_assert_gt(size[1], size[0]);
+    arena_destroy(arena);
+}
