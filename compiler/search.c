@@ -19,7 +19,8 @@ enum {
 
 static const double TIE = 1e-11; // relative: differences below are rounding
 static const double ROUNDS_WORK = 2e7; // rounds x stages x options
-static const double WORK_MAX = 5e5; // label extensions in all, well below a second
+static const double WORK_PER_STAGE = 8e3; // label extensions: half a second for 61 layers
+static const double WORK_LEAST = 5e4;
 
 typedef struct {
     double clock[STAGE_CLOCK_MAX], functional[STAGE_CLOCK_MAX];
@@ -359,6 +360,7 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
     // Fewer rounds where every round is long.
     double size = (double)problem->stage_count * problem->stages[0].option_count;
     double effort = limits->effort > 0 ? limits->effort : 1;
+    double work_max = effort * fmax(WORK_LEAST, WORK_PER_STAGE * problem->stage_count);
     uint32_t rounds = (uint32_t)fmin(ROUNDS_MAX, fmax(ROUNDS_MIN, effort * ROUNDS_WORK / fmax(1, size)));
     s.bound_count = multipliers_find(problem, &s.options, incumbent_s, rounds, s.bounds, scratch);
     out->bound_s = -INFINITY;
@@ -369,7 +371,7 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
         double cut_s = sweep(&s, width, choice);
         double best_s = fmin(cutoff_s, out->found ? out->objective_s : INFINITY);
         out->bound_s = fmax(out->bound_s, fmin(best_s, cut_s));
-        if (cut_s >= best_s * (1 - TIE) || out->timed_out || s.work > effort * WORK_MAX)
+        if (cut_s >= best_s * (1 - TIE) || out->timed_out || s.work > work_max)
             break;
         if (out->found && out->bound_s >= out->objective_s * (1 - limits->gap))
             break;

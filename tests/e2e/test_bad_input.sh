@@ -116,4 +116,19 @@ expect 3 "'auto' goes with nothing else" "$HEPC" --domain 0-3:auto "$two_dc"
 expect 3 'gathered again in a forward pass' "$HEPC" --domain dc=2,regather "$HEP_SOURCE/samples/laptop.hep"
 expect 2 'takes a number from 0 to 8' "$HEPC" --prefetch 9 "$two_dc"
 expect 2 'takes a number' "$HEPC" --gap most "$two_dc"
+# Limits of the search: a gap asked for is kept and said, a time limit that strikes is named.
+cat >deep.hep <<EOF
+cluster c { level dc { count = 4  bandwidth = 1 Gbit/s } level node { count = 4  bandwidth = 10 Gbit/s } level gpu { count = 8  bandwidth = 80 Gbit/s } }
+model m { layers = 40 moe { $(python3 -c '
+print("data = [%s]" % ", ".join("%d kB" % (2000 + 371 * k * k % 9000) for k in range(40)))
+print("expert = [%s]" % ", ".join("%d kB" % (100 + 517 * k % 1900) for k in range(40)))') pre_expert = 3 ms } }
+plan { pass = forward }
+EOF
+expect 0 '' "$HEPC" --dump=json --gap 5 deep.hep
+python3 -c 'import json, sys
+s = json.load(open(sys.argv[1]))["solution"]
+assert "ranked" in s["solver"] or 0 <= s["gap"] <= 0.05, s["gap"]
+assert abs(s["bound_s"] - s["iteration_s"] * (1 - s["gap"])) < 1e-9 * s["iteration_s"]' "$work/out" || fail "--gap"
+expect 0 '' "$HEPC" --dump=json --time-limit 0.001 deep.hep
+grep -q 'time limit' "$work/out" || fail "a time limit that strikes is not named"
 finish
