@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backends/diff.h"
 #include "backends/dot.h"
 #include "backends/html.h"
 #include "backends/json.h"
@@ -45,6 +46,7 @@ static const char *const dump_names[] = {
 
 typedef struct {
     const char *input, *output, *merge;
+    const char *diff; // what the input is compared with
     DumpKind dump;
     bool explain, check, simulate, help_language;
     CheckOptions checks;
@@ -66,9 +68,12 @@ enum {
     OPTION_SWEEP,
     OPTION_SIMULATE,
     OPTION_EMIT,
+    OPTION_DIFF,
     OPTION_MERGE,
     OPTION_LANGUAGE
 };
+
+static const PlannerOptions default_planner = {.prefetch = PREFETCH_UNLIMITED, .confirm = true};
 
 enum { INPUT_LIMIT = 256 << 20 }; // bytes of a file
 
@@ -81,7 +86,8 @@ static const char documentation[] =
     "  hepc samples/laptop.hep -o laptop.hepb\n"
     "  hepc -D \"link=1 Gbit/s\" --explain samples/laptop.hep\n"
     "  hepc --domain dc=2,gpu=1 -o forced.hepb samples/laptop.hep\n"
-    "  hepc --dump=ir laptop.hepb > laptop.ir && hepc laptop.ir -o again.hepb\n\n"
+    "  hepc --dump=ir laptop.hepb > laptop.ir && hepc laptop.ir -o again.hepb\n"
+    "  hepc --diff samples/laptop.hep -D \"link=1 Gbit/s\" samples/laptop.hep\n\n"
     "Dumps:\n"
 #define X(name, text, doc) "  " text ": " doc "\n"
     HEP_DUMPS(X)
@@ -111,6 +117,9 @@ static const struct argp_option option_table[] = {
      0},
     {"simulate", OPTION_SIMULATE, NULL, 0,
      "run the schedule in predicted time: critical path, busy streams and ports", 0},
+    {"diff", OPTION_DIFF, "OTHER", 0,
+     "say how FILE differs from OTHER, both .hep, .ir or .hepb, and exit 1 if it does; -D, --domain and the like are "
+     "for FILE alone; -o FILE.json for programs", 0},
     {"check", OPTION_CHECK, NULL, 0, "only check the input (a plan: run the verifier)", 0},
     {"help-language", OPTION_LANGUAGE, NULL, 0, "list every block and key of the .hep language", 0},
     {0},
@@ -151,6 +160,7 @@ static void refuse_mixtures(const Options *options, struct argp_state *state)
     } outputs[] = {{"--dump or --emit", options->dump != DUMP_NONE},
                    {"--explain", options->explain},
                    {"--sweep", options->sweep_count > 0},
+                   {"--diff", options->diff},
                    {"--simulate", options->simulate},
                    {"--check", options->check}};
     const char *first = NULL;
@@ -182,6 +192,9 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
     case OPTION_DUMP:
     case OPTION_EMIT:
         options->dump = parse_dump(argument, state);
+        return 0;
+    case OPTION_DIFF:
+        options->diff = argument;
         return 0;
     case OPTION_MERGE:
         options->merge = argument;
@@ -580,6 +593,79 @@ static int process_sweep(const Options *options, const char *content, size_t len
     return code == EXIT_DONE && !whole ? EXIT_FAULT : code;
 }
 
+// ---- two inputs ------------------------------------------------------------------------------
+
+typedef struct {
+    char *content;
+    Diag *diag;
+    Compilation compilation; // of a .hep file
+    Plan *loaded;            // of a plan
+} Obtained;
+
+static const Plan *obtained_plan(const Obtained *obtained)
+{
+    return obtained->loaded ? obtained->loaded : obtained->compilation.plan;
+}
+
+// `options->input` as a plan, whatever it is.
+static int obtain_plan(const Options *options, Arena *arena, Obtained *obtained)
+{
+    size_t length;
+    const char *error;
+    obtained->content = file_read(options->input, INPUT_LIMIT, &length, &error);
+    if (!obtained->content)
+        return complain(options->input, error);
+    obtained->diag = diag_create(arena);
+    int code = EXIT_DONE;
+    PlanForm form = plan_form(obtained->content, length);
+    if (form == PLAN_FORM_NONE) {
+        CompileOptions compile = {.name = options->input, .text = obtained->content, .length = length,
+                                  .check = options->checks, .dispatch = options->dispatch,
+                                  .planner = options->planner, .stop_after = STAGE_PLAN};
+        code = compile_file(&compile, arena, obtained->diag, &obtained->compilation);
+    } else if (refuses(options, form == PLAN_FORM_TEXT ? "a plan in text form" : "a binary plan")) {
+        code = EXIT_USAGE;
+    } else {
+        obtained->loaded = plan_load(options->input, obtained->content, length, obtained->diag);
+        code = obtained->loaded ? EXIT_DONE : EXIT_INPUT;
+    }
+    print_diagnostics(obtained->diag);
+    return code;
+}
+
+static void release_plan(Obtained *obtained)
+{
+    plan_destroy(obtained->loaded);
+    compile_release(&obtained->compilation);
+    free(obtained->content);
+}
+
+static int process_diff(const Options *options)
+{
+    Options as_it_stands = {.input = options->diff, .dispatch = NONE, .planner = default_planner};
+    Obtained obtained[2] = {0};
+    Arena *arena = arena_create();
+    int codes[2] = {obtain_plan(&as_it_stands, arena, &obtained[0]), obtain_plan(options, arena, &obtained[1])};
+    int code = codes[0] != EXIT_DONE ? codes[0] : codes[1];
+    if (code == EXIT_DONE) {
+        const Plan *plans[2] = {obtained_plan(&obtained[0]), obtained_plan(&obtained[1])};
+        const char *names[2] = {options->diff, options->input};
+        const Diff *diff = diff_plans(plans, names, arena);
+        Text text = {0};
+        if (options->output && ends_with(options->output, ".json"))
+            diff_print_json(diff, &text);
+        else
+            diff_print(diff, &text);
+        code = write_text(options, &text);
+        if (code == EXIT_DONE && !diff_is_empty(diff))
+            code = EXIT_MISMATCH;
+    }
+    release_plan(&obtained[0]);
+    release_plan(&obtained[1]);
+    arena_destroy(arena);
+    return code;
+}
+
 static bool is_same_file(const char *input, const char *output)
 {
     struct stat in, out;
@@ -595,10 +681,13 @@ static int process(const Options *options)
     }
     size_t length;
     const char *error;
-    if (is_same_file(options->input, options->output)) {
+    if (is_same_file(options->input, options->output) ||
+        (options->diff && is_same_file(options->diff, options->output))) {
         fprintf(stderr, "hepc: '%s' is the input: it will not be overwritten\n", options->output);
         return EXIT_USAGE;
     }
+    if (options->diff)
+        return process_diff(options);
     char *content = file_read(options->input, INPUT_LIMIT, &length, &error);
     if (!content)
         return complain(options->input, error);
@@ -616,7 +705,7 @@ int main(int argc, char **argv)
     static const struct argp parser = {option_table, parse_option,      "FILE", documentation,
                                        NULL,         append_exit_codes, NULL};
     argp_err_exit_status = EXIT_USAGE;
-    Options options = {.dispatch = NONE, .planner = {.prefetch = PREFETCH_UNLIMITED, .confirm = true}};
+    Options options = {.dispatch = NONE, .planner = default_planner};
     argp_parse(&parser, argc, argv, 0, NULL, &options);
     int code = process(&options);
     free(options.checks.defines);

@@ -37,7 +37,7 @@ static void print_domain(const Plan *plan, const uint32_t *domain, Text *out)
     }
 }
 
-static void print_value(const Plan *plan, FieldType type, const void *value, Text *out)
+void plan_print_value(const Plan *plan, FieldType type, const void *value, Text *out)
 {
     switch (type) {
     case FIELD_NAME:
@@ -102,7 +102,7 @@ static void print_field(const Plan *plan, const Field *field, const void *record
     if (!field->positional) {
         text_format(out, "%s ", field->key);
     }
-    print_value(plan, field->type, value, out);
+    plan_print_value(plan, field->type, value, out);
 }
 
 // ---- comments ----------------------------------------------------------------------------------

@@ -4,12 +4,14 @@
 
 #include "ir/base/diag.h"
 #include "ir/base/text.h"
-#include "ir/plan.h"
+#include "ir/schema.h"
 
 enum { PLAN_TEXT_VERSION = 1 };
 
 // Requires a plan within the limits of schema.h.
 void plan_print(const Plan *plan, Text *out);
+// A field's value as plan_print writes it.
+void plan_print_value(const Plan *plan, FieldType type, const void *value, Text *out);
 
 // Reads what plan_print writes; comments, spacing and the order of a record's keyed fields are
 // free. `source` is the text's id in `diag`. NULL when errors were reported. A plan that is returned
