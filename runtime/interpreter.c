@@ -16,7 +16,8 @@ typedef struct {
     uint32_t step_count;
     pthread_t thread;
     bool started;
-    _Atomic int64_t current;
+    _Atomic int64_t current, awaited; // as StreamPoint
+    _Atomic double since_s;
 } StreamState;
 
 struct Interpreter {
@@ -87,6 +88,13 @@ static void step_finish(Interpreter *interpreter, uint32_t index, uint32_t itera
         interpreter_wake(interpreter);
 }
 
+// Publishes what the stream waits for, or that its step starts.
+static void stream_waits(StreamState *stream, int64_t awaited)
+{
+    atomic_store_explicit(&stream->since_s, clock_now_s(), memory_order_relaxed);
+    atomic_store_explicit(&stream->awaited, awaited, memory_order_relaxed);
+}
+
 static void stream_run(Interpreter *interpreter, StreamState *stream, uint32_t iteration)
 {
     const Plan *plan = interpreter->plan;
@@ -95,9 +103,11 @@ static void stream_run(Interpreter *interpreter, StreamState *stream, uint32_t i
         const Step *step = &plan->steps[index];
         atomic_store_explicit(&stream->current, index, memory_order_relaxed);
         for (uint32_t a = 0; a < step->after_count; a++) {
+            stream_waits(stream, plan->after[step->after_first + a]);
             if (!step_await(interpreter, plan->after[step->after_first + a], iteration))
                 return;
         }
+        stream_waits(stream, -1);
         if (atomic_load_explicit(&interpreter->failed, memory_order_relaxed))
             return;
         Fault fault = {0};
@@ -177,6 +187,7 @@ static void streams_divide(Interpreter *interpreter)
         stream->stream = (Stream)s;
         stream->steps = next;
         atomic_store(&stream->current, -1);
+        atomic_store(&stream->awaited, -1);
         for (uint32_t i = 0; i < plan->step_count; i++) {
             if (op_info(plan->steps[i].op)->stream == (Stream)s)
                 *next++ = i;
@@ -256,6 +267,14 @@ void interpreter_destroy(Interpreter *interpreter)
 const StepTime *interpreter_times(const Interpreter *interpreter)
 {
     return interpreter->times;
+}
+
+StreamPoint interpreter_point(const Interpreter *interpreter, Stream stream)
+{
+    const StreamState *state = &interpreter->streams[stream];
+    return (StreamPoint){.step = interpreter_current_step(interpreter, stream),
+                         .awaited = atomic_load_explicit(&state->awaited, memory_order_relaxed),
+                         .since_s = atomic_load_explicit(&state->since_s, memory_order_relaxed)};
 }
 
 int64_t interpreter_current_step(const Interpreter *interpreter, Stream stream)

@@ -16,6 +16,7 @@
 #include "runtime/comm_threads.h"
 #include "runtime/interpreter.h"
 #include "runtime/machine.h"
+#include "runtime/state.h"
 
 enum { SAMPLES_MAX = 1024 }; // iterations whose step times are kept, per rank: the last ones
 static const double supervise_s = 0.1;
@@ -27,9 +28,10 @@ typedef struct {
     Comm *comm;
     Engine *engine;
     Interpreter *interpreter;
-    float *samples; // [step][SAMPLES_MAX or iterations]
-    double *step_s; // [step] medians
-    double start_s; // of the last iteration
+    atomic_bool prepared; // the supervisor may look at the interpreter
+    float *samples;       // [step][SAMPLES_MAX or iterations]
+    double *step_s;       // [step] medians
+    double start_s;       // of the last iteration
     pthread_t thread;
     bool ok;
     Fault fault;
@@ -192,6 +194,7 @@ static bool rank_prepare(Rank *rank)
     rank->step_s = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->step_s));
     if (!rank->samples || !rank->step_s)
         return fault_set(&rank->fault, EXIT_FAULT, "out of memory for step times");
+    atomic_store(&rank->prepared, true);
     return true;
 }
 
@@ -486,6 +489,20 @@ static void job_interrupt(Job *job)
     job_abort(job, &fault);
 }
 
+static void job_tell_state(Job *job)
+{
+    Text lines = {0};
+    double now_s = clock_now_s();
+    for (uint64_t r = 0; r < job->started; r++) {
+        Rank *rank = &job->ranks[r];
+        state_append(job->plan, rank->comm->rank, atomic_load(&rank->prepared) ? rank->interpreter : NULL, now_s,
+                     &lines);
+    }
+    if (lines.length > 0)
+        job->options->tell_state(job->options->state_context, lines.data);
+    text_free(&lines);
+}
+
 // Waits for all ranks that were started.
 static void job_supervise(Job *job)
 {
@@ -499,6 +516,10 @@ static void job_supervise(Job *job)
         if (options->progress) {
             JobProgress progress = job_progress(job);
             options->progress(options->progress_context, &progress);
+        }
+        if (options->state_asked && *options->state_asked) {
+            *options->state_asked = 0;
+            job_tell_state(job);
         }
         if (options->interrupted && *options->interrupted && !interrupted) {
             interrupted = true;

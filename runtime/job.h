@@ -29,6 +29,9 @@ typedef struct {
     const volatile sig_atomic_t *interrupted;                     // ends the job when it becomes non-zero; may be NULL
     void (*progress)(void *context, const JobProgress *progress); // a few times a second; may be NULL
     void *progress_context;
+    volatile sig_atomic_t *state_asked;                   // set to have the state told; reset here; may be NULL
+    void (*tell_state)(void *context, const char *lines); // of this process's ranks, one line per stream
+    void *state_context;
 } JobOptions;
 
 JobOptions job_options_default(void);

@@ -55,7 +55,9 @@ static const char documentation[] =
 #define X(name, text, doc) "  " text ": " doc "\n"
     HEP_ROUTINGS(X)
 #undef X
-        "\n";
+        "\n"
+        "SIGUSR1 prints the step that each stream of this process's ranks is at, to standard error; the run goes "
+        "on.\n\n";
 
 static const struct argp_option option_table[] = {
     {"iterations", 'n', "COUNT", 0, "measured iterations (10)", 0},
@@ -286,18 +288,29 @@ static int load_plan(const Options *options, MpiWorld *world, bool is_first, Pla
 
 static volatile sig_atomic_t interrupted;
 
+static volatile sig_atomic_t state_asked;
+
+static void on_state_signal(int signal_number)
+{
+    (void)signal_number;
+    state_asked = 1;
+}
+
 static void on_signal(int signal_number)
 {
     interrupted = signal_number;
 }
 
-// The first signal ends the run in order; the next one is not caught any more.
+// The first signal ends the run in order; the next one is not caught any more. SIGUSR1 asks where the ranks stand.
 static void catch_signals(void)
 {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    struct sigaction state_action = {.sa_handler = on_state_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&state_action.sa_mask);
+    sigaction(SIGUSR1, &state_action, NULL);
 }
 
 static void show_progress(void *context, const JobProgress *progress)
@@ -317,6 +330,13 @@ static void show_progress(void *context, const JobProgress *progress)
         fputs("\r\033[Kcomparing with the reference", stderr);
         break;
     }
+}
+
+static void show_state(void *context, const char *lines)
+{
+    (void)context;
+    fputs(isatty(STDERR_FILENO) ? "\r\033[K" : "", stderr);
+    fputs(lines, stderr);
 }
 
 static void print_fault(const Plan *plan, const Fault *fault)
@@ -411,6 +431,8 @@ static int run_plan(Options *options, const Plan *plan, bool is_first)
     Fault fault = {0};
     options->job.interrupted = &interrupted;
     options->job.progress = shows_progress ? show_progress : NULL;
+    options->job.state_asked = &state_asked;
+    options->job.tell_state = show_state;
     catch_signals();
     bool ok = job_run(plan, &options->job, &result, &fault);
     if (shows_progress)

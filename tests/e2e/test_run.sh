@@ -32,6 +32,23 @@ for planned, measured in zip(plan["traffic"], run["traffic"]):
     assert measured["bytes"] == total, (measured, planned)
 PYTHON
 done
+# SIGUSR1 tells where every rank's streams stand, and the run goes on.
+expect 0 '' "$HEPC" "$HEP_SOURCE/samples/laptop.hep" -o plan.hepb
+"$HEP_RUN" plan.hepb --emulate-links --iterations 100000 >out 2>err &
+pid=$!
+until [ $((0x$(awk '/^SigCgt/ { print $2 }' /proc/$pid/status) & 0x200)) != 0 ]; do sleep 0.05; done
+for try in $(seq 100); do
+  kill -USR1 $pid || break
+  sleep 0.2
+  grep -Eq "^rank [0-9]+: stream '[a-z]+': step [0-9]+, '[a-z_-]+'.*(under way for|waits for) " err && break
+done
+[ "$try" -lt 100 ] || fail "SIGUSR1 told no step: $(cat err)"
+grep -q '^rank 15: ' err || fail "no word of the last rank: $(cat err)"
+kill -0 $pid || fail "SIGUSR1 ended the run"
+kill -INT $pid
+wait $pid
+code=$?
+[ $code = 5 ] || fail "run exited with $code after SIGUSR1"
 # Ctrl-C ends it cleanly and soon.
 expect 0 '' "$HEPC" "$HEP_SOURCE/samples/laptop.hep" -o plan.hepb
 "$HEP_RUN" plan.hepb --emulate-links --iterations 100000 >out 2>err &
