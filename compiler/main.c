@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backends/chakra.h"
 #include "backends/diff.h"
 #include "backends/dot.h"
 #include "backends/html.h"
@@ -31,7 +32,8 @@
     X(JSON, "json", "the plan for programs")                                                                           \
     X(DOT, "dot", "the schedule as a graph, for Graphviz")                                                             \
     X(TRACE, "trace", "the simulated run as Chrome trace events, for Perfetto and chrome://tracing")                   \
-    X(HTML, "html", "a report to open in a browser: comparison, timeline, traffic, memory")
+    X(HTML, "html", "a report to open in a browser: comparison, timeline, traffic, memory")                            \
+    X(CHAKRA, "chakra", "Chakra traces for ASTRA-sim: files PREFIX.RANK.et and PREFIX.groups.json for -o PREFIX")
 
 #define X(name, ...) DUMP_##name,
 typedef enum { DUMP_NONE, HEP_DUMPS(X) DUMP_COUNT } DumpKind;
@@ -171,6 +173,8 @@ static void refuse_mixtures(const Options *options, struct argp_state *state)
             argp_error(state, "%s and %s do not go together", first, outputs[i].name);
         first = outputs[i].name;
     }
+    if (options->dump == DUMP_CHAKRA && (!options->output || !strcmp(options->output, "-")))
+        argp_error(state, "--emit=chakra writes a file per rank: give -o PREFIX");
     if (options->merge && options->dump != DUMP_TRACE)
         argp_error(state, "--merge adds a run to a simulated one: it needs --emit=trace");
     if (options->check && options->output)
@@ -343,6 +347,39 @@ typedef struct {
     size_t length;
 } Encoded;
 
+static int write_file(const char *path, Text *text)
+{
+    const char *error = file_write(path, text->data ? text->data : "", text->length);
+    text->length = 0;
+    return error ? complain(path, error) : EXIT_DONE;
+}
+
+static int write_chakra(const Options *options, const Plan *plan)
+{
+    uint64_t ranks = cluster_gpus(&plan->cluster);
+    if (!chakra_available()) {
+        fputs("hepc: --emit=chakra: built without protobuf-c: run scripts/install-deps and build again\n", stderr);
+        return EXIT_USAGE;
+    }
+    if (ranks > CHAKRA_RANKS_MAX) {
+        fprintf(stderr, "hepc: --emit=chakra writes a file per rank: %llu are too many, at most %d\n",
+                (unsigned long long)ranks, CHAKRA_RANKS_MAX);
+        return EXIT_USAGE;
+    }
+    Arena *arena = arena_create();
+    const Chakra *chakra = chakra_create(plan, arena);
+    Text text = {0};
+    chakra_print_groups(chakra, &text);
+    int code = write_file(arena_format(arena, "%s.groups.json", options->output), &text);
+    for (uint64_t rank = 0; rank < ranks && code == EXIT_DONE; rank++) {
+        chakra_print_rank(chakra, rank, &text);
+        code = write_file(arena_format(arena, "%s.%llu.et", options->output, (unsigned long long)rank), &text);
+    }
+    text_free(&text);
+    arena_destroy(arena);
+    return code;
+}
+
 // The simulated run, with a real one beside it if there is one.
 static int print_trace(const Options *options, const Plan *plan)
 {
@@ -380,6 +417,8 @@ static int print_plan(const Options *options, const Plan *plan, double solve_s, 
     case DUMP_HTML:
         html_print(plan, &text);
         break;
+    case DUMP_CHAKRA:
+        return write_chakra(options, plan);
     case DUMP_SUMMARY:
         summary_print(plan, encoded->length, &text);
         break;
@@ -499,6 +538,7 @@ static CompileStage last_stage(const Options *options)
     case DUMP_DOT:
     case DUMP_TRACE:
     case DUMP_HTML:
+    case DUMP_CHAKRA:
     case DUMP_COUNT:
         return STAGE_PLAN;
     }

@@ -37,6 +37,14 @@ if(HEP_BUILD_COMPILER)
   target_link_libraries(glpk INTERFACE ${GLPK_LIBRARY})
 endif()
 
+# Chakra traces.
+set(HEP_HAVE_PROTOBUF_C OFF)
+pkg_check_modules(PROTOBUF_C QUIET IMPORTED_TARGET libprotobuf-c)
+find_program(PROTOC_C protoc-c)
+if(PROTOBUF_C_FOUND AND PROTOC_C)
+  set(HEP_HAVE_PROTOBUF_C "${PROTOBUF_C_VERSION}")
+endif()
+
 set(HEP_HAVE_CUDA OFF)
 if(HEP_CUDA)
   find_package(CUDAToolkit QUIET)

@@ -8,6 +8,7 @@ endfunction()
 
 message(STATUS "hep ${PROJECT_VERSION}, ${CMAKE_BUILD_TYPE}")
 hep_line("hepc (compiler)" "${HEP_BUILD_COMPILER}")
+hep_line("Chakra traces" "${HEP_HAVE_PROTOBUF_C}")
 if(HEP_HAVE_MPI)
   hep_line("hep-run, host engine" "ON, communicators: threads, MPI (${HEP_HAVE_MPI})")
 else()

@@ -79,7 +79,7 @@ for kind in trace html dot; do
   cmp -s one other || fail "$kind differs between a model and its plan"
 done
 expect 6 'cannot|No such' "$HEPC" --emit=html -o missing/report.html laptop.hepb
-expect 2 "unknown output 'htm'.*dot, trace or html.*did you mean 'html'" "$HEPC" --emit=htm laptop.hepb
+expect 2 "unknown output 'htm'.*dot, trace, html or chakra.*did you mean 'html'" "$HEPC" --emit=htm laptop.hepb
 expect 0 '' "$HEPC" --help
 grep -q '^ *trace: ' out || fail "--help does not list trace"
 
