@@ -1,197 +1,325 @@
-// See explain.h. Sensitivities are found by planning again with a changed bandwidth; memory does not
-// depend on bandwidth, so the prices already known decide what fits.
+// See explain.h. Collects the records: runs and their rivals, limits lifted one by one, more bandwidth.
 #include "compiler/explain.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
-static void print_share(Text *out, const char *what, double part_s, double whole_s)
+#include "compiler/lower.h"
+
+const double EXPLAIN_STEP = 1e9 / 8;
+
+static const double UNLIMITED = 1e30;
+
+enum {
+    PRICES_MAX = 4000000, // layers priced for runner-ups, before only the most promising are looked at
+    RIVALS_MIN = 8,
+};
+
+// ---- runs ------------------------------------------------------------------------------------
+
+size_t explain_runs(const Workload *work, const Config *configs, bool kinds, ConfigRun *out)
 {
-    char value[FORMAT_MAX];
-    if (part_s > 0)
-        text_format(out, "  %-34s %11s %5.1f %%\n", what, format_time(value, part_s), 100 * part_s / whole_s);
+    size_t count = 0;
+    uint32_t moe = 0, kind = 0;
+    for (uint32_t k = 0; k < work->layer_count; k++) {
+        if (!work->layers[k].is_moe)
+            continue;
+        const Config *config = &configs[moe++];
+        if (count == 0 || !config_equal(config, &out[count - 1].config) || (kinds && work->layers[k].kind != kind))
+            out[count++] = (ConfigRun){.first_layer = k, .config = *config};
+        kind = work->layers[k].kind;
+        out[count - 1].last_layer = k;
+        out[count - 1].moe_layers++;
+    }
+    return count;
 }
 
-static void print_breakdown(const IterationCost *cost, Text *out)
+typedef struct {
+    const Workload *work;
+    const Solution *solution;
+    const Candidate *candidates; // all there are, where a choice was forced too
+    size_t count;
+    double *price_s;             // [count]: of the mix with that candidate in the run that is looked at
+    signed char *fits;           // [count]: -1 not known
+    Config *changed;             // [moe_count]
+} Rivalry;
+
+static bool rival_fits(Rivalry *r, size_t candidate)
 {
-    text_format(out, "where the iteration goes:\n");
-    print_share(out, "token exchange", cost->exchange_s, cost->iteration_s);
-    print_share(out, "waiting for experts or a busy port", cost->gather_wait_s, cost->iteration_s);
-    print_share(out, "all-reduce of dense gradients", cost->all_reduce_s, cost->iteration_s);
-    print_share(out, "pre-expert (attention, gate)", cost->pre_expert_s, cost->iteration_s);
-    print_share(out, "experts", cost->expert_s, cost->iteration_s);
-    print_share(out, "other computation", cost->other_s, cost->iteration_s);
+    if (r->fits[candidate] < 0) {
+        const Mix mix = {.configs = r->changed, .prefetch = r->solution->mix.prefetch};
+        double bytes = 0;
+        plan_destroy(lower(r->work, &mix, r->work->spec->plan.dispatch, &bytes));
+        r->fits[candidate] = bytes <= r->work->spec->cluster.device.memory_bytes;
+    }
+    return r->fits[candidate];
 }
 
-// The chosen configuration's iteration with one limit lifted: the bandwidth and latency of a level,
-// or (level == level_count) the computation.
-static double lifted_s(const Workload *work, const Mix *mix, uint32_t level)
+static void set_run(Rivalry *r, uint32_t first_moe, uint32_t count, const Config *config)
+{
+    for (uint32_t i = 0; i < count; i++)
+        r->changed[first_moe + i] = *config;
+}
+
+// The cheapest that fits; of those with another size at `level`, unless that is LEVELS_MAX.
+static Rival find_rival(Rivalry *r, const ExplainRun *run, uint32_t first_moe, uint32_t level)
+{
+    for (;;) {
+        size_t best = r->count;
+        for (size_t c = 0; c < r->count; c++) {
+            const Config *config = &r->candidates[c].config;
+            bool other = level == LEVELS_MAX ? !config_equal(config, &run->run.config)
+                                             : config->domain[level] != run->run.config.domain[level];
+            if (other && r->fits[c] != 0 && (best == r->count || r->price_s[c] < r->price_s[best]))
+                best = c;
+        }
+        if (best == r->count || !isfinite(r->price_s[best]))
+            return (Rival){0};
+        const Config *config = &r->candidates[best].config;
+        set_run(r, first_moe, run->run.moe_layers, config);
+        if (rival_fits(r, best))
+            return (Rival){.found = true, .config = *config, .iteration_s = r->price_s[best]};
+    }
+}
+
+// Where there are very many candidates only those are priced that are best for all layers alike.
+static double price_cutoff(const Rivalry *r, size_t runs)
+{
+    size_t affordable = PRICES_MAX / (runs * r->work->layer_count);
+    affordable = affordable < RIVALS_MIN ? RIVALS_MIN : affordable;
+    if (r->count <= affordable)
+        return INFINITY;
+    double low = 0, high = 0;
+    for (size_t c = 0; c < r->count; c++)
+        high = fmax(high, r->candidates[c].cost.iteration_s);
+    for (int step = 0; step < 60; step++) {
+        double middle = (low + high) / 2;
+        size_t below = 0;
+        for (size_t c = 0; c < r->count; c++)
+            below += r->candidates[c].cost.iteration_s <= middle;
+        *(below > affordable ? &high : &low) = middle;
+    }
+    return low;
+}
+
+static void explain_run(Rivalry *r, uint32_t first_moe, double cutoff_s, ExplainRun *run)
+{
+    Mix mix = {.configs = r->changed, .prefetch = r->solution->mix.prefetch};
+    memcpy(r->changed, r->solution->mix.configs, r->work->moe_count * sizeof *r->changed);
+    memset(r->fits, -1, r->count);
+    for (size_t c = 0; c < r->count; c++) {
+        r->price_s[c] = INFINITY;
+        if (r->candidates[c].cost.iteration_s > cutoff_s)
+            continue;
+        set_run(r, first_moe, run->run.moe_layers, &r->candidates[c].config);
+        IterationCost cost;
+        cost_mix(r->work, &mix, r->work->spec->plan.dispatch, &cost);
+        r->price_s[c] = cost.iteration_s;
+    }
+    run->runner_up = find_rival(r, run, first_moe, LEVELS_MAX);
+    for (uint32_t l = 0; l < r->work->spec->cluster.level_count; l++)
+        run->at_level[l] = find_rival(r, run, first_moe, l);
+}
+
+static void collect_runs(const Workload *work, const Solution *solution, Arena *arena, Explanation *out)
+{
+    ConfigRun *runs = arena_alloc_array(arena, work->moe_count + 1, sizeof *runs);
+    out->run_count = explain_runs(work, solution->mix.configs, true, runs);
+    out->runs = arena_alloc_array(arena, out->run_count + 1, sizeof *out->runs);
+    Arena *scratch = arena_create();
+    Rivalry r = {.work = work, .solution = solution, .candidates = solution->candidates, .count = solution->count};
+    if (solution->status == STATUS_FORCED) {
+        Candidate *all;
+        r.count = 0;
+        if (planner_enumerate(work, scratch, diag_create(scratch), &all, &r.count))
+            r.candidates = all;
+        else
+            r.count = 0; // too many to look at
+    }
+    r.price_s = arena_alloc_array(scratch, r.count + 1, sizeof *r.price_s);
+    r.fits = arena_alloc_array(scratch, r.count + 1, sizeof *r.fits);
+    r.changed = arena_alloc_array(scratch, work->moe_count + 1, sizeof *r.changed);
+    double cutoff_s = out->run_count ? price_cutoff(&r, out->run_count) : 0;
+    uint32_t first_moe = 0;
+    for (size_t i = 0; i < out->run_count; i++) {
+        out->runs[i] = (ExplainRun){.run = runs[i]};
+        explain_run(&r, first_moe, cutoff_s, &out->runs[i]);
+        first_moe += runs[i].moe_layers;
+    }
+    arena_destroy(scratch);
+}
+
+// ---- limits ----------------------------------------------------------------------------------
+
+// No gather takes time in the queue, on a port or in the codec, but for its latency.
+static void lift_gathers(const Workload *work, Workload *changed, Spec *spec, Arena *arena)
+{
+    changed->layers = arena_alloc_array(arena, work->layer_count, sizeof *changed->layers);
+    memcpy(changed->layers, work->layers, work->layer_count * sizeof *changed->layers);
+    for (uint32_t k = 0; k < work->layer_count; k++)
+        changed->layers[k].sent_bytes = 0;
+    spec->plan.codec = CODEC_DENSE;
+}
+
+static double lifted_s(const Workload *work, const Solution *solution, const ExplainLimit *limit)
 {
     Arena *arena = arena_create();
-    Spec changed = *work->spec;
-    if (level < changed.cluster.level_count) {
-        changed.cluster.levels[level].bandwidth_bytes_per_s = 1e30;
-        changed.cluster.levels[level].latency_s = changed.cluster.levels[level].overhead_s = 0;
-        changed.outer = level == 0 ? NULL : changed.outer;
-    } else {
-        changed.cluster.device.compute_flops = changed.cluster.device.memory_bandwidth = 1e30;
-        changed.model.pre_expert_s = changed.model.expert_compute_s = 0;
+    Spec spec = *work->spec;
+    Workload same = *work, *changed = &same;
+    same.spec = &spec;
+    switch (limit->kind) {
+    case LIMIT_LINK:
+        spec.cluster.levels[limit->level].bandwidth_bytes_per_s = UNLIMITED;
+        spec.cluster.levels[limit->level].latency_s = spec.cluster.levels[limit->level].overhead_s = 0;
+        spec.outer = limit->level == 0 ? NULL : spec.outer;
+        break;
+    case LIMIT_GATHER_QUEUE:
+        lift_gathers(work, changed, &spec, arena);
+        break;
+    case LIMIT_COMPUTE:
+        spec.cluster.device.compute_flops = spec.cluster.device.memory_bandwidth = UNLIMITED;
+        spec.model.pre_expert_s = spec.model.expert_compute_s = 0;
+        spec.model.each[VOLUME_PRE_EXPERT] = spec.model.each[VOLUME_EXPERT_COMPUTE] = NULL;
+        changed = workload_derive(&spec, arena);
+        break;
+    case LIMIT_MEMORY: // lifted by planning again, not here
+        break;
     }
     IterationCost cost;
-    cost_mix(workload_derive(&changed, arena), mix, changed.plan.dispatch, &cost);
+    cost_mix(changed, &solution->mix, spec.plan.dispatch, &cost);
     arena_destroy(arena);
     return cost.iteration_s;
 }
 
-static void print_binding(const Workload *work, const Solution *solution, Text *out)
+// The best plan with one quantity at `value`, or the same plan if that is better: what is found again with less
+// effort may be worse.
+static double replanned_s(const Workload *work, const PlannerOptions *options, const Solution *solution,
+                          Quantity quantity, uint32_t level, double value)
 {
-    const Cluster *cluster = &work->spec->cluster;
-    double now_s = solution->cost.iteration_s, best_s = now_s;
-    const char *binding = NULL;
-    char value[FORMAT_MAX];
-    text_append(out, "what binds: this plan's iteration if one limit were lifted\n");
-    for (uint32_t l = 0; l <= cluster->level_count; l++) {
-        const char *name = l < cluster->level_count ? cluster->levels[l].name : "computation";
-        double without_s = lifted_s(work, &solution->mix, l);
-        text_format(out, "  %-34s %11s %5.1f %% less\n", name, format_time(value, without_s),
-                    now_s > 0 ? 100 * (1 - without_s / now_s) : 0);
-        if (without_s < best_s * (1 - 1e-9)) {
-            best_s = without_s;
-            binding = name;
-        }
-    }
-    if (binding)
-        text_format(out, "bound by: %s\n", binding);
-    else
-        text_append(out, "bound by: several limits at once\n");
-}
-
-static void print_rivals(const Workload *work, const Solution *solution, Text *out)
-{
-    char domain[256], value[FORMAT_MAX];
-    double chosen_s = solution->cost.iteration_s;
-    if (solution->runner_up == solution->count) {
-        text_append(out, solution->status == STATUS_FORCED ? "runner-up: none, the domain was forced\n"
-                                                           : "runner-up: none\n");
-    } else {
-        const Candidate *rival = &solution->candidates[solution->runner_up];
-        text_format(out, "runner-up: %s, %s (%.1f %% slower)\n",
-                    config_format(&work->spec->cluster, &rival->config, domain, sizeof domain),
-                    format_time(value, rival->cost.iteration_s),
-                    100 * (rival->cost.iteration_s / chosen_s - 1));
-    }
-    size_t excluded = 0, faster = 0;
-    for (size_t i = 0; i < solution->count; i++) {
-        excluded += !solution->candidates[i].fits;
-        faster += !solution->candidates[i].fits && solution->candidates[i].cost.iteration_s < chosen_s;
-    }
-    text_format(out, "%zu configurations considered", solution->count);
-    if (excluded)
-        text_format(out, ", %zu do not fit the memory, %zu of these would be faster", excluded, faster);
-    text_append(out, "\n");
-}
-
-// The best candidate when the bandwidth of `level` is `factor` times what it is.
-static size_t choice_at(const Workload *work, const Solution *solution, uint32_t level, double factor,
-                        Candidate *scratch, Arena *arena)
-{
-    Spec changed = *work->spec;
-    changed.cluster.levels[level].bandwidth_bytes_per_s *= factor;
-    if (level == 0)
-        changed.outer = outer_scale(changed.outer, factor, arena);
-    Workload *other = workload_derive(&changed, arena);
-    memcpy(scratch, solution->candidates, solution->count * sizeof *scratch);
-    for (size_t i = 0; i < solution->count; i++)
-        cost_iteration(other, &scratch[i].config, changed.plan.dispatch, &scratch[i].cost);
-    return planner_best(scratch, solution->count, SIZE_MAX);
-}
-
-// The factor nearest to 1 in the direction of `step` at which the choice changes; 0 if none within
-// a thousandfold. *other: the choice beyond it.
-static double find_flip(const Workload *work, const Solution *solution, uint32_t level, double step,
-                        Candidate *scratch, size_t *other)
-{
-    double near = 1, far = 1;
     Arena *arena = arena_create();
-    do {
-        near = far;
-        far *= step;
-        *other = choice_at(work, solution, level, far, scratch, arena);
-    } while (*other == solution->uniform && far < 1e3 && far > 1e-3);
-    for (int i = 0; *other != solution->uniform && i < 30 && fabs(far / near - 1) > 1e-3; i++) {
-        double middle = sqrt(near * far);
-        size_t choice = choice_at(work, solution, level, middle, scratch, arena);
-        if (choice == solution->uniform) {
-            near = middle;
-        } else {
-            far = middle;
-            *other = choice;
-        }
-    }
+    const Workload *changed = explain_change(work, quantity, level, value, arena);
+    PlannerOptions again = explain_options(options);
+    IterationCost kept;
+    cost_mix(changed, &solution->mix, changed->spec->plan.dispatch, &kept);
+    Solution other;
+    bool infeasible;
+    double best_s = kept.iteration_s;
+    if (solution->status != STATUS_FORCED &&
+        planner_solve(changed, &again, arena, diag_create(arena), &other, &infeasible))
+        best_s = fmin(best_s, other.objective_s);
     arena_destroy(arena);
-    return *other == solution->uniform ? 0 : far;
+    return best_s;
 }
 
-static void print_sensitivity(const Workload *work, const Solution *solution, Arena *arena, Text *out)
+static void collect_limits(const Workload *work, const PlannerOptions *options, const Solution *solution,
+                           Explanation *out)
 {
-    const Cluster *cluster = &work->spec->cluster;
-    Candidate *scratch = arena_alloc_array(arena, solution->count, sizeof *scratch);
-    char now[FORMAT_MAX], then[FORMAT_MAX], domain[256];
-    text_append(out, "the choice flips, all else equal:\n");
-    for (uint32_t l = 0; l < cluster->level_count; l++) {
-        static const double steps[] = {0.8, 1.25};
-        for (size_t direction = 0; direction < COUNT_OF(steps); direction++) {
-            size_t other;
-            double factor = find_flip(work, solution, l, steps[direction], scratch, &other);
-            const char *word = direction ? "above" : "below";
-            double bandwidth = cluster->levels[l].bandwidth_bytes_per_s;
-            if (factor > 0)
-                text_format(out, "  %s %s %s (now %s): domain %s\n", cluster->levels[l].name, word,
-                            format_bandwidth(then, bandwidth * factor), format_bandwidth(now, bandwidth),
-                            config_format(cluster, &solution->candidates[other].config, domain, sizeof domain));
-            else
-                text_format(out, "  %s %s: never within a thousandfold of %s\n", cluster->levels[l].name, word,
-                            format_bandwidth(now, bandwidth));
+    const Spec *spec = work->spec;
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
+        if (spec->cluster.levels[l].count > 1)
+            out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_LINK, .level = l};
+    out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_GATHER_QUEUE};
+    out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_COMPUTE};
+    if (!spec->model.abstract)
+        out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_MEMORY};
+    double least_s = solution->cost.iteration_s * (1 - EXPLAIN_MARGIN);
+    out->binding = out->limit_count;
+    for (uint32_t i = 0; i < out->limit_count; i++) {
+        ExplainLimit *limit = &out->limits[i];
+        limit->iteration_s = limit->kind == LIMIT_MEMORY
+                                 ? replanned_s(work, options, solution, QUANTITY_MEMORY, 0, UNLIMITED)
+                                 : lifted_s(work, solution, limit);
+        if (limit->iteration_s < least_s) {
+            least_s = limit->iteration_s;
+            out->binding = i;
         }
     }
 }
 
-// Runs of MoE layers with the same configuration.
-static void print_runs(const Workload *work, const Solution *solution, Text *out)
+const char *limit_name(const Cluster *cluster, const ExplainLimit *limit, char *out, size_t size)
 {
-    char domain[256];
-    uint32_t moe = 0, first = 0;
-    for (uint32_t k = 0; k < work->layer_count; k++) {
-        if (!work->layers[k].is_moe)
+    switch (limit->kind) {
+    case LIMIT_LINK:
+        snprintf(out, size, "links of level %s", cluster->levels[limit->level].name);
+        break;
+    case LIMIT_GATHER_QUEUE:
+        snprintf(out, size, "gather queue");
+        break;
+    case LIMIT_COMPUTE:
+        snprintf(out, size, "computation");
+        break;
+    case LIMIT_MEMORY:
+        snprintf(out, size, "memory");
+        break;
+    }
+    return out;
+}
+
+// ---- all together ----------------------------------------------------------------------------
+
+static void collect_sensitivities(const Workload *work, const PlannerOptions *options, const Solution *solution,
+                                  Arena *arena, Explanation *out)
+{
+    const Spec *spec = work->spec;
+    Sensitivity *next = out->sensitivities;
+    double slack = explain_slack(work, options, solution);
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
+        if (spec->cluster.levels[l].count > 1)
+            *next++ = explain_sensitivity(work, options, solution, slack, QUANTITY_BANDWIDTH, l, arena);
+    *next++ = explain_sensitivity(work, options, solution, slack, QUANTITY_BATCH, 0, arena);
+    if (spec->plan.codec != CODEC_DENSE)
+        *next++ = explain_sensitivity(work, options, solution, slack, QUANTITY_RATIO, 0, arena);
+    if (!spec->model.abstract)
+        *next++ = explain_sensitivity(work, options, solution, slack, QUANTITY_MEMORY, 0, arena);
+    out->sensitivity_count = (uint32_t)(next - out->sensitivities);
+}
+
+static void collect_more(const Workload *work, const PlannerOptions *options, const Solution *solution,
+                         Explanation *out)
+{
+    for (uint32_t l = 0; l < work->spec->cluster.level_count; l++) {
+        if (work->spec->cluster.levels[l].count < 2)
             continue;
-        const Config *config = &solution->mix.configs[moe];
-        if (moe == 0 || !config_equal(config, config - 1))
-            first = k;
-        moe++;
-        if (moe < work->moe_count && config_equal(config, config + 1))
-            continue;
-        text_format(out, "  layers %u..%u: domain %s\n", first, k,
-                    config_format(&work->spec->cluster, config, domain, sizeof domain));
+        MoreBandwidth *more = &out->more[out->more_count++];
+        *more = (MoreBandwidth){.level = l, .now_bytes_per_s = explain_now(work, QUANTITY_BANDWIDTH, l)};
+        Arena *scratch = arena_create();
+        double then = more->now_bytes_per_s + EXPLAIN_STEP;
+        const Workload *changed = explain_change(work, QUANTITY_BANDWIDTH, l, then, scratch);
+        IterationCost cost;
+        cost_mix(changed, &solution->mix, changed->spec->plan.dispatch, &cost);
+        more->iteration_s = cost.iteration_s;
+        more->replanned_s = replanned_s(work, options, solution, QUANTITY_BANDWIDTH, l, then);
+        arena_destroy(scratch);
     }
 }
 
-void explain_print(const Workload *work, const Solution *solution, Arena *arena, Text *out)
+// What the planner would have chosen.
+static double free_choice_s(const Workload *work, const PlannerOptions *options)
 {
-    double chosen_s = solution->cost.iteration_s;
-    char value[FORMAT_MAX], other[FORMAT_MAX];
-    text_format(out, "chosen: %s per iteration (%s, solver %s)\n", format_time(value, chosen_s),
-                status_name(solution->status), solution->solver);
-    print_runs(work, solution, out);
-    for (int b = 0; b < BASELINE_COUNT; b++)
-        text_format(out, "  against %-9s %11s: %.2fx%s\n", baseline_names[b],
-                    format_time(other, solution->baselines[b].cost.iteration_s),
-                    solution->baselines[b].cost.iteration_s / chosen_s,
-                    solution->baselines[b].fits ? "" : " (does not fit)");
-    text_append(out, "\n");
-    print_breakdown(&solution->cost, out);
-    print_binding(work, solution, out);
-    text_append(out, "\n");
-    print_rivals(work, solution, out);
-    if (solution->status != STATUS_FORCED)
-        print_sensitivity(work, solution, arena, out);
+    Arena *arena = arena_create();
+    Spec spec = *work->spec;
+    spec.plan.domain_wish = DOMAIN_AUTO;
+    Workload free_work = *work;
+    free_work.spec = &spec;
+    PlannerOptions again = explain_options(options);
+    Solution solution;
+    bool infeasible;
+    bool solved = planner_solve(&free_work, &again, arena, diag_create(arena), &solution, &infeasible);
+    double result_s = solved ? solution.objective_s : 0;
+    arena_destroy(arena);
+    return result_s;
+}
+
+void explain_collect(const Workload *work, const PlannerOptions *options, const Solution *solution, Arena *arena,
+                     Explanation *out)
+{
+    *out = (Explanation){.work = work, .solution = solution};
+    collect_limits(work, options, solution, out);
+    collect_runs(work, solution, arena, out);
+    collect_more(work, options, solution, out);
+    if (solution->status == STATUS_FORCED)
+        out->free_s = free_choice_s(work, options);
+    else
+        collect_sensitivities(work, options, solution, arena, out);
 }

@@ -50,7 +50,7 @@ typedef struct {
     const char *input, *output, *merge;
     const char *diff; // what the input is compared with
     DumpKind dump;
-    bool explain, check, simulate, help_language;
+    bool explain, json, check, simulate, help_language;
     CheckOptions checks;
     PlannerOptions planner;
     int dispatch;
@@ -67,6 +67,7 @@ enum {
     OPTION_PREFETCH,
     OPTION_CHECK,
     OPTION_EXPLAIN,
+    OPTION_JSON,
     OPTION_SWEEP,
     OPTION_SIMULATE,
     OPTION_EMIT,
@@ -112,7 +113,10 @@ static const struct argp_option option_table[] = {
     {"time-limit", OPTION_TIME_LIMIT, "SECONDS", 0,
      "stop searching then and report the gap; the plan may then differ between runs (default: none)", 0},
     {"gap", OPTION_GAP, "PERCENT", 0, "stop once the plan is proven within PERCENT of the optimum (default: 0)", 0},
-    {"explain", OPTION_EXPLAIN, NULL, 0, "say why: what binds, the runner-up, where the choice flips", 0},
+    {"explain", OPTION_EXPLAIN, NULL, 0,
+     "say why: runner-ups, what binds, at which bandwidth, batch, ratio and memory the choice flips, and what one more "
+     "Gbit/s buys", 0},
+    {"json", OPTION_JSON, NULL, 0, "with --explain: the same for programs", 0},
     {"sweep", OPTION_SWEEP, "NAME=VALUES", 0,
      "compile at every value and print a table; VALUES are 1,2,4 or FIRST:LAST:STEP or FIRST:LAST:logCOUNT; NAME is "
      "a 'let', LEVEL.bandwidth and the like (Gbit/s, ms), or a key such as batch; up to 4 times; -o FILE.csv or .json",
@@ -177,6 +181,8 @@ static void refuse_mixtures(const Options *options, struct argp_state *state)
         argp_error(state, "--emit=chakra writes a file per rank: give -o PREFIX");
     if (options->merge && options->dump != DUMP_TRACE)
         argp_error(state, "--merge adds a run to a simulated one: it needs --emit=trace");
+    if (options->json && !options->explain)
+        argp_error(state, "--json goes with --explain; the plan itself for programs is --dump=json");
     if (options->check && options->output)
         argp_error(state, "--check writes nothing: it does not go together with --output");
 }
@@ -222,6 +228,9 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         return 0;
     case OPTION_EXPLAIN:
         options->explain = true;
+        return 0;
+    case OPTION_JSON:
+        options->json = true;
         return 0;
     case OPTION_SWEEP:
         if (options->sweep_count == SWEEP_AXES_MAX)
@@ -564,7 +573,9 @@ static int print_compiled(const Options *options, const Compilation *compilation
         return print_milp(options, compilation);
     int code = finish(options, compilation->plan, compilation->solution.solve_s, !options->explain);
     if (code == EXIT_DONE && options->explain) {
-        explain_print(compilation->work, &compilation->solution, arena, &text);
+        Explanation explanation;
+        explain_collect(compilation->work, &options->planner, &compilation->solution, arena, &explanation);
+        (options->json ? explain_print_json : explain_print)(&explanation, &text);
         fputs(text.data, stdout);
         text_free(&text);
     }

@@ -240,7 +240,8 @@ static void solve_binding(Choosing *c, uint32_t prefetch, const double *sizes, s
 {
     SearchLimits limits = c->options->limits, bound = c->options->limits;
     size_t groups = count < SHARED_GROUPS_MAX ? count : SHARED_GROUPS_MAX;
-    limits.effort = bound.effort = groups < count ? 1.0 / SHARED_GROUPS_MAX : 1;
+    double effort = limits.effort > 0 ? limits.effort : 1;
+    limits.effort = bound.effort = groups < count ? effort / SHARED_GROUPS_MAX : effort;
     bound.bound_only = true;
     for (size_t g = 0; g < groups && !c->solution->timed_out; g++) {
         size_t first = g * count / groups, last = (g + 1) * count / groups - 1;
