@@ -1,6 +1,4 @@
 // Stands in for chakra.c where protobuf-c was not found: says so, and is asked for nothing else.
-#include <assert.h>
-
 #include "backends/chakra.h"
 
 bool chakra_available(void)
@@ -19,11 +17,11 @@ void chakra_print_rank(const Chakra *chakra, uint64_t rank, Text *out)
 {
     (void)rank;
     (void)out;
-    assert(chakra);
+    (void)chakra;
 }
 
 void chakra_print_groups(const Chakra *chakra, Text *out)
 {
     (void)out;
-    assert(chakra);
+    (void)chakra;
 }
