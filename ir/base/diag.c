@@ -72,7 +72,16 @@ const char *diag_source_name(const Diag *diag, uint32_t source)
     return found ? found->name : "";
 }
 
-// Bytes that would move the cursor or break a terminal are shown as '?'; UTF-8 passes.
+// A control character begins here: one byte of ASCII, or two of UTF-8 (U+0080 to U+009F, which terminals obey as well).
+static size_t control_bytes(const char *text, const char *end)
+{
+    unsigned char c = (unsigned char)text[0];
+    if (c < 0x20 || c == 0x7f)
+        return 1;
+    return c == 0xc2 && text + 1 < end && (unsigned char)text[1] >= 0x80 && (unsigned char)text[1] <= 0x9f ? 2 : 0;
+}
+
+// Bytes that would move the cursor or break a terminal are shown as '?'; other UTF-8 passes.
 static const char *format_message(Arena *arena, const char *format, va_list arguments)
 {
     char *message = NULL;
@@ -80,9 +89,14 @@ static const char *format_message(Arena *arena, const char *format, va_list argu
         arena_exhausted();
     char *copy = arena_copy_string(arena, message, strlen(message));
     free(message);
-    for (char *c = copy; *c; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7f)
-            *c = '?';
+    const char *end = copy + strlen(copy);
+    char *out = copy;
+    for (const char *c = copy; c < end; c++) {
+        size_t control = control_bytes(c, end);
+        *out++ = control ? '?' : *c;
+        c += control > 1;
+    }
+    *out = '\0';
     return copy;
 }
 
@@ -231,10 +245,12 @@ static void print_source_line(Printer printer, const Source *source, const Place
         char c = source->text[i];
         size_t width = shown_width(c, column);
         column += width;
+        size_t control = control_bytes(source->text + i, source->text + end);
         if (c == '\t')
             fprintf(printer.out, "%*s", (int)width, "");
         else
-            fputc((unsigned char)c < 0x20 || c == 0x7f ? '?' : c, printer.out);
+            fputc(control ? '?' : c, printer.out);
+        i += c != '\t' && control > 1;
     }
     fputc('\n', printer.out);
 }

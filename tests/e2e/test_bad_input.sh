@@ -131,4 +131,10 @@ assert "ranked" in s["solver"] or 0 <= s["gap"] <= 0.05, s["gap"]
 assert abs(s["bound_s"] - s["iteration_s"] * (1 - s["gap"])) < 1e-9 * s["iteration_s"]' "$work/out" || fail "--gap"
 expect 0 '' "$HEPC" --dump=json --time-limit 0.001 deep.hep
 grep -q 'time limit' "$work/out" || fail "a time limit that strikes is not named"
+# Control characters of either set are shown, not sent to the terminal.
+printf 'cluster a { level x\xc2\x9b2J { count = 2 } } # \x1b[2J \xc2\x9b2J \xc3\xa9\n' >control.hep
+"$HEPC" --check control.hep >/dev/null 2>err
+LC_ALL=C grep -q $'\xc2\x9b\\|\x1b' err && fail "control characters reach the terminal"
+grep -q '?2J' err || fail "no question mark in: $(cat err)"
+LC_ALL=C grep -q $'\xc3\xa9' err || fail "other characters are lost: $(cat err)"
 finish
