@@ -1,6 +1,5 @@
 // The verifier's report, its order of work, and the properties of groups, choices, steps and edges;
-// verify_buffers.c, verify_sizes.c and
-// verify_layers.c hold the others.
+// verify_buffers.c, verify_sizes.c, verify_layers.c and verify_flow.c hold the others.
 #include "ir/verify.h"
 
 #include <inttypes.h>
@@ -216,6 +215,7 @@ bool plan_verify(const Plan *plan, VerifyReport *report)
         verify_memory(&verifier);
     }
     verify_layers(&verifier);
+    verify_flow(&verifier);
     verify_traffic(&verifier);
     verify_claims(&verifier);
     arena_destroy(verifier.scratch);

@@ -284,6 +284,48 @@ static void verify_gathers(Verifier *verifier, const Choice *choice, const uint3
     }
 }
 
+static const uint32_t *find_op(const Plan *plan, const uint32_t *steps, uint32_t count, Op op)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (plan->steps[steps[i]].op == op) {
+            return &steps[i];
+        }
+    }
+    return NULL;
+}
+
+static void expect_before(Verifier *verifier, uint32_t before, uint32_t step)
+{
+    if (!order_before(verifier->order, before, step)) {
+        verify_fail(verifier, PROPERTY_GATHER, step, "does not wait for step %" PRIu32 ", '%s'", before,
+                    step_info(&verifier->plan->steps[before])->name);
+    }
+}
+
+// Experts are computed with what was gathered, and their gradients go home when they are there. With buffers
+// `reads` sees this too; abstract plans have none.
+static void verify_gather_order(Verifier *verifier, const uint32_t *steps, uint32_t count)
+{
+    const Plan *plan = verifier->plan;
+    const uint32_t *forward = find_op(plan, steps, count, OP_EXPERT);
+    const uint32_t *backward = find_op(plan, steps, count, OP_EXPERT_BACKWARD);
+    uint32_t gathers = 0, rounds = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        gathers += plan->steps[steps[i]].op == OP_GATHER;
+    }
+    const Choice *choice = verify_find_choice(plan, plan->steps[steps[0]].layer);
+    uint32_t per_round = choice->regather && backward ? gathers / 2 : gathers;
+    for (uint32_t i = 0; i < count; i++) {
+        Op op = plan->steps[steps[i]].op;
+        if (op == OP_GATHER) {
+            const uint32_t *reader = rounds++ < per_round ? forward : backward;
+            expect_before(verifier, steps[i], *reader);
+        } else if (op == OP_REDUCE_SCATTER) {
+            expect_before(verifier, *backward, steps[i]);
+        }
+    }
+}
+
 // Steps of MoE layers in layers that are none.
 static void verify_dense_layer(Verifier *verifier, uint32_t layer, const uint32_t *steps, uint32_t count)
 {
@@ -325,6 +367,9 @@ void verify_layers(Verifier *verifier)
         verify_exchange(verifier, choice, steps, count);
         verify_gathers(verifier, choice, steps, count, SHAPE_GATHER);
         verify_gathers(verifier, choice, steps, count, SHAPE_SCATTER);
+        if (!verifier->report->total) { // all are there
+            verify_gather_order(verifier, steps, count);
+        }
     }
 }
 
@@ -339,9 +384,35 @@ static void verify_level_traffic(Verifier *verifier, uint32_t level, const char 
     }
 }
 
+// A gather, or a sum, sends what its tensors make it; how much an exchange sends, routing decides.
+static void verify_step_traffic(Verifier *verifier, uint32_t index)
+{
+    const Plan *plan = verifier->plan;
+    const Step *step = &plan->steps[index];
+    OpShape shape = step_info(step)->shape;
+    if (shape == SHAPE_LOCAL || shape == SHAPE_EXCHANGE) {
+        return;
+    }
+    const Buffer *buffer = &plan->buffers[step_operands(plan, step)[shape == SHAPE_SCATTER ? 1 : 0]];
+    double members = (double)group_size(&plan->cluster, &plan->groups[step->group]);
+    double sent = (members - 1) * (double)buffer_bytes(buffer), slack = 1e-9 * sent;
+    if (shape == SHAPE_REDUCE) {
+        sent *= 2 / members;
+    } else if (shape == SHAPE_GATHER && plan->codec != CODEC_DENSE) {
+        slack += (members - 1) * (double)buffer->rows; // packets are rounded up to whole bytes
+    }
+    if (fabs(step->bytes - sent) > slack) {
+        verify_fail(verifier, PROPERTY_TRAFFIC, index, "is said to send %.17g bytes, '%s' makes it %.17g",
+                    step->bytes, buffer->name, sent);
+    }
+}
+
 void verify_traffic(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
+    for (uint32_t i = 0; i < plan->step_count && !plan->model.abstract && !verifier->report->total; i++) {
+        verify_step_traffic(verifier, i); // operands are there where nothing else is wrong
+    }
     double exchange[LEVELS_MAX] = {0}, gather[LEVELS_MAX] = {0}, reduce[LEVELS_MAX] = {0};
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];

@@ -234,6 +234,18 @@ Test(verify, abstract_plans_have_structure_and_no_buffers)
     plan_destroy(plan);
 }
 
+Test(verify, flow)
+{
+    EXPECT(use(plan, PLAN_GATE, "x", "x"), FLOW, PLAN_GATE,
+           "operand 'x', 'x', holds the input of layer 0: expected the attention's output of layer 0");
+    EXPECT(use(plan, PLAN_RESIDUAL, "x", "x"), FLOW, PLAN_RESIDUAL, "expected the attention's output of layer 0");
+    EXPECT(use(plan, PLAN_RESIDUAL, "results", "y"), FLOW, PLAN_RESIDUAL, "expected results of layer 0");
+    EXPECT(use(plan, PLAN_LOSS, "x", "summed"), FLOW, PLAN_LOSS, "expected the input of layer 1");
+    EXPECT(plan->step_count--, FLOW, NONE, "the schedule ends without a loss");
+    EXPECT(plan->model.shared_experts = 1, FLOW, PLAN_RESIDUAL,
+           "misses operand 'shared': expected results of the shared experts of layer 0");
+}
+
 Test(verify, traffic)
 {
     EXPECT(plan->steps[PLAN_COMBINE].bytes += 1e-3, TRAFFIC, NONE, "level 'dc': the steps send");
