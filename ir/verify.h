@@ -21,7 +21,7 @@
     X(MEMORY, "memory", "buffers are aligned, inside the arena, and share memory only when never alive together")      \
     X(EXCHANGE, "exchange", "rows go out level by level, meet the experts once, and return the way they came")         \
     X(GATHER, "gather", "experts are gathered at every sharding level with S > 1, outer first; gradients go back")     \
-    X(FLOW, "flow", "every step gets the values its op means, of its layer and stage; every weight is updated once")    \
+    X(FLOW, "flow", "every step gets the values its op means, of its layer and stage; weights are updated once")       \
     X(TRAFFIC, "traffic", "the bytes of the steps of a level add up to the chosen strategy's traffic")                 \
     X(CLAIMS, "claims", "times, memory, volumes and names that the plan states of itself agree with each other")
 #define X(name, ...) PROPERTY_##name,

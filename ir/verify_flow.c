@@ -83,7 +83,8 @@ static const char *describe_value(const Flow *flow, Value value, char out[160])
         length += snprintf(out + length, 160 - (size_t)length, " of layer %" PRId32, value.layer);
     for (uint32_t l = 0; l < flow->plan->cluster.level_count && length < 120; l++)
         if (value.levels >> l & 1)
-            length += snprintf(out + length, 160 - (size_t)length, ", over '%.16s'", flow->plan->cluster.levels[l].name);
+            length += snprintf(out + length, 160 - (size_t)length, ", over '%.16s'",
+                               flow->plan->cluster.levels[l].name);
     if (value.from == NONE)
         return out;
     if (value.holds == HOLDS_WEIGHT || value.holds == HOLDS_UPDATED || value.holds == HOLDS_PACKET ||

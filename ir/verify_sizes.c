@@ -77,18 +77,79 @@ static void verify_route(Verifier *verifier, uint32_t index, const Shape *shape)
     expect_rows(verifier, index, "origin", (next < records ? next : records) + rows_of(verifier, index, "send_rows"));
 }
 
+// The route that wrote the `origin` of a step that undoes it, or repeats it for gradients; NONE without one.
+static int64_t find_route(const Plan *plan, uint32_t index)
+{
+    const Buffer *origin = named(plan, &plan->steps[index], "origin");
+    for (uint32_t before = index; origin && before-- > 0;)
+        if (plan->steps[before].op == OP_ROUTE && named(plan, &plan->steps[before], "origin") == origin)
+            return before;
+    return NONE;
+}
+
+// One gradient of a gate weight per record.
+static void expect_record_gradients(Verifier *verifier, uint32_t index, const char *operand, uint64_t rows,
+                                    const Shape *shape)
+{
+    const Buffer *buffer = named(verifier->plan, &verifier->plan->steps[index], operand);
+    expect_rows(verifier, index, operand, rows);
+    if (buffer && buffer->cols != shape->records)
+        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' is %" PRIu64 " wide, expected %" PRIu32 ", one per record",
+                    buffer->name, buffer->cols, shape->records);
+}
+
+// Result gradients go where the route put rows: same next stage, same send buffer.
+static void verify_unroute_backward(Verifier *verifier, uint32_t index)
+{
+    int64_t route = find_route(verifier->plan, index);
+    if (route == NONE)
+        return;
+    expect_rows(verifier, index, "drows", rows_of(verifier, (uint32_t)route, "rows"));
+    expect_rows(verifier, index, "dresults", rows_of(verifier, (uint32_t)route, "next_rows"));
+    expect_rows(verifier, index, "send_rows", rows_of(verifier, (uint32_t)route, "send_rows"));
+}
+
+// Gradients of what a route made: what it kept, what it sent, and what it split.
+static void verify_route_backward(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    int64_t route = find_route(verifier->plan, index);
+    if (route == NONE)
+        return;
+    uint64_t next = rows_of(verifier, (uint32_t)route, "next_rows");
+    uint64_t sent = rows_of(verifier, (uint32_t)route, "send_rows");
+    expect_rows(verifier, index, "drows_next", next);
+    expect_record_gradients(verifier, index, "drecords_next", next, shape);
+    expect_rows(verifier, index, "returned", sent);
+    expect_record_gradients(verifier, index, "returned_records", sent, shape);
+    expect_rows(verifier, index, "drows", rows_of(verifier, (uint32_t)route, "rows"));
+    expect_record_gradients(verifier, index, "drecords", rows_of(verifier, (uint32_t)route, "records"), shape);
+}
+
+// Two moments a weight, and a master copy where weights are 16-bit.
+static void verify_optimizer(Verifier *verifier, uint32_t index)
+{
+    const Plan *plan = verifier->plan;
+    const Buffer *weights = named(plan, &plan->steps[index], "weights");
+    const Buffer *gradient = named(plan, &plan->steps[index], "gradient");
+    const Buffer *state = named(plan, &plan->steps[index], "state");
+    uint64_t values = dtype_bytes(weights->dtype) < 4 ? 3 : 2;
+    if (gradient->dtype != weights->dtype || gradient->rows != weights->rows || gradient->cols != weights->cols)
+        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' has not the shape of '%s'", gradient->name, weights->name);
+    if (state->rows != weights->rows || state->cols != values * weights->cols)
+        verify_fail(verifier, PROPERTY_SIZES, index,
+                    "'%s' is %" PRIu64 " x %" PRIu64 ", expected %" PRIu64 " x %" PRIu64, state->name,
+                    state->rows, state->cols, weights->rows, values * weights->cols);
+}
+
 // An unroute undoes the route that wrote its `origin`: same rows, same send buffer, same next stage.
 static void verify_unroute(Verifier *verifier, uint32_t index)
 {
     const Plan *plan = verifier->plan;
-    const Buffer *origin = named(plan, &plan->steps[index], "origin");
-    for (uint32_t before = index; origin && before-- > 0;) {
-        if (plan->steps[before].op != OP_ROUTE || named(plan, &plan->steps[before], "origin") != origin)
-            continue;
-        expect_rows(verifier, index, "rows", rows_of(verifier, before, "rows"));
-        expect_rows(verifier, index, "results", rows_of(verifier, before, "next_rows"));
-        expect_rows(verifier, index, "returned", rows_of(verifier, before, "send_rows"));
-        break;
+    int64_t route = find_route(plan, index);
+    if (route != NONE) {
+        expect_rows(verifier, index, "rows", rows_of(verifier, (uint32_t)route, "rows"));
+        expect_rows(verifier, index, "results", rows_of(verifier, (uint32_t)route, "next_rows"));
+        expect_rows(verifier, index, "returned", rows_of(verifier, (uint32_t)route, "send_rows"));
     }
     // What was sent back is part of the same results.
     const Buffer *returned = named(plan, &plan->steps[index], "returned");
@@ -164,6 +225,7 @@ static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *s
     case OP_SHARED_EXPERT_BACKWARD:
         for (size_t i = 0; i + 1 < COUNT_OF(per_token); i++) // `shared` is the weights here
             expect_rows(verifier, index, per_token[i], shape->tokens);
+        expect_rows(verifier, index, "drows", shape->tokens);
         return;
     case OP_GATE:
         expect_rows(verifier, index, "x", shape->tokens);
@@ -177,22 +239,37 @@ static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *s
         expect_stage(verifier, index, shape);
         expect_rows(verifier, index, "results", rows_of(verifier, index, "rows"));
         expect_rows(verifier, index, "dresults", rows_of(verifier, index, "rows"));
+        expect_rows(verifier, index, "drows", rows_of(verifier, index, "rows"));
+        expect_record_gradients(verifier, index, "drecords", rows_of(verifier, index, "records"), shape);
         return;
     case OP_UNROUTE:
         verify_unroute(verifier, index);
+        return;
+    case OP_UNROUTE_BACKWARD:
+        verify_unroute_backward(verifier, index);
+        return;
+    case OP_ROUTE_BACKWARD:
+        verify_route_backward(verifier, index, shape);
+        return;
+    case OP_GATE_BACKWARD:
+        expect_rows(verifier, index, "x", shape->tokens);
+        expect_rows(verifier, index, "dx", shape->tokens);
+        expect_rows(verifier, index, "drows", shape->tokens);
+        expect_rows(verifier, index, "dshared", shape->tokens);
+        expect_rows(verifier, index, "records", shape->tokens * shape->fanout);
+        expect_record_gradients(verifier, index, "drecords", shape->tokens * shape->fanout, shape);
+        return;
+    case OP_OPTIMIZER:
+        verify_optimizer(verifier, index);
         return;
     case OP_DISPATCH:
     case OP_COMBINE:
     case OP_GATHER:
     case OP_ENCODE:
     case OP_DECODE:
-    case OP_UNROUTE_BACKWARD:
     case OP_COMBINE_BACKWARD:
-    case OP_ROUTE_BACKWARD:
-    case OP_GATE_BACKWARD:
     case OP_REDUCE_SCATTER:
     case OP_ALL_REDUCE:
-    case OP_OPTIMIZER:
         return;
     }
 }

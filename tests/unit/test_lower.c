@@ -6,11 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compiler/lower.h"
-#include "compiler/planner.h"
 #include "ir/binary.h"
 #include "ir/plan_text.h"
 #include "ir/verify.h"
+#include "lowered.h"
 #include "specs.h"
 
 static Spec random_spec(void)
@@ -37,19 +36,6 @@ static Spec random_spec(void)
         spec.model.top_k = spec.model.experts > 1 ? spec.model.top_k : 1;
     }
     return spec;
-}
-
-static void describe(const Spec *spec, const Candidate *candidate, Plan *plan)
-{
-    plan->solver = "none";
-    plan->iteration_s = candidate->cost.iteration_s;
-    plan->strategy_count = 1;
-    plan->strategies = arena_alloc_array(plan->arena, 1, sizeof *plan->strategies);
-    plan->strategies[0] = (Strategy){.name = "chosen", .dispatch = spec->plan.dispatch, .fits = true,
-                                     .iteration_s = candidate->cost.iteration_s,
-                                     .memory_bytes = (double)plan->arena_bytes};
-    memcpy(plan->strategies[0].domain, candidate->config.domain, sizeof candidate->config.domain);
-    memcpy(plan->strategies[0].traffic, candidate->cost.traffic, sizeof candidate->cost.traffic);
 }
 
 static void expect_round_trips(const Plan *plan)
@@ -94,7 +80,7 @@ Test(lower, every_configuration_verifies_and_round_trips)
             cr_assert_eq(bytes, (double)plan->arena_bytes);
             cr_assert(fabs(candidates[c].memory_bytes - bytes) <= 0.01 * bytes, "priced at %.0f bytes, allocates %.0f",
                       candidates[c].memory_bytes, bytes);
-            describe(&spec, &candidates[c], plan);
+            lowered_claim(&spec, &candidates[c], plan);
             VerifyReport report;
             cr_assert(plan_verify(plan, &report), "instance %d: %s", i, report.items[0].message);
             if (c % 3 == 0)

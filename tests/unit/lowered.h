@@ -1,0 +1,33 @@
+// Lowered plans with the claims that the compiler would make of them, for tests.
+#ifndef HEP_TEST_LOWERED_H
+#define HEP_TEST_LOWERED_H
+
+#include <string.h>
+
+#include "compiler/lower.h"
+#include "compiler/planner.h"
+
+static inline void lowered_claim(const Spec *spec, const Candidate *candidate, Plan *plan)
+{
+    plan->solver = "none";
+    plan->iteration_s = candidate->cost.iteration_s;
+    plan->strategy_count = 1;
+    plan->strategies = arena_alloc_array(plan->arena, 1, sizeof *plan->strategies);
+    plan->strategies[0] = (Strategy){.name = "chosen", .dispatch = spec->plan.dispatch, .fits = true,
+                                     .iteration_s = candidate->cost.iteration_s,
+                                     .memory_bytes = (double)plan->arena_bytes};
+    memcpy(plan->strategies[0].domain, candidate->config.domain, sizeof candidate->config.domain);
+    memcpy(plan->strategies[0].traffic, candidate->cost.traffic, sizeof candidate->cost.traffic);
+}
+
+// NULL where buffers exceed what can be addressed.
+static inline Plan *lowered_plan(const Spec *spec, const Workload *work, const Candidate *candidate)
+{
+    double bytes;
+    Plan *plan = lower_uniform(work, &candidate->config, spec->plan.dispatch, &bytes);
+    if (plan)
+        lowered_claim(spec, candidate, plan);
+    return plan;
+}
+
+#endif
