@@ -110,7 +110,7 @@ static void print_strategy(const Plan *plan, uint32_t index, double ep_s, Text *
     text_format(out, "<tr%s><th scope=\"row\">", index == 0 ? " class=\"chosen\"" : "");
     html_escape(out, plan_strategy_title(strategy, index == 0));
     text_append(out, "</th><td>");
-    html_escape(out, plan_format_domain(plan, strategy->domain, domain, sizeof domain));
+    html_escape(out, plan_strategy_domain(plan, strategy, index == 0, domain, sizeof domain));
     text_format(out, "</td><td class=\"bar\"><i style=\"width:%.1f%%\"></i></td><td class=\"n\">%s</td>",
                 slowest > 0 ? 100 * strategy->iteration_s / slowest : 0, format_time(value, strategy->iteration_s));
     if (ep_s > 0 && strategy->iteration_s > 0)

@@ -88,3 +88,10 @@ const char *plan_format_domain(const Plan *plan, const uint32_t domain[LEVELS_MA
             (size_t)snprintf(out + used, size - used, "%s%s=%u", l ? " " : "", plan->cluster.levels[l].name, domain[l]);
     return out;
 }
+
+const char *plan_strategy_domain(const Plan *plan, const Strategy *strategy, bool chosen, char *out, size_t size)
+{
+    if (chosen && plan->choice_count > 0 && plan_choice_run_end(plan, 0) < plan->choice_count)
+        return "per layer";
+    return plan_format_domain(plan, strategy->domain, out, size);
+}

@@ -24,6 +24,8 @@ uint32_t plan_choice_run_end(const Plan *plan, uint32_t first);
 // Bytes one worker of `level` sends through its port in the chosen strategy: what crosses a level also
 // crosses the ports inside.
 double plan_port_bytes(const Plan *plan, uint32_t level);
+// The domain column of a comparison: "per layer" for the plan itself where its layers differ.
+const char *plan_strategy_domain(const Plan *plan, const Strategy *strategy, bool chosen, char *out, size_t size);
 // "dc=2 gpu=1" into `out`.
 const char *plan_format_domain(const Plan *plan, const uint32_t domain[LEVELS_MAX], char *out, size_t size);
 

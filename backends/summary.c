@@ -41,9 +41,8 @@ static void print_heading(const Plan *plan, Text *out)
 static void print_strategy(const Plan *plan, const Strategy *strategy, bool chosen, double ep_s, Text *out)
 {
     char domain[256], value[FORMAT_MAX], exposed[FORMAT_MAX];
-    bool mixed = chosen && plan->choice_count > 0 && plan_choice_run_end(plan, 0) < plan->choice_count;
     text_format(out, "%-17s %-22s %11s %11s", plan_strategy_title(strategy, chosen),
-                mixed ? "per layer, see above" : plan_format_domain(plan, strategy->domain, domain, sizeof domain),
+                plan_strategy_domain(plan, strategy, chosen, domain, sizeof domain),
                 format_time(value, strategy->iteration_s), format_time(exposed, strategy->exposed_s));
     if (ep_s > 0 && strategy->iteration_s > 0)
         text_format(out, " %8.2fx", ep_s / strategy->iteration_s);

@@ -70,9 +70,12 @@ static void print_choice(const Explanation *e, Text *out)
         excluded += !solution->candidates[i].fits;
         faster += !solution->candidates[i].fits && solution->candidates[i].cost.iteration_s < chosen_s;
     }
-    if (solution->status != STATUS_FORCED)
-        text_format(out, "  of %zu configurations %zu do not fit in all layers, %zu of these would be faster\n",
-                    solution->count, excluded, faster);
+    if (solution->status == STATUS_FORCED)
+        return;
+    text_format(out, "  %zu configurations considered", solution->count);
+    if (excluded)
+        text_format(out, "; %zu do not fit in all layers, %zu of these would be faster", excluded, faster);
+    text_append(out, "\n");
 }
 
 // ---- where the time goes ---------------------------------------------------------------------
