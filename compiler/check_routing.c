@@ -76,7 +76,7 @@ static void check_histogram(Checker *checker, const AstExpr *expr)
     if (!text)
         return;
     double *popularity = arena_alloc_array(checker->arena, model->experts, sizeof *popularity), total = 0;
-    uint32_t count = 0;
+    uint32_t count = 0, chosen = 0;
     for (size_t at = 0; at < length;) {
         if (text[at] == '#')
             at += strcspn(text + at, "\n");
@@ -100,6 +100,7 @@ static void check_histogram(Checker *checker, const AstExpr *expr)
         if (count < model->experts)
             popularity[count] = value;
         total += value;
+        chosen += value > 0;
         count++;
         at = stop;
     }
@@ -108,6 +109,9 @@ static void check_histogram(Checker *checker, const AstExpr *expr)
                    model->experts);
     else if (!(total > 0) || isinf(total))
         diag_error(checker->diag, expr->span, "the numbers of '%s' add up to %g", expr->text, total);
+    else if (chosen < model->top_k)
+        diag_error(checker->diag, expr->span, "'%s' has %u experts that were ever chosen, and a token visits %u",
+                   expr->text, chosen, model->top_k);
     else
         model->popularity = popularity;
 }

@@ -114,10 +114,10 @@ static int32_t add_records(Lowering *l, uint32_t layer, const char *name, double
     return lowering_add_temporary(l, layer, name, DTYPE_I32, rows, 2.0 * l->records);
 }
 
-static double stage_bytes(const Lowering *l, int32_t level)
+// Moving the rows of one exchange in, or out again.
+static double route_s(const Lowering *l, int32_t level)
 {
-    double copies = cost_expected_copies(l->work, l->dispatch, l->config, (uint32_t)level);
-    return l->tokens * copies * l->spec->model.hidden * dtype_bytes(l->spec->model.dtype);
+    return l->cost.route_s[level] / 2;
 }
 
 static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t index)
@@ -142,7 +142,7 @@ static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t 
 #undef NAME
     int32_t route[] = {from->rows, from->records, from->counts, to->rows, to->records, send_rows, send_records,
                        from->send_counts, from->origin};
-    add_step(l, OP_ROUTE, k, move_s(l, stage_bytes(l, from->level)), route);
+    add_step(l, OP_ROUTE, k, route_s(l, from->level), route);
     int32_t dispatch[] = {send_rows, send_records, from->send_counts, to->rows, to->records, to->counts};
     builder_add_step(l->builder,
                      (StepSpec){.op = OP_DISPATCH, .layer = (int32_t)k, .level = from->level, .group = from->group,
@@ -175,7 +175,7 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
     double scratch = work_elements(l, OP_UNROUTE, from->row_capacity, l->records, fanout);
     int32_t work = lowering_add_temporary(l, k, name, DTYPE_F32, 1, scratch);
     int32_t unroute[] = {results, returned, from->send_counts, from->origin, from->counts, summed, work};
-    add_step(l, OP_UNROUTE, k, move_s(l, stage_bytes(l, from->level)), unroute);
+    add_step(l, OP_UNROUTE, k, route_s(l, from->level), unroute);
     return summed;
 }
 

@@ -517,10 +517,8 @@ static void job_supervise(Job *job)
             JobProgress progress = job_progress(job);
             options->progress(options->progress_context, &progress);
         }
-        if (options->state_asked && *options->state_asked) {
-            *options->state_asked = 0;
+        if (options->state_asked && atomic_exchange(options->state_asked, 0))
             job_tell_state(job);
-        }
         if (options->interrupted && *options->interrupted && !interrupted) {
             interrupted = true;
             job_interrupt(job);

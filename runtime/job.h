@@ -4,6 +4,7 @@
 #define HEP_JOB_H
 
 #include <signal.h>
+#include <stdatomic.h>
 
 #include "runtime/check.h"
 #include "runtime/interpreter.h"
@@ -29,7 +30,7 @@ typedef struct {
     const volatile sig_atomic_t *interrupted;                     // ends the job when it becomes non-zero; may be NULL
     void (*progress)(void *context, const JobProgress *progress); // a few times a second; may be NULL
     void *progress_context;
-    volatile sig_atomic_t *state_asked;                   // set to have the state told; reset here; may be NULL
+    atomic_int *state_asked;                              // set to have the state told; reset here; may be NULL
     void (*tell_state)(void *context, const char *lines); // of this process's ranks, one line per stream
     void *state_context;
 } JobOptions;

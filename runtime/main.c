@@ -288,12 +288,12 @@ static int load_plan(const Options *options, MpiWorld *world, bool is_first, Pla
 
 static volatile sig_atomic_t interrupted;
 
-static volatile sig_atomic_t state_asked;
+static atomic_int state_asked; // any thread may take the signal
 
 static void on_state_signal(int signal_number)
 {
     (void)signal_number;
-    state_asked = 1;
+    atomic_store(&state_asked, 1);
 }
 
 static void on_signal(int signal_number)
