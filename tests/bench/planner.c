@@ -21,9 +21,9 @@ typedef struct {
 static const Case cases[] = {
     {"2 DCs x 8 GPUs, 12 layers alike, training", {2, 8, 0}, 12, false, true, true},
     {"4 x 4 GPUs, 6 layers unlike, forward", {4, 4, 0}, 6, true, false, true},
-    {"2 x 4 x 8 GPUs, 61 layers alike, forward", {2, 4, 8}, 61, false, false, false},
-    {"2 x 4 x 8 GPUs, 61 layers unlike, forward", {2, 4, 8}, 61, true, false, false},
-    {"2 x 4 x 8 GPUs, 61 layers unlike, training", {2, 4, 8}, 61, true, true, false},
+    {"2 x 4 x 8 GPUs, 61 layers alike, forward", {2, 4, 8}, 61, false, false, true},
+    {"2 x 4 x 8 GPUs, 61 layers unlike, forward", {2, 4, 8}, 61, true, false, true},
+    {"2 x 4 x 8 GPUs, 61 layers unlike, training", {2, 4, 8}, 61, true, true, true},
     {"1000 DCs x 8 GPUs, 61 layers unlike, training", {1000, 8, 0}, 61, true, true, false},
     {"16000 DCs x 8 GPUs, 61 layers alike, training", {16000, 8, 0}, 61, false, true, false},
 };
@@ -98,10 +98,13 @@ static void measure(const Case *c, int repeats)
         double plain_s = now_s() - begin_s;
         milp_destroy(formulated.milp);
         double worse = result.status == MILP_FAILED ? NAN : result.objective * formulated.unit_s / solution.objective_s;
-        printf(" %10.1f %9.1fx  %s", 1e3 * plain_s, plain_s / median_s,
-               result.status == MILP_OPTIMAL ? "GLPK proves the same" : "GLPK gave up");
-        if (!(fabs(worse - 1) < 1e-6))
-            printf(" (objective %.6f of ours)", worse);
+        printf(" %10.1f %9.1fx", 1e3 * plain_s, plain_s / median_s);
+        if (result.status != MILP_OPTIMAL)
+            printf("  GLPK gave up");
+        else if (fabs(worse - 1) < 1e-6)
+            printf("  GLPK proves the same");
+        else
+            printf("  GLPK proves %.4f %% less", 100 * (1 - worse));
     }
     printf("\n");
     arena_destroy(arena);
