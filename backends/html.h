@@ -5,8 +5,12 @@
 #include "ir/base/text.h"
 #include "ir/plan.h"
 
-// Comparison, timeline of the simulated schedule, cluster with domains and traffic, memory.
-// Complete without scripts; with them the timeline zooms and shows what is under the pointer.
-void html_print(const Plan *plan, Text *out);
+// Comparison, choices, where the time goes, timeline of the simulated schedule, cluster with domains and
+// traffic, memory. Complete without scripts; with them the timeline zooms and shows what is under the pointer.
+// `reasons`: sections in HTML that say why this plan was chosen; NULL where its source is not at hand.
+void html_print(const Plan *plan, const char *reasons, Text *out);
+
+// For those who write such sections: text with the characters that HTML gives a meaning replaced.
+void html_escape(Text *out, const char *text);
 
 #endif

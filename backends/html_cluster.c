@@ -1,9 +1,9 @@
-// The cluster of the report: levels as nested boxes, GPUs coloured by domain, and what crosses each
-// level. Clusters of more than GPUS_DRAWN GPUs are drawn in part.
+// The cluster of the report: per choice of domains levels as nested boxes, GPUs coloured by domain, and
+// what crosses each level. Clusters of more than GPUS_DRAWN GPUs are drawn in part.
 #include "backends/html_parts.h"
 #include "backends/plan_facts.h"
 
-enum { GPUS_DRAWN = 64, WORKERS_DRAWN = 8, DOMAIN_COLOURS = 8 };
+enum { GPUS_DRAWN = 64, WORKERS_DRAWN = 8, DOMAIN_COLOURS = 8, CHOICES_DRAWN = 4 };
 
 typedef struct {
     const Plan *plan;
@@ -53,8 +53,10 @@ static void print_gpu(const Diagram *diagram, const uint32_t coordinates[LEVELS_
     unsigned long long domain = domain_index(diagram, coordinates);
     text_format(diagram->out, "<i class=\"gpu d%llu\" title=\"rank %llu:", domain % DOMAIN_COLOURS,
                 (unsigned long long)cluster_rank(cluster, coordinates));
-    for (uint32_t l = 0; l < cluster->level_count; l++) {
-        text_append(diagram->out, l ? ", " : " ");
+    text_append(diagram->out, " ");
+    html_worker_print(diagram->plan, coordinates[0], diagram->out);
+    for (uint32_t l = 1; l < cluster->level_count; l++) {
+        text_append(diagram->out, ", ");
         html_escape(diagram->out, cluster->levels[l].name);
         text_format(diagram->out, " %u", coordinates[l]);
     }
@@ -65,16 +67,19 @@ static void print_workers(const Diagram *diagram, uint32_t level, uint32_t coord
 {
     const Cluster *cluster = &diagram->plan->cluster;
     bool innermost = level + 1 == cluster->level_count;
-    char value[FORMAT_MAX];
     for (coordinates[level] = 0; coordinates[level] < diagram->shown[level]; coordinates[level]++) {
         if (innermost) {
             print_gpu(diagram, coordinates);
             continue;
         }
         text_append(diagram->out, "<div class=\"box\"><h3>");
-        html_escape(diagram->out, cluster->levels[level].name);
-        text_format(diagram->out, " %u <small>sends %s</small></h3><div class=\"inside\">", coordinates[level],
-                    format_bytes(value, plan_port_bytes(diagram->plan, level)));
+        if (level == 0) {
+            html_worker_print(diagram->plan, coordinates[0], diagram->out);
+        } else {
+            html_escape(diagram->out, cluster->levels[level].name);
+            text_format(diagram->out, " %u", coordinates[level]);
+        }
+        text_append(diagram->out, "</h3><div class=\"inside\">");
         print_workers(diagram, level + 1, coordinates);
         text_append(diagram->out, "</div></div>\n");
     }
@@ -83,25 +88,63 @@ static void print_workers(const Diagram *diagram, uint32_t level, uint32_t coord
                     cluster->levels[level].count - diagram->shown[level]);
 }
 
-static void print_diagram(const Plan *plan, Text *out)
+// Every layer with this choice: "layers 0 to 5, layers 8 to 9".
+static void print_layers_of(const Plan *plan, const Choice *choice, Text *out)
 {
-    Diagram diagram = {.plan = plan, .choice = &plan->choices[0], .out = out};
+    bool any = false;
+    for (uint32_t i = 0; i < plan->choice_count; i = plan_choice_run_end(plan, i)) {
+        if (!choices_equal(&plan->choices[i], choice))
+            continue;
+        text_append(out, any ? ", " : "");
+        html_layers_print(plan, i, out);
+        any = true;
+    }
+}
+
+static void print_diagram(const Report *report, const Choice *choice)
+{
+    const Plan *plan = report->plan;
+    Text *out = report->out;
+    Diagram diagram = {.plan = plan, .choice = choice, .out = out};
     choose_shown(&diagram);
     uint32_t coordinates[LEVELS_MAX] = {0};
-    text_append(out, "<div class=\"cluster\"><div class=\"box\"><h3>");
-    html_escape(out, plan->cluster.name);
-    text_append(out, "</h3><div class=\"inside\">\n");
+    char domain[256];
+    text_append(out, "<figure><figcaption><b>");
+    html_escape(out, plan_format_domain(plan, choice->domain, domain, sizeof domain));
+    text_format(out, "</b>%s <small>", plan->pass == PASS_FORWARD ? "" : choice->regather ? ", regather" : ", keep");
+    print_layers_of(plan, choice, out);
+    text_append(out, "</small></figcaption>\n<div class=\"cluster\">");
+    html_links_print(report, choice);
+    text_append(out, "<div class=\"inside\">\n");
     print_workers(&diagram, 0, coordinates);
-    text_append(out, "</div></div></div>\n");
-    text_append(out, "<p class=\"note\">GPUs with the same number and colour form a domain, drawn for ");
-    html_layers_print(plan, 0, out);
-    text_append(out,
-                ": they gather each other's experts, and tokens travel between domains. A box sends what is written in "
-                "it through its port in one iteration.");
+    text_append(out, "</div></div></figure>\n");
+}
+
+static void print_diagrams(const Report *report)
+{
+    const Plan *plan = report->plan;
+    uint32_t drawn = 0, left_out = 0;
+    for (uint32_t i = 0; i < plan->choice_count; i++) {
+        bool before = false;
+        for (uint32_t k = 0; k < i && !before; k++)
+            before = choices_equal(&plan->choices[k], &plan->choices[i]);
+        if (before)
+            continue;
+        if (drawn < CHOICES_DRAWN)
+            print_diagram(report, &plan->choices[i]);
+        *(drawn < CHOICES_DRAWN ? &drawn : &left_out) += 1;
+    }
+    text_append(report->out,
+                "<p class=\"note\">GPUs with the same number and colour form a domain: they gather each "
+                "other's experts, and tokens travel between domains. Lines are as wide as what two workers "
+                "send each other in these layers; circles count domains of the outermost level alone.");
+    if (left_out)
+        text_format(report->out, " %u more choices are not drawn.", left_out);
     if (plan->replica_levels)
-        text_format(out, " Experts are replicated over the %u outermost level(s): tokens stay within their copy.",
+        text_format(report->out,
+                    " Experts are replicated over the %u outermost level(s): tokens stay within their copy.",
                     plan->replica_levels);
-    text_append(out, "</p>\n");
+    text_append(report->out, "</p>\n");
 }
 
 static void print_traffic_bar(const Traffic *traffic, double most, Text *out)
@@ -134,11 +177,13 @@ static void print_level(const Plan *plan, uint32_t level, double most, Text *out
     text_append(out, "</tr>\n");
 }
 
-void html_cluster_print(const Plan *plan, Text *out)
+void html_cluster_print(const Report *report)
 {
+    const Plan *plan = report->plan;
+    Text *out = report->out;
     text_append(out, "<section>\n<h2>Cluster and traffic</h2>\n");
     if (plan->choice_count > 0)
-        print_diagram(plan, out);
+        print_diagrams(report);
     text_append(
         out,
         "<div class=\"scroll\"><table>\n<thead><tr><th>level</th><th class=\"n\">workers</th><th class=\"n\">port</th>"
@@ -154,5 +199,7 @@ void html_cluster_print(const Plan *plan, Text *out)
     }
     for (uint32_t l = 0; l < plan->cluster.level_count && plan->strategy_count > 0; l++)
         print_level(plan, l, most, out);
-    text_append(out, "</tbody></table></div>\n</section>\n");
+    text_append(out, "</tbody></table></div>\n");
+    html_ports_print(report);
+    text_append(out, "</section>\n");
 }

@@ -2,17 +2,46 @@
 #ifndef HEP_HTML_PARTS_H
 #define HEP_HTML_PARTS_H
 
+#include "backends/html.h"
 #include "backends/simulate.h"
-#include "ir/base/text.h"
-#include "ir/plan.h"
 
 // backends/report.css and report.js, embedded by CMake.
 extern const char report_css[], report_js[];
 
-void html_escape(Text *out, const char *text);
+typedef struct {
+    const Plan *plan;
+    const Simulation *simulation;
+    Arena *arena;
+    Text *out;
+} Report;
+
+void html_comparison_print(const Report *report); // strategies, and the choice of every layer
+void html_time_print(const Report *report);       // where the time goes: overlap, streams, ports, critical path
+int32_t html_last_step(const Report *report);     // the end of the critical path; NONE without steps
+void html_timeline_print(const Report *report);
+void html_cluster_print(const Report *report); // domains, links and traffic
+void html_memory_print(const Report *report);
+
+// Units of the timeline's x axis: an iteration has so many.
+enum { TIMELINE_UNITS = 100000 };
+
+// The lanes of memory in the timeline: live bytes over time, and where in the arena each buffer is.
+enum { MEMORY_HEIGHT = 96, ARENA_HEIGHT = 150 };
+void html_memory_lane_print(const Report *report, int top);
+void html_arena_lane_print(const Report *report, int top);
+
+// A drawing of the outermost level's workers and what one pair of them exchanges in layers of this choice.
+// Nothing where they are too many to draw.
+void html_links_print(const Report *report, const Choice *choice);
+// Ports and links by name, where they differ.
+void html_ports_print(const Report *report);
+
 // The layers of the run of equal choices that begins at `first`: "layer 3", "layers 3 to 60".
 void html_layers_print(const Plan *plan, uint32_t first, Text *out);
-void html_timeline_print(const Plan *plan, const Simulation *simulation, Arena *arena, Text *out);
-void html_cluster_print(const Plan *plan, Text *out);
+// The position in the outermost level: "paris", or "dc 3" where workers have no names.
+void html_worker_print(const Plan *plan, uint32_t position, Text *out);
+bool choices_equal(const Choice *a, const Choice *b);
+// The simulated iteration; 1 where nothing takes time, so that shares can be formed.
+double html_whole_s(const Report *report);
 
 #endif

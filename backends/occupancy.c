@@ -1,6 +1,7 @@
 // See occupancy.h. Both curves are made of changes sorted by time.
 #include "backends/occupancy.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,45 +22,49 @@ static int compare_changes(const void *left, const void *right)
 
 // ---- memory ----------------------------------------------------------------------------------
 
-typedef struct {
-    bool touched;
-    double begin_s, end_s;
-} Use;
-
-static Use *find_uses(const Plan *plan, const Simulation *simulation, Arena *arena)
+const BufferLife *occupancy_buffers(const Plan *plan, const Simulation *simulation, Arena *arena)
 {
-    Use *uses = arena_alloc_array(arena, plan->buffer_count, sizeof *uses);
+    const Lifetimes *lifetimes = lifetimes_create(plan, order_create(plan, arena), arena);
+    BufferLife *lives = arena_alloc_array(arena, plan->buffer_count, sizeof *lives);
+    bool *touched = arena_alloc_array(arena, plan->buffer_count, sizeof *touched);
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const int32_t *operands = step_operands(plan, &plan->steps[i]);
         const SimulatedStep *step = &simulation->steps[i];
         for (uint32_t k = 0; k < op_info((int)plan->steps[i].op)->operand_count; k++) {
             if (operands[k] == NONE)
                 continue;
-            Use *use = &uses[operands[k]];
-            use->begin_s = use->touched && use->begin_s < step->begin_s ? use->begin_s : step->begin_s;
-            use->end_s = use->touched && use->end_s > step->end_s ? use->end_s : step->end_s;
-            use->touched = true;
+            BufferLife *life = &lives[operands[k]];
+            bool again = touched[operands[k]];
+            life->begin_s = again && life->begin_s < step->begin_s ? life->begin_s : step->begin_s;
+            life->end_s = again && life->end_s > step->end_s ? life->end_s : step->end_s;
+            touched[operands[k]] = true;
         }
     }
-    return uses;
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        bool throughout = plan->buffers[b].kind != BUFFER_TEMPORARY || !touched[b];
+        if (throughout)
+            lives[b].begin_s = 0;
+        if (throughout || lifetimes_lasts(lifetimes, b))
+            lives[b].end_s = INFINITY;
+    }
+    return lives;
 }
 
 uint32_t occupancy_memory(const Plan *plan, const Simulation *simulation, Arena *arena, MemorySample **samples)
 {
-    const Lifetimes *lifetimes = lifetimes_create(plan, order_create(plan, arena), arena);
-    const Use *uses = find_uses(plan, simulation, arena);
+    const BufferLife *lives = occupancy_buffers(plan, simulation, arena);
     Change *changes = arena_alloc_array(arena, 2 * (uint64_t)plan->buffer_count, sizeof *changes);
     uint32_t change_count = 0;
     MemorySample now = {0};
     for (uint32_t b = 0; b < plan->buffer_count; b++) {
         const Buffer *buffer = &plan->buffers[b];
         double bytes = (double)buffer_bytes(buffer);
-        if (buffer->kind != BUFFER_TEMPORARY || !uses[b].touched)
-            now.bytes[buffer->kind] += bytes;
+        if (lives[b].begin_s > 0 || !isinf(lives[b].end_s))
+            changes[change_count++] = (Change){lives[b].begin_s, bytes, (int)buffer->kind};
         else
-            changes[change_count++] = (Change){uses[b].begin_s, bytes, (int)buffer->kind};
-        if (buffer->kind == BUFFER_TEMPORARY && uses[b].touched && !lifetimes_lasts(lifetimes, b))
-            changes[change_count++] = (Change){uses[b].end_s, -bytes, (int)buffer->kind};
+            now.bytes[buffer->kind] += bytes;
+        if (!isinf(lives[b].end_s))
+            changes[change_count++] = (Change){lives[b].end_s, -bytes, (int)buffer->kind};
     }
     qsort(changes, change_count, sizeof *changes, compare_changes);
     MemorySample *list = arena_alloc_array(arena, (uint64_t)change_count + 1, sizeof *list);
@@ -77,6 +82,23 @@ uint32_t occupancy_memory(const Plan *plan, const Simulation *simulation, Arena 
     }
     *samples = list;
     return count;
+}
+
+double memory_total(const MemorySample *sample)
+{
+    double total = 0;
+    for (int k = 0; k < BUFFER_KIND_COUNT; k++)
+        total += sample->bytes[k];
+    return total;
+}
+
+const MemorySample *occupancy_peak(const MemorySample *samples, uint32_t count)
+{
+    const MemorySample *peak = samples;
+    for (uint32_t i = 1; i < count; i++)
+        if (memory_total(&samples[i]) > memory_total(peak))
+            peak = &samples[i];
+    return peak;
 }
 
 // ---- ports -----------------------------------------------------------------------------------

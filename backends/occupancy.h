@@ -16,12 +16,21 @@ typedef struct {
     double time_s, bytes_per_s[STREAM_COUNT];
 } PortSample;
 
-// A temporary counts from the begin of its first step to the end of its last, or to the end of the
-// iteration where its contents stay readable; other buffers count throughout.
+// When a buffer counts as live. A temporary: from the begin of its first step to the end of its last, or
+// without end (infinite) where its contents stay readable. Others, and what no step touches: throughout.
+typedef struct {
+    double begin_s, end_s;
+} BufferLife;
+
+const BufferLife *occupancy_buffers(const Plan *plan, const Simulation *simulation, Arena *arena); // [buffer_count]
+
 uint32_t occupancy_memory(const Plan *plan, const Simulation *simulation, Arena *arena, MemorySample **samples);
 // Through the port of one worker of `level`, all its GPUs together. A transfer counts with its mean
 // rate from begin to end, so transfers that shared the port may seem to exceed it for a moment.
 uint32_t occupancy_port(const Plan *plan, const Simulation *simulation, uint32_t level, Arena *arena,
                         PortSample **samples);
+// The sample with the most bytes, all kinds together.
+const MemorySample *occupancy_peak(const MemorySample *samples, uint32_t count);
+double memory_total(const MemorySample *sample);
 
 #endif

@@ -8,19 +8,23 @@
   var seconds = Number(timeline.dataset.seconds);
   var from = 0, width = whole; // the window, in the units of the view box
   var labels_max = 400, spot = null, queued = false;
-  var bars = Array.prototype.map.call(steps.querySelectorAll('.schedule rect'), function (rect) {
+  var bars = Array.prototype.map.call(steps.querySelectorAll('.schedule rect'), takeTitle);
+  var buffers = Array.prototype.map.call(steps.querySelectorAll('.buffers rect'), takeTitle);
+  var alive_max = 14;
+
+  // The page's own tooltip replaces the browser's.
+  function takeTitle(rect) {
     function number(name) {
       return Number(rect.getAttribute(name));
     }
     var title = rect.querySelector('title');
-    var bar = {
-      x: number('x'), width: number('width'), height: number('height'), middle: number('y') + number('height') / 2,
-      name: title.textContent.split('\n')[0]
-    };
     rect.tip = title.textContent;
     rect.removeChild(title);
-    return bar;
-  });
+    return {
+      x: number('x'), width: number('width'), height: number('height'), middle: number('y') + number('height') / 2,
+      name: rect.tip.split('\n')[0], bytes: number('data-b')
+    };
+  }
   var tip = document.createElement('div');
   tip.id = 'tip';
   document.body.appendChild(tip);
@@ -31,6 +35,25 @@
     if (time === 0) return '0 s';
     var unit = units.find(function (u) { return Math.abs(time) >= u[1] * 0.9999; }) || units[3];
     return Number((time / unit[1]).toPrecision(digits)) + ' ' + unit[0];
+  }
+
+  function formatBytes(bytes) {
+    var units = [['TB', 1e12], ['GB', 1e9], ['MB', 1e6], ['kB', 1e3], ['B', 1]];
+    var unit = units.find(function (u) { return bytes >= u[1] * 0.9995; }) || units[4];
+    return Number((bytes / unit[1]).toPrecision(3)) + ' ' + unit[0];
+  }
+
+  // What is live at x, the largest first.
+  function memoryAt(x) {
+    var alive = buffers.filter(function (b) { return b.x <= x && x < b.x + b.width; });
+    alive.sort(function (a, b) { return b.bytes - a.bytes; });
+    function sum(list) {
+      return list.reduce(function (bytes, b) { return bytes + b.bytes; }, 0);
+    }
+    var rest = alive.slice(alive_max);
+    return formatBytes(sum(alive)) + ' live at ' + formatTime(x / whole * seconds, 4) +
+      alive.slice(0, alive_max).map(function (b) { return '\n' + formatBytes(b.bytes).padStart(8) + '  ' + b.name; }).join('') +
+      (rest.length ? '\n' + formatBytes(sum(rest)).padStart(8) + '  in ' + rest.length + ' smaller' : '');
   }
 
   function add(name, attributes, text) {
@@ -119,7 +142,8 @@
   plot.addEventListener('pointerleave', function () { tip.style.display = 'none'; });
 
   function point(event) {
-    var text = !spot && event.target.tip;
+    var over = event.target.classList && event.target.classList.contains('over'), box = plot.getBoundingClientRect();
+    var text = !spot && (over ? memoryAt(from + (event.clientX - box.left) / box.width * width) : event.target.tip);
     tip.style.display = text ? 'block' : 'none';
     if (!text) return;
     tip.textContent = text;

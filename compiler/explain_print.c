@@ -8,7 +8,7 @@ enum { RUNS_SHOWN = 3, CHOICE_MAX = 512 };
 
 // ---- what was chosen -------------------------------------------------------------------------
 
-static const char *format_layers(const ConfigRun *run, char *out, size_t size)
+const char *explain_format_layers(const ConfigRun *run, char *out, size_t size)
 {
     if (run->first_layer == run->last_layer)
         snprintf(out, size, "layer %u", run->first_layer);
@@ -32,7 +32,7 @@ static void print_runs(const Explanation *e, Text *out)
     char layers[64], domain[256];
     for (size_t i = 0; i < e->run_count; i++) {
         const ExplainRun *run = &e->runs[i];
-        text_format(out, "  %s: domain %s\n", format_layers(&run->run, layers, sizeof layers),
+        text_format(out, "  %s: domain %s\n", explain_format_layers(&run->run, layers, sizeof layers),
                     config_format(cluster, &run->run.config, domain, sizeof domain));
         text_append(out, "    runner-up ");
         if (!run->runner_up.found) {
@@ -122,7 +122,7 @@ static void print_limits(const Explanation *e, Text *out)
 
 // ---- sensitivities ---------------------------------------------------------------------------
 
-static const char *format_quantity(const Explanation *e, Quantity quantity, double value, char out[FORMAT_MAX])
+const char *explain_format_quantity(const Explanation *e, Quantity quantity, double value, char out[FORMAT_MAX])
 {
     switch (quantity) {
     case QUANTITY_BANDWIDTH:
@@ -139,7 +139,7 @@ static const char *format_quantity(const Explanation *e, Quantity quantity, doub
     return out;
 }
 
-static void append_choice(const Explanation *e, const Flip *flip, Text *out)
+void explain_append_choice(const Explanation *e, const Flip *flip, Text *out)
 {
     const Workload *work = e->work;
     const Mix *mix = &e->solution->mix;
@@ -151,8 +151,9 @@ static void append_choice(const Explanation *e, const Flip *flip, Text *out)
     for (uint32_t i = 0; i < work->moe_count; i++)
         same = same && config_equal(&flip->configs[i], &mix->configs[i]);
     for (size_t i = 0; i < count && i < RUNS_SHOWN && !same; i++)
-        text_format(out, "%s%s%s%s", i ? "; " : "", count > 1 ? format_layers(&runs[i], layers, sizeof layers) : "",
-                    count > 1 ? " " : "", config_format(&work->spec->cluster, &runs[i].config, domain, sizeof domain));
+        text_format(out, "%s%s%s%s", i ? "; " : "",
+                    count > 1 ? explain_format_layers(&runs[i], layers, sizeof layers) : "", count > 1 ? " " : "",
+                    config_format(&work->spec->cluster, &runs[i].config, domain, sizeof domain));
     if (count > RUNS_SHOWN && !same)
         text_format(out, "; and %zu more runs", count - RUNS_SHOWN);
     if (same)
@@ -170,17 +171,18 @@ static void print_flip(const Explanation *e, const Sensitivity *s, const Flip *f
     if (flip->searched == s->now)
         return;
     if (flip->outcome == FLIP_NONE) {
-        text_format(out, "    %s: not up to %s\n", word, format_quantity(e, s->quantity, flip->searched, value));
+        text_format(out, "    %s: not up to %s\n", word,
+                    explain_format_quantity(e, s->quantity, flip->searched, value));
         return;
     }
-    text_format(out, "    %s: at %s ", word, format_quantity(e, s->quantity, flip->value, value));
+    text_format(out, "    %s: at %s ", word, explain_format_quantity(e, s->quantity, flip->value, value));
     if (fabs(log(flip->value / flip->holds)) > 0.01)
-        text_format(out, "(not yet at %s) ", format_quantity(e, s->quantity, flip->holds, value));
+        text_format(out, "(not yet at %s) ", explain_format_quantity(e, s->quantity, flip->holds, value));
     if (flip->outcome == FLIP_NOTHING_FITS) {
         text_append(out, "nothing fits the memory\n");
         return;
     }
-    append_choice(e, flip, out);
+    explain_append_choice(e, flip, out);
     if (flip->kept_fits)
         text_format(out, " (%.1f %% faster there)\n", percent_less(flip->kept_s, flip->other_s));
     else
@@ -199,7 +201,7 @@ static void print_sensitivities(const Explanation *e, Text *out)
         const char *level = s->quantity == QUANTITY_BANDWIDTH ? e->work->spec->cluster.levels[s->level].name : "";
         bool slowest = s->quantity == QUANTITY_BANDWIDTH && s->level == 0 && e->work->spec->outer;
         text_format(out, "  %s%s%s, now %s%s\n", level, *level ? " " : "", quantity_name(s->quantity),
-                    format_quantity(e, s->quantity, s->now, now),
+                    explain_format_quantity(e, s->quantity, s->now, now),
                     slowest ? " at the slowest port, the others in proportion" : "");
         print_flip(e, s, &s->below, "less", out);
         print_flip(e, s, &s->above, "more", out);

@@ -32,7 +32,7 @@
     X(JSON, "json", "the plan for programs")                                                                           \
     X(DOT, "dot", "the schedule as a graph, for Graphviz")                                                             \
     X(TRACE, "trace", "the simulated run as Chrome trace events, for Perfetto and chrome://tracing")                   \
-    X(HTML, "html", "a report to open in a browser: comparison, timeline, traffic, memory")                            \
+    X(HTML, "html", "a report to open in a browser: comparison, reasons, timeline, links, memory")                            \
     X(CHAKRA, "chakra", "Chakra traces for ASTRA-sim: files PREFIX.RANK.et and PREFIX.groups.json for -o PREFIX")
 
 #define X(name, ...) DUMP_##name,
@@ -408,7 +408,9 @@ static int print_trace(const Options *options, const Plan *plan)
     return EXIT_INPUT;
 }
 
-static int print_plan(const Options *options, const Plan *plan, double solve_s, const Encoded *encoded)
+// `reasons`: for the report; NULL for a plan as input, which does not hold them.
+static int print_plan(const Options *options, const Plan *plan, double solve_s, const char *reasons,
+                      const Encoded *encoded)
 {
     Text text = {0};
     switch (options->dump) {
@@ -424,7 +426,7 @@ static int print_plan(const Options *options, const Plan *plan, double solve_s, 
     case DUMP_TRACE:
         return print_trace(options, plan);
     case DUMP_HTML:
-        html_print(plan, &text);
+        html_print(plan, reasons, &text);
         break;
     case DUMP_CHAKRA:
         return write_chakra(options, plan);
@@ -453,7 +455,7 @@ static void print_simulation(const Plan *plan)
     arena_destroy(arena);
 }
 
-static int finish(const Options *options, const Plan *plan, double solve_s, bool compare)
+static int finish(const Options *options, const Plan *plan, double solve_s, const char *reasons, bool compare)
 {
     Encoded encoded = {0};
     char error[PLAN_ERROR_MAX];
@@ -463,7 +465,7 @@ static int finish(const Options *options, const Plan *plan, double solve_s, bool
     }
     int code = EXIT_DONE;
     if (options->dump != DUMP_NONE) {
-        code = print_plan(options, plan, solve_s, &encoded);
+        code = print_plan(options, plan, solve_s, reasons, &encoded);
     } else {
         if (options->output)
             code = write_output(options, encoded.bytes, encoded.length);
@@ -507,7 +509,7 @@ static int use_plan(const Options *options, const Plan *plan)
     Options shown = *options;
     if (options->dump == DUMP_NONE && !options->output && !options->simulate)
         shown.dump = DUMP_SUMMARY;
-    return finish(&shown, plan, -1, false);
+    return finish(&shown, plan, -1, NULL, false);
 }
 
 static void print_diagnostics(const Diag *diag)
@@ -571,10 +573,15 @@ static int print_compiled(const Options *options, const Compilation *compilation
     }
     if (options->dump == DUMP_MILP)
         return print_milp(options, compilation);
-    int code = finish(options, compilation->plan, compilation->solution.solve_s, !options->explain);
-    if (code == EXIT_DONE && options->explain) {
-        Explanation explanation;
+    Explanation explanation;
+    bool explain = options->explain || options->dump == DUMP_HTML;
+    if (explain)
         explain_collect(compilation->work, &options->planner, &compilation->solution, arena, &explanation);
+    if (options->dump == DUMP_HTML)
+        explain_print_html(&explanation, &text);
+    int code = finish(options, compilation->plan, compilation->solution.solve_s, text.data, !options->explain);
+    text_free(&text);
+    if (code == EXIT_DONE && options->explain) {
         (options->json ? explain_print_json : explain_print)(&explanation, &text);
         fputs(text.data, stdout);
         text_free(&text);

@@ -114,7 +114,8 @@ Test(html, shows_every_step_and_escapes_names)
     plan->strategies[0].name = "<i>";
     plan->solver = "<u>";
     Text text = {0};
-    html_print(plan, &text);
+    html_print(plan, NULL, &text);
+    cr_assert(strstr(text.data, "does not hold the reasons"));
     cr_assert_eq(count_of(text.data, "\nstep s"), PLAN_STEPS);
     cr_assert_eq(count_of(text.data, "<script>"), 1);
     cr_assert_eq(count_of(text.data, "</title><b>"), 0);
@@ -131,13 +132,33 @@ Test(html, shows_every_step_and_escapes_names)
     plan_destroy(plan);
 }
 
+Test(html, shows_memory_links_and_reasons)
+{
+    Plan *plan = plan_of_placed_ranks();
+    plan->cluster.ports[0].name = "<oslo>";
+    plan->buffers[0].name = "a<b";
+    Text text = {0};
+    html_print(plan, "<p>because</p>", &text);
+    cr_assert_eq(count_of(text.data, " data-b=\""), plan->buffer_count);
+    cr_assert_eq(count_of(text.data, "<oslo>") + count_of(text.data, "a<b"), 0);
+    cr_assert(strstr(text.data, "<title>a&lt;b\n"));
+    cr_assert(strstr(text.data, "to &lt;oslo&gt;</th>"));
+    // The link between the two is slower than their ports: 200 Mbit/s, 40 ms. Dispatch and combine go over it, from
+    // two GPUs, 44 and 32 bytes each.
+    cr_assert(strstr(text.data, "200 Mbit/s, 40 ms\ntokens each way: 152 B"));
+    cr_assert(strstr(text.data, "<p>because</p>"));
+    cr_assert(!strstr(text.data, "does not hold the reasons"));
+    text_free(&text);
+    plan_destroy(plan);
+}
+
 Test(html, draws_large_clusters_in_part)
 {
     Plan *plan = plan_of_four_ranks();
     plan->cluster.levels[0].count = 1000;
     plan->cluster.levels[1].count = 8;
     Text text = {0};
-    html_print(plan, &text);
+    html_print(plan, NULL, &text);
     cr_assert_leq(count_of(text.data, "class=\"gpu"), 64);
     cr_assert_geq(count_of(text.data, "class=\"gpu"), 16);
     cr_assert(strstr(text.data, "more</span>"));
@@ -153,7 +174,7 @@ Test(backends, write_plans_without_steps)
     cJSON_Delete(trace_of(plan));
     Text text = {0};
     dot_print(plan, &text);
-    html_print(plan, &text);
+    html_print(plan, NULL, &text);
     cr_assert(strstr(text.data, "</html>"));
     cr_assert(!strstr(text.data, "nan") && !strstr(text.data, "inf,"));
     text_free(&text);

@@ -1,0 +1,235 @@
+// The links between workers of the outermost level: drawn with what crosses them, and listed by name where
+// they differ. Bytes are what the plan expects, the same both ways.
+#include <math.h>
+
+#include "backends/html_parts.h"
+#include "backends/plan_facts.h"
+
+enum { WORKERS_DRAWN = 16, RADIUS = 20, LINE_MAX = 12, WIDTH = 420, MARGIN = 58 };
+
+typedef struct {
+    double x, y;
+} Point;
+
+static Point place(uint32_t position, uint32_t count, int height)
+{
+    // From the top clockwise; two stand side by side, four in the corners.
+    double first = count == 2 ? 1.5 : count == 4 ? 0.5 : 0;
+    double angle = 2 * acos(-1) * (position + first) / count;
+    return (Point){WIDTH / 2.0 + (WIDTH / 2.0 - MARGIN - RADIUS) * sin(angle),
+                   height / 2.0 - (height / 2.0 - RADIUS - 22) * cos(angle)};
+}
+
+static bool counts(const Plan *plan, const Step *step, const Choice *choice)
+{
+    if (!choice)
+        return true;
+    for (uint32_t i = 0; i < plan->choice_count; i++)
+        if ((int32_t)plan->choices[i].layer == step->layer)
+            return choices_equal(&plan->choices[i], choice);
+    return false;
+}
+
+static bool are_peers(const Group *group, uint32_t a, uint32_t b)
+{
+    if (group->kind == GROUP_GATHER)
+        return a / group->domain == b / group->domain;
+    return group->kind != GROUP_EXCHANGE || a % group->domain == b % group->domain;
+}
+
+// Bytes that position a sends to position b in one iteration, by shape of op, in the layers of the choice (NULL: all).
+static void pair_bytes(const Plan *plan, const Choice *choice, uint32_t a, uint32_t b, double bytes[SHAPE_REDUCE + 1])
+{
+    for (int shape = 0; shape <= SHAPE_REDUCE; shape++)
+        bytes[shape] = 0;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        const Step *step = &plan->steps[i];
+        if (step->group == NONE || step->level > 0)
+            continue;
+        const Group *group = &plan->groups[step->group];
+        double workers =
+            group->kind == GROUP_WORLD ? plan->cluster.levels[0].count : (double)group_size(&plan->cluster, group);
+        if (workers > 1 && are_peers(group, a, b) && counts(plan, step, choice))
+            bytes[op_info((int)step->op)->shape] +=
+                step->bytes * (double)cluster_gpus_below(&plan->cluster, 0) / (workers - 1);
+    }
+}
+
+// ---- the path between two --------------------------------------------------------------------
+
+typedef struct {
+    double bandwidth_bytes_per_s, latency_s;
+} Way;
+
+static Way way_between(const Cluster *cluster, uint32_t a, uint32_t b)
+{
+    if (cluster->port_count == 0)
+        return (Way){cluster->levels[0].bandwidth_bytes_per_s, cluster->levels[0].latency_s};
+    const WorkerPort *from = &cluster->ports[a], *to = &cluster->ports[b];
+    Way way = {fmin(from->bandwidth_bytes_per_s, to->bandwidth_bytes_per_s), fmax(from->latency_s, to->latency_s)};
+    for (uint32_t i = 0; i < cluster->link_count; i++) {
+        const WorkerLink *link = &cluster->links[i];
+        if ((link->a == a && link->b == b) || (link->a == b && link->b == a)) {
+            way.bandwidth_bytes_per_s = fmin(way.bandwidth_bytes_per_s, link->bandwidth_bytes_per_s);
+            way.latency_s = link->latency_s;
+        }
+    }
+    return way;
+}
+
+// ---- the drawing -----------------------------------------------------------------------------
+
+static const struct {
+    OpShape shape;
+    const char *key, *name;
+} kinds[] = {{SHAPE_EXCHANGE, "e", "tokens"},
+             {SHAPE_GATHER, "g", "experts"},
+             {SHAPE_SCATTER, "s", "gradients returned"},
+             {SHAPE_REDUCE, "r", "gradients summed"}};
+
+// Kinds side by side, as wide as their share of the most that any pair sends.
+static void print_line(const Report *report, Point a, Point b, const double bytes[], double most)
+{
+    double length = hypot(b.x - a.x, b.y - a.y), total = 0, done = 0;
+    Point across = {-(b.y - a.y) / length, (b.x - a.x) / length};
+    for (size_t k = 0; k < COUNT_OF(kinds); k++)
+        total += LINE_MAX * bytes[kinds[k].shape] / most;
+    for (size_t k = 0; k < COUNT_OF(kinds); k++) {
+        double width = LINE_MAX * bytes[kinds[k].shape] / most, shift = done + width / 2 - total / 2;
+        if (width > 0)
+            text_format(report->out, "<path class=\"%s\" d=\"M%.1f %.1fL%.1f %.1f\" stroke-width=\"%.2f\"/>",
+                        kinds[k].key, a.x + shift * across.x, a.y + shift * across.y, b.x + shift * across.x,
+                        b.y + shift * across.y, fmax(width, 0.7));
+        done += width;
+    }
+}
+
+static void print_pair(const Report *report, const Choice *choice, uint32_t a, uint32_t b, double most, int height)
+{
+    const Plan *plan = report->plan;
+    double bytes[SHAPE_REDUCE + 1];
+    pair_bytes(plan, choice, a, b, bytes);
+    Way way = way_between(&plan->cluster, a, b);
+    char value[FORMAT_MAX], latency[FORMAT_MAX];
+    uint32_t count = plan->cluster.levels[0].count;
+    text_append(report->out, "<g><title>");
+    html_worker_print(plan, a, report->out);
+    text_append(report->out, " – ");
+    html_worker_print(plan, b, report->out);
+    text_format(report->out, "\n%s, %s", format_bandwidth(value, way.bandwidth_bytes_per_s),
+                format_time(latency, way.latency_s));
+    for (size_t k = 0; k < COUNT_OF(kinds); k++)
+        if (bytes[kinds[k].shape] > 0)
+            text_format(report->out, "\n%s each way: %s", kinds[k].name, format_bytes(value, bytes[kinds[k].shape]));
+    text_append(report->out, "</title>");
+    print_line(report, place(a, count, height), place(b, count, height), bytes, most);
+    text_append(report->out, "</g>\n");
+}
+
+static void print_worker(const Report *report, const Choice *choice, uint32_t position, int height)
+{
+    const Plan *plan = report->plan;
+    uint32_t count = plan->cluster.levels[0].count, size = plan->replica_levels ? 1 : choice->domain[0];
+    Point at = place(position, count, height);
+    bool below = at.y >= height / 2.0 - 1;
+    text_format(report->out,
+                "<circle class=\"d%u\" cx=\"%.1f\" cy=\"%.1f\" r=\"%d\"/><text class=\"in\" x=\"%.1f\" y=\"%.1f\">%u"
+                "</text><text x=\"%.1f\" y=\"%.1f\">",
+                position / size % 8, at.x, at.y, RADIUS, at.x, at.y + 4, position / size, at.x,
+                at.y + (below ? RADIUS + 14 : -RADIUS - 6));
+    html_worker_print(plan, position, report->out);
+    text_append(report->out, "</text>\n");
+}
+
+void html_links_print(const Report *report, const Choice *choice)
+{
+    const Plan *plan = report->plan;
+    uint32_t count = plan->cluster.levels[0].count;
+    if (count < 2 || count > WORKERS_DRAWN)
+        return;
+    double most = 0, bytes[SHAPE_REDUCE + 1];
+    for (uint32_t a = 0; a < count; a++)
+        for (uint32_t b = a + 1; b < count; b++) {
+            pair_bytes(plan, choice, a, b, bytes);
+            most = fmax(most, bytes[SHAPE_EXCHANGE] + bytes[SHAPE_GATHER] + bytes[SHAPE_SCATTER] + bytes[SHAPE_REDUCE]);
+        }
+    int height = count == 2 ? 120 : count <= 4 ? 240 : 330;
+    text_format(report->out,
+                "<svg class=\"links\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" role=\"img\" "
+                "aria-label=\"Traffic between workers\">\n",
+                WIDTH, height, WIDTH, height);
+    for (uint32_t a = 0; a < count && most > 0; a++)
+        for (uint32_t b = a + 1; b < count; b++)
+            print_pair(report, choice, a, b, most, height);
+    for (uint32_t w = 0; w < count; w++)
+        print_worker(report, choice, w, height);
+    text_append(report->out, "</svg>\n");
+}
+
+// ---- names, ports and links ------------------------------------------------------------------
+
+static double sent_to(const Report *report, uint32_t a, uint32_t b)
+{
+    double bytes[SHAPE_REDUCE + 1], total = 0;
+    pair_bytes(report->plan, NULL, a, b, bytes);
+    for (int shape = SHAPE_EXCHANGE; shape <= SHAPE_REDUCE; shape++)
+        total += bytes[shape];
+    return total;
+}
+
+static void print_cell(const Report *report, uint32_t a, uint32_t b)
+{
+    Way way = way_between(&report->plan->cluster, a, b);
+    double sent = sent_to(report, a, b), share = sent / way.bandwidth_bytes_per_s / html_whole_s(report);
+    char value[FORMAT_MAX], latency[FORMAT_MAX];
+    text_format(report->out, "<td class=\"n\" style=\"--share:%.0f%%\">%s", 100 * fmin(1, share),
+                format_bandwidth(value, way.bandwidth_bytes_per_s));
+    text_format(report->out, "<br><small>%s</small>", format_time(latency, way.latency_s));
+    text_format(report->out, "<br>%s", format_bytes(value, sent));
+    text_format(report->out, "<br><b>%.0f %%</b></td>", 100 * share);
+}
+
+static void print_port_row(const Report *report, uint32_t a)
+{
+    const WorkerPort *port = &report->plan->cluster.ports[a];
+    uint32_t count = report->plan->cluster.port_count;
+    char value[FORMAT_MAX], latency[FORMAT_MAX];
+    double sent = 0;
+    for (uint32_t b = 0; b < count; b++)
+        sent += b == a ? 0 : sent_to(report, a, b);
+    text_append(report->out, "<tr><th scope=\"row\">");
+    html_escape(report->out, port->name);
+    text_format(report->out, "</th><td class=\"n own\">%s<br><small>%s</small>",
+                format_bandwidth(value, port->bandwidth_bytes_per_s), format_time(latency, port->latency_s));
+    text_format(report->out, "<br>%s<br><b>%.0f %%</b></td>", format_bytes(value, sent),
+                100 * sent / port->bandwidth_bytes_per_s / html_whole_s(report));
+    for (uint32_t b = 0; b < count && count <= WORKERS_DRAWN; b++) {
+        if (b == a)
+            text_append(report->out, "<td></td>");
+        else
+            print_cell(report, a, b);
+    }
+    text_append(report->out, "</tr>\n");
+}
+
+void html_ports_print(const Report *report)
+{
+    const Cluster *cluster = &report->plan->cluster;
+    if (!cluster->port_count)
+        return;
+    text_append(report->out, "<h3>Ports and links of ");
+    html_escape(report->out, cluster->levels[0].name);
+    text_append(report->out, "</h3>\n<div class=\"scroll\"><table class=\"matrix\">\n<thead><tr><th>from</th>"
+                             "<th class=\"n\">its port</th>");
+    for (uint32_t b = 0; b < cluster->port_count && cluster->port_count <= WORKERS_DRAWN; b++) {
+        text_append(report->out, "<th class=\"n\">to ");
+        html_escape(report->out, cluster->ports[b].name);
+        text_append(report->out, "</th>");
+    }
+    text_append(report->out, "</tr></thead>\n<tbody>\n");
+    for (uint32_t a = 0; a < cluster->port_count; a++)
+        print_port_row(report, a);
+    text_append(report->out, "</tbody></table></div>\n<p class=\"note\">Each way: bandwidth that ports and link leave, "
+                             "latency, bytes of one iteration, and the share of the simulated iteration that they take "
+                             "at that bandwidth.</p>\n");
+}

@@ -1,0 +1,199 @@
+// Memory in the report: live bytes over the simulated time by kind, the arena with every buffer at its
+// offset, the peak and what is live then. In the lanes x is 1/TIMELINE_UNITS of the iteration, y pixels.
+#include <math.h>
+#include <stdlib.h>
+
+#include "backends/html_parts.h"
+#include "backends/occupancy.h"
+
+enum { LARGEST_SHOWN = 12 };
+
+static double position(const Report *report, double time_s)
+{
+    return TIMELINE_UNITS * fmin(time_s, report->simulation->iteration_s) / html_whole_s(report);
+}
+
+static void print_ground(const char *class, int top, int height, const char *attributes, Text *out)
+{
+    text_format(out, "<rect class=\"%s\" x=\"0\" y=\"%d\" width=\"%d\" height=\"%d\"%s/>\n", class, top, TIMELINE_UNITS,
+                height, attributes);
+}
+
+// ---- live bytes ------------------------------------------------------------------------------
+
+// The area of one kind lies on those of the kinds before it.
+static void print_kind_area(const Report *report, const MemorySample *samples, uint32_t count, int kind, int bottom)
+{
+    double unit = MEMORY_HEIGHT / (double)report->plan->arena_bytes, last = -1;
+    bool any = false;
+    for (uint32_t i = 0; i < count; i++)
+        any = any || samples[i].bytes[kind] > 0;
+    if (!any)
+        return;
+    text_format(report->out, "<path class=\"k%d\" d=\"M0 %d", kind, bottom);
+    for (uint32_t i = 0; i < count; i++) {
+        double below = 0;
+        for (int k = 0; k <= kind; k++)
+            below += samples[i].bytes[k];
+        if (below != last)
+            text_format(report->out, "H%.1fV%.1f", position(report, samples[i].time_s), bottom - unit * below);
+        last = below;
+    }
+    text_format(report->out, "H%dV%dZ\"/>\n", TIMELINE_UNITS, bottom);
+}
+
+void html_memory_lane_print(const Report *report, int top)
+{
+    MemorySample *samples;
+    uint32_t count = occupancy_memory(report->plan, report->simulation, report->arena, &samples);
+    const MemorySample *peak = occupancy_peak(samples, count);
+    print_ground("ground", top, MEMORY_HEIGHT, "", report->out);
+    for (int k = BUFFER_KIND_COUNT - 1; k >= 0; k--) // the lower ones cover the feet of the higher
+        print_kind_area(report, samples, count, k, top + MEMORY_HEIGHT);
+    double level = top + MEMORY_HEIGHT * (1 - memory_total(peak) / (double)report->plan->arena_bytes);
+    text_format(report->out, "<path class=\"peak\" d=\"M0 %.1fH%d\"/>\n", level, TIMELINE_UNITS);
+    print_ground("over", top, MEMORY_HEIGHT, "", report->out);
+}
+
+// ---- the arena -------------------------------------------------------------------------------
+
+static void print_buffer(const Report *report, uint32_t index, const BufferLife *life, int top)
+{
+    const Buffer *buffer = &report->plan->buffers[index];
+    double unit = ARENA_HEIGHT / (double)report->plan->arena_bytes, bytes = (double)buffer_bytes(buffer);
+    double left = position(report, life->begin_s), right = position(report, life->end_s);
+    char size[FORMAT_MAX];
+    text_format(report->out,
+                "<rect class=\"k%d%s\" x=\"%.1f\" y=\"%.2f\" width=\"%.1f\" height=\"%.2f\" data-b=\"%.0f\">"
+                "<title>",
+                (int)buffer->kind, buffer->layer != NONE && buffer->layer % 2 ? " o" : "", left,
+                top + unit * (double)buffer->offset, right - left, unit * bytes, bytes);
+    html_escape(report->out, buffer->name);
+    text_format(report->out, "\n%s, %s of %llu × %llu, %s", format_bytes(size, bytes), dtype_name(buffer->dtype),
+                (unsigned long long)buffer->rows, (unsigned long long)buffer->cols, buffer_kind_name(buffer->kind));
+    if (buffer->layer != NONE)
+        text_format(report->out, " of layer %d", buffer->layer);
+    text_format(report->out, "\nat offset %llu\n", (unsigned long long)buffer->offset);
+    if (isinf(life->end_s) && life->begin_s <= 0)
+        text_append(report->out, "live throughout");
+    else if (isinf(life->end_s))
+        text_format(report->out, "live from %.7g ms", 1e3 * life->begin_s);
+    else
+        text_format(report->out, "live from %.7g to %.7g ms", 1e3 * life->begin_s, 1e3 * life->end_s);
+    text_append(report->out, "</title></rect>\n");
+}
+
+void html_arena_lane_print(const Report *report, int top)
+{
+    const BufferLife *lives = occupancy_buffers(report->plan, report->simulation, report->arena);
+    print_ground("ground", top, ARENA_HEIGHT, "", report->out);
+    text_append(report->out, "<g class=\"buffers\">\n");
+    for (uint32_t b = 0; b < report->plan->buffer_count; b++)
+        print_buffer(report, b, &lives[b], top);
+    text_append(report->out, "</g>\n");
+}
+
+// ---- the section -----------------------------------------------------------------------------
+
+static void print_kind(const Plan *plan, BufferKind kind, double live_bytes, Text *out)
+{
+    char value[FORMAT_MAX], live[FORMAT_MAX];
+    uint32_t count = 0;
+    double bytes = 0;
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        if (plan->buffers[b].kind == kind) {
+            count++;
+            bytes += (double)buffer_bytes(&plan->buffers[b]);
+        }
+    if (count == 0)
+        return;
+    text_format(out,
+                "<tr><th scope=\"row\"><i class=\"key k%d\"></i>%s</th><td class=\"n\">%u</td><td class=\"n\">%s</td>"
+                "<td class=\"n\">%s</td><td class=\"bar\"><i class=\"k%d\" style=\"width:%.1f%%\"></i></td></tr>\n",
+                (int)kind, buffer_kind_name(kind), count, format_bytes(value, bytes), format_bytes(live, live_bytes),
+                (int)kind, plan->arena_bytes ? 100 * live_bytes / (double)plan->arena_bytes : 0);
+}
+
+typedef struct {
+    uint32_t buffer;
+    double bytes;
+} Live;
+
+static int compare_live(const void *left, const void *right)
+{
+    const Live *a = left, *b = right;
+    return a->bytes != b->bytes ? (a->bytes < b->bytes) - (a->bytes > b->bytes)
+                                : (a->buffer > b->buffer) - (a->buffer < b->buffer);
+}
+
+static void print_largest(const Report *report, double time_s)
+{
+    const Plan *plan = report->plan;
+    const BufferLife *lives = occupancy_buffers(plan, report->simulation, report->arena);
+    Live *live = arena_alloc_array(report->arena, plan->buffer_count, sizeof *live);
+    uint32_t count = 0;
+    double rest = 0;
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        if (lives[b].begin_s <= time_s && time_s < lives[b].end_s)
+            live[count++] = (Live){b, (double)buffer_bytes(&plan->buffers[b])};
+    qsort(live, count, sizeof *live, compare_live);
+    char value[FORMAT_MAX], at[FORMAT_MAX];
+    text_format(report->out,
+                "<div class=\"scroll\"><table>\n<thead><tr><th>live at the peak, %s</th><th>kind</th>"
+                "<th class=\"n\">layer</th><th class=\"n\">rows × columns</th><th class=\"n\">size</th>"
+                "<th></th></tr></thead>\n<tbody>\n",
+                format_time(at, time_s));
+    for (uint32_t i = 0; i < count && i < LARGEST_SHOWN; i++) {
+        const Buffer *buffer = &plan->buffers[live[i].buffer];
+        text_append(report->out, "<tr><th scope=\"row\">");
+        html_escape(report->out, buffer->name);
+        text_format(report->out, "</th><td>%s</td><td class=\"n\">", buffer_kind_name(buffer->kind));
+        if (buffer->layer != NONE)
+            text_format(report->out, "%d", buffer->layer);
+        text_format(report->out,
+                    "</td><td class=\"n\">%llu × %llu %s</td><td class=\"n\">%s</td><td class=\"bar\"><i "
+                    "class=\"k%d\" style=\"width:%.1f%%\"></i></td></tr>\n",
+                    (unsigned long long)buffer->rows, (unsigned long long)buffer->cols, dtype_name(buffer->dtype),
+                    format_bytes(value, live[i].bytes), (int)buffer->kind,
+                    plan->arena_bytes ? 100 * live[i].bytes / (double)plan->arena_bytes : 0);
+    }
+    for (uint32_t i = LARGEST_SHOWN; i < count; i++)
+        rest += live[i].bytes;
+    if (count > LARGEST_SHOWN)
+        text_format(report->out,
+                    "<tr><th scope=\"row\">%u smaller</th><td></td><td></td><td></td><td class=\"n\">%s</td>"
+                    "<td class=\"bar\"><i style=\"width:%.1f%%\"></i></td></tr>\n",
+                    count - LARGEST_SHOWN, format_bytes(value, rest),
+                    plan->arena_bytes ? 100 * rest / (double)plan->arena_bytes : 0);
+    text_append(report->out, "</tbody></table></div>\n");
+}
+
+void html_memory_print(const Report *report)
+{
+    const Plan *plan = report->plan;
+    Text *out = report->out;
+    char arena[FORMAT_MAX], live[FORMAT_MAX], at[FORMAT_MAX];
+    text_append(out, "<section>\n<h2>Memory of a GPU</h2>\n");
+    if (plan->buffer_count == 0) {
+        text_append(out, "<p class=\"note\">The model is abstract: its volumes and times were given, no buffers are "
+                         "planned.</p>\n</section>\n");
+        return;
+    }
+    MemorySample *samples;
+    uint32_t count = occupancy_memory(plan, report->simulation, report->arena, &samples);
+    const MemorySample *peak = occupancy_peak(samples, count);
+    text_append(
+        out,
+        "<div class=\"scroll\"><table>\n<thead><tr><th>kind</th><th class=\"n\">buffers</th><th class=\"n\">"
+        "sizes added up</th><th class=\"n\">live at the peak</th><th>share of the arena</th></tr></thead>\n<tbody>\n");
+    for (int k = 0; k < BUFFER_KIND_COUNT; k++)
+        print_kind(plan, (BufferKind)k, peak->bytes[k], out);
+    text_format(out,
+                "</tbody></table></div>\n<p class=\"note\">The arena has %s; at most %s are live, first at %s. Buffers "
+                "share memory where the order of steps guarantees that they are never live together, so the arena may "
+                "exceed what is live in this run. The timeline shows both throughout.</p>\n",
+                format_bytes(arena, (double)plan->arena_bytes), format_bytes(live, memory_total(peak)),
+                format_time(at, peak->time_s));
+    print_largest(report, peak->time_s);
+    text_append(out, "</section>\n");
+}

@@ -1,0 +1,163 @@
+// Where the simulated iteration's time goes: communication that is exposed or hidden, how busy streams and
+// ports are, and which ops the critical path consists of.
+#include <math.h>
+#include <stdlib.h>
+
+#include "backends/html_parts.h"
+
+static const double PATH_SHARE_MIN = 1e-3; // of the iteration; ops with less are shown together
+
+// ---- overlap ---------------------------------------------------------------------------------
+
+static void print_part(Text *out, const char *key, const char *name, double part_s, double whole_s)
+{
+    char value[FORMAT_MAX];
+    text_format(out,
+                "<tr><th scope=\"row\"><i class=\"key %s\"></i>%s</th><td class=\"n\">%s</td>"
+                "<td class=\"n\">%.1f %%</td></tr>\n",
+                key, name, format_time(value, part_s), 100 * part_s / whole_s);
+}
+
+static void print_overlap(const Report *report)
+{
+    const Simulation *simulation = report->simulation;
+    double whole_s = html_whole_s(report);
+    double computing_s = simulation->stream_busy_s[STREAM_COMPUTE];
+    double alone_s = fmax(0, computing_s - simulation->hidden_s);
+    double idle_s = fmax(0, simulation->iteration_s - alone_s - simulation->hidden_s - simulation->exposed_s);
+    if (idle_s < 1e-9 * whole_s)
+        idle_s = 0;
+    const struct {
+        const char *key, *name;
+        double part_s;
+    } parts[] = {{"l", "computation alone", alone_s},
+                 {"both", "communication hidden behind computation", simulation->hidden_s},
+                 {"x", "communication exposed", simulation->exposed_s},
+                 {"idle", "neither", idle_s}};
+    text_append(report->out, "<div class=\"whole bar\">");
+    for (size_t i = 0; i < COUNT_OF(parts); i++)
+        if (parts[i].part_s > 0)
+            text_format(report->out, "<i class=\"%s\" style=\"width:%.2f%%\"></i>", parts[i].key,
+                        100 * parts[i].part_s / whole_s);
+    text_append(report->out, "</div>\n<div class=\"columns\">\n<div>\n<table>\n<thead><tr><th>the iteration</th>"
+                             "<th class=\"n\">time</th><th class=\"n\">share</th></tr></thead>\n<tbody>\n");
+    for (size_t i = 0; i < COUNT_OF(parts); i++)
+        if (parts[i].part_s > 0)
+            print_part(report->out, parts[i].key, parts[i].name, parts[i].part_s, whole_s);
+    text_append(report->out, "</tbody></table>\n");
+}
+
+// ---- busy shares -----------------------------------------------------------------------------
+
+static void print_busy(const Report *report, const char *kind, const char *name, const char *detail, const char *key,
+                       double busy_s)
+{
+    char value[FORMAT_MAX];
+    double share = 100 * busy_s / html_whole_s(report);
+    text_format(report->out, "<tr><th scope=\"row\">%s ", kind);
+    html_escape(report->out, name);
+    text_format(report->out,
+                "</th><td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"n\">%.1f %%</td>"
+                "<td class=\"bar\"><i class=\"%s\" style=\"width:%.1f%%\"></i></td></tr>\n",
+                detail, format_time(value, busy_s), share, key, fmin(100, share));
+}
+
+static void print_busy_shares(const Report *report)
+{
+    static const char *const keys[STREAM_COUNT] = {
+        [STREAM_COMPUTE] = "l", [STREAM_EXCHANGE] = "e", [STREAM_MIGRATE] = "g", [STREAM_SYNC] = "r"};
+    const Cluster *cluster = &report->plan->cluster;
+    char bandwidth[FORMAT_MAX];
+    text_append(report->out, "<table>\n<thead><tr><th>busy</th><th class=\"n\">bandwidth</th><th class=\"n\">time</th>"
+                             "<th class=\"n\">share</th><th></th></tr></thead>\n<tbody>\n");
+    for (int s = 0; s < STREAM_COUNT; s++)
+        if (report->simulation->stream_busy_s[s] > 0)
+            print_busy(report, "stream", stream_name((Stream)s), "", keys[s], report->simulation->stream_busy_s[s]);
+    for (uint32_t l = 0; l < cluster->level_count; l++)
+        print_busy(report, "port", cluster->levels[l].name,
+                   format_bandwidth(bandwidth,
+                                    l == 0 ? cluster_slowest_port(cluster) : cluster->levels[l].bandwidth_bytes_per_s),
+                   "port", report->simulation->port_busy_s[l]);
+    text_append(report->out, "</tbody></table>\n");
+}
+
+// ---- critical path ---------------------------------------------------------------------------
+
+typedef struct {
+    const OpInfo *info;
+    int32_t level;
+    uint32_t steps;
+    double time_s;
+} PathPart;
+
+static int compare_parts(const void *left, const void *right)
+{
+    const PathPart *a = left, *b = right;
+    return a->time_s != b->time_s ? (a->time_s < b->time_s) - (a->time_s > b->time_s)
+                                  : (a->info > b->info) - (a->info < b->info);
+}
+
+static void print_critical_path(const Report *report)
+{
+    const Plan *plan = report->plan;
+    const Simulation *simulation = report->simulation;
+    size_t ops, count = 0;
+    op_table(&ops);
+    PathPart *parts = arena_alloc_array(report->arena, ops * (LEVELS_MAX + 1), sizeof *parts);
+    for (int32_t step = html_last_step(report); step != NONE; step = simulation->steps[step].cause) {
+        const OpInfo *info = op_info((int)plan->steps[step].op);
+        size_t at = 0;
+        while (at < count && (parts[at].info != info || parts[at].level != plan->steps[step].level))
+            at++;
+        if (at == count)
+            parts[count++] = (PathPart){.info = info, .level = plan->steps[step].level};
+        parts[at].steps++;
+        parts[at].time_s += simulation->steps[step].end_s - simulation->steps[step].begin_s;
+    }
+    if (count)
+        qsort(parts, count, sizeof *parts, compare_parts);
+    text_append(report->out, "<table>\n<thead><tr><th>critical path</th><th class=\"n\">steps</th><th class=\"n\">time"
+                             "</th><th class=\"n\">share</th></tr></thead>\n<tbody>\n");
+    char value[FORMAT_MAX];
+    PathPart rest = {0};
+    for (size_t i = 0; i < count; i++) {
+        if (parts[i].time_s < PATH_SHARE_MIN * html_whole_s(report)) {
+            rest.steps += parts[i].steps;
+            rest.time_s += parts[i].time_s;
+            continue;
+        }
+        text_format(report->out, "<tr><th scope=\"row\">%s ", parts[i].info->name);
+        if (parts[i].level != NONE)
+            html_escape(report->out, plan->cluster.levels[parts[i].level].name);
+        text_format(report->out,
+                    "</th><td class=\"n\">%u</td><td class=\"n\">%s</td><td class=\"n\">%.1f %%</td></tr>\n",
+                    parts[i].steps, format_time(value, parts[i].time_s), 100 * parts[i].time_s / html_whole_s(report));
+    }
+    if (rest.steps)
+        text_format(report->out,
+                    "<tr><th scope=\"row\">others</th><td class=\"n\">%u</td><td class=\"n\">%s</td>"
+                    "<td class=\"n\">%.1f %%</td></tr>\n",
+                    rest.steps, format_time(value, rest.time_s), 100 * rest.time_s / html_whole_s(report));
+    text_append(report->out, "</tbody></table>\n</div>\n");
+}
+
+int32_t html_last_step(const Report *report)
+{
+    int32_t last = NONE;
+    for (uint32_t i = 0; i < report->plan->step_count; i++)
+        if (last == NONE || report->simulation->steps[i].end_s >= report->simulation->steps[last].end_s)
+            last = (int32_t)i;
+    return last;
+}
+
+void html_time_print(const Report *report)
+{
+    text_append(report->out, "<section>\n<h2>Where the time goes</h2>\n");
+    print_overlap(report);
+    print_critical_path(report);
+    print_busy_shares(report);
+    text_append(report->out,
+                "</div>\n<p class=\"note\">Of the simulated iteration. A stream is busy while one of its steps is "
+                "under way; a port while bytes pass it, at its full rate. The critical path is the chain "
+                "of steps that each waited for the one before.</p>\n</section>\n");
+}
