@@ -32,7 +32,7 @@
     X(JSON, "json", "the plan for programs")                                                                           \
     X(DOT, "dot", "the schedule as a graph, for Graphviz")                                                             \
     X(TRACE, "trace", "the simulated run as Chrome trace events, for Perfetto and chrome://tracing")                   \
-    X(HTML, "html", "a report to open in a browser: comparison, reasons, timeline, links, memory")                            \
+    X(HTML, "html", "a report to open in a browser: comparison, reasons, timeline, links, memory")                     \
     X(CHAKRA, "chakra", "Chakra traces for ASTRA-sim: files PREFIX.RANK.et and PREFIX.groups.json for -o PREFIX")
 
 #define X(name, ...) DUMP_##name,
