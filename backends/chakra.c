@@ -142,13 +142,19 @@ static void append_message(const ProtobufCMessage *message, Text *out)
     free(bytes);
 }
 
+// A figure as the integer nearest to it; a plan may claim more than integers hold.
+static uint64_t whole(double figure)
+{
+    return figure < 0x1p62 ? (uint64_t)llround(figure) : UINT64_C(1) << 62;
+}
+
 static void begin_node(NodeMessage *message, uint64_t id, char *name, Chakra__NodeType type, const Step *step)
 {
     chakra__node__init(&message->node);
     message->node.id = id;
     message->node.name = name;
     message->node.type = type;
-    message->node.duration_micros = (uint64_t)ceil(step->cost_s * 1e6); // 0 would mean unknown
+    message->node.duration_micros = whole(ceil(step->cost_s * 1e6)); // 0 would mean unknown
     message->node.attr = message->list;
     add_attribute(message, "is_cpu_op", CHAKRA__ATTRIBUTE__VALUE_BOOL_VAL)->bool_val = false;
 }
@@ -171,11 +177,11 @@ static uint64_t collective_size(const Plan *plan, const Step *step)
         return 0;
     switch (op_info((int)step->op)->shape) {
     case SHAPE_GATHER:
-        return (uint64_t)llround(step->bytes / others);
+        return whole(step->bytes / others);
     case SHAPE_SCATTER:
-        return (uint64_t)llround(step->bytes / others * members);
+        return whole(step->bytes / others * members);
     case SHAPE_REDUCE: // every member sends its part of the sum twice, but to itself
-        return (uint64_t)llround(step->bytes * members / (2 * others));
+        return whole(step->bytes * members / (2 * others));
     case SHAPE_LOCAL:
     case SHAPE_EXCHANGE:
         break;
@@ -206,7 +212,7 @@ static void add_collective(const Chakra *chakra, uint64_t rank, const Step *step
 // What goes to one peer: whole bytes that add up to what the plan says, the same at both ends.
 static uint64_t peer_bytes(const Step *step, uint64_t from, uint64_t to, uint64_t members)
 {
-    uint64_t total = (uint64_t)llround(step->bytes), others = members - 1;
+    uint64_t total = whole(step->bytes), others = members - 1;
     uint64_t place = (to + members - from) % members - 1;
     return total / others + (place < total % others);
 }
@@ -252,7 +258,7 @@ static void print_node(const Chakra *chakra, uint64_t rank, uint32_t index, uint
     if (collective)
         add_collective(chakra, rank, step, group, &message);
     else
-        add_u64(&message, "num_ops", (uint64_t)llround(step->cost_s * chakra->plan->cluster.device.compute_flops));
+        add_u64(&message, "num_ops", whole(step->cost_s * chakra->plan->cluster.device.compute_flops));
     append_message(&message.node.base, out);
 }
 

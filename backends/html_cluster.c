@@ -123,23 +123,27 @@ static void print_diagram(const Report *report, const Choice *choice)
 static void print_diagrams(const Report *report)
 {
     const Plan *plan = report->plan;
-    uint32_t drawn = 0, left_out = 0;
-    for (uint32_t i = 0; i < plan->choice_count; i++) {
-        bool before = false;
-        for (uint32_t k = 0; k < i && !before; k++)
-            before = choices_equal(&plan->choices[k], &plan->choices[i]);
-        if (before)
+    const Choice *drawn[CHOICES_DRAWN];
+    uint32_t count = 0;
+    bool more = false;
+    for (uint32_t i = 0; i < plan->choice_count; i = plan_choice_run_end(plan, i)) {
+        uint32_t at = 0;
+        while (at < count && !choices_equal(drawn[at], &plan->choices[i]))
+            at++;
+        if (at < count)
             continue;
-        if (drawn < CHOICES_DRAWN)
-            print_diagram(report, &plan->choices[i]);
-        *(drawn < CHOICES_DRAWN ? &drawn : &left_out) += 1;
+        more = count == CHOICES_DRAWN;
+        if (more)
+            break;
+        drawn[count++] = &plan->choices[i];
+        print_diagram(report, &plan->choices[i]);
     }
     text_append(report->out,
                 "<p class=\"note\">GPUs with the same number and colour form a domain: they gather each "
                 "other's experts, and tokens travel between domains. Lines are as wide as what two workers "
                 "send each other in these layers; circles count domains of the outermost level alone.");
-    if (left_out)
-        text_format(report->out, " %u more choices are not drawn.", left_out);
+    if (more)
+        text_append(report->out, " Other layers have further choices, which are not drawn.");
     if (plan->replica_levels)
         text_format(report->out,
                     " Experts are replicated over the %u outermost level(s): tokens stay within their copy.",

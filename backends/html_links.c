@@ -5,7 +5,7 @@
 #include "backends/html_parts.h"
 #include "backends/plan_facts.h"
 
-enum { WORKERS_DRAWN = 16, RADIUS = 20, LINE_MAX = 12, WIDTH = 420, MARGIN = 58 };
+enum { WORKERS_DRAWN = 16, PORTS_LISTED = 64, RADIUS = 20, LINE_MAX = 12, WIDTH = 420, MARGIN = 58 };
 
 typedef struct {
     double x, y;
@@ -20,16 +20,6 @@ static Point place(uint32_t position, uint32_t count, int height)
                    height / 2.0 - (height / 2.0 - RADIUS - 22) * cos(angle)};
 }
 
-static bool counts(const Plan *plan, const Step *step, const Choice *choice)
-{
-    if (!choice)
-        return true;
-    for (uint32_t i = 0; i < plan->choice_count; i++)
-        if ((int32_t)plan->choices[i].layer == step->layer)
-            return choices_equal(&plan->choices[i], choice);
-    return false;
-}
-
 static bool are_peers(const Group *group, uint32_t a, uint32_t b)
 {
     if (group->kind == GROUP_GATHER)
@@ -37,22 +27,49 @@ static bool are_peers(const Group *group, uint32_t a, uint32_t b)
     return group->kind != GROUP_EXCHANGE || a % group->domain == b % group->domain;
 }
 
-// Bytes that position a sends to position b in one iteration, by shape of op, in the layers of the choice (NULL: all).
-static void pair_bytes(const Plan *plan, const Choice *choice, uint32_t a, uint32_t b, double bytes[SHAPE_REDUCE + 1])
+enum { SHAPES = SHAPE_REDUCE + 1 };
+
+// Bytes that a worker sends to each of its peers in one iteration.
+typedef struct {
+    double bytes[SHAPES];
+} PeerBytes;
+
+// By group, in the layers of the choice; NULL: in all.
+static const PeerBytes *peer_bytes(const Report *report, const Choice *choice)
 {
-    for (int shape = 0; shape <= SHAPE_REDUCE; shape++)
-        bytes[shape] = 0;
+    const Plan *plan = report->plan;
+    PeerBytes *sums = arena_alloc_array(report->arena, (uint64_t)plan->group_count + 1, sizeof *sums);
+    bool *counts = arena_alloc_array(report->arena, plan->model.layers, sizeof *counts);
+    for (uint32_t i = 0; i < plan->choice_count && choice; i++)
+        counts[plan->choices[i].layer] = choices_equal(&plan->choices[i], choice);
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
-        if (step->group == NONE || step->level > 0)
+        if (step->group == NONE || step->level > 0 || (choice && (step->layer == NONE || !counts[step->layer])))
             continue;
         const Group *group = &plan->groups[step->group];
         double workers =
             group->kind == GROUP_WORLD ? plan->cluster.levels[0].count : (double)group_size(&plan->cluster, group);
-        if (workers > 1 && are_peers(group, a, b) && counts(plan, step, choice))
-            bytes[op_info((int)step->op)->shape] +=
+        if (workers > 1)
+            sums[step->group].bytes[op_info((int)step->op)->shape] +=
                 step->bytes * (double)cluster_gpus_below(&plan->cluster, 0) / (workers - 1);
     }
+    return sums;
+}
+
+// From position a to position b, by shape of op.
+static PeerBytes pair_bytes(const Plan *plan, const PeerBytes *sums, uint32_t a, uint32_t b)
+{
+    PeerBytes pair = {{0}};
+    for (uint32_t g = 0; g < plan->group_count; g++)
+        for (int shape = 0; shape < SHAPES && are_peers(&plan->groups[g], a, b); shape++)
+            pair.bytes[shape] += sums[g].bytes[shape];
+    return pair;
+}
+
+static double total_bytes(const PeerBytes *pair)
+{
+    return pair->bytes[SHAPE_EXCHANGE] + pair->bytes[SHAPE_GATHER] + pair->bytes[SHAPE_SCATTER] +
+           pair->bytes[SHAPE_REDUCE];
 }
 
 // ---- the path between two --------------------------------------------------------------------
@@ -88,14 +105,14 @@ static const struct {
              {SHAPE_REDUCE, "r", "gradients summed"}};
 
 // Kinds side by side, as wide as their share of the most that any pair sends.
-static void print_line(const Report *report, Point a, Point b, const double bytes[], double most)
+static void print_line(const Report *report, Point a, Point b, const PeerBytes *pair, double most)
 {
     double length = hypot(b.x - a.x, b.y - a.y), total = 0, done = 0;
     Point across = {-(b.y - a.y) / length, (b.x - a.x) / length};
     for (size_t k = 0; k < COUNT_OF(kinds); k++)
-        total += LINE_MAX * bytes[kinds[k].shape] / most;
+        total += LINE_MAX * pair->bytes[kinds[k].shape] / most;
     for (size_t k = 0; k < COUNT_OF(kinds); k++) {
-        double width = LINE_MAX * bytes[kinds[k].shape] / most, shift = done + width / 2 - total / 2;
+        double width = LINE_MAX * pair->bytes[kinds[k].shape] / most, shift = done + width / 2 - total / 2;
         if (width > 0)
             text_format(report->out, "<path class=\"%s\" d=\"M%.1f %.1fL%.1f %.1f\" stroke-width=\"%.2f\"/>",
                         kinds[k].key, a.x + shift * across.x, a.y + shift * across.y, b.x + shift * across.x,
@@ -104,11 +121,9 @@ static void print_line(const Report *report, Point a, Point b, const double byte
     }
 }
 
-static void print_pair(const Report *report, const Choice *choice, uint32_t a, uint32_t b, double most, int height)
+static void print_pair(const Report *report, const PeerBytes *pair, uint32_t a, uint32_t b, double most, int height)
 {
     const Plan *plan = report->plan;
-    double bytes[SHAPE_REDUCE + 1];
-    pair_bytes(plan, choice, a, b, bytes);
     Way way = way_between(&plan->cluster, a, b);
     char value[FORMAT_MAX], latency[FORMAT_MAX];
     uint32_t count = plan->cluster.levels[0].count;
@@ -119,10 +134,11 @@ static void print_pair(const Report *report, const Choice *choice, uint32_t a, u
     text_format(report->out, "\n%s, %s", format_bandwidth(value, way.bandwidth_bytes_per_s),
                 format_time(latency, way.latency_s));
     for (size_t k = 0; k < COUNT_OF(kinds); k++)
-        if (bytes[kinds[k].shape] > 0)
-            text_format(report->out, "\n%s each way: %s", kinds[k].name, format_bytes(value, bytes[kinds[k].shape]));
+        if (pair->bytes[kinds[k].shape] > 0)
+            text_format(report->out, "\n%s each way: %s", kinds[k].name,
+                        format_bytes(value, pair->bytes[kinds[k].shape]));
     text_append(report->out, "</title>");
-    print_line(report, place(a, count, height), place(b, count, height), bytes, most);
+    print_line(report, place(a, count, height), place(b, count, height), pair, most);
     text_append(report->out, "</g>\n");
 }
 
@@ -147,11 +163,12 @@ void html_links_print(const Report *report, const Choice *choice)
     uint32_t count = plan->cluster.levels[0].count;
     if (count < 2 || count > WORKERS_DRAWN)
         return;
-    double most = 0, bytes[SHAPE_REDUCE + 1];
+    const PeerBytes *sums = peer_bytes(report, choice);
+    double most = 0;
     for (uint32_t a = 0; a < count; a++)
         for (uint32_t b = a + 1; b < count; b++) {
-            pair_bytes(plan, choice, a, b, bytes);
-            most = fmax(most, bytes[SHAPE_EXCHANGE] + bytes[SHAPE_GATHER] + bytes[SHAPE_SCATTER] + bytes[SHAPE_REDUCE]);
+            PeerBytes pair = pair_bytes(plan, sums, a, b);
+            most = fmax(most, total_bytes(&pair));
         }
     int height = count == 2 ? 120 : count <= 4 ? 240 : 330;
     text_format(report->out,
@@ -159,8 +176,10 @@ void html_links_print(const Report *report, const Choice *choice)
                 "aria-label=\"Traffic between workers\">\n",
                 WIDTH, height, WIDTH, height);
     for (uint32_t a = 0; a < count && most > 0; a++)
-        for (uint32_t b = a + 1; b < count; b++)
-            print_pair(report, choice, a, b, most, height);
+        for (uint32_t b = a + 1; b < count; b++) {
+            PeerBytes pair = pair_bytes(plan, sums, a, b);
+            print_pair(report, &pair, a, b, most, height);
+        }
     for (uint32_t w = 0; w < count; w++)
         print_worker(report, choice, w, height);
     text_append(report->out, "</svg>\n");
@@ -168,19 +187,11 @@ void html_links_print(const Report *report, const Choice *choice)
 
 // ---- names, ports and links ------------------------------------------------------------------
 
-static double sent_to(const Report *report, uint32_t a, uint32_t b)
+static void print_cell(const Report *report, const PeerBytes *sums, uint32_t a, uint32_t b)
 {
-    double bytes[SHAPE_REDUCE + 1], total = 0;
-    pair_bytes(report->plan, NULL, a, b, bytes);
-    for (int shape = SHAPE_EXCHANGE; shape <= SHAPE_REDUCE; shape++)
-        total += bytes[shape];
-    return total;
-}
-
-static void print_cell(const Report *report, uint32_t a, uint32_t b)
-{
+    PeerBytes pair = pair_bytes(report->plan, sums, a, b);
     Way way = way_between(&report->plan->cluster, a, b);
-    double sent = sent_to(report, a, b), share = sent / way.bandwidth_bytes_per_s / html_whole_s(report);
+    double sent = total_bytes(&pair), share = sent / way.bandwidth_bytes_per_s / html_whole_s(report);
     char value[FORMAT_MAX], latency[FORMAT_MAX];
     text_format(report->out, "<td class=\"n\" style=\"--share:%.0f%%\">%s", 100 * fmin(1, share),
                 format_bandwidth(value, way.bandwidth_bytes_per_s));
@@ -189,14 +200,12 @@ static void print_cell(const Report *report, uint32_t a, uint32_t b)
     text_format(report->out, "<br><b>%.0f %%</b></td>", 100 * share);
 }
 
-static void print_port_row(const Report *report, uint32_t a)
+static void print_port_row(const Report *report, const PeerBytes *sums, uint32_t a)
 {
     const WorkerPort *port = &report->plan->cluster.ports[a];
     uint32_t count = report->plan->cluster.port_count;
     char value[FORMAT_MAX], latency[FORMAT_MAX];
-    double sent = 0;
-    for (uint32_t b = 0; b < count; b++)
-        sent += b == a ? 0 : sent_to(report, a, b);
+    double sent = plan_port_bytes(report->plan, 0);
     text_append(report->out, "<tr><th scope=\"row\">");
     html_escape(report->out, port->name);
     text_format(report->out, "</th><td class=\"n own\">%s<br><small>%s</small>",
@@ -207,7 +216,7 @@ static void print_port_row(const Report *report, uint32_t a)
         if (b == a)
             text_append(report->out, "<td></td>");
         else
-            print_cell(report, a, b);
+            print_cell(report, sums, a, b);
     }
     text_append(report->out, "</tr>\n");
 }
@@ -227,8 +236,11 @@ void html_ports_print(const Report *report)
         text_append(report->out, "</th>");
     }
     text_append(report->out, "</tr></thead>\n<tbody>\n");
-    for (uint32_t a = 0; a < cluster->port_count; a++)
-        print_port_row(report, a);
+    const PeerBytes *sums = peer_bytes(report, NULL);
+    for (uint32_t a = 0; a < cluster->port_count && a < PORTS_LISTED; a++)
+        print_port_row(report, sums, a);
+    if (cluster->port_count > PORTS_LISTED)
+        text_format(report->out, "<tr><td colspan=\"2\">and %u more</td></tr>\n", cluster->port_count - PORTS_LISTED);
     text_append(report->out, "</tbody></table></div>\n<p class=\"note\">Each way: bandwidth that ports and link leave, "
                              "latency, bytes of one iteration, and the share of the simulated iteration that they take "
                              "at that bandwidth.</p>\n");

@@ -91,6 +91,11 @@ for flipped in flip*.hepb; do
 done
 expect 3 'abstract|simulated' "$HEP_RUN" good.hepb
 
+# What the verifier's fuzz target begins with are good plans of the present format.
+for seed in "$HEP_SOURCE"/tests/fuzz/corpus/verifier/*.hepb; do
+  expect 0 '' "$HEPC" --check "$seed"
+done
+
 # More ranks than this machine can hold.
 cat >huge.hep <<'HEP'
 cluster c { level dc { count = 64 bandwidth = 1 Gbit/s } level gpu { count = 64 bandwidth = 10 Gbit/s } }
