@@ -124,6 +124,34 @@ Test(lower, gathers_wait_for_nothing_in_the_forward_pass)
     arena_destroy(arena);
 }
 
+// 8000 GPUs, 60 layers, each with its own domains: what all ranks share is written once.
+Test(lower, a_large_plan_is_small)
+{
+    enum { LAYERS = 60, PLAN_FILE_MAX = 1 << 20 };
+    Spec spec = spec_small_gpt((uint32_t[]){1000, 8, 0}, 8000, 2);
+    spec.model.layers = LAYERS;
+    spec.plan.pass = PASS_TRAINING;
+    Config configs[LAYERS] = {{.regather = false}};
+    for (uint32_t k = 0; k < LAYERS; k++) {
+        configs[k].domain[0] = 1u << k % 4;
+        configs[k].domain[1] = 1u << (k / 4) % 4;
+        configs[k].regather = k % 3 == 0;
+    }
+    Arena *arena = arena_create();
+    Mix mix = {.configs = configs, .prefetch = PREFETCH_UNLIMITED};
+    Plan *plan = lowered_mix(&spec, workload_derive(&spec, arena), &mix);
+    uint8_t *bytes;
+    size_t length;
+    char error[PLAN_ERROR_MAX];
+    VerifyReport report;
+    cr_assert(plan_verify(plan, &report), "%s", report.items[0].message);
+    cr_assert(plan_encode(plan, &bytes, &length, error), "%s", error);
+    cr_assert_lt(length, PLAN_FILE_MAX);
+    free(bytes);
+    plan_destroy(plan);
+    arena_destroy(arena);
+}
+
 // HybridEP, section IV-A: 4 data centres of 4 GPUs, S = (2, 4). GPU 0 gathers with 4 and with 1, 2, 3; it exchanges
 // with 8 and with nobody inside its data centre.
 Test(lower, two_tier_example_of_the_paper)
