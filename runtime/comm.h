@@ -11,6 +11,14 @@
 
 typedef struct Comm Comm;
 
+// What a communicator asks of the rank it serves, from any thread, when others wait for that rank.
+typedef struct {
+    StreamPoint (*point)(void *context, Stream stream);
+    // When the rank was last seen to get on: a step began or ended, or `now_s` while a stream computes.
+    double (*life_s)(void *context, double now_s);
+    void *context;
+} Watch;
+
 typedef struct {
     const void *send; // rows for the other members, ascending, own left out
     void *recv;       // rows from the other members, ascending, own left out
@@ -46,6 +54,8 @@ typedef struct {
     bool (*barrier)(Comm *comm, Fault *fault);
     bool (*all_reduce_max)(Comm *comm, double *values, uint32_t count, Fault *fault);
     bool (*all_reduce_sum)(Comm *comm, double *values, uint32_t count, Fault *fault);
+    // Whom to ask how far this rank is. NULL before that goes away.
+    void (*watch)(Comm *comm, const Watch *watch);
     // Makes every rank's pending and later calls fail soon with `cause`, or ends all processes of the world with it.
     void (*abort)(Comm *comm, const Fault *cause);
     // Adds this rank's counters since the last reset to totals[level]; then resets if asked.

@@ -23,6 +23,16 @@ const char *mpi_launcher(void)
     return NULL;
 }
 
+uint64_t mpi_launcher_size(void)
+{
+    for (size_t l = 0; l < COUNT_OF(launchers); l++) {
+        const char *size = getenv(launchers[l].size);
+        if (size)
+            return strtoull(size, NULL, 10);
+    }
+    return 0;
+}
+
 uint64_t mpi_launcher_rank(void)
 {
     for (size_t l = 0; l < COUNT_OF(launchers); l++) {

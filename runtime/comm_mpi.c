@@ -49,6 +49,11 @@ static bool is_placed(const MpiWorld *world)
     return cluster && cluster->port_count && cluster_gpus(cluster) == world->comm.size;
 }
 
+int64_t mpi_rank_of(const MpiWorld *world, int process)
+{
+    return is_placed(world) ? (int64_t)cluster_rank_of_process(world->comm.cluster, (uint64_t)process) : process;
+}
+
 static bool mpi_barrier(Comm *base, Fault *fault)
 {
     MPI_Request request;
@@ -104,6 +109,14 @@ static void mpi_traffic(Comm *base, CommTraffic totals[LEVELS_MAX], bool reset)
     comm_counters_add(((MpiWorld *)base)->counters, totals, reset);
 }
 
+static void mpi_watch(Comm *base, const Watch *watch)
+{
+    MpiWorld *world = (MpiWorld *)base;
+    pthread_mutex_lock(&world->wait_mutex);
+    world->watch = watch ? *watch : (Watch){0};
+    pthread_mutex_unlock(&world->wait_mutex);
+}
+
 static const CommOps mpi_ops = {
     .name = "mpi",
     .open = mpi_open,
@@ -112,6 +125,7 @@ static const CommOps mpi_ops = {
     .barrier = mpi_barrier,
     .all_reduce_max = mpi_all_reduce_max,
     .all_reduce_sum = mpi_all_reduce_sum,
+    .watch = mpi_watch,
     .abort = mpi_abort,
     .traffic = mpi_traffic,
 };
@@ -152,19 +166,29 @@ bool mpi_available(void)
     return true;
 }
 
+// The others would wait for this process: MPI ends them.
+static _Noreturn void start_fail(const MpiWorldOptions *options, const Fault *fault)
+{
+    options->report(options->report_context, fault);
+    MPI_Abort(MPI_COMM_WORLD, EXIT_FAULT);
+    abort();
+}
+
 MpiWorld *mpi_world_create(const MpiWorldOptions *options, Fault *fault)
 {
     int rank, size;
-    if (!mpi_start(fault))
+    mpi_start_watch(options);
+    if (!mpi_start(fault)) {
+        mpi_start_seen();
         return NULL;
+    }
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &size);
     MpiWorld *world = calloc(1, sizeof(*world));
     double *gathered = calloc((size_t)size * REDUCE_COUNT_MAX, sizeof(*gathered));
-    if (!world || !gathered) { // the others would wait for this rank: MPI ends them
+    if (!world || !gathered) {
         fault_set(fault, EXIT_FAULT, "out of memory for %d ranks", size);
-        options->report(options->report_context, fault);
-        MPI_Abort(MPI_COMM_WORLD, EXIT_FAULT);
+        start_fail(options, fault);
     }
     world->options = *options;
     if (world->options.chunk_bytes == 0 || world->options.chunk_bytes > CHUNK_BYTES_MAX)
@@ -175,8 +199,11 @@ MpiWorld *mpi_world_create(const MpiWorldOptions *options, Fault *fault)
     world->comm.machine_size = machine_ranks();
     atomic_store(&world->progress_s, clock_now_s());
     pthread_mutex_init(&world->end_mutex, NULL);
+    pthread_mutex_init(&world->wait_mutex, NULL);
     world_connect(world);
-    mpi_listener_start(world);
+    if (!mpi_places_learn(world, fault) || !mpi_listener_start(world, fault))
+        start_fail(options, fault);
+    mpi_start_seen();
     return world;
 }
 
@@ -184,15 +211,15 @@ void mpi_world_destroy(MpiWorld *world)
 {
     if (!world)
         return;
-    Fault ignored = {0};
-    (void)mpi_barrier(&world->comm, &ignored); // sleeping, where MPI_Finalize would spin
-    mpi_listener_stop(world);
+    mpi_listener_stop(world); // all have come: MPI_Finalize would spin until they do
     mpi_channels_close(world);
     MPI_Comm_free(&world->calls);
     MPI_Comm_free(&world->control);
     MPI_Comm_free(&world->world);
     MPI_Finalize();
     pthread_mutex_destroy(&world->end_mutex);
+    pthread_mutex_destroy(&world->wait_mutex);
+    free(world->places);
     free(world->channels);
     free(world->gathered);
     free(world);

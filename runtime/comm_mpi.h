@@ -10,7 +10,9 @@
 typedef struct MpiWorld MpiWorld;
 
 typedef struct {
-    double timeout_s;     // a collective fails when a peer is missing and this rank has moved nothing for so long
+    // A collective fails when a peer is missing that does not get on for so long, nor whom it waits for; any call
+    // fails when a process is silent for so long.
+    double timeout_s;
     uint64_t chunk_bytes; // largest message; 0: the default
     // Called in the process of rank 0, or of the failed rank if that one does not answer, with the cause that was
     // given to CommOps.abort first, before all processes are ended.
@@ -21,6 +23,7 @@ typedef struct {
 bool mpi_available(void);         // built with MPI
 const char *mpi_launcher(void);   // what started this process as one of several; NULL: nothing did
 uint64_t mpi_launcher_rank(void); // the rank it gave, 0 when unknown
+uint64_t mpi_launcher_size(void); // how many it started, 0 when unknown
 
 // Initialises MPI; one world per process, once. NULL and a fault when MPI cannot serve several threads.
 MpiWorld *mpi_world_create(const MpiWorldOptions *options, Fault *fault) MUST_CHECK;

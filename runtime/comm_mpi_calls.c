@@ -2,12 +2,15 @@
 // sleeps in growing steps until they have arrived; nothing is allocated in a call. Counts travel first: where rows
 // go depends on the counts of all peers.
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/clock.h"
 #include "runtime/comm_mpi_internal.h"
+
+static const double look_s = 50e-3; // how often a waiting stream looks whom it waits for
 
 // ---- channels --------------------------------------------------------------------------------
 
@@ -26,6 +29,20 @@ static void channel_destroy(Channel *channel)
     free(channel);
 }
 
+// So small that over links as slow as planned some chunk arrives many times within the time limit, even if all peers
+// and all ranks that share the port are served at once.
+static uint64_t chunk_bytes(const MpiWorld *world, const Group *group, uint64_t members)
+{
+    const Cluster *cluster = world->comm.cluster;
+    uint32_t level = group->level == NONE ? 0 : (uint32_t)group->level;
+    double rate = cluster->levels[level].bandwidth_bytes_per_s;
+    for (uint32_t p = 0; level == 0 && p < cluster->port_count; p++)
+        rate = fmin(rate, cluster->ports[p].bandwidth_bytes_per_s);
+    double at_once = (double)(SLOTS * members * cluster_gpus_below(cluster, level));
+    double bytes = fmax(rate * world->options.timeout_s / 16 / at_once, CHUNK_BYTES_MIN);
+    return bytes < (double)world->options.chunk_bytes ? (uint64_t)bytes : world->options.chunk_bytes;
+}
+
 static Channel *channel_create(const MpiWorld *world, const Group *group, Stream stream)
 {
     const Cluster *cluster = world->comm.cluster;
@@ -36,6 +53,7 @@ static Channel *channel_create(const MpiWorld *world, const Group *group, Stream
         return NULL;
     *channel = (Channel){.group = *group, .stream = stream, .mpi = MPI_COMM_NULL, .member_count = (uint32_t)members};
     channel->own = (uint32_t)group_index(cluster, group, rank);
+    channel->chunk_bytes = chunk_bytes(world, group, members);
     channel->ranks = calloc(members, sizeof(*channel->ranks));
     channel->levels = calloc(members, sizeof(*channel->levels));
     channel->flows = calloc(members * FLOW_KINDS, sizeof(*channel->flows));
@@ -125,7 +143,7 @@ static bool flow_post(const Call *call, uint32_t member, FlowKind kind, uint32_t
     Flow *flow = &channel->flows[index];
     if (flow->left == 0)
         return true;
-    uint64_t largest = call->world->options.chunk_bytes;
+    uint64_t largest = channel->chunk_bytes;
     int bytes = (int)(flow->left < largest ? flow->left : largest), tag = kind / 2;
     MPI_Request *request = &channel->requests[index * SLOTS + slot];
     int error = is_receive(kind) ? MPI_Irecv(flow->at, bytes, MPI_BYTE, (int)member, tag, channel->mpi, request)
@@ -148,12 +166,16 @@ static bool flow_begin(const Call *call, uint32_t member, FlowKind kind, const v
     return true;
 }
 
-// Who keeps this member waiting: peers with messages under way, those that should send first.
-static bool call_timeout(const Call *call)
+static bool call_receives(const Channel *channel)
 {
-    const Channel *channel = call->channel;
+    return channel->open[RECEIVE_COUNT] + channel->open[RECEIVE_ROWS] + channel->open[RECEIVE_RECORDS] > 0;
+}
+
+// Who keeps this member waiting: peers with messages under way, those that should send first.
+static uint32_t call_awaited(const Channel *channel, uint32_t *others)
+{
     uint32_t missing = 0, first = channel->own;
-    bool receives = channel->open[RECEIVE_COUNT] + channel->open[RECEIVE_ROWS] + channel->open[RECEIVE_RECORDS] > 0;
+    bool receives = call_receives(channel);
     for (uint32_t m = 0; m < channel->member_count; m++) {
         bool waits = false;
         for (uint32_t r = 0; r < FLOW_KINDS * SLOTS; r++)
@@ -162,15 +184,40 @@ static bool call_timeout(const Call *call)
         if (waits && missing++ == 0)
             first = m;
     }
+    *others = missing > 0 ? missing - 1 : 0;
+    return first;
+}
+
+static bool call_timeout(const Call *call, const Wait *wait)
+{
+    const Channel *channel = call->channel;
+    Fault *fault = call->fault;
+    uint64_t peer = channel->ranks[wait->member];
+    uint32_t more;
+    (void)call_awaited(channel, &more);
     char group[128], others[48] = "";
     comm_describe_group(call->world->comm.cluster, &channel->group, group, sizeof(group));
-    if (missing > 1)
-        snprintf(others, sizeof(others), " (nor did %" PRIu32 " more)", missing - 1);
-    fault_set(call->fault, EXIT_FAULT, "rank %" PRIu64 " did not %s in %s%s and nothing moved here for %g s",
-              channel->ranks[first], receives ? "arrive" : "take its rows", group, others,
-              call->world->options.timeout_s);
-    call->fault->peer = (int64_t)channel->ranks[first];
+    if (more > 0)
+        snprintf(others, sizeof(others), " (nor did %" PRIu32 " more)", more);
+    bool silent = clock_now_s() > wait->heard_s + mpi_silence_s(call->world);
+    fault_set(fault, EXIT_FAULT, "rank %" PRIu64 " did not %s in %s%s, and for %g s %s", peer,
+              call_receives(channel) ? "arrive" : "take its rows", group, others, call->world->options.timeout_s,
+              silent ? "nothing was heard of it" : "neither it nor any rank it waits for moved or computed anything");
+    fault->peer = (int64_t)peer;
+    fault->peer_told = !silent;
+    fault->peer_stream = channel->stream;
+    fault->peer_at = wait->at;
+    fault->peer_for_s = wait->for_s + clock_now_s() - wait->heard_s;
     return false;
+}
+
+// Has the time limit passed? Who waits for a peer that answers, but does not get on, leaves it a little longer to
+// whoever waits for the cause.
+static bool call_is_late(const Call *call, const Wait *wait, double since_s, double now_s)
+{
+    double timeout_s = call->world->options.timeout_s;
+    bool answers = now_s <= wait->heard_s + mpi_silence_s(call->world);
+    return now_s >= fmax(since_s, wait->life_s) + timeout_s + (answers ? fmin(2, timeout_s / 2) : 0);
 }
 
 // A message that came short was of another call.
@@ -231,22 +278,35 @@ static bool is_open(const Channel *channel, bool counts_only)
 static bool call_complete(const Call *call, bool counts_only)
 {
     MpiWorld *world = call->world;
-    double since_s = clock_now_s();
+    const Channel *channel = call->channel;
+    double since_s = clock_now_s(), looked_s = since_s;
+    bool named = false;
     atomic_store(&world->progress_s, since_s);
-    while (is_open(call->channel, counts_only)) {
+    while (is_open(channel, counts_only)) {
         bool finished;
         if (!call_advance(call, &finished))
             return false;
         double now_s = clock_now_s();
         if (finished) {
-            since_s = now_s;
+            since_s = looked_s = now_s;
             atomic_store(&world->progress_s, now_s);
             continue;
         }
-        if (now_s >= atomic_load(&world->progress_s) + world->options.timeout_s)
-            return call_timeout(call);
+        if (now_s >= looked_s + look_s) {
+            if (now_s - looked_s > world->options.timeout_s / 2) // this process was stopped itself
+                since_s = now_s;
+            looked_s = now_s;
+            uint32_t others;
+            mpi_wait_for(world, channel->stream, channel, call_awaited(channel, &others));
+            named = true;
+            Wait wait = mpi_wait_known(world, channel->stream);
+            if (call_is_late(call, &wait, since_s, now_s))
+                return call_timeout(call, &wait);
+        }
         mpi_wait_a_while(since_s);
     }
+    if (named)
+        mpi_wait_for(world, channel->stream, NULL, 0);
     return true;
 }
 

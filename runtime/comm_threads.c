@@ -221,6 +221,41 @@ static void threads_abort(Comm *base, const Fault *cause)
         world_wake_all(world);
 }
 
+static void threads_watch(Comm *base, const Watch *watch)
+{
+    ThreadComm *comm = (ThreadComm *)base;
+    pthread_mutex_lock(&comm->world->watch_mutex);
+    comm->watch = watch ? *watch : (Watch){0};
+    pthread_mutex_unlock(&comm->world->watch_mutex);
+}
+
+bool thread_world_lives(ThreadWorld *world)
+{
+    double now_s = clock_now_s(), life_s = atomic_load(&world->progress_s);
+    pthread_mutex_lock(&world->watch_mutex);
+    for (uint64_t rank = 0; rank < world->size && life_s < now_s; rank++) {
+        const Watch *watch = &world->comms[rank].watch;
+        life_s = watch->life_s ? fmax(life_s, watch->life_s(watch->context, now_s)) : life_s;
+    }
+    pthread_mutex_unlock(&world->watch_mutex);
+    atomic_store(&world->progress_s, life_s);
+    return life_s + world->timeout_s > now_s;
+}
+
+void thread_world_tell_peer(ThreadWorld *world, uint64_t rank, Stream stream, Fault *fault)
+{
+    fault->peer = (int64_t)rank;
+    pthread_mutex_lock(&world->watch_mutex);
+    const Watch *watch = &world->comms[rank].watch;
+    fault->peer_told = watch->point;
+    if (watch->point) {
+        fault->peer_stream = stream;
+        fault->peer_at = watch->point(watch->context, stream);
+        fault->peer_for_s = clock_now_s() - fault->peer_at.since_s;
+    }
+    pthread_mutex_unlock(&world->watch_mutex);
+}
+
 static void threads_traffic(Comm *base, CommTraffic totals[LEVELS_MAX], bool reset)
 {
     comm_counters_add(((ThreadComm *)base)->counters, totals, reset);
@@ -234,6 +269,7 @@ static const CommOps thread_ops = {
     .barrier = threads_barrier,
     .all_reduce_max = threads_all_reduce_max,
     .all_reduce_sum = threads_all_reduce_sum,
+    .watch = threads_watch,
     .abort = threads_abort,
     .traffic = threads_traffic,
 };
@@ -249,6 +285,7 @@ ThreadWorld *thread_world_create(const Cluster *cluster, LinkEmulation *links, d
     world->timeout_s = timeout_s;
     pthread_mutex_init(&world->mutex, NULL);
     pthread_mutex_init(&world->cause_mutex, NULL);
+    pthread_mutex_init(&world->watch_mutex, NULL);
     pthread_mutex_init(&world->barrier.mutex, NULL);
     clock_cond_init(&world->barrier.passed);
     atomic_store(&world->progress_s, clock_now_s());
@@ -282,6 +319,7 @@ void thread_world_destroy(ThreadWorld *world)
     }
     pthread_mutex_destroy(&world->mutex);
     pthread_mutex_destroy(&world->cause_mutex);
+    pthread_mutex_destroy(&world->watch_mutex);
     pthread_mutex_destroy(&world->barrier.mutex);
     pthread_cond_destroy(&world->barrier.passed);
     free(world->comms);

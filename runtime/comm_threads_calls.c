@@ -45,10 +45,11 @@ static bool call_timeout(Call *call)
     channel_describe(call, group, sizeof(group));
     if (missing > 1)
         snprintf(others, sizeof(others), " (nor did %" PRIu32 " more)", missing - 1);
-    fault_set(call->fault, EXIT_FAULT, "rank %" PRIu64 " did not %s in %s%s and nothing moved for %g s",
+    fault_set(call->fault, EXIT_FAULT,
+              "rank %" PRIu64 " did not %s in %s%s, and for %g s no rank moved or computed anything",
               channel->ranks[first], call->left > 0 ? "arrive" : "take its rows", group, others,
               call->comm->world->timeout_s);
-    call->fault->peer = (int64_t)channel->ranks[first];
+    thread_world_tell_peer(call->comm->world, channel->ranks[first], channel->stream, call->fault);
     return false;
 }
 
@@ -60,8 +61,11 @@ static bool call_wait(Call *call, double until_s)
     if (thread_world_aborted(world, call->fault))
         return false;
     double deadline_s = atomic_load(&world->progress_s) + world->timeout_s;
-    if (!isfinite(until_s) && clock_now_s() >= deadline_s)
-        return call_timeout(call);
+    if (!isfinite(until_s) && clock_now_s() >= deadline_s) {
+        if (!thread_world_lives(world))
+            return call_timeout(call);
+        deadline_s = atomic_load(&world->progress_s) + world->timeout_s;
+    }
     struct timespec until = clock_timespec(isfinite(until_s) ? until_s : deadline_s);
     pthread_cond_timedwait(&call->member->changed, &call->channel->mutex, &until);
     return !thread_world_aborted(world, call->fault);

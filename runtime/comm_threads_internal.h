@@ -1,7 +1,8 @@
 // What the parts of the threads communicator share: the world, its channels and their members. Included by
 // comm_threads*.c alone.
 //
-// Locks: world->mutex (list of channels) before a channel's mutex; cause_mutex and the emulation's are taken last.
+// Locks: world->mutex (list of channels) before a channel's mutex; cause_mutex, watch_mutex and the emulation's are
+// taken last.
 // Bytes are copied with no lock held.
 #ifndef HEP_COMM_THREADS_INTERNAL_H
 #define HEP_COMM_THREADS_INTERNAL_H
@@ -68,6 +69,7 @@ typedef struct {
     Handle *handles;
     uint32_t handle_count;
     CommCounters counters[LEVELS_MAX];
+    Watch watch; // guarded by world->watch_mutex; no functions: nobody to ask
 } ThreadComm;
 
 struct ThreadWorld {
@@ -81,7 +83,8 @@ struct ThreadWorld {
     pthread_mutex_t cause_mutex;
     Fault cause;
     atomic_bool aborted;
-    _Atomic double progress_s; // when any rank last moved or posted anything
+    pthread_mutex_t watch_mutex;
+    _Atomic double progress_s; // when any rank was last seen to get on: it moved or posted something, or computed
     struct {
         pthread_mutex_t mutex;
         pthread_cond_t passed;
@@ -92,6 +95,11 @@ struct ThreadWorld {
 
 // True, with the first cause as the fault, once a rank has failed.
 bool thread_world_aborted(ThreadWorld *world, Fault *fault);
+
+// Has any rank got on within the time limit?
+bool thread_world_lives(ThreadWorld *world);
+// Where `rank` stands goes into a fault that names it as peer.
+void thread_world_tell_peer(ThreadWorld *world, uint64_t rank, Stream stream, Fault *fault);
 
 // CommOps.exchange and all_gather: comm_threads_calls.c.
 bool threads_exchange(Comm *base, int channel, const Exchange *exchange, Fault *fault);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/base/text.h"
 #include "runtime/engine.h"
 #include "runtime/weights.h"
 
@@ -549,8 +550,13 @@ static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *op
     if (plan->capacity > 0)
         engine->capacity_rows =
             (uint64_t)ceil(plan->capacity * (double)model_tokens(dims) * dims->top_k / dims->experts);
-    bool ok = memory_create(engine) ||
-              fault_set(fault, EXIT_FAULT, "out of memory for an arena of %" PRIu64 " bytes", plan->arena_bytes);
+    char arena[FORMAT_MAX];
+    bool ok =
+        memory_create(engine) ||
+        fault_set(fault, EXIT_FAULT,
+                  "out of memory for an arena of %s: look at the limits of the process (ulimit -v, -d) and of its "
+                  "control group, and at what else runs on its machine",
+                  format_bytes(arena, (double)plan->arena_bytes));
     for (uint32_t s = 0; ok && s < plan->step_count; s++)
         ok = step_create(engine, s, fault);
     if (!ok) {

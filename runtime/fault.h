@@ -5,19 +5,31 @@
 
 #include "ir/base/base.h"
 #include "ir/base/exit_codes.h"
+#include "ir/plan.h"
 
+// Where a stream of a rank stands.
 typedef struct {
-    ExitCode code;     // EXIT_DONE while nothing has happened
-    int64_t rank;      // -1: unknown or all
-    int64_t step;      // index in the plan, -1: outside the schedule
-    int64_t peer;      // the rank that was waited for, -1: none
-    const char *op;    // NULL outside the schedule
-    char message[400]; // empty when another rank tells it
+    int64_t step;    // that the stream is at, -1 between iterations
+    int64_t awaited; // step of another stream that it waits for first, or -1
+    double since_s;  // CLOCK_MONOTONIC, of the wait or of the step's start
+} StreamPoint;
+
+// Holds no pointer: it travels between processes.
+typedef struct {
+    ExitCode code;       // EXIT_DONE while nothing has happened
+    int64_t rank;        // -1: unknown or all
+    int64_t step;        // index in the plan, -1: outside the schedule
+    int64_t peer;        // the rank that was waited for, -1: none
+    bool peer_told;      // the peer said where it stands:
+    Stream peer_stream;  // its stream of the same kind,
+    StreamPoint peer_at; // the point of that (since_s is not kept)
+    double peer_for_s;   // and for how long
+    char message[480];   // empty when another rank tells it
 } Fault;
 
 // Records a fault unless one is recorded already (the first cause wins). Always returns false, so
-// that `return fault_set(...)` leaves a function. Sets rank, step and peer to -1 and op to NULL: who knows
-// them fills them in afterwards.
+// that `return fault_set(...)` leaves a function. Sets rank, step and peer to -1: who knows them fills them
+// in afterwards.
 bool fault_set(Fault *fault, ExitCode code, const char *format, ...) PRINTF_LIKE(3, 4);
 
 #endif

@@ -3,6 +3,7 @@
 // Owns the streams' threads and the times; what a step does is the engine's business.
 #include "runtime/interpreter.h"
 
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,7 +56,6 @@ static void step_fail(Interpreter *interpreter, uint32_t index, Fault *fault)
     if (fault->rank < 0) { // otherwise it is another rank's, handed on
         fault->rank = (int64_t)interpreter->comm->rank;
         fault->step = index;
-        fault->op = op_info(interpreter->plan->steps[index].op)->name;
     }
     interpreter->comm->ops->abort(interpreter->comm, fault);
     pthread_mutex_lock(&interpreter->mutex);
@@ -120,6 +120,7 @@ static void stream_run(Interpreter *interpreter, StreamState *stream, uint32_t i
         }
         step_finish(interpreter, index, iteration);
     }
+    stream_waits(stream, -1);
     atomic_store_explicit(&stream->current, -1, memory_order_relaxed);
 }
 
@@ -272,12 +273,19 @@ const StepTime *interpreter_times(const Interpreter *interpreter)
 StreamPoint interpreter_point(const Interpreter *interpreter, Stream stream)
 {
     const StreamState *state = &interpreter->streams[stream];
-    return (StreamPoint){.step = interpreter_current_step(interpreter, stream),
+    return (StreamPoint){.step = atomic_load_explicit(&state->current, memory_order_relaxed),
                          .awaited = atomic_load_explicit(&state->awaited, memory_order_relaxed),
                          .since_s = atomic_load_explicit(&state->since_s, memory_order_relaxed)};
 }
 
-int64_t interpreter_current_step(const Interpreter *interpreter, Stream stream)
+double interpreter_life_s(const Interpreter *interpreter, double now_s)
 {
-    return atomic_load_explicit(&interpreter->streams[stream].current, memory_order_relaxed);
+    double life_s = 0;
+    for (uint32_t s = 0; s < STREAM_COUNT; s++) {
+        StreamPoint at = interpreter_point(interpreter, (Stream)s);
+        if (at.step >= 0 && at.awaited < 0 && interpreter->plan->steps[at.step].group == NONE)
+            return now_s;
+        life_s = fmax(life_s, at.since_s);
+    }
+    return life_s;
 }

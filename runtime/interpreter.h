@@ -22,15 +22,11 @@ bool interpreter_run(Interpreter *interpreter, Fault *fault);
 
 // Of the last iteration, one per step of the plan.
 const StepTime *interpreter_times(const Interpreter *interpreter);
-typedef struct {
-    int64_t step;    // that the stream is at, -1 between iterations
-    int64_t awaited; // step of another stream that it waits for first, or -1
-    double since_s;  // CLOCK_MONOTONIC, of the wait or of the step's start
-} StreamPoint;
 
 // Where a stream stands. May be asked from any thread; the three are read one by one.
 StreamPoint interpreter_point(const Interpreter *interpreter, Stream stream);
-// The step of it alone.
-int64_t interpreter_current_step(const Interpreter *interpreter, Stream stream);
+// As Watch.life_s. A stream inside a step that needs no peer gets on, however long that takes; one inside a
+// collective or waiting for a step has got on when it came there.
+double interpreter_life_s(const Interpreter *interpreter, double now_s);
 
 #endif

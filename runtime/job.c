@@ -15,7 +15,7 @@
 #include "runtime/clock.h"
 #include "runtime/comm_threads.h"
 #include "runtime/interpreter.h"
-#include "runtime/machine.h"
+#include "runtime/preflight.h"
 #include "runtime/state.h"
 
 enum { SAMPLES_MAX = 1024 }; // iterations whose step times are kept, per rank: the last ones
@@ -59,107 +59,6 @@ JobOptions job_options_default(void)
         .engine = &host_engine, .iterations = 10, .warmup = 1, .routing = ROUTING_LEARNED, .timeout_s = 60};
 }
 
-// ---- before anything is allocated ------------------------------------------------------------
-
-static bool check_executable(const Plan *plan, const EngineOps *engine, Fault *fault)
-{
-    if (plan->model.abstract)
-        return fault_set(fault, EXIT_INPUT, "abstract workload: can be simulated, not executed");
-    size_t op_count;
-    const OpInfo *ops = op_table(&op_count);
-    Text missing = {0};
-    uint32_t missing_count = 0;
-    for (size_t o = 0; o < op_count; o++) {
-        bool used = false;
-        for (uint32_t s = 0; s < plan->step_count && !used; s++)
-            used = plan->steps[s].op == ops[o].op;
-        if (used && !engine->supports(ops[o].op))
-            text_format(&missing, "%s'%s'", missing_count++ ? ", " : "", ops[o].name);
-    }
-    if (missing_count > 0)
-        fault_set(fault, EXIT_FAULT, "%s %s %s not supported by engine '%s'", missing_count == 1 ? "op" : "ops",
-                  missing.data, missing_count == 1 ? "is" : "are", engine->name);
-    text_free(&missing);
-    return missing_count == 0;
-}
-
-static uint32_t stream_count(const Plan *plan)
-{
-    bool used[STREAM_COUNT] = {false};
-    uint32_t count = 0;
-    for (uint32_t s = 0; s < plan->step_count; s++) {
-        Stream stream = op_info(plan->steps[s].op)->stream;
-        count += !used[stream];
-        used[stream] = true;
-    }
-    return count > 0 ? count : 1;
-}
-
-static EngineOptions engine_options(const JobOptions *options)
-{
-    return (EngineOptions){
-        .seed = options->seed, .routing = options->routing, .record = options->check || options->keep_outputs};
-}
-
-static bool check_world(const Plan *plan, const JobOptions *options, Fault *fault)
-{
-    uint64_t ranks = cluster_gpus(&plan->cluster);
-    if (!options->comm)
-        return true;
-    if (options->comm->size != ranks)
-        return fault_set(fault, EXIT_FAULT,
-                         "the plan has %" PRIu64 " ranks, but %" PRIu64 " %s started: launch as many as the plan has",
-                         ranks, options->comm->size, options->comm->size == 1 ? "process was" : "processes were");
-    if (options->emulate_links)
-        return fault_set(fault, EXIT_USAGE,
-                         "links are emulated between threads of one process only: run --emulate-links without "
-                         "launcher, or with --communicator threads");
-    return true;
-}
-
-// In a world of processes all go on or none: true when no rank has a fault. Otherwise the first rank that has one
-// tells it, the others fail with its code and no message.
-static bool ranks_agree(Comm *comm, bool ok, Fault *fault)
-{
-    if (!comm)
-        return ok;
-    double first = ok ? 0 : (double)(comm->size - comm->rank), code = 0;
-    Fault own = *fault, none = {.rank = -1, .step = -1, .peer = -1};
-    if (!comm->ops->all_reduce_max(comm, &first, 1, fault))
-        return false;
-    bool tells = first > 0 && (uint64_t)first == comm->size - comm->rank;
-    code = tells ? (double)own.code : 0;
-    if (!comm->ops->all_reduce_max(comm, &code, 1, fault))
-        return false;
-    none.code = (ExitCode)code;
-    *fault = tells ? own : none;
-    return first == 0;
-}
-
-static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t samples, Fault *fault)
-{
-    uint64_t ranks = options->comm ? options->comm->machine_size : cluster_gpus(&plan->cluster);
-    uint64_t per_rank, total, threads;
-    EngineOptions of_engine = engine_options(options);
-    uint64_t own = (uint64_t)plan->step_count * (samples * sizeof(float) + sizeof(double) + 64) +
-                   (options->check ? check_bytes(plan) : 0);
-    if (!checked_add(options->engine->bytes(plan, &of_engine), own, &per_rank) || !checked_mul(per_rank, ranks, &total))
-        total = UINT64_MAX;
-    uint64_t available = machine_available_bytes(), limit = machine_thread_limit();
-    char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX];
-    if (total > available)
-        return fault_set(fault, EXIT_FAULT,
-                         "%" PRIu64 " ranks of %s each need %s of memory, %s are available on this machine", ranks,
-                         format_bytes(each, (double)per_rank), format_bytes(need, (double)per_rank * (double)ranks),
-                         format_bytes(free_bytes, (double)available));
-    if (!checked_mul(ranks, stream_count(plan), &threads) || threads > limit)
-        return fault_set(fault, EXIT_FAULT,
-                         "%" PRIu64 " ranks of %" PRIu32 " streams each need as many threads, %" PRIu64
-                         " are allowed on this machine",
-                         ranks, stream_count(plan), limit);
-    return true;
-}
-
 // ---- one rank --------------------------------------------------------------------------------
 
 static int compare_floats(const void *a, const void *b)
@@ -180,10 +79,20 @@ static bool is_first(const Rank *rank)
     return rank == rank->job->ranks;
 }
 
+static StreamPoint rank_point(void *context, Stream stream)
+{
+    return interpreter_point(((Rank *)context)->interpreter, stream);
+}
+
+static double rank_life_s(void *context, double now_s)
+{
+    return interpreter_life_s(((Rank *)context)->interpreter, now_s);
+}
+
 static bool rank_prepare(Rank *rank)
 {
     Job *job = rank->job;
-    EngineOptions options = engine_options(job->options);
+    EngineOptions options = preflight_engine_options(job->options);
     rank->engine = job->options->engine->create(job->plan, rank->comm, &options, &rank->fault);
     if (!rank->engine)
         return false;
@@ -194,6 +103,7 @@ static bool rank_prepare(Rank *rank)
     rank->step_s = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->step_s));
     if (!rank->samples || !rank->step_s)
         return fault_set(&rank->fault, EXIT_FAULT, "out of memory for step times");
+    rank->comm->ops->watch(rank->comm, &(Watch){.point = rank_point, .life_s = rank_life_s, .context = rank});
     atomic_store(&rank->prepared, true);
     return true;
 }
@@ -376,6 +286,8 @@ static void *rank_main(void *argument)
         if (rank->fault.rank < 0)
             rank->fault.rank = (int64_t)rank->comm->rank;
         rank->comm->ops->abort(rank->comm, &rank->fault);
+        if (job->reference)
+            reference_stop(job->reference);
     }
     pthread_mutex_lock(&job->mutex);
     job->ended++;
@@ -439,6 +351,8 @@ static void job_abort(Job *job, const Fault *cause)
 {
     Comm *any = job_comm(job, 0);
     any->ops->abort(any, cause);
+    if (job->reference)
+        reference_stop(job->reference);
 }
 
 static void job_start(Job *job)
@@ -530,24 +444,10 @@ static void job_supervise(Job *job)
         pthread_join(job->ranks[r].thread, NULL);
 }
 
-// Where the rank that others waited for stands: told by the supervisor, who sees all ranks of this process.
-static void describe_peer(const Job *job, Fault *fault)
-{
-    if (!job->world || fault->peer < 0 || (uint64_t)fault->peer >= job->started || !job->ranks[fault->peer].interpreter)
-        return;
-    for (uint32_t s = 0; s < STREAM_COUNT; s++) {
-        int64_t at = interpreter_current_step(job->ranks[fault->peer].interpreter, (Stream)s);
-        if (at < 0)
-            continue;
-        size_t length = strlen(fault->message);
-        snprintf(fault->message + length, sizeof(fault->message) - length,
-                 "; stream '%s' of rank %" PRId64 " is at step %" PRId64 " ('%s')", stream_name((Stream)s), fault->peer,
-                 at, op_info(job->plan->steps[at].op)->name);
-    }
-}
-
 static void job_destroy(Job *job)
 {
+    for (uint64_t r = 0; job->ranks && r < job->started; r++)
+        job->ranks[r].comm->ops->watch(job->ranks[r].comm, NULL);
     for (uint64_t r = 0; job->ranks && r < job->started; r++)
         interpreter_destroy(job->ranks[r].interpreter);
     for (uint64_t r = 0; job->ranks && r < job->started; r++) {
@@ -582,19 +482,16 @@ bool job_run(const Plan *plan, const JobOptions *options, JobResult *result, Fau
 {
     *result = (JobResult){0};
     uint32_t samples = options->iterations < SAMPLES_MAX ? options->iterations : SAMPLES_MAX;
-    bool runs = check_world(plan, options, fault) && check_executable(plan, options->engine, fault) &&
-                check_machine(plan, options, samples, fault);
-    if (!ranks_agree(options->comm, runs, fault))
+    if (!preflight_run(plan, options, samples, fault))
         return false;
     host_kernels_init();
     Job job = {.plan = plan, .options = options, .result = result, .sample_count = samples};
-    bool ok = ranks_agree(options->comm, job_create(&job, fault), fault);
+    bool ok = preflight_agree(options->comm, job_create(&job, fault), fault);
     if (ok) {
         job_start(&job);
         job_supervise(&job);
         Fault cause = job_cause(&job);
         if (cause.code != EXIT_DONE) {
-            describe_peer(&job, &cause);
             *fault = cause;
             ok = false;
         }

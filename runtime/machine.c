@@ -1,6 +1,8 @@
 // Reads Linux's limits; a limit that cannot be read does not count.
 #include "runtime/machine.h"
 
+#include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,10 +54,17 @@ uint64_t machine_available_bytes(void)
     available = smaller(available, group_available_bytes("/sys/fs/cgroup/memory/memory.limit_in_bytes",
                                                          "/sys/fs/cgroup/memory/memory.usage_in_bytes",
                                                          "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file "));
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
-        available = smaller(available, limit.rlim_cur);
     return available;
+}
+
+uint64_t machine_process_bytes(void)
+{
+    struct rlimit limit;
+    uint64_t kibibytes = 0;
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+        return UINT64_MAX;
+    (void)read_number("/proc/self/status", "VmSize:", &kibibytes);
+    return limit.rlim_cur - smaller(limit.rlim_cur, kibibytes * 1024);
 }
 
 uint64_t machine_thread_limit(void)
@@ -69,4 +78,31 @@ uint64_t machine_thread_limit(void)
     if (getrlimit(RLIMIT_NPROC, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
         threads = smaller(threads, limit.rlim_cur);
     return threads;
+}
+
+ProcessState machine_process_state(int64_t pid)
+{
+    char path[64], state = 0;
+    snprintf(path, sizeof(path), "/proc/%" PRId64 "/stat", pid);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return errno == ENOENT ? PROCESS_GONE : PROCESS_UNKNOWN;
+    // The name, in parentheses, may hold anything but ends with the last one.
+    char line[512];
+    size_t length = fread(line, 1, sizeof(line) - 1, file);
+    fclose(file);
+    line[length] = '\0';
+    const char *end = strrchr(line, ')');
+    if (end && end[1] == ' ')
+        state = end[2];
+    switch (state) {
+    case 'T':
+        return PROCESS_STOPPED;
+    case 'Z':
+    case 'X':
+        return PROCESS_GONE;
+    case '\0':
+        return PROCESS_UNKNOWN;
+    }
+    return PROCESS_RUNS;
 }

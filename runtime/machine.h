@@ -4,10 +4,16 @@
 
 #include "ir/base/base.h"
 
-// Memory that can still be taken: the least of what the system, the control group and the process
-// limit leave. UINT64_MAX when none of them can be read.
+// Memory that all processes together can still take: the least of what the system and the control group leave.
+// UINT64_MAX when none of them can be read.
 uint64_t machine_available_bytes(void);
+// Address space that this process can still take. UINT64_MAX when there is no limit.
+uint64_t machine_process_bytes(void);
 // Threads that this user may have, as far as limits are known. UINT64_MAX when there is no limit.
 uint64_t machine_thread_limit(void);
+
+typedef enum { PROCESS_UNKNOWN, PROCESS_RUNS, PROCESS_STOPPED, PROCESS_GONE } ProcessState;
+// Of a process of this machine.
+ProcessState machine_process_state(int64_t pid);
 
 #endif

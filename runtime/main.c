@@ -13,6 +13,7 @@
 #include "ir/plan_file.h"
 #include "runtime/comm_mpi.h"
 #include "runtime/report.h"
+#include "runtime/state.h"
 #include "runtime/trace.h"
 
 typedef enum { COMMUNICATOR_AUTO, COMMUNICATOR_THREADS, COMMUNICATOR_MPI } Communicator;
@@ -76,7 +77,8 @@ static const struct argp_option option_table[] = {
     {"steps", OPTION_STEPS, NULL, 0, "list every step instead of one line per op", 0},
     {"trace", OPTION_TRACE, "FILE", 0,
      "write the last iteration as Chrome trace events, for Perfetto; 'hepc --emit=trace --merge FILE' adds the "
-     "simulated one", 0},
+     "simulated one",
+     0},
     {"trace-ranks", OPTION_TRACE_RANKS, "RANKS", 0, "whose, such as 0-3,8 (the first 32)", 0},
     {"quiet", OPTION_QUIET, NULL, 0, "no progress line", 0},
     {0},
@@ -265,6 +267,23 @@ static int check_outputs(const Options *options)
 
 static void print_fault(const Plan *plan, const Fault *fault);
 
+// A process that can read its file must have been given the plan that rank 0 read.
+static void compare_plan(const Options *options, MpiWorld *world, const char *data, size_t length)
+{
+    size_t own_length = 0;
+    const char *error;
+    char *own = is_standard(options->input) ? NULL : file_read(options->input, PLAN_BYTES_MAX, &own_length, &error);
+    bool differs = own && (own_length != length || memcmp(own, data, length) != 0);
+    free(own);
+    if (!differs)
+        return;
+    Fault fault = {0};
+    fault_set(&fault, EXIT_FAULT, "started with another plan than rank 0: '%s' differs from what that read",
+              options->input);
+    Comm *comm = mpi_world_comm(world, NULL);
+    comm->ops->abort(comm, &fault);
+}
+
 // In a world of processes rank 0 reads the file, so that all have the same plan.
 static int load_plan(const Options *options, MpiWorld *world, bool is_first, Plan **plan)
 {
@@ -278,6 +297,8 @@ static int load_plan(const Options *options, MpiWorld *world, bool is_first, Pla
         print_fault(NULL, &fault);
         code = (int)fault.code;
     }
+    if (code == EXIT_DONE && !is_first)
+        compare_plan(options, world, data, length);
     if (code == EXIT_DONE && !is_first)
         code = check_plan(options->input, data, length, plan);
     free(data);
@@ -343,16 +364,7 @@ static void print_fault(const Plan *plan, const Fault *fault)
 {
     Text text = {0};
     text_append(&text, "hep-run: ");
-    if (fault->rank >= 0)
-        text_format(&text, "rank %" PRId64 ": ", fault->rank);
-    if (plan && fault->step >= 0 && fault->op) {
-        const Step *step = &plan->steps[fault->step];
-        text_format(&text, "step %" PRId64 ", '%s'", fault->step, fault->op);
-        if (step->layer != NONE)
-            text_format(&text, " of layer %" PRId32, step->layer);
-        text_append(&text, ": ");
-    }
-    text_format(&text, "%s\n", fault->message);
+    state_append_fault(plan, fault, &text);
     fputs(text.data, stderr);
     text_free(&text);
 }

@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,11 +13,13 @@
 struct Reference {
     const Plan *plan;
     uint64_t seed;
+    atomic_bool stopped;
 };
 
 // One rank's computation. All rows are [tokens] unless said otherwise.
 typedef struct {
     const ModelDims *dims;
+    const atomic_bool *stopped; // then what is computed does not matter any more
     uint64_t seed, tokens, queries, keys, inner_max;
     double *x;                   // [H]: the caller's
     double *norm, *out;          // [H]
@@ -28,6 +31,11 @@ typedef struct {
     float *weights;              // the tensor at hand
     void *stored;                // the same in the plan's dtype
 } Run;
+
+static bool is_stopped(const Run *run)
+{
+    return atomic_load_explicit(run->stopped, memory_order_relaxed);
+}
 
 // ---- plain arithmetic --------------------------------------------------------------------------
 
@@ -56,13 +64,14 @@ static void add_products_1(uint64_t k, uint64_t n, const double *in, const float
 }
 
 // out [rows][n] = in [rows][k] weights [k][n]; four rows at a time, to read the weights less often.
-static void multiply(uint64_t rows, uint64_t k, uint64_t n, const double *in, const float *weights, double *out)
+static void multiply(const Run *run, uint64_t rows, uint64_t k, uint64_t n, const double *in, const float *weights,
+                     double *out)
 {
     uint64_t r = 0;
     memset(out, 0, rows * n * sizeof *out);
-    for (; r + 4 <= rows; r += 4)
+    for (; r + 4 <= rows && !is_stopped(run); r += 4)
         add_products_4(k, n, in + r * k, weights, out + r * n);
-    for (; r < rows; r++)
+    for (; r < rows && !is_stopped(run); r++)
         add_products_1(k, n, in + r * k, weights, out + r * n);
 }
 
@@ -115,15 +124,16 @@ static void feed_forward(Run *run, uint64_t rows, uint64_t inner, const double *
 {
     uint64_t hidden = run->dims->hidden;
     bool gated = run->dims->activation == ACTIVATION_SWIGLU;
-    multiply(rows, hidden, inner, in, weights, run->act);
+    multiply(run, rows, hidden, inner, in, weights, run->act);
     weights += hidden * inner;
     if (gated) {
-        multiply(rows, hidden, inner, in, weights, run->gate);
+        multiply(run, rows, hidden, inner, in, weights, run->gate);
         weights += hidden * inner;
     }
-    for (uint64_t i = 0; i < rows * inner; i++)
-        run->act[i] = activation_value(run->dims->activation, run->act[i], gated ? run->gate[i] : 0);
-    multiply(rows, inner, hidden, run->act, weights, out);
+    for (uint64_t r = 0; r < rows && !is_stopped(run); r++)
+        for (uint64_t i = r * inner; i < (r + 1) * inner; i++)
+            run->act[i] = activation_value(run->dims->activation, run->act[i], gated ? run->gate[i] : 0);
+    multiply(run, rows, inner, hidden, run->act, weights, out);
 }
 
 // ---- weights -----------------------------------------------------------------------------------
@@ -189,13 +199,13 @@ static void attention_layer(Run *run, uint32_t layer)
     const float *norm = loaded(run, tensor), *wq = norm + 2 * hidden, *wk = wq + hidden * run->queries;
     const float *wv = wk + hidden * run->keys, *wo = wv + hidden * run->keys;
     normalise(run->tokens, hidden, run->x, norm, norm + hidden, run->norm);
-    multiply(run->tokens, hidden, run->queries, run->norm, wq, run->q);
-    multiply(run->tokens, hidden, run->keys, run->norm, wk, run->k);
-    multiply(run->tokens, hidden, run->keys, run->norm, wv, run->v);
-    for (uint64_t t = 0; t < run->tokens; t++)
+    multiply(run, run->tokens, hidden, run->queries, run->norm, wq, run->q);
+    multiply(run, run->tokens, hidden, run->keys, run->norm, wk, run->k);
+    multiply(run, run->tokens, hidden, run->keys, run->norm, wv, run->v);
+    for (uint64_t t = 0; t < run->tokens && !is_stopped(run); t++)
         for (uint64_t head = 0; head < run->dims->heads; head++)
             attend(run, t, head);
-    multiply(run->tokens, run->queries, hidden, run->context, wo, run->out);
+    multiply(run, run->tokens, run->queries, hidden, run->context, wo, run->out);
     add_to_x(run);
 }
 
@@ -256,7 +266,7 @@ static void visit_expert(Run *run, uint32_t layer, uint32_t expert, const int32_
 static void moe_layer(Run *run, uint32_t layer, const int32_t *decisions)
 {
     gate_layer(run, layer, decisions);
-    for (uint32_t expert = 0; expert < run->dims->experts; expert++)
+    for (uint32_t expert = 0; expert < run->dims->experts && !is_stopped(run); expert++)
         visit_expert(run, layer, expert, decisions);
     if (run->dims->shared_experts == 0)
         return;
@@ -275,7 +285,7 @@ static double mean_loss(Run *run, const int32_t *tokens)
     const float *words = loaded(run, tensor), *norm = words + (vocabulary + sequence) * hidden;
     double total = 0;
     normalise(run->tokens, hidden, run->x, norm, norm + hidden, run->norm);
-    for (uint64_t t = 0; t < run->tokens; t++) {
+    for (uint64_t t = 0; t < run->tokens && !is_stopped(run); t++) {
         uint64_t next = (uint64_t)tokens[t / sequence * (sequence + 1) + t % sequence + 1];
         for (uint64_t w = 0; w < vocabulary; w++) {
             run->scores[w] = 0;
@@ -323,7 +333,7 @@ static bool run_begin(Run *run, const Reference *reference, double *x)
     const ModelDims *dims = &reference->plan->model;
     uint64_t tokens = model_tokens(dims), hidden = dims->hidden, elements = largest_tensor(dims);
     uint64_t shared_inner = (uint64_t)dims->shared_experts * dims->inner;
-    *run = (Run){.dims = dims, .seed = reference->seed, .tokens = tokens, .x = x};
+    *run = (Run){.dims = dims, .stopped = &reference->stopped, .seed = reference->seed, .tokens = tokens, .x = x};
     run->queries = (uint64_t)dims->heads * dims->head_dim;
     run->keys = (uint64_t)dims->kv_heads * dims->head_dim;
     run->inner_max = larger(larger(dims->inner, dims->ffn_inner), shared_inner);
@@ -373,7 +383,7 @@ bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tok
                          (unsigned long long)rank);
     }
     embed(&run, tokens);
-    for (uint32_t layer = 0, moe = 0; layer < plan->model.layers; layer++) {
+    for (uint32_t layer = 0, moe = 0; layer < plan->model.layers && !is_stopped(&run); layer++) {
         attention_layer(&run, layer);
         if (moe < plan->choice_count && plan->choices[moe].layer == layer) {
             moe_layer(&run, layer, decisions + moe * run.tokens * plan->model.top_k);
@@ -384,7 +394,7 @@ bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tok
     }
     *loss = mean_loss(&run, tokens);
     run_end(&run);
-    return true;
+    return !is_stopped(&run) || fault_set(fault, EXIT_FAULT, "the comparison with the reference was ended");
 }
 
 Reference *reference_create(const Plan *plan, uint64_t seed, Fault *fault)
@@ -397,8 +407,15 @@ Reference *reference_create(const Plan *plan, uint64_t seed, Fault *fault)
                   plan->model.name);
         return NULL;
     }
-    *reference = (Reference){.plan = plan, .seed = seed};
+    reference->plan = plan;
+    reference->seed = seed;
+    atomic_init(&reference->stopped, false);
     return reference;
+}
+
+void reference_stop(Reference *reference)
+{
+    atomic_store(&reference->stopped, true);
 }
 
 void reference_destroy(Reference *reference)

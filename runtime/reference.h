@@ -13,11 +13,13 @@ typedef struct Reference Reference;
 // NULL and a fault when memory runs out or the plan's model is abstract.
 Reference *reference_create(const Plan *plan, uint64_t seed, Fault *fault) MUST_CHECK;
 void reference_destroy(Reference *reference); // takes NULL
+// Makes runs under way and later ones fail soon. From any thread.
+void reference_stop(Reference *reference);
 
 // tokens: i32 [batch][sequence + 1] of `rank`. decisions: i32 [plan->choice_count][tokens][top_k], the experts the
 // gates chose, MoE layers in layer order; -1 for a dropped record, and the weights of a token are the softmax over its
 // other experts. Writes x [tokens][hidden], the hidden state before the final norm, and the mean loss.
-// False and a fault when memory runs out or a decision names no expert.
+// False and a fault when memory runs out, a decision names no expert, or reference_stop was called.
 bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tokens, const int32_t *decisions,
                    double *x, double *loss, Fault *fault) MUST_CHECK;
 

@@ -118,5 +118,5 @@ ends() { # SIGNAL PATTERN
   fail "$1: ranks are left behind"
 }
 ends TERM 'interrupted in'
-ends STOP "^hep-run: rank [0-9]: .*rank [0-9] (did not .* and nothing moved here|gave no sign of life) for 4 s"
+ends STOP "^hep-run: rank [0-9]: .*rank [0-9] (did not .*, and|gave no sign of life) for 4 s.*that process is stopped"
 finish

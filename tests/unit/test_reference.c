@@ -340,7 +340,7 @@ Test(reference, dropped_records)
     check_plan(dims, 0, 12, false);
 }
 
-Test(reference, refuses_decisions_that_name_no_expert)
+Test(reference, refuses_decisions_that_name_no_expert_and_stops)
 {
     ModelDims dims = small_dims(DTYPE_F32);
     Plan *plan = make_plan(dims, 2);
@@ -357,6 +357,11 @@ Test(reference, refuses_decisions_that_name_no_expert)
     cr_assert_eq(fault.code, EXIT_FAULT);
     decisions[7] = 0;
     fault = (Fault){0};
+    cr_assert_not(reference_run(reference, 0, words, decisions, x, &loss, &fault));
+    cr_assert_eq(fault.code, EXIT_FAULT);
+    decisions[7] = 1;
+    fault = (Fault){0};
+    reference_stop(reference);
     cr_assert_not(reference_run(reference, 0, words, decisions, x, &loss, &fault));
     cr_assert_eq(fault.code, EXIT_FAULT);
     reference_destroy(reference);
