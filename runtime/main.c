@@ -8,9 +8,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "ir/plan_file.h"
+#include "runtime/calibrate.h"
 #include "runtime/comm_mpi.h"
 #include "runtime/report.h"
 #include "runtime/state.h"
@@ -22,6 +24,8 @@ typedef struct {
     const char *input;
     const char *json; // file, "-" for standard output, NULL for none
     const char *trace, *trace_ranks;
+    const char *calibrate; // file, "-" for standard output, NULL: a plan is to be run
+    char *levels;
     bool quiet, every_step;
     Communicator communicator;
     JobOptions job;
@@ -40,6 +44,8 @@ enum {
     OPTION_STEPS,
     OPTION_TRACE,
     OPTION_TRACE_RANKS,
+    OPTION_CALIBRATE,
+    OPTION_LEVELS,
     OPTION_QUIET,
 };
 
@@ -80,6 +86,11 @@ static const struct argp_option option_table[] = {
      "simulated one",
      0},
     {"trace-ranks", OPTION_TRACE_RANKS, "RANKS", 0, "whose, such as 0-3,8 (the first 32)", 0},
+    {"calibrate", OPTION_CALIBRATE, "FILE", 0,
+     "run no plan; measure links, matrix products and memory under this launcher, and write them as the cluster block "
+     "of a .hep file. PLAN says which levels there are and how large an expert is",
+     0},
+    {"levels", OPTION_LEVELS, "LEVELS", 0, "calibrate these without a plan, outermost first, such as dc=4,gpu=2", 0},
     {"quiet", OPTION_QUIET, NULL, 0, "no progress line", 0},
     {0},
 };
@@ -133,6 +144,17 @@ static Routing parse_routing(struct argp_state *state, const char *name)
     return (Routing)routing;
 }
 
+static void check_calibrate(struct argp_state *state, const Options *options)
+{
+    if (options->levels && !options->calibrate)
+        argp_error(state, "--levels goes with --calibrate; a plan says its own");
+    if (options->levels && (options->input || options->job.emulate_links))
+        argp_error(state, "--levels stands in for a plan%s",
+                   options->input ? ": give one of them" : ", but says no bandwidths to emulate");
+    if (options->calibrate && (options->job.check || options->json || options->trace))
+        argp_error(state, "--calibrate runs no plan: --check, --json and --trace do not go with it");
+}
+
 static error_t parse_option(int key, char *argument, struct argp_state *state)
 {
     Options *options = state->input;
@@ -176,6 +198,12 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
     case OPTION_TRACE_RANKS:
         options->trace_ranks = argument;
         return 0;
+    case OPTION_CALIBRATE:
+        options->calibrate = argument;
+        return 0;
+    case OPTION_LEVELS:
+        options->levels = argument;
+        return 0;
     case OPTION_QUIET:
         options->quiet = true;
         return 0;
@@ -185,7 +213,8 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         options->input = argument;
         return 0;
     case ARGP_KEY_END:
-        if (!options->input)
+        check_calibrate(state, options);
+        if (!options->input && !options->levels)
             argp_error(state, "no plan: give a .hepb or .ir file ('-' reads standard input)");
         if (options->trace_ranks && !options->trace)
             argp_error(state, "--trace-ranks says whose times --trace FILE writes: give that, too");
@@ -253,7 +282,7 @@ static bool is_standard(const char *path)
 // A run may take long: whether its results can be written is known before it starts.
 static int check_outputs(const Options *options)
 {
-    const char *const paths[] = {options->json, options->trace};
+    const char *const paths[] = {options->json, options->trace, options->calibrate};
     int code = EXIT_DONE;
     for (size_t i = 0; i < COUNT_OF(paths); i++) {
         const char *error = paths[i] ? file_probe(paths[i]) : NULL;
@@ -291,15 +320,15 @@ static int load_plan(const Options *options, MpiWorld *world, bool is_first, Pla
     char *data = NULL;
     Fault fault = {0};
     int code = is_first ? check_outputs(options) : EXIT_DONE;
-    if (is_first && code == EXIT_DONE)
+    if (is_first && code == EXIT_DONE && options->input)
         code = read_plan(options->input, &data, &length, plan);
     if (world && !mpi_world_share(world, &code, &data, &length, &fault)) {
         print_fault(NULL, &fault);
         code = (int)fault.code;
     }
-    if (code == EXIT_DONE && !is_first)
+    if (code == EXIT_DONE && !is_first && options->input)
         compare_plan(options, world, data, length);
-    if (code == EXIT_DONE && !is_first)
+    if (code == EXIT_DONE && !is_first && options->input)
         code = check_plan(options->input, data, length, plan);
     free(data);
     return code;
@@ -456,6 +485,48 @@ static int run_plan(Options *options, const Plan *plan, bool is_first)
     return code;
 }
 
+// ---- calibrating -----------------------------------------------------------------------------
+
+static int calibrate(const Options *options, const Cluster *cluster, const ModelDims *dims, Comm *comm)
+{
+    CalibrateOptions calibrate = calibrate_options_default();
+    calibrate.cluster = cluster;
+    calibrate.dims = dims;
+    calibrate.comm = comm;
+    calibrate.emulate_links = options->job.emulate_links;
+    calibrate.timeout_s = options->job.timeout_s;
+    calibrate.interrupted = &interrupted;
+    Calibration calibration;
+    Fault fault = {0};
+    int code = EXIT_DONE;
+    catch_signals();
+    if (!calibrate_run(&calibrate, &calibration, &fault)) {
+        code = (int)fault.code;
+        if (fault.message[0])
+            print_fault(NULL, &fault);
+    } else if (!comm || comm->rank == 0) {
+        Text text = {0};
+        calibration_print(&calibrate, &calibration, HEP_VERSION, (int64_t)time(NULL), &text);
+        code = write_text(options->calibrate, &text);
+    }
+    calibration_free(&calibration);
+    return code;
+}
+
+// Of the plan's levels, or of those named.
+static int calibrate_job(const Options *options, const Plan *plan, MpiWorld *world)
+{
+    Cluster named;
+    ModelDims dims = plan && !plan->model.abstract ? plan->model : calibrate_default_dims();
+    const char *error = plan ? NULL : calibrate_parse_levels(options->levels, &named);
+    const Cluster *cluster = plan ? &plan->cluster : &named;
+    if (!error)
+        return calibrate(options, cluster, &dims, world ? mpi_world_comm(world, cluster) : NULL);
+    if (!world || mpi_world_comm(world, NULL)->rank == 0)
+        fprintf(stderr, "hep-run: --levels: %s\n", error);
+    return EXIT_USAGE;
+}
+
 // ---- processes -------------------------------------------------------------------------------
 
 static void report_end(void *context, const Fault *cause)
@@ -497,9 +568,12 @@ int main(int argc, char **argv)
     bool is_first = !world || mpi_world_comm(world, NULL)->rank == 0;
     int code = load_plan(&options, world, is_first, &plan);
     uint64_t traced[TRACE_RANKS_MAX];
-    if (code == EXIT_DONE)
+    bool calibrates = code == EXIT_DONE && options.calibrate;
+    if (calibrates)
+        code = calibrate_job(&options, plan, world);
+    else if (code == EXIT_DONE)
         code = choose_traced(&options, plan, traced, is_first);
-    if (code == EXIT_DONE) {
+    if (code == EXIT_DONE && !calibrates) {
         options.job.comm = world ? mpi_world_comm(world, &plan->cluster) : NULL;
         code = run_plan(&options, plan, is_first);
     }
