@@ -50,7 +50,8 @@ CalibrateOptions calibrate_options_default(void)
 
 // ---- timing ----------------------------------------------------------------------------------
 
-bool calibrate_time(CalibrateRank *rank, CalibrateWork work, void *context, double *time_s)
+bool calibrate_time(CalibrateRank *rank, CalibrateWork work, void *context, uint32_t part, double *times,
+                    uint32_t count)
 {
     const CommOps *comm = rank->comm->ops;
     const volatile sig_atomic_t *interrupted = rank->options->interrupted;
@@ -58,11 +59,12 @@ bool calibrate_time(CalibrateRank *rank, CalibrateWork work, void *context, doub
         return fault_set(rank->fault, EXIT_FAULT, "interrupted while calibrating");
     if (!comm->barrier(rank->comm, rank->fault))
         return false;
+    memset(times, 0, count * sizeof(*times));
     double start_s = clock_now_s();
     if (!work(context, rank->fault))
         return false;
-    *time_s = clock_now_s() - start_s;
-    return comm->all_reduce_max(rank->comm, time_s, 1, rank->fault);
+    times[part] = clock_now_s() - start_s;
+    return comm->all_reduce_max(rank->comm, times, count, rank->fault);
 }
 
 static int compare_doubles(const void *a, const void *b)
@@ -71,14 +73,19 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+Spread calibrate_spread(double *samples, uint32_t count)
+{
+    qsort(samples, count, sizeof(*samples), compare_doubles);
+    return (Spread){.median = samples[count / 2], .min = samples[0], .max = samples[count - 1], .count = count};
+}
+
 bool calibrate_sample(CalibrateRank *rank, CalibrateWork work, void *context, uint32_t count, Spread *times)
 {
     double samples[SAMPLES_MAX];
     for (uint32_t i = 0; i < count; i++)
-        if (!calibrate_time(rank, work, context, &samples[i]))
+        if (!calibrate_time(rank, work, context, 0, &samples[i], 1))
             return false;
-    qsort(samples, count, sizeof(*samples), compare_doubles);
-    *times = (Spread){.median = samples[count / 2], .min = samples[0], .max = samples[count - 1], .count = count};
+    *times = calibrate_spread(samples, count);
     return true;
 }
 
@@ -202,5 +209,6 @@ bool calibrate_run(const CalibrateOptions *options, Calibration *calibration, Fa
 void calibration_free(Calibration *calibration)
 {
     free(calibration->ports);
+    free(calibration->pairs);
     *calibration = (Calibration){0};
 }

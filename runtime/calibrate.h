@@ -31,6 +31,7 @@ typedef struct {
     LevelMeasure levels[LEVELS_MAX];
     uint32_t port_count; // workers of the outermost level, where these differ or the cluster names them; else 0
     Spread *ports;       // [port_count] bandwidths in bytes/s, by position; one worker at a time talks to all others
+    Spread *pairs;       // [port_count][port_count] bandwidths of two workers that talk to nobody else
     MatrixMeasure matrices[MATRIX_SIZES];
     double compute_flops, half_rate_rows; // of the curve through `matrices`
     Spread memory_bandwidth;              // bytes/s read and written by one rank while all ranks do
@@ -57,8 +58,7 @@ ModelDims calibrate_default_dims(void);
 // 0.25 s for a sample; everything else is to be filled in.
 CalibrateOptions calibrate_options_default(void);
 
-// False and a fault on failure; the result may be freed either way. Every rank gets all of it, except `ports`' of other
-// processes than the first.
+// False and a fault on failure; the result may be freed either way. Every process gets all of it.
 bool calibrate_run(const CalibrateOptions *options, Calibration *calibration, Fault *fault) MUST_CHECK;
 void calibration_free(Calibration *calibration);
 

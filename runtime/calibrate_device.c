@@ -77,7 +77,8 @@ static bool measure_rows(CalibrateRank *rank, ExpertRun *run, MatrixMeasure *mea
     Spread times;
     run->rows.rows = measure->rows;
     run->repeats = 1;
-    if (!calibrate_time(rank, compute_once, run, &time_s) || !calibrate_time(rank, compute_once, run, &time_s))
+    if (!calibrate_time(rank, compute_once, run, 0, &time_s, 1) ||
+        !calibrate_time(rank, compute_once, run, 0, &time_s, 1))
         return false;
     run->repeats = (uint32_t)fmin(1e6, 1 + long_enough_s / fmax(time_s, 1e-7));
     if (!calibrate_sample(rank, compute_once, run, SAMPLES, &times))
@@ -154,7 +155,7 @@ static bool measure_memory(CalibrateRank *rank)
     run.b = run.a + run.count;
     for (uint64_t i = 0; i < 3 * run.count; i++)
         run.sum[i] = 1;
-    bool ok = calibrate_time(rank, stream_once, &run, &ignored_s) &&
+    bool ok = calibrate_time(rank, stream_once, &run, 0, &ignored_s, 1) &&
               calibrate_sample(rank, stream_once, &run, SAMPLES, &times);
     free(run.sum);
     if (ok)

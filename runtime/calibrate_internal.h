@@ -14,16 +14,42 @@ typedef struct {
     uint64_t bytes_max; // that a buffer may take
 } CalibrateRank;
 
-// Does the work once. All ranks begin together; the time is the slowest rank's, the same on every rank.
 typedef bool (*CalibrateWork)(void *context, Fault *fault);
-bool calibrate_time(CalibrateRank *rank, CalibrateWork work, void *context, double *time_s) MUST_CHECK;
-// `count` times, at most SAMPLES_MAX.
+// Does the work once. All ranks begin together; times[p] becomes the time of the slowest rank of those that pass `part`
+// p, the same on every rank.
+bool calibrate_time(CalibrateRank *rank, CalibrateWork work, void *context, uint32_t part, double *times,
+                    uint32_t count) MUST_CHECK;
+// `count` times, at most SAMPLES_MAX; the slowest of all ranks.
 bool calibrate_sample(CalibrateRank *rank, CalibrateWork work, void *context, uint32_t count, Spread *times) MUST_CHECK;
 
 // As much per second as `amount` in the times given.
 Spread calibrate_rate(Spread times, double amount);
 
-bool calibrate_links(CalibrateRank *rank) MUST_CHECK;
+// Sorts the samples.
+Spread calibrate_spread(double *samples, uint32_t count);
+
+// One rank's side of exchanges with its siblings of a level.
+typedef struct {
+    CalibrateRank *rank;
+    int channel;
+    uint32_t level, members, own; // own: this rank's index in its group
+    uint64_t rows;                // that pass a port each way
+    uint32_t row_bytes;
+    char *send, *recv; // [rows_max] of the largest row
+    uint64_t rows_max;
+    int32_t *send_counts, *recv_counts; // [members]
+} LevelRun;
+
+bool level_exchange(void *context, Fault *fault) MUST_CHECK; // a CalibrateWork; context: a LevelRun
+double level_port_bytes(const LevelRun *run);                // of all ranks below it
+// Bandwidth of a port in exchanges that took so long; what a latency takes of the time is no part of it.
+Spread level_rate(const LevelRun *run, Spread times);
+
+enum { WORKERS_MAX = 64 };
+
 bool calibrate_device(CalibrateRank *rank) MUST_CHECK;
+bool calibrate_links(CalibrateRank *rank) MUST_CHECK;
+// Workers of the outermost level, up to WORKERS_MAX, one by one; `rows` passed a port when all were measured at once.
+bool calibrate_workers(LevelRun *run, uint64_t rows) MUST_CHECK;
 
 #endif

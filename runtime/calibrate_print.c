@@ -4,6 +4,8 @@
 
 #include "runtime/calibrate.h"
 
+static const double narrow_ratio = 0.75; // of a port, up to which a pair is written as a link
+
 typedef const char *(*Format)(char out[FORMAT_MAX], double value);
 
 static void print_spread(const char *what, const Spread *spread, Format format, Text *out)
@@ -81,24 +83,49 @@ static void print_level(const Cluster *cluster, uint32_t index, const LevelMeasu
     text_append(out, "  }\n");
 }
 
+static void print_worker(const Cluster *cluster, uint32_t worker, Text *out)
+{
+    if (is_named(cluster))
+        text_format(out, "%s[\"%s\"]", cluster->levels[0].name, cluster->ports[position_of(cluster, worker)].name);
+    else
+        text_format(out, "%s[%" PRIu32 "]", cluster->levels[0].name, worker);
+}
+
 static void print_ports(const Cluster *cluster, const Calibration *calibration, Text *out)
 {
     char bandwidth[FORMAT_MAX];
     if (calibration->port_count)
         text_append(out, "  # Each one alone with all others; what these can take together is the most it can show.\n");
     for (uint32_t w = 0; w < calibration->port_count; w++) {
-        uint32_t position = position_of(cluster, w);
-        const Spread *port = &calibration->ports[position];
-        if (is_named(cluster))
-            text_format(out, "  port %s[\"%s\"]", cluster->levels[0].name, cluster->ports[position].name);
-        else
-            text_format(out, "  port %s[%" PRIu32 "]", cluster->levels[0].name, w);
+        const Spread *port = &calibration->ports[position_of(cluster, w)];
+        text_append(out, "  port ");
+        print_worker(cluster, w, out);
         text_format(out, " { bandwidth = %s }", format_bandwidth(bandwidth, port->median));
         print_spread("   #", port, format_bandwidth, out);
         text_append(out, "\n");
     }
-    if (cluster->link_count)
-        text_append(out, "  # Links between two workers are not measured: copy them from the description.\n");
+}
+
+// A pair that carries less than either port of it: the path between has a limit of its own.
+static void print_links(const Cluster *cluster, const Calibration *calibration, Text *out)
+{
+    char bandwidth[FORMAT_MAX];
+    uint32_t count = calibration->port_count;
+    for (uint32_t a = 0; a < count; a++)
+        for (uint32_t b = a + 1; b < count; b++) {
+            uint32_t from = position_of(cluster, a), to = position_of(cluster, b);
+            const Spread *pair = &calibration->pairs[from * count + to];
+            if (pair->median > narrow_ratio * calibration->ports[from].median ||
+                pair->median > narrow_ratio * calibration->ports[to].median)
+                continue;
+            text_format(out, "  link ");
+            print_worker(cluster, a, out);
+            text_append(out, ", ");
+            print_worker(cluster, b, out);
+            text_format(out, " { bandwidth = %s }", format_bandwidth(bandwidth, pair->median));
+            print_spread("   #", pair, format_bandwidth, out);
+            text_append(out, "\n");
+        }
 }
 
 static void print_device(const CalibrateOptions *options, const Calibration *calibration, Text *out)
@@ -129,6 +156,7 @@ void calibration_print(const CalibrateOptions *options, const Calibration *calib
     for (uint32_t l = 0; l < cluster->level_count; l++)
         print_level(cluster, l, &calibration->levels[l], out);
     print_ports(cluster, calibration, out);
+    print_links(cluster, calibration, out);
     print_device(options, calibration, out);
     text_append(out, "}\n");
 }

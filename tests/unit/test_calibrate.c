@@ -57,11 +57,14 @@ Test(calibrate, finds_emulated_ports)
     calibration_free(&found);
 }
 
-Test(calibrate, finds_unlike_ports)
+Test(calibrate, finds_unlike_ports_and_links)
 {
     WorkerPort ports[] = {
         {"oslo", 2, 2e6, 1e-3}, {"bonn", 0, 8e6, 1e-3}, {"rome", 1, 8e6, 1e-3}, {"bari", 3, 8e6, 1e-3}};
+    WorkerLink links[] = {{1, 3, 3e6, 1e-3}};
     Cluster cluster = {.name = "unlike", .level_count = 1, .port_count = 4, .ports = ports};
+    cluster.link_count = 1;
+    cluster.links = links;
     cluster.levels[0] = (Level){.name = "dc", .count = 4, .bandwidth_bytes_per_s = 8e6, .latency_s = 1e-3};
     Calibration found;
     Text text = {0};
@@ -69,6 +72,11 @@ Test(calibrate, finds_unlike_ports)
     cr_assert_eq(found.port_count, 4);
     for (uint32_t p = 0; p < 4; p++)
         assert_near(&found.ports[p], ports[p].bandwidth_bytes_per_s);
+    assert_near(&found.pairs[1 * 4 + 3], 3e6);
+    assert_near(&found.pairs[2 * 4 + 1], 8e6);
+    const char *link = strstr(text.data, "  link ");
+    cr_assert(link && strstr(link, "link dc[\"bonn\"], dc[\"bari\"] {") == link + 2, "%s", text.data);
+    cr_assert_null(strstr(link + 1, "  link "), "%s", text.data);
     cr_assert(strstr(text.data, "names = [\"bonn\", \"rome\", \"oslo\", \"bari\"]"), "%s", text.data);
     cr_assert(strstr(text.data, "port dc[\"oslo\"] {"), "%s", text.data);
     text_free(&text);
