@@ -108,8 +108,8 @@ static void print_figures(const Plan *plan, const Simulation *simulation, Text *
         snprintf(ratio, sizeof ratio, "%.2f×", ep->iteration_s / plan->iteration_s);
         print_figure(ratio, "faster than plain EP, by the cost model", out);
     }
-    print_figure(format_time(value, simulation->exposed_s), "communication, exposed", out);
-    print_figure(format_time(value, simulation->hidden_s), "communication, behind computation", out);
+    print_figure(format_time(value, simulation->last->exposed_s), "communication, exposed", out);
+    print_figure(format_time(value, simulation->last->hidden_s), "communication, behind computation", out);
     if (plan->arena_bytes > 0)
         print_figure(format_bytes(value, (double)plan->arena_bytes), "memory per GPU", out);
     text_append(out, "</div>\n");

@@ -17,7 +17,6 @@ typedef struct {
 
 void html_comparison_print(const Report *report); // strategies, and the choice of every layer
 void html_time_print(const Report *report);       // where the time goes: overlap, streams, ports, critical path
-int32_t html_last_step(const Report *report);     // the end of the critical path; NONE without steps
 void html_timeline_print(const Report *report);
 void html_cluster_print(const Report *report); // domains, links and traffic
 void html_memory_print(const Report *report);

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "backends/critical_path.h"
 #include "backends/html_parts.h"
 
 static const double PATH_SHARE_MIN = 1e-3; // of the iteration; ops with less are shown together
@@ -22,17 +23,18 @@ static void print_overlap(const Report *report)
 {
     const Simulation *simulation = report->simulation;
     double whole_s = html_whole_s(report);
-    double computing_s = simulation->stream_busy_s[STREAM_COMPUTE];
-    double alone_s = fmax(0, computing_s - simulation->hidden_s);
-    double idle_s = fmax(0, simulation->iteration_s - alone_s - simulation->hidden_s - simulation->exposed_s);
+    double computing_s = simulation->last->stream_busy_s[STREAM_COMPUTE];
+    double alone_s = fmax(0, computing_s - simulation->last->hidden_s);
+    double busy_s = alone_s + simulation->last->hidden_s + simulation->last->exposed_s;
+    double idle_s = fmax(0, simulation->iteration_s - busy_s);
     if (idle_s < 1e-9 * whole_s)
         idle_s = 0;
     const struct {
         const char *key, *name;
         double part_s;
     } parts[] = {{"l", "computation alone", alone_s},
-                 {"both", "communication hidden behind computation", simulation->hidden_s},
-                 {"x", "communication exposed", simulation->exposed_s},
+                 {"both", "communication hidden behind computation", simulation->last->hidden_s},
+                 {"x", "communication exposed", simulation->last->exposed_s},
                  {"idle", "neither", idle_s}};
     text_append(report->out, "<div class=\"whole bar\">");
     for (size_t i = 0; i < COUNT_OF(parts); i++)
@@ -71,56 +73,31 @@ static void print_busy_shares(const Report *report)
     text_append(report->out, "<table>\n<thead><tr><th>busy</th><th class=\"n\">bandwidth</th><th class=\"n\">time</th>"
                              "<th class=\"n\">share</th><th></th></tr></thead>\n<tbody>\n");
     for (int s = 0; s < STREAM_COUNT; s++)
-        if (report->simulation->stream_busy_s[s] > 0)
-            print_busy(report, "stream", stream_name((Stream)s), "", keys[s], report->simulation->stream_busy_s[s]);
+        if (report->simulation->last->stream_busy_s[s] > 0)
+            print_busy(report, "stream", stream_name((Stream)s), "", keys[s],
+                       report->simulation->last->stream_busy_s[s]);
     for (uint32_t l = 0; l < cluster->level_count; l++)
         print_busy(report, "port", cluster->levels[l].name,
                    format_bandwidth(bandwidth,
                                     l == 0 ? cluster_slowest_port(cluster) : cluster->levels[l].bandwidth_bytes_per_s),
-                   "port", report->simulation->port_busy_s[l]);
+                   "port", report->simulation->last->port_busy_s[l]);
     text_append(report->out, "</tbody></table>\n");
 }
 
 // ---- critical path ---------------------------------------------------------------------------
 
-typedef struct {
-    const OpInfo *info;
-    int32_t level;
-    uint32_t steps;
-    double time_s;
-} PathPart;
-
-static int compare_parts(const void *left, const void *right)
-{
-    const PathPart *a = left, *b = right;
-    return a->time_s != b->time_s ? (a->time_s < b->time_s) - (a->time_s > b->time_s)
-                                  : (a->info > b->info) - (a->info < b->info);
-}
-
 static void print_critical_path(const Report *report)
 {
     const Plan *plan = report->plan;
-    const Simulation *simulation = report->simulation;
-    size_t ops, count = 0;
-    op_table(&ops);
-    PathPart *parts = arena_alloc_array(report->arena, ops * (LEVELS_MAX + 1), sizeof *parts);
-    for (int32_t step = html_last_step(report); step != NONE; step = simulation->steps[step].cause) {
-        const OpInfo *info = op_info((int)plan->steps[step].op);
-        size_t at = 0;
-        while (at < count && (parts[at].info != info || parts[at].level != plan->steps[step].level))
-            at++;
-        if (at == count)
-            parts[count++] = (PathPart){.info = info, .level = plan->steps[step].level};
-        parts[at].steps++;
-        parts[at].time_s += simulation->steps[step].end_s - simulation->steps[step].begin_s;
-    }
-    if (count)
-        qsort(parts, count, sizeof *parts, compare_parts);
+    PathStep *path;
+    PathPart *parts;
+    uint32_t length = critical_path(plan, report->simulation, report->arena, &path);
+    uint32_t count = critical_path_parts(plan, path, length, report->arena, &parts);
     text_append(report->out, "<table>\n<thead><tr><th>critical path</th><th class=\"n\">steps</th><th class=\"n\">time"
                              "</th><th class=\"n\">share</th></tr></thead>\n<tbody>\n");
     char value[FORMAT_MAX];
     PathPart rest = {0};
-    for (size_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         if (parts[i].time_s < PATH_SHARE_MIN * html_whole_s(report)) {
             rest.steps += parts[i].steps;
             rest.time_s += parts[i].time_s;
@@ -139,15 +116,6 @@ static void print_critical_path(const Report *report)
                     "<td class=\"n\">%.1f %%</td></tr>\n",
                     rest.steps, format_time(value, rest.time_s), 100 * rest.time_s / html_whole_s(report));
     text_append(report->out, "</tbody></table>\n</div>\n");
-}
-
-int32_t html_last_step(const Report *report)
-{
-    int32_t last = NONE;
-    for (uint32_t i = 0; i < report->plan->step_count; i++)
-        if (last == NONE || report->simulation->steps[i].end_s >= report->simulation->steps[last].end_s)
-            last = (int32_t)i;
-    return last;
 }
 
 void html_time_print(const Report *report)

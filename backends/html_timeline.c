@@ -2,6 +2,7 @@
 // whose x axis is predicted time. Coordinates: x in 1/TIMELINE_UNITS of the iteration, y in pixels.
 #include <math.h>
 
+#include "backends/critical_path.h"
 #include "backends/html_parts.h"
 #include "backends/occupancy.h"
 
@@ -69,13 +70,13 @@ static void print_names(const Timeline *timeline, Text *out)
         if (timeline->stream_top[s] != NONE)
             print_name(timeline->stream_top[s], LANE_HEIGHT, stream_name((Stream)s), "",
                        arena_format(timeline->report->arena, "busy %.0f %%",
-                                    100 * timeline->report->simulation->stream_busy_s[s] / whole_s),
+                                    100 * timeline->report->simulation->last->stream_busy_s[s] / whole_s),
                        out);
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         print_name(timeline->port_top[l], PORT_HEIGHT, plan->cluster.levels[l].name, " port",
                    arena_format(timeline->report->arena, "%s, busy %.0f %%",
                                 format_bandwidth(value, port_bandwidth(&plan->cluster, l)),
-                                100 * timeline->report->simulation->port_busy_s[l] / whole_s),
+                                100 * timeline->report->simulation->last->port_busy_s[l] / whole_s),
                    out);
     if (timeline->memory_top != NONE) {
         MemorySample *samples;
@@ -99,8 +100,8 @@ static void print_step(const Timeline *timeline, uint32_t index, Text *out)
     const Plan *plan = timeline->report->plan;
     const Step *step = &plan->steps[index];
     const OpInfo *info = op_info((int)step->op);
-    double begin_s = timeline->report->simulation->steps[index].begin_s,
-           end_s = timeline->report->simulation->steps[index].end_s;
+    double begin_s = timeline->report->simulation->last->steps[index].begin_s,
+           end_s = timeline->report->simulation->last->steps[index].end_s;
     char a[FORMAT_MAX], b[FORMAT_MAX];
     text_format(out, "<rect class=\"%c%s\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"%d\"><title>%s",
                 shape_classes[info->shape], step->layer % 2 ? " o" : "", begin_s * timeline->scale,
@@ -123,14 +124,16 @@ static void print_step(const Timeline *timeline, uint32_t index, Text *out)
 static void print_path(const Timeline *timeline, Text *out)
 {
     const Plan *plan = timeline->report->plan;
-    const SimulatedStep *steps = timeline->report->simulation->steps;
+    PathStep *path;
+    uint32_t length = critical_path(plan, timeline->report->simulation, timeline->report->arena, &path);
     text_append(out, "<path class=\"critical\" d=\"");
-    for (int32_t i = html_last_step(timeline->report); i != NONE; i = steps[i].cause)
-        if (steps[i].end_s > steps[i].begin_s)
-            text_format(out, "M%.1f %dh%.1fv%dh%.1fz", steps[i].begin_s * timeline->scale,
-                        timeline->stream_top[op_info((int)plan->steps[i].op)->stream] + LANE_HEIGHT - PATH_HEIGHT / 2,
-                        (steps[i].end_s - steps[i].begin_s) * timeline->scale, PATH_HEIGHT,
-                        (steps[i].begin_s - steps[i].end_s) * timeline->scale);
+    for (uint32_t i = 0; i < length; i++) {
+        double width = (path[i].end_s - path[i].begin_s) * timeline->scale;
+        int lane = timeline->stream_top[op_info((int)plan->steps[path[i].step].op)->stream];
+        if (width > 0)
+            text_format(out, "M%.1f %dh%.1fv%dh%.1fz", path[i].begin_s * timeline->scale,
+                        lane + LANE_HEIGHT - PATH_HEIGHT / 2, width, PATH_HEIGHT, -width);
+    }
     text_append(out, "\"/>\n");
 }
 

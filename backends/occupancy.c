@@ -29,7 +29,7 @@ const BufferLife *occupancy_buffers(const Plan *plan, const Simulation *simulati
     bool *touched = arena_alloc_array(arena, plan->buffer_count, sizeof *touched);
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const int32_t *operands = step_operands(plan, &plan->steps[i]);
-        const SimulatedStep *step = &simulation->steps[i];
+        const SimulatedStep *step = &simulation->last->steps[i];
         for (uint32_t k = 0; k < op_info((int)plan->steps[i].op)->operand_count; k++) {
             if (operands[k] == NONE)
                 continue;
@@ -111,7 +111,7 @@ uint32_t occupancy_port(const Plan *plan, const Simulation *simulation, uint32_t
     uint32_t change_count = 0;
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
-        double begin_s = simulation->steps[i].begin_s, end_s = simulation->steps[i].end_s;
+        double begin_s = simulation->last->steps[i].begin_s, end_s = simulation->last->steps[i].end_s;
         if (step->group == NONE || step->level > (int32_t)level || end_s <= begin_s || step->bytes <= 0)
             continue;
         int stream = (int)op_info((int)step->op)->stream;

@@ -2,13 +2,14 @@
 #include "backends/trace.h"
 
 #include "backends/occupancy.h"
-#include "backends/simulate.h"
+#include "backends/simulation_print.h"
 
 typedef struct {
     const Plan *plan;
     const Simulation *simulation;
     Arena *arena;
     Timeline timeline;
+    int process; // of the class that ends last: the one whose ports and memory are shown
 } Tracer;
 
 static void write_port(Tracer *tracer, uint32_t level)
@@ -26,7 +27,7 @@ static void write_port(Tracer *tracer, uint32_t level)
             names[n] = stream_name((Stream)s);
             values[n++] = samples[i].bytes_per_s[s] * 8e-9;
         }
-        timeline_write_counter(&tracer->timeline, TIMELINE_PREDICTED, name, samples[i].time_s, names, values, n);
+        timeline_write_counter(&tracer->timeline, tracer->process, name, samples[i].time_s, names, values, n);
     }
 }
 
@@ -38,29 +39,36 @@ static void write_memory(Tracer *tracer)
     for (int k = 0; k < BUFFER_KIND_COUNT; k++)
         names[k] = buffer_kind_name((BufferKind)k);
     for (uint32_t i = 0; i < count; i++)
-        timeline_write_counter(&tracer->timeline, TIMELINE_PREDICTED, "live memory, bytes", samples[i].time_s, names,
+        timeline_write_counter(&tracer->timeline, tracer->process, "live memory, bytes", samples[i].time_s, names,
                                samples[i].bytes, BUFFER_KIND_COUNT);
 }
 
-static void write_waits(Tracer *tracer)
+// One process per class of workers.
+static void write_class(Tracer *tracer, uint32_t class)
 {
-    const SimulatedStep *steps = tracer->simulation->steps;
-    for (uint32_t i = 0; i < tracer->plan->step_count; i++) {
+    const Plan *plan = tracer->plan;
+    const SimulatedStep *steps = tracer->simulation->classes[class].steps;
+    int process = TIMELINE_PREDICTED + (int)class;
+    const char *name = "predicted";
+    if (tracer->simulation->class_of)
+        name = arena_format(tracer->arena, "predicted: %s",
+                            simulation_class_name(plan, tracer->simulation, class, tracer->arena));
+    timeline_write_process(&tracer->timeline, process, name);
+    for (uint32_t i = 0; i < plan->step_count; i++)
+        timeline_write_step(&tracer->timeline, plan, process, i, steps[i].begin_s, steps[i].end_s);
+    for (uint32_t i = 0; i < plan->step_count; i++)
         if (steps[i].cause != NONE)
-            timeline_write_wait(&tracer->timeline, tracer->plan, TIMELINE_PREDICTED, (uint32_t)steps[i].cause,
+            timeline_write_wait(&tracer->timeline, plan, process, (uint32_t)steps[i].cause,
                                 steps[steps[i].cause].begin_s, i, steps[i].begin_s);
-    }
 }
 
 const char *trace_print(const Plan *plan, const TraceRun *run, Text *out)
 {
     Tracer tracer = {.plan = plan, .arena = arena_create(), .timeline = timeline_begin(plan, out)};
     tracer.simulation = simulate(plan, tracer.arena);
-    timeline_write_process(&tracer.timeline, TIMELINE_PREDICTED, "predicted");
-    for (uint32_t i = 0; i < plan->step_count; i++)
-        timeline_write_step(&tracer.timeline, plan, TIMELINE_PREDICTED, i, tracer.simulation->steps[i].begin_s,
-                            tracer.simulation->steps[i].end_s);
-    write_waits(&tracer);
+    tracer.process = TIMELINE_PREDICTED + (int)(tracer.simulation->last - tracer.simulation->classes);
+    for (uint32_t c = 0; c < tracer.simulation->class_count; c++)
+        write_class(&tracer, c);
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         write_port(&tracer, l);
     if (plan->buffer_count > 0)

@@ -13,7 +13,7 @@
 #include "backends/dot.h"
 #include "backends/html.h"
 #include "backends/json.h"
-#include "backends/simulate.h"
+#include "backends/simulation_print.h"
 #include "backends/summary.h"
 #include "backends/trace.h"
 #include "compiler/compile.h"
@@ -116,7 +116,7 @@ static const struct argp_option option_table[] = {
     {"explain", OPTION_EXPLAIN, NULL, 0,
      "say why: runner-ups, what binds, at which bandwidth, batch, ratio and memory the choice flips, and what one more "
      "Gbit/s buys", 0},
-    {"json", OPTION_JSON, NULL, 0, "with --explain: the same for programs", 0},
+    {"json", OPTION_JSON, NULL, 0, "with --explain or --simulate: the same for programs", 0},
     {"sweep", OPTION_SWEEP, "NAME=VALUES", 0,
      "compile at every value and print a table; VALUES are 1,2,4 or FIRST:LAST:STEP or FIRST:LAST:logCOUNT; NAME is "
      "a 'let', LEVEL.bandwidth and the like (Gbit/s, ms), or a key such as batch; up to 4 times; -o FILE.csv or .json",
@@ -181,8 +181,8 @@ static void refuse_mixtures(const Options *options, struct argp_state *state)
         argp_error(state, "--emit=chakra writes a file per rank: give -o PREFIX");
     if (options->merge && options->dump != DUMP_TRACE)
         argp_error(state, "--merge adds a run to a simulated one: it needs --emit=trace");
-    if (options->json && !options->explain)
-        argp_error(state, "--json goes with --explain; the plan itself for programs is --dump=json");
+    if (options->json && !options->explain && !options->simulate)
+        argp_error(state, "--json goes with --explain or --simulate; the plan itself for programs is --dump=json");
     if (options->check && options->output)
         argp_error(state, "--check writes nothing: it does not go together with --output");
 }
@@ -445,11 +445,11 @@ static int print_plan(const Options *options, const Plan *plan, double solve_s, 
 
 // ---- plans as input --------------------------------------------------------------------------
 
-static void print_simulation(const Plan *plan)
+static void print_simulation(const Options *options, const Plan *plan)
 {
     Arena *arena = arena_create();
     Text text = {0};
-    simulation_print(plan, simulate(plan, arena), &text);
+    (options->json ? simulation_print_json : simulation_print)(plan, simulate(plan, arena), &text);
     fputs(text.data, stdout);
     text_free(&text);
     arena_destroy(arena);
@@ -473,7 +473,7 @@ static int finish(const Options *options, const Plan *plan, double solve_s, cons
         if (to_stdout || code != EXIT_DONE)
             compare = false;
         else if (options->simulate)
-            print_simulation(plan);
+            print_simulation(options, plan);
         if (compare && !options->simulate) {
             Text text = {0};
             summary_print_comparison(plan, &text);

@@ -8,8 +8,9 @@
 #include "ir/base/text.h"
 #include "ir/plan.h"
 
-// Process numbers: the predicted run, and the real one of rank 0; rank r is r further.
-enum { TIMELINE_PREDICTED = 1, TIMELINE_RANK_0 = 2 };
+// Process numbers: the predicted run, of the first class of workers, the next class one further; and the real one of
+// rank 0, rank r is r further.
+enum { TIMELINE_PREDICTED = 1, TIMELINE_RANK_0 = 1000 };
 
 typedef struct {
     Text *out;

@@ -9,12 +9,15 @@ import html.parser, json, os, re, sys
 
 sample, steps, buffers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 trace = json.load(open("out.trace"))["traceEvents"]
-tracks, seen = {}, []
+tracks, seen = {}, {}
 for event in trace:
     if event["ph"] == "X":
-        seen.append(event["args"]["step"])
-        tracks.setdefault(event["tid"], []).append((event["ts"], event["ts"] + event["dur"], event["args"]["step"]))
-assert sorted(seen) == list(range(steps)), "%s: trace has steps %d, plan %d" % (sample, len(seen), steps)
+        seen.setdefault(event["pid"], []).append(event["args"]["step"])
+        tracks.setdefault((event["pid"], event["tid"]), []).append((event["ts"], event["ts"] + event["dur"], event["args"]["step"]))
+# One process for every class of workers.
+assert len(seen) == (6 if sample.startswith("six_sites") else 1), seen.keys()
+for process in seen.values():
+    assert sorted(process) == list(range(steps)), "%s: trace has steps %d, plan %d" % (sample, len(process), steps)
 for track in tracks.values():
     track.sort()
     for one, other in zip(track, track[1:]):

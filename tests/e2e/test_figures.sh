@@ -26,6 +26,8 @@ for name, domain, share in (("mix1", 2, 0.75), ("mix2", 4, 0.5), ("ag_only1", 8,
     expect(name + " p as printed", layer["a2a_fraction_paper"], [share])
     expect(name + " p", layer["a2a_fraction"], [(8 - domain) / 7])
     expect(name + " status", plan["solution"]["status"], "optimal")
+    # The paper's one-layer formula and the simulated schedule are one.
+    expect(name + " simulated", round(plan["solution"]["simulated_s"] / plan["solution"]["iteration_s"], 9), 1.0)
 expect("mix1 iteration", dump("paper/mix1.hep")["solution"]["iteration_s"], 0.00124)
 # Table VII
 for gpus, table in ((8, {1: (56, 0), 2: (24, 8), 4: (8, 24), 8: (0, 56)}),

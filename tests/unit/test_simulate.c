@@ -101,9 +101,9 @@ Test(simulate, chain_fork_and_join)
     expect(&toy, 2e-3 + 5e-3 + 1e-3);
     Arena *arena = arena_create();
     const Simulation *simulation = simulate(&toy.plan, arena);
-    cr_assert_eq(simulation->steps[4].cause, (int32_t)sent);
-    cr_assert_eq(simulation->steps[sent].cause, (int32_t)first);
-    cr_assert(fabs(simulation->hidden_s + simulation->exposed_s - (5e-3 + 1.3e-4)) < 1e-3);
+    cr_assert_eq(simulation->last->steps[4].cause, (int32_t)sent);
+    cr_assert_eq(simulation->last->steps[sent].cause, (int32_t)first);
+    cr_assert(fabs(simulation->last->hidden_s + simulation->last->exposed_s - (5e-3 + 1.3e-4)) < 1e-3);
     arena_destroy(arena);
 }
 
