@@ -119,7 +119,7 @@ static const struct argp_option option_table[] = {
     {"json", OPTION_JSON, NULL, 0, "with --explain or --simulate: the same for programs", 0},
     {"sweep", OPTION_SWEEP, "NAME=VALUES", 0,
      "compile at every value and print a table; VALUES are 1,2,4 or FIRST:LAST:STEP or FIRST:LAST:logCOUNT; NAME is "
-     "a 'let', LEVEL.bandwidth and the like (Gbit/s, ms), or a key such as batch; up to 4 times; -o FILE.csv or .json",
+     "a 'let', LEVEL.bandwidth and the like (Gbit/s, ms), or a key such as batch; up to 4 times; -o X.csv, .json, .svg",
      0},
     {"simulate", OPTION_SIMULATE, NULL, 0,
      "run the schedule in predicted time: critical path, busy streams and ports", 0},
@@ -639,6 +639,8 @@ static int process_sweep(const Options *options, const char *content, size_t len
     if (code == EXIT_DONE && sweep.row_count > 0) {
         if (options->output && ends_with(options->output, ".json"))
             sweep_print_json(&sweep, &text);
+        else if (options->output && ends_with(options->output, ".svg"))
+            sweep_print_plot(&sweep, &text);
         else if (options->output)
             sweep_print_csv(&sweep, &text);
         else

@@ -39,5 +39,6 @@ ExitCode sweep_run(const CompileOptions *options, const char *const *axes, size_
 void sweep_print_table(const Sweep *sweep, Text *out);
 void sweep_print_csv(const Sweep *sweep, Text *out);
 void sweep_print_json(const Sweep *sweep, Text *out);
+void sweep_print_plot(const Sweep *sweep, Text *out); // SVG
 
 #endif

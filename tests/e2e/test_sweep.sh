@@ -38,6 +38,20 @@ for values in 2:1:1 1: a 1,,2 1:2:log1 '1 parsec' ''; do
 done
 expect 2 "expected a name" "$HEPC" --sweep batch "$sample"
 expect 3 'none of these values' "$HEPC" --sweep experts=31,33 "$sample"
+# The chart: a point for every row with a plan, a line for every value of the first axis.
+expect 0 '' "$HEPC" --sweep memory=1,40,80 --sweep dc.bandwidth=1:1000:log4 -o "$work/chart.svg" "$sample"
+python3 - "$work/chart.svg" <<'PYTHON' || fail "the chart"
+import sys, xml.etree.ElementTree as tree
+root = tree.parse(sys.argv[1]).getroot()
+svg = "{http://www.w3.org/2000/svg}"
+assert len(list(root.iter(svg + "circle"))) == 8, "points"
+names = [text.text for text in root.iter(svg + "text")]
+assert "memory=40 GB" in names and "memory=80 GB" in names and "memory=1 GB" not in names, names
+assert "dc.bandwidth, Gbit/s" in names and {"1", "10", "100", "1000"} <= set(names), names
+_, _, width, height = map(float, root.get("viewBox").split())
+for circle in root.iter(svg + "circle"):
+    assert 0 < float(circle.get("cx")) < width and 0 < float(circle.get("cy")) < height
+PYTHON
 # Interrupted: the rows done are printed, and it is said that there are more.
 "$HEPC" --sweep batch=1:500:1 "$sample" >out 2>err &
 sleep 2

@@ -1,0 +1,27 @@
+// Line charts as SVG: one self-contained file, readable on light and dark backgrounds and in print. Every point has a
+// tooltip.
+#ifndef HEP_PLOT_H
+#define HEP_PLOT_H
+
+#include "ir/base/text.h"
+
+typedef struct {
+    const char *name;
+    size_t count;
+    double *x, *y; // finite; positive where the axis is logarithmic
+} PlotSeries;
+
+typedef struct {
+    const char *title, *x_label, *y_label;
+    bool x_log, y_log;
+    double reference; // a horizontal line, such as "no gain"; NAN for none
+    size_t series_count;
+    PlotSeries *series;
+} Plot;
+
+// Values that span a factor of 20 or more read better on a logarithmic axis.
+bool plot_wants_log(const double values[], size_t count);
+
+void plot_print(const Plot *plot, Text *out);
+
+#endif
