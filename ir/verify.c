@@ -1,5 +1,5 @@
 // The verifier's report, its order of work, and the properties of groups, choices, steps and edges;
-// verify_buffers.c, verify_sizes.c, verify_layers.c and verify_flow.c hold the others.
+// verify_buffers.c, verify_sizes.c, verify_layers.c, verify_flow.c and verify_traffic.c hold the others.
 #include "ir/verify.h"
 
 #include <inttypes.h>

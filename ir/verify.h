@@ -22,7 +22,7 @@
     X(EXCHANGE, "exchange", "rows go out level by level, meet the experts once, and return the way they came")         \
     X(GATHER, "gather", "experts are gathered at every sharding level with S > 1, outer first; gradients go back")     \
     X(FLOW, "flow", "every step gets the values its op means, of its layer and stage; weights are updated once")       \
-    X(TRAFFIC, "traffic", "the bytes of the steps of a level add up to the chosen strategy's traffic")                 \
+    X(TRAFFIC, "traffic", "steps send what their tensors and rows make them, and add up to the strategy's traffic")    \
     X(CLAIMS, "claims", "times, memory, volumes and names that the plan states of itself agree with each other")
 #define X(name, ...) PROPERTY_##name,
 typedef enum { HEP_PROPERTIES(X) PROPERTY_COUNT } Property;

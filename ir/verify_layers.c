@@ -1,7 +1,6 @@
 // The verifier's properties of MoE layers: how rows reach their experts and return, how experts
-// are gathered and their gradients go home, and what all of it sends.
+// are gathered and their gradients go home.
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -370,74 +369,5 @@ void verify_layers(Verifier *verifier)
         if (!verifier->report->total) { // all are there
             verify_gather_order(verifier, steps, count);
         }
-    }
-}
-
-// ---- traffic -----------------------------------------------------------------------------------
-
-static void verify_level_traffic(Verifier *verifier, uint32_t level, const char *what, double sent, double charged)
-{
-    if (fabs(sent - charged) > 1e-9 * fmax(sent, charged)) { // sums of the same terms in another order
-        verify_fail(verifier, PROPERTY_TRAFFIC, NONE,
-                    "level '%s': the steps send %.17g bytes of %s, the strategy says %.17g",
-                    verifier->plan->cluster.levels[level].name, sent, what, charged);
-    }
-}
-
-// A gather, or a sum, sends what its tensors make it; how much an exchange sends, routing decides.
-static void verify_step_traffic(Verifier *verifier, uint32_t index)
-{
-    const Plan *plan = verifier->plan;
-    const Step *step = &plan->steps[index];
-    OpShape shape = step_info(step)->shape;
-    if (shape == SHAPE_LOCAL || shape == SHAPE_EXCHANGE) {
-        return;
-    }
-    const Buffer *buffer = &plan->buffers[step_operands(plan, step)[shape == SHAPE_SCATTER ? 1 : 0]];
-    double members = (double)group_size(&plan->cluster, &plan->groups[step->group]);
-    double sent = (members - 1) * (double)buffer_bytes(buffer), slack = 1e-9 * sent;
-    if (shape == SHAPE_REDUCE) {
-        sent *= 2 / members;
-    } else if (shape == SHAPE_GATHER && plan->codec != CODEC_DENSE) {
-        slack += (members - 1) * (double)buffer->rows; // packets are rounded up to whole bytes
-    }
-    if (fabs(step->bytes - sent) > slack) {
-        verify_fail(verifier, PROPERTY_TRAFFIC, index, "is said to send %.17g bytes, '%s' makes it %.17g",
-                    step->bytes, buffer->name, sent);
-    }
-}
-
-void verify_traffic(Verifier *verifier)
-{
-    const Plan *plan = verifier->plan;
-    for (uint32_t i = 0; i < plan->step_count && !plan->model.abstract && !verifier->report->total; i++) {
-        verify_step_traffic(verifier, i); // operands are there where nothing else is wrong
-    }
-    double exchange[LEVELS_MAX] = {0}, gather[LEVELS_MAX] = {0}, reduce[LEVELS_MAX] = {0};
-    for (uint32_t i = 0; i < plan->step_count; i++) {
-        const Step *step = &plan->steps[i];
-        uint32_t level = step->level == NONE ? 0 : (uint32_t)step->level; // a sum over the world crosses the outermost
-        switch (step_info(step)->shape) {
-        case SHAPE_LOCAL:
-            break;
-        case SHAPE_EXCHANGE:
-            exchange[level] += step->bytes;
-            break;
-        case SHAPE_GATHER:
-            gather[level] += step->bytes;
-            break;
-        case SHAPE_SCATTER:
-        case SHAPE_REDUCE:
-            reduce[level] += step->bytes;
-            break;
-        }
-    }
-    static const Strategy nothing = {0};
-    const Strategy *chosen = plan->strategy_count ? &plan->strategies[0] : &nothing;
-    for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
-        const Traffic *traffic = &chosen->traffic[l];
-        verify_level_traffic(verifier, l, "tokens", exchange[l], traffic->exchange_bytes + traffic->routing_bytes);
-        verify_level_traffic(verifier, l, "experts", gather[l], traffic->gather_bytes);
-        verify_level_traffic(verifier, l, "gradients", reduce[l], traffic->reduce_bytes);
     }
 }

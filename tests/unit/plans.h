@@ -150,7 +150,7 @@ static inline void plan_add_collectives(Plan *plan)
         Step *step = &plan->steps[exchanges[i]];
         step->level = 0;
         step->group = 1;
-        step->bytes = i == 0 ? 44 : 32;
+        step->bytes = i == 0 ? 52 : 32;
     }
     Strategy *chosen = &plan->strategies[plan->strategy_count++];
     *chosen = (Strategy){.name = "hybrid",
@@ -159,7 +159,7 @@ static inline void plan_add_collectives(Plan *plan)
                          .iteration_s = plan->iteration_s,
                          .memory_bytes = (double)plan->arena_bytes,
                          .fits = true};
-    chosen->traffic[0] = (Traffic){.exchange_bytes = 64, .routing_bytes = 12};
+    chosen->traffic[0] = (Traffic){.exchange_bytes = 64, .routing_bytes = 20};
     chosen->traffic[1] = (Traffic){.gather_bytes = 128};
     plan->strategies[plan->strategy_count++] = (Strategy){.name = "ep", .domain = {1, 1}, .iteration_s = 1.0 / 3};
 }

@@ -16,8 +16,9 @@
 #define MUTATORS(X)                                                                                                    \
     X(DROP_EDGE, "drop an edge") X(CHANGE_OPERAND, "change an operand") X(SHIFT_GROUP, "shift a group")                \
     X(RETARGET_LEVEL, "retarget a level") X(RETARGET_LAYER, "retarget a layer") X(SHRINK_BUFFER, "shrink a buffer")    \
-    X(FREE_EARLY, "free early") X(ALTER_BYTES, "alter bytes") X(CHANGE_CHOICE, "change a choice")                      \
-    X(DUPLICATE_STEP, "duplicate a send") X(DROP_STEP, "drop a send") X(SWAP_STEPS, "swap two collectives")
+    X(FREE_EARLY, "free early") X(ALTER_BYTES, "alter bytes") X(MOVE_BYTES, "move bytes elsewhere")                    \
+    X(CHANGE_CHOICE, "change a choice") X(DUPLICATE_STEP, "duplicate a send") X(DROP_STEP, "drop a send")              \
+    X(SWAP_STEPS, "swap two collectives")
 #define X(name, text) MUTATE_##name,
 typedef enum { MUTATORS(X) MUTATOR_COUNT } Mutator;
 #undef X
@@ -39,6 +40,7 @@ static const uint32_t meant[MUTATOR_COUNT] = {
     [MUTATE_SHRINK_BUFFER] = P(OPERANDS) | P(SIZES),
     [MUTATE_FREE_EARLY] = P(MEMORY),
     [MUTATE_ALTER_BYTES] = P(TRAFFIC),
+    [MUTATE_MOVE_BYTES] = P(TRAFFIC),
     [MUTATE_CHANGE_CHOICE] = P(CHOICES) | P(OPERANDS) | P(EXCHANGE) | P(GATHER),
     [MUTATE_DUPLICATE_STEP] = P(EXCHANGE) | P(GATHER) | P(FLOW),
     [MUTATE_DROP_STEP] = P(READS) | P(RACES) | P(MEMORY) | P(EXCHANGE) | P(GATHER) | P(FLOW),
@@ -266,6 +268,36 @@ static void retarget(Trial *trial)
     }
 }
 
+static void move_share(Trial *trial, uint32_t from, uint32_t to)
+{
+    Plan *bad = start(trial);
+    double moved = bad->steps[from].bytes / 8;
+    bad->steps[from].bytes -= moved;
+    bad->steps[to].bytes += moved;
+    judge(trial, MUTATE_MOVE_BYTES, false, step_name(trial, from));
+}
+
+// What a level carries stays the same, in every kind of transfer: from every step to the next of its kind, and to
+// the last.
+static void move_bytes(Trial *trial)
+{
+    const Plan *good = trial->good;
+    for (uint32_t s = 0; s < good->step_count; s++) {
+        uint32_t next = NONE, last = NONE;
+        for (uint32_t i = s + 1; i < good->step_count; i++)
+            if (sends(&good->steps[i]) && good->steps[i].level == good->steps[s].level &&
+                op_info((int)good->steps[i].op)->shape == op_info((int)good->steps[s].op)->shape) {
+                next = next == (uint32_t)NONE ? i : next;
+                last = i;
+            }
+        if (!sends(&good->steps[s]) || next == (uint32_t)NONE)
+            continue;
+        move_share(trial, s, next);
+        if (last != next)
+            move_share(trial, s, last);
+    }
+}
+
 static void change_buffers(Trial *trial)
 {
     const Plan *good = trial->good;
@@ -364,6 +396,7 @@ static void try_plan(const Plan *plan, Score *scores)
     drop_edges(&trial);
     change_operands(&trial);
     retarget(&trial);
+    move_bytes(&trial);
     change_buffers(&trial);
     change_choices(&trial);
     add_and_drop_steps(&trial);
@@ -403,6 +436,18 @@ static Spec shape(int i)
     return spec;
 }
 
+// Layers that differ in their domains, and in whether replicas are kept or gathered again; where they are dropped, with
+// room for one or two layers' experts at a time.
+static Plan *mixed_plan(const Spec *spec, const Workload *work, const Candidate *candidates, size_t count, int i)
+{
+    Config configs[4];
+    cr_assert(work->moe_count <= COUNT_OF(configs));
+    for (uint32_t k = 0; k < work->moe_count; k++)
+        configs[k] = candidates[(count - 1 + 3 * k) % count].config;
+    Mix mix = {.configs = configs, .prefetch = (uint32_t)i / 2 % 2};
+    return lowered_mix(spec, work, &mix);
+}
+
 Test(mutants, every_mutant_is_refused_or_harmless, .timeout = 120)
 {
     Score scores[MUTATOR_COUNT] = {0};
@@ -418,6 +463,9 @@ Test(mutants, every_mutant_is_refused_or_harmless, .timeout = 120)
             try_plan(plan, scores);
             plan_destroy(plan);
         }
+        Plan *mixed = mixed_plan(&spec, work, candidates, count, i);
+        try_plan(mixed, scores);
+        plan_destroy(mixed);
         arena_destroy(arena);
     }
     print_scores(scores);
