@@ -30,12 +30,30 @@ static uint32_t hash_token(uint64_t token)
     return (uint32_t)(z >> 32);
 }
 
-// Experts one stride apart, the next token's one further: every expert gets tokens x top_k / experts
-// when that divides.
+static uint32_t greatest_divisor(uint32_t a, uint32_t b)
+{
+    while (b > 0) {
+        uint32_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+// Experts one stride apart, the next token's one further: every expert gets tokens x top_k / experts when that
+// divides. Every round through the experts has another stride, near and far ones by turns, so that a few rounds already
+// bring experts together about as often as chance would; strides that meet an expert twice are passed over.
 static uint32_t balanced_expert(const ModelDims *dims, uint64_t token, uint32_t choice)
 {
-    uint64_t stride = dims->experts / dims->top_k;
-    return (uint32_t)((token + choice * stride) % dims->experts);
+    uint32_t experts = dims->experts, strides = experts - 1, step = 5 * strides / 8 + 1; // about the golden section
+    if (experts == 1)
+        return 0;
+    while (greatest_divisor(strides, step) > 1)
+        step++;
+    uint32_t stride = 1 + (uint32_t)((token / experts + 1) * step % strides);
+    while (experts / greatest_divisor(experts, stride) < dims->top_k)
+        stride = stride % strides + 1;
+    return (uint32_t)((token + (uint64_t)choice * stride) % experts);
 }
 
 // Seven tokens of ten choose expert 0 first; all other choices fall on the lower half of the
