@@ -150,7 +150,8 @@ void verify_flow(Verifier *verifier)
     const Plan *plan = verifier->plan;
     if (plan->model.abstract || verifier->report->total) // values follow edges and groups that are in order
         return;
-    Flow flow = {.verifier = verifier, .plan = plan,
+    Flow flow = {.verifier = verifier,
+                 .plan = plan,
                  .values = arena_alloc_array(verifier->scratch, plan->buffer_count, sizeof(Value)),
                  .layers = arena_alloc_array(verifier->scratch, (size_t)plan->model.layers + 1, sizeof(LayerFlow))};
     begin(&flow);

@@ -61,7 +61,8 @@ void flow_loss_backward(Flow *flow)
 {
     flow_take(flow, "x", value_plain(HOLDS_INPUT_ROWS, (int32_t)flow->plan->model.layers));
     flow_take_tokens(flow);
-    flow_give_gradient(flow, WEIGHTS_EMBEDDING, "dembedding", HOLDS_HALF_GRADIENT); // the tied embedding's other use is first
+    flow_give_gradient(flow, WEIGHTS_EMBEDDING, "dembedding",
+                       HOLDS_HALF_GRADIENT); // the tied embedding's other use is first
     flow_give(flow, "dx", value_plain(HOLDS_DINPUT, (int32_t)flow->plan->model.layers));
 }
 

@@ -58,7 +58,8 @@ void flow_dispatch(Flow *flow, int32_t k, uint32_t level)
         flow_take_none(flow, "next_records");
     }
     flow_give(flow, "next_rows", value_staged(rows ? HOLDS_ROWS : HOLDS_DRESULTS, k, after));
-    flow_give(flow, "next_counts", value_split(rows ? HOLDS_NEXT_COUNTS : HOLDS_COUNTS_AGAIN, k, after, (int32_t)flow->step));
+    flow_give(flow, "next_counts",
+              value_split(rows ? HOLDS_NEXT_COUNTS : HOLDS_COUNTS_AGAIN, k, after, (int32_t)flow->step));
 }
 
 void flow_expert(Flow *flow, int32_t k, bool backward)
@@ -76,7 +77,8 @@ void flow_expert(Flow *flow, int32_t k, bool backward)
     flow_give(flow, "drows", value_staged(HOLDS_DROWS, k, levels));
     flow_give(flow, "drecords", value_staged(HOLDS_DRECORDS, k, levels));
     bool owned = flow_layer(flow)->gathered == 0;
-    flow_give(flow, "dexperts", value_split(owned ? HOLDS_GRADIENT : HOLDS_DEXPERTS, k, flow_layer(flow)->gathered, weights));
+    flow_give(flow, "dexperts",
+              value_split(owned ? HOLDS_GRADIENT : HOLDS_DEXPERTS, k, flow_layer(flow)->gathered, weights));
 }
 
 // What a way back at `level` needs of the way out: the counts of both ends.

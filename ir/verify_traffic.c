@@ -40,8 +40,8 @@ static void verify_step_traffic(Verifier *verifier, uint32_t index)
         slack += (members - 1) * (double)buffer->rows; // packets are rounded up to whole bytes
     }
     if (fabs(step->bytes - sent) > slack) {
-        verify_fail(verifier, PROPERTY_TRAFFIC, index, "is said to send %.17g bytes, '%s' makes it %.17g",
-                    step->bytes, buffer->name, sent);
+        verify_fail(verifier, PROPERTY_TRAFFIC, index, "is said to send %.17g bytes, '%s' makes it %.17g", step->bytes,
+                    buffer->name, sent);
     }
 }
 

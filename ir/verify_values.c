@@ -40,8 +40,8 @@ static const char *describe_value(const Flow *flow, Value value, char out[160])
         length += snprintf(out + length, 160 - (size_t)length, " of layer %" PRId32, value.layer);
     for (uint32_t l = 0; l < flow->plan->cluster.level_count && length < 120; l++)
         if (value.levels >> l & 1)
-            length += snprintf(out + length, 160 - (size_t)length, ", over '%.16s'",
-                               flow->plan->cluster.levels[l].name);
+            length +=
+                snprintf(out + length, 160 - (size_t)length, ", over '%.16s'", flow->plan->cluster.levels[l].name);
     if (value.from == NONE)
         return out;
     if (value.holds == HOLDS_WEIGHT || value.holds == HOLDS_UPDATED || value.holds == HOLDS_PACKET ||
@@ -131,7 +131,8 @@ int32_t flow_take_weights(Flow *flow, WeightName name)
     if (layer->weights[name] == NONE)
         layer->weights[name] = flow_value(flow, operand).from;
     uint32_t gathered = name == WEIGHTS_EXPERTS && flow->plan->steps[flow->step].op != OP_ENCODE ? layer->gathered : 0;
-    flow_take(flow, operand, value_split(HOLDS_WEIGHT, flow->plan->steps[flow->step].layer, gathered, layer->weights[name]));
+    flow_take(flow, operand,
+              value_split(HOLDS_WEIGHT, flow->plan->steps[flow->step].layer, gathered, layer->weights[name]));
     return layer->weights[name];
 }
 
