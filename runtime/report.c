@@ -319,6 +319,7 @@ static void json_fill(const Report *report, cJSON *root)
     cJSON_AddStringToObject(root, "routing", routing_name(report->options->routing));
     cJSON_AddBoolToObject(root, "emulated_links", report->options->emulate_links);
     cJSON_AddItemToObject(root, "iteration_s", json_times(result));
+    cJSON_AddItemToObject(root, "iterations_s", cJSON_CreateDoubleArray(result->iteration_s, (int)result->iterations));
     cJSON_AddNumberToObject(root, "predicted_s", report->plan->iteration_s);
     cJSON_AddItemToObject(root, "traffic", json_traffic(report));
     cJSON_AddItemToObject(root, "check", json_check(&result->check));
