@@ -47,6 +47,16 @@ bool choices_equal(const Choice *a, const Choice *b)
     return a->regather == b->regather && memcmp(a->domain, b->domain, sizeof a->domain) == 0;
 }
 
+double html_port_bandwidth(const Report *report, uint32_t level)
+{
+    const Cluster *cluster = &report->plan->cluster;
+    if (level > 0)
+        return cluster->levels[level].bandwidth_bytes_per_s;
+    if (!report->simulation->class_of)
+        return cluster_slowest_port(cluster);
+    return cluster->ports[report->simulation->last->first_worker].bandwidth_bytes_per_s;
+}
+
 double html_whole_s(const Report *report)
 {
     return report->simulation->iteration_s > 0 ? report->simulation->iteration_s : 1;

@@ -5,6 +5,9 @@
 
 #include "backends/critical_path.h"
 #include "backends/html_parts.h"
+#include "backends/simulation_print.h"
+
+enum { CLASSES_SHOWN = 32 };
 
 static const double PATH_SHARE_MIN = 1e-3; // of the iteration; ops with less are shown together
 
@@ -77,9 +80,7 @@ static void print_busy_shares(const Report *report)
             print_busy(report, "stream", stream_name((Stream)s), "", keys[s],
                        report->simulation->last->stream_busy_s[s]);
     for (uint32_t l = 0; l < cluster->level_count; l++)
-        print_busy(report, "port", cluster->levels[l].name,
-                   format_bandwidth(bandwidth,
-                                    l == 0 ? cluster_slowest_port(cluster) : cluster->levels[l].bandwidth_bytes_per_s),
+        print_busy(report, "port", cluster->levels[l].name, format_bandwidth(bandwidth, html_port_bandwidth(report, l)),
                    "port", report->simulation->last->port_busy_s[l]);
     text_append(report->out, "</tbody></table>\n");
 }
@@ -118,14 +119,59 @@ static void print_critical_path(const Report *report)
     text_append(report->out, "</tbody></table>\n</div>\n");
 }
 
+// ---- workers that differ ---------------------------------------------------------------------
+
+static void print_share(const Report *report, double part_s)
+{
+    text_format(report->out, "<td class=\"n\">%.1f %%</td>", 100 * part_s / html_whole_s(report));
+}
+
+static void print_class(const Report *report, uint32_t index)
+{
+    const SimulatedClass *class = &report->simulation->classes[index];
+    char end[FORMAT_MAX], exposed[FORMAT_MAX], hidden[FORMAT_MAX];
+    text_format(report->out, "<tr%s><th scope=\"row\">", class == report->simulation->last ? " class=\"chosen\"" : "");
+    html_escape(report->out, simulation_class_name(report->plan, report->simulation, index, report->arena));
+    text_format(report->out, "</th><td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"n\">%s</td>",
+                format_time(end, class->end_s), format_time(exposed, class->exposed_s),
+                format_time(hidden, class->hidden_s));
+    for (int s = 0; s < STREAM_COUNT; s++)
+        if (report->simulation->last->stream_busy_s[s] > 0)
+            print_share(report, class->stream_busy_s[s]);
+    print_share(report, class->port_busy_s[0]);
+    text_append(report->out, "</tr>\n");
+}
+
+static void print_classes(const Report *report)
+{
+    const Simulation *simulation = report->simulation;
+    text_append(report->out, "<div class=\"scroll\"><table>\n<thead><tr><th>workers that differ</th><th class=\"n\">end"
+                             "</th><th class=\"n\">exposed</th><th class=\"n\">hidden</th>");
+    for (int s = 0; s < STREAM_COUNT; s++)
+        if (simulation->last->stream_busy_s[s] > 0)
+            text_format(report->out, "<th class=\"n\">%s<br>busy</th>", stream_name((Stream)s));
+    text_append(report->out, "<th class=\"n\">own port<br>busy</th></tr></thead>\n<tbody>\n");
+    for (uint32_t c = 0; c < simulation->class_count && c < CLASSES_SHOWN; c++)
+        print_class(report, c);
+    if (simulation->class_count > CLASSES_SHOWN)
+        text_format(report->out, "<tr><td colspan=\"99\">and %u more kinds</td></tr>\n",
+                    simulation->class_count - CLASSES_SHOWN);
+    text_append(report->out, "</tbody></table></div>\n");
+}
+
 void html_time_print(const Report *report)
 {
     text_append(report->out, "<section>\n<h2>Where the time goes</h2>\n");
     print_overlap(report);
     print_critical_path(report);
     print_busy_shares(report);
-    text_append(report->out,
-                "</div>\n<p class=\"note\">Of the simulated iteration. A stream is busy while one of its steps is "
-                "under way; a port while bytes pass it, at its full rate. The critical path is the chain "
-                "of steps that each waited for the one before.</p>\n</section>\n");
+    text_append(report->out, "</div>\n");
+    if (report->simulation->class_of)
+        print_classes(report);
+    text_append(report->out, "<p class=\"note\">Of the simulated iteration. A stream is busy while one of its steps is "
+                             "under way; a port while bytes pass it, at its full rate. The critical path is the chain "
+                             "of steps that each waited for the one before.");
+    if (report->simulation->class_of)
+        text_append(report->out, " Figures above the table of workers are those of the one that ends last.");
+    text_append(report->out, "</p>\n</section>\n");
 }

@@ -5,6 +5,7 @@
 #include "backends/critical_path.h"
 #include "backends/html_parts.h"
 #include "backends/occupancy.h"
+#include "backends/simulation_print.h"
 
 enum { AXIS_HEIGHT = 22, LANE_HEIGHT = 30, PATH_HEIGHT = 4, PORT_HEIGHT = 34, LANE_GAP = 8 };
 
@@ -16,12 +17,6 @@ typedef struct {
     int port_top[LEVELS_MAX];
     int memory_top, arena_top; // NONE without buffers
 } Timeline;
-
-// Where workers of the outermost level differ the slowest stands for all, as in the simulation.
-static double port_bandwidth(const Cluster *cluster, uint32_t level)
-{
-    return level == 0 ? cluster_slowest_port(cluster) : cluster->levels[level].bandwidth_bytes_per_s;
-}
 
 static const char shape_classes[] = {
     [SHAPE_LOCAL] = 'l', [SHAPE_EXCHANGE] = 'e', [SHAPE_GATHER] = 'g', [SHAPE_SCATTER] = 's', [SHAPE_REDUCE] = 'r'};
@@ -75,7 +70,7 @@ static void print_names(const Timeline *timeline, Text *out)
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         print_name(timeline->port_top[l], PORT_HEIGHT, plan->cluster.levels[l].name, " port",
                    arena_format(timeline->report->arena, "%s, busy %.0f %%",
-                                format_bandwidth(value, port_bandwidth(&plan->cluster, l)),
+                                format_bandwidth(value, html_port_bandwidth(timeline->report, l)),
                                 100 * timeline->report->simulation->last->port_busy_s[l] / whole_s),
                    out);
     if (timeline->memory_top != NONE) {
@@ -139,7 +134,7 @@ static void print_path(const Timeline *timeline, Text *out)
 
 static void print_port(const Timeline *timeline, uint32_t level, Text *out)
 {
-    double capacity = port_bandwidth(&timeline->report->plan->cluster, level);
+    double capacity = html_port_bandwidth(timeline->report, level);
     int bottom = timeline->port_top[level] + PORT_HEIGHT;
     PortSample *samples;
     uint32_t count =
@@ -235,11 +230,20 @@ void html_timeline_print(const Report *report)
     timeline.scale = simulation->iteration_s > 0 ? TIMELINE_UNITS / simulation->iteration_s : 0;
     lay_out(&timeline);
     char value[FORMAT_MAX];
+    text_append(out, "<section>\n<h2>Timeline</h2>\n<p class=\"note\">One iteration of ");
+    if (simulation->class_of) {
+        text_append(out, "a GPU of ");
+        uint32_t shown = (uint32_t)(simulation->last - simulation->classes);
+        html_escape(out, simulation_class_name(report->plan, simulation, shown, report->arena));
+        text_append(out, ", which ends last");
+    } else {
+        text_append(out, "one GPU");
+    }
     text_format(
         out,
-        "<section>\n<h2>Timeline</h2>\n<p class=\"note\">One iteration of one GPU, %s, %u steps; all GPUs run the "
-        "same schedule. Steps of odd layers are paler.<span class=\"hint\"> Wheel to zoom, drag to move, "
-        "double-click to see all; point at a step, at the memory or at a buffer to see what it is.</span></p>\n",
+        ", %s, %u steps; all GPUs run the same schedule. Steps of odd layers are paler.<span class=\"hint\"> "
+        "Wheel to zoom, drag to move, double-click to see all; point at a step, at the memory or at a buffer to "
+        "see what it is.</span></p>\n",
         format_time(value, simulation->iteration_s), report->plan->step_count);
     print_legend(report->plan, out);
     text_format(out, "<div class=\"timeline\" style=\"height:%dpx\" data-seconds=\"", timeline.height);
