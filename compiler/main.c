@@ -746,6 +746,9 @@ static int process(const Options *options)
         fprintf(stderr, "hepc: '%s' is the input: it will not be overwritten\n", options->output);
         return EXIT_USAGE;
     }
+    // Rather now than after a long search; chakra's path is the beginning of many.
+    if (options->output && options->dump != DUMP_CHAKRA && (error = file_probe(options->output)) != NULL)
+        return complain(options->output, error);
     if (options->diff)
         return process_diff(options);
     char *content = file_read(options->input, INPUT_LIMIT, &length, &error);

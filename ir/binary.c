@@ -381,6 +381,11 @@ static bool read_header(Reader *reader)
         return refuse(reader, "written by a newer version: format %" PRIu32 ", and this program reads up to %d",
                       version, PLAN_FORMAT_VERSION);
     }
+    if (!failed(reader) && version > 0 && version < PLAN_FORMAT_VERSION) {
+        return refuse(reader,
+                      "written by an older version: format %" PRIu32 ", and this program reads %d: compile again",
+                      version, PLAN_FORMAT_VERSION);
+    }
     uint64_t length = get_u64(reader);
     uint32_t checksum = get_u32(reader), reserved = get_u32(reader);
     if (failed(reader) || length > reader->length) {

@@ -11,6 +11,8 @@
 #include "ir/plan_text.h"
 #include "ir/schema.h"
 
+enum { CODES_LISTED_MAX = 8 }; // in a help line
+
 typedef enum { TOKEN_WORD, TOKEN_STRING, TOKEN_EQUALS, TOKEN_END } TokenKind;
 
 typedef struct {
@@ -269,6 +271,16 @@ static bool parse_domain(Parser *parser, const Field *field, uint32_t *out)
     return true;
 }
 
+static void help_with_names(Parser *parser, const char *const *names, size_t count)
+{
+    Text list = {0};
+    for (size_t i = 0; i < count; i++) {
+        text_format(&list, "%s%s", i == 0 ? "" : i + 1 < count ? ", " : " or ", names[i]);
+    }
+    diag_help(parser->diag, "it is %s", list.data);
+    text_free(&list);
+}
+
 static bool parse_code(Parser *parser, const Field *field, int *out)
 {
     *out = parser->token.kind == TOKEN_WORD ? field_code_parse(field->type, parser->token.text) : -1;
@@ -292,6 +304,8 @@ static bool parse_code(Parser *parser, const Field *field, int *out)
     const char *near = nearest_word(parser->token.text, names, count);
     if (near) {
         diag_help(parser->diag, "did you mean '%s'?", near);
+    } else if (count <= CODES_LISTED_MAX) {
+        help_with_names(parser, names, count);
     }
     return false;
 }
@@ -480,10 +494,11 @@ static bool parse_record_id(Parser *parser, RecordKind kind)
             diag_error(parser->diag, parser->token.span, "expected '%c%" PRIu32 "'", info->id, expected_id);
             return false;
         }
-        if (given != expected_id) { // reported once: later records are counted from here
+        uint32_t place = parser->lists[kind].count - 1;
+        if (given != expected_id && given != place) {
             diag_error(parser->diag, parser->token.span, "expected '%c%" PRIu32 "'", info->id, expected_id);
-            parser->next_id[kind] = given + 1;
         }
+        parser->next_id[kind] = given + 1; // one slip, one error: later records count from here, or from their place
         advance(parser);
     }
     return true;

@@ -47,6 +47,14 @@ expect 2 'dispatch' "$HEPC" --dispatch=sometimes bad.hep
 expect 6 'nowhere.hep' "$HEPC" nowhere.hep
 expect 6 '' "$HEPC" "$HEP_SOURCE/samples/laptop.hep" -o /nonexistent/folder/plan.hepb
 expect 6 'nowhere.hepb' "$HEP_RUN" nowhere.hepb
+# An output that cannot be written is said before anything is read or searched for.
+mkdir folder
+for output in missing/out.x folder; do
+  expect 6 "hepc: $output: " timeout 5 "$HEPC" --emit=html -o "$output" "$HEP_SOURCE/samples/deepseek_v3.hep"
+  expect 6 "hepc: $output: " "$HEPC" --diff nowhere.hep -o "$output" bad.hep
+done
+expect 6 'standard output: cannot be written' sh -c '"$0" --simulate "$1" >/dev/full' "$HEPC" "$HEP_SOURCE/samples/laptop.hep"
+[ -z "$(ls folder)" ] || fail "looking whether an output can be written left something behind"
 expect 2 '' "$HEP_RUN" --nonsense
 expect 2 '' "$HEP_RUN" --iterations=banana nowhere.hepb
 expect 2 '' "$HEP_RUN" --iterations=0 nowhere.hepb
