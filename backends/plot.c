@@ -151,8 +151,9 @@ static void print_series(const PlotSeries *series, size_t index, const Scale *x,
 
 static const char *const style =
     "text{font:13px system-ui,sans-serif;fill:#222;stroke:none}.title{font-size:16px;font-weight:600}\n"
-    ".label{fill:#444}.middle{text-anchor:middle}.end{text-anchor:end}.grid{stroke:#ddd}.reference{stroke:#888;stroke-dasharray:5 4}\n"
-    ".line{fill:none;stroke-width:2}.dashed .line{stroke-dasharray:7 4}circle{stroke:#fff}.back{fill:#fff}\n"
+    ".label{fill:#444}.middle{text-anchor:middle}.end{text-anchor:end}.grid{stroke:#ddd}\n"
+    ".reference{stroke:#888;stroke-dasharray:5 4}.line{fill:none;stroke-width:2}.dashed .line{stroke-dasharray:7 4}\n"
+    "circle{stroke:#fff}.back{fill:#fff}\n"
     ".c0{stroke:#0072b2;fill:#0072b2}.c1{stroke:#d55e00;fill:#d55e00}.c2{stroke:#009e73;fill:#009e73}\n"
     ".c3{stroke:#cc79a7;fill:#cc79a7}.c4{stroke:#b58900;fill:#b58900}.c5{stroke:#56b4e9;fill:#56b4e9}\n"
     ".c6{stroke:#6a3d9a;fill:#6a3d9a}.c7{stroke:#777;fill:#777}\n"

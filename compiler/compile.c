@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "compiler/lower.h"
+#include "backends/simulate.h"
 #include "compiler/place.h"
 #include "compiler/rank.h"
 #include "compiler/read.h"
@@ -66,11 +66,38 @@ static ExitCode report_violations(const VerifyReport *report, Diag *diag)
     return EXIT_INTERNAL;
 }
 
-static ExitCode make_plan(Diag *diag, Compilation *out)
+// Running ahead can cost more than it gains: what runs ahead shares ports with what is needed now. A pass whose
+// absence makes the simulated iteration shorter is left out.
+static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
+{
+    static const PlanPass doubtful[] = {PLAN_PASS_HOIST, PLAN_PASS_OVERLAP};
+    static const double clear = 1e-6;
+    Dispatch dispatch = out->spec->plan.dispatch;
+    Plan *best = lower_with(out->work, &out->solution.mix, dispatch, passes, bytes);
+    out->passes = passes;
+    for (size_t i = 0; i < COUNT_OF(doubtful) && best; i++) {
+        PlanPassSet fewer = out->passes & ~(1u << doubtful[i]);
+        if (fewer == out->passes)
+            continue;
+        double other_bytes = 0;
+        Plan *other = lower_with(out->work, &out->solution.mix, dispatch, fewer, &other_bytes);
+        Arena *scratch = arena_create();
+        bool better = other && other_bytes <= fmax(*bytes, out->spec->cluster.device.memory_bytes) &&
+                      simulate(other, scratch)->iteration_s < simulate(best, scratch)->iteration_s * (1 - clear);
+        arena_destroy(scratch);
+        plan_destroy(better ? best : other);
+        best = better ? other : best;
+        *bytes = better ? other_bytes : *bytes;
+        out->passes = better ? fewer : out->passes;
+    }
+    return best;
+}
+
+static ExitCode make_plan(PlanPassSet without, Diag *diag, Compilation *out)
 {
     const Spec *spec = out->spec;
     double bytes = 0;
-    out->plan = lower(out->work, &out->solution.mix, spec->plan.dispatch, &bytes);
+    out->plan = lower_best(out, PLAN_PASSES_ALL & ~without, &bytes);
     if (!out->plan || bytes > spec->cluster.device.memory_bytes)
         return report_unaddressable(spec, bytes, diag);
     describe_solution(spec, &out->solution, out->plan);
@@ -113,7 +140,7 @@ ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, C
     rank_by_simulation(out->work, &options->planner, &out->solution, arena);
     if (options->stop_after == STAGE_SOLVE)
         return EXIT_DONE;
-    return make_plan(diag, out);
+    return make_plan(options->without, diag, out);
 }
 
 void compile_release(Compilation *compilation)

@@ -3,6 +3,7 @@
 #define HEP_COMPILE_H
 
 #include "compiler/check.h"
+#include "compiler/lower.h"
 #include "compiler/planner.h"
 #include "ir/base/exit_codes.h"
 
@@ -15,6 +16,7 @@ typedef struct {
     CheckOptions check;      // -D and --domain
     PlannerOptions planner;  // --time-limit, --gap, --prefetch
     int dispatch;            // --dispatch: a Dispatch, or NONE to take the file's
+    PlanPassSet without;     // -O0, --dump-before: passes left out
     CompileStage stop_after; // later results stay NULL
     void (*edit)(Ast *ast, void *context); // NULL, or changes the tree before it is checked
     void *edit_context;
@@ -25,7 +27,8 @@ typedef struct {
     const Spec *spec;
     const Workload *work; // with its workers placed, once there is a solution
     Solution solution;
-    Plan *plan; // freed by compile_release
+    Plan *plan;          // freed by compile_release
+    PlanPassSet passes;  // that ran
 } Compilation;
 
 // Takes a .hep text through every stage. Errors are in `diag`; the code says of what kind.

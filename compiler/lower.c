@@ -7,8 +7,6 @@
 #include <string.h>
 
 #include "compiler/lowering.h"
-#include "ir/memory.h"
-#include "ir/order.h"
 #include "ir/workspace.h"
 
 // Expected seconds to read and write `bytes` of device memory.
@@ -521,7 +519,7 @@ static void describe(Lowering *l)
     }
 }
 
-Plan *lower(const Workload *work, const Mix *mix, Dispatch dispatch, double *bytes)
+Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPassSet passes, double *bytes)
 {
     const Spec *spec = work->spec;
     Plan *plan = plan_create();
@@ -548,8 +546,7 @@ Plan *lower(const Workload *work, const Mix *mix, Dispatch dispatch, double *byt
     if (addressable) {
         builder_finish(l.builder);
         outer_describe(&spec->cluster, plan);
-        order_prune_after(plan);
-        addressable = memory_plan(plan, arena);
+        addressable = plan_passes_run(plan, passes, arena);
         *bytes = (double)plan->arena_bytes;
     }
     arena_destroy(arena);
@@ -557,6 +554,11 @@ Plan *lower(const Workload *work, const Mix *mix, Dispatch dispatch, double *byt
         return plan;
     plan_destroy(plan);
     return NULL;
+}
+
+Plan *lower(const Workload *work, const Mix *mix, Dispatch dispatch, double *bytes)
+{
+    return lower_with(work, mix, dispatch, PLAN_PASSES_ALL, bytes);
 }
 
 Plan *lower_uniform(const Workload *work, const Config *config, Dispatch dispatch, double *bytes)

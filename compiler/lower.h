@@ -4,10 +4,14 @@
 #define HEP_LOWER_H
 
 #include "compiler/iteration.h"
+#include "ir/passes.h"
 
 // A complete plan but for solver, status, gap and strategies, which the caller knows. NULL when the
 // buffers exceed what can be addressed; *bytes then holds the estimate of what they need.
 Plan *lower(const Workload *work, const Mix *mix, Dispatch dispatch, double *bytes);
+
+// The same with some of the passes left out.
+Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPassSet passes, double *bytes);
 
 // The same configuration for every MoE layer, gathers running ahead without limit.
 Plan *lower_uniform(const Workload *work, const Config *config, Dispatch dispatch, double *bytes);

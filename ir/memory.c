@@ -88,18 +88,28 @@ static void insert_by_offset(Placed *placed, uint32_t count, Placed item)
     placed[low] = item;
 }
 
-// Buffers that live for the whole iteration, one after another in index order. Returns their end.
-static uint64_t place_permanent(Plan *plan)
+// Buffers that live for the whole iteration, or all of them, one after another in index order. Returns their end.
+static uint64_t place_apart(Plan *plan, bool all)
 {
     uint64_t end = 0;
     for (uint32_t b = 0; b < plan->buffer_count; b++) {
         uint64_t bytes;
-        if (plan->buffers[b].kind != BUFFER_TEMPORARY && aligned_bytes(&plan->buffers[b], &bytes)) {
+        if ((all || plan->buffers[b].kind != BUFFER_TEMPORARY) && aligned_bytes(&plan->buffers[b], &bytes)) {
             plan->buffers[b].offset = end;
             end += bytes;
         }
     }
     return end;
+}
+
+bool memory_plan_apart(Plan *plan)
+{
+    uint64_t total;
+    if (!total_bytes(plan, &total)) {
+        return false;
+    }
+    plan->arena_bytes = place_apart(plan, true);
+    return true;
 }
 
 bool memory_plan(Plan *plan, Arena *scratch)
@@ -113,7 +123,7 @@ bool memory_plan(Plan *plan, Arena *scratch)
     Placed *queue = arena_alloc_array(scratch, plan->buffer_count, sizeof(*queue));
     Placed *placed = arena_alloc_array(scratch, plan->buffer_count, sizeof(*placed));
     uint32_t count = 0;
-    uint64_t base = place_permanent(plan);
+    uint64_t base = place_apart(plan, false);
     for (uint32_t b = 0; b < plan->buffer_count; b++) {
         uint64_t bytes;
         if (plan->buffers[b].kind == BUFFER_TEMPORARY && aligned_bytes(&plan->buffers[b], &bytes)) {

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "ir/passes.h"
 #include "ir/plan_text.h"
 #include "ir/schema.h"
 
@@ -145,12 +146,18 @@ static void comment_strategy(const Strategy *strategy, Text *out)
                 format_bytes(memory, strategy->memory_bytes + 0.0));
 }
 
-static void comment_step(const Step *step, Text *out)
+static void comment_step(const Plan *plan, uint32_t index, Text *out)
 {
+    const Step *step = &plan->steps[index];
     char time[FORMAT_MAX], bytes[FORMAT_MAX];
     text_format(out, "%s %s", stream_name(op_info((int)step->op)->stream), format_time(time, step->cost_s + 0.0));
     if (step->bytes > 0) {
         text_format(out, ", %s", format_bytes(bytes, step->bytes + 0.0));
+    }
+    double saved_bytes;
+    int32_t partner = plan_fusion_partner(plan, index, &saved_bytes);
+    if (partner != NONE) {
+        text_format(out, ", may run inside s%" PRId32, partner);
     }
 }
 
@@ -188,7 +195,7 @@ static void comment_record(const Plan *plan, RecordKind kind, uint32_t index, Te
         text_append(out, format_bytes(human, (double)buffer_bytes(&plan->buffers[index])));
         break;
     case RECORD_STEP:
-        comment_step(&plan->steps[index], out);
+        comment_step(plan, index, out);
         break;
     case RECORD_MODEL:
     case RECORD_CHOICE:

@@ -1,0 +1,44 @@
+// hepc's command line: what can be asked for, and what was.
+#ifndef HEP_OPTIONS_H
+#define HEP_OPTIONS_H
+
+#include "compiler/compile.h"
+#include "compiler/sweep.h"
+
+#define HEP_DUMPS(X)                                                                                                   \
+    X(SUMMARY, "summary", "what was planned and how it compares (the default)")                                        \
+    X(AST, "ast", "the parsed input, printed back as .hep")                                                            \
+    X(MODEL, "model", "sizes, volumes and times derived from the input")                                               \
+    X(MILP, "milp", "the programme given to GLPK, in CPLEX LP format")                                                 \
+    X(IR, "ir", "the schedule as text; hepc reads it back")                                                            \
+    X(JSON, "json", "the plan for programs")                                                                           \
+    X(DOT, "dot", "the schedule as a graph, for Graphviz")                                                             \
+    X(TRACE, "trace", "the simulated run as Chrome trace events, for Perfetto and chrome://tracing")                   \
+    X(HTML, "html", "a report to open in a browser: comparison, reasons, timeline, links, memory")                     \
+    X(CHAKRA, "chakra", "Chakra traces for ASTRA-sim: files PREFIX.RANK.et and PREFIX.groups.json for -o PREFIX")
+
+#define X(name, ...) DUMP_##name,
+typedef enum { DUMP_NONE, HEP_DUMPS(X) DUMP_COUNT } DumpKind;
+#undef X
+
+typedef struct {
+    const char *input, *output, *merge;
+    const char *diff; // what the input is compared with
+    DumpKind dump;
+    bool explain, json, check, simulate, passes, help_language;
+    PlanPassSet without;  // passes left out
+    int dump_pass;    // --dump-before, --dump-after: a PlanPass, or NONE
+    CheckOptions checks;
+    PlannerOptions planner;
+    int dispatch;
+    const char *sweeps[SWEEP_AXES_MAX];
+    size_t sweep_count;
+} Options;
+
+// What holds where nothing is said, for a second input as for the first.
+Options options_default(const char *input);
+
+// Of the command line; prints help and errors and exits by itself. `checks.defines` is to be freed.
+Options options_parse(int argc, char **argv);
+
+#endif

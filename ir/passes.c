@@ -1,0 +1,191 @@
+// See passes.h. A pass left out is written as the restriction it would have lifted: gathers wait for the experts of
+// the layer before, sums for the end of the backward pass.
+#include "ir/passes.h"
+
+#include <string.h>
+
+#include "ir/memory.h"
+#include "ir/order.h"
+
+static const PlanPassInfo infos[PLAN_PASS_COUNT] = {
+    [PLAN_PASS_HOIST] = {"hoist", "gathers run ahead as far as the queue and the prefetch depth allow",
+                         "waits point to earlier steps", "gathers wait for their data and slots alone",
+                         "pruned waits, offsets"},
+    [PLAN_PASS_OVERLAP] = {"overlap", "sums of gradients run beside the backward pass of earlier layers",
+                           "waits point to earlier steps", "sums follow their last summand", "pruned waits, offsets"},
+    [PLAN_PASS_PRUNE] = {"prune", "waits that other waits or the order of a stream imply are dropped",
+                         "waits point to earlier steps", "every wait orders something", "-"},
+    [PLAN_PASS_REUSE] = {"reuse", "buffers whose lifetimes do not meet share memory", "the final waits and order",
+                         "offsets", "-"},
+};
+
+const PlanPassInfo *plan_pass_info(PlanPass pass)
+{
+    return &infos[pass];
+}
+
+int plan_pass_parse(const char *name)
+{
+    for (int p = 0; p < PLAN_PASS_COUNT; p++) {
+        if (strcmp(name, infos[p].name) == 0) {
+            return p;
+        }
+    }
+    return -1;
+}
+
+static Stream stream_of(const Plan *plan, uint32_t step)
+{
+    return op_info((int)plan->steps[step].op)->stream;
+}
+
+// ---- waits -----------------------------------------------------------------------------------
+
+// Gives every step one more wait, if `extra` names one: steps[i] after extra[i].
+static void add_waits(Plan *plan, const int32_t *extra)
+{
+    uint32_t *after = arena_alloc_array(plan->arena, (uint64_t)plan->after_count + plan->step_count, sizeof(*after));
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        Step *step = &plan->steps[i];
+        uint32_t first = count;
+        bool known = extra[i] == NONE;
+        for (uint32_t k = 0; k < step->after_count; k++) {
+            uint32_t earlier = plan->after[step->after_first + k];
+            if (!known && (uint32_t)extra[i] <= earlier) {
+                after[count++] = (uint32_t)extra[i];
+                known = true;
+                if ((uint32_t)extra[i] == earlier) {
+                    continue;
+                }
+            }
+            after[count++] = earlier;
+        }
+        if (!known) {
+            after[count++] = (uint32_t)extra[i];
+        }
+        step->after_first = first;
+        step->after_count = count - first;
+    }
+    plan->after = after;
+    plan->after_count = count;
+}
+
+// Without hoisting: what migrates a layer's experts waits until those of the layer before were used.
+static void hold_gathers(Plan *plan, Arena *scratch)
+{
+    int32_t *extra = arena_alloc_array(scratch, plan->step_count, sizeof(*extra)), used = NONE;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        Op op = plan->steps[i].op;
+        extra[i] = stream_of(plan, i) == STREAM_MIGRATE ? used : NONE;
+        used = op == OP_EXPERT || op == OP_EXPERT_BACKWARD ? (int32_t)i : used;
+    }
+    add_waits(plan, extra);
+}
+
+// Puts the steps into the order order[0], order[1], ... which keeps that of every stream, and renumbers the waits.
+static void reorder(Plan *plan, const uint32_t *order, Arena *scratch)
+{
+    Step *steps = arena_alloc_array(plan->arena, plan->step_count, sizeof(*steps));
+    uint32_t *place = arena_alloc_array(scratch, plan->step_count, sizeof(*place));
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        steps[i] = plan->steps[order[i]];
+        place[order[i]] = i;
+    }
+    plan->steps = steps;
+    for (uint32_t k = 0; k < plan->after_count; k++) {
+        plan->after[k] = place[plan->after[k]];
+    }
+}
+
+// Without overlap: sums come after the last step of the backward pass, before the first update.
+static void hold_sums(Plan *plan, Arena *scratch)
+{
+    uint32_t *order = arena_alloc_array(scratch, plan->step_count, sizeof(*order)), count = 0, end = 0;
+    while (end < plan->step_count && plan->steps[end].op != OP_OPTIMIZER) {
+        end++;
+    }
+    for (int sums = 0; sums < 2; sums++) {
+        for (uint32_t i = 0; i < end; i++) {
+            if ((stream_of(plan, i) == STREAM_SYNC) == sums) {
+                order[count++] = i;
+            }
+        }
+    }
+    for (uint32_t i = end; i < plan->step_count; i++) {
+        order[count++] = i;
+    }
+    reorder(plan, order, scratch);
+    int32_t *extra = arena_alloc_array(scratch, plan->step_count, sizeof(*extra)), computed = NONE;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        extra[i] = stream_of(plan, i) == STREAM_SYNC ? computed : NONE;
+        computed = i < end && stream_of(plan, i) == STREAM_COMPUTE ? (int32_t)i : computed;
+    }
+    add_waits(plan, extra);
+}
+
+bool plan_passes_run(Plan *plan, PlanPassSet passes, Arena *scratch)
+{
+    if (!(passes & 1u << PLAN_PASS_HOIST)) {
+        hold_gathers(plan, scratch);
+    }
+    if (!(passes & 1u << PLAN_PASS_OVERLAP)) {
+        hold_sums(plan, scratch);
+    }
+    if (passes & 1u << PLAN_PASS_PRUNE) {
+        order_prune_after(plan);
+    }
+    return passes & 1u << PLAN_PASS_REUSE ? memory_plan(plan, scratch) : memory_plan_apart(plan);
+}
+
+// ---- fusion points ---------------------------------------------------------------------------
+
+static int32_t operand(const Plan *plan, uint32_t step, uint32_t index)
+{
+    return step_operands(plan, &plan->steps[step])[index];
+}
+
+// The optimizer step that updates the weights; NONE in a forward pass.
+static int32_t find_update(const Plan *plan, int32_t weights)
+{
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        if (plan->steps[i].op == OP_OPTIMIZER && operand(plan, i, 0) == weights) {
+            return (int32_t)i;
+        }
+    }
+    return NONE;
+}
+
+// The one step that reads the buffer after `writer`; NONE if there are several: what is read again must be kept.
+static int32_t find_only_reader(const Plan *plan, uint32_t writer, int32_t buffer)
+{
+    int32_t reader = NONE;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        const OpInfo *info = op_info((int)plan->steps[i].op);
+        for (uint32_t k = 0; k < info->operand_count && i != writer; k++) {
+            if (operand(plan, i, k) != buffer) {
+                continue;
+            }
+            if (reader != NONE) {
+                return NONE;
+            }
+            reader = (int32_t)i;
+        }
+    }
+    return reader;
+}
+
+int32_t plan_fusion_partner(const Plan *plan, uint32_t step, double *saved_bytes)
+{
+    Op op = plan->steps[step].op;
+    if (op != OP_ENCODE && op != OP_DECODE) {
+        return NONE;
+    }
+    int32_t experts = operand(plan, step, op == OP_ENCODE ? 0 : 1);
+    if (experts == NONE) {
+        return NONE;
+    }
+    // The encoder reads the weights once; decoded ones are written and read.
+    *saved_bytes = (op == OP_ENCODE ? 1 : 2) * (double)buffer_bytes(&plan->buffers[experts]);
+    return op == OP_ENCODE ? find_update(plan, experts) : find_only_reader(plan, step, experts);
+}
