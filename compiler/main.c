@@ -278,7 +278,7 @@ static int process(const Options *options)
     }
     // Rather now than after a long search; chakra's path is the beginning of many.
     if (options->output && options->dump != DUMP_CHAKRA && (error = file_probe(options->output)) != NULL)
-        return complain(options->output, error);
+        return output_complain(options->output, error);
     if (options->diff)
         return process_diff(options);
     char *content = file_read(options->input, INPUT_LIMIT, &length, &error);
