@@ -12,7 +12,7 @@
 #include "backends/dot.h"
 #include "backends/html.h"
 #include "backends/json.h"
-#include "backends/simulate.h"
+#include "backends/simulation_print.h"
 #include "backends/summary.h"
 #include "backends/trace.h"
 #include "ir/binary.h"
