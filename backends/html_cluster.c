@@ -138,10 +138,12 @@ static void print_diagrams(const Report *report)
         drawn[count++] = &plan->choices[i];
         print_diagram(report, &plan->choices[i]);
     }
-    text_append(report->out,
-                "<p class=\"note\">GPUs with the same number and colour form a domain: they gather each "
-                "other's experts, and tokens travel between domains. Lines are as wide as what two workers "
-                "send each other in these layers; circles count domains of the outermost level alone.");
+    text_append(report->out, "<p class=\"note\">GPUs with the same number and colour form a domain: they gather each "
+                             "other's experts, and tokens travel between domains.");
+    if (html_links_drawn(plan))
+        text_append(report->out,
+                    " Lines are as wide as what two workers send each other in these layers; circles count "
+                    "domains of the outermost level alone.");
     if (more)
         text_append(report->out, " Other layers have further choices, which are not drawn.");
     if (plan->replica_levels)

@@ -157,11 +157,16 @@ static void print_worker(const Report *report, const Choice *choice, uint32_t po
     text_append(report->out, "</text>\n");
 }
 
+bool html_links_drawn(const Plan *plan)
+{
+    return plan->cluster.levels[0].count >= 2 && plan->cluster.levels[0].count <= WORKERS_DRAWN;
+}
+
 void html_links_print(const Report *report, const Choice *choice)
 {
     const Plan *plan = report->plan;
     uint32_t count = plan->cluster.levels[0].count;
-    if (count < 2 || count > WORKERS_DRAWN)
+    if (!html_links_drawn(plan))
         return;
     const PeerBytes *sums = peer_bytes(report, choice);
     double most = 0;
@@ -212,13 +217,57 @@ static void print_port_row(const Report *report, const PeerBytes *sums, uint32_t
                 format_bandwidth(value, port->bandwidth_bytes_per_s), format_time(latency, port->latency_s));
     text_format(report->out, "<br>%s<br><b>%.0f %%</b></td>", format_bytes(value, sent),
                 100 * sent / port->bandwidth_bytes_per_s / html_whole_s(report));
-    for (uint32_t b = 0; b < count && count <= WORKERS_DRAWN; b++) {
+    for (uint32_t b = 0; b < count; b++) {
         if (b == a)
             text_append(report->out, "<td></td>");
         else
             print_cell(report, sums, a, b);
     }
     text_append(report->out, "</tr>\n");
+}
+
+// Where they are too many for a table from each to each.
+static void print_ports_alone(const Report *report)
+{
+    const Cluster *cluster = &report->plan->cluster;
+    double sent = plan_port_bytes(report->plan, 0);
+    text_append(report->out, "<div class=\"scroll\"><table>\n<thead><tr><th>worker</th><th class=\"n\">bandwidth</th>"
+                             "<th class=\"n\">latency</th><th class=\"n\">sends</th><th class=\"n\">busy</th>"
+                             "<th></th></tr></thead>\n<tbody>\n");
+    for (uint32_t w = 0; w < cluster->port_count && w < PORTS_LISTED; w++) {
+        const WorkerPort *port = &cluster->ports[w];
+        double share = 100 * sent / port->bandwidth_bytes_per_s / html_whole_s(report);
+        char bandwidth[FORMAT_MAX], latency[FORMAT_MAX], bytes[FORMAT_MAX];
+        text_append(report->out, "<tr><th scope=\"row\">");
+        html_escape(report->out, port->name);
+        text_format(report->out,
+                    "</th><td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"n\">%.0f "
+                    "%%</td><td class=\"bar\"><i style=\"width:%.0f%%\"></i></td></tr>\n",
+                    format_bandwidth(bandwidth, port->bandwidth_bytes_per_s), format_time(latency, port->latency_s),
+                    format_bytes(bytes, sent), share, fmin(100, share));
+    }
+    if (cluster->port_count > PORTS_LISTED)
+        text_format(report->out, "<tr><td colspan=\"6\">and %u more</td></tr>\n", cluster->port_count - PORTS_LISTED);
+    text_append(report->out, "</tbody></table></div>\n");
+}
+
+static void print_matrix(const Report *report)
+{
+    const Cluster *cluster = &report->plan->cluster;
+    const PeerBytes *sums = peer_bytes(report, NULL);
+    text_append(report->out, "<div class=\"scroll\"><table class=\"matrix\">\n<thead><tr><th>from</th>"
+                             "<th class=\"n\">its port</th>");
+    for (uint32_t b = 0; b < cluster->port_count; b++) {
+        text_append(report->out, "<th class=\"n\">to ");
+        html_escape(report->out, cluster->ports[b].name);
+        text_append(report->out, "</th>");
+    }
+    text_append(report->out, "</tr></thead>\n<tbody>\n");
+    for (uint32_t a = 0; a < cluster->port_count; a++)
+        print_port_row(report, sums, a);
+    text_append(report->out, "</tbody></table></div>\n<p class=\"note\">Each way: bandwidth that ports and link leave, "
+                             "latency, bytes of one iteration, and the share of the simulated iteration that they take "
+                             "at that bandwidth.</p>\n");
 }
 
 void html_ports_print(const Report *report)
@@ -228,20 +277,6 @@ void html_ports_print(const Report *report)
         return;
     text_append(report->out, "<h3>Ports and links of ");
     html_escape(report->out, cluster->levels[0].name);
-    text_append(report->out, "</h3>\n<div class=\"scroll\"><table class=\"matrix\">\n<thead><tr><th>from</th>"
-                             "<th class=\"n\">its port</th>");
-    for (uint32_t b = 0; b < cluster->port_count && cluster->port_count <= WORKERS_DRAWN; b++) {
-        text_append(report->out, "<th class=\"n\">to ");
-        html_escape(report->out, cluster->ports[b].name);
-        text_append(report->out, "</th>");
-    }
-    text_append(report->out, "</tr></thead>\n<tbody>\n");
-    const PeerBytes *sums = peer_bytes(report, NULL);
-    for (uint32_t a = 0; a < cluster->port_count && a < PORTS_LISTED; a++)
-        print_port_row(report, sums, a);
-    if (cluster->port_count > PORTS_LISTED)
-        text_format(report->out, "<tr><td colspan=\"2\">and %u more</td></tr>\n", cluster->port_count - PORTS_LISTED);
-    text_append(report->out, "</tbody></table></div>\n<p class=\"note\">Each way: bandwidth that ports and link leave, "
-                             "latency, bytes of one iteration, and the share of the simulated iteration that they take "
-                             "at that bandwidth.</p>\n");
+    text_append(report->out, "</h3>\n");
+    (cluster->port_count > WORKERS_DRAWN ? print_ports_alone : print_matrix)(report);
 }

@@ -6,7 +6,7 @@
 #include "backends/html_parts.h"
 #include "backends/occupancy.h"
 
-enum { LARGEST_SHOWN = 12 };
+enum { LARGEST_SHOWN = 12, EDGED_HEIGHT = 4 }; // thinner buffers would be all edge
 
 static double position(const Report *report, double time_s)
 {
@@ -64,10 +64,11 @@ static void print_buffer(const Report *report, uint32_t index, const BufferLife 
     double left = position(report, life->begin_s), right = position(report, life->end_s);
     char size[FORMAT_MAX];
     text_format(report->out,
-                "<rect class=\"k%d%s\" x=\"%.1f\" y=\"%.2f\" width=\"%.1f\" height=\"%.2f\" data-b=\"%.0f\">"
+                "<rect class=\"k%d%s%s\" x=\"%.1f\" y=\"%.2f\" width=\"%.1f\" height=\"%.2f\" data-b=\"%.0f\">"
                 "<title>",
-                (int)buffer->kind, buffer->layer != NONE && buffer->layer % 2 ? " o" : "", left,
-                top + unit * (double)buffer->offset, right - left, unit * bytes, bytes);
+                (int)buffer->kind, buffer->layer != NONE && buffer->layer % 2 ? " o" : "",
+                unit * bytes >= EDGED_HEIGHT ? " edged" : "", left, top + unit * (double)buffer->offset, right - left,
+                unit * bytes, bytes);
     html_escape(report->out, buffer->name);
     text_format(report->out, "\n%s, %s of %llu × %llu, %s", format_bytes(size, bytes), dtype_name(buffer->dtype),
                 (unsigned long long)buffer->rows, (unsigned long long)buffer->cols, buffer_kind_name(buffer->kind));

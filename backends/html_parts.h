@@ -30,7 +30,8 @@ void html_memory_lane_print(const Report *report, int top);
 void html_arena_lane_print(const Report *report, int top);
 
 // A drawing of the outermost level's workers and what one pair of them exchanges in layers of this choice.
-// Nothing where they are too many to draw.
+// Nothing where they are too many, or one alone.
+bool html_links_drawn(const Plan *plan);
 void html_links_print(const Report *report, const Choice *choice);
 // Ports and links by name, where they differ.
 void html_ports_print(const Report *report);
