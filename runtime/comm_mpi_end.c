@@ -13,9 +13,11 @@
 #include "runtime/comm_mpi_internal.h"
 #include "runtime/machine.h"
 
-// Launchers kill a second after they have told processes to end; two that do not answer must fit in.
-static const double poll_s = 5e-3, answer_s = 0.4, precedence_s = 0.2, settle_s = 0.05, farewell_s = 0.2, killed_s = 2,
-                    start_turn_s = 1.5;
+// Launchers kill a second after they have told processes to end: two that do not answer must fit in. There is more time
+// for faults that this process found itself.
+static const double poll_s = 5e-3, answer_s = 1, patience_s = 1.8, precedence_of_spokesmen_s = 0.8,
+                    hasty_answer_s = 0.4, precedence_s = 0.2, settle_s = 0.05, farewell_s = 0.2, killed_s = 0.3,
+                    start_slack_s = 1, start_turn_s = 1.5;
 enum { SPOKESMEN = 2 };
 
 // ---- what is known of a process --------------------------------------------------------------
@@ -114,11 +116,11 @@ static _Noreturn void die(ExitCode code)
     _exit((int)code);
 }
 
-// The cause is told already: the others end this process soon.
+// The cause is told already: the launcher ends this process soon.
 static _Noreturn void await_end(ExitCode code)
 {
     clock_sleep_until(clock_now_s() + killed_s);
-    die(code);
+    _exit((int)code);
 }
 
 // So that nobody tells another cause while the launcher ends all.
@@ -162,23 +164,36 @@ void mpi_end(MpiWorld *world, const Fault *cause)
     die(cause->code);
 }
 
-static void tell(MpiWorld *world, int spokesman, const Fault *fault)
+static void tell(MpiWorld *world, int spokesman, const Fault *fault, double time_s)
 {
     MPI_Request request;
     MPI_Isend(fault, sizeof(*fault), MPI_BYTE, spokesman, TAG_FAULT, world->control, &request);
-    await_over(world, answer_s, fault->code);
+    await_over(world, time_s, fault->code);
     MPI_Request_free(&request);
+}
+
+static bool is_told_to_end(const MpiWorld *world)
+{
+    return world->options.interrupted && *world->options.interrupted;
 }
 
 void mpi_abort(Comm *base, const Fault *cause)
 {
     MpiWorld *world = (MpiWorld *)base;
     Fault fault = *cause; // lives as long as this call: it does not return
+    bool told_before = is_told_to_end(world);
     complete(world, &fault);
     if (fault.step < 0) // who was in a step has more to say
         await_over(world, precedence_s, fault.code);
+    double began_s = clock_now_s();
     for (int spokesman = 0; spokesman < SPOKESMEN && spokesman < (int)world->process; spokesman++)
-        tell(world, spokesman, &fault);
+        tell(world, spokesman, &fault, told_before ? hasty_answer_s : answer_s);
+    // Cut off from those, but not from the launcher: that ends all soon, and somebody has told why.
+    double until_s = began_s + patience_s + (world->process < SPOKESMEN ? 0 : precedence_of_spokesmen_s);
+    while (world->process > 0 && !is_told_to_end(world) && clock_now_s() < until_s)
+        await_over(world, 0, fault.code);
+    if (is_told_to_end(world) && world->process > 0 && (!told_before || world->process >= SPOKESMEN))
+        await_end(fault.code);
     mpi_end(world, &fault);
 }
 
@@ -195,7 +210,7 @@ static struct {
 static void *start_main(void *argument)
 {
     (void)argument;
-    double until_s = clock_now_s() + start.options.timeout_s;
+    double until_s = clock_now_s() + start.options.timeout_s + start_slack_s;
     struct timespec until = clock_timespec(until_s);
     pthread_mutex_lock(&start.mutex);
     while (!start.seen && pthread_cond_timedwait(&start.changed, &start.mutex, &until) == 0)
@@ -213,7 +228,7 @@ static void *start_main(void *argument)
         &fault, EXIT_FAULT,
         "MPI did not come up in %g s: a process of this job is missing, stopped or cut off; look at the processes "
         "on every host and at the network between hosts",
-        start.options.timeout_s);
+        start.options.timeout_s + start_slack_s);
     fault.rank = (int64_t)rank;
     start.options.report(start.options.report_context, &fault);
     _exit(EXIT_FAULT);

@@ -542,7 +542,8 @@ static bool join_world(const Options *options, Plan **plan, MpiWorld **world)
     if (options->communicator == COMMUNICATOR_THREADS || (options->communicator == COMMUNICATOR_AUTO && !launcher))
         return true;
     Fault fault = {0};
-    MpiWorldOptions of_world = {.timeout_s = options->job.timeout_s, .report = report_end, .report_context = plan};
+    MpiWorldOptions of_world = {
+        .timeout_s = options->job.timeout_s, .report = report_end, .report_context = plan, .interrupted = &interrupted};
     if (mpi_available())
         *world = mpi_world_create(&of_world, &fault);
     else

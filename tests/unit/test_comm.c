@@ -272,6 +272,55 @@ Test(comm, a_peer_that_does_not_come_is_named_in_time)
                        fault.message);
 }
 
+static StreamPoint at_a_step(void *context, Stream stream)
+{
+    (void)context;
+    (void)stream;
+    return (StreamPoint){.step = 7, .awaited = -1};
+}
+
+static double until_s; // rank 5 computes until then
+
+static double computes(void *context, double now_s)
+{
+    (void)context;
+    return now_s < until_s ? now_s : until_s;
+}
+
+static bool late_peer(Comm *comm, Fault *fault)
+{
+    uint64_t shard = 0, gathered[3];
+    int channel = comm->ops->open(comm, &of_gpus, STREAM_MIGRATE, fault);
+    if (comm->rank == 5) {
+        comm->ops->watch(comm, &(Watch){.point = at_a_step, .life_s = computes});
+        clock_sleep_until(until_s);
+    }
+    return channel >= 0 && comm->ops->all_gather(comm, channel, &shard, gathered, 8, fault);
+}
+
+Test(comm, a_peer_that_computes_is_waited_for)
+{
+    until_s = clock_now_s() + 1;
+    Fault fault = ranks_run(NULL, 0.2, late_peer);
+    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+}
+
+static bool stuck_peer(Comm *comm, Fault *fault)
+{
+    comm->ops->watch(comm, &(Watch){.point = at_a_step, .life_s = computes});
+    return missing_peer(comm, fault);
+}
+
+Test(comm, a_peer_that_stops_computing_tells_where_it_stands)
+{
+    until_s = clock_now_s() + 0.5;
+    Fault fault = ranks_run(NULL, 0.2, stuck_peer);
+    cr_assert_geq(clock_now_s(), until_s + 0.2);
+    cr_assert_eq(fault.peer, 5);
+    cr_assert(fault.peer_told);
+    cr_assert_eq(fault.peer_at.step, 7);
+}
+
 static double slowest_s;
 static pthread_mutex_t slowest_mutex = PTHREAD_MUTEX_INITIALIZER;
 

@@ -1,0 +1,230 @@
+# What goes wrong in a world of processes: every case three times at once, none may hang, leave a process behind or say
+# more than one message, and that message names who, where and what to look at.
+. "$(dirname "$0")/lib.sh"
+command -v mpirun >/dev/null || { echo "SKIP: no mpirun"; exit 77; }
+cd "$work" || exit 1
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
+timeout_s=3 rounds=3
+
+describe() { # experts' inner size, batch: gathers or exchanges take most of an iteration
+  cat <<HEP
+cluster three {
+  level dc   { count = 3  bandwidth = 200 Mbit/s  latency = 2 ms }
+  device     { compute = 4 GFLOP/s  memory = 1 GB  memory_bandwidth = 1 GB/s }
+}
+model small {
+  layers = 2  hidden = 64  heads = 2  vocabulary = 16
+  sequence = 4  batch = $2
+  dtype = f32
+  moe { experts = 6  top_k = 2  inner = $1  activation = relu }
+}
+plan { pass = forward }
+HEP
+}
+describe 12288 1 >gather.hep
+describe 4 2048 >exchange.hep
+expect 0 '' "$HEPC" --domain gather gather.hep -o gather.hepb || finish
+describe 4 1 >tiny.hep
+expect 0 '' "$HEPC" tiny.hep -o tiny.hepb || finish
+expect 0 '' "$HEPC" --domain ep exchange.hep -o exchange.hepb || finish
+"$HEP_RUN" --communicator mpi gather.hepb >/dev/null 2>err
+grep -q 'built without MPI' err && { echo "SKIP: hep-run has no MPI"; exit 77; }
+
+# Processes of a launcher, as "PID RANK" lines.
+ranks_of() {
+  local pid
+  for pid in $(pgrep -P "$1"); do
+    tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | sed -n "s/^OMPI_COMM_WORLD_RANK=/$pid /p"
+  done
+}
+
+# pid_of LAUNCHER RANK: waits until that rank is there.
+pid_of() {
+  local pid
+  for _ in $(seq 500); do
+    pid=$(ranks_of "$1" | sed -n "s/ $2\$//p")
+    [ -n "$pid" ] && { echo "$pid"; return; }
+    sleep 0.02
+  done
+}
+
+# Waits until rank 0 says, asked by SIGUSR1 as soon as it catches that, that its stream is at a step.
+await_step() { # LAUNCHER STREAM ERR
+  local pid caught
+  pid=$(pid_of "$1" 0)
+  for _ in $(seq 500); do
+    caught=$(sed -n 's/^SigCgt:\s*//p' "/proc/$pid/status" 2>/dev/null)
+    if [ -n "$caught" ] && (((0x${caught: -8} & 0x200) != 0)); then
+      kill -USR1 "$pid"
+      grep -q "stream '$2': step" "$3" && return
+    fi
+    sleep 0.05
+  done
+  echo "never at a step of stream '$2'" >>"$3"
+}
+
+# Of the processes given, those that have not ended.
+alive() {
+  [ $# = 0 ] || ps -o stat=,pid=,args= -p "${*// /,}" | grep -v ^Z
+}
+
+# one NAME SIGNAL WHO WHEN PLAN: one round in the working directory; WHO is a rank or 'launcher', WHEN 'start' or the
+# stream that is to be at a step. Leaves the seconds it took after the signal, the exit code, and the target's PID.
+one() {
+  local launcher target pids begin
+  mpirun --oversubscribe -n 3 "$HEP_RUN" --quiet "../$5" --timeout $timeout_s --iterations 1000000 >out 2>err &
+  launcher=$!
+  [ "$4" = start ] || await_step "$launcher" "$4" err
+  target=$launcher
+  [ "$3" = launcher ] || target=$(pid_of "$launcher" "$3")
+  pids=$(ranks_of "$launcher")
+  [ -z "$target" ] || kill "-$2" "$target"
+  begin=$(date +%s%N)
+  echo "$target" >target
+  echo "$pids" | cut -d' ' -f1 >pids
+  passed_ms() { echo $((($(date +%s%N) - begin) / 1000000)); }
+  while [ -n "$(alive $(cat pids) $(pgrep -P "$launcher"))" ] && [ "$(passed_ms)" -le $(((timeout_s + 5) * 1000)) ]; do
+    sleep 0.1
+  done
+  passed_ms >took_ms
+  # Open MPI's launcher itself may hang when processes end while they start.
+  for _ in $(seq 50); do
+    kill -0 "$launcher" 2>/dev/null || break
+    sleep 0.1
+  done
+  kill -KILL "$launcher" 2>/dev/null
+  wait "$launcher" 2>/dev/null
+  echo $? >code
+}
+
+# Checks what a round left: CODE is a pattern.
+judge() { # NAME CODE PATTERN SILENT
+  local count
+  grep -qxE "$2" code || fail "$1: exit code $(cat code)"
+  [ "$(cat took_ms)" -le $(((timeout_s + 5) * 1000)) ] || fail "$1: took $(cat took_ms) ms"
+  count=$(grep -c '^hep-run:' err)
+  [[ $count =~ ^${4:-1}$ ]] || fail "$1: $count messages: $(cat err)"
+  [ -z "$3" ] || grep -qE "${3//TARGET/$(cat target)}" err || fail "$1: not '$3' but: $(cat err)"
+  [ -z "$(alive $(cat pids))" ] || fail "$1: left behind: $(alive $(cat pids))"
+}
+
+# fault NAME CODE PATTERN SIGNAL WHO WHEN PLAN: all rounds at once, beside those of other faults until `settle`.
+names=() codes=() patterns=() running=()
+fault() {
+  local round
+  names+=("$1") codes+=("$2") patterns+=("$3")
+  for ((round = 1; round <= rounds; round++)); do
+    mkdir -p "$1.$round"
+    (cd "$1.$round" && one "$1" "${@:4}") &
+    running+=($!)
+  done
+}
+
+settle() { # MESSAGES: how many
+  local round at
+  wait "${running[@]}"
+  for at in "${!names[@]}"; do
+    for ((round = 1; round <= rounds; round++)); do
+      cd "$work/${names[at]}.$round" && judge "${names[at]}, round $round" "${codes[at]}" "${patterns[at]}" "${1:-1}"
+      cd "$work" || exit 1
+    done
+  done
+  names=() codes=() patterns=() running=()
+}
+
+# Under mpirun a killed process ends all: the survivors know which it was, as it ran on this machine.
+gone='rank [0-9]:.*interrupted.*; rank 2 is process TARGET on .*: that process is gone'
+stopped='rank [0-9]: (step [0-9]+, .*: rank [0-9] did not .*|rank [0-9] gave no sign of life.*); '
+stopped+='rank R is process TARGET on .*: that process is stopped'
+fault kill-gather 137 "$gone" KILL 2 migrate gather.hepb
+settle
+fault kill-exchange 137 "$gone" KILL 2 exchange exchange.hepb
+settle
+fault stop-gather 5 "${stopped/R/2}" STOP 2 migrate gather.hepb
+settle
+fault stop-exchange 5 "${stopped/R/2}" STOP 2 exchange exchange.hepb
+settle
+fault stop-first 5 "${stopped/R/0}" STOP 0 exchange exchange.hepb
+settle
+fault kill-first 137 'rank [0-9]:.*; rank 0 is process TARGET on .*: that process is gone' KILL 0 migrate gather.hepb
+settle
+fault interrupt '[1-9][0-9]*' 'rank [0-9]:.*interrupted in iteration' INT launcher migrate gather.hepb
+settle
+fault stop-start '[1-9][0-9]*' 'MPI did not come up|gave no sign of life' STOP 1 start gather.hepb
+settle
+fault kill-start '[1-9][0-9]*' '' KILL 1 start gather.hepb
+settle '[01]'
+
+# Processes that were not given the same, and one that gets no memory.
+ends() { # NAME PATTERN ARGUMENTS... of mpirun: to fail with 5 and one message, three times at once
+  local round
+  names+=("$1") patterns+=("$2")
+  for ((round = 1; round <= rounds; round++)); do
+    (timeout 60 mpirun --oversubscribe "${@:3}" >/dev/null 2>"$1.$round.err"; echo $? >"$1.$round.code") &
+    running+=($!)
+  done
+}
+
+settle_ends() {
+  local round at name
+  wait "${running[@]}"
+  for at in "${!names[@]}"; do
+    for ((round = 1; round <= rounds; round++)); do
+      name=${names[at]}.$round
+      [ "$(cat "$name.code")" = 5 ] || fail "$name: exit code $(cat "$name.code")"
+      if [ "$(grep -c '^hep-run:' "$name.err")" != 1 ] || ! grep -qE "${patterns[at]}" "$name.err"; then
+        fail "$name: not '${patterns[at]}' once but: $(cat "$name.err")"
+      fi
+    done
+  done
+  names=() patterns=() running=()
+}
+run=("$HEP_RUN" --quiet --timeout $timeout_s)
+ends plan "^hep-run: rank 1: started with another plan than rank 0: 'exchange.hepb'" \
+  -n 1 "${run[@]}" gather.hepb : -n 1 "${run[@]}" exchange.hepb : -n 1 "${run[@]}" gather.hepb
+ends seed '^hep-run: rank 2: started with --seed 7, but rank 0 with 0' \
+  -n 2 "${run[@]}" exchange.hepb : -n 1 "${run[@]}" --seed 7 exchange.hepb
+settle_ends
+ends options '^hep-run: rank 1: started with another --iterations than rank 0' \
+  -n 1 "${run[@]}" exchange.hepb : -n 2 "${run[@]}" --iterations 5 exchange.hepb
+if ldd "$HEP_RUN" | grep -q libasan; then
+  scarce='ASAN_OPTIONS=$ASAN_OPTIONS:max_allocation_size_mb=50:allocator_may_return_null=1'
+else # what a process takes before the arena, and not enough for that
+  export MALLOC_ARENA_MAX=1
+  mpirun --oversubscribe -n 3 sh -c '"$0" "$@" & while grep VmPeak /proc/$!/status >>size; do sleep 0.05; done' \
+    "${run[@]}" --iterations 1 tiny.hepb >/dev/null 2>&1
+  scarce="ulimit -v $(($(awk '{print $2}' size | sort -n | tail -n 1) + 10000))"
+fi
+ends memory '^hep-run: rank 1: (out of memory for an arena|.* are left to this process)' \
+  -n 1 "${run[@]}" gather.hepb : -n 1 sh -c "$scarce; export ASAN_OPTIONS; exec \"\$@\"" - "${run[@]}" gather.hepb : \
+  -n 1 "${run[@]}" gather.hepb
+settle_ends
+
+# A data centre that is cut off, while iterations run.
+build=$(dirname "$(dirname "$HEP_RUN")")
+lab=("$HEP_SOURCE/tests/lab/lab" --build "$build")
+if [ -x "$build/bin/lab_relay" ] && "${lab[@]}" --dcs 2 --ranks 1 --command true >/dev/null 2>&1; then
+  blame='rank [0-9]: .*rank [0-9] (did not|gave no sign).* is process [0-9]+ on dc[0-9]: look at that process'
+  for ((round = 1; round <= rounds; round++)); do
+    (timeout 60 "${lab[@]}" --cut "$((round - 1))@${round}MB" exchange.hepb -- \
+      --quiet --timeout $timeout_s --iterations 1000 >/dev/null 2>"cut.$round.err"; echo $? >"cut.$round.code") &
+    running+=($!)
+  done
+  wait "${running[@]}"
+  for ((round = 1; round <= rounds; round++)); do
+    [ "$(cat cut.$round.code)" = 5 ] || fail "cut, round $round: exit code $(cat cut.$round.code)"
+    if [ "$(grep -c '^hep-run:' cut.$round.err)" != 1 ] || ! grep -qE "$blame" cut.$round.err; then
+      fail "cut, round $round: $(cat cut.$round.err)"
+    fi
+  done
+else
+  echo "skipped: no lab here to cut a link in"
+fi
+inside() { # FILES PATTERN: in one round at least the rank that tells was inside such a step
+  grep -hqE "step [0-9]+, $2" $1.*/err || fail "$1: never inside a step: $(grep -h ^hep-run: $1.*/err)"
+}
+inside kill-gather "'gather' of layer [01] at level 'dc': interrupted"
+inside stop-gather "'gather' of layer [01] at level 'dc': rank [0-9] did not (arrive|take its rows) in the gather group"
+inside stop-exchange "'(dispatch|combine)' of layer [01] at level 'dc': rank [0-9] did not"
+finish
