@@ -7,6 +7,7 @@
 
 #include "backends/simulate.h"
 #include "compiler/place.h"
+#include "compiler/profile.h"
 #include "compiler/rank.h"
 #include "compiler/read.h"
 #include "ir/verify.h"
@@ -107,14 +108,16 @@ static ExitCode make_plan(PlanPassSet without, Diag *diag, Compilation *out)
     return EXIT_DONE;
 }
 
-static const Spec *apply_overrides(const Spec *checked, const CompileOptions *options, Arena *arena)
+// NULL after reporting that the profile is not one of this model.
+static const Spec *apply_overrides(const Spec *checked, const CompileOptions *options, Arena *arena, Diag *diag)
 {
-    if (options->dispatch == NONE)
+    if (options->dispatch == NONE && !options->profile)
         return checked;
     Spec *spec = arena_alloc(arena, sizeof *spec);
     *spec = *checked;
-    spec->plan.dispatch = (Dispatch)options->dispatch;
-    return spec;
+    if (options->dispatch != NONE)
+        spec->plan.dispatch = (Dispatch)options->dispatch;
+    return !options->profile || profile_read(options->profile, &spec->model, arena, diag) ? spec : NULL;
 }
 
 ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
@@ -130,7 +133,9 @@ ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, C
     const Spec *checked = check_ast(out->ast, &options->check, arena, diag);
     if (!checked)
         return EXIT_INPUT;
-    out->spec = apply_overrides(checked, options, arena);
+    out->spec = apply_overrides(checked, options, arena, diag);
+    if (!out->spec)
+        return EXIT_INPUT;
     out->work = workload_derive(out->spec, arena);
     if (options->stop_after == STAGE_CHECK)
         return EXIT_DONE;

@@ -15,6 +15,7 @@ typedef struct {
     size_t length;
     CheckOptions check;      // -D and --domain
     PlannerOptions planner;  // --time-limit, --gap, --prefetch
+    const char *profile;     // --profile, or NULL
     int dispatch;            // --dispatch: a Dispatch, or NONE to take the file's
     PlanPassSet without;     // -O0, --dump-before: passes left out
     CompileStage stop_after; // later results stay NULL

@@ -61,11 +61,12 @@ static void add_port_time(const Spec *spec, GroupKind kind, uint32_t level, doub
     }
 }
 
-double cost_expected_copies(const Workload *work, Dispatch dispatch, const Config *config, uint32_t level)
+double cost_expected_copies(const Workload *work, const LayerWork *layer, Dispatch dispatch, const Config *config,
+                            uint32_t level)
 {
     const Spec *spec = work->spec;
-    if (work->routing && dispatch != DISPATCH_NAIVE)
-        return routing_load(work->routing, config->domain, level, dispatch).copies;
+    if (layer->routing && dispatch != DISPATCH_NAIVE)
+        return routing_load(layer->routing, config->domain, level, dispatch).copies;
     double top_k = spec->model.top_k, experts = spec->model.experts;
     if (dispatch == DISPATCH_NAIVE || experts <= 0)
         return top_k;
@@ -96,9 +97,9 @@ static void cost_exchange(const Workload *work, const LayerWork *layer, const Co
     if (peers <= 0)
         return;
     double top_k = spec->model.top_k;
-    double copies = cost_expected_copies(work, dispatch, config, level), busiest = 1;
-    if (work->routing)
-        busiest = routing_load(work->routing, config->domain, level, dispatch).busiest_exchange;
+    double copies = cost_expected_copies(work, layer, dispatch, config, level), busiest = 1;
+    if (layer->routing)
+        busiest = routing_load(layer->routing, config->domain, level, dispatch).busiest_exchange;
     cost->busiest[level] = busiest;
     double moved = copies * (count - domain) / count; // rows per token that leave
     cost->payload_bytes[level] = layer->data_bytes * moved / top_k;
@@ -151,12 +152,13 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     cost->expert_s = layer->expert_compute_s;
     if (layer->expert_flops > 0) {
         double experts_held = spec->model.experts / workload_shards(spec) * held;
-        cost->expert_s += workload_matrix_s(&spec->cluster.device, layer->expert_flops,
-                                            layer->tokens * spec->model.top_k / experts_held);
+        double rows = layer->tokens * spec->model.top_k / experts_held;
+        cost->expert_s +=
+            layer->expert_scale * workload_matrix_s(&spec->cluster.device, layer->expert_flops, rows);
     }
-    if (work->routing) // what all GPUs of a domain hold is computed by all of them
+    if (layer->routing) // what all GPUs of a domain hold is computed by all of them
         cost->expert_s *=
-            routing_load(work->routing, config->domain, spec->cluster.level_count - 1, dispatch).busiest_experts;
+            routing_load(layer->routing, config->domain, spec->cluster.level_count - 1, dispatch).busiest_experts;
     if (held > 1 && spec->plan.codec != CODEC_DENSE) // read and write: own experts once, received ones once
         cost->codec_s = 2 * layer->expert_bytes * (1 + held) / spec->cluster.device.memory_bandwidth;
 }

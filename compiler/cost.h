@@ -37,8 +37,9 @@ double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, d
 double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers);
 
 // Expected distinct domain prefixes at `level` that the top_k experts of a token fall into, under
-// uniform routing (hypergeometric) or that of the model (routing.h); top_k for naive dispatch.
-double cost_expected_copies(const Workload *work, Dispatch dispatch, const Config *config, uint32_t level);
+// uniform routing (hypergeometric) or that of the layer (routing.h); top_k for naive dispatch.
+double cost_expected_copies(const Workload *work, const LayerWork *layer, Dispatch dispatch, const Config *config,
+                            uint32_t level);
 
 void cost_layer(const Workload *work, uint32_t layer, const Config *config, Dispatch dispatch, LayerCost *cost);
 

@@ -179,6 +179,7 @@ static double lifted_s(const Workload *work, const Solution *solution, const Exp
         break;
     case LIMIT_COMPUTE:
         spec.cluster.device.compute_flops = spec.cluster.device.memory_bandwidth = UNLIMITED;
+        spec.model.times = NULL;
         spec.model.pre_expert_s = spec.model.expert_compute_s = 0;
         spec.model.each[VOLUME_PRE_EXPERT] = spec.model.each[VOLUME_EXPERT_COMPUTE] = NULL;
         changed = workload_derive(&spec, arena);

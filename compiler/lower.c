@@ -247,8 +247,7 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
     first->records = add_records(l, k, "records", first->record_rows);
     int32_t gate_work = lowering_add_work(l, (int32_t)k, OP_GATE, l->tokens, l->records, l->fanout);
     int32_t gate[] = {layer->y, layer->router, first->rows, first->records, gate_work};
-    double gate_s = 2 * l->tokens * model->hidden * model->experts / l->spec->cluster.device.compute_flops;
-    add_step(l, OP_GATE, k, gate_s, gate);
+    add_step(l, OP_GATE, k, l->work->layers[k].gate_s, gate);
 
     for (uint32_t i = 0; i + 1 < layer->stage_count; i++)
         add_dispatch(l, k, layer, i);
@@ -302,9 +301,7 @@ static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
     layer->y = lowering_add_temporary(l, k, "y", model->dtype, l->tokens, model->hidden);
     int32_t attention_work = lowering_add_work(l, (int32_t)k, OP_PRE_EXPERT, l->tokens, 1, 1);
     int32_t attention[] = {x, layer->attention, layer->y, attention_work};
-    double gate_s =
-        work->is_moe ? 2 * l->tokens * model->hidden * model->experts / l->spec->cluster.device.compute_flops : 0;
-    add_step(l, OP_PRE_EXPERT, k, work->pre_expert_s - gate_s, attention);
+    add_step(l, OP_PRE_EXPERT, k, work->pre_expert_s - work->gate_s, attention);
     if (work->is_moe)
         return add_moe(l, k, layer);
     int32_t out = lowering_add_temporary(l, k, "out", model->dtype, l->tokens, model->hidden);

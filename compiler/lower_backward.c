@@ -192,8 +192,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
     int32_t gate_work = lowering_add_work(l, (int32_t)k, OP_GATE_BACKWARD, l->tokens, l->records, l->fanout);
     int32_t gate[] = {layer->y, first->records, drows.rows, drows.records, dshared_rows, layer->router,
                       dx,       drouter,        gate_work};
-    double gate_s = 4 * l->tokens * model->hidden * model->experts / l->spec->cluster.device.compute_flops;
-    add_local(l, OP_GATE_BACKWARD, (int32_t)k, gate_s, gate);
+    add_local(l, OP_GATE_BACKWARD, (int32_t)k, 2 * l->work->layers[k].gate_s, gate);
     add_all_reduce(l, (int32_t)k, drouter, l->spec->cluster.level_count);
     note_update(l, (int32_t)k, layer->router, drouter);
 }

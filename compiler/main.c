@@ -23,6 +23,7 @@ static bool refuses(const Options *options, const char *what)
                         : options->dump == DUMP_MILP  ? "--dump=milp"
                         : options->checks.domain      ? "--domain"
                         : options->checks.define_count ? "-D"
+                        : options->profile             ? "--profile"
                         : options->dispatch != NONE    ? "--dispatch"
                                                        : NULL;
     if (wrong)
@@ -123,7 +124,7 @@ static int process_hep(const Options *options, const char *content, size_t lengt
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
     CompileOptions compile = {.name = options->input, .text = content, .length = length,
-                              .check = options->checks, .dispatch = options->dispatch,
+                              .check = options->checks, .profile = options->profile, .dispatch = options->dispatch,
                               .planner = options->planner, .without = options->without,
                               .stop_after = last_stage(options)};
     Compilation compilation;
@@ -159,7 +160,7 @@ static int process_sweep(const Options *options, const char *content, size_t len
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
     CompileOptions compile = {.name = options->input, .text = content, .length = length,
-                              .check = options->checks, .dispatch = options->dispatch,
+                              .check = options->checks, .profile = options->profile, .dispatch = options->dispatch,
                               .planner = options->planner, .without = options->without};
     Sweep sweep;
     int code = sweep_run(&compile, options->sweeps, options->sweep_count, true, &interrupted, arena, diag, &sweep);
@@ -209,7 +210,7 @@ static int obtain_plan(const Options *options, Arena *arena, Obtained *obtained)
     PlanForm form = plan_form(obtained->content, length);
     if (form == PLAN_FORM_NONE) {
         CompileOptions compile = {.name = options->input, .text = obtained->content, .length = length,
-                                  .check = options->checks, .dispatch = options->dispatch,
+                                  .check = options->checks, .profile = options->profile, .dispatch = options->dispatch,
                                   .planner = options->planner, .without = options->without,
                                   .stop_after = STAGE_PLAN};
         code = compile_file(&compile, arena, obtained->diag, &obtained->compilation);

@@ -19,6 +19,7 @@ enum {
     OPTION_DISPATCH,
     OPTION_TIME_LIMIT,
     OPTION_GAP,
+    OPTION_PROFILE,
     OPTION_PREFETCH,
     OPTION_CHECK,
     OPTION_EXPLAIN,
@@ -62,6 +63,8 @@ static const struct argp_option option_table[] = {
      "force the strategy: auto, ep, gather, or sizes such as dc=2,gpu=8 (levels not named: 1); for layers apart "
      "\"0-3:dc=2,gpu=8; 4-11:gpu=8,regather\" (layers not named: ep)", 0},
     {"dispatch", OPTION_DISPATCH, "KIND", 0, "force naive or dedup, whatever the plan block says", 0},
+    {"profile", OPTION_PROFILE, "FILE", 0,
+     "take the times and the routing of every layer that 'hep-run --profile FILE' measured", 0},
     {"prefetch", OPTION_PREFETCH, "LAYERS", 0,
      "let gathers of dropped replicas run ahead by at most so many MoE layers, 0 to 8 (default: as memory allows)", 0},
     {"time-limit", OPTION_TIME_LIMIT, "SECONDS", 0,
@@ -198,6 +201,9 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         options->dispatch = dispatch_parse(argument);
         if (options->dispatch < 0)
             argp_error(state, "unknown dispatch '%s': expected naive or dedup", argument);
+        return 0;
+    case OPTION_PROFILE:
+        options->profile = argument;
         return 0;
     case OPTION_PREFETCH:
         options->planner.prefetch = (uint32_t)parse_number(argument, "--prefetch", 0, PREFETCH_MAX, state);

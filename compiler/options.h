@@ -24,6 +24,7 @@ typedef enum { DUMP_NONE, HEP_DUMPS(X) DUMP_COUNT } DumpKind;
 typedef struct {
     const char *input, *output, *merge;
     const char *diff; // what the input is compared with
+    const char *profile;
     DumpKind dump;
     bool explain, json, check, simulate, passes, help_language;
     PlanPassSet without;  // passes left out

@@ -145,20 +145,20 @@ static uint64_t count_shards(const Spec *spec)
     return shards;
 }
 
-Popularity *routing_create(const Spec *spec, Arena *arena)
+Popularity *routing_create(const Spec *spec, const double *popularity, Arena *arena)
 {
     const SpecModel *model = &spec->model;
-    if (!model->popularity)
+    if (!popularity)
         return NULL;
     Popularity *routing = arena_alloc(arena, sizeof *routing);
     *routing = (Popularity){.spec = spec, .arena = arena, .shards = count_shards(spec)};
-    routing->step = set_times(model->popularity, model->experts, model->top_k, routing->time);
+    routing->step = set_times(popularity, model->experts, model->top_k, routing->time);
     routing->shard = arena_alloc_array(arena, routing->shards, sizeof *routing->shard);
     double *included = arena_alloc_array(arena, model->experts, sizeof *included);
-    routing_inclusion(model->popularity, model->experts, model->top_k, included);
+    routing_inclusion(popularity, model->experts, model->top_k, included);
     uint64_t each = model->experts / routing->shards;
     for (uint32_t e = 0; e < model->experts; e++) {
-        ExpertSet one = set_of_one(routing->time, model->popularity[e]);
+        ExpertSet one = set_of_one(routing->time, popularity[e]);
         one.included = included[e];
         set_add(&routing->shard[e / each], &one);
         set_add(&routing->all, &one);

@@ -18,8 +18,9 @@ typedef struct {
     double busiest_experts;  // rows x experts the busiest GPU computes, over the average; >= 1. Of the last level
 } RoutingLoad;
 
-// NULL where the model's routing is uniform. `spec` must outlive it; owned by the arena.
-Popularity *routing_create(const Spec *spec, Arena *arena);
+// Of experts with these popularities; NULL where `popularity` is: uniform routing. `spec` must outlive it; owned by the
+// arena.
+Popularity *routing_create(const Spec *spec, const double *popularity, Arena *arena);
 
 // Exchange at `level` under domain sizes `domain`. Remembers what it has computed.
 RoutingLoad routing_load(Popularity *routing, const uint32_t domain[LEVELS_MAX], uint32_t level, Dispatch dispatch);

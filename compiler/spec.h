@@ -9,6 +9,18 @@
 #include "ir/plan.h"
 
 // What an abstract workload may give layer by layer.
+// What a run measured of one layer (profile.h). Seconds on one GPU for MeasuredTimes.tokens tokens.
+typedef struct {
+    double pre_expert_s, gate_s, dense_s; // as in LayerWork, but the gate apart
+    // The busiest GPU's experts: time, and what it computed in that time, so many rows for each expert. 0: not known.
+    double expert_s, expert_flops, expert_rows;
+} MeasuredLayer;
+
+typedef struct {
+    double tokens, loss_s;
+    MeasuredLayer *layers; // [model layers]
+} MeasuredTimes;
+
 typedef enum { VOLUME_DATA, VOLUME_EXPERT, VOLUME_PRE_EXPERT, VOLUME_EXPERT_COMPUTE, VOLUME_COUNT } Volume;
 
 typedef struct {
@@ -24,6 +36,8 @@ typedef struct {
     // Abstract workloads: per GPU, MoE layer and direction.
     double data_bytes, expert_bytes, pre_expert_s, expert_compute_s;
     double *popularity;         // [experts]: how often each is chosen, in proportion; NULL: all alike
+    double **layer_popularity;  // [layers], of a profile, NULL for dense layers; NULL: `popularity` everywhere
+    const MeasuredTimes *times; // of a profile; NULL: derived from FLOPs
     double *each[VOLUME_COUNT]; // [layers], where layers differ; else NULL
     uint32_t each_count[VOLUME_COUNT];
     // Of the whole network, and of what one token passes; 0 for abstract workloads. An imported model's are those

@@ -43,13 +43,28 @@ static void derive_executed(const Spec *spec, LayerWork *layer)
         layer->dense_s = workload_matrix_s(device, 2 * tokens * matrices * hidden * model->ffn_inner, tokens);
         return;
     }
-    layer->pre_expert_s += workload_matrix_s(device, 2 * tokens * hidden * model->experts, tokens);
+    layer->gate_s = workload_matrix_s(device, 2 * tokens * hidden * model->experts, tokens);
+    layer->pre_expert_s += layer->gate_s;
     layer->dense_s =
         workload_matrix_s(device, 2 * tokens * matrices * hidden * model->inner * model->shared_experts, tokens);
     layer->expert_flops = 2 * tokens * model->top_k * matrices * hidden * model->inner;
     layer->data_bytes = tokens * model->top_k * layer->row_bytes;
     layer->expert_bytes =
         model->experts / workload_shards(spec) * matrices * hidden * model->inner * dtype_bytes(model->dtype);
+}
+
+// Times that were measured replace those derived; they grow with the tokens.
+static void take_measured(const Spec *spec, uint32_t index, LayerWork *layer)
+{
+    const MeasuredTimes *times = spec->model.times;
+    const MeasuredLayer *measured = &times->layers[index];
+    double scale = layer->tokens / times->tokens;
+    layer->gate_s = scale * measured->gate_s;
+    layer->pre_expert_s = scale * measured->pre_expert_s + layer->gate_s;
+    layer->dense_s = scale * measured->dense_s;
+    double derived_s = workload_matrix_s(&spec->cluster.device, measured->expert_flops, measured->expert_rows);
+    if (measured->expert_s > 0 && derived_s > 0)
+        layer->expert_scale = measured->expert_s / derived_s;
 }
 
 double optimizer_bytes_per_parameter(Dtype dtype)
@@ -69,7 +84,8 @@ static bool layers_alike(const LayerWork *a, const LayerWork *b)
     return a->is_moe == b->is_moe && a->pre_expert_s == b->pre_expert_s && a->dense_s == b->dense_s &&
            a->expert_flops == b->expert_flops && a->expert_compute_s == b->expert_compute_s &&
            a->data_bytes == b->data_bytes && a->expert_bytes == b->expert_bytes && a->sent_bytes == b->sent_bytes &&
-           a->tokens == b->tokens && a->row_bytes == b->row_bytes;
+           a->tokens == b->tokens && a->row_bytes == b->row_bytes && a->gate_s == b->gate_s &&
+           a->expert_scale == b->expert_scale && a->routing == b->routing;
 }
 
 // Looks back along the kinds only, of which there are few.
@@ -89,7 +105,7 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
     Workload *work = arena_alloc(arena, sizeof *work);
     work->spec = spec;
     work->layer_count = model->layers;
-    work->routing = routing_create(spec, arena);
+    Popularity *same = model->layer_popularity ? NULL : routing_create(spec, model->popularity, arena);
     work->layers = arena_alloc_array(arena, model->layers, sizeof *work->layers);
     double expert_parameters_bytes = 0, dense_bytes = 0;
     ModelDims dims = spec_dims(model);
@@ -97,10 +113,14 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
     for (uint32_t k = 0; k < model->layers; k++) {
         LayerWork *layer = &work->layers[k];
         layer->is_moe = spec_layer_is_moe(model, k);
+        layer->expert_scale = 1;
+        layer->routing = model->layer_popularity ? routing_create(spec, model->layer_popularity[k], arena) : same;
         if (model->abstract)
             derive_abstract(model, k, layer);
         else
             derive_executed(spec, layer);
+        if (model->times)
+            take_measured(spec, k, layer);
         layer->sent_bytes = layer->expert_bytes / spec->plan.ratio;
         work->moe_count += layer->is_moe;
         expert_parameters_bytes += layer->expert_bytes;
@@ -115,6 +135,8 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
     if (!model->abstract) {
         double tokens = (double)model->sequence * model->batch;
         work->loss_s = workload_matrix_s(&spec->cluster.device, 2 * tokens * model->hidden * model->vocabulary, tokens);
+        if (model->times)
+            work->loss_s = model->times->loss_s * tokens / model->times->tokens;
         dense_bytes += element * (double)model_embedding_elements(&dims);
         work->dense_gradients++;
     }

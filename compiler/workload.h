@@ -10,6 +10,7 @@ typedef struct {
     bool is_moe;
     uint32_t kind;           // the first layer that is just like this one
     double pre_expert_s;     // PE: attention, and the gate where there is one
+    double gate_s;           // the gate's part of it; 0 for abstract workloads
     double dense_s;          // dense feed-forward layer, or the shared experts of an MoE layer
     double expert_flops;     // of all records of one GPU's tokens
     double expert_compute_s; // given (abstract workloads); else 0 and expert_flops counts
@@ -18,13 +19,14 @@ typedef struct {
     double sent_bytes;       // P as sent, after compression
     double tokens;           // 0 for abstract workloads
     double row_bytes;        // bytes of a hidden vector; 0 for abstract workloads
+    double expert_scale;     // time of the experts over that of their FLOPs: 1 unless measured
+    Popularity *routing;     // NULL: uniform
 } LayerWork;
 
 typedef struct {
     const Spec *spec;
     uint32_t layer_count, moe_count;
     LayerWork *layers;           // [layer_count], in the arena
-    Popularity *routing;            // NULL: uniform
     double loss_s;               // final norm, logits and cross-entropy
     double dense_gradient_bytes; // replicated parameters, all-reduced when training
     double dense_gradients;      // in so many buffers, each a collective of its own

@@ -31,6 +31,7 @@ typedef struct {
     atomic_bool prepared; // the supervisor may look at the interpreter
     float *samples;       // [step][SAMPLES_MAX or iterations]
     double *step_s;       // [step] medians
+    double *histogram;    // [choice][expert] of this rank's tokens, or NULL
     double start_s;       // of the last iteration
     pthread_t thread;
     bool ok;
@@ -89,6 +90,11 @@ static double rank_life_s(void *context, double now_s)
     return interpreter_life_s(((Rank *)context)->interpreter, now_s);
 }
 
+static size_t histogram_count(const Plan *plan)
+{
+    return (size_t)plan->choice_count * plan->model.experts;
+}
+
 static bool rank_prepare(Rank *rank)
 {
     Job *job = rank->job;
@@ -101,7 +107,9 @@ static bool rank_prepare(Rank *rank)
         return false;
     rank->samples = calloc((size_t)job->plan->step_count * job->sample_count + 1, sizeof(*rank->samples));
     rank->step_s = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->step_s));
-    if (!rank->samples || !rank->step_s)
+    if (job->options->count_choices)
+        rank->histogram = calloc(histogram_count(job->plan) + 1, sizeof(*rank->histogram));
+    if (!rank->samples || !rank->step_s || (job->options->count_choices && !rank->histogram))
         return fault_set(&rank->fault, EXIT_FAULT, "out of memory for step times");
     rank->comm->ops->watch(rank->comm, &(Watch){.point = rank_point, .life_s = rank_life_s, .context = rank});
     atomic_store(&rank->prepared, true);
@@ -114,6 +122,15 @@ static void rank_keep_times(Rank *rank, uint32_t iteration)
     uint32_t samples = rank->job->sample_count;
     for (uint32_t s = 0; s < rank->job->plan->step_count; s++)
         rank->samples[(size_t)s * samples + iteration % samples] = (float)(times[s].end_s - times[s].start_s);
+}
+
+static void rank_count_choices(Rank *rank, const int32_t *decisions)
+{
+    const Plan *plan = rank->job->plan;
+    uint64_t each = model_tokens(&plan->model) * plan->model.top_k;
+    for (uint64_t i = 0; rank->histogram && i < plan->choice_count * each; i++)
+        if (decisions[i] >= 0)
+            rank->histogram[i / each * plan->model.experts + (uint64_t)decisions[i]]++;
 }
 
 // One iteration between barriers. `measured` is its index among the measured ones, or -1.
@@ -138,6 +155,7 @@ static bool rank_iterate(Rank *rank, uint32_t iteration, int64_t measured)
     if (measured < 0)
         return true;
     rank_keep_times(rank, (uint32_t)measured);
+    rank_count_choices(rank, result.decisions);
     if (is_first(rank)) {
         job->result->iteration_s[measured] = time_s;
         job->result->loss[measured] = loss / (double)job->rank_count;
@@ -176,6 +194,19 @@ static bool rank_reduce_steps(Rank *rank)
         rank->step_s[s] = samples[kept / 2];
     }
     return rank->comm->ops->all_reduce_max(rank->comm, rank->step_s, job->plan->step_count, &rank->fault);
+}
+
+static bool rank_reduce_choices(Rank *rank)
+{
+    Job *job = rank->job;
+    size_t count = histogram_count(job->plan);
+    if (!rank->histogram)
+        return true;
+    if (!rank->comm->ops->all_reduce_sum(rank->comm, rank->histogram, (uint32_t)count, &rank->fault))
+        return false;
+    if (is_first(rank))
+        memcpy(job->result->histogram, rank->histogram, count * sizeof(*rank->histogram));
+    return true;
 }
 
 // Ranks of one process write into one trace. Processes that leave others' parts at 0 share theirs by a maximum.
@@ -268,7 +299,7 @@ static bool rank_work(Rank *rank)
 {
     const JobOptions *options = rank->job->options;
     if (!rank_prepare(rank) || !rank_loop(rank) || !rank_reduce_steps(rank) || !rank_reduce_traffic(rank) ||
-        !rank_share_trace(rank))
+        !rank_reduce_choices(rank) || !rank_share_trace(rank))
         return false;
     if (is_first(rank))
         memcpy(rank->job->result->step_s, rank->step_s, rank->job->plan->step_count * sizeof(*rank->step_s));
@@ -308,10 +339,12 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
     result->loss = calloc((size_t)options->iterations + 1, sizeof(*result->loss));
     result->step_s = calloc((size_t)plan->step_count + 1, sizeof(*result->step_s));
     result->trace = calloc((size_t)options->trace_count * plan->step_count + 1, sizeof(*result->trace));
+    if (options->count_choices)
+        result->histogram = calloc(histogram_count(plan) + 1, sizeof(*result->histogram));
     if (options->keep_outputs)
         result->outputs = calloc(options->comm ? 1 : result->ranks, output_bytes(plan) + 1);
     if (!result->iteration_s || !result->loss || !result->step_s || !result->trace ||
-        (options->keep_outputs && !result->outputs))
+        (options->count_choices && !result->histogram) || (options->keep_outputs && !result->outputs))
         return fault_set(fault, EXIT_FAULT, "out of memory for the result");
     return true;
 }
@@ -454,6 +487,7 @@ static void job_destroy(Job *job)
         job->options->engine->destroy(job->ranks[r].engine);
         free(job->ranks[r].samples);
         free(job->ranks[r].step_s);
+        free(job->ranks[r].histogram);
     }
     free(job->ranks);
     thread_world_destroy(job->world);
@@ -506,6 +540,7 @@ void job_result_free(JobResult *result)
     free(result->loss);
     free(result->step_s);
     free(result->trace);
+    free(result->histogram);
     free(result->outputs);
     *result = (JobResult){0};
 }

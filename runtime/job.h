@@ -24,6 +24,7 @@ typedef struct {
     Routing routing;
     bool emulate_links, check;
     bool keep_outputs; // JobResult.outputs
+    bool count_choices; // JobResult.histogram
     double timeout_s;
     const uint64_t *trace_ranks; // [trace_count] whose last iteration is kept, ascending: JobResult.trace
     uint32_t trace_count;
@@ -57,6 +58,7 @@ typedef struct {
     // [trace_count][plan->step_count], seconds from the begin of the iteration: of the first rank where all ranks are
     // on one machine and share its clock, else from when the rank itself began.
     StepTime *trace;
+    double *histogram; // [choice_count][experts] how often tokens of all ranks chose each, in all measured iterations
     // Final hidden states of the last iteration, in the model's dtype: [ranks of this process][tokens][hidden].
     void *outputs;
 } JobResult;

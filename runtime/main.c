@@ -14,6 +14,7 @@
 #include "ir/plan_file.h"
 #include "runtime/calibrate.h"
 #include "runtime/comm_mpi.h"
+#include "runtime/profile.h"
 #include "runtime/report.h"
 #include "runtime/state.h"
 #include "runtime/trace.h"
@@ -23,7 +24,7 @@ typedef enum { COMMUNICATOR_AUTO, COMMUNICATOR_THREADS, COMMUNICATOR_MPI } Commu
 typedef struct {
     const char *input;
     const char *json; // file, "-" for standard output, NULL for none
-    const char *trace, *trace_ranks;
+    const char *trace, *trace_ranks, *profile;
     const char *calibrate; // file, "-" for standard output, NULL: a plan is to be run
     char *levels;
     bool quiet, every_step;
@@ -44,6 +45,7 @@ enum {
     OPTION_STEPS,
     OPTION_TRACE,
     OPTION_TRACE_RANKS,
+    OPTION_PROFILE,
     OPTION_CALIBRATE,
     OPTION_LEVELS,
     OPTION_QUIET,
@@ -86,6 +88,8 @@ static const struct argp_option option_table[] = {
      "simulated one",
      0},
     {"trace-ranks", OPTION_TRACE_RANKS, "RANKS", 0, "whose, such as 0-3,8 (the first 32)", 0},
+    {"profile", OPTION_PROFILE, "FILE", 0,
+     "write as JSON how long steps took and how often each expert was chosen, for 'hepc --profile FILE'", 0},
     {"calibrate", OPTION_CALIBRATE, "FILE", 0,
      "run no plan; measure links, matrix products and memory under this launcher, and write them as the cluster block "
      "of a .hep file. PLAN says which levels there are and how large an expert is",
@@ -94,6 +98,16 @@ static const struct argp_option option_table[] = {
     {"quiet", OPTION_QUIET, NULL, 0, "no progress line", 0},
     {0},
 };
+
+static bool is_standard(const char *path)
+{
+    return path && strcmp(path, "-") == 0;
+}
+
+static int standard_outputs(const Options *options)
+{
+    return is_standard(options->json) + is_standard(options->trace) + is_standard(options->profile);
+}
 
 static uint64_t parse_number(struct argp_state *state, const char *option, const char *text, uint64_t min, uint64_t max)
 {
@@ -151,8 +165,8 @@ static void check_calibrate(struct argp_state *state, const Options *options)
     if (options->levels && (options->input || options->job.emulate_links))
         argp_error(state, "--levels stands in for a plan%s",
                    options->input ? ": give one of them" : ", but says no bandwidths to emulate");
-    if (options->calibrate && (options->job.check || options->json || options->trace))
-        argp_error(state, "--calibrate runs no plan: --check, --json and --trace do not go with it");
+    if (options->calibrate && (options->job.check || options->json || options->trace || options->profile))
+        argp_error(state, "--calibrate runs no plan: --check, --json, --trace and --profile do not go with it");
 }
 
 static error_t parse_option(int key, char *argument, struct argp_state *state)
@@ -198,6 +212,10 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
     case OPTION_TRACE_RANKS:
         options->trace_ranks = argument;
         return 0;
+    case OPTION_PROFILE:
+        options->profile = argument;
+        options->job.count_choices = true;
+        return 0;
     case OPTION_CALIBRATE:
         options->calibrate = argument;
         return 0;
@@ -218,8 +236,8 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
             argp_error(state, "no plan: give a .hepb or .ir file ('-' reads standard input)");
         if (options->trace_ranks && !options->trace)
             argp_error(state, "--trace-ranks says whose times --trace FILE writes: give that, too");
-        if (options->trace && options->json && strcmp(options->trace, "-") == 0 && strcmp(options->json, "-") == 0)
-            argp_error(state, "--json and --trace cannot both go to standard output");
+        if (standard_outputs(options) > 1)
+            argp_error(state, "only one of --json, --trace and --profile can go to standard output");
         return 0;
     }
     return ARGP_ERR_UNKNOWN;
@@ -274,15 +292,10 @@ static int read_plan(const char *path, char **data, size_t *length, Plan **plan)
     return check_plan(path, *data, *length, plan);
 }
 
-static bool is_standard(const char *path)
-{
-    return path && strcmp(path, "-") == 0;
-}
-
 // A run may take long: whether its results can be written is known before it starts.
 static int check_outputs(const Options *options)
 {
-    const char *const paths[] = {options->json, options->trace, options->calibrate};
+    const char *const paths[] = {options->json, options->trace, options->profile, options->calibrate};
     int code = EXIT_DONE;
     for (size_t i = 0; i < COUNT_OF(paths); i++) {
         const char *error = paths[i] ? file_probe(paths[i]) : NULL;
@@ -432,22 +445,27 @@ static int write_report(const Options *options, const Plan *plan, const JobResul
                      .result = result,
                      .every_step = options->every_step};
     Text text = {0};
-    int code = EXIT_DONE;
+    int codes[] = {EXIT_DONE, EXIT_DONE, EXIT_DONE, EXIT_DONE};
     if (options->trace) {
         trace_print_run(plan, &options->job, result, &text);
-        code = write_text(options->trace, &text);
+        codes[0] = write_text(options->trace, &text);
+    }
+    if (options->profile) {
+        profile_print(&report, &text);
+        codes[1] = write_text(options->profile, &text);
     }
     if (options->json) {
         report_print_json(&report, &text);
-        int json_code = write_text(options->json, &text);
-        code = code == EXIT_DONE ? json_code : code;
+        codes[2] = write_text(options->json, &text);
     }
-    if (!is_standard(options->json) && !is_standard(options->trace)) {
+    if (standard_outputs(options) == 0) {
         report_print(&report, &text);
-        int table_code = write_text("-", &text);
-        code = code == EXIT_DONE ? table_code : code;
+        codes[3] = write_text("-", &text);
     }
-    return code;
+    for (size_t i = 0; i < COUNT_OF(codes); i++)
+        if (codes[i] != EXIT_DONE)
+            return codes[i];
+    return EXIT_DONE;
 }
 
 // Writes the report and, if the check failed, says so; the exit code of the run.

@@ -45,8 +45,9 @@ static uint32_t stream_count(const Plan *plan)
 
 EngineOptions preflight_engine_options(const JobOptions *options)
 {
-    return (EngineOptions){
-        .seed = options->seed, .routing = options->routing, .record = options->check || options->keep_outputs};
+    return (EngineOptions){.seed = options->seed,
+                           .routing = options->routing,
+                           .record = options->check || options->keep_outputs || options->count_choices};
 }
 
 static bool check_world(const Plan *plan, const JobOptions *options, Fault *fault)

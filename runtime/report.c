@@ -305,7 +305,7 @@ static cJSON *json_steps(const Report *report)
     return steps;
 }
 
-static void json_fill(const Report *report, cJSON *root)
+void report_add_json(const Report *report, cJSON *root)
 {
     const JobResult *result = report->result;
     cJSON_AddStringToObject(root, "plan", report->plan_name);
@@ -331,7 +331,7 @@ static void json_fill(const Report *report, cJSON *root)
 void report_print_json(const Report *report, Text *out)
 {
     cJSON *root = cJSON_CreateObject();
-    json_fill(report, root);
+    report_add_json(report, root);
     char *printed = cJSON_Print(root);
     if (printed) {
         text_append(out, printed);

@@ -18,6 +18,8 @@ const char *routing_name(Routing routing);
 int routing_parse(const char *text); // -1 when unknown
 
 void report_print(const Report *report, Text *out);
+struct cJSON;
+void report_add_json(const Report *report, struct cJSON *object);
 void report_print_json(const Report *report, Text *out);
 
 #endif

@@ -85,7 +85,7 @@ expect 2 "trace-ranks '0-16': the plan has no such rank; the plan has 16" \
 expect 2 "expected ranks and ranges" "$HEP_RUN" --trace t --trace-ranks 1,,2 plan.hepb
 expect 2 "ranks ascend, each once" "$HEP_RUN" --trace t --trace-ranks 3,1-4 plan.hepb
 expect 2 "give that, too" "$HEP_RUN" --trace-ranks 0 plan.hepb
-expect 2 "cannot both go to standard output" "$HEP_RUN" --json --trace - plan.hepb
+expect 2 "only one of --json, --trace and --profile can go to standard output" "$HEP_RUN" --json --trace - plan.hepb
 expect 2 "needs --emit=trace" "$HEPC" --emit=html --merge run.json plan.hepb
 expect 3 "run.json: the trace of another plan" "$HEPC" --emit=trace --merge run.json "$samples/three_level.hep"
 expect 3 "both.json: the trace of a simulated run" "$HEPC" --emit=trace --merge both.json plan.hepb

@@ -119,13 +119,12 @@ Test(cost, deduplicated_copies_are_the_expected_distinct_domains)
         Config config = {.domain = {1, 2, 1}};
         Arena *arena = arena_create();
         const Workload *work = workload_derive(&spec, arena);
-        cr_assert(fabs(cost_expected_copies(work, DISPATCH_DEDUP, &config, 0) - expected_distinct(16, top_k, 2)) <
-                  1e-12);
-        cr_assert(fabs(cost_expected_copies(work, DISPATCH_DEDUP, &config, 1) - expected_distinct(16, top_k, 2)) <
-                  1e-12);
-        cr_assert(fabs(cost_expected_copies(work, DISPATCH_DEDUP, &config, 2) - expected_distinct(16, top_k, 4)) <
-                  1e-12);
-        cr_assert_eq(cost_expected_copies(work, DISPATCH_NAIVE, &config, 2), top_k);
+        const LayerWork *layer = &work->layers[0];
+        for (uint32_t l = 0; l < 3; l++) {
+            double expected = expected_distinct(16, top_k, l < 2 ? 2 : 4);
+            cr_assert(fabs(cost_expected_copies(work, layer, DISPATCH_DEDUP, &config, l) - expected) < 1e-12);
+        }
+        cr_assert_eq(cost_expected_copies(work, layer, DISPATCH_NAIVE, &config, 2), top_k);
         arena_destroy(arena);
     }
 }

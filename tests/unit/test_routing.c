@@ -119,7 +119,7 @@ Test(routing, load_matches_sampling)
                     const uint32_t *domain = candidates[c].config.domain;
                     if (domain[l] == spec.cluster.levels[l].count)
                         continue;
-                    RoutingLoad load = routing_load(work->routing, domain, l, DISPATCH_DEDUP);
+                    RoutingLoad load = routing_load(work->layers[0].routing, domain, l, DISPATCH_DEDUP);
                     double copies, busiest;
                     sample(&spec, domain, l, &copies, &busiest);
                     cr_assert(fabs(load.copies - copies) < 0.05 * copies, "zipf(%g): %g copies, sampled %g", exponent,
@@ -141,7 +141,8 @@ Test(routing, experts_held_by_all_spread_their_load)
     Workload *work = workload_derive(&spec, arena);
     double before = INFINITY;
     for (uint32_t size = 1; size <= 8; size *= 2) {
-        double load = routing_load(work->routing, (uint32_t[LEVELS_MAX]){size}, 0, DISPATCH_DEDUP).busiest_experts;
+        uint32_t domain[LEVELS_MAX] = {size};
+        double load = routing_load(work->layers[0].routing, domain, 0, DISPATCH_DEDUP).busiest_experts;
         cr_assert_lt(load, before, "domains of %u", size);
         before = load;
     }
