@@ -19,9 +19,16 @@ typedef struct {
     void *context;
 } Watch;
 
+// Where the rows for, or from, the members lie, one member's after another's.
+typedef enum {
+    ROWS_OTHERS, // own left out
+    ROWS_ALL,    // own has its place, as long as its entry of the counts says, and is left alone
+    ROWS_SAME,   // sent only: every member gets the same rows
+} RowLayout;
+
 typedef struct {
-    const void *send; // rows for the other members, ascending, own left out
-    void *recv;       // rows from the other members, ascending, own left out
+    const void *send;
+    void *recv;
     uint64_t row_bytes;
 } ExchangePart;
 
@@ -30,10 +37,12 @@ enum { EXCHANGE_PARTS_MAX = 2 };
 typedef struct {
     uint32_t part_count;
     ExchangePart parts[EXCHANGE_PARTS_MAX];
-    const int32_t *send_counts; // [members] rows to each member; own entry ignored
+    RowLayout send_layout, recv_layout;
+    const int32_t *send_counts; // [members] rows to each member
     int32_t *recv_counts;       // [members] rows from each; own entry untouched. Written unless counts_known
     bool counts_known;          // recv_counts are given: nothing but rows travels
-    uint64_t recv_capacity;     // rows that fit at `recv`; more is a fault
+    uint64_t recv_capacity;     // rows of others that fit at `recv`; more is a fault
+    bool sums;                  // for the byte counters: the rows are summands or sums
 } Exchange;
 
 // Bytes that left this rank, by the level whose coordinate differs between sender and receiver.
@@ -41,8 +50,8 @@ typedef struct {
     uint64_t exchange_bytes, routing_bytes, gather_bytes, reduce_bytes;
 } CommTraffic;
 
-// What a collective carries, for the byte counters: part 0 of an exchange counts as exchange,
-// part 1 and counts as routing.
+// What a collective carries, for the byte counters: part 0 of an exchange counts as exchange (or as reduce if it
+// `sums`), part 1 and counts as routing.
 typedef struct {
     const char *name; // "threads", "mpi"
     // A channel of `group` for the calling rank's stream. Returns a handle >= 0, or -1 and a fault.

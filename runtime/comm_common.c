@@ -19,7 +19,7 @@ void comm_count_exchange(CommCounters *counters, const Exchange *exchange, uint3
 {
     uint64_t rows = (uint64_t)exchange->send_counts[member], routing = exchange->counts_known ? 0 : sizeof(int32_t);
     if (exchange->part_count > 0)
-        atomic_fetch_add(&counters->exchange_bytes, rows * exchange->parts[0].row_bytes);
+        atomic_fetch_add(exchange->sums ? &counters->reduce_bytes : &counters->exchange_bytes, rows * exchange->parts[0].row_bytes);
     if (exchange->part_count > 1)
         routing += rows * exchange->parts[1].row_bytes;
     atomic_fetch_add(&counters->routing_bytes, routing);
@@ -48,11 +48,11 @@ bool comm_check_send(const Exchange *exchange, uint32_t member, uint64_t rank, F
     return rows >= 0 || fault_set(fault, EXIT_FAULT, "%" PRId32 " rows to send to rank %" PRIu64, rows, rank);
 }
 
-uint64_t comm_rows_before(const int32_t *counts, uint32_t end, uint32_t own)
+uint64_t comm_first_row(RowLayout layout, const int32_t *counts, uint32_t member, uint32_t own)
 {
     uint64_t rows = 0;
-    for (uint32_t m = 0; m < end; m++)
-        rows += m == own ? 0 : (uint64_t)counts[m];
+    for (uint32_t m = 0; layout != ROWS_SAME && m < member; m++)
+        rows += m == own && layout == ROWS_OTHERS ? 0 : (uint64_t)counts[m];
     return rows;
 }
 
@@ -63,7 +63,7 @@ bool comm_check_receive(const Exchange *exchange, uint32_t members, uint32_t own
             return fault_set(fault, EXIT_FAULT, "rank %" PRIu64 " sends %" PRId32 " rows", ranks[m],
                              exchange->recv_counts[m]);
     }
-    uint64_t rows = comm_rows_before(exchange->recv_counts, members, own);
+    uint64_t rows = comm_first_row(ROWS_OTHERS, exchange->recv_counts, members, own);
     if (rows > exchange->recv_capacity)
         return fault_set(fault, EXIT_FAULT,
                          "received %" PRIu64 " rows, its buffer holds %" PRIu64

@@ -22,8 +22,8 @@ void comm_counters_add(CommCounters counters[LEVELS_MAX], CommTraffic totals[LEV
 bool comm_check_send(const Exchange *exchange, uint32_t member, uint64_t rank, Fault *fault) MUST_CHECK;
 bool comm_check_receive(const Exchange *exchange, uint32_t members, uint32_t own, const uint64_t *ranks,
                         Fault *fault) MUST_CHECK;
-// Rows of the members before `end`, `own` left out.
-uint64_t comm_rows_before(const int32_t *counts, uint32_t end, uint32_t own);
+// The first row for, or from, `member`.
+uint64_t comm_first_row(RowLayout layout, const int32_t *counts, uint32_t member, uint32_t own);
 
 void comm_describe_group(const Cluster *cluster, const Group *group, char *out, size_t size);
 

@@ -334,7 +334,8 @@ static bool exchange_rows(const Call *call, const Exchange *exchange, bool recei
     const int32_t *counts = receives ? exchange->recv_counts : exchange->send_counts;
     for (uint32_t step = 1; step < channel->member_count; step++) {
         uint32_t m = peer_after(channel, step);
-        uint64_t before = comm_rows_before(counts, m, channel->own);
+        RowLayout layout = receives ? exchange->recv_layout : exchange->send_layout;
+        uint64_t before = comm_first_row(layout, counts, m, channel->own);
         for (uint32_t p = 0; p < exchange->part_count; p++) {
             const ExchangePart *part = &exchange->parts[p];
             const char *rows = receives ? part->recv : part->send;

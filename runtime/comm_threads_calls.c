@@ -130,8 +130,9 @@ static void flow_aim(const Call *call, uint32_t peer, Flow *flow)
     }
     const Exchange *exchange = &own->exchange;
     uint64_t rows = (uint64_t)exchange->recv_counts[peer];
-    uint64_t source_row = comm_rows_before(other->exchange.send_counts, call->own, peer);
-    uint64_t target_row = comm_rows_before(exchange->recv_counts, peer, call->own);
+    uint64_t source_row =
+        comm_first_row(other->exchange.send_layout, other->exchange.send_counts, call->own, peer);
+    uint64_t target_row = comm_first_row(exchange->recv_layout, exchange->recv_counts, peer, call->own);
     for (uint32_t p = 0; p < exchange->part_count; p++) {
         uint64_t row_bytes = exchange->parts[p].row_bytes;
         flow->source[p] = (const char *)other->exchange.parts[p].send + source_row * row_bytes;

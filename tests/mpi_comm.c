@@ -7,8 +7,9 @@
 #include <string.h>
 
 #include "runtime/comm_mpi.h"
+#include "runtime/comm_sums.h"
 
-enum { RANKS = 4, ROWS_MAX = 64, COLUMNS = 5, ROUNDS = 20, SHARD = 1001 };
+enum { SUMMED = 101, RANKS = 4, ROWS_MAX = 64, COLUMNS = 5, ROUNDS = 20, SHARD = 1001 };
 
 static const Cluster cluster = {
     .name = "mpi",
@@ -131,6 +132,29 @@ static void check_traffic(Comm *comm)
     must(comm, traffic[0].gather_bytes == SHARD * ROUNDS && traffic[1].gather_bytes == 0, &fault, "the bytes gathered");
 }
 
+// Sums of thirds, in the order of the ranks: the same bits as anywhere else.
+static void check_sums(Comm *comm)
+{
+    Fault fault = {0};
+    float data[SUMMED], scratch[SUMMED + RANKS];
+    int32_t counts[2 * RANKS];
+    SumGroup group = {.comm = comm, .members = RANKS, .own = (uint32_t)comm->rank, .counts = counts, .scratch = scratch};
+    group.channel = comm->ops->open(comm, &of_all, STREAM_SYNC, &fault);
+    for (uint32_t i = 0; i < SUMMED; i++)
+        data[i] = (float)(comm->rank + i) / 3;
+    must(comm, comm_all_reduce(&group, (Tensor){data, DTYPE_F32, 1, SUMMED}, &fault), &fault, "the sums");
+    for (uint32_t i = 0; i < SUMMED; i++) {
+        float sum = 0;
+        for (uint32_t m = 0; m < RANKS; m++)
+            sum += (float)(m + i) / 3;
+        must(comm, data[i] == sum, &fault, "a sum");
+    }
+    CommTraffic traffic[LEVELS_MAX] = {0};
+    comm->ops->traffic(comm, traffic, true);
+    must(comm, traffic[0].reduce_bytes + traffic[1].reduce_bytes > 0 && traffic[0].exchange_bytes == 0, &fault,
+         "the bytes of sums");
+}
+
 int main(void)
 {
     Fault fault = {0};
@@ -149,6 +173,7 @@ int main(void)
         exchange_round(comm, exchange, round);
     pthread_join(thread, NULL);
     check_traffic(comm);
+    check_sums(comm);
     double values[100];
     for (uint32_t i = 0; i < 100; i++)
         values[i] = (double)(comm->rank * i);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "runtime/clock.h"
+#include "runtime/comm_sums.h"
 #include "runtime/comm_threads.h"
 
 enum { RANKS = 6, ROWS_MAX = 64, COLUMNS = 3 };
@@ -175,6 +176,84 @@ static bool gather_and_reduce(Comm *comm, Fault *fault)
 Test(comm, gathers_and_reductions)
 {
     Fault fault = ranks_run(NULL, 10, gather_and_reduce);
+    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+}
+
+enum { SUMMED_MAX = 5000 };
+
+// What rank `rank` adds to element i: exact in every dtype, and so is the sum of all.
+static float summand_of(uint64_t rank, uint64_t i)
+{
+    return (float)((rank + 1) * (i % 7 + 1));
+}
+
+static void fill_summands(Tensor tensor, uint64_t rank)
+{
+    for (uint64_t i = 0; i < tensor.rows * tensor.cols; i++) {
+        float value = summand_of(rank, i);
+        host_from_f32(&value, (char *)tensor.data + i * dtype_bytes(tensor.dtype), tensor.dtype, 1);
+    }
+}
+
+static float value_at(Tensor tensor, uint64_t i)
+{
+    float value;
+    host_to_f32((const char *)tensor.data + i * dtype_bytes(tensor.dtype), tensor.dtype, &value, 1);
+    return value;
+}
+
+// Members of the group of `of_gpus`: three ranks in a row.
+static float sum_of(uint64_t rank, uint64_t i)
+{
+    float sum = 0;
+    for (uint64_t m = 0; m < 3; m++)
+        sum += summand_of(rank / 3 * 3 + m, i);
+    return sum;
+}
+
+static bool sum_many(Comm *comm, Fault *fault)
+{
+    static const Dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    static const uint64_t sizes[] = {1, 2, 3, 7, 100, SUMMED_MAX};
+    float data[SUMMED_MAX], shard_data[SUMMED_MAX], scratch[2 * SUMMED_MAX];
+    int32_t counts[2 * 3];
+    SumGroup group = {.comm = comm, .members = 3, .counts = counts, .scratch = scratch};
+    group.channel = comm->ops->open(comm, &of_gpus, STREAM_SYNC, fault);
+    group.own = (uint32_t)group_index(comm->cluster, &of_gpus, comm->rank);
+    uint64_t sent = 0;
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++)
+        for (size_t s = 0; s < COUNT_OF(sizes); s++) {
+            Tensor whole = {data, dtypes[d], 1, sizes[s]};
+            cr_assert_leq(comm_reduce_scratch(3, sizes[s], dtypes[d]), sizeof scratch);
+            fill_summands(whole, comm->rank);
+            if (!comm_all_reduce(&group, whole, fault))
+                return false;
+            for (uint64_t i = 0; i < sizes[s]; i++)
+                cr_assert_eq(value_at(whole, i), sum_of(comm->rank, i), "element %d of %d", (int)i, (int)sizes[s]);
+            if (sizes[s] % 3 == 0) {
+                uint64_t own = sizes[s] / 3;
+                Tensor shard = {shard_data, dtypes[d], 1, own}, gathered = {data, dtypes[d], 3, own};
+                fill_summands(gathered, comm->rank);
+                if (!comm_reduce_scatter(&group, gathered, shard, fault))
+                    return false;
+                for (uint64_t i = 0; i < own; i++)
+                    cr_assert_eq(value_at(shard, i), sum_of(comm->rank, group.own * own + i));
+                sent += 2 * own * dtype_bytes(dtypes[d]);
+            }
+            uint64_t part = sizes[s] / 3 * (group.own + 1) + sizes[s] % 3 * (group.own + 1) / 3 -
+                            sizes[s] / 3 * group.own - sizes[s] % 3 * group.own / 3;
+            sent += (sizes[s] - part + 2 * part) * dtype_bytes(dtypes[d]);
+        }
+    CommTraffic totals[LEVELS_MAX] = {0};
+    comm->ops->traffic(comm, totals, true);
+    cr_assert_eq(totals[1].reduce_bytes, sent);
+    cr_assert_eq(totals[0].reduce_bytes + totals[1].exchange_bytes + totals[1].routing_bytes, 0);
+    return true;
+}
+
+Test(comm, sums_over_a_group)
+{
+    Fault fault = ranks_run(NULL, 10, sum_many);
     cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
 }
 
