@@ -19,7 +19,8 @@ void comm_count_exchange(CommCounters *counters, const Exchange *exchange, uint3
 {
     uint64_t rows = (uint64_t)exchange->send_counts[member], routing = exchange->counts_known ? 0 : sizeof(int32_t);
     if (exchange->part_count > 0)
-        atomic_fetch_add(exchange->sums ? &counters->reduce_bytes : &counters->exchange_bytes, rows * exchange->parts[0].row_bytes);
+        atomic_fetch_add(exchange->sums ? &counters->reduce_bytes : &counters->exchange_bytes,
+                         rows * exchange->parts[0].row_bytes);
     if (exchange->part_count > 1)
         routing += rows * exchange->parts[1].row_bytes;
     atomic_fetch_add(&counters->routing_bytes, routing);

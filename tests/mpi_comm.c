@@ -138,7 +138,8 @@ static void check_sums(Comm *comm)
     Fault fault = {0};
     float data[SUMMED], scratch[SUMMED + RANKS];
     int32_t counts[2 * RANKS];
-    SumGroup group = {.comm = comm, .members = RANKS, .own = (uint32_t)comm->rank, .counts = counts, .scratch = scratch};
+    SumGroup group = {
+        .comm = comm, .members = RANKS, .own = (uint32_t)comm->rank, .counts = counts, .scratch = scratch};
     group.channel = comm->ops->open(comm, &of_all, STREAM_SYNC, &fault);
     for (uint32_t i = 0; i < SUMMED; i++)
         data[i] = (float)(comm->rank + i) / 3;
