@@ -1,9 +1,6 @@
-// hep-run: the command line. Reads and verifies a plan, runs it, prints the report. The only file of
+// hep-run: reads and verifies a plan, runs it, prints the report. But for the command line (options.c) the only file of
 // the runtime that prints or exits. Under a launcher every process runs it, and rank 0 speaks for all.
-#include <argp.h>
-#include <errno.h>
 #include <inttypes.h>
-#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,243 +11,13 @@
 #include "ir/plan_file.h"
 #include "runtime/calibrate.h"
 #include "runtime/comm_mpi.h"
+#include "runtime/options.h"
 #include "runtime/profile.h"
 #include "runtime/report.h"
 #include "runtime/state.h"
 #include "runtime/trace.h"
 
-typedef enum { COMMUNICATOR_AUTO, COMMUNICATOR_THREADS, COMMUNICATOR_MPI } Communicator;
-
-typedef struct {
-    const char *input;
-    const char *json; // file, "-" for standard output, NULL for none
-    const char *trace, *trace_ranks, *profile;
-    const char *calibrate; // file, "-" for standard output, NULL: a plan is to be run
-    char *levels;
-    bool quiet, every_step;
-    Communicator communicator;
-    JobOptions job;
-} Options;
-
-enum {
-    OPTION_WARMUP = 256,
-    OPTION_SEED,
-    OPTION_CHECK,
-    OPTION_JSON,
-    OPTION_EMULATE_LINKS,
-    OPTION_ROUTING,
-    OPTION_ENGINE,
-    OPTION_COMMUNICATOR,
-    OPTION_TIMEOUT,
-    OPTION_STEPS,
-    OPTION_TRACE,
-    OPTION_TRACE_RANKS,
-    OPTION_PROFILE,
-    OPTION_CALIBRATE,
-    OPTION_LEVELS,
-    OPTION_QUIET,
-};
-
-enum { PLAN_BYTES_MAX = 1 << 30, ITERATIONS_MAX = 1000000 };
-
-const char *argp_program_version = "hep-run " HEP_VERSION;
-
-static const char documentation[] =
-    "Example: hepc samples/laptop.hep -o laptop.hepb && hep-run laptop.hepb --emulate-links --check\n\n"
-    "Execute a plan that hepc compiled, step by step, and report measured against predicted times and bytes. Every "
-    "rank is a thread of this process, or, under mpirun or srun, a process. PLAN is a .hepb or .ir file; '-' reads "
-    "standard input.\v"
-    "Routing:\n"
-#define X(name, text, doc) "  " text ": " doc "\n"
-    HEP_ROUTINGS(X)
-#undef X
-        "\n"
-        "SIGUSR1 prints the step that each stream of this process's ranks is at, to standard error; the run goes "
-        "on.\n\n";
-
-static const struct argp_option option_table[] = {
-    {"iterations", 'n', "COUNT", 0, "measured iterations (10)", 0},
-    {"warmup", OPTION_WARMUP, "COUNT", 0, "iterations before them that are not measured (1)", 0},
-    {"seed", OPTION_SEED, "NUMBER", 0, "of weights and tokens (0)", 0},
-    {"check", OPTION_CHECK, NULL, 0, "compare the last iteration with a dense reference; exit 1 if they differ", 0},
-    {"emulate-links", OPTION_EMULATE_LINKS, NULL, 0,
-     "hold transfers to the bandwidths and latencies of the plan's cluster", 0},
-    {"routing", OPTION_ROUTING, "KIND", 0, "how the gate chooses: learned, balanced or skewed (learned)", 0},
-    {"engine", OPTION_ENGINE, "NAME", 0, "what executes the steps: host (host)", 0},
-    {"communicator", OPTION_COMMUNICATOR, "NAME", 0,
-     "how ranks reach each other: threads of one process, or mpi (mpi under mpirun or srun, else threads)", 0},
-    {"timeout", OPTION_TIMEOUT, "SECONDS", 0, "give up when a peer is missing and nothing moves for so long (60)", 0},
-    {"json", OPTION_JSON, "FILE", OPTION_ARG_OPTIONAL,
-     "write the report as JSON to FILE; without FILE to standard output, instead of the tables", 0},
-    {"steps", OPTION_STEPS, NULL, 0, "list every step instead of one line per op", 0},
-    {"trace", OPTION_TRACE, "FILE", 0,
-     "write the last iteration as Chrome trace events, for Perfetto; 'hepc --emit=trace --merge FILE' adds the "
-     "simulated one",
-     0},
-    {"trace-ranks", OPTION_TRACE_RANKS, "RANKS", 0, "whose, such as 0-3,8 (the first 32)", 0},
-    {"profile", OPTION_PROFILE, "FILE", 0,
-     "write as JSON how long steps took and how often each expert was chosen, for 'hepc --profile FILE'", 0},
-    {"calibrate", OPTION_CALIBRATE, "FILE", 0,
-     "run no plan; measure links, matrix products and memory under this launcher, and write them as the cluster block "
-     "of a .hep file. PLAN says which levels there are and how large an expert is",
-     0},
-    {"levels", OPTION_LEVELS, "LEVELS", 0, "calibrate these without a plan, outermost first, such as dc=4,gpu=2", 0},
-    {"quiet", OPTION_QUIET, NULL, 0, "no progress line", 0},
-    {0},
-};
-
-static bool is_standard(const char *path)
-{
-    return path && strcmp(path, "-") == 0;
-}
-
-static int standard_outputs(const Options *options)
-{
-    return is_standard(options->json) + is_standard(options->trace) + is_standard(options->profile);
-}
-
-static uint64_t parse_number(struct argp_state *state, const char *option, const char *text, uint64_t min, uint64_t max)
-{
-    char *end;
-    errno = 0;
-    unsigned long long value = strtoull(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || value < min || value > max)
-        argp_error(state, "--%s '%s': expected a whole number from %" PRIu64 " to %" PRIu64, option, text, min, max);
-    return value;
-}
-
-static double parse_seconds(struct argp_state *state, const char *option, const char *text)
-{
-    char *end;
-    double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !isfinite(value) || value <= 0 || value > 1e6)
-        argp_error(state, "--%s '%s': expected seconds, more than 0 and at most 1000000", option, text);
-    return value;
-}
-
-static const EngineOps *parse_engine(struct argp_state *state, const char *name)
-{
-    const EngineOps *engine = engine_find(name);
-    if (engine)
-        return engine;
-    Text known = {0};
-    for (size_t e = 0; engine_name(e); e++)
-        text_format(&known, "%s'%s'", e ? ", " : "", engine_name(e));
-    argp_error(state, "unknown engine '%s': this program has %s", name, known.data);
-    text_free(&known);
-    return NULL;
-}
-
-static Communicator parse_communicator(struct argp_state *state, const char *name)
-{
-    if (strcmp(name, "threads") == 0)
-        return COMMUNICATOR_THREADS;
-    if (strcmp(name, "mpi") != 0)
-        argp_error(state, "unknown communicator '%s': expected threads or mpi", name);
-    return COMMUNICATOR_MPI;
-}
-
-static Routing parse_routing(struct argp_state *state, const char *name)
-{
-    int routing = routing_parse(name);
-    if (routing < 0)
-        argp_error(state, "unknown routing '%s': expected learned, balanced or skewed", name);
-    return (Routing)routing;
-}
-
-static void check_calibrate(struct argp_state *state, const Options *options)
-{
-    if (options->levels && !options->calibrate)
-        argp_error(state, "--levels goes with --calibrate; a plan says its own");
-    if (options->levels && (options->input || options->job.emulate_links))
-        argp_error(state, "--levels stands in for a plan%s",
-                   options->input ? ": give one of them" : ", but says no bandwidths to emulate");
-    if (options->calibrate && (options->job.check || options->json || options->trace || options->profile))
-        argp_error(state, "--calibrate runs no plan: --check, --json, --trace and --profile do not go with it");
-}
-
-static error_t parse_option(int key, char *argument, struct argp_state *state)
-{
-    Options *options = state->input;
-    switch (key) {
-    case 'n':
-        options->job.iterations = (uint32_t)parse_number(state, "iterations", argument, 1, ITERATIONS_MAX);
-        return 0;
-    case OPTION_WARMUP:
-        options->job.warmup = (uint32_t)parse_number(state, "warmup", argument, 0, ITERATIONS_MAX);
-        return 0;
-    case OPTION_SEED:
-        options->job.seed = parse_number(state, "seed", argument, 0, UINT64_MAX);
-        return 0;
-    case OPTION_CHECK:
-        options->job.check = true;
-        return 0;
-    case OPTION_EMULATE_LINKS:
-        options->job.emulate_links = true;
-        return 0;
-    case OPTION_ROUTING:
-        options->job.routing = parse_routing(state, argument);
-        return 0;
-    case OPTION_ENGINE:
-        options->job.engine = parse_engine(state, argument);
-        return 0;
-    case OPTION_COMMUNICATOR:
-        options->communicator = parse_communicator(state, argument);
-        return 0;
-    case OPTION_TIMEOUT:
-        options->job.timeout_s = parse_seconds(state, "timeout", argument);
-        return 0;
-    case OPTION_JSON:
-        options->json = argument ? argument : "-";
-        return 0;
-    case OPTION_STEPS:
-        options->every_step = true;
-        return 0;
-    case OPTION_TRACE:
-        options->trace = argument;
-        return 0;
-    case OPTION_TRACE_RANKS:
-        options->trace_ranks = argument;
-        return 0;
-    case OPTION_PROFILE:
-        options->profile = argument;
-        options->job.count_choices = true;
-        return 0;
-    case OPTION_CALIBRATE:
-        options->calibrate = argument;
-        return 0;
-    case OPTION_LEVELS:
-        options->levels = argument;
-        return 0;
-    case OPTION_QUIET:
-        options->quiet = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        if (options->input)
-            argp_error(state, "one plan at a time: '%s' and '%s'", options->input, argument);
-        options->input = argument;
-        return 0;
-    case ARGP_KEY_END:
-        check_calibrate(state, options);
-        if (!options->input && !options->levels)
-            argp_error(state, "no plan: give a .hepb or .ir file ('-' reads standard input)");
-        if (options->trace_ranks && !options->trace)
-            argp_error(state, "--trace-ranks says whose times --trace FILE writes: give that, too");
-        if (standard_outputs(options) > 1)
-            argp_error(state, "only one of --json, --trace and --profile can go to standard output");
-        return 0;
-    }
-    return ARGP_ERR_UNKNOWN;
-}
-
-static char *append_exit_codes(int key, const char *text, void *input)
-{
-    (void)input;
-    if (key != ARGP_KEY_HELP_POST_DOC || !text)
-        return (char *)text;
-    char *whole = NULL;
-    return asprintf(&whole, "%s%s", text, exit_codes_help()) < 0 ? (char *)text : whole;
-}
+enum { PLAN_BYTES_MAX = 1 << 30 };
 
 // ---- the plan --------------------------------------------------------------------------------
 
@@ -575,11 +342,7 @@ static bool join_world(const Options *options, Plan **plan, MpiWorld **world)
 
 int main(int argc, char **argv)
 {
-    static const struct argp parser = {option_table, parse_option,      "PLAN", documentation,
-                                       NULL,         append_exit_codes, NULL};
-    Options options = {.job = job_options_default()};
-    argp_err_exit_status = EXIT_USAGE;
-    argp_parse(&parser, argc, argv, 0, NULL, &options);
+    Options options = options_parse(argc, argv);
     Plan *plan = NULL;
     MpiWorld *world;
     if (!join_world(&options, &plan, &world))

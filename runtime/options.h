@@ -1,0 +1,28 @@
+// hep-run's command line: what can be asked for, and what was.
+#ifndef HEP_RUN_OPTIONS_H
+#define HEP_RUN_OPTIONS_H
+
+#include "runtime/job.h"
+
+typedef enum { COMMUNICATOR_AUTO, COMMUNICATOR_THREADS, COMMUNICATOR_MPI } Communicator;
+
+typedef struct {
+    const char *input;
+    const char *json; // file, "-" for standard output, NULL for none
+    const char *trace, *trace_ranks, *profile;
+    const char *calibrate; // file, "-" for standard output, NULL: a plan is to be run
+    char *levels;
+    bool quiet, every_step;
+    Communicator communicator;
+    JobOptions job;
+} Options;
+
+// Is this name standard output or input? NULL is neither.
+bool is_standard(const char *path);
+// How many of the reports go to standard output instead of the tables.
+int standard_outputs(const Options *options);
+
+// Of the command line; prints help and errors and exits by itself.
+Options options_parse(int argc, char **argv);
+
+#endif
