@@ -5,11 +5,13 @@
 
 #include "kernels/host/kernels.h"
 #include "runtime/comm.h"
+#include "runtime/data.h"
 
 typedef struct Engine Engine; // one rank's
 
 typedef struct {
     uint64_t seed; // of weights and tokens
+    const Data *data;
     Routing routing;
     bool record; // keep gate decisions and the final hidden state of the last iteration
 } EngineOptions;

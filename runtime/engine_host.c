@@ -571,7 +571,8 @@ static void host_begin(Engine *base, uint64_t iteration)
 {
     HostEngine *engine = (HostEngine *)base;
     if (engine->tokens.data)
-        weights_fill_tokens(&engine->plan->model, engine->options.seed, engine->comm->rank, iteration, engine->tokens);
+        data_fill(engine->options.data, &engine->plan->model, engine->options.seed, engine->comm->rank, iteration,
+                  engine->tokens);
 }
 
 static bool host_execute(Engine *base, uint32_t step, Fault *fault)

@@ -44,6 +44,7 @@ struct Job {
     JobResult *result;
     Reference *reference;
     LinkEmulation *links;
+    Data data;
     ThreadWorld *world; // NULL in a world of processes
     Rank *ranks;        // this process's
     uint64_t rank_count, local_count, started;
@@ -99,6 +100,7 @@ static bool rank_prepare(Rank *rank)
 {
     Job *job = rank->job;
     EngineOptions options = preflight_engine_options(job->options);
+    options.data = &job->data;
     rank->engine = job->options->engine->create(job->plan, rank->comm, &options, &rank->fault);
     if (!rank->engine)
         return false;
@@ -357,6 +359,8 @@ static bool job_create(Job *job, Fault *fault)
     clock_cond_init(&job->ended_changed);
     job->rank_count = cluster_gpus(&plan->cluster);
     job->local_count = options->comm ? 1 : job->rank_count;
+    if (!data_open(options->data_path, plan->pass == PASS_TRAINING, &plan->model, &job->data, fault))
+        return false;
     if (options->check) {
         job->reference = reference_create(plan, options->seed, fault);
         if (!job->reference)
@@ -490,6 +494,7 @@ static void job_destroy(Job *job)
         free(job->ranks[r].histogram);
     }
     free(job->ranks);
+    data_close(&job->data);
     thread_world_destroy(job->world);
     links_destroy(job->links);
     reference_destroy(job->reference);

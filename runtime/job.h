@@ -21,6 +21,7 @@ typedef struct {
     Comm *comm;                  // this process is one rank of this world; NULL: all ranks are threads of this process
     uint32_t iterations, warmup; // measured; before them
     uint64_t seed;
+    const char *data_path;       // a file to take tokens from; NULL: generated
     Routing routing;
     bool emulate_links, check;
     bool keep_outputs; // JobResult.outputs

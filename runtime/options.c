@@ -14,6 +14,7 @@
 enum {
     OPTION_WARMUP = 256,
     OPTION_SEED,
+    OPTION_DATA,
     OPTION_CHECK,
     OPTION_JSON,
     OPTION_EMULATE_LINKS,
@@ -51,6 +52,7 @@ static const struct argp_option option_table[] = {
     {"iterations", 'n', "COUNT", 0, "measured iterations (10)", 0},
     {"warmup", OPTION_WARMUP, "COUNT", 0, "iterations before them that are not measured (1)", 0},
     {"seed", OPTION_SEED, "NUMBER", 0, "of weights and tokens (0)", 0},
+    {"data", OPTION_DATA, "FILE", 0, "take the tokens from the bytes of FILE instead of generating them", 0},
     {"check", OPTION_CHECK, NULL, 0, "compare the last iteration with a dense reference; exit 1 if they differ", 0},
     {"emulate-links", OPTION_EMULATE_LINKS, NULL, 0,
      "hold transfers to the bandwidths and latencies of the plan's cluster", 0},
@@ -160,6 +162,9 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         return 0;
     case OPTION_SEED:
         options->job.seed = parse_number(state, "seed", argument, 0, UINT64_MAX);
+        return 0;
+    case OPTION_DATA:
+        options->job.data_path = argument;
         return 0;
     case OPTION_CHECK:
         options->job.check = true;

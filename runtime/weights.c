@@ -1,32 +1,20 @@
-// Initial weights and generated tokens: see weights.h. A value depends on its key (seed, kind,
-// layer) and its index only; the generator is the finaliser of SplitMix64 applied to a counter.
+// Initial weights: see weights.h. A value depends on its key (seed, kind, layer) and its index only.
 #include "runtime/weights.h"
 
 #include <assert.h>
 #include <math.h>
 
+#include "runtime/random.h"
+
 enum { BLOCK = 512 };
 
-typedef enum { KIND_EMBEDDING, KIND_ATTENTION, KIND_ROUTER, KIND_FFN, KIND_EXPERT, KIND_SHARED, KIND_TOKENS } Kind;
-
-static uint64_t mix(uint64_t z)
-{
-    z += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-
-static uint64_t key_of(uint64_t seed, Kind kind, uint64_t a, uint64_t b)
-{
-    return mix(mix(mix(mix(seed) + (uint64_t)kind) + a) + b);
-}
+typedef enum { KIND_EMBEDDING, KIND_ATTENTION, KIND_ROUTER, KIND_FFN, KIND_EXPERT, KIND_SHARED } Kind;
 
 // Sum of four uniforms of 16 bits, shifted and scaled to mean 0 and variance 1: near enough to a
 // normal distribution, bounded, and the same on every machine. Variance of the sum: 4 x 65536^2 / 12.
 static float normal_at(uint64_t key, uint64_t index)
 {
-    uint64_t bits = mix(key + index);
+    uint64_t bits = random_mix(key + index);
     int32_t sum = (int32_t)((bits & 0xFFFF) + (bits >> 16 & 0xFFFF) + (bits >> 32 & 0xFFFF) + (bits >> 48));
     return (float)(sum - 2 * 65535) * (1.7320508f / 65536.0f);
 }
@@ -74,7 +62,7 @@ static void fill_feed_forward(Filler *filler, const ModelDims *dims, uint64_t in
 
 void weights_fill_embedding(const ModelDims *dims, uint64_t seed, Tensor out)
 {
-    Filler filler = {.out = out, .key = key_of(seed, KIND_EMBEDDING, 0, 0)};
+    Filler filler = {.out = out, .key = random_key(seed, KIND_EMBEDDING, 0, 0)};
     float deviation = fminf(0.02f, 1.0f / sqrtf((float)dims->hidden));
     fill(&filler, ((uint64_t)dims->vocabulary + dims->sequence) * dims->hidden, 0, deviation);
     fill_norm(&filler, dims->hidden);
@@ -82,7 +70,7 @@ void weights_fill_embedding(const ModelDims *dims, uint64_t seed, Tensor out)
 
 void weights_fill_attention(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out)
 {
-    Filler filler = {.out = out, .key = key_of(seed, KIND_ATTENTION, layer, 0)};
+    Filler filler = {.out = out, .key = random_key(seed, KIND_ATTENTION, layer, 0)};
     uint64_t queries = (uint64_t)dims->heads * dims->head_dim, keys = (uint64_t)dims->kv_heads * dims->head_dim;
     fill_norm(&filler, dims->hidden);
     fill_matrix(&filler, dims->hidden, queries);
@@ -93,14 +81,14 @@ void weights_fill_attention(const ModelDims *dims, uint64_t seed, uint32_t layer
 
 void weights_fill_router(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out)
 {
-    Filler filler = {.out = out, .key = key_of(seed, KIND_ROUTER, layer, 0)};
+    Filler filler = {.out = out, .key = random_key(seed, KIND_ROUTER, layer, 0)};
     fill_norm(&filler, dims->hidden);
     fill_matrix(&filler, dims->hidden, dims->experts);
 }
 
 void weights_fill_ffn(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out)
 {
-    Filler filler = {.out = out, .key = key_of(seed, KIND_FFN, layer, 0)};
+    Filler filler = {.out = out, .key = random_key(seed, KIND_FFN, layer, 0)};
     fill_norm(&filler, dims->hidden);
     fill_feed_forward(&filler, dims, dims->ffn_inner);
 }
@@ -108,7 +96,7 @@ void weights_fill_ffn(const ModelDims *dims, uint64_t seed, uint32_t layer, Tens
 void weights_fill_experts(const ModelDims *dims, uint64_t seed, uint32_t layer, uint32_t first, uint32_t count,
                           Tensor out)
 {
-    Filler filler = {.out = out, .key = key_of(seed, KIND_EXPERT, layer, 0)};
+    Filler filler = {.out = out, .key = random_key(seed, KIND_EXPERT, layer, 0)};
     filler.index = first * model_expert_elements(dims);
     for (uint32_t i = 0; i < count; i++)
         fill_feed_forward(&filler, dims, dims->inner);
@@ -116,15 +104,6 @@ void weights_fill_experts(const ModelDims *dims, uint64_t seed, uint32_t layer, 
 
 void weights_fill_shared(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out)
 {
-    Filler filler = {.out = out, .key = key_of(seed, KIND_SHARED, layer, 0)};
+    Filler filler = {.out = out, .key = random_key(seed, KIND_SHARED, layer, 0)};
     fill_feed_forward(&filler, dims, (uint64_t)dims->shared_experts * dims->inner);
-}
-
-void weights_fill_tokens(const ModelDims *dims, uint64_t seed, uint64_t rank, uint64_t iteration, Tensor tokens)
-{
-    uint64_t key = key_of(seed, KIND_TOKENS, rank, iteration), count = dims->batch * (dims->sequence + 1ull);
-    int32_t *words = tokens.data;
-    assert(tokens.dtype == DTYPE_I32 && tokens.rows * tokens.cols >= count);
-    for (uint64_t i = 0; i < count; i++)
-        words[i] = (int32_t)((mix(key + i) >> 32) * dims->vocabulary >> 32);
 }

@@ -1,4 +1,4 @@
-// Initial weights and generated tokens. Every value is a hash of (seed, kind, layer, place in the
+// Initial weights. Every value is a hash of (seed, kind, layer, place in the
 // whole tensor), so any process can make any tensor, or one expert of it, alone and get the same.
 // Values are rounded to the dtype of the tensor they are written to. Layouts: ir/plan.h, ModelDims.
 #ifndef HEP_WEIGHTS_H
@@ -16,8 +16,5 @@ void weights_fill_ffn(const ModelDims *dims, uint64_t seed, uint32_t layer, Tens
 void weights_fill_experts(const ModelDims *dims, uint64_t seed, uint32_t layer, uint32_t first, uint32_t count,
                           Tensor out);
 void weights_fill_shared(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out);
-
-// tokens: i32 [batch][sequence + 1], each below the vocabulary size.
-void weights_fill_tokens(const ModelDims *dims, uint64_t seed, uint64_t rank, uint64_t iteration, Tensor tokens);
 
 #endif
