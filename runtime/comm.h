@@ -50,6 +50,18 @@ typedef struct {
     uint64_t exchange_bytes, routing_bytes, gather_bytes, reduce_bytes;
 } CommTraffic;
 
+// Time that a rank's collectives took. A collective ends, for its rank, when it has all rows.
+typedef struct {
+    double late_s;     // until the last peer had come
+    double transfer_s; // from then on
+} CommTime;
+
+typedef struct {
+    CommTime exchange, gather;
+    double *late_s; // [ranks] how much of the first was spent waiting for that rank, which came last
+    double *last_s; // [ranks] how much of the second that rank took, which delivered last
+} CommTimes;
+
 // What a collective carries, for the byte counters: part 0 of an exchange counts as exchange (or as reduce if it
 // `sums`), part 1 and counts as routing.
 typedef struct {
@@ -69,6 +81,8 @@ typedef struct {
     void (*abort)(Comm *comm, const Fault *cause);
     // Adds this rank's counters since the last reset to totals[level]; then resets if asked.
     void (*traffic)(Comm *comm, CommTraffic totals[LEVELS_MAX], bool reset);
+    // Likewise the times. No call of this rank is under way.
+    void (*times)(Comm *comm, CommTimes *totals, bool reset);
 } CommOps;
 
 struct Comm {

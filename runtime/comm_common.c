@@ -1,9 +1,12 @@
-// Byte counters, checks of counts and words for groups: the same for every kind of communicator, so that reports
+// Byte counters, times, checks of counts and words for groups: the same for every kind of communicator, so that reports
 // and messages do not depend on it. Owns no memory.
 #include "runtime/comm_common.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 uint32_t comm_level_between(const Cluster *cluster, uint64_t a, uint64_t b)
 {
@@ -80,4 +83,62 @@ void comm_describe_group(const Cluster *cluster, const Group *group, char *out, 
     else
         snprintf(out, size, "the %s group of level '%s' (domain %" PRIu32 ")", group_kind_name(group->kind),
                  cluster->levels[group->level].name, group->domain);
+}
+
+bool comm_tally_create(CommTally *tally, uint32_t members)
+{
+    tally->of_peers = calloc(members, sizeof(*tally->of_peers));
+    return tally->of_peers;
+}
+
+void comm_tally_begin(CommTally *tally, uint32_t own, double now_s)
+{
+    tally->began_s = tally->came_s = tally->delivered_s = now_s;
+    tally->own = tally->came_last = tally->delivered_last = own;
+}
+
+// In the order that begins after `own` and ends with it.
+static bool is_nearer(uint32_t own, uint32_t a, uint32_t b)
+{
+    return a - own - 1 < b - own - 1; // wraps around at 2^32 instead of the members: the same order
+}
+
+void comm_tally_came(CommTally *tally, uint32_t member, double now_s)
+{
+    if (now_s > tally->came_s || (now_s == tally->came_s && is_nearer(tally->own, member, tally->came_last)))
+        tally->came_last = member;
+    tally->came_s = fmax(tally->came_s, now_s);
+}
+
+void comm_tally_delivered(CommTally *tally, uint32_t member, double now_s)
+{
+    if (now_s > tally->delivered_s ||
+        (now_s == tally->delivered_s && is_nearer(tally->own, member, tally->delivered_last)))
+        tally->delivered_last = member;
+    tally->delivered_s = fmax(tally->delivered_s, now_s);
+}
+
+void comm_tally_end(CommTally *tally, CommTime *kind, double now_s)
+{
+    double late_s = tally->came_s - tally->began_s, transfer_s = fmax(now_s - tally->came_s, 0);
+    kind->late_s += late_s;
+    kind->transfer_s += transfer_s;
+    tally->of_peers[tally->came_last].late_s += late_s;
+    tally->of_peers[tally->delivered_last].transfer_s += transfer_s;
+}
+
+void comm_tally_add(CommTally *tally, uint32_t members, const uint64_t *ranks, CommTimes *totals, bool reset)
+{
+    totals->exchange.late_s += tally->exchange.late_s;
+    totals->exchange.transfer_s += tally->exchange.transfer_s;
+    totals->gather.late_s += tally->gather.late_s;
+    totals->gather.transfer_s += tally->gather.transfer_s;
+    for (uint32_t m = 0; m < members; m++) {
+        totals->late_s[ranks[m]] += tally->of_peers[m].late_s;
+        totals->last_s[ranks[m]] += tally->of_peers[m].transfer_s;
+    }
+    if (!reset)
+        return;
+    tally->exchange = tally->gather = (CommTime){0};
+    memset(tally->of_peers, 0, members * sizeof(*tally->of_peers));
 }

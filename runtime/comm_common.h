@@ -11,6 +11,25 @@ typedef struct {
     _Atomic uint64_t exchange_bytes, routing_bytes, gather_bytes, reduce_bytes;
 } CommCounters;
 
+// Times of one member of a channel. Its stream alone writes it.
+typedef struct {
+    CommTime exchange, gather;
+    CommTime *of_peers; // [members] by who came and who delivered last
+    // Of the call under way:
+    double began_s, came_s, delivered_s;
+    uint32_t own, came_last, delivered_last;
+} CommTally;
+
+bool comm_tally_create(CommTally *tally, uint32_t members) MUST_CHECK;
+void comm_tally_begin(CommTally *tally, uint32_t own, double now_s);
+// A peer has come, has delivered rows. The last is told by the latest time; of those seen at one time it is the one
+// after the own member, which no member of the group is for all others.
+void comm_tally_came(CommTally *tally, uint32_t member, double now_s);
+void comm_tally_delivered(CommTally *tally, uint32_t member, double now_s);
+void comm_tally_end(CommTally *tally, CommTime *kind, double now_s);
+// Adds to the totals; `ranks` are the members'.
+void comm_tally_add(CommTally *tally, uint32_t members, const uint64_t *ranks, CommTimes *totals, bool reset);
+
 // Outermost level at which the two ranks differ.
 uint32_t comm_level_between(const Cluster *cluster, uint64_t a, uint64_t b);
 // Counts what `exchange` sends to member `member`, over `counters` of the level between the two ranks.

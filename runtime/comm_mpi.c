@@ -109,6 +109,15 @@ static void mpi_traffic(Comm *base, CommTraffic totals[LEVELS_MAX], bool reset)
     comm_counters_add(((MpiWorld *)base)->counters, totals, reset);
 }
 
+static void mpi_times(Comm *base, CommTimes *totals, bool reset)
+{
+    const MpiWorld *world = (MpiWorld *)base;
+    for (uint32_t c = 0; c < world->channel_count; c++) {
+        Channel *channel = world->channels[c];
+        comm_tally_add(&channel->tally, channel->member_count, channel->ranks, totals, reset);
+    }
+}
+
 static void mpi_watch(Comm *base, const Watch *watch)
 {
     MpiWorld *world = (MpiWorld *)base;
@@ -128,6 +137,7 @@ static const CommOps mpi_ops = {
     .watch = mpi_watch,
     .abort = mpi_abort,
     .traffic = mpi_traffic,
+    .times = mpi_times,
 };
 
 static bool mpi_start(Fault *fault)

@@ -26,6 +26,8 @@ static void channel_destroy(Channel *channel)
     free(channel->requests);
     free(channel->finished);
     free(channel->statuses);
+    free(channel->tally.of_peers);
+    free(channel->came);
     free(channel);
 }
 
@@ -60,8 +62,9 @@ static Channel *channel_create(const MpiWorld *world, const Group *group, Stream
     channel->requests = calloc(requests, sizeof(*channel->requests));
     channel->finished = calloc(requests, sizeof(*channel->finished));
     channel->statuses = calloc(requests, sizeof(*channel->statuses));
-    if (!channel->ranks || !channel->levels || !channel->flows || !channel->requests || !channel->finished ||
-        !channel->statuses) {
+    channel->came = calloc(members, sizeof(*channel->came));
+    if (!comm_tally_create(&channel->tally, channel->member_count) || !channel->came || !channel->ranks ||
+        !channel->levels || !channel->flows || !channel->requests || !channel->finished || !channel->statuses) {
         channel_destroy(channel);
         return NULL;
     }
@@ -144,6 +147,9 @@ static bool flow_post(const Call *call, uint32_t member, FlowKind kind, uint32_t
     if (flow->left == 0)
         return true;
     uint64_t largest = channel->chunk_bytes;
+    if (flow->is_first && flow->left > HEAD_FROM_BYTES && largest > HEAD_BYTES)
+        largest = HEAD_BYTES;
+    flow->is_first = false;
     int bytes = (int)(flow->left < largest ? flow->left : largest), tag = kind / 2;
     MPI_Request *request = &channel->requests[index * SLOTS + slot];
     int error = is_receive(kind) ? MPI_Irecv(flow->at, bytes, MPI_BYTE, (int)member, tag, channel->mpi, request)
@@ -158,7 +164,7 @@ static bool flow_post(const Call *call, uint32_t member, FlowKind kind, uint32_t
 static bool flow_begin(const Call *call, uint32_t member, FlowKind kind, const void *at, uint64_t bytes)
 {
     Flow *flow = &call->channel->flows[member * FLOW_KINDS + kind];
-    *flow = (Flow){.at = (char *)at, .left = bytes};
+    *flow = (Flow){.at = (char *)at, .left = bytes, .is_first = true};
     for (uint32_t slot = 0; slot < SLOTS; slot++) {
         if (!flow_post(call, member, kind, slot))
             return false;
@@ -236,12 +242,30 @@ static bool call_check_size(const Call *call, uint32_t member, int expected, MPI
     return false;
 }
 
-static bool call_finish(const Call *call, int request, MPI_Status *status)
+static void call_came(const Call *call, uint32_t member, double now_s)
+{
+    Channel *channel = call->channel;
+    if (!channel->came[member])
+        comm_tally_came(&channel->tally, member, now_s);
+    channel->came[member] = true;
+    comm_tally_delivered(&channel->tally, member, now_s);
+}
+
+static void call_begin(const Call *call)
+{
+    Channel *channel = call->channel;
+    memset(channel->came, 0, channel->member_count * sizeof(*channel->came));
+    comm_tally_begin(&channel->tally, channel->own, clock_now_s());
+}
+
+static bool call_finish(const Call *call, int request, MPI_Status *status, double now_s)
 {
     Channel *channel = call->channel;
     uint32_t index = (uint32_t)request / SLOTS, slot = (uint32_t)request % SLOTS, member = index / FLOW_KINDS;
     FlowKind kind = (FlowKind)(index % FLOW_KINDS);
     channel->open[kind]--;
+    if (is_receive(kind))
+        call_came(call, member, now_s);
     if (is_receive(kind) && !call_check_size(call, member, channel->flows[index].expected[slot], status))
         return false;
     return flow_post(call, member, kind, slot);
@@ -260,8 +284,9 @@ static bool call_advance(const Call *call, bool *finished)
     if (!mpi_check(error, "messages failed", call->fault))
         return false;
     *finished = count != MPI_UNDEFINED && count > 0;
+    double now_s = clock_now_s(); // they were found together
     for (int i = 0; *finished && i < count; i++) {
-        if (!call_finish(call, channel->finished[i], &channel->statuses[i]))
+        if (!call_finish(call, channel->finished[i], &channel->statuses[i], now_s))
             return false;
     }
     return true;
@@ -359,12 +384,16 @@ bool mpi_exchange(Comm *base, int handle, const Exchange *exchange, Fault *fault
             return false;
         comm_count_exchange(&world->counters[channel->levels[m]], exchange, m);
     }
+    call_begin(&call);
     if (!exchange->counts_known && !exchange_counts(&call, exchange))
         return false;
     if (!exchange_rows(&call, exchange, false) || !call_complete(&call, true))
         return false;
-    return comm_check_receive(exchange, channel->member_count, channel->own, channel->ranks, fault) &&
-           exchange_rows(&call, exchange, true) && call_complete(&call, false);
+    if (!comm_check_receive(exchange, channel->member_count, channel->own, channel->ranks, fault) ||
+        !exchange_rows(&call, exchange, true) || !call_complete(&call, false))
+        return false;
+    comm_tally_end(&channel->tally, &channel->tally.exchange, clock_now_s());
+    return true;
 }
 
 bool mpi_all_gather(Comm *base, int handle, const void *shard, void *gathered, uint64_t bytes, Fault *fault)
@@ -372,9 +401,7 @@ bool mpi_all_gather(Comm *base, int handle, const void *shard, void *gathered, u
     MpiWorld *world = (MpiWorld *)base;
     Channel *channel = world->channels[handle];
     Call call = {.world = world, .channel = channel, .fault = fault};
-    char *own = (char *)gathered + channel->own * bytes;
-    if (own != shard)
-        memcpy(own, shard, bytes);
+    call_begin(&call);
     for (uint32_t step = 1; step < channel->member_count; step++) {
         uint32_t m = peer_after(channel, step);
         atomic_fetch_add(&world->counters[channel->levels[m]].gather_bytes, bytes);
@@ -382,5 +409,10 @@ bool mpi_all_gather(Comm *base, int handle, const void *shard, void *gathered, u
             !flow_begin(&call, m, SEND_ROWS, shard, bytes))
             return false;
     }
-    return call_complete(&call, false);
+    char *own = (char *)gathered + channel->own * bytes; // while the others' shards are on their way
+    if (own != shard)
+        memcpy(own, shard, bytes);
+    bool ok = call_complete(&call, false);
+    comm_tally_end(&channel->tally, &channel->tally.gather, clock_now_s());
+    return ok;
 }

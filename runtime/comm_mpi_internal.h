@@ -10,6 +10,8 @@
 
 enum {
     CHUNK_BYTES_MIN = 64 << 10,
+    HEAD_BYTES = 1 << 10, // first message of a long flow: it tells when the peer came
+    HEAD_FROM_BYTES = 64 << 10,
     CHUNK_BYTES = 16 << 20,
     CHUNK_BYTES_MAX = 1 << 30,
     SLOTS = 2,
@@ -22,6 +24,7 @@ typedef enum { SEND_COUNT, RECEIVE_COUNT, SEND_ROWS, RECEIVE_ROWS, SEND_RECORDS,
 typedef struct {
     char *at;      // next chunk
     uint64_t left; // bytes not yet posted
+    bool is_first; // nothing was posted yet
     int expected[SLOTS];
 } Flow;
 
@@ -38,6 +41,8 @@ typedef struct {
     int *finished;             // [members * FLOW_KINDS * SLOTS], scratch of MPI_Testsome
     MPI_Status *statuses;      // likewise
     uint32_t open[FLOW_KINDS]; // requests under way
+    CommTally tally;
+    bool *came; // [members] something has arrived from it in the call under way
 } Channel;
 
 // Whom a stream waits for inside a collective, and what that rank's process says when asked.

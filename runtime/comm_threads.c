@@ -24,6 +24,7 @@ static void channel_destroy(Channel *channel)
 {
     for (uint32_t m = 0; channel->members && m < channel->member_count; m++) {
         free(channel->members[m].flows);
+        free(channel->members[m].tally.of_peers);
         pthread_cond_destroy(&channel->members[m].changed);
     }
     pthread_mutex_destroy(&channel->mutex);
@@ -114,6 +115,10 @@ static int threads_open(Comm *base, const Group *group, Stream stream, Fault *fa
     pthread_mutex_lock(&world->mutex);
     Channel *channel = world_channel(world, group, stream, order, first_rank);
     Flow *flows = channel ? flows_create(channel, &world->cluster, own) : NULL;
+    if (flows && !comm_tally_create(&channel->members[own].tally, channel->member_count)) {
+        free(flows);
+        flows = NULL;
+    }
     if (flows) {
         pthread_mutex_lock(&channel->mutex);
         channel->members[own].flows = flows;
@@ -261,6 +266,16 @@ static void threads_traffic(Comm *base, CommTraffic totals[LEVELS_MAX], bool res
     comm_counters_add(((ThreadComm *)base)->counters, totals, reset);
 }
 
+static void threads_times(Comm *base, CommTimes *totals, bool reset)
+{
+    ThreadComm *comm = (ThreadComm *)base;
+    for (uint32_t h = 0; h < comm->handle_count; h++) {
+        Channel *channel = comm->handles[h].channel;
+        comm_tally_add(&channel->members[comm->handles[h].own].tally, channel->member_count, channel->ranks, totals,
+                       reset);
+    }
+}
+
 static const CommOps thread_ops = {
     .name = "threads",
     .open = threads_open,
@@ -272,6 +287,7 @@ static const CommOps thread_ops = {
     .watch = threads_watch,
     .abort = threads_abort,
     .traffic = threads_traffic,
+    .times = threads_times,
 };
 
 ThreadWorld *thread_world_create(const Cluster *cluster, LinkEmulation *links, double timeout_s)

@@ -148,6 +148,7 @@ static bool flow_begin(Call *call, uint32_t peer, double start_s)
     if (!call_match(call, peer))
         return false;
     Flow *flow = &call->member->flows[peer];
+    comm_tally_came(&call->member->tally, peer, call->channel->members[peer].post.posted_s);
     flow_aim(call, peer, flow);
     flow->state = FLOW_MOVING;
     flow->ready_s = start_s;
@@ -244,6 +245,7 @@ static void call_take(Call *call, Flow *flow, uint32_t peer)
     flow->state = FLOW_TAKEN;
     call->left--;
     if (flow->total > 0) {
+        comm_tally_delivered(&call->member->tally, peer, clock_now_s());
         call->messages++;
         call->end_s = fmax(call->end_s, flow->link.clock_s + flow->link.latency_s);
         call->overhead_s = flow->link.overhead_s;
@@ -328,7 +330,17 @@ static bool call_run(ThreadComm *comm, int handle, const Post *post, Fault *faul
     call.left = channel->member_count - 1;
     pthread_mutex_lock(&channel->mutex);
     call_post(&call, post);
+    if (post->kind == CALL_ALL_GATHER) {
+        char *own_shard = (char *)post->gathered + own * post->bytes;
+        pthread_mutex_unlock(&channel->mutex); // peers take theirs meanwhile
+        if (own_shard != post->shard)
+            memcpy(own_shard, post->shard, post->bytes);
+        pthread_mutex_lock(&channel->mutex);
+    }
+    CommTally *tally = &call.member->tally;
+    comm_tally_begin(tally, own, call.member->post.posted_s);
     bool ok = call_transfer(&call);
+    comm_tally_end(tally, post->kind == CALL_EXCHANGE ? &tally->exchange : &tally->gather, clock_now_s());
     pthread_mutex_unlock(&channel->mutex);
     return ok;
 }
@@ -355,9 +367,6 @@ bool threads_all_gather(Comm *base, int handle, const void *shard, void *gathere
         if (m != at->own)
             atomic_fetch_add(&comm->counters[at->channel->members[at->own].flows[m].level].gather_bytes, bytes);
     }
-    char *own = (char *)gathered + at->own * bytes;
-    if (own != shard)
-        memcpy(own, shard, bytes);
     Post post = {.kind = CALL_ALL_GATHER, .shard = shard, .gathered = gathered, .bytes = bytes};
     return call_run(comm, handle, &post, fault);
 }

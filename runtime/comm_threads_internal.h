@@ -44,6 +44,7 @@ typedef struct {
     pthread_cond_t changed; // a peer posted, or the last receiver has taken this member's rows
     Post post;
     Flow *flows; // [members]; NULL until the member has opened the channel
+    CommTally tally;
 } Member;
 
 typedef struct Channel {

@@ -32,6 +32,8 @@ typedef struct {
     float *samples;       // [step][SAMPLES_MAX or iterations]
     double *step_s;       // [step] medians
     double *histogram;    // [choice][expert] of this rank's tokens, or NULL
+    double compute_s;     // of the measured iterations
+    CommTimes times;      // of its collectives, late_s and last_s in one piece
     double start_s;       // of the last iteration
     pthread_t thread;
     bool ok;
@@ -111,8 +113,10 @@ static bool rank_prepare(Rank *rank)
     rank->step_s = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->step_s));
     if (job->options->count_choices)
         rank->histogram = calloc(histogram_count(job->plan) + 1, sizeof(*rank->histogram));
-    if (!rank->samples || !rank->step_s || (job->options->count_choices && !rank->histogram))
+    rank->times.late_s = calloc(2 * job->rank_count, sizeof(double));
+    if (!rank->samples || !rank->step_s || !rank->times.late_s || (job->options->count_choices && !rank->histogram))
         return fault_set(&rank->fault, EXIT_FAULT, "out of memory for step times");
+    rank->times.last_s = rank->times.late_s + job->rank_count;
     rank->comm->ops->watch(rank->comm, &(Watch){.point = rank_point, .life_s = rank_life_s, .context = rank});
     atomic_store(&rank->prepared, true);
     return true;
@@ -122,8 +126,11 @@ static void rank_keep_times(Rank *rank, uint32_t iteration)
 {
     const StepTime *times = interpreter_times(rank->interpreter);
     uint32_t samples = rank->job->sample_count;
-    for (uint32_t s = 0; s < rank->job->plan->step_count; s++)
-        rank->samples[(size_t)s * samples + iteration % samples] = (float)(times[s].end_s - times[s].start_s);
+    for (uint32_t s = 0; s < rank->job->plan->step_count; s++) {
+        double time_s = times[s].end_s - times[s].start_s;
+        rank->samples[(size_t)s * samples + iteration % samples] = (float)time_s;
+        rank->compute_s += rank->job->plan->steps[s].group == NONE ? time_s : 0;
+    }
 }
 
 static void rank_count_choices(Rank *rank, const int32_t *decisions)
@@ -175,6 +182,7 @@ static bool rank_loop(Rank *rank)
         if (i == options->warmup) {
             CommTraffic discarded[LEVELS_MAX] = {0};
             rank->comm->ops->traffic(rank->comm, discarded, true);
+            rank->comm->ops->times(rank->comm, &rank->times, true);
         }
         if (is_first(rank)) {
             atomic_store(&job->iteration, warm ? i - options->warmup : i);
@@ -263,6 +271,37 @@ static bool rank_reduce_traffic(Rank *rank)
     return true;
 }
 
+static CommTime per_iteration(CommTime total, double iterations)
+{
+    return (CommTime){total.late_s / iterations, total.transfer_s / iterations};
+}
+
+// Ranks of one process write into one table; processes, each with a table of its own, share them by a sum.
+static bool rank_share_times(Rank *rank)
+{
+    Job *job = rank->job;
+    const CommOps *comm = rank->comm->ops;
+    RankTimes *table = job->result->rank_times, *own = &table[rank->comm->rank];
+    uint64_t ranks = job->rank_count;
+    double iterations = job->options->iterations;
+    rank->times.exchange = rank->times.gather = (CommTime){0};
+    memset(rank->times.late_s, 0, 2 * ranks * sizeof(double)); // last_s is behind
+    comm->times(rank->comm, &rank->times, false);
+    pthread_mutex_lock(&job->mutex);
+    own->compute_s = rank->compute_s / iterations;
+    own->exchange = per_iteration(rank->times.exchange, iterations);
+    own->gather = per_iteration(rank->times.gather, iterations);
+    for (uint64_t r = 0; ranks > 1 && r < ranks; r++) {
+        table[r].awaited_s += r == rank->comm->rank ? 0 : rank->times.late_s[r] / iterations / (double)(ranks - 1);
+        table[r].last_s += r == rank->comm->rank ? 0 : rank->times.last_s[r] / iterations / (double)(ranks - 1);
+    }
+    pthread_mutex_unlock(&job->mutex);
+    _Static_assert(sizeof(RankTimes) % sizeof(double) == 0, "times are reduced as an array of numbers");
+    return !job->options->comm ||
+           comm->all_reduce_sum(rank->comm, &table->compute_s, (uint32_t)(ranks * sizeof(RankTimes) / sizeof(double)),
+                                &rank->fault);
+}
+
 static bool rank_check(Rank *rank)
 {
     Job *job = rank->job;
@@ -301,7 +340,7 @@ static bool rank_work(Rank *rank)
 {
     const JobOptions *options = rank->job->options;
     if (!rank_prepare(rank) || !rank_loop(rank) || !rank_reduce_steps(rank) || !rank_reduce_traffic(rank) ||
-        !rank_reduce_choices(rank) || !rank_share_trace(rank))
+        !rank_reduce_choices(rank) || !rank_share_times(rank) || !rank_share_trace(rank))
         return false;
     if (is_first(rank))
         memcpy(rank->job->result->step_s, rank->step_s, rank->job->plan->step_count * sizeof(*rank->step_s));
@@ -345,7 +384,8 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
         result->histogram = calloc(histogram_count(plan) + 1, sizeof(*result->histogram));
     if (options->keep_outputs)
         result->outputs = calloc(options->comm ? 1 : result->ranks, output_bytes(plan) + 1);
-    if (!result->iteration_s || !result->loss || !result->step_s || !result->trace ||
+    result->rank_times = calloc(result->ranks, sizeof(*result->rank_times));
+    if (!result->iteration_s || !result->loss || !result->step_s || !result->trace || !result->rank_times ||
         (options->count_choices && !result->histogram) || (options->keep_outputs && !result->outputs))
         return fault_set(fault, EXIT_FAULT, "out of memory for the result");
     return true;
@@ -492,6 +532,7 @@ static void job_destroy(Job *job)
         free(job->ranks[r].samples);
         free(job->ranks[r].step_s);
         free(job->ranks[r].histogram);
+        free(job->ranks[r].times.late_s);
     }
     free(job->ranks);
     data_close(&job->data);
@@ -546,6 +587,7 @@ void job_result_free(JobResult *result)
     free(result->step_s);
     free(result->trace);
     free(result->histogram);
+    free(result->rank_times);
     free(result->outputs);
     *result = (JobResult){0};
 }

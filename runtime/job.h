@@ -8,6 +8,7 @@
 
 #include "runtime/check.h"
 #include "runtime/interpreter.h"
+#include "runtime/waits.h"
 
 typedef enum { JOB_PREPARING, JOB_WARMING_UP, JOB_RUNNING, JOB_CHECKING } JobPhase;
 
@@ -56,6 +57,7 @@ typedef struct {
     double min_s, median_s, max_s;
     JobTraffic traffic[LEVELS_MAX];
     CheckVerdict check;
+    RankTimes *rank_times; // [ranks], means over iterations
     // [trace_count][plan->step_count], seconds from the begin of the iteration: of the first rank where all ranks are
     // on one machine and share its clock, else from when the rank itself began.
     StepTime *trace;

@@ -86,12 +86,15 @@ enum {
     GIVEN_EMULATE,
     GIVEN_TIMEOUT,
     GIVEN_TRACED,
+    GIVEN_PROFILE,
+    GIVEN_DATA,
     GIVEN_COUNT
 };
 static const char *const given_names[GIVEN_COUNT] = {
     [GIVEN_SEED_HIGH] = "--seed",        [GIVEN_SEED_LOW] = "--seed",   [GIVEN_ITERATIONS] = "--iterations",
     [GIVEN_WARMUP] = "--warmup",         [GIVEN_ROUTING] = "--routing", [GIVEN_CHECK] = "--check",
     [GIVEN_EMULATE] = "--emulate-links", [GIVEN_TIMEOUT] = "--timeout", [GIVEN_TRACED] = "--trace",
+    [GIVEN_PROFILE] = "--profile",       [GIVEN_DATA] = "--data",
 };
 
 static void given_fill(const JobOptions *options, double given[GIVEN_COUNT])
@@ -104,6 +107,8 @@ static void given_fill(const JobOptions *options, double given[GIVEN_COUNT])
     given[GIVEN_CHECK] = options->check;
     given[GIVEN_EMULATE] = options->emulate_links;
     given[GIVEN_TIMEOUT] = options->timeout_s;
+    given[GIVEN_PROFILE] = options->count_choices;
+    given[GIVEN_DATA] = options->data_path != NULL;
     given[GIVEN_TRACED] = options->trace_count;
     for (uint32_t t = 0; t < options->trace_count; t++)
         given[GIVEN_TRACED] += (double)options->trace_ranks[t] * (t + 1);

@@ -211,6 +211,85 @@ static void print_traffic(const Report *report, Text *out)
     }
 }
 
+// ---- who waits for whom ----------------------------------------------------------------------
+
+enum { RANKS_SHOWN = 16 };
+
+static double awaited_of(const Report *report, uint64_t rank)
+{
+    return report->result->rank_times[rank].awaited_s;
+}
+
+// Is it among the RANKS_SHOWN ranks that others wait for longest? Of equals the first.
+static bool is_shown(const Report *report, uint64_t rank)
+{
+    uint64_t before = 0;
+    for (uint64_t r = 0; r < report->result->ranks; r++)
+        before += awaited_of(report, r) > awaited_of(report, rank) ||
+                  (awaited_of(report, r) == awaited_of(report, rank) && r < rank);
+    return before < RANKS_SHOWN;
+}
+
+static double mean_s(const JobResult *result)
+{
+    double sum_s = 0;
+    for (uint32_t i = 0; i < result->iterations; i++)
+        sum_s += result->iteration_s[i];
+    return sum_s / result->iterations;
+}
+
+static int64_t slow_rank(const Report *report)
+{
+    return waits_slow_rank(report->result->rank_times, report->result->ranks, mean_s(report->result));
+}
+
+// Copies between threads pass no link.
+static int64_t slow_worker(const Report *report)
+{
+    bool has_links = report->options->comm || report->options->emulate_links;
+    return has_links ? waits_slow_worker(&report->plan->cluster, report->result->rank_times, mean_s(report->result))
+                     : -1;
+}
+
+static void append_slow(const Report *report, Text *out)
+{
+    const Cluster *cluster = &report->plan->cluster;
+    int64_t rank = slow_rank(report), worker = slow_worker(report);
+    if (rank >= 0)
+        text_format(out,
+                    "slow rank: %" PRId64
+                    ": the others wait %.3f ms per iteration for it to come; look at its processor "
+                    "and at what else runs there\n",
+                    rank, 1e3 * awaited_of(report, (uint64_t)rank));
+    if (worker >= 0 && cluster->port_count)
+        text_format(out, "slow link: that of %s: what comes from there comes last\n", cluster->ports[worker].name);
+    else if (worker >= 0)
+        text_format(out, "slow link: that of %s[%" PRId64 "]: what comes from there comes last\n",
+                    cluster->levels[0].name, worker);
+}
+
+static void print_ranks(const Report *report, Text *out)
+{
+    const JobResult *result = report->result;
+    text_format(out, "\n%-8s %10s %14s %14s %14s %14s %14s %14s\n", "rank", "compute", "late, exchange", "late, gather",
+                "rows, exchange", "rows, gather", "awaited", "last");
+    text_format(out, "%-8s %10s %14s %14s %14s %14s %14s %14s\n", "", "ms", "ms", "ms", "ms", "ms", "ms", "ms");
+    for (uint64_t r = 0; r < result->ranks; r++) {
+        const RankTimes *of = &result->rank_times[r];
+        if (is_shown(report, r))
+            text_format(out, "%-8" PRIu64 " %10.3f %14.3f %14.3f %14.3f %14.3f %14.3f %14.3f\n", r, 1e3 * of->compute_s,
+                        1e3 * of->exchange.late_s, 1e3 * of->gather.late_s, 1e3 * of->exchange.transfer_s,
+                        1e3 * of->gather.transfer_s, 1e3 * of->awaited_s, 1e3 * of->last_s);
+    }
+    text_append(
+        out, "# per iteration; late: waiting for peers that had not come; rows: moving them after that; awaited: how "
+             "long each\n# other rank waited for this one; last: how long each took rows where this one "
+             "delivered last\n");
+    if (result->ranks > RANKS_SHOWN)
+        text_format(out, "# the %d ranks that others wait for longest; --json has all\n", RANKS_SHOWN);
+    append_slow(report, out);
+}
+
 static void print_verdict(const Report *report, Text *out)
 {
     const JobResult *result = report->result;
@@ -235,6 +314,7 @@ void report_print(const Report *report, Text *out)
         print_step_groups(report, out);
     print_iterations(report, out);
     print_traffic(report, out);
+    print_ranks(report, out);
     print_verdict(report, out);
 }
 
@@ -305,6 +385,33 @@ static cJSON *json_steps(const Report *report)
     return steps;
 }
 
+static cJSON *json_ranks(const JobResult *result)
+{
+    cJSON *ranks = cJSON_CreateArray();
+    for (uint64_t r = 0; r < result->ranks; r++) {
+        const RankTimes *of = &result->rank_times[r];
+        cJSON *rank = cJSON_CreateObject();
+        cJSON_AddNumberToObject(rank, "rank", (double)r);
+        cJSON_AddNumberToObject(rank, "compute_s", of->compute_s);
+        cJSON_AddNumberToObject(rank, "exchange_late_s", of->exchange.late_s);
+        cJSON_AddNumberToObject(rank, "exchange_rows_s", of->exchange.transfer_s);
+        cJSON_AddNumberToObject(rank, "gather_late_s", of->gather.late_s);
+        cJSON_AddNumberToObject(rank, "gather_rows_s", of->gather.transfer_s);
+        cJSON_AddNumberToObject(rank, "awaited_s", of->awaited_s);
+        cJSON_AddNumberToObject(rank, "last_s", of->last_s);
+        cJSON_AddItemToArray(ranks, rank);
+    }
+    return ranks;
+}
+
+static void json_add_index(cJSON *root, const char *name, int64_t index)
+{
+    if (index < 0)
+        cJSON_AddNullToObject(root, name);
+    else
+        cJSON_AddNumberToObject(root, name, (double)index);
+}
+
 void report_add_json(const Report *report, cJSON *root)
 {
     const JobResult *result = report->result;
@@ -326,6 +433,9 @@ void report_add_json(const Report *report, cJSON *root)
     int loss_count = result->has_loss ? (int)result->iterations : 0;
     cJSON_AddItemToObject(root, "loss", cJSON_CreateDoubleArray(result->loss, loss_count));
     cJSON_AddItemToObject(root, "steps", json_steps(report));
+    cJSON_AddItemToObject(root, "rank_times", json_ranks(result));
+    json_add_index(root, "slow_rank", slow_rank(report));
+    json_add_index(root, "slow_worker", slow_worker(report));
 }
 
 void report_print_json(const Report *report, Text *out)

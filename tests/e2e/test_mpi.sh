@@ -74,6 +74,30 @@ expect 0 '' "$HEPC" placed.hep -o plan.hepb
 grep -Eq 'paris [+] (rome|bonn) [|] ' out || fail "oslo is not where paris avoids it: $(cat out)"
 same placed 8
 
+# A rank that its processor serves one fifth of the time is named.
+sed 's/batch = 2/batch = 64/; s/inner = 64/inner = 512/' eight.hep >busy.hep
+expect 0 '' "$HEPC" --domain ep busy.hep -o plan.hepb
+mpirun --oversubscribe -n 8 "$HEP_RUN" plan.hepb --iterations 20 --json=run.json >out 2>err &
+launcher=$!
+for _ in $(seq 100); do
+  slow=$(pgrep -P $launcher hep-run | while read -r pid; do
+    tr '\0' '\n' </proc/"$pid"/environ 2>/dev/null | grep -qx OMPI_COMM_WORLD_RANK=3 && echo "$pid"; done)
+  [ -n "$slow" ] && break
+  sleep 0.05
+done
+while kill -STOP "$slow" 2>/dev/null; do
+  sleep 0.04
+  kill -CONT "$slow" 2>/dev/null
+  sleep 0.01
+done
+wait $launcher || fail "a rank stopped now and then: $(cat err)"
+grep -q '^slow rank: 3: ' out || fail "rank 3 is not named: $(sed -n '/^rank /,$p' out)"
+python3 -c '
+import json
+run = json.load(open("run.json"))
+assert run["slow_rank"] == 3 and len(run["rank_times"]) == 8, run["slow_rank"]
+' || fail "slow_rank of --json"
+
 # The report is printed once, and the plan may come from standard input.
 expect 0 '' "$HEPC" --domain dc=1,node=1,gpu=2 eight.hep -o plan.hepb
 launch 8 - --iterations 1 <plan.hepb >out 2>err || fail "plan from standard input: $(cat err)"

@@ -32,6 +32,29 @@ for planned, measured in zip(plan["traffic"], run["traffic"]):
     assert measured["bytes"] == total, (measured, planned)
 PYTHON
 done
+# The port that all wait for is named, in words and numbers.
+cat >ports.hep <<'HEP'
+cluster ports {
+  level dc   { count = 4  bandwidth = 50 Mbit/s  latency = 1 ms }
+  device     { compute = 4 GFLOP/s  memory = 1 GB  memory_bandwidth = 1 GB/s }
+  port dc[2] { bandwidth = 5 Mbit/s }
+}
+model small {
+  layers = 2  hidden = 64  heads = 2  vocabulary = 16
+  sequence = 4  batch = 16
+  dtype = f32
+  moe { experts = 8  top_k = 2  inner = 16  activation = relu }
+}
+plan { pass = forward  domain = ep }
+HEP
+expect 0 '' "$HEPC" ports.hep -o plan.hepb
+expect 0 '' "$HEP_RUN" plan.hepb --emulate-links --iterations 2 --json=run.json
+grep -q '^slow link: that of dc\[2\]' "$work/out" || fail "the slow link is not named: $(cat "$work/out")"
+python3 -c 'import json
+run = json.load(open("run.json"))
+assert len(run["rank_times"]) == 4, run["rank_times"]
+' || fail "times of ranks in --json"
+
 # SIGUSR1 tells where every rank's streams stand, and the run goes on.
 expect 0 '' "$HEPC" "$HEP_SOURCE/samples/laptop.hep" -o plan.hepb
 "$HEP_RUN" plan.hepb --emulate-links --iterations 100000 >out 2>err &

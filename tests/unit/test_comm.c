@@ -294,6 +294,36 @@ Test(comm, bytes_are_counted_by_the_level_they_cross)
     cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
 }
 
+static bool late_gather(Comm *comm, Fault *fault)
+{
+    uint64_t shard = 0, gathered[3];
+    double seconds[2][RANKS] = {{0}};
+    int channel = comm->ops->open(comm, &of_gpus, STREAM_MIGRATE, fault);
+    if (channel < 0 || !comm->ops->barrier(comm, fault))
+        return false;
+    if (comm->rank == 4)
+        clock_sleep_until(clock_now_s() + 0.1);
+    if (!comm->ops->all_gather(comm, channel, &shard, gathered, sizeof(shard), fault))
+        return false;
+    CommTimes times = {.late_s = seconds[0], .last_s = seconds[1]};
+    comm->ops->times(comm, &times, true);
+    double late_s = comm->rank == 3 || comm->rank == 5 ? 0.1 : 0; // 0 to 2 do not wait for 4
+    cr_assert_geq(times.gather.late_s, 0.9 * late_s);
+    cr_assert_geq(seconds[0][4], 0.9 * late_s);
+    cr_assert_leq(seconds[0][4], times.gather.late_s);
+    cr_assert_eq(times.exchange.late_s + times.exchange.transfer_s, 0);
+    times.gather = (CommTime){0};
+    comm->ops->times(comm, &times, false);
+    cr_assert_eq(times.gather.late_s + times.gather.transfer_s, 0);
+    return true;
+}
+
+Test(comm, waiting_is_counted_against_who_came_last)
+{
+    Fault fault = ranks_run(NULL, 10, late_gather);
+    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+}
+
 static bool overflow(Comm *comm, Fault *fault)
 {
     char rows[3][8] = {{0}}, received[2][8];
