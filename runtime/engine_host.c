@@ -1,6 +1,5 @@
-// The host engine: kernels/host for local ops, the communicator for the others, one arena per rank.
-// Everything a step needs (tensors, route tables, channels, row counts' places) is resolved when the
-// engine is created; executing a step only calls. Nothing is allocated after creation.
+// The host engine: one arena per rank. Everything a step needs (tensors, route tables, channels, row counts' places) is
+// resolved here when the engine is created; executing a step only calls (engine_host_ops.c).
 #include <assert.h>
 #include <inttypes.h>
 #include <math.h>
@@ -8,283 +7,13 @@
 #include <string.h>
 
 #include "ir/base/text.h"
-#include "runtime/engine.h"
+#include "runtime/comm_sums.h"
+#include "runtime/engine_host_internal.h"
 #include "runtime/weights.h"
-
-typedef struct HostEngine HostEngine;
-typedef struct HostStep HostStep;
-typedef bool (*Handler)(const HostStep *step, Fault *fault);
-
-struct HostStep {
-    HostEngine *engine;
-    Handler run;
-    uint32_t index;
-    Tensor operands[OPERANDS_MAX];
-    int channel;      // of collectives
-    uint32_t own;     // index in the step's group
-    RouteTable route; // of route and unroute
-    const int32_t *slot_of_expert;
-    int32_t *decisions; // where a gate's choice is recorded, or NULL
-    bool is_final;      // its output is the final hidden state
-};
-
-// Places of experts for one vector of domain sizes; layers with equal vectors share them.
-typedef struct {
-    uint32_t domain[LEVELS_MAX];
-    int32_t *member_of_expert[LEVELS_MAX];
-    int32_t *slot_of_expert;
-} ExpertMap;
-
-struct HostEngine {
-    const Plan *plan;
-    Comm *comm;
-    EngineOptions options;
-    uint64_t capacity_rows; // of the gate
-    char *arena;
-    HostStep *steps;
-    ExpertMap *maps;
-    uint32_t map_count;
-    int32_t *map_memory;
-    int *channels; // [group][stream], -1 while not opened
-    int32_t *decisions;
-    void *final_x;
-    Tensor loss, tokens, x;
-};
-
-// ---- ops -------------------------------------------------------------------------------------
-
-static uint64_t counted_rows(Tensor counts)
-{
-    const int32_t *values = counts.data;
-    uint64_t rows = 0;
-    for (uint64_t i = 0; i < counts.rows * counts.cols; i++)
-        rows += (uint64_t)values[i];
-    return rows;
-}
-
-static uint64_t row_bytes(Tensor tensor)
-{
-    return tensor.cols * dtype_bytes(tensor.dtype);
-}
-
-static void *row_at(Tensor tensor, uint64_t row)
-{
-    return (char *)tensor.data + row * row_bytes(tensor);
-}
-
-static const ModelDims *dims_of(const HostStep *step)
-{
-    return &step->engine->plan->model;
-}
-
-static bool run_embed(const HostStep *step, Fault *fault)
-{
-    (void)fault;
-    const Tensor *t = step->operands;
-    host_embed(dims_of(step), t[0], t[1], t[2]);
-    return true;
-}
-
-static bool run_pre_expert(const HostStep *step, Fault *fault)
-{
-    (void)fault;
-    const Tensor *t = step->operands;
-    host_pre_expert(dims_of(step), t[0], t[1], t[2], t[3]);
-    return true;
-}
-
-static void keep_final(const HostStep *step, Tensor x)
-{
-    if (step->is_final && step->engine->final_x)
-        memcpy(step->engine->final_x, x.data, x.rows * row_bytes(x));
-}
-
-static bool run_ffn(const HostStep *step, Fault *fault)
-{
-    (void)fault;
-    const Tensor *t = step->operands;
-    host_ffn(dims_of(step), t[0], t[1], t[2], t[3]);
-    keep_final(step, t[2]);
-    return true;
-}
-
-static bool run_gate(const HostStep *step, Fault *fault)
-{
-    (void)fault;
-    const Tensor *t = step->operands;
-    HostEngine *engine = step->engine;
-    host_gate(dims_of(step), engine->options.routing, engine->capacity_rows, t[0], t[1], t[2], t[3], t[4]);
-    if (step->decisions) {
-        const Record *records = t[3].data;
-        uint64_t count = model_tokens(dims_of(step)) * dims_of(step)->top_k;
-        for (uint64_t i = 0; i < count; i++)
-            step->decisions[i] = records[i].expert;
-    }
-    return true;
-}
-
-static bool run_route(const HostStep *step, Fault *fault)
-{
-    const Tensor *t = step->operands;
-    Tensor rows = t[0], records = t[1], counts = t[2];
-    uint64_t row_count = counts.data ? counted_rows(counts) : records.rows;
-    uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
-    uint64_t lost = host_route(&step->route, row_count, fanout, rows, records, t[3], t[4], t[5], t[6], t[7], t[8]);
-    if (lost > 0)
-        return fault_set(fault, EXIT_FAULT,
-                         "%" PRIu64 " rows do not fit in buffers of %" PRIu64 " and %" PRIu64
-                         " rows: more tokens chose experts of one domain than the plan reserves for",
-                         lost, t[3].rows, t[5].rows);
-    return true;
-}
-
-static bool run_dispatch(const HostStep *step, Fault *fault)
-{
-    const Tensor *t = step->operands;
-    Tensor send_rows = t[0], send_records = t[1], send_counts = t[2], next_rows = t[3], next_records = t[4];
-    int32_t *next_counts = t[5].data;
-    uint64_t own_rows = (uint64_t)((const int32_t *)send_counts.data)[step->own];
-    Exchange exchange = {
-        .part_count = send_records.data ? 2 : 1,
-        .parts = {{send_rows.data, row_at(next_rows, own_rows), row_bytes(send_rows)}},
-        .send_counts = send_counts.data,
-        .recv_counts = next_counts,
-        .recv_capacity = next_rows.rows - own_rows,
-    };
-    if (send_records.data)
-        exchange.parts[1] = (ExchangePart){send_records.data, row_at(next_records, own_rows), row_bytes(send_records)};
-    next_counts[step->own] = (int32_t)own_rows;
-    Comm *comm = step->engine->comm;
-    return comm->ops->exchange(comm, step->channel, &exchange, fault);
-}
-
-static bool run_expert(const HostStep *step, Fault *fault)
-{
-    const Tensor *t = step->operands;
-    Tensor rows = t[0], records = t[1], counts = t[2];
-    uint64_t row_count = counts.data ? counted_rows(counts) : records.rows;
-    uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
-    uint64_t lost =
-        host_expert(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records, t[3], t[4], t[5]);
-    if (lost > 0)
-        return fault_set(fault, EXIT_FAULT, "%" PRIu64 " records name experts that this rank does not hold", lost);
-    return true;
-}
-
-static bool run_combine(const HostStep *step, Fault *fault)
-{
-    const Tensor *t = step->operands;
-    Tensor results = t[0], next_counts = t[1], send_counts = t[2], returned = t[3];
-    uint64_t own_rows = (uint64_t)((const int32_t *)next_counts.data)[step->own];
-    Exchange exchange = {
-        .part_count = 1,
-        .parts = {{row_at(results, own_rows), returned.data, row_bytes(results)}},
-        .send_counts = next_counts.data,
-        .recv_counts = send_counts.data,
-        .counts_known = true,
-        .recv_capacity = returned.rows,
-    };
-    Comm *comm = step->engine->comm;
-    return comm->ops->exchange(comm, step->channel, &exchange, fault);
-}
-
-static bool run_unroute(const HostStep *step, Fault *fault)
-{
-    (void)fault;
-    const Tensor *t = step->operands;
-    Tensor counts = t[4], rows = t[5];
-    uint32_t fanout = 1;
-    if (!counts.data && step->engine->plan->dispatch == DISPATCH_NAIVE)
-        fanout = dims_of(step)->top_k;
-    uint64_t row_count = counts.data ? counted_rows(counts) : rows.rows * fanout;
-    host_unroute(&step->route, row_count, fanout, t[0], t[1], t[2], t[3], rows, t[6]);
-    return true;
-}
-
-static bool run_shared_expert(const HostStep *step, Fault *fault)
-{
-    (void)fault;
-    const Tensor *t = step->operands;
-    host_shared_expert(dims_of(step), t[0], t[1], t[2], t[3]);
-    return true;
-}
-
-static bool run_residual(const HostStep *step, Fault *fault)
-{
-    (void)fault;
-    const Tensor *t = step->operands;
-    host_residual(t[0], t[1], t[2], t[3]);
-    keep_final(step, t[3]);
-    return true;
-}
-
-static bool run_loss(const HostStep *step, Fault *fault)
-{
-    (void)fault;
-    const Tensor *t = step->operands;
-    host_loss(dims_of(step), t[0], t[1], t[2], t[3], t[4]);
-    return true;
-}
-
-static bool run_gather(const HostStep *step, Fault *fault)
-{
-    const Tensor *t = step->operands;
-    Comm *comm = step->engine->comm;
-    return comm->ops->all_gather(comm, step->channel, t[0].data, t[1].data, t[0].rows * row_bytes(t[0]), fault);
-}
-
-static Handler handler_of(Op op)
-{
-    switch (op) {
-    case OP_EMBED:
-        return run_embed;
-    case OP_PRE_EXPERT:
-        return run_pre_expert;
-    case OP_FFN:
-        return run_ffn;
-    case OP_GATE:
-        return run_gate;
-    case OP_ROUTE:
-        return run_route;
-    case OP_DISPATCH:
-        return run_dispatch;
-    case OP_EXPERT:
-        return run_expert;
-    case OP_COMBINE:
-        return run_combine;
-    case OP_UNROUTE:
-        return run_unroute;
-    case OP_SHARED_EXPERT:
-        return run_shared_expert;
-    case OP_RESIDUAL:
-        return run_residual;
-    case OP_LOSS:
-        return run_loss;
-    case OP_GATHER:
-        return run_gather;
-    case OP_ENCODE:
-    case OP_DECODE:
-    case OP_LOSS_BACKWARD:
-    case OP_COMBINE_BACKWARD:
-    case OP_UNROUTE_BACKWARD:
-    case OP_EXPERT_BACKWARD:
-    case OP_ROUTE_BACKWARD:
-    case OP_GATE_BACKWARD:
-    case OP_SHARED_EXPERT_BACKWARD:
-    case OP_FFN_BACKWARD:
-    case OP_PRE_EXPERT_BACKWARD:
-    case OP_EMBED_BACKWARD:
-    case OP_REDUCE_SCATTER:
-    case OP_ALL_REDUCE:
-    case OP_OPTIMIZER:
-        return NULL;
-    }
-    return NULL;
-}
 
 static bool host_supports(Op op)
 {
-    return handler_of(op) != NULL;
+    return host_handler(op) != NULL;
 }
 
 // ---- where experts are -----------------------------------------------------------------------
@@ -404,6 +133,7 @@ static bool channel_open(const HostEngine *engine, HostStep *step, Fault *fault)
         *channel = engine->comm->ops->open(engine->comm, group, stream, fault);
     step->channel = *channel;
     step->own = (uint32_t)group_index(&plan->cluster, group, engine->comm->rank);
+    step->members = (uint32_t)group_size(&plan->cluster, group);
     return step->channel >= 0;
 }
 
@@ -444,7 +174,7 @@ static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
     const Step *of = &plan->steps[index];
     const OpInfo *info = op_info(of->op);
     HostStep *step = &engine->steps[index];
-    *step = (HostStep){.engine = engine, .run = handler_of(of->op), .index = index};
+    *step = (HostStep){.engine = engine, .run = host_handler(of->op), .index = index};
     for (uint32_t o = 0; o < info->operand_count; o++)
         step->operands[o] = buffer_tensor(engine, step_operands(plan, of)[o]);
     const Choice *choice = choice_of_layer(plan, of->layer);
@@ -491,11 +221,33 @@ static uint64_t final_bytes(const Plan *plan)
     return model_tokens(&plan->model) * plan->model.hidden * dtype_bytes(plan->model.dtype);
 }
 
+// Of the largest sum, and the members of the largest group that sums.
+static uint64_t sum_scratch_bytes(const Plan *plan, uint32_t *members_max)
+{
+    uint64_t most = 0;
+    *members_max = 0;
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        if (step->op != OP_REDUCE_SCATTER && step->op != OP_ALL_REDUCE)
+            continue;
+        uint32_t members = (uint32_t)group_size(&plan->cluster, &plan->groups[step->group]);
+        const Buffer *buffer = &plan->buffers[step_operands(plan, step)[step->op == OP_REDUCE_SCATTER ? 1 : 0]];
+        uint64_t elements = buffer->rows * buffer->cols;
+        uint64_t bytes = step->op == OP_REDUCE_SCATTER ? comm_scatter_scratch(members, elements, buffer->dtype)
+                                                       : comm_reduce_scratch(members, elements, buffer->dtype);
+        most = bytes > most ? bytes : most;
+        *members_max = members > *members_max ? members : *members_max;
+    }
+    return most;
+}
+
 static uint64_t host_bytes(const Plan *plan, const EngineOptions *options)
 {
+    uint32_t members;
     uint64_t maps = (uint64_t)plan->model.experts * (plan->cluster.level_count + 1) * sizeof(int32_t);
     uint64_t extra = plan->step_count * sizeof(HostStep), total;
     extra += options->record ? decisions_bytes(plan) + final_bytes(plan) : 0;
+    extra += sum_scratch_bytes(plan, &members);
     if (!checked_mul(maps, plan->choice_count, &maps) || !checked_add(plan->arena_bytes, extra, &total) ||
         !checked_add(total, maps, &total))
         return UINT64_MAX;
@@ -510,12 +262,15 @@ static bool memory_create(HostEngine *engine)
     engine->arena = aligned_alloc(BUFFER_ALIGNMENT, bytes);
     engine->steps = calloc(plan->step_count + 1, sizeof(*engine->steps));
     engine->channels = malloc(channels * sizeof(*engine->channels));
+    uint32_t members;
+    engine->sum_scratch = malloc(sum_scratch_bytes(plan, &members) + 1);
+    engine->sum_counts = malloc((2ull * members + 1) * sizeof(*engine->sum_counts));
     if (engine->options.record) {
         engine->decisions = malloc(decisions_bytes(plan) + 1);
         engine->final_x = malloc(final_bytes(plan) + 1);
     }
-    if (!engine->arena || !engine->steps || !engine->channels || (engine->options.record && !engine->final_x) ||
-        (engine->options.record && !engine->decisions) || !maps_create(engine))
+    if (!engine->arena || !engine->steps || !engine->channels || !engine->sum_scratch || !engine->sum_counts ||
+        (engine->options.record && (!engine->final_x || !engine->decisions)) || !maps_create(engine))
         return false;
     for (size_t c = 0; c < channels; c++)
         engine->channels[c] = -1;
@@ -531,6 +286,8 @@ static void host_destroy(Engine *base)
     free(engine->arena);
     free(engine->steps);
     free(engine->channels);
+    free(engine->sum_scratch);
+    free(engine->sum_counts);
     free(engine->decisions);
     free(engine->final_x);
     free(engine->maps);

@@ -1,0 +1,53 @@
+// The host engine's state for one rank, which its two parts share: engine_host.c makes it, engine_host_ops.c executes
+// steps with it. Everything that a step needs is resolved when the engine is created.
+#ifndef HEP_ENGINE_HOST_INTERNAL_H
+#define HEP_ENGINE_HOST_INTERNAL_H
+
+#include "runtime/engine.h"
+
+typedef struct HostEngine HostEngine;
+typedef struct HostStep HostStep;
+typedef bool (*HostHandler)(const HostStep *step, Fault *fault);
+
+struct HostStep {
+    HostEngine *engine;
+    HostHandler run;
+    uint32_t index;
+    Tensor operands[OPERANDS_MAX];
+    int channel;      // of collectives
+    uint32_t own;     // index in the step's group
+    uint32_t members; // of it
+    RouteTable route; // of route and unroute
+    const int32_t *slot_of_expert;
+    int32_t *decisions; // where a gate's choice is recorded, or NULL
+    bool is_final;      // its output is the final hidden state
+};
+
+// Places of experts for one vector of domain sizes; layers with equal vectors share them.
+typedef struct {
+    uint32_t domain[LEVELS_MAX];
+    int32_t *member_of_expert[LEVELS_MAX];
+    int32_t *slot_of_expert;
+} ExpertMap;
+
+struct HostEngine {
+    const Plan *plan;
+    Comm *comm;
+    EngineOptions options;
+    uint64_t capacity_rows; // of the gate
+    char *arena;
+    HostStep *steps;
+    ExpertMap *maps;
+    uint32_t map_count;
+    int32_t *map_memory;
+    int *channels; // [group][stream], -1 while not opened
+    void *sum_scratch; // of the one stream that sums
+    int32_t *sum_counts;
+    int32_t *decisions;
+    void *final_x;
+    Tensor loss, tokens, x;
+};
+
+HostHandler host_handler(Op op); // NULL where the engine does not have the op
+
+#endif
