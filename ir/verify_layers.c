@@ -350,6 +350,56 @@ static void verify_steps_without_layer(Verifier *verifier)
     }
 }
 
+// ---- room for replicas ---------------------------------------------------------------------------
+
+// The steps of one pass that use a layer's experts: forward in the order of MoE layers, backward in reverse.
+typedef struct {
+    uint32_t count, *steps;
+} Uses;
+
+static Uses find_uses(const Verifier *verifier, Op op)
+{
+    const Plan *plan = verifier->plan;
+    Uses uses = {.steps = arena_alloc_array(verifier->scratch, plan->step_count, sizeof *uses.steps)};
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        if (plan->steps[i].op == op) {
+            uses.steps[uses.count++] = i;
+        }
+    }
+    return uses;
+}
+
+// Where replicas are dropped after use, a gather waits until its pass has room: for the use that lies `replica_slots`
+// before the one it gathers for.
+static void verify_replica_slots(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    if (plan->replica_slots == 0) {
+        return;
+    }
+    Uses forward = find_uses(verifier, OP_EXPERT), backward = find_uses(verifier, OP_EXPERT_BACKWARD);
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        const Step *step = &plan->steps[i];
+        const Choice *choice = step_info(step)->shape == SHAPE_GATHER ? verify_find_choice(plan, step->layer) : NULL;
+        if (!choice || (plan->pass == PASS_TRAINING && !choice->regather)) {
+            continue;
+        }
+        uint32_t place = (uint32_t)(choice - plan->choices);
+        bool again = place < forward.count && forward.steps[place] < i;
+        const Uses *uses = again ? &backward : &forward;
+        uint32_t use = again ? plan->choice_count - 1 - place : place;
+        if (use < plan->replica_slots || use - plan->replica_slots >= uses->count) {
+            continue;
+        }
+        uint32_t before = uses->steps[use - plan->replica_slots];
+        if (!order_before(verifier->order, before, i)) {
+            verify_fail(verifier, PROPERTY_GATHER, i,
+                        "does not wait for step %" PRIu32 ": there is room for the experts of %" PRIu32 " layers",
+                        before, plan->replica_slots);
+        }
+    }
+}
+
 void verify_layers(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
@@ -369,5 +419,8 @@ void verify_layers(Verifier *verifier)
         if (!verifier->report->total) { // all are there
             verify_gather_order(verifier, steps, count);
         }
+    }
+    if (!verifier->report->total) {
+        verify_replica_slots(verifier);
     }
 }

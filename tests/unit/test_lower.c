@@ -124,6 +124,27 @@ Test(lower, gathers_wait_for_nothing_in_the_forward_pass)
     arena_destroy(arena);
 }
 
+Test(lower, gathers_wait_for_the_room_a_plan_claims)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 4, 0}, 16, 2);
+    spec.model.layers = 3;
+    Arena *arena = arena_create();
+    Workload *work = workload_derive(&spec, arena);
+    Config config = {.domain = {2, 2}};
+    Mix mix = mix_uniform(work, &config, 1, arena);
+    Plan *plan = lowered_mix(&spec, work, &mix);
+    VerifyReport report;
+    cr_assert_eq(plan->replica_slots, 2);
+    cr_assert(plan_verify(plan, &report), "%s", report.items[0].message);
+    plan->replica_slots = 1;
+    cr_assert_not(plan_verify(plan, &report));
+    cr_assert_eq(report.items[0].property, PROPERTY_GATHER);
+    cr_assert(strstr(report.items[0].message, "there is room for the experts of 1 layers"), "%s",
+              report.items[0].message);
+    plan_destroy(plan);
+    arena_destroy(arena);
+}
+
 // 8000 GPUs, 60 layers, each with its own domains: what all ranks share is written once.
 Test(lower, a_large_plan_is_small)
 {
