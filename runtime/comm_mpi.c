@@ -237,6 +237,8 @@ void mpi_world_destroy(MpiWorld *world)
 
 Comm *mpi_world_comm(MpiWorld *world, const Cluster *cluster)
 {
+    if (cluster)
+        mpi_channels_close(world);
     world->comm.cluster = cluster;
     world->comm.rank = is_placed(world) ? cluster_rank_of_process(cluster, world->process) : world->process;
     return &world->comm;

@@ -33,8 +33,8 @@ MpiWorld *mpi_world_create(const MpiWorldOptions *options, Fault *fault) MUST_CH
 // Collective; takes NULL. No rank may be inside a call.
 void mpi_world_destroy(MpiWorld *world);
 
-// This process's rank. The cluster must outlive the world; it may differ in size from the world until a channel is
-// opened.
+// This process's rank. The cluster must outlive the world, or the next call; it may differ in size from the world until
+// a channel is opened. With a cluster all processes call it together: channels that were opened before are closed.
 Comm *mpi_world_comm(MpiWorld *world, const Cluster *cluster);
 // Rank 0's code and bytes to every rank; `*data` of the others is allocated, NULL if rank 0 has none. Collective.
 bool mpi_world_share(MpiWorld *world, int *code, char **data, size_t *length, Fault *fault) MUST_CHECK;

@@ -33,6 +33,10 @@ grep -q 'built without MPI' err && { echo "SKIP: hep-run has no MPI"; exit 77; }
 # The communicator by itself.
 timeout 60 mpirun --oversubscribe -n 4 "$(dirname "$HEP_RUN")/mpi_comm" >out 2>err || fail "mpi_comm: $(cat err)"
 
+# Every third plan of the matrix of strategies.
+timeout 120 mpirun --oversubscribe -n 8 "$(dirname "$HEP_RUN")/mpi_matrix" 3 >out 2>err || fail "mpi_matrix: $(cat err)"
+[ "$(sed -n 's/ plans$//p' out)" -ge 100 ] || fail "mpi_matrix ran too few plans: $(cat out)"
+
 # same NAME RANKS: plan.hepb gives the same under both communicators, but for times.
 same() {
   expect 0 '' "$HEP_RUN" plan.hepb --check --iterations 2 --json=threads.json || return
@@ -97,6 +101,16 @@ import json
 run = json.load(open("run.json"))
 assert run["slow_rank"] == 3 and len(run["rank_times"]) == 8, run["slow_rank"]
 ' || fail "slow_rank of --json"
+
+# Started by srun, but not joined: told once, by the first.
+for rank in 0 1; do
+  expect 5 '' env -u OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=$rank "$HEP_RUN" plan.hepb
+  [ "$(grep -c 'srun started 8 processes, but MPI has not joined them' "$work/err")" = $((1 - rank)) ] ||
+    fail "srun, rank $rank: $(cat "$work/err")"
+done
+# A shell inside an allocation is one task: no launcher.
+expect 0 '' env -u OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS=1 SLURM_PROCID=0 "$HEP_RUN" plan.hepb --iterations 1
+grep -q 'communicator threads' "$work/out" || fail "one task of srun: $(cat "$work/out")"
 
 # The report is printed once, and the plan may come from standard input.
 expect 0 '' "$HEPC" --domain dc=1,node=1,gpu=2 eight.hep -o plan.hepb
