@@ -136,7 +136,11 @@ static void say_over(const MpiWorld *world)
             MPI_Isend(NULL, 0, MPI_BYTE, p, TAG_OVER, world->control, &requests[p]);
     }
     for (double until_s = clock_now_s() + farewell_s; !done && clock_now_s() < until_s;) {
-        MPI_Testall(size, requests, &done, MPI_STATUSES_IGNORE);
+        done = 1;
+        for (int p = 0, sent; p < size; p++) {
+            MPI_Test(&requests[p], &sent, MPI_STATUS_IGNORE);
+            done = done && sent;
+        }
         clock_sleep_until(clock_now_s() + poll_s);
     }
     free(requests);
