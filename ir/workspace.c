@@ -94,6 +94,90 @@ static uint64_t loss_elements(const ModelDims *dims, uint64_t rows)
     return saturating_add(sum, converted(dims, words, dims->hidden));
 }
 
+// ---- backward ------------------------------------------------------------------------------------
+
+// Sums of the gradient of `elements` weights; f32 sums in the gradient itself.
+static uint64_t gradient_elements(const ModelDims *dims, uint64_t elements)
+{
+    return converted(dims, 1, elements);
+}
+
+static uint64_t feed_forward_weights(const ModelDims *dims, uint64_t inner)
+{
+    return saturating_mul(activation_matrices(dims->activation), saturating_mul(dims->hidden, inner));
+}
+
+// Input, gradients of output and input; activation, its gradient, what it is made of; one weight panel.
+static uint64_t feed_forward_backward_elements(const ModelDims *dims, uint64_t rows, uint64_t inner)
+{
+    uint64_t block = smaller(rows, WORKSPACE_ROWS), columns = smaller(inner, WORKSPACE_COLUMNS);
+    uint64_t sum = saturating_mul(3, piece(block, dims->hidden));
+    sum = saturating_add(sum, saturating_mul(1 + activation_matrices(dims->activation), piece(block, columns)));
+    return saturating_add(sum, converted(dims, dims->hidden, columns));
+}
+
+static uint64_t ffn_backward_elements(const ModelDims *dims, uint64_t rows)
+{
+    uint64_t weights = saturating_add(feed_forward_weights(dims, dims->ffn_inner), saturating_mul(2, dims->hidden));
+    uint64_t sum = saturating_add(norm_parameters(dims), piece(1, dims->hidden));
+    sum = saturating_add(sum, gradient_elements(dims, weights));
+    return saturating_add(sum, feed_forward_backward_elements(dims, rows, dims->ffn_inner));
+}
+
+static uint64_t shared_expert_backward_elements(const ModelDims *dims, uint64_t rows)
+{
+    uint64_t inner = saturating_mul(dims->shared_experts, dims->inner);
+    uint64_t sum = gradient_elements(dims, feed_forward_weights(dims, inner));
+    return saturating_add(sum, feed_forward_backward_elements(dims, rows, inner));
+}
+
+static uint64_t expert_backward_elements(const ModelDims *dims, uint64_t rows, uint32_t records, uint32_t fanout)
+{
+    uint64_t pairs = saturating_mul(saturating_mul(rows, fanout), records);
+    uint64_t sum = piece(1, saturating_add(dims->experts, 1));      // where each expert's pairs end
+    sum = saturating_add(sum, piece(1, pairs));                     // pairs sorted by expert
+    sum = saturating_add(sum, converted(dims, rows, dims->hidden)); // gradients of rows
+    sum = saturating_add(sum, saturating_mul(2, piece(1, smaller(pairs, WORKSPACE_ROWS)))); // weights, their gradients
+    sum = saturating_add(sum, gradient_elements(dims, feed_forward_weights(dims, dims->inner))); // of one expert
+    return saturating_add(sum, feed_forward_backward_elements(dims, pairs, dims->inner));
+}
+
+static uint64_t gate_backward_elements(const ModelDims *dims, uint64_t rows)
+{
+    uint64_t block = smaller(rows, WORKSPACE_ROWS);
+    uint64_t weights = saturating_mul(dims->hidden, saturating_add(dims->experts, 2));
+    uint64_t sum = saturating_add(norm_parameters(dims), piece(1, dims->hidden));
+    sum = saturating_add(sum, gradient_elements(dims, weights));
+    sum = saturating_add(sum, saturating_mul(2, piece(block, dims->hidden))); // norm, its gradient
+    sum = saturating_add(sum, piece(block, dims->experts));                   // gradients of logits
+    sum = saturating_add(sum, piece(1, dims->experts));                       // shares of the records
+    return saturating_add(sum, converted(dims, dims->hidden, smaller(dims->experts, WORKSPACE_COLUMNS)));
+}
+
+// What the forward pass takes, and the rest behind it.
+static uint64_t attention_backward_elements(const ModelDims *dims)
+{
+    uint64_t sequence = dims->sequence, hidden = dims->hidden;
+    uint64_t queries = saturating_mul(dims->heads, dims->head_dim),
+             keys = saturating_mul(dims->kv_heads, dims->head_dim);
+    uint64_t columns = saturating_add(2, saturating_mul(2, saturating_add(queries, keys)));
+    uint64_t sum = saturating_add(attention_elements(dims), piece(sequence, hidden)); // gradient of output, then norm
+    sum = saturating_add(sum, saturating_mul(2, piece(sequence, queries)));           // context and gradient
+    sum = saturating_add(sum, saturating_mul(2, piece(sequence, keys)));              // gradients of keys, values
+    sum = saturating_add(sum, piece(smaller(sequence, WORKSPACE_ROWS), sequence));    // of scores
+    sum = saturating_add(sum, piece(1, hidden));
+    return saturating_add(sum, gradient_elements(dims, saturating_mul(hidden, columns)));
+}
+
+// Row, gradients of the embedding and of the norm; then what the forward pass takes.
+static uint64_t loss_backward_elements(const ModelDims *dims, uint64_t rows)
+{
+    uint64_t lines = saturating_add(saturating_add(dims->vocabulary, dims->sequence), 2);
+    uint64_t sum = saturating_add(loss_elements(dims, rows), piece(1, dims->hidden));
+    sum = saturating_add(sum, gradient_elements(dims, saturating_mul(lines, dims->hidden)));
+    return saturating_add(sum, piece(smaller(rows, WORKSPACE_ROWS), dims->hidden));
+}
+
 uint64_t workspace_elements(const ModelDims *dims, Op op, uint64_t rows, uint32_t records, uint32_t fanout)
 {
     switch (op) {
@@ -111,19 +195,18 @@ uint64_t workspace_elements(const ModelDims *dims, Op op, uint64_t rows, uint32_
         return feed_forward_elements(dims, rows, saturating_mul(dims->shared_experts, dims->inner));
     case OP_LOSS:
         return loss_elements(dims, rows);
-    // A backward op computes the forward pass again and holds a gradient beside every value of it.
     case OP_PRE_EXPERT_BACKWARD:
-        return saturating_mul(2, workspace_elements(dims, OP_PRE_EXPERT, rows, records, fanout));
+        return attention_backward_elements(dims);
     case OP_FFN_BACKWARD:
-        return saturating_mul(2, workspace_elements(dims, OP_FFN, rows, records, fanout));
+        return ffn_backward_elements(dims, rows);
     case OP_GATE_BACKWARD:
-        return saturating_mul(2, workspace_elements(dims, OP_GATE, rows, records, fanout));
+        return gate_backward_elements(dims, rows);
     case OP_EXPERT_BACKWARD:
-        return saturating_mul(2, workspace_elements(dims, OP_EXPERT, rows, records, fanout));
+        return expert_backward_elements(dims, rows, records, fanout);
     case OP_SHARED_EXPERT_BACKWARD:
-        return saturating_mul(2, workspace_elements(dims, OP_SHARED_EXPERT, rows, records, fanout));
+        return shared_expert_backward_elements(dims, rows);
     case OP_LOSS_BACKWARD:
-        return saturating_mul(2, workspace_elements(dims, OP_LOSS, rows, records, fanout));
+        return loss_backward_elements(dims, rows);
     case OP_EMBED:
     case OP_ROUTE:
     case OP_DISPATCH:

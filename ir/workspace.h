@@ -1,6 +1,7 @@
 // How much scratch an op's WORK operand needs: one formula shared by the lowering, which reserves
 // it, and the engines, which rely on it. Rows, weight columns and vocabulary are processed in
-// blocks of the sizes below, so that scratch grows with neither the batch nor the model's breadth.
+// blocks of the sizes below, so that scratch grows with neither the batch nor the model's breadth; but
+// a backward op sums the gradient of 16-bit weights in f32 first (experts' one expert at a time).
 #ifndef HEP_WORKSPACE_H
 #define HEP_WORKSPACE_H
 

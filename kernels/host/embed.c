@@ -1,4 +1,4 @@
-// Token and position embeddings.
+// Token and position embeddings and their gradients.
 #include "kernels/host/internal.h"
 
 enum { BLOCK = 256 };
@@ -29,4 +29,59 @@ void host_embed(const ModelDims *dims, Tensor tokens, Tensor embedding, Tensor x
                            (b * dims->sequence + s) * hidden);
         }
     }
+}
+
+// ---- backward ------------------------------------------------------------------------------------
+
+typedef struct {
+    const ModelDims *dims;
+    const int32_t *words; // [batch][sequence + 1]
+    Tensor dx, dembedding;
+} EmbedGradients;
+
+static int32_t word_of(const EmbedGradients *g, uint64_t token)
+{
+    uint64_t sequence = g->dims->sequence;
+    return g->words[token / sequence * (sequence + 1) + token % sequence];
+}
+
+// Adds the gradients of tokens first, first + step, ... (those with the word of `first`, or all if any_word) to row
+// `row` of the embedding.
+static void add_tokens(const EmbedGradients *g, uint64_t first, uint64_t step, bool any_word, uint64_t row)
+{
+    float sum[BLOCK], part[BLOCK];
+    uint64_t hidden = g->dims->hidden, tokens = model_tokens(g->dims);
+    Dtype to = g->dembedding.dtype, from = g->dx.dtype;
+    for (uint64_t column = 0; column < hidden; column += BLOCK) {
+        uint64_t count = smaller(BLOCK, hidden - column), place = row * hidden + column;
+        host_to_f32(element_at(g->dembedding.data, to, place), to, sum, count);
+        for (uint64_t t = first; t < tokens; t += step) {
+            if (!any_word && word_of(g, t) != word_of(g, first))
+                continue;
+            host_to_f32(element_at(g->dx.data, from, t * hidden + column), from, part, count);
+            for (uint64_t i = 0; i < count; i++)
+                sum[i] += part[i];
+        }
+        host_from_f32(sum, element_in(g->dembedding.data, to, place), to, count);
+    }
+}
+
+static bool is_first_of_its_word(const EmbedGradients *g, uint64_t token)
+{
+    for (uint64_t t = token; t-- > 0;)
+        if (word_of(g, t) == word_of(g, token))
+            return false;
+    return true;
+}
+
+// One word's tokens are summed before they are rounded to the embedding's dtype.
+void host_embed_backward(const ModelDims *dims, Tensor tokens, Tensor dx, Tensor dembedding)
+{
+    EmbedGradients g = {.dims = dims, .words = tokens.data, .dx = dx, .dembedding = dembedding};
+    assert(dx.rows >= model_tokens(dims) && dembedding.rows * dembedding.cols >= model_embedding_elements(dims));
+    for (uint64_t t = 0; t < model_tokens(dims); t++)
+        if (is_first_of_its_word(&g, t))
+            add_tokens(&g, t, 1, false, (uint64_t)word_of(&g, t));
+    for (uint64_t s = 0; s < dims->sequence; s++)
+        add_tokens(&g, s, dims->sequence, true, dims->vocabulary + s);
 }

@@ -1,4 +1,4 @@
-// The gate: LayerNorm, logits, choice of experts, weights. A fixed routing replaces the choice only.
+// The gate and its gradient: LayerNorm, logits, choice of experts, weights. A fixed routing replaces the choice only.
 #include "kernels/host/internal.h"
 
 // Inserts a candidate into `chosen`, sorted by descending logit (kept in `weight`), ties by
@@ -140,4 +140,116 @@ void host_gate(const ModelDims *dims, Routing routing, uint64_t capacity_rows, T
             weigh_chosen(chosen, dims->top_k);
         }
     }
+}
+
+// ---- backward ------------------------------------------------------------------------------------
+
+typedef struct {
+    uint64_t hidden, experts, tokens;
+    uint32_t top_k;
+    float balance;
+    const Record *records; // [tokens][top_k]
+    const float *drecords; // as records
+    float *normed, *dnormed, *dlogits; // [block][hidden], [block][hidden], [block][experts]
+    float *shares; // [experts]: of the records that were kept; later times balance x experts / tokens
+} GateGradients;
+
+static void count_shares(const GateGradients *g)
+{
+    uint64_t kept = 0;
+    memset(g->shares, 0, g->experts * sizeof *g->shares);
+    for (uint64_t i = 0; i < g->tokens * g->top_k; i++) {
+        if (g->records[i].expert < 0)
+            continue;
+        g->shares[g->records[i].expert]++;
+        kept++;
+    }
+    float scale = kept ? g->balance * (float)g->experts / ((float)kept * (float)g->tokens) : 0;
+    for (uint64_t e = 0; e < g->experts; e++)
+        g->shares[e] *= scale;
+}
+
+// In: a token's logits; out: the gradient of the balance loss by them, p (share - sum of p share), p their softmax.
+static void balance_backward(const GateGradients *g, float *restrict logits)
+{
+    vector_exp(logits, g->experts, vector_max(logits, g->experts));
+    float scale = 1.0f / vector_sum(logits, g->experts);
+    float mean = scale * vector_dot(logits, g->shares, g->experts);
+    for (uint64_t e = 0; e < g->experts; e++)
+        logits[e] *= scale * (g->shares[e] - mean);
+}
+
+// Softmax over the kept: w (dw - sum of w dw).
+static void weights_backward(const GateGradients *g, uint64_t token, float *dlogits)
+{
+    const Record *chosen = g->records + token * g->top_k;
+    const float *dweights = g->drecords + token * g->top_k;
+    float mean = 0;
+    for (uint32_t i = 0; i < g->top_k; i++)
+        mean += chosen[i].expert >= 0 ? chosen[i].weight * dweights[i] : 0;
+    for (uint32_t i = 0; i < g->top_k; i++)
+        if (chosen[i].expert >= 0)
+            dlogits[chosen[i].expert] += chosen[i].weight * (dweights[i] - mean);
+}
+
+static void load_dnormed(const GateGradients *g, Tensor drows, Tensor dshared, uint64_t first, uint64_t count,
+                         float *row)
+{
+    uint64_t hidden = g->hidden;
+    host_to_f32(element_at(drows.data, drows.dtype, first * hidden), drows.dtype, g->dnormed, count * hidden);
+    for (uint64_t r = 0; dshared.data && r < count; r++) {
+        float *restrict sum = g->dnormed + r * hidden;
+        host_to_f32(element_at(dshared.data, dshared.dtype, (first + r) * hidden), dshared.dtype, row, hidden);
+        for (uint64_t i = 0; i < hidden; i++)
+            sum[i] += row[i];
+    }
+}
+
+void host_gate_backward(const ModelDims *dims, float balance, Tensor x, Tensor records, Tensor drows, Tensor drecords,
+                        Tensor dshared, Tensor router, Tensor dx, Tensor drouter, Tensor work)
+{
+    uint64_t hidden = dims->hidden, experts = dims->experts, block = smaller(x.rows, WORKSPACE_ROWS);
+    uint64_t elements = model_router_elements(dims);
+    assert(records.rows * records.cols / 2 >= x.rows * dims->top_k && drecords.dtype == DTYPE_F32);
+    assert(drows.rows >= x.rows && dx.rows >= x.rows && drouter.dtype == router.dtype);
+    Scratch scratch = scratch_begin(work);
+    const float *norm = scratch_convert(&scratch, router.data, router.dtype, 2 * hidden);
+    float *row = scratch_take(&scratch, 1, hidden), *gradient = scratch_gradient(&scratch, drouter, elements);
+    GateGradients g = {.hidden = hidden,
+                       .experts = experts,
+                       .tokens = x.rows,
+                       .top_k = dims->top_k,
+                       .balance = balance,
+                       .records = records.data,
+                       .drecords = drecords.data};
+    g.normed = scratch_take(&scratch, block, hidden);
+    g.dnormed = scratch_take(&scratch, block, hidden);
+    g.dlogits = scratch_take(&scratch, block, experts);
+    g.shares = scratch_take(&scratch, 1, experts);
+    float *panel = scratch_panel(&scratch, router.dtype, hidden, smaller(experts, WORKSPACE_COLUMNS));
+    Weights matrix = {element_at(router.data, router.dtype, 2 * hidden), router.dtype, experts};
+
+    count_shares(&g);
+    for (uint64_t first = 0; first < x.rows; first += WORKSPACE_ROWS) {
+        uint64_t count = smaller(WORKSPACE_ROWS, x.rows - first);
+        const void *in = element_at(x.data, x.dtype, first * hidden);
+        void *d = element_in(dx.data, dx.dtype, first * hidden);
+        norm_rows(in, x.dtype, count, hidden, norm, g.normed);
+        if (balance != 0)
+            matrix_multiply(count, experts, hidden, g.normed, hidden, matrix, 0, g.dlogits, experts, panel);
+        else
+            memset(g.dlogits, 0, count * experts * sizeof *g.dlogits);
+        for (uint64_t r = 0; r < count; r++) {
+            if (balance != 0)
+                balance_backward(&g, g.dlogits + r * experts);
+            weights_backward(&g, first + r, g.dlogits + r * experts);
+        }
+        load_dnormed(&g, drows, dshared, first, count, row);
+        matrix_multiply_transposed(count, hidden, experts, 1, g.dlogits, experts, matrix, 1, g.dnormed, hidden, panel);
+        matrix_add_gradient(hidden, experts, count, 1, g.normed, hidden, g.dlogits, experts, gradient + 2 * hidden,
+                            experts);
+        norm_backward(in, x.dtype, count, hidden, norm, g.dnormed, gradient, row);
+        residual_store(d, g.dnormed, d, dx.dtype, count * hidden);
+    }
+    gradient_store(gradient, drouter, 0, elements);
 }

@@ -38,6 +38,10 @@ float *scratch_take(Scratch *scratch, uint64_t rows, uint64_t cols);
 const float *scratch_convert(Scratch *scratch, const void *data, Dtype dtype, uint64_t count);
 // Room for a weight panel of this size; NULL for f32, which is used where it lies.
 float *scratch_panel(Scratch *scratch, Dtype dtype, uint64_t rows, uint64_t cols);
+// Where the `count` first elements of a gradient are summed in f32, zeroed: in place if it is f32, else in scratch
+// until gradient_store.
+float *scratch_gradient(Scratch *scratch, Tensor gradient, uint64_t count);
+void gradient_store(const float *sum, Tensor gradient, uint64_t first, uint64_t count);
 
 // ---- matrix products ---------------------------------------------------------------------------
 
@@ -51,9 +55,13 @@ typedef struct {
 // c [m][n] = a [m][k] b [k][n] + beta c. `panel` holds k x min(n, WORKSPACE_COLUMNS), NULL if b is f32.
 void matrix_multiply(uint64_t m, uint64_t n, uint64_t k, const float *a, uint64_t a_stride, Weights b, float beta,
                      float *c, uint64_t c_stride, float *panel);
-// c [m][n] = alpha a [m][k] transposed b [n][k], all f32.
+// c [m][n] = alpha a [m][k] transposed b [n][k] + beta c. `panel` holds n x min(k, WORKSPACE_COLUMNS), NULL if b is
+// f32.
 void matrix_multiply_transposed(uint64_t m, uint64_t n, uint64_t k, float alpha, const float *a, uint64_t a_stride,
-                                const float *b, uint64_t b_stride, float *c, uint64_t c_stride);
+                                Weights b, float beta, float *c, uint64_t c_stride, float *panel);
+// c [m][n] += alpha transposed a [rows][m] b [rows][n], all f32: what `rows` rows add to the gradient of a matrix.
+void matrix_add_gradient(uint64_t m, uint64_t n, uint64_t rows, float alpha, const float *a, uint64_t a_stride,
+                         const float *b, uint64_t b_stride, float *c, uint64_t c_stride);
 
 // ---- norm and feed-forward ---------------------------------------------------------------------
 
@@ -61,6 +69,10 @@ void matrix_multiply_transposed(uint64_t m, uint64_t n, uint64_t k, float alpha,
 
 // out [rows][hidden] = LayerNorm(x) gain + bias. parameters: gain [hidden], bias [hidden].
 void norm_rows(const void *x, Dtype dtype, uint64_t rows, uint64_t hidden, const float *parameters, float *out);
+// d [rows][hidden]: in the gradient by out, out that by x. Adds to dparameters (laid out like parameters). `row`:
+// [hidden], scratch.
+void norm_backward(const void *x, Dtype dtype, uint64_t rows, uint64_t hidden, const float *parameters, float *d,
+                   float *dparameters, float *row);
 
 typedef struct {
     const ModelDims *dims;
@@ -75,8 +87,31 @@ FeedForward feed_forward_begin(const ModelDims *dims, Dtype dtype, uint64_t inne
 // out [rows][hidden] = down(activation(in up)); `weights` as laid out in ir/plan.h.
 void feed_forward_run(const FeedForward *ff, const void *weights, const float *in, uint64_t rows, float *out);
 
-// y = x + add, `count` elements; x and y in `dtype`.
+typedef struct {
+    const ModelDims *dims;
+    uint64_t inner;
+    Dtype dtype;              // of the weights
+    float *in, *dout, *din;   // [block][hidden]: input, gradient by the output, gradient by the input
+    float *act, *dact;        // [block][min(inner, WORKSPACE_COLUMNS)]
+    float *up, *gate;         // as act; gate only where the activation is gated
+    float *panel;
+    float *gradient;          // of the weights, in f32 and laid out like them; the caller sets it
+} FeedForwardBackward;
+
+FeedForwardBackward feed_forward_backward_begin(const ModelDims *dims, Dtype dtype, uint64_t inner, uint64_t block,
+                                                Scratch *scratch);
+// From `in` and `dout`, `rows` rows of them: writes `din`, adds to `gradient`. Where row_weights [rows] are given, the
+// output counted times these: adds the gradients by them to drow_weights [rows].
+void feed_forward_backward_run(const FeedForwardBackward *ff, const void *weights, uint64_t rows,
+                               const float *row_weights, float *drow_weights);
+
+// y = x + add, `count` elements; x and y in `dtype`, and possibly the same.
 void residual_store(const void *x, const float *add, void *y, Dtype dtype, uint64_t count);
+
+// ---- routing -----------------------------------------------------------------------------------
+
+// The first of `count` ascending origins that is not below `bound`.
+uint64_t origin_lower_bound(const int32_t *origin, uint64_t count, uint64_t bound);
 
 // ---- vectors -----------------------------------------------------------------------------------
 
@@ -85,9 +120,14 @@ enum { LANES = 16 };
 
 float vector_max(const float *x, uint64_t count);
 float vector_sum(const float *x, uint64_t count);
+float vector_dot(const float *x, const float *y, uint64_t count);
+void vector_multiply(float *x, const float *y, uint64_t count); // x = x y
 void vector_exp(float *x, uint64_t count, float shift);                 // x = exp(x - shift)
 void vector_gelu(float *x, uint64_t count);                             // the tanh form
 void vector_silu_multiply(float *x, const float *gate, uint64_t count); // x = x silu(gate)
+// act = the activation of its arguments, these become the derivatives by themselves.
+void vector_gelu_derivative(float *x, float *act, uint64_t count);
+void vector_silu_multiply_derivative(float *x, float *gate, float *act, uint64_t count);
 
 #define EXP_LEAST (-87.3f) // results stay in the normal range between these
 #define EXP_MOST  88.3f

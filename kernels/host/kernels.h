@@ -67,6 +67,54 @@ void host_residual(Tensor x, Tensor results, Tensor shared, Tensor y);
 // tokens: i32 [batch][sequence + 1]; loss: f32 [1], mean over this rank's tokens.
 void host_loss(const ModelDims *dims, Tensor x, Tensor tokens, Tensor embedding, Tensor loss, Tensor work);
 
+// ---- backward ------------------------------------------------------------------------------------
+// Gradients have the dtype of what they belong to; sums are f32 until they are complete. A gradient by weights is laid
+// out like them and written whole. `dx` is the gradient by a layer's output and becomes that by its input, where the
+// op has it once; the loss is the mean over this rank's tokens.
+
+// dx: out, [tokens][hidden]. dembedding: by the logits and the final norm; positions are 0.
+void host_loss_backward(const ModelDims *dims, Tensor x, Tensor tokens, Tensor embedding, Tensor dx, Tensor dembedding,
+                        Tensor work);
+// Adds to dembedding what the looked-up words and positions get.
+void host_embed_backward(const ModelDims *dims, Tensor tokens, Tensor dx, Tensor dembedding);
+void host_pre_expert_backward(const ModelDims *dims, Tensor x, Tensor attention, Tensor dx, Tensor dattention,
+                              Tensor work);
+void host_ffn_backward(const ModelDims *dims, Tensor x, Tensor ffn, Tensor dx, Tensor dffn, Tensor work);
+// dx: by `results`, which the residual adds to x; read only. drows: out, by `rows`.
+void host_shared_expert_backward(const ModelDims *dims, Tensor rows, Tensor shared, Tensor dx, Tensor drows,
+                                 Tensor dshared, Tensor work);
+
+// drows: by the rows that unroute wrote. dresults: its own rows, at the begin; those of others come by dispatch.
+void host_unroute_backward(const RouteTable *table, uint32_t fanout, Tensor drows, Tensor send_counts, Tensor origin,
+                           Tensor dresults, Tensor send_rows);
+// Arguments and result as host_expert. drecords: f32 [record rows][records a row], by the gate weights, 0 for padding
+// and for experts that are not held. dexperts: like `experts`, 0 for one that no record names.
+uint64_t host_expert_backward(const ModelDims *dims, const int32_t *slot_of_expert, uint64_t row_count, uint32_t fanout,
+                              Tensor rows, Tensor records, Tensor experts, Tensor dresults, Tensor drows,
+                              Tensor drecords, Tensor dexperts, Tensor work);
+// drows_next, drecords_next: by this rank's rows of the next stage, own rows first; `returned`: by those it sent.
+// drecords: f32 [record rows][records a row], as returned_records and drecords_next.
+void host_route_backward(const RouteTable *table, uint64_t row_count, uint32_t fanout, Tensor drows_next,
+                         Tensor drecords_next, Tensor returned, Tensor returned_records, Tensor send_counts,
+                         Tensor origin, Tensor drows, Tensor drecords);
+// drecords: f32, in the order of `records`; dshared: by the same rows, or absent. `balance` weighs a loss that makes
+// experts' loads alike, balance x experts x sum over e of f_e p_e (Switch Transformer, section 2.2): f_e the share of
+// this rank's kept records that name e, constant; p_e the mean over its tokens of the softmax over all logits. 0: none.
+void host_gate_backward(const ModelDims *dims, float balance, Tensor x, Tensor records, Tensor drows, Tensor drecords,
+                        Tensor dshared, Tensor router, Tensor dx, Tensor drouter, Tensor work);
+
+// Hyper-parameters of one AdamW step.
+typedef struct {
+    float learning_rate, beta1, beta2, epsilon, weight_decay;
+    float gradient_scale; // what gradients count: 1, or 1 / ranks for sums over ranks, less where they are clipped
+    uint64_t step;        // 1 for the first
+} AdamW;
+
+// State of a weight buffer [rows][cols]: f32 [rows][2 cols], each row the first moments, then the second; [3 cols]
+// with a master copy behind them where weights are 16-bit. Weights decay by learning_rate x weight_decay, all alike.
+void host_optimizer_begin(Tensor weights, Tensor state); // before the first step: moments 0, master copy
+void host_optimizer(const AdamW *adamw, Tensor weights, Tensor gradient, Tensor state);
+
 // dtype conversion of `count` elements; `from` and `to` do not overlap.
 void host_to_f32(const void *from, Dtype dtype, float *to, uint64_t count);
 void host_from_f32(const float *from, void *to, Dtype dtype, uint64_t count);

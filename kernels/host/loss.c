@@ -1,4 +1,4 @@
-// The loss: final norm, logits by the tied embedding, mean cross-entropy of the next token. Words
+// The loss and its gradient: final norm, logits by the tied embedding, mean cross-entropy of the next token. Words
 // are processed in blocks with a running log-sum-exp, so a large vocabulary needs little scratch.
 #include <math.h>
 
@@ -31,16 +31,29 @@ static void add_words(const Loss *loss, uint64_t row, float *logits, uint64_t wo
     loss->max[row] = max;
 }
 
-static void visit_words(const Loss *loss, uint64_t first_row, uint64_t rows, uint64_t first_word, uint64_t words)
+// The embeddings of some words in f32.
+static const float *load_words(const Loss *loss, uint64_t first_word, uint64_t words)
 {
     uint64_t hidden = loss->dims->hidden;
     Dtype dtype = loss->embedding.dtype;
     const float *matrix = element_at(loss->embedding.data, dtype, first_word * hidden);
-    if (dtype != DTYPE_F32) {
-        host_to_f32(matrix, dtype, loss->panel, words * hidden);
-        matrix = loss->panel;
-    }
-    matrix_multiply_transposed(rows, words, hidden, 1, loss->normed, hidden, matrix, hidden, loss->logits, words);
+    if (dtype == DTYPE_F32)
+        return matrix;
+    host_to_f32(matrix, dtype, loss->panel, words * hidden);
+    return loss->panel;
+}
+
+// logits [rows][words] of the rows in `normed`.
+static void compute_logits(const Loss *loss, uint64_t rows, const float *matrix, uint64_t words)
+{
+    uint64_t hidden = loss->dims->hidden;
+    matrix_multiply_transposed(rows, words, hidden, 1, loss->normed, hidden, (Weights){matrix, DTYPE_F32, hidden}, 0,
+                               loss->logits, words, NULL);
+}
+
+static void visit_words(const Loss *loss, uint64_t first_row, uint64_t rows, uint64_t first_word, uint64_t words)
+{
+    compute_logits(loss, rows, load_words(loss, first_word, words), words);
     for (uint64_t r = 0; r < rows; r++) {
         uint64_t word = (uint64_t)next_word(loss, first_row + r);
         if (word >= first_word && word - first_word < words)
@@ -49,41 +62,123 @@ static void visit_words(const Loss *loss, uint64_t first_row, uint64_t rows, uin
     }
 }
 
-// Sum of the losses of `rows` tokens from `first` on; `normed` holds their rows.
-static double block_loss(const Loss *loss, uint64_t first, uint64_t rows)
+// Maximum, sum and target of `rows` tokens from `first` on; `normed` holds their rows. Where all words fit one block,
+// `logits` is left as exp(logit - max).
+static void visit_rows(const Loss *loss, uint64_t first, uint64_t rows)
 {
-    double total = 0;
     for (uint64_t r = 0; r < rows; r++) {
         loss->max[r] = -INFINITY;
         loss->sum[r] = loss->target[r] = 0;
     }
     for (uint64_t word = 0; word < loss->dims->vocabulary; word += WORKSPACE_VOCABULARY)
         visit_words(loss, first, rows, word, smaller(WORKSPACE_VOCABULARY, loss->dims->vocabulary - word));
+}
+
+static double block_loss(const Loss *loss, uint64_t rows)
+{
+    double total = 0;
     for (uint64_t r = 0; r < rows; r++)
         total += log((double)loss->sum[r]) + (double)loss->max[r] - (double)loss->target[r];
     return total;
 }
 
+// Where the final norm's parameters are in the embedding buffer.
+static uint64_t norm_place(const ModelDims *dims)
+{
+    return ((uint64_t)dims->vocabulary + dims->sequence) * dims->hidden;
+}
+
+static const float *load_norm(const ModelDims *dims, Tensor embedding, Scratch *scratch)
+{
+    const void *norm = element_at(embedding.data, embedding.dtype, norm_place(dims));
+    return scratch_convert(scratch, norm, embedding.dtype, 2ull * dims->hidden);
+}
+
+static Loss loss_begin(const ModelDims *dims, Tensor tokens, Tensor embedding, Scratch *scratch)
+{
+    uint64_t block = smaller(model_tokens(dims), WORKSPACE_ROWS);
+    uint64_t words = smaller(dims->vocabulary, WORKSPACE_VOCABULARY);
+    Loss loss = {.dims = dims, .tokens = tokens.data, .embedding = embedding};
+    loss.normed = scratch_take(scratch, block, dims->hidden);
+    loss.logits = scratch_take(scratch, block, words);
+    loss.max = scratch_take(scratch, 3, block);
+    loss.sum = loss.max + block;
+    loss.target = loss.sum + block;
+    loss.panel = scratch_panel(scratch, embedding.dtype, words, dims->hidden);
+    return loss;
+}
+
 void host_loss(const ModelDims *dims, Tensor x, Tensor tokens, Tensor embedding, Tensor loss, Tensor work)
 {
-    uint64_t hidden = dims->hidden, rows = model_tokens(dims), block = smaller(rows, WORKSPACE_ROWS);
-    uint64_t words = smaller(dims->vocabulary, WORKSPACE_VOCABULARY);
-    uint64_t norm_first = ((uint64_t)dims->vocabulary + dims->sequence) * hidden;
+    uint64_t hidden = dims->hidden, rows = model_tokens(dims);
     Scratch scratch = scratch_begin(work);
-    const float *norm =
-        scratch_convert(&scratch, element_at(embedding.data, embedding.dtype, norm_first), embedding.dtype, 2 * hidden);
-    Loss state = {.dims = dims, .tokens = tokens.data, .embedding = embedding};
-    state.normed = scratch_take(&scratch, block, hidden);
-    state.logits = scratch_take(&scratch, block, words);
-    state.max = scratch_take(&scratch, 3, block);
-    state.sum = state.max + block;
-    state.target = state.sum + block;
-    state.panel = scratch_panel(&scratch, embedding.dtype, words, hidden);
+    const float *norm = load_norm(dims, embedding, &scratch);
+    Loss state = loss_begin(dims, tokens, embedding, &scratch);
     double total = 0;
     for (uint64_t first = 0; first < rows; first += WORKSPACE_ROWS) {
         uint64_t count = smaller(WORKSPACE_ROWS, rows - first);
         norm_rows(element_at(x.data, x.dtype, first * hidden), x.dtype, count, hidden, norm, state.normed);
-        total += block_loss(&state, first, count);
+        visit_rows(&state, first, count);
+        total += block_loss(&state, count);
     }
     *(float *)loss.data = (float)(total / (double)rows);
+}
+
+// ---- backward ------------------------------------------------------------------------------------
+
+// `logits` of a block of words: from exp(logit - max) to (softmax - 1 at the next word) / tokens.
+static void logits_backward(const Loss *loss, uint64_t first_row, uint64_t rows, uint64_t first_word, uint64_t words)
+{
+    float share = 1.0f / (float)model_tokens(loss->dims);
+    for (uint64_t r = 0; r < rows; r++) {
+        float *restrict d = loss->logits + r * words, scale = share / loss->sum[r];
+        uint64_t word = (uint64_t)next_word(loss, first_row + r);
+        for (uint64_t i = 0; i < words; i++)
+            d[i] *= scale;
+        if (word >= first_word && word - first_word < words)
+            d[word - first_word] -= share;
+    }
+}
+
+// Gradients of a block of rows, whose sums are known: by `normed` into dnormed, by the words' embeddings added to
+// gradient [vocabulary][hidden].
+static void rows_backward(const Loss *loss, uint64_t first_row, uint64_t rows, float *dnormed, float *gradient)
+{
+    uint64_t hidden = loss->dims->hidden, vocabulary = loss->dims->vocabulary;
+    for (uint64_t first = 0; first < vocabulary; first += WORKSPACE_VOCABULARY) {
+        uint64_t words = smaller(WORKSPACE_VOCABULARY, vocabulary - first);
+        const float *matrix = load_words(loss, first, words);
+        if (words < vocabulary) {
+            compute_logits(loss, rows, matrix, words);
+            for (uint64_t r = 0; r < rows; r++)
+                vector_exp(loss->logits + r * words, words, loss->max[r]);
+        }
+        logits_backward(loss, first_row, rows, first, words);
+        matrix_multiply(rows, hidden, words, loss->logits, words, (Weights){matrix, DTYPE_F32, hidden}, first > 0,
+                        dnormed, hidden, NULL);
+        matrix_add_gradient(words, hidden, rows, 1, loss->logits, words, loss->normed, hidden,
+                            gradient + first * hidden, hidden);
+    }
+}
+
+void host_loss_backward(const ModelDims *dims, Tensor x, Tensor tokens, Tensor embedding, Tensor dx, Tensor dembedding,
+                        Tensor work)
+{
+    uint64_t hidden = dims->hidden, rows = model_tokens(dims), elements = model_embedding_elements(dims);
+    Scratch scratch = scratch_begin(work);
+    const float *norm = load_norm(dims, embedding, &scratch);
+    float *row = scratch_take(&scratch, 1, hidden), *gradient = scratch_gradient(&scratch, dembedding, elements);
+    float *dnormed = scratch_take(&scratch, smaller(rows, WORKSPACE_ROWS), hidden);
+    Loss state = loss_begin(dims, tokens, embedding, &scratch);
+    assert(dx.rows >= rows && dembedding.dtype == embedding.dtype);
+    for (uint64_t first = 0; first < rows; first += WORKSPACE_ROWS) {
+        uint64_t count = smaller(WORKSPACE_ROWS, rows - first);
+        const void *in = element_at(x.data, x.dtype, first * hidden);
+        norm_rows(in, x.dtype, count, hidden, norm, state.normed);
+        visit_rows(&state, first, count);
+        rows_backward(&state, first, count, dnormed, gradient);
+        norm_backward(in, x.dtype, count, hidden, norm, dnormed, gradient + norm_place(dims), row);
+        host_from_f32(dnormed, element_in(dx.data, dx.dtype, first * hidden), dx.dtype, count * hidden);
+    }
+    gradient_store(gradient, dembedding, 0, elements);
 }

@@ -10,13 +10,19 @@ void host_kernels_init(void)
     openblas_set_num_threads(1);
 }
 
-static void multiply(CBLAS_TRANSPOSE transpose_b, uint64_t m, uint64_t n, uint64_t k, float alpha, const float *a,
-                     uint64_t a_stride, const float *b, uint64_t b_stride, float beta, float *c, uint64_t c_stride)
+typedef struct {
+    const float *data;
+    uint64_t stride;
+    CBLAS_TRANSPOSE transpose;
+} Factor;
+
+static void multiply(uint64_t m, uint64_t n, uint64_t k, float alpha, Factor a, Factor b, float beta, float *c,
+                     uint64_t c_stride)
 {
     assert(m <= INT_MAX && n <= INT_MAX && k <= INT_MAX);
-    assert(a_stride <= INT_MAX && b_stride <= INT_MAX && c_stride <= INT_MAX);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, transpose_b, (blasint)m, (blasint)n, (blasint)k, alpha, a,
-                (blasint)a_stride, b, (blasint)b_stride, beta, c, (blasint)c_stride);
+    assert(a.stride <= INT_MAX && b.stride <= INT_MAX && c_stride <= INT_MAX);
+    cblas_sgemm(CblasRowMajor, a.transpose, b.transpose, (blasint)m, (blasint)n, (blasint)k, alpha, a.data,
+                (blasint)a.stride, b.data, (blasint)b.stride, beta, c, (blasint)c_stride);
 }
 
 static void convert_panel(Weights b, uint64_t rows, uint64_t first, uint64_t cols, float *panel)
@@ -28,19 +34,36 @@ static void convert_panel(Weights b, uint64_t rows, uint64_t first, uint64_t col
 void matrix_multiply(uint64_t m, uint64_t n, uint64_t k, const float *a, uint64_t a_stride, Weights b, float beta,
                      float *c, uint64_t c_stride, float *panel)
 {
+    Factor left = {a, a_stride, CblasNoTrans};
     if (b.dtype == DTYPE_F32) {
-        multiply(CblasNoTrans, m, n, k, 1, a, a_stride, b.data, b.stride, beta, c, c_stride);
+        multiply(m, n, k, 1, left, (Factor){b.data, b.stride, CblasNoTrans}, beta, c, c_stride);
         return;
     }
     for (uint64_t first = 0; first < n; first += WORKSPACE_COLUMNS) {
         uint64_t cols = smaller(WORKSPACE_COLUMNS, n - first);
         convert_panel(b, k, first, cols, panel);
-        multiply(CblasNoTrans, m, cols, k, 1, a, a_stride, panel, cols, beta, c + first, c_stride);
+        multiply(m, cols, k, 1, left, (Factor){panel, cols, CblasNoTrans}, beta, c + first, c_stride);
     }
 }
 
 void matrix_multiply_transposed(uint64_t m, uint64_t n, uint64_t k, float alpha, const float *a, uint64_t a_stride,
-                                const float *b, uint64_t b_stride, float *c, uint64_t c_stride)
+                                Weights b, float beta, float *c, uint64_t c_stride, float *panel)
 {
-    multiply(CblasTrans, m, n, k, alpha, a, a_stride, b, b_stride, 0, c, c_stride);
+    if (b.dtype == DTYPE_F32) {
+        multiply(m, n, k, alpha, (Factor){a, a_stride, CblasNoTrans}, (Factor){b.data, b.stride, CblasTrans}, beta, c,
+                 c_stride);
+        return;
+    }
+    for (uint64_t first = 0; first < k; first += WORKSPACE_COLUMNS) {
+        uint64_t cols = smaller(WORKSPACE_COLUMNS, k - first);
+        convert_panel(b, n, first, cols, panel);
+        multiply(m, n, cols, alpha, (Factor){a + first, a_stride, CblasNoTrans}, (Factor){panel, cols, CblasTrans},
+                 first > 0 ? 1 : beta, c, c_stride);
+    }
+}
+
+void matrix_add_gradient(uint64_t m, uint64_t n, uint64_t rows, float alpha, const float *a, uint64_t a_stride,
+                         const float *b, uint64_t b_stride, float *c, uint64_t c_stride)
+{
+    multiply(m, n, rows, alpha, (Factor){a, a_stride, CblasTrans}, (Factor){b, b_stride, CblasNoTrans}, 1, c, c_stride);
 }

@@ -17,15 +17,14 @@ static int32_t new_member(const RouteTable *table, const Record *records, uint32
     return member;
 }
 
-// The records of one row that lead to `member`, in their order, padded.
+// The records of one row that lead to `member`, in their places, padding in the others': so the gradients by the
+// records of all copies add up without a look at where each led.
 static void copy_records(const RouteTable *table, const Record *from, uint32_t count, int32_t member, Record *to)
 {
-    uint32_t written = 0;
-    for (uint32_t i = 0; i < count; i++)
-        if (from[i].expert >= 0 && table->member_of_expert[from[i].expert] == member)
-            to[written++] = from[i];
-    while (written < count)
-        to[written++] = (Record){.expert = -1, .weight = 0};
+    for (uint32_t i = 0; i < count; i++) {
+        bool leads = from[i].expert >= 0 && table->member_of_expert[from[i].expert] == member;
+        to[i] = leads ? from[i] : (Record){.expert = -1, .weight = 0};
+    }
 }
 
 typedef struct {
@@ -127,8 +126,7 @@ uint64_t host_route(const RouteTable *table, uint64_t row_count, uint32_t fanout
 
 // ---- the way back ----------------------------------------------------------------------------------
 
-// The first of `count` ascending origins that is not below `bound`.
-static uint64_t lower_bound(const int32_t *origin, uint64_t count, uint64_t bound)
+uint64_t origin_lower_bound(const int32_t *origin, uint64_t count, uint64_t bound)
 {
     uint64_t low = 0;
     while (low < count) {
@@ -153,7 +151,7 @@ typedef struct {
 static void add_member(const SumBlock *block, const int32_t *origin, Tensor from, uint64_t from_first, uint64_t count)
 {
     uint64_t hidden = block->hidden;
-    for (uint64_t i = lower_bound(origin, count, block->first * block->fanout); i < count; i++) {
+    for (uint64_t i = origin_lower_bound(origin, count, block->first * block->fanout); i < count; i++) {
         uint64_t row = (uint64_t)origin[i] / block->fanout;
         if (row >= block->end)
             return;

@@ -34,6 +34,28 @@ float vector_sum(const float *x, uint64_t count)
     return result;
 }
 
+float vector_dot(const float *x, const float *y, uint64_t count)
+{
+    float lanes[LANES] = {0}, result = 0;
+    uint64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        for (uint64_t lane = 0; lane < LANES; lane++)
+            lanes[lane] += x[i + lane] * y[i + lane];
+    for (; i < count; i++)
+        result += x[i] * y[i];
+    for (uint64_t lane = 0; lane < LANES; lane++)
+        result += lanes[lane];
+    return result;
+}
+
+void vector_multiply(float *x, const float *y, uint64_t count)
+{
+    float *restrict to = x;
+    const float *restrict by = y;
+    for (uint64_t i = 0; i < count; i++)
+        to[i] *= by[i];
+}
+
 // Each function is compiled twice from one body, without and with wide instructions.
 #if defined(__x86_64__)
 #define WIDE __attribute__((target("avx2")))
@@ -78,6 +100,31 @@ BODY silu_multiply_body(float *restrict x, const float *restrict gate, uint64_t 
         x[i] *= gate[i] / (1.0f + exp_clamped(-gate[i], least, most));
 }
 
+// With s = 1 / (1 + exp(-2u)): (x s)' = s + x s (1 - s) 2 u'.
+BODY gelu_derivative_body(float *restrict x, float *restrict act, uint64_t count)
+{
+    float least = exp_least, most = exp_most;
+    for (uint64_t i = 0; i < count; i++) {
+        float square = 0.044715f * x[i] * x[i];
+        float s = 1.0f / (1.0f + exp_clamped(-2.0f * 0.79788456f * x[i] * (1.0f + square), least, most));
+        float slope = 2.0f * 0.79788456f * (1.0f + 3.0f * square);
+        act[i] = x[i] * s;
+        x[i] = s + act[i] * (1.0f - s) * slope;
+    }
+}
+
+// silu(g) = g s, silu'(g) = s + g s (1 - s).
+BODY silu_multiply_derivative_body(float *restrict x, float *restrict gate, float *restrict act, uint64_t count)
+{
+    float least = exp_least, most = exp_most;
+    for (uint64_t i = 0; i < count; i++) {
+        float s = 1.0f / (1.0f + exp_clamped(-gate[i], least, most)), silu = gate[i] * s;
+        act[i] = x[i] * silu;
+        gate[i] = x[i] * (s + silu * (1.0f - s));
+        x[i] = silu;
+    }
+}
+
 WIDE static void exp_wide(float *x, uint64_t count, float shift)
 {
     exp_body(x, count, shift);
@@ -91,6 +138,16 @@ WIDE static void gelu_wide(float *x, uint64_t count)
 WIDE static void silu_multiply_wide(float *x, const float *gate, uint64_t count)
 {
     silu_multiply_body(x, gate, count);
+}
+
+WIDE static void gelu_derivative_wide(float *x, float *act, uint64_t count)
+{
+    gelu_derivative_body(x, act, count);
+}
+
+WIDE static void silu_multiply_derivative_wide(float *x, float *gate, float *act, uint64_t count)
+{
+    silu_multiply_derivative_body(x, gate, act, count);
 }
 
 void vector_exp(float *x, uint64_t count, float shift)
@@ -115,6 +172,22 @@ void vector_silu_multiply(float *x, const float *gate, uint64_t count)
         silu_multiply_wide(x, gate, count);
     else
         silu_multiply_body(x, gate, count);
+}
+
+void vector_gelu_derivative(float *x, float *act, uint64_t count)
+{
+    if (has_wide())
+        gelu_derivative_wide(x, act, count);
+    else
+        gelu_derivative_body(x, act, count);
+}
+
+void vector_silu_multiply_derivative(float *x, float *gate, float *act, uint64_t count)
+{
+    if (has_wide())
+        silu_multiply_derivative_wide(x, gate, act, count);
+    else
+        silu_multiply_derivative_body(x, gate, act, count);
 }
 
 Scratch scratch_begin(Tensor work)
@@ -145,4 +218,18 @@ const float *scratch_convert(Scratch *scratch, const void *data, Dtype dtype, ui
 float *scratch_panel(Scratch *scratch, Dtype dtype, uint64_t rows, uint64_t cols)
 {
     return dtype == DTYPE_F32 ? NULL : scratch_take(scratch, rows, cols);
+}
+
+float *scratch_gradient(Scratch *scratch, Tensor gradient, uint64_t count)
+{
+    assert(gradient.rows * gradient.cols >= count);
+    float *sum = gradient.dtype == DTYPE_F32 ? gradient.data : scratch_take(scratch, 1, count);
+    memset(sum, 0, count * sizeof *sum);
+    return sum;
+}
+
+void gradient_store(const float *sum, Tensor gradient, uint64_t first, uint64_t count)
+{
+    if (gradient.dtype != DTYPE_F32)
+        host_from_f32(sum, element_in(gradient.data, gradient.dtype, first), gradient.dtype, count);
 }

@@ -884,8 +884,8 @@ Test(kernels, deduplicated_rows_go_to_each_member_once)
     cr_assert_eq(
         host_route(&table, 3, 1, rows, records, next_rows, next_records, send_rows, send_records, counts, origin), 0);
     const int32_t want_counts[] = {1, 2, 1}, want_origin[] = {0, 2, 0, 2};
-    const Record want_next[] = {{2, 2}, {-1, 0}, {-1, 0}, {3, 5}, {-1, 0}, {-1, 0}};
-    const Record want_send[] = {{0, 1}, {1, 3}, {-1, 0}, {4, 4}, {-1, 0}, {-1, 0}};
+    const Record want_next[] = {{-1, 0}, {2, 2}, {-1, 0}, {-1, 0}, {-1, 0}, {3, 5}};
+    const Record want_send[] = {{0, 1}, {-1, 0}, {1, 3}, {4, 4}, {-1, 0}, {-1, 0}}; // records keep their places
     cr_assert_arr_eq(counts.data, want_counts, sizeof want_counts);
     cr_assert_arr_eq(origin.data, want_origin, sizeof want_origin);
     cr_assert_arr_eq(next_records.data, want_next, sizeof want_next);

@@ -1,0 +1,86 @@
+// AdamW (Loshchilov and Hutter, Decoupled Weight Decay Regularization, algorithm 2): one step of one weight
+// buffer, in blocks, so that 16-bit weights and gradients are converted on the stack.
+#include <math.h>
+
+#include "kernels/host/internal.h"
+
+enum { BLOCK = 256 };
+
+// Place of part `part` of the state of weights row `row`: first moments, second moments, master copy.
+static float *state_of(Tensor weights, Tensor state, uint64_t row, uint64_t part)
+{
+    return (float *)state.data + row * state.cols + part * weights.cols;
+}
+
+static bool has_master(Tensor weights)
+{
+    return weights.dtype != DTYPE_F32;
+}
+
+static void check_shapes(Tensor weights, Tensor state)
+{
+    assert(state.dtype == DTYPE_F32 && state.rows == weights.rows);
+    assert(state.cols == (has_master(weights) ? 3 : 2) * weights.cols);
+}
+
+void host_optimizer_begin(Tensor weights, Tensor state)
+{
+    check_shapes(weights, state);
+    for (uint64_t row = 0; row < weights.rows; row++) {
+        memset(state_of(weights, state, row, 0), 0, 2 * weights.cols * sizeof(float));
+        if (has_master(weights))
+            host_to_f32(element_at(weights.data, weights.dtype, row * weights.cols), weights.dtype,
+                        state_of(weights, state, row, 2), weights.cols);
+    }
+}
+
+// The constants of a step, with the corrections for moments that began at 0.
+typedef struct {
+    float scale, beta1, beta2, rate, decay, correction, epsilon;
+} Factors;
+
+static Factors factors_of(const AdamW *adamw)
+{
+    double t = (double)adamw->step;
+    double first = 1 - pow((double)adamw->beta1, t), second = 1 - pow((double)adamw->beta2, t);
+    return (Factors){
+        .scale = adamw->gradient_scale,
+        .beta1 = adamw->beta1,
+        .beta2 = adamw->beta2,
+        .rate = (float)((double)adamw->learning_rate / first),
+        .decay = (float)(1 - (double)adamw->learning_rate * (double)adamw->weight_decay),
+        .correction = (float)(1 / sqrt(second)),
+        .epsilon = adamw->epsilon,
+    };
+}
+
+static void update(const Factors *s, const float *restrict gradient, float *restrict m, float *restrict v,
+                   float *restrict w, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        float g = gradient[i] * s->scale;
+        m[i] = s->beta1 * m[i] + (1.0f - s->beta1) * g;
+        v[i] = s->beta2 * v[i] + (1.0f - s->beta2) * g * g;
+        w[i] = s->decay * w[i] - s->rate * m[i] / (sqrtf(v[i]) * s->correction + s->epsilon);
+    }
+}
+
+void host_optimizer(const AdamW *adamw, Tensor weights, Tensor gradient, Tensor state)
+{
+    check_shapes(weights, state);
+    assert(adamw->step > 0 && gradient.dtype == weights.dtype);
+    assert(gradient.rows == weights.rows && gradient.cols == weights.cols);
+    float block[BLOCK];
+    Factors factors = factors_of(adamw);
+    for (uint64_t row = 0; row < weights.rows; row++) {
+        for (uint64_t first = 0; first < weights.cols; first += BLOCK) {
+            uint64_t count = smaller(BLOCK, weights.cols - first), place = row * weights.cols + first;
+            float *m = state_of(weights, state, row, 0) + first, *v = state_of(weights, state, row, 1) + first;
+            float *w = has_master(weights) ? state_of(weights, state, row, 2) + first : (float *)weights.data + place;
+            host_to_f32(element_at(gradient.data, gradient.dtype, place), gradient.dtype, block, count);
+            update(&factors, block, m, v, w, count);
+            if (has_master(weights))
+                host_from_f32(w, element_in(weights.data, weights.dtype, place), weights.dtype, count);
+        }
+    }
+}
