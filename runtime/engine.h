@@ -13,6 +13,8 @@ typedef struct {
     uint64_t seed; // of weights and tokens
     const Data *data;
     Routing routing;
+    AdamW adamw;   // learning rate, betas, epsilon and decay; the engine knows the rest
+    float balance; // weight of the load-balancing loss
     bool record; // keep gate decisions and the final hidden state of the last iteration
 } EngineOptions;
 

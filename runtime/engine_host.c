@@ -137,7 +137,7 @@ static bool channel_open(const HostEngine *engine, HostStep *step, Fault *fault)
     return step->channel >= 0;
 }
 
-enum { ROUTE_SEND_COUNTS = 7, DISPATCH_SEND_COUNTS = 2, UNROUTE_SEND_COUNTS = 2 };
+enum { ROUTE_COUNTS = 2, ROUTE_ORIGIN = 8, DISPATCH_SEND_COUNTS = 2 };
 
 // Routes and their way back name no level: they serve the dispatch that reads the same counts.
 static const Step *dispatch_of(const Plan *plan, int32_t send_counts)
@@ -150,11 +150,47 @@ static const Step *dispatch_of(const Plan *plan, int32_t send_counts)
     return NULL;
 }
 
+// Which operand is the send counts, and which the origin; false for other ops.
+static bool find_route_operands(Op op, uint32_t *send_counts, uint32_t *origin)
+{
+    switch ((int)op) {
+    case OP_ROUTE:
+        *send_counts = 7, *origin = ROUTE_ORIGIN;
+        return true;
+    case OP_UNROUTE:
+        *send_counts = 2, *origin = 3;
+        return true;
+    case OP_UNROUTE_BACKWARD:
+        *send_counts = 1, *origin = 2;
+        return true;
+    case OP_ROUTE_BACKWARD:
+        *send_counts = 4, *origin = 5;
+        return true;
+    }
+    return false;
+}
+
+// Record rows a row of the stage that the origin leads back to: several before the first exchange, where dispatch is
+// naive.
+static uint32_t fanout_of(const Plan *plan, int32_t origin)
+{
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const int32_t *operands = step_operands(plan, &plan->steps[s]);
+        if (plan->steps[s].op == OP_ROUTE && operands[ROUTE_ORIGIN] == origin)
+            return operands[ROUTE_COUNTS] == NONE && plan->dispatch == DISPATCH_NAIVE ? plan->model.top_k : 1;
+    }
+    return 1;
+}
+
 static bool route_resolve(const HostEngine *engine, HostStep *step, const ExpertMap *map, Fault *fault)
 {
     const Plan *plan = engine->plan;
     const Step *of = &plan->steps[step->index];
-    int32_t counts = step_operands(plan, of)[of->op == OP_ROUTE ? ROUTE_SEND_COUNTS : UNROUTE_SEND_COUNTS];
+    uint32_t counts_at, origin_at;
+    if (!find_route_operands(of->op, &counts_at, &origin_at))
+        return true;
+    int32_t counts = step_operands(plan, of)[counts_at];
+    step->fanout = fanout_of(plan, step_operands(plan, of)[origin_at]);
     const Step *dispatch = dispatch_of(plan, counts);
     if (!dispatch || !map)
         return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s') belongs to no dispatch of an MoE layer",
@@ -181,13 +217,15 @@ static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
     const ExpertMap *map = choice ? map_of(engine, choice->domain) : NULL;
     if (of->group != NONE && !channel_open(engine, step, fault))
         return false;
-    if (of->op == OP_EXPERT) {
+    if (of->op == OP_EXPERT || of->op == OP_EXPERT_BACKWARD) {
         if (!map)
-            return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('expert') is of no MoE layer", index);
+            return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s') is of no MoE layer", index, info->name);
         step->slot_of_expert = map->slot_of_expert;
     }
-    if ((of->op == OP_ROUTE || of->op == OP_UNROUTE) && !route_resolve(engine, step, map, fault))
+    if (!route_resolve(engine, step, map, fault))
         return false;
+    if (of->op == OP_OPTIMIZER)
+        host_optimizer_begin(step->operands[0], step->operands[2]);
     if (of->op == OP_GATE && choice && engine->decisions)
         step->decisions =
             engine->decisions + (uint64_t)(choice - plan->choices) * model_tokens(&plan->model) * plan->model.top_k;
@@ -327,6 +365,7 @@ static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *op
 static void host_begin(Engine *base, uint64_t iteration)
 {
     HostEngine *engine = (HostEngine *)base;
+    engine->updates = iteration + 1;
     if (engine->tokens.data)
         data_fill(engine->options.data, &engine->plan->model, engine->options.seed, engine->comm->rank, iteration,
                   engine->tokens);

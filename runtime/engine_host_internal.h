@@ -17,7 +17,8 @@ struct HostStep {
     int channel;      // of collectives
     uint32_t own;     // index in the step's group
     uint32_t members; // of it
-    RouteTable route; // of route and unroute
+    RouteTable route; // of route and unroute, and their backward forms
+    uint32_t fanout;  // record rows a row, of the backward forms
     const int32_t *slot_of_expert;
     int32_t *decisions; // where a gate's choice is recorded, or NULL
     bool is_final;      // its output is the final hidden state
@@ -43,6 +44,7 @@ struct HostEngine {
     int *channels; // [group][stream], -1 while not opened
     void *sum_scratch; // of the one stream that sums
     int32_t *sum_counts;
+    uint64_t updates;  // the iteration's number, from 1
     int32_t *decisions;
     void *final_x;
     Tensor loss, tokens, x;

@@ -185,6 +185,117 @@ static bool run_gather(const HostStep *step, Fault *fault)
     return comm->ops->all_gather(comm, step->channel, t[0].data, t[1].data, t[0].rows * row_bytes(t[0]), fault);
 }
 
+// ---- backward --------------------------------------------------------------------------------
+
+static bool run_loss_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_loss_backward(dims_of(step), t[0], t[1], t[2], t[3], t[4], t[5]);
+    return true;
+}
+
+static bool run_embed_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_embed_backward(dims_of(step), t[0], t[1], t[2]);
+    return true;
+}
+
+static bool run_pre_expert_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_pre_expert_backward(dims_of(step), t[0], t[1], t[2], t[3], t[4]);
+    return true;
+}
+
+static bool run_ffn_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_ffn_backward(dims_of(step), t[0], t[1], t[2], t[3], t[4]);
+    return true;
+}
+
+static bool run_shared_expert_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_shared_expert_backward(dims_of(step), t[0], t[1], t[2], t[3], t[4], t[5]);
+    return true;
+}
+
+static bool run_unroute_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_unroute_backward(&step->route, step->fanout, t[0], t[1], t[2], t[3], t[4]);
+    return true;
+}
+
+static bool run_expert_backward(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    Tensor rows = t[0], records = t[1], counts = t[2];
+    uint64_t row_count = counts.data ? counted_rows(counts) : records.rows;
+    uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
+    uint64_t lost = host_expert_backward(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records, t[3],
+                                         t[4], t[5], t[6], t[7], t[8]);
+    if (lost > 0)
+        return fault_set(fault, EXIT_FAULT, "%" PRIu64 " records name experts that this rank does not hold", lost);
+    return true;
+}
+
+static bool run_combine_backward(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    Tensor drows = t[0], drecords = t[1], next_counts = t[2], send_counts = t[3], returned = t[4];
+    uint64_t own_rows = (uint64_t)((const int32_t *)next_counts.data)[step->own];
+    Exchange exchange = {
+        .part_count = 2,
+        .parts = {{row_at(drows, own_rows), returned.data, row_bytes(drows)},
+                  {row_at(drecords, own_rows), t[5].data, row_bytes(drecords)}},
+        .send_counts = next_counts.data,
+        .recv_counts = send_counts.data,
+        .counts_known = true,
+        .recv_capacity = returned.rows,
+    };
+    Comm *comm = step->engine->comm;
+    return comm->ops->exchange(comm, step->channel, &exchange, fault);
+}
+
+static bool run_route_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    Tensor counts = t[6], drows = t[7], drecords = t[8];
+    uint64_t row_count = counts.data ? counted_rows(counts) : drecords.rows;
+    host_route_backward(&step->route, row_count, step->fanout, t[0], t[1], t[2], t[3], t[4], t[5], drows, drecords);
+    return true;
+}
+
+static bool run_gate_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_gate_backward(dims_of(step), step->engine->options.balance, t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7],
+                       t[8]);
+    return true;
+}
+
+static bool run_optimizer(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    AdamW adamw = step->engine->options.adamw;
+    adamw.step = step->engine->updates;
+    adamw.gradient_scale = 1.0f / (float)step->engine->comm->size; // sums over all ranks, the loss is their mean
+    host_optimizer(&adamw, t[0], t[1], t[2]);
+    return true;
+}
+
 static SumGroup sum_group(const HostStep *step)
 {
     const HostEngine *engine = step->engine;
@@ -241,19 +352,30 @@ HostHandler host_handler(Op op)
         return run_reduce_scatter;
     case OP_ALL_REDUCE:
         return run_all_reduce;
+    case OP_LOSS_BACKWARD:
+        return run_loss_backward;
+    case OP_COMBINE_BACKWARD:
+        return run_combine_backward;
+    case OP_UNROUTE_BACKWARD:
+        return run_unroute_backward;
+    case OP_EXPERT_BACKWARD:
+        return run_expert_backward;
+    case OP_ROUTE_BACKWARD:
+        return run_route_backward;
+    case OP_GATE_BACKWARD:
+        return run_gate_backward;
+    case OP_SHARED_EXPERT_BACKWARD:
+        return run_shared_expert_backward;
+    case OP_FFN_BACKWARD:
+        return run_ffn_backward;
+    case OP_PRE_EXPERT_BACKWARD:
+        return run_pre_expert_backward;
+    case OP_EMBED_BACKWARD:
+        return run_embed_backward;
+    case OP_OPTIMIZER:
+        return run_optimizer;
     case OP_ENCODE:
     case OP_DECODE:
-    case OP_LOSS_BACKWARD:
-    case OP_COMBINE_BACKWARD:
-    case OP_UNROUTE_BACKWARD:
-    case OP_EXPERT_BACKWARD:
-    case OP_ROUTE_BACKWARD:
-    case OP_GATE_BACKWARD:
-    case OP_SHARED_EXPERT_BACKWARD:
-    case OP_FFN_BACKWARD:
-    case OP_PRE_EXPERT_BACKWARD:
-    case OP_EMBED_BACKWARD:
-    case OP_OPTIMIZER:
         return NULL;
     }
     return NULL;

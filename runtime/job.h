@@ -24,6 +24,8 @@ typedef struct {
     uint64_t seed;
     const char *data_path;       // a file to take tokens from; NULL: generated
     Routing routing;
+    AdamW adamw;                 // of training plans
+    float balance;               // of training plans: weight of the loss that makes experts' loads alike
     bool emulate_links, check;
     bool keep_outputs; // JobResult.outputs
     bool count_choices; // JobResult.histogram

@@ -31,6 +31,16 @@ static bool check_executable(const Plan *plan, const EngineOps *engine, Fault *f
     return missing_count == 0;
 }
 
+// Updates change the weights that the reference has.
+static bool check_checkable(const Plan *plan, const JobOptions *options, Fault *fault)
+{
+    if (!options->check || plan->pass != PASS_TRAINING || options->warmup + options->iterations == 1)
+        return true;
+    return fault_set(fault, EXIT_USAGE,
+                     "a training plan changes its weights, so that --check compares the forward pass of the first "
+                     "iteration: give --warmup 0 --iterations 1");
+}
+
 static uint32_t stream_count(const Plan *plan)
 {
     bool used[STREAM_COUNT] = {false};
@@ -47,6 +57,8 @@ EngineOptions preflight_engine_options(const JobOptions *options)
 {
     return (EngineOptions){.seed = options->seed,
                            .routing = options->routing,
+                           .adamw = options->adamw,
+                           .balance = options->balance,
                            .record = options->check || options->keep_outputs || options->count_choices};
 }
 
@@ -88,6 +100,9 @@ enum {
     GIVEN_TRACED,
     GIVEN_PROFILE,
     GIVEN_DATA,
+    GIVEN_RATE,
+    GIVEN_DECAY,
+    GIVEN_BALANCE,
     GIVEN_COUNT
 };
 static const char *const given_names[GIVEN_COUNT] = {
@@ -95,6 +110,7 @@ static const char *const given_names[GIVEN_COUNT] = {
     [GIVEN_WARMUP] = "--warmup",         [GIVEN_ROUTING] = "--routing", [GIVEN_CHECK] = "--check",
     [GIVEN_EMULATE] = "--emulate-links", [GIVEN_TIMEOUT] = "--timeout", [GIVEN_TRACED] = "--trace",
     [GIVEN_PROFILE] = "--profile",       [GIVEN_DATA] = "--data",
+    [GIVEN_RATE] = "--learning-rate",    [GIVEN_DECAY] = "--weight-decay", [GIVEN_BALANCE] = "--balance",
 };
 
 static void given_fill(const JobOptions *options, double given[GIVEN_COUNT])
@@ -109,6 +125,9 @@ static void given_fill(const JobOptions *options, double given[GIVEN_COUNT])
     given[GIVEN_TIMEOUT] = options->timeout_s;
     given[GIVEN_PROFILE] = options->count_choices;
     given[GIVEN_DATA] = options->data_path != NULL;
+    given[GIVEN_RATE] = (double)options->adamw.learning_rate;
+    given[GIVEN_DECAY] = (double)options->adamw.weight_decay;
+    given[GIVEN_BALANCE] = (double)options->balance;
     given[GIVEN_TRACED] = options->trace_count;
     for (uint32_t t = 0; t < options->trace_count; t++)
         given[GIVEN_TRACED] += (double)options->trace_ranks[t] * (t + 1);
@@ -194,7 +213,7 @@ static bool of_rank(const JobOptions *options, Fault *fault)
 bool preflight_run(const Plan *plan, const JobOptions *options, uint32_t samples, Fault *fault)
 {
     bool runs = (check_given(options, fault) || of_rank(options, fault)) && check_world(plan, options, fault) &&
-                check_executable(plan, options->engine, fault) &&
+                check_executable(plan, options->engine, fault) && check_checkable(plan, options, fault) &&
                 (check_machine(plan, options, samples, fault) || of_rank(options, fault));
     return preflight_agree(options->comm, runs, fault);
 }

@@ -194,16 +194,16 @@ static double planned_bytes(const Plan *plan, uint32_t level)
 static void print_traffic(const Report *report, Text *out)
 {
     const Plan *plan = report->plan;
-    text_format(out, "\n%-8s %14s %14s %14s %14s %14s %14s %10s\n", "traffic", "exchange", "routing", "gather", "total",
-                "planned", "busiest rank", "of planned");
-    text_format(out, "%-8s %14s %14s %14s %14s %14s %14s %10s\n", "level", "B/GPU", "B/GPU", "B/GPU", "B/GPU", "B/GPU",
-                "B", "%");
+    text_format(out, "\n%-8s %12s %12s %12s %12s %12s %12s %12s %10s\n", "traffic", "exchange", "routing", "gather",
+                "sums", "total", "planned", "busiest rank", "of planned");
+    text_format(out, "%-8s %12s %12s %12s %12s %12s %12s %12s %10s\n", "level", "B/GPU", "B/GPU", "B/GPU", "B/GPU",
+                "B/GPU", "B/GPU", "B", "%");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
         const JobTraffic *traffic = &report->result->traffic[l];
         double planned = planned_bytes(plan, l);
-        text_format(out, "%-8s %14.0f %14.0f %14.0f %14.0f %14.0f %14.0f ", plan->cluster.levels[l].name,
-                    traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes, traffic->total_bytes,
-                    planned, traffic->max_total_bytes);
+        text_format(out, "%-8s %12.0f %12.0f %12.0f %12.0f %12.0f %12.0f %12.0f ", plan->cluster.levels[l].name,
+                    traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes, traffic->reduce_bytes,
+                    traffic->total_bytes, planned, traffic->max_total_bytes);
         if (planned > 0)
             text_format(out, "%10.1f\n", 100 * traffic->total_bytes / planned);
         else
@@ -295,7 +295,10 @@ static void print_verdict(const Report *report, Text *out)
     const JobResult *result = report->result;
     const CheckVerdict *check = &result->check;
     text_append(out, "\n");
-    if (result->has_loss)
+    if (result->has_loss && report->plan->pass == PASS_TRAINING)
+        text_format(out, "loss: %.6f in the first of these iterations, %.6f in the last (mean over ranks)\n",
+                    result->loss[0], result->loss[result->iterations - 1]);
+    else if (result->has_loss)
         text_format(out, "loss: %.6f in the last iteration (mean over ranks)\n", result->loss[result->iterations - 1]);
     if (check->done)
         text_format(out,

@@ -1,0 +1,85 @@
+# Training plans as they run: the loss falls, every strategy trains as plain EP does, threads and MPI give the same
+# bits, the bytes are the plan's, and what cannot go on stops with a reason.
+. "$(dirname "$0")/lib.sh"
+cd "$work" || exit 1
+cat >model.hep <<'HEP'
+cluster four {
+  level dc  { count = 2  bandwidth = 1 Gbit/s  latency = 1 ms }
+  level gpu { count = 2  bandwidth = 4 Gbit/s  latency = 10 us }
+  device    { compute = 4 GFLOP/s  memory = 512 MB  memory_bandwidth = 1 GB/s }
+}
+model small {
+  layers = 2  hidden = 32  heads = 4  vocabulary = 64  sequence = 16  batch = 4  dtype = f32
+  moe { experts = 8  top_k = 2  inner = 48  activation = gelu }
+}
+plan { pass = training }
+HEP
+
+cat >check.py <<'PYTHON'
+import json, sys
+def losses(name):
+    return json.load(open(name + ".json"))["loss"]
+base = losses("ep")
+begin, end = sum(base[:5]) / 5, sum(base[-5:]) / 5
+assert end < begin - 0.1, ("the loss does not fall", begin, end)
+for name in sys.argv[1:]:
+    other = losses(name)
+    assert len(other) == len(base)
+    worst = max(abs(a / b - 1) for a, b in zip(base, other))
+    assert worst < 2e-4, "%s: losses differ from plain EP's by %g" % (name, worst)
+    # What the plan says of sums is what was sent; exchanges depend on the routing.
+    run, plan = json.load(open(name + ".json")), json.load(open(name + ".plan.json"))
+    for level, planned in zip(run["traffic"], plan["traffic"]):
+        for key in ("gather_bytes", "reduce_bytes"):
+            assert abs(level[key] - planned[key]) <= 1e-6 * max(planned[key], 1), (name, key, level, planned)
+PYTHON
+
+run() { # NAME OPTIONS...
+  local name=$1
+  shift
+  expect 0 '' "$HEPC" "$@" -o $name.hepb model.hep &&
+    expect 0 '' "$HEPC" --dump=json -o $name.plan.json $name.hepb &&
+    expect 0 '' "$HEP_RUN" --warmup 0 -n 30 --learning-rate 0.01 --json=$name.json $name.hepb
+}
+run ep --domain ep --dispatch naive
+run dedup --domain ep --dispatch dedup
+run gather --domain gather
+run outer --domain dc=2,gpu=1
+run inner --domain dc=1,gpu=2
+run again --domain "0-1:dc=2,gpu=2,regather"
+run mixed --domain "0:dc=2,gpu=1; 1:dc=1,gpu=2,regather"
+run plain -O0 --domain dc=2,gpu=1
+python3 check.py ep dedup gather outer inner again mixed plain || fail "strategies do not train alike"
+
+# The first iteration's forward pass against the dense reference.
+expect 0 '' "$HEP_RUN" --warmup 0 -n 1 --check outer.hepb
+expect 2 'the first iteration' "$HEP_RUN" --check outer.hepb
+
+sed 's/pass = training/pass = training  migration { codec = sr  ratio = 4 }/' model.hep >compressed.hep
+expect 0 '' "$HEPC" --domain dc=2,gpu=1 compressed.hep -o compressed.hepb
+expect 5 "ops 'encode', 'decode' are not supported" "$HEP_RUN" compressed.hepb
+
+printf 'the quick brown fox jumps over the lazy dog. %.0s' $(seq 40) >text
+expect 3 'vocabulary' "$HEP_RUN" --data text outer.hepb
+sed 's/vocabulary = 64/vocabulary = 128/' model.hep >wide.hep
+expect 0 '' "$HEPC" wide.hep -o wide.hepb
+expect 0 '' "$HEP_RUN" --warmup 0 -n 60 --learning-rate 0.01 --data text --json=text.json wide.hepb
+python3 -c '
+import json
+loss = json.load(open("text.json"))["loss"]
+assert loss[-1] < 0.6 * loss[0], (loss[0], loss[-1])' || fail "a text that repeats is not learned"
+expect 5 'not a finite number' "$HEP_RUN" --warmup 0 -n 30 --learning-rate 1e30 outer.hepb
+expect 2 'learning-rate' "$HEP_RUN" --learning-rate -1 outer.hepb
+
+"$HEP_RUN" --communicator mpi outer.hepb >/dev/null 2>err
+if command -v mpirun >/dev/null && ! grep -q 'built without MPI' err; then
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+  export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0 # MPI keeps what it allocated
+  expect 0 '' timeout 100 mpirun --oversubscribe -n 4 "$HEP_RUN" --warmup 0 -n 30 --learning-rate 0.01 --json=mpi.json \
+    mixed.hepb &&
+    { python3 -c 'import json; assert json.load(open("mpi.json"))["loss"] == json.load(open("mixed.json"))["loss"]' ||
+      fail "MPI and threads train differently"; }
+else
+  echo "no MPI: training by processes is not checked"
+fi
+finish
