@@ -40,6 +40,8 @@ static uint64_t chunk_bytes(const MpiWorld *world, const Group *group, uint64_t 
     double rate = cluster->levels[level].bandwidth_bytes_per_s;
     for (uint32_t p = 0; level == 0 && p < cluster->port_count; p++)
         rate = fmin(rate, cluster->ports[p].bandwidth_bytes_per_s);
+    if (rate <= 0) // not known yet: a calibration finds out
+        return world->options.chunk_bytes;
     double at_once = (double)(SLOTS * members * cluster_gpus_below(cluster, level));
     double bytes = fmax(rate * world->options.timeout_s / 16 / at_once, CHUNK_BYTES_MIN);
     return bytes < (double)world->options.chunk_bytes ? (uint64_t)bytes : world->options.chunk_bytes;
