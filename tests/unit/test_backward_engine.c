@@ -182,13 +182,20 @@ static void check_prediction(const Plan *plan, Routing routing, const Run *base)
               square);
 }
 
-// f32 sums of the same terms in other orders and groupings: some hundred roundings of 6e-8, through a few layers.
+// Sums of the same terms in other orders and groupings: some hundred roundings of 6e-8, through a few layers. With
+// 16-bit storage every hop rounds what it summed, to half a unit of 2^-10 or 2^-7: ten or so in a row add up.
+static double tolerance(Dtype dtype)
+{
+    return dtype == DTYPE_F32 ? 5e-5 : dtype == DTYPE_F16 ? 10 * 0x1p-11 : 10 * 0x1p-8;
+}
+
 static void compare(const Plan *plan, const Run *base, const Run *run, const char *name)
 {
     Update *updates = calloc(plan->step_count, sizeof *updates);
+    double relative = tolerance(plan->model.dtype);
     updates_of(plan, updates);
     cr_assert_eq(run->updates, base->updates);
-    cr_assert_float_eq(total_loss(run), total_loss(base), 1e-5 * total_loss(base), "%s: the loss", name);
+    cr_assert_float_eq(total_loss(run), total_loss(base), relative * total_loss(base), "%s: the loss", name);
     for (uint32_t u = 0; u < run->updates; u++) {
         for (uint32_t r = 0; r < run->ranks; r++) {
             const double *got = run->rank[r].gradients[u], *want = base->rank[r].gradients[u];
@@ -197,8 +204,8 @@ static void compare(const Plan *plan, const Run *base, const Run *run, const cha
             for (uint64_t i = 0; i < count; i++)
                 largest = fmax(largest, fabs(want[i]));
             for (uint64_t i = 0; i < count; i++)
-                cr_assert(fabs(got[i] - want[i]) <= 5e-5 * largest, "%s: rank %u, '%s' [%llu]: %g, plain EP %g", name,
-                          r, plan->buffers[updates[u].gradient].name, (unsigned long long)i, got[i], want[i]);
+                cr_assert(fabs(got[i] - want[i]) <= relative * largest, "%s: rank %u, '%s' [%llu]: %g, plain EP %g",
+                          name, r, plan->buffers[updates[u].gradient].name, (unsigned long long)i, got[i], want[i]);
         }
     }
     free(updates);
@@ -237,7 +244,8 @@ static void check_strategies(Spec spec, Routing routing)
         }
     }
     cr_assert_gt(compared, 1);
-    if (routing != ROUTING_LEARNED) // else a step may change the choice, where the loss jumps
+    // Under learned routing a step may change the choice, where the loss jumps; 16-bit weights may not take the step.
+    if (routing != ROUTING_LEARNED && spec.model.dtype == DTYPE_F32)
         check_prediction(first, routing, &base);
     run_free(&base);
     plan_destroy(first);
@@ -285,4 +293,14 @@ Test(backward_engine, replicated_experts)
     Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 4, 2);
     spec.replica_levels = 1;
     check_strategies(spec, ROUTING_LEARNED);
+}
+
+Test(backward_engine, storage_in_16_bits)
+{
+    for (Dtype dtype = DTYPE_F16; dtype <= DTYPE_BF16; dtype++) {
+        Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 8, 2);
+        spec.model.dtype = dtype;
+        spec.model.shared_experts = 1;
+        check_strategies(spec, ROUTING_BALANCED);
+    }
 }

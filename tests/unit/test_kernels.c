@@ -1,84 +1,8 @@
 // The host kernels against plain loops in double, over odd sizes and all dtypes, with guard bytes
 // around every output and scratch exactly as large as ir/workspace.c says.
-#include <criterion/criterion.h>
-
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include "ir/workspace.h"
-#include "kernels/host/internal.h"
-#include "kernels/host/kernels.h"
-
-enum { GUARD = 64, TENSORS_MAX = 4096 };
-
-static const Dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
-
-// ---- buffers -------------------------------------------------------------------------------------
-
-static struct {
-    Tensor tensors[TENSORS_MAX];
-    size_t count;
-} made;
-
-// Surrounded by guard bytes and filled with NaN, so that neither a stray write nor a read of what
-// was never written goes unnoticed.
-static Tensor make(Dtype dtype, uint64_t rows, uint64_t cols)
-{
-    uint64_t bytes = rows * cols * dtype_bytes(dtype);
-    unsigned char *base = aligned_alloc(64, (bytes + 2 * GUARD + 63) / 64 * 64);
-    memset(base, 0xA5, bytes + 2 * GUARD);
-    memset(base + GUARD, 0xFF, bytes);
-    Tensor tensor = {.data = base + GUARD, .dtype = dtype, .rows = rows, .cols = cols};
-    cr_assert(made.count < TENSORS_MAX);
-    return made.tensors[made.count++] = tensor;
-}
-
-static Tensor make_work(const ModelDims *dims, Op op, uint64_t rows, uint32_t records, uint32_t fanout)
-{
-    return make(DTYPE_F32, 1, workspace_elements(dims, op, rows, records, fanout));
-}
-
-// Checks all guards and frees everything.
-static void finish(void)
-{
-    for (size_t t = 0; t < made.count; t++) {
-        Tensor tensor = made.tensors[t];
-        unsigned char *base = (unsigned char *)tensor.data - GUARD;
-        uint64_t bytes = tensor.rows * tensor.cols * dtype_bytes(tensor.dtype);
-        for (uint64_t i = 0; i < GUARD; i++) {
-            cr_assert_eq(base[i], 0xA5, "tensor %zu: written before its begin", t);
-            cr_assert_eq(base[GUARD + bytes + i], 0xA5, "tensor %zu: written behind its end", t);
-        }
-        free(base);
-    }
-    made.count = 0;
-}
-
-static double at(Tensor tensor, uint64_t index)
-{
-    float value;
-    host_to_f32((const char *)tensor.data + index * dtype_bytes(tensor.dtype), tensor.dtype, &value, 1);
-    return (double)value;
-}
-
-static uint64_t random_state = 1;
-
-static double random_unit(void)
-{
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (double)(random_state >> 40) / (double)(1u << 24);
-}
-
-static Tensor make_random(Dtype dtype, uint64_t rows, uint64_t cols, double scale)
-{
-    Tensor tensor = make(dtype, rows, cols);
-    for (uint64_t i = 0; i < rows * cols; i++) {
-        float value = (float)(scale * (2 * random_unit() - 1));
-        host_from_f32(&value, (char *)tensor.data + i * dtype_bytes(dtype), dtype, 1);
-    }
-    return tensor;
-}
+#include "tensors.h"
 
 // Inputs are the same on both sides, so what differs is the rounding of the output and of sums in f32.
 static double tolerance(Dtype dtype)
@@ -99,13 +23,6 @@ static void expect_close(Tensor got, const double *want, uint64_t count, const c
 }
 
 // ---- plain forms -----------------------------------------------------------------------------------
-
-static double *doubles(uint64_t count)
-{
-    double *values = calloc(count ? count : 1, sizeof *values);
-    cr_assert(values);
-    return values;
-}
 
 static double *plain_norm(Tensor x, uint64_t rows, uint64_t hidden, Tensor gains, uint64_t first)
 {
@@ -232,14 +149,6 @@ Test(kernels, fast_exponential)
 }
 
 // ---- layers --------------------------------------------------------------------------------------------
-
-static Tensor make_tokens(const ModelDims *dims)
-{
-    Tensor tokens = make(DTYPE_I32, dims->batch, dims->sequence + 1);
-    for (uint64_t i = 0; i < tokens.rows * tokens.cols; i++)
-        ((int32_t *)tokens.data)[i] = (int32_t)(random_unit() * dims->vocabulary);
-    return tokens;
-}
 
 Test(kernels, embed_and_residual)
 {
