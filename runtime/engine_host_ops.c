@@ -123,21 +123,29 @@ static bool run_expert(const HostStep *step, Fault *fault)
     return true;
 }
 
-static bool run_combine(const HostStep *step, Fault *fault)
+// What the rows of a dispatch became goes back to where they came from: parts as they lie on this rank, own rows
+// first, and as they are to lie there.
+static bool send_back(const HostStep *step, uint32_t part_count, const Tensor from[], const Tensor to[],
+                      Tensor next_counts, Tensor send_counts, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    Tensor results = t[0], next_counts = t[1], send_counts = t[2], returned = t[3];
     uint64_t own_rows = (uint64_t)((const int32_t *)next_counts.data)[step->own];
     Exchange exchange = {
-        .part_count = 1,
-        .parts = {{row_at(results, own_rows), returned.data, row_bytes(results)}},
+        .part_count = part_count,
         .send_counts = next_counts.data,
         .recv_counts = send_counts.data,
         .counts_known = true,
-        .recv_capacity = returned.rows,
+        .recv_capacity = to[0].rows,
     };
+    for (uint32_t p = 0; p < part_count; p++)
+        exchange.parts[p] = (ExchangePart){row_at(from[p], own_rows), to[p].data, row_bytes(from[p])};
     Comm *comm = step->engine->comm;
     return comm->ops->exchange(comm, step->channel, &exchange, fault);
+}
+
+static bool run_combine(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    return send_back(step, 1, &t[0], &t[3], t[1], t[2], fault);
 }
 
 static bool run_unroute(const HostStep *step, Fault *fault)
@@ -250,20 +258,8 @@ static bool run_expert_backward(const HostStep *step, Fault *fault)
 
 static bool run_combine_backward(const HostStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    Tensor drows = t[0], drecords = t[1], next_counts = t[2], send_counts = t[3], returned = t[4];
-    uint64_t own_rows = (uint64_t)((const int32_t *)next_counts.data)[step->own];
-    Exchange exchange = {
-        .part_count = 2,
-        .parts = {{row_at(drows, own_rows), returned.data, row_bytes(drows)},
-                  {row_at(drecords, own_rows), t[5].data, row_bytes(drecords)}},
-        .send_counts = next_counts.data,
-        .recv_counts = send_counts.data,
-        .counts_known = true,
-        .recv_capacity = returned.rows,
-    };
-    Comm *comm = step->engine->comm;
-    return comm->ops->exchange(comm, step->channel, &exchange, fault);
+    const Tensor *t = step->operands; // rows and records, here and there
+    return send_back(step, 2, &t[0], &t[4], t[2], t[3], fault);
 }
 
 static bool run_route_backward(const HostStep *step, Fault *fault)
