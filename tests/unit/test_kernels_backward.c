@@ -220,6 +220,27 @@ static void check_shared(Dtype dtype, Activation activation, uint32_t hidden, ui
     finish();
 }
 
+// Far out as well, where exponentials are clamped. 1e-6: a few roundings of values below 2, and exp within 2 ulp.
+Test(kernels_backward, derivatives_of_activations)
+{
+    const double far[] = {-1e4, -300, -88, 88, 300, 1e4};
+    for (int i = 0; i < 6000; i++) {
+        double x = (double)(float)(i < 6 ? far[i] : (i - 3000) / 100.0), s = 1 / (1 + exp(-x));
+        double u = sqrt(2 / M_PI) * (x + 0.044715 * x * x * x), slope = sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
+        float up = (float)x, act, linear = 0.75f, gate = (float)x, product;
+        vector_gelu_derivative(&up, &act, 1);
+        double want = (1 + tanh(u)) / 2 + x / 2 * slope * (1 - tanh(u) * tanh(u));
+        cr_assert_float_eq((double)up, want, 1e-6, "gelu'(%g): got %g, expected %g", x, (double)up, want);
+        cr_assert_float_eq((double)act, x * (1 + tanh(u)) / 2, 1e-6 * fmax(1, fabs(x)));
+        vector_silu_multiply_derivative(&linear, &gate, &product, 1);
+        want = s + x * s * (1 - s);
+        cr_assert_float_eq((double)linear, x * s, 1e-6 * fmax(1, fabs(x)));
+        cr_assert_float_eq((double)gate, 0.75 * want, 1e-6, "silu'(%g): got %g, expected %g", x, (double)gate / 0.75,
+                           want);
+        cr_assert_float_eq((double)product, 0.75 * x * s, 1e-6 * fmax(1, fabs(x)));
+    }
+}
+
 Test(kernels_backward, feed_forward)
 {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
