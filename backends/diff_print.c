@@ -28,7 +28,7 @@ static const char *change_text(char out[FORMAT_MAX], const double values[2])
     else if (values[0] == 0)
         snprintf(out, FORMAT_MAX, "new");
     else
-        snprintf(out, FORMAT_MAX, "%+.1f %%", 100 * (values[1] / values[0] - 1));
+        format_change(out, values[1] / values[0] - 1);
     return out;
 }
 

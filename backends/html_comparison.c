@@ -52,8 +52,8 @@ static void print_verdict(const Report *report)
     text_format(report->out, ". This plan's schedule takes %s when simulated",
                 format_time(value, report->simulation->iteration_s));
     if (plan->iteration_s > 0)
-        text_format(report->out, ", %+.1f %% against the model",
-                    100 * (report->simulation->iteration_s / plan->iteration_s - 1));
+        text_format(report->out, ", %s against the model",
+                    format_change(value, report->simulation->iteration_s / plan->iteration_s - 1));
     text_append(report->out, ".</p>\n");
 }
 

@@ -35,10 +35,11 @@ static const char *level_name(const Plan *plan, int32_t level)
     return level == NONE ? "-" : plan->cluster.levels[level].name;
 }
 
+// The longest first; steps that differ by rounding alone stay in the order of the plan.
 static int compare_lengths(const void *left, const void *right)
 {
     const PathStep *a = left, *b = right;
-    double a_s = a->end_s - a->begin_s, b_s = b->end_s - b->begin_s;
+    float a_s = (float)(a->end_s - a->begin_s), b_s = (float)(b->end_s - b->begin_s);
     return a_s != b_s ? (a_s < b_s) - (a_s > b_s) : (a->step > b->step) - (a->step < b->step);
 }
 
@@ -98,10 +99,10 @@ static void print_busy(const Plan *plan, const Simulation *simulation, uint32_t 
 void simulation_print(const Plan *plan, const Simulation *simulation, Text *out)
 {
     Arena *arena = arena_create();
-    char value[FORMAT_MAX], other[FORMAT_MAX];
-    text_format(out, "simulated iteration: %s (the solver's objective: %s, %+.1f %%)\n",
+    char value[FORMAT_MAX], other[FORMAT_MAX], change[FORMAT_MAX];
+    text_format(out, "simulated iteration: %s (the solver's objective: %s, %s)\n",
                 format_time(value, simulation->iteration_s), format_time(other, plan->iteration_s),
-                100 * (plan->iteration_s - simulation->iteration_s) / whole(simulation));
+                format_change(change, (plan->iteration_s - simulation->iteration_s) / whole(simulation)));
     text_format(out, "communication: %s exposed, %s hidden behind computation\n",
                 format_time(value, simulation->last->exposed_s), format_time(other, simulation->last->hidden_s));
     if (simulation->merged)

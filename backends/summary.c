@@ -63,7 +63,7 @@ static void print_simulated(const Plan *plan, Text *out)
     arena_destroy(arena);
     text_format(out, "this plan's schedule, simulated: %s", format_time(value, simulated_s));
     if (plan->iteration_s > 0)
-        text_format(out, " (%+.1f %% against the prediction)", 100 * (simulated_s / plan->iteration_s - 1));
+        text_format(out, " (%s against the prediction)", format_change(value, simulated_s / plan->iteration_s - 1));
     text_append(out, "\n");
 }
 

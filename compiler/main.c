@@ -145,12 +145,6 @@ static void on_interrupt(int signal)
     interrupted = 1;
 }
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t length = strlen(text), tail = strlen(end);
-    return length >= tail && !strcmp(text + length - tail, end);
-}
-
 // The first interrupt ends the sweep with what is done, a second one ends the program.
 static int process_sweep(const Options *options, const char *content, size_t length)
 {
@@ -167,9 +161,9 @@ static int process_sweep(const Options *options, const char *content, size_t len
     output_diagnostics(diag);
     Text text = {0};
     if (code == EXIT_DONE && sweep.row_count > 0) {
-        if (options->output && ends_with(options->output, ".json"))
+        if (options->output && text_ends_with(options->output, ".json"))
             sweep_print_json(&sweep, &text);
-        else if (options->output && ends_with(options->output, ".svg"))
+        else if (options->output && text_ends_with(options->output, ".svg"))
             sweep_print_plot(&sweep, &text);
         else if (options->output)
             sweep_print_csv(&sweep, &text);
@@ -243,7 +237,7 @@ static int process_diff(const Options *options)
         const char *names[2] = {options->diff, options->input};
         const Diff *diff = diff_plans(plans, names, arena);
         Text text = {0};
-        if (options->output && ends_with(options->output, ".json"))
+        if (options->output && text_ends_with(options->output, ".json"))
             diff_print_json(diff, &text);
         else
             diff_print(diff, &text);

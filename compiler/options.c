@@ -119,6 +119,8 @@ static void leave_out_from(Options *options, int first)
 
 static void parse_dump_pass(const char *name, bool after, Options *options, struct argp_state *state)
 {
+    if (options->dump_pass != NONE)
+        argp_error(state, "one of --dump-before and --dump-after at a time: a dump shows one schedule");
     options->dump_pass = plan_pass_parse(name);
     Text names = {0};
     for (int p = 0; p < PLAN_PASS_COUNT; p++)
@@ -137,6 +139,12 @@ static double parse_number(const char *text, const char *option, double low, dou
     if (end == text || *end || !(value >= low && value <= high))
         argp_error(state, "%s takes a number from %g to %g, got '%s'", option, low, high, text);
     return value;
+}
+
+static bool is_sweep_form(const char *output)
+{
+    return text_ends_with(output, ".csv") || text_ends_with(output, ".json") || text_ends_with(output, ".svg") ||
+           !strcmp(output, "-");
 }
 
 // One thing goes to standard output at a time.
@@ -168,6 +176,10 @@ static void refuse_mixtures(const Options *options, struct argp_state *state)
         argp_error(state, "--json goes with --explain or --simulate; the plan itself for programs is --dump=json");
     if (options->dump_pass != NONE && options->dump == DUMP_NONE)
         argp_error(state, "--dump-before and --dump-after say of which schedule: they need --dump or --emit");
+    if (options->dump_pass != NONE && options->no_passes)
+        argp_error(state, "-O0 leaves all passes out: no --dump-before or --dump-after goes with it");
+    if (options->sweep_count > 0 && options->output && !is_sweep_form(options->output))
+        argp_error(state, "a sweep is written as .csv, .json or .svg, not as '%s'", options->output);
     if (options->check && options->output)
         argp_error(state, "--check writes nothing: it does not go together with --output");
 }
@@ -215,8 +227,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         options->planner.limits.gap = parse_number(argument, "--gap", 0, 100, state) / 100;
         return 0;
     case 'O':
-        if (parse_number(argument, "-O", 0, 1, state) == 0)
-            leave_out_from(options, 0);
+        options->no_passes = parse_number(argument, "-O", 0, 1, state) == 0;
         return 0;
     case OPTION_PASSES:
         options->passes = true;
@@ -254,6 +265,8 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         if (!options->input && !options->help_language)
             argp_error(state, "no input file: give a .hep, .ir or .hepb file ('-' reads standard input)");
         refuse_mixtures(options, state);
+        if (options->no_passes)
+            leave_out_from(options, 0);
         return 0;
     }
     return ARGP_ERR_UNKNOWN;

@@ -27,8 +27,9 @@ typedef struct {
     const char *profile;
     DumpKind dump;
     bool explain, json, check, simulate, passes, help_language;
-    PlanPassSet without;  // passes left out
-    int dump_pass;    // --dump-before, --dump-after: a PlanPass, or NONE
+    bool no_passes;      // -O0
+    PlanPassSet without; // passes left out
+    int dump_pass;       // --dump-before, --dump-after: a PlanPass, or NONE
     CheckOptions checks;
     PlannerOptions planner;
     int dispatch;

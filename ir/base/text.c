@@ -91,6 +91,12 @@ void text_number(Text *text, double value)
     text_append(text, format_double(number, value));
 }
 
+bool text_ends_with(const char *text, const char *end)
+{
+    size_t length = strlen(text), tail = strlen(end);
+    return length >= tail && !strcmp(text + length - tail, end);
+}
+
 typedef struct {
     double factor;
     const char *unit;
@@ -136,6 +142,13 @@ const char *format_time(char out[FORMAT_MAX], double time_s)
 {
     static const Scale scales[] = {{1, "s"}, {1e-3, "ms"}, {1e-6, "us"}, {1e-9, "ns"}};
     return format_scaled(out, time_s, scales, COUNT_OF(scales));
+}
+
+const char *format_change(char out[FORMAT_MAX], double share)
+{
+    double percent = 100 * share;
+    snprintf(out, FORMAT_MAX, fabs(percent) < 0.05 ? "0.0 %%" : "%+.1f %%", percent);
+    return out;
 }
 
 const char *format_bandwidth(char out[FORMAT_MAX], double bytes_per_s)

@@ -16,10 +16,13 @@ void text_append_bytes(Text *text, const void *bytes, size_t length);
 void text_format(Text *text, const char *format, ...) PRINTF_LIKE(2, 3);
 void text_number(Text *text, double value); // shortest decimal that strtod reads back exactly
 
+bool text_ends_with(const char *text, const char *end);
+
 enum { FORMAT_MAX = 32 };
 // Human forms, SI prefixes, three significant digits: "1.25 GB", "12.4 ms", "10 Gbit/s", "60 TFLOP/s".
 const char *format_bytes(char out[FORMAT_MAX], double bytes);
 const char *format_time(char out[FORMAT_MAX], double time_s);
+const char *format_change(char out[FORMAT_MAX], double share); // 0.014 is "+1.4 %"; what rounds to nothing "0.0 %"
 const char *format_bandwidth(char out[FORMAT_MAX], double bytes_per_s); // as bit/s, the way links are sold
 const char *format_rate(char out[FORMAT_MAX], double flop_per_s);
 // "671 B", "46.7 B", "8.4 M": a large count, as parameters are spoken of.

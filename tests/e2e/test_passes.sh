@@ -42,6 +42,8 @@ expect 0 '' "$HEPC" -O0 "$samples/laptop.hep" -o plain.hepb
 expect 0 '' "$HEP_RUN" --iterations 1 --check plain.hepb
 
 expect 2 "unknown pass 'hosit'" "$HEPC" --dump=ir --dump-before hosit "$samples/laptop.hep"
+expect 2 'one of --dump-before' "$HEPC" --dump=ir --dump-before hoist --dump-after hoist "$samples/laptop.hep"
+expect 2 'leaves all passes out' "$HEPC" --dump=ir --dump-after hoist -O0 "$samples/laptop.hep"
 expect 2 'need --dump' "$HEPC" --dump-after hoist "$samples/laptop.hep"
 expect 2 'takes a number' "$HEPC" -O2 "$samples/laptop.hep"
 expect 2 'needs a .hep file' "$HEPC" -O0 plain.hepb

@@ -31,6 +31,8 @@ expect 0 '' "$HEPC" --sweep memory=1,80 "$sample"
 grep -q '^1  *does not fit' "$work/out" || fail "too little memory"
 expect 0 '' "$HEPC" --sweep "dc.latency=1 us:1 ms:log2" "$sample"
 grep -q '^0.001 ' "$work/out" || fail "units of a range"
+expect 2 'written as .csv, .json or .svg' "$HEPC" --sweep batch=1,2 -o sweep.hepb "$sample"
+[ ! -e sweep.hepb ] || fail "a sweep in a form that is not its own"
 expect 2 "did you mean 'batch'" "$HEPC" --sweep bach=1 "$sample"
 expect 2 'takes no numbers' "$HEPC" --sweep dtype=1 "$sample"
 for values in 2:1:1 1: a 1,,2 1:2:log1 '1 parsec' ''; do

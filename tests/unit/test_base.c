@@ -88,6 +88,11 @@ Test(base_text, human_units)
     cr_assert_str_eq(format_bandwidth(out, 1.25e9), "10 Gbit/s");
     cr_assert_str_eq(format_bandwidth(out, 16e9), "128 Gbit/s");
     cr_assert_str_eq(format_rate(out, 60e12), "60 TFLOP/s");
+    cr_assert_str_eq(format_change(out, 0.014), "+1.4 %");
+    cr_assert_str_eq(format_change(out, -0.0006), "-0.1 %");
+    cr_assert_str_eq(format_change(out, -0.0004), "0.0 %");
+    cr_assert_str_eq(format_change(out, 0.0004), "0.0 %");
+    cr_assert_leq(strlen(format_change(out, 1e300)), (size_t)FORMAT_MAX - 1);
     cr_assert_leq(strlen(format_rate(out, 1e300)), (size_t)FORMAT_MAX - 1);
     cr_assert_leq(strlen(format_time(out, -INFINITY)), (size_t)FORMAT_MAX - 1);
 }
