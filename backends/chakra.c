@@ -1,5 +1,6 @@
 // See chakra.h. A step becomes one node, an exchange two per peer; a node depends on all nodes of the
-// step before it on its stream and of the steps that `after` names. Sizes of collectives are what
+// steps that `after` names and, where these do not imply it, of the step before it on its stream: exchanges
+// follow each other by way of a computation, so that edges between all their nodes would add nothing but size. Sizes of collectives are what
 // ASTRA-sim calls comm_size: the shard of an all-gather, the whole input of the others.
 #include "backends/chakra.h"
 
@@ -18,7 +19,7 @@ struct Chakra {
     uint32_t *group_ids;   // [group][rank of its first member], 0: no collective uses it
     uint64_t *first_node;  // [step]
     uint32_t *node_count;  // [step]
-    int32_t *before;       // [step] the step before it on its stream, or NONE
+    int32_t *before;       // [step] the step before it on its stream, or NONE where `after` implies it or there is none
     uint32_t deps_max;     // of one step
 };
 
@@ -48,15 +49,35 @@ static uint32_t step_dependencies(const Chakra *chakra, uint32_t index, uint64_t
     return count;
 }
 
-static void number_nodes(Chakra *chakra)
+// `done[step][stream]`: the last step of the stream that is over when the step is, or NONE. Fills step `index` in.
+// Returns whether one of the steps it waits for comes after `before`, on the stream of both.
+static bool is_implied(const Plan *plan, uint32_t index, int32_t before, int32_t (*done)[STREAM_COUNT])
+{
+    const Step *step = &plan->steps[index];
+    Stream own = op_info((int)step->op)->stream;
+    bool implied = false;
+    for (int s = 0; s < STREAM_COUNT; s++)
+        done[index][s] = before == NONE ? NONE : done[before][s];
+    for (uint32_t a = 0; a < step->after_count; a++) {
+        const int32_t *other = done[plan->after[step->after_first + a]];
+        implied = implied || other[own] >= before;
+        for (int s = 0; s < STREAM_COUNT; s++)
+            done[index][s] = other[s] > done[index][s] ? other[s] : done[index][s];
+    }
+    done[index][own] = (int32_t)index;
+    return implied;
+}
+
+static void number_nodes(Chakra *chakra, Arena *arena)
 {
     const Plan *plan = chakra->plan;
     int32_t last[STREAM_COUNT] = {NONE, NONE, NONE, NONE};
+    int32_t (*done)[STREAM_COUNT] = arena_alloc_array(arena, (size_t)plan->step_count + 1, sizeof *done);
     uint64_t next = 0;
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
         const OpInfo *info = op_info((int)step->op);
-        chakra->before[i] = last[info->stream];
+        chakra->before[i] = is_implied(plan, i, last[info->stream], done) ? NONE : last[info->stream];
         last[info->stream] = (int32_t)i;
         chakra->first_node[i] = next;
         chakra->node_count[i] = 1;
@@ -93,7 +114,7 @@ const Chakra *chakra_create(const Plan *plan, Arena *arena)
     chakra->first_node = arena_alloc_array(arena, steps, sizeof *chakra->first_node);
     chakra->node_count = arena_alloc_array(arena, steps, sizeof *chakra->node_count);
     chakra->before = arena_alloc_array(arena, steps, sizeof *chakra->before);
-    number_nodes(chakra);
+    number_nodes(chakra, arena);
     number_groups(chakra);
     return chakra;
 }

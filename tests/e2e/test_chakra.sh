@@ -68,14 +68,23 @@ def level_of(a, b):  # the outermost level whose coordinate differs
 sent, received, collectives = collections.Counter(), collections.Counter(), {}
 traffic = [collections.Counter() for _ in levels]
 for rank in range(ranks):
-    seen = set()
+    seen, ancestors = set(), {}  # a bit per node
+    last = collections.Counter()
+    exchanges = collections.defaultdict(int)  # step: its nodes
     order = collectives[rank] = collections.defaultdict(list)
     for node in read("out.%d.et" % rank):
         number = node[1][0] if node[1] else 0
         deps = packed(node[5])
         assert number not in seen and all(dep in seen for dep in deps), (rank, number, deps)
         seen.add(number)
+        ancestors[number] = 0
+        for dep in deps:
+            ancestors[number] |= ancestors[dep] | 1 << dep
         own, kind = attributes(node), node[3][0]
+        # In these plans, local steps are all on one stream, gathers on another: each after the one before it.
+        if kind == 4 or kind == 7 and own["comm_type"][1] == 2:
+            assert ancestors[number] & last[kind] == last[kind], (rank, number, "before an earlier step of its stream")
+            last[kind] = 1 << number
         assert own["is_cpu_op"] == (27, 0) and node[2][0]
         get = lambda name, wire: own[name][1] if own[name][0] == wire else sys.exit("wire type of " + name)
         if kind == 4:
@@ -83,7 +92,11 @@ for rank in range(ranks):
         elif kind in (5, 6):
             source, target = get("comm_src", 11), get("comm_dst", 11)
             assert rank == (source if kind == 5 else target) and source != target
-            size = get("comm_size", 13)
+            size, tag = get("comm_size", 13), get("comm_tag", 11)
+            before = exchanges.get(max((other for other in exchanges if other < tag), default=None), 0)
+            assert not any(1 << dep & nodes for nodes in exchanges.values() for dep in deps), (rank, number, "edges")
+            assert before & ~ancestors[number] == 0, (rank, number, "before the exchange of an earlier step")
+            exchanges[tag] |= 1 << number
             (sent if kind == 5 else received)[source, target, get("comm_tag", 11), size] += 1
             if kind == 5 and rank == 0:
                 traffic[level_of(source, target)]["exchange"] += size
