@@ -1,7 +1,8 @@
 // See chakra.h. A step becomes one node, an exchange two per peer; a node depends on all nodes of the
 // steps that `after` names and, where these do not imply it, of the step before it on its stream: exchanges
-// follow each other by way of a computation, so that edges between all their nodes would add nothing but size. Sizes of collectives are what
-// ASTRA-sim calls comm_size: the shard of an all-gather, the whole input of the others.
+// follow each other by way of a computation, so that edges between all their nodes would add nothing but
+// size. Sizes of collectives are what ASTRA-sim calls comm_size: the shard of an all-gather, the whole
+// input of the others.
 #include "backends/chakra.h"
 
 #include <inttypes.h>
