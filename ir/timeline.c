@@ -156,6 +156,19 @@ void timeline_write_counter(Timeline *timeline, int process, const char *name, d
 
 // ---- another file's events -------------------------------------------------------------------
 
+// An event of a step the plan has not, or has as another op.
+static bool is_foreign(const Plan *plan, const cJSON *event)
+{
+    const cJSON *args = cJSON_GetObjectItemCaseSensitive(event, "args");
+    const cJSON *step = cJSON_GetObjectItemCaseSensitive(args, "step");
+    const cJSON *name = cJSON_GetObjectItemCaseSensitive(event, "name");
+    if (!cJSON_IsNumber(step) || !cJSON_IsString(name))
+        return false;
+    if (!(step->valuedouble >= 0 && step->valuedouble < plan->step_count))
+        return true;
+    return strcmp(name->valuestring, op_info((int)plan->steps[(uint32_t)step->valuedouble].op)->name) != 0;
+}
+
 // Events of the predicted process would lie over this file's own.
 static const char *refuse_events(const Plan *plan, const cJSON *root)
 {
@@ -174,6 +187,8 @@ static const char *refuse_events(const Plan *plan, const cJSON *root)
             return "not a trace that hep-run wrote";
         if (process->valuedouble < TIMELINE_RANK_0)
             return "the trace of a simulated run: give one that 'hep-run --trace' wrote";
+        if (is_foreign(plan, event))
+            return "the trace of another plan's run";
     }
     return NULL;
 }

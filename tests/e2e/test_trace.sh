@@ -87,6 +87,8 @@ expect 2 "ranks ascend, each once" "$HEP_RUN" --trace t --trace-ranks 3,1-4 plan
 expect 2 "give that, too" "$HEP_RUN" --trace-ranks 0 plan.hepb
 expect 2 "only one of --json, --trace and --profile can go to standard output" "$HEP_RUN" --json --trace - plan.hepb
 expect 2 "needs --emit=trace" "$HEPC" --emit=html --merge run.json plan.hepb
+sed 's/"name":"gate"/"name":"residual"/' run.json >foreign.json
+expect 3 "foreign.json: the trace of another plan" "$HEPC" --emit=trace --merge foreign.json plan.hepb
 expect 3 "run.json: the trace of another plan" "$HEPC" --emit=trace --merge run.json "$samples/three_level.hep"
 expect 3 "both.json: the trace of a simulated run" "$HEPC" --emit=trace --merge both.json plan.hepb
 expect 3 "plan.ir: not JSON" "$HEPC" --emit=trace --merge plan.ir plan.hepb
