@@ -49,6 +49,12 @@ expect 5 'dc1 is cut off' "$lab" --build "$build" --cut 1@1MB plan.hepb -- --tim
 expect 3 '' "$lab" --dcs 2 --ranks 1 --build "$build" --command sh -c 'test "$(lab-enter dc1 hostname)" = dc1 && exit 3'
 expect 2 'do not fit' "$lab" --build "$build" --dcs 3 plan.hepb
 expect 2 "expected a rate" "$lab" --build "$build" --uplink 5 plan.hepb
+expect 2 "expected a rate" "$lab" --build "$build" --uplink 99999999gbit plan.hepb
+expect 2 "expected at most 1s" "$lab" --build "$build" --latency 9999s plan.hepb
+expect 2 "'0': expected a whole number from 1" "$lab" --dcs 0 --command true
+expect 2 "No such file or directory: '/absent/bytes'" "$lab" --build "$build" --bytes /absent/bytes plan.hepb
+expect 1 "No such file or directory: 'absent'" "$lab" --dcs 2 --ranks 1 --command absent
+expect 0 'bytes are not compared' "$lab" --build "$build" plan.hepb -- --version
 expect 1 'left behind: .* sleep 54321' "$lab" --dcs 2 --ranks 1 --command sh -c 'sleep 54321 &'
 
 # Whatever ends the lab ends everything in it.
