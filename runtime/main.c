@@ -12,6 +12,7 @@
 #include "runtime/calibrate.h"
 #include "runtime/comm_mpi.h"
 #include "runtime/options.h"
+#include "runtime/preflight.h"
 #include "runtime/profile.h"
 #include "runtime/report.h"
 #include "runtime/state.h"
@@ -99,6 +100,11 @@ static int load_plan(const Options *options, MpiWorld *world, bool is_first, Pla
     size_t length = 0;
     char *data = NULL;
     Fault fault = {0};
+    Comm *comm = world ? mpi_world_comm(world, NULL) : NULL;
+    if (!preflight_same_work(comm, options->calibrate, options->levels, &fault)) {
+        comm->ops->abort(comm, &fault);
+        return (int)fault.code;
+    }
     int code = is_first ? check_outputs(options) : EXIT_DONE;
     if (is_first && code == EXIT_DONE && options->input)
         code = read_plan(options->input, &data, &length, plan);

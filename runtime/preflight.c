@@ -158,6 +158,30 @@ static bool check_given(const JobOptions *options, Fault *fault)
     return true;
 }
 
+bool preflight_same_work(Comm *comm, bool calibrates, const char *levels, Fault *fault)
+{
+    enum { CALIBRATES, LEVELS, WORK_COUNT };
+    if (!comm)
+        return true;
+    uint64_t digest = 0; // below 2^32, so that a double holds it
+    for (const char *c = levels ? levels : ""; *c; c++)
+        digest = (digest * 31 + (unsigned char)*c + 1) % UINT32_MAX;
+    double own[WORK_COUNT] = {calibrates, (double)digest}, first[WORK_COUNT];
+    for (int w = 0; w < WORK_COUNT; w++)
+        first[w] = comm->rank == 0 ? own[w] : -INFINITY;
+    if (!comm->ops->all_reduce_max(comm, first, WORK_COUNT, fault))
+        return false;
+    for (int w = 0; w < WORK_COUNT; w++) {
+        if (own[w] == first[w])
+            continue;
+        fault_set(fault, EXIT_FAULT, "started with another %s than rank 0: give every process the same options",
+                  w == CALIBRATES ? "--calibrate" : "--levels");
+        fault->rank = (int64_t)comm->rank;
+        return false;
+    }
+    return true;
+}
+
 bool preflight_agree(Comm *comm, bool ok, Fault *fault)
 {
     if (!comm)

@@ -4,6 +4,11 @@
 
 #include "runtime/job.h"
 
+// Whether all processes are to do the same: run a plan, or, where `calibrates`, measure the plan's levels or those that
+// `levels` (may be NULL) names. False and a fault where this one differs from rank 0. Collective; without a world
+// (`comm` NULL) true. To be asked before anything else that is collective: that differs, too.
+bool preflight_same_work(Comm *comm, bool calibrates, const char *levels, Fault *fault) MUST_CHECK;
+
 EngineOptions preflight_engine_options(const JobOptions *options);
 
 // `samples`: iterations whose step times are kept. Collective in a world of processes. False and a fault, told by one
