@@ -84,16 +84,16 @@ static const char *level_name(const Plan *plan, int32_t level)
 static void print_every_step(const Report *report, Text *out)
 {
     const Plan *plan = report->plan;
-    text_format(out, "\n%6s %-16s %-8s %6s %-10s %12s %8s\n", "step", "op", "level", "layer", "stream", "median",
+    text_format(out, "\n%6s %-19s %-8s %6s %-10s %12s %8s\n", "step", "op", "level", "layer", "stream", "median",
                 "share");
-    text_format(out, "%6s %-16s %-8s %6s %-10s %12s %8s\n", "", "", "", "", "", "ms", "%");
+    text_format(out, "%6s %-19s %-8s %6s %-10s %12s %8s\n", "", "", "", "", "", "ms", "%");
     for (uint32_t s = 0; s < plan->step_count; s++) {
         const Step *step = &plan->steps[s];
         const OpInfo *info = op_info(step->op);
         char layer[16] = "-";
         if (step->layer != NONE)
             snprintf(layer, sizeof(layer), "%" PRId32, step->layer);
-        text_format(out, "%6" PRIu32 " %-16s %-8s %6s %-10s %12.4f %8.1f\n", s, info->name,
+        text_format(out, "%6" PRIu32 " %-19s %-8s %6s %-10s %12.4f %8.1f\n", s, info->name,
                     level_name(plan, step->level), layer, stream_name(info->stream), 1e3 * report->result->step_s[s],
                     100 * report->result->step_s[s] / report->result->median_s);
     }
@@ -146,15 +146,15 @@ static void print_step_groups(const Report *report, Text *out)
     double *times = calloc((size_t)plan->step_count + 1, sizeof(*times));
     if (!times)
         return;
-    text_format(out, "\n%-16s %-8s %-10s %6s %10s %10s %10s %10s %8s\n", "op", "level", "stream", "steps", "min",
+    text_format(out, "\n%-19s %-8s %-10s %6s %10s %10s %10s %10s %8s\n", "op", "level", "stream", "steps", "min",
                 "median", "max", "sum", "share");
-    text_format(out, "%-16s %-8s %-10s %6s %10s %10s %10s %10s %8s\n", "", "", "", "", "ms", "ms", "ms", "ms", "%");
+    text_format(out, "%-19s %-8s %-10s %6s %10s %10s %10s %10s %8s\n", "", "", "", "", "ms", "ms", "ms", "ms", "%");
     for (uint32_t s = 0; s < plan->step_count; s++) {
         if (!is_first_of_group(plan, s))
             continue;
         StepGroup group = group_of(report, &plan->steps[s], times);
         const OpInfo *info = op_info(group.op);
-        text_format(out, "%-16s %-8s %-10s %6" PRIu32 " %10.3f %10.3f %10.3f %10.3f %8.1f\n", info->name,
+        text_format(out, "%-19s %-8s %-10s %6" PRIu32 " %10.3f %10.3f %10.3f %10.3f %8.1f\n", info->name,
                     level_name(plan, group.level), stream_name(info->stream), group.count, 1e3 * group.min_s,
                     1e3 * group.median_s, 1e3 * group.max_s, 1e3 * group.sum_s,
                     100 * group.sum_s / report->result->median_s);
