@@ -13,6 +13,7 @@
 #include "ir/base/text.h"
 
 enum { PROFILE_BYTES_MAX = 1 << 28 };
+static const double seconds_max = 1e6, number_max = 1e24; // sums and ratios of them remain finite
 
 typedef struct {
     const char *path;
@@ -31,7 +32,12 @@ static bool read_number(const cJSON *object, const char *key, double *out)
 {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
     *out = cJSON_IsNumber(item) ? item->valuedouble : NAN;
-    return isfinite(*out) && *out >= 0;
+    return *out >= 0 && *out <= number_max; // not if it is no number
+}
+
+static bool read_seconds(const cJSON *object, const char *key, double *out)
+{
+    return read_number(object, key, out) && *out <= seconds_max;
 }
 
 static bool read_histogram(const Reader *reader, const cJSON *layer, uint32_t index)
@@ -43,7 +49,7 @@ static bool read_histogram(const Reader *reader, const cJSON *layer, uint32_t in
     double *popularity = arena_alloc_array(reader->arena, model->experts, sizeof *popularity);
     uint32_t chosen = 0, e = 0;
     cJSON_ArrayForEach(item, histogram) {
-        if (!cJSON_IsNumber(item) || !(item->valuedouble >= 0) || isinf(item->valuedouble))
+        if (!cJSON_IsNumber(item) || !(item->valuedouble >= 0) || item->valuedouble > number_max)
             return complain(reader, "numbers from 0 in 'histogram'", index);
         popularity[e++] = item->valuedouble;
         chosen += item->valuedouble > 0;
@@ -56,11 +62,11 @@ static bool read_histogram(const Reader *reader, const cJSON *layer, uint32_t in
 
 static bool read_layer(const Reader *reader, const cJSON *layer, uint32_t index, MeasuredLayer *out)
 {
-    if (!read_number(layer, "pre_expert_s", &out->pre_expert_s) || !read_number(layer, "dense_s", &out->dense_s))
+    if (!read_seconds(layer, "pre_expert_s", &out->pre_expert_s) || !read_seconds(layer, "dense_s", &out->dense_s))
         return complain(reader, "'pre_expert_s' and 'dense_s', in seconds", index);
     if (!spec_layer_is_moe(reader->model, index))
         return true;
-    if (!read_number(layer, "gate_s", &out->gate_s) || !read_number(layer, "expert_s", &out->expert_s) ||
+    if (!read_seconds(layer, "gate_s", &out->gate_s) || !read_seconds(layer, "expert_s", &out->expert_s) ||
         !read_number(layer, "expert_flops", &out->expert_flops) ||
         !read_number(layer, "expert_rows", &out->expert_rows))
         return complain(reader, "'gate_s' and 'expert_s' in seconds, 'expert_flops' and 'expert_rows'", index);
@@ -103,7 +109,7 @@ static bool read_profile(const Reader *reader, const cJSON *root)
     MeasuredTimes *times = arena_alloc(reader->arena, sizeof *times);
     const cJSON *layers = cJSON_GetObjectItemCaseSensitive(root, "layers");
     if (!read_number(cJSON_GetObjectItemCaseSensitive(root, "model"), "batch", &batch) || batch < 1 ||
-        !read_number(root, "loss_s", &times->loss_s) || cJSON_GetArraySize(layers) != (int)model->layers) {
+        !read_seconds(root, "loss_s", &times->loss_s) || cJSON_GetArraySize(layers) != (int)model->layers) {
         diag_error_plain(reader->diag, "%s: expected 'batch', 'loss_s' and an object in 'layers' for each of them",
                          reader->path);
         return false;

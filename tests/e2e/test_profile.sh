@@ -41,6 +41,8 @@ PYTHON
 sed 's/inner = 64/inner = 96/' eight.hep >other.hep
 expect 3 "another model: 'inner' is 64 there and 96 here" "$HEPC" --profile learned.json other.hep
 expect 3 'no profile of version 1' "$HEPC" --profile run.json eight.hep
+sed -E 's/("pre_expert_s":\s*)[^,]*/\11e300/' learned.json >absurd.json
+expect 3 "expected 'pre_expert_s' and 'dense_s', in seconds" "$HEPC" --profile absurd.json eight.hep
 expect 3 "cannot read 'absent.json'" "$HEPC" --profile absent.json eight.hep
 expect 2 'profile needs a .hep file' "$HEPC" --profile learned.json plan.hepb
 expect 6 'absent/profile.json' "$HEP_RUN" --profile absent/profile.json plan.hepb
