@@ -32,6 +32,9 @@ const char *calibrate_parse_levels(char *text, Cluster *cluster)
         if (strspn(part, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != strlen(part) ||
             (part[0] >= '0' && part[0] <= '9'))
             return "names are letters, digits and '_'";
+        for (uint32_t l = 0; l < cluster->level_count; l++)
+            if (strcmp(cluster->levels[l].name, part) == 0)
+                return "there are two levels of one name";
         cluster->levels[cluster->level_count++] = (Level){.name = part, .count = (uint32_t)count};
     }
     return cluster->level_count ? NULL : "expected NAME=COUNT, outermost first, such as dc=4,gpu=2";

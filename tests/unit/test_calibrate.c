@@ -87,7 +87,8 @@ Test(calibrate, reads_levels)
 {
     Cluster cluster;
     char good[] = "dc=4,gpu=2", *bad[] = {(char[]){""}, (char[]){"dc"}, (char[]){"dc=1"}, (char[]){"=3"},
-                                          (char[]){"d-c=3"}, (char[]){"dc=3x"}, (char[]){"dc=-3"}};
+                                          (char[]){"d-c=3"}, (char[]){"dc=3x"}, (char[]){"dc=-3"},
+                                          (char[]){"dc=2,dc=3"}};
     cr_assert_null(calibrate_parse_levels(good, &cluster));
     cr_assert_eq(cluster.level_count, 2);
     cr_assert_str_eq(cluster.levels[1].name, "gpu");
