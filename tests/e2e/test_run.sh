@@ -1,10 +1,10 @@
 # The samples small enough are executed and checked; the report has what a program needs.
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
-for name in laptop three_level half_precision; do
+for name in ${HEP_CHECKED_SAMPLES:-laptop three_level half_precision}; do
   for strategy in auto ep gather; do
     expect 0 '' "$HEPC" --domain $strategy "$HEP_SOURCE/samples/$name.hep" -o plan.hepb || continue
-    expect 0 '' "$HEP_RUN" plan.hepb --check --iterations 2 --json=run.json
+    expect 0 '' "$HEP_RUN" plan.hepb --check --warmup 0 --iterations 2 --json=run.json
     python3 - "$name $strategy" <<'PYTHON' || fail "$name $strategy"
 import json, sys
 run = json.load(open("run.json"))
@@ -22,7 +22,7 @@ done
 for sizes in dc=1,gpu=1 dc=2,gpu=1 dc=1,gpu=4 dc=2,gpu=8; do
   expect 0 '' "$HEPC" --domain $sizes --dispatch naive "$HEP_SOURCE/samples/laptop.hep" -o plan.hepb
   expect 0 '' "$HEPC" --dump=json plan.hepb -o plan.json
-  expect 0 '' "$HEP_RUN" plan.hepb --routing balanced --iterations 2 --json=run.json
+  expect 0 '' "$HEP_RUN" plan.hepb --routing balanced --warmup 0 --iterations 1 --json=run.json
   python3 - <<'PYTHON' || fail "traffic of $sizes"
 import json
 plan, run = json.load(open("plan.json")), json.load(open("run.json"))
