@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "backends/diff.h"
 #include "compiler/explain.h"
@@ -251,13 +250,6 @@ static int process_diff(const Options *options)
     return code;
 }
 
-static bool is_same_file(const char *input, const char *output)
-{
-    struct stat in, out;
-    return output && stat(input, &in) == 0 && stat(output, &out) == 0 && S_ISREG(in.st_mode) &&
-           in.st_dev == out.st_dev && in.st_ino == out.st_ino;
-}
-
 static int process(const Options *options)
 {
     if (options->help_language) {
@@ -266,8 +258,8 @@ static int process(const Options *options)
     }
     size_t length;
     const char *error;
-    if (is_same_file(options->input, options->output) ||
-        (options->diff && is_same_file(options->diff, options->output))) {
+    if (file_is_same(options->input, options->output) ||
+        (options->diff && file_is_same(options->diff, options->output))) {
         fprintf(stderr, "hepc: '%s' is the input: it will not be overwritten\n", options->output);
         return EXIT_USAGE;
     }

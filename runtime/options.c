@@ -166,6 +166,27 @@ static void check_calibrate(struct argp_state *state, const Options *options)
         argp_error(state, "--calibrate runs no plan: --check, --json, --trace and --profile do not go with it");
 }
 
+// The plan is not written over, nor one output over another.
+static void refuse_overwriting(struct argp_state *state, const Options *options)
+{
+    const struct {
+        const char *option, *path;
+    } outputs[] = {{"--json", options->json},
+                   {"--trace", options->trace},
+                   {"--profile", options->profile},
+                   {"--calibrate", options->calibrate}};
+    for (size_t i = 0; i < COUNT_OF(outputs); i++) {
+        if (file_is_same(options->input, outputs[i].path))
+            argp_error(state, "%s '%s': that is the plan: it will not be overwritten", outputs[i].option,
+                       outputs[i].path);
+        for (size_t k = 0; k < i; k++)
+            if (outputs[i].path && outputs[k].path && !is_standard(outputs[i].path) &&
+                strcmp(outputs[i].path, outputs[k].path) == 0)
+                argp_error(state, "%s and %s write to one file, '%s'", outputs[k].option, outputs[i].option,
+                           outputs[i].path);
+    }
+}
+
 static error_t parse_option(int key, char *argument, struct argp_state *state)
 {
     Options *options = state->input;
@@ -247,6 +268,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
             argp_error(state, "--trace-ranks says whose times --trace FILE writes: give that, too");
         if (standard_outputs(options) > 1)
             argp_error(state, "only one of --json, --trace and --profile can go to standard output");
+        refuse_overwriting(state, options);
         return 0;
     }
     return ARGP_ERR_UNKNOWN;

@@ -37,6 +37,9 @@ char *file_read(const char *path, size_t limit_bytes, size_t *length, const char
 // "-" is standard output. Returns NULL or a static reason.
 const char *file_write(const char *path, const void *data, size_t length) MUST_CHECK;
 
+// Both paths lead to one existing regular file; false where one is NULL or leads nowhere.
+bool file_is_same(const char *path, const char *other);
+
 // NULL when file_write could write `path` as things stand, else a static reason. Leaves nothing behind.
 const char *file_probe(const char *path) MUST_CHECK;
 

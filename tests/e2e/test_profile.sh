@@ -45,5 +45,7 @@ sed -E 's/("pre_expert_s":\s*)[^,]*/\11e300/' learned.json >absurd.json
 expect 3 "expected 'pre_expert_s' and 'dense_s', in seconds" "$HEPC" --profile absurd.json eight.hep
 expect 3 "cannot read 'absent.json'" "$HEPC" --profile absent.json eight.hep
 expect 2 'profile needs a .hep file' "$HEPC" --profile learned.json plan.hepb
+expect 2 'will not be overwritten' "$HEP_RUN" --profile ./plan.hepb plan.hepb
+expect 2 'write to one file' "$HEP_RUN" --profile x.json --trace x.json plan.hepb
 expect 6 'absent/profile.json' "$HEP_RUN" --profile absent/profile.json plan.hepb
 finish
