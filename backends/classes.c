@@ -7,7 +7,6 @@
 
 typedef struct {
     const Plan *plan;
-    Arena *arena;
     uint32_t workers;
     uint32_t *class;      // of each worker
     uint64_t *sight;      // what each worker sees: hashes
@@ -32,7 +31,6 @@ static uint64_t hash_class(uint32_t class)
 {
     return mix(class + 0x632be59bd9b4e019u);
 }
-
 
 static bool is_outermost(const Group *group)
 {
@@ -260,7 +258,7 @@ const Classes *classes_create(const Plan *plan, Arena *arena)
     classes->workers = arena_alloc_array(arena, CLASSES_MAX, sizeof *classes->workers);
     classes->workers[0] = plan->cluster.levels[0].count;
     if (workers > 0) {
-        Refinement refinement = {.plan = plan, .arena = arena, .workers = workers};
+        Refinement refinement = {.plan = plan, .workers = workers};
         refinement.class = arena_alloc_array(arena, workers, sizeof *refinement.class);
         refinement.sight = arena_alloc_array(arena, workers, sizeof *refinement.sight);
         refinement.group_sum = arena_alloc_array(arena, workers, sizeof *refinement.group_sum);

@@ -9,9 +9,8 @@
 
 // The transfer of one step on one stream: one rate per kind of flow of the step's group.
 typedef struct {
-    bool active;        // sends now
     double left_bytes;  // per flow
-    double rate;        // bytes/s per flow; 0 while not active
+    double rate;        // bytes/s per flow
 } Transfer;
 
 enum { HOPS_MAX = 2 * LEVELS_MAX + 1 };

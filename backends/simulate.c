@@ -150,9 +150,8 @@ static void enter_transfer(Simulator *sim, uint32_t class, Activity *activity)
         record(sim, other, index)->late_class = class;
         Transfer *transfer = &sim->transfers[index][i];
         // The group waits for its busiest member.
-        *transfer = (Transfer){.active = true, .left_bytes = step->bytes * fmax(1, step->busiest) / peers(sim, step)};
+        *transfer = (Transfer){.left_bytes = step->bytes * fmax(1, step->busiest) / peers(sim, step)};
         if (transfer->left_bytes <= 0) {
-            transfer->active = false;
             end_flow(sim, kind, index);
             continue;
         }
@@ -175,7 +174,6 @@ static void end_transfers(Simulator *sim)
             sim->flows[left++] = flow;
             continue;
         }
-        flow.transfer->active = false;
         sharing_touch(sim->sharing, flow.kind->from);
         sharing_touch(sim->sharing, flow.kind->to);
         end_flow(sim, flow.kind, flow.step);

@@ -67,6 +67,14 @@ static ExitCode report_violations(const VerifyReport *report, Diag *diag)
     return EXIT_INTERNAL;
 }
 
+static double simulated_s(const Plan *plan)
+{
+    Arena *scratch = arena_create();
+    double time_s = simulate(plan, scratch)->iteration_s;
+    arena_destroy(scratch);
+    return time_s;
+}
+
 // Running ahead can cost more than it gains: what runs ahead shares ports with what is needed now. A pass whose
 // absence makes the simulated iteration shorter is left out.
 static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
@@ -75,6 +83,7 @@ static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
     static const double clear = 1e-6;
     Dispatch dispatch = out->spec->plan.dispatch;
     Plan *best = lower_with(out->work, &out->solution.mix, dispatch, passes, bytes);
+    double best_s = best ? simulated_s(best) : 0;
     out->passes = passes;
     for (size_t i = 0; i < COUNT_OF(doubtful) && best; i++) {
         PlanPassSet fewer = out->passes & ~(1u << doubtful[i]);
@@ -82,12 +91,12 @@ static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
             continue;
         double other_bytes = 0;
         Plan *other = lower_with(out->work, &out->solution.mix, dispatch, fewer, &other_bytes);
-        Arena *scratch = arena_create();
+        double other_s = other ? simulated_s(other) : 0;
         bool better = other && other_bytes <= fmax(*bytes, out->spec->cluster.device.memory_bytes) &&
-                      simulate(other, scratch)->iteration_s < simulate(best, scratch)->iteration_s * (1 - clear);
-        arena_destroy(scratch);
+                      other_s < best_s * (1 - clear);
         plan_destroy(better ? best : other);
         best = better ? other : best;
+        best_s = better ? other_s : best_s;
         *bytes = better ? other_bytes : *bytes;
         out->passes = better ? fewer : out->passes;
     }

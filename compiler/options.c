@@ -272,17 +272,6 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
     return ARGP_ERR_UNKNOWN;
 }
 
-static char *append_exit_codes(int key, const char *text, void *input)
-{
-    (void)input;
-    if (key != ARGP_KEY_HELP_POST_DOC || !text)
-        return (char *)text;
-    char *whole = NULL;
-    if (asprintf(&whole, "%s%s", text, exit_codes_help()) < 0)
-        return (char *)text;
-    return whole;
-}
-
 Options options_default(const char *input)
 {
     return (Options){.input = input, .dispatch = NONE, .dump_pass = NONE,
@@ -292,7 +281,7 @@ Options options_default(const char *input)
 Options options_parse(int argc, char **argv)
 {
     static const struct argp parser = {option_table, parse_option,      "FILE", documentation,
-                                       NULL,         append_exit_codes, NULL};
+                                       NULL,         exit_codes_append, NULL};
     argp_err_exit_status = EXIT_USAGE;
     Options options = options_default(NULL);
     argp_parse(&parser, argc, argv, 0, NULL, &options);

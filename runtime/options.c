@@ -274,19 +274,10 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
     return ARGP_ERR_UNKNOWN;
 }
 
-static char *append_exit_codes(int key, const char *text, void *input)
-{
-    (void)input;
-    if (key != ARGP_KEY_HELP_POST_DOC || !text)
-        return (char *)text;
-    char *whole = NULL;
-    return asprintf(&whole, "%s%s", text, exit_codes_help()) < 0 ? (char *)text : whole;
-}
-
 Options options_parse(int argc, char **argv)
 {
     static const struct argp parser = {option_table, parse_option,      "PLAN", documentation,
-                                       NULL,         append_exit_codes, NULL};
+                                       NULL,         exit_codes_append, NULL};
     Options options = {.job = job_options_default()};
     argp_err_exit_status = EXIT_USAGE;
     argp_parse(&parser, argc, argv, 0, NULL, &options);

@@ -1,6 +1,9 @@
 // The exit code table as help text, derived from exit_codes.def.
 #include "ir/base/exit_codes.h"
 
+#include <argp.h>
+#include <stdio.h>
+
 #define TEXT_OF(value) #value
 
 const char *exit_codes_help(void)
@@ -10,4 +13,13 @@ const char *exit_codes_help(void)
 #include "ir/base/exit_codes.def"
         ;
 #undef HEP_EXIT
+}
+
+char *exit_codes_append(int key, const char *text, void *input)
+{
+    (void)input;
+    if (key != ARGP_KEY_HELP_POST_DOC || !text)
+        return (char *)text;
+    char *whole = NULL;
+    return asprintf(&whole, "%s%s", text, exit_codes_help()) < 0 ? (char *)text : whole;
 }
