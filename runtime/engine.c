@@ -1,9 +1,10 @@
-// The engines that were built in.
+// The engines that can be named; whether this build and this machine have them is for them to say.
+// Owns the list alone.
 #include "runtime/engine.h"
 
 #include <string.h>
 
-static const EngineOps *const engines[] = {&host_engine};
+static const EngineOps *const engines[] = {&host_engine, &cuda_engine};
 
 const EngineOps *engine_find(const char *name)
 {

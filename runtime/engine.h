@@ -29,6 +29,8 @@ typedef struct {
 
 typedef struct {
     const char *name;
+    // Whether this build and this machine have what the engine needs: else false and a fault. NULL: they always have.
+    bool (*available)(Fault *fault);
     // Derived from the engine's own dispatch: there is no second list.
     bool (*supports)(Op op);
     // Memory that `create` takes for one rank of the plan; UINT64_MAX when it cannot be addressed.
@@ -44,7 +46,7 @@ typedef struct {
     EngineResult (*result)(const Engine *engine);
 } EngineOps;
 
-extern const EngineOps host_engine;
+extern const EngineOps host_engine, cuda_engine;
 
 const EngineOps *engine_find(const char *name); // NULL for an unknown name
 const char *engine_name(size_t index);          // NULL beyond the last engine

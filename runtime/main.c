@@ -346,12 +346,23 @@ static bool join_world(const Options *options, Plan **plan, MpiWorld **world)
     return *world;
 }
 
+// Without it no process has anything to join the others for. One of them tells it.
+static bool has_engine(const EngineOps *engine)
+{
+    Fault fault = {0};
+    if (!engine->available || engine->available(&fault))
+        return true;
+    if (mpi_launcher_rank() == 0)
+        print_fault(NULL, &fault);
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     Options options = options_parse(argc, argv);
     Plan *plan = NULL;
     MpiWorld *world;
-    if (!join_world(&options, &plan, &world))
+    if (!has_engine(options.job.engine) || !join_world(&options, &plan, &world))
         return EXIT_FAULT;
     bool is_first = !world || mpi_world_comm(world, NULL)->rank == 0;
     int code = load_plan(&options, world, is_first, &plan);

@@ -64,7 +64,7 @@ static const struct argp_option option_table[] = {
     {"emulate-links", OPTION_EMULATE_LINKS, NULL, 0,
      "hold transfers to the bandwidths and latencies of the plan's cluster", 0},
     {"routing", OPTION_ROUTING, "KIND", 0, "how the gate chooses: learned, balanced or skewed (learned)", 0},
-    {"engine", OPTION_ENGINE, "NAME", 0, "what executes the steps: host (host)", 0},
+    {"engine", OPTION_ENGINE, "NAME", 0, "what executes the steps: host or cuda (host)", 0},
     {"communicator", OPTION_COMMUNICATOR, "NAME", 0,
      "how ranks reach each other: threads of one process, or mpi (mpi under mpirun or srun, else threads)", 0},
     {"timeout", OPTION_TIMEOUT, "SECONDS", 0, "give up when a peer is missing and nothing moves for so long (60)", 0},
