@@ -1,0 +1,30 @@
+// See codec.h. Pure functions; ratios come from files and may be anything.
+#include "ir/codec.h"
+
+uint32_t codec_kept(uint64_t elements, Dtype dtype, double ratio)
+{
+    double kept = (double)elements * dtype_bytes(dtype) / ratio / CODEC_ELEMENT_BYTES;
+    if (elements == 0)
+        return 0;
+    if (kept >= (double)elements)
+        return (uint32_t)elements;
+    return kept >= 1 ? (uint32_t)kept : 1; // also for a ratio that is no number
+}
+
+uint64_t codec_blocks(uint64_t elements)
+{
+    return elements / CODEC_BLOCK + (elements % CODEC_BLOCK != 0);
+}
+
+uint64_t codec_packet_bytes(uint64_t elements, Dtype dtype, double ratio)
+{
+    if (elements > UINT64_MAX / CODEC_ELEMENT_BYTES)
+        return UINT64_MAX;
+    uint64_t kept = elements / CODEC_BLOCK * codec_kept(CODEC_BLOCK, dtype, ratio);
+    return (kept + codec_kept(elements % CODEC_BLOCK, dtype, ratio)) * CODEC_ELEMENT_BYTES;
+}
+
+double codec_ratio_reached(uint64_t elements, Dtype dtype, double ratio)
+{
+    return (double)elements * dtype_bytes(dtype) / (double)codec_packet_bytes(elements, dtype, ratio);
+}
