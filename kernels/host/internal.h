@@ -113,6 +113,12 @@ void residual_store(const void *x, const float *add, void *y, Dtype dtype, uint6
 // The first of `count` ascending origins that is not below `bound`.
 uint64_t origin_lower_bound(const int32_t *origin, uint64_t count, uint64_t bound);
 
+// ---- selection ---------------------------------------------------------------------------------
+
+// The indices, ascending, of the `kept` largest magnitudes of `count` values, kept <= count <= CODEC_BLOCK. Equal ones
+// by lower index, NaN before all.
+void select_largest(const float *values, uint32_t count, uint32_t kept, uint16_t *indices);
+
 // ---- vectors -----------------------------------------------------------------------------------
 
 // Partial results in lanes, so that the compiler may vectorise without reordering a single sum.

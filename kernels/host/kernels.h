@@ -115,6 +115,33 @@ typedef struct {
 void host_optimizer_begin(Tensor weights, Tensor state); // before the first step: moments 0, master copy
 void host_optimizer(const AdamW *adamw, Tensor weights, Tensor gradient, Tensor state);
 
+// ---- compression ---------------------------------------------------------------------------------
+// Packets: u8 [vectors][codec_packet_bytes] as ir/codec.h lays them out, `ratio` as there, the vectors' dtype deciding
+// with it how many elements a block keeps. Those are its largest by magnitude, equal ones by lower index, NaN before
+// all; their values are rounded to bf16.
+
+// One packet for each of this rank's experts [own][elements]. Of what differs:
+//   sr     from `shared` [1][elements], the shared expert; from 0 where it is absent (HybridEP, section IV-B)
+//   delta  from `sent` [own][elements], what every receiver holds; the packet is added to it
+// The other of the two is absent.
+void host_encode(double ratio, Tensor experts, Tensor shared, Tensor sent, Tensor packet);
+// The packets of all experts that this rank holds, [held]. sr: experts [held][elements] = shared + residual, rounded;
+// delta: added to replicas [held][elements], as host_encode added them to `sent`. The other one is absent. The rows
+// from own_first are this rank's: copied exactly from `own` [own][elements], their packets unread.
+void host_decode(double ratio, uint64_t own_first, Tensor packet, Tensor own, Tensor shared, Tensor experts,
+                 Tensor replicas);
+// shared [1][elements] = sum of experts [own][elements] / all: this rank's summand of the mean over `all` experts.
+void host_mean(uint64_t all, Tensor experts, Tensor shared);
+
+// Gradients return as packets of gathered [held][elements] + error; what is left out becomes the error, and so travels
+// later (error feedback; Stich et al., Sparsified SGD with Memory, algorithm 1). The `own_count` rows from own_first are
+// this rank's: they do not travel, their errors and packets stay as they are.
+void host_encode_gradient(double ratio, uint64_t own_first, uint64_t own_count, Tensor gathered, Tensor error,
+                          Tensor packets);
+// shard [own][elements] = own rows of gathered [members x own][elements], plus the packets of the other members in
+// their order, [members x own]. `own`: this rank's index among the members. Sums in f32, rounded once.
+void host_decode_gradient(double ratio, uint64_t own, Tensor gathered, Tensor received, Tensor shard);
+
 // dtype conversion of `count` elements; `from` and `to` do not overlap.
 void host_to_f32(const void *from, Dtype dtype, float *to, uint64_t count);
 void host_from_f32(const float *from, void *to, Dtype dtype, uint64_t count);

@@ -1,0 +1,333 @@
+// Compression kernels: what is selected against a sorted reference, both ends of a transfer bit for bit, and what is
+// left out against what travels later. Odd sizes, all dtypes, guard bytes around every buffer.
+#include <math.h>
+
+#include "ir/codec.h"
+#include "tensors.h"
+
+static const uint64_t sizes[] = {1, 5, 255, 511, 512, 700, CODEC_BLOCK, CODEC_BLOCK + 1, 3 * CODEC_BLOCK + 777};
+enum { SIZES = sizeof sizes / sizeof *sizes };
+
+static Tensor make_packets(Tensor vectors, double ratio)
+{
+    return make(DTYPE_U8, vectors.rows, codec_packet_bytes(vectors.cols, vectors.dtype, ratio));
+}
+
+static Tensor make_zero(Dtype dtype, uint64_t rows, uint64_t cols)
+{
+    Tensor tensor = make(dtype, rows, cols);
+    memset(tensor.data, 0, rows * cols * dtype_bytes(dtype));
+    return tensor;
+}
+
+static uint64_t tensor_bytes(Tensor tensor)
+{
+    return tensor.rows * tensor.cols * dtype_bytes(tensor.dtype);
+}
+
+static Tensor copy_of(Tensor tensor)
+{
+    Tensor copy = make(tensor.dtype, tensor.rows, tensor.cols);
+    memcpy(copy.data, tensor.data, tensor_bytes(tensor));
+    return copy;
+}
+
+static bool same(Tensor a, Tensor b)
+{
+    return memcmp(a.data, b.data, tensor_bytes(a)) == 0;
+}
+
+static double norm(Tensor a, Tensor b)
+{
+    double sum = 0;
+    for (uint64_t i = 0; i < a.rows * a.cols; i++)
+        sum += pow(at(a, i) - at(b, i), 2);
+    return sqrt(sum);
+}
+
+// ---- selection -------------------------------------------------------------------------------------
+
+typedef struct {
+    uint32_t magnitude;
+    uint16_t index;
+} Ranked;
+
+static int compare_ranked(const void *a, const void *b)
+{
+    const Ranked *x = a, *y = b;
+    if (x->magnitude != y->magnitude)
+        return x->magnitude < y->magnitude ? 1 : -1;
+    return (x->index > y->index) - (x->index < y->index);
+}
+
+static int compare_indices(const void *a, const void *b)
+{
+    return (int)*(const uint16_t *)a - (int)*(const uint16_t *)b;
+}
+
+static void expect_largest(const float *values, uint32_t count, uint32_t kept, const char *what)
+{
+    static Ranked ranked[CODEC_BLOCK];
+    static uint16_t want[CODEC_BLOCK], got[CODEC_BLOCK + 1];
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        ranked[i] = (Ranked){bits & 0x7FFFFFFF, (uint16_t)i};
+    }
+    qsort(ranked, count, sizeof *ranked, compare_ranked);
+    for (uint32_t i = 0; i < kept; i++)
+        want[i] = ranked[i].index;
+    qsort(want, kept, sizeof *want, compare_indices);
+    got[kept] = 0xA5A5;
+    select_largest(values, count, kept, got);
+    cr_assert_eq(memcmp(got, want, kept * sizeof *want), 0, "%s: %u of %u", what, kept, count);
+    cr_assert_eq(got[kept], 0xA5A5, "%s: more than %u indices written", what, kept);
+}
+
+typedef enum { NORMAL, EQUAL, ZEROS, FEW_VALUES, TINY, INFINITE, WITH_NAN, RISING, CONTENTS } Content;
+static const char *const content_names[] = {"normal", "equal",    "zeros",    "few values",
+                                            "tiny",   "infinite", "with NaN", "rising"};
+
+static float content_at(Content content, uint32_t index)
+{
+    double x = random_unit() + random_unit() + random_unit() - 1.5;
+    switch (content) {
+    case EQUAL:
+        return index % 2 ? -0.25f : 0.25f;
+    case ZEROS:
+        return index % 3 ? -0.0f : 0.0f;
+    case FEW_VALUES:
+        return (float)(int)(4 * x);
+    case TINY:
+        return (float)(x * 1e-41);
+    case INFINITE:
+        return index % 7 == 3 ? -INFINITY : (float)x;
+    case WITH_NAN:
+        return index % 100 == 31 ? (index % 200 == 31 ? -NAN : NAN) : index % 50 == 2 ? INFINITY : (float)x;
+    case RISING:
+        return (float)index;
+    default:
+        return (float)x;
+    }
+}
+
+Test(codec, the_largest_are_selected)
+{
+    static float values[CODEC_BLOCK];
+    const uint32_t counts[] = {1, 2, 17, 255, 511, 512, 513, 1000, 4095, 4096};
+    for (Content content = 0; content < CONTENTS; content++)
+        for (int c = 0; c < 10; c++) {
+            uint32_t count = counts[c];
+            const uint32_t kepts[] = {0, 1, 2, 20, 81, 255, 256, 257, count / 2, count};
+            for (uint32_t i = 0; i < count; i++)
+                values[i] = content_at(content, i);
+            for (int k = 0; k < 10; k++)
+                if (kepts[k] <= count)
+                    expect_largest(values, count, kepts[k], content_names[content]);
+        }
+}
+
+// ---- experts ---------------------------------------------------------------------------------------
+
+// Three held experts, of which the middle one is this rank's: its packet is never read.
+enum { HELD = 3, OWN = 1 };
+
+static Tensor row_of(Tensor tensor, uint64_t row)
+{
+    return (Tensor){element_in(tensor.data, tensor.dtype, row * tensor.cols), tensor.dtype, 1, tensor.cols};
+}
+
+static Tensor poison_own(Tensor packets)
+{
+    memset(row_of(packets, OWN).data, 0xFF, packets.cols);
+    return packets;
+}
+
+static void check_sr(Dtype dtype, uint64_t elements, double ratio, bool with_shared)
+{
+    Tensor experts = make_random(dtype, HELD, elements, 1), decoded = make(dtype, HELD, elements);
+    Tensor shared = with_shared ? make_random(dtype, 1, elements, 0.5) : (Tensor){0};
+    Tensor packets = make_packets(experts, ratio);
+    host_encode(ratio, experts, shared, (Tensor){0}, packets);
+    Tensor again = copy_of(packets);
+    host_encode(ratio, experts, shared, (Tensor){0}, again);
+    cr_assert(same(packets, again), "the same input must give the same packet");
+    host_decode(ratio, OWN, poison_own(packets), row_of(experts, OWN), shared, decoded, (Tensor){0});
+    cr_assert(same(row_of(experts, OWN), row_of(decoded, OWN)), "own experts are used as they are");
+    // bf16 keeps 8 bits of a value, its sum with the shared expert is rounded once more.
+    double rounding = 0x1p-8 + (dtype == DTYPE_F32 ? 0x1p-23 : dtype == DTYPE_F16 ? 0x1p-10 : 0x1p-7);
+    for (uint64_t row = 0; row < HELD; row++) {
+        uint64_t exact = 0, kept = codec_packet_bytes(elements, dtype, ratio) / CODEC_ELEMENT_BYTES;
+        for (uint64_t i = 0; i < elements; i++) {
+            double base = with_shared ? at(shared, i) : 0, was = at(experts, row * elements + i);
+            double is = at(decoded, row * elements + i);
+            if (row != OWN && is != base)
+                cr_assert(fabs(is - was) <= rounding * (fabs(was) + fabs(base)), "%g became %g", was, is);
+            exact += is != base;
+        }
+        if (row != OWN)
+            cr_assert(exact <= kept && exact + kept / 20 + 1 >= kept, "%llu of %llu kept elements differ from the shared expert",
+                      (unsigned long long)exact, (unsigned long long)kept);
+    }
+    finish();
+}
+
+Test(codec, sr_rebuilds_the_shared_expert_and_the_largest_residuals)
+{
+    const double ratios[] = {0.5, 3, 50};
+    for (int d = 0; d < 3; d++)
+        for (int s = 0; s < SIZES; s++)
+            for (int r = 0; r < 3; r++)
+                for (int with_shared = 0; with_shared < 2; with_shared++)
+                    check_sr(dtypes[d], sizes[s], ratios[r], with_shared);
+}
+
+// Moves all weights a little, as an optimizer does.
+static void drift(Tensor weights, double scale)
+{
+    for (uint64_t i = 0; i < weights.rows * weights.cols; i++) {
+        float value = (float)(at(weights, i) + scale * (2 * random_unit() - 1));
+        host_from_f32(&value, element_in(weights.data, weights.dtype, i), weights.dtype, 1);
+    }
+}
+
+static void check_delta_replicas(Dtype dtype, uint64_t elements)
+{
+    Tensor experts = make_random(dtype, HELD, elements, 1), sent = copy_of(experts), replicas = copy_of(experts);
+    Tensor packets = make_packets(experts, 50);
+    for (int update = 0; update < 100; update++) {
+        drift(experts, 0.01);
+        host_encode(50, experts, (Tensor){0}, sent, packets);
+        host_decode(50, OWN, poison_own(packets), row_of(experts, OWN), (Tensor){0}, (Tensor){0}, replicas);
+        cr_assert(same(row_of(experts, OWN), row_of(replicas, OWN)), "own experts are used as they are");
+        for (uint64_t row = 0; row < HELD; row += HELD - 1)
+            cr_assert(same(row_of(sent, row), row_of(replicas, row)), "update %d of %llu elements in %s", update,
+                      (unsigned long long)elements, dtype_name(dtype));
+    }
+    finish();
+}
+
+Test(codec, delta_keeps_sender_and_receivers_equal)
+{
+    for (int d = 0; d < 3; d++)
+        for (int s = 0; s < SIZES; s++)
+            check_delta_replicas(dtypes[d], sizes[s]);
+}
+
+// The weights rest: what was left out travels later, until replicas are the weights.
+Test(codec, delta_sends_later_what_it_left_out)
+{
+    for (int d = 0; d < 3; d++) {
+        Dtype dtype = dtypes[d];
+        Tensor experts = make_random(dtype, 1, 2 * CODEC_BLOCK + 100, 1);
+        Tensor sent = make_zero(dtype, 1, experts.cols), packet = make_packets(experts, 10);
+        double before = norm(experts, sent);
+        for (int update = 0; update < 60; update++) {
+            host_encode(10, experts, (Tensor){0}, sent, packet);
+            double after = norm(experts, sent);
+            cr_assert(after < before || after == 0, "update %d: %g after %g", update, after, before);
+            before = after;
+        }
+        double least = dtype == DTYPE_F32 ? 0x1p-16 : 0; // bf16 left 8 bits of a value, then 8 of what was left
+        cr_assert(before <= least * sqrt((double)experts.cols), "%s: %g left", dtype_name(dtype), before);
+        finish();
+    }
+}
+
+Test(codec, values_that_are_no_numbers_travel)
+{
+    for (int d = 0; d < 3; d++) {
+        Tensor experts = make_random(dtypes[d], 1, CODEC_BLOCK + 9, 1), sent = copy_of(experts);
+        Tensor replicas = copy_of(experts), packet = make_packets(experts, 200);
+        const uint64_t places[] = {7, CODEC_BLOCK + 8};
+        for (int p = 0; p < 2; p++) {
+            float bad = p ? INFINITY : NAN;
+            host_from_f32(&bad, element_in(experts.data, dtypes[d], places[p]), dtypes[d], 1);
+        }
+        host_encode(200, experts, (Tensor){0}, sent, packet);
+        host_decode(200, 1, packet, (Tensor){sent.data, dtypes[d], 0, sent.cols}, (Tensor){0}, (Tensor){0}, replicas);
+        cr_assert(isnan(at(replicas, places[0])) && isinf(at(replicas, places[1])));
+        finish();
+    }
+}
+
+Test(codec, mean_of_all_experts)
+{
+    for (int d = 0; d < 3; d++)
+        for (int s = 0; s < SIZES; s++) {
+            Tensor experts = make_random(dtypes[d], HELD, sizes[s], 1), shared = make(dtypes[d], 1, sizes[s]);
+            host_mean(2 * HELD, experts, shared);
+            for (uint64_t i = 0; i < sizes[s]; i++) {
+                double sum = 0;
+                for (uint64_t row = 0; row < HELD; row++)
+                    sum += at(experts, row * sizes[s] + i);
+                cr_assert_float_eq(at(shared, i), sum / (2 * HELD), 4e-3);
+            }
+            finish();
+        }
+}
+
+// ---- gradients -------------------------------------------------------------------------------------
+
+// After any number of rounds, what was decoded and the error that is left are together what went in.
+static void check_feedback(Dtype dtype, uint64_t elements)
+{
+    const double ratio = 20;
+    Tensor gathered = make(dtype, HELD, elements), error = make_zero(dtype, HELD, elements);
+    Tensor packets = make_packets(gathered, ratio), own = copy_of(row_of(packets, OWN));
+    Tensor decoded = make(dtype, HELD, elements);
+    double *in = numbers(HELD * elements), *out = numbers(HELD * elements);
+    for (int round = 0; round < 30; round++) {
+        fill_random(gathered, 1);
+        host_encode_gradient(ratio, OWN, 1, gathered, error, packets);
+        cr_assert(same(row_of(packets, OWN), own), "own gradients do not travel");
+        host_decode(ratio, OWN, packets, row_of(gathered, OWN), (Tensor){0}, decoded, (Tensor){0});
+        for (uint64_t i = 0; i < HELD * elements; i++) {
+            in[i] += at(gathered, i);
+            out[i] += at(decoded, i);
+        }
+    }
+    double rounding = dtype == DTYPE_F32 ? 1e-5 : dtype == DTYPE_F16 ? 0.05 : 0.4; // 30 roundings of errors below 8
+    for (uint64_t i = 0; i < HELD * elements; i++) {
+        if (i / elements == OWN)
+            cr_assert_eq(at(error, i), 0);
+        else
+            cr_assert(fabs(in[i] - out[i] - at(error, i)) <= rounding, "element %llu in %s: %g in, %g out, %g left",
+                      (unsigned long long)i, dtype_name(dtype), in[i], out[i], at(error, i));
+    }
+    finish();
+}
+
+Test(codec, gradients_left_out_stay_in_the_error)
+{
+    for (int d = 0; d < 3; d++) {
+        check_feedback(dtypes[d], 3);
+        check_feedback(dtypes[d], CODEC_BLOCK + 333);
+    }
+}
+
+Test(codec, gradients_of_all_members_meet_at_the_owner)
+{
+    enum { MEMBERS = 4, SHARD = 2, ME = 2 };
+    const double ratio = 8;
+    for (int d = 0; d < 3; d++)
+        for (int s = 0; s < SIZES; s++) {
+            Tensor gathered = make_random(dtypes[d], MEMBERS * SHARD, sizes[s], 1);
+            Tensor others = make_random(dtypes[d], MEMBERS * SHARD, sizes[s], 1);
+            Tensor error = make_zero(dtypes[d], MEMBERS * SHARD, sizes[s]), shard = make(dtypes[d], SHARD, sizes[s]);
+            Tensor received = make_packets(others, ratio), decoded = make(dtypes[d], MEMBERS * SHARD, sizes[s]);
+            host_encode_gradient(ratio, ME * SHARD, SHARD, others, error, received);
+            host_decode_gradient(ratio, ME, gathered, received, shard);
+            for (uint64_t b = 0; b < SHARD * received.cols; b++) // only to be decoded below
+                ((uint8_t *)received.data)[ME * SHARD * received.cols + b] = 0;
+            host_decode(ratio, MEMBERS * SHARD, received, (Tensor){shard.data, dtypes[d], 0, sizes[s]}, (Tensor){0},
+                        decoded, (Tensor){0});
+            for (uint64_t i = 0; i < SHARD * sizes[s]; i++) {
+                double sum = at(gathered, ME * SHARD * sizes[s] + i);
+                for (uint64_t m = 0; m < MEMBERS; m++)
+                    sum += m == ME ? 0 : at(decoded, m * SHARD * sizes[s] + i);
+                cr_assert_float_eq(at(shard, i), sum, dtypes[d] == DTYPE_BF16 ? 0.02 : 0.003);
+            }
+            finish();
+        }
+}
