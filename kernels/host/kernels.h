@@ -134,8 +134,8 @@ void host_decode(double ratio, uint64_t own_first, Tensor packet, Tensor own, Te
 void host_mean(uint64_t all, Tensor experts, Tensor shared);
 
 // Gradients return as packets of gathered [held][elements] + error; what is left out becomes the error, and so travels
-// later (error feedback; Stich et al., Sparsified SGD with Memory, algorithm 1). The `own_count` rows from own_first are
-// this rank's: they do not travel, their errors and packets stay as they are.
+// later (error feedback; Stich et al., Sparsified SGD with Memory, algorithm 1). The `own_count` rows from own_first
+// are this rank's: they do not travel, their errors and packets stay as they are.
 void host_encode_gradient(double ratio, uint64_t own_first, uint64_t own_count, Tensor gathered, Tensor error,
                           Tensor packets);
 // shard [own][elements] = own rows of gathered [members x own][elements], plus the packets of the other members in

@@ -166,7 +166,7 @@ static void check_sr(Dtype dtype, uint64_t elements, double ratio, bool with_sha
             exact += is != base;
         }
         if (row != OWN)
-            cr_assert(exact <= kept && exact + kept / 20 + 1 >= kept, "%llu of %llu kept elements differ from the shared expert",
+            cr_assert(exact <= kept && exact + kept / 20 + 1 >= kept, "%llu of %llu kept elements are decoded",
                       (unsigned long long)exact, (unsigned long long)kept);
     }
     finish();
