@@ -1,0 +1,16 @@
+// What started this process as one of several: told by the variables it sets.
+#ifndef HEP_COMM_LAUNCHER_H
+#define HEP_COMM_LAUNCHER_H
+
+#include "ir/base/base.h"
+
+typedef struct {
+    const char *name;
+    const char *size, *rank, *local_rank; // variables; local_rank: among the processes of this machine
+    bool starts_mpi;
+} Launcher;
+
+// The one that started this process, NULL if none did. `starts_mpi`: only those that MPI programs are started with.
+const Launcher *launcher_find(bool starts_mpi);
+
+#endif
