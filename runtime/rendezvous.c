@@ -123,8 +123,9 @@ static bool admit_hello(Rendezvous *rendezvous, int socket, const Hello *hello, 
                          hello->place.pid, PLACE_HOST_MAX, hello->place.host, hello->size, launch->size);
     Peer *peer = hello->rank > 0 && hello->rank < launch->size ? &rendezvous->peers[hello->rank - 1] : NULL;
     if (!peer || peer->socket >= 0)
-        return fault_set(fault, EXIT_FAULT, "process %" PRId64 " on %.*s claims to be rank %" PRIu64 ", as another does",
-                         hello->place.pid, PLACE_HOST_MAX, hello->place.host, hello->rank);
+        return fault_set(fault, EXIT_FAULT,
+                         "process %" PRId64 " on %.*s claims to be rank %" PRIu64 ", as another does", hello->place.pid,
+                         PLACE_HOST_MAX, hello->place.host, hello->rank);
     peer->socket = socket;
     rendezvous->places[hello->rank] = hello->place;
     rendezvous->places[hello->rank].host[PLACE_HOST_MAX - 1] = '\0';
@@ -266,7 +267,8 @@ static bool be_welcomed(Rendezvous *rendezvous, Fault *fault)
     Fault told;
     bool answered = frame_send(first, FRAME_HELLO, false, &hello, sizeof(hello)) &&
                     frame_receive(first, &header, sizeof(header), until_s) && header.kind == FRAME_WELCOME;
-    if (answered && header.failed && header.bytes == sizeof(told) && frame_receive(first, &told, sizeof(told), until_s)) {
+    if (answered && header.failed && header.bytes == sizeof(told) &&
+        frame_receive(first, &told, sizeof(told), until_s)) {
         *fault = (Fault){.code = told.code, .rank = -1, .step = -1, .peer = -1}; // rank 0 tells it
         return false;
     }

@@ -1,7 +1,8 @@
 // How processes that no MPI joins find each other and keep in touch: each is told its rank by its launcher's
-// environment, connects to rank 0 by TCP, and stays connected. Over those connections go barriers, reductions, the plan
-// and causes of failure, never a step's rows. A process that dies is noticed at once by its connection's end.
-// Every wait is bounded, but for those in which the ranks work between calls: there a rank that lives may take its time.
+// environment, connects to rank 0 by TCP, and stays connected. Over those connections go barriers, reductions, the
+// plan and causes of failure, never a step's rows. A process that dies is noticed at once by its connection's end.
+// Every wait is bounded, but for those in which the ranks work between calls: there a rank that lives may take its
+// time.
 #ifndef HEP_RENDEZVOUS_H
 #define HEP_RENDEZVOUS_H
 
@@ -12,7 +13,7 @@ enum { RENDEZVOUS_HOST_MAX = 256 };
 typedef struct {
     const char *launcher; // "torchrun", "mpirun"
     uint64_t rank, size;
-    uint64_t local_rank; // among the processes of this machine
+    uint64_t local_rank;            // among the processes of this machine
     char host[RENDEZVOUS_HOST_MAX]; // where rank 0 listens
     uint16_t port;
 } Launch;
@@ -36,8 +37,7 @@ uint64_t rendezvous_machine_size(const Rendezvous *rendezvous);
 // Collective, in one order on all processes, by one thread at a time. False and a fault once any process has failed
 // or left.
 // all: [size][bytes], in the order of the ranks.
-bool rendezvous_all_gather(Rendezvous *rendezvous, const void *own, void *all, uint64_t bytes,
-                           Fault *fault) MUST_CHECK;
+bool rendezvous_all_gather(Rendezvous *rendezvous, const void *own, void *all, uint64_t bytes, Fault *fault) MUST_CHECK;
 // Rank 0's bytes to all.
 bool rendezvous_broadcast(Rendezvous *rendezvous, void *data, uint64_t bytes, Fault *fault) MUST_CHECK;
 

@@ -48,7 +48,8 @@ static uint16_t job_port(void)
 
 static bool is_one_machine(const Launcher *launcher, const Launch *launch)
 {
-    const char *local = getenv(strcmp(launcher->name, "mpirun") == 0 ? "OMPI_COMM_WORLD_LOCAL_SIZE" : "MPI_LOCALNRANKS");
+    const char *local =
+        getenv(strcmp(launcher->name, "mpirun") == 0 ? "OMPI_COMM_WORLD_LOCAL_SIZE" : "MPI_LOCALNRANKS");
     return launch->size == 1 || (local && strtoull(local, NULL, 10) == launch->size);
 }
 
@@ -89,9 +90,9 @@ LaunchState launch_read(Launch *launch, Fault *fault)
     }
     if (!read_number(launcher->rank, launch->size, "this process's number", &launch->rank, fault))
         return LAUNCH_WRONG;
-    if (getenv(launcher->local_rank) && !read_number(launcher->local_rank, launch->size,
-                                                     "this process's number on its machine", &launch->local_rank,
-                                                     fault))
+    if (getenv(launcher->local_rank) &&
+        !read_number(launcher->local_rank, launch->size, "this process's number on its machine", &launch->local_rank,
+                     fault))
         return LAUNCH_WRONG;
     return read_address(launcher, launch, fault) ? LAUNCH_FOUND : LAUNCH_WRONG;
 }

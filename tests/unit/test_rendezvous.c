@@ -237,8 +237,7 @@ Test(rendezvous, one_rank_twice)
     launches_fill(3, launches);
     launches[2].rank = 1;
     run(3, launches, exchange_numbers, 3);
-    cr_expect(says(outcomes[0].fault.message, "claims to be rank 1, as another does"), "%s",
-              outcomes[0].fault.message);
+    cr_expect(says(outcomes[0].fault.message, "claims to be rank 1, as another does"), "%s", outcomes[0].fault.message);
 }
 
 Test(rendezvous, a_rank_is_missing)
@@ -314,7 +313,8 @@ static const LaunchCase cases[] = {
     {{"WORLD_SIZE=4"}, LAUNCH_WRONG, 0, 0, 0, "RANK is not set", 0},
     {{"WORLD_SIZE=4", "RANK=0", "MASTER_ADDR=paris"}, LAUNCH_WRONG, 0, 0, 0, "MASTER_PORT is not set", 0},
     {{"WORLD_SIZE=4", "RANK=0", "MASTER_PORT=77"}, LAUNCH_WRONG, 0, 0, 0, "set MASTER_ADDR", 0},
-    {{"OMPI_COMM_WORLD_SIZE=2", "OMPI_COMM_WORLD_RANK=1", "OMPI_COMM_WORLD_LOCAL_RANK=1", "OMPI_COMM_WORLD_LOCAL_SIZE=2"},
+    {{"OMPI_COMM_WORLD_SIZE=2", "OMPI_COMM_WORLD_RANK=1", "OMPI_COMM_WORLD_LOCAL_RANK=1",
+      "OMPI_COMM_WORLD_LOCAL_SIZE=2"},
      LAUNCH_FOUND,
      1,
      2,
