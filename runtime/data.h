@@ -6,6 +6,8 @@
 #include "kernels/host/kernels.h"
 #include "runtime/fault.h"
 
+typedef enum { DATA_TRAINING, DATA_VALIDATION } DataPart;
+
 typedef struct {
     unsigned char *bytes; // of the file; NULL: generated
     size_t count;

@@ -13,10 +13,18 @@ typedef struct {
     uint64_t seed; // of weights and tokens
     const Data *data;
     Routing routing;
-    AdamW adamw;   // learning rate, betas, epsilon and decay; the engine knows the rest
+    AdamW adamw;   // betas, epsilon and decay; iterations bring the learning rate, the engine knows the rest
     float balance; // weight of the load-balancing loss
     bool record; // keep gate decisions and the final hidden state of the last iteration
 } EngineOptions;
+
+// One iteration of a training that may have begun in an earlier run.
+typedef struct {
+    uint64_t iteration;  // from 0: which tokens
+    uint64_t update;     // from 1: which of the optimizer; less than iteration + 1 where some were left out
+    float learning_rate; // of this iteration
+    DataPart part;
+} EngineIteration;
 
 // What the last iteration left behind; pointers are the engine's, NULL where nothing was recorded.
 typedef struct {
@@ -40,10 +48,13 @@ typedef struct {
     Engine *(*create)(const Plan *plan, Comm *comm, const EngineOptions *options, Fault *fault);
     void (*destroy)(Engine *engine); // takes NULL
     // Fills the inputs of an iteration. No step is under way.
-    void (*begin)(Engine *engine, uint64_t iteration);
+    void (*begin)(Engine *engine, const EngineIteration *iteration);
     // Steps of different streams may run at the same time, in the order that the plan gives.
     bool (*execute)(Engine *engine, uint32_t step, Fault *fault);
     EngineResult (*result)(const Engine *engine);
+    // Copies `bytes` of a buffer, from `offset` on, out or in. No step is under way. NULL where the engine cannot.
+    bool (*read)(const Engine *engine, uint32_t buffer, uint64_t offset, uint64_t bytes, void *out, Fault *fault);
+    bool (*write)(Engine *engine, uint32_t buffer, uint64_t offset, uint64_t bytes, const void *from, Fault *fault);
 } EngineOps;
 
 extern const EngineOps host_engine, cuda_engine;

@@ -362,13 +362,14 @@ static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *op
     return (Engine *)engine;
 }
 
-static void host_begin(Engine *base, uint64_t iteration)
+static void host_begin(Engine *base, const EngineIteration *iteration)
 {
     HostEngine *engine = (HostEngine *)base;
-    engine->updates = iteration + 1;
+    engine->updates = iteration->update;
+    engine->learning_rate = iteration->learning_rate;
     if (engine->tokens.data)
-        data_fill(engine->options.data, &engine->plan->model, engine->options.seed, engine->comm->rank, iteration,
-                  engine->tokens);
+        data_fill(engine->options.data, &engine->plan->model, engine->options.seed, engine->comm->rank,
+                  iteration->iteration, engine->tokens);
 }
 
 static bool host_execute(Engine *base, uint32_t step, Fault *fault)
@@ -391,6 +392,24 @@ static EngineResult host_result(const Engine *base)
     return result;
 }
 
+static bool host_read(const Engine *base, uint32_t buffer, uint64_t offset, uint64_t bytes, void *out, Fault *fault)
+{
+    (void)fault;
+    const HostEngine *engine = (const HostEngine *)base;
+    assert(offset + bytes <= buffer_bytes(&engine->plan->buffers[buffer]));
+    memcpy(out, engine->arena + engine->plan->buffers[buffer].offset + offset, bytes);
+    return true;
+}
+
+static bool host_write(Engine *base, uint32_t buffer, uint64_t offset, uint64_t bytes, const void *from, Fault *fault)
+{
+    (void)fault;
+    HostEngine *engine = (HostEngine *)base;
+    assert(offset + bytes <= buffer_bytes(&engine->plan->buffers[buffer]));
+    memcpy(engine->arena + engine->plan->buffers[buffer].offset + offset, from, bytes);
+    return true;
+}
+
 const EngineOps host_engine = {
     .name = "host",
     .supports = host_supports,
@@ -400,4 +419,6 @@ const EngineOps host_engine = {
     .begin = host_begin,
     .execute = host_execute,
     .result = host_result,
+    .read = host_read,
+    .write = host_write,
 };

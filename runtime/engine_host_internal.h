@@ -44,7 +44,8 @@ struct HostEngine {
     int *channels; // [group][stream], -1 while not opened
     void *sum_scratch; // of the one stream that sums
     int32_t *sum_counts;
-    uint64_t updates;  // the iteration's number, from 1
+    uint64_t updates;  // of the optimizer, from 1
+    float learning_rate;
     int32_t *decisions;
     void *final_x;
     Tensor loss, tokens, x;

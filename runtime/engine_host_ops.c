@@ -287,6 +287,7 @@ static bool run_optimizer(const HostStep *step, Fault *fault)
     const Tensor *t = step->operands;
     AdamW adamw = step->engine->options.adamw;
     adamw.step = step->engine->updates;
+    adamw.learning_rate = step->engine->learning_rate;
     adamw.gradient_scale = 1.0f / (float)step->engine->comm->size; // sums over all ranks, the loss is their mean
     host_optimizer(&adamw, t[0], t[1], t[2]);
     return true;

@@ -36,6 +36,7 @@ struct Interpreter {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     uint32_t iteration; // number of the iteration under way; guarded by mutex
+    const bool *left_out; // of it; guarded by mutex until it begins
     uint32_t running;   // streams other than the first that are not through
     uint32_t others;
     bool quit;
@@ -95,6 +96,17 @@ static void stream_waits(StreamState *stream, int64_t awaited)
     atomic_store_explicit(&stream->awaited, awaited, memory_order_relaxed);
 }
 
+static bool step_execute(Interpreter *interpreter, uint32_t index)
+{
+    Fault fault = {0};
+    interpreter->times[index].start_s = clock_now_s();
+    bool ok = interpreter->ops->execute(interpreter->engine, index, &fault);
+    interpreter->times[index].end_s = clock_now_s();
+    if (!ok)
+        step_fail(interpreter, index, &fault);
+    return ok;
+}
+
 static void stream_run(Interpreter *interpreter, StreamState *stream, uint32_t iteration)
 {
     const Plan *plan = interpreter->plan;
@@ -110,14 +122,8 @@ static void stream_run(Interpreter *interpreter, StreamState *stream, uint32_t i
         stream_waits(stream, -1);
         if (atomic_load_explicit(&interpreter->failed, memory_order_relaxed))
             return;
-        Fault fault = {0};
-        interpreter->times[index].start_s = clock_now_s();
-        bool ok = interpreter->ops->execute(interpreter->engine, index, &fault);
-        interpreter->times[index].end_s = clock_now_s();
-        if (!ok) {
-            step_fail(interpreter, index, &fault);
+        if (!(interpreter->left_out && interpreter->left_out[index]) && !step_execute(interpreter, index))
             return;
-        }
         step_finish(interpreter, index, iteration);
     }
     stream_waits(stream, -1);
@@ -146,10 +152,11 @@ static void *stream_main(void *argument)
     return NULL;
 }
 
-bool interpreter_run(Interpreter *interpreter, Fault *fault)
+bool interpreter_run(Interpreter *interpreter, const bool *left_out, Fault *fault)
 {
     pthread_mutex_lock(&interpreter->mutex);
     uint32_t iteration = ++interpreter->iteration;
+    interpreter->left_out = left_out;
     interpreter->running = interpreter->others;
     pthread_cond_broadcast(&interpreter->changed);
     pthread_mutex_unlock(&interpreter->mutex);

@@ -17,10 +17,11 @@ Interpreter *interpreter_create(const Plan *plan, const EngineOps *ops, Engine *
 void interpreter_destroy(Interpreter *interpreter); // takes NULL; no iteration is under way
 
 // One iteration: returns when all streams are through. On a fault the world is aborted, so that no
-// other rank waits for this one; the fault names rank, step and op.
-bool interpreter_run(Interpreter *interpreter, Fault *fault);
+// other rank waits for this one; the fault names rank, step and op. `left_out`: [step] those that are not executed,
+// the same on all ranks; NULL: none. Order and waits stay as they are.
+bool interpreter_run(Interpreter *interpreter, const bool *left_out, Fault *fault);
 
-// Of the last iteration, one per step of the plan.
+// Of the last time each step was executed.
 const StepTime *interpreter_times(const Interpreter *interpreter);
 
 // Where a stream stands. May be asked from any thread; the three are read one by one.

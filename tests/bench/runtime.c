@@ -73,7 +73,7 @@ static double empty_step_s(uint32_t count, bool alternate)
     double times[REPEATS];
     for (int r = 0; interpreter && r < REPEATS; r++) {
         double begin_s = clock_now_s();
-        if (!interpreter_run(interpreter, &fault))
+        if (!interpreter_run(interpreter, NULL, &fault))
             break;
         times[r] = (clock_now_s() - begin_s) / count;
     }

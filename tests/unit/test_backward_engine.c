@@ -82,7 +82,7 @@ static void *run_rank(void *argument)
     rank->ok = engine != NULL;
     if (engine) {
         move_weights(rank, engine, updates, count);
-        host_engine.begin(engine, 0);
+        host_engine.begin(engine, &(EngineIteration){.update = 1});
     }
     for (uint32_t s = 0; rank->ok && s < plan->step_count; s++) // in an order that is valid one by one
         rank->ok = plan->steps[s].op == OP_OPTIMIZER || host_engine.execute(engine, s, &rank->fault);
