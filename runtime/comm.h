@@ -34,6 +34,9 @@ typedef struct {
 
 enum { EXCHANGE_PARTS_MAX = 2 };
 
+// What the rows of part 0 are; part 1 and counts are routing.
+typedef enum { CARRIES_ROWS, CARRIES_SUMS, CARRIES_COUNTS } Carries;
+
 typedef struct {
     uint32_t part_count;
     ExchangePart parts[EXCHANGE_PARTS_MAX];
@@ -42,7 +45,7 @@ typedef struct {
     int32_t *recv_counts;       // [members] rows from each; own entry untouched. Written unless counts_known
     bool counts_known;          // recv_counts are given: nothing but rows travels
     uint64_t recv_capacity;     // rows of others that fit at `recv`; more is a fault
-    bool sums;                  // for the byte counters: the rows are summands or sums
+    Carries carries;            // for the byte counters
 } Exchange;
 
 // Bytes that left this rank, by the level whose coordinate differs between sender and receiver.
@@ -62,8 +65,6 @@ typedef struct {
     double *last_s; // [ranks] how much of the second that rank took, which delivered last
 } CommTimes;
 
-// What a collective carries, for the byte counters: part 0 of an exchange counts as exchange (or as reduce if it
-// `sums`), part 1 and counts as routing.
 typedef struct {
     const char *name; // "threads", "mpi"
     // A channel of `group` for the calling rank's stream. Returns a handle >= 0, or -1 and a fault.
@@ -85,8 +86,23 @@ typedef struct {
     void (*times)(Comm *comm, CommTimes *totals, bool reset);
 } CommOps;
 
+// Collectives on device memory. They are enqueued on `stream` (a cudaStream_t), one after another, and done when that
+// gets there; the caller may have to wait for its peers to enqueue theirs. Parts, shard and gathered are device memory;
+// counts are the host's and known.
+typedef struct {
+    bool captures; // may be called while the stream is captured into a graph
+    bool (*exchange)(Comm *comm, int channel, const Exchange *exchange, void *stream, Fault *fault);
+    bool (*all_gather)(Comm *comm, int channel, const void *shard, void *gathered, uint64_t bytes, void *stream,
+                       Fault *fault);
+    // False and a fault once a rank has failed, or what was enqueued has. Cheap; from any thread that waits.
+    bool (*poll)(Comm *comm, Fault *fault);
+    // Memory that collectives will use, before the first of them. All ranks together, after all channels are open.
+    bool (*attach)(Comm *comm, void *memory, uint64_t bytes, Fault *fault);
+} DeviceCommOps;
+
 struct Comm {
     const CommOps *ops;
+    const DeviceCommOps *device; // then ops->exchange and ops->all_gather are NULL; NULL: of host memory
     uint64_t rank, size;
     uint64_t machine_size; // ranks on this machine
     const Cluster *cluster;

@@ -21,9 +21,11 @@ uint32_t comm_level_between(const Cluster *cluster, uint64_t a, uint64_t b)
 void comm_count_exchange(CommCounters *counters, const Exchange *exchange, uint32_t member)
 {
     uint64_t rows = (uint64_t)exchange->send_counts[member], routing = exchange->counts_known ? 0 : sizeof(int32_t);
+    _Atomic uint64_t *of[] = {[CARRIES_ROWS] = &counters->exchange_bytes,
+                              [CARRIES_SUMS] = &counters->reduce_bytes,
+                              [CARRIES_COUNTS] = &counters->routing_bytes};
     if (exchange->part_count > 0)
-        atomic_fetch_add(exchange->sums ? &counters->reduce_bytes : &counters->exchange_bytes,
-                         rows * exchange->parts[0].row_bytes);
+        atomic_fetch_add(of[exchange->carries], rows * exchange->parts[0].row_bytes);
     if (exchange->part_count > 1)
         routing += rows * exchange->parts[1].row_bytes;
     atomic_fetch_add(&counters->routing_bytes, routing);

@@ -61,7 +61,7 @@ static bool scatter(const SumGroup *group, const void *from, uint64_t unit, Faul
                          .recv_counts = recv,
                          .counts_known = true,
                          .recv_capacity = (uint64_t)recv[group->own] * group->members,
-                         .sums = true};
+                         .carries = CARRIES_SUMS};
     return group->comm->ops->exchange(group->comm, group->channel, &exchange, fault);
 }
 
@@ -107,6 +107,6 @@ bool comm_all_reduce(const SumGroup *group, Tensor gradient, Fault *fault)
                          .recv_counts = recv,
                          .counts_known = true,
                          .recv_capacity = elements,
-                         .sums = true};
+                         .carries = CARRIES_SUMS};
     return group->comm->ops->exchange(group->comm, group->channel, &exchange, fault);
 }

@@ -2,71 +2,16 @@
 // resolved here when the engine is created; executing a step only calls (engine_host_ops.c).
 #include <assert.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ir/base/text.h"
 #include "runtime/comm_sums.h"
 #include "runtime/engine_host_internal.h"
-#include "runtime/weights.h"
 
 static bool host_supports(Op op)
 {
     return host_handler(op) != NULL;
-}
-
-// ---- where experts are -----------------------------------------------------------------------
-
-static const Choice *choice_of_layer(const Plan *plan, int32_t layer)
-{
-    for (uint32_t c = 0; c < plan->choice_count; c++) {
-        if (layer >= 0 && plan->choices[c].layer == (uint32_t)layer)
-            return &plan->choices[c];
-    }
-    return NULL;
-}
-
-static const ExpertMap *map_of(const HostEngine *engine, const uint32_t domain[LEVELS_MAX])
-{
-    for (uint32_t m = 0; m < engine->map_count; m++) {
-        if (memcmp(engine->maps[m].domain, domain, sizeof(engine->maps[m].domain)) == 0)
-            return &engine->maps[m];
-    }
-    return NULL;
-}
-
-static void map_fill(const HostEngine *engine, ExpertMap *map, int32_t *memory)
-{
-    const Plan *plan = engine->plan;
-    uint32_t experts = plan->model.experts, levels = plan->cluster.level_count;
-    map->slot_of_expert = memory;
-    for (uint32_t e = 0; e < experts; e++)
-        map->slot_of_expert[e] = (int32_t)plan_expert_slot(plan, map->domain, engine->comm->rank, e);
-    for (uint32_t l = 0; l < levels; l++) {
-        map->member_of_expert[l] = memory + (uint64_t)experts * (l + 1);
-        for (uint32_t e = 0; e < experts; e++)
-            map->member_of_expert[l][e] = (int32_t)plan_expert_domain(plan, map->domain, e, l);
-    }
-}
-
-static bool maps_create(HostEngine *engine)
-{
-    const Plan *plan = engine->plan;
-    engine->maps = calloc(plan->choice_count + 1, sizeof(*engine->maps));
-    if (!engine->maps)
-        return false;
-    for (uint32_t c = 0; c < plan->choice_count; c++) {
-        if (!map_of(engine, plan->choices[c].domain))
-            memcpy(engine->maps[engine->map_count++].domain, plan->choices[c].domain, sizeof(engine->maps->domain));
-    }
-    uint64_t per_map = (uint64_t)plan->model.experts * (plan->cluster.level_count + 1);
-    engine->map_memory = calloc(per_map * engine->map_count + 1, sizeof(*engine->map_memory));
-    if (!engine->map_memory)
-        return false;
-    for (uint32_t m = 0; m < engine->map_count; m++)
-        map_fill(engine, &engine->maps[m], engine->map_memory + m * per_map);
-    return true;
 }
 
 // ---- creation --------------------------------------------------------------------------------
@@ -77,28 +22,6 @@ static Tensor buffer_tensor(const HostEngine *engine, int32_t buffer)
         return (Tensor){0};
     const Buffer *from = &engine->plan->buffers[buffer];
     return (Tensor){.data = engine->arena + from->offset, .dtype = from->dtype, .rows = from->rows, .cols = from->cols};
-}
-
-// Which weights a weight buffer holds follows from the operand it is used as.
-static void weight_fill(const HostEngine *engine, const char *operand, int32_t layer, Tensor out)
-{
-    const Plan *plan = engine->plan;
-    const ModelDims *dims = &plan->model;
-    uint64_t seed = engine->options.seed;
-    uint32_t of = layer == NONE ? 0 : (uint32_t)layer;
-    if (strcmp(operand, "embedding") == 0)
-        weights_fill_embedding(dims, seed, out);
-    else if (strcmp(operand, "attention") == 0)
-        weights_fill_attention(dims, seed, of, out);
-    else if (strcmp(operand, "router") == 0)
-        weights_fill_router(dims, seed, of, out);
-    else if (strcmp(operand, "ffn") == 0)
-        weights_fill_ffn(dims, seed, of, out);
-    else if (strcmp(operand, "shared") == 0)
-        weights_fill_shared(dims, seed, of, out);
-    else if (strcmp(operand, "experts") == 0 || strcmp(operand, "shard") == 0)
-        weights_fill_experts(dims, seed, of, plan_first_expert(plan, engine->comm->rank), plan_experts_per_rank(plan),
-                             out);
 }
 
 static bool weights_create(const HostEngine *engine)
@@ -114,7 +37,8 @@ static bool weights_create(const HostEngine *engine)
             int32_t b = operands[o];
             if (b == NONE || plan->buffers[b].kind != BUFFER_WEIGHT || filled[b])
                 continue;
-            weight_fill(engine, info->operands[o].name, plan->buffers[b].layer, buffer_tensor(engine, b));
+            engine_fill_weight(plan, engine->options.seed, engine->comm->rank, info->operands[o].name,
+                               plan->buffers[b].layer, buffer_tensor(engine, b));
             filled[b] = true;
         }
     }
@@ -137,61 +61,15 @@ static bool channel_open(const HostEngine *engine, HostStep *step, Fault *fault)
     return step->channel >= 0;
 }
 
-enum { ROUTE_COUNTS = 2, ROUTE_ORIGIN = 8, DISPATCH_SEND_COUNTS = 2 };
-
-// Routes and their way back name no level: they serve the dispatch that reads the same counts.
-static const Step *dispatch_of(const Plan *plan, int32_t send_counts)
-{
-    for (uint32_t s = 0; s < plan->step_count; s++) {
-        const Step *step = &plan->steps[s];
-        if (step->op == OP_DISPATCH && step_operands(plan, step)[DISPATCH_SEND_COUNTS] == send_counts)
-            return step;
-    }
-    return NULL;
-}
-
-// Which operand is the send counts, and which the origin; false for other ops.
-static bool find_route_operands(Op op, uint32_t *send_counts, uint32_t *origin)
-{
-    switch ((int)op) {
-    case OP_ROUTE:
-        *send_counts = 7, *origin = ROUTE_ORIGIN;
-        return true;
-    case OP_UNROUTE:
-        *send_counts = 2, *origin = 3;
-        return true;
-    case OP_UNROUTE_BACKWARD:
-        *send_counts = 1, *origin = 2;
-        return true;
-    case OP_ROUTE_BACKWARD:
-        *send_counts = 4, *origin = 5;
-        return true;
-    }
-    return false;
-}
-
-// Record rows a row of the stage that the origin leads back to: several before the first exchange, where dispatch is
-// naive.
-static uint32_t fanout_of(const Plan *plan, int32_t origin)
-{
-    for (uint32_t s = 0; s < plan->step_count; s++) {
-        const int32_t *operands = step_operands(plan, &plan->steps[s]);
-        if (plan->steps[s].op == OP_ROUTE && operands[ROUTE_ORIGIN] == origin)
-            return operands[ROUTE_COUNTS] == NONE && plan->dispatch == DISPATCH_NAIVE ? plan->model.top_k : 1;
-    }
-    return 1;
-}
-
 static bool route_resolve(const HostEngine *engine, HostStep *step, const ExpertMap *map, Fault *fault)
 {
     const Plan *plan = engine->plan;
     const Step *of = &plan->steps[step->index];
-    uint32_t counts_at, origin_at;
-    if (!find_route_operands(of->op, &counts_at, &origin_at))
+    if (!engine_is_route(of->op))
         return true;
-    int32_t counts = step_operands(plan, of)[counts_at];
-    step->fanout = fanout_of(plan, step_operands(plan, of)[origin_at]);
-    const Step *dispatch = dispatch_of(plan, counts);
+    RouteFacts facts = engine_route_facts(plan, of);
+    const Step *dispatch = facts.dispatch;
+    step->fanout = facts.fanout;
     if (!dispatch || !map)
         return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s') belongs to no dispatch of an MoE layer",
                          step->index, op_info(of->op)->name);
@@ -213,8 +91,8 @@ static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
     *step = (HostStep){.engine = engine, .run = host_handler(of->op), .index = index};
     for (uint32_t o = 0; o < info->operand_count; o++)
         step->operands[o] = buffer_tensor(engine, step_operands(plan, of)[o]);
-    const Choice *choice = choice_of_layer(plan, of->layer);
-    const ExpertMap *map = choice ? map_of(engine, choice->domain) : NULL;
+    const Choice *choice = plan_choice_of_layer(plan, of->layer);
+    const ExpertMap *map = expert_map_of_layer(&engine->maps, plan, of->layer);
     if (of->group != NONE && !channel_open(engine, step, fault))
         return false;
     if (of->op == OP_EXPERT || of->op == OP_EXPERT_BACKWARD) {
@@ -234,29 +112,6 @@ static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
     if (of->op == OP_EMBED)
         engine->tokens = step->operands[0];
     return true;
-}
-
-// The final hidden state is what the last residual or dense layer writes.
-static void mark_final(HostEngine *engine)
-{
-    for (uint32_t s = engine->plan->step_count; s-- > 0;) {
-        Op op = engine->plan->steps[s].op;
-        if (op != OP_RESIDUAL && op != OP_FFN)
-            continue;
-        engine->steps[s].is_final = true;
-        engine->x = engine->steps[s].operands[op == OP_RESIDUAL ? 3 : 2];
-        return;
-    }
-}
-
-static uint64_t decisions_bytes(const Plan *plan)
-{
-    return (uint64_t)plan->choice_count * model_tokens(&plan->model) * plan->model.top_k * sizeof(int32_t);
-}
-
-static uint64_t final_bytes(const Plan *plan)
-{
-    return model_tokens(&plan->model) * plan->model.hidden * dtype_bytes(plan->model.dtype);
 }
 
 // Of the largest sum, and the members of the largest group that sums.
@@ -282,9 +137,9 @@ static uint64_t sum_scratch_bytes(const Plan *plan, uint32_t *members_max)
 static uint64_t host_bytes(const Plan *plan, const EngineOptions *options)
 {
     uint32_t members;
-    uint64_t maps = (uint64_t)plan->model.experts * (plan->cluster.level_count + 1) * sizeof(int32_t);
+    uint64_t maps = expert_map_entries(plan) * sizeof(int32_t);
     uint64_t extra = plan->step_count * sizeof(HostStep), total;
-    extra += options->record ? decisions_bytes(plan) + final_bytes(plan) : 0;
+    extra += options->record ? engine_decisions_bytes(plan) + engine_final_bytes(plan) : 0;
     extra += sum_scratch_bytes(plan, &members);
     if (!checked_mul(maps, plan->choice_count, &maps) || !checked_add(plan->arena_bytes, extra, &total) ||
         !checked_add(total, maps, &total))
@@ -304,11 +159,12 @@ static bool memory_create(HostEngine *engine)
     engine->sum_scratch = malloc(sum_scratch_bytes(plan, &members) + 1);
     engine->sum_counts = malloc((2ull * members + 1) * sizeof(*engine->sum_counts));
     if (engine->options.record) {
-        engine->decisions = malloc(decisions_bytes(plan) + 1);
-        engine->final_x = malloc(final_bytes(plan) + 1);
+        engine->decisions = malloc(engine_decisions_bytes(plan) + 1);
+        engine->final_x = malloc(engine_final_bytes(plan) + 1);
     }
     if (!engine->arena || !engine->steps || !engine->channels || !engine->sum_scratch || !engine->sum_counts ||
-        (engine->options.record && (!engine->final_x || !engine->decisions)) || !maps_create(engine))
+        (engine->options.record && (!engine->final_x || !engine->decisions)) ||
+        !expert_maps_create(&engine->maps, plan, engine->comm->rank))
         return false;
     for (size_t c = 0; c < channels; c++)
         engine->channels[c] = -1;
@@ -328,8 +184,7 @@ static void host_destroy(Engine *base)
     free(engine->sum_counts);
     free(engine->decisions);
     free(engine->final_x);
-    free(engine->maps);
-    free(engine->map_memory);
+    expert_maps_destroy(&engine->maps);
     free(engine);
 }
 
@@ -340,11 +195,8 @@ static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *op
         fault_set(fault, EXIT_FAULT, "out of memory");
         return NULL;
     }
-    const ModelDims *dims = &plan->model;
     *engine = (HostEngine){.plan = plan, .comm = comm, .options = *options};
-    if (plan->capacity > 0)
-        engine->capacity_rows =
-            (uint64_t)ceil(plan->capacity * (double)model_tokens(dims) * dims->top_k / dims->experts);
+    engine->capacity_rows = engine_capacity_rows(plan);
     char arena[FORMAT_MAX];
     bool ok =
         memory_create(engine) ||
@@ -358,7 +210,12 @@ static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *op
         host_destroy((Engine *)engine);
         return NULL;
     }
-    mark_final(engine);
+    uint32_t operand;
+    int64_t final = engine_final_step(plan, &operand);
+    if (final != NONE) {
+        engine->steps[final].is_final = true;
+        engine->x = engine->steps[final].operands[operand];
+    }
     return (Engine *)engine;
 }
 

@@ -3,7 +3,7 @@
 #ifndef HEP_ENGINE_HOST_INTERNAL_H
 #define HEP_ENGINE_HOST_INTERNAL_H
 
-#include "runtime/engine.h"
+#include "runtime/engine_common.h"
 
 typedef struct HostEngine HostEngine;
 typedef struct HostStep HostStep;
@@ -24,13 +24,6 @@ struct HostStep {
     bool is_final;      // its output is the final hidden state
 };
 
-// Places of experts for one vector of domain sizes; layers with equal vectors share them.
-typedef struct {
-    uint32_t domain[LEVELS_MAX];
-    int32_t *member_of_expert[LEVELS_MAX];
-    int32_t *slot_of_expert;
-} ExpertMap;
-
 struct HostEngine {
     const Plan *plan;
     Comm *comm;
@@ -38,9 +31,7 @@ struct HostEngine {
     uint64_t capacity_rows; // of the gate
     char *arena;
     HostStep *steps;
-    ExpertMap *maps;
-    uint32_t map_count;
-    int32_t *map_memory;
+    ExpertMaps maps;
     int *channels; // [group][stream], -1 while not opened
     void *sum_scratch; // of the one stream that sums
     int32_t *sum_counts;
