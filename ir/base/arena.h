@@ -19,6 +19,6 @@ char *arena_format(Arena *arena, const char *format, ...) PRINTF_LIKE(2, 3);
 
 void arena_set_exhausted_handler(void (*handler)(void));
 // Runs the handler; ends the process if the handler returns. For other allocators of the base library.
-_Noreturn void arena_exhausted(void);
+__attribute__((noreturn)) void arena_exhausted(void);
 
 #endif

@@ -1,0 +1,82 @@
+// What the launchers of this folder share: matrix products, LayerNorm, feed-forward layers, and how much scratch each
+// takes. Not for use outside this folder.
+#ifndef HEP_CUDA_INTERNAL_H
+#define HEP_CUDA_INTERNAL_H
+
+#include "kernels/cuda/device.h"
+
+static inline uint64_t smaller(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline const void *element_at(const void *data, Dtype dtype, uint64_t index)
+{
+    return static_cast<const char *>(data) + index * dtype_bytes(dtype);
+}
+
+static inline void *element_in(void *data, Dtype dtype, uint64_t index)
+{
+    return static_cast<char *>(data) + index * dtype_bytes(dtype);
+}
+
+// ---- matrix products by cuBLAS -------------------------------------------------------------------
+
+// A row-major matrix on the device, or a batch of them: `stride` elements from row to row, `batch_stride` from matrix
+// to matrix. `transposed`: its columns are the rows of the factor.
+struct Matrix {
+    void *data;
+    Dtype dtype;
+    uint64_t stride;
+    bool transposed;
+    uint64_t batch_stride;
+};
+
+static inline Matrix matrix_of(const void *data, Dtype dtype, uint64_t stride, bool transposed = false,
+                               uint64_t batch_stride = 0)
+{
+    return {const_cast<void *>(data), dtype, stride, transposed, batch_stride};
+}
+
+// c [m][n] = alpha a [m][k] b [k][n] + beta c, summed in f32. a and b have one dtype; c has it too, or is f32.
+cudaError_t matrix_multiply(const CudaQueue *queue, uint64_t m, uint64_t n, uint64_t k, float alpha, Matrix a, Matrix b,
+                            float beta, Matrix c, uint64_t batch = 1);
+
+// ---- elements ------------------------------------------------------------------------------------
+
+// `count` elements from one dtype to another.
+cudaError_t convert(cudaStream_t stream, const void *from, Dtype from_dtype, void *to, Dtype to_dtype, uint64_t count);
+
+// ---- norm ----------------------------------------------------------------------------------------
+
+// out [rows][hidden] = LayerNorm(x) gain + bias. parameters: gain [hidden], bias [hidden], in x's dtype.
+// exact: the same in f32, or NULL.
+cudaError_t norm_rows(cudaStream_t stream, const void *x, Dtype dtype, uint64_t rows, uint64_t hidden,
+                      const void *parameters, void *out, float *exact = nullptr);
+
+uint64_t norm_backward_bytes(uint64_t rows, uint64_t hidden);
+// d [rows][hidden], f32 or `dtype`: the gradient by the output. dx = that by x, plus `add` [rows][hidden] (may be dx)
+// where given. dparameters (laid out like parameters, `dtype`) are written whole. Adds up in `sums`, which has
+// norm_backward_bytes.
+cudaError_t norm_backward(cudaStream_t stream, const void *x, Dtype dtype, uint64_t rows, uint64_t hidden,
+                          const void *parameters, const void *d, Dtype d_dtype, const void *add, void *dx,
+                          void *dparameters, void *sums);
+
+// ---- feed-forward --------------------------------------------------------------------------------
+
+// act = the activation of up (and gate), `count` elements, all of one dtype; act may be up.
+cudaError_t activate(cudaStream_t stream, Activation activation, Dtype dtype, const void *up, const void *gate,
+                     void *act, uint64_t count);
+
+// ---- scratch -------------------------------------------------------------------------------------
+
+uint64_t attention_work_bytes(const ModelDims *dims, bool backward);
+uint64_t ffn_work_bytes(const ModelDims *dims, uint64_t rows, bool backward);
+uint64_t shared_expert_work_bytes(const ModelDims *dims, uint64_t rows, bool backward);
+uint64_t gate_work_bytes(const ModelDims *dims, uint64_t rows, bool backward);
+uint64_t route_work_bytes(uint64_t record_rows, uint32_t members);
+uint64_t unroute_work_bytes(uint64_t rows, uint32_t copies_max);
+uint64_t expert_work_bytes(const ModelDims *dims, uint64_t pairs, uint64_t held, Dtype dtype, bool backward);
+uint64_t loss_work_bytes(const ModelDims *dims, Dtype dtype, bool backward);
+
+#endif

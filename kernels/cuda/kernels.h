@@ -1,0 +1,114 @@
+// CUDA kernels: the counterpart of every function of kernels/host/kernels.h, launched on a stream. Shapes, orders of
+// rows and records and what gradients mean are stated there; what differs is stated here. `data` of every Tensor and
+// every table is a device pointer, 16-byte aligned. A launcher only enqueues: it neither allocates nor waits nor reads
+// device memory on the host, so it may be captured in a graph. It returns what CUDA says about the launch.
+// Results do not depend on how blocks are scheduled: no floating-point atomics, sums in a fixed order.
+#ifndef HEP_CUDA_KERNELS_H
+#define HEP_CUDA_KERNELS_H
+
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "kernels/host/kernels.h"
+
+struct cublasContext;
+
+// A stream with what its kernels need. Steps of a stream run one after another, so they share the scratch.
+typedef struct {
+    cudaStream_t stream;
+    struct cublasContext *blas; // NULL where the stream multiplies no matrices
+    void *work;                 // device memory, 256-byte aligned
+    uint64_t work_bytes;
+} CudaQueue;
+
+enum { CUDA_BLAS_BYTES = 32 << 20 }; // what cuBLAS wants for itself on the newest architectures
+
+// `work`: device memory of `work_bytes` that the caller keeps until the queue is gone; if `multiplies`, the first
+// CUDA_BLAS_BYTES of it are cuBLAS's.
+cudaError_t cuda_queue_create(CudaQueue *queue, cudaStream_t stream, bool multiplies, void *work, uint64_t work_bytes);
+void cuda_queue_destroy(CudaQueue *queue); // takes half-built ones; neither stream nor scratch are destroyed
+
+// Scratch of one step: its operands as ir/ops.def orders them (`data` is not looked at), record rows a row for routes
+// and their backward forms (1 elsewhere), members of the exchange group likewise. Does not grow with the batch times the
+// vocabulary, nor with the square of the sequence; it holds the inner dimension of all rows of a feed-forward step.
+uint64_t cuda_work_bytes(const ModelDims *dims, Op op, const Tensor operands[], uint32_t fanout, uint32_t members);
+
+// How many rows (of records) are present: the sum of `counts` [members] on the device, or, without, `rows`. Kernels are
+// launched for `rows`, the most there can be.
+typedef struct {
+    const int32_t *counts;
+    uint32_t members;
+    uint64_t rows;
+} CudaRows;
+
+cudaError_t cuda_embed(const CudaQueue *queue, const ModelDims *dims, Tensor tokens, Tensor embedding, Tensor x);
+cudaError_t cuda_pre_expert(const CudaQueue *queue, const ModelDims *dims, Tensor x, Tensor attention, Tensor y);
+cudaError_t cuda_ffn(const CudaQueue *queue, const ModelDims *dims, Tensor x, Tensor ffn, Tensor y);
+// Logits are f32 products of f32 rows, as on the host: the choice does not hang on the rounding of 16-bit rows.
+cudaError_t cuda_gate(const CudaQueue *queue, const ModelDims *dims, Routing routing, uint64_t capacity_rows, Tensor x,
+                      Tensor router, Tensor rows, Tensor records);
+
+// `table->member_of_expert` is a device array. Rows that do not fit are added to *lost (device).
+cudaError_t cuda_route(const CudaQueue *queue, const RouteTable *table, CudaRows present, uint32_t fanout, Tensor rows,
+                       Tensor records, Tensor next_rows, Tensor next_records, Tensor send_rows, Tensor send_records,
+                       Tensor send_counts, Tensor origin, uint64_t *lost);
+// `copies_max`: most copies of one row of `rows`, top_k of the model.
+cudaError_t cuda_unroute(const CudaQueue *queue, const RouteTable *table, CudaRows present, uint32_t fanout,
+                         uint32_t copies_max, Tensor results, Tensor returned, Tensor send_counts, Tensor origin,
+                         Tensor rows);
+// `slot_of_expert` [experts] is a device array; `held`: rows of `experts`. Records whose expert is not held are added to
+// *lost (device).
+cudaError_t cuda_expert(const CudaQueue *queue, const ModelDims *dims, const int32_t *slot_of_expert, CudaRows present,
+                        uint32_t fanout, Tensor rows, Tensor records, Tensor experts, Tensor results, uint64_t *lost);
+cudaError_t cuda_shared_expert(const CudaQueue *queue, const ModelDims *dims, Tensor rows, Tensor shared,
+                               Tensor results);
+cudaError_t cuda_residual(const CudaQueue *queue, Tensor x, Tensor results, Tensor shared, Tensor y);
+cudaError_t cuda_loss(const CudaQueue *queue, const ModelDims *dims, Tensor x, Tensor tokens, Tensor embedding,
+                      Tensor loss);
+
+// ---- backward ------------------------------------------------------------------------------------
+
+cudaError_t cuda_loss_backward(const CudaQueue *queue, const ModelDims *dims, Tensor x, Tensor tokens, Tensor embedding,
+                               Tensor dx, Tensor dembedding);
+cudaError_t cuda_embed_backward(const CudaQueue *queue, const ModelDims *dims, Tensor tokens, Tensor dx,
+                                Tensor dembedding);
+cudaError_t cuda_pre_expert_backward(const CudaQueue *queue, const ModelDims *dims, Tensor x, Tensor attention,
+                                     Tensor dx, Tensor dattention);
+cudaError_t cuda_ffn_backward(const CudaQueue *queue, const ModelDims *dims, Tensor x, Tensor ffn, Tensor dx,
+                              Tensor dffn);
+cudaError_t cuda_shared_expert_backward(const CudaQueue *queue, const ModelDims *dims, Tensor rows, Tensor shared,
+                                        Tensor dx, Tensor drows, Tensor dshared);
+cudaError_t cuda_unroute_backward(const CudaQueue *queue, const RouteTable *table, uint32_t fanout, Tensor drows,
+                                  Tensor send_counts, Tensor origin, Tensor dresults, Tensor send_rows);
+cudaError_t cuda_expert_backward(const CudaQueue *queue, const ModelDims *dims, const int32_t *slot_of_expert,
+                                 CudaRows present, uint32_t fanout, Tensor rows, Tensor records, Tensor experts,
+                                 Tensor dresults, Tensor drows, Tensor drecords, Tensor dexperts, uint64_t *lost);
+cudaError_t cuda_route_backward(const CudaQueue *queue, const RouteTable *table, CudaRows present, uint32_t fanout,
+                                uint32_t copies_max, Tensor drows_next, Tensor drecords_next, Tensor returned,
+                                Tensor returned_records, Tensor send_counts, Tensor origin, Tensor drows,
+                                Tensor drecords);
+cudaError_t cuda_gate_backward(const CudaQueue *queue, const ModelDims *dims, float balance, Tensor x, Tensor records,
+                               Tensor drows, Tensor drecords, Tensor dshared, Tensor router, Tensor dx, Tensor drouter);
+
+// The constants of an AdamW step. Kernels read them on the device, so that a captured graph serves every step.
+typedef struct {
+    float scale, beta1, beta2, rate, decay, correction, epsilon;
+} AdamWFactors;
+
+AdamWFactors cuda_adamw_factors(const AdamW *adamw);
+cudaError_t cuda_optimizer_begin(const CudaQueue *queue, Tensor weights, Tensor state);
+cudaError_t cuda_optimizer(const CudaQueue *queue, const AdamWFactors *factors, Tensor weights, Tensor gradient,
+                           Tensor state);
+
+// out = the sum of `part_count` parts of its shape and dtype, added in order in f32 and rounded once. `parts` is a
+// device array; a part may be `out` itself.
+cudaError_t cuda_sum(const CudaQueue *queue, const void *const *parts, uint32_t part_count, Tensor out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

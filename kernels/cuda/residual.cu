@@ -1,0 +1,120 @@
+// Elementwise sums and conversions: residual connections, sums of what ranks sent. Bound by memory: 16 bytes an access.
+#include "kernels/cuda/internal.h"
+
+namespace {
+
+// Blocks that together hold `count` elements, a vector a thread.
+template <typename T> unsigned element_blocks(uint64_t count)
+{
+    return static_cast<unsigned>(blocks_for(count, BLOCK_THREADS * Piece<T>::LENGTH));
+}
+
+template <typename T> __device__ uint64_t own_element()
+{
+    return (static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * Piece<T>::LENGTH;
+}
+
+// A vector lies inside `count`, and all buffers are aligned: the last piece of an odd count goes one by one.
+template <typename T> __device__ bool is_whole(uint64_t at, uint64_t count, bool aligned)
+{
+    return aligned && at + Piece<T>::LENGTH <= count;
+}
+
+template <typename T>
+__global__ void residual_kernel(const T *x, const T *__restrict__ results, const T *__restrict__ shared, T *y,
+                                uint64_t count, bool aligned)
+{
+    uint64_t at = own_element<T>();
+    bool whole = is_whole<T>(at, count, aligned);
+    Piece<T> sum, part;
+    if (at >= count)
+        return;
+    sum.load(x, at, count, whole);
+    part.load(results, at, count, whole);
+    sum.add(part);
+    if (shared) {
+        part.load(shared, at, count, whole);
+        sum.add(part);
+    }
+    sum.store(y, at, count, whole);
+}
+
+template <typename T>
+cudaError_t residual(const CudaQueue *queue, Tensor x, Tensor results, Tensor shared, Tensor y)
+{
+    uint64_t count = y.rows * y.cols;
+    bool aligned = is_aligned<T>(x.data, 0) && is_aligned<T>(results.data, 0) && is_aligned<T>(shared.data, 0) &&
+                   is_aligned<T>(y.data, 0);
+    if (count == 0)
+        return cudaSuccess;
+    return launch(queue->stream, element_blocks<T>(count), BLOCK_THREADS, 0, residual_kernel<T>,
+                  static_cast<const T *>(x.data), static_cast<const T *>(results.data),
+                  static_cast<const T *>(shared.data), static_cast<T *>(y.data), count, aligned);
+}
+
+template <typename T> __global__ void sum_kernel(const void *const *parts, uint32_t part_count, T *out, uint64_t count)
+{
+    uint64_t at = own_element<T>();
+    Piece<T> sum, part;
+    if (at >= count)
+        return;
+    for (uint32_t p = 0; p < part_count; p++) {
+        const T *from = static_cast<const T *>(parts[p]);
+        part.load(from, at, count, is_whole<T>(at, count, reinterpret_cast<uintptr_t>(from) % 16 == 0));
+        if (p == 0)
+            sum = part;
+        else
+            sum.add(part);
+    }
+    sum.store(out, at, count, is_whole<T>(at, count, reinterpret_cast<uintptr_t>(out) % 16 == 0));
+}
+
+template <typename T>
+cudaError_t sum_parts(const CudaQueue *queue, const void *const *parts, uint32_t part_count, Tensor out)
+{
+    uint64_t count = out.rows * out.cols;
+    if (count == 0 || part_count == 0)
+        return cudaSuccess;
+    return launch(queue->stream, element_blocks<T>(count), BLOCK_THREADS, 0, sum_kernel<T>, parts, part_count,
+                  static_cast<T *>(out.data), count);
+}
+
+template <typename From, typename To>
+__global__ void convert_kernel(const From *__restrict__ from, To *__restrict__ to, uint64_t count)
+{
+    uint64_t i = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i < count)
+        to[i] = from_f32<To>(to_f32(from[i]));
+}
+
+template <typename From>
+cudaError_t convert_from(cudaStream_t stream, const void *from, void *to, Dtype to_dtype, uint64_t count)
+{
+    const From *source = static_cast<const From *>(from);
+    unsigned blocks = static_cast<unsigned>(blocks_for(count, BLOCK_THREADS));
+    if (to_dtype == DTYPE_F32)
+        return launch(stream, blocks, BLOCK_THREADS, 0, convert_kernel<From, float>, source, static_cast<float *>(to),
+                      count);
+    if (to_dtype == DTYPE_F16)
+        return launch(stream, blocks, BLOCK_THREADS, 0, convert_kernel<From, __half>, source, static_cast<__half *>(to),
+                      count);
+    return launch(stream, blocks, BLOCK_THREADS, 0, convert_kernel<From, __nv_bfloat16>, source,
+                  static_cast<__nv_bfloat16 *>(to), count);
+}
+
+} // namespace
+
+cudaError_t convert(cudaStream_t stream, const void *from, Dtype from_dtype, void *to, Dtype to_dtype, uint64_t count)
+{
+    return BY_DTYPE(from_dtype, convert_from, stream, from, to, to_dtype, count);
+}
+
+cudaError_t cuda_residual(const CudaQueue *queue, Tensor x, Tensor results, Tensor shared, Tensor y)
+{
+    return BY_DTYPE(y.dtype, residual, queue, x, results, shared, y);
+}
+
+cudaError_t cuda_sum(const CudaQueue *queue, const void *const *parts, uint32_t part_count, Tensor out)
+{
+    return BY_DTYPE(out.dtype, sum_parts, queue, parts, part_count, out);
+}

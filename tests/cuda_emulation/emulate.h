@@ -1,0 +1,147 @@
+// Included before every kernel source that is compiled for the processor: CUDA's words for C++. Blocks run one after
+// another, the threads of a block as fibers, so that barriers, shuffles, votes, shared memory and atomics do what they
+// do on a GPU. This checks the logic of kernels, not their speed, and not races that a memory model would allow; but
+// fibers may run in reverse order, which shows most missing barriers.
+#ifndef HEP_CUDA_EMULATE_H
+#define HEP_CUDA_EMULATE_H
+
+#include <cuda_runtime_api.h>
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <vector_functions.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <tuple>
+#include <type_traits>
+
+#define HEP_CUDA_EMULATION 1
+
+#undef __shared__
+#undef __global__
+#undef __device__
+#undef __forceinline__
+#undef __launch_bounds__
+#define __shared__ static thread_local
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+using std::max;
+using std::min;
+
+namespace emulation {
+
+// Of the fiber that runs on this thread of the process.
+struct Place {
+    uint3 thread, block;
+    dim3 block_size, grid_size;
+};
+extern thread_local Place here;
+extern thread_local unsigned char *dynamic_shared;
+
+void block_barrier();
+// All lanes of the warp meet and see what each gave: 8 bytes a lane, valid until the lane's next meeting.
+const uint64_t *warp_meet(uint64_t given);
+
+// Runs at once or, while the stream is captured, becomes part of the graph.
+cudaError_t submit(cudaStream_t stream, std::function<void()> work);
+void run_grid(dim3 grid, unsigned threads, size_t shared_bytes, const std::function<void()> &kernel);
+bool grid_is_valid(dim3 grid, unsigned threads, size_t shared_bytes);
+
+template <typename T> T exchange(T value, int from_lane)
+{
+    static_assert(sizeof(T) <= 8 && std::is_trivially_copyable<T>::value, "at most 8 bytes");
+    uint64_t bits = 0;
+    memcpy(&bits, &value, sizeof value);
+    const uint64_t *all = warp_meet(bits);
+    memcpy(&value, &all[from_lane], sizeof value);
+    return value;
+}
+
+} // namespace emulation
+
+#define threadIdx (emulation::here.thread)
+#define blockIdx (emulation::here.block)
+#define blockDim (emulation::here.block_size)
+#define gridDim (emulation::here.grid_size)
+#define DYNAMIC_SHARED(name) unsigned char *name = emulation::dynamic_shared
+
+inline void __syncthreads()
+{
+    emulation::block_barrier();
+}
+
+inline int emulation_lane()
+{
+    return static_cast<int>(emulation::here.thread.x % 32);
+}
+
+inline void __syncwarp(unsigned = 0xFFFFFFFFu)
+{
+    emulation::warp_meet(0);
+}
+
+template <typename T> T __shfl_sync(unsigned, T value, int lane)
+{
+    return emulation::exchange(value, lane % 32);
+}
+
+template <typename T> T __shfl_xor_sync(unsigned, T value, int mask)
+{
+    return emulation::exchange(value, emulation_lane() ^ mask);
+}
+
+template <typename T> T __shfl_up_sync(unsigned, T value, int distance)
+{
+    int lane = emulation_lane();
+    return emulation::exchange(value, lane >= distance ? lane - distance : lane);
+}
+
+template <typename T> T __shfl_down_sync(unsigned, T value, int distance)
+{
+    int lane = emulation_lane();
+    return emulation::exchange(value, lane + distance < 32 ? lane + distance : lane);
+}
+
+inline unsigned __ballot_sync(unsigned, bool vote)
+{
+    const uint64_t *all = emulation::warp_meet(vote);
+    unsigned bits = 0;
+    for (unsigned lane = 0; lane < 32; lane++)
+        bits |= static_cast<unsigned>(all[lane] & 1) << lane;
+    return bits;
+}
+
+inline int __popc(unsigned bits)
+{
+    return __builtin_popcount(bits);
+}
+
+// One fiber at a time, so an ordinary addition is atomic.
+template <typename T> T atomicAdd(T *to, T value)
+{
+    T old = *to;
+    *to = old + value;
+    return old;
+}
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch(cudaStream_t stream, dim3 grid, unsigned threads, size_t shared_bytes, void (*kernel)(Parameters...),
+                   Arguments... arguments)
+{
+    if (!emulation::grid_is_valid(grid, threads, shared_bytes))
+        return cudaErrorInvalidConfiguration;
+    std::tuple<std::decay_t<Parameters>...> bound(static_cast<Parameters>(arguments)...);
+    return emulation::submit(stream, [=] {
+        emulation::run_grid(grid, threads, shared_bytes, [&] { std::apply(kernel, bound); });
+    });
+}
+
+#endif

@@ -1,0 +1,309 @@
+// Runs the blocks of an emulated kernel one after another on the calling thread, the threads of a block as fibers that
+// change places at barriers and in warp operations. A barrier that some live threads never reach ends the process.
+// HEP_EMULATION_REVERSE=1 runs blocks and fibers last to first.
+#include "emulate.h"
+
+#include <sys/mman.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#endif
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+namespace emulation {
+
+thread_local Place here;
+thread_local unsigned char *dynamic_shared;
+
+namespace {
+
+constexpr unsigned THREADS_MAX = 1024, LANES = 32;
+constexpr size_t STACK_BYTES = 128 << 10, SHARED_MAX = 227 << 10;
+
+enum class State { READY, AT_BARRIER, AT_MEETING, DONE };
+
+struct Context {
+#if defined(__x86_64__)
+    void *stack_pointer;
+#else
+    ucontext_t context;
+#endif
+    const void *stack_bottom;
+    size_t stack_bytes;
+    void *fake_stack; // of AddressSanitizer
+    void *race_fiber; // of ThreadSanitizer
+};
+
+struct Warp {
+    unsigned live, arrived, generation;
+    uint64_t given[2][LANES]; // by generation: a lane reads one while early lanes fill the other
+};
+
+struct Fiber {
+    Context context;
+    State state;
+    unsigned awaited; // generation of the barrier or meeting it waits for the end of
+    uint3 place;
+};
+
+struct Runner {
+    Context scheduler;
+    Fiber fibers[THREADS_MAX];
+    Warp warps[THREADS_MAX / LANES];
+    Fiber *current;
+    unsigned live, arrived, generation;
+    char *stacks;
+    std::vector<unsigned char> shared;
+    const std::function<void()> *kernel;
+
+    Runner() : stacks(nullptr), shared(SHARED_MAX + 16)
+    {
+        void *memory = mmap(nullptr, THREADS_MAX * STACK_BYTES, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED)
+            abort();
+        stacks = static_cast<char *>(memory);
+        for (unsigned t = 0; t < THREADS_MAX; t++) {
+            fibers[t].context.stack_bottom = stacks + t * STACK_BYTES;
+            fibers[t].context.stack_bytes = STACK_BYTES;
+        }
+    }
+
+    ~Runner()
+    {
+        munmap(stacks, THREADS_MAX * STACK_BYTES);
+    }
+};
+
+thread_local Runner *runner;
+
+bool reversed()
+{
+    const char *value = getenv("HEP_EMULATION_REVERSE");
+    return value && *value == '1';
+}
+
+#if defined(__x86_64__)
+extern "C" void emulation_switch(void **save, void *load);
+asm(R"(
+    .text
+    .globl emulation_switch
+    .type emulation_switch, @function
+emulation_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+    .size emulation_switch, .-emulation_switch
+)");
+#endif
+
+// `from` goes to sleep here; it is not resumed if it `ends`.
+void switch_context(Context *from, Context *to, bool ends)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(ends ? nullptr : &from->fake_stack, to->stack_bottom, to->stack_bytes);
+#endif
+#if defined(__SANITIZE_THREAD__)
+    __tsan_switch_to_fiber(to->race_fiber, 0);
+#endif
+    (void)ends;
+#if defined(__x86_64__)
+    emulation_switch(&from->stack_pointer, to->stack_pointer);
+#else
+    swapcontext(&from->context, &to->context);
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(from->fake_stack, nullptr, nullptr);
+#endif
+}
+
+void arrive(Fiber *fiber)
+{
+    here.thread = fiber->place;
+}
+
+void sleep_until_resumed(Fiber *fiber)
+{
+    switch_context(&fiber->context, &runner->scheduler, false);
+    arrive(fiber);
+}
+
+void end_meeting(Warp *warp)
+{
+    if (warp->live > 0 && warp->arrived == warp->live) {
+        warp->arrived = 0;
+        warp->generation++;
+    }
+}
+
+void end_barrier()
+{
+    if (runner->live > 0 && runner->arrived == runner->live) {
+        runner->arrived = 0;
+        runner->generation++;
+    }
+}
+
+extern "C" void emulation_fiber_main()
+{
+    Fiber *fiber = runner->current;
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(nullptr, &runner->scheduler.stack_bottom, &runner->scheduler.stack_bytes);
+#endif
+    arrive(fiber);
+    (*runner->kernel)();
+    fiber->state = State::DONE;
+    Warp *warp = &runner->warps[fiber->place.x / LANES];
+    warp->live--;
+    runner->live--;
+    end_meeting(warp);
+    end_barrier();
+    switch_context(&fiber->context, &runner->scheduler, true);
+    abort();
+}
+
+void prepare(Fiber *fiber, unsigned thread)
+{
+    fiber->state = State::READY;
+    fiber->place = {thread, 0, 0};
+#if defined(__x86_64__)
+    char *top = static_cast<char *>(const_cast<void *>(fiber->context.stack_bottom)) + STACK_BYTES;
+    void **words = reinterpret_cast<void **>(top) - 2; // the stack as a call would leave it: 16-byte aligned + 8
+    *words = reinterpret_cast<void *>(emulation_fiber_main);
+    fiber->context.stack_pointer = words - 6;
+    for (int i = 0; i < 6; i++)
+        words[-1 - i] = nullptr;
+#else
+    getcontext(&fiber->context.context);
+    fiber->context.context.uc_stack.ss_sp = const_cast<void *>(fiber->context.stack_bottom);
+    fiber->context.context.uc_stack.ss_size = STACK_BYTES;
+    fiber->context.context.uc_link = nullptr;
+    makecontext(&fiber->context.context, emulation_fiber_main, 0);
+#endif
+#if defined(__SANITIZE_THREAD__)
+    if (!fiber->context.race_fiber)
+        fiber->context.race_fiber = __tsan_create_fiber(0);
+#endif
+}
+
+bool may_run(const Fiber *fiber)
+{
+    switch (fiber->state) {
+    case State::READY:
+        return true;
+    case State::AT_BARRIER:
+        return runner->generation != fiber->awaited;
+    case State::AT_MEETING:
+        return runner->warps[fiber->place.x / LANES].generation != fiber->awaited;
+    case State::DONE:
+        return false;
+    }
+    return false;
+}
+
+void run_block(unsigned threads, bool backwards)
+{
+    Runner *r = runner;
+    r->live = threads;
+    r->arrived = 0;
+    for (unsigned w = 0; w * LANES < threads; w++)
+        r->warps[w] = Warp{threads - w * LANES < LANES ? threads - w * LANES : LANES, 0, 0, {}};
+    for (unsigned t = 0; t < threads; t++)
+        prepare(&r->fibers[t], t);
+    while (r->live > 0) {
+        bool progress = false;
+        for (unsigned i = 0; i < threads; i++) {
+            Fiber *fiber = &r->fibers[backwards ? threads - 1 - i : i];
+            if (!may_run(fiber))
+                continue;
+            progress = true;
+            fiber->state = State::READY;
+            r->current = fiber;
+            switch_context(&r->scheduler, &fiber->context, false);
+        }
+        if (!progress) {
+            fprintf(stderr, "emulation: block %u,%u,%u: some threads wait where others never come\n", here.block.x,
+                    here.block.y, here.block.z);
+            abort();
+        }
+    }
+}
+
+} // namespace
+
+void block_barrier()
+{
+    Fiber *fiber = runner->current;
+    fiber->awaited = runner->generation;
+    fiber->state = State::AT_BARRIER;
+    runner->arrived++;
+    end_barrier();
+    sleep_until_resumed(fiber);
+}
+
+const uint64_t *warp_meet(uint64_t given)
+{
+    Fiber *fiber = runner->current;
+    Warp *warp = &runner->warps[fiber->place.x / LANES];
+    unsigned generation = warp->generation;
+    warp->given[generation % 2][fiber->place.x % LANES] = given;
+    fiber->awaited = generation;
+    fiber->state = State::AT_MEETING;
+    warp->arrived++;
+    end_meeting(warp);
+    if (warp->generation == generation)
+        sleep_until_resumed(fiber);
+    return warp->given[generation % 2];
+}
+
+bool grid_is_valid(dim3 grid, unsigned threads, size_t shared_bytes)
+{
+    return grid.x > 0 && grid.x <= 0x7FFFFFFFu && grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 &&
+           threads > 0 && threads <= THREADS_MAX && shared_bytes <= SHARED_MAX;
+}
+
+void run_grid(dim3 grid, unsigned threads, size_t shared_bytes, const std::function<void()> &kernel)
+{
+    static thread_local Runner own;
+    bool backwards = reversed();
+    runner = &own;
+#if defined(__SANITIZE_THREAD__)
+    own.scheduler.race_fiber = __tsan_get_current_fiber();
+#endif
+    own.kernel = &kernel;
+    size_t misaligned = reinterpret_cast<uintptr_t>(own.shared.data()) % 16;
+    dynamic_shared = own.shared.data() + (misaligned ? 16 - misaligned : 0);
+    here.block_size = dim3(threads);
+    here.grid_size = grid;
+    uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
+    for (uint64_t i = 0; i < blocks; i++) {
+        uint64_t block = backwards ? blocks - 1 - i : i;
+        here.block = {static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
+                      static_cast<unsigned>(block / grid.x / grid.y)};
+        memset(dynamic_shared, 0xFF, shared_bytes); // NaN: what is read unwritten shows
+        run_block(threads, backwards);
+    }
+}
+
+} // namespace emulation

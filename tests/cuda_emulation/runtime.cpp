@@ -1,0 +1,463 @@
+// The functions of the CUDA runtime that hep calls, on the processor: device memory is guarded host memory filled with
+// NaN, streams run what they are given at once, events remember the time, a captured graph is a list of what was
+// enqueued. Linked instead of libcudart.
+#include "emulate.h"
+
+#include <time.h>
+
+#include <cstdlib>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+using Work = std::function<void()>;
+
+struct CUgraph_st {
+    std::vector<Work> work;
+    bool invalid;
+};
+
+struct CUgraphExec_st {
+    std::vector<Work> work;
+};
+
+struct CUstream_st {
+    CUgraph_st *capture; // the graph that this stream's work becomes part of
+    bool is_origin;      // of the capture
+    int priority;
+};
+
+struct CUevent_st {
+    double time_ms;
+    bool recorded;
+    CUgraph_st *capture; // recorded in a stream that was captured
+};
+
+namespace {
+
+constexpr size_t GUARD = 256;
+constexpr unsigned char GUARD_BYTE = 0xA5;
+constexpr size_t MEMORY_TOTAL = size_t{16} << 30;
+
+std::mutex lock;
+std::unordered_map<void *, size_t> allocations;
+std::vector<CUstream_st *> streams;
+size_t allocated;
+thread_local cudaError_t last_error;
+CUstream_st default_stream;
+
+cudaError_t result(cudaError_t error)
+{
+    if (error != cudaSuccess)
+        last_error = error;
+    return error;
+}
+
+CUstream_st *stream_of(cudaStream_t stream)
+{
+    return stream ? stream : &default_stream;
+}
+
+double now_ms()
+{
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return static_cast<double>(t.tv_sec) * 1e3 + static_cast<double>(t.tv_nsec) * 1e-6;
+}
+
+bool guards_hold(const unsigned char *base, size_t bytes)
+{
+    for (size_t i = 0; i < GUARD; i++)
+        if (base[i] != GUARD_BYTE || base[GUARD + bytes + i] != GUARD_BYTE)
+            return false;
+    return true;
+}
+
+// A capture ends the wait for what is enqueued: on a GPU it would wait for ever.
+cudaError_t synchronize(cudaStream_t stream)
+{
+    CUstream_st *s = stream_of(stream);
+    if (!s->capture)
+        return cudaSuccess;
+    s->capture->invalid = true;
+    return result(cudaErrorStreamCaptureUnsupported);
+}
+
+bool any_capture()
+{
+    std::lock_guard<std::mutex> hold(lock);
+    for (CUstream_st *stream : streams)
+        if (stream->capture)
+            return true;
+    return default_stream.capture != nullptr;
+}
+
+} // namespace
+
+cudaError_t emulation::submit(cudaStream_t stream, Work work)
+{
+    CUstream_st *s = stream_of(stream);
+    if (s->capture)
+        s->capture->work.push_back(std::move(work));
+    else
+        work();
+    return cudaSuccess;
+}
+
+extern "C" {
+
+// ---- memory --------------------------------------------------------------------------------------
+
+cudaError_t cudaMalloc(void **memory, size_t bytes)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    *memory = nullptr;
+    if (bytes > MEMORY_TOTAL - allocated)
+        return result(cudaErrorMemoryAllocation);
+    size_t whole = (bytes + 2 * GUARD + GUARD - 1) / GUARD * GUARD;
+    unsigned char *base = static_cast<unsigned char *>(aligned_alloc(GUARD, whole));
+    if (!base)
+        return result(cudaErrorMemoryAllocation);
+    memset(base, GUARD_BYTE, GUARD);
+    memset(base + GUARD, 0xFF, bytes);
+    memset(base + GUARD + bytes, GUARD_BYTE, whole - GUARD - bytes);
+    allocations[base + GUARD] = bytes;
+    allocated += bytes;
+    *memory = base + GUARD;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *memory)
+{
+    if (!memory)
+        return cudaSuccess;
+    std::lock_guard<std::mutex> hold(lock);
+    auto found = allocations.find(memory);
+    if (found == allocations.end())
+        return result(cudaErrorInvalidValue);
+    unsigned char *base = static_cast<unsigned char *>(memory) - GUARD;
+    if (!guards_hold(base, found->second)) {
+        fprintf(stderr, "emulation: device memory of %zu bytes was written outside its bounds\n", found->second);
+        abort();
+    }
+    allocated -= found->second;
+    allocations.erase(found);
+    free(base);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void **memory, size_t bytes)
+{
+    *memory = malloc(bytes ? bytes : 1);
+    return result(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
+}
+
+cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned)
+{
+    return cudaMallocHost(memory, bytes);
+}
+
+cudaError_t cudaFreeHost(void *memory)
+{
+    free(memory);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    *available = MEMORY_TOTAL - allocated;
+    *total = MEMORY_TOTAL;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t stream)
+{
+    return emulation::submit(stream, [=] {
+        if (bytes > 0)
+            memmove(to, from, bytes);
+    });
+}
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
+{
+    return any_capture() ? result(cudaErrorStreamCaptureUnsupported) : cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+}
+
+cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream)
+{
+    return emulation::submit(stream, [=] {
+        if (bytes > 0)
+            memset(to, value, bytes);
+    });
+}
+
+cudaError_t cudaMemset(void *to, int value, size_t bytes)
+{
+    return cudaMemsetAsync(to, value, bytes, nullptr);
+}
+
+// ---- streams and events --------------------------------------------------------------------------
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned, int priority)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    *stream = new CUstream_st{nullptr, false, priority};
+    streams.push_back(*stream);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
+{
+    return cudaStreamCreateWithPriority(stream, flags, 0);
+}
+
+cudaError_t cudaStreamCreate(cudaStream_t *stream)
+{
+    return cudaStreamCreateWithPriority(stream, 0, 0);
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    for (size_t s = 0; s < streams.size(); s++) {
+        if (streams[s] == stream) {
+            streams.erase(streams.begin() + static_cast<long>(s));
+            delete stream;
+            return cudaSuccess;
+        }
+    }
+    return result(cudaErrorInvalidResourceHandle);
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    return synchronize(stream);
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream)
+{
+    return synchronize(stream);
+}
+
+cudaError_t cudaDeviceSynchronize(void)
+{
+    return any_capture() ? result(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
+{
+    *event = new CUevent_st{0, false, nullptr};
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t *event)
+{
+    return cudaEventCreateWithFlags(event, 0);
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    event->capture = stream_of(stream)->capture;
+    event->recorded = true;
+    return emulation::submit(stream, [=] { event->time_ms = now_ms(); });
+}
+
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned)
+{
+    return cudaEventRecord(event, stream);
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    return event->capture ? result(cudaErrorCapturedEvent) : cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    return cudaEventQuery(event);
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
+{
+    if (!from->recorded || !to->recorded)
+        return result(cudaErrorInvalidResourceHandle);
+    *ms = static_cast<float>(to->time_ms - from->time_ms);
+    return cudaSuccess;
+}
+
+// The work before the event is done, or comes before in the graph; a stream that waits for a captured event joins.
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
+{
+    CUstream_st *s = stream_of(stream);
+    if (event->capture && !s->capture)
+        s->capture = event->capture;
+    return cudaSuccess;
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data)
+{
+    return emulation::submit(stream, [=] { function(data); });
+}
+
+// ---- graphs --------------------------------------------------------------------------------------
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode)
+{
+    if (!stream || stream->capture)
+        return result(cudaErrorStreamCaptureUnsupported);
+    stream->capture = new CUgraph_st{{}, false};
+    stream->is_origin = true;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
+{
+    *graph = nullptr;
+    if (!stream->capture || !stream->is_origin)
+        return result(cudaErrorStreamCaptureUnmatched);
+    CUgraph_st *captured = stream->capture;
+    {
+        std::lock_guard<std::mutex> hold(lock);
+        for (CUstream_st *other : streams)
+            if (other->capture == captured)
+                other->capture = nullptr;
+    }
+    stream->is_origin = false;
+    if (captured->invalid) {
+        delete captured;
+        return result(cudaErrorStreamCaptureInvalidated);
+    }
+    *graph = captured;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status)
+{
+    *status = stream_of(stream)->capture ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
+{
+    *exec = new CUgraphExec_st{graph->work};
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
+{
+    for (const Work &work : exec->work) {
+        cudaError_t error = emulation::submit(stream, work);
+        if (error != cudaSuccess)
+            return result(error);
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
+{
+    delete exec;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete graph;
+    return cudaSuccess;
+}
+
+// ---- device and errors ---------------------------------------------------------------------------
+
+// HEP_EMULATION_DEVICES: how many there are, 1 unless given.
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    const char *value = getenv("HEP_EMULATION_DEVICES");
+    *count = value ? atoi(value) : 1;
+    return result(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    int count;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    return error != cudaSuccess ? error : result(device < count ? cudaSuccess : cudaErrorInvalidDevice);
+}
+
+cudaError_t cudaGetDevice(int *device)
+{
+    *device = 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int)
+{
+    *properties = {};
+    strcpy(properties->name, "emulated");
+    properties->major = 9;
+    properties->totalGlobalMem = MEMORY_TOTAL;
+    properties->multiProcessorCount = 4;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr, int)
+{
+    *value = 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
+{
+    *least = 0;
+    *greatest = -5;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute, int)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError(void)
+{
+    cudaError_t error = last_error;
+    last_error = cudaSuccess;
+    return error;
+}
+
+cudaError_t cudaPeekAtLastError(void)
+{
+    return last_error;
+}
+
+const char *cudaGetErrorString(cudaError_t error)
+{
+    return error == cudaSuccess                 ? "no error"
+           : error == cudaErrorMemoryAllocation ? "out of memory"
+           : error == cudaErrorNoDevice         ? "no CUDA-capable device is detected"
+                                                : "an error of the emulated device";
+}
+
+const char *cudaGetErrorName(cudaError_t error)
+{
+    return cudaGetErrorString(error);
+}
+
+} // extern "C"

@@ -1,0 +1,124 @@
+// CUDA kernels that handle elements one by one against their host twins: embeddings, residuals, sums, AdamW. In the
+// emulation this checks their logic.
+#include "cuda_tensors.h"
+
+// Both sides add the same numbers in f32 in the same order and round once: what differs is at most a fused
+// multiply-add's missing rounding before the last one.
+static double elementwise_tolerance(Dtype dtype)
+{
+    return 2 * rounding(dtype) + 4 * rounding(DTYPE_F32);
+}
+
+static const uint32_t widths[] = {1, 8, 64, 259, 520};
+
+Test(kernels_cuda, embed_and_its_gradient)
+{
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
+        for (size_t w = 0; w < COUNT_OF(widths); w++) {
+            ModelDims dims = {.dtype = dtypes[d], .hidden = widths[w], .vocabulary = 7, .sequence = 5, .batch = 3};
+            uint64_t elements = model_embedding_elements(&dims), hidden = dims.hidden;
+            Tensor tokens = make_tokens(&dims), embedding = make_random(dtypes[d], 1, elements, 1);
+            Tensor x = make(dtypes[d], 15, hidden), dx = make_random(dtypes[d], 15, hidden, 1);
+            Tensor dembedding = make_random(dtypes[d], 1, elements, 1);
+            Tensor tokens_there = device_copy(tokens), x_there = device_like(x);
+            Tensor dembedding_there = device_copy(dembedding);
+            const CudaQueue *q = device_queue(0);
+            host_embed(&dims, tokens, embedding, x);
+            EXPECT_SUCCESS(cuda_embed(q, &dims, tokens_there, device_copy(embedding), x_there));
+            expect_same(x_there, x, tensor_bytes(x), "embed");
+            host_embed_backward(&dims, tokens, dx, dembedding);
+            EXPECT_SUCCESS(cuda_embed_backward(q, &dims, tokens_there, device_copy(dx), dembedding_there));
+            expect_near(dembedding_there, dembedding, elements, elementwise_tolerance(dtypes[d]), "embed_backward");
+            device_finish();
+        }
+    }
+}
+
+Test(kernels_cuda, gradient_of_one_word_and_many_tokens)
+{
+    ModelDims dims = {.dtype = DTYPE_F32, .hidden = 3, .vocabulary = 2, .sequence = 100, .batch = 7};
+    Tensor tokens = make(DTYPE_I32, dims.batch, dims.sequence + 1), dx = make_random(DTYPE_F32, 700, 3, 1);
+    Tensor dembedding = make_random(DTYPE_F32, 1, model_embedding_elements(&dims), 1);
+    for (uint64_t i = 0; i < tokens.rows * tokens.cols; i++)
+        ((int32_t *)tokens.data)[i] = 1;
+    Tensor there = device_copy(dembedding);
+    host_embed_backward(&dims, tokens, dx, dembedding);
+    EXPECT_SUCCESS(cuda_embed_backward(device_queue(0), &dims, device_copy(tokens), device_copy(dx), there));
+    expect_near(there, dembedding, model_embedding_elements(&dims), elementwise_tolerance(DTYPE_F32), "one word");
+    device_finish();
+}
+
+Test(kernels_cuda, residual_with_and_without_shared)
+{
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
+        for (size_t w = 0; w < COUNT_OF(widths); w++) {
+            Tensor x = make_random(dtypes[d], 9, widths[w], 1), results = make_random(dtypes[d], 9, widths[w], 1);
+            Tensor shared = make_random(dtypes[d], 9, widths[w], 1), y = make(dtypes[d], 9, widths[w]), none = {0};
+            Tensor x_there = device_copy(x), y_there = device_like(y), results_there = device_copy(results);
+            host_residual(x, results, shared, y);
+            EXPECT_SUCCESS(cuda_residual(device_queue(0), x_there, results_there, device_copy(shared), y_there));
+            expect_same(y_there, y, tensor_bytes(y), "residual with shared");
+            host_residual(x, results, none, x);
+            EXPECT_SUCCESS(cuda_residual(device_queue(0), x_there, results_there, none, x_there));
+            expect_same(x_there, x, tensor_bytes(x), "residual in place");
+            device_finish();
+        }
+    }
+}
+
+Test(kernels_cuda, sum_of_parts)
+{
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
+        Tensor parts[5], there[5], sum = make(DTYPE_F32, 1, 1001), want = make(dtypes[d], 1, 1001);
+        const void *pointers[5];
+        for (size_t p = 0; p < 5; p++) {
+            parts[p] = make_random(dtypes[d], 1, 1001, 1);
+            there[p] = device_copy(parts[p]);
+            pointers[p] = there[p].data;
+        }
+        for (uint64_t i = 0; i < 1001; i++) {
+            float total = (float)at(parts[0], i);
+            for (size_t p = 1; p < 5; p++)
+                total += (float)at(parts[p], i);
+            ((float *)sum.data)[i] = total;
+        }
+        host_from_f32(sum.data, want.data, dtypes[d], 1001);
+        Tensor table = device_make(DTYPE_U8, 1, sizeof pointers);
+        EXPECT_SUCCESS(cudaMemcpy(table.data, pointers, sizeof pointers, cudaMemcpyHostToDevice));
+        EXPECT_SUCCESS(cuda_sum(device_queue(0), table.data, 5, there[2])); // a part may be the sum
+        expect_same(there[2], want, tensor_bytes(want), "sum");
+        device_finish();
+    }
+}
+
+static void check_adamw(Dtype dtype, uint64_t rows, uint64_t cols)
+{
+    AdamW adamw = {.learning_rate = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .weight_decay = 0.1f};
+    Tensor weights = make_random(dtype, rows, cols, 1), state = make(DTYPE_F32, rows, (dtype == DTYPE_F32 ? 2 : 3) * cols);
+    Tensor weights_there = device_copy(weights), state_there = device_like(state);
+    Tensor factors = device_make(DTYPE_U8, 1, sizeof(AdamWFactors));
+    const CudaQueue *q = device_queue(0);
+    host_optimizer_begin(weights, state);
+    EXPECT_SUCCESS(cuda_optimizer_begin(q, weights_there, state_there));
+    for (adamw.step = 1; adamw.step <= 3; adamw.step++) {
+        Tensor gradient = make_random(dtype, rows, cols, 1);
+        adamw.gradient_scale = 0.5f;
+        AdamWFactors values = cuda_adamw_factors(&adamw);
+        EXPECT_SUCCESS(cudaMemcpy(factors.data, &values, sizeof values, cudaMemcpyHostToDevice));
+        host_optimizer(&adamw, weights, gradient, state);
+        EXPECT_SUCCESS(cuda_optimizer(q, factors.data, weights_there, device_copy(gradient), state_there));
+    }
+    // Three steps of about 10 operations, which a compiler may fuse; 1 is the largest weight.
+    expect_near(state_there, state, rows * state.cols, 64 * rounding(DTYPE_F32), "state of AdamW");
+    expect_near(weights_there, weights, rows * cols, 2 * rounding(dtype) + 64 * rounding(DTYPE_F32), "AdamW");
+    device_finish();
+}
+
+Test(kernels_cuda, adamw)
+{
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
+        check_adamw(dtypes[d], 1, 1);
+        check_adamw(dtypes[d], 3, 333);
+        check_adamw(dtypes[d], 5, 1024);
+    }
+}
