@@ -86,6 +86,10 @@ static void check_cluster(Checker *checker)
     const AstEntry none = {.name_span = block->name_span};
     const AstEntry *device = checker->blocks[BLOCK_DEVICE];
     check_block(checker, BLOCK_DEVICE, device ? device : &none, &spec->cluster.device);
+    if (!checker->keys[KEY_DEVICE_encode_bandwidth])
+        spec->cluster.device.encode_bandwidth = spec->cluster.device.memory_bandwidth / 2;
+    if (!checker->keys[KEY_DEVICE_decode_bandwidth])
+        spec->cluster.device.decode_bandwidth = spec->cluster.device.memory_bandwidth / 2;
     spec->memory_span = checker->keys[KEY_DEVICE_memory] ? checker->keys[KEY_DEVICE_memory]->value->span
                                                          : spec->cluster_span;
     if (!has_errors_since(checker, mark))
@@ -281,16 +285,30 @@ static void check_model_and_routing(Checker *checker)
 
 // ---- plan ------------------------------------------------------------------------------------
 
+// A ratio that goes with what it is of.
+static void check_ratio(Checker *checker, const AstEntry *ratio, bool dense, const char *what, double *value)
+{
+    if (dense && ratio)
+        diag_error(checker->diag, ratio->value->span, "'%s' does not go with %s", ratio->name, what);
+    if (!ratio)
+        *value = dense ? 1 : 50;
+}
+
 static void check_migration(Checker *checker)
 {
     SpecPlan *plan = &checker->spec->plan;
-    const AstEntry *ratio = checker->keys[KEY_MIGRATION_ratio], *codec = checker->keys[KEY_MIGRATION_codec];
+    const AstEntry *codec = checker->keys[KEY_MIGRATION_codec], *shared = checker->keys[KEY_MIGRATION_shared_every];
     plan->codec_span = codec ? codec->value->span : plan->span;
-    if (plan->codec == CODEC_DENSE && ratio)
-        diag_error(checker->diag, ratio->value->span,
-                   "'ratio' does not go with dense migration, which sends everything");
-    if (!ratio)
-        plan->ratio = plan->codec == CODEC_DENSE ? 1 : 50;
+    check_ratio(checker, checker->keys[KEY_MIGRATION_ratio], plan->codec == CODEC_DENSE,
+                "dense migration, which sends everything", &plan->ratio);
+    check_ratio(checker, checker->keys[KEY_MIGRATION_gradient_ratio], plan->gradient == GRADIENT_DENSE,
+                "dense gradients, which are sent whole", &plan->gradient_ratio);
+    if (shared && plan->codec != CODEC_SR && (int)plan->codec != CODEC_AUTO)
+        diag_error(checker->diag, shared->value->span,
+                   "'shared_every' goes with codec 'sr', which has a shared expert");
+    if (plan->gradient == GRADIENT_TOPK && plan->pass == PASS_FORWARD)
+        diag_error(checker->diag, checker->keys[KEY_MIGRATION_gradient]->value->span,
+                   "a forward pass has no gradients: 'gradient' goes with pass 'training'");
 }
 
 static void check_plan(Checker *checker)
@@ -308,6 +326,11 @@ static void check_plan(Checker *checker)
     plan->capacity_span = capacity ? capacity->value->span : plan->span;
     if (!has_errors_since(checker, mark))
         check_migration(checker);
+    const AstEntry *training = checker->blocks[BLOCK_TRAINING];
+    check_block(checker, BLOCK_TRAINING, training ? training : &none, &checker->spec->training);
+    if (training && plan->pass == PASS_FORWARD)
+        diag_error(checker->diag, block_head_span(training),
+                   "a forward pass does not learn: 'training' goes with 'plan { pass = training }'");
 }
 
 // ---- the file --------------------------------------------------------------------------------

@@ -265,6 +265,10 @@ static void check_part(Checker *checker, uint32_t source, const char *option, si
             diag_error(checker->diag,
                        (Span){source, (uint32_t)(regather - text), (uint32_t)(regather - text + sizeof word - 1)},
                        "nothing is gathered again in a forward pass");
+        else if (checker->spec->plan.codec == CODEC_DELTA)
+            diag_error(checker->diag,
+                       (Span){source, (uint32_t)(regather - text), (uint32_t)(regather - text + sizeof word - 1)},
+                       "codec 'delta' keeps its replicas: nothing is gathered again");
         while (regather > text && (regather[-1] == ' ' || regather[-1] == ','))
             *--regather = ' ';
     }

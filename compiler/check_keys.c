@@ -29,14 +29,6 @@ static const KeyInfo keys[KEY_COUNT] = {
 #include "grammar/keys.def"
 };
 
-#define HEP_RESERVED(parent, name, feature) {BLOCK_##parent, name, feature},
-static const struct {
-    BlockId parent;
-    const char *name, *feature;
-} reserved[] = {
-#include "grammar/keys.def"
-};
-
 const BlockInfo *block_info(BlockId block)
 {
     return &blocks[block];
@@ -52,8 +44,10 @@ const char *const *choice_names(Takes takes)
 {
     static const char *const dtypes[] = {"f32", "f16", "bf16", NULL}; // the first of HEP_DTYPES: what weights can be
     static const char *const activations[] = {HEP_ACTIVATIONS(X) NULL}, *const passes[] = {HEP_PASSES(X) NULL},
-                             *const dispatches[] = {HEP_DISPATCHES(X) NULL}, *const codecs[] = {HEP_CODECS(X) NULL},
-                             *const placements[] = {"auto", "input", NULL};
+                             *const dispatches[] = {HEP_DISPATCHES(X) NULL},
+                             *const codecs[] = {HEP_CODECS(X) "auto", NULL},
+                             *const placements[] = {"auto", "input", NULL},
+                             *const gradients[] = {"dense", "topk", NULL};
     switch (takes) {
     case TAKES_DTYPE:
         return dtypes;
@@ -67,6 +61,8 @@ const char *const *choice_names(Takes takes)
         return codecs;
     case TAKES_PLACEMENT:
         return placements;
+    case TAKES_GRADIENT:
+        return gradients;
     case TAKES_COUNT:
     case TAKES_NUMBER:
     case TAKES_BYTES:
@@ -84,6 +80,8 @@ const char *const *choice_names(Takes takes)
 }
 #undef X
 _Static_assert(PLACEMENT_AUTO == 0 && PLACEMENT_INPUT == 1, "choice_names lists placements by code");
+_Static_assert(GRADIENT_DENSE == 0 && GRADIENT_TOPK == 1, "choice_names lists ways of gradients by code");
+_Static_assert((int)CODEC_AUTO == (int)CODEC_COUNT, "choice_names lists it behind the codecs");
 _Static_assert(DTYPE_F32 == 0 && DTYPE_F16 == 1 && DTYPE_BF16 == 2, "choice_names lists dtypes by code");
 
 Kind takes_kind(Takes takes)
@@ -106,6 +104,7 @@ Kind takes_kind(Takes takes)
     case TAKES_DISPATCH:
     case TAKES_CODEC:
     case TAKES_PLACEMENT:
+    case TAKES_GRADIENT:
     case TAKES_DOMAIN:
     case TAKES_NAMES:
     case TAKES_FILE:
@@ -377,17 +376,6 @@ static void suggest(Checker *checker, BlockId id, const char *name)
         checker->misspelt_blocks[block] = true;
 }
 
-static bool report_if_reserved(Checker *checker, BlockId id, const AstEntry *entry)
-{
-    for (size_t i = 0; i < COUNT_OF(reserved); i++) {
-        if (reserved[i].parent == id && !strcmp(reserved[i].name, entry->name)) {
-            diag_error(checker->diag, entry->name_span, "%s not supported by this version", reserved[i].feature);
-            return true;
-        }
-    }
-    return false;
-}
-
 // What stands between the kind of a block and its brace.
 static const char *label_example(Label label)
 {
@@ -398,8 +386,6 @@ static const char *label_example(Label label)
 static void report_unknown(Checker *checker, BlockId id, const AstEntry *entry)
 {
     bool is_block = entry->kind == ENTRY_BLOCK;
-    if (report_if_reserved(checker, id, entry))
-        return;
     int block = find_block(id, entry->name);
     if (!is_block && block >= 0) {
         diag_error(checker->diag, entry->name_span, "'%s' is a block, expected '%s%s { ... }'", entry->name,

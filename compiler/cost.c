@@ -128,10 +128,28 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
     add_port_time(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers, cost->port_gather_s);
     if (work->spec->plan.pass == PASS_FORWARD)
         return;
-    // Gradients go home uncompressed, the gather reversed.
-    cost->reduce_bytes[level] = layer->expert_bytes * shards_before * peers;
+    // Gradients go home the gather reversed: whole sums, or packets of what the others are to get.
+    cost->reduce_bytes[level] = layer->returned_bytes * shards_before * peers;
+    if (work->spec->plan.gradient != GRADIENT_DENSE && peers > 0)
+        cost->sync_s += layer->expert_bytes * shards_before *
+                        (peers / work->spec->cluster.device.encode_bandwidth +
+                         1 / work->spec->cluster.device.decode_bandwidth);
     cost->reduce_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers);
     add_port_time(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers, cost->port_reduce_s);
+}
+
+// The shared expert is summed over all GPUs that hold different experts, a share of the sum in every iteration.
+static void cost_mean(const Workload *work, const LayerWork *layer, LayerCost *cost)
+{
+    const Spec *spec = work->spec;
+    double every = spec->plan.shared_every;
+    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++) {
+        double count = spec->cluster.levels[l].count, bytes = 2 * (count - 1) / count * layer->mean_bytes;
+        cost->mean_bytes[l] = bytes / every;
+        cost->sync_s += cost_group_s(spec, GROUP_LEVEL, l, bytes, count - 1) / every;
+        add_port_time(spec, GROUP_LEVEL, l, bytes / every, (count - 1) / every, cost->port_reduce_s);
+    }
+    cost->sync_s += layer->expert_bytes / every / spec->cluster.device.memory_bandwidth;
 }
 
 void cost_layer(const Workload *work, uint32_t index, const Config *config, Dispatch dispatch, LayerCost *cost)
@@ -159,6 +177,9 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     if (layer->routing) // what all GPUs of a domain hold is computed by all of them
         cost->expert_s *=
             routing_load(layer->routing, config->domain, spec->cluster.level_count - 1, dispatch).busiest_experts;
-    if (held > 1 && spec->plan.codec != CODEC_DENSE) // read and write: own experts once, received ones once
-        cost->codec_s = 2 * layer->expert_bytes * (1 + held) / spec->cluster.device.memory_bandwidth;
+    if (held > 1 && spec->plan.codec != CODEC_DENSE)
+        cost->codec_s = layer->expert_bytes * (1 / spec->cluster.device.encode_bandwidth +
+                                               held / spec->cluster.device.decode_bandwidth);
+    if (held > 1 && layer->mean_bytes > 0 && spec->plan.pass == PASS_TRAINING)
+        cost_mean(work, layer, cost);
 }

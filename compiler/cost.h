@@ -28,6 +28,8 @@ typedef struct {
     double port_dispatch_s[LEVELS_MAX], port_combine_s[LEVELS_MAX], port_gather_s[LEVELS_MAX],
         port_reduce_s[LEVELS_MAX];
     double codec_s;                                       // encode + decode
+    double mean_bytes[LEVELS_MAX];                        // of the shared expert's sum, per iteration
+    double sync_s; // on the way home besides `reduce_s`: encoding of gradients, the shared expert's sum
 } LayerCost;
 
 // t_l(V, peers) = a_l + o_l peers + max_{j >= l} c_j V / B_j; 0 without peers.

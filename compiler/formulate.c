@@ -54,7 +54,7 @@ static void fill_terms(const Formulation *f, const LayerCost *cost, const Config
         .backward_queue = config->regather ? gather / unit_s : 0,
         .backward_compute = 2 * cost->expert_s / unit_s,
         .backward_after = dispatch / unit_s,
-        .reduce = sum_levels(cost->reduce_s) / unit_s,
+        .reduce = (sum_levels(cost->reduce_s) + cost->sync_s) / unit_s,
         .backward_kept = config->regather ? 0 : -horizon,
         .unlimited = window <= PREFETCH_MAX ? 0 : -horizon,
         .backward_unlimited = config->regather && window <= PREFETCH_MAX ? 0 : -horizon,

@@ -114,7 +114,7 @@ void clock_backward(const Workload *work, uint32_t index, const LayerCost *cost,
     }
     double computed_s = start_s + 2 * cost->expert_s;
     note_read(at_s, computed_s);
-    double return_s = fmax(at_s[CLOCK_RETURN], computed_s) + sum(cost->reduce_s);
+    double return_s = fmax(at_s[CLOCK_RETURN], computed_s) + sum(cost->reduce_s) + cost->sync_s;
     for (uint32_t j = 0; j < levels; j++) {
         at_s[CLOCK_PORT + j] += cost->port_reduce_s[j];
         return_s = fmax(return_s, at_s[CLOCK_PORT + j]);
@@ -152,12 +152,29 @@ static double dense_reduce_s(const Workload *work, Traffic traffic[LEVELS_MAX])
     return total_s;
 }
 
+// The norm of the gradient, where it is limited: one pass over all gradients, one number summed over all GPUs.
+static double norm_s(const Workload *work, Traffic traffic[LEVELS_MAX])
+{
+    const Spec *spec = work->spec;
+    double total_s = 0, gradient_bytes = work->dense_gradient_bytes;
+    if (spec->training.clip <= 0 || spec->model.abstract)
+        return 0;
+    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++) {
+        double count = spec->cluster.levels[l].count, bytes = 2 * (count - 1) / count * sizeof(float);
+        traffic[l].reduce_bytes += bytes;
+        total_s += cost_group_s(spec, GROUP_LEVEL, l, bytes, count - 1);
+    }
+    for (uint32_t k = 0; k < work->layer_count; k++)
+        gradient_bytes += work->layers[k].expert_bytes;
+    return total_s + gradient_bytes / spec->cluster.device.memory_bandwidth;
+}
+
 double iteration_tail_s(const Workload *work)
 {
     Traffic traffic[LEVELS_MAX] = {0};
     if (work->spec->plan.pass == PASS_FORWARD)
         return 0;
-    return dense_reduce_s(work, traffic) + work->optimizer_s;
+    return dense_reduce_s(work, traffic) + norm_s(work, traffic) + work->optimizer_s;
 }
 
 static void add_traffic(const Workload *work, const LayerCost *cost, const Config *config, Traffic traffic[LEVELS_MAX])
@@ -167,7 +184,7 @@ static void add_traffic(const Workload *work, const LayerCost *cost, const Confi
         traffic[l].exchange_bytes += (training ? 4 : 2) * cost->payload_bytes[l];
         traffic[l].routing_bytes += (training ? 2 : 1) * cost->routing_bytes[l];
         traffic[l].gather_bytes += (training && config->regather ? 2 : 1) * cost->gather_bytes[l];
-        traffic[l].reduce_bytes += cost->reduce_bytes[l];
+        traffic[l].reduce_bytes += cost->reduce_bytes[l] + cost->mean_bytes[l];
     }
 }
 
@@ -227,10 +244,11 @@ void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, Iteration
     }
     double end_s = fmax(clock.at_s[CLOCK_CHAIN], clock.at_s[CLOCK_RETURN]);
     out->all_reduce_s = dense_reduce_s(work, out->traffic);
-    out->tail_s = out->all_reduce_s + work->optimizer_s;
+    double update_s = norm_s(work, out->traffic) + work->optimizer_s;
+    out->tail_s = out->all_reduce_s + update_s;
     out->iteration_s = end_s + out->tail_s;
     out->gather_wait_s += end_s - clock.at_s[CLOCK_CHAIN];
-    out->other_s += 2 * work->loss_s + work->optimizer_s;
+    out->other_s += 2 * work->loss_s + update_s;
 }
 
 Mix mix_uniform(const Workload *work, const Config *config, uint32_t prefetch, Arena *arena)

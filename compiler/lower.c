@@ -9,8 +9,7 @@
 #include "compiler/lowering.h"
 #include "ir/workspace.h"
 
-// Expected seconds to read and write `bytes` of device memory.
-static double move_s(const Lowering *l, double bytes)
+double lowering_move_s(const Lowering *l, double bytes)
 {
     return bytes / l->spec->cluster.device.memory_bandwidth;
 }
@@ -177,63 +176,6 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
     return summed;
 }
 
-// ---- experts ---------------------------------------------------------------------------------
-
-static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_t shard, Dtype dtype, double cols,
-                             double rows, int32_t after_step)
-{
-    const Spec *spec = l->spec;
-    for (uint32_t level = spec->replica_levels; level < spec->cluster.level_count; level++) {
-        uint32_t domain = l->config->domain[level];
-        if (domain == 1)
-            continue;
-        rows *= domain;
-        char name[64];
-        snprintf(name, sizeof name, "gathered.%s%s", spec->cluster.levels[level].name, suffix);
-        int32_t gathered = lowering_add_temporary(l, k, name, dtype, rows, cols);
-        int32_t operands[] = {shard, gathered};
-        int32_t group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain);
-        int32_t step = builder_add_step(l->builder,
-                                        (StepSpec){.op = OP_GATHER, .layer = (int32_t)k, .level = (int32_t)level,
-                                                   .group = group, .cost_s = l->cost.gather_s[level],
-                                                   .bytes = l->cost.gather_bytes[level]},
-                                        operands);
-        if (after_step != NONE)
-            builder_add_after(l->builder, step, after_step);
-        shard = gathered;
-    }
-    return shard;
-}
-
-int32_t lowering_add_gathers(Lowering *l, uint32_t k, const char *suffix, int32_t after_step)
-{
-    LoweredLayer *layer = &l->layers[k];
-    const ModelDims *dims = &l->plan->model;
-    double elements = (double)model_expert_elements(dims);
-    if (l->held_experts == l->experts_per_rank)
-        return layer->experts;
-    if (l->spec->plan.codec == CODEC_DENSE)
-        return gather_levels(l, k, suffix, layer->experts, dims->dtype, elements, l->experts_per_rank, after_step);
-    char name[64];
-    double packet_bytes = ceil(l->work->layers[k].sent_bytes);
-    snprintf(name, sizeof name, "packet%s", suffix);
-    int32_t packet = lowering_add_temporary(l, k, name, DTYPE_U8, 1, packet_bytes);
-    int32_t encode[] = {layer->experts, packet};
-    StepSpec codec = {.op = OP_ENCODE, .layer = (int32_t)k, .level = NONE, .group = NONE,
-                      .cost_s = move_s(l, 2 * l->work->layers[k].expert_bytes)};
-    int32_t step = builder_add_step(l->builder, codec, encode);
-    if (after_step != NONE)
-        builder_add_after(l->builder, step, after_step);
-    packet = gather_levels(l, k, suffix, packet, DTYPE_U8, packet_bytes, 1, after_step);
-    snprintf(name, sizeof name, "decoded%s", suffix);
-    int32_t decoded = lowering_add_temporary(l, k, name, dims->dtype, l->held_experts, elements);
-    int32_t decode[] = {packet, decoded};
-    codec.op = OP_DECODE;
-    codec.cost_s = l->cost.codec_s - codec.cost_s;
-    builder_add_step(l->builder, codec, decode);
-    return decoded;
-}
-
 // ---- layers ----------------------------------------------------------------------------------
 
 static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
@@ -268,7 +210,7 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
         results = add_combine(l, k, layer, i, results);
     int32_t x = lowering_add_temporary(l, k, "out", dtype, l->tokens, model->hidden);
     int32_t residual[] = {layer->y, results, shared, x};
-    add_step(l, OP_RESIDUAL, k, move_s(l, 3 * l->tokens * model->hidden * dtype_bytes(dtype)), residual);
+    add_step(l, OP_RESIDUAL, k, lowering_move_s(l, 3 * l->tokens * model->hidden * dtype_bytes(dtype)), residual);
     return x;
 }
 
@@ -277,6 +219,7 @@ static void add_layer_weights(Lowering *l, uint32_t k, LoweredLayer *layer)
     const ModelDims *dims = &l->plan->model;
     layer->attention = add_weight(l, (int32_t)k, "attention", 1, (double)model_attention_elements(dims));
     layer->router = layer->ffn = layer->shared = layer->experts = NONE;
+    layer->mean = layer->sent = layer->replicas = NONE;
     if (!l->work->layers[k].is_moe) {
         layer->ffn = add_weight(l, (int32_t)k, "ffn", 1, (double)model_ffn_elements(dims));
         return;
@@ -323,7 +266,7 @@ static void add_network(Lowering *l)
     int32_t x = builder_add_buffer(l->builder, hidden, "x");
     int32_t embed[] = {l->tokens_buffer, l->embedding, x};
     StepSpec step = {.op = OP_EMBED, .layer = NONE, .level = NONE, .group = NONE,
-                     .cost_s = move_s(l, 2 * l->tokens * model->hidden * dtype_bytes(model->dtype))};
+                     .cost_s = lowering_move_s(l, 2 * l->tokens * model->hidden * dtype_bytes(model->dtype))};
     builder_add_step(l->builder, step, embed);
     for (uint32_t k = 0; k < l->work->layer_count; k++)
         x = add_layer(l, k, x);
@@ -452,9 +395,10 @@ static void add_abstract_backward(AbstractChain *chain, uint32_t k)
         if (gathered != NONE)
             builder_add_after(l->builder, chain->last, gathered);
         int32_t computed = chain->last;
+        Op home = l->spec->plan.gradient == GRADIENT_DENSE ? OP_REDUCE_SCATTER : OP_RETURN_PACKETS;
         lowering_note_read(l, computed);
         for (uint32_t level = levels; level-- > l->spec->replica_levels;)
-            add_abstract_migration(l, OP_REDUCE_SCATTER, k, level, computed);
+            add_abstract_migration(l, home, k, level, computed);
         add_abstract_replica_sums(l, k, computed);
         for (uint32_t level = levels; level-- > 0;)
             chain_exchange(chain, OP_COMBINE_BACKWARD, k, level, l->cost.dispatch_s[level]);
@@ -497,6 +441,9 @@ static void describe(Lowering *l)
     plan->dispatch = l->dispatch;
     plan->codec = spec->plan.codec;
     plan->codec_ratio = spec->plan.ratio;
+    plan->shared_every = spec->plan.codec == CODEC_SR ? spec->plan.shared_every : 0;
+    plan->gradient_ratio = spec->plan.gradient_ratio;
+    plan->training = spec->training;
     plan->capacity = spec->plan.capacity;
     plan->replica_levels = spec->replica_levels;
     plan->replica_slots = l->mix->prefetch == PREFETCH_UNLIMITED ? 0 : l->mix->prefetch + 1;

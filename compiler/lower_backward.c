@@ -1,43 +1,13 @@
-// Lowering of the backward pass, gradient return and optimizer: the forward schedule reversed.
-// Result gradients go out the way rows went, row gradients come back; gradients of migrated experts
-// go home level by level, inner first, while earlier layers still compute.
+// Lowering of the backward pass and the optimizer: the forward schedule reversed. Result gradients go out the way rows
+// went, row gradients come back; how gradients of migrated experts go home is lower_migration.c's matter.
 #include <stdio.h>
 
 #include "compiler/lowering.h"
-
-static int32_t add_gradient(Lowering *l, int32_t weight, int32_t layer)
-{
-    const Buffer *buffer = builder_buffer(l->builder, weight);
-    BufferShape shape = {.dtype = buffer->dtype, .rows = (double)buffer->rows, .cols = (double)buffer->cols,
-                         .kind = BUFFER_GRADIENT, .layer = layer};
-    return builder_add_buffer(l->builder, shape, "%s.gradient", buffer->name);
-}
 
 static void add_local(Lowering *l, Op op, int32_t layer, double cost_s, const int32_t *operands)
 {
     builder_add_step(l->builder, (StepSpec){.op = op, .layer = layer, .level = NONE, .group = NONE, .cost_s = cost_s},
                      operands);
-}
-
-// Sums a dense gradient over all ranks, one level after another, inner first.
-static void add_all_reduce(Lowering *l, int32_t layer, int32_t gradient, uint32_t level_count)
-{
-    const Cluster *cluster = &l->spec->cluster;
-    const Buffer *buffer = builder_buffer(l->builder, gradient);
-    double bytes = (double)buffer->rows * (double)buffer->cols * dtype_bytes(buffer->dtype);
-    for (uint32_t level = level_count; level-- > 0;) {
-        double count = cluster->levels[level].count;
-        if (count < 2)
-            continue;
-        double sent = 2 * (count - 1) / count * bytes;
-        int32_t operands[] = {gradient};
-        builder_add_step(l->builder,
-                         (StepSpec){.op = OP_ALL_REDUCE, .layer = layer, .level = (int32_t)level,
-                                    .group = builder_add_group(l->builder, GROUP_LEVEL, (int32_t)level, 1),
-                                    .cost_s = cost_group_s(l->spec, GROUP_LEVEL, level, sent, count - 1),
-                                    .bytes = sent},
-                         operands);
-    }
 }
 
 // Updates come after the whole backward pass: earlier, the compute stream would wait for the network.
@@ -46,17 +16,49 @@ static void note_update(Lowering *l, int32_t layer, int32_t weight, int32_t grad
     l->updates[l->update_count++] = (WeightUpdate){.layer = layer, .weight = weight, .gradient = gradient};
 }
 
-static void add_optimizer(Lowering *l, int32_t layer, int32_t weight, int32_t gradient)
+// Adds the squares of a gradient to `before`; returns the sum.
+static int32_t add_squares(Lowering *l, const WeightUpdate *update, int32_t before)
 {
-    const Buffer *buffer = builder_buffer(l->builder, weight);
+    const Buffer *gradient = builder_buffer(l->builder, update->gradient);
+    double bytes = (double)gradient->rows * (double)gradient->cols * dtype_bytes(gradient->dtype);
+    BufferShape shape = {.dtype = DTYPE_F32, .rows = 1, .cols = 1, .kind = BUFFER_TEMPORARY, .layer = update->layer};
+    int32_t squares = builder_add_buffer(l->builder, shape, "%s.squares", gradient->name);
+    int32_t operands[] = {update->gradient, before, squares};
+    add_local(l, OP_SQUARES, update->layer, bytes / l->spec->cluster.device.memory_bandwidth, operands);
+    return squares;
+}
+
+static bool updates_experts(const Lowering *l, const WeightUpdate *update)
+{
+    return update->layer != NONE && update->weight == l->layers[update->layer].experts;
+}
+
+// The square of the whole gradient's norm: of experts, which ranks share out, summed over these; then of the others,
+// which all ranks have.
+static int32_t add_norm(Lowering *l)
+{
+    int32_t squares = NONE;
+    for (uint32_t i = 0; i < l->update_count; i++)
+        if (updates_experts(l, &l->updates[i]))
+            squares = add_squares(l, &l->updates[i], squares);
+    lowering_add_sums(l, NONE, squares, l->spec->replica_levels, l->spec->cluster.level_count, 1);
+    for (uint32_t i = 0; i < l->update_count; i++)
+        if (!updates_experts(l, &l->updates[i]))
+            squares = add_squares(l, &l->updates[i], squares);
+    return squares;
+}
+
+static void add_optimizer(Lowering *l, const WeightUpdate *update, int32_t squares)
+{
+    const Buffer *buffer = builder_buffer(l->builder, update->weight);
     // Two moments, and a master copy where weights are 16-bit.
     double values = dtype_bytes(buffer->dtype) < 4 ? 3 : 2;
     BufferShape shape = {.dtype = DTYPE_F32, .rows = (double)buffer->rows, .cols = values * (double)buffer->cols,
-                         .kind = BUFFER_STATE, .layer = layer};
+                         .kind = BUFFER_STATE, .layer = update->layer};
     double bytes = (double)buffer->rows * (double)buffer->cols * optimizer_bytes_per_parameter(buffer->dtype);
     int32_t state = builder_add_buffer(l->builder, shape, "%s.state", buffer->name);
-    int32_t operands[] = {weight, gradient, state};
-    add_local(l, OP_OPTIMIZER, layer, bytes / l->spec->cluster.device.memory_bandwidth, operands);
+    int32_t operands[] = {update->weight, update->gradient, state, squares};
+    add_local(l, OP_OPTIMIZER, update->layer, bytes / l->spec->cluster.device.memory_bandwidth, operands);
 }
 
 // Result gradients of every stage, ascending: what dispatch did for rows.
@@ -124,34 +126,6 @@ static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *lay
     return last;
 }
 
-// Sends gradients of gathered experts to their owners; returns the gradient of the own experts.
-static int32_t return_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, int32_t dheld)
-{
-    const Spec *spec = l->spec;
-    double rows = l->held_experts;
-    for (uint32_t level = spec->cluster.level_count; level-- > spec->replica_levels;) {
-        uint32_t domain = l->config->domain[level];
-        if (domain == 1)
-            continue;
-        rows /= domain;
-        bool home = rows == l->experts_per_rank;
-        char name[64];
-        snprintf(name, sizeof name, "dexperts.%s", spec->cluster.levels[level].name);
-        int32_t shard = home ? add_gradient(l, layer->experts, (int32_t)k)
-                             : lowering_add_temporary(l, k, name, l->plan->model.dtype, rows,
-                                                      (double)model_expert_elements(&l->plan->model));
-        int32_t operands[] = {dheld, shard};
-        builder_add_step(l->builder,
-                         (StepSpec){.op = OP_REDUCE_SCATTER, .layer = (int32_t)k, .level = (int32_t)level,
-                                    .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain),
-                                    .cost_s = l->cost.reduce_s[level], .bytes = l->cost.reduce_bytes[level]},
-                         operands);
-        dheld = shard;
-    }
-    add_all_reduce(l, (int32_t)k, dheld, spec->replica_levels);
-    return dheld;
-}
-
 static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
 {
     lowering_enter(l, k);
@@ -163,11 +137,11 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
     int32_t dshared_rows = NONE;
     if (model->shared_experts) { // while the gradients travel
         dshared_rows = lowering_add_temporary(l, k, "dshared_rows", model->dtype, l->tokens, model->hidden);
-        int32_t dshared = add_gradient(l, layer->shared, (int32_t)k);
+        int32_t dshared = lowering_add_gradient(l, layer->shared, (int32_t)k);
         int32_t work = lowering_add_work(l, (int32_t)k, OP_SHARED_EXPERT_BACKWARD, l->tokens, 1, 1);
         int32_t operands[] = {first->rows, layer->shared, dx, dshared_rows, dshared, work};
         add_local(l, OP_SHARED_EXPERT_BACKWARD, (int32_t)k, 2 * l->work->layers[k].dense_s, operands);
-        add_all_reduce(l, (int32_t)k, dshared, l->spec->cluster.level_count);
+        lowering_add_sums(l, (int32_t)k, dshared, 0, l->spec->cluster.level_count, 1);
         note_update(l, (int32_t)k, layer->shared, dshared);
     }
     int32_t held = l->config->regather ? lowering_add_gathers(l, k, ".again", lowering_prefetch_limit(l)) : layer->held;
@@ -179,21 +153,22 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
     };
     int32_t dheld = migrated ? lowering_add_temporary(l, k, "dheld", model->dtype, l->held_experts,
                                                       (double)model_expert_elements(&l->plan->model))
-                             : add_gradient(l, layer->experts, (int32_t)k);
+                             : lowering_add_gradient(l, layer->experts, (int32_t)k);
     int32_t work = lowering_add_work(l, (int32_t)k, OP_EXPERT_BACKWARD, last->row_capacity, l->records, fanout);
     int32_t expert[] = {last->rows, last->records, last->counts, held, dresults[layer->stage_count - 1],
                         drows.rows, drows.records, dheld, work};
     StepSpec step = {.op = OP_EXPERT_BACKWARD, .layer = (int32_t)k, .level = NONE, .group = NONE,
                      .cost_s = 2 * l->cost.expert_s};
     lowering_note_read(l, builder_add_step(l->builder, step, expert));
-    note_update(l, (int32_t)k, layer->experts, return_gradients(l, k, layer, dheld));
+    lowering_add_mean(l, k);
+    note_update(l, (int32_t)k, layer->experts, lowering_return_gradients(l, k, dheld));
     drows = collect_gradients(l, k, layer, drows);
-    int32_t drouter = add_gradient(l, layer->router, (int32_t)k);
+    int32_t drouter = lowering_add_gradient(l, layer->router, (int32_t)k);
     int32_t gate_work = lowering_add_work(l, (int32_t)k, OP_GATE_BACKWARD, l->tokens, l->records, l->fanout);
     int32_t gate[] = {layer->y, first->records, drows.rows, drows.records, dshared_rows, layer->router,
                       dx,       drouter,        gate_work};
     add_local(l, OP_GATE_BACKWARD, (int32_t)k, 2 * l->work->layers[k].gate_s, gate);
-    add_all_reduce(l, (int32_t)k, drouter, l->spec->cluster.level_count);
+    lowering_add_sums(l, (int32_t)k, drouter, 0, l->spec->cluster.level_count, 1);
     note_update(l, (int32_t)k, layer->router, drouter);
 }
 
@@ -204,18 +179,18 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
     if (work->is_moe) {
         add_moe_backward(l, k, dx);
     } else {
-        int32_t dffn = add_gradient(l, layer->ffn, (int32_t)k);
+        int32_t dffn = lowering_add_gradient(l, layer->ffn, (int32_t)k);
         int32_t ffn_work = lowering_add_work(l, (int32_t)k, OP_FFN_BACKWARD, l->tokens, 1, 1);
         int32_t ffn[] = {layer->y, layer->ffn, dx, dffn, ffn_work};
         add_local(l, OP_FFN_BACKWARD, (int32_t)k, 2 * work->dense_s, ffn);
-        add_all_reduce(l, (int32_t)k, dffn, l->spec->cluster.level_count);
+        lowering_add_sums(l, (int32_t)k, dffn, 0, l->spec->cluster.level_count, 1);
         note_update(l, (int32_t)k, layer->ffn, dffn);
     }
-    int32_t dattention = add_gradient(l, layer->attention, (int32_t)k);
+    int32_t dattention = lowering_add_gradient(l, layer->attention, (int32_t)k);
     int32_t attention_work = lowering_add_work(l, (int32_t)k, OP_PRE_EXPERT_BACKWARD, l->tokens, 1, 1);
     int32_t attention[] = {layer->x, layer->attention, dx, dattention, attention_work};
     add_local(l, OP_PRE_EXPERT_BACKWARD, (int32_t)k, 2 * work->pre_expert_s, attention);
-    add_all_reduce(l, (int32_t)k, dattention, l->spec->cluster.level_count);
+    lowering_add_sums(l, (int32_t)k, dattention, 0, l->spec->cluster.level_count, 1);
     note_update(l, (int32_t)k, layer->attention, dattention);
 }
 
@@ -227,7 +202,7 @@ void lowering_add_backward(Lowering *l)
     BufferShape shape = {.dtype = model->dtype, .rows = l->tokens, .cols = model->hidden,
                          .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t dx = builder_add_buffer(l->builder, shape, "dx");
-    int32_t dembedding = add_gradient(l, l->embedding, NONE);
+    int32_t dembedding = lowering_add_gradient(l, l->embedding, NONE);
     int32_t work = lowering_add_work(l, NONE, OP_LOSS_BACKWARD, l->tokens, 1, 1);
     int32_t loss[] = {l->final_x, l->tokens_buffer, l->embedding, dx, dembedding, work};
     add_local(l, OP_LOSS_BACKWARD, NONE, 2 * l->work->loss_s, loss);
@@ -236,8 +211,9 @@ void lowering_add_backward(Lowering *l)
         add_layer_backward(l, k, dx);
     int32_t embed[] = {l->tokens_buffer, dx, dembedding};
     add_local(l, OP_EMBED_BACKWARD, NONE, 0, embed);
-    add_all_reduce(l, NONE, dembedding, l->spec->cluster.level_count);
+    lowering_add_sums(l, NONE, dembedding, 0, l->spec->cluster.level_count, 1);
     note_update(l, NONE, l->embedding, dembedding);
+    int32_t squares = l->spec->training.clip > 0 ? add_norm(l) : NONE;
     for (uint32_t i = 0; i < l->update_count; i++)
-        add_optimizer(l, l->updates[i].layer, l->updates[i].weight, l->updates[i].gradient);
+        add_optimizer(l, &l->updates[i], squares);
 }

@@ -22,6 +22,7 @@ typedef struct {
     Stage stages[STAGES_MAX];
     int32_t attention, router, ffn, shared, experts; // weights
     int32_t held;             // weights the expert step reads: `experts` or what was gathered
+    int32_t mean, sent, replicas; // what the codec remembers
 } LoweredLayer;
 
 // A weight buffer the optimizer will update.
@@ -63,8 +64,20 @@ void lowering_note_read(Lowering *l, int32_t step);
 int32_t lowering_prefetch_limit(const Lowering *l);
 int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols);
 int32_t lowering_add_work(Lowering *l, int32_t layer, Op op, double rows, uint32_t records, uint32_t fanout);
+// Expected seconds to read and write `bytes` of device memory.
+double lowering_move_s(const Lowering *l, double bytes);
 // All-gathers the experts of a layer, outer level first; returns the buffer the expert step reads.
 int32_t lowering_add_gathers(Lowering *l, uint32_t layer, const char *suffix, int32_t after_step);
+// The gradient of a weight buffer: as large.
+int32_t lowering_add_gradient(Lowering *l, int32_t weight, int32_t layer);
+// Sums a buffer over the ranks, one level after another, inner first; in each of `every` iterations.
+void lowering_add_sums(Lowering *l, int32_t layer, int32_t summed, uint32_t from_level, uint32_t to_level,
+                       double every);
+// Sums the shared expert of codec `sr` anew, where the layer has one, from the weights before their update: nothing in
+// this iteration needs it any more.
+void lowering_add_mean(Lowering *l, uint32_t layer);
+// Sends gradients of gathered experts to their owners; returns the gradient of the own experts.
+int32_t lowering_return_gradients(Lowering *l, uint32_t layer, int32_t dheld);
 void lowering_add_backward(Lowering *l);
 
 #endif

@@ -141,7 +141,7 @@ bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate
             return false;
         }
     }
-    bool regather = spec->plan.pass == PASS_TRAINING;
+    bool regather = spec->plan.pass == PASS_TRAINING && spec->plan.codec != CODEC_DELTA; // whose replicas stay
     *candidates = arena_alloc_array(arena, total * 2, sizeof **candidates);
     *count = 0;
     for (size_t index = 0; index < total; index++) {

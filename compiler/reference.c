@@ -46,6 +46,7 @@ static void append_takes(Text *text, const KeyInfo *key)
     case TAKES_DISPATCH:
     case TAKES_CODEC:
     case TAKES_PLACEMENT:
+    case TAKES_GRADIENT:
         text_append(text, strchr(kind_text(takes_kind(key->takes)), ' ') + 1); // without the article
         break;
     }

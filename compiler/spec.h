@@ -57,6 +57,10 @@ typedef struct {
     bool regather;
 } ForcedRun;
 
+typedef enum { GRADIENT_DENSE, GRADIENT_TOPK } GradientReturn; // of migrated experts
+
+enum { CODEC_AUTO = CODEC_COUNT }; // a wish: whichever is fastest
+
 typedef struct {
     Pass pass;
     Dispatch dispatch;
@@ -67,6 +71,9 @@ typedef struct {
     ForcedRun *forced;
     Codec codec;
     double ratio;                // 1 for dense
+    uint32_t shared_every;       // of sr, 0: without a shared expert
+    GradientReturn gradient;
+    double gradient_ratio; // 1 for dense
     double capacity;             // 0: nothing is dropped
     Span span, domain_span, codec_span, capacity_span;
 } SpecPlan;
@@ -77,6 +84,7 @@ typedef struct {
     Span cluster_span, level_spans[LEVELS_MAX], memory_span;
     SpecModel model;
     SpecPlan plan;
+    TrainingSettings training;
     // Outermost levels that hold whole copies of the experts because there are fewer experts than
     // GPUs; 0 when all levels shard. Their domain is written S_l = n_l and nothing is gathered there.
     uint32_t replica_levels;

@@ -1,6 +1,8 @@
 // The work of each layer, derived from the checked spec: see workload.h.
 #include "compiler/workload.h"
 
+#include "ir/codec.h"
+
 double workload_matrix_s(const Device *device, double flops, double rows)
 {
     if (flops <= 0 || rows <= 0)
@@ -99,6 +101,25 @@ static void classify(Workload *work)
     }
 }
 
+// What travels of experts and of their gradients: whole packets, or volumes over the ratio.
+static void derive_packets(const Spec *spec, LayerWork *layer)
+{
+    const SpecPlan *plan = &spec->plan;
+    layer->sent_bytes = layer->expert_bytes / plan->ratio;
+    layer->returned_bytes = layer->expert_bytes / plan->gradient_ratio;
+    if (spec->model.abstract || !layer->is_moe)
+        return;
+    ModelDims dims = spec_dims(&spec->model);
+    uint64_t elements = model_expert_elements(&dims);
+    double experts = layer->expert_bytes / ((double)elements * dtype_bytes(dims.dtype));
+    if (plan->codec != CODEC_DENSE)
+        layer->sent_bytes = experts * (double)codec_packet_bytes(elements, dims.dtype, plan->ratio);
+    if (plan->gradient != GRADIENT_DENSE)
+        layer->returned_bytes = experts * (double)codec_packet_bytes(elements, dims.dtype, plan->gradient_ratio);
+    if (plan->codec == CODEC_SR && plan->shared_every > 0)
+        layer->mean_bytes = (double)elements * dtype_bytes(dims.dtype);
+}
+
 Workload *workload_derive(const Spec *spec, Arena *arena)
 {
     const SpecModel *model = &spec->model;
@@ -121,7 +142,7 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
             derive_executed(spec, layer);
         if (model->times)
             take_measured(spec, k, layer);
-        layer->sent_bytes = layer->expert_bytes / spec->plan.ratio;
+        derive_packets(spec, layer);
         work->moe_count += layer->is_moe;
         expert_parameters_bytes += layer->expert_bytes;
         if (!model->abstract)

@@ -17,6 +17,8 @@ typedef struct {
     double data_bytes;       // D: tokens x top_k x row bytes; one direction, before deduplication
     double expert_bytes;     // P: owned experts, uncompressed
     double sent_bytes;       // P as sent, after compression
+    double returned_bytes;   // its gradient as sent
+    double mean_bytes;       // one expert's; the shared expert of codec `sr`, where it has one
     double tokens;           // 0 for abstract workloads
     double row_bytes;        // bytes of a hidden vector; 0 for abstract workloads
     double expert_scale;     // time of the experts over that of their FLOPs: 1 unless measured

@@ -513,6 +513,9 @@ static bool read_records(Reader *reader)
     uint64_t operands = 0, edges = 0;
     for (int kind = 0; kind < RECORD_COUNT; kind++) {
         seek(reader, kind);
+        if (kind == RECORD_TRAINING && reader->counts[kind] != record_count(reader->plan, RECORD_TRAINING)) {
+            return refuse(reader, "a training plan has one 'training' record, any other none");
+        }
         for (uint32_t i = 0; i < record_count(reader->plan, (RecordKind)kind); i++) {
             char *record = record_at(reader->plan, (RecordKind)kind, i);
             for (const Field *field = record_info((RecordKind)kind)->fields; field->key; field++) {

@@ -39,8 +39,7 @@ void plan_describe_record(const Plan *plan, RecordKind kind, uint32_t index, cha
     } else if (first->positional) {
         label = field_code_name(first->type, (int)*(const uint32_t *)((const char *)record + first->offset));
     }
-    bool single = kind == RECORD_CLUSTER || kind == RECORD_DEVICE || kind == RECORD_MODEL || kind == RECORD_PLAN;
-    if (single && !label) {
+    if (record_is_single(kind) && !label) {
         snprintf(out, size, "%s", info->keyword);
     } else if (info->id != 0 || !label) {
         int used = snprintf(out, size, "%s %" PRIu32, info->keyword, index);

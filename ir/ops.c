@@ -23,6 +23,10 @@
     {                                                                                                                  \
 #name, OPERAND_IN, true                                                                                        \
     }
+#define MAYBE_OUT(name)                                                                                                \
+    {                                                                                                                  \
+#name, OPERAND_OUT, true                                                                                       \
+    }
 #define MAYBE_INOUT(name)                                                                                              \
     {                                                                                                                  \
 #name, OPERAND_INOUT, true                                                                                     \

@@ -98,11 +98,16 @@ static void reorder(Plan *plan, const uint32_t *order, Arena *scratch)
     }
 }
 
-// Without overlap: sums come after the last step of the backward pass, before the first update.
+static bool begins_update(Op op)
+{
+    return op == OP_SQUARES || op == OP_OPTIMIZER;
+}
+
+// Without overlap: sums come after the last step of the backward pass, before the first update or the norm.
 static void hold_sums(Plan *plan, Arena *scratch)
 {
     uint32_t *order = arena_alloc_array(scratch, plan->step_count, sizeof(*order)), count = 0, end = 0;
-    while (end < plan->step_count && plan->steps[end].op != OP_OPTIMIZER) {
+    while (end < plan->step_count && !begins_update(plan->steps[end].op)) {
         end++;
     }
     for (int sums = 0; sums < 2; sums++) {

@@ -7,7 +7,7 @@ Plan *plan_create(void)
     Arena *arena = arena_create();
     Plan *plan = arena_alloc(arena, sizeof(*plan));
     plan->arena = arena;
-    plan->codec_ratio = 1;
+    plan->codec_ratio = plan->gradient_ratio = 1;
     plan->solver = "";
     return plan;
 }
@@ -69,4 +69,14 @@ uint64_t model_shared_elements(const ModelDims *dims)
 uint64_t buffer_bytes(const Buffer *buffer)
 {
     return buffer->rows * buffer->cols * dtype_bytes(buffer->dtype);
+}
+
+uint32_t plan_step_period(const Plan *plan, const Step *step)
+{
+    if (step->op == OP_MEAN_EXPERT)
+        return plan->shared_every;
+    int32_t summed = step->op == OP_ALL_REDUCE && step->operand_first < plan->operand_count
+                         ? step_operands(plan, step)[0]
+                         : NONE;
+    return summed != NONE && plan->buffers[summed].kind == BUFFER_REPLICA ? plan->shared_every : 1;
 }

@@ -23,7 +23,8 @@ enum {
 #define HEP_ACTIVATIONS(X) X(RELU, "relu", 2) X(GELU, "gelu", 2) X(SWIGLU, "swiglu", 3) // 3rd: matrices per expert
 #define HEP_GROUP_KINDS(X) X(EXCHANGE, "exchange") X(GATHER, "gather") X(LEVEL, "level") X(WORLD, "world")
 #define HEP_BUFFER_KINDS(X)                                                                                    \
-    X(WEIGHT, "weight") X(INPUT, "input") X(TEMPORARY, "temporary") X(GRADIENT, "gradient") X(STATE, "state")
+    X(WEIGHT, "weight") X(INPUT, "input") X(TEMPORARY, "temporary") X(GRADIENT, "gradient") X(STATE, "state")  \
+    X(REPLICA, "replica") // what codecs remember from one iteration to the next
 #define HEP_STATUSES(X) X(OPTIMAL, "optimal") X(FEASIBLE, "feasible") X(FORCED, "forced")
 
 #define X(name, ...) DTYPE_##name,
@@ -108,6 +109,8 @@ typedef struct {
     double memory_bytes;           // of one GPU
     double memory_bandwidth;       // bytes/s
     double half_rate_rows;         // rows at which a matrix product reaches half the rate
+    double encode_bandwidth;       // dense bytes of experts or gradients that are encoded per second,
+    double decode_bandwidth;       // and that are decoded
 } Device;
 
 // A worker of the outermost level, where these differ. A plan places workers at positions x_0: which of
@@ -233,6 +236,15 @@ typedef struct {
     Traffic traffic[LEVELS_MAX];
 } Strategy;
 
+// What an optimizer step does: AdamW, its learning rate over the iterations, and what the gradient is made of.
+typedef struct {
+    double learning_rate, beta1, beta2, epsilon, weight_decay;
+    uint32_t warmup, decay; // iterations of the linear rise, and of the cosine fall behind it; 0: none
+    double final_rate;      // the learning rate behind the fall, over `learning_rate`
+    double clip;            // the largest norm of the whole gradient; 0: no limit
+    double balance;         // weight of the loss that makes loads of experts alike
+} TrainingSettings;
+
 typedef struct {
     const char *name;
     Dtype dtype;
@@ -261,7 +273,9 @@ typedef struct {
     Pass pass;
     Dispatch dispatch;
     Codec codec;
-    double codec_ratio;        // dense bytes / bytes sent; 1 for dense
+    double codec_ratio;        // dense bytes / bytes sent, as wished; 1 for dense. See ir/codec.h
+    uint32_t shared_every;       // iterations between two sums of the mean expert that `sr` subtracts; 0: none
+    double gradient_ratio;     // the same for gradients of migrated experts; 1: dense
     double capacity;           // rows per expert and source over the balanced load; 0: nothing is dropped
     uint32_t replica_levels;   // outermost levels that hold whole copies of the experts
     uint32_t replica_slots;    // gathered layers alive at once, where replicas are dropped after use; 0: no limit
@@ -270,6 +284,7 @@ typedef struct {
     double gap;                // relative; 0 when proven
     double iteration_s;        // the solver's objective, = the cost model's on the choices
     uint64_t arena_bytes;      // what a rank allocates
+    TrainingSettings training; // where `pass` is training
 
     uint32_t choice_count, strategy_count, group_count, buffer_count, step_count, operand_count, after_count;
     Choice *choices;
@@ -288,6 +303,10 @@ static inline const int32_t *step_operands(const Plan *plan, const Step *step)
 {
     return plan->operands + step->operand_first;
 }
+
+// Iterations from one execution of a step to the next, the first being in iteration 0: the mean of experts is not
+// summed every time.
+uint32_t plan_step_period(const Plan *plan, const Step *step);
 
 uint64_t buffer_bytes(const Buffer *buffer); // rows x cols x element size; the loader has checked it fits
 

@@ -395,6 +395,9 @@ static void *new_record(Parser *parser, RecordKind kind)
     case RECORD_PLAN:
         list->count++;
         return record_at(plan, kind, 0);
+    case RECORD_TRAINING:
+        list->count++;
+        return &plan->training;
     case RECORD_LEVEL:
         list->count++;
         plan->cluster.level_count++;
@@ -443,9 +446,13 @@ static bool check_place(Parser *parser, RecordKind kind)
 {
     const char *keyword = record_info(kind)->keyword;
     uint32_t levels = parser->plan->cluster.level_count;
-    bool single = kind == RECORD_CLUSTER || kind == RECORD_DEVICE || kind == RECORD_MODEL || kind == RECORD_PLAN;
-    if (single && parser->lists[kind].count) {
+    if (record_is_single(kind) && parser->lists[kind].count) {
         diag_error(parser->diag, parser->token.span, "a second '%s' record", keyword);
+        return false;
+    }
+    if (kind == RECORD_TRAINING && parser->plan->pass != PASS_TRAINING) {
+        diag_error(parser->diag, parser->token.span, "a plan whose pass is '%s' has no '%s' record",
+                   pass_name(parser->plan->pass), keyword);
         return false;
     }
     for (int later = (int)kind + 1; later < RECORD_COUNT; later++) {
@@ -707,11 +714,10 @@ static bool parse_version(Parser *parser)
 static void finish(Parser *parser)
 {
     Plan *plan = parser->plan;
-    static const RecordKind single[] = {RECORD_CLUSTER, RECORD_DEVICE, RECORD_MODEL, RECORD_PLAN};
-    for (size_t i = 0; i < COUNT_OF(single); i++) {
-        if (parser->lists[single[i]].count == 0) {
+    for (RecordKind kind = 0; kind < RECORD_COUNT; kind++) {
+        if (record_is_single(kind) && parser->lists[kind].count < record_count(plan, kind)) {
             diag_error(parser->diag, parser->token.span, "the plan misses its '%s' record",
-                       record_info(single[i])->keyword);
+                       record_info(kind)->keyword);
         }
     }
     if (plan->strategy_count) {

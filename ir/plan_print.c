@@ -197,6 +197,7 @@ static void comment_record(const Plan *plan, RecordKind kind, uint32_t index, Te
     case RECORD_STEP:
         comment_step(plan, index, out);
         break;
+    case RECORD_TRAINING:
     case RECORD_MODEL:
     case RECORD_CHOICE:
     case RECORD_TRAFFIC:
@@ -374,6 +375,8 @@ void plan_print(const Plan *plan, Text *out)
     print_single(plan, RECORD_MODEL, out);
     text_append(out, "\n");
     print_single(plan, RECORD_PLAN, out);
+    if (record_count(plan, RECORD_TRAINING))
+        print_single(plan, RECORD_TRAINING, out);
     print_table(plan, RECORD_CHOICE, "  ", out);
     text_append(out, "\n");
     print_strategies(plan, out);

@@ -36,7 +36,9 @@ static const RecordInfo records[RECORD_COUNT] = {
                        .fields = {FIELD(Device, "compute", compute_flops, NUMBER),
                                   FIELD(Device, "memory", memory_bytes, NUMBER),
                                   FIELD(Device, "memory_bandwidth", memory_bandwidth, NUMBER),
-                                  FIELD(Device, "half_rate_rows", half_rate_rows, NUMBER)}},
+                                  FIELD(Device, "half_rate_rows", half_rate_rows, NUMBER),
+                                  FIELD(Device, "encode_bandwidth", encode_bandwidth, NUMBER),
+                                  FIELD(Device, "decode_bandwidth", decode_bandwidth, NUMBER)}},
     [RECORD_MODEL] = {.keyword = "model",
                       .fields = {FIRST(ModelDims, "name", name, NAME),
                                  FIELD(ModelDims, "abstract", abstract, BOOL),
@@ -63,12 +65,25 @@ static const RecordInfo records[RECORD_COUNT] = {
     [RECORD_PLAN] = {.keyword = "plan",
                      .fields = {FIELD(Plan, "pass", pass, PASS), FIELD(Plan, "dispatch", dispatch, DISPATCH),
                                 FIELD(Plan, "codec", codec, CODEC), FIELD(Plan, "ratio", codec_ratio, NUMBER),
+                                FIELD(Plan, "shared_every", shared_every, U32),
+                                FIELD(Plan, "gradient_ratio", gradient_ratio, NUMBER),
                                 FIELD(Plan, "capacity", capacity, NUMBER),
                                 FIELD(Plan, "replica_levels", replica_levels, U32),
                                 FIELD(Plan, "replica_slots", replica_slots, U32), FIELD(Plan, "solver", solver, NAME),
                                 FIELD(Plan, "status", status, STATUS), FIELD(Plan, "gap", gap, NUMBER),
                                 FIELD(Plan, "iteration_s", iteration_s, NUMBER),
                                 FIELD(Plan, "arena_bytes", arena_bytes, U64)}},
+    [RECORD_TRAINING] = {.keyword = "training",
+                         .fields = {FIELD(TrainingSettings, "learning_rate", learning_rate, NUMBER),
+                                    FIELD(TrainingSettings, "beta1", beta1, NUMBER),
+                                    FIELD(TrainingSettings, "beta2", beta2, NUMBER),
+                                    FIELD(TrainingSettings, "epsilon", epsilon, NUMBER),
+                                    FIELD(TrainingSettings, "weight_decay", weight_decay, NUMBER),
+                                    FIELD(TrainingSettings, "warmup", warmup, U32),
+                                    FIELD(TrainingSettings, "decay", decay, U32),
+                                    FIELD(TrainingSettings, "final_rate", final_rate, NUMBER),
+                                    FIELD(TrainingSettings, "clip", clip, NUMBER),
+                                    FIELD(TrainingSettings, "balance", balance, NUMBER)}},
     [RECORD_CHOICE] = {.keyword = "choice",
                        .fields = {FIELD(Choice, "layer", layer, U32), FIELD(Choice, "regather", regather, BOOL),
                                   FIELD(Choice, "domain", domain, DOMAIN)}},
@@ -105,6 +120,12 @@ const RecordInfo *record_info(RecordKind kind)
     return &records[kind];
 }
 
+bool record_is_single(RecordKind kind)
+{
+    return kind == RECORD_CLUSTER || kind == RECORD_DEVICE || kind == RECORD_MODEL || kind == RECORD_PLAN ||
+           kind == RECORD_TRAINING;
+}
+
 int record_find(const char *keyword)
 {
     for (int kind = 0; kind < RECORD_COUNT; kind++) {
@@ -132,6 +153,8 @@ uint32_t record_count(const Plan *plan, RecordKind kind)
     case RECORD_MODEL:
     case RECORD_PLAN:
         return 1;
+    case RECORD_TRAINING:
+        return plan->pass == PASS_TRAINING;
     case RECORD_LEVEL:
         return plan->cluster.level_count;
     case RECORD_PORT:
@@ -175,6 +198,8 @@ void *record_at(const Plan *plan, RecordKind kind, uint32_t index)
         return &owner->model;
     case RECORD_PLAN:
         return owner;
+    case RECORD_TRAINING:
+        return &owner->training;
     case RECORD_CHOICE:
         return &owner->choices[index];
     case RECORD_STRATEGY:

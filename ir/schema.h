@@ -16,6 +16,7 @@ typedef enum {
     RECORD_DEVICE,
     RECORD_MODEL,
     RECORD_PLAN,
+    RECORD_TRAINING, // of training plans
     RECORD_CHOICE,
     RECORD_STRATEGY,
     RECORD_TRAFFIC,
@@ -66,6 +67,7 @@ typedef struct {
 } RecordInfo;
 
 const RecordInfo *record_info(RecordKind kind);
+bool record_is_single(RecordKind kind); // one per plan, or none
 int record_find(const char *keyword);   // -1 when unknown
 uint32_t record_bytes(RecordKind kind); // in the binary form, without operands and edges
 uint32_t record_count(const Plan *plan, RecordKind kind);

@@ -23,7 +23,10 @@ typedef enum {
     HOLDS_ROUTER,
     HOLDS_FFN,
     HOLDS_SHARED,
-    HOLDS_EXPERTS,
+    HOLDS_EXPERTS,     // that a rank holds after gathering
+    HOLDS_OWN_EXPERTS, // that it owns
+    HOLDS_EXPERT,      // one
+    HOLDS_SQUARES,
 } Contents;
 
 static const struct {
@@ -54,6 +57,8 @@ static const struct {
     {"work", HOLDS_F32},
     {"state", HOLDS_F32},
     {"packet", HOLDS_BYTES},
+    {"packets", HOLDS_BYTES},
+    {"received", HOLDS_BYTES},
     {"tokens", HOLDS_TOKENS},
     {"loss", HOLDS_LOSS},
     {"embedding", HOLDS_EMBEDDING},
@@ -68,6 +73,12 @@ static const struct {
     {"dshared", HOLDS_SHARED},
     {"experts", HOLDS_EXPERTS},
     {"dexperts", HOLDS_EXPERTS},
+    {"replicas", HOLDS_EXPERTS},
+    {"own", HOLDS_OWN_EXPERTS},
+    {"sent", HOLDS_OWN_EXPERTS},
+    {"mean", HOLDS_EXPERT},
+    {"squares", HOLDS_SQUARES},
+    {"before", HOLDS_SQUARES},
     {"shard", HOLDS_ANYTHING},
     {"gathered", HOLDS_ANYTHING},
     {"weights", HOLDS_ANYTHING},
@@ -81,6 +92,9 @@ static Contents operand_contents(Op op, const char *operand)
         (op == OP_GATE_BACKWARD && strcmp(operand, "dshared") == 0)) {
         return HOLDS_ROWS;
     }
+    if ((op == OP_ENCODE || op == OP_MEAN_EXPERT) && strcmp(operand, "experts") == 0) {
+        return HOLDS_OWN_EXPERTS;
+    }
     for (size_t i = 0; i < COUNT_OF(contents_of); i++) {
         if (strcmp(contents_of[i].operand, operand) == 0) {
             return contents_of[i].contents;
@@ -89,12 +103,12 @@ static Contents operand_contents(Op op, const char *operand)
     return HOLDS_ANYTHING;
 }
 
-// Experts in an operand: what a rank owns for the codec's input, what it holds after gathering else.
-static uint64_t expected_experts(const Plan *plan, const Step *step)
+// Experts that a rank holds after gathering.
+static uint64_t held_experts(const Plan *plan, const Step *step)
 {
     uint64_t experts = plan_experts_per_rank(plan);
     const Choice *choice = verify_find_choice(plan, step->layer);
-    for (uint32_t l = plan->replica_levels; choice && step->op != OP_ENCODE && l < plan->cluster.level_count; l++) {
+    for (uint32_t l = plan->replica_levels; choice && l < plan->cluster.level_count; l++) {
         experts *= choice->domain[l];
     }
     return experts;
@@ -103,6 +117,12 @@ static uint64_t expected_experts(const Plan *plan, const Step *step)
 static bool weight_matches(const Plan *plan, const Buffer *buffer, uint64_t elements)
 {
     return buffer->dtype == plan->model.dtype && buffer->rows * buffer->cols == elements;
+}
+
+static bool experts_match(const Plan *plan, const Step *step, const Buffer *buffer, uint64_t experts)
+{
+    return verify_find_choice(plan, step->layer) && buffer->rows == experts &&
+           weight_matches(plan, buffer, experts * model_expert_elements(&plan->model));
 }
 
 static bool contents_match(const Plan *plan, const Step *step, Contents contents, const Buffer *buffer)
@@ -140,8 +160,13 @@ static bool contents_match(const Plan *plan, const Step *step, Contents contents
     case HOLDS_SHARED:
         return weight_matches(plan, buffer, model_shared_elements(dims));
     case HOLDS_EXPERTS:
-        return verify_find_choice(plan, step->layer) && buffer->rows == expected_experts(plan, step) &&
-               weight_matches(plan, buffer, buffer->rows * model_expert_elements(dims));
+        return experts_match(plan, step, buffer, held_experts(plan, step));
+    case HOLDS_OWN_EXPERTS:
+        return experts_match(plan, step, buffer, plan_experts_per_rank(plan));
+    case HOLDS_EXPERT:
+        return experts_match(plan, step, buffer, 1);
+    case HOLDS_SQUARES:
+        return buffer->dtype == DTYPE_F32 && buffer->rows == 1 && buffer->cols == 1;
     }
     return false;
 }
@@ -192,7 +217,7 @@ static void verify_step_operands(Verifier *verifier, uint32_t index)
     }
     if (complete && info->shape == SHAPE_GATHER) {
         verify_gathered_shape(verifier, index, operand_buffer(plan, step, 0), operand_buffer(plan, step, 1));
-    } else if (complete && info->shape == SHAPE_SCATTER) {
+    } else if (complete && step->op == OP_REDUCE_SCATTER) {
         verify_gathered_shape(verifier, index, operand_buffer(plan, step, 1), operand_buffer(plan, step, 0));
     }
 }
@@ -226,6 +251,7 @@ static bool is_there_from_the_start(const Buffer *buffer)
     case BUFFER_WEIGHT:
     case BUFFER_INPUT:
     case BUFFER_STATE:
+    case BUFFER_REPLICA:
         return true;
     case BUFFER_TEMPORARY:
     case BUFFER_GRADIENT:

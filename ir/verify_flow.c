@@ -97,6 +97,21 @@ static void flow_step(Flow *flow)
     case OP_OPTIMIZER:
         flow_optimizer(flow);
         return;
+    case OP_MEAN_EXPERT:
+        flow_mean_expert(flow, k);
+        return;
+    case OP_ENCODE_GRADIENT:
+        flow_encode_gradient(flow, k);
+        return;
+    case OP_RETURN_PACKETS:
+        flow_return_packets(flow, k, level);
+        return;
+    case OP_DECODE_GRADIENT:
+        flow_decode_gradient(flow, k);
+        return;
+    case OP_SQUARES:
+        flow_squares(flow);
+        return;
     }
 }
 
@@ -123,11 +138,27 @@ static void begin(Flow *flow)
         flow->values[b] = value_plain(HOLDS_NOTHING, buffer->layer);
         if (buffer->kind == BUFFER_WEIGHT)
             flow->values[b] = value_split(HOLDS_WEIGHT, buffer->layer, 0, (int32_t)b);
-        else if (buffer->kind == BUFFER_INPUT)
+        else if (buffer->kind == BUFFER_REPLICA)
+            flow->values[b] = value_split(HOLDS_REMEMBERED, buffer->layer, 0, (int32_t)b);
+        flow->weight_count += buffer->kind == BUFFER_WEIGHT;
+        if (buffer->kind == BUFFER_INPUT)
             flow->values[b].holds = HOLDS_TOKENS;
         else if (buffer->kind == BUFFER_STATE)
             flow->values[b].holds = HOLDS_STATE;
     }
+}
+
+// The mean of experts is whole again, where training began to sum it.
+static void verify_mean_end(const Flow *flow, const LayerFlow *layer)
+{
+    int32_t mean = layer->remembered[REMEMBERS_MEAN];
+    if (mean == NONE)
+        return;
+    Value value = flow->values[mean];
+    bool whole = value.holds == HOLDS_MEAN && value.levels == (flow->all & ~flow->replicas);
+    if (flow->plan->pass == PASS_TRAINING ? !whole : value.holds != HOLDS_REMEMBERED)
+        verify_fail(flow->verifier, PROPERTY_FLOW, NONE,
+                    "'%.40s' is not the mean of all experts when the iteration ends", flow->plan->buffers[mean].name);
 }
 
 // Training updates every weight once; both passes end with a loss.
@@ -141,6 +172,8 @@ static void verify_end(const Flow *flow)
             verify_fail(flow->verifier, PROPERTY_FLOW, NONE, "'%.40s' is %s when the iteration ends",
                         flow->plan->buffers[b].name, updated ? "updated by a forward pass" : "not updated");
     }
+    for (uint32_t k = 0; k < flow->plan->model.layers; k++)
+        verify_mean_end(flow, &flow->layers[k]);
     if (!loss)
         verify_fail(flow->verifier, PROPERTY_FLOW, NONE, "the schedule ends without a loss");
 }

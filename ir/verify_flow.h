@@ -20,7 +20,10 @@
     X(DRECORDS, "gradients of records") X(RETURNED_DROWS, "returned gradients of rows")                                \
     X(RETURNED_DRECORDS, "returned gradients of records") X(DSHARED_ROWS, "gradients of the shared experts' rows")     \
     X(DEXPERTS, "gradients of held experts") X(GRADIENT, "the gradient") X(HALF_GRADIENT, "a part of the gradient")    \
-    X(COUNTS_AGAIN, "counts of gradients received")
+    X(COUNTS_AGAIN, "counts of gradients received") X(REMEMBERED, "what the last iteration left")                      \
+    X(SENT, "what was sent in this iteration") X(MEAN, "the mean of experts") X(ERROR, "what this iteration left out") \
+    X(DPACKETS, "encoded gradients") X(DRECEIVED, "encoded gradients of others")                                       \
+    X(COUNTED, "the gradient, counted in the norm") X(SQUARES, "the sum of squares")
 #define X(name, text) HOLDS_##name,
 typedef enum { HOLDINGS(X) HOLDING_COUNT } Holding;
 #undef X
@@ -39,10 +42,16 @@ typedef struct {
 typedef enum { WEIGHTS(X) WEIGHT_NAMES } WeightName;
 #undef X
 
+// What codecs remember of a layer, by the operand that reads it; errors are one per level.
+#define REMEMBERED(X) X(MEAN, "mean") X(SENT, "sent") X(REPLICAS, "replicas")
+#define X(name, text) REMEMBERS_##name,
+typedef enum { REMEMBERED(X) REMEMBERS_ERRORS, REMEMBER_COUNT = REMEMBERS_ERRORS + LEVELS_MAX } Remembered;
+#undef X
+
 // What a layer's way out laid down for the way back.
 typedef struct {
     int32_t route[LEVELS_MAX], dispatch[LEVELS_MAX];
-    int32_t weights[WEIGHT_NAMES]; // buffers
+    int32_t weights[WEIGHT_NAMES], remembered[REMEMBER_COUNT]; // buffers
     uint32_t exchanged, gathered;  // levels, of the choice
 } LayerFlow;
 
@@ -53,6 +62,7 @@ typedef struct {
     LayerFlow *layers;  // [layers + 1]; the last is the network's own
     uint32_t step;
     uint32_t all, replicas; // levels that gradients of dense weights, and of experts, are summed over
+    int32_t weight_count;
 } Flow;
 
 // ---- what steps do with values -------------------------------------------------------------------
@@ -88,13 +98,18 @@ void flow_combine_backward(Flow *flow, int32_t k, uint32_t level);
 void flow_unroute(Flow *flow, int32_t k);
 void flow_route_backward(Flow *flow, int32_t k);
 void flow_unroute_backward(Flow *flow, int32_t k);
-// verify_flow_weights.c: gathers, their encoding, gradients on their way home, the optimizer
+// verify_flow_weights.c: gathers, gradients on their way home, the optimizer; verify_flow_codec.c: their encoding
 void flow_gather(Flow *flow, int32_t k, uint32_t level);
 void flow_reduce_scatter(Flow *flow, int32_t k, uint32_t level);
 void flow_all_reduce(Flow *flow);
+void flow_squares(Flow *flow);
 void flow_optimizer(Flow *flow);
 void flow_encode(Flow *flow, int32_t k);
 void flow_decode(Flow *flow, int32_t k);
+void flow_mean_expert(Flow *flow, int32_t k);
+void flow_encode_gradient(Flow *flow, int32_t k);
+void flow_return_packets(Flow *flow, int32_t k, uint32_t level);
+void flow_decode_gradient(Flow *flow, int32_t k);
 // verify_flow_network.c: everything around
 void flow_embed(Flow *flow);
 void flow_pre_expert(Flow *flow, int32_t k);

@@ -1,5 +1,5 @@
-// The way of the weights in the verifier's walk: experts to those who gather them, encoded or not, gradients back to
-// their owners and summed over copies, and one update of everything. See verify_flow.h.
+// The way of the weights in the verifier's walk: experts to those who gather them, gradients back to their owners and
+// summed over copies, their norm, and one update of everything. See verify_flow.h.
 #include "ir/verify_flow.h"
 
 void flow_gather(Flow *flow, int32_t k, uint32_t level)
@@ -26,37 +26,64 @@ void flow_reduce_scatter(Flow *flow, int32_t k, uint32_t level)
     flow_give(flow, "shard", value_split(left ? HOLDS_DEXPERTS : HOLDS_GRADIENT, k, left, weights));
 }
 
+// Sums gradients, the mean of experts, or squares; what it is of, and where it comes from, stays.
 void flow_all_reduce(Flow *flow)
 {
     const Step *step = &flow->plan->steps[flow->step];
-    Value gradient = flow_value(flow, "gradient");
+    Value value = flow_value(flow, "gradient");
     uint32_t over = flow->all & (step->level == NONE ? flow->all : 1u << step->level);
-    flow_take(flow, "gradient", value_split(HOLDS_GRADIENT, step->layer, gradient.levels, gradient.from));
-    if (gradient.levels & over)
+    Holding holds = value.holds == HOLDS_MEAN || value.holds == HOLDS_SQUARES ? value.holds : HOLDS_GRADIENT;
+    flow_take(flow, "gradient", value_split(holds, step->layer, value.levels, value.from));
+    if (value.levels & over)
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "the gradient was summed over this level before");
-    gradient.levels |= over;
-    flow_give(flow, "gradient", gradient);
+    if (holds != HOLDS_GRADIENT && over & flow->replicas)
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "whole copies of the experts would count twice");
+    value.levels |= over;
+    flow_give(flow, "gradient", value);
+}
+
+static bool updates_experts(const Flow *flow, int32_t weights)
+{
+    return flow_layer(flow)->weights[WEIGHTS_EXPERTS] == weights;
+}
+
+static uint32_t summed_over(const Flow *flow, int32_t weights)
+{
+    return updates_experts(flow, weights) ? flow->replicas : flow->all;
+}
+
+// Squares of experts' gradients are summed over the ranks that share them out before those of dense gradients, which
+// all ranks have, are added. `from` counts the gradients.
+void flow_squares(Flow *flow)
+{
+    int32_t layer = flow->plan->steps[flow->step].layer, weights = flow_value(flow, "gradient").from;
+    flow_take(flow, "gradient", value_split(HOLDS_GRADIENT, layer, summed_over(flow, weights), weights));
+    Value before = {.holds = HOLDS_SQUARES, .layer = NONE};
+    if (flow_operand(flow, "before") != NONE) {
+        before.from = flow_value(flow, "before").from;
+        before.levels = updates_experts(flow, weights) ? 0 : flow->all & ~flow->replicas;
+        flow_take(flow, "before", before);
+    } else if (!updates_experts(flow, weights)) {
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "squares of dense gradients go to those of experts");
+    }
+    before.from++;
+    flow_give(flow, "squares", before);
+    flow_give(flow, "gradient", value_split(HOLDS_COUNTED, layer, summed_over(flow, weights), weights));
 }
 
 void flow_optimizer(Flow *flow)
 {
     int32_t layer = flow->plan->steps[flow->step].layer, weights = flow_operand(flow, "weights");
-    uint32_t over = flow_layer(flow)->weights[WEIGHTS_EXPERTS] == weights ? flow->replicas : flow->all;
+    bool clips = flow->plan->training.clip > 0;
     flow_take(flow, "weights", value_split(HOLDS_WEIGHT, layer, 0, weights));
-    flow_take(flow, "gradient", value_split(HOLDS_GRADIENT, layer, over, weights));
+    flow_take(flow, "gradient",
+              value_split(clips ? HOLDS_COUNTED : HOLDS_GRADIENT, layer, summed_over(flow, weights), weights));
     flow_take(flow, "state", value_plain(HOLDS_STATE, layer));
+    if (clips)
+        flow_take(flow, "squares",
+                  value_split(HOLDS_SQUARES, NONE, flow->all & ~flow->replicas, flow->weight_count));
+    else
+        flow_take_none(flow, "squares");
     flow_give(flow, "weights", value_split(HOLDS_UPDATED, layer, 0, weights));
     flow_give(flow, "state", value_plain(HOLDS_NOTHING, layer)); // of this step's weights from now on
-}
-
-void flow_encode(Flow *flow, int32_t k)
-{
-    flow_give(flow, "packet", value_split(HOLDS_PACKET, k, 0, flow_take_weights(flow, WEIGHTS_EXPERTS)));
-}
-
-void flow_decode(Flow *flow, int32_t k)
-{
-    const LayerFlow *layer = flow_layer(flow);
-    flow_take(flow, "packet", value_split(HOLDS_PACKET, k, layer->gathered, layer->weights[WEIGHTS_EXPERTS]));
-    flow_give(flow, "experts", value_split(HOLDS_WEIGHT, k, layer->gathered, layer->weights[WEIGHTS_EXPERTS]));
 }

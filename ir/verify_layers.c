@@ -250,7 +250,7 @@ static void verify_gathers(Verifier *verifier, const Choice *choice, const uint3
                            OpShape shape)
 {
     const Plan *plan = verifier->plan;
-    const Op op = shape == SHAPE_GATHER ? OP_GATHER : OP_REDUCE_SCATTER;
+    const Op op = shape == SHAPE_GATHER ? OP_GATHER : plan->gradient_ratio > 1 ? OP_RETURN_PACKETS : OP_REDUCE_SCATTER;
     int32_t expected[2 * LEVELS_MAX];
     uint32_t wanted = expect_gathers(plan, choice, shape, expected), matched = 0, before = 0;
     char text[96];
@@ -259,7 +259,7 @@ static void verify_gathers(Verifier *verifier, const Choice *choice, const uint3
         if (step_info(step)->shape != shape) {
             continue;
         }
-        if (matched == wanted || step->level != expected[matched]) {
+        if (matched == wanted || step->level != expected[matched] || step->op != op) {
             verify_fail(verifier, PROPERTY_GATHER, steps[i],
                         "layer %" PRIu32 ": found '%s' over level '%.40s': expected %s", choice->layer,
                         step_info(step)->name, plan->cluster.levels[step->level].name,
@@ -271,7 +271,8 @@ static void verify_gathers(Verifier *verifier, const Choice *choice, const uint3
                         "the domain size is %" PRIu32 ", and the layer's choice is %" PRIu32,
                         plan->groups[step->group].domain, choice->domain[step->level]);
         }
-        if (matched > 0 && expected[matched] != expected[0] && !plan->model.abstract) { // not the first of a round
+        // Not the first of a round. Packets of gradients are decoded in between: the flow follows them.
+        if (matched > 0 && expected[matched] != expected[0] && !plan->model.abstract && op != OP_RETURN_PACKETS) {
             verify_gather_link(verifier, before, steps[i]);
         }
         before = steps[i];
@@ -319,7 +320,7 @@ static void verify_gather_order(Verifier *verifier, const uint32_t *steps, uint3
         if (op == OP_GATHER) {
             const uint32_t *reader = rounds++ < per_round ? forward : backward;
             expect_before(verifier, steps[i], *reader);
-        } else if (op == OP_REDUCE_SCATTER) {
+        } else if (op == OP_REDUCE_SCATTER || op == OP_RETURN_PACKETS) {
             expect_before(verifier, *backward, steps[i]);
         }
     }

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "ir/codec.h"
 #include "ir/verify_parts.h"
 #include "ir/workspace.h"
 
@@ -162,6 +163,39 @@ static void verify_unroute(Verifier *verifier, uint32_t index)
     }
 }
 
+// A row of a packet is one expert's; memories are of their kind and as large as what they are of.
+static void verify_codec_sizes(Verifier *verifier, uint32_t index)
+{
+    static const struct {
+        const char *operand, *like; // as many rows as that one
+    } packets[] = {{"packet", "experts"}, {"packet", "replicas"}, {"packets", "gathered"}, {"received", "gathered"},
+                   {"received", "packets"}};
+    static const char *const memories[] = {"mean", "sent", "replicas", "error"};
+    const Plan *plan = verifier->plan;
+    const Step *step = &plan->steps[index];
+    for (size_t i = 0; i < COUNT_OF(packets); i++) {
+        const Buffer *packet = named(plan, step, packets[i].operand), *like = named(plan, step, packets[i].like);
+        if (!packet || !like)
+            continue;
+        uint64_t bytes = codec_packet_bytes(model_expert_elements(&plan->model), plan->model.dtype,
+                                            i < 2 ? plan->codec_ratio : plan->gradient_ratio);
+        if (packet->rows != like->rows || packet->cols != bytes)
+            verify_fail(verifier, PROPERTY_SIZES, index,
+                        "'%s' is %" PRIu64 " x %" PRIu64 ", expected %" PRIu64 " packets of %" PRIu64 " bytes",
+                        packet->name, packet->rows, packet->cols, like->rows, bytes);
+    }
+    const Buffer *error = named(plan, step, "error"), *gathered = named(plan, step, "gathered");
+    if (error && gathered &&
+        (error->dtype != gathered->dtype || error->rows != gathered->rows || error->cols != gathered->cols))
+        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' has not the shape of '%s'", error->name, gathered->name);
+    for (size_t i = 0; i < COUNT_OF(memories); i++) {
+        const Buffer *memory = named(plan, step, memories[i]);
+        if (memory && (memory->kind != BUFFER_REPLICA || memory->layer != step->layer))
+            verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') is not what the layer remembers",
+                        memory->name, memories[i]);
+    }
+}
+
 static void verify_work(Verifier *verifier, uint32_t index, const Shape *shape)
 {
     const Plan *plan = verifier->plan;
@@ -189,7 +223,8 @@ static void verify_weights(Verifier *verifier, uint32_t index)
         const Buffer *buffer = named(plan, step, operands[i]);
         if (!buffer || (step->op == OP_RESIDUAL && strcmp(operands[i], "shared") == 0))
             continue;
-        bool gathered = strcmp(operands[i], "experts") == 0 && buffer->kind == BUFFER_TEMPORARY;
+        bool gathered = strcmp(operands[i], "experts") == 0 &&
+                        (buffer->kind == BUFFER_TEMPORARY || buffer->kind == BUFFER_REPLICA);
         if (buffer->kind != BUFFER_WEIGHT && !gathered)
             verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') is of kind '%s', expected a weight",
                         buffer->name, operands[i], buffer_kind_name(buffer->kind));
@@ -262,11 +297,18 @@ static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *s
     case OP_OPTIMIZER:
         verify_optimizer(verifier, index);
         return;
+    case OP_ENCODE:
+    case OP_DECODE:
+    case OP_MEAN_EXPERT:
+    case OP_ENCODE_GRADIENT:
+    case OP_RETURN_PACKETS:
+    case OP_DECODE_GRADIENT:
+        verify_codec_sizes(verifier, index);
+        return;
+    case OP_SQUARES:
     case OP_DISPATCH:
     case OP_COMBINE:
     case OP_GATHER:
-    case OP_ENCODE:
-    case OP_DECODE:
     case OP_COMBINE_BACKWARD:
     case OP_REDUCE_SCATTER:
     case OP_ALL_REDUCE:
@@ -310,9 +352,10 @@ static void verify_volumes(Verifier *verifier)
     double element = dtype_bytes(dims->dtype);
     expect_claim(verifier, "data_bytes", dims->data_bytes,
                  (double)model_tokens(dims) * dims->top_k * dims->hidden * element);
-    expect_claim(verifier, "expert_bytes", dims->expert_bytes,
-                 (double)plan_experts_per_rank(plan) * (double)model_expert_elements(dims) * element /
-                     plan->codec_ratio);
+    uint64_t elements = model_expert_elements(dims);
+    double sent = plan->codec == CODEC_DENSE ? (double)elements * element
+                                             : (double)codec_packet_bytes(elements, dims->dtype, plan->codec_ratio);
+    expect_claim(verifier, "expert_bytes", dims->expert_bytes, (double)plan_experts_per_rank(plan) * sent);
     if ((double)plan->arena_bytes > plan->cluster.device.memory_bytes)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "the arena of %" PRIu64 " bytes exceeds the device's %.12g",
                     plan->arena_bytes, plan->cluster.device.memory_bytes);
@@ -329,6 +372,8 @@ static void verify_codec(Verifier *verifier)
     }
     if (plan->codec == CODEC_DENSE)
         expect_claim(verifier, "the ratio of dense migration", plan->codec_ratio, 1);
+    if (plan->pass == PASS_FORWARD)
+        expect_claim(verifier, "the ratio of gradients in a forward pass", plan->gradient_ratio, 1);
     bool expected = gathers && plan->codec != CODEC_DENSE;
     if (!plan->model.abstract && encodes != expected)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "migration is '%s', yet experts are %s", codec_name(plan->codec),
@@ -342,9 +387,9 @@ void verify_claims(Verifier *verifier)
         return;
     verify_codec(verifier);
     for (uint32_t c = 0; c < plan->choice_count; c++)
-        if (plan->choices[c].regather && plan->pass == PASS_FORWARD)
-            verify_fail(verifier, PROPERTY_CLAIMS, NONE, "layer %" PRIu32 " gathers again in a forward pass",
-                        plan->choices[c].layer);
+        if (plan->choices[c].regather && (plan->pass == PASS_FORWARD || plan->codec == CODEC_DELTA))
+            verify_fail(verifier, PROPERTY_CLAIMS, NONE, "layer %" PRIu32 " gathers again %s", plan->choices[c].layer,
+                        plan->pass == PASS_FORWARD ? "in a forward pass" : "what 'delta' keeps");
     for (uint32_t a = 0; a < plan->strategy_count; a++)
         for (uint32_t b = a + 1; b < plan->strategy_count; b++)
             if (strcmp(plan->strategies[a].name, plan->strategies[b].name) == 0)

@@ -31,15 +31,15 @@ static void verify_step_traffic(Verifier *verifier, uint32_t index)
     if (shape == SHAPE_LOCAL || shape == SHAPE_EXCHANGE) {
         return;
     }
-    const Buffer *buffer = &plan->buffers[step_operands(plan, step)[shape == SHAPE_SCATTER ? 1 : 0]];
+    const Buffer *buffer = &plan->buffers[step_operands(plan, step)[0]];
     double members = (double)group_size(&plan->cluster, &plan->groups[step->group]);
-    double sent = (members - 1) * (double)buffer_bytes(buffer), slack = SLACK * sent;
-    if (shape == SHAPE_REDUCE) {
+    double sent = (members - 1) * (double)buffer_bytes(buffer) / plan_step_period(plan, step);
+    if (shape == SHAPE_SCATTER) {
+        sent /= members;
+    } else if (shape == SHAPE_REDUCE) {
         sent *= 2 / members;
-    } else if (shape == SHAPE_GATHER && plan->codec != CODEC_DENSE) {
-        slack += (members - 1) * (double)buffer->rows; // packets are rounded up to whole bytes
     }
-    if (fabs(step->bytes - sent) > slack) {
+    if (differ(step->bytes, sent)) {
         verify_fail(verifier, PROPERTY_TRAFFIC, index, "is said to send %.17g bytes, '%s' makes it %.17g", step->bytes,
                     buffer->name, sent);
     }

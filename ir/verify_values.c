@@ -45,7 +45,8 @@ static const char *describe_value(const Flow *flow, Value value, char out[160])
     if (value.from == NONE)
         return out;
     if (value.holds == HOLDS_WEIGHT || value.holds == HOLDS_UPDATED || value.holds == HOLDS_PACKET ||
-        value.holds == HOLDS_DEXPERTS || value.holds == HOLDS_GRADIENT || value.holds == HOLDS_HALF_GRADIENT)
+        value.holds == HOLDS_DEXPERTS || value.holds == HOLDS_GRADIENT || value.holds == HOLDS_HALF_GRADIENT ||
+        value.holds == HOLDS_REMEMBERED || value.holds == HOLDS_COUNTED)
         snprintf(out + length, 160 - (size_t)length, " ('%.16s')", flow->plan->buffers[value.from].name);
     else
         snprintf(out + length, 160 - (size_t)length, ", from step %" PRId32, value.from);
@@ -124,13 +125,14 @@ int32_t flow_take_weights(Flow *flow, WeightName name)
 {
     LayerFlow *layer = flow_layer(flow);
     const char *operand = weight_names[name];
+    Op op = flow->plan->steps[flow->step].op;
     for (uint32_t other = 0; layer->weights[name] == NONE && other < WEIGHT_NAMES; other++)
         if (layer->weights[other] == flow_operand(flow, operand))
             verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "the layer's '%s' are its '%s', too", operand,
                         weight_names[other]);
     if (layer->weights[name] == NONE)
         layer->weights[name] = flow_value(flow, operand).from;
-    uint32_t gathered = name == WEIGHTS_EXPERTS && flow->plan->steps[flow->step].op != OP_ENCODE ? layer->gathered : 0;
+    uint32_t gathered = name == WEIGHTS_EXPERTS && op != OP_ENCODE && op != OP_MEAN_EXPERT ? layer->gathered : 0;
     flow_take(flow, operand,
               value_split(HOLDS_WEIGHT, flow->plan->steps[flow->step].layer, gathered, layer->weights[name]));
     return layer->weights[name];

@@ -222,6 +222,11 @@ uint64_t workspace_elements(const ModelDims *dims, Op op, uint64_t rows, uint32_
     case OP_REDUCE_SCATTER:
     case OP_ALL_REDUCE:
     case OP_OPTIMIZER:
+    case OP_MEAN_EXPERT:
+    case OP_ENCODE_GRADIENT:
+    case OP_RETURN_PACKETS:
+    case OP_DECODE_GRADIENT:
+    case OP_SQUARES:
         return 0;
     }
     return 0;

@@ -13,8 +13,7 @@ typedef struct {
     uint64_t seed; // of weights and tokens
     const Data *data;
     Routing routing;
-    AdamW adamw;   // betas, epsilon and decay; iterations bring the learning rate, the engine knows the rest
-    float balance; // weight of the load-balancing loss
+    TrainingSettings training; // of training plans
     bool record; // keep gate decisions and the final hidden state of the last iteration
 } EngineOptions;
 

@@ -4,6 +4,7 @@
 
 #include "runtime/comm_sums.h"
 #include "runtime/engine_host_internal.h"
+#include "runtime/training.h"
 
 static uint64_t counted_rows(Tensor counts)
 {
@@ -276,8 +277,16 @@ static bool run_gate_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const Tensor *t = step->operands;
-    host_gate_backward(dims_of(step), step->engine->options.balance, t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7],
-                       t[8]);
+    float balance = (float)step->engine->options.training.balance;
+    host_gate_backward(dims_of(step), balance, t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8]);
+    return true;
+}
+
+static bool run_squares(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_squares(t[0], t[1], t[2]);
     return true;
 }
 
@@ -285,10 +294,16 @@ static bool run_optimizer(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const Tensor *t = step->operands;
-    AdamW adamw = step->engine->options.adamw;
-    adamw.step = step->engine->updates;
-    adamw.learning_rate = step->engine->learning_rate;
-    adamw.gradient_scale = 1.0f / (float)step->engine->comm->size; // sums over all ranks, the loss is their mean
+    const HostEngine *engine = step->engine;
+    const TrainingSettings *settings = &engine->options.training;
+    double squares = t[3].data ? (double)*(const float *)t[3].data : 0; // of sums over all ranks
+    AdamW adamw = {.learning_rate = engine->learning_rate,
+                   .beta1 = (float)settings->beta1,
+                   .beta2 = (float)settings->beta2,
+                   .epsilon = (float)settings->epsilon,
+                   .weight_decay = (float)settings->weight_decay,
+                   .gradient_scale = (float)training_gradient_scale(settings, engine->comm->size, squares),
+                   .step = engine->updates};
     host_optimizer(&adamw, t[0], t[1], t[2]);
     return true;
 }
@@ -371,8 +386,14 @@ HostHandler host_handler(Op op)
         return run_embed_backward;
     case OP_OPTIMIZER:
         return run_optimizer;
+    case OP_SQUARES:
+        return run_squares;
     case OP_ENCODE:
     case OP_DECODE:
+    case OP_MEAN_EXPERT:
+    case OP_ENCODE_GRADIENT:
+    case OP_RETURN_PACKETS:
+    case OP_DECODE_GRADIENT:
         return NULL;
     }
     return NULL;

@@ -19,8 +19,7 @@ JobOptions job_options_default(void)
 {
     return (JobOptions){
         .engine = &host_engine, .iterations = 10, .warmup = 1, .routing = ROUTING_LEARNED, .timeout_s = 60,
-        .adamw = {.learning_rate = 1e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .weight_decay = 0.01f},
-        .balance = 0.01f};
+        .learning_rate = -1, .weight_decay = -1, .balance = -1};
 }
 
 static int compare_doubles(const void *a, const void *b)

@@ -24,8 +24,7 @@ typedef struct {
     uint64_t seed;
     const char *data_path;       // a file to take tokens from; NULL: generated
     Routing routing;
-    AdamW adamw;                 // of training plans
-    float balance;               // of training plans: weight of the loss that makes experts' loads alike
+    double learning_rate, weight_decay, balance; // instead of the plan's; negative: the plan's
     bool emulate_links, check;
     bool keep_outputs; // JobResult.outputs
     bool count_choices; // JobResult.histogram

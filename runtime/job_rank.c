@@ -7,6 +7,7 @@
 #include "runtime/clock.h"
 #include "runtime/job_internal.h"
 #include "runtime/preflight.h"
+#include "runtime/training.h"
 
 bool rank_is_first(const Rank *rank)
 {
@@ -31,7 +32,7 @@ size_t histogram_count(const Plan *plan)
 static bool rank_prepare(Rank *rank)
 {
     Job *job = rank->job;
-    EngineOptions options = preflight_engine_options(job->options);
+    EngineOptions options = preflight_engine_options(job->plan, job->options);
     options.data = &job->data;
     rank->engine = job->options->engine->create(job->plan, rank->comm, &options, &rank->fault);
     if (!rank->engine)
@@ -77,8 +78,10 @@ static bool rank_iterate(Rank *rank, uint32_t iteration, int64_t measured)
 {
     Job *job = rank->job;
     const CommOps *comm = rank->comm->ops;
-    EngineIteration of = {
-        .iteration = iteration, .update = iteration + 1, .learning_rate = job->options->adamw.learning_rate};
+    TrainingSettings settings = preflight_training(job->plan, job->options);
+    EngineIteration of = {.iteration = iteration,
+                          .update = iteration + 1,
+                          .learning_rate = (float)training_rate(&settings, iteration)};
     job->options->engine->begin(rank->engine, &of);
     if (!comm->barrier(rank->comm, &rank->fault))
         return false;

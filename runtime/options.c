@@ -56,10 +56,10 @@ static const struct argp_option option_table[] = {
     {"warmup", OPTION_WARMUP, "COUNT", 0, "iterations before them that are not measured (1)", 0},
     {"seed", OPTION_SEED, "NUMBER", 0, "of weights and tokens (0)", 0},
     {"data", OPTION_DATA, "FILE", 0, "take the tokens from the bytes of FILE instead of generating them", 0},
-    {"learning-rate", OPTION_LEARNING_RATE, "RATE", 0, "of AdamW, in training plans (0.001)", 0},
-    {"weight-decay", OPTION_WEIGHT_DECAY, "RATE", 0, "of AdamW, in training plans (0.01)", 0},
+    {"learning-rate", OPTION_LEARNING_RATE, "RATE", 0, "of AdamW at its highest, instead of the plan's", 0},
+    {"weight-decay", OPTION_WEIGHT_DECAY, "RATE", 0, "of AdamW, instead of the plan's", 0},
     {"balance", OPTION_BALANCE, "WEIGHT", 0,
-     "of the loss that makes the loads of experts alike, in training plans (0.01)", 0},
+     "of the loss that makes the loads of experts alike, instead of the plan's", 0},
     {"check", OPTION_CHECK, NULL, 0, "compare the last iteration with a dense reference; exit 1 if they differ", 0},
     {"emulate-links", OPTION_EMULATE_LINKS, NULL, 0,
      "hold transfers to the bandwidths and latencies of the plan's cluster", 0},
@@ -129,13 +129,13 @@ static const EngineOps *parse_engine(struct argp_state *state, const char *name)
     return NULL;
 }
 
-static float parse_rate(struct argp_state *state, const char *option, const char *text)
+static double parse_rate(struct argp_state *state, const char *option, const char *text)
 {
     char *end;
     double value = strtod(text, &end);
     if (end == text || *end != '\0' || !(value >= 0 && value <= 1e30))
         argp_error(state, "--%s '%s': expected a number, 0 or more", option, text);
-    return (float)value;
+    return value;
 }
 
 static Communicator parse_communicator(struct argp_state *state, const char *name)
@@ -204,10 +204,10 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         options->job.data_path = argument;
         return 0;
     case OPTION_LEARNING_RATE:
-        options->job.adamw.learning_rate = parse_rate(state, "learning-rate", argument);
+        options->job.learning_rate = parse_rate(state, "learning-rate", argument);
         return 0;
     case OPTION_WEIGHT_DECAY:
-        options->job.adamw.weight_decay = parse_rate(state, "weight-decay", argument);
+        options->job.weight_decay = parse_rate(state, "weight-decay", argument);
         return 0;
     case OPTION_BALANCE:
         options->job.balance = parse_rate(state, "balance", argument);

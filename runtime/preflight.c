@@ -53,12 +53,20 @@ static uint32_t stream_count(const Plan *plan)
     return count > 0 ? count : 1;
 }
 
-EngineOptions preflight_engine_options(const JobOptions *options)
+TrainingSettings preflight_training(const Plan *plan, const JobOptions *options)
+{
+    TrainingSettings training = plan->training;
+    training.learning_rate = options->learning_rate < 0 ? training.learning_rate : options->learning_rate;
+    training.weight_decay = options->weight_decay < 0 ? training.weight_decay : options->weight_decay;
+    training.balance = options->balance < 0 ? training.balance : options->balance;
+    return training;
+}
+
+EngineOptions preflight_engine_options(const Plan *plan, const JobOptions *options)
 {
     return (EngineOptions){.seed = options->seed,
                            .routing = options->routing,
-                           .adamw = options->adamw,
-                           .balance = options->balance,
+                           .training = preflight_training(plan, options),
                            .record = options->check || options->keep_outputs || options->count_choices};
 }
 
@@ -125,9 +133,9 @@ static void given_fill(const JobOptions *options, double given[GIVEN_COUNT])
     given[GIVEN_TIMEOUT] = options->timeout_s;
     given[GIVEN_PROFILE] = options->count_choices;
     given[GIVEN_DATA] = options->data_path != NULL;
-    given[GIVEN_RATE] = (double)options->adamw.learning_rate;
-    given[GIVEN_DECAY] = (double)options->adamw.weight_decay;
-    given[GIVEN_BALANCE] = (double)options->balance;
+    given[GIVEN_RATE] = options->learning_rate;
+    given[GIVEN_DECAY] = options->weight_decay;
+    given[GIVEN_BALANCE] = options->balance;
     given[GIVEN_TRACED] = options->trace_count;
     for (uint32_t t = 0; t < options->trace_count; t++)
         given[GIVEN_TRACED] += (double)options->trace_ranks[t] * (t + 1);
@@ -203,7 +211,7 @@ static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t 
 {
     uint64_t ranks = options->comm ? options->comm->machine_size : cluster_gpus(&plan->cluster);
     uint64_t per_rank, total, threads, of_process;
-    EngineOptions of_engine = preflight_engine_options(options);
+    EngineOptions of_engine = preflight_engine_options(plan, options);
     uint64_t own = (uint64_t)plan->step_count * (samples * sizeof(float) + sizeof(double) + 64) +
                    (options->check ? check_bytes(plan) : 0);
     if (!checked_add(options->engine->bytes(plan, &of_engine), own, &per_rank) || !checked_mul(per_rank, ranks, &total))

@@ -9,7 +9,9 @@
 // (`comm` NULL) true. To be asked before anything else that is collective: that differs, too.
 bool preflight_same_work(Comm *comm, bool calibrates, const char *levels, Fault *fault) MUST_CHECK;
 
-EngineOptions preflight_engine_options(const JobOptions *options);
+// The plan's settings, or what the user said instead.
+TrainingSettings preflight_training(const Plan *plan, const JobOptions *options);
+EngineOptions preflight_engine_options(const Plan *plan, const JobOptions *options);
 
 // `samples`: iterations whose step times are kept. Collective in a world of processes. False and a fault, told by one
 // rank alone, when the job cannot be started.

@@ -86,3 +86,17 @@ void host_optimizer(const AdamW *adamw, Tensor weights, Tensor gradient, Tensor 
         }
     }
 }
+
+void host_squares(Tensor gradient, Tensor before, Tensor squares)
+{
+    float block[BLOCK];
+    double sum = before.data ? (double)*(const float *)before.data : 0;
+    uint64_t elements = gradient.rows * gradient.cols;
+    for (uint64_t first = 0; first < elements; first += BLOCK) {
+        uint64_t count = smaller(BLOCK, elements - first);
+        host_to_f32(element_at(gradient.data, gradient.dtype, first), gradient.dtype, block, count);
+        for (uint64_t i = 0; i < count; i++)
+            sum += (double)block[i] * (double)block[i];
+    }
+    *(float *)squares.data = (float)sum;
+}

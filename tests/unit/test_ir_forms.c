@@ -149,8 +149,8 @@ static void expect_errors(const char *old, const char *new, size_t errors, const
 
 Test(text, errors_say_what_is_wrong)
 {
-    expect_errors("hep_plan 1", "hep_plan 2", 1, "written by a newer version: format 2");
-    expect_errors("hep_plan 1", "plan 1", 1, "not a plan: expected 'hep_plan 1'");
+    expect_errors("hep_plan 2", "hep_plan 3", 1, "written by a newer version: format 3");
+    expect_errors("hep_plan 2", "plan 1", 1, "not a plan: expected 'hep_plan 2'");
     expect_errors("count 2", "count two", 1, "expected a whole number for 'count'");
     expect_errors("count 2", "count 99999999999", 1, "expected a whole number for 'count'");
     expect_errors("count 2", "cuont 2", 1, "did you mean 'count'?");
@@ -171,13 +171,15 @@ Test(text, errors_say_what_is_wrong)
     expect_errors("step s0", "$ step s0", 1, "unexpected character");
     expect_errors("traffic gpu", "traffic dc", 1, "expected the traffic of level 'gpu'");
     expect_errors("device ", "devices ", 2, "the plan misses its 'device' record");
+    expect_errors("pass forward", "pass training", 1, "the plan misses its 'training' record");
+    expect_errors("  choice", "training learning_rate 1\n  choice", 1, "has no 'training' record");
     expect_errors("domain 1 2", "domain 1 0", 1, "the domain size of level 1 is 0");
 }
 
 Test(text, several_errors_are_reported)
 {
     const char *text =
-        "hep_plan 1\ncluster c\n level a count x\ndevice compute 1 memory 1 memory_bandwidth 1 half_rate_rows q\n"
+        "hep_plan 2\ncluster c\n level a count x\ndevice compute 1 memory 1 memory_bandwidth 1 half_rate_rows q\n"
         "nonsense here\nplan passs forward\n";
     Parsed parsed = parse(text);
     cr_assert_null(parsed.plan);
@@ -209,7 +211,7 @@ Test(binary, decoding_and_encoding_changes_nothing)
     cr_assert(first.length == second.length && memcmp(first.bytes, second.bytes, first.length) == 0);
     Text text = printed(plan), again = printed(decoded);
     cr_assert_eq(strcmp(text.data, again.data), 0);
-    cr_assert(plan_is_binary(first.bytes, first.length) && !plan_is_binary((const uint8_t *)"hep_plan 1", 10));
+    cr_assert(plan_is_binary(first.bytes, first.length) && !plan_is_binary((const uint8_t *)"hep_plan 2", 10));
     free(first.bytes);
     free(second.bytes);
     text_free(&text);

@@ -173,7 +173,7 @@ static bool same_value(const Plan *plan, uint32_t step, int32_t a, int32_t b)
     const OpInfo *info = op_info((int)plan->steps[x].op);
     for (uint32_t k = 0; k < info->operand_count; k++) {
         int32_t input = step_operands(plan, &plan->steps[x])[k];
-        if (info->operands[k].role == OPERAND_INOUT)
+        if (info->operands[k].role == OPERAND_INOUT && input != NONE)
             return false;
         if (info->operands[k].role == OPERAND_IN &&
             (input != step_operands(plan, &plan->steps[y])[k] ||
@@ -426,6 +426,16 @@ static Spec shape(int i)
     spec.plan.ratio = spec.plan.codec == CODEC_SR ? 7.5 : 1;
     spec.plan.capacity = i == 3 ? 1.5 : 0;
     spec.model.shared_experts = i == 5;
+    if (i == 1) {
+        spec.plan.shared_every = 4;
+    } else if (i >= 5) { // delta, packets of gradients, the norm
+        spec.training.clip = 1;
+        spec.plan.codec = i == 6 ? CODEC_DELTA : spec.plan.codec;
+        spec.plan.ratio = i == 6 ? 7.5 : 1;
+        spec.plan.gradient = i == 6 ? GRADIENT_TOPK : GRADIENT_DENSE;
+        spec.plan.gradient_ratio = i == 6 ? 9 : 1;
+        spec.plan.pass = PASS_TRAINING;
+    }
     if (i == 5) {
         spec.replica_levels = 1;
         spec.model.experts = 2;
@@ -451,7 +461,7 @@ static Plan *mixed_plan(const Spec *spec, const Workload *work, const Candidate 
 Test(mutants, every_mutant_is_refused_or_harmless, .timeout = 120)
 {
     Score scores[MUTATOR_COUNT] = {0};
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 7; i++) {
         Spec spec = shape(i);
         Arena *arena = arena_create();
         Workload *work = workload_derive(&spec, arena);
