@@ -100,6 +100,8 @@ static void print_lead(const Plan *plan, Text *out)
     text_format(out, ". Pass %s, dispatch %s", pass_name(plan->pass), dispatch_name(plan->dispatch));
     if (plan->codec != CODEC_DENSE)
         text_format(out, ", experts sent as %s 1/%s", codec_name(plan->codec), format_double(a, plan->codec_ratio));
+    if (plan->gradient_ratio > 1)
+        text_format(out, ", their gradients as the largest 1/%s", format_double(a, plan->gradient_ratio));
     text_append(out, ".</p>\n");
 }
 

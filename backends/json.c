@@ -166,6 +166,8 @@ void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out
     cJSON_AddStringToObject(root, "dispatch", dispatch_name(plan->dispatch));
     cJSON_AddStringToObject(root, "codec", codec_name(plan->codec));
     cJSON_AddNumberToObject(root, "codec_ratio", plan->codec_ratio);
+    cJSON_AddNumberToObject(root, "shared_every", plan->shared_every);
+    cJSON_AddNumberToObject(root, "gradient_ratio", plan->gradient_ratio);
     add_solution(root, plan, solve_s);
     assignment_add_json(root, plan);
     add_baselines(root, plan);

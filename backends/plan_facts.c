@@ -49,6 +49,12 @@ const char *plan_strategy_title(const Strategy *strategy, bool chosen)
         return "EP, deduplicated";
     if (strcmp(strategy->name, "gather") == 0)
         return "gather only";
+    if (strcmp(strategy->name, "codec_dense") == 0)
+        return "dense experts";
+    if (strcmp(strategy->name, "codec_sr") == 0)
+        return "experts by sr";
+    if (strcmp(strategy->name, "codec_delta") == 0)
+        return "experts by delta";
     if (strcmp(strategy->name, "uniform") == 0)
         return "best single";
     return strategy->name;

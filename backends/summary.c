@@ -33,6 +33,10 @@ static void print_heading(const Plan *plan, Text *out)
                 codec_name(plan->codec));
     if (plan->codec != CODEC_DENSE)
         text_format(out, " 1/%s", format_double(a, plan->codec_ratio));
+    if (plan->shared_every > 0)
+        text_format(out, ", shared expert summed every %u iterations", plan->shared_every);
+    if (plan->gradient_ratio > 1)
+        text_format(out, ", gradients home as top-k 1/%s", format_double(a, plan->gradient_ratio));
     if (plan->replica_levels)
         text_format(out, "; experts replicated over %s", cluster->levels[0].name);
     text_append(out, "\n\n");

@@ -29,8 +29,10 @@ static void copy_strategy(Strategy *strategy, const char *name, Dispatch dispatc
 }
 
 // What the solver knows about the plan: the comparison table and the proof.
-static void describe_solution(const Spec *spec, const Solution *solution, Plan *plan)
+static void describe_solution(const Compilation *compilation, Plan *plan)
 {
+    const Spec *spec = compilation->spec;
+    const Solution *solution = &compilation->solution;
     char solver[96];
     snprintf(solver, sizeof solver, "%s%s%s", solution->solver, solution->timed_out ? ", time limit" : "",
              solution->ranked ? ", ranked by simulation" : "");
@@ -39,8 +41,9 @@ static void describe_solution(const Spec *spec, const Solution *solution, Plan *
     plan->gap = solution->gap;
     plan->iteration_s = solution->objective_s;
     bool uniform = solution->uniform < solution->count;
+    plan->strategies =
+        arena_alloc_array(plan->arena, 2 + BASELINE_COUNT + CODEC_COUNT, sizeof *plan->strategies);
     plan->strategy_count = 1 + BASELINE_COUNT + uniform;
-    plan->strategies = arena_alloc_array(plan->arena, plan->strategy_count, sizeof *plan->strategies);
     fill_strategy(&plan->strategies[0], "chosen", spec->plan.dispatch, &solution->mix.configs[0], &solution->cost);
     plan->strategies[0].memory_bytes = (double)plan->arena_bytes;
     for (int b = 0; b < BASELINE_COUNT; b++)
@@ -48,6 +51,17 @@ static void describe_solution(const Spec *spec, const Solution *solution, Plan *
     if (uniform)
         copy_strategy(&plan->strategies[1 + BASELINE_COUNT], "uniform", spec->plan.dispatch,
                       &solution->candidates[solution->uniform]);
+    for (int codec = 0; codec < CODEC_COUNT; codec++) {
+        const Solution *other = compilation->codecs[codec];
+        if (!other)
+            continue;
+        Strategy *strategy = &plan->strategies[plan->strategy_count++];
+        char name[32];
+        snprintf(name, sizeof name, "codec_%s", codec_name((Codec)codec));
+        fill_strategy(strategy, arena_copy_string(plan->arena, name, strlen(name)), spec->plan.dispatch,
+                      &other->mix.configs[0], &other->cost);
+        strategy->memory_bytes = other->memory_bytes;
+    }
 }
 
 static ExitCode report_unaddressable(const Spec *spec, double bytes, Diag *diag)
@@ -110,7 +124,7 @@ static ExitCode make_plan(PlanPassSet without, Diag *diag, Compilation *out)
     out->plan = lower_best(out, PLAN_PASSES_ALL & ~without, &bytes);
     if (!out->plan || bytes > spec->cluster.device.memory_bytes)
         return report_unaddressable(spec, bytes, diag);
-    describe_solution(spec, &out->solution, out->plan);
+    describe_solution(out, out->plan);
     VerifyReport report;
     if (!plan_verify(out->plan, &report))
         return report_violations(&report, diag);
@@ -129,6 +143,53 @@ static const Spec *apply_overrides(const Spec *checked, const CompileOptions *op
     return !options->profile || profile_read(options->profile, &spec->model, arena, diag) ? spec : NULL;
 }
 
+static ExitCode solve(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
+{
+    bool infeasible = false;
+    if (!place_and_solve(out->work, &options->planner, arena, diag, &out->work, &out->solution, &infeasible))
+        return out->solution.broken ? EXIT_INTERNAL : infeasible ? EXIT_INFEASIBLE : EXIT_INPUT;
+    rank_by_simulation(out->work, &options->planner, &out->solution, arena);
+    return EXIT_DONE;
+}
+
+static const Spec *with_codec(const Spec *wish, Codec codec, Arena *arena)
+{
+    Spec *spec = arena_alloc(arena, sizeof *spec);
+    *spec = *wish;
+    spec->plan.codec = codec;
+    spec->plan.ratio = codec == CODEC_DENSE ? 1 : wish->plan.ratio;
+    return spec;
+}
+
+// Every codec gets a plan of its own; the fastest is taken, of equals the one that comes first. Whichever is not taken
+// is part of the comparison. A codec whose plans do not fit is none of them; if that is so for all, dense says why.
+static ExitCode solve_each_codec(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
+{
+    static const double clear = 1e-9;
+    Compilation tried[CODEC_COUNT], *best = NULL;
+    for (int codec = 0; codec < CODEC_COUNT; codec++) {
+        tried[codec] = *out;
+        tried[codec].spec = with_codec(out->spec, (Codec)codec, arena);
+        tried[codec].work = workload_derive(tried[codec].spec, arena);
+        ExitCode code = solve(options, arena, diag_create(arena), &tried[codec]);
+        if (code != EXIT_DONE)
+            continue;
+        Solution *solution = arena_alloc(arena, sizeof *solution);
+        *solution = tried[codec].solution;
+        out->codecs[codec] = solution;
+        if (!best || solution->cost.iteration_s < best->solution.cost.iteration_s * (1 - clear))
+            best = &tried[codec];
+    }
+    const Spec *spec = best ? best->spec : with_codec(out->spec, CODEC_DENSE, arena);
+    out->codecs[spec->plan.codec] = NULL;
+    out->spec = spec;
+    out->work = best ? best->work : workload_derive(spec, arena);
+    if (!best)
+        return solve(options, arena, diag, out);
+    out->solution = best->solution;
+    return EXIT_DONE;
+}
+
 ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
 {
     *out = (Compilation){0};
@@ -145,13 +206,13 @@ ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, C
     out->spec = apply_overrides(checked, options, arena, diag);
     if (!out->spec)
         return EXIT_INPUT;
-    out->work = workload_derive(out->spec, arena);
+    bool any_codec = (int)out->spec->plan.codec == CODEC_AUTO;
+    out->work = workload_derive(any_codec ? with_codec(out->spec, CODEC_DENSE, arena) : out->spec, arena);
     if (options->stop_after == STAGE_CHECK)
         return EXIT_DONE;
-    bool infeasible = false;
-    if (!place_and_solve(out->work, &options->planner, arena, diag, &out->work, &out->solution, &infeasible))
-        return out->solution.broken ? EXIT_INTERNAL : infeasible ? EXIT_INFEASIBLE : EXIT_INPUT;
-    rank_by_simulation(out->work, &options->planner, &out->solution, arena);
+    ExitCode code = any_codec ? solve_each_codec(options, arena, diag, out) : solve(options, arena, diag, out);
+    if (code != EXIT_DONE)
+        return code;
     if (options->stop_after == STAGE_SOLVE)
         return EXIT_DONE;
     return make_plan(options->without, diag, out);

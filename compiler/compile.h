@@ -28,6 +28,7 @@ typedef struct {
     const Spec *spec;
     const Workload *work; // with its workers placed, once there is a solution
     Solution solution;
+    const Solution *codecs[CODEC_COUNT]; // where the codec was left open: of those not taken; NULL: does not fit
     Plan *plan;          // freed by compile_release
     PlanPassSet passes;  // that ran
 } Compilation;

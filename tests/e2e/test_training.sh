@@ -13,6 +13,7 @@ model small {
   moe { experts = 8  top_k = 2  inner = 48  activation = gelu }
 }
 plan { pass = training }
+training { learning_rate = 0.01  warmup = 3  decay = 60  clip = 0.5 }
 HEP
 
 cat >check.py <<'PYTHON'
@@ -39,7 +40,7 @@ run() { # NAME OPTIONS...
   shift
   expect 0 '' "$HEPC" "$@" -o $name.hepb model.hep &&
     expect 0 '' "$HEPC" --dump=json -o $name.plan.json $name.hepb &&
-    expect 0 '' "$HEP_RUN" --warmup 0 -n 30 --learning-rate 0.01 --json=$name.json $name.hepb
+    expect 0 '' "$HEP_RUN" --warmup 0 -n 20 --json=$name.json $name.hepb
 }
 run ep --domain ep --dispatch naive
 run dedup --domain ep --dispatch dedup
@@ -50,6 +51,16 @@ run again --domain "0-1:dc=2,gpu=2,regather"
 run mixed --domain "0:dc=2,gpu=1; 1:dc=1,gpu=2,regather"
 run plain -O0 --domain dc=2,gpu=1
 python3 check.py ep dedup gather outer inner again mixed plain || fail "strategies do not train alike"
+
+# The limit to the gradient's norm is felt.
+sed 's/clip = 0.5/clip = off/' model.hep >free.hep
+expect 0 '' "$HEPC" --domain ep free.hep -o free.hepb
+expect 0 '' "$HEP_RUN" --warmup 0 -n 20 --json=free.json free.hepb
+python3 -c '
+import json
+a, b = (json.load(open(name + ".json"))["loss"] for name in ("ep", "free"))
+assert a[0] == b[0] and max(abs(x / y - 1) for x, y in zip(a, b)) > 1e-3, "clipping changes nothing"' ||
+  fail 'the norm is not limited'
 
 # The first iteration's forward pass against the dense reference.
 expect 0 '' "$HEP_RUN" --warmup 0 -n 1 --check outer.hepb
@@ -68,14 +79,14 @@ python3 -c '
 import json
 loss = json.load(open("text.json"))["loss"]
 assert loss[-1] < 0.6 * loss[0], (loss[0], loss[-1])' || fail "a text that repeats is not learned"
-expect 5 'not a finite number' "$HEP_RUN" --warmup 0 -n 30 --learning-rate 1e30 outer.hepb
+expect 5 'not a finite number' "$HEP_RUN" --warmup 0 -n 20 --learning-rate 1e30 outer.hepb
 expect 2 'learning-rate' "$HEP_RUN" --learning-rate -1 outer.hepb
 
 "$HEP_RUN" --communicator mpi outer.hepb >/dev/null 2>err
 if [ -z "${HEP_WITHOUT_MPI:-}" ] && command -v mpirun >/dev/null && ! grep -q 'built without MPI' err; then
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
   export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0 # MPI keeps what it allocated
-  expect 0 '' timeout 100 mpirun --oversubscribe -n 4 "$HEP_RUN" --warmup 0 -n 30 --learning-rate 0.01 --json=mpi.json \
+  expect 0 '' timeout 100 mpirun --oversubscribe -n 4 "$HEP_RUN" --warmup 0 -n 20 --json=mpi.json \
     mixed.hepb &&
     { python3 -c 'import json; assert json.load(open("mpi.json"))["loss"] == json.load(open("mixed.json"))["loss"]' ||
       fail "MPI and threads train differently"; }
