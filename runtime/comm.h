@@ -103,6 +103,8 @@ typedef struct {
 struct Comm {
     const CommOps *ops;
     const DeviceCommOps *device; // then ops->exchange and ops->all_gather are NULL; NULL: of host memory
+    int device_index;            // of the GPU
+    double timeout_s;            // how long `device` lets a peer be missing; 0: sees to that itself
     uint64_t rank, size;
     uint64_t machine_size; // ranks on this machine
     const Cluster *cluster;

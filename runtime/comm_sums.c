@@ -5,14 +5,14 @@
 
 enum { BLOCK = 1024 }; // elements
 
-static uint64_t part_begin(uint64_t elements, uint32_t members, uint32_t member)
+uint64_t comm_part_begin(uint64_t elements, uint32_t members, uint32_t member)
 {
     return elements / members * member + elements % members * member / members;
 }
 
-static uint64_t part_size(uint64_t elements, uint32_t members, uint32_t member)
+uint64_t comm_part_size(uint64_t elements, uint32_t members, uint32_t member)
 {
-    return part_begin(elements, members, member + 1) - part_begin(elements, members, member);
+    return comm_part_begin(elements, members, member + 1) - comm_part_begin(elements, members, member);
 }
 
 uint64_t comm_scatter_scratch(uint32_t members, uint64_t shard, Dtype dtype)
@@ -85,18 +85,18 @@ bool comm_all_reduce(const SumGroup *group, Tensor gradient, Fault *fault)
                          "a gradient of %" PRIu64 " elements: sums are made of messages of at most %d", elements,
                          INT32_MAX);
     int32_t *send = group->counts, *recv = group->counts + group->members;
-    uint64_t own_size = part_size(elements, group->members, group->own);
+    uint64_t own_size = comm_part_size(elements, group->members, group->own);
     for (uint32_t m = 0; m < group->members; m++) {
-        send[m] = (int32_t)part_size(elements, group->members, m);
+        send[m] = (int32_t)comm_part_size(elements, group->members, m);
         recv[m] = (int32_t)own_size;
     }
     if (!scatter(group, gradient.data, size, fault))
         return false;
-    char *own = (char *)gradient.data + part_begin(elements, group->members, group->own) * size;
+    char *own = (char *)gradient.data + comm_part_begin(elements, group->members, group->own) * size;
     add_up(group, own, own, own_size, gradient.dtype);
     // The way back: every member sends its sum to all, and finds theirs in place.
     for (uint32_t m = 0; m < group->members; m++) {
-        recv[m] = (int32_t)part_size(elements, group->members, m);
+        recv[m] = (int32_t)comm_part_size(elements, group->members, m);
         send[m] = (int32_t)own_size;
     }
     Exchange exchange = {.part_count = 1,

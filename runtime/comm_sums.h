@@ -16,6 +16,10 @@ typedef struct {
     void *scratch;   // comm_sums_scratch bytes
 } SumGroup;
 
+// The part of `elements` that a member sums: its first element and how many.
+uint64_t comm_part_begin(uint64_t elements, uint32_t members, uint32_t member);
+uint64_t comm_part_size(uint64_t elements, uint32_t members, uint32_t member);
+
 // Bytes of scratch for a tensor that is scattered into shards of `shard` elements, and for one that is reduced.
 uint64_t comm_scatter_scratch(uint32_t members, uint64_t shard, Dtype dtype);
 uint64_t comm_reduce_scratch(uint32_t members, uint64_t elements, Dtype dtype);

@@ -4,7 +4,7 @@
 #define HEP_ENGINE_H
 
 #include "kernels/host/kernels.h"
-#include "runtime/comm.h"
+#include "runtime/comm_threads.h"
 #include "runtime/data.h"
 
 typedef struct Engine Engine; // one rank's
@@ -14,6 +14,7 @@ typedef struct {
     const Data *data;
     Routing routing;
     TrainingSettings training; // of training plans
+    bool graphs;   // replay iterations as a whole where that can be
     bool record; // keep gate decisions and the final hidden state of the last iteration
 } EngineOptions;
 
@@ -35,6 +36,10 @@ typedef struct {
 } EngineResult;
 
 typedef struct {
+    double start_s, end_s; // CLOCK_MONOTONIC; start is after the steps it waits for
+} StepTime;
+
+typedef struct {
     const char *name;
     // Whether this build and this machine have what the engine needs: else false and a fault. NULL: they always have.
     bool (*available)(Fault *fault);
@@ -42,6 +47,12 @@ typedef struct {
     bool (*supports)(Op op);
     // Memory that `create` takes for one rank of the plan; UINT64_MAX when it cannot be addressed.
     uint64_t (*bytes)(const Plan *plan, const EngineOptions *options);
+    // What is free of the device whose memory that is. NULL: it is the machine's.
+    uint64_t (*free_bytes)(const Comm *comm);
+    // The communicator of a rank whose peers are threads of this process, where the engine's memory is not the host's.
+    // NULL: that of the world of threads serves. `leave` takes NULL.
+    Comm *(*join)(ThreadWorld *world, uint64_t rank, Fault *fault);
+    void (*leave)(Comm *comm);
     // Allocates everything, fills the weights and opens the channels. The plan is verified and has
     // supported ops only. NULL and a fault on failure.
     Engine *(*create)(const Plan *plan, Comm *comm, const EngineOptions *options, Fault *fault);
@@ -50,6 +61,13 @@ typedef struct {
     void (*begin)(Engine *engine, const EngineIteration *iteration);
     // Steps of different streams may run at the same time, in the order that the plan gives.
     bool (*execute)(Engine *engine, uint32_t step, Fault *fault);
+    // Executes all steps at once. False without a fault: they are to be executed one by one, as where it is NULL.
+    bool (*replay)(Engine *engine, const bool *left_out, Fault *fault);
+    // All steps were executed: waits until they are done, and replaces the times of those that it measured itself. A
+    // fault may name rank and step. NULL: a step is done when `execute` returns.
+    bool (*finish)(Engine *engine, StepTime times[], Fault *fault);
+    // Why `replay` does not, or NULL: told in the report.
+    const char *(*replay_refusal)(const Engine *engine);
     EngineResult (*result)(const Engine *engine);
     // Copies `bytes` of a buffer, from `offset` on, out or in. No step is under way. NULL where the engine cannot.
     bool (*read)(const Engine *engine, uint32_t buffer, uint64_t offset, uint64_t bytes, void *out, Fault *fault);

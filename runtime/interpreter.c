@@ -42,6 +42,7 @@ struct Interpreter {
     bool quit;
     _Atomic uint32_t sleepers;
     atomic_bool failed;
+    atomic_bool finishing; // all steps are enqueued, the engine waits for them
     Fault fault;
 };
 
@@ -52,7 +53,8 @@ static void interpreter_wake(Interpreter *interpreter)
     pthread_mutex_unlock(&interpreter->mutex);
 }
 
-static void step_fail(Interpreter *interpreter, uint32_t index, Fault *fault)
+// `index` -1: none in particular.
+static void step_fail(Interpreter *interpreter, int64_t index, Fault *fault)
 {
     if (fault->rank < 0) { // otherwise it is another rank's, handed on
         fault->rank = (int64_t)interpreter->comm->rank;
@@ -152,7 +154,30 @@ static void *stream_main(void *argument)
     return NULL;
 }
 
-bool interpreter_run(Interpreter *interpreter, const bool *left_out, Fault *fault)
+// Steps that an engine enqueues may fail after they were executed.
+static void finish(Interpreter *interpreter)
+{
+    Fault fault = {0};
+    atomic_store(&interpreter->finishing, true);
+    if (interpreter->ops->finish && !atomic_load(&interpreter->failed) &&
+        !interpreter->ops->finish(interpreter->engine, interpreter->times, &fault))
+        step_fail(interpreter, -1, &fault);
+    atomic_store(&interpreter->finishing, false);
+}
+
+// All steps at once, if the engine can: true when that is done, or has failed.
+static bool replay(Interpreter *interpreter, const bool *left_out)
+{
+    Fault fault = {0};
+    if (!interpreter->ops->replay)
+        return false;
+    bool done = interpreter->ops->replay(interpreter->engine, left_out, &fault);
+    if (!done && fault.code != EXIT_DONE)
+        step_fail(interpreter, -1, &fault);
+    return done || fault.code != EXIT_DONE;
+}
+
+static void step_by_step(Interpreter *interpreter, const bool *left_out)
 {
     pthread_mutex_lock(&interpreter->mutex);
     uint32_t iteration = ++interpreter->iteration;
@@ -165,6 +190,15 @@ bool interpreter_run(Interpreter *interpreter, const bool *left_out, Fault *faul
     pthread_mutex_lock(&interpreter->mutex);
     while (interpreter->running > 0)
         pthread_cond_wait(&interpreter->changed, &interpreter->mutex);
+    pthread_mutex_unlock(&interpreter->mutex);
+}
+
+bool interpreter_run(Interpreter *interpreter, const bool *left_out, Fault *fault)
+{
+    if (!replay(interpreter, left_out))
+        step_by_step(interpreter, left_out);
+    finish(interpreter);
+    pthread_mutex_lock(&interpreter->mutex);
     bool ok = interpreter->fault.code == EXIT_DONE;
     if (!ok && fault->code == EXIT_DONE)
         *fault = interpreter->fault;
@@ -288,6 +322,8 @@ StreamPoint interpreter_point(const Interpreter *interpreter, Stream stream)
 double interpreter_life_s(const Interpreter *interpreter, double now_s)
 {
     double life_s = 0;
+    if (atomic_load(&interpreter->finishing))
+        return now_s;
     for (uint32_t s = 0; s < STREAM_COUNT; s++) {
         StreamPoint at = interpreter_point(interpreter, (Stream)s);
         if (at.step >= 0 && at.awaited < 0 && interpreter->plan->steps[at.step].group == NONE)

@@ -8,10 +8,6 @@
 
 typedef struct Interpreter Interpreter;
 
-typedef struct {
-    double start_s, end_s; // CLOCK_MONOTONIC; start is after the steps it waits for
-} StepTime;
-
 // Starts the threads. NULL and a fault when one cannot be started.
 Interpreter *interpreter_create(const Plan *plan, const EngineOps *ops, Engine *engine, Comm *comm, Fault *fault);
 void interpreter_destroy(Interpreter *interpreter); // takes NULL; no iteration is under way

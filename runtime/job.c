@@ -18,8 +18,8 @@ static const double supervise_s = 0.1;
 JobOptions job_options_default(void)
 {
     return (JobOptions){
-        .engine = &host_engine, .iterations = 10, .warmup = 1, .routing = ROUTING_LEARNED, .timeout_s = 60,
-        .learning_rate = -1, .weight_decay = -1, .balance = -1};
+        .engine = &host_engine, .iterations = 10, .warmup = 1, .routing = ROUTING_LEARNED, .graphs = true,
+        .timeout_s = 60, .learning_rate = -1, .weight_decay = -1, .balance = -1};
 }
 
 static int compare_doubles(const void *a, const void *b)
@@ -33,7 +33,6 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
     result->ranks = cluster_gpus(&plan->cluster);
     result->iterations = options->iterations;
     result->engine = options->engine->name;
-    result->communicator = options->comm ? options->comm->ops->name : "threads";
     result->iteration_s = calloc((size_t)options->iterations + 1, sizeof(*result->iteration_s));
     result->loss = calloc((size_t)options->iterations + 1, sizeof(*result->loss));
     result->step_s = calloc((size_t)plan->step_count + 1, sizeof(*result->step_s));
@@ -72,9 +71,13 @@ static bool job_create(Job *job, Fault *fault)
     return result_create(plan, options, job->result, fault);
 }
 
-static Comm *job_comm(const Job *job, uint64_t local)
+// Of a rank of this process; NULL and a fault on failure.
+static Comm *rank_join(const Job *job, uint64_t local, Fault *fault)
 {
-    return job->world ? thread_world_comm(job->world, local) : job->options->comm;
+    if (!job->world)
+        return job->options->comm;
+    const EngineOps *engine = job->options->engine;
+    return engine->join ? engine->join(job->world, local, fault) : thread_world_comm(job->world, local);
 }
 
 static Fault job_cause(const Job *job)
@@ -84,7 +87,7 @@ static Fault job_cause(const Job *job)
 
 static void job_abort(Job *job, const Fault *cause)
 {
-    Comm *any = job_comm(job, 0);
+    Comm *any = job->world ? thread_world_comm(job->world, 0) : job->options->comm;
     any->ops->abort(any, cause);
     if (job->reference)
         reference_stop(job->reference);
@@ -95,12 +98,12 @@ static void job_start(Job *job)
     for (uint64_t r = 0; r < job->local_count; r++) {
         Rank *rank = &job->ranks[r];
         rank->job = job;
-        rank->comm = job_comm(job, r);
-        int error = pthread_create(&rank->thread, NULL, rank_main, rank);
-        if (error) {
-            Fault fault = {0};
-            fault_set(&fault, EXIT_FAULT, "cannot start the thread of rank %" PRIu64 " of %" PRIu64 ": %s",
-                      rank->comm->rank, job->rank_count, strerror(error));
+        Fault fault = {0};
+        rank->comm = rank_join(job, r, &fault);
+        int error = rank->comm ? pthread_create(&rank->thread, NULL, rank_main, rank) : 0;
+        if (!rank->comm || error) {
+            fault_set(&fault, EXIT_FAULT, "cannot start the thread of rank %" PRIu64 " of %" PRIu64 ": %s", r,
+                      job->rank_count, strerror(error));
             job_abort(job, &fault);
             return;
         }
@@ -192,6 +195,8 @@ static void job_destroy(Job *job)
         free(job->ranks[r].histogram);
         free(job->ranks[r].times.late_s);
     }
+    for (uint64_t r = 0; job->world && job->ranks && job->options->engine->leave && r < job->local_count; r++)
+        job->options->engine->leave(job->ranks[r].comm);
     free(job->ranks);
     data_close(&job->data);
     thread_world_destroy(job->world);
@@ -227,6 +232,8 @@ bool job_run(const Plan *plan, const JobOptions *options, JobResult *result, Fau
     bool ok = preflight_agree(options->comm, job_create(&job, fault), fault);
     if (ok) {
         job_start(&job);
+        if (job.ranks[0].comm)
+            result->communicator = job.ranks[0].comm->ops->name;
         job_supervise(&job);
         Fault cause = job_cause(&job);
         if (cause.code != EXIT_DONE) {

@@ -26,6 +26,7 @@ typedef struct {
     Routing routing;
     double learning_rate, weight_decay, balance; // instead of the plan's; negative: the plan's
     bool emulate_links, check;
+    bool graphs; // replay iterations as a whole where the engine can
     bool keep_outputs; // JobResult.outputs
     bool count_choices; // JobResult.histogram
     double timeout_s;

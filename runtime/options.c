@@ -24,6 +24,7 @@ enum {
     OPTION_ROUTING,
     OPTION_ENGINE,
     OPTION_COMMUNICATOR,
+    OPTION_NO_GRAPH,
     OPTION_TIMEOUT,
     OPTION_STEPS,
     OPTION_TRACE,
@@ -67,6 +68,7 @@ static const struct argp_option option_table[] = {
     {"engine", OPTION_ENGINE, "NAME", 0, "what executes the steps: host or cuda (host)", 0},
     {"communicator", OPTION_COMMUNICATOR, "NAME", 0,
      "how ranks reach each other: threads of one process, or mpi (mpi under mpirun or srun, else threads)", 0},
+    {"no-graph", OPTION_NO_GRAPH, NULL, 0, "cuda: enqueue every step of every iteration, capture no graph", 0},
     {"timeout", OPTION_TIMEOUT, "SECONDS", 0, "give up when a peer is missing and nothing moves for so long (60)", 0},
     {"json", OPTION_JSON, "FILE", OPTION_ARG_OPTIONAL,
      "write the report as JSON to FILE; without FILE to standard output, instead of the tables", 0},
@@ -226,6 +228,9 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         return 0;
     case OPTION_COMMUNICATOR:
         options->communicator = parse_communicator(state, argument);
+        return 0;
+    case OPTION_NO_GRAPH:
+        options->job.graphs = false;
         return 0;
     case OPTION_TIMEOUT:
         options->job.timeout_s = parse_seconds(state, "timeout", argument);

@@ -67,6 +67,7 @@ EngineOptions preflight_engine_options(const Plan *plan, const JobOptions *optio
     return (EngineOptions){.seed = options->seed,
                            .routing = options->routing,
                            .training = preflight_training(plan, options),
+                           .graphs = options->graphs,
                            .record = options->check || options->keep_outputs || options->count_choices};
 }
 
@@ -207,6 +208,22 @@ bool preflight_agree(Comm *comm, bool ok, Fault *fault)
     return first == 0;
 }
 
+// Ranks of this process share one device.
+static bool check_device(const Plan *plan, const JobOptions *options, Fault *fault)
+{
+    EngineOptions of_engine = preflight_engine_options(plan, options);
+    uint64_t ranks = options->comm ? 1 : cluster_gpus(&plan->cluster), per_rank, total;
+    uint64_t available = options->engine->free_bytes(options->comm);
+    per_rank = options->engine->bytes(plan, &of_engine);
+    if (checked_mul(per_rank, ranks, &total) && total <= available)
+        return true;
+    char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX];
+    return fault_set(fault, EXIT_FAULT, "%" PRIu64 " %s of %s%s need %s of GPU memory, %s are free", ranks,
+                     ranks == 1 ? "rank" : "ranks", format_bytes(each, (double)per_rank), ranks == 1 ? "" : " each",
+                     format_bytes(need, (double)per_rank * (double)ranks),
+                     format_bytes(free_bytes, (double)available));
+}
+
 static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t samples, Fault *fault)
 {
     uint64_t ranks = options->comm ? options->comm->machine_size : cluster_gpus(&plan->cluster);
@@ -216,6 +233,8 @@ static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t 
                    (options->check ? check_bytes(plan) : 0);
     if (!checked_add(options->engine->bytes(plan, &of_engine), own, &per_rank) || !checked_mul(per_rank, ranks, &total))
         total = UINT64_MAX;
+    if (options->engine->free_bytes)
+        return check_device(plan, options, fault);
     uint64_t available = machine_available_bytes(), limit = machine_thread_limit(), own_limit = machine_process_bytes();
     char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX];
     if (total > available)
