@@ -303,6 +303,8 @@ static void check_migration(Checker *checker)
                 "dense migration, which sends everything", &plan->ratio);
     check_ratio(checker, checker->keys[KEY_MIGRATION_gradient_ratio], plan->gradient == GRADIENT_DENSE,
                 "dense gradients, which are sent whole", &plan->gradient_ratio);
+    if (plan->gradient_ratio <= 1)
+        plan->gradient = GRADIENT_DENSE; // the largest are all
     if (shared && plan->codec != CODEC_SR && (int)plan->codec != CODEC_AUTO)
         diag_error(checker->diag, shared->value->span,
                    "'shared_every' goes with codec 'sr', which has a shared expert");

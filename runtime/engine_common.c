@@ -95,6 +95,57 @@ void engine_fill_weight(const Plan *plan, uint64_t seed, uint64_t rank, const ch
         weights_fill_experts(dims, seed, of, plan_first_expert(plan, rank), plan_experts_per_rank(plan), out);
 }
 
+// ---- codecs ----------------------------------------------------------------------------------
+
+uint64_t engine_own_slot(const Plan *plan, uint64_t rank, int32_t layer)
+{
+    const Choice *choice = plan_choice_of_layer(plan, layer);
+    int64_t slot = choice ? plan_expert_slot(plan, choice->domain, rank, plan_first_expert(plan, rank)) : 0;
+    return slot < 0 ? 0 : (uint64_t)slot;
+}
+
+static void fill_replicas(const Plan *plan, uint64_t seed, uint64_t rank, int32_t layer, Tensor out)
+{
+    const Choice *choice = plan_choice_of_layer(plan, layer);
+    for (uint32_t e = 0; choice && e < plan->model.experts; e++) {
+        int64_t slot = plan_expert_slot(plan, choice->domain, rank, e);
+        if (slot < 0)
+            continue;
+        Tensor row = {(char *)out.data + (uint64_t)slot * out.cols * dtype_bytes(out.dtype), out.dtype, 1, out.cols};
+        weights_fill_experts(&plan->model, seed, choice->layer, e, 1, row);
+    }
+}
+
+bool engine_fill_memory(const Plan *plan, uint64_t seed, uint64_t rank, const char *operand, int32_t layer, Tensor out)
+{
+    if (strcmp(operand, "mean") == 0)
+        weights_fill_mean_expert(&plan->model, seed, layer == NONE ? 0 : (uint32_t)layer, out);
+    else if (strcmp(operand, "sent") == 0)
+        engine_fill_weight(plan, seed, rank, "experts", layer, out);
+    else if (strcmp(operand, "replicas") == 0)
+        fill_replicas(plan, seed, rank, layer, out);
+    else if (strcmp(operand, "error") == 0)
+        memset(out.data, 0, out.rows * out.cols * dtype_bytes(out.dtype));
+    else
+        return false;
+    return true;
+}
+
+enum { ENCODE_PACKETS = 2, RETURN_SENT = 0, RETURN_RECEIVED = 1, DECODE_RECEIVED = 1 };
+
+const Step *engine_return_step(const Plan *plan, const Step *step)
+{
+    bool encodes = step->op == OP_ENCODE_GRADIENT;
+    int32_t packets = step_operands(plan, step)[encodes ? ENCODE_PACKETS : DECODE_RECEIVED];
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *other = &plan->steps[s];
+        if (other->op == OP_RETURN_PACKETS &&
+            step_operands(plan, other)[encodes ? RETURN_SENT : RETURN_RECEIVED] == packets)
+            return other;
+    }
+    return NULL;
+}
+
 // ---- routes ----------------------------------------------------------------------------------
 
 enum { ROUTE_COUNTS = 2, ROUTE_ORIGIN = 8, DISPATCH_SEND_COUNTS = 2 };

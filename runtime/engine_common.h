@@ -28,6 +28,15 @@ const Choice *plan_choice_of_layer(const Plan *plan, int32_t layer); // NULL if 
 // Which weights a weight buffer holds follows from the operand it is used as.
 void engine_fill_weight(const Plan *plan, uint64_t seed, uint64_t rank, const char *operand, int32_t layer, Tensor out);
 
+// What codecs remember before the first iteration: every rank makes it of the seed, so that nothing has to travel and
+// senders and receivers agree. False where the operand does not tell what the buffer holds.
+bool engine_fill_memory(const Plan *plan, uint64_t seed, uint64_t rank, const char *operand, int32_t layer, Tensor out)
+    MUST_CHECK;
+// Where own experts lie among those that a rank holds.
+uint64_t engine_own_slot(const Plan *plan, uint64_t rank, int32_t layer);
+// The step that carries the packets a gradient is encoded into, or decoded from. NULL: the plan has none.
+const Step *engine_return_step(const Plan *plan, const Step *step);
+
 // Routes and their way back name no level: they serve the dispatch that reads the same counts.
 typedef struct {
     const Step *dispatch; // NULL: the plan has none, or the step is no route

@@ -24,6 +24,19 @@ static Tensor buffer_tensor(const HostEngine *engine, int32_t buffer)
     return (Tensor){.data = engine->arena + from->offset, .dtype = from->dtype, .rows = from->rows, .cols = from->cols};
 }
 
+// What the buffer holds before the first iteration, if the operand it is used as tells. Else false.
+static bool buffer_fill(const HostEngine *engine, const char *operand, int32_t buffer)
+{
+    const Plan *plan = engine->plan;
+    const Buffer *of = &plan->buffers[buffer];
+    uint64_t seed = engine->options.seed, rank = engine->comm->rank;
+    if (of->kind == BUFFER_WEIGHT)
+        engine_fill_weight(plan, seed, rank, operand, of->layer, buffer_tensor(engine, buffer));
+    return of->kind == BUFFER_WEIGHT ||
+           (of->kind == BUFFER_REPLICA &&
+            engine_fill_memory(plan, seed, rank, operand, of->layer, buffer_tensor(engine, buffer)));
+}
+
 static bool weights_create(const HostEngine *engine)
 {
     const Plan *plan = engine->plan;
@@ -35,11 +48,8 @@ static bool weights_create(const HostEngine *engine)
         const int32_t *operands = step_operands(plan, &plan->steps[s]);
         for (uint32_t o = 0; o < info->operand_count; o++) {
             int32_t b = operands[o];
-            if (b == NONE || plan->buffers[b].kind != BUFFER_WEIGHT || filled[b])
-                continue;
-            engine_fill_weight(plan, engine->options.seed, engine->comm->rank, info->operands[o].name,
-                               plan->buffers[b].layer, buffer_tensor(engine, b));
-            filled[b] = true;
+            if (b != NONE && !filled[b])
+                filled[b] = buffer_fill(engine, info->operands[o].name, b);
         }
     }
     free(filled);
@@ -100,7 +110,7 @@ static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
             return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s') is of no MoE layer", index, info->name);
         step->slot_of_expert = map->slot_of_expert;
     }
-    if (!route_resolve(engine, step, map, fault))
+    if (!route_resolve(engine, step, map, fault) || !host_codec_resolve(step, fault))
         return false;
     if (of->op == OP_OPTIMIZER)
         host_optimizer_begin(step->operands[0], step->operands[2]);
@@ -121,15 +131,17 @@ static uint64_t sum_scratch_bytes(const Plan *plan, uint32_t *members_max)
     *members_max = 0;
     for (uint32_t s = 0; s < plan->step_count; s++) {
         const Step *step = &plan->steps[s];
-        if (step->op != OP_REDUCE_SCATTER && step->op != OP_ALL_REDUCE)
+        if (op_info(step->op)->stream != STREAM_SYNC || step->group == NONE)
             continue;
         uint32_t members = (uint32_t)group_size(&plan->cluster, &plan->groups[step->group]);
+        *members_max = members > *members_max ? members : *members_max;
+        if (step->op == OP_RETURN_PACKETS)
+            continue;
         const Buffer *buffer = &plan->buffers[step_operands(plan, step)[step->op == OP_REDUCE_SCATTER ? 1 : 0]];
         uint64_t elements = buffer->rows * buffer->cols;
         uint64_t bytes = step->op == OP_REDUCE_SCATTER ? comm_scatter_scratch(members, elements, buffer->dtype)
                                                        : comm_reduce_scratch(members, elements, buffer->dtype);
         most = bytes > most ? bytes : most;
-        *members_max = members > *members_max ? members : *members_max;
     }
     return most;
 }

@@ -1,5 +1,5 @@
-// The host engine's state for one rank, which its two parts share: engine_host.c makes it, engine_host_ops.c executes
-// steps with it. Everything that a step needs is resolved when the engine is created.
+// The host engine's state for one rank, which its parts share: engine_host.c makes it, engine_host_ops.c and
+// engine_host_codec.c execute steps with it. Everything that a step needs is resolved when the engine is created.
 #ifndef HEP_ENGINE_HOST_INTERNAL_H
 #define HEP_ENGINE_HOST_INTERNAL_H
 
@@ -15,8 +15,9 @@ struct HostStep {
     uint32_t index;
     Tensor operands[OPERANDS_MAX];
     int channel;      // of collectives
-    uint32_t own;     // index in the step's group
+    uint32_t own;     // index in the step's group; of gradients that are packed: in that of the packets' step
     uint32_t members; // of it
+    uint64_t own_slot; // of own experts among those held, where experts are decoded
     RouteTable route; // of route and unroute, and their backward forms
     uint32_t fanout;  // record rows a row, of the backward forms
     const int32_t *slot_of_expert;
@@ -43,5 +44,14 @@ struct HostEngine {
 };
 
 HostHandler host_handler(Op op); // NULL where the engine does not have the op
+
+// Of codecs, in engine_host_codec.c: what their steps need when the engine is created, and their handlers.
+bool host_codec_resolve(HostStep *step, Fault *fault) MUST_CHECK;
+bool host_run_encode(const HostStep *step, Fault *fault);
+bool host_run_decode(const HostStep *step, Fault *fault);
+bool host_run_mean_expert(const HostStep *step, Fault *fault);
+bool host_run_encode_gradient(const HostStep *step, Fault *fault);
+bool host_run_return_packets(const HostStep *step, Fault *fault);
+bool host_run_decode_gradient(const HostStep *step, Fault *fault);
 
 #endif

@@ -389,12 +389,17 @@ HostHandler host_handler(Op op)
     case OP_SQUARES:
         return run_squares;
     case OP_ENCODE:
+        return host_run_encode;
     case OP_DECODE:
+        return host_run_decode;
     case OP_MEAN_EXPERT:
+        return host_run_mean_expert;
     case OP_ENCODE_GRADIENT:
+        return host_run_encode_gradient;
     case OP_RETURN_PACKETS:
+        return host_run_return_packets;
     case OP_DECODE_GRADIENT:
-        return NULL;
+        return host_run_decode_gradient;
     }
     return NULL;
 }

@@ -124,7 +124,9 @@ static void stream_run(Interpreter *interpreter, StreamState *stream, uint32_t i
         stream_waits(stream, -1);
         if (atomic_load_explicit(&interpreter->failed, memory_order_relaxed))
             return;
-        if (!(interpreter->left_out && interpreter->left_out[index]) && !step_execute(interpreter, index))
+        if (interpreter->left_out && interpreter->left_out[index])
+            interpreter->times[index].start_s = interpreter->times[index].end_s = clock_now_s();
+        else if (!step_execute(interpreter, index))
             return;
         step_finish(interpreter, index, iteration);
     }

@@ -17,7 +17,7 @@ void interpreter_destroy(Interpreter *interpreter); // takes NULL; no iteration 
 // the same on all ranks; NULL: none. Order and waits stay as they are.
 bool interpreter_run(Interpreter *interpreter, const bool *left_out, Fault *fault);
 
-// Of the last time each step was executed.
+// Of the last iteration; a step that was left out took no time.
 const StepTime *interpreter_times(const Interpreter *interpreter);
 
 // Where a stream stands. May be asked from any thread; the three are read one by one.

@@ -21,6 +21,7 @@ typedef struct {
     float *samples;       // [step][SAMPLES_MAX or iterations]
     double *step_s;       // [step] medians
     double *histogram;    // [choice][expert] of this rank's tokens, or NULL
+    bool *left_out;       // [step] of the iteration under way
     double compute_s;     // of the measured iterations
     CommTimes times;      // of its collectives, late_s and last_s in one piece
     double start_s;       // of the last iteration

@@ -45,7 +45,9 @@ static bool rank_prepare(Rank *rank)
     if (job->options->count_choices)
         rank->histogram = calloc(histogram_count(job->plan) + 1, sizeof(*rank->histogram));
     rank->times.late_s = calloc(2 * job->rank_count, sizeof(double));
-    if (!rank->samples || !rank->step_s || !rank->times.late_s || (job->options->count_choices && !rank->histogram))
+    rank->left_out = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->left_out));
+    bool histogram = rank->histogram || !job->options->count_choices;
+    if (!rank->samples || !rank->step_s || !rank->times.late_s || !rank->left_out || !histogram)
         return fault_set(&rank->fault, EXIT_FAULT, "out of memory for step times");
     rank->times.last_s = rank->times.late_s + job->rank_count;
     rank->comm->ops->watch(rank->comm, &(Watch){.point = rank_point, .life_s = rank_life_s, .context = rank});
@@ -73,6 +75,14 @@ static void rank_count_choices(Rank *rank, const int32_t *decisions)
             rank->histogram[i / each * plan->model.experts + (uint64_t)decisions[i]]++;
 }
 
+// Some steps are of some iterations only.
+static void rank_leave_out(Rank *rank, uint64_t iteration)
+{
+    const Plan *plan = rank->job->plan;
+    for (uint32_t s = 0; s < plan->step_count; s++)
+        rank->left_out[s] = iteration % plan_step_period(plan, &plan->steps[s]) != 0;
+}
+
 // One iteration between barriers. `measured` is its index among the measured ones, or -1.
 static bool rank_iterate(Rank *rank, uint32_t iteration, int64_t measured)
 {
@@ -83,10 +93,11 @@ static bool rank_iterate(Rank *rank, uint32_t iteration, int64_t measured)
                           .update = iteration + 1,
                           .learning_rate = (float)training_rate(&settings, iteration)};
     job->options->engine->begin(rank->engine, &of);
+    rank_leave_out(rank, of.iteration);
     if (!comm->barrier(rank->comm, &rank->fault))
         return false;
     rank->start_s = clock_now_s();
-    if (!interpreter_run(rank->interpreter, NULL, &rank->fault))
+    if (!interpreter_run(rank->interpreter, rank->left_out, &rank->fault))
         return false;
     double time_s = clock_now_s() - rank->start_s;
     EngineResult result = job->options->engine->result(rank->engine);

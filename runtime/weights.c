@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <string.h>
 
 #include "runtime/random.h"
 
@@ -22,9 +23,32 @@ static float normal_at(uint64_t key, uint64_t index)
 // Writes the parts of one tensor one after another.
 typedef struct {
     Tensor out;
-    uint64_t key, index; // of the next value in the whole tensor
-    uint64_t at;         // place of the next value in `out`
+    uint64_t key, index;      // of the next value in the whole tensor
+    uint64_t at;              // place of the next value in `out`
+    uint64_t averaged, apart; // where this many values, so far apart, become their mean; 0: no
 } Filler;
+
+static void draw(const Filler *filler, uint64_t index, uint64_t count, float mean, float deviation, float *block)
+{
+    for (uint64_t i = 0; i < count; i++)
+        block[i] = mean + deviation * normal_at(filler->key, index + i);
+}
+
+// The mean of values as they are stored, summed in the order of their places.
+static void draw_mean(const Filler *filler, uint64_t index, uint64_t count, float mean, float deviation, float *block)
+{
+    float stored[BLOCK], value[BLOCK];
+    memset(block, 0, count * sizeof *block);
+    for (uint64_t v = 0; v < filler->averaged; v++) {
+        draw(filler, index + v * filler->apart, count, mean, deviation, value);
+        host_from_f32(value, stored, filler->out.dtype, count);
+        host_to_f32(stored, filler->out.dtype, value, count);
+        for (uint64_t i = 0; i < count; i++)
+            block[i] += value[i];
+    }
+    for (uint64_t i = 0; i < count; i++)
+        block[i] /= (float)filler->averaged;
+}
 
 static void fill(Filler *filler, uint64_t count, float mean, float deviation)
 {
@@ -33,8 +57,7 @@ static void fill(Filler *filler, uint64_t count, float mean, float deviation)
     char *to = (char *)filler->out.data + filler->at * dtype_bytes(filler->out.dtype);
     for (uint64_t done = 0; done < count; done += BLOCK) {
         uint64_t length = count - done < BLOCK ? count - done : BLOCK;
-        for (uint64_t i = 0; i < length; i++)
-            block[i] = mean + deviation * normal_at(filler->key, filler->index + done + i);
+        (filler->averaged ? draw_mean : draw)(filler, filler->index + done, length, mean, deviation, block);
         host_from_f32(block, to + done * dtype_bytes(filler->out.dtype), filler->out.dtype, length);
     }
     filler->index += count;
@@ -100,6 +123,15 @@ void weights_fill_experts(const ModelDims *dims, uint64_t seed, uint32_t layer, 
     filler.index = first * model_expert_elements(dims);
     for (uint32_t i = 0; i < count; i++)
         fill_feed_forward(&filler, dims, dims->inner);
+}
+
+void weights_fill_mean_expert(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out)
+{
+    Filler filler = {.out = out,
+                     .key = random_key(seed, KIND_EXPERT, layer, 0),
+                     .averaged = dims->experts,
+                     .apart = model_expert_elements(dims)};
+    fill_feed_forward(&filler, dims, dims->inner);
 }
 
 void weights_fill_shared(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out)

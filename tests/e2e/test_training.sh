@@ -66,10 +66,6 @@ assert a[0] == b[0] and max(abs(x / y - 1) for x, y in zip(a, b)) > 1e-3, "clipp
 expect 0 '' "$HEP_RUN" --warmup 0 -n 1 --check outer.hepb
 expect 2 'the first iteration' "$HEP_RUN" --check outer.hepb
 
-sed 's/pass = training/pass = training  migration { codec = sr  ratio = 4 }/' model.hep >compressed.hep
-expect 0 '' "$HEPC" --domain dc=2,gpu=1 compressed.hep -o compressed.hepb
-expect 5 "ops 'encode', 'decode', 'mean_expert' are not supported" "$HEP_RUN" compressed.hepb
-
 printf 'the quick brown fox jumps over the lazy dog. %.0s' $(seq 40) >text
 expect 3 'vocabulary' "$HEP_RUN" --data text outer.hepb
 sed 's/vocabulary = 64/vocabulary = 128/' model.hep >wide.hep

@@ -1,0 +1,86 @@
+# Experts and gradients that travel compressed: training follows the dense run as closely as the codec allows, threads
+# and MPI give the same bits, and the bytes on the links are the plan's.
+. "$(dirname "$0")/lib.sh"
+cd "$work" || exit 1
+cat >model.hep <<'HEP'
+cluster four {
+  level dc  { count = 2  bandwidth = 1 Gbit/s  latency = 1 ms }
+  level gpu { count = 2  bandwidth = 4 Gbit/s  latency = 10 us }
+  device    { compute = 4 GFLOP/s  memory = 512 MB  memory_bandwidth = 1 GB/s }
+}
+model small {
+  layers = 2  hidden = 32  heads = 4  vocabulary = 64  sequence = 16  batch = 4  dtype = DTYPE
+  moe { experts = 8  top_k = 2  inner = 80  activation = gelu }
+}
+plan { pass = PASS  migration { MIGRATION } }
+training { learning_rate = 0.01 }
+HEP
+
+compile() { # NAME DTYPE PASS MIGRATION OPTIONS...
+  local name=$1 dtype=$2 pass=$3 migration=$4
+  shift 4
+  sed "s/DTYPE/$dtype/; s/PASS/$pass/; s/MIGRATION/$migration/" model.hep >$name.hep
+  expect 0 '' "$HEPC" "$@" -o $name.hepb $name.hep && expect 0 '' "$HEPC" --dump=json -o $name.plan.json $name.hepb &&
+    expect 0 '' "$HEPC" --check $name.hepb
+}
+run() { # NAME DTYPE MIGRATION OPTIONS...
+  local name=$1 dtype=$2 migration=$3
+  shift 3
+  compile $name $dtype training "$migration" "$@" &&
+    expect 0 '' "$HEP_RUN" --warmup 0 -n 24 --json=$name.json $name.hepb
+}
+# 4096 elements a block at ratio 1 are all of them, with 8 bits each.
+run dense f32 'codec = dense' --domain dc=2,gpu=2
+run whole_delta f32 'codec = delta  ratio = 1' --domain dc=2,gpu=2
+run whole_sr f32 'codec = sr  ratio = 1  shared_every = 4' --domain dc=2,gpu=2
+run whole_topk f32 'codec = dense  gradient = topk  gradient_ratio = 1.001' --domain dc=2,gpu=2
+run delta f32 'codec = delta  ratio = 20' --domain dc=2,gpu=2
+run sr f32 'codec = sr  ratio = 20  shared_every = 4' --domain dc=2,gpu=2
+run alone f32 'codec = sr  ratio = 20  shared_every = 0' --domain dc=2,gpu=1
+run again f32 'codec = sr  ratio = 20  shared_every = 8' --domain "0-1:dc=2,gpu=2,regather"
+run topk f32 'codec = dense  gradient = topk  gradient_ratio = 20' --domain dc=2,gpu=1
+run all f32 'codec = delta  ratio = 20  gradient = topk  gradient_ratio = 20' --domain "0:dc=2,gpu=2; 1:dc=1,gpu=2"
+run half f16 'codec = delta  ratio = 20  gradient = topk' --domain dc=2,gpu=2
+run brain bf16 'codec = sr  ratio = 20  shared_every = 4  gradient = topk' --domain dc=2,gpu=2
+
+cat >check.py <<'PYTHON'
+import json, sys
+def load(name):
+    return json.load(open(name + ".json"))
+dense = load("dense")["loss"]
+for name in sys.argv[1:]:
+    run, plan = load(name), load(name + ".plan")
+    for level, planned in zip(run["traffic"], plan["traffic"]):
+        for key in ("gather_bytes", "reduce_bytes"):
+            assert abs(level[key] - planned[key]) <= 1e-9 * planned[key], (name, key, level, planned)
+    loss = run["loss"]
+    worst = max(abs(a / b - 1) for a, b in zip(dense, loss))
+    first = abs(loss[0] / dense[0] - 1)
+    limit, first_limit = (0.03, 1e-3) if name.startswith("whole") else (0.1, 0.03)
+    assert worst < limit and first < first_limit, "%s: losses differ from dense ones by %g" % (name, worst)
+    assert sum(loss[-5:]) < sum(loss[:5]), (name, loss)
+    if name in ("whole_sr", "sr", "again", "alone"):
+        assert worst > 1e-6, name + " changed nothing"
+# Sent once, what gathers and gradients of 20-fold compression cost; the rest of `reduce` is dense weights'.
+gathered = {name: load(name)["traffic"][0]["gather_bytes"] for name in ("dense", "sr", "delta")}
+assert 20 <= gathered["dense"] / gathered["delta"] < 22 and gathered["sr"] == gathered["delta"], gathered
+PYTHON
+python3 check.py whole_delta whole_sr whole_topk delta sr alone again topk all half brain || fail "compressed training"
+
+"$HEP_RUN" --communicator mpi sr.hepb >/dev/null 2>err
+if [ -z "${HEP_WITHOUT_MPI:-}" ] && command -v mpirun >/dev/null && ! grep -q 'built without MPI' err; then
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+  export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0 # MPI keeps what it allocated
+  for name in sr all brain; do
+    expect 0 '' timeout 100 mpirun --oversubscribe -n 4 "$HEP_RUN" --warmup 0 -n 24 --json=$name.mpi.json $name.hepb &&
+      { python3 -c '
+import json, sys
+threads, mpi = json.load(open(sys.argv[1] + ".json")), json.load(open(sys.argv[1] + ".mpi.json"))
+assert threads["loss"] == mpi["loss"], "losses"
+assert [l["bytes"] for l in threads["traffic"]] == [l["bytes"] for l in mpi["traffic"]], "bytes"' $name ||
+        fail "$name: MPI and threads train differently"; }
+  done
+else
+  echo "no MPI: training by processes is not checked"
+fi
+finish
