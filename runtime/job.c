@@ -35,7 +35,7 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
     result->engine = options->engine->name;
     result->iteration_s = calloc((size_t)options->iterations + 1, sizeof(*result->iteration_s));
     result->loss = calloc((size_t)options->iterations + 1, sizeof(*result->loss));
-    result->step_s = calloc((size_t)plan->step_count + 1, sizeof(*result->step_s));
+    result->step_s = calloc(2 * (size_t)plan->step_count + 1, sizeof(*result->step_s));
     result->trace = calloc((size_t)options->trace_count * plan->step_count + 1, sizeof(*result->trace));
     if (options->count_choices)
         result->histogram = calloc(histogram_count(plan) + 1, sizeof(*result->histogram));
@@ -45,6 +45,7 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
     if (!result->iteration_s || !result->loss || !result->step_s || !result->trace || !result->rank_times ||
         (options->count_choices && !result->histogram) || (options->keep_outputs && !result->outputs))
         return fault_set(fault, EXIT_FAULT, "out of memory for the result");
+    result->exposed_s = result->step_s + plan->step_count;
     return true;
 }
 

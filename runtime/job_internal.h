@@ -20,6 +20,7 @@ typedef struct {
     atomic_bool prepared; // the supervisor may look at the interpreter
     float *samples;       // [step][SAMPLES_MAX or iterations]
     double *step_s;       // [step] medians
+    double *exposed_s;    // [step] behind these: waits for migration alone, summed over measured iterations
     double *histogram;    // [choice][expert] of this rank's tokens, or NULL
     bool *left_out;       // [step] of the iteration under way
     double compute_s;     // of the measured iterations

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "runtime/exposure.h"
 #include "runtime/clock.h"
 #include "runtime/job_internal.h"
 #include "runtime/preflight.h"
@@ -41,7 +42,7 @@ static bool rank_prepare(Rank *rank)
     if (!rank->interpreter)
         return false;
     rank->samples = calloc((size_t)job->plan->step_count * job->sample_count + 1, sizeof(*rank->samples));
-    rank->step_s = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->step_s));
+    rank->step_s = calloc(2 * (size_t)job->plan->step_count + 1, sizeof(*rank->step_s));
     if (job->options->count_choices)
         rank->histogram = calloc(histogram_count(job->plan) + 1, sizeof(*rank->histogram));
     rank->times.late_s = calloc(2 * job->rank_count, sizeof(double));
@@ -49,6 +50,7 @@ static bool rank_prepare(Rank *rank)
     bool histogram = rank->histogram || !job->options->count_choices;
     if (!rank->samples || !rank->step_s || !rank->times.late_s || !rank->left_out || !histogram)
         return fault_set(&rank->fault, EXIT_FAULT, "out of memory for step times");
+    rank->exposed_s = rank->step_s + job->plan->step_count;
     rank->times.last_s = rank->times.late_s + job->rank_count;
     rank->comm->ops->watch(rank->comm, &(Watch){.point = rank_point, .life_s = rank_life_s, .context = rank});
     atomic_store(&rank->prepared, true);
@@ -64,6 +66,7 @@ static void rank_keep_times(Rank *rank, uint32_t iteration)
         rank->samples[(size_t)s * samples + iteration % samples] = (float)time_s;
         rank->compute_s += rank->job->plan->steps[s].group == NONE ? time_s : 0;
     }
+    exposure_add(rank->job->plan, times, rank->exposed_s);
 }
 
 static void rank_count_choices(Rank *rank, const int32_t *decisions)

@@ -19,8 +19,9 @@ static bool rank_reduce_steps(Rank *rank)
         float *samples = rank->samples + (size_t)s * job->sample_count;
         qsort(samples, kept, sizeof(*samples), compare_floats);
         rank->step_s[s] = samples[kept / 2];
+        rank->exposed_s[s] /= job->options->iterations;
     }
-    return rank->comm->ops->all_reduce_max(rank->comm, rank->step_s, job->plan->step_count, &rank->fault);
+    return rank->comm->ops->all_reduce_max(rank->comm, rank->step_s, 2 * job->plan->step_count, &rank->fault);
 }
 
 static bool rank_reduce_choices(Rank *rank)
@@ -160,7 +161,7 @@ bool rank_reduce(Rank *rank)
         !rank_share_times(rank) || !rank_share_trace(rank))
         return false;
     if (rank_is_first(rank))
-        memcpy(rank->job->result->step_s, rank->step_s, rank->job->plan->step_count * sizeof(*rank->step_s));
+        memcpy(rank->job->result->step_s, rank->step_s, 2 * rank->job->plan->step_count * sizeof(*rank->step_s));
     if (options->keep_outputs)
         rank_keep_output(rank);
     return !options->check || rank_check(rank);

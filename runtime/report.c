@@ -2,6 +2,7 @@
 // verdict lines. Times of steps are medians over iterations of the slowest rank; they include
 // waiting for peers.
 #include "runtime/report.h"
+#include "runtime/exposure.h"
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
@@ -288,6 +289,7 @@ static void print_ranks(const Report *report, Text *out)
     if (result->ranks > RANKS_SHOWN)
         text_format(out, "# the %d ranks that others wait for longest; --json has all\n", RANKS_SHOWN);
     append_slow(report, out);
+    exposure_print(report->plan, result->step_s, result->exposed_s, out);
 }
 
 static void print_verdict(const Report *report, Text *out)
@@ -436,6 +438,7 @@ void report_add_json(const Report *report, cJSON *root)
     int loss_count = result->has_loss ? (int)result->iterations : 0;
     cJSON_AddItemToObject(root, "loss", cJSON_CreateDoubleArray(result->loss, loss_count));
     cJSON_AddItemToObject(root, "steps", json_steps(report));
+    exposure_add_json(report->plan, result->step_s, result->exposed_s, root);
     cJSON_AddItemToObject(root, "rank_times", json_ranks(result));
     json_add_index(root, "slow_rank", slow_rank(report));
     json_add_index(root, "slow_worker", slow_worker(report));
