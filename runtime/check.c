@@ -8,14 +8,15 @@
 uint64_t check_bytes(const Plan *plan)
 {
     // x in double and float and about as much again four times in the reference; there the inner
-    // vectors of all tokens as well, and one matrix as stored and in double.
+    // vectors of all tokens as well, and one matrix as stored and in double; the mean of the experts.
     const ModelDims *dims = &plan->model;
     uint64_t inner = dims->inner, shared = (uint64_t)dims->inner * dims->shared_experts;
     inner = shared > inner ? shared : inner;
     inner = dims->ffn_inner > inner ? dims->ffn_inner : inner;
     uint64_t widest = inner > dims->vocabulary ? inner : dims->vocabulary;
     return model_tokens(dims) * (dims->hidden * (6 * sizeof(double) + sizeof(float)) + 2 * inner * sizeof(double)) +
-           3 * widest * dims->hidden * 2 * sizeof(double);
+           3 * widest * dims->hidden * 2 * sizeof(double) +
+           (plan->codec == CODEC_SR ? model_expert_elements(dims) * dtype_bytes(dims->dtype) : 0);
 }
 
 static void compare(const float *x, const double *reference, uint64_t count, CheckPart *part)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/reference_codec.h"
 #include "runtime/weights.h"
 
 struct Reference {
@@ -18,6 +19,8 @@ struct Reference {
 
 // One rank's computation. All rows are [tokens] unless said otherwise.
 typedef struct {
+    const Plan *plan;
+    uint64_t rank;
     const ModelDims *dims;
     const atomic_bool *stopped; // then what is computed does not matter any more
     uint64_t seed, tokens, queries, keys, inner_max;
@@ -30,6 +33,7 @@ typedef struct {
     uint64_t *chosen;            // [tokens]: tokens that visit the expert at hand
     float *weights;              // the tensor at hand
     void *stored;                // the same in the plan's dtype
+    Tensor mean;                 // of the layer's experts, as stored, where they are sent without it
 } Run;
 
 static bool is_stopped(const Run *run)
@@ -241,7 +245,7 @@ static void gate_layer(Run *run, uint32_t layer, const int32_t *decisions)
 }
 
 // Adds weight x expert(row) of every token that chose `expert` to x. `context` is free and holds the rows.
-static void visit_expert(Run *run, uint32_t layer, uint32_t expert, const int32_t *decisions)
+static void visit_expert(Run *run, const Choice *choice, uint32_t expert, const int32_t *decisions)
 {
     uint64_t hidden = run->dims->hidden, pairs = run->tokens * run->dims->top_k, count = 0;
     double *rows = run->context;
@@ -254,7 +258,9 @@ static void visit_expert(Run *run, uint32_t layer, uint32_t expert, const int32_
     if (count == 0)
         return;
     Tensor tensor = stored(run, model_expert_elements(run->dims));
-    weights_fill_experts(run->dims, run->seed, layer, expert, 1, tensor);
+    weights_fill_experts(run->dims, run->seed, choice->layer, expert, 1, tensor);
+    if (reference_approximates(run->plan) && reference_is_decoded(run->plan, choice->domain, run->rank, expert))
+        reference_decode(run->plan, run->mean, tensor);
     feed_forward(run, count, run->dims->inner, rows, loaded(run, tensor), run->out);
     for (uint64_t c = 0; c < count; c++) {
         double *x = run->x + run->chosen[c] / run->dims->top_k * hidden;
@@ -263,15 +269,17 @@ static void visit_expert(Run *run, uint32_t layer, uint32_t expert, const int32_
     }
 }
 
-static void moe_layer(Run *run, uint32_t layer, const int32_t *decisions)
+static void moe_layer(Run *run, const Choice *choice, const int32_t *decisions)
 {
-    gate_layer(run, layer, decisions);
+    gate_layer(run, choice->layer, decisions);
+    if (run->mean.data)
+        weights_fill_mean_expert(run->dims, run->seed, choice->layer, run->mean);
     for (uint32_t expert = 0; expert < run->dims->experts && !is_stopped(run); expert++)
-        visit_expert(run, layer, expert, decisions);
+        visit_expert(run, choice, expert, decisions);
     if (run->dims->shared_experts == 0)
         return;
     Tensor tensor = stored(run, model_shared_elements(run->dims));
-    weights_fill_shared(run->dims, run->seed, layer, tensor);
+    weights_fill_shared(run->dims, run->seed, choice->layer, tensor);
     feed_forward(run, run->tokens, (uint64_t)run->dims->shared_experts * run->dims->inner, run->norm,
                  loaded(run, tensor), run->out);
     add_to_x(run);
@@ -317,7 +325,7 @@ static void run_end(Run *run)
 {
     void *owned[] = {run->norm,  run->out,  run->q,      run->k,      run->v,       run->context,
                      run->act,   run->gate, run->scores, run->chosen, run->weights, run->weights_of_records,
-                     run->stored};
+                     run->stored, run->mean.data};
     for (size_t i = 0; i < COUNT_OF(owned); i++)
         free(owned[i]);
 }
@@ -328,12 +336,22 @@ static double *doubles_alloc(uint64_t rows, uint64_t cols)
     return checked_mul(rows, cols, &count) ? calloc(count, sizeof(double)) : NULL;
 }
 
-static bool run_begin(Run *run, const Reference *reference, double *x)
+static bool mean_begin(Run *run)
+{
+    uint64_t elements = model_expert_elements(run->dims);
+    if (!reference_approximates(run->plan) || run->plan->shared_every == 0)
+        return true;
+    run->mean = (Tensor){calloc(elements, dtype_bytes(run->dims->dtype)), run->dims->dtype, 1, elements};
+    return run->mean.data != NULL;
+}
+
+static bool run_begin(Run *run, const Reference *reference, uint64_t rank, double *x)
 {
     const ModelDims *dims = &reference->plan->model;
     uint64_t tokens = model_tokens(dims), hidden = dims->hidden, elements = largest_tensor(dims);
     uint64_t shared_inner = (uint64_t)dims->shared_experts * dims->inner;
-    *run = (Run){.dims = dims, .stopped = &reference->stopped, .seed = reference->seed, .tokens = tokens, .x = x};
+    *run = (Run){.plan = reference->plan, .rank = rank, .dims = dims, .stopped = &reference->stopped,
+                 .seed = reference->seed, .tokens = tokens, .x = x};
     run->queries = (uint64_t)dims->heads * dims->head_dim;
     run->keys = (uint64_t)dims->kv_heads * dims->head_dim;
     run->inner_max = larger(larger(dims->inner, dims->ffn_inner), shared_inner);
@@ -351,7 +369,7 @@ static bool run_begin(Run *run, const Reference *reference, double *x)
     run->weights = calloc(elements, sizeof *run->weights);
     run->stored = calloc(elements, dtype_bytes(dims->dtype));
     return run->norm && run->out && run->q && run->k && run->v && run->context && run->act && run->gate &&
-           run->scores && run->weights_of_records && run->chosen && run->weights && run->stored;
+           run->scores && run->weights_of_records && run->chosen && run->weights && run->stored && mean_begin(run);
 }
 
 static bool check_decisions(const Plan *plan, const int32_t *decisions, Fault *fault)
@@ -377,7 +395,7 @@ bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tok
     Run run;
     if (!check_decisions(plan, decisions, fault))
         return false;
-    if (!run_begin(&run, reference, x)) {
+    if (!run_begin(&run, reference, rank, x)) {
         run_end(&run);
         return fault_set(fault, EXIT_FAULT, "not enough memory for the reference of rank %llu",
                          (unsigned long long)rank);
@@ -386,7 +404,7 @@ bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tok
     for (uint32_t layer = 0, moe = 0; layer < plan->model.layers && !is_stopped(&run); layer++) {
         attention_layer(&run, layer);
         if (moe < plan->choice_count && plan->choices[moe].layer == layer) {
-            moe_layer(&run, layer, decisions + moe * run.tokens * plan->model.top_k);
+            moe_layer(&run, &plan->choices[moe], decisions + moe * run.tokens * plan->model.top_k);
             moe++;
         } else {
             dense_layer(&run, layer);

@@ -1,6 +1,7 @@
 // The oracle of `--check`: the forward pass of one rank's tokens on one processor, dense and in
 // double, with plain loops of its own. Shares nothing with the schedule, the routing code or the
-// kernels but the initial weights; gate decisions are taken from the run that is checked.
+// kernels but the initial weights; gate decisions are taken from the run that is checked. Experts that travelled by
+// codec `sr` are what receivers make of the initial weights (reference_codec.h).
 #ifndef HEP_REFERENCE_H
 #define HEP_REFERENCE_H
 
@@ -24,7 +25,8 @@ bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tok
                    double *x, double *loss, Fault *fault) MUST_CHECK;
 
 // Largest |x - reference x| that rounding explains, divided by the root mean square of the reference x. It bounds
-// the absolute error of the loss as well. For dense migration. Derivation in reference.c.
+// the absolute error of the loss as well. Codecs decode to the same bits on both sides, and add nothing. Derivation in
+// reference.c.
 double reference_tolerance(const Plan *plan);
 
 #endif

@@ -20,6 +20,7 @@ compile() { # NAME DTYPE PASS MIGRATION OPTIONS...
   local name=$1 dtype=$2 pass=$3 migration=$4
   shift 4
   sed "s/DTYPE/$dtype/; s/PASS/$pass/; s/MIGRATION/$migration/" model.hep >$name.hep
+  [ $pass = training ] || sed -i '/^training/d' $name.hep
   expect 0 '' "$HEPC" "$@" -o $name.hepb $name.hep && expect 0 '' "$HEPC" --dump=json -o $name.plan.json $name.hepb &&
     expect 0 '' "$HEPC" --check $name.hepb
 }
@@ -66,6 +67,16 @@ gathered = {name: load(name)["traffic"][0]["gather_bytes"] for name in ("dense",
 assert 20 <= gathered["dense"] / gathered["delta"] < 22 and gathered["sr"] == gathered["delta"], gathered
 PYTHON
 python3 check.py whole_delta whole_sr whole_topk delta sr alone again topk all half brain || fail "compressed training"
+
+# The forward pass against a reference that applies the codec to the seeded weights; nothing else would pass.
+for domain in dc=2,gpu=2 dc=1,gpu=2 dc=2,gpu=1; do
+  for codec in 'sr  ratio = 20' 'sr  ratio = 20  shared_every = 0' 'delta  ratio = 20'; do
+    compile check f32 forward "codec = $codec" --domain $domain &&
+      expect 0 '' "$HEP_RUN" -n 2 --check check.hepb
+  done
+done
+compile check bf16 forward 'codec = sr  ratio = 7' --domain dc=2,gpu=1 && expect 0 '' "$HEP_RUN" -n 2 --check check.hepb
+expect 0 '' "$HEP_RUN" --warmup 0 -n 1 --check again.hepb
 
 "$HEP_RUN" --communicator mpi sr.hepb >/dev/null 2>err
 if [ -z "${HEP_WITHOUT_MPI:-}" ] && command -v mpirun >/dev/null && ! grep -q 'built without MPI' err; then
