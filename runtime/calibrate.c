@@ -92,6 +92,12 @@ bool calibrate_sample(CalibrateRank *rank, CalibrateWork work, void *context, ui
     return true;
 }
 
+uint32_t calibrate_repeats(double time_s)
+{
+    static const double long_enough_s = 0.03; // many turns of the scheduler, where ranks share cores
+    return (uint32_t)fmin(1e6, 1 + long_enough_s / fmax(time_s, 1e-7));
+}
+
 Spread calibrate_rate(Spread times, double amount)
 {
     return (Spread){amount / times.median, amount / times.max, amount / times.min, times.count};

@@ -35,6 +35,7 @@ typedef struct {
     MatrixMeasure matrices[MATRIX_SIZES];
     double compute_flops, half_rate_rows; // of the curve through `matrices`
     Spread memory_bandwidth;              // bytes/s read and written by one rank while all ranks do
+    Spread encode_bandwidth, decode_bandwidth; // bytes/s of dense experts, likewise
     double memory_bytes;                  // a rank's share of what its machine has left
     const char *communicator;
 } Calibration;

@@ -1,6 +1,5 @@
 // Measures what a rank computes and moves in memory while all ranks of its machine do the same: that is how a plan's
 // steps find it.
-#include <math.h>
 #include <stdlib.h>
 
 #include "ir/workspace.h"
@@ -11,8 +10,6 @@
 enum { STREAMED_BYTES = 48 << 20 };
 
 static const uint32_t row_counts[MATRIX_SIZES] = {4, 16, 64, 256, 1024};
-static const double long_enough_s = 0.03; // many turns of the scheduler, where ranks share cores
-
 // ---- matrix products -------------------------------------------------------------------------
 
 // An expert, computed for a number of rows.
@@ -80,7 +77,7 @@ static bool measure_rows(CalibrateRank *rank, ExpertRun *run, MatrixMeasure *mea
     if (!calibrate_time(rank, compute_once, run, 0, &time_s, 1) ||
         !calibrate_time(rank, compute_once, run, 0, &time_s, 1))
         return false;
-    run->repeats = (uint32_t)fmin(1e6, 1 + long_enough_s / fmax(time_s, 1e-7));
+    run->repeats = calibrate_repeats(time_s);
     if (!calibrate_sample(rank, compute_once, run, SAMPLES, &times))
         return false;
     double flops = 2.0 * measure->rows * activation_matrices(run->dims.activation) * run->dims.hidden * run->dims.inner;
@@ -165,5 +162,5 @@ static bool measure_memory(CalibrateRank *rank)
 
 bool calibrate_device(CalibrateRank *rank)
 {
-    return measure_matrices(rank) && measure_memory(rank);
+    return measure_matrices(rank) && measure_memory(rank) && calibrate_codec(rank);
 }

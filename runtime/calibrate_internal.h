@@ -22,6 +22,9 @@ bool calibrate_time(CalibrateRank *rank, CalibrateWork work, void *context, uint
 // `count` times, at most SAMPLES_MAX; the slowest of all ranks.
 bool calibrate_sample(CalibrateRank *rank, CalibrateWork work, void *context, uint32_t count, Spread *times) MUST_CHECK;
 
+// How often work that takes `time_s` is done in one sample.
+uint32_t calibrate_repeats(double time_s);
+
 // As much per second as `amount` in the times given.
 Spread calibrate_rate(Spread times, double amount);
 
@@ -48,6 +51,7 @@ Spread level_rate(const LevelRun *run, Spread times);
 enum { WORKERS_MAX = 64 };
 
 bool calibrate_device(CalibrateRank *rank) MUST_CHECK;
+bool calibrate_codec(CalibrateRank *rank) MUST_CHECK;
 bool calibrate_links(CalibrateRank *rank) MUST_CHECK;
 // Workers of the outermost level, up to WORKERS_MAX, one by one; `rows` passed a port when all were measured at once.
 bool calibrate_workers(LevelRun *run, uint64_t rows) MUST_CHECK;

@@ -130,7 +130,7 @@ static void print_links(const Cluster *cluster, const Calibration *calibration, 
 
 static void print_device(const CalibrateOptions *options, const Calibration *calibration, Text *out)
 {
-    char a[FORMAT_MAX], b[FORMAT_MAX], c[FORMAT_MAX];
+    char a[FORMAT_MAX], b[FORMAT_MAX], c[FORMAT_MAX], d[FORMAT_MAX], e[FORMAT_MAX];
     const ModelDims *dims = options->dims;
     text_format(out, "  # An expert of hidden %" PRIu32 ", inner %" PRIu32 ", %s, %s, on every rank at once:\n",
                 dims->hidden, dims->inner, activation_name(dims->activation), dtype_name(dims->dtype));
@@ -140,11 +140,16 @@ static void print_device(const CalibrateOptions *options, const Calibration *cal
         text_append(out, "\n");
     }
     print_spread("  # Memory, two reads and a write, every rank:", &calibration->memory_bandwidth, format_bytes, out);
+    text_append(out, " per second\n");
+    print_spread("  # The same expert encoded, every rank:", &calibration->encode_bandwidth, format_bytes, out);
+    print_spread(" per second; decoded:", &calibration->decode_bandwidth, format_bytes, out);
     text_format(out,
                 " per second\n  device {\n    compute = %s  half_rate_rows = %.3g\n    memory = %s  memory_bandwidth = "
-                "%s/s\n  }\n",
+                "%s/s\n    encode_bandwidth = %s/s  decode_bandwidth = %s/s\n  }\n",
                 format_rate(a, calibration->compute_flops), calibration->half_rate_rows,
-                format_bytes(b, calibration->memory_bytes), format_bytes(c, calibration->memory_bandwidth.median));
+                format_bytes(b, calibration->memory_bytes), format_bytes(c, calibration->memory_bandwidth.median),
+                format_bytes(d, calibration->encode_bandwidth.median),
+                format_bytes(e, calibration->decode_bandwidth.median));
 }
 
 void calibration_print(const CalibrateOptions *options, const Calibration *calibration, const char *version,

@@ -50,6 +50,8 @@ Test(calibrate, finds_emulated_ports)
     }
     cr_assert_gt(found.compute_flops, 1e6);
     cr_assert_gt(found.memory_bandwidth.median, 1e6);
+    cr_assert_gt(found.encode_bandwidth.median, 1e5);
+    cr_assert_gt(found.decode_bandwidth.median, found.encode_bandwidth.median, "decoding only adds what was sent");
     cr_assert_gt(found.memory_bytes, 1e6);
     cr_assert_eq(found.port_count, 0, "alike workers were told apart");
     cr_assert(strstr(text.data, "1970-01-01") && strstr(text.data, "level dc {\n    count = 3 "), "%s", text.data);
