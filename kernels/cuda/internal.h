@@ -55,28 +55,49 @@ cudaError_t norm_rows(cudaStream_t stream, const void *x, Dtype dtype, uint64_t 
                       const void *parameters, void *out, float *exact = nullptr);
 
 uint64_t norm_backward_bytes(uint64_t rows, uint64_t hidden);
-// d [rows][hidden], f32 or `dtype`: the gradient by the output. dx = that by x, plus `add` [rows][hidden] (may be dx)
-// where given. dparameters (laid out like parameters, `dtype`) are written whole. Adds up in `sums`, which has
-// norm_backward_bytes.
+// d: f32 [rows][hidden], the gradient by the output. dx = that by x, plus `add` [rows][hidden] (may be dx) where given.
+// dparameters (laid out like parameters) are written whole. `memory`: norm_backward_bytes.
 cudaError_t norm_backward(cudaStream_t stream, const void *x, Dtype dtype, uint64_t rows, uint64_t hidden,
-                          const void *parameters, const void *d, Dtype d_dtype, const void *add, void *dx,
-                          void *dparameters, void *sums);
+                          const void *parameters, const float *d, const void *add, void *dx, void *dparameters,
+                          void *memory);
 
 // ---- feed-forward --------------------------------------------------------------------------------
 
-// act = the activation of up (and gate), `count` elements, all of one dtype; act may be up.
+// What the inner dimension of some rows holds: [rows][inner] each, in the weights' dtype.
+struct InnerBuffers {
+    void *up, *gate; // gate: NULL unless the activation is gated
+    void *act, *dact; // of the backward pass only
+};
+
+InnerBuffers inner_buffers(CudaScratch *scratch, Activation activation, Dtype dtype, uint64_t elements,
+                           bool is_backward);
+
+// act = the activation of up (and gate), `count` elements; act may be up.
 cudaError_t activate(cudaStream_t stream, Activation activation, Dtype dtype, const void *up, const void *gate,
                      void *act, uint64_t count);
 
+// Whose rows they are: all NULL where they are those of a dense layer.
+struct ActivationRows {
+    const uint32_t *count;  // how many there are, on the device
+    const uint32_t *pairs;  // [rows] the record of each
+    const Record *records;  // by pair: what the output of its row counts
+    float *drecords;        // by pair
+};
+
+// From what up and gate made, and dact: act, and in up and gate the gradients by them.
+cudaError_t activation_backward(cudaStream_t stream, Activation activation, Dtype dtype, const ActivationRows &rows,
+                                const InnerBuffers &inner, uint64_t row_bound, uint64_t cols);
+
 // ---- scratch -------------------------------------------------------------------------------------
 
-uint64_t attention_work_bytes(const ModelDims *dims, bool backward);
-uint64_t ffn_work_bytes(const ModelDims *dims, uint64_t rows, bool backward);
-uint64_t shared_expert_work_bytes(const ModelDims *dims, uint64_t rows, bool backward);
-uint64_t gate_work_bytes(const ModelDims *dims, uint64_t rows, bool backward);
+uint64_t attention_work_bytes(const ModelDims *dims, Dtype dtype, bool is_backward);
+uint64_t ffn_work_bytes(const ModelDims *dims, Dtype dtype, uint64_t rows, bool is_backward);
+uint64_t shared_expert_work_bytes(const ModelDims *dims, Dtype dtype, uint64_t rows, bool is_backward);
+uint64_t gate_work_bytes(const ModelDims *dims, Dtype dtype, uint64_t rows, bool is_backward);
 uint64_t route_work_bytes(uint64_t record_rows, uint32_t members);
 uint64_t unroute_work_bytes(uint64_t rows, uint32_t copies_max);
-uint64_t expert_work_bytes(const ModelDims *dims, uint64_t pairs, uint64_t held, Dtype dtype, bool backward);
-uint64_t loss_work_bytes(const ModelDims *dims, Dtype dtype, bool backward);
+uint64_t expert_work_bytes(const ModelDims *dims, Dtype dtype, uint64_t pairs, uint64_t held, bool is_backward);
+uint64_t loss_work_bytes(const ModelDims *dims, Dtype dtype, bool is_backward);
+uint64_t squares_work_bytes(void);
 
 #endif

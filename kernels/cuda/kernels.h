@@ -31,10 +31,10 @@ enum { CUDA_BLAS_BYTES = 32 << 20 }; // what cuBLAS wants for itself on the newe
 cudaError_t cuda_queue_create(CudaQueue *queue, cudaStream_t stream, bool multiplies, void *work, uint64_t work_bytes);
 void cuda_queue_destroy(CudaQueue *queue); // takes half-built ones; neither stream nor scratch are destroyed
 
-// Scratch of one step: its operands as ir/ops.def orders them (`data` is not looked at), record rows a row for routes
-// and their backward forms (1 elsewhere), members of the exchange group likewise. Does not grow with the batch times the
+// Scratch of one step: its operands as ir/ops.def orders them (`data` is not looked at), members of the exchange group
+// for routes (unused elsewhere). Does not grow with the batch times the
 // vocabulary, nor with the square of the sequence; it holds the inner dimension of all rows of a feed-forward step.
-uint64_t cuda_work_bytes(const ModelDims *dims, Op op, const Tensor operands[], uint32_t fanout, uint32_t members);
+uint64_t cuda_work_bytes(const ModelDims *dims, Op op, const Tensor operands[], uint32_t members);
 
 // How many rows (of records) are present: the sum of `counts` [members] on the device, or, without, `rows`. Kernels are
 // launched for `rows`, the most there can be.
@@ -99,6 +99,8 @@ typedef struct {
 } AdamWFactors;
 
 AdamWFactors cuda_adamw_factors(const AdamW *adamw);
+// squares = before (0 if absent) + the sum of the gradient's squares, in double precision until it is complete.
+cudaError_t cuda_squares(const CudaQueue *queue, Tensor gradient, Tensor before, Tensor squares);
 cudaError_t cuda_optimizer_begin(const CudaQueue *queue, Tensor weights, Tensor state);
 cudaError_t cuda_optimizer(const CudaQueue *queue, const AdamWFactors *factors, Tensor weights, Tensor gradient,
                            Tensor state);

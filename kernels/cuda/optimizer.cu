@@ -1,7 +1,7 @@
 // AdamW, one pass over weights, gradient and state: 4 elements a thread, 16-byte accesses of the state. Bound by memory.
 #include <math.h>
 
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/internal.h"
 
 namespace {
 
@@ -118,7 +118,77 @@ cudaError_t step(const CudaQueue *queue, const AdamWFactors *factors, Tensor wei
                   aligned);
 }
 
+// ---- norm of gradients ---------------------------------------------------------------------------
+
+constexpr unsigned SQUARE_BLOCKS = 1024; // partial sums; their number does not depend on the GPU
+
+// Sum over the block, in an order that depends on its size alone. Complete in thread 0.
+__device__ double block_sum(double x, double *shared)
+{
+    shared[threadIdx.x] = x;
+    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half)
+            shared[threadIdx.x] += shared[threadIdx.x + half];
+    }
+    return shared[0];
+}
+
+template <typename T>
+__global__ void square_kernel(const T *__restrict__ gradient, double *__restrict__ partial, uint64_t count, bool aligned)
+{
+    __shared__ double shared[BLOCK_THREADS];
+    Piece<T> piece;
+    double sum = 0;
+    uint64_t step = static_cast<uint64_t>(gridDim.x) * blockDim.x * Piece<T>::LENGTH;
+    uint64_t at = (static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * Piece<T>::LENGTH;
+    for (; at < count; at += step) {
+        piece.load(gradient, at, count, aligned && at + Piece<T>::LENGTH <= count);
+#pragma unroll
+        for (int i = 0; i < Piece<T>::LENGTH; i++)
+            sum += static_cast<double>(piece.values[i]) * piece.values[i];
+    }
+    sum = block_sum(sum, shared);
+    if (threadIdx.x == 0)
+        partial[blockIdx.x] = sum;
+}
+
+// One block.
+__global__ void square_total_kernel(const double *__restrict__ partial, const float *before, float *squares)
+{
+    __shared__ double shared[BLOCK_THREADS];
+    double sum = 0;
+    for (unsigned i = threadIdx.x; i < SQUARE_BLOCKS; i += blockDim.x)
+        sum += partial[i];
+    sum = block_sum(sum, shared);
+    if (threadIdx.x == 0)
+        *squares = static_cast<float>(sum + (before ? *before : 0.0f));
+}
+
+template <typename T> cudaError_t square(const CudaQueue *queue, Tensor gradient, double *partial)
+{
+    return launch(queue->stream, SQUARE_BLOCKS, BLOCK_THREADS, 0, square_kernel<T>,
+                  static_cast<const T *>(gradient.data), partial, gradient.rows * gradient.cols,
+                  is_aligned<T>(gradient.data, 0));
+}
+
 } // namespace
+
+uint64_t squares_work_bytes(void)
+{
+    CudaScratch sizes = {};
+    sizes.take<double>(SQUARE_BLOCKS);
+    return sizes.used;
+}
+
+cudaError_t cuda_squares(const CudaQueue *queue, Tensor gradient, Tensor before, Tensor squares)
+{
+    CudaScratch scratch = scratch_of(queue);
+    double *partial = scratch.take<double>(SQUARE_BLOCKS);
+    TRY(BY_DTYPE(gradient.dtype, square, queue, gradient, partial));
+    return launch(queue->stream, 1, BLOCK_THREADS, 0, square_total_kernel, partial,
+                  static_cast<const float *>(before.data), static_cast<float *>(squares.data));
+}
 
 AdamWFactors cuda_adamw_factors(const AdamW *adamw)
 {

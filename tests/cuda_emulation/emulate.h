@@ -38,17 +38,21 @@ using std::min;
 
 namespace emulation {
 
-// Of the fiber that runs on this thread of the process.
+// Of the fiber that runs on this thread of the process. __thread: what needs no constructor needs no wrapper.
 struct Place {
-    uint3 thread, block;
-    dim3 block_size, grid_size;
+    uint3 thread, block, block_size, grid_size;
 };
-extern thread_local Place here;
-extern thread_local unsigned char *dynamic_shared;
+extern __thread Place here;
+extern __thread unsigned char *dynamic_shared;
 
 void block_barrier();
 // All lanes of the warp meet and see what each gave: 8 bytes a lane, valid until the lane's next meeting.
 const uint64_t *warp_meet(uint64_t given);
+
+// Asynchronous copies of 16 bytes by the running fiber: they wait in groups.
+void copy_later(void *to, const void *from);
+void copy_group();
+void copy_until(unsigned pending_groups);
 
 // Runs at once or, while the stream is captured, becomes part of the graph.
 cudaError_t submit(cudaStream_t stream, std::function<void()> work);

@@ -21,8 +21,8 @@
 
 namespace emulation {
 
-thread_local Place here;
-thread_local unsigned char *dynamic_shared;
+__thread Place here;
+__thread unsigned char *dynamic_shared;
 
 namespace {
 
@@ -48,8 +48,14 @@ struct Warp {
     uint64_t given[2][LANES]; // by generation: a lane reads one while early lanes fill the other
 };
 
+struct Copy {
+    void *to;
+    const void *from;
+};
+
 struct Fiber {
     Context context;
+    std::vector<std::vector<Copy>> copies; // by group, oldest first; the last one is open
     State state;
     unsigned awaited; // generation of the barrier or meeting it waits for the end of
     uint3 place;
@@ -84,7 +90,7 @@ struct Runner {
     }
 };
 
-thread_local Runner *runner;
+__thread Runner *runner;
 
 bool reversed()
 {
@@ -187,6 +193,7 @@ void prepare(Fiber *fiber, unsigned thread)
 {
     fiber->state = State::READY;
     fiber->place = {thread, 0, 0};
+    fiber->copies.assign(1, {});
 #if defined(__x86_64__)
     char *top = static_cast<char *>(const_cast<void *>(fiber->context.stack_bottom)) + STACK_BYTES;
     void **words = reinterpret_cast<void **>(top) - 2; // the stack as a call would leave it: 16-byte aligned + 8
@@ -277,6 +284,26 @@ const uint64_t *warp_meet(uint64_t given)
     return warp->given[generation % 2];
 }
 
+void copy_later(void *to, const void *from)
+{
+    runner->current->copies.back().push_back({to, from});
+}
+
+void copy_group()
+{
+    runner->current->copies.push_back({});
+}
+
+void copy_until(unsigned pending_groups)
+{
+    auto &copies = runner->current->copies;
+    while (copies.size() > pending_groups + 1) {
+        for (const Copy &copy : copies.front())
+            memcpy(copy.to, copy.from, 16);
+        copies.erase(copies.begin());
+    }
+}
+
 bool grid_is_valid(dim3 grid, unsigned threads, size_t shared_bytes)
 {
     return grid.x > 0 && grid.x <= 0x7FFFFFFFu && grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 &&
@@ -294,8 +321,8 @@ void run_grid(dim3 grid, unsigned threads, size_t shared_bytes, const std::funct
     own.kernel = &kernel;
     size_t misaligned = reinterpret_cast<uintptr_t>(own.shared.data()) % 16;
     dynamic_shared = own.shared.data() + (misaligned ? 16 - misaligned : 0);
-    here.block_size = dim3(threads);
-    here.grid_size = grid;
+    here.block_size = {threads, 1, 1};
+    here.grid_size = {grid.x, grid.y, grid.z};
     uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
     for (uint64_t i = 0; i < blocks; i++) {
         uint64_t block = backwards ? blocks - 1 - i : i;

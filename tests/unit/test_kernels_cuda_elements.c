@@ -122,3 +122,19 @@ Test(kernels_cuda, adamw)
         check_adamw(dtypes[d], 5, 1024);
     }
 }
+
+Test(kernels_cuda, squares_of_gradients)
+{
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
+        Tensor gradient = make_random(dtypes[d], 7, 1003, 1), squares = make(DTYPE_F32, 1, 1), none = {0};
+        Tensor gradient_there = device_copy(gradient), first = device_like(squares), second = device_like(squares);
+        const CudaQueue *q = device_queue(cuda_work_bytes(&(ModelDims){0}, OP_SQUARES, &gradient, 0));
+        host_squares(gradient, none, squares);
+        EXPECT_SUCCESS(cuda_squares(q, gradient_there, none, first));
+        expect_near(first, squares, 1, 4 * rounding(DTYPE_F32), "squares"); // sums in double, rounded once
+        host_squares(gradient, squares, squares);
+        EXPECT_SUCCESS(cuda_squares(q, gradient_there, first, second));
+        expect_near(second, squares, 1, 4 * rounding(DTYPE_F32), "squares added to others");
+        device_finish();
+    }
+}

@@ -1,0 +1,330 @@
+// Routed experts and their gradients: pairs of row and record are sorted by expert on the device (ranking.h), each
+// expert's rows are multiplied where they lie (grouped.h), and every row's weighted results are summed in the order of
+// its records.
+#include "kernels/cuda/grouped.h"
+#include "kernels/cuda/internal.h"
+#include "kernels/cuda/ranking.h"
+#include "kernels/cuda/sum_rows.h"
+
+namespace {
+
+constexpr uint32_t ABSENT = 0xFFFFFFFFu; // place of a pair whose expert is not here
+
+struct SlotKeys {
+    CudaRows present; // record rows
+    const Record *records;
+    const int32_t *slot_of_expert;
+    uint32_t experts, held, per_row;
+    uint32_t per_item; // 1: a pair names one slot
+
+    __device__ uint64_t items(uint64_t *shared) const
+    {
+        return present_rows_shared(present, shared) * per_row;
+    }
+
+    __device__ int32_t key(uint64_t pair, uint32_t) const
+    {
+        int32_t expert = records[pair].expert;
+        if (expert < 0 || static_cast<uint32_t>(expert) >= experts)
+            return -1;
+        int32_t slot = slot_of_expert[expert];
+        return slot < 0 || static_cast<uint32_t>(slot) >= held ? -1 : slot;
+    }
+};
+
+struct PlacePairs {
+    const uint32_t *begins;
+    uint32_t *pairs, *places;
+
+    __device__ void operator()(uint64_t pair, uint32_t slot, uint32_t rank) const
+    {
+        uint32_t place = begins[slot] + rank;
+        pairs[place] = static_cast<uint32_t>(pair);
+        places[pair] = place;
+    }
+};
+
+// Pairs without a place: padding, and records whose expert is not held, which are counted.
+__global__ void mark_absent_kernel(SlotKeys keys, uint32_t *__restrict__ places, unsigned long long *lost)
+{
+    __shared__ uint64_t present;
+    uint64_t items = keys.items(&present);
+    uint64_t pair = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (pair >= items || keys.key(pair, 0) >= 0)
+        return;
+    places[pair] = ABSENT;
+    if (keys.records[pair].expert >= 0)
+        atomicAdd(lost, 1ull);
+}
+
+// tiles: slot by slot, every GROUPED_TILE rows of one. One block.
+__global__ void plan_tiles_kernel(const uint32_t *__restrict__ begins, uint32_t held, uint32_t *__restrict__ tile_begins,
+                                  uint2 *__restrict__ tiles)
+{
+    if (threadIdx.x < WARP) {
+        uint32_t before = 0;
+        for (uint32_t first = 0; first < held; first += WARP) {
+            uint32_t slot = first + threadIdx.x;
+            uint32_t rows = slot < held ? begins[slot + 1] - begins[slot] : 0;
+            uint32_t count = (rows + GROUPED_TILE - 1) / GROUPED_TILE, sum = warp_scan(count);
+            if (slot < held)
+                tile_begins[slot] = before + sum - count;
+            before += __shfl_sync(WHOLE_WARP, sum, WARP - 1);
+        }
+        if (threadIdx.x == 0)
+            tile_begins[held] = before;
+    }
+    __syncthreads();
+    for (uint32_t slot = threadIdx.x; slot < held; slot += blockDim.x)
+        for (uint32_t t = tile_begins[slot]; t < tile_begins[slot + 1]; t++)
+            tiles[t] = {slot, begins[slot] + (t - tile_begins[slot]) * GROUPED_TILE};
+}
+
+// What became of the pairs of one row.
+template <typename T> struct PairSources {
+    const uint32_t *places;  // by pair
+    const Record *records;   // by pair; NULL: all weigh 1
+    const T *results;        // by place
+    uint64_t cols, first_pair;
+    uint32_t pairs_per_row;
+
+    __device__ uint32_t count() const
+    {
+        return pairs_per_row;
+    }
+
+    __device__ Source<T> at(uint32_t j) const
+    {
+        uint32_t place = places[first_pair + j];
+        if (place == ABSENT)
+            return {nullptr, 0};
+        return {results + place * cols, records ? records[first_pair + j].weight : 1.0f};
+    }
+};
+
+template <typename T>
+__global__ void __launch_bounds__(SUM_THREADS)
+    sum_pairs_kernel(PairSources<T> sources, CudaRows present, uint32_t fanout, T *__restrict__ out, bool aligned)
+{
+    __shared__ uint64_t shared;
+    uint64_t row = blockIdx.x, cols = sources.cols;
+    if (row >= present_rows_shared(present, &shared) / fanout)
+        return;
+    sources.first_pair = row * sources.pairs_per_row;
+    for (uint64_t at = threadIdx.x * Piece<T>::LENGTH; at < cols; at += SUM_THREADS * Piece<T>::LENGTH) {
+        Piece<T> sum = sum_of_sources<T>(sources, at, cols, aligned);
+        sum.store(out + row * cols, at, cols, aligned);
+    }
+}
+
+struct ExpertWork {
+    Ranking ranking;
+    uint32_t *pairs, *places, *tile_begins;
+    uint2 *tiles;
+    InnerBuffers inner;
+    void *results; // [pairs][hidden], by place; of the backward pass: gradients by the rows
+};
+
+ExpertWork expert_take(CudaScratch *scratch, const ModelDims *dims, Dtype dtype, uint64_t pairs, uint64_t held,
+                       bool is_backward)
+{
+    ExpertWork work = {};
+    work.ranking = ranking_take(scratch, pairs, static_cast<uint32_t>(held));
+    work.pairs = scratch->take<uint32_t>(pairs);
+    work.places = scratch->take<uint32_t>(pairs);
+    work.tile_begins = scratch->take<uint32_t>(held + 1);
+    work.tiles = scratch->take<uint2>(pairs / GROUPED_TILE + smaller(held, pairs));
+    if (is_backward)
+        work.inner = inner_buffers(scratch, dims->activation, dtype, pairs * dims->inner, true);
+    else
+        work.inner.act = scratch->take_elements(dtype, pairs * dims->inner);
+    work.results = scratch->take_elements(dtype, pairs * dims->hidden);
+    return work;
+}
+
+// One step's operands and what was made of them.
+struct ExpertStep {
+    const CudaQueue *queue;
+    const ModelDims *dims;
+    Dtype dtype;
+    CudaRows present;
+    uint32_t fanout, per_row; // record rows a row, records a record row
+    uint64_t pair_bound, held;
+    const Record *records;
+    ExpertWork work;
+    SortedRows sorted;
+
+    uint64_t matrix() const
+    {
+        return static_cast<uint64_t>(dims->hidden) * dims->inner;
+    }
+
+    bool gated() const
+    {
+        return dims->activation == ACTIVATION_SWIGLU;
+    }
+
+    uint64_t down_place() const
+    {
+        return (gated() ? 2 : 1) * matrix();
+    }
+
+    GroupedWeights into(Tensor experts, uint64_t index) const // up or gate
+    {
+        return {element_at(experts.data, dtype, index * matrix()), dims->inner, model_expert_elements(dims)};
+    }
+
+    GroupedWeights down(Tensor experts) const
+    {
+        return {element_at(experts.data, dtype, down_place()), dims->hidden, model_expert_elements(dims)};
+    }
+
+    GroupedRows inner_rows(const void *data) const
+    {
+        return {data, dims->inner, false};
+    }
+
+    GroupedRows hidden_rows(Tensor rows) const
+    {
+        return {rows.data, dims->hidden, true};
+    }
+};
+
+ExpertStep step_of(const CudaQueue *queue, const ModelDims *dims, CudaRows present, uint32_t fanout, Tensor records,
+                   Tensor experts, bool is_backward)
+{
+    CudaScratch scratch = scratch_of(queue);
+    ExpertStep step = {};
+    step.queue = queue;
+    step.dims = dims;
+    step.dtype = experts.dtype;
+    step.present = present;
+    step.fanout = fanout;
+    step.per_row = static_cast<uint32_t>(records.cols / 2);
+    step.pair_bound = present.rows * step.per_row;
+    step.held = experts.rows;
+    step.records = static_cast<const Record *>(records.data);
+    step.work = expert_take(&scratch, dims, experts.dtype, step.pair_bound, step.held, is_backward);
+    step.sorted = {step.work.ranking.begins, step.work.pairs,
+                   static_cast<uint64_t>(step.per_row) * fanout, step.work.tiles,
+                   step.work.tile_begins + step.held, step.pair_bound, step.held};
+    return step;
+}
+
+cudaError_t sort_pairs(const ExpertStep &step, const int32_t *slot_of_expert, uint64_t *lost)
+{
+    cudaStream_t stream = step.queue->stream;
+    const ExpertWork &work = step.work;
+    SlotKeys keys = {step.present, step.records, slot_of_expert, step.dims->experts, static_cast<uint32_t>(step.held),
+                     step.per_row, 1};
+    PlacePairs place = {work.ranking.begins, work.pairs, work.places};
+    TRY(rank_count(stream, keys, work.ranking));
+    TRY(rank_place(stream, keys, place, work.ranking));
+    if (step.pair_bound > 0)
+        TRY(launch(stream, static_cast<unsigned>(blocks_for(step.pair_bound, BLOCK_THREADS)), BLOCK_THREADS, 0,
+                   mark_absent_kernel, keys, work.places, reinterpret_cast<unsigned long long *>(lost)));
+    return launch(stream, 1, BLOCK_THREADS, 0, plan_tiles_kernel, work.ranking.begins,
+                  static_cast<uint32_t>(step.held), work.tile_begins, work.tiles);
+}
+
+template <typename T> cudaError_t sum_pairs(const ExpertStep &step, const Record *weights, Tensor out)
+{
+    PairSources<T> sources = {step.work.places, weights, static_cast<const T *>(step.work.results), step.dims->hidden, 0,
+                              step.per_row * step.fanout};
+    uint64_t rows = step.present.rows / step.fanout;
+    if (rows == 0)
+        return cudaSuccess;
+    return launch(step.queue->stream, static_cast<unsigned>(rows), SUM_THREADS, 0, sum_pairs_kernel<T>, sources,
+                  step.present, step.fanout, static_cast<T *>(out.data), is_aligned<T>(out.data, step.dims->hidden));
+}
+
+cudaError_t weight_gradients(const ExpertStep &step, Tensor rows, Tensor dresults, Tensor dexperts)
+{
+    uint64_t hidden = step.dims->hidden, inner = step.dims->inner, slot = model_expert_elements(step.dims);
+    const InnerBuffers &b = step.work.inner;
+    cudaStream_t stream = step.queue->stream;
+    GroupedRows in = step.hidden_rows(rows);
+    TRY(grouped_gradient(stream, step.dtype, step.sorted, inner, hidden, step.inner_rows(b.act),
+                         step.hidden_rows(dresults), element_in(dexperts.data, step.dtype, step.down_place()), slot));
+    TRY(grouped_gradient(stream, step.dtype, step.sorted, hidden, inner, in, step.inner_rows(b.up), dexperts.data, slot));
+    if (!step.gated())
+        return cudaSuccess;
+    return grouped_gradient(stream, step.dtype, step.sorted, hidden, inner, in, step.inner_rows(b.gate),
+                            element_in(dexperts.data, step.dtype, step.matrix()), slot);
+}
+
+const GroupedLaunches &launches_of(Dtype dtype)
+{
+    return dtype == DTYPE_F32 ? grouped_f32 : dtype == DTYPE_F16 ? grouped_f16 : grouped_bf16;
+}
+
+} // namespace
+
+cudaError_t grouped_multiply(cudaStream_t stream, Dtype dtype, const SortedRows &sorted, uint64_t n, uint64_t k,
+                             GroupedRows a, GroupedWeights w, GroupedWeights gate, bool activates,
+                             Activation activation, void *c)
+{
+    return launches_of(dtype).multiply(stream, sorted, n, k, a, w, gate, activates, activation, c);
+}
+
+cudaError_t grouped_multiply_transposed(cudaStream_t stream, Dtype dtype, const SortedRows &sorted, uint64_t n,
+                                        uint64_t k, GroupedRows a, GroupedWeights w, GroupedRows b, GroupedWeights v,
+                                        void *c)
+{
+    return launches_of(dtype).multiply_transposed(stream, sorted, n, k, a, w, b, v, c);
+}
+
+cudaError_t grouped_gradient(cudaStream_t stream, Dtype dtype, const SortedRows &sorted, uint64_t m, uint64_t n,
+                             GroupedRows a, GroupedRows b, void *gradient, uint64_t slot_stride)
+{
+    return launches_of(dtype).gradient(stream, sorted, m, n, a, b, gradient, slot_stride);
+}
+
+uint64_t expert_work_bytes(const ModelDims *dims, Dtype dtype, uint64_t pairs, uint64_t held, bool is_backward)
+{
+    CudaScratch sizes = {};
+    expert_take(&sizes, dims, dtype, pairs, held, is_backward);
+    return sizes.used;
+}
+
+cudaError_t cuda_expert(const CudaQueue *queue, const ModelDims *dims, const int32_t *slot_of_expert, CudaRows present,
+                        uint32_t fanout, Tensor rows, Tensor records, Tensor experts, Tensor results, uint64_t *lost)
+{
+    ExpertStep step = step_of(queue, dims, present, fanout, records, experts, false);
+    GroupedWeights gate = step.gated() ? step.into(experts, 1) : GroupedWeights{};
+    TRY(sort_pairs(step, slot_of_expert, lost));
+    TRY(grouped_multiply(queue->stream, step.dtype, step.sorted, dims->inner, dims->hidden, step.hidden_rows(rows),
+                         step.into(experts, 0), gate, true, dims->activation, step.work.inner.act));
+    TRY(grouped_multiply(queue->stream, step.dtype, step.sorted, dims->hidden, dims->inner,
+                         step.inner_rows(step.work.inner.act), step.down(experts), {}, false, dims->activation,
+                         step.work.results));
+    return BY_DTYPE(step.dtype, sum_pairs, step, step.records, results);
+}
+
+cudaError_t cuda_expert_backward(const CudaQueue *queue, const ModelDims *dims, const int32_t *slot_of_expert,
+                                 CudaRows present, uint32_t fanout, Tensor rows, Tensor records, Tensor experts,
+                                 Tensor dresults, Tensor drows, Tensor drecords, Tensor dexperts, uint64_t *lost)
+{
+    ExpertStep step = step_of(queue, dims, present, fanout, records, experts, true);
+    cudaStream_t stream = queue->stream;
+    const InnerBuffers &b = step.work.inner;
+    uint64_t hidden = dims->hidden, inner = dims->inner;
+    GroupedRows in = step.hidden_rows(rows);
+    float *dweights = static_cast<float *>(drecords.data);
+    TRY(sort_pairs(step, slot_of_expert, lost));
+    TRY(cudaMemsetAsync(dweights, 0, step.pair_bound * sizeof(float), stream)); // padding has none
+    TRY(grouped_multiply(stream, step.dtype, step.sorted, inner, hidden, in, step.into(experts, 0), {}, false,
+                         dims->activation, b.up));
+    if (step.gated())
+        TRY(grouped_multiply(stream, step.dtype, step.sorted, inner, hidden, in, step.into(experts, 1), {}, false,
+                             dims->activation, b.gate));
+    TRY(grouped_multiply_transposed(stream, step.dtype, step.sorted, inner, hidden, step.hidden_rows(dresults),
+                                    step.down(experts), {}, {}, b.dact));
+    ActivationRows activation_rows = {step.sorted.begins + step.held, step.sorted.pairs, step.records, dweights};
+    TRY(activation_backward(stream, dims->activation, step.dtype, activation_rows, b, step.pair_bound, inner));
+    TRY(grouped_multiply_transposed(stream, step.dtype, step.sorted, hidden, inner, step.inner_rows(b.up),
+                                    step.into(experts, 0), step.gated() ? step.inner_rows(b.gate) : GroupedRows{},
+                                    step.gated() ? step.into(experts, 1) : GroupedWeights{}, step.work.results));
+    TRY(BY_DTYPE(step.dtype, sum_pairs, step, nullptr, drows));
+    return weight_gradients(step, rows, dresults, dexperts);
+}
