@@ -8,25 +8,51 @@ enum {
     COLUMNS = 256, // a block seen as rows of so many
     DIGIT_BITS = 8,
     FIRST_SHIFT = 31 - DIGIT_BITS,
+    BOUND_ROUGH = FIRST_SHIFT - DIGIT_BITS, // a bound that is a little low lets a few more candidates through
 };
 
-// The k-th largest key, 1 <= k <= count. Keys are below 2^31 and are shuffled.
-static int32_t kth_largest(int32_t *keys, uint32_t count, uint32_t k)
+typedef uint32_t Histogram[1u << DIGIT_BITS];
+
+static uint32_t digit_of(int32_t key, uint32_t shift)
+{
+    return (uint32_t)key >> shift & ((1u << DIGIT_BITS) - 1);
+}
+
+// Counts in four at a time: keys that are alike would wait for one another's.
+static void count_digits(const int32_t *keys, uint32_t count, uint32_t shift, Histogram histogram)
+{
+    Histogram more[3] = {{0}};
+    uint32_t i = 0;
+    memset(histogram, 0, sizeof(Histogram));
+    for (; i + 4 <= count; i += 4) {
+        histogram[digit_of(keys[i], shift)]++;
+        more[0][digit_of(keys[i + 1], shift)]++;
+        more[1][digit_of(keys[i + 2], shift)]++;
+        more[2][digit_of(keys[i + 3], shift)]++;
+    }
+    for (; i < count; i++)
+        histogram[digit_of(keys[i], shift)]++;
+    for (uint32_t d = 0; d < 1u << DIGIT_BITS; d++)
+        histogram[d] += more[0][d] + more[1][d] + more[2][d];
+}
+
+// The k-th largest key, 1 <= k <= count, with the lowest `rough` bits taken as 0. Keys are below 2^31 and are shuffled.
+static int32_t kth_largest(int32_t *keys, uint32_t count, uint32_t k, uint32_t rough)
 {
     for (uint32_t shift = FIRST_SHIFT;; shift = shift > DIGIT_BITS ? shift - DIGIT_BITS : 0) {
-        uint32_t histogram[1u << DIGIT_BITS] = {0}, digit = (1u << DIGIT_BITS) - 1, left = 0;
-        for (uint32_t i = 0; i < count; i++)
-            histogram[(uint32_t)keys[i] >> shift & ((1u << DIGIT_BITS) - 1)]++;
+        Histogram histogram;
+        uint32_t digit = (1u << DIGIT_BITS) - 1, left = 0;
+        count_digits(keys, count, shift, histogram);
         while (histogram[digit] < k)
             k -= histogram[digit--];
-        for (uint32_t i = 0; i < count; i++) {
+        for (uint32_t i = 0; i < count && histogram[digit] < count; i++) {
             int32_t key = keys[i];
             keys[left] = key;
-            left += ((uint32_t)key >> shift & ((1u << DIGIT_BITS) - 1)) == digit;
+            left += digit_of(key, shift) == digit;
         }
-        count = left;
-        if (shift == 0 || count == 1)
-            return keys[0];
+        count = histogram[digit];
+        if (shift <= rough || count == 1)
+            return (int32_t)((uint32_t)keys[0] >> rough << rough);
     }
 }
 
@@ -140,13 +166,13 @@ void select_largest(const float *values, uint32_t count, uint32_t kept, uint16_t
     if (kept <= COLUMNS && count >= 2 * COLUMNS) {
         int32_t maxima[COLUMNS];
         maxima_of(bits, count, maxima);
-        candidates_collect(bits, count, kth_largest(maxima, COLUMNS, kept), &candidates);
+        candidates_collect(bits, count, kth_largest(maxima, COLUMNS, kept, BOUND_ROUGH), &candidates);
     } else {
         candidates_all(bits, count, &candidates);
     }
     int32_t keys[CODEC_BLOCK];
     memcpy(keys, candidates.keys, candidates.count * sizeof *keys);
-    int32_t least = kth_largest(keys, candidates.count, kept);
+    int32_t least = kth_largest(keys, candidates.count, kept, 0);
     uint32_t ties = kept, taken = 0;
     for (uint32_t i = 0; i < candidates.count; i++)
         ties -= candidates.keys[i] > least;

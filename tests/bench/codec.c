@@ -1,0 +1,203 @@
+// What compression costs a core, beside what the same core does anyway: encoding after an AdamW step of the same
+// weights, as a pass of its own and block by block while these are in the cache (what fusing the two could gain), and
+// decoding beside a copy of the experts. f32, processor time, medians.
+// Usage: codec [elements of an expert] [experts]; default 1048576 and 8.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "ir/base/exit_codes.h"
+#include "ir/codec.h"
+#include "kernels/host/kernels.h"
+
+enum { REPEATS = 7 };
+
+typedef struct {
+    uint64_t elements, experts;
+    double ratio;
+    Tensor weights, gradient, state, sent, packet, decoded;
+    char *copied;
+} Work;
+
+static void *allocate(uint64_t bytes)
+{
+    void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (!memory)
+        exit(EXIT_FAULT);
+    return memory;
+}
+
+static Tensor make(Dtype dtype, uint64_t rows, uint64_t cols, float scale)
+{
+    Tensor tensor = {allocate(rows * cols * dtype_bytes(dtype)), dtype, rows, cols};
+    uint64_t bits = rows + cols;
+    for (uint64_t i = 0; dtype == DTYPE_F32 && i < rows * cols; i++) {
+        float sum = 0;
+        for (int j = 0; j < 4; j++) {
+            bits = bits * 6364136223846793005u + 1442695040888963407u;
+            sum += (float)(bits >> 40) / 8388608.0f - 1;
+        }
+        ((float *)tensor.data)[i] = scale * sum;
+    }
+    return tensor;
+}
+
+static Work work_create(uint64_t elements, uint64_t experts, double ratio)
+{
+    Work work = {.elements = elements, .experts = experts, .ratio = ratio};
+    work.weights = make(DTYPE_F32, experts, elements, 0.05f);
+    work.gradient = make(DTYPE_F32, experts, elements, 0.01f);
+    work.state = make(DTYPE_F32, experts, 2 * elements, 0.01f);
+    work.sent = make(DTYPE_F32, experts, elements, 0.05f);
+    work.decoded = make(DTYPE_F32, experts, elements, 0.05f);
+    work.packet = make(DTYPE_U8, experts, codec_packet_bytes(elements, DTYPE_F32, ratio), 0);
+    work.copied = allocate(experts * elements * sizeof(float));
+    memcpy(work.sent.data, work.weights.data, experts * elements * sizeof(float));
+    for (uint64_t i = 0; i < 2 * experts * elements; i++) // moments of a run under way: second ones are squares
+        if (i / elements % 2)
+            ((float *)work.state.data)[i] = 1e-4f + ((float *)work.state.data)[i] * ((float *)work.state.data)[i];
+    memset(work.copied, 0, experts * elements * sizeof(float));
+    return work;
+}
+
+static void work_destroy(Work *work)
+{
+    void *owned[] = {work->weights.data, work->gradient.data, work->state.data, work->sent.data,
+                     work->packet.data,  work->decoded.data,  work->copied};
+    for (size_t i = 0; i < COUNT_OF(owned); i++)
+        free(owned[i]);
+}
+
+static AdamW settings(void)
+{
+    return (AdamW){.learning_rate = 1e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .gradient_scale = 1,
+                   .step = 10};
+}
+
+static void update(Work *work)
+{
+    AdamW adamw = settings();
+    host_optimizer(&adamw, work->weights, work->gradient, work->state);
+}
+
+static void encode(Work *work)
+{
+    host_encode(work->ratio, work->weights, (Tensor){0}, work->sent, work->packet);
+}
+
+static void update_then_encode(Work *work)
+{
+    update(work);
+    encode(work);
+}
+
+static Tensor block_of(Tensor tensor, uint64_t block, uint64_t cols)
+{
+    return (Tensor){(char *)tensor.data + block * cols * dtype_bytes(tensor.dtype), tensor.dtype, 1, cols};
+}
+
+// The blocks of all experts as rows: what is updated is encoded at once.
+static void update_and_encode(Work *work)
+{
+    AdamW adamw = settings();
+    uint64_t bytes = codec_packet_bytes(CODEC_BLOCK, DTYPE_F32, work->ratio);
+    for (uint64_t b = 0; b < work->experts * work->elements / CODEC_BLOCK; b++) {
+        Tensor weights = block_of(work->weights, b, CODEC_BLOCK);
+        host_optimizer(&adamw, weights, block_of(work->gradient, b, CODEC_BLOCK),
+                       block_of(work->state, b, 2 * CODEC_BLOCK));
+        host_encode(work->ratio, weights, (Tensor){0}, block_of(work->sent, b, CODEC_BLOCK),
+                    block_of(work->packet, b, bytes));
+    }
+}
+
+static void copy(Work *work)
+{
+    memcpy(work->copied, work->weights.data, work->experts * work->elements * sizeof(float));
+}
+
+static void decode_sr(Work *work)
+{
+    Tensor own = {work->weights.data, DTYPE_F32, 0, work->elements};
+    host_decode(work->ratio, 0, work->packet, own, block_of(work->weights, 0, work->elements), work->decoded,
+                (Tensor){0});
+}
+
+static void decode_delta(Work *work)
+{
+    Tensor own = {work->weights.data, DTYPE_F32, 0, work->elements};
+    host_decode(work->ratio, 0, work->packet, own, (Tensor){0}, (Tensor){0}, work->decoded);
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// Of this thread alone: other load may take the core away.
+static double processor_now_s(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+// Every way begins with the same values: how long a selection takes depends on them.
+static double median_s(const Work *like, void (*run)(Work *))
+{
+    double times[REPEATS];
+    Work begun = work_create(like->elements, like->experts, like->ratio), *work = &begun;
+    update(work);
+    encode(work);
+    run(work);
+    for (int r = 0; r < REPEATS; r++) {
+        double begin_s = processor_now_s();
+        run(work);
+        times[r] = processor_now_s() - begin_s;
+    }
+    work_destroy(work);
+    qsort(times, REPEATS, sizeof *times, compare);
+    return times[REPEATS / 2];
+}
+
+// GB/s: dense bytes of the experts over the time.
+static void print_line(const Work *work, const char *what, double time_s, double base_s)
+{
+    double bytes = (double)(work->experts * work->elements) * sizeof(float);
+    printf("%-44s %10.2f %10.2f %10.2f\n", what, 1e3 * time_s, bytes / time_s / 1e9, time_s / base_s);
+}
+
+static void measure(uint64_t elements, uint64_t experts, double ratio)
+{
+    Work work = {.elements = elements, .experts = experts, .ratio = ratio};
+    char title[64];
+    snprintf(title, sizeof title, "delta, ratio %g", ratio);
+    double adamw_s = median_s(&work, update);
+    printf("%-44s %10s %10s %10s\n%-44s %10s %10s %10s\n", title, "time", "dense", "over", "", "ms", "GB/s", "AdamW");
+    print_line(&work, "AdamW", adamw_s, adamw_s);
+    print_line(&work, "AdamW, then encode", median_s(&work, update_then_encode), adamw_s);
+    print_line(&work, "AdamW and encode, block by block", median_s(&work, update_and_encode), adamw_s);
+    double copy_s = median_s(&work, copy);
+    printf("%-44s %10s %10s %10s\n", "", "", "", "copy");
+    print_line(&work, "copy of the experts", copy_s, copy_s);
+    print_line(&work, "decode, sr", median_s(&work, decode_sr), copy_s);
+    print_line(&work, "decode, delta", median_s(&work, decode_delta), copy_s);
+    printf("\n");
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t elements = argc > 1 ? strtoull(argv[1], NULL, 10) : 1048576;
+    uint64_t experts = argc > 2 ? strtoull(argv[2], NULL, 10) : 8;
+    if (elements == 0 || elements % CODEC_BLOCK || elements > 1u << 30 || experts == 0 || experts > 1024) {
+        fprintf(stderr, "usage: codec [elements, a multiple of %d] [experts]\n", CODEC_BLOCK);
+        return EXIT_USAGE;
+    }
+    host_kernels_init();
+    printf("# %llu experts of %llu elements, f32, processor time of one core; medians of %d\n\n", (unsigned long long)experts,
+           (unsigned long long)elements, REPEATS);
+    measure(elements, experts, 50);
+    measure(elements, experts, 200);
+    return EXIT_DONE;
+}
