@@ -195,8 +195,8 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     host_kernels_init();
-    printf("# %llu experts of %llu elements, f32, processor time of one core; medians of %d\n\n", (unsigned long long)experts,
-           (unsigned long long)elements, REPEATS);
+    printf("# %llu experts of %llu elements, f32, processor time of one core; medians of %d\n\n",
+           (unsigned long long)experts, (unsigned long long)elements, REPEATS);
     measure(elements, experts, 50);
     measure(elements, experts, 200);
     return EXIT_DONE;
