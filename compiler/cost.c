@@ -152,6 +152,29 @@ static void cost_mean(const Workload *work, const LayerWork *layer, LayerCost *c
     cost->sync_s += layer->expert_bytes / every / spec->cluster.device.memory_bandwidth;
 }
 
+// Sums over all GPUs of one level: `bytes` in `buffers` collectives, one after another.
+static double cost_sums(const Spec *spec, uint32_t level, double bytes, double buffers, double port_s[LEVELS_MAX])
+{
+    double count = spec->cluster.levels[level].count, sent = 2 * (count - 1) / count * bytes;
+    if (count < 2 || bytes <= 0)
+        return 0;
+    double start_s = cost_group_s(spec, GROUP_LEVEL, level, 0, count - 1);
+    add_port_time(spec, GROUP_LEVEL, level, sent, count - 1, port_s);
+    return cost_group_s(spec, GROUP_LEVEL, level, sent, count - 1) + (buffers - 1) * start_s;
+}
+
+// What the layer's backward pass leaves to be summed while earlier layers compute.
+static void cost_layer_sums(const Workload *work, const LayerWork *layer, LayerCost *cost)
+{
+    const Spec *spec = work->spec;
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++) {
+        if (l < spec->replica_levels)
+            cost->sync_s += cost_sums(spec, l, layer->expert_bytes, 1, cost->port_sums_s);
+        cost->gate_sums_s += cost_sums(spec, l, layer->gate_gradient_bytes, layer->gate_gradients, cost->port_sums_s);
+        cost->attention_sums_s += cost_sums(spec, l, layer->attention_gradient_bytes, 1, cost->port_sums_s);
+    }
+}
+
 void cost_layer(const Workload *work, uint32_t index, const Config *config, Dispatch dispatch, LayerCost *cost)
 {
     const Spec *spec = work->spec;
@@ -180,6 +203,9 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     if (held > 1 && spec->plan.codec != CODEC_DENSE)
         cost->codec_s = layer->expert_bytes * (1 / spec->cluster.device.encode_bandwidth +
                                                held / spec->cluster.device.decode_bandwidth);
-    if (held > 1 && layer->mean_bytes > 0 && spec->plan.pass == PASS_TRAINING)
+    if (spec->plan.pass == PASS_FORWARD)
+        return;
+    if (held > 1 && layer->mean_bytes > 0)
         cost_mean(work, layer, cost);
+    cost_layer_sums(work, layer, cost);
 }

@@ -29,7 +29,9 @@ typedef struct {
         port_reduce_s[LEVELS_MAX];
     double codec_s;                                       // encode + decode
     double mean_bytes[LEVELS_MAX];                        // of the shared expert's sum, per iteration
-    double sync_s; // on the way home besides `reduce_s`: encoding of gradients, the shared expert's sum
+    double sync_s; // on the way home besides `reduce_s`: encoding, the shared expert's sum, sums over copies
+    // Sums of gradients that all GPUs have: of the gate and shared experts, of attention.
+    double gate_sums_s, attention_sums_s, port_sums_s[LEVELS_MAX];
 } LayerCost;
 
 // t_l(V, peers) = a_l + o_l peers + max_{j >= l} c_j V / B_j; 0 without peers.

@@ -92,7 +92,7 @@ static void print_breakdown(const IterationCost *cost, Text *out)
     text_append(out, "where the iteration goes:\n");
     print_share(out, "token exchange", cost->exchange_s, cost->iteration_s);
     print_share(out, "waiting for experts or a busy port", cost->gather_wait_s, cost->iteration_s);
-    print_share(out, "all-reduce of dense gradients", cost->all_reduce_s, cost->iteration_s);
+    print_share(out, "sums of gradients, at the end", cost->all_reduce_s, cost->iteration_s);
     print_share(out, "pre-expert (attention, gate)", cost->pre_expert_s, cost->iteration_s);
     print_share(out, "experts", cost->expert_s, cost->iteration_s);
     print_share(out, "other computation", cost->other_s, cost->iteration_s);

@@ -13,8 +13,11 @@ typedef struct {
     double before, queue, compute, after;
     double backward_before, backward_queue, backward_compute, backward_after, reduce;
     double backward_kept, unlimited, backward_unlimited; // minus the horizon where a row does not hold
+    double gate_sums, attention_sums;
+    double port_unused[LEVELS_MAX], backward_port_unused[LEVELS_MAX]; // minus the horizon where it is not used
     double port_before[LEVELS_MAX], port_after[LEVELS_MAX];
-    double backward_port_before[LEVELS_MAX], backward_port_after[LEVELS_MAX], port_reduce[LEVELS_MAX];
+    double backward_port_before[LEVELS_MAX], backward_port_after[LEVELS_MAX], port_reduce[LEVELS_MAX],
+        port_sums[LEVELS_MAX];
 } Terms;
 
 typedef struct {
@@ -55,6 +58,8 @@ static void fill_terms(const Formulation *f, const LayerCost *cost, const Config
         .backward_compute = 2 * cost->expert_s / unit_s,
         .backward_after = dispatch / unit_s,
         .reduce = (sum_levels(cost->reduce_s) + cost->sync_s) / unit_s,
+        .gate_sums = cost->gate_sums_s / unit_s,
+        .attention_sums = cost->attention_sums_s / unit_s,
         .backward_kept = config->regather ? 0 : -horizon,
         .unlimited = window <= PREFETCH_MAX ? 0 : -horizon,
         .backward_unlimited = config->regather && window <= PREFETCH_MAX ? 0 : -horizon,
@@ -65,7 +70,10 @@ static void fill_terms(const Formulation *f, const LayerCost *cost, const Config
         terms->backward_port_before[j] =
             (cost->port_combine_s[j] + (config->regather ? cost->port_gather_s[j] : 0)) / unit_s;
         terms->backward_port_after[j] = cost->port_dispatch_s[j] / unit_s;
+        terms->port_unused[j] = terms->port_before[j] > 0 ? 0 : -horizon;
+        terms->backward_port_unused[j] = terms->backward_port_before[j] > 0 ? 0 : -horizon;
         terms->port_reduce[j] = cost->port_reduce_s[j] / unit_s;
+        terms->port_sums[j] = cost->port_sums_s[j] / unit_s;
     }
 }
 
@@ -97,7 +105,8 @@ static void row_after(Formulation *f, const char *what, uint32_t layer, int late
     milp_row_end_at_least(f->milp, constant);
 }
 
-static void formulate_ports(Formulation *f, const char *pass, uint32_t layer, int start, size_t before, size_t after)
+static void formulate_ports(Formulation *f, const char *pass, uint32_t layer, int start, size_t before, size_t unused,
+                            size_t after)
 {
     const Cluster *cluster = &f->work->spec->cluster;
     for (uint32_t j = 0; j < cluster->level_count; j++) {
@@ -108,7 +117,7 @@ static void formulate_ports(Formulation *f, const char *pass, uint32_t layer, in
         int busy_before = add_time(f, name, layer);
         row_after(f, name, layer, busy_before, f->port[j], before + j * sizeof(double), 0);
         snprintf(name, sizeof name, "%sport_%s_free", pass, cluster->levels[j].name);
-        row_after(f, name, layer, start, busy_before, NO_TERM, 0);
+        row_after(f, name, layer, start, busy_before, unused + j * sizeof(double), 0);
         snprintf(name, sizeof name, "%sport_%s", pass, cluster->levels[j].name);
         int busy = add_time(f, name, layer);
         row_after(f, name, layer, busy, busy_before, after + j * sizeof(double), 0);
@@ -151,7 +160,7 @@ static void formulate_forward(Formulation *f, uint32_t layer)
     formulate_window(f, "room_for_replica", layer, queue, false);
     row_after(f, "tokens_there", layer, start, f->end, TERM(before), pre);
     row_after(f, "experts_there", layer, start, queue, NO_TERM, 0);
-    formulate_ports(f, "", layer, start, TERM(port_before), TERM(port_after));
+    formulate_ports(f, "", layer, start, TERM(port_before), TERM(port_unused), TERM(port_after));
     int read = add_time(f, "read", layer);
     row_after(f, "computed", layer, read, start, TERM(compute), 0);
     row_after(f, "combined", layer, end, read, TERM(after), dense);
@@ -161,13 +170,29 @@ static void formulate_forward(Formulation *f, uint32_t layer)
     f->moe++;
 }
 
+// What is on its way to its sum cannot be there before it passed the ports.
+static void formulate_return_ports(Formulation *f, const char *what, uint32_t layer, int there, size_t busy_for)
+{
+    for (uint32_t j = 0; j < f->work->spec->cluster.level_count; j++) {
+        if (!f->port_used[j])
+            continue;
+        char name[LP_NAME_MAX];
+        snprintf(name, sizeof name, "%s_port_%s", what, f->work->spec->cluster.levels[j].name);
+        int busy = add_time(f, name, layer);
+        row_after(f, name, layer, busy, f->port[j], busy_for + j * sizeof(double), 0);
+        snprintf(name, sizeof name, "%s_passed_%s", what, f->work->spec->cluster.levels[j].name);
+        row_after(f, name, layer, there, busy, NO_TERM, 0);
+        f->port[j] = busy;
+    }
+}
+
 static void formulate_backward(Formulation *f, uint32_t layer)
 {
     const LayerWork *work = &f->work->layers[layer];
-    double rest = 2 * (work->pre_expert_s + work->dense_s) / f->unit_s;
+    double dense = 2 * work->dense_s / f->unit_s, pre = 2 * work->pre_expert_s / f->unit_s;
     int end = add_time(f, "back_end", layer);
     if (!work->is_moe) {
-        row_after(f, "back_dense", layer, end, f->end, NO_TERM, rest);
+        row_after(f, "back_dense", layer, end, f->end, NO_TERM, dense + pre);
         f->end = end;
         return;
     }
@@ -178,27 +203,26 @@ static void formulate_backward(Formulation *f, uint32_t layer)
     formulate_window(f, "back_room_for_replica", layer, queue, true);
     row_after(f, "back_tokens_there", layer, start, f->end, TERM(backward_before), 0);
     row_after(f, "back_experts_there", layer, start, queue, TERM(backward_kept), 0);
-    formulate_ports(f, "back_", layer, start, TERM(backward_port_before), TERM(backward_port_after));
+    formulate_ports(f, "back_", layer, start, TERM(backward_port_before),
+                    TERM(backward_port_unused), TERM(backward_port_after));
     row_after(f, "back_compute", layer, computed, start, TERM(backward_compute), 0);
     f->read[f->read_count++] = computed;
     row_after(f, "return_computed", layer, returned, computed, TERM(reduce), 0);
     if (f->returned >= 0)
         row_after(f, "return_queue", layer, returned, f->returned, TERM(reduce), 0);
-    for (uint32_t j = 0; j < f->work->spec->cluster.level_count; j++) {
-        if (!f->port_used[j])
-            continue;
-        char name[LP_NAME_MAX];
-        snprintf(name, sizeof name, "return_port_%s", f->work->spec->cluster.levels[j].name);
-        int busy = add_time(f, name, layer);
-        row_after(f, name, layer, busy, f->port[j], TERM(port_reduce) + j * sizeof(double), 0);
-        snprintf(name, sizeof name, "returned_port_%s", f->work->spec->cluster.levels[j].name);
-        row_after(f, name, layer, returned, busy, NO_TERM, 0);
-        f->port[j] = busy;
-    }
-    row_after(f, "back_combined", layer, end, computed, TERM(backward_after), rest);
+    formulate_return_ports(f, "return", layer, returned, TERM(port_reduce));
+    int gate = add_time(f, "back_gate", layer), gate_sums = add_time(f, "gate_sums", layer);
+    int sums = add_time(f, "sums", layer);
+    row_after(f, "back_combined", layer, gate, computed, TERM(backward_after), dense);
+    row_after(f, "back_attention", layer, end, gate, NO_TERM, pre);
+    row_after(f, "gate_sums_known", layer, gate_sums, gate, TERM(gate_sums), 0);
+    row_after(f, "gate_sums_queue", layer, gate_sums, returned, TERM(gate_sums), 0);
+    row_after(f, "sums_known", layer, sums, end, TERM(attention_sums), 0);
+    row_after(f, "sums_queue", layer, sums, gate_sums, TERM(attention_sums), 0);
+    formulate_return_ports(f, "sums", layer, sums, TERM(port_sums));
     f->end = end;
     f->queue = queue;
-    f->returned = returned;
+    f->returned = sums;
 }
 
 // "use_L3_dc2_gpu8": the name says which layer chooses what.

@@ -69,9 +69,9 @@ void clock_forward(const Workload *work, uint32_t index, const LayerCost *cost, 
     double ready_s = at_s[CLOCK_CHAIN] + layer->pre_expert_s + route_s + dispatch_s;
     double start_s = fmax(ready_s, at_s[CLOCK_QUEUE]);
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
-        double *port_s = &at_s[CLOCK_PORT + j];
-        *port_s += cost->port_gather_s[j] + cost->port_dispatch_s[j];
-        start_s = fmax(start_s, *port_s);
+        double *port_s = &at_s[CLOCK_PORT + j], busy_s = cost->port_gather_s[j] + cost->port_dispatch_s[j];
+        *port_s += busy_s;
+        start_s = busy_s > 0 ? fmax(start_s, *port_s) : start_s; // a port that the layer does not use holds nobody up
         *port_s += cost->port_combine_s[j];
     }
     note_read(at_s, start_s + cost->expert_s);
@@ -108,8 +108,9 @@ void clock_backward(const Workload *work, uint32_t index, const LayerCost *cost,
     uint32_t levels = work->spec->cluster.level_count;
     for (uint32_t j = 0; j < levels; j++) {
         double *port_s = &at_s[CLOCK_PORT + j];
-        *port_s += cost->port_combine_s[j] + (config->regather ? cost->port_gather_s[j] : 0);
-        start_s = fmax(start_s, *port_s);
+        double busy_s = cost->port_combine_s[j] + (config->regather ? cost->port_gather_s[j] : 0);
+        *port_s += busy_s;
+        start_s = busy_s > 0 ? fmax(start_s, *port_s) : start_s;
         *port_s += cost->port_dispatch_s[j];
     }
     double computed_s = start_s + 2 * cost->expert_s;
@@ -119,8 +120,15 @@ void clock_backward(const Workload *work, uint32_t index, const LayerCost *cost,
         at_s[CLOCK_PORT + j] += cost->port_reduce_s[j];
         return_s = fmax(return_s, at_s[CLOCK_PORT + j]);
     }
-    at_s[CLOCK_RETURN] = return_s;
-    at_s[CLOCK_CHAIN] = computed_s + combine_s + 2 * (layer->dense_s + layer->pre_expert_s);
+    // Sums of the layer's other gradients queue behind, as these become known.
+    double gate_s = computed_s + combine_s + 2 * layer->dense_s;
+    at_s[CLOCK_CHAIN] = gate_s + 2 * layer->pre_expert_s;
+    return_s = fmax(return_s, gate_s) + cost->gate_sums_s;
+    at_s[CLOCK_RETURN] = fmax(return_s, at_s[CLOCK_CHAIN]) + cost->attention_sums_s;
+    for (uint32_t j = 0; j < levels; j++) {
+        at_s[CLOCK_PORT + j] += cost->port_sums_s[j];
+        at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], at_s[CLOCK_PORT + j]);
+    }
     if (!out)
         return;
     out->gather_wait_s += start_s - ready_s;
@@ -129,25 +137,23 @@ void clock_backward(const Workload *work, uint32_t index, const LayerCost *cost,
     out->other_s += route_s;
 }
 
-// Dense gradients are summed level by level, each a direct all-reduce: 2 (n - 1) / n of the bytes; so are
-// those of experts over the levels that replicate them. Every buffer is a collective of its own.
-static double dense_reduce_s(const Workload *work, Traffic traffic[LEVELS_MAX])
+// What no layer's sums run beside: those of layers without experts and of the embedding, level by level, each a direct
+// all-reduce of 2 (n - 1) / n of the bytes. The traffic is that of all sums.
+static double last_sums_s(const Workload *work, Traffic traffic[LEVELS_MAX])
 {
     const Cluster *cluster = &work->spec->cluster;
     double total_s = 0;
     for (uint32_t l = 0; l < cluster->level_count; l++) {
-        double count = cluster->levels[l].count, gradient_bytes = work->dense_gradient_bytes;
-        double collectives = work->dense_gradients;
-        for (uint32_t k = 0; l < work->spec->replica_levels && k < work->layer_count; k++) {
-            gradient_bytes += work->layers[k].expert_bytes;
-            collectives += work->layers[k].is_moe;
-        }
-        double bytes = 2 * (count - 1) / count * gradient_bytes;
-        if (count < 2 || bytes <= 0)
+        double count = cluster->levels[l].count, share = 2 * (count - 1) / count;
+        if (count < 2)
             continue;
-        traffic[l].reduce_bytes += bytes;
-        double start_s = cost_group_s(work->spec, GROUP_LEVEL, l, 0, count - 1);
-        total_s += cost_group_s(work->spec, GROUP_LEVEL, l, bytes, count - 1) + (collectives - 1) * start_s;
+        traffic[l].reduce_bytes += share * work->dense_gradient_bytes;
+        for (uint32_t k = 0; l < work->spec->replica_levels && k < work->layer_count; k++)
+            traffic[l].reduce_bytes += share * work->layers[k].expert_bytes;
+        if (work->last_gradients == 0)
+            continue;
+        total_s += cost_group_s(work->spec, GROUP_LEVEL, l, share * work->last_gradient_bytes, count - 1) +
+                   (work->last_gradients - 1) * cost_group_s(work->spec, GROUP_LEVEL, l, 0, count - 1);
     }
     return total_s;
 }
@@ -174,7 +180,7 @@ double iteration_tail_s(const Workload *work)
     Traffic traffic[LEVELS_MAX] = {0};
     if (work->spec->plan.pass == PASS_FORWARD)
         return 0;
-    return dense_reduce_s(work, traffic) + norm_s(work, traffic) + work->optimizer_s;
+    return last_sums_s(work, traffic) + norm_s(work, traffic) + work->optimizer_s;
 }
 
 static void add_traffic(const Workload *work, const LayerCost *cost, const Config *config, Traffic traffic[LEVELS_MAX])
@@ -243,11 +249,9 @@ void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, Iteration
                        mix->prefetch, &clock, out);
     }
     double end_s = fmax(clock.at_s[CLOCK_CHAIN], clock.at_s[CLOCK_RETURN]);
-    out->all_reduce_s = dense_reduce_s(work, out->traffic);
-    double update_s = norm_s(work, out->traffic) + work->optimizer_s;
-    out->tail_s = out->all_reduce_s + update_s;
-    out->iteration_s = end_s + out->tail_s;
-    out->gather_wait_s += end_s - clock.at_s[CLOCK_CHAIN];
+    double last_s = last_sums_s(work, out->traffic), update_s = norm_s(work, out->traffic) + work->optimizer_s;
+    out->all_reduce_s = end_s - clock.at_s[CLOCK_CHAIN] + last_s;
+    out->iteration_s = end_s + last_s + update_s;
     out->other_s += 2 * work->loss_s + update_s;
 }
 

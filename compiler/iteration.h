@@ -26,7 +26,7 @@ uint32_t mix_window(Pass pass, const Config *config, uint32_t prefetch);
 enum {
     CLOCK_CHAIN,  // computation and exchanges
     CLOCK_QUEUE,  // gathers
-    CLOCK_RETURN, // gradients on their way home
+    CLOCK_RETURN, // gradients on their way home, and sums of those that all GPUs have
     CLOCK_PORT,   // of each level: busy until
     CLOCK_READ = CLOCK_PORT + LEVELS_MAX, // experts of the MoE layers before were read, latest first
     CLOCK_SIZE = CLOCK_READ + PREFETCH_MAX + 1,
@@ -41,8 +41,7 @@ typedef struct {
     Traffic traffic[LEVELS_MAX];
     // Where the time of the chain went (seconds, sums over layers; they add up to iteration_s).
     double pre_expert_s, exchange_s, expert_s, gather_wait_s, other_s;
-    double all_reduce_s; // training: dense gradients, after everything else
-    double tail_s;       // training, included above: all_reduce_s and the optimizer
+    double all_reduce_s; // training: sums of gradients, behind the backward pass
 } IterationCost;
 
 // Adds one layer's forward or backward pass to the clock, and to `out` what it spent, if given.
@@ -53,7 +52,7 @@ void clock_backward(const Workload *work, uint32_t layer, const LayerCost *cost,
 // The clock before the first layer, and before the backward pass when the forward pass ended at `forward_s`.
 Clock clock_begin(void);
 Clock clock_begin_backward(const Workload *work, double forward_s);
-// Seconds of what follows the backward pass, the same for every mix: dense all-reduce and optimizer.
+// Seconds of what follows the backward pass, the same for every mix: the last sums, the norm and the optimizer.
 double iteration_tail_s(const Workload *work);
 
 void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, IterationCost *out);

@@ -75,10 +75,19 @@ double optimizer_bytes_per_parameter(Dtype dtype)
     return 3 * element + 2 * state;
 }
 
-// Buffers of replicated parameters a layer has: attention, and router and shared experts or the dense layer.
-static uint32_t dense_buffers(const SpecModel *model, bool is_moe)
+// Parameters of a layer that all GPUs have. Those of a layer without experts are summed last.
+static void derive_gradients(const SpecModel *model, const ModelDims *dims, LayerWork *layer, Workload *work)
 {
-    return 2 + (is_moe && model->shared_experts > 0);
+    double element = dtype_bytes(model->dtype);
+    layer->attention_gradient_bytes = element * (double)model_attention_elements(dims);
+    layer->gate_gradients = 1 + (layer->is_moe && model->shared_experts > 0);
+    layer->gate_gradient_bytes =
+        element * (double)(layer->is_moe ? model_router_elements(dims) + model_shared_elements(dims)
+                                         : model_ffn_elements(dims));
+    double bytes = layer->attention_gradient_bytes + layer->gate_gradient_bytes;
+    work->dense_gradient_bytes += bytes;
+    work->last_gradient_bytes += layer->is_moe ? 0 : bytes;
+    work->last_gradients += layer->is_moe ? 0 : 1 + layer->gate_gradients;
 }
 
 static bool layers_alike(const LayerWork *a, const LayerWork *b)
@@ -128,7 +137,7 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
     work->layer_count = model->layers;
     Popularity *same = model->layer_popularity ? NULL : routing_create(spec, model->popularity, arena);
     work->layers = arena_alloc_array(arena, model->layers, sizeof *work->layers);
-    double expert_parameters_bytes = 0, dense_bytes = 0;
+    double expert_parameters_bytes = 0;
     ModelDims dims = spec_dims(model);
     double element = dtype_bytes(model->dtype);
     for (uint32_t k = 0; k < model->layers; k++) {
@@ -146,25 +155,21 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
         work->moe_count += layer->is_moe;
         expert_parameters_bytes += layer->expert_bytes;
         if (!model->abstract)
-            work->dense_gradients += dense_buffers(model, layer->is_moe);
-        if (!model->abstract)
-            dense_bytes +=
-                element * (double)(model_attention_elements(&dims) +
-                                   (layer->is_moe ? model_router_elements(&dims) + model_shared_elements(&dims)
-                                                  : model_ffn_elements(&dims)));
+            derive_gradients(model, &dims, layer, work);
     }
     if (!model->abstract) {
         double tokens = (double)model->sequence * model->batch;
         work->loss_s = workload_matrix_s(&spec->cluster.device, 2 * tokens * model->hidden * model->vocabulary, tokens);
         if (model->times)
             work->loss_s = model->times->loss_s * tokens / model->times->tokens;
-        dense_bytes += element * (double)model_embedding_elements(&dims);
-        work->dense_gradients++;
+        double embedding_bytes = element * (double)model_embedding_elements(&dims);
+        work->dense_gradient_bytes += embedding_bytes;
+        work->last_gradient_bytes += embedding_bytes;
+        work->last_gradients++;
     }
     classify(work);
-    work->dense_gradient_bytes = dense_bytes;
     if (!model->abstract)
-        work->optimizer_s = (expert_parameters_bytes + dense_bytes) / element *
+        work->optimizer_s = (expert_parameters_bytes + work->dense_gradient_bytes) / element *
                             optimizer_bytes_per_parameter(model->dtype) / spec->cluster.device.memory_bandwidth;
     return work;
 }

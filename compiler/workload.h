@@ -18,6 +18,8 @@ typedef struct {
     double expert_bytes;     // P: owned experts, uncompressed
     double sent_bytes;       // P as sent, after compression
     double returned_bytes;   // its gradient as sent
+    // Of parameters that all GPUs have; the gate's with those of shared experts, in so many buffers.
+    double attention_gradient_bytes, gate_gradient_bytes, gate_gradients;
     double mean_bytes;       // one expert's; the shared expert of codec `sr`, where it has one
     double tokens;           // 0 for abstract workloads
     double row_bytes;        // bytes of a hidden vector; 0 for abstract workloads
@@ -31,7 +33,8 @@ typedef struct {
     LayerWork *layers;           // [layer_count], in the arena
     double loss_s;               // final norm, logits and cross-entropy
     double dense_gradient_bytes; // replicated parameters, all-reduced when training
-    double dense_gradients;      // in so many buffers, each a collective of its own
+    double last_gradient_bytes;  // of these, summed behind the backward pass: layers without experts, embedding
+    double last_gradients;       // in so many buffers, each a collective of its own
     double optimizer_s;
 } Workload;
 

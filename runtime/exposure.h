@@ -8,8 +8,9 @@
 #include "ir/base/text.h"
 #include "runtime/engine.h"
 
-// Adds to waited_s [plan->step_count], for every step of the compute stream, the seconds between the moment at which all
-// else that it waits for was done and the end of what it awaits of the migrate stream. `times` of one rank's iteration.
+// Adds to waited_s [plan->step_count], for every step of the compute stream, the seconds between the moment at which
+// all else that it waits for was done and the end of what it awaits of the migrate stream. `times` of one rank's
+// iteration.
 void exposure_add(const Plan *plan, const StepTime *times, double *waited_s);
 
 // A line for people and an object for programs, from the sums over steps of one iteration: step_s of the steps

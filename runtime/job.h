@@ -56,7 +56,7 @@ typedef struct {
     double *iteration_s; // [iterations] slowest rank's
     double *loss;        // [iterations] mean over ranks
     double *step_s;      // [plan->step_count] median over iterations of the slowest rank
-    double *exposed_s;   // [plan->step_count] waits for migration alone (exposure.h), mean, of the rank that waited most
+    double *exposed_s;   // [plan->step_count] waits for migration alone (exposure.h): mean, the longest of all ranks
     double min_s, median_s, max_s;
     JobTraffic traffic[LEVELS_MAX];
     CheckVerdict check;

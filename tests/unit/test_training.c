@@ -1,5 +1,5 @@
-// What a run makes of a plan's settings: the learning rate over the iterations, the scale of a clipped gradient, and the
-// sum of squares that it follows from.
+// What a run makes of a plan's settings: the learning rate over the iterations, the scale of a clipped gradient, and
+// the sum of squares that it follows from.
 #include <criterion/criterion.h>
 #include <math.h>
 
