@@ -297,7 +297,7 @@ static bool run_gate_backward(CudaStep *step, Fault *fault)
 static bool run_optimizer(CudaStep *step, Fault *fault)
 {
     const Tensor *t = step->operands;
-    return launched(cuda_optimizer(queue_of(step), step->engine->factors, t[0], t[1], t[2]), fault);
+    return launched(cuda_optimizer(queue_of(step), step->engine->factors, t[3], t[0], t[1], t[2]), fault);
 }
 
 // ---- sums ------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ static cudaError_t inputs_enqueue(CudaEngine *engine, const EngineIteration *ite
                    .weight_decay = (float)settings->weight_decay,
                    .gradient_scale = (float)training_gradient_scale(settings, engine->comm->size, 0),
                    .step = iteration->update};
-    *engine->factors_set = cuda_adamw_factors(&adamw);
+    *engine->factors_set = cuda_adamw_factors(&adamw, settings->clip);
     if (error == cudaSuccess)
         error = cudaMemcpyAsync(engine->factors, engine->factors_set, sizeof(*engine->factors), cudaMemcpyHostToDevice,
                                 home);

@@ -8,6 +8,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <type_traits>
+
 #include "kernels/cuda/kernels.h"
 
 #ifndef HEP_CUDA_EMULATION
@@ -138,6 +140,48 @@ template <typename T> struct Piece {
 #pragma unroll
         for (int i = 0; i < LENGTH; i++)
             values[i] += weight * other.values[i];
+    }
+};
+
+// N neighbours of a row from `first` on, in as wide accesses as their dtype allows where rows are `aligned`. Beyond
+// `cols` they are 0 and stay unwritten.
+template <typename T, int N> struct Run {
+    static constexpr int BYTES = N * sizeof(T) < 16 ? N * sizeof(T) : 16, EACH = BYTES / sizeof(T);
+    using Unit = std::conditional_t<BYTES == 16, uint4, uint2>;
+    static_assert(BYTES == 8 || BYTES == 16, "whole units");
+    float values[N];
+
+    __device__ __forceinline__ void load(const T *row, uint64_t first, uint64_t cols, bool aligned)
+    {
+#pragma unroll
+        for (int i = 0; i < N; i += EACH) {
+            alignas(16) T unit[EACH];
+            if (aligned && first + i + EACH <= cols)
+                *reinterpret_cast<Unit *>(unit) = *reinterpret_cast<const Unit *>(row + first + i);
+            else
+                for (int e = 0; e < EACH; e++)
+                    unit[e] = first + i + e < cols ? row[first + i + e] : from_f32<T>(0);
+#pragma unroll
+            for (int e = 0; e < EACH; e++)
+                values[i + e] = to_f32(unit[e]);
+        }
+    }
+
+    __device__ __forceinline__ void store(T *row, uint64_t first, uint64_t cols, bool aligned) const
+    {
+#pragma unroll
+        for (int i = 0; i < N; i += EACH) {
+            alignas(16) T unit[EACH];
+#pragma unroll
+            for (int e = 0; e < EACH; e++)
+                unit[e] = from_f32<T>(values[i + e]);
+            if (aligned && first + i + EACH <= cols)
+                *reinterpret_cast<Unit *>(row + first + i) = *reinterpret_cast<const Unit *>(unit);
+            else
+                for (int e = 0; e < EACH; e++)
+                    if (first + i + e < cols)
+                        row[first + i + e] = unit[e];
+        }
     }
 };
 

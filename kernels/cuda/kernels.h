@@ -12,6 +12,7 @@
 extern "C" {
 #endif
 
+#include "ir/codec.h"
 #include "kernels/host/kernels.h"
 
 struct cublasContext;
@@ -96,14 +97,34 @@ cudaError_t cuda_gate_backward(const CudaQueue *queue, const ModelDims *dims, fl
 // The constants of an AdamW step. Kernels read them on the device, so that a captured graph serves every step.
 typedef struct {
     float scale, beta1, beta2, rate, decay, correction, epsilon;
+    float clip; // the largest norm of gradients times scale; 0: no limit
 } AdamWFactors;
 
-AdamWFactors cuda_adamw_factors(const AdamW *adamw);
+AdamWFactors cuda_adamw_factors(const AdamW *adamw, double clip);
 // squares = before (0 if absent) + the sum of the gradient's squares, in double precision until it is complete.
 cudaError_t cuda_squares(const CudaQueue *queue, Tensor gradient, Tensor before, Tensor squares);
 cudaError_t cuda_optimizer_begin(const CudaQueue *queue, Tensor weights, Tensor state);
-cudaError_t cuda_optimizer(const CudaQueue *queue, const AdamWFactors *factors, Tensor weights, Tensor gradient,
-                           Tensor state);
+// squares: of all gradients, f32 [1]; where they are given, gradients shrink to the factors' largest norm.
+cudaError_t cuda_optimizer(const CudaQueue *queue, const AdamWFactors *factors, Tensor squares, Tensor weights,
+                           Tensor gradient, Tensor state);
+
+// ---- compression ---------------------------------------------------------------------------------
+
+cudaError_t cuda_encode(const CudaQueue *queue, double ratio, Tensor experts, Tensor shared, Tensor sent,
+                        Tensor packet);
+// cuda_optimizer and cuda_encode of the new weights in one pass over them.
+cudaError_t cuda_optimizer_encode(const CudaQueue *queue, const AdamWFactors *factors, Tensor squares, Tensor weights,
+                                  Tensor gradient, Tensor state, double ratio, Tensor shared, Tensor sent,
+                                  Tensor packet);
+cudaError_t cuda_decode(const CudaQueue *queue, double ratio, uint64_t own_first, Tensor packet, Tensor own,
+                        Tensor shared, Tensor experts, Tensor replicas);
+cudaError_t cuda_mean(const CudaQueue *queue, uint64_t all, Tensor experts, Tensor shared);
+cudaError_t cuda_encode_gradient(const CudaQueue *queue, double ratio, uint64_t own_first, uint64_t own_count,
+                                 Tensor gathered, Tensor error, Tensor packets);
+cudaError_t cuda_decode_gradient(const CudaQueue *queue, double ratio, uint64_t own, Tensor gathered, Tensor received,
+                                 Tensor shard);
+
+// ---- sums ----------------------------------------------------------------------------------------
 
 // out = the sum of `part_count` parts of its shape and dtype, added in order in f32 and rounded once. `parts` is a
 // device array; a part may be `out` itself.

@@ -1,86 +1,98 @@
-// AdamW, one pass over weights, gradient and state: 4 elements a thread, 16-byte accesses of the state. Bound by memory.
+// AdamW, one pass over weights, gradient and state, 16-byte accesses of the state: bound by memory. The same with the
+// codec behind it, so that encoding reads no weights again; the norm of gradients.
 #include <math.h>
 
 #include "kernels/cuda/internal.h"
+#include "kernels/cuda/select.h"
 
 namespace {
 
-constexpr int LENGTH = 4;
+constexpr int EACH = 4; // elements a thread
 
-// Up to four neighbours of one row of the state.
-struct Four {
-    float values[LENGTH];
-
-    __device__ void load(const float *from, uint64_t count)
-    {
-        if (count == LENGTH) {
-            *reinterpret_cast<float4 *>(values) = *reinterpret_cast<const float4 *>(from);
-            return;
-        }
-        for (uint64_t i = 0; i < LENGTH; i++)
-            values[i] = i < count ? from[i] : 0;
-    }
-
-    __device__ void store(float *to, uint64_t count) const
-    {
-        if (count == LENGTH) {
-            *reinterpret_cast<float4 *>(to) = *reinterpret_cast<const float4 *>(values);
-            return;
-        }
-        for (uint64_t i = 0; i < count; i++)
-            to[i] = values[i];
-    }
-};
-
-// Where a thread works: `count` columns from `column` on of `row`; they are LENGTH and aligned, or one.
-struct Spot {
-    uint64_t row, column, count;
-};
-
-__device__ Spot own_spot(uint64_t cols, bool aligned)
+// Gradients count less where the norm of all of them is too large.
+__device__ __forceinline__ float gradient_scale(const AdamWFactors &f, const float *squares)
 {
-    uint64_t length = aligned ? LENGTH : 1, per_row = cols / length;
-    uint64_t index = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    return {index / per_row, index % per_row * length, length};
+    float norm = squares && f.clip > 0 ? sqrtf(*squares) * f.scale : 0;
+    return norm > f.clip && f.clip > 0 ? f.scale * f.clip / norm : f.scale;
 }
 
-// weights, gradient [rows][cols]; state f32 [rows][2 cols], or [3 cols] with a master copy for 16-bit weights.
-template <typename T>
-__global__ void __launch_bounds__(BLOCK_THREADS)
-    adamw_kernel(const AdamWFactors *__restrict__ factors, T *__restrict__ weights, const T *__restrict__ gradient,
-                 float *__restrict__ state, uint64_t rows, uint64_t cols, bool aligned)
+// A buffer's weights [rows][cols] with their gradient; state f32 [rows][2 cols], or [3 cols] with a master copy for
+// 16-bit weights.
+template <typename T> struct Weights {
+    static constexpr bool HAS_MASTER = sizeof(T) == 2;
+    T *weights;
+    const T *gradient;
+    float *state;
+    uint64_t rows, cols;
+    bool aligned;
+};
+
+// N neighbours of a row from `first` on. Returns the new weights as they are stored.
+template <int N, typename T>
+__device__ __forceinline__ Run<T, N> update(const AdamWFactors &f, float scale, const Weights<T> &of, uint64_t row,
+                                            uint64_t first)
 {
-    constexpr bool HAS_MASTER = sizeof(T) == 2;
-    AdamWFactors f = *factors;
-    Spot spot = own_spot(cols, aligned);
-    if (spot.row >= rows)
-        return;
-    uint64_t place = spot.row * cols + spot.column;
-    float *moments = state + spot.row * (HAS_MASTER ? 3 : 2) * cols + spot.column;
-    Four m, v, w;
-    m.load(moments, spot.count);
-    v.load(moments + cols, spot.count);
-    if (HAS_MASTER)
-        w.load(moments + 2 * cols, spot.count);
-    alignas(8) T g[LENGTH], out[LENGTH];
-    for (uint64_t i = 0; i < LENGTH; i++)
-        g[i] = i < spot.count ? gradient[place + i] : from_f32<T>(0);
+    uint64_t cols = of.cols;
+    float *moments = of.state + row * (of.HAS_MASTER ? 3 : 2) * cols;
+    T *weights = of.weights + row * cols;
+    Run<T, N> g, stored;
+    Run<float, N> m, v, w;
+    g.load(of.gradient + row * cols, first, cols, of.aligned);
+    m.load(moments, first, cols, of.aligned);
+    v.load(moments + cols, first, cols, of.aligned);
+    if constexpr (Weights<T>::HAS_MASTER)
+        w.load(moments + 2 * cols, first, cols, of.aligned);
+    else
+        w.load(weights, first, cols, of.aligned);
 #pragma unroll
-    for (int i = 0; i < LENGTH; i++) {
-        float d = to_f32(g[i]) * f.scale;
-        if (!HAS_MASTER)
-            w.values[i] = static_cast<uint64_t>(i) < spot.count ? to_f32(weights[place + i]) : 0;
+    for (int i = 0; i < N; i++) {
+        float d = g.values[i] * scale;
         m.values[i] = f.beta1 * m.values[i] + (1.0f - f.beta1) * d;
         v.values[i] = f.beta2 * v.values[i] + (1.0f - f.beta2) * d * d;
         w.values[i] = f.decay * w.values[i] - f.rate * m.values[i] / (sqrtf(v.values[i]) * f.correction + f.epsilon);
-        out[i] = from_f32<T>(w.values[i]);
+        stored.values[i] = to_f32(from_f32<T>(w.values[i]));
     }
-    m.store(moments, spot.count);
-    v.store(moments + cols, spot.count);
-    if (HAS_MASTER)
-        w.store(moments + 2 * cols, spot.count);
-    for (uint64_t i = 0; i < spot.count; i++)
-        weights[place + i] = out[i];
+    m.store(moments, first, cols, of.aligned);
+    v.store(moments + cols, first, cols, of.aligned);
+    if constexpr (Weights<T>::HAS_MASTER)
+        w.store(moments + 2 * cols, first, cols, of.aligned);
+    stored.store(weights, first, cols, of.aligned);
+    return stored;
+}
+
+template <typename T>
+__global__ void __launch_bounds__(BLOCK_THREADS)
+    adamw_kernel(const AdamWFactors *__restrict__ factors, const float *__restrict__ squares, Weights<T> of)
+{
+    AdamWFactors f = *factors;
+    uint64_t per_row = (of.cols + EACH - 1) / EACH;
+    uint64_t index = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (index < of.rows * per_row)
+        update<EACH>(f, gradient_scale(f, squares), of, index / per_row, index % per_row * EACH);
+}
+
+// A block a codec block: what it updates stays in registers until its packet is written.
+template <typename T>
+__global__ void __launch_bounds__(SELECT_THREADS)
+    adamw_encode_kernel(const AdamWFactors *__restrict__ factors, const float *__restrict__ squares, Weights<T> of,
+                        const T *__restrict__ shared, T *__restrict__ sent, char *__restrict__ packets,
+                        uint64_t packet_bytes, PacketShape shape)
+{
+    __shared__ SelectShared memory;
+    AdamWFactors f = *factors;
+    uint64_t row = blockIdx.y, first = static_cast<uint64_t>(blockIdx.x) * CODEC_BLOCK + threadIdx.x * SELECT_EACH;
+    Eight<T> difference = update<SELECT_EACH>(f, gradient_scale(f, squares), of, row, first), base = {};
+    if (shared || sent)
+        base.load(sent ? sent + row * of.cols : shared, first, of.cols, of.aligned);
+#pragma unroll
+    for (int i = 0; i < SELECT_EACH; i++)
+        difference.values[i] -= base.values[i];
+    PacketBlock block = shape.at(reinterpret_cast<uint16_t *>(packets + row * packet_bytes), blockIdx.x);
+    uint32_t kept = write_packet(&memory, block, difference.values);
+#pragma unroll
+    for (int i = 0; i < SELECT_EACH; i++)
+        if (sent && (kept >> i & 1))
+            sent[row * of.cols + first + i] = from_f32<T>(base.values[i] + difference.values[i]);
 }
 
 template <typename T>
@@ -105,17 +117,35 @@ template <typename T> cudaError_t begin(const CudaQueue *queue, Tensor weights, 
                   weights.cols);
 }
 
-template <typename T>
-cudaError_t step(const CudaQueue *queue, const AdamWFactors *factors, Tensor weights, Tensor gradient, Tensor state)
+template <typename T> Weights<T> weights_of(Tensor weights, Tensor gradient, Tensor state)
 {
-    uint64_t count = weights.rows * weights.cols;
-    bool aligned = weights.cols % LENGTH == 0 && reinterpret_cast<uintptr_t>(state.data) % 16 == 0;
-    if (count == 0)
-        return cudaSuccess;
-    return launch(queue->stream, static_cast<unsigned>(blocks_for(aligned ? count / LENGTH : count, BLOCK_THREADS)),
-                  BLOCK_THREADS, 0, adamw_kernel<T>, factors, static_cast<T *>(weights.data),
-                  static_cast<const T *>(gradient.data), static_cast<float *>(state.data), weights.rows, weights.cols,
-                  aligned);
+    bool aligned = is_aligned<T>(weights.data, weights.cols) && is_aligned<T>(gradient.data, 0) &&
+                   is_aligned<float>(state.data, weights.cols);
+    return {static_cast<T *>(weights.data), static_cast<const T *>(gradient.data), static_cast<float *>(state.data),
+            weights.rows, weights.cols, aligned};
+}
+
+template <typename T>
+cudaError_t step(const CudaQueue *queue, const AdamWFactors *factors, Tensor squares, Tensor weights, Tensor gradient,
+                 Tensor state)
+{
+    uint64_t threads = weights.rows * blocks_for(weights.cols, EACH);
+    return launch(queue->stream, static_cast<unsigned>(blocks_for(threads, BLOCK_THREADS)), BLOCK_THREADS, 0,
+                  adamw_kernel<T>, factors, static_cast<const float *>(squares.data),
+                  weights_of<T>(weights, gradient, state));
+}
+
+template <typename T>
+cudaError_t step_and_encode(const CudaQueue *queue, const AdamWFactors *factors, Tensor squares, Tensor weights,
+                            Tensor gradient, Tensor state, double ratio, Tensor shared, Tensor sent, Tensor packet)
+{
+    Weights<T> of = weights_of<T>(weights, gradient, state);
+    of.aligned = of.aligned && is_aligned<T>(shared.data, 0) && is_aligned<T>(sent.data, 0);
+    dim3 grid(static_cast<unsigned>(codec_blocks(weights.cols)), static_cast<unsigned>(weights.rows));
+    return launch(queue->stream, grid, SELECT_THREADS, 0, adamw_encode_kernel<T>, factors,
+                  static_cast<const float *>(squares.data), of, static_cast<const T *>(shared.data),
+                  static_cast<T *>(sent.data), static_cast<char *>(packet.data), packet.cols,
+                  packet_shape(weights.cols, weights.dtype, ratio));
 }
 
 // ---- norm of gradients ---------------------------------------------------------------------------
@@ -190,7 +220,7 @@ cudaError_t cuda_squares(const CudaQueue *queue, Tensor gradient, Tensor before,
                   static_cast<const float *>(before.data), static_cast<float *>(squares.data));
 }
 
-AdamWFactors cuda_adamw_factors(const AdamW *adamw)
+AdamWFactors cuda_adamw_factors(const AdamW *adamw, double clip)
 {
     double t = static_cast<double>(adamw->step);
     double first = 1 - pow(adamw->beta1, t), second = 1 - pow(adamw->beta2, t);
@@ -200,7 +230,8 @@ AdamWFactors cuda_adamw_factors(const AdamW *adamw)
             static_cast<float>(adamw->learning_rate / first),
             static_cast<float>(1 - static_cast<double>(adamw->learning_rate) * adamw->weight_decay),
             static_cast<float>(1 / sqrt(second)),
-            adamw->epsilon};
+            adamw->epsilon,
+            static_cast<float>(clip)};
 }
 
 cudaError_t cuda_optimizer_begin(const CudaQueue *queue, Tensor weights, Tensor state)
@@ -208,8 +239,20 @@ cudaError_t cuda_optimizer_begin(const CudaQueue *queue, Tensor weights, Tensor 
     return BY_DTYPE(weights.dtype, begin, queue, weights, state);
 }
 
-cudaError_t cuda_optimizer(const CudaQueue *queue, const AdamWFactors *factors, Tensor weights, Tensor gradient,
-                           Tensor state)
+cudaError_t cuda_optimizer(const CudaQueue *queue, const AdamWFactors *factors, Tensor squares, Tensor weights,
+                           Tensor gradient, Tensor state)
 {
-    return BY_DTYPE(weights.dtype, step, queue, factors, weights, gradient, state);
+    if (weights.rows == 0 || weights.cols == 0)
+        return cudaSuccess;
+    return BY_DTYPE(weights.dtype, step, queue, factors, squares, weights, gradient, state);
+}
+
+cudaError_t cuda_optimizer_encode(const CudaQueue *queue, const AdamWFactors *factors, Tensor squares, Tensor weights,
+                                  Tensor gradient, Tensor state, double ratio, Tensor shared, Tensor sent,
+                                  Tensor packet)
+{
+    if (weights.rows == 0 || weights.cols == 0)
+        return cudaSuccess;
+    return BY_DTYPE(weights.dtype, step_and_encode, queue, factors, squares, weights, gradient, state, ratio, shared,
+                    sent, packet);
 }

@@ -123,6 +123,22 @@ inline unsigned __ballot_sync(unsigned, bool vote)
     return bits;
 }
 
+template <typename T> unsigned __match_any_sync(unsigned, T value)
+{
+    const uint64_t *all = emulation::warp_meet(static_cast<uint64_t>(value));
+    unsigned bits = 0;
+    for (unsigned lane = 0; lane < 32; lane++)
+        bits |= static_cast<unsigned>(all[lane] == static_cast<uint64_t>(value)) << lane;
+    return bits;
+}
+
+inline unsigned __float_as_uint(float value)
+{
+    unsigned bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
 inline int __popc(unsigned bits)
 {
     return __builtin_popcount(bits);

@@ -1,0 +1,153 @@
+// Compression on CUDA against its host twin: the same bytes in packets, in what senders keep and in what receivers make,
+// over several blocks, a short last one, ties, zeros, and f32 and 16-bit experts. In the emulation this checks the logic.
+#include "cuda_tensors.h"
+
+typedef struct {
+    uint64_t rows, cols;
+    double ratio;
+    bool ties; // many elements are alike
+} CodecCase;
+
+static const CodecCase cases[] = {
+    {2, 3 * CODEC_BLOCK, 50, false}, {3, CODEC_BLOCK + 77, 50, false}, {1, 40, 4, false}, {2, 8200, 2, false},
+    {2, CODEC_BLOCK + 1, 50, true},  {1, 5000, 1, false},              {2, 9, 1000, true},
+};
+
+static Tensor make_packets(const CodecCase *c, Dtype dtype, uint64_t rows)
+{
+    return make(DTYPE_U8, rows, codec_packet_bytes(c->cols, dtype, c->ratio));
+}
+
+static Tensor make_values(const CodecCase *c, Dtype dtype, uint64_t rows)
+{
+    Tensor values = make_random(dtype, rows, c->cols, 1);
+    for (uint64_t i = 0; c->ties && i < rows * c->cols; i++) {
+        float value = (float)((int)(i * 7 % 5) - 2) / 4;
+        host_from_f32(&value, element_in(values.data, dtype, i), dtype, 1);
+    }
+    return values;
+}
+
+// Everything that is rounded here is rounded once from the same f32 number on both sides, so bytes are equal.
+static void encode_both(const CodecCase *c, Dtype dtype, bool has_shared, bool has_sent)
+{
+    Tensor experts = make_values(c, dtype, c->rows), none = {0}, packet = make_packets(c, dtype, c->rows);
+    Tensor shared = has_shared ? make_random(dtype, 1, c->cols, 0.5) : none;
+    Tensor sent = has_sent ? make_random(dtype, c->rows, c->cols, 0.5) : none;
+    Tensor packet_there = device_like(packet), sent_there = device_copy(sent), shared_there = device_copy(shared);
+    const CudaQueue *q = device_queue(0);
+    EXPECT_SUCCESS(cuda_encode(q, c->ratio, device_copy(experts), shared_there, sent_there, packet_there));
+    host_encode(c->ratio, experts, shared, sent, packet);
+    expect_same(packet_there, packet, tensor_bytes(packet), "packet");
+    if (has_sent)
+        expect_same(sent_there, sent, tensor_bytes(sent), "what was sent");
+
+    uint64_t held = c->rows + 2;
+    Tensor own = make_random(dtype, 2, c->cols, 1), packets = make_packets(c, dtype, held);
+    memset(packets.data, 0xFF, tensor_bytes(packets)); // own packets are not read
+    for (uint64_t r = 0; r < held; r++)
+        if (r < 1 || r >= 3)
+            memcpy((char *)packets.data + r * packets.cols, (char *)packet.data + (r < 1 ? 0 : r - 2) * packet.cols,
+                   packet.cols);
+    Tensor experts_out = has_sent ? none : make(dtype, held, c->cols);
+    Tensor replicas = has_sent ? make_random(dtype, held, c->cols, 1) : none;
+    Tensor out_there = has_sent ? none : device_like(experts_out), replicas_there = device_copy(replicas);
+    EXPECT_SUCCESS(cuda_decode(q, c->ratio, 1, device_copy(packets), device_copy(own), shared_there, out_there,
+                               replicas_there));
+    host_decode(c->ratio, 1, packets, own, shared, experts_out, replicas);
+    if (has_sent)
+        expect_same(replicas_there, replicas, tensor_bytes(replicas), "replicas");
+    else
+        expect_same(out_there, experts_out, tensor_bytes(experts_out), "decoded experts");
+    device_finish();
+}
+
+Test(kernels_cuda, experts_encode_and_decode)
+{
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
+        for (size_t i = 0; i < COUNT_OF(cases); i++) {
+            encode_both(&cases[i], dtypes[d], false, false);
+            encode_both(&cases[i], dtypes[d], true, false);
+            encode_both(&cases[i], dtypes[d], false, true);
+        }
+    }
+}
+
+Test(kernels_cuda, mean_of_experts)
+{
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
+        for (size_t i = 0; i < COUNT_OF(cases); i++) {
+            Tensor experts = make_random(dtypes[d], 5, cases[i].cols, 1), mean = make(dtypes[d], 1, cases[i].cols);
+            Tensor mean_there = device_like(mean);
+            host_mean(20, experts, mean);
+            EXPECT_SUCCESS(cuda_mean(device_queue(0), 20, device_copy(experts), mean_there));
+            expect_same(mean_there, mean, tensor_bytes(mean), "mean");
+            device_finish();
+        }
+    }
+}
+
+static void gradient_both(const CodecCase *c, Dtype dtype)
+{
+    uint64_t members = 3, own = 1, held = members * c->rows;
+    Tensor gathered = make_values(c, dtype, held), error = make_random(dtype, held, c->cols, 0.1);
+    Tensor packets = make_packets(c, dtype, held), shard = make(dtype, c->rows, c->cols);
+    Tensor gathered_there = device_copy(gathered), error_there = device_copy(error), shard_there = device_like(shard);
+    Tensor packets_there = device_like(packets);
+    const CudaQueue *q = device_queue(0);
+    EXPECT_SUCCESS(cuda_encode_gradient(q, c->ratio, own * c->rows, c->rows, gathered_there, error_there,
+                                        packets_there));
+    host_encode_gradient(c->ratio, own * c->rows, c->rows, gathered, error, packets);
+    expect_same(packets_there, packets, tensor_bytes(packets), "packets of gradients");
+    expect_same(error_there, error, tensor_bytes(error), "what was left out");
+    EXPECT_SUCCESS(cuda_decode_gradient(q, c->ratio, own, gathered_there, packets_there, shard_there));
+    host_decode_gradient(c->ratio, own, gathered, packets, shard);
+    expect_same(shard_there, shard, tensor_bytes(shard), "sums of gradients");
+    device_finish();
+}
+
+Test(kernels_cuda, gradients_encode_and_decode)
+{
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++)
+        for (size_t i = 0; i < COUNT_OF(cases); i++)
+            gradient_both(&cases[i], dtypes[d]);
+}
+
+// The fused kernel leaves what the two kernels leave that it stands for.
+static void fused_both(const CodecCase *c, Dtype dtype, bool has_sent)
+{
+    AdamW adamw = {.learning_rate = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .gradient_scale = 1,
+                   .step = 1};
+    AdamWFactors values = cuda_adamw_factors(&adamw, 0);
+    Tensor factors = device_make(DTYPE_U8, 1, sizeof values), none = {0};
+    EXPECT_SUCCESS(cudaMemcpy(factors.data, &values, sizeof values, cudaMemcpyHostToDevice));
+    Tensor weights = make_values(c, dtype, c->rows), gradient = device_copy(make_random(dtype, c->rows, c->cols, 1));
+    Tensor sent = has_sent ? make_random(dtype, c->rows, c->cols, 0.5) : none, packet = make_packets(c, dtype, c->rows);
+    Tensor state = make(DTYPE_F32, c->rows, (dtype == DTYPE_F32 ? 2 : 3) * c->cols);
+    Tensor one_weights = device_copy(weights), two_weights = device_copy(weights), one_state = device_like(state);
+    Tensor two_state = device_like(state), one_sent = device_copy(sent), two_sent = device_copy(sent);
+    Tensor one_packet = device_like(packet), two_packet = device_like(packet);
+    const CudaQueue *q = device_queue(0);
+    EXPECT_SUCCESS(cuda_optimizer_begin(q, one_weights, one_state));
+    EXPECT_SUCCESS(cuda_optimizer_begin(q, two_weights, two_state));
+    EXPECT_SUCCESS(cuda_optimizer_encode(q, factors.data, none, one_weights, gradient, one_state, c->ratio, none,
+                                         one_sent, one_packet));
+    EXPECT_SUCCESS(cuda_optimizer(q, factors.data, none, two_weights, gradient, two_state));
+    EXPECT_SUCCESS(cuda_encode(q, c->ratio, two_weights, none, two_sent, two_packet));
+    expect_same(one_weights, host_copy(two_weights), tensor_bytes(weights), "fused, weights");
+    expect_same(one_state, host_copy(two_state), tensor_bytes(state), "fused, state");
+    expect_same(one_packet, host_copy(two_packet), tensor_bytes(packet), "fused, packet");
+    if (has_sent)
+        expect_same(one_sent, host_copy(two_sent), tensor_bytes(sent), "fused, what was sent");
+    device_finish();
+}
+
+Test(kernels_cuda, optimizer_fused_with_encode)
+{
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
+        for (size_t i = 0; i < COUNT_OF(cases); i++) {
+            fused_both(&cases[i], dtypes[d], false);
+            fused_both(&cases[i], dtypes[d], true);
+        }
+    }
+}
