@@ -30,6 +30,7 @@ typedef struct {
 typedef struct {
     bool has_loss;
     double loss;
+    int64_t nonfinite_step;   // first step whose output was not finite when the loss was found not to be; -1: not known
     const int32_t *tokens;    // [batch][sequence + 1]
     const int32_t *decisions; // [plan->choice_count][tokens][top_k], -1 for a dropped record
     Tensor x;                 // [tokens][hidden], before the final norm

@@ -125,8 +125,8 @@ static cudaError_t inputs_enqueue(CudaEngine *engine, const EngineIteration *ite
     if (error == cudaSuccess && engine->tokens.data) {
         Tensor tokens = engine->tokens;
         tokens.data = engine->tokens_set;
-        data_fill(engine->options.data, &plan->model, engine->options.seed, engine->comm->rank, iteration->iteration,
-                  tokens);
+        data_fill(engine->options.data, &plan->model, engine->options.seed, engine->comm->rank, iteration->part,
+                  iteration->iteration, tokens);
         error = cudaMemcpyAsync(engine->tokens.data, engine->tokens_set, tokens.rows * tokens.cols * sizeof(int32_t),
                                 cudaMemcpyHostToDevice, home);
     }
@@ -298,7 +298,7 @@ bool cuda_finish(Engine *base, StepTime times[], Fault *fault)
 EngineResult cuda_result(const Engine *base)
 {
     const CudaEngine *engine = (const CudaEngine *)base;
-    EngineResult result = {.has_loss = engine->loss.data != NULL};
+    EngineResult result = {.has_loss = engine->loss.data != NULL, .nonfinite_step = -1};
     result.tokens = engine->tokens.data ? engine->tokens_set : NULL;
     if (result.has_loss)
         result.loss = (double)*engine->loss_seen;

@@ -236,9 +236,10 @@ static void host_begin(Engine *base, const EngineIteration *iteration)
     HostEngine *engine = (HostEngine *)base;
     engine->updates = iteration->update;
     engine->learning_rate = iteration->learning_rate;
+    engine->nonfinite_step = -1;
     if (engine->tokens.data)
         data_fill(engine->options.data, &engine->plan->model, engine->options.seed, engine->comm->rank,
-                  iteration->iteration, engine->tokens);
+                  iteration->part, iteration->iteration, engine->tokens);
 }
 
 static bool host_execute(Engine *base, uint32_t step, Fault *fault)
@@ -250,7 +251,8 @@ static bool host_execute(Engine *base, uint32_t step, Fault *fault)
 static EngineResult host_result(const Engine *base)
 {
     const HostEngine *engine = (const HostEngine *)base;
-    EngineResult result = {.decisions = engine->decisions, .tokens = engine->tokens.data};
+    EngineResult result = {
+        .decisions = engine->decisions, .tokens = engine->tokens.data, .nonfinite_step = engine->nonfinite_step};
     result.has_loss = engine->loss.data != NULL;
     if (result.has_loss)
         result.loss = (double)*(const float *)engine->loss.data;

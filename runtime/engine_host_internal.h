@@ -38,6 +38,7 @@ struct HostEngine {
     int32_t *sum_counts;
     uint64_t updates;  // of the optimizer, from 1
     float learning_rate;
+    int64_t nonfinite_step; // see EngineResult
     int32_t *decisions;
     void *final_x;
     Tensor loss, tokens, x;

@@ -1,9 +1,11 @@
 // The ops of the host engine: kernels/host for local ones, the communicator for the others. Nothing is allocated here.
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "runtime/comm_sums.h"
 #include "runtime/engine_host_internal.h"
+#include "runtime/nonfinite.h"
 #include "runtime/training.h"
 
 static uint64_t counted_rows(Tensor counts)
@@ -183,7 +185,10 @@ static bool run_loss(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const Tensor *t = step->operands;
+    HostEngine *engine = step->engine;
     host_loss(dims_of(step), t[0], t[1], t[2], t[3], t[4]);
+    if (!isfinite(*(const float *)t[3].data)) // what led to it is overwritten by the backward pass
+        engine->nonfinite_step = nonfinite_step(engine->plan, &host_engine, (const Engine *)engine, step->index);
     return true;
 }
 

@@ -2,6 +2,7 @@
 // processes. Every rank is a thread (job_rank.c); the calling thread supervises: progress, interruption. Nothing of a
 // rank is freed before all ranks of this process have ended, because peers read its memory.
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,13 +20,21 @@ JobOptions job_options_default(void)
 {
     return (JobOptions){
         .engine = &host_engine, .iterations = 10, .warmup = 1, .routing = ROUTING_LEARNED, .graphs = true,
-        .timeout_s = 60, .learning_rate = -1, .weight_decay = -1, .balance = -1};
+        .timeout_s = 60, .learning_rate = -1, .weight_decay = -1, .balance = -1,
+        .training.validation_share = 0.1};
 }
 
 static int compare_doubles(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
+}
+
+// At most: one may be due at once, another behind the last iteration.
+static size_t validation_count(const JobOptions *options)
+{
+    uint32_t every = options->training.validate_every;
+    return every > 0 ? ((size_t)options->warmup + options->iterations) / every + 2 : 0;
 }
 
 static bool result_create(const Plan *plan, const JobOptions *options, JobResult *result, Fault *fault)
@@ -37,12 +46,14 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
     result->loss = calloc((size_t)options->iterations + 1, sizeof(*result->loss));
     result->step_s = calloc(2 * (size_t)plan->step_count + 1, sizeof(*result->step_s));
     result->trace = calloc((size_t)options->trace_count * plan->step_count + 1, sizeof(*result->trace));
+    result->validation = calloc(validation_count(options) + 1, sizeof(*result->validation));
     if (options->count_choices)
         result->histogram = calloc(histogram_count(plan) + 1, sizeof(*result->histogram));
     if (options->keep_outputs)
         result->outputs = calloc(options->comm ? 1 : result->ranks, output_bytes(plan) + 1);
     result->rank_times = calloc(result->ranks, sizeof(*result->rank_times));
     if (!result->iteration_s || !result->loss || !result->step_s || !result->trace || !result->rank_times ||
+        !result->validation ||
         (options->count_choices && !result->histogram) || (options->keep_outputs && !result->outputs))
         return fault_set(fault, EXIT_FAULT, "out of memory for the result");
     result->exposed_s = result->step_s + plan->step_count;
@@ -57,7 +68,13 @@ static bool job_create(Job *job, Fault *fault)
     clock_cond_init(&job->ended_changed);
     job->rank_count = cluster_gpus(&plan->cluster);
     job->local_count = options->comm ? 1 : job->rank_count;
-    if (!data_open(options->data_path, plan->pass == PASS_TRAINING, &plan->model, &job->data, fault))
+    bool trains = plan->pass == PASS_TRAINING;
+    DataOptions data = {.path = options->data_path,
+                        .sources = trains,
+                        .validation_share = trains ? options->training.validation_share : 0,
+                        .validates = options->training.validate_every > 0};
+    atomic_store(&job->loss, NAN);
+    if (!data_open(&data, &plan->model, &job->data, fault))
         return false;
     if (options->check) {
         job->reference = reference_create(plan, options->seed, fault);
@@ -116,7 +133,16 @@ static JobProgress job_progress(Job *job)
 {
     JobPhase phase = (JobPhase)atomic_load(&job->phase);
     uint32_t iterations = phase == JOB_WARMING_UP ? job->options->warmup : job->options->iterations;
-    return (JobProgress){.phase = phase, .iteration = atomic_load(&job->iteration), .iterations = iterations};
+    JobProgress progress = {.phase = phase, .iteration = atomic_load(&job->iteration), .iterations = iterations};
+    progress.loss = atomic_load(&job->loss);
+    progress.has_loss = !isnan(progress.loss);
+    double since_s = clock_now_s() - atomic_load(&job->measured_since_s);
+    if (phase == JOB_RUNNING && progress.iteration > 0 && since_s > 0) {
+        double each_s = since_s / progress.iteration;
+        progress.tokens_per_s = (double)(model_tokens(&job->plan->model) * job->rank_count) / each_s;
+        progress.remaining_s = each_s * (iterations - progress.iteration);
+    }
+    return progress;
 }
 
 static void job_interrupt(Job *job)
@@ -196,10 +222,13 @@ static void job_destroy(Job *job)
         free(job->ranks[r].step_s);
         free(job->ranks[r].histogram);
         free(job->ranks[r].times.late_s);
+        free(job->ranks[r].last_times);
+        rank_training_end(&job->ranks[r]);
     }
     for (uint64_t r = 0; job->world && job->ranks && job->options->engine->leave && r < job->local_count; r++)
         job->options->engine->leave(job->ranks[r].comm);
     free(job->ranks);
+    job_training_close(job);
     data_close(&job->data);
     thread_world_destroy(job->world);
     links_destroy(job->links);
@@ -231,7 +260,7 @@ bool job_run(const Plan *plan, const JobOptions *options, JobResult *result, Fau
         return false;
     host_kernels_init();
     Job job = {.plan = plan, .options = options, .result = result, .sample_count = samples};
-    bool ok = preflight_agree(options->comm, job_create(&job, fault), fault);
+    bool ok = preflight_agree(options->comm, job_create(&job, fault), fault) && job_training_open(&job, fault);
     if (ok) {
         job_start(&job);
         if (job.ranks[0].comm)
@@ -254,6 +283,8 @@ void job_result_free(JobResult *result)
     free(result->step_s);
     free(result->trace);
     free(result->histogram);
+    free(result->resumed);
+    free(result->validation);
     free(result->rank_times);
     free(result->outputs);
     *result = (JobResult){0};

@@ -15,7 +15,22 @@ typedef enum { JOB_PREPARING, JOB_WARMING_UP, JOB_RUNNING, JOB_CHECKING } JobPha
 typedef struct {
     JobPhase phase;
     uint32_t iteration, iterations; // done of the phase's
+    bool has_loss;
+    double loss;                   // of the last iteration, mean over ranks
+    double tokens_per_s, remaining_s; // 0 while unknown
 } JobProgress;
+
+// Of training plans.
+typedef struct {
+    const char *checkpoint;    // directory to write to, or NULL
+    uint32_t checkpoint_every; // iterations; 0: behind the last one only
+    const char *resume;        // checkpoint, or directory of them, to go on from; NULL
+    bool other_data;           // also where that saw other data, or another seed
+    uint32_t validate_every;   // iterations; 0: never
+    double validation_share;   // of the bytes of the data
+    bool skip_nonfinite;       // leave out updates whose loss or gradient is not finite
+    const char *loss_log;      // CSV file, a row per iteration as it happens; NULL
+} TrainingOptions;
 
 typedef struct {
     const EngineOps *engine;
@@ -25,6 +40,8 @@ typedef struct {
     const char *data_path;       // a file to take tokens from; NULL: generated
     Routing routing;
     double learning_rate, weight_decay, balance; // instead of the plan's; negative: the plan's
+    bool seed_given;             // otherwise a resumed training keeps its own
+    TrainingOptions training;
     bool emulate_links, check;
     bool graphs; // replay iterations as a whole where the engine can
     bool keep_outputs; // JobResult.outputs
@@ -49,14 +66,33 @@ typedef struct {
 } JobTraffic;
 
 typedef struct {
+    uint64_t iteration; // behind which it was evaluated, from 1
+    double loss;        // mean over ranks and their batches of held-out data
+} Validation;
+
+typedef struct {
+    uint32_t count;     // written
+    uint64_t iteration; // behind which the last was written, from 1
+    uint64_t bytes;     // of that
+    double sum_s, max_s;
+} CheckpointTimes;
+
+typedef struct {
     const char *engine, *communicator;
-    uint64_t ranks;
+    uint64_t ranks, seed;
     uint32_t iterations;
+    uint64_t first_iteration; // number of the first measured one in the whole training, from 1
+    char *resumed;            // the checkpoint that was gone on from, or NULL
+    bool same_strategy;       // it was written by: every rank goes on bit by bit
+    Validation *validation;   // [validation_count]
+    uint32_t validation_count;
+    uint64_t skipped;         // iterations of this run without an update
+    CheckpointTimes checkpoints;
     bool has_loss;
     double *iteration_s; // [iterations] slowest rank's
-    double *loss;        // [iterations] mean over ranks
+    double *loss;        // [iterations] mean over ranks; not finite where the update was left out
     double *step_s;      // [plan->step_count] median over iterations of the slowest rank
-    double *exposed_s;   // [plan->step_count] waits for migration alone (exposure.h): mean, the longest of all ranks
+    double *exposed_s;   // [plan->step_count] waits for migration alone (exposure.h), mean; of who waited most
     double min_s, median_s, max_s;
     JobTraffic traffic[LEVELS_MAX];
     CheckVerdict check;

@@ -1,14 +1,14 @@
 // One rank of a job: prepares its engine, then iterates between barriers.
 // Owns what its Rank holds until job.c frees it, when all ranks of this process have ended: peers read its memory.
-#include <inttypes.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "runtime/exposure.h"
 #include "runtime/clock.h"
+#include "runtime/exposure.h"
 #include "runtime/job_internal.h"
 #include "runtime/preflight.h"
-#include "runtime/training.h"
 
 bool rank_is_first(const Rank *rank)
 {
@@ -22,7 +22,8 @@ static StreamPoint rank_point(void *context, Stream stream)
 
 static double rank_life_s(void *context, double now_s)
 {
-    return interpreter_life_s(((Rank *)context)->interpreter, now_s);
+    Rank *rank = context;
+    return fmax(interpreter_life_s(rank->interpreter, now_s), atomic_load(&rank->training.alive_s));
 }
 
 size_t histogram_count(const Plan *plan)
@@ -35,6 +36,7 @@ static bool rank_prepare(Rank *rank)
     Job *job = rank->job;
     EngineOptions options = preflight_engine_options(job->plan, job->options);
     options.data = &job->data;
+    options.seed = job->begin.seed;
     rank->engine = job->options->engine->create(job->plan, rank->comm, &options, &rank->fault);
     if (!rank->engine)
         return false;
@@ -47,14 +49,15 @@ static bool rank_prepare(Rank *rank)
         rank->histogram = calloc(histogram_count(job->plan) + 1, sizeof(*rank->histogram));
     rank->times.late_s = calloc(2 * job->rank_count, sizeof(double));
     rank->left_out = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->left_out));
+    rank->last_times = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->last_times));
     bool histogram = rank->histogram || !job->options->count_choices;
-    if (!rank->samples || !rank->step_s || !rank->times.late_s || !rank->left_out || !histogram)
+    if (!rank->samples || !rank->step_s || !rank->times.late_s || !rank->left_out || !rank->last_times || !histogram)
         return fault_set(&rank->fault, EXIT_FAULT, "out of memory for step times");
     rank->exposed_s = rank->step_s + job->plan->step_count;
     rank->times.last_s = rank->times.late_s + job->rank_count;
     rank->comm->ops->watch(rank->comm, &(Watch){.point = rank_point, .life_s = rank_life_s, .context = rank});
     atomic_store(&rank->prepared, true);
-    return true;
+    return rank_training_prepare(rank);
 }
 
 static void rank_keep_times(Rank *rank, uint32_t iteration)
@@ -67,6 +70,7 @@ static void rank_keep_times(Rank *rank, uint32_t iteration)
         rank->compute_s += rank->job->plan->steps[s].group == NONE ? time_s : 0;
     }
     exposure_add(rank->job->plan, times, rank->exposed_s);
+    memcpy(rank->last_times, times, rank->job->plan->step_count * sizeof(*times));
 }
 
 static void rank_count_choices(Rank *rank, const int32_t *decisions)
@@ -86,40 +90,56 @@ static void rank_leave_out(Rank *rank, uint64_t iteration)
         rank->left_out[s] = iteration % plan_step_period(plan, &plan->steps[s]) != 0;
 }
 
+static void rank_keep_result(Rank *rank, uint32_t measured, double time_s, double loss)
+{
+    Job *job = rank->job;
+    EngineResult result = job->options->engine->result(rank->engine);
+    rank_keep_times(rank, measured);
+    rank_count_choices(rank, result.decisions);
+    if (!rank_is_first(rank))
+        return;
+    job->result->iteration_s[measured] = time_s;
+    job->result->loss[measured] = loss;
+    job->result->has_loss = result.has_loss;
+    atomic_store(&job->loss, result.has_loss ? loss : NAN);
+}
+
 // One iteration between barriers. `measured` is its index among the measured ones, or -1.
-static bool rank_iterate(Rank *rank, uint32_t iteration, int64_t measured)
+static bool rank_iterate(Rank *rank, uint64_t iteration, int64_t measured)
 {
     Job *job = rank->job;
     const CommOps *comm = rank->comm->ops;
-    TrainingSettings settings = preflight_training(job->plan, job->options);
-    EngineIteration of = {.iteration = iteration,
-                          .update = iteration + 1,
-                          .learning_rate = (float)training_rate(&settings, iteration)};
+    EngineIteration of = rank_training_iteration(rank, iteration);
+    uint64_t updates = rank->training.updates;
+    double loss;
     job->options->engine->begin(rank->engine, &of);
     rank_leave_out(rank, of.iteration);
     if (!comm->barrier(rank->comm, &rank->fault))
         return false;
     rank->start_s = clock_now_s();
-    if (!interpreter_run(rank->interpreter, rank->left_out, &rank->fault))
+    if (!rank_training_run(rank, iteration, &loss))
         return false;
     double time_s = clock_now_s() - rank->start_s;
-    EngineResult result = job->options->engine->result(rank->engine);
-    double loss = result.has_loss ? result.loss : 0;
-    if (!comm->all_reduce_max(rank->comm, &time_s, 1, &rank->fault) ||
-        !comm->all_reduce_sum(rank->comm, &loss, 1, &rank->fault))
+    if (!comm->all_reduce_max(rank->comm, &time_s, 1, &rank->fault))
         return false;
-    if (!isfinite(loss)) // the same on every rank
-        return fault_set(&rank->fault, EXIT_FAULT, "the loss of iteration %u is not a finite number", iteration);
-    if (measured < 0)
-        return true;
-    rank_keep_times(rank, (uint32_t)measured);
-    rank_count_choices(rank, result.decisions);
-    if (rank_is_first(rank)) {
-        job->result->iteration_s[measured] = time_s;
-        job->result->loss[measured] = loss / (double)job->rank_count;
-        job->result->has_loss = result.has_loss;
-    }
-    return true;
+    if (measured >= 0)
+        rank_keep_result(rank, (uint32_t)measured, time_s, loss);
+    LossRow row = {.iteration = iteration + 1,
+                   .loss = loss,
+                   .learning_rate = (double)of.learning_rate,
+                   .iteration_s = time_s,
+                   .skipped = rank->training.updates == updates};
+    return job->plan->pass != PASS_TRAINING || rank_training_follow(rank, iteration + 1, &row);
+}
+
+// What was counted before the measured iterations is dropped.
+static void rank_begin_measuring(Rank *rank)
+{
+    rank->comm->ops->traffic(rank->comm, rank->traffic, true);
+    rank->comm->ops->times(rank->comm, &rank->times, true);
+    memset(rank->traffic, 0, sizeof(rank->traffic));
+    memset(rank->times.late_s, 0, 2 * rank->job->rank_count * sizeof(double)); // last_s is behind
+    rank->times.exchange = rank->times.gather = (CommTime){0};
 }
 
 static bool rank_loop(Rank *rank)
@@ -129,15 +149,15 @@ static bool rank_loop(Rank *rank)
     for (uint32_t i = 0; i < options->warmup + options->iterations; i++) {
         bool warm = i >= options->warmup;
         if (i == options->warmup) {
-            CommTraffic discarded[LEVELS_MAX] = {0};
-            rank->comm->ops->traffic(rank->comm, discarded, true);
-            rank->comm->ops->times(rank->comm, &rank->times, true);
+            rank_begin_measuring(rank);
+            if (rank_is_first(rank))
+                atomic_store(&job->measured_since_s, clock_now_s());
         }
         if (rank_is_first(rank)) {
             atomic_store(&job->iteration, warm ? i - options->warmup : i);
             atomic_store(&job->phase, warm ? JOB_RUNNING : JOB_WARMING_UP);
         }
-        if (!rank_iterate(rank, i, warm ? (int64_t)(i - options->warmup) : -1))
+        if (!rank_iterate(rank, job->begin.iteration + i, warm ? (int64_t)(i - options->warmup) : -1))
             return false;
     }
     return true;

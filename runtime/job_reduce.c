@@ -49,7 +49,7 @@ static bool rank_share_trace(Rank *rank)
         return true;
     if (rank->comm->machine_size == rank->comm->size && !comm->all_reduce_max(rank->comm, &before_s, 1, &rank->fault))
         return false;
-    const StepTime *times = interpreter_times(rank->interpreter);
+    const StepTime *times = rank->last_times;
     for (uint32_t t = 0; t < options->trace_count; t++) {
         StepTime *trace = job->result->trace + (size_t)t * steps;
         for (uint32_t s = 0; options->trace_ranks[t] == rank->comm->rank && s < steps; s++)
@@ -66,8 +66,8 @@ static bool rank_reduce_traffic(Rank *rank)
 {
     Job *job = rank->job;
     const CommOps *comm = rank->comm->ops;
-    CommTraffic own[LEVELS_MAX] = {0};
-    comm->traffic(rank->comm, own, false);
+    const CommTraffic *own = rank->traffic;
+    comm->traffic(rank->comm, rank->traffic, true);
     for (uint32_t l = 0; l < job->plan->cluster.level_count; l++) {
         double sums[] = {(double)own[l].exchange_bytes, (double)own[l].routing_bytes, (double)own[l].gather_bytes,
                          (double)own[l].reduce_bytes};
@@ -102,8 +102,6 @@ static bool rank_share_times(Rank *rank)
     RankTimes *table = job->result->rank_times, *own = &table[rank->comm->rank];
     uint64_t ranks = job->rank_count;
     double iterations = job->options->iterations;
-    rank->times.exchange = rank->times.gather = (CommTime){0};
-    memset(rank->times.late_s, 0, 2 * ranks * sizeof(double)); // last_s is behind
     comm->times(rank->comm, &rank->times, false);
     pthread_mutex_lock(&job->mutex);
     own->compute_s = rank->compute_s / iterations;

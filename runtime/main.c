@@ -1,6 +1,7 @@
 // hep-run: reads and verifies a plan, runs it, prints the report. But for the command line (options.c) the only file of
 // the runtime that prints or exits. Under a launcher every process runs it, and rank 0 speaks for all.
 #include <inttypes.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -149,6 +150,18 @@ static void catch_signals(void)
     sigaction(SIGUSR1, &state_action, NULL);
 }
 
+static void show_running(const JobProgress *progress)
+{
+    char rate[FORMAT_MAX];
+    long remaining_s = lround(progress->remaining_s);
+    fprintf(stderr, "\r\033[Kiteration %" PRIu32 "/%" PRIu32, progress->iteration + 1, progress->iterations);
+    if (progress->has_loss)
+        fprintf(stderr, ", loss %.4f", progress->loss);
+    if (progress->tokens_per_s > 0)
+        fprintf(stderr, ", %s tokens/s, %ld:%02ld:%02ld left", format_count(rate, progress->tokens_per_s),
+                remaining_s / 3600, remaining_s / 60 % 60, remaining_s % 60);
+}
+
 static void show_progress(void *context, const JobProgress *progress)
 {
     (void)context;
@@ -160,7 +173,7 @@ static void show_progress(void *context, const JobProgress *progress)
         fprintf(stderr, "\r\033[Kwarming up %" PRIu32 "/%" PRIu32, progress->iteration + 1, progress->iterations);
         break;
     case JOB_RUNNING:
-        fprintf(stderr, "\r\033[Kiteration %" PRIu32 "/%" PRIu32, progress->iteration + 1, progress->iterations);
+        show_running(progress);
         break;
     case JOB_CHECKING:
         fputs("\r\033[Kcomparing with the reference", stderr);
@@ -256,8 +269,24 @@ static int conclude(const Options *options, const Plan *plan, const JobResult *r
     return EXIT_MISMATCH;
 }
 
+// What was asked for must fit the pass of the plan.
+static bool fits_pass(Options *options, const Plan *plan, bool is_first)
+{
+    bool trains = plan->pass == PASS_TRAINING;
+    if (trains && !options->warmup_given)
+        options->job.warmup = 0;
+    if (!trains && options->training_option && is_first)
+        fprintf(stderr,
+                "hep-run: --%s is for training, and the pass of this plan is '%s': plan { pass = training } makes one "
+                "that trains\n",
+                options->training_option, pass_name(plan->pass));
+    return trains || !options->training_option;
+}
+
 static int run_plan(Options *options, const Plan *plan, bool is_first)
 {
+    if (!fits_pass(options, plan, is_first))
+        return EXIT_USAGE;
     bool shows_progress = is_first && !options->quiet && isatty(STDERR_FILENO);
     JobResult result;
     Fault fault = {0};

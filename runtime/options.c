@@ -18,6 +18,14 @@ enum {
     OPTION_LEARNING_RATE,
     OPTION_WEIGHT_DECAY,
     OPTION_BALANCE,
+    OPTION_CHECKPOINT,
+    OPTION_EVERY,
+    OPTION_RESUME,
+    OPTION_OTHER_DATA,
+    OPTION_VALIDATE,
+    OPTION_VALIDATION,
+    OPTION_SKIP_NONFINITE,
+    OPTION_LOSSES,
     OPTION_CHECK,
     OPTION_JSON,
     OPTION_EMULATE_LINKS,
@@ -54,13 +62,27 @@ static const char documentation[] =
 
 static const struct argp_option option_table[] = {
     {"iterations", 'n', "COUNT", 0, "measured iterations (10)", 0},
-    {"warmup", OPTION_WARMUP, "COUNT", 0, "iterations before them that are not measured (1)", 0},
+    {"warmup", OPTION_WARMUP, "COUNT", 0,
+     "iterations before them that are not measured (1; of training plans 0)", 0},
     {"seed", OPTION_SEED, "NUMBER", 0, "of weights and tokens (0)", 0},
     {"data", OPTION_DATA, "FILE", 0, "take the tokens from the bytes of FILE instead of generating them", 0},
     {"learning-rate", OPTION_LEARNING_RATE, "RATE", 0, "of AdamW at its highest, instead of the plan's", 0},
     {"weight-decay", OPTION_WEIGHT_DECAY, "RATE", 0, "of AdamW, instead of the plan's", 0},
     {"balance", OPTION_BALANCE, "WEIGHT", 0,
      "of the loss that makes the loads of experts alike, instead of the plan's", 0},
+    {"checkpoint", OPTION_CHECKPOINT, "DIR", 0,
+     "write what training needs to go on into DIR, behind the last iteration and as --every says; keep the last two",
+     0},
+    {"every", OPTION_EVERY, "COUNT", 0, "iterations from one checkpoint to the next", 0},
+    {"resume", OPTION_RESUME, "DIR", 0,
+     "go on from the last checkpoint in DIR, or from DIR where that is one itself; -n counts from there", 0},
+    {"other-data", OPTION_OTHER_DATA, NULL, 0, "resume although the data, or the seed, are not the checkpoint's", 0},
+    {"validate", OPTION_VALIDATE, "COUNT", 0,
+     "every so many iterations, and behind the last, compute the loss of held-out data", 0},
+    {"validation", OPTION_VALIDATION, "SHARE", 0, "of the bytes of --data, at its end, that is held out (0.1)", 0},
+    {"skip-nonfinite", OPTION_SKIP_NONFINITE, NULL, 0,
+     "where a loss or gradient is not finite, leave out that iteration's update instead of stopping", 0},
+    {"losses", OPTION_LOSSES, "FILE", 0, "write a CSV row per iteration to FILE while training", 0},
     {"check", OPTION_CHECK, NULL, 0, "compare the last iteration with a dense reference; exit 1 if they differ", 0},
     {"emulate-links", OPTION_EMULATE_LINKS, NULL, 0,
      "hold transfers to the bandwidths and latencies of the plan's cluster", 0},
@@ -140,6 +162,15 @@ static double parse_rate(struct argp_state *state, const char *option, const cha
     return value;
 }
 
+static double parse_share(struct argp_state *state, const char *option, const char *text)
+{
+    char *end;
+    double value = strtod(text, &end);
+    if (end == text || *end != '\0' || !(value >= 0 && value < 1))
+        argp_error(state, "--%s '%s': expected a share, from 0 to less than 1", option, text);
+    return value;
+}
+
 static Communicator parse_communicator(struct argp_state *state, const char *name)
 {
     if (strcmp(name, "threads") == 0)
@@ -176,6 +207,7 @@ static void refuse_overwriting(struct argp_state *state, const Options *options)
     } outputs[] = {{"--json", options->json},
                    {"--trace", options->trace},
                    {"--profile", options->profile},
+                   {"--losses", options->job.training.loss_log},
                    {"--calibrate", options->calibrate}};
     for (size_t i = 0; i < COUNT_OF(outputs); i++) {
         if (file_is_same(options->input, outputs[i].path))
@@ -189,22 +221,31 @@ static void refuse_overwriting(struct argp_state *state, const Options *options)
     }
 }
 
-static error_t parse_option(int key, char *argument, struct argp_state *state)
+static void check_training(struct argp_state *state, const Options *options)
+{
+    const TrainingOptions *training = &options->job.training;
+    if (training->checkpoint_every > 0 && !training->checkpoint)
+        argp_error(state, "--every says how often --checkpoint DIR is written to: give that, too");
+    if (training->other_data && !training->resume)
+        argp_error(state, "--other-data goes with --resume");
+    if (options->validation_given && !options->job.data_path)
+        argp_error(state, "--validation divides the bytes of --data FILE: give that, too");
+    if (training->validate_every > 0 && options->job.data_path && training->validation_share == 0)
+        argp_error(state, "--validate computes the loss of held-out bytes, and --validation 0 holds none out");
+    if (options->training_option && options->calibrate)
+        argp_error(state, "--calibrate runs no plan: --%s does not go with it", options->training_option);
+    if (options->job.check && training->resume)
+        argp_error(state, "--check compares with a reference that has the initial weights: not with --resume");
+    if (options->job.check && training->validate_every > 0)
+        argp_error(state, "--check looks at the last forward pass: not with --validate");
+}
+
+// Of those that only training plans have a use for.
+static error_t parse_training_option(int key, char *argument, struct argp_state *state)
 {
     Options *options = state->input;
+    TrainingOptions *training = &options->job.training;
     switch (key) {
-    case 'n':
-        options->job.iterations = (uint32_t)parse_number(state, "iterations", argument, 1, ITERATIONS_MAX);
-        return 0;
-    case OPTION_WARMUP:
-        options->job.warmup = (uint32_t)parse_number(state, "warmup", argument, 0, ITERATIONS_MAX);
-        return 0;
-    case OPTION_SEED:
-        options->job.seed = parse_number(state, "seed", argument, 0, UINT64_MAX);
-        return 0;
-    case OPTION_DATA:
-        options->job.data_path = argument;
-        return 0;
     case OPTION_LEARNING_RATE:
         options->job.learning_rate = parse_rate(state, "learning-rate", argument);
         return 0;
@@ -213,6 +254,65 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         return 0;
     case OPTION_BALANCE:
         options->job.balance = parse_rate(state, "balance", argument);
+        return 0;
+    case OPTION_CHECKPOINT:
+        training->checkpoint = argument;
+        return 0;
+    case OPTION_EVERY:
+        training->checkpoint_every = (uint32_t)parse_number(state, "every", argument, 1, ITERATIONS_MAX);
+        return 0;
+    case OPTION_RESUME:
+        training->resume = argument;
+        return 0;
+    case OPTION_OTHER_DATA:
+        training->other_data = true;
+        return 0;
+    case OPTION_VALIDATE:
+        training->validate_every = (uint32_t)parse_number(state, "validate", argument, 1, ITERATIONS_MAX);
+        return 0;
+    case OPTION_VALIDATION:
+        training->validation_share = parse_share(state, "validation", argument);
+        options->validation_given = true;
+        return 0;
+    case OPTION_SKIP_NONFINITE:
+        training->skip_nonfinite = true;
+        return 0;
+    case OPTION_LOSSES:
+        training->loss_log = argument;
+        return 0;
+    }
+    return ARGP_ERR_UNKNOWN;
+}
+
+static const char *option_name(int key)
+{
+    const struct argp_option *option = option_table;
+    while (option->key != key)
+        option++;
+    return option->name;
+}
+
+static error_t parse_option(int key, char *argument, struct argp_state *state)
+{
+    Options *options = state->input;
+    if (parse_training_option(key, argument, state) == 0) {
+        options->training_option = options->training_option ? options->training_option : option_name(key);
+        return 0;
+    }
+    switch (key) {
+    case 'n':
+        options->job.iterations = (uint32_t)parse_number(state, "iterations", argument, 1, ITERATIONS_MAX);
+        return 0;
+    case OPTION_WARMUP:
+        options->job.warmup = (uint32_t)parse_number(state, "warmup", argument, 0, ITERATIONS_MAX);
+        options->warmup_given = true;
+        return 0;
+    case OPTION_SEED:
+        options->job.seed = parse_number(state, "seed", argument, 0, UINT64_MAX);
+        options->job.seed_given = true;
+        return 0;
+    case OPTION_DATA:
+        options->job.data_path = argument;
         return 0;
     case OPTION_CHECK:
         options->job.check = true;
@@ -267,6 +367,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         return 0;
     case ARGP_KEY_END:
         check_calibrate(state, options);
+        check_training(state, options);
         if (!options->input && !options->levels)
             argp_error(state, "no plan: give a .hepb or .ir file ('-' reads standard input)");
         if (options->trace_ranks && !options->trace)

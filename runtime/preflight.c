@@ -41,6 +41,18 @@ static bool check_checkable(const Plan *plan, const JobOptions *options, Fault *
                      "iteration: give --warmup 0 --iterations 1");
 }
 
+// What copies the contents of buffers out or in.
+static bool check_training(const Plan *plan, const JobOptions *options, Fault *fault)
+{
+    const TrainingOptions *training = &options->training;
+    bool asks = training->checkpoint || training->resume || training->validate_every > 0 || training->skip_nonfinite;
+    if (asks && plan->pass != PASS_TRAINING)
+        return fault_set(fault, EXIT_USAGE, "checkpoints, validation and updates are of training plans only");
+    return !asks || (options->engine->read && options->engine->write) ||
+           fault_set(fault, EXIT_FAULT, "engine '%s' cannot write or read checkpoints, nor undo steps",
+                     options->engine->name);
+}
+
 static uint32_t stream_count(const Plan *plan)
 {
     bool used[STREAM_COUNT] = {false};
@@ -112,6 +124,13 @@ enum {
     GIVEN_RATE,
     GIVEN_DECAY,
     GIVEN_BALANCE,
+    GIVEN_CHECKPOINT,
+    GIVEN_EVERY,
+    GIVEN_RESUME,
+    GIVEN_OTHER_DATA,
+    GIVEN_VALIDATE,
+    GIVEN_VALIDATION,
+    GIVEN_SKIP,
     GIVEN_COUNT
 };
 static const char *const given_names[GIVEN_COUNT] = {
@@ -120,6 +139,9 @@ static const char *const given_names[GIVEN_COUNT] = {
     [GIVEN_EMULATE] = "--emulate-links", [GIVEN_TIMEOUT] = "--timeout", [GIVEN_TRACED] = "--trace",
     [GIVEN_PROFILE] = "--profile",       [GIVEN_DATA] = "--data",
     [GIVEN_RATE] = "--learning-rate",    [GIVEN_DECAY] = "--weight-decay", [GIVEN_BALANCE] = "--balance",
+    [GIVEN_CHECKPOINT] = "--checkpoint", [GIVEN_EVERY] = "--every",     [GIVEN_RESUME] = "--resume",
+    [GIVEN_OTHER_DATA] = "--other-data", [GIVEN_VALIDATE] = "--validate", [GIVEN_VALIDATION] = "--validation",
+    [GIVEN_SKIP] = "--skip-nonfinite",
 };
 
 static void given_fill(const JobOptions *options, double given[GIVEN_COUNT])
@@ -137,6 +159,13 @@ static void given_fill(const JobOptions *options, double given[GIVEN_COUNT])
     given[GIVEN_RATE] = options->learning_rate;
     given[GIVEN_DECAY] = options->weight_decay;
     given[GIVEN_BALANCE] = options->balance;
+    given[GIVEN_CHECKPOINT] = options->training.checkpoint != NULL;
+    given[GIVEN_EVERY] = options->training.checkpoint_every;
+    given[GIVEN_RESUME] = options->training.resume != NULL;
+    given[GIVEN_OTHER_DATA] = options->training.other_data;
+    given[GIVEN_VALIDATE] = options->training.validate_every;
+    given[GIVEN_VALIDATION] = options->training.validation_share;
+    given[GIVEN_SKIP] = options->training.skip_nonfinite;
     given[GIVEN_TRACED] = options->trace_count;
     for (uint32_t t = 0; t < options->trace_count; t++)
         given[GIVEN_TRACED] += (double)options->trace_ranks[t] * (t + 1);
@@ -265,6 +294,7 @@ bool preflight_run(const Plan *plan, const JobOptions *options, uint32_t samples
 {
     bool runs = (check_given(options, fault) || of_rank(options, fault)) && check_world(plan, options, fault) &&
                 check_executable(plan, options->engine, fault) && check_checkable(plan, options, fault) &&
+                check_training(plan, options, fault) &&
                 (check_machine(plan, options, samples, fault) || of_rank(options, fault));
     return preflight_agree(options->comm, runs, fault);
 }

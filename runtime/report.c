@@ -71,8 +71,12 @@ static void print_description(const Report *report, Text *out)
                 report->options->emulate_links ? "emulated at the cluster's bandwidths and latencies" : "not emulated",
                 format_bytes(a, (double)plan->arena_bytes));
     text_format(out, "# routing %s, seed %" PRIu64 ", %" PRIu32 " iterations after %" PRIu32 " to warm up\n",
-                routing_name(report->options->routing), report->options->seed, report->options->iterations,
+                routing_name(report->options->routing), report->result->seed, report->options->iterations,
                 report->options->warmup);
+    if (report->result->resumed)
+        text_format(out, "# resumed from %s: this run begins with iteration %" PRIu64 "%s\n", report->result->resumed,
+                    report->result->first_iteration - report->options->warmup,
+                    report->result->same_strategy ? "" : "; strategy or ranks are others, experts were dealt out anew");
 }
 
 // ---- steps -----------------------------------------------------------------------------------
@@ -302,6 +306,8 @@ static void print_verdict(const Report *report, Text *out)
                     result->loss[0], result->loss[result->iterations - 1]);
     else if (result->has_loss)
         text_format(out, "loss: %.6f in the last iteration (mean over ranks)\n", result->loss[result->iterations - 1]);
+    if (report->plan->pass == PASS_TRAINING)
+        report_print_training(result, out);
     if (check->done)
         text_format(out,
                     "check: %s: largest error of a hidden state %.3g, tolerance %.3g; of a rank's loss %.3g, tolerance "
@@ -427,7 +433,7 @@ void report_add_json(const Report *report, cJSON *root)
     cJSON_AddNumberToObject(root, "ranks", (double)result->ranks);
     cJSON_AddNumberToObject(root, "iterations", result->iterations);
     cJSON_AddNumberToObject(root, "warmup", report->options->warmup);
-    cJSON_AddNumberToObject(root, "seed", (double)report->options->seed);
+    cJSON_AddNumberToObject(root, "seed", (double)result->seed);
     cJSON_AddStringToObject(root, "routing", routing_name(report->options->routing));
     cJSON_AddBoolToObject(root, "emulated_links", report->options->emulate_links);
     cJSON_AddItemToObject(root, "iteration_s", json_times(result));
@@ -437,6 +443,8 @@ void report_add_json(const Report *report, cJSON *root)
     cJSON_AddItemToObject(root, "check", json_check(&result->check));
     int loss_count = result->has_loss ? (int)result->iterations : 0;
     cJSON_AddItemToObject(root, "loss", cJSON_CreateDoubleArray(result->loss, loss_count));
+    if (report->plan->pass == PASS_TRAINING)
+        report_add_training(result, root);
     cJSON_AddItemToObject(root, "steps", json_steps(report));
     exposure_add_json(report->plan, result->step_s, result->exposed_s, root);
     cJSON_AddItemToObject(root, "rank_times", json_ranks(result));
