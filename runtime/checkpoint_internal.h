@@ -93,4 +93,38 @@ bool manifest_parse(const char *path, const char *text, Manifest *out, Fault *fa
 bool manifest_same_model(const Manifest *of, const Plan *plan, const char *where, Fault *fault) MUST_CHECK;
 bool manifest_same_strategy(const Manifest *a, const Manifest *b);
 
+// ---- reading ---------------------------------------------------------------------------------
+
+struct Checkpoint {
+    char *path;   // of the directory
+    char *before; // of the checkpoint before it, or NULL
+    Manifest manifest;
+};
+
+// Adds to the fault of a file of this checkpoint what to take instead; false.
+bool checkpoint_suggest(const Checkpoint *checkpoint, Fault *fault);
+
+typedef struct {
+    uint64_t from, bytes; // in the file
+    uint32_t buffer;
+    uint64_t to;
+} CheckpointCopy;
+
+typedef struct {
+    const Checkpoint *checkpoint;
+    const CheckpointRank *rank;
+    Manifest own; // of the plan that is to run
+    char *chunk;  // CHECKPOINT_CHUNK bytes
+    CheckpointCopy *copies;
+    size_t count, capacity;
+} CheckpointReader;
+
+bool reader_add(CheckpointReader *reader, CheckpointCopy copy, Fault *fault) MUST_CHECK;
+// Reads a file from end to end, compares it with the manifest and makes the copies, which are done with then.
+bool reader_read(CheckpointReader *reader, uint64_t index, Fault *fault) MUST_CHECK;
+// A sign of life; false and a fault when the run is interrupted.
+bool reader_goes_on(const CheckpointRank *rank, Fault *fault) MUST_CHECK;
+// Fills the buffers of a rank from what another strategy wrote.
+bool reader_deal(CheckpointReader *reader, Fault *fault) MUST_CHECK;
+
 #endif
