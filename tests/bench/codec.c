@@ -2,6 +2,7 @@
 // weights, as a pass of its own and block by block while these are in the cache (what fusing the two could gain), and
 // decoding beside a copy of the experts. f32, processor time, medians.
 // Usage: codec [elements of an expert] [experts]; default 1048576 and 8.
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -168,6 +169,34 @@ static void print_line(const Work *work, const char *what, double time_s, double
     printf("%-44s %10.2f %10.2f %10.2f\n", what, 1e3 * time_s, bytes / time_s / 1e9, time_s / base_s);
 }
 
+// How far decoded experts are from the weights, both norms over all of them: what `sr` leaves out where experts were
+// drawn independently, with their mean as the shared expert and without.
+static double left_out(const Work *work, Tensor shared)
+{
+    Tensor own = {work->weights.data, DTYPE_F32, 0, work->elements};
+    double errors = 0, squares = 0;
+    host_encode(work->ratio, work->weights, shared, (Tensor){0}, work->packet);
+    host_decode(work->ratio, 0, work->packet, own, shared, work->decoded, (Tensor){0});
+    for (uint64_t i = 0; i < work->experts * work->elements; i++) {
+        double weight = (double)((float *)work->weights.data)[i];
+        double error = weight - (double)((float *)work->decoded.data)[i];
+        errors += error * error;
+        squares += weight * weight;
+    }
+    return sqrt(errors / squares);
+}
+
+static void print_left_out(uint64_t elements, uint64_t experts, double ratio)
+{
+    Work work = work_create(elements, experts, ratio);
+    Tensor mean = make(DTYPE_F32, 1, elements, 0);
+    host_mean(experts, work.weights, mean);
+    printf("sr leaves out, of the norm of experts as they are drawn: %.2f, without shared expert %.2f\n\n",
+           left_out(&work, mean), left_out(&work, (Tensor){0}));
+    free(mean.data);
+    work_destroy(&work);
+}
+
 static void measure(uint64_t elements, uint64_t experts, double ratio)
 {
     Work work = {.elements = elements, .experts = experts, .ratio = ratio};
@@ -183,7 +212,7 @@ static void measure(uint64_t elements, uint64_t experts, double ratio)
     print_line(&work, "copy of the experts", copy_s, copy_s);
     print_line(&work, "decode, sr", median_s(&work, decode_sr), copy_s);
     print_line(&work, "decode, delta", median_s(&work, decode_delta), copy_s);
-    printf("\n");
+    print_left_out(elements, experts, ratio);
 }
 
 int main(int argc, char **argv)
