@@ -68,6 +68,38 @@ assert 20 <= gathered["dense"] / gathered["delta"] < 22 and gathered["sr"] == ga
 PYTHON
 python3 check.py whole_delta whole_sr whole_topk delta sr alone again topk all half brain || fail "compressed training"
 
+# Behind the last iteration receivers hold the replicas that owners believe they hold, byte for byte.
+compile equal bf16 training 'codec = delta  ratio = 20  gradient = topk' --domain "0:dc=2,gpu=2; 1:dc=1,gpu=2" &&
+  expect 0 '' "$HEP_RUN" -n 24 --checkpoint saved --every 24 equal.hepb
+cat >replicas.py <<'PYTHON'
+import json
+of = json.load(open("saved/step-000024/manifest.json"))["checkpoint"]
+def read(rank):
+    data, buffers, at = open("saved/step-000024/rank-%05d" % rank, "rb").read(), {}, 0
+    for b in of["buffers"]:
+        if b["of"] == "equal":
+            continue
+        row = b["cols"] * (4 if b["dtype"] == "f32" else 2)
+        buffers[b["name"]] = [data[at + i * row:at + (i + 1) * row] for i in range(b["rows"])]
+        at += row * b["rows"]
+    return buffers
+ranks, compared, behind = [read(rank) for rank in range(4)], 0, 0
+for choice in of["choices"]:
+    sizes, layer = choice["domain"], "L%d." % choice["layer"]
+    for rank in range(4):
+        for owner in range(4):
+            x, y = divmod(rank, 2), divmod(owner, 2)
+            if rank == owner or any(x[l] // sizes[l] != y[l] // sizes[l] for l in range(2)):
+                continue
+            shard = y[0] % sizes[0] + y[1] % sizes[1] * sizes[0]
+            for i, sent in enumerate(ranks[owner][layer + "sent"]):
+                assert ranks[rank][layer + "replicas"][2 * shard + i] == sent, (layer, rank, owner)
+                compared += 1
+                behind += sent != ranks[owner][layer + "experts"][i]
+assert compared == 2 * (12 + 4) and behind == compared, (compared, behind)
+PYTHON
+python3 replicas.py || fail "replicas differ from what was sent"
+
 # The forward pass against a reference that applies the codec to the seeded weights; nothing else would pass.
 for domain in dc=2,gpu=2 dc=1,gpu=2 dc=2,gpu=1; do
   for codec in 'sr  ratio = 20' 'sr  ratio = 20  shared_every = 0' 'delta  ratio = 20'; do
