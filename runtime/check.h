@@ -1,6 +1,6 @@
 // `--check`: the final hidden states and losses of a run against the dense reference.
-#ifndef HEP_CHECK_H
-#define HEP_CHECK_H
+#ifndef HEP_RUN_CHECK_H
+#define HEP_RUN_CHECK_H
 
 #include "runtime/engine.h"
 #include "runtime/reference.h"

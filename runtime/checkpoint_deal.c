@@ -94,8 +94,8 @@ static bool add_experts(CheckpointReader *reader, uint64_t index, const SavedBuf
         if (to < 0 || !is_owner(&reader->checkpoint->manifest, index, expert))
             continue;
         uint64_t bytes = row_bytes(source);
-        if (!reader_add(reader, (CheckpointCopy){source->offset + row * bytes, bytes, (uint32_t)of->buffer, (uint64_t)to * bytes},
-                      fault))
+        CheckpointCopy copy = {source->offset + row * bytes, bytes, (uint32_t)of->buffer, (uint64_t)to * bytes};
+        if (!reader_add(reader, copy, fault))
             return false;
     }
     return true;
@@ -117,7 +117,8 @@ static bool check_sources(const CheckpointReader *reader, Fault *fault)
 {
     for (uint32_t b = 0; b < reader->own.buffer_count; b++) {
         const SavedBuffer *of = &reader->own.buffers[b];
-        if (of->rebuild != REBUILD_ZERO && !source_of(reader, of) && !(of->rebuild == REBUILD_MEAN && weights_of(reader, of)))
+        bool is_made = of->rebuild == REBUILD_ZERO || (of->rebuild == REBUILD_MEAN && weights_of(reader, of));
+        if (!is_made && !source_of(reader, of))
             return fault_set(fault, EXIT_INPUT, "%s: it has no buffer '%s' of %" PRIu64 " columns of %s",
                              reader->checkpoint->path, of->name, of->cols, dtype_name(of->dtype));
     }

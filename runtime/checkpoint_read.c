@@ -70,7 +70,8 @@ static bool damaged(const CheckpointReader *reader, const char *path, const char
 }
 
 // Reads to the end, also behind what the manifest says.
-static bool read_open_file(CheckpointReader *reader, const SavedFile *file, const char *path, int descriptor, Fault *fault)
+static bool read_open_file(CheckpointReader *reader, const SavedFile *file, const char *path, int descriptor,
+                           Fault *fault)
 {
     uint32_t crc = 0;
     uint64_t at = 0;

@@ -1,0 +1,38 @@
+// Plans compiled from text, for tests of what runs them.
+#ifndef HEP_TEST_COMPILED_H
+#define HEP_TEST_COMPILED_H
+
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "compiler/compile.h"
+
+typedef struct {
+    Arena *arena;
+    Compilation compilation;
+    Plan *plan;
+} Compiled;
+
+static inline Compiled compiled_from(const char *text, const char *domain)
+{
+    Compiled out = {.arena = arena_create()};
+    Diag *diag = diag_create(out.arena);
+    CompileOptions options = {.name = "test.hep", .text = text, .length = strlen(text), .dispatch = NONE,
+                              .stop_after = STAGE_PLAN};
+    options.check.domain = domain;
+    options.planner.prefetch = PREFETCH_UNLIMITED;
+    ExitCode code = compile_file(&options, out.arena, diag, &out.compilation);
+    if (code != EXIT_DONE)
+        diag_print(diag, stderr, false);
+    cr_assert_eq(code, EXIT_DONE);
+    out.plan = out.compilation.plan;
+    return out;
+}
+
+static inline void compiled_free(Compiled *compiled)
+{
+    compile_release(&compiled->compilation);
+    arena_destroy(compiled->arena);
+}
+
+#endif

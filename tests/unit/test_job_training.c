@@ -1,0 +1,225 @@
+// What training adds to a job: an update is left out where a number is not finite, on all ranks alike; where such a
+// number came from is found; evaluating leaves no trace. The engine is the host's, which a test may spoil.
+#include <math.h>
+#include <stdatomic.h>
+
+#include "compiled.h"
+#include "runtime/job.h"
+#include "runtime/step_sets.h"
+
+enum { ITERATIONS = 8 };
+
+static const char model[] =
+    "cluster four { level dc { count = 2 bandwidth = 1 Gbit/s latency = 1 ms }\n"
+    "  level gpu { count = 2 bandwidth = 4 Gbit/s latency = 10 us }\n"
+    "  device { compute = 4 GFLOP/s memory = 512 MB memory_bandwidth = 1 GB/s } }\n"
+    "model small { layers = 2 hidden = 16 heads = 2 vocabulary = 32 sequence = 8 batch = 2 dtype = f32\n"
+    "  moe { experts = 8 top_k = 2 inner = 16 activation = gelu } }\n"
+    "plan { pass = training  migration { MIGRATION } }\n"
+    "training { learning_rate = 0.01 }\n";
+
+static Compiled compile(const char *migration, const char *domain)
+{
+    char text[1024];
+    const char *at = strstr(model, "MIGRATION");
+    snprintf(text, sizeof text, "%.*s%s%s", (int)(at - model), model, migration, at + strlen("MIGRATION"));
+    return compiled_from(text, domain);
+}
+
+// ---- an engine that is spoilt --------------------------------------------------------------------
+
+static struct {
+    const Plan *plan;
+    uint64_t iteration, rank; // where
+    uint32_t step;            // behind which a NaN is written,
+    uint32_t buffer;          // to the begin of this buffer
+} spoilt;
+static _Thread_local uint64_t own_rank, own_iteration; // of the thread that runs the compute stream
+
+static Engine *spoilt_create(const Plan *plan, Comm *comm, const EngineOptions *options, Fault *fault)
+{
+    own_rank = comm->rank;
+    return host_engine.create(plan, comm, options, fault);
+}
+
+static void spoilt_begin(Engine *engine, const EngineIteration *iteration)
+{
+    own_iteration = iteration->part == DATA_TRAINING ? iteration->iteration : UINT64_MAX;
+    host_engine.begin(engine, iteration);
+}
+
+static bool spoilt_execute(Engine *engine, uint32_t step, Fault *fault)
+{
+    float nan = NAN;
+    return host_engine.execute(engine, step, fault) &&
+           (step != spoilt.step || own_rank != spoilt.rank || own_iteration != spoilt.iteration ||
+            host_engine.write(engine, spoilt.buffer, 0, sizeof nan, &nan, fault));
+}
+
+// Rank 2 of 4, iteration 4 (from 1), behind the `count`th step of the op, counted from 0.
+static EngineOps spoil(const Plan *plan, Op op, uint32_t count, const char *operand)
+{
+    EngineOps engine = host_engine;
+    engine.create = spoilt_create;
+    engine.begin = spoilt_begin;
+    engine.execute = spoilt_execute;
+    spoilt.plan = plan;
+    spoilt.rank = 2;
+    spoilt.iteration = 3;
+    spoilt.step = 0;
+    while (plan->steps[spoilt.step].op != op || count-- > 0)
+        spoilt.step++;
+    const OpInfo *info = op_info((int)op);
+    for (uint32_t o = 0; o < info->operand_count; o++)
+        if (strcmp(info->operands[o].name, operand) == 0)
+            spoilt.buffer = (uint32_t)step_operands(plan, &plan->steps[spoilt.step])[o];
+    return engine;
+}
+
+static bool run(const Plan *plan, const EngineOps *engine, bool skip, uint32_t validate_every, JobResult *result,
+                Fault *fault)
+{
+    JobOptions options = job_options_default();
+    options.engine = engine;
+    options.warmup = 0;
+    options.iterations = ITERATIONS;
+    options.training.skip_nonfinite = skip;
+    options.training.validate_every = validate_every;
+    *fault = (Fault){0};
+    return job_run(plan, &options, result, fault);
+}
+
+// ---- finding it ----------------------------------------------------------------------------------
+
+// `later`: its output's memory is used again before the loss, so that a step behind it, of the same layer, is named.
+static void expect_found(const char *domain, Op op, uint32_t count, const char *operand, bool later)
+{
+    Compiled compiled = compile("codec = dense", domain);
+    EngineOps engine = spoil(compiled.plan, op, count, operand);
+    JobResult result;
+    Fault fault;
+    cr_assert_not(run(compiled.plan, &engine, false, 0, &result, &fault));
+    cr_expect(strstr(fault.message, "the loss of iteration 4 is not a finite number"), "%s", fault.message);
+    cr_expect_eq(fault.rank, 2, "%s: rank %d", op_info((int)op)->name, (int)fault.rank);
+    bool found = later ? fault.step > spoilt.step : fault.step == spoilt.step;
+    cr_expect(found, "%s: step %d, spoilt was %u", op_info((int)op)->name, (int)fault.step, spoilt.step);
+    cr_expect_eq(compiled.plan->steps[fault.step].layer, compiled.plan->steps[spoilt.step].layer);
+    job_result_free(&result);
+    compiled_free(&compiled);
+}
+
+Test(job_training, names_the_first_step_that_is_not_finite)
+{
+    expect_found("ep", OP_PRE_EXPERT, 0, "y", false);
+    expect_found("ep", OP_PRE_EXPERT, 1, "y", false);
+    expect_found("ep", OP_RESIDUAL, 0, "y", false);
+    expect_found("dc=2,gpu=1", OP_EMBED, 0, "x", false);
+    expect_found("dc=2,gpu=2", OP_EXPERT, 1, "results", true);
+    expect_found("dc=2,gpu=2", OP_LOSS, 0, "loss", false);
+}
+
+// ---- leaving out updates -------------------------------------------------------------------------
+
+static void expect_skipped(const char *migration, const char *domain, Op op, const char *operand)
+{
+    Compiled compiled = compile(migration, domain);
+    EngineOps engine = spoil(compiled.plan, op, 0, operand);
+    JobResult clean, skipped, again;
+    Fault fault;
+    cr_assert(run(compiled.plan, &host_engine, true, 0, &clean, &fault), "%s", fault.message);
+    cr_assert(run(compiled.plan, &engine, true, 0, &skipped, &fault), "%s", fault.message);
+    cr_assert(run(compiled.plan, &engine, true, 0, &again, &fault), "%s", fault.message);
+    cr_expect_eq(clean.skipped, 0);
+    cr_expect_eq(skipped.skipped, 1, "%s: %u", op_info((int)op)->name, (unsigned)skipped.skipped);
+    cr_expect_arr_eq(clean.loss, skipped.loss, 3 * sizeof(double));
+    for (uint32_t i = 4; i < ITERATIONS; i++) {
+        cr_expect(isfinite(skipped.loss[i]) && skipped.loss[i] != clean.loss[i], "%s: iteration %u: %g",
+                  op_info((int)op)->name, i, skipped.loss[i]);
+        cr_expect_eq(skipped.loss[i], again.loss[i]);
+    }
+    job_result_free(&clean);
+    job_result_free(&skipped);
+    job_result_free(&again);
+    compiled_free(&compiled);
+}
+
+Test(job_training, leaves_out_updates_that_are_not_finite)
+{
+    expect_skipped("codec = dense", "ep", OP_PRE_EXPERT, "y");            // the loss
+    expect_skipped("codec = dense", "dc=2,gpu=1", OP_LOSS_BACKWARD, "dx"); // only gradients
+    expect_skipped("codec = delta  ratio = 4  gradient = topk  gradient_ratio = 4", "dc=2,gpu=2", OP_LOSS_BACKWARD,
+                   "dx"); // which codecs would remember
+    expect_skipped("codec = sr  ratio = 4  shared_every = 2", "dc=2,gpu=2", OP_PRE_EXPERT, "y");
+}
+
+Test(job_training, splitting_the_iteration_changes_no_loss)
+{
+    static const char *const migrations[] = {"codec = dense", "codec = delta  ratio = 4", "codec = sr  ratio = 4"};
+    for (size_t m = 0; m < COUNT_OF(migrations); m++) {
+        Compiled compiled = compile(migrations[m], "dc=2,gpu=1");
+        JobResult whole, split;
+        Fault fault;
+        cr_assert(run(compiled.plan, &host_engine, false, 0, &whole, &fault), "%s", fault.message);
+        cr_assert(run(compiled.plan, &host_engine, true, 3, &split, &fault), "%s", fault.message);
+        cr_expect_arr_eq(whole.loss, split.loss, ITERATIONS * sizeof(double));
+        cr_expect_eq(split.validation_count, 3); // behind 3, 6 and 8
+        for (uint32_t l = 0; l < compiled.plan->cluster.level_count; l++)
+            cr_expect_eq(whole.traffic[l].total_bytes, split.traffic[l].total_bytes, "evaluation is counted");
+        job_result_free(&whole);
+        job_result_free(&split);
+        compiled_free(&compiled);
+    }
+}
+
+Test(job_training, ends_when_nothing_is_learned_any_more)
+{
+    Compiled compiled = compile("codec = dense", "ep");
+    JobOptions options = job_options_default();
+    options.warmup = 0;
+    options.iterations = 100;
+    options.learning_rate = 1e30;
+    options.training.skip_nonfinite = true;
+    JobResult result;
+    Fault fault = {0};
+    cr_assert_not(job_run(compiled.plan, &options, &result, &fault));
+    cr_expect(strstr(fault.message, "the updates of the last 20 iterations"), "%s", fault.message);
+    job_result_free(&result);
+    compiled_free(&compiled);
+}
+
+// ---- sets of steps -------------------------------------------------------------------------------
+
+Test(step_sets, evaluation_is_the_forward_pass)
+{
+    Compiled compiled = compile("codec = delta  ratio = 4", "dc=2,gpu=2");
+    const Plan *plan = compiled.plan;
+    bool *left_out = calloc(plan->step_count, 1), *buffers = calloc(plan->buffer_count, 1);
+    cr_assert(step_sets_evaluation(plan, left_out));
+    uint32_t loss = 0;
+    while (plan->steps[loss].op != OP_LOSS)
+        loss++;
+    for (uint32_t s = 0; s < plan->step_count; s++)
+        cr_expect(left_out[s] == (s > loss) || op_info((int)plan->steps[s].op)->stream == STREAM_MIGRATE, "step %u", s);
+    step_sets_written(plan, left_out, buffers);
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        cr_expect_eq(buffers[b], plan->buffers[b].kind == BUFFER_REPLICA, "%s", plan->buffers[b].name);
+    free(left_out);
+    free(buffers);
+    compiled_free(&compiled);
+}
+
+Test(step_sets, updates_are_the_second_half)
+{
+    Compiled compiled = compile("codec = sr  ratio = 4", "dc=2,gpu=2");
+    const Plan *plan = compiled.plan;
+    bool *first = calloc(plan->step_count, 1), *second = calloc(plan->step_count, 1);
+    cr_assert(step_sets_update(plan, first, second));
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        cr_expect_neq(first[s], second[s]);
+        cr_expect(plan->steps[s].op != OP_OPTIMIZER || first[s]);
+        cr_expect(plan->steps[s].op != OP_EXPERT || second[s]);
+    }
+    free(first);
+    free(second);
+    compiled_free(&compiled);
+}
