@@ -1,0 +1,96 @@
+// What codecs remember before the first iteration, and which experts a rank's tokens meet decoded: every rank makes and
+// finds it alone, and the same as the others.
+#include "runtime/engine_common.h"
+#include "runtime/reference_codec.h"
+#include "runtime/weights.h"
+#include "tensors.h"
+
+enum { SEED = 3, LAYER = 1 };
+
+// Two data centres of four GPUs, 16 experts, two of them a rank's.
+static Plan *two_by_four(uint32_t outer, uint32_t inner)
+{
+    Plan *plan = plan_create();
+    plan->cluster = (Cluster){.level_count = 2, .levels = {{"dc", 2, 1e9, 0, 0}, {"gpu", 4, 1e9, 0, 0}}};
+    plan->model = (ModelDims){.name = "test", .dtype = DTYPE_F32, .layers = 2, .hidden = 12, .experts = 16, .top_k = 2,
+                              .inner = 25, .activation = ACTIVATION_SWIGLU};
+    plan->choices = arena_alloc_array(plan->arena, 1, sizeof *plan->choices);
+    plan->choices[plan->choice_count++] = (Choice){.layer = LAYER, .domain = {outer, inner}};
+    return plan;
+}
+
+Test(codec_memory, the_mean_is_that_of_all_experts_as_they_are_stored)
+{
+    for (int d = 0; d < 3; d++) {
+        Plan *plan = two_by_four(2, 1);
+        plan->model.dtype = dtypes[d];
+        uint64_t elements = model_expert_elements(&plan->model);
+        Tensor mean = make(dtypes[d], 1, elements), all = make(dtypes[d], 16, elements);
+        Tensor want = make(dtypes[d], 1, elements);
+        cr_assert(engine_fill_memory(plan, SEED, 5, "mean", LAYER, mean));
+        weights_fill_experts(&plan->model, SEED, LAYER, 0, 16, all);
+        host_mean(16, all, want);
+        cr_assert_arr_eq(mean.data, want.data, elements * dtype_bytes(dtypes[d]));
+        plan_destroy(plan);
+        finish();
+    }
+}
+
+static void check_replicas(uint32_t outer, uint32_t inner)
+{
+    Plan *plan = two_by_four(outer, inner);
+    uint64_t elements = model_expert_elements(&plan->model), bytes = elements * sizeof(float);
+    for (uint64_t rank = 0; rank < 8; rank++) {
+        Tensor replicas = make(DTYPE_F32, 2 * outer * inner, elements), sent = make(DTYPE_F32, 2, elements);
+        Tensor expert = make(DTYPE_F32, 1, elements);
+        uint32_t held = 0;
+        cr_assert(engine_fill_memory(plan, SEED, rank, "replicas", LAYER, replicas));
+        cr_assert(engine_fill_memory(plan, SEED, rank, "sent", LAYER, sent));
+        for (uint32_t e = 0; e < 16; e++) {
+            int64_t slot = plan_expert_slot(plan, plan->choices[0].domain, rank, e);
+            weights_fill_experts(&plan->model, SEED, LAYER, e, 1, expert);
+            if (slot >= 0)
+                cr_assert_arr_eq((char *)replicas.data + (uint64_t)slot * bytes, expert.data, bytes);
+            held += slot >= 0;
+        }
+        cr_assert_eq(held, replicas.rows);
+        char *own = (char *)replicas.data + engine_own_slot(plan, rank, LAYER) * bytes;
+        cr_assert_arr_eq(own, sent.data, 2 * bytes, "own experts are where decoding looks for them");
+    }
+    plan_destroy(plan);
+    finish();
+}
+
+Test(codec_memory, replicas_begin_as_the_weights_in_the_order_of_slots)
+{
+    check_replicas(2, 1);
+    check_replicas(1, 4);
+    check_replicas(2, 2);
+    check_replicas(2, 4);
+}
+
+// Follows a row from level to level, as the exchanges take it, and asks whether it ends at the owner.
+Test(codec_memory, an_expert_is_decoded_unless_its_owner_computes_it)
+{
+    const uint32_t domains[][2] = {{1, 1}, {2, 1}, {1, 2}, {2, 2}, {1, 4}, {2, 4}};
+    for (size_t d = 0; d < COUNT_OF(domains); d++) {
+        Plan *plan = two_by_four(domains[d][0], domains[d][1]);
+        uint32_t decoded = 0;
+        for (uint64_t rank = 0; rank < 8; rank++)
+            for (uint32_t e = 0; e < 16; e++) {
+                uint64_t at = rank;
+                for (uint32_t l = 0; l < 2; l++) {
+                    Group group = {GROUP_EXCHANGE, (int32_t)l, domains[d][l]};
+                    at = group_member_rank(&plan->cluster, &group, at,
+                                           plan_expert_domain(plan, plan->choices[0].domain, e, l));
+                }
+                bool owner = e / 2 == at;
+                cr_assert_eq(reference_is_decoded(plan, plan->choices[0].domain, rank, e), !owner, "rank %d, expert %u",
+                             (int)rank, e);
+                decoded += !owner;
+            }
+        uint32_t held = domains[d][0] * domains[d][1];
+        cr_assert_eq(decoded, 8 * 16 * (held - 1) / held);
+        plan_destroy(plan);
+    }
+}
