@@ -24,6 +24,13 @@ const Launcher *launcher_find(bool starts_mpi)
     return NULL;
 }
 
+uint64_t launcher_rank(void)
+{
+    const Launcher *launcher = launcher_find(false);
+    const char *rank = launcher ? getenv(launcher->rank) : NULL;
+    return rank ? strtoull(rank, NULL, 10) : 0;
+}
+
 const char *mpi_launcher(void)
 {
     const Launcher *launcher = launcher_find(true);

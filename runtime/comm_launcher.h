@@ -13,4 +13,7 @@ typedef struct {
 // The one that started this process, NULL if none did. `starts_mpi`: only those that MPI programs are started with.
 const Launcher *launcher_find(bool starts_mpi);
 
+// The number it gave this process, 0 when unknown.
+uint64_t launcher_rank(void);
+
 #endif

@@ -11,13 +11,14 @@
 
 #include "ir/plan_file.h"
 #include "runtime/calibrate.h"
-#include "runtime/comm_mpi.h"
+#include "runtime/comm_launcher.h"
 #include "runtime/options.h"
 #include "runtime/preflight.h"
 #include "runtime/profile.h"
 #include "runtime/report.h"
 #include "runtime/state.h"
 #include "runtime/trace.h"
+#include "runtime/world.h"
 
 enum { PLAN_BYTES_MAX = 1 << 30 };
 
@@ -78,47 +79,49 @@ static int check_outputs(const Options *options)
 
 static void print_fault(const Plan *plan, const Fault *fault);
 
+// A run has failed: one process of the world tells why.
+static int fail(const World *world, const Plan *plan, Fault *fault)
+{
+    world_settle(world, fault);
+    if (fault->message[0])
+        print_fault(plan, fault);
+    return (int)fault->code;
+}
+
 // A process that can read its file must have been given the plan that rank 0 read.
-static void compare_plan(const Options *options, MpiWorld *world, const char *data, size_t length)
+static bool compare_plan(const Options *options, const char *data, size_t length, Fault *fault)
 {
     size_t own_length = 0;
     const char *error;
     char *own = is_standard(options->input) ? NULL : file_read(options->input, PLAN_BYTES_MAX, &own_length, &error);
     bool differs = own && (own_length != length || memcmp(own, data, length) != 0);
     free(own);
-    if (!differs)
-        return;
-    Fault fault = {0};
-    fault_set(&fault, EXIT_FAULT, "started with another plan than rank 0: '%s' differs from what that read",
-              options->input);
-    Comm *comm = mpi_world_comm(world, NULL);
-    comm->ops->abort(comm, &fault);
+    return !differs || fault_set(fault, EXIT_FAULT,
+                                 "started with another plan than rank 0: '%s' differs from what that read",
+                                 options->input);
 }
 
 // In a world of processes rank 0 reads the file, so that all have the same plan.
-static int load_plan(const Options *options, MpiWorld *world, bool is_first, Plan **plan)
+static int load_plan(const Options *options, const World *world, bool is_first, Plan **plan)
 {
     size_t length = 0;
     char *data = NULL;
     Fault fault = {0};
-    Comm *comm = world ? mpi_world_comm(world, NULL) : NULL;
-    if (!preflight_same_work(comm, options->calibrate, options->levels, &fault)) {
-        comm->ops->abort(comm, &fault);
-        return (int)fault.code;
-    }
-    int code = is_first ? check_outputs(options) : EXIT_DONE;
-    if (is_first && code == EXIT_DONE && options->input)
+    Comm *comm = world_comm(world, NULL);
+    bool ok = preflight_same_work(comm, options->calibrate, options->levels, &fault);
+    int code = ok && is_first ? check_outputs(options) : EXIT_DONE;
+    if (ok && is_first && code == EXIT_DONE && options->input)
         code = read_plan(options->input, &data, &length, plan);
-    if (world && !mpi_world_share(world, &code, &data, &length, &fault)) {
-        print_fault(NULL, &fault);
-        code = (int)fault.code;
+    ok = ok && world_share(world, &code, &data, &length, &fault);
+    if (ok && code == EXIT_DONE && !is_first && options->input) {
+        ok = compare_plan(options, data, length, &fault);
+        code = ok ? check_plan(options->input, data, length, plan) : EXIT_FAULT;
     }
-    if (code == EXIT_DONE && !is_first && options->input)
-        compare_plan(options, world, data, length);
-    if (code == EXIT_DONE && !is_first && options->input)
-        code = check_plan(options->input, data, length, plan);
     free(data);
-    return code;
+    if (ok)
+        return code;
+    comm->ops->abort(comm, &fault);
+    return fail(world, NULL, &fault);
 }
 
 // ---- running ---------------------------------------------------------------------------------
@@ -283,7 +286,7 @@ static bool fits_pass(Options *options, const Plan *plan, bool is_first)
     return trains || !options->training_option;
 }
 
-static int run_plan(Options *options, const Plan *plan, bool is_first)
+static int run_plan(Options *options, const Plan *plan, const World *world, bool is_first)
 {
     if (!fits_pass(options, plan, is_first))
         return EXIT_USAGE;
@@ -298,16 +301,15 @@ static int run_plan(Options *options, const Plan *plan, bool is_first)
     bool ok = job_run(plan, &options->job, &result, &fault);
     if (shows_progress)
         fputs("\r\033[K", stderr);
-    int code = ok ? conclude(options, plan, &result, is_first) : (int)fault.code;
-    if (!ok && fault.message[0])
-        print_fault(plan, &fault);
+    int code = ok ? conclude(options, plan, &result, is_first) : fail(world, plan, &fault);
     job_result_free(&result);
     return code;
 }
 
 // ---- calibrating -----------------------------------------------------------------------------
 
-static int calibrate(const Options *options, const Cluster *cluster, const ModelDims *dims, Comm *comm)
+static int calibrate(const Options *options, const Cluster *cluster, const ModelDims *dims, const World *world,
+                     Comm *comm)
 {
     CalibrateOptions calibrate = calibrate_options_default();
     calibrate.cluster = cluster;
@@ -321,9 +323,7 @@ static int calibrate(const Options *options, const Cluster *cluster, const Model
     int code = EXIT_DONE;
     catch_signals();
     if (!calibrate_run(&calibrate, &calibration, &fault)) {
-        code = (int)fault.code;
-        if (fault.message[0])
-            print_fault(NULL, &fault);
+        code = fail(world, NULL, &fault);
     } else if (!comm || comm->rank == 0) {
         Text text = {0};
         calibration_print(&calibrate, &calibration, HEP_VERSION, (int64_t)time(NULL), &text);
@@ -334,15 +334,15 @@ static int calibrate(const Options *options, const Cluster *cluster, const Model
 }
 
 // Of the plan's levels, or of those named.
-static int calibrate_job(const Options *options, const Plan *plan, MpiWorld *world)
+static int calibrate_job(const Options *options, const Plan *plan, const World *world)
 {
     Cluster named;
     ModelDims dims = plan && !plan->model.abstract ? plan->model : calibrate_default_dims();
     const char *error = plan ? NULL : calibrate_parse_levels(options->levels, &named);
     const Cluster *cluster = plan ? &plan->cluster : &named;
     if (!error)
-        return calibrate(options, cluster, &dims, world ? mpi_world_comm(world, cluster) : NULL);
-    if (!world || mpi_world_comm(world, NULL)->rank == 0)
+        return calibrate(options, cluster, &dims, world, world_comm(world, cluster));
+    if (world_is_first(world))
         fprintf(stderr, "hep-run: --levels: %s\n", error);
     return EXIT_USAGE;
 }
@@ -354,25 +354,48 @@ static void report_end(void *context, const Fault *cause)
     print_fault(*(Plan *const *)context, cause);
 }
 
-// The world of processes, if this is to be one of them. False, with a message, when it cannot be had.
-static bool join_world(const Options *options, Plan **plan, MpiWorld **world)
+static bool join_mpi(const Options *options, Plan **plan, World *world)
 {
     const char *launcher = mpi_launcher();
-    *world = NULL;
+    Fault fault = {0};
     if (options->communicator == COMMUNICATOR_THREADS || (options->communicator == COMMUNICATOR_AUTO && !launcher))
         return true;
-    Fault fault = {0};
     MpiWorldOptions of_world = {
         .timeout_s = options->job.timeout_s, .report = report_end, .report_context = plan, .interrupted = &interrupted};
     if (mpi_available())
-        *world = mpi_world_create(&of_world, &fault);
+        world->mpi = mpi_world_create(&of_world, &fault);
     else
         fault_set(&fault, EXIT_FAULT,
                   "%s%s%sthis hep-run was built without MPI: '--communicator threads' runs all ranks in one process",
                   launcher ? "started by " : "", launcher ? launcher : "", launcher ? ", but " : "");
-    if (!*world && mpi_launcher_rank() == 0)
+    if (!world->mpi && mpi_launcher_rank() == 0)
         print_fault(NULL, &fault);
-    return *world;
+    return world->mpi;
+}
+
+static bool join_nccl(const Options *options, World *world)
+{
+    Launch launch = {0};
+    Fault fault = {0};
+    if (options->communicator == COMMUNICATOR_LOCAL)
+        return true;
+    LaunchState state = launch_read(&launch, &fault);
+    if (state == LAUNCH_NONE && options->communicator == COMMUNICATOR_AUTO)
+        return true;
+    if (state == LAUNCH_NONE)
+        fault_set(&fault, EXIT_FAULT, "no launcher says which process this is: expected RANK, WORLD_SIZE, MASTER_ADDR "
+                                      "and MASTER_PORT, or what mpirun or srun set");
+    if (state == LAUNCH_FOUND)
+        world->nccl = nccl_world_create(&launch, options->job.timeout_s, &fault);
+    if (!world->nccl && fault.message[0])
+        print_fault(NULL, &fault);
+    return world->nccl;
+}
+
+// The world of processes, if this is to be one of them. False, with a message, when it cannot be had.
+static bool join_world(const Options *options, Plan **plan, World *world)
+{
+    return options->job.engine == &cuda_engine ? join_nccl(options, world) : join_mpi(options, plan, world);
 }
 
 // Without it no process has anything to join the others for. One of them tells it.
@@ -381,7 +404,7 @@ static bool has_engine(const EngineOps *engine)
     Fault fault = {0};
     if (!engine->available || engine->available(&fault))
         return true;
-    if (mpi_launcher_rank() == 0)
+    if (launcher_rank() == 0)
         print_fault(NULL, &fault);
     return false;
 }
@@ -390,22 +413,22 @@ int main(int argc, char **argv)
 {
     Options options = options_parse(argc, argv);
     Plan *plan = NULL;
-    MpiWorld *world;
+    World world = {0};
     if (!has_engine(options.job.engine) || !join_world(&options, &plan, &world))
         return EXIT_FAULT;
-    bool is_first = !world || mpi_world_comm(world, NULL)->rank == 0;
-    int code = load_plan(&options, world, is_first, &plan);
+    bool is_first = world_is_first(&world);
+    int code = load_plan(&options, &world, is_first, &plan);
     uint64_t traced[TRACE_RANKS_MAX];
     bool calibrates = code == EXIT_DONE && options.calibrate;
     if (calibrates)
-        code = calibrate_job(&options, plan, world);
+        code = calibrate_job(&options, plan, &world);
     else if (code == EXIT_DONE)
         code = choose_traced(&options, plan, traced, is_first);
     if (code == EXIT_DONE && !calibrates) {
-        options.job.comm = world ? mpi_world_comm(world, &plan->cluster) : NULL;
-        code = run_plan(&options, plan, is_first);
+        options.job.comm = world_comm(&world, &plan->cluster);
+        code = run_plan(&options, plan, &world, is_first);
     }
-    mpi_world_destroy(world);
+    world_destroy(&world);
     plan_destroy(plan);
     return code;
 }

@@ -89,7 +89,9 @@ static const struct argp_option option_table[] = {
     {"routing", OPTION_ROUTING, "KIND", 0, "how the gate chooses: learned, balanced or skewed (learned)", 0},
     {"engine", OPTION_ENGINE, "NAME", 0, "what executes the steps: host or cuda (host)", 0},
     {"communicator", OPTION_COMMUNICATOR, "NAME", 0,
-     "how ranks reach each other: threads of one process, or mpi (mpi under mpirun or srun, else threads)", 0},
+     "how ranks reach each other: threads of one process, or mpi (mpi under mpirun or srun, else threads); with "
+     "--engine cuda local, on one GPU in one process, or nccl (nccl under torchrun, mpirun or srun, else local)",
+     0},
     {"no-graph", OPTION_NO_GRAPH, NULL, 0, "cuda: enqueue every step of every iteration, capture no graph", 0},
     {"timeout", OPTION_TIMEOUT, "SECONDS", 0, "give up when a peer is missing and nothing moves for so long (60)", 0},
     {"json", OPTION_JSON, "FILE", OPTION_ARG_OPTIONAL,
@@ -171,13 +173,28 @@ static double parse_share(struct argp_state *state, const char *option, const ch
     return value;
 }
 
+static const char *const communicator_names[] = {[COMMUNICATOR_THREADS] = "threads",
+                                                 [COMMUNICATOR_MPI] = "mpi",
+                                                 [COMMUNICATOR_LOCAL] = "local",
+                                                 [COMMUNICATOR_NCCL] = "nccl"};
+
 static Communicator parse_communicator(struct argp_state *state, const char *name)
 {
-    if (strcmp(name, "threads") == 0)
-        return COMMUNICATOR_THREADS;
-    if (strcmp(name, "mpi") != 0)
-        argp_error(state, "unknown communicator '%s': expected threads or mpi", name);
-    return COMMUNICATOR_MPI;
+    for (size_t c = COMMUNICATOR_THREADS; c < COUNT_OF(communicator_names); c++)
+        if (strcmp(name, communicator_names[c]) == 0)
+            return (Communicator)c;
+    argp_error(state, "unknown communicator '%s': expected threads or mpi, with --engine cuda local or nccl", name);
+    return COMMUNICATOR_AUTO;
+}
+
+// Host memory and device memory move in different ways.
+static void check_communicator(struct argp_state *state, const Options *options)
+{
+    bool of_device = options->communicator == COMMUNICATOR_LOCAL || options->communicator == COMMUNICATOR_NCCL;
+    bool on_device = options->job.engine == &cuda_engine;
+    if (options->communicator != COMMUNICATOR_AUTO && of_device != on_device)
+        argp_error(state, "--communicator %s goes with --engine %s", communicator_names[options->communicator],
+                   of_device ? "cuda" : "host");
 }
 
 static Routing parse_routing(struct argp_state *state, const char *name)
@@ -368,6 +385,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
     case ARGP_KEY_END:
         check_calibrate(state, options);
         check_training(state, options);
+        check_communicator(state, options);
         if (!options->input && !options->levels)
             argp_error(state, "no plan: give a .hepb or .ir file ('-' reads standard input)");
         if (options->trace_ranks && !options->trace)

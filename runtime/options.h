@@ -4,7 +4,13 @@
 
 #include "runtime/job.h"
 
-typedef enum { COMMUNICATOR_AUTO, COMMUNICATOR_THREADS, COMMUNICATOR_MPI } Communicator;
+typedef enum {
+    COMMUNICATOR_AUTO,
+    COMMUNICATOR_THREADS, // of the host engine
+    COMMUNICATOR_MPI,
+    COMMUNICATOR_LOCAL, // of the CUDA engine
+    COMMUNICATOR_NCCL
+} Communicator;
 
 typedef struct {
     const char *input;

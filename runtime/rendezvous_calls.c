@@ -25,14 +25,14 @@ static bool is_first(const Rendezvous *rendezvous)
 
 // ---- failing ---------------------------------------------------------------------------------
 
-// The mutex is held. The first cause wins; one that names no step is completed by the first that does.
+// The mutex is held. The first cause with a message wins; one that names no step is completed by the first that does.
 static bool note_cause(Rendezvous *rendezvous, const Fault *cause)
 {
     Fault *kept = &rendezvous->cause;
-    bool is_new = kept->code == EXIT_DONE;
+    bool is_new = kept->code == EXIT_DONE || (!kept->message[0] && cause->message[0]);
     if (is_new) {
+        rendezvous->failed_s = kept->code == EXIT_DONE ? clock_now_s() : rendezvous->failed_s;
         *kept = *cause;
-        rendezvous->failed_s = clock_now_s();
     } else if (kept->step < 0 && kept->rank < 0 && cause->step >= 0) {
         kept->step = cause->step;
         kept->rank = cause->rank;
