@@ -51,8 +51,7 @@ uint64_t cuda_stream_work(const Plan *plan, Stream stream)
                 operands[o] = (Tensor){
                     .dtype = plan->buffers[b].dtype, .rows = plan->buffers[b].rows, .cols = plan->buffers[b].cols};
         }
-        uint32_t fanout = engine_is_route(step->op) ? engine_route_facts(plan, step).fanout : 1;
-        uint64_t bytes = cuda_work_bytes(&plan->model, step->op, operands, fanout, members_of(plan, step));
+        uint64_t bytes = cuda_work_bytes(&plan->model, step->op, operands, members_of(plan, step));
         most = bytes > most ? bytes : most;
     }
     return most;

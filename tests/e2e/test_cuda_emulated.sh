@@ -1,0 +1,98 @@
+# The CUDA engine against the host engine, and how its processes meet and fail, on the emulation of CUDA and NCCL: same
+# losses within a tolerance, same bytes. It says nothing about a GPU; scripts/test-gpu does.
+. "$(dirname "$0")/lib.sh"
+[ -n "${HEP_RUN_EMULATED:-}" ] || { echo "SKIP: no emulation of CUDA in this build"; exit 77; }
+cd "$work" || exit 1
+export EMULATED=$HEP_RUN_EMULATED
+
+# agree FIRST.json SECOND.json TOLERANCE: losses and bytes of two runs.
+agree() {
+  python3 - "$@" <<'PYTHON'
+import json, sys
+first, second = (json.load(open(name)) for name in sys.argv[1:3])
+assert second["engine"] == "cuda", second["engine"]
+for a, b in zip(first["loss"], second["loss"], strict=True):
+    assert abs(a - b) <= float(sys.argv[3]), (first["loss"], second["loss"])
+for a, b in zip(first["traffic"], second["traffic"], strict=True):
+    assert a == b, (a, b)
+assert first["loss"], "no loss"
+PYTHON
+}
+
+# processes COUNT ARGUMENTS...: as torchrun would start them; the exit code of the first that failed. Leaves err.RANK.
+processes() {
+  local count=$1 port=$((RANDOM % 8000 + 21000)) code=0 ended rank
+  shift
+  local pids=()
+  for rank in $(seq 0 $((count - 1))); do
+    RANK=$rank WORLD_SIZE=${WORLD:-$count} LOCAL_RANK=$rank MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
+      timeout 120 "$EMULATED" --engine cuda --timeout 20 "$@" >"out.$rank" 2>"err.$rank" </dev/null &
+    pids+=($!)
+  done
+  [ -z "${VICTIM:-}" ] || { sleep "${DELAY:-3}"; kill -KILL "$(pgrep -P "${pids[$VICTIM]}")" 2>/dev/null; }
+  for rank in "${!pids[@]}"; do
+    wait "${pids[$rank]}"
+    ended=$?
+    [ "$code" -ne 0 ] || code=$ended
+    [ "$ended" -ne 124 ] || fail "rank $rank of '$*' did not end"
+  done
+  return $code
+}
+
+cat >small.hep <<'HEP'
+cluster small {
+  level dc  { count = 2  bandwidth = 100 Mbit/s  latency = 1 ms }
+  level gpu { count = 2  bandwidth = 1 Gbit/s    latency = 10 us }
+  device    { compute = 10 GFLOP/s  memory = 1 GB  memory_bandwidth = 5 GB/s }
+}
+model small {
+  layers = 2  hidden = 32  heads = 2  vocabulary = 64
+  sequence = 16  batch = 2
+  dtype = f32
+  moe { experts = 8  top_k = 2  inner = 48  activation = swiglu }
+}
+plan { pass = forward }
+HEP
+sed 's/f32/bf16/' small.hep >bf16.hep
+sed 's/f32/f16/; s/swiglu/gelu/' small.hep >f16.hep
+sed 's/pass = forward/pass = training/' small.hep >training.hep
+sed 's/pass = training/pass = training  dispatch = naive/' training.hep >naive.hep
+
+# name, domains, tolerance of the loss in nats, more options
+on_host() {
+  expect 0 '' "$HEPC" --domain "$2" "$1.hep" -o plan.hepb && expect 0 '' "$HEP_RUN" plan.hepb --warmup 0 "${@:4}" --json=host.json
+}
+
+in_one_process() {
+  on_host "$@" || return
+  expect 0 '' "$EMULATED" --engine cuda plan.hepb --warmup 0 "${@:4}" --json=cuda.json || return
+  agree host.json cuda.json "$3" || fail "$1 $2, one process"
+}
+
+in_processes() {
+  on_host "$@" || return
+  processes 4 plan.hepb --warmup 0 "${@:4}" --json=cuda.json || { fail "$1 $2, a process each: $(cat err.*)"; return; }
+  agree host.json cuda.json "$3" || fail "$1 $2, a process each"
+}
+
+in_one_process training dc=1,gpu=1 1e-4 -n 3
+in_one_process training dc=2,gpu=1 1e-4 -n 3
+in_one_process naive dc=1,gpu=2 1e-4 -n 3
+in_one_process bf16 dc=2,gpu=1 0.02 -n 2 --check --routing balanced
+in_processes training dc=1,gpu=1 1e-4 -n 3
+# Without exchanges, or with as many rows every time, iterations are replayed.
+in_processes training dc=2,gpu=2 2e-4 -n 4
+in_processes f16 dc=1,gpu=1 0.005 -n 4 --routing balanced
+
+# A rank that dies ends all others soon; rank 0 says which it was, once. Of a wrong world, rank 0 says so.
+SECONDS=0
+VICTIM=2 processes 4 plan.hepb -n 1000000 && fail "a rank died, and the others went on"
+[ $SECONDS -lt 60 ] || fail "it took $SECONDS s to end"
+grep -Eq '^hep-run: .*rank 2, process [0-9]+ on .*is gone' err.0 || fail "no word of the dead rank: $(cat err.*)"
+[ "$(cat err.* | grep -c '^hep-run:')" = 1 ] || fail "more than one word: $(cat err.*)"
+processes 3 plan.hepb -n 1 && fail "three processes ran a plan of four ranks"
+grep -q 'the plan has 4 ranks, but 3 processes were started' err.0 || fail "wrong world: $(cat err.*)"
+WORLD=5 processes 4 plan.hepb -n 1 --timeout 2 && fail "a process is missing"
+grep -q 'rank 4 of 5 did not come to 127.0.0.1' err.0 || fail "missing process: $(cat err.*)"
+expect 5 'no launcher says which process this is' "$EMULATED" --engine cuda --communicator nccl plan.hepb
+finish
