@@ -1,6 +1,6 @@
 // The CUDA engine's state for one rank. engine_cuda.c makes its memory and streams, engine_cuda_steps.c resolves the
-// steps, engine_cuda_ops.c enqueues them, engine_cuda_run.c runs iterations and waits, engine_cuda_graph.c replays
-// them. Included by engine_cuda*.c alone.
+// steps, engine_cuda_ops.c and engine_cuda_codec.c enqueue them, engine_cuda_run.c runs iterations and waits,
+// engine_cuda_graph.c replays them. Included by engine_cuda*.c alone.
 #ifndef HEP_ENGINE_CUDA_INTERNAL_H
 #define HEP_ENGINE_CUDA_INTERNAL_H
 
@@ -33,6 +33,7 @@ struct CudaStep {
     RouteTable route;          // of routes; device memory
     CudaRows present;          // of routes and experts
     uint32_t fanout;
+    uint64_t own_slot; // of own experts among those held, where experts are decoded
     const int32_t *slot_of_expert;      // device
     uint64_t *lost;                     // device
     Record *kept_records;               // device, where a gate's choice is recorded, or NULL
@@ -86,6 +87,7 @@ struct CudaEngine {
     void *final_x;
     Tensor loss, tokens, x; // on the device
     uint64_t iteration;     // number of the one under way, from 1
+    int64_t nonfinite_step; // see EngineResult
     cudaError_t begin_error;
 
     bool capturing;
@@ -94,6 +96,15 @@ struct CudaEngine {
     int32_t *counts_captured; // [counts_total] what `counts` were when it was captured
     uint64_t counts_total;
 };
+
+// Of codecs, in engine_cuda_codec.c: what their steps need when the engine is created, and their handlers.
+bool cuda_codec_resolve(CudaStep *step, Fault *fault) MUST_CHECK;
+bool cuda_run_encode(CudaStep *step, Fault *fault);
+bool cuda_run_decode(CudaStep *step, Fault *fault);
+bool cuda_run_mean_expert(CudaStep *step, Fault *fault);
+bool cuda_run_encode_gradient(CudaStep *step, Fault *fault);
+bool cuda_run_return_packets(CudaStep *step, Fault *fault);
+bool cuda_run_decode_gradient(CudaStep *step, Fault *fault);
 
 CudaHandler cuda_handler(Op op); // NULL where the engine does not have the op
 // Which operands are the counts of an exchange, sent and received; false for other ops.

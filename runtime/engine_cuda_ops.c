@@ -294,6 +294,12 @@ static bool run_gate_backward(CudaStep *step, Fault *fault)
         fault);
 }
 
+static bool run_squares(CudaStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    return launched(cuda_squares(queue_of(step), t[0], t[1], t[2]), fault);
+}
+
 static bool run_optimizer(CudaStep *step, Fault *fault)
 {
     const Tensor *t = step->operands;
@@ -423,13 +429,19 @@ CudaHandler cuda_handler(Op op)
     case OP_OPTIMIZER:
         return run_optimizer;
     case OP_SQUARES:
+        return run_squares;
     case OP_ENCODE:
+        return cuda_run_encode;
     case OP_DECODE:
-    case OP_ENCODE_GRADIENT:
-    case OP_RETURN_PACKETS:
-    case OP_DECODE_GRADIENT:
+        return cuda_run_decode;
     case OP_MEAN_EXPERT:
-        return NULL;
+        return cuda_run_mean_expert;
+    case OP_ENCODE_GRADIENT:
+        return cuda_run_encode_gradient;
+    case OP_RETURN_PACKETS:
+        return cuda_run_return_packets;
+    case OP_DECODE_GRADIENT:
+        return cuda_run_decode_gradient;
     }
     return NULL;
 }

@@ -12,6 +12,7 @@
 #include "runtime/clock.h"
 #include "runtime/comm_common.h"
 #include "runtime/engine_cuda_internal.h"
+#include "runtime/nonfinite.h"
 #include "runtime/training.h"
 
 static const double spin_s = 100e-6, sleep_s = 50e-6, look_s = 0.1;
@@ -287,18 +288,29 @@ static bool kept_read(CudaEngine *engine, Fault *fault)
     return true;
 }
 
+static void look_for_nonfinite(CudaEngine *engine)
+{
+    engine->nonfinite_step = -1;
+    if (engine->loss.data && !isfinite(*engine->loss_seen))
+        engine->nonfinite_step =
+            nonfinite_step(engine->plan, &cuda_engine, (const Engine *)engine, engine->plan->step_count);
+}
+
 bool cuda_finish(Engine *base, StepTime times[], Fault *fault)
 {
     CudaEngine *engine = (CudaEngine *)base;
-    return cuda_use_device(engine, fault) && results_enqueue(engine, fault) &&
-           cuda_await(engine, engine->ended[STREAM_COMPUTE], fault) && lost_check(engine, fault) &&
-           cuda_graph_check(engine, fault) && times_read(engine, times, fault) && kept_read(engine, fault);
+    bool ok = cuda_use_device(engine, fault) && results_enqueue(engine, fault) &&
+              cuda_await(engine, engine->ended[STREAM_COMPUTE], fault) && lost_check(engine, fault) &&
+              cuda_graph_check(engine, fault) && times_read(engine, times, fault) && kept_read(engine, fault);
+    if (ok)
+        look_for_nonfinite(engine);
+    return ok;
 }
 
 EngineResult cuda_result(const Engine *base)
 {
     const CudaEngine *engine = (const CudaEngine *)base;
-    EngineResult result = {.has_loss = engine->loss.data != NULL, .nonfinite_step = -1};
+    EngineResult result = {.has_loss = engine->loss.data != NULL, .nonfinite_step = engine->nonfinite_step};
     result.tokens = engine->tokens.data ? engine->tokens_set : NULL;
     if (result.has_loss)
         result.loss = (double)*engine->loss_seen;

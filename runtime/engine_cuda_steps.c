@@ -233,7 +233,7 @@ static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
             return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s') is of no MoE layer", index, info->name);
         step->slot_of_expert = on_device(engine, map->slot_of_expert);
     }
-    if (!route_resolve(engine, step, map, fault))
+    if (!route_resolve(engine, step, map, fault) || !cuda_codec_resolve(step, fault))
         return false;
     present_resolve(engine, step);
     counts_resolve(engine, step);
