@@ -1,11 +1,12 @@
-// The attention block and its gradient: LayerNorm, causal multi-head attention (grouped key/value heads allowed), output
-// projection, residual. Queries go in blocks, all heads of one at a time: scores, a softmax kernel, values, as on the
-// host, so that scratch does not grow with the square of the sequence.
+// The attention block and its gradient: LayerNorm, causal multi-head attention (grouped key/value heads allowed),
+// output projection, residual. Queries go in blocks, all heads of one at a time: scores, a softmax kernel, values, as
+// on the host, so that scratch does not grow with the square of the sequence.
 #include <math.h>
 
 #include "kernels/cuda/internal.h"
 
-namespace {
+namespace
+{
 
 constexpr uint64_t QUERIES = 256; // of a block
 
@@ -69,17 +70,17 @@ cudaError_t softmax_backward(cudaStream_t stream, unsigned heads, const ScoreRow
 // ---- the block -----------------------------------------------------------------------------------
 
 struct AttentionWork {
-    void *normed;        // [tokens][hidden]
-    void *q, *k, *v;     // [tokens][A], [K], [K]; of the backward pass, the gradient by q replaces q
-    void *context;       // [tokens][A]
-    float *scores;       // [heads][block][sequence]
-    void *p;             // likewise; the scores themselves in f32
-    void *dcontext;      // [tokens][A]
-    float *dk, *dv;      // [tokens][K]
+    void *normed;          // [tokens][hidden]
+    void *q, *k, *v;       // [tokens][A], [K], [K]; of the backward pass, the gradient by q replaces q
+    void *context;         // [tokens][A]
+    float *scores;         // [heads][block][sequence]
+    void *p;               // likewise; the scores themselves in f32
+    void *dcontext;        // [tokens][A]
+    float *dk, *dv;        // [tokens][K]
     void *dk_out, *dv_out; // the same in the weights' dtype
-    float *dp;           // as scores
-    void *dscores;       // as p
-    float *dnormed;      // [tokens][hidden]
+    float *dp;             // as scores
+    void *dscores;         // as p
+    float *dnormed;        // [tokens][hidden]
     void *norm_sums;
 };
 

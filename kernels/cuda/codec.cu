@@ -1,10 +1,11 @@
-// Compression of what migrates, the counterpart of kernels/host/codec.c: a block of threads a codec block of a row. What
-// receivers add to their copies and what the sender adds to its own is the same sum, element by element, so that all keep
-// the same bits.
+// Compression of what migrates, the counterpart of kernels/host/codec.c: a block of threads a codec block of a row.
+// What receivers add to their copies and what the sender adds to its own is the same sum, element by element, so that
+// all keep the same bits.
 #include "kernels/cuda/internal.h"
 #include "kernels/cuda/select.h"
 
-namespace {
+namespace
+{
 
 // Where a thread's elements lie: row, and the first of them in it.
 struct Elements {
@@ -80,8 +81,7 @@ struct Decode {
     bool begins;
 };
 
-template <typename T>
-__device__ __forceinline__ void add_packet(const PacketBlock &block, T *to)
+template <typename T> __device__ __forceinline__ void add_packet(const PacketBlock &block, T *to)
 {
     for (uint32_t i = threadIdx.x; i < block.kept; i += blockDim.x) {
         T *element = &to[block.indices[i]];

@@ -26,17 +26,17 @@ cudaError_t launch(cudaStream_t stream, dim3 grid, unsigned threads, size_t shar
 #endif
 
 // Calls in a row; the first failure ends them.
-#define TRY(call)                                                                                        \
-    do {                                                                                                 \
-        cudaError_t error_ = (call);                                                                     \
-        if (error_ != cudaSuccess)                                                                       \
-            return error_;                                                                               \
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        cudaError_t error_ = (call);                                                                                   \
+        if (error_ != cudaSuccess)                                                                                     \
+            return error_;                                                                                             \
     } while (0)
 
 // `function` (a template over the element type) for the dtype of a buffer.
-#define BY_DTYPE(dtype, function, ...)                                                                   \
-    ((dtype) == DTYPE_F32   ? function<float>(__VA_ARGS__)                                               \
-     : (dtype) == DTYPE_F16 ? function<__half>(__VA_ARGS__)                                              \
+#define BY_DTYPE(dtype, function, ...)                                                                                 \
+    ((dtype) == DTYPE_F32   ? function<float>(__VA_ARGS__)                                                             \
+     : (dtype) == DTYPE_F16 ? function<__half>(__VA_ARGS__)                                                            \
                             : function<__nv_bfloat16>(__VA_ARGS__))
 
 enum { WARP = 32, BLOCK_THREADS = 256 };

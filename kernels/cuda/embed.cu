@@ -2,7 +2,8 @@
 // the first of them, so gradients do not depend on scheduling.
 #include "kernels/cuda/device.h"
 
-namespace {
+namespace
+{
 
 __device__ int32_t word_of(const int32_t *words, uint32_t sequence, uint64_t token)
 {

@@ -6,7 +6,8 @@
 #include "kernels/cuda/ranking.h"
 #include "kernels/cuda/sum_rows.h"
 
-namespace {
+namespace
+{
 
 constexpr uint32_t ABSENT = 0xFFFFFFFFu; // place of a pair whose expert is not here
 
@@ -58,8 +59,8 @@ __global__ void mark_absent_kernel(SlotKeys keys, uint32_t *__restrict__ places,
 }
 
 // tiles: slot by slot, every GROUPED_TILE rows of one. One block.
-__global__ void plan_tiles_kernel(const uint32_t *__restrict__ begins, uint32_t held, uint32_t *__restrict__ tile_begins,
-                                  uint2 *__restrict__ tiles)
+__global__ void plan_tiles_kernel(const uint32_t *__restrict__ begins, uint32_t held,
+                                  uint32_t *__restrict__ tile_begins, uint2 *__restrict__ tiles)
 {
     if (threadIdx.x < WARP) {
         uint32_t before = 0;
@@ -82,9 +83,9 @@ __global__ void plan_tiles_kernel(const uint32_t *__restrict__ begins, uint32_t 
 
 // What became of the pairs of one row.
 template <typename T> struct PairSources {
-    const uint32_t *places;  // by pair
-    const Record *records;   // by pair; NULL: all weigh 1
-    const T *results;        // by place
+    const uint32_t *places; // by pair
+    const Record *records;  // by pair; NULL: all weigh 1
+    const T *results;       // by place
     uint64_t cols, first_pair;
     uint32_t pairs_per_row;
 
@@ -205,9 +206,13 @@ ExpertStep step_of(const CudaQueue *queue, const ModelDims *dims, CudaRows prese
     step.held = experts.rows;
     step.records = static_cast<const Record *>(records.data);
     step.work = expert_take(&scratch, dims, experts.dtype, step.pair_bound, step.held, is_backward);
-    step.sorted = {step.work.ranking.begins, step.work.pairs,
-                   static_cast<uint64_t>(step.per_row) * fanout, step.work.tiles,
-                   step.work.tile_begins + step.held, step.pair_bound, step.held};
+    step.sorted = {step.work.ranking.begins,
+                   step.work.pairs,
+                   step.per_row * fanout,
+                   step.work.tiles,
+                   step.work.tile_begins + step.held,
+                   step.pair_bound,
+                   step.held};
     return step;
 }
 
@@ -215,22 +220,27 @@ cudaError_t sort_pairs(const ExpertStep &step, const int32_t *slot_of_expert, ui
 {
     cudaStream_t stream = step.queue->stream;
     const ExpertWork &work = step.work;
-    SlotKeys keys = {step.present, step.records, slot_of_expert, step.dims->experts, static_cast<uint32_t>(step.held),
-                     step.per_row, 1};
+    SlotKeys keys = {step.present,
+                     step.records,
+                     slot_of_expert,
+                     step.dims->experts,
+                     static_cast<uint32_t>(step.held),
+                     step.per_row,
+                     1};
     PlacePairs place = {work.ranking.begins, work.pairs, work.places};
     TRY(rank_count(stream, keys, work.ranking));
     TRY(rank_place(stream, keys, place, work.ranking));
     if (step.pair_bound > 0)
         TRY(launch(stream, static_cast<unsigned>(blocks_for(step.pair_bound, BLOCK_THREADS)), BLOCK_THREADS, 0,
                    mark_absent_kernel, keys, work.places, reinterpret_cast<unsigned long long *>(lost)));
-    return launch(stream, 1, BLOCK_THREADS, 0, plan_tiles_kernel, work.ranking.begins,
-                  static_cast<uint32_t>(step.held), work.tile_begins, work.tiles);
+    return launch(stream, 1, BLOCK_THREADS, 0, plan_tiles_kernel, work.ranking.begins, static_cast<uint32_t>(step.held),
+                  work.tile_begins, work.tiles);
 }
 
 template <typename T> cudaError_t sum_pairs(const ExpertStep &step, const Record *weights, Tensor out)
 {
-    PairSources<T> sources = {step.work.places, weights, static_cast<const T *>(step.work.results), step.dims->hidden, 0,
-                              step.per_row * step.fanout};
+    PairSources<T> sources = {step.work.places,  weights, static_cast<const T *>(step.work.results),
+                              step.dims->hidden, 0,       step.per_row * step.fanout};
     uint64_t rows = step.present.rows / step.fanout;
     if (rows == 0)
         return cudaSuccess;
@@ -246,7 +256,8 @@ cudaError_t weight_gradients(const ExpertStep &step, Tensor rows, Tensor dresult
     GroupedRows in = step.hidden_rows(rows);
     TRY(grouped_gradient(stream, step.dtype, step.sorted, inner, hidden, step.inner_rows(b.act),
                          step.hidden_rows(dresults), element_in(dexperts.data, step.dtype, step.down_place()), slot));
-    TRY(grouped_gradient(stream, step.dtype, step.sorted, hidden, inner, in, step.inner_rows(b.up), dexperts.data, slot));
+    TRY(grouped_gradient(stream, step.dtype, step.sorted, hidden, inner, in, step.inner_rows(b.up), dexperts.data,
+                         slot));
     if (!step.gated())
         return cudaSuccess;
     return grouped_gradient(stream, step.dtype, step.sorted, hidden, inner, in, step.inner_rows(b.gate),

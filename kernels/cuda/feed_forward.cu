@@ -3,7 +3,8 @@
 #include "kernels/cuda/activation.h"
 #include "kernels/cuda/internal.h"
 
-namespace {
+namespace
+{
 
 template <typename T>
 __global__ void activate_kernel(Activation activation, const T *up, const T *gate, T *act, uint64_t count, bool aligned)
@@ -30,7 +31,8 @@ cudaError_t activate_as(cudaStream_t stream, Activation activation, const void *
         return cudaSuccess;
     return launch(stream, static_cast<unsigned>(blocks_for(count, BLOCK_THREADS * Piece<T>::LENGTH)), BLOCK_THREADS, 0,
                   activate_kernel<T>, activation, static_cast<const T *>(up), static_cast<const T *>(gate),
-                  static_cast<T *>(act), count, is_aligned<T>(up, 0) && is_aligned<T>(gate, 0) && is_aligned<T>(act, 0));
+                  static_cast<T *>(act), count,
+                  is_aligned<T>(up, 0) && is_aligned<T>(gate, 0) && is_aligned<T>(act, 0));
 }
 
 // A block a row. In: what up and gate made, and the gradient by their activation. Out: in `act` the activation, in `up`
@@ -141,8 +143,8 @@ cudaError_t forward(const CudaQueue *queue, const Layer &layer, const void *in, 
 cudaError_t weight_gradient(const CudaQueue *queue, const Layer &layer, uint64_t m, uint64_t n, const void *a,
                             const void *b, void *gradient)
 {
-    return matrix_multiply(queue, m, n, layer.rows, 1, matrix_of(a, layer.dtype, m, true),
-                           matrix_of(b, layer.dtype, n), 0, matrix_of(gradient, layer.dtype, n));
+    return matrix_multiply(queue, m, n, layer.rows, 1, matrix_of(a, layer.dtype, m, true), matrix_of(b, layer.dtype, n),
+                           0, matrix_of(gradient, layer.dtype, n));
 }
 
 // din: [rows][hidden] in din_dtype. dweights: laid out like the weights.
@@ -265,7 +267,8 @@ cudaError_t cuda_ffn_backward(const CudaQueue *queue, const ModelDims *dims, Ten
     const void *weights = element_at(ffn.data, ffn.dtype, 2 * hidden);
     Layer layer = {dims, ffn.dtype, rows, dims->ffn_inner, weights, work.inner};
     TRY(norm_rows(queue->stream, x.data, x.dtype, rows, hidden, ffn.data, work.normed));
-    TRY(backward(queue, layer, work.normed, dx.data, work.din, DTYPE_F32, element_in(dffn.data, dffn.dtype, 2 * hidden)));
+    TRY(backward(queue, layer, work.normed, dx.data, work.din, DTYPE_F32,
+                 element_in(dffn.data, dffn.dtype, 2 * hidden)));
     return norm_backward(queue->stream, x.data, x.dtype, rows, hidden, ffn.data, work.din, dx.data, dx.data, dffn.data,
                          work.norm_sums);
 }

@@ -1,5 +1,5 @@
-// The matrix units: one warp multiplies 16 x 16 matrices in shared memory, f16 or bf16 with f32 sums. A thin wrapper, so
-// that the emulation can put its own arithmetic here.
+// The matrix units: one warp multiplies 16 x 16 matrices in shared memory, f16 or bf16 with f32 sums. A thin wrapper,
+// so that the emulation can put its own arithmetic here.
 #ifndef HEP_CUDA_FRAGMENT_H
 #define HEP_CUDA_FRAGMENT_H
 
@@ -15,14 +15,14 @@ enum { FRAGMENT = 16 };
 
 // Of a [16][16] (rows of the product), or stored transposed.
 template <typename T, bool TRANSPOSED>
-using FragmentA = nvcuda::wmma::fragment<
-    nvcuda::wmma::matrix_a, FRAGMENT, FRAGMENT, FRAGMENT, T,
-    std::conditional_t<TRANSPOSED, nvcuda::wmma::col_major, nvcuda::wmma::row_major>>;
+using FragmentA =
+    nvcuda::wmma::fragment<nvcuda::wmma::matrix_a, FRAGMENT, FRAGMENT, FRAGMENT, T,
+                           std::conditional_t<TRANSPOSED, nvcuda::wmma::col_major, nvcuda::wmma::row_major>>;
 // Of b [16][16] (columns of the product), or stored transposed.
 template <typename T, bool TRANSPOSED>
-using FragmentB = nvcuda::wmma::fragment<
-    nvcuda::wmma::matrix_b, FRAGMENT, FRAGMENT, FRAGMENT, T,
-    std::conditional_t<TRANSPOSED, nvcuda::wmma::col_major, nvcuda::wmma::row_major>>;
+using FragmentB =
+    nvcuda::wmma::fragment<nvcuda::wmma::matrix_b, FRAGMENT, FRAGMENT, FRAGMENT, T,
+                           std::conditional_t<TRANSPOSED, nvcuda::wmma::col_major, nvcuda::wmma::row_major>>;
 using FragmentSum = nvcuda::wmma::fragment<nvcuda::wmma::accumulator, FRAGMENT, FRAGMENT, FRAGMENT, float>;
 
 static __device__ __forceinline__ void fragment_clear(FragmentSum &sum)

@@ -4,7 +4,8 @@
 #include "kernels/cuda/internal.h"
 #include "kernels/cuda/ranking.h"
 
-namespace {
+namespace
+{
 
 struct GateDims {
     uint64_t tokens;
@@ -60,8 +61,8 @@ __device__ bool is_candidate(const GateDims &dims, Routing routing, uint64_t tok
     if (routing == ROUTING_LEARNED)
         return true;
     for (uint32_t choice = 0; choice < dims.top_k; choice++) {
-        uint32_t named = routing == ROUTING_BALANCED ? balanced_expert(dims, token, choice)
-                                                     : skewed_expert(dims, token, choice);
+        uint32_t named =
+            routing == ROUTING_BALANCED ? balanced_expert(dims, token, choice) : skewed_expert(dims, token, choice);
         if (named == expert)
             return true;
     }
@@ -243,22 +244,33 @@ __global__ void logits_backward_kernel(GateDims dims, float balance, const Recor
     }
 }
 
+constexpr int LOADED = 8; // a thread
+
 // out = drows (+ dshared), in f32.
 template <typename T>
 __global__ void load_gradients_kernel(const T *__restrict__ drows, const T *__restrict__ dshared,
-                                      float *__restrict__ out, uint64_t count)
+                                      float *__restrict__ out, uint64_t count, bool aligned)
 {
-    uint64_t i = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < count)
-        out[i] = to_f32(drows[i]) + (dshared ? to_f32(dshared[i]) : 0);
+    uint64_t at = (static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * LOADED;
+    Run<T, LOADED> rows, shared = {};
+    Run<float, LOADED> sum;
+    if (at >= count)
+        return;
+    rows.load(drows, at, count, aligned);
+    if (dshared)
+        shared.load(dshared, at, count, aligned);
+#pragma unroll
+    for (int i = 0; i < LOADED; i++)
+        sum.values[i] = rows.values[i] + shared.values[i];
+    sum.store(out, at, count, aligned);
 }
 
 template <typename T>
 cudaError_t load_gradients(cudaStream_t stream, Tensor drows, Tensor dshared, float *out, uint64_t count)
 {
-    return launch(stream, static_cast<unsigned>(blocks_for(count, BLOCK_THREADS)), BLOCK_THREADS, 0,
+    return launch(stream, static_cast<unsigned>(blocks_for(count, BLOCK_THREADS * LOADED)), BLOCK_THREADS, 0,
                   load_gradients_kernel<T>, static_cast<const T *>(drows.data), static_cast<const T *>(dshared.data),
-                  out, count);
+                  out, count, is_aligned<T>(drows.data, 0) && is_aligned<T>(dshared.data, 0));
 }
 
 struct GateWork {

@@ -1,9 +1,9 @@
 // Products of many experts in one launch. Rows are sorted by expert on the device, and so are the numbers of rows: the
 // kernel reads them there, the host neither loops over experts nor waits. 16-bit factors go through the matrix units,
 // f32 through plain multiply-adds.
-// Why not cuBLAS: its grouped products want the sizes on the host, its batched ones equal sizes. The price is that the
-// portable instructions used here (wmma, asynchronous copies) do not reach what cuBLAS gets out of the newest
-// architectures; where experts have few rows, neither does.
+// Why not cuBLAS: its grouped products want the sizes on the host, its batched ones equal sizes. The price: wmma and
+// asynchronous copies are what compute capabilities 8.0 and 9.0 have in common; the warp-group instructions of 9.0,
+// which cuBLAS uses there, are faster.
 #ifndef HEP_CUDA_GROUPED_H
 #define HEP_CUDA_GROUPED_H
 
@@ -14,8 +14,8 @@ enum { GROUPED_TILE = 128 }; // rows and columns that a block computes
 // Rows sorted by expert. `begins` [held + 1]: the rows of slot s are sorted places begins[s] .. begins[s + 1].
 struct SortedRows {
     const uint32_t *begins;
-    const uint32_t *pairs; // [sorted place] which pair (row of records and record) it is
-    uint64_t pairs_per_row; // of the hidden rows: pair / this = row
+    const uint32_t *pairs;  // [sorted place] which pair (row of records and record) it is
+    uint32_t pairs_per_row; // of the hidden rows: pair / this = row
     const uint2 *tiles;     // tile t: slot, first sorted place
     const uint32_t *tile_count;
     uint64_t pair_bound, held;

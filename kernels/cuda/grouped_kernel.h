@@ -8,7 +8,8 @@
 #include "kernels/cuda/grouped.h"
 #include "kernels/cuda/warp_tile.h"
 
-namespace {
+namespace
+{
 
 constexpr int STAGES = 4, GROUPED_THREADS = 256, TILE = GROUPED_TILE;
 
@@ -104,13 +105,13 @@ template <Form FORM> __device__ __forceinline__ bool share_of(const Arguments &p
     return true;
 }
 
-__device__ __forceinline__ uint64_t row_of(const SortedRows &sorted, const GroupedRows &rows, uint64_t place)
+__device__ __forceinline__ uint32_t row_of(const SortedRows &sorted, const GroupedRows &rows, uint64_t place)
 {
-    return rows.gathered ? sorted.pairs[place] / sorted.pairs_per_row : place;
+    return rows.gathered ? sorted.pairs[place] / sorted.pairs_per_row : static_cast<uint32_t>(place);
 }
 
-// Fills one stage. `part`: which pair of factors; `depth`: where its slice of the sum begins; row_index: [TILE], where a's
-// rows are.
+// Fills one stage. `part`: which pair of factors; `depth`: where its slice of the sum begins; row_index: [TILE], where
+// a's rows are.
 template <typename T, Form FORM>
 __device__ __forceinline__ void load_stage(const Arguments &p, const Share &share, int part, uint64_t depth,
                                            const uint32_t *row_index, T *a_tile, T *b_tile)
@@ -216,16 +217,18 @@ template <typename T, Form FORM> __global__ void __launch_bounds__(GROUPED_THREA
     if (!share_of<FORM>(p, &share))
         return;
     if (FORM != Form::GRADIENT && threadIdx.x < share.rows)
-        row_index[threadIdx.x] = static_cast<uint32_t>(row_of(p.sorted, p.a[0], share.first_row + threadIdx.x));
+        row_index[threadIdx.x] = row_of(p.sorted, p.a[0], share.first_row + threadIdx.x);
     __syncthreads();
 
-    uint64_t slices = (share.depth + L::DEPTH - 1) / L::DEPTH;
-    uint64_t total = slices * (FORM == Form::ROWS_TRANSPOSED && p.a[1].data ? 2 : 1);
-    auto fill = [&](uint64_t step) {
-        if (step < total) {
-            T *stage = tiles + step % STAGES * (L::A_SIZE + L::B_SIZE);
-            load_stage<T, FORM>(p, share, static_cast<int>(step / slices), step % slices * L::DEPTH, row_index, stage,
-                                stage + L::A_SIZE);
+    unsigned slices = static_cast<unsigned>((share.depth + L::DEPTH - 1) / L::DEPTH), slice = 0;
+    int parts = slices == 0 ? 0 : FORM == Form::ROWS_TRANSPOSED && p.a[1].data ? 2 : 1, part = 0;
+    auto fill = [&](unsigned stage) { // with the next slice, part by part
+        if (part < parts) {
+            T *tile = tiles + stage % STAGES * (L::A_SIZE + L::B_SIZE);
+            load_stage<T, FORM>(p, share, part, static_cast<uint64_t>(slice) * L::DEPTH, row_index, tile,
+                                tile + L::A_SIZE);
+            part += slice + 1 == slices;
+            slice = slice + 1 == slices ? 0 : slice + 1;
         }
         copy_commit(); // also an empty group: they are counted
     };
@@ -233,21 +236,20 @@ template <typename T, Form FORM> __global__ void __launch_bounds__(GROUPED_THREA
     int first_col[COL_FRAGMENTS];
 #pragma unroll
     for (int j = 0; j < COL_FRAGMENTS; j++)
-        first_col[j] = FORM == Form::ROWS_GATED
-                           ? j / 2 * (TILE / 2) + warp % 2 * (WARP_COLS / 2) + j % 2 * FRAGMENT
-                           : warp % 2 * WARP_COLS + j * FRAGMENT;
+        first_col[j] = FORM == Form::ROWS_GATED ? j / 2 * (TILE / 2) + warp % 2 * (WARP_COLS / 2) + j % 2 * FRAGMENT
+                                                : warp % 2 * WARP_COLS + j * FRAGMENT;
     WarpTile<T, L::A_TRANSPOSED, L::B_TRANSPOSED> sums;
     sums.clear();
-    for (int s = 0; s < STAGES - 1; s++)
+    for (unsigned s = 0; s < STAGES - 1; s++)
         fill(s);
-    for (uint64_t step = 0; step < total; step++) {
+    for (unsigned step = 0; step < slices * parts; step++) {
         copy_await<STAGES - 2>();
         __syncthreads(); // this stage is there for all, and nobody reads the one that is filled next
         fill(step + STAGES - 1);
         const T *stage = tiles + step % STAGES * (L::A_SIZE + L::B_SIZE);
         if (static_cast<uint64_t>(warp_row) < share.rows)
             sums.template multiply_add<L::DEPTH, L::A_STRIDE, L::B_STRIDE>(stage, stage + L::A_SIZE, warp_row,
-                                                                            first_col);
+                                                                           first_col);
     }
     copy_await<0>();
     __syncthreads();
@@ -282,7 +284,8 @@ template <typename T, Form FORM> cudaError_t launch_grouped(cudaStream_t stream,
 
 inline unsigned tile_bound(const SortedRows &sorted)
 {
-    return static_cast<unsigned>(sorted.pair_bound / TILE + (sorted.held < sorted.pair_bound ? sorted.held : sorted.pair_bound));
+    uint64_t slots = sorted.held < sorted.pair_bound ? sorted.held : sorted.pair_bound; // that have rows
+    return static_cast<unsigned>(sorted.pair_bound / TILE + slots);
 }
 
 template <typename T>

@@ -65,7 +65,7 @@ cudaError_t norm_backward(cudaStream_t stream, const void *x, Dtype dtype, uint6
 
 // What the inner dimension of some rows holds: [rows][inner] each, in the weights' dtype.
 struct InnerBuffers {
-    void *up, *gate; // gate: NULL unless the activation is gated
+    void *up, *gate;  // gate: NULL unless the activation is gated
     void *act, *dact; // of the backward pass only
 };
 
@@ -78,10 +78,10 @@ cudaError_t activate(cudaStream_t stream, Activation activation, Dtype dtype, co
 
 // Whose rows they are: all NULL where they are those of a dense layer.
 struct ActivationRows {
-    const uint32_t *count;  // how many there are, on the device
-    const uint32_t *pairs;  // [rows] the record of each
-    const Record *records;  // by pair: what the output of its row counts
-    float *drecords;        // by pair
+    const uint32_t *count; // how many there are, on the device
+    const uint32_t *pairs; // [rows] the record of each
+    const Record *records; // by pair: what the output of its row counts
+    float *drecords;       // by pair
 };
 
 // From what up and gate made, and dact: act, and in up and gate the gradients by them.

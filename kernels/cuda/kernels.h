@@ -60,8 +60,8 @@ cudaError_t cuda_route(const CudaQueue *queue, const RouteTable *table, CudaRows
 cudaError_t cuda_unroute(const CudaQueue *queue, const RouteTable *table, CudaRows present, uint32_t fanout,
                          uint32_t copies_max, Tensor results, Tensor returned, Tensor send_counts, Tensor origin,
                          Tensor rows);
-// `slot_of_expert` [experts] is a device array; `held`: rows of `experts`. Records whose expert is not held are added to
-// *lost (device).
+// `slot_of_expert` [experts] is a device array; `held`: rows of `experts`. Records whose expert is not held are added
+// to *lost (device).
 cudaError_t cuda_expert(const CudaQueue *queue, const ModelDims *dims, const int32_t *slot_of_expert, CudaRows present,
                         uint32_t fanout, Tensor rows, Tensor records, Tensor experts, Tensor results, uint64_t *lost);
 cudaError_t cuda_shared_expert(const CudaQueue *queue, const ModelDims *dims, Tensor rows, Tensor shared,

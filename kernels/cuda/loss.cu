@@ -4,7 +4,8 @@
 
 #include "kernels/cuda/internal.h"
 
-namespace {
+namespace
+{
 
 constexpr uint64_t LOGITS_MAX = 1 << 25; // kept at once, but for 256 tokens at least
 
@@ -44,7 +45,8 @@ __global__ void token_loss_kernel(const int32_t *__restrict__ words, const float
     uint64_t token = first + blockIdx.x;
     Softmax softmax = softmax_of(own, vocabulary, scratch);
     if (threadIdx.x == 0)
-        losses[token] = log(static_cast<double>(softmax.sum)) + softmax.largest - own[next_word(words, sequence, token)];
+        losses[token] =
+            log(static_cast<double>(softmax.sum)) + softmax.largest - own[next_word(words, sequence, token)];
 }
 
 // One block; the order of the sum depends on the count alone.
@@ -89,13 +91,13 @@ cudaError_t logits_gradient(cudaStream_t stream, const ModelDims *dims, const vo
 }
 
 struct LossWork {
-    void *normed;  // [tokens][hidden]
-    float *logits; // [block][vocabulary]
+    void *normed;   // [tokens][hidden]
+    float *logits;  // [block][vocabulary]
     double *losses; // [tokens]
     // Of the backward pass:
-    void *dlogits;    // [block][vocabulary]: the logits themselves in f32
-    float *dnormed;   // [tokens][hidden]
-    float *gradient;  // [vocabulary][hidden], of 16-bit embeddings
+    void *dlogits;   // [block][vocabulary]: the logits themselves in f32
+    float *dnormed;  // [tokens][hidden]
+    float *gradient; // [vocabulary][hidden], of 16-bit embeddings
     void *norm_sums;
 };
 

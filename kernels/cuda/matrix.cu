@@ -5,7 +5,8 @@
 
 #include "kernels/cuda/internal.h"
 
-namespace {
+namespace
+{
 
 cudaError_t error_of(cublasStatus_t status)
 {
@@ -54,6 +55,8 @@ cudaError_t cuda_queue_create(CudaQueue *queue, cudaStream_t stream, bool multip
     TRY(error_of(cublasCreate(&queue->blas)));
     TRY(error_of(cublasSetStream(queue->blas, stream)));
     TRY(error_of(cublasSetWorkspace(queue->blas, work, CUDA_BLAS_BYTES))); // setting the stream forgets an earlier one
+    // Sums stay in f32 also where a product is split along k: by default they may take the result's dtype.
+    TRY(error_of(cublasSetMathMode(queue->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
     queue->work = static_cast<char *>(work) + CUDA_BLAS_BYTES;
     queue->work_bytes = work_bytes - CUDA_BLAS_BYTES;
     return cudaSuccess;

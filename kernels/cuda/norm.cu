@@ -2,18 +2,19 @@
 // rows, then over chunks, both in order.
 #include "kernels/cuda/internal.h"
 
-namespace {
+namespace
+{
 
 constexpr float EPSILON = 1e-5f;
 constexpr uint64_t CHUNK = 64; // rows
+constexpr int EACH = 4;        // elements a thread, of the gradient
 
 struct Moments {
     float mean, scale; // scale: one over the deviation
 };
 
 // By a whole block. Two passes, as on the host: the second sums squares of differences.
-template <typename T>
-__device__ Moments moments_of(const T *row, uint64_t hidden, bool aligned, float *scratch)
+template <typename T> __device__ Moments moments_of(const T *row, uint64_t hidden, bool aligned, float *scratch)
 {
     Piece<T> piece;
     float sum = 0, squares = 0;
@@ -84,17 +85,35 @@ __global__ void norm_backward_kernel(const T *__restrict__ x, const T *__restric
     const float *dr = d + row * hidden;
     Moments own = moments_of(from, hidden, aligned, scratch);
     float shift = 0, tilt = 0;
-    for (uint64_t i = threadIdx.x; i < hidden; i += blockDim.x) {
-        float g = dr[i] * to_f32(parameters[i]);
-        shift += g;
-        tilt += g * (to_f32(from[i]) - own.mean) * own.scale;
+    Run<T, EACH> in, gain, sum = {};
+    Run<float, EACH> gradient;
+    for (uint64_t at = threadIdx.x * EACH; at < hidden; at += blockDim.x * EACH) {
+        in.load(from, at, hidden, aligned);
+        gain.load(parameters, at, hidden, aligned);
+        gradient.load(dr, at, hidden, aligned);
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            float g = gradient.values[i] * gain.values[i]; // both 0 beyond the row
+            shift += g;
+            tilt += g * (in.values[i] - own.mean) * own.scale;
+        }
     }
     shift = block_reduce(shift, Add(), scratch) / static_cast<float>(hidden);
     tilt = block_reduce(tilt, Add(), scratch) / static_cast<float>(hidden);
-    for (uint64_t i = threadIdx.x; i < hidden; i += blockDim.x) {
-        float g = dr[i] * to_f32(parameters[i]), normed = (to_f32(from[i]) - own.mean) * own.scale;
-        float value = own.scale * (g - shift - normed * tilt);
-        dx[row * hidden + i] = from_f32<T>(value + (add ? to_f32(add[row * hidden + i]) : 0));
+    for (uint64_t at = threadIdx.x * EACH; at < hidden; at += blockDim.x * EACH) {
+        in.load(from, at, hidden, aligned);
+        gain.load(parameters, at, hidden, aligned);
+        gradient.load(dr, at, hidden, aligned);
+        if (add)
+            sum.load(add + row * hidden, at, hidden, aligned);
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            float normed = (in.values[i] - own.mean) * own.scale;
+            sum.values[i] += own.scale * (gradient.values[i] * gain.values[i] - shift - normed * tilt);
+        }
+        sum.store(dx + row * hidden, at, hidden, aligned);
+        if (!add)
+            sum = {};
     }
     if (threadIdx.x == 0)
         moments[row] = own;
@@ -153,7 +172,8 @@ cudaError_t backward(cudaStream_t stream, const void *x, uint64_t rows, uint64_t
     const T *from = static_cast<const T *>(x), *norm = static_cast<const T *>(parameters);
     uint64_t chunks = blocks_for(rows, CHUNK);
     unsigned columns = static_cast<unsigned>(blocks_for(hidden, BLOCK_THREADS));
-    bool aligned = is_aligned<T>(x, hidden);
+    bool aligned = is_aligned<T>(x, hidden) && is_aligned<T>(parameters, 0) && is_aligned<T>(dx, 0) &&
+                   is_aligned<T>(add, 0) && is_aligned<float>(d, hidden);
     TRY(launch(stream, static_cast<unsigned>(rows), BLOCK_THREADS, 0, norm_backward_kernel<T>, from, norm, d,
                static_cast<const T *>(add), static_cast<T *>(dx), sums.moments, hidden, aligned));
     TRY(launch(stream, dim3(columns, static_cast<unsigned>(chunks)), BLOCK_THREADS, 0, parameter_sums_kernel<T>, from,

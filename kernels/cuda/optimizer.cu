@@ -5,7 +5,8 @@
 #include "kernels/cuda/internal.h"
 #include "kernels/cuda/select.h"
 
-namespace {
+namespace
+{
 
 constexpr int EACH = 4; // elements a thread
 
@@ -121,8 +122,12 @@ template <typename T> Weights<T> weights_of(Tensor weights, Tensor gradient, Ten
 {
     bool aligned = is_aligned<T>(weights.data, weights.cols) && is_aligned<T>(gradient.data, 0) &&
                    is_aligned<float>(state.data, weights.cols);
-    return {static_cast<T *>(weights.data), static_cast<const T *>(gradient.data), static_cast<float *>(state.data),
-            weights.rows, weights.cols, aligned};
+    return {static_cast<T *>(weights.data),
+            static_cast<const T *>(gradient.data),
+            static_cast<float *>(state.data),
+            weights.rows,
+            weights.cols,
+            aligned};
 }
 
 template <typename T>
@@ -165,7 +170,8 @@ __device__ double block_sum(double x, double *shared)
 }
 
 template <typename T>
-__global__ void square_kernel(const T *__restrict__ gradient, double *__restrict__ partial, uint64_t count, bool aligned)
+__global__ void square_kernel(const T *__restrict__ gradient, double *__restrict__ partial, uint64_t count,
+                              bool aligned)
 {
     __shared__ double shared[BLOCK_THREADS];
     Piece<T> piece;

@@ -13,7 +13,8 @@
 
 #include "kernels/cuda/device.h"
 
-namespace {
+namespace
+{
 
 constexpr uint32_t RANK_ITEMS = BLOCK_THREADS, RANK_WARPS = RANK_ITEMS / WARP, RANK_KEYS = 64;
 

@@ -1,7 +1,8 @@
 // Elementwise sums and conversions: residual connections, sums of what ranks sent. Bound by memory: 16 bytes an access.
 #include "kernels/cuda/internal.h"
 
-namespace {
+namespace
+{
 
 // Blocks that together hold `count` elements, a vector a thread.
 template <typename T> unsigned element_blocks(uint64_t count)
@@ -39,8 +40,7 @@ __global__ void residual_kernel(const T *x, const T *__restrict__ results, const
     sum.store(y, at, count, whole);
 }
 
-template <typename T>
-cudaError_t residual(const CudaQueue *queue, Tensor x, Tensor results, Tensor shared, Tensor y)
+template <typename T> cudaError_t residual(const CudaQueue *queue, Tensor x, Tensor results, Tensor shared, Tensor y)
 {
     uint64_t count = y.rows * y.cols;
     bool aligned = is_aligned<T>(x.data, 0) && is_aligned<T>(results.data, 0) && is_aligned<T>(shared.data, 0) &&
@@ -79,27 +79,40 @@ cudaError_t sum_parts(const CudaQueue *queue, const void *const *parts, uint32_t
                   static_cast<T *>(out.data), count);
 }
 
+constexpr int CONVERTED = 8; // a thread
+
 template <typename From, typename To>
-__global__ void convert_kernel(const From *__restrict__ from, To *__restrict__ to, uint64_t count)
+__global__ void convert_kernel(const From *__restrict__ from, To *__restrict__ to, uint64_t count, bool aligned)
 {
-    uint64_t i = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < count)
-        to[i] = from_f32<To>(to_f32(from[i]));
+    uint64_t at = (static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * CONVERTED;
+    Run<From, CONVERTED> in;
+    Run<To, CONVERTED> out;
+    if (at >= count)
+        return;
+    in.load(from, at, count, aligned);
+#pragma unroll
+    for (int i = 0; i < CONVERTED; i++)
+        out.values[i] = in.values[i];
+    out.store(to, at, count, aligned);
+}
+
+template <typename From, typename To>
+cudaError_t convert_to(cudaStream_t stream, const From *from, void *to, uint64_t count)
+{
+    bool aligned = is_aligned<From>(from, 0) && is_aligned<To>(to, 0);
+    if (count == 0)
+        return cudaSuccess;
+    return launch(stream, static_cast<unsigned>(blocks_for(count, BLOCK_THREADS * CONVERTED)), BLOCK_THREADS, 0,
+                  convert_kernel<From, To>, from, static_cast<To *>(to), count, aligned);
 }
 
 template <typename From>
 cudaError_t convert_from(cudaStream_t stream, const void *from, void *to, Dtype to_dtype, uint64_t count)
 {
     const From *source = static_cast<const From *>(from);
-    unsigned blocks = static_cast<unsigned>(blocks_for(count, BLOCK_THREADS));
-    if (to_dtype == DTYPE_F32)
-        return launch(stream, blocks, BLOCK_THREADS, 0, convert_kernel<From, float>, source, static_cast<float *>(to),
-                      count);
-    if (to_dtype == DTYPE_F16)
-        return launch(stream, blocks, BLOCK_THREADS, 0, convert_kernel<From, __half>, source, static_cast<__half *>(to),
-                      count);
-    return launch(stream, blocks, BLOCK_THREADS, 0, convert_kernel<From, __nv_bfloat16>, source,
-                  static_cast<__nv_bfloat16 *>(to), count);
+    return to_dtype == DTYPE_F32   ? convert_to<From, float>(stream, source, to, count)
+           : to_dtype == DTYPE_F16 ? convert_to<From, __half>(stream, source, to, count)
+                                   : convert_to<From, __nv_bfloat16>(stream, source, to, count);
 }
 
 } // namespace

@@ -5,7 +5,8 @@
 #include "kernels/cuda/ranking.h"
 #include "kernels/cuda/sum_rows.h"
 
-namespace {
+namespace
+{
 
 // Record rows by the members that lead to their experts.
 struct MemberKeys {
@@ -122,6 +123,7 @@ __global__ void copy_rows_kernel(SentRows sent, const int32_t *__restrict__ orig
         return;
     const Unit *source = from + static_cast<uint64_t>(origin[order]) / fanout * units;
     Unit *to = (stays ? next : send) + index * units;
+#pragma unroll 4
     for (uint64_t i = threadIdx.x; i < units; i += blockDim.x)
         to[i] = source[i];
 }
@@ -281,9 +283,8 @@ __device__ void sum_records(const CopySources<T> &sources, const RecordSums &rec
             uint64_t place = sources.sorted[j];
             if (static_cast<uint64_t>(records.origin[place]) != record_row)
                 continue;
-            sum += place < sources.own_count
-                       ? records.own[place * records.per_row + column]
-                       : records.returned[(place - sources.own_count) * records.per_row + column];
+            sum += place < sources.own_count ? records.own[place * records.per_row + column]
+                                             : records.returned[(place - sources.own_count) * records.per_row + column];
         }
         records.out[record_row * records.per_row + column] = sum;
     }
@@ -407,8 +408,8 @@ cudaError_t cuda_route_backward(const CudaQueue *queue, const RouteTable *table,
                                 Tensor returned_records, Tensor send_counts, Tensor origin, Tensor drows,
                                 Tensor drecords)
 {
-    WayBack way = {queue,  sent_of(table, send_counts), present, fanout, copies_max, drows_next, returned,
-                   origin, drows};
+    WayBack way = {queue, sent_of(table, send_counts), present, fanout, copies_max, drows_next, returned, origin,
+                   drows};
     RecordSums records = {static_cast<const int32_t *>(origin.data), static_cast<const float *>(drecords_next.data),
                           static_cast<const float *>(returned_records.data), static_cast<float *>(drecords.data),
                           static_cast<uint32_t>(drecords.cols)};

@@ -1,13 +1,14 @@
 // The largest elements of a codec block (ir/codec.h) by magnitude, as kernels/host/select.c chooses them: the block's
-// threads hold eight neighbours each, a radix search finds the k-th largest key with histograms in shared memory, a scan
-// gives every kept element its place, ascending by index. One pass over the data, which stays in registers.
+// threads hold eight neighbours each, a radix search finds the k-th largest key with histograms in shared memory, a
+// scan gives every kept element its place, ascending by index. One pass over the data, which stays in registers.
 #ifndef HEP_CUDA_SELECT_H
 #define HEP_CUDA_SELECT_H
 
 #include "ir/codec.h"
 #include "kernels/cuda/device.h"
 
-namespace {
+namespace
+{
 
 constexpr int SELECT_EACH = 8, SELECT_THREADS = CODEC_BLOCK / SELECT_EACH, SELECT_BINS = 256;
 
@@ -135,8 +136,8 @@ inline PacketShape packet_shape(uint64_t cols, Dtype dtype, double ratio)
     return {cols, codec_kept(CODEC_BLOCK, dtype, ratio), codec_kept(cols % CODEC_BLOCK, dtype, ratio)};
 }
 
-// By the whole block: writes the packet of `values`. Returns which of this thread's elements it holds, bit i for element
-// i; what receivers will read of those replaces them.
+// By the whole block: writes the packet of `values`. Returns which of this thread's elements it holds, bit i for
+// element i; what receivers will read of those replaces them.
 __device__ __forceinline__ uint32_t write_packet(SelectShared *shared, const PacketBlock &block,
                                                  float (&values)[SELECT_EACH])
 {

@@ -7,7 +7,8 @@
 
 #include "kernels/cuda/device.h"
 
-namespace {
+namespace
+{
 
 constexpr unsigned SUM_THREADS = 128;
 

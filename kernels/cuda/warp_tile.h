@@ -5,7 +5,8 @@
 
 #include "kernels/cuda/fragment.h"
 
-namespace {
+namespace
+{
 
 constexpr int WARP_ROWS = 32, WARP_COLS = 64;
 constexpr int ROW_FRAGMENTS = WARP_ROWS / FRAGMENT, COL_FRAGMENTS = WARP_COLS / FRAGMENT;

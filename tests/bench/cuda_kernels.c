@@ -1,4 +1,5 @@
-// How close the CUDA kernels come to what the GPU can do. Every figure is a ratio to something measured in the same run:
+// How close the CUDA kernels come to what the GPU can do. Every figure is a ratio to something that the run itself
+// measured:
 //   copy      a device-to-device copy, against which what is bound by memory is held: bytes a kernel must read and
 //             write over its time, over bytes a copy reads and writes over its
 //   product   one dense cuBLAS product of as many multiplications as the experts' products have
@@ -135,8 +136,8 @@ static Measure *add_measure(Measure measure)
 static double measure_bytes(const char *name, Work work, const void *operands, double bytes, double target)
 {
     double time_s = time_of(work, operands), rate = bytes / time_s;
-    add_measure((Measure){name, "copy", time_s, rate, bench.copy_rate > 0 ? rate / bench.copy_rate : 0, target, false,
-                          false});
+    add_measure(
+        (Measure){name, "copy", time_s, rate, bench.copy_rate > 0 ? rate / bench.copy_rate : 0, target, false, false});
     return time_s;
 }
 
@@ -275,8 +276,12 @@ static void run_dense(const void *operands)
 
 static double measure_dense(uint64_t rows, uint64_t hidden, uint64_t inner, double flops)
 {
-    Dense d = {rows, 3 * inner, hidden, make_random(DTYPE_BF16, rows, hidden, 1),
-               make_random(DTYPE_BF16, hidden, 3 * inner, 0.02), make(DTYPE_BF16, rows, 3 * inner)};
+    Dense d = {rows,
+               3 * inner,
+               hidden,
+               make_random(DTYPE_BF16, rows, hidden, 1),
+               make_random(DTYPE_BF16, hidden, 3 * inner, 0.02),
+               make(DTYPE_BF16, rows, 3 * inner)};
     double time_s = time_of(run_dense, &d);
     add_measure((Measure){"one dense product of as many FLOPs", "", time_s, flops / time_s, 1, 0, false, true});
     release(3, (Tensor[]){d.a, d.b, d.c});
@@ -288,7 +293,11 @@ static double measure_experts(const char *name, uint64_t rows_each)
 {
     uint64_t hidden = 4096, inner = 14336, rows = rows_each * EXPERTS;
     int32_t slots[EXPERTS];
-    ExpertRun e = {.dims = {.dtype = DTYPE_BF16, .hidden = 4096, .inner = 14336, .experts = EXPERTS, .top_k = 1,
+    ExpertRun e = {.dims = {.dtype = DTYPE_BF16,
+                            .hidden = 4096,
+                            .inner = 14336,
+                            .experts = EXPERTS,
+                            .top_k = 1,
                             .activation = ACTIVATION_SWIGLU}};
     Record *records = malloc(rows * sizeof *records);
     for (uint32_t s = 0; s < EXPERTS; s++)
@@ -332,8 +341,8 @@ static void measure_gate(uint64_t tokens, double experts_s)
     g.rows = make(DTYPE_BF16, tokens, 4096);
     g.records = make(DTYPE_I32, tokens, 4);
     double time_s = time_of(run_gate, &g), bytes = 2.0 * (double)bytes_of(g.x);
-    add_measure((Measure){"gate and top-k, over the experts", "experts", time_s, bytes / time_s, time_s / experts_s, 0.03,
-                          true, false});
+    add_measure((Measure){"gate and top-k, over the experts", "experts", time_s, bytes / time_s, time_s / experts_s,
+                          0.03, true, false});
     release(4, (Tensor[]){g.x, g.router, g.rows, g.records});
 }
 
@@ -446,8 +455,8 @@ static bool write_json(const char *path, const struct cudaDeviceProp *device)
     fprintf(out, "{\"device\": \"%s\", \"measures\": [", device->name);
     for (int i = 0; i < bench.count; i++) {
         const Measure *m = &bench.measures[i];
-        fprintf(out, "%s\n  {\"name\": \"%s\", \"time_s\": %.9g, \"%s\": %.9g, \"ratio\": %.6g, \"to\": \"%s\"", i ? "," : "",
-                m->name, m->time_s, m->is_flops ? "flops" : "bytes_per_s", m->rate, m->ratio, m->against);
+        fprintf(out, "%s\n  {\"name\": \"%s\", \"time_s\": %.9g, \"%s\": %.9g, \"ratio\": %.6g, \"to\": \"%s\"",
+                i ? "," : "", m->name, m->time_s, m->is_flops ? "flops" : "bytes_per_s", m->rate, m->ratio, m->against);
         if (m->target > 0)
             fprintf(out, ", \"%s\": %.6g, \"met\": %s", m->target_is_most ? "at_most" : "at_least", m->target,
                     strcmp(verdict(m), "met") == 0 ? "true" : "false");

@@ -11,7 +11,8 @@ struct cublasContext {
     bool has_workspace;
 };
 
-namespace {
+namespace
+{
 
 struct Operand {
     const void *data;
@@ -104,6 +105,11 @@ cublasStatus_t cublasSetStream_v2(cublasHandle_t handle, cudaStream_t stream)
 cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t handle, void *workspace, size_t)
 {
     handle->has_workspace = workspace != nullptr;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t)
+{
     return CUBLAS_STATUS_SUCCESS;
 }
 

@@ -36,7 +36,8 @@
 using std::max;
 using std::min;
 
-namespace emulation {
+namespace emulation
+{
 
 // Of the fiber that runs on this thread of the process. __thread: what needs no constructor needs no wrapper.
 struct Place {
@@ -71,10 +72,10 @@ template <typename T> T exchange(T value, int from_lane)
 
 } // namespace emulation
 
-#define threadIdx (emulation::here.thread)
-#define blockIdx (emulation::here.block)
-#define blockDim (emulation::here.block_size)
-#define gridDim (emulation::here.grid_size)
+#define threadIdx            (emulation::here.thread)
+#define blockIdx             (emulation::here.block)
+#define blockDim             (emulation::here.block_size)
+#define gridDim              (emulation::here.grid_size)
 #define DYNAMIC_SHARED(name) unsigned char *name = emulation::dynamic_shared
 
 inline void __syncthreads()
@@ -159,9 +160,8 @@ cudaError_t launch(cudaStream_t stream, dim3 grid, unsigned threads, size_t shar
     if (!emulation::grid_is_valid(grid, threads, shared_bytes))
         return cudaErrorInvalidConfiguration;
     std::tuple<std::decay_t<Parameters>...> bound(static_cast<Parameters>(arguments)...);
-    return emulation::submit(stream, [=] {
-        emulation::run_grid(grid, threads, shared_bytes, [&] { std::apply(kernel, bound); });
-    });
+    return emulation::submit(
+        stream, [=] { emulation::run_grid(grid, threads, shared_bytes, [&] { std::apply(kernel, bound); }); });
 }
 
 #endif

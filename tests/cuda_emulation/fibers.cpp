@@ -19,12 +19,14 @@
 #include <ucontext.h>
 #endif
 
-namespace emulation {
+namespace emulation
+{
 
 __thread Place here;
 __thread unsigned char *dynamic_shared;
 
-namespace {
+namespace
+{
 
 constexpr unsigned THREADS_MAX = 1024, LANES = 32;
 constexpr size_t STACK_BYTES = 128 << 10, SHARED_MAX = 227 << 10;

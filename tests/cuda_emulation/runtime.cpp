@@ -33,7 +33,8 @@ struct CUevent_st {
     CUgraph_st *capture; // recorded in a stream that was captured
 };
 
-namespace {
+namespace
+{
 
 constexpr size_t GUARD = 256;
 constexpr unsigned char GUARD_BYTE = 0xA5;

@@ -107,8 +107,8 @@ static inline void device_finish(void)
         unsigned char guards[2][TENSOR_GUARD];
         char *base = (char *)tensor.data - TENSOR_GUARD;
         EXPECT_SUCCESS(cudaMemcpy(guards[0], base, TENSOR_GUARD, cudaMemcpyDeviceToHost));
-        EXPECT_SUCCESS(cudaMemcpy(guards[1], (char *)tensor.data + tensor_bytes(tensor), TENSOR_GUARD,
-                                  cudaMemcpyDeviceToHost));
+        EXPECT_SUCCESS(
+            cudaMemcpy(guards[1], (char *)tensor.data + tensor_bytes(tensor), TENSOR_GUARD, cudaMemcpyDeviceToHost));
         for (uint64_t i = 0; i < TENSOR_GUARD; i++) {
             cr_assert_eq(guards[0][i], 0xA5, "device tensor %zu: written before its begin", t);
             cr_assert_eq(guards[1][i], 0xA5, "device tensor %zu: written behind its end", t);
@@ -134,9 +134,8 @@ static inline void expect_near(Tensor device, Tensor host, uint64_t count, doubl
         largest = fmax(largest, fabs(at(host, i)));
     for (uint64_t i = 0; i < count; i++)
         cr_assert(fabs(at(got, i) - at(host, i)) <= tolerance * largest,
-                  "%s, %s, element %llu of %llu: got %g, the host %g; tolerance %g of %g", what,
-                  dtype_name(got.dtype), (unsigned long long)i, (unsigned long long)count, at(got, i), at(host, i),
-                  tolerance, largest);
+                  "%s, %s, element %llu of %llu: got %g, the host %g; tolerance %g of %g", what, dtype_name(got.dtype),
+                  (unsigned long long)i, (unsigned long long)count, at(got, i), at(host, i), tolerance, largest);
 }
 
 // The first `bytes` are the same.

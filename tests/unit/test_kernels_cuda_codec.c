@@ -1,5 +1,6 @@
-// Compression on CUDA against its host twin: the same bytes in packets, in what senders keep and in what receivers make,
-// over several blocks, a short last one, ties, zeros, and f32 and 16-bit experts. In the emulation this checks the logic.
+// Compression on CUDA against its host twin: the same bytes in packets, in what senders keep and in what receivers
+// make, over several blocks, a short last one, ties, zeros, and f32 and 16-bit experts. In the emulation this checks
+// the logic.
 #include "cuda_tensors.h"
 
 typedef struct {
@@ -9,8 +10,13 @@ typedef struct {
 } CodecCase;
 
 static const CodecCase cases[] = {
-    {2, 3 * CODEC_BLOCK, 50, false}, {3, CODEC_BLOCK + 77, 50, false}, {1, 40, 4, false}, {2, 8200, 2, false},
-    {2, CODEC_BLOCK + 1, 50, true},  {1, 5000, 1, false},              {2, 9, 1000, true},
+    {2, 3 * CODEC_BLOCK, 50, false},
+    {3, CODEC_BLOCK + 77, 50, false},
+    {1, 40, 4, false},
+    {2, 8200, 2, false},
+    {2, CODEC_BLOCK + 1, 50, true},
+    {1, 5000, 1, false},
+    {2, 9, 1000, true},
 };
 
 static Tensor make_packets(const CodecCase *c, Dtype dtype, uint64_t rows)
@@ -52,8 +58,8 @@ static void encode_both(const CodecCase *c, Dtype dtype, bool has_shared, bool h
     Tensor experts_out = has_sent ? none : make(dtype, held, c->cols);
     Tensor replicas = has_sent ? make_random(dtype, held, c->cols, 1) : none;
     Tensor out_there = has_sent ? none : device_like(experts_out), replicas_there = device_copy(replicas);
-    EXPECT_SUCCESS(cuda_decode(q, c->ratio, 1, device_copy(packets), device_copy(own), shared_there, out_there,
-                               replicas_there));
+    EXPECT_SUCCESS(
+        cuda_decode(q, c->ratio, 1, device_copy(packets), device_copy(own), shared_there, out_there, replicas_there));
     host_decode(c->ratio, 1, packets, own, shared, experts_out, replicas);
     if (has_sent)
         expect_same(replicas_there, replicas, tensor_bytes(replicas), "replicas");
@@ -95,8 +101,8 @@ static void gradient_both(const CodecCase *c, Dtype dtype)
     Tensor gathered_there = device_copy(gathered), error_there = device_copy(error), shard_there = device_like(shard);
     Tensor packets_there = device_like(packets);
     const CudaQueue *q = device_queue(0);
-    EXPECT_SUCCESS(cuda_encode_gradient(q, c->ratio, own * c->rows, c->rows, gathered_there, error_there,
-                                        packets_there));
+    EXPECT_SUCCESS(
+        cuda_encode_gradient(q, c->ratio, own * c->rows, c->rows, gathered_there, error_there, packets_there));
     host_encode_gradient(c->ratio, own * c->rows, c->rows, gathered, error, packets);
     expect_same(packets_there, packets, tensor_bytes(packets), "packets of gradients");
     expect_same(error_there, error, tensor_bytes(error), "what was left out");
@@ -116,8 +122,8 @@ Test(kernels_cuda, gradients_encode_and_decode)
 // The fused kernel leaves what the two kernels leave that it stands for.
 static void fused_both(const CodecCase *c, Dtype dtype, bool has_sent)
 {
-    AdamW adamw = {.learning_rate = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .gradient_scale = 1,
-                   .step = 1};
+    AdamW adamw = {
+        .learning_rate = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .gradient_scale = 1, .step = 1};
     AdamWFactors values = cuda_adamw_factors(&adamw, 0);
     Tensor factors = device_make(DTYPE_U8, 1, sizeof values), none = {0};
     EXPECT_SUCCESS(cudaMemcpy(factors.data, &values, sizeof values, cudaMemcpyHostToDevice));

@@ -114,8 +114,8 @@ static void check_adamw(Dtype dtype, uint64_t rows, uint64_t cols, double clip)
         EXPECT_SUCCESS(cuda_optimizer(q, factors.data, clip > 0 ? device_copy(squares) : none, weights_there,
                                       device_copy(gradient), state_there));
     }
-    // Three steps of about 10 operations, which a compiler may fuse; 1 is the largest weight. Where gradients are nearly 0,
-    // moments keep fewer digits than that: Adam divides one by the root of the other.
+    // Three steps of about 10 operations, which a compiler may fuse; 1 is the largest weight. Where gradients are
+    // nearly 0, moments keep fewer digits than that: Adam divides one by the root of the other.
     expect_near(state_there, state, rows * state.cols, 64 * rounding(DTYPE_F32), "state of AdamW");
     expect_near(weights_there, weights, rows * cols, 2 * rounding(dtype) + 64 * rounding(DTYPE_F32), "AdamW");
     device_finish();

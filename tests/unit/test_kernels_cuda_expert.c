@@ -6,8 +6,8 @@ typedef struct {
     uint32_t hidden, inner, experts, held, records, fanout;
     uint64_t rows, spare;
     Activation activation;
-    int32_t only;  // the one expert of all records; -1: any
-    bool absent;   // some records name experts that are not held
+    int32_t only; // the one expert of all records; -1: any
+    bool absent;  // some records name experts that are not held
     bool counted;
 } ExpertCase;
 
@@ -34,8 +34,12 @@ static Operands make_step(const ExpertCase *c, Dtype dtype)
 {
     Operands s = {.record_rows = c->rows * c->fanout, .pairs = c->rows * c->fanout * c->records};
     uint64_t capacity = c->rows + c->spare;
-    s.dims = (ModelDims){.dtype = dtype, .hidden = c->hidden, .inner = c->inner, .experts = c->experts,
-                         .top_k = c->records * c->fanout, .activation = c->activation};
+    s.dims = (ModelDims){.dtype = dtype,
+                         .hidden = c->hidden,
+                         .inner = c->inner,
+                         .experts = c->experts,
+                         .top_k = c->records * c->fanout,
+                         .activation = c->activation};
     s.slots = make(DTYPE_I32, 1, c->experts).data;
     for (uint32_t e = 0; e < c->experts; e++)
         s.slots[e] = e < c->held ? (int32_t)(c->held - 1 - e) : -1;
@@ -51,17 +55,17 @@ static Operands make_step(const ExpertCase *c, Dtype dtype)
     // Sums of `hidden` and `inner` products that stay near 1.
     s.experts = make_random(dtype, c->held, model_expert_elements(&s.dims), 1 / sqrt(c->hidden));
     const int32_t counts[3] = {0, (int32_t)(s.record_rows / 2), (int32_t)(s.record_rows - s.record_rows / 2)};
-    s.present = c->counted ? (CudaRows){device_table(counts, 3), 3, capacity * c->fanout}
-                           : (CudaRows){NULL, 0, s.record_rows};
+    s.present =
+        c->counted ? (CudaRows){device_table(counts, 3), 3, capacity * c->fanout} : (CudaRows){NULL, 0, s.record_rows};
     s.rows_there = device_copy(s.rows);
     s.records_there = device_copy(s.records);
     s.experts_there = device_copy(s.experts);
     return s;
 }
 
-// The host keeps the inner dimension in f32. Here it is rounded to the weights' dtype up to three times on the way (up or
-// activation, result, sum), each error one rounding of terms of which at least one in `inner` is as large as the largest
-// result; errors of different terms have different signs, so their sum grows with the root of their number.
+// The host keeps the inner dimension in f32. Here it is rounded to the weights' dtype up to three times on the way (up
+// or activation, result, sum), each error one rounding of terms of which at least one in `inner` is as large as the
+// largest result; errors of different terms have different signs, so their sum grows with the root of their number.
 static double expert_tolerance(const ExpertCase *c, Dtype dtype)
 {
     double products = sqrt((double)(c->hidden + c->inner)) * rounding(DTYPE_F32);

@@ -2,8 +2,8 @@
 // emulation this checks the kernels' logic; products come from a double of cuBLAS.
 #include "cuda_tensors.h"
 
-// The host keeps what lies between products in f32, here it has the weights' dtype: a handful of roundings on the way of
-// every result, relative to terms as large as the largest result. `depth`: terms of a sum, in another order in f32.
+// The host keeps what lies between products in f32, here it has the weights' dtype: a handful of roundings on the way
+// of every result, relative to terms as large as the largest result. `depth`: terms of a sum, in another order in f32.
 static double layer_tolerance(Dtype dtype, double depth)
 {
     return 8 * rounding(dtype) + 16 * sqrt(depth) * rounding(DTYPE_F32);
@@ -105,8 +105,8 @@ static void shared_both(ModelDims dims)
     Tensor dweights_there = device_like(l.dweights);
     double tolerance = layer_tolerance(dims.dtype, dims.hidden + 2 * dims.inner);
     Tensor forward[4] = {l.x, l.weights, l.y}, backward[6] = {l.x, l.weights, l.dx, drows, l.dweights};
-    EXPECT_SUCCESS(cuda_shared_expert(queue_for(&dims, OP_SHARED_EXPERT, forward), &dims, x_there, weights_there,
-                                      y_there));
+    EXPECT_SUCCESS(
+        cuda_shared_expert(queue_for(&dims, OP_SHARED_EXPERT, forward), &dims, x_there, weights_there, y_there));
     host_shared_expert(&dims, l.x, l.weights, l.y, make_work(&dims, OP_SHARED_EXPERT, l.x.rows, 1, 1));
     expect_near(y_there, l.y, l.y.rows * l.y.cols, tolerance, "shared_expert");
     EXPECT_SUCCESS(cuda_shared_expert_backward(queue_for(&dims, OP_SHARED_EXPERT_BACKWARD, backward), &dims, x_there,
@@ -135,8 +135,13 @@ Test(kernels_cuda, activations_of_large_arguments)
 {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
         for (Activation activation = 0; activation < ACTIVATION_COUNT; activation++) {
-            ModelDims dims = {.dtype = dtypes[d], .hidden = 8, .inner = 16, .shared_experts = 1, .sequence = 20,
-                              .batch = 1, .activation = activation};
+            ModelDims dims = {.dtype = dtypes[d],
+                              .hidden = 8,
+                              .inner = 16,
+                              .shared_experts = 1,
+                              .sequence = 20,
+                              .batch = 1,
+                              .activation = activation};
             Layer l = make_layer(dims, model_shared_elements(&dims));
             fill_random(l.x, 60);
             Tensor drows = make(dims.dtype, l.x.rows, dims.hidden), drows_there = device_like(drows);
@@ -168,8 +173,8 @@ static void loss_both(ModelDims dims)
     Tensor loss_there = device_like(loss), dx_there = device_like(dx), dembedding_there = device_like(dembedding);
     Tensor forward[5] = {x, words, embedding, loss}, backward[6] = {x, words, embedding, dx, dembedding};
     double tolerance = layer_tolerance(dims.dtype, dims.hidden + dims.vocabulary);
-    EXPECT_SUCCESS(cuda_loss(queue_for(&dims, OP_LOSS, forward), &dims, x_there, words_there, embedding_there,
-                             loss_there));
+    EXPECT_SUCCESS(
+        cuda_loss(queue_for(&dims, OP_LOSS, forward), &dims, x_there, words_there, embedding_there, loss_there));
     host_loss(&dims, x, words, embedding, loss, make_work(&dims, OP_LOSS, tokens, 1, 1));
     expect_near(loss_there, loss, 1, tolerance, "loss");
     EXPECT_SUCCESS(cuda_loss_backward(queue_for(&dims, OP_LOSS_BACKWARD, backward), &dims, x_there, words_there,

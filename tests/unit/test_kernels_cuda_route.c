@@ -1,25 +1,23 @@
-// Gate and routing on CUDA against their host twins. Copies, origins, counts and records are the same byte for byte; sums
-// differ by rounding. In the emulation this checks the kernels' logic.
+// Gate and routing on CUDA against their host twins. Copies, origins, counts and records are the same byte for byte;
+// sums differ by rounding. In the emulation this checks the kernels' logic.
 #include "cuda_tensors.h"
 
 // ---- routing ---------------------------------------------------------------------------------------
 
 typedef struct {
     uint32_t hidden, records, fanout, members, own;
-    uint64_t rows, spare;  // present, and capacity beyond
-    double padding;        // share of the records
-    int32_t only;          // the one expert of all records; -1: any
-    uint64_t next, send;   // capacity, 0: enough
-    bool counted;          // the number of rows is on the device
+    uint64_t rows, spare; // present, and capacity beyond
+    double padding;       // share of the records
+    int32_t only;         // the one expert of all records; -1: any
+    uint64_t next, send;  // capacity, 0: enough
+    bool counted;         // the number of rows is on the device
 } RouteCase;
 
 enum { EXPERTS = 70 }; // more than are ranked at once
 
 static const RouteCase route_cases[] = {
-    {8, 2, 1, 3, 1, 37, 5, 0.3, -1, 0, 0, true},
-    {259, 1, 2, 4, 0, 21, 0, 0.2, -1, 0, 0, false},
-    {16, 3, 1, 2, 1, 700, 3, 0.1, -1, 0, 0, true},
-    {64, 2, 1, 70, 69, 300, 0, 0, -1, 0, 0, false},
+    {8, 2, 1, 3, 1, 37, 5, 0.3, -1, 0, 0, true},   {259, 1, 2, 4, 0, 21, 0, 0.2, -1, 0, 0, false},
+    {16, 3, 1, 2, 1, 700, 3, 0.1, -1, 0, 0, true}, {64, 2, 1, 70, 69, 300, 0, 0, -1, 0, 0, false},
     {8, 2, 1, 3, 2, 0, 9, 0, -1, 0, 0, true},      // no rows
     {24, 1, 1, 3, 0, 1, 0, 0, -1, 0, 0, false},    // one
     {40, 2, 2, 3, 0, 90, 2, 0, 0, 0, 0, true},     // all stay
@@ -190,8 +188,9 @@ static ModelDims gate_dims(const GateCase *c, Dtype dtype)
     return (ModelDims){.dtype = dtype, .hidden = c->hidden, .experts = c->experts, .top_k = c->top_k};
 }
 
-// Logits agree to rounding, but a choice may hang on it: the host's logits must be further apart than that, or both sides
-// would be right. So the records are compared in order where weights differ, and by weight alone where they are equal.
+// Logits agree to rounding, but a choice may hang on it: the host's logits must be further apart than that, or both
+// sides would be right. So the records are compared in order where weights differ, and by weight alone where they are
+// equal.
 static void expect_same_choice(Tensor device, Tensor host, uint64_t count)
 {
     Tensor got = host_copy(device);
@@ -224,8 +223,8 @@ static Gated gate_both(const GateCase *c, Dtype dtype)
     const CudaQueue *q = device_queue(cuda_work_bytes(&g.dims, OP_GATE, operands, 0));
     host_gate(&g.dims, c->routing, c->capacity, g.x, g.router, g.rows, g.records,
               make_work(&g.dims, OP_GATE, c->tokens, 1, 1));
-    EXPECT_SUCCESS(cuda_gate(q, &g.dims, c->routing, c->capacity, g.x_there, g.router_there, rows_there,
-                             g.records_there));
+    EXPECT_SUCCESS(
+        cuda_gate(q, &g.dims, c->routing, c->capacity, g.x_there, g.router_there, rows_there, g.records_there));
     // Sums of `hidden` terms in another order; LayerNorm divides by a deviation near 0.6.
     expect_near(rows_there, g.rows, c->tokens * c->hidden, 2 * rounding(dtype) + 64 * rounding(DTYPE_F32), "norm");
     expect_same_choice(g.records_there, g.records, (uint64_t)c->tokens * c->top_k);
