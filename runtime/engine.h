@@ -3,6 +3,8 @@
 #ifndef HEP_ENGINE_H
 #define HEP_ENGINE_H
 
+#include <signal.h>
+
 #include "kernels/host/kernels.h"
 #include "runtime/comm_threads.h"
 #include "runtime/data.h"
@@ -15,6 +17,8 @@ typedef struct {
     Routing routing;
     TrainingSettings training; // of training plans
     bool graphs;   // replay iterations as a whole where that can be
+    bool restored; // weights, state and what codecs remember will be written from outside: need not be filled
+    const volatile sig_atomic_t *interrupted; // ends `create` soon when it becomes non-zero; may be NULL
     bool record; // keep gate decisions and the final hidden state of the last iteration
 } EngineOptions;
 

@@ -37,23 +37,36 @@ static bool buffer_fill(const HostEngine *engine, const char *operand, int32_t b
             engine_fill_memory(plan, seed, rank, operand, of->layer, buffer_tensor(engine, buffer)));
 }
 
-static bool weights_create(const HostEngine *engine)
+static bool is_interrupted(const HostEngine *engine)
+{
+    return engine->options.interrupted && *engine->options.interrupted;
+}
+
+// With NaN in every floating dtype: what is read unwritten shows.
+static void arena_fill(const HostEngine *engine, uint64_t bytes)
+{
+    const uint64_t piece = 16 << 20;
+    for (uint64_t at = 0; at < bytes && !is_interrupted(engine); at += piece)
+        memset(engine->arena + at, 0xFF, bytes - at < piece ? bytes - at : piece);
+}
+
+static bool weights_create(const HostEngine *engine, Fault *fault)
 {
     const Plan *plan = engine->plan;
     bool *filled = calloc(plan->buffer_count + 1, sizeof(*filled));
     if (!filled)
         return false;
-    for (uint32_t s = 0; s < plan->step_count; s++) {
+    for (uint32_t s = 0; s < plan->step_count && !engine->options.restored; s++) {
         const OpInfo *info = op_info(plan->steps[s].op);
         const int32_t *operands = step_operands(plan, &plan->steps[s]);
         for (uint32_t o = 0; o < info->operand_count; o++) {
             int32_t b = operands[o];
-            if (b != NONE && !filled[b])
+            if (b != NONE && !filled[b] && !is_interrupted(engine))
                 filled[b] = buffer_fill(engine, info->operands[o].name, b);
         }
     }
     free(filled);
-    return true;
+    return !is_interrupted(engine) || fault_set(fault, EXIT_FAULT, "interrupted while weights were made");
 }
 
 static bool channel_open(const HostEngine *engine, HostStep *step, Fault *fault)
@@ -159,7 +172,7 @@ static uint64_t host_bytes(const Plan *plan, const EngineOptions *options)
     return total;
 }
 
-static bool memory_create(HostEngine *engine)
+static bool memory_create(HostEngine *engine, Fault *fault)
 {
     const Plan *plan = engine->plan;
     uint64_t bytes = (plan->arena_bytes + BUFFER_ALIGNMENT) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
@@ -180,8 +193,8 @@ static bool memory_create(HostEngine *engine)
         return false;
     for (size_t c = 0; c < channels; c++)
         engine->channels[c] = -1;
-    memset(engine->arena, 0xFF, bytes); // NaN in every floating dtype: what is read unwritten shows
-    return weights_create(engine);
+    arena_fill(engine, bytes);
+    return weights_create(engine, fault);
 }
 
 static void host_destroy(Engine *base)
@@ -211,7 +224,7 @@ static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *op
     engine->capacity_rows = engine_capacity_rows(plan);
     char arena[FORMAT_MAX];
     bool ok =
-        memory_create(engine) ||
+        memory_create(engine, fault) ||
         fault_set(fault, EXIT_FAULT,
                   "out of memory for an arena of %s: look at the limits of the process (ulimit -v, -d) and of its "
                   "control group, and at what else runs on its machine",

@@ -37,6 +37,8 @@ static bool rank_prepare(Rank *rank)
     EngineOptions options = preflight_engine_options(job->plan, job->options);
     options.data = &job->data;
     options.seed = job->begin.seed;
+    options.restored = job->resumed != NULL;
+    options.interrupted = job->options->interrupted;
     rank->engine = job->options->engine->create(job->plan, rank->comm, &options, &rank->fault);
     if (!rank->engine)
         return false;

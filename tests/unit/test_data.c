@@ -27,7 +27,8 @@ static void file_done(char *path)
     free(path);
 }
 
-static void fill(const Data *data, DataPart part, uint64_t seed, uint64_t rank, uint64_t iteration, int32_t words[WORDS])
+static void fill(const Data *data, DataPart part, uint64_t seed, uint64_t rank, uint64_t iteration,
+                 int32_t words[WORDS])
 {
     Tensor tokens = {.data = words, .dtype = DTYPE_I32, .rows = 4, .cols = 9};
     data_fill(data, &dims, seed, rank, part, iteration, tokens);
