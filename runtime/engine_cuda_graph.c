@@ -89,12 +89,20 @@ static bool graph_create(CudaEngine *engine, cudaStream_t origin, Fault *fault)
     return ok;
 }
 
+static bool leaves_out(const CudaEngine *engine, const bool *left_out)
+{
+    bool any = false;
+    for (uint32_t s = 0; left_out && s < engine->plan->step_count; s++)
+        any = any || left_out[s];
+    return any;
+}
+
 bool cuda_replay(Engine *base, const bool *left_out, Fault *fault)
 {
     CudaEngine *engine = (CudaEngine *)base;
     cudaStream_t origin = engine->streams[STREAM_COMPUTE];
     // The first iteration learns the counts that the graph is made with.
-    if (left_out || engine->iteration < 2 || !origin || cuda_replay_refusal(base))
+    if (leaves_out(engine, left_out) || engine->iteration < 2 || !origin || cuda_replay_refusal(base))
         return false;
     if (!cuda_use_device(engine, fault) || !cuda_check(engine->begin_error, "copy the inputs", fault))
         return false;

@@ -3,6 +3,7 @@
 // waiting for peers.
 #include "runtime/report.h"
 #include "runtime/exposure.h"
+#include "runtime/rates.h"
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
@@ -70,6 +71,10 @@ static void print_description(const Report *report, Text *out)
                 report->result->communicator,
                 report->options->emulate_links ? "emulated at the cluster's bandwidths and latencies" : "not emulated",
                 format_bytes(a, (double)plan->arena_bytes));
+    if (report->result->replays)
+        text_append(out, "# iterations are replayed as a CUDA graph\n");
+    else if (report->result->replay_refusal)
+        text_format(out, "# no CUDA graph: %s\n", report->result->replay_refusal);
     text_format(out, "# routing %s, seed %" PRIu64 ", %" PRIu32 " iterations after %" PRIu32 " to warm up\n",
                 routing_name(report->options->routing), report->result->seed, report->options->iterations,
                 report->options->warmup);
@@ -86,22 +91,34 @@ static const char *level_name(const Plan *plan, int32_t level)
     return level == NONE ? "-" : plan->cluster.levels[level].name;
 }
 
+static void print_rate(StepRate rate, Text *out)
+{
+    if (rate.kind == RATE_NONE)
+        text_format(out, " %15s %8s\n", "-", "-");
+    else
+        text_format(out, " %9.4g %-5s %8.1f\n", rate.achieved / (rate.kind == RATE_FLOPS ? 1e12 : 1e9),
+                    rate.kind == RATE_FLOPS ? "TFLOP" : "GB", 100 * rate.achieved / rate.limit);
+}
+
 static void print_every_step(const Report *report, Text *out)
 {
     const Plan *plan = report->plan;
-    text_format(out, "\n%6s %-19s %-8s %6s %-10s %12s %8s\n", "step", "op", "level", "layer", "stream", "median",
-                "share");
-    text_format(out, "%6s %-19s %-8s %6s %-10s %12s %8s\n", "", "", "", "", "", "ms", "%");
+    text_format(out, "\n%6s %-19s %-8s %6s %-10s %12s %8s %15s %8s\n", "step", "op", "level", "layer", "stream",
+                "median", "share", "rate", "of limit");
+    text_format(out, "%6s %-19s %-8s %6s %-10s %12s %8s %15s %8s\n", "", "", "", "", "", "ms", "%", "per second", "%");
     for (uint32_t s = 0; s < plan->step_count; s++) {
         const Step *step = &plan->steps[s];
         const OpInfo *info = op_info(step->op);
         char layer[16] = "-";
         if (step->layer != NONE)
             snprintf(layer, sizeof(layer), "%" PRId32, step->layer);
-        text_format(out, "%6" PRIu32 " %-19s %-8s %6s %-10s %12.4f %8.1f\n", s, info->name,
+        text_format(out, "%6" PRIu32 " %-19s %-8s %6s %-10s %12.4f %8.1f", s, info->name,
                     level_name(plan, step->level), layer, stream_name(info->stream), 1e3 * report->result->step_s[s],
                     100 * report->result->step_s[s] / report->result->median_s);
+        print_rate(step_rate(plan, step, report->result->step_s[s]), out);
     }
+    text_append(out, "# rate: FLOPs of matrix products, experts at the balanced load, or bytes that left the GPU; limit: "
+                     "the cluster's\n# figures\n");
 }
 
 // Steps of one op and level, over all layers.
@@ -391,6 +408,11 @@ static cJSON *json_steps(const Report *report)
         cJSON_AddStringToObject(item, "stream", stream_name(op_info(step->op)->stream));
         cJSON_AddNumberToObject(item, "median_s", report->result->step_s[s]);
         cJSON_AddNumberToObject(item, "predicted_s", step->cost_s);
+        StepRate rate = step_rate(plan, step, report->result->step_s[s]);
+        if (rate.kind != RATE_NONE) {
+            cJSON_AddNumberToObject(item, rate.kind == RATE_FLOPS ? "flop_per_s" : "bytes_per_s", rate.achieved);
+            cJSON_AddNumberToObject(item, "limit_per_s", rate.limit);
+        }
         cJSON_AddItemToArray(steps, item);
     }
     return steps;
@@ -430,6 +452,10 @@ void report_add_json(const Report *report, cJSON *root)
     cJSON_AddStringToObject(root, "version", report->version);
     cJSON_AddStringToObject(root, "engine", result->engine);
     cJSON_AddStringToObject(root, "communicator", result->communicator);
+    if (result->replays || result->replay_refusal)
+        cJSON_AddBoolToObject(root, "replays", result->replays);
+    if (result->replay_refusal)
+        cJSON_AddStringToObject(root, "replay_refusal", result->replay_refusal);
     cJSON_AddNumberToObject(root, "ranks", (double)result->ranks);
     cJSON_AddNumberToObject(root, "iterations", result->iterations);
     cJSON_AddNumberToObject(root, "warmup", report->options->warmup);

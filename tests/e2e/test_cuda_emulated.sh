@@ -31,7 +31,7 @@ processes() {
   done
   [ -z "${VICTIM:-}" ] || { sleep "${DELAY:-3}"; kill -KILL "$(pgrep -P "${pids[$VICTIM]}")" 2>/dev/null; }
   for rank in "${!pids[@]}"; do
-    wait "${pids[$rank]}"
+    wait "${pids[$rank]}" 2>/dev/null
     ended=$?
     [ "$code" -ne 0 ] || code=$ended
     [ "$ended" -ne 124 ] || fail "rank $rank of '$*' did not end"
