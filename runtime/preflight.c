@@ -253,13 +253,23 @@ static bool check_device(const Plan *plan, const JobOptions *options, Fault *fau
                      format_bytes(free_bytes, (double)available));
 }
 
+// Of copies of what codecs remember, while steps run that are undone.
+static uint64_t copy_bytes(const Plan *plan, const JobOptions *options)
+{
+    uint64_t bytes = 0;
+    bool copies = options->training.validate_every > 0 || options->training.skip_nonfinite;
+    for (uint32_t b = 0; copies && b < plan->buffer_count; b++)
+        bytes += plan->buffers[b].kind == BUFFER_REPLICA ? buffer_bytes(&plan->buffers[b]) : 0;
+    return bytes;
+}
+
 static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t samples, Fault *fault)
 {
     uint64_t ranks = options->comm ? options->comm->machine_size : cluster_gpus(&plan->cluster);
     uint64_t per_rank, total, threads, of_process;
     EngineOptions of_engine = preflight_engine_options(plan, options);
     uint64_t own = (uint64_t)plan->step_count * (samples * sizeof(float) + sizeof(double) + 64) +
-                   (options->check ? check_bytes(plan) : 0);
+                   (options->check ? check_bytes(plan) : 0) + copy_bytes(plan, options);
     if (!checked_add(options->engine->bytes(plan, &of_engine), own, &per_rank) || !checked_mul(per_rank, ranks, &total))
         total = UINT64_MAX;
     if (options->engine->free_bytes)

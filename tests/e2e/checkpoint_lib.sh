@@ -13,6 +13,7 @@ model small {
   moe { experts = 8  top_k = 2  inner = 48  activation = gelu }
 }
 plan { pass = training }
+training { warmup = 3  decay = 30  final_rate = 0.1  clip = 1 }
 HEP
 compile() { # NAME OPTIONS...
   expect 0 '' "$HEPC" -o "$1.hepb" "${@:2}" model.hep || finish

@@ -31,6 +31,14 @@ train half_begin -n 2 --warmup 2 --seed 7 --checkpoint half half.hepb
 train half_end -n 4 --resume half/step-000004 half.hepb
 [ "$(losses half_whole | tail -n 4)" = "$(losses half_end)" ] || fail "bf16: resumed losses are others"
 
+# Fewer experts than ranks: several ranks have the same.
+sed 's/experts = 8/experts = 2/' model.hep >few.hep
+expect 0 '' "$HEPC" --domain ep -o few.hepb few.hep
+train few_whole -n 6 few.hepb
+train few_begin -n 3 --checkpoint few --skip-nonfinite few.hepb
+train few_end -n 3 --resume few --validate 2 few.hepb
+[ "$(losses few_whole)" = "$(losses few_begin few_end)" ] || fail "replicas of experts: resumed losses are others"
+
 # Experts keep weights and state wherever they go. A learning rate of 0 changes no weight.
 cat >experts.py <<'PYTHON'
 import json, sys
@@ -53,6 +61,9 @@ def contents(path):
 first, second = contents(sys.argv[2]), contents(sys.argv[3])
 assert first == second and first, "contents differ"
 PYTHON
+expect 0 '' "$HEPC" -D dcs=1 --domain ep -o few_two.hepb few.hep
+train moved -n 1 --learning-rate 0 --weight-decay 0 --resume few --checkpoint few_two few_two.hepb &&
+  { python3 experts.py weights few/step-000003 few_two/step-000004 || fail "weights of replicas moved"; }
 for plan in ep gather inner wide two; do
   train moved -n 1 --learning-rate 0 --weight-decay 0 --resume kept --checkpoint "to_$plan" $plan.hepb &&
     { python3 experts.py weights kept/step-000010 "to_$plan/step-000011" || fail "weights moved to $plan"; }
