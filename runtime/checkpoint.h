@@ -4,7 +4,7 @@
 #ifndef HEP_CHECKPOINT_H
 #define HEP_CHECKPOINT_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "runtime/engine.h"
 
@@ -21,8 +21,8 @@ typedef struct {
     const EngineOps *ops;
     Engine *engine;
     Comm *comm;
-    const volatile sig_atomic_t *interrupted; // may be NULL
-    _Atomic double *alive_s;                  // CLOCK_MONOTONIC of the last sign of life
+    const atomic_bool *stopped; // ends the call soon when it becomes true; may be NULL
+    _Atomic double *alive_s;    // CLOCK_MONOTONIC of the last sign of life
 } CheckpointRank;
 
 // ---- writing ---------------------------------------------------------------------------------

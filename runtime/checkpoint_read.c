@@ -45,7 +45,7 @@ static bool scatter(const CheckpointReader *reader, uint64_t at, uint64_t length
 bool reader_goes_on(const CheckpointRank *rank, Fault *fault)
 {
     atomic_store(rank->alive_s, clock_now_s());
-    return !rank->interrupted || !*rank->interrupted ||
+    return !rank->stopped || !atomic_load(rank->stopped) ||
            fault_set(fault, EXIT_FAULT, "interrupted while a checkpoint was read");
 }
 

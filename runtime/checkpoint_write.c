@@ -122,7 +122,7 @@ void checkpoint_dir_close(CheckpointDir *dir)
 static bool go_on(const CheckpointRank *rank, Fault *fault)
 {
     atomic_store(rank->alive_s, clock_now_s());
-    return !rank->interrupted || !*rank->interrupted ||
+    return !rank->stopped || !atomic_load(rank->stopped) ||
            fault_set(fault, EXIT_FAULT, "interrupted while a checkpoint was written");
 }
 

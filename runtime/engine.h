@@ -3,7 +3,7 @@
 #ifndef HEP_ENGINE_H
 #define HEP_ENGINE_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "kernels/host/kernels.h"
 #include "runtime/comm_threads.h"
@@ -18,7 +18,7 @@ typedef struct {
     TrainingSettings training; // of training plans
     bool graphs;   // replay iterations as a whole where that can be
     bool restored; // weights, state and what codecs remember will be written from outside: need not be filled
-    const volatile sig_atomic_t *interrupted; // ends `create` soon when it becomes non-zero; may be NULL
+    const atomic_bool *stopped; // ends `create` soon when it becomes true; may be NULL
     bool record; // keep gate decisions and the final hidden state of the last iteration
 } EngineOptions;
 

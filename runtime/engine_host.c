@@ -37,16 +37,16 @@ static bool buffer_fill(const HostEngine *engine, const char *operand, int32_t b
             engine_fill_memory(plan, seed, rank, operand, of->layer, buffer_tensor(engine, buffer)));
 }
 
-static bool is_interrupted(const HostEngine *engine)
+static bool is_stopped(const HostEngine *engine)
 {
-    return engine->options.interrupted && *engine->options.interrupted;
+    return engine->options.stopped && atomic_load(engine->options.stopped);
 }
 
 // With NaN in every floating dtype: what is read unwritten shows.
 static void arena_fill(const HostEngine *engine, uint64_t bytes)
 {
     const uint64_t piece = 16 << 20;
-    for (uint64_t at = 0; at < bytes && !is_interrupted(engine); at += piece)
+    for (uint64_t at = 0; at < bytes && !is_stopped(engine); at += piece)
         memset(engine->arena + at, 0xFF, bytes - at < piece ? bytes - at : piece);
 }
 
@@ -61,12 +61,12 @@ static bool weights_create(const HostEngine *engine, Fault *fault)
         const int32_t *operands = step_operands(plan, &plan->steps[s]);
         for (uint32_t o = 0; o < info->operand_count; o++) {
             int32_t b = operands[o];
-            if (b != NONE && !filled[b] && !is_interrupted(engine))
+            if (b != NONE && !filled[b] && !is_stopped(engine))
                 filled[b] = buffer_fill(engine, info->operands[o].name, b);
         }
     }
     free(filled);
-    return !is_interrupted(engine) || fault_set(fault, EXIT_FAULT, "interrupted while weights were made");
+    return !is_stopped(engine) || fault_set(fault, EXIT_FAULT, "interrupted while weights were made");
 }
 
 static bool channel_open(const HostEngine *engine, HostStep *step, Fault *fault)

@@ -166,6 +166,7 @@ static void job_interrupt(Job *job)
         break;
     }
     job_abort(job, &fault);
+    atomic_store(&job->stopped, true);
 }
 
 static void job_tell_state(Job *job)

@@ -71,6 +71,7 @@ struct Job {
     uint64_t ended;
     _Atomic uint32_t phase, iteration; // of the first rank of this process
     _Atomic double loss, measured_since_s;
+    atomic_bool stopped; // the run was interrupted: what takes long outside the steps ends soon
 };
 
 // Runs a rank; the argument is a Rank, the result NULL.

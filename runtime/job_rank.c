@@ -38,7 +38,7 @@ static bool rank_prepare(Rank *rank)
     options.data = &job->data;
     options.seed = job->begin.seed;
     options.restored = job->resumed != NULL;
-    options.interrupted = job->options->interrupted;
+    options.stopped = &job->stopped;
     rank->engine = job->options->engine->create(job->plan, rank->comm, &options, &rank->fault);
     if (!rank->engine)
         return false;

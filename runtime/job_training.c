@@ -127,7 +127,7 @@ static CheckpointRank checkpoint_rank(Rank *rank)
                             .ops = rank->job->options->engine,
                             .engine = rank->engine,
                             .comm = rank->comm,
-                            .interrupted = rank->job->options->interrupted,
+                            .stopped = &rank->job->stopped,
                             .alive_s = &rank->training.alive_s};
 }
 
