@@ -82,26 +82,33 @@ static inline uint64_t counter_value(const uint64_t *counter)
     return value;
 }
 
-static CudaQueue queue; // of the running test
+static struct {
+    CudaQueue queue;
+    void *memory;
+} running; // what the running test launches with
 
-// Gives the queue scratch of exactly `bytes`.
+static inline void device_queue_end(void)
+{
+    cuda_queue_destroy(&running.queue);
+    EXPECT_SUCCESS(cudaFree(running.memory)); // the emulation looks at its guards here
+    running.memory = NULL;
+}
+
+// A queue with scratch of exactly `bytes`, filled with what is no place, no -1 and not small in any dtype.
 static inline const CudaQueue *device_queue(uint64_t bytes)
 {
-    cuda_queue_destroy(&queue);
-    Tensor work = device_make(DTYPE_U8, 1, CUDA_BLAS_BYTES + bytes);
-    uint64_t misaligned = (uintptr_t)work.data % 256; // guards shift what cudaMalloc aligned
-    if (misaligned)
-        work = device_make(DTYPE_U8, 1, CUDA_BLAS_BYTES + bytes + 256);
-    char *aligned = (char *)(((uintptr_t)work.data + 255) / 256 * 256);
-    EXPECT_SUCCESS(cuda_queue_create(&queue, NULL, true, aligned, CUDA_BLAS_BYTES + bytes));
-    return &queue;
+    device_queue_end();
+    EXPECT_SUCCESS(cudaMalloc(&running.memory, CUDA_BLAS_BYTES + bytes));
+    EXPECT_SUCCESS(cudaMemset((char *)running.memory + CUDA_BLAS_BYTES, 0x7F, bytes));
+    EXPECT_SUCCESS(cuda_queue_create(&running.queue, NULL, true, running.memory, CUDA_BLAS_BYTES + bytes));
+    return &running.queue;
 }
 
 // Checks the guards on both sides and frees everything.
 static inline void device_finish(void)
 {
     EXPECT_SUCCESS(cudaDeviceSynchronize());
-    cuda_queue_destroy(&queue);
+    device_queue_end();
     for (size_t t = 0; t < on_device.count; t++) {
         Tensor tensor = on_device.tensors[t];
         unsigned char guards[2][TENSOR_GUARD];
