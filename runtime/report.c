@@ -117,8 +117,8 @@ static void print_every_step(const Report *report, Text *out)
                     100 * report->result->step_s[s] / report->result->median_s);
         print_rate(step_rate(plan, step, report->result->step_s[s]), out);
     }
-    text_append(out, "# rate: FLOPs of matrix products, experts at the balanced load, or bytes that left the GPU; limit: "
-                     "the cluster's\n# figures\n");
+    text_append(out, "# rate: FLOPs of matrix products, experts at the balanced load, or bytes that left the GPU; "
+                     "limit: the cluster's\n# figures\n");
 }
 
 // Steps of one op and level, over all layers.
@@ -343,6 +343,8 @@ void report_print(const Report *report, Text *out)
     print_iterations(report, out);
     print_traffic(report, out);
     print_ranks(report, out);
+    if (report->plan->pass == PASS_TRAINING && report->result->has_loss)
+        report_print_losses(report->result, out);
     print_verdict(report, out);
 }
 

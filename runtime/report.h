@@ -22,6 +22,7 @@ struct cJSON;
 void report_add_json(const Report *report, struct cJSON *object);
 void report_print_json(const Report *report, Text *out);
 // The parts of both that are of training plans.
+void report_print_losses(const JobResult *result, Text *out);
 void report_print_training(const JobResult *result, Text *out);
 void report_add_training(const JobResult *result, struct cJSON *object);
 

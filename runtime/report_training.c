@@ -1,8 +1,54 @@
 // What the report of a training has besides: held-out losses, updates that were left out, checkpoints.
 #include <cjson/cJSON.h>
 #include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
 
 #include "runtime/report.h"
+
+enum { LOSS_ROWS = 10 };
+
+// The last held-out loss behind iterations first..last, or NULL.
+static const Validation *validation_in(const JobResult *result, uint64_t first, uint64_t last)
+{
+    const Validation *found = NULL;
+    for (uint32_t v = 0; v < result->validation_count; v++)
+        if (result->validation[v].iteration >= first && result->validation[v].iteration <= last)
+            found = &result->validation[v];
+    return found;
+}
+
+// Means over about a tenth of the iterations each.
+void report_print_losses(const JobResult *result, Text *out)
+{
+    uint32_t rows = result->iterations < LOSS_ROWS ? result->iterations : LOSS_ROWS;
+    text_format(out, "\n%-12s %12s %12s %12s\n", "loss", "iterations", "mean", "held out");
+    for (uint32_t r = 0; r < rows; r++) {
+        uint32_t first = (uint32_t)((uint64_t)result->iterations * r / rows), count = 0;
+        uint32_t end = (uint32_t)((uint64_t)result->iterations * (r + 1) / rows);
+        uint64_t number = result->first_iteration + first, last = result->first_iteration + end - 1;
+        char span[2 * FORMAT_MAX];
+        double sum = 0;
+        for (uint32_t i = first; i < end; i++) {
+            sum += isfinite(result->loss[i]) ? result->loss[i] : 0;
+            count += isfinite(result->loss[i]);
+        }
+        if (number == last)
+            snprintf(span, sizeof(span), "%" PRIu64, last);
+        else
+            snprintf(span, sizeof(span), "%" PRIu64 "-%" PRIu64, number, last);
+        text_format(out, "%-12s %12s ", "", span);
+        if (count > 0)
+            text_format(out, "%12.6f ", sum / count);
+        else
+            text_format(out, "%12s ", "not finite");
+        const Validation *validation = validation_in(result, number, last);
+        if (validation)
+            text_format(out, "%12.6f\n", validation->loss);
+        else
+            text_format(out, "%12s\n", "-");
+    }
+}
 
 void report_print_training(const JobResult *result, Text *out)
 {
