@@ -2,6 +2,7 @@
 // its parts one after the other, every rank the same.
 #include "runtime/calibrate.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -42,8 +43,8 @@ const char *calibrate_parse_levels(char *text, Cluster *cluster)
 
 ModelDims calibrate_default_dims(void)
 {
-    return (ModelDims){.name = "default", .dtype = DTYPE_F32, .hidden = 512, .inner = 2048,
-                       .activation = ACTIVATION_GELU};
+    return (ModelDims){
+        .name = "default", .dtype = DTYPE_F32, .hidden = 512, .inner = 2048, .activation = ACTIVATION_GELU};
 }
 
 CalibrateOptions calibrate_options_default(void)
@@ -114,7 +115,10 @@ typedef struct {
 // What buffers may take: on every rank what the poorest machine allows. One number is the same for all: sizes are.
 static bool agree_on_memory(CalibrateRank *rank, double *memory_bytes)
 {
-    double share = (double)machine_available_bytes() / (double)rank->comm->machine_size, least = -share;
+    const CalibrateDevice *device = rank->options->device;
+    uint64_t sharing = device && rank->options->comm ? 1 : rank->comm->machine_size; // a process has its own device
+    uint64_t available = device ? device->free_bytes(rank->comm) : machine_available_bytes();
+    double least = -(double)available / (double)sharing;
     if (!rank->comm->ops->all_reduce_max(rank->comm, &least, 1, rank->fault))
         return false;
     rank->bytes_max = (uint64_t)fmin(BUFFER_BYTES_MAX, -least / BUFFERS);
@@ -125,7 +129,9 @@ static bool agree_on_memory(CalibrateRank *rank, double *memory_bytes)
 static bool member_work(CalibrateRank *rank)
 {
     double memory_bytes;
-    if (!agree_on_memory(rank, &memory_bytes) || !calibrate_device(rank) || !calibrate_links(rank))
+    const CalibrateDevice *device = rank->options->device;
+    if (!agree_on_memory(rank, &memory_bytes) || !(device ? device->measure(rank) : calibrate_device(rank)) ||
+        !calibrate_links(rank))
         return false;
     rank->calibration->memory_bytes = memory_bytes;
     return true;
@@ -148,6 +154,11 @@ static void *member_main(void *argument)
     return NULL;
 }
 
+static Comm *rank_comm(const CalibrateOptions *options, ThreadWorld *world, uint64_t rank, Fault *fault)
+{
+    return options->device ? options->device->join(world, rank, fault) : thread_world_comm(world, rank);
+}
+
 static bool run_threads(const CalibrateOptions *options, Calibration *calibration, Fault *fault)
 {
     uint64_t count = cluster_gpus(options->cluster), started = 0;
@@ -163,13 +174,16 @@ static bool run_threads(const CalibrateOptions *options, Calibration *calibratio
         Member *member = &members[started];
         member->rank = (CalibrateRank){.options = options,
                                        .calibration = started == 0 ? calibration : NULL,
-                                       .comm = thread_world_comm(world, started),
+                                       .comm = rank_comm(options, world, started, fault),
                                        .fault = &member->fault};
-        int error = pthread_create(&member->thread, NULL, member_main, member);
+        int error = member->rank.comm ? pthread_create(&member->thread, NULL, member_main, member) : ENOMEM;
         if (error) {
             Fault cause = {0};
             fault_set(&cause, EXIT_FAULT, "cannot start the thread of rank %" PRIu64 ": %s", started, strerror(error));
-            member->rank.comm->ops->abort(member->rank.comm, &cause);
+            Comm *any = thread_world_comm(world, started);
+            any->ops->abort(any, &cause);
+            if (options->device)
+                options->device->leave(member->rank.comm);
             break;
         }
     }
@@ -180,6 +194,8 @@ static bool run_threads(const CalibrateOptions *options, Calibration *calibratio
         *fault = cause;
         ok = false;
     }
+    for (uint64_t r = 0; options->device && r < started; r++)
+        options->device->leave(members[r].rank.comm);
     free(members);
     thread_world_destroy(world);
     links_destroy(links);
@@ -208,7 +224,9 @@ static bool run_process(const CalibrateOptions *options, Calibration *calibratio
 
 bool calibrate_run(const CalibrateOptions *options, Calibration *calibration, Fault *fault)
 {
-    *calibration = (Calibration){.communicator = options->comm ? options->comm->ops->name : "threads"};
+    *calibration = (Calibration){.communicator = options->comm     ? options->comm->ops->name
+                                                 : options->device ? "local"
+                                                                   : "threads"};
     host_kernels_init();
     if (options->comm && options->emulate_links)
         return fault_set(fault, EXIT_USAGE, "links are emulated between threads of one process only");

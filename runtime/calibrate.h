@@ -7,7 +7,7 @@
 #include <signal.h>
 
 #include "ir/base/text.h"
-#include "runtime/comm.h"
+#include "runtime/comm_threads.h"
 
 enum { MATRIX_SIZES = 5 };
 
@@ -40,7 +40,11 @@ typedef struct {
     const char *communicator;
 } Calibration;
 
+typedef struct CalibrateDevice CalibrateDevice;
+extern const CalibrateDevice cuda_calibrate; // of builds with CUDA
+
 typedef struct {
+    const CalibrateDevice *device; // whose memory and kernels are measured; NULL: the host's
     const Cluster *cluster; // structure; bandwidths and latencies count only where links are emulated
     const ModelDims *dims;  // whose expert is computed: hidden, inner, activation, dtype
     Comm *comm;             // this process is one rank of this world; NULL: all ranks are threads of this process

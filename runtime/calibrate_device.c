@@ -9,7 +9,8 @@
 
 enum { STREAMED_BYTES = 48 << 20 };
 
-static const uint32_t row_counts[MATRIX_SIZES] = {4, 16, 64, 256, 1024};
+const uint32_t calibrate_row_counts[MATRIX_SIZES] = {4, 16, 64, 256, 1024};
+
 // ---- matrix products -------------------------------------------------------------------------
 
 // An expert, computed for a number of rows.
@@ -56,7 +57,7 @@ static void expert_free(ExpertRun *run)
 
 static bool expert_create(const ModelDims *dims, ExpertRun *run)
 {
-    uint64_t most = row_counts[MATRIX_SIZES - 1];
+    uint64_t most = calibrate_row_counts[MATRIX_SIZES - 1];
     run->dims = *dims;
     run->dims.shared_experts = 1;
     run->weights =
@@ -87,7 +88,7 @@ static bool measure_rows(CalibrateRank *rank, ExpertRun *run, MatrixMeasure *mea
 
 // The curve that the cost model uses, time per FLOP = (1 + half / rows) / rate, with the least squares of relative
 // errors: linear in 1 / rate and half / rate.
-static void fit_rate(Calibration *calibration)
+void calibrate_fit_rate(Calibration *calibration)
 {
     double aa = 0, ab = 0, bb = 0, a = 0, b = 0;
     for (uint32_t m = 0; m < MATRIX_SIZES; m++) {
@@ -114,12 +115,12 @@ static bool measure_matrices(CalibrateRank *rank)
               fault_set(rank->fault, EXIT_FAULT, "out of memory for an expert of hidden %u, inner %u",
                         rank->options->dims->hidden, rank->options->dims->inner);
     for (uint32_t m = 0; ok && m < MATRIX_SIZES; m++) {
-        rank->calibration->matrices[m].rows = row_counts[m];
+        rank->calibration->matrices[m].rows = calibrate_row_counts[m];
         ok = measure_rows(rank, &run, &rank->calibration->matrices[m]);
     }
     expert_free(&run);
     if (ok)
-        fit_rate(rank->calibration);
+        calibrate_fit_rate(rank->calibration);
     return ok;
 }
 

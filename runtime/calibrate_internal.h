@@ -14,6 +14,22 @@ typedef struct {
     uint64_t bytes_max; // that a buffer may take
 } CalibrateRank;
 
+// How ranks measure where their memory is not the host's.
+struct CalibrateDevice {
+    // As EngineOps.join and leave.
+    Comm *(*join)(ThreadWorld *world, uint64_t rank, Fault *fault);
+    void (*leave)(Comm *comm);
+    uint64_t (*free_bytes)(const Comm *comm);
+    void *(*allocate)(const Comm *comm, uint64_t bytes); // zeroed; NULL when it is exhausted
+    void (*release)(void *memory);                       // takes NULL
+    // A rank's exchanges with its siblings of a level: an exchange whose parts are of that memory, done on return.
+    void *(*level_begin)(Comm *comm, uint32_t members, uint32_t own, Fault *fault);
+    void (*level_end)(void *level); // takes NULL
+    bool (*exchange)(void *level, int channel, const Exchange *exchange, Fault *fault);
+    bool (*measure)(CalibrateRank *rank); // all but the links
+    const char *memory_words;             // what was done with memory, for the comment beside the number
+};
+
 typedef bool (*CalibrateWork)(void *context, Fault *fault);
 // Does the work once. All ranks begin together; times[p] becomes the time of the slowest rank of those that pass `part`
 // p, the same on every rank.
@@ -39,6 +55,7 @@ typedef struct {
     uint64_t rows;                // that pass a port each way
     uint32_t row_bytes;
     char *send, *recv; // [rows_max] of the largest row
+    void *on_device;   // of CalibrateDevice, or NULL
     uint64_t rows_max;
     int32_t *send_counts, *recv_counts; // [members]
 } LevelRun;
@@ -49,6 +66,10 @@ double level_port_bytes(const LevelRun *run);                // of all ranks bel
 Spread level_rate(const LevelRun *run, Spread times);
 
 enum { WORKERS_MAX = 64 };
+
+extern const uint32_t calibrate_row_counts[MATRIX_SIZES];
+// The curve of the cost model through the measured matrix products.
+void calibrate_fit_rate(Calibration *calibration);
 
 bool calibrate_device(CalibrateRank *rank) MUST_CHECK;
 bool calibrate_codec(CalibrateRank *rank) MUST_CHECK;

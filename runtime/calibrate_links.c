@@ -18,7 +18,9 @@ bool level_exchange(void *context, Fault *fault)
         .recv_counts = run->recv_counts,
         .recv_capacity = run->rows_max,
     };
-    return comm->ops->exchange(comm, run->channel, &exchange, fault);
+    const CalibrateDevice *device = run->rank->options->device;
+    return device ? device->exchange(run->on_device, run->channel, &exchange, fault)
+                  : comm->ops->exchange(comm, run->channel, &exchange, fault);
 }
 
 // As many rows to every sibling.
@@ -75,10 +77,27 @@ static bool measure_level(LevelRun *run, LevelMeasure *measure, uint64_t *rows)
 
 // ---- levels ----------------------------------------------------------------------------------
 
+static char *rows_allocate(const CalibrateRank *rank, uint64_t rows)
+{
+    const CalibrateDevice *device = rank->options->device;
+    return device ? device->allocate(rank->comm, rows * ROW_BYTES) : calloc(rows, ROW_BYTES);
+}
+
+static void rows_release(const CalibrateDevice *device, char *rows)
+{
+    if (device)
+        device->release(rows);
+    else
+        free(rows);
+}
+
 static void run_close(LevelRun *run)
 {
-    free(run->send);
-    free(run->recv);
+    const CalibrateDevice *device = run->rank->options->device;
+    rows_release(device, run->send);
+    rows_release(device, run->recv);
+    if (device)
+        device->level_end(run->on_device);
     free(run->send_counts);
     free(run->recv_counts);
 }
@@ -90,12 +109,18 @@ static bool run_open(CalibrateRank *rank, uint32_t level, LevelRun *run)
     *run = (LevelRun){.rank = rank, .level = level, .members = cluster->levels[level].count};
     run->own = (uint32_t)group_index(cluster, &group, rank->comm->rank);
     run->rows_max = (uint64_t)fmax((double)(rank->bytes_max / ROW_BYTES), run->members - 1);
-    run->send = calloc(run->rows_max, ROW_BYTES);
-    run->recv = calloc(run->rows_max, ROW_BYTES);
+    run->send = rows_allocate(rank, run->rows_max);
+    run->recv = rows_allocate(rank, run->rows_max);
     run->send_counts = calloc(run->members, sizeof(*run->send_counts));
     run->recv_counts = calloc(run->members, sizeof(*run->recv_counts));
     if (!run->send || !run->recv || !run->send_counts || !run->recv_counts)
         return fault_set(rank->fault, EXIT_FAULT, "out of memory for rows");
+    const CalibrateDevice *device = rank->options->device;
+    if (device) {
+        run->on_device = device->level_begin(rank->comm, run->members, run->own, rank->fault);
+        if (!run->on_device)
+            return false;
+    }
     run->channel = rank->comm->ops->open(rank->comm, &group, STREAM_EXCHANGE, rank->fault);
     return run->channel >= 0;
 }

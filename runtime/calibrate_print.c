@@ -2,7 +2,7 @@
 #include <inttypes.h>
 #include <time.h>
 
-#include "runtime/calibrate.h"
+#include "runtime/calibrate_internal.h"
 
 static const double narrow_ratio = 0.75; // of a port, up to which a pair is written as a link
 
@@ -139,7 +139,9 @@ static void print_device(const CalibrateOptions *options, const Calibration *cal
         print_spread("", &calibration->matrices[m].flops, format_rate, out);
         text_append(out, "\n");
     }
-    print_spread("  # Memory, two reads and a write, every rank:", &calibration->memory_bandwidth, format_bytes, out);
+    text_format(
+        out, "  # %s, every rank:", options->device ? options->device->memory_words : "Memory, two reads and a write");
+    print_spread("", &calibration->memory_bandwidth, format_bytes, out);
     text_append(out, " per second\n");
     print_spread("  # The same expert encoded, every rank:", &calibration->encode_bandwidth, format_bytes, out);
     print_spread(" per second; decoded:", &calibration->decode_bandwidth, format_bytes, out);

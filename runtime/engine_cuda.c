@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "ir/base/text.h"
+#include "runtime/calibrate.h"
 #include "runtime/comm_local.h"
 #include "runtime/engine_cuda_internal.h"
 
@@ -382,6 +383,7 @@ const EngineOps cuda_engine = {
     .finish = cuda_finish,
     .replay_refusal = cuda_replay_refusal,
     .result = cuda_result,
+    .calibrate = &cuda_calibrate,
     .read = cuda_read,
     .write = cuda_write,
 };
