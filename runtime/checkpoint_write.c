@@ -13,6 +13,7 @@
 
 #include "runtime/checkpoint_internal.h"
 #include "runtime/clock.h"
+#include "runtime/nonfinite.h"
 
 enum { KEPT = 2 };
 
@@ -126,6 +127,13 @@ static bool go_on(const CheckpointRank *rank, Fault *fault)
            fault_set(fault, EXIT_FAULT, "interrupted while a checkpoint was written");
 }
 
+// What would end a training that goes on from it is not written.
+static bool check_finite(const SavedBuffer *of, const void *values, uint64_t bytes, Fault *fault)
+{
+    return !nonfinite_among(values, of->dtype, bytes / dtype_bytes(of->dtype)) ||
+           fault_set(fault, EXIT_FAULT, "'%s' has a number that is not finite: no checkpoint was written", of->name);
+}
+
 // Appends all equal buffers, or all others; a file that is not open only gets their checksum. `chunk` is
 // CHECKPOINT_CHUNK bytes of memory.
 static bool append_buffers(const Manifest *manifest, const CheckpointRank *rank, bool equal, char *chunk,
@@ -138,6 +146,7 @@ static bool append_buffers(const Manifest *manifest, const CheckpointRank *rank,
             uint64_t length = bytes - at < CHECKPOINT_CHUNK ? bytes - at : CHECKPOINT_CHUNK;
             if (!go_on(rank, fault) ||
                 !rank->ops->read(rank->engine, (uint32_t)of->buffer, at, length, chunk, fault) ||
+                !check_finite(of, chunk, length, fault) ||
                 !checkpoint_file_append(file, chunk, length, fault))
                 return false;
         }

@@ -1,7 +1,6 @@
 // See nonfinite.h. Nothing here runs while losses are finite, but for gradients where the user asks for it.
 #include "runtime/nonfinite.h"
 
-#include <math.h>
 #include <string.h>
 
 enum { CHUNK_ELEMENTS = 4096 };
@@ -47,6 +46,20 @@ static bool is_intact(const Plan *plan, int32_t buffer, uint32_t step, uint32_t 
     return true;
 }
 
+// Exponents of ones alone are infinities and NaN.
+bool nonfinite_among(const void *values, Dtype dtype, uint64_t count)
+{
+    const uint32_t *words = values;
+    const uint16_t *halves = values;
+    uint16_t exponent = dtype == DTYPE_F16 ? 0x7C00 : 0x7F80;
+    bool found = false;
+    for (uint64_t i = 0; dtype == DTYPE_F32 && i < count; i++)
+        found |= (words[i] & 0x7F800000) == 0x7F800000;
+    for (uint64_t i = 0; (dtype == DTYPE_F16 || dtype == DTYPE_BF16) && i < count; i++)
+        found |= (halves[i] & exponent) == exponent;
+    return found;
+}
+
 typedef struct {
     const Plan *plan;
     const EngineOps *ops;
@@ -56,8 +69,7 @@ typedef struct {
 // Of the first `elements`. What cannot be read counts as finite.
 static bool is_finite(const Scan *scan, int32_t buffer, uint64_t elements)
 {
-    char raw[CHUNK_ELEMENTS * sizeof(float)];
-    float values[CHUNK_ELEMENTS];
+    uint32_t raw[CHUNK_ELEMENTS];
     Dtype dtype = scan->plan->buffers[buffer].dtype;
     uint64_t each = dtype_bytes(dtype);
     Fault fault = {0};
@@ -65,10 +77,8 @@ static bool is_finite(const Scan *scan, int32_t buffer, uint64_t elements)
         uint64_t count = elements - at < CHUNK_ELEMENTS ? elements - at : CHUNK_ELEMENTS;
         if (!scan->ops->read(scan->engine, (uint32_t)buffer, at * each, count * each, raw, &fault))
             return true;
-        host_to_f32(raw, dtype, values, count);
-        for (uint64_t i = 0; i < count; i++)
-            if (!isfinite(values[i]))
-                return false;
+        if (nonfinite_among(raw, dtype, count))
+            return false;
     }
     return true;
 }
@@ -98,8 +108,7 @@ static bool step_is_finite(const Scan *scan, uint32_t step, uint32_t at)
             continue;
         int32_t output = operand_named(plan, step, outputs[i].output);
         int32_t counts = operand_named(plan, step, outputs[i].counts);
-        if (output == NONE || plan->buffers[output].dtype == DTYPE_I32 || plan->buffers[output].dtype == DTYPE_U8 ||
-            !is_intact(plan, output, step, at) ||
+        if (output == NONE || !is_intact(plan, output, step, at) ||
             (counts != NONE && !is_intact(plan, counts, step, at)))
             continue;
         if (!is_finite(scan, output, used_rows(scan, output, counts) * plan->buffers[output].cols))

@@ -13,4 +13,7 @@ int64_t nonfinite_step(const Plan *plan, const EngineOps *ops, const Engine *eng
 // Whether every gradient that a weight buffer would be updated by is finite.
 bool nonfinite_free_gradients(const Plan *plan, const EngineOps *ops, const Engine *engine);
 
+// Whether one of `count` values, of a floating dtype, is not finite.
+bool nonfinite_among(const void *values, Dtype dtype, uint64_t count);
+
 #endif

@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 
 #include "compiled.h"
+#include "runtime/checkpoint.h"
 #include "runtime/job.h"
 #include "runtime/step_sets.h"
 
@@ -185,6 +186,32 @@ Test(job_training, ends_when_nothing_is_learned_any_more)
     cr_expect(strstr(fault.message, "the updates of the last 20 iterations"), "%s", fault.message);
     job_result_free(&result);
     compiled_free(&compiled);
+}
+
+// A gradient overflows while the loss does not: the update makes weights that no checkpoint is to have.
+Test(job_training, writes_no_weights_that_are_not_finite)
+{
+    Compiled compiled = compile("codec = dense", "ep");
+    EngineOps engine = spoil(compiled.plan, OP_LOSS_BACKWARD, 0, "dx");
+    char dir[] = "/tmp/test_job_training.XXXXXX", command[64];
+    cr_assert_not_null(mkdtemp(dir));
+    JobOptions options = job_options_default();
+    options.engine = &engine;
+    options.warmup = 0;
+    options.training.checkpoint = dir;
+    options.training.checkpoint_every = 1;
+    JobResult result;
+    Fault fault = {0};
+    cr_assert_not(job_run(compiled.plan, &options, &result, &fault));
+    cr_expect(strstr(fault.message, "has a number that is not finite: no checkpoint was written"), "%s", fault.message);
+    Checkpoint *last = checkpoint_open(dir, &(Fault){0});
+    cr_assert_not_null(last);
+    cr_expect_eq(checkpoint_point(last).iteration, 3);
+    checkpoint_close(last);
+    job_result_free(&result);
+    compiled_free(&compiled);
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    cr_expect_eq(system(command), 0);
 }
 
 // ---- sets of steps -------------------------------------------------------------------------------
