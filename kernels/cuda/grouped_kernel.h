@@ -11,7 +11,7 @@
 namespace
 {
 
-constexpr int STAGES = 4, GROUPED_THREADS = 256, TILE = GROUPED_TILE;
+constexpr int STAGES = 4, GROUPED_THREADS = 256, BLOCKS_EACH = 2, TILE = GROUPED_TILE; // BLOCKS_EACH: a multiprocessor
 
 enum class Form {
     ROWS,            // a [pairs][k] b [slot][k][n]
@@ -26,8 +26,9 @@ struct Arguments {
     GroupedWeights w[2];
     GroupedRows b; // of gradients
     void *c;
-    uint64_t c_slot_stride; // of gradients
-    uint64_t m, n, k;       // m: of gradients; k: elsewhere
+    uint64_t c_slot_stride;        // of gradients
+    uint64_t m, n, k;              // m: of gradients; k: elsewhere
+    uint32_t row_tiles, col_tiles; // row_tiles: of gradients; elsewhere the most there can be
     bool activates, aligned;
     Activation activation;
 };
@@ -80,29 +81,40 @@ struct Share {
     uint64_t depth_first, depth; // what it sums over
 };
 
-template <Form FORM> __device__ __forceinline__ bool share_of(const Arguments &p, Share *share)
+// How many blocks' shares there are: rows of tiles that exist, not those that could.
+template <Form FORM> __device__ __forceinline__ uint64_t share_count(const Arguments &p)
+{
+    if (FORM == Form::GRADIENT)
+        return static_cast<uint64_t>(p.row_tiles) * p.col_tiles * p.sorted.held;
+    return static_cast<uint64_t>(*p.sorted.tile_count) * p.col_tiles;
+}
+
+// Rows go first: the blocks that run at the same time share columns of the weights.
+template <Form FORM> __device__ __forceinline__ Share share_of(const Arguments &p, uint64_t index)
 {
     constexpr uint64_t COLS = FORM == Form::ROWS_GATED ? TILE / 2 : TILE;
-    share->first_col = blockIdx.y * COLS;
-    share->cols = p.n - share->first_col < COLS ? p.n - share->first_col : COLS;
+    Share share;
+    uint32_t row_tiles = FORM == Form::GRADIENT ? p.row_tiles : *p.sorted.tile_count;
+    uint32_t row_tile = static_cast<uint32_t>(index % row_tiles);
+    uint64_t column = index / row_tiles;
+    share.first_col = (FORM == Form::GRADIENT ? column % p.col_tiles : column) * COLS;
+    share.cols = p.n - share.first_col < COLS ? p.n - share.first_col : COLS;
     if (FORM == Form::GRADIENT) {
-        share->slot = blockIdx.z;
-        share->first_row = static_cast<uint64_t>(blockIdx.x) * TILE;
-        share->rows = p.m - share->first_row < TILE ? p.m - share->first_row : TILE;
-        share->depth_first = p.sorted.begins[share->slot];
-        share->depth = p.sorted.begins[share->slot + 1] - share->depth_first;
-        return true;
+        share.slot = column / p.col_tiles;
+        share.first_row = static_cast<uint64_t>(row_tile) * TILE;
+        share.rows = p.m - share.first_row < TILE ? p.m - share.first_row : TILE;
+        share.depth_first = p.sorted.begins[share.slot];
+        share.depth = p.sorted.begins[share.slot + 1] - share.depth_first;
+        return share;
     }
-    if (blockIdx.x >= *p.sorted.tile_count)
-        return false;
-    uint2 tile = p.sorted.tiles[blockIdx.x];
+    uint2 tile = p.sorted.tiles[row_tile];
     uint64_t end = p.sorted.begins[tile.x + 1];
-    share->slot = tile.x;
-    share->first_row = tile.y;
-    share->rows = end - tile.y < TILE ? end - tile.y : TILE;
-    share->depth_first = 0;
-    share->depth = p.k;
-    return true;
+    share.slot = tile.x;
+    share.first_row = tile.y;
+    share.rows = end - tile.y < TILE ? end - tile.y : TILE;
+    share.depth_first = 0;
+    share.depth = p.k;
+    return share;
 }
 
 __device__ __forceinline__ uint32_t row_of(const SortedRows &sorted, const GroupedRows &rows, uint64_t place)
@@ -207,18 +219,15 @@ __device__ __forceinline__ void store_sums(const Arguments &p, const Share &shar
     }
 }
 
-template <typename T, Form FORM> __global__ void __launch_bounds__(GROUPED_THREADS, 2) grouped_kernel(Arguments p)
+template <typename T, Form FORM>
+__device__ __forceinline__ void multiply_share(const Arguments &p, const Share &share, unsigned char *memory,
+                                               uint32_t *row_index)
 {
     using L = Layout<T, FORM>;
-    DYNAMIC_SHARED(memory);
-    __shared__ uint32_t row_index[TILE];
     T *tiles = reinterpret_cast<T *>(memory);
-    Share share;
-    if (!share_of<FORM>(p, &share))
-        return;
     if (FORM != Form::GRADIENT && threadIdx.x < share.rows)
         row_index[threadIdx.x] = row_of(p.sorted, p.a[0], share.first_row + threadIdx.x);
-    __syncthreads();
+    __syncthreads(); // and all have stored their sums of an earlier share
 
     unsigned slices = static_cast<unsigned>((share.depth + L::DEPTH - 1) / L::DEPTH), slice = 0;
     int parts = slices == 0 ? 0 : FORM == Form::ROWS_TRANSPOSED && p.a[1].data ? 2 : 1, part = 0;
@@ -257,6 +266,18 @@ template <typename T, Form FORM> __global__ void __launch_bounds__(GROUPED_THREA
     store_sums<T, FORM>(p, share, sums, patches, warp_row, first_col);
 }
 
+// As many blocks as run at once take shares in turns: how many there are is known on the device only, and blocks
+// without one would cost a start each.
+template <typename T, Form FORM>
+__global__ void __launch_bounds__(GROUPED_THREADS, BLOCKS_EACH) grouped_kernel(Arguments p)
+{
+    DYNAMIC_SHARED(memory);
+    __shared__ uint32_t row_index[TILE];
+    uint64_t count = share_count<FORM>(p);
+    for (uint64_t index = blockIdx.x; index < count; index += gridDim.x)
+        multiply_share<T, FORM>(p, share_of<FORM>(p, index), memory, row_index);
+}
+
 // ---- launching -----------------------------------------------------------------------------------
 
 template <typename T> bool rows_aligned(const GroupedRows &rows)
@@ -269,55 +290,69 @@ template <typename T> bool weights_aligned(const GroupedWeights &weights)
     return is_aligned<T>(weights.data, weights.stride) && weights.slot_stride % Vector<T>::LENGTH == 0;
 }
 
-template <typename T, Form FORM> cudaError_t launch_grouped(cudaStream_t stream, dim3 grid, Arguments p)
+inline cudaError_t multiprocessors(uint64_t *count)
+{
+    int device, value;
+    TRY(cudaGetDevice(&device));
+    TRY(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device));
+    *count = static_cast<uint64_t>(value);
+    return cudaSuccess;
+}
+
+template <typename T, Form FORM> cudaError_t launch_grouped(cudaStream_t stream, Arguments p, uint64_t slots)
 {
     using L = Layout<T, FORM>;
+    uint64_t shares = static_cast<uint64_t>(p.row_tiles) * p.col_tiles * slots, resident;
     p.aligned = rows_aligned<T>(p.a[0]) && rows_aligned<T>(p.a[1]) && rows_aligned<T>(p.b) &&
                 weights_aligned<T>(p.w[0]) && weights_aligned<T>(p.w[1]) && is_aligned<T>(p.c, p.n) &&
                 p.c_slot_stride % Vector<T>::LENGTH == 0;
-    if (grid.x == 0 || grid.y == 0 || grid.z == 0)
+    if (shares == 0)
         return cudaSuccess;
+    TRY(multiprocessors(&resident));
+    resident *= BLOCKS_EACH;
     TRY(cudaFuncSetAttribute(reinterpret_cast<const void *>(&grouped_kernel<T, FORM>),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(L::BYTES)));
-    return launch(stream, grid, GROUPED_THREADS, L::BYTES, grouped_kernel<T, FORM>, p);
+    return launch(stream, static_cast<unsigned>(shares < resident ? shares : resident), GROUPED_THREADS, L::BYTES,
+                  grouped_kernel<T, FORM>, p);
 }
 
-inline unsigned tile_bound(const SortedRows &sorted)
+inline uint32_t tiles_of(uint64_t length, uint64_t tile)
+{
+    return static_cast<uint32_t>(blocks_for(length, tile));
+}
+
+inline uint32_t tile_bound(const SortedRows &sorted)
 {
     uint64_t slots = sorted.held < sorted.pair_bound ? sorted.held : sorted.pair_bound; // that have rows
-    return static_cast<unsigned>(sorted.pair_bound / TILE + slots);
+    return static_cast<uint32_t>(sorted.pair_bound / TILE + slots);
 }
 
 template <typename T>
 cudaError_t multiply(cudaStream_t stream, const SortedRows &sorted, uint64_t n, uint64_t k, GroupedRows a,
                      GroupedWeights w, GroupedWeights gate, bool activates, Activation activation, void *c)
 {
-    Arguments p = {sorted, {a, {}}, {w, gate}, {}, c, 0, 0, n, k, activates, false, activation};
-    uint64_t per_block = gate.data ? TILE / 2 : TILE;
-    dim3 grid(tile_bound(sorted), static_cast<unsigned>(blocks_for(n, per_block)));
-    return gate.data ? launch_grouped<T, Form::ROWS_GATED>(stream, grid, p)
-                     : launch_grouped<T, Form::ROWS>(stream, grid, p);
+    uint32_t col_tiles = tiles_of(n, gate.data ? TILE / 2 : TILE);
+    Arguments p = {sorted, {a, {}}, {w, gate},          {},        c,         0,     0,
+                   n,      k,       tile_bound(sorted), col_tiles, activates, false, activation};
+    return gate.data ? launch_grouped<T, Form::ROWS_GATED>(stream, p, 1) : launch_grouped<T, Form::ROWS>(stream, p, 1);
 }
 
 template <typename T>
 cudaError_t multiply_transposed(cudaStream_t stream, const SortedRows &sorted, uint64_t n, uint64_t k, GroupedRows a,
                                 GroupedWeights w, GroupedRows b, GroupedWeights v, void *c)
 {
-    Arguments p = {sorted, {a, b}, {w, v}, {}, c, 0, 0, n, k, false, false, ACTIVATION_RELU};
-    return launch_grouped<T, Form::ROWS_TRANSPOSED>(
-        stream, dim3(tile_bound(sorted), static_cast<unsigned>(blocks_for(n, TILE))), p);
+    Arguments p = {sorted, {a, b}, {w, v},         {}, c, 0, 0, n, k, tile_bound(sorted), tiles_of(n, TILE),
+                   false,  false,  ACTIVATION_RELU};
+    return launch_grouped<T, Form::ROWS_TRANSPOSED>(stream, p, 1);
 }
 
 template <typename T>
 cudaError_t gradient(cudaStream_t stream, const SortedRows &sorted, uint64_t m, uint64_t n, GroupedRows a,
                      GroupedRows b, void *c, uint64_t slot_stride)
 {
-    Arguments p = {sorted, {a, {}}, {}, b, c, slot_stride, m, n, 0, false, false, ACTIVATION_RELU};
-    return launch_grouped<T, Form::GRADIENT>(stream,
-                                             dim3(static_cast<unsigned>(blocks_for(m, TILE)),
-                                                  static_cast<unsigned>(blocks_for(n, TILE)),
-                                                  static_cast<unsigned>(sorted.held)),
-                                             p);
+    Arguments p = {sorted, {a, {}},        {}, b, c, slot_stride, m, n, 0, tiles_of(m, TILE), tiles_of(n, TILE), false,
+                   false,  ACTIVATION_RELU};
+    return launch_grouped<T, Form::GRADIENT>(stream, p, sorted.held);
 }
 
 template <typename T> constexpr GroupedLaunches grouped_launches()

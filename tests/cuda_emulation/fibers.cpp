@@ -231,6 +231,24 @@ bool may_run(const Fiber *fiber)
     return false;
 }
 
+// Each lane of the warp that may run, once. False if none may.
+bool run_lanes(unsigned warp, unsigned threads, bool backwards)
+{
+    bool progress = false;
+    for (unsigned i = 0; i < LANES; i++) {
+        unsigned thread = warp * LANES + (backwards ? LANES - 1 - i : i);
+        Fiber *fiber = &runner->fibers[thread];
+        if (thread >= threads || !may_run(fiber))
+            continue;
+        progress = true;
+        fiber->state = State::READY;
+        runner->current = fiber;
+        switch_context(&runner->scheduler, &fiber->context, false);
+    }
+    return progress;
+}
+
+// A warp runs as far as it can before the next one does: what others still have to read or write shows.
 void run_block(unsigned threads, bool backwards)
 {
     Runner *r = runner;
@@ -240,17 +258,12 @@ void run_block(unsigned threads, bool backwards)
         r->warps[w] = Warp{threads - w * LANES < LANES ? threads - w * LANES : LANES, 0, 0, {}};
     for (unsigned t = 0; t < threads; t++)
         prepare(&r->fibers[t], t);
+    unsigned warps = (threads + LANES - 1) / LANES;
     while (r->live > 0) {
         bool progress = false;
-        for (unsigned i = 0; i < threads; i++) {
-            Fiber *fiber = &r->fibers[backwards ? threads - 1 - i : i];
-            if (!may_run(fiber))
-                continue;
-            progress = true;
-            fiber->state = State::READY;
-            r->current = fiber;
-            switch_context(&r->scheduler, &fiber->context, false);
-        }
+        for (unsigned w = 0; w < warps; w++)
+            while (run_lanes(backwards ? warps - 1 - w : w, threads, backwards))
+                progress = true;
         if (!progress) {
             fprintf(stderr, "emulation: block %u,%u,%u: some threads wait where others never come\n", here.block.x,
                     here.block.y, here.block.z);

@@ -402,13 +402,14 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int)
     strcpy(properties->name, "emulated");
     properties->major = 9;
     properties->totalGlobalMem = MEMORY_TOTAL;
-    properties->multiProcessorCount = 4;
+    properties->multiProcessorCount = 1;
     return cudaSuccess;
 }
 
-cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr, int)
+// Few multiprocessors, so that kernels which fill the device take several turns.
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
 {
-    *value = 0;
+    *value = attribute == cudaDevAttrMultiProcessorCount ? 1 : 0;
     return cudaSuccess;
 }
 
