@@ -96,6 +96,8 @@ typedef struct {
                        Fault *fault);
     // False and a fault once a rank has failed, or what was enqueued has. Cheap; from any thread that waits.
     bool (*poll)(Comm *comm, Fault *fault);
+    // Counts bytes that left this rank without a call: a captured graph moved them again.
+    void (*count)(Comm *comm, const CommTraffic moved[LEVELS_MAX]);
     // Memory that collectives will use, before the first of them. All ranks together, after all channels are open.
     bool (*attach)(Comm *comm, void *memory, uint64_t bytes, Fault *fault);
 } DeviceCommOps;

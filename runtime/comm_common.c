@@ -48,6 +48,16 @@ void comm_counters_add(CommCounters counters[LEVELS_MAX], CommTraffic totals[LEV
     }
 }
 
+void comm_counters_count(CommCounters counters[LEVELS_MAX], const CommTraffic moved[LEVELS_MAX])
+{
+    for (uint32_t l = 0; l < LEVELS_MAX; l++) {
+        atomic_fetch_add(&counters[l].exchange_bytes, moved[l].exchange_bytes);
+        atomic_fetch_add(&counters[l].routing_bytes, moved[l].routing_bytes);
+        atomic_fetch_add(&counters[l].gather_bytes, moved[l].gather_bytes);
+        atomic_fetch_add(&counters[l].reduce_bytes, moved[l].reduce_bytes);
+    }
+}
+
 bool comm_check_send(const Exchange *exchange, uint32_t member, uint64_t rank, Fault *fault)
 {
     int32_t rows = exchange->send_counts[member];

@@ -37,6 +37,9 @@ void comm_count_exchange(CommCounters *counters, const Exchange *exchange, uint3
 // As CommOps.traffic.
 void comm_counters_add(CommCounters counters[LEVELS_MAX], CommTraffic totals[LEVELS_MAX], bool reset);
 
+// As DeviceCommOps.count.
+void comm_counters_count(CommCounters counters[LEVELS_MAX], const CommTraffic moved[LEVELS_MAX]);
+
 // Counts of what is to be sent, or was received, must be sane; what is received must fit.
 bool comm_check_send(const Exchange *exchange, uint32_t member, uint64_t rank, Fault *fault) MUST_CHECK;
 bool comm_check_receive(const Exchange *exchange, uint32_t members, uint32_t own, const uint64_t *ranks,

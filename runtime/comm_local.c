@@ -266,6 +266,11 @@ static void local_traffic(Comm *base, CommTraffic totals[LEVELS_MAX], bool reset
     comm_counters_add(((LocalComm *)base)->counters, totals, reset);
 }
 
+static void local_count(Comm *base, const CommTraffic moved[LEVELS_MAX])
+{
+    comm_counters_count(((LocalComm *)base)->counters, moved);
+}
+
 // Of the device's copies nothing is known but the times of their steps.
 static void local_times(Comm *base, CommTimes *totals, bool reset)
 {
@@ -288,6 +293,7 @@ static const DeviceCommOps local_device_ops = {
     .exchange = local_exchange,
     .all_gather = local_all_gather,
     .poll = local_poll,
+    .count = local_count,
     .attach = local_attach,
 };
 

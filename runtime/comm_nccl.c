@@ -142,6 +142,11 @@ static void nccl_traffic(Comm *base, CommTraffic totals[LEVELS_MAX], bool reset)
     comm_counters_add(((NcclWorld *)base)->counters, totals, reset);
 }
 
+static void nccl_count(Comm *base, const CommTraffic moved[LEVELS_MAX])
+{
+    comm_counters_count(((NcclWorld *)base)->counters, moved);
+}
+
 // Of what the device moves nothing is known but the times of its steps.
 static void nccl_times(Comm *base, CommTimes *totals, bool reset)
 {
@@ -165,6 +170,7 @@ static const DeviceCommOps nccl_device_ops = {
     .exchange = nccl_exchange,
     .all_gather = nccl_all_gather,
     .poll = nccl_poll,
+    .count = nccl_count,
     .attach = nccl_attach,
 };
 

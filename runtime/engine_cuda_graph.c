@@ -80,10 +80,21 @@ static bool steps_capture(CudaEngine *engine, cudaStream_t origin, cudaGraph_t *
 static bool graph_create(CudaEngine *engine, cudaStream_t origin, Fault *fault)
 {
     cudaGraph_t graph = NULL;
+    CommTraffic before[LEVELS_MAX] = {0};
+    Comm *comm = engine->comm;
+    comm->ops->traffic(comm, before, false);
     bool ok = steps_capture(engine, origin, &graph, fault) &&
               cuda_check(cudaGraphInstantiate(&engine->graph, graph, 0), "make a graph", fault);
     if (graph)
         cudaGraphDestroy(graph);
+    memset(engine->captured, 0, sizeof(engine->captured));
+    comm->ops->traffic(comm, engine->captured, false);
+    for (uint32_t l = 0; l < LEVELS_MAX; l++) {
+        engine->captured[l].exchange_bytes -= before[l].exchange_bytes;
+        engine->captured[l].routing_bytes -= before[l].routing_bytes;
+        engine->captured[l].gather_bytes -= before[l].gather_bytes;
+        engine->captured[l].reduce_bytes -= before[l].reduce_bytes;
+    }
     if (ok)
         memcpy(engine->counts_captured, engine->counts, engine->counts_total * sizeof(int32_t));
     return ok;
@@ -106,8 +117,11 @@ bool cuda_replay(Engine *base, const bool *left_out, Fault *fault)
         return false;
     if (!cuda_use_device(engine, fault) || !cuda_check(engine->begin_error, "copy the inputs", fault))
         return false;
-    if (!engine->graph && !graph_create(engine, origin, fault))
+    bool is_new = !engine->graph;
+    if (is_new && !graph_create(engine, origin, fault))
         return false;
+    if (!is_new)
+        engine->comm->device->count(engine->comm, engine->captured);
     if (!cuda_check(cudaGraphLaunch(engine->graph, origin), "launch a graph", fault))
         return false;
     for (uint32_t s = 0; s < engine->plan->step_count; s++)

@@ -92,6 +92,7 @@ struct CudaEngine {
 
     bool capturing;
     cudaGraphExec_t graph;    // NULL until captured
+    CommTraffic captured[LEVELS_MAX]; // what one replay moves
     uint64_t replayed;        // number of the iteration that it last was
     int32_t *counts_captured; // [counts_total] what `counts` were when it was captured
     uint64_t counts_total;

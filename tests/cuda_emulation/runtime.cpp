@@ -2,10 +2,12 @@
 // NaN, streams run what they are given at once, events remember the time, a captured graph is a list of what was
 // enqueued. Linked instead of libcudart.
 #include "emulate.h"
+#include "stream_worker.h"
 
 #include <time.h>
 
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
@@ -25,10 +27,11 @@ struct CUstream_st {
     CUgraph_st *capture; // the graph that this stream's work becomes part of
     bool is_origin;      // of the capture
     int priority;
+    std::unique_ptr<emulation::StreamWorker> worker; // where streams are threads
 };
 
 struct CUevent_st {
-    double time_ms;
+    std::shared_ptr<emulation::EventState> state; // work that is enqueued may outlive the event
     bool recorded;
     CUgraph_st *capture; // recorded in a stream that was captured
 };
@@ -78,10 +81,21 @@ bool guards_hold(const unsigned char *base, size_t bytes)
 cudaError_t synchronize(cudaStream_t stream)
 {
     CUstream_st *s = stream_of(stream);
-    if (!s->capture)
+    if (!s->capture) {
+        if (s->worker)
+            s->worker->drain();
         return cudaSuccess;
+    }
     s->capture->invalid = true;
     return result(cudaErrorStreamCaptureUnsupported);
+}
+
+void drain_all()
+{
+    std::lock_guard<std::mutex> hold(lock);
+    for (CUstream_st *stream : streams)
+        if (stream->worker)
+            stream->worker->drain();
 }
 
 bool any_capture()
@@ -100,6 +114,8 @@ cudaError_t emulation::submit(cudaStream_t stream, Work work)
     CUstream_st *s = stream_of(stream);
     if (s->capture)
         s->capture->work.push_back(std::move(work));
+    else if (s->worker)
+        s->worker->push(std::move(work));
     else
         work();
     return cudaSuccess;
@@ -132,6 +148,7 @@ cudaError_t cudaFree(void *memory)
 {
     if (!memory)
         return cudaSuccess;
+    drain_all();
     std::lock_guard<std::mutex> hold(lock);
     auto found = allocations.find(memory);
     if (found == allocations.end())
@@ -203,7 +220,9 @@ cudaError_t cudaMemset(void *to, int value, size_t bytes)
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned, int priority)
 {
     std::lock_guard<std::mutex> hold(lock);
-    *stream = new CUstream_st{nullptr, false, priority};
+    *stream = new CUstream_st{nullptr, false, priority, nullptr};
+    if (emulation::async_us() > 0)
+        (*stream)->worker = std::make_unique<emulation::StreamWorker>();
     streams.push_back(*stream);
     return cudaSuccess;
 }
@@ -220,6 +239,8 @@ cudaError_t cudaStreamCreate(cudaStream_t *stream)
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
+    if (stream->worker)
+        stream->worker->drain();
     std::lock_guard<std::mutex> hold(lock);
     for (size_t s = 0; s < streams.size(); s++) {
         if (streams[s] == stream) {
@@ -238,17 +259,23 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
+    CUstream_st *s = stream_of(stream);
+    if (!s->capture && s->worker && !s->worker->is_idle())
+        return cudaErrorNotReady;
     return synchronize(stream);
 }
 
 cudaError_t cudaDeviceSynchronize(void)
 {
-    return any_capture() ? result(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+    if (any_capture())
+        return result(cudaErrorStreamCaptureUnsupported);
+    drain_all();
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
-    *event = new CUevent_st{0, false, nullptr};
+    *event = new CUevent_st{std::make_shared<emulation::EventState>(), false, nullptr};
     return cudaSuccess;
 }
 
@@ -263,42 +290,61 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
     return cudaSuccess;
 }
 
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+// While the stream is captured an event only orders the graph, unless its record is to be a part of that.
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags)
 {
-    event->capture = stream_of(stream)->capture;
+    bool external = flags & cudaEventRecordExternal;
+    std::shared_ptr<emulation::EventState> state = event->state;
+    CUgraph_st *capture = stream_of(stream)->capture;
+    event->capture = external ? nullptr : capture;
     event->recorded = true;
-    return emulation::submit(stream, [=] { event->time_ms = now_ms(); });
+    if (capture && !external)
+        return cudaSuccess;
+    uint64_t record = capture ? state->last() : state->issue();
+    return emulation::submit(stream, [=] { state->reach(record, now_ms()); });
 }
 
-cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned)
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
-    return cudaEventRecord(event, stream);
+    return cudaEventRecordWithFlags(event, stream, cudaEventRecordDefault);
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
-    return event->capture ? result(cudaErrorCapturedEvent) : cudaSuccess;
+    if (event->capture)
+        return result(cudaErrorCapturedEvent);
+    return event->state->is_reached() ? cudaSuccess : cudaErrorNotReady;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
-    return cudaEventQuery(event);
+    if (event->capture)
+        return result(cudaErrorCapturedEvent);
+    event->state->await(event->state->last());
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
 {
     if (!from->recorded || !to->recorded)
         return result(cudaErrorInvalidResourceHandle);
-    *ms = static_cast<float>(to->time_ms - from->time_ms);
+    if (!from->state->is_reached() || !to->state->is_reached())
+        return cudaErrorNotReady;
+    *ms = static_cast<float>(to->state->reached_ms() - from->state->reached_ms());
     return cudaSuccess;
 }
 
-// The work before the event is done, or comes before in the graph; a stream that waits for a captured event joins.
+// The work before the event is done first, or comes before in the graph; a stream that waits for a captured event joins.
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
 {
     CUstream_st *s = stream_of(stream);
     if (event->capture && !s->capture)
         s->capture = event->capture;
+    if (s->capture || !s->worker)
+        return cudaSuccess;
+    std::shared_ptr<emulation::EventState> state = event->state;
+    uint64_t record = state->last();
+    s->worker->push([=] { state->await(record); });
     return cudaSuccess;
 }
 

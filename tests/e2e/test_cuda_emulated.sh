@@ -4,6 +4,7 @@
 [ -n "${HEP_RUN_EMULATED:-}" ] || { echo "SKIP: no emulation of CUDA in this build"; exit 77; }
 cd "$work" || exit 1
 export EMULATED=$HEP_RUN_EMULATED
+export HEP_EMULATION_ASYNC=100 # streams are threads, and late: what the engine does not wait for shows
 
 # agree FIRST.json SECOND.json TOLERANCE: losses and bytes of two runs.
 agree() {
