@@ -116,9 +116,6 @@ plan { pass = forward  capacity = 1 }
 HEP
 expect 0 '' "$HEPC" --domain ep huge.hep -o huge.hepb
 expect 5 'rank|memory|thread' timeout 60 "$HEP_RUN" huge.hepb
-# Compressed experts: which ops are missing.
-expect 0 '' "$HEPC" "$HEP_SOURCE/samples/paper/s_llama_tiny.hep" -o training.hepb
-expect 5 "'encode', 'decode'" timeout 60 "$HEP_RUN" training.hepb
 # Forced runs of layers: taken as they stand, or refused with the place.
 two_dc=$HEP_SOURCE/samples/two_dc.hep
 expect 0 '' "$HEPC" --dump=json --domain '0-3:dc=2,gpu=8; 4-11:gpu=8,regather' "$two_dc"
