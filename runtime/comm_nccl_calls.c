@@ -154,6 +154,12 @@ bool nccl_attach(Comm *base, void *memory, uint64_t bytes, Fault *fault)
 
 // ---- the two collectives ---------------------------------------------------------------------
 
+// A communicator that does not block may still be at it.
+static bool went(ncclResult_t result)
+{
+    return result == ncclSuccess || result == ncclInProgress;
+}
+
 // The rows for one peer, and those from it.
 static ncclResult_t pair_enqueue(const NcclChannel *channel, const Exchange *exchange, uint32_t peer,
                                  cudaStream_t stream)
@@ -164,10 +170,10 @@ static ncclResult_t pair_enqueue(const NcclChannel *channel, const Exchange *exc
     ncclResult_t result = ncclSuccess;
     for (uint32_t p = 0; p < exchange->part_count; p++) {
         const ExchangePart *part = &exchange->parts[p];
-        if (send_rows > 0 && result == ncclSuccess)
+        if (send_rows > 0 && went(result))
             result = ncclSend((const char *)part->send + source * part->row_bytes, send_rows * part->row_bytes,
                               ncclInt8, (int)peer, channel->nccl, stream);
-        if (recv_rows > 0 && result == ncclSuccess)
+        if (recv_rows > 0 && went(result))
             result = ncclRecv((char *)part->recv + target * part->row_bytes, recv_rows * part->row_bytes, ncclInt8,
                               (int)peer, channel->nccl, stream);
     }
@@ -192,10 +198,10 @@ bool nccl_exchange(Comm *base, int handle, const Exchange *exchange, void *strea
     if (!nccl_enter(world, fault))
         return false;
     ncclResult_t result = ncclGroupStart();
-    for (uint32_t i = 1; i < channel->member_count && result == ncclSuccess; i++)
+    for (uint32_t i = 1; i < channel->member_count && went(result); i++)
         result = pair_enqueue(channel, exchange, (channel->own + i) % channel->member_count, stream);
     ncclResult_t ended = ncclGroupEnd();
-    bool ok = nccl_settle(world, channel->nccl, result == ncclSuccess ? ended : result, "exchange rows", fault);
+    bool ok = nccl_settle(world, channel->nccl, went(result) ? ended : result, "exchange rows", fault);
     nccl_leave(world);
     return ok;
 }

@@ -15,4 +15,8 @@ expect 2 "unknown engine 'cuba': this program has 'host', 'cuda'" "$HEP_RUN" --e
 expect 2 '--communicator mpi goes with --engine host' "$HEP_RUN" --engine cuda --communicator mpi plan.hepb
 expect 2 '--communicator nccl goes with --engine cuda' "$HEP_RUN" --communicator nccl plan.hepb
 expect 2 "unknown communicator 'rpc'" "$HEP_RUN" --communicator rpc plan.hepb
+if ! command -v nvidia-smi >/dev/null; then
+  expect 77 '' "$HEP_SOURCE/scripts/test-gpu"
+  grep -q '^SKIP: no GPU here' "$work/out" || fail "scripts/test-gpu does not say that there is no GPU"
+fi
 finish
