@@ -236,14 +236,32 @@ static bool streams_create(CudaEngine *engine, void *work[STREAM_COUNT], Fault *
 
 // ---- weights ---------------------------------------------------------------------------------
 
-static bool weights_upload(const CudaEngine *engine, const char *operand, uint32_t buffer, char *staging, Fault *fault)
+static bool is_stopped(const CudaEngine *engine)
 {
-    const Buffer *of = &engine->plan->buffers[buffer];
+    return engine->options.stopped && atomic_load(engine->options.stopped);
+}
+
+// What the buffer holds before the first iteration, if the operand it is used as tells: then `*filled`.
+static bool buffer_upload(const CudaEngine *engine, const char *operand, uint32_t buffer, char *staging, bool *filled,
+                          Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    const Buffer *of = &plan->buffers[buffer];
+    uint64_t seed = engine->options.seed, rank = engine->comm->rank;
     Tensor out = {.data = staging, .dtype = of->dtype, .rows = of->rows, .cols = of->cols};
     memset(staging, 0xFF, buffer_bytes(of)); // what is no weight shows, as in the rest of the arena
-    engine_fill_weight(engine->plan, engine->options.seed, engine->comm->rank, operand, of->layer, out);
-    return cuda_check(cudaMemcpy(engine->memory + of->offset, staging, buffer_bytes(of), cudaMemcpyHostToDevice),
+    if (of->kind == BUFFER_WEIGHT)
+        engine_fill_weight(plan, seed, rank, operand, of->layer, out);
+    *filled = of->kind == BUFFER_WEIGHT || engine_fill_memory(plan, seed, rank, operand, of->layer, out);
+    return !*filled ||
+           cuda_check(cudaMemcpy(engine->memory + of->offset, staging, buffer_bytes(of), cudaMemcpyHostToDevice),
                       "copy weights", fault);
+}
+
+static bool is_persistent(const Plan *plan, int32_t buffer)
+{
+    return buffer != NONE &&
+           (plan->buffers[buffer].kind == BUFFER_WEIGHT || plan->buffers[buffer].kind == BUFFER_REPLICA);
 }
 
 static bool weights_create(const CudaEngine *engine, Fault *fault)
@@ -251,25 +269,23 @@ static bool weights_create(const CudaEngine *engine, Fault *fault)
     const Plan *plan = engine->plan;
     uint64_t largest = 0;
     for (uint32_t b = 0; b < plan->buffer_count; b++)
-        if (plan->buffers[b].kind == BUFFER_WEIGHT && buffer_bytes(&plan->buffers[b]) > largest)
+        if (is_persistent(plan, (int32_t)b) && buffer_bytes(&plan->buffers[b]) > largest)
             largest = buffer_bytes(&plan->buffers[b]);
     bool *filled = calloc(plan->buffer_count + 1, sizeof(*filled));
     char *staging = malloc(largest + 1);
     bool ok = (filled && staging) || fault_set(fault, EXIT_FAULT, "out of memory for weights");
-    for (uint32_t s = 0; ok && s < plan->step_count; s++) {
+    for (uint32_t s = 0; ok && s < plan->step_count && !engine->options.restored; s++) {
         const OpInfo *info = op_info(plan->steps[s].op);
         const int32_t *operands = step_operands(plan, &plan->steps[s]);
-        for (uint32_t o = 0; ok && o < info->operand_count; o++) {
+        for (uint32_t o = 0; ok && o < info->operand_count && !is_stopped(engine); o++) {
             int32_t b = operands[o];
-            if (b == NONE || plan->buffers[b].kind != BUFFER_WEIGHT || filled[b])
-                continue;
-            ok = weights_upload(engine, info->operands[o].name, (uint32_t)b, staging, fault);
-            filled[b] = true;
+            if (is_persistent(plan, b) && !filled[b])
+                ok = buffer_upload(engine, info->operands[o].name, (uint32_t)b, staging, &filled[b], fault);
         }
     }
     free(filled);
     free(staging);
-    return ok;
+    return ok && (!is_stopped(engine) || fault_set(fault, EXIT_FAULT, "interrupted while weights were made"));
 }
 
 static bool optimizers_begin(CudaEngine *engine, Fault *fault)

@@ -58,6 +58,7 @@ sed 's/f32/bf16/' small.hep >bf16.hep
 sed 's/f32/f16/; s/swiglu/gelu/' small.hep >f16.hep
 sed 's/pass = forward/pass = training/' small.hep >training.hep
 sed 's/pass = training/pass = training  dispatch = naive/' training.hep >naive.hep
+sed 's/pass = training/pass = training  migration { codec = delta  ratio = 10 }/' training.hep >codec.hep
 
 # name, domains, tolerance of the loss in nats, more options
 on_host() {
@@ -79,6 +80,7 @@ in_processes() {
 in_one_process training dc=1,gpu=1 1e-4 -n 3
 in_one_process training dc=2,gpu=1 1e-4 -n 3
 in_one_process naive dc=1,gpu=2 1e-4 -n 3
+in_one_process codec dc=2,gpu=1 1e-3 -n 4
 in_one_process bf16 dc=2,gpu=1 0.02 -n 2 --check --routing balanced
 in_processes training dc=1,gpu=1 1e-4 -n 3
 # Without exchanges, or with as many rows every time, iterations are replayed.
