@@ -13,8 +13,8 @@
 #include "kernels/cuda/kernels.h"
 
 #ifndef HEP_CUDA_EMULATION
-// Dynamic shared memory of the kernel, 16-byte aligned.
-#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+// Dynamic shared memory of the kernel, 128-byte aligned: matrix units read from multiples of 32 bytes.
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(cudaStream_t stream, dim3 grid, unsigned threads, size_t shared_bytes, void (*kernel)(Parameters...),
