@@ -61,6 +61,12 @@ static void add_port_time(const Spec *spec, GroupKind kind, uint32_t level, doub
     }
 }
 
+double cost_port_s(const LayerCost *cost, uint32_t level)
+{
+    return cost->port_dispatch_s[level] + cost->port_combine_s[level] + cost->port_gather_s[level] +
+           cost->port_reduce_s[level] + cost->port_sums_s[level];
+}
+
 double cost_expected_copies(const Workload *work, const LayerWork *layer, Dispatch dispatch, const Config *config,
                             uint32_t level)
 {

@@ -47,6 +47,9 @@ double cost_expected_copies(const Workload *work, const LayerWork *layer, Dispat
 
 void cost_layer(const Workload *work, uint32_t layer, const Config *config, Dispatch dispatch, LayerCost *cost);
 
+// Time that the port of level `level` is busy with the layer in all passes.
+double cost_port_s(const LayerCost *cost, uint32_t level);
+
 // Product of S over the levels that shard experts: how many shards a GPU holds after gathering.
 double config_held_shards(const Spec *spec, const Config *config);
 

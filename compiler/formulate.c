@@ -14,7 +14,6 @@ typedef struct {
     double backward_before, backward_queue, backward_compute, backward_after, reduce;
     double backward_kept, unlimited, backward_unlimited; // minus the horizon where a row does not hold
     double gate_sums, attention_sums;
-    double port_unused[LEVELS_MAX], backward_port_unused[LEVELS_MAX]; // minus the horizon where it is not used
     double port_before[LEVELS_MAX], port_after[LEVELS_MAX];
     double backward_port_before[LEVELS_MAX], backward_port_after[LEVELS_MAX], port_reduce[LEVELS_MAX],
         port_sums[LEVELS_MAX];
@@ -70,8 +69,6 @@ static void fill_terms(const Formulation *f, const LayerCost *cost, const Config
         terms->backward_port_before[j] =
             (cost->port_combine_s[j] + (config->regather ? cost->port_gather_s[j] : 0)) / unit_s;
         terms->backward_port_after[j] = cost->port_dispatch_s[j] / unit_s;
-        terms->port_unused[j] = terms->port_before[j] > 0 ? 0 : -horizon;
-        terms->backward_port_unused[j] = terms->backward_port_before[j] > 0 ? 0 : -horizon;
         terms->port_reduce[j] = cost->port_reduce_s[j] / unit_s;
         terms->port_sums[j] = cost->port_sums_s[j] / unit_s;
     }
@@ -105,8 +102,7 @@ static void row_after(Formulation *f, const char *what, uint32_t layer, int late
     milp_row_end_at_least(f->milp, constant);
 }
 
-static void formulate_ports(Formulation *f, const char *pass, uint32_t layer, int start, size_t before, size_t unused,
-                            size_t after)
+static void formulate_ports(Formulation *f, const char *pass, uint32_t layer, int start, size_t before, size_t after)
 {
     const Cluster *cluster = &f->work->spec->cluster;
     for (uint32_t j = 0; j < cluster->level_count; j++) {
@@ -117,7 +113,7 @@ static void formulate_ports(Formulation *f, const char *pass, uint32_t layer, in
         int busy_before = add_time(f, name, layer);
         row_after(f, name, layer, busy_before, f->port[j], before + j * sizeof(double), 0);
         snprintf(name, sizeof name, "%sport_%s_free", pass, cluster->levels[j].name);
-        row_after(f, name, layer, start, busy_before, unused + j * sizeof(double), 0);
+        row_after(f, name, layer, start, busy_before, NO_TERM, 0);
         snprintf(name, sizeof name, "%sport_%s", pass, cluster->levels[j].name);
         int busy = add_time(f, name, layer);
         row_after(f, name, layer, busy, busy_before, after + j * sizeof(double), 0);
@@ -160,7 +156,7 @@ static void formulate_forward(Formulation *f, uint32_t layer)
     formulate_window(f, "room_for_replica", layer, queue, false);
     row_after(f, "tokens_there", layer, start, f->end, TERM(before), pre);
     row_after(f, "experts_there", layer, start, queue, NO_TERM, 0);
-    formulate_ports(f, "", layer, start, TERM(port_before), TERM(port_unused), TERM(port_after));
+    formulate_ports(f, "", layer, start, TERM(port_before), TERM(port_after));
     int read = add_time(f, "read", layer);
     row_after(f, "computed", layer, read, start, TERM(compute), 0);
     row_after(f, "combined", layer, end, read, TERM(after), dense);
@@ -203,8 +199,7 @@ static void formulate_backward(Formulation *f, uint32_t layer)
     formulate_window(f, "back_room_for_replica", layer, queue, true);
     row_after(f, "back_tokens_there", layer, start, f->end, TERM(backward_before), 0);
     row_after(f, "back_experts_there", layer, start, queue, TERM(backward_kept), 0);
-    formulate_ports(f, "back_", layer, start, TERM(backward_port_before),
-                    TERM(backward_port_unused), TERM(backward_port_after));
+    formulate_ports(f, "back_", layer, start, TERM(backward_port_before), TERM(backward_port_after));
     row_after(f, "back_compute", layer, computed, start, TERM(backward_compute), 0);
     f->read[f->read_count++] = computed;
     row_after(f, "return_computed", layer, returned, computed, TERM(reduce), 0);
@@ -307,7 +302,7 @@ static void prepare_terms(Formulation *f, Arena *arena)
             cost_layer(f->work, k, &p->configs[c], p->dispatch, &cost);
             fill_terms(f, &cost, &p->configs[c], terms);
             for (uint32_t j = 0; j < LEVELS_MAX; j++)
-                f->port_used[j] = f->port_used[j] || terms->port_before[j] + terms->port_after[j] > 0;
+                f->port_used[j] = f->port_used[j] || cost_port_s(&cost, j) > 0;
         }
     }
 }

@@ -69,9 +69,9 @@ void clock_forward(const Workload *work, uint32_t index, const LayerCost *cost, 
     double ready_s = at_s[CLOCK_CHAIN] + layer->pre_expert_s + route_s + dispatch_s;
     double start_s = fmax(ready_s, at_s[CLOCK_QUEUE]);
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
-        double *port_s = &at_s[CLOCK_PORT + j], busy_s = cost->port_gather_s[j] + cost->port_dispatch_s[j];
-        *port_s += busy_s;
-        start_s = busy_s > 0 ? fmax(start_s, *port_s) : start_s; // a port that the layer does not use holds nobody up
+        double *port_s = &at_s[CLOCK_PORT + j];
+        *port_s += cost->port_gather_s[j] + cost->port_dispatch_s[j];
+        start_s = fmax(start_s, *port_s);
         *port_s += cost->port_combine_s[j];
     }
     note_read(at_s, start_s + cost->expert_s);
@@ -108,9 +108,8 @@ void clock_backward(const Workload *work, uint32_t index, const LayerCost *cost,
     uint32_t levels = work->spec->cluster.level_count;
     for (uint32_t j = 0; j < levels; j++) {
         double *port_s = &at_s[CLOCK_PORT + j];
-        double busy_s = cost->port_combine_s[j] + (config->regather ? cost->port_gather_s[j] : 0);
-        *port_s += busy_s;
-        start_s = busy_s > 0 ? fmax(start_s, *port_s) : start_s;
+        *port_s += cost->port_combine_s[j] + (config->regather ? cost->port_gather_s[j] : 0);
+        start_s = fmax(start_s, *port_s);
         *port_s += cost->port_dispatch_s[j];
     }
     double computed_s = start_s + 2 * cost->expert_s;

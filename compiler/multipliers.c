@@ -320,7 +320,5 @@ double multipliers_reduced_s(const StageProblem *problem, const OptionsInPlay *o
     uint32_t best = 0;
     const double *flow = m->edges + (size_t)stage * (problem->forward_count + problem->backward_count);
     double best_s = best_price(problem, options, stage, flow, m->memory_price, &best);
-    if (best_s == -INFINITY) // the flow takes an edge that an option lacks: these multipliers bound nothing
-        return 0;
     return option_price(problem, &problem->stages[stage].options[option], flow, m->memory_price) - best_s;
 }

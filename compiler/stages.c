@@ -46,7 +46,7 @@ static void choose_components(Building *b)
             LayerCost cost;
             cost_layer(b->work, k, &b->candidates[c].config, b->dispatch, &cost);
             for (uint32_t j = 0; j < LEVELS_MAX; j++)
-                port[j] = port[j] || cost.port_dispatch_s[j] + cost.port_combine_s[j] + cost.port_gather_s[j] > 0;
+                port[j] = port[j] || cost_port_s(&cost, j) > 0;
             uint32_t window = mix_window(b->work->spec->plan.pass, &b->candidates[c].config, b->prefetch);
             if (window <= PREFETCH_MAX && window + 1 > reads)
                 reads = window + 1;

@@ -83,8 +83,11 @@ static bool dir_manage(CheckpointDir *dir, const Plan *plan, uint64_t iteration,
     dir->descriptor = open(dir->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir->descriptor < 0)
         return io_fault(fault, dir->path);
-    if (flock(dir->descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    if (flock(dir->descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        close(dir->descriptor);
+        dir->descriptor = -1; // nothing there is this run's to clean up
         return fault_set(fault, EXIT_IO, "--checkpoint %s: another run writes its checkpoints there", dir->path);
+    }
     return probe(dir->path, fault) && look_around(dir, plan, iteration, fault);
 }
 

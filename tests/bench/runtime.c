@@ -216,6 +216,7 @@ static void measure_engine(uint32_t hidden, uint32_t tokens, Pass pass)
 {
     Spec spec = one_rank_spec(hidden, tokens);
     spec.plan.pass = pass;
+    spec.training = (TrainingSettings){.learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8};
     Arena *arena = arena_create();
     Config config = {.domain = {1}};
     double bytes;

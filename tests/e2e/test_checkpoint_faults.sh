@@ -67,14 +67,14 @@ for round in 1 2 3 4 5; do
 done
 
 # A directory is one run's.
-"$HEP_RUN" -n 100000 --checkpoint shared --every 5 ep.hepb >out 2>err &
+"$HEP_RUN" -n 100000 --checkpoint shared --every 5 ep.hepb >owner.out 2>owner.err &
 owner=$!
 for _ in $(seq 100); do [ -e shared/step-000005 ] && break; sleep 0.05; done
 expect 6 'another run writes its checkpoints there' "$HEP_RUN" -n 1 --resume shared --checkpoint shared ep.hepb
 # Ctrl-C leaves complete checkpoints alone behind.
 kill -INT $owner
 wait $owner
-[ $? = 5 ] && grep -q 'interrupted' err || fail "interrupted: $(cat err)"
+[ $? = 5 ] && grep -q 'interrupted' owner.err || fail "interrupted: $(cat owner.err)"
 [ -z "$(find shared -name '*.tmp')" ] || fail "interrupted: leftovers $(echo shared/*)"
 expect 0 '' "$HEP_RUN" -n 1 --resume shared --checkpoint shared ep.hepb
 
