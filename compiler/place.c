@@ -295,7 +295,8 @@ bool place_and_solve(const Workload *work, const PlannerOptions *options, Arena 
         try_others(work, options, placements, found, arena, placed, solution);
         bound_s = bound_all(work, options, placements, found, arena);
     }
-    solution->bound_s = fmin(solution->bound_s, bound_s);
+    // No placement has a plan below it, whatever the search on this one could show of its own plans.
+    solution->bound_s = fmin(solution->objective_s, bound_s);
     planner_settle(solution, solution->objective_s);
     return true;
 }

@@ -45,7 +45,7 @@ cp "$HEP_SOURCE/samples/six_sites.csv" .
 expect 0 '' "$HEPC" --dump=json turned.hep -o turned.json
 python3 -c 'import json
 a, b = (json.load(open(n))["solution"] for n in ("plan.json", "turned.json"))
-assert a["iteration_s"] == b["iteration_s"] and a["status"] == b["status"] and max(a["gap"], b["gap"]) < 0.12, (a, b)' || fail "turned"
+assert a["iteration_s"] == b["iteration_s"] and a["status"] == b["status"] and max(a["gap"], b["gap"]) < 0.1, (a, b)' || fail "turned"
 
 # Kept as listed, this network is slower; the plan says who stands where all the same.
 sed -e 's/pass = forward/pass = forward  placement = input/' turned.hep >input.hep
