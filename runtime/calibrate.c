@@ -93,15 +93,25 @@ bool calibrate_sample(CalibrateRank *rank, CalibrateWork work, void *context, ui
     return true;
 }
 
-uint32_t calibrate_repeats(double time_s)
-{
-    static const double long_enough_s = 0.03; // many turns of the scheduler, where ranks share cores
-    return (uint32_t)fmin(1e6, 1 + long_enough_s / fmax(time_s, 1e-7));
-}
-
 Spread calibrate_rate(Spread times, double amount)
 {
     return (Spread){amount / times.median, amount / times.max, amount / times.min, times.count};
+}
+
+bool calibrate_repeated(CalibrateRank *rank, CalibrateWork work, void *context, uint32_t *repeats, double amount,
+                        Spread *per_second)
+{
+    static const double long_enough_s = 0.03; // many turns of the scheduler, where ranks share cores
+    double time_s;
+    Spread times;
+    *repeats = 1;
+    if (!calibrate_time(rank, work, context, 0, &time_s, 1) || !calibrate_time(rank, work, context, 0, &time_s, 1))
+        return false;
+    *repeats = (uint32_t)fmin(1e6, 1 + long_enough_s / fmax(time_s, 1e-7));
+    if (!calibrate_sample(rank, work, context, SAMPLES, &times))
+        return false;
+    *per_second = calibrate_rate(times, amount * *repeats);
+    return true;
 }
 
 // ---- ranks -----------------------------------------------------------------------------------

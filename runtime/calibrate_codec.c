@@ -67,29 +67,15 @@ static bool decode_once(void *context, Fault *fault)
     return true;
 }
 
-// Dense bytes per second of work that takes `bytes`.
-static bool measure(CalibrateRank *rank, CodecRun *run, CalibrateWork work, double bytes, Spread *bandwidth)
-{
-    double time_s;
-    Spread times;
-    run->repeats = 1;
-    if (!calibrate_time(rank, work, run, 0, &time_s, 1) || !calibrate_time(rank, work, run, 0, &time_s, 1))
-        return false;
-    run->repeats = calibrate_repeats(time_s);
-    if (!calibrate_sample(rank, work, run, SAMPLES, &times))
-        return false;
-    *bandwidth = calibrate_rate(times, bytes * run->repeats);
-    return true;
-}
-
 bool calibrate_codec(CalibrateRank *rank)
 {
     CodecRun run = {0};
     bool ok = codec_create(rank->options->dims, &run) ||
               fault_set(rank->fault, EXIT_FAULT, "out of memory for experts to encode");
     double bytes = (double)run.own.cols * dtype_bytes(run.own.dtype);
-    ok = ok && measure(rank, &run, encode_once, bytes, &rank->calibration->encode_bandwidth) &&
-         measure(rank, &run, decode_once, HELD * bytes, &rank->calibration->decode_bandwidth);
+    Calibration *out = rank->calibration;
+    ok = ok && calibrate_repeated(rank, encode_once, &run, &run.repeats, bytes, &out->encode_bandwidth) &&
+         calibrate_repeated(rank, decode_once, &run, &run.repeats, HELD * bytes, &out->decode_bandwidth);
     codec_free(&run);
     return ok;
 }

@@ -178,21 +178,6 @@ static bool decode_once(void *context, Fault *fault)
     return cuda_check(error, "decode experts", fault) && await(run->comm, run->queue.stream, fault);
 }
 
-// Amounts per second of work that is repeated until it takes long enough.
-static bool measure(CalibrateRank *rank, DeviceRun *run, CalibrateWork work, double amount, Spread *out)
-{
-    double time_s;
-    Spread times;
-    run->repeats = 1;
-    if (!calibrate_time(rank, work, run, 0, &time_s, 1) || !calibrate_time(rank, work, run, 0, &time_s, 1))
-        return false;
-    run->repeats = calibrate_repeats(time_s);
-    if (!calibrate_sample(rank, work, run, SAMPLES, &times))
-        return false;
-    *out = calibrate_rate(times, amount * run->repeats);
-    return true;
-}
-
 static void run_destroy(DeviceRun *run)
 {
     cudaStream_t stream = run->queue.stream;
@@ -292,19 +277,21 @@ static bool measure_all(CalibrateRank *rank, DeviceRun *run)
     for (uint32_t m = 0; m < MATRIX_SIZES; m++) {
         out->matrices[m].rows = calibrate_row_counts[m];
         run->rows.rows = run->results.rows = calibrate_row_counts[m];
-        if (!measure(rank, run, expert_once, expert * calibrate_row_counts[m], &out->matrices[m].flops))
+        if (!calibrate_repeated(rank, expert_once, run, &run->repeats, expert * calibrate_row_counts[m],
+                                &out->matrices[m].flops))
             return false;
     }
     calibrate_fit_rate(out);
-    if (!measure(rank, run, encode_once, dense, &out->encode_bandwidth))
+    if (!calibrate_repeated(rank, encode_once, run, &run->repeats, dense, &out->encode_bandwidth))
         return false;
     for (uint64_t row = 0, bytes = run->packet.cols; row < HELD; row++)
         if (!cuda_check(
                 cudaMemcpy((char *)run->gathered.data + row * bytes, run->packet.data, bytes, cudaMemcpyDeviceToDevice),
                 "copy packets", rank->fault))
             return false;
-    return measure(rank, run, decode_once, HELD * dense, &out->decode_bandwidth) &&
-           measure(rank, run, copy_once, 2.0 * (double)run->copied_bytes, &out->memory_bandwidth);
+    return calibrate_repeated(rank, decode_once, run, &run->repeats, HELD * dense, &out->decode_bandwidth) &&
+           calibrate_repeated(rank, copy_once, run, &run->repeats, 2.0 * (double)run->copied_bytes,
+                              &out->memory_bandwidth);
 }
 
 static bool device_measure(CalibrateRank *rank)

@@ -68,22 +68,11 @@ static bool expert_create(const ModelDims *dims, ExpertRun *run)
     return tensor_fill(&run->weights) && tensor_fill(&run->rows) && run->results.data && run->work.data;
 }
 
-// Repeats that take long enough; all ranks see the same time.
 static bool measure_rows(CalibrateRank *rank, ExpertRun *run, MatrixMeasure *measure)
 {
-    double time_s;
-    Spread times;
     run->rows.rows = measure->rows;
-    run->repeats = 1;
-    if (!calibrate_time(rank, compute_once, run, 0, &time_s, 1) ||
-        !calibrate_time(rank, compute_once, run, 0, &time_s, 1))
-        return false;
-    run->repeats = calibrate_repeats(time_s);
-    if (!calibrate_sample(rank, compute_once, run, SAMPLES, &times))
-        return false;
     double flops = 2.0 * measure->rows * activation_matrices(run->dims.activation) * run->dims.hidden * run->dims.inner;
-    measure->flops = calibrate_rate(times, flops * run->repeats);
-    return true;
+    return calibrate_repeated(rank, compute_once, run, &run->repeats, flops, &measure->flops);
 }
 
 // The curve that the cost model uses, time per FLOP = (1 + half / rows) / rate, with the least squares of relative

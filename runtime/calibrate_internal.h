@@ -38,11 +38,12 @@ bool calibrate_time(CalibrateRank *rank, CalibrateWork work, void *context, uint
 // `count` times, at most SAMPLES_MAX; the slowest of all ranks.
 bool calibrate_sample(CalibrateRank *rank, CalibrateWork work, void *context, uint32_t count, Spread *times) MUST_CHECK;
 
-// How often work that takes `time_s` is done in one sample.
-uint32_t calibrate_repeats(double time_s);
-
 // As much per second as `amount` in the times given.
 Spread calibrate_rate(Spread times, double amount);
+// The same for work that has `amount` in it and is done *repeats times over in each sample, so that it takes long
+// enough.
+bool calibrate_repeated(CalibrateRank *rank, CalibrateWork work, void *context, uint32_t *repeats, double amount,
+                        Spread *per_second) MUST_CHECK;
 
 // Sorts the samples.
 Spread calibrate_spread(double *samples, uint32_t count);

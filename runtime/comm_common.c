@@ -154,3 +154,18 @@ void comm_tally_add(CommTally *tally, uint32_t members, const uint64_t *ranks, C
     tally->exchange = tally->gather = (CommTime){0};
     memset(tally->of_peers, 0, members * sizeof(*tally->of_peers));
 }
+
+bool comm_is_placed(const Comm *comm)
+{
+    return comm->cluster && comm->cluster->port_count && cluster_gpus(comm->cluster) == comm->size;
+}
+
+void comm_fold(const Comm *comm, const double *gathered, double *values, uint32_t count, bool sum)
+{
+    bool placed = comm_is_placed(comm);
+    for (uint64_t rank = 0; rank < comm->size; rank++) {
+        const double *given = gathered + (placed ? cluster_process_of_rank(comm->cluster, rank) : rank) * count;
+        for (uint32_t i = 0; i < count; i++)
+            values[i] = rank == 0 ? given[i] : sum ? values[i] + given[i] : fmax(values[i], given[i]);
+    }
+}

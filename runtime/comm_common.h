@@ -34,6 +34,11 @@ void comm_tally_add(CommTally *tally, uint32_t members, const uint64_t *ranks, C
 uint32_t comm_level_between(const Cluster *cluster, uint64_t a, uint64_t b);
 // Counts what `exchange` sends to member `member`, over `counters` of the level between the two ranks.
 void comm_count_exchange(CommCounters *counters, const Exchange *exchange, uint32_t member);
+// Do the processes of a world stand at other places than the ranks of its plan? See Cluster.ports.
+bool comm_is_placed(const Comm *comm);
+// values [count]: the sum, or the largest, of what all processes gave, `gathered` by process [size][count]. Taken in
+// the order of ranks, so that every rank and every run gets the same.
+void comm_fold(const Comm *comm, const double *gathered, double *values, uint32_t count, bool sum);
 // As CommOps.traffic.
 void comm_counters_add(CommCounters counters[LEVELS_MAX], CommTraffic totals[LEVELS_MAX], bool reset);
 

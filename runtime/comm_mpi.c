@@ -2,7 +2,6 @@
 // ranks exchange rows is in comm_mpi_calls.c, how a world ends early in comm_mpi_watch.c.
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "runtime/clock.h"
 #include "runtime/comm_mpi_internal.h"
@@ -42,16 +41,11 @@ static bool request_wait(MPI_Request *request, Fault *fault)
     }
 }
 
-// Do ranks of the plan differ from the numbers of processes?
-static bool is_placed(const MpiWorld *world)
-{
-    const Cluster *cluster = world->comm.cluster;
-    return cluster && cluster->port_count && cluster_gpus(cluster) == world->comm.size;
-}
-
 int64_t mpi_rank_of(const MpiWorld *world, int process)
 {
-    return is_placed(world) ? (int64_t)cluster_rank_of_process(world->comm.cluster, (uint64_t)process) : process;
+    if (!comm_is_placed(&world->comm))
+        return process;
+    return (int64_t)cluster_rank_of_process(world->comm.cluster, (uint64_t)process);
 }
 
 static bool mpi_barrier(Comm *base, Fault *fault)
@@ -61,13 +55,6 @@ static bool mpi_barrier(Comm *base, Fault *fault)
            request_wait(&request, fault);
 }
 
-// A rank's part of what was gathered from all processes.
-static const double *contribution(const MpiWorld *world, uint64_t rank, uint32_t count)
-{
-    return world->gathered + (is_placed(world) ? cluster_process_of_rank(world->comm.cluster, rank) : rank) * count;
-}
-
-// Contributions are taken in rank order, so every rank and every run gets the same sum.
 static bool reduce_piece(MpiWorld *world, double *values, uint32_t count, bool sum, Fault *fault)
 {
     MPI_Request request;
@@ -75,12 +62,7 @@ static bool reduce_piece(MpiWorld *world, double *values, uint32_t count, bool s
         MPI_Iallgather(values, (int)count, MPI_DOUBLE, world->gathered, (int)count, MPI_DOUBLE, world->world, &request);
     if (!mpi_check(error, "cannot begin a reduction", fault) || !request_wait(&request, fault))
         return false;
-    memcpy(values, contribution(world, 0, count), count * sizeof(*values));
-    for (uint64_t rank = 1; rank < world->comm.size; rank++) {
-        const double *other = contribution(world, rank, count);
-        for (uint32_t i = 0; i < count; i++)
-            values[i] = sum ? values[i] + other[i] : fmax(values[i], other[i]);
-    }
+    comm_fold(&world->comm, world->gathered, values, count, sum);
     return true;
 }
 
@@ -240,7 +222,7 @@ Comm *mpi_world_comm(MpiWorld *world, const Cluster *cluster)
     if (cluster)
         mpi_channels_close(world);
     world->comm.cluster = cluster;
-    world->comm.rank = is_placed(world) ? cluster_rank_of_process(cluster, world->process) : world->process;
+    world->comm.rank = comm_is_placed(&world->comm) ? cluster_rank_of_process(cluster, world->process) : world->process;
     return &world->comm;
 }
 

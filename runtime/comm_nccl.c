@@ -3,7 +3,6 @@
 #include "runtime/comm_nccl.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,12 +64,6 @@ bool nccl_settle(NcclWorld *world, ncclComm_t nccl, ncclResult_t result, const c
 
 // ---- CommOps ---------------------------------------------------------------------------------
 
-static bool is_placed(const NcclWorld *world)
-{
-    const Cluster *cluster = world->comm.cluster;
-    return cluster && cluster->port_count && cluster_gpus(cluster) == world->comm.size;
-}
-
 static bool nccl_barrier(Comm *base, Fault *fault)
 {
     NcclWorld *world = (NcclWorld *)base;
@@ -78,22 +71,11 @@ static bool nccl_barrier(Comm *base, Fault *fault)
     return rendezvous_all_gather(world->rendezvous, &own, world->gathered, sizeof(own), fault);
 }
 
-static const double *contribution(const NcclWorld *world, uint64_t rank, uint32_t count)
-{
-    return world->gathered + (is_placed(world) ? cluster_process_of_rank(world->comm.cluster, rank) : rank) * count;
-}
-
-// Contributions are taken in rank order, so every rank and every run gets the same sum.
 static bool reduce_piece(NcclWorld *world, double *values, uint32_t count, bool sum, Fault *fault)
 {
     if (!rendezvous_all_gather(world->rendezvous, values, world->gathered, count * sizeof(*values), fault))
         return false;
-    memcpy(values, contribution(world, 0, count), count * sizeof(*values));
-    for (uint64_t rank = 1; rank < world->comm.size; rank++) {
-        const double *other = contribution(world, rank, count);
-        for (uint32_t i = 0; i < count; i++)
-            values[i] = sum ? values[i] + other[i] : fmax(values[i], other[i]);
-    }
+    comm_fold(&world->comm, world->gathered, values, count, sum);
     return true;
 }
 
@@ -262,7 +244,8 @@ Comm *nccl_world_comm(NcclWorld *world, const Cluster *cluster)
     if (cluster)
         nccl_channels_close(world);
     world->comm.cluster = cluster;
-    world->comm.rank = is_placed(world) ? cluster_rank_of_process(cluster, world->launch.rank) : world->launch.rank;
+    world->comm.rank =
+        comm_is_placed(&world->comm) ? cluster_rank_of_process(cluster, world->launch.rank) : world->launch.rank;
     return &world->comm;
 }
 

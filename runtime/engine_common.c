@@ -1,6 +1,7 @@
 // See engine_common.h. Owns the tables of experts' places; everything else is read from the plan.
 #include "runtime/engine_common.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -133,7 +134,7 @@ bool engine_fill_memory(const Plan *plan, uint64_t seed, uint64_t rank, const ch
 
 enum { ENCODE_PACKETS = 2, RETURN_SENT = 0, RETURN_RECEIVED = 1, DECODE_RECEIVED = 1 };
 
-const Step *engine_return_step(const Plan *plan, const Step *step)
+static const Step *find_return_step(const Plan *plan, const Step *step)
 {
     bool encodes = step->op == OP_ENCODE_GRADIENT;
     int32_t packets = step_operands(plan, step)[encodes ? ENCODE_PACKETS : DECODE_RECEIVED];
@@ -144,6 +145,23 @@ const Step *engine_return_step(const Plan *plan, const Step *step)
             return other;
     }
     return NULL;
+}
+
+bool engine_packet_place(const Plan *plan, uint64_t rank, uint32_t step, PacketPlace *place, Fault *fault)
+{
+    const Step *of = &plan->steps[step];
+    if (of->op == OP_DECODE)
+        place->own_slot = engine_own_slot(plan, rank, of->layer);
+    if (of->op != OP_ENCODE_GRADIENT && of->op != OP_DECODE_GRADIENT)
+        return true;
+    const Step *carrier = find_return_step(plan, of);
+    if (!carrier)
+        return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s'): no step carries its packets", step,
+                         op_info(of->op)->name);
+    const Group *group = &plan->groups[carrier->group];
+    place->own = (uint32_t)group_index(&plan->cluster, group, rank);
+    place->members = (uint32_t)group_size(&plan->cluster, group);
+    return true;
 }
 
 // ---- routes ----------------------------------------------------------------------------------

@@ -34,8 +34,14 @@ bool engine_fill_memory(const Plan *plan, uint64_t seed, uint64_t rank, const ch
     MUST_CHECK;
 // Where own experts lie among those that a rank holds.
 uint64_t engine_own_slot(const Plan *plan, uint64_t rank, int32_t layer);
-// The step that carries the packets a gradient is encoded into, or decoded from. NULL: the plan has none.
-const Step *engine_return_step(const Plan *plan, const Step *step);
+// Whose packets are whose, for a step that encodes or decodes: where own experts lie among those held, and a gradient
+// step's rank among the members that its packets travel between. What does not apply stays. False and a fault: no step
+// carries a gradient's packets.
+typedef struct {
+    uint64_t own_slot;
+    uint32_t own, members;
+} PacketPlace;
+bool engine_packet_place(const Plan *plan, uint64_t rank, uint32_t step, PacketPlace *place, Fault *fault) MUST_CHECK;
 
 // Routes and their way back name no level: they serve the dispatch that reads the same counts.
 typedef struct {

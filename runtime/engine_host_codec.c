@@ -1,25 +1,15 @@
 // The codecs' ops of the host engine: experts and gradients as packets, and the mean of experts. Kernels do the work;
 // here is whose rows are whose.
-#include <inttypes.h>
-
 #include "runtime/engine_host_internal.h"
 
 bool host_codec_resolve(HostStep *step, Fault *fault)
 {
-    const HostEngine *engine = step->engine;
-    const Plan *plan = engine->plan;
-    const Step *of = &plan->steps[step->index];
-    if (of->op == OP_DECODE)
-        step->own_slot = engine_own_slot(plan, engine->comm->rank, of->layer);
-    if (of->op != OP_ENCODE_GRADIENT && of->op != OP_DECODE_GRADIENT)
-        return true;
-    const Step *carrier = engine_return_step(plan, of);
-    if (!carrier)
-        return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s'): no step carries its packets", step->index,
-                         op_info(of->op)->name);
-    const Group *group = &plan->groups[carrier->group];
-    step->own = (uint32_t)group_index(&plan->cluster, group, engine->comm->rank);
-    step->members = (uint32_t)group_size(&plan->cluster, group);
+    PacketPlace place = {step->own_slot, step->own, step->members};
+    if (!engine_packet_place(step->engine->plan, step->engine->comm->rank, step->index, &place, fault))
+        return false;
+    step->own_slot = place.own_slot;
+    step->own = place.own;
+    step->members = place.members;
     return true;
 }
 
