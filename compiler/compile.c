@@ -6,11 +6,11 @@
 #include <string.h>
 
 #include "backends/simulate.h"
-#include "compiler/place.h"
-#include "compiler/profile.h"
-#include "compiler/rank.h"
-#include "compiler/read.h"
-#include "ir/verify.h"
+#include "compiler/frontend/profile.h"
+#include "compiler/frontend/read.h"
+#include "compiler/placement/place.h"
+#include "compiler/solve/rank.h"
+#include "ir/verify/verify.h"
 
 static void fill_strategy(Strategy *strategy, const char *name, Dispatch dispatch, const Config *config,
                           const IterationCost *cost)

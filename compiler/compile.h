@@ -2,9 +2,9 @@
 #ifndef HEP_COMPILE_H
 #define HEP_COMPILE_H
 
-#include "compiler/check.h"
-#include "compiler/lower.h"
-#include "compiler/planner.h"
+#include "compiler/frontend/check.h"
+#include "compiler/lowering/lower.h"
+#include "compiler/solve/planner.h"
 #include "ir/base/exit_codes.h"
 
 typedef enum { STAGE_PARSE, STAGE_CHECK, STAGE_SOLVE, STAGE_PLAN } CompileStage;

@@ -5,9 +5,9 @@
 #include <string.h>
 
 #include "backends/diff.h"
-#include "compiler/explain.h"
+#include "compiler/explain/explain.h"
+#include "compiler/explain/passes_print.h"
 #include "compiler/output.h"
-#include "compiler/passes_print.h"
 #include "ir/plan_file.h"
 
 // ---- plans as input --------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 #define HEP_OPTIONS_H
 
 #include "compiler/compile.h"
-#include "compiler/sweep.h"
+#include "compiler/explain/sweep.h"
 
 #define HEP_DUMPS(X)                                                                                                   \
     X(SUMMARY, "summary", "what was planned and how it compares (the default)")                                        \

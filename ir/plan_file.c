@@ -6,7 +6,7 @@
 
 #include "ir/binary.h"
 #include "ir/plan_text.h"
-#include "ir/verify.h"
+#include "ir/verify/verify.h"
 
 // A plan in text form begins, after comments, with its keyword.
 static bool is_text(const char *data)

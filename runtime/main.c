@@ -10,15 +10,15 @@
 #include <unistd.h>
 
 #include "ir/plan_file.h"
-#include "runtime/calibrate.h"
-#include "runtime/comm_launcher.h"
+#include "runtime/calibrate/calibrate.h"
+#include "runtime/comm/comm_launcher.h"
+#include "runtime/comm/world.h"
+#include "runtime/job/preflight.h"
+#include "runtime/job/state.h"
 #include "runtime/options.h"
-#include "runtime/preflight.h"
-#include "runtime/profile.h"
-#include "runtime/report.h"
-#include "runtime/state.h"
-#include "runtime/trace.h"
-#include "runtime/world.h"
+#include "runtime/report/profile.h"
+#include "runtime/report/report.h"
+#include "runtime/report/trace.h"
 
 enum { PLAN_BYTES_MAX = 1 << 30 };
 

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/report.h"
+#include "runtime/report/report.h"
 
 enum {
     OPTION_WARMUP = 256,

@@ -2,7 +2,7 @@
 #ifndef HEP_RUN_OPTIONS_H
 #define HEP_RUN_OPTIONS_H
 
-#include "runtime/job.h"
+#include "runtime/job/job.h"
 
 typedef enum {
     COMMUNICATOR_AUTO,

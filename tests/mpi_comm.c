@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/comm_mpi.h"
-#include "runtime/comm_sums.h"
+#include "runtime/comm/comm_mpi.h"
+#include "runtime/comm/comm_sums.h"
 
 enum { SUMMED = 101, RANKS = 4, ROWS_MAX = 64, COLUMNS = 5, ROUNDS = 20, SHARD = 1001 };
 

@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "ir/verify.h"
-#include "runtime/comm_mpi.h"
-#include "runtime/job.h"
+#include "ir/verify/verify.h"
+#include "runtime/comm/comm_mpi.h"
+#include "runtime/job/job.h"
 #include "unit/lowered.h"
 #include "unit/specs.h"
 

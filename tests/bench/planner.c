@@ -8,7 +8,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#include "compiler/planner.h"
+#include "compiler/solve/planner.h"
 
 typedef struct {
     const char *name;

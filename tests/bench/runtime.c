@@ -10,12 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compiler/lower.h"
-#include "compiler/spec.h"
-#include "runtime/clock.h"
-#include "runtime/comm_threads.h"
-#include "runtime/interpreter.h"
-#include "runtime/job.h"
+#include "compiler/lowering/lower.h"
+#include "compiler/spec/spec.h"
+#include "runtime/base/clock.h"
+#include "runtime/comm/comm_threads.h"
+#include "runtime/job/interpreter.h"
+#include "runtime/job/job.h"
 
 enum { REPEATS = 9 };
 

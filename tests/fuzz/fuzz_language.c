@@ -2,7 +2,7 @@
 // text that is accepted again.
 #include <stdlib.h>
 
-#include "compiler/check.h"
+#include "compiler/frontend/check.h"
 #include "grammar/parse.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -8,7 +8,7 @@
 #include "ir/base/text.h"
 #include "ir/binary.h"
 #include "ir/plan_text.h"
-#include "ir/verify.h"
+#include "ir/verify/verify.h"
 
 enum { CHECKSUM_OFFSET = 24, LENGTH_OFFSET = 16 };
 

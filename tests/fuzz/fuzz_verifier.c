@@ -17,7 +17,7 @@
 #include "backends/trace.h"
 #include "ir/binary.h"
 #include "ir/plan_text.h"
-#include "ir/verify.h"
+#include "ir/verify/verify.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed);

@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-#include "compiler/lower.h"
-#include "compiler/planner.h"
+#include "compiler/lowering/lower.h"
+#include "compiler/solve/planner.h"
 
 static inline void lowered_claim_cost(const Spec *spec, const Config *first, const IterationCost *cost, Plan *plan)
 {

@@ -2,7 +2,7 @@
 #ifndef HEP_TEST_SPECS_H
 #define HEP_TEST_SPECS_H
 
-#include "compiler/spec.h"
+#include "compiler/spec/spec.h"
 
 // One tier of `gpus` GPUs and one abstract MoE layer, forward, naive.
 static inline Spec spec_one_tier(uint32_t gpus, double bandwidth, double latency_s, double data, double expert,

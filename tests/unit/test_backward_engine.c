@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compiler/lower.h"
-#include "compiler/planner.h"
-#include "runtime/comm_threads.h"
-#include "runtime/engine_host_internal.h"
+#include "compiler/lowering/lower.h"
+#include "compiler/solve/planner.h"
+#include "runtime/comm/comm_threads.h"
+#include "runtime/engine/engine_host_internal.h"
 #include "specs.h"
 
 enum { RANKS_MAX = 8 };

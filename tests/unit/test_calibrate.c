@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "runtime/calibrate.h"
+#include "runtime/calibrate/calibrate.h"
 
 static ModelDims small_expert(void)
 {

@@ -7,9 +7,9 @@
 #include <unistd.h>
 
 #include "compiled.h"
-#include "runtime/checkpoint_internal.h"
-#include "runtime/job.h"
-#include "runtime/loss_log.h"
+#include "runtime/checkpoint/checkpoint_internal.h"
+#include "runtime/job/job.h"
+#include "runtime/training/loss_log.h"
 
 static const char model[] =
     "cluster four { level dc { count = 2 bandwidth = 1 Gbit/s latency = 1 ms }\n"

@@ -1,8 +1,8 @@
 // What codecs remember before the first iteration, and which experts a rank's tokens meet decoded: every rank makes and
 // finds it alone, and the same as the others.
-#include "runtime/engine_common.h"
-#include "runtime/reference_codec.h"
-#include "runtime/weights.h"
+#include "runtime/check/reference_codec.h"
+#include "runtime/engine/engine_common.h"
+#include "runtime/training/weights.h"
 #include "tensors.h"
 
 enum { SEED = 3, LAYER = 1 };

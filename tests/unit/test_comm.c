@@ -5,9 +5,9 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "runtime/clock.h"
-#include "runtime/comm_sums.h"
-#include "runtime/comm_threads.h"
+#include "runtime/base/clock.h"
+#include "runtime/comm/comm_sums.h"
+#include "runtime/comm/comm_threads.h"
 
 enum { RANKS = 6, ROWS_MAX = 64, COLUMNS = 3 };
 

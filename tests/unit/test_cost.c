@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "compiler/iteration.h"
+#include "compiler/model/iteration.h"
 #include "specs.h"
 
 static double near(double a, double b)

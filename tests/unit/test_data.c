@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "runtime/data.h"
+#include "runtime/training/data.h"
 
 enum { WORDS = 4 * 9 };
 static const ModelDims dims = {.vocabulary = 200, .sequence = 8, .batch = 4};

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "compiler/explain.h"
+#include "compiler/explain/explain.h"
 #include "specs.h"
 
 static const PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED, .confirm = false};

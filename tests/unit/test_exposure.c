@@ -3,7 +3,7 @@
 #include <math.h>
 
 #include "plans.h"
-#include "runtime/exposure.h"
+#include "runtime/job/exposure.h"
 
 // Of the hand-made plan's expert step, when its gather ends at `gathered_s` and its rows are there at `rows_s`.
 static double exposed(double gathered_s, double rows_s)

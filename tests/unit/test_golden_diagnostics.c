@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "compiler/check.h"
+#include "compiler/frontend/check.h"
 
 enum { OPTIONS_MAX = 8, TEXT_MAX = 1 << 20 };
 

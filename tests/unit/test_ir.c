@@ -5,7 +5,7 @@
 #include "ir/memory.h"
 #include "ir/order.h"
 #include "ir/schema.h"
-#include "ir/verify.h"
+#include "ir/verify/verify.h"
 #include "plans.h"
 
 Test(names, codes_and_texts_are_inverse)

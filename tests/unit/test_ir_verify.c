@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 
 #include "ir/memory.h"
-#include "ir/verify.h"
+#include "ir/verify/verify.h"
 #include "plans.h"
 
 static VerifyReport report;

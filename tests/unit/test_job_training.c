@@ -4,9 +4,9 @@
 #include <stdatomic.h>
 
 #include "compiled.h"
-#include "runtime/checkpoint.h"
-#include "runtime/job.h"
-#include "runtime/step_sets.h"
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/job/job.h"
+#include "runtime/training/step_sets.h"
 
 enum { ITERATIONS = 8 };
 

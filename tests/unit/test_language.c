@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compiler/check.h"
+#include "compiler/frontend/check.h"
 #include "grammar/parse.h"
 
 #define CLUSTER                                                                                                        \

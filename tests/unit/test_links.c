@@ -5,8 +5,8 @@
 
 #include <math.h>
 
-#include "runtime/clock.h"
-#include "runtime/links.h"
+#include "runtime/base/clock.h"
+#include "runtime/comm/links.h"
 
 // 2 x 2 x 2 ranks: 10 MB/s, 40 MB/s, 80 MB/s.
 static const Cluster cluster = {

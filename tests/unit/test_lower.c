@@ -8,7 +8,7 @@
 
 #include "ir/binary.h"
 #include "ir/plan_text.h"
-#include "ir/verify.h"
+#include "ir/verify/verify.h"
 #include "lowered.h"
 #include "specs.h"
 

@@ -6,11 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compiler/lower.h"
-#include "compiler/planner.h"
-#include "ir/verify.h"
-#include "runtime/job.h"
-#include "runtime/reference.h"
+#include "compiler/lowering/lower.h"
+#include "compiler/solve/planner.h"
+#include "ir/verify/verify.h"
+#include "runtime/check/reference.h"
+#include "runtime/job/job.h"
 #include "specs.h"
 
 // What a combination left for the others of its group to be compared with.

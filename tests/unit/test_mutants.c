@@ -5,10 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "compiler/lower.h"
-#include "compiler/planner.h"
+#include "compiler/lowering/lower.h"
+#include "compiler/solve/planner.h"
 #include "ir/order.h"
-#include "ir/verify.h"
+#include "ir/verify/verify.h"
 #include "lowered.h"
 #include "specs.h"
 

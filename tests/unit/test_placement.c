@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compiler/place.h"
+#include "compiler/placement/place.h"
 #include "specs.h"
 
 static double uniform(double low, double high)

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "backends/simulate.h"
-#include "compiler/lower.h"
-#include "compiler/planner.h"
+#include "compiler/lowering/lower.h"
+#include "compiler/solve/planner.h"
 #include "specs.h"
 
 static const PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED, .confirm = true};

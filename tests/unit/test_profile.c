@@ -5,8 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "compiler/cost.h"
-#include "compiler/profile.h"
+#include "compiler/frontend/profile.h"
+#include "compiler/model/cost.h"
 #include "specs.h"
 
 static const char *const head = "{\"format\": \"hep-profile\", \"profile_version\": 1, \"model\": {\"layers\": 2, "

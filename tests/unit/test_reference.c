@@ -8,9 +8,9 @@
 
 #include "ir/workspace.h"
 #include "kernels/host/kernels.h"
-#include "runtime/data.h"
-#include "runtime/reference.h"
-#include "runtime/weights.h"
+#include "runtime/check/reference.h"
+#include "runtime/training/data.h"
+#include "runtime/training/weights.h"
 
 static const Dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
 

@@ -10,8 +10,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "runtime/clock.h"
-#include "runtime/rendezvous.h"
+#include "runtime/base/clock.h"
+#include "runtime/comm/rendezvous.h"
 
 enum { PROCESSES_MAX = 5 };
 

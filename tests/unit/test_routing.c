@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compiler/planner.h"
+#include "compiler/solve/planner.h"
 #include "specs.h"
 
 static double uniform(void)

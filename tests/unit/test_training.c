@@ -3,7 +3,7 @@
 #include <criterion/criterion.h>
 #include <math.h>
 
-#include "runtime/training.h"
+#include "runtime/training/training.h"
 #include "tensors.h"
 
 static double rate(TrainingSettings settings, uint64_t iteration)

@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compiler/lower.h"
-#include "runtime/comm_threads.h"
-#include "runtime/engine_host_internal.h"
-#include "runtime/training.h"
+#include "compiler/lowering/lower.h"
+#include "runtime/comm/comm_threads.h"
+#include "runtime/engine/engine_host_internal.h"
+#include "runtime/training/training.h"
 #include "specs.h"
 
 // ---- the tape --------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "compiler/check.h"
+#include "compiler/frontend/check.h"
 
 #define INNER "  level gpu { count = 2  bandwidth = 128 Gbit/s }\n"
 #define MODEL "model m { layers = 1  moe { data = 1 MB  expert = 1 MB } }\n"

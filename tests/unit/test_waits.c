@@ -1,7 +1,7 @@
 // Which rank, which port is slow, judged by times of ranks.
 #include <criterion/criterion.h>
 
-#include "runtime/waits.h"
+#include "runtime/comm/waits.h"
 
 static const Cluster cluster = {.level_count = 2, .levels = {{.name = "dc", .count = 3}, {.name = "gpu", .count = 2}}};
 

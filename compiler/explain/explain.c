@@ -1,0 +1,326 @@
+// See explain.h. Collects the records: runs and their rivals, limits lifted one by one, more bandwidth.
+#include "compiler/explain/explain.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "compiler/lowering/lower.h"
+
+const double EXPLAIN_STEP = 1e9 / 8;
+
+static const double UNLIMITED = 1e30;
+
+enum {
+    PRICES_MAX = 4000000, // layers priced for runner-ups, before only the most promising are looked at
+    RIVALS_MIN = 8,
+};
+
+// ---- runs ------------------------------------------------------------------------------------
+
+size_t explain_runs(const Workload *work, const Config *configs, bool kinds, ConfigRun *out)
+{
+    size_t count = 0;
+    uint32_t moe = 0, kind = 0;
+    for (uint32_t k = 0; k < work->layer_count; k++) {
+        if (!work->layers[k].is_moe)
+            continue;
+        const Config *config = &configs[moe++];
+        if (count == 0 || !config_equal(config, &out[count - 1].config) || (kinds && work->layers[k].kind != kind))
+            out[count++] = (ConfigRun){.first_layer = k, .config = *config};
+        kind = work->layers[k].kind;
+        out[count - 1].last_layer = k;
+        out[count - 1].moe_layers++;
+    }
+    return count;
+}
+
+typedef struct {
+    const Workload *work;
+    const Solution *solution;
+    const Candidate *candidates; // all there are, where a choice was forced too
+    size_t count;
+    double *price_s;             // [count]: of the mix with that candidate in the run that is looked at
+    signed char *fits;           // [count]: -1 not known
+    Config *changed;             // [moe_count]
+} Rivalry;
+
+static bool rival_fits(Rivalry *r, size_t candidate)
+{
+    if (r->fits[candidate] < 0) {
+        const Mix mix = {.configs = r->changed, .prefetch = r->solution->mix.prefetch};
+        double bytes = 0;
+        plan_destroy(lower(r->work, &mix, r->work->spec->plan.dispatch, &bytes));
+        r->fits[candidate] = bytes <= r->work->spec->cluster.device.memory_bytes;
+    }
+    return r->fits[candidate];
+}
+
+static void set_run(Rivalry *r, uint32_t first_moe, uint32_t count, const Config *config)
+{
+    for (uint32_t i = 0; i < count; i++)
+        r->changed[first_moe + i] = *config;
+}
+
+// The cheapest that fits; of those with another size at `level`, unless that is LEVELS_MAX.
+static Rival find_rival(Rivalry *r, const ExplainRun *run, uint32_t first_moe, uint32_t level)
+{
+    for (;;) {
+        size_t best = r->count;
+        for (size_t c = 0; c < r->count; c++) {
+            const Config *config = &r->candidates[c].config;
+            bool other = level == LEVELS_MAX ? !config_equal(config, &run->run.config)
+                                             : config->domain[level] != run->run.config.domain[level];
+            if (other && r->fits[c] != 0 && (best == r->count || r->price_s[c] < r->price_s[best]))
+                best = c;
+        }
+        if (best == r->count || !isfinite(r->price_s[best]))
+            return (Rival){0};
+        const Config *config = &r->candidates[best].config;
+        set_run(r, first_moe, run->run.moe_layers, config);
+        if (rival_fits(r, best))
+            return (Rival){.found = true, .config = *config, .iteration_s = r->price_s[best]};
+    }
+}
+
+// Where there are very many candidates only those are priced that are best for all layers alike.
+static double price_cutoff(const Rivalry *r, size_t runs)
+{
+    size_t affordable = PRICES_MAX / (runs * r->work->layer_count);
+    affordable = affordable < RIVALS_MIN ? RIVALS_MIN : affordable;
+    if (r->count <= affordable)
+        return INFINITY;
+    double low = 0, high = 0;
+    for (size_t c = 0; c < r->count; c++)
+        high = fmax(high, r->candidates[c].cost.iteration_s);
+    for (int step = 0; step < 60; step++) {
+        double middle = (low + high) / 2;
+        size_t below = 0;
+        for (size_t c = 0; c < r->count; c++)
+            below += r->candidates[c].cost.iteration_s <= middle;
+        *(below > affordable ? &high : &low) = middle;
+    }
+    return low;
+}
+
+static void explain_run(Rivalry *r, uint32_t first_moe, double cutoff_s, ExplainRun *run)
+{
+    Mix mix = {.configs = r->changed, .prefetch = r->solution->mix.prefetch};
+    memcpy(r->changed, r->solution->mix.configs, r->work->moe_count * sizeof *r->changed);
+    memset(r->fits, -1, r->count);
+    for (size_t c = 0; c < r->count; c++) {
+        r->price_s[c] = INFINITY;
+        if (r->candidates[c].cost.iteration_s > cutoff_s)
+            continue;
+        set_run(r, first_moe, run->run.moe_layers, &r->candidates[c].config);
+        IterationCost cost;
+        cost_mix(r->work, &mix, r->work->spec->plan.dispatch, &cost);
+        r->price_s[c] = cost.iteration_s;
+    }
+    run->runner_up = find_rival(r, run, first_moe, LEVELS_MAX);
+    for (uint32_t l = 0; l < r->work->spec->cluster.level_count; l++)
+        run->at_level[l] = find_rival(r, run, first_moe, l);
+}
+
+static void collect_runs(const Workload *work, const Solution *solution, Arena *arena, Explanation *out)
+{
+    ConfigRun *runs = arena_alloc_array(arena, work->moe_count + 1, sizeof *runs);
+    out->run_count = explain_runs(work, solution->mix.configs, true, runs);
+    out->runs = arena_alloc_array(arena, out->run_count + 1, sizeof *out->runs);
+    Arena *scratch = arena_create();
+    Rivalry r = {.work = work, .solution = solution, .candidates = solution->candidates, .count = solution->count};
+    if (solution->status == STATUS_FORCED) {
+        Candidate *all;
+        r.count = 0;
+        if (planner_enumerate(work, scratch, diag_create(scratch), &all, &r.count))
+            r.candidates = all;
+        else
+            r.count = 0; // too many to look at
+    }
+    r.price_s = arena_alloc_array(scratch, r.count + 1, sizeof *r.price_s);
+    r.fits = arena_alloc_array(scratch, r.count + 1, sizeof *r.fits);
+    r.changed = arena_alloc_array(scratch, work->moe_count + 1, sizeof *r.changed);
+    double cutoff_s = out->run_count ? price_cutoff(&r, out->run_count) : 0;
+    uint32_t first_moe = 0;
+    for (size_t i = 0; i < out->run_count; i++) {
+        out->runs[i] = (ExplainRun){.run = runs[i]};
+        explain_run(&r, first_moe, cutoff_s, &out->runs[i]);
+        first_moe += runs[i].moe_layers;
+    }
+    arena_destroy(scratch);
+}
+
+// ---- limits ----------------------------------------------------------------------------------
+
+// No gather takes time in the queue, on a port or in the codec, but for its latency.
+static void lift_gathers(const Workload *work, Workload *changed, Spec *spec, Arena *arena)
+{
+    changed->layers = arena_alloc_array(arena, work->layer_count, sizeof *changed->layers);
+    memcpy(changed->layers, work->layers, work->layer_count * sizeof *changed->layers);
+    for (uint32_t k = 0; k < work->layer_count; k++)
+        changed->layers[k].sent_bytes = 0;
+    spec->plan.codec = CODEC_DENSE;
+}
+
+static double lifted_s(const Workload *work, const Solution *solution, const ExplainLimit *limit)
+{
+    Arena *arena = arena_create();
+    Spec spec = *work->spec;
+    Workload same = *work, *changed = &same;
+    same.spec = &spec;
+    switch (limit->kind) {
+    case LIMIT_LINK:
+        spec.cluster.levels[limit->level].bandwidth_bytes_per_s = UNLIMITED;
+        spec.cluster.levels[limit->level].latency_s = spec.cluster.levels[limit->level].overhead_s = 0;
+        spec.outer = limit->level == 0 ? NULL : spec.outer;
+        break;
+    case LIMIT_GATHER_QUEUE:
+        lift_gathers(work, changed, &spec, arena);
+        break;
+    case LIMIT_COMPUTE:
+        spec.cluster.device.compute_flops = spec.cluster.device.memory_bandwidth = UNLIMITED;
+        spec.model.times = NULL;
+        spec.model.pre_expert_s = spec.model.expert_compute_s = 0;
+        spec.model.each[VOLUME_PRE_EXPERT] = spec.model.each[VOLUME_EXPERT_COMPUTE] = NULL;
+        changed = workload_derive(&spec, arena);
+        break;
+    case LIMIT_MEMORY: // lifted by planning again, not here
+        break;
+    }
+    IterationCost cost;
+    cost_mix(changed, &solution->mix, spec.plan.dispatch, &cost);
+    arena_destroy(arena);
+    return cost.iteration_s;
+}
+
+// The best plan with one quantity at `value`, or the same plan if that is better: what is found again with less
+// effort may be worse.
+static double replanned_s(const Workload *work, const PlannerOptions *options, const Solution *solution,
+                          Quantity quantity, uint32_t level, double value)
+{
+    Arena *arena = arena_create();
+    const Workload *changed = explain_change(work, quantity, level, value, arena);
+    PlannerOptions again = explain_options(options);
+    IterationCost kept;
+    cost_mix(changed, &solution->mix, changed->spec->plan.dispatch, &kept);
+    Solution other;
+    bool infeasible;
+    double best_s = kept.iteration_s;
+    if (solution->status != STATUS_FORCED &&
+        planner_solve(changed, &again, arena, diag_create(arena), &other, &infeasible))
+        best_s = fmin(best_s, other.objective_s);
+    arena_destroy(arena);
+    return best_s;
+}
+
+static void collect_limits(const Workload *work, const PlannerOptions *options, const Solution *solution,
+                           Explanation *out)
+{
+    const Spec *spec = work->spec;
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
+        if (spec->cluster.levels[l].count > 1)
+            out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_LINK, .level = l};
+    out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_GATHER_QUEUE};
+    out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_COMPUTE};
+    if (!spec->model.abstract)
+        out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_MEMORY};
+    double least_s = solution->cost.iteration_s * (1 - EXPLAIN_MARGIN);
+    out->binding = out->limit_count;
+    for (uint32_t i = 0; i < out->limit_count; i++) {
+        ExplainLimit *limit = &out->limits[i];
+        limit->iteration_s = limit->kind == LIMIT_MEMORY
+                                 ? replanned_s(work, options, solution, QUANTITY_MEMORY, 0, UNLIMITED)
+                                 : lifted_s(work, solution, limit);
+        if (limit->iteration_s < least_s) {
+            least_s = limit->iteration_s;
+            out->binding = i;
+        }
+    }
+}
+
+const char *limit_name(const Cluster *cluster, const ExplainLimit *limit, char *out, size_t size)
+{
+    switch (limit->kind) {
+    case LIMIT_LINK:
+        snprintf(out, size, "links of level %s", cluster->levels[limit->level].name);
+        break;
+    case LIMIT_GATHER_QUEUE:
+        snprintf(out, size, "gather queue");
+        break;
+    case LIMIT_COMPUTE:
+        snprintf(out, size, "computation");
+        break;
+    case LIMIT_MEMORY:
+        snprintf(out, size, "memory");
+        break;
+    }
+    return out;
+}
+
+// ---- all together ----------------------------------------------------------------------------
+
+static void collect_sensitivities(const Workload *work, const PlannerOptions *options, const Solution *solution,
+                                  Arena *arena, Explanation *out)
+{
+    const Spec *spec = work->spec;
+    Sensitivity *next = out->sensitivities;
+    double slack = explain_slack(work, options, solution);
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
+        if (spec->cluster.levels[l].count > 1)
+            *next++ = explain_sensitivity(work, options, solution, slack, QUANTITY_BANDWIDTH, l, arena);
+    *next++ = explain_sensitivity(work, options, solution, slack, QUANTITY_BATCH, 0, arena);
+    if (spec->plan.codec != CODEC_DENSE)
+        *next++ = explain_sensitivity(work, options, solution, slack, QUANTITY_RATIO, 0, arena);
+    if (!spec->model.abstract)
+        *next++ = explain_sensitivity(work, options, solution, slack, QUANTITY_MEMORY, 0, arena);
+    out->sensitivity_count = (uint32_t)(next - out->sensitivities);
+}
+
+static void collect_more(const Workload *work, const PlannerOptions *options, const Solution *solution,
+                         Explanation *out)
+{
+    for (uint32_t l = 0; l < work->spec->cluster.level_count; l++) {
+        if (work->spec->cluster.levels[l].count < 2)
+            continue;
+        MoreBandwidth *more = &out->more[out->more_count++];
+        *more = (MoreBandwidth){.level = l, .now_bytes_per_s = explain_now(work, QUANTITY_BANDWIDTH, l)};
+        Arena *scratch = arena_create();
+        double then = more->now_bytes_per_s + EXPLAIN_STEP;
+        const Workload *changed = explain_change(work, QUANTITY_BANDWIDTH, l, then, scratch);
+        IterationCost cost;
+        cost_mix(changed, &solution->mix, changed->spec->plan.dispatch, &cost);
+        more->iteration_s = cost.iteration_s;
+        more->replanned_s = replanned_s(work, options, solution, QUANTITY_BANDWIDTH, l, then);
+        arena_destroy(scratch);
+    }
+}
+
+// What the planner would have chosen.
+static double free_choice_s(const Workload *work, const PlannerOptions *options)
+{
+    Arena *arena = arena_create();
+    Spec spec = *work->spec;
+    spec.plan.domain_wish = DOMAIN_AUTO;
+    Workload free_work = *work;
+    free_work.spec = &spec;
+    PlannerOptions again = explain_options(options);
+    Solution solution;
+    bool infeasible;
+    bool solved = planner_solve(&free_work, &again, arena, diag_create(arena), &solution, &infeasible);
+    double result_s = solved ? solution.objective_s : 0;
+    arena_destroy(arena);
+    return result_s;
+}
+
+void explain_collect(const Workload *work, const PlannerOptions *options, const Solution *solution, Arena *arena,
+                     Explanation *out)
+{
+    *out = (Explanation){.work = work, .solution = solution};
+    collect_limits(work, options, solution, out);
+    collect_runs(work, solution, arena, out);
+    collect_more(work, options, solution, out);
+    if (solution->status == STATUS_FORCED)
+        out->free_s = free_choice_s(work, options);
+    else
+        collect_sensitivities(work, options, solution, arena, out);
+}

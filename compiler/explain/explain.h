@@ -1,0 +1,118 @@
+// Why this plan: what each run of layers would cost otherwise, which limit binds, at which value of every
+// quantity the choice is given up, what more bandwidth buys. explain.c and explain_flip.c collect the
+// records, explain_print.c writes them as text, explain_html.c as HTML and explain_json.c as JSON;
+// docs/planner.md defines them.
+#ifndef HEP_EXPLAIN_H
+#define HEP_EXPLAIN_H
+
+#include "compiler/solve/planner.h"
+
+// Consecutive MoE layers with one configuration.
+typedef struct {
+    uint32_t first_layer, last_layer, moe_layers;
+    Config config;
+} ConfigRun;
+
+// The plan with another configuration in one run, all else equal.
+typedef struct {
+    bool found;
+    Config config;
+    double iteration_s;
+} Rival;
+
+typedef struct {
+    ConfigRun run;             // of layers that are alike, too
+    Rival runner_up;           // the best other configuration that fits
+    Rival at_level[LEVELS_MAX]; // the best with another domain size at that level
+} ExplainRun;
+
+typedef enum { LIMIT_LINK, LIMIT_GATHER_QUEUE, LIMIT_COMPUTE, LIMIT_MEMORY } LimitKind;
+
+typedef struct {
+    LimitKind kind;
+    uint32_t level;     // of LIMIT_LINK
+    double iteration_s; // with the limit lifted
+} ExplainLimit;
+
+typedef enum { QUANTITY_BANDWIDTH, QUANTITY_BATCH, QUANTITY_RATIO, QUANTITY_MEMORY } Quantity;
+
+typedef enum { FLIP_NONE, FLIP_CHOICE, FLIP_NOTHING_FITS } FlipOutcome;
+
+// The nearest value found, going one way, at which the choice is given up: it no longer fits, or another
+// is faster by more than EXPLAIN_MARGIN.
+typedef struct {
+    FlipOutcome outcome;
+    double searched;  // the furthest value of the range; equals `now` where there is none
+    double value;     // the choice is given up here
+    double holds;     // and still made here
+    bool kept_fits;   // does the old choice fit at `value`?
+    double kept_s, other_s;   // iteration at `value` with the old and with the new choice
+    const Config *configs;    // the new choice, [moe_count]
+    uint32_t prefetch;
+    uint32_t solves;  // so often was planned again
+} Flip;
+
+typedef struct {
+    Quantity quantity;
+    uint32_t level;   // of QUANTITY_BANDWIDTH
+    double now;       // bytes/s, sequences (abstract workloads: 1, volumes and times in proportion), 1, bytes
+    Flip below, above;
+} Sensitivity;
+
+typedef struct {
+    uint32_t level;
+    double now_bytes_per_s;
+    double iteration_s;  // this plan with EXPLAIN_STEP more
+    double replanned_s;  // the best plan then
+} MoreBandwidth;
+
+enum { LIMITS_MAX = LEVELS_MAX + 3, SENSITIVITIES_MAX = LEVELS_MAX + 3, EXPLAIN_SOLVES_MAX = 12 };
+
+extern const double EXPLAIN_MARGIN; // relative
+extern const double EXPLAIN_STEP;   // bytes/s: 1 Gbit/s
+
+typedef struct {
+    const Workload *work;
+    const Solution *solution;
+    size_t run_count;
+    ExplainRun *runs;
+    uint32_t limit_count;
+    ExplainLimit limits[LIMITS_MAX];
+    uint32_t binding;           // index of the limit whose lifting saves most; limit_count if none does
+    uint32_t sensitivity_count; // 0 where the choice was forced
+    Sensitivity sensitivities[SENSITIVITIES_MAX];
+    uint32_t more_count;
+    MoreBandwidth more[LEVELS_MAX];
+    double free_s;              // the planner's own choice where one was forced, else 0
+} Explanation;
+
+void explain_collect(const Workload *work, const PlannerOptions *options, const Solution *solution, Arena *arena,
+                     Explanation *out);
+void explain_print(const Explanation *explanation, Text *out);
+void explain_print_json(const Explanation *explanation, Text *out);
+void explain_print_html(const Explanation *explanation, Text *out); // a section of the report
+
+// The workload with one quantity at another value, all else equal; every link of the level in proportion.
+const Workload *explain_change(const Workload *work, Quantity quantity, uint32_t level, double value, Arena *arena);
+// What explain_change would leave as it is; bandwidth where workers differ: of the slowest port.
+double explain_now(const Workload *work, Quantity quantity, uint32_t level);
+// By so much, relative, a choice may lose before it counts as given up: the margin, and what it loses already
+// because the simulation preferred it or the search ended with a gap.
+double explain_slack(const Workload *work, const PlannerOptions *options, const Solution *solution);
+Sensitivity explain_sensitivity(const Workload *work, const PlannerOptions *options, const Solution *solution,
+                                double slack, Quantity quantity, uint32_t level, Arena *arena);
+// How explanations plan again: without confirmation, with less effort.
+PlannerOptions explain_options(const PlannerOptions *options);
+
+// Splits a choice into runs, [moe_count] at most; `kinds`: also where layers differ. Returns how many.
+size_t explain_runs(const Workload *work, const Config *configs, bool kinds, ConfigRun *out);
+
+const char *limit_name(const Cluster *cluster, const ExplainLimit *limit, char *out, size_t size);
+const char *quantity_name(Quantity quantity);
+const char *explain_format_layers(const ConfigRun *run, char *out, size_t size); // "layers 0..5"
+const char *explain_format_quantity(const Explanation *explanation, Quantity quantity, double value,
+                                    char out[FORMAT_MAX]);
+// The choice beyond a flip, in words.
+void explain_append_choice(const Explanation *explanation, const Flip *flip, Text *out);
+
+#endif

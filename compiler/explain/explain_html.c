@@ -1,0 +1,201 @@
+// The explanation as sections of the HTML report. The same records and words as explain_print.c, in tables.
+#include <math.h>
+#include <stdio.h>
+
+#include "backends/html.h"
+#include "compiler/explain/explain.h"
+
+static double percent_less(double now_s, double then_s)
+{
+    return now_s > 0 ? 100 * (1 - then_s / now_s) : 0;
+}
+
+static void print_time(Text *out, double time_s)
+{
+    char value[FORMAT_MAX];
+    text_format(out, "<td class=\"n\">%s</td>", format_time(value, time_s));
+}
+
+static void print_domain(const Explanation *e, const Config *config, Text *out)
+{
+    char domain[256];
+    html_escape(out, config_format(&e->work->spec->cluster, config, domain, sizeof domain));
+}
+
+// ---- what would be slower, and by how much ---------------------------------------------------
+
+static void print_rival(const Explanation *e, const char *what, const Rival *rival, Text *out)
+{
+    double chosen_s = e->solution->cost.iteration_s;
+    text_append(out, "<tr><td></td><td>");
+    html_escape(out, what);
+    text_append(out, "</td><td>");
+    print_domain(e, &rival->config, out);
+    text_append(out, "</td>");
+    print_time(out, rival->iteration_s);
+    text_format(out, "<td class=\"n\">%+.2f %%</td></tr>\n", 100 * (rival->iteration_s / chosen_s - 1));
+}
+
+static void print_runs(const Explanation *e, Text *out)
+{
+    const Cluster *cluster = &e->work->spec->cluster;
+    char layers[64], what[160];
+    text_append(out, "<div class=\"scroll\"><table>\n<thead><tr><th>layers</th><th></th><th>domain</th>"
+                     "<th class=\"n\">iteration</th><th class=\"n\">difference</th></tr></thead>\n<tbody>\n");
+    for (size_t i = 0; i < e->run_count; i++) {
+        const ExplainRun *run = &e->runs[i];
+        text_format(out, "<tr class=\"chosen\"><th scope=\"row\">%s</th><td>chosen</td><td>",
+                    explain_format_layers(&run->run, layers, sizeof layers));
+        print_domain(e, &run->run.config, out);
+        text_append(out, "</td>");
+        print_time(out, e->solution->cost.iteration_s);
+        text_append(out, "<td></td></tr>\n");
+        if (run->runner_up.found)
+            print_rival(e, "runner-up", &run->runner_up, out);
+        for (uint32_t l = 0; l < cluster->level_count; l++) {
+            snprintf(what, sizeof what, "with another size than %s=%u", cluster->levels[l].name,
+                     run->run.config.domain[l]);
+            if (run->at_level[l].found)
+                print_rival(e, what, &run->at_level[l], out);
+        }
+    }
+    text_append(out, "</tbody></table></div>\n<p class=\"note\">The best other choices for these layers, all others "
+                     "as chosen; by the cost model.");
+    if (e->free_s > 0) {
+        char value[FORMAT_MAX];
+        text_format(out, " The choice was forced: the planner's own takes %s.", format_time(value, e->free_s));
+    }
+    text_append(out, "</p>\n");
+}
+
+// ---- what binds ------------------------------------------------------------------------------
+
+static void print_limits(const Explanation *e, Text *out)
+{
+    double now_s = e->solution->cost.iteration_s;
+    char name[128];
+    text_append(out, "<div class=\"columns\">\n<table>\n<thead><tr><th>limit lifted</th><th class=\"n\">iteration</th>"
+                     "<th class=\"n\">saves</th><th></th></tr></thead>\n<tbody>\n");
+    for (uint32_t i = 0; i < e->limit_count; i++) {
+        double less = percent_less(now_s, e->limits[i].iteration_s);
+        text_format(out, "<tr%s><th scope=\"row\">", i == e->binding ? " class=\"binding\"" : "");
+        html_escape(out, limit_name(&e->work->spec->cluster, &e->limits[i], name, sizeof name));
+        text_append(out, "</th>");
+        print_time(out, e->limits[i].iteration_s);
+        text_format(out, "<td class=\"n\">%.1f %%</td><td class=\"bar\"><i style=\"width:%.1f%%\"></i></td></tr>\n",
+                    less, fmax(0, less));
+    }
+    text_append(out, "</tbody></table>\n");
+}
+
+static void print_share(Text *out, const char *what, double part_s, double whole_s)
+{
+    if (part_s <= 0)
+        return;
+    text_format(out, "<tr><th scope=\"row\">%s</th>", what);
+    print_time(out, part_s);
+    text_format(out, "<td class=\"n\">%.1f %%</td></tr>\n", 100 * part_s / whole_s);
+}
+
+static void print_breakdown(const IterationCost *cost, Text *out)
+{
+    text_append(out, "<table>\n<thead><tr><th>the model's iteration</th><th class=\"n\">time</th>"
+                     "<th class=\"n\">share</th></tr></thead>\n<tbody>\n");
+    print_share(out, "token exchange", cost->exchange_s, cost->iteration_s);
+    print_share(out, "waiting for experts or a busy port", cost->gather_wait_s, cost->iteration_s);
+    print_share(out, "sums of gradients, at the end", cost->all_reduce_s, cost->iteration_s);
+    print_share(out, "pre-expert (attention, gate)", cost->pre_expert_s, cost->iteration_s);
+    print_share(out, "experts", cost->expert_s, cost->iteration_s);
+    print_share(out, "other computation", cost->other_s, cost->iteration_s);
+    text_append(out, "</tbody></table>\n");
+}
+
+static void print_more(const Explanation *e, Text *out)
+{
+    double now_s = e->solution->cost.iteration_s;
+    text_append(out, "<table>\n<thead><tr><th>one more Gbit/s</th><th class=\"n\">saves</th><th class=\"n\">share</th>"
+                     "<th class=\"n\">planned<br>again</th></tr></thead>\n<tbody>\n");
+    for (uint32_t i = 0; i < e->more_count; i++) {
+        const MoreBandwidth *more = &e->more[i];
+        text_append(out, "<tr><th scope=\"row\">");
+        html_escape(out, e->work->spec->cluster.levels[more->level].name);
+        text_append(out, "</th>");
+        print_time(out, fmax(0, now_s - more->iteration_s));
+        text_format(out, "<td class=\"n\">%.2f %%</td>", fmax(0, percent_less(now_s, more->iteration_s)));
+        print_time(out, fmax(0, now_s - more->replanned_s));
+        text_append(out, "</tr>\n");
+    }
+    text_append(out, "</tbody></table>\n</div>\n");
+}
+
+// ---- where the choice flips ------------------------------------------------------------------
+
+static void print_flip(const Explanation *e, const Sensitivity *s, const Flip *flip, Text *out)
+{
+    char value[FORMAT_MAX];
+    text_append(out, "<td>");
+    if (flip->searched == s->now) {
+        text_append(out, "–</td>");
+        return;
+    }
+    if (flip->outcome == FLIP_NONE) {
+        text_format(out, "not up to %s</td>", explain_format_quantity(e, s->quantity, flip->searched, value));
+        return;
+    }
+    text_format(out, "at %s: ", explain_format_quantity(e, s->quantity, flip->value, value));
+    Text choice = {0};
+    if (flip->outcome == FLIP_NOTHING_FITS)
+        text_append(&choice, "nothing fits the memory");
+    else
+        explain_append_choice(e, flip, &choice);
+    html_escape(out, choice.data);
+    text_free(&choice);
+    if (flip->outcome == FLIP_CHOICE && flip->kept_fits)
+        text_format(out, " <small>(%.1f %% faster there)</small>", percent_less(flip->kept_s, flip->other_s));
+    else if (flip->outcome == FLIP_CHOICE)
+        text_append(out, " <small>(the old choice does not fit there)</small>");
+    text_append(out, "</td>");
+}
+
+static void print_sensitivities(const Explanation *e, Text *out)
+{
+    char now[FORMAT_MAX];
+    if (e->sensitivity_count == 0)
+        return;
+    text_append(out, "<h3>Where another choice would be faster, all else equal</h3>\n<div class=\"scroll\">"
+                     "<table class=\"wrap\">\n<thead><tr><th>quantity</th><th class=\"n\">now</th><th>with less</th>"
+                     "<th>with more</th></tr></thead>\n<tbody>\n");
+    for (uint32_t i = 0; i < e->sensitivity_count; i++) {
+        const Sensitivity *s = &e->sensitivities[i];
+        text_append(out, "<tr><th scope=\"row\">");
+        if (s->quantity == QUANTITY_BANDWIDTH) {
+            html_escape(out, e->work->spec->cluster.levels[s->level].name);
+            text_append(out, " ");
+        }
+        text_format(out, "%s</th><td class=\"n\">%s</td>", quantity_name(s->quantity),
+                    explain_format_quantity(e, s->quantity, s->now, now));
+        print_flip(e, s, &s->below, out);
+        print_flip(e, s, &s->above, out);
+        text_append(out, "</tr>\n");
+    }
+    text_format(
+        out, "</tbody></table></div>\n<p class=\"note\">Faster by more than %g %%.%s</p>\n", 100 * EXPLAIN_MARGIN,
+        e->work->spec->outer ? " Bandwidth of the outermost level: of the slowest port, the others in proportion."
+                             : "");
+}
+
+void explain_print_html(const Explanation *e, Text *out)
+{
+    char name[128];
+    text_append(out, "<section class=\"reasons\">\n<h2>Reasons</h2>\n<p>Bound by <b>");
+    html_escape(out, e->binding < e->limit_count
+                         ? limit_name(&e->work->spec->cluster, &e->limits[e->binding], name, sizeof name)
+                         : "several limits at once");
+    text_append(out, "</b>.</p>\n");
+    print_limits(e, out);
+    print_breakdown(&e->solution->cost, out);
+    print_more(e, out);
+    print_runs(e, out);
+    print_sensitivities(e, out);
+    text_append(out, "</section>\n");
+}

@@ -1,0 +1,83 @@
+// See passes_print.h.
+#include "compiler/explain/passes_print.h"
+
+#include "backends/simulate.h"
+
+typedef struct {
+    uint32_t waits;
+    double arena_bytes, iteration_s;
+} Figures;
+
+static Figures measure(const Compilation *compilation, PlanPassSet passes)
+{
+    double bytes = 0;
+    Plan *plan = lower_with(compilation->work, &compilation->solution.mix, compilation->spec->plan.dispatch, passes,
+                            &bytes);
+    Figures figures = {.arena_bytes = bytes};
+    if (plan) {
+        Arena *scratch = arena_create();
+        figures.waits = plan->after_count;
+        figures.iteration_s = simulate(plan, scratch)->iteration_s;
+        arena_destroy(scratch);
+    }
+    plan_destroy(plan);
+    return figures;
+}
+
+static void print_row(const char *name, const Figures *figures, const char *note, Text *out)
+{
+    char memory[FORMAT_MAX], time[FORMAT_MAX];
+    text_format(out, "%-20s %8u %12s %12s%s\n", name, figures->waits, format_bytes(memory, figures->arena_bytes),
+                format_time(time, figures->iteration_s), note);
+}
+
+static void print_fusion(const Plan *plan, Text *out)
+{
+    double saved[2] = {0};
+    uint32_t of_kind[2] = {0};
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        double saves_bytes;
+        if (plan_fusion_partner(plan, i, &saves_bytes) == NONE)
+            continue;
+        saved[plan->steps[i].op == OP_DECODE] += saves_bytes;
+        of_kind[plan->steps[i].op == OP_DECODE]++;
+    }
+    if (of_kind[0] + of_kind[1] == 0) {
+        text_append(out, "\nfusion points: none, this plan encodes and decodes nothing that is used once\n");
+        return;
+    }
+    char bytes[FORMAT_MAX], time[FORMAT_MAX];
+    static const char *const names[] = {"encode in optimizer", "decode in expert"};
+    text_format(out, "\n%-20s %8s %12s %12s\n%-20s %8s %12s %12s\n", "fusion points", "pairs", "saves bytes", "or time",
+                "", "", "of memory", "at its rate");
+    for (int k = 0; k < 2; k++)
+        text_format(out, "%-20s %8u %12s %12s\n", names[k], of_kind[k], format_bytes(bytes, saved[k]),
+                    format_time(time, saved[k] / plan->cluster.device.memory_bandwidth));
+}
+
+void passes_print(const Compilation *compilation, Text *out)
+{
+    text_format(out, "%-10s %-28s %-46s %s\n", "pass", "requires", "provides", "breaks");
+    for (int p = 0; p < PLAN_PASS_COUNT; p++) {
+        const PlanPassInfo *info = plan_pass_info((PlanPass)p);
+        text_format(out, "%-10s %-28s %-46s %s\n", info->name, info->requires_, info->provides, info->breaks);
+    }
+    text_format(out, "\n%-20s %8s %12s %12s\n%-20s %8s %12s %12s\n", "schedule", "waits", "memory", "simulated", "", "",
+                "per GPU", "iteration");
+    PlanPassSet passes = PLAN_PASSES_NONE;
+    Figures figures = measure(compilation, passes);
+    print_row("as lowered (-O0)", &figures, "", out);
+    Arena *arena = arena_create();
+    for (int p = 0; p < PLAN_PASS_COUNT; p++) {
+        passes |= 1u << p;
+        bool left_out = !(compilation->passes & 1u << p);
+        if (left_out)
+            passes &= ~(1u << p);
+        else
+            figures = measure(compilation, passes);
+        print_row(arena_format(arena, "+ %s", plan_pass_info((PlanPass)p)->name), &figures,
+                  left_out ? "  left out: slower with it, or asked for" : "", out);
+    }
+    arena_destroy(arena);
+    print_fusion(compilation->plan, out);
+}

@@ -1,0 +1,396 @@
+// The semantic check of a whole file: which blocks there must be, what they mean together, and the
+// defaults that depend on other keys. Single blocks are checked by check_keys.c, domains by
+// check_domain.c.
+#include "compiler/frontend/check.h"
+
+#include <string.h>
+
+#include "compiler/frontend/check_keys.h"
+#include "compiler/frontend/import.h"
+
+static bool has_errors_since(const Checker *checker, size_t mark)
+{
+    return diag_error_count(checker->diag) > mark;
+}
+
+static void collect_lets(Environment *environment, AstEntries entries)
+{
+    for (const AstEntry *entry = entries.first; entry; entry = entry->next) {
+        if (entry->kind == ENTRY_LET)
+            environment_add_let(environment, entry);
+        else if (entry->kind == ENTRY_INCLUDE && entry->included)
+            collect_lets(environment, entry->included->entries);
+    }
+}
+
+// ---- cluster ---------------------------------------------------------------------------------
+
+static void check_level(Checker *checker, const AstEntry *entry)
+{
+    Cluster *cluster = &checker->spec->cluster;
+    for (uint32_t l = 0; l < cluster->level_count && entry->label; l++) {
+        if (!strcmp(cluster->levels[l].name, entry->label)) {
+            diag_error(checker->diag, entry->label_span, "there are two levels '%s'", entry->label);
+            diag_note(checker->diag, checker->spec->level_spans[l], "the first one is here");
+        }
+    }
+    if (cluster->level_count == LEVELS_MAX) {
+        diag_error(checker->diag, entry->name_span, "too many levels: at most %d", LEVELS_MAX);
+        return;
+    }
+    uint32_t index = cluster->level_count++;
+    checker->blocks[BLOCK_LEVEL] = entry;
+    checker->spec->level_spans[index] = block_head_span(entry);
+    cluster->levels[index].name = entry->label ? entry->label : "";
+    check_block(checker, BLOCK_LEVEL, entry, &cluster->levels[index]);
+    check_required_keys(checker, BLOCK_LEVEL, FORM_ANY);
+    const AstEntry *names = checker->keys[KEY_LEVEL_names], *links = checker->keys[KEY_LEVEL_links];
+    if (index == 0) {
+        checker->worker_names = names;
+        checker->link_matrix = links;
+    } else if (names || links) {
+        diag_error(checker->diag, (names ? names : links)->name_span,
+                   "only workers of the outermost level, '%s' here, can be named or have links of their own",
+                   cluster->levels[0].name);
+    }
+}
+
+static void check_gpu_count(Checker *checker)
+{
+    const Cluster *cluster = &checker->spec->cluster;
+    const uint64_t gpus_max = 1ull << 31;
+    uint64_t gpus = 1;
+    for (uint32_t l = 0; l < cluster->level_count; l++) {
+        gpus *= cluster->levels[l].count;
+        if (gpus > gpus_max) {
+            diag_error(checker->diag, checker->spec->level_spans[l],
+                       "the cluster has too many GPUs: the counts of its levels multiply to more than 2^31");
+            return;
+        }
+    }
+}
+
+static void check_cluster(Checker *checker)
+{
+    Spec *spec = checker->spec;
+    const AstEntry *block = checker->blocks[BLOCK_CLUSTER];
+    size_t mark = diag_error_count(checker->diag);
+    spec->cluster.name = block->label ? block->label : "";
+    spec->cluster_span = block_head_span(block);
+    check_block(checker, BLOCK_CLUSTER, block, NULL);
+    for (const AstEntry *entry = block->entries.first; entry; entry = entry->next)
+        if (entry->kind == ENTRY_BLOCK && !strcmp(entry->name, block_info(BLOCK_LEVEL)->name))
+            check_level(checker, entry);
+    if (!spec->cluster.level_count && !checker->misspelt_blocks[BLOCK_LEVEL])
+        diag_error(checker->diag, spec->cluster_span, "the cluster has no 'level NAME { ... }'");
+    const AstEntry none = {.name_span = block->name_span};
+    const AstEntry *device = checker->blocks[BLOCK_DEVICE];
+    check_block(checker, BLOCK_DEVICE, device ? device : &none, &spec->cluster.device);
+    if (!checker->keys[KEY_DEVICE_encode_bandwidth])
+        spec->cluster.device.encode_bandwidth = spec->cluster.device.memory_bandwidth / 2;
+    if (!checker->keys[KEY_DEVICE_decode_bandwidth])
+        spec->cluster.device.decode_bandwidth = spec->cluster.device.memory_bandwidth / 2;
+    spec->memory_span = checker->keys[KEY_DEVICE_memory] ? checker->keys[KEY_DEVICE_memory]->value->span
+                                                         : spec->cluster_span;
+    if (!has_errors_since(checker, mark))
+        check_gpu_count(checker);
+    if (!has_errors_since(checker, mark))
+        check_links(checker, block);
+}
+
+// ---- model -----------------------------------------------------------------------------------
+
+static const AstEntry *first_key_of_form(const Checker *checker, Form form)
+{
+    for (size_t k = 0; k < KEY_COUNT; k++)
+        if (checker->keys[k] && key_info((KeyId)k)->form == form)
+            return checker->keys[k];
+    return NULL;
+}
+
+static Form check_form(Checker *checker)
+{
+    const AstEntry *volume = first_key_of_form(checker, FORM_VOLUMES),
+                   *dimension = first_key_of_form(checker, FORM_DIMENSIONS);
+    if (volume && dimension) {
+        diag_error(checker->diag, volume->name_span,
+                   "'%s' and '%s' do not go together: a model is given by its dimensions or by the volumes of a layer",
+                   volume->name, dimension->name);
+        diag_note(checker->diag, dimension->name_span, "'%s' is given here", dimension->name);
+    }
+    return volume ? FORM_VOLUMES : FORM_DIMENSIONS;
+}
+
+static void check_moe_layers(Checker *checker)
+{
+    const SpecModel *model = &checker->spec->model;
+    uint32_t moe_layers = 0;
+    for (uint32_t i = 0; i < model->layers; i++)
+        moe_layers += spec_layer_is_moe(model, i);
+    if (!moe_layers) {
+        KeyId cause = model->first_dense >= model->layers ? KEY_MODEL_first_dense : KEY_MOE_every;
+        diag_error(checker->diag, key_span(checker, cause, BLOCK_MODEL),
+                   "no layer has experts: with 'first_dense' %u and 'every' %u all %u layers are dense",
+                   model->first_dense, model->every, model->layers);
+    }
+}
+
+static void check_attention(Checker *checker)
+{
+    SpecModel *model = &checker->spec->model;
+    if (!checker->keys[KEY_MODEL_kv_heads])
+        model->kv_heads = model->heads;
+    if (model->heads % model->kv_heads)
+        diag_error(checker->diag, key_span(checker, KEY_MODEL_kv_heads, BLOCK_MODEL),
+                   "'kv_heads' must divide 'heads': %u is not a multiple of %u", model->heads, model->kv_heads);
+    if (checker->keys[KEY_MODEL_head_dim])
+        return;
+    model->head_dim = model->hidden / model->heads;
+    if (model->hidden % model->heads) {
+        diag_error(checker->diag, key_span(checker, KEY_MODEL_heads, BLOCK_MODEL),
+                   "'heads' must divide 'hidden': %u is not a multiple of %u", model->hidden, model->heads);
+        diag_help(checker->diag, "a model whose heads have another size says so by 'head_dim'");
+    }
+}
+
+static void set_model_defaults(Checker *checker)
+{
+    SpecModel *model = &checker->spec->model;
+    uint32_t dense_layers = 0;
+    for (uint32_t i = 0; i < model->layers; i++)
+        dense_layers += !spec_layer_is_moe(model, i);
+    if (!checker->keys[KEY_MOE_top_k])
+        model->top_k = model->abstract ? 1 : 2;
+    if (model->abstract)
+        return;
+    if (!checker->keys[KEY_MOE_inner])
+        model->inner = 4 * model->hidden;
+    if (!dense_layers)
+        model->ffn_inner = 0;
+    else if (!checker->keys[KEY_MODEL_inner])
+        model->ffn_inner = 4 * model->hidden;
+}
+
+// Later stages multiply these in 64 bits and in doubles; below 2^53 both are exact.
+static void check_sizes(Checker *checker)
+{
+    const SpecModel *m = &checker->spec->model;
+    const double element = 4, tokens = (double)m->sequence * m->batch, hidden = m->hidden;
+    const double weights = 3 * hidden * element;
+    const struct {
+        double bytes;
+        const char *what;
+        KeyId key;
+    } sizes[] = {
+        {tokens * m->top_k * hidden * element, "token data ('sequence' x 'batch' x 'top_k' x 'hidden')",
+         KEY_MODEL_sequence},
+        {tokens * m->vocabulary * element, "logits ('sequence' x 'batch' x 'vocabulary')", KEY_MODEL_vocabulary},
+        {tokens * m->sequence * m->heads * element, "attention scores ('sequence' x 'sequence' x 'batch' x 'heads')",
+         KEY_MODEL_sequence},
+        {tokens * m->heads * m->head_dim * element, "attention ('sequence' x 'batch' x 'heads' x 'head_dim')",
+         KEY_MODEL_head_dim},
+        {tokens * m->top_k * m->inner * element, "expert activations ('sequence' x 'batch' x 'top_k' x 'inner')",
+         KEY_MOE_inner},
+        {tokens * m->ffn_inner * element, "dense activations ('sequence' x 'batch' x 'inner')", KEY_MODEL_inner},
+        {tokens * m->shared_experts * m->inner * element, "shared activations ('shared_experts' x 'inner')",
+         KEY_MOE_shared_experts},
+        {weights * m->experts * m->inner, "experts ('experts' x 'hidden' x 'inner')", KEY_MOE_experts},
+        {weights * m->shared_experts * m->inner, "shared experts ('shared_experts' x 'hidden' x 'inner')",
+         KEY_MOE_shared_experts},
+        {weights * m->ffn_inner, "dense layers ('hidden' x 'inner')", KEY_MODEL_inner},
+        {hidden * m->vocabulary * element, "embedding ('vocabulary' x 'hidden')", KEY_MODEL_vocabulary},
+    };
+    const double limit = 9007199254740992.0;
+    for (size_t i = 0; i < COUNT_OF(sizes); i++) {
+        if (sizes[i].bytes >= limit) {
+            char bytes[FORMAT_MAX];
+            diag_error(checker->diag, key_span(checker, sizes[i].key, BLOCK_MODEL),
+                       "the model is too large: %s would take %s on one GPU or in one layer", sizes[i].what,
+                       format_bytes(bytes, sizes[i].bytes));
+            return;
+        }
+    }
+}
+
+static void check_top_k(Checker *checker)
+{
+    const SpecModel *model = &checker->spec->model;
+    if (!model->experts || model->top_k <= model->experts)
+        return;
+    diag_error(checker->diag, key_span(checker, KEY_MOE_top_k, BLOCK_MOE),
+               "'top_k' must be at most 'experts': %u of %u%s", model->top_k, model->experts,
+               checker->keys[KEY_MOE_top_k] ? "" : " ('top_k' is 2 unless given)");
+    if (checker->keys[KEY_MOE_experts])
+        diag_note(checker->diag, checker->keys[KEY_MOE_experts]->value->span, "'experts' is given here");
+}
+
+static void check_volume_lists(Checker *checker)
+{
+    static const KeyId keys[VOLUME_COUNT] = {KEY_MOE_data, KEY_MOE_expert, KEY_MOE_pre_expert, KEY_MOE_expert_compute};
+    const SpecModel *model = &checker->spec->model;
+    for (int v = 0; v < VOLUME_COUNT; v++)
+        if (model->each[v] && model->each_count[v] != model->layers)
+            diag_error(checker->diag, key_span(checker, keys[v], BLOCK_MOE),
+                       "'%s' lists %u values, the model has %u layers", key_info(keys[v])->name, model->each_count[v],
+                       model->layers);
+}
+
+static void check_model(Checker *checker)
+{
+    SpecModel *model = &checker->spec->model;
+    AstEntry *block = (AstEntry *)checker->blocks[BLOCK_MODEL]; // an import completes it
+    size_t mark = diag_error_count(checker->diag);
+    model->name = block->label ? block->label : "";
+    model->span = model->moe_span = block_head_span(block);
+    if (block->from && !import_model(block, model, checker->arena, checker->diag))
+        return;
+    check_block(checker, BLOCK_MODEL, block, model);
+    const AstEntry *moe = checker->blocks[BLOCK_MOE];
+    if (moe) {
+        model->moe_span = block_head_span(moe);
+        check_block(checker, BLOCK_MOE, moe, model);
+    } else if (!checker->misspelt_blocks[BLOCK_MOE]) {
+        diag_error(checker->diag, model->span, "the model lacks 'moe { ... }'");
+    }
+    if (!moe)
+        return;
+    Form form = check_form(checker);
+    model->abstract = form == FORM_VOLUMES;
+    check_required_keys(checker, BLOCK_MODEL, form);
+    check_required_keys(checker, BLOCK_MOE, form);
+    if (has_errors_since(checker, mark))
+        return;
+    check_moe_layers(checker);
+    check_volume_lists(checker);
+    set_model_defaults(checker);
+    check_top_k(checker);
+    if (model->abstract) {
+        model->dtype = DTYPE_F32;
+        model->batch = 0;
+        return;
+    }
+    check_attention(checker);
+    check_sizes(checker);
+    if (!block->from)
+        spec_count_parameters(model);
+}
+
+static void check_model_and_routing(Checker *checker)
+{
+    size_t mark = diag_error_count(checker->diag);
+    check_model(checker);
+    if (!has_errors_since(checker, mark))
+        check_routing(checker);
+}
+
+// ---- plan ------------------------------------------------------------------------------------
+
+// A ratio that goes with what it is of.
+static void check_ratio(Checker *checker, const AstEntry *ratio, bool dense, const char *what, double *value)
+{
+    if (dense && ratio)
+        diag_error(checker->diag, ratio->value->span, "'%s' does not go with %s", ratio->name, what);
+    if (!ratio)
+        *value = dense ? 1 : 50;
+}
+
+static void check_migration(Checker *checker)
+{
+    SpecPlan *plan = &checker->spec->plan;
+    const AstEntry *codec = checker->keys[KEY_MIGRATION_codec], *shared = checker->keys[KEY_MIGRATION_shared_every];
+    plan->codec_span = codec ? codec->value->span : plan->span;
+    check_ratio(checker, checker->keys[KEY_MIGRATION_ratio], plan->codec == CODEC_DENSE,
+                "dense migration, which sends everything", &plan->ratio);
+    check_ratio(checker, checker->keys[KEY_MIGRATION_gradient_ratio], plan->gradient == GRADIENT_DENSE,
+                "dense gradients, which are sent whole", &plan->gradient_ratio);
+    if (plan->gradient_ratio <= 1)
+        plan->gradient = GRADIENT_DENSE; // the largest are all
+    if (shared && plan->codec != CODEC_SR && (int)plan->codec != CODEC_AUTO)
+        diag_error(checker->diag, shared->value->span,
+                   "'shared_every' goes with codec 'sr', which has a shared expert");
+    if (plan->gradient == GRADIENT_TOPK && plan->pass == PASS_FORWARD)
+        diag_error(checker->diag, checker->keys[KEY_MIGRATION_gradient]->value->span,
+                   "a forward pass has no gradients: 'gradient' goes with pass 'training'");
+}
+
+static void check_plan(Checker *checker)
+{
+    SpecPlan *plan = &checker->spec->plan;
+    const AstEntry *block = checker->blocks[BLOCK_PLAN];
+    const AstEntry none = {.name_span = checker->spec->model.span};
+    plan->span = block ? block_head_span(block) : checker->spec->model.span;
+    check_block(checker, BLOCK_PLAN, block ? block : &none, plan);
+    const AstEntry *migration = checker->blocks[BLOCK_MIGRATION];
+    size_t mark = diag_error_count(checker->diag);
+    check_block(checker, BLOCK_MIGRATION, migration ? migration : &none, plan);
+    const AstEntry *domain = checker->keys[KEY_PLAN_domain], *capacity = checker->keys[KEY_PLAN_capacity];
+    plan->domain_span = domain ? domain->value->span : plan->span;
+    plan->capacity_span = capacity ? capacity->value->span : plan->span;
+    if (!has_errors_since(checker, mark))
+        check_migration(checker);
+    const AstEntry *training = checker->blocks[BLOCK_TRAINING];
+    check_block(checker, BLOCK_TRAINING, training ? training : &none, &checker->spec->training);
+    if (training && plan->pass == PASS_FORWARD)
+        diag_error(checker->diag, block_head_span(training),
+                   "a forward pass does not learn: 'training' goes with 'plan { pass = training }'");
+}
+
+// ---- the file --------------------------------------------------------------------------------
+
+static bool is_empty(AstEntries entries)
+{
+    for (const AstEntry *entry = entries.first; entry; entry = entry->next)
+        if (entry->kind != ENTRY_INCLUDE || !entry->included || !is_empty(entry->included->entries))
+            return false;
+    return true;
+}
+
+static void check_missing_blocks(Checker *checker, const Ast *ast)
+{
+    Span start = {ast->source, 0, 0};
+    bool no_cluster = !checker->blocks[BLOCK_CLUSTER] && !checker->misspelt_blocks[BLOCK_CLUSTER],
+         no_model = !checker->blocks[BLOCK_MODEL] && !checker->misspelt_blocks[BLOCK_MODEL];
+    if (is_empty(ast->entries))
+        diag_error(checker->diag, start, "the file is empty: expected 'cluster NAME { ... }' and 'model NAME { ... }'");
+    else if (no_cluster && no_model)
+        diag_error(checker->diag, start, "the file lacks 'cluster NAME { ... }' and 'model NAME { ... }'");
+    else if (no_cluster)
+        diag_error(checker->diag, start, "the file lacks 'cluster NAME { ... }'");
+    else if (no_model)
+        diag_error(checker->diag, start, "the file lacks 'model NAME { ... }'");
+}
+
+const Spec *check_ast(Ast *ast, const CheckOptions *options, Arena *arena, Diag *diag)
+{
+    static const CheckOptions no_options;
+    options = options ? options : &no_options;
+    size_t mark = diag_error_count(diag);
+    Checker *checker = arena_alloc(arena, sizeof(*checker));
+    *checker = (Checker){.arena = arena,
+                         .diag = diag,
+                         .environment = environment_create(arena, diag),
+                         .spec = arena_alloc(arena, sizeof(Spec))};
+    collect_lets(checker->environment, ast->entries);
+    for (size_t i = 0; i < options->define_count; i++)
+        environment_override(checker->environment, options->defines[i]);
+    environment_evaluate_all(checker->environment);
+    check_file_entries(checker, ast->entries);
+    check_missing_blocks(checker, ast);
+    if (checker->blocks[BLOCK_CLUSTER])
+        check_cluster(checker);
+    if (checker->blocks[BLOCK_MODEL])
+        check_model_and_routing(checker);
+    if (checker->blocks[BLOCK_MODEL])
+        check_plan(checker);
+    if (diag_error_count(diag) == mark)
+        check_replicas_and_domain(checker, options->domain);
+    return diag_error_count(diag) == mark ? checker->spec : NULL;
+}
+
+const Spec *read_and_check(const char *path, const CheckOptions *options, Arena *arena, Diag *diag, Ast **ast)
+{
+    Ast *tree = read_file(path, arena, diag);
+    if (ast)
+        *ast = tree;
+    return tree ? check_ast(tree, options, arena, diag) : NULL;
+}

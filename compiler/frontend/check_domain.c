@@ -1,0 +1,323 @@
+// Which levels hold whole copies of the experts, and the domain sizes that were asked for, by the
+// file or on the command line. Requires a checked cluster and model.
+#include <stdlib.h>
+#include <string.h>
+
+#include "compiler/frontend/check_keys.h"
+#include "grammar/parse.h"
+
+// ---- replicas --------------------------------------------------------------------------------
+
+// Fewest outermost levels that must be replicas so that the rest shards `experts` evenly; the level
+// count if none will do.
+static uint32_t replica_levels_for(const Cluster *cluster, uint64_t experts)
+{
+    uint64_t sharding = cluster_gpus(cluster);
+    for (uint32_t replicas = 0; replicas < cluster->level_count; replicas++) {
+        if (experts % sharding == 0)
+            return replicas;
+        if (experts >= cluster_gpus(cluster))
+            break; // enough for every GPU to own some: then all must own as many
+        sharding /= cluster->levels[replicas].count;
+    }
+    return cluster->level_count;
+}
+
+// The nearest counts that would do are the next multiples of the innermost level's count, or of the
+// number of GPUs once there are as many experts.
+static void report_indivisible(Checker *checker, uint64_t experts, uint64_t gpus)
+{
+    const Cluster *cluster = &checker->spec->cluster;
+    uint64_t step = experts > gpus ? gpus : cluster->levels[cluster->level_count - 1].count;
+    uint64_t below = experts / step * step, above = below + step;
+    Span span = checker->keys[KEY_MOE_experts]->value->span;
+    diag_error(checker->diag, span, "%llu experts cannot be divided evenly among %llu GPUs",
+               (unsigned long long)experts, (unsigned long long)gpus);
+    if (experts < gpus && below)
+        diag_help(checker->diag,
+                  "%llu or %llu experts would do: fewer experts than GPUs need whole levels, innermost first",
+                  (unsigned long long)below, (unsigned long long)above);
+    else if (below)
+        diag_help(checker->diag, "%llu or %llu experts would do", (unsigned long long)below, (unsigned long long)above);
+    else
+        diag_help(checker->diag, "%llu experts would do", (unsigned long long)above);
+}
+
+static bool set_replica_levels(Checker *checker)
+{
+    Spec *spec = checker->spec;
+    if (!spec->model.experts) // an abstract workload that does not say: every GPU owns its share
+        return true;
+    spec->replica_levels = replica_levels_for(&spec->cluster, spec->model.experts);
+    if (spec->replica_levels < spec->cluster.level_count)
+        return true;
+    report_indivisible(checker, spec->model.experts, cluster_gpus(&spec->cluster));
+    return false;
+}
+
+// ---- domain sizes ----------------------------------------------------------------------------
+
+static const char *list_divisors(Arena *arena, uint32_t count)
+{
+    enum { LISTED_MAX = 16 };
+    Text text = {0};
+    int listed = 0;
+    for (uint32_t d = 1; d <= count && listed < LISTED_MAX; d++)
+        if (count % d == 0)
+            text_format(&text, listed++ ? ", %u" : "%u", d);
+    if (listed == LISTED_MAX)
+        text_append(&text, ", ...");
+    const char *result = arena_copy_string(arena, text.data, text.length);
+    text_free(&text);
+    return result;
+}
+
+static void set_size(Checker *checker, uint32_t level, const AstExpr *expr)
+{
+    Spec *spec = checker->spec;
+    const Level *of = &spec->cluster.levels[level];
+    uint32_t size;
+    if (!evaluate_count(checker, expr, of->name, 1, of->count, &size))
+        return;
+    if (of->count % size) {
+        diag_error(checker->diag, expr->span,
+                   "the domain size must divide the level's count: '%s' has %u workers, got %u", of->name, of->count,
+                   size);
+        diag_note(checker->diag, spec->level_spans[level], "the level is defined here");
+        diag_help(checker->diag, "sizes that divide %u: %s", of->count, list_divisors(checker->arena, of->count));
+        return;
+    }
+    if (level < spec->replica_levels && size != of->count) {
+        diag_error(checker->diag, expr->span, "the domain size of '%s' can only be its count %u here, got %u", of->name,
+                   of->count, size);
+        diag_note(checker->diag, key_span(checker, KEY_MOE_experts, BLOCK_MOE),
+                  "there are fewer experts than GPUs, so every worker of '%s' holds all of them", of->name);
+        return;
+    }
+    spec->plan.domain[level] = size;
+}
+
+static int find_level(const Cluster *cluster, const char *name)
+{
+    for (uint32_t l = 0; l < cluster->level_count; l++)
+        if (!strcmp(cluster->levels[l].name, name))
+            return (int)l;
+    return -1;
+}
+
+static void report_unknown_level(Checker *checker, const AstEntry *entry)
+{
+    const Cluster *cluster = &checker->spec->cluster;
+    const char *names[LEVELS_MAX];
+    for (uint32_t l = 0; l < cluster->level_count; l++)
+        names[l] = cluster->levels[l].name;
+    diag_error(checker->diag, entry->name_span, "cluster '%s' has no level '%s'", cluster->name, entry->name);
+    const char *suggestion = nearest_word(entry->name, names, cluster->level_count);
+    if (suggestion)
+        diag_help(checker->diag, "did you mean '%s'?", suggestion);
+}
+
+static void set_sizes_by_name(Checker *checker, AstEntries entries)
+{
+    const AstEntry *given[LEVELS_MAX] = {0};
+    for (const AstEntry *entry = entries.first; entry; entry = entry->next) {
+        if (entry->kind != ENTRY_VALUE) {
+            diag_error(checker->diag, entry->name_span, "expected a level and its domain size, such as 'dc = 2'");
+            continue;
+        }
+        int level = find_level(&checker->spec->cluster, entry->name);
+        if (level < 0) {
+            report_unknown_level(checker, entry);
+        } else if (given[level]) {
+            diag_error(checker->diag, entry->name_span, "'%s' is given twice", entry->name);
+            diag_note(checker->diag, given[level]->name_span, "first given here");
+        } else {
+            given[level] = entry;
+            set_size(checker, (uint32_t)level, entry->value);
+        }
+    }
+}
+
+static void set_sizes_by_order(Checker *checker, const AstExpr *list)
+{
+    const Cluster *cluster = &checker->spec->cluster;
+    uint32_t count = 0;
+    for (const AstExpr *item = list->items.first; item; item = item->next)
+        count++;
+    if (count != cluster->level_count) {
+        diag_error(checker->diag, list->span, "expected one domain size for each of the %u levels, got %u",
+                   cluster->level_count, count);
+        return;
+    }
+    uint32_t level = 0;
+    for (const AstExpr *item = list->items.first; item; item = item->next)
+        set_size(checker, level++, item);
+}
+
+// 1, or all workers at levels that hold copies; for a gather all workers everywhere.
+static void fill_domain(Spec *spec, bool gather)
+{
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
+        spec->plan.domain[l] = gather || l < spec->replica_levels ? spec->cluster.levels[l].count : 1;
+}
+
+static bool find_wish(const char *name, DomainWish *out)
+{
+    static const struct {
+        const char *name;
+        DomainWish wish;
+    } wishes[] = {{"auto", DOMAIN_AUTO}, {"ep", DOMAIN_EP}, {"gather", DOMAIN_GATHER}};
+    for (size_t i = 0; i < COUNT_OF(wishes); i++) {
+        if (!strcmp(wishes[i].name, name)) {
+            *out = wishes[i].wish;
+            return true;
+        }
+    }
+    return false;
+}
+
+static void check_domain_value(Checker *checker, const AstExpr *expr)
+{
+    SpecPlan *plan = &checker->spec->plan;
+    plan->domain_span = expr->span;
+    if (expr->kind == EXPR_NAME && find_wish(expr->text, &plan->domain_wish)) {
+        fill_domain(checker->spec, plan->domain_wish == DOMAIN_GATHER);
+        return;
+    }
+    Value value = evaluate(checker->environment, expr);
+    if (value.kind == VALUE_SYMBOL && find_wish(value.text, &plan->domain_wish)) {
+        fill_domain(checker->spec, plan->domain_wish == DOMAIN_GATHER);
+        return;
+    }
+    plan->domain_wish = DOMAIN_FORCED;
+    fill_domain(checker->spec, false);
+    if (value.kind == VALUE_RECORD)
+        set_sizes_by_name(checker, value.expr->entries);
+    else if (value.kind == VALUE_LIST)
+        set_sizes_by_order(checker, value.expr);
+    else if (value.kind != VALUE_ERROR)
+        diag_error(checker->diag, expr->span,
+                   "'domain' must be auto, ep, gather or sizes such as '{ dc = 2  gpu = 8 }', got %s",
+                   value_text(checker->arena, &value));
+}
+
+// ---- --domain ----------------------------------------------------------------------------------
+
+// "dc=2,gpu=8": the same as a record, with commas; "ep" and the like: a name. `text` is the option with all but
+// one part of it blanked, so that places stay where they are.
+static const AstExpr *parse_part(Checker *checker, uint32_t source, char *text, size_t begin, size_t end)
+{
+    size_t length = strlen(text);
+    AstExpr *expr = arena_alloc(checker->arena, sizeof(*expr));
+    *expr = (AstExpr){.kind = EXPR_NAME, .depth = 1, .span = {source, (uint32_t)begin, (uint32_t)end},
+                      .text = arena_copy_string(checker->arena, text + begin, end - begin)};
+    if (!memchr(text + begin, '=', end - begin))
+        return expr;
+    for (char *c = text; *c; c++)
+        if (*c == ',')
+            *c = ' ';
+    Ast *ast = grammar_parse(checker->arena, checker->diag, source, text, length);
+    if (!ast)
+        return NULL;
+    expr->kind = EXPR_RECORD;
+    expr->entries = ast->entries;
+    return expr;
+}
+
+// "3-5:" or "3:" before the sizes. Returns where the sizes begin; SIZE_MAX after reporting.
+static size_t parse_layers(Checker *checker, uint32_t source, const char *option, size_t begin, size_t end,
+                           ForcedRun *run)
+{
+    const char *colon = memchr(option + begin, ':', end - begin);
+    uint32_t layers = checker->spec->model.layers;
+    *run = (ForcedRun){.first_layer = 0, .last_layer = layers - 1};
+    if (!colon)
+        return begin;
+    char *rest;
+    unsigned long first = strtoul(option + begin, &rest, 10), last = first;
+    bool good = rest != option + begin && option[begin] != '-';
+    if (good && *rest == '-')
+        last = strtoul(rest + 1, &rest, 10);
+    if (good && rest == colon && first <= last && last < layers) {
+        run->first_layer = (uint32_t)first;
+        run->last_layer = (uint32_t)last;
+        return (size_t)(colon - option) + 1;
+    }
+    diag_error(checker->diag, (Span){source, (uint32_t)begin, (uint32_t)(colon - option)},
+               "expected layers such as '3' or '0-3', from 0 to %u", layers - 1);
+    return SIZE_MAX;
+}
+
+static void check_part(Checker *checker, uint32_t source, const char *option, size_t begin, size_t end, ForcedRun *run)
+{
+    static const char word[] = "regather";
+    size_t length = strlen(option), sizes = parse_layers(checker, source, option, begin, end, run);
+    if (sizes == SIZE_MAX)
+        return;
+    char *text = arena_copy_string(checker->arena, option, length);
+    memset(text, ' ', sizes);
+    memset(text + end, ' ', length - end);
+    char *regather = strstr(text, word);
+    if (regather) {
+        run->regather = true;
+        memset(regather, ' ', sizeof word - 1);
+        if (checker->spec->plan.pass == PASS_FORWARD)
+            diag_error(checker->diag,
+                       (Span){source, (uint32_t)(regather - text), (uint32_t)(regather - text + sizeof word - 1)},
+                       "nothing is gathered again in a forward pass");
+        else if (checker->spec->plan.codec == CODEC_DELTA)
+            diag_error(checker->diag,
+                       (Span){source, (uint32_t)(regather - text), (uint32_t)(regather - text + sizeof word - 1)},
+                       "codec 'delta' keeps its replicas: nothing is gathered again");
+        while (regather > text && (regather[-1] == ' ' || regather[-1] == ','))
+            *--regather = ' ';
+    }
+    size_t last = end;
+    while (last > sizes && (text[last - 1] == ' ' || text[last - 1] == ','))
+        last--;
+    const AstExpr *expr = parse_part(checker, source, text, sizes, last);
+    if (expr)
+        check_domain_value(checker, expr);
+    memcpy(run->domain, checker->spec->plan.domain, sizeof run->domain);
+}
+
+// "dc=2,gpu=8", or for layers apart "0-3:dc=2,gpu=8; 4-11:dc=1,gpu=8,regather".
+static void check_domain_option(Checker *checker, const char *option)
+{
+    SpecPlan *plan = &checker->spec->plan;
+    size_t length = strlen(option), parts = 1, mark = diag_error_count(checker->diag);
+    uint32_t source = diag_add_source(checker->diag, "--domain", option, length, NULL);
+    for (const char *c = option; *c; c++)
+        parts += *c == ';';
+    ForcedRun *runs = arena_alloc_array(checker->arena, parts, sizeof *runs);
+    for (size_t begin = 0, i = 0; i < parts; i++) {
+        const char *semicolon = strchr(option + begin, ';');
+        size_t end = semicolon ? (size_t)(semicolon - option) : length;
+        while (begin < end && option[begin] == ' ')
+            begin++;
+        check_part(checker, source, option, begin, end, &runs[i]);
+        begin = end + 1;
+    }
+    if (diag_error_count(checker->diag) > mark || (parts == 1 && !runs[0].regather && !strchr(option, ':')))
+        return;
+    if (plan->domain_wish == DOMAIN_AUTO) {
+        diag_error(checker->diag, (Span){source, 0, (uint32_t)length}, "'auto' goes with nothing else");
+        return;
+    }
+    fill_domain(checker->spec, false); // layers in no run: plain EP
+    plan->domain_wish = DOMAIN_FORCED;
+    plan->forced = runs;
+    plan->forced_count = (uint32_t)parts;
+}
+
+void check_replicas_and_domain(Checker *checker, const char *domain_option)
+{
+    if (!set_replica_levels(checker))
+        return;
+    const AstEntry *in_file = checker->keys[KEY_PLAN_domain];
+    fill_domain(checker->spec, false);
+    if (in_file)
+        check_domain_value(checker, in_file->value);
+    if (domain_option)
+        check_domain_option(checker, domain_option);
+}

@@ -1,0 +1,538 @@
+// One block against the tables of grammar/keys.def.
+#include "compiler/frontend/check_keys.h"
+
+#include <math.h>
+#include <string.h>
+
+#define HEP_BLOCK(name, text, parent, label, occurs, doc)                                                              \
+    [BLOCK_##name] = {text, BLOCK_##parent, LABEL_##label, OCCURS_##occurs, doc},
+static const BlockInfo blocks[BLOCK_COUNT] = {
+    [BLOCK_FILE] = {"file", BLOCK_FILE, LABEL_PLAIN, OCCURS_ONE, ""},
+#include "grammar/keys.def"
+};
+
+#define VALUE(number)  .has_fallback = true, .fallback = (number)
+#define COMPUTED(text) .computed = (text)
+#define NO_DEFAULT     .has_fallback = false
+#define HEP_KEY(in, key, what, type, field, needed, of, default_, from, to, text)                                      \
+    [KEY_##in##_##key] = {.name = #key,                                                                                \
+                          .block = BLOCK_##in,                                                                         \
+                          .takes = TAKES_##what,                                                                       \
+                          .offset = offsetof(type, field),                                                             \
+                          .need = NEED_##needed,                                                                       \
+                          .form = FORM_##of,                                                                           \
+                          default_,                                                                                    \
+                          .min = (from),                                                                               \
+                          .max = (to),                                                                                 \
+                          .doc = text},
+static const KeyInfo keys[KEY_COUNT] = {
+#include "grammar/keys.def"
+};
+
+const BlockInfo *block_info(BlockId block)
+{
+    return &blocks[block];
+}
+
+const KeyInfo *key_info(KeyId key)
+{
+    return &keys[key];
+}
+
+#define X(name, text, ...) text,
+const char *const *choice_names(Takes takes)
+{
+    static const char *const dtypes[] = {"f32", "f16", "bf16", NULL}; // the first of HEP_DTYPES: what weights can be
+    static const char *const activations[] = {HEP_ACTIVATIONS(X) NULL}, *const passes[] = {HEP_PASSES(X) NULL},
+                             *const dispatches[] = {HEP_DISPATCHES(X) NULL},
+                             *const codecs[] = {HEP_CODECS(X) "auto", NULL},
+                             *const placements[] = {"auto", "input", NULL},
+                             *const gradients[] = {"dense", "topk", NULL};
+    switch (takes) {
+    case TAKES_DTYPE:
+        return dtypes;
+    case TAKES_ACTIVATION:
+        return activations;
+    case TAKES_PASS:
+        return passes;
+    case TAKES_DISPATCH:
+        return dispatches;
+    case TAKES_CODEC:
+        return codecs;
+    case TAKES_PLACEMENT:
+        return placements;
+    case TAKES_GRADIENT:
+        return gradients;
+    case TAKES_COUNT:
+    case TAKES_NUMBER:
+    case TAKES_BYTES:
+    case TAKES_TIME:
+    case TAKES_BANDWIDTH:
+    case TAKES_RATE:
+    case TAKES_CAPACITY:
+    case TAKES_DOMAIN:
+    case TAKES_NAMES:
+    case TAKES_FILE:
+    case TAKES_SKEW:
+        return NULL;
+    }
+    return NULL;
+}
+#undef X
+_Static_assert(PLACEMENT_AUTO == 0 && PLACEMENT_INPUT == 1, "choice_names lists placements by code");
+_Static_assert(GRADIENT_DENSE == 0 && GRADIENT_TOPK == 1, "choice_names lists ways of gradients by code");
+_Static_assert((int)CODEC_AUTO == (int)CODEC_COUNT, "choice_names lists it behind the codecs");
+_Static_assert(DTYPE_F32 == 0 && DTYPE_F16 == 1 && DTYPE_BF16 == 2, "choice_names lists dtypes by code");
+
+Kind takes_kind(Takes takes)
+{
+    switch (takes) {
+    case TAKES_BYTES:
+        return KIND_BYTES;
+    case TAKES_TIME:
+        return KIND_TIME;
+    case TAKES_BANDWIDTH:
+        return KIND_BANDWIDTH;
+    case TAKES_RATE:
+        return KIND_RATE;
+    case TAKES_COUNT:
+    case TAKES_NUMBER:
+    case TAKES_CAPACITY:
+    case TAKES_DTYPE:
+    case TAKES_ACTIVATION:
+    case TAKES_PASS:
+    case TAKES_DISPATCH:
+    case TAKES_CODEC:
+    case TAKES_PLACEMENT:
+    case TAKES_GRADIENT:
+    case TAKES_DOMAIN:
+    case TAKES_NAMES:
+    case TAKES_FILE:
+    case TAKES_SKEW:
+        return KIND_NUMBER;
+    }
+    return KIND_NUMBER;
+}
+
+Span block_head_span(const AstEntry *block)
+{
+    Span span = block->name_span;
+    if (block->label)
+        span.end = block->label_span.end;
+    return span;
+}
+
+Span key_span(const Checker *checker, KeyId key, BlockId block)
+{
+    if (checker->keys[key])
+        return checker->keys[key]->value->span;
+    return block_head_span(checker->blocks[block]);
+}
+
+// ---- values ----------------------------------------------------------------------------------
+
+static const char *format_quantity(char out[FORMAT_MAX], Kind kind, double value)
+{
+    switch (kind) {
+    case KIND_BYTES:
+        return format_bytes(out, value);
+    case KIND_TIME:
+        return format_time(out, value);
+    case KIND_BANDWIDTH:
+        return format_bandwidth(out, value);
+    case KIND_RATE:
+        return format_rate(out, value);
+    case KIND_NUMBER:
+    case KIND_COUNT:
+        return format_double(out, value);
+    }
+    return format_double(out, value);
+}
+
+// A quantity of `kind` within the limits.
+static bool evaluate_quantity(Checker *checker, const AstExpr *expr, const char *name, Kind kind, double min,
+                              double max, double *out)
+{
+    Value value = evaluate(checker->environment, expr);
+    if (value.kind == VALUE_ERROR)
+        return false;
+    if (value.kind == VALUE_SYMBOL) {
+        report_unknown_name(checker->environment, expr->span, value.text);
+        return false;
+    }
+    if (value.kind != VALUE_QUANTITY || !dimension_equal(value.dimension, kind_dimension(kind))) {
+        diag_error(checker->diag, expr->span, "'%s' needs %s such as '%s', got %s", name, kind_text(kind),
+                   kind_example(kind), value_text(checker->arena, &value));
+        return false;
+    }
+    char limit[FORMAT_MAX], got[FORMAT_MAX];
+    if (value.number < min || value.number > max) {
+        bool low = value.number < min;
+        diag_error(checker->diag, expr->span, "'%s' must be at %s %s, got %s", name, low ? "least" : "most",
+                   format_quantity(limit, kind, low ? min : max), format_quantity(got, kind, value.number));
+        return false;
+    }
+    *out = value.number;
+    return true;
+}
+
+bool evaluate_count(Checker *checker, const AstExpr *expr, const char *name, double min, double max, uint32_t *out)
+{
+    double number;
+    if (!evaluate_quantity(checker, expr, name, KIND_NUMBER, min, max, &number))
+        return false;
+    if (number != floor(number)) {
+        char got[FORMAT_MAX];
+        diag_error(checker->diag, expr->span, "'%s' must be a whole number, got %s", name, format_double(got, number));
+        return false;
+    }
+    *out = (uint32_t)number;
+    return true;
+}
+
+// Keys whose values are no scalars: check_domain.c and check_links.c look at them.
+static bool is_structured(Takes takes)
+{
+    return takes == TAKES_DOMAIN || takes == TAKES_NAMES || takes == TAKES_FILE ||
+           takes == TAKES_SKEW;
+}
+
+static int find_choice(const char *const *names, const char *name)
+{
+    for (int i = 0; names[i]; i++)
+        if (!strcmp(names[i], name))
+            return i;
+    return -1;
+}
+
+static void report_bad_choice(Checker *checker, const AstExpr *expr, const char *key, const char *const *names,
+                              const Value *value)
+{
+    Text list = {0};
+    size_t count = 0;
+    while (names[count])
+        count++;
+    for (size_t i = 0; i < count; i++)
+        text_format(&list, "%s%s", i == 0 ? "" : i + 1 == count ? " or " : ", ", names[i]);
+    diag_error(checker->diag, expr->span, "'%s' must be %s, got %s", key, list.data,
+               value_text(checker->arena, value));
+    text_free(&list);
+    const char *suggestion = value->kind == VALUE_SYMBOL ? nearest_word(value->text, names, count) : NULL;
+    if (suggestion)
+        diag_help(checker->diag, "did you mean '%s'?", suggestion);
+}
+
+// The code of a choice, or -1 after reporting. A choice written out wins over a let of that name.
+static int evaluate_choice(Checker *checker, const AstExpr *expr, const char *key, const char *const *names)
+{
+    int code = expr->kind == EXPR_NAME ? find_choice(names, expr->text) : -1;
+    if (code >= 0)
+        return code;
+    Value value = evaluate(checker->environment, expr);
+    if (value.kind == VALUE_ERROR)
+        return -1;
+    code = value.kind == VALUE_SYMBOL ? find_choice(names, value.text) : -1;
+    if (code < 0)
+        report_bad_choice(checker, expr, key, names, &value);
+    return code;
+}
+
+static void store_capacity(Checker *checker, const KeyInfo *key, const AstExpr *expr, double *out)
+{
+    Value value = evaluate(checker->environment, expr);
+    if (value.kind == VALUE_SYMBOL && !strcmp(value.text, "off"))
+        *out = 0;
+    else if (value.kind == VALUE_SYMBOL)
+        diag_error(checker->diag, expr->span, "'%s' must be off or a plain number such as '1.25', got '%s'", key->name,
+                   value.text);
+    else
+        evaluate_quantity(checker, expr, key->name, KIND_NUMBER, key->min, key->max, out);
+}
+
+// The keys that may be lists, one value per layer.
+static int find_volume(const KeyInfo *key)
+{
+    static const size_t offsets[VOLUME_COUNT] = {
+        [VOLUME_DATA] = offsetof(SpecModel, data_bytes),
+        [VOLUME_EXPERT] = offsetof(SpecModel, expert_bytes),
+        [VOLUME_PRE_EXPERT] = offsetof(SpecModel, pre_expert_s),
+        [VOLUME_EXPERT_COMPUTE] = offsetof(SpecModel, expert_compute_s),
+    };
+    for (int v = 0; v < VOLUME_COUNT; v++)
+        if (key->block == BLOCK_MOE && key->form == FORM_VOLUMES && key->offset == offsets[v])
+            return v;
+    return -1;
+}
+
+// A list of volumes; check.c compares their number with the layers'. The field itself gets the first.
+static bool store_volumes(Checker *checker, const KeyInfo *key, const AstExpr *expr, SpecModel *model)
+{
+    int volume = find_volume(key);
+    if (volume < 0)
+        return false;
+    Value value = evaluate(checker->environment, expr);
+    if (value.kind == VALUE_ERROR)
+        return true;
+    if (value.kind != VALUE_LIST)
+        return false;
+    uint32_t count = 0;
+    for (const AstExpr *item = value.expr->items.first; item; item = item->next)
+        count++;
+    double *each = arena_alloc_array(checker->arena, count + 1, sizeof *each);
+    const AstExpr *item = value.expr->items.first;
+    for (uint32_t i = 0; i < count; i++, item = item->next)
+        evaluate_quantity(checker, item, key->name, takes_kind(key->takes), key->min, key->max, &each[i]);
+    model->each[volume] = each;
+    model->each_count[volume] = count;
+    memcpy((char *)model + key->offset, each, sizeof *each);
+    return true;
+}
+
+static void store_key(Checker *checker, const KeyInfo *key, const AstExpr *expr, void *target)
+{
+    void *field = (char *)target + key->offset;
+    if (store_volumes(checker, key, expr, target))
+        return;
+    const char *const *choices = choice_names(key->takes);
+    if (choices) {
+        int code = evaluate_choice(checker, expr, key->name, choices);
+        if (code >= 0)
+            memcpy(field, &code, sizeof(code));
+    } else if (key->takes == TAKES_COUNT) {
+        evaluate_count(checker, expr, key->name, key->min, key->max, field);
+    } else if (key->takes == TAKES_CAPACITY) {
+        store_capacity(checker, key, expr, field);
+    } else if (!is_structured(key->takes)) {
+        evaluate_quantity(checker, expr, key->name, takes_kind(key->takes), key->min, key->max, field);
+    }
+}
+_Static_assert(sizeof(Dtype) == sizeof(int), "choices are stored as int");
+
+static void store_fallbacks(BlockId id, void *target)
+{
+    for (size_t k = 0; k < KEY_COUNT; k++) {
+        if (keys[k].block != id || !keys[k].has_fallback)
+            continue;
+        void *field = (char *)target + keys[k].offset;
+        if (keys[k].takes == TAKES_COUNT || choice_names(keys[k].takes)) {
+            uint32_t whole = (uint32_t)keys[k].fallback;
+            memcpy(field, &whole, sizeof(whole));
+        } else {
+            memcpy(field, &keys[k].fallback, sizeof(keys[k].fallback));
+        }
+    }
+}
+
+// ---- entries ---------------------------------------------------------------------------------
+
+static int find_key(BlockId block, const char *name)
+{
+    for (int k = 0; k < KEY_COUNT; k++)
+        if (keys[k].block == block && !strcmp(keys[k].name, name))
+            return k;
+    return -1;
+}
+
+static int find_block(BlockId parent, const char *name)
+{
+    for (int b = BLOCK_FILE + 1; b < BLOCK_COUNT; b++)
+        if (blocks[b].parent == parent && !strcmp(blocks[b].name, name))
+            return b;
+    return -1;
+}
+
+// The block in which a name that is not known here would be; -1 if it is known nowhere.
+static int find_home(const char *name)
+{
+    for (int k = 0; k < KEY_COUNT; k++)
+        if (!strcmp(keys[k].name, name))
+            return (int)keys[k].block;
+    for (int b = BLOCK_FILE + 1; b < BLOCK_COUNT; b++)
+        if (!strcmp(blocks[b].name, name))
+            return (int)blocks[b].parent;
+    return -1;
+}
+
+static const char *suggest_here(BlockId block, const char *name)
+{
+    const char *names[KEY_COUNT + BLOCK_COUNT];
+    size_t count = 0;
+    for (int k = 0; k < KEY_COUNT; k++)
+        if (keys[k].block == block)
+            names[count++] = keys[k].name;
+    for (int b = BLOCK_FILE + 1; b < BLOCK_COUNT; b++)
+        if (blocks[b].parent == block)
+            names[count++] = blocks[b].name;
+    return nearest_word(name, names, count);
+}
+
+static void suggest(Checker *checker, BlockId id, const char *name)
+{
+    diag_help(checker->diag, "did you mean '%s'?", name);
+    int key = find_key(id, name), block = find_block(id, name);
+    if (key >= 0)
+        checker->misspelt_keys[key] = true;
+    if (block >= 0)
+        checker->misspelt_blocks[block] = true;
+}
+
+// What stands between the kind of a block and its brace.
+static const char *label_example(Label label)
+{
+    static const char *const examples[] = {"", " NAME", " WORKER, ..."};
+    return examples[label];
+}
+
+static void report_unknown(Checker *checker, BlockId id, const AstEntry *entry)
+{
+    bool is_block = entry->kind == ENTRY_BLOCK;
+    int block = find_block(id, entry->name);
+    if (!is_block && block >= 0) {
+        diag_error(checker->diag, entry->name_span, "'%s' is a block, expected '%s%s { ... }'", entry->name,
+                   entry->name, label_example(blocks[block].label));
+        return;
+    }
+    if (is_block && find_key(id, entry->name) >= 0) {
+        diag_error(checker->diag, entry->name_span, "'%s' is a key, expected '%s = ...'", entry->name, entry->name);
+        return;
+    }
+    if (id == BLOCK_FILE)
+        diag_error(checker->diag, entry->name_span, is_block ? "unknown block '%s'" : "'%s' is outside of any block",
+                   entry->name);
+    else
+        diag_error(checker->diag, entry->name_span, "unknown %s '%s' in '%s'", is_block ? "block" : "key", entry->name,
+                   blocks[id].name);
+    int home = find_home(entry->name);
+    const char *suggestion = suggest_here(id, entry->name);
+    if (home == BLOCK_FILE)
+        diag_help(checker->diag, "'%s' belongs outside of any block", entry->name);
+    else if (home >= 0)
+        diag_help(checker->diag, "'%s' belongs in '%s'", entry->name, blocks[home].name);
+    else if (suggestion)
+        suggest(checker, id, suggestion);
+    else if (id == BLOCK_FILE && !is_block)
+        diag_help(checker->diag, "a value that several blocks use is written 'let %s = ...'", entry->name);
+}
+
+static void report_twice(Checker *checker, const AstEntry *entry, const AstEntry *first)
+{
+    diag_error(checker->diag, entry->name_span, "'%s' is given twice", entry->name);
+    diag_note(checker->diag, first->name_span, "first given here");
+}
+
+static void check_head(Checker *checker, BlockId id, const AstEntry *entry)
+{
+    Label label = blocks[id].label;
+    if (label == LABEL_WORKERS && !entry->from && !entry->label && !entry->references.first)
+        diag_error(checker->diag, entry->name_span, "'%s' needs a worker, such as '%s dc[0]%s { ... }'", entry->name,
+                   entry->name, id == BLOCK_LINK ? ", dc[1]" : "");
+    else if (label == LABEL_WORKERS && !entry->from)
+        return;
+    else if (entry->references.first)
+        diag_error(checker->diag, entry->references.first->span, "'%s' does not take a worker", entry->name);
+    else if (entry->from && id != BLOCK_MODEL)
+        diag_error(checker->diag, entry->from->span, "'%s' cannot be read from a file", entry->name);
+    else if (label == LABEL_LABELLED && !entry->label)
+        diag_error(checker->diag, entry->name_span, "'%s' needs a name, expected '%s NAME { ... }'", entry->name,
+                   entry->name);
+    else if (label == LABEL_PLAIN && entry->label)
+        diag_error(checker->diag, entry->label_span, "'%s' takes no name, expected '%s { ... }'", entry->name,
+                   entry->name);
+}
+
+static void check_nested(Checker *checker, BlockId id, const AstEntry *entry)
+{
+    int block = find_block(id, entry->name);
+    if (block < 0) {
+        report_unknown(checker, id, entry);
+        return;
+    }
+    check_head(checker, (BlockId)block, entry);
+    if (!checker->blocks[block])
+        checker->blocks[block] = entry;
+    else if (blocks[block].occurs != OCCURS_MANY && blocks[block].occurs != OCCURS_ANY)
+        report_twice(checker, entry, checker->blocks[block]);
+}
+
+static void check_value(Checker *checker, BlockId id, const AstEntry *entry, void *target)
+{
+    int key = find_key(id, entry->name);
+    if (key < 0) {
+        report_unknown(checker, id, entry);
+    } else if (checker->keys[key]) {
+        report_twice(checker, entry, checker->keys[key]);
+    } else {
+        checker->keys[key] = entry;
+        store_key(checker, &keys[key], entry->value, target);
+    }
+}
+
+static void check_entry(Checker *checker, BlockId id, const AstEntry *entry, void *target)
+{
+    switch (entry->kind) {
+    case ENTRY_VALUE:
+        check_value(checker, id, entry, target);
+        break;
+    case ENTRY_BLOCK:
+        check_nested(checker, id, entry);
+        break;
+    case ENTRY_LET:
+        if (id != BLOCK_FILE)
+            diag_error(checker->diag, entry->name_span, "'let' belongs outside of any block");
+        break;
+    case ENTRY_INCLUDE:
+        diag_error(checker->diag, entry->name_span, "'include' belongs outside of any block");
+        break;
+    }
+}
+
+void check_block(Checker *checker, BlockId id, const AstEntry *entry, void *target)
+{
+    for (size_t k = 0; k < KEY_COUNT; k++) {
+        if (keys[k].block == id) {
+            checker->keys[k] = NULL;
+            checker->misspelt_keys[k] = false;
+        }
+    }
+    if (target)
+        store_fallbacks(id, target);
+    for (const AstEntry *nested = entry->entries.first; nested; nested = nested->next)
+        check_entry(checker, id, nested, target);
+}
+
+void check_file_entries(Checker *checker, AstEntries entries)
+{
+    for (const AstEntry *entry = entries.first; entry; entry = entry->next) {
+        if (entry->kind == ENTRY_INCLUDE && entry->included)
+            check_file_entries(checker, entry->included->entries);
+        else
+            check_entry(checker, BLOCK_FILE, entry, NULL);
+    }
+}
+
+static bool is_missing(const Checker *checker, KeyId key, BlockId id, Form form)
+{
+    const KeyInfo *info = &keys[key];
+    bool required = info->need == NEED_REQUIRED || (info->need == NEED_REQUIRED_DIMENSIONS && form != FORM_VOLUMES);
+    bool applies = info->form == FORM_ANY || info->form == form;
+    return info->block == id && required && applies && !checker->keys[key] && !checker->misspelt_keys[key];
+}
+
+void check_required_keys(Checker *checker, BlockId id, Form form)
+{
+    Text list = {0};
+    size_t missing = 0, listed = 0;
+    for (size_t k = 0; k < KEY_COUNT; k++)
+        missing += is_missing(checker, (KeyId)k, id, form);
+    for (size_t k = 0; k < KEY_COUNT; k++) {
+        if (is_missing(checker, (KeyId)k, id, form)) {
+            text_format(&list, "%s'%s'", listed == 0 ? "" : listed + 1 == missing ? " and " : ", ", keys[k].name);
+            listed++;
+        }
+    }
+    const AstEntry *block = checker->blocks[id];
+    if (missing)
+        diag_error(checker->diag, block_head_span(block), "'%s%s%s' lacks %s", block->name, block->label ? " " : "",
+                   block->label ? block->label : "", list.data);
+    text_free(&list);
+}

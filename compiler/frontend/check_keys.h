@@ -1,0 +1,113 @@
+// The tables of grammar/keys.def in C, and the check of one block against them: are its keys known,
+// given once, of the right kind, within limits; values go to the struct fields the table names.
+// What blocks mean together is check.c's business. Private to the check.
+#ifndef HEP_CHECK_KEYS_H
+#define HEP_CHECK_KEYS_H
+
+#include "compiler/frontend/check.h"
+#include "compiler/frontend/evaluate.h"
+
+typedef enum {
+    BLOCK_FILE,
+#define HEP_BLOCK(name, ...) BLOCK_##name,
+#include "grammar/keys.def"
+    BLOCK_COUNT
+} BlockId;
+
+#define HEP_KEY(block, key, ...) KEY_##block##_##key,
+typedef enum {
+#include "grammar/keys.def"
+    KEY_COUNT
+} KeyId;
+
+typedef enum {
+    TAKES_COUNT,
+    TAKES_NUMBER,
+    TAKES_BYTES,
+    TAKES_TIME,
+    TAKES_BANDWIDTH,
+    TAKES_RATE,
+    TAKES_DTYPE,
+    TAKES_ACTIVATION,
+    TAKES_PASS,
+    TAKES_DISPATCH,
+    TAKES_CODEC,
+    TAKES_PLACEMENT,
+    TAKES_GRADIENT,
+    TAKES_CAPACITY,
+    TAKES_DOMAIN,
+    TAKES_NAMES,
+    TAKES_FILE,
+    TAKES_SKEW,
+} Takes;
+
+typedef enum { NEED_REQUIRED, NEED_REQUIRED_DIMENSIONS, NEED_OPTIONAL } Need;
+typedef enum { FORM_ANY, FORM_DIMENSIONS, FORM_VOLUMES } Form;
+typedef enum { OCCURS_ONE, OCCURS_MAYBE, OCCURS_MANY, OCCURS_ANY } Occurs;
+typedef enum { LABEL_PLAIN, LABEL_LABELLED, LABEL_WORKERS } Label;
+
+typedef struct {
+    const char *name;
+    BlockId parent;
+    Label label;
+    Occurs occurs;
+    const char *doc;
+} BlockInfo;
+
+typedef struct {
+    const char *name;
+    BlockId block;
+    Takes takes;
+    size_t offset; // of the field in the block's struct
+    Need need;
+    Form form;
+    bool has_fallback;
+    double fallback;
+    const char *computed; // NULL, or what the check sets when the key is absent
+    double min, max;
+    const char *doc;
+} KeyInfo;
+
+const BlockInfo *block_info(BlockId block);
+const KeyInfo *key_info(KeyId key);
+// The names a choice may take, NULL-terminated; NULL if `takes` is no choice.
+const char *const *choice_names(Takes takes);
+Kind takes_kind(Takes takes); // of the quantity; KIND_NUMBER for what is none
+
+typedef struct {
+    Arena *arena;
+    Diag *diag;
+    Environment *environment;
+    Spec *spec;
+    // Where things were said; NULL what was not. Of levels, only the one checked last.
+    const AstEntry *blocks[BLOCK_COUNT], *keys[KEY_COUNT];
+    // Names that were misspelt, and reported as that, are not reported as missing too.
+    bool misspelt_blocks[BLOCK_COUNT], misspelt_keys[KEY_COUNT];
+    const AstEntry *worker_names, *link_matrix; // of the outermost level; NULL if not given
+} Checker;
+
+// Checks the entries of `entry`, a block `id` (or the whole file, BLOCK_FILE), and stores keys in
+// `target`. Nested blocks are recorded in checker->blocks, not checked; of a block that may
+// occur more than once the first.
+void check_block(Checker *checker, BlockId id, const AstEntry *entry, void *target);
+void check_file_entries(Checker *checker, AstEntries entries);
+// Reports all required keys of a block that are missing, in one message.
+void check_required_keys(Checker *checker, BlockId id, Form form);
+
+// A whole number within the limits. Reports and returns false otherwise; `name` is for messages.
+bool evaluate_count(Checker *checker, const AstExpr *expr, const char *name, double min, double max, uint32_t *out);
+
+Span block_head_span(const AstEntry *block);
+// Span of a key's value, or of `block`'s head if it was not given.
+Span key_span(const Checker *checker, KeyId key, BlockId block);
+
+// check_links.c: names, ports and links of the outermost level's workers. Requires the levels checked.
+void check_links(Checker *checker, const AstEntry *cluster);
+
+// check_routing.c: which experts are popular. Requires the model checked.
+void check_routing(Checker *checker);
+
+// check_domain.c: replica levels and domain sizes. Requires cluster and model checked.
+void check_replicas_and_domain(Checker *checker, const char *domain_option);
+
+#endif

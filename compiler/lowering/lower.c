@@ -1,0 +1,531 @@
+// Lowering of the forward pass: see lower.h. Every buffer is sized for the worst case routing can
+// produce (or for `capacity`, where given), so that nothing is allocated or dropped at run time.
+#include "compiler/lowering/lower.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "compiler/lowering/lowering.h"
+#include "ir/workspace.h"
+
+double lowering_move_s(const Lowering *l, double bytes)
+{
+    return bytes / l->spec->cluster.device.memory_bandwidth;
+}
+
+void lowering_enter(Lowering *l, uint32_t layer)
+{
+    const Config *config = &l->mix->configs[l->moe_index[layer]];
+    cost_layer(l->work, layer, config, l->dispatch, &l->cost);
+    l->config = config;
+    if (!l->spec->model.abstract)
+        l->held_experts = l->experts_per_rank * config_held_shards(l->spec, config);
+}
+
+void lowering_note_read(Lowering *l, int32_t step)
+{
+    l->reads[l->read_count++] = step;
+}
+
+int32_t lowering_prefetch_limit(const Lowering *l)
+{
+    uint32_t window = mix_window(l->spec->plan.pass, l->config, l->mix->prefetch);
+    return window < l->read_count ? l->reads[l->read_count - window - 1] : NONE;
+}
+
+int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols)
+{
+    BufferShape shape = {.dtype = dtype, .rows = rows, .cols = cols, .kind = BUFFER_TEMPORARY, .layer = (int32_t)layer};
+    return builder_add_buffer(l->builder, shape, "L%u.%s", layer, name);
+}
+
+static double work_elements(const Lowering *l, Op op, double rows, uint32_t records, uint32_t fanout)
+{
+    double capped = fmin(rows, 0x1p40); // a larger capacity is refused anyway
+    uint64_t elements = workspace_elements(&l->plan->model, op, (uint64_t)capped, records, fanout);
+    return (double)(elements ? elements : 1);
+}
+
+int32_t lowering_add_work(Lowering *l, int32_t layer, Op op, double rows, uint32_t records, uint32_t fanout)
+{
+    BufferShape shape = {.dtype = DTYPE_F32, .rows = 1, .cols = work_elements(l, op, rows, records, fanout),
+                         .kind = BUFFER_TEMPORARY, .layer = layer};
+    if (layer == NONE)
+        return builder_add_buffer(l->builder, shape, "%s.work", op_info(op)->name);
+    return builder_add_buffer(l->builder, shape, "L%d.%s.work", layer, op_info(op)->name);
+}
+
+static int32_t add_weight(Lowering *l, int32_t layer, const char *name, double rows, double cols)
+{
+    BufferShape shape = {
+        .dtype = l->plan->model.dtype, .rows = rows, .cols = cols, .kind = BUFFER_WEIGHT, .layer = layer};
+    if (layer == NONE)
+        return builder_add_buffer(l->builder, shape, "%s", name);
+    return builder_add_buffer(l->builder, shape, "L%d.%s", layer, name);
+}
+
+static int32_t add_step(Lowering *l, Op op, uint32_t layer, double cost_s, const int32_t *operands)
+{
+    return builder_add_step(
+        l->builder, (StepSpec){.op = op, .layer = (int32_t)layer, .level = NONE, .group = NONE, .cost_s = cost_s},
+        operands);
+}
+
+// ---- stages ----------------------------------------------------------------------------------
+
+// Capacities of the stages. A source keeps at most `per_expert` rows for one expert (capacity), and
+// sends a token to one place once (deduplicated) or once per expert there (naive).
+static void plan_stages(Lowering *l, LoweredLayer *layer)
+{
+    const Spec *spec = l->spec;
+    const Cluster *cluster = &spec->cluster;
+    double top_k = spec->model.top_k, experts = spec->model.experts;
+    double per_expert = spec->plan.capacity > 0 ? ceil(spec->plan.capacity * l->tokens * top_k / experts) : INFINITY;
+    double sources = 1, prefixes = 1;
+    Stage *stage = &layer->stages[0];
+    *stage = (Stage){.level = NONE, .group = NONE, .row_capacity = l->tokens, .record_rows = l->tokens * l->fanout};
+    layer->stage_count = 1;
+    for (uint32_t level = 0; level < cluster->level_count; level++) {
+        uint32_t members = cluster->levels[level].count / l->config->domain[level];
+        if (members == 1)
+            continue;
+        prefixes *= members;
+        double inside = experts / prefixes; // experts one destination holds
+        double per_source = l->dispatch == DISPATCH_NAIVE ? l->tokens * fmin(top_k, inside) : l->tokens;
+        per_source = fmin(per_source, per_expert * inside);
+        stage->level = (int32_t)level;
+        stage->group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, l->config->domain[level]);
+        stage->send_capacity =
+            fmin(stage->record_rows * fmin(l->records, members - 1), (members - 1) * sources * per_source);
+        sources *= members;
+        double rows = sources * per_source;
+        stage[1] = (Stage){.level = NONE, .group = NONE, .row_capacity = rows, .record_rows = rows};
+        stage++;
+        layer->stage_count++;
+    }
+}
+
+static int32_t add_records(Lowering *l, uint32_t layer, const char *name, double rows)
+{
+    return lowering_add_temporary(l, layer, name, DTYPE_I32, rows, 2.0 * l->records);
+}
+
+// Moving the rows of one exchange in, or out again.
+static double route_s(const Lowering *l, int32_t level)
+{
+    return l->cost.route_s[level] / 2;
+}
+
+static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t index)
+{
+    Stage *from = &layer->stages[index], *to = from + 1;
+    double hidden = l->spec->model.hidden;
+    Dtype dtype = l->spec->model.dtype;
+    uint32_t level = (uint32_t)from->level;
+    double members = l->spec->cluster.levels[level].count / l->config->domain[level];
+    const char *level_name = l->spec->cluster.levels[level].name;
+    char name[64];
+#define NAME(what) (snprintf(name, sizeof name, "%s.%s", what, level_name), name)
+    to->rows = lowering_add_temporary(l, k, NAME("rows"), dtype, to->row_capacity, hidden);
+    to->records = add_records(l, k, NAME("records"), to->record_rows);
+    to->counts = lowering_add_temporary(l, k, NAME("counts"), DTYPE_I32, members, 1);
+    int32_t send_rows = lowering_add_temporary(l, k, NAME("send_rows"), dtype, from->send_capacity, hidden);
+    int32_t send_records = add_records(l, k, NAME("send_records"), from->send_capacity);
+    from->send_counts = lowering_add_temporary(l, k, NAME("send_counts"), DTYPE_I32, members, 1);
+    from->origin = lowering_add_temporary(l, k, NAME("origin"), DTYPE_I32,
+                                          fmin(to->row_capacity, from->record_rows) + from->send_capacity, 1);
+    from->next_counts = to->counts;
+#undef NAME
+    int32_t route[] = {from->rows, from->records, from->counts, to->rows, to->records, send_rows, send_records,
+                       from->send_counts, from->origin};
+    add_step(l, OP_ROUTE, k, route_s(l, from->level), route);
+    int32_t dispatch[] = {send_rows, send_records, from->send_counts, to->rows, to->records, to->counts};
+    builder_add_step(l->builder,
+                     (StepSpec){.op = OP_DISPATCH, .layer = (int32_t)k, .level = from->level, .group = from->group,
+                                .cost_s = l->cost.dispatch_s[level],
+                                .bytes = l->cost.payload_bytes[level] + l->cost.routing_bytes[level],
+                                .busiest = l->cost.busiest[level]},
+                     dispatch);
+}
+
+// Returns the buffer with the results of the stage the exchange left.
+static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t index, int32_t results)
+{
+    Stage *from = &layer->stages[index];
+    double hidden = l->spec->model.hidden;
+    Dtype dtype = l->spec->model.dtype;
+    uint32_t level = (uint32_t)from->level, fanout = index == 0 ? l->fanout : 1;
+    const char *level_name = l->spec->cluster.levels[level].name;
+    char name[64];
+    snprintf(name, sizeof name, "returned.%s", level_name);
+    int32_t returned = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
+    int32_t combine[] = {results, from->next_counts, from->send_counts, returned};
+    builder_add_step(l->builder,
+                     (StepSpec){.op = OP_COMBINE, .layer = (int32_t)k, .level = from->level, .group = from->group,
+                                .cost_s = l->cost.combine_s[level], .bytes = l->cost.payload_bytes[level],
+                                .busiest = l->cost.busiest[level]},
+                     combine);
+    snprintf(name, sizeof name, "summed.%s", level_name);
+    int32_t summed = lowering_add_temporary(l, k, name, dtype, from->row_capacity, hidden);
+    snprintf(name, sizeof name, "unroute.work.%s", level_name);
+    double scratch = work_elements(l, OP_UNROUTE, from->row_capacity, l->records, fanout);
+    int32_t work = lowering_add_temporary(l, k, name, DTYPE_F32, 1, scratch);
+    int32_t unroute[] = {results, returned, from->send_counts, from->origin, from->counts, summed, work};
+    add_step(l, OP_UNROUTE, k, route_s(l, from->level), unroute);
+    return summed;
+}
+
+// ---- layers ----------------------------------------------------------------------------------
+
+static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
+{
+    const SpecModel *model = &l->spec->model;
+    Dtype dtype = model->dtype;
+    plan_stages(l, layer);
+    Stage *first = &layer->stages[0];
+    first->counts = NONE;
+    first->rows = lowering_add_temporary(l, k, "rows", dtype, l->tokens, model->hidden);
+    first->records = add_records(l, k, "records", first->record_rows);
+    int32_t gate_work = lowering_add_work(l, (int32_t)k, OP_GATE, l->tokens, l->records, l->fanout);
+    int32_t gate[] = {layer->y, layer->router, first->rows, first->records, gate_work};
+    add_step(l, OP_GATE, k, l->work->layers[k].gate_s, gate);
+
+    for (uint32_t i = 0; i + 1 < layer->stage_count; i++)
+        add_dispatch(l, k, layer, i);
+    int32_t shared = NONE;
+    if (model->shared_experts) { // runs while the dispatch is under way
+        shared = lowering_add_temporary(l, k, "shared_results", dtype, l->tokens, model->hidden);
+        int32_t work = lowering_add_work(l, (int32_t)k, OP_SHARED_EXPERT, l->tokens, 1, 1);
+        int32_t operands[] = {first->rows, layer->shared, shared, work};
+        add_step(l, OP_SHARED_EXPERT, k, l->work->layers[k].dense_s, operands);
+    }
+    Stage *last = &layer->stages[layer->stage_count - 1];
+    uint32_t fanout = layer->stage_count == 1 ? l->fanout : 1;
+    int32_t results = lowering_add_temporary(l, k, "results", dtype, last->row_capacity, model->hidden);
+    int32_t work = lowering_add_work(l, (int32_t)k, OP_EXPERT, last->row_capacity, l->records, fanout);
+    int32_t expert[] = {last->rows, last->records, last->counts, layer->held, results, work};
+    lowering_note_read(l, add_step(l, OP_EXPERT, k, l->cost.expert_s, expert));
+    for (uint32_t i = layer->stage_count - 1; i-- > 0;)
+        results = add_combine(l, k, layer, i, results);
+    int32_t x = lowering_add_temporary(l, k, "out", dtype, l->tokens, model->hidden);
+    int32_t residual[] = {layer->y, results, shared, x};
+    add_step(l, OP_RESIDUAL, k, lowering_move_s(l, 3 * l->tokens * model->hidden * dtype_bytes(dtype)), residual);
+    return x;
+}
+
+static void add_layer_weights(Lowering *l, uint32_t k, LoweredLayer *layer)
+{
+    const ModelDims *dims = &l->plan->model;
+    layer->attention = add_weight(l, (int32_t)k, "attention", 1, (double)model_attention_elements(dims));
+    layer->router = layer->ffn = layer->shared = layer->experts = NONE;
+    layer->mean = layer->sent = layer->replicas = NONE;
+    if (!l->work->layers[k].is_moe) {
+        layer->ffn = add_weight(l, (int32_t)k, "ffn", 1, (double)model_ffn_elements(dims));
+        return;
+    }
+    layer->router = add_weight(l, (int32_t)k, "router", 1, (double)model_router_elements(dims));
+    layer->experts = add_weight(l, (int32_t)k, "experts", l->experts_per_rank, (double)model_expert_elements(dims));
+    if (dims->shared_experts)
+        layer->shared = add_weight(l, (int32_t)k, "shared", 1, (double)model_shared_elements(dims));
+}
+
+static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
+{
+    const LayerWork *work = &l->work->layers[k];
+    LoweredLayer *layer = &l->layers[k];
+    const SpecModel *model = &l->spec->model;
+    add_layer_weights(l, k, layer);
+    if (work->is_moe)
+        lowering_enter(l, k);
+    if (work->is_moe)
+        layer->held = lowering_add_gathers(l, k, "", lowering_prefetch_limit(l));
+    layer->x = x;
+    layer->y = lowering_add_temporary(l, k, "y", model->dtype, l->tokens, model->hidden);
+    int32_t attention_work = lowering_add_work(l, (int32_t)k, OP_PRE_EXPERT, l->tokens, 1, 1);
+    int32_t attention[] = {x, layer->attention, layer->y, attention_work};
+    add_step(l, OP_PRE_EXPERT, k, work->pre_expert_s - work->gate_s, attention);
+    if (work->is_moe)
+        return add_moe(l, k, layer);
+    int32_t out = lowering_add_temporary(l, k, "out", model->dtype, l->tokens, model->hidden);
+    int32_t ffn_work = lowering_add_work(l, (int32_t)k, OP_FFN, l->tokens, 1, 1);
+    int32_t ffn[] = {layer->y, layer->ffn, out, ffn_work};
+    add_step(l, OP_FFN, k, work->dense_s, ffn);
+    return out;
+}
+
+static void add_network(Lowering *l)
+{
+    const SpecModel *model = &l->spec->model;
+    BufferShape tokens = {.dtype = DTYPE_I32, .rows = model->batch, .cols = (double)model->sequence + 1,
+                          .kind = BUFFER_INPUT, .layer = NONE};
+    l->tokens_buffer = builder_add_buffer(l->builder, tokens, "tokens");
+    l->embedding = add_weight(l, NONE, "embedding", 1, (double)model_embedding_elements(&l->plan->model));
+    BufferShape hidden = {.dtype = model->dtype, .rows = l->tokens, .cols = model->hidden,
+                          .kind = BUFFER_TEMPORARY, .layer = NONE};
+    int32_t x = builder_add_buffer(l->builder, hidden, "x");
+    int32_t embed[] = {l->tokens_buffer, l->embedding, x};
+    StepSpec step = {.op = OP_EMBED, .layer = NONE, .level = NONE, .group = NONE,
+                     .cost_s = lowering_move_s(l, 2 * l->tokens * model->hidden * dtype_bytes(model->dtype))};
+    builder_add_step(l->builder, step, embed);
+    for (uint32_t k = 0; k < l->work->layer_count; k++)
+        x = add_layer(l, k, x);
+    l->final_x = x;
+    BufferShape scalar = {.dtype = DTYPE_F32, .rows = 1, .cols = 1, .kind = BUFFER_TEMPORARY, .layer = NONE};
+    int32_t loss_buffer = builder_add_buffer(l->builder, scalar, "loss");
+    int32_t work = lowering_add_work(l, NONE, OP_LOSS, l->tokens, 1, 1);
+    int32_t loss[] = {x, l->tokens_buffer, l->embedding, loss_buffer, work};
+    step.op = OP_LOSS;
+    step.cost_s = l->work->loss_s;
+    builder_add_step(l->builder, step, loss);
+    if (l->spec->plan.pass == PASS_TRAINING)
+        lowering_add_backward(l);
+}
+
+// ---- abstract workloads ----------------------------------------------------------------------
+
+// Volumes and times without tensors: the same steps in the same order on the same streams, with no
+// operands, and the edges written out.
+typedef struct {
+    Lowering *l;
+    int32_t last; // end of the chain of computation and exchanges
+} AbstractChain;
+
+static int32_t add_bare_step(Lowering *l, StepSpec step, int32_t after)
+{
+    static const int32_t none[OPERANDS_MAX] = {NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE};
+    int32_t index = builder_add_step(l->builder, step, none);
+    if (after != NONE)
+        builder_add_after(l->builder, index, after);
+    return index;
+}
+
+static void chain_compute(AbstractChain *chain, Op op, uint32_t k, double cost_s)
+{
+    StepSpec step = {.op = op, .layer = (int32_t)k, .level = NONE, .group = NONE, .cost_s = cost_s};
+    chain->last = add_bare_step(chain->l, step, chain->last);
+}
+
+static void chain_exchange(AbstractChain *chain, Op op, uint32_t k, uint32_t level, double cost_s)
+{
+    Lowering *l = chain->l;
+    uint32_t domain = l->config->domain[level];
+    if (domain == l->spec->cluster.levels[level].count)
+        return;
+    StepSpec step = {.op = op, .layer = (int32_t)k, .level = (int32_t)level,
+                     .group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, domain),
+                     .cost_s = cost_s, .bytes = l->cost.payload_bytes[level], .busiest = l->cost.busiest[level]};
+    chain->last = add_bare_step(l, step, chain->last);
+}
+
+// A gather, or a reduce-scatter, at `level` after step `after`; NONE where the domain is one worker.
+static int32_t add_abstract_migration(Lowering *l, Op op, uint32_t k, uint32_t level, int32_t after)
+{
+    uint32_t domain = l->config->domain[level];
+    if (domain == 1)
+        return NONE;
+    bool gather = op == OP_GATHER;
+    StepSpec step = {.op = op, .layer = (int32_t)k, .level = (int32_t)level,
+                     .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain),
+                     .cost_s = gather ? l->cost.gather_s[level] : l->cost.reduce_s[level],
+                     .bytes = gather ? l->cost.gather_bytes[level] : l->cost.reduce_bytes[level]};
+    return add_bare_step(l, step, after);
+}
+
+static int32_t add_abstract_gathers(Lowering *l, uint32_t k, int32_t after)
+{
+    int32_t gathered = NONE;
+    for (uint32_t level = l->spec->replica_levels; level < l->spec->cluster.level_count; level++) {
+        int32_t step = add_abstract_migration(l, OP_GATHER, k, level, after);
+        gathered = step == NONE ? gathered : step;
+    }
+    return gathered;
+}
+
+// Whole copies of the experts sum their gradients.
+static void add_abstract_replica_sums(Lowering *l, uint32_t k, int32_t after)
+{
+    const Cluster *cluster = &l->spec->cluster;
+    for (uint32_t level = l->spec->replica_levels; level-- > 0;) {
+        double count = cluster->levels[level].count, bytes = 2 * (count - 1) / count * l->work->layers[k].expert_bytes;
+        if (count < 2)
+            continue;
+        StepSpec step = {.op = OP_ALL_REDUCE, .layer = (int32_t)k, .level = (int32_t)level,
+                         .group = builder_add_group(l->builder, GROUP_LEVEL, (int32_t)level, 1),
+                         .cost_s = cost_group_s(l->spec, GROUP_LEVEL, level, bytes, count - 1), .bytes = bytes};
+        add_bare_step(l, step, after);
+    }
+}
+
+static void add_abstract_forward(AbstractChain *chain, uint32_t k)
+{
+    Lowering *l = chain->l;
+    const LayerWork *work = &l->work->layers[k];
+    uint32_t levels = l->spec->cluster.level_count;
+    int32_t gathered = NONE;
+    if (work->is_moe) {
+        lowering_enter(l, k);
+        gathered = add_abstract_gathers(l, k, lowering_prefetch_limit(l));
+    }
+    chain_compute(chain, OP_PRE_EXPERT, k, work->pre_expert_s);
+    if (!work->is_moe)
+        return;
+    for (uint32_t level = 0; level < levels; level++)
+        chain_exchange(chain, OP_DISPATCH, k, level, l->cost.dispatch_s[level]);
+    chain_compute(chain, OP_EXPERT, k, l->cost.expert_s);
+    lowering_note_read(l, chain->last);
+    if (gathered != NONE)
+        builder_add_after(l->builder, chain->last, gathered);
+    for (uint32_t level = levels; level-- > 0;)
+        chain_exchange(chain, OP_COMBINE, k, level, l->cost.combine_s[level]);
+    chain_compute(chain, OP_RESIDUAL, k, 0);
+}
+
+static void add_abstract_backward(AbstractChain *chain, uint32_t k)
+{
+    Lowering *l = chain->l;
+    const LayerWork *work = &l->work->layers[k];
+    uint32_t levels = l->spec->cluster.level_count;
+    if (work->is_moe) {
+        lowering_enter(l, k);
+        int32_t gathered = l->config->regather ? add_abstract_gathers(l, k, lowering_prefetch_limit(l)) : NONE;
+        for (uint32_t level = 0; level < levels; level++)
+            chain_exchange(chain, OP_DISPATCH, k, level, l->cost.combine_s[level]);
+        chain_compute(chain, OP_EXPERT_BACKWARD, k, 2 * l->cost.expert_s);
+        if (gathered != NONE)
+            builder_add_after(l->builder, chain->last, gathered);
+        int32_t computed = chain->last;
+        Op home = l->spec->plan.gradient == GRADIENT_DENSE ? OP_REDUCE_SCATTER : OP_RETURN_PACKETS;
+        lowering_note_read(l, computed);
+        for (uint32_t level = levels; level-- > l->spec->replica_levels;)
+            add_abstract_migration(l, home, k, level, computed);
+        add_abstract_replica_sums(l, k, computed);
+        for (uint32_t level = levels; level-- > 0;)
+            chain_exchange(chain, OP_COMBINE_BACKWARD, k, level, l->cost.dispatch_s[level]);
+    }
+    chain_compute(chain, OP_PRE_EXPERT_BACKWARD, k, 2 * work->pre_expert_s);
+}
+
+static void add_abstract(Lowering *l)
+{
+    AbstractChain chain = {.l = l, .last = NONE};
+    for (uint32_t k = 0; k < l->work->layer_count; k++)
+        add_abstract_forward(&chain, k);
+    l->read_count = 0;
+    for (uint32_t k = l->work->layer_count; l->spec->plan.pass == PASS_TRAINING && k-- > 0;)
+        add_abstract_backward(&chain, k);
+}
+
+// ---- the plan --------------------------------------------------------------------------------
+
+static const char *copy(Arena *arena, const char *text)
+{
+    return arena_copy_string(arena, text, strlen(text));
+}
+
+static void describe(Lowering *l)
+{
+    const Spec *spec = l->spec;
+    Plan *plan = l->plan;
+    const SpecModel *model = &spec->model;
+    plan->cluster = spec->cluster;
+    plan->cluster.ports = NULL; // outer_describe adds what the groups need
+    plan->cluster.links = NULL;
+    plan->cluster.port_count = plan->cluster.link_count = 0;
+    plan->cluster.name = copy(plan->arena, spec->cluster.name);
+    for (uint32_t i = 0; i < spec->cluster.level_count; i++)
+        plan->cluster.levels[i].name = copy(plan->arena, spec->cluster.levels[i].name);
+    plan->model = spec_dims(model);
+    plan->model.name = copy(plan->arena, model->name);
+    plan->pass = spec->plan.pass;
+    plan->dispatch = l->dispatch;
+    plan->codec = spec->plan.codec;
+    plan->codec_ratio = spec->plan.ratio;
+    plan->shared_every = spec->plan.codec == CODEC_SR ? spec->plan.shared_every : 0;
+    plan->gradient_ratio = spec->plan.gradient_ratio;
+    plan->training = spec->training;
+    plan->capacity = spec->plan.capacity;
+    plan->replica_levels = spec->replica_levels;
+    plan->replica_slots = l->mix->prefetch == PREFETCH_UNLIMITED ? 0 : l->mix->prefetch + 1;
+    plan->choices = arena_alloc_array(plan->arena, l->work->moe_count, sizeof *plan->choices);
+    for (uint32_t k = 0; k < l->work->layer_count; k++) {
+        if (!l->work->layers[k].is_moe)
+            continue;
+        const LayerWork *work = &l->work->layers[k];
+        plan->model.data_bytes = work->data_bytes;
+        plan->model.expert_bytes = work->sent_bytes;
+        plan->model.pre_expert_s = work->pre_expert_s;
+        Choice *choice = &plan->choices[plan->choice_count++];
+        choice->layer = k;
+        const Config *config = &l->mix->configs[l->moe_index[k]];
+        choice->regather = config->regather;
+        memcpy(choice->domain, config->domain, sizeof choice->domain);
+    }
+}
+
+Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPassSet passes, double *bytes)
+{
+    const Spec *spec = work->spec;
+    Plan *plan = plan_create();
+    Arena *arena = arena_create();
+    Lowering l = {.work = work, .spec = spec, .mix = mix, .dispatch = dispatch, .arena = arena, .plan = plan,
+                  .builder = builder_create(arena, plan)};
+    l.layers = arena_alloc_array(arena, work->layer_count, sizeof *l.layers);
+    l.moe_index = arena_alloc_array(arena, work->layer_count, sizeof *l.moe_index);
+    l.reads = arena_alloc_array(arena, work->layer_count, sizeof *l.reads);
+    for (uint32_t k = 1; k < work->layer_count; k++)
+        l.moe_index[k] = l.moe_index[k - 1] + work->layers[k - 1].is_moe;
+    describe(&l);
+    if (spec->model.abstract) {
+        add_abstract(&l);
+    } else {
+        l.tokens = (double)spec->model.sequence * spec->model.batch;
+        l.fanout = dispatch == DISPATCH_NAIVE ? spec->model.top_k : 1;
+        l.records = dispatch == DISPATCH_NAIVE ? 1 : spec->model.top_k;
+        l.experts_per_rank = plan_experts_per_rank(plan);
+        add_network(&l);
+    }
+    *bytes = builder_total_bytes(l.builder);
+    bool addressable = *bytes <= 0x1p62;
+    if (addressable) {
+        builder_finish(l.builder);
+        outer_describe(&spec->cluster, plan);
+        addressable = plan_passes_run(plan, passes, arena);
+        *bytes = (double)plan->arena_bytes;
+    }
+    arena_destroy(arena);
+    if (addressable)
+        return plan;
+    plan_destroy(plan);
+    return NULL;
+}
+
+Plan *lower(const Workload *work, const Mix *mix, Dispatch dispatch, double *bytes)
+{
+    return lower_with(work, mix, dispatch, PLAN_PASSES_ALL, bytes);
+}
+
+Plan *lower_uniform(const Workload *work, const Config *config, Dispatch dispatch, double *bytes)
+{
+    Arena *arena = arena_create();
+    Mix mix = mix_uniform(work, config, PREFETCH_UNLIMITED, arena);
+    Plan *plan = lower(work, &mix, dispatch, bytes);
+    arena_destroy(arena);
+    return plan;
+}
+
+double lower_arena_bytes(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch,
+                         uint32_t layers)
+{
+    Arena *arena = arena_create();
+    Spec prefix = *spec;
+    prefix.model.layers = layers;
+    prefix.outer = NULL; // no matter of memory
+    prefix.cluster.port_count = prefix.cluster.link_count = 0;
+    double bytes = 0;
+    const Workload *work = workload_derive(&prefix, arena);
+    Mix mix = mix_uniform(work, config, prefetch, arena);
+    plan_destroy(lower(work, &mix, dispatch, &bytes));
+    arena_destroy(arena);
+    return bytes;
+}

@@ -1,0 +1,219 @@
+// Lowering of the backward pass and the optimizer: the forward schedule reversed. Result gradients go out the way rows
+// went, row gradients come back; how gradients of migrated experts go home is lower_migration.c's matter.
+#include <stdio.h>
+
+#include "compiler/lowering/lowering.h"
+
+static void add_local(Lowering *l, Op op, int32_t layer, double cost_s, const int32_t *operands)
+{
+    builder_add_step(l->builder, (StepSpec){.op = op, .layer = layer, .level = NONE, .group = NONE, .cost_s = cost_s},
+                     operands);
+}
+
+// Updates come after the whole backward pass: earlier, the compute stream would wait for the network.
+static void note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient)
+{
+    l->updates[l->update_count++] = (WeightUpdate){.layer = layer, .weight = weight, .gradient = gradient};
+}
+
+// Adds the squares of a gradient to `before`; returns the sum.
+static int32_t add_squares(Lowering *l, const WeightUpdate *update, int32_t before)
+{
+    const Buffer *gradient = builder_buffer(l->builder, update->gradient);
+    double bytes = (double)gradient->rows * (double)gradient->cols * dtype_bytes(gradient->dtype);
+    BufferShape shape = {.dtype = DTYPE_F32, .rows = 1, .cols = 1, .kind = BUFFER_TEMPORARY, .layer = update->layer};
+    int32_t squares = builder_add_buffer(l->builder, shape, "%s.squares", gradient->name);
+    int32_t operands[] = {update->gradient, before, squares};
+    add_local(l, OP_SQUARES, update->layer, bytes / l->spec->cluster.device.memory_bandwidth, operands);
+    return squares;
+}
+
+static bool updates_experts(const Lowering *l, const WeightUpdate *update)
+{
+    return update->layer != NONE && update->weight == l->layers[update->layer].experts;
+}
+
+// The square of the whole gradient's norm: of experts, which ranks share out, summed over these; then of the others,
+// which all ranks have.
+static int32_t add_norm(Lowering *l)
+{
+    int32_t squares = NONE;
+    for (uint32_t i = 0; i < l->update_count; i++)
+        if (updates_experts(l, &l->updates[i]))
+            squares = add_squares(l, &l->updates[i], squares);
+    lowering_add_sums(l, NONE, squares, l->spec->replica_levels, l->spec->cluster.level_count, 1);
+    for (uint32_t i = 0; i < l->update_count; i++)
+        if (!updates_experts(l, &l->updates[i]))
+            squares = add_squares(l, &l->updates[i], squares);
+    return squares;
+}
+
+static void add_optimizer(Lowering *l, const WeightUpdate *update, int32_t squares)
+{
+    const Buffer *buffer = builder_buffer(l->builder, update->weight);
+    // Two moments, and a master copy where weights are 16-bit.
+    double values = dtype_bytes(buffer->dtype) < 4 ? 3 : 2;
+    BufferShape shape = {.dtype = DTYPE_F32, .rows = (double)buffer->rows, .cols = values * (double)buffer->cols,
+                         .kind = BUFFER_STATE, .layer = update->layer};
+    double bytes = (double)buffer->rows * (double)buffer->cols * optimizer_bytes_per_parameter(buffer->dtype);
+    int32_t state = builder_add_buffer(l->builder, shape, "%s.state", buffer->name);
+    int32_t operands[] = {update->weight, update->gradient, state, squares};
+    add_local(l, OP_OPTIMIZER, update->layer, bytes / l->spec->cluster.device.memory_bandwidth, operands);
+}
+
+// Result gradients of every stage, ascending: what dispatch did for rows.
+static void scatter_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, int32_t dresults[], int32_t counts[])
+{
+    double hidden = l->spec->model.hidden;
+    Dtype dtype = l->spec->model.dtype;
+    for (uint32_t i = 0; i + 1 < layer->stage_count; i++) {
+        Stage *from = &layer->stages[i], *to = from + 1;
+        uint32_t level = (uint32_t)from->level;
+        const char *level_name = l->spec->cluster.levels[level].name;
+        char name[64];
+        snprintf(name, sizeof name, "dresults.%s", level_name);
+        dresults[i + 1] = lowering_add_temporary(l, k, name, dtype, to->row_capacity, hidden);
+        snprintf(name, sizeof name, "send_dresults.%s", level_name);
+        int32_t send = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
+        snprintf(name, sizeof name, "dcounts.%s", level_name);
+        counts[i + 1] = lowering_add_temporary(l, k, name, DTYPE_I32,
+                                               l->spec->cluster.levels[level].count / l->config->domain[level], 1);
+        int32_t unroute[] = {dresults[i], from->send_counts, from->origin, dresults[i + 1], send};
+        add_local(l, OP_UNROUTE_BACKWARD, (int32_t)k, l->cost.route_s[level] / 2, unroute);
+        int32_t dispatch[] = {send, NONE, from->send_counts, dresults[i + 1], NONE, counts[i + 1]};
+        builder_add_step(l->builder,
+                         (StepSpec){.op = OP_DISPATCH, .layer = (int32_t)k, .level = from->level, .group = from->group,
+                                    .cost_s = l->cost.combine_s[level], .bytes = l->cost.payload_bytes[level],
+                                    .busiest = l->cost.busiest[level]},
+                         dispatch);
+    }
+}
+
+typedef struct {
+    int32_t rows, records;
+} RowGradients;
+
+static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, RowGradients last)
+{
+    double hidden = l->spec->model.hidden;
+    Dtype dtype = l->spec->model.dtype;
+    for (uint32_t i = layer->stage_count - 1; i-- > 0;) {
+        Stage *from = &layer->stages[i];
+        uint32_t level = (uint32_t)from->level;
+        const char *level_name = l->spec->cluster.levels[level].name;
+        char name[64];
+        snprintf(name, sizeof name, "returned_drows.%s", level_name);
+        int32_t returned = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
+        snprintf(name, sizeof name, "returned_drecords.%s", level_name);
+        int32_t returned_records = lowering_add_temporary(l, k, name, DTYPE_F32, from->send_capacity, l->records);
+        int32_t combine[] = {last.rows, last.records, from->next_counts, from->send_counts, returned, returned_records};
+        builder_add_step(l->builder,
+                         (StepSpec){.op = OP_COMBINE_BACKWARD, .layer = (int32_t)k, .level = from->level,
+                                    .group = from->group, .cost_s = l->cost.dispatch_s[level],
+                                    .bytes = l->cost.payload_bytes[level] + l->cost.routing_bytes[level],
+                                    .busiest = l->cost.busiest[level]},
+                         combine);
+        RowGradients summed;
+        snprintf(name, sizeof name, "drows.%s", level_name);
+        summed.rows = lowering_add_temporary(l, k, name, dtype, from->row_capacity, hidden);
+        snprintf(name, sizeof name, "drecords.%s", level_name);
+        summed.records = lowering_add_temporary(l, k, name, DTYPE_F32, from->record_rows, l->records);
+        int32_t route[] = {last.rows, last.records, returned, returned_records, from->send_counts, from->origin,
+                           from->counts, summed.rows, summed.records};
+        add_local(l, OP_ROUTE_BACKWARD, (int32_t)k, l->cost.route_s[level] / 2, route);
+        last = summed;
+    }
+    return last;
+}
+
+static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
+{
+    lowering_enter(l, k);
+    LoweredLayer *layer = &l->layers[k];
+    const SpecModel *model = &l->spec->model;
+    Stage *first = &layer->stages[0], *last = &layer->stages[layer->stage_count - 1];
+    int32_t dresults[STAGES_MAX] = {dx}, counts[STAGES_MAX] = {NONE};
+    scatter_gradients(l, k, layer, dresults, counts);
+    int32_t dshared_rows = NONE;
+    if (model->shared_experts) { // while the gradients travel
+        dshared_rows = lowering_add_temporary(l, k, "dshared_rows", model->dtype, l->tokens, model->hidden);
+        int32_t dshared = lowering_add_gradient(l, layer->shared, (int32_t)k);
+        int32_t work = lowering_add_work(l, (int32_t)k, OP_SHARED_EXPERT_BACKWARD, l->tokens, 1, 1);
+        int32_t operands[] = {first->rows, layer->shared, dx, dshared_rows, dshared, work};
+        add_local(l, OP_SHARED_EXPERT_BACKWARD, (int32_t)k, 2 * l->work->layers[k].dense_s, operands);
+        lowering_add_sums(l, (int32_t)k, dshared, 0, l->spec->cluster.level_count, 1);
+        note_update(l, (int32_t)k, layer->shared, dshared);
+    }
+    int32_t held = l->config->regather ? lowering_add_gathers(l, k, ".again", lowering_prefetch_limit(l)) : layer->held;
+    bool migrated = l->held_experts > l->experts_per_rank;
+    uint32_t fanout = layer->stage_count == 1 ? l->fanout : 1;
+    RowGradients drows = {
+        lowering_add_temporary(l, k, "drows", model->dtype, last->row_capacity, model->hidden),
+        lowering_add_temporary(l, k, "drecords", DTYPE_F32, last->record_rows, l->records),
+    };
+    int32_t dheld = migrated ? lowering_add_temporary(l, k, "dheld", model->dtype, l->held_experts,
+                                                      (double)model_expert_elements(&l->plan->model))
+                             : lowering_add_gradient(l, layer->experts, (int32_t)k);
+    int32_t work = lowering_add_work(l, (int32_t)k, OP_EXPERT_BACKWARD, last->row_capacity, l->records, fanout);
+    int32_t expert[] = {last->rows, last->records, last->counts, held, dresults[layer->stage_count - 1],
+                        drows.rows, drows.records, dheld, work};
+    StepSpec step = {.op = OP_EXPERT_BACKWARD, .layer = (int32_t)k, .level = NONE, .group = NONE,
+                     .cost_s = 2 * l->cost.expert_s};
+    lowering_note_read(l, builder_add_step(l->builder, step, expert));
+    lowering_add_mean(l, k);
+    note_update(l, (int32_t)k, layer->experts, lowering_return_gradients(l, k, dheld));
+    drows = collect_gradients(l, k, layer, drows);
+    int32_t drouter = lowering_add_gradient(l, layer->router, (int32_t)k);
+    int32_t gate_work = lowering_add_work(l, (int32_t)k, OP_GATE_BACKWARD, l->tokens, l->records, l->fanout);
+    int32_t gate[] = {layer->y, first->records, drows.rows, drows.records, dshared_rows, layer->router,
+                      dx,       drouter,        gate_work};
+    add_local(l, OP_GATE_BACKWARD, (int32_t)k, 2 * l->work->layers[k].gate_s, gate);
+    lowering_add_sums(l, (int32_t)k, drouter, 0, l->spec->cluster.level_count, 1);
+    note_update(l, (int32_t)k, layer->router, drouter);
+}
+
+static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
+{
+    const LayerWork *work = &l->work->layers[k];
+    LoweredLayer *layer = &l->layers[k];
+    if (work->is_moe) {
+        add_moe_backward(l, k, dx);
+    } else {
+        int32_t dffn = lowering_add_gradient(l, layer->ffn, (int32_t)k);
+        int32_t ffn_work = lowering_add_work(l, (int32_t)k, OP_FFN_BACKWARD, l->tokens, 1, 1);
+        int32_t ffn[] = {layer->y, layer->ffn, dx, dffn, ffn_work};
+        add_local(l, OP_FFN_BACKWARD, (int32_t)k, 2 * work->dense_s, ffn);
+        lowering_add_sums(l, (int32_t)k, dffn, 0, l->spec->cluster.level_count, 1);
+        note_update(l, (int32_t)k, layer->ffn, dffn);
+    }
+    int32_t dattention = lowering_add_gradient(l, layer->attention, (int32_t)k);
+    int32_t attention_work = lowering_add_work(l, (int32_t)k, OP_PRE_EXPERT_BACKWARD, l->tokens, 1, 1);
+    int32_t attention[] = {layer->x, layer->attention, dx, dattention, attention_work};
+    add_local(l, OP_PRE_EXPERT_BACKWARD, (int32_t)k, 2 * work->pre_expert_s, attention);
+    lowering_add_sums(l, (int32_t)k, dattention, 0, l->spec->cluster.level_count, 1);
+    note_update(l, (int32_t)k, layer->attention, dattention);
+}
+
+void lowering_add_backward(Lowering *l)
+{
+    const SpecModel *model = &l->spec->model;
+    l->updates =
+        arena_alloc_array(l->arena, 1 + (size_t)UPDATES_PER_LAYER_MAX * l->work->layer_count, sizeof *l->updates);
+    BufferShape shape = {.dtype = model->dtype, .rows = l->tokens, .cols = model->hidden,
+                         .kind = BUFFER_TEMPORARY, .layer = NONE};
+    int32_t dx = builder_add_buffer(l->builder, shape, "dx");
+    int32_t dembedding = lowering_add_gradient(l, l->embedding, NONE);
+    int32_t work = lowering_add_work(l, NONE, OP_LOSS_BACKWARD, l->tokens, 1, 1);
+    int32_t loss[] = {l->final_x, l->tokens_buffer, l->embedding, dx, dembedding, work};
+    add_local(l, OP_LOSS_BACKWARD, NONE, 2 * l->work->loss_s, loss);
+    l->read_count = 0;
+    for (uint32_t k = l->work->layer_count; k-- > 0;)
+        add_layer_backward(l, k, dx);
+    int32_t embed[] = {l->tokens_buffer, dx, dembedding};
+    add_local(l, OP_EMBED_BACKWARD, NONE, 0, embed);
+    lowering_add_sums(l, NONE, dembedding, 0, l->spec->cluster.level_count, 1);
+    note_update(l, NONE, l->embedding, dembedding);
+    int32_t squares = l->spec->training.clip > 0 ? add_norm(l) : NONE;
+    for (uint32_t i = 0; i < l->update_count; i++)
+        add_optimizer(l, &l->updates[i], squares);
+}

@@ -1,0 +1,189 @@
+// Lowering of migration: experts to those who gather them, encoded where the plan says so; their gradients home again;
+// and the sums over ranks. The forward pass (lower.c) and the backward pass (lower_backward.c) call it.
+#include <stdio.h>
+
+#include "compiler/lowering/lowering.h"
+#include "ir/codec.h"
+
+static double dense_bytes(const Lowering *l, double experts)
+{
+    return experts * (double)model_expert_elements(&l->plan->model) * dtype_bytes(l->plan->model.dtype);
+}
+
+static double packet_bytes(const Lowering *l, double ratio)
+{
+    return (double)codec_packet_bytes(model_expert_elements(&l->plan->model), l->plan->model.dtype, ratio);
+}
+
+static int32_t add_local(Lowering *l, Op op, uint32_t k, double cost_s, const int32_t *operands)
+{
+    StepSpec step = {.op = op, .layer = (int32_t)k, .level = NONE, .group = NONE, .cost_s = cost_s};
+    return builder_add_step(l->builder, step, operands);
+}
+
+static int32_t add_experts(Lowering *l, uint32_t k, BufferKind kind, const char *name, double experts)
+{
+    BufferShape shape = {.dtype = l->plan->model.dtype, .rows = experts, .kind = kind, .layer = (int32_t)k,
+                         .cols = (double)model_expert_elements(&l->plan->model)};
+    return builder_add_buffer(l->builder, shape, "L%u.%s", k, name);
+}
+
+// ---- experts ---------------------------------------------------------------------------------
+
+static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_t shard, int32_t after_step)
+{
+    const Spec *spec = l->spec;
+    const Buffer *own = builder_buffer(l->builder, shard);
+    double rows = (double)own->rows, cols = (double)own->cols;
+    Dtype dtype = own->dtype;
+    for (uint32_t level = spec->replica_levels; level < spec->cluster.level_count; level++) {
+        uint32_t domain = l->config->domain[level];
+        if (domain == 1)
+            continue;
+        rows *= domain;
+        char name[64];
+        snprintf(name, sizeof name, "gathered.%s%s", spec->cluster.levels[level].name, suffix);
+        int32_t gathered = lowering_add_temporary(l, k, name, dtype, rows, cols);
+        int32_t operands[] = {shard, gathered};
+        int32_t group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain);
+        int32_t step = builder_add_step(l->builder,
+                                        (StepSpec){.op = OP_GATHER, .layer = (int32_t)k, .level = (int32_t)level,
+                                                   .group = group, .cost_s = l->cost.gather_s[level],
+                                                   .bytes = l->cost.gather_bytes[level]},
+                                        operands);
+        if (after_step != NONE)
+            builder_add_after(l->builder, step, after_step);
+        shard = gathered;
+    }
+    return shard;
+}
+
+// What the codec remembers of a layer, once for all passes.
+static void add_memories(Lowering *l, uint32_t k, LoweredLayer *layer)
+{
+    if (layer->mean == NONE && l->work->layers[k].mean_bytes > 0)
+        layer->mean = add_experts(l, k, BUFFER_REPLICA, "mean", 1);
+    if (layer->sent == NONE && l->spec->plan.codec == CODEC_DELTA) {
+        layer->sent = add_experts(l, k, BUFFER_REPLICA, "sent", l->experts_per_rank);
+        layer->replicas = add_experts(l, k, BUFFER_REPLICA, "replicas", l->held_experts);
+    }
+}
+
+int32_t lowering_add_gathers(Lowering *l, uint32_t k, const char *suffix, int32_t after_step)
+{
+    LoweredLayer *layer = &l->layers[k];
+    const Device *device = &l->spec->cluster.device;
+    if (l->held_experts == l->experts_per_rank)
+        return layer->experts;
+    if (l->spec->plan.codec == CODEC_DENSE)
+        return gather_levels(l, k, suffix, layer->experts, after_step);
+    add_memories(l, k, layer);
+    char name[64];
+    snprintf(name, sizeof name, "packet%s", suffix);
+    int32_t packet = lowering_add_temporary(l, k, name, DTYPE_U8, l->experts_per_rank,
+                                            packet_bytes(l, l->spec->plan.ratio));
+    int32_t encode[] = {layer->experts, layer->mean, layer->sent, packet};
+    int32_t step = add_local(l, OP_ENCODE, k, dense_bytes(l, l->experts_per_rank) / device->encode_bandwidth, encode);
+    if (after_step != NONE)
+        builder_add_after(l->builder, step, after_step);
+    packet = gather_levels(l, k, suffix, packet, after_step);
+    int32_t decoded = NONE;
+    if (layer->replicas == NONE) {
+        snprintf(name, sizeof name, "decoded%s", suffix);
+        decoded = add_experts(l, k, BUFFER_TEMPORARY, name, l->held_experts);
+    }
+    int32_t decode[] = {packet, layer->experts, layer->mean, decoded, layer->replicas};
+    add_local(l, OP_DECODE, k, dense_bytes(l, l->held_experts) / device->decode_bandwidth, decode);
+    return layer->replicas == NONE ? decoded : layer->replicas;
+}
+
+// ---- gradients -------------------------------------------------------------------------------
+
+int32_t lowering_add_gradient(Lowering *l, int32_t weight, int32_t layer)
+{
+    const Buffer *buffer = builder_buffer(l->builder, weight);
+    BufferShape shape = {.dtype = buffer->dtype, .rows = (double)buffer->rows, .cols = (double)buffer->cols,
+                         .kind = BUFFER_GRADIENT, .layer = layer};
+    return builder_add_buffer(l->builder, shape, "%s.gradient", buffer->name);
+}
+
+void lowering_add_sums(Lowering *l, int32_t layer, int32_t summed, uint32_t from_level, uint32_t to_level,
+                       double every)
+{
+    const Cluster *cluster = &l->spec->cluster;
+    const Buffer *buffer = builder_buffer(l->builder, summed);
+    double bytes = (double)buffer->rows * (double)buffer->cols * dtype_bytes(buffer->dtype);
+    for (uint32_t level = to_level; level-- > from_level;) {
+        double count = cluster->levels[level].count;
+        if (count < 2)
+            continue;
+        double sent = 2 * (count - 1) / count * bytes;
+        int32_t operands[] = {summed};
+        builder_add_step(l->builder,
+                         (StepSpec){.op = OP_ALL_REDUCE, .layer = layer, .level = (int32_t)level,
+                                    .group = builder_add_group(l->builder, GROUP_LEVEL, (int32_t)level, 1),
+                                    .cost_s = cost_group_s(l->spec, GROUP_LEVEL, level, sent, count - 1) / every,
+                                    .bytes = sent / every},
+                         operands);
+    }
+}
+
+void lowering_add_mean(Lowering *l, uint32_t k)
+{
+    const LoweredLayer *layer = &l->layers[k];
+    if (layer->mean == NONE)
+        return;
+    double every = l->spec->plan.shared_every;
+    int32_t operands[] = {layer->experts, layer->mean};
+    add_local(l, OP_MEAN_EXPERT, k, lowering_move_s(l, dense_bytes(l, l->experts_per_rank)) / every, operands);
+    lowering_add_sums(l, (int32_t)k, layer->mean, l->spec->replica_levels, l->spec->cluster.level_count, every);
+}
+
+// Packets of the largest parts of gradients to the members of a domain; what is left out goes another time.
+static void return_packets(Lowering *l, uint32_t k, uint32_t level, StepSpec step, int32_t dheld, int32_t shard)
+{
+    const Device *device = &l->spec->cluster.device;
+    const char *level_name = l->spec->cluster.levels[level].name;
+    double held = (double)builder_buffer(l->builder, dheld)->rows, own = held / l->config->domain[level];
+    double bytes = packet_bytes(l, l->spec->plan.gradient_ratio);
+    char name[64];
+    snprintf(name, sizeof name, "error.%s", level_name);
+    int32_t error = add_experts(l, k, BUFFER_REPLICA, name, held);
+    snprintf(name, sizeof name, "dpackets.%s", level_name);
+    int32_t packets = lowering_add_temporary(l, k, name, DTYPE_U8, held, bytes);
+    snprintf(name, sizeof name, "received.%s", level_name);
+    int32_t received = lowering_add_temporary(l, k, name, DTYPE_U8, held, bytes);
+    int32_t encode[] = {dheld, error, packets}, send[] = {packets, received}, decode[] = {dheld, received, shard};
+    add_local(l, OP_ENCODE_GRADIENT, k, dense_bytes(l, held - own) / device->encode_bandwidth, encode);
+    step.op = OP_RETURN_PACKETS;
+    builder_add_step(l->builder, step, send);
+    add_local(l, OP_DECODE_GRADIENT, k, dense_bytes(l, own) / device->decode_bandwidth, decode);
+}
+
+int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
+{
+    const Spec *spec = l->spec;
+    double rows = l->held_experts;
+    for (uint32_t level = spec->cluster.level_count; level-- > spec->replica_levels;) {
+        uint32_t domain = l->config->domain[level];
+        if (domain == 1)
+            continue;
+        rows /= domain;
+        char name[64];
+        snprintf(name, sizeof name, "dexperts.%s", spec->cluster.levels[level].name);
+        bool home = rows == l->experts_per_rank;
+        int32_t shard = home ? lowering_add_gradient(l, l->layers[k].experts, (int32_t)k)
+                             : add_experts(l, k, BUFFER_TEMPORARY, name, rows);
+        StepSpec step = {.op = OP_REDUCE_SCATTER, .layer = (int32_t)k, .level = (int32_t)level,
+                         .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain),
+                         .cost_s = l->cost.reduce_s[level], .bytes = l->cost.reduce_bytes[level]};
+        int32_t operands[] = {dheld, shard};
+        if (spec->plan.gradient == GRADIENT_DENSE)
+            builder_add_step(l->builder, step, operands);
+        else
+            return_packets(l, k, level, step, dheld, shard);
+        dheld = shard;
+    }
+    lowering_add_sums(l, (int32_t)k, dheld, 0, spec->replica_levels, 1);
+    return dheld;
+}

@@ -1,0 +1,83 @@
+// What the lowering of the forward pass hands to that of the backward pass. Private to lower*.c.
+#ifndef HEP_LOWERING_H
+#define HEP_LOWERING_H
+
+#include "compiler/lowering/builder.h"
+#include "compiler/model/iteration.h"
+
+// Rows at one point of the way to the experts: stage 0 is the gate's output, stage i + 1 what the
+// i-th exchange delivers. Buffers are NONE where a stage has none.
+typedef struct {
+    int32_t level, group;             // of the exchange that leaves this stage; NONE at the last
+    double row_capacity, send_capacity, record_rows; // rows of `rows`, of the send buffer, of `records`
+    int32_t rows, records, counts;    // counts NONE at stage 0
+    int32_t send_counts, origin, next_counts; // of the exchange that leaves
+} Stage;
+
+enum { STAGES_MAX = LEVELS_MAX + 1 };
+
+typedef struct {
+    int32_t x, y;             // input of the pre-expert part and of the gate (or dense layer)
+    uint32_t stage_count;
+    Stage stages[STAGES_MAX];
+    int32_t attention, router, ffn, shared, experts; // weights
+    int32_t held;             // weights the expert step reads: `experts` or what was gathered
+    int32_t mean, sent, replicas; // what the codec remembers
+} LoweredLayer;
+
+// A weight buffer the optimizer will update.
+typedef struct {
+    int32_t layer, weight, gradient;
+} WeightUpdate;
+
+enum { UPDATES_PER_LAYER_MAX = 4 };
+
+typedef struct {
+    const Workload *work;
+    const Spec *spec;
+    const Mix *mix;
+    Dispatch dispatch;
+    Arena *arena;
+    Plan *plan;
+    Builder *builder;
+    double tokens;
+    uint32_t fanout, records; // record rows per token and records per row
+    double experts_per_rank;
+    // Of the MoE layer that is being lowered: lowering_enter sets them.
+    const Config *config;
+    LayerCost cost;
+    double held_experts;
+    LoweredLayer *layers;
+    uint32_t *moe_index;    // [layers]: how many MoE layers come before
+    int32_t *reads;         // expert steps of this pass so far, the order gathers wait in
+    uint32_t read_count;
+    int32_t tokens_buffer, embedding, final_x;
+    WeightUpdate *updates;
+    uint32_t update_count;
+} Lowering;
+
+// Turns to an MoE layer: its configuration and what it costs.
+void lowering_enter(Lowering *l, uint32_t layer);
+// Notes the step that last reads the experts of a layer in this pass.
+void lowering_note_read(Lowering *l, int32_t step);
+// The step a gather must wait for so that it runs ahead no farther than the mix allows; NONE.
+int32_t lowering_prefetch_limit(const Lowering *l);
+int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols);
+int32_t lowering_add_work(Lowering *l, int32_t layer, Op op, double rows, uint32_t records, uint32_t fanout);
+// Expected seconds to read and write `bytes` of device memory.
+double lowering_move_s(const Lowering *l, double bytes);
+// All-gathers the experts of a layer, outer level first; returns the buffer the expert step reads.
+int32_t lowering_add_gathers(Lowering *l, uint32_t layer, const char *suffix, int32_t after_step);
+// The gradient of a weight buffer: as large.
+int32_t lowering_add_gradient(Lowering *l, int32_t weight, int32_t layer);
+// Sums a buffer over the ranks, one level after another, inner first; in each of `every` iterations.
+void lowering_add_sums(Lowering *l, int32_t layer, int32_t summed, uint32_t from_level, uint32_t to_level,
+                       double every);
+// Sums the shared expert of codec `sr` anew, where the layer has one, from the weights before their update: nothing in
+// this iteration needs it any more.
+void lowering_add_mean(Lowering *l, uint32_t layer);
+// Sends gradients of gathered experts to their owners; returns the gradient of the own experts.
+int32_t lowering_return_gradients(Lowering *l, uint32_t layer, int32_t dheld);
+void lowering_add_backward(Lowering *l);
+
+#endif

@@ -1,0 +1,217 @@
+// Cost of one MoE layer: see cost.h. Formulas are those of design section 3 and of HybridEP (arXiv 2510.19470,
+// equations of section III); the level-by-level volumes follow from the topology rule.
+#include "compiler/model/cost.h"
+
+#include <math.h>
+#include <string.h>
+
+bool config_equal(const Config *a, const Config *b)
+{
+    return a->regather == b->regather && !memcmp(a->domain, b->domain, sizeof a->domain);
+}
+
+double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, double peers)
+{
+    if (peers <= 0)
+        return 0;
+    double slowest_s = 0;
+    for (uint32_t j = level; j < cluster->level_count; j++) {
+        double below = (double)cluster_gpus_below(cluster, j);
+        slowest_s = fmax(slowest_s, below * bytes / cluster->levels[j].bandwidth_bytes_per_s);
+    }
+    return cluster->levels[level].latency_s + cluster->levels[level].overhead_s * peers + slowest_s;
+}
+
+// Of the groups at level 0 that have so many peers.
+static const WorstPair *groups_of(const Spec *spec, GroupKind kind, double peers)
+{
+    uint32_t members = (uint32_t)peers + 1;
+    return outer_group(spec->outer, kind, kind == GROUP_GATHER ? members : spec->cluster.levels[0].count / members);
+}
+
+double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers)
+{
+    const Cluster *cluster = &spec->cluster;
+    if (level > 0 || !spec->outer || peers <= 0)
+        return cost_collective_s(cluster, level, bytes, peers);
+    const WorstPair *groups = groups_of(spec, kind, peers);
+    double s_per_byte = fmax(spec->outer->port_s_per_byte, groups->link_s_per_byte / peers);
+    double slowest_s = (double)cluster_gpus_below(cluster, 0) * bytes * s_per_byte;
+    for (uint32_t j = 1; j < cluster->level_count; j++)
+        slowest_s = fmax(slowest_s, (double)cluster_gpus_below(cluster, j) * bytes /
+                                        cluster->levels[j].bandwidth_bytes_per_s);
+    return groups->latency_s + cluster->levels[0].overhead_s * peers + slowest_s;
+}
+
+// Adds the time each port from `level` inwards is busy with a collective at `level`. Start-up cost is
+// charged to the port of that level alone, which makes one layer on one tier the paper's formula.
+static void add_port_time(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers,
+                          double port_s[LEVELS_MAX])
+{
+    if (peers <= 0)
+        return;
+    const Cluster *cluster = &spec->cluster;
+    bool unlike = level == 0 && spec->outer;
+    double latency_s = unlike ? groups_of(spec, kind, peers)->latency_s : cluster->levels[level].latency_s;
+    port_s[level] += latency_s + cluster->levels[level].overhead_s * peers;
+    for (uint32_t j = level; j < cluster->level_count; j++) {
+        double through = (double)cluster_gpus_below(cluster, j) * bytes;
+        port_s[j] += unlike && j == 0 ? through * spec->outer->port_s_per_byte
+                                      : through / cluster->levels[j].bandwidth_bytes_per_s;
+    }
+}
+
+double cost_port_s(const LayerCost *cost, uint32_t level)
+{
+    return cost->port_dispatch_s[level] + cost->port_combine_s[level] + cost->port_gather_s[level] +
+           cost->port_reduce_s[level] + cost->port_sums_s[level];
+}
+
+double cost_expected_copies(const Workload *work, const LayerWork *layer, Dispatch dispatch, const Config *config,
+                            uint32_t level)
+{
+    const Spec *spec = work->spec;
+    if (layer->routing && dispatch != DISPATCH_NAIVE)
+        return routing_load(layer->routing, config->domain, level, dispatch).copies;
+    double top_k = spec->model.top_k, experts = spec->model.experts;
+    if (dispatch == DISPATCH_NAIVE || experts <= 0)
+        return top_k;
+    double prefixes = 1;
+    for (uint32_t l = 0; l <= level; l++)
+        prefixes *= spec->cluster.levels[l].count / config->domain[l];
+    double missed = 1, inside = experts / prefixes;
+    for (double i = 0; i < top_k && missed > 0; i++)
+        missed *= fmax(0, experts - inside - i) / (experts - i);
+    return prefixes * (1 - missed);
+}
+
+double config_held_shards(const Spec *spec, const Config *config)
+{
+    double held = 1;
+    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++)
+        held *= config->domain[l];
+    return held;
+}
+
+static void cost_exchange(const Workload *work, const LayerWork *layer, const Config *config, Dispatch dispatch,
+                          uint32_t level, LayerCost *cost)
+{
+    const Spec *spec = work->spec;
+    const Cluster *cluster = &spec->cluster;
+    double count = cluster->levels[level].count, domain = config->domain[level];
+    double peers = count / domain - 1;
+    if (peers <= 0)
+        return;
+    double top_k = spec->model.top_k;
+    double copies = cost_expected_copies(work, layer, dispatch, config, level), busiest = 1;
+    if (layer->routing)
+        busiest = routing_load(layer->routing, config->domain, level, dispatch).busiest_exchange;
+    cost->busiest[level] = busiest;
+    double moved = copies * (count - domain) / count; // rows per token that leave
+    cost->payload_bytes[level] = layer->data_bytes * moved / top_k;
+    cost->send_rows[level] = layer->tokens * moved;
+    if (!spec->model.abstract) {
+        double records = dispatch == DISPATCH_NAIVE ? 1 : top_k;
+        cost->routing_bytes[level] = cost->send_rows[level] * records * RECORD_BYTES + peers * sizeof(int32_t);
+        double stage_rows = layer->tokens * copies;
+        cost->route_s[level] = 2 * busiest * stage_rows * layer->row_bytes / cluster->device.memory_bandwidth;
+    }
+    // The group waits for its busiest member.
+    double out_bytes = busiest * (cost->payload_bytes[level] + cost->routing_bytes[level]);
+    double back_bytes = busiest * cost->payload_bytes[level];
+    cost->dispatch_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, out_bytes, peers);
+    cost->combine_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, back_bytes, peers);
+    add_port_time(spec, GROUP_EXCHANGE, level, out_bytes, peers, cost->port_dispatch_s);
+    add_port_time(spec, GROUP_EXCHANGE, level, back_bytes, peers, cost->port_combine_s);
+}
+
+static void cost_migration(const Workload *work, const LayerWork *layer, const Config *config, uint32_t level,
+                           double shards_before, LayerCost *cost)
+{
+    double peers = config->domain[level] - 1.0;
+    cost->gather_bytes[level] = layer->sent_bytes * shards_before * peers;
+    cost->gather_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers);
+    add_port_time(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers, cost->port_gather_s);
+    if (work->spec->plan.pass == PASS_FORWARD)
+        return;
+    // Gradients go home the gather reversed: whole sums, or packets of what the others are to get.
+    cost->reduce_bytes[level] = layer->returned_bytes * shards_before * peers;
+    if (work->spec->plan.gradient != GRADIENT_DENSE && peers > 0)
+        cost->sync_s += layer->expert_bytes * shards_before *
+                        (peers / work->spec->cluster.device.encode_bandwidth +
+                         1 / work->spec->cluster.device.decode_bandwidth);
+    cost->reduce_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers);
+    add_port_time(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers, cost->port_reduce_s);
+}
+
+// The shared expert is summed over all GPUs that hold different experts, a share of the sum in every iteration.
+static void cost_mean(const Workload *work, const LayerWork *layer, LayerCost *cost)
+{
+    const Spec *spec = work->spec;
+    double every = spec->plan.shared_every;
+    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++) {
+        double count = spec->cluster.levels[l].count, bytes = 2 * (count - 1) / count * layer->mean_bytes;
+        cost->mean_bytes[l] = bytes / every;
+        cost->sync_s += cost_group_s(spec, GROUP_LEVEL, l, bytes, count - 1) / every;
+        add_port_time(spec, GROUP_LEVEL, l, bytes / every, (count - 1) / every, cost->port_reduce_s);
+    }
+    cost->sync_s += layer->expert_bytes / every / spec->cluster.device.memory_bandwidth;
+}
+
+// Sums over all GPUs of one level: `bytes` in `buffers` collectives, one after another.
+static double cost_sums(const Spec *spec, uint32_t level, double bytes, double buffers, double port_s[LEVELS_MAX])
+{
+    double count = spec->cluster.levels[level].count, sent = 2 * (count - 1) / count * bytes;
+    if (count < 2 || bytes <= 0)
+        return 0;
+    double start_s = cost_group_s(spec, GROUP_LEVEL, level, 0, count - 1);
+    add_port_time(spec, GROUP_LEVEL, level, sent, count - 1, port_s);
+    return cost_group_s(spec, GROUP_LEVEL, level, sent, count - 1) + (buffers - 1) * start_s;
+}
+
+// What the layer's backward pass leaves to be summed while earlier layers compute.
+static void cost_layer_sums(const Workload *work, const LayerWork *layer, LayerCost *cost)
+{
+    const Spec *spec = work->spec;
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++) {
+        if (l < spec->replica_levels)
+            cost->sync_s += cost_sums(spec, l, layer->expert_bytes, 1, cost->port_sums_s);
+        cost->gate_sums_s += cost_sums(spec, l, layer->gate_gradient_bytes, layer->gate_gradients, cost->port_sums_s);
+        cost->attention_sums_s += cost_sums(spec, l, layer->attention_gradient_bytes, 1, cost->port_sums_s);
+    }
+}
+
+void cost_layer(const Workload *work, uint32_t index, const Config *config, Dispatch dispatch, LayerCost *cost)
+{
+    const Spec *spec = work->spec;
+    const LayerWork *layer = &work->layers[index];
+    *cost = (LayerCost){0};
+    if (!layer->is_moe)
+        return;
+    double held = 1;
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++) {
+        cost_exchange(work, layer, config, dispatch, l, cost);
+        if (l < spec->replica_levels)
+            continue;
+        cost_migration(work, layer, config, l, held, cost);
+        held *= config->domain[l];
+    }
+    cost->expert_s = layer->expert_compute_s;
+    if (layer->expert_flops > 0) {
+        double experts_held = spec->model.experts / workload_shards(spec) * held;
+        double rows = layer->tokens * spec->model.top_k / experts_held;
+        cost->expert_s +=
+            layer->expert_scale * workload_matrix_s(&spec->cluster.device, layer->expert_flops, rows);
+    }
+    if (layer->routing) // what all GPUs of a domain hold is computed by all of them
+        cost->expert_s *=
+            routing_load(layer->routing, config->domain, spec->cluster.level_count - 1, dispatch).busiest_experts;
+    if (held > 1 && spec->plan.codec != CODEC_DENSE)
+        cost->codec_s = layer->expert_bytes * (1 / spec->cluster.device.encode_bandwidth +
+                                               held / spec->cluster.device.decode_bandwidth);
+    if (spec->plan.pass == PASS_FORWARD)
+        return;
+    if (held > 1 && layer->mean_bytes > 0)
+        cost_mean(work, layer, cost);
+    cost_layer_sums(work, layer, cost);
+}

@@ -1,0 +1,56 @@
+// The cost model of one MoE layer (design section 3): volumes, times and traffic under a
+// configuration. Pure functions of the workload; the planner's coefficients and the printed
+// predictions both come from here.
+#ifndef HEP_COST_H
+#define HEP_COST_H
+
+#include "compiler/model/workload.h"
+
+// One point of the choice: domain sizes (n_l at replica levels), replicas kept or gathered again.
+typedef struct {
+    uint32_t domain[LEVELS_MAX];
+    bool regather;
+} Config;
+
+bool config_equal(const Config *a, const Config *b);
+
+// What one MoE layer costs under a configuration.
+typedef struct {
+    double dispatch_s[LEVELS_MAX], combine_s[LEVELS_MAX]; // one exchange each way at that level
+    double gather_s[LEVELS_MAX], reduce_s[LEVELS_MAX];
+    double route_s[LEVELS_MAX];                           // moving rows in and out of send buffers
+    double expert_s;                                      // forward; twice that backward
+    double send_rows[LEVELS_MAX];                         // expected rows a GPU sends to others, one way
+    double payload_bytes[LEVELS_MAX], routing_bytes[LEVELS_MAX]; // of one dispatch; a combine carries the payload
+    double busiest[LEVELS_MAX];                           // bytes of the busiest GPU over those, which are averages
+    double gather_bytes[LEVELS_MAX], reduce_bytes[LEVELS_MAX];
+    // Busy time of the port of level j by everything that passes it, summed over the levels.
+    double port_dispatch_s[LEVELS_MAX], port_combine_s[LEVELS_MAX], port_gather_s[LEVELS_MAX],
+        port_reduce_s[LEVELS_MAX];
+    double codec_s;                                       // encode + decode
+    double mean_bytes[LEVELS_MAX];                        // of the shared expert's sum, per iteration
+    double sync_s; // on the way home besides `reduce_s`: encoding, the shared expert's sum, sums over copies
+    // Sums of gradients that all GPUs have: of the gate and shared experts, of attention.
+    double gate_sums_s, attention_sums_s, port_sums_s[LEVELS_MAX];
+} LayerCost;
+
+// t_l(V, peers) = a_l + o_l peers + max_{j >= l} c_j V / B_j; 0 without peers.
+double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, double peers);
+// The same for groups of a kind, where the outermost level's slowest port, link and latency count:
+// a_max + o peers + max( c_0 V max(s_port, s_link / peers), max_{j >= 1} c_j V / B_j ), s in seconds per byte.
+double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers);
+
+// Expected distinct domain prefixes at `level` that the top_k experts of a token fall into, under
+// uniform routing (hypergeometric) or that of the layer (routing.h); top_k for naive dispatch.
+double cost_expected_copies(const Workload *work, const LayerWork *layer, Dispatch dispatch, const Config *config,
+                            uint32_t level);
+
+void cost_layer(const Workload *work, uint32_t layer, const Config *config, Dispatch dispatch, LayerCost *cost);
+
+// Time that the port of level `level` is busy with the layer in all passes.
+double cost_port_s(const LayerCost *cost, uint32_t level);
+
+// Product of S over the levels that shard experts: how many shards a GPU holds after gathering.
+double config_held_shards(const Spec *spec, const Config *config);
+
+#endif

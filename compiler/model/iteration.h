@@ -1,0 +1,64 @@
+// The iteration that the layers' costs add up to (design section 3, "several layers"): the chain of
+// computation and exchanges, the gather queue that runs ahead, the busy time of every port. The
+// recursion is a max-plus linear map of the clock, layer by layer; the exact method relies on that.
+#ifndef HEP_ITERATION_H
+#define HEP_ITERATION_H
+
+#include "compiler/model/cost.h"
+
+// A configuration for every MoE layer, in layer order, and how far gathers may run ahead.
+typedef struct {
+    const Config *configs; // [moe_count]
+    uint32_t prefetch;     // of dropped replicas: see mix_window
+} Mix;
+
+enum {
+    PREFETCH_UNLIMITED = UINT32_MAX,
+    PREFETCH_MAX = 8,      // the deepest limited prefetch
+    PREFETCH_REGATHER = 1, // replicas that are gathered again run ahead by one layer, or nothing is saved
+};
+
+// How many gathers may be ahead of the expert step that runs: the gather of MoE layer i waits until
+// the experts of MoE layer i - window - 1 were read. Unlimited where the replica is kept anyway.
+uint32_t mix_window(Pass pass, const Config *config, uint32_t prefetch);
+
+// Where things stand, seconds since the iteration began.
+enum {
+    CLOCK_CHAIN,  // computation and exchanges
+    CLOCK_QUEUE,  // gathers
+    CLOCK_RETURN, // gradients on their way home, and sums of those that all GPUs have
+    CLOCK_PORT,   // of each level: busy until
+    CLOCK_READ = CLOCK_PORT + LEVELS_MAX, // experts of the MoE layers before were read, latest first
+    CLOCK_SIZE = CLOCK_READ + PREFETCH_MAX + 1,
+};
+
+typedef struct {
+    double at_s[CLOCK_SIZE];
+} Clock;
+
+typedef struct {
+    double iteration_s;
+    Traffic traffic[LEVELS_MAX];
+    // Where the time of the chain went (seconds, sums over layers; they add up to iteration_s).
+    double pre_expert_s, exchange_s, expert_s, gather_wait_s, other_s;
+    double all_reduce_s; // training: sums of gradients, behind the backward pass
+} IterationCost;
+
+// Adds one layer's forward or backward pass to the clock, and to `out` what it spent, if given.
+void clock_forward(const Workload *work, uint32_t layer, const LayerCost *cost, const Config *config,
+                   uint32_t prefetch, Clock *clock, IterationCost *out);
+void clock_backward(const Workload *work, uint32_t layer, const LayerCost *cost, const Config *config,
+                    uint32_t prefetch, Clock *clock, IterationCost *out);
+// The clock before the first layer, and before the backward pass when the forward pass ended at `forward_s`.
+Clock clock_begin(void);
+Clock clock_begin_backward(const Workload *work, double forward_s);
+// Seconds of what follows the backward pass, the same for every mix: the last sums, the norm and the optimizer.
+double iteration_tail_s(const Workload *work);
+
+void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, IterationCost *out);
+// The same configuration for every MoE layer, gathers running ahead without limit.
+void cost_iteration(const Workload *work, const Config *config, Dispatch dispatch, IterationCost *out);
+// `config` for every MoE layer, in the arena.
+Mix mix_uniform(const Workload *work, const Config *config, uint32_t prefetch, Arena *arena);
+
+#endif

@@ -1,0 +1,175 @@
+// The work of each layer, derived from the checked spec: see workload.h.
+#include "compiler/model/workload.h"
+
+#include "ir/codec.h"
+
+double workload_matrix_s(const Device *device, double flops, double rows)
+{
+    if (flops <= 0 || rows <= 0)
+        return 0;
+    return flops / device->compute_flops * (1 + device->half_rate_rows / rows);
+}
+
+double workload_shards(const Spec *spec)
+{
+    double product = 1;
+    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++)
+        product *= spec->cluster.levels[l].count;
+    return product;
+}
+
+static void derive_abstract(const SpecModel *model, uint32_t index, LayerWork *layer)
+{
+    layer->pre_expert_s = spec_volume(model, VOLUME_PRE_EXPERT, index);
+    if (!layer->is_moe)
+        return;
+    layer->expert_compute_s = spec_volume(model, VOLUME_EXPERT_COMPUTE, index);
+    layer->data_bytes = spec_volume(model, VOLUME_DATA, index);
+    layer->expert_bytes = spec_volume(model, VOLUME_EXPERT, index);
+}
+
+static void derive_executed(const Spec *spec, LayerWork *layer)
+{
+    const SpecModel *model = &spec->model;
+    const Device *device = &spec->cluster.device;
+    double tokens = (double)model->sequence * model->batch;
+    double hidden = model->hidden, attended = (double)model->heads * model->head_dim;
+    double shared_kv = (double)model->kv_heads * model->head_dim;
+    double matrices = activation_matrices(model->activation);
+    layer->tokens = tokens;
+    layer->row_bytes = hidden * dtype_bytes(model->dtype);
+    // Projections, then scores and weighted values over the causal half.
+    double attention = 2 * tokens * hidden * (2 * attended + 2 * shared_kv) + 2 * tokens * model->sequence * attended;
+    layer->pre_expert_s = workload_matrix_s(device, attention, tokens);
+    if (!layer->is_moe) {
+        layer->dense_s = workload_matrix_s(device, 2 * tokens * matrices * hidden * model->ffn_inner, tokens);
+        return;
+    }
+    layer->gate_s = workload_matrix_s(device, 2 * tokens * hidden * model->experts, tokens);
+    layer->pre_expert_s += layer->gate_s;
+    layer->dense_s =
+        workload_matrix_s(device, 2 * tokens * matrices * hidden * model->inner * model->shared_experts, tokens);
+    layer->expert_flops = 2 * tokens * model->top_k * matrices * hidden * model->inner;
+    layer->data_bytes = tokens * model->top_k * layer->row_bytes;
+    layer->expert_bytes =
+        model->experts / workload_shards(spec) * matrices * hidden * model->inner * dtype_bytes(model->dtype);
+}
+
+// Times that were measured replace those derived; they grow with the tokens.
+static void take_measured(const Spec *spec, uint32_t index, LayerWork *layer)
+{
+    const MeasuredTimes *times = spec->model.times;
+    const MeasuredLayer *measured = &times->layers[index];
+    double scale = layer->tokens / times->tokens;
+    layer->gate_s = scale * measured->gate_s;
+    layer->pre_expert_s = scale * measured->pre_expert_s + layer->gate_s;
+    layer->dense_s = scale * measured->dense_s;
+    double derived_s = workload_matrix_s(&spec->cluster.device, measured->expert_flops, measured->expert_rows);
+    if (measured->expert_s > 0 && derived_s > 0)
+        layer->expert_scale = measured->expert_s / derived_s;
+}
+
+double optimizer_bytes_per_parameter(Dtype dtype)
+{
+    double element = dtype_bytes(dtype), state = 4 * (element < 4 ? 3 : 2);
+    return 3 * element + 2 * state;
+}
+
+// Parameters of a layer that all GPUs have. Those of a layer without experts are summed last.
+static void derive_gradients(const SpecModel *model, const ModelDims *dims, LayerWork *layer, Workload *work)
+{
+    double element = dtype_bytes(model->dtype);
+    layer->attention_gradient_bytes = element * (double)model_attention_elements(dims);
+    layer->gate_gradients = 1 + (layer->is_moe && model->shared_experts > 0);
+    layer->gate_gradient_bytes =
+        element * (double)(layer->is_moe ? model_router_elements(dims) + model_shared_elements(dims)
+                                         : model_ffn_elements(dims));
+    double bytes = layer->attention_gradient_bytes + layer->gate_gradient_bytes;
+    work->dense_gradient_bytes += bytes;
+    work->last_gradient_bytes += layer->is_moe ? 0 : bytes;
+    work->last_gradients += layer->is_moe ? 0 : 1 + layer->gate_gradients;
+}
+
+static bool layers_alike(const LayerWork *a, const LayerWork *b)
+{
+    return a->is_moe == b->is_moe && a->pre_expert_s == b->pre_expert_s && a->dense_s == b->dense_s &&
+           a->expert_flops == b->expert_flops && a->expert_compute_s == b->expert_compute_s &&
+           a->data_bytes == b->data_bytes && a->expert_bytes == b->expert_bytes && a->sent_bytes == b->sent_bytes &&
+           a->tokens == b->tokens && a->row_bytes == b->row_bytes && a->gate_s == b->gate_s &&
+           a->expert_scale == b->expert_scale && a->routing == b->routing;
+}
+
+// Looks back along the kinds only, of which there are few.
+static void classify(Workload *work)
+{
+    for (uint32_t k = 0; k < work->layer_count; k++) {
+        uint32_t kind = 0;
+        while (kind < k && (work->layers[kind].kind != kind || !layers_alike(&work->layers[kind], &work->layers[k])))
+            kind++;
+        work->layers[k].kind = kind;
+    }
+}
+
+// What travels of experts and of their gradients: whole packets, or volumes over the ratio.
+static void derive_packets(const Spec *spec, LayerWork *layer)
+{
+    const SpecPlan *plan = &spec->plan;
+    layer->sent_bytes = layer->expert_bytes / plan->ratio;
+    layer->returned_bytes = layer->expert_bytes / plan->gradient_ratio;
+    if (spec->model.abstract || !layer->is_moe)
+        return;
+    ModelDims dims = spec_dims(&spec->model);
+    uint64_t elements = model_expert_elements(&dims);
+    double experts = layer->expert_bytes / ((double)elements * dtype_bytes(dims.dtype));
+    if (plan->codec != CODEC_DENSE)
+        layer->sent_bytes = experts * (double)codec_packet_bytes(elements, dims.dtype, plan->ratio);
+    if (plan->gradient != GRADIENT_DENSE)
+        layer->returned_bytes = experts * (double)codec_packet_bytes(elements, dims.dtype, plan->gradient_ratio);
+    if (plan->codec == CODEC_SR && plan->shared_every > 0)
+        layer->mean_bytes = (double)elements * dtype_bytes(dims.dtype);
+}
+
+Workload *workload_derive(const Spec *spec, Arena *arena)
+{
+    const SpecModel *model = &spec->model;
+    Workload *work = arena_alloc(arena, sizeof *work);
+    work->spec = spec;
+    work->layer_count = model->layers;
+    Popularity *same = model->layer_popularity ? NULL : routing_create(spec, model->popularity, arena);
+    work->layers = arena_alloc_array(arena, model->layers, sizeof *work->layers);
+    double expert_parameters_bytes = 0;
+    ModelDims dims = spec_dims(model);
+    double element = dtype_bytes(model->dtype);
+    for (uint32_t k = 0; k < model->layers; k++) {
+        LayerWork *layer = &work->layers[k];
+        layer->is_moe = spec_layer_is_moe(model, k);
+        layer->expert_scale = 1;
+        layer->routing = model->layer_popularity ? routing_create(spec, model->layer_popularity[k], arena) : same;
+        if (model->abstract)
+            derive_abstract(model, k, layer);
+        else
+            derive_executed(spec, layer);
+        if (model->times)
+            take_measured(spec, k, layer);
+        derive_packets(spec, layer);
+        work->moe_count += layer->is_moe;
+        expert_parameters_bytes += layer->expert_bytes;
+        if (!model->abstract)
+            derive_gradients(model, &dims, layer, work);
+    }
+    if (!model->abstract) {
+        double tokens = (double)model->sequence * model->batch;
+        work->loss_s = workload_matrix_s(&spec->cluster.device, 2 * tokens * model->hidden * model->vocabulary, tokens);
+        if (model->times)
+            work->loss_s = model->times->loss_s * tokens / model->times->tokens;
+        double embedding_bytes = element * (double)model_embedding_elements(&dims);
+        work->dense_gradient_bytes += embedding_bytes;
+        work->last_gradient_bytes += embedding_bytes;
+        work->last_gradients++;
+    }
+    classify(work);
+    if (!model->abstract)
+        work->optimizer_s = (expert_parameters_bytes + work->dense_gradient_bytes) / element *
+                            optimizer_bytes_per_parameter(model->dtype) / spec->cluster.device.memory_bandwidth;
+    return work;
+}

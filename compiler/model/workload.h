@@ -1,0 +1,53 @@
+// The work of a model on one GPU, before any choice: volumes and times of every layer, derived from
+// the checked spec. The cost model prices configurations of it.
+#ifndef HEP_WORKLOAD_H
+#define HEP_WORKLOAD_H
+
+#include "compiler/model/routing.h"
+
+// One model layer on one GPU. Times are of the forward pass.
+typedef struct {
+    bool is_moe;
+    uint32_t kind;           // the first layer that is just like this one
+    double pre_expert_s;     // PE: attention, and the gate where there is one
+    double gate_s;           // the gate's part of it; 0 for abstract workloads
+    double dense_s;          // dense feed-forward layer, or the shared experts of an MoE layer
+    double expert_flops;     // of all records of one GPU's tokens
+    double expert_compute_s; // given (abstract workloads); else 0 and expert_flops counts
+    double data_bytes;       // D: tokens x top_k x row bytes; one direction, before deduplication
+    double expert_bytes;     // P: owned experts, uncompressed
+    double sent_bytes;       // P as sent, after compression
+    double returned_bytes;   // its gradient as sent
+    // Of parameters that all GPUs have; the gate's with those of shared experts, in so many buffers.
+    double attention_gradient_bytes, gate_gradient_bytes, gate_gradients;
+    double mean_bytes;       // one expert's; the shared expert of codec `sr`, where it has one
+    double tokens;           // 0 for abstract workloads
+    double row_bytes;        // bytes of a hidden vector; 0 for abstract workloads
+    double expert_scale;     // time of the experts over that of their FLOPs: 1 unless measured
+    Popularity *routing;     // NULL: uniform
+} LayerWork;
+
+typedef struct {
+    const Spec *spec;
+    uint32_t layer_count, moe_count;
+    LayerWork *layers;           // [layer_count], in the arena
+    double loss_s;               // final norm, logits and cross-entropy
+    double dense_gradient_bytes; // replicated parameters, all-reduced when training
+    double last_gradient_bytes;  // of these, summed behind the backward pass: layers without experts, embedding
+    double last_gradients;       // in so many buffers, each a collective of its own
+    double optimizer_s;
+} Workload;
+
+Workload *workload_derive(const Spec *spec, Arena *arena);
+
+// Time of matrix products of `rows` rows that cost `flops` in total on one GPU: rate halves at half_rate_rows.
+double workload_matrix_s(const Device *device, double flops, double rows);
+
+// Product of n over the levels that shard experts.
+double workload_shards(const Spec *spec);
+
+// Bytes AdamW reads and writes per parameter: weight, gradient, two f32 moments, and an f32 master copy of 16-bit
+// weights.
+double optimizer_bytes_per_parameter(Dtype dtype);
+
+#endif

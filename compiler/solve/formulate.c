@@ -1,0 +1,359 @@
+// See formulate.h. The rows mirror iteration.c term by term.
+#include "compiler/solve/formulate.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+// Longer names are cut; other solvers read up to 255 characters.
+enum { LP_NAME_MAX = 160 };
+
+// One MoE layer's coefficients under one configuration, in time units.
+typedef struct {
+    double before, queue, compute, after;
+    double backward_before, backward_queue, backward_compute, backward_after, reduce;
+    double backward_kept, unlimited, backward_unlimited; // minus the horizon where a row does not hold
+    double gate_sums, attention_sums;
+    double port_before[LEVELS_MAX], port_after[LEVELS_MAX];
+    double backward_port_before[LEVELS_MAX], backward_port_after[LEVELS_MAX], port_reduce[LEVELS_MAX],
+        port_sums[LEVELS_MAX];
+} Terms;
+
+typedef struct {
+    Milp *milp;
+    const Programme *programme;
+    const Workload *work;
+    int *binary;        // [moe_count x count]
+    Terms **terms;      // [layers]: [count], shared by layers of a kind
+    uint32_t moe;       // of the layer being written
+    double unit_s, horizon;
+    bool port_used[LEVELS_MAX];
+    // Columns of the layer before; -1 stands for time 0.
+    int end, queue, port[LEVELS_MAX], returned, *read; // read: [moe_count], of this pass
+    uint32_t read_count;
+} Formulation;
+
+static double sum_levels(const double values[LEVELS_MAX])
+{
+    double total = 0;
+    for (uint32_t l = 0; l < LEVELS_MAX; l++)
+        total += values[l];
+    return total;
+}
+
+static void fill_terms(const Formulation *f, const LayerCost *cost, const Config *config, Terms *terms)
+{
+    double unit_s = f->unit_s, horizon = f->horizon;
+    uint32_t window = mix_window(f->work->spec->plan.pass, config, f->programme->prefetch);
+    double dispatch = sum_levels(cost->dispatch_s), combine = sum_levels(cost->combine_s);
+    double route = sum_levels(cost->route_s), gather = sum_levels(cost->gather_s) + cost->codec_s;
+    *terms = (Terms){
+        .before = (route + dispatch) / unit_s,
+        .queue = gather / unit_s,
+        .compute = cost->expert_s / unit_s,
+        .after = combine / unit_s,
+        .backward_before = (route + combine) / unit_s,
+        .backward_queue = config->regather ? gather / unit_s : 0,
+        .backward_compute = 2 * cost->expert_s / unit_s,
+        .backward_after = dispatch / unit_s,
+        .reduce = (sum_levels(cost->reduce_s) + cost->sync_s) / unit_s,
+        .gate_sums = cost->gate_sums_s / unit_s,
+        .attention_sums = cost->attention_sums_s / unit_s,
+        .backward_kept = config->regather ? 0 : -horizon,
+        .unlimited = window <= PREFETCH_MAX ? 0 : -horizon,
+        .backward_unlimited = config->regather && window <= PREFETCH_MAX ? 0 : -horizon,
+    };
+    for (uint32_t j = 0; j < LEVELS_MAX; j++) {
+        terms->port_before[j] = (cost->port_gather_s[j] + cost->port_dispatch_s[j]) / unit_s;
+        terms->port_after[j] = cost->port_combine_s[j] / unit_s;
+        terms->backward_port_before[j] =
+            (cost->port_combine_s[j] + (config->regather ? cost->port_gather_s[j] : 0)) / unit_s;
+        terms->backward_port_after[j] = cost->port_dispatch_s[j] / unit_s;
+        terms->port_reduce[j] = cost->port_reduce_s[j] / unit_s;
+        terms->port_sums[j] = cost->port_sums_s[j] / unit_s;
+    }
+}
+
+static int add_time(Formulation *f, const char *what, uint32_t layer)
+{
+    char name[LP_NAME_MAX];
+    snprintf(name, sizeof name, "%.120s_L%u", what, layer);
+    return milp_add_continuous(f->milp, name, 0);
+}
+
+#define TERM(field) offsetof(Terms, field)
+#define NO_TERM SIZE_MAX
+
+// later - earlier - sum_c coefficient(c) use_c >= constant; `offset` locates the coefficient in Terms.
+static void row_after(Formulation *f, const char *what, uint32_t layer, int later, int earlier, size_t offset,
+                      double constant)
+{
+    char name[LP_NAME_MAX];
+    snprintf(name, sizeof name, "%.120s_L%u", what, layer);
+    milp_row_begin(f->milp, name);
+    milp_row_term(f->milp, later, 1);
+    if (earlier >= 0)
+        milp_row_term(f->milp, earlier, -1);
+    for (uint32_t c = 0; offset != NO_TERM && c < f->programme->count; c++) {
+        int binary = f->binary[(size_t)f->moe * f->programme->count + c];
+        if (binary >= 0)
+            milp_row_term(f->milp, binary, -*(const double *)((const char *)&f->terms[layer][c] + offset));
+    }
+    milp_row_end_at_least(f->milp, constant);
+}
+
+static void formulate_ports(Formulation *f, const char *pass, uint32_t layer, int start, size_t before, size_t after)
+{
+    const Cluster *cluster = &f->work->spec->cluster;
+    for (uint32_t j = 0; j < cluster->level_count; j++) {
+        if (!f->port_used[j])
+            continue;
+        char name[LP_NAME_MAX];
+        snprintf(name, sizeof name, "%sport_%s_before", pass, cluster->levels[j].name);
+        int busy_before = add_time(f, name, layer);
+        row_after(f, name, layer, busy_before, f->port[j], before + j * sizeof(double), 0);
+        snprintf(name, sizeof name, "%sport_%s_free", pass, cluster->levels[j].name);
+        row_after(f, name, layer, start, busy_before, NO_TERM, 0);
+        snprintf(name, sizeof name, "%sport_%s", pass, cluster->levels[j].name);
+        int busy = add_time(f, name, layer);
+        row_after(f, name, layer, busy, busy_before, after + j * sizeof(double), 0);
+        f->port[j] = busy;
+    }
+}
+
+// The gather waits until the experts `window` + 1 MoE layers before were read.
+static void formulate_window(Formulation *f, const char *name, uint32_t layer, int queue, bool backward)
+{
+    bool limited[PREFETCH_MAX + 1] = {false};
+    for (uint32_t c = 0; c < f->programme->count; c++) {
+        uint32_t window = mix_window(f->work->spec->plan.pass, &f->programme->configs[c], f->programme->prefetch);
+        if (window <= PREFETCH_MAX)
+            limited[window] = true;
+    }
+    size_t gather = backward ? TERM(backward_queue) : TERM(queue);
+    size_t lifted = backward ? TERM(backward_unlimited) : TERM(unlimited);
+    for (uint32_t window = 0; window <= PREFETCH_MAX; window++) {
+        if (!limited[window] || window >= f->read_count)
+            continue;
+        int begun = add_time(f, backward ? "back_gather_begins" : "gather_begins", layer);
+        row_after(f, name, layer, begun, f->read[f->read_count - window - 1], lifted, 0);
+        row_after(f, backward ? "back_gathers_then" : "gathers_then", layer, queue, begun, gather, 0);
+    }
+}
+
+static void formulate_forward(Formulation *f, uint32_t layer)
+{
+    const LayerWork *work = &f->work->layers[layer];
+    double pre = work->pre_expert_s / f->unit_s, dense = work->dense_s / f->unit_s;
+    int end = add_time(f, "end", layer);
+    if (!work->is_moe) {
+        row_after(f, "dense", layer, end, f->end, NO_TERM, pre + dense);
+        f->end = end;
+        return;
+    }
+    int start = add_time(f, "start", layer), queue = add_time(f, "queue", layer);
+    row_after(f, "gathered", layer, queue, f->queue, TERM(queue), 0);
+    formulate_window(f, "room_for_replica", layer, queue, false);
+    row_after(f, "tokens_there", layer, start, f->end, TERM(before), pre);
+    row_after(f, "experts_there", layer, start, queue, NO_TERM, 0);
+    formulate_ports(f, "", layer, start, TERM(port_before), TERM(port_after));
+    int read = add_time(f, "read", layer);
+    row_after(f, "computed", layer, read, start, TERM(compute), 0);
+    row_after(f, "combined", layer, end, read, TERM(after), dense);
+    f->read[f->read_count++] = read;
+    f->end = end;
+    f->queue = queue;
+    f->moe++;
+}
+
+// What is on its way to its sum cannot be there before it passed the ports.
+static void formulate_return_ports(Formulation *f, const char *what, uint32_t layer, int there, size_t busy_for)
+{
+    for (uint32_t j = 0; j < f->work->spec->cluster.level_count; j++) {
+        if (!f->port_used[j])
+            continue;
+        char name[LP_NAME_MAX];
+        snprintf(name, sizeof name, "%s_port_%s", what, f->work->spec->cluster.levels[j].name);
+        int busy = add_time(f, name, layer);
+        row_after(f, name, layer, busy, f->port[j], busy_for + j * sizeof(double), 0);
+        snprintf(name, sizeof name, "%s_passed_%s", what, f->work->spec->cluster.levels[j].name);
+        row_after(f, name, layer, there, busy, NO_TERM, 0);
+        f->port[j] = busy;
+    }
+}
+
+static void formulate_backward(Formulation *f, uint32_t layer)
+{
+    const LayerWork *work = &f->work->layers[layer];
+    double dense = 2 * work->dense_s / f->unit_s, pre = 2 * work->pre_expert_s / f->unit_s;
+    int end = add_time(f, "back_end", layer);
+    if (!work->is_moe) {
+        row_after(f, "back_dense", layer, end, f->end, NO_TERM, dense + pre);
+        f->end = end;
+        return;
+    }
+    int start = add_time(f, "back_start", layer), queue = add_time(f, "back_queue", layer);
+    int computed = add_time(f, "back_computed", layer), returned = add_time(f, "returned", layer);
+    f->moe--;
+    row_after(f, "back_gathered", layer, queue, f->queue, TERM(backward_queue), 0);
+    formulate_window(f, "back_room_for_replica", layer, queue, true);
+    row_after(f, "back_tokens_there", layer, start, f->end, TERM(backward_before), 0);
+    row_after(f, "back_experts_there", layer, start, queue, TERM(backward_kept), 0);
+    formulate_ports(f, "back_", layer, start, TERM(backward_port_before), TERM(backward_port_after));
+    row_after(f, "back_compute", layer, computed, start, TERM(backward_compute), 0);
+    f->read[f->read_count++] = computed;
+    row_after(f, "return_computed", layer, returned, computed, TERM(reduce), 0);
+    if (f->returned >= 0)
+        row_after(f, "return_queue", layer, returned, f->returned, TERM(reduce), 0);
+    formulate_return_ports(f, "return", layer, returned, TERM(port_reduce));
+    int gate = add_time(f, "back_gate", layer), gate_sums = add_time(f, "gate_sums", layer);
+    int sums = add_time(f, "sums", layer);
+    row_after(f, "back_combined", layer, gate, computed, TERM(backward_after), dense);
+    row_after(f, "back_attention", layer, end, gate, NO_TERM, pre);
+    row_after(f, "gate_sums_known", layer, gate_sums, gate, TERM(gate_sums), 0);
+    row_after(f, "gate_sums_queue", layer, gate_sums, returned, TERM(gate_sums), 0);
+    row_after(f, "sums_known", layer, sums, end, TERM(attention_sums), 0);
+    row_after(f, "sums_queue", layer, sums, gate_sums, TERM(attention_sums), 0);
+    formulate_return_ports(f, "sums", layer, sums, TERM(port_sums));
+    f->end = end;
+    f->queue = queue;
+    f->returned = sums;
+}
+
+// "use_L3_dc2_gpu8": the name says which layer chooses what.
+static void name_binary(const Programme *p, uint32_t layer, uint32_t c, char name[LP_NAME_MAX])
+{
+    const Cluster *cluster = &p->work->spec->cluster;
+    int used = snprintf(name, LP_NAME_MAX, "use_L%u", layer);
+    for (uint32_t l = 0; l < cluster->level_count && used < LP_NAME_MAX - 48; l++)
+        used += snprintf(name + used, LP_NAME_MAX - (size_t)used, "_%.24s%u", cluster->levels[l].name,
+                         p->configs[c].domain[l]);
+    if (p->configs[c].regather)
+        snprintf(name + used, LP_NAME_MAX - (size_t)used, "_regather");
+}
+
+static void formulate_choices(Formulation *f)
+{
+    const Programme *p = f->programme;
+    char name[LP_NAME_MAX];
+    uint32_t moe = 0;
+    for (uint32_t k = 0; k < f->work->layer_count; k++) {
+        if (!f->work->layers[k].is_moe)
+            continue;
+        int *binary = f->binary + (size_t)moe * p->count;
+        for (uint32_t c = 0; c < p->count; c++) {
+            name_binary(p, k, c, name);
+            bool used = !p->useful || p->useful[(size_t)moe * p->count + c];
+            binary[c] = used ? milp_add_binary(f->milp, name, 0) : -1;
+        }
+        snprintf(name, sizeof name, "one_choice_L%u", k);
+        milp_row_begin(f->milp, name);
+        for (uint32_t c = 0; c < p->count; c++)
+            if (binary[c] >= 0)
+                milp_row_term(f->milp, binary[c], 1);
+        milp_row_end_equal(f->milp, 1);
+        moe++;
+    }
+}
+
+// Shares of the device memory: what every layer adds, and the largest of what is used in turn.
+static void formulate_memory(Formulation *f)
+{
+    const Programme *p = f->programme;
+    double memory_bytes = f->work->spec->cluster.device.memory_bytes;
+    int shared = milp_add_continuous(f->milp, "shared_memory", 0);
+    size_t binaries = (size_t)f->work->moe_count * p->count;
+    for (uint32_t i = 0; i < f->work->moe_count; i++) {
+        char name[LP_NAME_MAX];
+        snprintf(name, sizeof name, "shared_memory_%u", i);
+        milp_row_begin(f->milp, name);
+        milp_row_term(f->milp, shared, 1);
+        for (uint32_t c = 0; c < p->count; c++) {
+            int binary = f->binary[(size_t)i * p->count + c];
+            if (binary >= 0)
+                milp_row_term(f->milp, binary, -p->footprints[c].shared_bytes / memory_bytes);
+        }
+        milp_row_end_at_least(f->milp, 0);
+    }
+    milp_row_begin(f->milp, "memory_share");
+    milp_row_term(f->milp, shared, 1);
+    for (size_t i = 0; i < binaries; i++)
+        if (f->binary[i] >= 0)
+            milp_row_term(f->milp, f->binary[i], p->footprints[i % p->count].per_layer_bytes / memory_bytes);
+    milp_row_end_at_most(f->milp, 1);
+}
+
+static void prepare_terms(Formulation *f, Arena *arena)
+{
+    const Programme *p = f->programme;
+    f->terms = arena_alloc_array(arena, f->work->layer_count, sizeof *f->terms);
+    for (uint32_t k = 0; k < f->work->layer_count; k++) {
+        const LayerWork *layer = &f->work->layers[k];
+        if (!layer->is_moe)
+            continue;
+        if (layer->kind != k) {
+            f->terms[k] = f->terms[layer->kind];
+            continue;
+        }
+        f->terms[k] = arena_alloc_array(arena, p->count, sizeof **f->terms);
+        for (uint32_t c = 0; c < p->count; c++) {
+            LayerCost cost;
+            Terms *terms = &f->terms[k][c];
+            cost_layer(f->work, k, &p->configs[c], p->dispatch, &cost);
+            fill_terms(f, &cost, &p->configs[c], terms);
+            for (uint32_t j = 0; j < LEVELS_MAX; j++)
+                f->port_used[j] = f->port_used[j] || cost_port_s(&cost, j) > 0;
+        }
+    }
+}
+
+static void formulate_training(Formulation *f, int iteration)
+{
+    const Workload *work = f->work;
+    double loss = work->loss_s / f->unit_s, tail = iteration_tail_s(work) / f->unit_s;
+    int middle = milp_add_continuous(f->milp, "forward_done", 0);
+    row_after(f, "forward", work->layer_count, middle, f->end, NO_TERM, loss);
+    f->queue = middle;
+    for (uint32_t j = 0; j < LEVELS_MAX; j++)
+        f->port[j] = middle;
+    int backward = milp_add_continuous(f->milp, "backward_begins", 0);
+    row_after(f, "loss", work->layer_count, backward, middle, NO_TERM, 2 * loss);
+    f->end = backward;
+    f->read_count = 0;
+    for (uint32_t k = work->layer_count; k-- > 0;)
+        formulate_backward(f, k);
+    row_after(f, "last", work->layer_count, iteration, f->end, NO_TERM, tail);
+    if (f->returned >= 0)
+        row_after(f, "last_return", work->layer_count, iteration, f->returned, NO_TERM, tail);
+}
+
+Formulated formulate(const Programme *programme, Arena *arena)
+{
+    const Workload *work = programme->work;
+    const Spec *spec = work->spec;
+    double horizon_s = programme->horizon_s;
+    double unit_s = horizon_s > 0 ? pow(10, floor(log10(horizon_s)) - 2) : 1; // times of 100 to 1000
+    char name[160];
+    snprintf(name, sizeof name, "hep %.48s on %.48s, times in units of %g s", spec->model.name, spec->cluster.name,
+             unit_s);
+    Arena *scratch = arena_create();
+    Formulation f = {.milp = milp_create(name), .programme = programme, .work = work, .unit_s = unit_s,
+                     .horizon = horizon_s / unit_s, .end = -1, .queue = -1, .returned = -1};
+    size_t binaries = (size_t)work->moe_count * programme->count;
+    f.binary = arena_alloc_array(arena, binaries ? binaries : 1, sizeof *f.binary);
+    f.read = arena_alloc_array(scratch, work->moe_count + 1, sizeof *f.read);
+    for (uint32_t j = 0; j < LEVELS_MAX; j++)
+        f.port[j] = -1;
+    prepare_terms(&f, scratch);
+    formulate_choices(&f);
+    formulate_memory(&f);
+    int iteration = milp_add_continuous(f.milp, "iteration", 1);
+    for (uint32_t k = 0; k < work->layer_count; k++)
+        formulate_forward(&f, k);
+    if (spec->plan.pass == PASS_FORWARD)
+        row_after(&f, "last", work->layer_count, iteration, f.end, NO_TERM, work->loss_s / unit_s);
+    else
+        formulate_training(&f, iteration);
+    arena_destroy(scratch);
+    return (Formulated){.milp = f.milp, .binary = f.binary, .unit_s = unit_s};
+}

@@ -1,0 +1,294 @@
+// GLPK behind milp.h. Errors inside GLPK arrive through glp_error_hook, which must not return: it
+// jumps back into guarded(). After such an error every GLPK object of this thread is destroyed by
+// glp_free_env, so the Milp is marked dead and only milp_destroy may follow.
+#include "compiler/solve/milp.h"
+
+#include <glpk.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { SIMPLEX_ITERATIONS_MAX = 200000, TIME_LIMIT_MS = 600000 };
+
+struct Milp {
+    glp_prob *problem; // NULL once GLPK has failed
+    int *columns;      // GLPK's row vectors: 1-based
+    double *coefficients;
+    int term_count, term_capacity;
+    int row;
+    double *values; // [columns], after a solve
+    int value_count;
+    double best_bound;
+    int nodes, nodes_max;
+};
+
+static _Thread_local jmp_buf escape;
+
+static void on_error(void *info)
+{
+    (void)info;
+    longjmp(escape, 1);
+}
+
+static int swallow_output(void *info, const char *text)
+{
+    (void)info, (void)text;
+    return 1;
+}
+
+// Runs `action` with GLPK silenced and its errors caught; false if GLPK gave up.
+static bool guarded(Milp *milp, void (*action)(Milp *, void *), void *argument)
+{
+    if (!milp->problem)
+        return false;
+    glp_term_hook(swallow_output, NULL);
+    if (setjmp(escape)) {
+        glp_error_hook(NULL, NULL);
+        glp_free_env(); // GLPK's state is undefined now; all its objects of this thread go
+        milp->problem = NULL;
+        return false;
+    }
+    glp_error_hook(on_error, NULL);
+    action(milp, argument);
+    glp_error_hook(NULL, NULL);
+    glp_term_hook(NULL, NULL);
+    return true;
+}
+
+static void create_problem(Milp *milp, void *name)
+{
+    milp->problem = glp_create_prob();
+    glp_set_prob_name(milp->problem, name);
+    glp_set_obj_dir(milp->problem, GLP_MIN);
+    glp_set_obj_name(milp->problem, "iteration");
+}
+
+Milp *milp_create(const char *name)
+{
+    Milp *milp = calloc(1, sizeof *milp);
+    if (!milp)
+        abort();
+    create_problem(milp, (void *)name);
+    return milp;
+}
+
+void milp_destroy(Milp *milp)
+{
+    if (!milp)
+        return;
+    if (milp->problem)
+        glp_delete_prob(milp->problem);
+    free(milp->columns);
+    free(milp->coefficients);
+    free(milp->values);
+    free(milp);
+}
+
+static int add_column(Milp *milp, const char *name, double objective)
+{
+    if (!milp->problem)
+        return 1;
+    int column = glp_add_cols(milp->problem, 1);
+    glp_set_col_name(milp->problem, column, name);
+    glp_set_obj_coef(milp->problem, column, objective);
+    return column;
+}
+
+int milp_add_binary(Milp *milp, const char *name, double objective)
+{
+    int column = add_column(milp, name, objective);
+    if (milp->problem)
+        glp_set_col_kind(milp->problem, column, GLP_BV);
+    return column;
+}
+
+int milp_add_continuous(Milp *milp, const char *name, double objective)
+{
+    int column = add_column(milp, name, objective);
+    if (milp->problem)
+        glp_set_col_bnds(milp->problem, column, GLP_FR, 0, 0);
+    return column;
+}
+
+void milp_row_begin(Milp *milp, const char *name)
+{
+    milp->term_count = 0;
+    if (!milp->problem)
+        return;
+    milp->row = glp_add_rows(milp->problem, 1);
+    glp_set_row_name(milp->problem, milp->row, name);
+}
+
+void milp_row_term(Milp *milp, int column, double coefficient)
+{
+    if (coefficient == 0)
+        return;
+    if (milp->term_count + 2 > milp->term_capacity) {
+        milp->term_capacity = 2 * milp->term_capacity + 64;
+        milp->columns = realloc(milp->columns, (size_t)milp->term_capacity * sizeof *milp->columns);
+        milp->coefficients = realloc(milp->coefficients, (size_t)milp->term_capacity * sizeof *milp->coefficients);
+        if (!milp->columns || !milp->coefficients)
+            abort();
+    }
+    milp->term_count++;
+    milp->columns[milp->term_count] = column;
+    milp->coefficients[milp->term_count] = coefficient;
+}
+
+typedef struct {
+    int kind;
+    double bound;
+} RowEnd;
+
+static void set_row(Milp *milp, void *argument)
+{
+    const RowEnd *end = argument;
+    if (milp->term_count > 0)
+        glp_set_mat_row(milp->problem, milp->row, milp->term_count, milp->columns, milp->coefficients);
+    glp_set_row_bnds(milp->problem, milp->row, end->kind, end->bound, end->bound);
+}
+
+// A row GLPK refuses leaves the Milp dead; milp_solve then reports the failure.
+static void end_row(Milp *milp, int kind, double bound)
+{
+    RowEnd end = {kind, bound};
+    (void)!guarded(milp, set_row, &end);
+}
+
+void milp_row_end_at_least(Milp *milp, double bound)
+{
+    end_row(milp, GLP_LO, bound);
+}
+
+void milp_row_end_at_most(Milp *milp, double bound)
+{
+    end_row(milp, GLP_UP, bound);
+}
+
+void milp_row_end_equal(Milp *milp, double bound)
+{
+    end_row(milp, GLP_FX, bound);
+}
+
+// The tree's best bound is visible only from inside; nodes are counted here because GLPK's own
+// limit is a clock.
+static void watch_tree(glp_tree *tree, void *info)
+{
+    Milp *milp = info;
+    int best = glp_ios_best_node(tree);
+    if (best)
+        milp->best_bound = glp_ios_node_bound(tree, best);
+    if (glp_ios_reason(tree) == GLP_ISELECT && ++milp->nodes > milp->nodes_max)
+        glp_ios_terminate(tree);
+}
+
+static void solve(Milp *milp, void *argument)
+{
+    MilpResult *result = argument;
+    *result = (MilpResult){.status = MILP_FAILED, .error = "the solver found no solution"};
+    glp_scale_prob(milp->problem, GLP_SF_AUTO);
+    glp_smcp simplex;
+    glp_init_smcp(&simplex);
+    simplex.msg_lev = GLP_MSG_OFF;
+    simplex.it_lim = SIMPLEX_ITERATIONS_MAX;
+    simplex.tm_lim = TIME_LIMIT_MS;
+    if (glp_simplex(milp->problem, &simplex) != 0)
+        return;
+    int relaxed = glp_get_status(milp->problem);
+    if (relaxed == GLP_NOFEAS) {
+        *result = (MilpResult){.status = MILP_INFEASIBLE};
+        return;
+    }
+    if (relaxed != GLP_OPT)
+        return;
+    milp->best_bound = glp_get_obj_val(milp->problem);
+    milp->nodes = 0;
+    glp_iocp tree;
+    glp_init_iocp(&tree);
+    tree.msg_lev = GLP_MSG_OFF;
+    tree.cb_func = watch_tree;
+    tree.cb_info = milp;
+    tree.tm_lim = TIME_LIMIT_MS;
+    int stopped = glp_intopt(milp->problem, &tree);
+    int status = glp_mip_status(milp->problem);
+    if (status == GLP_NOFEAS || (status == GLP_UNDEF && stopped == 0)) {
+        *result = (MilpResult){.status = MILP_INFEASIBLE};
+        return;
+    }
+    if (status != GLP_OPT && status != GLP_FEAS)
+        return;
+    double objective = glp_mip_obj_val(milp->problem);
+    *result = (MilpResult){
+        .status = status == GLP_OPT ? MILP_OPTIMAL : MILP_FEASIBLE,
+        .objective = objective,
+        .bound = status == GLP_OPT ? objective : milp->best_bound,
+    };
+    milp->value_count = glp_get_num_cols(milp->problem);
+    free(milp->values);
+    milp->values = calloc((size_t)milp->value_count + 1, sizeof *milp->values);
+    if (!milp->values)
+        abort();
+    for (int i = 1; i <= milp->value_count; i++)
+        milp->values[i] = glp_mip_col_val(milp->problem, i);
+}
+
+MilpResult milp_solve(Milp *milp, int nodes_max)
+{
+    milp->nodes_max = nodes_max;
+    MilpResult result = {.status = MILP_FAILED};
+    if (!guarded(milp, solve, &result))
+        result = (MilpResult){.status = MILP_FAILED, .error = "the solver gave up with an internal error"};
+    return result;
+}
+
+double milp_value(const Milp *milp, int column)
+{
+    return column <= milp->value_count ? milp->values[column] : NAN;
+}
+
+typedef struct {
+    const char *path;
+    int status;
+} WriteJob;
+
+static void write_lp(Milp *milp, void *argument)
+{
+    WriteJob *job = argument;
+    job->status = glp_write_lp(milp->problem, NULL, job->path);
+}
+
+bool milp_print(Milp *milp, Text *out, const char **error)
+{
+    char path[] = "/tmp/hepc-milp-XXXXXX"; // GLPK writes to named files only
+    int descriptor = mkstemp(path);
+    if (descriptor < 0) {
+        *error = "cannot create a temporary file";
+        return false;
+    }
+    close(descriptor);
+    WriteJob job = {.path = path, .status = -1};
+    bool written = guarded(milp, write_lp, &job) && job.status == 0;
+    size_t length = 0;
+    char *text = written ? file_read(path, SIZE_MAX / 2, &length, error) : NULL;
+    unlink(path);
+    if (!text) {
+        if (!written)
+            *error = "GLPK could not write the model";
+        return false;
+    }
+    text_append_bytes(out, text, length);
+    free(text);
+    return true;
+}
+
+const char *milp_solver_name(void)
+{
+    static char name[32];
+    if (!name[0]) {
+        strcpy(name, "GLPK ");
+        strncat(name, glp_version(), sizeof name - 6);
+    }
+    return name;
+}

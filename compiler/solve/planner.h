@@ -1,0 +1,66 @@
+// The planner: a configuration for every MoE layer under the memory limit, proven or with its gap, and
+// the strategies every plan is compared with. Configurations are priced by the cost model; the exact
+// method (search.h) finds and proves the mix, GLPK states the same programme and confirms it.
+#ifndef HEP_PLANNER_H
+#define HEP_PLANNER_H
+
+#include "compiler/solve/formulate.h"
+#include "compiler/solve/search.h"
+
+// A configuration taken by every MoE layer, with its price.
+typedef struct {
+    Config config;
+    uint32_t prefetch;   // the deepest that fits; unlimited if nothing fits
+    IterationCost cost;
+    double memory_bytes; // arena of one rank
+    bool fits;
+} Candidate;
+
+enum { BASELINE_EP, BASELINE_EP_DEDUP, BASELINE_GATHER, BASELINE_COUNT };
+
+typedef struct {
+    Candidate *candidates; // all configurations of the dispatch asked for, canonical order: fewest
+    size_t count;          // shards held first, then by domain sizes
+    size_t uniform;        // best single configuration that fits; == count where a choice was forced
+    size_t runner_up;      // best single configuration that is not what was chosen; == count if none
+    Mix mix;               // what was chosen
+    IterationCost cost;    // of the mix
+    double memory_bytes;
+    Candidate baselines[BASELINE_COUNT];
+    const char *solver;
+    SolveStatus status;
+    double objective_s, bound_s, gap, solve_s;
+    bool broken;           // our mistake: the choice does not cost what the search said
+    bool timed_out;        // the time limit struck: another run may end elsewhere
+    bool ranked;           // the simulation preferred this to the optimum of the model
+} Solution;
+
+typedef struct {
+    SearchLimits limits;
+    uint32_t prefetch; // force it; PREFETCH_UNLIMITED: the planner's choice
+    bool confirm;      // let GLPK confirm small programmes
+} PlannerOptions;
+
+extern const char *const baseline_names[BASELINE_COUNT];
+Dispatch baseline_dispatch(int baseline, const Spec *spec);
+
+// Every point of the choice, priced. Reports to `diag` when there are too many.
+bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates,
+                       size_t *count) MUST_CHECK;
+// Fills everything. False after reporting; *infeasible tells whether it is because nothing fits.
+bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *arena, Diag *diag, Solution *solution,
+                   bool *infeasible) MUST_CHECK;
+// The programme over all candidates of a solution, as --dump=milp shows it.
+Formulated planner_formulate(const Workload *work, const Solution *solution, Arena *arena);
+
+// Sets objective, gap and status from the bound that is known.
+void planner_settle(Solution *solution, double objective_s);
+
+// Index of the cheapest candidate that fits; ties go to the first. `count` when none fits.
+size_t planner_best(const Candidate *candidates, size_t count, size_t except);
+// Is the mix this configuration everywhere?
+bool mix_is(const Workload *work, const Mix *mix, const Config *config);
+// "dc=2 gpu=1" into `out`.
+const char *config_format(const Cluster *cluster, const Config *config, char *out, size_t size);
+
+#endif

@@ -1,0 +1,382 @@
+// See search.h.
+#include "compiler/solve/search.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "compiler/solve/multipliers.h"
+
+enum {
+    FIRST_WIDTH = 24,
+    WIDENING = 4,
+    ROUNDS_MIN = 50,
+    ROUNDS_MAX = 1500,
+    MOVES_STAGES_MAX = 160,   // beyond, single moves cost too much
+    DOMINANCE_SPAN = 96,      // so many better labels are compared with each label
+};
+
+static const double TIE = 1e-11; // relative: differences below are rounding
+static const double ROUNDS_WORK = 2e7; // rounds x stages x options
+static const double WORK_PER_STAGE = 8e3; // label extensions: half a second for 61 layers
+static const double WORK_LEAST = 5e4;
+
+typedef struct {
+    double clock[STAGE_CLOCK_MAX], functional[STAGE_CLOCK_MAX];
+    double memory, bound_s;
+    uint32_t parent, option; // in the stage before
+} Label;
+
+typedef struct {
+    uint32_t parent, option;
+} Trace;
+
+typedef struct {
+    const StageProblem *problem;
+    const SearchLimits *limits;
+    SearchResult *out;
+    Multipliers bounds[MULTIPLIERS_MAX];
+    uint32_t bound_count;
+    double *least_memory; // [stages + 1]: what the rest takes at least
+    OptionsInPlay options;
+    double begin_s, cutoff_s;
+    double work;
+} Search;
+
+static double now_s(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+double search_gap(const SearchResult *result)
+{
+    double gap = result->objective_s > 0 ? (result->objective_s - result->bound_s) / result->objective_s : 0;
+    return gap > 10 * TIE ? gap : 0;
+}
+
+static double limit_s(const Search *s)
+{
+    double best_s = fmin(s->cutoff_s, s->out->found ? s->out->objective_s : INFINITY);
+    return best_s * (1 - TIE);
+}
+
+static bool out_of_time(Search *s)
+{
+    if (s->limits->time_limit_s > 0 && now_s() - s->begin_s > s->limits->time_limit_s)
+        s->out->timed_out = true;
+    return s->out->timed_out;
+}
+
+static void offer(Search *s, const uint32_t *choice)
+{
+    if (stages_memory(s->problem, choice) > s->problem->memory)
+        return;
+    double objective_s = stages_evaluate(s->problem, choice);
+    if (s->out->found && objective_s >= s->out->objective_s * (1 - TIE))
+        return;
+    s->out->found = true;
+    s->out->objective_s = objective_s;
+    memcpy(s->out->choice, choice, s->problem->stage_count * sizeof *choice);
+}
+
+// The same candidate everywhere, and the least memory everywhere.
+static void try_uniform(Search *s, uint32_t *choice)
+{
+    const StageProblem *problem = s->problem;
+    for (uint32_t o = 0; o < problem->stages[0].option_count; o++) {
+        for (uint32_t k = 0; k < problem->stage_count; k++)
+            choice[k] = o;
+        offer(s, choice);
+    }
+    for (uint32_t k = 0; k < problem->stage_count; k++) {
+        choice[k] = 0;
+        for (uint32_t o = 1; o < problem->stages[k].option_count; o++)
+            if (problem->stages[k].options[o].memory < problem->stages[k].options[choice[k]].memory)
+                choice[k] = o;
+    }
+    offer(s, choice);
+}
+
+// Improves the incumbent by changing one stage at a time, until nothing helps.
+static void try_moves(Search *s, uint32_t *choice)
+{
+    const StageProblem *problem = s->problem;
+    if (!s->out->found || problem->stage_count > MOVES_STAGES_MAX)
+        return;
+    for (bool better = true; better && !out_of_time(s);) {
+        double before_s = s->out->objective_s;
+        for (uint32_t k = 0; k < problem->stage_count; k++) {
+            memcpy(choice, s->out->choice, problem->stage_count * sizeof *choice);
+            for (uint32_t i = 0; i < s->options.kept_count[k]; i++) {
+                choice[k] = s->options.kept[k][i];
+                offer(s, choice);
+            }
+        }
+        better = s->out->objective_s < before_s * (1 - 1e-6);
+    }
+}
+
+// Is `a` at least as good as `b` in everything?
+static bool option_dominates(const StageProblem *problem, const StageOption *a, const StageOption *b)
+{
+    bool all = a->memory <= b->memory;
+    for (uint32_t e = 0; e < problem->forward_count && all; e++)
+        all = a->forward[e] <= b->forward[e];
+    for (uint32_t e = 0; e < problem->backward_count && all; e++)
+        all = a->backward[e] <= b->backward[e];
+    return all;
+}
+
+static void prune_dominated(Search *s)
+{
+    const StageProblem *problem = s->problem;
+    for (uint32_t k = 0; k < problem->stage_count; k++) {
+        const PlanStage *stage = &problem->stages[k];
+        if (k > 0 && stage->options == problem->stages[k - 1].options) {
+            s->options.kept_count[k] = s->options.kept_count[k - 1];
+            memcpy(s->options.kept[k], s->options.kept[k - 1], s->options.kept_count[k] * sizeof **s->options.kept);
+            continue;
+        }
+        for (uint32_t o = 0; o < stage->option_count; o++) {
+            bool dominated = false;
+            for (uint32_t other = 0; other < stage->option_count && !dominated; other++)
+                dominated = other != o && option_dominates(problem, &stage->options[other], &stage->options[o]) &&
+                            (other < o || !option_dominates(problem, &stage->options[o], &stage->options[other]));
+            if (!dominated)
+                s->options.kept[k][s->options.kept_count[k]++] = o;
+        }
+    }
+}
+
+// Drops options that no choice better than the incumbent can contain.
+static void fix_by_reduced_cost(Search *s)
+{
+    for (uint32_t b = 0; b < s->bound_count; b++)
+        for (uint32_t k = 0; k < s->problem->stage_count; k++) {
+            uint32_t left = 0;
+            for (uint32_t i = 0; i < s->options.kept_count[k]; i++) {
+                uint32_t o = s->options.kept[k][i];
+                double with_s = s->bounds[b].value_s;
+                with_s += multipliers_reduced_s(s->problem, &s->options, &s->bounds[b], k, o);
+                if (with_s < limit_s(s))
+                    s->options.kept[k][left++] = o;
+            }
+            s->options.kept_count[k] = left;
+        }
+}
+
+static void bound_label(const Search *s, uint32_t stage, Label *label)
+{
+    const StageProblem *problem = s->problem;
+    double best_s = -INFINITY;
+    for (uint32_t b = 0; b < s->bound_count; b++) {
+        const Multipliers *m = &s->bounds[b];
+        double bound_s = m->rest_s[stage];
+        if (m->memory_price > 0)
+            bound_s += m->memory_price * (label->memory - problem->memory);
+        for (uint32_t i = 0; i < problem->clock_count; i++) {
+            if (m->clock_weight[stage][i] > 0)
+                bound_s += m->clock_weight[stage][i] * label->clock[i];
+            if (m->functional_weight[stage][i] > 0)
+                bound_s += m->functional_weight[stage][i] * label->functional[i];
+        }
+        best_s = fmax(best_s, bound_s);
+    }
+    label->bound_s = best_s;
+}
+
+// Labels are big: this is sorted in their place. They come in the order of parents and options.
+typedef struct {
+    double bound_s;
+    uint32_t label;
+} Rank;
+
+static int compare_ranks(const void *a, const void *b)
+{
+    const Rank *left = a, *right = b;
+    if (left->bound_s != right->bound_s)
+        return left->bound_s < right->bound_s ? -1 : 1;
+    return (left->label > right->label) - (left->label < right->label);
+}
+
+static bool label_dominates(const StageProblem *problem, const Label *a, const Label *b)
+{
+    if (a->memory > b->memory)
+        return false;
+    for (uint32_t i = 0; i < problem->clock_count; i++)
+        if (a->clock[i] > b->clock[i])
+            return false;
+    for (uint32_t i = 0; problem->training && i < problem->clock_count; i++)
+        if (a->functional[i] > b->functional[i])
+            return false;
+    return true;
+}
+
+// Takes the best `width` labels by bound, without the dominated ones, from `from` into `to`. Returns the least
+// bound of those cut off.
+static double thin_out(const Search *s, const Label *from, uint32_t from_count, Rank *ranks, Label *to,
+                       uint32_t *to_count, uint32_t width)
+{
+    for (uint32_t i = 0; i < from_count; i++)
+        ranks[i] = (Rank){from[i].bound_s, i};
+    qsort(ranks, from_count, sizeof *ranks, compare_ranks);
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < from_count; i++) {
+        const Label *label = &from[ranks[i].label];
+        bool dominated = false;
+        uint32_t first = kept > DOMINANCE_SPAN ? kept - DOMINANCE_SPAN : 0;
+        for (uint32_t j = kept; j-- > first && !dominated;)
+            dominated = label_dominates(s->problem, &to[j], label);
+        if (dominated)
+            continue;
+        *to_count = kept;
+        if (kept == width)
+            return label->bound_s; // sorted: the least of the rest
+        to[kept++] = *label;
+    }
+    *to_count = kept;
+    return INFINITY;
+}
+
+static void keep_best(Search *s, const Label *labels, uint32_t count, Trace **traces, uint32_t *choice)
+{
+    const StageProblem *problem = s->problem;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t at = labels[i].parent;
+        choice[problem->stage_count - 1] = labels[i].option;
+        for (uint32_t k = problem->stage_count - 1; k-- > 0;) {
+            choice[k] = traces[k][at].option;
+            at = traces[k][at].parent;
+        }
+        offer(s, choice);
+        if (labels[i].bound_s >= limit_s(s))
+            break;
+    }
+}
+
+// One sweep through the stages. Returns a lower bound on every choice it did not look at.
+static double sweep(Search *s, uint32_t width, uint32_t *choice)
+{
+    const StageProblem *problem = s->problem;
+    Arena *arena = arena_create();
+    uint32_t options_max = 1;
+    for (uint32_t k = 0; k < problem->stage_count; k++)
+        options_max = s->options.kept_count[k] > options_max ? s->options.kept_count[k] : options_max;
+    Label *labels = arena_alloc_array(arena, width, sizeof *labels);
+    Label *next = arena_alloc_array(arena, (size_t)width * options_max, sizeof *next);
+    Rank *ranks = arena_alloc_array(arena, (size_t)width * options_max, sizeof *ranks);
+    Trace **traces = arena_alloc_array(arena, problem->stage_count, sizeof *traces);
+    labels[0] = (Label){0};
+    memcpy(labels[0].clock, problem->begin, sizeof labels[0].clock);
+    stages_begin_functional(problem, labels[0].functional);
+    uint32_t count = 1;
+    double cut_s = INFINITY;
+    for (uint32_t k = 0; k < problem->stage_count && count > 0; k++) {
+        uint32_t next_count = 0;
+        for (uint32_t i = 0; i < count; i++)
+            for (uint32_t o = 0; o < s->options.kept_count[k]; o++) {
+                Label *label = &next[next_count];
+                label->option = s->options.kept[k][o];
+                label->parent = i;
+                const StageOption *option = &problem->stages[k].options[label->option];
+                label->memory = labels[i].memory + option->memory;
+                if (label->memory + s->least_memory[k + 1] > problem->memory)
+                    continue;
+                stages_forward(problem, k, option, labels[i].clock, label->clock);
+                if (problem->training)
+                    stages_functional(problem, k, option, labels[i].functional, label->functional);
+                bound_label(s, k + 1, label);
+                next_count += label->bound_s < limit_s(s);
+            }
+        s->work += (double)count * s->options.kept_count[k];
+        s->out->label_count += next_count;
+        cut_s = fmin(cut_s, thin_out(s, next, next_count, ranks, labels, &count, width));
+        traces[k] = arena_alloc_array(arena, count ? count : 1, sizeof **traces);
+        for (uint32_t i = 0; i < count; i++)
+            traces[k][i] = (Trace){labels[i].parent, labels[i].option};
+        if (out_of_time(s) && k + 1 < problem->stage_count) {
+            cut_s = -INFINITY;
+            count = 0;
+        }
+    }
+    keep_best(s, labels, count, traces, choice);
+    arena_destroy(arena);
+    return cut_s;
+}
+
+static void prepare(Search *s, Arena *arena)
+{
+    const StageProblem *problem = s->problem;
+    uint32_t stages = problem->stage_count;
+    s->out->choice = arena_alloc_array(arena, stages + 1, sizeof *s->out->choice);
+    s->options.kept = arena_alloc_array(arena, stages + 1, sizeof *s->options.kept);
+    s->options.kept_count = arena_alloc_array(arena, stages + 1, sizeof *s->options.kept_count);
+    s->least_memory = arena_alloc_array(arena, stages + 1, sizeof *s->least_memory);
+    for (uint32_t k = stages; k-- > 0;) {
+        const PlanStage *stage = &problem->stages[k];
+        s->options.kept[k] = arena_alloc_array(arena, stage->option_count, sizeof **s->options.kept);
+        double least = INFINITY;
+        for (uint32_t o = 0; o < stage->option_count; o++)
+            least = fmin(least, stage->options[o].memory);
+        s->least_memory[k] = s->least_memory[k + 1] + least;
+    }
+    prune_dominated(s);
+}
+
+static void report_useful(const Search *s, Arena *arena)
+{
+    uint32_t columns = s->problem->stages[0].option_count;
+    s->out->useful = arena_alloc_array(arena, (size_t)s->problem->stage_count * columns, sizeof *s->out->useful);
+    for (uint32_t k = 0; k < s->problem->stage_count; k++) {
+        for (uint32_t i = 0; i < s->options.kept_count[k]; i++)
+            s->out->useful[(size_t)k * columns + s->options.kept[k][i]] = true;
+        if (s->out->found)
+            s->out->useful[(size_t)k * columns + s->out->choice[k]] = true;
+    }
+}
+
+void search_solve(const StageProblem *problem, const SearchLimits *limits, double cutoff_s, Arena *arena,
+                  SearchResult *out)
+{
+    *out = (SearchResult){0};
+    Arena *scratch = arena_create();
+    Search s = {.problem = problem, .limits = limits, .out = out, .begin_s = now_s(), .cutoff_s = cutoff_s};
+    prepare(&s, arena);
+    uint32_t *choice = arena_alloc_array(scratch, problem->stage_count + 1, sizeof *choice);
+    if (problem->stage_count == 0) {
+        out->found = true;
+        out->objective_s = out->bound_s = stages_evaluate(problem, choice);
+        arena_destroy(scratch);
+        return;
+    }
+    if (!limits->bound_only) {
+        try_uniform(&s, choice);
+        try_moves(&s, choice);
+    }
+    double incumbent_s = fmin(cutoff_s, out->found ? out->objective_s : 1);
+    // Fewer rounds where every round is long.
+    double size = (double)problem->stage_count * problem->stages[0].option_count;
+    double effort = limits->effort > 0 ? limits->effort : 1;
+    double work_max = effort * fmax(WORK_LEAST, WORK_PER_STAGE * problem->stage_count);
+    uint32_t rounds = (uint32_t)fmin(ROUNDS_MAX, fmax(ROUNDS_MIN, effort * ROUNDS_WORK / fmax(1, size)));
+    s.bound_count = multipliers_find(problem, &s.options, incumbent_s, rounds, s.bounds, scratch);
+    out->bound_s = -INFINITY;
+    for (uint32_t b = 0; b < s.bound_count; b++)
+        out->bound_s = fmax(out->bound_s, s.bounds[b].value_s);
+    fix_by_reduced_cost(&s);
+    for (uint32_t width = FIRST_WIDTH; !limits->bound_only; width *= WIDENING) {
+        double cut_s = sweep(&s, width, choice);
+        double best_s = fmin(cutoff_s, out->found ? out->objective_s : INFINITY);
+        out->bound_s = fmax(out->bound_s, fmin(best_s, cut_s));
+        if (cut_s >= best_s * (1 - TIE) || out->timed_out || s.work > work_max)
+            break;
+        if (out->found && out->bound_s >= out->objective_s * (1 - limits->gap))
+            break;
+        fix_by_reduced_cost(&s);
+    }
+    report_useful(&s, arena);
+    arena_destroy(scratch);
+}

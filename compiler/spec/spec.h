@@ -1,0 +1,105 @@
+// The checked input: what a .hep file says, in SI units, complete with defaults, no names left to
+// resolve. Produced by check.c from the AST; consumed by the cost model, which derives volumes and
+// times from it. Owns data types only.
+#ifndef HEP_SPEC_H
+#define HEP_SPEC_H
+
+#include "compiler/spec/outer.h"
+#include "ir/base/diag.h"
+#include "ir/plan.h"
+
+// What an abstract workload may give layer by layer.
+// What a run measured of one layer (profile.h). Seconds on one GPU for MeasuredTimes.tokens tokens.
+typedef struct {
+    double pre_expert_s, gate_s, dense_s; // as in LayerWork, but the gate apart
+    // The busiest GPU's experts: time, and what it computed in that time, so many rows for each expert. 0: not known.
+    double expert_s, expert_flops, expert_rows;
+} MeasuredLayer;
+
+typedef struct {
+    double tokens, loss_s;
+    MeasuredLayer *layers; // [model layers]
+} MeasuredTimes;
+
+typedef enum { VOLUME_DATA, VOLUME_EXPERT, VOLUME_PRE_EXPERT, VOLUME_EXPERT_COMPUTE, VOLUME_COUNT } Volume;
+
+typedef struct {
+    const char *name;
+    bool abstract;        // `moe { data expert pre_expert expert_compute }` were given instead of dimensions
+    Dtype dtype;
+    uint32_t layers, hidden, heads, kv_heads, head_dim, vocabulary, sequence, batch;
+    uint32_t ffn_inner;   // dense layers' inner size
+    uint32_t first_dense; // so many layers at the start are dense
+    uint32_t every;       // then layer i is MoE if (i + 1) % every == 0
+    uint32_t experts, top_k, inner, shared_experts;
+    Activation activation;
+    // Abstract workloads: per GPU, MoE layer and direction.
+    double data_bytes, expert_bytes, pre_expert_s, expert_compute_s;
+    double *popularity;         // [experts]: how often each is chosen, in proportion; NULL: all alike
+    double **layer_popularity;  // [layers], of a profile, NULL for dense layers; NULL: `popularity` everywhere
+    const MeasuredTimes *times; // of a profile; NULL: derived from FLOPs
+    double *each[VOLUME_COUNT]; // [layers], where layers differ; else NULL
+    uint32_t each_count[VOLUME_COUNT];
+    // Of the whole network, and of what one token passes; 0 for abstract workloads. An imported model's are those
+    // of the model itself, where the network that is executed stands in for some of it.
+    double total_parameters, active_parameters;
+    Span span, moe_span;
+} SpecModel;
+
+typedef enum { DOMAIN_AUTO, DOMAIN_FORCED, DOMAIN_EP, DOMAIN_GATHER } DomainWish;
+
+typedef enum { PLACEMENT_AUTO, PLACEMENT_INPUT } PlacementWish; // where unlike workers stand: as best, or as listed
+
+// What was asked for some of the layers: domain sizes, replicas gathered again.
+typedef struct {
+    uint32_t first_layer, last_layer;
+    uint32_t domain[LEVELS_MAX];
+    bool regather;
+} ForcedRun;
+
+typedef enum { GRADIENT_DENSE, GRADIENT_TOPK } GradientReturn; // of migrated experts
+
+enum { CODEC_AUTO = CODEC_COUNT }; // a wish: whichever is fastest
+
+typedef struct {
+    Pass pass;
+    Dispatch dispatch;
+    PlacementWish placement;
+    DomainWish domain_wish;
+    uint32_t domain[LEVELS_MAX]; // for DOMAIN_FORCED; levels not named are 1
+    uint32_t forced_count;       // runs of layers with their own; of layers in several the last counts
+    ForcedRun *forced;
+    Codec codec;
+    double ratio;                // 1 for dense
+    uint32_t shared_every;       // of sr, 0: without a shared expert
+    GradientReturn gradient;
+    double gradient_ratio; // 1 for dense
+    double capacity;             // 0: nothing is dropped
+    Span span, domain_span, codec_span, capacity_span;
+} SpecPlan;
+
+typedef struct {
+    Cluster cluster;    // ports and links in the order of the input until workers are placed
+    const Outer *outer; // of its outermost level as its workers stand; NULL while they are alike
+    Span cluster_span, level_spans[LEVELS_MAX], memory_span;
+    SpecModel model;
+    SpecPlan plan;
+    TrainingSettings training;
+    // Outermost levels that hold whole copies of the experts because there are fewer experts than
+    // GPUs; 0 when all levels shard. Their domain is written S_l = n_l and nothing is gathered there.
+    uint32_t replica_levels;
+} Spec;
+
+// The volume of one layer.
+double spec_volume(const SpecModel *model, Volume volume, uint32_t layer);
+
+// The network's dimensions as plans carry them; volumes are left 0.
+ModelDims spec_dims(const SpecModel *model);
+
+// Sets the parameter counts from the dimensions.
+void spec_count_parameters(SpecModel *model);
+
+// Is layer `index` (0-based) an MoE layer?
+bool spec_layer_is_moe(const SpecModel *model, uint32_t index);
+
+#endif

@@ -1,0 +1,390 @@
+// The verifier's properties of buffers: operands, reads, races, memory.
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ir/verify/verify_parts.h"
+
+// ---- operands ----------------------------------------------------------------------------------
+
+// What an operand of a given name holds.
+typedef enum {
+    HOLDS_ANYTHING, // constrained by the op's other operands alone
+    HOLDS_ROWS,     // hidden vectors
+    HOLDS_RECORDS,  // (expert, weight) pairs
+    HOLDS_COUNTS,   // one i32 per member of the step's group
+    HOLDS_INDICES,  // one i32 a row
+    HOLDS_F32,
+    HOLDS_BYTES,
+    HOLDS_TOKENS,
+    HOLDS_LOSS,
+    HOLDS_EMBEDDING,
+    HOLDS_ATTENTION,
+    HOLDS_ROUTER,
+    HOLDS_FFN,
+    HOLDS_SHARED,
+    HOLDS_EXPERTS,     // that a rank holds after gathering
+    HOLDS_OWN_EXPERTS, // that it owns
+    HOLDS_EXPERT,      // one
+    HOLDS_SQUARES,
+} Contents;
+
+static const struct {
+    const char *operand;
+    Contents contents;
+} contents_of[] = {
+    {"x", HOLDS_ROWS},
+    {"y", HOLDS_ROWS},
+    {"dx", HOLDS_ROWS},
+    {"rows", HOLDS_ROWS},
+    {"drows", HOLDS_ROWS},
+    {"next_rows", HOLDS_ROWS},
+    {"drows_next", HOLDS_ROWS},
+    {"send_rows", HOLDS_ROWS},
+    {"results", HOLDS_ROWS},
+    {"dresults", HOLDS_ROWS},
+    {"returned", HOLDS_ROWS},
+    {"records", HOLDS_RECORDS},
+    {"next_records", HOLDS_RECORDS},
+    {"send_records", HOLDS_RECORDS},
+    {"counts", HOLDS_COUNTS},
+    {"send_counts", HOLDS_COUNTS},
+    {"next_counts", HOLDS_COUNTS},
+    {"origin", HOLDS_INDICES},
+    {"drecords", HOLDS_F32},
+    {"drecords_next", HOLDS_F32},
+    {"returned_records", HOLDS_F32},
+    {"work", HOLDS_F32},
+    {"state", HOLDS_F32},
+    {"packet", HOLDS_BYTES},
+    {"packets", HOLDS_BYTES},
+    {"received", HOLDS_BYTES},
+    {"tokens", HOLDS_TOKENS},
+    {"loss", HOLDS_LOSS},
+    {"embedding", HOLDS_EMBEDDING},
+    {"dembedding", HOLDS_EMBEDDING},
+    {"attention", HOLDS_ATTENTION},
+    {"dattention", HOLDS_ATTENTION},
+    {"router", HOLDS_ROUTER},
+    {"drouter", HOLDS_ROUTER},
+    {"ffn", HOLDS_FFN},
+    {"dffn", HOLDS_FFN},
+    {"shared", HOLDS_SHARED},
+    {"dshared", HOLDS_SHARED},
+    {"experts", HOLDS_EXPERTS},
+    {"dexperts", HOLDS_EXPERTS},
+    {"replicas", HOLDS_EXPERTS},
+    {"own", HOLDS_OWN_EXPERTS},
+    {"sent", HOLDS_OWN_EXPERTS},
+    {"mean", HOLDS_EXPERT},
+    {"squares", HOLDS_SQUARES},
+    {"before", HOLDS_SQUARES},
+    {"shard", HOLDS_ANYTHING},
+    {"gathered", HOLDS_ANYTHING},
+    {"weights", HOLDS_ANYTHING},
+    {"gradient", HOLDS_ANYTHING},
+};
+
+static Contents operand_contents(Op op, const char *operand)
+{
+    // These two ops take the shared experts' results and their gradient, not the weights.
+    if ((op == OP_RESIDUAL && strcmp(operand, "shared") == 0) ||
+        (op == OP_GATE_BACKWARD && strcmp(operand, "dshared") == 0)) {
+        return HOLDS_ROWS;
+    }
+    if ((op == OP_ENCODE || op == OP_MEAN_EXPERT) && strcmp(operand, "experts") == 0) {
+        return HOLDS_OWN_EXPERTS;
+    }
+    for (size_t i = 0; i < COUNT_OF(contents_of); i++) {
+        if (strcmp(contents_of[i].operand, operand) == 0) {
+            return contents_of[i].contents;
+        }
+    }
+    return HOLDS_ANYTHING;
+}
+
+// Experts that a rank holds after gathering.
+static uint64_t held_experts(const Plan *plan, const Step *step)
+{
+    uint64_t experts = plan_experts_per_rank(plan);
+    const Choice *choice = verify_find_choice(plan, step->layer);
+    for (uint32_t l = plan->replica_levels; choice && l < plan->cluster.level_count; l++) {
+        experts *= choice->domain[l];
+    }
+    return experts;
+}
+
+static bool weight_matches(const Plan *plan, const Buffer *buffer, uint64_t elements)
+{
+    return buffer->dtype == plan->model.dtype && buffer->rows * buffer->cols == elements;
+}
+
+static bool experts_match(const Plan *plan, const Step *step, const Buffer *buffer, uint64_t experts)
+{
+    return verify_find_choice(plan, step->layer) && buffer->rows == experts &&
+           weight_matches(plan, buffer, experts * model_expert_elements(&plan->model));
+}
+
+static bool contents_match(const Plan *plan, const Step *step, Contents contents, const Buffer *buffer)
+{
+    const ModelDims *dims = &plan->model;
+    switch (contents) {
+    case HOLDS_ANYTHING:
+        return true;
+    case HOLDS_ROWS:
+        return buffer->dtype == dims->dtype && buffer->cols == dims->hidden;
+    case HOLDS_RECORDS:
+        return buffer->dtype == DTYPE_I32 && buffer->cols >= 2 && buffer->cols % 2 == 0;
+    case HOLDS_COUNTS:
+        return buffer->dtype == DTYPE_I32 && buffer->cols == 1 &&
+               (step->group == NONE || buffer->rows == group_size(&plan->cluster, &plan->groups[step->group]));
+    case HOLDS_INDICES:
+        return buffer->dtype == DTYPE_I32 && buffer->cols == 1;
+    case HOLDS_F32:
+        return buffer->dtype == DTYPE_F32;
+    case HOLDS_BYTES:
+        return buffer->dtype == DTYPE_U8;
+    case HOLDS_TOKENS:
+        return buffer->dtype == DTYPE_I32 && buffer->rows == dims->batch &&
+               buffer->cols == (uint64_t)dims->sequence + 1;
+    case HOLDS_LOSS:
+        return buffer->dtype == DTYPE_F32 && buffer->rows == 1 && buffer->cols == 1;
+    case HOLDS_EMBEDDING:
+        return weight_matches(plan, buffer, model_embedding_elements(dims));
+    case HOLDS_ATTENTION:
+        return weight_matches(plan, buffer, model_attention_elements(dims));
+    case HOLDS_ROUTER:
+        return weight_matches(plan, buffer, model_router_elements(dims));
+    case HOLDS_FFN:
+        return weight_matches(plan, buffer, model_ffn_elements(dims));
+    case HOLDS_SHARED:
+        return weight_matches(plan, buffer, model_shared_elements(dims));
+    case HOLDS_EXPERTS:
+        return experts_match(plan, step, buffer, held_experts(plan, step));
+    case HOLDS_OWN_EXPERTS:
+        return experts_match(plan, step, buffer, plan_experts_per_rank(plan));
+    case HOLDS_EXPERT:
+        return experts_match(plan, step, buffer, 1);
+    case HOLDS_SQUARES:
+        return buffer->dtype == DTYPE_F32 && buffer->rows == 1 && buffer->cols == 1;
+    }
+    return false;
+}
+
+static const Buffer *operand_buffer(const Plan *plan, const Step *step, uint32_t k)
+{
+    int32_t index = step_operands(plan, step)[k];
+    return index == NONE ? NULL : &plan->buffers[index];
+}
+
+// A gather's output is the members' shards one after another; a reduce-scatter's input likewise.
+static void verify_gathered_shape(Verifier *verifier, uint32_t index, const Buffer *shard, const Buffer *gathered)
+{
+    const Plan *plan = verifier->plan;
+    uint64_t members = group_size(&plan->cluster, &plan->groups[plan->steps[index].group]), rows;
+    if (!checked_mul(shard->rows, members, &rows) || gathered->rows != rows || gathered->cols != shard->cols ||
+        gathered->dtype != shard->dtype) {
+        verify_fail(verifier, PROPERTY_OPERANDS, index,
+                    "'%s' is not %" PRIu64 " times '%s': expected %s %" PRIu64 " x %" PRIu64 ", found %s %" PRIu64
+                    " x %" PRIu64,
+                    gathered->name, members, shard->name, dtype_name(shard->dtype), members * shard->rows, shard->cols,
+                    dtype_name(gathered->dtype), gathered->rows, gathered->cols);
+    }
+}
+
+static void verify_step_operands(Verifier *verifier, uint32_t index)
+{
+    const Plan *plan = verifier->plan;
+    const Step *step = &plan->steps[index];
+    const OpInfo *info = step_info(step);
+    bool complete = true;
+    for (uint32_t k = 0; k < info->operand_count; k++) {
+        const OperandInfo *operand = &info->operands[k];
+        const Buffer *buffer = operand_buffer(plan, step, k);
+        if (!buffer) {
+            complete = false;
+            if (!operand->optional) {
+                verify_fail(verifier, PROPERTY_OPERANDS, index, "op '%s' misses operand '%s'", info->name,
+                            operand->name);
+            }
+        } else if (!contents_match(plan, step, operand_contents(step->op, operand->name), buffer)) {
+            verify_fail(verifier, PROPERTY_OPERANDS, index,
+                        "'%s' (%s %" PRIu64 " x %" PRIu64 ") does not fit operand '%s' of op '%s'", buffer->name,
+                        dtype_name(buffer->dtype), buffer->rows, buffer->cols, operand->name, info->name);
+        } else if (operand->role != OPERAND_IN && buffer->kind == BUFFER_INPUT) {
+            verify_fail(verifier, PROPERTY_OPERANDS, index, "op '%s' writes the input '%s'", info->name, buffer->name);
+        }
+    }
+    if (complete && info->shape == SHAPE_GATHER) {
+        verify_gathered_shape(verifier, index, operand_buffer(plan, step, 0), operand_buffer(plan, step, 1));
+    } else if (complete && step->op == OP_REDUCE_SCATTER) {
+        verify_gathered_shape(verifier, index, operand_buffer(plan, step, 1), operand_buffer(plan, step, 0));
+    }
+}
+
+void verify_operands(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    if (plan->model.abstract) {
+        if (plan->buffer_count) {
+            verify_fail(verifier, PROPERTY_OPERANDS, NONE,
+                        "the model is abstract and has %" PRIu32 " buffers: expected none", plan->buffer_count);
+        }
+        return;
+    }
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        verify_step_operands(verifier, i);
+    }
+}
+
+// ---- reads and races ---------------------------------------------------------------------------
+
+// The latest steps of each stream that wrote and read a buffer; earlier ones of a stream come before
+// these, so that nothing else needs to be remembered.
+typedef struct {
+    int64_t write[STREAM_COUNT], read[STREAM_COUNT];
+} Accesses;
+
+static bool is_there_from_the_start(const Buffer *buffer)
+{
+    switch (buffer->kind) {
+    case BUFFER_WEIGHT:
+    case BUFFER_INPUT:
+    case BUFFER_STATE:
+    case BUFFER_REPLICA:
+        return true;
+    case BUFFER_TEMPORARY:
+    case BUFFER_GRADIENT:
+    case BUFFER_KIND_COUNT:
+        break;
+    }
+    return false;
+}
+
+// The first of the steps that is not ordered before `step`, or NONE; sets *any when there are some
+// that are.
+static int64_t find_unordered(const Verifier *verifier, const int64_t last[STREAM_COUNT], uint32_t step, bool *any)
+{
+    int64_t unordered = NONE;
+    for (int s = 0; s < STREAM_COUNT; s++) {
+        if (last[s] == NONE || last[s] == step) {
+            continue;
+        }
+        if (order_before(verifier->order, (uint32_t)last[s], step)) {
+            *any = true;
+        } else if (unordered == NONE) {
+            unordered = last[s];
+        }
+    }
+    return unordered;
+}
+
+static void verify_access(Verifier *verifier, uint32_t step, const Buffer *buffer, const OperandInfo *operand,
+                          Accesses *accesses)
+{
+    bool reads = operand->role == OPERAND_IN || operand->role == OPERAND_INOUT, writes = operand->role != OPERAND_IN;
+    bool written = is_there_from_the_start(buffer), ignored = false;
+    int64_t writer = find_unordered(verifier, accesses->write, step, &written);
+    int64_t reader = writes ? find_unordered(verifier, accesses->read, step, &ignored) : NONE;
+    if (reads && !written) {
+        verify_fail(verifier, PROPERTY_READS, step, "reads '%s', which no step before it has written", buffer->name);
+    } else if (writer != NONE || reader != NONE) {
+        verify_fail(verifier, PROPERTY_RACES, step, "%s '%s' while step %" PRId64 " may %s it",
+                    writes ? "writes" : "reads", buffer->name, writer != NONE ? writer : reader,
+                    writer != NONE ? "write" : "read");
+    }
+}
+
+static void verify_aliases(Verifier *verifier, uint32_t index)
+{
+    const Plan *plan = verifier->plan;
+    const OpInfo *info = step_info(&plan->steps[index]);
+    const int32_t *operands = step_operands(plan, &plan->steps[index]);
+    for (uint32_t a = 0; a < info->operand_count; a++) {
+        for (uint32_t b = a + 1; b < info->operand_count; b++) {
+            bool writes = info->operands[a].role != OPERAND_IN || info->operands[b].role != OPERAND_IN;
+            if (writes && operands[a] != NONE && operands[a] == operands[b]) {
+                verify_fail(verifier, PROPERTY_RACES, index, "'%s' is both operand '%s' and operand '%s', and written",
+                            plan->buffers[operands[a]].name, info->operands[a].name, info->operands[b].name);
+            }
+        }
+    }
+}
+
+void verify_accesses(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    Accesses *accesses = arena_alloc_array(verifier->scratch, plan->buffer_count, sizeof(*accesses));
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        for (int s = 0; s < STREAM_COUNT; s++) {
+            accesses[b].write[s] = accesses[b].read[s] = NONE;
+        }
+    }
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        const OpInfo *info = step_info(&plan->steps[i]);
+        const int32_t *operands = step_operands(plan, &plan->steps[i]);
+        verify_aliases(verifier, i);
+        for (uint32_t k = 0; k < info->operand_count; k++) {
+            if (operands[k] != NONE) {
+                verify_access(verifier, i, &plan->buffers[operands[k]], &info->operands[k], &accesses[operands[k]]);
+            }
+        }
+        for (uint32_t k = 0; k < info->operand_count; k++) {
+            if (operands[k] == NONE) {
+                continue;
+            }
+            bool reads = info->operands[k].role == OPERAND_IN;
+            (reads ? accesses[operands[k]].read : accesses[operands[k]].write)[info->stream] = i;
+        }
+    }
+}
+
+// ---- memory ------------------------------------------------------------------------------------
+
+static int compare_offsets(const void *a, const void *b)
+{
+    const Buffer *x = *(const Buffer *const *)a, *y = *(const Buffer *const *)b;
+    if (x->offset != y->offset) {
+        return x->offset < y->offset ? -1 : 1;
+    }
+    return (x > y) - (x < y);
+}
+
+static void verify_overlaps(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    const Lifetimes *lifetimes = lifetimes_create(plan, verifier->order, verifier->scratch);
+    const Buffer **sorted = arena_alloc_array(verifier->scratch, plan->buffer_count, sizeof(const Buffer *));
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        sorted[b] = &plan->buffers[b];
+    }
+    qsort(sorted, plan->buffer_count, sizeof(const Buffer *), compare_offsets);
+    for (uint32_t i = 0; i < plan->buffer_count; i++) {
+        uint64_t end = sorted[i]->offset + buffer_bytes(sorted[i]);
+        for (uint32_t j = i + 1; j < plan->buffer_count && sorted[j]->offset < end; j++) {
+            uint32_t a = (uint32_t)(sorted[i] - plan->buffers), b = (uint32_t)(sorted[j] - plan->buffers);
+            if (buffer_bytes(sorted[j]) && !lifetimes_disjoint(lifetimes, a, b)) {
+                verify_fail(verifier, PROPERTY_MEMORY, NONE, "'%s' and '%s' overlap and may be alive together",
+                            sorted[i]->name, sorted[j]->name);
+            }
+        }
+    }
+}
+
+void verify_memory(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        const Buffer *buffer = &plan->buffers[b];
+        if (buffer->offset % BUFFER_ALIGNMENT) {
+            verify_fail(verifier, PROPERTY_MEMORY, NONE, "'%s' lies at %" PRIu64 ", no multiple of %d", buffer->name,
+                        buffer->offset, BUFFER_ALIGNMENT);
+        }
+        if (buffer->offset + buffer_bytes(buffer) > plan->arena_bytes) {
+            verify_fail(verifier, PROPERTY_MEMORY, NONE,
+                        "'%s' ends at %" PRIu64 ", beyond the arena of %" PRIu64 " bytes", buffer->name,
+                        buffer->offset + buffer_bytes(buffer), plan->arena_bytes);
+        }
+    }
+    verify_overlaps(verifier);
+}

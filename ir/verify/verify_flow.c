@@ -1,0 +1,194 @@
+// The verifier's property of flow: what every buffer holds, followed step by step through the whole
+// schedule. A value is symbolic ("rows of layer 3 that crossed level dc"), so that one walk speaks for every
+// rank and every routing. Why this proves delivery is written in docs/ir.md. Owns the walk, its begin and its end;
+// relies on reads and races (any order that the edges allow gives the values of the plan's order), and on
+// exchange and gather (groups are those of the choices). Abstract plans have no buffers and no flow.
+#include <string.h>
+
+#include "ir/verify/verify_flow.h"
+
+static void flow_step(Flow *flow)
+{
+    const Step *step = &flow->plan->steps[flow->step];
+    int32_t k = step->layer;
+    uint32_t level = step->level == NONE ? 0 : (uint32_t)step->level;
+    switch (step->op) {
+    case OP_EMBED:
+        flow_embed(flow);
+        return;
+    case OP_PRE_EXPERT:
+        flow_pre_expert(flow, k);
+        return;
+    case OP_FFN:
+        flow_ffn(flow, k);
+        return;
+    case OP_GATE:
+        flow_gate(flow, k);
+        return;
+    case OP_ROUTE:
+        flow_route(flow, k);
+        return;
+    case OP_DISPATCH:
+        flow_dispatch(flow, k, level);
+        return;
+    case OP_EXPERT:
+        flow_expert(flow, k, false);
+        return;
+    case OP_COMBINE:
+        flow_combine(flow, k, level);
+        return;
+    case OP_UNROUTE:
+        flow_unroute(flow, k);
+        return;
+    case OP_SHARED_EXPERT:
+        flow_shared_expert(flow, k);
+        return;
+    case OP_RESIDUAL:
+        flow_residual(flow, k);
+        return;
+    case OP_LOSS:
+        flow_loss(flow);
+        return;
+    case OP_ENCODE:
+        flow_encode(flow, k);
+        return;
+    case OP_GATHER:
+        flow_gather(flow, k, level);
+        return;
+    case OP_DECODE:
+        flow_decode(flow, k);
+        return;
+    case OP_LOSS_BACKWARD:
+        flow_loss_backward(flow);
+        return;
+    case OP_UNROUTE_BACKWARD:
+        flow_unroute_backward(flow, k);
+        return;
+    case OP_EXPERT_BACKWARD:
+        flow_expert(flow, k, true);
+        return;
+    case OP_COMBINE_BACKWARD:
+        flow_combine_backward(flow, k, level);
+        return;
+    case OP_ROUTE_BACKWARD:
+        flow_route_backward(flow, k);
+        return;
+    case OP_GATE_BACKWARD:
+        flow_gate_backward(flow, k);
+        return;
+    case OP_SHARED_EXPERT_BACKWARD:
+        flow_shared_expert_backward(flow, k);
+        return;
+    case OP_FFN_BACKWARD:
+        flow_ffn_backward(flow, k);
+        return;
+    case OP_PRE_EXPERT_BACKWARD:
+        flow_pre_expert_backward(flow, k);
+        return;
+    case OP_EMBED_BACKWARD:
+        flow_embed_backward(flow);
+        return;
+    case OP_REDUCE_SCATTER:
+        flow_reduce_scatter(flow, k, level);
+        return;
+    case OP_ALL_REDUCE:
+        flow_all_reduce(flow);
+        return;
+    case OP_OPTIMIZER:
+        flow_optimizer(flow);
+        return;
+    case OP_MEAN_EXPERT:
+        flow_mean_expert(flow, k);
+        return;
+    case OP_ENCODE_GRADIENT:
+        flow_encode_gradient(flow, k);
+        return;
+    case OP_RETURN_PACKETS:
+        flow_return_packets(flow, k, level);
+        return;
+    case OP_DECODE_GRADIENT:
+        flow_decode_gradient(flow, k);
+        return;
+    case OP_SQUARES:
+        flow_squares(flow);
+        return;
+    }
+}
+
+static void begin(Flow *flow)
+{
+    const Plan *plan = flow->plan;
+    const Cluster *cluster = &plan->cluster;
+    for (uint32_t l = 0; l < cluster->level_count; l++)
+        if (cluster->levels[l].count > 1)
+            flow->all |= 1u << l;
+    flow->replicas = flow->all & ((1u << plan->replica_levels) - 1);
+    for (uint32_t k = 0; k <= plan->model.layers; k++) {
+        LayerFlow *layer = &flow->layers[k];
+        memset(layer, 0xff, sizeof *layer); // NONE
+        layer->exchanged = layer->gathered = 0;
+        const Choice *choice = k < plan->model.layers ? verify_find_choice(plan, (int32_t)k) : NULL;
+        for (uint32_t l = 0; choice && l < cluster->level_count; l++) {
+            layer->exchanged |= (uint32_t)(cluster->levels[l].count > choice->domain[l]) << l;
+            layer->gathered |= (uint32_t)(l >= plan->replica_levels && choice->domain[l] > 1) << l;
+        }
+    }
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        const Buffer *buffer = &plan->buffers[b];
+        flow->values[b] = value_plain(HOLDS_NOTHING, buffer->layer);
+        if (buffer->kind == BUFFER_WEIGHT)
+            flow->values[b] = value_split(HOLDS_WEIGHT, buffer->layer, 0, (int32_t)b);
+        else if (buffer->kind == BUFFER_REPLICA)
+            flow->values[b] = value_split(HOLDS_REMEMBERED, buffer->layer, 0, (int32_t)b);
+        flow->weight_count += buffer->kind == BUFFER_WEIGHT;
+        if (buffer->kind == BUFFER_INPUT)
+            flow->values[b].holds = HOLDS_TOKENS;
+        else if (buffer->kind == BUFFER_STATE)
+            flow->values[b].holds = HOLDS_STATE;
+    }
+}
+
+// The mean of experts is whole again, where training began to sum it.
+static void verify_mean_end(const Flow *flow, const LayerFlow *layer)
+{
+    int32_t mean = layer->remembered[REMEMBERS_MEAN];
+    if (mean == NONE)
+        return;
+    Value value = flow->values[mean];
+    bool whole = value.holds == HOLDS_MEAN && value.levels == (flow->all & ~flow->replicas);
+    if (flow->plan->pass == PASS_TRAINING ? !whole : value.holds != HOLDS_REMEMBERED)
+        verify_fail(flow->verifier, PROPERTY_FLOW, NONE,
+                    "'%.40s' is not the mean of all experts when the iteration ends", flow->plan->buffers[mean].name);
+}
+
+// Training updates every weight once; both passes end with a loss.
+static void verify_end(const Flow *flow)
+{
+    bool loss = false;
+    for (uint32_t b = 0; b < flow->plan->buffer_count; b++) {
+        loss |= flow->values[b].holds == HOLDS_LOSS;
+        bool updated = flow->values[b].holds == HOLDS_UPDATED;
+        if (flow->plan->buffers[b].kind == BUFFER_WEIGHT && updated != (flow->plan->pass == PASS_TRAINING))
+            verify_fail(flow->verifier, PROPERTY_FLOW, NONE, "'%.40s' is %s when the iteration ends",
+                        flow->plan->buffers[b].name, updated ? "updated by a forward pass" : "not updated");
+    }
+    for (uint32_t k = 0; k < flow->plan->model.layers; k++)
+        verify_mean_end(flow, &flow->layers[k]);
+    if (!loss)
+        verify_fail(flow->verifier, PROPERTY_FLOW, NONE, "the schedule ends without a loss");
+}
+
+void verify_flow(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    if (plan->model.abstract || verifier->report->total) // values follow edges and groups that are in order
+        return;
+    Flow flow = {.verifier = verifier,
+                 .plan = plan,
+                 .values = arena_alloc_array(verifier->scratch, plan->buffer_count, sizeof(Value)),
+                 .layers = arena_alloc_array(verifier->scratch, (size_t)plan->model.layers + 1, sizeof(LayerFlow))};
+    begin(&flow);
+    for (flow.step = 0; flow.step < plan->step_count; flow.step++)
+        flow_step(&flow);
+    verify_end(&flow);
+}

@@ -1,0 +1,128 @@
+// Values: what every buffer holds while the verifier follows the schedule. A value is symbolic ("rows of layer 3
+// that crossed level dc"), so that one walk speaks for every rank and every routing. Private to verify_flow*.c:
+// verify_flow.c walks, verify_values.c reads and writes values, the others say what steps make of them.
+#ifndef HEP_VERIFY_FLOW_H
+#define HEP_VERIFY_FLOW_H
+
+#include "ir/verify/verify_parts.h"
+
+// X(NAME, "as messages call it")
+#define HOLDINGS(X)                                                                                                    \
+    X(NOTHING, "nothing") X(TOKENS, "tokens") X(WEIGHT, "weights") X(UPDATED, "updated weights")                       \
+    X(STATE, "optimizer state") X(PACKET, "encoded experts") X(INPUT_ROWS, "the input")                                \
+    X(ATTENDED, "the attention's output") X(ROWS, "rows") X(RECORDS, "records") X(OWN_ROWS, "rows that stay")          \
+    X(OWN_RECORDS, "records that stay") X(SENT_ROWS, "rows to send") X(SENT_RECORDS, "records to send")                \
+    X(SEND_COUNTS, "counts of rows sent") X(NEXT_COUNTS, "counts of rows received") X(ORIGIN, "origins of rows")       \
+    X(RESULTS, "results") X(RETURNED, "returned results") X(SHARED_RESULTS, "results of the shared experts")           \
+    X(LOSS, "the loss") X(DINPUT, "the gradient of the input") X(DATTENDED, "the gradient of the attention's output")  \
+    X(DRESULTS, "gradients of results") X(OWN_DRESULTS, "gradients of results that stay")                              \
+    X(SENT_DRESULTS, "gradients of results to send") X(DROWS, "gradients of rows")                                     \
+    X(DRECORDS, "gradients of records") X(RETURNED_DROWS, "returned gradients of rows")                                \
+    X(RETURNED_DRECORDS, "returned gradients of records") X(DSHARED_ROWS, "gradients of the shared experts' rows")     \
+    X(DEXPERTS, "gradients of held experts") X(GRADIENT, "the gradient") X(HALF_GRADIENT, "a part of the gradient")    \
+    X(COUNTS_AGAIN, "counts of gradients received") X(REMEMBERED, "what the last iteration left")                      \
+    X(SENT, "what was sent in this iteration") X(MEAN, "the mean of experts") X(ERROR, "what this iteration left out") \
+    X(DPACKETS, "encoded gradients") X(DRECEIVED, "encoded gradients of others")                                       \
+    X(COUNTED, "the gradient, counted in the norm") X(SQUARES, "the sum of squares")
+#define X(name, text) HOLDS_##name,
+typedef enum { HOLDINGS(X) HOLDING_COUNT } Holding;
+#undef X
+typedef struct {
+    Holding holds;
+    int32_t layer;   // of rows and the like; `INPUT_ROWS` of layer `layers` is the network's output
+    uint32_t levels; // one bit each: crossed by the rows, gathered by experts, summed over by gradients
+    int32_t from;    // the step that counted or ordered rows, the buffer of weights
+} Value;
+
+// Weights of a layer, by the operand that reads them.
+#define WEIGHTS(X)                                                                                                     \
+    X(EMBEDDING, "embedding") X(ATTENTION, "attention") X(ROUTER, "router") X(FFN, "ffn") X(SHARED, "shared")          \
+    X(EXPERTS, "experts")
+#define X(name, text) WEIGHTS_##name,
+typedef enum { WEIGHTS(X) WEIGHT_NAMES } WeightName;
+#undef X
+
+// What codecs remember of a layer, by the operand that reads it; errors are one per level.
+#define REMEMBERED(X) X(MEAN, "mean") X(SENT, "sent") X(REPLICAS, "replicas")
+#define X(name, text) REMEMBERS_##name,
+typedef enum { REMEMBERED(X) REMEMBERS_ERRORS, REMEMBER_COUNT = REMEMBERS_ERRORS + LEVELS_MAX } Remembered;
+#undef X
+
+// What a layer's way out laid down for the way back.
+typedef struct {
+    int32_t route[LEVELS_MAX], dispatch[LEVELS_MAX];
+    int32_t weights[WEIGHT_NAMES], remembered[REMEMBER_COUNT]; // buffers
+    uint32_t exchanged, gathered;  // levels, of the choice
+} LayerFlow;
+
+typedef struct {
+    Verifier *verifier;
+    const Plan *plan;
+    Value *values;      // [buffers]
+    LayerFlow *layers;  // [layers + 1]; the last is the network's own
+    uint32_t step;
+    uint32_t all, replicas; // levels that gradients of dense weights, and of experts, are summed over
+    int32_t weight_count;
+} Flow;
+
+// ---- what steps do with values -------------------------------------------------------------------
+
+Value value_plain(Holding holds, int32_t layer);
+Value value_staged(Holding holds, int32_t layer, uint32_t levels);
+Value value_split(Holding holds, int32_t layer, uint32_t levels, int32_t from);
+
+// Of the step that is looked at: the buffer of an operand, NONE without it, and what it holds.
+int32_t flow_operand(const Flow *flow, const char *name);
+Value flow_value(const Flow *flow, const char *operand);
+LayerFlow *flow_layer(const Flow *flow); // of its layer; the network's own for steps of none
+int32_t flow_last_level(uint32_t levels); // the innermost; NONE for none
+
+// Reports unless the operand is there and holds what is expected, or is absent.
+void flow_take(const Flow *flow, const char *operand, Value expected);
+void flow_take_none(const Flow *flow, const char *operand);
+void flow_take_tokens(const Flow *flow);
+// One buffer is the layer's weights of that name throughout, and was not updated yet. Returns it.
+int32_t flow_take_weights(Flow *flow, WeightName name);
+void flow_give(Flow *flow, const char *operand, Value value);
+// `operand` becomes the gradient of the weights called `name`, which the step reads.
+void flow_give_gradient(Flow *flow, WeightName name, const char *operand, Holding holds);
+
+// ---- ops: k is the layer -------------------------------------------------------------------------
+
+// verify_flow_rows.c: routes, exchanges, experts, and the same backward
+void flow_route(Flow *flow, int32_t k);
+void flow_dispatch(Flow *flow, int32_t k, uint32_t level);
+void flow_expert(Flow *flow, int32_t k, bool backward);
+void flow_combine(Flow *flow, int32_t k, uint32_t level);
+void flow_combine_backward(Flow *flow, int32_t k, uint32_t level);
+void flow_unroute(Flow *flow, int32_t k);
+void flow_route_backward(Flow *flow, int32_t k);
+void flow_unroute_backward(Flow *flow, int32_t k);
+// verify_flow_weights.c: gathers, gradients on their way home, the optimizer; verify_flow_codec.c: their encoding
+void flow_gather(Flow *flow, int32_t k, uint32_t level);
+void flow_reduce_scatter(Flow *flow, int32_t k, uint32_t level);
+void flow_all_reduce(Flow *flow);
+void flow_squares(Flow *flow);
+void flow_optimizer(Flow *flow);
+void flow_encode(Flow *flow, int32_t k);
+void flow_decode(Flow *flow, int32_t k);
+void flow_mean_expert(Flow *flow, int32_t k);
+void flow_encode_gradient(Flow *flow, int32_t k);
+void flow_return_packets(Flow *flow, int32_t k, uint32_t level);
+void flow_decode_gradient(Flow *flow, int32_t k);
+// verify_flow_network.c: everything around
+void flow_embed(Flow *flow);
+void flow_pre_expert(Flow *flow, int32_t k);
+void flow_ffn(Flow *flow, int32_t k);
+void flow_gate(Flow *flow, int32_t k);
+void flow_shared_expert(Flow *flow, int32_t k);
+void flow_residual(Flow *flow, int32_t k);
+void flow_loss(Flow *flow);
+void flow_loss_backward(Flow *flow);
+void flow_shared_expert_backward(Flow *flow, int32_t k);
+void flow_gate_backward(Flow *flow, int32_t k);
+void flow_ffn_backward(Flow *flow, int32_t k);
+void flow_pre_expert_backward(Flow *flow, int32_t k);
+void flow_embed_backward(Flow *flow);
+
+#endif

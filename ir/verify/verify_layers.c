@@ -1,0 +1,427 @@
+// The verifier's properties of MoE layers: how rows reach their experts and return, how experts
+// are gathered and their gradients go home.
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "ir/verify/verify_parts.h"
+
+// Steps of one layer that a property is about, in plan order, beside what it expects.
+typedef struct {
+    Op op;
+    int32_t level; // NONE for local ops
+} Expected;
+
+enum { EXPECTED_MAX = 4 * LEVELS_MAX + 2 };
+
+typedef struct {
+    uint32_t *steps; // indices, layer by layer
+    uint32_t *first; // [layers + 1]
+} LayerIndex;
+
+static LayerIndex index_layers(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    uint32_t layers = plan->model.layers;
+    LayerIndex index = {
+        .steps = arena_alloc_array(verifier->scratch, plan->step_count, sizeof(*index.steps)),
+        .first = arena_alloc_array(verifier->scratch, (size_t)layers + 2, sizeof(*index.first)),
+    };
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        if (plan->steps[i].layer != NONE) {
+            index.first[plan->steps[i].layer + 2]++;
+        }
+    }
+    for (uint32_t k = 0; k < layers; k++) {
+        index.first[k + 2] += index.first[k + 1];
+    }
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        if (plan->steps[i].layer != NONE) {
+            index.steps[index.first[plan->steps[i].layer + 1]++] = i;
+        }
+    }
+    return index;
+}
+
+static const char *describe(const Plan *plan, Op op, int32_t level, char out[96])
+{
+    if (level == NONE) {
+        snprintf(out, 96, "'%s'", op_info((int)op)->name);
+    } else {
+        snprintf(out, 96, "'%s' over level '%.40s'", op_info((int)op)->name, plan->cluster.levels[level].name);
+    }
+    return out;
+}
+
+// ---- exchange ----------------------------------------------------------------------------------
+
+static bool exchanges_at(const Plan *plan, const Choice *choice, uint32_t level)
+{
+    return plan->cluster.levels[level].count > choice->domain[level];
+}
+
+// Out level by level, through the experts, back in reverse.
+static uint32_t expect_pass(const Plan *plan, const Choice *choice, Op expert, Op combine, Expected *out)
+{
+    uint32_t count = 0, levels = plan->cluster.level_count;
+    for (uint32_t l = 0; l < levels; l++) {
+        if (exchanges_at(plan, choice, l)) {
+            out[count++] = (Expected){OP_DISPATCH, (int32_t)l};
+        }
+    }
+    out[count++] = (Expected){expert, NONE};
+    for (uint32_t l = levels; l-- > 0;) {
+        if (exchanges_at(plan, choice, l)) {
+            out[count++] = (Expected){combine, (int32_t)l};
+        }
+    }
+    return count;
+}
+
+static bool is_on_the_way(const Step *step)
+{
+    return step_info(step)->shape == SHAPE_EXCHANGE || step->op == OP_EXPERT || step->op == OP_EXPERT_BACKWARD;
+}
+
+static int32_t operand_named(const Plan *plan, uint32_t step, const char *name)
+{
+    const OpInfo *info = step_info(&plan->steps[step]);
+    for (uint32_t k = 0; k < info->operand_count; k++) {
+        if (strcmp(info->operands[k].name, name) == 0) {
+            return step_operands(plan, &plan->steps[step])[k];
+        }
+    }
+    return NONE;
+}
+
+// Rows come back by the counts they went out with. Backward combines return along the forward
+// dispatch, whose counts they use.
+static void verify_return(Verifier *verifier, uint32_t dispatch, uint32_t combine)
+{
+    static const char *const shared[] = {"send_counts", "next_counts"};
+    for (size_t i = 0; i < COUNT_OF(shared); i++) {
+        int32_t out = operand_named(verifier->plan, dispatch, shared[i]);
+        if (operand_named(verifier->plan, combine, shared[i]) != out) {
+            verify_fail(verifier, PROPERTY_EXCHANGE, combine,
+                        "returns rows by other '%s' than step %" PRIu32 " sent them with", shared[i], dispatch);
+        }
+    }
+}
+
+// Rows that leave at `dispatch` were split off by a route step before it, and what returns at
+// `combine` is put back by an unroute step behind it that knows where each row came from.
+static void verify_routing(Verifier *verifier, const uint32_t *steps, uint32_t count, uint32_t dispatch,
+                           uint32_t combine)
+{
+    const Plan *plan = verifier->plan;
+    int32_t route = NONE, unroute = NONE;
+    for (uint32_t i = 0; i < count; i++) {
+        Op op = plan->steps[steps[i]].op;
+        if (op == OP_ROUTE &&
+            operand_named(plan, steps[i], "send_rows") == operand_named(plan, dispatch, "send_rows")) {
+            route = (int32_t)steps[i];
+        } else if (op == OP_UNROUTE &&
+                   operand_named(plan, steps[i], "returned") == operand_named(plan, combine, "returned")) {
+            unroute = (int32_t)steps[i];
+        }
+    }
+    if (route == NONE || unroute == NONE) {
+        verify_fail(verifier, PROPERTY_EXCHANGE, route == NONE ? dispatch : combine, "no '%s' step %s its rows",
+                    route == NONE ? "route" : "unroute", route == NONE ? "prepares" : "puts back");
+        return;
+    }
+    static const char *const sent[] = {"next_rows", "next_records", "send_records", "send_counts"};
+    for (size_t i = 0; i < COUNT_OF(sent); i++) {
+        if (operand_named(plan, (uint32_t)route, sent[i]) != operand_named(plan, dispatch, sent[i])) {
+            verify_fail(verifier, PROPERTY_EXCHANGE, dispatch, "'%s' is not that of its 'route' step %" PRId32, sent[i],
+                        route);
+        }
+    }
+    static const char *const kept[] = {"origin", "send_counts", "counts"};
+    for (size_t i = 0; i < COUNT_OF(kept); i++) {
+        if (operand_named(plan, (uint32_t)route, kept[i]) != operand_named(plan, (uint32_t)unroute, kept[i])) {
+            verify_fail(verifier, PROPERTY_EXCHANGE, unroute, "'%s' is not that of its 'route' step %" PRId32, kept[i],
+                        route);
+        }
+    }
+}
+
+// `found` has exactly the expected steps of one or two passes; `half` of them are a way out.
+static void verify_ways(Verifier *verifier, const uint32_t *steps, uint32_t count, const uint32_t *found, uint32_t half,
+                        bool training)
+{
+    for (uint32_t i = 0; i < half; i++) {
+        uint32_t dispatch = found[i], combine = found[2 * half - i];
+        verify_return(verifier, dispatch, combine);
+        verify_routing(verifier, steps, count, dispatch, combine);
+        if (training) {
+            uint32_t backward = 2 * half + 1;
+            verify_return(verifier, dispatch, found[backward + 2 * half - i]);
+            if (operand_named(verifier->plan, found[backward + i], "send_counts") !=
+                operand_named(verifier->plan, dispatch, "send_counts")) {
+                verify_fail(verifier, PROPERTY_EXCHANGE, found[backward + i],
+                            "sends gradients by other 'send_counts' than step %" PRIu32 " sent the rows with",
+                            dispatch);
+            }
+        }
+    }
+}
+
+static void verify_exchange(Verifier *verifier, const Choice *choice, const uint32_t *steps, uint32_t count)
+{
+    const Plan *plan = verifier->plan;
+    Expected expected[EXPECTED_MAX];
+    bool training = plan->pass == PASS_TRAINING;
+    uint32_t wanted = expect_pass(plan, choice, OP_EXPERT, OP_COMBINE, expected), half = wanted / 2;
+    if (training) {
+        wanted += expect_pass(plan, choice, OP_EXPERT_BACKWARD, OP_COMBINE_BACKWARD, expected + wanted);
+    }
+    uint32_t found[EXPECTED_MAX], matched = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const Step *step = &plan->steps[steps[i]];
+        if (!is_on_the_way(step)) {
+            continue;
+        }
+        char want[96], have[96];
+        if (matched == wanted || step->op != expected[matched].op || step->level != expected[matched].level) {
+            verify_fail(verifier, PROPERTY_EXCHANGE, steps[i], "layer %" PRIu32 ": found %s: expected %s",
+                        choice->layer, describe(plan, step->op, step->level, have),
+                        matched == wanted ? "no more"
+                                          : describe(plan, expected[matched].op, expected[matched].level, want));
+            return;
+        }
+        if (step->group != NONE && plan->groups[step->group].domain != choice->domain[step->level]) {
+            verify_fail(verifier, PROPERTY_EXCHANGE, steps[i],
+                        "the domain size is %" PRIu32 ", and the layer's choice is %" PRIu32,
+                        plan->groups[step->group].domain, choice->domain[step->level]);
+        }
+        if (matched && !order_before(verifier->order, found[matched - 1], steps[i])) {
+            verify_fail(verifier, PROPERTY_EXCHANGE, steps[i],
+                        "does not wait for step %" PRIu32 ", the one before on the rows' way", found[matched - 1]);
+        }
+        found[matched++] = steps[i];
+    }
+    if (matched < wanted) {
+        char want[96];
+        verify_fail(verifier, PROPERTY_EXCHANGE, NONE, "layer %" PRIu32 " misses %s", choice->layer,
+                    describe(plan, expected[matched].op, expected[matched].level, want));
+    } else if (!plan->model.abstract) {
+        verify_ways(verifier, steps, count, found, half, training);
+    }
+}
+
+// ---- gather ------------------------------------------------------------------------------------
+
+static bool gathers_at(const Plan *plan, const Choice *choice, uint32_t level)
+{
+    return level >= plan->replica_levels && choice->domain[level] > 1;
+}
+
+// Levels in the order of `rounds` gathers (ascending), or of the way back (descending).
+static uint32_t expect_gathers(const Plan *plan, const Choice *choice, OpShape shape, int32_t out[2 * LEVELS_MAX])
+{
+    uint32_t count = 0, levels = plan->cluster.level_count;
+    bool training = plan->pass == PASS_TRAINING;
+    int rounds = shape == SHAPE_GATHER ? (training && choice->regather ? 2 : 1) : training ? 1 : 0;
+    for (int round = 0; round < rounds; round++) {
+        for (uint32_t i = 0; i < levels; i++) {
+            uint32_t level = shape == SHAPE_GATHER ? i : levels - 1 - i;
+            if (gathers_at(plan, choice, level)) {
+                out[count++] = (int32_t)level;
+            }
+        }
+    }
+    return count;
+}
+
+// What one level gathered is the next level's shard; on the way back, what one level summed is what
+// the next one sums.
+static void verify_gather_link(Verifier *verifier, uint32_t before, uint32_t step)
+{
+    const Plan *plan = verifier->plan;
+    bool gather = step_info(&plan->steps[step])->shape == SHAPE_GATHER;
+    int32_t from = operand_named(plan, before, gather ? "gathered" : "shard");
+    if (operand_named(plan, step, gather ? "shard" : "gathered") != from) {
+        verify_fail(verifier, PROPERTY_GATHER, step, "does not go on with what step %" PRIu32 " left", before);
+    }
+}
+
+static void verify_gathers(Verifier *verifier, const Choice *choice, const uint32_t *steps, uint32_t count,
+                           OpShape shape)
+{
+    const Plan *plan = verifier->plan;
+    const Op op = shape == SHAPE_GATHER ? OP_GATHER : plan->gradient_ratio > 1 ? OP_RETURN_PACKETS : OP_REDUCE_SCATTER;
+    int32_t expected[2 * LEVELS_MAX];
+    uint32_t wanted = expect_gathers(plan, choice, shape, expected), matched = 0, before = 0;
+    char text[96];
+    for (uint32_t i = 0; i < count; i++) {
+        const Step *step = &plan->steps[steps[i]];
+        if (step_info(step)->shape != shape) {
+            continue;
+        }
+        if (matched == wanted || step->level != expected[matched] || step->op != op) {
+            verify_fail(verifier, PROPERTY_GATHER, steps[i],
+                        "layer %" PRIu32 ": found '%s' over level '%.40s': expected %s", choice->layer,
+                        step_info(step)->name, plan->cluster.levels[step->level].name,
+                        matched == wanted ? "no more" : describe(plan, op, expected[matched], text));
+            return;
+        }
+        if (plan->groups[step->group].domain != choice->domain[step->level]) {
+            verify_fail(verifier, PROPERTY_GATHER, steps[i],
+                        "the domain size is %" PRIu32 ", and the layer's choice is %" PRIu32,
+                        plan->groups[step->group].domain, choice->domain[step->level]);
+        }
+        // Not the first of a round. Packets of gradients are decoded in between: the flow follows them.
+        if (matched > 0 && expected[matched] != expected[0] && !plan->model.abstract && op != OP_RETURN_PACKETS) {
+            verify_gather_link(verifier, before, steps[i]);
+        }
+        before = steps[i];
+        matched++;
+    }
+    if (matched < wanted) {
+        verify_fail(verifier, PROPERTY_GATHER, NONE, "layer %" PRIu32 " misses %s", choice->layer,
+                    describe(plan, op, expected[matched], text));
+    }
+}
+
+static const uint32_t *find_op(const Plan *plan, const uint32_t *steps, uint32_t count, Op op)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (plan->steps[steps[i]].op == op) {
+            return &steps[i];
+        }
+    }
+    return NULL;
+}
+
+static void expect_before(Verifier *verifier, uint32_t before, uint32_t step)
+{
+    if (!order_before(verifier->order, before, step)) {
+        verify_fail(verifier, PROPERTY_GATHER, step, "does not wait for step %" PRIu32 ", '%s'", before,
+                    step_info(&verifier->plan->steps[before])->name);
+    }
+}
+
+// Experts are computed with what was gathered, and their gradients go home when they are there. With buffers
+// `reads` sees this too; abstract plans have none.
+static void verify_gather_order(Verifier *verifier, const uint32_t *steps, uint32_t count)
+{
+    const Plan *plan = verifier->plan;
+    const uint32_t *forward = find_op(plan, steps, count, OP_EXPERT);
+    const uint32_t *backward = find_op(plan, steps, count, OP_EXPERT_BACKWARD);
+    uint32_t gathers = 0, rounds = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        gathers += plan->steps[steps[i]].op == OP_GATHER;
+    }
+    const Choice *choice = verify_find_choice(plan, plan->steps[steps[0]].layer);
+    uint32_t per_round = choice->regather && backward ? gathers / 2 : gathers;
+    for (uint32_t i = 0; i < count; i++) {
+        Op op = plan->steps[steps[i]].op;
+        if (op == OP_GATHER) {
+            const uint32_t *reader = rounds++ < per_round ? forward : backward;
+            expect_before(verifier, steps[i], *reader);
+        } else if (op == OP_REDUCE_SCATTER || op == OP_RETURN_PACKETS) {
+            expect_before(verifier, *backward, steps[i]);
+        }
+    }
+}
+
+// Steps of MoE layers in layers that are none.
+static void verify_dense_layer(Verifier *verifier, uint32_t layer, const uint32_t *steps, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        const Step *step = &verifier->plan->steps[steps[i]];
+        OpShape shape = step_info(step)->shape;
+        if (is_on_the_way(step) || shape == SHAPE_GATHER || shape == SHAPE_SCATTER) {
+            verify_fail(verifier, is_on_the_way(step) ? PROPERTY_EXCHANGE : PROPERTY_GATHER, steps[i],
+                        "layer %" PRIu32 " is no MoE layer and has a '%s' step", layer, step_info(step)->name);
+        }
+    }
+}
+
+static void verify_steps_without_layer(Verifier *verifier)
+{
+    for (uint32_t i = 0; i < verifier->plan->step_count; i++) {
+        const Step *step = &verifier->plan->steps[i];
+        OpShape shape = step_info(step)->shape;
+        if (step->layer == NONE && (is_on_the_way(step) || shape == SHAPE_GATHER || shape == SHAPE_SCATTER)) {
+            verify_fail(verifier, is_on_the_way(step) ? PROPERTY_EXCHANGE : PROPERTY_GATHER, i,
+                        "op '%s' names no layer", step_info(step)->name);
+        }
+    }
+}
+
+// ---- room for replicas ---------------------------------------------------------------------------
+
+// The steps of one pass that use a layer's experts: forward in the order of MoE layers, backward in reverse.
+typedef struct {
+    uint32_t count, *steps;
+} Uses;
+
+static Uses find_uses(const Verifier *verifier, Op op)
+{
+    const Plan *plan = verifier->plan;
+    Uses uses = {.steps = arena_alloc_array(verifier->scratch, plan->step_count, sizeof *uses.steps)};
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        if (plan->steps[i].op == op) {
+            uses.steps[uses.count++] = i;
+        }
+    }
+    return uses;
+}
+
+// Where replicas are dropped after use, a gather waits until its pass has room: for the use that lies `replica_slots`
+// before the one it gathers for.
+static void verify_replica_slots(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    if (plan->replica_slots == 0) {
+        return;
+    }
+    Uses forward = find_uses(verifier, OP_EXPERT), backward = find_uses(verifier, OP_EXPERT_BACKWARD);
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        const Step *step = &plan->steps[i];
+        const Choice *choice = step_info(step)->shape == SHAPE_GATHER ? verify_find_choice(plan, step->layer) : NULL;
+        if (!choice || (plan->pass == PASS_TRAINING && !choice->regather)) {
+            continue;
+        }
+        uint32_t place = (uint32_t)(choice - plan->choices);
+        bool again = place < forward.count && forward.steps[place] < i;
+        const Uses *uses = again ? &backward : &forward;
+        uint32_t use = again ? plan->choice_count - 1 - place : place;
+        if (use < plan->replica_slots || use - plan->replica_slots >= uses->count) {
+            continue;
+        }
+        uint32_t before = uses->steps[use - plan->replica_slots];
+        if (!order_before(verifier->order, before, i)) {
+            verify_fail(verifier, PROPERTY_GATHER, i,
+                        "does not wait for step %" PRIu32 ": there is room for the experts of %" PRIu32 " layers",
+                        before, plan->replica_slots);
+        }
+    }
+}
+
+void verify_layers(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    LayerIndex index = index_layers(verifier);
+    verify_steps_without_layer(verifier);
+    for (uint32_t k = 0; k < plan->model.layers; k++) {
+        const uint32_t *steps = index.steps + index.first[k];
+        uint32_t count = index.first[k + 1] - index.first[k];
+        const Choice *choice = verify_find_choice(plan, (int32_t)k);
+        if (!choice) {
+            verify_dense_layer(verifier, k, steps, count);
+            continue;
+        }
+        verify_exchange(verifier, choice, steps, count);
+        verify_gathers(verifier, choice, steps, count, SHAPE_GATHER);
+        verify_gathers(verifier, choice, steps, count, SHAPE_SCATTER);
+        if (!verifier->report->total) { // all are there
+            verify_gather_order(verifier, steps, count);
+        }
+    }
+    if (!verifier->report->total) {
+        verify_replica_slots(verifier);
+    }
+}

@@ -1,0 +1,34 @@
+// What the parts of the verifier share. Private to verify*.c.
+#ifndef HEP_VERIFY_PARTS_H
+#define HEP_VERIFY_PARTS_H
+
+#include "ir/order.h"
+#include "ir/verify/verify.h"
+
+typedef struct {
+    const Plan *plan;
+    VerifyReport *report;
+    Arena *scratch;
+    const Order *order; // once edges are checked
+} Verifier;
+
+void verify_fail(Verifier *verifier, Property property, int64_t step, const char *format, ...) PRINTF_LIKE(4, 5);
+
+static inline const OpInfo *step_info(const Step *step)
+{
+    return op_info((int)step->op);
+}
+
+// The choice of an MoE layer; NULL for other layers. Choices ascend.
+const Choice *verify_find_choice(const Plan *plan, int32_t layer);
+
+void verify_operands(Verifier *verifier);
+void verify_sizes(Verifier *verifier); // after operands
+void verify_accesses(Verifier *verifier); // reads and races
+void verify_memory(Verifier *verifier);
+void verify_layers(Verifier *verifier); // exchange and gather
+void verify_flow(Verifier *verifier); // after all of the above
+void verify_traffic(Verifier *verifier);
+void verify_claims(Verifier *verifier);
+
+#endif

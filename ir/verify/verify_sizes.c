@@ -1,0 +1,408 @@
+// The verifier's property of sizes: every buffer is as large as the tokens, top_k and members of its
+// op make it, weights are the layer's, and scratch is as large as the op's formula says;
+// and the plan's claims about itself.
+// What routing decides at run time (how full a receive buffer gets) the runtime bounds.
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "ir/codec.h"
+#include "ir/verify/verify_parts.h"
+#include "ir/workspace.h"
+
+typedef struct {
+    uint64_t tokens;
+    uint32_t fanout, records; // record rows per token at the gate, records per row
+} Shape;
+
+static Shape plan_shape(const Plan *plan)
+{
+    bool naive = plan->dispatch == DISPATCH_NAIVE;
+    return (Shape){.tokens = model_tokens(&plan->model), .fanout = naive ? plan->model.top_k : 1,
+                   .records = naive ? 1 : plan->model.top_k};
+}
+
+// The buffer of the operand called `name`; NULL when the op has none, or it is absent.
+static const Buffer *named(const Plan *plan, const Step *step, const char *name)
+{
+    const OpInfo *info = step_info(step);
+    const int32_t *operands = step_operands(plan, step);
+    for (uint32_t k = 0; k < info->operand_count; k++)
+        if (strcmp(info->operands[k].name, name) == 0 && operands[k] != NONE)
+            return &plan->buffers[operands[k]];
+    return NULL;
+}
+
+static void expect_rows(Verifier *verifier, uint32_t index, const char *operand, uint64_t rows)
+{
+    const Buffer *buffer = named(verifier->plan, &verifier->plan->steps[index], operand);
+    if (buffer && buffer->rows != rows)
+        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') has %" PRIu64 " rows, expected %" PRIu64,
+                    buffer->name, operand, buffer->rows, rows);
+}
+
+static uint64_t rows_of(Verifier *verifier, uint32_t index, const char *operand)
+{
+    const Buffer *buffer = named(verifier->plan, &verifier->plan->steps[index], operand);
+    return buffer ? buffer->rows : 0;
+}
+
+// Record rows of a stage: fanout per token behind the gate, one per row behind an exchange.
+static void expect_stage(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    bool first = !named(verifier->plan, &verifier->plan->steps[index], "counts");
+    if (first)
+        expect_rows(verifier, index, "rows", shape->tokens);
+    expect_rows(verifier, index, "records",
+                first ? shape->tokens * shape->fanout : rows_of(verifier, index, "rows"));
+}
+
+static void verify_record_width(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    static const char *const operands[] = {"records", "next_records", "send_records"};
+    for (size_t i = 0; i < COUNT_OF(operands); i++) {
+        const Buffer *buffer = named(verifier->plan, &verifier->plan->steps[index], operands[i]);
+        if (buffer && buffer->cols != 2 * (uint64_t)shape->records)
+            verify_fail(verifier, PROPERTY_SIZES, index,
+                        "'%s' is %" PRIu64 " wide, expected %" PRIu32 " for %" PRIu32 " record(s) a row", buffer->name,
+                        buffer->cols, 2 * shape->records, shape->records);
+    }
+}
+
+static void verify_route(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    expect_stage(verifier, index, shape);
+    expect_rows(verifier, index, "next_records", rows_of(verifier, index, "next_rows"));
+    expect_rows(verifier, index, "send_records", rows_of(verifier, index, "send_rows"));
+    uint64_t next = rows_of(verifier, index, "next_rows"), records = rows_of(verifier, index, "records");
+    expect_rows(verifier, index, "origin", (next < records ? next : records) + rows_of(verifier, index, "send_rows"));
+}
+
+// The route that wrote the `origin` of a step that undoes it, or repeats it for gradients; NONE without one.
+static int64_t find_route(const Plan *plan, uint32_t index)
+{
+    const Buffer *origin = named(plan, &plan->steps[index], "origin");
+    for (uint32_t before = index; origin && before-- > 0;)
+        if (plan->steps[before].op == OP_ROUTE && named(plan, &plan->steps[before], "origin") == origin)
+            return before;
+    return NONE;
+}
+
+// One gradient of a gate weight per record.
+static void expect_record_gradients(Verifier *verifier, uint32_t index, const char *operand, uint64_t rows,
+                                    const Shape *shape)
+{
+    const Buffer *buffer = named(verifier->plan, &verifier->plan->steps[index], operand);
+    expect_rows(verifier, index, operand, rows);
+    if (buffer && buffer->cols != shape->records)
+        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' is %" PRIu64 " wide, expected %" PRIu32 ", one per record",
+                    buffer->name, buffer->cols, shape->records);
+}
+
+// Result gradients go where the route put rows: same next stage, same send buffer.
+static void verify_unroute_backward(Verifier *verifier, uint32_t index)
+{
+    int64_t route = find_route(verifier->plan, index);
+    if (route == NONE)
+        return;
+    expect_rows(verifier, index, "drows", rows_of(verifier, (uint32_t)route, "rows"));
+    expect_rows(verifier, index, "dresults", rows_of(verifier, (uint32_t)route, "next_rows"));
+    expect_rows(verifier, index, "send_rows", rows_of(verifier, (uint32_t)route, "send_rows"));
+}
+
+// Gradients of what a route made: what it kept, what it sent, and what it split.
+static void verify_route_backward(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    int64_t route = find_route(verifier->plan, index);
+    if (route == NONE)
+        return;
+    uint64_t next = rows_of(verifier, (uint32_t)route, "next_rows");
+    uint64_t sent = rows_of(verifier, (uint32_t)route, "send_rows");
+    expect_rows(verifier, index, "drows_next", next);
+    expect_record_gradients(verifier, index, "drecords_next", next, shape);
+    expect_rows(verifier, index, "returned", sent);
+    expect_record_gradients(verifier, index, "returned_records", sent, shape);
+    expect_rows(verifier, index, "drows", rows_of(verifier, (uint32_t)route, "rows"));
+    expect_record_gradients(verifier, index, "drecords", rows_of(verifier, (uint32_t)route, "records"), shape);
+}
+
+// Two moments a weight, and a master copy where weights are 16-bit.
+static void verify_optimizer(Verifier *verifier, uint32_t index)
+{
+    const Plan *plan = verifier->plan;
+    const Buffer *weights = named(plan, &plan->steps[index], "weights");
+    const Buffer *gradient = named(plan, &plan->steps[index], "gradient");
+    const Buffer *state = named(plan, &plan->steps[index], "state");
+    uint64_t values = dtype_bytes(weights->dtype) < 4 ? 3 : 2;
+    if (gradient->dtype != weights->dtype || gradient->rows != weights->rows || gradient->cols != weights->cols)
+        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' has not the shape of '%s'", gradient->name, weights->name);
+    if (state->rows != weights->rows || state->cols != values * weights->cols)
+        verify_fail(verifier, PROPERTY_SIZES, index,
+                    "'%s' is %" PRIu64 " x %" PRIu64 ", expected %" PRIu64 " x %" PRIu64, state->name,
+                    state->rows, state->cols, weights->rows, values * weights->cols);
+}
+
+// An unroute undoes the route that wrote its `origin`: same rows, same send buffer, same next stage.
+static void verify_unroute(Verifier *verifier, uint32_t index)
+{
+    const Plan *plan = verifier->plan;
+    int64_t route = find_route(plan, index);
+    if (route != NONE) {
+        expect_rows(verifier, index, "rows", rows_of(verifier, (uint32_t)route, "rows"));
+        expect_rows(verifier, index, "results", rows_of(verifier, (uint32_t)route, "next_rows"));
+        expect_rows(verifier, index, "returned", rows_of(verifier, (uint32_t)route, "send_rows"));
+    }
+    // What was sent back is part of the same results.
+    const Buffer *returned = named(plan, &plan->steps[index], "returned");
+    for (uint32_t before = index; returned && before-- > 0;) {
+        if (plan->steps[before].op != OP_COMBINE || named(plan, &plan->steps[before], "returned") != returned)
+            continue;
+        if (named(plan, &plan->steps[before], "results") != named(plan, &plan->steps[index], "results"))
+            verify_fail(verifier, PROPERTY_SIZES, index, "sums other results than step %" PRIu32 " sent back", before);
+        return;
+    }
+}
+
+// A row of a packet is one expert's; memories are of their kind and as large as what they are of.
+static void verify_codec_sizes(Verifier *verifier, uint32_t index)
+{
+    static const struct {
+        const char *operand, *like; // as many rows as that one
+    } packets[] = {{"packet", "experts"}, {"packet", "replicas"}, {"packets", "gathered"}, {"received", "gathered"},
+                   {"received", "packets"}};
+    static const char *const memories[] = {"mean", "sent", "replicas", "error"};
+    const Plan *plan = verifier->plan;
+    const Step *step = &plan->steps[index];
+    for (size_t i = 0; i < COUNT_OF(packets); i++) {
+        const Buffer *packet = named(plan, step, packets[i].operand), *like = named(plan, step, packets[i].like);
+        if (!packet || !like)
+            continue;
+        uint64_t bytes = codec_packet_bytes(model_expert_elements(&plan->model), plan->model.dtype,
+                                            i < 2 ? plan->codec_ratio : plan->gradient_ratio);
+        if (packet->rows != like->rows || packet->cols != bytes)
+            verify_fail(verifier, PROPERTY_SIZES, index,
+                        "'%s' is %" PRIu64 " x %" PRIu64 ", expected %" PRIu64 " packets of %" PRIu64 " bytes",
+                        packet->name, packet->rows, packet->cols, like->rows, bytes);
+    }
+    const Buffer *error = named(plan, step, "error"), *gathered = named(plan, step, "gathered");
+    if (error && gathered &&
+        (error->dtype != gathered->dtype || error->rows != gathered->rows || error->cols != gathered->cols))
+        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' has not the shape of '%s'", error->name, gathered->name);
+    for (size_t i = 0; i < COUNT_OF(memories); i++) {
+        const Buffer *memory = named(plan, step, memories[i]);
+        if (memory && (memory->kind != BUFFER_REPLICA || memory->layer != step->layer))
+            verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') is not what the layer remembers",
+                        memory->name, memories[i]);
+    }
+}
+
+static void verify_work(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    const Plan *plan = verifier->plan;
+    const Step *step = &plan->steps[index];
+    const Buffer *work = named(plan, step, "work");
+    if (!work)
+        return;
+    bool routed = named(plan, step, "records") || step->op == OP_UNROUTE;
+    bool first = !named(plan, step, "counts");
+    uint64_t needed = workspace_elements(&plan->model, step->op, plan->buffers[step_operands(plan, step)[0]].rows,
+                                         routed ? shape->records : 1, routed && first ? shape->fanout : 1);
+    if (work->rows * work->cols < needed)
+        verify_fail(verifier, PROPERTY_SIZES, index,
+                    "scratch '%s' has %" PRIu64 " elements, op '%s' needs %" PRIu64, work->name,
+                    work->rows * work->cols, step_info(step)->name, needed);
+}
+
+// Weights are the step's own layer's, filled before the first step; experts may be gathered copies.
+static void verify_weights(Verifier *verifier, uint32_t index)
+{
+    static const char *const operands[] = {"embedding", "attention", "router", "ffn", "shared", "experts"};
+    const Plan *plan = verifier->plan;
+    const Step *step = &plan->steps[index];
+    for (size_t i = 0; i < COUNT_OF(operands); i++) {
+        const Buffer *buffer = named(plan, step, operands[i]);
+        if (!buffer || (step->op == OP_RESIDUAL && strcmp(operands[i], "shared") == 0))
+            continue;
+        bool gathered = strcmp(operands[i], "experts") == 0 &&
+                        (buffer->kind == BUFFER_TEMPORARY || buffer->kind == BUFFER_REPLICA);
+        if (buffer->kind != BUFFER_WEIGHT && !gathered)
+            verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') is of kind '%s', expected a weight",
+                        buffer->name, operands[i], buffer_kind_name(buffer->kind));
+        else if (buffer->layer != (strcmp(operands[i], "embedding") == 0 ? NONE : step->layer))
+            verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') is of another layer", buffer->name,
+                        operands[i]);
+    }
+}
+
+static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    static const char *const per_token[] = {"x", "y", "dx", "results", "rows", "shared"};
+    verify_record_width(verifier, index, shape);
+    verify_work(verifier, index, shape);
+    verify_weights(verifier, index);
+    switch (verifier->plan->steps[index].op) {
+    case OP_EMBED:
+    case OP_PRE_EXPERT:
+    case OP_FFN:
+    case OP_LOSS:
+    case OP_LOSS_BACKWARD:
+    case OP_FFN_BACKWARD:
+    case OP_PRE_EXPERT_BACKWARD:
+    case OP_EMBED_BACKWARD:
+        for (size_t i = 0; i < 3; i++)
+            expect_rows(verifier, index, per_token[i], shape->tokens);
+        return;
+    case OP_RESIDUAL:
+        for (size_t i = 0; i < COUNT_OF(per_token); i++)
+            expect_rows(verifier, index, per_token[i], shape->tokens);
+        return;
+    case OP_SHARED_EXPERT:
+    case OP_SHARED_EXPERT_BACKWARD:
+        for (size_t i = 0; i + 1 < COUNT_OF(per_token); i++) // `shared` is the weights here
+            expect_rows(verifier, index, per_token[i], shape->tokens);
+        expect_rows(verifier, index, "drows", shape->tokens);
+        return;
+    case OP_GATE:
+        expect_rows(verifier, index, "x", shape->tokens);
+        expect_stage(verifier, index, shape);
+        return;
+    case OP_ROUTE:
+        verify_route(verifier, index, shape);
+        return;
+    case OP_EXPERT:
+    case OP_EXPERT_BACKWARD:
+        expect_stage(verifier, index, shape);
+        expect_rows(verifier, index, "results", rows_of(verifier, index, "rows"));
+        expect_rows(verifier, index, "dresults", rows_of(verifier, index, "rows"));
+        expect_rows(verifier, index, "drows", rows_of(verifier, index, "rows"));
+        expect_record_gradients(verifier, index, "drecords", rows_of(verifier, index, "records"), shape);
+        return;
+    case OP_UNROUTE:
+        verify_unroute(verifier, index);
+        return;
+    case OP_UNROUTE_BACKWARD:
+        verify_unroute_backward(verifier, index);
+        return;
+    case OP_ROUTE_BACKWARD:
+        verify_route_backward(verifier, index, shape);
+        return;
+    case OP_GATE_BACKWARD:
+        expect_rows(verifier, index, "x", shape->tokens);
+        expect_rows(verifier, index, "dx", shape->tokens);
+        expect_rows(verifier, index, "drows", shape->tokens);
+        expect_rows(verifier, index, "dshared", shape->tokens);
+        expect_rows(verifier, index, "records", shape->tokens * shape->fanout);
+        expect_record_gradients(verifier, index, "drecords", shape->tokens * shape->fanout, shape);
+        return;
+    case OP_OPTIMIZER:
+        verify_optimizer(verifier, index);
+        return;
+    case OP_ENCODE:
+    case OP_DECODE:
+    case OP_MEAN_EXPERT:
+    case OP_ENCODE_GRADIENT:
+    case OP_RETURN_PACKETS:
+    case OP_DECODE_GRADIENT:
+        verify_codec_sizes(verifier, index);
+        return;
+    case OP_SQUARES:
+    case OP_DISPATCH:
+    case OP_COMBINE:
+    case OP_GATHER:
+    case OP_COMBINE_BACKWARD:
+    case OP_REDUCE_SCATTER:
+    case OP_ALL_REDUCE:
+        return;
+    }
+}
+
+void verify_sizes(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    if (plan->model.abstract || verifier->report->total) // operands are there only when they are in order
+        return;
+    Shape shape = plan_shape(plan);
+    uint32_t layers_begun = 0;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        verify_step_sizes(verifier, i, &shape);
+        layers_begun += plan->steps[i].op == OP_PRE_EXPERT;
+    }
+    if (layers_begun != plan->model.layers)
+        verify_fail(verifier, PROPERTY_SIZES, NONE, "the schedule has %" PRIu32 " layers, the model %" PRIu32,
+                    layers_begun, plan->model.layers);
+}
+
+// ---- claims ------------------------------------------------------------------------------------
+
+static bool near(double a, double b)
+{
+    return fabs(a - b) <= 1e-9 * fmax(fabs(a), fabs(b));
+}
+
+static void expect_claim(Verifier *verifier, const char *what, double claimed, double derived)
+{
+    if (!near(claimed, derived))
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "%s is given as %.12g, it is %.12g", what, claimed, derived);
+}
+
+static void verify_volumes(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    const ModelDims *dims = &plan->model;
+    double element = dtype_bytes(dims->dtype);
+    expect_claim(verifier, "data_bytes", dims->data_bytes,
+                 (double)model_tokens(dims) * dims->top_k * dims->hidden * element);
+    uint64_t elements = model_expert_elements(dims);
+    double sent = plan->codec == CODEC_DENSE ? (double)elements * element
+                                             : (double)codec_packet_bytes(elements, dims->dtype, plan->codec_ratio);
+    expect_claim(verifier, "expert_bytes", dims->expert_bytes, (double)plan_experts_per_rank(plan) * sent);
+    if ((double)plan->arena_bytes > plan->cluster.device.memory_bytes)
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "the arena of %" PRIu64 " bytes exceeds the device's %.12g",
+                    plan->arena_bytes, plan->cluster.device.memory_bytes);
+}
+
+// Experts are encoded where they migrate compressed, and nowhere else.
+static void verify_codec(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    bool gathers = false, encodes = false;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        gathers = gathers || plan->steps[i].op == OP_GATHER;
+        encodes = encodes || plan->steps[i].op == OP_ENCODE;
+    }
+    if (plan->codec == CODEC_DENSE)
+        expect_claim(verifier, "the ratio of dense migration", plan->codec_ratio, 1);
+    if (plan->pass == PASS_FORWARD)
+        expect_claim(verifier, "the ratio of gradients in a forward pass", plan->gradient_ratio, 1);
+    bool expected = gathers && plan->codec != CODEC_DENSE;
+    if (!plan->model.abstract && encodes != expected)
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "migration is '%s', yet experts are %s", codec_name(plan->codec),
+                    encodes ? "encoded" : "not encoded");
+}
+
+void verify_claims(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    if (verifier->report->total) // a broken schedule makes no claims worth checking
+        return;
+    verify_codec(verifier);
+    for (uint32_t c = 0; c < plan->choice_count; c++)
+        if (plan->choices[c].regather && (plan->pass == PASS_FORWARD || plan->codec == CODEC_DELTA))
+            verify_fail(verifier, PROPERTY_CLAIMS, NONE, "layer %" PRIu32 " gathers again %s", plan->choices[c].layer,
+                        plan->pass == PASS_FORWARD ? "in a forward pass" : "what 'delta' keeps");
+    for (uint32_t a = 0; a < plan->strategy_count; a++)
+        for (uint32_t b = a + 1; b < plan->strategy_count; b++)
+            if (strcmp(plan->strategies[a].name, plan->strategies[b].name) == 0)
+                verify_fail(verifier, PROPERTY_CLAIMS, NONE, "two strategies are called '%s'",
+                            plan->strategies[a].name);
+    if (plan->strategy_count > 0) {
+        expect_claim(verifier, "the iteration time of the chosen strategy", plan->strategies[0].iteration_s,
+                     plan->iteration_s);
+        expect_claim(verifier, "the memory of the chosen strategy", plan->strategies[0].memory_bytes,
+                     (double)plan->arena_bytes);
+        if (!plan->strategies[0].fits)
+            verify_fail(verifier, PROPERTY_CLAIMS, NONE, "the chosen strategy is said not to fit");
+    }
+    if (!plan->model.abstract)
+        verify_volumes(verifier);
+}

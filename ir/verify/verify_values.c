@@ -1,0 +1,144 @@
+// See verify_flow.h: values as steps take and give them, and what messages call them.
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "ir/verify/verify_flow.h"
+
+static const char *const holding_names[] = {
+#define X(name, text) text,
+    HOLDINGS(X)
+#undef X
+};
+
+static const char *const weight_names[] = {
+#define X(name, text) text,
+    WEIGHTS(X)
+#undef X
+};
+
+int32_t flow_operand(const Flow *flow, const char *name)
+{
+    const Step *step = &flow->plan->steps[flow->step];
+    const OpInfo *info = step_info(step);
+    for (uint32_t k = 0; k < info->operand_count; k++)
+        if (strcmp(info->operands[k].name, name) == 0)
+            return step_operands(flow->plan, step)[k];
+    return NONE;
+}
+
+Value flow_value(const Flow *flow, const char *operand)
+{
+    int32_t buffer = flow_operand(flow, operand);
+    return buffer == NONE ? (Value){.from = NONE} : flow->values[buffer];
+}
+
+static const char *describe_value(const Flow *flow, Value value, char out[160])
+{
+    int length = snprintf(out, 160, "%s", holding_names[value.holds]);
+    if (value.holds != HOLDS_NOTHING && value.layer != NONE)
+        length += snprintf(out + length, 160 - (size_t)length, " of layer %" PRId32, value.layer);
+    for (uint32_t l = 0; l < flow->plan->cluster.level_count && length < 120; l++)
+        if (value.levels >> l & 1)
+            length +=
+                snprintf(out + length, 160 - (size_t)length, ", over '%.16s'", flow->plan->cluster.levels[l].name);
+    if (value.from == NONE)
+        return out;
+    if (value.holds == HOLDS_WEIGHT || value.holds == HOLDS_UPDATED || value.holds == HOLDS_PACKET ||
+        value.holds == HOLDS_DEXPERTS || value.holds == HOLDS_GRADIENT || value.holds == HOLDS_HALF_GRADIENT ||
+        value.holds == HOLDS_REMEMBERED || value.holds == HOLDS_COUNTED)
+        snprintf(out + length, 160 - (size_t)length, " ('%.16s')", flow->plan->buffers[value.from].name);
+    else
+        snprintf(out + length, 160 - (size_t)length, ", from step %" PRId32, value.from);
+    return out;
+}
+
+static bool value_equal(Value a, Value b)
+{
+    return a.holds == b.holds && a.layer == b.layer && a.levels == b.levels && a.from == b.from;
+}
+
+void flow_take(const Flow *flow, const char *operand, Value expected)
+{
+    int32_t buffer = flow_operand(flow, operand);
+    if (buffer != NONE && value_equal(flow->values[buffer], expected))
+        return;
+    char have[160], want[160];
+    describe_value(flow, expected, want);
+    if (buffer == NONE)
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "misses operand '%s': expected %s", operand, want);
+    else
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "operand '%s', '%.40s', holds %s: expected %s", operand,
+                    flow->plan->buffers[buffer].name, describe_value(flow, flow->values[buffer], have), want);
+}
+
+void flow_take_none(const Flow *flow, const char *operand)
+{
+    if (flow_operand(flow, operand) != NONE)
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "operand '%s' is '%.40s': expected none", operand,
+                    flow->plan->buffers[flow_operand(flow, operand)].name);
+}
+
+void flow_give(Flow *flow, const char *operand, Value value)
+{
+    int32_t buffer = flow_operand(flow, operand);
+    if (buffer != NONE)
+        flow->values[buffer] = value;
+}
+
+Value value_plain(Holding holds, int32_t layer)
+{
+    return (Value){.holds = holds, .layer = layer, .from = NONE};
+}
+
+Value value_staged(Holding holds, int32_t layer, uint32_t levels)
+{
+    return (Value){.holds = holds, .layer = layer, .levels = levels, .from = NONE};
+}
+
+Value value_split(Holding holds, int32_t layer, uint32_t levels, int32_t route)
+{
+    return (Value){.holds = holds, .layer = layer, .levels = levels, .from = route};
+}
+
+int32_t flow_last_level(uint32_t levels)
+{
+    int32_t last = NONE;
+    for (int32_t l = 0; l < LEVELS_MAX; l++)
+        if (levels >> l & 1)
+            last = l;
+    return last;
+}
+
+LayerFlow *flow_layer(const Flow *flow)
+{
+    int32_t layer = flow->plan->steps[flow->step].layer;
+    return &flow->layers[layer == NONE ? (int32_t)flow->plan->model.layers : layer];
+}
+
+void flow_take_tokens(const Flow *flow)
+{
+    flow_take(flow, "tokens", value_plain(HOLDS_TOKENS, NONE));
+}
+
+int32_t flow_take_weights(Flow *flow, WeightName name)
+{
+    LayerFlow *layer = flow_layer(flow);
+    const char *operand = weight_names[name];
+    Op op = flow->plan->steps[flow->step].op;
+    for (uint32_t other = 0; layer->weights[name] == NONE && other < WEIGHT_NAMES; other++)
+        if (layer->weights[other] == flow_operand(flow, operand))
+            verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "the layer's '%s' are its '%s', too", operand,
+                        weight_names[other]);
+    if (layer->weights[name] == NONE)
+        layer->weights[name] = flow_value(flow, operand).from;
+    uint32_t gathered = name == WEIGHTS_EXPERTS && op != OP_ENCODE && op != OP_MEAN_EXPERT ? layer->gathered : 0;
+    flow_take(flow, operand,
+              value_split(HOLDS_WEIGHT, flow->plan->steps[flow->step].layer, gathered, layer->weights[name]));
+    return layer->weights[name];
+}
+
+void flow_give_gradient(Flow *flow, WeightName name, const char *operand, Holding holds)
+{
+    flow_give(flow, operand, value_split(holds, flow->plan->steps[flow->step].layer, 0, flow_take_weights(flow, name)));
+}

@@ -1,0 +1,15 @@
+// CUDA's errors as faults. Owns nothing; for files that are built with CUDA alone.
+#ifndef HEP_CUDA_CHECK_H
+#define HEP_CUDA_CHECK_H
+
+#include <cuda_runtime_api.h>
+
+#include "runtime/base/fault.h"
+
+// "cannot WHAT: an illegal memory access was encountered".
+static inline bool cuda_check(cudaError_t error, const char *what, Fault *fault)
+{
+    return error == cudaSuccess || fault_set(fault, EXIT_FAULT, "cannot %s: %s", what, cudaGetErrorString(error));
+}
+
+#endif

@@ -1,0 +1,251 @@
+// Brings ranks together for a calibration, as threads of this process or as one rank of a world of processes, and does
+// its parts one after the other, every rank the same.
+#include "runtime/calibrate/calibrate.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/host/kernels.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/machine.h"
+#include "runtime/calibrate/calibrate_internal.h"
+#include "runtime/comm/comm_threads.h"
+
+enum { BUFFER_BYTES_MAX = 64 << 20, BUFFERS = 8 };
+
+const char *calibrate_parse_levels(char *text, Cluster *cluster)
+{
+    *cluster = (Cluster){.name = "measured"};
+    char *rest = NULL;
+    for (char *part = strtok_r(text, ",", &rest); part; part = strtok_r(NULL, ",", &rest)) {
+        char *equals = strchr(part, '='), *end;
+        if (cluster->level_count == LEVELS_MAX)
+            return "too many levels";
+        if (!equals || equals == part)
+            return "expected NAME=COUNT, outermost first, such as dc=4,gpu=2";
+        *equals = '\0';
+        unsigned long count = strtoul(equals + 1, &end, 10);
+        if (equals[1] < '0' || equals[1] > '9' || *end || count < 2 || count > 1000000)
+            return "expected counts from 2 to 1000000";
+        if (strspn(part, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != strlen(part) ||
+            (part[0] >= '0' && part[0] <= '9'))
+            return "names are letters, digits and '_'";
+        for (uint32_t l = 0; l < cluster->level_count; l++)
+            if (strcmp(cluster->levels[l].name, part) == 0)
+                return "there are two levels of one name";
+        cluster->levels[cluster->level_count++] = (Level){.name = part, .count = (uint32_t)count};
+    }
+    return cluster->level_count ? NULL : "expected NAME=COUNT, outermost first, such as dc=4,gpu=2";
+}
+
+ModelDims calibrate_default_dims(void)
+{
+    return (ModelDims){
+        .name = "default", .dtype = DTYPE_F32, .hidden = 512, .inner = 2048, .activation = ACTIVATION_GELU};
+}
+
+CalibrateOptions calibrate_options_default(void)
+{
+    return (CalibrateOptions){.timeout_s = 60, .sample_s = 0.25};
+}
+
+// ---- timing ----------------------------------------------------------------------------------
+
+bool calibrate_time(CalibrateRank *rank, CalibrateWork work, void *context, uint32_t part, double *times,
+                    uint32_t count)
+{
+    const CommOps *comm = rank->comm->ops;
+    const volatile sig_atomic_t *interrupted = rank->options->interrupted;
+    if (interrupted && *interrupted)
+        return fault_set(rank->fault, EXIT_FAULT, "interrupted while calibrating");
+    if (!comm->barrier(rank->comm, rank->fault))
+        return false;
+    memset(times, 0, count * sizeof(*times));
+    double start_s = clock_now_s();
+    if (!work(context, rank->fault))
+        return false;
+    times[part] = clock_now_s() - start_s;
+    return comm->all_reduce_max(rank->comm, times, count, rank->fault);
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+Spread calibrate_spread(double *samples, uint32_t count)
+{
+    qsort(samples, count, sizeof(*samples), compare_doubles);
+    return (Spread){.median = samples[count / 2], .min = samples[0], .max = samples[count - 1], .count = count};
+}
+
+bool calibrate_sample(CalibrateRank *rank, CalibrateWork work, void *context, uint32_t count, Spread *times)
+{
+    double samples[SAMPLES_MAX];
+    for (uint32_t i = 0; i < count; i++)
+        if (!calibrate_time(rank, work, context, 0, &samples[i], 1))
+            return false;
+    *times = calibrate_spread(samples, count);
+    return true;
+}
+
+Spread calibrate_rate(Spread times, double amount)
+{
+    return (Spread){amount / times.median, amount / times.max, amount / times.min, times.count};
+}
+
+bool calibrate_repeated(CalibrateRank *rank, CalibrateWork work, void *context, uint32_t *repeats, double amount,
+                        Spread *per_second)
+{
+    static const double long_enough_s = 0.03; // many turns of the scheduler, where ranks share cores
+    double time_s;
+    Spread times;
+    *repeats = 1;
+    if (!calibrate_time(rank, work, context, 0, &time_s, 1) || !calibrate_time(rank, work, context, 0, &time_s, 1))
+        return false;
+    *repeats = (uint32_t)fmin(1e6, 1 + long_enough_s / fmax(time_s, 1e-7));
+    if (!calibrate_sample(rank, work, context, SAMPLES, &times))
+        return false;
+    *per_second = calibrate_rate(times, amount * *repeats);
+    return true;
+}
+
+// ---- ranks -----------------------------------------------------------------------------------
+
+typedef struct {
+    CalibrateRank rank;
+    Fault fault;
+    pthread_t thread;
+} Member;
+
+// What buffers may take: on every rank what the poorest machine allows. One number is the same for all: sizes are.
+static bool agree_on_memory(CalibrateRank *rank, double *memory_bytes)
+{
+    const CalibrateDevice *device = rank->options->device;
+    uint64_t sharing = device && rank->options->comm ? 1 : rank->comm->machine_size; // a process has its own device
+    uint64_t available = device ? device->free_bytes(rank->comm) : machine_available_bytes();
+    double least = -(double)available / (double)sharing;
+    if (!rank->comm->ops->all_reduce_max(rank->comm, &least, 1, rank->fault))
+        return false;
+    rank->bytes_max = (uint64_t)fmin(BUFFER_BYTES_MAX, -least / BUFFERS);
+    *memory_bytes = -least;
+    return true;
+}
+
+static bool member_work(CalibrateRank *rank)
+{
+    double memory_bytes;
+    const CalibrateDevice *device = rank->options->device;
+    if (!agree_on_memory(rank, &memory_bytes) || !(device ? device->measure(rank) : calibrate_device(rank)) ||
+        !calibrate_links(rank))
+        return false;
+    rank->calibration->memory_bytes = memory_bytes;
+    return true;
+}
+
+static void *member_main(void *argument)
+{
+    Member *member = argument;
+    Calibration own = {0}; // threads beside the first measure the same and keep nothing
+    bool keeps = member->rank.calibration;
+    if (!keeps)
+        member->rank.calibration = &own;
+    if (!member_work(&member->rank)) {
+        if (member->fault.rank < 0)
+            member->fault.rank = (int64_t)member->rank.comm->rank;
+        member->rank.comm->ops->abort(member->rank.comm, &member->fault);
+    }
+    if (!keeps)
+        calibration_free(&own);
+    return NULL;
+}
+
+static Comm *rank_comm(const CalibrateOptions *options, ThreadWorld *world, uint64_t rank, Fault *fault)
+{
+    return options->device ? options->device->join(world, rank, fault) : thread_world_comm(world, rank);
+}
+
+static bool run_threads(const CalibrateOptions *options, Calibration *calibration, Fault *fault)
+{
+    uint64_t count = cluster_gpus(options->cluster), started = 0;
+    if (count > machine_thread_limit())
+        return fault_set(fault, EXIT_FAULT, "%" PRIu64 " ranks are more threads than this machine allows", count);
+    LinkEmulation *links = options->emulate_links ? links_create(options->cluster) : NULL;
+    ThreadWorld *world = thread_world_create(options->cluster, links, options->timeout_s);
+    Member *members = calloc(count, sizeof(*members));
+    bool ok = world && members && (links || !options->emulate_links);
+    if (!ok)
+        fault_set(fault, EXIT_FAULT, "out of memory for %" PRIu64 " ranks", count);
+    for (; ok && started < count; started++) {
+        Member *member = &members[started];
+        member->rank = (CalibrateRank){.options = options,
+                                       .calibration = started == 0 ? calibration : NULL,
+                                       .comm = rank_comm(options, world, started, fault),
+                                       .fault = &member->fault};
+        int error = member->rank.comm ? pthread_create(&member->thread, NULL, member_main, member) : ENOMEM;
+        if (error) {
+            Fault cause = {0};
+            fault_set(&cause, EXIT_FAULT, "cannot start the thread of rank %" PRIu64 ": %s", started, strerror(error));
+            Comm *any = thread_world_comm(world, started);
+            any->ops->abort(any, &cause);
+            if (options->device)
+                options->device->leave(member->rank.comm);
+            break;
+        }
+    }
+    for (uint64_t r = 0; r < started; r++)
+        pthread_join(members[r].thread, NULL);
+    Fault cause = world ? thread_world_cause(world) : (Fault){0};
+    if (cause.code != EXIT_DONE) {
+        *fault = cause;
+        ok = false;
+    }
+    for (uint64_t r = 0; options->device && r < started; r++)
+        options->device->leave(members[r].rank.comm);
+    free(members);
+    thread_world_destroy(world);
+    links_destroy(links);
+    return ok;
+}
+
+static bool run_process(const CalibrateOptions *options, Calibration *calibration, Fault *fault)
+{
+    uint64_t ranks = cluster_gpus(options->cluster);
+    if (options->comm->size != ranks) {
+        Fault differs = {0};
+        fault_set(&differs, EXIT_FAULT,
+                  "the levels make %" PRIu64 " ranks, but %" PRIu64 " %s started: launch as many as the levels make",
+                  ranks, options->comm->size, options->comm->size == 1 ? "process was" : "processes were");
+        if (options->comm->rank != 0)
+            differs.message[0] = '\0'; // the first rank tells it
+        *fault = differs;
+        return false;
+    }
+    Member member = {.rank = {.options = options, .calibration = calibration, .comm = options->comm}};
+    member.rank.fault = &member.fault;
+    member_main(&member);
+    *fault = member.fault;
+    return fault->code == EXIT_DONE;
+}
+
+bool calibrate_run(const CalibrateOptions *options, Calibration *calibration, Fault *fault)
+{
+    *calibration = (Calibration){.communicator = options->comm     ? options->comm->ops->name
+                                                 : options->device ? "local"
+                                                                   : "threads"};
+    host_kernels_init();
+    if (options->comm && options->emulate_links)
+        return fault_set(fault, EXIT_USAGE, "links are emulated between threads of one process only");
+    return options->comm ? run_process(options, calibration, fault) : run_threads(options, calibration, fault);
+}
+
+void calibration_free(Calibration *calibration)
+{
+    free(calibration->ports);
+    free(calibration->pairs);
+    *calibration = (Calibration){0};
+}

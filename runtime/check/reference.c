@@ -1,0 +1,483 @@
+// The reference forward pass: see reference.h. Weights are made again from the seed, one tensor or
+// one expert at a time, rounded to the plan's dtype; everything after that is double.
+#include "runtime/check/reference.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/check/reference_codec.h"
+#include "runtime/training/weights.h"
+
+struct Reference {
+    const Plan *plan;
+    uint64_t seed;
+    atomic_bool stopped;
+};
+
+// One rank's computation. All rows are [tokens] unless said otherwise.
+typedef struct {
+    const Plan *plan;
+    uint64_t rank;
+    const ModelDims *dims;
+    const atomic_bool *stopped; // then what is computed does not matter any more
+    uint64_t seed, tokens, queries, keys, inner_max;
+    double *x;                   // [H]: the caller's
+    double *norm, *out;          // [H]
+    double *q, *k, *v, *context; // [A], [K], [K], [A]
+    double *act, *gate;          // [inner_max]
+    double *scores;              // one row: [sequence] or [vocabulary]
+    double *weights_of_records;  // [top_k]
+    uint64_t *chosen;            // [tokens]: tokens that visit the expert at hand
+    float *weights;              // the tensor at hand
+    void *stored;                // the same in the plan's dtype
+    Tensor mean;                 // of the layer's experts, as stored, where they are sent without it
+} Run;
+
+static bool is_stopped(const Run *run)
+{
+    return atomic_load_explicit(run->stopped, memory_order_relaxed);
+}
+
+// ---- plain arithmetic --------------------------------------------------------------------------
+
+static void add_products_4(uint64_t k, uint64_t n, const double *in, const float *weights, double *restrict out)
+{
+    for (uint64_t i = 0; i < k; i++) {
+        double a = in[i], b = in[k + i], c = in[2 * k + i], d = in[3 * k + i];
+        const float *restrict row = weights + i * n;
+        for (uint64_t j = 0; j < n; j++) {
+            double w = (double)row[j];
+            out[j] += a * w;
+            out[n + j] += b * w;
+            out[2 * n + j] += c * w;
+            out[3 * n + j] += d * w;
+        }
+    }
+}
+
+static void add_products_1(uint64_t k, uint64_t n, const double *in, const float *weights, double *restrict out)
+{
+    for (uint64_t i = 0; i < k; i++) {
+        const float *restrict row = weights + i * n;
+        for (uint64_t j = 0; j < n; j++)
+            out[j] += in[i] * (double)row[j];
+    }
+}
+
+// out [rows][n] = in [rows][k] weights [k][n]; four rows at a time, to read the weights less often.
+static void multiply(const Run *run, uint64_t rows, uint64_t k, uint64_t n, const double *in, const float *weights,
+                     double *out)
+{
+    uint64_t r = 0;
+    memset(out, 0, rows * n * sizeof *out);
+    for (; r + 4 <= rows && !is_stopped(run); r += 4)
+        add_products_4(k, n, in + r * k, weights, out + r * n);
+    for (; r < rows && !is_stopped(run); r++)
+        add_products_1(k, n, in + r * k, weights, out + r * n);
+}
+
+static void normalise(uint64_t rows, uint64_t hidden, const double *x, const float *gain, const float *bias,
+                      double *out)
+{
+    for (uint64_t r = 0; r < rows; r++) {
+        const double *from = x + r * hidden;
+        double mean = 0, variance = 0;
+        for (uint64_t i = 0; i < hidden; i++)
+            mean += from[i] / (double)hidden;
+        for (uint64_t i = 0; i < hidden; i++)
+            variance += (from[i] - mean) * (from[i] - mean) / (double)hidden;
+        double scale = 1 / sqrt(variance + 1e-5);
+        for (uint64_t i = 0; i < hidden; i++)
+            out[r * hidden + i] = (from[i] - mean) * scale * (double)gain[i] + (double)bias[i];
+    }
+}
+
+// In place; returns log of the sum of exponentials.
+static double softmax(double *values, uint64_t count)
+{
+    double max = -INFINITY, sum = 0;
+    for (uint64_t i = 0; i < count; i++)
+        max = fmax(max, values[i]);
+    for (uint64_t i = 0; i < count; i++)
+        sum += exp(values[i] - max);
+    for (uint64_t i = 0; i < count; i++)
+        values[i] = exp(values[i] - max) / sum;
+    return max + log(sum);
+}
+
+static double activation_value(Activation activation, double up, double gate)
+{
+    switch (activation) {
+    case ACTIVATION_RELU:
+        return fmax(up, 0);
+    case ACTIVATION_GELU: // the tanh form
+        return 0.5 * up * (1 + tanh(sqrt(2 / M_PI) * (up + 0.044715 * up * up * up)));
+    case ACTIVATION_SWIGLU:
+        return up * gate / (1 + exp(-gate));
+    case ACTIVATION_COUNT:
+        assert(false);
+    }
+    return NAN;
+}
+
+// out [rows][H] = down(activation(up(in))), `weights` as in ir/plan.h.
+static void feed_forward(Run *run, uint64_t rows, uint64_t inner, const double *in, const float *weights, double *out)
+{
+    uint64_t hidden = run->dims->hidden;
+    bool gated = run->dims->activation == ACTIVATION_SWIGLU;
+    multiply(run, rows, hidden, inner, in, weights, run->act);
+    weights += hidden * inner;
+    if (gated) {
+        multiply(run, rows, hidden, inner, in, weights, run->gate);
+        weights += hidden * inner;
+    }
+    for (uint64_t r = 0; r < rows && !is_stopped(run); r++)
+        for (uint64_t i = r * inner; i < (r + 1) * inner; i++)
+            run->act[i] = activation_value(run->dims->activation, run->act[i], gated ? run->gate[i] : 0);
+    multiply(run, rows, inner, hidden, run->act, weights, out);
+}
+
+// ---- weights -----------------------------------------------------------------------------------
+
+static Tensor stored(const Run *run, uint64_t elements)
+{
+    return (Tensor){.data = run->stored, .dtype = run->dims->dtype, .rows = 1, .cols = elements};
+}
+
+// The tensor just made, as the ranks hold it.
+static const float *loaded(const Run *run, Tensor tensor)
+{
+    host_to_f32(tensor.data, tensor.dtype, run->weights, tensor.cols);
+    return run->weights;
+}
+
+// ---- the network -------------------------------------------------------------------------------
+
+static void embed(Run *run, const int32_t *tokens)
+{
+    uint64_t hidden = run->dims->hidden, sequence = run->dims->sequence;
+    Tensor tensor = stored(run, model_embedding_elements(run->dims));
+    weights_fill_embedding(run->dims, run->seed, tensor);
+    const float *words = loaded(run, tensor), *positions = words + run->dims->vocabulary * hidden;
+    for (uint64_t t = 0; t < run->tokens; t++) {
+        const float *word = words + (uint64_t)tokens[t / sequence * (sequence + 1) + t % sequence] * hidden;
+        for (uint64_t i = 0; i < hidden; i++)
+            run->x[t * hidden + i] = (double)word[i] + (double)positions[t % sequence * hidden + i];
+    }
+}
+
+// The context of one query of one head: attention over the tokens of its sequence up to itself.
+static void attend(Run *run, uint64_t token, uint64_t head)
+{
+    uint64_t head_dim = run->dims->head_dim, kv_head = head * run->dims->kv_heads / run->dims->heads;
+    uint64_t visible = token % run->dims->sequence + 1, first = token + 1 - visible;
+    const double *query = run->q + token * run->queries + head * head_dim;
+    double *context = run->context + token * run->queries + head * head_dim;
+    for (uint64_t i = 0; i < visible; i++) {
+        const double *key = run->k + (first + i) * run->keys + kv_head * head_dim;
+        run->scores[i] = 0;
+        for (uint64_t d = 0; d < head_dim; d++)
+            run->scores[i] += query[d] * key[d] / sqrt((double)head_dim);
+    }
+    softmax(run->scores, visible);
+    memset(context, 0, head_dim * sizeof *context);
+    for (uint64_t i = 0; i < visible; i++)
+        for (uint64_t d = 0; d < head_dim; d++)
+            context[d] += run->scores[i] * run->v[(first + i) * run->keys + kv_head * head_dim + d];
+}
+
+static void add_to_x(Run *run)
+{
+    for (uint64_t i = 0; i < run->tokens * run->dims->hidden; i++)
+        run->x[i] += run->out[i];
+}
+
+static void attention_layer(Run *run, uint32_t layer)
+{
+    uint64_t hidden = run->dims->hidden;
+    Tensor tensor = stored(run, model_attention_elements(run->dims));
+    weights_fill_attention(run->dims, run->seed, layer, tensor);
+    const float *norm = loaded(run, tensor), *wq = norm + 2 * hidden, *wk = wq + hidden * run->queries;
+    const float *wv = wk + hidden * run->keys, *wo = wv + hidden * run->keys;
+    normalise(run->tokens, hidden, run->x, norm, norm + hidden, run->norm);
+    multiply(run, run->tokens, hidden, run->queries, run->norm, wq, run->q);
+    multiply(run, run->tokens, hidden, run->keys, run->norm, wk, run->k);
+    multiply(run, run->tokens, hidden, run->keys, run->norm, wv, run->v);
+    for (uint64_t t = 0; t < run->tokens && !is_stopped(run); t++)
+        for (uint64_t head = 0; head < run->dims->heads; head++)
+            attend(run, t, head);
+    multiply(run, run->tokens, run->queries, hidden, run->context, wo, run->out);
+    add_to_x(run);
+}
+
+static void dense_layer(Run *run, uint32_t layer)
+{
+    uint64_t hidden = run->dims->hidden;
+    Tensor tensor = stored(run, model_ffn_elements(run->dims));
+    weights_fill_ffn(run->dims, run->seed, layer, tensor);
+    const float *weights = loaded(run, tensor);
+    normalise(run->tokens, hidden, run->x, weights, weights + hidden, run->norm);
+    feed_forward(run, run->tokens, run->dims->ffn_inner, run->norm, weights + 2 * hidden, run->out);
+    add_to_x(run);
+}
+
+// Norm and gate: the weights of the experts that were chosen for each token.
+static void gate_layer(Run *run, uint32_t layer, const int32_t *decisions)
+{
+    uint64_t hidden = run->dims->hidden, experts = run->dims->experts, top_k = run->dims->top_k;
+    Tensor tensor = stored(run, model_router_elements(run->dims));
+    weights_fill_router(run->dims, run->seed, layer, tensor);
+    const float *norm = loaded(run, tensor), *router = norm + 2 * hidden;
+    normalise(run->tokens, hidden, run->x, norm, norm + hidden, run->norm);
+    for (uint64_t t = 0; t < run->tokens; t++) {
+        double *logits = run->weights_of_records + t * top_k;
+        for (uint64_t j = 0; j < top_k; j++) {
+            int32_t expert = decisions[t * top_k + j];
+            logits[j] = expert < 0 ? -INFINITY : 0;
+            for (uint64_t i = 0; i < hidden && expert >= 0; i++)
+                logits[j] += run->norm[t * hidden + i] * (double)router[i * experts + (uint64_t)expert];
+        }
+        softmax(logits, top_k); // NaN when every record was dropped; no expert will read it
+    }
+}
+
+// Adds weight x expert(row) of every token that chose `expert` to x. `context` is free and holds the rows.
+static void visit_expert(Run *run, const Choice *choice, uint32_t expert, const int32_t *decisions)
+{
+    uint64_t hidden = run->dims->hidden, pairs = run->tokens * run->dims->top_k, count = 0;
+    double *rows = run->context;
+    for (uint64_t pair = 0; pair < pairs; pair++) {
+        if (decisions[pair] != (int32_t)expert)
+            continue;
+        memcpy(rows + count * hidden, run->norm + pair / run->dims->top_k * hidden, hidden * sizeof *rows);
+        run->chosen[count++] = pair;
+    }
+    if (count == 0)
+        return;
+    Tensor tensor = stored(run, model_expert_elements(run->dims));
+    weights_fill_experts(run->dims, run->seed, choice->layer, expert, 1, tensor);
+    if (reference_approximates(run->plan) && reference_is_decoded(run->plan, choice->domain, run->rank, expert))
+        reference_decode(run->plan, run->mean, tensor);
+    feed_forward(run, count, run->dims->inner, rows, loaded(run, tensor), run->out);
+    for (uint64_t c = 0; c < count; c++) {
+        double *x = run->x + run->chosen[c] / run->dims->top_k * hidden;
+        for (uint64_t i = 0; i < hidden; i++)
+            x[i] += run->weights_of_records[run->chosen[c]] * run->out[c * hidden + i];
+    }
+}
+
+static void moe_layer(Run *run, const Choice *choice, const int32_t *decisions)
+{
+    gate_layer(run, choice->layer, decisions);
+    if (run->mean.data)
+        weights_fill_mean_expert(run->dims, run->seed, choice->layer, run->mean);
+    for (uint32_t expert = 0; expert < run->dims->experts && !is_stopped(run); expert++)
+        visit_expert(run, choice, expert, decisions);
+    if (run->dims->shared_experts == 0)
+        return;
+    Tensor tensor = stored(run, model_shared_elements(run->dims));
+    weights_fill_shared(run->dims, run->seed, choice->layer, tensor);
+    feed_forward(run, run->tokens, (uint64_t)run->dims->shared_experts * run->dims->inner, run->norm,
+                 loaded(run, tensor), run->out);
+    add_to_x(run);
+}
+
+static double mean_loss(Run *run, const int32_t *tokens)
+{
+    uint64_t hidden = run->dims->hidden, sequence = run->dims->sequence, vocabulary = run->dims->vocabulary;
+    Tensor tensor = stored(run, model_embedding_elements(run->dims));
+    weights_fill_embedding(run->dims, run->seed, tensor);
+    const float *words = loaded(run, tensor), *norm = words + (vocabulary + sequence) * hidden;
+    double total = 0;
+    normalise(run->tokens, hidden, run->x, norm, norm + hidden, run->norm);
+    for (uint64_t t = 0; t < run->tokens && !is_stopped(run); t++) {
+        uint64_t next = (uint64_t)tokens[t / sequence * (sequence + 1) + t % sequence + 1];
+        for (uint64_t w = 0; w < vocabulary; w++) {
+            run->scores[w] = 0;
+            for (uint64_t i = 0; i < hidden; i++)
+                run->scores[w] += run->norm[t * hidden + i] * (double)words[w * hidden + i];
+        }
+        double target = run->scores[next];
+        total += softmax(run->scores, vocabulary) - target;
+    }
+    return total / (double)run->tokens;
+}
+
+// ---- running -----------------------------------------------------------------------------------
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+static uint64_t largest_tensor(const ModelDims *dims)
+{
+    uint64_t elements = larger(model_embedding_elements(dims), model_attention_elements(dims));
+    elements = larger(elements, larger(model_router_elements(dims), model_expert_elements(dims)));
+    elements = larger(elements, dims->ffn_inner ? model_ffn_elements(dims) : 0);
+    return larger(elements, dims->shared_experts ? model_shared_elements(dims) : 0);
+}
+
+static void run_end(Run *run)
+{
+    void *owned[] = {run->norm,  run->out,  run->q,      run->k,      run->v,       run->context,
+                     run->act,   run->gate, run->scores, run->chosen, run->weights, run->weights_of_records,
+                     run->stored, run->mean.data};
+    for (size_t i = 0; i < COUNT_OF(owned); i++)
+        free(owned[i]);
+}
+
+static double *doubles_alloc(uint64_t rows, uint64_t cols)
+{
+    uint64_t count;
+    return checked_mul(rows, cols, &count) ? calloc(count, sizeof(double)) : NULL;
+}
+
+static bool mean_begin(Run *run)
+{
+    uint64_t elements = model_expert_elements(run->dims);
+    if (!reference_approximates(run->plan) || run->plan->shared_every == 0)
+        return true;
+    run->mean = (Tensor){calloc(elements, dtype_bytes(run->dims->dtype)), run->dims->dtype, 1, elements};
+    return run->mean.data != NULL;
+}
+
+static bool run_begin(Run *run, const Reference *reference, uint64_t rank, double *x)
+{
+    const ModelDims *dims = &reference->plan->model;
+    uint64_t tokens = model_tokens(dims), hidden = dims->hidden, elements = largest_tensor(dims);
+    uint64_t shared_inner = (uint64_t)dims->shared_experts * dims->inner;
+    *run = (Run){.plan = reference->plan, .rank = rank, .dims = dims, .stopped = &reference->stopped,
+                 .seed = reference->seed, .tokens = tokens, .x = x};
+    run->queries = (uint64_t)dims->heads * dims->head_dim;
+    run->keys = (uint64_t)dims->kv_heads * dims->head_dim;
+    run->inner_max = larger(larger(dims->inner, dims->ffn_inner), shared_inner);
+    run->norm = doubles_alloc(tokens, hidden);
+    run->out = doubles_alloc(tokens, hidden);
+    run->q = doubles_alloc(tokens, run->queries);
+    run->k = doubles_alloc(tokens, run->keys);
+    run->v = doubles_alloc(tokens, run->keys);
+    run->context = doubles_alloc(tokens, larger(run->queries, hidden)); // of attention, later an expert's rows
+    run->act = doubles_alloc(tokens, run->inner_max);
+    run->gate = doubles_alloc(tokens, run->inner_max);
+    run->scores = doubles_alloc(1, larger(dims->sequence, dims->vocabulary));
+    run->weights_of_records = doubles_alloc(tokens, dims->top_k);
+    run->chosen = calloc(tokens, sizeof *run->chosen);
+    run->weights = calloc(elements, sizeof *run->weights);
+    run->stored = calloc(elements, dtype_bytes(dims->dtype));
+    return run->norm && run->out && run->q && run->k && run->v && run->context && run->act && run->gate &&
+           run->scores && run->weights_of_records && run->chosen && run->weights && run->stored && mean_begin(run);
+}
+
+static bool check_decisions(const Plan *plan, const int32_t *decisions, Fault *fault)
+{
+    uint64_t tokens = model_tokens(&plan->model), top_k = plan->model.top_k;
+    for (uint64_t i = 0; i < plan->choice_count * tokens * top_k; i++) {
+        uint64_t first = i / top_k * top_k;
+        if (decisions[i] < -1 || decisions[i] >= (int64_t)plan->model.experts)
+            return fault_set(fault, EXIT_FAULT, "gate chose expert %d of %u", decisions[i], plan->model.experts);
+        if (decisions[i] < 0 && plan->capacity == 0)
+            return fault_set(fault, EXIT_MISMATCH, "the gate dropped a token, although no capacity was set");
+        for (uint64_t j = first; j < i; j++)
+            if (decisions[j] == decisions[i] && decisions[i] >= 0)
+                return fault_set(fault, EXIT_FAULT, "gate chose expert %d twice for one token", decisions[i]);
+    }
+    return true;
+}
+
+bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tokens, const int32_t *decisions,
+                   double *x, double *loss, Fault *fault)
+{
+    const Plan *plan = reference->plan;
+    Run run;
+    if (!check_decisions(plan, decisions, fault))
+        return false;
+    if (!run_begin(&run, reference, rank, x)) {
+        run_end(&run);
+        return fault_set(fault, EXIT_FAULT, "not enough memory for the reference of rank %llu",
+                         (unsigned long long)rank);
+    }
+    embed(&run, tokens);
+    for (uint32_t layer = 0, moe = 0; layer < plan->model.layers && !is_stopped(&run); layer++) {
+        attention_layer(&run, layer);
+        if (moe < plan->choice_count && plan->choices[moe].layer == layer) {
+            moe_layer(&run, &plan->choices[moe], decisions + moe * run.tokens * plan->model.top_k);
+            moe++;
+        } else {
+            dense_layer(&run, layer);
+        }
+    }
+    *loss = mean_loss(&run, tokens);
+    run_end(&run);
+    return !is_stopped(&run) || fault_set(fault, EXIT_FAULT, "the comparison with the reference was ended");
+}
+
+Reference *reference_create(const Plan *plan, uint64_t seed, Fault *fault)
+{
+    Reference *reference = plan->model.abstract ? NULL : malloc(sizeof *reference);
+    if (!reference) {
+        fault_set(fault, EXIT_FAULT,
+                  plan->model.abstract ? "model '%s' gives volumes, not dimensions: nothing to compute"
+                                       : "not enough memory for the reference of '%s'",
+                  plan->model.name);
+        return NULL;
+    }
+    reference->plan = plan;
+    reference->seed = seed;
+    atomic_init(&reference->stopped, false);
+    return reference;
+}
+
+void reference_stop(Reference *reference)
+{
+    atomic_store(&reference->stopped, true);
+}
+
+void reference_destroy(Reference *reference)
+{
+    free(reference);
+}
+
+// ---- tolerance ---------------------------------------------------------------------------------
+
+// Half the distance from 1 to the next value: the largest relative error of one rounding.
+static double unit_roundoff(Dtype dtype)
+{
+    return dtype == DTYPE_F32 ? 0x1p-24 : dtype == DTYPE_F16 ? 0x1p-11 : 0x1p-8;
+}
+
+// The engine differs from the reference by rounding alone: values stored in the plan's dtype (unit
+// u) and sums in f32 (unit w = 2^-24).
+//
+// 1. Storing a value adds a relative error of at most u. An attention or dense sublayer stores its
+//    output once; an MoE sublayer stores rows, results, the sum at each level that can exchange,
+//    the shared experts' results and the output; the embedding stores x.
+// 2. A sum of n products of random sign, accumulated in f32, has partial sums growing like sqrt(j),
+//    each rounded once: relative error of about w sqrt(n / 2), taken as w sqrt(n).
+// 3. These errors are independent, so variances add. A sublayer returns an error in its normalised
+//    input with about the same relative size (random matrices keep relative errors), and the residual
+//    adds error variances in the proportion in which it adds the variances of the values. So relative
+//    errors neither grow nor shrink from layer to layer beyond what each adds:
+//        relative RMS error of x = sqrt(stores u^2 + terms w^2).
+// 4. What is compared is the largest single difference against the RMS of all of x. The largest of
+//    10^7 normal deviations is 5.3 standard deviations; rows whose RMS is above the whole's, gated
+//    products and attention, whose derivatives exceed 1 in places, take the rest of a factor of 10.
+double reference_tolerance(const Plan *plan)
+{
+    const ModelDims *dims = &plan->model;
+    const double safety = 10;
+    double hidden = dims->hidden, stores = 1, terms = 0;
+    double attention_terms = 5 * hidden + dims->head_dim + dims->sequence + (double)dims->heads * dims->head_dim;
+    for (uint32_t layer = 0, moe = 0; layer < dims->layers; layer++) {
+        bool is_moe = moe < plan->choice_count && plan->choices[moe].layer == layer;
+        double inner = is_moe ? dims->inner + (double)dims->shared_experts * dims->inner : dims->ffn_inner;
+        moe += is_moe;
+        stores += 1 + (is_moe ? 3 + plan->cluster.level_count + (dims->shared_experts > 0) : 1);
+        terms += attention_terms + 4 * hidden + inner + dims->top_k; // norm, router, up, gate; down; records
+    }
+    double u = unit_roundoff(dims->dtype), w = unit_roundoff(DTYPE_F32);
+    return safety * sqrt(stores * u * u + terms * w * w);
+}

@@ -1,0 +1,32 @@
+// The oracle of `--check`: the forward pass of one rank's tokens on one processor, dense and in
+// double, with plain loops of its own. Shares nothing with the schedule, the routing code or the
+// kernels but the initial weights; gate decisions are taken from the run that is checked. Experts that travelled by
+// codec `sr` are what receivers make of the initial weights (reference_codec.h).
+#ifndef HEP_REFERENCE_H
+#define HEP_REFERENCE_H
+
+#include "ir/plan.h"
+#include "runtime/base/fault.h"
+
+// Immutable once created: ranks' threads may share one. `plan` must outlive it.
+typedef struct Reference Reference;
+
+// NULL and a fault when memory runs out or the plan's model is abstract.
+Reference *reference_create(const Plan *plan, uint64_t seed, Fault *fault) MUST_CHECK;
+void reference_destroy(Reference *reference); // takes NULL
+// Makes runs under way and later ones fail soon. From any thread.
+void reference_stop(Reference *reference);
+
+// tokens: i32 [batch][sequence + 1] of `rank`. decisions: i32 [plan->choice_count][tokens][top_k], the experts the
+// gates chose, MoE layers in layer order; -1 for a dropped record, and the weights of a token are the softmax over its
+// other experts. Writes x [tokens][hidden], the hidden state before the final norm, and the mean loss.
+// False and a fault when memory runs out, a decision names no expert, or reference_stop was called.
+bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tokens, const int32_t *decisions,
+                   double *x, double *loss, Fault *fault) MUST_CHECK;
+
+// Largest |x - reference x| that rounding explains, divided by the root mean square of the reference x. It bounds
+// the absolute error of the loss as well. Codecs decode to the same bits on both sides, and add nothing. Derivation in
+// reference.c.
+double reference_tolerance(const Plan *plan);
+
+#endif

@@ -1,0 +1,67 @@
+// See reference_codec.h. Sorts where the kernels select, and shares with them the sizes of packets alone.
+#include "runtime/check/reference_codec.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "ir/codec.h"
+
+bool reference_approximates(const Plan *plan)
+{
+    return plan->codec == CODEC_SR;
+}
+
+// A row comes to the member at its own offset of the domain that holds the expert: the owner has the same offsets.
+bool reference_is_decoded(const Plan *plan, const uint32_t domain[LEVELS_MAX], uint64_t rank, uint32_t expert)
+{
+    uint32_t own[LEVELS_MAX], owner[LEVELS_MAX];
+    cluster_coordinates(&plan->cluster, rank, own);
+    cluster_coordinates(&plan->cluster, expert / plan_experts_per_rank(plan), owner);
+    for (uint32_t l = plan->replica_levels; l < plan->cluster.level_count; l++)
+        if (own[l] % domain[l] != owner[l] % domain[l])
+            return true;
+    return false;
+}
+
+typedef struct {
+    float value;
+    uint32_t index;
+} Part;
+
+static int compare(const void *a, const void *b)
+{
+    const Part *x = a, *y = b;
+    if (fabsf(x->value) != fabsf(y->value))
+        return fabsf(x->value) < fabsf(y->value) ? 1 : -1;
+    return (x->index > y->index) - (x->index < y->index);
+}
+
+static float rounded_bf16(float value)
+{
+    uint16_t stored;
+    host_from_f32(&value, &stored, DTYPE_BF16, 1);
+    host_to_f32(&stored, DTYPE_BF16, &value, 1);
+    return value;
+}
+
+void reference_decode(const Plan *plan, Tensor mean, Tensor expert)
+{
+    Part parts[CODEC_BLOCK];
+    float weights[CODEC_BLOCK], base[CODEC_BLOCK] = {0};
+    uint64_t size = dtype_bytes(expert.dtype);
+    for (uint64_t first = 0; first < expert.cols; first += CODEC_BLOCK) {
+        uint32_t count = (uint32_t)fmin(CODEC_BLOCK, (double)(expert.cols - first));
+        char *stored = (char *)expert.data + first * size;
+        host_to_f32(stored, expert.dtype, weights, count);
+        if (mean.data)
+            host_to_f32((const char *)mean.data + first * size, mean.dtype, base, count);
+        for (uint32_t i = 0; i < count; i++)
+            parts[i] = (Part){weights[i] - base[i], i};
+        qsort(parts, count, sizeof *parts, compare);
+        for (uint32_t k = 0; k < codec_kept(count, expert.dtype, plan->codec_ratio); k++)
+            base[parts[k].index] += rounded_bf16(parts[k].value);
+        host_from_f32(base, stored, expert.dtype, count);
+        for (uint32_t i = 0; i < count; i++)
+            base[i] = 0;
+    }
+}

@@ -1,0 +1,64 @@
+// Checkpoints: what a training needs to go on bit by bit. A checkpoint is a directory DIR/step-000123, there whole or
+// not at all, with `manifest.json`, `equal` (what all ranks have alike: stored once, and compared when it is written)
+// and `rank-00000`.. (own experts, their state, what codecs remember). Everything is checked before it is believed.
+#ifndef HEP_CHECKPOINT_H
+#define HEP_CHECKPOINT_H
+
+#include <stdatomic.h>
+
+#include "runtime/engine/engine.h"
+
+// How far a training has come, and on what.
+typedef struct {
+    uint64_t iteration, skipped; // done; of these, without update
+    uint64_t seed;
+    DataIdentity data;
+} TrainingPoint;
+
+// One rank's part in a collective call.
+typedef struct {
+    const Plan *plan;
+    const EngineOps *ops;
+    Engine *engine;
+    Comm *comm;
+    const atomic_bool *stopped; // ends the call soon when it becomes true; may be NULL
+    _Atomic double *alive_s;    // CLOCK_MONOTONIC of the last sign of life
+} CheckpointRank;
+
+// ---- writing ---------------------------------------------------------------------------------
+
+typedef struct CheckpointDir CheckpointDir;
+
+// Opens, or makes, a directory for checkpoints of this plan's model; `first`: this process manages it for all (of a
+// world: rank 0's). Removes what a killed run left unfinished. NULL and a fault when it cannot be written, another run
+// writes there, or it holds checkpoints of another model or of iterations beyond `iteration`.
+CheckpointDir *checkpoint_dir_open(const char *path, const Plan *plan, uint64_t iteration, bool first,
+                                   Fault *fault) MUST_CHECK;
+void checkpoint_dir_close(CheckpointDir *dir); // takes NULL; removes an unfinished checkpoint
+
+// Writes a checkpoint, then removes all but the last two. Collective: with every rank between two iterations. When it
+// returns true, on any rank, the checkpoint is complete on disk. *bytes: of all files.
+bool checkpoint_write(CheckpointDir *dir, const CheckpointRank *rank, const TrainingPoint *point, uint64_t *bytes,
+                      Fault *fault) MUST_CHECK;
+
+// ---- reading ---------------------------------------------------------------------------------
+
+typedef struct Checkpoint Checkpoint; // immutable: ranks' threads share one
+
+// `path`: a checkpoint, or a directory of them, of which the last is taken. Reads the manifest only. NULL and a fault
+// that names the file, and the checkpoint before it where there is one.
+Checkpoint *checkpoint_open(const char *path, Fault *fault) MUST_CHECK;
+void checkpoint_close(Checkpoint *checkpoint); // takes NULL
+const char *checkpoint_path(const Checkpoint *checkpoint);
+TrainingPoint checkpoint_point(const Checkpoint *checkpoint);
+uint32_t checkpoint_sum(const Checkpoint *checkpoint); // checksum of the manifest: the same file has the same
+
+// Whether its weights are those of the plan's model; false and a fault that names what differs, with both values.
+bool checkpoint_fits(const Checkpoint *checkpoint, const Plan *plan, Fault *fault) MUST_CHECK;
+// Whether ranks and strategy are the same, so that every rank continues bit by bit. Otherwise experts are dealt out
+// anew, and what codecs remember is made from the weights.
+bool checkpoint_is_same_strategy(const Checkpoint *checkpoint, const Plan *plan);
+// Fills the persistent buffers of one rank's engine. Not collective. Reads whole files and compares their checksums.
+bool checkpoint_read(const Checkpoint *checkpoint, const CheckpointRank *rank, Fault *fault) MUST_CHECK;
+
+#endif

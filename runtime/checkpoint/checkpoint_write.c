@@ -1,0 +1,279 @@
+// Writing checkpoints: every rank its file, the first also what all have alike, then the manifest; a rename makes the
+// checkpoint complete. The ranks agree between these by reductions, so that it is complete for all of them or none.
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "runtime/base/clock.h"
+#include "runtime/checkpoint/checkpoint_internal.h"
+#include "runtime/engine/nonfinite.h"
+
+enum { KEPT = 2 };
+
+struct CheckpointDir {
+    char *path;
+    int descriptor; // holds the lock; -1 where this process does not manage the directory
+    Manifest manifest;
+};
+
+static bool io_fault(Fault *fault, const char *path)
+{
+    return fault_set(fault, EXIT_IO, "%s: %s", path, strerrordesc_np(errno));
+}
+
+// ---- the directory ---------------------------------------------------------------------------
+
+static bool check_last(CheckpointDir *dir, const Plan *plan, uint64_t last, uint64_t iteration, Fault *fault)
+{
+    char name[CHECKPOINT_NAME_MAX];
+    checkpoint_step_name(name, last, "");
+    char *path = checkpoint_join(dir->path, name);
+    bool ok = last <= iteration ||
+              fault_set(fault, EXIT_INPUT,
+                        "--checkpoint %s: there is a checkpoint of iteration %" PRIu64
+                        ", beyond where this run begins: --resume it, move %s away, or name another directory",
+                        dir->path, last, name);
+    Fault unread = {0};
+    Checkpoint *checkpoint = ok ? checkpoint_open(path, &unread) : NULL;
+    if (checkpoint && !checkpoint_fits(checkpoint, plan, &unread))
+        ok = fault_set(fault, EXIT_INPUT, "--checkpoint %s: another model's checkpoints are there: %s", dir->path,
+                       unread.message);
+    checkpoint_close(checkpoint);
+    free(path);
+    return ok;
+}
+
+static bool look_around(CheckpointDir *dir, const Plan *plan, uint64_t iteration, Fault *fault)
+{
+    uint64_t *found;
+    size_t count;
+    if (!checkpoint_remove_unfinished(dir->path, fault) || !checkpoint_list(dir->path, &found, &count, fault))
+        return false;
+    bool ok = count == 0 || check_last(dir, plan, found[count - 1], iteration, fault);
+    free(found);
+    return ok;
+}
+
+// A file can be made there.
+static bool probe(const char *path, Fault *fault)
+{
+    Text name = {0};
+    text_format(&name, "%s/probe.XXXXXX", path);
+    int file = mkostemp(name.data, O_CLOEXEC);
+    if (file >= 0)
+        unlink(name.data);
+    bool ok = file >= 0 || io_fault(fault, path);
+    if (file >= 0)
+        close(file);
+    text_free(&name);
+    return ok;
+}
+
+static bool dir_manage(CheckpointDir *dir, const Plan *plan, uint64_t iteration, Fault *fault)
+{
+    if (mkdir(dir->path, 0777) != 0 && errno != EEXIST)
+        return io_fault(fault, dir->path);
+    dir->descriptor = open(dir->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir->descriptor < 0)
+        return io_fault(fault, dir->path);
+    if (flock(dir->descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        close(dir->descriptor);
+        dir->descriptor = -1; // nothing there is this run's to clean up
+        return fault_set(fault, EXIT_IO, "--checkpoint %s: another run writes its checkpoints there", dir->path);
+    }
+    return probe(dir->path, fault) && look_around(dir, plan, iteration, fault);
+}
+
+CheckpointDir *checkpoint_dir_open(const char *path, const Plan *plan, uint64_t iteration, bool first, Fault *fault)
+{
+    CheckpointDir *dir = calloc(1, sizeof(*dir));
+    if (dir) {
+        dir->descriptor = -1;
+        dir->path = strdup(path);
+    }
+    bool ok = (dir && dir->path) || fault_set(fault, EXIT_FAULT, "out of memory for checkpoints");
+    ok = ok && manifest_of_plan(plan, &dir->manifest, fault) && (!first || dir_manage(dir, plan, iteration, fault));
+    if (ok)
+        return dir;
+    checkpoint_dir_close(dir);
+    return NULL;
+}
+
+void checkpoint_dir_close(CheckpointDir *dir)
+{
+    if (!dir)
+        return;
+    Fault ignored = {0}; // the next run tries again
+    if (dir->descriptor >= 0) {
+        if (!checkpoint_remove_unfinished(dir->path, &ignored))
+            ignored.code = EXIT_DONE;
+        close(dir->descriptor);
+    }
+    manifest_free(&dir->manifest);
+    free(dir->path);
+    free(dir);
+}
+
+// ---- one rank's bytes ------------------------------------------------------------------------
+
+static bool go_on(const CheckpointRank *rank, Fault *fault)
+{
+    atomic_store(rank->alive_s, clock_now_s());
+    return !rank->stopped || !atomic_load(rank->stopped) ||
+           fault_set(fault, EXIT_FAULT, "interrupted while a checkpoint was written");
+}
+
+// What would end a training that goes on from it is not written.
+static bool check_finite(const SavedBuffer *of, const void *values, uint64_t bytes, Fault *fault)
+{
+    return !nonfinite_among(values, of->dtype, bytes / dtype_bytes(of->dtype)) ||
+           fault_set(fault, EXIT_FAULT, "'%s' has a number that is not finite: no checkpoint was written", of->name);
+}
+
+// Appends all equal buffers, or all others; a file that is not open only gets their checksum. `chunk` is
+// CHECKPOINT_CHUNK bytes of memory.
+static bool append_buffers(const Manifest *manifest, const CheckpointRank *rank, bool equal, char *chunk,
+                           CheckpointFile *file, Fault *fault)
+{
+    for (uint32_t b = 0; b < manifest->buffer_count; b++) {
+        const SavedBuffer *of = &manifest->buffers[b];
+        uint64_t bytes = (of->persistence == PERSISTENCE_EQUAL) == equal ? saved_bytes(of) : 0;
+        for (uint64_t at = 0; at < bytes; at += CHECKPOINT_CHUNK) {
+            uint64_t length = bytes - at < CHECKPOINT_CHUNK ? bytes - at : CHECKPOINT_CHUNK;
+            if (!go_on(rank, fault) ||
+                !rank->ops->read(rank->engine, (uint32_t)of->buffer, at, length, chunk, fault) ||
+                !check_finite(of, chunk, length, fault) ||
+                !checkpoint_file_append(file, chunk, length, fault))
+                return false;
+        }
+    }
+    return true;
+}
+
+static bool write_file(const Manifest *manifest, const CheckpointRank *rank, const char *dir, uint64_t index,
+                       char *chunk, double table[], Fault *fault)
+{
+    CheckpointFile file;
+    if (!checkpoint_file_begin(&file, dir, manifest->files[index].name, fault))
+        return false;
+    bool ok = append_buffers(manifest, rank, index == 0, chunk, &file, fault);
+    table[2 * index] = (double)file.bytes;
+    table[2 * index + 1] = file.crc;
+    return checkpoint_file_end(&file, ok, fault);
+}
+
+// The checksum of what all ranks have alike, where it is: what is stored once is what every rank has.
+static bool compare_equal(const Manifest *manifest, const CheckpointRank *rank, char *chunk, Fault *fault)
+{
+    CheckpointFile none = {.descriptor = -1};
+    if (!append_buffers(manifest, rank, true, chunk, &none, fault))
+        return false;
+    double extremes[2] = {none.crc, -(double)none.crc};
+    if (!rank->comm->ops->all_reduce_max(rank->comm, extremes, 2, fault))
+        return false;
+    return extremes[0] == -extremes[1] ||
+           fault_set(fault, EXIT_FAULT,
+                     "weights that all ranks should have alike differ between ranks: no checkpoint was written");
+}
+
+// ---- all of it -------------------------------------------------------------------------------
+
+static bool dir_begin(const char *unfinished, Fault *fault)
+{
+    struct stat there;
+    if (stat(unfinished, &there) == 0 && !checkpoint_remove(unfinished, fault))
+        return false;
+    return mkdir(unfinished, 0777) == 0 || io_fault(fault, unfinished);
+}
+
+// A complete one is out of the way at once, whenever this is interrupted.
+static bool discard(const CheckpointDir *dir, uint64_t iteration, Fault *fault)
+{
+    char name[CHECKPOINT_NAME_MAX], ending[CHECKPOINT_NAME_MAX];
+    checkpoint_step_name(name, iteration, "");
+    checkpoint_step_name(ending, iteration, ".tmp");
+    char *from = checkpoint_join(dir->path, name), *to = checkpoint_join(dir->path, ending);
+    bool ok = rename(from, to) == 0 || errno == ENOENT || io_fault(fault, from);
+    struct stat there;
+    ok = ok && (stat(to, &there) != 0 || checkpoint_remove(to, fault));
+    free(from);
+    free(to);
+    return ok;
+}
+
+static bool keep(CheckpointDir *dir, uint64_t iteration, Fault *fault)
+{
+    uint64_t *found;
+    size_t count;
+    if (!checkpoint_list(dir->path, &found, &count, fault))
+        return false;
+    bool ok = true;
+    for (size_t i = 0; ok && i + KEPT < count; i++)
+        ok = found[i] >= iteration || discard(dir, found[i], fault);
+    free(found);
+    return ok;
+}
+
+static bool dir_complete(CheckpointDir *dir, const TrainingPoint *point, const char *unfinished, Fault *fault)
+{
+    Text text = {0};
+    char name[CHECKPOINT_NAME_MAX];
+    CheckpointFile file;
+    dir->manifest.point = *point;
+    manifest_print(&dir->manifest, &text);
+    bool ok = checkpoint_file_begin(&file, unfinished, CHECKPOINT_MANIFEST, fault);
+    ok = ok && checkpoint_file_end(&file, checkpoint_file_append(&file, text.data, text.length, fault), fault);
+    text_free(&text);
+    checkpoint_step_name(name, point->iteration, "");
+    char *complete = checkpoint_join(dir->path, name);
+    ok = ok && checkpoint_sync_directory(unfinished, fault) &&
+         (rename(unfinished, complete) == 0 || io_fault(fault, complete)) &&
+         checkpoint_sync_directory(dir->path, fault) && keep(dir, point->iteration, fault);
+    free(complete);
+    return ok;
+}
+
+// `table`: bytes and checksum of every file, of which a rank knows its own.
+static bool write_all(CheckpointDir *dir, const CheckpointRank *rank, const TrainingPoint *point, const char *path,
+                      char *chunk, double table[], Fault *fault)
+{
+    const Manifest *manifest = &dir->manifest;
+    const CommOps *comm = rank->comm->ops;
+    bool first = rank->comm->rank == 0;
+    uint64_t files = manifest->ranks + 1;
+    if (!compare_equal(manifest, rank, chunk, fault) || (first && !dir_begin(path, fault)) ||
+        !comm->barrier(rank->comm, fault) || (first && !write_file(manifest, rank, path, 0, chunk, table, fault)) ||
+        !write_file(manifest, rank, path, rank->comm->rank + 1, chunk, table, fault) ||
+        !comm->all_reduce_sum(rank->comm, table, (uint32_t)(2 * files), fault))
+        return false;
+    for (uint64_t f = 0; first && f < files; f++) {
+        dir->manifest.files[f].bytes = (uint64_t)table[2 * f];
+        dir->manifest.files[f].crc = (uint32_t)table[2 * f + 1];
+    }
+    return (!first || dir_complete(dir, point, path, fault)) && comm->barrier(rank->comm, fault);
+}
+
+bool checkpoint_write(CheckpointDir *dir, const CheckpointRank *rank, const TrainingPoint *point, uint64_t *bytes,
+                      Fault *fault)
+{
+    char name[CHECKPOINT_NAME_MAX];
+    checkpoint_step_name(name, point->iteration, ".tmp");
+    char *path = checkpoint_join(dir->path, name), *chunk = malloc(CHECKPOINT_CHUNK);
+    double *table = calloc(2 * (dir->manifest.ranks + 1), sizeof(*table));
+    bool ok = (chunk && table) || fault_set(fault, EXIT_FAULT, "out of memory for a checkpoint");
+    ok = ok && write_all(dir, rank, point, path, chunk, table, fault);
+    *bytes = 0;
+    for (uint64_t f = 0; ok && f <= dir->manifest.ranks; f++)
+        *bytes += (uint64_t)table[2 * f];
+    free(path);
+    free(chunk);
+    free(table);
+    return ok;
+}

@@ -1,0 +1,115 @@
+// Communicators: how the ranks of a plan reach each other. One table of functions per kind
+// (threads, MPI; NCCL takes the same form); one Comm per rank. Collectives block their
+// caller, which is a stream's thread; two streams of a rank use different channels and run
+// concurrently. All members of a group open its channels in the same order and call its
+// collectives in the same order.
+#ifndef HEP_COMM_H
+#define HEP_COMM_H
+
+#include "ir/plan.h"
+#include "runtime/base/fault.h"
+
+typedef struct Comm Comm;
+
+// What a communicator asks of the rank it serves, from any thread, when others wait for that rank.
+typedef struct {
+    StreamPoint (*point)(void *context, Stream stream);
+    // When the rank was last seen to get on: a step began or ended, or `now_s` while a stream computes.
+    double (*life_s)(void *context, double now_s);
+    void *context;
+} Watch;
+
+// Where the rows for, or from, the members lie, one member's after another's.
+typedef enum {
+    ROWS_OTHERS, // own left out
+    ROWS_ALL,    // own has its place, as long as its entry of the counts says, and is left alone
+    ROWS_SAME,   // sent only: every member gets the same rows
+} RowLayout;
+
+typedef struct {
+    const void *send;
+    void *recv;
+    uint64_t row_bytes;
+} ExchangePart;
+
+enum { EXCHANGE_PARTS_MAX = 2 };
+
+// What the rows of part 0 are; part 1 and counts are routing.
+typedef enum { CARRIES_ROWS, CARRIES_SUMS, CARRIES_COUNTS } Carries;
+
+typedef struct {
+    uint32_t part_count;
+    ExchangePart parts[EXCHANGE_PARTS_MAX];
+    RowLayout send_layout, recv_layout;
+    const int32_t *send_counts; // [members] rows to each member
+    int32_t *recv_counts;       // [members] rows from each; own entry untouched. Written unless counts_known
+    bool counts_known;          // recv_counts are given: nothing but rows travels
+    uint64_t recv_capacity;     // rows of others that fit at `recv`; more is a fault
+    Carries carries;            // for the byte counters
+} Exchange;
+
+// Bytes that left this rank, by the level whose coordinate differs between sender and receiver.
+typedef struct {
+    uint64_t exchange_bytes, routing_bytes, gather_bytes, reduce_bytes;
+} CommTraffic;
+
+// Time that a rank's collectives took. A collective ends, for its rank, when it has all rows.
+typedef struct {
+    double late_s;     // until the last peer had come
+    double transfer_s; // from then on
+} CommTime;
+
+typedef struct {
+    CommTime exchange, gather;
+    double *late_s; // [ranks] how much of the first was spent waiting for that rank, which came last
+    double *last_s; // [ranks] how much of the second that rank took, which delivered last
+} CommTimes;
+
+typedef struct {
+    const char *name; // "threads", "mpi"
+    // A channel of `group` for the calling rank's stream. Returns a handle >= 0, or -1 and a fault.
+    int (*open)(Comm *comm, const Group *group, Stream stream, Fault *fault);
+    bool (*exchange)(Comm *comm, int channel, const Exchange *exchange, Fault *fault);
+    // gathered: [members][bytes], member order; the own shard is copied in as well.
+    bool (*all_gather)(Comm *comm, int channel, const void *shard, void *gathered, uint64_t bytes, Fault *fault);
+    // All ranks of the world; outside the schedule, not counted, not shaped.
+    bool (*barrier)(Comm *comm, Fault *fault);
+    bool (*all_reduce_max)(Comm *comm, double *values, uint32_t count, Fault *fault);
+    bool (*all_reduce_sum)(Comm *comm, double *values, uint32_t count, Fault *fault);
+    // Whom to ask how far this rank is. NULL before that goes away.
+    void (*watch)(Comm *comm, const Watch *watch);
+    // Makes every rank's pending and later calls fail soon with `cause`, or ends all processes of the world with it.
+    void (*abort)(Comm *comm, const Fault *cause);
+    // Adds this rank's counters since the last reset to totals[level]; then resets if asked.
+    void (*traffic)(Comm *comm, CommTraffic totals[LEVELS_MAX], bool reset);
+    // Likewise the times. No call of this rank is under way.
+    void (*times)(Comm *comm, CommTimes *totals, bool reset);
+} CommOps;
+
+// Collectives on device memory. They are enqueued on `stream` (a cudaStream_t), one after another, and done when that
+// gets there; the caller may have to wait for its peers to enqueue theirs. Parts, shard and gathered are device memory;
+// counts are the host's and known.
+typedef struct {
+    bool captures; // may be called while the stream is captured into a graph
+    bool (*exchange)(Comm *comm, int channel, const Exchange *exchange, void *stream, Fault *fault);
+    bool (*all_gather)(Comm *comm, int channel, const void *shard, void *gathered, uint64_t bytes, void *stream,
+                       Fault *fault);
+    // False and a fault once a rank has failed, or what was enqueued has. Cheap; from any thread that waits.
+    bool (*poll)(Comm *comm, Fault *fault);
+    // Counts bytes that left this rank without a call: a captured graph moved them again.
+    void (*count)(Comm *comm, const CommTraffic moved[LEVELS_MAX]);
+    // Memory that collectives will use, before the first of them. All ranks together, after all channels are open.
+    bool (*attach)(Comm *comm, void *memory, uint64_t bytes, Fault *fault);
+} DeviceCommOps;
+
+struct Comm {
+    const CommOps *ops;
+    const DeviceCommOps *device; // then ops->exchange and ops->all_gather are NULL; NULL: of host memory
+    int device_index;            // of the GPU
+    double timeout_s;            // how long `device` lets a peer be missing; 0: sees to that itself
+    uint64_t rank, size;
+    uint64_t machine_size; // ranks on this machine
+    const Cluster *cluster;
+};
+
+#endif

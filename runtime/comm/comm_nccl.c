@@ -1,0 +1,276 @@
+// The world of processes with a GPU each: joining, barriers, reductions, how one rank's failure ends all. How rows move
+// is in comm_nccl_calls.c.
+#include "runtime/comm/comm_nccl.h"
+
+#include <inttypes.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/clock.h"
+#include "runtime/comm/comm_nccl_internal.h"
+
+static const double spin_s = 200e-6, sleep_s = 100e-6;
+
+// ---- calling NCCL ----------------------------------------------------------------------------
+
+bool nccl_enter(NcclWorld *world, Fault *fault)
+{
+    pthread_rwlock_rdlock(&world->lock);
+    if (!world->dead)
+        return true;
+    pthread_rwlock_unlock(&world->lock);
+    return !rendezvous_aborted(world->rendezvous, fault) &&
+           fault_set(fault, EXIT_FAULT, "the communicators were ended");
+}
+
+void nccl_leave(NcclWorld *world)
+{
+    pthread_rwlock_unlock(&world->lock);
+}
+
+static bool nccl_failed(ncclComm_t nccl, ncclResult_t result, const char *what, Fault *fault)
+{
+    const char *detail = nccl ? ncclGetLastError(nccl) : "";
+    bool shared = result == ncclInvalidUsage;
+    return fault_set(fault, EXIT_FAULT, "cannot %s: NCCL says '%s'%s%s%s", what, ncclGetErrorString(result),
+                     detail && detail[0] ? ": " : "", detail ? detail : "",
+                     shared ? "; processes that share a GPU need an NCCL_HOSTID each" : "");
+}
+
+bool nccl_settle(NcclWorld *world, ncclComm_t nccl, ncclResult_t result, const char *what, Fault *fault)
+{
+    double began_s = clock_now_s();
+    ncclResult_t state = result;
+    while (nccl && (result == ncclSuccess || result == ncclInProgress)) {
+        result = ncclCommGetAsyncError(nccl, &state);
+        if (result == ncclSuccess && state != ncclInProgress) {
+            result = state;
+            break;
+        }
+        double now_s = clock_now_s();
+        if (rendezvous_aborted(world->rendezvous, fault))
+            return false;
+        if (now_s - began_s > world->comm.timeout_s)
+            return fault_set(fault, EXIT_FAULT, "cannot %s: not all ranks took part within %g s", what,
+                             world->comm.timeout_s);
+        if (now_s - began_s < spin_s)
+            sched_yield();
+        else
+            clock_sleep_until(now_s + sleep_s);
+    }
+    return result == ncclSuccess || nccl_failed(nccl, result, what, fault);
+}
+
+// ---- CommOps ---------------------------------------------------------------------------------
+
+static bool nccl_barrier(Comm *base, Fault *fault)
+{
+    NcclWorld *world = (NcclWorld *)base;
+    char own = 0;
+    return rendezvous_all_gather(world->rendezvous, &own, world->gathered, sizeof(own), fault);
+}
+
+static bool reduce_piece(NcclWorld *world, double *values, uint32_t count, bool sum, Fault *fault)
+{
+    if (!rendezvous_all_gather(world->rendezvous, values, world->gathered, count * sizeof(*values), fault))
+        return false;
+    comm_fold(&world->comm, world->gathered, values, count, sum);
+    return true;
+}
+
+static bool reduce(Comm *base, double *values, uint32_t count, bool sum, Fault *fault)
+{
+    for (uint32_t done = 0; done < count; done += REDUCE_COUNT_MAX) {
+        uint32_t piece = count - done < REDUCE_COUNT_MAX ? count - done : REDUCE_COUNT_MAX;
+        if (!reduce_piece((NcclWorld *)base, values + done, piece, sum, fault))
+            return false;
+    }
+    return true;
+}
+
+static bool nccl_all_reduce_max(Comm *base, double *values, uint32_t count, Fault *fault)
+{
+    return reduce(base, values, count, false, fault);
+}
+
+static bool nccl_all_reduce_sum(Comm *base, double *values, uint32_t count, Fault *fault)
+{
+    return reduce(base, values, count, true, fault);
+}
+
+// Signs of life are the rendezvous' business, and the engine knows where its streams stand.
+static void nccl_watch(Comm *base, const Watch *watch)
+{
+    (void)base, (void)watch;
+}
+
+static void nccl_abort(Comm *base, const Fault *cause)
+{
+    NcclWorld *world = (NcclWorld *)base;
+    rendezvous_abort(world->rendezvous, cause);
+    pthread_rwlock_wrlock(&world->lock);
+    for (uint32_t c = 0; !world->dead && c < world->channel_count; c++)
+        if (world->channels[c].nccl)
+            ncclCommAbort(world->channels[c].nccl);
+    if (!world->dead && world->nccl)
+        ncclCommAbort(world->nccl);
+    world->dead = true;
+    pthread_rwlock_unlock(&world->lock);
+}
+
+static void nccl_traffic(Comm *base, CommTraffic totals[LEVELS_MAX], bool reset)
+{
+    comm_counters_add(((NcclWorld *)base)->counters, totals, reset);
+}
+
+static void nccl_count(Comm *base, const CommTraffic moved[LEVELS_MAX])
+{
+    comm_counters_count(((NcclWorld *)base)->counters, moved);
+}
+
+// Of what the device moves nothing is known but the times of its steps.
+static void nccl_times(Comm *base, CommTimes *totals, bool reset)
+{
+    (void)base, (void)totals, (void)reset;
+}
+
+static const CommOps nccl_ops = {
+    .name = "nccl",
+    .open = nccl_open,
+    .barrier = nccl_barrier,
+    .all_reduce_max = nccl_all_reduce_max,
+    .all_reduce_sum = nccl_all_reduce_sum,
+    .watch = nccl_watch,
+    .abort = nccl_abort,
+    .traffic = nccl_traffic,
+    .times = nccl_times,
+};
+
+static const DeviceCommOps nccl_device_ops = {
+    .captures = true,
+    .exchange = nccl_exchange,
+    .all_gather = nccl_all_gather,
+    .poll = nccl_poll,
+    .count = nccl_count,
+    .attach = nccl_attach,
+};
+
+// ---- joining ---------------------------------------------------------------------------------
+
+static bool device_choose(NcclWorld *world, Fault *fault)
+{
+    int count = 0;
+    if (!cuda_check(cudaGetDeviceCount(&count), "count GPUs", fault))
+        return false;
+    world->comm.device_index = (int)(world->launch.local_rank % (uint64_t)(count > 0 ? count : 1));
+    return cuda_check(cudaSetDevice(world->comm.device_index), "use the GPU", fault) &&
+           cuda_check(cudaStreamCreateWithFlags(&world->stream, cudaStreamNonBlocking), "create a stream", fault);
+}
+
+static bool nccl_join(NcclWorld *world, Fault *fault)
+{
+    ncclUniqueId id;
+    memset(&id, 0, sizeof(id));
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    ncclResult_t result = world->launch.rank == 0 ? ncclGetUniqueId(&id) : ncclSuccess;
+    if (result != ncclSuccess)
+        return nccl_failed(NULL, result, "begin", fault);
+    if (!rendezvous_broadcast(world->rendezvous, &id, sizeof(id), fault))
+        return false;
+    result = ncclCommInitRankConfig(&world->nccl, (int)world->launch.size, id, (int)world->launch.rank, &config);
+    return nccl_settle(world, world->nccl, result, "join all ranks", fault);
+}
+
+NcclWorld *nccl_world_create(const Launch *launch, double timeout_s, Fault *fault)
+{
+    NcclWorld *world = calloc(1, sizeof(*world));
+    if (!world) {
+        fault_set(fault, EXIT_FAULT, "out of memory");
+        return NULL;
+    }
+    pthread_rwlock_init(&world->lock, NULL);
+    world->launch = *launch;
+    world->comm = (Comm){.ops = &nccl_ops,
+                         .device = &nccl_device_ops,
+                         .rank = launch->rank,
+                         .size = launch->size,
+                         .timeout_s = timeout_s};
+    world->gathered = calloc(launch->size * REDUCE_COUNT_MAX, sizeof(*world->gathered));
+    if (!world->gathered)
+        fault_set(fault, EXIT_FAULT, "out of memory for %" PRIu64 " ranks", launch->size);
+    world->rendezvous = world->gathered ? rendezvous_create(launch, timeout_s, fault) : NULL;
+    if (!world->rendezvous) {
+        world->dead = true;
+        nccl_world_destroy(world);
+        return NULL;
+    }
+    world->comm.machine_size = rendezvous_machine_size(world->rendezvous);
+    if (device_choose(world, fault) && nccl_join(world, fault))
+        return world;
+    if (fault->rank < 0)
+        fault->rank = (int64_t)launch->rank;
+    nccl_abort(&world->comm, fault);
+    rendezvous_settle(world->rendezvous, fault);
+    nccl_world_destroy(world);
+    return NULL;
+}
+
+void nccl_world_destroy(NcclWorld *world)
+{
+    if (!world)
+        return;
+    nccl_channels_close(world);
+    if (!world->dead && world->nccl) {
+        Fault ignored = {0};
+        bool settled = nccl_settle(world, world->nccl, ncclCommFinalize(world->nccl), "end the communicator", &ignored);
+        if (settled)
+            ncclCommDestroy(world->nccl);
+        else
+            ncclCommAbort(world->nccl);
+    }
+    if (world->stream)
+        cudaStreamDestroy(world->stream);
+    rendezvous_destroy(world->rendezvous);
+    pthread_rwlock_destroy(&world->lock);
+    free(world->channels);
+    free(world->gathered);
+    free(world);
+}
+
+Comm *nccl_world_comm(NcclWorld *world, const Cluster *cluster)
+{
+    if (cluster)
+        nccl_channels_close(world);
+    world->comm.cluster = cluster;
+    world->comm.rank =
+        comm_is_placed(&world->comm) ? cluster_rank_of_process(cluster, world->launch.rank) : world->launch.rank;
+    return &world->comm;
+}
+
+bool nccl_world_share(NcclWorld *world, int *code, char **data, size_t *length, Fault *fault)
+{
+    uint64_t header[] = {(uint64_t)*code, *data ? 1 : 0, *length};
+    if (!rendezvous_broadcast(world->rendezvous, header, sizeof(header), fault))
+        return false;
+    *code = (int)header[0];
+    *length = header[2];
+    if (header[1] == 0)
+        return true;
+    if (world->launch.rank != 0) {
+        *data = malloc(*length + 1);
+        if (!*data) {
+            fault_set(fault, EXIT_FAULT, "out of memory for a plan of %zu bytes", *length);
+            rendezvous_abort(world->rendezvous, fault);
+            return false;
+        }
+        (*data)[*length] = '\0';
+    }
+    return rendezvous_broadcast(world->rendezvous, *data, *length, fault);
+}
+
+void nccl_world_settle(NcclWorld *world, Fault *fault)
+{
+    rendezvous_settle(world->rendezvous, fault);
+}

@@ -1,0 +1,248 @@
+// The NCCL communicator's channels and collectives. A channel is a communicator of its group's members, split off that
+// of all processes; exchanges are grouped sends and receives straight to each peer, so that a far link's latency is
+// paid once.
+#include <inttypes.h>
+#include <sched.h>
+#include <stdlib.h>
+
+#include "runtime/base/clock.h"
+#include "runtime/comm/comm_nccl_internal.h"
+
+// ---- channels --------------------------------------------------------------------------------
+
+static bool channel_create(NcclWorld *world, NcclChannel *channel, const Group *group, Fault *fault)
+{
+    const Cluster *cluster = world->comm.cluster;
+    uint64_t members = group_size(cluster, group), rank = world->comm.rank;
+    *channel = (NcclChannel){.group = *group, .member_count = (uint32_t)members};
+    channel->own = (uint32_t)group_index(cluster, group, rank);
+    channel->ranks = calloc(members, sizeof(*channel->ranks));
+    channel->levels = calloc(members, sizeof(*channel->levels));
+    if (!channel->ranks || !channel->levels)
+        return fault_set(fault, EXIT_FAULT, "out of memory for a channel");
+    for (uint32_t m = 0; m < members; m++) {
+        channel->ranks[m] = group_member_rank(cluster, group, rank, m);
+        channel->levels[m] = comm_level_between(cluster, rank, channel->ranks[m]);
+    }
+    return true;
+}
+
+// Every process splits, each into the group that it is in: the groups are told apart by their first ranks.
+static bool channel_split(NcclWorld *world, NcclChannel *channel, Fault *fault)
+{
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    if (channel->member_count == 1)
+        return true;
+    if (!nccl_enter(world, fault))
+        return false;
+    ncclResult_t result =
+        ncclCommSplit(world->nccl, (int)channel->ranks[0], (int)channel->own, &channel->nccl, &config);
+    bool ok = nccl_settle(world, world->nccl, result, "split the communicator", fault) &&
+              nccl_settle(world, channel->nccl, ncclSuccess, "split the communicator", fault);
+    nccl_leave(world);
+    return ok;
+}
+
+static bool await_stream(NcclWorld *world, Fault *fault)
+{
+    double until_s = clock_now_s() + world->comm.timeout_s;
+    for (;;) {
+        cudaError_t error = cudaStreamQuery(world->stream);
+        if (error == cudaSuccess)
+            return true;
+        if (error != cudaErrorNotReady)
+            return cuda_check(error, "connect ranks", fault);
+        if (!nccl_poll(&world->comm, fault))
+            return false;
+        if (clock_now_s() > until_s)
+            return fault_set(fault, EXIT_FAULT, "cannot connect ranks: not all took part within %g s",
+                             world->comm.timeout_s);
+        clock_sleep_until(clock_now_s() + 1e-4);
+    }
+}
+
+// The first message to each peer makes its connection, which takes memory and may wait for the peer's host: better here
+// than in a step. All ranks open their channels in one order.
+static bool channel_connect(NcclWorld *world, int handle, Fault *fault)
+{
+    NcclChannel *channel = &world->channels[handle];
+    uint32_t members = channel->member_count;
+    int32_t *ones = malloc(members * sizeof(*ones));
+    char *memory = NULL;
+    bool ok = ones || fault_set(fault, EXIT_FAULT, "out of memory");
+    for (uint32_t m = 0; ok && m < members; m++)
+        ones[m] = 1;
+    ok = ok && cuda_check(cudaMalloc((void **)&memory, 3ull * members), "connect ranks", fault);
+    Exchange exchange = {.part_count = 1,
+                         .parts = {{memory, memory + members, 1}},
+                         .send_layout = ROWS_ALL,
+                         .recv_layout = ROWS_ALL,
+                         .send_counts = ones,
+                         .recv_counts = ones,
+                         .counts_known = true,
+                         .recv_capacity = members};
+    ok = ok && nccl_exchange(&world->comm, handle, &exchange, world->stream, fault) &&
+         nccl_all_gather(&world->comm, handle, memory, memory + 2ull * members, 1, world->stream, fault) &&
+         await_stream(world, fault);
+    cudaFree(memory);
+    free(ones);
+    return ok;
+}
+
+int nccl_open(Comm *base, const Group *group, Stream stream, Fault *fault)
+{
+    (void)stream; // each has channels of its own
+    NcclWorld *world = (NcclWorld *)base;
+    pthread_rwlock_wrlock(&world->lock); // who aborts walks through the list
+    NcclChannel *channels = realloc(world->channels, (world->channel_count + 1) * sizeof(*channels));
+    int handle = (int)world->channel_count;
+    if (channels) {
+        world->channels = channels;
+        world->channels[world->channel_count++] = (NcclChannel){0};
+    }
+    pthread_rwlock_unlock(&world->lock);
+    if (!channels) {
+        fault_set(fault, EXIT_FAULT, "out of memory for a channel");
+        return -1;
+    }
+    CommTraffic uncounted[LEVELS_MAX] = {0};
+    NcclChannel *channel = &world->channels[handle];
+    bool ok = channel_create(world, channel, group, fault) && channel_split(world, channel, fault) &&
+              channel_connect(world, handle, fault);
+    comm_counters_add(world->counters, uncounted, true);
+    return ok ? handle : -1;
+}
+
+void nccl_channels_close(NcclWorld *world)
+{
+    for (uint32_t c = 0; c < world->channel_count; c++) {
+        NcclChannel *channel = &world->channels[c];
+        Fault ignored = {0};
+        if (!world->dead && channel->nccl && channel->registered)
+            ncclCommDeregister(channel->nccl, channel->registered);
+        if (!world->dead && channel->nccl &&
+            nccl_settle(world, channel->nccl, ncclCommFinalize(channel->nccl), "end a communicator", &ignored))
+            ncclCommDestroy(channel->nccl);
+        else if (!world->dead && channel->nccl)
+            ncclCommAbort(channel->nccl);
+        free(channel->ranks);
+        free(channel->levels);
+    }
+    world->channel_count = 0;
+}
+
+bool nccl_attach(Comm *base, void *memory, uint64_t bytes, Fault *fault)
+{
+    NcclWorld *world = (NcclWorld *)base;
+    for (uint32_t c = 0; c < world->channel_count; c++) {
+        NcclChannel *channel = &world->channels[c];
+        if (!channel->nccl)
+            continue;
+        if (!nccl_enter(world, fault))
+            return false;
+        ncclResult_t result = ncclCommRegister(channel->nccl, memory, bytes, &channel->registered);
+        Fault refused = {0}; // then rows are staged in NCCL's own buffers
+        if (!nccl_settle(world, channel->nccl, result, "register memory", &refused))
+            channel->registered = NULL;
+        nccl_leave(world);
+        if (rendezvous_aborted(world->rendezvous, fault))
+            return false;
+    }
+    return true;
+}
+
+// ---- the two collectives ---------------------------------------------------------------------
+
+// A communicator that does not block may still be at it.
+static bool went(ncclResult_t result)
+{
+    return result == ncclSuccess || result == ncclInProgress;
+}
+
+// The rows for one peer, and those from it.
+static ncclResult_t pair_enqueue(const NcclChannel *channel, const Exchange *exchange, uint32_t peer,
+                                 cudaStream_t stream)
+{
+    uint64_t send_rows = (uint64_t)exchange->send_counts[peer], recv_rows = (uint64_t)exchange->recv_counts[peer];
+    uint64_t source = comm_first_row(exchange->send_layout, exchange->send_counts, peer, channel->own);
+    uint64_t target = comm_first_row(exchange->recv_layout, exchange->recv_counts, peer, channel->own);
+    ncclResult_t result = ncclSuccess;
+    for (uint32_t p = 0; p < exchange->part_count; p++) {
+        const ExchangePart *part = &exchange->parts[p];
+        if (send_rows > 0 && went(result))
+            result = ncclSend((const char *)part->send + source * part->row_bytes, send_rows * part->row_bytes,
+                              ncclInt8, (int)peer, channel->nccl, stream);
+        if (recv_rows > 0 && went(result))
+            result = ncclRecv((char *)part->recv + target * part->row_bytes, recv_rows * part->row_bytes, ncclInt8,
+                              (int)peer, channel->nccl, stream);
+    }
+    return result;
+}
+
+bool nccl_exchange(Comm *base, int handle, const Exchange *exchange, void *stream, Fault *fault)
+{
+    NcclWorld *world = (NcclWorld *)base;
+    NcclChannel *channel = &world->channels[handle];
+    if (!comm_check_receive(exchange, channel->member_count, channel->own, channel->ranks, fault))
+        return false;
+    for (uint32_t m = 0; m < channel->member_count; m++) {
+        if (m == channel->own)
+            continue;
+        if (!comm_check_send(exchange, m, channel->ranks[m], fault))
+            return false;
+        comm_count_exchange(&world->counters[channel->levels[m]], exchange, m);
+    }
+    if (!channel->nccl)
+        return true;
+    if (!nccl_enter(world, fault))
+        return false;
+    ncclResult_t result = ncclGroupStart();
+    for (uint32_t i = 1; i < channel->member_count && went(result); i++)
+        result = pair_enqueue(channel, exchange, (channel->own + i) % channel->member_count, stream);
+    ncclResult_t ended = ncclGroupEnd();
+    bool ok = nccl_settle(world, channel->nccl, went(result) ? ended : result, "exchange rows", fault);
+    nccl_leave(world);
+    return ok;
+}
+
+bool nccl_all_gather(Comm *base, int handle, const void *shard, void *gathered, uint64_t bytes, void *stream,
+                     Fault *fault)
+{
+    NcclWorld *world = (NcclWorld *)base;
+    NcclChannel *channel = &world->channels[handle];
+    for (uint32_t m = 0; m < channel->member_count; m++)
+        if (m != channel->own)
+            atomic_fetch_add(&world->counters[channel->levels[m]].gather_bytes, bytes);
+    if (!channel->nccl)
+        return shard == gathered ||
+               cuda_check(cudaMemcpyAsync(gathered, shard, bytes, cudaMemcpyDeviceToDevice, stream), "enqueue a copy",
+                          fault);
+    if (!nccl_enter(world, fault))
+        return false;
+    ncclResult_t result = ncclAllGather(shard, gathered, bytes, ncclInt8, channel->nccl, stream);
+    bool ok = nccl_settle(world, channel->nccl, result, "gather shards", fault);
+    nccl_leave(world);
+    return ok;
+}
+
+bool nccl_poll(Comm *base, Fault *fault)
+{
+    NcclWorld *world = (NcclWorld *)base;
+    if (rendezvous_aborted(world->rendezvous, fault) || !nccl_enter(world, fault))
+        return false;
+    bool ok = true;
+    for (uint32_t c = 0; ok && c < world->channel_count; c++) {
+        const NcclChannel *channel = &world->channels[c];
+        ncclResult_t state = ncclSuccess;
+        char group[128];
+        if (!channel->nccl || (ncclCommGetAsyncError(channel->nccl, &state) == ncclSuccess &&
+                               (state == ncclSuccess || state == ncclInProgress)))
+            continue;
+        comm_describe_group(world->comm.cluster, &channel->group, group, sizeof(group));
+        ok = fault_set(fault, EXIT_FAULT, "NCCL failed in %s: '%s': %s", group, ncclGetErrorString(state),
+                       ncclGetLastError(channel->nccl));
+    }
+    nccl_leave(world);
+    return ok;
+}

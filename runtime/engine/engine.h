@@ -1,0 +1,89 @@
+// An engine executes the steps of a plan for one rank: it owns the rank's memory, knows how each op
+// is done and calls the communicator for those that talk. One table of functions per kind.
+#ifndef HEP_ENGINE_H
+#define HEP_ENGINE_H
+
+#include <stdatomic.h>
+
+#include "kernels/host/kernels.h"
+#include "runtime/comm/comm_threads.h"
+#include "runtime/training/data.h"
+
+typedef struct Engine Engine; // one rank's
+
+typedef struct {
+    uint64_t seed; // of weights and tokens
+    const Data *data;
+    Routing routing;
+    TrainingSettings training; // of training plans
+    bool graphs;   // replay iterations as a whole where that can be
+    bool restored; // weights, state and what codecs remember will be written from outside: need not be filled
+    const atomic_bool *stopped; // ends `create` soon when it becomes true; may be NULL
+    bool record; // keep gate decisions and the final hidden state of the last iteration
+} EngineOptions;
+
+// One iteration of a training that may have begun in an earlier run.
+typedef struct {
+    uint64_t iteration;  // from 0: which tokens
+    uint64_t update;     // from 1: which of the optimizer; less than iteration + 1 where some were left out
+    float learning_rate; // of this iteration
+    DataPart part;
+} EngineIteration;
+
+// What the last iteration left behind; pointers are the engine's, NULL where nothing was recorded.
+typedef struct {
+    bool has_loss;
+    double loss;
+    int64_t nonfinite_step;   // first step whose output was not finite when the loss was found not to be; -1: not known
+    const int32_t *tokens;    // [batch][sequence + 1]
+    const int32_t *decisions; // [plan->choice_count][tokens][top_k], -1 for a dropped record
+    Tensor x;                 // [tokens][hidden], before the final norm
+} EngineResult;
+
+typedef struct {
+    double start_s, end_s; // CLOCK_MONOTONIC; start is after the steps it waits for
+} StepTime;
+
+typedef struct {
+    const char *name;
+    // Whether this build and this machine have what the engine needs: else false and a fault. NULL: they always have.
+    bool (*available)(Fault *fault);
+    // Derived from the engine's own dispatch: there is no second list.
+    bool (*supports)(Op op);
+    // Memory that `create` takes for one rank of the plan; UINT64_MAX when it cannot be addressed.
+    uint64_t (*bytes)(const Plan *plan, const EngineOptions *options);
+    // What is free of the device whose memory that is. NULL: it is the machine's.
+    uint64_t (*free_bytes)(const Comm *comm);
+    // The communicator of a rank whose peers are threads of this process, where the engine's memory is not the host's.
+    // NULL: that of the world of threads serves. `leave` takes NULL.
+    Comm *(*join)(ThreadWorld *world, uint64_t rank, Fault *fault);
+    void (*leave)(Comm *comm);
+    // Allocates everything, fills the weights and opens the channels. The plan is verified and has
+    // supported ops only. NULL and a fault on failure.
+    Engine *(*create)(const Plan *plan, Comm *comm, const EngineOptions *options, Fault *fault);
+    void (*destroy)(Engine *engine); // takes NULL
+    // Fills the inputs of an iteration. No step is under way.
+    void (*begin)(Engine *engine, const EngineIteration *iteration);
+    // Steps of different streams may run at the same time, in the order that the plan gives.
+    bool (*execute)(Engine *engine, uint32_t step, Fault *fault);
+    // Executes all steps at once. False without a fault: they are to be executed one by one, as where it is NULL.
+    bool (*replay)(Engine *engine, const bool *left_out, Fault *fault);
+    // All steps were executed: waits until they are done, and replaces the times of those that it measured itself. A
+    // fault may name rank and step. NULL: a step is done when `execute` returns.
+    bool (*finish)(Engine *engine, StepTime times[], Fault *fault);
+    // Why `replay` does not, or NULL: told in the report.
+    const char *(*replay_refusal)(const Engine *engine);
+    EngineResult (*result)(const Engine *engine);
+    // Copies `bytes` of a buffer, from `offset` on, out or in. No step is under way. NULL where the engine cannot.
+    bool (*read)(const Engine *engine, uint32_t buffer, uint64_t offset, uint64_t bytes, void *out, Fault *fault);
+    bool (*write)(Engine *engine, uint32_t buffer, uint64_t offset, uint64_t bytes, const void *from, Fault *fault);
+    const struct CalibrateDevice *calibrate; // how --calibrate measures it; NULL: as the host
+} EngineOps;
+
+extern const EngineOps host_engine, cuda_engine;
+extern const struct CalibrateDevice cuda_calibrate; // of builds with CUDA
+
+const EngineOps *engine_find(const char *name); // NULL for an unknown name
+const char *engine_name(size_t index);          // NULL beyond the last engine
+
+#endif

@@ -1,0 +1,257 @@
+// See engine_common.h. Owns the tables of experts' places; everything else is read from the plan.
+#include "runtime/engine/engine_common.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/training/weights.h"
+
+// ---- where experts are -----------------------------------------------------------------------
+
+const Choice *plan_choice_of_layer(const Plan *plan, int32_t layer)
+{
+    for (uint32_t c = 0; c < plan->choice_count; c++) {
+        if (layer >= 0 && plan->choices[c].layer == (uint32_t)layer)
+            return &plan->choices[c];
+    }
+    return NULL;
+}
+
+static const ExpertMap *map_of(const ExpertMaps *maps, const uint32_t domain[LEVELS_MAX])
+{
+    for (uint32_t m = 0; m < maps->map_count; m++) {
+        if (memcmp(maps->maps[m].domain, domain, sizeof(maps->maps[m].domain)) == 0)
+            return &maps->maps[m];
+    }
+    return NULL;
+}
+
+static void map_fill(const Plan *plan, uint64_t rank, ExpertMap *map, int32_t *memory)
+{
+    uint32_t experts = plan->model.experts, levels = plan->cluster.level_count;
+    map->slot_of_expert = memory;
+    for (uint32_t e = 0; e < experts; e++)
+        map->slot_of_expert[e] = (int32_t)plan_expert_slot(plan, map->domain, rank, e);
+    for (uint32_t l = 0; l < levels; l++) {
+        map->member_of_expert[l] = memory + (uint64_t)experts * (l + 1);
+        for (uint32_t e = 0; e < experts; e++)
+            map->member_of_expert[l][e] = (int32_t)plan_expert_domain(plan, map->domain, e, l);
+    }
+}
+
+uint64_t expert_map_entries(const Plan *plan)
+{
+    return (uint64_t)plan->model.experts * (plan->cluster.level_count + 1);
+}
+
+bool expert_maps_create(ExpertMaps *maps, const Plan *plan, uint64_t rank)
+{
+    maps->maps = calloc(plan->choice_count + 1, sizeof(*maps->maps));
+    if (!maps->maps)
+        return false;
+    for (uint32_t c = 0; c < plan->choice_count; c++) {
+        if (!map_of(maps, plan->choices[c].domain))
+            memcpy(maps->maps[maps->map_count++].domain, plan->choices[c].domain, sizeof(maps->maps->domain));
+    }
+    uint64_t per_map = expert_map_entries(plan);
+    maps->memory = calloc(per_map * maps->map_count + 1, sizeof(*maps->memory));
+    if (!maps->memory)
+        return false;
+    for (uint32_t m = 0; m < maps->map_count; m++)
+        map_fill(plan, rank, &maps->maps[m], maps->memory + m * per_map);
+    return true;
+}
+
+void expert_maps_destroy(ExpertMaps *maps)
+{
+    free(maps->maps);
+    free(maps->memory);
+}
+
+const ExpertMap *expert_map_of_layer(const ExpertMaps *maps, const Plan *plan, int32_t layer)
+{
+    const Choice *choice = plan_choice_of_layer(plan, layer);
+    return choice ? map_of(maps, choice->domain) : NULL;
+}
+
+// ---- weights ---------------------------------------------------------------------------------
+
+void engine_fill_weight(const Plan *plan, uint64_t seed, uint64_t rank, const char *operand, int32_t layer, Tensor out)
+{
+    const ModelDims *dims = &plan->model;
+    uint32_t of = layer == NONE ? 0 : (uint32_t)layer;
+    if (strcmp(operand, "embedding") == 0)
+        weights_fill_embedding(dims, seed, out);
+    else if (strcmp(operand, "attention") == 0)
+        weights_fill_attention(dims, seed, of, out);
+    else if (strcmp(operand, "router") == 0)
+        weights_fill_router(dims, seed, of, out);
+    else if (strcmp(operand, "ffn") == 0)
+        weights_fill_ffn(dims, seed, of, out);
+    else if (strcmp(operand, "shared") == 0)
+        weights_fill_shared(dims, seed, of, out);
+    else if (strcmp(operand, "experts") == 0 || strcmp(operand, "shard") == 0)
+        weights_fill_experts(dims, seed, of, plan_first_expert(plan, rank), plan_experts_per_rank(plan), out);
+}
+
+// ---- codecs ----------------------------------------------------------------------------------
+
+uint64_t engine_own_slot(const Plan *plan, uint64_t rank, int32_t layer)
+{
+    const Choice *choice = plan_choice_of_layer(plan, layer);
+    int64_t slot = choice ? plan_expert_slot(plan, choice->domain, rank, plan_first_expert(plan, rank)) : 0;
+    return slot < 0 ? 0 : (uint64_t)slot;
+}
+
+static void fill_replicas(const Plan *plan, uint64_t seed, uint64_t rank, int32_t layer, Tensor out)
+{
+    const Choice *choice = plan_choice_of_layer(plan, layer);
+    for (uint32_t e = 0; choice && e < plan->model.experts; e++) {
+        int64_t slot = plan_expert_slot(plan, choice->domain, rank, e);
+        if (slot < 0)
+            continue;
+        Tensor row = {(char *)out.data + (uint64_t)slot * out.cols * dtype_bytes(out.dtype), out.dtype, 1, out.cols};
+        weights_fill_experts(&plan->model, seed, choice->layer, e, 1, row);
+    }
+}
+
+bool engine_fill_memory(const Plan *plan, uint64_t seed, uint64_t rank, const char *operand, int32_t layer, Tensor out)
+{
+    if (strcmp(operand, "mean") == 0)
+        weights_fill_mean_expert(&plan->model, seed, layer == NONE ? 0 : (uint32_t)layer, out);
+    else if (strcmp(operand, "sent") == 0)
+        engine_fill_weight(plan, seed, rank, "experts", layer, out);
+    else if (strcmp(operand, "replicas") == 0)
+        fill_replicas(plan, seed, rank, layer, out);
+    else if (strcmp(operand, "error") == 0)
+        memset(out.data, 0, out.rows * out.cols * dtype_bytes(out.dtype));
+    else
+        return false;
+    return true;
+}
+
+enum { ENCODE_PACKETS = 2, RETURN_SENT = 0, RETURN_RECEIVED = 1, DECODE_RECEIVED = 1 };
+
+static const Step *find_return_step(const Plan *plan, const Step *step)
+{
+    bool encodes = step->op == OP_ENCODE_GRADIENT;
+    int32_t packets = step_operands(plan, step)[encodes ? ENCODE_PACKETS : DECODE_RECEIVED];
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *other = &plan->steps[s];
+        if (other->op == OP_RETURN_PACKETS &&
+            step_operands(plan, other)[encodes ? RETURN_SENT : RETURN_RECEIVED] == packets)
+            return other;
+    }
+    return NULL;
+}
+
+bool engine_packet_place(const Plan *plan, uint64_t rank, uint32_t step, PacketPlace *place, Fault *fault)
+{
+    const Step *of = &plan->steps[step];
+    if (of->op == OP_DECODE)
+        place->own_slot = engine_own_slot(plan, rank, of->layer);
+    if (of->op != OP_ENCODE_GRADIENT && of->op != OP_DECODE_GRADIENT)
+        return true;
+    const Step *carrier = find_return_step(plan, of);
+    if (!carrier)
+        return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s'): no step carries its packets", step,
+                         op_info(of->op)->name);
+    const Group *group = &plan->groups[carrier->group];
+    place->own = (uint32_t)group_index(&plan->cluster, group, rank);
+    place->members = (uint32_t)group_size(&plan->cluster, group);
+    return true;
+}
+
+// ---- routes ----------------------------------------------------------------------------------
+
+enum { ROUTE_COUNTS = 2, ROUTE_ORIGIN = 8, DISPATCH_SEND_COUNTS = 2 };
+
+static const Step *dispatch_of(const Plan *plan, int32_t send_counts)
+{
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        if (step->op == OP_DISPATCH && step_operands(plan, step)[DISPATCH_SEND_COUNTS] == send_counts)
+            return step;
+    }
+    return NULL;
+}
+
+// Which operand is the send counts, and which the origin; false for other ops.
+static bool find_route_operands(Op op, uint32_t *send_counts, uint32_t *origin)
+{
+    switch ((int)op) {
+    case OP_ROUTE:
+        *send_counts = 7, *origin = ROUTE_ORIGIN;
+        return true;
+    case OP_UNROUTE:
+        *send_counts = 2, *origin = 3;
+        return true;
+    case OP_UNROUTE_BACKWARD:
+        *send_counts = 1, *origin = 2;
+        return true;
+    case OP_ROUTE_BACKWARD:
+        *send_counts = 4, *origin = 5;
+        return true;
+    }
+    return false;
+}
+
+// Several before the first exchange, where dispatch is naive.
+static uint32_t fanout_of(const Plan *plan, int32_t origin)
+{
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const int32_t *operands = step_operands(plan, &plan->steps[s]);
+        if (plan->steps[s].op == OP_ROUTE && operands[ROUTE_ORIGIN] == origin)
+            return operands[ROUTE_COUNTS] == NONE && plan->dispatch == DISPATCH_NAIVE ? plan->model.top_k : 1;
+    }
+    return 1;
+}
+
+bool engine_is_route(Op op)
+{
+    uint32_t send_counts, origin;
+    return find_route_operands(op, &send_counts, &origin);
+}
+
+RouteFacts engine_route_facts(const Plan *plan, const Step *step)
+{
+    uint32_t send_counts, origin;
+    if (!find_route_operands(step->op, &send_counts, &origin))
+        return (RouteFacts){.fanout = 1};
+    const int32_t *operands = step_operands(plan, step);
+    return (RouteFacts){.dispatch = dispatch_of(plan, operands[send_counts]),
+                        .fanout = fanout_of(plan, operands[origin])};
+}
+
+// ---- the rest --------------------------------------------------------------------------------
+
+uint64_t engine_capacity_rows(const Plan *plan)
+{
+    const ModelDims *dims = &plan->model;
+    if (plan->capacity <= 0)
+        return 0;
+    return (uint64_t)ceil(plan->capacity * (double)model_tokens(dims) * dims->top_k / dims->experts);
+}
+
+int64_t engine_final_step(const Plan *plan, uint32_t *operand)
+{
+    for (uint32_t s = plan->step_count; s-- > 0;) {
+        Op op = plan->steps[s].op;
+        *operand = op == OP_RESIDUAL ? 3 : 2;
+        if (op == OP_RESIDUAL || op == OP_FFN)
+            return s;
+    }
+    return NONE;
+}
+
+uint64_t engine_decisions_bytes(const Plan *plan)
+{
+    return (uint64_t)plan->choice_count * model_tokens(&plan->model) * plan->model.top_k * sizeof(int32_t);
+}
+
+uint64_t engine_final_bytes(const Plan *plan)
+{
+    return model_tokens(&plan->model) * plan->model.hidden * dtype_bytes(plan->model.dtype);
+}

@@ -1,0 +1,404 @@
+// The CUDA engine: one arena of device memory, one stream of the device per stream of the plan, weights as the host
+// engine has them. Nothing is allocated, and nothing waits for the device, while steps are enqueued, but for the counts
+// that an exchange sizes its messages by.
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ir/base/text.h"
+#include "runtime/comm/comm_local.h"
+#include "runtime/engine/engine_cuda_internal.h"
+
+static bool cuda_available(Fault *fault)
+{
+    int count = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    return (error == cudaSuccess && count > 0) ||
+           fault_set(fault, EXIT_FAULT, "no CUDA device%s%s: look at nvidia-smi, the driver and CUDA_VISIBLE_DEVICES",
+                     error == cudaSuccess ? "" : ": ", error == cudaSuccess ? "" : cudaGetErrorString(error));
+}
+
+static bool cuda_supports(Op op)
+{
+    return cuda_handler(op) != NULL;
+}
+
+bool cuda_use_device(const CudaEngine *engine, Fault *fault)
+{
+    return cuda_check(cudaSetDevice(engine->comm->device_index), "use the GPU", fault);
+}
+
+// ---- memory ----------------------------------------------------------------------------------
+
+void *cuda_reserve(CudaEngine *engine, uint64_t bytes)
+{
+    uint64_t at = engine->used;
+    engine->used += (bytes + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
+    return engine->memory ? engine->memory + at : NULL;
+}
+
+static bool has_stream(const Plan *plan, Stream stream)
+{
+    for (uint32_t s = 0; s < plan->step_count; s++)
+        if (op_info(plan->steps[s].op)->stream == stream)
+            return true;
+    return false;
+}
+
+static uint64_t queue_bytes(const Plan *plan, Stream stream)
+{
+    return cuda_stream_work(plan, stream) + (stream == STREAM_COMPUTE ? (uint64_t)CUDA_BLAS_BYTES : 0);
+}
+
+// Gives everything on the device its place; without memory yet, finds out how much there is.
+static void memory_lay_out(CudaEngine *engine, void *work[STREAM_COUNT])
+{
+    const Plan *plan = engine->plan;
+    uint64_t choices = engine_decisions_bytes(plan) / sizeof(int32_t);
+    uint32_t members;
+    engine->used = 0;
+    cuda_reserve(engine, plan->arena_bytes);
+    for (uint32_t s = 0; s < STREAM_COUNT; s++)
+        work[s] = has_stream(plan, (Stream)s) ? cuda_reserve(engine, queue_bytes(plan, (Stream)s)) : NULL;
+    engine->device_maps = cuda_reserve(engine, expert_map_entries(plan) * plan->choice_count * sizeof(int32_t));
+    engine->lost = cuda_reserve(engine, plan->step_count * sizeof(uint64_t));
+    engine->factors = cuda_reserve(engine, sizeof(AdamWFactors));
+    engine->sum_scratch = cuda_reserve(engine, cuda_sum_scratch(plan, &members));
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        Op op = plan->steps[s].op;
+        uint64_t pointers = op == OP_REDUCE_SCATTER || op == OP_ALL_REDUCE ? members : 0;
+        void *parts = cuda_reserve(engine, pointers * sizeof(void *));
+        if (engine->steps)
+            engine->steps[s].parts = parts;
+    }
+    engine->kept_records = engine->options.record ? cuda_reserve(engine, choices * sizeof(Record)) : NULL;
+    engine->kept_x = engine->options.record ? cuda_reserve(engine, engine_final_bytes(plan)) : NULL;
+}
+
+static uint64_t cuda_bytes(const Plan *plan, const EngineOptions *options)
+{
+    CudaEngine engine = {.plan = plan, .options = *options};
+    void *work[STREAM_COUNT];
+    if (plan->arena_bytes > INT64_MAX)
+        return UINT64_MAX;
+    memory_lay_out(&engine, work);
+    return engine.used;
+}
+
+static uint64_t cuda_free_bytes(const Comm *comm)
+{
+    size_t available, total;
+    if (cudaSetDevice(comm ? comm->device_index : 0) != cudaSuccess ||
+        cudaMemGetInfo(&available, &total) != cudaSuccess)
+        return 0;
+    return available;
+}
+
+static bool device_memory_create(CudaEngine *engine, void *work[STREAM_COUNT], Fault *fault)
+{
+    memory_lay_out(engine, work);
+    cudaError_t error = cudaMalloc((void **)&engine->memory, engine->used + BUFFER_ALIGNMENT);
+    if (error != cudaSuccess) {
+        char bytes[FORMAT_MAX], available[FORMAT_MAX];
+        return fault_set(fault, EXIT_FAULT, "out of GPU memory for %s: %s; %s are free",
+                         format_bytes(bytes, (double)engine->used), cudaGetErrorString(error),
+                         format_bytes(available, (double)cuda_free_bytes(engine->comm)));
+    }
+    memory_lay_out(engine, work);
+    // NaN in every floating dtype: what is read unwritten shows.
+    return cuda_check(cudaMemset(engine->memory, 0xFF, engine->used), "fill the GPU's memory", fault);
+}
+
+static int32_t unplaced; // stands for a place while places are counted
+
+// Copies of the counts that exchanges read or write, one after another from `first` on; returns how many.
+static uint64_t counts_give_places(CudaEngine *engine, int32_t *first)
+{
+    const Plan *plan = engine->plan;
+    uint64_t used = 0;
+    memset(engine->counts_of_buffer, 0, plan->buffer_count * sizeof(*engine->counts_of_buffer));
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        uint32_t at[2];
+        if (!cuda_counts_operands(plan->steps[s].op, at))
+            continue;
+        for (int i = 0; i < 2; i++) {
+            int32_t b = step_operands(plan, &plan->steps[s])[at[i]];
+            if (engine->counts_of_buffer[b])
+                continue;
+            engine->counts_of_buffer[b] = first ? first + used : &unplaced;
+            used += plan->buffers[b].rows * plan->buffers[b].cols;
+        }
+    }
+    return used;
+}
+
+// Pinned memory: what is given to the device in every iteration, and what comes back.
+static bool pinned_memory_create(CudaEngine *engine, Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    uint32_t members;
+    cuda_sum_scratch(plan, &members);
+    for (uint32_t g = 0; g < plan->group_count; g++) {
+        uint64_t size = group_size(&plan->cluster, &plan->groups[g]);
+        members = size > members ? (uint32_t)size : members;
+    }
+    engine->counts_total = counts_give_places(engine, NULL);
+    engine->counts_captured = calloc(engine->counts_total + 1, sizeof(*engine->counts_captured));
+    if (!engine->counts_captured)
+        return fault_set(fault, EXIT_FAULT, "out of memory");
+    uint64_t tokens = (uint64_t)plan->model.batch * (plan->model.sequence + 1);
+    uint64_t bytes[] = {engine->counts_total * sizeof(int32_t),
+                        members * sizeof(int32_t),
+                        2ull * members * sizeof(int32_t),
+                        plan->step_count * sizeof(uint64_t),
+                        sizeof(AdamWFactors),
+                        tokens * sizeof(int32_t),
+                        sizeof(float)};
+    uint64_t offsets[COUNT_OF(bytes)], total = 0;
+    for (size_t i = 0; i < COUNT_OF(bytes); i++) {
+        offsets[i] = total;
+        total += (bytes[i] + 63) / 64 * 64;
+    }
+    if (!cuda_check(cudaMallocHost((void **)&engine->pinned, total + 64), "pin memory", fault))
+        return false;
+    memset(engine->pinned, 0, total);
+    engine->counts = (int32_t *)(engine->pinned + offsets[0]);
+    engine->ones = (int32_t *)(engine->pinned + offsets[1]);
+    engine->sum_counts = (int32_t *)(engine->pinned + offsets[2]);
+    engine->lost_seen = (uint64_t *)(engine->pinned + offsets[3]);
+    engine->factors_set = (AdamWFactors *)(engine->pinned + offsets[4]);
+    engine->tokens_set = (int32_t *)(engine->pinned + offsets[5]);
+    engine->loss_seen = (float *)(engine->pinned + offsets[6]);
+    for (uint32_t m = 0; m < members; m++)
+        engine->ones[m] = 1;
+    counts_give_places(engine, engine->counts);
+    return true;
+}
+
+static bool host_memory_create(CudaEngine *engine, Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    size_t channels = (size_t)(plan->group_count + 1) * STREAM_COUNT;
+    engine->steps = calloc(plan->step_count + 1, sizeof(*engine->steps));
+    engine->awaited_memory = calloc(plan->after_count + 1, sizeof(*engine->awaited_memory));
+    engine->channels = malloc(channels * sizeof(*engine->channels));
+    engine->counts_of_buffer = calloc(plan->buffer_count + 1, sizeof(*engine->counts_of_buffer));
+    engine->decisions = malloc(engine_decisions_bytes(plan) + 1);
+    engine->records_seen = malloc(engine_decisions_bytes(plan) / sizeof(int32_t) * sizeof(Record) + 1);
+    engine->final_x = malloc(engine_final_bytes(plan) + 1);
+    if (!engine->steps || !engine->awaited_memory || !engine->channels || !engine->counts_of_buffer ||
+        !engine->decisions || !engine->records_seen || !engine->final_x ||
+        !expert_maps_create(&engine->maps, plan, engine->comm->rank))
+        return fault_set(fault, EXIT_FAULT, "out of memory");
+    for (size_t c = 0; c < channels; c++)
+        engine->channels[c] = -1;
+    for (uint32_t s = 0; s < STREAM_COUNT; s++)
+        engine->first_step[s] = UINT32_MAX;
+    return true;
+}
+
+static bool maps_upload(CudaEngine *engine, Fault *fault)
+{
+    uint64_t entries = expert_map_entries(engine->plan) * engine->maps.map_count;
+    return cuda_check(
+        cudaMemcpy(engine->device_maps, engine->maps.memory, entries * sizeof(int32_t), cudaMemcpyHostToDevice),
+        "copy the places of experts", fault);
+}
+
+// ---- streams ---------------------------------------------------------------------------------
+
+static bool streams_create(CudaEngine *engine, void *work[STREAM_COUNT], Fault *fault)
+{
+    int least = 0, greatest = 0;
+    if (!cuda_check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "ask for priorities", fault) ||
+        !cuda_check(cudaEventCreate(&engine->began), "create an event", fault) ||
+        !cuda_check(cudaEventCreateWithFlags(&engine->forked, cudaEventDisableTiming), "create an event", fault))
+        return false;
+    for (uint32_t s = 0; s < STREAM_COUNT; s++) {
+        if (!cuda_check(cudaEventCreateWithFlags(&engine->ended[s], cudaEventDisableTiming), "create an event",
+                        fault) ||
+            !cuda_check(cudaEventCreateWithFlags(&engine->joined[s], cudaEventDisableTiming), "create an event", fault))
+            return false;
+        if (!has_stream(engine->plan, (Stream)s))
+            continue;
+        int priority = s == STREAM_EXCHANGE || s == STREAM_MIGRATE ? greatest : least;
+        if (!cuda_check(cudaStreamCreateWithPriority(&engine->streams[s], cudaStreamNonBlocking, priority),
+                        "create a stream", fault) ||
+            !cuda_check(cuda_queue_create(&engine->queues[s], engine->streams[s], s == STREAM_COMPUTE, work[s],
+                                          queue_bytes(engine->plan, (Stream)s)),
+                        "prepare matrix products", fault))
+            return false;
+    }
+    return true;
+}
+
+// ---- weights ---------------------------------------------------------------------------------
+
+static bool is_stopped(const CudaEngine *engine)
+{
+    return engine->options.stopped && atomic_load(engine->options.stopped);
+}
+
+// What the buffer holds before the first iteration, if the operand it is used as tells: then `*filled`.
+static bool buffer_upload(const CudaEngine *engine, const char *operand, uint32_t buffer, char *staging, bool *filled,
+                          Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    const Buffer *of = &plan->buffers[buffer];
+    uint64_t seed = engine->options.seed, rank = engine->comm->rank;
+    Tensor out = {.data = staging, .dtype = of->dtype, .rows = of->rows, .cols = of->cols};
+    memset(staging, 0xFF, buffer_bytes(of)); // what is no weight shows, as in the rest of the arena
+    if (of->kind == BUFFER_WEIGHT)
+        engine_fill_weight(plan, seed, rank, operand, of->layer, out);
+    *filled = of->kind == BUFFER_WEIGHT || engine_fill_memory(plan, seed, rank, operand, of->layer, out);
+    return !*filled ||
+           cuda_check(cudaMemcpy(engine->memory + of->offset, staging, buffer_bytes(of), cudaMemcpyHostToDevice),
+                      "copy weights", fault);
+}
+
+static bool is_persistent(const Plan *plan, int32_t buffer)
+{
+    return buffer != NONE &&
+           (plan->buffers[buffer].kind == BUFFER_WEIGHT || plan->buffers[buffer].kind == BUFFER_REPLICA);
+}
+
+static bool weights_create(const CudaEngine *engine, Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    uint64_t largest = 0;
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        if (is_persistent(plan, (int32_t)b) && buffer_bytes(&plan->buffers[b]) > largest)
+            largest = buffer_bytes(&plan->buffers[b]);
+    bool *filled = calloc(plan->buffer_count + 1, sizeof(*filled));
+    char *staging = malloc(largest + 1);
+    bool ok = (filled && staging) || fault_set(fault, EXIT_FAULT, "out of memory for weights");
+    for (uint32_t s = 0; ok && s < plan->step_count && !engine->options.restored; s++) {
+        const OpInfo *info = op_info(plan->steps[s].op);
+        const int32_t *operands = step_operands(plan, &plan->steps[s]);
+        for (uint32_t o = 0; ok && o < info->operand_count && !is_stopped(engine); o++) {
+            int32_t b = operands[o];
+            if (is_persistent(plan, b) && !filled[b])
+                ok = buffer_upload(engine, info->operands[o].name, (uint32_t)b, staging, &filled[b], fault);
+        }
+    }
+    free(filled);
+    free(staging);
+    return ok && (!is_stopped(engine) || fault_set(fault, EXIT_FAULT, "interrupted while weights were made"));
+}
+
+static bool optimizers_begin(CudaEngine *engine, Fault *fault)
+{
+    for (uint32_t s = 0; s < engine->plan->step_count; s++) {
+        const CudaStep *step = &engine->steps[s];
+        if (engine->plan->steps[s].op == OP_OPTIMIZER &&
+            !cuda_check(cuda_optimizer_begin(&engine->queues[step->stream], step->operands[0], step->operands[2]),
+                        "prepare the optimizer", fault))
+            return false;
+    }
+    return cuda_check(cudaDeviceSynchronize(), "prepare the GPU", fault);
+}
+
+// ---- the engine ------------------------------------------------------------------------------
+
+static void event_destroy(cudaEvent_t event)
+{
+    if (event)
+        cudaEventDestroy(event);
+}
+
+static void cuda_destroy(Engine *base)
+{
+    CudaEngine *engine = (CudaEngine *)base;
+    if (!engine)
+        return;
+    cudaSetDevice(engine->comm->device_index);
+    cuda_graph_destroy(engine);
+    for (uint32_t s = 0; engine->steps && s < engine->plan->step_count; s++) {
+        event_destroy(engine->steps[s].done);
+        event_destroy(engine->steps[s].counted);
+    }
+    event_destroy(engine->began);
+    event_destroy(engine->forked);
+    for (uint32_t s = 0; s < STREAM_COUNT; s++) {
+        event_destroy(engine->ended[s]);
+        event_destroy(engine->joined[s]);
+        cuda_queue_destroy(&engine->queues[s]);
+        if (engine->streams[s])
+            cudaStreamDestroy(engine->streams[s]);
+    }
+    cudaFree(engine->memory);
+    cudaFreeHost(engine->pinned);
+    expert_maps_destroy(&engine->maps);
+    free(engine->steps);
+    free(engine->awaited_memory);
+    free(engine->channels);
+    free(engine->counts_of_buffer);
+    free(engine->decisions);
+    free(engine->records_seen);
+    free(engine->counts_captured);
+    free(engine->final_x);
+    free(engine);
+}
+
+static Engine *cuda_create(const Plan *plan, Comm *comm, const EngineOptions *options, Fault *fault)
+{
+    CudaEngine *engine = calloc(1, sizeof(*engine));
+    void *work[STREAM_COUNT];
+    if (!engine) {
+        fault_set(fault, EXIT_FAULT, "out of memory");
+        return NULL;
+    }
+    assert(comm->device);
+    *engine = (CudaEngine){.plan = plan, .comm = comm, .options = *options};
+    engine->capacity_rows = engine_capacity_rows(plan);
+    if (cuda_use_device(engine, fault) && host_memory_create(engine, fault) &&
+        device_memory_create(engine, work, fault) && pinned_memory_create(engine, fault) &&
+        maps_upload(engine, fault) && streams_create(engine, work, fault) && cuda_steps_create(engine, fault) &&
+        weights_create(engine, fault) && optimizers_begin(engine, fault) &&
+        comm->device->attach(comm, engine->memory, engine->used, fault))
+        return (Engine *)engine;
+    cuda_destroy((Engine *)engine);
+    return NULL;
+}
+
+static bool cuda_read(const Engine *base, uint32_t buffer, uint64_t offset, uint64_t bytes, void *out, Fault *fault)
+{
+    const CudaEngine *engine = (const CudaEngine *)base;
+    assert(offset + bytes <= buffer_bytes(&engine->plan->buffers[buffer]));
+    return cuda_use_device(engine, fault) &&
+           cuda_check(cudaMemcpy(out, engine->memory + engine->plan->buffers[buffer].offset + offset, bytes,
+                                 cudaMemcpyDeviceToHost),
+                      "read the GPU's memory", fault);
+}
+
+static bool cuda_write(Engine *base, uint32_t buffer, uint64_t offset, uint64_t bytes, const void *from, Fault *fault)
+{
+    const CudaEngine *engine = (const CudaEngine *)base;
+    assert(offset + bytes <= buffer_bytes(&engine->plan->buffers[buffer]));
+    return cuda_use_device(engine, fault) &&
+           cuda_check(cudaMemcpy(engine->memory + engine->plan->buffers[buffer].offset + offset, from, bytes,
+                                 cudaMemcpyHostToDevice),
+                      "write the GPU's memory", fault);
+}
+
+const EngineOps cuda_engine = {
+    .name = "cuda",
+    .available = cuda_available,
+    .supports = cuda_supports,
+    .bytes = cuda_bytes,
+    .free_bytes = cuda_free_bytes,
+    .join = local_comm_create,
+    .leave = local_comm_destroy,
+    .create = cuda_create,
+    .destroy = cuda_destroy,
+    .begin = cuda_begin,
+    .execute = cuda_execute,
+    .replay = cuda_replay,
+    .finish = cuda_finish,
+    .replay_refusal = cuda_replay_refusal,
+    .result = cuda_result,
+    .calibrate = &cuda_calibrate,
+    .read = cuda_read,
+    .write = cuda_write,
+};

@@ -1,0 +1,135 @@
+// The CUDA engine's state for one rank. engine_cuda.c makes its memory and streams, engine_cuda_steps.c resolves the
+// steps, engine_cuda_ops.c and engine_cuda_codec.c enqueue them, engine_cuda_run.c runs iterations and waits,
+// engine_cuda_graph.c replays them. Included by engine_cuda*.c alone.
+#ifndef HEP_ENGINE_CUDA_INTERNAL_H
+#define HEP_ENGINE_CUDA_INTERNAL_H
+
+#include <cuda_runtime_api.h>
+#include <stdatomic.h>
+
+#include "kernels/cuda/kernels.h"
+#include "runtime/base/cuda_check.h"
+#include "runtime/engine/engine_common.h"
+
+typedef struct CudaEngine CudaEngine;
+typedef struct CudaStep CudaStep;
+typedef bool (*CudaHandler)(CudaStep *step, Fault *fault); // enqueues
+
+enum { STEP_LABEL_MAX = 48 };
+
+struct CudaStep {
+    CudaEngine *engine;
+    CudaHandler run;
+    uint32_t index;
+    Stream stream;
+    char label[STEP_LABEL_MAX]; // of its range in a profiler
+    Tensor operands[OPERANDS_MAX];
+    uint32_t *awaited; // [awaited_count] steps of other streams that nothing else orders before this one
+    uint32_t awaited_count;
+    cudaEvent_t done;          // also the time of its end
+    _Atomic uint64_t enqueued; // number of the iteration in which it last was
+    int channel;               // of collectives
+    uint32_t own, members;     // place in the step's group, and its size
+    RouteTable route;          // of routes; device memory
+    CudaRows present;          // of routes and experts
+    uint32_t fanout;
+    uint64_t own_slot; // of own experts among those held, where experts are decoded
+    const int32_t *slot_of_expert;      // device
+    uint64_t *lost;                     // device
+    Record *kept_records;               // device, where a gate's choice is recorded, or NULL
+    bool is_final;                      // its output is the final hidden state
+    int32_t *send_counts, *recv_counts; // of exchanges of rows: pinned copies of their operands
+    bool counts_known;                  // an exchange before it brought them
+    cudaEvent_t counted;                // they are in the pinned copies; while a graph is captured: the step's end
+    const void **parts;                 // of sums: device array
+};
+
+struct CudaEngine {
+    const Plan *plan;
+    Comm *comm;
+    EngineOptions options;
+    uint64_t capacity_rows; // of the gate
+    ExpertMaps maps;
+    CudaStep *steps;
+    uint32_t *awaited_memory;
+    int *channels; // [group][stream], -1 while not opened
+
+    cudaStream_t streams[STREAM_COUNT]; // NULL where the plan has no steps
+    uint32_t first_step[STREAM_COUNT];  // of each
+    CudaQueue queues[STREAM_COUNT];
+    cudaEvent_t began; // inputs are in place; the time from which those of steps are counted
+    double began_s;
+    cudaEvent_t ended[STREAM_COUNT];          // the stream's steps are; of compute: results are in pinned memory
+    cudaEvent_t forked, joined[STREAM_COUNT]; // of the captured streams
+
+    // Device memory, one allocation: the plan's arena and, behind it, the engine's own.
+    char *memory;
+    uint64_t used, memory_bytes;
+    int32_t *device_maps;
+    uint64_t *lost; // [steps]
+    AdamWFactors *factors;
+    void *sum_scratch;
+    Record *kept_records; // [choices][tokens][top_k]
+    void *kept_x;
+
+    // Pinned.
+    char *pinned;
+    int32_t *counts;            // of all buffers of counts, see counts_of_buffer
+    int32_t **counts_of_buffer; // [buffers], NULL where a buffer has none
+    int32_t *ones, *sum_counts;
+    uint64_t *lost_seen;
+    AdamWFactors *factors_set;
+    int32_t *tokens_set;
+    float *loss_seen;
+
+    Record *records_seen;
+    int32_t *decisions;
+    void *final_x;
+    Tensor loss, tokens, x; // on the device
+    uint64_t iteration;     // number of the one under way, from 1
+    int64_t nonfinite_step; // see EngineResult
+    cudaError_t begin_error;
+
+    bool capturing;
+    cudaGraphExec_t graph;    // NULL until captured
+    CommTraffic captured[LEVELS_MAX]; // what one replay moves
+    uint64_t replayed;        // number of the iteration that it last was
+    int32_t *counts_captured; // [counts_total] what `counts` were when it was captured
+    uint64_t counts_total;
+};
+
+// Of codecs, in engine_cuda_codec.c: what their steps need when the engine is created, and their handlers.
+bool cuda_codec_resolve(CudaStep *step, Fault *fault) MUST_CHECK;
+bool cuda_run_encode(CudaStep *step, Fault *fault);
+bool cuda_run_decode(CudaStep *step, Fault *fault);
+bool cuda_run_mean_expert(CudaStep *step, Fault *fault);
+bool cuda_run_encode_gradient(CudaStep *step, Fault *fault);
+bool cuda_run_return_packets(CudaStep *step, Fault *fault);
+bool cuda_run_decode_gradient(CudaStep *step, Fault *fault);
+
+CudaHandler cuda_handler(Op op); // NULL where the engine does not have the op
+// Which operands are the counts of an exchange, sent and received; false for other ops.
+bool cuda_counts_operands(Op op, uint32_t at[2]);
+
+// Engine memory behind the plan's arena: `measure` with no memory yet counts it, the second call hands it out.
+void *cuda_reserve(CudaEngine *engine, uint64_t bytes);
+bool cuda_steps_create(CudaEngine *engine, Fault *fault) MUST_CHECK;
+// Device scratch that the steps of a stream need at most.
+uint64_t cuda_stream_work(const Plan *plan, Stream stream);
+uint64_t cuda_sum_scratch(const Plan *plan, uint32_t *members_max);
+
+bool cuda_use_device(const CudaEngine *engine, Fault *fault) MUST_CHECK;
+// Waits for what was enqueued before the event, but not for ever: a failed or missing peer ends it.
+bool cuda_await(CudaEngine *engine, cudaEvent_t event, Fault *fault) MUST_CHECK;
+
+void cuda_begin(Engine *base, const EngineIteration *iteration);
+bool cuda_execute(Engine *base, uint32_t step, Fault *fault);
+bool cuda_finish(Engine *base, StepTime times[], Fault *fault);
+EngineResult cuda_result(const Engine *base);
+bool cuda_replay(Engine *base, const bool *left_out, Fault *fault);
+const char *cuda_replay_refusal(const Engine *base);
+// Did the graph that was replayed fit?
+bool cuda_graph_check(const CudaEngine *engine, Fault *fault) MUST_CHECK;
+void cuda_graph_destroy(CudaEngine *engine);
+
+#endif

@@ -1,0 +1,308 @@
+// The host engine: one arena per rank. Everything a step needs (tensors, route tables, channels, row counts' places) is
+// resolved here when the engine is created; executing a step only calls (engine_host_ops.c).
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ir/base/text.h"
+#include "runtime/comm/comm_sums.h"
+#include "runtime/engine/engine_host_internal.h"
+
+static bool host_supports(Op op)
+{
+    return host_handler(op) != NULL;
+}
+
+// ---- creation --------------------------------------------------------------------------------
+
+static Tensor buffer_tensor(const HostEngine *engine, int32_t buffer)
+{
+    if (buffer == NONE)
+        return (Tensor){0};
+    const Buffer *from = &engine->plan->buffers[buffer];
+    return (Tensor){.data = engine->arena + from->offset, .dtype = from->dtype, .rows = from->rows, .cols = from->cols};
+}
+
+// What the buffer holds before the first iteration, if the operand it is used as tells. Else false.
+static bool buffer_fill(const HostEngine *engine, const char *operand, int32_t buffer)
+{
+    const Plan *plan = engine->plan;
+    const Buffer *of = &plan->buffers[buffer];
+    uint64_t seed = engine->options.seed, rank = engine->comm->rank;
+    if (of->kind == BUFFER_WEIGHT)
+        engine_fill_weight(plan, seed, rank, operand, of->layer, buffer_tensor(engine, buffer));
+    return of->kind == BUFFER_WEIGHT ||
+           (of->kind == BUFFER_REPLICA &&
+            engine_fill_memory(plan, seed, rank, operand, of->layer, buffer_tensor(engine, buffer)));
+}
+
+static bool is_stopped(const HostEngine *engine)
+{
+    return engine->options.stopped && atomic_load(engine->options.stopped);
+}
+
+// With NaN in every floating dtype: what is read unwritten shows.
+static void arena_fill(const HostEngine *engine, uint64_t bytes)
+{
+    const uint64_t piece = 16 << 20;
+    for (uint64_t at = 0; at < bytes && !is_stopped(engine); at += piece)
+        memset(engine->arena + at, 0xFF, bytes - at < piece ? bytes - at : piece);
+}
+
+static bool weights_create(const HostEngine *engine, Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    bool *filled = calloc(plan->buffer_count + 1, sizeof(*filled));
+    if (!filled)
+        return false;
+    for (uint32_t s = 0; s < plan->step_count && !engine->options.restored; s++) {
+        const OpInfo *info = op_info(plan->steps[s].op);
+        const int32_t *operands = step_operands(plan, &plan->steps[s]);
+        for (uint32_t o = 0; o < info->operand_count; o++) {
+            int32_t b = operands[o];
+            if (b != NONE && !filled[b] && !is_stopped(engine))
+                filled[b] = buffer_fill(engine, info->operands[o].name, b);
+        }
+    }
+    free(filled);
+    return !is_stopped(engine) || fault_set(fault, EXIT_FAULT, "interrupted while weights were made");
+}
+
+static bool channel_open(const HostEngine *engine, HostStep *step, Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    const Step *of = &plan->steps[step->index];
+    Stream stream = op_info(of->op)->stream;
+    const Group *group = &plan->groups[of->group];
+    int *channel = &engine->channels[(uint32_t)of->group * STREAM_COUNT + stream];
+    if (*channel < 0)
+        *channel = engine->comm->ops->open(engine->comm, group, stream, fault);
+    step->channel = *channel;
+    step->own = (uint32_t)group_index(&plan->cluster, group, engine->comm->rank);
+    step->members = (uint32_t)group_size(&plan->cluster, group);
+    return step->channel >= 0;
+}
+
+static bool route_resolve(const HostEngine *engine, HostStep *step, const ExpertMap *map, Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    const Step *of = &plan->steps[step->index];
+    if (!engine_is_route(of->op))
+        return true;
+    RouteFacts facts = engine_route_facts(plan, of);
+    const Step *dispatch = facts.dispatch;
+    step->fanout = facts.fanout;
+    if (!dispatch || !map)
+        return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s') belongs to no dispatch of an MoE layer",
+                         step->index, op_info(of->op)->name);
+    const Group *group = &plan->groups[dispatch->group];
+    step->route = (RouteTable){
+        .member_of_expert = map->member_of_expert[dispatch->level],
+        .members = (uint32_t)group_size(&plan->cluster, group),
+        .own = (uint32_t)group_index(&plan->cluster, group, engine->comm->rank),
+    };
+    return true;
+}
+
+static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    const Step *of = &plan->steps[index];
+    const OpInfo *info = op_info(of->op);
+    HostStep *step = &engine->steps[index];
+    *step = (HostStep){.engine = engine, .run = host_handler(of->op), .index = index};
+    for (uint32_t o = 0; o < info->operand_count; o++)
+        step->operands[o] = buffer_tensor(engine, step_operands(plan, of)[o]);
+    const Choice *choice = plan_choice_of_layer(plan, of->layer);
+    const ExpertMap *map = expert_map_of_layer(&engine->maps, plan, of->layer);
+    if (of->group != NONE && !channel_open(engine, step, fault))
+        return false;
+    if (of->op == OP_EXPERT || of->op == OP_EXPERT_BACKWARD) {
+        if (!map)
+            return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s') is of no MoE layer", index, info->name);
+        step->slot_of_expert = map->slot_of_expert;
+    }
+    if (!route_resolve(engine, step, map, fault) || !host_codec_resolve(step, fault))
+        return false;
+    if (of->op == OP_OPTIMIZER)
+        host_optimizer_begin(step->operands[0], step->operands[2]);
+    if (of->op == OP_GATE && choice && engine->decisions)
+        step->decisions =
+            engine->decisions + (uint64_t)(choice - plan->choices) * model_tokens(&plan->model) * plan->model.top_k;
+    if (of->op == OP_LOSS)
+        engine->loss = step->operands[3];
+    if (of->op == OP_EMBED)
+        engine->tokens = step->operands[0];
+    return true;
+}
+
+// Of the largest sum, and the members of the largest group that sums.
+static uint64_t sum_scratch_bytes(const Plan *plan, uint32_t *members_max)
+{
+    uint64_t most = 0;
+    *members_max = 0;
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        if (op_info(step->op)->stream != STREAM_SYNC || step->group == NONE)
+            continue;
+        uint32_t members = (uint32_t)group_size(&plan->cluster, &plan->groups[step->group]);
+        *members_max = members > *members_max ? members : *members_max;
+        if (step->op == OP_RETURN_PACKETS)
+            continue;
+        const Buffer *buffer = &plan->buffers[step_operands(plan, step)[step->op == OP_REDUCE_SCATTER ? 1 : 0]];
+        uint64_t elements = buffer->rows * buffer->cols;
+        uint64_t bytes = step->op == OP_REDUCE_SCATTER ? comm_scatter_scratch(members, elements, buffer->dtype)
+                                                       : comm_reduce_scratch(members, elements, buffer->dtype);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+static uint64_t host_bytes(const Plan *plan, const EngineOptions *options)
+{
+    uint32_t members;
+    uint64_t maps = expert_map_entries(plan) * sizeof(int32_t);
+    uint64_t extra = plan->step_count * sizeof(HostStep), total;
+    extra += options->record ? engine_decisions_bytes(plan) + engine_final_bytes(plan) : 0;
+    extra += sum_scratch_bytes(plan, &members);
+    if (!checked_mul(maps, plan->choice_count, &maps) || !checked_add(plan->arena_bytes, extra, &total) ||
+        !checked_add(total, maps, &total))
+        return UINT64_MAX;
+    return total;
+}
+
+static bool memory_create(HostEngine *engine, Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    uint64_t bytes = (plan->arena_bytes + BUFFER_ALIGNMENT) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
+    size_t channels = (size_t)(plan->group_count + 1) * STREAM_COUNT;
+    engine->arena = aligned_alloc(BUFFER_ALIGNMENT, bytes);
+    engine->steps = calloc(plan->step_count + 1, sizeof(*engine->steps));
+    engine->channels = malloc(channels * sizeof(*engine->channels));
+    uint32_t members;
+    engine->sum_scratch = malloc(sum_scratch_bytes(plan, &members) + 1);
+    engine->sum_counts = malloc((2ull * members + 1) * sizeof(*engine->sum_counts));
+    if (engine->options.record) {
+        engine->decisions = malloc(engine_decisions_bytes(plan) + 1);
+        engine->final_x = malloc(engine_final_bytes(plan) + 1);
+    }
+    if (!engine->arena || !engine->steps || !engine->channels || !engine->sum_scratch || !engine->sum_counts ||
+        (engine->options.record && (!engine->final_x || !engine->decisions)) ||
+        !expert_maps_create(&engine->maps, plan, engine->comm->rank))
+        return false;
+    for (size_t c = 0; c < channels; c++)
+        engine->channels[c] = -1;
+    arena_fill(engine, bytes);
+    return weights_create(engine, fault);
+}
+
+static void host_destroy(Engine *base)
+{
+    HostEngine *engine = (HostEngine *)base;
+    if (!engine)
+        return;
+    free(engine->arena);
+    free(engine->steps);
+    free(engine->channels);
+    free(engine->sum_scratch);
+    free(engine->sum_counts);
+    free(engine->decisions);
+    free(engine->final_x);
+    expert_maps_destroy(&engine->maps);
+    free(engine);
+}
+
+static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *options, Fault *fault)
+{
+    HostEngine *engine = calloc(1, sizeof(*engine));
+    if (!engine) {
+        fault_set(fault, EXIT_FAULT, "out of memory");
+        return NULL;
+    }
+    *engine = (HostEngine){.plan = plan, .comm = comm, .options = *options};
+    engine->capacity_rows = engine_capacity_rows(plan);
+    char arena[FORMAT_MAX];
+    bool ok =
+        memory_create(engine, fault) ||
+        fault_set(fault, EXIT_FAULT,
+                  "out of memory for an arena of %s: look at the limits of the process (ulimit -v, -d) and of its "
+                  "control group, and at what else runs on its machine",
+                  format_bytes(arena, (double)plan->arena_bytes));
+    for (uint32_t s = 0; ok && s < plan->step_count; s++)
+        ok = step_create(engine, s, fault);
+    if (!ok) {
+        host_destroy((Engine *)engine);
+        return NULL;
+    }
+    uint32_t operand;
+    int64_t final = engine_final_step(plan, &operand);
+    if (final != NONE) {
+        engine->steps[final].is_final = true;
+        engine->x = engine->steps[final].operands[operand];
+    }
+    return (Engine *)engine;
+}
+
+static void host_begin(Engine *base, const EngineIteration *iteration)
+{
+    HostEngine *engine = (HostEngine *)base;
+    engine->updates = iteration->update;
+    engine->learning_rate = iteration->learning_rate;
+    engine->nonfinite_step = -1;
+    if (engine->tokens.data)
+        data_fill(engine->options.data, &engine->plan->model, engine->options.seed, engine->comm->rank,
+                  iteration->part, iteration->iteration, engine->tokens);
+}
+
+static bool host_execute(Engine *base, uint32_t step, Fault *fault)
+{
+    const HostStep *of = &((HostEngine *)base)->steps[step];
+    return of->run(of, fault);
+}
+
+static EngineResult host_result(const Engine *base)
+{
+    const HostEngine *engine = (const HostEngine *)base;
+    EngineResult result = {
+        .decisions = engine->decisions, .tokens = engine->tokens.data, .nonfinite_step = engine->nonfinite_step};
+    result.has_loss = engine->loss.data != NULL;
+    if (result.has_loss)
+        result.loss = (double)*(const float *)engine->loss.data;
+    if (engine->final_x && engine->x.data) {
+        result.x = engine->x;
+        result.x.data = engine->final_x;
+    }
+    return result;
+}
+
+static bool host_read(const Engine *base, uint32_t buffer, uint64_t offset, uint64_t bytes, void *out, Fault *fault)
+{
+    (void)fault;
+    const HostEngine *engine = (const HostEngine *)base;
+    assert(offset + bytes <= buffer_bytes(&engine->plan->buffers[buffer]));
+    memcpy(out, engine->arena + engine->plan->buffers[buffer].offset + offset, bytes);
+    return true;
+}
+
+static bool host_write(Engine *base, uint32_t buffer, uint64_t offset, uint64_t bytes, const void *from, Fault *fault)
+{
+    (void)fault;
+    HostEngine *engine = (HostEngine *)base;
+    assert(offset + bytes <= buffer_bytes(&engine->plan->buffers[buffer]));
+    memcpy(engine->arena + engine->plan->buffers[buffer].offset + offset, from, bytes);
+    return true;
+}
+
+const EngineOps host_engine = {
+    .name = "host",
+    .supports = host_supports,
+    .bytes = host_bytes,
+    .create = host_create,
+    .destroy = host_destroy,
+    .begin = host_begin,
+    .execute = host_execute,
+    .result = host_result,
+    .read = host_read,
+    .write = host_write,
+};

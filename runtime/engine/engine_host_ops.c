@@ -1,0 +1,410 @@
+// The ops of the host engine: kernels/host for local ones, the communicator for the others. Nothing is allocated here.
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "runtime/comm/comm_sums.h"
+#include "runtime/engine/engine_host_internal.h"
+#include "runtime/engine/nonfinite.h"
+#include "runtime/training/training.h"
+
+static uint64_t counted_rows(Tensor counts)
+{
+    const int32_t *values = counts.data;
+    uint64_t rows = 0;
+    for (uint64_t i = 0; i < counts.rows * counts.cols; i++)
+        rows += (uint64_t)values[i];
+    return rows;
+}
+
+static uint64_t row_bytes(Tensor tensor)
+{
+    return tensor.cols * dtype_bytes(tensor.dtype);
+}
+
+static void *row_at(Tensor tensor, uint64_t row)
+{
+    return (char *)tensor.data + row * row_bytes(tensor);
+}
+
+static const ModelDims *dims_of(const HostStep *step)
+{
+    return &step->engine->plan->model;
+}
+
+static bool run_embed(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_embed(dims_of(step), t[0], t[1], t[2]);
+    return true;
+}
+
+static bool run_pre_expert(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_pre_expert(dims_of(step), t[0], t[1], t[2], t[3]);
+    return true;
+}
+
+static void keep_final(const HostStep *step, Tensor x)
+{
+    if (step->is_final && step->engine->final_x)
+        memcpy(step->engine->final_x, x.data, x.rows * row_bytes(x));
+}
+
+static bool run_ffn(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_ffn(dims_of(step), t[0], t[1], t[2], t[3]);
+    keep_final(step, t[2]);
+    return true;
+}
+
+static bool run_gate(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    HostEngine *engine = step->engine;
+    host_gate(dims_of(step), engine->options.routing, engine->capacity_rows, t[0], t[1], t[2], t[3], t[4]);
+    if (step->decisions) {
+        const Record *records = t[3].data;
+        uint64_t count = model_tokens(dims_of(step)) * dims_of(step)->top_k;
+        for (uint64_t i = 0; i < count; i++)
+            step->decisions[i] = records[i].expert;
+    }
+    return true;
+}
+
+static bool run_route(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    Tensor rows = t[0], records = t[1], counts = t[2];
+    uint64_t row_count = counts.data ? counted_rows(counts) : records.rows;
+    uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
+    uint64_t lost = host_route(&step->route, row_count, fanout, rows, records, t[3], t[4], t[5], t[6], t[7], t[8]);
+    if (lost > 0)
+        return fault_set(fault, EXIT_FAULT,
+                         "%" PRIu64 " rows do not fit in buffers of %" PRIu64 " and %" PRIu64
+                         " rows: more tokens chose experts of one domain than the plan reserves for",
+                         lost, t[3].rows, t[5].rows);
+    return true;
+}
+
+static bool run_dispatch(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    Tensor send_rows = t[0], send_records = t[1], send_counts = t[2], next_rows = t[3], next_records = t[4];
+    int32_t *next_counts = t[5].data;
+    uint64_t own_rows = (uint64_t)((const int32_t *)send_counts.data)[step->own];
+    Exchange exchange = {
+        .part_count = send_records.data ? 2 : 1,
+        .parts = {{send_rows.data, row_at(next_rows, own_rows), row_bytes(send_rows)}},
+        .send_counts = send_counts.data,
+        .recv_counts = next_counts,
+        .recv_capacity = next_rows.rows - own_rows,
+    };
+    if (send_records.data)
+        exchange.parts[1] = (ExchangePart){send_records.data, row_at(next_records, own_rows), row_bytes(send_records)};
+    next_counts[step->own] = (int32_t)own_rows;
+    Comm *comm = step->engine->comm;
+    return comm->ops->exchange(comm, step->channel, &exchange, fault);
+}
+
+static bool run_expert(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    Tensor rows = t[0], records = t[1], counts = t[2];
+    uint64_t row_count = counts.data ? counted_rows(counts) : records.rows;
+    uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
+    uint64_t lost =
+        host_expert(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records, t[3], t[4], t[5]);
+    if (lost > 0)
+        return fault_set(fault, EXIT_FAULT, "%" PRIu64 " records name experts that this rank does not hold", lost);
+    return true;
+}
+
+// What the rows of a dispatch became goes back to where they came from: parts as they lie on this rank, own rows
+// first, and as they are to lie there.
+static bool send_back(const HostStep *step, uint32_t part_count, const Tensor from[], const Tensor to[],
+                      Tensor next_counts, Tensor send_counts, Fault *fault)
+{
+    uint64_t own_rows = (uint64_t)((const int32_t *)next_counts.data)[step->own];
+    Exchange exchange = {
+        .part_count = part_count,
+        .send_counts = next_counts.data,
+        .recv_counts = send_counts.data,
+        .counts_known = true,
+        .recv_capacity = to[0].rows,
+    };
+    for (uint32_t p = 0; p < part_count; p++)
+        exchange.parts[p] = (ExchangePart){row_at(from[p], own_rows), to[p].data, row_bytes(from[p])};
+    Comm *comm = step->engine->comm;
+    return comm->ops->exchange(comm, step->channel, &exchange, fault);
+}
+
+static bool run_combine(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    return send_back(step, 1, &t[0], &t[3], t[1], t[2], fault);
+}
+
+static bool run_unroute(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    Tensor counts = t[4], rows = t[5];
+    uint32_t fanout = 1;
+    if (!counts.data && step->engine->plan->dispatch == DISPATCH_NAIVE)
+        fanout = dims_of(step)->top_k;
+    uint64_t row_count = counts.data ? counted_rows(counts) : rows.rows * fanout;
+    host_unroute(&step->route, row_count, fanout, t[0], t[1], t[2], t[3], rows, t[6]);
+    return true;
+}
+
+static bool run_shared_expert(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_shared_expert(dims_of(step), t[0], t[1], t[2], t[3]);
+    return true;
+}
+
+static bool run_residual(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_residual(t[0], t[1], t[2], t[3]);
+    keep_final(step, t[3]);
+    return true;
+}
+
+static bool run_loss(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    HostEngine *engine = step->engine;
+    host_loss(dims_of(step), t[0], t[1], t[2], t[3], t[4]);
+    if (!isfinite(*(const float *)t[3].data)) // what led to it is overwritten by the backward pass
+        engine->nonfinite_step = nonfinite_step(engine->plan, &host_engine, (const Engine *)engine, step->index);
+    return true;
+}
+
+static bool run_gather(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    Comm *comm = step->engine->comm;
+    return comm->ops->all_gather(comm, step->channel, t[0].data, t[1].data, t[0].rows * row_bytes(t[0]), fault);
+}
+
+// ---- backward --------------------------------------------------------------------------------
+
+static bool run_loss_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_loss_backward(dims_of(step), t[0], t[1], t[2], t[3], t[4], t[5]);
+    return true;
+}
+
+static bool run_embed_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_embed_backward(dims_of(step), t[0], t[1], t[2]);
+    return true;
+}
+
+static bool run_pre_expert_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_pre_expert_backward(dims_of(step), t[0], t[1], t[2], t[3], t[4]);
+    return true;
+}
+
+static bool run_ffn_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_ffn_backward(dims_of(step), t[0], t[1], t[2], t[3], t[4]);
+    return true;
+}
+
+static bool run_shared_expert_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_shared_expert_backward(dims_of(step), t[0], t[1], t[2], t[3], t[4], t[5]);
+    return true;
+}
+
+static bool run_unroute_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_unroute_backward(&step->route, step->fanout, t[0], t[1], t[2], t[3], t[4]);
+    return true;
+}
+
+static bool run_expert_backward(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands;
+    Tensor rows = t[0], records = t[1], counts = t[2];
+    uint64_t row_count = counts.data ? counted_rows(counts) : records.rows;
+    uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
+    uint64_t lost = host_expert_backward(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records, t[3],
+                                         t[4], t[5], t[6], t[7], t[8]);
+    if (lost > 0)
+        return fault_set(fault, EXIT_FAULT, "%" PRIu64 " records name experts that this rank does not hold", lost);
+    return true;
+}
+
+static bool run_combine_backward(const HostStep *step, Fault *fault)
+{
+    const Tensor *t = step->operands; // rows and records, here and there
+    return send_back(step, 2, &t[0], &t[4], t[2], t[3], fault);
+}
+
+static bool run_route_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    Tensor counts = t[6], drows = t[7], drecords = t[8];
+    uint64_t row_count = counts.data ? counted_rows(counts) : drecords.rows;
+    host_route_backward(&step->route, row_count, step->fanout, t[0], t[1], t[2], t[3], t[4], t[5], drows, drecords);
+    return true;
+}
+
+static bool run_gate_backward(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    float balance = (float)step->engine->options.training.balance;
+    host_gate_backward(dims_of(step), balance, t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8]);
+    return true;
+}
+
+static bool run_squares(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    host_squares(t[0], t[1], t[2]);
+    return true;
+}
+
+static bool run_optimizer(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Tensor *t = step->operands;
+    const HostEngine *engine = step->engine;
+    const TrainingSettings *settings = &engine->options.training;
+    double squares = t[3].data ? (double)*(const float *)t[3].data : 0; // of sums over all ranks
+    AdamW adamw = {.learning_rate = engine->learning_rate,
+                   .beta1 = (float)settings->beta1,
+                   .beta2 = (float)settings->beta2,
+                   .epsilon = (float)settings->epsilon,
+                   .weight_decay = (float)settings->weight_decay,
+                   .gradient_scale = (float)training_gradient_scale(settings, engine->comm->size, squares),
+                   .step = engine->updates};
+    host_optimizer(&adamw, t[0], t[1], t[2]);
+    return true;
+}
+
+static SumGroup sum_group(const HostStep *step)
+{
+    const HostEngine *engine = step->engine;
+    return (SumGroup){.comm = engine->comm,
+                      .channel = step->channel,
+                      .members = step->members,
+                      .own = step->own,
+                      .counts = engine->sum_counts,
+                      .scratch = engine->sum_scratch};
+}
+
+static bool run_reduce_scatter(const HostStep *step, Fault *fault)
+{
+    SumGroup group = sum_group(step);
+    return comm_reduce_scatter(&group, step->operands[0], step->operands[1], fault);
+}
+
+static bool run_all_reduce(const HostStep *step, Fault *fault)
+{
+    SumGroup group = sum_group(step);
+    return comm_all_reduce(&group, step->operands[0], fault);
+}
+
+HostHandler host_handler(Op op)
+{
+    switch (op) {
+    case OP_EMBED:
+        return run_embed;
+    case OP_PRE_EXPERT:
+        return run_pre_expert;
+    case OP_FFN:
+        return run_ffn;
+    case OP_GATE:
+        return run_gate;
+    case OP_ROUTE:
+        return run_route;
+    case OP_DISPATCH:
+        return run_dispatch;
+    case OP_EXPERT:
+        return run_expert;
+    case OP_COMBINE:
+        return run_combine;
+    case OP_UNROUTE:
+        return run_unroute;
+    case OP_SHARED_EXPERT:
+        return run_shared_expert;
+    case OP_RESIDUAL:
+        return run_residual;
+    case OP_LOSS:
+        return run_loss;
+    case OP_GATHER:
+        return run_gather;
+    case OP_REDUCE_SCATTER:
+        return run_reduce_scatter;
+    case OP_ALL_REDUCE:
+        return run_all_reduce;
+    case OP_LOSS_BACKWARD:
+        return run_loss_backward;
+    case OP_COMBINE_BACKWARD:
+        return run_combine_backward;
+    case OP_UNROUTE_BACKWARD:
+        return run_unroute_backward;
+    case OP_EXPERT_BACKWARD:
+        return run_expert_backward;
+    case OP_ROUTE_BACKWARD:
+        return run_route_backward;
+    case OP_GATE_BACKWARD:
+        return run_gate_backward;
+    case OP_SHARED_EXPERT_BACKWARD:
+        return run_shared_expert_backward;
+    case OP_FFN_BACKWARD:
+        return run_ffn_backward;
+    case OP_PRE_EXPERT_BACKWARD:
+        return run_pre_expert_backward;
+    case OP_EMBED_BACKWARD:
+        return run_embed_backward;
+    case OP_OPTIMIZER:
+        return run_optimizer;
+    case OP_SQUARES:
+        return run_squares;
+    case OP_ENCODE:
+        return host_run_encode;
+    case OP_DECODE:
+        return host_run_decode;
+    case OP_MEAN_EXPERT:
+        return host_run_mean_expert;
+    case OP_ENCODE_GRADIENT:
+        return host_run_encode_gradient;
+    case OP_RETURN_PACKETS:
+        return host_run_return_packets;
+    case OP_DECODE_GRADIENT:
+        return host_run_decode_gradient;
+    }
+    return NULL;
+}

@@ -1,0 +1,116 @@
+// A job: the ranks of a plan, from weights to measured times; either all of them as threads of this process, or
+// this process's one rank of a world of processes. What main calls, and what tests call.
+#ifndef HEP_JOB_H
+#define HEP_JOB_H
+
+#include <signal.h>
+#include <stdatomic.h>
+
+#include "runtime/check/check.h"
+#include "runtime/comm/waits.h"
+#include "runtime/job/interpreter.h"
+
+typedef enum { JOB_PREPARING, JOB_WARMING_UP, JOB_RUNNING, JOB_CHECKING } JobPhase;
+
+typedef struct {
+    JobPhase phase;
+    uint32_t iteration, iterations; // done of the phase's
+    bool has_loss;
+    double loss;                   // of the last iteration, mean over ranks
+    double tokens_per_s, remaining_s; // 0 while unknown
+} JobProgress;
+
+// Of training plans.
+typedef struct {
+    const char *checkpoint;    // directory to write to, or NULL
+    uint32_t checkpoint_every; // iterations; 0: behind the last one only
+    const char *resume;        // checkpoint, or directory of them, to go on from; NULL
+    bool other_data;           // also where that saw other data, or another seed
+    uint32_t validate_every;   // iterations; 0: never
+    double validation_share;   // of the bytes of the data
+    bool skip_nonfinite;       // leave out updates whose loss or gradient is not finite
+    const char *loss_log;      // CSV file, a row per iteration as it happens; NULL
+} TrainingOptions;
+
+typedef struct {
+    const EngineOps *engine;
+    Comm *comm;                  // this process is one rank of this world; NULL: all ranks are threads of this process
+    uint32_t iterations, warmup; // measured; before them
+    uint64_t seed;
+    const char *data_path;       // a file to take tokens from; NULL: generated
+    Routing routing;
+    double learning_rate, weight_decay, balance; // instead of the plan's; negative: the plan's
+    bool seed_given;             // otherwise a resumed training keeps its own
+    TrainingOptions training;
+    bool emulate_links, check;
+    bool graphs; // replay iterations as a whole where the engine can
+    bool keep_outputs; // JobResult.outputs
+    bool count_choices; // JobResult.histogram
+    double timeout_s;
+    const uint64_t *trace_ranks; // [trace_count] whose last iteration is kept, ascending: JobResult.trace
+    uint32_t trace_count;
+    const volatile sig_atomic_t *interrupted;                     // ends the job when it becomes non-zero; may be NULL
+    void (*progress)(void *context, const JobProgress *progress); // a few times a second; may be NULL
+    void *progress_context;
+    atomic_int *state_asked;                              // set to have the state told; reset here; may be NULL
+    void (*tell_state)(void *context, const char *lines); // of this process's ranks, one line per stream
+    void *state_context;
+} JobOptions;
+
+JobOptions job_options_default(void);
+
+// Bytes that left a GPU in one iteration over one level.
+typedef struct {
+    double exchange_bytes, routing_bytes, gather_bytes, reduce_bytes; // mean over ranks
+    double total_bytes, max_total_bytes;                              // mean and largest rank's
+} JobTraffic;
+
+typedef struct {
+    uint64_t iteration; // behind which it was evaluated, from 1
+    double loss;        // mean over ranks and their batches of held-out data
+} Validation;
+
+typedef struct {
+    uint32_t count;     // written
+    uint64_t iteration; // behind which the last was written, from 1
+    uint64_t bytes;     // of that
+    double sum_s, max_s;
+} CheckpointTimes;
+
+typedef struct {
+    const char *engine, *communicator;
+    bool replays;               // the engine executed iterations as a whole,
+    const char *replay_refusal; // or why it did not; NULL where it never does
+    uint64_t ranks, seed;
+    uint32_t iterations;
+    uint64_t first_iteration; // number of the first measured one in the whole training, from 1
+    char *resumed;            // the checkpoint that was gone on from, or NULL
+    bool same_strategy;       // it was written by: every rank goes on bit by bit
+    Validation *validation;   // [validation_count]
+    uint32_t validation_count;
+    uint64_t skipped;         // iterations of this run without an update
+    CheckpointTimes checkpoints;
+    bool has_loss;
+    double *iteration_s; // [iterations] slowest rank's
+    double *loss;        // [iterations] mean over ranks; not finite where the update was left out
+    double *step_s;      // [plan->step_count] median over iterations of the slowest rank
+    double *exposed_s;   // [plan->step_count] waits for migration alone (exposure.h), mean; of who waited most
+    double min_s, median_s, max_s;
+    JobTraffic traffic[LEVELS_MAX];
+    CheckVerdict check;
+    RankTimes *rank_times; // [ranks], means over iterations
+    // [trace_count][plan->step_count], seconds from the begin of the iteration: of the first rank where all ranks are
+    // on one machine and share its clock, else from when the rank itself began.
+    StepTime *trace;
+    double *histogram; // [choice_count][experts] how often tokens of all ranks chose each, in all measured iterations
+    // Final hidden states of the last iteration, in the model's dtype: [ranks of this process][tokens][hidden].
+    void *outputs;
+} JobResult;
+
+// False and a fault on failure; the result may be freed either way. In a world of processes every rank calls it, and
+// every rank gets the whole result. A failed check is no fault. The plan must
+// have passed plan_verify.
+bool job_run(const Plan *plan, const JobOptions *options, JobResult *result, Fault *fault) MUST_CHECK;
+void job_result_free(JobResult *result);
+
+#endif

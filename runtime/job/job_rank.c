@@ -1,0 +1,194 @@
+// One rank of a job: prepares its engine, then iterates between barriers.
+// Owns what its Rank holds until job.c frees it, when all ranks of this process have ended: peers read its memory.
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/clock.h"
+#include "runtime/job/exposure.h"
+#include "runtime/job/job_internal.h"
+#include "runtime/job/preflight.h"
+
+bool rank_is_first(const Rank *rank)
+{
+    return rank == rank->job->ranks;
+}
+
+static StreamPoint rank_point(void *context, Stream stream)
+{
+    return interpreter_point(((Rank *)context)->interpreter, stream);
+}
+
+static double rank_life_s(void *context, double now_s)
+{
+    Rank *rank = context;
+    return fmax(interpreter_life_s(rank->interpreter, now_s), atomic_load(&rank->training.alive_s));
+}
+
+size_t histogram_count(const Plan *plan)
+{
+    return (size_t)plan->choice_count * plan->model.experts;
+}
+
+static bool rank_prepare(Rank *rank)
+{
+    Job *job = rank->job;
+    EngineOptions options = preflight_engine_options(job->plan, job->options);
+    options.data = &job->data;
+    options.seed = job->begin.seed;
+    options.restored = job->resumed != NULL;
+    options.stopped = &job->stopped;
+    rank->engine = job->options->engine->create(job->plan, rank->comm, &options, &rank->fault);
+    if (!rank->engine)
+        return false;
+    rank->interpreter = interpreter_create(job->plan, job->options->engine, rank->engine, rank->comm, &rank->fault);
+    if (!rank->interpreter)
+        return false;
+    rank->samples = calloc((size_t)job->plan->step_count * job->sample_count + 1, sizeof(*rank->samples));
+    rank->step_s = calloc(2 * (size_t)job->plan->step_count + 1, sizeof(*rank->step_s));
+    if (job->options->count_choices)
+        rank->histogram = calloc(histogram_count(job->plan) + 1, sizeof(*rank->histogram));
+    rank->times.late_s = calloc(2 * job->rank_count, sizeof(double));
+    rank->left_out = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->left_out));
+    rank->last_times = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->last_times));
+    bool histogram = rank->histogram || !job->options->count_choices;
+    if (!rank->samples || !rank->step_s || !rank->times.late_s || !rank->left_out || !rank->last_times || !histogram)
+        return fault_set(&rank->fault, EXIT_FAULT, "out of memory for step times");
+    rank->exposed_s = rank->step_s + job->plan->step_count;
+    rank->times.last_s = rank->times.late_s + job->rank_count;
+    rank->comm->ops->watch(rank->comm, &(Watch){.point = rank_point, .life_s = rank_life_s, .context = rank});
+    if (rank_is_first(rank) && job->options->engine->replay_refusal) {
+        job->result->replay_refusal = job->options->engine->replay_refusal(rank->engine);
+        job->result->replays = !job->result->replay_refusal;
+    }
+    atomic_store(&rank->prepared, true);
+    return rank_training_prepare(rank);
+}
+
+static void rank_keep_times(Rank *rank, uint32_t iteration)
+{
+    const StepTime *times = interpreter_times(rank->interpreter);
+    uint32_t samples = rank->job->sample_count;
+    for (uint32_t s = 0; s < rank->job->plan->step_count; s++) {
+        double time_s = times[s].end_s - times[s].start_s;
+        rank->samples[(size_t)s * samples + iteration % samples] = (float)time_s;
+        rank->compute_s += rank->job->plan->steps[s].group == NONE ? time_s : 0;
+    }
+    exposure_add(rank->job->plan, times, rank->exposed_s);
+    memcpy(rank->last_times, times, rank->job->plan->step_count * sizeof(*times));
+}
+
+static void rank_count_choices(Rank *rank, const int32_t *decisions)
+{
+    const Plan *plan = rank->job->plan;
+    uint64_t each = model_tokens(&plan->model) * plan->model.top_k;
+    for (uint64_t i = 0; rank->histogram && i < plan->choice_count * each; i++)
+        if (decisions[i] >= 0)
+            rank->histogram[i / each * plan->model.experts + (uint64_t)decisions[i]]++;
+}
+
+// Some steps are of some iterations only.
+static void rank_leave_out(Rank *rank, uint64_t iteration)
+{
+    const Plan *plan = rank->job->plan;
+    for (uint32_t s = 0; s < plan->step_count; s++)
+        rank->left_out[s] = iteration % plan_step_period(plan, &plan->steps[s]) != 0;
+}
+
+static void rank_keep_result(Rank *rank, uint32_t measured, double time_s, double loss)
+{
+    Job *job = rank->job;
+    EngineResult result = job->options->engine->result(rank->engine);
+    rank_keep_times(rank, measured);
+    rank_count_choices(rank, result.decisions);
+    if (!rank_is_first(rank))
+        return;
+    job->result->iteration_s[measured] = time_s;
+    job->result->loss[measured] = loss;
+    job->result->has_loss = result.has_loss;
+    atomic_store(&job->loss, result.has_loss ? loss : NAN);
+}
+
+// One iteration between barriers. `measured` is its index among the measured ones, or -1.
+static bool rank_iterate(Rank *rank, uint64_t iteration, int64_t measured)
+{
+    Job *job = rank->job;
+    const CommOps *comm = rank->comm->ops;
+    EngineIteration of = rank_training_iteration(rank, iteration);
+    uint64_t updates = rank->training.updates;
+    double loss;
+    job->options->engine->begin(rank->engine, &of);
+    rank_leave_out(rank, of.iteration);
+    if (!comm->barrier(rank->comm, &rank->fault))
+        return false;
+    rank->start_s = clock_now_s();
+    if (!rank_training_run(rank, iteration, &loss))
+        return false;
+    double time_s = clock_now_s() - rank->start_s;
+    if (!comm->all_reduce_max(rank->comm, &time_s, 1, &rank->fault))
+        return false;
+    if (measured >= 0)
+        rank_keep_result(rank, (uint32_t)measured, time_s, loss);
+    LossRow row = {.iteration = iteration + 1,
+                   .loss = loss,
+                   .learning_rate = (double)of.learning_rate,
+                   .iteration_s = time_s,
+                   .skipped = rank->training.updates == updates};
+    return job->plan->pass != PASS_TRAINING || rank_training_follow(rank, iteration + 1, &row);
+}
+
+// What was counted before the measured iterations is dropped.
+static void rank_begin_measuring(Rank *rank)
+{
+    rank->comm->ops->traffic(rank->comm, rank->traffic, true);
+    rank->comm->ops->times(rank->comm, &rank->times, true);
+    memset(rank->traffic, 0, sizeof(rank->traffic));
+    memset(rank->times.late_s, 0, 2 * rank->job->rank_count * sizeof(double)); // last_s is behind
+    rank->times.exchange = rank->times.gather = (CommTime){0};
+}
+
+static bool rank_loop(Rank *rank)
+{
+    Job *job = rank->job;
+    const JobOptions *options = job->options;
+    for (uint32_t i = 0; i < options->warmup + options->iterations; i++) {
+        bool warm = i >= options->warmup;
+        if (i == options->warmup) {
+            rank_begin_measuring(rank);
+            if (rank_is_first(rank))
+                atomic_store(&job->measured_since_s, clock_now_s());
+        }
+        if (rank_is_first(rank)) {
+            atomic_store(&job->iteration, warm ? i - options->warmup : i);
+            atomic_store(&job->phase, warm ? JOB_RUNNING : JOB_WARMING_UP);
+        }
+        if (!rank_iterate(rank, job->begin.iteration + i, warm ? (int64_t)(i - options->warmup) : -1))
+            return false;
+    }
+    return true;
+}
+
+static bool rank_work(Rank *rank)
+{
+    return rank_prepare(rank) && rank_loop(rank) && rank_reduce(rank);
+}
+
+void *rank_main(void *argument)
+{
+    Rank *rank = argument;
+    Job *job = rank->job;
+    rank->ok = rank_work(rank);
+    if (!rank->ok) {
+        if (rank->fault.rank < 0)
+            rank->fault.rank = (int64_t)rank->comm->rank;
+        rank->comm->ops->abort(rank->comm, &rank->fault);
+        if (job->reference)
+            reference_stop(job->reference);
+    }
+    pthread_mutex_lock(&job->mutex);
+    job->ended++;
+    pthread_cond_signal(&job->ended_changed);
+    pthread_mutex_unlock(&job->mutex);
+    return NULL;
+}

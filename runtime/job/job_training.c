@@ -1,0 +1,391 @@
+// What training adds to a rank's iterations: where it goes on from, the learning rate, evaluation of held-out data,
+// updates that are left out, checkpoints. Collective where a rank talks to others, in the same order on all.
+#include <inttypes.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/clock.h"
+#include "runtime/engine/nonfinite.h"
+#include "runtime/job/job_internal.h"
+#include "runtime/job/preflight.h"
+#include "runtime/training/step_sets.h"
+#include "runtime/training/training.h"
+
+enum {
+    VALIDATION_BATCHES = 4,  // per rank and evaluation, the same every time
+    SKIPPED_IN_ROW_MAX = 20, // a training that has come to nothing ends
+};
+
+// ---- where it goes on from -------------------------------------------------------------------
+
+static const char *data_kind(const DataIdentity *data)
+{
+    return data->generated ? "generated data" : "a file";
+}
+
+static bool check_data(const Job *job, const TrainingPoint *saved, const char *path, Fault *fault)
+{
+    const DataIdentity *now = &job->data.identity, *then = &saved->data;
+    if (job->options->training.other_data)
+        return true;
+    if (job->options->seed_given && job->options->seed != saved->seed)
+        return fault_set(fault, EXIT_INPUT,
+                         "%s: its seed is %" PRIu64 ", --seed %" PRIu64 ": leave that out, or give --other-data", path,
+                         saved->seed, job->options->seed);
+    if (now->generated != then->generated)
+        return fault_set(fault, EXIT_INPUT,
+                         "%s: it was trained on %s, this run has %s: give the same --data, or --other-data", path,
+                         data_kind(then), data_kind(now));
+    if (now->bytes == then->bytes && now->crc == then->crc)
+        return true;
+    return fault_set(fault, EXIT_INPUT,
+                     "%s: it was trained on a file of %" PRIu64 " bytes with checksum %08" PRIx32
+                     ", --data has %" PRIu64 " with %08" PRIx32 ": give the same file, or --other-data",
+                     path, then->bytes, then->crc, now->bytes, now->crc);
+}
+
+static bool open_resumed(Job *job, Fault *fault)
+{
+    const char *path = job->options->training.resume;
+    if (!path)
+        return true;
+    job->resumed = checkpoint_open(path, fault);
+    if (!job->resumed || !checkpoint_fits(job->resumed, job->plan, fault))
+        return false;
+    TrainingPoint saved = checkpoint_point(job->resumed);
+    if (!check_data(job, &saved, checkpoint_path(job->resumed), fault))
+        return false;
+    job->begin.iteration = saved.iteration;
+    job->begin.skipped = saved.skipped;
+    if (!job->options->seed_given)
+        job->begin.seed = saved.seed;
+    job->result->resumed = strdup(checkpoint_path(job->resumed));
+    job->result->same_strategy = checkpoint_is_same_strategy(job->resumed, job->plan);
+    return job->result->resumed || fault_set(fault, EXIT_FAULT, "out of memory for the result");
+}
+
+// Every process must have read the same checkpoint and the same data.
+static bool same_files(const Job *job, Fault *fault)
+{
+    enum { RESUMED, BYTES, CRC, COUNT };
+    static const char *const names[COUNT] = {"checkpoint to resume", "file of --data", "file of --data"};
+    Comm *comm = job->options->comm;
+    const DataIdentity *data = &job->data.identity;
+    double own[COUNT] = {job->resumed ? checkpoint_sum(job->resumed) : 0, (double)data->bytes, data->crc}, first[COUNT];
+    for (int i = 0; i < COUNT; i++)
+        first[i] = comm && comm->rank == 0 ? own[i] : -INFINITY;
+    if (comm && !comm->ops->all_reduce_max(comm, first, COUNT, fault))
+        return false;
+    for (int i = 0; comm && i < COUNT; i++)
+        if (own[i] != first[i]) {
+            fault_set(fault, EXIT_FAULT, "read another %s than rank 0", names[i]);
+            fault->rank = (int64_t)comm->rank;
+            return false;
+        }
+    return true;
+}
+
+static bool open_outputs(Job *job, Fault *fault)
+{
+    const TrainingOptions *training = &job->options->training;
+    bool first = !job->options->comm || job->options->comm->rank == 0;
+    if (training->checkpoint)
+        job->checkpoints = checkpoint_dir_open(training->checkpoint, job->plan, job->begin.iteration, first, fault);
+    if (training->checkpoint && !job->checkpoints)
+        return false;
+    if (training->loss_log && first)
+        job->loss_log = loss_log_open(training->loss_log, job->begin.iteration, fault);
+    return !training->loss_log || !first || job->loss_log;
+}
+
+bool job_training_open(Job *job, Fault *fault)
+{
+    Comm *comm = job->options->comm;
+    job->begin = (TrainingPoint){.seed = job->options->seed, .data = job->data.identity};
+    if (!preflight_agree(comm, open_resumed(job, fault), fault) ||
+        !preflight_agree(comm, same_files(job, fault), fault))
+        return false;
+    job->result->seed = job->begin.seed;
+    job->result->first_iteration = job->begin.iteration + job->options->warmup + 1;
+    return preflight_agree(comm, open_outputs(job, fault), fault);
+}
+
+void job_training_close(Job *job)
+{
+    checkpoint_dir_close(job->checkpoints);
+    checkpoint_close(job->resumed);
+    loss_log_close(job->loss_log);
+}
+
+// ---- a rank's part ---------------------------------------------------------------------------
+
+static CheckpointRank checkpoint_rank(Rank *rank)
+{
+    return (CheckpointRank){.plan = rank->job->plan,
+                            .ops = rank->job->options->engine,
+                            .engine = rank->engine,
+                            .comm = rank->comm,
+                            .stopped = &rank->job->stopped,
+                            .alive_s = &rank->training.alive_s};
+}
+
+static uint64_t kept_bytes(const Plan *plan, const bool *buffers)
+{
+    uint64_t bytes = 0;
+    for (uint32_t b = 0; buffers && b < plan->buffer_count; b++)
+        bytes += buffers[b] ? buffer_bytes(&plan->buffers[b]) : 0;
+    return bytes;
+}
+
+// Copies the contents of the buffers out, or back in.
+static bool keep(Rank *rank, const bool *buffers, bool back)
+{
+    const Plan *plan = rank->job->plan;
+    const EngineOps *ops = rank->job->options->engine;
+    char *at = rank->training.kept;
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        uint64_t bytes = buffers[b] ? buffer_bytes(&plan->buffers[b]) : 0;
+        if (bytes > 0 && !(back ? ops->write(rank->engine, b, 0, bytes, at, &rank->fault)
+                                : ops->read(rank->engine, b, 0, bytes, at, &rank->fault)))
+            return false;
+        at += bytes;
+    }
+    return true;
+}
+
+static bool allocate(Rank *rank)
+{
+    const Plan *plan = rank->job->plan;
+    RankTraining *training = &rank->training;
+    size_t steps = (size_t)plan->step_count + 1, buffers = (size_t)plan->buffer_count + 1;
+    training->discarded.late_s = calloc(2 * rank->job->rank_count, sizeof(double));
+    bool ok = training->discarded.late_s;
+    if (ok)
+        training->discarded.last_s = training->discarded.late_s + rank->job->rank_count;
+    if (ok && rank->job->options->training.validate_every > 0) {
+        training->evaluation = calloc(steps, sizeof(bool));
+        training->kept_by_evaluation = calloc(buffers, sizeof(bool));
+        ok = training->evaluation && training->kept_by_evaluation;
+    }
+    if (ok && rank->job->options->training.skip_nonfinite) {
+        training->before_update = calloc(steps, sizeof(bool));
+        training->update = calloc(steps, sizeof(bool));
+        training->left_out = calloc(steps, sizeof(bool));
+        training->kept_by_update = calloc(buffers, sizeof(bool));
+        ok = training->before_update && training->update && training->left_out && training->kept_by_update;
+    }
+    return ok;
+}
+
+static bool choose_steps(Rank *rank)
+{
+    const Plan *plan = rank->job->plan;
+    RankTraining *training = &rank->training;
+    if (training->evaluation && !step_sets_evaluation(plan, training->evaluation))
+        return fault_set(&rank->fault, EXIT_INPUT, "the plan computes no loss: there is nothing to validate");
+    if (training->evaluation)
+        step_sets_written(plan, training->evaluation, training->kept_by_evaluation);
+    if (training->update && !step_sets_update(plan, training->before_update, training->update))
+        return fault_set(&rank->fault, EXIT_INPUT,
+                         "the plan uses the memory of gradients again before its last update: --skip-nonfinite cannot "
+                         "hold that back");
+    if (training->update)
+        step_sets_written(plan, training->before_update, training->kept_by_update);
+    return true;
+}
+
+bool rank_training_prepare(Rank *rank)
+{
+    const Job *job = rank->job;
+    RankTraining *training = &rank->training;
+    training->updates = job->begin.iteration - job->begin.skipped;
+    if (!allocate(rank))
+        return fault_set(&rank->fault, EXIT_FAULT, "out of memory");
+    if (!choose_steps(rank))
+        return false;
+    uint64_t evaluation = kept_bytes(job->plan, training->kept_by_evaluation);
+    uint64_t update = kept_bytes(job->plan, training->kept_by_update);
+    training->kept = malloc((evaluation > update ? evaluation : update) + 1);
+    if (!training->kept)
+        return fault_set(&rank->fault, EXIT_FAULT, "out of memory for a copy of what codecs remember");
+    CheckpointRank of = checkpoint_rank(rank);
+    return !job->resumed || checkpoint_read(job->resumed, &of, &rank->fault);
+}
+
+void rank_training_end(Rank *rank)
+{
+    RankTraining *training = &rank->training;
+    free(training->evaluation);
+    free(training->before_update);
+    free(training->update);
+    free(training->left_out);
+    free(training->kept_by_evaluation);
+    free(training->kept_by_update);
+    free(training->kept);
+    free(training->discarded.late_s);
+}
+
+EngineIteration rank_training_iteration(const Rank *rank, uint64_t iteration)
+{
+    TrainingSettings settings = preflight_training(rank->job->plan, rank->job->options);
+    return (EngineIteration){.iteration = iteration,
+                             .update = rank->training.updates + 1,
+                             .learning_rate = (float)training_rate(&settings, iteration),
+                             .part = DATA_TRAINING};
+}
+
+// ---- numbers that are not finite -------------------------------------------------------------
+
+// The first step of all ranks whose output is not finite, and the lowest of the ranks it is so on. The same on all.
+static bool locate(Rank *rank, int64_t *step, int64_t *on)
+{
+    const Job *job = rank->job;
+    const CommOps *comm = rank->comm->ops;
+    int64_t own = job->options->engine->result(rank->engine).nonfinite_step;
+    if (own < 0 && job->options->engine->read)
+        own = nonfinite_step(job->plan, job->options->engine, rank->engine, job->plan->step_count);
+    double first = own < 0 ? -INFINITY : -(double)own;
+    if (!comm->all_reduce_max(rank->comm, &first, 1, &rank->fault))
+        return false;
+    *step = isfinite(first) ? (int64_t)-first : -1;
+    double lowest = own == *step ? -(double)rank->comm->rank : -INFINITY;
+    if (!comm->all_reduce_max(rank->comm, &lowest, 1, &rank->fault))
+        return false;
+    *on = (int64_t)-lowest;
+    return true;
+}
+
+static bool not_finite(Rank *rank, uint64_t iteration)
+{
+    int64_t step, on;
+    if (!locate(rank, &step, &on))
+        return false;
+    fault_set(&rank->fault, EXIT_FAULT, "the loss of iteration %" PRIu64 " is not a finite number%s", iteration + 1,
+              step >= 0 ? "; this is the first output that is not" : "; no output was found to be the first");
+    rank->fault.rank = step >= 0 ? on : -1;
+    rank->fault.step = step;
+    return false;
+}
+
+static bool mean_loss(Rank *rank, double *loss)
+{
+    EngineResult result = rank->job->options->engine->result(rank->engine);
+    *loss = result.has_loss ? result.loss : 0;
+    if (!rank->comm->ops->all_reduce_sum(rank->comm, loss, 1, &rank->fault))
+        return false;
+    *loss /= (double)rank->job->rank_count;
+    return true;
+}
+
+// Those of a half of the iteration, less what is not of this iteration at all.
+static bool run_half(Rank *rank, const bool *half)
+{
+    bool *left_out = rank->training.left_out;
+    for (uint32_t s = 0; s < rank->job->plan->step_count; s++)
+        left_out[s] = half[s] || rank->left_out[s];
+    return interpreter_run(rank->interpreter, left_out, &rank->fault);
+}
+
+// Everything but the update; then that, if loss and gradients are finite on all ranks.
+static bool run_in_two(Rank *rank, uint64_t iteration)
+{
+    const Job *job = rank->job;
+    RankTraining *training = &rank->training;
+    if (!keep(rank, training->kept_by_update, false) || !run_half(rank, training->before_update))
+        return false;
+    bool finite = isfinite(job->options->engine->result(rank->engine).loss) &&
+                  nonfinite_free_gradients(job->plan, job->options->engine, rank->engine);
+    double skips = !finite;
+    if (!rank->comm->ops->all_reduce_max(rank->comm, &skips, 1, &rank->fault))
+        return false;
+    if (skips == 0) {
+        training->updates++;
+        training->skipped_in_row = 0;
+        return run_half(rank, training->update);
+    }
+    if (rank_is_first(rank))
+        job->result->skipped++;
+    if (++training->skipped_in_row < SKIPPED_IN_ROW_MAX)
+        return keep(rank, training->kept_by_update, true);
+    fault_set(&rank->fault, EXIT_FAULT,
+              "the updates of the last %d iterations, up to %" PRIu64
+              ", were left out because loss or gradients were not finite",
+              SKIPPED_IN_ROW_MAX, iteration + 1);
+    rank->fault.rank = 0;
+    return false;
+}
+
+bool rank_training_run(Rank *rank, uint64_t iteration, double *loss)
+{
+    if (rank->training.update)
+        return run_in_two(rank, iteration) && mean_loss(rank, loss);
+    if (!interpreter_run(rank->interpreter, rank->left_out, &rank->fault))
+        return false;
+    rank->training.updates++;
+    return mean_loss(rank, loss) && (isfinite(*loss) || not_finite(rank, iteration));
+}
+
+// ---- behind an iteration ---------------------------------------------------------------------
+
+// The mean loss of held-out data; nothing that outlives an iteration changes, and nothing of it is counted.
+static bool evaluate(Rank *rank, double *mean)
+{
+    const EngineOps *ops = rank->job->options->engine;
+    const CommOps *comm = rank->comm->ops;
+    RankTraining *training = &rank->training;
+    CommTraffic discarded[LEVELS_MAX] = {0};
+    comm->traffic(rank->comm, rank->traffic, true);
+    comm->times(rank->comm, &rank->times, true);
+    bool ok = keep(rank, training->kept_by_evaluation, false);
+    *mean = 0;
+    for (uint32_t b = 0; ok && b < VALIDATION_BATCHES; b++) {
+        double loss;
+        ops->begin(rank->engine, &(EngineIteration){.iteration = b, .update = 1, .part = DATA_VALIDATION});
+        ok = comm->barrier(rank->comm, &rank->fault) &&
+             interpreter_run(rank->interpreter, training->evaluation, &rank->fault) && mean_loss(rank, &loss);
+        *mean += ok ? loss / VALIDATION_BATCHES : 0;
+    }
+    ok = ok && keep(rank, training->kept_by_evaluation, true);
+    comm->traffic(rank->comm, discarded, true);
+    comm->times(rank->comm, &training->discarded, true);
+    return ok;
+}
+
+static bool write_checkpoint(Rank *rank, uint64_t done)
+{
+    Job *job = rank->job;
+    CheckpointRank of = checkpoint_rank(rank);
+    TrainingPoint point = job->begin;
+    point.iteration = done;
+    point.skipped = done - rank->training.updates;
+    uint64_t bytes;
+    double begin_s = clock_now_s();
+    if (!checkpoint_write(job->checkpoints, &of, &point, &bytes, &rank->fault))
+        return false;
+    double time_s = clock_now_s() - begin_s;
+    CheckpointTimes *times = &job->result->checkpoints;
+    if (rank_is_first(rank))
+        *times = (CheckpointTimes){times->count + 1, done, bytes, times->sum_s + time_s, fmax(times->max_s, time_s)};
+    return true;
+}
+
+bool rank_training_follow(Rank *rank, uint64_t done, const LossRow *row)
+{
+    Job *job = rank->job;
+    const TrainingOptions *options = &job->options->training;
+    LossRow complete = *row;
+    bool last = done == job->begin.iteration + job->options->warmup + job->options->iterations;
+    if (options->validate_every > 0 && (last || done % options->validate_every == 0)) {
+        if (!evaluate(rank, &complete.validation))
+            return false;
+        complete.validated = true;
+        if (rank_is_first(rank))
+            job->result->validation[job->result->validation_count++] = (Validation){done, complete.validation};
+    }
+    if (rank_is_first(rank) && job->loss_log && !loss_log_add(job->loss_log, &complete, &rank->fault))
+        return false;
+    bool due = last || (options->checkpoint_every > 0 && done % options->checkpoint_every == 0);
+    return !job->checkpoints || !due || write_checkpoint(rank, done);
+}

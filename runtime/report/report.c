@@ -1,0 +1,494 @@
+// The report of a run. `#` lines describe the run, then tables with a header and a units row, then
+// verdict lines. Times of steps are medians over iterations of the slowest rank; they include
+// waiting for peers.
+#include "runtime/report/report.h"
+#include "runtime/job/exposure.h"
+#include "runtime/report/rates.h"
+
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const routing_names[] = {
+#define X(name, text, doc) [ROUTING_##name] = text,
+    HEP_ROUTINGS(X)
+#undef X
+};
+
+const char *routing_name(Routing routing)
+{
+    return routing_names[routing];
+}
+
+int routing_parse(const char *text)
+{
+    for (int r = 0; r < ROUTING_COUNT; r++) {
+        if (strcmp(routing_names[r], text) == 0)
+            return r;
+    }
+    return -1;
+}
+
+// ---- what was run ----------------------------------------------------------------------------
+
+static void print_domain(const Plan *plan, Text *out)
+{
+    if (plan->choice_count == 0) {
+        text_append(out, "no MoE layers");
+        return;
+    }
+    bool alike = true;
+    for (uint32_t c = 1; c < plan->choice_count; c++)
+        alike = alike && memcmp(plan->choices[c].domain, plan->choices[0].domain, sizeof(plan->choices->domain)) == 0;
+    text_append(out, "domains");
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++)
+        text_format(out, " %s=%" PRIu32, plan->cluster.levels[l].name, plan->choices[0].domain[l]);
+    text_append(out, alike ? "" : " (first MoE layer; others differ)");
+}
+
+static void print_description(const Report *report, Text *out)
+{
+    const Plan *plan = report->plan;
+    const ModelDims *model = &plan->model;
+    char a[FORMAT_MAX], b[FORMAT_MAX];
+    text_format(out, "# hep-run %s, plan %s: ", report->version, report->plan_name);
+    print_domain(plan, out);
+    text_format(out, ", dispatch %s, migration %s\n", dispatch_name(plan->dispatch), codec_name(plan->codec));
+    text_format(out,
+                "# model %s: %" PRIu32 " layers (%" PRIu32 " MoE), hidden %" PRIu32 ", %" PRIu32
+                " experts, top %" PRIu32 ", %s, %" PRIu64 " tokens per rank, %s pass\n",
+                model->name, model->layers, plan->choice_count, model->hidden, model->experts, model->top_k,
+                dtype_name(model->dtype), model_tokens(model), pass_name(plan->pass));
+    text_format(out, "# cluster %s: %" PRIu64 " ranks", plan->cluster.name, report->result->ranks);
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
+        const Level *level = &plan->cluster.levels[l];
+        text_format(out, "%s %" PRIu32 " %s at %s, %s", l ? ";" : " =", level->count, level->name,
+                    format_bandwidth(a, level->bandwidth_bytes_per_s), format_time(b, level->latency_s));
+    }
+    text_format(out, "\n# engine %s, communicator %s, links %s; %s of memory per rank\n", report->result->engine,
+                report->result->communicator,
+                report->options->emulate_links ? "emulated at the cluster's bandwidths and latencies" : "not emulated",
+                format_bytes(a, (double)plan->arena_bytes));
+    if (report->result->replays)
+        text_append(out, "# iterations are replayed as a CUDA graph\n");
+    else if (report->result->replay_refusal)
+        text_format(out, "# no CUDA graph: %s\n", report->result->replay_refusal);
+    text_format(out, "# routing %s, seed %" PRIu64 ", %" PRIu32 " iterations after %" PRIu32 " to warm up\n",
+                routing_name(report->options->routing), report->result->seed, report->options->iterations,
+                report->options->warmup);
+    if (report->result->resumed)
+        text_format(out, "# resumed from %s: this run begins with iteration %" PRIu64 "%s\n", report->result->resumed,
+                    report->result->first_iteration - report->options->warmup,
+                    report->result->same_strategy ? "" : "; strategy or ranks are others, experts were dealt out anew");
+}
+
+// ---- steps -----------------------------------------------------------------------------------
+
+static const char *level_name(const Plan *plan, int32_t level)
+{
+    return level == NONE ? "-" : plan->cluster.levels[level].name;
+}
+
+static void print_rate(StepRate rate, Text *out)
+{
+    if (rate.kind == RATE_NONE)
+        text_format(out, " %15s %8s\n", "-", "-");
+    else
+        text_format(out, " %9.4g %-5s %8.1f\n", rate.achieved / (rate.kind == RATE_FLOPS ? 1e12 : 1e9),
+                    rate.kind == RATE_FLOPS ? "TFLOP" : "GB", 100 * rate.achieved / rate.limit);
+}
+
+static void print_every_step(const Report *report, Text *out)
+{
+    const Plan *plan = report->plan;
+    text_format(out, "\n%6s %-19s %-8s %6s %-10s %12s %8s %15s %8s\n", "step", "op", "level", "layer", "stream",
+                "median", "share", "rate", "of limit");
+    text_format(out, "%6s %-19s %-8s %6s %-10s %12s %8s %15s %8s\n", "", "", "", "", "", "ms", "%", "per second", "%");
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        const OpInfo *info = op_info(step->op);
+        char layer[16] = "-";
+        if (step->layer != NONE)
+            snprintf(layer, sizeof(layer), "%" PRId32, step->layer);
+        text_format(out, "%6" PRIu32 " %-19s %-8s %6s %-10s %12.4f %8.1f", s, info->name,
+                    level_name(plan, step->level), layer, stream_name(info->stream), 1e3 * report->result->step_s[s],
+                    100 * report->result->step_s[s] / report->result->median_s);
+        print_rate(step_rate(plan, step, report->result->step_s[s]), out);
+    }
+    text_append(out, "# rate: FLOPs of matrix products, experts at the balanced load, or bytes that left the GPU; "
+                     "limit: the cluster's\n# figures\n");
+}
+
+// Steps of one op and level, over all layers.
+typedef struct {
+    Op op;
+    int32_t level;
+    uint32_t count;
+    double min_s, median_s, max_s, sum_s;
+} StepGroup;
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// Collects the times of the steps like `step` into `times`.
+static StepGroup group_of(const Report *report, const Step *like, double *times)
+{
+    const Plan *plan = report->plan;
+    StepGroup group = {.op = like->op, .level = like->level};
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        if (plan->steps[s].op != like->op || plan->steps[s].level != like->level)
+            continue;
+        times[group.count++] = report->result->step_s[s];
+        group.sum_s += report->result->step_s[s];
+    }
+    qsort(times, group.count, sizeof(*times), compare_doubles);
+    group.min_s = times[0];
+    group.median_s = times[group.count / 2];
+    group.max_s = times[group.count - 1];
+    return group;
+}
+
+static bool is_first_of_group(const Plan *plan, uint32_t index)
+{
+    for (uint32_t s = 0; s < index; s++) {
+        if (plan->steps[s].op == plan->steps[index].op && plan->steps[s].level == plan->steps[index].level)
+            return false;
+    }
+    return true;
+}
+
+static void print_step_groups(const Report *report, Text *out)
+{
+    const Plan *plan = report->plan;
+    double *times = calloc((size_t)plan->step_count + 1, sizeof(*times));
+    if (!times)
+        return;
+    text_format(out, "\n%-19s %-8s %-10s %6s %10s %10s %10s %10s %8s\n", "op", "level", "stream", "steps", "min",
+                "median", "max", "sum", "share");
+    text_format(out, "%-19s %-8s %-10s %6s %10s %10s %10s %10s %8s\n", "", "", "", "", "ms", "ms", "ms", "ms", "%");
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        if (!is_first_of_group(plan, s))
+            continue;
+        StepGroup group = group_of(report, &plan->steps[s], times);
+        const OpInfo *info = op_info(group.op);
+        text_format(out, "%-19s %-8s %-10s %6" PRIu32 " %10.3f %10.3f %10.3f %10.3f %8.1f\n", info->name,
+                    level_name(plan, group.level), stream_name(info->stream), group.count, 1e3 * group.min_s,
+                    1e3 * group.median_s, 1e3 * group.max_s, 1e3 * group.sum_s,
+                    100 * group.sum_s / report->result->median_s);
+    }
+    text_append(out, "# times are the slowest rank's, with its waits for peers; share is of the median iteration, and "
+                     "streams overlap,\n# so that shares add up to more than 100 %\n");
+    free(times);
+}
+
+// ---- iteration, traffic, verdict -------------------------------------------------------------
+
+static void print_iterations(const Report *report, Text *out)
+{
+    const JobResult *result = report->result;
+    double predicted_s = report->plan->iteration_s;
+    text_format(out, "\n%-12s %10s %10s %10s %10s %20s\n", "iteration", "min", "median", "max", "predicted",
+                "measured/predicted");
+    text_format(out, "%-12s %10s %10s %10s %10s %20s\n", "", "ms", "ms", "ms", "ms", "");
+    text_format(out, "%-12s %10.3f %10.3f %10.3f %10.3f ", "", 1e3 * result->min_s, 1e3 * result->median_s,
+                1e3 * result->max_s, 1e3 * predicted_s);
+    if (predicted_s > 0)
+        text_format(out, "%20.2f\n", result->median_s / predicted_s);
+    else
+        text_format(out, "%20s\n", "-");
+    if (!report->options->emulate_links)
+        text_append(out, "# the prediction is for the plan's links; --emulate-links holds this run to them\n");
+}
+
+static double planned_bytes(const Plan *plan, uint32_t level)
+{
+    if (plan->strategy_count == 0)
+        return 0;
+    const Traffic *traffic = &plan->strategies[0].traffic[level];
+    return traffic->exchange_bytes + traffic->routing_bytes + traffic->gather_bytes + traffic->reduce_bytes;
+}
+
+static void print_traffic(const Report *report, Text *out)
+{
+    const Plan *plan = report->plan;
+    text_format(out, "\n%-8s %12s %12s %12s %12s %12s %12s %12s %10s\n", "traffic", "exchange", "routing", "gather",
+                "sums", "total", "planned", "busiest rank", "of planned");
+    text_format(out, "%-8s %12s %12s %12s %12s %12s %12s %12s %10s\n", "level", "B/GPU", "B/GPU", "B/GPU", "B/GPU",
+                "B/GPU", "B/GPU", "B", "%");
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
+        const JobTraffic *traffic = &report->result->traffic[l];
+        double planned = planned_bytes(plan, l);
+        text_format(out, "%-8s %12.0f %12.0f %12.0f %12.0f %12.0f %12.0f %12.0f ", plan->cluster.levels[l].name,
+                    traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes, traffic->reduce_bytes,
+                    traffic->total_bytes, planned, traffic->max_total_bytes);
+        if (planned > 0)
+            text_format(out, "%10.1f\n", 100 * traffic->total_bytes / planned);
+        else
+            text_format(out, "%10s\n", traffic->total_bytes > 0 ? "more" : "-");
+    }
+}
+
+// ---- who waits for whom ----------------------------------------------------------------------
+
+enum { RANKS_SHOWN = 16 };
+
+static double awaited_of(const Report *report, uint64_t rank)
+{
+    return report->result->rank_times[rank].awaited_s;
+}
+
+// Is it among the RANKS_SHOWN ranks that others wait for longest? Of equals the first.
+static bool is_shown(const Report *report, uint64_t rank)
+{
+    uint64_t before = 0;
+    for (uint64_t r = 0; r < report->result->ranks; r++)
+        before += awaited_of(report, r) > awaited_of(report, rank) ||
+                  (awaited_of(report, r) == awaited_of(report, rank) && r < rank);
+    return before < RANKS_SHOWN;
+}
+
+static double mean_s(const JobResult *result)
+{
+    double sum_s = 0;
+    for (uint32_t i = 0; i < result->iterations; i++)
+        sum_s += result->iteration_s[i];
+    return sum_s / result->iterations;
+}
+
+static int64_t slow_rank(const Report *report)
+{
+    return waits_slow_rank(report->result->rank_times, report->result->ranks, mean_s(report->result));
+}
+
+// Copies between threads pass no link.
+static int64_t slow_worker(const Report *report)
+{
+    bool has_links = report->options->comm || report->options->emulate_links;
+    return has_links ? waits_slow_worker(&report->plan->cluster, report->result->rank_times, mean_s(report->result))
+                     : -1;
+}
+
+static void append_slow(const Report *report, Text *out)
+{
+    const Cluster *cluster = &report->plan->cluster;
+    int64_t rank = slow_rank(report), worker = slow_worker(report);
+    if (rank >= 0)
+        text_format(out,
+                    "slow rank: %" PRId64
+                    ": the others wait %.3f ms per iteration for it to come; look at its processor "
+                    "and at what else runs there\n",
+                    rank, 1e3 * awaited_of(report, (uint64_t)rank));
+    if (worker >= 0 && cluster->port_count)
+        text_format(out, "slow link: that of %s: what comes from there comes last\n", cluster->ports[worker].name);
+    else if (worker >= 0)
+        text_format(out, "slow link: that of %s[%" PRId64 "]: what comes from there comes last\n",
+                    cluster->levels[0].name, worker);
+}
+
+static void print_ranks(const Report *report, Text *out)
+{
+    const JobResult *result = report->result;
+    text_format(out, "\n%-8s %10s %14s %14s %14s %14s %14s %14s\n", "rank", "compute", "late, exchange", "late, gather",
+                "rows, exchange", "rows, gather", "awaited", "last");
+    text_format(out, "%-8s %10s %14s %14s %14s %14s %14s %14s\n", "", "ms", "ms", "ms", "ms", "ms", "ms", "ms");
+    for (uint64_t r = 0; r < result->ranks; r++) {
+        const RankTimes *of = &result->rank_times[r];
+        if (is_shown(report, r))
+            text_format(out, "%-8" PRIu64 " %10.3f %14.3f %14.3f %14.3f %14.3f %14.3f %14.3f\n", r, 1e3 * of->compute_s,
+                        1e3 * of->exchange.late_s, 1e3 * of->gather.late_s, 1e3 * of->exchange.transfer_s,
+                        1e3 * of->gather.transfer_s, 1e3 * of->awaited_s, 1e3 * of->last_s);
+    }
+    text_append(
+        out, "# per iteration; late: waiting for peers that had not come; rows: moving them after that; awaited: how "
+             "long each\n# other rank waited for this one; last: how long each took rows where this one "
+             "delivered last\n");
+    if (result->ranks > RANKS_SHOWN)
+        text_format(out, "# the %d ranks that others wait for longest; --json has all\n", RANKS_SHOWN);
+    append_slow(report, out);
+    exposure_print(report->plan, result->step_s, result->exposed_s, out);
+}
+
+static void print_verdict(const Report *report, Text *out)
+{
+    const JobResult *result = report->result;
+    const CheckVerdict *check = &result->check;
+    text_append(out, "\n");
+    if (result->has_loss && report->plan->pass == PASS_TRAINING)
+        text_format(out, "loss: %.6f in the first of these iterations, %.6f in the last (mean over ranks)\n",
+                    result->loss[0], result->loss[result->iterations - 1]);
+    else if (result->has_loss)
+        text_format(out, "loss: %.6f in the last iteration (mean over ranks)\n", result->loss[result->iterations - 1]);
+    if (report->plan->pass == PASS_TRAINING)
+        report_print_training(result, out);
+    if (check->done)
+        text_format(out,
+                    "check: %s: largest error of a hidden state %.3g, tolerance %.3g; of a rank's loss %.3g, tolerance "
+                    "%.3g; against a dense reference in double\n",
+                    check->pass ? "passed" : "FAILED", check->max_abs_error, check->tolerance, check->loss_error,
+                    check->loss_tolerance);
+}
+
+void report_print(const Report *report, Text *out)
+{
+    print_description(report, out);
+    if (report->every_step)
+        print_every_step(report, out);
+    else
+        print_step_groups(report, out);
+    print_iterations(report, out);
+    print_traffic(report, out);
+    print_ranks(report, out);
+    if (report->plan->pass == PASS_TRAINING && report->result->has_loss)
+        report_print_losses(report->result, out);
+    print_verdict(report, out);
+}
+
+// ---- JSON ------------------------------------------------------------------------------------
+
+static cJSON *json_times(const JobResult *result)
+{
+    cJSON *times = cJSON_CreateObject();
+    cJSON_AddNumberToObject(times, "min", result->min_s);
+    cJSON_AddNumberToObject(times, "median", result->median_s);
+    cJSON_AddNumberToObject(times, "max", result->max_s);
+    return times;
+}
+
+static cJSON *json_traffic(const Report *report)
+{
+    cJSON *levels = cJSON_CreateArray();
+    for (uint32_t l = 0; l < report->plan->cluster.level_count; l++) {
+        const JobTraffic *traffic = &report->result->traffic[l];
+        cJSON *level = cJSON_CreateObject();
+        cJSON_AddStringToObject(level, "level", report->plan->cluster.levels[l].name);
+        cJSON_AddNumberToObject(level, "bytes", traffic->total_bytes);
+        cJSON_AddNumberToObject(level, "planned_bytes", planned_bytes(report->plan, l));
+        cJSON_AddNumberToObject(level, "busiest_rank_bytes", traffic->max_total_bytes);
+        cJSON_AddNumberToObject(level, "exchange_bytes", traffic->exchange_bytes);
+        cJSON_AddNumberToObject(level, "routing_bytes", traffic->routing_bytes);
+        cJSON_AddNumberToObject(level, "gather_bytes", traffic->gather_bytes);
+        cJSON_AddNumberToObject(level, "reduce_bytes", traffic->reduce_bytes);
+        cJSON_AddItemToArray(levels, level);
+    }
+    return levels;
+}
+
+static cJSON *json_check(const CheckVerdict *verdict)
+{
+    if (!verdict->done)
+        return cJSON_CreateNull();
+    cJSON *check = cJSON_CreateObject();
+    cJSON_AddNumberToObject(check, "max_abs_error", verdict->max_abs_error);
+    cJSON_AddNumberToObject(check, "tolerance", verdict->tolerance);
+    cJSON_AddNumberToObject(check, "loss_error", verdict->loss_error);
+    cJSON_AddNumberToObject(check, "loss_tolerance", verdict->loss_tolerance);
+    cJSON_AddBoolToObject(check, "pass", verdict->pass);
+    return check;
+}
+
+static cJSON *json_steps(const Report *report)
+{
+    const Plan *plan = report->plan;
+    cJSON *steps = cJSON_CreateArray();
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        cJSON *item = cJSON_CreateObject();
+        cJSON_AddStringToObject(item, "op", op_info(step->op)->name);
+        if (step->layer == NONE)
+            cJSON_AddNullToObject(item, "layer");
+        else
+            cJSON_AddNumberToObject(item, "layer", step->layer);
+        if (step->level == NONE)
+            cJSON_AddNullToObject(item, "level");
+        else
+            cJSON_AddStringToObject(item, "level", plan->cluster.levels[step->level].name);
+        cJSON_AddStringToObject(item, "stream", stream_name(op_info(step->op)->stream));
+        cJSON_AddNumberToObject(item, "median_s", report->result->step_s[s]);
+        cJSON_AddNumberToObject(item, "predicted_s", step->cost_s);
+        StepRate rate = step_rate(plan, step, report->result->step_s[s]);
+        if (rate.kind != RATE_NONE) {
+            cJSON_AddNumberToObject(item, rate.kind == RATE_FLOPS ? "flop_per_s" : "bytes_per_s", rate.achieved);
+            cJSON_AddNumberToObject(item, "limit_per_s", rate.limit);
+        }
+        cJSON_AddItemToArray(steps, item);
+    }
+    return steps;
+}
+
+static cJSON *json_ranks(const JobResult *result)
+{
+    cJSON *ranks = cJSON_CreateArray();
+    for (uint64_t r = 0; r < result->ranks; r++) {
+        const RankTimes *of = &result->rank_times[r];
+        cJSON *rank = cJSON_CreateObject();
+        cJSON_AddNumberToObject(rank, "rank", (double)r);
+        cJSON_AddNumberToObject(rank, "compute_s", of->compute_s);
+        cJSON_AddNumberToObject(rank, "exchange_late_s", of->exchange.late_s);
+        cJSON_AddNumberToObject(rank, "exchange_rows_s", of->exchange.transfer_s);
+        cJSON_AddNumberToObject(rank, "gather_late_s", of->gather.late_s);
+        cJSON_AddNumberToObject(rank, "gather_rows_s", of->gather.transfer_s);
+        cJSON_AddNumberToObject(rank, "awaited_s", of->awaited_s);
+        cJSON_AddNumberToObject(rank, "last_s", of->last_s);
+        cJSON_AddItemToArray(ranks, rank);
+    }
+    return ranks;
+}
+
+static void json_add_index(cJSON *root, const char *name, int64_t index)
+{
+    if (index < 0)
+        cJSON_AddNullToObject(root, name);
+    else
+        cJSON_AddNumberToObject(root, name, (double)index);
+}
+
+void report_add_json(const Report *report, cJSON *root)
+{
+    const JobResult *result = report->result;
+    cJSON_AddStringToObject(root, "plan", report->plan_name);
+    cJSON_AddStringToObject(root, "version", report->version);
+    cJSON_AddStringToObject(root, "engine", result->engine);
+    cJSON_AddStringToObject(root, "communicator", result->communicator);
+    if (result->replays || result->replay_refusal)
+        cJSON_AddBoolToObject(root, "replays", result->replays);
+    if (result->replay_refusal)
+        cJSON_AddStringToObject(root, "replay_refusal", result->replay_refusal);
+    cJSON_AddNumberToObject(root, "ranks", (double)result->ranks);
+    cJSON_AddNumberToObject(root, "iterations", result->iterations);
+    cJSON_AddNumberToObject(root, "warmup", report->options->warmup);
+    cJSON_AddNumberToObject(root, "seed", (double)result->seed);
+    cJSON_AddStringToObject(root, "routing", routing_name(report->options->routing));
+    cJSON_AddBoolToObject(root, "emulated_links", report->options->emulate_links);
+    cJSON_AddItemToObject(root, "iteration_s", json_times(result));
+    cJSON_AddItemToObject(root, "iterations_s", cJSON_CreateDoubleArray(result->iteration_s, (int)result->iterations));
+    cJSON_AddNumberToObject(root, "predicted_s", report->plan->iteration_s);
+    cJSON_AddItemToObject(root, "traffic", json_traffic(report));
+    cJSON_AddItemToObject(root, "check", json_check(&result->check));
+    int loss_count = result->has_loss ? (int)result->iterations : 0;
+    cJSON_AddItemToObject(root, "loss", cJSON_CreateDoubleArray(result->loss, loss_count));
+    if (report->plan->pass == PASS_TRAINING)
+        report_add_training(result, root);
+    cJSON_AddItemToObject(root, "steps", json_steps(report));
+    exposure_add_json(report->plan, result->step_s, result->exposed_s, root);
+    cJSON_AddItemToObject(root, "rank_times", json_ranks(result));
+    json_add_index(root, "slow_rank", slow_rank(report));
+    json_add_index(root, "slow_worker", slow_worker(report));
+}
+
+void report_print_json(const Report *report, Text *out)
+{
+    cJSON *root = cJSON_CreateObject();
+    report_add_json(report, root);
+    char *printed = cJSON_Print(root);
+    if (printed) {
+        text_append(out, printed);
+        text_append(out, "\n");
+    }
+    cJSON_free(printed);
+    cJSON_Delete(root);
+}

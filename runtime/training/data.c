@@ -1,0 +1,112 @@
+// See data.h.
+#include "runtime/training/data.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <zlib.h>
+
+#include "ir/base/text.h"
+#include "runtime/training/random.h"
+
+enum { SOURCES = 8, KEY_WINDOW = 100, KEY_SOURCE, KEY_STEP, KEY_HELD_OUT };
+
+static const size_t file_limit = (size_t)1 << 40;
+
+static bool check_part(const DataOptions *options, const ModelDims *dims, size_t bytes, const char *part, Fault *fault)
+{
+    uint64_t batch = dims->batch * (dims->sequence + 1ull);
+    return bytes >= batch ||
+           fault_set(fault, EXIT_INPUT,
+                     "--data %s: %zu bytes%s, fewer than a rank's batch of %" PRIu64 " (%" PRIu32 " x %" PRIu64
+                     " tokens and the one after them)",
+                     options->path, bytes, part, batch, dims->batch, (uint64_t)dims->sequence);
+}
+
+static bool check_file(const DataOptions *options, const ModelDims *dims, const Data *data, Fault *fault)
+{
+    unsigned char largest = 0;
+    for (size_t i = 0; i < data->count; i++)
+        largest = data->bytes[i] > largest ? data->bytes[i] : largest;
+    if (data->count == 0)
+        return fault_set(fault, EXIT_INPUT, "--data %s: the file is empty", options->path);
+    if (!check_part(options, dims, data->training, options->validation_share > 0 ? " to train on" : "", fault))
+        return false;
+    if (options->validates && !check_part(options, dims, data->count - data->training, " for validation", fault))
+        return false;
+    return largest < dims->vocabulary ||
+           fault_set(fault, EXIT_INPUT,
+                     "--data %s: a byte of value %d, the model's vocabulary has %" PRIu32
+                     " words: vocabulary = 256 takes every file",
+                     options->path, largest, dims->vocabulary);
+}
+
+bool data_open(const DataOptions *options, const ModelDims *dims, Data *out, Fault *fault)
+{
+    *out = (Data){.sources = options->sources, .identity.generated = options->path == NULL};
+    if (!options->path)
+        return true;
+    const char *error;
+    char *bytes = file_read(options->path, file_limit, &out->count, &error);
+    if (!bytes)
+        return fault_set(fault, EXIT_IO, "--data %s: %s", options->path, error);
+    out->bytes = (unsigned char *)bytes;
+    out->training = out->count - (size_t)((double)out->count * options->validation_share);
+    out->identity.bytes = out->count;
+    out->identity.crc = (uint32_t)crc32_z(0, out->bytes, out->count);
+    if (check_file(options, dims, out, fault))
+        return true;
+    data_close(out);
+    return false;
+}
+
+void data_close(Data *data)
+{
+    free(data->bytes);
+    *data = (Data){0};
+}
+
+static uint32_t draw(uint64_t key, uint64_t count)
+{
+    return (uint32_t)((random_mix(key) >> 32) * count >> 32);
+}
+
+// The word after `word` in a source: the first of its four successors with the greatest probability.
+static int32_t next_word(uint64_t seed, uint32_t source, int32_t word, uint64_t key, uint32_t vocabulary)
+{
+    uint32_t chance = draw(key, 100), successor = chance < 70 ? 0 : chance < 90 ? 1 : chance < 97 ? 2 : 3;
+    return (int32_t)draw(random_key(seed, KEY_STEP, source * SOURCES + successor, (uint64_t)word), vocabulary);
+}
+
+static void generate(const Data *data, const ModelDims *dims, uint64_t seed, uint64_t key, int32_t *words)
+{
+    for (uint64_t i = 0; !data->sources && i <= dims->sequence; i++)
+        words[i] = (int32_t)draw(key + i, dims->vocabulary);
+    if (!data->sources)
+        return;
+    uint32_t source = draw(key, SOURCES);
+    words[0] = (int32_t)draw(key + 1, dims->vocabulary);
+    for (uint64_t i = 1; i <= dims->sequence; i++)
+        words[i] = next_word(seed, source, words[i - 1], key + 1 + i, dims->vocabulary);
+}
+
+void data_fill(const Data *data, const ModelDims *dims, uint64_t seed, uint64_t rank, DataPart part,
+               uint64_t iteration, Tensor tokens)
+{
+    uint64_t length = dims->sequence + 1ull;
+    assert(tokens.dtype == DTYPE_I32 && tokens.rows * tokens.cols >= dims->batch * length);
+    size_t first = part == DATA_VALIDATION ? data->training : 0;
+    size_t bytes = part == DATA_VALIDATION ? data->count - data->training : data->training;
+    for (uint64_t b = 0; b < dims->batch; b++) {
+        int32_t *words = (int32_t *)tokens.data + b * length;
+        uint64_t kind = part == DATA_VALIDATION ? KEY_HELD_OUT : KEY_WINDOW;
+        uint64_t key = random_key(seed, kind, rank, iteration * dims->batch + b);
+        if (!data->bytes) {
+            generate(data, dims, seed, key, words);
+            continue;
+        }
+        const unsigned char *window = data->bytes + first + random_mix(key) % (bytes - length + 1);
+        for (uint64_t i = 0; i < length; i++)
+            words[i] = window[i];
+    }
+}

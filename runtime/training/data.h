@@ -1,0 +1,46 @@
+// What a model is trained on: windows of a file's bytes, or generated tokens. The same window for a (seed, rank,
+// iteration, sequence) in every strategy, on every communicator.
+#ifndef HEP_DATA_H
+#define HEP_DATA_H
+
+#include "kernels/host/kernels.h"
+#include "runtime/base/fault.h"
+
+typedef enum { DATA_TRAINING, DATA_VALIDATION } DataPart;
+
+// Two that are equal give the same tokens for the same seed.
+typedef struct {
+    bool generated;
+    uint64_t bytes;
+    uint32_t crc; // of the whole file
+} DataIdentity;
+
+typedef struct {
+    unsigned char *bytes; // of the file; NULL: generated
+    size_t count;
+    size_t training;      // bytes at the begin that are trained on; the others are held out
+    bool sources;         // generated tokens have something to learn
+    DataIdentity identity;
+} Data;
+
+typedef struct {
+    const char *path;        // NULL: tokens are generated,
+    bool sources;            // from sources, or each by itself
+    double validation_share; // of the bytes, at the end of the file
+    bool validates;          // windows of that part will be asked for
+} DataOptions;
+
+// False and a fault if the file cannot be read, one of its parts has less than a rank's batch (sequences and the token
+// after each), or it has bytes that the vocabulary does not.
+bool data_open(const DataOptions *options, const ModelDims *dims, Data *out, Fault *fault) MUST_CHECK;
+void data_close(Data *data);
+
+// tokens: i32 [batch][sequence + 1]. Of a file, windows at random places of the part. Generated without sources: every
+// word as likely as any other. With them: every sequence comes from one of eight sources, each a Markov chain of its
+// own in which a word is followed by one of four (probabilities 0.7, 0.2, 0.07, 0.03: 0.85 nats per token once the
+// source is known), so that experts have something to specialise in. Of generated data validation has other sequences
+// from the same sources.
+void data_fill(const Data *data, const ModelDims *dims, uint64_t seed, uint64_t rank, DataPart part,
+               uint64_t iteration, Tensor tokens);
+
+#endif

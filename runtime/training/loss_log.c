@@ -1,0 +1,89 @@
+// See loss_log.h.
+#include "runtime/training/loss_log.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ir/base/text.h"
+
+static const char header[] = "iteration,loss,validation_loss,learning_rate,skipped,iteration_s\n";
+static const size_t log_limit = (size_t)1 << 32;
+
+struct LossLog {
+    FILE *file;
+    char *path;
+};
+
+static bool io_fault(const char *path, const char *reason, Fault *fault)
+{
+    return fault_set(fault, EXIT_IO, "--losses %s: %s", path, reason);
+}
+
+// The rows of an earlier run that are not run again. A file that is no log is not written over.
+static bool keep_rows(const char *path, uint64_t iteration, Text *kept, Fault *fault)
+{
+    const char *error;
+    size_t length;
+    FILE *there = fopen(path, "re");
+    if (!there)
+        return errno == ENOENT || io_fault(path, strerrordesc_np(errno), fault);
+    fclose(there);
+    char *text = file_read(path, log_limit, &length, &error);
+    if (!text)
+        return io_fault(path, error, fault);
+    bool ok = length == 0 || strncmp(text, header, strlen(header)) == 0 ||
+              fault_set(fault, EXIT_INPUT, "--losses %s: it is no log of losses, and will not be written over", path);
+    char *line = ok && length > 0 ? text + strlen(header) : NULL;
+    while (line && *line) {
+        char *end = strchr(line, '\n');
+        if (!end || strtoull(line, NULL, 10) > iteration)
+            break;
+        text_append_bytes(kept, line, (size_t)(end + 1 - line));
+        line = end + 1;
+    }
+    free(text);
+    return ok;
+}
+
+LossLog *loss_log_open(const char *path, uint64_t iteration, Fault *fault)
+{
+    Text text = {0};
+    text_append(&text, header);
+    LossLog *log = calloc(1, sizeof(*log));
+    bool ok = (log && (log->path = strdup(path))) || fault_set(fault, EXIT_FAULT, "out of memory");
+    const char *error = NULL;
+    if (ok && keep_rows(path, iteration, &text, fault)) {
+        error = file_write(path, text.data, text.length);
+        log->file = error ? NULL : fopen(path, "ae");
+        if (!log->file)
+            io_fault(path, error ? error : strerrordesc_np(errno), fault);
+    }
+    text_free(&text);
+    if (log && log->file)
+        return log;
+    loss_log_close(log);
+    return NULL;
+}
+
+bool loss_log_add(LossLog *log, const LossRow *row, Fault *fault)
+{
+    char loss[FORMAT_MAX], validation[FORMAT_MAX] = "";
+    if (row->validated)
+        format_double(validation, row->validation);
+    int put = fprintf(log->file, "%" PRIu64 ",%s,%s,%.7g,%d,%.6f\n", row->iteration, format_double(loss, row->loss),
+                      validation, row->learning_rate, row->skipped, row->iteration_s);
+    return (put >= 0 && fflush(log->file) == 0) || io_fault(log->path, strerrordesc_np(errno), fault);
+}
+
+void loss_log_close(LossLog *log)
+{
+    if (!log)
+        return;
+    if (log->file)
+        fclose(log->file);
+    free(log->path);
+    free(log);
+}
