@@ -1,9 +1,11 @@
 // Compares one rank's recorded iteration with the reference and turns the sums into a verdict. The
-// tolerance itself is derived in reference.c.
+// tolerances are derived in tolerance.c.
 #include "runtime/check/check.h"
 
 #include <math.h>
 #include <stdlib.h>
+
+#include "runtime/check/tolerance.h"
 
 uint64_t check_bytes(const Plan *plan)
 {
@@ -36,29 +38,33 @@ bool check_rank(const Reference *reference, const Plan *plan, uint64_t rank, con
     uint64_t count = model_tokens(&plan->model) * plan->model.hidden;
     if (!result->tokens || !result->x.data || result->x.rows * result->x.cols != count)
         return fault_set(fault, EXIT_INPUT, "the plan has no input or no final hidden state to check");
-    double loss = 0, *expected = malloc(count * sizeof(*expected));
+    ReferenceResult found = {0};
+    double *expected = malloc(count * sizeof(*expected));
     float *x = malloc(count * sizeof(*x));
     bool ok = expected && x;
     if (!ok)
         fault_set(fault, EXIT_FAULT, "out of memory for the check");
-    ok = ok && reference_run(reference, rank, result->tokens, result->decisions, expected, &loss, fault);
+    ok = ok && reference_run(reference, rank, result->tokens, result->decisions, expected, &found, fault);
     if (ok) {
         host_to_f32(result->x.data, result->x.dtype, x, count);
         compare(x, expected, count, part);
-        double loss_error = fabs(result->loss - loss);
+        double loss_error = fabs(result->loss - found.loss);
         part->loss_error = !result->has_loss ? 0 : isnan(loss_error) ? INFINITY : loss_error;
+        part->choice_excess = found.choice_excess;
     }
     free(expected);
     free(x);
     return ok;
 }
 
-CheckVerdict check_conclude(const Plan *plan, const CheckPart *all)
+CheckVerdict check_conclude(const Plan *plan, const CheckPart *all, bool learned)
 {
     CheckVerdict verdict = {.done = true, .max_abs_error = all->max_abs_error, .loss_error = all->loss_error};
-    verdict.relative_tolerance = reference_tolerance(plan);
-    verdict.tolerance = verdict.relative_tolerance * sqrt(all->square_sum / fmax(all->element_count, 1));
-    verdict.loss_tolerance = verdict.relative_tolerance;
-    verdict.pass = verdict.max_abs_error <= verdict.tolerance && verdict.loss_error <= verdict.loss_tolerance;
+    verdict.tolerance = tolerance_hidden(plan) * sqrt(all->square_sum / fmax(all->element_count, 1));
+    verdict.loss_tolerance = tolerance_hidden(plan);
+    verdict.choice_excess = learned ? all->choice_excess : 0;
+    verdict.choice_tolerance = learned ? tolerance_choice(plan) : 0;
+    verdict.pass = verdict.max_abs_error <= verdict.tolerance && verdict.loss_error <= verdict.loss_tolerance &&
+                   verdict.choice_excess <= verdict.choice_tolerance;
     return verdict;
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "runtime/check/reference_codec.h"
+#include "runtime/check/reference_math.h"
 #include "runtime/training/weights.h"
 
 struct Reference {
@@ -34,6 +35,7 @@ typedef struct {
     float *weights;              // the tensor at hand
     void *stored;                // the same in the plan's dtype
     Tensor mean;                 // of the layer's experts, as stored, where they are sent without it
+    double choice_excess;        // see ReferenceResult
 } Run;
 
 static bool is_stopped(const Run *run)
@@ -41,87 +43,13 @@ static bool is_stopped(const Run *run)
     return atomic_load_explicit(run->stopped, memory_order_relaxed);
 }
 
-// ---- plain arithmetic --------------------------------------------------------------------------
-
-static void add_products_4(uint64_t k, uint64_t n, const double *in, const float *weights, double *restrict out)
-{
-    for (uint64_t i = 0; i < k; i++) {
-        double a = in[i], b = in[k + i], c = in[2 * k + i], d = in[3 * k + i];
-        const float *restrict row = weights + i * n;
-        for (uint64_t j = 0; j < n; j++) {
-            double w = (double)row[j];
-            out[j] += a * w;
-            out[n + j] += b * w;
-            out[2 * n + j] += c * w;
-            out[3 * n + j] += d * w;
-        }
-    }
-}
-
-static void add_products_1(uint64_t k, uint64_t n, const double *in, const float *weights, double *restrict out)
-{
-    for (uint64_t i = 0; i < k; i++) {
-        const float *restrict row = weights + i * n;
-        for (uint64_t j = 0; j < n; j++)
-            out[j] += in[i] * (double)row[j];
-    }
-}
-
-// out [rows][n] = in [rows][k] weights [k][n]; four rows at a time, to read the weights less often.
 static void multiply(const Run *run, uint64_t rows, uint64_t k, uint64_t n, const double *in, const float *weights,
                      double *out)
 {
-    uint64_t r = 0;
-    memset(out, 0, rows * n * sizeof *out);
-    for (; r + 4 <= rows && !is_stopped(run); r += 4)
-        add_products_4(k, n, in + r * k, weights, out + r * n);
-    for (; r < rows && !is_stopped(run); r++)
-        add_products_1(k, n, in + r * k, weights, out + r * n);
+    reference_multiply(run->stopped, rows, k, n, in, weights, out);
 }
 
-static void normalise(uint64_t rows, uint64_t hidden, const double *x, const float *gain, const float *bias,
-                      double *out)
-{
-    for (uint64_t r = 0; r < rows; r++) {
-        const double *from = x + r * hidden;
-        double mean = 0, variance = 0;
-        for (uint64_t i = 0; i < hidden; i++)
-            mean += from[i] / (double)hidden;
-        for (uint64_t i = 0; i < hidden; i++)
-            variance += (from[i] - mean) * (from[i] - mean) / (double)hidden;
-        double scale = 1 / sqrt(variance + 1e-5);
-        for (uint64_t i = 0; i < hidden; i++)
-            out[r * hidden + i] = (from[i] - mean) * scale * (double)gain[i] + (double)bias[i];
-    }
-}
-
-// In place; returns log of the sum of exponentials.
-static double softmax(double *values, uint64_t count)
-{
-    double max = -INFINITY, sum = 0;
-    for (uint64_t i = 0; i < count; i++)
-        max = fmax(max, values[i]);
-    for (uint64_t i = 0; i < count; i++)
-        sum += exp(values[i] - max);
-    for (uint64_t i = 0; i < count; i++)
-        values[i] = exp(values[i] - max) / sum;
-    return max + log(sum);
-}
-
-static double activation_value(Activation activation, double up, double gate)
-{
-    switch (activation) {
-    case ACTIVATION_RELU:
-        return fmax(up, 0);
-    case ACTIVATION_GELU: // the tanh form
-        return 0.5 * up * (1 + tanh(sqrt(2 / M_PI) * (up + 0.044715 * up * up * up)));
-    case ACTIVATION_SWIGLU:
-        return up * gate / (1 + exp(-gate));
-    case ACTIVATION_COUNT:
-        assert(false);
-    }
-    return NAN;
-}
+// ---- layers ----------------------------------------------------------------------------------
 
 // out [rows][H] = down(activation(up(in))), `weights` as in ir/plan.h.
 static void feed_forward(Run *run, uint64_t rows, uint64_t inner, const double *in, const float *weights, double *out)
@@ -136,7 +64,7 @@ static void feed_forward(Run *run, uint64_t rows, uint64_t inner, const double *
     }
     for (uint64_t r = 0; r < rows && !is_stopped(run); r++)
         for (uint64_t i = r * inner; i < (r + 1) * inner; i++)
-            run->act[i] = activation_value(run->dims->activation, run->act[i], gated ? run->gate[i] : 0);
+            run->act[i] = reference_activation(run->dims->activation, run->act[i], gated ? run->gate[i] : 0);
     multiply(run, rows, inner, hidden, run->act, weights, out);
 }
 
@@ -182,7 +110,7 @@ static void attend(Run *run, uint64_t token, uint64_t head)
         for (uint64_t d = 0; d < head_dim; d++)
             run->scores[i] += query[d] * key[d] / sqrt((double)head_dim);
     }
-    softmax(run->scores, visible);
+    reference_softmax(run->scores, visible);
     memset(context, 0, head_dim * sizeof *context);
     for (uint64_t i = 0; i < visible; i++)
         for (uint64_t d = 0; d < head_dim; d++)
@@ -202,7 +130,7 @@ static void attention_layer(Run *run, uint32_t layer)
     weights_fill_attention(run->dims, run->seed, layer, tensor);
     const float *norm = loaded(run, tensor), *wq = norm + 2 * hidden, *wk = wq + hidden * run->queries;
     const float *wv = wk + hidden * run->keys, *wo = wv + hidden * run->keys;
-    normalise(run->tokens, hidden, run->x, norm, norm + hidden, run->norm);
+    reference_normalise(run->tokens, hidden, run->x, norm, norm + hidden, run->norm);
     multiply(run, run->tokens, hidden, run->queries, run->norm, wq, run->q);
     multiply(run, run->tokens, hidden, run->keys, run->norm, wk, run->k);
     multiply(run, run->tokens, hidden, run->keys, run->norm, wv, run->v);
@@ -219,29 +147,76 @@ static void dense_layer(Run *run, uint32_t layer)
     Tensor tensor = stored(run, model_ffn_elements(run->dims));
     weights_fill_ffn(run->dims, run->seed, layer, tensor);
     const float *weights = loaded(run, tensor);
-    normalise(run->tokens, hidden, run->x, weights, weights + hidden, run->norm);
+    reference_normalise(run->tokens, hidden, run->x, weights, weights + hidden, run->norm);
     feed_forward(run, run->tokens, run->dims->ffn_inner, run->norm, weights + 2 * hidden, run->out);
     add_to_x(run);
+}
+
+static double router_logit(const Run *run, uint64_t token, const float *router, uint64_t expert)
+{
+    uint64_t hidden = run->dims->hidden, experts = run->dims->experts;
+    double sum = 0;
+    for (uint64_t i = 0; i < hidden; i++)
+        sum += run->norm[token * hidden + i] * (double)router[i * experts + expert];
+    return sum;
+}
+
+static bool is_chosen(const int32_t *chosen, uint64_t top_k, uint64_t expert)
+{
+    for (uint64_t j = 0; j < top_k; j++)
+        if (chosen[j] == (int32_t)expert)
+            return true;
+    return false;
+}
+
+// By how much the best expert that the token passed over exceeds the worst that it chose; dropped records are taken to
+// have been of the best. `squares` grows by the squares of the token's logits.
+static double token_excess(const Run *run, uint64_t token, const float *router, const int32_t *chosen, double *squares)
+{
+    uint64_t top_k = run->dims->top_k, dropped = 0, above = 0;
+    double least = INFINITY, best = -INFINITY;
+    for (uint64_t j = 0; j < top_k; j++) {
+        dropped += chosen[j] < 0;
+        if (chosen[j] >= 0)
+            least = fmin(least, router_logit(run, token, router, (uint64_t)chosen[j]));
+    }
+    for (uint64_t expert = 0; expert < run->dims->experts; expert++) {
+        double logit = router_logit(run, token, router, expert);
+        *squares += logit * logit;
+        if (is_chosen(chosen, top_k, expert) || logit <= least)
+            continue;
+        above++;
+        best = fmax(best, logit);
+    }
+    return above > dropped ? best - least : 0;
+}
+
+static void follow_choices(Run *run, const float *router, const int32_t *decisions)
+{
+    double squares = 0, excess = 0, count = (double)run->tokens * run->dims->experts;
+    for (uint64_t t = 0; t < run->tokens; t++)
+        excess = fmax(excess, token_excess(run, t, router, decisions + t * run->dims->top_k, &squares));
+    if (excess > 0)
+        run->choice_excess = fmax(run->choice_excess, excess / sqrt(squares / count));
 }
 
 // Norm and gate: the weights of the experts that were chosen for each token.
 static void gate_layer(Run *run, uint32_t layer, const int32_t *decisions)
 {
-    uint64_t hidden = run->dims->hidden, experts = run->dims->experts, top_k = run->dims->top_k;
+    uint64_t hidden = run->dims->hidden, top_k = run->dims->top_k;
     Tensor tensor = stored(run, model_router_elements(run->dims));
     weights_fill_router(run->dims, run->seed, layer, tensor);
     const float *norm = loaded(run, tensor), *router = norm + 2 * hidden;
-    normalise(run->tokens, hidden, run->x, norm, norm + hidden, run->norm);
+    reference_normalise(run->tokens, hidden, run->x, norm, norm + hidden, run->norm);
     for (uint64_t t = 0; t < run->tokens; t++) {
         double *logits = run->weights_of_records + t * top_k;
         for (uint64_t j = 0; j < top_k; j++) {
             int32_t expert = decisions[t * top_k + j];
-            logits[j] = expert < 0 ? -INFINITY : 0;
-            for (uint64_t i = 0; i < hidden && expert >= 0; i++)
-                logits[j] += run->norm[t * hidden + i] * (double)router[i * experts + (uint64_t)expert];
+            logits[j] = expert < 0 ? -INFINITY : router_logit(run, t, router, (uint64_t)expert);
         }
-        softmax(logits, top_k); // NaN when every record was dropped; no expert will read it
+        reference_softmax(logits, top_k); // NaN when every record was dropped; no expert will read it
     }
+    follow_choices(run, router, decisions);
 }
 
 // Adds weight x expert(row) of every token that chose `expert` to x. `context` is free and holds the rows.
@@ -292,7 +267,7 @@ static double mean_loss(Run *run, const int32_t *tokens)
     weights_fill_embedding(run->dims, run->seed, tensor);
     const float *words = loaded(run, tensor), *norm = words + (vocabulary + sequence) * hidden;
     double total = 0;
-    normalise(run->tokens, hidden, run->x, norm, norm + hidden, run->norm);
+    reference_normalise(run->tokens, hidden, run->x, norm, norm + hidden, run->norm);
     for (uint64_t t = 0; t < run->tokens && !is_stopped(run); t++) {
         uint64_t next = (uint64_t)tokens[t / sequence * (sequence + 1) + t % sequence + 1];
         for (uint64_t w = 0; w < vocabulary; w++) {
@@ -301,7 +276,7 @@ static double mean_loss(Run *run, const int32_t *tokens)
                 run->scores[w] += run->norm[t * hidden + i] * (double)words[w * hidden + i];
         }
         double target = run->scores[next];
-        total += softmax(run->scores, vocabulary) - target;
+        total += reference_softmax(run->scores, vocabulary) - target;
     }
     return total / (double)run->tokens;
 }
@@ -323,8 +298,8 @@ static uint64_t largest_tensor(const ModelDims *dims)
 
 static void run_end(Run *run)
 {
-    void *owned[] = {run->norm,  run->out,  run->q,      run->k,      run->v,       run->context,
-                     run->act,   run->gate, run->scores, run->chosen, run->weights, run->weights_of_records,
+    void *owned[] = {run->norm,   run->out,      run->q,      run->k,      run->v,       run->context,
+                     run->act,    run->gate,     run->scores, run->chosen, run->weights, run->weights_of_records,
                      run->stored, run->mean.data};
     for (size_t i = 0; i < COUNT_OF(owned); i++)
         free(owned[i]);
@@ -350,8 +325,13 @@ static bool run_begin(Run *run, const Reference *reference, uint64_t rank, doubl
     const ModelDims *dims = &reference->plan->model;
     uint64_t tokens = model_tokens(dims), hidden = dims->hidden, elements = largest_tensor(dims);
     uint64_t shared_inner = (uint64_t)dims->shared_experts * dims->inner;
-    *run = (Run){.plan = reference->plan, .rank = rank, .dims = dims, .stopped = &reference->stopped,
-                 .seed = reference->seed, .tokens = tokens, .x = x};
+    *run = (Run){.plan = reference->plan,
+                 .rank = rank,
+                 .dims = dims,
+                 .stopped = &reference->stopped,
+                 .seed = reference->seed,
+                 .tokens = tokens,
+                 .x = x};
     run->queries = (uint64_t)dims->heads * dims->head_dim;
     run->keys = (uint64_t)dims->kv_heads * dims->head_dim;
     run->inner_max = larger(larger(dims->inner, dims->ffn_inner), shared_inner);
@@ -389,7 +369,7 @@ static bool check_decisions(const Plan *plan, const int32_t *decisions, Fault *f
 }
 
 bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tokens, const int32_t *decisions,
-                   double *x, double *loss, Fault *fault)
+                   double *x, ReferenceResult *result, Fault *fault)
 {
     const Plan *plan = reference->plan;
     Run run;
@@ -410,7 +390,7 @@ bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tok
             dense_layer(&run, layer);
         }
     }
-    *loss = mean_loss(&run, tokens);
+    *result = (ReferenceResult){.loss = mean_loss(&run, tokens), .choice_excess = run.choice_excess};
     run_end(&run);
     return !is_stopped(&run) || fault_set(fault, EXIT_FAULT, "the comparison with the reference was ended");
 }
@@ -439,45 +419,4 @@ void reference_stop(Reference *reference)
 void reference_destroy(Reference *reference)
 {
     free(reference);
-}
-
-// ---- tolerance ---------------------------------------------------------------------------------
-
-// Half the distance from 1 to the next value: the largest relative error of one rounding.
-static double unit_roundoff(Dtype dtype)
-{
-    return dtype == DTYPE_F32 ? 0x1p-24 : dtype == DTYPE_F16 ? 0x1p-11 : 0x1p-8;
-}
-
-// The engine differs from the reference by rounding alone: values stored in the plan's dtype (unit
-// u) and sums in f32 (unit w = 2^-24).
-//
-// 1. Storing a value adds a relative error of at most u. An attention or dense sublayer stores its
-//    output once; an MoE sublayer stores rows, results, the sum at each level that can exchange,
-//    the shared experts' results and the output; the embedding stores x.
-// 2. A sum of n products of random sign, accumulated in f32, has partial sums growing like sqrt(j),
-//    each rounded once: relative error of about w sqrt(n / 2), taken as w sqrt(n).
-// 3. These errors are independent, so variances add. A sublayer returns an error in its normalised
-//    input with about the same relative size (random matrices keep relative errors), and the residual
-//    adds error variances in the proportion in which it adds the variances of the values. So relative
-//    errors neither grow nor shrink from layer to layer beyond what each adds:
-//        relative RMS error of x = sqrt(stores u^2 + terms w^2).
-// 4. What is compared is the largest single difference against the RMS of all of x. The largest of
-//    10^7 normal deviations is 5.3 standard deviations; rows whose RMS is above the whole's, gated
-//    products and attention, whose derivatives exceed 1 in places, take the rest of a factor of 10.
-double reference_tolerance(const Plan *plan)
-{
-    const ModelDims *dims = &plan->model;
-    const double safety = 10;
-    double hidden = dims->hidden, stores = 1, terms = 0;
-    double attention_terms = 5 * hidden + dims->head_dim + dims->sequence + (double)dims->heads * dims->head_dim;
-    for (uint32_t layer = 0, moe = 0; layer < dims->layers; layer++) {
-        bool is_moe = moe < plan->choice_count && plan->choices[moe].layer == layer;
-        double inner = is_moe ? dims->inner + (double)dims->shared_experts * dims->inner : dims->ffn_inner;
-        moe += is_moe;
-        stores += 1 + (is_moe ? 3 + plan->cluster.level_count + (dims->shared_experts > 0) : 1);
-        terms += attention_terms + 4 * hidden + inner + dims->top_k; // norm, router, up, gate; down; records
-    }
-    double u = unit_roundoff(dims->dtype), w = unit_roundoff(DTYPE_F32);
-    return safety * sqrt(stores * u * u + terms * w * w);
 }

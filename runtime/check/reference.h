@@ -17,16 +17,18 @@ void reference_destroy(Reference *reference); // takes NULL
 // Makes runs under way and later ones fail soon. From any thread.
 void reference_stop(Reference *reference);
 
+typedef struct {
+    double loss; // mean
+    // By how much the router's logit of an expert that a token passed over exceeds that of one it chose, over the root
+    // mean square of the layer's logits; the largest of all tokens and layers, 0 where none does.
+    double choice_excess;
+} ReferenceResult;
+
 // tokens: i32 [batch][sequence + 1] of `rank`. decisions: i32 [plan->choice_count][tokens][top_k], the experts the
 // gates chose, MoE layers in layer order; -1 for a dropped record, and the weights of a token are the softmax over its
-// other experts. Writes x [tokens][hidden], the hidden state before the final norm, and the mean loss.
+// other experts. Writes x [tokens][hidden], the hidden state before the final norm, and the result.
 // False and a fault when memory runs out, a decision names no expert, or reference_stop was called.
 bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tokens, const int32_t *decisions,
-                   double *x, double *loss, Fault *fault) MUST_CHECK;
-
-// Largest |x - reference x| that rounding explains, divided by the root mean square of the reference x. It bounds
-// the absolute error of the loss as well. Codecs decode to the same bits on both sides, and add nothing. Derivation in
-// reference.c.
-double reference_tolerance(const Plan *plan);
+                   double *x, ReferenceResult *result, Fault *fault) MUST_CHECK;
 
 #endif

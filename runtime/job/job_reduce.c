@@ -128,14 +128,18 @@ static bool rank_check(Rank *rank)
     CheckPart part;
     if (!check_rank(job->reference, job->plan, rank->comm->rank, &result, &part, &rank->fault))
         return false;
-    double errors[] = {part.max_abs_error, part.loss_error}, sums[] = {part.square_sum, part.element_count};
+    double errors[] = {part.max_abs_error, part.loss_error, part.choice_excess};
+    double sums[] = {part.square_sum, part.element_count};
     if (!comm->all_reduce_max(rank->comm, errors, COUNT_OF(errors), &rank->fault) ||
         !comm->all_reduce_sum(rank->comm, sums, COUNT_OF(sums), &rank->fault))
         return false;
-    CheckPart all = {
-        .max_abs_error = errors[0], .loss_error = errors[1], .square_sum = sums[0], .element_count = sums[1]};
+    CheckPart all = {.max_abs_error = errors[0],
+                     .loss_error = errors[1],
+                     .choice_excess = errors[2],
+                     .square_sum = sums[0],
+                     .element_count = sums[1]};
     if (rank_is_first(rank))
-        job->result->check = check_conclude(job->plan, &all);
+        job->result->check = check_conclude(job->plan, &all, job->options->routing == ROUTING_LEARNED);
     return true;
 }
 

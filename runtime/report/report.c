@@ -1,11 +1,10 @@
 // The report of a run. `#` lines describe the run, then tables with a header and a units row, then
 // verdict lines. Times of steps are medians over iterations of the slowest rank; they include
 // waiting for peers.
-#include "runtime/report/report.h"
 #include "runtime/job/exposure.h"
 #include "runtime/report/rates.h"
+#include "runtime/report/report_internal.h"
 
-#include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,8 +111,8 @@ static void print_every_step(const Report *report, Text *out)
         char layer[16] = "-";
         if (step->layer != NONE)
             snprintf(layer, sizeof(layer), "%" PRId32, step->layer);
-        text_format(out, "%6" PRIu32 " %-19s %-8s %6s %-10s %12.4f %8.1f", s, info->name,
-                    level_name(plan, step->level), layer, stream_name(info->stream), 1e3 * report->result->step_s[s],
+        text_format(out, "%6" PRIu32 " %-19s %-8s %6s %-10s %12.4f %8.1f", s, info->name, level_name(plan, step->level),
+                    layer, stream_name(info->stream), 1e3 * report->result->step_s[s],
                     100 * report->result->step_s[s] / report->result->median_s);
         print_rate(step_rate(plan, step, report->result->step_s[s]), out);
     }
@@ -205,7 +204,7 @@ static void print_iterations(const Report *report, Text *out)
         text_append(out, "# the prediction is for the plan's links; --emulate-links holds this run to them\n");
 }
 
-static double planned_bytes(const Plan *plan, uint32_t level)
+double report_planned_bytes(const Plan *plan, uint32_t level)
 {
     if (plan->strategy_count == 0)
         return 0;
@@ -222,7 +221,7 @@ static void print_traffic(const Report *report, Text *out)
                 "B/GPU", "B/GPU", "B", "%");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
         const JobTraffic *traffic = &report->result->traffic[l];
-        double planned = planned_bytes(plan, l);
+        double planned = report_planned_bytes(plan, l);
         text_format(out, "%-8s %12.0f %12.0f %12.0f %12.0f %12.0f %12.0f %12.0f ", plan->cluster.levels[l].name,
                     traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes, traffic->reduce_bytes,
                     traffic->total_bytes, planned, traffic->max_total_bytes);
@@ -260,13 +259,13 @@ static double mean_s(const JobResult *result)
     return sum_s / result->iterations;
 }
 
-static int64_t slow_rank(const Report *report)
+int64_t report_slow_rank(const Report *report)
 {
     return waits_slow_rank(report->result->rank_times, report->result->ranks, mean_s(report->result));
 }
 
 // Copies between threads pass no link.
-static int64_t slow_worker(const Report *report)
+int64_t report_slow_worker(const Report *report)
 {
     bool has_links = report->options->comm || report->options->emulate_links;
     return has_links ? waits_slow_worker(&report->plan->cluster, report->result->rank_times, mean_s(report->result))
@@ -276,7 +275,7 @@ static int64_t slow_worker(const Report *report)
 static void append_slow(const Report *report, Text *out)
 {
     const Cluster *cluster = &report->plan->cluster;
-    int64_t rank = slow_rank(report), worker = slow_worker(report);
+    int64_t rank = report_slow_rank(report), worker = report_slow_worker(report);
     if (rank >= 0)
         text_format(out,
                     "slow rank: %" PRId64
@@ -331,6 +330,10 @@ static void print_verdict(const Report *report, Text *out)
                     "%.3g; against a dense reference in double\n",
                     check->pass ? "passed" : "FAILED", check->max_abs_error, check->tolerance, check->loss_error,
                     check->loss_tolerance);
+    if (check->done && check->choice_excess > check->choice_tolerance)
+        text_format(out,
+                    "a token passed over an expert that it likes better by %.3g of the logits' size, tolerance %.3g\n",
+                    check->choice_excess, check->choice_tolerance);
 }
 
 void report_print(const Report *report, Text *out)
@@ -346,149 +349,4 @@ void report_print(const Report *report, Text *out)
     if (report->plan->pass == PASS_TRAINING && report->result->has_loss)
         report_print_losses(report->result, out);
     print_verdict(report, out);
-}
-
-// ---- JSON ------------------------------------------------------------------------------------
-
-static cJSON *json_times(const JobResult *result)
-{
-    cJSON *times = cJSON_CreateObject();
-    cJSON_AddNumberToObject(times, "min", result->min_s);
-    cJSON_AddNumberToObject(times, "median", result->median_s);
-    cJSON_AddNumberToObject(times, "max", result->max_s);
-    return times;
-}
-
-static cJSON *json_traffic(const Report *report)
-{
-    cJSON *levels = cJSON_CreateArray();
-    for (uint32_t l = 0; l < report->plan->cluster.level_count; l++) {
-        const JobTraffic *traffic = &report->result->traffic[l];
-        cJSON *level = cJSON_CreateObject();
-        cJSON_AddStringToObject(level, "level", report->plan->cluster.levels[l].name);
-        cJSON_AddNumberToObject(level, "bytes", traffic->total_bytes);
-        cJSON_AddNumberToObject(level, "planned_bytes", planned_bytes(report->plan, l));
-        cJSON_AddNumberToObject(level, "busiest_rank_bytes", traffic->max_total_bytes);
-        cJSON_AddNumberToObject(level, "exchange_bytes", traffic->exchange_bytes);
-        cJSON_AddNumberToObject(level, "routing_bytes", traffic->routing_bytes);
-        cJSON_AddNumberToObject(level, "gather_bytes", traffic->gather_bytes);
-        cJSON_AddNumberToObject(level, "reduce_bytes", traffic->reduce_bytes);
-        cJSON_AddItemToArray(levels, level);
-    }
-    return levels;
-}
-
-static cJSON *json_check(const CheckVerdict *verdict)
-{
-    if (!verdict->done)
-        return cJSON_CreateNull();
-    cJSON *check = cJSON_CreateObject();
-    cJSON_AddNumberToObject(check, "max_abs_error", verdict->max_abs_error);
-    cJSON_AddNumberToObject(check, "tolerance", verdict->tolerance);
-    cJSON_AddNumberToObject(check, "loss_error", verdict->loss_error);
-    cJSON_AddNumberToObject(check, "loss_tolerance", verdict->loss_tolerance);
-    cJSON_AddBoolToObject(check, "pass", verdict->pass);
-    return check;
-}
-
-static cJSON *json_steps(const Report *report)
-{
-    const Plan *plan = report->plan;
-    cJSON *steps = cJSON_CreateArray();
-    for (uint32_t s = 0; s < plan->step_count; s++) {
-        const Step *step = &plan->steps[s];
-        cJSON *item = cJSON_CreateObject();
-        cJSON_AddStringToObject(item, "op", op_info(step->op)->name);
-        if (step->layer == NONE)
-            cJSON_AddNullToObject(item, "layer");
-        else
-            cJSON_AddNumberToObject(item, "layer", step->layer);
-        if (step->level == NONE)
-            cJSON_AddNullToObject(item, "level");
-        else
-            cJSON_AddStringToObject(item, "level", plan->cluster.levels[step->level].name);
-        cJSON_AddStringToObject(item, "stream", stream_name(op_info(step->op)->stream));
-        cJSON_AddNumberToObject(item, "median_s", report->result->step_s[s]);
-        cJSON_AddNumberToObject(item, "predicted_s", step->cost_s);
-        StepRate rate = step_rate(plan, step, report->result->step_s[s]);
-        if (rate.kind != RATE_NONE) {
-            cJSON_AddNumberToObject(item, rate.kind == RATE_FLOPS ? "flop_per_s" : "bytes_per_s", rate.achieved);
-            cJSON_AddNumberToObject(item, "limit_per_s", rate.limit);
-        }
-        cJSON_AddItemToArray(steps, item);
-    }
-    return steps;
-}
-
-static cJSON *json_ranks(const JobResult *result)
-{
-    cJSON *ranks = cJSON_CreateArray();
-    for (uint64_t r = 0; r < result->ranks; r++) {
-        const RankTimes *of = &result->rank_times[r];
-        cJSON *rank = cJSON_CreateObject();
-        cJSON_AddNumberToObject(rank, "rank", (double)r);
-        cJSON_AddNumberToObject(rank, "compute_s", of->compute_s);
-        cJSON_AddNumberToObject(rank, "exchange_late_s", of->exchange.late_s);
-        cJSON_AddNumberToObject(rank, "exchange_rows_s", of->exchange.transfer_s);
-        cJSON_AddNumberToObject(rank, "gather_late_s", of->gather.late_s);
-        cJSON_AddNumberToObject(rank, "gather_rows_s", of->gather.transfer_s);
-        cJSON_AddNumberToObject(rank, "awaited_s", of->awaited_s);
-        cJSON_AddNumberToObject(rank, "last_s", of->last_s);
-        cJSON_AddItemToArray(ranks, rank);
-    }
-    return ranks;
-}
-
-static void json_add_index(cJSON *root, const char *name, int64_t index)
-{
-    if (index < 0)
-        cJSON_AddNullToObject(root, name);
-    else
-        cJSON_AddNumberToObject(root, name, (double)index);
-}
-
-void report_add_json(const Report *report, cJSON *root)
-{
-    const JobResult *result = report->result;
-    cJSON_AddStringToObject(root, "plan", report->plan_name);
-    cJSON_AddStringToObject(root, "version", report->version);
-    cJSON_AddStringToObject(root, "engine", result->engine);
-    cJSON_AddStringToObject(root, "communicator", result->communicator);
-    if (result->replays || result->replay_refusal)
-        cJSON_AddBoolToObject(root, "replays", result->replays);
-    if (result->replay_refusal)
-        cJSON_AddStringToObject(root, "replay_refusal", result->replay_refusal);
-    cJSON_AddNumberToObject(root, "ranks", (double)result->ranks);
-    cJSON_AddNumberToObject(root, "iterations", result->iterations);
-    cJSON_AddNumberToObject(root, "warmup", report->options->warmup);
-    cJSON_AddNumberToObject(root, "seed", (double)result->seed);
-    cJSON_AddStringToObject(root, "routing", routing_name(report->options->routing));
-    cJSON_AddBoolToObject(root, "emulated_links", report->options->emulate_links);
-    cJSON_AddItemToObject(root, "iteration_s", json_times(result));
-    cJSON_AddItemToObject(root, "iterations_s", cJSON_CreateDoubleArray(result->iteration_s, (int)result->iterations));
-    cJSON_AddNumberToObject(root, "predicted_s", report->plan->iteration_s);
-    cJSON_AddItemToObject(root, "traffic", json_traffic(report));
-    cJSON_AddItemToObject(root, "check", json_check(&result->check));
-    int loss_count = result->has_loss ? (int)result->iterations : 0;
-    cJSON_AddItemToObject(root, "loss", cJSON_CreateDoubleArray(result->loss, loss_count));
-    if (report->plan->pass == PASS_TRAINING)
-        report_add_training(result, root);
-    cJSON_AddItemToObject(root, "steps", json_steps(report));
-    exposure_add_json(report->plan, result->step_s, result->exposed_s, root);
-    cJSON_AddItemToObject(root, "rank_times", json_ranks(result));
-    json_add_index(root, "slow_rank", slow_rank(report));
-    json_add_index(root, "slow_worker", slow_worker(report));
-}
-
-void report_print_json(const Report *report, Text *out)
-{
-    cJSON *root = cJSON_CreateObject();
-    report_add_json(report, root);
-    char *printed = cJSON_Print(root);
-    if (printed) {
-        text_append(out, printed);
-        text_append(out, "\n");
-    }
-    cJSON_free(printed);
-    cJSON_Delete(root);
 }

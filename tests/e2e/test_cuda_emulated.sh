@@ -6,18 +6,10 @@ cd "$work" || exit 1
 export EMULATED=$HEP_RUN_EMULATED
 export HEP_EMULATION_ASYNC=100 # streams are threads, and late: what the engine does not wait for shows
 
-# agree FIRST.json SECOND.json TOLERANCE: losses and bytes of two runs.
+# agree HOST.json CUDA.json [UNLIKE.json...]: losses within what rounding explains, bytes alike.
 agree() {
-  python3 - "$@" <<'PYTHON'
-import json, sys
-first, second = (json.load(open(name)) for name in sys.argv[1:3])
-assert second["engine"] == "cuda", second["engine"]
-for a, b in zip(first["loss"], second["loss"], strict=True):
-    assert abs(a - b) <= float(sys.argv[3]), (first["loss"], second["loss"])
-for a, b in zip(first["traffic"], second["traffic"], strict=True):
-    assert a == b, (a, b)
-assert first["loss"], "no loss"
-PYTHON
+  grep -q '"engine":.*"cuda"' "$2" || { echo "not the CUDA engine"; return 1; }
+  "$HEP_SOURCE/scripts/gpu/compare.py" "$1" "$2" ${3:+--unlike "${@:3}"} || { cat "$1" "$2" | grep -A9 '"loss"'; return 1; }
 }
 
 # processes COUNT ARGUMENTS...: as torchrun would start them; the exit code of the first that failed. Leaves err.RANK.
@@ -60,32 +52,34 @@ sed 's/pass = forward/pass = training/' small.hep >training.hep
 sed 's/pass = training/pass = training  dispatch = naive/' training.hep >naive.hep
 sed 's/pass = training/pass = training  migration { codec = delta  ratio = 10 }/' training.hep >codec.hep
 
-# name, domains, tolerance of the loss in nats, more options
+# name, domains, more options
 on_host() {
-  expect 0 '' "$HEPC" --domain "$2" "$1.hep" -o plan.hepb && expect 0 '' "$HEP_RUN" plan.hepb --warmup 0 "${@:4}" --json=host.json
+  expect 0 '' "$HEPC" --domain "$2" "$1.hep" -o plan.hepb && expect 0 '' "$HEP_RUN" plan.hepb --warmup 0 "${@:3}" --profile host.json
 }
 
 in_one_process() {
   on_host "$@" || return
-  expect 0 '' "$EMULATED" --engine cuda plan.hepb --warmup 0 "${@:4}" --json=cuda.json || return
-  agree host.json cuda.json "$3" || fail "$1 $2, one process"
+  expect 0 '' "$EMULATED" --engine cuda plan.hepb --warmup 0 "${@:3}" --profile cuda.json || return
+  agree host.json cuda.json ${unlike:-} || fail "$1 $2, one process"
 }
 
 in_processes() {
   on_host "$@" || return
-  processes 4 plan.hepb --warmup 0 "${@:4}" --json=cuda.json || { fail "$1 $2, a process each: $(cat err.*)"; return; }
-  agree host.json cuda.json "$3" || fail "$1 $2, a process each"
+  processes 4 plan.hepb --warmup 0 "${@:3}" --profile cuda.json || { fail "$1 $2, a process each: $(cat err.*)"; return; }
+  agree host.json cuda.json || fail "$1 $2, a process each"
 }
 
-in_one_process training dc=1,gpu=1 1e-4 -n 3
-in_one_process training dc=2,gpu=1 1e-4 -n 3
-in_one_process naive dc=1,gpu=2 1e-4 -n 3
-in_one_process codec dc=2,gpu=1 1e-3 -n 4
-in_one_process bf16 dc=2,gpu=1 0.02 -n 2 --check --routing balanced
-in_processes training dc=1,gpu=1 1e-4 -n 3
+in_one_process training dc=1,gpu=1 -n 3
+in_one_process training dc=2,gpu=1 -n 3
+in_one_process naive dc=1,gpu=2 -n 3
+# Of codecs there is no bound: nearer to the same codec on the host than to none.
+on_host training dc=2,gpu=1 -n 4 && mv host.json dense.json
+unlike=dense.json in_one_process codec dc=2,gpu=1 -n 4
+in_one_process bf16 dc=2,gpu=1 -n 2 --check --routing balanced
+in_processes training dc=1,gpu=1 -n 3
 # Without exchanges, or with as many rows every time, iterations are replayed.
-in_processes training dc=2,gpu=2 2e-4 -n 4
-in_processes f16 dc=1,gpu=1 0.005 -n 4 --routing balanced
+in_processes training dc=2,gpu=2 -n 4
+in_processes f16 dc=1,gpu=1 -n 4 --routing balanced
 
 # A rank that dies ends all others soon; rank 0 says which it was, once. Of a wrong world, rank 0 says so.
 SECONDS=0

@@ -18,6 +18,19 @@ assert run["steps"] and {"op", "layer", "stream", "median_s"} <= set(run["steps"
 PYTHON
   done
 done
+# Every key is documented.
+sed 's/pass = forward/pass = training/' "$HEP_SOURCE/samples/three_level.hep" >training.hep
+expect 0 '' "$HEPC" training.hep -o plan.hepb
+expect 0 '' "$HEP_RUN" plan.hepb -n 1 --warmup 0 --check --profile run.json
+python3 - "$HEP_SOURCE/docs/report.md" <<'PYTHON' || fail "docs/report.md"
+import json, re, sys
+run = json.load(open("run.json"))
+documented = set(re.findall(r"`([a-z_0-9]+)`", "".join(line for line in open(sys.argv[1]) if line.startswith("|"))))
+inner = [run["check"], run["traffic"][0], run["steps"][0], run["rank_times"][0], run["iteration_s"]]
+names = {"model", "format", "profile_version", "loss_s"} # of --profile, see compiler/profile.c
+keys = set().union(run, *inner) - names
+assert keys <= documented, sorted(keys - documented)
+PYTHON
 # Balanced naive routing: measured traffic equals the plan's, byte for byte.
 for sizes in dc=1,gpu=1 dc=2,gpu=1 dc=1,gpu=4 dc=2,gpu=8; do
   expect 0 '' "$HEPC" --domain $sizes --dispatch naive "$HEP_SOURCE/samples/laptop.hep" -o plan.hepb

@@ -1,0 +1,11 @@
+// What the table and the JSON of a report share. Included by report*.c alone.
+#ifndef HEP_REPORT_INTERNAL_H
+#define HEP_REPORT_INTERNAL_H
+
+#include "runtime/report/report.h"
+
+double report_planned_bytes(const Plan *plan, uint32_t level); // per GPU and iteration
+int64_t report_slow_rank(const Report *report);                // or -1
+int64_t report_slow_worker(const Report *report);              // or -1
+
+#endif

@@ -1,0 +1,176 @@
+// The report of a run for programs; docs/running.md lists its keys.
+#include "runtime/report/report_internal.h"
+
+#include <cjson/cJSON.h>
+
+#include "runtime/job/exposure.h"
+#include "runtime/job/preflight.h"
+#include "runtime/report/rates.h"
+#include "runtime/check/tolerance.h"
+#include "runtime/training/training.h"
+
+static cJSON *json_times(const JobResult *result)
+{
+    cJSON *times = cJSON_CreateObject();
+    cJSON_AddNumberToObject(times, "min", result->min_s);
+    cJSON_AddNumberToObject(times, "median", result->median_s);
+    cJSON_AddNumberToObject(times, "max", result->max_s);
+    return times;
+}
+
+static cJSON *json_traffic(const Report *report)
+{
+    cJSON *levels = cJSON_CreateArray();
+    for (uint32_t l = 0; l < report->plan->cluster.level_count; l++) {
+        const JobTraffic *traffic = &report->result->traffic[l];
+        cJSON *level = cJSON_CreateObject();
+        cJSON_AddStringToObject(level, "level", report->plan->cluster.levels[l].name);
+        cJSON_AddNumberToObject(level, "bytes", traffic->total_bytes);
+        cJSON_AddNumberToObject(level, "planned_bytes", report_planned_bytes(report->plan, l));
+        cJSON_AddNumberToObject(level, "busiest_rank_bytes", traffic->max_total_bytes);
+        cJSON_AddNumberToObject(level, "exchange_bytes", traffic->exchange_bytes);
+        cJSON_AddNumberToObject(level, "routing_bytes", traffic->routing_bytes);
+        cJSON_AddNumberToObject(level, "gather_bytes", traffic->gather_bytes);
+        cJSON_AddNumberToObject(level, "reduce_bytes", traffic->reduce_bytes);
+        cJSON_AddItemToArray(levels, level);
+    }
+    return levels;
+}
+
+static cJSON *json_check(const CheckVerdict *verdict)
+{
+    if (!verdict->done)
+        return cJSON_CreateNull();
+    cJSON *check = cJSON_CreateObject();
+    cJSON_AddNumberToObject(check, "max_abs_error", verdict->max_abs_error);
+    cJSON_AddNumberToObject(check, "tolerance", verdict->tolerance);
+    cJSON_AddNumberToObject(check, "loss_error", verdict->loss_error);
+    cJSON_AddNumberToObject(check, "loss_tolerance", verdict->loss_tolerance);
+    cJSON_AddNumberToObject(check, "choice_excess", verdict->choice_excess);
+    cJSON_AddNumberToObject(check, "choice_tolerance", verdict->choice_tolerance);
+    cJSON_AddBoolToObject(check, "pass", verdict->pass);
+    return check;
+}
+
+static cJSON *json_steps(const Report *report)
+{
+    const Plan *plan = report->plan;
+    cJSON *steps = cJSON_CreateArray();
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        cJSON *item = cJSON_CreateObject();
+        cJSON_AddStringToObject(item, "op", op_info(step->op)->name);
+        if (step->layer == NONE)
+            cJSON_AddNullToObject(item, "layer");
+        else
+            cJSON_AddNumberToObject(item, "layer", step->layer);
+        if (step->level == NONE)
+            cJSON_AddNullToObject(item, "level");
+        else
+            cJSON_AddStringToObject(item, "level", plan->cluster.levels[step->level].name);
+        cJSON_AddStringToObject(item, "stream", stream_name(op_info(step->op)->stream));
+        cJSON_AddNumberToObject(item, "median_s", report->result->step_s[s]);
+        cJSON_AddNumberToObject(item, "predicted_s", step->cost_s);
+        StepRate rate = step_rate(plan, step, report->result->step_s[s]);
+        if (rate.kind != RATE_NONE) {
+            cJSON_AddNumberToObject(item, rate.kind == RATE_FLOPS ? "flop_per_s" : "bytes_per_s", rate.achieved);
+            cJSON_AddNumberToObject(item, "limit_per_s", rate.limit);
+        }
+        cJSON_AddItemToArray(steps, item);
+    }
+    return steps;
+}
+
+static cJSON *json_ranks(const JobResult *result)
+{
+    cJSON *ranks = cJSON_CreateArray();
+    for (uint64_t r = 0; r < result->ranks; r++) {
+        const RankTimes *of = &result->rank_times[r];
+        cJSON *rank = cJSON_CreateObject();
+        cJSON_AddNumberToObject(rank, "rank", (double)r);
+        cJSON_AddNumberToObject(rank, "compute_s", of->compute_s);
+        cJSON_AddNumberToObject(rank, "exchange_late_s", of->exchange.late_s);
+        cJSON_AddNumberToObject(rank, "exchange_rows_s", of->exchange.transfer_s);
+        cJSON_AddNumberToObject(rank, "gather_late_s", of->gather.late_s);
+        cJSON_AddNumberToObject(rank, "gather_rows_s", of->gather.transfer_s);
+        cJSON_AddNumberToObject(rank, "awaited_s", of->awaited_s);
+        cJSON_AddNumberToObject(rank, "last_s", of->last_s);
+        cJSON_AddItemToArray(ranks, rank);
+    }
+    return ranks;
+}
+
+// Of each iteration's loss; null where packets may differ by more than rounding: which elements travel is a choice,
+// too.
+static cJSON *json_loss_tolerances(const Report *report)
+{
+    const Plan *plan = report->plan;
+    const TrainingSettings settings = preflight_engine_options(plan, report->options).training;
+    bool trains = plan->pass == PASS_TRAINING;
+    bool exact = plan->codec == CODEC_DENSE && plan->gradient_ratio <= 1;
+    uint64_t updates = 0, first = trains ? report->result->first_iteration - 1 : 0;
+    double moved = 0;
+    cJSON *tolerances = cJSON_CreateArray();
+    for (uint32_t i = 0; report->result->has_loss && i < report->result->iterations; i++) {
+        for (; trains && updates < first + i; updates++)
+            moved += training_rate(&settings, updates);
+        cJSON_AddItemToArray(tolerances, exact || moved == 0 ? cJSON_CreateNumber(tolerance_loss(plan, moved))
+                                                             : cJSON_CreateNull());
+    }
+    return tolerances;
+}
+
+static void json_add_index(cJSON *root, const char *name, int64_t index)
+{
+    if (index < 0)
+        cJSON_AddNullToObject(root, name);
+    else
+        cJSON_AddNumberToObject(root, name, (double)index);
+}
+
+void report_add_json(const Report *report, cJSON *root)
+{
+    const JobResult *result = report->result;
+    cJSON_AddStringToObject(root, "plan", report->plan_name);
+    cJSON_AddStringToObject(root, "version", report->version);
+    cJSON_AddStringToObject(root, "engine", result->engine);
+    cJSON_AddStringToObject(root, "communicator", result->communicator);
+    if (result->replays || result->replay_refusal)
+        cJSON_AddBoolToObject(root, "replays", result->replays);
+    if (result->replay_refusal)
+        cJSON_AddStringToObject(root, "replay_refusal", result->replay_refusal);
+    cJSON_AddNumberToObject(root, "ranks", (double)result->ranks);
+    cJSON_AddNumberToObject(root, "iterations", result->iterations);
+    cJSON_AddNumberToObject(root, "warmup", report->options->warmup);
+    cJSON_AddNumberToObject(root, "seed", (double)result->seed);
+    cJSON_AddStringToObject(root, "routing", routing_name(report->options->routing));
+    cJSON_AddBoolToObject(root, "emulated_links", report->options->emulate_links);
+    cJSON_AddItemToObject(root, "iteration_s", json_times(result));
+    cJSON_AddItemToObject(root, "iterations_s", cJSON_CreateDoubleArray(result->iteration_s, (int)result->iterations));
+    cJSON_AddNumberToObject(root, "predicted_s", report->plan->iteration_s);
+    cJSON_AddItemToObject(root, "traffic", json_traffic(report));
+    cJSON_AddItemToObject(root, "check", json_check(&result->check));
+    int loss_count = result->has_loss ? (int)result->iterations : 0;
+    cJSON_AddItemToObject(root, "loss", cJSON_CreateDoubleArray(result->loss, loss_count));
+    cJSON_AddItemToObject(root, "loss_tolerance", json_loss_tolerances(report));
+    if (report->plan->pass == PASS_TRAINING)
+        report_add_training(result, root);
+    cJSON_AddItemToObject(root, "steps", json_steps(report));
+    exposure_add_json(report->plan, result->step_s, result->exposed_s, root);
+    cJSON_AddItemToObject(root, "rank_times", json_ranks(result));
+    json_add_index(root, "slow_rank", report_slow_rank(report));
+    json_add_index(root, "slow_worker", report_slow_worker(report));
+}
+
+void report_print_json(const Report *report, Text *out)
+{
+    cJSON *root = cJSON_CreateObject();
+    report_add_json(report, root);
+    char *printed = cJSON_Print(root);
+    if (printed) {
+        text_append(out, printed);
+        text_append(out, "\n");
+    }
+    cJSON_free(printed);
+    cJSON_Delete(root);
+}
