@@ -52,7 +52,8 @@ cudaError_t cuda_ffn(const CudaQueue *queue, const ModelDims *dims, Tensor x, Te
 cudaError_t cuda_gate(const CudaQueue *queue, const ModelDims *dims, Routing routing, uint64_t capacity_rows, Tensor x,
                       Tensor router, Tensor rows, Tensor records);
 
-// `table->member_of_expert` is a device array. Rows that do not fit are added to *lost (device).
+// `table->member_of_expert` is a device array. Rows that do not fit are added to *lost (device). Records that name no
+// expert of the model are padding: that is what is found where an exchange was broken off.
 cudaError_t cuda_route(const CudaQueue *queue, const RouteTable *table, CudaRows present, uint32_t fanout, Tensor rows,
                        Tensor records, Tensor next_rows, Tensor next_records, Tensor send_rows, Tensor send_records,
                        Tensor send_counts, Tensor origin, uint64_t *lost);

@@ -12,6 +12,7 @@ namespace
 struct MemberKeys {
     CudaRows present;
     const int32_t *member_of_expert;
+    uint32_t experts;
     const Record *records;
     uint32_t per_item; // records a row
 
@@ -23,7 +24,7 @@ struct MemberKeys {
     __device__ int32_t member(uint64_t row, uint32_t index) const
     {
         int32_t expert = records[row * per_item + index].expert;
-        return expert < 0 ? -1 : member_of_expert[expert];
+        return static_cast<uint32_t>(expert) < experts ? member_of_expert[expert] : -1;
     }
 
     // -1 for padding, and for a member that an earlier record of the row leads to already.
@@ -369,7 +370,7 @@ cudaError_t cuda_route(const CudaQueue *queue, const RouteTable *table, CudaRows
 {
     CudaScratch scratch = scratch_of(queue);
     Ranking ranking = ranking_take(&scratch, present.rows, table->members);
-    MemberKeys keys = {present, table->member_of_expert, static_cast<const Record *>(records.data),
+    MemberKeys keys = {present, table->member_of_expert, table->experts, static_cast<const Record *>(records.data),
                        static_cast<uint32_t>(records.cols / 2)};
     PlaceCopies place = {keys,
                          ranking.begins,

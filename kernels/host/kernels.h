@@ -45,7 +45,8 @@ void host_gate(const ModelDims *dims, Routing routing, uint64_t capacity_rows, T
 // Where rows go at one level: for each expert the member of the exchange group that leads to it.
 typedef struct {
     const int32_t *member_of_expert; // [experts]
-    uint32_t members, own;           // group size; this rank's index
+    uint32_t experts;
+    uint32_t members, own; // group size; this rank's index
 } RouteTable;
 
 // `row_count` record rows are present; a record row r uses hidden row r / fanout. Returns the

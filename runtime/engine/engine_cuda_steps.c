@@ -140,6 +140,7 @@ static bool route_resolve(const CudaEngine *engine, CudaStep *step, const Expert
     const Group *group = &plan->groups[facts.dispatch->group];
     step->route = (RouteTable){
         .member_of_expert = on_device(engine, map->member_of_expert[facts.dispatch->level]),
+        .experts = plan->model.experts,
         .members = (uint32_t)group_size(&plan->cluster, group),
         .own = (uint32_t)group_index(&plan->cluster, group, engine->comm->rank),
     };

@@ -99,6 +99,7 @@ static bool route_resolve(const HostEngine *engine, HostStep *step, const Expert
     const Group *group = &plan->groups[dispatch->group];
     step->route = (RouteTable){
         .member_of_expert = map->member_of_expert[dispatch->level],
+        .experts = plan->model.experts,
         .members = (uint32_t)group_size(&plan->cluster, group),
         .own = (uint32_t)group_index(&plan->cluster, group, engine->comm->rank),
     };

@@ -586,7 +586,7 @@ static RouteTable make_table(const Mini *mini, uint32_t rank, uint32_t level, in
     for (uint32_t e = 0; e < EXPERTS; e++)
         members[e] = (int32_t)coordinate(mini, owner(mini, e), level);
     return (RouteTable){
-        .member_of_expert = members, .members = mini->counts[level], .own = coordinate(mini, rank, level)};
+        .member_of_expert = members, .experts = EXPERTS, .members = mini->counts[level], .own = coordinate(mini, rank, level)};
 }
 
 static void mini_begin(Mini *mini)
@@ -784,7 +784,7 @@ Test(kernels, routing_over_levels_equals_direct_computation)
 Test(kernels, deduplicated_rows_go_to_each_member_once)
 {
     const int32_t members[] = {0, 0, 1, 1, 2, 2};
-    RouteTable table = {.member_of_expert = members, .members = 3, .own = 1};
+    RouteTable table = {.member_of_expert = members, .experts = 6, .members = 3, .own = 1};
     Tensor rows = make_random(DTYPE_BF16, 3, 2, 1), records = make(DTYPE_I32, 3, 6);
     const Record chosen[] = {{0, 1}, {2, 2}, {1, 3}, {-1, 0}, {-1, 0}, {-1, 0}, {4, 4}, {-1, 0}, {3, 5}};
     memcpy(records.data, chosen, sizeof chosen);
@@ -809,7 +809,7 @@ Test(kernels, deduplicated_rows_go_to_each_member_once)
 Test(kernels, rows_that_do_not_fit_are_counted_and_not_written)
 {
     const int32_t members[] = {0, 1};
-    RouteTable table = {.member_of_expert = members, .members = 2, .own = 0};
+    RouteTable table = {.member_of_expert = members, .experts = 2, .members = 2, .own = 0};
     Tensor rows = make_random(DTYPE_F32, 10, 3, 1), records = make(DTYPE_I32, 10, 2);
     for (int32_t i = 0; i < 10; i++)
         ((Record *)records.data)[i] = (Record){i < 6, 1};

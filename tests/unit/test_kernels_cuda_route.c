@@ -61,8 +61,8 @@ static Routed make_routed(const RouteCase *c, Dtype dtype)
     Routed r = {.record_rows = c->rows * c->fanout};
     int32_t *table = make(DTYPE_I32, 1, EXPERTS).data;
     memcpy(table, member_of_expert, sizeof member_of_expert);
-    r.table = (RouteTable){table, c->members, c->own};
-    r.table_there = (RouteTable){device_table(member_of_expert, EXPERTS), c->members, c->own};
+    r.table = (RouteTable){table, EXPERTS, c->members, c->own};
+    r.table_there = (RouteTable){device_table(member_of_expert, EXPERTS), EXPERTS, c->members, c->own};
     r.present = counted(&r, c->counted, r.record_rows, capacity * c->fanout);
     r.rows = make_random(dtype, capacity, c->hidden, 1);
     r.records = make(DTYPE_I32, capacity * c->fanout, 2 * c->records);
@@ -84,14 +84,14 @@ static Routed make_routed(const RouteCase *c, Dtype dtype)
     return r;
 }
 
-static void route_both(const RouteCase *c, Routed *r)
+static void route_both(const RouteCase *c, Routed *r, Tensor records_there)
 {
     uint64_t *lost_there = device_counter();
     Tensor operands[9] = {r->rows, r->records};
     const CudaQueue *q = device_queue(cuda_work_bytes(&(ModelDims){.top_k = 1}, OP_ROUTE, operands, c->members));
     uint64_t lost = host_route(&r->table, r->record_rows, c->fanout, r->rows, r->records, r->next_rows, r->next_records,
                                r->send_rows, r->send_records, r->counts, r->origin);
-    EXPECT_SUCCESS(cuda_route(q, &r->table_there, r->present, c->fanout, r->rows_there, device_copy(r->records),
+    EXPECT_SUCCESS(cuda_route(q, &r->table_there, r->present, c->fanout, r->rows_there, records_there,
                               r->next_rows_there, r->next_records_there, r->send_rows_there, r->send_records_there,
                               r->counts_there, r->origin_there, lost_there));
     for (uint32_t m = 0; m < c->members; m++)
@@ -160,13 +160,30 @@ Test(kernels_cuda, routing_there_and_back)
         for (size_t i = 0; i < COUNT_OF(route_cases); i++) {
             const RouteCase *c = &route_cases[i];
             Routed r = make_routed(c, dtypes[d]);
-            route_both(c, &r);
+            route_both(c, &r, device_copy(r.records));
             expect_same_copies(&r);
             if (c->next == 0)
                 way_back_both(c, &r, dtypes[d]);
             device_finish();
         }
     }
+}
+
+// Behind an exchange that was broken off, the device goes on with what lies where records should be.
+Test(kernels_cuda, records_that_name_no_expert_are_padding)
+{
+    const int32_t others[] = {EXPERTS, 1 << 30, INT32_MAX, INT32_MIN};
+    const RouteCase *c = &route_cases[0];
+    Routed r = make_routed(c, DTYPE_F32);
+    Tensor garbage = make(DTYPE_I32, r.records.rows, r.records.cols);
+    memcpy(garbage.data, r.records.data, tensor_bytes(garbage));
+    for (uint64_t i = 0; i < r.record_rows * c->records; i += 3) {
+        ((Record *)r.records.data)[i] = (Record){-1, 0};
+        ((Record *)garbage.data)[i] = (Record){others[i % COUNT_OF(others)], 1};
+    }
+    route_both(c, &r, device_copy(garbage));
+    expect_same_copies(&r);
+    device_finish();
 }
 
 // ---- gate ------------------------------------------------------------------------------------------

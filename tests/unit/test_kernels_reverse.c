@@ -32,7 +32,7 @@ typedef struct {
 static Routed run_route(const RouteCase *c, const int32_t *member_of_expert)
 {
     uint64_t capacity = c->rows + c->spare, all = capacity * c->fanout * c->records;
-    Routed r = {.table = {member_of_expert, c->members, c->own}, .present = c->rows * c->fanout};
+    Routed r = {.table = {member_of_expert, ROUTED_EXPERTS, c->members, c->own}, .present = c->rows * c->fanout};
     r.rows = make_random(DTYPE_F32, capacity, c->hidden, 1);
     r.records = make(DTYPE_I32, capacity * c->fanout, 2 * c->records);
     for (uint64_t i = 0; i < r.present * c->records; i++) {
@@ -136,7 +136,7 @@ Test(kernels_reverse, two_members_give_what_one_gives)
     enum { ROWS = 9, TOP_K = 3, EXPERTS = 4 };
     const int32_t members[EXPERTS] = {0, 1, 0, 1}, slots[EXPERTS] = {0, 1, 2, 3};
     ModelDims dims = {.dtype = DTYPE_F32, .activation = ACTIVATION_GELU, .hidden = 5, .inner = 3, .experts = EXPERTS};
-    RouteTable table = {members, 2, 0};
+    RouteTable table = {members, EXPERTS, 2, 0};
     Tensor rows = make_random(DTYPE_F32, ROWS, 5, 1), records = make(DTYPE_I32, ROWS, 2 * TOP_K);
     Tensor experts = make_random(DTYPE_F32, EXPERTS, model_expert_elements(&dims), 0.7);
     Tensor dresults = make_random(DTYPE_F32, ROWS, 5, 1);
