@@ -72,7 +72,9 @@ assert len(run["rank_times"]) == 4, run["rank_times"]
 expect 0 '' "$HEPC" "$HEP_SOURCE/samples/laptop.hep" -o plan.hepb
 "$HEP_RUN" plan.hepb --emulate-links --iterations 100000 >out 2>err &
 pid=$!
-until [ $((0x$(awk '/^SigCgt/ { print $2 }' /proc/$pid/status) & 0x200)) != 0 ]; do sleep 0.05; done
+# Before it is hep-run, the process is a shell, which catches SIGUSR1, too.
+until [ "$(cat /proc/$pid/comm)" = "$(basename "$HEP_RUN")" ] &&
+  [ $((0x$(awk '/^SigCgt/ { print $2 }' /proc/$pid/status) & 0x200)) != 0 ]; do sleep 0.05; done
 for try in $(seq 100); do
   kill -USR1 $pid || break
   sleep 0.2
