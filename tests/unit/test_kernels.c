@@ -585,8 +585,10 @@ static RouteTable make_table(const Mini *mini, uint32_t rank, uint32_t level, in
 {
     for (uint32_t e = 0; e < EXPERTS; e++)
         members[e] = (int32_t)coordinate(mini, owner(mini, e), level);
-    return (RouteTable){
-        .member_of_expert = members, .experts = EXPERTS, .members = mini->counts[level], .own = coordinate(mini, rank, level)};
+    return (RouteTable){.member_of_expert = members,
+                        .experts = EXPERTS,
+                        .members = mini->counts[level],
+                        .own = coordinate(mini, rank, level)};
 }
 
 static void mini_begin(Mini *mini)
