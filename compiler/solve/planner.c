@@ -93,8 +93,34 @@ static void cost_uniform(const Workload *work, const Config *config, uint32_t pr
     arena_destroy(arena);
 }
 
+// Bytes a rank takes with one configuration for all layers.
+typedef double (*MemoryOf)(const Workload *work, const Config *config, uint32_t prefetch, Dispatch dispatch);
+
+static double estimated_bytes(const Workload *work, const Config *config, uint32_t prefetch, Dispatch dispatch)
+{
+    return footprint_total(work->spec, config, prefetch, dispatch);
+}
+
+// According to the lowering, which has the last word.
+static double lowered_bytes(const Workload *work, const Mix *mix, Dispatch dispatch)
+{
+    double bytes = 0;
+    plan_destroy(lower(work, mix, dispatch, &bytes));
+    return bytes;
+}
+
+static double exact_bytes(const Workload *work, const Config *config, uint32_t prefetch, Dispatch dispatch)
+{
+    Arena *arena = arena_create();
+    Mix mix = mix_uniform(work, config, prefetch, arena);
+    double bytes = lowered_bytes(work, &mix, dispatch);
+    arena_destroy(arena);
+    return bytes;
+}
+
 // With the deepest prefetch that fits the memory.
-static void price(const Workload *work, const Config *config, Dispatch dispatch, Candidate *candidate)
+static void price(const Workload *work, const Config *config, Dispatch dispatch, MemoryOf memory_of,
+                  Candidate *candidate)
 {
     const Spec *spec = work->spec;
     *candidate = (Candidate){.config = *config, .prefetch = PREFETCH_UNLIMITED};
@@ -105,7 +131,7 @@ static void price(const Workload *work, const Config *config, Dispatch dispatch,
         if (i > 0 && window != PREFETCH_UNLIMITED && window + 1 >= work->moe_count)
             continue;
         candidate->prefetch = prefetches[i];
-        candidate->memory_bytes = footprint_total(spec, config, prefetches[i], dispatch);
+        candidate->memory_bytes = memory_of(work, config, prefetches[i], dispatch);
         candidate->fits = candidate->memory_bytes <= spec->cluster.device.memory_bytes;
     }
     cost_uniform(work, config, candidate->prefetch, dispatch, &candidate->cost);
@@ -149,10 +175,10 @@ bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate
         size_t rest = index;
         for (uint32_t l = levels; l-- > spec->replica_levels; rest /= choices[l])
             config.domain[l] = nth_divisor(spec->cluster.levels[l].count, rest % choices[l]);
-        price(work, &config, spec->plan.dispatch, &(*candidates)[(*count)++]);
+        price(work, &config, spec->plan.dispatch, estimated_bytes, &(*candidates)[(*count)++]);
         if (regather && config_held_shards(spec, &config) > 1) {
             config.regather = true;
-            price(work, &config, spec->plan.dispatch, &(*candidates)[(*count)++]);
+            price(work, &config, spec->plan.dispatch, estimated_bytes, &(*candidates)[(*count)++]);
         }
     }
     qsort(*candidates, *count, sizeof **candidates, compare_candidates);
@@ -296,14 +322,6 @@ static void solve_mix(Choosing *c)
     }
 }
 
-// What the mix takes according to the lowering, which has the last word.
-static double lowered_bytes(const Workload *work, const Mix *mix)
-{
-    double bytes = 0;
-    plan_destroy(lower(work, mix, work->spec->plan.dispatch, &bytes));
-    return bytes;
-}
-
 // Falls back on one configuration for all layers.
 static void take_uniform(Choosing *c, const Candidate *uniform)
 {
@@ -352,7 +370,7 @@ static void choose_mix(Choosing *c)
             bound_s = c->bound_s;
         if (!c->found)
             break;
-        solution->memory_bytes = lowered_bytes(c->work, &solution->mix);
+        solution->memory_bytes = lowered_bytes(c->work, &solution->mix, c->work->spec->plan.dispatch);
         settled = solution->memory_bytes <= device_bytes;
         c->memory_bytes -= fmax(0, solution->memory_bytes - device_bytes);
     }
@@ -468,7 +486,7 @@ static bool choose_forced(Choosing *c, Diag *diag, bool *infeasible)
         if (i > 0 && (c->options->prefetch != PREFETCH_UNLIMITED || prefetches[i] + 1 >= c->work->moe_count))
             continue;
         solution->mix.prefetch = i > 0 ? prefetches[i] : c->options->prefetch;
-        solution->memory_bytes = lowered_bytes(c->work, &solution->mix);
+        solution->memory_bytes = lowered_bytes(c->work, &solution->mix, c->work->spec->plan.dispatch);
         fits = solution->memory_bytes <= spec->cluster.device.memory_bytes;
     }
     cost_mix(c->work, &solution->mix, spec->plan.dispatch, &solution->cost);
@@ -484,12 +502,30 @@ static bool choose_forced(Choosing *c, Diag *diag, bool *infeasible)
     return fits;
 }
 
+// The best single choice that fits: estimates admit, lowering decides. `count` if there is none.
+static size_t best_that_fits(const Choosing *c)
+{
+    const Solution *solution = c->solution;
+    Dispatch dispatch = c->work->spec->plan.dispatch;
+    for (;;) {
+        size_t best = planner_best(solution->candidates, solution->count, SIZE_MAX);
+        if (best == solution->count)
+            return best;
+        Candidate *candidate = &solution->candidates[best];
+        Config config = candidate->config;
+        double estimated_s = candidate->cost.iteration_s;
+        price(c->work, &config, dispatch, exact_bytes, candidate);
+        if (candidate->fits && candidate->cost.iteration_s <= estimated_s)
+            return best;
+    }
+}
+
 static bool choose_freely(Choosing *c, Diag *diag, bool *infeasible)
 {
     Solution *solution = c->solution;
     if (!planner_enumerate(c->work, c->arena, diag, &solution->candidates, &solution->count))
         return false;
-    solution->uniform = planner_best(solution->candidates, solution->count, SIZE_MAX);
+    solution->uniform = best_that_fits(c);
     if (solution->uniform == solution->count) {
         *infeasible = true;
         report_too_big(c->work, &solution->candidates[smallest_candidate(solution)],
@@ -525,7 +561,7 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
     }
     for (int b = 0; b < BASELINE_COUNT; b++) {
         Config config = uniform_config(spec, b == BASELINE_GATHER);
-        price(work, &config, baseline_dispatch(b, spec), &solution->baselines[b]);
+        price(work, &config, baseline_dispatch(b, spec), estimated_bytes, &solution->baselines[b]);
     }
     solution->solve_s = now_s() - begin_s;
     return true;

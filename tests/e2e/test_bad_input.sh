@@ -78,6 +78,20 @@ advice=$(sed -nE "s/.*or '(memory = [^']*)'.*/\1/p" err)
 [ -n "$advice" ] || fail "no advice"
 sed "s/memory = 1 MB/$advice/" tight.hep >advised.hep
 expect 0 '' "$HEPC" advised.hep -o advised.hepb
+# Of a deep model the first layers tell the memory of all, too little here: still it is said that nothing fits.
+cat >deep.hep <<'HEP'
+cluster planet {
+  level dc  { count = 1000  bandwidth = 10 Gbit/s   latency = 5 ms }
+  level gpu { count = 8     bandwidth = 400 Gbit/s  latency = 5 us }
+  device    { compute = 300 TFLOP/s  memory = 120 GB  memory_bandwidth = 3 TB/s }
+}
+model deep {
+  layers = 61  hidden = 4096  heads = 32  vocabulary = 32000  sequence = 2048  batch = 1  dtype = bf16
+  moe { experts = 8000  top_k = 4  inner = 1024  activation = swiglu }
+}
+plan { pass = training  capacity = 2 }
+HEP
+expect 4 'no plan fits: even the smallest: dc=1 gpu=1 needs' "$HEPC" deep.hep
 
 # Damaged plans: every truncation point and a bit flip in every kind of place.
 expect 0 '' "$HEPC" "$HEP_SOURCE/samples/paper/mix1.hep" -o good.hepb
