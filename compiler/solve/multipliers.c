@@ -9,6 +9,8 @@ typedef struct {
     const StageProblem *problem;
     const OptionsInPlay *options;
     uint32_t edge_count;    // forward and backward together
+    double **weights;       // [stages][edges][kept]: of every option's maps, side by side as paths ask for them
+    double **memory;        // [stages][kept]: of every option
     double **share;         // [stages][kept]: the mixed strategy
     double **loss;          // [stages][kept]: cumulated
     double *mixed;          // [stages][edges]: weights of the maps under the shares
@@ -19,6 +21,7 @@ typedef struct {
 } Game;
 
 static const double SHARE_MIN = 1e-5; // smaller shares are left out of the maps
+static const double EXPONENT_MAX = 12; // exp(-12) is below SHARE_MIN
 
 static double option_price(const StageProblem *problem, const StageOption *option, const double *flow, double price)
 {
@@ -48,25 +51,18 @@ static double best_price(const StageProblem *problem, const OptionsInPlay *optio
     return best_s;
 }
 
-static void add_maps(double *mixed, const double *weights, uint32_t count, double share)
-{
-    for (uint32_t e = 0; e < count; e++)
-        mixed[e] += share * weights[e]; // an edge that some option lacks becomes -INFINITY: the bound stays one
-}
-
 static void mix_maps(Game *game)
 {
     const StageProblem *problem = game->problem;
     memset(game->mixed, 0, (size_t)problem->stage_count * game->edge_count * sizeof *game->mixed);
     for (uint32_t k = 0; k < problem->stage_count; k++) {
-        double *mixed = game->mixed + (size_t)k * game->edge_count;
-        for (uint32_t i = 0; i < game->options->kept_count[k]; i++) {
+        size_t kept = game->options->kept_count[k], edges = game->edge_count;
+        double *mixed = game->mixed + k * edges;
+        for (size_t i = 0; i < kept; i++) {
             double share = game->share[k][i];
-            if (share < SHARE_MIN)
-                continue;
-            const StageOption *option = &problem->stages[k].options[game->options->kept[k][i]];
-            add_maps(mixed, option->forward, problem->forward_count, share);
-            add_maps(mixed + problem->forward_count, option->backward, problem->backward_count, share);
+            const double *weights = game->weights[k] + i;
+            for (size_t e = 0; share >= SHARE_MIN && e < edges; e++)
+                mixed[e] += share * weights[e * kept]; // -INFINITY where an option lacks the edge: the bound stays one
         }
     }
 }
@@ -129,16 +125,18 @@ static void find_path(Game *game)
 static void update_shares(Game *game, double rate)
 {
     for (uint32_t k = 0; k < game->problem->stage_count; k++) {
-        uint32_t count = game->options->kept_count[k];
-        double least = INFINITY, total = 0;
-        for (uint32_t i = 0; i < count; i++)
-            least = fmin(least, game->loss[k][i]);
-        for (uint32_t i = 0; i < count; i++) {
-            double exponent = rate * (game->loss[k][i] - least);
-            total += game->share[k][i] = exponent > 40 ? 0 : exp(-exponent);
+        size_t kept = game->options->kept_count[k];
+        const double *loss = game->loss[k];
+        double *share = game->share[k], least = INFINITY, total = 0;
+        for (size_t i = 0; i < kept; i++)
+            least = loss[i] < least ? loss[i] : least;
+        for (size_t i = 0; i < kept; i++) {
+            double exponent = rate * (loss[i] - least);
+            total += share[i] = exponent > EXPONENT_MAX ? 0 : exp(-exponent);
         }
-        for (uint32_t i = 0; i < count; i++)
-            game->share[k][i] /= total;
+        double part = 1 / total;
+        for (size_t i = 0; i < kept; i++)
+            share[i] *= part;
     }
 }
 
@@ -147,18 +145,20 @@ static void answer(Game *game, double weight)
 {
     const StageProblem *problem = game->problem;
     for (uint32_t k = 0; k < problem->stage_count; k++) {
-        uint32_t forward = game->path[0][k], backward = game->path[1][k];
-        double *flow = game->flow + (size_t)k * game->edge_count;
+        size_t forward = game->path[0][k], backward = problem->forward_count + game->path[1][k];
+        size_t kept = game->options->kept_count[k];
+        double *flow = game->flow + (size_t)k * game->edge_count, *loss = game->loss[k];
+        const double *way = game->weights[k] + forward * kept, *memory = game->memory[k];
+        double memory_weight = weight * game->memory_price;
         flow[forward] += weight;
-        if (problem->training)
-            flow[problem->forward_count + backward] += weight;
-        for (uint32_t i = 0; i < game->options->kept_count[k]; i++) {
-            const StageOption *option = &problem->stages[k].options[game->options->kept[k][i]];
-            double paid_s = option->forward[forward] + game->memory_price * option->memory;
-            if (problem->training)
-                paid_s += option->backward[backward];
-            game->loss[k][i] += weight * paid_s;
-        }
+        for (size_t i = 0; i < kept; i++)
+            loss[i] += weight * way[i] + memory_weight * memory[i];
+        if (!problem->training)
+            continue;
+        flow[backward] += weight;
+        const double *way_back = game->weights[k] + backward * kept;
+        for (size_t i = 0; i < kept; i++)
+            loss[i] += weight * way_back[i];
     }
 }
 
@@ -234,6 +234,21 @@ static void play(Game *game, double incumbent_s, uint32_t rounds)
         game->flow[e] /= total_weight;
 }
 
+static void copy_options(Game *game, uint32_t k)
+{
+    const StageProblem *problem = game->problem;
+    size_t kept = game->options->kept_count[k];
+    for (size_t i = 0; i < kept; i++) {
+        const StageOption *option = &problem->stages[k].options[game->options->kept[k][i]];
+        double *weights = game->weights[k] + i;
+        for (uint32_t e = 0; e < problem->forward_count; e++)
+            weights[e * kept] = option->forward[e];
+        for (uint32_t e = 0; e < problem->backward_count; e++)
+            weights[(problem->forward_count + e) * kept] = option->backward[e];
+        game->memory[k][i] = option->memory;
+    }
+}
+
 static Game *create_game(const StageProblem *problem, const OptionsInPlay *options, Arena *arena)
 {
     Game *game = arena_alloc(arena, sizeof *game);
@@ -248,11 +263,16 @@ static Game *create_game(const StageProblem *problem, const OptionsInPlay *optio
         game->path[pass] = arena_alloc_array(arena, stages + 1, 1);
         game->came_from[pass] = arena_alloc_array(arena, (size_t)(stages + 1) * STAGE_CLOCK_MAX, 1);
     }
-    game->share = arena_alloc_array(arena, stages + 1, sizeof *game->share);
-    game->loss = arena_alloc_array(arena, stages + 1, sizeof *game->loss);
+    double ***by_stage[] = {&game->weights, &game->memory, &game->share, &game->loss};
+    for (size_t i = 0; i < COUNT_OF(by_stage); i++)
+        *by_stage[i] = arena_alloc_array(arena, stages + 1, sizeof **by_stage[i]);
     for (uint32_t k = 0; k < stages; k++) {
-        game->share[k] = arena_alloc_array(arena, options->kept_count[k] + 1, sizeof **game->share);
-        game->loss[k] = arena_alloc_array(arena, options->kept_count[k] + 1, sizeof **game->loss);
+        size_t kept = options->kept_count[k];
+        game->weights[k] = arena_alloc_array(arena, kept * game->edge_count + 1, sizeof **game->weights);
+        game->memory[k] = arena_alloc_array(arena, kept + 1, sizeof **game->memory);
+        game->share[k] = arena_alloc_array(arena, kept + 1, sizeof **game->share);
+        game->loss[k] = arena_alloc_array(arena, kept + 1, sizeof **game->loss);
+        copy_options(game, k);
     }
     return game;
 }
