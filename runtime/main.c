@@ -293,6 +293,14 @@ static int run_plan(Options *options, const Plan *plan, const World *world, bool
     bool shows_progress = is_first && !options->quiet && isatty(STDERR_FILENO);
     JobResult result;
     Fault fault = {0};
+    uint64_t until = options->job.training.until;
+    if (until > 0 && !job_until(&options->job, &fault))
+        return fail(world, plan, &fault);
+    if (until > 0 && options->job.iterations == 0) {
+        if (is_first)
+            fprintf(stderr, "hep-run: iteration %" PRIu64 " is reached: nothing is left to do\n", until);
+        return EXIT_DONE;
+    }
     options->job.interrupted = &interrupted;
     options->job.progress = shows_progress ? show_progress : NULL;
     options->job.state_asked = &state_asked;

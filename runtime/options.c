@@ -21,6 +21,7 @@ enum {
     OPTION_CHECKPOINT,
     OPTION_EVERY,
     OPTION_RESUME,
+    OPTION_UNTIL,
     OPTION_OTHER_DATA,
     OPTION_VALIDATE,
     OPTION_VALIDATION,
@@ -76,6 +77,10 @@ static const struct argp_option option_table[] = {
     {"every", OPTION_EVERY, "COUNT", 0, "iterations from one checkpoint to the next", 0},
     {"resume", OPTION_RESUME, "DIR", 0,
      "go on from the last checkpoint in DIR, or from DIR where that is one itself; -n counts from there", 0},
+    {"until", OPTION_UNTIL, "ITERATION", 0,
+     "instead of -n: train up to this iteration, counted from the first of all; a --resume of the directory that "
+     "--checkpoint names then begins anew where there is no checkpoint yet, so that one command begins and goes on",
+     0},
     {"other-data", OPTION_OTHER_DATA, NULL, 0, "resume although the data, or the seed, are not the checkpoint's", 0},
     {"validate", OPTION_VALIDATE, "COUNT", 0,
      "every so many iterations, and behind the last, compute the loss of held-out data", 0},
@@ -245,6 +250,10 @@ static void check_training(struct argp_state *state, const Options *options)
         argp_error(state, "--every says how often --checkpoint DIR is written to: give that, too");
     if (training->other_data && !training->resume)
         argp_error(state, "--other-data goes with --resume");
+    if (training->until > 0 && options->iterations_given)
+        argp_error(state, "--until counts iterations from the first of all, -n from where this run begins: give one");
+    if (training->until > 0 && options->warmup_given && options->job.warmup > 0)
+        argp_error(state, "--until counts all iterations, measured or not: give no --warmup");
     if (options->validation_given && !options->job.data_path)
         argp_error(state, "--validation divides the bytes of --data FILE: give that, too");
     if (training->validate_every > 0 && options->job.data_path && training->validation_share == 0)
@@ -280,6 +289,9 @@ static error_t parse_training_option(int key, char *argument, struct argp_state 
         return 0;
     case OPTION_RESUME:
         training->resume = argument;
+        return 0;
+    case OPTION_UNTIL:
+        training->until = parse_number(state, "until", argument, 1, ITERATIONS_MAX);
         return 0;
     case OPTION_OTHER_DATA:
         training->other_data = true;
@@ -319,6 +331,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
     switch (key) {
     case 'n':
         options->job.iterations = (uint32_t)parse_number(state, "iterations", argument, 1, ITERATIONS_MAX);
+        options->iterations_given = true;
         return 0;
     case OPTION_WARMUP:
         options->job.warmup = (uint32_t)parse_number(state, "warmup", argument, 0, ITERATIONS_MAX);

@@ -18,7 +18,7 @@ typedef struct {
     const char *trace, *trace_ranks, *profile;
     const char *calibrate; // file, "-" for standard output, NULL: a plan is to be run
     char *levels;
-    bool quiet, every_step, warmup_given, validation_given;
+    bool quiet, every_step, iterations_given, warmup_given, validation_given;
     const char *training_option; // the first one given that only training plans have a use for, or NULL
     Communicator communicator;
     JobOptions job;

@@ -45,6 +45,8 @@ bool checkpoint_write(CheckpointDir *dir, const CheckpointRank *rank, const Trai
 
 typedef struct Checkpoint Checkpoint; // immutable: ranks' threads share one
 
+// Whether `path` is a checkpoint or a directory with one.
+bool checkpoint_exists(const char *path);
 // `path`: a checkpoint, or a directory of them, of which the last is taken. Reads the manifest only. NULL and a fault
 // that names the file, and the checkpoint before it where there is one.
 Checkpoint *checkpoint_open(const char *path, Fault *fault) MUST_CHECK;

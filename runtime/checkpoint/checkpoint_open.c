@@ -94,6 +94,14 @@ static bool read_manifest(Checkpoint *checkpoint, Fault *fault)
     return ok;
 }
 
+bool checkpoint_exists(const char *path)
+{
+    Fault ignored = {0};
+    char *last = file_exists(path, CHECKPOINT_MANIFEST) ? NULL : last_of(path, &ignored);
+    free(last);
+    return last || file_exists(path, CHECKPOINT_MANIFEST);
+}
+
 Checkpoint *checkpoint_open(const char *path, Fault *fault)
 {
     Checkpoint *checkpoint = calloc(1, sizeof(*checkpoint));

@@ -25,6 +25,7 @@ typedef struct {
     const char *checkpoint;    // directory to write to, or NULL
     uint32_t checkpoint_every; // iterations; 0: behind the last one only
     const char *resume;        // checkpoint, or directory of them, to go on from; NULL
+    uint64_t until;            // iteration, of the whole training, to stop behind: see job_until; 0: `iterations` say
     bool other_data;           // also where that saw other data, or another seed
     uint32_t validate_every;   // iterations; 0: never
     double validation_share;   // of the bytes of the data
@@ -58,6 +59,11 @@ typedef struct {
 } JobOptions;
 
 JobOptions job_options_default(void);
+
+// For a training that is to go on until an iteration, sets how many are left, 0 where it is there already. A checkpoint
+// to resume that is not there yet, in the directory that is written to, is no error: the training begins. False and a
+// fault where a checkpoint cannot be read.
+bool job_until(JobOptions *options, Fault *fault) MUST_CHECK;
 
 // Bytes that left a GPU in one iteration over one level.
 typedef struct {

@@ -46,6 +46,24 @@ static bool check_data(const Job *job, const TrainingPoint *saved, const char *p
                      path, then->bytes, then->crc, now->bytes, now->crc);
 }
 
+bool job_until(JobOptions *options, Fault *fault)
+{
+    TrainingOptions *training = &options->training;
+    if (training->resume && training->checkpoint && strcmp(training->resume, training->checkpoint) == 0 &&
+        !checkpoint_exists(training->resume))
+        training->resume = NULL;
+    uint64_t done = 0;
+    if (training->resume) {
+        Checkpoint *checkpoint = checkpoint_open(training->resume, fault);
+        if (!checkpoint)
+            return false;
+        done = checkpoint_point(checkpoint).iteration;
+        checkpoint_close(checkpoint);
+    }
+    options->iterations = (uint32_t)(done < training->until ? training->until - done : 0);
+    return true;
+}
+
 static bool open_resumed(Job *job, Fault *fault)
 {
     const char *path = job->options->training.resume;

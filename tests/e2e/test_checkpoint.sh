@@ -23,6 +23,22 @@ assert begin["checkpoints"]["bytes"] > 0 and begin["checkpoints"]["sum_s"] >= be
 assert end["first_iteration"] == 11 and end["resumed"] == "kept/step-000010"
 PYTHON
 
+# One command begins, goes on after a run that ended early, and has nothing to do at the end.
+requeue() { expect 0 "$1" "$HEP_RUN" --learning-rate 0.01 --json="$2.json" --until 20 --resume queue --checkpoint queue outer.hepb; }
+rm -rf queue
+train first -n 7 --checkpoint queue outer.hepb
+requeue '' rest
+[ "$(losses whole)" = "$(losses first rest)" ] || fail "--until: resumed losses are others"
+requeue 'iteration 20 is reached' none
+[ ! -e none.json ] || fail "--until ran on"
+rm -rf queue
+requeue '' anew
+[ "$(losses whole)" = "$(losses anew)" ] || fail "--until: a run from the start has other losses"
+expect 2 'give one' "$HEP_RUN" --until 20 -n 3 outer.hepb
+expect 2 'no --warmup' "$HEP_RUN" --until 20 --warmup 3 outer.hepb
+mkdir elsewhere
+expect 3 'there is no checkpoint' "$HEP_RUN" --until 20 --resume elsewhere --checkpoint queue outer.hepb
+
 # 16-bit weights have a master copy; warm-up iterations train, too; the seed is the checkpoint's.
 sed 's/dtype = f32/dtype = bf16/' model.hep >half.hep
 expect 0 '' "$HEPC" --domain dc=2,gpu=1 -o half.hepb half.hep
