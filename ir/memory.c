@@ -29,9 +29,8 @@ static bool total_bytes(const Plan *plan, uint64_t *total)
     *total = 0;
     for (uint32_t b = 0; b < plan->buffer_count; b++) {
         uint64_t bytes;
-        if (!aligned_bytes(&plan->buffers[b], &bytes) || !checked_add(*total, bytes, total) || *total > INT64_MAX) {
+        if (!aligned_bytes(&plan->buffers[b], &bytes) || !checked_add(*total, bytes, total) || *total > INT64_MAX)
             return false;
-        }
     }
     return true;
 }
@@ -45,9 +44,8 @@ uint64_t memory_bytes_without_reuse(const Plan *plan)
 static int compare_sizes(const void *a, const void *b)
 {
     const Placed *x = a, *y = b;
-    if (x->end != y->end) {
+    if (x->end != y->end)
         return x->end < y->end ? 1 : -1;
-    }
     return (x->buffer > y->buffer) - (x->buffer < y->buffer);
 }
 
@@ -58,9 +56,8 @@ static uint64_t best_fit(const Lifetimes *lifetimes, const Placed *placed, uint3
 {
     uint64_t best = UINT64_MAX, best_gap = UINT64_MAX, free_from = base;
     for (uint32_t i = 0; i < count; i++) {
-        if (placed[i].end <= free_from || lifetimes_disjoint(lifetimes, placed[i].buffer, buffer)) {
+        if (placed[i].end <= free_from || lifetimes_disjoint(lifetimes, placed[i].buffer, buffer))
             continue;
-        }
         if (placed[i].begin > free_from) {
             uint64_t gap = placed[i].begin - free_from;
             if (gap >= bytes && gap < best_gap) {
@@ -78,11 +75,10 @@ static void insert_by_offset(Placed *placed, uint32_t count, Placed item)
     uint32_t low = 0, high = count;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        if (placed[middle].begin <= item.begin) {
+        if (placed[middle].begin <= item.begin)
             low = middle + 1;
-        } else {
+        else
             high = middle;
-        }
     }
     memmove(placed + low + 1, placed + low, (count - low) * sizeof(*placed));
     placed[low] = item;
@@ -105,9 +101,8 @@ static uint64_t place_apart(Plan *plan, bool all)
 bool memory_plan_apart(Plan *plan)
 {
     uint64_t total;
-    if (!total_bytes(plan, &total)) {
+    if (!total_bytes(plan, &total))
         return false;
-    }
     plan->arena_bytes = place_apart(plan, true);
     return true;
 }
@@ -115,9 +110,8 @@ bool memory_plan_apart(Plan *plan)
 bool memory_plan(Plan *plan, Arena *scratch)
 {
     uint64_t total;
-    if (!total_bytes(plan, &total)) {
+    if (!total_bytes(plan, &total))
         return false;
-    }
     Order *order = order_create(plan, scratch);
     Lifetimes *lifetimes = lifetimes_create(plan, order, scratch);
     Placed *queue = arena_alloc_array(scratch, plan->buffer_count, sizeof(*queue));
@@ -126,9 +120,8 @@ bool memory_plan(Plan *plan, Arena *scratch)
     uint64_t base = place_apart(plan, false);
     for (uint32_t b = 0; b < plan->buffer_count; b++) {
         uint64_t bytes;
-        if (plan->buffers[b].kind == BUFFER_TEMPORARY && aligned_bytes(&plan->buffers[b], &bytes)) {
+        if (plan->buffers[b].kind == BUFFER_TEMPORARY && aligned_bytes(&plan->buffers[b], &bytes))
             queue[count++] = (Placed){.buffer = b, .end = bytes};
-        }
     }
     qsort(queue, count, sizeof(*queue), compare_sizes);
     plan->arena_bytes = base;

@@ -63,18 +63,15 @@ const OpInfo *op_table(size_t *count)
 
 const OpInfo *op_info(int code)
 {
-    if (code < 0 || (size_t)code >= COUNT_OF(places) || places[code] == 0) {
+    if (code < 0 || (size_t)code >= COUNT_OF(places) || places[code] == 0)
         return NULL;
-    }
     return &ops[places[code] - 1];
 }
 
 const OpInfo *op_find(const char *name)
 {
-    for (size_t i = 0; i < COUNT_OF(ops); i++) {
-        if (strcmp(ops[i].name, name) == 0) {
+    for (size_t i = 0; i < COUNT_OF(ops); i++)
+        if (strcmp(ops[i].name, name) == 0)
             return &ops[i];
-        }
-    }
     return NULL;
 }

@@ -22,9 +22,8 @@ Order *order_create(const Plan *plan, Arena *arena)
         for (uint32_t k = 0; k < step->after_count; k++) {
             uint32_t earlier = plan->after[step->after_first + k];
             assert(earlier < i);
-            for (int s = 0; s < STREAM_COUNT; s++) {
+            for (int s = 0; s < STREAM_COUNT; s++)
                 clock[s] = clock[s] > order->clock[earlier][s] ? clock[s] : order->clock[earlier][s];
-            }
         }
         clock[stream]++;
         memcpy(order->clock[i], clock, sizeof(order->clock[i]));
@@ -52,14 +51,11 @@ uint32_t order_position(const Order *order, uint32_t step)
 static bool edge_redundant(const Order *order, const Step *step, const uint32_t *after, uint32_t k, int64_t previous)
 {
     uint32_t earlier = after[k];
-    if (previous >= 0 && ((uint32_t)previous == earlier || order_before(order, earlier, (uint32_t)previous))) {
+    if (previous >= 0 && ((uint32_t)previous == earlier || order_before(order, earlier, (uint32_t)previous)))
         return true;
-    }
-    for (uint32_t other = 0; other < step->after_count; other++) {
-        if (order_before(order, earlier, after[other]) || (after[other] == earlier && other < k)) {
+    for (uint32_t other = 0; other < step->after_count; other++)
+        if (order_before(order, earlier, after[other]) || (after[other] == earlier && other < k))
             return true;
-        }
-    }
     return false;
 }
 
@@ -73,11 +69,9 @@ uint32_t order_prune_after(Plan *plan)
         Step *step = &plan->steps[i];
         const uint32_t *after = plan->after + step->after_first;
         uint32_t first = count;
-        for (uint32_t k = 0; k < step->after_count; k++) {
-            if (!edge_redundant(order, step, after, k, previous[order->stream[i]])) {
+        for (uint32_t k = 0; k < step->after_count; k++)
+            if (!edge_redundant(order, step, after, k, previous[order->stream[i]]))
                 kept[count++] = after[k];
-            }
-        }
         step->after_first = first;
         step->after_count = count - first;
         previous[order->stream[i]] = i;
@@ -119,20 +113,16 @@ static void lifetime_extend_to_end(Lifetime *life)
 static void keep_results(const Plan *plan, const Order *order, Lifetimes *lifetimes)
 {
     int64_t last = -1;
-    for (uint32_t i = 0; i < plan->step_count; i++) {
+    for (uint32_t i = 0; i < plan->step_count; i++)
         last = order->stream[i] == STREAM_COMPUTE ? i : last;
-    }
     for (uint32_t i = 0; i < plan->step_count; i++) {
-        if (plan->steps[i].op != OP_LOSS && i != last) {
+        if (plan->steps[i].op != OP_LOSS && i != last)
             continue;
-        }
         const OpInfo *info = op_info((int)plan->steps[i].op);
         const int32_t *operands = step_operands(plan, &plan->steps[i]);
-        for (uint32_t k = 0; k < info->operand_count; k++) {
-            if (operands[k] != NONE && info->operands[k].role != OPERAND_WORK) {
+        for (uint32_t k = 0; k < info->operand_count; k++)
+            if (operands[k] != NONE && info->operands[k].role != OPERAND_WORK)
                 lifetime_extend_to_end(&lifetimes->of[operands[k]]);
-            }
-        }
     }
 }
 
@@ -141,9 +131,8 @@ Lifetimes *lifetimes_create(const Plan *plan, const Order *order, Arena *arena)
     Lifetimes *lifetimes = arena_alloc(arena, sizeof(*lifetimes));
     lifetimes->of = arena_alloc_array(arena, plan->buffer_count, sizeof(*lifetimes->of));
     bool *touched = arena_alloc_array(arena, plan->buffer_count, sizeof(*touched));
-    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
         memset(lifetimes->of[b].before, 0xff, sizeof(lifetimes->of[b].before));
-    }
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const int32_t *operands = step_operands(plan, &plan->steps[i]);
         for (uint32_t k = 0; k < op_info((int)plan->steps[i].op)->operand_count; k++) {
@@ -166,9 +155,8 @@ Lifetimes *lifetimes_create(const Plan *plan, const Order *order, Arena *arena)
 static bool lifetime_before(const Lifetime *a, const Lifetime *b)
 {
     bool before = true;
-    for (int s = 0; s < STREAM_COUNT; s++) {
+    for (int s = 0; s < STREAM_COUNT; s++)
         before &= a->end[s] <= b->before[s];
-    }
     return before;
 }
 

@@ -32,24 +32,19 @@ WorstPair cluster_worst_pair(const Cluster *cluster, const Group *group, uint32_
     memset(linked, 0, cluster->port_count * sizeof *linked);
     for (uint32_t i = 0; i < cluster->link_count; i++) {
         const WorkerLink *link = &cluster->links[i];
-        if (!are_together(group, link)) {
+        if (!are_together(group, link))
             continue;
-        }
         linked[link->a]++;
         linked[link->b]++;
-        if (1 / link->bandwidth_bytes_per_s > worst.link_s_per_byte) {
+        if (1 / link->bandwidth_bytes_per_s > worst.link_s_per_byte)
             worst.link_s_per_byte = 1 / link->bandwidth_bytes_per_s;
-        }
-        if (link->latency_s > worst.latency_s) {
+        if (link->latency_s > worst.latency_s)
             worst.latency_s = link->latency_s;
-        }
     }
     uint64_t peers = count_workers(cluster, group) - 1;
-    for (uint32_t w = 0; w < cluster->port_count; w++) {
-        if (linked[w] < peers && cluster->ports[w].latency_s > worst.latency_s) {
+    for (uint32_t w = 0; w < cluster->port_count; w++)
+        if (linked[w] < peers && cluster->ports[w].latency_s > worst.latency_s)
             worst.latency_s = cluster->ports[w].latency_s;
-        }
-    }
     return worst;
 }
 
@@ -57,11 +52,9 @@ double cluster_slowest_port(const Cluster *cluster)
 {
     double slowest = cluster->port_count ? cluster->ports[0].bandwidth_bytes_per_s
                                          : cluster->levels[0].bandwidth_bytes_per_s;
-    for (uint32_t w = 1; w < cluster->port_count; w++) {
-        if (cluster->ports[w].bandwidth_bytes_per_s < slowest) {
+    for (uint32_t w = 1; w < cluster->port_count; w++)
+        if (cluster->ports[w].bandwidth_bytes_per_s < slowest)
             slowest = cluster->ports[w].bandwidth_bytes_per_s;
-        }
-    }
     return slowest;
 }
 
@@ -74,11 +67,9 @@ uint64_t cluster_process_of_rank(const Cluster *cluster, uint64_t rank)
 uint64_t cluster_rank_of_process(const Cluster *cluster, uint64_t process)
 {
     uint64_t below = cluster_gpus_below(cluster, 0), position = 0;
-    if (!cluster->port_count) {
+    if (!cluster->port_count)
         return process;
-    }
-    while (cluster->ports[position].worker != process / below) {
+    while (cluster->ports[position].worker != process / below)
         position++;
-    }
     return position * below + process % below;
 }

@@ -26,11 +26,9 @@ const PlanPassInfo *plan_pass_info(PlanPass pass)
 
 int plan_pass_parse(const char *name)
 {
-    for (int p = 0; p < PLAN_PASS_COUNT; p++) {
-        if (strcmp(name, infos[p].name) == 0) {
+    for (int p = 0; p < PLAN_PASS_COUNT; p++)
+        if (strcmp(name, infos[p].name) == 0)
             return p;
-        }
-    }
     return -1;
 }
 
@@ -55,15 +53,13 @@ static void add_waits(Plan *plan, const int32_t *extra)
             if (!known && (uint32_t)extra[i] <= earlier) {
                 after[count++] = (uint32_t)extra[i];
                 known = true;
-                if ((uint32_t)extra[i] == earlier) {
+                if ((uint32_t)extra[i] == earlier)
                     continue;
-                }
             }
             after[count++] = earlier;
         }
-        if (!known) {
+        if (!known)
             after[count++] = (uint32_t)extra[i];
-        }
         step->after_first = first;
         step->after_count = count - first;
     }
@@ -93,9 +89,8 @@ static void reorder(Plan *plan, const uint32_t *order, Arena *scratch)
         place[order[i]] = i;
     }
     plan->steps = steps;
-    for (uint32_t k = 0; k < plan->after_count; k++) {
+    for (uint32_t k = 0; k < plan->after_count; k++)
         plan->after[k] = place[plan->after[k]];
-    }
 }
 
 static bool begins_update(Op op)
@@ -107,19 +102,14 @@ static bool begins_update(Op op)
 static void hold_sums(Plan *plan, Arena *scratch)
 {
     uint32_t *order = arena_alloc_array(scratch, plan->step_count, sizeof(*order)), count = 0, end = 0;
-    while (end < plan->step_count && !begins_update(plan->steps[end].op)) {
+    while (end < plan->step_count && !begins_update(plan->steps[end].op))
         end++;
-    }
-    for (int sums = 0; sums < 2; sums++) {
-        for (uint32_t i = 0; i < end; i++) {
-            if ((stream_of(plan, i) == STREAM_SYNC) == sums) {
+    for (int sums = 0; sums < 2; sums++)
+        for (uint32_t i = 0; i < end; i++)
+            if ((stream_of(plan, i) == STREAM_SYNC) == sums)
                 order[count++] = i;
-            }
-        }
-    }
-    for (uint32_t i = end; i < plan->step_count; i++) {
+    for (uint32_t i = end; i < plan->step_count; i++)
         order[count++] = i;
-    }
     reorder(plan, order, scratch);
     int32_t *extra = arena_alloc_array(scratch, plan->step_count, sizeof(*extra)), computed = NONE;
     for (uint32_t i = 0; i < plan->step_count; i++) {
@@ -131,15 +121,12 @@ static void hold_sums(Plan *plan, Arena *scratch)
 
 bool plan_passes_run(Plan *plan, PlanPassSet passes, Arena *scratch)
 {
-    if (!(passes & 1u << PLAN_PASS_HOIST)) {
+    if (!(passes & 1u << PLAN_PASS_HOIST))
         hold_gathers(plan, scratch);
-    }
-    if (!(passes & 1u << PLAN_PASS_OVERLAP)) {
+    if (!(passes & 1u << PLAN_PASS_OVERLAP))
         hold_sums(plan, scratch);
-    }
-    if (passes & 1u << PLAN_PASS_PRUNE) {
+    if (passes & 1u << PLAN_PASS_PRUNE)
         order_prune_after(plan);
-    }
     return passes & 1u << PLAN_PASS_REUSE ? memory_plan(plan, scratch) : memory_plan_apart(plan);
 }
 
@@ -153,11 +140,9 @@ static int32_t operand(const Plan *plan, uint32_t step, uint32_t index)
 // The optimizer step that updates the weights; NONE in a forward pass.
 static int32_t find_update(const Plan *plan, int32_t weights)
 {
-    for (uint32_t i = 0; i < plan->step_count; i++) {
-        if (plan->steps[i].op == OP_OPTIMIZER && operand(plan, i, 0) == weights) {
+    for (uint32_t i = 0; i < plan->step_count; i++)
+        if (plan->steps[i].op == OP_OPTIMIZER && operand(plan, i, 0) == weights)
             return (int32_t)i;
-        }
-    }
     return NONE;
 }
 
@@ -168,12 +153,10 @@ static int32_t find_only_reader(const Plan *plan, uint32_t writer, int32_t buffe
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const OpInfo *info = op_info((int)plan->steps[i].op);
         for (uint32_t k = 0; k < info->operand_count && i != writer; k++) {
-            if (operand(plan, i, k) != buffer) {
+            if (operand(plan, i, k) != buffer)
                 continue;
-            }
-            if (reader != NONE) {
+            if (reader != NONE)
                 return NONE;
-            }
             reader = (int32_t)i;
         }
     }
@@ -183,13 +166,11 @@ static int32_t find_only_reader(const Plan *plan, uint32_t writer, int32_t buffe
 int32_t plan_fusion_partner(const Plan *plan, uint32_t step, double *saved_bytes)
 {
     Op op = plan->steps[step].op;
-    if (op != OP_ENCODE && op != OP_DECODE) {
+    if (op != OP_ENCODE && op != OP_DECODE)
         return NONE;
-    }
     int32_t experts = operand(plan, step, op == OP_ENCODE ? 0 : 1);
-    if (experts == NONE) {
+    if (experts == NONE)
         return NONE;
-    }
     // The encoder reads the weights once; decoded ones are written and read.
     *saved_bytes = (op == OP_ENCODE ? 1 : 2) * (double)buffer_bytes(&plan->buffers[experts]);
     return op == OP_ENCODE ? find_update(plan, experts) : find_only_reader(plan, step, experts);

@@ -14,9 +14,8 @@ Plan *plan_create(void)
 
 void plan_destroy(Plan *plan)
 {
-    if (plan) {
+    if (plan)
         arena_destroy(plan->arena);
-    }
 }
 
 uint64_t model_tokens(const ModelDims *dims)

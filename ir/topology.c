@@ -6,9 +6,8 @@
 uint64_t cluster_gpus_below(const Cluster *cluster, uint32_t level)
 {
     uint64_t gpus = 1;
-    for (uint32_t l = level + 1; l < cluster->level_count; l++) {
+    for (uint32_t l = level + 1; l < cluster->level_count; l++)
         gpus *= cluster->levels[l].count;
-    }
     return gpus;
 }
 
@@ -28,9 +27,8 @@ void cluster_coordinates(const Cluster *cluster, uint64_t rank, uint32_t out[LEV
 uint64_t cluster_rank(const Cluster *cluster, const uint32_t coordinates[LEVELS_MAX])
 {
     uint64_t rank = 0;
-    for (uint32_t l = 0; l < cluster->level_count; l++) {
+    for (uint32_t l = 0; l < cluster->level_count; l++)
         rank = rank * cluster->levels[l].count + coordinates[l];
-    }
     return rank;
 }
 
@@ -58,29 +56,25 @@ uint64_t group_size(const Cluster *cluster, const Group *group)
 
 uint64_t group_member_rank(const Cluster *cluster, const Group *group, uint64_t rank, uint64_t index)
 {
-    if (group->kind == GROUP_WORLD) {
+    if (group->kind == GROUP_WORLD)
         return index;
-    }
     uint32_t level = (uint32_t)group->level;
     uint64_t x = coordinate(cluster, rank, level), y = index;
-    if (group->kind == GROUP_GATHER) {
+    if (group->kind == GROUP_GATHER)
         y = x / group->domain * group->domain + index;
-    } else if (group->kind == GROUP_EXCHANGE) {
+    else if (group->kind == GROUP_EXCHANGE)
         y = index * group->domain + x % group->domain;
-    }
     uint64_t below = cluster_gpus_below(cluster, level);
     return rank - x * below + y * below;
 }
 
 uint64_t group_index(const Cluster *cluster, const Group *group, uint64_t rank)
 {
-    if (group->kind == GROUP_WORLD) {
+    if (group->kind == GROUP_WORLD)
         return rank;
-    }
     uint32_t x = coordinate(cluster, rank, (uint32_t)group->level);
-    if (group->kind == GROUP_GATHER) {
+    if (group->kind == GROUP_GATHER)
         return x % group->domain;
-    }
     return group->kind == GROUP_EXCHANGE ? x / group->domain : x;
 }
 
@@ -116,9 +110,8 @@ int64_t plan_expert_slot(const Plan *plan, const uint32_t domain[LEVELS_MAX], ui
     uint64_t owner = expert / per_rank, shard = 0, stride = 1;
     for (uint32_t l = plan->replica_levels; l < plan->cluster.level_count; l++) {
         uint32_t y = coordinate(&plan->cluster, owner, l);
-        if (y / domain[l] != coordinate(&plan->cluster, rank, l) / domain[l]) {
+        if (y / domain[l] != coordinate(&plan->cluster, rank, l) / domain[l])
             return -1;
-        }
         shard += y % domain[l] * stride;
         stride *= domain[l];
     }

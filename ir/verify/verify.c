@@ -30,9 +30,8 @@ const char *property_doc(Property property)
 void verify_fail(Verifier *verifier, Property property, int64_t step, const char *format, ...)
 {
     VerifyReport *report = verifier->report;
-    if (report->total++ >= VIOLATIONS_MAX) {
+    if (report->total++ >= VIOLATIONS_MAX)
         return;
-    }
     Violation *violation = &report->items[report->total - 1];
     violation->property = property;
     violation->step = step;
@@ -47,11 +46,10 @@ const Choice *verify_find_choice(const Plan *plan, int32_t layer)
     uint32_t low = 0, high = plan->choice_count;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        if ((int64_t)plan->choices[middle].layer < layer) {
+        if ((int64_t)plan->choices[middle].layer < layer)
             low = middle + 1;
-        } else {
+        else
             high = middle;
-        }
     }
     return low < plan->choice_count && (int64_t)plan->choices[low].layer == layer ? &plan->choices[low] : NULL;
 }
@@ -59,9 +57,8 @@ const Choice *verify_find_choice(const Plan *plan, int32_t layer)
 static void verify_limits(Verifier *verifier)
 {
     PlanProblem problem;
-    if (plan_within_limits(verifier->plan, &problem)) {
+    if (plan_within_limits(verifier->plan, &problem))
         return;
-    }
     char record[NAME_BYTES_MAX + 64];
     plan_describe_record(verifier->plan, problem.record, problem.index, record, sizeof(record));
     verify_fail(verifier, PROPERTY_LIMITS, problem.record == RECORD_STEP ? (int64_t)problem.index : NONE, "%.120s: %s",
@@ -74,42 +71,38 @@ static void verify_groups(Verifier *verifier)
     for (uint32_t i = 0; i < plan->group_count; i++) {
         const Group *group = &plan->groups[i];
         if (group->kind == GROUP_WORLD || group->kind == GROUP_LEVEL) {
-            if (group->domain != 1) {
+            if (group->domain != 1)
                 verify_fail(verifier, PROPERTY_GROUPS, NONE,
                             "group g%" PRIu32 ": a '%s' group has domain size 1, not %" PRIu32, i,
                             group_kind_name(group->kind), group->domain);
-            }
             continue;
         }
         const Level *level = &plan->cluster.levels[group->level];
-        if (group->domain > level->count || level->count % group->domain != 0) {
+        if (group->domain > level->count || level->count % group->domain != 0)
             verify_fail(verifier, PROPERTY_GROUPS, NONE,
                         "group g%" PRIu32 ": domain size %" PRIu32 " does not divide the %" PRIu32
                         " workers of level '%s'",
                         i, group->domain, level->count, level->name);
-        }
     }
 }
 
 static void verify_choice(Verifier *verifier, const Choice *choice)
 {
     const Plan *plan = verifier->plan;
-    if (choice->layer >= plan->model.layers) {
+    if (choice->layer >= plan->model.layers)
         verify_fail(verifier, PROPERTY_CHOICES, NONE, "layer %" PRIu32 " is none of the %" PRIu32 " layers",
                     choice->layer, plan->model.layers);
-    }
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
         uint32_t count = plan->cluster.levels[l].count, domain = choice->domain[l];
-        if (domain > count || count % domain != 0) {
+        if (domain > count || count % domain != 0)
             verify_fail(verifier, PROPERTY_CHOICES, NONE,
                         "layer %" PRIu32 ": domain size %" PRIu32 " does not divide the %" PRIu32
                         " workers of level '%s'",
                         choice->layer, domain, count, plan->cluster.levels[l].name);
-        } else if (l < plan->replica_levels && domain != count) {
+        else if (l < plan->replica_levels && domain != count)
             verify_fail(verifier, PROPERTY_CHOICES, NONE,
                         "layer %" PRIu32 ": level '%s' holds replicas, its domain size is %" PRIu32 ", not %" PRIu32,
                         choice->layer, plan->cluster.levels[l].name, count, domain);
-        }
     }
 }
 
@@ -118,11 +111,10 @@ static void verify_choices(Verifier *verifier)
     const Plan *plan = verifier->plan;
     for (uint32_t i = 0; i < plan->choice_count; i++) {
         verify_choice(verifier, &plan->choices[i]);
-        if (i > 0 && plan->choices[i].layer <= plan->choices[i - 1].layer) {
+        if (i > 0 && plan->choices[i].layer <= plan->choices[i - 1].layer)
             verify_fail(verifier, PROPERTY_CHOICES, NONE,
                         "layer %" PRIu32 " follows layer %" PRIu32 ": expected ascending layers",
                         plan->choices[i].layer, plan->choices[i - 1].layer);
-        }
     }
 }
 
@@ -148,10 +140,9 @@ static void verify_step(Verifier *verifier, uint32_t index)
     const Step *step = &plan->steps[index];
     const OpInfo *info = step_info(step);
     if (info->shape == SHAPE_LOCAL) {
-        if (step->group != NONE || step->level != NONE || step->bytes != 0) {
+        if (step->group != NONE || step->level != NONE || step->bytes != 0)
             verify_fail(verifier, PROPERTY_STEPS, index,
                         "op '%s' is local: it has no group and no level, and sends nothing", info->name);
-        }
         return;
     }
     if (step->group == NONE) {
@@ -159,13 +150,12 @@ static void verify_step(Verifier *verifier, uint32_t index)
         return;
     }
     const Group *group = &plan->groups[step->group];
-    if (!group_fits(info->shape, group->kind)) {
+    if (!group_fits(info->shape, group->kind))
         verify_fail(verifier, PROPERTY_STEPS, index, "op '%s' cannot use group g%" PRId32 ", which is of kind '%s'",
                     info->name, step->group, group_kind_name(group->kind));
-    } else if (group->kind != GROUP_WORLD && step->level != group->level) {
+    else if (group->kind != GROUP_WORLD && step->level != group->level)
         verify_fail(verifier, PROPERTY_STEPS, index, "the step's level is not that of its group g%" PRId32,
                     step->group);
-    }
 }
 
 static void verify_edges(Verifier *verifier)
@@ -175,22 +165,20 @@ static void verify_edges(Verifier *verifier)
         const Step *step = &plan->steps[i];
         for (uint32_t k = 0; k < step->after_count; k++) {
             uint32_t earlier = plan->after[step->after_first + k];
-            if (earlier >= i) {
+            if (earlier >= i)
                 verify_fail(verifier, PROPERTY_EDGES, i, "waits for step %" PRIu32 ", which does not come before it",
                             earlier);
-            } else if (step_info(&plan->steps[earlier])->stream == step_info(step)->stream) {
+            else if (step_info(&plan->steps[earlier])->stream == step_info(step)->stream)
                 verify_fail(verifier, PROPERTY_EDGES, i, "waits for step %" PRIu32 " of its own stream, '%s'", earlier,
                             stream_name(step_info(step)->stream));
-            }
         }
     }
 }
 
 static void verify_steps(Verifier *verifier)
 {
-    for (uint32_t i = 0; i < verifier->plan->step_count; i++) {
+    for (uint32_t i = 0; i < verifier->plan->step_count; i++)
         verify_step(verifier, i);
-    }
 }
 
 bool plan_verify(const Plan *plan, VerifyReport *report)
@@ -202,9 +190,8 @@ bool plan_verify(const Plan *plan, VerifyReport *report)
     Verifier verifier = {.plan = plan, .report = report};
     for (size_t i = 0; i < COUNT_OF(structure); i++) {
         structure[i](&verifier);
-        if (report->total) {
+        if (report->total)
             return false;
-        }
     }
     verifier.scratch = arena_create();
     verifier.order = order_create(plan, verifier.scratch);

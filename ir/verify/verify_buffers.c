@@ -92,14 +92,11 @@ static Contents operand_contents(Op op, const char *operand)
         (op == OP_GATE_BACKWARD && strcmp(operand, "dshared") == 0)) {
         return HOLDS_ROWS;
     }
-    if ((op == OP_ENCODE || op == OP_MEAN_EXPERT) && strcmp(operand, "experts") == 0) {
+    if ((op == OP_ENCODE || op == OP_MEAN_EXPERT) && strcmp(operand, "experts") == 0)
         return HOLDS_OWN_EXPERTS;
-    }
-    for (size_t i = 0; i < COUNT_OF(contents_of); i++) {
-        if (strcmp(contents_of[i].operand, operand) == 0) {
+    for (size_t i = 0; i < COUNT_OF(contents_of); i++)
+        if (strcmp(contents_of[i].operand, operand) == 0)
             return contents_of[i].contents;
-        }
-    }
     return HOLDS_ANYTHING;
 }
 
@@ -108,9 +105,8 @@ static uint64_t held_experts(const Plan *plan, const Step *step)
 {
     uint64_t experts = plan_experts_per_rank(plan);
     const Choice *choice = verify_find_choice(plan, step->layer);
-    for (uint32_t l = plan->replica_levels; choice && l < plan->cluster.level_count; l++) {
+    for (uint32_t l = plan->replica_levels; choice && l < plan->cluster.level_count; l++)
         experts *= choice->domain[l];
-    }
     return experts;
 }
 
@@ -203,10 +199,9 @@ static void verify_step_operands(Verifier *verifier, uint32_t index)
         const Buffer *buffer = operand_buffer(plan, step, k);
         if (!buffer) {
             complete = false;
-            if (!operand->optional) {
+            if (!operand->optional)
                 verify_fail(verifier, PROPERTY_OPERANDS, index, "op '%s' misses operand '%s'", info->name,
                             operand->name);
-            }
         } else if (!contents_match(plan, step, operand_contents(step->op, operand->name), buffer)) {
             verify_fail(verifier, PROPERTY_OPERANDS, index,
                         "'%s' (%s %" PRIu64 " x %" PRIu64 ") does not fit operand '%s' of op '%s'", buffer->name,
@@ -215,26 +210,23 @@ static void verify_step_operands(Verifier *verifier, uint32_t index)
             verify_fail(verifier, PROPERTY_OPERANDS, index, "op '%s' writes the input '%s'", info->name, buffer->name);
         }
     }
-    if (complete && info->shape == SHAPE_GATHER) {
+    if (complete && info->shape == SHAPE_GATHER)
         verify_gathered_shape(verifier, index, operand_buffer(plan, step, 0), operand_buffer(plan, step, 1));
-    } else if (complete && step->op == OP_REDUCE_SCATTER) {
+    else if (complete && step->op == OP_REDUCE_SCATTER)
         verify_gathered_shape(verifier, index, operand_buffer(plan, step, 1), operand_buffer(plan, step, 0));
-    }
 }
 
 void verify_operands(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
     if (plan->model.abstract) {
-        if (plan->buffer_count) {
+        if (plan->buffer_count)
             verify_fail(verifier, PROPERTY_OPERANDS, NONE,
                         "the model is abstract and has %" PRIu32 " buffers: expected none", plan->buffer_count);
-        }
         return;
     }
-    for (uint32_t i = 0; i < plan->step_count; i++) {
+    for (uint32_t i = 0; i < plan->step_count; i++)
         verify_step_operands(verifier, i);
-    }
 }
 
 // ---- reads and races ---------------------------------------------------------------------------
@@ -267,14 +259,12 @@ static int64_t find_unordered(const Verifier *verifier, const int64_t last[STREA
 {
     int64_t unordered = NONE;
     for (int s = 0; s < STREAM_COUNT; s++) {
-        if (last[s] == NONE || last[s] == step) {
+        if (last[s] == NONE || last[s] == step)
             continue;
-        }
-        if (order_before(verifier->order, (uint32_t)last[s], step)) {
+        if (order_before(verifier->order, (uint32_t)last[s], step))
             *any = true;
-        } else if (unordered == NONE) {
+        else if (unordered == NONE)
             unordered = last[s];
-        }
     }
     return unordered;
 }
@@ -286,13 +276,12 @@ static void verify_access(Verifier *verifier, uint32_t step, const Buffer *buffe
     bool written = is_there_from_the_start(buffer), ignored = false;
     int64_t writer = find_unordered(verifier, accesses->write, step, &written);
     int64_t reader = writes ? find_unordered(verifier, accesses->read, step, &ignored) : NONE;
-    if (reads && !written) {
+    if (reads && !written)
         verify_fail(verifier, PROPERTY_READS, step, "reads '%s', which no step before it has written", buffer->name);
-    } else if (writer != NONE || reader != NONE) {
+    else if (writer != NONE || reader != NONE)
         verify_fail(verifier, PROPERTY_RACES, step, "%s '%s' while step %" PRId64 " may %s it",
                     writes ? "writes" : "reads", buffer->name, writer != NONE ? writer : reader,
                     writer != NONE ? "write" : "read");
-    }
 }
 
 static void verify_aliases(Verifier *verifier, uint32_t index)
@@ -303,10 +292,9 @@ static void verify_aliases(Verifier *verifier, uint32_t index)
     for (uint32_t a = 0; a < info->operand_count; a++) {
         for (uint32_t b = a + 1; b < info->operand_count; b++) {
             bool writes = info->operands[a].role != OPERAND_IN || info->operands[b].role != OPERAND_IN;
-            if (writes && operands[a] != NONE && operands[a] == operands[b]) {
+            if (writes && operands[a] != NONE && operands[a] == operands[b])
                 verify_fail(verifier, PROPERTY_RACES, index, "'%s' is both operand '%s' and operand '%s', and written",
                             plan->buffers[operands[a]].name, info->operands[a].name, info->operands[b].name);
-            }
         }
     }
 }
@@ -315,24 +303,19 @@ void verify_accesses(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
     Accesses *accesses = arena_alloc_array(verifier->scratch, plan->buffer_count, sizeof(*accesses));
-    for (uint32_t b = 0; b < plan->buffer_count; b++) {
-        for (int s = 0; s < STREAM_COUNT; s++) {
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        for (int s = 0; s < STREAM_COUNT; s++)
             accesses[b].write[s] = accesses[b].read[s] = NONE;
-        }
-    }
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const OpInfo *info = step_info(&plan->steps[i]);
         const int32_t *operands = step_operands(plan, &plan->steps[i]);
         verify_aliases(verifier, i);
-        for (uint32_t k = 0; k < info->operand_count; k++) {
-            if (operands[k] != NONE) {
+        for (uint32_t k = 0; k < info->operand_count; k++)
+            if (operands[k] != NONE)
                 verify_access(verifier, i, &plan->buffers[operands[k]], &info->operands[k], &accesses[operands[k]]);
-            }
-        }
         for (uint32_t k = 0; k < info->operand_count; k++) {
-            if (operands[k] == NONE) {
+            if (operands[k] == NONE)
                 continue;
-            }
             bool reads = info->operands[k].role == OPERAND_IN;
             (reads ? accesses[operands[k]].read : accesses[operands[k]].write)[info->stream] = i;
         }
@@ -344,9 +327,8 @@ void verify_accesses(Verifier *verifier)
 static int compare_offsets(const void *a, const void *b)
 {
     const Buffer *x = *(const Buffer *const *)a, *y = *(const Buffer *const *)b;
-    if (x->offset != y->offset) {
+    if (x->offset != y->offset)
         return x->offset < y->offset ? -1 : 1;
-    }
     return (x > y) - (x < y);
 }
 
@@ -355,18 +337,16 @@ static void verify_overlaps(Verifier *verifier)
     const Plan *plan = verifier->plan;
     const Lifetimes *lifetimes = lifetimes_create(plan, verifier->order, verifier->scratch);
     const Buffer **sorted = arena_alloc_array(verifier->scratch, plan->buffer_count, sizeof(const Buffer *));
-    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
         sorted[b] = &plan->buffers[b];
-    }
     qsort(sorted, plan->buffer_count, sizeof(const Buffer *), compare_offsets);
     for (uint32_t i = 0; i < plan->buffer_count; i++) {
         uint64_t end = sorted[i]->offset + buffer_bytes(sorted[i]);
         for (uint32_t j = i + 1; j < plan->buffer_count && sorted[j]->offset < end; j++) {
             uint32_t a = (uint32_t)(sorted[i] - plan->buffers), b = (uint32_t)(sorted[j] - plan->buffers);
-            if (buffer_bytes(sorted[j]) && !lifetimes_disjoint(lifetimes, a, b)) {
+            if (buffer_bytes(sorted[j]) && !lifetimes_disjoint(lifetimes, a, b))
                 verify_fail(verifier, PROPERTY_MEMORY, NONE, "'%s' and '%s' overlap and may be alive together",
                             sorted[i]->name, sorted[j]->name);
-            }
         }
     }
 }
@@ -376,15 +356,13 @@ void verify_memory(Verifier *verifier)
     const Plan *plan = verifier->plan;
     for (uint32_t b = 0; b < plan->buffer_count; b++) {
         const Buffer *buffer = &plan->buffers[b];
-        if (buffer->offset % BUFFER_ALIGNMENT) {
+        if (buffer->offset % BUFFER_ALIGNMENT)
             verify_fail(verifier, PROPERTY_MEMORY, NONE, "'%s' lies at %" PRIu64 ", no multiple of %d", buffer->name,
                         buffer->offset, BUFFER_ALIGNMENT);
-        }
-        if (buffer->offset + buffer_bytes(buffer) > plan->arena_bytes) {
+        if (buffer->offset + buffer_bytes(buffer) > plan->arena_bytes)
             verify_fail(verifier, PROPERTY_MEMORY, NONE,
                         "'%s' ends at %" PRIu64 ", beyond the arena of %" PRIu64 " bytes", buffer->name,
                         buffer->offset + buffer_bytes(buffer), plan->arena_bytes);
-        }
     }
     verify_overlaps(verifier);
 }

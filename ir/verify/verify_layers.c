@@ -27,29 +27,23 @@ static LayerIndex index_layers(Verifier *verifier)
         .steps = arena_alloc_array(verifier->scratch, plan->step_count, sizeof(*index.steps)),
         .first = arena_alloc_array(verifier->scratch, (size_t)layers + 2, sizeof(*index.first)),
     };
-    for (uint32_t i = 0; i < plan->step_count; i++) {
-        if (plan->steps[i].layer != NONE) {
+    for (uint32_t i = 0; i < plan->step_count; i++)
+        if (plan->steps[i].layer != NONE)
             index.first[plan->steps[i].layer + 2]++;
-        }
-    }
-    for (uint32_t k = 0; k < layers; k++) {
+    for (uint32_t k = 0; k < layers; k++)
         index.first[k + 2] += index.first[k + 1];
-    }
-    for (uint32_t i = 0; i < plan->step_count; i++) {
-        if (plan->steps[i].layer != NONE) {
+    for (uint32_t i = 0; i < plan->step_count; i++)
+        if (plan->steps[i].layer != NONE)
             index.steps[index.first[plan->steps[i].layer + 1]++] = i;
-        }
-    }
     return index;
 }
 
 static const char *describe(const Plan *plan, Op op, int32_t level, char out[96])
 {
-    if (level == NONE) {
+    if (level == NONE)
         snprintf(out, 96, "'%s'", op_info((int)op)->name);
-    } else {
+    else
         snprintf(out, 96, "'%s' over level '%.40s'", op_info((int)op)->name, plan->cluster.levels[level].name);
-    }
     return out;
 }
 
@@ -64,17 +58,13 @@ static bool exchanges_at(const Plan *plan, const Choice *choice, uint32_t level)
 static uint32_t expect_pass(const Plan *plan, const Choice *choice, Op expert, Op combine, Expected *out)
 {
     uint32_t count = 0, levels = plan->cluster.level_count;
-    for (uint32_t l = 0; l < levels; l++) {
-        if (exchanges_at(plan, choice, l)) {
+    for (uint32_t l = 0; l < levels; l++)
+        if (exchanges_at(plan, choice, l))
             out[count++] = (Expected){OP_DISPATCH, (int32_t)l};
-        }
-    }
     out[count++] = (Expected){expert, NONE};
-    for (uint32_t l = levels; l-- > 0;) {
-        if (exchanges_at(plan, choice, l)) {
+    for (uint32_t l = levels; l-- > 0;)
+        if (exchanges_at(plan, choice, l))
             out[count++] = (Expected){combine, (int32_t)l};
-        }
-    }
     return count;
 }
 
@@ -86,11 +76,9 @@ static bool is_on_the_way(const Step *step)
 static int32_t operand_named(const Plan *plan, uint32_t step, const char *name)
 {
     const OpInfo *info = step_info(&plan->steps[step]);
-    for (uint32_t k = 0; k < info->operand_count; k++) {
-        if (strcmp(info->operands[k].name, name) == 0) {
+    for (uint32_t k = 0; k < info->operand_count; k++)
+        if (strcmp(info->operands[k].name, name) == 0)
             return step_operands(plan, &plan->steps[step])[k];
-        }
-    }
     return NONE;
 }
 
@@ -101,10 +89,9 @@ static void verify_return(Verifier *verifier, uint32_t dispatch, uint32_t combin
     static const char *const shared[] = {"send_counts", "next_counts"};
     for (size_t i = 0; i < COUNT_OF(shared); i++) {
         int32_t out = operand_named(verifier->plan, dispatch, shared[i]);
-        if (operand_named(verifier->plan, combine, shared[i]) != out) {
+        if (operand_named(verifier->plan, combine, shared[i]) != out)
             verify_fail(verifier, PROPERTY_EXCHANGE, combine,
                         "returns rows by other '%s' than step %" PRIu32 " sent them with", shared[i], dispatch);
-        }
     }
 }
 
@@ -131,19 +118,15 @@ static void verify_routing(Verifier *verifier, const uint32_t *steps, uint32_t c
         return;
     }
     static const char *const sent[] = {"next_rows", "next_records", "send_records", "send_counts"};
-    for (size_t i = 0; i < COUNT_OF(sent); i++) {
-        if (operand_named(plan, (uint32_t)route, sent[i]) != operand_named(plan, dispatch, sent[i])) {
+    for (size_t i = 0; i < COUNT_OF(sent); i++)
+        if (operand_named(plan, (uint32_t)route, sent[i]) != operand_named(plan, dispatch, sent[i]))
             verify_fail(verifier, PROPERTY_EXCHANGE, dispatch, "'%s' is not that of its 'route' step %" PRId32, sent[i],
                         route);
-        }
-    }
     static const char *const kept[] = {"origin", "send_counts", "counts"};
-    for (size_t i = 0; i < COUNT_OF(kept); i++) {
-        if (operand_named(plan, (uint32_t)route, kept[i]) != operand_named(plan, (uint32_t)unroute, kept[i])) {
+    for (size_t i = 0; i < COUNT_OF(kept); i++)
+        if (operand_named(plan, (uint32_t)route, kept[i]) != operand_named(plan, (uint32_t)unroute, kept[i]))
             verify_fail(verifier, PROPERTY_EXCHANGE, unroute, "'%s' is not that of its 'route' step %" PRId32, kept[i],
                         route);
-        }
-    }
 }
 
 // `found` has exactly the expected steps of one or two passes; `half` of them are a way out.
@@ -173,15 +156,13 @@ static void verify_exchange(Verifier *verifier, const Choice *choice, const uint
     Expected expected[EXPECTED_MAX];
     bool training = plan->pass == PASS_TRAINING;
     uint32_t wanted = expect_pass(plan, choice, OP_EXPERT, OP_COMBINE, expected), half = wanted / 2;
-    if (training) {
+    if (training)
         wanted += expect_pass(plan, choice, OP_EXPERT_BACKWARD, OP_COMBINE_BACKWARD, expected + wanted);
-    }
     uint32_t found[EXPECTED_MAX], matched = 0;
     for (uint32_t i = 0; i < count; i++) {
         const Step *step = &plan->steps[steps[i]];
-        if (!is_on_the_way(step)) {
+        if (!is_on_the_way(step))
             continue;
-        }
         char want[96], have[96];
         if (matched == wanted || step->op != expected[matched].op || step->level != expected[matched].level) {
             verify_fail(verifier, PROPERTY_EXCHANGE, steps[i], "layer %" PRIu32 ": found %s: expected %s",
@@ -190,15 +171,13 @@ static void verify_exchange(Verifier *verifier, const Choice *choice, const uint
                                           : describe(plan, expected[matched].op, expected[matched].level, want));
             return;
         }
-        if (step->group != NONE && plan->groups[step->group].domain != choice->domain[step->level]) {
+        if (step->group != NONE && plan->groups[step->group].domain != choice->domain[step->level])
             verify_fail(verifier, PROPERTY_EXCHANGE, steps[i],
                         "the domain size is %" PRIu32 ", and the layer's choice is %" PRIu32,
                         plan->groups[step->group].domain, choice->domain[step->level]);
-        }
-        if (matched && !order_before(verifier->order, found[matched - 1], steps[i])) {
+        if (matched && !order_before(verifier->order, found[matched - 1], steps[i]))
             verify_fail(verifier, PROPERTY_EXCHANGE, steps[i],
                         "does not wait for step %" PRIu32 ", the one before on the rows' way", found[matched - 1]);
-        }
         found[matched++] = steps[i];
     }
     if (matched < wanted) {
@@ -226,9 +205,8 @@ static uint32_t expect_gathers(const Plan *plan, const Choice *choice, OpShape s
     for (int round = 0; round < rounds; round++) {
         for (uint32_t i = 0; i < levels; i++) {
             uint32_t level = shape == SHAPE_GATHER ? i : levels - 1 - i;
-            if (gathers_at(plan, choice, level)) {
+            if (gathers_at(plan, choice, level))
                 out[count++] = (int32_t)level;
-            }
         }
     }
     return count;
@@ -241,9 +219,8 @@ static void verify_gather_link(Verifier *verifier, uint32_t before, uint32_t ste
     const Plan *plan = verifier->plan;
     bool gather = step_info(&plan->steps[step])->shape == SHAPE_GATHER;
     int32_t from = operand_named(plan, before, gather ? "gathered" : "shard");
-    if (operand_named(plan, step, gather ? "shard" : "gathered") != from) {
+    if (operand_named(plan, step, gather ? "shard" : "gathered") != from)
         verify_fail(verifier, PROPERTY_GATHER, step, "does not go on with what step %" PRIu32 " left", before);
-    }
 }
 
 static void verify_gathers(Verifier *verifier, const Choice *choice, const uint32_t *steps, uint32_t count,
@@ -256,9 +233,8 @@ static void verify_gathers(Verifier *verifier, const Choice *choice, const uint3
     char text[96];
     for (uint32_t i = 0; i < count; i++) {
         const Step *step = &plan->steps[steps[i]];
-        if (step_info(step)->shape != shape) {
+        if (step_info(step)->shape != shape)
             continue;
-        }
         if (matched == wanted || step->level != expected[matched] || step->op != op) {
             verify_fail(verifier, PROPERTY_GATHER, steps[i],
                         "layer %" PRIu32 ": found '%s' over level '%.40s': expected %s", choice->layer,
@@ -266,40 +242,34 @@ static void verify_gathers(Verifier *verifier, const Choice *choice, const uint3
                         matched == wanted ? "no more" : describe(plan, op, expected[matched], text));
             return;
         }
-        if (plan->groups[step->group].domain != choice->domain[step->level]) {
+        if (plan->groups[step->group].domain != choice->domain[step->level])
             verify_fail(verifier, PROPERTY_GATHER, steps[i],
                         "the domain size is %" PRIu32 ", and the layer's choice is %" PRIu32,
                         plan->groups[step->group].domain, choice->domain[step->level]);
-        }
         // Not the first of a round. Packets of gradients are decoded in between: the flow follows them.
-        if (matched > 0 && expected[matched] != expected[0] && !plan->model.abstract && op != OP_RETURN_PACKETS) {
+        if (matched > 0 && expected[matched] != expected[0] && !plan->model.abstract && op != OP_RETURN_PACKETS)
             verify_gather_link(verifier, before, steps[i]);
-        }
         before = steps[i];
         matched++;
     }
-    if (matched < wanted) {
+    if (matched < wanted)
         verify_fail(verifier, PROPERTY_GATHER, NONE, "layer %" PRIu32 " misses %s", choice->layer,
                     describe(plan, op, expected[matched], text));
-    }
 }
 
 static const uint32_t *find_op(const Plan *plan, const uint32_t *steps, uint32_t count, Op op)
 {
-    for (uint32_t i = 0; i < count; i++) {
-        if (plan->steps[steps[i]].op == op) {
+    for (uint32_t i = 0; i < count; i++)
+        if (plan->steps[steps[i]].op == op)
             return &steps[i];
-        }
-    }
     return NULL;
 }
 
 static void expect_before(Verifier *verifier, uint32_t before, uint32_t step)
 {
-    if (!order_before(verifier->order, before, step)) {
+    if (!order_before(verifier->order, before, step))
         verify_fail(verifier, PROPERTY_GATHER, step, "does not wait for step %" PRIu32 ", '%s'", before,
                     step_info(&verifier->plan->steps[before])->name);
-    }
 }
 
 // Experts are computed with what was gathered, and their gradients go home when they are there. With buffers
@@ -310,9 +280,8 @@ static void verify_gather_order(Verifier *verifier, const uint32_t *steps, uint3
     const uint32_t *forward = find_op(plan, steps, count, OP_EXPERT);
     const uint32_t *backward = find_op(plan, steps, count, OP_EXPERT_BACKWARD);
     uint32_t gathers = 0, rounds = 0;
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i++)
         gathers += plan->steps[steps[i]].op == OP_GATHER;
-    }
     const Choice *choice = verify_find_choice(plan, plan->steps[steps[0]].layer);
     uint32_t per_round = choice->regather && backward ? gathers / 2 : gathers;
     for (uint32_t i = 0; i < count; i++) {
@@ -332,10 +301,9 @@ static void verify_dense_layer(Verifier *verifier, uint32_t layer, const uint32_
     for (uint32_t i = 0; i < count; i++) {
         const Step *step = &verifier->plan->steps[steps[i]];
         OpShape shape = step_info(step)->shape;
-        if (is_on_the_way(step) || shape == SHAPE_GATHER || shape == SHAPE_SCATTER) {
+        if (is_on_the_way(step) || shape == SHAPE_GATHER || shape == SHAPE_SCATTER)
             verify_fail(verifier, is_on_the_way(step) ? PROPERTY_EXCHANGE : PROPERTY_GATHER, steps[i],
                         "layer %" PRIu32 " is no MoE layer and has a '%s' step", layer, step_info(step)->name);
-        }
     }
 }
 
@@ -344,10 +312,9 @@ static void verify_steps_without_layer(Verifier *verifier)
     for (uint32_t i = 0; i < verifier->plan->step_count; i++) {
         const Step *step = &verifier->plan->steps[i];
         OpShape shape = step_info(step)->shape;
-        if (step->layer == NONE && (is_on_the_way(step) || shape == SHAPE_GATHER || shape == SHAPE_SCATTER)) {
+        if (step->layer == NONE && (is_on_the_way(step) || shape == SHAPE_GATHER || shape == SHAPE_SCATTER))
             verify_fail(verifier, is_on_the_way(step) ? PROPERTY_EXCHANGE : PROPERTY_GATHER, i,
                         "op '%s' names no layer", step_info(step)->name);
-        }
     }
 }
 
@@ -362,11 +329,9 @@ static Uses find_uses(const Verifier *verifier, Op op)
 {
     const Plan *plan = verifier->plan;
     Uses uses = {.steps = arena_alloc_array(verifier->scratch, plan->step_count, sizeof *uses.steps)};
-    for (uint32_t i = 0; i < plan->step_count; i++) {
-        if (plan->steps[i].op == op) {
+    for (uint32_t i = 0; i < plan->step_count; i++)
+        if (plan->steps[i].op == op)
             uses.steps[uses.count++] = i;
-        }
-    }
     return uses;
 }
 
@@ -375,29 +340,25 @@ static Uses find_uses(const Verifier *verifier, Op op)
 static void verify_replica_slots(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
-    if (plan->replica_slots == 0) {
+    if (plan->replica_slots == 0)
         return;
-    }
     Uses forward = find_uses(verifier, OP_EXPERT), backward = find_uses(verifier, OP_EXPERT_BACKWARD);
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
         const Choice *choice = step_info(step)->shape == SHAPE_GATHER ? verify_find_choice(plan, step->layer) : NULL;
-        if (!choice || (plan->pass == PASS_TRAINING && !choice->regather)) {
+        if (!choice || (plan->pass == PASS_TRAINING && !choice->regather))
             continue;
-        }
         uint32_t place = (uint32_t)(choice - plan->choices);
         bool again = place < forward.count && forward.steps[place] < i;
         const Uses *uses = again ? &backward : &forward;
         uint32_t use = again ? plan->choice_count - 1 - place : place;
-        if (use < plan->replica_slots || use - plan->replica_slots >= uses->count) {
+        if (use < plan->replica_slots || use - plan->replica_slots >= uses->count)
             continue;
-        }
         uint32_t before = uses->steps[use - plan->replica_slots];
-        if (!order_before(verifier->order, before, i)) {
+        if (!order_before(verifier->order, before, i))
             verify_fail(verifier, PROPERTY_GATHER, i,
                         "does not wait for step %" PRIu32 ": there is room for the experts of %" PRIu32 " layers",
                         before, plan->replica_slots);
-        }
     }
 }
 
@@ -421,7 +382,6 @@ void verify_layers(Verifier *verifier)
             verify_gather_order(verifier, steps, count);
         }
     }
-    if (!verifier->report->total) {
+    if (!verifier->report->total)
         verify_replica_slots(verifier);
-    }
 }

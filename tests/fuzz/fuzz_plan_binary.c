@@ -14,9 +14,8 @@ enum { CHECKSUM_OFFSET = 24, LENGTH_OFFSET = 16 };
 
 static void store(uint8_t *to, uint64_t value, int bytes)
 {
-    for (int i = 0; i < bytes; i++) {
+    for (int i = 0; i < bytes; i++)
         to[i] = (uint8_t)(value >> 8 * i);
-    }
 }
 
 static void check(const Plan *plan, const uint8_t *bytes, size_t length)
@@ -33,9 +32,8 @@ static void check(const Plan *plan, const uint8_t *bytes, size_t length)
     Text text = {0};
     plan_print(plan, &text);
     text_free(&text);
-    if (plan_verify(plan, &report) != (report.total == 0)) {
+    if (plan_verify(plan, &report) != (report.total == 0))
         abort();
-    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -51,9 +49,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         store(bytes + CHECKSUM_OFFSET, crc32(0, bytes, (uInt)size), 4);
     }
     Plan *plan = plan_decode(bytes, size, error);
-    if (plan) {
+    if (plan)
         check(plan, bytes, size);
-    }
     plan_destroy(plan);
     free(bytes);
     return 0;

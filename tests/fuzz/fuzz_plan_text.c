@@ -14,9 +14,8 @@ static Plan *parse(Arena *arena, const char *text, size_t length)
     Diag *diag = diag_create(arena);
     uint32_t source = diag_add_source(diag, "fuzz.ir", text, length, NULL);
     Plan *plan = plan_parse(text, length, source, diag);
-    if ((plan == NULL) != (diag_error_count(diag) > 0)) {
+    if ((plan == NULL) != (diag_error_count(diag) > 0))
         abort();
-    }
     return plan;
 }
 
@@ -26,23 +25,19 @@ static void check(Arena *arena, const Plan *plan)
     Text text = {0}, again = {0};
     plan_print(plan, &text);
     Plan *same = parse(arena, text.data, text.length);
-    if (!same) {
+    if (!same)
         abort();
-    }
     plan_print(same, &again);
-    if (text.length != again.length || memcmp(text.data, again.data, text.length) != 0) {
+    if (text.length != again.length || memcmp(text.data, again.data, text.length) != 0)
         abort();
-    }
     uint8_t *bytes;
     size_t length;
     char error[PLAN_ERROR_MAX];
-    if (!plan_encode(same, &bytes, &length, error)) {
+    if (!plan_encode(same, &bytes, &length, error))
         abort();
-    }
     Plan *decoded = plan_decode(bytes, length, error);
-    if (!decoded || plan_verify(decoded, &report) != (report.total == 0)) {
+    if (!decoded || plan_verify(decoded, &report) != (report.total == 0))
         abort();
-    }
     free(bytes);
     plan_destroy(decoded);
     plan_destroy(same);
@@ -59,9 +54,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(text, data, size);
     text[size] = 0;
     Plan *plan = parse(arena, text, size);
-    if (plan) {
+    if (plan)
         check(arena, plan);
-    }
     plan_destroy(plan);
     free(text);
     arena_destroy(arena);

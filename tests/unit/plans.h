@@ -25,22 +25,18 @@ enum {
 
 static inline int32_t plan_buffer_index(const Plan *plan, const char *name)
 {
-    for (uint32_t i = 0; i < plan->buffer_count; i++) {
-        if (strcmp(plan->buffers[i].name, name) == 0) {
+    for (uint32_t i = 0; i < plan->buffer_count; i++)
+        if (strcmp(plan->buffers[i].name, name) == 0)
             return (int32_t)i;
-        }
-    }
     return NONE;
 }
 
 static inline int32_t *plan_operand(Plan *plan, uint32_t step, const char *name)
 {
     const OpInfo *info = op_info((int)plan->steps[step].op);
-    for (uint32_t k = 0; k < info->operand_count; k++) {
-        if (strcmp(info->operands[k].name, name) == 0) {
+    for (uint32_t k = 0; k < info->operand_count; k++)
+        if (strcmp(info->operands[k].name, name) == 0)
             return &plan->operands[plan->steps[step].operand_first + k];
-        }
-    }
     abort();
 }
 
@@ -70,9 +66,8 @@ static inline Step *plan_add_step(Plan *plan, Op op, int32_t layer, const char *
                    .operand_first = plan->operand_count,
                    .after_first = plan->after_count,
                    .cost_s = 1e-3 * plan->step_count};
-    for (uint32_t k = 0; k < op_info((int)op)->operand_count; k++) {
+    for (uint32_t k = 0; k < op_info((int)op)->operand_count; k++)
         plan->operands[plan->operand_count++] = NONE;
-    }
     char *text = arena_copy_string(plan->arena, operands, strlen(operands)), *rest = NULL;
     for (char *pair = strtok_r(text, " ", &rest); pair; pair = strtok_r(NULL, " ", &rest)) {
         char *equals = strchr(pair, '=');
@@ -100,9 +95,8 @@ static inline void plan_add_network(Plan *plan)
         uint64_t rows;
     } rows[] = {{"x", 2},         {"y", 2},       {"rows", 2},     {"next_rows", 4}, {"send_rows", 2},
                 {"results", 4},   {"returned", 2}, {"summed", 2}, {"out", 2}};
-    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+    for (size_t i = 0; i < COUNT_OF(rows); i++)
         plan_add_buffer(plan, rows[i].name, DTYPE_F32, rows[i].rows, m->hidden, BUFFER_TEMPORARY);
-    }
     plan_add_buffer(plan, "records", DTYPE_I32, 2, 2, BUFFER_TEMPORARY);
     plan_add_buffer(plan, "next_records", DTYPE_I32, 4, 2, BUFFER_TEMPORARY);
     plan_add_buffer(plan, "send_records", DTYPE_I32, 2, 2, BUFFER_TEMPORARY);

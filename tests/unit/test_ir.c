@@ -10,9 +10,8 @@
 
 Test(names, codes_and_texts_are_inverse)
 {
-    for (int code = 0; code < DTYPE_COUNT; code++) {
+    for (int code = 0; code < DTYPE_COUNT; code++)
         cr_assert_eq(dtype_parse(dtype_name((Dtype)code)), code);
-    }
     cr_assert_null(dtype_name(DTYPE_COUNT));
     cr_assert_eq(stream_parse("migrate"), STREAM_MIGRATE);
     cr_assert_eq(stream_parse("migration"), -1);
@@ -73,9 +72,8 @@ Test(ops, table_is_consistent)
         cr_assert_eq(op_info((int)ops[i].op), &ops[i]);
         cr_assert_eq(op_find(ops[i].name), &ops[i]);
         cr_assert(ops[i].operand_count >= 1 && ops[i].operand_count <= OPERANDS_MAX);
-        for (uint32_t k = 0; k < ops[i].operand_count; k++) {
+        for (uint32_t k = 0; k < ops[i].operand_count; k++)
             cr_assert_not_null(ops[i].operands[k].name);
-        }
     }
     cr_assert_null(op_info(0));
     cr_assert_null(op_info(-1));
@@ -117,11 +115,9 @@ static bool together(const Cluster *cluster, const Group *group, uint64_t a, uin
     uint32_t x[LEVELS_MAX], y[LEVELS_MAX];
     cluster_coordinates(cluster, a, x);
     cluster_coordinates(cluster, b, y);
-    for (uint32_t l = 0; l < cluster->level_count && group->kind != GROUP_WORLD; l++) {
-        if ((int32_t)l != group->level && x[l] != y[l]) {
+    for (uint32_t l = 0; l < cluster->level_count && group->kind != GROUP_WORLD; l++)
+        if ((int32_t)l != group->level && x[l] != y[l])
             return false;
-        }
-    }
     uint32_t level = (uint32_t)group->level, domain = group->domain;
     return !(group->kind == GROUP_GATHER && x[level] / domain != y[level] / domain) &&
            !(group->kind == GROUP_EXCHANGE && x[level] % domain != y[level] % domain);
@@ -133,13 +129,11 @@ static void check_group(const Cluster *cluster, Group group)
     for (uint64_t rank = 0; rank < gpus; rank++) {
         uint64_t index = 0;
         for (uint64_t other = 0; other < gpus; other++) {
-            if (!together(cluster, &group, rank, other)) {
+            if (!together(cluster, &group, rank, other))
                 continue;
-            }
             cr_assert_eq(group_member_rank(cluster, &group, rank, index), other);
-            if (other == rank) {
+            if (other == rank)
                 cr_assert_eq(group_index(cluster, &group, rank), index);
-            }
             index++;
         }
         cr_assert_eq(group_size(cluster, &group), index);
@@ -168,19 +162,15 @@ static void check_slots(const Plan *plan, const uint32_t domain[LEVELS_MAX])
     const Cluster *cluster = &plan->cluster;
     uint64_t gpus = cluster_gpus(cluster), held = plan_experts_per_rank(plan);
     static uint32_t now[24][96], next[24][96];
-    for (uint64_t rank = 0; rank < gpus; rank++) {
-        for (uint64_t e = 0; e < held; e++) {
+    for (uint64_t rank = 0; rank < gpus; rank++)
+        for (uint64_t e = 0; e < held; e++)
             now[rank][e] = plan_first_expert(plan, rank) + (uint32_t)e;
-        }
-    }
     for (uint32_t l = plan->replica_levels; l < cluster->level_count; l++) {
         Group group = {GROUP_GATHER, (int32_t)l, domain[l]};
-        for (uint64_t rank = 0; rank < gpus; rank++) {
-            for (uint64_t m = 0; m < domain[l]; m++) {
+        for (uint64_t rank = 0; rank < gpus; rank++)
+            for (uint64_t m = 0; m < domain[l]; m++)
                 memcpy(&next[rank][m * held], now[group_member_rank(cluster, &group, rank, m)],
                        held * sizeof(uint32_t));
-            }
-        }
         memcpy(now, next, sizeof(now));
         held *= domain[l];
     }
@@ -202,13 +192,10 @@ Test(topology, slots_are_where_gathers_put_experts)
     plan->cluster = three_levels();
     for (plan->replica_levels = 0; plan->replica_levels <= 1; plan->replica_levels++) {
         plan->model.experts = plan->replica_levels ? 24 : 48;
-        for (uint32_t s0 = plan->replica_levels ? 2 : 1; s0 <= 2; s0++) {
-            for (uint32_t s1 = 1; s1 <= 3; s1 += 2) {
-                for (uint32_t s2 = 1; s2 <= 4; s2 *= 2) {
+        for (uint32_t s0 = plan->replica_levels ? 2 : 1; s0 <= 2; s0++)
+            for (uint32_t s1 = 1; s1 <= 3; s1 += 2)
+                for (uint32_t s2 = 1; s2 <= 4; s2 *= 2)
                     check_slots(plan, (const uint32_t[LEVELS_MAX]){s0, s1, s2});
-                }
-            }
-        }
     }
     plan_destroy(plan);
 }
@@ -287,13 +274,12 @@ static Plan *random_plan(unsigned seed, uint32_t steps, uint32_t buffers)
     plan->operands = arena_alloc_array(plan->arena, steps * 4, sizeof(int32_t));
     plan->after = arena_alloc_array(plan->arena, steps * 3, sizeof(uint32_t));
     plan->buffer_count = buffers;
-    for (uint32_t b = 0; b < buffers; b++) {
+    for (uint32_t b = 0; b < buffers; b++)
         plan->buffers[b] = (Buffer){.name = "",
                                     .dtype = DTYPE_U8,
                                     .rows = 1,
                                     .cols = (uint64_t)(rand() % 5000),
                                     .kind = rand() % 10 ? BUFFER_TEMPORARY : BUFFER_WEIGHT};
-    }
     for (uint32_t i = 0; i < steps; i++) {
         Step *step = &plan->steps[plan->step_count++];
         *step = (Step){
@@ -318,16 +304,13 @@ static void reach(const Plan *plan, bool *before)
     for (uint32_t b = 0; b < n; b++) {
         for (uint32_t a = 0; a < b; a++) {
             bool direct = op_info((int)plan->steps[a].op)->stream == op_info((int)plan->steps[b].op)->stream;
-            for (uint32_t k = 0; k < plan->steps[b].after_count; k++) {
+            for (uint32_t k = 0; k < plan->steps[b].after_count; k++)
                 direct |= plan->after[plan->steps[b].after_first + k] == a;
-            }
-            if (!direct) {
+            if (!direct)
                 continue;
-            }
             before[a * n + b] = true;
-            for (uint32_t c = 0; c < a; c++) {
+            for (uint32_t c = 0; c < a; c++)
                 before[c * n + b] |= before[c * n + a];
-            }
         }
     }
 }
@@ -342,9 +325,8 @@ Test(order, agrees_with_reachability_and_pruning_keeps_it)
         uint32_t edges = plan->after_count, dropped = 0;
         for (int pruned = 0; pruned < 2; pruned++) {
             Order *order = order_create(plan, plan->arena);
-            for (uint32_t i = 0; i < n * n; i++) {
+            for (uint32_t i = 0; i < n * n; i++)
                 cr_assert_eq(order_before(order, i / n, i % n), before[i]);
-            }
             dropped = pruned ? dropped : order_prune_after(plan);
         }
         cr_assert_gt(dropped, 0);
@@ -357,21 +339,17 @@ Test(order, agrees_with_reachability_and_pruning_keeps_it)
 static bool touches(const Plan *plan, uint32_t step, uint32_t buffer)
 {
     bool found = false;
-    for (uint32_t k = 0; k < op_info((int)plan->steps[step].op)->operand_count; k++) {
+    for (uint32_t k = 0; k < op_info((int)plan->steps[step].op)->operand_count; k++)
         found |= step_operands(plan, &plan->steps[step])[k] == (int32_t)buffer;
-    }
     return found;
 }
 
 static bool all_before(const Plan *plan, const Order *order, uint32_t a, uint32_t b)
 {
-    for (uint32_t i = 0; i < plan->step_count; i++) {
-        for (uint32_t j = 0; j < plan->step_count; j++) {
-            if (touches(plan, i, a) && touches(plan, j, b) && !order_before(order, i, j)) {
+    for (uint32_t i = 0; i < plan->step_count; i++)
+        for (uint32_t j = 0; j < plan->step_count; j++)
+            if (touches(plan, i, a) && touches(plan, j, b) && !order_before(order, i, j))
                 return false;
-            }
-        }
-    }
     return true;
 }
 
@@ -402,9 +380,8 @@ Test(memory, a_chain_needs_two_buffers)
     Plan *plan = random_plan(1, 1, 10);
     plan->step_count = plan->operand_count = plan->after_count = 0;
     plan->steps = arena_alloc_array(plan->arena, 9, sizeof(Step));
-    for (uint32_t b = 0; b < 10; b++) {
+    for (uint32_t b = 0; b < 10; b++)
         plan->buffers[b] = (Buffer){.name = "", .dtype = DTYPE_U8, .rows = 1, .cols = 1000, .kind = BUFFER_TEMPORARY};
-    }
     plan->operands = arena_alloc_array(plan->arena, 9 * 4, sizeof(int32_t));
     for (uint32_t i = 0; i < 9; i++) { // residual: x, results, shared, y
         plan->steps[plan->step_count++] = (Step){.op = OP_RESIDUAL, .operand_first = plan->operand_count};
@@ -508,9 +485,8 @@ Test(docs, every_code_is_described)
     for (int type = FIELD_DTYPE; type < FIELD_OP; type++) {
         Text row = {0};
         text_format(&row, "| %s |", field_type_name((FieldType)type));
-        for (int code = 0; field_code_name((FieldType)type, code); code++) {
+        for (int code = 0; field_code_name((FieldType)type, code); code++)
             text_format(&row, "%s %d `%s`", code ? "," : "", code, field_code_name((FieldType)type, code));
-        }
         text_append(&row, " |\n");
         cr_assert_not_null(strstr(document, row.data), "docs/plan-format.md misses:\n%s", row.data);
         text_free(&row);

@@ -108,11 +108,10 @@ Test(text, layout_and_comments_are_free)
     bool comment = false;
     for (const char *c = text.data; *c; c++) { // more space, and comments that look like records
         comment = (comment || *c == '#') && *c != '\n';
-        if (!comment) {
+        if (!comment)
             text_append_bytes(&joined, *c == ' ' ? "  " : c, *c == ' ' ? 2 : 1);
-        } else if (*c == '#') {
+        else if (*c == '#')
             text_append(&joined, "# step buffer \"");
-        }
     }
     Parsed parsed = parse(joined.data);
     cr_assert_not_null(parsed.plan, "%s", diagnostics(&parsed));
@@ -262,9 +261,8 @@ static void put_checksum(Encoded *file)
 {
     memset(file->bytes + 24, 0, 4);
     uint32_t crc = (uint32_t)crc32(0, file->bytes, (uInt)file->length);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++)
         file->bytes[24 + i] = (uint8_t)(crc >> 8 * i);
-    }
 }
 
 // Someone who also mends the checksum gets a refusal or a plan that can be walked, never a crash;

@@ -202,9 +202,8 @@ static Plan *abstract_plan(void)
     Plan *plan = plan_of_four_ranks();
     plan->model.abstract = true;
     plan->buffer_count = 0;
-    for (uint32_t i = 0; i < plan->operand_count; i++) {
+    for (uint32_t i = 0; i < plan->operand_count; i++)
         plan->operands[i] = NONE;
-    }
     plan->steps[PLAN_DISPATCH].bytes = plan->steps[PLAN_COMBINE].bytes; // no records travel
     plan->strategies[0].traffic[0].routing_bytes = 0;
     return plan;
