@@ -35,12 +35,14 @@ struct SlotKeys {
 
 struct PlacePairs {
     const uint32_t *begins;
-    uint32_t *pairs, *places;
+    uint32_t *pairs, *rows, *places;
+    uint32_t pairs_per_row;
 
     __device__ void operator()(uint64_t pair, uint32_t slot, uint32_t rank) const
     {
         uint32_t place = begins[slot] + rank;
         pairs[place] = static_cast<uint32_t>(pair);
+        rows[place] = static_cast<uint32_t>(pair) / pairs_per_row;
         places[pair] = place;
     }
 };
@@ -120,7 +122,9 @@ __global__ void __launch_bounds__(SUM_THREADS)
 
 struct ExpertWork {
     Ranking ranking;
-    uint32_t *pairs, *places, *tile_begins;
+    uint32_t *pairs, *rows; // by place
+    uint32_t *places;       // by pair
+    uint32_t *tile_begins;
     uint2 *tiles;
     InnerBuffers inner;
     void *results; // [pairs][hidden], by place; of the backward pass: gradients by the rows
@@ -132,6 +136,7 @@ ExpertWork expert_take(CudaScratch *scratch, const ModelDims *dims, Dtype dtype,
     ExpertWork work = {};
     work.ranking = ranking_take(scratch, pairs, static_cast<uint32_t>(held));
     work.pairs = scratch->take<uint32_t>(pairs);
+    work.rows = scratch->take<uint32_t>(pairs);
     work.places = scratch->take<uint32_t>(pairs);
     work.tile_begins = scratch->take<uint32_t>(held + 1);
     work.tiles = scratch->take<uint2>(pairs / GROUPED_TILE + smaller(held, pairs));
@@ -206,13 +211,8 @@ ExpertStep step_of(const CudaQueue *queue, const ModelDims *dims, CudaRows prese
     step.held = experts.rows;
     step.records = static_cast<const Record *>(records.data);
     step.work = expert_take(&scratch, dims, experts.dtype, step.pair_bound, step.held, is_backward);
-    step.sorted = {step.work.ranking.begins,
-                   step.work.pairs,
-                   step.per_row * fanout,
-                   step.work.tiles,
-                   step.work.tile_begins + step.held,
-                   step.pair_bound,
-                   step.held};
+    step.sorted = {step.work.ranking.begins,          step.work.rows,  step.work.tiles,
+                   step.work.tile_begins + step.held, step.pair_bound, step.held};
     return step;
 }
 
@@ -227,7 +227,7 @@ cudaError_t sort_pairs(const ExpertStep &step, const int32_t *slot_of_expert, ui
                      static_cast<uint32_t>(step.held),
                      step.per_row,
                      1};
-    PlacePairs place = {work.ranking.begins, work.pairs, work.places};
+    PlacePairs place = {work.ranking.begins, work.pairs, work.rows, work.places, step.per_row * step.fanout};
     TRY(rank_count(stream, keys, work.ranking));
     TRY(rank_place(stream, keys, place, work.ranking));
     if (step.pair_bound > 0)
@@ -252,44 +252,18 @@ cudaError_t weight_gradients(const ExpertStep &step, Tensor rows, Tensor dresult
 {
     uint64_t hidden = step.dims->hidden, inner = step.dims->inner, slot = model_expert_elements(step.dims);
     const InnerBuffers &b = step.work.inner;
-    cudaStream_t stream = step.queue->stream;
     GroupedRows in = step.hidden_rows(rows);
-    TRY(grouped_gradient(stream, step.dtype, step.sorted, inner, hidden, step.inner_rows(b.act),
+    TRY(grouped_gradient(step.queue, step.dtype, step.sorted, inner, hidden, step.inner_rows(b.act),
                          step.hidden_rows(dresults), element_in(dexperts.data, step.dtype, step.down_place()), slot));
-    TRY(grouped_gradient(stream, step.dtype, step.sorted, hidden, inner, in, step.inner_rows(b.up), dexperts.data,
+    TRY(grouped_gradient(step.queue, step.dtype, step.sorted, hidden, inner, in, step.inner_rows(b.up), dexperts.data,
                          slot));
     if (!step.gated())
         return cudaSuccess;
-    return grouped_gradient(stream, step.dtype, step.sorted, hidden, inner, in, step.inner_rows(b.gate),
+    return grouped_gradient(step.queue, step.dtype, step.sorted, hidden, inner, in, step.inner_rows(b.gate),
                             element_in(dexperts.data, step.dtype, step.matrix()), slot);
 }
 
-const GroupedLaunches &launches_of(Dtype dtype)
-{
-    return dtype == DTYPE_F32 ? grouped_f32 : dtype == DTYPE_F16 ? grouped_f16 : grouped_bf16;
-}
-
 } // namespace
-
-cudaError_t grouped_multiply(cudaStream_t stream, Dtype dtype, const SortedRows &sorted, uint64_t n, uint64_t k,
-                             GroupedRows a, GroupedWeights w, GroupedWeights gate, bool activates,
-                             Activation activation, void *c)
-{
-    return launches_of(dtype).multiply(stream, sorted, n, k, a, w, gate, activates, activation, c);
-}
-
-cudaError_t grouped_multiply_transposed(cudaStream_t stream, Dtype dtype, const SortedRows &sorted, uint64_t n,
-                                        uint64_t k, GroupedRows a, GroupedWeights w, GroupedRows b, GroupedWeights v,
-                                        void *c)
-{
-    return launches_of(dtype).multiply_transposed(stream, sorted, n, k, a, w, b, v, c);
-}
-
-cudaError_t grouped_gradient(cudaStream_t stream, Dtype dtype, const SortedRows &sorted, uint64_t m, uint64_t n,
-                             GroupedRows a, GroupedRows b, void *gradient, uint64_t slot_stride)
-{
-    return launches_of(dtype).gradient(stream, sorted, m, n, a, b, gradient, slot_stride);
-}
 
 uint64_t expert_work_bytes(const ModelDims *dims, Dtype dtype, uint64_t pairs, uint64_t held, bool is_backward)
 {
@@ -304,9 +278,9 @@ cudaError_t cuda_expert(const CudaQueue *queue, const ModelDims *dims, const int
     ExpertStep step = step_of(queue, dims, present, fanout, records, experts, false);
     GroupedWeights gate = step.gated() ? step.into(experts, 1) : GroupedWeights{};
     TRY(sort_pairs(step, slot_of_expert, lost));
-    TRY(grouped_multiply(queue->stream, step.dtype, step.sorted, dims->inner, dims->hidden, step.hidden_rows(rows),
+    TRY(grouped_multiply(queue, step.dtype, step.sorted, dims->inner, dims->hidden, step.hidden_rows(rows),
                          step.into(experts, 0), gate, true, dims->activation, step.work.inner.act));
-    TRY(grouped_multiply(queue->stream, step.dtype, step.sorted, dims->hidden, dims->inner,
+    TRY(grouped_multiply(queue, step.dtype, step.sorted, dims->hidden, dims->inner,
                          step.inner_rows(step.work.inner.act), step.down(experts), {}, false, dims->activation,
                          step.work.results));
     return BY_DTYPE(step.dtype, sum_pairs, step, step.records, results);
@@ -324,16 +298,16 @@ cudaError_t cuda_expert_backward(const CudaQueue *queue, const ModelDims *dims, 
     float *dweights = static_cast<float *>(drecords.data);
     TRY(sort_pairs(step, slot_of_expert, lost));
     TRY(cudaMemsetAsync(dweights, 0, step.pair_bound * sizeof(float), stream)); // padding has none
-    TRY(grouped_multiply(stream, step.dtype, step.sorted, inner, hidden, in, step.into(experts, 0), {}, false,
+    TRY(grouped_multiply(queue, step.dtype, step.sorted, inner, hidden, in, step.into(experts, 0), {}, false,
                          dims->activation, b.up));
     if (step.gated())
-        TRY(grouped_multiply(stream, step.dtype, step.sorted, inner, hidden, in, step.into(experts, 1), {}, false,
+        TRY(grouped_multiply(queue, step.dtype, step.sorted, inner, hidden, in, step.into(experts, 1), {}, false,
                              dims->activation, b.gate));
-    TRY(grouped_multiply_transposed(stream, step.dtype, step.sorted, inner, hidden, step.hidden_rows(dresults),
+    TRY(grouped_multiply_transposed(queue, step.dtype, step.sorted, inner, hidden, step.hidden_rows(dresults),
                                     step.down(experts), {}, {}, b.dact));
-    ActivationRows activation_rows = {step.sorted.begins + step.held, step.sorted.pairs, step.records, dweights};
+    ActivationRows activation_rows = {step.sorted.begins + step.held, step.work.pairs, step.records, dweights};
     TRY(activation_backward(stream, dims->activation, step.dtype, activation_rows, b, step.pair_bound, inner));
-    TRY(grouped_multiply_transposed(stream, step.dtype, step.sorted, hidden, inner, step.inner_rows(b.up),
+    TRY(grouped_multiply_transposed(queue, step.dtype, step.sorted, hidden, inner, step.inner_rows(b.up),
                                     step.into(experts, 0), step.gated() ? step.inner_rows(b.gate) : GroupedRows{},
                                     step.gated() ? step.into(experts, 1) : GroupedWeights{}, step.work.results));
     TRY(BY_DTYPE(step.dtype, sum_pairs, step, nullptr, drows));

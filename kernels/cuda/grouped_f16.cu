@@ -1,4 +1,4 @@
 // Grouped products of f16 matrices.
 #include "kernels/cuda/grouped_kernel.h"
 
-const GroupedLaunches grouped_f16 = grouped_launches<__half>();
+const GroupedKernel grouped_f16 = grouped_kernel_of<__half>();

@@ -1,4 +1,4 @@
 // Grouped products of f32 matrices.
 #include "kernels/cuda/grouped_kernel.h"
 
-const GroupedLaunches grouped_f32 = grouped_launches<float>();
+const GroupedKernel grouped_f32 = grouped_kernel_of<float>();

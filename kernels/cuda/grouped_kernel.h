@@ -5,38 +5,19 @@
 #define HEP_CUDA_GROUPED_KERNEL_H
 
 #include "kernels/cuda/activation.h"
-#include "kernels/cuda/grouped.h"
+#include "kernels/cuda/grouped_share.h"
 #include "kernels/cuda/warp_tile.h"
 
 namespace
 {
 
-constexpr int STAGES = 4, GROUPED_THREADS = 256, BLOCKS_EACH = 2, TILE = GROUPED_TILE; // BLOCKS_EACH: a multiprocessor
-
-enum class Form {
-    ROWS,            // a [pairs][k] b [slot][k][n]
-    ROWS_GATED,      // the same with two matrices, half of a block's columns each
-    ROWS_TRANSPOSED, // a [pairs][k] b [slot][n][k], one pair of factors or two
-    GRADIENT,        // a [pairs][m] transposed b [pairs][n], by slot
-};
-
-struct Arguments {
-    SortedRows sorted;
-    GroupedRows a[2];
-    GroupedWeights w[2];
-    GroupedRows b; // of gradients
-    void *c;
-    uint64_t c_slot_stride;        // of gradients
-    uint64_t m, n, k;              // m: of gradients; k: elsewhere
-    uint32_t row_tiles, col_tiles; // row_tiles: of gradients; elsewhere the most there can be
-    bool activates, aligned;
-    Activation activation;
-};
+constexpr int STAGES = 4, GROUPED_THREADS = 256, BLOCKS_EACH = 2; // BLOCKS_EACH: a multiprocessor
 
 // How both factors' tiles lie in shared memory: LINES of LENGTH elements.
-template <typename T, Form FORM> struct Layout {
+template <typename T, GroupedForm FORM> struct Layout {
     static constexpr int DEPTH = 64 / sizeof(T), PAD = 16 / sizeof(T);
-    static constexpr bool A_TRANSPOSED = FORM == Form::GRADIENT, B_TRANSPOSED = FORM == Form::ROWS_TRANSPOSED;
+    static constexpr bool A_TRANSPOSED = FORM == GroupedForm::GRADIENT,
+                          B_TRANSPOSED = FORM == GroupedForm::ROWS_TRANSPOSED;
     static constexpr int A_LENGTH = A_TRANSPOSED ? TILE : DEPTH, A_LINES = A_TRANSPOSED ? DEPTH : TILE;
     static constexpr int B_LENGTH = B_TRANSPOSED ? DEPTH : TILE, B_LINES = B_TRANSPOSED ? TILE : DEPTH;
     static constexpr int A_STRIDE = A_LENGTH + PAD, B_STRIDE = B_LENGTH + PAD;
@@ -73,59 +54,10 @@ __device__ __forceinline__ void load_tile(T *tile, bool aligned, const LineAt &l
     }
 }
 
-// A block's share of the work.
-struct Share {
-    uint64_t slot;
-    uint64_t first_row, rows; // sorted places it writes; of gradients, rows of the matrix
-    uint64_t first_col, cols;
-    uint64_t depth_first, depth; // what it sums over
-};
-
-// How many blocks' shares there are: rows of tiles that exist, not those that could.
-template <Form FORM> __device__ __forceinline__ uint64_t share_count(const Arguments &p)
-{
-    if (FORM == Form::GRADIENT)
-        return static_cast<uint64_t>(p.row_tiles) * p.col_tiles * p.sorted.held;
-    return static_cast<uint64_t>(*p.sorted.tile_count) * p.col_tiles;
-}
-
-// Rows go first: the blocks that run at the same time share columns of the weights.
-template <Form FORM> __device__ __forceinline__ Share share_of(const Arguments &p, uint64_t index)
-{
-    constexpr uint64_t COLS = FORM == Form::ROWS_GATED ? TILE / 2 : TILE;
-    Share share;
-    uint32_t row_tiles = FORM == Form::GRADIENT ? p.row_tiles : *p.sorted.tile_count;
-    uint32_t row_tile = static_cast<uint32_t>(index % row_tiles);
-    uint64_t column = index / row_tiles;
-    share.first_col = (FORM == Form::GRADIENT ? column % p.col_tiles : column) * COLS;
-    share.cols = p.n - share.first_col < COLS ? p.n - share.first_col : COLS;
-    if (FORM == Form::GRADIENT) {
-        share.slot = column / p.col_tiles;
-        share.first_row = static_cast<uint64_t>(row_tile) * TILE;
-        share.rows = p.m - share.first_row < TILE ? p.m - share.first_row : TILE;
-        share.depth_first = p.sorted.begins[share.slot];
-        share.depth = p.sorted.begins[share.slot + 1] - share.depth_first;
-        return share;
-    }
-    uint2 tile = p.sorted.tiles[row_tile];
-    uint64_t end = p.sorted.begins[tile.x + 1];
-    share.slot = tile.x;
-    share.first_row = tile.y;
-    share.rows = end - tile.y < TILE ? end - tile.y : TILE;
-    share.depth_first = 0;
-    share.depth = p.k;
-    return share;
-}
-
-__device__ __forceinline__ uint32_t row_of(const SortedRows &sorted, const GroupedRows &rows, uint64_t place)
-{
-    return rows.gathered ? sorted.pairs[place] / sorted.pairs_per_row : static_cast<uint32_t>(place);
-}
-
 // Fills one stage. `part`: which pair of factors; `depth`: where its slice of the sum begins; row_index: [TILE], where
 // a's rows are.
-template <typename T, Form FORM>
-__device__ __forceinline__ void load_stage(const Arguments &p, const Share &share, int part, uint64_t depth,
+template <typename T, GroupedForm FORM>
+__device__ __forceinline__ void load_stage(const GroupedArguments &p, const Share &share, int part, uint64_t depth,
                                            const uint32_t *row_index, T *a_tile, T *b_tile)
 {
     using L = Layout<T, FORM>;
@@ -134,7 +66,7 @@ __device__ __forceinline__ void load_stage(const Arguments &p, const Share &shar
     const T *gate = static_cast<const T *>(p.w[1].data) + share.slot * p.w[1].slot_stride;
     int64_t left = static_cast<int64_t>(share.depth - depth); // of the sum
     load_tile<L::A_LINES, L::A_LENGTH, L::A_STRIDE>(a_tile, p.aligned, [&](int line, int column) -> Line<T> {
-        if (FORM == Form::GRADIENT) {
+        if (FORM == GroupedForm::GRADIENT) {
             if (line >= left)
                 return {a, 0};
             uint64_t row = row_of(p.sorted, p.a[0], share.depth_first + depth + line);
@@ -148,18 +80,18 @@ __device__ __forceinline__ void load_stage(const Arguments &p, const Share &shar
     });
     load_tile<L::B_LINES, L::B_LENGTH, L::B_STRIDE>(b_tile, p.aligned, [&](int line, int column) -> Line<T> {
         int64_t cols = static_cast<int64_t>(share.cols);
-        if (FORM == Form::ROWS_TRANSPOSED) {
+        if (FORM == GroupedForm::ROWS_TRANSPOSED) {
             if (line >= cols)
                 return {w, 0};
             return {w + (share.first_col + line) * p.w[part].stride + depth + column, left - column};
         }
         if (line >= left)
-            return {FORM == Form::GRADIENT ? b : w, 0};
-        if (FORM == Form::GRADIENT) {
+            return {FORM == GroupedForm::GRADIENT ? b : w, 0};
+        if (FORM == GroupedForm::GRADIENT) {
             uint64_t row = row_of(p.sorted, p.b, share.depth_first + depth + line);
             return {b + row * p.b.stride + share.first_col + column, cols - column};
         }
-        if (FORM == Form::ROWS_GATED && column >= TILE / 2)
+        if (FORM == GroupedForm::ROWS_GATED && column >= TILE / 2)
             return {gate + (depth + line) * p.w[1].stride + share.first_col + column - TILE / 2,
                     cols - (column - TILE / 2)};
         return {w + (depth + line) * p.w[0].stride + share.first_col + column, cols - column};
@@ -184,14 +116,14 @@ __device__ __forceinline__ void store_eight(const float *values, T *to, int64_t 
 }
 
 // The warp's sums go through its patches of shared memory, so that a lane has eight neighbours to write.
-template <typename T, Form FORM, typename Sums>
-__device__ __forceinline__ void store_sums(const Arguments &p, const Share &share, const Sums &sums, float *patches,
-                                           int warp_row, const int (&first_col)[COL_FRAGMENTS])
+template <typename T, GroupedForm FORM, typename Sums>
+__device__ __forceinline__ void store_sums(const GroupedArguments &p, const Share &share, const Sums &sums,
+                                           float *patches, int warp_row, const int (&first_col)[COL_FRAGMENTS])
 {
     using L = Layout<T, FORM>;
-    constexpr bool GATED = FORM == Form::ROWS_GATED;
+    constexpr bool GATED = FORM == GroupedForm::ROWS_GATED;
     int lane = threadIdx.x % WARP, row = lane / 2, col = lane % 2 * (FRAGMENT / 2);
-    uint64_t slot_place = FORM == Form::GRADIENT ? share.slot * p.c_slot_stride : 0;
+    uint64_t slot_place = FORM == GroupedForm::GRADIENT ? share.slot * p.c_slot_stride : 0;
     T *c = static_cast<T *>(p.c) + slot_place;
     float *up = patches, *gate = patches + L::PATCH;
 #pragma unroll
@@ -219,18 +151,18 @@ __device__ __forceinline__ void store_sums(const Arguments &p, const Share &shar
     }
 }
 
-template <typename T, Form FORM>
-__device__ __forceinline__ void multiply_share(const Arguments &p, const Share &share, unsigned char *memory,
+template <typename T, GroupedForm FORM>
+__device__ __forceinline__ void multiply_share(const GroupedArguments &p, const Share &share, unsigned char *memory,
                                                uint32_t *row_index)
 {
     using L = Layout<T, FORM>;
     T *tiles = reinterpret_cast<T *>(memory);
-    if (FORM != Form::GRADIENT && threadIdx.x < share.rows)
+    if (FORM != GroupedForm::GRADIENT && threadIdx.x < share.rows)
         row_index[threadIdx.x] = row_of(p.sorted, p.a[0], share.first_row + threadIdx.x);
     __syncthreads(); // and all have stored their sums of an earlier share
 
     unsigned slices = static_cast<unsigned>((share.depth + L::DEPTH - 1) / L::DEPTH), slice = 0;
-    int parts = slices == 0 ? 0 : FORM == Form::ROWS_TRANSPOSED && p.a[1].data ? 2 : 1, part = 0;
+    int parts = slices == 0 ? 0 : parts_of<FORM>(p), part = 0;
     auto fill = [&](unsigned stage) { // with the next slice, part by part
         if (part < parts) {
             T *tile = tiles + stage % STAGES * (L::A_SIZE + L::B_SIZE);
@@ -245,8 +177,9 @@ __device__ __forceinline__ void multiply_share(const Arguments &p, const Share &
     int first_col[COL_FRAGMENTS];
 #pragma unroll
     for (int j = 0; j < COL_FRAGMENTS; j++)
-        first_col[j] = FORM == Form::ROWS_GATED ? j / 2 * (TILE / 2) + warp % 2 * (WARP_COLS / 2) + j % 2 * FRAGMENT
-                                                : warp % 2 * WARP_COLS + j * FRAGMENT;
+        first_col[j] = FORM == GroupedForm::ROWS_GATED
+                           ? j / 2 * (TILE / 2) + warp % 2 * (WARP_COLS / 2) + j % 2 * FRAGMENT
+                           : warp % 2 * WARP_COLS + j * FRAGMENT;
     WarpTile<T, L::A_TRANSPOSED, L::B_TRANSPOSED> sums;
     sums.clear();
     for (unsigned s = 0; s < STAGES - 1; s++)
@@ -268,96 +201,28 @@ __device__ __forceinline__ void multiply_share(const Arguments &p, const Share &
 
 // As many blocks as run at once take shares in turns: how many there are is known on the device only, and blocks
 // without one would cost a start each.
-template <typename T, Form FORM>
-__global__ void __launch_bounds__(GROUPED_THREADS, BLOCKS_EACH) grouped_kernel(Arguments p)
+template <typename T, GroupedForm FORM>
+__global__ void __launch_bounds__(GROUPED_THREADS, BLOCKS_EACH) grouped_kernel(GroupedArguments p)
 {
     DYNAMIC_SHARED(memory);
     __shared__ uint32_t row_index[TILE];
-    uint64_t count = share_count<FORM>(p);
-    for (uint64_t index = blockIdx.x; index < count; index += gridDim.x)
-        multiply_share<T, FORM>(p, share_of<FORM>(p, index), memory, row_index);
+    uint32_t count = share_count<FORM>(p);
+    for (uint32_t index = blockIdx.x; index < count; index += gridDim.x)
+        multiply_share<T, FORM>(p, share_of<FORM, TILE>(p, index), memory, row_index);
 }
 
-// ---- launching -----------------------------------------------------------------------------------
-
-template <typename T> bool rows_aligned(const GroupedRows &rows)
+template <typename T, GroupedForm FORM>
+cudaError_t launch_grouped(cudaStream_t stream, const GroupedArguments &p, uint64_t shares)
 {
-    return is_aligned<T>(rows.data, rows.stride);
+    return launch_shares(stream, p, shares, grouped_kernel<T, FORM>, GROUPED_THREADS, Layout<T, FORM>::BYTES,
+                         BLOCKS_EACH);
 }
 
-template <typename T> bool weights_aligned(const GroupedWeights &weights)
+template <typename T> constexpr GroupedKernel grouped_kernel_of()
 {
-    return is_aligned<T>(weights.data, weights.stride) && weights.slot_stride % Vector<T>::LENGTH == 0;
-}
-
-inline cudaError_t multiprocessors(uint64_t *count)
-{
-    int device, value;
-    TRY(cudaGetDevice(&device));
-    TRY(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device));
-    *count = static_cast<uint64_t>(value);
-    return cudaSuccess;
-}
-
-template <typename T, Form FORM> cudaError_t launch_grouped(cudaStream_t stream, Arguments p, uint64_t slots)
-{
-    using L = Layout<T, FORM>;
-    uint64_t shares = static_cast<uint64_t>(p.row_tiles) * p.col_tiles * slots, resident;
-    p.aligned = rows_aligned<T>(p.a[0]) && rows_aligned<T>(p.a[1]) && rows_aligned<T>(p.b) &&
-                weights_aligned<T>(p.w[0]) && weights_aligned<T>(p.w[1]) && is_aligned<T>(p.c, p.n) &&
-                p.c_slot_stride % Vector<T>::LENGTH == 0;
-    if (shares == 0)
-        return cudaSuccess;
-    TRY(multiprocessors(&resident));
-    resident *= BLOCKS_EACH;
-    TRY(cudaFuncSetAttribute(reinterpret_cast<const void *>(&grouped_kernel<T, FORM>),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(L::BYTES)));
-    return launch(stream, static_cast<unsigned>(shares < resident ? shares : resident), GROUPED_THREADS, L::BYTES,
-                  grouped_kernel<T, FORM>, p);
-}
-
-inline uint32_t tiles_of(uint64_t length, uint64_t tile)
-{
-    return static_cast<uint32_t>(blocks_for(length, tile));
-}
-
-inline uint32_t tile_bound(const SortedRows &sorted)
-{
-    uint64_t slots = sorted.held < sorted.pair_bound ? sorted.held : sorted.pair_bound; // that have rows
-    return static_cast<uint32_t>(sorted.pair_bound / TILE + slots);
-}
-
-template <typename T>
-cudaError_t multiply(cudaStream_t stream, const SortedRows &sorted, uint64_t n, uint64_t k, GroupedRows a,
-                     GroupedWeights w, GroupedWeights gate, bool activates, Activation activation, void *c)
-{
-    uint32_t col_tiles = tiles_of(n, gate.data ? TILE / 2 : TILE);
-    Arguments p = {sorted, {a, {}}, {w, gate},          {},        c,         0,     0,
-                   n,      k,       tile_bound(sorted), col_tiles, activates, false, activation};
-    return gate.data ? launch_grouped<T, Form::ROWS_GATED>(stream, p, 1) : launch_grouped<T, Form::ROWS>(stream, p, 1);
-}
-
-template <typename T>
-cudaError_t multiply_transposed(cudaStream_t stream, const SortedRows &sorted, uint64_t n, uint64_t k, GroupedRows a,
-                                GroupedWeights w, GroupedRows b, GroupedWeights v, void *c)
-{
-    Arguments p = {sorted, {a, b}, {w, v},         {}, c, 0, 0, n, k, tile_bound(sorted), tiles_of(n, TILE),
-                   false,  false,  ACTIVATION_RELU};
-    return launch_grouped<T, Form::ROWS_TRANSPOSED>(stream, p, 1);
-}
-
-template <typename T>
-cudaError_t gradient(cudaStream_t stream, const SortedRows &sorted, uint64_t m, uint64_t n, GroupedRows a,
-                     GroupedRows b, void *c, uint64_t slot_stride)
-{
-    Arguments p = {sorted, {a, {}},        {}, b, c, slot_stride, m, n, 0, tiles_of(m, TILE), tiles_of(n, TILE), false,
-                   false,  ACTIVATION_RELU};
-    return launch_grouped<T, Form::GRADIENT>(stream, p, sorted.held);
-}
-
-template <typename T> constexpr GroupedLaunches grouped_launches()
-{
-    return {multiply<T>, multiply_transposed<T>, gradient<T>};
+    return {TILE,
+            {launch_grouped<T, GroupedForm::ROWS>, launch_grouped<T, GroupedForm::ROWS_GATED>,
+             launch_grouped<T, GroupedForm::ROWS_TRANSPOSED>, launch_grouped<T, GroupedForm::GRADIENT>}};
 }
 
 } // namespace

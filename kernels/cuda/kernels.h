@@ -23,6 +23,7 @@ typedef struct {
     struct cublasContext *blas; // NULL where the stream multiplies no matrices
     void *work;                 // device memory, 256-byte aligned
     uint64_t work_bytes;
+    bool warp_groups; // multiply experts by wgmma where cuda_expert_kernel says that it works
 } CudaQueue;
 
 enum { CUDA_BLAS_BYTES = 32 << 20 }; // what cuBLAS wants for itself on the newest architectures
@@ -31,6 +32,18 @@ enum { CUDA_BLAS_BYTES = 32 << 20 }; // what cuBLAS wants for itself on the newe
 // CUDA_BLAS_BYTES of it are cuBLAS's.
 cudaError_t cuda_queue_create(CudaQueue *queue, cudaStream_t stream, bool multiplies, void *work, uint64_t work_bytes);
 void cuda_queue_destroy(CudaQueue *queue); // takes half-built ones; neither stream nor scratch are destroyed
+
+// 16-bit matrices of experts whose rows are whole vectors of 16 bytes are multiplied by the instructions of warp groups
+// (wgmma) where the device has them, all others by those of warps (wmma).
+typedef struct {
+    bool warp_groups;
+    const char *refusal; // why not; NULL if they are used
+} CudaExpertKernel;
+
+// The first call of the process for the current device decides: it multiplies small matrices both ways and compares,
+// for which it takes some memory and waits, so that no stream may be captured meanwhile. HEP_EXPERT_KERNEL=wmma or
+// wgmma in the environment says which it is to be, wgmma without comparing. Every queue that multiplies asks.
+cudaError_t cuda_expert_kernel(CudaExpertKernel *kernel);
 
 // Scratch of one step: its operands as ir/ops.def orders them (`data` is not looked at), members of the exchange group
 // for routes (unused elsewhere). Does not grow with the batch times the

@@ -47,7 +47,7 @@ bool fits_int(uint64_t value)
 
 cudaError_t cuda_queue_create(CudaQueue *queue, cudaStream_t stream, bool multiplies, void *work, uint64_t work_bytes)
 {
-    *queue = {stream, nullptr, work, work_bytes};
+    *queue = {stream, nullptr, work, work_bytes, false};
     if (!multiplies)
         return cudaSuccess;
     if (work_bytes < CUDA_BLAS_BYTES)
@@ -59,6 +59,9 @@ cudaError_t cuda_queue_create(CudaQueue *queue, cudaStream_t stream, bool multip
     TRY(error_of(cublasSetMathMode(queue->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
     queue->work = static_cast<char *>(work) + CUDA_BLAS_BYTES;
     queue->work_bytes = work_bytes - CUDA_BLAS_BYTES;
+    CudaExpertKernel kernel;
+    TRY(cuda_expert_kernel(&kernel));
+    queue->warp_groups = kernel.warp_groups;
     return cudaSuccess;
 }
 

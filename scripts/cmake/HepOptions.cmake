@@ -5,7 +5,7 @@ option(HEP_FUZZ "Build libFuzzer targets (needs clang)" OFF)
 option(HEP_CUDA "Look for a CUDA toolkit" ON)
 option(HEP_EMULATION "Test CUDA code on the processor, too" ON)
 option(HEP_MPI "Look for MPI" ON)
-set(HEP_CUDA_ARCHITECTURES "80-real;90-real;90-virtual" CACHE STRING "What CUDA kernels are compiled for")
+set(HEP_CUDA_ARCHITECTURES "80-real;90a-real;90-virtual" CACHE STRING "What CUDA kernels are compiled for")
 set(HEP_SANITIZE "" CACHE STRING "Sanitizers for every target, e.g. address,undefined or thread")
 
 if(NOT CMAKE_BUILD_TYPE)

@@ -315,6 +315,12 @@ static double measure_experts(const char *name, uint64_t rows_each)
     double flops = 2.0 * 3 * (double)rows * (double)hidden * (double)inner;
     double dense_s = measure_dense(rows, hidden, inner, flops), time_s = time_of(run_expert, &e);
     add_measure((Measure){name, "product", time_s, flops / time_s, dense_s / time_s, 0.8, false, true});
+    if (bench.queue.warp_groups) {
+        bench.queue.warp_groups = false;
+        double wmma_s = time_of(run_expert, &e);
+        add_measure((Measure){"the same by wmma", "product", wmma_s, flops / wmma_s, dense_s / wmma_s, 0, false, true});
+        bench.queue.warp_groups = true;
+    }
     release(5, (Tensor[]){e.slots, e.rows, e.records, e.experts, e.results});
     return time_s;
 }
@@ -433,8 +439,12 @@ static const char *verdict(const Measure *m)
 
 static void print_table(const struct cudaDeviceProp *device)
 {
+    CudaExpertKernel kernel;
+    CHECK(cuda_expert_kernel(&kernel));
     printf("# %s, compute capability %d.%d, CUDA runtime %d; medians of %d runs of %d launches\n", device->name,
            device->major, device->minor, CUDART_VERSION, REPEATS, LAUNCHES);
+    printf("# experts by %s%s%s\n", kernel.warp_groups ? "wgmma" : "wmma", kernel.refusal ? ": " : "",
+           kernel.refusal ? kernel.refusal : "");
     printf("%-36s %10s %12s %-8s %8s %-16s %8s\n", "kernel", "time", "rate", "", "ratio", "to", "target");
     printf("%-36s %10s %12s %-8s %8s\n", "", "us", "", "", "");
     for (int i = 0; i < bench.count; i++) {

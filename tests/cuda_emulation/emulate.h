@@ -50,10 +50,28 @@ void block_barrier();
 // All lanes of the warp meet and see what each gave: 8 bytes a lane, valid until the lane's next meeting.
 const uint64_t *warp_meet(uint64_t given);
 
-// Asynchronous copies of 16 bytes by the running fiber: they wait in groups.
+// What works behind the fibers' backs (engines.cpp). Asynchronous copies of 16 bytes, zeros if `from` is NULL, wait in
+// groups. So do products of warp groups, whose sums are NaN until they are awaited; a and b are descriptors of shared
+// memory, decode turns the eight elements of a unit of 16 bytes to f32.
+struct GroupProduct {
+    uint64_t a, b;
+    bool a_along_rows, b_along_cols;
+    void (*decode)(const unsigned char *unit, float values[8]);
+};
+enum { GROUP_PRODUCT_SUMS = 128 };
+
+void engines_begin(unsigned threads, size_t shared_bytes, bool backwards); // a block
+void engines_end(unsigned threads);
 void copy_later(void *to, const void *from);
 void copy_group();
 void copy_until(unsigned pending_groups);
+void copy_publish();
+uint32_t shared_address(const void *pointer);
+void *shared_pointer(uint32_t address);
+void product_begin();
+void product_later(float *sums, const GroupProduct &product);
+void product_group();
+void product_until(unsigned pending_groups);
 
 // Runs at once or, while the stream is captured, becomes part of the graph.
 cudaError_t submit(cudaStream_t stream, std::function<void()> work);
@@ -138,6 +156,11 @@ inline unsigned __float_as_uint(float value)
     unsigned bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
+}
+
+inline float __fdividef(float dividend, float divisor)
+{
+    return dividend / divisor;
 }
 
 inline int __popc(unsigned bits)

@@ -50,14 +50,8 @@ struct Warp {
     uint64_t given[2][LANES]; // by generation: a lane reads one while early lanes fill the other
 };
 
-struct Copy {
-    void *to;
-    const void *from;
-};
-
 struct Fiber {
     Context context;
-    std::vector<std::vector<Copy>> copies; // by group, oldest first; the last one is open
     State state;
     unsigned awaited; // generation of the barrier or meeting it waits for the end of
     uint3 place;
@@ -195,7 +189,6 @@ void prepare(Fiber *fiber, unsigned thread)
 {
     fiber->state = State::READY;
     fiber->place = {thread, 0, 0};
-    fiber->copies.assign(1, {});
 #if defined(__x86_64__)
     char *top = static_cast<char *>(const_cast<void *>(fiber->context.stack_bottom)) + STACK_BYTES;
     void **words = reinterpret_cast<void **>(top) - 2; // the stack as a call would leave it: 16-byte aligned + 8
@@ -299,26 +292,6 @@ const uint64_t *warp_meet(uint64_t given)
     return warp->given[generation % 2];
 }
 
-void copy_later(void *to, const void *from)
-{
-    runner->current->copies.back().push_back({to, from});
-}
-
-void copy_group()
-{
-    runner->current->copies.push_back({});
-}
-
-void copy_until(unsigned pending_groups)
-{
-    auto &copies = runner->current->copies;
-    while (copies.size() > pending_groups + 1) {
-        for (const Copy &copy : copies.front())
-            memcpy(copy.to, copy.from, 16);
-        copies.erase(copies.begin());
-    }
-}
-
 bool grid_is_valid(dim3 grid, unsigned threads, size_t shared_bytes)
 {
     return grid.x > 0 && grid.x <= 0x7FFFFFFFu && grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 &&
@@ -344,7 +317,9 @@ void run_grid(dim3 grid, unsigned threads, size_t shared_bytes, const std::funct
         here.block = {static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
                       static_cast<unsigned>(block / grid.x / grid.y)};
         memset(dynamic_shared, 0xFF, shared_bytes); // NaN: what is read unwritten shows
+        engines_begin(threads, shared_bytes, backwards);
         run_block(threads, backwards);
+        engines_end(threads);
     }
 }
 

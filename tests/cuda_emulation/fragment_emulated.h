@@ -1,5 +1,5 @@
 // What kernels/cuda/fragment.h wraps, for the processor. A lane holds what its eight results need: half a row of the
-// sum, one row of a, eight columns of b. Asynchronous copies happen when they are awaited, and not before.
+// sum, one row of a, eight columns of b.
 #ifndef HEP_CUDA_FRAGMENT_EMULATED_H
 #define HEP_CUDA_FRAGMENT_EMULATED_H
 

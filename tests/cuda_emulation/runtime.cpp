@@ -41,6 +41,7 @@ namespace
 
 constexpr size_t GUARD = 256;
 constexpr unsigned char GUARD_BYTE = 0xA5;
+constexpr int COMPUTE_CAPABILITY = 9; // .0
 constexpr size_t MEMORY_TOTAL = size_t{16} << 30;
 
 std::mutex lock;
@@ -334,7 +335,8 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
     return cudaSuccess;
 }
 
-// The work before the event is done first, or comes before in the graph; a stream that waits for a captured event joins.
+// The work before the event is done first, or comes before in the graph; a stream that waits for a captured event
+// joins.
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
 {
     CUstream_st *s = stream_of(stream);
@@ -446,7 +448,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int)
 {
     *properties = {};
     strcpy(properties->name, "emulated");
-    properties->major = 9;
+    properties->major = COMPUTE_CAPABILITY;
     properties->totalGlobalMem = MEMORY_TOTAL;
     properties->multiProcessorCount = 1;
     return cudaSuccess;
@@ -455,7 +457,9 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int)
 // Few multiprocessors, so that kernels which fill the device take several turns.
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
 {
-    *value = attribute == cudaDevAttrMultiProcessorCount ? 1 : 0;
+    *value = attribute == cudaDevAttrMultiProcessorCount      ? 1
+             : attribute == cudaDevAttrComputeCapabilityMajor ? COMPUTE_CAPABILITY
+                                                              : 0;
     return cudaSuccess;
 }
 

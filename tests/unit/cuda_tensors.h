@@ -4,6 +4,7 @@
 #define HEP_TEST_CUDA_TENSORS_H
 
 #include <math.h>
+#include <stdlib.h>
 
 #include "kernels/cuda/kernels.h"
 #include "tensors.h"
@@ -94,10 +95,12 @@ static inline void device_queue_end(void)
     running.memory = NULL;
 }
 
-// A queue with scratch of exactly `bytes`, filled with what is no place, no -1 and not small in any dtype.
+// A queue with scratch of exactly `bytes`, filled with what is no place, no -1 and not small in any dtype. Kernels are
+// tested, not chosen by whether they work.
 static inline const CudaQueue *device_queue(uint64_t bytes)
 {
     device_queue_end();
+    setenv("HEP_EXPERT_KERNEL", "wgmma", true);
     EXPECT_SUCCESS(cudaMalloc(&running.memory, CUDA_BLAS_BYTES + bytes));
     EXPECT_SUCCESS(cudaMemset((char *)running.memory + CUDA_BLAS_BYTES, 0x7F, bytes));
     EXPECT_SUCCESS(cuda_queue_create(&running.queue, NULL, true, running.memory, CUDA_BLAS_BYTES + bytes));

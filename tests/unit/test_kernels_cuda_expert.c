@@ -1,5 +1,6 @@
-// Routed experts on CUDA and their gradients against their host twins: experts without rows, one row, all rows to one
-// expert, more rows than a tile holds, sizes that fill no tile. In the emulation this checks the kernels' logic.
+// Routed experts on CUDA and their gradients against their host twins, by both kernels: experts without rows, one row,
+// all rows to one expert, more rows than a tile holds, sizes that fill no tile. In the emulation this checks the
+// kernels' logic.
 #include "cuda_tensors.h"
 
 typedef struct {
@@ -14,9 +15,12 @@ typedef struct {
 static const ExpertCase cases[] = {
     {16, 24, 4, 4, 2, 1, 9, 3, ACTIVATION_GELU, -1, false, true},
     {40, 72, 3, 3, 1, 2, 20, 0, ACTIVATION_SWIGLU, -1, false, false},
-    {35, 77, 5, 5, 2, 1, 31, 1, ACTIVATION_SWIGLU, -1, false, true}, // nothing is a multiple of a vector
-    {32, 48, 4, 4, 1, 1, 300, 0, ACTIVATION_RELU, 2, false, false},  // several tiles of one expert, none of others
-    {24, 160, 6, 3, 2, 1, 40, 2, ACTIVATION_GELU, -1, true, true},   // more columns than a tile
+    {35, 77, 5, 5, 2, 1, 31, 1, ACTIVATION_SWIGLU, -1, false, true},     // nothing is a multiple of a vector
+    {32, 48, 4, 4, 1, 1, 300, 0, ACTIVATION_RELU, 2, false, false},      // several tiles of one expert, none of others
+    {24, 160, 6, 3, 2, 1, 40, 2, ACTIVATION_GELU, -1, true, true},       // more columns than a tile
+    {72, 296, 3, 3, 1, 1, 150, 0, ACTIVATION_SWIGLU, -1, false, false},  // more of the depth than all stages hold
+    {264, 72, 2, 2, 1, 1, 140, 4, ACTIVATION_GELU, 1, false, true},      // more columns than the largest tile
+    {16, 136, 20, 20, 1, 1, 90, 0, ACTIVATION_SWIGLU, -1, false, false}, // more tiles than a band
     {8, 8, 2, 2, 1, 1, 1, 0, ACTIVATION_SWIGLU, -1, false, false},
     {8, 8, 2, 2, 1, 1, 0, 4, ACTIVATION_GELU, -1, false, true},
 };
@@ -72,13 +76,29 @@ static double expert_tolerance(const ExpertCase *c, Dtype dtype)
     return 8 * rounding(dtype) + 16 * products;
 }
 
-static void forward_both(const ExpertCase *c, Dtype dtype)
+// Whether `queue` multiplies by the kernel asked for; false: not on this device.
+static bool take_kernel(const CudaQueue *queue, bool warp_groups)
+{
+#ifndef HEP_ON_DEVICE
+    cr_assert(queue->warp_groups); // else nothing of it is tested
+#endif
+    if (warp_groups && !queue->warp_groups) {
+        device_finish();
+        return false;
+    }
+    running.queue.warp_groups = warp_groups;
+    return true;
+}
+
+static void forward_both(const ExpertCase *c, Dtype dtype, bool warp_groups)
 {
     Operands s = make_step(c, dtype);
     uint64_t *lost_there = device_counter();
     Tensor results = make(dtype, s.rows.rows, c->hidden), results_there = device_like(results);
     Tensor operands[6] = {s.rows, s.records, {0}, s.experts, results};
     const CudaQueue *q = device_queue(cuda_work_bytes(&s.dims, OP_EXPERT, operands, 0));
+    if (!take_kernel(q, warp_groups))
+        return;
     uint64_t lost = host_expert(&s.dims, s.slots, s.record_rows, c->fanout, s.rows, s.records, s.experts, results,
                                 make_work(&s.dims, OP_EXPERT, s.rows.rows, c->records, c->fanout));
     EXPECT_SUCCESS(cuda_expert(q, &s.dims, s.slots_there, s.present, c->fanout, s.rows_there, s.records_there,
@@ -93,10 +113,17 @@ Test(kernels_cuda, expert)
 {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++)
         for (size_t i = 0; i < COUNT_OF(cases); i++)
-            forward_both(&cases[i], dtypes[d]);
+            forward_both(&cases[i], dtypes[d], false);
 }
 
-static void backward_both(const ExpertCase *c, Dtype dtype)
+Test(kernels_cuda, expert_warp_groups)
+{
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++)
+        for (size_t i = 0; i < COUNT_OF(cases) && dtypes[d] != DTYPE_F32; i++)
+            forward_both(&cases[i], dtypes[d], true);
+}
+
+static void backward_both(const ExpertCase *c, Dtype dtype, bool warp_groups)
 {
     Operands s = make_step(c, dtype);
     uint64_t *lost_there = device_counter();
@@ -106,6 +133,8 @@ static void backward_both(const ExpertCase *c, Dtype dtype)
     Tensor drows_there = device_like(drows);
     Tensor operands[9] = {s.rows, s.records, {0}, s.experts, dresults, drows, drecords, dexperts};
     const CudaQueue *q = device_queue(cuda_work_bytes(&s.dims, OP_EXPERT_BACKWARD, operands, 0));
+    if (!take_kernel(q, warp_groups))
+        return;
     uint64_t lost = host_expert_backward(&s.dims, s.slots, s.record_rows, c->fanout, s.rows, s.records, s.experts,
                                          dresults, drows, drecords, dexperts,
                                          make_work(&s.dims, OP_EXPERT_BACKWARD, s.rows.rows, c->records, c->fanout));
@@ -124,5 +153,57 @@ Test(kernels_cuda, expert_backward)
 {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++)
         for (size_t i = 0; i < COUNT_OF(cases); i++)
-            backward_both(&cases[i], dtypes[d]);
+            backward_both(&cases[i], dtypes[d], false);
 }
+
+Test(kernels_cuda, expert_backward_warp_groups)
+{
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++)
+        for (size_t i = 0; i < COUNT_OF(cases) && dtypes[d] != DTYPE_F32; i++)
+            backward_both(&cases[i], dtypes[d], true);
+}
+
+// Of several processes that ask, each is told what it found out itself.
+static CudaExpertKernel chosen_kernel(const char *wanted)
+{
+    CudaExpertKernel kernel;
+    if (wanted)
+        setenv("HEP_EXPERT_KERNEL", wanted, true);
+    else
+        unsetenv("HEP_EXPERT_KERNEL");
+    EXPECT_SUCCESS(cuda_expert_kernel(&kernel));
+    cr_assert_eq(kernel.warp_groups, !kernel.refusal);
+    return kernel;
+}
+
+Test(kernels_cuda, expert_kernels_agree)
+{
+    CudaExpertKernel kernel = chosen_kernel(NULL);
+#ifdef HEP_ON_DEVICE
+    cr_assert(!kernel.refusal || strncmp(kernel.refusal, "wgmma and wmma differ", 21) != 0, "%s", kernel.refusal);
+#else
+    cr_assert(kernel.warp_groups, "%s", kernel.refusal);
+#endif
+    cr_assert_eq(device_queue(0)->warp_groups, kernel.warp_groups); // decided once
+    device_queue_end();
+}
+
+Test(kernels_cuda, expert_kernel_by_name)
+{
+    CudaExpertKernel kernel = chosen_kernel("wmma");
+    cr_assert(!kernel.warp_groups);
+    cr_assert(!device_queue(0)->warp_groups);
+    device_queue_end();
+}
+
+#ifndef HEP_ON_DEVICE
+Test(kernels_cuda, wrong_expert_kernel_is_refused)
+{
+    setenv("HEP_EMULATION_WRONG_PRODUCTS", "1", true);
+    CudaExpertKernel kernel = chosen_kernel(NULL);
+    cr_assert(!kernel.warp_groups);
+    cr_assert_eq(strncmp(kernel.refusal, "wgmma and wmma differ (rows, f16, element ", 42), 0, "%s", kernel.refusal);
+    cr_assert(!device_queue(0)->warp_groups);
+    device_queue_end();
+}
+#endif

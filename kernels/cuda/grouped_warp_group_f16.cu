@@ -1,0 +1,4 @@
+// Grouped products of f16 matrices by the instructions of warp groups.
+#include "kernels/cuda/grouped_warp_group.h"
+
+const GroupedKernel grouped_warp_group_f16 = grouped_warp_group_of<__half>();
