@@ -73,6 +73,8 @@ typedef struct {
     bool (*finish)(Engine *engine, StepTime times[], Fault *fault);
     // Why `replay` does not, or NULL: told in the report.
     const char *(*replay_refusal)(const Engine *engine);
+    // Why experts are not multiplied by the device's fastest instructions, or NULL: told in the report.
+    const char *(*expert_refusal)(const Engine *engine);
     EngineResult (*result)(const Engine *engine);
     // Copies `bytes` of a buffer, from `offset` on, out or in. No step is under way. NULL where the engine cannot.
     bool (*read)(const Engine *engine, uint32_t buffer, uint64_t offset, uint64_t bytes, void *out, Fault *fault);

@@ -382,6 +382,17 @@ static bool cuda_write(Engine *base, uint32_t buffer, uint64_t offset, uint64_t 
                       "write the GPU's memory", fault);
 }
 
+static const char *cuda_expert_refusal(const Engine *base)
+{
+    const ModelDims *model = &((const CudaEngine *)base)->plan->model;
+    CudaExpertKernel kernel;
+    if (model->dtype == DTYPE_F32 || cuda_expert_kernel(&kernel) != cudaSuccess)
+        return NULL;
+    if (model->hidden % 8 != 0 || model->inner % 8 != 0)
+        return "hidden or inner is no multiple of 8";
+    return kernel.refusal;
+}
+
 const EngineOps cuda_engine = {
     .name = "cuda",
     .available = cuda_available,
@@ -397,6 +408,7 @@ const EngineOps cuda_engine = {
     .replay = cuda_replay,
     .finish = cuda_finish,
     .replay_refusal = cuda_replay_refusal,
+    .expert_refusal = cuda_expert_refusal,
     .result = cuda_result,
     .calibrate = &cuda_calibrate,
     .read = cuda_read,

@@ -87,6 +87,7 @@ typedef struct {
     const char *engine, *communicator;
     bool replays;               // the engine executed iterations as a whole,
     const char *replay_refusal; // or why it did not; NULL where it never does
+    const char *expert_refusal; // why experts are not multiplied by the fastest instructions; NULL: they are
     uint64_t ranks, seed;
     uint32_t iterations;
     uint64_t first_iteration; // number of the first measured one in the whole training, from 1

@@ -62,6 +62,8 @@ static bool rank_prepare(Rank *rank)
         job->result->replay_refusal = job->options->engine->replay_refusal(rank->engine);
         job->result->replays = !job->result->replay_refusal;
     }
+    if (rank_is_first(rank) && job->options->engine->expert_refusal)
+        job->result->expert_refusal = job->options->engine->expert_refusal(rank->engine);
     atomic_store(&rank->prepared, true);
     return rank_training_prepare(rank);
 }

@@ -74,6 +74,8 @@ static void print_description(const Report *report, Text *out)
         text_append(out, "# iterations are replayed as a CUDA graph\n");
     else if (report->result->replay_refusal)
         text_format(out, "# no CUDA graph: %s\n", report->result->replay_refusal);
+    if (report->result->expert_refusal)
+        text_format(out, "# experts are multiplied by wmma: %s\n", report->result->expert_refusal);
     text_format(out, "# routing %s, seed %" PRIu64 ", %" PRIu32 " iterations after %" PRIu32 " to warm up\n",
                 routing_name(report->options->routing), report->result->seed, report->options->iterations,
                 report->options->warmup);

@@ -139,6 +139,8 @@ void report_add_json(const Report *report, cJSON *root)
         cJSON_AddBoolToObject(root, "replays", result->replays);
     if (result->replay_refusal)
         cJSON_AddStringToObject(root, "replay_refusal", result->replay_refusal);
+    if (result->expert_refusal)
+        cJSON_AddStringToObject(root, "expert_refusal", result->expert_refusal);
     cJSON_AddNumberToObject(root, "ranks", (double)result->ranks);
     cJSON_AddNumberToObject(root, "iterations", result->iterations);
     cJSON_AddNumberToObject(root, "warmup", report->options->warmup);

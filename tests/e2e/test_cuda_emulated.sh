@@ -5,6 +5,7 @@
 cd "$work" || exit 1
 export EMULATED=$HEP_RUN_EMULATED
 export HEP_EMULATION_ASYNC=100 # streams are threads, and late: what the engine does not wait for shows
+export HEP_EXPERT_KERNEL=wgmma # comparing it to wmma first takes every process a second
 
 # agree HOST.json CUDA.json [UNLIKE.json...]: losses within what rounding explains, bytes alike.
 agree() {
@@ -76,6 +77,12 @@ in_one_process naive dc=1,gpu=2 -n 3
 on_host training dc=2,gpu=1 -n 4 && mv host.json dense.json
 unlike=dense.json in_one_process codec dc=2,gpu=1 -n 4
 in_one_process bf16 dc=2,gpu=1 -n 2 --check --routing balanced
+unset HEP_EXPERT_KERNEL
+expect 0 '' "$EMULATED" --engine cuda plan.hepb --warmup 0 -n 1 --profile cuda.json
+grep -q 'multiplied by wmma' out && fail "compared, the kernels of experts differ: $(cat out)"
+HEP_EMULATION_WRONG_PRODUCTS=1 expect 0 '' "$EMULATED" --engine cuda plan.hepb --warmup 0 -n 1 --profile cuda.json
+grep -q '# experts are multiplied by wmma: wgmma and wmma differ' out || fail "no word of a wrong kernel: $(cat out)"
+export HEP_EXPERT_KERNEL=wgmma
 in_processes training dc=1,gpu=1 -n 3
 # Without exchanges, or with as many rows every time, iterations are replayed.
 in_processes training dc=2,gpu=2 -n 4
