@@ -211,8 +211,13 @@ ExpertStep step_of(const CudaQueue *queue, const ModelDims *dims, CudaRows prese
     step.held = experts.rows;
     step.records = static_cast<const Record *>(records.data);
     step.work = expert_take(&scratch, dims, experts.dtype, step.pair_bound, step.held, is_backward);
-    step.sorted = {step.work.ranking.begins,          step.work.rows,  step.work.tiles,
-                   step.work.tile_begins + step.held, step.pair_bound, step.held};
+    step.sorted = {step.work.ranking.begins,
+                   step.work.rows,
+                   step.work.tiles,
+                   step.work.tile_begins + step.held,
+                   step.pair_bound,
+                   step.held,
+                   0};
     return step;
 }
 

@@ -22,9 +22,18 @@ bool are_aligned(const GroupedArguments &p, Dtype dtype)
            is_whole(nullptr, p.k, dtype);
 }
 
-const GroupedKernel &kernel_of(const CudaQueue *queue, Dtype dtype, bool aligned)
+// Whether rows are no longer than 32-bit offsets in bytes reach.
+bool are_short(const GroupedArguments &p, Dtype dtype)
 {
-    bool warp_groups = queue->warp_groups && aligned;
+    uint64_t longest = p.k;
+    for (uint64_t stride : {p.a[0].stride, p.a[1].stride, p.b.stride, p.w[0].stride, p.w[1].stride})
+        longest = stride > longest ? stride : longest;
+    return longest <= UINT32_MAX / dtype_bytes(dtype);
+}
+
+const GroupedKernel &kernel_of(const CudaQueue *queue, Dtype dtype, const GroupedArguments &p)
+{
+    bool warp_groups = queue->warp_groups && p.aligned && are_short(p, dtype);
     switch (dtype) {
     case DTYPE_F16:
         return warp_groups ? grouped_warp_group_f16 : grouped_f16;
@@ -50,7 +59,7 @@ cudaError_t launch_form(const CudaQueue *queue, Dtype dtype, GroupedForm form, G
 {
     bool is_gradient = form == GroupedForm::GRADIENT;
     p.aligned = are_aligned(p, dtype);
-    const GroupedKernel &kernel = kernel_of(queue, dtype, p.aligned);
+    const GroupedKernel &kernel = kernel_of(queue, dtype, p);
     p.row_tiles = is_gradient ? tiles_of(p.m, GROUPED_TILE) : tile_bound(p.sorted);
     p.col_tiles = tiles_of(p.n, form == GroupedForm::ROWS_GATED ? kernel.cols / 2 : kernel.cols);
     uint64_t shares = static_cast<uint64_t>(p.row_tiles) * p.col_tiles * (is_gradient ? p.sorted.held : 1);

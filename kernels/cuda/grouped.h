@@ -18,6 +18,7 @@ struct SortedRows {
     const uint2 *tiles;   // tile t: slot, first sorted place
     const uint32_t *tile_count;
     uint64_t pair_bound, held;
+    uint32_t most_blocks; // that multiply; 0: as many as run at once
 };
 
 // A row-major matrix that has a row for every sorted place, or, `gathered`, for every hidden row.

@@ -14,8 +14,8 @@ namespace
 {
 
 // Rows of two experts, one of whom has more than a warp group takes, and of one without any; more columns than a tile
-// has, more of the depth than all stages hold.
-constexpr uint32_t HELD = 3, HIDDEN_ROWS = 40, PLACES = 70, N = 264, DEEP = 264, K = 72;
+// has, more of the depth than all stages hold, more shares than blocks.
+constexpr uint32_t HELD = 3, HIDDEN_ROWS = 40, PLACES = 70, N = 264, DEEP = 264, K = 72, BLOCKS = 2;
 constexpr uint32_t BEGINS[HELD + 1] = {0, 66, 66, PLACES};
 constexpr uint2 TILES[] = {{0, 0}, {2, 66}};
 constexpr uint32_t TILE_COUNT = sizeof TILES / sizeof *TILES;
@@ -75,7 +75,7 @@ cudaError_t results_of(const Check &c, const Case &of, bool warp_groups, float *
     uint64_t bytes = of.results * dtype_bytes(c.dtype);
     check.queue.warp_groups = warp_groups;
     TRY(cudaMemsetAsync(c.results, 0xFF, bytes, c.queue.stream));
-    SortedRows sorted = {c.begins, c.rows, c.tiles, c.tile_count, PLACES, HELD};
+    SortedRows sorted = {c.begins, c.rows, c.tiles, c.tile_count, PLACES, HELD, BLOCKS};
     TRY(of.product(check, sorted));
     TRY(cudaMemcpyAsync(c.host, c.results, bytes, cudaMemcpyDeviceToHost, c.queue.stream));
     TRY(cudaStreamSynchronize(c.queue.stream));

@@ -97,6 +97,8 @@ cudaError_t launch_shares(cudaStream_t stream, const GroupedArguments &p, uint64
     uint64_t resident;
     TRY(multiprocessors(&resident));
     resident *= blocks_each;
+    if (p.sorted.most_blocks > 0 && p.sorted.most_blocks < resident)
+        resident = p.sorted.most_blocks;
     TRY(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(shared_bytes)));
     return launch(stream, static_cast<unsigned>(shares < resident ? shares : resident), threads, shared_bytes, kernel,
