@@ -82,6 +82,15 @@ double tolerance_choice(const Plan *plan)
     return 2 * tolerance_hidden(plan);
 }
 
+// Relative variance of what a rank's gradients are made of, and of the weights that they have moved (7.).
+static double moved_variance(const Plan *plan, const Path *path, double moved, double turned)
+{
+    double u = unit_roundoff(plan->model.dtype), w = unit_roundoff(DTYPE_F32), own = (double)model_tokens(&plan->model);
+    double tokens = own * (double)cluster_gpus(&plan->cluster);
+    double gradient = sqrt(2 * rounding_variance(plan, path) + own * w * w + 2 * turned / tokens);
+    return moved > 0 ? 3.2 * gradient * moved * moved * path->fan_in + path->matrices * u * u : 0;
+}
+
 // 5. A token's loss changes with its logits by p - y, a vector of norm at most sqrt(2), so by at most sqrt(2) times the
 //    RMS error of logits: their relative error (3.) times their RMS. That is, of a row whose RMS is 1 with words of
 //    deviation e, e sqrt(H); and H m more once every weight has moved by up to m.
@@ -94,20 +103,46 @@ double tolerance_choice(const Plan *plan)
 //    normal gradients the mean square error of a movement is rate^2 E[min(2, g / |z|)^2] <= 3.2 g rate^2. Errors of one
 //    weight may repeat in every update: sqrt(3.2 g) m for all. Against a weight of variance 1 / rows, that adds
 //    3.2 g m^2 rows to the relative variance (3.) for each matrix; and u^2, as its stored value may round otherwise.
+//    Tokens that took another expert bring other summands to the gradient: 2 / T of its variance each.
 // 8. The sum of T losses of about ln(vocabulary) in f32 has relative error w sqrt(T).
-// 9. One number is compared, not 10^7: five deviations, which one in 3.5 million exceeds.
-double tolerance_loss(const Plan *plan, double moved)
+// 9. A token that takes another expert changes by as much as it is, so its loss by up to sqrt(2) times sqrt(2) times
+// the
+//    RMS of its logits; the i-th token behind it sees it as one of i: 1 + ln(sequence) times that in all.
+// 10. One number is compared, not 10^7: five deviations, which one in 3.5 million exceeds.
+double tolerance_loss(const Plan *plan, double moved, double turned)
 {
     const ModelDims *dims = &plan->model;
     const double deviations = 5;
-    double hidden = dims->hidden, u = unit_roundoff(dims->dtype), w = unit_roundoff(DTYPE_F32);
+    double hidden = dims->hidden, w = unit_roundoff(DTYPE_F32);
     double own = (double)model_tokens(dims), tokens = own * (double)cluster_gpus(&plan->cluster);
     Path path = path_of(plan);
-    double variance = rounding_variance(plan, &path);
-    double gradient = sqrt(2 * variance + own * w * w);
-    if (moved > 0)
-        variance += 3.2 * gradient * moved * moved * path.fan_in + path.matrices * u * u;
+    double variance = rounding_variance(plan, &path) + moved_variance(plan, &path, moved, turned);
     double logits = fmin(0.02, 1 / sqrt(hidden)) * sqrt(hidden) + hidden * moved;
     double sum = (1 + sqrt(own)) * w * log(dims->vocabulary);
-    return deviations * (sqrt(2) * logits * sqrt(2 / tokens * variance) + sum);
+    double turns = turned / tokens * 2 * logits * (1 + log(dims->sequence));
+    return deviations * (sqrt(2) * logits * sqrt(2 / tokens * variance) + sum) + turns;
+}
+
+// 11. Logits of a token are about normal: of E of them near the last that is chosen, E times the density, at most 0.4
+// per
+//     root mean square, lie in a unit of it. The choice turns where the next is nearer than two logits' errors: the
+//     mean size of their difference is below sqrt(2) times the error of one.
+double tolerance_turns(const Plan *plan, double moved)
+{
+    const ModelDims *dims = &plan->model;
+    double cases = (double)model_tokens(dims) * (double)cluster_gpus(&plan->cluster) * plan->choice_count;
+    Path path = path_of(plan);
+    double error = sqrt(2 * (rounding_variance(plan, &path) + moved_variance(plan, &path, moved, 0)));
+    return cases * fmin(1, 0.4 * dims->experts * error);
+}
+
+// A Poisson distribution's tail from n on is below e^(n - m) (m / n)^n (Chernoff): the last n whose is above one in 3.5
+// million, as in 10.
+double tolerance_count(double expected)
+{
+    const double rare = log(1 / 3.5e6);
+    double n = ceil(expected) + 1;
+    while (expected > 0 && n - expected + n * log(expected / n) > rare)
+        n++;
+    return expected > 0 ? n - 1 : 0;
 }

@@ -14,8 +14,14 @@ double tolerance_hidden(const Plan *plan);
 // square of the layer's logits: what rounding may turn round.
 double tolerance_choice(const Plan *plan);
 
-// Nats that the mean loss over all ranks may be off, where the same experts are chosen and none of them travels by a
-// codec. `moved`: the sum of the learning rates of the updates before; 0 for the initial weights.
-double tolerance_loss(const Plan *plan, double moved);
+// Nats that the mean loss over all ranks may be off, where none of the experts travels by a codec. `moved`: the sum of
+// the learning rates of the updates before; 0 for the initial weights. `turned`: how many tokens took other experts so
+// far, over all ranks and layers.
+double tolerance_loss(const Plan *plan, double moved, double turned);
+
+// How often rounding is expected to turn round which experts a token takes, in an iteration over all ranks and layers.
+double tolerance_turns(const Plan *plan, double moved);
+// How many of independent, rare events there can be where so many are expected.
+double tolerance_count(double expected);
 
 #endif

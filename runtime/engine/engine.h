@@ -17,6 +17,7 @@ typedef struct {
     Routing routing;
     TrainingSettings training; // of training plans
     bool graphs;   // replay iterations as a whole where that can be
+    bool begins;   // StepTime.start_s is when the step was seen to begin, even where looking takes time
     bool restored; // weights, state and what codecs remember will be written from outside: need not be filled
     const atomic_bool *stopped; // ends `create` soon when it becomes true; may be NULL
     bool record; // keep gate decisions and the final hidden state of the last iteration
@@ -41,7 +42,7 @@ typedef struct {
 } EngineResult;
 
 typedef struct {
-    double start_s, end_s; // CLOCK_MONOTONIC; start is after the steps it waits for
+    double start_s, end_s; // CLOCK_MONOTONIC; start is after the steps it waits for, at once unless `begins` is set
 } StepTime;
 
 typedef struct {

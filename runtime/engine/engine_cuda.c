@@ -315,6 +315,7 @@ static void cuda_destroy(Engine *base)
     cudaSetDevice(engine->comm->device_index);
     cuda_graph_destroy(engine);
     for (uint32_t s = 0; engine->steps && s < engine->plan->step_count; s++) {
+        event_destroy(engine->steps[s].begun);
         event_destroy(engine->steps[s].done);
         event_destroy(engine->steps[s].counted);
     }

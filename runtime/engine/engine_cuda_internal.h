@@ -26,6 +26,7 @@ struct CudaStep {
     Tensor operands[OPERANDS_MAX];
     uint32_t *awaited; // [awaited_count] steps of other streams that nothing else orders before this one
     uint32_t awaited_count;
+    cudaEvent_t begun;         // NULL unless begins are timed
     cudaEvent_t done;          // also the time of its end
     _Atomic uint64_t enqueued; // number of the iteration in which it last was
     int channel;               // of collectives

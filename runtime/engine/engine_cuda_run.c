@@ -163,6 +163,14 @@ static bool stream_begin(const CudaEngine *engine, const CudaStep *step, Fault *
            cuda_check(cudaStreamWaitEvent(engine->streams[step->stream], engine->began, 0), "order streams", fault);
 }
 
+// An event whose time is read behind the iteration, also where that is a graph.
+static bool time_record(const CudaEngine *engine, cudaEvent_t event, cudaStream_t stream, Fault *fault)
+{
+    return cuda_check(
+        cudaEventRecordWithFlags(event, stream, engine->capturing ? cudaEventRecordExternal : cudaEventRecordDefault),
+        "record an event", fault);
+}
+
 static bool step_enqueue(CudaEngine *engine, CudaStep *step, Fault *fault)
 {
     cudaStream_t stream = engine->streams[step->stream];
@@ -172,12 +180,10 @@ static bool step_enqueue(CudaEngine *engine, CudaStep *step, Fault *fault)
                         "order streams", fault))
             return false;
     }
-    if (!step->run(step, fault))
+    if ((step->begun && !time_record(engine, step->begun, stream, fault)) || !step->run(step, fault))
         return false;
-    if (!engine->capturing)
-        return cuda_check(cudaEventRecord(step->done, stream), "record an event", fault);
-    return cuda_check(cudaEventRecord(step->counted, stream), "record an event", fault) &&
-           cuda_check(cudaEventRecordWithFlags(step->done, stream, cudaEventRecordExternal), "record an event", fault);
+    return (!engine->capturing || cuda_check(cudaEventRecord(step->counted, stream), "record an event", fault)) &&
+           time_record(engine, step->done, stream, fault);
 }
 
 bool cuda_execute(Engine *base, uint32_t index, Fault *fault)
@@ -237,16 +243,15 @@ static bool lost_check(const CudaEngine *engine, Fault *fault)
     return true;
 }
 
-// Seconds from when the iteration began to the end of a step.
-static bool end_of(const CudaEngine *engine, uint32_t step, double *end_s, Fault *fault)
+static bool time_of(const CudaEngine *engine, cudaEvent_t event, double *time_s, Fault *fault)
 {
     float ms = 0;
-    bool ok = cuda_check(cudaEventElapsedTime(&ms, engine->began, engine->steps[step].done), "read a time", fault);
-    *end_s = engine->began_s + 1e-3 * (double)ms;
+    bool ok = cuda_check(cudaEventElapsedTime(&ms, engine->began, event), "read a time", fault);
+    *time_s = engine->began_s + 1e-3 * (double)ms;
     return ok;
 }
 
-// A step starts when nothing that it waits for holds it back any more.
+// A step starts when nothing that it waits for holds it back any more, or when it was seen to.
 static bool times_read(const CudaEngine *engine, StepTime times[], Fault *fault)
 {
     const Plan *plan = engine->plan;
@@ -258,9 +263,10 @@ static bool times_read(const CudaEngine *engine, StepTime times[], Fault *fault)
         if (atomic_load(&step->enqueued) != engine->iteration)
             continue;
         double start_s = free_s[step->stream], end_s;
-        if (!end_of(engine, s, &end_s, fault))
+        if (!time_of(engine, step->done, &end_s, fault) ||
+            (step->begun && !time_of(engine, step->begun, &start_s, fault)))
             return false;
-        for (uint32_t a = 0; a < plan->steps[s].after_count; a++) {
+        for (uint32_t a = 0; a < plan->steps[s].after_count && !step->begun; a++) {
             uint32_t after = plan->after[plan->steps[s].after_first + a];
             if (atomic_load(&engine->steps[after].enqueued) == engine->iteration)
                 start_s = fmax(start_s, times[after].end_s);

@@ -241,7 +241,8 @@ static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
     result_resolve(engine, step, plan_choice_of_layer(plan, of->layer));
     if ((of->op == OP_REDUCE_SCATTER || of->op == OP_ALL_REDUCE) && !parts_upload(engine, step, fault))
         return false;
-    return cuda_check(cudaEventCreate(&step->done), "create an event", fault) &&
+    return (!engine->options.begins || cuda_check(cudaEventCreate(&step->begun), "create an event", fault)) &&
+           cuda_check(cudaEventCreate(&step->done), "create an event", fault) &&
            cuda_check(cudaEventCreateWithFlags(&step->counted, cudaEventDisableTiming), "create an event", fault);
 }
 

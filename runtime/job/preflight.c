@@ -80,6 +80,7 @@ EngineOptions preflight_engine_options(const Plan *plan, const JobOptions *optio
                            .routing = options->routing,
                            .training = preflight_training(plan, options),
                            .graphs = options->graphs,
+                           .begins = options->trace_count > 0,
                            .record = options->check || options->keep_outputs || options->count_choices};
 }
 

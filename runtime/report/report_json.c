@@ -2,11 +2,13 @@
 #include "runtime/report/report_internal.h"
 
 #include <cjson/cJSON.h>
+#include <math.h>
+#include <stdlib.h>
 
+#include "runtime/check/tolerance.h"
 #include "runtime/job/exposure.h"
 #include "runtime/job/preflight.h"
 #include "runtime/report/rates.h"
-#include "runtime/check/tolerance.h"
 #include "runtime/training/training.h"
 
 static cJSON *json_times(const JobResult *result)
@@ -100,24 +102,87 @@ static cJSON *json_ranks(const JobResult *result)
     return ranks;
 }
 
-// Of each iteration's loss; null where packets may differ by more than rounding: which elements travel is a choice,
-// too.
-static cJSON *json_loss_tolerances(const Report *report)
+// How far the weights have moved before the measured iteration `index`, at most: the sum of the learning rates.
+static double moved_before(const Report *report, uint32_t index)
+{
+    const TrainingSettings settings = preflight_engine_options(report->plan, report->options).training;
+    uint64_t updates = report->plan->pass == PASS_TRAINING ? report->result->first_iteration - 1 + index : 0;
+    double moved = 0;
+    for (uint64_t i = 0; i < updates; i++)
+        moved += training_rate(&settings, i);
+    return moved;
+}
+
+// What rounding may do to each iteration's loss, or null where packets may differ by more: which elements travel is a
+// choice, too.
+static void json_add_loss_tolerances(const Report *report, const char *key, double turned, cJSON *root)
 {
     const Plan *plan = report->plan;
-    const TrainingSettings settings = preflight_engine_options(plan, report->options).training;
-    bool trains = plan->pass == PASS_TRAINING;
     bool exact = plan->codec == CODEC_DENSE && plan->gradient_ratio <= 1;
-    uint64_t updates = 0, first = trains ? report->result->first_iteration - 1 : 0;
-    double moved = 0;
-    cJSON *tolerances = cJSON_CreateArray();
+    cJSON *tolerances = cJSON_AddArrayToObject(root, key);
     for (uint32_t i = 0; report->result->has_loss && i < report->result->iterations; i++) {
-        for (; trains && updates < first + i; updates++)
-            moved += training_rate(&settings, updates);
-        cJSON_AddItemToArray(tolerances, exact || moved == 0 ? cJSON_CreateNumber(tolerance_loss(plan, moved))
+        double moved = moved_before(report, i);
+        cJSON_AddItemToArray(tolerances, exact || moved == 0 ? cJSON_CreateNumber(tolerance_loss(plan, moved, turned))
                                                              : cJSON_CreateNull());
     }
-    return tolerances;
+}
+
+static void json_add_tolerances(const Report *report, cJSON *root)
+{
+    double turns = 0;
+    json_add_loss_tolerances(report, "loss_tolerance", 0, root);
+    if (report->options->routing != ROUTING_LEARNED)
+        return;
+    for (uint32_t i = 0; i < report->result->iterations; i++)
+        turns += tolerance_turns(report->plan, moved_before(report, i));
+    double most = tolerance_count(2 * turns);
+    cJSON_AddNumberToObject(root, "choices_tolerance", most);
+    json_add_loss_tolerances(report, "loss_tolerance_turned", most, root);
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// How long steps of the traced ranks began after all that they wait for, the step before them in their stream among it.
+// Returns how many there are.
+static size_t idle_times(const Report *report, double *idle_s)
+{
+    const Plan *plan = report->plan;
+    size_t count = 0;
+    for (uint32_t t = 0; t < report->options->trace_count; t++) {
+        const StepTime *times = report->result->trace + (size_t)t * plan->step_count;
+        double stream_end_s[STREAM_COUNT] = {0};
+        for (uint32_t s = 0; s < plan->step_count; s++) {
+            double *end_s = &stream_end_s[op_info(plan->steps[s].op)->stream], free_s = *end_s;
+            for (uint32_t a = 0; a < plan->steps[s].after_count; a++)
+                free_s = fmax(free_s, times[plan->after[plan->steps[s].after_first + a]].end_s);
+            if (*end_s > 0 && times[s].end_s > 0)
+                idle_s[count++] = fmax(0, times[s].start_s - free_s);
+            *end_s = fmax(*end_s, times[s].end_s);
+        }
+    }
+    return count;
+}
+
+static void json_add_idle(const Report *report, cJSON *root)
+{
+    double *idle_s = calloc((size_t)report->options->trace_count * report->plan->step_count + 1, sizeof(*idle_s));
+    size_t count = idle_s && report->result->trace ? idle_times(report, idle_s) : 0;
+    if (count > 0) {
+        double sum_s = 0;
+        for (size_t i = 0; i < count; i++)
+            sum_s += idle_s[i];
+        qsort(idle_s, count, sizeof(*idle_s), compare_doubles);
+        cJSON *idle = cJSON_AddObjectToObject(root, "idle");
+        cJSON_AddNumberToObject(idle, "count", (double)count);
+        cJSON_AddNumberToObject(idle, "mean_s", sum_s / (double)count);
+        cJSON_AddNumberToObject(idle, "median_s", idle_s[count / 2]);
+        cJSON_AddNumberToObject(idle, "max_s", idle_s[count - 1]);
+    }
+    free(idle_s);
 }
 
 static void json_add_index(cJSON *root, const char *name, int64_t index)
@@ -154,11 +219,12 @@ void report_add_json(const Report *report, cJSON *root)
     cJSON_AddItemToObject(root, "check", json_check(&result->check));
     int loss_count = result->has_loss ? (int)result->iterations : 0;
     cJSON_AddItemToObject(root, "loss", cJSON_CreateDoubleArray(result->loss, loss_count));
-    cJSON_AddItemToObject(root, "loss_tolerance", json_loss_tolerances(report));
+    json_add_tolerances(report, root);
     if (report->plan->pass == PASS_TRAINING)
         report_add_training(result, root);
     cJSON_AddItemToObject(root, "steps", json_steps(report));
     exposure_add_json(report->plan, result->step_s, result->exposed_s, root);
+    json_add_idle(report, root);
     cJSON_AddItemToObject(root, "rank_times", json_ranks(result));
     json_add_index(root, "slow_rank", report_slow_rank(report));
     json_add_index(root, "slow_worker", report_slow_worker(report));

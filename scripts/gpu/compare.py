@@ -3,20 +3,20 @@
 
     scripts/gpu/compare.py FIRST.json SECOND.json [--unlike OTHER.json ...]
 
-Both are written by `hep-run --json` or `--profile`. Losses may differ by the sum of their tolerances (key loss_tolerance, derived in
-runtime/check/tolerance.c). Where a run has none (packets of a codec: which elements travel is a choice, and a choice between
-near equals no bound holds) the losses must be nearer to FIRST's than to those of any --unlike run: the same training
-with another codec. Where profiles show that tokens chose other experts, whose logits were near equal, no bound holds
-either: then this says so and exits with 77.
+Both are written by `hep-run --json` or `--profile`. Losses may differ by the sum of their tolerances (key
+loss_tolerance, derived in runtime/check/tolerance.c). Where a run has none (packets of a codec: which of nearly equal
+elements travel is a choice) the losses must be nearer to FIRST's than to those of any --unlike run: the same training
+with another codec. Where profiles show that tokens chose other experts, these may be no more than rounding turns round
+(key choices_tolerance), and losses may differ by what comes of it (key loss_tolerance_turned).
 
-Exit code 0 and a line with the largest difference over its tolerance; 1 and a reason; 77.
+Exit code 0 and a line with the largest difference over its tolerance, or 1 and a reason.
 """
 import argparse
 import json
 import math
 import sys
 
-UNLIKE, SKIPPED = 1, 77
+UNLIKE = 1
 
 
 def load(path):
@@ -37,13 +37,13 @@ def count_choices(first, second):
     return total
 
 
-def compare_losses(first, second, others):
+def compare_losses(first, second, others, key):
     """None, or why they are not the same; and what to say of them."""
     worst, bounded = 0.0, True
     if not first["loss"]:
         return "no loss", ""
-    tolerances = zip(first["loss"], second["loss"], first["loss_tolerance"], second["loss_tolerance"], strict=True)
-    for number, (a, b, own, other) in enumerate(tolerances):
+    pairs = zip(first["loss"], second["loss"], first[key], second[key], strict=True)
+    for number, (a, b, own, other) in enumerate(pairs):
         if own is None or other is None:
             bounded = False
             continue
@@ -72,13 +72,14 @@ def compare_bytes(first, second, same_choices):
 def compare(first, second, others=()):
     """(exit code, what to say)."""
     differing = count_choices(first, second)
+    if differing > min(run.get("choices_tolerance", 0) for run in (first, second)):
+        return UNLIKE, f"{differing:g} choices of experts differ, more than rounding turns round"
     reason = compare_bytes(first, second, not differing)
-    if reason:
-        return UNLIKE, reason
-    if differing:
-        return SKIPPED, f"{differing:g} choices of near equal experts differ: no bound for what follows"
-    reason, said = compare_losses(first, second, others)
-    return (UNLIKE, reason) if reason else (0, said)
+    said = f"; {differing:g} choices of near equal experts differ" if differing else ""
+    if not reason:
+        key = "loss_tolerance_turned" if differing else "loss_tolerance"
+        reason, losses = compare_losses(first, second, others, key)
+    return (UNLIKE, reason) if reason else (0, losses + said)
 
 
 def main():
