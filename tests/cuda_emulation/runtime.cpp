@@ -12,6 +12,13 @@
 #include <unordered_map>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(begin, bytes)   ((void)(begin), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(begin, bytes) ((void)(begin), (void)(bytes))
+#endif
+
 using Work = std::function<void()>;
 
 struct CUgraph_st {
@@ -139,6 +146,8 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
     memset(base, GUARD_BYTE, GUARD);
     memset(base + GUARD, 0xFF, bytes);
     memset(base + GUARD + bytes, GUARD_BYTE, whole - GUARD - bytes);
+    ASAN_POISON_MEMORY_REGION(base, GUARD); // reads show, too
+    ASAN_POISON_MEMORY_REGION(base + GUARD + bytes, whole - GUARD - bytes);
     allocations[base + GUARD] = bytes;
     allocated += bytes;
     *memory = base + GUARD;
@@ -155,6 +164,7 @@ cudaError_t cudaFree(void *memory)
     if (found == allocations.end())
         return result(cudaErrorInvalidValue);
     unsigned char *base = static_cast<unsigned char *>(memory) - GUARD;
+    ASAN_UNPOISON_MEMORY_REGION(base, found->second + 2 * GUARD);
     if (!guards_hold(base, found->second)) {
         fprintf(stderr, "emulation: device memory of %zu bytes was written outside its bounds\n", found->second);
         abort();
