@@ -19,6 +19,7 @@ constexpr uint32_t HELD = 3, HIDDEN_ROWS = 40, PLACES = 70, N = 264, DEEP = 264,
 constexpr uint32_t BEGINS[HELD + 1] = {0, 66, 66, PLACES};
 constexpr uint2 TILES[] = {{0, 0}, {2, 66}};
 constexpr uint32_t TILE_COUNT = sizeof TILES / sizeof *TILES;
+constexpr float SMALLEST = 0x1p-24f; // of f16 above 0, the least distance of its numbers
 constexpr uint64_t WEIGHTS = HELD * N * DEEP, RESULTS = HELD * K * N, ROWS = PLACES * DEEP;
 
 struct Check {
@@ -90,7 +91,7 @@ cudaError_t compare_kernels(const Check &c, const Case &of, float *values, char 
     TRY(results_of(c, of, true, wgmma));
     TRY(results_of(c, of, false, wmma));
     for (uint64_t i = 0; i < of.results; i++) {
-        float bound = of.rounds ? spacing * fmaxf(fabsf(wgmma[i]), fabsf(wmma[i])) : 0;
+        float bound = of.rounds ? fmaxf(spacing * fmaxf(fabsf(wgmma[i]), fabsf(wmma[i])), SMALLEST) : 0;
         if (fabsf(wgmma[i] - wmma[i]) <= bound)
             continue;
         snprintf(refusal, refusal_bytes, "wgmma and wmma differ (%s, %s, element %llu: %g and %g)", of.name,

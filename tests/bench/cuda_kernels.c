@@ -288,6 +288,37 @@ static double measure_dense(uint64_t rows, uint64_t hidden, uint64_t inner, doub
     return time_s;
 }
 
+static float *host_values(Tensor tensor)
+{
+    uint64_t count = tensor.rows * tensor.cols;
+    char *elements = malloc(bytes_of(tensor));
+    float *values = malloc(count * sizeof *values);
+    CHECK(cudaStreamSynchronize(bench.queue.stream));
+    CHECK(cudaMemcpy(elements, tensor.data, bytes_of(tensor), cudaMemcpyDeviceToHost));
+    host_to_f32(elements, tensor.dtype, values, count);
+    free(elements);
+    return values;
+}
+
+// What is fast and wrong is not to be timed. Both kernels round the inner dimension and the result to bf16, each by up
+// to half a spacing, 2^-8; differences of the many terms of a sum mostly cancel. Frees `by_wgmma`.
+static void expect_alike(float *by_wgmma, Tensor results)
+{
+    float *by_wmma = host_values(results);
+    double most = 0, largest = 0;
+    for (uint64_t i = 0; i < results.rows * results.cols; i++) {
+        double distance = fabs((double)by_wgmma[i] - (double)by_wmma[i]);
+        most = fmax(most, isnan(distance) ? INFINITY : distance);
+        largest = fmax(largest, fabs((double)by_wmma[i]));
+    }
+    free(by_wgmma);
+    free(by_wmma);
+    if (most <= 4 * 0x1p-8 * largest)
+        return;
+    fprintf(stderr, "cuda_kernels: experts by wgmma and wmma differ by %g, the largest result is %g\n", most, largest);
+    exit(1);
+}
+
 // Mixtral's experts: three matrices of 4096 x 14336, `rows_each` rows for each of eight.
 static double measure_experts(const char *name, uint64_t rows_each)
 {
@@ -316,10 +347,12 @@ static double measure_experts(const char *name, uint64_t rows_each)
     double dense_s = measure_dense(rows, hidden, inner, flops), time_s = time_of(run_expert, &e);
     add_measure((Measure){name, "product", time_s, flops / time_s, dense_s / time_s, 0.8, false, true});
     if (bench.queue.warp_groups) {
+        float *by_wgmma = host_values(e.results);
         bench.queue.warp_groups = false;
         double wmma_s = time_of(run_expert, &e);
         add_measure((Measure){"the same by wmma", "product", wmma_s, flops / wmma_s, dense_s / wmma_s, 0, false, true});
         bench.queue.warp_groups = true;
+        expect_alike(by_wgmma, e.results);
     }
     release(5, (Tensor[]){e.slots, e.rows, e.records, e.experts, e.results});
     return time_s;
