@@ -97,7 +97,8 @@ static void print_lead(const Plan *plan, Text *out)
     if (!model->abstract) // given volumes may differ between layers: the choices say what each sends
         text_format(out, ". In a MoE layer a GPU has %s of token data and %s of experts",
                     format_bytes(a, model->data_bytes), format_bytes(b, model->expert_bytes));
-    text_format(out, ". Pass %s, dispatch %s", pass_name(plan->pass), dispatch_name(plan->dispatch));
+    text_format(out, ". Pass %s, dispatch %s%s", pass_name(plan->pass), dispatch_name(plan->dispatch),
+                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "");
     if (plan->codec != CODEC_DENSE)
         text_format(out, ", experts sent as %s 1/%s", codec_name(plan->codec), format_double(a, plan->codec_ratio));
     if (plan->gradient_ratio > 1)

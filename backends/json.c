@@ -130,6 +130,7 @@ static void add_traffic(cJSON *parent, const Plan *plan, const Strategy *strateg
         cJSON *object = cJSON_CreateObject();
         cJSON_AddStringToObject(object, "level", plan->cluster.levels[l].name);
         cJSON_AddNumberToObject(object, "exchange_bytes", traffic->exchange_bytes);
+        cJSON_AddNumberToObject(object, "padding_bytes", traffic->padding_bytes);
         cJSON_AddNumberToObject(object, "routing_bytes", traffic->routing_bytes);
         cJSON_AddNumberToObject(object, "gather_bytes", traffic->gather_bytes);
         cJSON_AddNumberToObject(object, "reduce_bytes", traffic->reduce_bytes);
@@ -164,6 +165,7 @@ void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out
     add_model(root, plan);
     cJSON_AddStringToObject(root, "pass", pass_name(plan->pass));
     cJSON_AddStringToObject(root, "dispatch", dispatch_name(plan->dispatch));
+    cJSON_AddStringToObject(root, "exchange", exchange_kind_name(plan->exchange));
     cJSON_AddStringToObject(root, "codec", codec_name(plan->codec));
     cJSON_AddNumberToObject(root, "codec_ratio", plan->codec_ratio);
     cJSON_AddNumberToObject(root, "shared_every", plan->shared_every);

@@ -39,6 +39,11 @@ double traffic_total(const Traffic *traffic)
     return traffic->exchange_bytes + traffic->routing_bytes + traffic->gather_bytes + traffic->reduce_bytes;
 }
 
+double traffic_fill(const Traffic *traffic)
+{
+    return traffic->exchange_bytes > 0 ? 1 - traffic->padding_bytes / traffic->exchange_bytes : 1;
+}
+
 const char *plan_strategy_title(const Strategy *strategy, bool chosen)
 {
     if (chosen)
@@ -55,6 +60,8 @@ const char *plan_strategy_title(const Strategy *strategy, bool chosen)
         return "experts by sr";
     if (strcmp(strategy->name, "codec_delta") == 0)
         return "experts by delta";
+    if (strcmp(strategy->name, "counted") == 0)
+        return "counted messages";
     if (strcmp(strategy->name, "uniform") == 0)
         return "best single";
     return strategy->name;

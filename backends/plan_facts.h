@@ -16,6 +16,7 @@ double plan_layer_seconds(const Plan *plan, uint32_t layer, OpShape shape);
 // (n - S) / (n - 1): the share of remote token data still sent as tokens; 0 with one worker.
 double plan_token_share(const Plan *plan, const Choice *choice, uint32_t level);
 double traffic_total(const Traffic *traffic);
+double traffic_fill(const Traffic *traffic); // of the bytes of rows, what is rows: 1 where exchanges are counted
 // What people call a strategy: "plain EP".
 const char *plan_strategy_title(const Strategy *strategy, bool chosen);
 const Strategy *plan_find_baseline(const Plan *plan, const char *name); // NULL if there is none

@@ -29,8 +29,8 @@ static void print_heading(const Plan *plan, Text *out)
     text_format(out, "; per GPU and MoE layer D = %s tokens, P = %s experts, pre-expert %s\n",
                 format_bytes(a, model->data_bytes), format_bytes(b, model->expert_bytes),
                 format_time((char[FORMAT_MAX]){0}, model->pre_expert_s));
-    text_format(out, "pass %s, dispatch %s, migration %s", pass_name(plan->pass), dispatch_name(plan->dispatch),
-                codec_name(plan->codec));
+    text_format(out, "pass %s, dispatch %s%s, migration %s", pass_name(plan->pass), dispatch_name(plan->dispatch),
+                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->codec));
     if (plan->codec != CODEC_DENSE)
         text_format(out, " 1/%s", format_double(a, plan->codec_ratio));
     if (plan->shared_every > 0)
@@ -127,6 +127,10 @@ static void print_traffic(const Plan *plan, Text *out)
             text_format(out, " %12s", format_bytes(value, kinds[k]));
         text_format(out, " %14s\n", format_bytes(value, plan_port_bytes(plan, l)));
     }
+    for (uint32_t l = 0; l < plan->cluster.level_count && plan->exchange == EXCHANGE_PADDED; l++)
+        if (plan->strategy_count > 0 && plan->strategies[0].traffic[l].exchange_bytes > 0)
+            text_format(out, "padded exchanges over %s: %.1f %% of the tokens sent are expected to be tokens\n",
+                        plan->cluster.levels[l].name, 100 * traffic_fill(&plan->strategies[0].traffic[l]));
     text_append(out, "\n");
 }
 

@@ -28,6 +28,22 @@ static void copy_strategy(Strategy *strategy, const char *name, Dispatch dispatc
     strategy->fits = candidate->fits;
 }
 
+// The plan as it would be if its exchanges were counted: what padding costs.
+static void add_counted(const Compilation *compilation, Plan *plan)
+{
+    const Solution *solution = &compilation->solution;
+    Dispatch dispatch = compilation->spec->plan.dispatch;
+    Spec spec;
+    Workload work = workload_counted(compilation->work, &spec);
+    IterationCost cost;
+    double bytes = 0;
+    cost_mix(&work, &solution->mix, dispatch, &cost);
+    plan_destroy(lower(&work, &solution->mix, dispatch, &bytes));
+    Strategy *strategy = &plan->strategies[plan->strategy_count++];
+    fill_strategy(strategy, "counted", dispatch, &solution->mix.configs[0], &cost);
+    strategy->memory_bytes = bytes;
+}
+
 // What the solver knows about the plan: the comparison table and the proof.
 static void describe_solution(const Compilation *compilation, Plan *plan)
 {
@@ -42,7 +58,7 @@ static void describe_solution(const Compilation *compilation, Plan *plan)
     plan->iteration_s = solution->objective_s;
     bool uniform = solution->uniform < solution->count;
     plan->strategies =
-        arena_alloc_array(plan->arena, 2 + BASELINE_COUNT + CODEC_COUNT, sizeof *plan->strategies);
+        arena_alloc_array(plan->arena, 3 + BASELINE_COUNT + CODEC_COUNT, sizeof *plan->strategies);
     plan->strategy_count = 1 + BASELINE_COUNT + uniform;
     fill_strategy(&plan->strategies[0], "chosen", spec->plan.dispatch, &solution->mix.configs[0], &solution->cost);
     plan->strategies[0].memory_bytes = (double)plan->arena_bytes;
@@ -62,6 +78,8 @@ static void describe_solution(const Compilation *compilation, Plan *plan)
                       &other->mix.configs[0], &other->cost);
         strategy->memory_bytes = other->memory_bytes;
     }
+    if (spec->plan.exchange == EXCHANGE_PADDED)
+        add_counted(compilation, plan);
 }
 
 static ExitCode report_unaddressable(const Spec *spec, double bytes, Diag *diag)

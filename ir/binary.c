@@ -119,6 +119,7 @@ static void put_field(Writer *writer, FieldType type, const void *value)
     case FIELD_DTYPE:
     case FIELD_PASS:
     case FIELD_DISPATCH:
+    case FIELD_EXCHANGE_KIND:
     case FIELD_CODEC:
     case FIELD_ACTIVATION:
     case FIELD_GROUP_KIND:
@@ -350,6 +351,7 @@ static void get_field(Reader *reader, FieldType type, const char *key, void *val
     case FIELD_DTYPE:
     case FIELD_PASS:
     case FIELD_DISPATCH:
+    case FIELD_EXCHANGE_KIND:
     case FIELD_CODEC:
     case FIELD_ACTIVATION:
     case FIELD_GROUP_KIND:

@@ -116,6 +116,7 @@ static bool check_field(Check *check, RecordKind kind, uint32_t index, const Fie
     case FIELD_DTYPE:
     case FIELD_PASS:
     case FIELD_DISPATCH:
+    case FIELD_EXCHANGE_KIND:
     case FIELD_CODEC:
     case FIELD_ACTIVATION:
     case FIELD_GROUP_KIND:

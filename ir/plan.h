@@ -19,6 +19,7 @@ enum {
 #define HEP_STREAMS(X) X(COMPUTE, "compute") X(EXCHANGE, "exchange") X(MIGRATE, "migrate") X(SYNC, "sync")
 #define HEP_PASSES(X) X(FORWARD, "forward") X(TRAINING, "training")
 #define HEP_DISPATCHES(X) X(NAIVE, "naive") X(DEDUP, "dedup")
+#define HEP_EXCHANGE_KINDS(X) X(COUNTED, "counted") X(PADDED, "padded")
 #define HEP_CODECS(X) X(DENSE, "dense") X(SR, "sr") X(DELTA, "delta")
 #define HEP_ACTIVATIONS(X) X(RELU, "relu", 2) X(GELU, "gelu", 2) X(SWIGLU, "swiglu", 3) // 3rd: matrices per expert
 #define HEP_GROUP_KINDS(X) X(EXCHANGE, "exchange") X(GATHER, "gather") X(LEVEL, "level") X(WORLD, "world")
@@ -39,6 +40,9 @@ typedef enum { HEP_PASSES(X) PASS_COUNT } Pass;
 #define X(name, ...) DISPATCH_##name,
 typedef enum { HEP_DISPATCHES(X) DISPATCH_COUNT } Dispatch;
 #undef X
+#define X(name, ...) EXCHANGE_##name,
+typedef enum { HEP_EXCHANGE_KINDS(X) EXCHANGE_KIND_COUNT } ExchangeKind;
+#undef X
 #define X(name, ...) CODEC_##name,
 typedef enum { HEP_CODECS(X) CODEC_COUNT } Codec;
 #undef X
@@ -56,11 +60,12 @@ typedef enum { HEP_STATUSES(X) STATUS_COUNT } SolveStatus;
 #undef X
 
 // Text of each code; NULL outside the table. Reverse: -1 when unknown.
-const char *dtype_name(Dtype), *stream_name(Stream), *pass_name(Pass), *dispatch_name(Dispatch), *codec_name(Codec),
-    *activation_name(Activation), *group_kind_name(GroupKind), *buffer_kind_name(BufferKind), *status_name(SolveStatus);
+const char *dtype_name(Dtype), *stream_name(Stream), *pass_name(Pass), *dispatch_name(Dispatch),
+    *exchange_kind_name(ExchangeKind), *codec_name(Codec), *activation_name(Activation), *group_kind_name(GroupKind),
+    *buffer_kind_name(BufferKind), *status_name(SolveStatus);
 int dtype_parse(const char *), stream_parse(const char *), pass_parse(const char *), dispatch_parse(const char *),
-    codec_parse(const char *), activation_parse(const char *), group_kind_parse(const char *),
-    buffer_kind_parse(const char *), status_parse(const char *);
+    exchange_kind_parse(const char *), codec_parse(const char *), activation_parse(const char *),
+    group_kind_parse(const char *), buffer_kind_parse(const char *), status_parse(const char *);
 uint32_t dtype_bytes(Dtype);
 uint32_t activation_matrices(Activation); // weight matrices of hidden x inner per expert: 2, or 3 if gated
 
@@ -220,6 +225,7 @@ typedef struct {
 // Expected bytes one GPU sends over a level in one iteration.
 typedef struct {
     double exchange_bytes; // token rows, both directions, all passes
+    double padding_bytes;  // of these, what fills messages up to their size; 0 where exchanges are counted
     double routing_bytes;  // records and counts that travel with them
     double gather_bytes;   // experts
     double reduce_bytes;   // gradients
@@ -272,6 +278,7 @@ typedef struct {
     ModelDims model;
     Pass pass;
     Dispatch dispatch;
+    ExchangeKind exchange;     // padded: every message is as large as `plan_message_rows` says
     Codec codec;
     double codec_ratio;        // dense bytes / bytes sent, as wished; 1 for dense. See ir/codec.h
     uint32_t shared_every;       // iterations between two sums of the mean expert that `sr` subtracts; 0: none

@@ -351,6 +351,7 @@ static bool parse_scalar(Parser *parser, const Field *field, void *value)
     case FIELD_DTYPE:
     case FIELD_PASS:
     case FIELD_DISPATCH:
+    case FIELD_EXCHANGE_KIND:
     case FIELD_CODEC:
     case FIELD_ACTIVATION:
     case FIELD_GROUP_KIND:

@@ -71,6 +71,7 @@ void plan_print_value(const Plan *plan, FieldType type, const void *value, Text 
     case FIELD_DTYPE:
     case FIELD_PASS:
     case FIELD_DISPATCH:
+    case FIELD_EXCHANGE_KIND:
     case FIELD_CODEC:
     case FIELD_ACTIVATION:
     case FIELD_GROUP_KIND:
@@ -89,7 +90,10 @@ static bool is_left_out(const Field *field, const void *value)
     if (!field->optional) {
         return false;
     }
-    return field->type == FIELD_NUMBER ? *(const double *)value == 0 : *(const int32_t *)value == NONE;
+    if (field->type == FIELD_NUMBER) {
+        return *(const double *)value == 0;
+    }
+    return *(const int32_t *)value == (field_is_code(field->type) ? 0 : NONE);
 }
 
 // The field of a record as it is printed; empty where it is left out.

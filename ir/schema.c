@@ -64,6 +64,7 @@ static const RecordInfo records[RECORD_COUNT] = {
                                  FIELD(ModelDims, "active_parameters", active_parameters, NUMBER)}},
     [RECORD_PLAN] = {.keyword = "plan",
                      .fields = {FIELD(Plan, "pass", pass, PASS), FIELD(Plan, "dispatch", dispatch, DISPATCH),
+                                MAYBE(Plan, "exchange", exchange, EXCHANGE_KIND),
                                 FIELD(Plan, "codec", codec, CODEC), FIELD(Plan, "ratio", codec_ratio, NUMBER),
                                 FIELD(Plan, "shared_every", shared_every, U32),
                                 FIELD(Plan, "gradient_ratio", gradient_ratio, NUMBER),
@@ -95,6 +96,7 @@ static const RecordInfo records[RECORD_COUNT] = {
                     FIELD(Strategy, "memory_bytes", memory_bytes, NUMBER), FIELD(Strategy, "fits", fits, BOOL)}},
     [RECORD_TRAFFIC] = {.keyword = "traffic",
                         .fields = {FIELD(Traffic, "exchange_bytes", exchange_bytes, NUMBER),
+                                   MAYBE(Traffic, "padding_bytes", padding_bytes, NUMBER),
                                    FIELD(Traffic, "routing_bytes", routing_bytes, NUMBER),
                                    FIELD(Traffic, "gather_bytes", gather_bytes, NUMBER),
                                    FIELD(Traffic, "reduce_bytes", reduce_bytes, NUMBER)}},
@@ -252,6 +254,8 @@ const char *field_code_name(FieldType type, int code)
         return pass_name((Pass)code);
     case FIELD_DISPATCH:
         return dispatch_name((Dispatch)code);
+    case FIELD_EXCHANGE_KIND:
+        return exchange_kind_name((ExchangeKind)code);
     case FIELD_CODEC:
         return codec_name((Codec)code);
     case FIELD_ACTIVATION:

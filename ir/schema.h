@@ -40,6 +40,7 @@ typedef enum {
     X(DTYPE, "a dtype", 4)                                                                                             \
     X(PASS, "a pass", 4)                                                                                               \
     X(DISPATCH, "a dispatch mode", 4)                                                                                  \
+    X(EXCHANGE_KIND, "a kind of exchange", 4) /* the text form leaves out the first */                                 \
     X(CODEC, "a codec", 4)                                                                                             \
     X(ACTIVATION, "an activation", 4)                                                                                  \
     X(GROUP_KIND, "a group kind", 4)                                                                                   \

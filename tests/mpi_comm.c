@@ -60,7 +60,8 @@ static void exchange_round(Comm *comm, int channel, uint32_t round)
     }
     Fault fault = {0};
     Exchange there = {.part_count = 2,
-                      .parts = {{sent, received, sizeof(sent[0])}, {tags, received_tags, sizeof(tags[0])}},
+                      .parts = {{.send = sent, .recv = received, .row_bytes = sizeof(sent[0])},
+                                {.send = tags, .recv = received_tags, .row_bytes = sizeof(tags[0])}},
                       .send_counts = send_counts,
                       .recv_counts = recv_counts,
                       .recv_capacity = ROWS_MAX};
@@ -77,7 +78,7 @@ static void exchange_round(Comm *comm, int channel, uint32_t round)
         }
     }
     Exchange back = {.part_count = 1,
-                     .parts = {{received, returned, sizeof(sent[0])}},
+                     .parts = {{.send = received, .recv = returned, .row_bytes = sizeof(sent[0])}},
                      .send_counts = recv_counts,
                      .recv_counts = send_counts,
                      .counts_known = true,

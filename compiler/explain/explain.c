@@ -312,6 +312,15 @@ static double free_choice_s(const Workload *work, const PlannerOptions *options)
     return result_s;
 }
 
+static double counted_s(const Workload *work, const Solution *solution)
+{
+    Spec spec;
+    Workload counted = workload_counted(work, &spec);
+    IterationCost cost;
+    cost_mix(&counted, &solution->mix, spec.plan.dispatch, &cost);
+    return cost.iteration_s;
+}
+
 void explain_collect(const Workload *work, const PlannerOptions *options, const Solution *solution, Arena *arena,
                      Explanation *out)
 {
@@ -319,6 +328,8 @@ void explain_collect(const Workload *work, const PlannerOptions *options, const 
     collect_limits(work, options, solution, out);
     collect_runs(work, solution, arena, out);
     collect_more(work, options, solution, out);
+    if (work->spec->plan.exchange == EXCHANGE_PADDED)
+        out->counted_s = counted_s(work, solution);
     if (solution->status == STATUS_FORCED)
         out->free_s = free_choice_s(work, options);
     else

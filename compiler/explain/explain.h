@@ -83,6 +83,7 @@ typedef struct {
     Sensitivity sensitivities[SENSITIVITIES_MAX];
     uint32_t more_count;
     MoreBandwidth more[LEVELS_MAX];
+    double counted_s;           // this plan if its exchanges were counted, where they are padded, else 0
     double free_s;              // the planner's own choice where one was forced, else 0
 } Explanation;
 

@@ -61,10 +61,12 @@ static void print_runs(const Explanation *e, Text *out)
     }
     text_append(out, "</tbody></table></div>\n<p class=\"note\">The best other choices for these layers, all others "
                      "as chosen; by the cost model.");
-    if (e->free_s > 0) {
-        char value[FORMAT_MAX];
+    char value[FORMAT_MAX];
+    if (e->counted_s > 0)
+        text_format(out, " Its exchanges are padded: with counted messages it would take %s.",
+                    format_time(value, e->counted_s));
+    if (e->free_s > 0)
         text_format(out, " The choice was forced: the planner's own takes %s.", format_time(value, e->free_s));
-    }
     text_append(out, "</p>\n");
 }
 

@@ -169,6 +169,8 @@ void explain_print_json(const Explanation *e, Text *out)
     cJSON_AddBoolToObject(root, "forced", solution->status == STATUS_FORCED);
     if (solution->status == STATUS_FORCED)
         cJSON_AddNumberToObject(root, "free_choice_s", e->free_s);
+    if (e->counted_s > 0)
+        cJSON_AddNumberToObject(root, "counted_s", e->counted_s);
     cJSON *baselines = cJSON_AddObjectToObject(root, "baselines");
     for (int b = 0; b < BASELINE_COUNT; b++)
         cJSON_AddNumberToObject(baselines, baseline_names[b], solution->baselines[b].cost.iteration_s);

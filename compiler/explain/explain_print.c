@@ -65,6 +65,10 @@ static void print_choice(const Explanation *e, Text *out)
     if (e->free_s > 0)
         text_format(out, "  the choice was forced; the planner's own takes %s (%.2fx)\n",
                     format_time(value, e->free_s), chosen_s / e->free_s);
+    if (e->counted_s > 0)
+        text_format(out, "  exchanges are padded: counted messages would make it %s, %.2f %% %s\n",
+                    format_time(value, e->counted_s), 100 * fabs(1 - e->counted_s / chosen_s),
+                    e->counted_s > chosen_s ? "slower" : "faster");
     size_t excluded = 0, faster = 0;
     for (size_t i = 0; i < solution->count; i++) {
         excluded += !solution->candidates[i].fits;

@@ -313,6 +313,24 @@ static void check_migration(Checker *checker)
                    "a forward pass has no gradients: 'gradient' goes with pass 'training'");
 }
 
+// Messages that are always as long as they can get: how long that is, dimensions and a capacity must say.
+static void check_exchange(Checker *checker)
+{
+    const SpecPlan *plan = &checker->spec->plan;
+    if (plan->exchange != EXCHANGE_PADDED)
+        return;
+    Span span = checker->keys[KEY_PLAN_exchange]->value->span;
+    if (checker->spec->model.abstract) {
+        diag_error(checker->diag, span, "padded exchanges go with a model that is given by its dimensions");
+    } else if (plan->capacity == 0) {
+        diag_error(checker->diag, span,
+                   "padded exchanges need a 'capacity': without one a message has room for every token");
+        diag_help(checker->diag, "'capacity = 1.25' drops what an expert gets beyond 1.25 times the balanced load");
+        if (checker->keys[KEY_PLAN_capacity])
+            diag_note(checker->diag, plan->capacity_span, "it is off here");
+    }
+}
+
 static void check_plan(Checker *checker)
 {
     SpecPlan *plan = &checker->spec->plan;
@@ -326,8 +344,10 @@ static void check_plan(Checker *checker)
     const AstEntry *domain = checker->keys[KEY_PLAN_domain], *capacity = checker->keys[KEY_PLAN_capacity];
     plan->domain_span = domain ? domain->value->span : plan->span;
     plan->capacity_span = capacity ? capacity->value->span : plan->span;
-    if (!has_errors_since(checker, mark))
+    if (!has_errors_since(checker, mark)) {
         check_migration(checker);
+        check_exchange(checker);
+    }
     const AstEntry *training = checker->blocks[BLOCK_TRAINING];
     check_block(checker, BLOCK_TRAINING, training ? training : &none, &checker->spec->training);
     if (training && plan->pass == PASS_FORWARD)

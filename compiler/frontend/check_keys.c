@@ -45,6 +45,7 @@ const char *const *choice_names(Takes takes)
     static const char *const dtypes[] = {"f32", "f16", "bf16", NULL}; // the first of HEP_DTYPES: what weights can be
     static const char *const activations[] = {HEP_ACTIVATIONS(X) NULL}, *const passes[] = {HEP_PASSES(X) NULL},
                              *const dispatches[] = {HEP_DISPATCHES(X) NULL},
+                             *const exchanges[] = {HEP_EXCHANGE_KINDS(X) NULL},
                              *const codecs[] = {HEP_CODECS(X) "auto", NULL},
                              *const placements[] = {"auto", "input", NULL},
                              *const gradients[] = {"dense", "topk", NULL};
@@ -57,6 +58,8 @@ const char *const *choice_names(Takes takes)
         return passes;
     case TAKES_DISPATCH:
         return dispatches;
+    case TAKES_EXCHANGE:
+        return exchanges;
     case TAKES_CODEC:
         return codecs;
     case TAKES_PLACEMENT:
@@ -102,6 +105,7 @@ Kind takes_kind(Takes takes)
     case TAKES_ACTIVATION:
     case TAKES_PASS:
     case TAKES_DISPATCH:
+    case TAKES_EXCHANGE:
     case TAKES_CODEC:
     case TAKES_PLACEMENT:
     case TAKES_GRADIENT:

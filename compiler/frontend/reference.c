@@ -44,6 +44,7 @@ static void append_takes(Text *text, const KeyInfo *key)
     case TAKES_ACTIVATION:
     case TAKES_PASS:
     case TAKES_DISPATCH:
+    case TAKES_EXCHANGE:
     case TAKES_CODEC:
     case TAKES_PLACEMENT:
     case TAKES_GRADIENT:

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "compiler/lowering/lowering.h"
+#include "ir/exchange.h"
 #include "ir/workspace.h"
 
 double lowering_move_s(const Lowering *l, double bytes)
@@ -74,15 +75,12 @@ static int32_t add_step(Lowering *l, Op op, uint32_t layer, double cost_s, const
 
 // ---- stages ----------------------------------------------------------------------------------
 
-// Capacities of the stages. A source keeps at most `per_expert` rows for one expert (capacity), and
-// sends a token to one place once (deduplicated) or once per expert there (naive).
+// Capacities of the stages: what may arrive. A send buffer holds as much as the stage before can have for others or,
+// where exchanges are padded, a whole message for each.
 static void plan_stages(Lowering *l, LoweredLayer *layer)
 {
     const Spec *spec = l->spec;
     const Cluster *cluster = &spec->cluster;
-    double top_k = spec->model.top_k, experts = spec->model.experts;
-    double per_expert = spec->plan.capacity > 0 ? ceil(spec->plan.capacity * l->tokens * top_k / experts) : INFINITY;
-    double sources = 1, prefixes = 1;
     Stage *stage = &layer->stages[0];
     *stage = (Stage){.level = NONE, .group = NONE, .row_capacity = l->tokens, .record_rows = l->tokens * l->fanout};
     layer->stage_count = 1;
@@ -90,16 +88,15 @@ static void plan_stages(Lowering *l, LoweredLayer *layer)
         uint32_t members = cluster->levels[level].count / l->config->domain[level];
         if (members == 1)
             continue;
-        prefixes *= members;
-        double inside = experts / prefixes; // experts one destination holds
-        double per_source = l->dispatch == DISPATCH_NAIVE ? l->tokens * fmin(top_k, inside) : l->tokens;
-        per_source = fmin(per_source, per_expert * inside);
+        double message = exchange_rows_bound(cluster, &l->plan->model, l->dispatch, spec->plan.capacity,
+                                             l->config->domain, level);
+        double sent = (members - 1) * message, rows = members * message;
+        bool padded = spec->plan.exchange == EXCHANGE_PADDED;
         stage->level = (int32_t)level;
         stage->group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, l->config->domain[level]);
-        stage->send_capacity =
-            fmin(stage->record_rows * fmin(l->records, members - 1), (members - 1) * sources * per_source);
-        sources *= members;
-        double rows = sources * per_source;
+        stage->send_capacity = padded ? sent : fmin(stage->record_rows * fmin(l->records, members - 1), sent);
+        double own = fmin(rows, stage->record_rows);
+        stage->origin_rows = (padded ? message : own) + stage->send_capacity;
         stage[1] = (Stage){.level = NONE, .group = NONE, .row_capacity = rows, .record_rows = rows};
         stage++;
         layer->stage_count++;
@@ -133,8 +130,7 @@ static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t 
     int32_t send_rows = lowering_add_temporary(l, k, NAME("send_rows"), dtype, from->send_capacity, hidden);
     int32_t send_records = add_records(l, k, NAME("send_records"), from->send_capacity);
     from->send_counts = lowering_add_temporary(l, k, NAME("send_counts"), DTYPE_I32, members, 1);
-    from->origin = lowering_add_temporary(l, k, NAME("origin"), DTYPE_I32,
-                                          fmin(to->row_capacity, from->record_rows) + from->send_capacity, 1);
+    from->origin = lowering_add_temporary(l, k, NAME("origin"), DTYPE_I32, from->origin_rows, 1);
     from->next_counts = to->counts;
 #undef NAME
     int32_t route[] = {from->rows, from->records, from->counts, to->rows, to->records, send_rows, send_records,
@@ -439,6 +435,7 @@ static void describe(Lowering *l)
     plan->model.name = copy(plan->arena, model->name);
     plan->pass = spec->plan.pass;
     plan->dispatch = l->dispatch;
+    plan->exchange = spec->plan.exchange;
     plan->codec = spec->plan.codec;
     plan->codec_ratio = spec->plan.ratio;
     plan->shared_every = spec->plan.codec == CODEC_SR ? spec->plan.shared_every : 0;

@@ -83,7 +83,8 @@ static void scatter_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, int3
         int32_t dispatch[] = {send, NONE, from->send_counts, dresults[i + 1], NONE, counts[i + 1]};
         builder_add_step(l->builder,
                          (StepSpec){.op = OP_DISPATCH, .layer = (int32_t)k, .level = from->level, .group = from->group,
-                                    .cost_s = l->cost.combine_s[level], .bytes = l->cost.payload_bytes[level],
+                                    .cost_s = l->cost.combine_s[level],
+                                    .bytes = l->cost.payload_bytes[level] + l->cost.counts_bytes[level],
                                     .busiest = l->cost.busiest[level]},
                          dispatch);
     }
@@ -110,7 +111,7 @@ static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *lay
         builder_add_step(l->builder,
                          (StepSpec){.op = OP_COMBINE_BACKWARD, .layer = (int32_t)k, .level = from->level,
                                     .group = from->group, .cost_s = l->cost.dispatch_s[level],
-                                    .bytes = l->cost.payload_bytes[level] + l->cost.routing_bytes[level],
+                                    .bytes = l->cost.payload_bytes[level] + l->cost.weights_bytes[level],
                                     .busiest = l->cost.busiest[level]},
                          combine);
         RowGradients summed;

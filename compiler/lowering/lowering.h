@@ -10,6 +10,7 @@
 typedef struct {
     int32_t level, group;             // of the exchange that leaves this stage; NONE at the last
     double row_capacity, send_capacity, record_rows; // rows of `rows`, of the send buffer, of `records`
+    double origin_rows;               // of the `origin` of the route that leaves
     int32_t rows, records, counts;    // counts NONE at stage 0
     int32_t send_counts, origin, next_counts; // of the exchange that leaves
 } Stage;

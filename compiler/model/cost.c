@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "ir/exchange.h"
+
 bool config_equal(const Config *a, const Config *b)
 {
     return a->regather == b->regather && !memcmp(a->domain, b->domain, sizeof a->domain);
@@ -93,6 +95,19 @@ double config_held_shards(const Spec *spec, const Config *config)
     return held;
 }
 
+// Every message has its largest size. What more is sent than the expected rows is padding.
+static void pad(const Spec *spec, const LayerWork *layer, const Config *config, Dispatch dispatch, uint32_t level,
+                LayerCost *cost)
+{
+    ModelDims dims = spec_dims(&spec->model);
+    double peers = spec->cluster.levels[level].count / config->domain[level] - 1.0;
+    double rows = peers * exchange_rows_bound(&spec->cluster, &dims, dispatch, spec->plan.capacity, config->domain,
+                                              level);
+    cost->send_rows[level] = fmin(cost->send_rows[level], rows);
+    cost->payload_bytes[level] = rows * layer->row_bytes;
+    cost->padding_bytes[level] = (rows - cost->send_rows[level]) * layer->row_bytes;
+}
+
 static void cost_exchange(const Workload *work, const LayerWork *layer, const Config *config, Dispatch dispatch,
                           uint32_t level, LayerCost *cost)
 {
@@ -106,16 +121,22 @@ static void cost_exchange(const Workload *work, const LayerWork *layer, const Co
     double copies = cost_expected_copies(work, layer, dispatch, config, level), busiest = 1;
     if (layer->routing)
         busiest = routing_load(layer->routing, config->domain, level, dispatch).busiest_exchange;
-    cost->busiest[level] = busiest;
     double moved = copies * (count - domain) / count; // rows per token that leave
     cost->payload_bytes[level] = layer->data_bytes * moved / top_k;
     cost->send_rows[level] = layer->tokens * moved;
     if (!spec->model.abstract) {
-        double records = dispatch == DISPATCH_NAIVE ? 1 : top_k;
-        cost->routing_bytes[level] = cost->send_rows[level] * records * RECORD_BYTES + peers * sizeof(int32_t);
         double stage_rows = layer->tokens * copies;
         cost->route_s[level] = 2 * busiest * stage_rows * layer->row_bytes / cluster->device.memory_bandwidth;
+        if (spec->plan.exchange == EXCHANGE_PADDED) {
+            pad(spec, layer, config, dispatch, level, cost);
+            busiest = 1; // all send as much
+        }
+        double rows = cost->payload_bytes[level] / layer->row_bytes, records = dispatch == DISPATCH_NAIVE ? 1 : top_k;
+        cost->routing_bytes[level] = exchange_routing_bytes(OP_DISPATCH, true, rows, records, peers);
+        cost->counts_bytes[level] = exchange_routing_bytes(OP_DISPATCH, false, rows, records, peers);
+        cost->weights_bytes[level] = exchange_routing_bytes(OP_COMBINE_BACKWARD, true, rows, records, peers);
     }
+    cost->busiest[level] = busiest;
     // The group waits for its busiest member.
     double out_bytes = busiest * (cost->payload_bytes[level] + cost->routing_bytes[level]);
     double back_bytes = busiest * cost->payload_bytes[level];

@@ -22,6 +22,9 @@ typedef struct {
     double expert_s;                                      // forward; twice that backward
     double send_rows[LEVELS_MAX];                         // expected rows a GPU sends to others, one way
     double payload_bytes[LEVELS_MAX], routing_bytes[LEVELS_MAX]; // of one dispatch; a combine carries the payload
+    double padding_bytes[LEVELS_MAX];                     // of the payload, what is expected to be no row
+    // Besides gradients of rows: their counts on the way out, and those of gate weights on the way back.
+    double counts_bytes[LEVELS_MAX], weights_bytes[LEVELS_MAX];
     double busiest[LEVELS_MAX];                           // bytes of the busiest GPU over those, which are averages
     double gather_bytes[LEVELS_MAX], reduce_bytes[LEVELS_MAX];
     // Busy time of the port of level j by everything that passes it, summed over the levels.

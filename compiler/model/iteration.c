@@ -187,7 +187,10 @@ static void add_traffic(const Workload *work, const LayerCost *cost, const Confi
     bool training = work->spec->plan.pass == PASS_TRAINING;
     for (uint32_t l = 0; l < work->spec->cluster.level_count; l++) {
         traffic[l].exchange_bytes += (training ? 4 : 2) * cost->payload_bytes[l];
-        traffic[l].routing_bytes += (training ? 2 : 1) * cost->routing_bytes[l];
+        traffic[l].padding_bytes += (training ? 4 : 2) * cost->padding_bytes[l];
+        traffic[l].routing_bytes += cost->routing_bytes[l];
+        if (training)
+            traffic[l].routing_bytes += cost->counts_bytes[l] + cost->weights_bytes[l];
         traffic[l].gather_bytes += (training && config->regather ? 2 : 1) * cost->gather_bytes[l];
         traffic[l].reduce_bytes += cost->reduce_bytes[l] + cost->mean_bytes[l];
     }

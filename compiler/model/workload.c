@@ -10,6 +10,15 @@ double workload_matrix_s(const Device *device, double flops, double rows)
     return flops / device->compute_flops * (1 + device->half_rate_rows / rows);
 }
 
+Workload workload_counted(const Workload *work, Spec *spec)
+{
+    Workload counted = *work;
+    *spec = *work->spec;
+    spec->plan.exchange = EXCHANGE_COUNTED;
+    counted.spec = spec;
+    return counted;
+}
+
 double workload_shards(const Spec *spec)
 {
     double product = 1;

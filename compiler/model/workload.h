@@ -40,6 +40,9 @@ typedef struct {
 
 Workload *workload_derive(const Spec *spec, Arena *arena);
 
+// The same work with counted exchanges; `spec` is filled and must live as long.
+Workload workload_counted(const Workload *work, Spec *spec);
+
 // Time of matrix products of `rows` rows that cost `flops` in total on one GPU: rate halves at half_rate_rows.
 double workload_matrix_s(const Device *device, double flops, double rows);
 

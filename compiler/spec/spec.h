@@ -64,6 +64,7 @@ enum { CODEC_AUTO = CODEC_COUNT }; // a wish: whichever is fastest
 typedef struct {
     Pass pass;
     Dispatch dispatch;
+    ExchangeKind exchange;
     PlacementWish placement;
     DomainWish domain_wish;
     uint32_t domain[LEVELS_MAX]; // for DOMAIN_FORCED; levels not named are 1

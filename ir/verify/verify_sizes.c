@@ -1,12 +1,13 @@
 // The verifier's property of sizes: every buffer is as large as the tokens, top_k and members of its
 // op make it, weights are the layer's, and scratch is as large as the op's formula says;
 // and the plan's claims about itself.
-// What routing decides at run time (how full a receive buffer gets) the runtime bounds.
+// What routing decides at run time (how full a receive buffer gets) the runtime bounds, but where exchanges are padded.
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
 #include "ir/codec.h"
+#include "ir/exchange.h"
 #include "ir/verify/verify_parts.h"
 #include "ir/workspace.h"
 
@@ -75,7 +76,28 @@ static void verify_route(Verifier *verifier, uint32_t index, const Shape *shape)
     expect_rows(verifier, index, "next_records", rows_of(verifier, index, "next_rows"));
     expect_rows(verifier, index, "send_records", rows_of(verifier, index, "send_rows"));
     uint64_t next = rows_of(verifier, index, "next_rows"), records = rows_of(verifier, index, "records");
-    expect_rows(verifier, index, "origin", (next < records ? next : records) + rows_of(verifier, index, "send_rows"));
+    if (verifier->plan->exchange == EXCHANGE_PADDED) // a place for every row of every member
+        expect_rows(verifier, index, "origin", next);
+    else
+        expect_rows(verifier, index, "origin",
+                    (next < records ? next : records) + rows_of(verifier, index, "send_rows"));
+}
+
+// Where exchanges are padded, every member's rows have a place as large as a message, and no message can get larger.
+static void verify_dispatch(Verifier *verifier, uint32_t index)
+{
+    const Plan *plan = verifier->plan;
+    const Step *step = &plan->steps[index];
+    if (plan->exchange != EXCHANGE_PADDED)
+        return;
+    uint64_t message = plan_message_rows(plan, step), next, members;
+    members = group_size(&plan->cluster, &plan->groups[step->group]);
+    if (!message || !checked_mul(message, members, &next)) {
+        verify_fail(verifier, PROPERTY_SIZES, index, "its padded messages have no size");
+        return;
+    }
+    expect_rows(verifier, index, "next_rows", next);
+    expect_rows(verifier, index, "send_rows", next - message);
 }
 
 // The route that wrote the `origin` of a step that undoes it, or repeats it for gradients; NONE without one.
@@ -266,6 +288,9 @@ static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *s
         expect_rows(verifier, index, "x", shape->tokens);
         expect_stage(verifier, index, shape);
         return;
+    case OP_DISPATCH:
+        verify_dispatch(verifier, index);
+        return;
     case OP_ROUTE:
         verify_route(verifier, index, shape);
         return;
@@ -306,7 +331,6 @@ static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *s
         verify_codec_sizes(verifier, index);
         return;
     case OP_SQUARES:
-    case OP_DISPATCH:
     case OP_COMBINE:
     case OP_GATHER:
     case OP_COMBINE_BACKWARD:
@@ -386,6 +410,9 @@ void verify_claims(Verifier *verifier)
     if (verifier->report->total) // a broken schedule makes no claims worth checking
         return;
     verify_codec(verifier);
+    if (plan->exchange == EXCHANGE_PADDED && (plan->model.abstract || plan->capacity <= 0))
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "exchanges are padded, yet %s",
+                    plan->model.abstract ? "the model is abstract" : "there is no capacity");
     for (uint32_t c = 0; c < plan->choice_count; c++)
         if (plan->choices[c].regather && (plan->pass == PASS_FORWARD || plan->codec == CODEC_DELTA))
             verify_fail(verifier, PROPERTY_CLAIMS, NONE, "layer %" PRIu32 " gathers again %s", plan->choices[c].layer,

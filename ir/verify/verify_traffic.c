@@ -1,9 +1,11 @@
 // The verifier's property of traffic: every step sends what its tensors, or the other exchanges of its rows, make it,
 // and all together what the strategy was charged with. Figures are sums of the same terms in another order.
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/exchange.h"
 #include "ir/verify/verify_parts.h"
 
 static const double SLACK = 1e-9; // relative
@@ -53,22 +55,35 @@ typedef struct {
     int64_t step;         // which that was; NONE before
 } Crossing;
 
-static bool carries_records(const Plan *plan, const Step *step)
+// Rows that an exchange sends: its bytes, less the counts of every peer, over what a row and its routing take.
+static double rows_of(const Plan *plan, const Step *step)
 {
-    return step->op == OP_COMBINE_BACKWARD || (step->op == OP_DISPATCH && step_operands(plan, step)[1] != NONE);
+    const ModelDims *model = &plan->model;
+    bool with_records = step->op == OP_DISPATCH && step_operands(plan, step)[1] != NONE;
+    double records = plan->dispatch == DISPATCH_NAIVE ? 1 : model->top_k;
+    double row_bytes = (double)model->hidden * dtype_bytes(model->dtype);
+    double peers = (double)group_size(&plan->cluster, &plan->groups[step->group]) - 1;
+    double counts = exchange_routing_bytes(step->op, with_records, 0, records, peers);
+    return (step->bytes - counts) / (row_bytes + exchange_routing_bytes(step->op, with_records, 1, records, 0));
 }
 
-// Bytes of rows in an exchange: less their records and the counts of every peer, where these travel with them.
 static double payload_of(const Plan *plan, const Step *step)
 {
     const ModelDims *model = &plan->model;
-    if (model->abstract || !carries_records(plan, step)) {
-        return step->bytes;
-    }
-    double row_bytes = (double)model->hidden * dtype_bytes(model->dtype);
-    double records = plan->dispatch == DISPATCH_NAIVE ? 1 : model->top_k;
+    return model->abstract ? step->bytes : rows_of(plan, step) * (double)model->hidden * dtype_bytes(model->dtype);
+}
+
+// What is padded has one size.
+static void verify_message(Verifier *verifier, uint32_t index)
+{
+    const Plan *plan = verifier->plan;
+    const Step *step = &plan->steps[index];
+    uint64_t message = plan_message_rows(plan, step);
     double peers = (double)group_size(&plan->cluster, &plan->groups[step->group]) - 1;
-    return (step->bytes - peers * (double)sizeof(int32_t)) * row_bytes / (row_bytes + records * RECORD_BYTES);
+    if (message && differ(rows_of(plan, step), peers * (double)message))
+        verify_fail(verifier, PROPERTY_TRAFFIC, index,
+                    "sends %.17g rows, and %.17g padded messages of %" PRIu64 " rows are %.17g", rows_of(plan, step),
+                    peers, message, peers * (double)message);
 }
 
 static void verify_crossing(Verifier *verifier, uint32_t index, Crossing *crossing)
@@ -134,11 +149,16 @@ static void verify_exchanges(Verifier *verifier)
         const Step *step = &plan->steps[i];
         if (step_info(step)->shape == SHAPE_EXCHANGE) {
             rows[step->level] += payload_of(plan, step);
+            verify_message(verifier, i);
             verify_crossing(verifier, i, &crossings[(size_t)step->layer * LEVELS_MAX + (size_t)step->level]);
         }
     }
     for (uint32_t l = 0; l < plan->cluster.level_count && plan->strategy_count; l++) {
-        verify_level_traffic(verifier, l, "rows", rows[l], plan->strategies[0].traffic[l].exchange_bytes);
+        const Traffic *traffic = &plan->strategies[0].traffic[l];
+        verify_level_traffic(verifier, l, "rows", rows[l], traffic->exchange_bytes);
+        if (traffic->padding_bytes > (plan->exchange == EXCHANGE_PADDED ? traffic->exchange_bytes : 0))
+            verify_fail(verifier, PROPERTY_TRAFFIC, NONE, "level '%s': %.17g bytes of %s exchanges are padding",
+                        plan->cluster.levels[l].name, traffic->padding_bytes, exchange_kind_name(plan->exchange));
     }
     if (!plan->model.abstract) {
         verify_alike_layers(verifier, crossings);

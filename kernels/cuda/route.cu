@@ -48,6 +48,7 @@ struct PlaceCopies {
     MemberKeys keys;
     const uint32_t *begins, *counts; // by member
     uint32_t own;
+    uint64_t place_rows; // of RouteTable
     Side next, send;
     int32_t *origin;
     uint64_t origin_rows;
@@ -56,11 +57,13 @@ struct PlaceCopies {
     __device__ void operator()(uint64_t row, uint32_t member, uint32_t rank) const
     {
         bool stays = member == own;
-        uint64_t own_count = counts[own];
-        uint64_t index = stays ? rank : begins[member] - (member > own ? own_count : 0) + rank;
-        uint64_t order = stays ? index : own_count + index;
+        uint64_t own_places = place_rows ? place_rows : counts[own];
+        uint64_t first = place_rows ? (member - (member > own)) * place_rows
+                                    : begins[member] - (member > own ? counts[own] : 0);
+        uint64_t index = stays ? rank : first + rank;
+        uint64_t order = stays ? index : own_places + index;
         const Side &side = stays ? next : send;
-        if (index >= side.rows || order >= origin_rows) {
+        if (index >= side.rows || order >= origin_rows || (place_rows && rank >= place_rows)) {
             atomicAdd(lost, 1ull);
             return;
         }
@@ -82,22 +85,37 @@ __global__ void counts_kernel(const uint32_t *__restrict__ counts, int32_t *__re
 
 // ---- copies along origins ------------------------------------------------------------------------
 
-// How many own rows there are, and how many were sent.
+// How many own rows there are, and how many were sent; with places, a place for those of every member.
 struct SentRows {
     const int32_t *send_counts; // [members]
     uint32_t members, own;
+    uint64_t place_rows; // of RouteTable
 };
 
 struct RowCounts {
-    uint64_t own, sent;
+    uint64_t own_places; // of own rows, before those sent
+    uint64_t own, sent;  // rows; sent ones with their padding
 };
 
 __device__ RowCounts row_counts(const SentRows &rows)
 {
-    RowCounts counts = {static_cast<uint64_t>(rows.send_counts[rows.own]), 0};
+    uint64_t own = static_cast<uint64_t>(rows.send_counts[rows.own]);
+    if (rows.place_rows)
+        return {rows.place_rows, own < rows.place_rows ? own : rows.place_rows, (rows.members - 1) * rows.place_rows};
+    RowCounts counts = {own, own, 0};
     for (uint32_t m = 0; m < rows.members; m++)
         counts.sent += m == rows.own ? 0 : static_cast<uint64_t>(rows.send_counts[m]);
     return counts;
+}
+
+// Is there a row at `index` of what was sent, and not padding?
+__device__ bool is_sent(const SentRows &rows, const RowCounts &counts, uint64_t index)
+{
+    if (index >= counts.sent || !rows.place_rows)
+        return index < counts.sent;
+    uint32_t member = static_cast<uint32_t>(index / rows.place_rows);
+    member += member >= rows.own;
+    return index % rows.place_rows < static_cast<uint64_t>(rows.send_counts[member]);
 }
 
 // By a whole block.
@@ -119,8 +137,8 @@ __global__ void copy_rows_kernel(SentRows sent, const int32_t *__restrict__ orig
     RowCounts counts = row_counts_shared(sent);
     bool stays = blockIdx.x < next_rows;
     uint64_t index = stays ? blockIdx.x : blockIdx.x - next_rows;
-    uint64_t order = stays ? index : counts.own + index;
-    if (index >= (stays ? counts.own : counts.sent) || order >= origin_rows)
+    uint64_t order = stays ? index : counts.own_places + index;
+    if (!(stays ? index < counts.own : is_sent(sent, counts, index)) || order >= origin_rows)
         return;
     const Unit *source = from + static_cast<uint64_t>(origin[order]) / fanout * units;
     Unit *to = (stays ? next : send) + index * units;
@@ -160,6 +178,25 @@ cudaError_t copy_rows(cudaStream_t stream, const SentRows &sent, Tensor origin, 
     return copy_units<uint16_t>(stream, sent, origin, fanout, from, next, send, row_bytes);
 }
 
+// Records behind the last row of every member, to the end of its place; own ones lie in the next stage.
+__global__ void pad_places_kernel(SentRows sent, uint32_t per_row, Record *__restrict__ next, Record *__restrict__ send)
+{
+    uint64_t index = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x, place = index / per_row;
+    if (place >= sent.members * sent.place_rows)
+        return;
+    bool stays = place < sent.place_rows;
+    RowCounts counts = row_counts(sent);
+    if (stays ? place >= counts.own : !is_sent(sent, counts, place - sent.place_rows))
+        (stays ? next + index : send + index - sent.place_rows * per_row)[0] = {-1, 0.0f};
+}
+
+cudaError_t pad_places(cudaStream_t stream, const SentRows &sent, uint32_t per_row, Record *next, Record *send)
+{
+    uint64_t records = sent.members * sent.place_rows * per_row;
+    return launch(stream, static_cast<unsigned>(blocks_for(records, BLOCK_THREADS)), BLOCK_THREADS, 0,
+                  pad_places_kernel, sent, per_row, next, send);
+}
+
 // ---- the way back --------------------------------------------------------------------------------
 
 // The copies of every row, in any order: places in the order of origins.
@@ -183,7 +220,8 @@ __global__ void list_copies_kernel(SentRows sent, const int32_t *__restrict__ or
 {
     RowCounts counts = row_counts_shared(sent);
     uint64_t place = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (place >= counts.own + counts.sent || place >= origin_rows)
+    bool is_row = place < counts.own_places ? place < counts.own : is_sent(sent, counts, place - counts.own_places);
+    if (!is_row || place >= origin_rows)
         return;
     uint64_t row = static_cast<uint64_t>(origin[place]) / fanout;
     if (row >= rows)
@@ -212,7 +250,7 @@ template <typename T> struct CopySources {
     CopyLists lists;
     const T *own, *returned;
     uint64_t cols;
-    uint64_t own_count;
+    uint64_t own_places;
     uint32_t copies;
     const uint32_t *sorted;
 
@@ -234,7 +272,7 @@ template <typename T> struct CopySources {
             kept[lists.copies_max] = listed;
         }
         __syncthreads();
-        own_count = static_cast<uint64_t>(sent.send_counts[sent.own]);
+        own_places = sent.place_rows ? sent.place_rows : static_cast<uint64_t>(sent.send_counts[sent.own]);
         copies = kept[lists.copies_max];
         sorted = kept;
         return row < row_total;
@@ -248,7 +286,7 @@ template <typename T> struct CopySources {
     __device__ Source<T> at(uint32_t j) const
     {
         uint64_t place = sorted[j];
-        return {place < own_count ? own + place * cols : returned + (place - own_count) * cols, 1.0f};
+        return {place < own_places ? own + place * cols : returned + (place - own_places) * cols, 1.0f};
     }
 };
 
@@ -284,8 +322,9 @@ __device__ void sum_records(const CopySources<T> &sources, const RecordSums &rec
             uint64_t place = sources.sorted[j];
             if (static_cast<uint64_t>(records.origin[place]) != record_row)
                 continue;
-            sum += place < sources.own_count ? records.own[place * records.per_row + column]
-                                             : records.returned[(place - sources.own_count) * records.per_row + column];
+            sum += place < sources.own_places
+                       ? records.own[place * records.per_row + column]
+                       : records.returned[(place - sources.own_places) * records.per_row + column];
         }
         records.out[record_row * records.per_row + column] = sum;
     }
@@ -345,7 +384,7 @@ template <typename T> cudaError_t sum_back(const WayBack &way, const RecordSums 
 
 SentRows sent_of(const RouteTable *table, Tensor send_counts)
 {
-    return {static_cast<const int32_t *>(send_counts.data), table->members, table->own};
+    return {static_cast<const int32_t *>(send_counts.data), table->members, table->own, table->place_rows};
 }
 
 } // namespace
@@ -376,6 +415,7 @@ cudaError_t cuda_route(const CudaQueue *queue, const RouteTable *table, CudaRows
                          ranking.begins,
                          ranking.counts,
                          table->own,
+                         table->place_rows,
                          {static_cast<Record *>(next_records.data), smaller(next_rows.rows, next_records.rows)},
                          {static_cast<Record *>(send_records.data), smaller(send_rows.rows, send_records.rows)},
                          static_cast<int32_t *>(origin.data),
@@ -385,6 +425,9 @@ cudaError_t cuda_route(const CudaQueue *queue, const RouteTable *table, CudaRows
     TRY(launch(queue->stream, static_cast<unsigned>(blocks_for(table->members, BLOCK_THREADS)), BLOCK_THREADS, 0,
                counts_kernel, ranking.counts, static_cast<int32_t *>(send_counts.data), table->members));
     TRY(rank_place(queue->stream, keys, place, ranking));
+    if (table->place_rows)
+        TRY(pad_places(queue->stream, sent_of(table, send_counts), keys.per_item, place.next.records,
+                       place.send.records));
     next_rows.rows = place.next.rows;
     send_rows.rows = place.send.rows;
     return copy_rows(queue->stream, sent_of(table, send_counts), origin, fanout, rows, next_rows, send_rows);

@@ -47,7 +47,26 @@ typedef struct {
     const int32_t *member_of_expert; // [experts]
     uint32_t experts;
     uint32_t members, own; // group size; this rank's index
+    // Rows of one place: where exchanges are padded every member's rows lie at the begin of a place of their own, and
+    // records say -1 where it has no more. 0: one member's rows lie behind another's.
+    uint64_t place_rows;
 } RouteTable;
+
+// Which rows of the send buffer are for a member, and where in `origin` they are named; for the own member, which of
+// the next stage. In ascending order of members: *sent is how many rows those before it have, 0 at first.
+typedef struct {
+    uint64_t first, count, origin_first;
+} RouteRange;
+
+static inline RouteRange route_range(const RouteTable *table, const int32_t *counts, uint32_t member, uint64_t *sent)
+{
+    uint64_t count = (uint64_t)counts[member], own = (uint64_t)counts[table->own];
+    if (member == table->own)
+        return (RouteRange){0, count, 0};
+    RouteRange range = {*sent, count, (table->place_rows ? table->place_rows : own) + *sent};
+    *sent += table->place_rows ? table->place_rows : count;
+    return range;
+}
 
 // `row_count` record rows are present; a record row r uses hidden row r / fanout. Returns the
 // number of rows that did not fit in `next_rows` or `send_rows` (0 = all is well; nothing is

@@ -33,6 +33,7 @@ typedef struct {
     Tensor rows, records; // read
     int32_t *origin;
     uint64_t origin_capacity;
+    uint64_t own_places; // of `origin`, before those of the send buffer
 } Router;
 
 // Copies row and records to place `index` of a destination if they fit there; `order` is the copy's
@@ -70,7 +71,7 @@ static void counts_to_cursors(const RouteTable *table, int32_t *counts)
 {
     int32_t sent = 0;
     for (uint32_t m = 0; m < table->members; m++) {
-        int32_t count = counts[m];
+        int32_t count = table->place_rows ? (int32_t)table->place_rows : counts[m];
         counts[m] = m == table->own ? 0 : sent;
         sent += m == table->own ? 0 : count;
     }
@@ -85,7 +86,28 @@ static void cursors_to_counts(const RouteTable *table, int32_t *cursors)
             continue;
         int32_t end = cursors[m];
         cursors[m] = end - begin;
-        begin = end;
+        begin = table->place_rows ? begin + (int32_t)table->place_rows : end;
+    }
+}
+
+// Rows that their member's place has no room for.
+static uint64_t overflow(const RouteTable *table, const int32_t *counts)
+{
+    uint64_t rows = 0;
+    for (uint32_t m = 0; m < table->members; m++)
+        rows += (uint64_t)counts[m] > table->place_rows ? (uint64_t)counts[m] - table->place_rows : 0;
+    return rows;
+}
+
+// Records behind the last row of every member, to the end of its place.
+static void pad_places(const RouteTable *table, const int32_t *counts, Tensor next_records, Tensor send_records)
+{
+    uint64_t per_row = next_records.cols / 2, sent = 0;
+    for (uint32_t m = 0; m < table->members; m++) {
+        RouteRange range = route_range(table, counts, m, &sent);
+        Record *of_member = (Record *)(m == table->own ? next_records : send_records).data + range.first * per_row;
+        for (uint64_t i = range.count * per_row; i < table->place_rows * per_row; i++)
+            of_member[i] = (Record){.expert = -1, .weight = 0};
     }
 }
 
@@ -107,7 +129,9 @@ uint64_t host_route(const RouteTable *table, uint64_t row_count, uint32_t fanout
                      .origin = origin.data,
                      .origin_capacity = origin.rows * origin.cols};
     count_copies(table, all, row_count, per_row, cursors);
-    uint64_t own_count = (uint64_t)cursors[table->own];
+    router.own_places = table->place_rows ? table->place_rows : (uint64_t)cursors[table->own];
+    if (table->place_rows && (unplaced = overflow(table, cursors)) > 0)
+        return unplaced;
     counts_to_cursors(table, cursors);
     for (uint64_t r = 0; r < row_count; r++) {
         for (uint32_t i = 0; i < per_row; i++) {
@@ -116,11 +140,14 @@ uint64_t host_route(const RouteTable *table, uint64_t row_count, uint32_t fanout
                 continue;
             bool stays = (uint32_t)member == table->own;
             uint64_t index = (uint64_t)cursors[member]++;
+            uint64_t order = stays ? index : router.own_places + index;
             unplaced += !place_copy(&router, r, fanout, member, stays ? next_rows : send_rows,
-                                    stays ? next_records : send_records, index, stays ? index : own_count + index);
+                                    stays ? next_records : send_records, index, order);
         }
     }
     cursors_to_counts(table, cursors);
+    if (table->place_rows)
+        pad_places(table, cursors, next_records, send_records);
     return unplaced;
 }
 
@@ -177,11 +204,11 @@ void host_unroute(const RouteTable *table, uint64_t row_count, uint32_t fanout, 
         block.end = smaller(block.first + WORKSPACE_SUM_ROWS, row_total);
         memset(block.sums, 0, (block.end - block.first) * hidden * sizeof *block.sums);
         add_member(&block, origins, results, 0, own_count);
-        for (uint64_t m = 0, sent = 0; m < table->members; m++) {
-            if (m == table->own)
-                continue;
-            add_member(&block, origins + own_count + sent, returned, sent, (uint64_t)counts[m]);
-            sent += (uint64_t)counts[m];
+        uint64_t sent = 0;
+        for (uint32_t m = 0; m < table->members; m++) {
+            RouteRange range = route_range(table, counts, m, &sent);
+            if (m != table->own)
+                add_member(&block, origins + range.origin_first, returned, range.first, range.count);
         }
         host_from_f32(block.sums, element_in(rows.data, rows.dtype, block.first * hidden), rows.dtype,
                       (block.end - block.first) * hidden);

@@ -4,32 +4,28 @@
 
 enum { ROWS = 16, COLUMNS = 256 }; // summed at a time, on the stack
 
-static uint64_t sent_count(const RouteTable *table, const int32_t *counts)
-{
-    uint64_t sent = 0;
-    for (uint32_t m = 0; m < table->members; m++)
-        sent += m == table->own ? 0 : (uint64_t)counts[m];
-    return sent;
-}
-
-// to[i] = from[origin[i] / fanout].
-static void copy_rows(Tensor from, const int32_t *origin, uint64_t count, uint32_t fanout, Tensor to)
+// to[first + i] = from[origin[i] / fanout].
+static void copy_rows(Tensor from, const int32_t *origin, uint64_t count, uint32_t fanout, Tensor to, uint64_t first)
 {
     uint64_t bytes = from.cols * dtype_bytes(from.dtype);
-    assert(to.cols == from.cols && to.dtype == from.dtype && count <= to.rows);
+    assert(to.cols == from.cols && to.dtype == from.dtype && first + count <= to.rows);
     for (uint64_t i = 0; i < count; i++) {
         assert((uint64_t)origin[i] / fanout < from.rows);
-        memcpy((char *)to.data + i * bytes, (const char *)from.data + (uint64_t)origin[i] / fanout * bytes, bytes);
+        memcpy((char *)to.data + (first + i) * bytes, (const char *)from.data + (uint64_t)origin[i] / fanout * bytes,
+               bytes);
     }
 }
 
 void host_unroute_backward(const RouteTable *table, uint32_t fanout, Tensor drows, Tensor send_counts, Tensor origin,
                            Tensor dresults, Tensor send_rows)
 {
-    const int32_t *counts = send_counts.data, *origins = origin.data;
-    uint64_t own = (uint64_t)counts[table->own];
-    copy_rows(drows, origins, own, fanout, dresults);
-    copy_rows(drows, origins + own, sent_count(table, counts), fanout, send_rows);
+    const int32_t *origins = origin.data;
+    uint64_t sent = 0;
+    for (uint32_t m = 0; m < table->members; m++) {
+        RouteRange range = route_range(table, send_counts.data, m, &sent);
+        copy_rows(drows, origins + range.origin_first, range.count, fanout, m == table->own ? dresults : send_rows,
+                  range.first);
+    }
 }
 
 // Copies that are rows `first` .. `first + count` of both tensors; `origin` names their record rows, ascending.
@@ -84,13 +80,11 @@ typedef struct {
 // *sent: rows of members before it.
 static Copies copies_of(const Reverse *reverse, uint32_t member, uint64_t *sent)
 {
-    uint64_t own = (uint64_t)reverse->counts[reverse->table->own], count = (uint64_t)reverse->counts[member];
-    bool stayed = member == reverse->table->own;
-    Copies copies = stayed ? reverse->own : reverse->returned;
-    copies.first = stayed ? 0 : *sent;
-    copies.count = count;
-    copies.origin = reverse->origin + (stayed ? 0 : own + *sent);
-    *sent += stayed ? 0 : count;
+    RouteRange range = route_range(reverse->table, reverse->counts, member, sent);
+    Copies copies = member == reverse->table->own ? reverse->own : reverse->returned;
+    copies.first = range.first;
+    copies.count = range.count;
+    copies.origin = reverse->origin + range.origin_first;
     return copies;
 }
 

@@ -100,15 +100,16 @@ static bool level_exchange_on_device(void *context, int channel, const Exchange 
     uint32_t members = level->members;
     uint64_t bytes = members * sizeof(int32_t);
     int32_t *sent = level->pinned, *received = sent + members, *ones = received + members;
-    Exchange counts = {.part_count = 1,
-                       .parts = {{level->counts, level->counts + members, sizeof(int32_t)}},
-                       .send_layout = ROWS_ALL,
-                       .recv_layout = ROWS_ALL,
-                       .send_counts = ones,
-                       .recv_counts = ones,
-                       .counts_known = true,
-                       .recv_capacity = members,
-                       .carries = CARRIES_COUNTS};
+    Exchange counts = {
+        .part_count = 1,
+        .parts = {{.send = level->counts, .recv = level->counts + members, .row_bytes = sizeof(int32_t)}},
+        .send_layout = ROWS_ALL,
+        .recv_layout = ROWS_ALL,
+        .send_counts = ones,
+        .recv_counts = ones,
+        .counts_known = true,
+        .recv_capacity = members,
+        .carries = CARRIES_COUNTS};
     for (uint32_t m = 0; m < members; m++)
         sent[m] = exchange->send_counts[m], received[m] = 0;
     if (!cuda_check(cudaSetDevice(comm->device_index), "use the GPU", fault) ||

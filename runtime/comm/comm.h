@@ -30,17 +30,23 @@ typedef struct {
     const void *send;
     void *recv;
     uint64_t row_bytes;
+    // Not 0: every message of the part has so many rows, whatever the counts say, and those for, or from, a member lie
+    // in a place of as many, in the order of members. `own_place`: own has a place, too.
+    uint64_t fixed_rows;
+    bool own_place;
 } ExchangePart;
 
-enum { EXCHANGE_PARTS_MAX = 2 };
+enum { EXCHANGE_PARTS_MAX = 3 };
 
-// What the rows of part 0 are; part 1 and counts are routing.
+// What the rows of part 0 are; the other parts and counts are routing.
 typedef enum { CARRIES_ROWS, CARRIES_SUMS, CARRIES_COUNTS } Carries;
 
 typedef struct {
     uint32_t part_count;
     ExchangePart parts[EXCHANGE_PARTS_MAX];
     RowLayout send_layout, recv_layout;
+    // Parts have fixed rows all, or none has. Fixed: send_counts says how many of them are rows, and may be NULL where
+    // the host does not know; the rest below is not looked at.
     const int32_t *send_counts; // [members] rows to each member
     int32_t *recv_counts;       // [members] rows from each; own entry untouched. Written unless counts_known
     bool counts_known;          // recv_counts are given: nothing but rows travels
@@ -51,6 +57,7 @@ typedef struct {
 // Bytes that left this rank, by the level whose coordinate differs between sender and receiver.
 typedef struct {
     uint64_t exchange_bytes, routing_bytes, gather_bytes, reduce_bytes;
+    uint64_t padding_bytes; // of exchange_bytes
 } CommTraffic;
 
 // Time that a rank's collectives took. A collective ends, for its rank, when it has all rows.

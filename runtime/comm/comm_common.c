@@ -20,14 +20,21 @@ uint32_t comm_level_between(const Cluster *cluster, uint64_t a, uint64_t b)
 
 void comm_count_exchange(CommCounters *counters, const Exchange *exchange, uint32_t member)
 {
-    uint64_t rows = (uint64_t)exchange->send_counts[member], routing = exchange->counts_known ? 0 : sizeof(int32_t);
+    uint64_t routing = comm_sends_counts(exchange) ? sizeof(int32_t) : 0;
     _Atomic uint64_t *of[] = {[CARRIES_ROWS] = &counters->exchange_bytes,
                               [CARRIES_SUMS] = &counters->reduce_bytes,
                               [CARRIES_COUNTS] = &counters->routing_bytes};
-    if (exchange->part_count > 0)
-        atomic_fetch_add(of[exchange->carries], rows * exchange->parts[0].row_bytes);
-    if (exchange->part_count > 1)
-        routing += rows * exchange->parts[1].row_bytes;
+    for (uint32_t p = 0; p < exchange->part_count; p++) {
+        const ExchangePart *part = &exchange->parts[p];
+        uint64_t rows = part->fixed_rows ? part->fixed_rows : (uint64_t)exchange->send_counts[member];
+        if (p > 0)
+            routing += rows * part->row_bytes;
+        else
+            atomic_fetch_add(of[exchange->carries], rows * part->row_bytes);
+        if (p == 0 && part->fixed_rows && exchange->send_counts)
+            atomic_fetch_add(&counters->padding_bytes,
+                             (rows - (uint64_t)exchange->send_counts[member]) * part->row_bytes);
+    }
     atomic_fetch_add(&counters->routing_bytes, routing);
 }
 
@@ -39,12 +46,14 @@ void comm_counters_add(CommCounters counters[LEVELS_MAX], CommTraffic totals[LEV
         totals[l].routing_bytes += atomic_load(&of_level->routing_bytes);
         totals[l].gather_bytes += atomic_load(&of_level->gather_bytes);
         totals[l].reduce_bytes += atomic_load(&of_level->reduce_bytes);
+        totals[l].padding_bytes += atomic_load(&of_level->padding_bytes);
         if (!reset)
             continue;
         atomic_store(&of_level->exchange_bytes, 0);
         atomic_store(&of_level->routing_bytes, 0);
         atomic_store(&of_level->gather_bytes, 0);
         atomic_store(&of_level->reduce_bytes, 0);
+        atomic_store(&of_level->padding_bytes, 0);
     }
 }
 
@@ -55,16 +64,34 @@ void comm_counters_count(CommCounters counters[LEVELS_MAX], const CommTraffic mo
         atomic_fetch_add(&counters[l].routing_bytes, moved[l].routing_bytes);
         atomic_fetch_add(&counters[l].gather_bytes, moved[l].gather_bytes);
         atomic_fetch_add(&counters[l].reduce_bytes, moved[l].reduce_bytes);
+        atomic_fetch_add(&counters[l].padding_bytes, moved[l].padding_bytes);
     }
+}
+
+bool comm_is_fixed(const Exchange *exchange)
+{
+    return exchange->part_count > 0 && exchange->parts[0].fixed_rows > 0;
+}
+
+bool comm_sends_counts(const Exchange *exchange)
+{
+    return !exchange->counts_known && !comm_is_fixed(exchange);
 }
 
 bool comm_check_send(const Exchange *exchange, uint32_t member, uint64_t rank, Fault *fault)
 {
+    if (!exchange->send_counts)
+        return true;
     int32_t rows = exchange->send_counts[member];
-    return rows >= 0 || fault_set(fault, EXIT_FAULT, "%" PRId32 " rows to send to rank %" PRIu64, rows, rank);
+    if (rows < 0)
+        return fault_set(fault, EXIT_FAULT, "%" PRId32 " rows to send to rank %" PRIu64, rows, rank);
+    uint64_t fixed = comm_is_fixed(exchange) ? exchange->parts[0].fixed_rows : (uint64_t)rows;
+    return (uint64_t)rows <= fixed ||
+           fault_set(fault, EXIT_FAULT, "%" PRId32 " rows to send to rank %" PRIu64 " in a message of %" PRIu64, rows,
+                     rank, fixed);
 }
 
-uint64_t comm_first_row(RowLayout layout, const int32_t *counts, uint32_t member, uint32_t own)
+static uint64_t first_row(RowLayout layout, const int32_t *counts, uint32_t member, uint32_t own)
 {
     uint64_t rows = 0;
     for (uint32_t m = 0; layout != ROWS_SAME && m < member; m++)
@@ -72,14 +99,35 @@ uint64_t comm_first_row(RowLayout layout, const int32_t *counts, uint32_t member
     return rows;
 }
 
+static CommRows part_rows(const ExchangePart *part, RowLayout layout, const int32_t *counts, uint32_t member,
+                          uint32_t own)
+{
+    if (!part->fixed_rows)
+        return (CommRows){first_row(layout, counts, member, own), (uint64_t)counts[member]};
+    uint64_t place = part->own_place ? member : member - (member > own);
+    return (CommRows){place * part->fixed_rows, part->fixed_rows};
+}
+
+CommRows comm_rows_to(const Exchange *exchange, uint32_t part, uint32_t member, uint32_t own)
+{
+    return part_rows(&exchange->parts[part], exchange->send_layout, exchange->send_counts, member, own);
+}
+
+CommRows comm_rows_from(const Exchange *exchange, uint32_t part, uint32_t member, uint32_t own)
+{
+    return part_rows(&exchange->parts[part], exchange->recv_layout, exchange->recv_counts, member, own);
+}
+
 bool comm_check_receive(const Exchange *exchange, uint32_t members, uint32_t own, const uint64_t *ranks, Fault *fault)
 {
+    if (comm_is_fixed(exchange))
+        return true;
     for (uint32_t m = 0; m < members; m++) {
         if (m != own && exchange->recv_counts[m] < 0)
             return fault_set(fault, EXIT_FAULT, "rank %" PRIu64 " sends %" PRId32 " rows", ranks[m],
                              exchange->recv_counts[m]);
     }
-    uint64_t rows = comm_first_row(ROWS_OTHERS, exchange->recv_counts, members, own);
+    uint64_t rows = first_row(ROWS_OTHERS, exchange->recv_counts, members, own);
     if (rows > exchange->recv_capacity)
         return fault_set(fault, EXIT_FAULT,
                          "received %" PRIu64 " rows, its buffer holds %" PRIu64

@@ -8,7 +8,7 @@
 
 // One rank's, counted by all its streams.
 typedef struct {
-    _Atomic uint64_t exchange_bytes, routing_bytes, gather_bytes, reduce_bytes;
+    _Atomic uint64_t exchange_bytes, routing_bytes, gather_bytes, reduce_bytes, padding_bytes;
 } CommCounters;
 
 // Times of one member of a channel. Its stream alone writes it.
@@ -49,8 +49,16 @@ void comm_counters_count(CommCounters counters[LEVELS_MAX], const CommTraffic mo
 bool comm_check_send(const Exchange *exchange, uint32_t member, uint64_t rank, Fault *fault) MUST_CHECK;
 bool comm_check_receive(const Exchange *exchange, uint32_t members, uint32_t own, const uint64_t *ranks,
                         Fault *fault) MUST_CHECK;
-// The first row for, or from, `member`.
-uint64_t comm_first_row(RowLayout layout, const int32_t *counts, uint32_t member, uint32_t own);
+// Do messages have one size, whatever the counts say?
+bool comm_is_fixed(const Exchange *exchange);
+// Are counts to travel?
+bool comm_sends_counts(const Exchange *exchange);
+// The rows of a part for, or from, `member`.
+typedef struct {
+    uint64_t first, count;
+} CommRows;
+CommRows comm_rows_to(const Exchange *exchange, uint32_t part, uint32_t member, uint32_t own);
+CommRows comm_rows_from(const Exchange *exchange, uint32_t part, uint32_t member, uint32_t own);
 
 void comm_describe_group(const Cluster *cluster, const Group *group, char *out, size_t size);
 

@@ -140,6 +140,12 @@ static bool match(const LocalChannel *channel, const Offer *own, uint32_t peer, 
         if (own->exchange.parts[p].row_bytes != other->exchange.parts[p].row_bytes)
             return mismatch(channel, peer, "the size of a row", own->exchange.parts[p].row_bytes,
                             other->exchange.parts[p].row_bytes, fault);
+    for (uint32_t p = 0; p < own->exchange.part_count; p++)
+        if (own->exchange.parts[p].fixed_rows != other->exchange.parts[p].fixed_rows)
+            return mismatch(channel, peer, "the number of rows", own->exchange.parts[p].fixed_rows,
+                            other->exchange.parts[p].fixed_rows, fault);
+    if (comm_is_fixed(&own->exchange))
+        return true;
     int32_t here = own->exchange.recv_counts[peer], there = other->exchange.send_counts[channel->own];
     return here == there || mismatch(channel, peer, "the number of rows", (uint64_t)here, (uint64_t)there, fault);
 }
@@ -154,12 +160,12 @@ static bool take_rows(const LocalChannel *channel, const Exchange *own, uint32_t
                       Fault *fault)
 {
     const Exchange *other = &channel->offers[peer].exchange;
-    uint64_t source = comm_first_row(other->send_layout, other->send_counts, channel->own, peer);
-    uint64_t target = comm_first_row(own->recv_layout, own->recv_counts, peer, channel->own);
     for (uint32_t p = 0; p < own->part_count; p++) {
         uint64_t bytes = own->parts[p].row_bytes;
-        if (!copy((char *)own->parts[p].recv + target * bytes, (const char *)other->parts[p].send + source * bytes,
-                  (uint64_t)own->recv_counts[peer] * bytes, stream, fault))
+        CommRows source = comm_rows_to(other, p, channel->own, peer),
+                 target = comm_rows_from(own, p, peer, channel->own);
+        if (!copy((char *)own->parts[p].recv + target.first * bytes,
+                  (const char *)other->parts[p].send + source.first * bytes, target.count * bytes, stream, fault))
             return false;
     }
     return true;

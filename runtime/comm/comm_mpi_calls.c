@@ -176,7 +176,9 @@ static bool flow_begin(const Call *call, uint32_t member, FlowKind kind, const v
 
 static bool call_receives(const Channel *channel)
 {
-    return channel->open[RECEIVE_COUNT] + channel->open[RECEIVE_ROWS] + channel->open[RECEIVE_RECORDS] > 0;
+    return channel->open[RECEIVE_COUNT] + channel->open[RECEIVE_ROWS] + channel->open[RECEIVE_RECORDS] +
+               channel->open[RECEIVE_FIXED] >
+           0;
 }
 
 // Who keeps this member waiting: peers with messages under way, those that should send first.
@@ -358,16 +360,15 @@ static bool exchange_counts(const Call *call, const Exchange *exchange)
 static bool exchange_rows(const Call *call, const Exchange *exchange, bool receives)
 {
     const Channel *channel = call->channel;
-    const int32_t *counts = receives ? exchange->recv_counts : exchange->send_counts;
     for (uint32_t step = 1; step < channel->member_count; step++) {
         uint32_t m = peer_after(channel, step);
-        RowLayout layout = receives ? exchange->recv_layout : exchange->send_layout;
-        uint64_t before = comm_first_row(layout, counts, m, channel->own);
         for (uint32_t p = 0; p < exchange->part_count; p++) {
             const ExchangePart *part = &exchange->parts[p];
             const char *rows = receives ? part->recv : part->send;
+            CommRows range =
+                receives ? comm_rows_from(exchange, p, m, channel->own) : comm_rows_to(exchange, p, m, channel->own);
             FlowKind kind = (FlowKind)(SEND_ROWS + 2 * p + receives);
-            if (!flow_begin(call, m, kind, rows + before * part->row_bytes, (uint64_t)counts[m] * part->row_bytes))
+            if (!flow_begin(call, m, kind, rows + range.first * part->row_bytes, range.count * part->row_bytes))
                 return false;
         }
     }
@@ -387,7 +388,7 @@ bool mpi_exchange(Comm *base, int handle, const Exchange *exchange, Fault *fault
         comm_count_exchange(&world->counters[channel->levels[m]], exchange, m);
     }
     call_begin(&call);
-    if (!exchange->counts_known && !exchange_counts(&call, exchange))
+    if (comm_sends_counts(exchange) && !exchange_counts(&call, exchange))
         return false;
     if (!exchange_rows(&call, exchange, false) || !call_complete(&call, true))
         return false;

@@ -19,7 +19,18 @@ enum {
 };
 
 // What passes between this member and one peer in a call. Receiving follows sending; half the number is the tag.
-typedef enum { SEND_COUNT, RECEIVE_COUNT, SEND_ROWS, RECEIVE_ROWS, SEND_RECORDS, RECEIVE_RECORDS, FLOW_KINDS } FlowKind;
+// FIXED: the third part, that of counts where messages have fixed sizes.
+typedef enum {
+    SEND_COUNT,
+    RECEIVE_COUNT,
+    SEND_ROWS,
+    RECEIVE_ROWS,
+    SEND_RECORDS,
+    RECEIVE_RECORDS,
+    SEND_FIXED,
+    RECEIVE_FIXED,
+    FLOW_KINDS
+} FlowKind;
 
 typedef struct {
     char *at;      // next chunk

@@ -75,7 +75,7 @@ static bool channel_connect(NcclWorld *world, int handle, Fault *fault)
         ones[m] = 1;
     ok = ok && cuda_check(cudaMalloc((void **)&memory, 3ull * members), "connect ranks", fault);
     Exchange exchange = {.part_count = 1,
-                         .parts = {{memory, memory + members, 1}},
+                         .parts = {{.send = memory, .recv = memory + members, .row_bytes = 1}},
                          .send_layout = ROWS_ALL,
                          .recv_layout = ROWS_ALL,
                          .send_counts = ones,
@@ -164,18 +164,17 @@ static bool went(ncclResult_t result)
 static ncclResult_t pair_enqueue(const NcclChannel *channel, const Exchange *exchange, uint32_t peer,
                                  cudaStream_t stream)
 {
-    uint64_t send_rows = (uint64_t)exchange->send_counts[peer], recv_rows = (uint64_t)exchange->recv_counts[peer];
-    uint64_t source = comm_first_row(exchange->send_layout, exchange->send_counts, peer, channel->own);
-    uint64_t target = comm_first_row(exchange->recv_layout, exchange->recv_counts, peer, channel->own);
     ncclResult_t result = ncclSuccess;
     for (uint32_t p = 0; p < exchange->part_count; p++) {
         const ExchangePart *part = &exchange->parts[p];
-        if (send_rows > 0 && went(result))
-            result = ncclSend((const char *)part->send + source * part->row_bytes, send_rows * part->row_bytes,
+        CommRows source = comm_rows_to(exchange, p, peer, channel->own);
+        CommRows target = comm_rows_from(exchange, p, peer, channel->own);
+        if (source.count > 0 && went(result))
+            result = ncclSend((const char *)part->send + source.first * part->row_bytes, source.count * part->row_bytes,
                               ncclInt8, (int)peer, channel->nccl, stream);
-        if (recv_rows > 0 && went(result))
-            result = ncclRecv((char *)part->recv + target * part->row_bytes, recv_rows * part->row_bytes, ncclInt8,
-                              (int)peer, channel->nccl, stream);
+        if (target.count > 0 && went(result))
+            result = ncclRecv((char *)part->recv + target.first * part->row_bytes, target.count * part->row_bytes,
+                              ncclInt8, (int)peer, channel->nccl, stream);
     }
     return result;
 }

@@ -55,7 +55,7 @@ static bool scatter(const SumGroup *group, const void *from, uint64_t unit, Faul
 {
     int32_t *send = group->counts, *recv = group->counts + group->members;
     Exchange exchange = {.part_count = 1,
-                         .parts = {{from, group->scratch, unit}},
+                         .parts = {{.send = from, .recv = group->scratch, .row_bytes = unit}},
                          .send_layout = ROWS_ALL,
                          .send_counts = send,
                          .recv_counts = recv,
@@ -100,7 +100,7 @@ bool comm_all_reduce(const SumGroup *group, Tensor gradient, Fault *fault)
         send[m] = (int32_t)own_size;
     }
     Exchange exchange = {.part_count = 1,
-                         .parts = {{own, gradient.data, size}},
+                         .parts = {{.send = own, .recv = gradient.data, .row_bytes = size}},
                          .send_layout = ROWS_SAME,
                          .recv_layout = ROWS_ALL,
                          .send_counts = send,

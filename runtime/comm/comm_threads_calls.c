@@ -97,7 +97,12 @@ static bool call_match(const Call *call, uint32_t peer)
         uint64_t here = own->exchange.parts[p].row_bytes, there = other->exchange.parts[p].row_bytes;
         if (here != there)
             return call_mismatch(call, peer, "the size of a row", here, there);
+        here = own->exchange.parts[p].fixed_rows, there = other->exchange.parts[p].fixed_rows;
+        if (here != there)
+            return call_mismatch(call, peer, "the number of rows", here, there);
     }
+    if (comm_is_fixed(&own->exchange))
+        return true;
     if (own->exchange.counts_known != other->exchange.counts_known)
         return call_mismatch(call, peer, "whether counts are known", own->exchange.counts_known,
                              other->exchange.counts_known);
@@ -121,7 +126,7 @@ static void flow_aim(const Call *call, uint32_t peer, Flow *flow)
 {
     const Post *own = &call->member->post, *other = &call->channel->members[peer].post;
     flow->moved = flow->total = 0;
-    flow->bytes[0] = flow->bytes[1] = 0;
+    memset(flow->bytes, 0, sizeof(flow->bytes));
     if (own->kind == CALL_ALL_GATHER) {
         flow->source[0] = other->shard;
         flow->target[0] = (char *)own->gathered + peer * own->bytes;
@@ -129,18 +134,16 @@ static void flow_aim(const Call *call, uint32_t peer, Flow *flow)
         return;
     }
     const Exchange *exchange = &own->exchange;
-    uint64_t rows = (uint64_t)exchange->recv_counts[peer];
-    uint64_t source_row =
-        comm_first_row(other->exchange.send_layout, other->exchange.send_counts, call->own, peer);
-    uint64_t target_row = comm_first_row(exchange->recv_layout, exchange->recv_counts, peer, call->own);
     for (uint32_t p = 0; p < exchange->part_count; p++) {
         uint64_t row_bytes = exchange->parts[p].row_bytes;
-        flow->source[p] = (const char *)other->exchange.parts[p].send + source_row * row_bytes;
-        flow->target[p] = (char *)exchange->parts[p].recv + target_row * row_bytes;
-        flow->bytes[p] = rows * row_bytes;
+        CommRows source = comm_rows_to(&other->exchange, p, call->own, peer);
+        CommRows target = comm_rows_from(exchange, p, peer, call->own);
+        flow->source[p] = (const char *)other->exchange.parts[p].send + source.first * row_bytes;
+        flow->target[p] = (char *)exchange->parts[p].recv + target.first * row_bytes;
+        flow->bytes[p] = target.count * row_bytes;
         flow->total += flow->bytes[p];
     }
-    flow->total += exchange->counts_known ? 0 : sizeof(int32_t);
+    flow->total += comm_sends_counts(exchange) ? sizeof(int32_t) : 0;
 }
 
 static bool flow_begin(Call *call, uint32_t peer, double start_s)
@@ -199,7 +202,7 @@ static bool call_admit_counted(Call *call)
 static bool call_admit(Call *call)
 {
     const Post *own = &call->member->post;
-    bool counted = own->kind == CALL_EXCHANGE && !own->exchange.counts_known;
+    bool counted = own->kind == CALL_EXCHANGE && comm_sends_counts(&own->exchange);
     for (uint32_t m = 0; m < call->channel->member_count; m++) {
         const Post *post = &call->channel->members[m].post;
         if (m == call->own || call->member->flows[m].state != FLOW_WAITING || post->sequence != own->sequence)

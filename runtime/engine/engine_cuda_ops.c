@@ -105,7 +105,7 @@ static bool exchange_counts(CudaStep *step, Tensor send_counts, Tensor next_coun
     CudaEngine *engine = step->engine;
     int32_t *send = send_counts.data, *next = next_counts.data;
     Exchange counts = {.part_count = 1,
-                       .parts = {{send, next, sizeof(int32_t)}},
+                       .parts = {{.send = send, .recv = next, .row_bytes = sizeof(int32_t)}},
                        .send_layout = ROWS_ALL,
                        .recv_layout = ROWS_ALL,
                        .send_counts = engine->ones,
@@ -149,15 +149,18 @@ static bool run_dispatch(CudaStep *step, Fault *fault)
                          own_rows, next_rows.rows);
     Exchange rows = {
         .part_count = send_records.data ? 2 : 1,
-        .parts = {{send_rows.data, row_at(next_rows, (uint64_t)own_rows), row_bytes(send_rows)}},
+        .parts = {{.send = send_rows.data,
+                   .recv = row_at(next_rows, (uint64_t)own_rows),
+                   .row_bytes = row_bytes(send_rows)}},
         .send_counts = step->send_counts,
         .recv_counts = step->recv_counts,
         .counts_known = true,
         .recv_capacity = next_rows.rows - (uint64_t)own_rows,
     };
     if (send_records.data)
-        rows.parts[1] =
-            (ExchangePart){send_records.data, row_at(next_records, (uint64_t)own_rows), row_bytes(send_records)};
+        rows.parts[1] = (ExchangePart){.send = send_records.data,
+                                       .recv = row_at(next_records, (uint64_t)own_rows),
+                                       .row_bytes = row_bytes(send_records)};
     return exchange(step, &rows, fault);
 }
 
@@ -181,8 +184,9 @@ static bool send_back(const CudaStep *step, uint32_t part_count, const Tensor fr
         .recv_capacity = to[0].rows,
     };
     for (uint32_t p = 0; p < part_count; p++)
-        rows.parts[p] =
-            (ExchangePart){row_at(from[p], (uint64_t)step->send_counts[step->own]), to[p].data, row_bytes(from[p])};
+        rows.parts[p] = (ExchangePart){.send = row_at(from[p], (uint64_t)step->send_counts[step->own]),
+                                       .recv = to[p].data,
+                                       .row_bytes = row_bytes(from[p])};
     return exchange(step, &rows, fault);
 }
 
@@ -315,7 +319,7 @@ static bool scatter(const CudaStep *step, const void *from, uint64_t unit, Fault
     const int32_t *send = engine->sum_counts;
     int32_t *recv = engine->sum_counts + step->members;
     Exchange parts = {.part_count = 1,
-                      .parts = {{from, engine->sum_scratch, unit}},
+                      .parts = {{.send = from, .recv = engine->sum_scratch, .row_bytes = unit}},
                       .send_layout = ROWS_ALL,
                       .send_counts = send,
                       .recv_counts = recv,
@@ -362,7 +366,7 @@ static bool run_all_reduce(CudaStep *step, Fault *fault)
         send[m] = own_size;
     }
     Exchange sums = {.part_count = 1,
-                     .parts = {{own.data, gradient.data, size}},
+                     .parts = {{.send = own.data, .recv = gradient.data, .row_bytes = size}},
                      .send_layout = ROWS_SAME,
                      .recv_layout = ROWS_ALL,
                      .send_counts = send,

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "ir/base/text.h"
+#include "ir/exchange.h"
 #include "runtime/comm/comm_sums.h"
 #include "runtime/engine/engine_host_internal.h"
 
@@ -102,6 +103,7 @@ static bool route_resolve(const HostEngine *engine, HostStep *step, const Expert
         .experts = plan->model.experts,
         .members = (uint32_t)group_size(&plan->cluster, group),
         .own = (uint32_t)group_index(&plan->cluster, group, engine->comm->rank),
+        .place_rows = plan_message_rows(plan, dispatch),
     };
     return true;
 }
@@ -113,6 +115,7 @@ static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
     const OpInfo *info = op_info(of->op);
     HostStep *step = &engine->steps[index];
     *step = (HostStep){.engine = engine, .run = host_handler(of->op), .index = index};
+    step->message_rows = plan_message_rows(plan, of);
     for (uint32_t o = 0; o < info->operand_count; o++)
         step->operands[o] = buffer_tensor(engine, step_operands(plan, of)[o]);
     const Choice *choice = plan_choice_of_layer(plan, of->layer);

@@ -53,7 +53,7 @@ bool host_run_return_packets(const HostStep *step, Fault *fault)
     for (uint32_t m = 0; m < 2 * step->members; m++)
         counts[m] = (int32_t)(t[0].rows / step->members);
     Exchange exchange = {.part_count = 1,
-                         .parts = {{t[0].data, t[1].data, t[0].cols}},
+                         .parts = {{.send = t[0].data, .recv = t[1].data, .row_bytes = t[0].cols}},
                          .send_layout = ROWS_ALL,
                          .recv_layout = ROWS_ALL,
                          .send_counts = counts,

@@ -17,6 +17,7 @@ struct HostStep {
     int channel;      // of collectives
     uint32_t own;     // index in the step's group; of gradients that are packed: in that of the packets' step
     uint32_t members; // of it
+    uint64_t message_rows; // of exchanges that are padded, else 0
     uint64_t own_slot; // of own experts among those held, where experts are decoded
     RouteTable route; // of route and unroute, and their backward forms
     uint32_t fanout;  // record rows a row, of the backward forms

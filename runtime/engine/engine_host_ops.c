@@ -17,6 +17,12 @@ static uint64_t counted_rows(Tensor counts)
     return rows;
 }
 
+// Record rows of a stage of `rows` places. Padding is no row: its records say so.
+static uint64_t stage_rows(const HostStep *step, Tensor counts, uint64_t rows)
+{
+    return counts.data && step->engine->plan->exchange == EXCHANGE_COUNTED ? counted_rows(counts) : rows;
+}
+
 static uint64_t row_bytes(Tensor tensor)
 {
     return tensor.cols * dtype_bytes(tensor.dtype);
@@ -82,7 +88,7 @@ static bool run_route(const HostStep *step, Fault *fault)
 {
     const Tensor *t = step->operands;
     Tensor rows = t[0], records = t[1], counts = t[2];
-    uint64_t row_count = counts.data ? counted_rows(counts) : records.rows;
+    uint64_t row_count = stage_rows(step, counts, records.rows);
     uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
     uint64_t lost = host_route(&step->route, row_count, fanout, rows, records, t[3], t[4], t[5], t[6], t[7], t[8]);
     if (lost > 0)
@@ -93,31 +99,55 @@ static bool run_route(const HostStep *step, Fault *fault)
     return true;
 }
 
+// `from` and `to` lie where the rows of others begin.
+static ExchangePart part_of(const HostStep *step, const void *from, void *to, uint64_t bytes)
+{
+    return (ExchangePart){.send = from, .recv = to, .row_bytes = bytes, .fixed_rows = step->message_rows};
+}
+
+static bool check_padded(const HostStep *step, const int32_t *counts, Fault *fault)
+{
+    for (uint32_t m = 0; m < step->members; m++)
+        if (counts[m] < 0 || (uint64_t)counts[m] > step->message_rows)
+            return fault_set(fault, EXIT_FAULT, "%" PRId32 " rows came in a message of %" PRIu64, counts[m],
+                             step->message_rows);
+    return true;
+}
+
 static bool run_dispatch(const HostStep *step, Fault *fault)
 {
     const Tensor *t = step->operands;
     Tensor send_rows = t[0], send_records = t[1], send_counts = t[2], next_rows = t[3], next_records = t[4];
     int32_t *next_counts = t[5].data;
     uint64_t own_rows = (uint64_t)((const int32_t *)send_counts.data)[step->own];
+    uint64_t own_places = step->message_rows ? step->message_rows : own_rows;
     Exchange exchange = {
-        .part_count = send_records.data ? 2 : 1,
-        .parts = {{send_rows.data, row_at(next_rows, own_rows), row_bytes(send_rows)}},
+        .part_count = 1,
+        .parts = {part_of(step, send_rows.data, row_at(next_rows, own_places), row_bytes(send_rows))},
         .send_counts = send_counts.data,
         .recv_counts = next_counts,
-        .recv_capacity = next_rows.rows - own_rows,
+        .recv_capacity = next_rows.rows - own_places,
     };
     if (send_records.data)
-        exchange.parts[1] = (ExchangePart){send_records.data, row_at(next_records, own_rows), row_bytes(send_records)};
+        exchange.parts[exchange.part_count++] =
+            part_of(step, send_records.data, row_at(next_records, own_places), row_bytes(send_records));
+    if (step->message_rows)
+        exchange.parts[exchange.part_count++] = (ExchangePart){.send = send_counts.data,
+                                                               .recv = next_counts,
+                                                               .row_bytes = sizeof(int32_t),
+                                                               .fixed_rows = 1,
+                                                               .own_place = true};
     next_counts[step->own] = (int32_t)own_rows;
     Comm *comm = step->engine->comm;
-    return comm->ops->exchange(comm, step->channel, &exchange, fault);
+    return comm->ops->exchange(comm, step->channel, &exchange, fault) &&
+           (!step->message_rows || check_padded(step, next_counts, fault));
 }
 
 static bool run_expert(const HostStep *step, Fault *fault)
 {
     const Tensor *t = step->operands;
     Tensor rows = t[0], records = t[1], counts = t[2];
-    uint64_t row_count = counts.data ? counted_rows(counts) : records.rows;
+    uint64_t row_count = stage_rows(step, counts, records.rows);
     uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
     uint64_t lost =
         host_expert(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records, t[3], t[4], t[5]);
@@ -132,6 +162,7 @@ static bool send_back(const HostStep *step, uint32_t part_count, const Tensor fr
                       Tensor next_counts, Tensor send_counts, Fault *fault)
 {
     uint64_t own_rows = (uint64_t)((const int32_t *)next_counts.data)[step->own];
+    uint64_t own_places = step->message_rows ? step->message_rows : own_rows;
     Exchange exchange = {
         .part_count = part_count,
         .send_counts = next_counts.data,
@@ -140,7 +171,7 @@ static bool send_back(const HostStep *step, uint32_t part_count, const Tensor fr
         .recv_capacity = to[0].rows,
     };
     for (uint32_t p = 0; p < part_count; p++)
-        exchange.parts[p] = (ExchangePart){row_at(from[p], own_rows), to[p].data, row_bytes(from[p])};
+        exchange.parts[p] = part_of(step, row_at(from[p], own_places), to[p].data, row_bytes(from[p]));
     Comm *comm = step->engine->comm;
     return comm->ops->exchange(comm, step->channel, &exchange, fault);
 }
@@ -159,7 +190,7 @@ static bool run_unroute(const HostStep *step, Fault *fault)
     uint32_t fanout = 1;
     if (!counts.data && step->engine->plan->dispatch == DISPATCH_NAIVE)
         fanout = dims_of(step)->top_k;
-    uint64_t row_count = counts.data ? counted_rows(counts) : rows.rows * fanout;
+    uint64_t row_count = stage_rows(step, counts, rows.rows * fanout);
     host_unroute(&step->route, row_count, fanout, t[0], t[1], t[2], t[3], rows, t[6]);
     return true;
 }
@@ -253,7 +284,7 @@ static bool run_expert_backward(const HostStep *step, Fault *fault)
 {
     const Tensor *t = step->operands;
     Tensor rows = t[0], records = t[1], counts = t[2];
-    uint64_t row_count = counts.data ? counted_rows(counts) : records.rows;
+    uint64_t row_count = stage_rows(step, counts, records.rows);
     uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
     uint64_t lost = host_expert_backward(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records, t[3],
                                          t[4], t[5], t[6], t[7], t[8]);
@@ -273,7 +304,7 @@ static bool run_route_backward(const HostStep *step, Fault *fault)
     (void)fault;
     const Tensor *t = step->operands;
     Tensor counts = t[6], drows = t[7], drecords = t[8];
-    uint64_t row_count = counts.data ? counted_rows(counts) : drecords.rows;
+    uint64_t row_count = stage_rows(step, counts, drecords.rows);
     host_route_backward(&step->route, row_count, step->fanout, t[0], t[1], t[2], t[3], t[4], t[5], drows, drecords);
     return true;
 }

@@ -68,6 +68,7 @@ bool job_until(JobOptions *options, Fault *fault) MUST_CHECK;
 // Bytes that left a GPU in one iteration over one level.
 typedef struct {
     double exchange_bytes, routing_bytes, gather_bytes, reduce_bytes; // mean over ranks
+    double padding_bytes;                                             // of exchange_bytes, likewise
     double total_bytes, max_total_bytes;                              // mean and largest rank's
 } JobTraffic;
 

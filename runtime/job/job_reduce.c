@@ -70,7 +70,7 @@ static bool rank_reduce_traffic(Rank *rank)
     comm->traffic(rank->comm, rank->traffic, true);
     for (uint32_t l = 0; l < job->plan->cluster.level_count; l++) {
         double sums[] = {(double)own[l].exchange_bytes, (double)own[l].routing_bytes, (double)own[l].gather_bytes,
-                         (double)own[l].reduce_bytes};
+                         (double)own[l].reduce_bytes, (double)own[l].padding_bytes};
         double largest = sums[0] + sums[1] + sums[2] + sums[3];
         if (!comm->all_reduce_sum(rank->comm, sums, COUNT_OF(sums), &rank->fault) ||
             !comm->all_reduce_max(rank->comm, &largest, 1, &rank->fault))
@@ -82,6 +82,7 @@ static bool rank_reduce_traffic(Rank *rank)
                 .routing_bytes = sums[1] / per,
                 .gather_bytes = sums[2] / per,
                 .reduce_bytes = sums[3] / per,
+                .padding_bytes = sums[4] / per,
                 .total_bytes = (sums[0] + sums[1] + sums[2] + sums[3]) / per,
                 .max_total_bytes = largest / job->options->iterations,
             };

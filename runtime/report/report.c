@@ -54,7 +54,8 @@ static void print_description(const Report *report, Text *out)
     char a[FORMAT_MAX], b[FORMAT_MAX];
     text_format(out, "# hep-run %s, plan %s: ", report->version, report->plan_name);
     print_domain(plan, out);
-    text_format(out, ", dispatch %s, migration %s\n", dispatch_name(plan->dispatch), codec_name(plan->codec));
+    text_format(out, ", dispatch %s%s, migration %s\n", dispatch_name(plan->dispatch),
+                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->codec));
     text_format(out,
                 "# model %s: %" PRIu32 " layers (%" PRIu32 " MoE), hidden %" PRIu32 ", %" PRIu32
                 " experts, top %" PRIu32 ", %s, %" PRIu64 " tokens per rank, %s pass\n",
@@ -234,6 +235,23 @@ static void print_traffic(const Report *report, Text *out)
     }
 }
 
+// How full padded messages were.
+static void print_fill(const Report *report, Text *out)
+{
+    const Plan *plan = report->plan;
+    for (uint32_t l = 0; l < plan->cluster.level_count && plan->exchange == EXCHANGE_PADDED; l++) {
+        const JobTraffic *traffic = &report->result->traffic[l];
+        if (traffic->exchange_bytes <= 0)
+            continue;
+        text_format(out, "padded exchanges over %s: %.1f %% of the bytes of rows were rows, %.0f B/GPU padding",
+                    plan->cluster.levels[l].name, 100 * (1 - traffic->padding_bytes / traffic->exchange_bytes),
+                    traffic->padding_bytes);
+        if (plan->strategy_count > 0)
+            text_format(out, " (planned %.0f)", plan->strategies[0].traffic[l].padding_bytes);
+        text_append(out, "\n");
+    }
+}
+
 // ---- who waits for whom ----------------------------------------------------------------------
 
 enum { RANKS_SHOWN = 16 };
@@ -347,6 +365,7 @@ void report_print(const Report *report, Text *out)
         print_step_groups(report, out);
     print_iterations(report, out);
     print_traffic(report, out);
+    print_fill(report, out);
     print_ranks(report, out);
     if (report->plan->pass == PASS_TRAINING && report->result->has_loss)
         report_print_losses(report->result, out);

@@ -31,6 +31,7 @@ static cJSON *json_traffic(const Report *report)
         cJSON_AddNumberToObject(level, "planned_bytes", report_planned_bytes(report->plan, l));
         cJSON_AddNumberToObject(level, "busiest_rank_bytes", traffic->max_total_bytes);
         cJSON_AddNumberToObject(level, "exchange_bytes", traffic->exchange_bytes);
+        cJSON_AddNumberToObject(level, "padding_bytes", traffic->padding_bytes);
         cJSON_AddNumberToObject(level, "routing_bytes", traffic->routing_bytes);
         cJSON_AddNumberToObject(level, "gather_bytes", traffic->gather_bytes);
         cJSON_AddNumberToObject(level, "reduce_bytes", traffic->reduce_bytes);

@@ -38,7 +38,7 @@ PYTHON
 run() { # NAME OPTIONS...
   local name=$1
   shift
-  expect 0 '' "$HEPC" "$@" -o $name.hepb model.hep &&
+  expect 0 '' "$HEPC" "$@" -o $name.hepb "${model:-model.hep}" &&
     expect 0 '' "$HEPC" --dump=json -o $name.plan.json $name.hepb &&
     expect 0 '' "$HEP_RUN" --warmup 0 -n 20 --json=$name.json $name.hepb
 }
@@ -51,6 +51,26 @@ run again --domain "0-1:dc=2,gpu=2,regather"
 run mixed --domain "0:dc=2,gpu=1; 1:dc=1,gpu=2,regather"
 run plain -O0 --domain dc=2,gpu=1
 python3 check.py ep dedup gather outer inner again mixed plain || fail "strategies do not train alike"
+
+# Padded messages change how many bytes travel, and nothing else: tokens are dropped where they are.
+sed 's/pass = training/&  capacity = 1.25  exchange = how/; 1i let how = counted' model.hep >drop.hep
+for domain in dc=1,gpu=1 dc=2,gpu=1 dc=1,gpu=2; do
+  model=drop.hep run counted --domain $domain
+  model=drop.hep run padded --domain $domain -D how=padded
+  python3 - <<'PYTHON' || fail "padded, $domain"
+import json
+counted, padded, plan = (json.load(open(name)) for name in ("counted.json", "padded.json", "padded.plan.json"))
+assert counted["loss"] == padded["loss"]
+assert plan["exchange"] == "padded" and "counted" in plan["baselines"]
+for few, many, planned in zip(counted["traffic"], padded["traffic"], plan["traffic"]):
+    assert many["bytes"] == many["planned_bytes"] and many["exchange_bytes"] == planned["exchange_bytes"], (many, planned)
+    assert abs(many["exchange_bytes"] - many["padding_bytes"] - few["exchange_bytes"]) < 1e-6, (few, many)
+    assert few["padding_bytes"] == 0 and 0 <= planned["padding_bytes"] <= planned["exchange_bytes"]
+assert sum(level["padding_bytes"] for level in padded["traffic"]) > 0
+PYTHON
+  expect 0 '' "$HEP_RUN" --warmup 0 -n 1 --check padded.hepb
+  grep -q 'padded exchanges over .* of the bytes of rows were rows' out || fail "the report does not say what is padding"
+done
 
 # The limit to the gradient's norm is felt.
 sed 's/clip = 0.5/clip = off/' model.hep >free.hep
@@ -82,10 +102,12 @@ expect 2 'learning-rate' "$HEP_RUN" --learning-rate -1 outer.hepb
 if [ -z "${HEP_WITHOUT_MPI:-}" ] && command -v mpirun >/dev/null && ! grep -q 'built without MPI' err; then
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
   export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0 # MPI keeps what it allocated
-  expect 0 '' timeout 100 mpirun --oversubscribe -n 4 "$HEP_RUN" --warmup 0 -n 20 --json=mpi.json \
-    mixed.hepb &&
-    { python3 -c 'import json; assert json.load(open("mpi.json"))["loss"] == json.load(open("mixed.json"))["loss"]' ||
-      fail "MPI and threads train differently"; }
+  for name in mixed padded; do
+    expect 0 '' timeout 100 mpirun --oversubscribe -n 4 "$HEP_RUN" --warmup 0 -n 20 --json=mpi.json $name.hepb &&
+      { python3 -c 'import json, sys
+a, b = (json.load(open(name + ".json")) for name in ("mpi", sys.argv[1]))
+assert a["loss"] == b["loss"] and a["traffic"] == b["traffic"]' $name || fail "MPI and threads train $name differently"; }
+  done
 else
   echo "no MPI: training by processes is not checked"
 fi

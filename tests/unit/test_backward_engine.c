@@ -288,6 +288,14 @@ Test(backward_engine, capacity)
     check_strategies(spec, ROUTING_SKEWED);
 }
 
+Test(backward_engine, padded_exchanges)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 8, 2);
+    spec.plan.capacity = 1;
+    spec.plan.exchange = EXCHANGE_PADDED;
+    check_strategies(spec, ROUTING_LEARNED);
+}
+
 Test(backward_engine, replicated_experts)
 {
     Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 4, 2);

@@ -84,7 +84,8 @@ static bool exchange_round(Comm *comm, int channel, const Group *group, uint32_t
         }
     }
     Exchange there = {.part_count = 2,
-                      .parts = {{sent, received, sizeof(*sent)}, {tags, received_tags, sizeof(*tags)}},
+                      .parts = {{.send = sent, .recv = received, .row_bytes = sizeof(*sent)},
+                                {.send = tags, .recv = received_tags, .row_bytes = sizeof(*tags)}},
                       .send_counts = send_counts,
                       .recv_counts = recv_counts,
                       .recv_capacity = ROWS_MAX};
@@ -101,7 +102,7 @@ static bool exchange_round(Comm *comm, int channel, const Group *group, uint32_t
         }
     }
     Exchange back = {.part_count = 1,
-                     .parts = {{received, returned, sizeof(*received)}},
+                     .parts = {{.send = received, .recv = returned, .row_bytes = sizeof(*received)}},
                      .send_counts = recv_counts,
                      .recv_counts = send_counts,
                      .counts_known = true,
@@ -267,7 +268,8 @@ static bool count_bytes(Comm *comm, Fault *fault)
     for (uint32_t m = 0; m < RANKS; m++)
         send_counts[m] = 1;
     Exchange exchange = {.part_count = 2,
-                         .parts = {{rows, received, sizeof(*rows)}, {tags, received_tags, sizeof(*tags)}},
+                         .parts = {{.send = rows, .recv = received, .row_bytes = sizeof(*rows)},
+                                   {.send = tags, .recv = received_tags, .row_bytes = sizeof(*tags)}},
                          .send_counts = send_counts,
                          .recv_counts = recv_counts,
                          .recv_capacity = 8};
@@ -332,7 +334,7 @@ static bool overflow(Comm *comm, Fault *fault)
     if (channel < 0)
         return false;
     Exchange exchange = {.part_count = 1,
-                         .parts = {{rows, received, 8}},
+                         .parts = {{.send = rows, .recv = received, .row_bytes = 8}},
                          .send_counts = send_counts,
                          .recv_counts = recv_counts,
                          .recv_capacity = comm->rank == 4 ? 1 : 2};

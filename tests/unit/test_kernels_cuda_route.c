@@ -61,8 +61,9 @@ static Routed make_routed(const RouteCase *c, Dtype dtype)
     Routed r = {.record_rows = c->rows * c->fanout};
     int32_t *table = make(DTYPE_I32, 1, EXPERTS).data;
     memcpy(table, member_of_expert, sizeof member_of_expert);
-    r.table = (RouteTable){table, EXPERTS, c->members, c->own};
-    r.table_there = (RouteTable){device_table(member_of_expert, EXPERTS), EXPERTS, c->members, c->own};
+    r.table = (RouteTable){.member_of_expert = table, .experts = EXPERTS, .members = c->members, .own = c->own};
+    r.table_there = r.table;
+    r.table_there.member_of_expert = device_table(member_of_expert, EXPERTS);
     r.present = counted(&r, c->counted, r.record_rows, capacity * c->fanout);
     r.rows = make_random(dtype, capacity, c->hidden, 1);
     r.records = make(DTYPE_I32, capacity * c->fanout, 2 * c->records);

@@ -136,7 +136,7 @@ Test(kernels_reverse, two_members_give_what_one_gives)
     enum { ROWS = 9, TOP_K = 3, EXPERTS = 4 };
     const int32_t members[EXPERTS] = {0, 1, 0, 1}, slots[EXPERTS] = {0, 1, 2, 3};
     ModelDims dims = {.dtype = DTYPE_F32, .activation = ACTIVATION_GELU, .hidden = 5, .inner = 3, .experts = EXPERTS};
-    RouteTable table = {members, EXPERTS, 2, 0};
+    RouteTable table = {.member_of_expert = members, .experts = EXPERTS, .members = 2, .own = 0};
     Tensor rows = make_random(DTYPE_F32, ROWS, 5, 1), records = make(DTYPE_I32, ROWS, 2 * TOP_K);
     Tensor experts = make_random(DTYPE_F32, EXPERTS, model_expert_elements(&dims), 0.7);
     Tensor dresults = make_random(DTYPE_F32, ROWS, 5, 1);

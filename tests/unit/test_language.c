@@ -143,6 +143,8 @@ Test(language, defaults)
     cr_assert_eq(plan->dispatch, DISPATCH_DEDUP);
     cr_assert_eq(plan->domain_wish, DOMAIN_AUTO);
     cr_assert_eq(plan->capacity, 0);
+    cr_assert_eq(plan->exchange, EXCHANGE_COUNTED);
+    cr_assert_eq(check(CLUSTER MODEL "plan { exchange = padded capacity = 2 }")->plan.exchange, EXCHANGE_PADDED);
     cr_assert_eq(plan->codec, CODEC_DENSE);
     cr_assert_eq(plan->ratio, 1);
     cr_assert_eq(check(CLUSTER MODEL "plan { migration { codec = sr } }")->plan.ratio, 50);

@@ -30,6 +30,7 @@ static Spec random_spec(void)
     spec.plan.codec = (Codec)(rand() % 3);
     spec.plan.ratio = spec.plan.codec == CODEC_DENSE ? 1 : 7.5;
     spec.plan.capacity = rand() % 2 ? 1.5 : 0;
+    spec.plan.exchange = spec.plan.capacity > 0 ? (ExchangeKind)(spec.model.layers % 2) : EXCHANGE_COUNTED;
     if (shape[0] > 1 && rand() % 3 == 0) {
         spec.replica_levels = 1;
         spec.model.experts = ranks / shape[0];

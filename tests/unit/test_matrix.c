@@ -62,9 +62,11 @@ static void check_traffic(const Plan *plan, const JobResult *result, Routing rou
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
         const Traffic *planned = &plan->strategies[0].traffic[l];
         double total = planned->exchange_bytes + planned->routing_bytes + planned->gather_bytes;
-        if (routing == ROUTING_BALANCED && plan->dispatch == DISPATCH_NAIVE)
+        if (plan->exchange == EXCHANGE_PADDED || (routing == ROUTING_BALANCED && plan->dispatch == DISPATCH_NAIVE))
             cr_assert(fabs(result->traffic[l].total_bytes - total) < 1e-6 * fmax(1, total),
                       "%s: level %u sent %.3f bytes, planned %.3f", name, l, result->traffic[l].total_bytes, total);
+        if (plan->exchange == EXCHANGE_PADDED)
+            cr_assert_eq(result->traffic[l].max_total_bytes, total, "%s: level %u, a rank sends more", name, l);
         cr_assert_leq(result->traffic[l].max_total_bytes, bound_bytes(plan, l), "%s: level %u over its bound", name, l);
         cr_assert(fabs(result->traffic[l].gather_bytes - planned->gather_bytes) < 1e-6 * fmax(1, planned->gather_bytes),
                   "%s: gathers of level %u", name, l);
@@ -231,6 +233,11 @@ static void dense_between(Spec *spec)
     spec->model.ffn_inner = 40;
 }
 static void capped(Spec *spec) { spec->plan.capacity = 1; }
+static void padded(Spec *spec)
+{
+    spec->plan.capacity = 1.25;
+    spec->plan.exchange = EXCHANGE_PADDED;
+}
 static void replicated(Spec *spec)
 {
     spec->model.experts = 2;
@@ -242,4 +249,8 @@ Test(matrix, bfloat) { run_variation(brain); }
 Test(matrix, gated_and_shared_experts) { run_variation(gated); }
 Test(matrix, dense_layers_between) { run_variation(dense_between); }
 Test(matrix, capacity) { run_variation(capped); }
+Test(matrix, padded_exchanges)
+{
+    run_variation(padded);
+}
 Test(matrix, replicated_experts) { run_variation(replicated); }

@@ -425,6 +425,8 @@ static Spec shape(int i)
     spec.plan.codec = i == 1 || i == 4 ? CODEC_SR : CODEC_DENSE;
     spec.plan.ratio = spec.plan.codec == CODEC_SR ? 7.5 : 1;
     spec.plan.capacity = i == 3 ? 1.5 : 0;
+    spec.plan.exchange = i == 1 || i == 4 ? EXCHANGE_PADDED : EXCHANGE_COUNTED;
+    spec.plan.capacity = spec.plan.exchange == EXCHANGE_PADDED ? 1.25 : spec.plan.capacity;
     spec.model.shared_experts = i == 5;
     if (i == 1) {
         spec.plan.shared_every = 4;
