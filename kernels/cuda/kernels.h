@@ -66,10 +66,11 @@ cudaError_t cuda_gate(const CudaQueue *queue, const ModelDims *dims, Routing rou
                       Tensor router, Tensor rows, Tensor records);
 
 // `table->member_of_expert` is a device array. Rows that do not fit are added to *lost (device). Records that name no
-// expert of the model are padding: that is what is found where an exchange was broken off.
+// expert of the model are padding: that is what is found where an exchange was broken off. The counts are also written
+// to `kept_counts` [members] (device), unless that is NULL.
 cudaError_t cuda_route(const CudaQueue *queue, const RouteTable *table, CudaRows present, uint32_t fanout, Tensor rows,
                        Tensor records, Tensor next_rows, Tensor next_records, Tensor send_rows, Tensor send_records,
-                       Tensor send_counts, Tensor origin, uint64_t *lost);
+                       Tensor send_counts, Tensor origin, int32_t *kept_counts, uint64_t *lost);
 // `copies_max`: most copies of one row of `rows`, top_k of the model.
 cudaError_t cuda_unroute(const CudaQueue *queue, const RouteTable *table, CudaRows present, uint32_t fanout,
                          uint32_t copies_max, Tensor results, Tensor returned, Tensor send_counts, Tensor origin,

@@ -76,11 +76,15 @@ struct PlaceCopies {
     }
 };
 
-__global__ void counts_kernel(const uint32_t *__restrict__ counts, int32_t *__restrict__ send_counts, uint32_t members)
+__global__ void counts_kernel(const uint32_t *__restrict__ counts, int32_t *__restrict__ send_counts,
+                              int32_t *__restrict__ kept_counts, uint32_t members)
 {
     uint32_t member = blockIdx.x * blockDim.x + threadIdx.x;
-    if (member < members)
-        send_counts[member] = static_cast<int32_t>(counts[member]);
+    if (member >= members)
+        return;
+    send_counts[member] = static_cast<int32_t>(counts[member]);
+    if (kept_counts)
+        kept_counts[member] = static_cast<int32_t>(counts[member]);
 }
 
 // ---- copies along origins ------------------------------------------------------------------------
@@ -405,7 +409,7 @@ uint64_t unroute_work_bytes(uint64_t rows, uint32_t copies_max)
 
 cudaError_t cuda_route(const CudaQueue *queue, const RouteTable *table, CudaRows present, uint32_t fanout, Tensor rows,
                        Tensor records, Tensor next_rows, Tensor next_records, Tensor send_rows, Tensor send_records,
-                       Tensor send_counts, Tensor origin, uint64_t *lost)
+                       Tensor send_counts, Tensor origin, int32_t *kept_counts, uint64_t *lost)
 {
     CudaScratch scratch = scratch_of(queue);
     Ranking ranking = ranking_take(&scratch, present.rows, table->members);
@@ -423,7 +427,7 @@ cudaError_t cuda_route(const CudaQueue *queue, const RouteTable *table, CudaRows
                          reinterpret_cast<unsigned long long *>(lost)};
     TRY(rank_count(queue->stream, keys, ranking));
     TRY(launch(queue->stream, static_cast<unsigned>(blocks_for(table->members, BLOCK_THREADS)), BLOCK_THREADS, 0,
-               counts_kernel, ranking.counts, static_cast<int32_t *>(send_counts.data), table->members));
+               counts_kernel, ranking.counts, static_cast<int32_t *>(send_counts.data), kept_counts, table->members));
     TRY(rank_place(queue->stream, keys, place, ranking));
     if (table->place_rows)
         TRY(pad_places(queue->stream, sent_of(table, send_counts), keys.per_item, place.next.records,

@@ -64,6 +64,7 @@ static void memory_lay_out(CudaEngine *engine, void *work[STREAM_COUNT])
     engine->device_maps = cuda_reserve(engine, expert_map_entries(plan) * plan->choice_count * sizeof(int32_t));
     engine->lost = cuda_reserve(engine, plan->step_count * sizeof(uint64_t));
     engine->factors = cuda_reserve(engine, sizeof(AdamWFactors));
+    engine->kept_counts = cuda_reserve(engine, cuda_kept_counts(plan) * sizeof(int32_t));
     engine->sum_scratch = cuda_reserve(engine, cuda_sum_scratch(plan, &members));
     for (uint32_t s = 0; s < plan->step_count; s++) {
         Op op = plan->steps[s].op;
@@ -154,7 +155,8 @@ static bool pinned_memory_create(CudaEngine *engine, Fault *fault)
                         plan->step_count * sizeof(uint64_t),
                         sizeof(AdamWFactors),
                         tokens * sizeof(int32_t),
-                        sizeof(float)};
+                        sizeof(float),
+                        cuda_kept_counts(plan) * sizeof(int32_t)};
     uint64_t offsets[COUNT_OF(bytes)], total = 0;
     for (size_t i = 0; i < COUNT_OF(bytes); i++) {
         offsets[i] = total;
@@ -170,6 +172,7 @@ static bool pinned_memory_create(CudaEngine *engine, Fault *fault)
     engine->factors_set = (AdamWFactors *)(engine->pinned + offsets[4]);
     engine->tokens_set = (int32_t *)(engine->pinned + offsets[5]);
     engine->loss_seen = (float *)(engine->pinned + offsets[6]);
+    engine->counts_seen = (int32_t *)(engine->pinned + offsets[7]);
     for (uint32_t m = 0; m < members; m++)
         engine->ones[m] = 1;
     counts_give_places(engine, engine->counts);

@@ -1,6 +1,6 @@
 // The CUDA engine's state for one rank. engine_cuda.c makes its memory and streams, engine_cuda_steps.c resolves the
-// steps, engine_cuda_ops.c and engine_cuda_codec.c enqueue them, engine_cuda_run.c runs iterations and waits,
-// engine_cuda_graph.c replays them. Included by engine_cuda*.c alone.
+// steps, engine_cuda_ops.c, engine_cuda_exchange.c and engine_cuda_codec.c enqueue them, engine_cuda_run.c runs
+// iterations and waits, engine_cuda_graph.c replays them. Included by engine_cuda*.c alone.
 #ifndef HEP_ENGINE_CUDA_INTERNAL_H
 #define HEP_ENGINE_CUDA_INTERNAL_H
 
@@ -33,6 +33,9 @@ struct CudaStep {
     uint32_t own, members;     // place in the step's group, and its size
     RouteTable route;          // of routes; device memory
     CudaRows present;          // of routes and experts
+    uint64_t message_rows;     // of exchanges that are padded, else 0
+    uint64_t kept_first;       // of routes then: the first of their counts among those kept,
+    int32_t *kept_counts;      // device; NULL where they are not kept
     uint32_t fanout;
     uint64_t own_slot; // of own experts among those held, where experts are decoded
     const int32_t *slot_of_expert;      // device
@@ -69,6 +72,8 @@ struct CudaEngine {
     int32_t *device_maps;
     uint64_t *lost; // [steps]
     AdamWFactors *factors;
+    int32_t *kept_counts; // [cuda_kept_counts] send counts of routes, where exchanges are padded
+    uint64_t kept_used;   // of these, given to routes
     void *sum_scratch;
     Record *kept_records; // [choices][tokens][top_k]
     void *kept_x;
@@ -78,6 +83,7 @@ struct CudaEngine {
     int32_t *counts;            // of all buffers of counts, see counts_of_buffer
     int32_t **counts_of_buffer; // [buffers], NULL where a buffer has none
     int32_t *ones, *sum_counts;
+    int32_t *counts_seen; // of kept_counts
     uint64_t *lost_seen;
     AdamWFactors *factors_set;
     int32_t *tokens_set;
@@ -107,6 +113,27 @@ bool cuda_run_mean_expert(CudaStep *step, Fault *fault);
 bool cuda_run_encode_gradient(CudaStep *step, Fault *fault);
 bool cuda_run_return_packets(CudaStep *step, Fault *fault);
 bool cuda_run_decode_gradient(CudaStep *step, Fault *fault);
+
+// Of exchanges of rows, in engine_cuda_exchange.c: their handlers, how many counts a padded plan keeps to the end of an
+// iteration, and what they say then of padding, for the byte counters.
+bool cuda_run_dispatch(CudaStep *step, Fault *fault);
+bool cuda_run_combine(CudaStep *step, Fault *fault);
+bool cuda_run_combine_backward(CudaStep *step, Fault *fault);
+bool cuda_exchange(const CudaStep *step, const Exchange *exchange, Fault *fault) MUST_CHECK;
+uint64_t cuda_kept_counts(const Plan *plan);
+void cuda_count_padding(const CudaEngine *engine);
+
+enum { ROUTE_SEND_COUNTS = 7 };
+
+static inline uint64_t tensor_row_bytes(Tensor tensor)
+{
+    return tensor.cols * dtype_bytes(tensor.dtype);
+}
+
+static inline void *tensor_row(Tensor tensor, uint64_t row)
+{
+    return (char *)tensor.data + row * tensor_row_bytes(tensor);
+}
 
 CudaHandler cuda_handler(Op op); // NULL where the engine does not have the op
 // Which operands are the counts of an exchange, sent and received; false for other ops.

@@ -202,6 +202,15 @@ bool cuda_execute(Engine *base, uint32_t index, Fault *fault)
 
 // ---- the end of an iteration -----------------------------------------------------------------
 
+// What messages carried, where all have one size.
+static bool counts_enqueue(const CudaEngine *engine, cudaStream_t home, Fault *fault)
+{
+    uint64_t bytes = cuda_kept_counts(engine->plan) * sizeof(int32_t);
+    return bytes == 0 ||
+           cuda_check(cudaMemcpyAsync(engine->counts_seen, engine->kept_counts, bytes, cudaMemcpyDeviceToHost, home),
+                      "enqueue a copy", fault);
+}
+
 // What came of the iteration follows the last steps of all streams.
 static bool results_enqueue(CudaEngine *engine, Fault *fault)
 {
@@ -216,6 +225,7 @@ static bool results_enqueue(CudaEngine *engine, Fault *fault)
     return cuda_check(cudaMemcpyAsync(engine->lost_seen, engine->lost, engine->plan->step_count * sizeof(*engine->lost),
                                       cudaMemcpyDeviceToHost, home),
                       "enqueue a copy", fault) &&
+           counts_enqueue(engine, home, fault) &&
            (!engine->loss.data || cuda_check(cudaMemcpyAsync(engine->loss_seen, engine->loss.data, sizeof(float),
                                                              cudaMemcpyDeviceToHost, home),
                                              "enqueue a copy", fault)) &&
@@ -308,8 +318,10 @@ bool cuda_finish(Engine *base, StepTime times[], Fault *fault)
     bool ok = cuda_use_device(engine, fault) && results_enqueue(engine, fault) &&
               cuda_await(engine, engine->ended[STREAM_COMPUTE], fault) && lost_check(engine, fault) &&
               cuda_graph_check(engine, fault) && times_read(engine, times, fault) && kept_read(engine, fault);
-    if (ok)
+    if (ok) {
+        cuda_count_padding(engine);
         look_for_nonfinite(engine);
+    }
     return ok;
 }
 

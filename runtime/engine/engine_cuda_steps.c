@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "ir/exchange.h"
 #include "ir/order.h"
 #include "runtime/comm/comm_sums.h"
 #include "runtime/engine/engine_cuda_internal.h"
@@ -143,13 +144,16 @@ static bool route_resolve(const CudaEngine *engine, CudaStep *step, const Expert
         .experts = plan->model.experts,
         .members = (uint32_t)group_size(&plan->cluster, group),
         .own = (uint32_t)group_index(&plan->cluster, group, engine->comm->rank),
+        .place_rows = plan_message_rows(plan, facts.dispatch),
     };
     return true;
 }
 
-// Rows that are there, and how many there can be.
-static CudaRows rows_present(Tensor counts, uint64_t rows)
+// Rows that are there, and how many there can be. Where exchanges are padded, records say which are.
+static CudaRows rows_present(const CudaEngine *engine, Tensor counts, uint64_t rows)
 {
+    if (engine->plan->exchange == EXCHANGE_PADDED)
+        return (CudaRows){.rows = rows};
     return (CudaRows){.counts = counts.data, .members = (uint32_t)(counts.rows * counts.cols), .rows = rows};
 }
 
@@ -158,18 +162,18 @@ static void present_resolve(const CudaEngine *engine, CudaStep *step)
     const Tensor *t = step->operands;
     switch ((int)engine->plan->steps[step->index].op) {
     case OP_ROUTE:
-        step->present = rows_present(t[2], t[1].rows);
+        step->present = rows_present(engine, t[2], t[1].rows);
         break;
     case OP_EXPERT:
     case OP_EXPERT_BACKWARD:
-        step->present = rows_present(t[2], t[1].rows);
+        step->present = rows_present(engine, t[2], t[1].rows);
         step->fanout = t[2].data ? 1 : (uint32_t)(t[1].rows / t[0].rows);
         break;
     case OP_UNROUTE:
-        step->present = rows_present(t[4], t[5].rows * step->fanout);
+        step->present = rows_present(engine, t[4], t[5].rows * step->fanout);
         break;
     case OP_ROUTE_BACKWARD:
-        step->present = rows_present(t[6], t[8].rows);
+        step->present = rows_present(engine, t[6], t[8].rows);
         break;
     }
 }
@@ -233,6 +237,12 @@ static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
         if (!map)
             return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s') is of no MoE layer", index, info->name);
         step->slot_of_expert = on_device(engine, map->slot_of_expert);
+    }
+    step->message_rows = plan_message_rows(plan, of);
+    if (of->op == OP_ROUTE && plan->exchange == EXCHANGE_PADDED) {
+        step->kept_first = engine->kept_used;
+        step->kept_counts = engine->kept_counts + engine->kept_used;
+        engine->kept_used += step->operands[ROUTE_SEND_COUNTS].rows;
     }
     if (!route_resolve(engine, step, map, fault) || !cuda_codec_resolve(step, fault))
         return false;

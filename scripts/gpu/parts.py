@@ -69,6 +69,9 @@ class Tester:
         if device["engine"] != "cuda":
             self.session.record(part, name, FAILED, "not the CUDA engine")
             return
+        if part == "graph" and device.get("replays", False) == name.endswith("--no-graph"):
+            self.session.record(part, name, FAILED, device.get("replay_refusal") or "replayed")
+            return
         verdict, said = compare.compare(host, device, self.unlike(plan, name, more))
         self.session.record(part, name, FAILED if verdict else PASSED, said)
 
@@ -109,7 +112,8 @@ def one_process(tester):
 def nccl(tester):
     """The same as a process per rank, over NCCL, in the cases that move different things."""
     chosen = ["train_ep_f32", "train_all_f32", "train_dc_bf16", "train_gpu_f16", "forward_dc_f16",
-              "train_gpu_f32_naive", "train_dc_f32_delta", "train_all_bf16_sr", "train_dc_f16_topk"]
+              "train_gpu_f32_naive", "train_dc_f32_delta", "train_all_bf16_sr", "train_dc_f16_topk",
+              "train_ep_bf16_padded"]
     for plan in tester.matrix():
         if plan.name in chosen:
             tester.in_processes("nccl", plan)
@@ -118,7 +122,7 @@ def nccl(tester):
 def graph(tester):
     """Replayed as a graph, and enqueued step by step."""
     for plan in tester.matrix():
-        if plan.name in ("train_all_f32", "train_all_bf16"):
+        if plan.name in ("train_all_f32", "train_all_bf16", "train_ep_f32_padded"):
             tester.in_processes("graph", plan)
             tester.in_processes("graph", plan, "--no-graph")
         if plan.name == "train_ep_f16":

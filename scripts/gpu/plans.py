@@ -33,11 +33,15 @@ def matrix():
                 plans.append(Plan(f"train_{strategy}_{dtype}_{codec}", strategy, dtype, True, codec, "swiglu", []))
         plans.append(Plan(f"forward_dc_{dtype}_sr", "dc", dtype, False, "sr", "swiglu", []))
         plans.append(Plan(f"train_gpu_{dtype}_naive", "gpu", dtype, True, "dense", "swiglu", ["--dispatch", "naive"]))
+        plans.append(Plan(f"train_ep_{dtype}_padded", "ep", dtype, True, "dense", "swiglu",
+                          ["-D", "capacity=1.25", "-D", "exchange=padded"]))
     return plans
 
 
 def describe(plan):
-    return f"""cluster gpus {{
+    return f"""let capacity = off
+let exchange = counted
+cluster gpus {{
   level dc  {{ count = 2  bandwidth = 1 Gbit/s   latency = 1 ms }}
   level gpu {{ count = 2  bandwidth = 100 Gbit/s latency = 10 us }}
   device    {{ compute = 100 TFLOP/s  memory = 80 GB  memory_bandwidth = 2 TB/s }}
@@ -48,7 +52,10 @@ model small {{
   dtype = {plan.dtype}
   moe {{ experts = 8  top_k = 2  inner = 96  activation = {plan.activation} }}
 }}
-plan {{ pass = {"training" if plan.training else "forward"}{CODECS[plan.codec]} }}
+plan {{
+  pass = {"training" if plan.training else "forward"}{CODECS[plan.codec]}
+  capacity = capacity  exchange = exchange
+}}
 """
 
 

@@ -174,7 +174,7 @@ static void run_route(const void *operands)
 {
     const RouteRun *r = operands;
     CHECK(cuda_route(&bench.queue, &r->table, r->present, 1, r->rows, r->records, r->next_rows, r->next_records,
-                     r->send_rows, r->send_records, r->counts, r->origin, bench.lost));
+                     r->send_rows, r->send_records, r->counts, r->origin, NULL, bench.lost));
 }
 
 static void run_unroute(const void *operands)

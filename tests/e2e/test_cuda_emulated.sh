@@ -51,6 +51,7 @@ sed 's/f32/bf16/' small.hep >bf16.hep
 sed 's/f32/f16/; s/swiglu/gelu/' small.hep >f16.hep
 sed 's/pass = forward/pass = training/' small.hep >training.hep
 sed 's/pass = training/pass = training  dispatch = naive/' training.hep >naive.hep
+sed 's/pass = training/pass = training  capacity = 1.25  exchange = padded/' training.hep >padded.hep
 sed 's/pass = training/pass = training  migration { codec = delta  ratio = 10 }/' training.hep >codec.hep
 
 # name, domains, more options
@@ -87,6 +88,26 @@ in_processes training dc=1,gpu=1 -n 3
 # Without exchanges, or with as many rows every time, iterations are replayed.
 in_processes training dc=2,gpu=2 -n 4
 in_processes f16 dc=1,gpu=1 -n 4 --routing balanced
+
+# Padded messages have one size while the gate changes its mind: replayed, and the same to the last bit as if not.
+in_one_process padded dc=1,gpu=1 -n 4
+grep -q 'ranks of one process wait for each other' cuda.json || fail "one process replays, or no reason says why not"
+in_processes padded dc=1,gpu=1 -n 4 && cp cuda.json replayed.json
+in_processes padded dc=1,gpu=1 -n 4 --no-graph
+expect 0 '' "$HEP_RUN" plan.hepb --warmup 0 -n 1 --json=first.json
+python3 - <<'PYTHON' || fail "padded, replayed"
+import json
+first, host, replayed, other = (json.load(open(name + ".json")) for name in ("first", "host", "replayed", "cuda"))
+assert replayed["replays"] and not other["replays"] and other["replay_refusal"] == "--no-graph"
+assert replayed["loss"] == other["loss"]
+for name in ("exchange_bytes", "padding_bytes", "routing_bytes"):
+    for a, b, c in zip(host["traffic"], replayed["traffic"], other["traffic"]):
+        assert a[name] == b[name] == c[name], (name, a[name], b[name], c[name])
+for once, many in zip(first["traffic"], replayed["traffic"]):
+    assert once["padding_bytes"] != many["padding_bytes"], "the gate chose alike in every iteration"
+PYTHON
+in_processes naive dc=1,gpu=1 -n 3
+grep -q "'exchange = padded' with a 'capacity'" cuda.json || fail "counted exchanges are replayed, or no reason says why not"
 
 # A rank that dies ends all others soon; rank 0 says which it was, once. Of a wrong world, rank 0 says so.
 SECONDS=0
