@@ -55,9 +55,8 @@ static uint32_t file_checksum(const uint8_t *bytes, size_t length)
 
 static void store_u32(uint8_t *to, uint32_t value)
 {
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++)
         to[i] = (uint8_t)(value >> 8 * i);
-    }
 }
 
 static void put_u32(Text *out, uint32_t value)
@@ -108,9 +107,8 @@ static void put_field(Writer *writer, FieldType type, const void *value)
         put_number(&writer->out, *(const double *)value);
         break;
     case FIELD_DOMAIN:
-        for (uint32_t l = 0; l < LEVELS_MAX; l++) {
+        for (uint32_t l = 0; l < LEVELS_MAX; l++)
             put_u32(&writer->out, l < writer->plan->cluster.level_count ? ((const uint32_t *)value)[l] : 0);
-        }
         break;
     case FIELD_U32:
     case FIELD_LAYER:
@@ -138,9 +136,8 @@ static uint64_t put_records(Writer *writer, RecordKind kind)
     uint32_t count = record_count(writer->plan, kind);
     for (uint32_t i = 0; i < count; i++) {
         const char *record = record_at(writer->plan, kind, i);
-        for (const Field *field = record_info(kind)->fields; field->key; field++) {
+        for (const Field *field = record_info(kind)->fields; field->key; field++)
             put_field(writer, field->type, record + field->offset);
-        }
         if (kind == RECORD_STEP) {
             put_u32(&writer->out, op_info((int)writer->plan->steps[i].op)->operand_count);
             put_u32(&writer->out, writer->plan->steps[i].after_count);
@@ -157,9 +154,8 @@ static uint64_t put_lists(Writer *writer, bool edges)
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
         uint32_t count = edges ? step->after_count : op_info((int)step->op)->operand_count;
-        for (uint32_t k = 0; k < count; k++) {
+        for (uint32_t k = 0; k < count; k++)
             put_u32(&writer->out, edges ? plan->after[step->after_first + k] : (uint32_t)step_operands(plan, step)[k]);
-        }
         total += count;
     }
     return total;
@@ -167,9 +163,8 @@ static uint64_t put_lists(Writer *writer, bool edges)
 
 static uint64_t put_section(Writer *writer, int section)
 {
-    if (section == SECTION_OPERANDS || section == SECTION_AFTER) {
+    if (section == SECTION_OPERANDS || section == SECTION_AFTER)
         return put_lists(writer, section == SECTION_AFTER);
-    }
     if (section == SECTION_STRINGS) {
         text_append_bytes(&writer->out, writer->strings.data, writer->strings.length);
         return writer->strings.length;
@@ -268,9 +263,8 @@ static uint32_t get_u32(Reader *reader)
         return 0;
     }
     uint32_t value = 0;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++)
         value |= (uint32_t)reader->bytes[reader->at++] << 8 * i;
-    }
     return value;
 }
 
@@ -285,9 +279,8 @@ static double get_number(Reader *reader)
     uint64_t bits = get_u64(reader);
     double value;
     memcpy(&value, &bits, sizeof(value));
-    if (!isfinite(value) || signbit(value)) {
+    if (!isfinite(value) || signbit(value))
         refuse(reader, "a number is negative or not finite");
-    }
     return value;
 }
 
@@ -313,9 +306,8 @@ static void get_domain(Reader *reader, uint32_t *domain)
 {
     for (uint32_t l = 0; l < LEVELS_MAX; l++) {
         domain[l] = get_u32(reader);
-        if (l >= reader->plan->cluster.level_count && domain[l] != 0) {
+        if (l >= reader->plan->cluster.level_count && domain[l] != 0)
             refuse(reader, "a domain size is given for a level that does not exist");
-        }
     }
 }
 
@@ -328,9 +320,8 @@ static void get_field(Reader *reader, FieldType type, const char *key, void *val
         break;
     case FIELD_BOOL:
         code = get_u32(reader);
-        if (code > 1) {
+        if (code > 1)
             refuse(reader, "'%s' is %" PRIu32 ": expected 0 or 1", key, code);
-        }
         *(bool *)value = code == 1;
         break;
     case FIELD_U64:
@@ -359,9 +350,8 @@ static void get_field(Reader *reader, FieldType type, const char *key, void *val
     case FIELD_STATUS:
     case FIELD_OP:
         code = get_u32(reader);
-        if (code > INT32_MAX || !field_code_name(type, (int)code)) {
+        if (code > INT32_MAX || !field_code_name(type, (int)code))
             refuse(reader, "unknown code %" PRIu32 " for '%s'", code, key);
-        }
         *(uint32_t *)value = code;
         break;
     case FIELD_TYPE_COUNT:
@@ -372,38 +362,32 @@ static void get_field(Reader *reader, FieldType type, const char *key, void *val
 static bool read_header(Reader *reader)
 {
     if (reader->length < sizeof(magic) || memcmp(reader->bytes, magic, sizeof(magic)) != 0) {
-        if (plan_is_binary(reader->bytes, reader->length)) {
+        if (plan_is_binary(reader->bytes, reader->length))
             return refuse(reader, "the file was damaged by a transfer in text mode, or is cut off");
-        }
         return refuse(reader, "not a plan: the magic number is missing");
     }
     reader->at = sizeof(magic);
     uint32_t version = get_u32(reader), sections = get_u32(reader);
-    if (!failed(reader) && version > PLAN_FORMAT_VERSION) {
+    if (!failed(reader) && version > PLAN_FORMAT_VERSION)
         return refuse(reader, "written by a newer version: format %" PRIu32 ", and this program reads up to %d",
                       version, PLAN_FORMAT_VERSION);
-    }
-    if (!failed(reader) && version > 0 && version < PLAN_FORMAT_VERSION) {
+    if (!failed(reader) && version > 0 && version < PLAN_FORMAT_VERSION)
         return refuse(reader,
                       "written by an older version: format %" PRIu32 ", and this program reads %d: compile again",
                       version, PLAN_FORMAT_VERSION);
-    }
     uint64_t length = get_u64(reader);
     uint32_t checksum = get_u32(reader), reserved = get_u32(reader);
     if (failed(reader) || length > reader->length) {
         reader->error[0] = 0;
         return refuse(reader, "the file is cut off after %zu bytes", reader->length);
     }
-    if (length != reader->length) {
+    if (length != reader->length)
         return refuse(reader, "%zu bytes follow the end of the plan", reader->length - (size_t)length);
-    }
-    if (checksum != file_checksum(reader->bytes, reader->length)) {
+    if (checksum != file_checksum(reader->bytes, reader->length))
         return refuse(reader, "the checksum does not match: the file is damaged");
-    }
-    if (version != PLAN_FORMAT_VERSION || sections != SECTION_COUNT || reserved != 0) {
+    if (version != PLAN_FORMAT_VERSION || sections != SECTION_COUNT || reserved != 0)
         return refuse(reader, "format %" PRIu32 " with %" PRIu32 " sections: expected format %d with %d", version,
                       sections, PLAN_FORMAT_VERSION, SECTION_COUNT);
-    }
     return true;
 }
 
@@ -415,20 +399,16 @@ static bool read_sections(Reader *reader)
         uint32_t id = get_u32(reader), bytes = get_u32(reader);
         uint64_t count = get_u64(reader), offset = get_u64(reader);
         uint32_t record = section_record_bytes(section);
-        if (failed(reader) || id != (uint32_t)section || bytes != record || offset != expected) {
+        if (failed(reader) || id != (uint32_t)section || bytes != record || offset != expected)
             return refuse(reader, "section %d of the table is not as the format says", section);
-        }
-        if (offset > reader->length || count > (reader->length - offset) / record) {
+        if (offset > reader->length || count > (reader->length - offset) / record)
             return refuse(reader, "section %d does not fit the file", section);
-        }
         reader->counts[section] = count;
         reader->offsets[section] = offset;
         expected = offset + count * record;
-        for (; expected % SECTION_ALIGNMENT; expected++) {
-            if (expected >= reader->length || reader->bytes[expected] != 0) {
+        for (; expected % SECTION_ALIGNMENT; expected++)
+            if (expected >= reader->length || reader->bytes[expected] != 0)
                 return refuse(reader, "section %d is not padded with zeros", section);
-            }
-        }
     }
     return expected == reader->length || refuse(reader, "bytes follow the last section");
 }
@@ -439,12 +419,10 @@ static bool allocate(Reader *reader)
     Plan *plan = reader->plan;
     const uint64_t *counts = reader->counts;
     static const RecordKind single[] = {RECORD_CLUSTER, RECORD_DEVICE, RECORD_MODEL, RECORD_PLAN};
-    for (size_t i = 0; i < COUNT_OF(single); i++) {
-        if (counts[single[i]] != 1) {
+    for (size_t i = 0; i < COUNT_OF(single); i++)
+        if (counts[single[i]] != 1)
             return refuse(reader, "%" PRIu64 " '%s' records: expected 1", counts[single[i]],
                           record_info(single[i])->keyword);
-        }
-    }
     if (counts[RECORD_LEVEL] < 1 || counts[RECORD_LEVEL] > LEVELS_MAX ||
         counts[RECORD_PORT] > PLAN_PORTS_MAX || counts[RECORD_LINK] > PLAN_LINKS_MAX ||
         counts[RECORD_STRATEGY] > PLAN_STRATEGIES_MAX || counts[RECORD_GROUP] > PLAN_GROUPS_MAX ||
@@ -453,10 +431,9 @@ static bool allocate(Reader *reader)
         counts[SECTION_AFTER] > INT32_MAX || counts[SECTION_STRINGS] > INT32_MAX) {
         return refuse(reader, "more records than a plan may have");
     }
-    if (counts[RECORD_TRAFFIC] != counts[RECORD_STRATEGY] * counts[RECORD_LEVEL]) {
+    if (counts[RECORD_TRAFFIC] != counts[RECORD_STRATEGY] * counts[RECORD_LEVEL])
         return refuse(reader, "%" PRIu64 " 'traffic' records: expected one per strategy and level",
                       counts[RECORD_TRAFFIC]);
-    }
     plan->cluster.level_count = (uint32_t)counts[RECORD_LEVEL];
     plan->cluster.port_count = (uint32_t)counts[RECORD_PORT];
     plan->cluster.link_count = (uint32_t)counts[RECORD_LINK];
@@ -491,13 +468,11 @@ static void seek(Reader *reader, int section)
 static bool read_step_lists(Reader *reader, Step *step, uint64_t *operands, uint64_t *edges)
 {
     uint32_t operand_count = get_u32(reader), after_count = get_u32(reader);
-    if (failed(reader)) {
+    if (failed(reader))
         return false;
-    }
-    if (operand_count != op_info((int)step->op)->operand_count) {
+    if (operand_count != op_info((int)step->op)->operand_count)
         return refuse(reader, "op '%s' has %" PRIu32 " operands: expected %" PRIu32, op_info((int)step->op)->name,
                       operand_count, op_info((int)step->op)->operand_count);
-    }
     if (operand_count > reader->counts[SECTION_OPERANDS] - *operands ||
         after_count > reader->counts[SECTION_AFTER] - *edges) {
         return refuse(reader, "steps name more operands or edges than the file holds");
@@ -515,20 +490,16 @@ static bool read_records(Reader *reader)
     uint64_t operands = 0, edges = 0;
     for (int kind = 0; kind < RECORD_COUNT; kind++) {
         seek(reader, kind);
-        if (kind == RECORD_TRAINING && reader->counts[kind] != record_count(reader->plan, RECORD_TRAINING)) {
+        if (kind == RECORD_TRAINING && reader->counts[kind] != record_count(reader->plan, RECORD_TRAINING))
             return refuse(reader, "a training plan has one 'training' record, any other none");
-        }
         for (uint32_t i = 0; i < record_count(reader->plan, (RecordKind)kind); i++) {
             char *record = record_at(reader->plan, (RecordKind)kind, i);
-            for (const Field *field = record_info((RecordKind)kind)->fields; field->key; field++) {
+            for (const Field *field = record_info((RecordKind)kind)->fields; field->key; field++)
                 get_field(reader, field->type, field->key, record + field->offset);
-            }
-            if (failed(reader)) {
+            if (failed(reader))
                 return false;
-            }
-            if (kind == RECORD_STEP && !read_step_lists(reader, &reader->plan->steps[i], &operands, &edges)) {
+            if (kind == RECORD_STEP && !read_step_lists(reader, &reader->plan->steps[i], &operands, &edges))
                 return false;
-            }
         }
     }
     if (operands != reader->counts[SECTION_OPERANDS] || edges != reader->counts[SECTION_AFTER] ||
@@ -542,13 +513,11 @@ static bool read_lists(Reader *reader)
 {
     Plan *plan = reader->plan;
     seek(reader, SECTION_OPERANDS);
-    for (uint32_t i = 0; i < plan->operand_count; i++) {
+    for (uint32_t i = 0; i < plan->operand_count; i++)
         plan->operands[i] = (int32_t)get_u32(reader);
-    }
     seek(reader, SECTION_AFTER);
-    for (uint32_t i = 0; i < plan->after_count; i++) {
+    for (uint32_t i = 0; i < plan->after_count; i++)
         plan->after[i] = get_u32(reader);
-    }
     return !failed(reader);
 }
 
@@ -561,15 +530,13 @@ Plan *plan_decode(const uint8_t *bytes, size_t length, char error[PLAN_ERROR_MAX
 {
     error[0] = 0;
     Reader reader = {.bytes = bytes, .length = length, .end = length, .error = error};
-    if (!read_header(&reader) || !read_sections(&reader)) {
+    if (!read_header(&reader) || !read_sections(&reader))
         return NULL;
-    }
     reader.plan = plan_create();
     PlanProblem problem;
     if (allocate(&reader) && read_records(&reader) && read_lists(&reader)) {
-        if (plan_within_limits(reader.plan, &problem)) {
+        if (plan_within_limits(reader.plan, &problem))
             return reader.plan;
-        }
         describe_problem(reader.plan, &problem, error);
     }
     plan_destroy(reader.plan);

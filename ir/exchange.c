@@ -15,17 +15,15 @@ double exchange_rows_bound(const Cluster *cluster, const ModelDims *model, Dispa
     }
     double inside = experts / places; // experts of one place
     double own = dispatch == DISPATCH_NAIVE ? tokens * fmin(top_k, inside) : tokens;
-    if (capacity > 0) {
+    if (capacity > 0)
         own = fmin(own, ceil(capacity * tokens * top_k / experts) * inside);
-    }
     return sources * own;
 }
 
 uint64_t plan_message_rows(const Plan *plan, const Step *step)
 {
-    if (plan->exchange != EXCHANGE_PADDED || op_info((int)step->op)->shape != SHAPE_EXCHANGE || step->level == NONE) {
+    if (plan->exchange != EXCHANGE_PADDED || op_info((int)step->op)->shape != SHAPE_EXCHANGE || step->level == NONE)
         return 0;
-    }
     for (uint32_t c = 0; c < plan->choice_count; c++) {
         if (step->layer != NONE && plan->choices[c].layer == (uint32_t)step->layer) {
             double rows = exchange_rows_bound(&plan->cluster, &plan->model, plan->dispatch, plan->capacity,
@@ -38,11 +36,9 @@ uint64_t plan_message_rows(const Plan *plan, const Step *step)
 
 double exchange_routing_bytes(Op op, bool with_records, double rows, double records, double messages)
 {
-    if (op == OP_COMBINE_BACKWARD) {
+    if (op == OP_COMBINE_BACKWARD)
         return rows * records * (double)sizeof(float);
-    }
-    if (op != OP_DISPATCH) {
+    if (op != OP_DISPATCH)
         return 0;
-    }
     return messages * (double)sizeof(int32_t) + (with_records ? rows * records * RECORD_BYTES : 0);
 }

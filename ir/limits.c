@@ -34,18 +34,16 @@ void plan_describe_record(const Plan *plan, RecordKind kind, uint32_t index, cha
     const void *record = record_at(plan, kind, index);
     const Field *first = &info->fields[0];
     const char *label = NULL;
-    if (first->type == FIELD_NAME) {
+    if (first->type == FIELD_NAME)
         label = *(const char *const *)((const char *)record + first->offset);
-    } else if (first->positional) {
+    else if (first->positional)
         label = field_code_name(first->type, (int)*(const uint32_t *)((const char *)record + first->offset));
-    }
     if (record_is_single(kind) && !label) {
         snprintf(out, size, "%s", info->keyword);
     } else if (info->id != 0 || !label) {
         int used = snprintf(out, size, "%s %" PRIu32, info->keyword, index);
-        if (label && used > 0 && (size_t)used < size) {
+        if (label && used > 0 && (size_t)used < size)
             snprintf(out + used, size - (size_t)used, " ('%s')", label);
-        }
     } else {
         snprintf(out, size, "%s '%s'", info->keyword, label);
     }
@@ -56,36 +54,29 @@ void plan_describe_record(const Plan *plan, RecordKind kind, uint32_t index, cha
 // Names are at most NAME_BYTES_MAX bytes without control characters, and not empty.
 static bool check_name(Check *check, RecordKind kind, uint32_t index, const Field *field, const char *name)
 {
-    if (!name || (!name[0] && field->positional)) {
+    if (!name || (!name[0] && field->positional))
         return fail(check, kind, index, "'%s' is empty", field->key);
-    }
-    if (strnlen(name, NAME_BYTES_MAX + 1) > NAME_BYTES_MAX) {
+    if (strnlen(name, NAME_BYTES_MAX + 1) > NAME_BYTES_MAX)
         return fail(check, kind, index, "'%s' is longer than %d bytes", field->key, NAME_BYTES_MAX);
-    }
-    for (const char *c = name; *c; c++) {
-        if ((unsigned char)*c < 0x20 || *c == 0x7f) {
+    for (const char *c = name; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
             return fail(check, kind, index, "'%s' holds a control character", field->key);
-        }
-    }
     return true;
 }
 
 static bool check_index(Check *check, RecordKind kind, uint32_t index, const Field *field, int32_t value,
                         uint32_t count)
 {
-    if (value < NONE || (value != NONE && (uint32_t)value >= count)) {
+    if (value < NONE || (value != NONE && (uint32_t)value >= count))
         return fail(check, kind, index, "'%s' is %" PRId32 ", and there are %" PRIu32, field->key, value, count);
-    }
     return true;
 }
 
 static bool check_domain(Check *check, RecordKind kind, uint32_t index, const uint32_t *domain)
 {
-    for (uint32_t l = 0; l < check->plan->cluster.level_count; l++) {
-        if (domain[l] == 0) {
+    for (uint32_t l = 0; l < check->plan->cluster.level_count; l++)
+        if (domain[l] == 0)
             return fail(check, kind, index, "the domain size of level %" PRIu32 " is 0", l);
-        }
-    }
     return true;
 }
 
@@ -96,10 +87,9 @@ static bool check_field(Check *check, RecordKind kind, uint32_t index, const Fie
     case FIELD_NAME:
         return check_name(check, kind, index, field, *(const char *const *)value);
     case FIELD_NUMBER:
-        if (!isfinite(*(const double *)value) || *(const double *)value < 0) {
+        if (!isfinite(*(const double *)value) || *(const double *)value < 0)
             return fail(check, kind, index, "'%s' is %g: expected a finite number that is not negative", field->key,
                         *(const double *)value);
-        }
         return true;
     case FIELD_LAYER:
         return check_index(check, kind, index, field, *(const int32_t *)value, plan->model.layers);
@@ -123,9 +113,8 @@ static bool check_field(Check *check, RecordKind kind, uint32_t index, const Fie
     case FIELD_BUFFER_KIND:
     case FIELD_STATUS:
     case FIELD_OP:
-        if (!field_code_name(field->type, *(const int *)value)) {
+        if (!field_code_name(field->type, *(const int *)value))
             return fail(check, kind, index, "unknown code %d for '%s'", *(const int *)value, field->key);
-        }
         return true;
     case FIELD_TYPE_COUNT:
         break;
@@ -139,11 +128,9 @@ static bool check_fields(Check *check)
         const Field *fields = record_info((RecordKind)kind)->fields;
         for (uint32_t i = 0; i < record_count(check->plan, (RecordKind)kind); i++) {
             const char *record = record_at(check->plan, (RecordKind)kind, i);
-            for (const Field *field = fields; field->key; field++) {
-                if (!check_field(check, (RecordKind)kind, i, field, record + field->offset)) {
+            for (const Field *field = fields; field->key; field++)
+                if (!check_field(check, (RecordKind)kind, i, field, record + field->offset))
                     return false;
-                }
-            }
         }
     }
     return true;
@@ -167,12 +154,10 @@ static bool check_counts(Check *check)
         {RECORD_BUFFER, plan->buffer_count, 0, PLAN_BUFFERS_MAX},
         {RECORD_STEP, plan->step_count, 0, PLAN_STEPS_MAX},
     };
-    for (size_t i = 0; i < COUNT_OF(counts); i++) {
-        if (counts[i].count < counts[i].least || counts[i].count > counts[i].most) {
+    for (size_t i = 0; i < COUNT_OF(counts); i++)
+        if (counts[i].count < counts[i].least || counts[i].count > counts[i].most)
             return fail(check, RECORD_PLAN, 0, "%" PRIu32 " '%s' records: expected %" PRIu32 " to %" PRIu32,
                         counts[i].count, record_info(counts[i].kind)->keyword, counts[i].least, counts[i].most);
-        }
-    }
     return true;
 }
 
@@ -181,20 +166,15 @@ static bool check_cluster(Check *check)
     const Cluster *cluster = &check->plan->cluster;
     uint64_t gpus = 1;
     for (uint32_t l = 0; l < cluster->level_count; l++) {
-        if (cluster->levels[l].count == 0) {
+        if (cluster->levels[l].count == 0)
             return fail(check, RECORD_LEVEL, l, "'count' is 0");
-        }
-        if (cluster->levels[l].bandwidth_bytes_per_s <= 0) {
+        if (cluster->levels[l].bandwidth_bytes_per_s <= 0)
             return fail(check, RECORD_LEVEL, l, "'bandwidth' is 0");
-        }
-        if (!checked_mul(gpus, cluster->levels[l].count, &gpus) || gpus > gpus_max) {
+        if (!checked_mul(gpus, cluster->levels[l].count, &gpus) || gpus > gpus_max)
             return fail(check, RECORD_CLUSTER, 0, "more than %" PRIu64 " GPUs", gpus_max);
-        }
-        for (uint32_t other = 0; other < l; other++) {
-            if (strcmp(cluster->levels[l].name, cluster->levels[other].name) == 0) {
+        for (uint32_t other = 0; other < l; other++)
+            if (strcmp(cluster->levels[l].name, cluster->levels[other].name) == 0)
                 return fail(check, RECORD_LEVEL, l, "two levels have this name");
-            }
-        }
     }
     return true;
 }
@@ -214,35 +194,29 @@ static bool check_port_workers(Check *check, Arena *scratch)
     const WorkerPort **sorted = arena_alloc_array(scratch, cluster->port_count, sizeof(*sorted));
     for (uint32_t i = 0; i < cluster->port_count; i++) {
         const WorkerPort *port = &cluster->ports[i];
-        if (port->worker >= cluster->port_count || placed[port->worker]) {
+        if (port->worker >= cluster->port_count || placed[port->worker])
             return fail(check, RECORD_PORT, i, "'worker' is %" PRIu32 ": expected each of 0 to %" PRIu32 " once",
                         port->worker, cluster->port_count - 1);
-        }
         placed[port->worker] = true;
         sorted[i] = port;
-        if (port->bandwidth_bytes_per_s <= 0) {
+        if (port->bandwidth_bytes_per_s <= 0)
             return fail(check, RECORD_PORT, i, "'bandwidth' is 0");
-        }
     }
     qsort(sorted, cluster->port_count, sizeof(*sorted), compare_port_names);
-    for (uint32_t i = 1; i < cluster->port_count; i++) {
-        if (strcmp(sorted[i - 1]->name, sorted[i]->name) == 0) {
+    for (uint32_t i = 1; i < cluster->port_count; i++)
+        if (strcmp(sorted[i - 1]->name, sorted[i]->name) == 0)
             return fail(check, RECORD_PORT, (uint32_t)(sorted[i] - cluster->ports), "two ports have this name");
-        }
-    }
     return true;
 }
 
 static bool check_ports(Check *check)
 {
     const Cluster *cluster = &check->plan->cluster;
-    if (cluster->port_count == 0) {
+    if (cluster->port_count == 0)
         return true;
-    }
-    if (cluster->port_count != cluster->levels[0].count) {
+    if (cluster->port_count != cluster->levels[0].count)
         return fail(check, RECORD_PORT, 0, "%" PRIu32 " ports: expected one for each of the %" PRIu32 " workers",
                     cluster->port_count, cluster->levels[0].count);
-    }
     Arena *scratch = arena_create();
     bool good = check_port_workers(check, scratch);
     arena_destroy(scratch);
@@ -254,18 +228,15 @@ static bool check_links(Check *check)
     const Cluster *cluster = &check->plan->cluster;
     for (uint32_t i = 0; i < cluster->link_count; i++) {
         const WorkerLink *link = &cluster->links[i], *last = i ? link - 1 : NULL;
-        if (link->a >= link->b || link->b >= cluster->port_count) {
+        if (link->a >= link->b || link->b >= cluster->port_count)
             return fail(check, RECORD_LINK, i,
                         "from %" PRIu32 " to %" PRIu32 ": expected two positions of the %" PRIu32
                         " ports, the smaller first",
                         link->a, link->b, cluster->port_count);
-        }
-        if (last && (last->a > link->a || (last->a == link->a && last->b >= link->b))) {
+        if (last && (last->a > link->a || (last->a == link->a && last->b >= link->b)))
             return fail(check, RECORD_LINK, i, "links must ascend, and each pair has one");
-        }
-        if (link->bandwidth_bytes_per_s <= 0) {
+        if (link->bandwidth_bytes_per_s <= 0)
             return fail(check, RECORD_LINK, i, "'bandwidth' is 0");
-        }
     }
     return true;
 }
@@ -289,27 +260,21 @@ static bool check_model(Check *check)
         {"shared expert", matrices * hidden * m->inner * m->shared_experts},
         {"activation", (double)m->sequence * m->batch * hidden * (1.0 + m->top_k)},
     };
-    if (m->layers == 0 || m->layers > PLAN_LAYERS_MAX) {
+    if (m->layers == 0 || m->layers > PLAN_LAYERS_MAX)
         return fail(check, RECORD_MODEL, 0, "'layers' is %" PRIu32 ": expected 1 to %d", m->layers, PLAN_LAYERS_MAX);
-    }
-    for (size_t i = 0; i < COUNT_OF(tensors); i++) {
-        if (tensors[i].elements > elements_max) {
+    for (size_t i = 0; i < COUNT_OF(tensors); i++)
+        if (tensors[i].elements > elements_max)
             return fail(check, RECORD_MODEL, 0, "the %s tensors have more than 2^53 elements", tensors[i].what);
-        }
-    }
-    if (m->experts > INT32_MAX || (!m->abstract && m->top_k > m->experts)) {
+    if (m->experts > INT32_MAX || (!m->abstract && m->top_k > m->experts))
         return fail(check, RECORD_MODEL, 0, "'top_k' is %" PRIu32 " of %" PRIu32 " experts", m->top_k, m->experts);
-    }
-    if (plan->replica_levels > plan->cluster.level_count) {
+    if (plan->replica_levels > plan->cluster.level_count)
         return fail(check, RECORD_PLAN, 0, "'replica_levels' is %" PRIu32 ", and there are %" PRIu32 " levels",
                     plan->replica_levels, plan->cluster.level_count);
-    }
     uint64_t shards = plan->replica_levels ? cluster_gpus_below(&plan->cluster, plan->replica_levels - 1)
                                            : cluster_gpus(&plan->cluster);
-    if (!m->abstract && plan->choice_count > 0 && (m->experts == 0 || m->experts % shards != 0)) {
+    if (!m->abstract && plan->choice_count > 0 && (m->experts == 0 || m->experts % shards != 0))
         return fail(check, RECORD_MODEL, 0, "%" PRIu32 " experts cannot be spread over %" PRIu64 " GPUs evenly",
                     m->experts, shards);
-    }
     return true;
 }
 
@@ -317,12 +282,10 @@ static bool check_groups(Check *check)
 {
     for (uint32_t i = 0; i < check->plan->group_count; i++) {
         const Group *group = &check->plan->groups[i];
-        if (group->domain == 0) {
+        if (group->domain == 0)
             return fail(check, RECORD_GROUP, i, "'domain' is 0");
-        }
-        if ((group->kind == GROUP_WORLD) != (group->level == NONE)) {
+        if ((group->kind == GROUP_WORLD) != (group->level == NONE))
             return fail(check, RECORD_GROUP, i, "a 'world' group has no level, every other kind has one");
-        }
     }
     return true;
 }
@@ -353,16 +316,13 @@ static bool check_buffer_names(Check *check)
     const Plan *plan = check->plan;
     Arena *scratch = arena_create();
     const Buffer **sorted = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*sorted));
-    for (uint32_t i = 0; i < plan->buffer_count; i++) {
+    for (uint32_t i = 0; i < plan->buffer_count; i++)
         sorted[i] = &plan->buffers[i];
-    }
     qsort(sorted, plan->buffer_count, sizeof(*sorted), compare_names);
     bool unique = true;
-    for (uint32_t i = 1; i < plan->buffer_count && unique; i++) {
-        if (strcmp(sorted[i - 1]->name, sorted[i]->name) == 0) {
+    for (uint32_t i = 1; i < plan->buffer_count && unique; i++)
+        if (strcmp(sorted[i - 1]->name, sorted[i]->name) == 0)
             unique = fail(check, RECORD_BUFFER, (uint32_t)(sorted[i] - plan->buffers), "two buffers have this name");
-        }
-    }
     arena_destroy(scratch);
     return unique;
 }
@@ -373,25 +333,20 @@ static bool check_steps(Check *check)
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
         uint32_t operand_count = op_info((int)step->op)->operand_count;
-        if (step->operand_first > plan->operand_count || plan->operand_count - step->operand_first < operand_count) {
+        if (step->operand_first > plan->operand_count || plan->operand_count - step->operand_first < operand_count)
             return fail(check, RECORD_STEP, i, "its operands lie outside the plan");
-        }
-        if (step->after_first > plan->after_count || plan->after_count - step->after_first < step->after_count) {
+        if (step->after_first > plan->after_count || plan->after_count - step->after_first < step->after_count)
             return fail(check, RECORD_STEP, i, "its 'after' edges lie outside the plan");
-        }
         for (uint32_t k = 0; k < operand_count; k++) {
             int32_t operand = step_operands(plan, step)[k];
-            if (operand < NONE || (operand != NONE && (uint32_t)operand >= plan->buffer_count)) {
+            if (operand < NONE || (operand != NONE && (uint32_t)operand >= plan->buffer_count))
                 return fail(check, RECORD_STEP, i, "operand '%s' is buffer %" PRId32 ", and there are %" PRIu32,
                             op_info((int)step->op)->operands[k].name, operand, plan->buffer_count);
-            }
         }
-        for (uint32_t k = 0; k < step->after_count; k++) {
-            if (plan->after[step->after_first + k] >= plan->step_count) {
+        for (uint32_t k = 0; k < step->after_count; k++)
+            if (plan->after[step->after_first + k] >= plan->step_count)
                 return fail(check, RECORD_STEP, i, "waits for step %" PRIu32 ", and there are %" PRIu32,
                             plan->after[step->after_first + k], plan->step_count);
-            }
-        }
     }
     return true;
 }

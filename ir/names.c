@@ -6,11 +6,9 @@
 
 static int name_find(const char *const *names, int count, const char *text)
 {
-    for (int code = 0; code < count; code++) {
-        if (strcmp(names[code], text) == 0) {
+    for (int code = 0; code < count; code++)
+        if (strcmp(names[code], text) == 0)
             return code;
-        }
-    }
     return -1;
 }
 

@@ -54,9 +54,8 @@ static void skip_space(Parser *parser)
     while (parser->at < parser->length) {
         char c = parser->text[parser->at];
         if (c == '#') {
-            while (parser->at < parser->length && parser->text[parser->at] != '\n') {
+            while (parser->at < parser->length && parser->text[parser->at] != '\n')
                 parser->at++;
-            }
         } else if (c == ' ' || c == '\t' || c == '\r' || c == '\n') {
             parser->at_line_start |= c == '\n';
             parser->at++;
@@ -79,15 +78,13 @@ static const char *scan_string(Parser *parser)
             closed = true;
             continue;
         }
-        if (c == '\\' && parser->at < parser->length && parser->text[parser->at] != '\n') {
+        if (c == '\\' && parser->at < parser->length && parser->text[parser->at] != '\n')
             c = parser->text[parser->at++];
-        }
         text_append_bytes(&value, &c, 1);
     }
-    if (!closed) {
+    if (!closed)
         diag_error(parser->diag, (Span){parser->source, (uint32_t)begin, (uint32_t)parser->at},
                    "this string has no closing quote");
-    }
     const char *copy = arena_copy_string(parser->plan->arena, value.data, value.length);
     text_free(&value);
     return copy;
@@ -107,9 +104,8 @@ static void advance(Parser *parser)
         }
         char c = parser->text[begin];
         if (is_word_byte(c)) {
-            while (parser->at < parser->length && is_word_byte(parser->text[parser->at])) {
+            while (parser->at < parser->length && is_word_byte(parser->text[parser->at]))
                 parser->at++;
-            }
             token->kind = TOKEN_WORD;
             token->text = arena_copy_string(parser->plan->arena, parser->text + begin, parser->at - begin);
         } else if (c == '"') {
@@ -121,9 +117,8 @@ static void advance(Parser *parser)
             token->text = "=";
         }
         token->span = (Span){parser->source, (uint32_t)begin, (uint32_t)parser->at};
-        if (c == '=' || token->kind != TOKEN_EQUALS) {
+        if (c == '=' || token->kind != TOKEN_EQUALS)
             return;
-        }
         diag_error(parser->diag, token->span, "unexpected character");
         parser->at_line_start = token->line_start;
     }
@@ -137,9 +132,8 @@ static bool at_record(const Parser *parser)
 
 static void skip_record(Parser *parser)
 {
-    while (parser->token.kind != TOKEN_END && !at_record(parser)) {
+    while (parser->token.kind != TOKEN_END && !at_record(parser))
         advance(parser);
-    }
 }
 
 // ---- storage -----------------------------------------------------------------------------------
@@ -149,9 +143,8 @@ static void *list_add(Parser *parser, List *list, size_t element_bytes)
     if (list->count == list->capacity) {
         uint32_t capacity = list->capacity ? 2 * list->capacity : 16;
         void *larger = arena_alloc_array(parser->plan->arena, capacity, element_bytes);
-        if (list->count) {
+        if (list->count)
             memcpy(larger, list->items, list->count * element_bytes);
-        }
         list->items = larger;
         list->capacity = capacity;
     }
@@ -161,9 +154,8 @@ static void *list_add(Parser *parser, List *list, size_t element_bytes)
 static uint32_t hash_name(const char *name)
 {
     uint32_t hash = 2166136261u;
-    for (; *name; name++) {
+    for (; *name; name++)
         hash = (hash ^ (unsigned char)*name) * 16777619u;
-    }
     return hash;
 }
 
@@ -173,9 +165,8 @@ static uint32_t *find_slot(Parser *parser, const char *name)
     uint32_t at = hash_name(name);
     for (;; at++) {
         uint32_t *slot = &parser->buffer_slots[at & (parser->slot_count - 1)];
-        if (*slot == 0 || strcmp(parser->plan->buffers[*slot - 1].name, name) == 0) {
+        if (*slot == 0 || strcmp(parser->plan->buffers[*slot - 1].name, name) == 0)
             return slot;
-        }
     }
 }
 
@@ -185,9 +176,8 @@ static void index_buffer(Parser *parser, uint32_t index)
     if (2 * (index + 1) > parser->slot_count) {
         parser->slot_count = parser->slot_count ? 2 * parser->slot_count : 64;
         parser->buffer_slots = arena_alloc_array(plan->arena, parser->slot_count, sizeof(*parser->buffer_slots));
-        for (uint32_t i = 0; i < index; i++) {
+        for (uint32_t i = 0; i < index; i++)
             *find_slot(parser, plan->buffers[i].name) = i + 1;
-        }
     }
     uint32_t *slot = find_slot(parser, plan->buffers[index].name);
     if (*slot) {
@@ -215,9 +205,8 @@ static bool is_decimal(const char *text)
 
 static bool parse_whole(const char *text, uint64_t limit, uint64_t *out)
 {
-    if (!is_decimal(text)) {
+    if (!is_decimal(text))
         return false;
-    }
     errno = 0;
     unsigned long long value = strtoull(text, NULL, 10);
     *out = value;
@@ -226,9 +215,8 @@ static bool parse_whole(const char *text, uint64_t limit, uint64_t *out)
 
 static bool parse_number(const char *text, double *out)
 {
-    if (!isdigit((unsigned char)text[0]) || strspn(text, "0123456789.eE+-") != strlen(text)) {
+    if (!isdigit((unsigned char)text[0]) || strspn(text, "0123456789.eE+-") != strlen(text))
         return false;
-    }
     char *end;
     *out = strtod(text, &end);
     return *end == 0 && isfinite(*out);
@@ -237,9 +225,8 @@ static bool parse_number(const char *text, double *out)
 static bool parse_id(const char *text, char prefix, uint32_t *out)
 {
     uint64_t value;
-    if (text[0] != prefix || !parse_whole(text + 1, INT32_MAX, &value)) {
+    if (text[0] != prefix || !parse_whole(text + 1, INT32_MAX, &value))
         return false;
-    }
     *out = (uint32_t)value;
     return true;
 }
@@ -262,9 +249,8 @@ static bool parse_domain(Parser *parser, const Field *field, uint32_t *out)
     uint32_t levels = parser->plan->cluster.level_count;
     for (uint32_t l = 0; l < levels; l++) {
         uint64_t value;
-        if (parser->token.kind != TOKEN_WORD || !parse_whole(parser->token.text, UINT32_MAX, &value)) {
+        if (parser->token.kind != TOKEN_WORD || !parse_whole(parser->token.text, UINT32_MAX, &value))
             return wrong_value(parser, field);
-        }
         out[l] = (uint32_t)value;
         advance(parser);
     }
@@ -274,9 +260,8 @@ static bool parse_domain(Parser *parser, const Field *field, uint32_t *out)
 static void help_with_names(Parser *parser, const char *const *names, size_t count)
 {
     Text list = {0};
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++)
         text_format(&list, "%s%s", i == 0 ? "" : i + 1 < count ? ", " : " or ", names[i]);
-    }
     diag_help(parser->diag, "it is %s", list.data);
     text_free(&list);
 }
@@ -284,29 +269,25 @@ static void help_with_names(Parser *parser, const char *const *names, size_t cou
 static bool parse_code(Parser *parser, const Field *field, int *out)
 {
     *out = parser->token.kind == TOKEN_WORD ? field_code_parse(field->type, parser->token.text) : -1;
-    if (*out >= 0) {
+    if (*out >= 0)
         return true;
-    }
     *out = 0;
     wrong_value(parser, field);
     const char *names[64];
     size_t count = 0, op_count;
     const OpInfo *ops = op_table(&op_count);
     if (field->type == FIELD_OP) {
-        for (; count < op_count && count < COUNT_OF(names); count++) {
+        for (; count < op_count && count < COUNT_OF(names); count++)
             names[count] = ops[count].name;
-        }
     } else {
-        for (; count < COUNT_OF(names) && field_code_name(field->type, (int)count); count++) {
+        for (; count < COUNT_OF(names) && field_code_name(field->type, (int)count); count++)
             names[count] = field_code_name(field->type, (int)count);
-        }
     }
     const char *near = nearest_word(parser->token.text, names, count);
-    if (near) {
+    if (near)
         diag_help(parser->diag, "did you mean '%s'?", near);
-    } else if (count <= CODES_LISTED_MAX) {
+    else if (count <= CODES_LISTED_MAX)
         help_with_names(parser, names, count);
-    }
     return false;
 }
 
@@ -325,9 +306,8 @@ static bool parse_scalar(Parser *parser, const Field *field, void *value)
         *(bool *)value = word && strcmp(text, "yes") == 0;
         return (word && (strcmp(text, "yes") == 0 || strcmp(text, "no") == 0)) || wrong_value(parser, field);
     case FIELD_U32:
-        if (!word || !parse_whole(text, UINT32_MAX, &whole)) {
+        if (!word || !parse_whole(text, UINT32_MAX, &whole))
             return wrong_value(parser, field);
-        }
         *(uint32_t *)value = (uint32_t)whole;
         return true;
     case FIELD_U64:
@@ -335,17 +315,15 @@ static bool parse_scalar(Parser *parser, const Field *field, void *value)
     case FIELD_NUMBER:
         return (word && parse_number(text, value)) || wrong_value(parser, field);
     case FIELD_LAYER:
-        if (!word || !parse_whole(text, INT32_MAX, &whole)) {
+        if (!word || !parse_whole(text, INT32_MAX, &whole))
             return wrong_value(parser, field);
-        }
         *(int32_t *)value = (int32_t)whole;
         return true;
     case FIELD_LEVEL:
         return parse_level(parser, value);
     case FIELD_GROUP:
-        if (!word || !parse_id(text, 'g', &index)) {
+        if (!word || !parse_id(text, 'g', &index))
             return wrong_value(parser, field);
-        }
         *(int32_t *)value = (int32_t)index;
         return true;
     case FIELD_DTYPE:
@@ -369,15 +347,12 @@ static bool parse_scalar(Parser *parser, const Field *field, void *value)
 static bool parse_value(Parser *parser, const Field *field, void *record)
 {
     void *value = (char *)record + field->offset;
-    if (field->type == FIELD_DOMAIN) {
+    if (field->type == FIELD_DOMAIN)
         return parse_domain(parser, field, value);
-    }
-    if (parser->token.kind != TOKEN_WORD && parser->token.kind != TOKEN_STRING) {
+    if (parser->token.kind != TOKEN_WORD && parser->token.kind != TOKEN_STRING)
         return wrong_value(parser, field);
-    }
-    if (!parse_scalar(parser, field, value)) {
+    if (!parse_scalar(parser, field, value))
         return false;
-    }
     advance(parser);
     return true;
 }
@@ -503,9 +478,8 @@ static bool parse_record_id(Parser *parser, RecordKind kind)
             return false;
         }
         uint32_t place = parser->lists[kind].count - 1;
-        if (given != expected_id && given != place) {
+        if (given != expected_id && given != place)
             diag_error(parser->diag, parser->token.span, "expected '%c%" PRIu32 "'", info->id, expected_id);
-        }
         parser->next_id[kind] = given + 1; // one slip, one error: later records count from here, or from their place
         advance(parser);
     }
@@ -534,9 +508,8 @@ static bool parse_operand(Parser *parser, const Step *step, const Token *name)
     int32_t *operands = (int32_t *)parser->operands.items + step->operand_first;
     const Token *buffer = &parser->token;
     uint32_t k = 0;
-    while (k < info->operand_count && strcmp(info->operands[k].name, name->text) != 0) {
+    while (k < info->operand_count && strcmp(info->operands[k].name, name->text) != 0)
         k++;
-    }
     if (k == info->operand_count) {
         diag_error(parser->diag, name->span, "op '%s' has no operand '%s'", info->name, name->text);
         return false;
@@ -563,25 +536,21 @@ static void add_operands(Parser *parser, Step *step)
 {
     step->operand_first = parser->operands.count;
     step->after_first = parser->after.count;
-    for (uint32_t k = 0; k < op_info((int)step->op)->operand_count; k++) {
+    for (uint32_t k = 0; k < op_info((int)step->op)->operand_count; k++)
         *(int32_t *)list_add(parser, &parser->operands, sizeof(int32_t)) = NONE;
-    }
 }
 
 static bool unknown_field(Parser *parser, const RecordInfo *info, const Token *key)
 {
     const char *names[FIELDS_MAX];
     size_t count = 0;
-    for (const Field *field = info->fields; field->key; field++) {
-        if (!field->positional) {
+    for (const Field *field = info->fields; field->key; field++)
+        if (!field->positional)
             names[count++] = field->key;
-        }
-    }
     diag_error(parser->diag, key->span, "'%s' has no field '%s'", info->keyword, key->text);
     const char *near = nearest_word(key->text, names, count);
-    if (near) {
+    if (near)
         diag_help(parser->diag, "did you mean '%s'?", near);
-    }
     return false;
 }
 
@@ -595,13 +564,11 @@ static bool parse_pair(Parser *parser, RecordKind kind, void *record, bool given
         advance(parser);
         return parse_operand(parser, record, &key);
     }
-    if (kind == RECORD_STEP && strcmp(key.text, "after") == 0) {
+    if (kind == RECORD_STEP && strcmp(key.text, "after") == 0)
         return parse_after(parser, record);
-    }
     for (int f = 0; info->fields[f].key; f++) {
-        if (info->fields[f].positional || strcmp(info->fields[f].key, key.text) != 0) {
+        if (info->fields[f].positional || strcmp(info->fields[f].key, key.text) != 0)
             continue;
-        }
         if (given[f]) {
             diag_error(parser->diag, key.span, "'%s' is given twice", key.text);
             return false;
@@ -615,14 +582,11 @@ static bool parse_pair(Parser *parser, RecordKind kind, void *record, bool given
 // Does the record go on? Field names win over keywords, which some of them are too.
 static bool in_record(const Parser *parser, const RecordInfo *info, const bool given[FIELDS_MAX])
 {
-    if (parser->token.kind == TOKEN_END) {
+    if (parser->token.kind == TOKEN_END)
         return false;
-    }
-    for (int f = 0; at_record(parser) && info->fields[f].key; f++) {
-        if (!info->fields[f].positional && !given[f] && strcmp(info->fields[f].key, parser->token.text) == 0) {
+    for (int f = 0; at_record(parser) && info->fields[f].key; f++)
+        if (!info->fields[f].positional && !given[f] && strcmp(info->fields[f].key, parser->token.text) == 0)
             return true;
-        }
-    }
     return !at_record(parser);
 }
 
@@ -632,21 +596,18 @@ static bool parse_fields(Parser *parser, RecordKind kind, void *record, Span key
     bool given[FIELDS_MAX] = {false};
     for (int f = 0; info->fields[f].key; f++) {
         given[f] = info->fields[f].positional;
-        if (info->fields[f].positional && !parse_value(parser, &info->fields[f], record)) {
+        if (info->fields[f].positional && !parse_value(parser, &info->fields[f], record))
             return false;
-        }
     }
-    if (kind == RECORD_STEP) {
+    if (kind == RECORD_STEP)
         add_operands(parser, record);
-    }
     while (in_record(parser, info, given)) {
         if (parser->token.kind != TOKEN_WORD) {
             diag_error(parser->diag, parser->token.span, "expected a field of '%s'", info->keyword);
             return false;
         }
-        if (!parse_pair(parser, kind, record, given)) {
+        if (!parse_pair(parser, kind, record, given))
             return false;
-        }
     }
     bool complete = true;
     for (int f = 0; info->fields[f].key; f++) {
@@ -668,9 +629,8 @@ static void parse_record(Parser *parser)
         skip_record(parser);
         return;
     }
-    if (kind != RECORD_TRAFFIC && parser->plan->strategy_count) {
+    if (kind != RECORD_TRAFFIC && parser->plan->strategy_count)
         check_traffic_complete(parser);
-    }
     if (!check_place(parser, (RecordKind)kind)) {
         advance(parser);
         skip_record(parser);
@@ -679,12 +639,10 @@ static void parse_record(Parser *parser)
     advance(parser);
     void *record = new_record(parser, (RecordKind)kind);
     *(Span *)list_add(parser, &parser->spans[kind], sizeof(Span)) = keyword.span;
-    if (!parse_record_id(parser, (RecordKind)kind) || !parse_fields(parser, (RecordKind)kind, record, keyword.span)) {
+    if (!parse_record_id(parser, (RecordKind)kind) || !parse_fields(parser, (RecordKind)kind, record, keyword.span))
         skip_record(parser);
-    }
-    if (kind == RECORD_BUFFER && ((const Buffer *)record)->name[0]) {
+    if (kind == RECORD_BUFFER && ((const Buffer *)record)->name[0])
         index_buffer(parser, parser->plan->buffer_count - 1);
-    }
 }
 
 // ---- file --------------------------------------------------------------------------------------
@@ -715,15 +673,12 @@ static bool parse_version(Parser *parser)
 static void finish(Parser *parser)
 {
     Plan *plan = parser->plan;
-    for (RecordKind kind = 0; kind < RECORD_COUNT; kind++) {
-        if (record_is_single(kind) && parser->lists[kind].count < record_count(plan, kind)) {
+    for (RecordKind kind = 0; kind < RECORD_COUNT; kind++)
+        if (record_is_single(kind) && parser->lists[kind].count < record_count(plan, kind))
             diag_error(parser->diag, parser->token.span, "the plan misses its '%s' record",
                        record_info(kind)->keyword);
-        }
-    }
-    if (plan->strategy_count) {
+    if (plan->strategy_count)
         check_traffic_complete(parser);
-    }
     plan->operands = parser->operands.items;
     plan->operand_count = parser->operands.count;
     plan->after = parser->after.items;
@@ -733,9 +688,8 @@ static void finish(Parser *parser)
 static void check_limits(Parser *parser)
 {
     PlanProblem problem;
-    if (plan_within_limits(parser->plan, &problem)) {
+    if (plan_within_limits(parser->plan, &problem))
         return;
-    }
     const List *spans = &parser->spans[problem.record];
     char record[NAME_BYTES_MAX + 64];
     plan_describe_record(parser->plan, problem.record, problem.index, record, sizeof(record));
@@ -752,17 +706,14 @@ Plan *plan_parse(const char *text, size_t length, uint32_t source, Diag *diag)
     Parser parser = {.text = text, .length = length, .source = source, .diag = diag, .at_line_start = true};
     parser.plan = plan_create();
     if (parse_version(&parser)) {
-        while (parser.token.kind != TOKEN_END) {
+        while (parser.token.kind != TOKEN_END)
             parse_record(&parser);
-        }
         finish(&parser);
     }
-    if (diag_error_count(diag) == errors_before) {
+    if (diag_error_count(diag) == errors_before)
         check_limits(&parser);
-    }
-    if (diag_error_count(diag) == errors_before) {
+    if (diag_error_count(diag) == errors_before)
         return parser.plan;
-    }
     plan_destroy(parser.plan);
     return NULL;
 }

@@ -14,18 +14,16 @@ enum { WRAP_COLUMN = 100 };
 static void print_name(Text *out, const char *name)
 {
     bool plain = isalpha((unsigned char)name[0]) || name[0] == '_';
-    for (const char *c = name; *c; c++) {
+    for (const char *c = name; *c; c++)
         plain = plain && (isalnum((unsigned char)*c) || strchr("_.-", *c));
-    }
     if (plain) {
         text_append(out, name);
         return;
     }
     text_append(out, "\"");
     for (const char *c = name; *c; c++) {
-        if (*c == '"' || *c == '\\') {
+        if (*c == '"' || *c == '\\')
             text_append(out, "\\");
-        }
         text_append_bytes(out, c, 1);
     }
     text_append(out, "\"");
@@ -33,9 +31,8 @@ static void print_name(Text *out, const char *name)
 
 static void print_domain(const Plan *plan, const uint32_t *domain, Text *out)
 {
-    for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         text_format(out, l ? " %" PRIu32 : "%" PRIu32, domain[l]);
-    }
 }
 
 void plan_print_value(const Plan *plan, FieldType type, const void *value, Text *out)
@@ -87,12 +84,10 @@ void plan_print_value(const Plan *plan, FieldType type, const void *value, Text 
 
 static bool is_left_out(const Field *field, const void *value)
 {
-    if (!field->optional) {
+    if (!field->optional)
         return false;
-    }
-    if (field->type == FIELD_NUMBER) {
+    if (field->type == FIELD_NUMBER)
         return *(const double *)value == 0;
-    }
     return *(const int32_t *)value == (field_is_code(field->type) ? 0 : NONE);
 }
 
@@ -101,12 +96,10 @@ static void print_field(const Plan *plan, const Field *field, const void *record
 {
     const void *value = (const char *)record + field->offset;
     out->length = 0;
-    if (is_left_out(field, value)) {
+    if (is_left_out(field, value))
         return;
-    }
-    if (!field->positional) {
+    if (!field->positional)
         text_format(out, "%s ", field->key);
-    }
     plan_print_value(plan, field->type, value, out);
 }
 
@@ -155,14 +148,12 @@ static void comment_step(const Plan *plan, uint32_t index, Text *out)
     const Step *step = &plan->steps[index];
     char time[FORMAT_MAX], bytes[FORMAT_MAX];
     text_format(out, "%s %s", stream_name(op_info((int)step->op)->stream), format_time(time, step->cost_s + 0.0));
-    if (step->bytes > 0) {
+    if (step->bytes > 0)
         text_format(out, ", %s", format_bytes(bytes, step->bytes + 0.0));
-    }
     double saved_bytes;
     int32_t partner = plan_fusion_partner(plan, index, &saved_bytes);
-    if (partner != NONE) {
+    if (partner != NONE)
         text_format(out, ", may run inside s%" PRId32, partner);
-    }
 }
 
 static void comment_record(const Plan *plan, RecordKind kind, uint32_t index, Text *out)
@@ -252,11 +243,10 @@ typedef struct {
 static void print_id(const Plan *plan, RecordKind kind, uint32_t index, Text *out)
 {
     out->length = 0;
-    if (kind == RECORD_TRAFFIC) {
+    if (kind == RECORD_TRAFFIC)
         print_name(out, plan->cluster.levels[index % plan->cluster.level_count].name);
-    } else if (record_info(kind)->id) {
+    else if (record_info(kind)->id)
         text_format(out, "%c%" PRIu32, record_info(kind)->id, index);
-    }
 }
 
 static Widths measure(const Plan *plan, RecordKind kind)
@@ -278,16 +268,14 @@ static Widths measure(const Plan *plan, RecordKind kind)
 
 static void print_cell(Text *out, const Text *cell, size_t width, const char *before)
 {
-    if (width) {
+    if (width)
         text_format(out, "%s%-*s", before, (int)width, cell->length ? cell->data : "");
-    }
 }
 
 static void trim(Text *out)
 {
-    while (out->length && out->data[out->length - 1] == ' ') {
+    while (out->length && out->data[out->length - 1] == ' ')
         out->data[--out->length] = 0;
-    }
 }
 
 // One record on one line, in columns; the caller ends the line.
@@ -340,16 +328,14 @@ static void print_operands(const Plan *plan, const Step *step, Text *out)
     const int32_t *operands = step_operands(plan, step);
     bool any = false;
     for (uint32_t k = 0; k < info->operand_count; k++) {
-        if (operands[k] == NONE) {
+        if (operands[k] == NONE)
             continue;
-        }
         text_format(out, "%s%s=", any ? " " : "    ", info->operands[k].name);
         print_name(out, plan->buffers[operands[k]].name);
         any = true;
     }
-    if (any) {
+    if (any)
         text_append(out, "\n");
-    }
 }
 
 static void print_steps(const Plan *plan, Text *out)
@@ -358,9 +344,8 @@ static void print_steps(const Plan *plan, Text *out)
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
         print_row(plan, RECORD_STEP, i, &widths, out);
-        for (uint32_t k = 0; k < step->after_count; k++) {
+        for (uint32_t k = 0; k < step->after_count; k++)
             text_format(out, "%s s%" PRIu32, k ? "" : "  after", plan->after[step->after_first + k]);
-        }
         trim(out);
         print_comment(plan, RECORD_STEP, i, out);
         print_operands(plan, step, out);

@@ -130,20 +130,17 @@ bool record_is_single(RecordKind kind)
 
 int record_find(const char *keyword)
 {
-    for (int kind = 0; kind < RECORD_COUNT; kind++) {
-        if (strcmp(records[kind].keyword, keyword) == 0) {
+    for (int kind = 0; kind < RECORD_COUNT; kind++)
+        if (strcmp(records[kind].keyword, keyword) == 0)
             return kind;
-        }
-    }
     return -1;
 }
 
 uint32_t record_bytes(RecordKind kind)
 {
     uint32_t bytes = 0;
-    for (const Field *field = records[kind].fields; field->key; field++) {
+    for (const Field *field = records[kind].fields; field->key; field++)
         bytes += field_bytes(field->type);
-    }
     return bytes;
 }
 
@@ -285,14 +282,11 @@ const char *field_code_name(FieldType type, int code)
 
 int field_code_parse(FieldType type, const char *text)
 {
-    if (type == FIELD_OP) {
+    if (type == FIELD_OP)
         return op_find(text) ? (int)op_find(text)->op : -1;
-    }
     const char *name;
-    for (int code = 0; (name = field_code_name(type, code)) != NULL; code++) {
-        if (strcmp(name, text) == 0) {
+    for (int code = 0; (name = field_code_name(type, code)) != NULL; code++)
+        if (strcmp(name, text) == 0)
             return code;
-        }
-    }
     return -1;
 }

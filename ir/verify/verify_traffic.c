@@ -17,11 +17,10 @@ static bool differ(double a, double b)
 
 static void verify_level_traffic(Verifier *verifier, uint32_t level, const char *what, double sent, double charged)
 {
-    if (differ(sent, charged)) {
+    if (differ(sent, charged))
         verify_fail(verifier, PROPERTY_TRAFFIC, NONE,
                     "level '%s': the steps send %.17g bytes of %s, the strategy says %.17g",
                     verifier->plan->cluster.levels[level].name, sent, what, charged);
-    }
 }
 
 // A gather, or a sum, sends what its tensors make it.
@@ -30,21 +29,18 @@ static void verify_step_traffic(Verifier *verifier, uint32_t index)
     const Plan *plan = verifier->plan;
     const Step *step = &plan->steps[index];
     OpShape shape = step_info(step)->shape;
-    if (shape == SHAPE_LOCAL || shape == SHAPE_EXCHANGE) {
+    if (shape == SHAPE_LOCAL || shape == SHAPE_EXCHANGE)
         return;
-    }
     const Buffer *buffer = &plan->buffers[step_operands(plan, step)[0]];
     double members = (double)group_size(&plan->cluster, &plan->groups[step->group]);
     double sent = (members - 1) * (double)buffer_bytes(buffer) / plan_step_period(plan, step);
-    if (shape == SHAPE_SCATTER) {
+    if (shape == SHAPE_SCATTER)
         sent /= members;
-    } else if (shape == SHAPE_REDUCE) {
+    else if (shape == SHAPE_REDUCE)
         sent *= 2 / members;
-    }
-    if (differ(step->bytes, sent)) {
+    if (differ(step->bytes, sent))
         verify_fail(verifier, PROPERTY_TRAFFIC, index, "is said to send %.17g bytes, '%s' makes it %.17g", step->bytes,
                     buffer->name, sent);
-    }
 }
 
 // ---- exchanges -----------------------------------------------------------------------------------
@@ -89,13 +85,12 @@ static void verify_message(Verifier *verifier, uint32_t index)
 static void verify_crossing(Verifier *verifier, uint32_t index, Crossing *crossing)
 {
     double payload = payload_of(verifier->plan, &verifier->plan->steps[index]);
-    if (crossing->step == NONE) {
+    if (crossing->step == NONE)
         *crossing = (Crossing){payload, index};
-    } else if (differ(payload, crossing->payload_bytes)) {
+    else if (differ(payload, crossing->payload_bytes))
         verify_fail(verifier, PROPERTY_TRAFFIC, index,
                     "sends %.17g bytes of rows, step %lld, which exchanges the same rows, %.17g", payload,
                     (long long)crossing->step, crossing->payload_bytes);
-    }
 }
 
 static int compare_choices(const void *left, const void *right)
@@ -116,12 +111,10 @@ static void verify_alike_layers(Verifier *verifier, const Crossing *crossings)
 {
     const Plan *plan = verifier->plan;
     const Choice **sorted = arena_alloc_array(verifier->scratch, (size_t)plan->choice_count + 1, sizeof *sorted);
-    for (uint32_t c = 0; c < plan->choice_count; c++) {
+    for (uint32_t c = 0; c < plan->choice_count; c++)
         sorted[c] = &plan->choices[c];
-    }
-    if (plan->choice_count) {
+    if (plan->choice_count)
         qsort(sorted, plan->choice_count, sizeof *sorted, compare_choices);
-    }
     for (uint32_t c = 1; c < plan->choice_count; c++) {
         for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
             const Crossing *own = &crossings[(size_t)sorted[c]->layer * LEVELS_MAX + l];
@@ -141,9 +134,8 @@ static void verify_exchanges(Verifier *verifier)
     const Plan *plan = verifier->plan;
     size_t count = (size_t)plan->model.layers * LEVELS_MAX;
     Crossing *crossings = arena_alloc_array(verifier->scratch, count, sizeof *crossings);
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++)
         crossings[i].step = NONE;
-    }
     double rows[LEVELS_MAX] = {0};
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
@@ -160,9 +152,8 @@ static void verify_exchanges(Verifier *verifier)
             verify_fail(verifier, PROPERTY_TRAFFIC, NONE, "level '%s': %.17g bytes of %s exchanges are padding",
                         plan->cluster.levels[l].name, traffic->padding_bytes, exchange_kind_name(plan->exchange));
     }
-    if (!plan->model.abstract) {
+    if (!plan->model.abstract)
         verify_alike_layers(verifier, crossings);
-    }
 }
 
 void verify_traffic(Verifier *verifier)
@@ -198,7 +189,6 @@ void verify_traffic(Verifier *verifier)
         verify_level_traffic(verifier, l, "experts", gather[l], traffic->gather_bytes);
         verify_level_traffic(verifier, l, "gradients", reduce[l], traffic->reduce_bytes);
     }
-    if (!verifier->report->total) {
+    if (!verifier->report->total)
         verify_exchanges(verifier);
-    }
 }
