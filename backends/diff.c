@@ -8,7 +8,7 @@
 #include "backends/plan_facts.h"
 #include "backends/simulate.h"
 #include "ir/binary.h"
-#include "ir/plan_text.h"
+#include "ir/text/plan_text.h"
 
 static const char *value_text(const Plan *plan, const Field *field, const void *record, Arena *arena)
 {

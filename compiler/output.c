@@ -14,7 +14,7 @@
 #include "backends/summary.h"
 #include "backends/trace.h"
 #include "ir/binary.h"
-#include "ir/plan_text.h"
+#include "ir/text/plan_text.h"
 
 int output_complain(const char *path, const char *reason)
 {

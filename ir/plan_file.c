@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "ir/binary.h"
-#include "ir/plan_text.h"
+#include "ir/text/plan_text.h"
 #include "ir/verify/verify.h"
 
 // A plan in text form begins, after comments, with its keyword.

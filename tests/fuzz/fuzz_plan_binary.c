@@ -7,7 +7,7 @@
 
 #include "ir/base/text.h"
 #include "ir/binary.h"
-#include "ir/plan_text.h"
+#include "ir/text/plan_text.h"
 #include "ir/verify/verify.h"
 
 enum { CHECKSUM_OFFSET = 24, LENGTH_OFFSET = 16 };

@@ -6,7 +6,7 @@
 
 #include "ir/base/text.h"
 #include "ir/binary.h"
-#include "ir/plan_text.h"
+#include "ir/text/plan_text.h"
 #include "ir/verify/verify.h"
 
 static Plan *parse(Arena *arena, const char *text, size_t length)

@@ -16,7 +16,7 @@
 #include "backends/summary.h"
 #include "backends/trace.h"
 #include "ir/binary.h"
-#include "ir/plan_text.h"
+#include "ir/text/plan_text.h"
 #include "ir/verify/verify.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -5,8 +5,8 @@
 #include <zlib.h>
 
 #include "ir/binary.h"
-#include "ir/plan_text.h"
 #include "ir/schema.h"
+#include "ir/text/plan_text.h"
 #include "plans.h"
 
 typedef struct {

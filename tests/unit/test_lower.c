@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "ir/binary.h"
-#include "ir/plan_text.h"
+#include "ir/text/plan_text.h"
 #include "ir/verify/verify.h"
 #include "lowered.h"
 #include "specs.h"

@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "ir/passes.h"
-#include "ir/plan_text.h"
 #include "ir/schema.h"
+#include "ir/text/plan_text.h"
 
 enum { WRAP_COLUMN = 100 };
 

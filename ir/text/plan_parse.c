@@ -1,140 +1,10 @@
 // Reads the text form of a plan: see plan_text.h. A record is a keyword, positional fields and
 // `key value` pairs, as the tables of schema.h say; after an error the parser goes on at the next
 // line that begins with a record's keyword.
-#include <ctype.h>
-#include <errno.h>
 #include <inttypes.h>
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "ir/plan_text.h"
-#include "ir/schema.h"
-
-enum { CODES_LISTED_MAX = 8 }; // in a help line
-
-typedef enum { TOKEN_WORD, TOKEN_STRING, TOKEN_EQUALS, TOKEN_END } TokenKind;
-
-typedef struct {
-    TokenKind kind;
-    bool line_start;
-    const char *text; // NUL-terminated; a string without its quotes
-    Span span;
-} Token;
-
-// A growing array in the plan's arena.
-typedef struct {
-    void *items;
-    uint32_t count, capacity;
-} List;
-
-typedef struct {
-    const char *text;
-    size_t length, at;
-    uint32_t source;
-    Diag *diag;
-    Plan *plan;
-    Token token; // the next one
-    bool at_line_start;
-    List lists[RECORD_COUNT], spans[RECORD_COUNT], operands, after;
-    uint32_t next_id[RECORD_COUNT];
-    uint32_t *buffer_slots; // hash table of buffer indices, plus one
-    uint32_t slot_count;    // a power of two
-} Parser;
-
-// ---- tokens ------------------------------------------------------------------------------------
-
-static bool is_word_byte(char c)
-{
-    return isalnum((unsigned char)c) || c == '_' || c == '.' || c == '+' || c == '-';
-}
-
-static void skip_space(Parser *parser)
-{
-    while (parser->at < parser->length) {
-        char c = parser->text[parser->at];
-        if (c == '#') {
-            while (parser->at < parser->length && parser->text[parser->at] != '\n')
-                parser->at++;
-        } else if (c == ' ' || c == '\t' || c == '\r' || c == '\n') {
-            parser->at_line_start |= c == '\n';
-            parser->at++;
-        } else {
-            return;
-        }
-    }
-}
-
-// A quoted string; the opening quote is at the cursor.
-static const char *scan_string(Parser *parser)
-{
-    size_t begin = parser->at++;
-    Text value = {0};
-    text_append(&value, "");
-    bool closed = false;
-    while (parser->at < parser->length && parser->text[parser->at] != '\n' && !closed) {
-        char c = parser->text[parser->at++];
-        if (c == '"') {
-            closed = true;
-            continue;
-        }
-        if (c == '\\' && parser->at < parser->length && parser->text[parser->at] != '\n')
-            c = parser->text[parser->at++];
-        text_append_bytes(&value, &c, 1);
-    }
-    if (!closed)
-        diag_error(parser->diag, (Span){parser->source, (uint32_t)begin, (uint32_t)parser->at},
-                   "this string has no closing quote");
-    const char *copy = arena_copy_string(parser->plan->arena, value.data, value.length);
-    text_free(&value);
-    return copy;
-}
-
-static void advance(Parser *parser)
-{
-    for (;;) {
-        skip_space(parser);
-        size_t begin = parser->at;
-        Token *token = &parser->token;
-        *token = (Token){.kind = TOKEN_END, .line_start = parser->at_line_start, .text = "end of file"};
-        parser->at_line_start = false;
-        if (begin >= parser->length) {
-            token->span = (Span){parser->source, (uint32_t)parser->length, (uint32_t)parser->length};
-            return;
-        }
-        char c = parser->text[begin];
-        if (is_word_byte(c)) {
-            while (parser->at < parser->length && is_word_byte(parser->text[parser->at]))
-                parser->at++;
-            token->kind = TOKEN_WORD;
-            token->text = arena_copy_string(parser->plan->arena, parser->text + begin, parser->at - begin);
-        } else if (c == '"') {
-            token->kind = TOKEN_STRING;
-            token->text = scan_string(parser);
-        } else {
-            parser->at++;
-            token->kind = TOKEN_EQUALS;
-            token->text = "=";
-        }
-        token->span = (Span){parser->source, (uint32_t)begin, (uint32_t)parser->at};
-        if (c == '=' || token->kind != TOKEN_EQUALS)
-            return;
-        diag_error(parser->diag, token->span, "unexpected character");
-        parser->at_line_start = token->line_start;
-    }
-}
-
-// Is the next token a word that begins a record?
-static bool at_record(const Parser *parser)
-{
-    return parser->token.kind == TOKEN_WORD && parser->token.line_start && record_find(parser->token.text) >= 0;
-}
-
-static void skip_record(Parser *parser)
-{
-    while (parser->token.kind != TOKEN_END && !at_record(parser))
-        advance(parser);
-}
+#include "ir/text/plan_parser.h"
 
 // ---- storage -----------------------------------------------------------------------------------
 
@@ -187,174 +57,6 @@ static void index_buffer(Parser *parser, uint32_t index)
         return;
     }
     *slot = index + 1;
-}
-
-// ---- values ------------------------------------------------------------------------------------
-
-static bool wrong_value(Parser *parser, const Field *field)
-{
-    diag_error(parser->diag, parser->token.span, "expected %s for '%s'", field_type_name(field->type), field->key);
-    return false;
-}
-
-static bool is_decimal(const char *text)
-{
-    size_t digits = strspn(text, "0123456789");
-    return digits > 0 && text[digits] == 0;
-}
-
-static bool parse_whole(const char *text, uint64_t limit, uint64_t *out)
-{
-    if (!is_decimal(text))
-        return false;
-    errno = 0;
-    unsigned long long value = strtoull(text, NULL, 10);
-    *out = value;
-    return errno == 0 && value <= limit;
-}
-
-static bool parse_number(const char *text, double *out)
-{
-    if (!isdigit((unsigned char)text[0]) || strspn(text, "0123456789.eE+-") != strlen(text))
-        return false;
-    char *end;
-    *out = strtod(text, &end);
-    return *end == 0 && isfinite(*out);
-}
-
-static bool parse_id(const char *text, char prefix, uint32_t *out)
-{
-    uint64_t value;
-    if (text[0] != prefix || !parse_whole(text + 1, INT32_MAX, &value))
-        return false;
-    *out = (uint32_t)value;
-    return true;
-}
-
-static bool parse_level(Parser *parser, int32_t *out)
-{
-    const Cluster *cluster = &parser->plan->cluster;
-    for (uint32_t l = 0; l < cluster->level_count; l++) {
-        if (strcmp(cluster->levels[l].name, parser->token.text) == 0) {
-            *out = (int32_t)l;
-            return true;
-        }
-    }
-    diag_error(parser->diag, parser->token.span, "no level is named '%s'", parser->token.text);
-    return false;
-}
-
-static bool parse_domain(Parser *parser, const Field *field, uint32_t *out)
-{
-    uint32_t levels = parser->plan->cluster.level_count;
-    for (uint32_t l = 0; l < levels; l++) {
-        uint64_t value;
-        if (parser->token.kind != TOKEN_WORD || !parse_whole(parser->token.text, UINT32_MAX, &value))
-            return wrong_value(parser, field);
-        out[l] = (uint32_t)value;
-        advance(parser);
-    }
-    return true;
-}
-
-static void help_with_names(Parser *parser, const char *const *names, size_t count)
-{
-    Text list = {0};
-    for (size_t i = 0; i < count; i++)
-        text_format(&list, "%s%s", i == 0 ? "" : i + 1 < count ? ", " : " or ", names[i]);
-    diag_help(parser->diag, "it is %s", list.data);
-    text_free(&list);
-}
-
-static bool parse_code(Parser *parser, const Field *field, int *out)
-{
-    *out = parser->token.kind == TOKEN_WORD ? field_code_parse(field->type, parser->token.text) : -1;
-    if (*out >= 0)
-        return true;
-    *out = 0;
-    wrong_value(parser, field);
-    const char *names[64];
-    size_t count = 0, op_count;
-    const OpInfo *ops = op_table(&op_count);
-    if (field->type == FIELD_OP) {
-        for (; count < op_count && count < COUNT_OF(names); count++)
-            names[count] = ops[count].name;
-    } else {
-        for (; count < COUNT_OF(names) && field_code_name(field->type, (int)count); count++)
-            names[count] = field_code_name(field->type, (int)count);
-    }
-    const char *near = nearest_word(parser->token.text, names, count);
-    if (near)
-        diag_help(parser->diag, "did you mean '%s'?", near);
-    else if (count <= CODES_LISTED_MAX)
-        help_with_names(parser, names, count);
-    return false;
-}
-
-// Fields of one token; FIELD_DOMAIN is handled before.
-static bool parse_scalar(Parser *parser, const Field *field, void *value)
-{
-    const char *text = parser->token.text;
-    bool word = parser->token.kind == TOKEN_WORD;
-    uint64_t whole = 0;
-    uint32_t index = 0;
-    switch (field->type) {
-    case FIELD_NAME:
-        *(const char **)value = text;
-        return true;
-    case FIELD_BOOL:
-        *(bool *)value = word && strcmp(text, "yes") == 0;
-        return (word && (strcmp(text, "yes") == 0 || strcmp(text, "no") == 0)) || wrong_value(parser, field);
-    case FIELD_U32:
-        if (!word || !parse_whole(text, UINT32_MAX, &whole))
-            return wrong_value(parser, field);
-        *(uint32_t *)value = (uint32_t)whole;
-        return true;
-    case FIELD_U64:
-        return (word && parse_whole(text, UINT64_MAX, value)) || wrong_value(parser, field);
-    case FIELD_NUMBER:
-        return (word && parse_number(text, value)) || wrong_value(parser, field);
-    case FIELD_LAYER:
-        if (!word || !parse_whole(text, INT32_MAX, &whole))
-            return wrong_value(parser, field);
-        *(int32_t *)value = (int32_t)whole;
-        return true;
-    case FIELD_LEVEL:
-        return parse_level(parser, value);
-    case FIELD_GROUP:
-        if (!word || !parse_id(text, 'g', &index))
-            return wrong_value(parser, field);
-        *(int32_t *)value = (int32_t)index;
-        return true;
-    case FIELD_DTYPE:
-    case FIELD_PASS:
-    case FIELD_DISPATCH:
-    case FIELD_EXCHANGE_KIND:
-    case FIELD_CODEC:
-    case FIELD_ACTIVATION:
-    case FIELD_GROUP_KIND:
-    case FIELD_BUFFER_KIND:
-    case FIELD_STATUS:
-    case FIELD_OP:
-        return parse_code(parser, field, value);
-    case FIELD_DOMAIN:
-    case FIELD_TYPE_COUNT:
-        break;
-    }
-    return false;
-}
-
-static bool parse_value(Parser *parser, const Field *field, void *record)
-{
-    void *value = (char *)record + field->offset;
-    if (field->type == FIELD_DOMAIN)
-        return parse_domain(parser, field, value);
-    if (parser->token.kind != TOKEN_WORD && parser->token.kind != TOKEN_STRING)
-        return wrong_value(parser, field);
-    if (!parse_scalar(parser, field, value))
-        return false;
-    advance(parser);
-    return true;
 }
 
 // ---- records -----------------------------------------------------------------------------------
@@ -471,7 +173,7 @@ static bool parse_record_id(Parser *parser, RecordKind kind)
             diag_error(parser->diag, parser->token.span, "expected the traffic of level '%s'", expected);
             return false;
         }
-        advance(parser);
+        scan_next(parser);
     } else if (info->id) {
         if (parser->token.kind != TOKEN_WORD || !parse_id(parser->token.text, info->id, &given)) {
             diag_error(parser->diag, parser->token.span, "expected '%c%" PRIu32 "'", info->id, expected_id);
@@ -481,7 +183,7 @@ static bool parse_record_id(Parser *parser, RecordKind kind)
         if (given != expected_id && given != place)
             diag_error(parser->diag, parser->token.span, "expected '%c%" PRIu32 "'", info->id, expected_id);
         parser->next_id[kind] = given + 1; // one slip, one error: later records count from here, or from their place
-        advance(parser);
+        scan_next(parser);
     }
     return true;
 }
@@ -492,7 +194,7 @@ static bool parse_after(Parser *parser, Step *step)
     while (parser->token.kind == TOKEN_WORD && parse_id(parser->token.text, 's', &index)) {
         *(uint32_t *)list_add(parser, &parser->after, sizeof(uint32_t)) = index;
         step->after_count++;
-        advance(parser);
+        scan_next(parser);
     }
     if (step->after_count == 0) {
         diag_error(parser->diag, parser->token.span, "expected steps, such as 's3', behind 'after'");
@@ -519,7 +221,7 @@ static bool parse_operand(Parser *parser, const Step *step, const Token *name)
         return false;
     }
     if (buffer->kind == TOKEN_WORD && strcmp(buffer->text, "-") == 0) {
-        advance(parser);
+        scan_next(parser);
         return true;
     }
     uint32_t slot = parser->slot_count ? *find_slot(parser, buffer->text) : 0;
@@ -528,7 +230,7 @@ static bool parse_operand(Parser *parser, const Step *step, const Token *name)
         return false;
     }
     operands[k] = (int32_t)slot - 1;
-    advance(parser);
+    scan_next(parser);
     return true;
 }
 
@@ -559,9 +261,9 @@ static bool parse_pair(Parser *parser, RecordKind kind, void *record, bool given
 {
     const RecordInfo *info = record_info(kind);
     Token key = parser->token;
-    advance(parser);
+    scan_next(parser);
     if (kind == RECORD_STEP && parser->token.kind == TOKEN_EQUALS) {
-        advance(parser);
+        scan_next(parser);
         return parse_operand(parser, record, &key);
     }
     if (kind == RECORD_STEP && strcmp(key.text, "after") == 0)
@@ -584,10 +286,10 @@ static bool in_record(const Parser *parser, const RecordInfo *info, const bool g
 {
     if (parser->token.kind == TOKEN_END)
         return false;
-    for (int f = 0; at_record(parser) && info->fields[f].key; f++)
+    for (int f = 0; scan_at_record(parser) && info->fields[f].key; f++)
         if (!info->fields[f].positional && !given[f] && strcmp(info->fields[f].key, parser->token.text) == 0)
             return true;
-    return !at_record(parser);
+    return !scan_at_record(parser);
 }
 
 static bool parse_fields(Parser *parser, RecordKind kind, void *record, Span keyword)
@@ -625,22 +327,22 @@ static void parse_record(Parser *parser)
     int kind = keyword.kind == TOKEN_WORD ? record_find(keyword.text) : -1;
     if (kind < 0) {
         diag_error(parser->diag, keyword.span, "expected a record, such as 'buffer' or 'step'");
-        advance(parser);
-        skip_record(parser);
+        scan_next(parser);
+        scan_skip_record(parser);
         return;
     }
     if (kind != RECORD_TRAFFIC && parser->plan->strategy_count)
         check_traffic_complete(parser);
     if (!check_place(parser, (RecordKind)kind)) {
-        advance(parser);
-        skip_record(parser);
+        scan_next(parser);
+        scan_skip_record(parser);
         return;
     }
-    advance(parser);
+    scan_next(parser);
     void *record = new_record(parser, (RecordKind)kind);
     *(Span *)list_add(parser, &parser->spans[kind], sizeof(Span)) = keyword.span;
     if (!parse_record_id(parser, (RecordKind)kind) || !parse_fields(parser, (RecordKind)kind, record, keyword.span))
-        skip_record(parser);
+        scan_skip_record(parser);
     if (kind == RECORD_BUFFER && ((const Buffer *)record)->name[0])
         index_buffer(parser, parser->plan->buffer_count - 1);
 }
@@ -649,12 +351,12 @@ static void parse_record(Parser *parser)
 
 static bool parse_version(Parser *parser)
 {
-    advance(parser);
+    scan_next(parser);
     if (parser->token.kind != TOKEN_WORD || strcmp(parser->token.text, "hep_plan") != 0) {
         diag_error(parser->diag, parser->token.span, "not a plan: expected 'hep_plan %d'", PLAN_TEXT_VERSION);
         return false;
     }
-    advance(parser);
+    scan_next(parser);
     uint64_t version;
     if (parser->token.kind != TOKEN_WORD || !parse_whole(parser->token.text, UINT32_MAX, &version) || version == 0) {
         diag_error(parser->diag, parser->token.span, "expected the format's version, %d", PLAN_TEXT_VERSION);
@@ -666,7 +368,7 @@ static bool parse_version(Parser *parser)
                    PLAN_TEXT_VERSION);
         return false;
     }
-    advance(parser);
+    scan_next(parser);
     return true;
 }
 
