@@ -18,7 +18,7 @@ struct SortedRows {
     const uint2 *tiles;   // tile t: slot, first sorted place
     const uint32_t *tile_count;
     uint64_t pair_bound, held;
-    uint32_t most_blocks; // that multiply; 0: as many as run at once
+    uint32_t most_abreast; // blocks that multiply at once; 0: as many as can
 };
 
 // A row-major matrix that has a row for every sorted place, or, `gathered`, for every hidden row.
@@ -65,6 +65,7 @@ struct GroupedArguments {
     uint64_t c_slot_stride;        // of gradients
     uint64_t m, n, k;              // m: of gradients; k: elsewhere
     uint32_t row_tiles, col_tiles; // row_tiles: of gradients; elsewhere the most there can be
+    uint32_t abreast, turns;       // so many blocks run at once, and take so many tiles each
     bool activates, aligned;       // aligned: every row is whole vectors of 16 bytes
     Activation activation;
 };

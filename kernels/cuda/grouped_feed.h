@@ -51,7 +51,7 @@ template <typename T, GroupedForm FORM> struct Feed {
     static constexpr bool IS_GRADIENT = FORM == GroupedForm::GRADIENT;
 
     const GroupedArguments &p;
-    uint32_t index, count; // shares
+    Turns turns; // the first is under way
     Share share;
     int part;
     uint32_t depth;                // where the next slice begins
@@ -59,8 +59,8 @@ template <typename T, GroupedForm FORM> struct Feed {
     RowVectors a, b;               // at the depth 0 of the part
     bool in_a, in_b;               // where a thread's columns do not follow the depth: whether they are in the matrix
 
-    __device__ __forceinline__ Feed(const GroupedArguments &arguments, uint32_t share_count)
-        : p(arguments), index(blockIdx.x), count(share_count)
+    __device__ __forceinline__ Feed(const GroupedArguments &arguments, const Turns &of_block)
+        : p(arguments), turns(of_block)
     {
         begin_share();
     }
@@ -68,8 +68,8 @@ template <typename T, GroupedForm FORM> struct Feed {
     // The next share that has something to sum.
     __device__ __forceinline__ void begin_share()
     {
-        for (; index < count; index += gridDim.x) {
-            share = share_of<FORM, GROUP_COLS>(p, index);
+        for (; turns.index < turns.end; turns.index += turns.step) {
+            share = share_of<FORM, GROUP_COLS>(p, turns.index);
             if (share.depth > 0) {
                 begin_part(0);
                 return;
@@ -126,7 +126,7 @@ template <typename T, GroupedForm FORM> struct Feed {
             begin_part(part + 1);
             return;
         }
-        index += gridDim.x;
+        turns.index += turns.step;
         begin_share();
     }
 
@@ -179,7 +179,7 @@ template <typename T, GroupedForm FORM> struct Feed {
     // With the next slice, or, at the end, nothing: groups of copies are counted.
     __device__ __forceinline__ void fill(uint32_t stage)
     {
-        if (index < count) {
+        if (turns.index < turns.end) {
             fill_a(stage);
             fill_b(stage + S::A::BYTES);
             advance();

@@ -199,15 +199,13 @@ __device__ __forceinline__ void multiply_share(const GroupedArguments &p, const 
     store_sums<T, FORM>(p, share, sums, patches, warp_row, first_col);
 }
 
-// As many blocks as run at once take shares in turns: how many there are is known on the device only, and blocks
-// without one would cost a start each.
 template <typename T, GroupedForm FORM>
 __global__ void __launch_bounds__(GROUPED_THREADS, BLOCKS_EACH) grouped_kernel(GroupedArguments p)
 {
     DYNAMIC_SHARED(memory);
     __shared__ uint32_t row_index[TILE];
-    uint32_t count = share_count<FORM>(p);
-    for (uint32_t index = blockIdx.x; index < count; index += gridDim.x)
+    Turns turns = turns_of<FORM>(p);
+    for (uint32_t index = turns.index; index < turns.end; index += turns.step)
         multiply_share<T, FORM>(p, share_of<FORM, TILE>(p, index), memory, row_index);
 }
 

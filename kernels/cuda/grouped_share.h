@@ -26,6 +26,17 @@ template <GroupedForm FORM> __device__ __forceinline__ uint32_t share_count(cons
     return row_tiles * p.col_tiles * (FORM == GroupedForm::GRADIENT ? static_cast<uint32_t>(p.sorted.held) : 1);
 }
 
+// The shares that a block takes in turns: those of blocks that run at once are neighbours.
+struct Turns {
+    uint32_t index, step, end;
+};
+
+template <GroupedForm FORM> __device__ __forceinline__ Turns turns_of(const GroupedArguments &p)
+{
+    uint32_t count = share_count<FORM>(p), each = p.abreast * p.turns, begin = blockIdx.x / p.abreast * each;
+    return {begin + blockIdx.x % p.abreast, p.abreast, count < begin || count - begin < each ? count : begin + each};
+}
+
 struct TilePlace {
     uint32_t row, col;
 };
@@ -88,21 +99,30 @@ inline cudaError_t multiprocessors(uint64_t *count)
     return cudaSuccess;
 }
 
-// Blocks for as many as run at once: they take shares in turns. How many there are is known on the device only, and
-// blocks without one would cost a start each.
+// A block takes some shares in turns: copies for the next begin before the sums of the last are stored. It does not
+// take all that its multiprocessor will: messages on other streams wait for places to become free, and if they hold
+// some when this begins, the blocks that had to wait would double the time. How many shares there are is known on the
+// device only; blocks without one cost a start each, so there are not too many rounds of blocks.
 template <typename Kernel>
-cudaError_t launch_shares(cudaStream_t stream, const GroupedArguments &p, uint64_t shares, Kernel kernel,
+cudaError_t launch_shares(cudaStream_t stream, const GroupedArguments &arguments, uint64_t shares, Kernel kernel,
                           unsigned threads, size_t shared_bytes, uint64_t blocks_each)
 {
-    uint64_t resident;
-    TRY(multiprocessors(&resident));
-    resident *= blocks_each;
-    if (p.sorted.most_blocks > 0 && p.sorted.most_blocks < resident)
-        resident = p.sorted.most_blocks;
+    constexpr uint64_t LEAST_TURNS = 4, MOST_ROUNDS = 16;
+    GroupedArguments p = arguments;
+    uint64_t abreast;
+    TRY(multiprocessors(&abreast));
+    abreast *= blocks_each;
+    if (p.sorted.most_abreast > 0 && p.sorted.most_abreast < abreast)
+        abreast = p.sorted.most_abreast;
+    uint64_t turns = blocks_for(shares, abreast * MOST_ROUNDS);
+    turns = turns > LEAST_TURNS ? turns : LEAST_TURNS;
+    uint64_t rounds = shares / (abreast * turns), left = shares - rounds * abreast * turns;
+    p.abreast = static_cast<uint32_t>(abreast);
+    p.turns = static_cast<uint32_t>(turns);
     TRY(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(shared_bytes)));
-    return launch(stream, static_cast<unsigned>(shares < resident ? shares : resident), threads, shared_bytes, kernel,
-                  p);
+    return launch(stream, static_cast<unsigned>(rounds * abreast + (left < abreast ? left : abreast)), threads,
+                  shared_bytes, kernel, p);
 }
 
 } // namespace

@@ -131,12 +131,13 @@ template <typename T, GroupedForm FORM>
 __device__ __forceinline__ void multiply_shares(const GroupedArguments &p, uint32_t stages)
 {
     using S = Stage<FORM>;
-    uint32_t count = share_count<FORM>(p), step = 0;
+    uint32_t step = 0;
+    Turns turns = turns_of<FORM>(p);
     auto stage_at = [=](uint32_t s) { return stages + s % GROUP_STAGES * S::BYTES; };
-    Feed<T, FORM> feed(p, count);
+    Feed<T, FORM> feed(p, turns);
     for (int s = 0; s < AHEAD; s++)
         feed.fill(stage_at(s));
-    for (uint32_t index = blockIdx.x; index < count; index += gridDim.x) {
+    for (uint32_t index = turns.index; index < turns.end; index += turns.step) {
         Share share = share_of<FORM, GROUP_COLS>(p, index);
         uint32_t steps = static_cast<uint32_t>((share.depth + SLICE - 1) / SLICE) * parts_of<FORM>(p);
         float sums[GROUP_SUMS];
