@@ -169,12 +169,23 @@ static bool is_chosen(const int32_t *chosen, uint64_t top_k, uint64_t expert)
     return false;
 }
 
+// The largest logit below `limit` of the experts that are not among those chosen.
+static double next_passed_over(const Run *run, uint64_t token, const float *router, const int32_t *chosen, double limit)
+{
+    double best = -INFINITY;
+    for (uint64_t expert = 0; expert < run->dims->experts; expert++) {
+        double logit = is_chosen(chosen, run->dims->top_k, expert) ? limit : router_logit(run, token, router, expert);
+        best = logit < limit ? fmax(best, logit) : best;
+    }
+    return best;
+}
+
 // By how much the best expert that the token passed over exceeds the worst that it chose; dropped records are taken to
 // have been of the best. `squares` grows by the squares of the token's logits.
 static double token_excess(const Run *run, uint64_t token, const float *router, const int32_t *chosen, double *squares)
 {
     uint64_t top_k = run->dims->top_k, dropped = 0, above = 0;
-    double least = INFINITY, best = -INFINITY;
+    double least = INFINITY, best = INFINITY;
     for (uint64_t j = 0; j < top_k; j++) {
         dropped += chosen[j] < 0;
         if (chosen[j] >= 0)
@@ -183,12 +194,13 @@ static double token_excess(const Run *run, uint64_t token, const float *router, 
     for (uint64_t expert = 0; expert < run->dims->experts; expert++) {
         double logit = router_logit(run, token, router, expert);
         *squares += logit * logit;
-        if (is_chosen(chosen, top_k, expert) || logit <= least)
-            continue;
-        above++;
-        best = fmax(best, logit);
+        above += !is_chosen(chosen, top_k, expert) && logit > least;
     }
-    return above > dropped ? best - least : 0;
+    if (above <= dropped)
+        return 0;
+    for (uint64_t n = 0; n <= dropped; n++)
+        best = next_passed_over(run, token, router, chosen, best);
+    return fmax(best - least, 0);
 }
 
 static void follow_choices(Run *run, const float *router, const int32_t *decisions)

@@ -238,6 +238,15 @@ static void padded(Spec *spec)
     spec->plan.capacity = 1.25;
     spec->plan.exchange = EXCHANGE_PADDED;
 }
+// Choices between logits that rounding makes near equal, of tokens that lost some of theirs.
+static void dropped_and_rounded(Spec *spec)
+{
+    spec->model.dtype = DTYPE_BF16;
+    spec->model.sequence = 64;
+    spec->model.top_k = 4;
+    spec->plan.capacity = 1;
+    spec->plan.exchange = EXCHANGE_PADDED;
+}
 static void replicated(Spec *spec)
 {
     spec->model.experts = 2;
@@ -253,4 +262,5 @@ Test(matrix, padded_exchanges)
 {
     run_variation(padded);
 }
+Test(matrix, dropped_and_rounded) { run_variation(dropped_and_rounded); }
 Test(matrix, replicated_experts) { run_variation(replicated); }
