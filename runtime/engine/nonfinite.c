@@ -83,12 +83,12 @@ static bool is_finite(const Scan *scan, int32_t buffer, uint64_t elements)
     return true;
 }
 
-// Rows of `buffer` that the counts say are in use; all where there are none.
+// Rows of `buffer` that the counts say are in use; all where there are none, or where padding is 0.
 static uint64_t used_rows(const Scan *scan, int32_t buffer, int32_t counts)
 {
     uint64_t rows = scan->plan->buffers[buffer].rows, used = 0;
     Fault fault = {0};
-    if (counts == NONE)
+    if (counts == NONE || scan->plan->exchange == EXCHANGE_PADDED)
         return rows;
     const Buffer *of = &scan->plan->buffers[counts];
     for (uint64_t i = 0; i < of->rows * of->cols; i++) {

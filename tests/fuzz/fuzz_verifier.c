@@ -229,7 +229,7 @@ static void change_model(Mutation *m)
 static void change_plan(Mutation *m)
 {
     Plan *plan = m->plan;
-    switch (draw(m, 9)) {
+    switch (draw(m, 10)) {
     case 0:
         plan->pass = (Pass)draw(m, PASS_COUNT);
         break;
@@ -260,6 +260,9 @@ static void change_plan(Mutation *m)
                 &plan->strategies[draw(m, plan->strategy_count)].traffic[draw(m, plan->cluster.level_count)];
             traffic->exchange_bytes = near_number(m, traffic->exchange_bytes);
         }
+        break;
+    case 9:
+        plan->exchange = (ExchangeKind)draw(m, EXCHANGE_KIND_COUNT);
         break;
     }
 }

@@ -348,6 +348,57 @@ Test(comm, more_rows_than_fit_end_every_rank)
     cr_assert_not_null(strstr(fault.message, "received 2 rows, its buffer holds 1"), "%s", fault.message);
 }
 
+// Two rows for every peer, of which `counts` count; rank 4 has three where `uneven`.
+static bool exchange_fixed(Comm *comm, bool uneven, Fault *fault)
+{
+    uint64_t rows[6], received[6] = {0}, fixed = uneven && comm->rank == 4 ? 3 : 2;
+    int32_t counts[3], received_counts[3] = {-7, -7, -7};
+    uint32_t own = (uint32_t)group_index(comm->cluster, &of_gpus, comm->rank);
+    for (uint32_t i = 0; i < 6; i++)
+        rows[i] = 10 * comm->rank + i;
+    for (uint32_t m = 0; m < 3; m++)
+        counts[m] = (int32_t)(m % 2);
+    int channel = comm->ops->open(comm, &of_gpus, STREAM_EXCHANGE, fault);
+    Exchange exchange = {
+        .part_count = 2,
+        .parts = {{.send = rows, .recv = received, .row_bytes = 8, .fixed_rows = fixed},
+                  {.send = counts, .recv = received_counts, .row_bytes = 4, .fixed_rows = 1, .own_place = true}},
+        .send_counts = counts};
+    if (channel < 0 || !comm->ops->exchange(comm, channel, &exchange, fault) || !comm->ops->barrier(comm, fault))
+        return false;
+    CommTraffic totals[LEVELS_MAX] = {0};
+    comm->ops->traffic(comm, totals, true);
+    for (uint32_t m = 0, place = 0; m < 3; m++) {
+        uint64_t peer = group_member_rank(comm->cluster, &of_gpus, comm->rank, m);
+        cr_assert_eq(received_counts[m], m == own ? -7 : (int32_t)(own % 2));
+        for (uint32_t i = 0; m != own && i < 2; i++, place++) // a peer's places: those before it, without its own
+            cr_assert_eq(received[place], 10 * peer + 2 * (own - (own > m)) + i);
+    }
+    cr_assert_eq(totals[1].exchange_bytes, 2 * 2 * 8);
+    cr_assert_eq(totals[1].padding_bytes, own == 1 ? 2 * 2 * 8 : (1 + 2) * 8, "one of two rows to member 1, none else");
+    cr_assert_eq(totals[1].routing_bytes, 2 * 4);
+    return true;
+}
+
+static bool fixed_alike(Comm *comm, Fault *fault)
+{
+    return exchange_fixed(comm, false, fault);
+}
+
+static bool fixed_unlike(Comm *comm, Fault *fault)
+{
+    return exchange_fixed(comm, true, fault);
+}
+
+Test(comm, messages_of_fixed_size)
+{
+    Fault fault = ranks_run(NULL, 10, fixed_alike);
+    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+    fault = ranks_run(NULL, 10, fixed_unlike);
+    cr_assert_eq(fault.code, EXIT_FAULT);
+    cr_assert_not_null(strstr(fault.message, "the number of rows differs"), "%s", fault.message);
+}
+
 static bool mismatch(Comm *comm, Fault *fault)
 {
     uint64_t shard[2] = {0}, gathered[3][2];
