@@ -14,6 +14,13 @@ typedef struct {
     double since_s;  // CLOCK_MONOTONIC, of the wait or of the step's start
 } StreamPoint;
 
+// Where a rank's device was last seen. Holds no pointer: it travels between processes.
+typedef struct {
+    uint64_t iteration;       // that it is in, from 1; 0: none yet
+    int64_t at[STREAM_COUNT]; // step that each stream was at, -1: behind its last
+    double still_s;           // for how long it had not moved
+} Standing;
+
 // Holds no pointer: it travels between processes.
 typedef struct {
     ExitCode code;       // EXIT_DONE while nothing has happened

@@ -105,6 +105,10 @@ typedef struct {
     bool (*poll)(Comm *comm, Fault *fault);
     // Counts bytes that left this rank without a call: a captured graph moved them again.
     void (*count)(Comm *comm, const CommTraffic moved[LEVELS_MAX]);
+    // Has other ranks told where this one's device stands, and says where another told that it was (iteration 0: it did
+    // not). NULL where peers are of this process.
+    void (*stand)(Comm *comm, const Standing *standing);
+    Standing (*standing)(Comm *comm, uint64_t rank);
     // Memory that collectives will use, before the first of them. All ranks together, after all channels are open.
     bool (*attach)(Comm *comm, void *memory, uint64_t bytes, Fault *fault);
 } DeviceCommOps;

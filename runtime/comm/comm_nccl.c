@@ -135,6 +135,18 @@ static void nccl_times(Comm *base, CommTimes *totals, bool reset)
     (void)base, (void)totals, (void)reset;
 }
 
+static void nccl_stand(Comm *base, const Standing *standing)
+{
+    rendezvous_stand(((NcclWorld *)base)->rendezvous, standing);
+}
+
+static Standing nccl_standing(Comm *base, uint64_t rank)
+{
+    const NcclWorld *world = (const NcclWorld *)base;
+    return rendezvous_standing(world->rendezvous,
+                               comm_is_placed(base) ? cluster_process_of_rank(base->cluster, rank) : rank);
+}
+
 static const CommOps nccl_ops = {
     .name = "nccl",
     .open = nccl_open,
@@ -153,6 +165,8 @@ static const DeviceCommOps nccl_device_ops = {
     .all_gather = nccl_all_gather,
     .poll = nccl_poll,
     .count = nccl_count,
+    .stand = nccl_stand,
+    .standing = nccl_standing,
     .attach = nccl_attach,
 };
 

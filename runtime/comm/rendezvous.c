@@ -289,7 +289,13 @@ static bool memory_create(Rendezvous *rendezvous, Fault *fault)
         rendezvous->places = calloc(launch->size, sizeof(*rendezvous->places));
         rendezvous->peers = calloc(rendezvous->peer_count + 1, sizeof(*rendezvous->peers));
     }
-    if (!rendezvous->places || !rendezvous->peers)
+    if (launch->size <= SIZE_MAX_RANKS) {
+        rendezvous->standings = calloc(launch->size, sizeof(*rendezvous->standings));
+        rendezvous->standings_s = calloc(launch->size, sizeof(*rendezvous->standings_s));
+        rendezvous->told_standings = calloc(launch->size, sizeof(*rendezvous->told_standings));
+    }
+    if (!rendezvous->places || !rendezvous->peers || !rendezvous->standings || !rendezvous->standings_s ||
+        !rendezvous->told_standings)
         return fault_set(fault, EXIT_FAULT, "out of memory for %" PRIu64 " ranks", launch->size);
     for (uint64_t p = 0; p < rendezvous->peer_count; p++)
         rendezvous->peers[p] = (Peer){.socket = -1, .rank = launch->rank > 0 ? 0 : p + 1};
@@ -358,6 +364,9 @@ void rendezvous_destroy(Rendezvous *rendezvous)
     pthread_mutex_destroy(&rendezvous->mutex);
     pthread_mutex_destroy(&rendezvous->send_mutex);
     free(rendezvous->places);
+    free(rendezvous->standings);
+    free(rendezvous->standings_s);
+    free(rendezvous->told_standings);
     free(rendezvous->peers);
     free(rendezvous);
 }

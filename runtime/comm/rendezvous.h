@@ -41,6 +41,11 @@ bool rendezvous_all_gather(Rendezvous *rendezvous, const void *own, void *all, u
 // Rank 0's bytes to all.
 bool rendezvous_broadcast(Rendezvous *rendezvous, void *data, uint64_t bytes, Fault *fault) MUST_CHECK;
 
+// Has all processes told, a few times within the time limit, where this rank's device stands.
+void rendezvous_stand(Rendezvous *rendezvous, const Standing *standing);
+// Where a rank was when it last told; iteration 0 where it never did.
+Standing rendezvous_standing(Rendezvous *rendezvous, uint64_t rank);
+
 // Makes every process's pending and later calls fail with `cause`, soon. From any thread; the first cause wins.
 void rendezvous_abort(Rendezvous *rendezvous, const Fault *cause);
 // True, with the first cause as the fault, once a process has failed. Cheap; from any thread.

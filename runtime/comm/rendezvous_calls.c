@@ -135,10 +135,65 @@ static bool frame_is_sane(const Rendezvous *rendezvous, const FrameHeader *heade
     case FRAME_ABORT:
         return header->bytes == sizeof(Fault);
     case FRAME_ALIVE:
+        return header->bytes == (is_first(rendezvous) ? 1 : rendezvous->launch.size) * sizeof(Standing);
     case FRAME_LEFT:
         return header->bytes == 0;
     }
     return false;
+}
+
+// ---- where ranks stand -----------------------------------------------------------------------
+
+// The mutex is held.
+static void standing_keep(Rendezvous *rendezvous, uint64_t rank, const Standing *standing)
+{
+    rendezvous->standings[rank] = *standing;
+    rendezvous->standings_s[rank] = clock_now_s();
+}
+
+static Standing standing_now(const Rendezvous *rendezvous, uint64_t rank)
+{
+    Standing standing = rendezvous->standings[rank];
+    standing.still_s += clock_now_s() - rendezvous->standings_s[rank];
+    return standing;
+}
+
+void rendezvous_stand(Rendezvous *rendezvous, const Standing *standing)
+{
+    pthread_mutex_lock(&rendezvous->mutex);
+    standing_keep(rendezvous, rendezvous->launch.rank, standing);
+    pthread_mutex_unlock(&rendezvous->mutex);
+}
+
+Standing rendezvous_standing(Rendezvous *rendezvous, uint64_t rank)
+{
+    pthread_mutex_lock(&rendezvous->mutex);
+    Standing standing = standing_now(rendezvous, rank);
+    pthread_mutex_unlock(&rendezvous->mutex);
+    return standing;
+}
+
+// What a sign of life says: of rank 0 about all, of others about themselves. The mutex is held.
+static uint64_t standings_fill(Rendezvous *rendezvous)
+{
+    uint64_t first = is_first(rendezvous) ? 0 : rendezvous->launch.rank;
+    uint64_t count = is_first(rendezvous) ? rendezvous->launch.size : 1;
+    for (uint64_t r = 0; r < count; r++)
+        rendezvous->told_standings[r] = standing_now(rendezvous, first + r);
+    return count * sizeof(Standing);
+}
+
+// The mutex is held.
+static void standings_take(Rendezvous *rendezvous, const Peer *peer)
+{
+    Standing standing;
+    uint64_t count = is_first(rendezvous) ? 1 : rendezvous->launch.size;
+    for (uint64_t r = 0; r < count; r++) {
+        uint64_t rank = is_first(rendezvous) ? peer->rank : r;
+        memcpy(&standing, peer->data + r * sizeof(standing), sizeof(standing));
+        if (rank != rendezvous->launch.rank)
+            standing_keep(rendezvous, rank, &standing);
+    }
 }
 
 // A frame is complete; the mutex is held.
@@ -166,6 +221,8 @@ static void frame_take(Rendezvous *rendezvous, Peer *peer)
         pthread_cond_broadcast(&rendezvous->changed);
         break;
     case FRAME_ALIVE:
+        standings_take(rendezvous, peer);
+        break;
     case FRAME_HELLO:
     case FRAME_WELCOME:
         break;
@@ -217,6 +274,7 @@ static void look_for_life(Rendezvous *rendezvous, double *last_s, double period_
     if (now_s - before_s < period_s)
         return;
     *last_s = now_s;
+    uint64_t bytes = standings_fill(rendezvous);
     for (uint64_t p = 0; p < rendezvous->peer_count; p++) {
         Peer *peer = &rendezvous->peers[p];
         if (peer->gone || peer->left)
@@ -231,7 +289,7 @@ static void look_for_life(Rendezvous *rendezvous, double *last_s, double period_
         }
         pthread_mutex_unlock(&rendezvous->mutex);
         pthread_mutex_lock(&rendezvous->send_mutex);
-        bool sent = frame_send(peer->socket, FRAME_ALIVE, false, NULL, 0);
+        bool sent = frame_send(peer->socket, FRAME_ALIVE, false, rendezvous->told_standings, bytes);
         (void)sent; // its end shows when it is read
         pthread_mutex_unlock(&rendezvous->send_mutex);
         pthread_mutex_lock(&rendezvous->mutex);

@@ -19,7 +19,7 @@ typedef enum {
     FRAME_PART,      // to rank 0: this process's part of a call
     FRAME_ALL,       // from rank 0: the parts of all
     FRAME_ABORT,     // Fault
-    FRAME_ALIVE,     // nothing
+    FRAME_ALIVE,     // to rank 0: Standing; from rank 0: those of all
     FRAME_LEFT,      // nothing: the connection's end is no failure
 } FrameKind;
 
@@ -58,6 +58,9 @@ struct Rendezvous {
     Launch launch;
     double timeout_s;
     Place *places; // [size]
+    Standing *standings;   // [size] at standings_s each
+    double *standings_s;   // [size] CLOCK_MONOTONIC
+    Standing *told_standings; // [size] the reader's: as they are sent
     Peer *peers;   // [peer_count]; of rank 0 those of ranks 1.., of others that of rank 0
     uint64_t peer_count;
     pthread_mutex_t mutex, send_mutex;

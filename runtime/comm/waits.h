@@ -4,7 +4,8 @@
 
 #include "runtime/comm/comm.h"
 
-// One rank's, per iteration. Numbers only: reduced as an array of them.
+// One rank's, per iteration. Numbers only: reduced as an array of them. Of ranks whose memory is a device's it is not
+// known who came late: late_s, awaited_s and last_s are NaN, and transfer_s has the waits in it.
 typedef struct {
     double compute_s;          // in steps that need no peer, on all streams
     CommTime exchange, gather; // in collectives, as its streams saw them

@@ -57,9 +57,126 @@ typedef struct {
     int64_t at[STREAM_COUNT];
 } Progress;
 
-static bool look_for_progress(const CudaEngine *engine, Progress *progress, Fault *fault)
+// Is a rank that stands at `standing` before this step of that iteration?
+static bool is_behind(uint64_t iteration, int64_t step, const Standing *standing)
+{
+    if (standing->iteration != iteration)
+        return standing->iteration < iteration;
+    bool behind = false;
+    for (uint32_t s = 0; s < STREAM_COUNT; s++)
+        behind = behind || (standing->at[s] >= 0 && standing->at[s] < step);
+    return behind;
+}
+
+// The first step, of any stream, that is not done there; -1 where none is under way.
+static int64_t first_step(const Plan *plan, const Standing *standing)
+{
+    int64_t first = -1;
+    for (uint32_t s = 0; s < STREAM_COUNT; s++)
+        if (standing->at[s] >= 0 && standing->at[s] < plan->step_count && (first < 0 || standing->at[s] < first))
+            first = standing->at[s];
+    return first;
+}
+
+// The member of the step's group, as `rank` sees it, that is furthest behind, or -1; *found becomes where it stands.
+static int64_t furthest_behind(const CudaEngine *engine, uint64_t rank, uint64_t iteration, int64_t step,
+                               Standing *found)
 {
     const Plan *plan = engine->plan;
+    const Group *group = &plan->groups[plan->steps[step].group];
+    Comm *comm = engine->comm;
+    uint64_t members = group_size(&plan->cluster, group);
+    int64_t peer = -1;
+    for (uint64_t m = 0; comm->device->standing && m < members; m++) {
+        uint64_t member = group_member_rank(&plan->cluster, group, rank, m);
+        Standing standing = comm->device->standing(comm, member);
+        bool only = members == 2 && rank == comm->rank; // who else
+        bool further =
+            peer < 0 || standing.iteration < found->iteration ||
+            (standing.iteration == found->iteration && first_step(plan, &standing) < first_step(plan, found));
+        if (member == rank || member == comm->rank || !further || (!only && !is_behind(iteration, step, &standing)))
+            continue;
+        peer = (int64_t)member;
+        *found = standing;
+    }
+    return peer;
+}
+
+// Who is waited for: a peer that is behind may wait for another one, and so on. Returns how many steps that took.
+static uint64_t find_cause(const CudaEngine *engine, int64_t step, Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    uint64_t rank = engine->comm->rank, iteration = engine->iteration, hops = 0;
+    fault->peer = -1;
+    while (hops < engine->comm->size && step >= 0 && plan->steps[step].group != NONE) {
+        Standing standing = {0};
+        int64_t peer = furthest_behind(engine, rank, iteration, step, &standing);
+        if (peer < 0)
+            break;
+        rank = (uint64_t)peer;
+        iteration = standing.iteration;
+        step = first_step(plan, &standing);
+        fault->peer = peer;
+        fault->peer_told = iteration > 0;
+        fault->peer_stream = step < 0 ? STREAM_COMPUTE : op_info(plan->steps[step].op)->stream;
+        fault->peer_at = (StreamPoint){.step = step, .awaited = -1};
+        fault->peer_for_s = standing.still_s;
+        hops++;
+    }
+    return hops;
+}
+
+static bool time_out(const CudaEngine *engine, int64_t step, Fault *fault)
+{
+    const Plan *plan = engine->plan;
+    Fault cause = {0};
+    uint64_t hops = find_cause(engine, step, &cause);
+    char group[128], who[192] = "a rank of ";
+    comm_describe_group(&plan->cluster, &plan->groups[plan->steps[step].group], group, sizeof(group));
+    if (hops > 0)
+        snprintf(who, sizeof(who), hops == 1 ? "rank %" PRId64 " of " : "rank %" PRId64 ", awaited by the ranks of ",
+                 cause.peer);
+    fault_set(fault, EXIT_FAULT,
+              "%s%s%s did not arrive, or does not take its rows: for %g s nothing moved here; look at %s", who, group,
+              hops > 1 ? "," : "", engine->comm->timeout_s,
+              hops > 0 ? "its process, its machine and the link to it"
+                       : "the processes of that group, their machines and the links to them");
+    cause.code = fault->code;
+    cause.rank = (int64_t)engine->comm->rank;
+    cause.step = step;
+    memcpy(cause.message, fault->message, sizeof(cause.message));
+    *fault = cause;
+    return false;
+}
+
+// The step of a stream that is under way, else the one behind the last that was enqueued; -1 behind them all.
+static int64_t step_due(const CudaEngine *engine, Stream stream)
+{
+    int64_t due = -1;
+    for (uint32_t s = engine->plan->step_count; s-- > 0;) {
+        const CudaStep *step = &engine->steps[s];
+        if (step->stream != stream)
+            continue;
+        if (atomic_load(&step->enqueued) == engine->iteration)
+            break;
+        due = s;
+    }
+    int64_t under_way = step_under_way(engine, stream);
+    return under_way == NONE ? due : under_way;
+}
+
+static void tell_standing(const CudaEngine *engine, const Progress *progress, double now_s)
+{
+    if (!engine->comm->device->stand)
+        return;
+    Standing standing = {.iteration = engine->iteration, .still_s = now_s - progress->moved_s};
+    for (uint32_t s = 0; s < STREAM_COUNT; s++)
+        standing.at[s] = step_due(engine, (Stream)s);
+    engine->comm->device->stand(engine->comm, &standing);
+}
+
+static bool look_for_progress(const CudaEngine *engine, Progress *progress, Fault *fault)
+{
     int64_t at[STREAM_COUNT];
     double now_s = clock_now_s();
     for (uint32_t s = 0; s < STREAM_COUNT; s++)
@@ -68,18 +185,11 @@ static bool look_for_progress(const CudaEngine *engine, Progress *progress, Faul
         memcpy(progress->at, at, sizeof(at));
         progress->moved_s = now_s;
     }
+    tell_standing(engine, progress, now_s);
     int64_t step = any_collective(engine, at);
     if (engine->comm->timeout_s <= 0 || step == NONE || now_s - progress->moved_s < engine->comm->timeout_s)
         return true;
-    char group[128];
-    comm_describe_group(&plan->cluster, &plan->groups[plan->steps[step].group], group, sizeof(group));
-    fault_set(fault, EXIT_FAULT,
-              "a rank of %s did not arrive, or does not take its rows: for %g s nothing moved here; look at the "
-              "processes of that group, their machines and the links to them",
-              group, engine->comm->timeout_s);
-    fault->rank = (int64_t)engine->comm->rank;
-    fault->step = step;
-    return false;
+    return time_out(engine, step, fault);
 }
 
 bool cuda_await(CudaEngine *engine, cudaEvent_t event, Fault *fault)

@@ -68,6 +68,14 @@ static bool rank_prepare(Rank *rank)
     return rank_training_prepare(rank);
 }
 
+// Collectives of devices are seen from outside: what they take, and not how much of it is waiting.
+static void rank_keep_collective(Rank *rank, const Step *step, double time_s)
+{
+    CommTime *of = op_info(step->op)->stream == STREAM_EXCHANGE ? &rank->times.exchange : &rank->times.gather;
+    of->transfer_s += time_s;
+    of->late_s = NAN;
+}
+
 static void rank_keep_times(Rank *rank, uint32_t iteration)
 {
     const StepTime *times = interpreter_times(rank->interpreter);
@@ -76,6 +84,8 @@ static void rank_keep_times(Rank *rank, uint32_t iteration)
         double time_s = times[s].end_s - times[s].start_s;
         rank->samples[(size_t)s * samples + iteration % samples] = (float)time_s;
         rank->compute_s += rank->job->plan->steps[s].group == NONE ? time_s : 0;
+        if (rank->comm->device && rank->job->plan->steps[s].group != NONE)
+            rank_keep_collective(rank, &rank->job->plan->steps[s], time_s);
     }
     exposure_add(rank->job->plan, times, rank->exposed_s);
     memcpy(rank->last_times, times, rank->job->plan->step_count * sizeof(*times));

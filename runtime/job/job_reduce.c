@@ -1,5 +1,6 @@
 // How the ranks of a job make its result together: every function here is collective, and gives the whole result to
 // the first rank of every process.
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -108,7 +109,9 @@ static bool rank_share_times(Rank *rank)
     own->compute_s = rank->compute_s / iterations;
     own->exchange = per_iteration(rank->times.exchange, iterations);
     own->gather = per_iteration(rank->times.gather, iterations);
-    for (uint64_t r = 0; ranks > 1 && r < ranks; r++) {
+    if (rank->comm->device)
+        own->awaited_s = own->last_s = NAN;
+    for (uint64_t r = 0; ranks > 1 && r < ranks && !rank->comm->device; r++) {
         table[r].awaited_s += r == rank->comm->rank ? 0 : rank->times.late_s[r] / iterations / (double)(ranks - 1);
         table[r].last_s += r == rank->comm->rank ? 0 : rank->times.last_s[r] / iterations / (double)(ranks - 1);
     }

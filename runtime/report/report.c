@@ -6,6 +6,7 @@
 #include "runtime/report/report_internal.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -258,7 +259,8 @@ enum { RANKS_SHOWN = 16 };
 
 static double awaited_of(const Report *report, uint64_t rank)
 {
-    return report->result->rank_times[rank].awaited_s;
+    double awaited_s = report->result->rank_times[rank].awaited_s;
+    return isnan(awaited_s) ? 0 : awaited_s;
 }
 
 // Is it among the RANKS_SHOWN ranks that others wait for longest? Of equals the first.
@@ -309,6 +311,14 @@ static void append_slow(const Report *report, Text *out)
                     cluster->levels[0].name, worker);
 }
 
+static void print_ms(double time_s, Text *out)
+{
+    if (isnan(time_s))
+        text_format(out, " %14s", "-");
+    else
+        text_format(out, " %14.3f", 1e3 * time_s);
+}
+
 static void print_ranks(const Report *report, Text *out)
 {
     const JobResult *result = report->result;
@@ -317,11 +327,18 @@ static void print_ranks(const Report *report, Text *out)
     text_format(out, "%-8s %10s %14s %14s %14s %14s %14s %14s\n", "", "ms", "ms", "ms", "ms", "ms", "ms", "ms");
     for (uint64_t r = 0; r < result->ranks; r++) {
         const RankTimes *of = &result->rank_times[r];
-        if (is_shown(report, r))
-            text_format(out, "%-8" PRIu64 " %10.3f %14.3f %14.3f %14.3f %14.3f %14.3f %14.3f\n", r, 1e3 * of->compute_s,
-                        1e3 * of->exchange.late_s, 1e3 * of->gather.late_s, 1e3 * of->exchange.transfer_s,
-                        1e3 * of->gather.transfer_s, 1e3 * of->awaited_s, 1e3 * of->last_s);
+        const double times_s[] = {of->exchange.late_s,   of->gather.late_s, of->exchange.transfer_s,
+                                  of->gather.transfer_s, of->awaited_s,     of->last_s};
+        if (!is_shown(report, r))
+            continue;
+        text_format(out, "%-8" PRIu64 " %10.3f", r, 1e3 * of->compute_s);
+        for (size_t i = 0; i < COUNT_OF(times_s); i++)
+            print_ms(times_s[i], out);
+        text_append(out, "\n");
     }
+    if (result->ranks > 0 && isnan(result->rank_times[0].awaited_s))
+        text_append(out,
+                    "# of devices it is known what collectives take, not who came late: rows have the waits in them\n");
     text_append(
         out, "# per iteration; late: waiting for peers that had not come; rows: moving them after that; awaited: how "
              "long each\n# other rank waited for this one; last: how long each took rows where this one "

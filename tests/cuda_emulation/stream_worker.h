@@ -6,6 +6,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
@@ -21,6 +22,17 @@ inline unsigned async_us()
     static const char *const value = getenv("HEP_EMULATION_ASYNC");
     static const unsigned us = value ? static_cast<unsigned>(atoi(value)) : 0;
     return us;
+}
+
+enum { STUCK_PIECES = 30 };
+
+// With HEP_EMULATION_STUCK=N streams of this process take a second each for some pieces of work from the N-th on.
+inline bool is_stuck()
+{
+    static const char *const value = getenv("HEP_EMULATION_STUCK");
+    static const long which = value ? atol(value) : 0;
+    static std::atomic<long> begun{0};
+    return which > 0 && ++begun >= which && begun < which + STUCK_PIECES;
 }
 
 class StreamWorker
@@ -79,6 +91,8 @@ class StreamWorker
             std::function<void()> work = pending.front();
             hold.unlock();
             usleep(static_cast<unsigned>(rand_r(&seed)) % (async_us() + 1));
+            if (is_stuck())
+                sleep(1);
             work();
             hold.lock();
             pending.pop_front();

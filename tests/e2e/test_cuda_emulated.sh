@@ -13,13 +13,14 @@ agree() {
   "$HEP_SOURCE/scripts/gpu/compare.py" "$1" "$2" ${3:+--unlike "${@:3}"} || { cat "$1" "$2" | grep -A9 '"loss"'; return 1; }
 }
 
+# With STUCK=RANK the device of that rank hangs for a while; with VICTIM=RANK that rank is killed behind DELAY seconds.
 # processes COUNT ARGUMENTS...: as torchrun would start them; the exit code of the first that failed. Leaves err.RANK.
 processes() {
   local count=$1 port=$((RANDOM % 8000 + 21000)) code=0 ended rank
   shift
   local pids=()
   for rank in $(seq 0 $((count - 1))); do
-    RANK=$rank WORLD_SIZE=${WORLD:-$count} LOCAL_RANK=$rank MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
+    HEP_EMULATION_STUCK=$([ "${STUCK:-}" != "$rank" ] || echo 1000) RANK=$rank WORLD_SIZE=${WORLD:-$count} LOCAL_RANK=$rank MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
       timeout 120 "$EMULATED" --engine cuda --timeout 20 "$@" >"out.$rank" 2>"err.$rank" </dev/null &
     pids+=($!)
   done
@@ -115,6 +116,10 @@ VICTIM=2 processes 4 plan.hepb -n 1000000 && fail "a rank died, and the others w
 [ $SECONDS -lt 60 ] || fail "it took $SECONDS s to end"
 grep -Eq '^hep-run: .*rank 2, process [0-9]+ on .*is gone' err.0 || fail "no word of the dead rank: $(cat err.*)"
 [ "$(cat err.* | grep -c '^hep-run:')" = 1 ] || fail "more than one word: $(cat err.*)"
+# A rank whose device does not get on while its process lives is named, and what it is at.
+STUCK=1 processes 4 plan.hepb -n 1000000 --no-graph --timeout 4 && fail "a device hung, and nobody noticed"
+grep -Eq "^hep-run: rank [023]: step [0-9]+, '[a-z-]+'.*: rank 1[ ,].* did not .*; there, stream '[a-z]+' is (at step|between)" \
+  err.0 || fail "who is waited for is not named: $(cat err.*)"
 processes 3 plan.hepb -n 1 && fail "three processes ran a plan of four ranks"
 grep -q 'the plan has 4 ranks, but 3 processes were started' err.0 || fail "wrong world: $(cat err.*)"
 WORLD=5 processes 4 plan.hepb -n 1 --timeout 2 && fail "a process is missing"
