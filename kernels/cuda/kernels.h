@@ -127,10 +127,6 @@ cudaError_t cuda_optimizer(const CudaQueue *queue, const AdamWFactors *factors, 
 
 cudaError_t cuda_encode(const CudaQueue *queue, double ratio, Tensor experts, Tensor shared, Tensor sent,
                         Tensor packet);
-// cuda_optimizer and cuda_encode of the new weights in one pass over them.
-cudaError_t cuda_optimizer_encode(const CudaQueue *queue, const AdamWFactors *factors, Tensor squares, Tensor weights,
-                                  Tensor gradient, Tensor state, double ratio, Tensor shared, Tensor sent,
-                                  Tensor packet);
 cudaError_t cuda_decode(const CudaQueue *queue, double ratio, uint64_t own_first, Tensor packet, Tensor own,
                         Tensor shared, Tensor experts, Tensor replicas);
 cudaError_t cuda_mean(const CudaQueue *queue, uint64_t all, Tensor experts, Tensor shared);

@@ -1,9 +1,8 @@
-// AdamW, one pass over weights, gradient and state, 16-byte accesses of the state: bound by memory. The same with the
-// codec behind it, so that encoding reads no weights again; the norm of gradients.
+// AdamW, one pass over weights, gradient and state, 16-byte accesses of the state: bound by memory; the norm of
+// gradients.
 #include <math.h>
 
 #include "kernels/cuda/internal.h"
-#include "kernels/cuda/select.h"
 
 namespace
 {
@@ -28,16 +27,16 @@ template <typename T> struct Weights {
     bool aligned;
 };
 
-// N neighbours of a row from `first` on. Returns the new weights as they are stored.
-template <int N, typename T>
-__device__ __forceinline__ Run<T, N> update(const AdamWFactors &f, float scale, const Weights<T> &of, uint64_t row,
-                                            uint64_t first)
+// EACH neighbours of a row from `first` on.
+template <typename T>
+__device__ __forceinline__ void update(const AdamWFactors &f, float scale, const Weights<T> &of, uint64_t row,
+                                       uint64_t first)
 {
     uint64_t cols = of.cols;
     float *moments = of.state + row * (of.HAS_MASTER ? 3 : 2) * cols;
     T *weights = of.weights + row * cols;
-    Run<T, N> g, stored;
-    Run<float, N> m, v, w;
+    Run<T, EACH> g, stored;
+    Run<float, EACH> m, v, w;
     g.load(of.gradient + row * cols, first, cols, of.aligned);
     m.load(moments, first, cols, of.aligned);
     v.load(moments + cols, first, cols, of.aligned);
@@ -46,19 +45,18 @@ __device__ __forceinline__ Run<T, N> update(const AdamWFactors &f, float scale, 
     else
         w.load(weights, first, cols, of.aligned);
 #pragma unroll
-    for (int i = 0; i < N; i++) {
+    for (int i = 0; i < EACH; i++) {
         float d = g.values[i] * scale;
         m.values[i] = f.beta1 * m.values[i] + (1.0f - f.beta1) * d;
         v.values[i] = f.beta2 * v.values[i] + (1.0f - f.beta2) * d * d;
         w.values[i] = f.decay * w.values[i] - f.rate * m.values[i] / (sqrtf(v.values[i]) * f.correction + f.epsilon);
-        stored.values[i] = to_f32(from_f32<T>(w.values[i]));
+        stored.values[i] = w.values[i];
     }
     m.store(moments, first, cols, of.aligned);
     v.store(moments + cols, first, cols, of.aligned);
     if constexpr (Weights<T>::HAS_MASTER)
         w.store(moments + 2 * cols, first, cols, of.aligned);
     stored.store(weights, first, cols, of.aligned);
-    return stored;
 }
 
 template <typename T>
@@ -69,31 +67,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
     uint64_t per_row = (of.cols + EACH - 1) / EACH;
     uint64_t index = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
     if (index < of.rows * per_row)
-        update<EACH>(f, gradient_scale(f, squares), of, index / per_row, index % per_row * EACH);
-}
-
-// A block a codec block: what it updates stays in registers until its packet is written.
-template <typename T>
-__global__ void __launch_bounds__(SELECT_THREADS)
-    adamw_encode_kernel(const AdamWFactors *__restrict__ factors, const float *__restrict__ squares, Weights<T> of,
-                        const T *__restrict__ shared, T *__restrict__ sent, char *__restrict__ packets,
-                        uint64_t packet_bytes, PacketShape shape)
-{
-    __shared__ SelectShared memory;
-    AdamWFactors f = *factors;
-    uint64_t row = blockIdx.y, first = static_cast<uint64_t>(blockIdx.x) * CODEC_BLOCK + threadIdx.x * SELECT_EACH;
-    Eight<T> difference = update<SELECT_EACH>(f, gradient_scale(f, squares), of, row, first), base = {};
-    if (shared || sent)
-        base.load(sent ? sent + row * of.cols : shared, first, of.cols, of.aligned);
-#pragma unroll
-    for (int i = 0; i < SELECT_EACH; i++)
-        difference.values[i] -= base.values[i];
-    PacketBlock block = shape.at(reinterpret_cast<uint16_t *>(packets + row * packet_bytes), blockIdx.x);
-    uint32_t kept = write_packet(&memory, block, difference.values);
-#pragma unroll
-    for (int i = 0; i < SELECT_EACH; i++)
-        if (sent && (kept >> i & 1))
-            sent[row * of.cols + first + i] = from_f32<T>(base.values[i] + difference.values[i]);
+        update(f, gradient_scale(f, squares), of, index / per_row, index % per_row * EACH);
 }
 
 template <typename T>
@@ -138,19 +112,6 @@ cudaError_t step(const CudaQueue *queue, const AdamWFactors *factors, Tensor squ
     return launch(queue->stream, static_cast<unsigned>(blocks_for(threads, BLOCK_THREADS)), BLOCK_THREADS, 0,
                   adamw_kernel<T>, factors, static_cast<const float *>(squares.data),
                   weights_of<T>(weights, gradient, state));
-}
-
-template <typename T>
-cudaError_t step_and_encode(const CudaQueue *queue, const AdamWFactors *factors, Tensor squares, Tensor weights,
-                            Tensor gradient, Tensor state, double ratio, Tensor shared, Tensor sent, Tensor packet)
-{
-    Weights<T> of = weights_of<T>(weights, gradient, state);
-    of.aligned = of.aligned && is_aligned<T>(shared.data, 0) && is_aligned<T>(sent.data, 0);
-    dim3 grid(static_cast<unsigned>(codec_blocks(weights.cols)), static_cast<unsigned>(weights.rows));
-    return launch(queue->stream, grid, SELECT_THREADS, 0, adamw_encode_kernel<T>, factors,
-                  static_cast<const float *>(squares.data), of, static_cast<const T *>(shared.data),
-                  static_cast<T *>(sent.data), static_cast<char *>(packet.data), packet.cols,
-                  packet_shape(weights.cols, weights.dtype, ratio));
 }
 
 // ---- norm of gradients ---------------------------------------------------------------------------
@@ -251,14 +212,4 @@ cudaError_t cuda_optimizer(const CudaQueue *queue, const AdamWFactors *factors, 
     if (weights.rows == 0 || weights.cols == 0)
         return cudaSuccess;
     return BY_DTYPE(weights.dtype, step, queue, factors, squares, weights, gradient, state);
-}
-
-cudaError_t cuda_optimizer_encode(const CudaQueue *queue, const AdamWFactors *factors, Tensor squares, Tensor weights,
-                                  Tensor gradient, Tensor state, double ratio, Tensor shared, Tensor sent,
-                                  Tensor packet)
-{
-    if (weights.rows == 0 || weights.cols == 0)
-        return cudaSuccess;
-    return BY_DTYPE(weights.dtype, step_and_encode, queue, factors, squares, weights, gradient, state, ratio, shared,
-                    sent, packet);
 }
