@@ -1,153 +1,137 @@
 // The gate and its gradient: LayerNorm, logits in f32, choice of experts and their weights in one kernel, a warp a
 // token. A fixed routing replaces the choice only. With a capacity, choices are ranked by expert in the order of tokens
 // before they are weighed, so that the same ones are dropped as on the host.
+#include "kernels/cuda/gate_choice.h"
 #include "kernels/cuda/internal.h"
+#include "kernels/cuda/norm_moments.h"
 #include "kernels/cuda/ranking.h"
 
 namespace
 {
 
-struct GateDims {
-    uint64_t tokens;
-    uint32_t experts, top_k;
-};
-
-// ---- fixed routings, as in kernels/host/gate.c ---------------------------------------------------
-
-__device__ uint32_t hash_token(uint64_t token)
-{
-    uint64_t z = (token + 1) * 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return static_cast<uint32_t>(z >> 32);
-}
-
-__device__ uint32_t greatest_divisor(uint32_t a, uint32_t b)
-{
-    while (b > 0) {
-        uint32_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
-__device__ uint32_t balanced_expert(const GateDims &dims, uint64_t token, uint32_t choice)
-{
-    uint32_t experts = dims.experts, strides = experts - 1, step = 5 * strides / 8 + 1;
-    if (experts == 1)
-        return 0;
-    while (greatest_divisor(strides, step) > 1)
-        step++;
-    uint32_t stride = 1 + static_cast<uint32_t>((token / experts + 1) * step % strides);
-    while (experts / greatest_divisor(experts, stride) < dims.top_k)
-        stride = stride % strides + 1;
-    return static_cast<uint32_t>((token + static_cast<uint64_t>(choice) * stride) % experts);
-}
-
-__device__ uint32_t skewed_expert(const GateDims &dims, uint64_t token, uint32_t choice)
-{
-    uint32_t half = dims.experts / 2, pool = half > dims.top_k ? half : dims.top_k;
-    uint32_t hash = hash_token(token);
-    bool popular = hash % 10 < 7 || pool == dims.top_k;
-    if (popular && choice == 0)
-        return 0;
-    return 1 + (hash / 10 + choice) % (pool - 1);
-}
-
-// Whether `expert` is among those a token may choose.
-__device__ bool is_candidate(const GateDims &dims, Routing routing, uint64_t token, uint32_t expert)
-{
-    if (routing == ROUTING_LEARNED)
-        return true;
-    for (uint32_t choice = 0; choice < dims.top_k; choice++) {
-        uint32_t named =
-            routing == ROUTING_BALANCED ? balanced_expert(dims, token, choice) : skewed_expert(dims, token, choice);
-        if (named == expert)
-            return true;
-    }
-    return false;
-}
-
-// ---- choice --------------------------------------------------------------------------------------
-
-// Descending by logit, ties by ascending expert; a logit that is not a number comes last.
-struct Candidate {
-    float logit;
-    int32_t expert; // -1: none
-};
-
-__device__ bool comes_before(Candidate a, Candidate b)
-{
-    if (a.expert < 0 || b.expert < 0)
-        return a.expert >= 0;
-    return a.logit > b.logit || (a.logit == b.logit && a.expert < b.expert);
-}
-
-__device__ Candidate candidate_of(const float *logits, uint32_t expert)
-{
-    float logit = logits[expert];
-    return {logit == logit ? logit : -INFINITY, static_cast<int32_t>(expert)};
-}
-
-// By a warp: the first candidate behind `last`.
-__device__ Candidate next_candidate(const GateDims &dims, Routing routing, uint64_t token, const float *logits,
-                                    Candidate last)
-{
-    Candidate best = {0, -1};
-    for (uint32_t expert = threadIdx.x % WARP; expert < dims.experts; expert += WARP) {
-        Candidate own = candidate_of(logits, expert);
-        bool is_left = last.expert < 0 || comes_before(last, own);
-        if (is_left && comes_before(own, best) && is_candidate(dims, routing, token, expert))
-            best = own;
-    }
-#pragma unroll
-    for (int distance = WARP / 2; distance > 0; distance /= 2) {
-        Candidate other = {__shfl_xor_sync(WHOLE_WARP, best.logit, distance),
-                           __shfl_xor_sync(WHOLE_WARP, best.expert, distance)};
-        if (comes_before(other, best))
-            best = other;
-    }
-    return best;
-}
-
-// Softmax over the logits of the records that were kept, in place; 0 for the others. By one thread.
-__device__ void weigh_chosen(Record *chosen, uint32_t count)
-{
-    float largest = 0, sum = 0;
-    bool any = false;
-    for (uint32_t i = 0; i < count; i++) {
-        if (chosen[i].expert >= 0 && (!any || chosen[i].weight > largest)) {
-            largest = chosen[i].weight;
-            any = true;
-        }
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        chosen[i].weight = chosen[i].expert >= 0 ? expf(chosen[i].weight - largest) : 0;
-        sum += chosen[i].weight;
-    }
-    for (uint32_t i = 0; i < count && any; i++)
-        chosen[i].weight /= sum;
-}
-
-// logits [tokens][experts] -> records [tokens][top_k]: weights, or logits if they are to be weighed later.
+// logits [tokens][experts] -> records [tokens][top_k]. A warp a token.
 __global__ void choose_kernel(GateDims dims, Routing routing, const float *__restrict__ logits,
                               Record *__restrict__ records, bool weigh)
 {
     uint64_t token = static_cast<uint64_t>(blockIdx.x) * (blockDim.x / WARP) + threadIdx.x / WARP;
-    bool leads = threadIdx.x % WARP == 0;
-    if (token >= dims.tokens)
-        return; // a whole warp
-    const float *own = logits + token * dims.experts;
-    Record *chosen = records + token * dims.top_k;
-    Candidate last = {0, -1};
-    for (uint32_t i = 0; i < dims.top_k; i++) {
-        last = next_candidate(dims, routing, token, own, last);
-        if (leads)
-            chosen[i] = {last.expert, own[last.expert]};
+    if (token < dims.tokens) // a whole warp
+        choose(dims, routing, token, logits + token * dims.experts, records + token * dims.top_k, weigh);
+}
+
+// ---- few experts ---------------------------------------------------------------------------------
+
+// The whole gate in one kernel, where a block's logits fit in shared memory: what is normalised goes out as rows and
+// into products from registers, so that x is all that is read of size.
+constexpr int FEW_EXPERTS = 64, GATE_TOKENS = 4, GATE_COLUMNS = 8;  // tokens a block; experts at a time
+constexpr int GATE_THREADS = 128, GATE_WARPS = GATE_THREADS / WARP; // 160 registers a thread, none spilled
+static_assert(GATE_WARPS >= GATE_TOKENS, "a warp chooses for every token");
+
+struct Gate {
+    GateDims dims;
+    Routing routing;
+    uint64_t hidden;
+    bool weigh, aligned, matrix_aligned;
+};
+
+// Elements of one token from `at` on, before rounding.
+template <typename T>
+__device__ __forceinline__ Piece<T> normed_piece(const T *row, const Piece<T> &gain, const Piece<T> &bias,
+                                                 const Moments &moments, uint64_t at, const Gate &gate)
+{
+    Piece<T> piece;
+    piece.load(row, at, gate.hidden, gate.aligned);
+#pragma unroll
+    for (int i = 0; i < Piece<T>::LENGTH; i++)
+        piece.values[i] = (piece.values[i] - moments.mean) * moments.scale * gain.values[i] + bias.values[i];
+    return piece;
+}
+
+// sums += the products of the block's tokens with the columns of the matrix [hidden][experts] from `first` on, over
+// this thread's part of the rows. Leaves the normalised rows in `out` where it is given.
+template <typename T>
+__device__ void add_logits(const Gate &gate, const T *x, const T *parameters, const Moments (&moments)[GATE_TOKENS],
+                           uint64_t first_token, uint32_t first, T *out, float (&sums)[GATE_TOKENS][GATE_COLUMNS])
+{
+    constexpr int LENGTH = Piece<T>::LENGTH;
+    const T *matrix = parameters + 2 * gate.hidden;
+    Piece<T> gain, bias, rows[GATE_TOKENS];
+    for (uint64_t at = threadIdx.x * LENGTH; at < gate.hidden; at += GATE_THREADS * LENGTH) {
+        gain.load(parameters, at, gate.hidden, gate.aligned);
+        bias.load(parameters + gate.hidden, at, gate.hidden, gate.aligned);
+#pragma unroll
+        for (int t = 0; t < GATE_TOKENS; t++) {
+            uint64_t token = first_token + t;
+            if (token >= gate.dims.tokens)
+                token = gate.dims.tokens - 1; // once more, and not used
+            rows[t] = normed_piece(x + token * gate.hidden, gain, bias, moments[t], at, gate);
+            if (out && first_token + t < gate.dims.tokens)
+                rows[t].store(out + token * gate.hidden, at, gate.hidden, gate.aligned);
+        }
+#pragma unroll
+        for (int i = 0; i < LENGTH; i++) {
+            Run<T, GATE_COLUMNS> columns = {};
+            if (at + i < gate.hidden)
+                columns.load(matrix + (at + i) * gate.dims.experts, first, gate.dims.experts, gate.matrix_aligned);
+#pragma unroll
+            for (int t = 0; t < GATE_TOKENS; t++)
+#pragma unroll
+                for (int c = 0; c < GATE_COLUMNS; c++)
+                    sums[t][c] += rows[t].values[i] * columns.values[c];
+        }
     }
-    if (leads && weigh)
-        weigh_chosen(chosen, dims.top_k);
+}
+
+// parameters: gain [hidden], bias [hidden], matrix [hidden][experts].
+template <typename T>
+__global__ void __launch_bounds__(GATE_THREADS)
+    gate_kernel(Gate gate, const T *__restrict__ x, const T *__restrict__ parameters, T *__restrict__ rows,
+                Record *__restrict__ records)
+{
+    __shared__ float scratch[WARP], partial[GATE_WARPS][GATE_TOKENS][GATE_COLUMNS];
+    __shared__ float logits[GATE_TOKENS][FEW_EXPERTS + GATE_COLUMNS];
+    uint64_t first_token = static_cast<uint64_t>(blockIdx.x) * GATE_TOKENS;
+    uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    Moments moments[GATE_TOKENS];
+#pragma unroll
+    for (int t = 0; t < GATE_TOKENS; t++) {
+        uint64_t token = first_token + t < gate.dims.tokens ? first_token + t : gate.dims.tokens - 1;
+        moments[t] = moments_of(x + token * gate.hidden, gate.hidden, gate.aligned, scratch);
+    }
+    for (uint32_t first = 0; first < gate.dims.experts; first += GATE_COLUMNS) {
+        float sums[GATE_TOKENS][GATE_COLUMNS] = {};
+        add_logits(gate, x, parameters, moments, first_token, first, first == 0 ? rows : nullptr, sums);
+#pragma unroll
+        for (int t = 0; t < GATE_TOKENS; t++)
+#pragma unroll
+            for (int c = 0; c < GATE_COLUMNS; c++) {
+                float sum = warp_reduce(sums[t][c], Add());
+                if (lane == 0)
+                    partial[warp][t][c] = sum;
+            }
+        __syncthreads();
+        if (threadIdx.x < GATE_TOKENS * GATE_COLUMNS) {
+            uint32_t t = threadIdx.x / GATE_COLUMNS, c = threadIdx.x % GATE_COLUMNS;
+            float sum = partial[0][t][c];
+            for (int w = 1; w < GATE_WARPS; w++)
+                sum += partial[w][t][c];
+            logits[t][first + c] = sum;
+        }
+        __syncthreads();
+    }
+    uint64_t token = first_token + warp;
+    if (warp < GATE_TOKENS && token < gate.dims.tokens)
+        choose(gate.dims, gate.routing, token, logits[warp], records + token * gate.dims.top_k, gate.weigh);
+}
+
+template <typename T>
+cudaError_t gate_few(cudaStream_t stream, Gate gate, Tensor x, Tensor router, Tensor rows, Tensor records)
+{
+    const T *parameters = static_cast<const T *>(router.data);
+    gate.aligned = is_aligned<T>(x.data, gate.hidden) && is_aligned<T>(parameters, 0) && is_aligned<T>(rows.data, 0);
+    gate.matrix_aligned = is_aligned<T>(parameters + 2 * gate.hidden, gate.dims.experts);
+    return launch(stream, static_cast<unsigned>(blocks_for(gate.dims.tokens, GATE_TOKENS)), GATE_THREADS, 0,
+                  gate_kernel<T>, gate, static_cast<const T *>(x.data), parameters, static_cast<T *>(rows.data),
+                  static_cast<Record *>(records.data));
 }
 
 // ---- capacity ------------------------------------------------------------------------------------
@@ -290,9 +274,11 @@ GateWork gate_take(CudaScratch *scratch, const ModelDims *dims, Dtype dtype, uin
 {
     GateWork work = {};
     uint64_t hidden = dims->hidden, experts = dims->experts;
-    work.exact = scratch->take<float>(tokens * hidden);
-    work.weights = dtype == DTYPE_F32 ? nullptr : scratch->take<float>(hidden * experts);
-    work.logits = scratch->take<float>(tokens * experts);
+    if (is_backward || experts > FEW_EXPERTS) {
+        work.exact = scratch->take<float>(tokens * hidden);
+        work.weights = dtype == DTYPE_F32 ? nullptr : scratch->take<float>(hidden * experts);
+        work.logits = scratch->take<float>(tokens * experts);
+    }
     if (!is_backward) {
         work.ranking = ranking_take(scratch, tokens, dims->experts);
         work.dropped = scratch->take<uint8_t>(tokens * dims->top_k);
@@ -352,13 +338,20 @@ cudaError_t cuda_gate(const CudaQueue *queue, const ModelDims *dims, Routing rou
     CudaScratch scratch = scratch_of(queue);
     GateWork work = gate_take(&scratch, dims, router.dtype, x.rows, false);
     GateDims sizes = {x.rows, dims->experts, dims->top_k};
+    if (x.rows == 0)
+        return cudaSuccess;
     Record *out = static_cast<Record *>(records.data);
-    const float *matrix;
-    TRY(load_router(queue->stream, dims, router, work, &matrix));
-    TRY(norm_rows(queue->stream, x.data, x.dtype, x.rows, dims->hidden, router.data, rows.data, work.exact));
-    TRY(multiply_logits(queue, dims, work, matrix, x.rows));
-    TRY(launch(queue->stream, static_cast<unsigned>(blocks_for(x.rows, BLOCK_THREADS / WARP)), BLOCK_THREADS, 0,
-               choose_kernel, sizes, routing, work.logits, out, capacity_rows == 0));
+    if (dims->experts <= FEW_EXPERTS) {
+        Gate gate = {sizes, routing, dims->hidden, capacity_rows == 0, false, false};
+        TRY(BY_DTYPE(router.dtype, gate_few, queue->stream, gate, x, router, rows, records));
+    } else {
+        const float *matrix;
+        TRY(load_router(queue->stream, dims, router, work, &matrix));
+        TRY(norm_rows(queue->stream, x.data, x.dtype, x.rows, dims->hidden, router.data, rows.data, work.exact));
+        TRY(multiply_logits(queue, dims, work, matrix, x.rows));
+        TRY(launch(queue->stream, static_cast<unsigned>(blocks_for(x.rows, BLOCK_THREADS / WARP)), BLOCK_THREADS, 0,
+                   choose_kernel, sizes, routing, work.logits, out, capacity_rows == 0));
+    }
     return capacity_rows == 0 ? cudaSuccess : drop_late(queue->stream, sizes, capacity_rows, work, out);
 }
 

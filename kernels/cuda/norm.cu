@@ -1,40 +1,13 @@
 // LayerNorm over rows and its gradient, in f32. A block a row; gradients of the parameters are summed over chunks of
 // rows, then over chunks, both in order.
 #include "kernels/cuda/internal.h"
+#include "kernels/cuda/norm_moments.h"
 
 namespace
 {
 
-constexpr float EPSILON = 1e-5f;
 constexpr uint64_t CHUNK = 64; // rows
 constexpr int EACH = 4;        // elements a thread, of the gradient
-
-struct Moments {
-    float mean, scale; // scale: one over the deviation
-};
-
-// By a whole block. Two passes, as on the host: the second sums squares of differences.
-template <typename T> __device__ Moments moments_of(const T *row, uint64_t hidden, bool aligned, float *scratch)
-{
-    Piece<T> piece;
-    float sum = 0, squares = 0;
-    uint64_t step = static_cast<uint64_t>(blockDim.x) * Piece<T>::LENGTH;
-    for (uint64_t at = threadIdx.x * Piece<T>::LENGTH; at < hidden; at += step) {
-        piece.load(row, at, hidden, aligned);
-#pragma unroll
-        for (int i = 0; i < Piece<T>::LENGTH; i++)
-            sum += piece.values[i];
-    }
-    float mean = block_reduce(sum, Add(), scratch) / static_cast<float>(hidden);
-    for (uint64_t at = threadIdx.x * Piece<T>::LENGTH; at < hidden; at += step) {
-        piece.load(row, at, hidden, aligned);
-#pragma unroll
-        for (int i = 0; i < Piece<T>::LENGTH; i++)
-            squares += at + i < hidden ? (piece.values[i] - mean) * (piece.values[i] - mean) : 0;
-    }
-    float variance = block_reduce(squares, Add(), scratch) / static_cast<float>(hidden);
-    return {mean, 1.0f / sqrtf(variance + EPSILON)};
-}
 
 template <typename T>
 __global__ void norm_kernel(const T *__restrict__ x, const T *__restrict__ parameters, T *__restrict__ out,
@@ -45,6 +18,7 @@ __global__ void norm_kernel(const T *__restrict__ x, const T *__restrict__ param
     const T *from = x + row * hidden;
     Moments moments = moments_of(from, hidden, aligned, scratch);
     Piece<T> piece, gain, bias;
+    Run<float, Piece<T>::LENGTH> precise;
     for (uint64_t at = threadIdx.x * Piece<T>::LENGTH; at < hidden; at += blockDim.x * Piece<T>::LENGTH) {
         piece.load(from, at, hidden, aligned);
         gain.load(parameters, at, hidden, aligned);
@@ -52,11 +26,11 @@ __global__ void norm_kernel(const T *__restrict__ x, const T *__restrict__ param
 #pragma unroll
         for (int i = 0; i < Piece<T>::LENGTH; i++) {
             float normed = (piece.values[i] - moments.mean) * moments.scale;
-            piece.values[i] = normed * gain.values[i] + bias.values[i];
-            if (exact && at + i < hidden)
-                exact[row * hidden + at + i] = piece.values[i];
+            piece.values[i] = precise.values[i] = normed * gain.values[i] + bias.values[i];
         }
         piece.store(out + row * hidden, at, hidden, aligned);
+        if (exact)
+            precise.store(exact + row * hidden, at, hidden, aligned);
     }
 }
 
@@ -64,7 +38,8 @@ template <typename T>
 cudaError_t norm(cudaStream_t stream, const void *x, uint64_t rows, uint64_t hidden, const void *parameters, void *out,
                  float *exact)
 {
-    bool aligned = is_aligned<T>(x, hidden) && is_aligned<T>(parameters, hidden) && is_aligned<T>(out, hidden);
+    bool aligned = is_aligned<T>(x, hidden) && is_aligned<T>(parameters, hidden) && is_aligned<T>(out, hidden) &&
+                   is_aligned<float>(exact, 0);
     if (rows == 0)
         return cudaSuccess;
     return launch(stream, static_cast<unsigned>(rows), 128, 0, norm_kernel<T>, static_cast<const T *>(x),

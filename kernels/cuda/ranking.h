@@ -35,17 +35,26 @@ inline Ranking ranking_take(CudaScratch *scratch, uint64_t item_bound, uint32_t 
     return ranking;
 }
 
+// Every block writes its line of the table, also where it has no items.
 template <typename Keys> __global__ void rank_count_kernel(Keys keys, Ranking ranking)
 {
     __shared__ uint64_t present;
+    __shared__ uint32_t counts[RANK_KEYS];
     uint64_t items = keys.items(&present);
     uint64_t item = static_cast<uint64_t>(blockIdx.x) * RANK_ITEMS + threadIdx.x;
-    if (item >= items)
-        return;
-    for (uint32_t i = 0; i < keys.per_item; i++) {
-        int32_t key = keys.key(item, i);
-        if (key >= 0)
-            atomicAdd(&ranking.table[blockIdx.x * static_cast<uint64_t>(ranking.keys) + key], 1u);
+    for (uint32_t base = 0; base < ranking.keys; base += RANK_KEYS) {
+        bool has_key = threadIdx.x < RANK_KEYS && base + threadIdx.x < ranking.keys;
+        if (threadIdx.x < RANK_KEYS)
+            counts[threadIdx.x] = 0;
+        __syncthreads();
+        for (uint32_t i = 0; item < items && i < keys.per_item; i++) {
+            int64_t key = static_cast<int64_t>(keys.key(item, i)) - base;
+            if (key >= 0 && key < RANK_KEYS)
+                atomicAdd(&counts[key], 1u);
+        }
+        __syncthreads();
+        if (has_key)
+            ranking.table[blockIdx.x * static_cast<uint64_t>(ranking.keys) + base + threadIdx.x] = counts[threadIdx.x];
     }
 }
 
@@ -145,11 +154,9 @@ template <typename Keys, typename Place> __global__ void rank_place_kernel(Keys 
 // Counts and begins; ranks in a block are still to come.
 template <typename Keys> cudaError_t rank_count(cudaStream_t stream, const Keys &keys, const Ranking &ranking)
 {
-    if (ranking.blocks > 0) {
-        TRY(cudaMemsetAsync(ranking.table, 0, ranking.blocks * ranking.keys * sizeof(uint32_t), stream));
+    if (ranking.blocks > 0)
         TRY(launch(stream, static_cast<unsigned>(ranking.blocks), RANK_ITEMS, 0, rank_count_kernel<Keys>, keys,
                    ranking));
-    }
     return launch(stream, 1, 1024, 0, rank_scan_kernel, ranking);
 }
 
