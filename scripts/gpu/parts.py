@@ -176,7 +176,7 @@ def bench(tester):
     session, layer = tester.session, tester.plan(plans.LAYER)
     benchmark(tester, "kernels")
     benchmark(tester, "products", layer)
-    benchmark(tester, "enqueue")
+    benchmark(tester, "enqueue", layer)
     trace = ["--trace", session.path("trace.json")]
     runs = {"layer": [], "layer_steps": ["--no-graph"], "layer_traced": ["--no-graph", *trace],
             "layer_replayed_traced": trace}

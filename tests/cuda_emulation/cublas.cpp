@@ -125,6 +125,7 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
     bool strides_fit = lda >= (left.transposed ? k : m) && ldb >= (right.transposed ? n : k) && ldc >= m;
     if (!handle || !handle->has_workspace || m < 0 || n < 0 || k < 0 || batch_count < 0 || !strides_fit)
         return CUBLAS_STATUS_INVALID_VALUE;
+    emulation::count_enqueued();
     emulation::submit(handle->stream, [=] {
         for (int batch = 0; batch < batch_count; batch++)
             multiply(m, n, k, factor, left, right, keep, c, c_type, ldc, c_stride, batch);

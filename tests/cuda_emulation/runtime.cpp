@@ -129,7 +129,20 @@ cudaError_t emulation::submit(cudaStream_t stream, Work work)
     return cudaSuccess;
 }
 
+static thread_local uint64_t enqueued;
+
+void emulation::count_enqueued()
+{
+    enqueued++;
+}
+
 extern "C" {
+
+// Kernels, products, copies and fills that the calling thread has enqueued so far.
+uint64_t emulation_enqueued(void)
+{
+    return enqueued;
+}
 
 // ---- memory --------------------------------------------------------------------------------------
 
@@ -202,6 +215,7 @@ cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t stream)
 {
+    emulation::count_enqueued();
     return emulation::submit(stream, [=] {
         if (bytes > 0)
             memmove(to, from, bytes);
@@ -215,6 +229,7 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind 
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream)
 {
+    emulation::count_enqueued();
     return emulation::submit(stream, [=] {
         if (bytes > 0)
             memset(to, value, bytes);
