@@ -185,6 +185,9 @@ def bench(tester):
         command = tester.hep_run("--engine", "cuda", "--warmup", "5", "-n", "20", *options, "--json=" + path, layer)
         if session.attempt("bench", name, command, 120):
             session.measure(name, path)
+    refusal = session.measured.get("layer", {}).get("expert_refusal")
+    if refusal:
+        session.record("bench", "experts by wgmma", FAILED, refusal)
 
 
 PARTS = {"kernels": kernels, "plans": one_process, "bench": bench, "nccl": nccl, "graph": graph, "calibrate": calibrate,
