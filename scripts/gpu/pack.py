@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 
 import machine
 import plans
@@ -84,6 +83,6 @@ def unpack(path, work):
     if os.path.isdir(path):
         return os.path.abspath(path)
     folder = os.path.join(work, "pack")
-    with tarfile.open(path) as archive:
-        archive.extractall(folder, filter="data")
+    os.makedirs(folder)
+    subprocess.run(["tar", "-xJf", path, "-C", folder], check=True)
     return folder
