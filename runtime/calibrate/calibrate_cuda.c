@@ -240,11 +240,12 @@ static bool weights_upload(const Tensor *to, uint32_t expert, const ModelDims *d
     return cuda_check(error, "copy weights", fault);
 }
 
-static bool run_create(CalibrateRank *rank, DeviceRun *run)
+static bool run_create(CalibrateRank *rank, Dtype dtype, DeviceRun *run)
 {
     cudaStream_t stream = NULL;
     run->comm = rank->comm;
     run->dims = *rank->options->dims;
+    run->dims.dtype = dtype;
     run->dims.shared_experts = 1;
     uint64_t bytes = run_lay_out(run), copied = rank->bytes_max < COPIED_BYTES ? rank->bytes_max : COPIED_BYTES;
     run->copied_bytes = copied / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
@@ -270,16 +271,20 @@ static bool run_create(CalibrateRank *rank, DeviceRun *run)
                       "fill rows", rank->fault);
 }
 
+static bool measure_rows(CalibrateRank *rank, DeviceRun *run, uint32_t rows, Spread *flops)
+{
+    double amount = 2.0 * (double)model_expert_elements(&run->dims) * rows;
+    run->rows.rows = run->results.rows = rows;
+    return calibrate_repeated(rank, expert_once, run, &run->repeats, amount, flops);
+}
+
 static bool measure_all(CalibrateRank *rank, DeviceRun *run)
 {
     Calibration *out = rank->calibration;
-    double expert = 2.0 * (double)model_expert_elements(&run->dims);
     double dense = (double)model_expert_elements(&run->dims) * dtype_bytes(run->dims.dtype);
     for (uint32_t m = 0; m < MATRIX_SIZES; m++) {
         out->matrices[m].rows = calibrate_row_counts[m];
-        run->rows.rows = run->results.rows = calibrate_row_counts[m];
-        if (!calibrate_repeated(rank, expert_once, run, &run->repeats, expert * calibrate_row_counts[m],
-                                &out->matrices[m].flops))
+        if (!measure_rows(rank, run, calibrate_row_counts[m], &out->matrices[m].flops))
             return false;
     }
     calibrate_fit_rate(out);
@@ -295,12 +300,28 @@ static bool measure_all(CalibrateRank *rank, DeviceRun *run)
                               &out->memory_bandwidth);
 }
 
+// What the same expert would take in another dtype: a GPU's rate hangs on that by an order of magnitude.
+static bool measure_other_dtypes(CalibrateRank *rank)
+{
+    static const Dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    bool ok = true;
+    for (size_t d = 0; d < COUNT_OF(dtypes) && ok; d++) {
+        DeviceRun run = {0};
+        if (dtypes[d] == rank->options->dims->dtype)
+            continue;
+        ok = run_create(rank, dtypes[d], &run) && measure_rows(rank, &run, calibrate_row_counts[MATRIX_SIZES - 1],
+                                                               &rank->calibration->dtype_flops[dtypes[d]]);
+        run_destroy(&run);
+    }
+    return ok;
+}
+
 static bool device_measure(CalibrateRank *rank)
 {
     DeviceRun run = {0};
-    bool ok = run_create(rank, &run) && measure_all(rank, &run);
+    bool ok = run_create(rank, rank->options->dims->dtype, &run) && measure_all(rank, &run);
     run_destroy(&run);
-    return ok;
+    return ok && measure_other_dtypes(rank);
 }
 
 const CalibrateDevice cuda_calibrate = {

@@ -139,6 +139,13 @@ static void print_device(const CalibrateOptions *options, const Calibration *cal
         print_spread("", &calibration->matrices[m].flops, format_rate, out);
         text_append(out, "\n");
     }
+    for (int dtype = 0; dtype < DTYPE_COUNT; dtype++)
+        if (calibration->dtype_flops[dtype].count) {
+            text_format(out, "  # %6" PRIu32 " rows in %s", calibration->matrices[MATRIX_SIZES - 1].rows,
+                        dtype_name((Dtype)dtype));
+            print_spread("", &calibration->dtype_flops[dtype], format_rate, out);
+            text_append(out, "\n");
+        }
     text_format(
         out, "  # %s, every rank:", options->device ? options->device->memory_words : "Memory, two reads and a write");
     print_spread("", &calibration->memory_bandwidth, format_bytes, out);

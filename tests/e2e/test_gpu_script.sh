@@ -74,7 +74,9 @@ assert set(by_part["plans"].values()) == {"passed"} and len(by_part["plans"]) ==
 assert set(by_part["graph"].values()) == {"passed"} and len(by_part["graph"]) == 2
 assert set(by_part["sanitizer"].values()) <= {"passed"}
 assert by_part["calibrate"] == {"one process": "passed", "2 processes": "passed"}
-assert "cluster" in found["measured"]["calibration, 2 processes"]
+for block in ("one process", "2 processes"):
+    block = found["measured"]["calibration, " + block]
+    assert "cluster" in block and block.count("1024 rows in ") == 2, block
 bench = by_part["bench"]
 assert set(bench.values()) == {"passed"} and len(bench) == 7, bench
 rows = {row["criterion"]: row["verdict"] for row in found["criteria"]}
