@@ -72,12 +72,12 @@ in_processes() {
   agree host.json cuda.json || fail "$1 $2, a process each"
 }
 
-in_one_process training dc=1,gpu=1 -n 3
-in_one_process training dc=2,gpu=1 -n 3
-in_one_process naive dc=1,gpu=2 -n 3
+in_one_process training dc=1,gpu=1 -n 2
+in_one_process training dc=2,gpu=1 -n 2
+in_one_process naive dc=1,gpu=2 -n 2
 # Of codecs there is no bound: nearer to the same codec on the host than to none.
-on_host training dc=2,gpu=1 -n 4 && mv host.json dense.json
-unlike=dense.json in_one_process codec dc=2,gpu=1 -n 4
+on_host training dc=2,gpu=1 -n 3 && mv host.json dense.json
+unlike=dense.json in_one_process codec dc=2,gpu=1 -n 3
 in_one_process bf16 dc=2,gpu=1 -n 2 --check --routing balanced
 unset HEP_EXPERT_KERNEL
 expect 0 '' "$EMULATED" --engine cuda plan.hepb --warmup 0 -n 1 --profile cuda.json
@@ -85,16 +85,16 @@ grep -q 'multiplied by wmma' out && fail "compared, the kernels of experts diffe
 HEP_EMULATION_WRONG_PRODUCTS=1 expect 0 '' "$EMULATED" --engine cuda plan.hepb --warmup 0 -n 1 --profile cuda.json
 grep -q '# experts are multiplied by wmma: wgmma and wmma differ' out || fail "no word of a wrong kernel: $(cat out)"
 export HEP_EXPERT_KERNEL=wgmma
-in_processes training dc=1,gpu=1 -n 3
+in_processes training dc=1,gpu=1 -n 2
 # Without exchanges, or with as many rows every time, iterations are replayed.
-in_processes training dc=2,gpu=2 -n 4
-in_processes f16 dc=1,gpu=1 -n 4 --routing balanced
+in_processes training dc=2,gpu=2 -n 3
+in_processes f16 dc=1,gpu=1 -n 3 --routing balanced
 
 # Padded messages have one size while the gate changes its mind: replayed, and the same to the last bit as if not.
-in_one_process padded dc=1,gpu=1 -n 4
+in_one_process padded dc=1,gpu=1 -n 3
 grep -q 'ranks of one process wait for each other' cuda.json || fail "one process replays, or no reason says why not"
-in_processes padded dc=1,gpu=1 -n 4 && cp cuda.json replayed.json
-in_processes padded dc=1,gpu=1 -n 4 --no-graph
+in_processes padded dc=1,gpu=1 -n 3 && cp cuda.json replayed.json
+in_processes padded dc=1,gpu=1 -n 3 --no-graph
 expect 0 '' "$HEP_RUN" plan.hepb --warmup 0 -n 1 --json=first.json
 python3 - <<'PYTHON' || fail "padded, replayed"
 import json
@@ -107,7 +107,7 @@ for name in ("exchange_bytes", "padding_bytes", "routing_bytes"):
 for once, many in zip(first["traffic"], replayed["traffic"]):
     assert once["padding_bytes"] != many["padding_bytes"], "the gate chose alike in every iteration"
 PYTHON
-in_processes naive dc=1,gpu=1 -n 3
+in_processes naive dc=1,gpu=1 -n 2
 grep -q "'exchange = padded' with a 'capacity'" cuda.json || fail "counted exchanges are replayed, or no reason says why not"
 
 # A rank that dies ends all others soon; rank 0 says which it was, once. Of a wrong world, rank 0 says so.

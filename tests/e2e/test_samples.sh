@@ -17,9 +17,9 @@ for sample in *.hep paper/*.hep; do
   expect 0 '' "$HEPC" --dump=ir "$sample" -o "$name.3.ir"
   cmp -s "$name.ir" "$name.3.ir" || fail "$sample: --dump=ir of the source and of its plan differ"
   expect 0 '' "$HEPC" --dump=ast "$sample" -o "$name.ast.hep"
-  expect 0 '' "$HEPC" --dump=summary "$sample"
+  expect 0 '' "$HEPC" --dump=summary "$name.hepb"
   grep -q 'plain EP' "$work/out" || fail "$sample: the summary has no comparison"
-  expect 0 '' "$HEPC" --dump=json "$sample"
+  expect 0 '' "$HEPC" --dump=json "$name.hepb"
   python3 -m json.tool <"$work/out" >/dev/null || fail "$sample: --dump=json is not JSON"
   size=$(stat -c %s "$name.hepb")
   [ "$size" -lt 1048576 ] || fail "$sample: the plan has $size bytes"
