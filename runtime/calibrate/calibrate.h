@@ -34,7 +34,7 @@ typedef struct {
     Spread *pairs;       // [port_count][port_count] bandwidths of two workers that talk to nobody else
     MatrixMeasure matrices[MATRIX_SIZES];
     double compute_flops, half_rate_rows; // of the curve through `matrices`
-    Spread dtype_flops[DTYPE_COUNT];      // of GPUs: FLOP/s of the largest number of rows in the other dtypes of weights
+    Spread dtype_flops[DTYPE_COUNT];      // of GPUs: FLOP/s of the largest number of rows in the other dtypes
     Spread memory_bandwidth;              // bytes/s read and written by one rank while all ranks do
     Spread encode_bandwidth, decode_bandwidth; // bytes/s of dense experts, likewise
     double memory_bytes;                  // a rank's share of what its machine has left
