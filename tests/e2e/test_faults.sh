@@ -135,7 +135,7 @@ settle() { # MESSAGES: how many
 
 # Under mpirun a killed process ends all: the survivors know which it was, as it ran on this machine.
 gone='rank [0-9]:.*interrupted.*; rank 2 is process TARGET on .*: that process is gone'
-stopped='rank [0-9]: (step [0-9]+, .*: rank [0-9] did not .*|rank [0-9] gave no sign of life.*); '
+stopped='rank [0-9]: (step [0-9]+, .*: rank [0-9] did not .*|(step [0-9]+, .*: )?rank [0-9] gave no sign of life.*); '
 stopped+='rank R is process TARGET on .*: that process is stopped'
 in_exchange="step [0-9]+, '(dispatch|combine)' of layer [01] at level 'dc': rank [0-9] did not"
 fault kill-gather 137 "$gone" KILL 2 migrate gather.hepb
