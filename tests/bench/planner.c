@@ -53,7 +53,8 @@ static Workload *make_workload(const Case *c, Spec *spec, Arena *arena)
     spec->model = (SpecModel){.name = "bench", .abstract = true, .layers = c->layers, .every = 1, .top_k = 1,
                               .data_bytes = 8e6, .expert_bytes = 1e6, .pre_expert_s = 2e-3,
                               .expert_compute_s = 2e-3};
-    spec->plan = (SpecPlan){.pass = c->training ? PASS_TRAINING : PASS_FORWARD, .dispatch = DISPATCH_NAIVE, .ratio = 1};
+    spec->plan = (SpecPlan){.pass = c->training ? PASS_TRAINING : PASS_FORWARD, .dispatch = DISPATCH_NAIVE, .ratio = 1,
+                            .gradient_ratio = 1};
     Workload *work = workload_derive(spec, arena);
     uint64_t state = 1;
     for (uint32_t k = 0; c->unlike && k < work->layer_count; k++) {
@@ -62,7 +63,7 @@ static Workload *make_workload(const Case *c, Spec *spec, Arena *arena)
         layer->pre_expert_s = draw(&state, 1e-3, 4e-3);
         layer->expert_compute_s = draw(&state, 1e-3, 4e-3);
         layer->data_bytes = draw(&state, 2e6, 16e6);
-        layer->expert_bytes = layer->sent_bytes = draw(&state, 2e5, 3e6);
+        layer->expert_bytes = layer->sent_bytes = layer->returned_bytes = draw(&state, 2e5, 3e6);
     }
     return work;
 }
