@@ -96,10 +96,13 @@ static bool read_manifest(Checkpoint *checkpoint, Fault *fault)
 
 bool checkpoint_exists(const char *path)
 {
+    if (file_exists(path, CHECKPOINT_MANIFEST))
+        return true;
     Fault ignored = {0};
-    char *last = file_exists(path, CHECKPOINT_MANIFEST) ? NULL : last_of(path, &ignored);
+    char *last = last_of(path, &ignored);
+    bool found = last != NULL;
     free(last);
-    return last || file_exists(path, CHECKPOINT_MANIFEST);
+    return found;
 }
 
 Checkpoint *checkpoint_open(const char *path, Fault *fault)
