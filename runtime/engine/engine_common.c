@@ -164,6 +164,21 @@ bool engine_packet_place(const Plan *plan, uint64_t rank, uint32_t step, PacketP
     return true;
 }
 
+Exchange engine_packet_exchange(Tensor packets, Tensor received, uint32_t members, int32_t *counts)
+{
+    for (uint32_t m = 0; m < 2 * members; m++)
+        counts[m] = (int32_t)(packets.rows / members);
+    return (Exchange){.part_count = 1,
+                      .parts = {{.send = packets.data, .recv = received.data, .row_bytes = packets.cols}},
+                      .send_layout = ROWS_ALL,
+                      .recv_layout = ROWS_ALL,
+                      .send_counts = counts,
+                      .recv_counts = counts + members,
+                      .counts_known = true,
+                      .recv_capacity = received.rows,
+                      .carries = CARRIES_SUMS};
+}
+
 // ---- routes ----------------------------------------------------------------------------------
 
 enum { ROUTE_COUNTS = 2, ROUTE_ORIGIN = 8, DISPATCH_SEND_COUNTS = 2 };

@@ -43,6 +43,10 @@ typedef struct {
 } PacketPlace;
 bool engine_packet_place(const Plan *plan, uint64_t rank, uint32_t step, PacketPlace *place, Fault *fault) MUST_CHECK;
 
+// Packets [members x rows of each][bytes]: to every member those of its experts, and as many back. `counts`
+// [2 x members] is filled and must live as long as the exchange.
+Exchange engine_packet_exchange(Tensor packets, Tensor received, uint32_t members, int32_t *counts);
+
 // Routes and their way back name no level: they serve the dispatch that reads the same counts.
 typedef struct {
     const Step *dispatch; // NULL: the plan has none, or the step is no route

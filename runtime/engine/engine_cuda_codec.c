@@ -55,18 +55,7 @@ bool cuda_run_encode_gradient(CudaStep *step, Fault *fault)
 bool cuda_run_return_packets(CudaStep *step, Fault *fault)
 {
     const Tensor *t = step->operands;
-    int32_t *counts = step->engine->sum_counts;
-    for (uint32_t m = 0; m < 2 * step->members; m++)
-        counts[m] = (int32_t)(t[0].rows / step->members);
-    Exchange exchange = {.part_count = 1,
-                         .parts = {{.send = t[0].data, .recv = t[1].data, .row_bytes = t[0].cols}},
-                         .send_layout = ROWS_ALL,
-                         .recv_layout = ROWS_ALL,
-                         .send_counts = counts,
-                         .recv_counts = counts + step->members,
-                         .counts_known = true,
-                         .recv_capacity = t[1].rows,
-                         .carries = CARRIES_SUMS};
+    Exchange exchange = engine_packet_exchange(t[0], t[1], step->members, step->engine->sum_counts);
     Comm *comm = step->engine->comm;
     return comm->device->exchange(comm, step->channel, &exchange, step->engine->streams[step->stream], fault);
 }
