@@ -4,6 +4,7 @@
 #include <cjson/cJSON.h>
 
 #include "backends/assignment.h"
+#include "backends/decision.h"
 #include "backends/plan_facts.h"
 #include "backends/simulate.h"
 
@@ -100,6 +101,22 @@ static void add_layers(cJSON *solution, const Plan *plan)
     }
 }
 
+static void add_verdict(cJSON *solution, const Plan *plan)
+{
+    const Strategy *best = plan_best_baseline(plan);
+    Text decision = {0};
+    decision_append(plan, &decision);
+    cJSON_AddStringToObject(solution, "decision", decision.data ? decision.data : "");
+    text_free(&decision);
+    if (best) {
+        cJSON_AddStringToObject(solution, "best_baseline", best->name);
+        cJSON_AddNumberToObject(solution, "over_best_baseline", plan_speed_up(plan, best));
+    } else { // none fits
+        cJSON_AddNullToObject(solution, "best_baseline");
+        cJSON_AddNullToObject(solution, "over_best_baseline");
+    }
+}
+
 static void add_solution(cJSON *root, const Plan *plan, double solve_s)
 {
     cJSON *object = add_object(root, "solution");
@@ -119,6 +136,7 @@ static void add_solution(cJSON *root, const Plan *plan, double solve_s)
     Arena *arena = arena_create();
     cJSON_AddNumberToObject(object, "simulated_s", simulate(plan, arena)->iteration_s);
     arena_destroy(arena);
+    add_verdict(object, plan);
     add_layers(object, plan);
 }
 

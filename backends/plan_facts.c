@@ -44,27 +44,52 @@ double traffic_fill(const Traffic *traffic)
     return traffic->exchange_bytes > 0 ? 1 - traffic->padding_bytes / traffic->exchange_bytes : 1;
 }
 
+// What strategies are called in tables and in sentences, and which of them one could run without a planner.
+static const struct {
+    const char *name, *title, *phrase;
+    bool is_baseline;
+} strategy_names[] = {
+    {"ep", "plain EP", "plain EP", true},
+    {"ep_dedup", "EP, deduplicated", "deduplicated EP", true},
+    {"gather", "gather only", "gather-only", true},
+    {"uniform", "best single", "the best single choice", false},
+    {"codec_dense", "dense experts", "dense experts", false},
+    {"codec_sr", "experts by sr", "experts by sr", false},
+    {"codec_delta", "experts by delta", "experts by delta", false},
+    {"counted", "counted messages", "counted messages", false},
+};
+
 const char *plan_strategy_title(const Strategy *strategy, bool chosen)
 {
-    if (chosen)
-        return "this plan";
-    if (strcmp(strategy->name, "ep") == 0)
-        return "plain EP";
-    if (strcmp(strategy->name, "ep_dedup") == 0)
-        return "EP, deduplicated";
-    if (strcmp(strategy->name, "gather") == 0)
-        return "gather only";
-    if (strcmp(strategy->name, "codec_dense") == 0)
-        return "dense experts";
-    if (strcmp(strategy->name, "codec_sr") == 0)
-        return "experts by sr";
-    if (strcmp(strategy->name, "codec_delta") == 0)
-        return "experts by delta";
-    if (strcmp(strategy->name, "counted") == 0)
-        return "counted messages";
-    if (strcmp(strategy->name, "uniform") == 0)
-        return "best single";
+    for (size_t i = 0; i < COUNT_OF(strategy_names) && !chosen; i++)
+        if (strcmp(strategy->name, strategy_names[i].name) == 0)
+            return strategy_names[i].title;
+    return chosen ? "this plan" : strategy->name;
+}
+
+const char *plan_strategy_phrase(const Strategy *strategy)
+{
+    for (size_t i = 0; i < COUNT_OF(strategy_names); i++)
+        if (strcmp(strategy->name, strategy_names[i].name) == 0)
+            return strategy_names[i].phrase;
     return strategy->name;
+}
+
+const Strategy *plan_best_baseline(const Plan *plan)
+{
+    const Strategy *best = NULL;
+    for (size_t i = 0; i < COUNT_OF(strategy_names); i++) {
+        const Strategy *one = strategy_names[i].is_baseline ? plan_find_baseline(plan, strategy_names[i].name) : NULL;
+        if (one && one->fits && one->iteration_s > 0 && (!best || one->iteration_s < best->iteration_s))
+            best = one;
+    }
+    return best;
+}
+
+double plan_speed_up(const Plan *plan, const Strategy *over)
+{
+    double chosen_s = plan->strategy_count > 0 ? plan->strategies[0].iteration_s : 0;
+    return over && chosen_s > 0 ? over->iteration_s / chosen_s : 0;
 }
 
 const Strategy *plan_find_baseline(const Plan *plan, const char *name)

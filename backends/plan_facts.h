@@ -17,9 +17,14 @@ double plan_layer_seconds(const Plan *plan, uint32_t layer, OpShape shape);
 double plan_token_share(const Plan *plan, const Choice *choice, uint32_t level);
 double traffic_total(const Traffic *traffic);
 double traffic_fill(const Traffic *traffic); // of the bytes of rows, what is rows: 1 where exchanges are counted
-// What people call a strategy: "plain EP".
+// What people call a strategy: "EP, deduplicated" in a table, "deduplicated EP" in a sentence.
 const char *plan_strategy_title(const Strategy *strategy, bool chosen);
+const char *plan_strategy_phrase(const Strategy *strategy);
 const Strategy *plan_find_baseline(const Plan *plan, const char *name); // NULL if there is none
+// The fastest that fits of what one could run without a planner: plain EP, deduplicated EP, gather-only; NULL if none
+// fits. What a plan is worth is its speed-up over this one.
+const Strategy *plan_best_baseline(const Plan *plan);
+double plan_speed_up(const Plan *plan, const Strategy *over); // 0 where one of the two is not known
 // One past the last of the choices from `first` on that are all alike.
 uint32_t plan_choice_run_end(const Plan *plan, uint32_t first);
 // Bytes one worker of `level` sends through its port in the chosen strategy: what crosses a level also

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "backends/assignment.h"
+#include "backends/decision.h"
 #include "backends/plan_facts.h"
 #include "backends/simulate.h"
 
@@ -42,14 +43,15 @@ static void print_heading(const Plan *plan, Text *out)
     text_append(out, "\n\n");
 }
 
-static void print_strategy(const Plan *plan, const Strategy *strategy, bool chosen, double ep_s, Text *out)
+static void print_strategy(const Plan *plan, const Strategy *strategy, bool chosen, const Strategy *best,
+                           Text *out)
 {
     char domain[256], value[FORMAT_MAX], exposed[FORMAT_MAX];
     text_format(out, "%-17s %-22s %11s %11s", plan_strategy_title(strategy, chosen),
                 plan_strategy_domain(plan, strategy, chosen, domain, sizeof domain),
                 format_time(value, strategy->iteration_s), format_time(exposed, strategy->exposed_s));
-    if (ep_s > 0 && strategy->iteration_s > 0)
-        text_format(out, " %8.2fx", ep_s / strategy->iteration_s);
+    if (best && strategy->iteration_s > 0)
+        text_format(out, " %8.2fx", best->iteration_s / strategy->iteration_s);
     else
         text_format(out, " %9s", "-");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
@@ -73,18 +75,21 @@ static void print_simulated(const Plan *plan, Text *out)
 
 void summary_print_comparison(const Plan *plan, Text *out)
 {
-    const Strategy *ep = plan_find_baseline(plan, "ep");
+    const Strategy *best = plan_best_baseline(plan);
+    decision_append(plan, out);
+    text_append(out, "\n\n");
     text_format(out, "%-17s %-22s %11s %11s %9s", "strategy", "domain", "predicted", "exposed", "speed-up");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         text_format(out, " %7.7s link", plan->cluster.levels[l].name);
-    text_format(out, " %11s\n%-17s %-22s %11s %11s %9s", "memory", "", "workers", "iteration", "transfers", "over EP");
+    text_format(out, " %11s\n%-17s %-22s %11s %11s %9s", "memory", "", "workers", "iteration", "transfers",
+                "over best");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         text_format(out, " %12s", "sent/GPU");
     text_format(out, " %11s\n", "per GPU");
     for (uint32_t i = 1; i < plan->strategy_count; i++)
-        print_strategy(plan, &plan->strategies[i], false, ep ? ep->iteration_s : 0, out);
+        print_strategy(plan, &plan->strategies[i], false, best, out);
     if (plan->strategy_count > 0)
-        print_strategy(plan, &plan->strategies[0], true, ep ? ep->iteration_s : 0, out);
+        print_strategy(plan, &plan->strategies[0], true, best, out);
     assignment_print_line(plan, out);
     print_simulated(plan, out);
 }

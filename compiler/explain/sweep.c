@@ -273,10 +273,13 @@ static void describe_choice(const Plan *plan, SweepRow *row)
 static void fill_row(const Plan *plan, SweepRow *row)
 {
     const Strategy *ep = plan_find_baseline(plan, "ep"), *dedup = plan_find_baseline(plan, "ep_dedup");
+    const Strategy *best = plan_best_baseline(plan);
     Arena *scratch = arena_create();
     row->iteration_s = plan->iteration_s;
     row->simulated_s = simulate(plan, scratch)->iteration_s;
     row->gap = plan->gap;
+    row->over_best = plan_speed_up(plan, best);
+    snprintf(row->best_baseline, sizeof row->best_baseline, "%s", best ? best->name : "");
     row->over_ep = ep ? ep->iteration_s / plan->iteration_s : 0;
     row->over_dedup = dedup ? dedup->iteration_s / plan->iteration_s : 0;
     row->outer_bytes = traffic_total(&plan->strategies[0].traffic[0]);

@@ -16,7 +16,8 @@ typedef struct {
     const char *refused;   // NULL, or why there is no plan here: nothing below is set then
     char choice[96];       // "dc=2 gpu=1"; "mixed: N kinds" where layers differ
     double iteration_s, simulated_s, gap;
-    double over_ep, over_dedup; // speed-ups
+    double over_best, over_ep, over_dedup; // speed-ups; over the best baseline that fits: 0 if none does
+    char best_baseline[16];                // its name in plans; "" if none fits
     double outer_bytes;         // a GPU sends over the outermost level
     double memory_bytes;
 } SweepRow;

@@ -54,7 +54,7 @@ plan = dump("two_dc.hep")
 for key in ("format", "version", "cluster", "model", "solution", "baselines", "traffic", "messages", "memory_bytes", "steps", "plan_bytes"):
     if key not in plan:
         print("FAIL: no key", key); bad = 1
-for key in ("solver", "status", "gap", "solve_s", "iteration_s", "simulated_s", "layers"):
+for key in ("solver", "status", "gap", "decision", "best_baseline", "over_best_baseline", "solve_s", "iteration_s", "simulated_s", "layers"):
     if key not in plan["solution"]:
         print("FAIL: no key solution." + key); bad = 1
 expect("baselines", sorted(plan["baselines"]), ["ep", "ep_dedup", "gather", "uniform"])

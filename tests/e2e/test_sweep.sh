@@ -21,6 +21,11 @@ for row, record, bandwidth in zip(rows, sweep["rows"], (1, 10, 100)):
     expected = plan["solution"]["iteration_s"]
     for got in (float(row["iteration_s"]), record["iteration_s"]):
         assert abs(got / expected - 1) < 1e-6, (got, expected)
+    named = {name: plan["baselines"][name]["iteration_s"] / expected for name in ("ep", "ep_dedup", "gather")
+             if plan["baselines"][name]["fits"]}
+    assert record["best_baseline"] == row["best_baseline"] == plan["solution"]["best_baseline"] == min(named, key=named.get)
+    for got in (record["over_best"], float(row["over_best"]), plan["solution"]["over_best_baseline"]):
+        assert abs(got - min(named.values())) < 1e-5, (got, named)
     assert abs(record["over_ep"] - plan["baselines"]["ep"]["iteration_s"] / expected) < 1e-6
 PYTHON
 expect 0 '' "$HEPC" --sweep sequences=2:6:2 "$sample" # a let of the file
