@@ -1,5 +1,6 @@
-// Files into one syntax tree: reads a .hep file and what it includes. Owns the limits on files and
-// includes; texts are registered with the sink and live in the arena.
+// Files into one syntax tree: reads a .hep file and what it includes, from beside it or from the presets
+// that come with hepc. Owns the limits on files and includes; texts are registered with the sink and live
+// in the arena.
 #ifndef HEP_READ_H
 #define HEP_READ_H
 
@@ -8,7 +9,8 @@
 enum { INCLUDE_DEPTH_MAX = 16, INCLUDE_FILES_MAX = 256 };
 
 // "-" is standard input; its includes are relative to the working directory. Reports errors, then
-// returns NULL. Each file is read once, however often it is included; a cycle is an error.
+// returns NULL. Outside of blocks each file is read once, however often it is included; in a block its
+// entries stand in the place of the include. A cycle is an error.
 Ast *read_file(const char *path, Arena *arena, Diag *diag) MUST_CHECK;
 // The same for a text that is no file. `name` stands for its path.
 Ast *read_text(const char *name, const char *text, size_t length, Arena *arena, Diag *diag) MUST_CHECK;

@@ -22,6 +22,13 @@ set(CMAKE_C_FLAGS_DEBUG "-g -O1") # sanitizers without any optimisation make the
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 
+# Programs find what is installed with them relative to themselves; the build tree is laid out in the same way.
+include(GNUInstallDirs)
+file(RELATIVE_PATH HEP_SHARE_FROM_PROGRAM /prefix/${CMAKE_INSTALL_BINDIR} /prefix/${CMAKE_INSTALL_DATADIR}/hep)
+get_filename_component(share ${CMAKE_BINARY_DIR}/bin/${HEP_SHARE_FROM_PROGRAM} ABSOLUTE)
+file(MAKE_DIRECTORY ${share})
+file(CREATE_LINK ${CMAKE_SOURCE_DIR}/presets ${share}/presets SYMBOLIC)
+
 add_compile_definitions(_GNU_SOURCE)
 add_compile_options($<$<COMPILE_LANGUAGE:C>:-Wall> $<$<COMPILE_LANGUAGE:C>:-Wextra> $<$<COMPILE_LANGUAGE:C>:-Wshadow>
   $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes> $<$<COMPILE_LANGUAGE:C>:-Wmissing-prototypes>

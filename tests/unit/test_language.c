@@ -416,6 +416,97 @@ Test(language, includes_are_relative_and_read_once)
     cr_assert_not_null(strstr(diagnostics(), "error: cannot read '"));
 }
 
+static void write_in(const char *directory, const char *name, const char *text)
+{
+    char path[200];
+    snprintf(path, sizeof(path), "%s/%s", directory, name);
+    cr_assert_null(file_write(path, text, strlen(text)));
+}
+
+static void remove_in(const char *directory, const char *name)
+{
+    char path[200];
+    snprintf(path, sizeof(path), "%s/%s", directory, name);
+    remove(path);
+}
+
+// In a block the entries of a file stand where it is included, first, last or alone, and those of files it includes.
+Test(language, includes_in_blocks_are_replaced_by_their_entries)
+{
+    char directory[] = "/tmp/hep_test_language_XXXXXX", path[100];
+    cr_assert_not_null(mkdtemp(directory));
+    write_in(directory, "empty.hep", "# nothing\n");
+    write_in(directory, "gpus.hep", "level gpu { count = 3  bandwidth = 5 Gbit/s }\n");
+    write_in(directory, "node.hep", "level node { count = 2  bandwidth = 1 Gbit/s }\ninclude \"gpus.hep\"\n"
+                                    "device { memory = 7 GB }\n");
+    write_in(directory, "wide.hep", "hidden = 64  heads = 4\n");
+    write_in(directory, "main.hep",
+             "cluster c { include \"empty.hep\" level dc { count = 2  bandwidth = 1 Mbit/s } include \"node.hep\" "
+             "include \"empty.hep\" }\n"
+             "model m { layers = 2 include \"wide.hep\" vocabulary = 256  sequence = 32  moe { experts = 12 } }\n");
+    snprintf(path, sizeof(path), "%s/main.hep", directory);
+    Ast *ast;
+    const Spec *spec = read_and_check(path, NULL, arena, diag, &ast);
+    cr_assert_not_null(spec, "%s", diagnostics());
+    cr_assert_eq(spec->cluster.level_count, 3);
+    const char *const names[] = {"dc", "node", "gpu"};
+    const uint32_t counts[] = {2, 2, 3};
+    for (int l = 0; l < 3; l++) {
+        cr_assert_str_eq(spec->cluster.levels[l].name, names[l]);
+        cr_assert_eq(spec->cluster.levels[l].count, counts[l]);
+    }
+    cr_assert_eq(spec->cluster.device.memory_bytes, 7e9);
+    cr_assert_eq(spec->model.hidden, 64);
+    cr_assert_eq(spec->model.sequence, 32);
+    const char *const files[] = {"empty.hep", "gpus.hep", "node.hep", "wide.hep", "main.hep"};
+    for (size_t i = 0; i < COUNT_OF(files); i++)
+        remove_in(directory, files[i]);
+    remove(directory);
+}
+
+static void check_preset(const char *name)
+{
+    Arena *own = arena_create();
+    Diag *own_diag = diag_create(own);
+    const char *text = arena_format(own, "cluster c { level dc { count = 2  bandwidth = 1 Gbit/s } include \"%s\" }\n"
+                                    "model m { " DIMENSIONS "moe { experts = 1152 } }\n", name);
+    Ast *ast = read_text("test.hep", text, strlen(text), own, own_diag);
+    const Spec *spec = ast ? check_ast(ast, NULL, own, own_diag) : NULL;
+    cr_assert_not_null(spec, "preset %s", name);
+    cr_assert_eq(spec->cluster.level_count, 2);
+    cr_assert_str_eq(spec->cluster.levels[1].name, "gpu");
+    cr_assert_gt(spec->cluster.levels[1].bandwidth_bytes_per_s, 10e9, "preset %s", name);
+    cr_assert_gt(spec->cluster.device.memory_bytes, 20e9, "preset %s", name);
+    cr_assert_gt(spec->cluster.device.compute_flops, 60e12, "preset %s", name);
+    arena_destroy(own);
+}
+
+// What comes with hepc is found from any folder, unless a file of that name lies beside the one that includes it.
+Test(language, presets_are_found_and_describe_nodes)
+{
+    DIR *presets = opendir(HEP_SOURCE_DIR "/presets");
+    int count = 0;
+    cr_assert_not_null(presets);
+    for (struct dirent *file; (file = readdir(presets)) != NULL;)
+        if (text_ends_with(file->d_name, ".hep")) {
+            check_preset(file->d_name);
+            count++;
+        }
+    closedir(presets);
+    cr_assert_geq(count, 8);
+    char directory[] = "/tmp/hep_test_language_XXXXXX";
+    cr_assert_not_null(mkdtemp(directory));
+    write_in(directory, "h200.hep", "level gpu { count = 2  bandwidth = 1 Gbit/s }\n");
+    const char *name = arena_format(arena, "%s/main.hep", directory),
+               *text = "cluster c { include \"h200.hep\" } " MODEL;
+    Ast *ast = read_text(name, text, strlen(text), arena, diag);
+    const Spec *spec = ast ? check_ast(ast, NULL, arena, diag) : NULL;
+    cr_assert_not_null(spec, "%s", diagnostics());
+    cr_assert_eq(spec->cluster.levels[0].count, 2);
+    remove_in(directory, "h200.hep");
+    remove(directory);
+}
+
 Test(language, texts_beyond_the_limit_are_refused)
 {
     size_t length = SOURCE_BYTES_MAX + 1;
