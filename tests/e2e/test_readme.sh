@@ -5,6 +5,17 @@ awk '/^    let link/ {on = 1} /^`bandwidth`/ {on = 0} on' "$HEP_SOURCE/README.md
 expect 0 '' "$HEPC" first.hep -o first.hepb
 expect 0 '' "$HEPC" -D 'link=1 Gbit/s' --explain first.hep
 grep -q 'runner-up' out || fail "no runner-up in --explain"
+# The training commands, as they stand there but for fewer iterations.
+grep -E '^    (hepc samples/light.hep|hep-run --data)' "$HEP_SOURCE/README.md" | sed 's/^    //; s/-n 20/-n 2/; s/--every 10/--every 1/' >training.sh
+[ "$(wc -l <training.sh)" = 3 ] || fail "the README has no three training commands: $(cat training.sh)"
+ln -s "$HEP_SOURCE/samples" "$HEP_SOURCE/README.md" .
+(
+  hepc() { "$HEPC" "$@"; }
+  hep-run() { "$HEP_RUN" "$@"; }
+  set -e
+  . ./training.sh
+) >out 2>err || fail "a training command of the README fails: $(cat err)"
+[ -d checkpoints ] || fail "the README's training wrote no checkpoint"
 grep -oE 'docs/[a-z-]+\.md' "$HEP_SOURCE/README.md" | sort -u | while read -r page; do
   [ -f "$HEP_SOURCE/$page" ] || echo "$page"
 done >missing
