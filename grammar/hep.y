@@ -71,12 +71,17 @@ file: entries                           { state->ast->entries = $entries; }
 
 entries: %empty                         { $$ = (AstEntries){0}; }
     | entries entry                     { $$ = $entry ? entries_append($1, $entry) : $1; }
+    | entries ','                       { $$ = $1; scan_foreign(state, FOREIGN_COMMA, @2); }
     | entries error                     { $$ = $1; }
     ;
 
 entry: NAME '=' value                   {
           $$ = entry_create(state, ENTRY_VALUE, $NAME, @NAME, @$);
           $$->value = $value;
+      }
+    | NAME ':' value                    {
+          $$ = NULL;
+          scan_foreign(state, FOREIGN_COLON, @2);
       }
     | LET NAME '=' value                {
           $$ = entry_create(state, ENTRY_LET, $NAME, @NAME, @$);
@@ -97,6 +102,9 @@ entry: NAME '=' value                   {
           $$ = NULL;
           if (!state_has_errors(state))
               diag_error(state->diag, @1, "expected the kind of the block before '{'");
+          else
+              break;
+          diag_help(state->diag, "a block is written 'kind name { ... }', without '='");
       }
     ;
 
@@ -105,6 +113,10 @@ head: %empty                            { $$ = entry_create(state, ENTRY_BLOCK, 
           $$ = entry_create(state, ENTRY_BLOCK, NULL, @$, @$);
           $$->label = $NAME;
           $$->label_span = @NAME;
+      }
+    | NAME ':'                          {
+          $$ = entry_create(state, ENTRY_BLOCK, NULL, @$, @$);
+          scan_foreign(state, FOREIGN_COLON, @2);
       }
     | NAME FROM STRING                  {
           $$ = entry_create(state, ENTRY_BLOCK, NULL, @$, @$);
@@ -186,7 +198,7 @@ static void hep_error(const Span *span, yyscan_t scanner, ParseState *state, con
 }
 
 typedef struct {
-    bool value, entry, end;
+    bool value, entry, end, block; // may a value begin here, an entry, the end come, a block open?
     const char *others[YYNTOKENS];
     size_t other_count;
 } Expected;
@@ -201,11 +213,11 @@ static bool is_covered(const Expected *expected, yysymbol_kind_t token, const ch
 {
     if (expected->value)
         return token == YYSYMBOL_NUMBER || token == YYSYMBOL_STRING || token == YYSYMBOL_NAME ||
-               is_one_of(name, "([{-");
+               is_one_of(name, "([{-:");
     if (expected->entry)
         return token == YYSYMBOL_LET || token == YYSYMBOL_INCLUDE || token == YYSYMBOL_NAME ||
-               is_one_of(name, "{+-*/(,") || (expected->end && (token == YYSYMBOL_YYEOF || is_one_of(name, "}")));
-    return (token == YYSYMBOL_NAME || token == YYSYMBOL_FROM || is_one_of(name, "[(+-*/")) && count > 1;
+               is_one_of(name, "{+-*/(,:") || (expected->end && (token == YYSYMBOL_YYEOF || is_one_of(name, "}")));
+    return (token == YYSYMBOL_NAME || token == YYSYMBOL_FROM || is_one_of(name, "[(+-*/:")) && count > 1;
 }
 
 // Tokens as people think of them: anything that begins a value is "a value", anything that begins
@@ -219,6 +231,7 @@ static Expected expected_gather(const yypcontext_t *context)
         expected.value |= tokens[i] == YYSYMBOL_NUMBER;
         expected.entry |= tokens[i] == YYSYMBOL_LET;
         expected.end |= tokens[i] == YYSYMBOL_YYEOF;
+        expected.block |= is_one_of(yysymbol_name(tokens[i]), "{");
     }
     for (int i = 0; i < count; i++) {
         const char *name = yysymbol_name(tokens[i]);
@@ -257,6 +270,15 @@ static int yyreport_syntax_error(const yypcontext_t *context, yyscan_t scanner, 
         return 0;
     Span span = *yypcontext_location(context);
     Expected expected = expected_gather(context);
+    yysymbol_kind_t got = yypcontext_token(context);
+    if (got != YYSYMBOL_YYEOF && state->text[span.begin] == ':') {
+        scan_foreign(state, FOREIGN_COLON, span);
+        return 0;
+    }
+    if (got == YYSYMBOL_STRING && expected.entry) {
+        scan_foreign(state, FOREIGN_KEY, span);
+        return 0;
+    }
     Text text = {0};
     text_append(&text, "expected ");
     append_alternatives(&text, &expected);
@@ -265,7 +287,7 @@ static int yyreport_syntax_error(const yypcontext_t *context, yyscan_t scanner, 
         append_token(&text, state, state->previous);
     }
     text_append(&text, ", got ");
-    if (yypcontext_token(context) == YYSYMBOL_YYEOF) {
+    if (got == YYSYMBOL_YYEOF) {
         text_append(&text, "the end of the text");
         span.begin = span.end = state->previous.end;
     } else {
@@ -273,7 +295,10 @@ static int yyreport_syntax_error(const yypcontext_t *context, yyscan_t scanner, 
     }
     diag_error(state->diag, span, "%s", text.data);
     text_free(&text);
-    if (yypcontext_token(context) == YYSYMBOL_YYEOF && state->open_count) {
+    bool dash = got != YYSYMBOL_YYEOF && state->text[span.begin] == '-' && state->previous.end == span.begin;
+    if (expected.block && (dash || got == YYSYMBOL_STRING))
+        diag_help(state->diag, "names are letters, digits and '_', without quotes");
+    if (got == YYSYMBOL_YYEOF && state->open_count) {
         uint32_t open = state->open[state->open_count - 1];
         diag_note(state->diag, (Span){state->source, open, open + 1}, "this '%c' is not closed", state->text[open]);
     }

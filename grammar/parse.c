@@ -63,7 +63,7 @@ static bool entry_begins(const ParseState *state, size_t begin, size_t end)
     if (word_is(state, begin, end, "let") || word_is(state, begin, end, "include"))
         return true;
     size_t next = skip_blanks(state, end, true);
-    if (byte_at(state, next) == '=' || byte_at(state, next) == '{')
+    if (byte_at(state, next) == '=' || byte_at(state, next) == '{' || byte_at(state, next) == ':')
         return true;
     size_t label = skip_blanks(state, end, false), label_end = skip_word(state, label);
     if (label_end == label)
@@ -150,6 +150,27 @@ void scan_bracket(ParseState *state, char bracket, Span span)
         return;
     }
     state->open[state->open_count++] = span.begin;
+}
+
+void scan_foreign(ParseState *state, Foreign what, Span span)
+{
+    static const struct {
+        const char *error, *help;
+    } texts[FOREIGN_COUNT] = {
+        [FOREIGN_COMMENT] = {"a comment begins with '#'", "write '# ...'; it ends with the line"},
+        [FOREIGN_COMMA] = {"entries are not separated by commas",
+                           "leave the commas out: a blank or a new line is enough"},
+        [FOREIGN_SEMICOLON] = {"entries do not end with ';'",
+                               "leave the semicolons out: a blank or a new line is enough"},
+        [FOREIGN_COLON] = {"a key is set by '='", "write 'key = value', and blocks as 'kind name { ... }'"},
+        [FOREIGN_KEY] = {"keys are names without quotes", "write 'key = value'"},
+        [FOREIGN_QUOTE] = {"strings stand in double quotes", "write '\"...\"'"},
+    };
+    if (state->foreign[what] || state->stopped)
+        return;
+    state->foreign[what] = true;
+    diag_error(state->diag, span, "%s", texts[what].error);
+    diag_help(state->diag, "%s", texts[what].help);
 }
 
 void scan_unexpected(ParseState *state, Span span)

@@ -9,6 +9,17 @@ typedef struct {
     const Unit *unit;
 } ScannedNumber;
 
+// What other languages have in this place. Reported once per text, however often it stands there.
+typedef enum {
+    FOREIGN_COMMENT,
+    FOREIGN_COMMA,
+    FOREIGN_SEMICOLON,
+    FOREIGN_COLON,
+    FOREIGN_QUOTE,
+    FOREIGN_KEY,
+    FOREIGN_COUNT
+} Foreign;
+
 typedef struct {
     Arena *arena;
     Diag *diag;
@@ -21,6 +32,7 @@ typedef struct {
     Span previous, token;         // the last two tokens
     uint32_t open[NESTING_MAX];   // offsets of open brackets
     uint32_t open_count;
+    bool foreign[FOREIGN_COUNT];  // reported already
     bool stopped;                 // too deep: the scanner reports no more tokens, the parser no more errors
 } ParseState;
 
@@ -37,6 +49,7 @@ size_t scan_number(ParseState *state, size_t begin, size_t match_length, Scanned
 const char *scan_name(ParseState *state, Span span);
 const char *scan_string(ParseState *state, Span span);
 void scan_bracket(ParseState *state, char bracket, Span span);
+void scan_foreign(ParseState *state, Foreign what, Span span);
 void scan_unexpected(ParseState *state, Span span);
 
 // Tree builders.

@@ -76,6 +76,14 @@ const char *dimension_text(Arena *arena, Dimension dimension)
     return result;
 }
 
+const char *dimension_example(Dimension dimension)
+{
+    for (size_t i = 0; i < COUNT_OF(kinds); i++)
+        if (dimension_equal(kinds[i].dimension, dimension))
+            return kinds[i].example;
+    return NULL;
+}
+
 const Unit *unit_find(const char *text, size_t length)
 {
     for (size_t i = 0; i < COUNT_OF(units); i++)

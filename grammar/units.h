@@ -31,6 +31,7 @@ const char *kind_example(Kind kind); // "10 Gbit/s"
 bool dimension_equal(Dimension a, Dimension b);
 // "a bandwidth", or "a quantity in B^2/s" for what has no name.
 const char *dimension_text(Arena *arena, Dimension dimension);
+const char *dimension_example(Dimension dimension); // "10 Gbit/s"; NULL for what has no name
 
 const Unit *unit_find(const char *text, size_t length); // NULL if there is none
 // What was probably meant by an unknown unit, or NULL.

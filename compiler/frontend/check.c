@@ -90,7 +90,7 @@ static void check_cluster(Checker *checker)
         spec->cluster.device.encode_bandwidth = spec->cluster.device.memory_bandwidth / 2;
     if (!checker->keys[KEY_DEVICE_decode_bandwidth])
         spec->cluster.device.decode_bandwidth = spec->cluster.device.memory_bandwidth / 2;
-    spec->memory_span = checker->keys[KEY_DEVICE_memory] ? checker->keys[KEY_DEVICE_memory]->value->span
+    spec->memory_span = checker->keys[KEY_DEVICE_memory] ? value_span(checker, checker->keys[KEY_DEVICE_memory])
                                                          : spec->cluster_span;
     if (!has_errors_since(checker, mark))
         check_gpu_count(checker);
@@ -221,7 +221,7 @@ static void check_top_k(Checker *checker)
                "'top_k' must be at most 'experts': %u of %u%s", model->top_k, model->experts,
                checker->keys[KEY_MOE_top_k] ? "" : " ('top_k' is 2 unless given)");
     if (checker->keys[KEY_MOE_experts])
-        diag_note(checker->diag, checker->keys[KEY_MOE_experts]->value->span, "'experts' is given here");
+        diag_note(checker->diag, value_span(checker, checker->keys[KEY_MOE_experts]), "'experts' is given here");
 }
 
 static void check_volume_lists(Checker *checker)
@@ -289,7 +289,7 @@ static void check_model_and_routing(Checker *checker)
 static void check_ratio(Checker *checker, const AstEntry *ratio, bool dense, const char *what, double *value)
 {
     if (dense && ratio)
-        diag_error(checker->diag, ratio->value->span, "'%s' does not go with %s", ratio->name, what);
+        diag_error(checker->diag, value_span(checker, ratio), "'%s' does not go with %s", ratio->name, what);
     if (!ratio)
         *value = dense ? 1 : 50;
 }
@@ -298,7 +298,7 @@ static void check_migration(Checker *checker)
 {
     SpecPlan *plan = &checker->spec->plan;
     const AstEntry *codec = checker->keys[KEY_MIGRATION_codec], *shared = checker->keys[KEY_MIGRATION_shared_every];
-    plan->codec_span = codec ? codec->value->span : plan->span;
+    plan->codec_span = codec ? value_span(checker, codec) : plan->span;
     check_ratio(checker, checker->keys[KEY_MIGRATION_ratio], plan->codec == CODEC_DENSE,
                 "dense migration, which sends everything", &plan->ratio);
     check_ratio(checker, checker->keys[KEY_MIGRATION_gradient_ratio], plan->gradient == GRADIENT_DENSE,
@@ -306,10 +306,10 @@ static void check_migration(Checker *checker)
     if (plan->gradient_ratio <= 1)
         plan->gradient = GRADIENT_DENSE; // the largest are all
     if (shared && plan->codec != CODEC_SR && (int)plan->codec != CODEC_AUTO)
-        diag_error(checker->diag, shared->value->span,
+        diag_error(checker->diag, value_span(checker, shared),
                    "'shared_every' goes with codec 'sr', which has a shared expert");
     if (plan->gradient == GRADIENT_TOPK && plan->pass == PASS_FORWARD)
-        diag_error(checker->diag, checker->keys[KEY_MIGRATION_gradient]->value->span,
+        diag_error(checker->diag, value_span(checker, checker->keys[KEY_MIGRATION_gradient]),
                    "a forward pass has no gradients: 'gradient' goes with pass 'training'");
 }
 
@@ -319,7 +319,7 @@ static void check_exchange(Checker *checker)
     const SpecPlan *plan = &checker->spec->plan;
     if (plan->exchange != EXCHANGE_PADDED)
         return;
-    Span span = checker->keys[KEY_PLAN_exchange]->value->span;
+    Span span = value_span(checker, checker->keys[KEY_PLAN_exchange]);
     if (checker->spec->model.abstract) {
         diag_error(checker->diag, span, "padded exchanges go with a model that is given by its dimensions");
     } else if (plan->capacity == 0) {
@@ -342,8 +342,8 @@ static void check_plan(Checker *checker)
     size_t mark = diag_error_count(checker->diag);
     check_block(checker, BLOCK_MIGRATION, migration ? migration : &none, plan);
     const AstEntry *domain = checker->keys[KEY_PLAN_domain], *capacity = checker->keys[KEY_PLAN_capacity];
-    plan->domain_span = domain ? domain->value->span : plan->span;
-    plan->capacity_span = capacity ? capacity->value->span : plan->span;
+    plan->domain_span = domain ? value_span(checker, domain) : plan->span;
+    plan->capacity_span = capacity ? value_span(checker, capacity) : plan->span;
     if (!has_errors_since(checker, mark)) {
         check_migration(checker);
         check_exchange(checker);

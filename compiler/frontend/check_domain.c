@@ -30,7 +30,7 @@ static void report_indivisible(Checker *checker, uint64_t experts, uint64_t gpus
     const Cluster *cluster = &checker->spec->cluster;
     uint64_t step = experts > gpus ? gpus : cluster->levels[cluster->level_count - 1].count;
     uint64_t below = experts / step * step, above = below + step;
-    Span span = checker->keys[KEY_MOE_experts]->value->span;
+    Span span = value_span(checker, checker->keys[KEY_MOE_experts]);
     diag_error(checker->diag, span, "%llu experts cannot be divided evenly among %llu GPUs",
                (unsigned long long)experts, (unsigned long long)gpus);
     if (experts < gpus && below)

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <strings.h>
 
 #define HEP_BLOCK(name, text, parent, label, occurs, doc)                                                              \
     [BLOCK_##name] = {text, BLOCK_##parent, LABEL_##label, OCCURS_##occurs, doc},
@@ -126,10 +127,15 @@ Span block_head_span(const AstEntry *block)
     return span;
 }
 
+Span value_span(const Checker *checker, const AstEntry *entry)
+{
+    return environment_origin(checker->environment, entry->value);
+}
+
 Span key_span(const Checker *checker, KeyId key, BlockId block)
 {
     if (checker->keys[key])
-        return checker->keys[key]->value->span;
+        return value_span(checker, checker->keys[key]);
     return block_head_span(checker->blocks[block]);
 }
 
@@ -161,19 +167,19 @@ static bool evaluate_quantity(Checker *checker, const AstExpr *expr, const char 
     if (value.kind == VALUE_ERROR)
         return false;
     if (value.kind == VALUE_SYMBOL) {
-        report_unknown_name(checker->environment, expr->span, value.text);
+        report_unknown_name(checker->environment, environment_origin(checker->environment, expr), value.text);
         return false;
     }
     if (value.kind != VALUE_QUANTITY || !dimension_equal(value.dimension, kind_dimension(kind))) {
-        diag_error(checker->diag, expr->span, "'%s' needs %s such as '%s', got %s", name, kind_text(kind),
-                   kind_example(kind), value_text(checker->arena, &value));
+        environment_error(checker->environment, expr, "'%s' needs %s such as '%s', got %s", name, kind_text(kind),
+                          kind_example(kind), value_text(checker->arena, &value));
         return false;
     }
     char limit[FORMAT_MAX], got[FORMAT_MAX];
     if (value.number < min || value.number > max) {
         bool low = value.number < min;
-        diag_error(checker->diag, expr->span, "'%s' must be at %s %s, got %s", name, low ? "least" : "most",
-                   format_quantity(limit, kind, low ? min : max), format_quantity(got, kind, value.number));
+        environment_error(checker->environment, expr, "'%s' must be at %s %s, got %s", name, low ? "least" : "most",
+                          format_quantity(limit, kind, low ? min : max), format_quantity(got, kind, value.number));
         return false;
     }
     *out = value.number;
@@ -187,7 +193,8 @@ bool evaluate_count(Checker *checker, const AstExpr *expr, const char *name, dou
         return false;
     if (number != floor(number)) {
         char got[FORMAT_MAX];
-        diag_error(checker->diag, expr->span, "'%s' must be a whole number, got %s", name, format_double(got, number));
+        environment_error(checker->environment, expr, "'%s' must be a whole number, got %s", name,
+                          format_double(got, number));
         return false;
     }
     *out = (uint32_t)number;
@@ -209,7 +216,44 @@ static int find_choice(const char *const *names, const char *name)
     return -1;
 }
 
-static void report_bad_choice(Checker *checker, const AstExpr *expr, const char *key, const char *const *names,
+#define HEP_CHOICE_SLIP(takes, written, meant, more) {TAKES_##takes, written, meant, more},
+static const struct {
+    Takes takes;
+    const char *written, *meant, *more;
+} choice_slips[] = {
+#include "grammar/slips.def"
+};
+
+#define HEP_KEY_SLIP(written, block, key) {written, BLOCK_##block, key},
+static const struct {
+    const char *written;
+    BlockId block;
+    const char *key;
+} key_slips[] = {
+#include "grammar/slips.def"
+};
+
+static void suggest_choice(Checker *checker, Takes takes, const char *const *names, const char *written)
+{
+    for (size_t i = 0; i < COUNT_OF(choice_slips); i++) {
+        const char *meant = choice_slips[i].meant, *more = choice_slips[i].more;
+        if (choice_slips[i].takes != takes || strcasecmp(choice_slips[i].written, written) != 0)
+            continue;
+        if (!*meant)
+            diag_help(checker->diag, "%s", more);
+        else
+            diag_help(checker->diag, "did you mean '%s'%s%s%s?", meant, *more ? " (" : "", more, *more ? ")" : "");
+        return;
+    }
+    size_t count = 0;
+    while (names[count])
+        count++;
+    const char *near = nearest_word(written, names, count);
+    if (near)
+        diag_help(checker->diag, "did you mean '%s'?", near);
+}
+
+static void report_bad_choice(Checker *checker, const AstExpr *expr, const KeyInfo *key, const char *const *names,
                               const Value *value)
 {
     Text list = {0};
@@ -218,16 +262,15 @@ static void report_bad_choice(Checker *checker, const AstExpr *expr, const char 
         count++;
     for (size_t i = 0; i < count; i++)
         text_format(&list, "%s%s", i == 0 ? "" : i + 1 == count ? " or " : ", ", names[i]);
-    diag_error(checker->diag, expr->span, "'%s' must be %s, got %s", key, list.data,
-               value_text(checker->arena, value));
+    environment_error(checker->environment, expr, "'%s' must be %s, got %s", key->name, list.data,
+                      value_text(checker->arena, value));
     text_free(&list);
-    const char *suggestion = value->kind == VALUE_SYMBOL ? nearest_word(value->text, names, count) : NULL;
-    if (suggestion)
-        diag_help(checker->diag, "did you mean '%s'?", suggestion);
+    if (value->kind == VALUE_SYMBOL || value->kind == VALUE_STRING)
+        suggest_choice(checker, key->takes, names, value->text);
 }
 
 // The code of a choice, or -1 after reporting. A choice written out wins over a let of that name.
-static int evaluate_choice(Checker *checker, const AstExpr *expr, const char *key, const char *const *names)
+static int evaluate_choice(Checker *checker, const AstExpr *expr, const KeyInfo *key, const char *const *names)
 {
     int code = expr->kind == EXPR_NAME ? find_choice(names, expr->text) : -1;
     if (code >= 0)
@@ -247,8 +290,8 @@ static void store_capacity(Checker *checker, const KeyInfo *key, const AstExpr *
     if (value.kind == VALUE_SYMBOL && !strcmp(value.text, "off"))
         *out = 0;
     else if (value.kind == VALUE_SYMBOL)
-        diag_error(checker->diag, expr->span, "'%s' must be off or a plain number such as '1.25', got '%s'", key->name,
-                   value.text);
+        environment_error(checker->environment, expr, "'%s' must be off or a plain number such as '1.25', got '%s'",
+                          key->name, value.text);
     else
         evaluate_quantity(checker, expr, key->name, KIND_NUMBER, key->min, key->max, out);
 }
@@ -299,7 +342,7 @@ static void store_key(Checker *checker, const KeyInfo *key, const AstExpr *expr,
         return;
     const char *const *choices = choice_names(key->takes);
     if (choices) {
-        int code = evaluate_choice(checker, expr, key->name, choices);
+        int code = evaluate_choice(checker, expr, key, choices);
         if (code >= 0)
             memcpy(field, &code, sizeof(code));
     } else if (key->takes == TAKES_COUNT) {
@@ -357,6 +400,16 @@ static int find_home(const char *name)
     return -1;
 }
 
+// A block that knows the name comes first: 'inner' is one thing in 'model' and another in 'moe'.
+static int find_key_slip(BlockId block, const char *name)
+{
+    int found = -1;
+    for (int i = 0; i < (int)COUNT_OF(key_slips); i++)
+        if (!strcasecmp(key_slips[i].written, name) && (found < 0 || key_slips[i].block == block))
+            found = i;
+    return found;
+}
+
 static const char *suggest_here(BlockId block, const char *name)
 {
     const char *names[KEY_COUNT + BLOCK_COUNT];
@@ -406,9 +459,13 @@ static void report_unknown(Checker *checker, BlockId id, const AstEntry *entry)
     else
         diag_error(checker->diag, entry->name_span, "unknown %s '%s' in '%s'", is_block ? "block" : "key", entry->name,
                    blocks[id].name);
-    int home = find_home(entry->name);
+    int home = find_home(entry->name), slip = find_key_slip(id, entry->name);
     const char *suggestion = suggest_here(id, entry->name);
-    if (home == BLOCK_FILE)
+    if (slip >= 0 && key_slips[slip].block == id)
+        suggest(checker, id, key_slips[slip].key);
+    else if (slip >= 0 && home < 0)
+        diag_help(checker->diag, "did you mean '%s' in '%s'?", key_slips[slip].key, blocks[key_slips[slip].block].name);
+    else if (home == BLOCK_FILE)
         diag_help(checker->diag, "'%s' belongs outside of any block", entry->name);
     else if (home >= 0)
         diag_help(checker->diag, "'%s' belongs in '%s'", entry->name, blocks[home].name);

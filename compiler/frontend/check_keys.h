@@ -99,6 +99,7 @@ void check_required_keys(Checker *checker, BlockId id, Form form);
 bool evaluate_count(Checker *checker, const AstExpr *expr, const char *name, double min, double max, uint32_t *out);
 
 Span block_head_span(const AstEntry *block);
+Span value_span(const Checker *checker, const AstEntry *entry); // where it was written: on the command line, perhaps
 // Span of a key's value, or of `block`'s head if it was not given.
 Span key_span(const Checker *checker, KeyId key, BlockId block);
 

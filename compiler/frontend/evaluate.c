@@ -3,6 +3,8 @@
 #include "compiler/frontend/evaluate.h"
 
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,9 +12,12 @@
 
 typedef enum { LET_NEW, LET_ACTIVE, LET_DONE } LetState;
 
+static const Value error_value = {.kind = VALUE_ERROR};
+
 typedef struct {
     const AstEntry *entry;
     const AstExpr *expr; // the entry's, or the override's
+    bool overridden, noted; // on the command line; in the notes of the error that is being reported
     LetState state;
     Value value;
 } Let;
@@ -62,6 +67,15 @@ void environment_add_let(Environment *environment, const AstEntry *entry)
     }
 }
 
+static void adopt_unit(AstExpr *number, const AstExpr *original)
+{
+    bool negative = number->kind == EXPR_NEGATE && number->left->kind == EXPR_NUMBER;
+    if (negative)
+        number = number->left;
+    if (number->kind == EXPR_NUMBER && !number->unit && original->kind == EXPR_NUMBER)
+        number->unit = original->unit;
+}
+
 void environment_override(Environment *environment, const char *define)
 {
     Diag *diag = environment->diag;
@@ -77,7 +91,9 @@ void environment_override(Environment *environment, const char *define)
     }
     Let *let = find_let(environment, entry->name);
     if (let) {
+        adopt_unit(entry->value, let->entry->value);
         let->expr = entry->value;
+        let->overridden = true;
         return;
     }
     diag_error(diag, entry->name_span, "there is no let '%s' to override", entry->name);
@@ -86,12 +102,98 @@ void environment_override(Environment *environment, const char *define)
         diag_help(diag, "did you mean '%s'?", suggestion);
 }
 
+// The value of an expression, and nothing said about what is wrong with it: lets are as they were afterwards.
+static Value quiet_value(const Environment *environment, const AstExpr *expr)
+{
+    Arena *scratch = arena_create();
+    Environment *copy = arena_alloc(scratch, sizeof *copy);
+    *copy = *environment;
+    copy->arena = scratch;
+    copy->diag = diag_create(scratch);
+    Value value = evaluate(copy, expr);
+    arena_destroy(scratch);
+    return value;
+}
+
+static void check_override(Environment *environment, Let *let)
+{
+    const AstExpr name = {.kind = EXPR_NAME, .text = let->entry->name, .span = let->entry->name_span};
+    Value original = quiet_value(environment, let->entry->value);
+    evaluate(environment, &name);
+    if (let->value.kind != VALUE_QUANTITY || original.kind != VALUE_QUANTITY ||
+        dimension_equal(let->value.dimension, original.dimension))
+        return;
+    const char *example = dimension_example(original.dimension);
+    diag_error(environment->diag, let->expr->span, "'%s' is %s%s%s%s, got %s", let->entry->name,
+               dimension_text(environment->arena, original.dimension), example ? " such as '" : "",
+               example ? example : "", example ? "'" : "", value_text(environment->arena, &let->value));
+    diag_note(environment->diag, let->entry->name_span, "'%s' is defined here", let->entry->name);
+    let->value = error_value; // where it is used there is nothing more to say
+}
+
 void environment_evaluate_all(Environment *environment)
 {
+    for (size_t i = 0; i < environment->let_count; i++)
+        if (environment->lets[i].overridden)
+            check_override(environment, &environment->lets[i]);
     for (size_t i = 0; i < environment->let_count; i++)
         evaluate(environment, &(AstExpr){.kind = EXPR_NAME,
                                          .text = environment->lets[i].entry->name,
                                          .span = environment->lets[i].entry->name_span});
+}
+
+// ---- where values come from ------------------------------------------------------------------
+
+Span environment_origin(Environment *environment, const AstExpr *expr)
+{
+    Span span = expr->span;
+    for (size_t hops = 0; hops <= LETS_MAX; hops++) { // a let that is defined by itself has no end
+        while (expr->kind == EXPR_GROUP)
+            expr = expr->left;
+        const Let *let = expr->kind == EXPR_NAME ? find_let(environment, expr->text) : NULL;
+        if (!let)
+            break;
+        expr = let->expr;
+        if (let->overridden)
+            span = expr->span;
+    }
+    return span;
+}
+
+// Notes for the overridden lets that `expr` names, itself or by way of other lets; each let is looked into once.
+static void note_overrides(Environment *environment, const AstExpr *expr, int depth)
+{
+    if (!expr || depth == EVALUATION_DEPTH_MAX)
+        return;
+    Let *let = expr->kind == EXPR_NAME ? find_let(environment, expr->text) : NULL;
+    if (let && let->overridden && !let->noted)
+        diag_note(environment->diag, let->expr->span, "'%s' is overridden here", let->entry->name);
+    bool look = let && !let->overridden && !let->noted;
+    if (let)
+        let->noted = true;
+    if (look)
+        note_overrides(environment, let->expr, depth + 1);
+    note_overrides(environment, expr->left, depth + 1);
+    note_overrides(environment, expr->right, depth + 1);
+}
+
+void environment_error(Environment *environment, const AstExpr *expr, const char *format, ...)
+{
+    va_list arguments;
+    char *message = NULL;
+    va_start(arguments, format);
+    if (vasprintf(&message, format, arguments) < 0)
+        arena_exhausted();
+    va_end(arguments);
+    Span origin = environment_origin(environment, expr);
+    diag_error(environment->diag, origin, "%s", message);
+    free(message);
+    if (origin.source != expr->span.source || origin.begin != expr->span.begin)
+        diag_note(environment->diag, expr->span, "its value is used here");
+    else
+        note_overrides(environment, expr, 0);
+    for (size_t i = 0; i < environment->let_count; i++)
+        environment->lets[i].noted = false;
 }
 
 const char *value_text(Arena *arena, const Value *value)
@@ -122,8 +224,6 @@ void report_unknown_name(Environment *environment, Span span, const char *symbol
     if (suggestion)
         diag_help(environment->diag, "did you mean '%s'?", suggestion);
 }
-
-static const Value error_value = {.kind = VALUE_ERROR};
 
 static Value make_quantity(Environment *environment, Span span, double number, Dimension dimension)
 {
@@ -165,10 +265,10 @@ static Value evaluate_operand(Environment *environment, const AstExpr *expr)
     if (value.kind == VALUE_QUANTITY || value.kind == VALUE_ERROR)
         return value;
     if (value.kind == VALUE_SYMBOL)
-        report_unknown_name(environment, expr->span, value.text);
+        report_unknown_name(environment, environment_origin(environment, expr), value.text);
     else
-        diag_error(environment->diag, expr->span, "expected a number or a quantity, got %s",
-                   value_text(environment->arena, &value));
+        environment_error(environment, expr, "expected a number or a quantity, got %s",
+                          value_text(environment->arena, &value));
     return error_value;
 }
 
@@ -179,9 +279,9 @@ static Value evaluate_sum(Environment *environment, const AstExpr *expr, const V
         const char *of_left = dimension_text(environment->arena, left->dimension),
                    *of_right = dimension_text(environment->arena, right->dimension);
         if (add)
-            diag_error(environment->diag, expr->span, "cannot add %s to %s", of_right, of_left);
+            environment_error(environment, expr, "cannot add %s to %s", of_right, of_left);
         else
-            diag_error(environment->diag, expr->span, "cannot subtract %s from %s", of_right, of_left);
+            environment_error(environment, expr, "cannot subtract %s from %s", of_right, of_left);
         return error_value;
     }
     return make_quantity(environment, expr->span, add ? left->number + right->number : left->number - right->number,
@@ -192,7 +292,7 @@ static Value evaluate_product(Environment *environment, const AstExpr *expr, con
 {
     bool divide = expr->kind == EXPR_DIVIDE;
     if (divide && right->number == 0) {
-        diag_error(environment->diag, expr->right->span, "division by zero");
+        environment_error(environment, expr->right, "division by zero");
         return error_value;
     }
     int sign = divide ? -1 : 1;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "ir/base/arena.h"
 
@@ -208,7 +209,8 @@ const char *nearest_word(const char *word, const char *const *candidates, size_t
         size_t other = candidates[i] ? strlen(candidates[i]) : 0;
         if (!other || other > WORD_MAX)
             continue;
-        size_t distance = edit_distance(word, length, candidates[i], other);
+        bool same = strcasecmp(word, candidates[i]) == 0; // another case alone is a slip of any length
+        size_t distance = same ? 0 : edit_distance(word, length, candidates[i], other);
         if (distance < best_distance && distance < other) {
             best_distance = distance;
             best = candidates[i];

@@ -244,6 +244,42 @@ Test(language, lets_and_overrides)
     cr_assert_eq(spec->plan.dispatch, DISPATCH_DEDUP);
 }
 
+// 25 is what the file's value is counted in; a let that is no plain quantity gives no unit away.
+Test(language, an_override_takes_over_the_unit)
+{
+    const char *text = "let a = 10 Gbit/s let b = 2 ms let n = 3 let far = 2 * a\n"
+                       "cluster c { level dc { count = 2 bandwidth = a latency = b } "
+                       "level gpu { count = 4 bandwidth = far } }\n"
+                       "model m { " DIMENSIONS "batch = n moe { experts = 8 } }";
+    const char *defines[] = {"a=25", "b=5", "n=7", "far=1"};
+    CheckOptions options = {.defines = defines, .define_count = 3};
+    const Spec *spec = check_with(text, &options);
+    cr_assert_not_null(spec, "%s", diagnostics());
+    cr_assert_float_eq(spec->cluster.levels[0].bandwidth_bytes_per_s, 25e9 / 8, 1);
+    cr_assert_float_eq(spec->cluster.levels[0].latency_s, 5e-3, 1e-12);
+    cr_assert_float_eq(spec->cluster.levels[1].bandwidth_bytes_per_s, 50e9 / 8, 1);
+    cr_assert_eq(spec->model.batch, 7);
+    options.define_count = 4;
+    cr_assert_null(check_with(text, &options));
+    cr_assert(strstr(diagnostics(), "-D:1:5: error: 'far' is a bandwidth such as '10 Gbit/s', got a plain number"));
+}
+
+// However often lets name each other, an error is reported at once.
+Test(language, notes_about_overrides_look_into_every_let_once)
+{
+    Text text = {0};
+    text_append(&text, "let a0 = 1 ");
+    for (int i = 1; i < 200; i++)
+        text_format(&text, "let a%d = a%d + a%d ", i, i - 1, i - 1);
+    text_append(&text, CLUSTER "model m { " DIMENSIONS "batch = a199 / 3 moe { experts = 8 } }");
+    const char *defines[] = {"a0=1.5"};
+    CheckOptions options = {.defines = defines, .define_count = 1};
+    cr_assert_null(check_with(text.data, &options));
+    const char *printed = diagnostics();
+    cr_assert(strstr(printed, "-D:1:4: note: 'a0' is overridden here"), "%s", printed);
+    text_free(&text);
+}
+
 Test(language, comments_line_ends_and_byte_order_mark)
 {
     check("\xef\xbb\xbf# c\r\n" CLUSTER "# \xc3\xa9\r\n" MODEL "#no newline at the end");
