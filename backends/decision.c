@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "backends/plan_facts.h"
+#include "ir/plan_facts.h"
 
 static const double MATERIAL = 0.05; // of the baseline's bytes: less saved is no reason
 static const double EQUAL = 0.005;   // two iterations as long as each other: the ratio prints as 1.00x

@@ -5,9 +5,9 @@
 #include <string.h>
 
 #include "backends/diff_parts.h"
-#include "backends/plan_facts.h"
-#include "backends/simulate.h"
 #include "ir/binary.h"
+#include "ir/plan_facts.h"
+#include "ir/simulate/simulate.h"
 #include "ir/text/plan_text.h"
 
 static const char *value_text(const Plan *plan, const Field *field, const void *record, Arena *arena)

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "backends/html_parts.h"
-#include "backends/plan_facts.h"
+#include "ir/plan_facts.h"
 
 void html_escape(Text *out, const char *text)
 {

@@ -1,7 +1,7 @@
 // The cluster of the report: per choice of domains levels as nested boxes, GPUs coloured by domain, and
 // what crosses each level. Clusters of more than GPUS_DRAWN GPUs are drawn in part.
 #include "backends/html_parts.h"
-#include "backends/plan_facts.h"
+#include "ir/plan_facts.h"
 
 enum { GPUS_DRAWN = 64, WORKERS_DRAWN = 8, DOMAIN_COLOURS = 8, CHOICES_DRAWN = 4 };
 

@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "backends/html_parts.h"
-#include "backends/plan_facts.h"
+#include "ir/plan_facts.h"
 
 enum { ROWS_MAX = 64 };
 

@@ -3,7 +3,7 @@
 #include <math.h>
 
 #include "backends/html_parts.h"
-#include "backends/plan_facts.h"
+#include "ir/plan_facts.h"
 
 enum { WORKERS_DRAWN = 16, PORTS_LISTED = 64, RADIUS = 20, LINE_MAX = 12, WIDTH = 420, MARGIN = 58 };
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "backends/html_parts.h"
-#include "backends/occupancy.h"
+#include "ir/simulate/occupancy.h"
 
 enum { LARGEST_SHOWN = 12, EDGED_HEIGHT = 4 }; // thinner buffers would be all edge
 

@@ -3,7 +3,7 @@
 #define HEP_HTML_PARTS_H
 
 #include "backends/html.h"
-#include "backends/simulate.h"
+#include "ir/simulate/simulate.h"
 
 // backends/report.css and report.js, embedded by CMake.
 extern const char report_css[], report_js[];

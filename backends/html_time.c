@@ -3,9 +3,9 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "backends/critical_path.h"
 #include "backends/html_parts.h"
 #include "backends/simulation_print.h"
+#include "ir/simulate/critical_path.h"
 
 enum { CLASSES_SHOWN = 32 };
 

@@ -2,10 +2,10 @@
 // whose x axis is predicted time. Coordinates: x in 1/TIMELINE_UNITS of the iteration, y in pixels.
 #include <math.h>
 
-#include "backends/critical_path.h"
 #include "backends/html_parts.h"
-#include "backends/occupancy.h"
 #include "backends/simulation_print.h"
+#include "ir/simulate/critical_path.h"
+#include "ir/simulate/occupancy.h"
 
 enum { AXIS_HEIGHT = 22, LANE_HEIGHT = 30, PATH_HEIGHT = 4, PORT_HEIGHT = 34, LANE_GAP = 8 };
 

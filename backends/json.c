@@ -5,8 +5,8 @@
 
 #include "backends/assignment.h"
 #include "backends/decision.h"
-#include "backends/plan_facts.h"
-#include "backends/simulate.h"
+#include "ir/plan_facts.h"
+#include "ir/simulate/simulate.h"
 
 static cJSON *add_object(cJSON *parent, const char *key)
 {

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backends/critical_path.h"
+#include "ir/simulate/critical_path.h"
 
 enum { LONGEST_MAX = 12, NAMES_MAX = 4 };
 

@@ -2,8 +2,8 @@
 #ifndef HEP_SIMULATION_PRINT_H
 #define HEP_SIMULATION_PRINT_H
 
-#include "backends/simulate.h"
 #include "ir/base/text.h"
+#include "ir/simulate/simulate.h"
 
 // The workers of a class: "paris, tokyo and 3 more"; "all" where there is one class.
 const char *simulation_class_name(const Plan *plan, const Simulation *simulation, uint32_t class, Arena *arena);

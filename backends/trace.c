@@ -1,8 +1,8 @@
 // See trace.h. Steps, streams and waits are the timeline's; the counters are this file's.
 #include "backends/trace.h"
 
-#include "backends/occupancy.h"
 #include "backends/simulation_print.h"
+#include "ir/simulate/occupancy.h"
 
 typedef struct {
     const Plan *plan;

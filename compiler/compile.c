@@ -5,11 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "backends/simulate.h"
 #include "compiler/frontend/profile.h"
 #include "compiler/frontend/read.h"
 #include "compiler/placement/place.h"
 #include "compiler/solve/rank.h"
+#include "ir/simulate/simulate.h"
 #include "ir/verify/verify.h"
 
 static void fill_strategy(Strategy *strategy, const char *name, Dispatch dispatch, const Config *config,

@@ -1,7 +1,7 @@
 // See passes_print.h.
 #include "compiler/explain/passes_print.h"
 
-#include "backends/simulate.h"
+#include "ir/simulate/simulate.h"
 
 typedef struct {
     uint32_t waits;

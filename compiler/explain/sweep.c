@@ -7,9 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "backends/plan_facts.h"
-#include "backends/simulate.h"
 #include "compiler/frontend/check_keys.h"
+#include "ir/plan_facts.h"
+#include "ir/simulate/simulate.h"
 
 typedef struct {
     const char *name; // as given

@@ -2,8 +2,8 @@
 // single configurations.
 #include "compiler/solve/rank.h"
 
-#include "backends/simulate.h"
 #include "compiler/lowering/lower.h"
+#include "ir/simulate/simulate.h"
 
 enum { SINGLES_MAX = 8, FINALISTS_MAX = 12 };
 

@@ -6,9 +6,9 @@
 
 #include "backends/dot.h"
 #include "backends/html.h"
-#include "backends/occupancy.h"
-#include "backends/plan_facts.h"
 #include "backends/trace.h"
+#include "ir/plan_facts.h"
+#include "ir/simulate/occupancy.h"
 #include "plans.h"
 
 static uint32_t count_of(const char *text, const char *what)

@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 
 #include "backends/decision.h"
-#include "backends/plan_facts.h"
+#include "ir/plan_facts.h"
 
 enum { DC, GPU };
 

@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backends/simulate.h"
 #include "compiler/lowering/lower.h"
 #include "compiler/solve/planner.h"
+#include "ir/simulate/simulate.h"
 #include "specs.h"
 
 static const PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED, .confirm = true};

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "backends/simulate.h"
+#include "ir/simulate/simulate.h"
 
 enum { STEPS_MAX = 8 };
 

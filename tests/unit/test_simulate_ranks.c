@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backends/simulate.h"
 #include "compiler/compile.h"
+#include "ir/simulate/simulate.h"
 
 enum { STEPS_OF_TIME = 40000, PATH_MAX_PORTS = 2 * LEVELS_MAX + 1 };
 

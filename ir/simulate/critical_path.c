@@ -1,5 +1,5 @@
 // See critical_path.h.
-#include "backends/critical_path.h"
+#include "ir/simulate/critical_path.h"
 
 #include <stdlib.h>
 

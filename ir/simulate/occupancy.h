@@ -3,8 +3,8 @@
 #ifndef HEP_OCCUPANCY_H
 #define HEP_OCCUPANCY_H
 
-#include "backends/simulate.h"
 #include "ir/plan.h"
+#include "ir/simulate/simulate.h"
 
 // Holds from time_s until the next sample. Ascending in time, the first at 0; samples equal to the
 // one before them are left out.

@@ -3,7 +3,7 @@
 #ifndef HEP_CRITICAL_PATH_H
 #define HEP_CRITICAL_PATH_H
 
-#include "backends/simulate.h"
+#include "ir/simulate/simulate.h"
 
 // A stretch of the path: a step from the moment its last participant reached it.
 typedef struct {

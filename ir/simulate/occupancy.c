@@ -1,5 +1,5 @@
 // See occupancy.h. Both curves are made of changes sorted by time.
-#include "backends/occupancy.h"
+#include "ir/simulate/occupancy.h"
 
 #include <math.h>
 #include <stdlib.h>

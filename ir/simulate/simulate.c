@@ -1,10 +1,10 @@
 // See simulate.h. Of each class at most one step per stream is active, so an event costs a handful of operations
 // whatever the size of the cluster.
-#include "backends/simulate.h"
+#include "ir/simulate/simulate.h"
 
 #include <math.h>
 
-#include "backends/sharing.h"
+#include "ir/simulate/sharing.h"
 
 typedef enum { PHASE_DELAY, PHASE_TRANSFER, PHASE_LATENCY } Phase;
 

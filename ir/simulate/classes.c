@@ -1,6 +1,6 @@
 // See classes.h. Colour refinement: workers start sorted by their ports; two of one class are split while the classes
 // and links of their peers differ in some group. What a worker sees is kept as a sum of 64-bit hashes, one per peer.
-#include "backends/classes.h"
+#include "ir/simulate/classes.h"
 
 #include <math.h>
 #include <string.h>

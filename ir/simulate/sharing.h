@@ -5,7 +5,7 @@
 #ifndef HEP_SHARING_H
 #define HEP_SHARING_H
 
-#include "backends/classes.h"
+#include "ir/simulate/classes.h"
 
 // The transfer of one step on one stream: one rate per kind of flow of the step's group.
 typedef struct {

@@ -1,5 +1,5 @@
 // See plan_facts.h.
-#include "backends/plan_facts.h"
+#include "ir/plan_facts.h"
 
 #include <stdio.h>
 #include <string.h>
