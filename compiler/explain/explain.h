@@ -1,7 +1,6 @@
 // Why this plan: what each run of layers would cost otherwise, which limit binds, at which value of every
 // quantity the choice is given up, what more bandwidth buys. explain.c and explain_flip.c collect the
-// records, explain_print.c writes them as text, explain_html.c as HTML and explain_json.c as JSON;
-// docs/planner.md defines them.
+// records, hepc/explain_print.h writes them; docs/planner.md defines them.
 #ifndef HEP_EXPLAIN_H
 #define HEP_EXPLAIN_H
 
@@ -89,9 +88,6 @@ typedef struct {
 
 void explain_collect(const Workload *work, const PlannerOptions *options, const Solution *solution, Arena *arena,
                      Explanation *out);
-void explain_print(const Explanation *explanation, Text *out);
-void explain_print_json(const Explanation *explanation, Text *out);
-void explain_print_html(const Explanation *explanation, Text *out); // a section of the report
 
 // The workload with one quantity at another value, all else equal; every link of the level in proportion.
 const Workload *explain_change(const Workload *work, Quantity quantity, uint32_t level, double value, Arena *arena);
@@ -110,10 +106,5 @@ size_t explain_runs(const Workload *work, const Config *configs, bool kinds, Con
 
 const char *limit_name(const Cluster *cluster, const ExplainLimit *limit, char *out, size_t size);
 const char *quantity_name(Quantity quantity);
-const char *explain_format_layers(const ConfigRun *run, char *out, size_t size); // "layers 0..5"
-const char *explain_format_quantity(const Explanation *explanation, Quantity quantity, double value,
-                                    char out[FORMAT_MAX]);
-// The choice beyond a flip, in words.
-void explain_append_choice(const Explanation *explanation, const Flip *flip, Text *out);
 
 #endif

@@ -37,9 +37,4 @@ typedef struct {
 ExitCode sweep_run(const CompileOptions *options, const char *const *axes, size_t axis_count, bool progress,
                    const volatile sig_atomic_t *stop, Arena *arena, Diag *diag, Sweep *out) MUST_CHECK;
 
-void sweep_print_table(const Sweep *sweep, Text *out);
-void sweep_print_csv(const Sweep *sweep, Text *out);
-void sweep_print_json(const Sweep *sweep, Text *out);
-void sweep_print_plot(const Sweep *sweep, Text *out); // SVG
-
 #endif

@@ -1,15 +1,22 @@
 # House rules that a machine can check: 120 columns, no tabs, no trailing blanks, no unfinished places.
 . "$(dirname "$0")/lib.sh"
 cd "$HEP_SOURCE" || exit 1
-sources=$(find compiler grammar ir backends runtime kernels tests -name '*.[chly]' -o -name '*.def' -o -name '*.cu')
+sources=$(find hepc compiler grammar ir backends runtime kernels tests -name '*.[chly]' -o -name '*.def' -o -name '*.cu')
 awk 'length > 120 {print FILENAME ":" FNR ": longer than 120 columns"; bad = 1} /\t/ {print FILENAME ":" FNR ": tab"; bad = 1}
   / $/ {print FILENAME ":" FNR ": blank at the end"; bad = 1} END {exit bad}' $sources || fail "layout"
 grep -nE '\b(TODO|FIXME|XXX)\b' $sources && fail "unfinished places"
-for header in $(find compiler grammar ir backends runtime kernels -name '*.h'); do
+for header in $(find hepc compiler grammar ir backends runtime kernels -name '*.h'); do
   grep -q '#ifndef HEP_' "$header" || fail "$header has no include guard"
 done
-# The runtime never includes a compiler header, and the IR nothing above it.
-grep -rnE '#include "(compiler|grammar|backends)/' runtime kernels ir && fail "a dependency in the wrong direction"
+# Which folders include which others.
+never() { # FOLDERS that do not include FOLDERS
+  grep -rnE --include='*.[chly]' --include='*.cu' "#include \"(${2// /|})/" $1 && fail "a dependency in the wrong direction"
+}
+never "ir grammar kernels runtime" "hepc compiler backends"
+never "ir kernels runtime" "grammar"
+never "ir grammar kernels backends compiler hepc" "runtime"
+never "compiler" "hepc backends kernels"
+never "backends" "hepc compiler grammar kernels"
 # A room includes rooms named before it; what lies outside of rooms puts them together.
 rooms_in_order() { # folder, rooms...
   local folder=$1 room later

@@ -1,5 +1,5 @@
 // See passes_print.h.
-#include "compiler/explain/passes_print.h"
+#include "hepc/passes_print.h"
 
 #include "ir/simulate/simulate.h"
 

@@ -1,5 +1,5 @@
 // See options.h.
-#include "compiler/options.h"
+#include "hepc/options.h"
 
 #include <argp.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
 #include <stdio.h>
 
 #include "backends/html.h"
-#include "compiler/explain/explain.h"
+#include "hepc/explain_print.h"
 
 static double percent_less(double now_s, double then_s)
 {

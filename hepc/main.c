@@ -5,9 +5,10 @@
 #include <string.h>
 
 #include "backends/diff.h"
-#include "compiler/explain/explain.h"
-#include "compiler/explain/passes_print.h"
-#include "compiler/output.h"
+#include "hepc/explain_print.h"
+#include "hepc/output.h"
+#include "hepc/passes_print.h"
+#include "hepc/sweep_print.h"
 #include "ir/plan_file.h"
 
 // ---- plans as input --------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 #include <math.h>
 
 #include "backends/plot.h"
-#include "compiler/explain/sweep.h"
+#include "hepc/sweep_print.h"
 
 static const char *axis_label(const Sweep *sweep, size_t axis, Arena *arena)
 {

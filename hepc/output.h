@@ -3,7 +3,7 @@
 #ifndef HEP_OUTPUT_H
 #define HEP_OUTPUT_H
 
-#include "compiler/options.h"
+#include "hepc/options.h"
 
 enum { INPUT_LIMIT = 256 << 20 }; // bytes of a file
 

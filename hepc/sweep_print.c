@@ -2,7 +2,7 @@
 #include <cjson/cJSON.h>
 #include <stdio.h>
 
-#include "compiler/explain/sweep.h"
+#include "hepc/sweep_print.h"
 
 void sweep_print_table(const Sweep *sweep, Text *out)
 {

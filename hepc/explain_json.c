@@ -2,7 +2,7 @@
 #include <cjson/cJSON.h>
 #include <math.h>
 
-#include "compiler/explain/explain.h"
+#include "hepc/explain_print.h"
 
 static const char *const limit_kinds[] = {"link", "gather_queue", "compute", "memory"};
 static const char *const quantity_units[] = {"bytes_per_s", "sequences", "ratio", "bytes"};

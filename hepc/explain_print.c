@@ -2,7 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "compiler/explain/explain.h"
+#include "hepc/explain_print.h"
 
 enum { RUNS_SHOWN = 3, CHOICE_MAX = 512 };
 

@@ -1,5 +1,5 @@
 // See output.h.
-#include "compiler/output.h"
+#include "hepc/output.h"
 
 #include <stdio.h>
 #include <stdlib.h>

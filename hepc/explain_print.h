@@ -1,0 +1,18 @@
+// The explanation (compiler/explain/explain.h) as text, as JSON and as a section of the HTML report, and the words that
+// these forms share.
+#ifndef HEP_EXPLAIN_PRINT_H
+#define HEP_EXPLAIN_PRINT_H
+
+#include "compiler/explain/explain.h"
+
+void explain_print(const Explanation *explanation, Text *out);
+void explain_print_json(const Explanation *explanation, Text *out);
+void explain_print_html(const Explanation *explanation, Text *out); // a section of the report
+
+const char *explain_format_layers(const ConfigRun *run, char *out, size_t size); // "layers 0..5"
+const char *explain_format_quantity(const Explanation *explanation, Quantity quantity, double value,
+                                    char out[FORMAT_MAX]);
+// The choice beyond a flip, in words.
+void explain_append_choice(const Explanation *explanation, const Flip *flip, Text *out);
+
+#endif
