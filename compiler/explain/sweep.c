@@ -344,7 +344,7 @@ static bool prepare(const Ast *ast, const char *const *texts, size_t count, Axis
 }
 
 ExitCode sweep_run(const CompileOptions *options, const char *const *texts, size_t axis_count, bool progress,
-                   const volatile sig_atomic_t *stop, Arena *arena, Diag *diag, Sweep *out)
+                   const atomic_int *stop, Arena *arena, Diag *diag, Sweep *out)
 {
     *out = (Sweep){0};
     Axis axes[SWEEP_AXES_MAX] = {{0}};
@@ -358,7 +358,7 @@ ExitCode sweep_run(const CompileOptions *options, const char *const *texts, size
         return EXIT_USAGE;
     out->outer_level = base.spec->cluster.levels[0].name;
     bool terminal = isatty(STDERR_FILENO), shown = false, valid = false;
-    for (size_t p = 0; p < out->point_count && code != EXIT_INTERNAL && !*stop; p++) {
+    for (size_t p = 0; p < out->point_count && code != EXIT_INTERNAL && !atomic_load(stop); p++) {
         SweepRow *row = &out->rows[p];
         size_t rest = p;
         for (size_t a = axis_count; a-- > 0; rest /= axes[a].count)
@@ -371,7 +371,7 @@ ExitCode sweep_run(const CompileOptions *options, const char *const *texts, size
             fprintf(stderr, "%shepc: point %zu of %zu%s", terminal ? "\r" : "", p + 1, out->point_count,
                     terminal && p + 1 < out->point_count ? "" : "\n");
     }
-    if (progress && terminal && *stop)
+    if (progress && terminal && atomic_load(stop))
         fputc('\n', stderr);
     if (!valid && out->row_count > 0) {
         diag_error_plain(diag, "--sweep: the input goes with none of these values");

@@ -5,7 +5,7 @@
 #ifndef HEP_SWEEP_H
 #define HEP_SWEEP_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "compiler/compile.h"
 
@@ -35,6 +35,6 @@ typedef struct {
 // with the rows done so far, when *stop becomes true. Values the input does not go with make a row that says
 // so; reports and returns another code when the file or an axis is wrong, or no value goes.
 ExitCode sweep_run(const CompileOptions *options, const char *const *axes, size_t axis_count, bool progress,
-                   const volatile sig_atomic_t *stop, Arena *arena, Diag *diag, Sweep *out) MUST_CHECK;
+                   const atomic_int *stop, Arena *arena, Diag *diag, Sweep *out) MUST_CHECK;
 
 #endif

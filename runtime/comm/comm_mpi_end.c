@@ -178,7 +178,7 @@ static void tell(MpiWorld *world, int spokesman, const Fault *fault, double time
 
 static bool is_told_to_end(const MpiWorld *world)
 {
-    return world->options.interrupted && *world->options.interrupted;
+    return world->options.interrupted && atomic_load(world->options.interrupted);
 }
 
 void mpi_abort(Comm *base, const Fault *cause)
