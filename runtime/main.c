@@ -197,7 +197,8 @@ static void print_fault(const Plan *plan, const Fault *fault)
     Text text = {0};
     text_append(&text, "hep-run: ");
     state_append_fault(plan, fault, &text);
-    fputs(text.data, stderr);
+    if (!launcher_print(text.data))
+        fputs(text.data, stderr);
     text_free(&text);
 }
 
