@@ -155,7 +155,7 @@ fault stop-first 5 "${stopped/R/0}" STOP 0 exchange exchange.hepb
 settle
 fault kill-first 137 'rank [0-9]:.*; rank 0 is process TARGET on .*: that process is gone' KILL 0 migrate gather.hepb
 settle
-fault interrupt '[1-9][0-9]*' 'rank [0-9]:.*interrupted in iteration' INT launcher migrate gather.hepb
+fault interrupt '[1-9][0-9]*' 'rank [0-9]:.*interrupted in (warm-up )?iteration' INT launcher migrate gather.hepb
 settle
 fault stop-start '[1-9][0-9]*' 'MPI did not come up|gave no sign of life' STOP 1 start gather.hepb
 settle
