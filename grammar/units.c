@@ -84,6 +84,11 @@ const char *dimension_example(Dimension dimension)
     return NULL;
 }
 
+const Unit *unit_at(size_t index)
+{
+    return index < COUNT_OF(units) ? &units[index] : NULL;
+}
+
 const Unit *unit_find(const char *text, size_t length)
 {
     for (size_t i = 0; i < COUNT_OF(units); i++)

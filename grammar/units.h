@@ -34,6 +34,7 @@ const char *dimension_text(Arena *arena, Dimension dimension);
 const char *dimension_example(Dimension dimension); // "10 Gbit/s"; NULL for what has no name
 
 const Unit *unit_find(const char *text, size_t length); // NULL if there is none
+const Unit *unit_at(size_t index);                      // NULL beyond the last
 // What was probably meant by an unknown unit, or NULL.
 const char *unit_suggest(const char *text, size_t length);
 // All units, one line per kind, for --help and the documentation.

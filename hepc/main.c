@@ -137,12 +137,12 @@ static int process_hep(const Options *options, const char *content, size_t lengt
     return code;
 }
 
-static atomic_int interrupted;
+static volatile sig_atomic_t interrupted;
 
 static void on_interrupt(int signal)
 {
     (void)signal;
-    atomic_store(&interrupted, 1);
+    interrupted = 1;
 }
 
 // The first interrupt ends the sweep with what is done, a second one ends the program.

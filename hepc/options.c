@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compiler/frontend/syntax.h"
+#include "ir/base/command.h"
+
 static const char *const dump_names[] = {
     "",
 #define X(name, text, doc) text,
@@ -32,7 +35,8 @@ enum {
     OPTION_PASSES,
     OPTION_DUMP_BEFORE,
     OPTION_DUMP_AFTER,
-    OPTION_LANGUAGE
+    OPTION_LANGUAGE,
+    OPTION_GENERATE
 };
 
 const char *argp_program_version = "hepc " HEP_VERSION;
@@ -90,8 +94,70 @@ static const struct argp_option option_table[] = {
      "for FILE alone; -o FILE.json for programs", 0},
     {"check", OPTION_CHECK, NULL, 0, "only check the input (a plan: run the verifier)", 0},
     {"help-language", OPTION_LANGUAGE, NULL, 0, "list every block and key of the .hep language", 0},
+    {"generate", OPTION_GENERATE, "KIND", OPTION_HIDDEN, "", 0},
     {0},
 };
+
+// ---- what is generated when hepc is built ---------------------------------------------------
+
+static const char *dump_word(size_t index)
+{
+    return index + 1 < DUMP_COUNT ? dump_names[index + 1] : NULL;
+}
+
+static const char *pass_word(size_t index)
+{
+    return index < PLAN_PASS_COUNT ? plan_pass_info((PlanPass)index)->name : NULL;
+}
+
+static const char *dispatch_word(size_t index)
+{
+    return index < DISPATCH_COUNT ? dispatch_name((Dispatch)index) : NULL;
+}
+
+static const char *level_word(size_t index)
+{
+    static const char *const words[] = {"0", "1"};
+    return index < COUNT_OF(words) ? words[index] : NULL;
+}
+
+static const char *domain_word(size_t index)
+{
+    static const char *const words[] = {"auto", "ep", "gather"};
+    return index < COUNT_OF(words) ? words[index] : NULL;
+}
+
+static const char *input_ending(size_t index)
+{
+    static const char *const endings[] = {"hep", "ir", "hepb"};
+    return index < COUNT_OF(endings) ? endings[index] : NULL;
+}
+
+static void generate(struct argp_state *state, const char *kind)
+{
+    static const CommandWords words[] = {{OPTION_DUMP, dump_word},       {OPTION_EMIT, dump_word},
+                                         {OPTION_DISPATCH, dispatch_word}, {OPTION_DOMAIN, domain_word},
+                                         {OPTION_DUMP_BEFORE, pass_word}, {OPTION_DUMP_AFTER, pass_word},
+                                         {'O', level_word},              {COMMAND_ARGUMENT, input_ending}};
+    static const char purpose[] = "compile a model and a cluster into a communication plan for MoE training";
+    static const Command command = {.name = "hepc",
+                                    .purpose = purpose,
+                                    .version = HEP_VERSION,
+                                    .argument = "FILE",
+                                    .documentation = documentation,
+                                    .see_also = "hep-run",
+                                    .options = option_table,
+                                    .words = words,
+                                    .word_count = COUNT_OF(words)};
+    Text out = {0};
+    if (!command_generate(&command, kind, &out) && !syntax_print(kind, &out))
+        argp_error(state, "--generate '%s': expected man, bash, zsh, fish, vim or textmate", kind);
+    const char *error = file_write("-", out.data, out.length);
+    text_free(&out);
+    exit(error ? EXIT_IO : EXIT_DONE);
+}
+
+// ---- parsing ---------------------------------------------------------------------------------
 
 static DumpKind parse_dump(const char *text, struct argp_state *state)
 {
@@ -255,6 +321,9 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         return 0;
     case OPTION_LANGUAGE:
         options->help_language = true;
+        return 0;
+    case OPTION_GENERATE:
+        generate(state, argument);
         return 0;
     case ARGP_KEY_ARG:
         if (options->input)

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/base/command.h"
 #include "runtime/report/report.h"
 
 enum {
@@ -42,6 +43,7 @@ enum {
     OPTION_CALIBRATE,
     OPTION_LEVELS,
     OPTION_QUIET,
+    OPTION_GENERATE,
 };
 
 enum { ITERATIONS_MAX = 1000000 };
@@ -58,8 +60,11 @@ static const char documentation[] =
     HEP_ROUTINGS(X)
 #undef X
         "\n"
-        "SIGUSR1 prints the step that each stream of this process's ranks is at, to standard error; the run goes "
-        "on.\n\n";
+        "Signals:\n"
+        "  SIGUSR1: print the step that each stream of this process's ranks is at, to standard error, and continue\n"
+        "  SIGINT: end the run in order; a second one ends it at once\n"
+        "  SIGTERM: as SIGINT\n"
+        "\n";
 
 static const struct argp_option option_table[] = {
     {"iterations", 'n', "COUNT", 0, "measured iterations (10)", 0},
@@ -115,6 +120,7 @@ static const struct argp_option option_table[] = {
      0},
     {"levels", OPTION_LEVELS, "LEVELS", 0, "calibrate these without a plan, outermost first, such as dc=4,gpu=2", 0},
     {"quiet", OPTION_QUIET, NULL, 0, "no progress line", 0},
+    {"generate", OPTION_GENERATE, "KIND", OPTION_HIDDEN, "", 0},
     {0},
 };
 
@@ -201,6 +207,53 @@ static void check_communicator(struct argp_state *state, const Options *options)
         argp_error(state, "--communicator %s goes with --engine %s", communicator_names[options->communicator],
                    of_device ? "cuda" : "host");
 }
+
+// ---- what is generated when hep-run is built -------------------------------------------------
+
+static const char *communicator_word(size_t index)
+{
+    size_t communicator = COMMUNICATOR_THREADS + index;
+    return communicator < COUNT_OF(communicator_names) ? communicator_names[communicator] : NULL;
+}
+
+static const char *routing_word(size_t index)
+{
+#define X(name, text, doc) text,
+    static const char *const words[] = {HEP_ROUTINGS(X)};
+#undef X
+    return index < COUNT_OF(words) ? words[index] : NULL;
+}
+
+static const char *input_ending(size_t index)
+{
+    static const char *const endings[] = {"hepb", "ir"};
+    return index < COUNT_OF(endings) ? endings[index] : NULL;
+}
+
+static void generate(struct argp_state *state, const char *kind)
+{
+    static const CommandWords words[] = {{OPTION_ENGINE, engine_name},
+                                         {OPTION_COMMUNICATOR, communicator_word},
+                                         {OPTION_ROUTING, routing_word},
+                                         {COMMAND_ARGUMENT, input_ending}};
+    static const Command command = {.name = "hep-run",
+                                    .purpose = "execute a communication plan",
+                                    .version = HEP_VERSION,
+                                    .argument = "PLAN",
+                                    .documentation = documentation,
+                                    .see_also = "hepc",
+                                    .options = option_table,
+                                    .words = words,
+                                    .word_count = COUNT_OF(words)};
+    Text out = {0};
+    if (!command_generate(&command, kind, &out))
+        argp_error(state, "--generate '%s': expected man, bash, zsh or fish", kind);
+    const char *error = file_write("-", out.data, out.length);
+    text_free(&out);
+    exit(error ? EXIT_IO : EXIT_DONE);
+}
+
+// ---- parsing ---------------------------------------------------------------------------------
 
 static Routing parse_routing(struct argp_state *state, const char *name)
 {
@@ -389,6 +442,9 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         return 0;
     case OPTION_QUIET:
         options->quiet = true;
+        return 0;
+    case OPTION_GENERATE:
+        generate(state, argument);
         return 0;
     case ARGP_KEY_ARG:
         if (options->input)

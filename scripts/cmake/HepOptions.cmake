@@ -69,3 +69,14 @@ function(hep_module name)
     target_link_libraries(hep_${name} PUBLIC hep_${dependency})
   endforeach()
 endfunction()
+
+# What a program prints of its own tables, KIND=FILE, is made whenever it is linked: whichever targets are built, it can
+# be installed.
+function(hep_generate program)
+  list(TRANSFORM ARGN REPLACE "=" "=${CMAKE_BINARY_DIR}/generated/")
+  if(NOT CMAKE_CROSSCOMPILING)
+    add_custom_command(TARGET ${program} POST_BUILD
+      COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${program}> "-DFILES=${ARGN}"
+        -P ${CMAKE_SOURCE_DIR}/scripts/cmake/HepGenerate.cmake VERBATIM)
+  endif()
+endfunction()
