@@ -40,7 +40,8 @@ static void print_runs(const Explanation *e, Text *out)
 {
     const Cluster *cluster = &e->work->spec->cluster;
     char layers[64], what[160];
-    text_append(out, "<div class=\"scroll\"><table>\n<thead><tr><th>layers</th><th></th><th>domain</th>"
+    text_append(out, "<h3>The best other choices</h3>\n<div class=\"scroll\"><table class=\"stack\">\n<thead><tr>"
+                     "<th>layers</th><th>choice</th><th>domain, workers</th>"
                      "<th class=\"n\">iteration</th><th class=\"n\">difference</th></tr></thead>\n<tbody>\n");
     for (size_t i = 0; i < e->run_count; i++) {
         const ExplainRun *run = &e->runs[i];
@@ -59,14 +60,14 @@ static void print_runs(const Explanation *e, Text *out)
                 print_rival(e, what, &run->at_level[l], out);
         }
     }
-    text_append(out, "</tbody></table></div>\n<p class=\"note\">The best other choices for these layers, all others "
-                     "as chosen; by the cost model.");
+    text_append(out, "</tbody></table></div>\n<p class=\"note\">Of the layers named, while all other layers keep their "
+                     "choice. Predicted by the cost model.");
     char value[FORMAT_MAX];
     if (e->counted_s > 0)
-        text_format(out, " Its exchanges are padded: with counted messages it would take %s.",
+        text_format(out, " Exchanges are padded: with counted messages the iteration would take %s.",
                     format_time(value, e->counted_s));
     if (e->free_s > 0)
-        text_format(out, " The choice was forced: the planner's own takes %s.", format_time(value, e->free_s));
+        text_format(out, " The input asks for this choice: the planner's own takes %s.", format_time(value, e->free_s));
     text_append(out, "</p>\n");
 }
 
@@ -90,25 +91,18 @@ static void print_limits(const Explanation *e, Text *out)
     text_append(out, "</tbody></table>\n");
 }
 
-static void print_share(Text *out, const char *what, double part_s, double whole_s)
+static void print_breakdown(const Explanation *e, Text *out)
 {
-    if (part_s <= 0)
-        return;
-    text_format(out, "<tr><th scope=\"row\">%s</th>", what);
-    print_time(out, part_s);
-    text_format(out, "<td class=\"n\">%.1f %%</td></tr>\n", 100 * part_s / whole_s);
-}
-
-static void print_breakdown(const IterationCost *cost, Text *out)
-{
-    text_append(out, "<table>\n<thead><tr><th>the model's iteration</th><th class=\"n\">time</th>"
+    ExplainPart parts[EXPLAIN_PARTS_MAX];
+    uint32_t count = explain_parts(e, parts);
+    text_append(out, "<table>\n<thead><tr><th>the predicted iteration</th><th class=\"n\">time</th>"
                      "<th class=\"n\">share</th></tr></thead>\n<tbody>\n");
-    print_share(out, "token exchange", cost->exchange_s, cost->iteration_s);
-    print_share(out, "waiting for experts or a busy port", cost->gather_wait_s, cost->iteration_s);
-    print_share(out, "sums of gradients, at the end", cost->all_reduce_s, cost->iteration_s);
-    print_share(out, "pre-expert (attention, gate)", cost->pre_expert_s, cost->iteration_s);
-    print_share(out, "experts", cost->expert_s, cost->iteration_s);
-    print_share(out, "other computation", cost->other_s, cost->iteration_s);
+    for (uint32_t i = 0; i < count; i++) {
+        text_format(out, "<tr><th scope=\"row\">%s</th>", parts[i].name);
+        print_time(out, parts[i].time_s);
+        text_format(out, "<td class=\"n\">%.1f %%</td></tr>\n",
+                    100 * parts[i].time_s / e->solution->cost.iteration_s);
+    }
     text_append(out, "</tbody></table>\n");
 }
 
@@ -165,7 +159,8 @@ static void print_sensitivities(const Explanation *e, Text *out)
     if (e->sensitivity_count == 0)
         return;
     text_append(out, "<h3>Where another choice would be faster, all else equal</h3>\n<div class=\"scroll\">"
-                     "<table class=\"wrap\">\n<thead><tr><th>quantity</th><th class=\"n\">now</th><th>with less</th>"
+                     "<table class=\"wrap stack\">\n<thead><tr><th>quantity</th><th class=\"n\">now</th>"
+                     "<th>with less</th>"
                      "<th>with more</th></tr></thead>\n<tbody>\n");
     for (uint32_t i = 0; i < e->sensitivity_count; i++) {
         const Sensitivity *s = &e->sensitivities[i];
@@ -189,13 +184,13 @@ static void print_sensitivities(const Explanation *e, Text *out)
 void explain_print_html(const Explanation *e, Text *out)
 {
     char name[128];
-    text_append(out, "<section class=\"reasons\">\n<h2>Reasons</h2>\n<p>Bound by <b>");
+    text_append(out, "<section>\n<h2>Reasons</h2>\n<p>Bound by <b>");
     html_escape(out, e->binding < e->limit_count
                          ? limit_name(&e->work->spec->cluster, &e->limits[e->binding], name, sizeof name)
                          : "several limits at once");
     text_append(out, "</b>.</p>\n");
     print_limits(e, out);
-    print_breakdown(&e->solution->cost, out);
+    print_breakdown(e, out);
     print_more(e, out);
     print_runs(e, out);
     print_sensitivities(e, out);

@@ -62,11 +62,13 @@ static void add_runs(cJSON *root, const Explanation *e)
     }
 }
 
-static void add_breakdown(cJSON *root, const IterationCost *cost)
+static void add_breakdown(cJSON *root, const Explanation *e)
 {
+    const IterationCost *cost = &e->solution->cost;
     cJSON *object = cJSON_AddObjectToObject(root, "breakdown");
     cJSON_AddNumberToObject(object, "exchange_s", cost->exchange_s);
     cJSON_AddNumberToObject(object, "wait_s", cost->gather_wait_s);
+    cJSON_AddNumberToObject(object, "gradient_wait_s", e->gradient_wait_s);
     cJSON_AddNumberToObject(object, "all_reduce_s", cost->all_reduce_s);
     cJSON_AddNumberToObject(object, "pre_expert_s", cost->pre_expert_s);
     cJSON_AddNumberToObject(object, "expert_s", cost->expert_s);
@@ -174,7 +176,7 @@ void explain_print_json(const Explanation *e, Text *out)
     cJSON *baselines = cJSON_AddObjectToObject(root, "baselines");
     for (int b = 0; b < BASELINE_COUNT; b++)
         cJSON_AddNumberToObject(baselines, baseline_names[b], solution->baselines[b].cost.iteration_s);
-    add_breakdown(root, &solution->cost);
+    add_breakdown(root, e);
     add_runs(root, e);
     add_limits(root, e);
     cJSON_AddNumberToObject(root, "margin", EXPLAIN_MARGIN);

@@ -84,22 +84,15 @@ static void print_choice(const Explanation *e, Text *out)
 
 // ---- where the time goes ---------------------------------------------------------------------
 
-static void print_share(Text *out, const char *what, double part_s, double whole_s)
+static void print_breakdown(const Explanation *e, Text *out)
 {
+    ExplainPart parts[EXPLAIN_PARTS_MAX];
+    uint32_t count = explain_parts(e, parts);
     char value[FORMAT_MAX];
-    if (part_s > 0)
-        text_format(out, "  %-34s %11s %5.1f %%\n", what, format_time(value, part_s), 100 * part_s / whole_s);
-}
-
-static void print_breakdown(const IterationCost *cost, Text *out)
-{
     text_append(out, "where the iteration goes:\n");
-    print_share(out, "token exchange", cost->exchange_s, cost->iteration_s);
-    print_share(out, "waiting for experts or a busy port", cost->gather_wait_s, cost->iteration_s);
-    print_share(out, "sums of gradients, at the end", cost->all_reduce_s, cost->iteration_s);
-    print_share(out, "pre-expert (attention, gate)", cost->pre_expert_s, cost->iteration_s);
-    print_share(out, "experts", cost->expert_s, cost->iteration_s);
-    print_share(out, "other computation", cost->other_s, cost->iteration_s);
+    for (uint32_t i = 0; i < count; i++)
+        text_format(out, "  %-34s %11s %5.1f %%\n", parts[i].name, format_time(value, parts[i].time_s),
+                    100 * parts[i].time_s / e->solution->cost.iteration_s);
 }
 
 static double percent_less(double now_s, double then_s)
@@ -232,7 +225,7 @@ void explain_print(const Explanation *e, Text *out)
 {
     print_choice(e, out);
     text_append(out, "\n");
-    print_breakdown(&e->solution->cost, out);
+    print_breakdown(e, out);
     print_limits(e, out);
     print_sensitivities(e, out);
     print_more(e, out);

@@ -137,12 +137,12 @@ static int process_hep(const Options *options, const char *content, size_t lengt
     return code;
 }
 
-static volatile sig_atomic_t interrupted;
+static atomic_int interrupted;
 
 static void on_interrupt(int signal)
 {
     (void)signal;
-    interrupted = 1;
+    atomic_store(&interrupted, 1);
 }
 
 // The first interrupt ends the sweep with what is done, a second one ends the program.

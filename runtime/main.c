@@ -126,9 +126,10 @@ static int load_plan(const Options *options, const World *world, bool is_first, 
 
 // ---- running ---------------------------------------------------------------------------------
 
-static volatile sig_atomic_t interrupted;
-
-static atomic_int state_asked; // any thread may take the signal
+// Any thread may take a signal, and others read what its handler wrote.
+static atomic_int interrupted;
+static atomic_int state_asked;
+_Static_assert(ATOMIC_INT_LOCK_FREE == 2, "signal handlers write atomics, which must not take locks");
 
 static void on_state_signal(int signal_number)
 {
@@ -138,7 +139,7 @@ static void on_state_signal(int signal_number)
 
 static void on_signal(int signal_number)
 {
-    interrupted = signal_number;
+    atomic_store(&interrupted, signal_number);
 }
 
 // The first signal ends the run in order; the next one is not caught any more. SIGUSR1 asks where the ranks stand.
@@ -196,7 +197,8 @@ static void print_fault(const Plan *plan, const Fault *fault)
     Text text = {0};
     text_append(&text, "hep-run: ");
     state_append_fault(plan, fault, &text);
-    fputs(text.data, stderr);
+    if (!launcher_print(text.data))
+        fputs(text.data, stderr);
     text_free(&text);
 }
 

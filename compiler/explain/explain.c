@@ -10,6 +10,7 @@
 const double EXPLAIN_STEP = 1e9 / 8;
 
 static const double UNLIMITED = 1e30;
+static const double NEGLIGIBLE = 1e-9; // of the iteration: what is not a part but rounding
 
 enum {
     PRICES_MAX = 4000000, // layers priced for runner-ups, before only the most promising are looked at
@@ -321,10 +322,30 @@ static double counted_s(const Workload *work, const Solution *solution)
     return cost.iteration_s;
 }
 
+uint32_t explain_parts(const Explanation *e, ExplainPart parts[EXPLAIN_PARTS_MAX])
+{
+    const IterationCost *cost = &e->solution->cost;
+    const ExplainPart all[] = {
+        {"token exchange", cost->exchange_s},
+        {"waiting for gathered experts", cost->gather_wait_s - e->gradient_wait_s},
+        {"waiting for gradients on the ports", e->gradient_wait_s},
+        {"gradients after the backward pass", cost->all_reduce_s},
+        {"pre-expert (attention, gate)", cost->pre_expert_s},
+        {"experts", cost->expert_s},
+        {"other computation", cost->other_s},
+    };
+    uint32_t count = 0;
+    for (size_t i = 0; i < COUNT_OF(all); i++)
+        if (all[i].time_s > NEGLIGIBLE * cost->iteration_s)
+            parts[count++] = all[i];
+    return count;
+}
+
 void explain_collect(const Workload *work, const PlannerOptions *options, const Solution *solution, Arena *arena,
                      Explanation *out)
 {
     *out = (Explanation){.work = work, .solution = solution};
+    out->gradient_wait_s = cost_gradient_wait_s(work, &solution->mix, work->spec->plan.dispatch);
     collect_limits(work, options, solution, out);
     collect_runs(work, solution, arena, out);
     collect_more(work, options, solution, out);

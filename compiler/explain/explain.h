@@ -75,6 +75,7 @@ typedef struct {
     const Solution *solution;
     size_t run_count;
     ExplainRun *runs;
+    double gradient_wait_s;     // of the waits, those for ports that send gradients
     uint32_t limit_count;
     ExplainLimit limits[LIMITS_MAX];
     uint32_t binding;           // index of the limit whose lifting saves most; limit_count if none does
@@ -106,5 +107,13 @@ size_t explain_runs(const Workload *work, const Config *configs, bool kinds, Con
 
 const char *limit_name(const Cluster *cluster, const ExplainLimit *limit, char *out, size_t size);
 const char *quantity_name(Quantity quantity);
+
+// Where the iteration goes, part by part: what is called so, and its seconds. Returns how many parts take time.
+typedef struct {
+    const char *name;
+    double time_s;
+} ExplainPart;
+enum { EXPLAIN_PARTS_MAX = 8 };
+uint32_t explain_parts(const Explanation *explanation, ExplainPart parts[EXPLAIN_PARTS_MAX]);
 
 #endif

@@ -1,11 +1,12 @@
 // Sweeps: the same file compiled at every point of a grid of values, for the questions planners ask
 // first. An axis is NAME=VALUES; a name is a `let`, LEVEL.key, BLOCK.key, or a key that only one block
 // has. Values are a list `1,2,4`, steps `1:9:2` (first:last:step) or `1:100:log5` (five values, evenly
-// in the logarithm). Plain numbers of a bandwidth are Gbit/s, of a time ms, of a size GB, of a rate TFLOP/s.
+// in the logarithm). Plain numbers of a let have the unit that the file writes; of keys, a bandwidth is in
+// Gbit/s, a time in ms, a size in GB, a rate in TFLOP/s. docs/planner.md says it for users.
 #ifndef HEP_SWEEP_H
 #define HEP_SWEEP_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "compiler/compile.h"
 
@@ -35,6 +36,6 @@ typedef struct {
 // with the rows done so far, when *stop becomes true. Values the input does not go with make a row that says
 // so; reports and returns another code when the file or an axis is wrong, or no value goes.
 ExitCode sweep_run(const CompileOptions *options, const char *const *axes, size_t axis_count, bool progress,
-                   const volatile sig_atomic_t *stop, Arena *arena, Diag *diag, Sweep *out) MUST_CHECK;
+                   const atomic_int *stop, Arena *arena, Diag *diag, Sweep *out) MUST_CHECK;
 
 #endif

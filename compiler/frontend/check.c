@@ -380,6 +380,22 @@ static void check_missing_blocks(Checker *checker, const Ast *ast)
         diag_error(checker->diag, start, "the file lacks 'model NAME { ... }'");
 }
 
+static Environment *environment_of(const Ast *ast, const CheckOptions *options, Arena *arena, Diag *diag)
+{
+    Environment *environment = environment_create(arena, diag);
+    collect_lets(environment, ast->entries);
+    for (size_t i = 0; i < options->define_count; i++)
+        environment_override(environment, options->defines[i]);
+    return environment;
+}
+
+Value check_let_value(const Ast *ast, const CheckOptions *options, const char *name, Arena *arena)
+{
+    Diag *silent = diag_create(arena);
+    Environment *environment = environment_of(ast, options, arena, silent);
+    return evaluate(environment, &(AstExpr){.kind = EXPR_NAME, .text = name});
+}
+
 const Spec *check_ast(Ast *ast, const CheckOptions *options, Arena *arena, Diag *diag)
 {
     static const CheckOptions no_options;
@@ -388,11 +404,8 @@ const Spec *check_ast(Ast *ast, const CheckOptions *options, Arena *arena, Diag 
     Checker *checker = arena_alloc(arena, sizeof(*checker));
     *checker = (Checker){.arena = arena,
                          .diag = diag,
-                         .environment = environment_create(arena, diag),
+                         .environment = environment_of(ast, options, arena, diag),
                          .spec = arena_alloc(arena, sizeof(Spec))};
-    collect_lets(checker->environment, ast->entries);
-    for (size_t i = 0; i < options->define_count; i++)
-        environment_override(checker->environment, options->defines[i]);
     environment_evaluate_all(checker->environment);
     check_file_entries(checker, ast->entries);
     check_missing_blocks(checker, ast);

@@ -410,6 +410,12 @@ static int find_key_slip(BlockId block, const char *name)
     return found;
 }
 
+int key_meant(const char *name)
+{
+    int slip = find_key_slip(BLOCK_FILE, name);
+    return slip < 0 ? -1 : find_key(key_slips[slip].block, key_slips[slip].key);
+}
+
 static const char *suggest_here(BlockId block, const char *name)
 {
     const char *names[KEY_COUNT + BLOCK_COUNT];

@@ -73,6 +73,9 @@ const BlockInfo *block_info(BlockId block);
 const KeyInfo *key_info(KeyId key);
 // The names a choice may take, NULL-terminated; NULL if `takes` is no choice.
 const char *const *choice_names(Takes takes);
+int key_meant(const char *name); // the KeyId that another program calls so, or -1
+// The value of a let of a tree that was checked with these options; VALUE_ERROR if there is none.
+Value check_let_value(const Ast *ast, const CheckOptions *options, const char *name, Arena *arena);
 Kind takes_kind(Takes takes); // of the quantity; KIND_NUMBER for what is none
 
 typedef struct {

@@ -202,7 +202,7 @@ typedef struct {
     const Mix *mix;
     Dispatch dispatch;
     uint32_t layer, moe; // of `cost`
-    bool known;
+    bool known, without_gradients;
     LayerCost cost;
 } CostCache;
 
@@ -213,6 +213,8 @@ static const LayerCost *cached_cost(CostCache *cache, uint32_t layer, uint32_t m
     if (!cache->known || layers[layer].kind != layers[cache->layer].kind ||
         !config_equal(&configs[moe], &configs[cache->moe])) {
         cost_layer(cache->work, layer, &configs[moe], cache->dispatch, &cache->cost);
+        for (uint32_t l = 0; l < LEVELS_MAX && cache->without_gradients; l++)
+            cache->cost.port_reduce_s[l] = cache->cost.port_sums_s[l] = 0;
         cache->layer = layer;
         cache->moe = moe;
         cache->known = true;
@@ -220,10 +222,11 @@ static const LayerCost *cached_cost(CostCache *cache, uint32_t layer, uint32_t m
     return &cache->cost;
 }
 
-void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, IterationCost *out)
+static void add_costs(CostCache *cache, IterationCost *out)
 {
+    const Workload *work = cache->work;
+    const Mix *mix = cache->mix;
     *out = (IterationCost){0};
-    CostCache cache = {.work = work, .mix = mix, .dispatch = dispatch};
     Clock clock = clock_begin();
     uint32_t moe = 0;
     static const LayerCost nothing = {0};
@@ -231,7 +234,7 @@ void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, Iteration
     for (uint32_t k = 0; k < work->layer_count; k++) {
         bool is_moe = work->layers[k].is_moe;
         const Config *config = is_moe ? &mix->configs[moe] : &none;
-        const LayerCost *cost = is_moe ? cached_cost(&cache, k, moe) : &nothing;
+        const LayerCost *cost = is_moe ? cached_cost(cache, k, moe) : &nothing;
         clock_forward(work, k, cost, config, mix->prefetch, &clock, out);
         if (is_moe)
             add_traffic(work, cost, config, out->traffic);
@@ -247,7 +250,7 @@ void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, Iteration
     for (uint32_t k = work->layer_count; k-- > 0;) {
         bool is_moe = work->layers[k].is_moe;
         moe -= is_moe;
-        clock_backward(work, k, is_moe ? cached_cost(&cache, k, moe) : &nothing, is_moe ? &mix->configs[moe] : &none,
+        clock_backward(work, k, is_moe ? cached_cost(cache, k, moe) : &nothing, is_moe ? &mix->configs[moe] : &none,
                        mix->prefetch, &clock, out);
     }
     double end_s = fmax(clock.at_s[CLOCK_CHAIN], clock.at_s[CLOCK_RETURN]);
@@ -255,6 +258,21 @@ void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, Iteration
     out->all_reduce_s = end_s - clock.at_s[CLOCK_CHAIN] + last_s;
     out->iteration_s = end_s + last_s + update_s;
     out->other_s += 2 * work->loss_s + update_s;
+}
+
+void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, IterationCost *out)
+{
+    CostCache cache = {.work = work, .mix = mix, .dispatch = dispatch};
+    add_costs(&cache, out);
+}
+
+double cost_gradient_wait_s(const Workload *work, const Mix *mix, Dispatch dispatch)
+{
+    IterationCost with, without;
+    CostCache cache = {.work = work, .mix = mix, .dispatch = dispatch, .without_gradients = true};
+    add_costs(&cache, &without);
+    cost_mix(work, mix, dispatch, &with);
+    return fmax(0, with.gather_wait_s - without.gather_wait_s);
 }
 
 Mix mix_uniform(const Workload *work, const Config *config, uint32_t prefetch, Arena *arena)

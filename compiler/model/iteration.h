@@ -40,7 +40,7 @@ typedef struct {
     double iteration_s;
     Traffic traffic[LEVELS_MAX];
     // Where the time of the chain went (seconds, sums over layers; they add up to iteration_s).
-    double pre_expert_s, exchange_s, expert_s, gather_wait_s, other_s;
+    double pre_expert_s, exchange_s, expert_s, gather_wait_s, other_s; // waits: for experts, for busy ports
     double all_reduce_s; // training: sums of gradients, behind the backward pass
 } IterationCost;
 
@@ -56,6 +56,8 @@ Clock clock_begin_backward(const Workload *work, double forward_s);
 double iteration_tail_s(const Workload *work);
 
 void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, IterationCost *out);
+// Of the waits within a mix, those that would not be there if gradients passed no port.
+double cost_gradient_wait_s(const Workload *work, const Mix *mix, Dispatch dispatch);
 // The same configuration for every MoE layer, gathers running ahead without limit.
 void cost_iteration(const Workload *work, const Config *config, Dispatch dispatch, IterationCost *out);
 // `config` for every MoE layer, in the arena.

@@ -58,8 +58,8 @@ bool calibrate_time(CalibrateRank *rank, CalibrateWork work, void *context, uint
                     uint32_t count)
 {
     const CommOps *comm = rank->comm->ops;
-    const volatile sig_atomic_t *interrupted = rank->options->interrupted;
-    if (interrupted && *interrupted)
+    const atomic_int *interrupted = rank->options->interrupted;
+    if (interrupted && atomic_load(interrupted))
         return fault_set(rank->fault, EXIT_FAULT, "interrupted while calibrating");
     if (!comm->barrier(rank->comm, rank->fault))
         return false;

@@ -4,7 +4,7 @@
 #ifndef HEP_CALIBRATE_H
 #define HEP_CALIBRATE_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "ir/base/text.h"
 #include "runtime/comm/comm_threads.h"
@@ -51,7 +51,7 @@ typedef struct {
     bool emulate_links;
     double timeout_s;
     double sample_s; // how long a sample of a link takes: windows have to open, and it must dwarf a barrier
-    const volatile sig_atomic_t *interrupted; // ends it when it becomes non-zero; may be NULL
+    const atomic_int *interrupted; // ends it when it becomes non-zero; may be NULL
 } CalibrateOptions;
 
 // "dc=4,gpu=2": names and counts of levels, outermost first; names point into `text`, which is cut up. NULL, or what

@@ -31,6 +31,11 @@ uint64_t launcher_rank(void)
     return rank ? strtoull(rank, NULL, 10) : 0;
 }
 
+bool launcher_is_hasty(void)
+{
+    return getenv("PRTE_LAUNCHED") != NULL;
+}
+
 const char *mpi_launcher(void)
 {
     const Launcher *launcher = launcher_find(true);

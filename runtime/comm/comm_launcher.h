@@ -16,4 +16,12 @@ const Launcher *launcher_find(bool starts_mpi);
 // The number it gave this process, 0 when unknown.
 uint64_t launcher_rank(void);
 
+// mpirun since Open MPI 5 (PRRTE): from when it begins to end a job it no longer reads what processes write, and it
+// kills a quarter of a second after it has asked them to end; others take a second.
+bool launcher_is_hasty(void);
+
+// Hands text to such a launcher through PMIx, which it serves until the end. False where there is none, standard error
+// leads elsewhere, or it does not accept the text in time: the caller writes to standard error itself.
+bool launcher_print(const char *text);
+
 #endif

@@ -5,7 +5,7 @@
 #ifndef HEP_COMM_MPI_H
 #define HEP_COMM_MPI_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "runtime/comm/comm.h"
 
@@ -20,7 +20,7 @@ typedef struct {
     // given to CommOps.abort first, before all processes are ended.
     void (*report)(void *context, const Fault *cause);
     void *report_context;
-    const volatile sig_atomic_t *interrupted; // set when this process was told to end; may be NULL
+    const atomic_int *interrupted; // set when this process was told to end; may be NULL
 } MpiWorldOptions;
 
 bool mpi_available(void);         // built with MPI

@@ -11,13 +11,14 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/base/machine.h"
+#include "runtime/comm/comm_launcher.h"
 #include "runtime/comm/comm_mpi_internal.h"
 
-// Launchers kill a second after they have told processes to end: two that do not answer must fit in. There is more time
-// for faults that this process found itself.
-static const double poll_s = 5e-3, answer_s = 1, patience_s = 1.8, precedence_of_spokesmen_s = 0.8,
-                    hasty_answer_s = 0.4, precedence_s = 0.2, settle_s = 0.05, farewell_s = 0.2, killed_s = 0.3,
-                    start_slack_s = 1, start_turn_s = 1.5;
+// Launchers kill a second after they have told processes to end, hasty ones after a quarter of that: two that do not
+// answer must fit in. There is more time for faults that this process found itself.
+static const double poll_s = 5e-3, answer_s = 1, told_answer_s = 0.4, hasty_answer_s = 0.1, patience_s = 1.8,
+                    precedence_of_spokesmen_s = 0.8, precedence_s = 0.2, hasty_precedence_s = 0.05, settle_s = 0.05,
+                    farewell_s = 0.2, killed_s = 0.3, start_slack_s = 1, start_turn_s = 1.5;
 enum { SPOKESMEN = 2 };
 
 // ---- what is known of a process --------------------------------------------------------------
@@ -176,9 +177,20 @@ static void tell(MpiWorld *world, int spokesman, const Fault *fault, double time
     MPI_Request_free(&request);
 }
 
+// How long a spokesman may take to answer. Of this machine it is known whether it is there.
+static double answer_time_s(const MpiWorld *world, int spokesman, bool told_before)
+{
+    ProcessState state = state_of(world, (uint64_t)spokesman);
+    if (state == PROCESS_GONE)
+        return 0;
+    if (!told_before)
+        return answer_s;
+    return launcher_is_hasty() && state == PROCESS_UNKNOWN ? hasty_answer_s : told_answer_s;
+}
+
 static bool is_told_to_end(const MpiWorld *world)
 {
-    return world->options.interrupted && *world->options.interrupted;
+    return world->options.interrupted && atomic_load(world->options.interrupted);
 }
 
 void mpi_abort(Comm *base, const Fault *cause)
@@ -188,10 +200,10 @@ void mpi_abort(Comm *base, const Fault *cause)
     bool told_before = is_told_to_end(world);
     complete(world, &fault);
     if (fault.step < 0) // who was in a step has more to say
-        await_over(world, precedence_s, fault.code);
+        await_over(world, told_before && launcher_is_hasty() ? hasty_precedence_s : precedence_s, fault.code);
     double began_s = clock_now_s();
     for (int spokesman = 0; spokesman < SPOKESMEN && spokesman < (int)world->process; spokesman++)
-        tell(world, spokesman, &fault, told_before ? hasty_answer_s : answer_s);
+        tell(world, spokesman, &fault, answer_time_s(world, spokesman, told_before));
     // Cut off from those, but not from the launcher: that ends all soon, and somebody has told why.
     double until_s = began_s + patience_s + (world->process < SPOKESMEN ? 0 : precedence_of_spokesmen_s);
     while (world->process > 0 && !is_told_to_end(world) && clock_now_s() < until_s)

@@ -199,7 +199,7 @@ static void job_supervise(Job *job)
         }
         if (options->state_asked && atomic_exchange(options->state_asked, 0))
             job_tell_state(job);
-        if (options->interrupted && *options->interrupted && !interrupted) {
+        if (options->interrupted && atomic_load(options->interrupted) && !interrupted) {
             interrupted = true;
             job_interrupt(job);
         }

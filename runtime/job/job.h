@@ -3,7 +3,6 @@
 #ifndef HEP_JOB_H
 #define HEP_JOB_H
 
-#include <signal.h>
 #include <stdatomic.h>
 
 #include "runtime/check/check.h"
@@ -50,7 +49,7 @@ typedef struct {
     double timeout_s;
     const uint64_t *trace_ranks; // [trace_count] whose last iteration is kept, ascending: JobResult.trace
     uint32_t trace_count;
-    const volatile sig_atomic_t *interrupted;                     // ends the job when it becomes non-zero; may be NULL
+    const atomic_int *interrupted;                                // ends the job when it becomes non-zero; may be NULL
     void (*progress)(void *context, const JobProgress *progress); // a few times a second; may be NULL
     void *progress_context;
     atomic_int *state_asked;                              // set to have the state told; reset here; may be NULL
