@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backends/decision.h"
 #include "backends/html_parts.h"
 #include "ir/plan_facts.h"
 
@@ -78,6 +79,28 @@ static void print_head(const Plan *plan, Text *out)
     text_append(out, "</h1>\n");
 }
 
+static void print_decision(const Plan *plan, Text *out)
+{
+    Text decision = {0};
+    decision_append(plan, &decision);
+    if (decision.length > 0) {
+        text_append(out, "<p class=\"decision\">");
+        html_escape(out, decision.data);
+        text_append(out, "</p>\n");
+    }
+    text_free(&decision);
+}
+
+static void print_compression(const Plan *plan, Text *out)
+{
+    char value[FORMAT_MAX];
+    if (plan->codec != CODEC_DENSE)
+        text_format(out, ", experts compressed by %s to 1/%s", codec_name(plan->codec),
+                    format_double(value, plan->codec_ratio));
+    if (plan->gradient_ratio > 1)
+        text_format(out, ", their gradients to 1/%s by top-k", format_double(value, plan->gradient_ratio));
+}
+
 static void print_lead(const Plan *plan, Text *out)
 {
     const Cluster *cluster = &plan->cluster;
@@ -88,21 +111,23 @@ static void print_lead(const Plan *plan, Text *out)
         text_format(out, "%s%u ", l ? " × " : "", cluster->levels[l].count);
         html_escape(out, cluster->levels[l].name);
     }
-    text_format(out, "); %u layer%s, %u of them MoE", model->layers, model->layers == 1 ? "" : "s", plan->choice_count);
+    text_format(out, "). %u layer%s, ", model->layers, model->layers == 1 ? "" : "s");
+    if (plan->choice_count == model->layers)
+        text_append(out, "all MoE");
+    else
+        text_format(out, "%u of them MoE", plan->choice_count);
     if (model->experts)
         text_format(out, ", %u experts, top-%u", model->experts, model->top_k);
     if (model->total_parameters > 0)
         text_format(out, ", %s parameters (%s active)", format_count(a, model->total_parameters),
                     format_count(b, model->active_parameters));
     if (!model->abstract) // given volumes may differ between layers: the choices say what each sends
-        text_format(out, ". In a MoE layer a GPU has %s of token data and %s of experts",
+        text_format(out, ". In each MoE layer a GPU has %s of tokens and %s of experts to send",
                     format_bytes(a, model->data_bytes), format_bytes(b, model->expert_bytes));
-    text_format(out, ". Pass %s, dispatch %s%s", pass_name(plan->pass), dispatch_name(plan->dispatch),
-                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "");
-    if (plan->codec != CODEC_DENSE)
-        text_format(out, ", experts sent as %s 1/%s", codec_name(plan->codec), format_double(a, plan->codec_ratio));
-    if (plan->gradient_ratio > 1)
-        text_format(out, ", their gradients as the largest 1/%s", format_double(a, plan->gradient_ratio));
+    text_format(out, ". %s, %s dispatch%s", plan->pass == PASS_TRAINING ? "Training" : "Forward pass",
+                plan->dispatch == DISPATCH_NAIVE ? "naive" : "deduplicated",
+                plan->exchange == EXCHANGE_PADDED ? ", padded exchanges" : "");
+    print_compression(plan, out);
     text_append(out, ".</p>\n");
 }
 
@@ -113,16 +138,18 @@ static void print_figure(const char *value, const char *label, Text *out)
 
 static void print_figures(const Plan *plan, const Simulation *simulation, Text *out)
 {
-    char value[FORMAT_MAX], ratio[FORMAT_MAX];
-    const Strategy *ep = plan_find_baseline(plan, "ep");
+    char value[FORMAT_MAX], what[96];
+    const Strategy *best = plan_best_baseline(plan);
+    double ratio = plan_speed_up(plan, best);
     text_append(out, "<div class=\"figures\">\n");
     print_figure(format_time(value, simulation->iteration_s), "iteration, simulated", out);
-    if (ep && ep->iteration_s > 0 && plan->iteration_s > 0) {
-        snprintf(ratio, sizeof ratio, "%.2f×", ep->iteration_s / plan->iteration_s);
-        print_figure(ratio, "faster than plain EP, by the cost model", out);
+    if (ratio > 0) {
+        snprintf(value, sizeof value, "%.2f×", ratio);
+        snprintf(what, sizeof what, "as fast as %s, the best baseline (predicted)", plan_strategy_phrase(best));
+        print_figure(value, what, out);
     }
-    print_figure(format_time(value, simulation->last->exposed_s), "communication, exposed", out);
-    print_figure(format_time(value, simulation->last->hidden_s), "communication, behind computation", out);
+    print_figure(format_time(value, simulation->last->exposed_s), "communication exposed, simulated", out);
+    print_figure(format_time(value, simulation->last->hidden_s), "communication hidden, simulated", out);
     if (plan->arena_bytes > 0)
         print_figure(format_bytes(value, (double)plan->arena_bytes), "memory per GPU", out);
     text_append(out, "</div>\n");
@@ -133,13 +160,14 @@ void html_print(const Plan *plan, const char *reasons, Text *out)
     Arena *arena = arena_create();
     const Report report = {.plan = plan, .simulation = simulate(plan, arena), .arena = arena, .out = out};
     print_head(plan, out);
+    print_decision(plan, out);
     print_lead(plan, out);
     print_figures(plan, report.simulation, out);
     html_comparison_print(&report);
     text_append(out, reasons ? reasons
                              : "<section>\n<h2>Reasons</h2>\n<p class=\"note\">A plan does not hold the reasons it was "
-                               "chosen for: a report written from the .hep file gives them, as hepc --explain "
-                               "does.</p>\n</section>\n");
+                               "chosen for: a report written from the .hep file gives them, as "
+                               "<code>hepc --explain</code> does.</p>\n</section>\n");
     html_time_print(&report);
     html_timeline_print(&report);
     html_cluster_print(&report);

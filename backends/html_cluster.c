@@ -109,11 +109,14 @@ static void print_diagram(const Report *report, const Choice *choice)
     choose_shown(&diagram);
     uint32_t coordinates[LEVELS_MAX] = {0};
     char domain[256];
-    text_append(out, "<figure><figcaption><b>");
+    text_append(out, "<figure><figcaption>Domains of <b>");
     html_escape(out, plan_format_domain(plan, choice->domain, domain, sizeof domain));
-    text_format(out, "</b>%s <small>", plan->pass == PASS_FORWARD ? "" : choice->regather ? ", regather" : ", keep");
+    text_append(out, "</b> in ");
     print_layers_of(plan, choice, out);
-    text_append(out, "</small></figcaption>\n<div class=\"cluster\">");
+    if (plan->pass == PASS_TRAINING && plan_gathers(plan, choice))
+        text_append(out, choice->regather ? "; experts are gathered again for the backward pass"
+                                          : "; gathered experts are kept for the backward pass");
+    text_append(out, "</figcaption>\n<div class=\"cluster\">");
     html_links_print(report, choice);
     text_append(out, "<div class=\"inside\">\n");
     print_workers(&diagram, 0, coordinates);
@@ -142,15 +145,15 @@ static void print_diagrams(const Report *report)
                              "other's experts, and tokens travel between domains.");
     if (html_links_drawn(plan))
         text_append(report->out,
-                    " Lines are as wide as what two workers send each other in these layers; circles count "
-                    "domains of the outermost level alone.");
+                    " The wider a line, the more its two workers send each other in these layers. Numbers in "
+                    "circles are domains of the outermost level alone.");
     if (more)
         text_append(report->out, " Other layers have further choices, which are not drawn.");
     if (plan->replica_levels)
-        text_format(report->out,
-                    " Experts are replicated over the %u outermost level(s): tokens stay within their copy.",
-                    plan->replica_levels);
+        text_format(report->out, " Every %s holds copies of all experts: tokens stay within it.",
+                    plan->cluster.levels[plan->replica_levels - 1].name);
     text_append(report->out, "</p>\n");
+    html_links_legend_print(report);
 }
 
 static void print_traffic_bar(const Traffic *traffic, double most, Text *out)
@@ -175,8 +178,12 @@ static void print_level(const Plan *plan, uint32_t level, double most, Text *out
     char value[FORMAT_MAX], latency[FORMAT_MAX];
     text_append(out, "<tr><th scope=\"row\">");
     html_escape(out, info->name);
-    text_format(out, "</th><td class=\"n\">%u</td><td class=\"n\">%s<br>%s</td>", info->count,
-                format_bandwidth(value, info->bandwidth_bytes_per_s), format_time(latency, info->latency_s));
+    text_format(out, "</th><td class=\"n\">%u</td>", info->count);
+    if (level == 0 && plan->cluster.port_count)
+        text_append(out, "<td class=\"n\">listed below</td>");
+    else
+        text_format(out, "<td class=\"n\">%s<br>%s</td>", format_bandwidth(value, info->bandwidth_bytes_per_s),
+                    format_time(latency, info->latency_s));
     for (size_t k = 0; k < COUNT_OF(kinds); k++)
         text_format(out, "<td class=\"n\">%s</td>", format_bytes(value, kinds[k]));
     print_traffic_bar(traffic, most, out);
@@ -192,12 +199,13 @@ void html_cluster_print(const Report *report)
         print_diagrams(report);
     text_append(
         out,
-        "<div class=\"scroll\"><table>\n<thead><tr><th>level</th><th class=\"n\">workers</th><th class=\"n\">port</th>"
+        "<div class=\"scroll\"><table class=\"stack\">\n<thead><tr><th>level</th><th class=\"n\">workers</th>"
+        "<th class=\"n\">bandwidth and<br>latency of a port</th>"
         "<th class=\"n\"><i class=\"key e\"></i>tokens<br>sent/GPU</th>"
         "<th class=\"n\"><i class=\"key q\"></i>routing<br>sent/GPU</th>"
         "<th class=\"n\"><i class=\"key g\"></i>experts<br>sent/GPU</th>"
         "<th class=\"n\"><i class=\"key r\"></i>gradients<br>sent/GPU</th>"
-        "<th class=\"n\">through<br>a port</th><th>sent over the level</th></tr></thead>\n<tbody>\n");
+        "<th class=\"n\">sent through<br>a port</th><th>sent/GPU, by kind</th></tr></thead>\n<tbody>\n");
     double most = 0;
     for (uint32_t l = 0; l < plan->cluster.level_count && plan->strategy_count > 0; l++) {
         double total = traffic_total(&plan->strategies[0].traffic[l]);

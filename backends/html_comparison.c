@@ -14,22 +14,22 @@ static double slowest_s(const Plan *plan)
     return slowest > 0 ? slowest : 1;
 }
 
-static void print_strategy(const Plan *plan, uint32_t index, double ep_s, Text *out)
+static void print_strategy(const Plan *plan, uint32_t index, const Strategy *best, Text *out)
 {
     const Strategy *strategy = &plan->strategies[index];
     double scale = 100 / slowest_s(plan), exposed_s = fmin(strategy->exposed_s, strategy->iteration_s);
     char domain[256], value[FORMAT_MAX], exposed[FORMAT_MAX];
     text_format(out, "<tr%s><th scope=\"row\">", index == 0 ? " class=\"chosen\"" : "");
     html_escape(out, plan_strategy_title(strategy, index == 0));
-    text_append(out, "</th><td>");
+    text_format(out, "%s</th><td>", strategy == best ? " <small>best baseline</small>" : "");
     html_escape(out, plan_strategy_domain(plan, strategy, index == 0, domain, sizeof domain));
     text_format(out,
                 "</td><td class=\"bar\"><i class=\"l\" style=\"width:%.1f%%\"></i><i class=\"x\" "
                 "style=\"width:%.1f%%\"></i></td><td class=\"n\">%s</td><td class=\"n\">%s</td>",
                 scale * (strategy->iteration_s - exposed_s), scale * exposed_s,
                 format_time(value, strategy->iteration_s), format_time(exposed, strategy->exposed_s));
-    if (ep_s > 0 && strategy->iteration_s > 0)
-        text_format(out, "<td class=\"n\">%.2f×</td>", ep_s / strategy->iteration_s);
+    if (best && best->iteration_s > 0 && strategy->iteration_s > 0)
+        text_format(out, "<td class=\"n\">%.2f×</td>", best->iteration_s / strategy->iteration_s);
     else
         text_append(out, "<td class=\"n\">–</td>");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
@@ -43,16 +43,16 @@ static void print_verdict(const Report *report)
 {
     const Plan *plan = report->plan;
     char value[FORMAT_MAX];
-    text_format(report->out, "<p class=\"note\">Iterations by the cost model. The choice is %s (",
+    text_format(report->out, "<p class=\"note\">Predicted by the cost model. The choice is %s (",
                 status_name(plan->status));
     html_escape(report->out, plan->solver);
     text_append(report->out, ")");
     if (plan->status == STATUS_FEASIBLE)
-        text_format(report->out, ": the model's bound is %.3g %% lower", 100 * plan->gap);
-    text_format(report->out, ". This plan's schedule takes %s when simulated",
+        text_format(report->out, ": the proven bound is %.3g %% lower", 100 * plan->gap);
+    text_format(report->out, ". The simulator, which plays the schedule step by step, gives this plan %s",
                 format_time(value, report->simulation->iteration_s));
     if (plan->iteration_s > 0)
-        text_format(report->out, ", %s against the model",
+        text_format(report->out, " (%s)",
                     format_change(value, report->simulation->iteration_s / plan->iteration_s - 1));
     text_append(report->out, ".</p>\n");
 }
@@ -61,13 +61,13 @@ static void print_strategies(const Report *report)
 {
     const Plan *plan = report->plan;
     Text *out = report->out;
-    const Strategy *ep = plan_find_baseline(plan, "ep");
+    const Strategy *best = plan_best_baseline(plan);
     text_append(out,
                 "<section>\n<h2>Comparison</h2>\n<p class=\"legend\"><span><i class=\"key l\"></i>computation, and "
                 "what it hides</span> <span><i class=\"key x\"></i>transfers, exposed</span></p>\n"
-                "<div class=\"scroll\"><table>\n<thead><tr><th>strategy</th>"
+                "<div class=\"scroll\"><table class=\"stack\">\n<thead><tr><th>strategy</th>"
                 "<th>domain,<br>workers</th><th colspan=\"2\">iteration,<br>predicted</th>"
-                "<th class=\"n\">exposed<br>transfers</th><th class=\"n\">speed-up<br>over EP</th>");
+                "<th class=\"n\">exposed<br>transfers</th><th class=\"n\">speed-up over<br>best baseline</th>");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
         text_append(out, "<th class=\"n\">");
         html_escape(out, plan->cluster.levels[l].name);
@@ -75,9 +75,9 @@ static void print_strategies(const Report *report)
     }
     text_append(out, "<th class=\"n\">memory<br>per GPU</th></tr></thead>\n<tbody>\n");
     for (uint32_t i = 1; i < plan->strategy_count; i++)
-        print_strategy(plan, i, ep ? ep->iteration_s : 0, out);
+        print_strategy(plan, i, best, out);
     if (plan->strategy_count > 0)
-        print_strategy(plan, 0, ep ? ep->iteration_s : 0, out);
+        print_strategy(plan, 0, best, out);
     text_append(out, "</tbody></table></div>\n");
     print_verdict(report);
     text_append(out, "</section>\n");
@@ -132,16 +132,18 @@ static void print_choice(const Plan *plan, uint32_t first, uint32_t last, const 
         }
         text_format(
             out,
-            "<td class=\"n\">%u of %u</td><td class=\"bar\" title=\"%.0f %% of what is sent across this level's "
-            "workers goes as tokens\"><i class=\"e\" style=\"width:%.0f%%\"></i><i class=\"g\" "
-            "style=\"width:%.0f%%\"></i></td>",
+            "<td class=\"n\">%u of %u</td><td class=\"bar\" title=\"%.0f %% of the other workers of this level are "
+            "reached by tokens, the rest by gathered experts\"><i class=\"e\" style=\"width:%.0f%%\"></i>"
+            "<i class=\"g\" style=\"width:%.0f%%\"></i></td>",
             size, count, 100 * share, 100 * share, count > 1 ? 100 - 100 * share : 0);
     }
     for (int k = 0; k < 2; k++)
         text_format(out, "<td class=\"n\">%s</td><td class=\"n\">%s</td>", format_bytes(bytes, cost->bytes[k]),
                     format_time(time, cost->time_s[k]));
     if (plan->pass == PASS_TRAINING)
-        text_format(out, "<td>%s</td>", choice->regather ? "gathered again" : "kept");
+        text_format(out, "<td>%s</td>", !plan_gathers(plan, choice) ? "none"
+                                        : choice->regather          ? "gathered again"
+                                                                    : "kept for the backward pass");
     text_append(out, "</tr>\n");
 }
 
@@ -155,7 +157,7 @@ static void print_choices(const Report *report)
     text_append(out,
                 "<section>\n<h2>Choice per layer</h2>\n<p class=\"legend\"><span><i class=\"key e\"></i>share sent "
                 "as tokens</span> <span><i class=\"key g\"></i>share replaced by gathered experts</span></p>\n"
-                "<div class=\"scroll\"><table class=\"choices\">\n<thead><tr><th>MoE<br>layers</th>");
+                "<div class=\"scroll\"><table class=\"choices stack\">\n<thead><tr><th>MoE<br>layers</th>");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
         text_append(out, "<th class=\"n\">");
         html_escape(out, plan->cluster.levels[l].name);
@@ -164,7 +166,7 @@ static void print_choices(const Report *report)
     text_format(out,
                 "<th class=\"n\">tokens<br>sent/GPU</th><th class=\"n\">exchanges<br>if alone</th><th class=\"n\">"
                 "experts<br>sent/GPU</th><th class=\"n\">gathers<br>if alone</th>%s</tr></thead>\n<tbody>\n",
-                plan->pass == PASS_TRAINING ? "<th>replicas</th>" : "");
+                plan->pass == PASS_TRAINING ? "<th>gathered experts</th>" : "");
     uint32_t rows = 0;
     for (uint32_t first = 0; first < plan->choice_count && rows < ROWS_MAX; rows++) {
         uint32_t end = first + 1;
@@ -178,8 +180,8 @@ static void print_choices(const Report *report)
             text_format(out, "<tr><td colspan=\"99\">and %u more layers</td></tr>\n", plan->choice_count - end);
     }
     text_append(out, "</tbody></table></div>\n<p class=\"note\">Per layer and iteration. Inside a domain experts are "
-                     "gathered, between domains tokens are exchanged. Layers that follow each other with the same "
-                     "domains and volumes share a row.</p>\n</section>\n");
+                     "gathered, between domains tokens are exchanged. Consecutive layers with the same domains and "
+                     "volumes share a row.</p>\n</section>\n");
 }
 
 void html_comparison_print(const Report *report)

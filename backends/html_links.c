@@ -190,6 +190,22 @@ void html_links_print(const Report *report, const Choice *choice)
     text_append(report->out, "</svg>\n");
 }
 
+void html_links_legend_print(const Report *report)
+{
+    const PeerBytes *sums = peer_bytes(report, NULL);
+    if (!html_links_drawn(report->plan))
+        return;
+    text_append(report->out, "<p class=\"legend\">Lines: ");
+    for (size_t k = 0; k < COUNT_OF(kinds); k++) {
+        double bytes = 0;
+        for (uint32_t g = 0; g < report->plan->group_count; g++)
+            bytes += sums[g].bytes[kinds[k].shape];
+        if (bytes > 0)
+            text_format(report->out, "<span><i class=\"key %s\"></i>%s</span> ", kinds[k].key, kinds[k].name);
+    }
+    text_append(report->out, "</p>\n");
+}
+
 // ---- names, ports and links ------------------------------------------------------------------
 
 static void print_cell(const Report *report, const PeerBytes *sums, uint32_t a, uint32_t b)
@@ -231,7 +247,8 @@ static void print_ports_alone(const Report *report)
 {
     const Cluster *cluster = &report->plan->cluster;
     double sent = plan_port_bytes(report->plan, 0);
-    text_append(report->out, "<div class=\"scroll\"><table>\n<thead><tr><th>worker</th><th class=\"n\">bandwidth</th>"
+    text_append(report->out, "<div class=\"scroll\"><table class=\"stack\">\n<thead><tr><th>worker</th>"
+                             "<th class=\"n\">bandwidth</th>"
                              "<th class=\"n\">latency</th><th class=\"n\">sends</th><th class=\"n\">busy</th>"
                              "<th></th></tr></thead>\n<tbody>\n");
     for (uint32_t w = 0; w < cluster->port_count && w < PORTS_LISTED; w++) {
@@ -255,7 +272,7 @@ static void print_matrix(const Report *report)
 {
     const Cluster *cluster = &report->plan->cluster;
     const PeerBytes *sums = peer_bytes(report, NULL);
-    text_append(report->out, "<div class=\"scroll\"><table class=\"matrix\">\n<thead><tr><th>from</th>"
+    text_append(report->out, "<div class=\"scroll\"><table class=\"matrix stack\">\n<thead><tr><th>from</th>"
                              "<th class=\"n\">its port</th>");
     for (uint32_t b = 0; b < cluster->port_count; b++) {
         text_append(report->out, "<th class=\"n\">to ");
@@ -265,9 +282,9 @@ static void print_matrix(const Report *report)
     text_append(report->out, "</tr></thead>\n<tbody>\n");
     for (uint32_t a = 0; a < cluster->port_count; a++)
         print_port_row(report, sums, a);
-    text_append(report->out, "</tbody></table></div>\n<p class=\"note\">Each way: bandwidth that ports and link leave, "
-                             "latency, bytes of one iteration, and the share of the simulated iteration that they take "
-                             "at that bandwidth.</p>\n");
+    text_append(report->out, "</tbody></table></div>\n<p class=\"note\">In each direction, from top to bottom: the "
+                             "bandwidth that ports and link allow, the latency, the bytes of one iteration, and "
+                             "the share of the simulated iteration that these take at that bandwidth.</p>\n");
 }
 
 void html_ports_print(const Report *report)

@@ -2,6 +2,7 @@
 // offset, the peak and what is live then. In the lanes x is 1/TIMELINE_UNITS of the iteration, y pixels.
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "backends/html_parts.h"
 #include "ir/simulate/occupancy.h"
@@ -115,56 +116,103 @@ static void print_kind(const Plan *plan, BufferKind kind, double live_bytes, Tex
                 (int)kind, plan->arena_bytes ? 100 * live_bytes / (double)plan->arena_bytes : 0);
 }
 
+// Buffers that differ in their layer alone: "L3.experts", "L4.experts".
 typedef struct {
-    uint32_t buffer;
-    double bytes;
+    const Buffer *first;
+    const char *name; // without the layer
+    uint32_t count;
+    int32_t low_layer, high_layer; // not all between need be there
+    double bytes;                  // together
 } Live;
+
+static const char *name_without_layer(const Buffer *buffer)
+{
+    const char *dot = strchr(buffer->name, '.');
+    return buffer->layer != NONE && dot ? dot + 1 : buffer->name;
+}
+
+static bool is_alike(const Live *live, const Buffer *buffer)
+{
+    const Buffer *first = live->first;
+    return first->kind == buffer->kind && first->dtype == buffer->dtype && first->rows == buffer->rows &&
+           first->cols == buffer->cols && first->layer != NONE && buffer->layer != NONE &&
+           strcmp(live->name, name_without_layer(buffer)) == 0;
+}
 
 static int compare_live(const void *left, const void *right)
 {
     const Live *a = left, *b = right;
     return a->bytes != b->bytes ? (a->bytes < b->bytes) - (a->bytes > b->bytes)
-                                : (a->buffer > b->buffer) - (a->buffer < b->buffer);
+                                : (a->first > b->first) - (a->first < b->first);
+}
+
+static uint32_t live_at(const Report *report, double time_s, Live *live)
+{
+    const Plan *plan = report->plan;
+    const BufferLife *lives = occupancy_buffers(plan, report->simulation, report->arena);
+    uint32_t count = 0;
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        const Buffer *buffer = &plan->buffers[b];
+        if (lives[b].begin_s > time_s || time_s >= lives[b].end_s)
+            continue;
+        uint32_t at = 0;
+        while (at < count && !is_alike(&live[at], buffer))
+            at++;
+        if (at == count)
+            live[count++] = (Live){buffer, name_without_layer(buffer), 0, buffer->layer, buffer->layer, 0};
+        live[at].count++;
+        live[at].low_layer = buffer->layer < live[at].low_layer ? buffer->layer : live[at].low_layer;
+        live[at].high_layer = buffer->layer > live[at].high_layer ? buffer->layer : live[at].high_layer;
+        live[at].bytes += (double)buffer_bytes(buffer);
+    }
+    qsort(live, count, sizeof *live, compare_live);
+    return count;
+}
+
+static void print_live(const Plan *plan, const Live *live, Text *out)
+{
+    const Buffer *buffer = live->first;
+    char value[FORMAT_MAX], all[FORMAT_MAX];
+    text_append(out, "<tr><th scope=\"row\">");
+    html_escape(out, live->name);
+    text_format(out, "</th><td>%s</td><td class=\"n\">", buffer_kind_name(buffer->kind));
+    if (live->low_layer != live->high_layer)
+        text_format(out, "%d to %d", live->low_layer, live->high_layer);
+    else if (live->low_layer != NONE)
+        text_format(out, "%d", live->low_layer);
+    text_format(out,
+                "</td><td class=\"n\">%u</td><td class=\"n\">%llu × %llu %s</td><td class=\"n\">%s</td>"
+                "<td class=\"n\">%s</td><td class=\"bar\"><i class=\"k%d\" style=\"width:%.1f%%\"></i></td></tr>\n",
+                live->count, (unsigned long long)buffer->rows, (unsigned long long)buffer->cols,
+                dtype_name(buffer->dtype), format_bytes(value, (double)buffer_bytes(buffer)),
+                format_bytes(all, live->bytes), (int)buffer->kind,
+                plan->arena_bytes ? 100 * live->bytes / (double)plan->arena_bytes : 0);
 }
 
 static void print_largest(const Report *report, double time_s)
 {
     const Plan *plan = report->plan;
-    const BufferLife *lives = occupancy_buffers(plan, report->simulation, report->arena);
     Live *live = arena_alloc_array(report->arena, plan->buffer_count, sizeof *live);
-    uint32_t count = 0;
+    uint32_t count = live_at(report, time_s, live), buffers = 0;
     double rest = 0;
-    for (uint32_t b = 0; b < plan->buffer_count; b++)
-        if (lives[b].begin_s <= time_s && time_s < lives[b].end_s)
-            live[count++] = (Live){b, (double)buffer_bytes(&plan->buffers[b])};
-    qsort(live, count, sizeof *live, compare_live);
     char value[FORMAT_MAX], at[FORMAT_MAX];
     text_format(report->out,
-                "<div class=\"scroll\"><table>\n<thead><tr><th>live at the peak, %s</th><th>kind</th>"
-                "<th class=\"n\">layer</th><th class=\"n\">rows × columns</th><th class=\"n\">size</th>"
-                "<th></th></tr></thead>\n<tbody>\n",
+                "<div class=\"scroll\"><table class=\"stack\">\n<thead><tr><th>live at the peak, %s</th><th>kind</th>"
+                "<th class=\"n\">layers</th><th class=\"n\">buffers</th><th class=\"n\">rows × columns</th>"
+                "<th class=\"n\">size of one</th><th class=\"n\">together</th><th>share of the arena</th></tr>"
+                "</thead>\n<tbody>\n",
                 format_time(at, time_s));
-    for (uint32_t i = 0; i < count && i < LARGEST_SHOWN; i++) {
-        const Buffer *buffer = &plan->buffers[live[i].buffer];
-        text_append(report->out, "<tr><th scope=\"row\">");
-        html_escape(report->out, buffer->name);
-        text_format(report->out, "</th><td>%s</td><td class=\"n\">", buffer_kind_name(buffer->kind));
-        if (buffer->layer != NONE)
-            text_format(report->out, "%d", buffer->layer);
-        text_format(report->out,
-                    "</td><td class=\"n\">%llu × %llu %s</td><td class=\"n\">%s</td><td class=\"bar\"><i "
-                    "class=\"k%d\" style=\"width:%.1f%%\"></i></td></tr>\n",
-                    (unsigned long long)buffer->rows, (unsigned long long)buffer->cols, dtype_name(buffer->dtype),
-                    format_bytes(value, live[i].bytes), (int)buffer->kind,
-                    plan->arena_bytes ? 100 * live[i].bytes / (double)plan->arena_bytes : 0);
-    }
-    for (uint32_t i = LARGEST_SHOWN; i < count; i++)
+    for (uint32_t i = 0; i < count && i < LARGEST_SHOWN; i++)
+        print_live(plan, &live[i], report->out);
+    for (uint32_t i = LARGEST_SHOWN; i < count; i++) {
         rest += live[i].bytes;
+        buffers += live[i].count;
+    }
     if (count > LARGEST_SHOWN)
         text_format(report->out,
-                    "<tr><th scope=\"row\">%u smaller</th><td></td><td></td><td></td><td class=\"n\">%s</td>"
-                    "<td class=\"bar\"><i style=\"width:%.1f%%\"></i></td></tr>\n",
-                    count - LARGEST_SHOWN, format_bytes(value, rest),
+                    "<tr><th scope=\"row\">all others</th><td></td><td></td><td class=\"n\">%u</td><td></td><td></td>"
+                    "<td class=\"n\">%s</td><td class=\"bar\"><i style=\"width:%.1f%%\"></i></td></tr>\n",
+                    buffers, format_bytes(value, rest),
                     plan->arena_bytes ? 100 * rest / (double)plan->arena_bytes : 0);
     text_append(report->out, "</tbody></table></div>\n");
 }
@@ -185,14 +233,16 @@ void html_memory_print(const Report *report)
     const MemorySample *peak = occupancy_peak(samples, count);
     text_append(
         out,
-        "<div class=\"scroll\"><table>\n<thead><tr><th>kind</th><th class=\"n\">buffers</th><th class=\"n\">"
-        "sizes added up</th><th class=\"n\">live at the peak</th><th>share of the arena</th></tr></thead>\n<tbody>\n");
+        "<div class=\"scroll\"><table class=\"stack\">\n<thead><tr><th>kind</th><th class=\"n\">buffers</th>"
+        "<th class=\"n\">sum of sizes</th><th class=\"n\">live at the peak</th><th>share of the arena</th></tr>"
+        "</thead>\n<tbody>\n");
     for (int k = 0; k < BUFFER_KIND_COUNT; k++)
         print_kind(plan, (BufferKind)k, peak->bytes[k], out);
     text_format(out,
-                "</tbody></table></div>\n<p class=\"note\">The arena has %s; at most %s are live, first at %s. Buffers "
-                "share memory where the order of steps guarantees that they are never live together, so the arena may "
-                "exceed what is live in this run. The timeline shows both throughout.</p>\n",
+                "</tbody></table></div>\n<p class=\"note\">All buffers lie in the arena of %s; at most %s are live "
+                "at a time, first at %s. Buffers share memory where the schedule guarantees that they are never live "
+                "together, so the arena may be larger than what is live in the simulated run. The timeline shows "
+                "both over time.</p>\n",
                 format_bytes(arena, (double)plan->arena_bytes), format_bytes(live, memory_total(peak)),
                 format_time(at, peak->time_s));
     print_largest(report, peak->time_s);

@@ -33,6 +33,8 @@ void html_arena_lane_print(const Report *report, int top);
 // Nothing where they are too many, or one alone.
 bool html_links_drawn(const Plan *plan);
 void html_links_print(const Report *report, const Choice *choice);
+// What the colours of the lines mean, if they are drawn.
+void html_links_legend_print(const Report *report);
 // Ports and links by name, where they differ.
 void html_ports_print(const Report *report);
 

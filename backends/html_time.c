@@ -13,13 +13,44 @@ static const double PATH_SHARE_MIN = 1e-3; // of the iteration; ops with less ar
 
 // ---- overlap ---------------------------------------------------------------------------------
 
-static void print_part(Text *out, const char *key, const char *name, double part_s, double whole_s)
+typedef struct {
+    const char *key, *name; // key: of its colour; NULL where its own parts are drawn instead
+    double part_s;
+    bool of_another; // of the part before
+} TimePart;
+
+enum { PARTS_MAX = 4 + STREAM_SETS };
+
+static void print_part(const Report *report, const TimePart *part)
 {
+    double whole_s = html_whole_s(report);
     char value[FORMAT_MAX];
-    text_format(out,
-                "<tr><th scope=\"row\"><i class=\"key %s\"></i>%s</th><td class=\"n\">%s</td>"
+    const char *swatch = part->key ? arena_format(report->arena, "<i class=\"key %s\"></i>", part->key) : "";
+    text_format(report->out,
+                "<tr%s><th scope=\"row\">%s%s</th><td class=\"n\">%s</td>"
                 "<td class=\"n\">%.1f %%</td></tr>\n",
-                key, name, format_time(value, part_s), 100 * part_s / whole_s);
+                part->of_another ? " class=\"part\"" : "", swatch, part->name, format_time(value, part->part_s),
+                100 * part->part_s / whole_s);
+}
+
+// Bits of the streams that communicate: what is under way has the colours it has in the timeline.
+static const char *const set_keys[STREAM_SETS] = {
+    [1U << STREAM_EXCHANGE] = "e",
+    [1U << STREAM_MIGRATE] = "g",
+    [1U << STREAM_SYNC] = "r",
+    [1U << STREAM_EXCHANGE | 1U << STREAM_MIGRATE] = "eg",
+    [1U << STREAM_EXCHANGE | 1U << STREAM_SYNC] = "er",
+    [1U << STREAM_MIGRATE | 1U << STREAM_SYNC] = "gr",
+    [1U << STREAM_EXCHANGE | 1U << STREAM_MIGRATE | 1U << STREAM_SYNC] = "egr",
+};
+
+static uint32_t add_exposed_parts(const Report *report, TimePart parts[PARTS_MAX], uint32_t count)
+{
+    for (unsigned set = 1; set < STREAM_SETS; set++)
+        if (set_keys[set] && report->simulation->last->exposed_with_s[set] > 0)
+            parts[count++] = (TimePart){set_keys[set], simulation_carried_name(report->plan, set, report->arena),
+                                        report->simulation->last->exposed_with_s[set], true};
+    return count;
 }
 
 static void print_overlap(const Report *report)
@@ -32,23 +63,21 @@ static void print_overlap(const Report *report)
     double idle_s = fmax(0, simulation->iteration_s - busy_s);
     if (idle_s < 1e-9 * whole_s)
         idle_s = 0;
-    const struct {
-        const char *key, *name;
-        double part_s;
-    } parts[] = {{"l", "computation alone", alone_s},
-                 {"both", "communication hidden behind computation", simulation->last->hidden_s},
-                 {"x", "communication exposed", simulation->last->exposed_s},
-                 {"idle", "neither", idle_s}};
+    TimePart parts[PARTS_MAX] = {{"l", "computation alone", alone_s, false},
+                                 {"both", "communication hidden behind computation", simulation->last->hidden_s, false},
+                                 {NULL, "communication exposed", simulation->last->exposed_s, false}};
+    uint32_t count = add_exposed_parts(report, parts, 3);
+    parts[count++] = (TimePart){"idle", "neither", idle_s, false};
     text_append(report->out, "<div class=\"whole bar\">");
-    for (size_t i = 0; i < COUNT_OF(parts); i++)
-        if (parts[i].part_s > 0)
+    for (uint32_t i = 0; i < count; i++)
+        if (parts[i].part_s > 0 && parts[i].key)
             text_format(report->out, "<i class=\"%s\" style=\"width:%.2f%%\"></i>", parts[i].key,
                         100 * parts[i].part_s / whole_s);
     text_append(report->out, "</div>\n<div class=\"columns\">\n<div>\n<table>\n<thead><tr><th>the iteration</th>"
                              "<th class=\"n\">time</th><th class=\"n\">share</th></tr></thead>\n<tbody>\n");
-    for (size_t i = 0; i < COUNT_OF(parts); i++)
+    for (uint32_t i = 0; i < count; i++)
         if (parts[i].part_s > 0)
-            print_part(report->out, parts[i].key, parts[i].name, parts[i].part_s, whole_s);
+            print_part(report, &parts[i]);
     text_append(report->out, "</tbody></table>\n");
 }
 
@@ -145,7 +174,8 @@ static void print_class(const Report *report, uint32_t index)
 static void print_classes(const Report *report)
 {
     const Simulation *simulation = report->simulation;
-    text_append(report->out, "<div class=\"scroll\"><table>\n<thead><tr><th>workers that differ</th><th class=\"n\">end"
+    text_append(report->out, "<h3>Workers that differ</h3>\n<div class=\"scroll\"><table class=\"stack\">\n"
+                              "<thead><tr><th>workers</th><th class=\"n\">end"
                              "</th><th class=\"n\">exposed</th><th class=\"n\">hidden</th>");
     for (int s = 0; s < STREAM_COUNT; s++)
         if (simulation->last->stream_busy_s[s] > 0)
@@ -168,10 +198,12 @@ void html_time_print(const Report *report)
     text_append(report->out, "</div>\n");
     if (report->simulation->class_of)
         print_classes(report);
-    text_append(report->out, "<p class=\"note\">Of the simulated iteration. A stream is busy while one of its steps is "
-                             "under way; a port while bytes pass it, at its full rate. The critical path is the chain "
-                             "of steps that each waited for the one before.");
+    text_append(report->out, "<p class=\"note\">Of the simulated iteration. Communication is exposed while no "
+                             "computation runs beside it; what is listed below it was under way then. A stream is busy "
+                             "while one of its steps is under way. A port is busy for as long as its bytes would take "
+                             "at full rate. The critical path is the chain of steps that each waited for the one "
+                             "before.");
     if (report->simulation->class_of)
-        text_append(report->out, " Figures above the table of workers are those of the one that ends last.");
+        text_append(report->out, " The other tables and the bar are of the worker that ends last.");
     text_append(report->out, "</p>\n</section>\n");
 }

@@ -69,9 +69,9 @@ static void print_names(const Timeline *timeline, Text *out)
                        out);
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         print_name(timeline->port_top[l], PORT_HEIGHT, plan->cluster.levels[l].name, " port",
-                   arena_format(timeline->report->arena, "%s, busy %.0f %%",
-                                format_bandwidth(value, html_port_bandwidth(timeline->report, l)),
-                                100 * timeline->report->simulation->last->port_busy_s[l] / whole_s),
+                   arena_format(timeline->report->arena, "%.0f %% of %s",
+                                100 * timeline->report->simulation->last->port_busy_s[l] / whole_s,
+                                format_bandwidth(value, html_port_bandwidth(timeline->report, l))),
                    out);
     if (timeline->memory_top != NONE) {
         MemorySample *samples;

@@ -1,6 +1,21 @@
-// Zoom, labels and tooltips of the timeline. The page is complete without this script.
+// Labels of table cells for narrow windows; zoom, labels and tooltips of the timeline. The page is complete without
+// this script.
 (function () {
   'use strict';
+  // A narrow window shows the rows of a wide table as lists: every cell takes the heading of its column along.
+  Array.prototype.forEach.call(document.querySelectorAll('table.stack'), function (table) {
+    var headings = [];
+    Array.prototype.forEach.call(table.tHead.rows[0].cells, function (cell) {
+      for (var i = 0; i < cell.colSpan; i++) headings.push(cell.innerText.replace(/\s+/g, ' ').trim());
+    });
+    Array.prototype.forEach.call(table.tBodies[0].rows, function (row) {
+      Array.prototype.forEach.call(row.cells, function (cell, column) {
+        if (headings[column]) cell.dataset.label = headings[column];
+      });
+    });
+  });
+  document.body.classList.add('live');
+
   var timeline = document.querySelector('.timeline');
   if (!timeline) return;
   var plot = timeline.querySelector('.plot'), steps = plot.querySelector('.steps'), axis = plot.querySelector('.axis');
@@ -20,15 +35,21 @@
     var title = rect.querySelector('title');
     rect.tip = title.textContent;
     rect.removeChild(title);
+    var name = rect.tip.split('\n')[0], op = name.split(' ')[0];
+    var layer = rect.tip.split('\n')[1].match(/layer (\d+)/);
     return {
       x: number('x'), width: number('width'), height: number('height'), middle: number('y') + number('height') / 2,
-      name: rect.tip.split('\n')[0], bytes: number('data-b')
+      name: name, bytes: number('data-b'),
+      // What the bar may be labelled with: the first that fits.
+      labels: layer ? [name + ' L' + layer[1], op + ' L' + layer[1], name, op, 'L' + layer[1]] : [name, op]
     };
   }
   var tip = document.createElement('div');
   tip.id = 'tip';
   document.body.appendChild(tip);
-  document.body.classList.add('live');
+  var measure = document.createElement('canvas').getContext('2d'), widths = {};
+  measure.font = '11px ' + getComputedStyle(timeline).fontFamily;
+  var print_pixels = 820; // of the plot on paper, at least
 
   function formatTime(time, digits) {
     var units = [['s', 1], ['ms', 1e-3], ['us', 1e-6], ['ns', 1e-9]];
@@ -47,13 +68,16 @@
   function memoryAt(x) {
     var alive = buffers.filter(function (b) { return b.x <= x && x < b.x + b.width; });
     alive.sort(function (a, b) { return b.bytes - a.bytes; });
+    function line(bytes, text) {
+      return '\n' + formatBytes(bytes).padStart(8) + '  ' + text;
+    }
     function sum(list) {
       return list.reduce(function (bytes, b) { return bytes + b.bytes; }, 0);
     }
     var rest = alive.slice(alive_max);
     return formatBytes(sum(alive)) + ' live at ' + formatTime(x / whole * seconds, 4) +
-      alive.slice(0, alive_max).map(function (b) { return '\n' + formatBytes(b.bytes).padStart(8) + '  ' + b.name; }).join('') +
-      (rest.length ? '\n' + formatBytes(sum(rest)).padStart(8) + '  in ' + rest.length + ' smaller' : '');
+      alive.slice(0, alive_max).map(function (b) { return line(b.bytes, b.name); }).join('') +
+      (rest.length ? line(sum(rest), 'in ' + rest.length + ' smaller') : '');
   }
 
   function add(name, attributes, text) {
@@ -81,23 +105,32 @@
     }
   }
 
+  function textWidth(text) {
+    if (!(text in widths)) widths[text] = measure.measureText(text).width;
+    return widths[text];
+  }
+
   function drawLabels(pixels) {
     var count = 0;
     for (var i = 0; i < bars.length && count < labels_max; i++) {
       var bar = bars[i], left = Math.max(from, bar.x), right = Math.min(from + width, bar.x + bar.width);
-      var letters = Math.floor(((right - left) / width * pixels - 6) / 6.2);
-      if (letters < 3) continue;
+      var space = (right - left) / width * pixels - 8;
+      if (space < 10) continue;
+      var label = bar.labels.find(function (text) { return textWidth(text) <= space; });
+      if (!label) continue;
       var x = percent(left), half = bar.height / 2;
       add('line', { 'class': 'edge', x1: x, x2: x, y1: bar.middle - half, y2: bar.middle + half });
-      add('text', { 'class': 'label', x: x, dx: 4, y: bar.middle + 4 },
-        letters >= bar.name.length ? bar.name : bar.name.slice(0, letters - 1) + '…');
+      add('text', { 'class': 'label', x: x, dx: 4, y: bar.middle + 4 }, label);
       count++;
     }
   }
 
   function draw() {
+    drawAt(plot.clientWidth);
+  }
+
+  function drawAt(pixels) {
     queued = false;
-    var pixels = plot.clientWidth;
     if (!pixels || !seconds) return;
     steps.setAttribute('viewBox', from + ' 0 ' + width + ' ' + height);
     axis.textContent = '';
@@ -152,5 +185,7 @@
   }
 
   addEventListener('resize', draw);
+  addEventListener('beforeprint', function () { drawAt(Math.min(plot.clientWidth, print_pixels)); });
+  addEventListener('afterprint', draw);
   draw();
 })();

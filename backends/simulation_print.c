@@ -28,6 +28,35 @@ const char *simulation_class_name(const Plan *plan, const Simulation *simulation
     return workers > named ? arena_format(arena, "%s and %u more", label, workers - named) : label;
 }
 
+static const char *carried_name(const Plan *plan, Stream stream)
+{
+    switch (stream) {
+    case STREAM_COMPUTE:
+        return "computation";
+    case STREAM_EXCHANGE:
+        return "tokens";
+    case STREAM_MIGRATE:
+        return "experts";
+    case STREAM_SYNC:
+        return plan->pass == PASS_TRAINING ? "gradients" : "means of experts";
+    case STREAM_COUNT:
+        break;
+    }
+    return "";
+}
+
+const char *simulation_carried_name(const Plan *plan, unsigned streams, Arena *arena)
+{
+    const char *name = "";
+    for (int s = 0; s < STREAM_COUNT; s++) {
+        if (!(streams & 1U << s))
+            continue;
+        bool last = streams >> s == 1;
+        name = arena_format(arena, "%s%s%s", name, !*name ? "" : last ? " and " : ", ", carried_name(plan, (Stream)s));
+    }
+    return name;
+}
+
 // ---- text ------------------------------------------------------------------------------------
 
 static const char *level_name(const Plan *plan, int32_t level)
@@ -96,17 +125,37 @@ static void print_busy(const Plan *plan, const Simulation *simulation, uint32_t 
                     format_time(value, class->port_busy_s[l]), 100 * class->port_busy_s[l] / whole(simulation));
 }
 
+// What computation waits for, the longest first: "tokens 1.2 s, tokens and gradients 300 ms".
+static void print_exposed(const Plan *plan, const SimulatedClass *class, Arena *arena, Text *out)
+{
+    char value[FORMAT_MAX];
+    bool printed[STREAM_SETS] = {false};
+    for (;;) {
+        unsigned longest = 0;
+        for (unsigned set = 1; set < STREAM_SETS; set++)
+            if (!printed[set] && class->exposed_with_s[set] > (longest ? class->exposed_with_s[longest] : 0))
+                longest = set;
+        if (!longest)
+            return;
+        printed[longest] = true;
+        text_format(out, "  %-42s %11s\n", simulation_carried_name(plan, longest, arena),
+                    format_time(value, class->exposed_with_s[longest]));
+    }
+}
+
 void simulation_print(const Plan *plan, const Simulation *simulation, Text *out)
 {
     Arena *arena = arena_create();
     char value[FORMAT_MAX], other[FORMAT_MAX], change[FORMAT_MAX];
-    text_format(out, "simulated iteration: %s (the solver's objective: %s, %s)\n",
+    text_format(out, "simulated iteration: %s (predicted by the cost model: %s, %s)\n",
                 format_time(value, simulation->iteration_s), format_time(other, plan->iteration_s),
                 format_change(change, (plan->iteration_s - simulation->iteration_s) / whole(simulation)));
-    text_format(out, "communication: %s exposed, %s hidden behind computation\n",
-                format_time(value, simulation->last->exposed_s), format_time(other, simulation->last->hidden_s));
+    text_format(out, "communication: %s hidden behind computation, %s exposed%s\n",
+                format_time(value, simulation->last->hidden_s), format_time(other, simulation->last->exposed_s),
+                simulation->last->exposed_s > 0 ? "; under way while no computation runs:" : "");
+    print_exposed(plan, simulation->last, arena, out);
     if (simulation->merged)
-        text_format(out, "workers: all unlike; simulated as if each had the slowest port and link\n");
+        text_format(out, "workers: too many that differ; simulated as if each had the slowest port and link\n");
     text_format(out, "\n");
     PathStep *path;
     uint32_t length = critical_path(plan, simulation, arena, &path);
@@ -141,7 +190,17 @@ static cJSON *path_to_json(const Plan *plan, const Simulation *simulation, Arena
     return array;
 }
 
-static cJSON *class_to_json(const Plan *plan, const Simulation *simulation, uint32_t index)
+// "exchange+sync"
+static const char *streams_key(unsigned streams, Arena *arena)
+{
+    const char *key = "";
+    for (int s = 0; s < STREAM_COUNT; s++)
+        if (streams & 1U << s)
+            key = arena_format(arena, "%s%s%s", key, *key ? "+" : "", stream_name((Stream)s));
+    return key;
+}
+
+static cJSON *class_to_json(const Plan *plan, const Simulation *simulation, uint32_t index, Arena *arena)
 {
     const SimulatedClass *class = &simulation->classes[index];
     cJSON *object = cJSON_CreateObject();
@@ -153,6 +212,10 @@ static cJSON *class_to_json(const Plan *plan, const Simulation *simulation, uint
     cJSON_AddNumberToObject(object, "end_s", class->end_s);
     cJSON_AddNumberToObject(object, "exposed_s", class->exposed_s);
     cJSON_AddNumberToObject(object, "hidden_s", class->hidden_s);
+    cJSON *exposed = cJSON_AddObjectToObject(object, "exposed_with_s");
+    for (unsigned set = 1; set < STREAM_SETS; set++)
+        if (class->exposed_with_s[set] > 0)
+            cJSON_AddNumberToObject(exposed, streams_key(set, arena), class->exposed_with_s[set]);
     cJSON *streams = cJSON_AddObjectToObject(object, "stream_busy_s");
     for (int s = 0; s < STREAM_COUNT; s++)
         cJSON_AddNumberToObject(streams, stream_name((Stream)s), class->stream_busy_s[s]);
@@ -173,7 +236,7 @@ void simulation_print_json(const Plan *plan, const Simulation *simulation, Text 
     cJSON_AddBoolToObject(root, "merged", simulation->merged);
     cJSON *classes = cJSON_AddArrayToObject(root, "classes");
     for (uint32_t c = 0; c < simulation->class_count; c++)
-        cJSON_AddItemToArray(classes, class_to_json(plan, simulation, c));
+        cJSON_AddItemToArray(classes, class_to_json(plan, simulation, c, arena));
     cJSON_AddItemToObject(root, "critical_path", path_to_json(plan, simulation, arena));
     char *text = cJSON_Print(root);
     text_append(out, text);

@@ -28,6 +28,14 @@ double plan_layer_seconds(const Plan *plan, uint32_t layer, OpShape shape)
     return total_s;
 }
 
+bool plan_gathers(const Plan *plan, const Choice *choice)
+{
+    for (uint32_t l = plan->replica_levels; l < plan->cluster.level_count; l++)
+        if (choice->domain[l] > 1)
+            return true;
+    return false;
+}
+
 double plan_token_share(const Plan *plan, const Choice *choice, uint32_t level)
 {
     double count = plan->cluster.levels[level].count;

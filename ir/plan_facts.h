@@ -13,6 +13,8 @@ typedef struct {
 PlanMessages plan_messages(const Plan *plan);
 // Predicted seconds a layer's steps of a shape take alone, summed over one iteration.
 double plan_layer_seconds(const Plan *plan, uint32_t layer, OpShape shape);
+// Whether experts are gathered at all in the layers of this choice.
+bool plan_gathers(const Plan *plan, const Choice *choice);
 // (n - S) / (n - 1): the share of remote token data still sent as tokens; 0 with one worker.
 double plan_token_share(const Plan *plan, const Choice *choice, uint32_t level);
 double traffic_total(const Traffic *traffic);

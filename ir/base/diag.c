@@ -174,6 +174,11 @@ void diag_error_plain(Diag *diag, const char *format, ...)
     WITH_ARGUMENTS(report(diag, SEVERITY_ERROR, NULL, format, arguments));
 }
 
+void diag_warning_plain(Diag *diag, const char *format, ...)
+{
+    WITH_ARGUMENTS(report(diag, SEVERITY_WARNING, NULL, format, arguments));
+}
+
 void diag_note(Diag *diag, Span span, const char *format, ...)
 {
     WITH_ARGUMENTS(attach(diag, SEVERITY_NOTE, &span, format, arguments));

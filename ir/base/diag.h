@@ -25,8 +25,9 @@ const char *diag_source_name(const Diag *diag, uint32_t source);
 
 void diag_error(Diag *diag, Span span, const char *format, ...) PRINTF_LIKE(3, 4);
 void diag_warning(Diag *diag, Span span, const char *format, ...) PRINTF_LIKE(3, 4);
-// An error about a whole file or the command line, where no span exists.
+// About a whole file or the command line, where no span exists.
 void diag_error_plain(Diag *diag, const char *format, ...) PRINTF_LIKE(2, 3);
+void diag_warning_plain(Diag *diag, const char *format, ...) PRINTF_LIKE(2, 3);
 // Attach to the diagnostic reported last: a related place, or advice without a place.
 void diag_note(Diag *diag, Span span, const char *format, ...) PRINTF_LIKE(3, 4);
 void diag_help(Diag *diag, const char *format, ...) PRINTF_LIKE(2, 3);

@@ -204,7 +204,8 @@ static void pass_time(Simulator *sim, double next_s)
     double elapsed_s = next_s - sim->now_s;
     for (uint32_t c = 0; c < sim->classes->count; c++) {
         SimulatedClass *class = &sim->out->classes[c];
-        bool communicating = false, computing = false;
+        unsigned communicating = 0; // set of streams
+        bool computing = false;
         for (int s = 0; s < STREAM_COUNT; s++) {
             const Activity *activity = activity_of(sim, c, s);
             if (!activity->active)
@@ -212,10 +213,12 @@ static void pass_time(Simulator *sim, double next_s)
             class->stream_busy_s[s] += elapsed_s;
             bool local = sim->plan->steps[activity->step].group == NONE;
             computing = computing || local;
-            communicating = communicating || !local;
+            communicating |= local ? 0 : 1U << s;
         }
         if (communicating)
             *(computing ? &class->hidden_s : &class->exposed_s) += elapsed_s;
+        if (!computing)
+            class->exposed_with_s[communicating] += elapsed_s;
     }
     for (uint32_t i = 0; i < sim->flow_count; i++)
         sim->flows[i].transfer->left_bytes -= sim->flows[i].transfer->rate * elapsed_s;

@@ -8,6 +8,8 @@
 
 #include "ir/plan.h"
 
+enum { STREAM_SETS = 1 << STREAM_COUNT }; // sets of streams, one bit each
+
 typedef struct {
     double begin_s, end_s;
     int32_t cause;       // the step of the same class whose end let this one begin; NONE if it began at once
@@ -22,6 +24,7 @@ typedef struct {
     double stream_busy_s[STREAM_COUNT];
     double port_busy_s[LEVELS_MAX];    // bytes that passed a port of the level over its bandwidth
     double hidden_s, exposed_s;        // time with communication under way: beside computation, alone
+    double exposed_with_s[STREAM_SETS]; // the exposed time, by the set of streams that communicate
 } SimulatedClass;
 
 typedef struct {

@@ -10,6 +10,9 @@ install(DIRECTORY samples/ DESTINATION ${CMAKE_INSTALL_DATADIR}/hep/samples)
 install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTERN "*.md" PATTERN "*.svg")
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
+# All that is installed and not in the source tree.
+add_custom_target(programs DEPENDS ${programs})
+
 # zsh of Debian looks for what packages bring elsewhere than for what administrators install.
 function(hep_install_zsh file)
   install(CODE "

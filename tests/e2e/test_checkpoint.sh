@@ -99,8 +99,8 @@ grep -q 'resumed from kept/step-000010: .* iteration 11; strategy or ranks are o
 
 # What codecs remember is in checkpoints, too; of dense weights it is made anew.
 migrate() { # NAME MIGRATION
-  sed "s/pass = training/pass = training  migration { $2 }/" model.hep >$1.hep
-  expect 0 '' "$HEPC" --domain dc=2,gpu=1 -o $1.hepb $1.hep
+  sed "s/pass = training/pass = training  migration { $2 }/" model.hep >"$1.hep"
+  expect 0 '' "$HEPC" --domain dc=2,gpu=1 -o "$1.hepb" "$1.hep"
 }
 migrate sr 'codec = sr  ratio = 8  shared_every = 3'
 migrate delta 'codec = delta  ratio = 8  gradient = topk  gradient_ratio = 8'

@@ -52,7 +52,7 @@ train before -n 1 --resume hurt/step-000009 outer.hepb
 
 # Killed at any instant: what is there is complete, and goes on as if nothing had been.
 train reference -n 602 ep.hepb
-for round in 1 2 3 4 5; do
+for _ in 1 2 3 4 5; do
   rm -rf killed
   "$HEP_RUN" --learning-rate 0.01 -n 600 --checkpoint killed --every 1 ep.hepb >out 2>err &
   victim=$!

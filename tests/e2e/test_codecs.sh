@@ -19,16 +19,16 @@ HEP
 compile() { # NAME DTYPE PASS MIGRATION OPTIONS...
   local name=$1 dtype=$2 pass=$3 migration=$4
   shift 4
-  sed "s/DTYPE/$dtype/; s/PASS/$pass/; s/MIGRATION/$migration/" model.hep >$name.hep
-  [ $pass = training ] || sed -i '/^training/d' $name.hep
-  expect 0 '' "$HEPC" "$@" -o $name.hepb $name.hep && expect 0 '' "$HEPC" --dump=json -o $name.plan.json $name.hepb &&
-    expect 0 '' "$HEPC" --check $name.hepb
+  sed "s/DTYPE/$dtype/; s/PASS/$pass/; s/MIGRATION/$migration/" model.hep >"$name.hep"
+  [ "$pass" = training ] || sed -i '/^training/d' "$name.hep"
+  expect 0 '' "$HEPC" "$@" -o "$name.hepb" "$name.hep" && expect 0 '' "$HEPC" --dump=json -o "$name.plan.json" "$name.hepb" &&
+    expect 0 '' "$HEPC" --check "$name.hepb"
 }
 run() { # NAME DTYPE MIGRATION OPTIONS...
   local name=$1 dtype=$2 migration=$3
   shift 3
-  compile $name $dtype training "$migration" "$@" &&
-    expect 0 '' "$HEP_RUN" --warmup 0 -n 24 --json=$name.json $name.hepb
+  compile "$name" "$dtype" training "$migration" "$@" &&
+    expect 0 '' "$HEP_RUN" --warmup 0 -n 24 --json="$name.json" "$name.hepb"
 }
 # 4096 elements a block at ratio 1 are all of them, with 8 bits each.
 run dense f32 'codec = dense' --domain dc=2,gpu=2

@@ -63,7 +63,7 @@ on_host() {
 in_one_process() {
   on_host "$@" || return
   expect 0 '' "$EMULATED" --engine cuda plan.hepb --warmup 0 "${@:3}" --profile cuda.json || return
-  agree host.json cuda.json ${unlike:-} || fail "$1 $2, one process"
+  agree host.json cuda.json ${unlike:+"$unlike"} || fail "$1 $2, one process"
 }
 
 in_processes() {

@@ -86,7 +86,7 @@ for sample in laptop three_level skewed unlike_layers paper/mix1 two_dc:plan six
 done
 grep -q 'Bound by <b>' laptop.html || fail "the report of a model lacks its reasons"
 grep -q 'A plan does not hold the reasons' six_sites.html || fail "the report of a plan does not say where reasons are"
-grep -q 'workers that differ' six_sites.html || fail "what unlike workers spend is not shown"
+grep -q 'Workers that differ' six_sites.html || fail "what unlike workers spend is not shown"
 grep -q 'to frankfurt</th>' six_sites.html || fail "links are not shown by name"
 [ "$(grep -c '<figure>' unlike_layers.html)" = 2 ] || fail "the two choices of unlike layers are not both drawn"
 

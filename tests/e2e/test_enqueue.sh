@@ -29,7 +29,8 @@ plan sr 2 f16 4 "" "migration { codec = sr  ratio = 10 }"
 plan delta 2 bf16 4 "" "migration { codec = delta  ratio = 10  gradient = topk  gradient_ratio = 10 }"
 
 for name in one many sr delta; do
-  "$bench" --iterations $([ $name = one ] && echo 3 || echo 2) --json "$name.json" "$name.hepb" >"$name.out" || fail "$name.hepb: $(cat "$name.out")"
+  "$bench" --iterations "$([ $name = one ] && echo 3 || echo 2)" --json "$name.json" "$name.hepb" >"$name.out" ||
+    fail "$name.hepb: $(cat "$name.out")"
 done
 python3 - "$HEP_SOURCE/docs/architecture.md" one.json many.json sr.json delta.json <<'PY' || failures=$((failures + 1))
 import json, re, sys

@@ -64,9 +64,11 @@ await_step() { # LAUNCHER STREAM ERR
   echo "never at a step of stream '$2'" >>"$3"
 }
 
-# Of the processes given, those that have not ended.
+# Of the processes on standard input, those that have not ended.
 alive() {
-  [ $# = 0 ] || ps -o stat=,pid=,args= -p "${*// /,}" | grep -v ^Z
+  local pids
+  pids=$(grep . | paste -sd,)
+  [ -z "$pids" ] || ps -o stat=,pid=,args= -p "$pids" | grep -v ^Z
 }
 
 # one NAME SIGNAL WHO WHEN PLAN: one round in the working directory; WHO is a rank or 'launcher', WHEN 'start' or the
@@ -84,7 +86,7 @@ one() {
   echo "$target" >target
   echo "$pids" | cut -d' ' -f1 >pids
   passed_ms() { echo $((($(date +%s%N) - begin) / 1000000)); }
-  while [ -n "$(alive $(cat pids) $(pgrep -P "$launcher"))" ] && [ "$(passed_ms)" -le $(((timeout_s + 5) * 1000)) ]; do
+  while [ -n "$({ cat pids; pgrep -P "$launcher"; } | alive)" ] && [ "$(passed_ms)" -le $(((timeout_s + 5) * 1000)) ]; do
     sleep 0.1
   done
   passed_ms >took_ms
@@ -106,7 +108,7 @@ judge() { # NAME CODE PATTERN SILENT
   count=$(grep -c '^hep-run:' err)
   [[ $count =~ ^${4:-1}$ ]] || fail "$1: $count messages: $(cat err)"
   [ -z "$3" ] || grep -qE "${3//TARGET/$(cat target)}" err || fail "$1: not '$3' but: $(cat err)"
-  [ -z "$(alive $(cat pids))" ] || fail "$1: left behind: $(alive $(cat pids))"
+  [ -z "$(alive <pids)" ] || fail "$1: left behind: $(alive <pids)"
 }
 
 # fault NAME CODE PATTERN SIGNAL WHO WHEN PLAN: all rounds at once, beside those of other faults until `settle`.
@@ -153,7 +155,7 @@ fault stop-first 5 "${stopped/R/0}" STOP 0 exchange exchange.hepb
 settle
 fault kill-first 137 'rank [0-9]:.*; rank 0 is process TARGET on .*: that process is gone' KILL 0 migrate gather.hepb
 settle
-fault interrupt '[1-9][0-9]*' 'rank [0-9]:.*interrupted in iteration' INT launcher migrate gather.hepb
+fault interrupt '[1-9][0-9]*' 'rank [0-9]:.*interrupted in (warm-up )?iteration' INT launcher migrate gather.hepb
 settle
 fault stop-start '[1-9][0-9]*' 'MPI did not come up|gave no sign of life' STOP 1 start gather.hepb
 settle
@@ -161,11 +163,15 @@ fault kill-start '[1-9][0-9]*' '' KILL 1 start gather.hepb
 settle '[01]'
 
 # Processes that were not given the same, and one that gets no memory.
-ends() { # NAME PATTERN ARGUMENTS... of mpirun: to fail with 5 and one message, three times at once
+# ends NAME PATTERN RANKS ODD USUAL: shell commands, ODD for RANKS (a pattern) and USUAL for the others of three, whose
+# "$@" is hep-run with its options; to fail with 5 and one message, three times at once. One program for all ranks: not
+# every mpirun survives several.
+ends() {
   local round
   names+=("$1") patterns+=("$2")
   for ((round = 1; round <= rounds; round++)); do
-    (timeout 60 mpirun --oversubscribe "${@:3}" >/dev/null 2>"$1.$round.err"; echo $? >"$1.$round.code") &
+    (timeout 60 mpirun --oversubscribe -n 3 sh -c "case \$OMPI_COMM_WORLD_RANK in $3) $4 ;; *) $5 ;; esac" - \
+      "$HEP_RUN" --quiet --timeout $timeout_s >/dev/null 2>"$1.$round.err"; echo $? >"$1.$round.code") &
     running+=($!)
   done
 }
@@ -184,25 +190,23 @@ settle_ends() {
   done
   names=() patterns=() running=()
 }
-run=("$HEP_RUN" --quiet --timeout $timeout_s)
 ends plan "^hep-run: rank 1: started with another plan than rank 0: 'exchange.hepb'" \
-  -n 1 "${run[@]}" gather.hepb : -n 1 "${run[@]}" exchange.hepb : -n 1 "${run[@]}" gather.hepb
+  1 'exec "$@" exchange.hepb' 'exec "$@" gather.hepb'
 ends seed '^hep-run: rank 2: started with --seed 7, but rank 0 with 0' \
-  -n 2 "${run[@]}" exchange.hepb : -n 1 "${run[@]}" --seed 7 exchange.hepb
+  2 'exec "$@" --seed 7 exchange.hepb' 'exec "$@" exchange.hepb'
 settle_ends
 ends options '^hep-run: rank 1: started with another --iterations than rank 0' \
-  -n 1 "${run[@]}" exchange.hepb : -n 2 "${run[@]}" --iterations 5 exchange.hepb
+  '[12]' 'exec "$@" --iterations 5 exchange.hepb' 'exec "$@" exchange.hepb'
 if ldd "$HEP_RUN" | grep -q libasan; then
-  scarce='ASAN_OPTIONS=$ASAN_OPTIONS:max_allocation_size_mb=50:allocator_may_return_null=1'
+  scarce='export ASAN_OPTIONS="$ASAN_OPTIONS:max_allocation_size_mb=50:allocator_may_return_null=1"'
 else # what a process takes before the arena, and not enough for that
   export MALLOC_ARENA_MAX=1
   mpirun --oversubscribe -n 3 sh -c '"$0" "$@" & while grep VmPeak /proc/$!/status >>size; do sleep 0.05; done' \
-    "${run[@]}" --iterations 1 tiny.hepb >/dev/null 2>&1
+    "$HEP_RUN" --quiet --timeout $timeout_s --iterations 1 tiny.hepb >/dev/null 2>&1
   scarce="ulimit -v $(($(awk '{print $2}' size | sort -n | tail -n 1) + 10000))"
 fi
 ends memory '^hep-run: rank 1: (out of memory for an arena|.* are left to this process)' \
-  -n 1 "${run[@]}" gather.hepb : -n 1 sh -c "$scarce; export ASAN_OPTIONS; exec \"\$@\"" - "${run[@]}" gather.hepb : \
-  -n 1 "${run[@]}" gather.hepb
+  1 "$scarce; "'exec "$@" gather.hepb' 'exec "$@" gather.hepb'
 settle_ends
 
 # A data centre that is cut off, while iterations run.
@@ -217,16 +221,16 @@ if [ -x "$build/bin/lab_relay" ] && "${lab[@]}" --dcs 2 --ranks 1 --command true
   done
   wait "${running[@]}"
   for ((round = 1; round <= rounds; round++)); do
-    [ "$(cat cut.$round.code)" = 5 ] || fail "cut, round $round: exit code $(cat cut.$round.code)"
-    if [ "$(grep -c '^hep-run:' cut.$round.err)" != 1 ] || ! grep -qE "$blame" cut.$round.err; then
-      fail "cut, round $round: $(cat cut.$round.err)"
+    [ "$(cat "cut.$round.code")" = 5 ] || fail "cut, round $round: exit code $(cat "cut.$round.code")"
+    if [ "$(grep -c '^hep-run:' "cut.$round.err")" != 1 ] || ! grep -qE "$blame" "cut.$round.err"; then
+      fail "cut, round $round: $(cat "cut.$round.err")"
     fi
   done
 else
   echo "skipped: no lab here to cut a link in"
 fi
 inside() { # FILES PATTERN: in one round at least the rank that tells was inside such a step
-  grep -hqE "step [0-9]+, $2" $1.*/err || fail "$1: never inside a step: $(grep -h ^hep-run: $1.*/err)"
+  grep -hqE "step [0-9]+, $2" "$1".*/err || fail "$1: never inside a step: $(grep -h ^hep-run: "$1".*/err)"
 }
 inside kill-gather "'gather' of layer [01] at level 'dc': interrupted"
 inside stop-gather "'gather' of layer [01] at level 'dc': rank [0-9] did not (arrive|take its rows) in the gather group"

@@ -26,12 +26,14 @@ done
 awk '$2 > 1.1 { faster = 1 } $3 > 2 { smaller = 1 } END { exit !(faster && smaller) }' gains ||
   fail "no sample gains from the passes: $(cat gains)"
 
-for options in two_dc.hep "six_sites.hep --prefetch=1"; do # gathers that do not run ahead freely wait, some twice
-  expect 0 '' "$HEPC" -O0 $samples/$options -o plain.hepb
+for sample in two_dc.hep six_sites.hep; do
+  options=("$samples/$sample")
+  [ $sample = two_dc.hep ] || options+=(--prefetch=1) # gathers that do not run ahead freely wait, some twice
+  expect 0 '' "$HEPC" -O0 "${options[@]}" -o plain.hepb
   expect 0 '' "$HEPC" --check plain.hepb
   for pass in hoist overlap prune reuse; do
-    expect 0 '' "$HEPC" --dump=ir --dump-before $pass -o before.ir $samples/$options
-    expect 0 '' "$HEPC" --dump=ir --dump-after=$pass -o after.ir $samples/$options
+    expect 0 '' "$HEPC" --dump=ir --dump-before $pass -o before.ir "${options[@]}"
+    expect 0 '' "$HEPC" --dump=ir --dump-after=$pass -o after.ir "${options[@]}"
     expect 0 '' "$HEPC" --check before.ir
     expect 0 '' "$HEPC" --check after.ir
     cmp -s before.ir after.ir || echo $pass >>changed

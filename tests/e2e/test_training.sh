@@ -38,9 +38,9 @@ PYTHON
 run() { # NAME OPTIONS...
   local name=$1
   shift
-  expect 0 '' "$HEPC" "$@" -o $name.hepb "${model:-model.hep}" &&
-    expect 0 '' "$HEPC" --dump=json -o $name.plan.json $name.hepb &&
-    expect 0 '' "$HEP_RUN" --warmup 0 -n 20 --json=$name.json $name.hepb
+  expect 0 '' "$HEPC" "$@" -o "$name.hepb" "${model:-model.hep}" &&
+    expect 0 '' "$HEPC" --dump=json -o "$name.plan.json" "$name.hepb" &&
+    expect 0 '' "$HEP_RUN" --warmup 0 -n 20 --json="$name.json" "$name.hepb"
 }
 run ep --domain ep --dispatch naive
 run dedup --domain ep --dispatch dedup

@@ -164,6 +164,46 @@ Test(cost, replica_levels_exchange_and_gather_nothing)
     arena_destroy(arena);
 }
 
+// Two MoE layers on one level without latency, nothing gathered: what the backward pass of the first one waits for are
+// the sums of the second one's gradients, as far as all computation since the forward pass does not hide them: ports
+// pass every exchange while the computation stands still for it.
+Test(cost, waits_for_gradients_are_told_from_waits_for_experts)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 16, 2);
+    spec.cluster.levels[0].latency_s = 0;
+    spec.plan.pass = PASS_TRAINING;
+    for (double bandwidth = 1e5; bandwidth < 1e9; bandwidth *= 10) {
+        Arena *arena = arena_create();
+        spec.cluster.levels[0].bandwidth_bytes_per_s = bandwidth;
+        const Workload *work = workload_derive(&spec, arena);
+        Config config = {.domain = {1}};
+        Mix mix = mix_uniform(work, &config, PREFETCH_UNLIMITED, arena);
+        LayerCost cost;
+        cost_layer(work, 1, &config, DISPATCH_DEDUP, &cost);
+        IterationCost iteration;
+        cost_mix(work, &mix, DISPATCH_DEDUP, &iteration);
+        double hidden_s =
+            2 * work->loss_s + 2 * cost.expert_s + 2 * work->layers[1].pre_expert_s + 2 * cost.route_s[0];
+        double waited_s = fmax(0, cost.port_sums_s[0] - hidden_s);
+        cr_assert_float_eq(iteration.gather_wait_s, waited_s, 1e-9 + 1e-9 * waited_s, "%g and %g at %g",
+                           iteration.gather_wait_s, waited_s, bandwidth);
+        cr_assert_float_eq(cost_gradient_wait_s(work, &mix, DISPATCH_DEDUP), waited_s, 1e-9 + 1e-9 * waited_s);
+        arena_destroy(arena);
+    }
+    // A forward pass has no gradients to wait for, however long it waits for experts.
+    Arena *arena = arena_create();
+    spec.plan.pass = PASS_FORWARD;
+    spec.cluster.levels[0].bandwidth_bytes_per_s = 1e5;
+    const Workload *work = workload_derive(&spec, arena);
+    Config config = {.domain = {4}};
+    Mix mix = mix_uniform(work, &config, PREFETCH_UNLIMITED, arena);
+    IterationCost iteration;
+    cost_mix(work, &mix, DISPATCH_DEDUP, &iteration);
+    cr_assert_gt(iteration.gather_wait_s, 0);
+    cr_assert_eq(cost_gradient_wait_s(work, &mix, DISPATCH_DEDUP), 0);
+    arena_destroy(arena);
+}
+
 Test(cost, training_costs_more_and_returns_gradients)
 {
     Spec spec = spec_small_gpt((uint32_t[]){2, 4, 0}, 16, 2);

@@ -78,6 +78,24 @@ Test(simulate, gather_and_exchange_share_a_port_by_flows)
     expect(&toy, 1e-3 + 8e-3 + 8e-3);
 }
 
+Test(simulate, exposed_time_is_named_by_what_is_under_way)
+{
+    Toy toy;
+    toy_init(&toy);
+    uint32_t first = add(&toy, OP_PRE_EXPERT, NONE, 2e-3, 0, NONE);
+    add(&toy, OP_DISPATCH, 0, 0, 1e6, (int32_t)first);
+    add(&toy, OP_GATHER, 1, 0, 3e6, (int32_t)first);
+    Arena *arena = arena_create();
+    const SimulatedClass *last = simulate(&toy.plan, arena)->last;
+    // The exchange has half the port for 8 ms and arrives a latency of 1 ms later, the gather 8 ms after that.
+    const unsigned tokens = 1U << STREAM_EXCHANGE, experts = 1U << STREAM_MIGRATE;
+    cr_assert_float_eq(last->exposed_with_s[tokens | experts], 9e-3, 1e-9);
+    cr_assert_float_eq(last->exposed_with_s[experts], 8e-3, 1e-9);
+    cr_assert_eq(last->exposed_with_s[tokens], 0);
+    cr_assert_float_eq(last->exposed_s, 17e-3, 1e-9);
+    arena_destroy(arena);
+}
+
 Test(simulate, an_outer_transfer_slows_an_inner_one_on_the_inner_port)
 {
     Toy toy;
