@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import sys
 import time
 
@@ -23,22 +24,22 @@ def read_until(terminal, pattern, limit_s):
     return text
 
 
-def main(shell, setup, typed):
+def complete(shell, setup, line):
+    """What is on the line of a new shell when tab was pressed twice behind it."""
     child, terminal = pty.fork()
     if child == 0:
         os.environ.update(PS1=MARK, TERM="dumb", HISTFILE="/dev/null", COLUMNS="200")
         os.execvp(shell, COMMANDS[shell])
     os.write(terminal, f"{setup}; PS1='{MARK}'; echo set-$((40 + 2))\n".encode())
-    read_until(terminal, rf"set-42\s+[%#]?\s*{MARK}", 60)
-    for line in typed:
-        os.write(terminal, f"{line}\t\t".encode())
-        time.sleep(1)
-        os.write(terminal, b"\x05@@")
-        print(" ".join(read_until(terminal, "@@", 60).split()))
-        os.write(terminal, b"\x03")
-        read_until(terminal, MARK, 20)
+    read_until(terminal, rf"set-42\s+[%#]?\s*{MARK}", 100)
+    os.write(terminal, f"{line}\t\t\x05@@".encode())  # to the end of the line: what follows shows that tabs are done
+    shown = read_until(terminal, "@@", 100)
+    os.kill(child, signal.SIGKILL)
     os.close(terminal)
+    os.waitpid(child, 0)
+    return " ".join(shown.split())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    for typed in sys.argv[3:]:
+        print(complete(sys.argv[1], sys.argv[2], typed))
