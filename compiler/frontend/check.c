@@ -165,6 +165,11 @@ static void set_model_defaults(Checker *checker)
         return;
     if (!checker->keys[KEY_MOE_inner])
         model->inner = 4 * model->hidden;
+    const AstEntry *inner = checker->keys[KEY_MODEL_inner];
+    if (!dense_layers && inner && !checker->blocks[BLOCK_MODEL]->from) {
+        diag_warning(checker->diag, inner->name_span, "'inner' of 'model' is the size of dense layers, which it lacks");
+        diag_help(checker->diag, "the size of an expert is 'inner' in 'moe'");
+    }
     if (!dense_layers)
         model->ffn_inner = 0;
     else if (!checker->keys[KEY_MODEL_inner])
@@ -242,7 +247,7 @@ static void check_model(Checker *checker)
     size_t mark = diag_error_count(checker->diag);
     model->name = block->label ? block->label : "";
     model->span = model->moe_span = block_head_span(block);
-    if (block->from && !import_model(block, model, checker->arena, checker->diag))
+    if (block->from && !import_model(block, model, checker->environment, checker->arena, checker->diag))
         return;
     check_block(checker, BLOCK_MODEL, block, model);
     const AstEntry *moe = checker->blocks[BLOCK_MOE];

@@ -6,40 +6,43 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compiler/frontend/check_keys.h"
 #include "compiler/frontend/read.h"
 #include "grammar/parse.h"
 
 enum { CONFIG_BYTES_MAX = 1 << 24, ALIASES_MAX = 6 };
 
-// What a quantity is called in one family or another.
+// What a quantity is called in one family or another, and the key that it becomes; KEY_COUNT if it is none by itself.
 typedef struct {
     const char *what;
+    KeyId key;
     const char *names[ALIASES_MAX];
 } Field;
 
-static const Field field_layers = {"number of layers", {"num_hidden_layers", "n_layer", "num_layers"}},
-                   field_hidden = {"hidden size", {"hidden_size", "n_embd", "d_model"}},
-                   field_heads = {"attention heads", {"num_attention_heads", "n_head"}},
-                   field_kv_heads = {"key-value heads", {"num_key_value_heads"}},
-                   field_head_dim = {"head size", {"head_dim"}},
-                   field_vocabulary = {"vocabulary", {"vocab_size"}},
-                   field_experts = {"number of experts",
-                                    {"n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts"}},
-                   field_top_k = {"experts per token", {"num_experts_per_tok", "num_experts_per_token", "moe_topk",
-                                                        "moe_k", "top_k_experts"}},
-                   field_expert_inner = {"expert size", {"moe_intermediate_size", "expert_ffn_hidden_size",
-                                                         "expert_dim"}},
-                   field_inner = {"feed-forward size", {"intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim"}},
-                   field_dense_inner = {"dense feed-forward size", {"intermediate_size_mlp"}},
-                   field_shared = {"shared experts", {"n_shared_experts", "num_shared_experts",
-                                                      "moe_num_shared_experts"}},
-                   field_shared_inner = {"shared expert size", {"shared_expert_intermediate_size",
-                                                                "shared_intermediate_size"}},
-                   field_first_dense = {"dense layers at the start", {"first_k_dense_replace"}},
-                   field_every = {"distance of MoE layers", {"decoder_sparse_step", "interleave_moe_layer_step",
-                                                             "moe_layer_freq", "expert_layer_period"}},
-                   field_activation = {"activation", {"hidden_act", "hidden_activation", "activation_function"}},
-                   field_dtype = {"element type", {"dtype", "torch_dtype"}};
+static const Field
+    field_layers = {"number of layers", KEY_MODEL_layers, {"num_hidden_layers", "n_layer", "num_layers"}},
+    field_hidden = {"hidden size", KEY_MODEL_hidden, {"hidden_size", "n_embd", "d_model"}},
+    field_heads = {"attention heads", KEY_MODEL_heads, {"num_attention_heads", "n_head"}},
+    field_kv_heads = {"key-value heads", KEY_MODEL_kv_heads, {"num_key_value_heads"}},
+    field_head_dim = {"head size", KEY_MODEL_head_dim, {"head_dim"}},
+    field_vocabulary = {"vocabulary", KEY_MODEL_vocabulary, {"vocab_size"}},
+    field_experts = {"number of experts", KEY_MOE_experts,
+        {"n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts"}},
+    field_top_k = {"experts per token", KEY_MOE_top_k,
+        {"num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts"}},
+    field_expert_inner = {"expert size", KEY_MOE_inner,
+        {"moe_intermediate_size", "expert_ffn_hidden_size", "expert_dim"}},
+    field_inner = {"feed-forward size", KEY_COUNT, {"intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim"}},
+    field_dense_inner = {"dense feed-forward size", KEY_MODEL_inner, {"intermediate_size_mlp"}},
+    field_shared = {"shared experts", KEY_MOE_shared_experts,
+        {"n_shared_experts", "num_shared_experts", "moe_num_shared_experts"}},
+    field_shared_inner = {"shared expert size", KEY_COUNT,
+        {"shared_expert_intermediate_size", "shared_intermediate_size"}},
+    field_first_dense = {"dense layers at the start", KEY_MODEL_first_dense, {"first_k_dense_replace"}},
+    field_every = {"distance of MoE layers", KEY_MOE_every,
+        {"decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", "expert_layer_period"}},
+    field_activation = {"activation", KEY_MOE_activation, {"hidden_act", "hidden_activation", "activation_function"}},
+    field_dtype = {"element type", KEY_MODEL_dtype, {"dtype", "torch_dtype"}};
 
 typedef struct {
     Arena *arena;
@@ -47,9 +50,19 @@ typedef struct {
     Span place; // of the file's name in the .hep file
     const char *path;
     const cJSON *config, *outer; // the text model's object, and the file's
+    Environment *environment;
+    const AstEntry *block;       // of the model: what it says wins
     Text keys, moe;              // what was found, as keys of the language
     size_t errors;
 } Importer;
+
+static AstEntry *find_entry(AstEntries entries, const char *name)
+{
+    AstEntry *entry = entries.first;
+    while (entry && (!entry->name || strcmp(entry->name, name)))
+        entry = entry->next;
+    return entry;
+}
 
 static const cJSON *find(const Importer *in, const Field *field, const char **name)
 {
@@ -65,6 +78,40 @@ static const cJSON *find(const Importer *in, const Field *field, const char **na
     return NULL;
 }
 
+static bool is_not_finite(const cJSON *item) // see blank_not_finite
+{
+    return cJSON_IsString(item) && !item->valuestring[0];
+}
+
+// What the block says of a key itself; NULL if nothing.
+static const AstEntry *said(const Importer *in, KeyId key)
+{
+    const AstEntry *block = in->block;
+    if (key != KEY_COUNT && key_info(key)->block == BLOCK_MOE)
+        block = find_entry(in->block->entries, block_info(BLOCK_MOE)->name);
+    bool none = key == KEY_COUNT || !block || (block != in->block && block->kind != ENTRY_BLOCK);
+    const AstEntry *entry = none ? NULL : find_entry(block->entries, key_info(key)->name);
+    return entry && entry->kind == ENTRY_VALUE ? entry : NULL;
+}
+
+static double limit(const Field *field)
+{
+    return field->key == KEY_COUNT ? key_info(KEY_MODEL_inner)->max : key_info(field->key)->max;
+}
+
+// The number that the block gives; what is wrong with it the check of the block will say.
+static bool said_number(const Importer *in, const Field *field, double least, double *value)
+{
+    const AstEntry *entry = said(in, field->key);
+    if (!entry)
+        return false;
+    Value given = evaluate(in->environment, entry->value);
+    bool good = given.kind == VALUE_QUANTITY && given.number >= least && given.number <= limit(field) &&
+                given.number == floor(given.number);
+    *value = good ? given.number : least;
+    return true;
+}
+
 static void report_missing(Importer *in, const Field *field, const char *why)
 {
     Text looked = {0};
@@ -74,22 +121,30 @@ static void report_missing(Importer *in, const Field *field, const char *why)
     diag_help(in->diag, "looked for %s%s", looked.data,
               in->config == in->outer ? "" : ", inside 'text_config' and outside");
     text_free(&looked);
+    bool moe = field->key != KEY_COUNT && key_info(field->key)->block == BLOCK_MOE;
+    if (field->key != KEY_COUNT)
+        diag_help(in->diag, "or write '%s%s = ...%s' into the block of the model", moe ? "moe { " : "",
+                  key_info(field->key)->name, moe ? " }" : "");
     in->errors++;
 }
 
-// A whole number of at least `least`; -1 where the file does not say.
+// A whole number of at least `least`; -1 where neither the block nor the file says.
 static double number(Importer *in, const Field *field, double least, const char **name)
 {
+    double value;
+    *name = "the block";
+    if (said_number(in, field, least, &value))
+        return value;
     *name = NULL;
     const cJSON *item = find(in, field, name);
     if (!item)
         return -1;
-    double value = item->valuedouble;
-    if (cJSON_IsNumber(item) && value >= least && value <= 1e9 && value == floor(value))
+    value = item->valuedouble;
+    if (cJSON_IsNumber(item) && value >= least && value <= limit(field) && value == floor(value))
         return value;
-    char *text = cJSON_PrintUnformatted(item);
-    diag_error(in->diag, in->place, "'%s': '%s' must be a whole number from %g to 1e9, got %.40s", in->path, *name,
-               least, text ? text : "?");
+    char *text = is_not_finite(item) ? NULL : cJSON_PrintUnformatted(item);
+    diag_error(in->diag, in->place, "'%s': '%s' must be a whole number from %g to %.0f, got %.40s", in->path, *name,
+               least, limit(field), text ? text : "one that is not finite");
     cJSON_free(text);
     in->errors++;
     return -1;
@@ -120,6 +175,7 @@ typedef struct {
     double layers, hidden, heads, kv_heads, head_dim, vocabulary;
     double attention; // parameters of one layer, without norms
     double experts, top_k, expert_inner, inner, shared, first_dense, every;
+    Activation activation;
 } Sizes;
 
 static double plain_number(const Importer *in, const char *name)
@@ -150,7 +206,8 @@ static void import_attention(Importer *in, Sizes *s)
     const char *name = NULL;
     s->heads = required(in, &field_heads, 1, &name);
     give(&in->keys, "heads", s->heads, name ? name : "");
-    if (plain_number(in, "kv_lora_rank") > 0) {
+    bool is_said = said(in, KEY_MODEL_kv_heads) || said(in, KEY_MODEL_head_dim);
+    if (plain_number(in, "kv_lora_rank") > 0 && !is_said) {
         stand_in_for_latent(in, s);
         return;
     }
@@ -163,53 +220,73 @@ static void import_attention(Importer *in, Sizes *s)
 
 // ---- experts ---------------------------------------------------------------------------------
 
-static bool list_holds(const cJSON *list, double value)
+// Of a list with one entry per layer, where 0 is a dense one: how many come first.
+static double dense_first(Importer *in, const cJSON *list, double layers, const char *name)
 {
+    double dense = 0, count = 0;
+    bool moe = false, irregular = false;
     const cJSON *item;
     cJSON_ArrayForEach(item, list) {
-        if (cJSON_IsNumber(item) && item->valuedouble == value)
-            return true;
+        bool is_moe = item->valuedouble != 0;
+        irregular = irregular || (moe && !is_moe);
+        moe = moe || is_moe;
+        dense += !moe;
+        count++;
     }
-    return false;
+    if (irregular || count != layers) {
+        diag_error(in->diag, in->place,
+                   "'%s': '%s' must have one entry per layer, dense layers first: other patterns cannot be planned",
+                   in->path, name);
+        diag_help(in->diag, "'first_dense' and 'every' in the block of the model say something else");
+        in->errors++;
+    }
+    return dense;
 }
 
-// Layers listed as dense count only where they are the first ones.
+// Of a list of the layers that are dense: how many these are, if they are the first ones.
+static double listed_first(Importer *in, const cJSON *list, double layers)
+{
+    bool *is_dense = arena_alloc_array(in->arena, (uint64_t)layers, sizeof *is_dense);
+    double count = 0, first = 0;
+    bool outside = false;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, list) {
+        double layer = item->valuedouble;
+        bool good = cJSON_IsNumber(item) && layer >= 0 && layer < layers && layer == floor(layer);
+        outside = outside || !good;
+        if (good && !is_dense[(size_t)layer]) {
+            is_dense[(size_t)layer] = true;
+            count++;
+        }
+    }
+    while (first < layers && is_dense[(size_t)first])
+        first++;
+    if (outside || first != count) {
+        diag_error(in->diag, in->place,
+                   "'%s': 'mlp_only_layers' lists layers that are not the first ones: such models cannot be planned",
+                   in->path);
+        diag_help(in->diag, "'first_dense' and 'every' in the block of the model say something else");
+        in->errors++;
+    }
+    return first;
+}
+
+// Layers listed as dense count only where they are the first ones, and nothing listed counts where the block says.
 static void import_pattern(Importer *in, Sizes *s)
 {
     const char *name = NULL, *every_name = NULL;
+    bool is_said = said(in, KEY_MODEL_first_dense) || said(in, KEY_MOE_every);
     s->first_dense = optional(in, &field_first_dense, 0, 0, &name);
     const cJSON *frequency = find(in, &field_every, &every_name);
     const cJSON *dense = cJSON_GetObjectItemCaseSensitive(in->config, "mlp_only_layers");
     s->every = 1;
-    if (cJSON_IsArray(frequency)) { // one entry per layer: 0 is dense
-        double layer = 0;
-        bool moe = false, irregular = false;
-        const cJSON *item;
-        cJSON_ArrayForEach(item, frequency) {
-            bool is_moe = item->valuedouble != 0;
-            irregular = irregular || (moe && !is_moe);
-            moe = moe || is_moe;
-            s->first_dense = moe ? s->first_dense : ++layer;
-        }
-        name = every_name;
-        if (irregular || cJSON_GetArraySize(frequency) != (int)s->layers) {
-            diag_error(in->diag, in->place,
-                       "'%s': '%s' must have one entry per layer, dense layers first: other patterns cannot be planned",
-                       in->path, every_name);
-            in->errors++;
-        }
-    } else {
+    if (!cJSON_IsArray(frequency) || said(in, KEY_MOE_every)) {
         s->every = optional(in, &field_every, 1, 1, &every_name);
+    } else if (!is_said) {
+        s->first_dense = dense_first(in, frequency, s->layers, every_name);
+        name = every_name;
     }
-    double listed = 0;
-    while (cJSON_IsArray(dense) && list_holds(dense, listed))
-        listed++;
-    if (cJSON_IsArray(dense) && listed != cJSON_GetArraySize(dense)) {
-        diag_error(in->diag, in->place,
-                   "'%s': 'mlp_only_layers' lists layers that are not the first ones: such models cannot be planned",
-                   in->path);
-        in->errors++;
-    }
+    double listed = cJSON_IsArray(dense) && !is_said ? listed_first(in, dense, s->layers) : 0;
     if (listed > s->first_dense) {
         s->first_dense = listed;
         name = "mlp_only_layers";
@@ -218,16 +295,25 @@ static void import_pattern(Importer *in, Sizes *s)
         give(&in->keys, "first_dense", s->first_dense, name ? name : "");
     if (s->every > 1)
         give(&in->moe, "every", s->every, every_name);
+    if ((s->first_dense > 0 || s->every > 1) && s->inner < 0)
+        report_missing(in, &field_inner, " for its dense layers");
 }
 
-static void import_activation(Importer *in)
+static void import_activation(Importer *in, Sizes *s)
 {
-    const char *name = NULL, *activation = "swiglu";
+    const char *name = NULL;
+    s->activation = ACTIVATION_SWIGLU;
     const cJSON *item = find(in, &field_activation, &name);
     if (cJSON_IsString(item) && !strncmp(item->valuestring, "relu", 4))
-        activation = "relu";
-    text_format(&in->moe, "activation = %s  # %s%s\n", activation, item ? name : "none given: gated as usual",
-                item ? ", gated as all families with SiLU and GELU are" : "");
+        s->activation = ACTIVATION_RELU;
+    text_format(&in->moe, "activation = %s  # %s%s\n", activation_name(s->activation),
+                item ? name : "none given: gated as usual",
+                item && s->activation == ACTIVATION_SWIGLU ? ", gated as all families with SiLU and GELU are" : "");
+    const AstEntry *entry = said(in, KEY_MOE_activation);
+    Value given = entry ? evaluate(in->environment, entry->value) : (Value){0};
+    int code = given.kind == VALUE_SYMBOL ? activation_parse(given.text) : -1;
+    if (code >= 0)
+        s->activation = (Activation)code;
 }
 
 static void import_experts(Importer *in, Sizes *s)
@@ -249,20 +335,20 @@ static void import_experts(Importer *in, Sizes *s)
         report_missing(in, &field_expert_inner, "");
     give(&in->moe, "inner", s->expert_inner, name ? name : inner_name);
     s->inner = optional(in, &field_dense_inner, 1, inner, &name);
-    bool dense_apart = name != NULL;
+    bool dense_apart = name && !said(in, KEY_MODEL_inner);
     if (s->inner > 0)
         give(&in->keys, "inner", s->inner, name ? name : inner_name);
     // Where dense layers have a size of their own besides the experts', each MoE layer has a shared expert.
     s->shared = optional(in, &field_shared, 0, dense_apart ? 1 : 0, &name);
     const char *shared_name = name ? name : "intermediate_size_mlp";
     double shared_inner = optional(in, &field_shared_inner, 0, -1, &name);
-    if (name && s->expert_inner > 0) {
+    if (name && s->expert_inner > 0 && !said(in, KEY_MOE_shared_experts)) {
         s->shared = ceil(shared_inner / s->expert_inner);
         shared_name = name;
     }
     if (s->shared > 0)
         give(&in->moe, "shared_experts", s->shared, shared_name);
-    import_activation(in);
+    import_activation(in, s);
     import_pattern(in, s);
 }
 
@@ -285,7 +371,8 @@ static void count_parameters(const Importer *in, const Sizes *s, SpecModel *mode
     const cJSON *tied = cJSON_GetObjectItemCaseSensitive(in->config, "tie_word_embeddings");
     if (!tied)
         tied = cJSON_GetObjectItemCaseSensitive(in->outer, "tie_word_embeddings");
-    double moe_layers = 0, matrices = 3, expert = matrices * s->hidden * s->expert_inner;
+    double moe_layers = 0, matrices = activation_matrices(s->activation);
+    double expert = matrices * s->hidden * s->expert_inner;
     for (double k = s->first_dense; k < s->layers; k++)
         moe_layers += fmod(k + 1, s->every) == 0;
     double everywhere = (cJSON_IsTrue(tied) ? 1 : 2) * s->vocabulary * s->hidden + s->hidden +
@@ -294,6 +381,31 @@ static void count_parameters(const Importer *in, const Sizes *s, SpecModel *mode
                         moe_layers * (s->hidden * s->experts + s->shared * expert);
     model->total_parameters = everywhere + moe_layers * s->experts * expert;
     model->active_parameters = everywhere + moe_layers * s->top_k * expert;
+}
+
+// Python writes numbers that are not finite by names that JSON lacks. They become empty strings, in as many bytes, so
+// that places stay where they are; only a field that is needed is the worse for it.
+static char *blank_not_finite(Arena *arena, const char *text, size_t length)
+{
+    static const char *const names[] = {"-Infinity", "Infinity", "NaN"};
+    char *plain = arena_copy_string(arena, text, length);
+    bool quoted = false;
+    for (size_t i = 0; i < length; i++) {
+        if (quoted && text[i] == '\\')
+            i++;
+        else if (text[i] == '"')
+            quoted = !quoted;
+        for (size_t n = 0; n < COUNT_OF(names) && !quoted && i < length; n++) {
+            size_t size = strlen(names[n]);
+            if (length - i < size || memcmp(plain + i, names[n], size) != 0)
+                continue;
+            memset(plain + i, ' ', size);
+            memset(plain + i, '"', 2);
+            i += size - 1;
+            break;
+        }
+    }
+    return plain;
 }
 
 static cJSON *load(Importer *in)
@@ -305,11 +417,12 @@ static cJSON *load(Importer *in)
         diag_error(in->diag, in->place, "cannot read '%s': %s", in->path, error);
         return NULL;
     }
-    const char *text = arena_copy_string(in->arena, content, length), *end = text;
+    const char *text = arena_copy_string(in->arena, content, length), *end = NULL;
     free(content);
-    cJSON *json = cJSON_ParseWithLengthOpts(text, length + 1, &end, true);
+    char *plain = blank_not_finite(in->arena, text, length);
+    cJSON *json = cJSON_ParseWithLengthOpts(plain, length + 1, &end, true);
     if (!json) {
-        size_t at = end ? (size_t)(end - text) : 0;
+        size_t at = end ? (size_t)(end - plain) : 0;
         at = at < length ? at : length ? length - 1 : 0;
         Span span = {diag_add_source(in->diag, in->path, text, length, &in->place), (uint32_t)at, (uint32_t)at + 1};
         diag_error(in->diag, span, "not JSON from here on");
@@ -320,14 +433,6 @@ static cJSON *load(Importer *in)
         json = NULL;
     }
     return json;
-}
-
-static AstEntry *find_entry(AstEntries entries, const char *name)
-{
-    AstEntry *entry = entries.first;
-    while (entry && (!entry->name || strcmp(entry->name, name)))
-        entry = entry->next;
-    return entry;
 }
 
 // Appends what the block does not say itself.
@@ -375,9 +480,10 @@ static bool read_config(Importer *in, AstEntry *block, SpecModel *model)
     return ast != NULL;
 }
 
-bool import_model(AstEntry *block, SpecModel *model, Arena *arena, Diag *diag)
+bool import_model(AstEntry *block, SpecModel *model, Environment *environment, Arena *arena, Diag *diag)
 {
-    Importer in = {.arena = arena, .diag = diag, .place = block->from->span};
+    Importer in = {.arena = arena, .diag = diag, .place = block->from->span, .environment = environment,
+                   .block = block};
     in.path = read_join_path(arena, diag_source_name(diag, in.place.source), block->from->text);
     cJSON *json = load(&in);
     if (!json)

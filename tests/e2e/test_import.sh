@@ -50,6 +50,38 @@ read_as nested '' '{"layers": 4, "moe_layers": 4, "experts": 16, "top_k": 1}'
 # What the block says wins.
 read_as plain 'layers = 3  moe { top_k = 1 }' '{"layers": 3, "experts": 16, "top_k": 1}'
 
+# ... before a field is asked for, and parameters are counted with it: relu and gelu have two matrices, not three.
+small='"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8, "vocab_size": 1000, "moe_intermediate_size": 64'
+mkdir own
+read_own() { # JSON text, keys, expected
+  printf '%s' "$1" >"$work/own/config.json"
+  write "$work/own/config.json" "$2"
+  expect 0 '' "$HEPC" --dump=json model.hep
+  python3 - "$work/out" "$3" <<'PYTHON' || fail "own config with '$2'"
+import json, sys
+model, expected = json.load(open(sys.argv[1]))["model"], eval(sys.argv[2], {
+    "count": lambda layers, dense, experts, inner, matrices, ffn: 2 * 1000 * 256 + 256
+             + layers * (2 * 256 * 32 * 16 + 2 * 256) + dense * matrices * 256 * ffn
+             + (layers - dense) * (256 * experts + experts * matrices * 256 * inner)})
+bad = {key: model[key] for key, value in expected.items() if model[key] != value}
+if bad:
+    sys.exit("got %r, expected %r" % (bad, expected))
+PYTHON
+}
+read_own "{$small, \"num_experts\": 8}" 'moe { top_k = 3 }' \
+  '{"top_k": 3, "total_parameters": count(6, 0, 8, 64, 3, 0)}'
+read_own "{$small, \"num_experts\": 8, \"num_experts_per_tok\": 2}" 'layers = 4  first_dense = 1  inner = 512' \
+  '{"layers": 4, "moe_layers": 3, "total_parameters": count(4, 1, 8, 64, 3, 512)}'
+read_own "{$small, \"num_experts\": 8, \"num_experts_per_tok\": 2}" 'moe { experts = 16  inner = 32  activation = gelu }' \
+  '{"experts": 16, "total_parameters": count(6, 0, 16, 32, 2, 0)}'
+read_own "{$small, \"num_experts\": 8, \"num_experts_per_tok\": 2, \"hidden_act\": \"relu\"}" '' \
+  '{"total_parameters": count(6, 0, 8, 64, 2, 0)}'
+read_own "{$small, \"num_experts\": 8, \"num_experts_per_tok\": 2, \"mlp_only_layers\": [3]}" 'first_dense = 2  inner = 128' \
+  '{"moe_layers": 4, "total_parameters": count(6, 2, 8, 64, 3, 128)}'
+# What Python writes and JSON lacks, in fields that nobody asks for.
+read_own "{$small, \"num_experts\": 8, \"num_experts_per_tok\": 2, \"limits\": [0.0, Infinity, -Infinity, NaN], \"note\": \"NaN \\\" Infinity\"}" '' \
+  '{"total_parameters": count(6, 0, 8, 64, 3, 0)}'
+
 refused() { # what, JSON text
   printf '%s' "$2" >bad.json
   write bad.json ''
@@ -64,6 +96,16 @@ refused broken '{"hidden_size": 256,
   "num_hidden_layers": }' 'bad.json:2:'
 refused text '{"hidden_size": "large", "num_hidden_layers": 2}' 'must be a whole number'
 refused irregular '{"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "vocab_size": 10, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "mlp_only_layers": [2]}' 'not the first ones'
+refused no_top_k "{$small, \"num_experts\": 8}" 'gives no experts per token'
+grep -q "or write 'moe { top_k = ... }' into the block" "$work/err" || fail "how a missing field is given"
+refused dense_without_size "{$small, \"num_experts\": 8, \"num_experts_per_tok\": 2, \"first_k_dense_replace\": 1}" 'no feed-forward size for its dense layers'
+refused not_finite "{$small, \"num_experts\": NaN, \"num_experts_per_tok\": 2}" "'num_experts' must be a whole number from 1 to 1000000, got one that is not finite"
+refused after_infinity "{\"limit\": Infinity, \"hidden_size\": oops}" 'bad.json:1:36: error: not JSON'
+# Absurd sizes: an error at once.
+start=$(date +%s)
+refused layers "$(printf '%s' "{$small, \"num_experts\": 8, \"num_experts_per_tok\": 2}" | sed 's/"num_hidden_layers": 6/"num_hidden_layers": 1000000000/')" 'whole number from 1 to 10000, got 1000000000'
+refused long_list "{$small, \"num_experts\": 8, \"num_experts_per_tok\": 2, \"mlp_only_layers\": [$(seq -s, 0 200000)]}" 'not the first ones'
+[ $(($(date +%s) - start)) -lt 60 ] || fail "absurd sizes take $(($(date +%s) - start)) s"
 refused empty '' 'not JSON'
 write nowhere.json ''
 expect 3 "cannot read 'nowhere.json'" "$HEPC" model.hep

@@ -341,6 +341,17 @@ Test(language, domains)
     }
 }
 
+Test(language, the_size_of_dense_layers_where_there_are_none_is_doubted)
+{
+    check(CLUSTER "model m { " DIMENSIONS "inner = 256 moe { experts = 8 every = 2 } }");
+    cr_assert_eq(diag_warning_count(diag), 0, "%s", diagnostics());
+    const Spec *spec = check(CLUSTER "model m { " DIMENSIONS "inner = 256 moe { experts = 8 } }");
+    cr_assert_eq(spec->model.ffn_inner, 0);
+    cr_assert_eq(spec->model.inner, 4 * 64);
+    cr_assert_eq(diag_warning_count(diag), 1);
+    cr_assert(strstr(diagnostics(), "'inner' of 'model' is the size of dense layers, which it lacks"));
+}
+
 Test(language, which_layers_have_experts)
 {
     SpecModel model = {.layers = 8, .first_dense = 3, .every = 2};
