@@ -64,11 +64,12 @@ int32_t builder_add_buffer(Builder *builder, BufferShape shape, const char *form
     builder->accesses = grow(builder->arena, builder->accesses, plan->buffer_count, &capacity, sizeof(Access));
     builder->buffers =
         grow(builder->arena, builder->buffers, plan->buffer_count, &builder->buffer_capacity, sizeof(Buffer));
-    char name[96];
+    char name[BUFFER_NAME_MAX];
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(name, sizeof name, format, arguments);
+    int length = vsnprintf(name, sizeof name, format, arguments);
     va_end(arguments);
+    assert(length > 0 && (size_t)length < sizeof name);
     if (shape.rows > INT32_MAX) // row indices and counts are 32-bit: no plan can hold this
         builder->total_bytes += 0x1p63;
     builder->total_bytes += shape.rows * shape.cols * dtype_bytes(shape.dtype);

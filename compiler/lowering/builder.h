@@ -18,6 +18,9 @@ typedef struct {
     int32_t layer;
 } BufferShape;
 
+// A buffer's name with the longest level's in it, whole: names that are cut short may be alike.
+enum { BUFFER_NAME_MAX = 160 };
+
 // Name is formatted; returns the buffer's index.
 int32_t builder_add_buffer(Builder *builder, BufferShape shape, const char *format, ...) PRINTF_LIKE(3, 4);
 // Returns the index of an equal group if there is one.

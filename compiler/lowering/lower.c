@@ -122,7 +122,7 @@ static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t 
     uint32_t level = (uint32_t)from->level;
     double members = l->spec->cluster.levels[level].count / l->config->domain[level];
     const char *level_name = l->spec->cluster.levels[level].name;
-    char name[64];
+    char name[BUFFER_NAME_MAX];
 #define NAME(what) (snprintf(name, sizeof name, "%s.%s", what, level_name), name)
     to->rows = lowering_add_temporary(l, k, NAME("rows"), dtype, to->row_capacity, hidden);
     to->records = add_records(l, k, NAME("records"), to->record_rows);
@@ -153,7 +153,7 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
     Dtype dtype = l->spec->model.dtype;
     uint32_t level = (uint32_t)from->level, fanout = index == 0 ? l->fanout : 1;
     const char *level_name = l->spec->cluster.levels[level].name;
-    char name[64];
+    char name[BUFFER_NAME_MAX];
     snprintf(name, sizeof name, "returned.%s", level_name);
     int32_t returned = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
     int32_t combine[] = {results, from->next_counts, from->send_counts, returned};

@@ -70,7 +70,7 @@ static void scatter_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, int3
         Stage *from = &layer->stages[i], *to = from + 1;
         uint32_t level = (uint32_t)from->level;
         const char *level_name = l->spec->cluster.levels[level].name;
-        char name[64];
+        char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof name, "dresults.%s", level_name);
         dresults[i + 1] = lowering_add_temporary(l, k, name, dtype, to->row_capacity, hidden);
         snprintf(name, sizeof name, "send_dresults.%s", level_name);
@@ -102,7 +102,7 @@ static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *lay
         Stage *from = &layer->stages[i];
         uint32_t level = (uint32_t)from->level;
         const char *level_name = l->spec->cluster.levels[level].name;
-        char name[64];
+        char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof name, "returned_drows.%s", level_name);
         int32_t returned = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
         snprintf(name, sizeof name, "returned_drecords.%s", level_name);

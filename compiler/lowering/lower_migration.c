@@ -41,7 +41,7 @@ static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_
         if (domain == 1)
             continue;
         rows *= domain;
-        char name[64];
+        char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof name, "gathered.%s%s", spec->cluster.levels[level].name, suffix);
         int32_t gathered = lowering_add_temporary(l, k, name, dtype, rows, cols);
         int32_t operands[] = {shard, gathered};
@@ -78,7 +78,7 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, const char *suffix, int32_
     if (l->spec->plan.codec == CODEC_DENSE)
         return gather_levels(l, k, suffix, layer->experts, after_step);
     add_memories(l, k, layer);
-    char name[64];
+    char name[BUFFER_NAME_MAX];
     snprintf(name, sizeof name, "packet%s", suffix);
     int32_t packet = lowering_add_temporary(l, k, name, DTYPE_U8, l->experts_per_rank,
                                             packet_bytes(l, l->spec->plan.ratio));
@@ -146,7 +146,7 @@ static void return_packets(Lowering *l, uint32_t k, uint32_t level, StepSpec ste
     const char *level_name = l->spec->cluster.levels[level].name;
     double held = (double)builder_buffer(l->builder, dheld)->rows, own = held / l->config->domain[level];
     double bytes = packet_bytes(l, l->spec->plan.gradient_ratio);
-    char name[64];
+    char name[BUFFER_NAME_MAX];
     snprintf(name, sizeof name, "error.%s", level_name);
     int32_t error = add_experts(l, k, BUFFER_REPLICA, name, held);
     snprintf(name, sizeof name, "dpackets.%s", level_name);
@@ -169,7 +169,7 @@ int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
         if (domain == 1)
             continue;
         rows /= domain;
-        char name[64];
+        char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof name, "dexperts.%s", spec->cluster.levels[level].name);
         bool home = rows == l->experts_per_rank;
         int32_t shard = home ? lowering_add_gradient(l, l->layers[k].experts, (int32_t)k)

@@ -6,11 +6,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "grammar/ast.h"
 #include "ir/binary.h"
 #include "ir/text/plan_text.h"
 #include "ir/verify/verify.h"
 #include "lowered.h"
 #include "specs.h"
+
+// Names as long as the language allows that differ in the last character: buffers are called by them.
+#define LONGEST "ddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd"
+static const char *const longest_names[] = {LONGEST "a", LONGEST "b", LONGEST "c"};
+_Static_assert(sizeof LONGEST == NAME_LENGTH_MAX, "a character less, and the end");
 
 static Spec random_spec(void)
 {
@@ -36,6 +42,8 @@ static Spec random_spec(void)
         spec.model.experts = ranks / shape[0];
         spec.model.top_k = spec.model.experts > 1 ? spec.model.top_k : 1;
     }
+    for (uint32_t l = 0; l < spec.cluster.level_count && spec.model.layers % 2; l++)
+        spec.cluster.levels[l].name = longest_names[l];
     return spec;
 }
 
