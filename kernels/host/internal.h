@@ -84,7 +84,7 @@ typedef struct {
 } FeedForward;
 
 FeedForward feed_forward_begin(const ModelDims *dims, Dtype dtype, uint64_t inner, uint64_t block, Scratch *scratch);
-// out [rows][hidden] = down(activation(in up)); `weights` as laid out in ir/plan.h.
+// out [rows][hidden] = down(activation(in up)); `weights` as laid out in ir/model.h.
 void feed_forward_run(const FeedForward *ff, const void *weights, const float *in, uint64_t rows, float *out);
 
 typedef struct {

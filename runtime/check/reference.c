@@ -51,7 +51,7 @@ static void multiply(const Run *run, uint64_t rows, uint64_t k, uint64_t n, cons
 
 // ---- layers ----------------------------------------------------------------------------------
 
-// out [rows][H] = down(activation(up(in))), `weights` as in ir/plan.h.
+// out [rows][H] = down(activation(up(in))), `weights` as in ir/model.h.
 static void feed_forward(Run *run, uint64_t rows, uint64_t inner, const double *in, const float *weights, double *out)
 {
     uint64_t hidden = run->dims->hidden;

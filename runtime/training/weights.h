@@ -1,6 +1,6 @@
 // Initial weights. Every value is a hash of (seed, kind, layer, place in the
 // whole tensor), so any process can make any tensor, or one expert of it, alone and get the same.
-// Values are rounded to the dtype of the tensor they are written to. Layouts: ir/plan.h, ModelDims.
+// Values are rounded to the dtype of the tensor they are written to. Layouts: ir/model.h, ModelDims.
 #ifndef HEP_WEIGHTS_H
 #define HEP_WEIGHTS_H
 

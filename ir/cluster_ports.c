@@ -2,7 +2,7 @@
 // input a position is. Pure functions of a cluster whose ports and links are within the limits.
 #include <string.h>
 
-#include "ir/plan.h"
+#include "ir/cluster.h"
 
 static bool are_together(const Group *group, const WorkerLink *link)
 {

@@ -1,0 +1,37 @@
+// The model that a plan is for: its dimensions, how its weights lie in memory, how many there are. Owns ModelDims.
+#ifndef HEP_MODEL_H
+#define HEP_MODEL_H
+
+#include "ir/names.h"
+
+// Dimensions of the executed network (design section 8). All zero but
+// `layers`, `experts`, `top_k` and the volumes when `abstract`.
+typedef struct {
+    const char *name;
+    bool abstract; // volumes and times were given; can be simulated, not executed
+    Dtype dtype;
+    uint32_t layers, hidden, heads, kv_heads, head_dim, vocabulary, sequence, batch;
+    uint32_t ffn_inner;                                  // of dense layers; 0 when there is none
+    uint32_t experts, top_k, inner, shared_experts;      // inner: of one expert
+    Activation activation;
+    // Volumes and times of one MoE layer, per GPU and direction; of the dimensions, or as given.
+    double data_bytes;   // D: token data before deduplication
+    double expert_bytes; // P: owned experts as sent, after compression
+    double pre_expert_s; // PE
+    double total_parameters, active_parameters; // of the whole model, and of what a token passes; 0 if unknown
+} ModelDims;
+
+// Weight layouts, row-major, in elements of the model's dtype (f32 for router and norms is not
+// used: one dtype throughout). H hidden, A = heads x head_dim, K = kv_heads x head_dim, I inner.
+//   embedding  [vocabulary][H], positions [sequence][H], final norm gain [H], bias [H]
+//   attention  norm gain [H], bias [H], Wq [H][A], Wk [H][K], Wv [H][K], Wo [A][H]
+//   router     norm gain [H], bias [H], W [H][experts]
+//   ffn        norm gain [H], bias [H], up [H][I'], (gate [H][I'] if swiglu), down [I'][H]; I' = ffn_inner
+//   expert     up [H][I], (gate [H][I] if swiglu), down [I][H]; a rank's experts one after another
+//   shared     like one expert with inner = shared_experts x inner
+uint64_t model_tokens(const ModelDims *); // per GPU: sequence x batch
+uint64_t model_embedding_elements(const ModelDims *), model_attention_elements(const ModelDims *),
+    model_router_elements(const ModelDims *), model_ffn_elements(const ModelDims *),
+    model_expert_elements(const ModelDims *), model_shared_elements(const ModelDims *);
+
+#endif
