@@ -4,7 +4,7 @@
 #ifndef HEP_HOST_KERNELS_H
 #define HEP_HOST_KERNELS_H
 
-#include "ir/plan.h"
+#include "ir/model.h"
 
 // A buffer of the plan in this rank's arena: row-major [rows][cols].
 typedef struct {

@@ -2,6 +2,7 @@
 #ifndef HEP_REFERENCE_CODEC_H
 #define HEP_REFERENCE_CODEC_H
 
+#include "ir/plan.h"
 #include "kernels/host/kernels.h"
 
 // Whether the experts of a plan's first iteration differ from the weights where they are decoded: those of `sr` do;
