@@ -94,6 +94,7 @@ struct ThreadWorld {
     } barrier;
 };
 
+// What ranks ask about each other: comm_threads_life.c.
 // True, with the first cause as the fault, once a rank has failed.
 bool thread_world_aborted(ThreadWorld *world, Fault *fault);
 
