@@ -6,25 +6,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/comm/comm_mpi_internal.h"
 
-static const double first_sleep_s = 20e-6, last_sleep_s = 1e-3;
-
-bool mpi_check(int error, const char *what, Fault *fault)
-{
-    if (error == MPI_SUCCESS)
-        return true;
-    char text[MPI_MAX_ERROR_STRING] = "";
-    int length;
-    MPI_Error_string(error, text, &length);
-    return fault_set(fault, EXIT_FAULT, "%s: %s", what, text);
-}
-
 // ---- waiting ---------------------------------------------------------------------------------
-
-void mpi_wait_a_while(double since_s)
-{
-    double now_s = clock_now_s();
-    clock_sleep_until(now_s + fmin(fmax((now_s - since_s) / 8, first_sleep_s), last_sleep_s));
-}
 
 // No time limit: outside the schedule a rank may prepare for as long as it needs, and one that fails, or is
 // stopped, ends the world.
@@ -39,13 +21,6 @@ static bool request_wait(MPI_Request *request, Fault *fault)
             return true;
         mpi_wait_a_while(since_s);
     }
-}
-
-int64_t mpi_rank_of(const MpiWorld *world, int process)
-{
-    if (!comm_is_placed(&world->comm))
-        return process;
-    return (int64_t)cluster_rank_of_process(world->comm.cluster, (uint64_t)process);
 }
 
 static bool mpi_barrier(Comm *base, Fault *fault)

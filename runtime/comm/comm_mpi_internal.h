@@ -97,12 +97,19 @@ struct MpiWorld {
 
 typedef enum { TAG_FAULT, TAG_OVER, TAG_ALIVE, TAG_LAST, TAG_ASK, TAG_ANSWER } ControlTag;
 
-// Records a fault unless `error` is MPI_SUCCESS.
+// comm_mpi_common.c. Records a fault unless `error` is MPI_SUCCESS.
 bool mpi_check(int error, const char *what, Fault *fault) MUST_CHECK;
 // Sleeps an eighth of what was waited so far: little delay after short waits, little work during long ones.
 void mpi_wait_a_while(double since_s);
 // The plan's rank of a process.
 int64_t mpi_rank_of(const MpiWorld *world, int process);
+
+// Takes one message of the kind, if it has come; `message` may be NULL for empty ones. Returns who sent it, or -1.
+int mpi_control_receive(const MpiWorld *world, int from, ControlTag tag, void *message, int bytes);
+// The channel's stream waits for that member from now on, or still; NULL: for nobody.
+void mpi_wait_for(MpiWorld *world, Stream stream, const Channel *channel, uint32_t member);
+// What is known of the peer that the stream waits for.
+Wait mpi_wait_known(MpiWorld *world, Stream stream);
 
 // CommOps.open, exchange and all_gather: comm_mpi_calls.c.
 int mpi_open(Comm *base, const Group *group, Stream stream, Fault *fault);
@@ -113,12 +120,6 @@ void mpi_channels_close(MpiWorld *world); // collective
 // Who lives and gets on: comm_mpi_watch.c. False when memory or threads run out.
 bool mpi_listener_start(MpiWorld *world, Fault *fault) MUST_CHECK;
 void mpi_listener_stop(MpiWorld *world); // collective; no rank is inside a call
-// Takes one message of the kind, if it has come; `message` may be NULL for empty ones. Returns who sent it, or -1.
-int mpi_control_receive(const MpiWorld *world, int from, ControlTag tag, void *message, int bytes);
-// The channel's stream waits for that member from now on, or still; NULL: for nobody.
-void mpi_wait_for(MpiWorld *world, Stream stream, const Channel *channel, uint32_t member);
-// What is known of the peer that the stream waits for.
-Wait mpi_wait_known(MpiWorld *world, Stream stream);
 // How long a process may be silent between answers.
 double mpi_silence_s(const MpiWorld *world);
 

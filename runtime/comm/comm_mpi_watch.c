@@ -48,17 +48,6 @@ static int process_before(const MpiWorld *world)
     return (int)((world->process + world->comm.size - 1) % world->comm.size);
 }
 
-int mpi_control_receive(const MpiWorld *world, int from, ControlTag tag, void *message, int bytes)
-{
-    MPI_Message matched;
-    MPI_Status status;
-    int arrived = 0;
-    if (MPI_Improbe(from, tag, world->control, &arrived, &matched, &status) != MPI_SUCCESS || !arrived ||
-        MPI_Mrecv(message, bytes, MPI_BYTE, &matched, MPI_STATUS_IGNORE) != MPI_SUCCESS)
-        return -1;
-    return status.MPI_SOURCE;
-}
-
 static bool is_sent(MPI_Request *request)
 {
     int done = 0;
@@ -66,25 +55,6 @@ static bool is_sent(MPI_Request *request)
 }
 
 // ---- what streams wait for -------------------------------------------------------------------
-
-void mpi_wait_for(MpiWorld *world, Stream stream, const Channel *channel, uint32_t member)
-{
-    Wait *wait = &world->waits[stream];
-    pthread_mutex_lock(&world->wait_mutex);
-    if (wait->channel != channel || wait->member != member)
-        *wait = (Wait){.channel = channel, .member = member};
-    if (channel)
-        wait->process = (int)cluster_process_of_rank(world->comm.cluster, channel->ranks[member]);
-    pthread_mutex_unlock(&world->wait_mutex);
-}
-
-Wait mpi_wait_known(MpiWorld *world, Stream stream)
-{
-    pthread_mutex_lock(&world->wait_mutex);
-    Wait wait = world->waits[stream];
-    pthread_mutex_unlock(&world->wait_mutex);
-    return wait;
-}
 
 double mpi_silence_s(const MpiWorld *world)
 {
