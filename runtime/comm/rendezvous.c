@@ -21,45 +21,6 @@
 static const double retry_s = 0.05, introduction_s = 5, slack_s = 2, farewell_s = 1;
 enum { SIZE_MAX_RANKS = 65536 };
 
-static int poll_ms(double until_s)
-{
-    double left_s = until_s - clock_now_s();
-    return left_s <= 0 ? 0 : (int)fmin(left_s * 1e3 + 1, 1e6);
-}
-
-bool frame_send(int socket, FrameKind kind, bool failed, const void *data, uint64_t bytes)
-{
-    FrameHeader header = {.kind = kind, .failed = failed, .bytes = bytes};
-    const char *pieces[] = {(const char *)&header, data};
-    uint64_t sizes[] = {sizeof(header), bytes};
-    for (int p = 0; p < 2; p++) {
-        for (uint64_t done = 0; done < sizes[p];) {
-            ssize_t sent = send(socket, pieces[p] + done, sizes[p] - done, MSG_NOSIGNAL);
-            if (sent < 0 && errno == EINTR)
-                continue;
-            if (sent <= 0)
-                return false;
-            done += (uint64_t)sent;
-        }
-    }
-    return true;
-}
-
-bool frame_receive(int socket, void *data, uint64_t bytes, double until_s)
-{
-    for (uint64_t done = 0; done < bytes;) {
-        struct pollfd readable = {.fd = socket, .events = POLLIN};
-        int ready = poll(&readable, 1, poll_ms(until_s));
-        if (ready == 0 || (ready < 0 && errno != EINTR))
-            return false;
-        ssize_t received = ready > 0 ? recv(socket, (char *)data + done, bytes - done, 0) : 0;
-        if (ready > 0 && received <= 0)
-            return false;
-        done += (uint64_t)received;
-    }
-    return true;
-}
-
 static void socket_prepare(int socket, double timeout_s)
 {
     int on = 1;
@@ -192,7 +153,7 @@ static bool gather_all(Rendezvous *rendezvous, Fault *fault)
     bool ok = rendezvous->peer_count == 0 || listener >= 0;
     while (ok && joined < rendezvous->peer_count) {
         struct pollfd waiting = {.fd = listener, .events = POLLIN};
-        int ready = poll(&waiting, 1, poll_ms(until_s));
+        int ready = poll(&waiting, 1, rendezvous_poll_ms(until_s));
         if (ready == 0 || clock_now_s() > until_s)
             ok = missing_fault(rendezvous, joined, fault);
         int peer = ok && ready > 0 ? accept4(listener, NULL, NULL, SOCK_CLOEXEC) : -1;
@@ -218,7 +179,7 @@ static int connect_once(const struct addrinfo *at, double until_s, int *error)
         struct pollfd writable = {.fd = peer, .events = POLLOUT};
         socklen_t length = sizeof(*error);
         *error = ETIMEDOUT;
-        connected = poll(&writable, 1, poll_ms(until_s)) > 0 &&
+        connected = poll(&writable, 1, rendezvous_poll_ms(until_s)) > 0 &&
                     getsockopt(peer, SOL_SOCKET, SO_ERROR, error, &length) == 0 && *error == 0;
     }
     if (connected && fcntl(peer, F_SETFL, fcntl(peer, F_GETFL) & ~O_NONBLOCK) == 0)
@@ -377,10 +338,4 @@ uint64_t rendezvous_machine_size(const Rendezvous *rendezvous)
     for (uint64_t r = 0; r < rendezvous->launch.size; r++)
         count += strcmp(rendezvous->places[r].host, rendezvous->places[rendezvous->launch.rank].host) == 0;
     return count;
-}
-
-void rendezvous_describe(const Rendezvous *rendezvous, uint64_t rank, char *out, size_t size)
-{
-    const Place *place = &rendezvous->places[rank];
-    snprintf(out, size, "process %" PRId64 " on %s", place->pid, place->host);
 }

@@ -74,10 +74,13 @@ struct Rendezvous {
     bool told; // rank 0 has the cause and passed it on
 };
 
+// rendezvous_frames.c. How long poll may take until then.
+int rendezvous_poll_ms(double until_s);
 // Whole frames, bounded in time by the socket's own limits. False when the connection is gone or `time_s` is over.
 bool frame_send(int socket, FrameKind kind, bool failed, const void *data, uint64_t bytes) MUST_CHECK;
 bool frame_receive(int socket, void *data, uint64_t bytes, double until_s) MUST_CHECK;
 
+// "process 4711 on host"
 void rendezvous_describe(const Rendezvous *rendezvous, uint64_t rank, char *out, size_t size);
 // Starts and ends the thread that reads.
 bool rendezvous_read_begin(Rendezvous *rendezvous, Fault *fault) MUST_CHECK;
