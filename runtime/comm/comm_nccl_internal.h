@@ -38,11 +38,14 @@ struct NcclWorld {
 
 enum { REDUCE_COUNT_MAX = 1024 }; // values reduced at once
 
-// Between these NCCL may be called. False, with the lock not held, once the communicators are gone.
+// comm_nccl_settle.c. Between these NCCL may be called. False, with the lock not held, once the communicators are gone.
 bool nccl_enter(NcclWorld *world, Fault *fault) MUST_CHECK;
 void nccl_leave(NcclWorld *world);
 // Inside: waits until the communicator has done what was asked of it; `result` is what that call returned.
 bool nccl_settle(NcclWorld *world, ncclComm_t nccl, ncclResult_t result, const char *what, Fault *fault) MUST_CHECK;
+
+// False, with the reason as the fault. `nccl`: whose last error is asked for, or NULL.
+bool nccl_failed(ncclComm_t nccl, ncclResult_t result, const char *what, Fault *fault);
 
 // CommOps.open and the functions of DeviceCommOps: comm_nccl_calls.c.
 int nccl_open(Comm *comm, const Group *group, Stream stream, Fault *fault);

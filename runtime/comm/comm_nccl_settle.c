@@ -1,0 +1,56 @@
+// Calling NCCL: its communicators do not block, so what they are doing is asked for until it is done, a peer has failed
+// or the time is over.
+#include <sched.h>
+
+#include "runtime/base/clock.h"
+#include "runtime/comm/comm_nccl_internal.h"
+
+static const double spin_s = 200e-6, sleep_s = 100e-6;
+
+bool nccl_enter(NcclWorld *world, Fault *fault)
+{
+    pthread_rwlock_rdlock(&world->lock);
+    if (!world->dead)
+        return true;
+    pthread_rwlock_unlock(&world->lock);
+    return !rendezvous_aborted(world->rendezvous, fault) &&
+           fault_set(fault, EXIT_FAULT, "the communicators were ended");
+}
+
+void nccl_leave(NcclWorld *world)
+{
+    pthread_rwlock_unlock(&world->lock);
+}
+
+bool nccl_failed(ncclComm_t nccl, ncclResult_t result, const char *what, Fault *fault)
+{
+    const char *detail = nccl ? ncclGetLastError(nccl) : "";
+    bool shared = result == ncclInvalidUsage;
+    return fault_set(fault, EXIT_FAULT, "cannot %s: NCCL says '%s'%s%s%s", what, ncclGetErrorString(result),
+                     detail && detail[0] ? ": " : "", detail ? detail : "",
+                     shared ? "; processes that share a GPU need an NCCL_HOSTID each" : "");
+}
+
+bool nccl_settle(NcclWorld *world, ncclComm_t nccl, ncclResult_t result, const char *what, Fault *fault)
+{
+    double began_s = clock_now_s();
+    ncclResult_t state = result;
+    while (nccl && (result == ncclSuccess || result == ncclInProgress)) {
+        result = ncclCommGetAsyncError(nccl, &state);
+        if (result == ncclSuccess && state != ncclInProgress) {
+            result = state;
+            break;
+        }
+        double now_s = clock_now_s();
+        if (rendezvous_aborted(world->rendezvous, fault))
+            return false;
+        if (now_s - began_s > world->comm.timeout_s)
+            return fault_set(fault, EXIT_FAULT, "cannot %s: not all ranks took part within %g s", what,
+                             world->comm.timeout_s);
+        if (now_s - began_s < spin_s)
+            sched_yield();
+        else
+            clock_sleep_until(now_s + sleep_s);
+    }
+    return result == ncclSuccess || nccl_failed(nccl, result, what, fault);
+}
