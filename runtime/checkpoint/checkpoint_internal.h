@@ -1,5 +1,5 @@
 // What the parts of checkpoints share: files and directories (checkpoint_files.c), the manifest
-// (checkpoint_manifest.c, its JSON in checkpoint_json.c), writing (checkpoint_write.c), reading (checkpoint_read.c).
+// (checkpoint_manifest.c, its JSON in checkpoint_json.c), writing (checkpoint_write.c), reading (checkpoint_read*.c).
 #ifndef HEP_CHECKPOINT_INTERNAL_H
 #define HEP_CHECKPOINT_INTERNAL_H
 
@@ -119,12 +119,13 @@ typedef struct {
     size_t count, capacity;
 } CheckpointReader;
 
+// checkpoint_reader.c.
 bool reader_add(CheckpointReader *reader, CheckpointCopy copy, Fault *fault) MUST_CHECK;
 // Reads a file from end to end, compares it with the manifest and makes the copies, which are done with then.
 bool reader_read(CheckpointReader *reader, uint64_t index, Fault *fault) MUST_CHECK;
 // A sign of life; false and a fault when the run is interrupted.
 bool reader_goes_on(const CheckpointRank *rank, Fault *fault) MUST_CHECK;
-// Fills the buffers of a rank from what another strategy wrote.
+// Fills the buffers of a rank from what another strategy wrote: checkpoint_deal.c.
 bool reader_deal(CheckpointReader *reader, Fault *fault) MUST_CHECK;
 
 #endif
