@@ -1,58 +1,11 @@
-// The verifier's report, its order of work, and the properties of groups, choices, steps and edges;
+// The verifier's order of work, and the properties of groups, choices, steps and edges;
 // verify_buffers.c, verify_sizes.c, verify_layers.c, verify_flow.c and verify_traffic.c hold the others.
 #include "ir/verify/verify.h"
 
 #include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
 
 #include "ir/schema.h"
 #include "ir/verify/verify_parts.h"
-
-static const struct {
-    const char *name, *doc;
-} properties[] = {
-#define X(name, text, doc) {text, doc},
-    HEP_PROPERTIES(X)
-#undef X
-};
-
-const char *property_name(Property property)
-{
-    return (unsigned)property < PROPERTY_COUNT ? properties[property].name : NULL;
-}
-
-const char *property_doc(Property property)
-{
-    return (unsigned)property < PROPERTY_COUNT ? properties[property].doc : NULL;
-}
-
-void verify_fail(Verifier *verifier, Property property, int64_t step, const char *format, ...)
-{
-    VerifyReport *report = verifier->report;
-    if (report->total++ >= VIOLATIONS_MAX)
-        return;
-    Violation *violation = &report->items[report->total - 1];
-    violation->property = property;
-    violation->step = step;
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(violation->message, sizeof(violation->message), format, arguments);
-    va_end(arguments);
-}
-
-const Choice *verify_find_choice(const Plan *plan, int32_t layer)
-{
-    uint32_t low = 0, high = plan->choice_count;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if ((int64_t)plan->choices[middle].layer < layer)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < plan->choice_count && (int64_t)plan->choices[low].layer == layer ? &plan->choices[low] : NULL;
-}
 
 static void verify_limits(Verifier *verifier)
 {

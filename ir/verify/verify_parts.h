@@ -12,6 +12,7 @@ typedef struct {
     const Order *order; // once edges are checked
 } Verifier;
 
+// verify_report.c.
 void verify_fail(Verifier *verifier, Property property, int64_t step, const char *format, ...) PRINTF_LIKE(4, 5);
 
 static inline const OpInfo *step_info(const Step *step)
