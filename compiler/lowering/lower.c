@@ -8,54 +8,6 @@
 
 #include "compiler/lowering/lowering.h"
 #include "ir/exchange.h"
-#include "ir/workspace.h"
-
-double lowering_move_s(const Lowering *l, double bytes)
-{
-    return bytes / l->spec->cluster.device.memory_bandwidth;
-}
-
-void lowering_enter(Lowering *l, uint32_t layer)
-{
-    const Config *config = &l->mix->configs[l->moe_index[layer]];
-    cost_layer(l->work, layer, config, l->dispatch, &l->cost);
-    l->config = config;
-    if (!l->spec->model.abstract)
-        l->held_experts = l->experts_per_rank * config_held_shards(l->spec, config);
-}
-
-void lowering_note_read(Lowering *l, int32_t step)
-{
-    l->reads[l->read_count++] = step;
-}
-
-int32_t lowering_prefetch_limit(const Lowering *l)
-{
-    uint32_t window = mix_window(l->spec->plan.pass, l->config, l->mix->prefetch);
-    return window < l->read_count ? l->reads[l->read_count - window - 1] : NONE;
-}
-
-int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols)
-{
-    BufferShape shape = {.dtype = dtype, .rows = rows, .cols = cols, .kind = BUFFER_TEMPORARY, .layer = (int32_t)layer};
-    return builder_add_buffer(l->builder, shape, "L%u.%s", layer, name);
-}
-
-static double work_elements(const Lowering *l, Op op, double rows, uint32_t records, uint32_t fanout)
-{
-    double capped = fmin(rows, 0x1p40); // a larger capacity is refused anyway
-    uint64_t elements = workspace_elements(&l->plan->model, op, (uint64_t)capped, records, fanout);
-    return (double)(elements ? elements : 1);
-}
-
-int32_t lowering_add_work(Lowering *l, int32_t layer, Op op, double rows, uint32_t records, uint32_t fanout)
-{
-    BufferShape shape = {.dtype = DTYPE_F32, .rows = 1, .cols = work_elements(l, op, rows, records, fanout),
-                         .kind = BUFFER_TEMPORARY, .layer = layer};
-    if (layer == NONE)
-        return builder_add_buffer(l->builder, shape, "%s.work", op_info(op)->name);
-    return builder_add_buffer(l->builder, shape, "L%d.%s.work", layer, op_info(op)->name);
-}
 
 static int32_t add_weight(Lowering *l, int32_t layer, const char *name, double rows, double cols)
 {
@@ -165,7 +117,7 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
     snprintf(name, sizeof name, "summed.%s", level_name);
     int32_t summed = lowering_add_temporary(l, k, name, dtype, from->row_capacity, hidden);
     snprintf(name, sizeof name, "unroute.work.%s", level_name);
-    double scratch = work_elements(l, OP_UNROUTE, from->row_capacity, l->records, fanout);
+    double scratch = lowering_work_elements(l, OP_UNROUTE, from->row_capacity, l->records, fanout);
     int32_t work = lowering_add_temporary(l, k, name, DTYPE_F32, 1, scratch);
     int32_t unroute[] = {results, returned, from->send_counts, from->origin, from->counts, summed, work};
     add_step(l, OP_UNROUTE, k, route_s(l, from->level), unroute);

@@ -1,4 +1,4 @@
-// What the lowering of the forward pass hands to that of the backward pass. Private to lower*.c.
+// What the lowering of the forward pass hands to that of the backward pass, and what both call. Private to lower*.c.
 #ifndef HEP_LOWERING_H
 #define HEP_LOWERING_H
 
@@ -57,6 +57,7 @@ typedef struct {
     uint32_t update_count;
 } Lowering;
 
+// lowering.c.
 // Turns to an MoE layer: its configuration and what it costs.
 void lowering_enter(Lowering *l, uint32_t layer);
 // Notes the step that last reads the experts of a layer in this pass.
@@ -64,9 +65,13 @@ void lowering_note_read(Lowering *l, int32_t step);
 // The step a gather must wait for so that it runs ahead no farther than the mix allows; NONE.
 int32_t lowering_prefetch_limit(const Lowering *l);
 int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols);
+// f32 elements of the scratch of an op.
+double lowering_work_elements(const Lowering *l, Op op, double rows, uint32_t records, uint32_t fanout);
 int32_t lowering_add_work(Lowering *l, int32_t layer, Op op, double rows, uint32_t records, uint32_t fanout);
 // Expected seconds to read and write `bytes` of device memory.
 double lowering_move_s(const Lowering *l, double bytes);
+
+// lower_migration.c.
 // All-gathers the experts of a layer, outer level first; returns the buffer the expert step reads.
 int32_t lowering_add_gathers(Lowering *l, uint32_t layer, const char *suffix, int32_t after_step);
 // The gradient of a weight buffer: as large.

@@ -1,0 +1,53 @@
+// What the lowering of the forward pass, of the backward pass and of migration share: see lowering.h.
+#include "compiler/lowering/lowering.h"
+
+#include <math.h>
+
+#include "ir/workspace.h"
+
+double lowering_move_s(const Lowering *l, double bytes)
+{
+    return bytes / l->spec->cluster.device.memory_bandwidth;
+}
+
+void lowering_enter(Lowering *l, uint32_t layer)
+{
+    const Config *config = &l->mix->configs[l->moe_index[layer]];
+    cost_layer(l->work, layer, config, l->dispatch, &l->cost);
+    l->config = config;
+    if (!l->spec->model.abstract)
+        l->held_experts = l->experts_per_rank * config_held_shards(l->spec, config);
+}
+
+void lowering_note_read(Lowering *l, int32_t step)
+{
+    l->reads[l->read_count++] = step;
+}
+
+int32_t lowering_prefetch_limit(const Lowering *l)
+{
+    uint32_t window = mix_window(l->spec->plan.pass, l->config, l->mix->prefetch);
+    return window < l->read_count ? l->reads[l->read_count - window - 1] : NONE;
+}
+
+int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols)
+{
+    BufferShape shape = {.dtype = dtype, .rows = rows, .cols = cols, .kind = BUFFER_TEMPORARY, .layer = (int32_t)layer};
+    return builder_add_buffer(l->builder, shape, "L%u.%s", layer, name);
+}
+
+double lowering_work_elements(const Lowering *l, Op op, double rows, uint32_t records, uint32_t fanout)
+{
+    double capped = fmin(rows, 0x1p40); // a larger capacity is refused anyway
+    uint64_t elements = workspace_elements(&l->plan->model, op, (uint64_t)capped, records, fanout);
+    return (double)(elements ? elements : 1);
+}
+
+int32_t lowering_add_work(Lowering *l, int32_t layer, Op op, double rows, uint32_t records, uint32_t fanout)
+{
+    BufferShape shape = {.dtype = DTYPE_F32, .rows = 1, .cols = lowering_work_elements(l, op, rows, records, fanout),
+                         .kind = BUFFER_TEMPORARY, .layer = layer};
+    if (layer == NONE)
+        return builder_add_buffer(l->builder, shape, "%s.work", op_info(op)->name);
+    return builder_add_buffer(l->builder, shape, "L%d.%s.work", layer, op_info(op)->name);
+}
