@@ -38,6 +38,7 @@ void html_links_legend_print(const Report *report);
 // Ports and links by name, where they differ.
 void html_ports_print(const Report *report);
 
+// html_parts.c.
 // The layers of the run of equal choices that begins at `first`: "layer 3", "layers 3 to 60".
 void html_layers_print(const Plan *plan, uint32_t first, Text *out);
 // The position in the outermost level: "paris", or "dc 3" where workers have no names.
