@@ -26,13 +26,18 @@ typedef struct {
     Arena *arena;
 } Search;
 
+// placement_price.c.
 double search_price(Search *search, const PlacementProfile *profile);
 // The floor, raised to one pair in a row or in a column.
 double search_pair_price(Search *search, bool column, double s_per_byte, double latency_s);
 // Index of the largest level not above `latency_s`.
 size_t search_latency_level(const Search *search, double latency_s);
 
+// placement_pairs.c.
 void worst_pair_include(WorstPair *group, const Pairs *pairs, uint32_t a, uint32_t b);
+
+// The distinct values of a matrix of pairs above the diagonal, ascending; *out: how many.
+double *pairs_distinct_values(const Pairs *pairs, const double *matrix, Arena *arena, size_t *out);
 
 // placement_build.c: a placement built greedily, column by column or row by row.
 void placement_build(Search *search, bool columns, uint32_t worker[]);
