@@ -30,6 +30,7 @@ struct CalibrateDevice {
     const char *memory_words;             // what was done with memory, for the comment beside the number
 };
 
+// calibrate_time.c.
 typedef bool (*CalibrateWork)(void *context, Fault *fault);
 // Does the work once. All ranks begin together; times[p] becomes the time of the slowest rank of those that pass `part`
 // p, the same on every rank.
@@ -61,6 +62,7 @@ typedef struct {
     int32_t *send_counts, *recv_counts; // [members]
 } LevelRun;
 
+// calibrate_level.c.
 bool level_exchange(void *context, Fault *fault) MUST_CHECK; // a CalibrateWork; context: a LevelRun
 double level_port_bytes(const LevelRun *run);                // of all ranks below it
 // Bandwidth of a port in exchanges that took so long; what a latency takes of the time is no part of it.

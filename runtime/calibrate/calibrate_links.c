@@ -7,33 +7,12 @@
 
 enum { ROW_BYTES = 1024, FIRST_ROWS = 32, LATENCY_SAMPLES = SAMPLES_MAX };
 
-bool level_exchange(void *context, Fault *fault)
-{
-    LevelRun *run = context;
-    Comm *comm = run->rank->comm;
-    Exchange exchange = {
-        .part_count = 1,
-        .parts = {{.send = run->send, .recv = run->recv, .row_bytes = run->row_bytes}},
-        .send_counts = run->send_counts,
-        .recv_counts = run->recv_counts,
-        .recv_capacity = run->rows_max,
-    };
-    const CalibrateDevice *device = run->rank->options->device;
-    return device ? device->exchange(run->on_device, run->channel, &exchange, fault)
-                  : comm->ops->exchange(comm, run->channel, &exchange, fault);
-}
-
 // As many rows to every sibling.
 static void set_counts(LevelRun *run, uint64_t rows)
 {
     run->rows = rows / (run->members - 1) * (run->members - 1);
     for (uint32_t m = 0; m < run->members; m++)
         run->send_counts[m] = m == run->own ? 0 : (int32_t)(rows / (run->members - 1));
-}
-
-double level_port_bytes(const LevelRun *run)
-{
-    return (double)cluster_gpus_below(run->rank->options->cluster, run->level) * (double)run->rows * run->row_bytes;
 }
 
 // Finds a number of rows that takes long enough; all ranks see the same times and choose alike.
@@ -50,14 +29,6 @@ static bool find_rows(LevelRun *run, uint64_t *rows)
         double wanted = (double)*rows * fmin(4, 1.2 * long_enough_s / fmax(time_s, 1e-6));
         *rows = (uint64_t)fmin(fmax(wanted, (double)*rows + 1), (double)run->rows_max);
     }
-}
-
-Spread level_rate(const LevelRun *run, Spread times)
-{
-    double latency_s = run->rank->calibration->levels[run->level].latency_s.median;
-    Spread net = {fmax(times.median - latency_s, 0.1 * times.median), fmax(times.min - latency_s, 0.1 * times.min),
-                  fmax(times.max - latency_s, 0.1 * times.max), times.count};
-    return calibrate_rate(net, level_port_bytes(run));
 }
 
 static bool measure_level(LevelRun *run, LevelMeasure *measure, uint64_t *rows)
