@@ -76,8 +76,16 @@ struct Job {
 // Runs a rank; the argument is a Rank, the result NULL.
 void *rank_main(void *argument);
 // The rank of this process that writes the result: reductions give it to every rank.
-bool rank_is_first(const Rank *rank);
-size_t histogram_count(const Plan *plan);
+static inline bool rank_is_first(const Rank *rank)
+{
+    return rank == rank->job->ranks;
+}
+
+static inline size_t histogram_count(const Plan *plan)
+{
+    return (size_t)plan->choice_count * plan->model.experts;
+}
+
 uint64_t output_bytes(const Plan *plan); // of one rank's final hidden states
 
 // Runs the steps of an iteration that has begun: all, or without the update where that is to be skipped. *loss becomes

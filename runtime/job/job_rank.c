@@ -10,11 +10,6 @@
 #include "runtime/job/job_internal.h"
 #include "runtime/job/preflight.h"
 
-bool rank_is_first(const Rank *rank)
-{
-    return rank == rank->job->ranks;
-}
-
 static StreamPoint rank_point(void *context, Stream stream)
 {
     return interpreter_point(((Rank *)context)->interpreter, stream);
@@ -24,11 +19,6 @@ static double rank_life_s(void *context, double now_s)
 {
     Rank *rank = context;
     return fmax(interpreter_life_s(rank->interpreter, now_s), atomic_load(&rank->training.alive_s));
-}
-
-size_t histogram_count(const Plan *plan)
-{
-    return (size_t)plan->choice_count * plan->model.experts;
 }
 
 static bool rank_prepare(Rank *rank)
