@@ -7,7 +7,7 @@
 
 #include "runtime/check/check.h"
 #include "runtime/comm/waits.h"
-#include "runtime/job/interpreter.h"
+#include "runtime/engine/interpreter.h"
 
 typedef enum { JOB_PREPARING, JOB_WARMING_UP, JOB_RUNNING, JOB_CHECKING } JobPhase;
 

@@ -3,7 +3,7 @@
 #define HEP_STATE_H
 
 #include "ir/base/text.h"
-#include "runtime/job/interpreter.h"
+#include "runtime/engine/interpreter.h"
 
 // "step 12, 'gather' of layer 0 at level 'dc'".
 void state_append_step(const Plan *plan, int64_t index, Text *out);

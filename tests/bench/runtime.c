@@ -14,7 +14,7 @@
 #include "compiler/spec/spec.h"
 #include "runtime/base/clock.h"
 #include "runtime/comm/comm_threads.h"
-#include "runtime/job/interpreter.h"
+#include "runtime/engine/interpreter.h"
 #include "runtime/job/job.h"
 
 enum { REPEATS = 9 };

@@ -1,7 +1,7 @@
 // The step loop. A step is done when its counter equals the number of the iteration; a stream that
 // finds a counter behind sleeps on the rank's condition until the step's stream wakes it.
 // Owns the streams' threads and the times; what a step does is the engine's business.
-#include "runtime/job/interpreter.h"
+#include "runtime/engine/interpreter.h"
 
 #include <math.h>
 #include <stdatomic.h>
