@@ -323,7 +323,7 @@ static int calibrate(const Options *options, const Cluster *cluster, const Model
 {
     CalibrateOptions calibrate = calibrate_options_default();
     calibrate.cluster = cluster;
-    calibrate.device = options->job.engine->calibrate;
+    calibrate.device = calibrate_device_of(options->job.engine->name);
     calibrate.dims = dims;
     calibrate.comm = comm;
     calibrate.emulate_links = options->job.emulate_links;

@@ -30,6 +30,8 @@ struct CalibrateDevice {
     const char *memory_words;             // what was done with memory, for the comment beside the number
 };
 
+extern const CalibrateDevice cuda_calibrate; // of builds without CUDA: empty, no rank can have a GPU
+
 // calibrate_time.c.
 typedef bool (*CalibrateWork)(void *context, Fault *fault);
 // Does the work once. All ranks begin together; times[p] becomes the time of the slowest rank of those that pass `part`

@@ -80,11 +80,9 @@ typedef struct {
     // Copies `bytes` of a buffer, from `offset` on, out or in. No step is under way. NULL where the engine cannot.
     bool (*read)(const Engine *engine, uint32_t buffer, uint64_t offset, uint64_t bytes, void *out, Fault *fault);
     bool (*write)(Engine *engine, uint32_t buffer, uint64_t offset, uint64_t bytes, const void *from, Fault *fault);
-    const struct CalibrateDevice *calibrate; // how --calibrate measures it; NULL: as the host
 } EngineOps;
 
 extern const EngineOps host_engine, cuda_engine;
-extern const struct CalibrateDevice cuda_calibrate; // of builds with CUDA
 
 const EngineOps *engine_find(const char *name); // NULL for an unknown name
 const char *engine_name(size_t index);          // NULL beyond the last engine

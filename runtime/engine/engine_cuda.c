@@ -414,7 +414,6 @@ const EngineOps cuda_engine = {
     .replay_refusal = cuda_replay_refusal,
     .expert_refusal = cuda_expert_refusal,
     .result = cuda_result,
-    .calibrate = &cuda_calibrate,
     .read = cuda_read,
     .write = cuda_write,
 };
