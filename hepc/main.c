@@ -9,7 +9,7 @@
 #include "hepc/output.h"
 #include "hepc/passes_print.h"
 #include "hepc/sweep_print.h"
-#include "ir/plan_file.h"
+#include "ir/load/plan_file.h"
 
 // ---- plans as input --------------------------------------------------------------------------
 

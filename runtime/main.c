@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "ir/plan_file.h"
+#include "ir/load/plan_file.h"
 #include "runtime/calibrate/calibrate.h"
 #include "runtime/comm/comm_launcher.h"
 #include "runtime/comm/world.h"

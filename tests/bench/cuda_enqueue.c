@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "ir/base/text.h"
-#include "ir/plan_file.h"
+#include "ir/load/plan_file.h"
 #include "runtime/base/clock.h"
 #include "runtime/engine/engine.h"
 

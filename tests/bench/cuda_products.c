@@ -11,7 +11,7 @@
 
 #include "ir/base/diag.h"
 #include "ir/base/text.h"
-#include "ir/plan_file.h"
+#include "ir/load/plan_file.h"
 #include "kernels/host/kernels.h"
 
 enum { REPEATS = 11, PRODUCTS_MAX = 16, WORKSPACE_BYTES = 64 << 20, NO_DEVICE = 77 };

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "ir/base/text.h"
-#include "ir/plan_file.h"
+#include "ir/load/plan_file.h"
 
 enum { PLAN_BYTES_MAX = 1 << 20 };
 

@@ -1,6 +1,6 @@
 // See plan_file.h. What is wrong goes to the sink: parse errors with their place, everything else
 // with the name of the file.
-#include "ir/plan_file.h"
+#include "ir/load/plan_file.h"
 
 #include <string.h>
 
