@@ -27,7 +27,8 @@ static void write_port(Tracer *tracer, uint32_t level)
             names[n] = stream_name((Stream)s);
             values[n++] = samples[i].bytes_per_s[s] * 8e-9;
         }
-        timeline_write_counter(&tracer->timeline, tracer->process, name, samples[i].time_s, names, values, n);
+        TimelineSample sample = {.count = n, .names = names, .values = values};
+        timeline_write_counter(&tracer->timeline, tracer->process, name, samples[i].time_s, &sample);
     }
 }
 
@@ -38,9 +39,10 @@ static void write_memory(Tracer *tracer)
     const char *names[BUFFER_KIND_COUNT];
     for (int k = 0; k < BUFFER_KIND_COUNT; k++)
         names[k] = buffer_kind_name((BufferKind)k);
-    for (uint32_t i = 0; i < count; i++)
-        timeline_write_counter(&tracer->timeline, tracer->process, "live memory, bytes", samples[i].time_s, names,
-                               samples[i].bytes, BUFFER_KIND_COUNT);
+    for (uint32_t i = 0; i < count; i++) {
+        TimelineSample sample = {.count = BUFFER_KIND_COUNT, .names = names, .values = samples[i].bytes};
+        timeline_write_counter(&tracer->timeline, tracer->process, "live memory, bytes", samples[i].time_s, &sample);
+    }
 }
 
 // One process per class of workers.
@@ -56,10 +58,13 @@ static void write_class(Tracer *tracer, uint32_t class)
     timeline_write_process(&tracer->timeline, process, name);
     for (uint32_t i = 0; i < plan->step_count; i++)
         timeline_write_step(&tracer->timeline, plan, process, i, steps[i].begin_s, steps[i].end_s);
-    for (uint32_t i = 0; i < plan->step_count; i++)
-        if (steps[i].cause != NONE)
-            timeline_write_wait(&tracer->timeline, plan, process, (uint32_t)steps[i].cause,
-                                steps[steps[i].cause].begin_s, i, steps[i].begin_s);
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        if (steps[i].cause == NONE)
+            continue;
+        TimelineWait wait = {.step = i, .cause = (uint32_t)steps[i].cause, .begin_s = steps[i].begin_s,
+                             .cause_begin_s = steps[steps[i].cause].begin_s};
+        timeline_write_wait(&tracer->timeline, plan, process, &wait);
+    }
 }
 
 const char *trace_print(const Plan *plan, const TraceRun *run, Text *out)

@@ -123,34 +123,34 @@ void timeline_write_step(Timeline *timeline, const Plan *plan, int process, uint
     event_write(timeline, event);
 }
 
-void timeline_write_wait(Timeline *timeline, const Plan *plan, int process, uint32_t cause, double cause_begin_s,
-                         uint32_t step, double begin_s)
+void timeline_write_wait(Timeline *timeline, const Plan *plan, int process, const TimelineWait *wait)
 {
-    Stream from = op_info((int)plan->steps[cause].op)->stream, to = op_info((int)plan->steps[step].op)->stream;
+    Stream from = op_info((int)plan->steps[wait->cause].op)->stream;
+    Stream to = op_info((int)plan->steps[wait->step].op)->stream;
     if (from == to)
         return;
-    double number = (double)(process - 1) * plan->step_count + step; // arrows are told apart over the whole file
+    double number = (double)(process - 1) * plan->step_count + wait->step; // arrows are told apart over the whole file
     cJSON *begin = event_create("s", "wait", process, stream_thread(from));
     cJSON_AddStringToObject(begin, "cat", "wait");
     cJSON_AddNumberToObject(begin, "id", number);
-    cJSON_AddNumberToObject(begin, "ts", microseconds(cause_begin_s));
+    cJSON_AddNumberToObject(begin, "ts", microseconds(wait->cause_begin_s));
     event_write(timeline, begin);
     cJSON *end = event_create("f", "wait", process, stream_thread(to));
     cJSON_AddStringToObject(end, "cat", "wait");
     cJSON_AddStringToObject(end, "bp", "e");
     cJSON_AddNumberToObject(end, "id", number);
-    cJSON_AddNumberToObject(end, "ts", microseconds(begin_s));
+    cJSON_AddNumberToObject(end, "ts", microseconds(wait->begin_s));
     event_write(timeline, end);
 }
 
 void timeline_write_counter(Timeline *timeline, int process, const char *name, double time_s,
-                            const char *const names[], const double values[], uint32_t count)
+                            const TimelineSample *sample)
 {
     cJSON *event = event_create("C", name, process, 0);
     cJSON_AddNumberToObject(event, "ts", microseconds(time_s));
     cJSON *args = cJSON_AddObjectToObject(event, "args");
-    for (uint32_t i = 0; i < count; i++)
-        cJSON_AddNumberToObject(args, names[i], values[i]);
+    for (uint32_t i = 0; i < sample->count; i++)
+        cJSON_AddNumberToObject(args, sample->names[i], sample->values[i]);
     event_write(timeline, event);
 }
 

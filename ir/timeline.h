@@ -25,13 +25,25 @@ void timeline_end(Timeline *timeline);
 void timeline_write_process(Timeline *timeline, int process, const char *name);
 void timeline_write_step(Timeline *timeline, const Plan *plan, int process, uint32_t step, double begin_s,
                          double end_s);
-// An arrow to `step`, which begins at begin_s, from the step of another stream that it waited for,
-// bound by a time within that one. Nothing where both are of one stream.
-void timeline_write_wait(Timeline *timeline, const Plan *plan, int process, uint32_t cause, double cause_begin_s,
-                         uint32_t step, double begin_s);
+
+// A step, and the one of another stream that it waited for.
+typedef struct {
+    uint32_t step, cause;
+    double begin_s, cause_begin_s; // of each; the arrow is bound by a time within the cause
+} TimelineWait;
+
+// An arrow from the cause to the step. Nothing where both are of one stream.
+void timeline_write_wait(Timeline *timeline, const Plan *plan, int process, const TimelineWait *wait);
+
+typedef struct {
+    uint32_t count;
+    const char *const *names;
+    const double *values;
+} TimelineSample;
+
 // A sample of several named values drawn as one stacked track.
 void timeline_write_counter(Timeline *timeline, int process, const char *name, double time_s,
-                            const char *const names[], const double values[], uint32_t count);
+                            const TimelineSample *sample);
 
 // Appends the events of `text`, a file that hep-run wrote of a run of this plan. NULL, or why not: a
 // static reason; nothing is appended then.
