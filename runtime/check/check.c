@@ -44,7 +44,8 @@ bool check_rank(const Reference *reference, const Plan *plan, uint64_t rank, con
     bool ok = expected && x;
     if (!ok)
         fault_set(fault, EXIT_FAULT, "out of memory for the check");
-    ok = ok && reference_run(reference, rank, result->tokens, result->decisions, expected, &found, fault);
+    ReferenceInput input = {.rank = rank, .tokens = result->tokens, .decisions = result->decisions};
+    ok = ok && reference_run(reference, &input, expected, &found, fault);
     if (ok) {
         host_to_f32(result->x.data, result->x.dtype, x, count);
         compare(x, expected, count, part);

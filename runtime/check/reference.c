@@ -43,12 +43,6 @@ static bool is_stopped(const Run *run)
     return atomic_load_explicit(run->stopped, memory_order_relaxed);
 }
 
-static void multiply(const Run *run, uint64_t rows, uint64_t k, uint64_t n, const double *in, const float *weights,
-                     double *out)
-{
-    reference_multiply(run->stopped, rows, k, n, in, weights, out);
-}
-
 // ---- layers ----------------------------------------------------------------------------------
 
 // out [rows][H] = down(activation(up(in))), `weights` as in ir/model.h.
@@ -56,16 +50,16 @@ static void feed_forward(Run *run, uint64_t rows, uint64_t inner, const double *
 {
     uint64_t hidden = run->dims->hidden;
     bool gated = run->dims->activation == ACTIVATION_SWIGLU;
-    multiply(run, rows, hidden, inner, in, weights, run->act);
+    reference_multiply(run->stopped, (ProductSize){rows, hidden, inner}, in, weights, run->act);
     weights += hidden * inner;
     if (gated) {
-        multiply(run, rows, hidden, inner, in, weights, run->gate);
+        reference_multiply(run->stopped, (ProductSize){rows, hidden, inner}, in, weights, run->gate);
         weights += hidden * inner;
     }
     for (uint64_t r = 0; r < rows && !is_stopped(run); r++)
         for (uint64_t i = r * inner; i < (r + 1) * inner; i++)
             run->act[i] = reference_activation(run->dims->activation, run->act[i], gated ? run->gate[i] : 0);
-    multiply(run, rows, inner, hidden, run->act, weights, out);
+    reference_multiply(run->stopped, (ProductSize){rows, inner, hidden}, run->act, weights, out);
 }
 
 // ---- weights -----------------------------------------------------------------------------------
@@ -131,13 +125,13 @@ static void attention_layer(Run *run, uint32_t layer)
     const float *norm = loaded(run, tensor), *wq = norm + 2 * hidden, *wk = wq + hidden * run->queries;
     const float *wv = wk + hidden * run->keys, *wo = wv + hidden * run->keys;
     reference_normalise(run->tokens, hidden, run->x, norm, norm + hidden, run->norm);
-    multiply(run, run->tokens, hidden, run->queries, run->norm, wq, run->q);
-    multiply(run, run->tokens, hidden, run->keys, run->norm, wk, run->k);
-    multiply(run, run->tokens, hidden, run->keys, run->norm, wv, run->v);
+    reference_multiply(run->stopped, (ProductSize){run->tokens, hidden, run->queries}, run->norm, wq, run->q);
+    reference_multiply(run->stopped, (ProductSize){run->tokens, hidden, run->keys}, run->norm, wk, run->k);
+    reference_multiply(run->stopped, (ProductSize){run->tokens, hidden, run->keys}, run->norm, wv, run->v);
     for (uint64_t t = 0; t < run->tokens && !is_stopped(run); t++)
         for (uint64_t head = 0; head < run->dims->heads; head++)
             attend(run, t, head);
-    multiply(run, run->tokens, run->queries, hidden, run->context, wo, run->out);
+    reference_multiply(run->stopped, (ProductSize){run->tokens, run->queries, hidden}, run->context, wo, run->out);
     add_to_x(run);
 }
 
@@ -380,29 +374,29 @@ static bool check_decisions(const Plan *plan, const int32_t *decisions, Fault *f
     return true;
 }
 
-bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tokens, const int32_t *decisions,
-                   double *x, ReferenceResult *result, Fault *fault)
+bool reference_run(const Reference *reference, const ReferenceInput *input, double *x, ReferenceResult *result,
+                   Fault *fault)
 {
     const Plan *plan = reference->plan;
     Run run;
-    if (!check_decisions(plan, decisions, fault))
+    if (!check_decisions(plan, input->decisions, fault))
         return false;
-    if (!run_begin(&run, reference, rank, x)) {
+    if (!run_begin(&run, reference, input->rank, x)) {
         run_end(&run);
         return fault_set(fault, EXIT_FAULT, "not enough memory for the reference of rank %llu",
-                         (unsigned long long)rank);
+                         (unsigned long long)input->rank);
     }
-    embed(&run, tokens);
+    embed(&run, input->tokens);
     for (uint32_t layer = 0, moe = 0; layer < plan->model.layers && !is_stopped(&run); layer++) {
         attention_layer(&run, layer);
         if (moe < plan->choice_count && plan->choices[moe].layer == layer) {
-            moe_layer(&run, &plan->choices[moe], decisions + moe * run.tokens * plan->model.top_k);
+            moe_layer(&run, &plan->choices[moe], input->decisions + moe * run.tokens * plan->model.top_k);
             moe++;
         } else {
             dense_layer(&run, layer);
         }
     }
-    *result = (ReferenceResult){.loss = mean_loss(&run, tokens), .choice_excess = run.choice_excess};
+    *result = (ReferenceResult){.loss = mean_loss(&run, input->tokens), .choice_excess = run.choice_excess};
     run_end(&run);
     return !is_stopped(&run) || fault_set(fault, EXIT_FAULT, "the comparison with the reference was ended");
 }

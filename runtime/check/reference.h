@@ -24,11 +24,17 @@ typedef struct {
     double choice_excess;
 } ReferenceResult;
 
-// tokens: i32 [batch][sequence + 1] of `rank`. decisions: i32 [plan->choice_count][tokens][top_k], the experts the
-// gates chose, MoE layers in layer order; -1 for a dropped record, and the weights of a token are the softmax over its
-// other experts. Writes x [tokens][hidden], the hidden state before the final norm, and the result.
-// False and a fault when memory runs out, a decision names no expert, or reference_stop was called.
-bool reference_run(const Reference *reference, uint64_t rank, const int32_t *tokens, const int32_t *decisions,
-                   double *x, ReferenceResult *result, Fault *fault) MUST_CHECK;
+typedef struct {
+    uint64_t rank;
+    const int32_t *tokens; // [batch][sequence + 1] of that rank
+    // [plan->choice_count][tokens][top_k], the experts the gates chose, MoE layers in layer order; -1 for a dropped
+    // record, and the weights of a token are the softmax over its other experts.
+    const int32_t *decisions;
+} ReferenceInput;
+
+// Writes x [tokens][hidden], the hidden state before the final norm, and the result. False and a fault when memory runs
+// out, a decision names no expert, or reference_stop was called.
+bool reference_run(const Reference *reference, const ReferenceInput *input, double *x, ReferenceResult *result,
+                   Fault *fault) MUST_CHECK;
 
 #endif

@@ -35,10 +35,10 @@ static void add_products_1(uint64_t k, uint64_t n, const double *in, const float
 }
 
 // Four rows at a time, to read the weights less often.
-void reference_multiply(const atomic_bool *stopped, uint64_t rows, uint64_t k, uint64_t n, const double *in,
-                        const float *weights, double *out)
+void reference_multiply(const atomic_bool *stopped, ProductSize size, const double *in, const float *weights,
+                        double *out)
 {
-    uint64_t r = 0;
+    uint64_t r = 0, rows = size.rows, k = size.k, n = size.n;
     memset(out, 0, rows * n * sizeof *out);
     for (; r + 4 <= rows && !is_stopped(stopped); r += 4)
         add_products_4(k, n, in + r * k, weights, out + r * n);

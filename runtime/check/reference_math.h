@@ -6,9 +6,13 @@
 
 #include "ir/plan.h"
 
+typedef struct {
+    uint64_t rows, k, n;
+} ProductSize;
+
 // out [rows][n] = in [rows][k] weights [k][n]; incomplete once `stopped` is set.
-void reference_multiply(const atomic_bool *stopped, uint64_t rows, uint64_t k, uint64_t n, const double *in,
-                        const float *weights, double *out);
+void reference_multiply(const atomic_bool *stopped, ProductSize size, const double *in, const float *weights,
+                        double *out);
 // out, x: [rows][hidden].
 void reference_normalise(uint64_t rows, uint64_t hidden, const double *x, const float *gain, const float *bias,
                          double *out);

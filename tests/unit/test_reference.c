@@ -257,7 +257,8 @@ static double compare(const HostRun *run, const int32_t *decisions, double *loss
     Fault fault = {0};
     Reference *reference = reference_create(run->plan, run->seed, &fault);
     cr_assert(reference);
-    cr_assert(reference_run(reference, 0, run->tokens.data, decisions, x, &result, &fault), "%s", fault.message);
+    ReferenceInput input = {.tokens = run->tokens.data, .decisions = decisions};
+    cr_assert(reference_run(reference, &input, x, &result, &fault), "%s", fault.message);
     for (uint64_t i = 0; i < elements; i++) {
         largest = fmax(largest, fabs(x[i] - at(run->x, i)));
         squares += x[i] * x[i];
@@ -362,18 +363,19 @@ Test(reference, refuses_decisions_that_name_no_expert_and_stops)
         decisions[i] = (int32_t)(i % 2);
     Fault fault = {0};
     Reference *reference = reference_create(plan, 1, &fault);
-    cr_assert(reference_run(reference, 0, words, decisions, x, &result, &fault));
+    ReferenceInput input = {.tokens = words, .decisions = decisions};
+    cr_assert(reference_run(reference, &input, x, &result, &fault));
     decisions[7] = 8;
-    cr_assert_not(reference_run(reference, 0, words, decisions, x, &result, &fault));
+    cr_assert_not(reference_run(reference, &input, x, &result, &fault));
     cr_assert_eq(fault.code, EXIT_FAULT);
     decisions[7] = 0;
     fault = (Fault){0};
-    cr_assert_not(reference_run(reference, 0, words, decisions, x, &result, &fault));
+    cr_assert_not(reference_run(reference, &input, x, &result, &fault));
     cr_assert_eq(fault.code, EXIT_FAULT);
     decisions[7] = 1;
     fault = (Fault){0};
     reference_stop(reference);
-    cr_assert_not(reference_run(reference, 0, words, decisions, x, &result, &fault));
+    cr_assert_not(reference_run(reference, &input, x, &result, &fault));
     cr_assert_eq(fault.code, EXIT_FAULT);
     reference_destroy(reference);
     plan_destroy(plan);
