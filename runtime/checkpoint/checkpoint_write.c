@@ -137,46 +137,55 @@ static bool check_finite(const SavedBuffer *of, const void *values, uint64_t byt
            fault_set(fault, EXIT_FAULT, "'%s' has a number that is not finite: no checkpoint was written", of->name);
 }
 
-// Appends all equal buffers, or all others; a file that is not open only gets their checksum. `chunk` is
-// CHECKPOINT_CHUNK bytes of memory.
-static bool append_buffers(const Manifest *manifest, const CheckpointRank *rank, bool equal, char *chunk,
-                           CheckpointFile *file, Fault *fault)
+// A checkpoint being written by one rank.
+typedef struct {
+    CheckpointDir *dir;
+    const CheckpointRank *rank;
+    char *path;    // where it is until it is complete
+    char *chunk;   // CHECKPOINT_CHUNK bytes
+    double *table; // bytes and checksum of every file, of which a rank knows its own
+} Writer;
+
+// Appends all equal buffers, or all others; a file that is not open only gets their checksum.
+static bool append_buffers(const Writer *writer, bool equal, CheckpointFile *file, Fault *fault)
 {
+    const Manifest *manifest = &writer->dir->manifest;
+    const CheckpointRank *rank = writer->rank;
     for (uint32_t b = 0; b < manifest->buffer_count; b++) {
         const SavedBuffer *of = &manifest->buffers[b];
         uint64_t bytes = (of->persistence == PERSISTENCE_EQUAL) == equal ? saved_bytes(of) : 0;
         for (uint64_t at = 0; at < bytes; at += CHECKPOINT_CHUNK) {
             uint64_t length = bytes - at < CHECKPOINT_CHUNK ? bytes - at : CHECKPOINT_CHUNK;
             if (!go_on(rank, fault) ||
-                !rank->ops->read(rank->engine, (uint32_t)of->buffer, at, length, chunk, fault) ||
-                !check_finite(of, chunk, length, fault) ||
-                !checkpoint_file_append(file, chunk, length, fault))
+                !rank->ops->read(rank->engine, (uint32_t)of->buffer, at, length, writer->chunk, fault) ||
+                !check_finite(of, writer->chunk, length, fault) ||
+                !checkpoint_file_append(file, writer->chunk, length, fault))
                 return false;
         }
     }
     return true;
 }
 
-static bool write_file(const Manifest *manifest, const CheckpointRank *rank, const char *dir, uint64_t index,
-                       char *chunk, double table[], Fault *fault)
+static bool write_file(const Writer *writer, uint64_t index, Fault *fault)
 {
     CheckpointFile file;
-    if (!checkpoint_file_begin(&file, dir, manifest->files[index].name, fault))
+    if (!checkpoint_file_begin(&file, writer->path, writer->dir->manifest.files[index].name, fault))
         return false;
-    bool ok = append_buffers(manifest, rank, index == 0, chunk, &file, fault);
-    table[2 * index] = (double)file.bytes;
-    table[2 * index + 1] = file.crc;
+    bool ok = append_buffers(writer, index == 0, &file, fault);
+    writer->table[2 * index] = (double)file.bytes;
+    writer->table[2 * index + 1] = file.crc;
     return checkpoint_file_end(&file, ok, fault);
 }
 
 // The checksum of what all ranks have alike, where it is: what is stored once is what every rank has.
-static bool compare_equal(const Manifest *manifest, const CheckpointRank *rank, char *chunk, Fault *fault)
+static bool compare_equal(const Writer *writer, Fault *fault)
 {
+    Comm *comm = writer->rank->comm;
     CheckpointFile none = {.descriptor = -1};
-    if (!append_buffers(manifest, rank, true, chunk, &none, fault))
+    if (!append_buffers(writer, true, &none, fault))
         return false;
     double extremes[2] = {none.crc, -(double)none.crc};
-    if (!rank->comm->ops->all_reduce_max(rank->comm, extremes, 2, fault))
+    if (!comm->ops->all_reduce_max(comm, extremes, 2, fault))
         return false;
     return extremes[0] == -extremes[1] ||
            fault_set(fault, EXIT_FAULT,
@@ -240,24 +249,22 @@ static bool dir_complete(CheckpointDir *dir, const TrainingPoint *point, const c
     return ok;
 }
 
-// `table`: bytes and checksum of every file, of which a rank knows its own.
-static bool write_all(CheckpointDir *dir, const CheckpointRank *rank, const TrainingPoint *point, const char *path,
-                      char *chunk, double table[], Fault *fault)
+static bool write_all(const Writer *writer, const TrainingPoint *point, Fault *fault)
 {
-    const Manifest *manifest = &dir->manifest;
-    const CommOps *comm = rank->comm->ops;
-    bool first = rank->comm->rank == 0;
+    Manifest *manifest = &writer->dir->manifest;
+    Comm *comm = writer->rank->comm;
+    bool first = comm->rank == 0;
     uint64_t files = manifest->ranks + 1;
-    if (!compare_equal(manifest, rank, chunk, fault) || (first && !dir_begin(path, fault)) ||
-        !comm->barrier(rank->comm, fault) || (first && !write_file(manifest, rank, path, 0, chunk, table, fault)) ||
-        !write_file(manifest, rank, path, rank->comm->rank + 1, chunk, table, fault) ||
-        !comm->all_reduce_sum(rank->comm, table, (uint32_t)(2 * files), fault))
+    if (!compare_equal(writer, fault) || (first && !dir_begin(writer->path, fault)) ||
+        !comm->ops->barrier(comm, fault) || (first && !write_file(writer, 0, fault)) ||
+        !write_file(writer, comm->rank + 1, fault) ||
+        !comm->ops->all_reduce_sum(comm, writer->table, (uint32_t)(2 * files), fault))
         return false;
     for (uint64_t f = 0; first && f < files; f++) {
-        dir->manifest.files[f].bytes = (uint64_t)table[2 * f];
-        dir->manifest.files[f].crc = (uint32_t)table[2 * f + 1];
+        manifest->files[f].bytes = (uint64_t)writer->table[2 * f];
+        manifest->files[f].crc = (uint32_t)writer->table[2 * f + 1];
     }
-    return (!first || dir_complete(dir, point, path, fault)) && comm->barrier(rank->comm, fault);
+    return (!first || dir_complete(writer->dir, point, writer->path, fault)) && comm->ops->barrier(comm, fault);
 }
 
 bool checkpoint_write(CheckpointDir *dir, const CheckpointRank *rank, const TrainingPoint *point, uint64_t *bytes,
@@ -265,15 +272,18 @@ bool checkpoint_write(CheckpointDir *dir, const CheckpointRank *rank, const Trai
 {
     char name[CHECKPOINT_NAME_MAX];
     checkpoint_step_name(name, point->iteration, ".tmp");
-    char *path = checkpoint_join(dir->path, name), *chunk = malloc(CHECKPOINT_CHUNK);
-    double *table = calloc(2 * (dir->manifest.ranks + 1), sizeof(*table));
-    bool ok = (chunk && table) || fault_set(fault, EXIT_FAULT, "out of memory for a checkpoint");
-    ok = ok && write_all(dir, rank, point, path, chunk, table, fault);
+    Writer writer = {.dir = dir,
+                     .rank = rank,
+                     .path = checkpoint_join(dir->path, name),
+                     .chunk = malloc(CHECKPOINT_CHUNK),
+                     .table = calloc(2 * (dir->manifest.ranks + 1), sizeof(double))};
+    bool ok = (writer.chunk && writer.table) || fault_set(fault, EXIT_FAULT, "out of memory for a checkpoint");
+    ok = ok && write_all(&writer, point, fault);
     *bytes = 0;
     for (uint64_t f = 0; ok && f <= dir->manifest.ranks; f++)
-        *bytes += (uint64_t)table[2 * f];
-    free(path);
-    free(chunk);
-    free(table);
+        *bytes += (uint64_t)writer.table[2 * f];
+    free(writer.path);
+    free(writer.chunk);
+    free(writer.table);
     return ok;
 }
