@@ -9,6 +9,7 @@
 #include "ir/plan_facts.h"
 
 static const double MATERIAL = 0.05; // of the baseline's bytes: less saved is no reason
+static const double REASON = 0.1;    // of the transfers no longer exposed: ports relieved by less do not explain them
 static const double EQUAL = 0.005;   // two iterations as long as each other: the ratio prints as 1.00x
 
 // ---- what ------------------------------------------------------------------------------------
@@ -115,11 +116,12 @@ static void append_what(const Plan *plan, Text *out)
 
 // ---- why -------------------------------------------------------------------------------------
 
-// The level where the choice relieves ports most, in time, against another strategy; level_count if nowhere.
+// The level where the choice relieves ports most, in time, against another strategy; level_count if nowhere by so much
+// that it explains the gain.
 static uint32_t most_relieved(const Plan *plan, const Strategy *other)
 {
     uint32_t best = plan->cluster.level_count;
-    double most_s = 0;
+    double most_s = REASON * (other->exposed_s - plan->strategies[0].exposed_s);
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
         double then = traffic_total(&other->traffic[l]), now = traffic_total(&plan->strategies[0].traffic[l]);
         double saved_s = (then - now) * (double)cluster_gpus_below(&plan->cluster, l) /
@@ -156,13 +158,13 @@ static void append_no_gain(const Plan *plan, const Strategy *best, Text *out)
     if (plan->status == STATUS_FORCED)
         return;
     if (!gather || gather == best)
-        text_append(out, plan->status == STATUS_OPTIMAL ? ", no smaller domain is faster"
-                                                        : ", no faster domain was found");
+        text_append(out, plan->status == STATUS_OPTIMAL ? "; no smaller domain is faster"
+                                                        : "; no faster domain was found");
     else if (!gather->fits)
-        text_format(out, ", gathering all experts would need %s of memory per GPU",
+        text_format(out, "; gathering all experts would need %s of memory per GPU",
                     format_bytes(value, gather->memory_bytes));
     else
-        text_format(out, ", gathering all experts would take %s instead of %s",
+        text_format(out, "; gathering all experts would take %s instead of %s",
                     format_time(value, gather->iteration_s), format_time(other, plan->strategies[0].iteration_s));
 }
 
