@@ -8,13 +8,20 @@
 typedef struct {
     const char *name;
     size_t count;
-    double *x, *y; // finite; positive where the axis is logarithmic
+    double *x, *y;      // finite; positive where the axis is logarithmic
+    const char **notes; // of every point: the last line of its tooltip
+    size_t colour;      // series of one colour belong together
+    bool dashed;        // and thin: beside a solid one of its colour, not in the legend
 } PlotSeries;
 
 typedef struct {
     const char *title, *x_label, *y_label;
     bool x_log, y_log;
-    double reference; // a horizontal line, such as "no gain"; NAN for none
+    size_t x_count;           // values that are marked on the x axis, where there is space for them; 0: round ones
+    const double *x_values;
+    double reference;         // a horizontal line, such as "no gain", with its label; NAN for none
+    const char *reference_label;
+    const char *solid, *dashed; // what the two kinds of lines mean
     size_t series_count;
     PlotSeries *series;
 } Plot;

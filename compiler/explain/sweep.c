@@ -115,6 +115,9 @@ static bool read_axes(const Reading *reading, const char *const *texts, SweepAxi
             return false;
         out->axes[a].name = axes[a].name;
         out->axes[a].unit = axes[a].unit ? axes[a].unit->text : "";
+        out->axes[a].count = axes[a].count;
+        out->axes[a].values = axes[a].values;
+        out->axes[a].logarithmic = axes[a].logarithmic;
         out->point_count *= axes[a].count;
         if (out->point_count > SWEEP_POINTS_MAX) {
             diag_error_plain(reading->diag, "--sweep: more than %d points", SWEEP_POINTS_MAX);

@@ -27,6 +27,9 @@ typedef struct {
     size_t axis_count, row_count, point_count; // rows done, of so many points
     struct {
         const char *name, *unit; // "" for plain numbers
+        size_t count;
+        const double *values;    // as given
+        bool logarithmic;        // evenly spaced in the logarithm
     } axes[SWEEP_AXES_MAX];
     const char *outer_level;
     SweepRow *rows;

@@ -435,6 +435,7 @@ static bool parse_range(const char *axis_text, SweepAxis *axis, const char *text
     if (count == 0 || !settle_units(axis_text, axis, items, count, diag))
         return false;
     bool good = count == (log ? 2 : 3) && items[0].number <= items[1].number;
+    axis->logarithmic = log;
     if (good && log)
         good = fill_log(axis, items[0].number, items[1].number, third + 4);
     else if (good)

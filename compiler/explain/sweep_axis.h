@@ -15,6 +15,7 @@ typedef struct {
     const Unit *unit;  // that values are counted in; NULL for plain numbers
     double *values;
     size_t count;
+    bool logarithmic;  // given as FIRST:LAST:logCOUNT
 } SweepAxis;
 
 // `ast` is the tree of the file, checked; `options` those it was checked with. False after reporting.

@@ -55,19 +55,59 @@ for values in 2:1:1 1: a 1,,2 1:2:log1 1:2 ''; do
 done
 expect 2 "expected a name" "$HEPC" --sweep batch "$sample"
 expect 3 'none of these values' "$HEPC" --sweep experts=31,33 "$sample"
-# The chart: a point for every row with a plan, a line for every value of the first axis.
-expect 0 '' "$HEPC" --sweep memory=1,40,80 --sweep dc.bandwidth=1:1000:log4 -o "$work/chart.svg" "$sample"
-python3 - "$work/chart.svg" <<'PYTHON' || fail "the chart"
-import sys, xml.etree.ElementTree as tree
-root = tree.parse(sys.argv[1]).getroot()
+# The chart: over the best baseline and over plain EP a point for every row with a plan, along the axis with the most
+# values, a colour for every value of the other.
+expect 0 '' "$HEPC" --sweep dc.bandwidth=1:8:log4 --sweep memory=1,40,80 -o "$work/chart.svg" "$sample"
+expect 0 '' "$HEPC" --sweep dc.bandwidth=1:8:log4 --sweep memory=1,40,80 -o "$work/chart.json" "$sample"
+python3 - "$work" <<'PYTHON' || fail "the chart"
+import json, sys, xml.etree.ElementTree as tree
+root = tree.parse(sys.argv[1] + "/chart.svg").getroot()
+rows = [row for row in json.load(open(sys.argv[1] + "/chart.json"))["rows"] if "refused" not in row]
 svg = "{http://www.w3.org/2000/svg}"
-assert len(list(root.iter(svg + "circle"))) == 8, "points"
 names = [text.text for text in root.iter(svg + "text")]
-assert "memory=40 GB" in names and "memory=80 GB" in names and "memory=1 GB" not in names, names
-assert "dc.bandwidth, Gbit/s" in names and {"1", "10", "100", "1000"} <= set(names), names
+for name in ("memory 40 GB", "memory 80 GB: as memory 40 GB", "dc.bandwidth (Gbit/s)", "1: as fast as the baseline",
+             "over the best baseline", "over plain EP (naive dispatch)", "1", "2", "4", "8"):
+    assert name in names, (name, names)
+assert not any("memory 1 GB" in name or "bandwidth 1 " in name for name in names), names
 _, _, width, height = map(float, root.get("viewBox").split())
-for circle in root.iter(svg + "circle"):
-    assert 0 < float(circle.get("cx")) < width and 0 < float(circle.get("cy")) < height
+drawn = {}
+for group in root.iter(svg + "g"):
+    for circle in group.iter(svg + "circle"):
+        x, y = float(circle.get("cx")), float(circle.get("cy"))
+        assert 0 < x < width and 0 < y < height
+        series, note = circle.find(svg + "title").text.split("\n")
+        drawn[series, note] = x, y, "dashed" in group.get("class")
+assert len(rows) == 8 and len(drawn) == 16, (rows, drawn)
+phrases = {"ep": "plain EP", "ep_dedup": "deduplicated EP", "gather": "gather-only"}
+points = []
+for row in rows:
+    bandwidth, memory = row["values"]
+    for over, baseline, dashed in (("over_best", row["best_baseline"], False), ("over_ep", "ep", True)):
+        x, y, is_dashed = drawn["memory %d GB" % memory, "dc.bandwidth %d Gbit/s: %.3gx as fast as %s" %
+                                (round(bandwidth), row[over], phrases[baseline])]
+        assert is_dashed == dashed
+        points.append((row[over], y, bandwidth, x))
+lines = sorted({(round(bandwidth), x) for _, _, bandwidth, x in points})
+assert [value for value, _ in lines] == [1, 2, 4, 8], lines
+steps = [b[1] - a[1] for a, b in zip(lines, lines[1:])] # logarithmic, as the sweep is
+assert max(steps) - min(steps) < 0.3 and min(steps) > 0, steps
+points.sort() # higher is faster, in proportion
+(low, y_low, *_), (high, y_high, *_) = points[0], points[-1]
+for speed_up, y, *_ in points:
+    assert abs(y - (y_low + (speed_up - low) / (high - low) * (y_high - y_low))) < 0.3 and y_high < y_low
+PYTHON
+# The chart of docs/planner.md is the one that its command draws.
+command=$(sed -n 's/^    \(hepc --sweep .*\) -o sweep.svg samples/\1 -o sweep.svg samples/p' "$HEP_SOURCE/docs/planner.md")
+[ -n "$command" ] || fail "docs/planner.md has no chart"
+cp -r "$HEP_SOURCE/samples" .
+PATH="$(dirname "$HEPC"):$PATH" bash -c "$command" || fail "the command of docs/planner.md"
+python3 - sweep.svg "$HEP_SOURCE/docs/sweep.svg" <<'PYTHON' || fail "docs/sweep.svg is not what hepc draws"
+import re, sys
+texts, figures = zip(*((re.sub(r"[\d.]+", "#", page), list(map(float, re.findall(r"\d+\.?\d*", page))))
+                       for page in (open(path).read() for path in sys.argv[1:])))
+assert texts[0] == texts[1]
+for a, b in zip(*figures):
+    assert abs(a - b) <= 0.2 + 0.01 * abs(b), (a, b)
 PYTHON
 # Units: which one is wanted where it is not clear, and a unit that is given once holds for all.
 cat >small.hep <<'HEP'
