@@ -58,7 +58,13 @@ void dot_print(const Plan *plan, Text *out)
     append_escaped(out, plan->cluster.name);
     text_append(out, "\" {\n"
                      "  node [shape=box style=filled fontname=\"sans-serif\" fontsize=10]\n"
-                     "  graph [fontname=\"sans-serif\" color=\"#aaaaaa\"]\n");
+                     "  graph [fontname=\"sans-serif\" fontsize=12 color=\"#aaaaaa\" newrank=true labelloc=t]\n"
+                     "  label=\"");
+    append_escaped(out, plan->model.name);
+    text_append(out, " on ");
+    append_escaped(out, plan->cluster.name);
+    text_append(out, ". A box is a step: its predicted time, and the bytes that a GPU sends.\\n"
+                     "Dashed: the next step of a stream. Solid: a wait for a step of another stream.\"\n");
     for (int s = 0; s < STREAM_COUNT; s++)
         print_stream(plan, (Stream)s, out);
     for (uint32_t i = 0; i < plan->step_count; i++)

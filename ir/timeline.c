@@ -84,6 +84,15 @@ void timeline_write_process(Timeline *timeline, int process, const char *name)
     }
 }
 
+// "dispatch dc", as reports call it: traces are coloured and summed by name.
+static void append_step_name(Text *out, const Plan *plan, uint32_t index)
+{
+    const Step *step = &plan->steps[index];
+    text_append(out, op_info((int)step->op)->name);
+    if (step->level != NONE)
+        text_format(out, " %s", plan->cluster.levels[step->level].name);
+}
+
 // ---- events ----------------------------------------------------------------------------------
 
 static void add_step_arguments(cJSON *event, const Plan *plan, uint32_t index)
@@ -114,7 +123,10 @@ void timeline_write_step(Timeline *timeline, const Plan *plan, int process, uint
 {
     const OpInfo *info = op_info((int)plan->steps[step].op);
     double begin_us = microseconds(begin_s);
-    cJSON *event = event_create("X", info->name, process, stream_thread(info->stream));
+    Text name = {0};
+    append_step_name(&name, plan, step);
+    cJSON *event = event_create("X", name.data, process, stream_thread(info->stream));
+    text_free(&name);
     cJSON_AddStringToObject(event, "cat", info->shape == SHAPE_LOCAL ? "local" : "communication");
     cJSON_AddNumberToObject(event, "ts", begin_us);
     double whole_ns = round(1e3 * (microseconds(end_s) - begin_us));
@@ -166,7 +178,11 @@ static bool is_foreign(const Plan *plan, const cJSON *event)
         return false;
     if (!(step->valuedouble >= 0 && step->valuedouble < plan->step_count))
         return true;
-    return strcmp(name->valuestring, op_info((int)plan->steps[(uint32_t)step->valuedouble].op)->name) != 0;
+    Text wanted = {0};
+    append_step_name(&wanted, plan, (uint32_t)step->valuedouble);
+    bool foreign = strcmp(name->valuestring, wanted.data) != 0;
+    text_free(&wanted);
+    return foreign;
 }
 
 // Events of the predicted process would lie over this file's own.

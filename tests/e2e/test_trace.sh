@@ -20,7 +20,8 @@ assert any(after.values())
 runs = {}
 for event in events:
     if event["ph"] == "X":
-        assert names[event["args"]["step"]] == event["name"]
+        args = event["args"]
+        assert event["name"] == names[args["step"]] + (" " + args["level"] if "level" in args else ""), event
         assert event["args"]["step"] not in runs.setdefault(event["pid"], {}), event
         runs[event["pid"]][event["args"]["step"]] = event
 assert set(runs) == processes, (set(runs), processes)
