@@ -1,4 +1,4 @@
-// The plan as JSON, with the keys of design section 9.
+// The plan as JSON, as `hepc --dump=json` prints it.
 #ifndef HEP_JSON_H
 #define HEP_JSON_H
 

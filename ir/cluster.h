@@ -54,7 +54,7 @@ void cluster_coordinates(const Cluster *cluster, uint64_t rank, uint32_t out[LEV
 uint32_t cluster_coordinate(const Cluster *cluster, uint64_t rank, uint32_t level);
 uint64_t cluster_rank(const Cluster *cluster, const uint32_t coordinates[LEVELS_MAX]);
 
-// A group is a formula over coordinates, the same for every rank (design section 2, Algorithm 1):
+// A group is a formula over coordinates, the same for every rank (docs/ir.md, "How a plan runs"):
 //   GATHER    level l, domain S: ranks equal in all coordinates but l, and equal in x_l / S
 //   EXCHANGE  level l, domain S: ranks equal in all coordinates but l, and equal in x_l % S
 //   LEVEL     level l: ranks equal in all coordinates but l

@@ -4,7 +4,7 @@
 
 #include "ir/names.h"
 
-// Dimensions of the executed network (design section 8). All zero but
+// Dimensions of the executed network. All zero but
 // `layers`, `experts`, `top_k` and the volumes when `abstract`.
 typedef struct {
     const char *name;

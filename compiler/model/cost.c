@@ -1,5 +1,5 @@
-// Cost of one MoE layer: see cost.h. Formulas are those of design section 3 and of HybridEP (arXiv 2510.19470,
-// equations of section III); the level-by-level volumes follow from the topology rule.
+// Cost of one MoE layer: see cost.h. Formulas are those of docs/cost-model.md and of HybridEP (arXiv 2510.19470,
+// section III); the level-by-level volumes follow from the topology rule.
 #include "compiler/model/cost.h"
 
 #include <math.h>

@@ -1,4 +1,4 @@
-// The cost model of one MoE layer (design section 3): volumes, times and traffic under a
+// The cost model of one MoE layer (docs/cost-model.md): volumes, times and traffic under a
 // configuration. Pure functions of the workload; the planner's coefficients and the printed
 // predictions both come from here.
 #ifndef HEP_COST_H

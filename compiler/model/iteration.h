@@ -1,4 +1,4 @@
-// The iteration that the layers' costs add up to (design section 3, "several layers"): the chain of
+// The iteration that the layers' costs add up to (docs/cost-model.md, "Time of an iteration"): the chain of
 // computation and exchanges, the gather queue that runs ahead, the busy time of every port. The
 // recursion is a max-plus linear map of the clock, layer by layer; the exact method relies on that.
 #ifndef HEP_ITERATION_H

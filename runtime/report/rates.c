@@ -48,7 +48,7 @@ double step_flops(const Plan *plan, const Step *step)
     return 0;
 }
 
-// A rank's share of the narrowest port on the way out from `level`; design section 3.
+// A rank's share of the narrowest port on the way out from `level` (docs/cost-model.md, "One collective").
 static double port_rate(const Cluster *cluster, uint32_t level)
 {
     double rate = INFINITY;

@@ -49,7 +49,7 @@ for model, parameters, layers in (("llama_tiny", 2.1e6, 12), ("mistral_small", 4
             print("FAIL: %s has %g parameters per expert" % (model, per_expert)); bad = 1
         expect(model + " layers", plan["model"]["layers"], layers)
         expect(cluster + " GPUs", plan["cluster"]["gpus"], gpus)
-# Section 9: the keys
+# The keys of --dump=json
 plan = dump("two_dc.hep")
 for key in ("format", "version", "cluster", "model", "solution", "baselines", "traffic", "messages", "memory_bytes", "steps", "plan_bytes"):
     if key not in plan:

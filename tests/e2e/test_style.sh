@@ -5,6 +5,11 @@ mapfile -t sources < <(find hepc compiler grammar ir backends runtime kernels te
 awk 'length > 120 {print FILENAME ":" FNR ": longer than 120 columns"; bad = 1} /\t/ {print FILENAME ":" FNR ": tab"; bad = 1}
   / $/ {print FILENAME ":" FNR ": blank at the end"; bad = 1} END {exit bad}' "${sources[@]}" || fail "layout"
 grep -nE '\b(TODO|FIXME|XXX)\b' "${sources[@]}" && fail "unfinished places"
+# What a comment refers to is in the tree, or published.
+grep -niE 'design (section|document)|design\.md' "${sources[@]}" && fail "references to documents outside of the tree"
+while read -r document; do
+  [ -f "$document" ] || fail "$document is referred to, but does not exist"
+done < <(grep -ohE '\bdocs/[a-z-]+\.md' "${sources[@]}" README.md | sort -u)
 for header in "${sources[@]}"; do
   [[ $header != *.h || $header == tests/* ]] || grep -q '#ifndef HEP_' "$header" || fail "$header has no include guard"
 done

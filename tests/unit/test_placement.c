@@ -67,7 +67,7 @@ typedef struct {
     double best_s;
 } Brute;
 
-// One layer on one tier of one GPU per worker, forward, naive: design section 3 by hand, over the pairs.
+// One layer on one tier of one GPU per worker, forward, naive: docs/cost-model.md by hand, over the pairs.
 static double brute_price(const Brute *brute)
 {
     uint32_t n = brute->count, s = brute->domain;

@@ -180,7 +180,7 @@ Test(planner, glpk_solves_the_same_programme)
     }
 }
 
-// Design section 3: p = 0 if 2D >= G P, else 1 - B PE / (P (G - 1)), clamped to [0, 1], rounded to the better
+// The paper's closed form: p = 0 if 2D >= G P, else 1 - B PE / (P (G - 1)), clamped to [0, 1], rounded to the better
 // of the two feasible domain sizes beside it.
 Test(planner, one_layer_follows_the_closed_form)
 {
