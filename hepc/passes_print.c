@@ -31,30 +31,6 @@ static void print_row(const char *name, const Figures *figures, const char *note
                 format_time(time, figures->iteration_s), note);
 }
 
-static void print_fusion(const Plan *plan, Text *out)
-{
-    double saved[2] = {0};
-    uint32_t of_kind[2] = {0};
-    for (uint32_t i = 0; i < plan->step_count; i++) {
-        double saves_bytes;
-        if (plan_fusion_partner(plan, i, &saves_bytes) == NONE)
-            continue;
-        saved[plan->steps[i].op == OP_DECODE] += saves_bytes;
-        of_kind[plan->steps[i].op == OP_DECODE]++;
-    }
-    if (of_kind[0] + of_kind[1] == 0) {
-        text_append(out, "\nfusion points: none, this plan encodes and decodes nothing that is used once\n");
-        return;
-    }
-    char bytes[FORMAT_MAX], time[FORMAT_MAX];
-    static const char *const names[] = {"encode in optimizer", "decode in expert"};
-    text_format(out, "\n%-20s %8s %12s %12s\n%-20s %8s %12s %12s\n", "fusion points", "pairs", "saves bytes", "or time",
-                "", "", "of memory", "at its rate");
-    for (int k = 0; k < 2; k++)
-        text_format(out, "%-20s %8u %12s %12s\n", names[k], of_kind[k], format_bytes(bytes, saved[k]),
-                    format_time(time, saved[k] / plan->cluster.device.memory_bandwidth));
-}
-
 void passes_print(const Compilation *compilation, Text *out)
 {
     text_format(out, "%-10s %-28s %-46s %s\n", "pass", "requires", "provides", "breaks");
@@ -79,5 +55,4 @@ void passes_print(const Compilation *compilation, Text *out)
                   left_out ? "  left out: slower with it, or asked for" : "", out);
     }
     arena_destroy(arena);
-    print_fusion(compilation->plan, out);
 }

@@ -30,10 +30,4 @@ int plan_pass_parse(const char *name); // a PlanPass; negative for an unknown na
 // offsets. False when sizes exceed 63 bits.
 MUST_CHECK bool plan_passes_run(Plan *plan, PlanPassSet passes, Arena *scratch);
 
-// The step that an engine may run this one inside of, so that what one writes and the other reads need not go through
-// memory: an encode inside the optimizer's pass over the rank's experts (of the iteration before), a decode
-// inside the one step that uses the experts (HybridEP, section IV-C). NONE where there is none, or the experts are used
-// again later. *saved_bytes: of memory traffic.
-int32_t plan_fusion_partner(const Plan *plan, uint32_t step, double *saved_bytes);
-
 #endif

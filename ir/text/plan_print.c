@@ -4,7 +4,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "ir/passes.h"
 #include "ir/schema.h"
 #include "ir/text/plan_text.h"
 
@@ -150,10 +149,6 @@ static void comment_step(const Plan *plan, uint32_t index, Text *out)
     text_format(out, "%s %s", stream_name(op_info((int)step->op)->stream), format_time(time, step->cost_s + 0.0));
     if (step->bytes > 0)
         text_format(out, ", %s", format_bytes(bytes, step->bytes + 0.0));
-    double saved_bytes;
-    int32_t partner = plan_fusion_partner(plan, index, &saved_bytes);
-    if (partner != NONE)
-        text_format(out, ", may run inside s%" PRId32, partner);
 }
 
 static void comment_record(const Plan *plan, RecordKind kind, uint32_t index, Text *out)
