@@ -1,15 +1,9 @@
 // Pairs of workers: what the link between two costs, what a placement makes of them, and the least that any can.
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "compiler/placement/placement_parts.h"
-
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
+#include "ir/base/sort.h"
 
 // Over all workers, the largest of their k-th least figures.
 static double *least_figures(const double *matrix, uint32_t count, Arena *arena)
@@ -20,7 +14,7 @@ static double *least_figures(const double *matrix, uint32_t count, Arena *arena)
         const double *row = matrix + (size_t)a * count;
         memcpy(sorted, row, a * sizeof *sorted);
         memcpy(sorted + a, row + a + 1, (count - 1 - a) * sizeof *sorted);
-        qsort(sorted, count - 1, sizeof *sorted, compare_doubles);
+        sort_doubles(sorted, count - 1);
         for (uint32_t k = 0; k + 1 < count; k++)
             least[k] = fmax(least[k], sorted[k]);
     }
@@ -88,8 +82,7 @@ double *pairs_distinct_values(const Pairs *pairs, const double *matrix, Arena *a
     for (size_t a = 0; a < count; a++)
         for (size_t b = a + 1; b < count; b++)
             values[filled++] = matrix[a * count + b];
-    if (filled)
-        qsort(values, filled, sizeof *values, compare_doubles);
+    sort_doubles(values, filled);
     *out = 0;
     for (size_t i = 0; i < filled; i++)
         if (!i || values[i] != values[i - 1])

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/base/sort.h"
 #include "ir/base/text.h"
 #include "runtime/base/clock.h"
 #include "runtime/job/job_internal.h"
@@ -22,12 +23,6 @@ JobOptions job_options_default(void)
         .engine = &host_engine, .iterations = 10, .warmup = 1, .routing = ROUTING_LEARNED, .graphs = true,
         .timeout_s = 60, .learning_rate = -1, .weight_decay = -1, .balance = -1,
         .training.validation_share = 0.1};
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 // At most: one may be due at once, another behind the last iteration.
@@ -245,7 +240,7 @@ static bool result_summarise(JobResult *result)
     if (!sorted)
         return false;
     memcpy(sorted, result->iteration_s, n * sizeof(*sorted));
-    qsort(sorted, n, sizeof(*sorted), compare_doubles);
+    sort_doubles(sorted, n);
     result->min_s = sorted[0];
     result->median_s = n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
     result->max_s = sorted[n - 1];

@@ -1,6 +1,7 @@
 // The report of a run. `#` lines describe the run, then tables with a header and a units row, then
 // verdict lines. Times of steps are medians over iterations of the slowest rank; they include
 // waiting for peers.
+#include "ir/base/sort.h"
 #include "runtime/job/exposure.h"
 #include "runtime/report/rates.h"
 #include "runtime/report/report_internal.h"
@@ -132,12 +133,6 @@ typedef struct {
     double min_s, median_s, max_s, sum_s;
 } StepGroup;
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 // Collects the times of the steps like `step` into `times`.
 static StepGroup group_of(const Report *report, const Step *like, double *times)
 {
@@ -149,7 +144,7 @@ static StepGroup group_of(const Report *report, const Step *like, double *times)
         times[group.count++] = report->result->step_s[s];
         group.sum_s += report->result->step_s[s];
     }
-    qsort(times, group.count, sizeof(*times), compare_doubles);
+    sort_doubles(times, group.count);
     group.min_s = times[0];
     group.median_s = times[group.count / 2];
     group.max_s = times[group.count - 1];

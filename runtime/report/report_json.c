@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "ir/base/sort.h"
 #include "runtime/check/tolerance.h"
 #include "runtime/job/exposure.h"
 #include "runtime/job/preflight.h"
@@ -141,12 +142,6 @@ static void json_add_tolerances(const Report *report, cJSON *root)
     json_add_loss_tolerances(report, "loss_tolerance_turned", most, root);
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 // How long steps of the traced ranks began after all that they wait for, the step before them in their stream among it.
 // Returns how many there are.
 static size_t idle_times(const Report *report, double *idle_s)
@@ -176,7 +171,7 @@ static void json_add_idle(const Report *report, cJSON *root)
         double sum_s = 0;
         for (size_t i = 0; i < count; i++)
             sum_s += idle_s[i];
-        qsort(idle_s, count, sizeof(*idle_s), compare_doubles);
+        sort_doubles(idle_s, count);
         cJSON *idle = cJSON_AddObjectToObject(root, "idle");
         cJSON_AddNumberToObject(idle, "count", (double)count);
         cJSON_AddNumberToObject(idle, "mean_s", sum_s / (double)count);

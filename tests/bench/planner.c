@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "compiler/solve/planner.h"
+#include "ir/base/sort.h"
 
 typedef struct {
     const char *name;
@@ -68,12 +69,6 @@ static Workload *make_workload(const Case *c, Spec *spec, Arena *arena)
     return work;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double left = *(const double *)a, right = *(const double *)b;
-    return (left > right) - (left < right);
-}
-
 static void measure(const Case *c, int repeats)
 {
     double times[64];
@@ -89,7 +84,7 @@ static void measure(const Case *c, int repeats)
             abort();
         times[r] = now_s() - begin_s;
     }
-    qsort(times, (size_t)repeats, sizeof *times, compare_doubles);
+    sort_doubles(times, (size_t)repeats);
     double median_s = times[repeats / 2];
     printf("%-48s %8zu %10.1f %10.4f", c->name, solution.count, 1e3 * median_s, 100 * solution.gap);
     if (c->plain) {

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "compiler/placement/place.h"
+#include "ir/base/sort.h"
 #include "specs.h"
 
 static double uniform(double low, double high)
@@ -198,12 +199,6 @@ static Spec family_network(Family family, uint32_t count, Arena *arena)
     return spec;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 // What a search of more effort from the same bound finds, and random assignments, must not undercut the bound.
 static void check_bound(const Workload *work, const Candidate *candidates, size_t count, double bound_s, Arena *arena)
 {
@@ -241,7 +236,7 @@ Test(placement, gaps_are_small_and_bounds_hold, .timeout = 200)
             gaps[filled++] = 1 - bound_s / placements[0].price_s;
             arena_destroy(arena);
         }
-        qsort(gaps, filled, sizeof *gaps, compare_doubles);
+        sort_doubles(gaps, filled);
         printf("family %d: gap median %.2f %%, worst %.2f %%\n", family, 100 * gaps[filled / 2],
                100 * gaps[filled - 1]);
         cr_expect_lt(gaps[filled / 2], 0.02, "family %d", family);
