@@ -2,13 +2,14 @@
 #include "grammar/ast.h"
 
 static void print_entries(Text *out, AstEntries entries, int indent);
+static void print_expr(const AstExpr *expr, Text *out);
 
 static void print_items(Text *out, AstExprs items)
 {
     for (const AstExpr *item = items.first; item; item = item->next) {
         if (item != items.first)
             text_append(out, ", ");
-        ast_print_expr(item, out);
+        print_expr(item, out);
     }
 }
 
@@ -25,12 +26,12 @@ static void print_record(Text *out, AstEntries entries)
 
 static void print_binary(Text *out, const AstExpr *expr, const char *operator)
 {
-    ast_print_expr(expr->left, out);
+    print_expr(expr->left, out);
     text_append(out, operator);
-    ast_print_expr(expr->right, out);
+    print_expr(expr->right, out);
 }
 
-void ast_print_expr(const AstExpr *expr, Text *out)
+static void print_expr(const AstExpr *expr, Text *out)
 {
     switch (expr->kind) {
     case EXPR_NUMBER:
@@ -46,7 +47,7 @@ void ast_print_expr(const AstExpr *expr, Text *out)
         break;
     case EXPR_INDEX:
         text_format(out, "%s[", expr->text);
-        ast_print_expr(expr->left, out);
+        print_expr(expr->left, out);
         text_append(out, "]");
         break;
     case EXPR_CALL:
@@ -64,12 +65,12 @@ void ast_print_expr(const AstExpr *expr, Text *out)
         break;
     case EXPR_GROUP:
         text_append(out, "(");
-        ast_print_expr(expr->left, out);
+        print_expr(expr->left, out);
         text_append(out, ")");
         break;
     case EXPR_NEGATE:
         text_append(out, "-");
-        ast_print_expr(expr->left, out);
+        print_expr(expr->left, out);
         break;
     case EXPR_ADD:
         print_binary(out, expr, " + ");
@@ -93,7 +94,7 @@ static void print_head(Text *out, const AstEntry *block)
         text_format(out, " %s", block->label);
     if (block->from) {
         text_append(out, " from ");
-        ast_print_expr(block->from, out);
+        print_expr(block->from, out);
     }
     if (block->references.first) {
         text_append(out, " ");
@@ -119,15 +120,15 @@ static void print_entry(Text *out, const AstEntry *entry, int indent)
     switch (entry->kind) {
     case ENTRY_VALUE:
         text_format(out, "%s = ", entry->name);
-        ast_print_expr(entry->value, out);
+        print_expr(entry->value, out);
         break;
     case ENTRY_LET:
         text_format(out, "let %s = ", entry->name);
-        ast_print_expr(entry->value, out);
+        print_expr(entry->value, out);
         break;
     case ENTRY_INCLUDE:
         text_append(out, "include ");
-        ast_print_expr(entry->value, out);
+        print_expr(entry->value, out);
         break;
     case ENTRY_BLOCK:
         print_block(out, entry, indent);

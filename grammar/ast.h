@@ -83,6 +83,5 @@ struct Ast {
 // Canonical text: one entry a line, four blanks per block, includes replaced by what they contain.
 // Reading it back gives the same tree.
 void ast_print(const Ast *ast, Text *out);
-void ast_print_expr(const AstExpr *expr, Text *out);
 
 #endif

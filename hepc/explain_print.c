@@ -4,7 +4,7 @@
 
 #include "hepc/explain_print.h"
 
-enum { RUNS_SHOWN = 3, CHOICE_MAX = 512 };
+enum { RUNS_SHOWN = 3 };
 
 // ---- what was chosen -------------------------------------------------------------------------
 

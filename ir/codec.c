@@ -23,8 +23,3 @@ uint64_t codec_packet_bytes(uint64_t elements, Dtype dtype, double ratio)
     uint64_t kept = elements / CODEC_BLOCK * codec_kept(CODEC_BLOCK, dtype, ratio);
     return (kept + codec_kept(elements % CODEC_BLOCK, dtype, ratio)) * CODEC_ELEMENT_BYTES;
 }
-
-double codec_ratio_reached(uint64_t elements, Dtype dtype, double ratio)
-{
-    return (double)elements * dtype_bytes(dtype) / (double)codec_packet_bytes(elements, dtype, ratio);
-}

@@ -23,7 +23,5 @@ uint32_t codec_kept(uint64_t elements, Dtype dtype, double ratio);
 uint64_t codec_blocks(uint64_t elements);
 // Bytes of one vector's packet, a multiple of 4. Never overflows: at most 4 x elements, UINT64_MAX where that is more.
 uint64_t codec_packet_bytes(uint64_t elements, Dtype dtype, double ratio);
-// Dense bytes / bytes of the packet; at least `ratio`, unless blocks are so short that keeping one element is more.
-double codec_ratio_reached(uint64_t elements, Dtype dtype, double ratio);
 
 #endif

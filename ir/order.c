@@ -37,12 +37,14 @@ bool order_before(const Order *order, uint32_t a, uint32_t b)
     return a != b && order->clock[b][order->stream[a]] >= order->clock[a][order->stream[a]];
 }
 
-uint32_t order_count_before(const Order *order, uint32_t step, Stream stream)
+// Steps of `stream` that happen before `step`, `step` itself left out: always the first so many.
+static uint32_t count_before(const Order *order, uint32_t step, Stream stream)
 {
     return order->clock[step][stream] - (order->stream[step] == stream ? 1 : 0);
 }
 
-uint32_t order_position(const Order *order, uint32_t step)
+// How many steps of its own stream come before `step`.
+static uint32_t position_of(const Order *order, uint32_t step)
 {
     return order->clock[step][order->stream[step]] - 1;
 }
@@ -97,9 +99,9 @@ struct Lifetimes {
 static void lifetime_touch(Lifetime *life, const Order *order, uint32_t step)
 {
     Stream stream = (Stream)order->stream[step];
-    life->end[stream] = order_position(order, step) + 1;
+    life->end[stream] = position_of(order, step) + 1;
     for (int s = 0; s < STREAM_COUNT; s++) {
-        uint32_t before = order_count_before(order, step, (Stream)s);
+        uint32_t before = count_before(order, step, (Stream)s);
         life->before[s] = life->before[s] < before ? life->before[s] : before;
     }
 }

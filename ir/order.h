@@ -11,11 +11,6 @@ typedef struct Order Order;
 Order *order_create(const Plan *plan, Arena *arena);
 bool order_before(const Order *order, uint32_t a, uint32_t b); // false for a == b
 
-// Steps of `stream` that happen before `step`, `step` itself left out: always the first so many.
-uint32_t order_count_before(const Order *order, uint32_t step, Stream stream);
-// How many steps of its own stream come before `step`.
-uint32_t order_position(const Order *order, uint32_t step);
-
 // Drops `after` edges that order nothing: the rest implies them. The relation stays as it was.
 // Returns the number dropped.
 uint32_t order_prune_after(Plan *plan);

@@ -424,11 +424,3 @@ const Spec *check_ast(Ast *ast, const CheckOptions *options, Arena *arena, Diag 
         check_replicas_and_domain(checker, options->domain);
     return diag_error_count(diag) == mark ? checker->spec : NULL;
 }
-
-const Spec *read_and_check(const char *path, const CheckOptions *options, Arena *arena, Diag *diag, Ast **ast)
-{
-    Ast *tree = read_file(path, arena, diag);
-    if (ast)
-        *ast = tree;
-    return tree ? check_ast(tree, options, arena, diag) : NULL;
-}

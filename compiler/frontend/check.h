@@ -17,10 +17,6 @@ typedef struct {
 // `options` may be NULL. The strings in it must outlive the sink. Returns NULL after reporting.
 const Spec *check_ast(Ast *ast, const CheckOptions *options, Arena *arena, Diag *diag) MUST_CHECK;
 
-// read_file and check_ast in one. *ast (may be NULL) is NULL after it if reading or parsing failed.
-const Spec *read_and_check(const char *path, const CheckOptions *options, Arena *arena, Diag *diag,
-                           Ast **ast) MUST_CHECK;
-
 // Every block and key with kind, default, limits and meaning, and the units; for people, as Markdown.
 void check_print_reference(FILE *out);
 

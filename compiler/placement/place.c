@@ -144,7 +144,8 @@ static int compare_links(const void *a, const void *b)
     return (x->b > y->b) - (x->b < y->b);
 }
 
-const Workload *place_apply(const Workload *work, const uint32_t worker[], Arena *arena)
+// The workload with its outermost workers as `worker` says, position by position.
+static const Workload *place_apply(const Workload *work, const uint32_t worker[], Arena *arena)
 {
     const Cluster *from = &work->spec->cluster;
     Workload *placed = arena_alloc(arena, sizeof *placed);

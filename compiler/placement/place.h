@@ -16,7 +16,4 @@ bool place_and_solve(const Workload *work, const PlannerOptions *options, Arena 
 size_t place_workers(const Workload *work, const Candidate *candidates, size_t count,
                      const PlacementEffort *effort, Arena *arena, Placement **out, double *bound_s);
 
-// The workload with its outermost workers as `worker` says, position by position.
-const Workload *place_apply(const Workload *work, const uint32_t worker[], Arena *arena);
-
 #endif

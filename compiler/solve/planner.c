@@ -40,7 +40,7 @@ const char *config_format(const Cluster *cluster, const Config *config, char *ou
     return out;
 }
 
-bool mix_is(const Workload *work, const Mix *mix, const Config *config)
+static bool mix_is(const Workload *work, const Mix *mix, const Config *config)
 {
     for (uint32_t i = 0; i < work->moe_count; i++)
         if (!config_equal(&mix->configs[i], config))
@@ -185,11 +185,12 @@ bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate
     return true;
 }
 
-size_t planner_best(const Candidate *candidates, size_t count, size_t except)
+// Index of the cheapest candidate that fits; ties go to the first. `count` when none fits.
+static size_t best_candidate(const Candidate *candidates, size_t count)
 {
     size_t best = count;
     for (size_t i = 0; i < count; i++)
-        if (i != except && candidates[i].fits &&
+        if (candidates[i].fits &&
             (best == count || candidates[i].cost.iteration_s < candidates[best].cost.iteration_s * (1 - 1e-12)))
             best = i;
     return best;
@@ -508,7 +509,7 @@ static size_t best_that_fits(const Choosing *c)
     const Solution *solution = c->solution;
     Dispatch dispatch = c->work->spec->plan.dispatch;
     for (;;) {
-        size_t best = planner_best(solution->candidates, solution->count, SIZE_MAX);
+        size_t best = best_candidate(solution->candidates, solution->count);
         if (best == solution->count)
             return best;
         Candidate *candidate = &solution->candidates[best];

@@ -56,10 +56,6 @@ Formulated planner_formulate(const Workload *work, const Solution *solution, Are
 // Sets objective, gap and status from the bound that is known.
 void planner_settle(Solution *solution, double objective_s);
 
-// Index of the cheapest candidate that fits; ties go to the first. `count` when none fits.
-size_t planner_best(const Candidate *candidates, size_t count, size_t except);
-// Is the mix this configuration everywhere?
-bool mix_is(const Workload *work, const Mix *mix, const Config *config);
 // "dc=2 gpu=1" into `out`.
 const char *config_format(const Cluster *cluster, const Config *config, char *out, size_t size);
 

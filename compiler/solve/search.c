@@ -51,12 +51,6 @@ static double now_s(void)
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-double search_gap(const SearchResult *result)
-{
-    double gap = result->objective_s > 0 ? (result->objective_s - result->bound_s) / result->objective_s : 0;
-    return gap > 10 * TIE ? gap : 0;
-}
-
 static double limit_s(const Search *s)
 {
     double best_s = fmin(s->cutoff_s, s->out->found ? s->out->objective_s : INFINITY);

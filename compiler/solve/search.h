@@ -26,7 +26,4 @@ typedef struct {
 void search_solve(const StageProblem *problem, const SearchLimits *limits, double cutoff_s, Arena *arena,
                   SearchResult *out);
 
-// (objective - bound) / objective; 0 when proven to rounding.
-double search_gap(const SearchResult *result);
-
 #endif

@@ -200,8 +200,8 @@ void stages_begin_functional(const StageProblem *problem, double out[STAGE_CLOCK
     out[0] += problem->stage_count ? problem->stages[0].lead_backward_s : problem->trail_backward_s;
 }
 
-double stages_total(const StageProblem *problem, const double clock[STAGE_CLOCK_MAX],
-                    const double functional[STAGE_CLOCK_MAX])
+static double stages_total(const StageProblem *problem, const double clock[STAGE_CLOCK_MAX],
+                           const double functional[STAGE_CLOCK_MAX])
 {
     double forward_s = clock[0] + problem->trail_forward_s;
     if (!problem->training)

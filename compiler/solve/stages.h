@@ -61,7 +61,5 @@ void stages_forward(const StageProblem *problem, uint32_t stage, const StageOpti
 void stages_functional(const StageProblem *problem, uint32_t stage, const StageOption *option,
                        const double in[STAGE_CLOCK_MAX], double out[STAGE_CLOCK_MAX]);
 void stages_begin_functional(const StageProblem *problem, double out[STAGE_CLOCK_MAX]);
-double stages_total(const StageProblem *problem, const double clock[STAGE_CLOCK_MAX],
-                    const double functional[STAGE_CLOCK_MAX]);
 
 #endif

@@ -1,8 +1,8 @@
 // Work that all ranks do together, repeated and timed: see calibrate_internal.h.
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "ir/base/sort.h"
 #include "runtime/base/clock.h"
 #include "runtime/calibrate/calibrate_internal.h"
 
@@ -23,9 +23,15 @@ bool calibrate_time(CalibrateRank *rank, CalibrateWork work, void *context, uint
     return comm->all_reduce_max(rank->comm, times, count, rank->fault);
 }
 
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
 Spread calibrate_spread(double *samples, uint32_t count)
 {
-    sort_doubles(samples, count);
+    qsort(samples, count, sizeof(*samples), compare_doubles);
     return (Spread){.median = samples[count / 2], .min = samples[0], .max = samples[count - 1], .count = count};
 }
 

@@ -5,7 +5,8 @@
 
 #include <inttypes.h>
 
-void state_append_step(const Plan *plan, int64_t index, Text *out)
+// "step 12, 'gather' of layer 0 at level 'dc'".
+static void append_step(const Plan *plan, int64_t index, Text *out)
 {
     const Step *step = &plan->steps[index];
     text_format(out, "step %" PRId64 ", '%s'", index, op_info(step->op)->name);
@@ -30,10 +31,10 @@ static void append_peer(const Plan *plan, const Fault *fault, Text *out)
         return;
     }
     text_append(out, "is at ");
-    state_append_step(plan, at->step, out);
+    append_step(plan, at->step, out);
     if (has_step(plan, at->awaited)) {
         text_append(out, ", waiting for ");
-        state_append_step(plan, at->awaited, out);
+        append_step(plan, at->awaited, out);
     }
     text_format(out, ", for %s", format_time(since, fault->peer_for_s));
 }
@@ -43,7 +44,7 @@ void state_append_fault(const Plan *plan, const Fault *fault, Text *out)
     if (fault->rank >= 0)
         text_format(out, "rank %" PRId64 ": ", fault->rank);
     if (has_step(plan, fault->step)) {
-        state_append_step(plan, fault->step, out);
+        append_step(plan, fault->step, out);
         text_append(out, ": ");
     }
     text_append(out, fault->message);
@@ -57,11 +58,11 @@ static void append_stream(const Plan *plan, uint64_t rank, Stream stream, const 
 {
     char since[FORMAT_MAX];
     text_format(out, "rank %" PRIu64 ": stream '%s': ", rank, stream_name(stream));
-    state_append_step(plan, point->step, out);
+    append_step(plan, point->step, out);
     double passed_s = now_s > point->since_s ? now_s - point->since_s : 0;
     text_format(out, ", %s ", point->awaited < 0 ? "under way for" : "waits for");
     if (point->awaited >= 0) {
-        state_append_step(plan, point->awaited, out);
+        append_step(plan, point->awaited, out);
         text_append(out, ", for ");
     }
     text_format(out, "%s\n", format_time(since, passed_s));

@@ -5,9 +5,6 @@
 #include "ir/base/text.h"
 #include "runtime/engine/interpreter.h"
 
-// "step 12, 'gather' of layer 0 at level 'dc'".
-void state_append_step(const Plan *plan, int64_t index, Text *out);
-
 // What happened, on which rank, in which step, and where the peer stood, if it told: one line. `plan` may be NULL.
 void state_append_fault(const Plan *plan, const Fault *fault, Text *out);
 

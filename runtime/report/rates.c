@@ -15,7 +15,9 @@ static double feed_forward_flops(const ModelDims *dims, double inner)
     return 2.0 * activation_matrices(dims->activation) * dims->hidden * inner;
 }
 
-double step_flops(const Plan *plan, const Step *step)
+// FLOPs of a step's matrix products on one rank: 2 per multiplication and addition, experts at the balanced load.
+// Backward forms multiply twice as often. 0 for steps without.
+static double step_flops(const Plan *plan, const Step *step)
 {
     const ModelDims *dims = &plan->model;
     double tokens = (double)model_tokens(dims);

@@ -13,9 +13,6 @@ typedef struct {
     double limit;    // the device's rate, or that of the ports that the bytes leave by
 } StepRate;
 
-// FLOPs of a step's matrix products on one rank: 2 per multiplication and addition, experts at the balanced load.
-// Backward forms multiply twice as often. 0 for steps without.
-double step_flops(const Plan *plan, const Step *step);
 // `time_s`: measured, of one rank.
 StepRate step_rate(const Plan *plan, const Step *step, double time_s);
 
