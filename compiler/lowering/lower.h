@@ -13,7 +13,7 @@ Plan *lower(const Workload *work, const Mix *mix, Dispatch dispatch, double *byt
 // The same with some of the passes left out.
 Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPassSet passes, double *bytes);
 
-// The same configuration for every MoE layer, gathers running ahead without limit.
+// As cost_iteration prices it.
 Plan *lower_uniform(const Workload *work, const Config *config, Dispatch dispatch, double *bytes);
 
 // What a rank of the first `layers` layers would allocate under this configuration in all of them.

@@ -63,6 +63,14 @@ static void add_port_time(const Spec *spec, GroupKind kind, uint32_t level, doub
     }
 }
 
+double cost_levels_s(const double of_level[LEVELS_MAX])
+{
+    double total_s = 0;
+    for (uint32_t l = 0; l < LEVELS_MAX; l++)
+        total_s += of_level[l];
+    return total_s;
+}
+
 double cost_port_s(const LayerCost *cost, uint32_t level)
 {
     return cost->port_dispatch_s[level] + cost->port_combine_s[level] + cost->port_gather_s[level] +

@@ -50,6 +50,8 @@ double cost_expected_copies(const Workload *work, const LayerWork *layer, Dispat
 
 void cost_layer(const Workload *work, uint32_t layer, const Config *config, Dispatch dispatch, LayerCost *cost);
 
+double cost_levels_s(const double of_level[LEVELS_MAX]); // the sum
+
 // Time that the port of level `level` is busy with the layer in all passes.
 double cost_port_s(const LayerCost *cost, uint32_t level);
 

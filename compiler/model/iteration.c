@@ -4,14 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-static double sum(const double values[LEVELS_MAX])
-{
-    double total = 0;
-    for (uint32_t l = 0; l < LEVELS_MAX; l++)
-        total += values[l];
-    return total;
-}
-
 uint32_t mix_window(Pass pass, const Config *config, uint32_t prefetch)
 {
     if (config->regather)
@@ -64,8 +56,9 @@ void clock_forward(const Workload *work, uint32_t index, const LayerCost *cost, 
             out->other_s += layer->dense_s;
         return;
     }
-    double dispatch_s = sum(cost->dispatch_s), combine_s = sum(cost->combine_s), route_s = sum(cost->route_s);
-    advance_queue(at_s, sum(cost->gather_s) + cost->codec_s, mix_window(work->spec->plan.pass, config, prefetch));
+    double dispatch_s = cost_levels_s(cost->dispatch_s), combine_s = cost_levels_s(cost->combine_s);
+    double route_s = cost_levels_s(cost->route_s), gather_s = cost_levels_s(cost->gather_s) + cost->codec_s;
+    advance_queue(at_s, gather_s, mix_window(work->spec->plan.pass, config, prefetch));
     double ready_s = at_s[CLOCK_CHAIN] + layer->pre_expert_s + route_s + dispatch_s;
     double start_s = fmax(ready_s, at_s[CLOCK_QUEUE]);
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
@@ -98,11 +91,12 @@ void clock_backward(const Workload *work, uint32_t index, const LayerCost *cost,
         return;
     }
     // Gradients: rows out as combine brought them, rows and weights back as dispatch took them.
-    double dispatch_s = sum(cost->combine_s), combine_s = sum(cost->dispatch_s), route_s = sum(cost->route_s);
+    double dispatch_s = cost_levels_s(cost->combine_s), combine_s = cost_levels_s(cost->dispatch_s);
+    double route_s = cost_levels_s(cost->route_s);
     double ready_s = at_s[CLOCK_CHAIN] + route_s + dispatch_s;
     double start_s = ready_s;
     if (config->regather) {
-        advance_queue(at_s, sum(cost->gather_s) + cost->codec_s, mix_window(PASS_TRAINING, config, prefetch));
+        advance_queue(at_s, cost_levels_s(cost->gather_s) + cost->codec_s, mix_window(PASS_TRAINING, config, prefetch));
         start_s = fmax(start_s, at_s[CLOCK_QUEUE]);
     }
     uint32_t levels = work->spec->cluster.level_count;
@@ -114,7 +108,7 @@ void clock_backward(const Workload *work, uint32_t index, const LayerCost *cost,
     }
     double computed_s = start_s + 2 * cost->expert_s;
     note_read(at_s, computed_s);
-    double return_s = fmax(at_s[CLOCK_RETURN], computed_s) + sum(cost->reduce_s) + cost->sync_s;
+    double return_s = fmax(at_s[CLOCK_RETURN], computed_s) + cost_levels_s(cost->reduce_s) + cost->sync_s;
     for (uint32_t j = 0; j < levels; j++) {
         at_s[CLOCK_PORT + j] += cost->port_reduce_s[j];
         return_s = fmax(return_s, at_s[CLOCK_PORT + j]);

@@ -33,20 +33,12 @@ typedef struct {
     uint32_t read_count;
 } Formulation;
 
-static double sum_levels(const double values[LEVELS_MAX])
-{
-    double total = 0;
-    for (uint32_t l = 0; l < LEVELS_MAX; l++)
-        total += values[l];
-    return total;
-}
-
 static void fill_terms(const Formulation *f, const LayerCost *cost, const Config *config, Terms *terms)
 {
     double unit_s = f->unit_s, horizon = f->horizon;
     uint32_t window = mix_window(f->work->spec->plan.pass, config, f->programme->prefetch);
-    double dispatch = sum_levels(cost->dispatch_s), combine = sum_levels(cost->combine_s);
-    double route = sum_levels(cost->route_s), gather = sum_levels(cost->gather_s) + cost->codec_s;
+    double dispatch = cost_levels_s(cost->dispatch_s), combine = cost_levels_s(cost->combine_s);
+    double route = cost_levels_s(cost->route_s), gather = cost_levels_s(cost->gather_s) + cost->codec_s;
     *terms = (Terms){
         .before = (route + dispatch) / unit_s,
         .queue = gather / unit_s,
@@ -56,7 +48,7 @@ static void fill_terms(const Formulation *f, const LayerCost *cost, const Config
         .backward_queue = config->regather ? gather / unit_s : 0,
         .backward_compute = 2 * cost->expert_s / unit_s,
         .backward_after = dispatch / unit_s,
-        .reduce = (sum_levels(cost->reduce_s) + cost->sync_s) / unit_s,
+        .reduce = (cost_levels_s(cost->reduce_s) + cost->sync_s) / unit_s,
         .gate_sums = cost->gate_sums_s / unit_s,
         .attention_sums = cost->attention_sums_s / unit_s,
         .backward_kept = config->regather ? 0 : -horizon,

@@ -1,8 +1,7 @@
 // The verifier's property of flow: what every buffer holds, followed step by step through the whole
-// schedule. A value is symbolic ("rows of layer 3 that crossed level dc"), so that one walk speaks for every
-// rank and every routing. Why this proves delivery is written in docs/ir.md. Owns the walk, its begin and its end;
-// relies on reads and races (any order that the edges allow gives the values of the plan's order), and on
-// exchange and gather (groups are those of the choices). Abstract plans have no buffers and no flow.
+// schedule. Why this proves delivery is written in docs/ir.md. Owns the walk, its begin and its end; relies on
+// reads and races (any order that the edges allow gives the values of the plan's order), and on exchange and
+// gather (groups are those of the choices). Abstract plans have no buffers and no flow.
 #include <string.h>
 
 #include "ir/verify/verify_flow.h"
