@@ -344,7 +344,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
 Options options_default(const char *input)
 {
     return (Options){.input = input, .dispatch = NONE, .dump_pass = NONE,
-                     .planner = {.prefetch = PREFETCH_UNLIMITED, .confirm = true}};
+                     .planner = {.prefetch = PREFETCH_UNLIMITED, .confirm = true, .advise = true}};
 }
 
 Options options_parse(int argc, char **argv)

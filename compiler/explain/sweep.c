@@ -75,6 +75,7 @@ static ExitCode compile_point(const CompileOptions *options, Point *point, bool 
             changed.check.defines[defines++] = sweep_axis_define(axis, point->values[a], arena);
     }
     changed.check.define_count = defines;
+    changed.planner.advise = false; // a refused point is a row
     changed.edit = edit_point;
     changed.edit_context = point;
     changed.stop_after = STAGE_PLAN;

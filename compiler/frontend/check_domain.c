@@ -8,31 +8,13 @@
 
 // ---- replicas --------------------------------------------------------------------------------
 
-// Fewest outermost levels that must be replicas so that the rest shards `experts` evenly; the level
-// count if none will do.
-static uint32_t replica_levels_for(const Cluster *cluster, uint64_t experts)
-{
-    uint64_t sharding = cluster_gpus(cluster);
-    for (uint32_t replicas = 0; replicas < cluster->level_count; replicas++) {
-        if (experts % sharding == 0)
-            return replicas;
-        if (experts >= cluster_gpus(cluster))
-            break; // enough for every GPU to own some: then all must own as many
-        sharding /= cluster->levels[replicas].count;
-    }
-    return cluster->level_count;
-}
-
-// The nearest counts that would do are the next multiples of the innermost level's count, or of the
+// The nearest counts of experts that would do are the next multiples of the innermost level's count, or of the
 // number of GPUs once there are as many experts.
-static void report_indivisible(Checker *checker, uint64_t experts, uint64_t gpus)
+static void suggest_experts(Checker *checker, uint64_t experts, uint64_t gpus)
 {
     const Cluster *cluster = &checker->spec->cluster;
     uint64_t step = experts > gpus ? gpus : cluster->levels[cluster->level_count - 1].count;
     uint64_t below = experts / step * step, above = below + step;
-    Span span = value_span(checker, checker->keys[KEY_MOE_experts]);
-    diag_error(checker->diag, span, "%llu experts cannot be divided evenly among %llu GPUs",
-               (unsigned long long)experts, (unsigned long long)gpus);
     if (experts < gpus && below)
         diag_help(checker->diag,
                   "%llu or %llu experts would do: fewer experts than GPUs need whole levels, innermost first",
@@ -43,12 +25,54 @@ static void report_indivisible(Checker *checker, uint64_t experts, uint64_t gpus
         diag_help(checker->diag, "%llu experts would do", (unsigned long long)above);
 }
 
+// The nearest count of a level, in steps of `step`, with which the experts can be divided; 0 if there is none.
+static uint32_t nearest_count(const Cluster *cluster, uint64_t experts, uint32_t level, int step)
+{
+    Cluster changed = *cluster;
+    uint32_t *count = &changed.levels[level].count;
+    uint64_t most = experts > *count ? experts : *count;
+    for (*count += (uint32_t)step; *count > 0 && *count <= most; *count += (uint32_t)step)
+        if (spec_replica_levels(&changed, experts) < cluster->level_count)
+            return *count;
+    return 0;
+}
+
+// Which cluster the model would go with, one level changed at a time.
+static void suggest_counts(Checker *checker, uint64_t experts, uint64_t gpus)
+{
+    const Cluster *cluster = &checker->spec->cluster;
+    for (uint32_t l = 0; l < cluster->level_count; l++) {
+        uint32_t now = cluster->levels[l].count, below = nearest_count(cluster, experts, l, -1),
+                 above = nearest_count(cluster, experts, l, 1);
+        Text counts = {0};
+        if (below)
+            text_format(&counts, "%u (%llu GPUs)", below, (unsigned long long)(gpus / now * below));
+        if (above)
+            text_format(&counts, "%s%u (%llu GPUs)", below ? " or " : "", above,
+                        (unsigned long long)(gpus / now * above));
+        if (counts.length)
+            diag_help(checker->diag, "level '%s' with a count of %s would do", cluster->levels[l].name, counts.data);
+        text_free(&counts);
+    }
+}
+
+// The experts of a published model are what they are: only clusters are suggested for it.
+static void report_indivisible(Checker *checker, uint64_t experts, uint64_t gpus)
+{
+    Span span = value_span(checker, checker->keys[KEY_MOE_experts]);
+    diag_error(checker->diag, span, "%llu experts cannot be divided evenly among %llu GPUs",
+               (unsigned long long)experts, (unsigned long long)gpus);
+    if (!checker->blocks[BLOCK_MODEL]->from)
+        suggest_experts(checker, experts, gpus);
+    suggest_counts(checker, experts, gpus);
+}
+
 static bool set_replica_levels(Checker *checker)
 {
     Spec *spec = checker->spec;
     if (!spec->model.experts) // an abstract workload that does not say: every GPU owns its share
         return true;
-    spec->replica_levels = replica_levels_for(&spec->cluster, spec->model.experts);
+    spec->replica_levels = spec_replica_levels(&spec->cluster, spec->model.experts);
     if (spec->replica_levels < spec->cluster.level_count)
         return true;
     report_indivisible(checker, spec->model.experts, cluster_gpus(&spec->cluster));

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "compiler/lowering/lower.h"
+#include "compiler/solve/advice.h"
 
 enum {
     CANDIDATES_MAX = 4096,
@@ -422,24 +423,17 @@ static double round_up(double bytes)
     return ceil(bytes / unit) * unit;
 }
 
-static void report_too_big(const Workload *work, const Candidate *smallest, const char *subject, Diag *diag)
+static void report_too_big(const Choosing *c, const Candidate *smallest, const char *subject, Diag *diag)
 {
-    const Spec *spec = work->spec;
+    const Spec *spec = c->work->spec;
     char need[FORMAT_MAX], have[FORMAT_MAX], missing[FORMAT_MAX], config[256];
     double memory = spec->cluster.device.memory_bytes;
     diag_error(diag, spec->memory_span, "%s: %s needs %s per GPU, the device has %s (%s missing)", subject,
                config_format(&spec->cluster, &smallest->config, config, sizeof config),
                format_bytes(need, round_up(smallest->memory_bytes)), format_bytes(have, memory),
                format_bytes(missing, smallest->memory_bytes - memory));
-    Spec capped = *spec;
-    capped.plan.capacity = 2;
-    double capped_bytes = footprint_total(&capped, &smallest->config, smallest->prefetch, spec->plan.dispatch);
-    if (spec->plan.capacity == 0 && capped_bytes <= memory)
-        diag_help(diag, "nothing may be dropped, so exchange buffers hold the worst case; "
-                        "'capacity = 2' in the plan block bounds them at twice the balanced load, and fits");
-    // A deep model's figure is extrapolated: one per cent more is certain to do.
-    diag_help(diag, "or use more GPUs, a smaller batch, or 'memory = %s'",
-              format_bytes(need, round_up(1.01 * smallest->memory_bytes)));
+    if (c->options->advise)
+        advise_memory(c->work, smallest, diag);
 }
 
 static size_t smallest_candidate(const Solution *solution)
@@ -498,7 +492,7 @@ static bool choose_forced(Choosing *c, Diag *diag, bool *infeasible)
     solution->objective_s = solution->bound_s = solution->cost.iteration_s;
     if (!fits) {
         *infeasible = true;
-        report_too_big(c->work, solution->candidates, "the forced domain does not fit", diag);
+        report_too_big(c, solution->candidates, "the forced domain does not fit", diag);
     }
     return fits;
 }
@@ -529,7 +523,7 @@ static bool choose_freely(Choosing *c, Diag *diag, bool *infeasible)
     solution->uniform = best_that_fits(c);
     if (solution->uniform == solution->count) {
         *infeasible = true;
-        report_too_big(c->work, &solution->candidates[smallest_candidate(solution)],
+        report_too_big(c, &solution->candidates[smallest_candidate(solution)],
                        "no plan fits: even the smallest", diag);
         return false;
     }

@@ -39,6 +39,7 @@ typedef struct {
     SearchLimits limits;
     uint32_t prefetch; // force it; PREFETCH_UNLIMITED: the planner's choice
     bool confirm;      // let GLPK confirm small programmes
+    bool advise;       // say what would fit, where nothing does
 } PlannerOptions;
 
 extern const char *const baseline_names[BASELINE_COUNT];

@@ -44,3 +44,16 @@ double spec_volume(const SpecModel *model, Volume volume, uint32_t layer)
     };
     return model->each[volume] ? model->each[volume][layer] : alike[volume];
 }
+
+uint32_t spec_replica_levels(const Cluster *cluster, uint64_t experts)
+{
+    uint64_t sharding = cluster_gpus(cluster);
+    for (uint32_t replicas = 0; replicas < cluster->level_count; replicas++) {
+        if (experts % sharding == 0)
+            return replicas;
+        if (experts >= cluster_gpus(cluster))
+            break; // enough for every GPU to own some: then all must own as many
+        sharding /= cluster->levels[replicas].count;
+    }
+    return cluster->level_count;
+}

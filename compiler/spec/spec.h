@@ -91,6 +91,10 @@ typedef struct {
     uint32_t replica_levels;
 } Spec;
 
+// Fewest outermost levels that must be replicas so that the rest shards `experts` evenly; the level count if none will
+// do.
+uint32_t spec_replica_levels(const Cluster *cluster, uint64_t experts);
+
 // The volume of one layer.
 double spec_volume(const SpecModel *model, Volume volume, uint32_t layer);
 
