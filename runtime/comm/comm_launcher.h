@@ -20,8 +20,9 @@ uint64_t launcher_rank(void);
 // kills a quarter of a second after it has asked them to end; others take a second.
 bool launcher_is_hasty(void);
 
-// Hands text to such a launcher through PMIx, which it serves until the end. False where there is none, standard error
-// leads elsewhere, or it does not accept the text in time: the caller writes to standard error itself.
+// Hands text to such a launcher through PMIx, which it serves until the end; of a job it prints the first text alone.
+// False where there is no such launcher, standard error leads elsewhere, or it does not answer in time: then the caller
+// writes to standard error itself.
 bool launcher_print(const char *text);
 
 #endif

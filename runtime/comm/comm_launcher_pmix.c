@@ -2,6 +2,7 @@
 #include <dlfcn.h>
 #include <pmix.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,12 +14,13 @@ typedef int InitializedCall(void);
 typedef pmix_status_t LogCall(const pmix_info_t data[], size_t count, const pmix_info_t directives[],
                               size_t directive_count, pmix_op_cbfunc_t done, void *context);
 
+enum { ANSWERED = 1, ACCEPTED = 2, DIRECTIVES = 4 };
+
 typedef struct {
-    pmix_info_t text, once; // once: otherwise both the server and its host print it
+    pmix_info_t text, directives[DIRECTIVES];
     atomic_int state; // 0: no answer yet; ANSWERED, or'ed with ACCEPTED
 } Request;
 
-enum { ANSWERED = 1, ACCEPTED = 2 };
 
 static const double answer_s = 0.15, poll_s = 1e-3;
 
@@ -29,20 +31,35 @@ static void on_answer(pmix_status_t status, void *context)
     atomic_store(&request->state, accepted ? ANSWERED | ACCEPTED : ANSWERED);
 }
 
+static void set_string(pmix_info_t *info, const char *key, char *value)
+{
+    snprintf(info->key, sizeof(info->key), "%s", key);
+    info->value.type = PMIX_STRING;
+    info->value.data.string = value;
+}
+
+static void set_true(pmix_info_t *info, const char *key)
+{
+    snprintf(info->key, sizeof(info->key), "%s", key);
+    info->value.type = PMIX_BOOL;
+    info->value.data.flag = true;
+}
+
 static Request *request_create(const char *text)
 {
+    static char key[] = "hep-run", value[] = "fault";
     Request *request = calloc(1, sizeof(*request));
     char *copy = request ? strdup(text) : NULL;
     if (!copy) {
         free(request);
         return NULL;
     }
-    memcpy(request->text.key, PMIX_LOG_STDERR, sizeof(PMIX_LOG_STDERR));
-    request->text.value.type = PMIX_STRING;
-    request->text.value.data.string = copy;
-    memcpy(request->once.key, PMIX_LOG_ONCE, sizeof(PMIX_LOG_ONCE));
-    request->once.value.type = PMIX_BOOL;
-    request->once.value.data.flag = true;
+    set_string(&request->text, PMIX_LOG_STDERR, copy);
+    set_true(&request->directives[0], PMIX_LOG_ONCE); // otherwise both the server and its host print it
+    // Of all processes the first is heard: those that are cut off from each other tell of one cause, too.
+    set_true(&request->directives[1], PMIX_LOG_AGG);
+    set_string(&request->directives[2], PMIX_LOG_KEY, key);
+    set_string(&request->directives[3], PMIX_LOG_VAL, value);
     return request;
 }
 
@@ -57,7 +74,7 @@ static bool send_text(LogCall *log, const char *text)
     Request *request = request_create(text);
     if (!request)
         return false;
-    pmix_status_t status = log(&request->text, 1, &request->once, 1, on_answer, request);
+    pmix_status_t status = log(&request->text, 1, request->directives, DIRECTIVES, on_answer, request);
     if (status != PMIX_SUCCESS) {
         request_destroy(request);
         return status == PMIX_OPERATION_SUCCEEDED;
