@@ -149,7 +149,7 @@ settle
 for more in '' -again -once-more; do # a loaded machine spends most of the time between iterations
   fault stop-exchange$more 5 "${stopped/R/2}" STOP 2 exchange exchange.hepb
   settle
-  grep -hqE "$in_exchange" stop-exchange*/err && break
+  grep -ahqE "$in_exchange" stop-exchange*/err && break
 done
 fault stop-first 5 "${stopped/R/0}" STOP 0 exchange exchange.hepb
 settle
@@ -230,10 +230,10 @@ else
   echo "skipped: no lab here to cut a link in"
 fi
 inside() { # FILES PATTERN: in one round at least the rank that tells was inside such a step
-  grep -hqE "step [0-9]+, $2" "$1".*/err || fail "$1: never inside a step: $(grep -h ^hep-run: "$1".*/err)"
+  grep -ahqE "step [0-9]+, $2" "$1".*/err || fail "$1: never inside a step: $(grep -ah ^hep-run: "$1".*/err)"
 }
 inside kill-gather "'gather' of layer [01] at level 'dc': interrupted"
 inside stop-gather "'gather' of layer [01] at level 'dc': rank [0-9] did not (arrive|take its rows) in the gather group"
-grep -hqE "$in_exchange" stop-exchange*/err ||
-  fail "stop-exchange: never inside a step: $(grep -h ^hep-run: stop-exchange*/err)"
+grep -ahqE "$in_exchange" stop-exchange*/err ||
+  fail "stop-exchange: never inside a step: $(grep -ah ^hep-run: stop-exchange*/err)"
 finish
