@@ -111,7 +111,7 @@ static void print_diagram(const Report *report, const Choice *choice)
     char domain[256];
     text_append(out, "<figure><figcaption>Domains of <b>");
     html_escape(out, plan_format_domain(plan, choice->domain, domain, sizeof domain));
-    text_append(out, "</b> in ");
+    text_append(out, "</b> in MoE ");
     print_layers_of(plan, choice, out);
     if (plan->pass == PASS_TRAINING && plan_gathers(plan, choice))
         text_append(out, choice->regather ? "; experts are gathered again for the backward pass"

@@ -97,9 +97,10 @@ static void print_step(const Timeline *timeline, uint32_t index, Text *out)
     const OpInfo *info = op_info((int)step->op);
     double begin_s = timeline->report->simulation->last->steps[index].begin_s,
            end_s = timeline->report->simulation->last->steps[index].end_s;
+    bool odd = step->layer != NONE && step->layer % 2;
     char a[FORMAT_MAX], b[FORMAT_MAX];
     text_format(out, "<rect class=\"%c%s\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"%d\"><title>%s",
-                shape_classes[info->shape], step->layer % 2 ? " o" : "", begin_s * timeline->scale,
+                shape_classes[info->shape], odd ? " o" : "", begin_s * timeline->scale,
                 timeline->stream_top[info->stream], (end_s - begin_s) * timeline->scale, LANE_HEIGHT, info->name);
     if (step->level != NONE) {
         text_append(out, " ");
@@ -241,7 +242,7 @@ void html_timeline_print(const Report *report)
     }
     text_format(
         out,
-        ", %s, %u steps; all GPUs run the same schedule. Steps of odd layers are paler.<span class=\"hint\"> "
+        ", %s, %u steps; all GPUs run the same schedule. Steps of odd layers are fainter.<span class=\"hint\"> "
         "Wheel to zoom, drag to move, double-click to see all; point at a step, at the memory or at a buffer to "
         "see what it is.</span></p>\n",
         format_time(value, simulation->iteration_s), report->plan->step_count);

@@ -16,7 +16,8 @@ for path in glob.glob(source + "/backends/html*.c") + [source + "/hepc/explain_h
         used |= {name for name in text.split() if "%" not in name}
 for text in re.findall(r"""classList\.\w+\('([\w-]+)'|'class': '([\w-]+)'""", js):
     used |= {name for name in text if name}
-kinds = re.search(r"#define HEP_BUFFER_KINDS\(X\)(.*?)\n#", open(source + "/ir/plan.h").read(), re.S).group(1)
+headers = "".join(open(path).read() for path in glob.glob(source + "/ir/*.h"))
+kinds = re.search(r"#define HEP_BUFFER_KINDS\(X\)(.*?)\n#", headers, re.S).group(1)
 used |= {"k%d" % i for i in range(len(re.findall(r"X\(\w+, \"", kinds)))}
 colours = re.search(r"DOMAIN_COLOURS = (\d+)", open(source + "/backends/html_cluster.c").read()).group(1)
 used |= {"d%d" % i for i in range(int(colours))}
