@@ -12,6 +12,7 @@
 #include "ir/load/plan_file.h"
 #include "runtime/calibrate/calibrate.h"
 #include "runtime/comm/comm_launcher.h"
+#include "runtime/comm/links_machine.h"
 #include "runtime/comm/world.h"
 #include "runtime/job/preflight.h"
 #include "runtime/job/state.h"
@@ -288,6 +289,25 @@ static bool fits_pass(Options *options, const Plan *plan, bool is_first)
     return trains || !options->training_option;
 }
 
+// Every line of it as a warning of its own.
+static void print_warnings(const Text *lines)
+{
+    for (const char *line = lines->data; line && *line;) {
+        size_t length = strcspn(line, "\n");
+        fprintf(stderr, "hep-run: warning: %.*s\n", (int)length, line);
+        line += length + (line[length] == '\n');
+    }
+}
+
+static void warn_of_emulation(const Cluster *cluster)
+{
+    Text lines = {0};
+    LinksMachine machine = links_machine_measure();
+    links_machine_explain(&machine, cluster, &lines);
+    print_warnings(&lines);
+    text_free(&lines);
+}
+
 static int run_plan(Options *options, const Plan *plan, const World *world, bool is_first)
 {
     if (!fits_pass(options, plan, is_first))
@@ -308,6 +328,8 @@ static int run_plan(Options *options, const Plan *plan, const World *world, bool
     options->job.state_asked = &state_asked;
     options->job.tell_state = show_state;
     catch_signals();
+    if (options->job.emulate_links && is_first)
+        warn_of_emulation(&plan->cluster);
     bool ok = job_run(plan, &options->job, &result, &fault);
     if (shows_progress)
         fputs("\r\033[K", stderr);
@@ -317,6 +339,20 @@ static int run_plan(Options *options, const Plan *plan, const World *world, bool
 }
 
 // ---- calibrating -----------------------------------------------------------------------------
+
+static void show_calibration(void *context, const char *what)
+{
+    (void)context;
+    fprintf(stderr, "\r\033[Kcalibrating: %s", what);
+}
+
+static void warn_of_calibration(const CalibrateOptions *options, const Calibration *calibration)
+{
+    Text lines = {0};
+    calibration_print_warnings(options, calibration, &lines);
+    print_warnings(&lines);
+    text_free(&lines);
+}
 
 static int calibrate(const Options *options, const Cluster *cluster, const ModelDims *dims, const World *world,
                      Comm *comm)
@@ -329,13 +365,22 @@ static int calibrate(const Options *options, const Cluster *cluster, const Model
     calibrate.emulate_links = options->job.emulate_links;
     calibrate.timeout_s = options->job.timeout_s;
     calibrate.interrupted = &interrupted;
+    bool is_first = !comm || comm->rank == 0;
+    bool shows_progress = is_first && !options->quiet && isatty(STDERR_FILENO);
+    calibrate.progress = shows_progress ? show_calibration : NULL;
     Calibration calibration;
     Fault fault = {0};
     int code = EXIT_DONE;
     catch_signals();
-    if (!calibrate_run(&calibrate, &calibration, &fault)) {
+    if (options->job.emulate_links && is_first)
+        warn_of_emulation(cluster);
+    bool ok = calibrate_run(&calibrate, &calibration, &fault);
+    if (shows_progress)
+        fputs("\r\033[K", stderr);
+    if (!ok) {
         code = fail(world, NULL, &fault);
-    } else if (!comm || comm->rank == 0) {
+    } else if (is_first) {
+        warn_of_calibration(&calibrate, &calibration);
         Text text = {0};
         calibration_print(&calibrate, &calibration, HEP_VERSION, (int64_t)time(NULL), &text);
         code = write_text(options->calibrate, &text);

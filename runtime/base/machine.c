@@ -3,10 +3,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 // The number after `key` at the beginning of a line; with an empty key the first number of the file.
 static bool read_number(const char *path, const char *key, uint64_t *value)
@@ -78,6 +80,33 @@ uint64_t machine_thread_limit(void)
     if (getrlimit(RLIMIT_NPROC, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
         threads = smaller(threads, limit.rlim_cur);
     return threads;
+}
+
+uint32_t machine_processors_online(void)
+{
+    long count = sysconf(_SC_NPROCESSORS_ONLN);
+    return count > 0 ? (uint32_t)count : 1;
+}
+
+// The mask of a machine with many processors may not fit one of the usual size.
+uint32_t machine_processors(void)
+{
+    enum { PROCESSORS_MAX = 1 << 16 };
+    for (int size = 1024; size <= PROCESSORS_MAX; size *= 4) {
+        cpu_set_t *mask = CPU_ALLOC(size);
+        int count = mask && sched_getaffinity(0, CPU_ALLOC_SIZE(size), mask) == 0
+                        ? CPU_COUNT_S(CPU_ALLOC_SIZE(size), mask) : 0;
+        CPU_FREE(mask);
+        if (count > 0)
+            return (uint32_t)count;
+    }
+    return machine_processors_online();
+}
+
+double machine_load(void)
+{
+    double loads[1];
+    return getloadavg(loads, 1) == 1 ? loads[0] : -1;
 }
 
 ProcessState machine_process_state(int64_t pid)

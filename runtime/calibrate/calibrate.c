@@ -90,6 +90,7 @@ static void *member_main(void *argument)
     Member *member = argument;
     Calibration own = {0}; // threads beside the first measure the same and keep nothing
     bool keeps = member->rank.calibration;
+    member->rank.shows = keeps;
     if (!keeps)
         member->rank.calibration = &own;
     if (!member_work(&member->rank)) {
@@ -174,7 +175,10 @@ bool calibrate_run(const CalibrateOptions *options, Calibration *calibration, Fa
 {
     *calibration = (Calibration){.communicator = options->comm     ? options->comm->ops->name
                                                  : options->device ? "local"
-                                                                   : "threads"};
+                                                                   : "threads",
+                                   .load = machine_load(),
+                                   .processors = machine_processors(),
+                                   .processors_online = machine_processors_online()};
     host_kernels_init();
     if (options->comm && options->emulate_links)
         return fault_set(fault, EXIT_USAGE, "links are emulated between threads of one process only");

@@ -13,7 +13,8 @@ enum { MATRIX_SIZES = 5 };
 
 typedef struct {
     double median, min, max;
-    uint32_t count; // samples; 0: not measured
+    uint32_t count;  // samples; 0: not measured
+    bool unreliable; // samples differ by so much that the median says little
 } Spread;
 
 typedef struct {
@@ -39,6 +40,8 @@ typedef struct {
     Spread encode_bandwidth, decode_bandwidth; // bytes/s of dense experts, likewise
     double memory_bytes;                  // a rank's share of what its machine has left
     const char *communicator;
+    double load; // of the machine before it began, see machine_load
+    uint32_t processors, processors_online; // see machine_processors
 } Calibration;
 
 typedef struct CalibrateDevice CalibrateDevice;
@@ -55,6 +58,8 @@ typedef struct {
     double timeout_s;
     double sample_s; // how long a sample of a link takes: windows have to open, and it must dwarf a barrier
     const atomic_int *interrupted; // ends it when it becomes non-zero; may be NULL
+    void (*progress)(void *context, const char *what); // what is measured now; may be NULL
+    void *context;
 } CalibrateOptions;
 
 // "dc=4,gpu=2": names and counts of levels, outermost first; names point into `text`, which is cut up. NULL, or what
@@ -73,5 +78,7 @@ void calibration_free(Calibration *calibration);
 // A .hep file with the cluster block and, as comments, how its numbers came about. `time_s` is seconds since 1970.
 void calibration_print(const CalibrateOptions *options, const Calibration *calibration, const char *version,
                        int64_t time_s, Text *out);
+// A line per figure that is not to be relied on, and why; nothing where all are good.
+void calibration_print_warnings(const CalibrateOptions *options, const Calibration *calibration, Text *out);
 
 #endif

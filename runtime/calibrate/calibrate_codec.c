@@ -74,6 +74,7 @@ bool calibrate_codec(CalibrateRank *rank)
               fault_set(rank->fault, EXIT_FAULT, "out of memory for experts to encode");
     double bytes = (double)run.own.cols * dtype_bytes(run.own.dtype);
     Calibration *out = rank->calibration;
+    calibrate_say(rank, "encoding and decoding");
     ok = ok && calibrate_repeated(rank, encode_once, &run, &run.repeats, bytes, &out->encode_bandwidth) &&
          calibrate_repeated(rank, decode_once, &run, &run.repeats, HELD * bytes, &out->decode_bandwidth);
     codec_free(&run);

@@ -284,10 +284,12 @@ static bool measure_all(CalibrateRank *rank, DeviceRun *run)
     double dense = (double)model_expert_elements(&run->dims) * dtype_bytes(run->dims.dtype);
     for (uint32_t m = 0; m < MATRIX_SIZES; m++) {
         out->matrices[m].rows = calibrate_row_counts[m];
+        calibrate_say(rank, "an expert, %u rows", calibrate_row_counts[m]);
         if (!measure_rows(rank, run, calibrate_row_counts[m], &out->matrices[m].flops))
             return false;
     }
     calibrate_fit_rate(out);
+    calibrate_say(rank, "encoding, decoding and copies");
     if (!calibrate_repeated(rank, encode_once, run, &run->repeats, dense, &out->encode_bandwidth))
         return false;
     for (uint64_t row = 0, bytes = run->packet.cols; row < HELD; row++)
@@ -309,6 +311,7 @@ static bool measure_other_dtypes(CalibrateRank *rank)
         DeviceRun run = {0};
         if (dtypes[d] == rank->options->dims->dtype)
             continue;
+        calibrate_say(rank, "an expert in %s", dtype_name(dtypes[d]));
         ok = run_create(rank, dtypes[d], &run) && measure_rows(rank, &run, calibrate_row_counts[MATRIX_SIZES - 1],
                                                                &rank->calibration->dtype_flops[dtypes[d]]);
         run_destroy(&run);

@@ -105,6 +105,7 @@ static bool measure_matrices(CalibrateRank *rank)
                         rank->options->dims->hidden, rank->options->dims->inner);
     for (uint32_t m = 0; ok && m < MATRIX_SIZES; m++) {
         rank->calibration->matrices[m].rows = calibrate_row_counts[m];
+        calibrate_say(rank, "an expert, %u rows", calibrate_row_counts[m]);
         ok = measure_rows(rank, &run, &rank->calibration->matrices[m]);
     }
     expert_free(&run);
@@ -136,6 +137,7 @@ static bool measure_memory(CalibrateRank *rank)
     run.sum = calloc(3 * run.count + 1, sizeof(float));
     Spread times;
     double ignored_s;
+    calibrate_say(rank, "memory");
     if (!run.sum)
         return fault_set(rank->fault, EXIT_FAULT, "out of memory for what is streamed");
     run.a = run.sum + run.count;

@@ -12,6 +12,7 @@ typedef struct {
     Comm *comm;
     Fault *fault;
     uint64_t bytes_max; // that a buffer may take
+    bool shows;         // this rank says what is measured
 } CalibrateRank;
 
 // How ranks measure where their memory is not the host's.
@@ -40,6 +41,9 @@ bool calibrate_time(CalibrateRank *rank, CalibrateWork work, void *context, uint
                     uint32_t count) MUST_CHECK;
 // `count` times, at most SAMPLES_MAX; the slowest of all ranks.
 bool calibrate_sample(CalibrateRank *rank, CalibrateWork work, void *context, uint32_t count, Spread *times) MUST_CHECK;
+
+// Says what is measured now, where this rank does.
+void calibrate_say(const CalibrateRank *rank, const char *format, ...) PRINTF_LIKE(2, 3);
 
 // As much per second as `amount` in the times given.
 Spread calibrate_rate(Spread times, double amount);

@@ -28,6 +28,6 @@ Spread level_rate(const LevelRun *run, Spread times)
 {
     double latency_s = run->rank->calibration->levels[run->level].latency_s.median;
     Spread net = {fmax(times.median - latency_s, 0.1 * times.median), fmax(times.min - latency_s, 0.1 * times.min),
-                  fmax(times.max - latency_s, 0.1 * times.max), times.count};
+                  fmax(times.max - latency_s, 0.1 * times.max), times.count, times.unreliable};
     return calibrate_rate(net, level_port_bytes(run));
 }

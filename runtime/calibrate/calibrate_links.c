@@ -31,14 +31,21 @@ static bool find_rows(LevelRun *run, uint64_t *rows)
     }
 }
 
+static const char *level_name(const LevelRun *run)
+{
+    return run->rank->options->cluster->levels[run->level].name;
+}
+
 static bool measure_level(LevelRun *run, LevelMeasure *measure, uint64_t *rows)
 {
     Spread times;
     set_counts(run, run->members - 1);
     run->row_bytes = 1;
+    calibrate_say(run->rank, "latency of level '%s'", level_name(run));
     if (!calibrate_sample(run->rank, level_exchange, run, LATENCY_SAMPLES, &measure->latency_s))
         return false;
     run->row_bytes = ROW_BYTES;
+    calibrate_say(run->rank, "bandwidth of level '%s'", level_name(run));
     if (!find_rows(run, rows) || !calibrate_sample(run->rank, level_exchange, run, SAMPLES, &times))
         return false;
     measure->port_bytes = level_port_bytes(run);

@@ -1,5 +1,6 @@
 // Writes a calibration as a .hep file. Numbers have the three digits that such measurements are good for.
 #include <inttypes.h>
+#include <stdio.h>
 #include <time.h>
 
 #include "runtime/calibrate/calibrate_internal.h"
@@ -11,8 +12,27 @@ typedef const char *(*Format)(char out[FORMAT_MAX], double value);
 static void print_spread(const char *what, const Spread *spread, Format format, Text *out)
 {
     char median[FORMAT_MAX], min[FORMAT_MAX], max[FORMAT_MAX];
-    text_format(out, "%s %s (%s to %s in %" PRIu32 ")", what, format(median, spread->median), format(min, spread->min),
-                format(max, spread->max), spread->count);
+    text_format(out, "%s %s (%s to %s in %" PRIu32 "%s)", what, format(median, spread->median),
+                format(min, spread->min), format(max, spread->max), spread->count,
+                spread->unreliable ? ": unreliable" : "");
+}
+
+// Load that half of the processors carry holds up whoever wants all of them.
+static bool is_busy(const Calibration *calibration)
+{
+    return calibration->load > 0.5 * calibration->processors_online;
+}
+
+static void print_machine(const char *before, const Calibration *calibration, Text *out)
+{
+    if (is_busy(calibration))
+        text_format(out,
+                    "%sOther programs were running before it began: a load of %.1f on %" PRIu32
+                    " processors. Measure when there are none.\n",
+                    before, calibration->load, calibration->processors_online);
+    if (calibration->processors < calibration->processors_online)
+        text_format(out, "%sThe first process may use %" PRIu32 " of %" PRIu32 " processors (its affinity mask).\n",
+                    before, calibration->processors, calibration->processors_online);
 }
 
 static void print_head(const CalibrateOptions *options, const Calibration *calibration, const char *version,
@@ -27,9 +47,11 @@ static void print_head(const CalibrateOptions *options, const Calibration *calib
                 "# Measured by hep-run %s --calibrate, %s: %" PRIu64 " ranks, communicator %s%s.\n"
                 "# Medians of the samples; in comments smallest and largest. Take it into a description by\n"
                 "#   include \"THIS FILE\"\n"
-                "# in place of its cluster block.\n\n",
+                "# in place of its cluster block.\n",
                 version, date, cluster_gpus(options->cluster), calibration->communicator,
                 options->emulate_links ? ", links emulated" : "");
+    print_machine("# ", calibration, out);
+    text_append(out, "\n");
 }
 
 // The position of the worker that the input lists as number `worker`.
@@ -173,4 +195,43 @@ void calibration_print(const CalibrateOptions *options, const Calibration *calib
     print_links(cluster, calibration, out);
     print_device(options, calibration, out);
     text_append(out, "}\n");
+}
+
+// ---- warnings --------------------------------------------------------------------------------
+
+static void warn(const char *what, const Spread *spread, Format format, Text *out)
+{
+    char median[FORMAT_MAX], min[FORMAT_MAX], max[FORMAT_MAX];
+    if (spread->unreliable)
+        text_format(out, "%s is unreliable: %" PRIu32 " samples from %s to %s, of which %s is the middle one\n", what,
+                    spread->count, format(min, spread->min), format(max, spread->max), format(median, spread->median));
+}
+
+static void warn_of_levels(const CalibrateOptions *options, const Calibration *calibration, Text *out)
+{
+    char what[128];
+    for (uint32_t l = 0; l < options->cluster->level_count; l++) {
+        snprintf(what, sizeof(what), "latency of level '%s'", options->cluster->levels[l].name);
+        warn(what, &calibration->levels[l].latency_s, format_time, out);
+        snprintf(what, sizeof(what), "bandwidth of level '%s'", options->cluster->levels[l].name);
+        warn(what, &calibration->levels[l].bandwidth_bytes_per_s, format_bandwidth, out);
+    }
+    for (uint32_t p = 0; p < calibration->port_count; p++) {
+        snprintf(what, sizeof(what), "bandwidth of port %" PRIu32, p);
+        warn(what, &calibration->ports[p], format_bandwidth, out);
+    }
+}
+
+void calibration_print_warnings(const CalibrateOptions *options, const Calibration *calibration, Text *out)
+{
+    char what[128];
+    print_machine("", calibration, out);
+    warn_of_levels(options, calibration, out);
+    for (uint32_t m = 0; m < MATRIX_SIZES; m++) {
+        snprintf(what, sizeof(what), "compute rate of %" PRIu32 " rows", calibration->matrices[m].rows);
+        warn(what, &calibration->matrices[m].flops, format_rate, out);
+    }
+    warn("memory bandwidth", &calibration->memory_bandwidth, format_bytes, out);
+    warn("bandwidth of encoding", &calibration->encode_bandwidth, format_bytes, out);
+    warn("bandwidth of decoding", &calibration->decode_bandwidth, format_bytes, out);
 }

@@ -1,5 +1,7 @@
 // Work that all ranks do together, repeated and timed: see calibrate_internal.h.
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,10 +31,23 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+// One sample that was held up says nothing, but half of them must agree. On a busy machine nearly all may be held up,
+// alike: then the fastest is far from the middle.
+static bool is_unreliable(const double *sorted, uint32_t count)
+{
+    static const double middle_half = 2, fastest = 3;
+    double low = sorted[count / 4], high = sorted[count - 1 - count / 4];
+    return high > middle_half * low || sorted[count / 2] > fastest * sorted[0];
+}
+
 Spread calibrate_spread(double *samples, uint32_t count)
 {
     qsort(samples, count, sizeof(*samples), compare_doubles);
-    return (Spread){.median = samples[count / 2], .min = samples[0], .max = samples[count - 1], .count = count};
+    return (Spread){.median = samples[count / 2],
+                    .min = samples[0],
+                    .max = samples[count - 1],
+                    .count = count,
+                    .unreliable = is_unreliable(samples, count)};
 }
 
 bool calibrate_sample(CalibrateRank *rank, CalibrateWork work, void *context, uint32_t count, Spread *times)
@@ -47,7 +62,7 @@ bool calibrate_sample(CalibrateRank *rank, CalibrateWork work, void *context, ui
 
 Spread calibrate_rate(Spread times, double amount)
 {
-    return (Spread){amount / times.median, amount / times.max, amount / times.min, times.count};
+    return (Spread){amount / times.median, amount / times.max, amount / times.min, times.count, times.unreliable};
 }
 
 bool calibrate_repeated(CalibrateRank *rank, CalibrateWork work, void *context, uint32_t *repeats, double amount,
@@ -64,4 +79,16 @@ bool calibrate_repeated(CalibrateRank *rank, CalibrateWork work, void *context, 
         return false;
     *per_second = calibrate_rate(times, amount * *repeats);
     return true;
+}
+
+void calibrate_say(const CalibrateRank *rank, const char *format, ...)
+{
+    char what[128];
+    va_list arguments;
+    if (!rank->shows || !rank->options->progress)
+        return;
+    va_start(arguments, format);
+    vsnprintf(what, sizeof(what), format, arguments);
+    va_end(arguments);
+    rank->options->progress(rank->options->context, what);
 }

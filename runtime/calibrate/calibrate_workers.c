@@ -2,6 +2,7 @@
 // everybody meets everybody once: two workers that talk to nobody else get what the slower of their ports and the path
 // between them allow. Then each worker alone with all others, asking of each what it could carry in the pair: that is
 // its port, even if it is faster than any other.
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,10 +81,14 @@ static bool measure(LevelRun *run, uint64_t rows, Spread *ports, Spread *pairs)
 {
     uint32_t count = run->members;
     double all_at_once = run->rank->calibration->levels[0].bandwidth_bytes_per_s.median;
-    for (uint32_t round = 0; round < count + count % 2 - 1; round++)
+    uint32_t rounds = count + count % 2 - 1;
+    for (uint32_t round = 0; round < rounds; round++) {
+        calibrate_say(run->rank, "pairs of workers, round %" PRIu32 " of %" PRIu32, round + 1, rounds);
         if (!measure_round(run, rows, round, pairs))
             return false;
+    }
     for (uint32_t worker = 0; worker < count; worker++) {
+        calibrate_say(run->rank, "port %" PRIu32 " of %" PRIu32, worker + 1, count);
         double fastest = 0; // a fast port is given more to do
         for (uint32_t m = 0; m < count; m++)
             fastest = fmax(fastest, pairs[worker * count + m].median);

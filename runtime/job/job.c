@@ -10,6 +10,7 @@
 #include "ir/base/sort.h"
 #include "ir/base/text.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/machine.h"
 #include "runtime/job/job_internal.h"
 #include "runtime/job/preflight.h"
 #include "runtime/job/state.h"
@@ -37,6 +38,8 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
     result->ranks = cluster_gpus(&plan->cluster);
     result->iterations = options->iterations;
     result->engine = options->engine->name;
+    result->processors = machine_processors();
+    result->processors_online = machine_processors_online();
     result->iteration_s = calloc((size_t)options->iterations + 1, sizeof(*result->iteration_s));
     result->loss = calloc((size_t)options->iterations + 1, sizeof(*result->loss));
     result->step_s = calloc(2 * (size_t)plan->step_count + 1, sizeof(*result->step_s));

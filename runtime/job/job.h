@@ -85,6 +85,7 @@ typedef struct {
 
 typedef struct {
     const char *engine, *communicator;
+    uint32_t processors, processors_online; // that this process may use, and that the machine has
     bool replays;               // the engine executed iterations as a whole,
     const char *replay_refusal; // or why it did not; NULL where it never does
     const char *expert_refusal; // why experts are not multiplied by the fastest instructions; NULL: they are

@@ -73,6 +73,10 @@ static void print_description(const Report *report, Text *out)
                 report->result->communicator,
                 report->options->emulate_links ? "emulated at the cluster's bandwidths and latencies" : "not emulated",
                 format_bytes(a, (double)plan->arena_bytes));
+    if (report->result->processors < report->result->processors_online)
+        text_format(out, "# the %s may use %" PRIu32 " of %" PRIu32 " processors (affinity mask)\n",
+                    report->options->comm ? "first rank" : "ranks", report->result->processors,
+                    report->result->processors_online);
     if (report->result->replays)
         text_append(out, "# iterations are replayed as a CUDA graph\n");
     else if (report->result->replay_refusal)

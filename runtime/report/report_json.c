@@ -208,6 +208,8 @@ void report_add_json(const Report *report, cJSON *root)
     cJSON_AddNumberToObject(root, "seed", (double)result->seed);
     cJSON_AddStringToObject(root, "routing", routing_name(report->options->routing));
     cJSON_AddBoolToObject(root, "emulated_links", report->options->emulate_links);
+    cJSON_AddNumberToObject(root, "processors", result->processors);
+    cJSON_AddNumberToObject(root, "processors_online", result->processors_online);
     cJSON_AddItemToObject(root, "iteration_s", json_times(result));
     cJSON_AddItemToObject(root, "iterations_s", cJSON_CreateDoubleArray(result->iteration_s, (int)result->iterations));
     cJSON_AddNumberToObject(root, "predicted_s", report->plan->iteration_s);

@@ -43,6 +43,49 @@ expect 0 '' "$HEP_RUN" --calibrate - --levels dc=2,gpu=2
 cp out measured.hep
 expect 0 '' "$HEPC" --check calibrated.hep
 
+# What is measured is shown on a terminal, unless --quiet asks for silence.
+if command -v script >/dev/null; then
+  script -qec "'$HEP_RUN' --calibrate shown.hep --levels dc=3" /dev/null >shown </dev/null
+  for what in "an expert, 1024 rows" memory "encoding and decoding" "latency of level 'dc'" "bandwidth of level 'dc'" \
+    "pairs of workers, round 3 of 3" "port 3 of 3"; do
+    grep -q "calibrating: $what" shown || fail "does not show '$what': $(cat -v shown)"
+  done
+  script -qec "'$HEP_RUN' --quiet --calibrate shown.hep --levels dc=2" /dev/null >shown </dev/null
+  grep -q calibrating shown && fail "--quiet shows progress"
+else
+  echo "SKIP: no script(1): progress is not looked at"
+fi
+
+# A process that may use fewer processors than there are says so.
+if [ "$(nproc --all)" -gt 1 ] && command -v taskset >/dev/null; then
+  first=$(taskset -cp $$ | sed 's/.*: //; s/[-,].*//')
+  expect 0 "warning: The first process may use 1 of $(nproc --all) processors" \
+    taskset -c "$first" "$HEP_RUN" --calibrate pinned.hep --levels dc=2
+  grep -q "^# The first process may use 1 of" pinned.hep || fail "the file does not say that the process was pinned"
+  expect 0 '' taskset -c "$first" "$HEP_RUN" -n 1 plan.hepb
+  grep -q "^# the ranks may use 1 of $(nproc --all) processors (affinity mask)" out || fail "not told: $(head -6 out)"
+  expect 0 '' taskset -c "$first" "$HEP_RUN" -n 1 --json plan.hepb
+  python3 -c 'import json, os; report = json.load(open("out")); assert report["processors"] == 1; assert \
+    report["processors_online"] == os.cpu_count()' || fail "processors in JSON"
+else
+  echo "SKIP: one processor, or no taskset"
+fi
+
+# Links that are faster than this machine copies, and one that is not.
+cat >fast.hep <<'HEP'
+cluster fast {
+  level dc  { count = 2  bandwidth = 10 Mbit/s  latency = 20 ms }
+  level gpu { count = 2  bandwidth = 90 Tbit/s }
+}
+include "model.hep"
+HEP
+expect 0 '' "$HEPC" fast.hep -o fast.hepb
+expect 0 "warning: this machine cannot emulate the bandwidth of level 'gpu': its ports carry 45 TB/s together" \
+  "$HEP_RUN" --emulate-links -n 1 fast.hepb
+grep -q "bandwidth of level 'dc'" err && fail "a slow link cannot be emulated: $(cat err)"
+expect 0 '' "$HEP_RUN" -n 1 fast.hepb
+grep -q emulate err && fail "warns of links that nobody emulates"
+
 # What does not go.
 expect 2 'expected NAME=COUNT' "$HEP_RUN" --calibrate - --levels dc
 expect 2 'counts from 2' "$HEP_RUN" --calibrate - --levels dc=1

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "runtime/calibrate/calibrate.h"
+#include "runtime/calibrate/calibrate_internal.h"
 
 static ModelDims small_expert(void)
 {
@@ -83,6 +83,60 @@ Test(calibrate, finds_unlike_ports_and_links)
     cr_assert(strstr(text.data, "port dc[\"oslo\"] {"), "%s", text.data);
     text_free(&text);
     calibration_free(&found);
+}
+
+// Half of the samples must agree within a factor of two, and the fastest must not be three times as fast as the middle.
+Test(calibrate, tells_when_samples_are_no_good)
+{
+    const struct {
+        double samples[7];
+        uint32_t count;
+        bool unreliable;
+    } cases[] = {
+        {{1, 1.1, 1.2, 1.1, 1}, 5, false},
+        {{1, 1.1, 90, 1.1, 1}, 5, false},         // one was held up
+        {{1, 1.1, 90, 80, 1}, 5, true},           // two of five: the middle half is 1 to 80
+        {{4, 4.2, 1, 4.1, 4.3, 4.4, 4.5}, 7, true}, // nearly all were, alike: 4.2 against 1
+        {{4, 4.2, 2, 4.1, 4.3, 4.4, 4.5}, 7, false},
+        {{2, 3, 4.1}, 3, true},
+        {{2, 3, 3.9}, 3, false},
+    };
+    for (size_t c = 0; c < COUNT_OF(cases); c++) {
+        double samples[7];
+        memcpy(samples, cases[c].samples, sizeof(samples));
+        Spread times = calibrate_spread(samples, cases[c].count);
+        cr_assert_eq(times.unreliable, cases[c].unreliable, "case %zu", c);
+        cr_assert_eq(calibrate_rate(times, 10).unreliable, cases[c].unreliable, "case %zu, as a rate", c);
+    }
+}
+
+Test(calibrate, warns_of_figures_that_are_no_good)
+{
+    ModelDims dims = small_expert();
+    Cluster cluster = {.name = "c", .level_count = 1, .levels = {{.name = "dc", .count = 2}}};
+    CalibrateOptions options = calibrate_options_default();
+    Calibration found = {.communicator = "threads", .load = 0.4, .processors = 2, .processors_online = 2};
+    Text text = {0};
+    options.cluster = &cluster;
+    options.dims = &dims;
+    found.levels[0].latency_s = (Spread){2e-3, 1e-4, 9e-3, 25, false};
+    found.levels[0].bandwidth_bytes_per_s = (Spread){1e9, 9e8, 1.1e9, 5, false};
+    calibration_print_warnings(&options, &found, &text);
+    cr_assert_eq(text.length, 0, "%s", text.data);
+    found.levels[0].latency_s.unreliable = true;
+    found.load = 5.4;
+    found.processors = 1;
+    calibration_print_warnings(&options, &found, &text);
+    cr_assert_str_eq(text.data,
+                     "Other programs were running before it began: a load of 5.4 on 2 processors. Measure when there "
+                     "are none.\nThe first process may use 1 of 2 processors (its affinity mask).\n"
+                     "latency of level 'dc' is unreliable: 25 samples from 100 us to 9 ms, of which 2 ms is the middle "
+                     "one\n");
+    text_free(&text);
+    calibration_print(&options, &found, "0", 0, &text);
+    cr_assert(strstr(text.data, "2 ms (100 us to 9 ms in 25: unreliable)"), "%s", text.data);
+    cr_assert(strstr(text.data, "\n# Other programs were running"), "%s", text.data);
+    text_free(&text);
 }
 
 Test(calibrate, reads_levels)

@@ -7,6 +7,7 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/comm/links.h"
+#include "runtime/comm/links_machine.h"
 
 // 2 x 2 x 2 ranks: 10 MB/s, 40 MB/s, 80 MB/s.
 static const Cluster cluster = {
@@ -185,4 +186,32 @@ Test(links, unlike_ports_and_links_limit_what_passes_them)
     cr_assert_eq(flow.latency_s, 0.03);
     cr_assert_eq(flow.port_count, 4);
     links_destroy(links);
+}
+
+// All ports of a level at once: 2 of 10 MB/s, 4 of 40 MB/s, 8 of 80 MB/s, which two processors of 100 MB/s cannot copy;
+// a latency of 1 ms where threads sleep 5 ms longer than they want to.
+Test(links, a_machine_may_be_too_slow_to_emulate_them)
+{
+    LinksMachine machine = {.copy_bytes_per_s = 100e6, .processors = 2, .wake_s = 5e-3};
+    Text text = {0};
+    links_machine_explain(&machine, &cluster, &text);
+    cr_assert_str_eq(text.data, "this machine cannot emulate the latency of level 'node', 1 ms: threads wake up 5 ms "
+                                "late as it is\n"
+                                "this machine cannot emulate the bandwidth of level 'gpu': its ports carry 640 MB/s "
+                                "together, 2 processors copy at most 200 MB/s: transfers take at least 3.2 times as "
+                                "long\n");
+    text_free(&text);
+    machine = (LinksMachine){.copy_bytes_per_s = 400e6, .processors = 2, .wake_s = 1e-4};
+    links_machine_explain(&machine, &cluster, &text);
+    cr_assert_eq(text.length, 0, "%s", text.data);
+    WorkerPort ports[] = {{"a", 0, 700e6, 0.02}, {"b", 1, 200e6, 0.02}};
+    Cluster unequal = cluster;
+    unequal.port_count = 2;
+    unequal.ports = ports;
+    links_machine_explain(&machine, &unequal, &text);
+    cr_assert(text.data && strstr(text.data, "level 'dc': its ports carry 900 MB/s together"), "%s", text.data);
+    text_free(&text);
+    machine = links_machine_measure();
+    cr_assert(machine.copy_bytes_per_s > 1e7 && machine.copy_bytes_per_s < 1e13);
+    cr_assert(machine.processors >= 1 && machine.wake_s >= 0 && machine.wake_s < 10);
 }
