@@ -10,6 +10,7 @@
 #include "hepc/passes_print.h"
 #include "hepc/sweep_print.h"
 #include "ir/load/plan_file.h"
+#include "ir/load/predictions.h"
 
 // ---- plans as input --------------------------------------------------------------------------
 
@@ -50,6 +51,8 @@ static int process_plan(const Options *options, const char *content, size_t leng
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
     Plan *plan = plan_load(options->input, content, length, diag);
+    if (plan)
+        predictions_check(options->input, plan, diag);
     output_diagnostics(diag);
     int code = plan ? use_plan(options, plan) : EXIT_INPUT;
     plan_destroy(plan);
@@ -213,6 +216,8 @@ static int obtain_plan(const Options *options, Arena *arena, Obtained *obtained)
     } else {
         obtained->loaded = plan_load(options->input, obtained->content, length, obtained->diag);
         code = obtained->loaded ? EXIT_DONE : EXIT_INPUT;
+        if (obtained->loaded)
+            predictions_check(options->input, obtained->loaded, obtained->diag);
     }
     output_diagnostics(obtained->diag);
     return code;

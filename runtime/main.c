@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "ir/load/plan_file.h"
+#include "ir/load/predictions.h"
 #include "runtime/calibrate/calibrate.h"
 #include "runtime/comm/comm_launcher.h"
 #include "runtime/comm/links_machine.h"
@@ -47,6 +48,8 @@ static int check_plan(const char *path, const char *data, size_t length, Plan **
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
     *plan = plan_load(path, data, length, diag);
+    if (*plan && launcher_rank() == 0)
+        predictions_check(path, *plan, diag);
     diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
     arena_destroy(arena);
     return *plan ? EXIT_DONE : EXIT_INPUT;
