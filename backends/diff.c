@@ -19,6 +19,32 @@ static const char *value_text(const Plan *plan, const Field *field, const void *
     return copy;
 }
 
+static const char *shown_text(const Plan *plan, const Field *field, const void *record, Arena *arena)
+{
+    char out[FORMAT_MAX];
+    double value = 0;
+    if (field->unit != UNIT_NONE)
+        memcpy(&value, (const char *)record + field->offset, sizeof value);
+    switch (field->unit) {
+    case UNIT_NONE:
+    case UNIT_COUNT: // how many units there are
+        return value_text(plan, field, record, arena);
+    case UNIT_BYTES:
+        return arena_format(arena, "%s", format_bytes(out, value));
+    case UNIT_SECONDS:
+        return arena_format(arena, "%s", format_time(out, value));
+    case UNIT_LINK_RATE:
+        return arena_format(arena, "%s", format_bandwidth(out, value));
+    case UNIT_MEMORY_RATE:
+        return arena_format(arena, "%s/s", format_bytes(out, value));
+    case UNIT_FLOP_RATE:
+        return arena_format(arena, "%s", format_rate(out, value));
+    case UNIT_PARAMETERS:
+        return arena_format(arena, "%s", format_count(out, value));
+    }
+    return "";
+}
+
 // ---- settings --------------------------------------------------------------------------------
 
 // Those are among the figures.
@@ -49,13 +75,18 @@ static void compare_record(Diff *diff, RecordKind kind, uint32_t index, Arena *a
     for (int p = 0; p < 2; p++)
         records[p] = index < record_count(diff->plans[p], kind) ? record_at(diff->plans[p], kind, index) : NULL;
     for (const Field *field = record_info(kind)->fields; field->key; field++) {
-        SettingDiff setting = {.key = field->key};
-        for (int p = 0; p < 2; p++)
+        SettingDiff setting = {.key = field->key, .unit = field_unit_name(field->unit)};
+        for (int p = 0; p < 2 && !is_figure(kind, field); p++) {
             setting.values[p] = records[p] ? value_text(diff->plans[p], field, records[p], arena) : NULL;
+            setting.shown[p] = records[p] ? shown_text(diff->plans[p], field, records[p], arena) : NULL;
+        }
         if (is_figure(kind, field) ||
             (setting.values[0] && setting.values[1] && strcmp(setting.values[0], setting.values[1]) == 0))
             continue;
         setting.record = record_label(diff, kind, index, arena);
+        bool alike = setting.shown[0] && setting.shown[1] && strcmp(setting.shown[0], setting.shown[1]) == 0;
+        for (int p = 0; p < 2 && alike; p++)
+            setting.shown[p] = arena_format(arena, "%s%s%s", setting.values[p], *setting.unit ? " " : "", setting.unit);
         diff->settings[diff->setting_count++] = setting;
     }
 }

@@ -8,7 +8,9 @@
 // A field of the plans' settings that differs. NULL: the plan has no such record.
 typedef struct {
     const char *record, *key; // "level dc", "bandwidth"
-    const char *values[2];
+    const char *values[2];    // as plan files have them, in `unit`; "" for plain numbers and names
+    const char *shown[2];     // for people: "10 Gbit/s"; in full where that leaves no difference
+    const char *unit;
 } SettingDiff;
 
 // Neighbouring MoE layers whose choices differ in the same way. NULL: the plan has no such layer.

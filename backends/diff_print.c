@@ -40,7 +40,7 @@ static void print_settings(const Diff *diff, Text *out)
     for (uint32_t i = 0; i < diff->setting_count && i < SETTINGS_SHOWN; i++) {
         const SettingDiff *setting = &diff->settings[i];
         text_format(out, "%-24s %-18s %20s %20s\n", setting->record, setting->key,
-                    setting->values[0] ? setting->values[0] : "-", setting->values[1] ? setting->values[1] : "-");
+                    setting->shown[0] ? setting->shown[0] : "-", setting->shown[1] ? setting->shown[1] : "-");
     }
     if (diff->setting_count > SETTINGS_SHOWN)
         text_format(out, "... and %" PRIu32 " more\n", diff->setting_count - SETTINGS_SHOWN);
@@ -176,6 +176,7 @@ void diff_print_json(const Diff *diff, Text *out)
         cJSON_AddStringToObject(row, "field", diff->settings[i].key);
         add_text(row, "a", diff->settings[i].values[0]);
         add_text(row, "b", diff->settings[i].values[1]);
+        add_text(row, "unit", *diff->settings[i].unit ? diff->settings[i].unit : NULL);
     }
     cJSON *choices = cJSON_AddArrayToObject(root, "choices");
     for (uint32_t i = 0; i < diff->choice_count; i++) {

@@ -6,39 +6,43 @@
 
 #define FIELD(struct_type, key, member, type)                                                                          \
     {                                                                                                                  \
-        key, FIELD_##type, false, false, offsetof(struct_type, member)                                                 \
+        key, FIELD_##type, UNIT_NONE, false, false, offsetof(struct_type, member)                                      \
+    }
+#define AMOUNT(struct_type, key, member, unit)                                                                         \
+    {                                                                                                                  \
+        key, FIELD_NUMBER, UNIT_##unit, false, false, offsetof(struct_type, member)                                    \
     }
 #define FIRST(struct_type, key, member, type)                                                                          \
     {                                                                                                                  \
-        key, FIELD_##type, true, false, offsetof(struct_type, member)                                                  \
+        key, FIELD_##type, UNIT_NONE, true, false, offsetof(struct_type, member)                                       \
     }
 #define MAYBE(struct_type, key, member, type)                                                                          \
     {                                                                                                                  \
-        key, FIELD_##type, false, true, offsetof(struct_type, member)                                                  \
+        key, FIELD_##type, UNIT_NONE, false, true, offsetof(struct_type, member)                                       \
     }
 
 static const RecordInfo records[RECORD_COUNT] = {
     [RECORD_CLUSTER] = {.keyword = "cluster", .fields = {FIRST(Cluster, "name", name, NAME)}},
     [RECORD_LEVEL] = {.keyword = "level",
                       .fields = {FIRST(Level, "name", name, NAME), FIELD(Level, "count", count, U32),
-                                 FIELD(Level, "bandwidth", bandwidth_bytes_per_s, NUMBER),
-                                 FIELD(Level, "latency", latency_s, NUMBER),
-                                 FIELD(Level, "overhead", overhead_s, NUMBER)}},
+                                 AMOUNT(Level, "bandwidth", bandwidth_bytes_per_s, LINK_RATE),
+                                 AMOUNT(Level, "latency", latency_s, SECONDS),
+                                 AMOUNT(Level, "overhead", overhead_s, SECONDS)}},
     [RECORD_PORT] = {.keyword = "port",
                      .fields = {FIRST(WorkerPort, "name", name, NAME), FIELD(WorkerPort, "worker", worker, U32),
-                                FIELD(WorkerPort, "bandwidth", bandwidth_bytes_per_s, NUMBER),
-                                FIELD(WorkerPort, "latency", latency_s, NUMBER)}},
+                                AMOUNT(WorkerPort, "bandwidth", bandwidth_bytes_per_s, LINK_RATE),
+                                AMOUNT(WorkerPort, "latency", latency_s, SECONDS)}},
     [RECORD_LINK] = {.keyword = "link",
                      .fields = {FIRST(WorkerLink, "a", a, U32), FIRST(WorkerLink, "b", b, U32),
-                                FIELD(WorkerLink, "bandwidth", bandwidth_bytes_per_s, NUMBER),
-                                FIELD(WorkerLink, "latency", latency_s, NUMBER)}},
+                                AMOUNT(WorkerLink, "bandwidth", bandwidth_bytes_per_s, LINK_RATE),
+                                AMOUNT(WorkerLink, "latency", latency_s, SECONDS)}},
     [RECORD_DEVICE] = {.keyword = "device",
-                       .fields = {FIELD(Device, "compute", compute_flops, NUMBER),
-                                  FIELD(Device, "memory", memory_bytes, NUMBER),
-                                  FIELD(Device, "memory_bandwidth", memory_bandwidth, NUMBER),
+                       .fields = {AMOUNT(Device, "compute", compute_flops, FLOP_RATE),
+                                  AMOUNT(Device, "memory", memory_bytes, BYTES),
+                                  AMOUNT(Device, "memory_bandwidth", memory_bandwidth, MEMORY_RATE),
                                   FIELD(Device, "half_rate_rows", half_rate_rows, NUMBER),
-                                  FIELD(Device, "encode_bandwidth", encode_bandwidth, NUMBER),
-                                  FIELD(Device, "decode_bandwidth", decode_bandwidth, NUMBER)}},
+                                  AMOUNT(Device, "encode_bandwidth", encode_bandwidth, MEMORY_RATE),
+                                  AMOUNT(Device, "decode_bandwidth", decode_bandwidth, MEMORY_RATE)}},
     [RECORD_MODEL] = {.keyword = "model",
                       .fields = {FIRST(ModelDims, "name", name, NAME),
                                  FIELD(ModelDims, "abstract", abstract, BOOL),
@@ -57,11 +61,11 @@ static const RecordInfo records[RECORD_COUNT] = {
                                  FIELD(ModelDims, "inner", inner, U32),
                                  FIELD(ModelDims, "shared_experts", shared_experts, U32),
                                  FIELD(ModelDims, "activation", activation, ACTIVATION),
-                                 FIELD(ModelDims, "data_bytes", data_bytes, NUMBER),
-                                 FIELD(ModelDims, "expert_bytes", expert_bytes, NUMBER),
-                                 FIELD(ModelDims, "pre_expert_s", pre_expert_s, NUMBER),
-                                 FIELD(ModelDims, "total_parameters", total_parameters, NUMBER),
-                                 FIELD(ModelDims, "active_parameters", active_parameters, NUMBER)}},
+                                 AMOUNT(ModelDims, "data_bytes", data_bytes, BYTES),
+                                 AMOUNT(ModelDims, "expert_bytes", expert_bytes, BYTES),
+                                 AMOUNT(ModelDims, "pre_expert_s", pre_expert_s, SECONDS),
+                                 AMOUNT(ModelDims, "total_parameters", total_parameters, PARAMETERS),
+                                 AMOUNT(ModelDims, "active_parameters", active_parameters, PARAMETERS)}},
     [RECORD_PLAN] = {.keyword = "plan",
                      .fields = {FIELD(Plan, "pass", pass, PASS), FIELD(Plan, "dispatch", dispatch, DISPATCH),
                                 MAYBE(Plan, "exchange", exchange, EXCHANGE_KIND),
@@ -72,7 +76,7 @@ static const RecordInfo records[RECORD_COUNT] = {
                                 FIELD(Plan, "replica_levels", replica_levels, U32),
                                 FIELD(Plan, "replica_slots", replica_slots, U32), FIELD(Plan, "solver", solver, NAME),
                                 FIELD(Plan, "status", status, STATUS), FIELD(Plan, "gap", gap, NUMBER),
-                                FIELD(Plan, "iteration_s", iteration_s, NUMBER),
+                                AMOUNT(Plan, "iteration_s", iteration_s, SECONDS),
                                 FIELD(Plan, "arena_bytes", arena_bytes, U64)}},
     [RECORD_TRAINING] = {.keyword = "training",
                          .fields = {FIELD(TrainingSettings, "learning_rate", learning_rate, NUMBER),
@@ -91,15 +95,15 @@ static const RecordInfo records[RECORD_COUNT] = {
     [RECORD_STRATEGY] =
         {.keyword = "strategy",
          .fields = {FIRST(Strategy, "name", name, NAME), FIELD(Strategy, "dispatch", dispatch, DISPATCH),
-                    FIELD(Strategy, "domain", domain, DOMAIN), FIELD(Strategy, "iteration_s", iteration_s, NUMBER),
-                    FIELD(Strategy, "exposed_s", exposed_s, NUMBER),
-                    FIELD(Strategy, "memory_bytes", memory_bytes, NUMBER), FIELD(Strategy, "fits", fits, BOOL)}},
+                    FIELD(Strategy, "domain", domain, DOMAIN), AMOUNT(Strategy, "iteration_s", iteration_s, SECONDS),
+                    AMOUNT(Strategy, "exposed_s", exposed_s, SECONDS),
+                    AMOUNT(Strategy, "memory_bytes", memory_bytes, BYTES), FIELD(Strategy, "fits", fits, BOOL)}},
     [RECORD_TRAFFIC] = {.keyword = "traffic",
-                        .fields = {FIELD(Traffic, "exchange_bytes", exchange_bytes, NUMBER),
+                        .fields = {AMOUNT(Traffic, "exchange_bytes", exchange_bytes, BYTES),
                                    MAYBE(Traffic, "padding_bytes", padding_bytes, NUMBER),
-                                   FIELD(Traffic, "routing_bytes", routing_bytes, NUMBER),
-                                   FIELD(Traffic, "gather_bytes", gather_bytes, NUMBER),
-                                   FIELD(Traffic, "reduce_bytes", reduce_bytes, NUMBER)}},
+                                   AMOUNT(Traffic, "routing_bytes", routing_bytes, BYTES),
+                                   AMOUNT(Traffic, "gather_bytes", gather_bytes, BYTES),
+                                   AMOUNT(Traffic, "reduce_bytes", reduce_bytes, BYTES)}},
     [RECORD_GROUP] = {.keyword = "group",
                       .id = 'g',
                       .fields = {FIRST(Group, "kind", kind, GROUP_KIND), MAYBE(Group, "level", level, LEVEL),
@@ -113,9 +117,17 @@ static const RecordInfo records[RECORD_COUNT] = {
                      .id = 's',
                      .fields = {FIRST(Step, "op", op, OP), MAYBE(Step, "layer", layer, LAYER),
                                 MAYBE(Step, "level", level, LEVEL), MAYBE(Step, "group", group, GROUP),
-                                FIELD(Step, "cost_s", cost_s, NUMBER), MAYBE(Step, "bytes", bytes, NUMBER),
+                                AMOUNT(Step, "cost_s", cost_s, SECONDS), MAYBE(Step, "bytes", bytes, NUMBER),
                                 MAYBE(Step, "busiest", busiest, NUMBER)}},
 };
+
+const char *field_unit_name(FieldUnit unit)
+{
+#define X(name, text) text,
+    static const char *const names[UNIT_COUNT] = {HEP_FIELD_UNITS(X)};
+#undef X
+    return names[unit];
+}
 
 const RecordInfo *record_info(RecordKind kind)
 {

@@ -53,9 +53,18 @@ typedef enum { HEP_FIELD_TYPES(X) FIELD_TYPE_COUNT } FieldType;
 
 enum { FIELDS_MAX = 24 }; // one more than the longest record has
 
+// What numbers are counted in. X(NAME, "text")
+#define HEP_FIELD_UNITS(X)                                                                                             \
+    X(NONE, "") X(BYTES, "B") X(SECONDS, "s") X(LINK_RATE, "B/s") X(MEMORY_RATE, "B/s") X(FLOP_RATE, "FLOP/s")        \
+    X(PARAMETERS, "")
+#define X(name, ...) UNIT_##name,
+typedef enum { HEP_FIELD_UNITS(X) UNIT_COUNT } FieldUnit;
+#undef X
+
 typedef struct {
     const char *key;
     FieldType type;
+    FieldUnit unit;
     bool positional; // the text form leaves the key out; these come first
     bool optional;   // the text form leaves the field out where it is 0 or NONE
     size_t offset;   // in the record's struct
@@ -76,6 +85,7 @@ uint32_t record_count(const Plan *plan, RecordKind kind);
 void *record_at(const Plan *plan, RecordKind kind, uint32_t index);
 
 const char *field_type_name(FieldType type);
+const char *field_unit_name(FieldUnit unit); // that files count in; "" for plain numbers
 uint32_t field_bytes(FieldType type);
 bool field_is_code(FieldType type);                     // an enum of plan.h
 const char *field_code_name(FieldType type, int code);  // NULL for an unknown code

@@ -56,6 +56,36 @@ assert [(step["a"], step["b"], step["changed"], step["moved"]) for step in edite
 assert not edited["choices"] and not edited["settings"]
 PYTHON
 
+# Settings have units, and digits enough to differ; files' own numbers are in the JSON.
+expect 1 '' "$HEPC" --diff laptop.hepb -D "link=11 Mbit/s" "$laptop"
+grep -qE '^level dc +bandwidth +100 Mbit/s +11 Mbit/s$' out || fail "units of a bandwidth: $(cat out)"
+expect 1 '' "$HEPC" --diff laptop.hepb -D "link=100.01 Mbit/s" "$laptop"
+grep -qE '^level dc +bandwidth +12500000 B/s +12501250 B/s$' out || fail "digits of a bandwidth: $(cat out)"
+expect 1 '' "$HEPC" --diff laptop.hepb "$HEP_SOURCE/samples/two_dc.hep"
+for line in 'level gpu +latency +100 us +5 us' 'device +compute +4 GFLOP/s +60 TFLOP/s' 'device +memory +512 MB +80 GB' \
+  'device +memory_bandwidth +1 GB/s +2 TB/s' 'model +pre_expert_s +[0-9.]+ ms +[0-9.]+ us' 'plan +ratio +1 +50' \
+  'training +beta1 +- +0.9'; do
+  grep -qE "^$line\$" out || fail "no '$line' in: $(cat out)"
+done
+expect 1 '' "$HEPC" --diff laptop.hepb -D "link=11 Mbit/s" "$laptop" -o units.json
+python3 - <<'PYTHON' || fail "units in JSON"
+import json
+assert {"record": "level dc", "field": "bandwidth", "a": "12500000", "b": "1375000", "unit": "B/s"} in json.load(open("units.json"))["settings"]
+PYTHON
+
+# A bandwidth or latency edited by hand: predictions are the compiler's, and no longer true.
+for edit in 's/^\(  level dc .*bandwidth \)[0-9]*/\1250000/' 's/^\(  level gpu .*latency \)[0-9.e-]*/\10.01/'; do
+  sed "$edit" laptop.ir >stale.ir
+  cmp -s laptop.ir stale.ir && fail "nothing edited by $edit"
+  expect 0 "stale.ir: predictions are stale: '[a-z_]+' of layer [0-9]+ takes" "$HEPC" --check stale.ir
+  expect 1 'predictions are stale' "$HEPC" --diff laptop.ir stale.ir
+done
+for sample in laptop six_sites light padded skewed unlike_layers; do
+  expect 0 '' "$HEPC" "$HEP_SOURCE/samples/$sample.hep" -o fresh.hepb
+  expect 0 '' "$HEPC" --check fresh.hepb
+  [ -s err ] && fail "$sample: $(cat err)"
+done
+
 # Other clusters: settings and levels of either side.
 expect 1 '' "$HEPC" --diff laptop.hepb "$HEP_SOURCE/samples/three_level.hep"
 grep -qE '^level node +count +- ' out || grep -qE '^level [a-z]+ +name ' out || fail "no other levels: $(cat out)"
