@@ -9,7 +9,7 @@
 #ifndef HEP_CODEC_H
 #define HEP_CODEC_H
 
-#include "ir/plan.h"
+#include "ir/names.h"
 
 enum {
     CODEC_BLOCK = 4096,       // elements

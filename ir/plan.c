@@ -22,12 +22,29 @@ uint64_t buffer_bytes(const Buffer *buffer)
     return buffer->rows * buffer->cols * dtype_bytes(buffer->dtype);
 }
 
+int32_t step_operand(const Plan *plan, const Step *step, Operand operand)
+{
+    int32_t index = op_operand_index(op_info((int)step->op), operand);
+    return index < 0 ? NONE : step_operands(plan, step)[index];
+}
+
+const Buffer *step_buffer(const Plan *plan, const Step *step, Operand operand)
+{
+    int32_t buffer = step_operand(plan, step, operand);
+    return buffer == NONE ? NULL : &plan->buffers[buffer];
+}
+
+const Buffer *step_sent(const Plan *plan, const Step *step)
+{
+    return &plan->buffers[step_buffers(plan, step).all[0]];
+}
+
 uint32_t plan_step_period(const Plan *plan, const Step *step)
 {
     if (step->op == OP_MEAN_EXPERT)
         return plan->shared_every;
     int32_t summed = step->op == OP_ALL_REDUCE && step->operand_first < plan->operand_count
-                         ? step_operands(plan, step)[0]
+                         ? step_operand(plan, step, OPERAND_gradient)
                          : NONE;
     return summed != NONE && plan->buffers[summed].kind == BUFFER_REPLICA ? plan->shared_every : 1;
 }

@@ -7,51 +7,13 @@
 #ifndef HEP_PLAN_H
 #define HEP_PLAN_H
 
+#include <string.h>
+
 #include "ir/base/arena.h"
 #include "ir/cluster.h"
 #include "ir/model.h"
 #include "ir/names.h"
-
-enum { OPERANDS_MAX = 12 };
-
-// ---- ops -------------------------------------------------------------------------------------
-
-#define HEP_STREAMS(X) X(COMPUTE, "compute") X(EXCHANGE, "exchange") X(MIGRATE, "migrate") X(SYNC, "sync")
-#define X(name, ...) STREAM_##name,
-typedef enum { HEP_STREAMS(X) STREAM_COUNT } Stream;
-#undef X
-const char *stream_name(Stream); // NULL outside the table
-int stream_parse(const char *);  // -1 when unknown
-
-typedef enum { SHAPE_LOCAL, SHAPE_EXCHANGE, SHAPE_GATHER, SHAPE_SCATTER, SHAPE_REDUCE } OpShape;
-
-#define HEP_OP(name, text, code, stream, shape, operands, doc) OP_##name = (code),
-typedef enum {
-#include "ir/ops.def"
-} Op;
-#undef HEP_OP
-
-typedef enum { OPERAND_IN, OPERAND_OUT, OPERAND_INOUT, OPERAND_WORK } OperandRole;
-
-typedef struct {
-    const char *name;
-    OperandRole role;
-    bool optional;
-} OperandInfo;
-
-typedef struct {
-    Op op;
-    const char *name;
-    Stream stream;
-    OpShape shape;
-    uint32_t operand_count;
-    OperandInfo operands[OPERANDS_MAX];
-    const char *doc;
-} OpInfo;
-
-const OpInfo *op_info(int code);         // NULL for an unknown code
-const OpInfo *op_find(const char *name); // NULL for an unknown name
-const OpInfo *op_table(size_t *count);   // all ops, in the order of ops.def
+#include "ir/ops.h"
 
 // ---- plan ------------------------------------------------------------------------------------
 
@@ -150,6 +112,29 @@ static inline const int32_t *step_operands(const Plan *plan, const Step *step)
 {
     return plan->operands + step->operand_first;
 }
+
+// The operands of one step by name: `step_buffers(plan, step).route.origin`, of a step whose op is known.
+typedef union {
+    int32_t all[OPERANDS_MAX];
+#define HEP_OP(name, text, code, stream, shape, operands, doc)                                                         \
+    struct {                                                                                                           \
+        int32_t operands;                                                                                              \
+    } text;
+#include "ir/ops.def"
+} StepBuffers;
+
+static inline StepBuffers step_buffers(const Plan *plan, const Step *step)
+{
+    StepBuffers buffers;
+    memcpy(buffers.all, step_operands(plan, step), op_info((int)step->op)->operand_count * sizeof(int32_t));
+    return buffers;
+}
+
+// The buffer of an operand that several ops have; NONE (NULL) where it is absent, or the op has none of it.
+int32_t step_operand(const Plan *plan, const Step *step, Operand operand);
+const Buffer *step_buffer(const Plan *plan, const Step *step, Operand operand);
+// What a step that is not local sends.
+const Buffer *step_sent(const Plan *plan, const Step *step);
 
 // Iterations from one execution of a step to the next, the first being in iteration 0: the mean of experts is not
 // summed every time.

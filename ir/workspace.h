@@ -5,7 +5,8 @@
 #ifndef HEP_WORKSPACE_H
 #define HEP_WORKSPACE_H
 
-#include "ir/plan.h"
+#include "ir/model.h"
+#include "ir/ops.h"
 
 enum {
     WORKSPACE_ROWS = 256,        // rows of a feed-forward block, a gate, a loss; queries of attention

@@ -125,7 +125,7 @@ static void depend(Builder *builder, int32_t step, int32_t buffer, OperandRole r
     Access *access = &builder->accesses[buffer];
     if (access->writer != NONE && access->writer != step)
         builder_add_after(builder, step, access->writer);
-    if (role == OPERAND_IN) {
+    if (role == ROLE_IN) {
         list_add(builder->arena, &access->readers, (uint32_t)step);
         return;
     }
@@ -136,7 +136,7 @@ static void depend(Builder *builder, int32_t step, int32_t buffer, OperandRole r
     access->writer = step;
 }
 
-int32_t builder_add_step(Builder *builder, StepSpec spec, const int32_t *operands)
+int32_t builder_add_step(Builder *builder, StepSpec spec, StepBuffers operands)
 {
     Plan *plan = builder->plan;
     const OpInfo *info = op_info(spec.op);
@@ -152,9 +152,9 @@ int32_t builder_add_step(Builder *builder, StepSpec spec, const int32_t *operand
     for (uint32_t i = 0; i < info->operand_count; i++) {
         builder->operands = grow(builder->arena, builder->operands, plan->operand_count, &builder->operand_capacity,
                                  sizeof *builder->operands);
-        builder->operands[plan->operand_count++] = operands[i];
-        if (operands[i] != NONE)
-            depend(builder, index, operands[i], info->operands[i].role);
+        builder->operands[plan->operand_count++] = operands.all[i];
+        if (operands.all[i] != NONE)
+            depend(builder, index, operands.all[i], info->operands[i].role);
     }
     return index;
 }

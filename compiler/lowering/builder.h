@@ -33,10 +33,10 @@ typedef struct {
     double busiest; // of the bytes, over the average; 0 where all GPUs are alike
 } StepSpec;
 
-// Operands in the order of ops.def, as many as the op has. Dependencies follow from the buffers:
-// the step waits for the last writer of what it reads and, for what it writes, for the last writer
-// and all readers, where these run on other streams. Returns the step's index.
-int32_t builder_add_step(Builder *builder, StepSpec step, const int32_t *operands);
+// Operands by name: `(StepBuffers){.gather = {.shard = a, .gathered = b}}`; every operand of the op is named, and
+// absent ones are NONE. Dependencies follow from the buffers: the step waits for the last writer of what it reads and,
+// for what it writes, for the last writer and all readers, where these run on other streams. Returns the step's index.
+int32_t builder_add_step(Builder *builder, StepSpec step, StepBuffers operands);
 // One more edge (a prefetch limit, say); ignored when both steps share a stream.
 void builder_add_after(Builder *builder, int32_t step, int32_t earlier);
 

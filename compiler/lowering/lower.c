@@ -18,7 +18,7 @@ static int32_t add_weight(Lowering *l, int32_t layer, const char *name, double r
     return builder_add_buffer(l->builder, shape, "L%d.%s", layer, name);
 }
 
-static int32_t add_step(Lowering *l, Op op, uint32_t layer, double cost_s, const int32_t *operands)
+static int32_t add_step(Lowering *l, Op op, uint32_t layer, double cost_s, StepBuffers operands)
 {
     return builder_add_step(
         l->builder, (StepSpec){.op = op, .layer = (int32_t)layer, .level = NONE, .group = NONE, .cost_s = cost_s},
@@ -85,10 +85,22 @@ static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t 
     from->origin = lowering_add_temporary(l, k, NAME("origin"), DTYPE_I32, from->origin_rows, 1);
     from->next_counts = to->counts;
 #undef NAME
-    int32_t route[] = {from->rows, from->records, from->counts, to->rows, to->records, send_rows, send_records,
-                       from->send_counts, from->origin};
+    StepBuffers route = {.route = {.rows = from->rows,
+                                   .records = from->records,
+                                   .counts = from->counts,
+                                   .next_rows = to->rows,
+                                   .next_records = to->records,
+                                   .send_rows = send_rows,
+                                   .send_records = send_records,
+                                   .send_counts = from->send_counts,
+                                   .origin = from->origin}};
     add_step(l, OP_ROUTE, k, route_s(l, from->level), route);
-    int32_t dispatch[] = {send_rows, send_records, from->send_counts, to->rows, to->records, to->counts};
+    StepBuffers dispatch = {.dispatch = {.send_rows = send_rows,
+                                         .send_records = send_records,
+                                         .send_counts = from->send_counts,
+                                         .next_rows = to->rows,
+                                         .next_records = to->records,
+                                         .next_counts = to->counts}};
     builder_add_step(l->builder,
                      (StepSpec){.op = OP_DISPATCH, .layer = (int32_t)k, .level = from->level, .group = from->group,
                                 .cost_s = l->cost.dispatch_s[level],
@@ -108,7 +120,10 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
     char name[BUFFER_NAME_MAX];
     snprintf(name, sizeof name, "returned.%s", level_name);
     int32_t returned = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
-    int32_t combine[] = {results, from->next_counts, from->send_counts, returned};
+    StepBuffers combine = {.combine = {.results = results,
+                                       .next_counts = from->next_counts,
+                                       .send_counts = from->send_counts,
+                                       .returned = returned}};
     builder_add_step(l->builder,
                      (StepSpec){.op = OP_COMBINE, .layer = (int32_t)k, .level = from->level, .group = from->group,
                                 .cost_s = l->cost.combine_s[level], .bytes = l->cost.payload_bytes[level],
@@ -119,7 +134,13 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
     snprintf(name, sizeof name, "unroute.work.%s", level_name);
     double scratch = lowering_work_elements(l, OP_UNROUTE, from->row_capacity, l->records, fanout);
     int32_t work = lowering_add_temporary(l, k, name, DTYPE_F32, 1, scratch);
-    int32_t unroute[] = {results, returned, from->send_counts, from->origin, from->counts, summed, work};
+    StepBuffers unroute = {.unroute = {.results = results,
+                                       .returned = returned,
+                                       .send_counts = from->send_counts,
+                                       .origin = from->origin,
+                                       .counts = from->counts,
+                                       .rows = summed,
+                                       .work = work}};
     add_step(l, OP_UNROUTE, k, route_s(l, from->level), unroute);
     return summed;
 }
@@ -136,7 +157,9 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
     first->rows = lowering_add_temporary(l, k, "rows", dtype, l->tokens, model->hidden);
     first->records = add_records(l, k, "records", first->record_rows);
     int32_t gate_work = lowering_add_work(l, (int32_t)k, OP_GATE, l->tokens, l->records, l->fanout);
-    int32_t gate[] = {layer->y, layer->router, first->rows, first->records, gate_work};
+    StepBuffers gate = {
+        .gate = {
+            .x = layer->y, .router = layer->router, .rows = first->rows, .records = first->records, .work = gate_work}};
     add_step(l, OP_GATE, k, l->work->layers[k].gate_s, gate);
 
     for (uint32_t i = 0; i + 1 < layer->stage_count; i++)
@@ -145,19 +168,25 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
     if (model->shared_experts) { // runs while the dispatch is under way
         shared = lowering_add_temporary(l, k, "shared_results", dtype, l->tokens, model->hidden);
         int32_t work = lowering_add_work(l, (int32_t)k, OP_SHARED_EXPERT, l->tokens, 1, 1);
-        int32_t operands[] = {first->rows, layer->shared, shared, work};
+        StepBuffers operands = {
+            .shared_expert = {.rows = first->rows, .shared = layer->shared, .results = shared, .work = work}};
         add_step(l, OP_SHARED_EXPERT, k, l->work->layers[k].dense_s, operands);
     }
     Stage *last = &layer->stages[layer->stage_count - 1];
     uint32_t fanout = layer->stage_count == 1 ? l->fanout : 1;
     int32_t results = lowering_add_temporary(l, k, "results", dtype, last->row_capacity, model->hidden);
     int32_t work = lowering_add_work(l, (int32_t)k, OP_EXPERT, last->row_capacity, l->records, fanout);
-    int32_t expert[] = {last->rows, last->records, last->counts, layer->held, results, work};
+    StepBuffers expert = {.expert = {.rows = last->rows,
+                                     .records = last->records,
+                                     .counts = last->counts,
+                                     .experts = layer->held,
+                                     .results = results,
+                                     .work = work}};
     lowering_note_read(l, add_step(l, OP_EXPERT, k, l->cost.expert_s, expert));
     for (uint32_t i = layer->stage_count - 1; i-- > 0;)
         results = add_combine(l, k, layer, i, results);
     int32_t x = lowering_add_temporary(l, k, "out", dtype, l->tokens, model->hidden);
-    int32_t residual[] = {layer->y, results, shared, x};
+    StepBuffers residual = {.residual = {.x = layer->y, .results = results, .shared_results = shared, .y = x}};
     add_step(l, OP_RESIDUAL, k, lowering_move_s(l, 3 * l->tokens * model->hidden * dtype_bytes(dtype)), residual);
     return x;
 }
@@ -191,13 +220,14 @@ static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
     layer->x = x;
     layer->y = lowering_add_temporary(l, k, "y", model->dtype, l->tokens, model->hidden);
     int32_t attention_work = lowering_add_work(l, (int32_t)k, OP_PRE_EXPERT, l->tokens, 1, 1);
-    int32_t attention[] = {x, layer->attention, layer->y, attention_work};
+    StepBuffers attention = {
+        .pre_expert = {.x = x, .attention = layer->attention, .y = layer->y, .work = attention_work}};
     add_step(l, OP_PRE_EXPERT, k, work->pre_expert_s - work->gate_s, attention);
     if (work->is_moe)
         return add_moe(l, k, layer);
     int32_t out = lowering_add_temporary(l, k, "out", model->dtype, l->tokens, model->hidden);
     int32_t ffn_work = lowering_add_work(l, (int32_t)k, OP_FFN, l->tokens, 1, 1);
-    int32_t ffn[] = {layer->y, layer->ffn, out, ffn_work};
+    StepBuffers ffn = {.ffn = {.x = layer->y, .ffn = layer->ffn, .y = out, .work = ffn_work}};
     add_step(l, OP_FFN, k, work->dense_s, ffn);
     return out;
 }
@@ -212,7 +242,7 @@ static void add_network(Lowering *l)
     BufferShape hidden = {.dtype = model->dtype, .rows = l->tokens, .cols = model->hidden,
                           .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t x = builder_add_buffer(l->builder, hidden, "x");
-    int32_t embed[] = {l->tokens_buffer, l->embedding, x};
+    StepBuffers embed = {.embed = {.tokens = l->tokens_buffer, .embedding = l->embedding, .x = x}};
     StepSpec step = {.op = OP_EMBED, .layer = NONE, .level = NONE, .group = NONE,
                      .cost_s = lowering_move_s(l, 2 * l->tokens * model->hidden * dtype_bytes(model->dtype))};
     builder_add_step(l->builder, step, embed);
@@ -222,7 +252,8 @@ static void add_network(Lowering *l)
     BufferShape scalar = {.dtype = DTYPE_F32, .rows = 1, .cols = 1, .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t loss_buffer = builder_add_buffer(l->builder, scalar, "loss");
     int32_t work = lowering_add_work(l, NONE, OP_LOSS, l->tokens, 1, 1);
-    int32_t loss[] = {x, l->tokens_buffer, l->embedding, loss_buffer, work};
+    StepBuffers loss = {
+        .loss = {.x = x, .tokens = l->tokens_buffer, .embedding = l->embedding, .loss = loss_buffer, .work = work}};
     step.op = OP_LOSS;
     step.cost_s = l->work->loss_s;
     builder_add_step(l->builder, step, loss);
@@ -241,7 +272,7 @@ typedef struct {
 
 static int32_t add_bare_step(Lowering *l, StepSpec step, int32_t after)
 {
-    static const int32_t none[OPERANDS_MAX] = {NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE};
+    static const StepBuffers none = {{NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE, NONE}};
     int32_t index = builder_add_step(l->builder, step, none);
     if (after != NONE)
         builder_add_after(l->builder, index, after);

@@ -4,7 +4,7 @@
 
 #include "compiler/lowering/lowering.h"
 
-static void add_local(Lowering *l, Op op, int32_t layer, double cost_s, const int32_t *operands)
+static void add_local(Lowering *l, Op op, int32_t layer, double cost_s, StepBuffers operands)
 {
     builder_add_step(l->builder, (StepSpec){.op = op, .layer = layer, .level = NONE, .group = NONE, .cost_s = cost_s},
                      operands);
@@ -23,7 +23,7 @@ static int32_t add_squares(Lowering *l, const WeightUpdate *update, int32_t befo
     double bytes = (double)gradient->rows * (double)gradient->cols * dtype_bytes(gradient->dtype);
     BufferShape shape = {.dtype = DTYPE_F32, .rows = 1, .cols = 1, .kind = BUFFER_TEMPORARY, .layer = update->layer};
     int32_t squares = builder_add_buffer(l->builder, shape, "%s.squares", gradient->name);
-    int32_t operands[] = {update->gradient, before, squares};
+    StepBuffers operands = {.squares = {.gradient = update->gradient, .before = before, .squares = squares}};
     add_local(l, OP_SQUARES, update->layer, bytes / l->spec->cluster.device.memory_bandwidth, operands);
     return squares;
 }
@@ -57,7 +57,8 @@ static void add_optimizer(Lowering *l, const WeightUpdate *update, int32_t squar
                          .kind = BUFFER_STATE, .layer = update->layer};
     double bytes = (double)buffer->rows * (double)buffer->cols * optimizer_bytes_per_parameter(buffer->dtype);
     int32_t state = builder_add_buffer(l->builder, shape, "%s.state", buffer->name);
-    int32_t operands[] = {update->weight, update->gradient, state, squares};
+    StepBuffers operands = {
+        .optimizer = {.weights = update->weight, .gradient = update->gradient, .state = state, .squares = squares}};
     add_local(l, OP_OPTIMIZER, update->layer, bytes / l->spec->cluster.device.memory_bandwidth, operands);
 }
 
@@ -78,9 +79,18 @@ static void scatter_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, int3
         snprintf(name, sizeof name, "dcounts.%s", level_name);
         counts[i + 1] = lowering_add_temporary(l, k, name, DTYPE_I32,
                                                l->spec->cluster.levels[level].count / l->config->domain[level], 1);
-        int32_t unroute[] = {dresults[i], from->send_counts, from->origin, dresults[i + 1], send};
+        StepBuffers unroute = {.unroute_backward = {.drows = dresults[i],
+                                                    .send_counts = from->send_counts,
+                                                    .origin = from->origin,
+                                                    .dresults = dresults[i + 1],
+                                                    .send_rows = send}};
         add_local(l, OP_UNROUTE_BACKWARD, (int32_t)k, l->cost.route_s[level] / 2, unroute);
-        int32_t dispatch[] = {send, NONE, from->send_counts, dresults[i + 1], NONE, counts[i + 1]};
+        StepBuffers dispatch = {.dispatch = {.send_rows = send,
+                                             .send_records = NONE,
+                                             .send_counts = from->send_counts,
+                                             .next_rows = dresults[i + 1],
+                                             .next_records = NONE,
+                                             .next_counts = counts[i + 1]}};
         builder_add_step(l->builder,
                          (StepSpec){.op = OP_DISPATCH, .layer = (int32_t)k, .level = from->level, .group = from->group,
                                     .cost_s = l->cost.combine_s[level],
@@ -107,7 +117,12 @@ static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *lay
         int32_t returned = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
         snprintf(name, sizeof name, "returned_drecords.%s", level_name);
         int32_t returned_records = lowering_add_temporary(l, k, name, DTYPE_F32, from->send_capacity, l->records);
-        int32_t combine[] = {last.rows, last.records, from->next_counts, from->send_counts, returned, returned_records};
+        StepBuffers combine = {.combine_backward = {.drows = last.rows,
+                                                    .drecords = last.records,
+                                                    .next_counts = from->next_counts,
+                                                    .send_counts = from->send_counts,
+                                                    .returned = returned,
+                                                    .returned_records = returned_records}};
         builder_add_step(l->builder,
                          (StepSpec){.op = OP_COMBINE_BACKWARD, .layer = (int32_t)k, .level = from->level,
                                     .group = from->group, .cost_s = l->cost.dispatch_s[level],
@@ -119,8 +134,15 @@ static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *lay
         summed.rows = lowering_add_temporary(l, k, name, dtype, from->row_capacity, hidden);
         snprintf(name, sizeof name, "drecords.%s", level_name);
         summed.records = lowering_add_temporary(l, k, name, DTYPE_F32, from->record_rows, l->records);
-        int32_t route[] = {last.rows, last.records, returned, returned_records, from->send_counts, from->origin,
-                           from->counts, summed.rows, summed.records};
+        StepBuffers route = {.route_backward = {.drows_next = last.rows,
+                                                .drecords_next = last.records,
+                                                .returned = returned,
+                                                .returned_records = returned_records,
+                                                .send_counts = from->send_counts,
+                                                .origin = from->origin,
+                                                .counts = from->counts,
+                                                .drows = summed.rows,
+                                                .drecords = summed.records}};
         add_local(l, OP_ROUTE_BACKWARD, (int32_t)k, l->cost.route_s[level] / 2, route);
         last = summed;
     }
@@ -140,7 +162,12 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
         dshared_rows = lowering_add_temporary(l, k, "dshared_rows", model->dtype, l->tokens, model->hidden);
         int32_t dshared = lowering_add_gradient(l, layer->shared, (int32_t)k);
         int32_t work = lowering_add_work(l, (int32_t)k, OP_SHARED_EXPERT_BACKWARD, l->tokens, 1, 1);
-        int32_t operands[] = {first->rows, layer->shared, dx, dshared_rows, dshared, work};
+        StepBuffers operands = {.shared_expert_backward = {.rows = first->rows,
+                                                           .shared = layer->shared,
+                                                           .dx = dx,
+                                                           .drows = dshared_rows,
+                                                           .dshared = dshared,
+                                                           .work = work}};
         add_local(l, OP_SHARED_EXPERT_BACKWARD, (int32_t)k, 2 * l->work->layers[k].dense_s, operands);
         lowering_add_sums(l, (int32_t)k, dshared, 0, l->spec->cluster.level_count, 1);
         note_update(l, (int32_t)k, layer->shared, dshared);
@@ -156,8 +183,15 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
                                                       (double)model_expert_elements(&l->plan->model))
                              : lowering_add_gradient(l, layer->experts, (int32_t)k);
     int32_t work = lowering_add_work(l, (int32_t)k, OP_EXPERT_BACKWARD, last->row_capacity, l->records, fanout);
-    int32_t expert[] = {last->rows, last->records, last->counts, held, dresults[layer->stage_count - 1],
-                        drows.rows, drows.records, dheld, work};
+    StepBuffers expert = {.expert_backward = {.rows = last->rows,
+                                              .records = last->records,
+                                              .counts = last->counts,
+                                              .experts = held,
+                                              .dresults = dresults[layer->stage_count - 1],
+                                              .drows = drows.rows,
+                                              .drecords = drows.records,
+                                              .dexperts = dheld,
+                                              .work = work}};
     StepSpec step = {.op = OP_EXPERT_BACKWARD, .layer = (int32_t)k, .level = NONE, .group = NONE,
                      .cost_s = 2 * l->cost.expert_s};
     lowering_note_read(l, builder_add_step(l->builder, step, expert));
@@ -166,8 +200,15 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
     drows = collect_gradients(l, k, layer, drows);
     int32_t drouter = lowering_add_gradient(l, layer->router, (int32_t)k);
     int32_t gate_work = lowering_add_work(l, (int32_t)k, OP_GATE_BACKWARD, l->tokens, l->records, l->fanout);
-    int32_t gate[] = {layer->y, first->records, drows.rows, drows.records, dshared_rows, layer->router,
-                      dx,       drouter,        gate_work};
+    StepBuffers gate = {.gate_backward = {.x = layer->y,
+                                          .records = first->records,
+                                          .drows = drows.rows,
+                                          .drecords = drows.records,
+                                          .dshared_rows = dshared_rows,
+                                          .router = layer->router,
+                                          .dx = dx,
+                                          .drouter = drouter,
+                                          .work = gate_work}};
     add_local(l, OP_GATE_BACKWARD, (int32_t)k, 2 * l->work->layers[k].gate_s, gate);
     lowering_add_sums(l, (int32_t)k, drouter, 0, l->spec->cluster.level_count, 1);
     note_update(l, (int32_t)k, layer->router, drouter);
@@ -182,14 +223,17 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
     } else {
         int32_t dffn = lowering_add_gradient(l, layer->ffn, (int32_t)k);
         int32_t ffn_work = lowering_add_work(l, (int32_t)k, OP_FFN_BACKWARD, l->tokens, 1, 1);
-        int32_t ffn[] = {layer->y, layer->ffn, dx, dffn, ffn_work};
+        StepBuffers ffn = {
+            .ffn_backward = {.x = layer->y, .ffn = layer->ffn, .dx = dx, .dffn = dffn, .work = ffn_work}};
         add_local(l, OP_FFN_BACKWARD, (int32_t)k, 2 * work->dense_s, ffn);
         lowering_add_sums(l, (int32_t)k, dffn, 0, l->spec->cluster.level_count, 1);
         note_update(l, (int32_t)k, layer->ffn, dffn);
     }
     int32_t dattention = lowering_add_gradient(l, layer->attention, (int32_t)k);
     int32_t attention_work = lowering_add_work(l, (int32_t)k, OP_PRE_EXPERT_BACKWARD, l->tokens, 1, 1);
-    int32_t attention[] = {layer->x, layer->attention, dx, dattention, attention_work};
+    StepBuffers attention = {
+        .pre_expert_backward = {
+            .x = layer->x, .attention = layer->attention, .dx = dx, .dattention = dattention, .work = attention_work}};
     add_local(l, OP_PRE_EXPERT_BACKWARD, (int32_t)k, 2 * work->pre_expert_s, attention);
     lowering_add_sums(l, (int32_t)k, dattention, 0, l->spec->cluster.level_count, 1);
     note_update(l, (int32_t)k, layer->attention, dattention);
@@ -205,12 +249,17 @@ void lowering_add_backward(Lowering *l)
     int32_t dx = builder_add_buffer(l->builder, shape, "dx");
     int32_t dembedding = lowering_add_gradient(l, l->embedding, NONE);
     int32_t work = lowering_add_work(l, NONE, OP_LOSS_BACKWARD, l->tokens, 1, 1);
-    int32_t loss[] = {l->final_x, l->tokens_buffer, l->embedding, dx, dembedding, work};
+    StepBuffers loss = {.loss_backward = {.x = l->final_x,
+                                          .tokens = l->tokens_buffer,
+                                          .embedding = l->embedding,
+                                          .dx = dx,
+                                          .dembedding = dembedding,
+                                          .work = work}};
     add_local(l, OP_LOSS_BACKWARD, NONE, 2 * l->work->loss_s, loss);
     l->read_count = 0;
     for (uint32_t k = l->work->layer_count; k-- > 0;)
         add_layer_backward(l, k, dx);
-    int32_t embed[] = {l->tokens_buffer, dx, dembedding};
+    StepBuffers embed = {.embed_backward = {.tokens = l->tokens_buffer, .dx = dx, .dembedding = dembedding}};
     add_local(l, OP_EMBED_BACKWARD, NONE, 0, embed);
     lowering_add_sums(l, NONE, dembedding, 0, l->spec->cluster.level_count, 1);
     note_update(l, NONE, l->embedding, dembedding);

@@ -15,7 +15,7 @@ static double packet_bytes(const Lowering *l, double ratio)
     return (double)codec_packet_bytes(model_expert_elements(&l->plan->model), l->plan->model.dtype, ratio);
 }
 
-static int32_t add_local(Lowering *l, Op op, uint32_t k, double cost_s, const int32_t *operands)
+static int32_t add_local(Lowering *l, Op op, uint32_t k, double cost_s, StepBuffers operands)
 {
     StepSpec step = {.op = op, .layer = (int32_t)k, .level = NONE, .group = NONE, .cost_s = cost_s};
     return builder_add_step(l->builder, step, operands);
@@ -44,7 +44,7 @@ static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_
         char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof name, "gathered.%s%s", spec->cluster.levels[level].name, suffix);
         int32_t gathered = lowering_add_temporary(l, k, name, dtype, rows, cols);
-        int32_t operands[] = {shard, gathered};
+        StepBuffers operands = {.gather = {.shard = shard, .gathered = gathered}};
         int32_t group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain);
         int32_t step = builder_add_step(l->builder,
                                         (StepSpec){.op = OP_GATHER, .layer = (int32_t)k, .level = (int32_t)level,
@@ -82,7 +82,8 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, const char *suffix, int32_
     snprintf(name, sizeof name, "packet%s", suffix);
     int32_t packet = lowering_add_temporary(l, k, name, DTYPE_U8, l->experts_per_rank,
                                             packet_bytes(l, l->spec->plan.ratio));
-    int32_t encode[] = {layer->experts, layer->mean, layer->sent, packet};
+    StepBuffers encode = {
+        .encode = {.own_experts = layer->experts, .mean = layer->mean, .sent = layer->sent, .packet = packet}};
     int32_t step = add_local(l, OP_ENCODE, k, dense_bytes(l, l->experts_per_rank) / device->encode_bandwidth, encode);
     if (after_step != NONE)
         builder_add_after(l->builder, step, after_step);
@@ -92,7 +93,11 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, const char *suffix, int32_
         snprintf(name, sizeof name, "decoded%s", suffix);
         decoded = add_experts(l, k, BUFFER_TEMPORARY, name, l->held_experts);
     }
-    int32_t decode[] = {packet, layer->experts, layer->mean, decoded, layer->replicas};
+    StepBuffers decode = {.decode = {.packet = packet,
+                                     .own = layer->experts,
+                                     .mean = layer->mean,
+                                     .experts = decoded,
+                                     .replicas = layer->replicas}};
     add_local(l, OP_DECODE, k, dense_bytes(l, l->held_experts) / device->decode_bandwidth, decode);
     return layer->replicas == NONE ? decoded : layer->replicas;
 }
@@ -118,7 +123,7 @@ void lowering_add_sums(Lowering *l, int32_t layer, int32_t summed, uint32_t from
         if (count < 2)
             continue;
         double sent = 2 * (count - 1) / count * bytes;
-        int32_t operands[] = {summed};
+        StepBuffers operands = {.all_reduce = {.gradient = summed}};
         builder_add_step(l->builder,
                          (StepSpec){.op = OP_ALL_REDUCE, .layer = layer, .level = (int32_t)level,
                                     .group = builder_add_group(l->builder, GROUP_LEVEL, (int32_t)level, 1),
@@ -134,7 +139,7 @@ void lowering_add_mean(Lowering *l, uint32_t k)
     if (layer->mean == NONE)
         return;
     double every = l->spec->plan.shared_every;
-    int32_t operands[] = {layer->experts, layer->mean};
+    StepBuffers operands = {.mean_expert = {.own_experts = layer->experts, .mean = layer->mean}};
     add_local(l, OP_MEAN_EXPERT, k, lowering_move_s(l, dense_bytes(l, l->experts_per_rank)) / every, operands);
     lowering_add_sums(l, (int32_t)k, layer->mean, l->spec->replica_levels, l->spec->cluster.level_count, every);
 }
@@ -153,7 +158,9 @@ static void return_packets(Lowering *l, uint32_t k, uint32_t level, StepSpec ste
     int32_t packets = lowering_add_temporary(l, k, name, DTYPE_U8, held, bytes);
     snprintf(name, sizeof name, "received.%s", level_name);
     int32_t received = lowering_add_temporary(l, k, name, DTYPE_U8, held, bytes);
-    int32_t encode[] = {dheld, error, packets}, send[] = {packets, received}, decode[] = {dheld, received, shard};
+    StepBuffers encode = {.encode_gradient = {.gathered = dheld, .error = error, .packets = packets}};
+    StepBuffers send = {.return_packets = {.packets = packets, .received = received}};
+    StepBuffers decode = {.decode_gradient = {.gathered = dheld, .received = received, .shard = shard}};
     add_local(l, OP_ENCODE_GRADIENT, k, dense_bytes(l, held - own) / device->encode_bandwidth, encode);
     step.op = OP_RETURN_PACKETS;
     builder_add_step(l->builder, step, send);
@@ -177,7 +184,7 @@ int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
         StepSpec step = {.op = OP_REDUCE_SCATTER, .layer = (int32_t)k, .level = (int32_t)level,
                          .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain),
                          .cost_s = l->cost.reduce_s[level], .bytes = l->cost.reduce_bytes[level]};
-        int32_t operands[] = {dheld, shard};
+        StepBuffers operands = {.reduce_scatter = {.gathered = dheld, .shard = shard}};
         if (spec->plan.gradient == GRADIENT_DENSE)
             builder_add_step(l->builder, step, operands);
         else

@@ -7,99 +7,6 @@
 
 // ---- operands ----------------------------------------------------------------------------------
 
-// What an operand of a given name holds.
-typedef enum {
-    HOLDS_ANYTHING, // constrained by the op's other operands alone
-    HOLDS_ROWS,     // hidden vectors
-    HOLDS_RECORDS,  // (expert, weight) pairs
-    HOLDS_COUNTS,   // one i32 per member of the step's group
-    HOLDS_INDICES,  // one i32 a row
-    HOLDS_F32,
-    HOLDS_BYTES,
-    HOLDS_TOKENS,
-    HOLDS_LOSS,
-    HOLDS_EMBEDDING,
-    HOLDS_ATTENTION,
-    HOLDS_ROUTER,
-    HOLDS_FFN,
-    HOLDS_SHARED,
-    HOLDS_EXPERTS,     // that a rank holds after gathering
-    HOLDS_OWN_EXPERTS, // that it owns
-    HOLDS_EXPERT,      // one
-    HOLDS_SQUARES,
-} Contents;
-
-static const struct {
-    const char *operand;
-    Contents contents;
-} contents_of[] = {
-    {"x", HOLDS_ROWS},
-    {"y", HOLDS_ROWS},
-    {"dx", HOLDS_ROWS},
-    {"rows", HOLDS_ROWS},
-    {"drows", HOLDS_ROWS},
-    {"next_rows", HOLDS_ROWS},
-    {"drows_next", HOLDS_ROWS},
-    {"send_rows", HOLDS_ROWS},
-    {"results", HOLDS_ROWS},
-    {"dresults", HOLDS_ROWS},
-    {"returned", HOLDS_ROWS},
-    {"records", HOLDS_RECORDS},
-    {"next_records", HOLDS_RECORDS},
-    {"send_records", HOLDS_RECORDS},
-    {"counts", HOLDS_COUNTS},
-    {"send_counts", HOLDS_COUNTS},
-    {"next_counts", HOLDS_COUNTS},
-    {"origin", HOLDS_INDICES},
-    {"drecords", HOLDS_F32},
-    {"drecords_next", HOLDS_F32},
-    {"returned_records", HOLDS_F32},
-    {"work", HOLDS_F32},
-    {"state", HOLDS_F32},
-    {"packet", HOLDS_BYTES},
-    {"packets", HOLDS_BYTES},
-    {"received", HOLDS_BYTES},
-    {"tokens", HOLDS_TOKENS},
-    {"loss", HOLDS_LOSS},
-    {"embedding", HOLDS_EMBEDDING},
-    {"dembedding", HOLDS_EMBEDDING},
-    {"attention", HOLDS_ATTENTION},
-    {"dattention", HOLDS_ATTENTION},
-    {"router", HOLDS_ROUTER},
-    {"drouter", HOLDS_ROUTER},
-    {"ffn", HOLDS_FFN},
-    {"dffn", HOLDS_FFN},
-    {"shared", HOLDS_SHARED},
-    {"dshared", HOLDS_SHARED},
-    {"experts", HOLDS_EXPERTS},
-    {"dexperts", HOLDS_EXPERTS},
-    {"replicas", HOLDS_EXPERTS},
-    {"own", HOLDS_OWN_EXPERTS},
-    {"sent", HOLDS_OWN_EXPERTS},
-    {"mean", HOLDS_EXPERT},
-    {"squares", HOLDS_SQUARES},
-    {"before", HOLDS_SQUARES},
-    {"shard", HOLDS_ANYTHING},
-    {"gathered", HOLDS_ANYTHING},
-    {"weights", HOLDS_ANYTHING},
-    {"gradient", HOLDS_ANYTHING},
-};
-
-static Contents operand_contents(Op op, const char *operand)
-{
-    // These two ops take the shared experts' results and their gradient, not the weights.
-    if ((op == OP_RESIDUAL && strcmp(operand, "shared") == 0) ||
-        (op == OP_GATE_BACKWARD && strcmp(operand, "dshared") == 0)) {
-        return HOLDS_ROWS;
-    }
-    if ((op == OP_ENCODE || op == OP_MEAN_EXPERT) && strcmp(operand, "experts") == 0)
-        return HOLDS_OWN_EXPERTS;
-    for (size_t i = 0; i < COUNT_OF(contents_of); i++)
-        if (strcmp(contents_of[i].operand, operand) == 0)
-            return contents_of[i].contents;
-    return HOLDS_ANYTHING;
-}
-
 // Experts that a rank holds after gathering.
 static uint64_t held_experts(const Plan *plan, const Step *step)
 {
@@ -125,52 +32,44 @@ static bool contents_match(const Plan *plan, const Step *step, Contents contents
 {
     const ModelDims *dims = &plan->model;
     switch (contents) {
-    case HOLDS_ANYTHING:
+    case CONTENTS_ANYTHING:
         return true;
-    case HOLDS_ROWS:
+    case CONTENTS_HIDDEN:
         return buffer->dtype == dims->dtype && buffer->cols == dims->hidden;
-    case HOLDS_RECORDS:
+    case CONTENTS_RECORDS:
         return buffer->dtype == DTYPE_I32 && buffer->cols >= 2 && buffer->cols % 2 == 0;
-    case HOLDS_COUNTS:
+    case CONTENTS_COUNTS:
         return buffer->dtype == DTYPE_I32 && buffer->cols == 1 &&
                (step->group == NONE || buffer->rows == group_size(&plan->cluster, &plan->groups[step->group]));
-    case HOLDS_INDICES:
+    case CONTENTS_INDICES:
         return buffer->dtype == DTYPE_I32 && buffer->cols == 1;
-    case HOLDS_F32:
+    case CONTENTS_F32:
         return buffer->dtype == DTYPE_F32;
-    case HOLDS_BYTES:
+    case CONTENTS_BYTES:
         return buffer->dtype == DTYPE_U8;
-    case HOLDS_TOKENS:
+    case CONTENTS_TOKENS:
         return buffer->dtype == DTYPE_I32 && buffer->rows == dims->batch &&
                buffer->cols == (uint64_t)dims->sequence + 1;
-    case HOLDS_LOSS:
+    case CONTENTS_SCALAR:
         return buffer->dtype == DTYPE_F32 && buffer->rows == 1 && buffer->cols == 1;
-    case HOLDS_EMBEDDING:
+    case CONTENTS_EMBEDDING:
         return weight_matches(plan, buffer, model_embedding_elements(dims));
-    case HOLDS_ATTENTION:
+    case CONTENTS_ATTENTION:
         return weight_matches(plan, buffer, model_attention_elements(dims));
-    case HOLDS_ROUTER:
+    case CONTENTS_ROUTER:
         return weight_matches(plan, buffer, model_router_elements(dims));
-    case HOLDS_FFN:
+    case CONTENTS_FFN:
         return weight_matches(plan, buffer, model_ffn_elements(dims));
-    case HOLDS_SHARED:
+    case CONTENTS_SHARED:
         return weight_matches(plan, buffer, model_shared_elements(dims));
-    case HOLDS_EXPERTS:
+    case CONTENTS_HELD_EXPERTS:
         return experts_match(plan, step, buffer, held_experts(plan, step));
-    case HOLDS_OWN_EXPERTS:
+    case CONTENTS_OWN_EXPERTS:
         return experts_match(plan, step, buffer, plan_experts_per_rank(plan));
-    case HOLDS_EXPERT:
+    case CONTENTS_ONE_EXPERT:
         return experts_match(plan, step, buffer, 1);
-    case HOLDS_SQUARES:
-        return buffer->dtype == DTYPE_F32 && buffer->rows == 1 && buffer->cols == 1;
     }
     return false;
-}
-
-static const Buffer *operand_buffer(const Plan *plan, const Step *step, uint32_t k)
-{
-    int32_t index = step_operands(plan, step)[k];
-    return index == NONE ? NULL : &plan->buffers[index];
 }
 
 // A gather's output is the members' shards one after another; a reduce-scatter's input likewise.
@@ -196,24 +95,24 @@ static void verify_step_operands(Verifier *verifier, uint32_t index)
     bool complete = true;
     for (uint32_t k = 0; k < info->operand_count; k++) {
         const OperandInfo *operand = &info->operands[k];
-        const Buffer *buffer = operand_buffer(plan, step, k);
+        int32_t at = step_operands(plan, step)[k];
+        const Buffer *buffer = at == NONE ? NULL : &plan->buffers[at];
         if (!buffer) {
             complete = false;
             if (!operand->optional)
                 verify_fail(verifier, PROPERTY_OPERANDS, index, "op '%s' misses operand '%s'", info->name,
                             operand->name);
-        } else if (!contents_match(plan, step, operand_contents(step->op, operand->name), buffer)) {
+        } else if (!contents_match(plan, step, operand->contents, buffer)) {
             verify_fail(verifier, PROPERTY_OPERANDS, index,
                         "'%s' (%s %" PRIu64 " x %" PRIu64 ") does not fit operand '%s' of op '%s'", buffer->name,
                         dtype_name(buffer->dtype), buffer->rows, buffer->cols, operand->name, info->name);
-        } else if (operand->role != OPERAND_IN && buffer->kind == BUFFER_INPUT) {
+        } else if (operand->role != ROLE_IN && buffer->kind == BUFFER_INPUT) {
             verify_fail(verifier, PROPERTY_OPERANDS, index, "op '%s' writes the input '%s'", info->name, buffer->name);
         }
     }
-    if (complete && info->shape == SHAPE_GATHER)
-        verify_gathered_shape(verifier, index, operand_buffer(plan, step, 0), operand_buffer(plan, step, 1));
-    else if (complete && step->op == OP_REDUCE_SCATTER)
-        verify_gathered_shape(verifier, index, operand_buffer(plan, step, 1), operand_buffer(plan, step, 0));
+    if (complete && (step->op == OP_GATHER || step->op == OP_REDUCE_SCATTER))
+        verify_gathered_shape(verifier, index, step_buffer(plan, step, OPERAND_shard),
+                              step_buffer(plan, step, OPERAND_gathered));
 }
 
 void verify_operands(Verifier *verifier)
@@ -272,7 +171,7 @@ static int64_t find_unordered(const Verifier *verifier, const int64_t last[STREA
 static void verify_access(Verifier *verifier, uint32_t step, const Buffer *buffer, const OperandInfo *operand,
                           Accesses *accesses)
 {
-    bool reads = operand->role == OPERAND_IN || operand->role == OPERAND_INOUT, writes = operand->role != OPERAND_IN;
+    bool reads = operand->role == ROLE_IN || operand->role == ROLE_INOUT, writes = operand->role != ROLE_IN;
     bool written = is_there_from_the_start(buffer), ignored = false;
     int64_t writer = find_unordered(verifier, accesses->write, step, &written);
     int64_t reader = writes ? find_unordered(verifier, accesses->read, step, &ignored) : NONE;
@@ -291,7 +190,7 @@ static void verify_aliases(Verifier *verifier, uint32_t index)
     const int32_t *operands = step_operands(plan, &plan->steps[index]);
     for (uint32_t a = 0; a < info->operand_count; a++) {
         for (uint32_t b = a + 1; b < info->operand_count; b++) {
-            bool writes = info->operands[a].role != OPERAND_IN || info->operands[b].role != OPERAND_IN;
+            bool writes = info->operands[a].role != ROLE_IN || info->operands[b].role != ROLE_IN;
             if (writes && operands[a] != NONE && operands[a] == operands[b])
                 verify_fail(verifier, PROPERTY_RACES, index, "'%s' is both operand '%s' and operand '%s', and written",
                             plan->buffers[operands[a]].name, info->operands[a].name, info->operands[b].name);
@@ -316,7 +215,7 @@ void verify_accesses(Verifier *verifier)
         for (uint32_t k = 0; k < info->operand_count; k++) {
             if (operands[k] == NONE)
                 continue;
-            bool reads = info->operands[k].role == OPERAND_IN;
+            bool reads = info->operands[k].role == ROLE_IN;
             (reads ? accesses[operands[k]].read : accesses[operands[k]].write)[info->stream] = i;
         }
     }

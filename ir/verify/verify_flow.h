@@ -34,24 +34,11 @@ typedef struct {
     int32_t from;    // the step that counted or ordered rows, the buffer of weights
 } Value;
 
-// Weights of a layer, by the operand that reads them.
-#define WEIGHTS(X)                                                                                                     \
-    X(EMBEDDING, "embedding") X(ATTENTION, "attention") X(ROUTER, "router") X(FFN, "ffn") X(SHARED, "shared")          \
-    X(EXPERTS, "experts")
-#define X(name, text) WEIGHTS_##name,
-typedef enum { WEIGHTS(X) WEIGHT_NAMES } WeightName;
-#undef X
-
-// What codecs remember of a layer, by the operand that reads it; errors are one per level.
-#define REMEMBERED(X) X(MEAN, "mean") X(SENT, "sent") X(REPLICAS, "replicas")
-#define X(name, text) REMEMBERS_##name,
-typedef enum { REMEMBERED(X) REMEMBERS_ERRORS, REMEMBER_COUNT = REMEMBERS_ERRORS + LEVELS_MAX } Remembered;
-#undef X
-
 // What a layer's way out laid down for the way back.
 typedef struct {
     int32_t route[LEVELS_MAX], dispatch[LEVELS_MAX];
-    int32_t weights[WEIGHT_NAMES], remembered[REMEMBER_COUNT]; // buffers
+    int32_t weights[WEIGHT_KINDS];                 // buffers
+    int32_t remembered[WEIGHT_ERROR + LEVELS_MAX]; // by codecs; errors are one per level
     uint32_t exchanged, gathered;  // levels, of the choice
 } LayerFlow;
 
@@ -72,20 +59,20 @@ Value value_staged(Holding holds, int32_t layer, uint32_t levels);
 Value value_split(Holding holds, int32_t layer, uint32_t levels, int32_t from);
 
 // Of the step that is looked at: the buffer of an operand, NONE without it, and what it holds.
-int32_t flow_operand(const Flow *flow, const char *name);
-Value flow_value(const Flow *flow, const char *operand);
+int32_t flow_operand(const Flow *flow, Operand operand);
+Value flow_value(const Flow *flow, Operand operand);
 LayerFlow *flow_layer(const Flow *flow); // of its layer; the network's own for steps of none
 int32_t flow_last_level(uint32_t levels); // the innermost; NONE for none
 
 // Reports unless the operand is there and holds what is expected, or is absent.
-void flow_take(const Flow *flow, const char *operand, Value expected);
-void flow_take_none(const Flow *flow, const char *operand);
+void flow_take(const Flow *flow, Operand operand, Value expected);
+void flow_take_none(const Flow *flow, Operand operand);
 void flow_take_tokens(const Flow *flow);
-// One buffer is the layer's weights of that name throughout, and was not updated yet. Returns it.
-int32_t flow_take_weights(Flow *flow, WeightName name);
-void flow_give(Flow *flow, const char *operand, Value value);
-// `operand` becomes the gradient of the weights called `name`, which the step reads.
-void flow_give_gradient(Flow *flow, WeightName name, const char *operand, Holding holds);
+// One buffer is the layer's weights of the operand's kind throughout, and was not updated yet. Returns it.
+int32_t flow_take_weights(Flow *flow, Operand weights);
+void flow_give(Flow *flow, Operand operand, Value value);
+// `gradient` becomes that of the weights, which the step reads.
+void flow_give_gradient(Flow *flow, Operand weights, Operand gradient, Holding holds);
 
 // ---- ops: k is the layer -------------------------------------------------------------------------
 

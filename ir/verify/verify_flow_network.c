@@ -5,112 +5,112 @@
 void flow_embed(Flow *flow)
 {
     flow_take_tokens(flow);
-    flow_take_weights(flow, WEIGHTS_EMBEDDING);
-    flow_give(flow, "x", value_plain(HOLDS_INPUT_ROWS, 0));
+    flow_take_weights(flow, OPERAND_embedding);
+    flow_give(flow, OPERAND_x, value_plain(HOLDS_INPUT_ROWS, 0));
 }
 
 void flow_pre_expert(Flow *flow, int32_t k)
 {
-    flow_take(flow, "x", value_plain(HOLDS_INPUT_ROWS, k));
-    flow_take_weights(flow, WEIGHTS_ATTENTION);
-    flow_give(flow, "y", value_plain(HOLDS_ATTENDED, k));
+    flow_take(flow, OPERAND_x, value_plain(HOLDS_INPUT_ROWS, k));
+    flow_take_weights(flow, OPERAND_attention);
+    flow_give(flow, OPERAND_y, value_plain(HOLDS_ATTENDED, k));
 }
 
 void flow_ffn(Flow *flow, int32_t k)
 {
-    flow_take(flow, "x", value_plain(HOLDS_ATTENDED, k));
-    flow_take_weights(flow, WEIGHTS_FFN);
-    flow_give(flow, "y", value_plain(HOLDS_INPUT_ROWS, k + 1));
+    flow_take(flow, OPERAND_x, value_plain(HOLDS_ATTENDED, k));
+    flow_take_weights(flow, OPERAND_ffn);
+    flow_give(flow, OPERAND_y, value_plain(HOLDS_INPUT_ROWS, k + 1));
 }
 
 void flow_gate(Flow *flow, int32_t k)
 {
-    flow_take(flow, "x", value_plain(HOLDS_ATTENDED, k));
-    flow_take_weights(flow, WEIGHTS_ROUTER);
-    flow_give(flow, "rows", value_staged(HOLDS_ROWS, k, 0));
-    flow_give(flow, "records", value_staged(HOLDS_RECORDS, k, 0));
+    flow_take(flow, OPERAND_x, value_plain(HOLDS_ATTENDED, k));
+    flow_take_weights(flow, OPERAND_router);
+    flow_give(flow, OPERAND_rows, value_staged(HOLDS_ROWS, k, 0));
+    flow_give(flow, OPERAND_records, value_staged(HOLDS_RECORDS, k, 0));
 }
 
 void flow_shared_expert(Flow *flow, int32_t k)
 {
-    flow_take(flow, "rows", value_staged(HOLDS_ROWS, k, 0));
-    flow_take_weights(flow, WEIGHTS_SHARED);
-    flow_give(flow, "results", value_plain(HOLDS_SHARED_RESULTS, k));
+    flow_take(flow, OPERAND_rows, value_staged(HOLDS_ROWS, k, 0));
+    flow_take_weights(flow, OPERAND_shared);
+    flow_give(flow, OPERAND_results, value_plain(HOLDS_SHARED_RESULTS, k));
 }
 
 void flow_residual(Flow *flow, int32_t k)
 {
-    flow_take(flow, "x", value_plain(HOLDS_ATTENDED, k));
-    flow_take(flow, "results", value_staged(HOLDS_RESULTS, k, 0));
+    flow_take(flow, OPERAND_x, value_plain(HOLDS_ATTENDED, k));
+    flow_take(flow, OPERAND_results, value_staged(HOLDS_RESULTS, k, 0));
     if (flow->plan->model.shared_experts)
-        flow_take(flow, "shared", value_plain(HOLDS_SHARED_RESULTS, k));
+        flow_take(flow, OPERAND_shared_results, value_plain(HOLDS_SHARED_RESULTS, k));
     else
-        flow_take_none(flow, "shared");
-    flow_give(flow, "y", value_plain(HOLDS_INPUT_ROWS, k + 1));
+        flow_take_none(flow, OPERAND_shared_results);
+    flow_give(flow, OPERAND_y, value_plain(HOLDS_INPUT_ROWS, k + 1));
 }
 
 void flow_loss(Flow *flow)
 {
-    flow_take(flow, "x", value_plain(HOLDS_INPUT_ROWS, (int32_t)flow->plan->model.layers));
+    flow_take(flow, OPERAND_x, value_plain(HOLDS_INPUT_ROWS, (int32_t)flow->plan->model.layers));
     flow_take_tokens(flow);
-    flow_take_weights(flow, WEIGHTS_EMBEDDING);
-    flow_give(flow, "loss", value_plain(HOLDS_LOSS, NONE));
+    flow_take_weights(flow, OPERAND_embedding);
+    flow_give(flow, OPERAND_loss, value_plain(HOLDS_LOSS, NONE));
 }
 
 void flow_loss_backward(Flow *flow)
 {
-    flow_take(flow, "x", value_plain(HOLDS_INPUT_ROWS, (int32_t)flow->plan->model.layers));
+    flow_take(flow, OPERAND_x, value_plain(HOLDS_INPUT_ROWS, (int32_t)flow->plan->model.layers));
     flow_take_tokens(flow);
-    flow_give_gradient(flow, WEIGHTS_EMBEDDING, "dembedding",
+    flow_give_gradient(flow, OPERAND_embedding, OPERAND_dembedding,
                        HOLDS_HALF_GRADIENT); // the tied embedding's other use is first
-    flow_give(flow, "dx", value_plain(HOLDS_DINPUT, (int32_t)flow->plan->model.layers));
+    flow_give(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, (int32_t)flow->plan->model.layers));
 }
 
 void flow_shared_expert_backward(Flow *flow, int32_t k)
 {
-    flow_take(flow, "rows", value_staged(HOLDS_ROWS, k, 0));
-    flow_take(flow, "dx", value_plain(HOLDS_DINPUT, k + 1));
-    flow_give_gradient(flow, WEIGHTS_SHARED, "dshared", HOLDS_GRADIENT);
-    flow_give(flow, "drows", value_plain(HOLDS_DSHARED_ROWS, k));
+    flow_take(flow, OPERAND_rows, value_staged(HOLDS_ROWS, k, 0));
+    flow_take(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, k + 1));
+    flow_give_gradient(flow, OPERAND_shared, OPERAND_dshared, HOLDS_GRADIENT);
+    flow_give(flow, OPERAND_drows, value_plain(HOLDS_DSHARED_ROWS, k));
 }
 
 void flow_gate_backward(Flow *flow, int32_t k)
 {
-    flow_take(flow, "x", value_plain(HOLDS_ATTENDED, k));
-    flow_take(flow, "records", value_staged(HOLDS_RECORDS, k, 0));
-    flow_take(flow, "drows", value_staged(HOLDS_DROWS, k, 0));
-    flow_take(flow, "drecords", value_staged(HOLDS_DRECORDS, k, 0));
+    flow_take(flow, OPERAND_x, value_plain(HOLDS_ATTENDED, k));
+    flow_take(flow, OPERAND_records, value_staged(HOLDS_RECORDS, k, 0));
+    flow_take(flow, OPERAND_drows, value_staged(HOLDS_DROWS, k, 0));
+    flow_take(flow, OPERAND_drecords, value_staged(HOLDS_DRECORDS, k, 0));
     if (flow->plan->model.shared_experts)
-        flow_take(flow, "dshared", value_plain(HOLDS_DSHARED_ROWS, k));
+        flow_take(flow, OPERAND_dshared_rows, value_plain(HOLDS_DSHARED_ROWS, k));
     else
-        flow_take_none(flow, "dshared");
-    flow_take(flow, "dx", value_plain(HOLDS_DINPUT, k + 1));
-    flow_give_gradient(flow, WEIGHTS_ROUTER, "drouter", HOLDS_GRADIENT);
-    flow_give(flow, "dx", value_plain(HOLDS_DATTENDED, k));
+        flow_take_none(flow, OPERAND_dshared_rows);
+    flow_take(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, k + 1));
+    flow_give_gradient(flow, OPERAND_router, OPERAND_drouter, HOLDS_GRADIENT);
+    flow_give(flow, OPERAND_dx, value_plain(HOLDS_DATTENDED, k));
 }
 
 void flow_ffn_backward(Flow *flow, int32_t k)
 {
-    flow_take(flow, "x", value_plain(HOLDS_ATTENDED, k));
-    flow_take(flow, "dx", value_plain(HOLDS_DINPUT, k + 1));
-    flow_give_gradient(flow, WEIGHTS_FFN, "dffn", HOLDS_GRADIENT);
-    flow_give(flow, "dx", value_plain(HOLDS_DATTENDED, k));
+    flow_take(flow, OPERAND_x, value_plain(HOLDS_ATTENDED, k));
+    flow_take(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, k + 1));
+    flow_give_gradient(flow, OPERAND_ffn, OPERAND_dffn, HOLDS_GRADIENT);
+    flow_give(flow, OPERAND_dx, value_plain(HOLDS_DATTENDED, k));
 }
 
 void flow_pre_expert_backward(Flow *flow, int32_t k)
 {
-    flow_take(flow, "x", value_plain(HOLDS_INPUT_ROWS, k));
-    flow_take(flow, "dx", value_plain(HOLDS_DATTENDED, k));
-    flow_give_gradient(flow, WEIGHTS_ATTENTION, "dattention", HOLDS_GRADIENT);
-    flow_give(flow, "dx", value_plain(HOLDS_DINPUT, k));
+    flow_take(flow, OPERAND_x, value_plain(HOLDS_INPUT_ROWS, k));
+    flow_take(flow, OPERAND_dx, value_plain(HOLDS_DATTENDED, k));
+    flow_give_gradient(flow, OPERAND_attention, OPERAND_dattention, HOLDS_GRADIENT);
+    flow_give(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, k));
 }
 
 void flow_embed_backward(Flow *flow)
 {
-    Value half = value_split(HOLDS_HALF_GRADIENT, NONE, 0, flow_layer(flow)->weights[WEIGHTS_EMBEDDING]);
+    Value half = value_split(HOLDS_HALF_GRADIENT, NONE, 0, flow_layer(flow)->weights[WEIGHT_EMBEDDING]);
     flow_take_tokens(flow);
-    flow_take(flow, "dx", value_plain(HOLDS_DINPUT, 0));
-    flow_take(flow, "dembedding", half);
+    flow_take(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, 0));
+    flow_take(flow, OPERAND_dembedding, half);
     half.holds = HOLDS_GRADIENT;
-    flow_give(flow, "dembedding", half);
+    flow_give(flow, OPERAND_dembedding, half);
 }

@@ -6,11 +6,11 @@
 static void take_stage_counts(const Flow *flow, uint32_t levels, int32_t k)
 {
     if (levels == 0) {
-        flow_take_none(flow, "counts");
+        flow_take_none(flow, OPERAND_counts);
         return;
     }
     int32_t dispatch = flow_layer(flow)->dispatch[flow_last_level(levels)];
-    flow_take(flow, "counts", value_split(HOLDS_NEXT_COUNTS, k, levels, dispatch));
+    flow_take(flow, OPERAND_counts, value_split(HOLDS_NEXT_COUNTS, k, levels, dispatch));
 }
 
 // Gradients of results in a stage; before anything was sent, those of the next layer's input.
@@ -21,91 +21,92 @@ static Value result_gradients(int32_t k, uint32_t levels)
 
 void flow_route(Flow *flow, int32_t k)
 {
-    uint32_t levels = flow_value(flow, "rows").levels;
+    uint32_t levels = flow_value(flow, OPERAND_rows).levels;
     int32_t step = (int32_t)flow->step;
-    flow_take(flow, "rows", value_staged(HOLDS_ROWS, k, levels));
-    flow_take(flow, "records", value_staged(HOLDS_RECORDS, k, levels));
+    flow_take(flow, OPERAND_rows, value_staged(HOLDS_ROWS, k, levels));
+    flow_take(flow, OPERAND_records, value_staged(HOLDS_RECORDS, k, levels));
     take_stage_counts(flow, levels, k);
-    flow_give(flow, "next_rows", value_split(HOLDS_OWN_ROWS, k, levels, step));
-    flow_give(flow, "next_records", value_split(HOLDS_OWN_RECORDS, k, levels, step));
-    flow_give(flow, "send_rows", value_split(HOLDS_SENT_ROWS, k, levels, step));
-    flow_give(flow, "send_records", value_split(HOLDS_SENT_RECORDS, k, levels, step));
-    flow_give(flow, "send_counts", value_split(HOLDS_SEND_COUNTS, k, levels, step));
-    flow_give(flow, "origin", value_split(HOLDS_ORIGIN, k, levels, step));
+    flow_give(flow, OPERAND_next_rows, value_split(HOLDS_OWN_ROWS, k, levels, step));
+    flow_give(flow, OPERAND_next_records, value_split(HOLDS_OWN_RECORDS, k, levels, step));
+    flow_give(flow, OPERAND_send_rows, value_split(HOLDS_SENT_ROWS, k, levels, step));
+    flow_give(flow, OPERAND_send_records, value_split(HOLDS_SENT_RECORDS, k, levels, step));
+    flow_give(flow, OPERAND_send_counts, value_split(HOLDS_SEND_COUNTS, k, levels, step));
+    flow_give(flow, OPERAND_origin, value_split(HOLDS_ORIGIN, k, levels, step));
 }
 
 // Rows and their records; or, without records, gradients the way the rows went.
 void flow_dispatch(Flow *flow, int32_t k, uint32_t level)
 {
     LayerFlow *layer = flow_layer(flow);
-    Value sent = flow_value(flow, "send_rows");
+    Value sent = flow_value(flow, OPERAND_send_rows);
     uint32_t levels = sent.levels, after = levels | 1u << level;
-    bool rows = flow_operand(flow, "send_records") != NONE;
+    bool rows = flow_operand(flow, OPERAND_send_records) != NONE;
     if (rows)
         layer->route[level] = sent.from;
     int32_t route = layer->route[level];
-    flow_take(flow, "send_rows", value_split(rows ? HOLDS_SENT_ROWS : HOLDS_SENT_DRESULTS, k, levels, route));
-    flow_take(flow, "next_rows", value_split(rows ? HOLDS_OWN_ROWS : HOLDS_OWN_DRESULTS, k, levels, route));
-    flow_take(flow, "send_counts", value_split(HOLDS_SEND_COUNTS, k, levels, route));
+    flow_take(flow, OPERAND_send_rows, value_split(rows ? HOLDS_SENT_ROWS : HOLDS_SENT_DRESULTS, k, levels, route));
+    flow_take(flow, OPERAND_next_rows, value_split(rows ? HOLDS_OWN_ROWS : HOLDS_OWN_DRESULTS, k, levels, route));
+    flow_take(flow, OPERAND_send_counts, value_split(HOLDS_SEND_COUNTS, k, levels, route));
     if (levels >> level)
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "the rows crossed this level, or one inside it, before");
     if (rows) {
         layer->dispatch[level] = (int32_t)flow->step;
-        flow_take(flow, "send_records", value_split(HOLDS_SENT_RECORDS, k, levels, route));
-        flow_take(flow, "next_records", value_split(HOLDS_OWN_RECORDS, k, levels, route));
-        flow_give(flow, "next_records", value_staged(HOLDS_RECORDS, k, after));
+        flow_take(flow, OPERAND_send_records, value_split(HOLDS_SENT_RECORDS, k, levels, route));
+        flow_take(flow, OPERAND_next_records, value_split(HOLDS_OWN_RECORDS, k, levels, route));
+        flow_give(flow, OPERAND_next_records, value_staged(HOLDS_RECORDS, k, after));
     } else {
-        flow_take_none(flow, "next_records");
+        flow_take_none(flow, OPERAND_next_records);
     }
-    flow_give(flow, "next_rows", value_staged(rows ? HOLDS_ROWS : HOLDS_DRESULTS, k, after));
-    flow_give(flow, "next_counts",
+    flow_give(flow, OPERAND_next_rows, value_staged(rows ? HOLDS_ROWS : HOLDS_DRESULTS, k, after));
+    flow_give(flow, OPERAND_next_counts,
               value_split(rows ? HOLDS_NEXT_COUNTS : HOLDS_COUNTS_AGAIN, k, after, (int32_t)flow->step));
 }
 
 void flow_expert(Flow *flow, int32_t k, bool backward)
 {
     uint32_t levels = flow_layer(flow)->exchanged;
-    flow_take(flow, "rows", value_staged(HOLDS_ROWS, k, levels));
-    flow_take(flow, "records", value_staged(HOLDS_RECORDS, k, levels));
+    flow_take(flow, OPERAND_rows, value_staged(HOLDS_ROWS, k, levels));
+    flow_take(flow, OPERAND_records, value_staged(HOLDS_RECORDS, k, levels));
     take_stage_counts(flow, levels, k);
-    int32_t weights = flow_take_weights(flow, WEIGHTS_EXPERTS);
+    int32_t weights = flow_take_weights(flow, OPERAND_experts);
     if (!backward) {
-        flow_give(flow, "results", value_staged(HOLDS_RESULTS, k, levels));
+        flow_give(flow, OPERAND_results, value_staged(HOLDS_RESULTS, k, levels));
         return;
     }
-    flow_take(flow, "dresults", result_gradients(k, levels));
-    flow_give(flow, "drows", value_staged(HOLDS_DROWS, k, levels));
-    flow_give(flow, "drecords", value_staged(HOLDS_DRECORDS, k, levels));
+    flow_take(flow, OPERAND_dresults, result_gradients(k, levels));
+    flow_give(flow, OPERAND_drows, value_staged(HOLDS_DROWS, k, levels));
+    flow_give(flow, OPERAND_drecords, value_staged(HOLDS_DRECORDS, k, levels));
     bool owned = flow_layer(flow)->gathered == 0;
-    flow_give(flow, "dexperts",
+    flow_give(flow, OPERAND_dexperts,
               value_split(owned ? HOLDS_GRADIENT : HOLDS_DEXPERTS, k, flow_layer(flow)->gathered, weights));
 }
 
 // What a way back at `level` needs of the way out: the counts of both ends.
-static uint32_t take_ways(const Flow *flow, int32_t k, const char *rows, Holding holds, uint32_t level)
+static uint32_t take_ways(const Flow *flow, int32_t k, Operand rows, Holding holds, uint32_t level)
 {
     uint32_t levels = flow_value(flow, rows).levels;
     flow_take(flow, rows, value_staged(holds, k, levels));
     if (flow_last_level(levels) != (int32_t)level)
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "the level is not the last that the rows crossed");
     LayerFlow *layer = flow_layer(flow);
-    flow_take(flow, "next_counts", value_split(HOLDS_NEXT_COUNTS, k, levels, layer->dispatch[level]));
-    flow_take(flow, "send_counts", value_split(HOLDS_SEND_COUNTS, k, levels & ~(1u << level), layer->route[level]));
+    flow_take(flow, OPERAND_next_counts, value_split(HOLDS_NEXT_COUNTS, k, levels, layer->dispatch[level]));
+    flow_take(flow, OPERAND_send_counts,
+              value_split(HOLDS_SEND_COUNTS, k, levels & ~(1u << level), layer->route[level]));
     return levels;
 }
 
 void flow_combine(Flow *flow, int32_t k, uint32_t level)
 {
-    uint32_t levels = take_ways(flow, k, "results", HOLDS_RESULTS, level);
-    flow_give(flow, "returned", value_staged(HOLDS_RETURNED, k, levels));
+    uint32_t levels = take_ways(flow, k, OPERAND_results, HOLDS_RESULTS, level);
+    flow_give(flow, OPERAND_returned, value_staged(HOLDS_RETURNED, k, levels));
 }
 
 void flow_combine_backward(Flow *flow, int32_t k, uint32_t level)
 {
-    uint32_t levels = take_ways(flow, k, "drows", HOLDS_DROWS, level);
-    flow_take(flow, "drecords", value_staged(HOLDS_DRECORDS, k, levels));
-    flow_give(flow, "returned", value_staged(HOLDS_RETURNED_DROWS, k, levels));
-    flow_give(flow, "returned_records", value_staged(HOLDS_RETURNED_DRECORDS, k, levels));
+    uint32_t levels = take_ways(flow, k, OPERAND_drows, HOLDS_DROWS, level);
+    flow_take(flow, OPERAND_drecords, value_staged(HOLDS_DRECORDS, k, levels));
+    flow_give(flow, OPERAND_returned, value_staged(HOLDS_RETURNED_DROWS, k, levels));
+    flow_give(flow, OPERAND_returned_records, value_staged(HOLDS_RETURNED_DRECORDS, k, levels));
 }
 
 // The stage that rows of a stage came from, put together again by what its route step wrote.
@@ -117,40 +118,40 @@ static uint32_t take_origin(const Flow *flow, int32_t k, uint32_t levels)
         return 0;
     }
     uint32_t before = levels & ~(1u << level);
-    flow_take(flow, "send_counts", value_split(HOLDS_SEND_COUNTS, k, before, flow_layer(flow)->route[level]));
-    flow_take(flow, "origin", value_split(HOLDS_ORIGIN, k, before, flow_layer(flow)->route[level]));
+    flow_take(flow, OPERAND_send_counts, value_split(HOLDS_SEND_COUNTS, k, before, flow_layer(flow)->route[level]));
+    flow_take(flow, OPERAND_origin, value_split(HOLDS_ORIGIN, k, before, flow_layer(flow)->route[level]));
     take_stage_counts(flow, before, k);
     return before;
 }
 
 void flow_unroute(Flow *flow, int32_t k)
 {
-    uint32_t levels = flow_value(flow, "results").levels;
-    flow_take(flow, "results", value_staged(HOLDS_RESULTS, k, levels));
-    flow_take(flow, "returned", value_staged(HOLDS_RETURNED, k, levels));
-    flow_give(flow, "rows", value_staged(HOLDS_RESULTS, k, take_origin(flow, k, levels)));
+    uint32_t levels = flow_value(flow, OPERAND_results).levels;
+    flow_take(flow, OPERAND_results, value_staged(HOLDS_RESULTS, k, levels));
+    flow_take(flow, OPERAND_returned, value_staged(HOLDS_RETURNED, k, levels));
+    flow_give(flow, OPERAND_rows, value_staged(HOLDS_RESULTS, k, take_origin(flow, k, levels)));
 }
 
 void flow_route_backward(Flow *flow, int32_t k)
 {
-    uint32_t levels = flow_value(flow, "drows_next").levels;
-    flow_take(flow, "drows_next", value_staged(HOLDS_DROWS, k, levels));
-    flow_take(flow, "drecords_next", value_staged(HOLDS_DRECORDS, k, levels));
-    flow_take(flow, "returned", value_staged(HOLDS_RETURNED_DROWS, k, levels));
-    flow_take(flow, "returned_records", value_staged(HOLDS_RETURNED_DRECORDS, k, levels));
+    uint32_t levels = flow_value(flow, OPERAND_drows_next).levels;
+    flow_take(flow, OPERAND_drows_next, value_staged(HOLDS_DROWS, k, levels));
+    flow_take(flow, OPERAND_drecords_next, value_staged(HOLDS_DRECORDS, k, levels));
+    flow_take(flow, OPERAND_returned, value_staged(HOLDS_RETURNED_DROWS, k, levels));
+    flow_take(flow, OPERAND_returned_records, value_staged(HOLDS_RETURNED_DRECORDS, k, levels));
     uint32_t before = take_origin(flow, k, levels);
-    flow_give(flow, "drows", value_staged(HOLDS_DROWS, k, before));
-    flow_give(flow, "drecords", value_staged(HOLDS_DRECORDS, k, before));
+    flow_give(flow, OPERAND_drows, value_staged(HOLDS_DROWS, k, before));
+    flow_give(flow, OPERAND_drecords, value_staged(HOLDS_DRECORDS, k, before));
 }
 
 void flow_unroute_backward(Flow *flow, int32_t k)
 {
-    Value sent = flow_value(flow, "drows");
+    Value sent = flow_value(flow, OPERAND_drows);
     uint32_t levels = sent.holds == HOLDS_DINPUT ? 0 : sent.levels;
-    int32_t route = flow_value(flow, "send_counts").from;
-    flow_take(flow, "drows", result_gradients(k, levels));
-    flow_take(flow, "send_counts", value_split(HOLDS_SEND_COUNTS, k, levels, route));
-    flow_take(flow, "origin", value_split(HOLDS_ORIGIN, k, levels, route));
-    flow_give(flow, "dresults", value_split(HOLDS_OWN_DRESULTS, k, levels, route));
-    flow_give(flow, "send_rows", value_split(HOLDS_SENT_DRESULTS, k, levels, route));
+    int32_t route = flow_value(flow, OPERAND_send_counts).from;
+    flow_take(flow, OPERAND_drows, result_gradients(k, levels));
+    flow_take(flow, OPERAND_send_counts, value_split(HOLDS_SEND_COUNTS, k, levels, route));
+    flow_take(flow, OPERAND_origin, value_split(HOLDS_ORIGIN, k, levels, route));
+    flow_give(flow, OPERAND_dresults, value_split(HOLDS_OWN_DRESULTS, k, levels, route));
+    flow_give(flow, OPERAND_send_rows, value_split(HOLDS_SENT_DRESULTS, k, levels, route));
 }

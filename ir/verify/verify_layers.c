@@ -73,25 +73,22 @@ static bool is_on_the_way(const Step *step)
     return step_info(step)->shape == SHAPE_EXCHANGE || step->op == OP_EXPERT || step->op == OP_EXPERT_BACKWARD;
 }
 
-static int32_t operand_named(const Plan *plan, uint32_t step, const char *name)
+static int32_t operand_of(const Plan *plan, uint32_t step, Operand operand)
 {
-    const OpInfo *info = step_info(&plan->steps[step]);
-    for (uint32_t k = 0; k < info->operand_count; k++)
-        if (strcmp(info->operands[k].name, name) == 0)
-            return step_operands(plan, &plan->steps[step])[k];
-    return NONE;
+    return step_operand(plan, &plan->steps[step], operand);
 }
 
 // Rows come back by the counts they went out with. Backward combines return along the forward
 // dispatch, whose counts they use.
 static void verify_return(Verifier *verifier, uint32_t dispatch, uint32_t combine)
 {
-    static const char *const shared[] = {"send_counts", "next_counts"};
+    static const Operand shared[] = {OPERAND_send_counts, OPERAND_next_counts};
     for (size_t i = 0; i < COUNT_OF(shared); i++) {
-        int32_t out = operand_named(verifier->plan, dispatch, shared[i]);
-        if (operand_named(verifier->plan, combine, shared[i]) != out)
+        int32_t out = operand_of(verifier->plan, dispatch, shared[i]);
+        if (operand_of(verifier->plan, combine, shared[i]) != out)
             verify_fail(verifier, PROPERTY_EXCHANGE, combine,
-                        "returns rows by other '%s' than step %" PRIu32 " sent them with", shared[i], dispatch);
+                        "returns rows by other '%s' than step %" PRIu32 " sent them with", operand_name(shared[i]),
+                        dispatch);
     }
 }
 
@@ -105,10 +102,10 @@ static void verify_routing(Verifier *verifier, const uint32_t *steps, uint32_t c
     for (uint32_t i = 0; i < count; i++) {
         Op op = plan->steps[steps[i]].op;
         if (op == OP_ROUTE &&
-            operand_named(plan, steps[i], "send_rows") == operand_named(plan, dispatch, "send_rows")) {
+            operand_of(plan, steps[i], OPERAND_send_rows) == operand_of(plan, dispatch, OPERAND_send_rows)) {
             route = (int32_t)steps[i];
         } else if (op == OP_UNROUTE &&
-                   operand_named(plan, steps[i], "returned") == operand_named(plan, combine, "returned")) {
+                   operand_of(plan, steps[i], OPERAND_returned) == operand_of(plan, combine, OPERAND_returned)) {
             unroute = (int32_t)steps[i];
         }
     }
@@ -117,16 +114,16 @@ static void verify_routing(Verifier *verifier, const uint32_t *steps, uint32_t c
                     route == NONE ? "route" : "unroute", route == NONE ? "prepares" : "puts back");
         return;
     }
-    static const char *const sent[] = {"next_rows", "next_records", "send_records", "send_counts"};
+    static const Operand sent[] = {OPERAND_next_rows, OPERAND_next_records, OPERAND_send_records, OPERAND_send_counts};
     for (size_t i = 0; i < COUNT_OF(sent); i++)
-        if (operand_named(plan, (uint32_t)route, sent[i]) != operand_named(plan, dispatch, sent[i]))
-            verify_fail(verifier, PROPERTY_EXCHANGE, dispatch, "'%s' is not that of its 'route' step %" PRId32, sent[i],
-                        route);
-    static const char *const kept[] = {"origin", "send_counts", "counts"};
+        if (operand_of(plan, (uint32_t)route, sent[i]) != operand_of(plan, dispatch, sent[i]))
+            verify_fail(verifier, PROPERTY_EXCHANGE, dispatch, "'%s' is not that of its 'route' step %" PRId32,
+                        operand_name(sent[i]), route);
+    static const Operand kept[] = {OPERAND_origin, OPERAND_send_counts, OPERAND_counts};
     for (size_t i = 0; i < COUNT_OF(kept); i++)
-        if (operand_named(plan, (uint32_t)route, kept[i]) != operand_named(plan, (uint32_t)unroute, kept[i]))
-            verify_fail(verifier, PROPERTY_EXCHANGE, unroute, "'%s' is not that of its 'route' step %" PRId32, kept[i],
-                        route);
+        if (operand_of(plan, (uint32_t)route, kept[i]) != operand_of(plan, (uint32_t)unroute, kept[i]))
+            verify_fail(verifier, PROPERTY_EXCHANGE, unroute, "'%s' is not that of its 'route' step %" PRId32,
+                        operand_name(kept[i]), route);
 }
 
 // `found` has exactly the expected steps of one or two passes; `half` of them are a way out.
@@ -140,8 +137,8 @@ static void verify_ways(Verifier *verifier, const uint32_t *steps, uint32_t coun
         if (training) {
             uint32_t backward = 2 * half + 1;
             verify_return(verifier, dispatch, found[backward + 2 * half - i]);
-            if (operand_named(verifier->plan, found[backward + i], "send_counts") !=
-                operand_named(verifier->plan, dispatch, "send_counts")) {
+            if (operand_of(verifier->plan, found[backward + i], OPERAND_send_counts) !=
+                operand_of(verifier->plan, dispatch, OPERAND_send_counts)) {
                 verify_fail(verifier, PROPERTY_EXCHANGE, found[backward + i],
                             "sends gradients by other 'send_counts' than step %" PRIu32 " sent the rows with",
                             dispatch);
@@ -218,8 +215,8 @@ static void verify_gather_link(Verifier *verifier, uint32_t before, uint32_t ste
 {
     const Plan *plan = verifier->plan;
     bool gather = step_info(&plan->steps[step])->shape == SHAPE_GATHER;
-    int32_t from = operand_named(plan, before, gather ? "gathered" : "shard");
-    if (operand_named(plan, step, gather ? "shard" : "gathered") != from)
+    int32_t from = operand_of(plan, before, gather ? OPERAND_gathered : OPERAND_shard);
+    if (operand_of(plan, step, gather ? OPERAND_shard : OPERAND_gathered) != from)
         verify_fail(verifier, PROPERTY_GATHER, step, "does not go on with what step %" PRIu32 " left", before);
 }
 

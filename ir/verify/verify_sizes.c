@@ -23,46 +23,35 @@ static Shape plan_shape(const Plan *plan)
                    .records = naive ? 1 : plan->model.top_k};
 }
 
-// The buffer of the operand called `name`; NULL when the op has none, or it is absent.
-static const Buffer *named(const Plan *plan, const Step *step, const char *name)
+static void expect_rows(Verifier *verifier, uint32_t index, Operand operand, uint64_t rows)
 {
-    const OpInfo *info = step_info(step);
-    const int32_t *operands = step_operands(plan, step);
-    for (uint32_t k = 0; k < info->operand_count; k++)
-        if (strcmp(info->operands[k].name, name) == 0 && operands[k] != NONE)
-            return &plan->buffers[operands[k]];
-    return NULL;
-}
-
-static void expect_rows(Verifier *verifier, uint32_t index, const char *operand, uint64_t rows)
-{
-    const Buffer *buffer = named(verifier->plan, &verifier->plan->steps[index], operand);
+    const Buffer *buffer = step_buffer(verifier->plan, &verifier->plan->steps[index], operand);
     if (buffer && buffer->rows != rows)
         verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') has %" PRIu64 " rows, expected %" PRIu64,
-                    buffer->name, operand, buffer->rows, rows);
+                    buffer->name, operand_name(operand), buffer->rows, rows);
 }
 
-static uint64_t rows_of(Verifier *verifier, uint32_t index, const char *operand)
+static uint64_t rows_of(Verifier *verifier, uint32_t index, Operand operand)
 {
-    const Buffer *buffer = named(verifier->plan, &verifier->plan->steps[index], operand);
+    const Buffer *buffer = step_buffer(verifier->plan, &verifier->plan->steps[index], operand);
     return buffer ? buffer->rows : 0;
 }
 
 // Record rows of a stage: fanout per token behind the gate, one per row behind an exchange.
 static void expect_stage(Verifier *verifier, uint32_t index, const Shape *shape)
 {
-    bool first = !named(verifier->plan, &verifier->plan->steps[index], "counts");
+    bool first = !step_buffer(verifier->plan, &verifier->plan->steps[index], OPERAND_counts);
     if (first)
-        expect_rows(verifier, index, "rows", shape->tokens);
-    expect_rows(verifier, index, "records",
-                first ? shape->tokens * shape->fanout : rows_of(verifier, index, "rows"));
+        expect_rows(verifier, index, OPERAND_rows, shape->tokens);
+    expect_rows(verifier, index, OPERAND_records,
+                first ? shape->tokens * shape->fanout : rows_of(verifier, index, OPERAND_rows));
 }
 
 static void verify_record_width(Verifier *verifier, uint32_t index, const Shape *shape)
 {
-    static const char *const operands[] = {"records", "next_records", "send_records"};
+    static const Operand operands[] = {OPERAND_records, OPERAND_next_records, OPERAND_send_records};
     for (size_t i = 0; i < COUNT_OF(operands); i++) {
-        const Buffer *buffer = named(verifier->plan, &verifier->plan->steps[index], operands[i]);
+        const Buffer *buffer = step_buffer(verifier->plan, &verifier->plan->steps[index], operands[i]);
         if (buffer && buffer->cols != 2 * (uint64_t)shape->records)
             verify_fail(verifier, PROPERTY_SIZES, index,
                         "'%s' is %" PRIu64 " wide, expected %" PRIu32 " for %" PRIu32 " record(s) a row", buffer->name,
@@ -73,14 +62,14 @@ static void verify_record_width(Verifier *verifier, uint32_t index, const Shape 
 static void verify_route(Verifier *verifier, uint32_t index, const Shape *shape)
 {
     expect_stage(verifier, index, shape);
-    expect_rows(verifier, index, "next_records", rows_of(verifier, index, "next_rows"));
-    expect_rows(verifier, index, "send_records", rows_of(verifier, index, "send_rows"));
-    uint64_t next = rows_of(verifier, index, "next_rows"), records = rows_of(verifier, index, "records");
+    expect_rows(verifier, index, OPERAND_next_records, rows_of(verifier, index, OPERAND_next_rows));
+    expect_rows(verifier, index, OPERAND_send_records, rows_of(verifier, index, OPERAND_send_rows));
+    uint64_t next = rows_of(verifier, index, OPERAND_next_rows), records = rows_of(verifier, index, OPERAND_records);
     if (verifier->plan->exchange == EXCHANGE_PADDED) // a place for every row of every member
-        expect_rows(verifier, index, "origin", next);
+        expect_rows(verifier, index, OPERAND_origin, next);
     else
-        expect_rows(verifier, index, "origin",
-                    (next < records ? next : records) + rows_of(verifier, index, "send_rows"));
+        expect_rows(verifier, index, OPERAND_origin,
+                    (next < records ? next : records) + rows_of(verifier, index, OPERAND_send_rows));
 }
 
 // Where exchanges are padded, every member's rows have a place as large as a message, and no message can get larger.
@@ -96,25 +85,25 @@ static void verify_dispatch(Verifier *verifier, uint32_t index)
         verify_fail(verifier, PROPERTY_SIZES, index, "its padded messages have no size");
         return;
     }
-    expect_rows(verifier, index, "next_rows", next);
-    expect_rows(verifier, index, "send_rows", next - message);
+    expect_rows(verifier, index, OPERAND_next_rows, next);
+    expect_rows(verifier, index, OPERAND_send_rows, next - message);
 }
 
 // The route that wrote the `origin` of a step that undoes it, or repeats it for gradients; NONE without one.
 static int64_t find_route(const Plan *plan, uint32_t index)
 {
-    const Buffer *origin = named(plan, &plan->steps[index], "origin");
+    const Buffer *origin = step_buffer(plan, &plan->steps[index], OPERAND_origin);
     for (uint32_t before = index; origin && before-- > 0;)
-        if (plan->steps[before].op == OP_ROUTE && named(plan, &plan->steps[before], "origin") == origin)
+        if (plan->steps[before].op == OP_ROUTE && step_buffer(plan, &plan->steps[before], OPERAND_origin) == origin)
             return before;
     return NONE;
 }
 
 // One gradient of a gate weight per record.
-static void expect_record_gradients(Verifier *verifier, uint32_t index, const char *operand, uint64_t rows,
+static void expect_record_gradients(Verifier *verifier, uint32_t index, Operand operand, uint64_t rows,
                                     const Shape *shape)
 {
-    const Buffer *buffer = named(verifier->plan, &verifier->plan->steps[index], operand);
+    const Buffer *buffer = step_buffer(verifier->plan, &verifier->plan->steps[index], operand);
     expect_rows(verifier, index, operand, rows);
     if (buffer && buffer->cols != shape->records)
         verify_fail(verifier, PROPERTY_SIZES, index, "'%s' is %" PRIu64 " wide, expected %" PRIu32 ", one per record",
@@ -127,9 +116,9 @@ static void verify_unroute_backward(Verifier *verifier, uint32_t index)
     int64_t route = find_route(verifier->plan, index);
     if (route == NONE)
         return;
-    expect_rows(verifier, index, "drows", rows_of(verifier, (uint32_t)route, "rows"));
-    expect_rows(verifier, index, "dresults", rows_of(verifier, (uint32_t)route, "next_rows"));
-    expect_rows(verifier, index, "send_rows", rows_of(verifier, (uint32_t)route, "send_rows"));
+    expect_rows(verifier, index, OPERAND_drows, rows_of(verifier, (uint32_t)route, OPERAND_rows));
+    expect_rows(verifier, index, OPERAND_dresults, rows_of(verifier, (uint32_t)route, OPERAND_next_rows));
+    expect_rows(verifier, index, OPERAND_send_rows, rows_of(verifier, (uint32_t)route, OPERAND_send_rows));
 }
 
 // Gradients of what a route made: what it kept, what it sent, and what it split.
@@ -138,23 +127,24 @@ static void verify_route_backward(Verifier *verifier, uint32_t index, const Shap
     int64_t route = find_route(verifier->plan, index);
     if (route == NONE)
         return;
-    uint64_t next = rows_of(verifier, (uint32_t)route, "next_rows");
-    uint64_t sent = rows_of(verifier, (uint32_t)route, "send_rows");
-    expect_rows(verifier, index, "drows_next", next);
-    expect_record_gradients(verifier, index, "drecords_next", next, shape);
-    expect_rows(verifier, index, "returned", sent);
-    expect_record_gradients(verifier, index, "returned_records", sent, shape);
-    expect_rows(verifier, index, "drows", rows_of(verifier, (uint32_t)route, "rows"));
-    expect_record_gradients(verifier, index, "drecords", rows_of(verifier, (uint32_t)route, "records"), shape);
+    uint64_t next = rows_of(verifier, (uint32_t)route, OPERAND_next_rows);
+    uint64_t sent = rows_of(verifier, (uint32_t)route, OPERAND_send_rows);
+    expect_rows(verifier, index, OPERAND_drows_next, next);
+    expect_record_gradients(verifier, index, OPERAND_drecords_next, next, shape);
+    expect_rows(verifier, index, OPERAND_returned, sent);
+    expect_record_gradients(verifier, index, OPERAND_returned_records, sent, shape);
+    expect_rows(verifier, index, OPERAND_drows, rows_of(verifier, (uint32_t)route, OPERAND_rows));
+    expect_record_gradients(verifier, index, OPERAND_drecords, rows_of(verifier, (uint32_t)route, OPERAND_records),
+                            shape);
 }
 
 // Two moments a weight, and a master copy where weights are 16-bit.
 static void verify_optimizer(Verifier *verifier, uint32_t index)
 {
     const Plan *plan = verifier->plan;
-    const Buffer *weights = named(plan, &plan->steps[index], "weights");
-    const Buffer *gradient = named(plan, &plan->steps[index], "gradient");
-    const Buffer *state = named(plan, &plan->steps[index], "state");
+    const Buffer *weights = step_buffer(plan, &plan->steps[index], OPERAND_weights);
+    const Buffer *gradient = step_buffer(plan, &plan->steps[index], OPERAND_gradient);
+    const Buffer *state = step_buffer(plan, &plan->steps[index], OPERAND_state);
     uint64_t values = dtype_bytes(weights->dtype) < 4 ? 3 : 2;
     if (gradient->dtype != weights->dtype || gradient->rows != weights->rows || gradient->cols != weights->cols)
         verify_fail(verifier, PROPERTY_SIZES, index, "'%s' has not the shape of '%s'", gradient->name, weights->name);
@@ -170,16 +160,18 @@ static void verify_unroute(Verifier *verifier, uint32_t index)
     const Plan *plan = verifier->plan;
     int64_t route = find_route(plan, index);
     if (route != NONE) {
-        expect_rows(verifier, index, "rows", rows_of(verifier, (uint32_t)route, "rows"));
-        expect_rows(verifier, index, "results", rows_of(verifier, (uint32_t)route, "next_rows"));
-        expect_rows(verifier, index, "returned", rows_of(verifier, (uint32_t)route, "send_rows"));
+        expect_rows(verifier, index, OPERAND_rows, rows_of(verifier, (uint32_t)route, OPERAND_rows));
+        expect_rows(verifier, index, OPERAND_results, rows_of(verifier, (uint32_t)route, OPERAND_next_rows));
+        expect_rows(verifier, index, OPERAND_returned, rows_of(verifier, (uint32_t)route, OPERAND_send_rows));
     }
     // What was sent back is part of the same results.
-    const Buffer *returned = named(plan, &plan->steps[index], "returned");
+    const Buffer *returned = step_buffer(plan, &plan->steps[index], OPERAND_returned);
     for (uint32_t before = index; returned && before-- > 0;) {
-        if (plan->steps[before].op != OP_COMBINE || named(plan, &plan->steps[before], "returned") != returned)
+        if (plan->steps[before].op != OP_COMBINE ||
+            step_buffer(plan, &plan->steps[before], OPERAND_returned) != returned)
             continue;
-        if (named(plan, &plan->steps[before], "results") != named(plan, &plan->steps[index], "results"))
+        if (step_buffer(plan, &plan->steps[before], OPERAND_results) !=
+            step_buffer(plan, &plan->steps[index], OPERAND_results))
             verify_fail(verifier, PROPERTY_SIZES, index, "sums other results than step %" PRIu32 " sent back", before);
         return;
     }
@@ -189,32 +181,35 @@ static void verify_unroute(Verifier *verifier, uint32_t index)
 static void verify_codec_sizes(Verifier *verifier, uint32_t index)
 {
     static const struct {
-        const char *operand, *like; // as many rows as that one
-    } packets[] = {{"packet", "experts"}, {"packet", "replicas"}, {"packets", "gathered"}, {"received", "gathered"},
-                   {"received", "packets"}};
-    static const char *const memories[] = {"mean", "sent", "replicas", "error"};
+        Operand operand, like; // as many rows as that one
+        bool gradient;
+    } packets[] = {{OPERAND_packet, OPERAND_own_experts, false}, {OPERAND_packet, OPERAND_experts, false},
+                   {OPERAND_packet, OPERAND_replicas, false},    {OPERAND_packets, OPERAND_gathered, true},
+                   {OPERAND_received, OPERAND_gathered, true},   {OPERAND_received, OPERAND_packets, true}};
+    static const Operand memories[] = {OPERAND_mean, OPERAND_sent, OPERAND_replicas, OPERAND_error};
     const Plan *plan = verifier->plan;
     const Step *step = &plan->steps[index];
     for (size_t i = 0; i < COUNT_OF(packets); i++) {
-        const Buffer *packet = named(plan, step, packets[i].operand), *like = named(plan, step, packets[i].like);
+        const Buffer *packet = step_buffer(plan, step, packets[i].operand);
+        const Buffer *like = step_buffer(plan, step, packets[i].like);
         if (!packet || !like)
             continue;
         uint64_t bytes = codec_packet_bytes(model_expert_elements(&plan->model), plan->model.dtype,
-                                            i < 2 ? plan->codec_ratio : plan->gradient_ratio);
+                                            packets[i].gradient ? plan->gradient_ratio : plan->codec_ratio);
         if (packet->rows != like->rows || packet->cols != bytes)
             verify_fail(verifier, PROPERTY_SIZES, index,
                         "'%s' is %" PRIu64 " x %" PRIu64 ", expected %" PRIu64 " packets of %" PRIu64 " bytes",
                         packet->name, packet->rows, packet->cols, like->rows, bytes);
     }
-    const Buffer *error = named(plan, step, "error"), *gathered = named(plan, step, "gathered");
+    const Buffer *error = step_buffer(plan, step, OPERAND_error), *gathered = step_buffer(plan, step, OPERAND_gathered);
     if (error && gathered &&
         (error->dtype != gathered->dtype || error->rows != gathered->rows || error->cols != gathered->cols))
         verify_fail(verifier, PROPERTY_SIZES, index, "'%s' has not the shape of '%s'", error->name, gathered->name);
     for (size_t i = 0; i < COUNT_OF(memories); i++) {
-        const Buffer *memory = named(plan, step, memories[i]);
+        const Buffer *memory = step_buffer(plan, step, memories[i]);
         if (memory && (memory->kind != BUFFER_REPLICA || memory->layer != step->layer))
             verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') is not what the layer remembers",
-                        memory->name, memories[i]);
+                        memory->name, operand_name(memories[i]));
     }
 }
 
@@ -222,12 +217,12 @@ static void verify_work(Verifier *verifier, uint32_t index, const Shape *shape)
 {
     const Plan *plan = verifier->plan;
     const Step *step = &plan->steps[index];
-    const Buffer *work = named(plan, step, "work");
+    const Buffer *work = step_buffer(plan, step, OPERAND_work);
     if (!work)
         return;
-    bool routed = named(plan, step, "records") || step->op == OP_UNROUTE;
-    bool first = !named(plan, step, "counts");
-    uint64_t needed = workspace_elements(&plan->model, step->op, plan->buffers[step_operands(plan, step)[0]].rows,
+    bool routed = step_buffer(plan, step, OPERAND_records) || step->op == OP_UNROUTE;
+    bool first = !step_buffer(plan, step, OPERAND_counts);
+    uint64_t needed = workspace_elements(&plan->model, step->op, plan->buffers[step_buffers(plan, step).all[0]].rows,
                                          routed ? shape->records : 1, routed && first ? shape->fanout : 1);
     if (work->rows * work->cols < needed)
         verify_fail(verifier, PROPERTY_SIZES, index,
@@ -238,27 +233,29 @@ static void verify_work(Verifier *verifier, uint32_t index, const Shape *shape)
 // Weights are the step's own layer's, filled before the first step; experts may be gathered copies.
 static void verify_weights(Verifier *verifier, uint32_t index)
 {
-    static const char *const operands[] = {"embedding", "attention", "router", "ffn", "shared", "experts"};
+    static const Operand operands[] = {OPERAND_embedding, OPERAND_attention, OPERAND_router,     OPERAND_ffn,
+                                       OPERAND_shared,    OPERAND_experts,   OPERAND_own_experts};
     const Plan *plan = verifier->plan;
     const Step *step = &plan->steps[index];
     for (size_t i = 0; i < COUNT_OF(operands); i++) {
-        const Buffer *buffer = named(plan, step, operands[i]);
-        if (!buffer || (step->op == OP_RESIDUAL && strcmp(operands[i], "shared") == 0))
+        const Buffer *buffer = step_buffer(plan, step, operands[i]);
+        if (!buffer)
             continue;
-        bool gathered = strcmp(operands[i], "experts") == 0 &&
-                        (buffer->kind == BUFFER_TEMPORARY || buffer->kind == BUFFER_REPLICA);
+        WeightKind kind = operand_weight(operands[i]);
+        bool gathered = kind == WEIGHT_EXPERTS && (buffer->kind == BUFFER_TEMPORARY || buffer->kind == BUFFER_REPLICA);
         if (buffer->kind != BUFFER_WEIGHT && !gathered)
             verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') is of kind '%s', expected a weight",
-                        buffer->name, operands[i], buffer_kind_name(buffer->kind));
-        else if (buffer->layer != (strcmp(operands[i], "embedding") == 0 ? NONE : step->layer))
+                        buffer->name, operand_name(operands[i]), buffer_kind_name(buffer->kind));
+        else if (buffer->layer != (kind == WEIGHT_EMBEDDING ? NONE : step->layer))
             verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') is of another layer", buffer->name,
-                        operands[i]);
+                        operand_name(operands[i]));
     }
 }
 
 static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *shape)
 {
-    static const char *const per_token[] = {"x", "y", "dx", "results", "rows", "shared"};
+    static const Operand per_token[] = {OPERAND_x,       OPERAND_y,    OPERAND_dx,
+                                        OPERAND_results, OPERAND_rows, OPERAND_shared_results};
     verify_record_width(verifier, index, shape);
     verify_work(verifier, index, shape);
     verify_weights(verifier, index);
@@ -280,12 +277,12 @@ static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *s
         return;
     case OP_SHARED_EXPERT:
     case OP_SHARED_EXPERT_BACKWARD:
-        for (size_t i = 0; i + 1 < COUNT_OF(per_token); i++) // `shared` is the weights here
+        for (size_t i = 0; i < COUNT_OF(per_token); i++)
             expect_rows(verifier, index, per_token[i], shape->tokens);
-        expect_rows(verifier, index, "drows", shape->tokens);
+        expect_rows(verifier, index, OPERAND_drows, shape->tokens);
         return;
     case OP_GATE:
-        expect_rows(verifier, index, "x", shape->tokens);
+        expect_rows(verifier, index, OPERAND_x, shape->tokens);
         expect_stage(verifier, index, shape);
         return;
     case OP_DISPATCH:
@@ -297,10 +294,10 @@ static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *s
     case OP_EXPERT:
     case OP_EXPERT_BACKWARD:
         expect_stage(verifier, index, shape);
-        expect_rows(verifier, index, "results", rows_of(verifier, index, "rows"));
-        expect_rows(verifier, index, "dresults", rows_of(verifier, index, "rows"));
-        expect_rows(verifier, index, "drows", rows_of(verifier, index, "rows"));
-        expect_record_gradients(verifier, index, "drecords", rows_of(verifier, index, "records"), shape);
+        expect_rows(verifier, index, OPERAND_results, rows_of(verifier, index, OPERAND_rows));
+        expect_rows(verifier, index, OPERAND_dresults, rows_of(verifier, index, OPERAND_rows));
+        expect_rows(verifier, index, OPERAND_drows, rows_of(verifier, index, OPERAND_rows));
+        expect_record_gradients(verifier, index, OPERAND_drecords, rows_of(verifier, index, OPERAND_records), shape);
         return;
     case OP_UNROUTE:
         verify_unroute(verifier, index);
@@ -312,12 +309,12 @@ static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *s
         verify_route_backward(verifier, index, shape);
         return;
     case OP_GATE_BACKWARD:
-        expect_rows(verifier, index, "x", shape->tokens);
-        expect_rows(verifier, index, "dx", shape->tokens);
-        expect_rows(verifier, index, "drows", shape->tokens);
-        expect_rows(verifier, index, "dshared", shape->tokens);
-        expect_rows(verifier, index, "records", shape->tokens * shape->fanout);
-        expect_record_gradients(verifier, index, "drecords", shape->tokens * shape->fanout, shape);
+        expect_rows(verifier, index, OPERAND_x, shape->tokens);
+        expect_rows(verifier, index, OPERAND_dx, shape->tokens);
+        expect_rows(verifier, index, OPERAND_drows, shape->tokens);
+        expect_rows(verifier, index, OPERAND_dshared_rows, shape->tokens);
+        expect_rows(verifier, index, OPERAND_records, shape->tokens * shape->fanout);
+        expect_record_gradients(verifier, index, OPERAND_drecords, shape->tokens * shape->fanout, shape);
         return;
     case OP_OPTIMIZER:
         verify_optimizer(verifier, index);

@@ -31,7 +31,7 @@ static void verify_step_traffic(Verifier *verifier, uint32_t index)
     OpShape shape = step_info(step)->shape;
     if (shape == SHAPE_LOCAL || shape == SHAPE_EXCHANGE)
         return;
-    const Buffer *buffer = &plan->buffers[step_operands(plan, step)[0]];
+    const Buffer *buffer = step_sent(plan, step);
     double members = (double)group_size(&plan->cluster, &plan->groups[step->group]);
     double sent = (members - 1) * (double)buffer_bytes(buffer) / plan_step_period(plan, step);
     if (shape == SHAPE_SCATTER)
@@ -55,7 +55,7 @@ typedef struct {
 static double rows_of(const Plan *plan, const Step *step)
 {
     const ModelDims *model = &plan->model;
-    bool with_records = step->op == OP_DISPATCH && step_operands(plan, step)[1] != NONE;
+    bool with_records = step->op == OP_DISPATCH && step_buffers(plan, step).dispatch.send_records != NONE;
     double records = plan->dispatch == DISPATCH_NAIVE ? 1 : model->top_k;
     double row_bytes = (double)model->hidden * dtype_bytes(model->dtype);
     double peers = (double)group_size(&plan->cluster, &plan->groups[step->group]) - 1;

@@ -11,23 +11,12 @@ static const char *const holding_names[] = {
 #undef X
 };
 
-static const char *const weight_names[] = {
-#define X(name, text) text,
-    WEIGHTS(X)
-#undef X
-};
-
-int32_t flow_operand(const Flow *flow, const char *name)
+int32_t flow_operand(const Flow *flow, Operand operand)
 {
-    const Step *step = &flow->plan->steps[flow->step];
-    const OpInfo *info = step_info(step);
-    for (uint32_t k = 0; k < info->operand_count; k++)
-        if (strcmp(info->operands[k].name, name) == 0)
-            return step_operands(flow->plan, step)[k];
-    return NONE;
+    return step_operand(flow->plan, &flow->plan->steps[flow->step], operand);
 }
 
-Value flow_value(const Flow *flow, const char *operand)
+Value flow_value(const Flow *flow, Operand operand)
 {
     int32_t buffer = flow_operand(flow, operand);
     return buffer == NONE ? (Value){.from = NONE} : flow->values[buffer];
@@ -58,7 +47,7 @@ static bool value_equal(Value a, Value b)
     return a.holds == b.holds && a.layer == b.layer && a.levels == b.levels && a.from == b.from;
 }
 
-void flow_take(const Flow *flow, const char *operand, Value expected)
+void flow_take(const Flow *flow, Operand operand, Value expected)
 {
     int32_t buffer = flow_operand(flow, operand);
     if (buffer != NONE && value_equal(flow->values[buffer], expected))
@@ -66,20 +55,22 @@ void flow_take(const Flow *flow, const char *operand, Value expected)
     char have[160], want[160];
     describe_value(flow, expected, want);
     if (buffer == NONE)
-        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "misses operand '%s': expected %s", operand, want);
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "misses operand '%s': expected %s",
+                    operand_name(operand), want);
     else
-        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "operand '%s', '%.40s', holds %s: expected %s", operand,
-                    flow->plan->buffers[buffer].name, describe_value(flow, flow->values[buffer], have), want);
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "operand '%s', '%.40s', holds %s: expected %s",
+                    operand_name(operand), flow->plan->buffers[buffer].name,
+                    describe_value(flow, flow->values[buffer], have), want);
 }
 
-void flow_take_none(const Flow *flow, const char *operand)
+void flow_take_none(const Flow *flow, Operand operand)
 {
     if (flow_operand(flow, operand) != NONE)
-        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "operand '%s' is '%.40s': expected none", operand,
-                    flow->plan->buffers[flow_operand(flow, operand)].name);
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "operand '%s' is '%.40s': expected none",
+                    operand_name(operand), flow->plan->buffers[flow_operand(flow, operand)].name);
 }
 
-void flow_give(Flow *flow, const char *operand, Value value)
+void flow_give(Flow *flow, Operand operand, Value value)
 {
     int32_t buffer = flow_operand(flow, operand);
     if (buffer != NONE)
@@ -118,27 +109,27 @@ LayerFlow *flow_layer(const Flow *flow)
 
 void flow_take_tokens(const Flow *flow)
 {
-    flow_take(flow, "tokens", value_plain(HOLDS_TOKENS, NONE));
+    flow_take(flow, OPERAND_tokens, value_plain(HOLDS_TOKENS, NONE));
 }
 
-int32_t flow_take_weights(Flow *flow, WeightName name)
+int32_t flow_take_weights(Flow *flow, Operand weights)
 {
     LayerFlow *layer = flow_layer(flow);
-    const char *operand = weight_names[name];
-    Op op = flow->plan->steps[flow->step].op;
-    for (uint32_t other = 0; layer->weights[name] == NONE && other < WEIGHT_NAMES; other++)
-        if (layer->weights[other] == flow_operand(flow, operand))
-            verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "the layer's '%s' are its '%s', too", operand,
-                        weight_names[other]);
-    if (layer->weights[name] == NONE)
-        layer->weights[name] = flow_value(flow, operand).from;
-    uint32_t gathered = name == WEIGHTS_EXPERTS && op != OP_ENCODE && op != OP_MEAN_EXPERT ? layer->gathered : 0;
-    flow_take(flow, operand,
-              value_split(HOLDS_WEIGHT, flow->plan->steps[flow->step].layer, gathered, layer->weights[name]));
-    return layer->weights[name];
+    WeightKind kind = operand_weight(weights);
+    for (uint32_t other = 0; layer->weights[kind] == NONE && other < WEIGHT_KINDS; other++)
+        if (layer->weights[other] == flow_operand(flow, weights))
+            verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "the layer's '%s' are its '%s', too",
+                        operand_name(weights), weight_kind_name((WeightKind)other));
+    if (layer->weights[kind] == NONE)
+        layer->weights[kind] = flow_value(flow, weights).from;
+    uint32_t gathered = weights == OPERAND_experts ? layer->gathered : 0;
+    flow_take(flow, weights,
+              value_split(HOLDS_WEIGHT, flow->plan->steps[flow->step].layer, gathered, layer->weights[kind]));
+    return layer->weights[kind];
 }
 
-void flow_give_gradient(Flow *flow, WeightName name, const char *operand, Holding holds)
+void flow_give_gradient(Flow *flow, Operand weights, Operand gradient, Holding holds)
 {
-    flow_give(flow, operand, value_split(holds, flow->plan->steps[flow->step].layer, 0, flow_take_weights(flow, name)));
+    flow_give(flow, gradient,
+              value_split(holds, flow->plan->steps[flow->step].layer, 0, flow_take_weights(flow, weights)));
 }

@@ -45,11 +45,6 @@ typedef struct {
 // wgmma in the environment says which it is to be, wgmma without comparing. Every queue that multiplies asks.
 cudaError_t cuda_expert_kernel(CudaExpertKernel *kernel);
 
-// Scratch of one step: its operands as ir/ops.def orders them (`data` is not looked at), members of the exchange group
-// for routes (unused elsewhere). Does not grow with the batch times the
-// vocabulary, nor with the square of the sequence; it holds the inner dimension of all rows of a feed-forward step.
-uint64_t cuda_work_bytes(const ModelDims *dims, Op op, const Tensor operands[], uint32_t members);
-
 // How many rows (of records) are present: the sum of `counts` [members] on the device, or, without, `rows`. Kernels are
 // launched for `rows`, the most there can be.
 typedef struct {

@@ -4,6 +4,7 @@
 
 #include "ir/codec.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/work.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/cuda_check.h"
 #include "runtime/calibrate/calibrate_internal.h"
@@ -214,12 +215,13 @@ static uint64_t run_lay_out(DeviceRun *run)
 
 static uint64_t run_work_bytes(const DeviceRun *run)
 {
-    Tensor expert[OPERANDS_MAX] = {run->rows, run->weights, run->results};
-    Tensor encode[OPERANDS_MAX] = {run->weights, run->mean, {0}, run->packet};
-    Tensor decode[OPERANDS_MAX] = {run->gathered, run->weights, run->mean, run->experts};
-    uint64_t bytes[] = {cuda_work_bytes(&run->dims, OP_SHARED_EXPERT, expert, 1),
-                        cuda_work_bytes(&run->dims, OP_ENCODE, encode, 1),
-                        cuda_work_bytes(&run->dims, OP_DECODE, decode, 1)};
+    StepTensors expert = {.shared_expert = {.rows = run->rows, .shared = run->weights, .results = run->results}};
+    StepTensors encode = {.encode = {.own_experts = run->weights, .mean = run->mean, .packet = run->packet}};
+    StepTensors decode = {
+        .decode = {.packet = run->gathered, .own = run->weights, .mean = run->mean, .experts = run->experts}};
+    uint64_t bytes[] = {cuda_work_bytes(&run->dims, OP_SHARED_EXPERT, &expert, 1),
+                        cuda_work_bytes(&run->dims, OP_ENCODE, &encode, 1),
+                        cuda_work_bytes(&run->dims, OP_DECODE, &decode, 1)};
     uint64_t most = 0;
     for (size_t i = 0; i < COUNT_OF(bytes); i++)
         most = bytes[i] > most ? bytes[i] : most;

@@ -78,22 +78,37 @@ const ExpertMap *expert_map_of_layer(const ExpertMaps *maps, const Plan *plan, i
 
 // ---- weights ---------------------------------------------------------------------------------
 
-void engine_fill_weight(const Plan *plan, uint64_t seed, uint64_t rank, const char *operand, int32_t layer, Tensor out)
+void engine_fill_weight(const Plan *plan, uint64_t seed, uint64_t rank, Operand operand, int32_t layer, Tensor out)
 {
     const ModelDims *dims = &plan->model;
     uint32_t of = layer == NONE ? 0 : (uint32_t)layer;
-    if (strcmp(operand, "embedding") == 0)
+    switch (operand_weight(operand)) {
+    case WEIGHT_EMBEDDING:
         weights_fill_embedding(dims, seed, out);
-    else if (strcmp(operand, "attention") == 0)
+        return;
+    case WEIGHT_ATTENTION:
         weights_fill_attention(dims, seed, of, out);
-    else if (strcmp(operand, "router") == 0)
+        return;
+    case WEIGHT_ROUTER:
         weights_fill_router(dims, seed, of, out);
-    else if (strcmp(operand, "ffn") == 0)
+        return;
+    case WEIGHT_FFN:
         weights_fill_ffn(dims, seed, of, out);
-    else if (strcmp(operand, "shared") == 0)
+        return;
+    case WEIGHT_SHARED:
         weights_fill_shared(dims, seed, of, out);
-    else if (strcmp(operand, "experts") == 0 || strcmp(operand, "shard") == 0)
+        return;
+    case WEIGHT_EXPERTS:
         weights_fill_experts(dims, seed, of, plan_first_expert(plan, rank), plan_experts_per_rank(plan), out);
+        return;
+    case WEIGHT_NONE: // the rest is no weights
+    case WEIGHT_MEAN:
+    case WEIGHT_SENT:
+    case WEIGHT_REPLICAS:
+    case WEIGHT_ERROR:
+    case WEIGHT_KINDS:
+        return;
+    }
 }
 
 // ---- codecs ----------------------------------------------------------------------------------
@@ -117,31 +132,41 @@ static void fill_replicas(const Plan *plan, uint64_t seed, uint64_t rank, int32_
     }
 }
 
-bool engine_fill_memory(const Plan *plan, uint64_t seed, uint64_t rank, const char *operand, int32_t layer, Tensor out)
+bool engine_fill_memory(const Plan *plan, uint64_t seed, uint64_t rank, Operand operand, int32_t layer, Tensor out)
 {
-    if (strcmp(operand, "mean") == 0)
+    switch (operand_weight(operand)) {
+    case WEIGHT_MEAN:
         weights_fill_mean_expert(&plan->model, seed, layer == NONE ? 0 : (uint32_t)layer, out);
-    else if (strcmp(operand, "sent") == 0)
-        engine_fill_weight(plan, seed, rank, "experts", layer, out);
-    else if (strcmp(operand, "replicas") == 0)
+        return true;
+    case WEIGHT_SENT:
+        engine_fill_weight(plan, seed, rank, OPERAND_own_experts, layer, out);
+        return true;
+    case WEIGHT_REPLICAS:
         fill_replicas(plan, seed, rank, layer, out);
-    else if (strcmp(operand, "error") == 0)
+        return true;
+    case WEIGHT_ERROR:
         memset(out.data, 0, out.rows * out.cols * dtype_bytes(out.dtype));
-    else
+        return true;
+    case WEIGHT_NONE: // the rest is no memory
+    case WEIGHT_EMBEDDING:
+    case WEIGHT_ATTENTION:
+    case WEIGHT_ROUTER:
+    case WEIGHT_FFN:
+    case WEIGHT_SHARED:
+    case WEIGHT_EXPERTS:
+    case WEIGHT_KINDS:
         return false;
-    return true;
+    }
+    return false;
 }
-
-enum { ENCODE_PACKETS = 2, RETURN_SENT = 0, RETURN_RECEIVED = 1, DECODE_RECEIVED = 1 };
 
 static const Step *find_return_step(const Plan *plan, const Step *step)
 {
     bool encodes = step->op == OP_ENCODE_GRADIENT;
-    int32_t packets = step_operands(plan, step)[encodes ? ENCODE_PACKETS : DECODE_RECEIVED];
+    Operand carried = encodes ? OPERAND_packets : OPERAND_received;
     for (uint32_t s = 0; s < plan->step_count; s++) {
         const Step *other = &plan->steps[s];
-        if (other->op == OP_RETURN_PACKETS &&
-            step_operands(plan, other)[encodes ? RETURN_SENT : RETURN_RECEIVED] == packets)
+        if (other->op == OP_RETURN_PACKETS && step_operand(plan, other, carried) == step_operand(plan, step, carried))
             return other;
     }
     return NULL;
@@ -181,63 +206,40 @@ Exchange engine_packet_exchange(Tensor packets, Tensor received, uint32_t member
 
 // ---- routes ----------------------------------------------------------------------------------
 
-enum { ROUTE_COUNTS = 2, ROUTE_ORIGIN = 8, DISPATCH_SEND_COUNTS = 2 };
-
 static const Step *dispatch_of(const Plan *plan, int32_t send_counts)
 {
     for (uint32_t s = 0; s < plan->step_count; s++) {
         const Step *step = &plan->steps[s];
-        if (step->op == OP_DISPATCH && step_operands(plan, step)[DISPATCH_SEND_COUNTS] == send_counts)
+        if (step->op == OP_DISPATCH && step_buffers(plan, step).dispatch.send_counts == send_counts)
             return step;
     }
     return NULL;
-}
-
-// Which operand is the send counts, and which the origin; false for other ops.
-static bool find_route_operands(Op op, uint32_t *send_counts, uint32_t *origin)
-{
-    switch ((int)op) {
-    case OP_ROUTE:
-        *send_counts = 7, *origin = ROUTE_ORIGIN;
-        return true;
-    case OP_UNROUTE:
-        *send_counts = 2, *origin = 3;
-        return true;
-    case OP_UNROUTE_BACKWARD:
-        *send_counts = 1, *origin = 2;
-        return true;
-    case OP_ROUTE_BACKWARD:
-        *send_counts = 4, *origin = 5;
-        return true;
-    }
-    return false;
 }
 
 // Several before the first exchange, where dispatch is naive.
 static uint32_t fanout_of(const Plan *plan, int32_t origin)
 {
     for (uint32_t s = 0; s < plan->step_count; s++) {
-        const int32_t *operands = step_operands(plan, &plan->steps[s]);
-        if (plan->steps[s].op == OP_ROUTE && operands[ROUTE_ORIGIN] == origin)
-            return operands[ROUTE_COUNTS] == NONE && plan->dispatch == DISPATCH_NAIVE ? plan->model.top_k : 1;
+        const Step *step = &plan->steps[s];
+        if (step->op == OP_ROUTE && step_buffers(plan, step).route.origin == origin) {
+            bool first = step_buffers(plan, step).route.counts == NONE;
+            return first && plan->dispatch == DISPATCH_NAIVE ? plan->model.top_k : 1;
+        }
     }
     return 1;
 }
 
 bool engine_is_route(Op op)
 {
-    uint32_t send_counts, origin;
-    return find_route_operands(op, &send_counts, &origin);
+    return op_operand_index(op_info((int)op), OPERAND_origin) >= 0;
 }
 
 RouteFacts engine_route_facts(const Plan *plan, const Step *step)
 {
-    uint32_t send_counts, origin;
-    if (!find_route_operands(step->op, &send_counts, &origin))
+    if (!engine_is_route(step->op))
         return (RouteFacts){.fanout = 1};
-    const int32_t *operands = step_operands(plan, step);
-    return (RouteFacts){.dispatch = dispatch_of(plan, operands[send_counts]),
-                        .fanout = fanout_of(plan, operands[origin])};
+    return (RouteFacts){.dispatch = dispatch_of(plan, step_operand(plan, step, OPERAND_send_counts)),
+                        .fanout = fanout_of(plan, step_operand(plan, step, OPERAND_origin))};
 }
 
 // ---- the rest --------------------------------------------------------------------------------
@@ -250,14 +252,11 @@ uint64_t engine_capacity_rows(const Plan *plan)
     return (uint64_t)ceil(plan->capacity * (double)model_tokens(dims) * dims->top_k / dims->experts);
 }
 
-int64_t engine_final_step(const Plan *plan, uint32_t *operand)
+int64_t engine_final_step(const Plan *plan)
 {
-    for (uint32_t s = plan->step_count; s-- > 0;) {
-        Op op = plan->steps[s].op;
-        *operand = op == OP_RESIDUAL ? 3 : 2;
-        if (op == OP_RESIDUAL || op == OP_FFN)
+    for (uint32_t s = plan->step_count; s-- > 0;)
+        if (plan->steps[s].op == OP_RESIDUAL || plan->steps[s].op == OP_FFN)
             return s;
-    }
     return NONE;
 }
 

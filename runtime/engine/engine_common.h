@@ -26,12 +26,12 @@ const ExpertMap *expert_map_of_layer(const ExpertMaps *maps, const Plan *plan, i
 const Choice *plan_choice_of_layer(const Plan *plan, int32_t layer); // NULL if it has no experts
 
 // Which weights a weight buffer holds follows from the operand it is used as.
-void engine_fill_weight(const Plan *plan, uint64_t seed, uint64_t rank, const char *operand, int32_t layer, Tensor out);
+void engine_fill_weight(const Plan *plan, uint64_t seed, uint64_t rank, Operand operand, int32_t layer, Tensor out);
 
 // What codecs remember before the first iteration: every rank makes it of the seed, so that nothing has to travel and
 // senders and receivers agree. False where the operand does not tell what the buffer holds.
-bool engine_fill_memory(const Plan *plan, uint64_t seed, uint64_t rank, const char *operand, int32_t layer, Tensor out)
-    MUST_CHECK;
+bool engine_fill_memory(const Plan *plan, uint64_t seed, uint64_t rank, Operand operand, int32_t layer,
+                        Tensor out) MUST_CHECK;
 // Where own experts lie among those that a rank holds.
 uint64_t engine_own_slot(const Plan *plan, uint64_t rank, int32_t layer);
 // Whose packets are whose, for a step that encodes or decodes: where own experts lie among those held, and a gradient
@@ -58,8 +58,8 @@ RouteFacts engine_route_facts(const Plan *plan, const Step *step);
 
 // Most records that one expert may get from a rank; 0: no limit.
 uint64_t engine_capacity_rows(const Plan *plan);
-// The step that leaves the final hidden state (the last residual or dense layer) and which operand that is; NONE.
-int64_t engine_final_step(const Plan *plan, uint32_t *operand);
+// The step that leaves the final hidden state in its operand `y` (the last residual or dense layer); NONE.
+int64_t engine_final_step(const Plan *plan);
 
 // Bytes of EngineResult.decisions and x.
 uint64_t engine_decisions_bytes(const Plan *plan);

@@ -120,11 +120,11 @@ static uint64_t counts_give_places(CudaEngine *engine, int32_t *first)
     uint64_t used = 0;
     memset(engine->counts_of_buffer, 0, plan->buffer_count * sizeof(*engine->counts_of_buffer));
     for (uint32_t s = 0; s < plan->step_count; s++) {
-        uint32_t at[2];
-        if (!cuda_counts_operands(plan->steps[s].op, at))
+        int32_t counts[2];
+        if (!cuda_counts_of(plan, &plan->steps[s], counts))
             continue;
         for (int i = 0; i < 2; i++) {
-            int32_t b = step_operands(plan, &plan->steps[s])[at[i]];
+            int32_t b = counts[i];
             if (engine->counts_of_buffer[b])
                 continue;
             engine->counts_of_buffer[b] = first ? first + used : &unplaced;
@@ -244,7 +244,7 @@ static bool is_stopped(const CudaEngine *engine)
 }
 
 // What the buffer holds before the first iteration, if the operand it is used as tells: then `*filled`.
-static bool buffer_upload(const CudaEngine *engine, const char *operand, uint32_t buffer, char *staging, bool *filled,
+static bool buffer_upload(const CudaEngine *engine, Operand operand, uint32_t buffer, char *staging, bool *filled,
                           Fault *fault)
 {
     const Plan *plan = engine->plan;
@@ -282,7 +282,7 @@ static bool weights_create(const CudaEngine *engine, Fault *fault)
         for (uint32_t o = 0; ok && o < info->operand_count && !is_stopped(engine); o++) {
             int32_t b = operands[o];
             if (is_persistent(plan, b) && !filled[b])
-                ok = buffer_upload(engine, info->operands[o].name, (uint32_t)b, staging, &filled[b], fault);
+                ok = buffer_upload(engine, info->operands[o].operand, (uint32_t)b, staging, &filled[b], fault);
         }
     }
     free(filled);
@@ -295,7 +295,8 @@ static bool optimizers_begin(CudaEngine *engine, Fault *fault)
     for (uint32_t s = 0; s < engine->plan->step_count; s++) {
         const CudaStep *step = &engine->steps[s];
         if (engine->plan->steps[s].op == OP_OPTIMIZER &&
-            !cuda_check(cuda_optimizer_begin(&engine->queues[step->stream], step->operands[0], step->operands[2]),
+            !cuda_check(cuda_optimizer_begin(&engine->queues[step->stream], step->operands.optimizer.weights,
+                                             step->operands.optimizer.state),
                         "prepare the optimizer", fault))
             return false;
     }

@@ -25,44 +25,47 @@ static bool launched(cudaError_t error, Fault *fault)
 
 bool cuda_run_encode(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_encode(queue_of(step), step->engine->plan->codec_ratio, t[0], t[1], t[2], t[3]), fault);
+    const struct encode_tensors *t = &step->operands.encode;
+    return launched(
+        cuda_encode(queue_of(step), step->engine->plan->codec_ratio, t->own_experts, t->mean, t->sent, t->packet),
+        fault);
 }
 
 bool cuda_run_decode(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(
-        cuda_decode(queue_of(step), step->engine->plan->codec_ratio, step->own_slot, t[0], t[1], t[2], t[3], t[4]),
-        fault);
+    const struct decode_tensors *t = &step->operands.decode;
+    return launched(cuda_decode(queue_of(step), step->engine->plan->codec_ratio, step->own_slot, t->packet, t->own,
+                                t->mean, t->experts, t->replicas),
+                    fault);
 }
 
 bool cuda_run_mean_expert(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_mean(queue_of(step), step->engine->plan->model.experts, t[0], t[1]), fault);
+    const struct mean_expert_tensors *t = &step->operands.mean_expert;
+    return launched(cuda_mean(queue_of(step), step->engine->plan->model.experts, t->own_experts, t->mean), fault);
 }
 
 bool cuda_run_encode_gradient(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    uint64_t own_count = t[0].rows / step->members;
+    const struct encode_gradient_tensors *t = &step->operands.encode_gradient;
+    uint64_t own_count = t->gathered.rows / step->members;
     return launched(cuda_encode_gradient(queue_of(step), step->engine->plan->gradient_ratio, step->own * own_count,
-                                         own_count, t[0], t[1], t[2]),
+                                         own_count, t->gathered, t->error, t->packets),
                     fault);
 }
 
 bool cuda_run_return_packets(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    Exchange exchange = engine_packet_exchange(t[0], t[1], step->members, step->engine->sum_counts);
+    const struct return_packets_tensors *t = &step->operands.return_packets;
+    Exchange exchange = engine_packet_exchange(t->packets, t->received, step->members, step->engine->sum_counts);
     Comm *comm = step->engine->comm;
     return comm->device->exchange(comm, step->channel, &exchange, step->engine->streams[step->stream], fault);
 }
 
 bool cuda_run_decode_gradient(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(
-        cuda_decode_gradient(queue_of(step), step->engine->plan->gradient_ratio, step->own, t[0], t[1], t[2]), fault);
+    const struct decode_gradient_tensors *t = &step->operands.decode_gradient;
+    return launched(cuda_decode_gradient(queue_of(step), step->engine->plan->gradient_ratio, step->own, t->gathered,
+                                         t->received, t->shard),
+                    fault);
 }

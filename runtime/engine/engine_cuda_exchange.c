@@ -68,9 +68,10 @@ static bool learn_counts(CudaStep *step, Tensor send_counts, Tensor next_counts,
 
 static bool dispatch_counted(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    Tensor send_rows = t[0], send_records = t[1], next_rows = t[3], next_records = t[4];
-    if (!exchange_counts(step, t[2], t[5], fault) || !learn_counts(step, t[2], t[5], fault))
+    const struct dispatch_tensors *t = &step->operands.dispatch;
+    Tensor send_rows = t->send_rows, send_records = t->send_records, next_rows = t->next_rows;
+    if (!exchange_counts(step, t->send_counts, t->next_counts, fault) ||
+        !learn_counts(step, t->send_counts, t->next_counts, fault))
         return false;
     int32_t own_rows = step->send_counts[step->own];
     if (own_rows < 0 || (uint64_t)own_rows > next_rows.rows)
@@ -90,7 +91,7 @@ static bool dispatch_counted(CudaStep *step, Fault *fault)
     };
     if (send_records.data)
         rows.parts[1] = (ExchangePart){.send = send_records.data,
-                                       .recv = tensor_row(next_records, (uint64_t)own_rows),
+                                       .recv = tensor_row(t->next_records, (uint64_t)own_rows),
                                        .row_bytes = tensor_row_bytes(send_records)};
     return cuda_exchange(step, &rows, fault);
 }
@@ -105,20 +106,20 @@ static ExchangePart padded_part(const CudaStep *step, const void *from, void *to
 
 static bool dispatch_padded(const CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    Tensor send_rows = t[0], send_records = t[1], send_counts = t[2], next_rows = t[3], next_records = t[4];
+    const struct dispatch_tensors *t = &step->operands.dispatch;
+    Tensor send_rows = t->send_rows, send_records = t->send_records;
     uint64_t others = step->message_rows; // own rows' place comes first
     Exchange rows = {.part_count = 1, .counts_known = true};
-    rows.parts[0] = padded_part(step, send_rows.data, tensor_row(next_rows, others), tensor_row_bytes(send_rows));
+    rows.parts[0] = padded_part(step, send_rows.data, tensor_row(t->next_rows, others), tensor_row_bytes(send_rows));
     if (send_records.data)
         rows.parts[rows.part_count++] =
-            padded_part(step, send_records.data, tensor_row(next_records, others), tensor_row_bytes(send_records));
-    rows.parts[rows.part_count++] = (ExchangePart){.send = send_counts.data,
-                                                   .recv = t[5].data,
+            padded_part(step, send_records.data, tensor_row(t->next_records, others), tensor_row_bytes(send_records));
+    rows.parts[rows.part_count++] = (ExchangePart){.send = t->send_counts.data,
+                                                   .recv = t->next_counts.data,
                                                    .row_bytes = sizeof(int32_t),
                                                    .fixed_rows = 1,
                                                    .own_place = true};
-    return cuda_exchange(step, &rows, fault) && keep_own_count(step, send_counts, t[5], fault);
+    return cuda_exchange(step, &rows, fault) && keep_own_count(step, t->send_counts, t->next_counts, fault);
 }
 
 uint64_t cuda_kept_counts(const Plan *plan)
@@ -126,7 +127,7 @@ uint64_t cuda_kept_counts(const Plan *plan)
     uint64_t total = 0;
     for (uint32_t s = 0; s < plan->step_count && plan->exchange == EXCHANGE_PADDED; s++)
         if (plan->steps[s].op == OP_ROUTE)
-            total += plan->buffers[step_operands(plan, &plan->steps[s])[ROUTE_SEND_COUNTS]].rows;
+            total += step_buffer(plan, &plan->steps[s], OPERAND_send_counts)->rows;
     return total;
 }
 
@@ -134,13 +135,12 @@ uint64_t cuda_kept_counts(const Plan *plan)
 static const int32_t *counts_of(const CudaEngine *engine, uint32_t step)
 {
     const Plan *plan = engine->plan;
-    uint32_t at[2];
-    if (!cuda_counts_operands(plan->steps[step].op, at))
+    if (op_info((int)plan->steps[step].op)->shape != SHAPE_EXCHANGE)
         return NULL;
-    // A dispatch reads the counts that its route wrote first, what comes back those of its way out second.
-    int32_t buffer = step_operands(plan, &plan->steps[step])[plan->steps[step].op == OP_DISPATCH ? at[0] : at[1]];
+    // A dispatch and what comes back name the counts that the route of the way out wrote.
+    int32_t buffer = step_operand(plan, &plan->steps[step], OPERAND_send_counts);
     for (uint32_t s = step; s-- > 0;)
-        if (plan->steps[s].op == OP_ROUTE && step_operands(plan, &plan->steps[s])[ROUTE_SEND_COUNTS] == buffer)
+        if (plan->steps[s].op == OP_ROUTE && step_buffers(plan, &plan->steps[s]).route.send_counts == buffer)
             return engine->counts_seen + engine->steps[s].kept_first;
     return NULL;
 }
@@ -157,7 +157,7 @@ void cuda_count_padding(const CudaEngine *engine)
         uint64_t rows = 0;
         for (uint32_t m = 0; m < step->members; m++)
             rows += m == step->own ? 0 : step->message_rows - (uint64_t)counts[m];
-        moved[engine->plan->steps[s].level].padding_bytes += rows * tensor_row_bytes(step->operands[0]);
+        moved[engine->plan->steps[s].level].padding_bytes += rows * tensor_row_bytes(step->operands.all[0]);
     }
     engine->comm->device->count(engine->comm, moved);
 }
@@ -186,10 +186,13 @@ static bool send_back(const CudaStep *step, uint32_t part_count, const Tensor fr
 
 bool cuda_run_combine(CudaStep *step, Fault *fault)
 {
-    return send_back(step, 1, &step->operands[0], &step->operands[3], fault);
+    const struct combine_tensors *t = &step->operands.combine;
+    return send_back(step, 1, &t->results, &t->returned, fault);
 }
 
 bool cuda_run_combine_backward(CudaStep *step, Fault *fault)
 {
-    return send_back(step, 2, &step->operands[0], &step->operands[4], fault); // rows and records, here and there
+    const struct combine_backward_tensors *t = &step->operands.combine_backward;
+    const Tensor from[] = {t->drows, t->drecords}, to[] = {t->returned, t->returned_records};
+    return send_back(step, COUNT_OF(from), from, to, fault);
 }

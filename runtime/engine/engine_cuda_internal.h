@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/work.h"
 #include "runtime/base/cuda_check.h"
 #include "runtime/engine/engine_common.h"
 
@@ -23,7 +24,7 @@ struct CudaStep {
     uint32_t index;
     Stream stream;
     char label[STEP_LABEL_MAX]; // of its range in a profiler
-    Tensor operands[OPERANDS_MAX];
+    StepTensors operands;
     uint32_t *awaited; // [awaited_count] steps of other streams that nothing else orders before this one
     uint32_t awaited_count;
     cudaEvent_t begun;         // NULL unless begins are timed
@@ -123,8 +124,6 @@ bool cuda_exchange(const CudaStep *step, const Exchange *exchange, Fault *fault)
 uint64_t cuda_kept_counts(const Plan *plan);
 void cuda_count_padding(const CudaEngine *engine);
 
-enum { ROUTE_SEND_COUNTS = 7 };
-
 static inline uint64_t tensor_row_bytes(Tensor tensor)
 {
     return tensor.cols * dtype_bytes(tensor.dtype);
@@ -136,8 +135,8 @@ static inline void *tensor_row(Tensor tensor, uint64_t row)
 }
 
 CudaHandler cuda_handler(Op op); // NULL where the engine does not have the op
-// Which operands are the counts of an exchange, sent and received; false for other ops.
-bool cuda_counts_operands(Op op, uint32_t at[2]);
+// The counts of an exchange, sent and received (buffers); false for other steps.
+bool cuda_counts_of(const Plan *plan, const Step *step, int32_t counts[2]);
 
 // Engine memory behind the plan's arena: `measure` with no memory yet counts it, the second call hands it out.
 void *cuda_reserve(CudaEngine *engine, uint64_t bytes);

@@ -36,14 +36,14 @@ static bool copied(cudaError_t error, Fault *fault)
 
 static bool run_embed(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_embed(queue_of(step), dims_of(step), t[0], t[1], t[2]), fault);
+    const struct embed_tensors *t = &step->operands.embed;
+    return launched(cuda_embed(queue_of(step), dims_of(step), t->tokens, t->embedding, t->x), fault);
 }
 
 static bool run_pre_expert(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_pre_expert(queue_of(step), dims_of(step), t[0], t[1], t[2]), fault);
+    const struct pre_expert_tensors *t = &step->operands.pre_expert;
+    return launched(cuda_pre_expert(queue_of(step), dims_of(step), t->x, t->attention, t->y), fault);
 }
 
 static bool keep_final(const CudaStep *step, Tensor x, Fault *fault)
@@ -57,148 +57,159 @@ static bool keep_final(const CudaStep *step, Tensor x, Fault *fault)
 
 static bool run_ffn(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_ffn(queue_of(step), dims_of(step), t[0], t[1], t[2]), fault) && keep_final(step, t[2], fault);
+    const struct ffn_tensors *t = &step->operands.ffn;
+    return launched(cuda_ffn(queue_of(step), dims_of(step), t->x, t->ffn, t->y), fault) &&
+           keep_final(step, t->y, fault);
 }
 
 static bool run_gate(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
+    const struct gate_tensors *t = &step->operands.gate;
     const CudaEngine *engine = step->engine;
-    if (!launched(cuda_gate(queue_of(step), dims_of(step), engine->options.routing, engine->capacity_rows, t[0], t[1],
-                            t[2], t[3]),
+    if (!launched(cuda_gate(queue_of(step), dims_of(step), engine->options.routing, engine->capacity_rows, t->x,
+                            t->router, t->rows, t->records),
                   fault))
         return false;
     uint64_t bytes = model_tokens(dims_of(step)) * dims_of(step)->top_k * sizeof(Record);
-    return !step->kept_records ||
-           copied(cudaMemcpyAsync(step->kept_records, t[3].data, bytes, cudaMemcpyDeviceToDevice, stream_of(step)),
-                  fault);
+    return !step->kept_records || copied(cudaMemcpyAsync(step->kept_records, t->records.data, bytes,
+                                                         cudaMemcpyDeviceToDevice, stream_of(step)),
+                                         fault);
 }
 
 static bool run_route(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_route(queue_of(step), &step->route, step->present, step->fanout, t[0], t[1], t[3], t[4], t[5],
-                               t[6], t[7], t[8], step->kept_counts, step->lost),
+    const struct route_tensors *t = &step->operands.route;
+    return launched(cuda_route(queue_of(step), &step->route, step->present, step->fanout, t->rows, t->records,
+                               t->next_rows, t->next_records, t->send_rows, t->send_records, t->send_counts, t->origin,
+                               step->kept_counts, step->lost),
                     fault);
 }
 
 static bool run_expert(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_expert(queue_of(step), dims_of(step), step->slot_of_expert, step->present, step->fanout, t[0],
-                                t[1], t[3], t[4], step->lost),
+    const struct expert_tensors *t = &step->operands.expert;
+    return launched(cuda_expert(queue_of(step), dims_of(step), step->slot_of_expert, step->present, step->fanout,
+                                t->rows, t->records, t->experts, t->results, step->lost),
                     fault);
 }
 
 static bool run_unroute(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_unroute(queue_of(step), &step->route, step->present, step->fanout, dims_of(step)->top_k, t[0],
-                                 t[1], t[2], t[3], t[5]),
+    const struct unroute_tensors *t = &step->operands.unroute;
+    return launched(cuda_unroute(queue_of(step), &step->route, step->present, step->fanout, dims_of(step)->top_k,
+                                 t->results, t->returned, t->send_counts, t->origin, t->rows),
                     fault);
 }
 
 static bool run_shared_expert(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_shared_expert(queue_of(step), dims_of(step), t[0], t[1], t[2]), fault);
+    const struct shared_expert_tensors *t = &step->operands.shared_expert;
+    return launched(cuda_shared_expert(queue_of(step), dims_of(step), t->rows, t->shared, t->results), fault);
 }
 
 static bool run_residual(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_residual(queue_of(step), t[0], t[1], t[2], t[3]), fault) && keep_final(step, t[3], fault);
+    const struct residual_tensors *t = &step->operands.residual;
+    return launched(cuda_residual(queue_of(step), t->x, t->results, t->shared_results, t->y), fault) &&
+           keep_final(step, t->y, fault);
 }
 
 static bool run_loss(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_loss(queue_of(step), dims_of(step), t[0], t[1], t[2], t[3]), fault);
+    const struct loss_tensors *t = &step->operands.loss;
+    return launched(cuda_loss(queue_of(step), dims_of(step), t->x, t->tokens, t->embedding, t->loss), fault);
 }
 
 static bool run_gather(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
+    const struct gather_tensors *t = &step->operands.gather;
     Comm *comm = step->engine->comm;
-    return comm->device->all_gather(comm, step->channel, t[0].data, t[1].data, t[0].rows * tensor_row_bytes(t[0]),
-                                    stream_of(step), fault);
+    return comm->device->all_gather(comm, step->channel, t->shard.data, t->gathered.data,
+                                    t->shard.rows * tensor_row_bytes(t->shard), stream_of(step), fault);
 }
 
 // ---- backward --------------------------------------------------------------------------------
 
 static bool run_loss_backward(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_loss_backward(queue_of(step), dims_of(step), t[0], t[1], t[2], t[3], t[4]), fault);
+    const struct loss_backward_tensors *t = &step->operands.loss_backward;
+    return launched(
+        cuda_loss_backward(queue_of(step), dims_of(step), t->x, t->tokens, t->embedding, t->dx, t->dembedding), fault);
 }
 
 static bool run_embed_backward(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_embed_backward(queue_of(step), dims_of(step), t[0], t[1], t[2]), fault);
+    const struct embed_backward_tensors *t = &step->operands.embed_backward;
+    return launched(cuda_embed_backward(queue_of(step), dims_of(step), t->tokens, t->dx, t->dembedding), fault);
 }
 
 static bool run_pre_expert_backward(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_pre_expert_backward(queue_of(step), dims_of(step), t[0], t[1], t[2], t[3]), fault);
+    const struct pre_expert_backward_tensors *t = &step->operands.pre_expert_backward;
+    return launched(cuda_pre_expert_backward(queue_of(step), dims_of(step), t->x, t->attention, t->dx, t->dattention),
+                    fault);
 }
 
 static bool run_ffn_backward(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_ffn_backward(queue_of(step), dims_of(step), t[0], t[1], t[2], t[3]), fault);
+    const struct ffn_backward_tensors *t = &step->operands.ffn_backward;
+    return launched(cuda_ffn_backward(queue_of(step), dims_of(step), t->x, t->ffn, t->dx, t->dffn), fault);
 }
 
 static bool run_shared_expert_backward(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_shared_expert_backward(queue_of(step), dims_of(step), t[0], t[1], t[2], t[3], t[4]), fault);
+    const struct shared_expert_backward_tensors *t = &step->operands.shared_expert_backward;
+    return launched(
+        cuda_shared_expert_backward(queue_of(step), dims_of(step), t->rows, t->shared, t->dx, t->drows, t->dshared),
+        fault);
 }
 
 static bool run_unroute_backward(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_unroute_backward(queue_of(step), &step->route, step->fanout, t[0], t[1], t[2], t[3], t[4]),
+    const struct unroute_backward_tensors *t = &step->operands.unroute_backward;
+    return launched(cuda_unroute_backward(queue_of(step), &step->route, step->fanout, t->drows, t->send_counts,
+                                          t->origin, t->dresults, t->send_rows),
                     fault);
 }
 
 static bool run_expert_backward(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
+    const struct expert_backward_tensors *t = &step->operands.expert_backward;
     return launched(cuda_expert_backward(queue_of(step), dims_of(step), step->slot_of_expert, step->present,
-                                         step->fanout, t[0], t[1], t[3], t[4], t[5], t[6], t[7], step->lost),
+                                         step->fanout, t->rows, t->records, t->experts, t->dresults, t->drows,
+                                         t->drecords, t->dexperts, step->lost),
                     fault);
 }
 
 static bool run_route_backward(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
+    const struct route_backward_tensors *t = &step->operands.route_backward;
     return launched(cuda_route_backward(queue_of(step), &step->route, step->present, step->fanout, dims_of(step)->top_k,
-                                        t[0], t[1], t[2], t[3], t[4], t[5], t[7], t[8]),
+                                        t->drows_next, t->drecords_next, t->returned, t->returned_records,
+                                        t->send_counts, t->origin, t->drows, t->drecords),
                     fault);
 }
 
 static bool run_gate_backward(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
+    const struct gate_backward_tensors *t = &step->operands.gate_backward;
     float balance = (float)step->engine->options.training.balance;
-    return launched(
-        cuda_gate_backward(queue_of(step), dims_of(step), balance, t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7]),
-        fault);
+    return launched(cuda_gate_backward(queue_of(step), dims_of(step), balance, t->x, t->records, t->drows, t->drecords,
+                                       t->dshared_rows, t->router, t->dx, t->drouter),
+                    fault);
 }
 
 static bool run_squares(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_squares(queue_of(step), t[0], t[1], t[2]), fault);
+    const struct squares_tensors *t = &step->operands.squares;
+    return launched(cuda_squares(queue_of(step), t->gradient, t->before, t->squares), fault);
 }
 
 static bool run_optimizer(CudaStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return launched(cuda_optimizer(queue_of(step), step->engine->factors, t[3], t[0], t[1], t[2]), fault);
+    const struct optimizer_tensors *t = &step->operands.optimizer;
+    return launched(
+        cuda_optimizer(queue_of(step), step->engine->factors, t->squares, t->weights, t->gradient, t->state), fault);
 }
 
 // ---- sums ------------------------------------------------------------------------------------
@@ -222,7 +233,7 @@ static bool scatter(const CudaStep *step, const void *from, uint64_t unit, Fault
 
 static bool run_reduce_scatter(CudaStep *step, Fault *fault)
 {
-    Tensor gathered = step->operands[0], shard = step->operands[1];
+    Tensor gathered = step->operands.reduce_scatter.gathered, shard = step->operands.reduce_scatter.shard;
     int32_t *counts = step->engine->sum_counts;
     for (uint32_t m = 0; m < step->members; m++)
         counts[m] = counts[step->members + m] = (int32_t)shard.rows;
@@ -232,7 +243,7 @@ static bool run_reduce_scatter(CudaStep *step, Fault *fault)
 
 static bool run_all_reduce(CudaStep *step, Fault *fault)
 {
-    Tensor gradient = step->operands[0];
+    Tensor gradient = step->operands.all_reduce.gradient;
     uint64_t elements = gradient.rows * gradient.cols, size = dtype_bytes(gradient.dtype);
     if (elements > INT32_MAX)
         return fault_set(fault, EXIT_FAULT,

@@ -345,7 +345,7 @@ static bool results_enqueue(CudaEngine *engine, Fault *fault)
 static bool lost_check(const CudaEngine *engine, Fault *fault)
 {
     for (uint32_t s = 0; s < engine->plan->step_count; s++) {
-        const Tensor *t = engine->steps[s].operands;
+        const struct route_tensors *t = &engine->steps[s].operands.route;
         uint64_t lost = engine->lost_seen[s];
         if (lost == 0)
             continue;
@@ -353,7 +353,7 @@ static bool lost_check(const CudaEngine *engine, Fault *fault)
             fault_set(fault, EXIT_FAULT,
                       "%" PRIu64 " rows do not fit in buffers of %" PRIu64 " and %" PRIu64
                       " rows: more tokens chose experts of one domain than the plan reserves for",
-                      lost, t[3].rows, t[5].rows);
+                      lost, t->next_rows.rows, t->send_rows.rows);
         else
             fault_set(fault, EXIT_FAULT, "%" PRIu64 " records name experts that this rank does not hold", lost);
         fault->rank = (int64_t)engine->comm->rank;

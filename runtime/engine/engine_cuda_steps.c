@@ -9,22 +9,14 @@
 #include "runtime/comm/comm_sums.h"
 #include "runtime/engine/engine_cuda_internal.h"
 
-enum { DISPATCH_SEND_COUNTS = 2, DISPATCH_NEXT_COUNTS = 5 };
-
-bool cuda_counts_operands(Op op, uint32_t at[2])
+bool cuda_counts_of(const Plan *plan, const Step *step, int32_t counts[2])
 {
-    switch ((int)op) {
-    case OP_DISPATCH:
-        at[0] = DISPATCH_SEND_COUNTS, at[1] = DISPATCH_NEXT_COUNTS;
-        return true;
-    case OP_COMBINE: // back the way they came
-        at[0] = 1, at[1] = 2;
-        return true;
-    case OP_COMBINE_BACKWARD:
-        at[0] = 2, at[1] = 3;
-        return true;
-    }
-    return false;
+    if (op_info((int)step->op)->shape != SHAPE_EXCHANGE)
+        return false;
+    bool out = step->op == OP_DISPATCH; // the others go back the way the rows came
+    counts[0] = step_operand(plan, step, out ? OPERAND_send_counts : OPERAND_next_counts);
+    counts[1] = step_operand(plan, step, out ? OPERAND_next_counts : OPERAND_send_counts);
+    return true;
 }
 
 // ---- scratch ---------------------------------------------------------------------------------
@@ -43,16 +35,16 @@ uint64_t cuda_stream_work(const Plan *plan, Stream stream)
     for (uint32_t s = 0; s < plan->step_count; s++) {
         const Step *step = &plan->steps[s];
         const OpInfo *info = op_info(step->op);
-        Tensor operands[OPERANDS_MAX] = {{0}};
+        StepTensors operands = {0};
         if (info->stream != stream)
             continue;
         for (uint32_t o = 0; o < info->operand_count; o++) {
             int32_t b = step_operands(plan, step)[o];
             if (b != NONE)
-                operands[o] = (Tensor){
+                operands.all[o] = (Tensor){
                     .dtype = plan->buffers[b].dtype, .rows = plan->buffers[b].rows, .cols = plan->buffers[b].cols};
         }
-        uint64_t bytes = cuda_work_bytes(&plan->model, step->op, operands, members_of(plan, step));
+        uint64_t bytes = cuda_work_bytes(&plan->model, step->op, &operands, members_of(plan, step));
         most = bytes > most ? bytes : most;
     }
     return most;
@@ -67,7 +59,8 @@ uint64_t cuda_sum_scratch(const Plan *plan, uint32_t *members_max)
         if (step->op != OP_REDUCE_SCATTER && step->op != OP_ALL_REDUCE)
             continue;
         uint32_t members = members_of(plan, step);
-        const Buffer *buffer = &plan->buffers[step_operands(plan, step)[step->op == OP_REDUCE_SCATTER ? 1 : 0]];
+        const Buffer *buffer =
+            step_buffer(plan, step, step->op == OP_REDUCE_SCATTER ? OPERAND_shard : OPERAND_gradient);
         uint64_t elements = buffer->rows * buffer->cols;
         uint64_t bytes = step->op == OP_REDUCE_SCATTER ? comm_scatter_scratch(members, elements, buffer->dtype)
                                                        : comm_reduce_scratch(members, elements, buffer->dtype);
@@ -81,15 +74,16 @@ uint64_t cuda_sum_scratch(const Plan *plan, uint32_t *members_max)
 static bool parts_upload(CudaEngine *engine, CudaStep *step, Fault *fault)
 {
     bool scatters = engine->plan->steps[step->index].op == OP_REDUCE_SCATTER;
-    const Tensor *t = step->operands;
-    uint64_t elements = t[0].rows * t[0].cols, size = dtype_bytes(t[0].dtype);
-    uint64_t part = scatters ? t[1].rows * t[1].cols : comm_part_size(elements, step->members, step->own);
+    Tensor summed = scatters ? step->operands.reduce_scatter.gathered : step->operands.all_reduce.gradient;
+    Tensor shard = step->operands.reduce_scatter.shard;
+    uint64_t elements = summed.rows * summed.cols, size = dtype_bytes(summed.dtype);
+    uint64_t part = scatters ? shard.rows * shard.cols : comm_part_size(elements, step->members, step->own);
     uint64_t own = scatters ? step->own * part : comm_part_begin(elements, step->members, step->own);
     const void **parts = malloc(step->members * sizeof(*parts));
     if (!parts)
         return fault_set(fault, EXIT_FAULT, "out of memory");
     for (uint32_t m = 0; m < step->members; m++)
-        parts[m] = m == step->own ? (const char *)t[0].data + own * size
+        parts[m] = m == step->own ? (const char *)summed.data + own * size
                                   : (const char *)engine->sum_scratch + (m - (m > step->own)) * part * size;
     cudaError_t error = cudaMemcpy(step->parts, parts, step->members * sizeof(*parts), cudaMemcpyHostToDevice);
     free(parts);
@@ -157,23 +151,30 @@ static CudaRows rows_present(const CudaEngine *engine, Tensor counts, uint64_t r
     return (CudaRows){.counts = counts.data, .members = (uint32_t)(counts.rows * counts.cols), .rows = rows};
 }
 
+static void expert_resolve(const CudaEngine *engine, CudaStep *step, Tensor rows, Tensor records, Tensor counts)
+{
+    step->present = rows_present(engine, counts, records.rows);
+    step->fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
+}
+
 static void present_resolve(const CudaEngine *engine, CudaStep *step)
 {
-    const Tensor *t = step->operands;
+    const StepTensors *t = &step->operands;
     switch ((int)engine->plan->steps[step->index].op) {
     case OP_ROUTE:
-        step->present = rows_present(engine, t[2], t[1].rows);
+        step->present = rows_present(engine, t->route.counts, t->route.records.rows);
         break;
     case OP_EXPERT:
+        expert_resolve(engine, step, t->expert.rows, t->expert.records, t->expert.counts);
+        break;
     case OP_EXPERT_BACKWARD:
-        step->present = rows_present(engine, t[2], t[1].rows);
-        step->fanout = t[2].data ? 1 : (uint32_t)(t[1].rows / t[0].rows);
+        expert_resolve(engine, step, t->expert_backward.rows, t->expert_backward.records, t->expert_backward.counts);
         break;
     case OP_UNROUTE:
-        step->present = rows_present(engine, t[4], t[5].rows * step->fanout);
+        step->present = rows_present(engine, t->unroute.counts, t->unroute.rows.rows * step->fanout);
         break;
     case OP_ROUTE_BACKWARD:
-        step->present = rows_present(engine, t[6], t[8].rows);
+        step->present = rows_present(engine, t->route_backward.counts, t->route_backward.drecords.rows);
         break;
     }
 }
@@ -183,17 +184,16 @@ static void counts_resolve(const CudaEngine *engine, CudaStep *step)
 {
     const Plan *plan = engine->plan;
     const Step *of = &plan->steps[step->index];
-    uint32_t at[2];
-    if (!cuda_counts_operands(of->op, at))
+    int32_t counts[2];
+    if (!cuda_counts_of(plan, of, counts))
         return;
-    const int32_t *operands = step_operands(plan, of);
-    step->send_counts = engine->counts_of_buffer[operands[at[0]]];
-    step->recv_counts = engine->counts_of_buffer[operands[at[1]]];
+    step->send_counts = engine->counts_of_buffer[counts[0]];
+    step->recv_counts = engine->counts_of_buffer[counts[1]];
     step->counts_known = of->op != OP_DISPATCH;
     for (uint32_t s = 0; s < step->index && of->op == OP_DISPATCH && !step->counts_known; s++) {
         const Step *other = &plan->steps[s];
         if (other->op != OP_DISPATCH || other->group != of->group ||
-            step_operands(plan, other)[DISPATCH_SEND_COUNTS] != operands[DISPATCH_SEND_COUNTS])
+            step_buffers(plan, other).dispatch.send_counts != counts[0])
             continue;
         step->recv_counts = engine->steps[s].recv_counts;
         step->counts_known = true;
@@ -208,9 +208,9 @@ static void result_resolve(CudaEngine *engine, CudaStep *step, const Choice *cho
         step->kept_records =
             engine->kept_records + (uint64_t)(choice - plan->choices) * model_tokens(&plan->model) * plan->model.top_k;
     if (op == OP_LOSS)
-        engine->loss = step->operands[3];
+        engine->loss = step->operands.loss.loss;
     if (op == OP_EMBED)
-        engine->tokens = step->operands[0];
+        engine->tokens = step->operands.embed.tokens;
 }
 
 static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
@@ -229,7 +229,7 @@ static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
         engine->first_step[info->stream] = index;
     snprintf(step->label, sizeof(step->label), of->layer == NONE ? "%s" : "%s %" PRId32, info->name, of->layer);
     for (uint32_t o = 0; o < info->operand_count; o++)
-        step->operands[o] = buffer_tensor(engine, step_operands(plan, of)[o]);
+        step->operands.all[o] = buffer_tensor(engine, step_operands(plan, of)[o]);
     const ExpertMap *map = expert_map_of_layer(&engine->maps, plan, of->layer);
     if (of->group != NONE && !channel_open(engine, step, fault))
         return false;
@@ -242,7 +242,7 @@ static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
     if (of->op == OP_ROUTE && plan->exchange == EXCHANGE_PADDED) {
         step->kept_first = engine->kept_used;
         step->kept_counts = engine->kept_counts + engine->kept_used;
-        engine->kept_used += step->operands[ROUTE_SEND_COUNTS].rows;
+        engine->kept_used += step->operands.route.send_counts.rows;
     }
     if (!route_resolve(engine, step, map, fault) || !cuda_codec_resolve(step, fault))
         return false;
@@ -304,11 +304,10 @@ bool cuda_steps_create(CudaEngine *engine, Fault *fault)
     for (uint32_t s = 0; s < engine->plan->step_count; s++)
         if (!step_create(engine, s, fault))
             return false;
-    uint32_t operand;
-    int64_t final = engine_final_step(engine->plan, &operand);
+    int64_t final = engine_final_step(engine->plan);
     if (final != NONE) {
         engine->steps[final].is_final = true;
-        engine->x = engine->steps[final].operands[operand];
+        engine->x = buffer_tensor(engine, step_operand(engine->plan, &engine->plan->steps[final], OPERAND_y));
     }
     return waits_resolve(engine, fault);
 }

@@ -26,7 +26,7 @@ static Tensor buffer_tensor(const HostEngine *engine, int32_t buffer)
 }
 
 // What the buffer holds before the first iteration, if the operand it is used as tells. Else false.
-static bool buffer_fill(const HostEngine *engine, const char *operand, int32_t buffer)
+static bool buffer_fill(const HostEngine *engine, Operand operand, int32_t buffer)
 {
     const Plan *plan = engine->plan;
     const Buffer *of = &plan->buffers[buffer];
@@ -63,7 +63,7 @@ static bool weights_create(const HostEngine *engine, Fault *fault)
         for (uint32_t o = 0; o < info->operand_count; o++) {
             int32_t b = operands[o];
             if (b != NONE && !filled[b] && !is_stopped(engine))
-                filled[b] = buffer_fill(engine, info->operands[o].name, b);
+                filled[b] = buffer_fill(engine, info->operands[o].operand, b);
         }
     }
     free(filled);
@@ -117,7 +117,7 @@ static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
     *step = (HostStep){.engine = engine, .run = host_handler(of->op), .index = index};
     step->message_rows = plan_message_rows(plan, of);
     for (uint32_t o = 0; o < info->operand_count; o++)
-        step->operands[o] = buffer_tensor(engine, step_operands(plan, of)[o]);
+        step->operands.all[o] = buffer_tensor(engine, step_operands(plan, of)[o]);
     const Choice *choice = plan_choice_of_layer(plan, of->layer);
     const ExpertMap *map = expert_map_of_layer(&engine->maps, plan, of->layer);
     if (of->group != NONE && !channel_open(engine, step, fault))
@@ -130,14 +130,14 @@ static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
     if (!route_resolve(engine, step, map, fault) || !host_codec_resolve(step, fault))
         return false;
     if (of->op == OP_OPTIMIZER)
-        host_optimizer_begin(step->operands[0], step->operands[2]);
+        host_optimizer_begin(step->operands.optimizer.weights, step->operands.optimizer.state);
     if (of->op == OP_GATE && choice && engine->decisions)
         step->decisions =
             engine->decisions + (uint64_t)(choice - plan->choices) * model_tokens(&plan->model) * plan->model.top_k;
     if (of->op == OP_LOSS)
-        engine->loss = step->operands[3];
+        engine->loss = step->operands.loss.loss;
     if (of->op == OP_EMBED)
-        engine->tokens = step->operands[0];
+        engine->tokens = step->operands.embed.tokens;
     return true;
 }
 
@@ -154,7 +154,8 @@ static uint64_t sum_scratch_bytes(const Plan *plan, uint32_t *members_max)
         *members_max = members > *members_max ? members : *members_max;
         if (step->op == OP_RETURN_PACKETS)
             continue;
-        const Buffer *buffer = &plan->buffers[step_operands(plan, step)[step->op == OP_REDUCE_SCATTER ? 1 : 0]];
+        const Buffer *buffer =
+            step_buffer(plan, step, step->op == OP_REDUCE_SCATTER ? OPERAND_shard : OPERAND_gradient);
         uint64_t elements = buffer->rows * buffer->cols;
         uint64_t bytes = step->op == OP_REDUCE_SCATTER ? comm_scatter_scratch(members, elements, buffer->dtype)
                                                        : comm_reduce_scratch(members, elements, buffer->dtype);
@@ -239,11 +240,10 @@ static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *op
         host_destroy((Engine *)engine);
         return NULL;
     }
-    uint32_t operand;
-    int64_t final = engine_final_step(plan, &operand);
+    int64_t final = engine_final_step(plan);
     if (final != NONE) {
         engine->steps[final].is_final = true;
-        engine->x = engine->steps[final].operands[operand];
+        engine->x = buffer_tensor(engine, step_operand(plan, &plan->steps[final], OPERAND_y));
     }
     return (Engine *)engine;
 }

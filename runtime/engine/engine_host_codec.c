@@ -16,40 +16,41 @@ bool host_codec_resolve(HostStep *step, Fault *fault)
 bool host_run_encode(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_encode(step->engine->plan->codec_ratio, t[0], t[1], t[2], t[3]);
+    const struct encode_tensors *t = &step->operands.encode;
+    host_encode(step->engine->plan->codec_ratio, t->own_experts, t->mean, t->sent, t->packet);
     return true;
 }
 
 bool host_run_decode(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_decode(step->engine->plan->codec_ratio, step->own_slot, t[0], t[1], t[2], t[3], t[4]);
+    const struct decode_tensors *t = &step->operands.decode;
+    host_decode(step->engine->plan->codec_ratio, step->own_slot, t->packet, t->own, t->mean, t->experts, t->replicas);
     return true;
 }
 
 bool host_run_mean_expert(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_mean(step->engine->plan->model.experts, t[0], t[1]);
+    const struct mean_expert_tensors *t = &step->operands.mean_expert;
+    host_mean(step->engine->plan->model.experts, t->own_experts, t->mean);
     return true;
 }
 
 bool host_run_encode_gradient(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    uint64_t own_count = t[0].rows / step->members;
-    host_encode_gradient(step->engine->plan->gradient_ratio, step->own * own_count, own_count, t[0], t[1], t[2]);
+    const struct encode_gradient_tensors *t = &step->operands.encode_gradient;
+    uint64_t own_count = t->gathered.rows / step->members;
+    host_encode_gradient(step->engine->plan->gradient_ratio, step->own * own_count, own_count, t->gathered, t->error,
+                         t->packets);
     return true;
 }
 
 bool host_run_return_packets(const HostStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    Exchange exchange = engine_packet_exchange(t[0], t[1], step->members, step->engine->sum_counts);
+    const struct return_packets_tensors *t = &step->operands.return_packets;
+    Exchange exchange = engine_packet_exchange(t->packets, t->received, step->members, step->engine->sum_counts);
     Comm *comm = step->engine->comm;
     return comm->ops->exchange(comm, step->channel, &exchange, fault);
 }
@@ -57,7 +58,7 @@ bool host_run_return_packets(const HostStep *step, Fault *fault)
 bool host_run_decode_gradient(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_decode_gradient(step->engine->plan->gradient_ratio, step->own, t[0], t[1], t[2]);
+    const struct decode_gradient_tensors *t = &step->operands.decode_gradient;
+    host_decode_gradient(step->engine->plan->gradient_ratio, step->own, t->gathered, t->received, t->shard);
     return true;
 }

@@ -3,6 +3,7 @@
 #ifndef HEP_ENGINE_HOST_INTERNAL_H
 #define HEP_ENGINE_HOST_INTERNAL_H
 
+#include "kernels/host/step.h"
 #include "runtime/engine/engine_common.h"
 
 typedef struct HostEngine HostEngine;
@@ -13,7 +14,7 @@ struct HostStep {
     HostEngine *engine;
     HostHandler run;
     uint32_t index;
-    Tensor operands[OPERANDS_MAX];
+    StepTensors operands;
     int channel;      // of collectives
     uint32_t own;     // index in the step's group; of gradients that are packed: in that of the packets' step
     uint32_t members; // of it

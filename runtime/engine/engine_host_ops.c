@@ -41,16 +41,16 @@ static const ModelDims *dims_of(const HostStep *step)
 static bool run_embed(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_embed(dims_of(step), t[0], t[1], t[2]);
+    const struct embed_tensors *t = &step->operands.embed;
+    host_embed(dims_of(step), t->tokens, t->embedding, t->x);
     return true;
 }
 
 static bool run_pre_expert(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_pre_expert(dims_of(step), t[0], t[1], t[2], t[3]);
+    const struct pre_expert_tensors *t = &step->operands.pre_expert;
+    host_pre_expert(dims_of(step), t->x, t->attention, t->y, t->work);
     return true;
 }
 
@@ -63,20 +63,21 @@ static void keep_final(const HostStep *step, Tensor x)
 static bool run_ffn(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_ffn(dims_of(step), t[0], t[1], t[2], t[3]);
-    keep_final(step, t[2]);
+    const struct ffn_tensors *t = &step->operands.ffn;
+    host_ffn(dims_of(step), t->x, t->ffn, t->y, t->work);
+    keep_final(step, t->y);
     return true;
 }
 
 static bool run_gate(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
+    const struct gate_tensors *t = &step->operands.gate;
     HostEngine *engine = step->engine;
-    host_gate(dims_of(step), engine->options.routing, engine->capacity_rows, t[0], t[1], t[2], t[3], t[4]);
+    host_gate(dims_of(step), engine->options.routing, engine->capacity_rows, t->x, t->router, t->rows, t->records,
+              t->work);
     if (step->decisions) {
-        const Record *records = t[3].data;
+        const Record *records = t->records.data;
         uint64_t count = model_tokens(dims_of(step)) * dims_of(step)->top_k;
         for (uint64_t i = 0; i < count; i++)
             step->decisions[i] = records[i].expert;
@@ -86,16 +87,17 @@ static bool run_gate(const HostStep *step, Fault *fault)
 
 static bool run_route(const HostStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    Tensor rows = t[0], records = t[1], counts = t[2];
+    const struct route_tensors *t = &step->operands.route;
+    Tensor rows = t->rows, records = t->records, counts = t->counts;
     uint64_t row_count = stage_rows(step, counts, records.rows);
     uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
-    uint64_t lost = host_route(&step->route, row_count, fanout, rows, records, t[3], t[4], t[5], t[6], t[7], t[8]);
+    uint64_t lost = host_route(&step->route, row_count, fanout, rows, records, t->next_rows, t->next_records,
+                               t->send_rows, t->send_records, t->send_counts, t->origin);
     if (lost > 0)
         return fault_set(fault, EXIT_FAULT,
                          "%" PRIu64 " rows do not fit in buffers of %" PRIu64 " and %" PRIu64
                          " rows: more tokens chose experts of one domain than the plan reserves for",
-                         lost, t[3].rows, t[5].rows);
+                         lost, t->next_rows.rows, t->send_rows.rows);
     return true;
 }
 
@@ -116,9 +118,10 @@ static bool check_padded(const HostStep *step, const int32_t *counts, Fault *fau
 
 static bool run_dispatch(const HostStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    Tensor send_rows = t[0], send_records = t[1], send_counts = t[2], next_rows = t[3], next_records = t[4];
-    int32_t *next_counts = t[5].data;
+    const struct dispatch_tensors *t = &step->operands.dispatch;
+    Tensor send_rows = t->send_rows, send_records = t->send_records, send_counts = t->send_counts,
+           next_rows = t->next_rows, next_records = t->next_records;
+    int32_t *next_counts = t->next_counts.data;
     uint64_t own_rows = (uint64_t)((const int32_t *)send_counts.data)[step->own];
     uint64_t own_places = step->message_rows ? step->message_rows : own_rows;
     Exchange exchange = {
@@ -145,12 +148,12 @@ static bool run_dispatch(const HostStep *step, Fault *fault)
 
 static bool run_expert(const HostStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    Tensor rows = t[0], records = t[1], counts = t[2];
+    const struct expert_tensors *t = &step->operands.expert;
+    Tensor rows = t->rows, records = t->records, counts = t->counts;
     uint64_t row_count = stage_rows(step, counts, records.rows);
     uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
-    uint64_t lost =
-        host_expert(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records, t[3], t[4], t[5]);
+    uint64_t lost = host_expert(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records, t->experts,
+                                t->results, t->work);
     if (lost > 0)
         return fault_set(fault, EXIT_FAULT, "%" PRIu64 " records name experts that this rank does not hold", lost);
     return true;
@@ -178,56 +181,57 @@ static bool send_back(const HostStep *step, uint32_t part_count, const Tensor fr
 
 static bool run_combine(const HostStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    return send_back(step, 1, &t[0], &t[3], t[1], t[2], fault);
+    const struct combine_tensors *t = &step->operands.combine;
+    return send_back(step, 1, &t->results, &t->returned, t->next_counts, t->send_counts, fault);
 }
 
 static bool run_unroute(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    Tensor counts = t[4], rows = t[5];
+    const struct unroute_tensors *t = &step->operands.unroute;
+    Tensor counts = t->counts, rows = t->rows;
     uint32_t fanout = 1;
     if (!counts.data && step->engine->plan->dispatch == DISPATCH_NAIVE)
         fanout = dims_of(step)->top_k;
     uint64_t row_count = stage_rows(step, counts, rows.rows * fanout);
-    host_unroute(&step->route, row_count, fanout, t[0], t[1], t[2], t[3], rows, t[6]);
+    host_unroute(&step->route, row_count, fanout, t->results, t->returned, t->send_counts, t->origin, rows, t->work);
     return true;
 }
 
 static bool run_shared_expert(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_shared_expert(dims_of(step), t[0], t[1], t[2], t[3]);
+    const struct shared_expert_tensors *t = &step->operands.shared_expert;
+    host_shared_expert(dims_of(step), t->rows, t->shared, t->results, t->work);
     return true;
 }
 
 static bool run_residual(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_residual(t[0], t[1], t[2], t[3]);
-    keep_final(step, t[3]);
+    const struct residual_tensors *t = &step->operands.residual;
+    host_residual(t->x, t->results, t->shared_results, t->y);
+    keep_final(step, t->y);
     return true;
 }
 
 static bool run_loss(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
+    const struct loss_tensors *t = &step->operands.loss;
     HostEngine *engine = step->engine;
-    host_loss(dims_of(step), t[0], t[1], t[2], t[3], t[4]);
-    if (!isfinite(*(const float *)t[3].data)) // what led to it is overwritten by the backward pass
+    host_loss(dims_of(step), t->x, t->tokens, t->embedding, t->loss, t->work);
+    if (!isfinite(*(const float *)t->loss.data)) // what led to it is overwritten by the backward pass
         engine->nonfinite_step = nonfinite_step(engine->plan, &host_engine, (const Engine *)engine, step->index);
     return true;
 }
 
 static bool run_gather(const HostStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
+    const struct gather_tensors *t = &step->operands.gather;
     Comm *comm = step->engine->comm;
-    return comm->ops->all_gather(comm, step->channel, t[0].data, t[1].data, t[0].rows * row_bytes(t[0]), fault);
+    return comm->ops->all_gather(comm, step->channel, t->shard.data, t->gathered.data,
+                                 t->shard.rows * row_bytes(t->shard), fault);
 }
 
 // ---- backward --------------------------------------------------------------------------------
@@ -235,59 +239,59 @@ static bool run_gather(const HostStep *step, Fault *fault)
 static bool run_loss_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_loss_backward(dims_of(step), t[0], t[1], t[2], t[3], t[4], t[5]);
+    const struct loss_backward_tensors *t = &step->operands.loss_backward;
+    host_loss_backward(dims_of(step), t->x, t->tokens, t->embedding, t->dx, t->dembedding, t->work);
     return true;
 }
 
 static bool run_embed_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_embed_backward(dims_of(step), t[0], t[1], t[2]);
+    const struct embed_backward_tensors *t = &step->operands.embed_backward;
+    host_embed_backward(dims_of(step), t->tokens, t->dx, t->dembedding);
     return true;
 }
 
 static bool run_pre_expert_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_pre_expert_backward(dims_of(step), t[0], t[1], t[2], t[3], t[4]);
+    const struct pre_expert_backward_tensors *t = &step->operands.pre_expert_backward;
+    host_pre_expert_backward(dims_of(step), t->x, t->attention, t->dx, t->dattention, t->work);
     return true;
 }
 
 static bool run_ffn_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_ffn_backward(dims_of(step), t[0], t[1], t[2], t[3], t[4]);
+    const struct ffn_backward_tensors *t = &step->operands.ffn_backward;
+    host_ffn_backward(dims_of(step), t->x, t->ffn, t->dx, t->dffn, t->work);
     return true;
 }
 
 static bool run_shared_expert_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_shared_expert_backward(dims_of(step), t[0], t[1], t[2], t[3], t[4], t[5]);
+    const struct shared_expert_backward_tensors *t = &step->operands.shared_expert_backward;
+    host_shared_expert_backward(dims_of(step), t->rows, t->shared, t->dx, t->drows, t->dshared, t->work);
     return true;
 }
 
 static bool run_unroute_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_unroute_backward(&step->route, step->fanout, t[0], t[1], t[2], t[3], t[4]);
+    const struct unroute_backward_tensors *t = &step->operands.unroute_backward;
+    host_unroute_backward(&step->route, step->fanout, t->drows, t->send_counts, t->origin, t->dresults, t->send_rows);
     return true;
 }
 
 static bool run_expert_backward(const HostStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands;
-    Tensor rows = t[0], records = t[1], counts = t[2];
+    const struct expert_backward_tensors *t = &step->operands.expert_backward;
+    Tensor rows = t->rows, records = t->records, counts = t->counts;
     uint64_t row_count = stage_rows(step, counts, records.rows);
     uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
-    uint64_t lost = host_expert_backward(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records, t[3],
-                                         t[4], t[5], t[6], t[7], t[8]);
+    uint64_t lost = host_expert_backward(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records,
+                                         t->experts, t->dresults, t->drows, t->drecords, t->dexperts, t->work);
     if (lost > 0)
         return fault_set(fault, EXIT_FAULT, "%" PRIu64 " records name experts that this rank does not hold", lost);
     return true;
@@ -295,44 +299,47 @@ static bool run_expert_backward(const HostStep *step, Fault *fault)
 
 static bool run_combine_backward(const HostStep *step, Fault *fault)
 {
-    const Tensor *t = step->operands; // rows and records, here and there
-    return send_back(step, 2, &t[0], &t[4], t[2], t[3], fault);
+    const struct combine_backward_tensors *t = &step->operands.combine_backward;
+    const Tensor from[] = {t->drows, t->drecords}, to[] = {t->returned, t->returned_records};
+    return send_back(step, COUNT_OF(from), from, to, t->next_counts, t->send_counts, fault);
 }
 
 static bool run_route_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    Tensor counts = t[6], drows = t[7], drecords = t[8];
+    const struct route_backward_tensors *t = &step->operands.route_backward;
+    Tensor counts = t->counts, drows = t->drows, drecords = t->drecords;
     uint64_t row_count = stage_rows(step, counts, drecords.rows);
-    host_route_backward(&step->route, row_count, step->fanout, t[0], t[1], t[2], t[3], t[4], t[5], drows, drecords);
+    host_route_backward(&step->route, row_count, step->fanout, t->drows_next, t->drecords_next, t->returned,
+                        t->returned_records, t->send_counts, t->origin, drows, drecords);
     return true;
 }
 
 static bool run_gate_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
+    const struct gate_backward_tensors *t = &step->operands.gate_backward;
     float balance = (float)step->engine->options.training.balance;
-    host_gate_backward(dims_of(step), balance, t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8]);
+    host_gate_backward(dims_of(step), balance, t->x, t->records, t->drows, t->drecords, t->dshared_rows, t->router,
+                       t->dx, t->drouter, t->work);
     return true;
 }
 
 static bool run_squares(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
-    host_squares(t[0], t[1], t[2]);
+    const struct squares_tensors *t = &step->operands.squares;
+    host_squares(t->gradient, t->before, t->squares);
     return true;
 }
 
 static bool run_optimizer(const HostStep *step, Fault *fault)
 {
     (void)fault;
-    const Tensor *t = step->operands;
+    const struct optimizer_tensors *t = &step->operands.optimizer;
     const HostEngine *engine = step->engine;
     const TrainingSettings *settings = &engine->options.training;
-    double squares = t[3].data ? (double)*(const float *)t[3].data : 0; // of sums over all ranks
+    double squares = t->squares.data ? (double)*(const float *)t->squares.data : 0; // of sums over all ranks
     AdamW adamw = {.learning_rate = engine->learning_rate,
                    .beta1 = (float)settings->beta1,
                    .beta2 = (float)settings->beta2,
@@ -340,7 +347,7 @@ static bool run_optimizer(const HostStep *step, Fault *fault)
                    .weight_decay = (float)settings->weight_decay,
                    .gradient_scale = (float)training_gradient_scale(settings, engine->comm->size, squares),
                    .step = engine->updates};
-    host_optimizer(&adamw, t[0], t[1], t[2]);
+    host_optimizer(&adamw, t->weights, t->gradient, t->state);
     return true;
 }
 
@@ -358,13 +365,14 @@ static SumGroup sum_group(const HostStep *step)
 static bool run_reduce_scatter(const HostStep *step, Fault *fault)
 {
     SumGroup group = sum_group(step);
-    return comm_reduce_scatter(&group, step->operands[0], step->operands[1], fault);
+    return comm_reduce_scatter(&group, step->operands.reduce_scatter.gathered, step->operands.reduce_scatter.shard,
+                               fault);
 }
 
 static bool run_all_reduce(const HostStep *step, Fault *fault)
 {
     SumGroup group = sum_group(step);
-    return comm_all_reduce(&group, step->operands[0], fault);
+    return comm_all_reduce(&group, step->operands.all_reduce.gradient, fault);
 }
 
 HostHandler host_handler(Op op)

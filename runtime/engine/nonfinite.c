@@ -1,29 +1,21 @@
 // See nonfinite.h. Nothing here runs while losses are finite, but for gradients where the user asks for it.
 #include "runtime/engine/nonfinite.h"
 
-#include <string.h>
-
 enum { CHUNK_ELEMENTS = 4096 };
 
-// The output of a step that has a value in every place, or in as many rows as a `counts` operand says.
+// The output of a step that has a value in every place, or in as many rows as a `counts` operand says (OPERAND_COUNT:
+// none).
 static const struct {
     Op op;
-    const char *output, *counts;
+    Operand output, counts;
 } outputs[] = {
-    {OP_EMBED, "x", NULL},           {OP_PRE_EXPERT, "y", NULL},           {OP_FFN, "y", NULL},
-    {OP_GATE, "rows", NULL},         {OP_EXPERT, "results", "counts"},     {OP_UNROUTE, "rows", "counts"},
-    {OP_RESIDUAL, "y", NULL},        {OP_SHARED_EXPERT, "results", NULL},  {OP_LOSS, "loss", NULL},
-    {OP_DECODE, "experts", NULL},    {OP_DECODE, "replicas", NULL},        {OP_GATHER, "gathered", NULL},
+    {OP_EMBED, OPERAND_x, OPERAND_COUNT},         {OP_PRE_EXPERT, OPERAND_y, OPERAND_COUNT},
+    {OP_FFN, OPERAND_y, OPERAND_COUNT},           {OP_GATE, OPERAND_rows, OPERAND_COUNT},
+    {OP_EXPERT, OPERAND_results, OPERAND_counts}, {OP_UNROUTE, OPERAND_rows, OPERAND_counts},
+    {OP_RESIDUAL, OPERAND_y, OPERAND_COUNT},      {OP_SHARED_EXPERT, OPERAND_results, OPERAND_COUNT},
+    {OP_LOSS, OPERAND_loss, OPERAND_COUNT},       {OP_DECODE, OPERAND_experts, OPERAND_COUNT},
+    {OP_DECODE, OPERAND_replicas, OPERAND_COUNT}, {OP_GATHER, OPERAND_gathered, OPERAND_COUNT},
 };
-
-static int32_t operand_named(const Plan *plan, uint32_t step, const char *name)
-{
-    const OpInfo *op = op_info((int)plan->steps[step].op);
-    for (uint32_t o = 0; name && o < op->operand_count; o++)
-        if (strcmp(op->operands[o].name, name) == 0)
-            return step_operands(plan, &plan->steps[step])[o];
-    return NONE;
-}
 
 static bool overlap(const Buffer *a, const Buffer *b)
 {
@@ -39,7 +31,7 @@ static bool is_intact(const Plan *plan, int32_t buffer, uint32_t step, uint32_t 
         if (s > at && op->stream == STREAM_COMPUTE)
             continue;
         for (uint32_t o = 0; o < op->operand_count; o++)
-            if (operands[o] != NONE && op->operands[o].role != OPERAND_IN &&
+            if (operands[o] != NONE && op->operands[o].role != ROLE_IN &&
                 overlap(&plan->buffers[operands[o]], &plan->buffers[buffer]))
                 return false;
     }
@@ -106,8 +98,8 @@ static bool step_is_finite(const Scan *scan, uint32_t step, uint32_t at)
     for (size_t i = 0; i < COUNT_OF(outputs); i++) {
         if (outputs[i].op != plan->steps[step].op)
             continue;
-        int32_t output = operand_named(plan, step, outputs[i].output);
-        int32_t counts = operand_named(plan, step, outputs[i].counts);
+        int32_t output = step_operand(plan, &plan->steps[step], outputs[i].output);
+        int32_t counts = step_operand(plan, &plan->steps[step], outputs[i].counts);
         if (output == NONE || !is_intact(plan, output, step, at) ||
             (counts != NONE && !is_intact(plan, counts, step, at)))
             continue;
@@ -135,7 +127,7 @@ bool nonfinite_free_gradients(const Plan *plan, const EngineOps *ops, const Engi
     for (uint32_t s = 0; s < plan->step_count; s++) {
         if (plan->steps[s].op != OP_OPTIMIZER)
             continue;
-        int32_t gradient = operand_named(plan, s, "gradient");
+        int32_t gradient = step_buffers(plan, &plan->steps[s]).optimizer.gradient;
         const Buffer *buffer = &plan->buffers[gradient];
         if (!is_finite(&scan, gradient, buffer->rows * buffer->cols))
             return false;

@@ -22,33 +22,27 @@ int persistence_parse(const char *text)
     return -1;
 }
 
-// Operands that hold experts, by the names that ops.def gives them.
-static const struct {
-    const char *operand;
-    PersistentInfo info;
-} of_experts[] = {
-    {"experts", {PERSISTENCE_OWN, REBUILD_NOT}},      {"shard", {PERSISTENCE_OWN, REBUILD_NOT}},
-    {"own", {PERSISTENCE_OWN, REBUILD_NOT}},          {"sent", {PERSISTENCE_OWN, REBUILD_WEIGHTS}},
-    {"replicas", {PERSISTENCE_HELD, REBUILD_WEIGHTS}}, {"error", {PERSISTENCE_HELD, REBUILD_ZERO}},
-    {"mean", {PERSISTENCE_EQUAL, REBUILD_MEAN}},
+// What of experts is of interest; the rest is the same on every rank.
+static const PersistentInfo of_experts[WEIGHT_KINDS] = {
+    [WEIGHT_EXPERTS] = {PERSISTENCE_OWN, REBUILD_NOT},       [WEIGHT_SENT] = {PERSISTENCE_OWN, REBUILD_WEIGHTS},
+    [WEIGHT_REPLICAS] = {PERSISTENCE_HELD, REBUILD_WEIGHTS}, [WEIGHT_ERROR] = {PERSISTENCE_HELD, REBUILD_ZERO},
+    [WEIGHT_MEAN] = {PERSISTENCE_EQUAL, REBUILD_MEAN},
 };
 
-static const PersistentInfo *info_of_operand(const char *operand, bool weight)
+static const PersistentInfo *info_of_operand(Operand operand, bool weight)
 {
-    for (size_t i = 0; i < COUNT_OF(of_experts); i++)
-        if (strcmp(of_experts[i].operand, operand) == 0 &&
-            weight == (of_experts[i].info.persistence == PERSISTENCE_OWN && of_experts[i].info.rebuild == REBUILD_NOT))
-            return &of_experts[i].info;
-    return NULL;
+    WeightKind kind = operand_weight(operand);
+    bool told = of_experts[kind].persistence != PERSISTENCE_NONE && weight == (kind == WEIGHT_EXPERTS);
+    return told ? &of_experts[kind] : NULL;
 }
 
 // The weights whose optimizer state the buffer is, or NONE.
 static int32_t weights_of_state(const Plan *plan, uint32_t buffer)
 {
     for (uint32_t s = 0; s < plan->step_count; s++) {
-        const int32_t *operands = step_operands(plan, &plan->steps[s]);
-        if (plan->steps[s].op == OP_OPTIMIZER && operands[2] == (int32_t)buffer)
-            return operands[0];
+        StepBuffers of = step_buffers(plan, &plan->steps[s]);
+        if (plan->steps[s].op == OP_OPTIMIZER && of.optimizer.state == (int32_t)buffer)
+            return of.optimizer.weights;
     }
     return NONE;
 }
@@ -67,7 +61,7 @@ PersistentInfo persistent_info(const Plan *plan, uint32_t buffer)
         const OpInfo *op = op_info((int)plan->steps[s].op);
         for (uint32_t o = 0; o < op->operand_count; o++) {
             const PersistentInfo *info = step_operands(plan, &plan->steps[s])[o] == (int32_t)buffer
-                                             ? info_of_operand(op->operands[o].name, kind == BUFFER_WEIGHT)
+                                             ? info_of_operand(op->operands[o].operand, kind == BUFFER_WEIGHT)
                                              : NULL;
             if (info)
                 return *info;

@@ -8,12 +8,12 @@
 
 static bool writes(OperandRole role)
 {
-    return role == OPERAND_OUT || role == OPERAND_INOUT;
+    return role == ROLE_OUT || role == ROLE_INOUT;
 }
 
 static bool reads(OperandRole role)
 {
-    return role == OPERAND_IN || role == OPERAND_INOUT;
+    return role == ROLE_IN || role == ROLE_INOUT;
 }
 
 // Does the step use a buffer of the set in that way?
@@ -66,7 +66,7 @@ static bool step_destroys(const Plan *plan, uint32_t step, const bool set[])
     const OpInfo *op = op_info((int)plan->steps[step].op);
     const int32_t *operands = step_operands(plan, &plan->steps[step]);
     for (uint32_t o = 0; o < op->operand_count; o++)
-        for (uint32_t b = 0; operands[o] != NONE && op->operands[o].role != OPERAND_IN && b < plan->buffer_count; b++)
+        for (uint32_t b = 0; operands[o] != NONE && op->operands[o].role != ROLE_IN && b < plan->buffer_count; b++)
             if (set[b] && overlap(&plan->buffers[operands[o]], &plan->buffers[b]))
                 return true;
     return false;

@@ -31,13 +31,22 @@ static inline int32_t plan_buffer_index(const Plan *plan, const char *name)
     return NONE;
 }
 
-static inline int32_t *plan_operand(Plan *plan, uint32_t step, const char *name)
+// By its name in the text form.
+static inline int32_t *plan_operand_named(Plan *plan, uint32_t step, const char *name)
 {
     const OpInfo *info = op_info((int)plan->steps[step].op);
     for (uint32_t k = 0; k < info->operand_count; k++)
         if (strcmp(info->operands[k].name, name) == 0)
             return &plan->operands[plan->steps[step].operand_first + k];
     abort();
+}
+
+static inline int32_t *plan_operand(Plan *plan, uint32_t step, Operand operand)
+{
+    int32_t index = op_operand_index(op_info((int)plan->steps[step].op), operand);
+    if (index < 0)
+        abort();
+    return &plan->operands[plan->steps[step].operand_first + (uint32_t)index];
 }
 
 static inline void plan_add_buffer(Plan *plan, const char *name, Dtype dtype, uint64_t rows, uint64_t cols,
@@ -72,7 +81,7 @@ static inline Step *plan_add_step(Plan *plan, Op op, int32_t layer, const char *
     for (char *pair = strtok_r(text, " ", &rest); pair; pair = strtok_r(NULL, " ", &rest)) {
         char *equals = strchr(pair, '=');
         *equals = 0;
-        *plan_operand(plan, plan->step_count - 1, pair) = plan_buffer_index(plan, equals + 1);
+        *plan_operand_named(plan, plan->step_count - 1, pair) = plan_buffer_index(plan, equals + 1);
     }
     for (; after && *after >= 0; after++) {
         plan->after[plan->after_count++] = (uint32_t)*after;

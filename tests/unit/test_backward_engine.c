@@ -42,8 +42,8 @@ static uint32_t updates_of(const Plan *plan, Update *updates)
     uint32_t count = 0;
     for (uint32_t b = 0; b < plan->buffer_count; b++)
         for (uint32_t s = 0; s < plan->step_count; s++)
-            if (plan->steps[s].op == OP_OPTIMIZER && step_operands(plan, &plan->steps[s])[0] == (int32_t)b)
-                updates[count++] = (Update){(int32_t)b, step_operands(plan, &plan->steps[s])[1]};
+            if (plan->steps[s].op == OP_OPTIMIZER && step_operand(plan, &plan->steps[s], OPERAND_weights) == (int32_t)b)
+                updates[count++] = (Update){(int32_t)b, step_buffers(plan, &plan->steps[s]).optimizer.gradient};
     return count;
 }
 

@@ -80,7 +80,7 @@ Test(ops, table_is_consistent)
     cr_assert_null(op_info(1 << 20));
     cr_assert_null(op_find("embedd"));
     const OpInfo *dispatch = op_info(OP_DISPATCH);
-    cr_assert(dispatch->operands[1].optional && dispatch->operands[3].role == OPERAND_INOUT);
+    cr_assert(dispatch->operands[1].optional && dispatch->operands[3].role == ROLE_INOUT);
 }
 
 // ---- topology ----------------------------------------------------------------------------------
@@ -383,10 +383,10 @@ Test(memory, a_chain_needs_two_buffers)
     for (uint32_t b = 0; b < 10; b++)
         plan->buffers[b] = (Buffer){.name = "", .dtype = DTYPE_U8, .rows = 1, .cols = 1000, .kind = BUFFER_TEMPORARY};
     plan->operands = arena_alloc_array(plan->arena, 9 * 4, sizeof(int32_t));
-    for (uint32_t i = 0; i < 9; i++) { // residual: x, results, shared, y
+    for (uint32_t i = 0; i < 9; i++) {
         plan->steps[plan->step_count++] = (Step){.op = OP_RESIDUAL, .operand_first = plan->operand_count};
-        const int32_t operands[] = {(int32_t)i, (int32_t)i, NONE, (int32_t)i + 1};
-        memcpy(plan->operands + plan->operand_count, operands, sizeof(operands));
+        StepBuffers of = {.residual = {(int32_t)i, (int32_t)i, NONE, (int32_t)i + 1}};
+        memcpy(plan->operands + plan->operand_count, of.all, sizeof of.residual);
         plan->operand_count += 4;
     }
     cr_assert(memory_plan(plan, plan->arena));

@@ -44,7 +44,7 @@ static Buffer *buffer(Plan *plan, const char *name)
     return &plan->buffers[plan_buffer_index(plan, name)];
 }
 
-static void use(Plan *plan, uint32_t step, const char *operand, const char *name)
+static void use(Plan *plan, uint32_t step, Operand operand, const char *name)
 {
     *plan_operand(plan, step, operand) = plan_buffer_index(plan, name);
 }
@@ -109,7 +109,8 @@ Test(verify, edges)
 
 Test(verify, operands)
 {
-    EXPECT(*plan_operand(plan, PLAN_RESIDUAL, "x") = NONE, OPERANDS, PLAN_RESIDUAL, "op 'residual' misses operand 'x'");
+    EXPECT(*plan_operand(plan, PLAN_RESIDUAL, OPERAND_x) = NONE, OPERANDS, PLAN_RESIDUAL,
+           "op 'residual' misses operand 'x'");
     EXPECT(buffer(plan, "x")->dtype = DTYPE_F16, OPERANDS, PLAN_EMBED, "'x' (f16 2 x 4) does not fit operand 'x'");
     EXPECT(buffer(plan, "records")->dtype = DTYPE_F32, OPERANDS, PLAN_GATE, "does not fit operand 'records'");
     EXPECT(buffer(plan, "records")->cols = 3, OPERANDS, PLAN_GATE, "does not fit operand 'records'");
@@ -119,7 +120,7 @@ Test(verify, operands)
     EXPECT(buffer(plan, "work")->dtype = DTYPE_I32, OPERANDS, PLAN_GATE, "does not fit operand 'work'");
     EXPECT(buffer(plan, "loss")->dtype = DTYPE_BF16, OPERANDS, PLAN_LOSS, "does not fit operand 'loss'");
     EXPECT(buffer(plan, "gathered")->rows = 1, OPERANDS, PLAN_GATHER, "'gathered' is not 2 times 'experts'");
-    EXPECT(use(plan, PLAN_EXPERT, "experts", "experts"), OPERANDS, PLAN_EXPERT, "does not fit operand 'experts'");
+    EXPECT(use(plan, PLAN_EXPERT, OPERAND_experts, "experts"), OPERANDS, PLAN_EXPERT, "does not fit operand 'experts'");
     EXPECT(buffer(plan, "x")->kind = BUFFER_INPUT, OPERANDS, PLAN_EMBED, "op 'embed' writes the input 'x'");
     EXPECT(plan->model.abstract = true, OPERANDS, NONE, "the model is abstract and has");
 }
@@ -136,15 +137,15 @@ Test(verify, reads)
 {
     EXPECT(drop_edge(plan, PLAN_EXPERT, 0), READS, PLAN_EXPERT,
            "reads 'gathered', which no step before it has written");
-    EXPECT(use(plan, PLAN_EMBED, "x", "out"), READS, PLAN_PRE_EXPERT, "reads 'x'");
+    EXPECT(use(plan, PLAN_EMBED, OPERAND_x, "out"), READS, PLAN_PRE_EXPERT, "reads 'x'");
     EXPECT(buffer(plan, "attention")->kind = BUFFER_TEMPORARY, READS, PLAN_PRE_EXPERT, "reads 'attention'");
 }
 
 Test(verify, races)
 {
-    EXPECT(use(plan, PLAN_PRE_EXPERT, "work", "gathered"), RACES, PLAN_PRE_EXPERT,
+    EXPECT(use(plan, PLAN_PRE_EXPERT, OPERAND_work, "gathered"), RACES, PLAN_PRE_EXPERT,
            "writes 'gathered' while step 1 may write it");
-    EXPECT((use(plan, PLAN_RESIDUAL, "y", "y"), use(plan, PLAN_LOSS, "x", "y")), RACES, PLAN_RESIDUAL,
+    EXPECT((use(plan, PLAN_RESIDUAL, OPERAND_y, "y"), use(plan, PLAN_LOSS, OPERAND_x, "y")), RACES, PLAN_RESIDUAL,
            "'y' is both operand 'x' and operand 'y', and written");
     // There from the start, and overwritten by a gather that the reader does not wait for.
     EXPECT((buffer(plan, "gathered")->kind = BUFFER_WEIGHT, drop_edge(plan, PLAN_EXPERT, 0)), RACES, PLAN_EXPERT,
@@ -175,15 +176,16 @@ static void move_to_dense_layer(Plan *plan, uint32_t step)
 
 Test(verify, exchange)
 {
-    EXPECT(use(plan, PLAN_COMBINE, "send_counts", "next_counts"), EXCHANGE, PLAN_COMBINE,
+    EXPECT(use(plan, PLAN_COMBINE, OPERAND_send_counts, "next_counts"), EXCHANGE, PLAN_COMBINE,
            "returns rows by other 'send_counts'");
-    EXPECT(use(plan, PLAN_COMBINE, "next_counts", "send_counts"), EXCHANGE, PLAN_COMBINE,
+    EXPECT(use(plan, PLAN_COMBINE, OPERAND_next_counts, "send_counts"), EXCHANGE, PLAN_COMBINE,
            "returns rows by other 'next_counts'");
-    EXPECT(use(plan, PLAN_UNROUTE, "send_counts", "next_counts"), EXCHANGE, PLAN_UNROUTE,
+    EXPECT(use(plan, PLAN_UNROUTE, OPERAND_send_counts, "next_counts"), EXCHANGE, PLAN_UNROUTE,
            "'send_counts' is not that of its 'route' step 4");
-    EXPECT(use(plan, PLAN_UNROUTE, "returned", "results"), EXCHANGE, PLAN_COMBINE,
+    EXPECT(use(plan, PLAN_UNROUTE, OPERAND_returned, "results"), EXCHANGE, PLAN_COMBINE,
            "no 'unroute' step puts back its rows");
-    EXPECT(use(plan, PLAN_DISPATCH, "send_rows", "rows"), EXCHANGE, PLAN_DISPATCH, "no 'route' step prepares its rows");
+    EXPECT(use(plan, PLAN_DISPATCH, OPERAND_send_rows, "rows"), EXCHANGE, PLAN_DISPATCH,
+           "no 'route' step prepares its rows");
     EXPECT(move_to_dense_layer(plan, PLAN_COMBINE), EXCHANGE, PLAN_COMBINE,
            "layer 1 is no MoE layer and has a 'combine' step");
     EXPECT(move_to_dense_layer(plan, PLAN_COMBINE), EXCHANGE, NONE, "layer 0 misses 'combine' over level 'dc'");
@@ -237,11 +239,11 @@ Test(verify, abstract_plans_have_structure_and_no_buffers)
 
 Test(verify, flow)
 {
-    EXPECT(use(plan, PLAN_GATE, "x", "x"), FLOW, PLAN_GATE,
+    EXPECT(use(plan, PLAN_GATE, OPERAND_x, "x"), FLOW, PLAN_GATE,
            "operand 'x', 'x', holds the input of layer 0: expected the attention's output of layer 0");
-    EXPECT(use(plan, PLAN_RESIDUAL, "x", "x"), FLOW, PLAN_RESIDUAL, "expected the attention's output of layer 0");
-    EXPECT(use(plan, PLAN_RESIDUAL, "results", "y"), FLOW, PLAN_RESIDUAL, "expected results of layer 0");
-    EXPECT(use(plan, PLAN_LOSS, "x", "summed"), FLOW, PLAN_LOSS, "expected the input of layer 1");
+    EXPECT(use(plan, PLAN_RESIDUAL, OPERAND_x, "x"), FLOW, PLAN_RESIDUAL, "expected the attention's output of layer 0");
+    EXPECT(use(plan, PLAN_RESIDUAL, OPERAND_results, "y"), FLOW, PLAN_RESIDUAL, "expected results of layer 0");
+    EXPECT(use(plan, PLAN_LOSS, OPERAND_x, "summed"), FLOW, PLAN_LOSS, "expected the input of layer 1");
     EXPECT(plan->step_count--, FLOW, NONE, "the schedule ends without a loss");
     EXPECT(plan->model.shared_experts = 1, FLOW, PLAN_RESIDUAL,
            "misses operand 'shared': expected results of the shared experts of layer 0");

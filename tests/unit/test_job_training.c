@@ -58,7 +58,7 @@ static bool spoilt_execute(Engine *engine, uint32_t step, Fault *fault)
 }
 
 // Rank 2 of 4, iteration 4 (from 1), behind the `count`th step of the op, counted from 0.
-static EngineOps spoil(const Plan *plan, Op op, uint32_t count, const char *operand)
+static EngineOps spoil(const Plan *plan, Op op, uint32_t count, Operand operand)
 {
     EngineOps engine = host_engine;
     engine.create = spoilt_create;
@@ -70,10 +70,7 @@ static EngineOps spoil(const Plan *plan, Op op, uint32_t count, const char *oper
     spoilt.step = 0;
     while (plan->steps[spoilt.step].op != op || count-- > 0)
         spoilt.step++;
-    const OpInfo *info = op_info((int)op);
-    for (uint32_t o = 0; o < info->operand_count; o++)
-        if (strcmp(info->operands[o].name, operand) == 0)
-            spoilt.buffer = (uint32_t)step_operands(plan, &plan->steps[spoilt.step])[o];
+    spoilt.buffer = (uint32_t)step_operand(plan, &plan->steps[spoilt.step], operand);
     return engine;
 }
 
@@ -93,7 +90,7 @@ static bool run(const Plan *plan, const EngineOps *engine, bool skip, uint32_t v
 // ---- finding it ----------------------------------------------------------------------------------
 
 // `later`: its output's memory is used again before the loss, so that a step behind it, of the same layer, is named.
-static void expect_found(const char *domain, Op op, uint32_t count, const char *operand, bool later)
+static void expect_found(const char *domain, Op op, uint32_t count, Operand operand, bool later)
 {
     Compiled compiled = compile("codec = dense", domain);
     EngineOps engine = spoil(compiled.plan, op, count, operand);
@@ -111,17 +108,17 @@ static void expect_found(const char *domain, Op op, uint32_t count, const char *
 
 Test(job_training, names_the_first_step_that_is_not_finite)
 {
-    expect_found("ep", OP_PRE_EXPERT, 0, "y", false);
-    expect_found("ep", OP_PRE_EXPERT, 1, "y", false);
-    expect_found("ep", OP_RESIDUAL, 0, "y", false);
-    expect_found("dc=2,gpu=1", OP_EMBED, 0, "x", false);
-    expect_found("dc=2,gpu=2", OP_EXPERT, 1, "results", true);
-    expect_found("dc=2,gpu=2", OP_LOSS, 0, "loss", false);
+    expect_found("ep", OP_PRE_EXPERT, 0, OPERAND_y, false);
+    expect_found("ep", OP_PRE_EXPERT, 1, OPERAND_y, false);
+    expect_found("ep", OP_RESIDUAL, 0, OPERAND_y, false);
+    expect_found("dc=2,gpu=1", OP_EMBED, 0, OPERAND_x, false);
+    expect_found("dc=2,gpu=2", OP_EXPERT, 1, OPERAND_results, true);
+    expect_found("dc=2,gpu=2", OP_LOSS, 0, OPERAND_loss, false);
 }
 
 // ---- leaving out updates -------------------------------------------------------------------------
 
-static void expect_skipped(const char *migration, const char *domain, Op op, const char *operand)
+static void expect_skipped(const char *migration, const char *domain, Op op, Operand operand)
 {
     Compiled compiled = compile(migration, domain);
     EngineOps engine = spoil(compiled.plan, op, 0, operand);
@@ -146,11 +143,11 @@ static void expect_skipped(const char *migration, const char *domain, Op op, con
 
 Test(job_training, leaves_out_updates_that_are_not_finite)
 {
-    expect_skipped("codec = dense", "ep", OP_PRE_EXPERT, "y");            // the loss
-    expect_skipped("codec = dense", "dc=2,gpu=1", OP_LOSS_BACKWARD, "dx"); // only gradients
+    expect_skipped("codec = dense", "ep", OP_PRE_EXPERT, OPERAND_y);             // the loss
+    expect_skipped("codec = dense", "dc=2,gpu=1", OP_LOSS_BACKWARD, OPERAND_dx); // only gradients
     expect_skipped("codec = delta  ratio = 4  gradient = topk  gradient_ratio = 4", "dc=2,gpu=2", OP_LOSS_BACKWARD,
-                   "dx"); // which codecs would remember
-    expect_skipped("codec = sr  ratio = 4  shared_every = 2", "dc=2,gpu=2", OP_PRE_EXPERT, "y");
+                   OPERAND_dx); // which codecs would remember
+    expect_skipped("codec = sr  ratio = 4  shared_every = 2", "dc=2,gpu=2", OP_PRE_EXPERT, OPERAND_y);
 }
 
 Test(job_training, splitting_the_iteration_changes_no_loss)
@@ -192,7 +189,7 @@ Test(job_training, ends_when_nothing_is_learned_any_more)
 Test(job_training, writes_no_weights_that_are_not_finite)
 {
     Compiled compiled = compile("codec = dense", "ep");
-    EngineOps engine = spoil(compiled.plan, OP_LOSS_BACKWARD, 0, "dx");
+    EngineOps engine = spoil(compiled.plan, OP_LOSS_BACKWARD, 0, OPERAND_dx);
     char dir[] = "/tmp/test_job_training.XXXXXX", command[64];
     cr_assert_not_null(mkdtemp(dir));
     JobOptions options = job_options_default();

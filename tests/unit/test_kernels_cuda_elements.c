@@ -1,6 +1,7 @@
 // CUDA kernels that handle elements one by one against their host twins: embeddings, residuals, sums, AdamW. In the
 // emulation this checks their logic.
 #include "cuda_tensors.h"
+#include "kernels/cuda/work.h"
 
 // Both sides add the same numbers in f32 in the same order and round once: what differs is at most a fused
 // multiply-add's missing rounding before the last one.
@@ -137,7 +138,8 @@ Test(kernels_cuda, squares_of_gradients)
     for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
         Tensor gradient = make_random(dtypes[d], 7, 1003, 1), squares = make(DTYPE_F32, 1, 1), none = {0};
         Tensor gradient_there = device_copy(gradient), first = device_like(squares), second = device_like(squares);
-        const CudaQueue *q = device_queue(cuda_work_bytes(&(ModelDims){0}, OP_SQUARES, &gradient, 0));
+        const CudaQueue *q = device_queue(
+            cuda_work_bytes(&(ModelDims){0}, OP_SQUARES, &(StepTensors){.squares = {.gradient = gradient}}, 0));
         host_squares(gradient, none, squares);
         EXPECT_SUCCESS(cuda_squares(q, gradient_there, none, first));
         expect_near(first, squares, 1, 4 * rounding(DTYPE_F32), "squares"); // sums in double, rounded once

@@ -2,6 +2,7 @@
 // all rows to one expert, more rows than a tile holds, sizes that fill no tile. In the emulation this checks the
 // kernels' logic.
 #include "cuda_tensors.h"
+#include "kernels/cuda/work.h"
 
 typedef struct {
     uint32_t hidden, inner, experts, held, records, fanout;
@@ -95,8 +96,8 @@ static void forward_both(const ExpertCase *c, Dtype dtype, bool warp_groups)
     Operands s = make_step(c, dtype);
     uint64_t *lost_there = device_counter();
     Tensor results = make(dtype, s.rows.rows, c->hidden), results_there = device_like(results);
-    Tensor operands[6] = {s.rows, s.records, {0}, s.experts, results};
-    const CudaQueue *q = device_queue(cuda_work_bytes(&s.dims, OP_EXPERT, operands, 0));
+    StepTensors operands = {.expert = {.rows = s.rows, .records = s.records, .experts = s.experts, .results = results}};
+    const CudaQueue *q = device_queue(cuda_work_bytes(&s.dims, OP_EXPERT, &operands, 0));
     if (!take_kernel(q, warp_groups))
         return;
     uint64_t lost = host_expert(&s.dims, s.slots, s.record_rows, c->fanout, s.rows, s.records, s.experts, results,
@@ -131,8 +132,14 @@ static void backward_both(const ExpertCase *c, Dtype dtype, bool warp_groups)
     Tensor drecords = make(DTYPE_F32, s.records.rows, c->records), drecords_there = device_like(drecords);
     Tensor dexperts = make(dtype, s.experts.rows, s.experts.cols), dexperts_there = device_like(dexperts);
     Tensor drows_there = device_like(drows);
-    Tensor operands[9] = {s.rows, s.records, {0}, s.experts, dresults, drows, drecords, dexperts};
-    const CudaQueue *q = device_queue(cuda_work_bytes(&s.dims, OP_EXPERT_BACKWARD, operands, 0));
+    StepTensors operands = {.expert_backward = {.rows = s.rows,
+                                                .records = s.records,
+                                                .experts = s.experts,
+                                                .dresults = dresults,
+                                                .drows = drows,
+                                                .drecords = drecords,
+                                                .dexperts = dexperts}};
+    const CudaQueue *q = device_queue(cuda_work_bytes(&s.dims, OP_EXPERT_BACKWARD, &operands, 0));
     if (!take_kernel(q, warp_groups))
         return;
     uint64_t lost = host_expert_backward(&s.dims, s.slots, s.record_rows, c->fanout, s.rows, s.records, s.experts,

@@ -16,7 +16,8 @@ static void ffn_both(ModelDims dims)
     Tensor x_there = device_copy(l.x), weights_there = device_copy(l.weights), y_there = device_like(l.y);
     Tensor dx_there = device_copy(l.dx), dweights_there = device_like(l.dweights);
     double tolerance = layer_tolerance(dims.dtype, dims.hidden + dims.ffn_inner);
-    Tensor forward[4] = {l.x, l.weights, l.y}, backward[5] = {l.x, l.weights, l.dx, l.dweights};
+    StepTensors forward = {.ffn = {.x = l.x, .ffn = l.weights, .y = l.y}};
+    StepTensors backward = {.ffn_backward = {.x = l.x, .ffn = l.weights, .dx = l.dx, .dffn = l.dweights}};
     EXPECT_SUCCESS(cuda_ffn(queue_for(&dims, OP_FFN, forward), &dims, x_there, weights_there, y_there));
     host_ffn(&dims, l.x, l.weights, l.y, make_work(&dims, OP_FFN, l.x.rows, 1, 1));
     expect_near(y_there, l.y, l.y.rows * l.y.cols, tolerance, "ffn");
@@ -37,7 +38,9 @@ static void shared_both(ModelDims dims)
     Tensor x_there = device_copy(l.x), weights_there = device_copy(l.weights), y_there = device_like(l.y);
     Tensor dweights_there = device_like(l.dweights);
     double tolerance = layer_tolerance(dims.dtype, dims.hidden + 2 * dims.inner);
-    Tensor forward[4] = {l.x, l.weights, l.y}, backward[6] = {l.x, l.weights, l.dx, drows, l.dweights};
+    StepTensors forward = {.shared_expert = {.rows = l.x, .shared = l.weights, .results = l.y}};
+    StepTensors backward = {.shared_expert_backward = {
+                                .rows = l.x, .shared = l.weights, .dx = l.dx, .drows = drows, .dshared = l.dweights}};
     EXPECT_SUCCESS(
         cuda_shared_expert(queue_for(&dims, OP_SHARED_EXPERT, forward), &dims, x_there, weights_there, y_there));
     host_shared_expert(&dims, l.x, l.weights, l.y, make_work(&dims, OP_SHARED_EXPERT, l.x.rows, 1, 1));
@@ -79,7 +82,9 @@ Test(kernels_cuda, activations_of_large_arguments)
             fill_random(l.x, 60);
             Tensor drows = make(dims.dtype, l.x.rows, dims.hidden), drows_there = device_like(drows);
             Tensor dweights_there = device_like(l.dweights);
-            Tensor backward[6] = {l.x, l.weights, l.dx, drows, l.dweights};
+            StepTensors backward = {
+                .shared_expert_backward = {
+                    .rows = l.x, .shared = l.weights, .dx = l.dx, .drows = drows, .dshared = l.dweights}};
             EXPECT_SUCCESS(cuda_shared_expert_backward(queue_for(&dims, OP_SHARED_EXPERT_BACKWARD, backward), &dims,
                                                        device_copy(l.x), device_copy(l.weights), device_copy(l.dx),
                                                        drows_there, dweights_there));
@@ -104,7 +109,9 @@ static void loss_both(ModelDims dims)
     Tensor dx = make(dims.dtype, tokens, dims.hidden), dembedding = make(dims.dtype, 1, elements);
     Tensor x_there = device_copy(x), words_there = device_copy(words), embedding_there = device_copy(embedding);
     Tensor loss_there = device_like(loss), dx_there = device_like(dx), dembedding_there = device_like(dembedding);
-    Tensor forward[5] = {x, words, embedding, loss}, backward[6] = {x, words, embedding, dx, dembedding};
+    StepTensors forward = {.loss = {.x = x, .tokens = words, .embedding = embedding, .loss = loss}};
+    StepTensors backward = {
+        .loss_backward = {.x = x, .tokens = words, .embedding = embedding, .dx = dx, .dembedding = dembedding}};
     double tolerance = layer_tolerance(dims.dtype, dims.hidden + dims.vocabulary);
     EXPECT_SUCCESS(
         cuda_loss(queue_for(&dims, OP_LOSS, forward), &dims, x_there, words_there, embedding_there, loss_there));

@@ -43,14 +43,13 @@ static double bound_bytes(const Plan *plan, uint32_t level)
     double bytes = 0;
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
-        const int32_t *operands = step_operands(plan, step);
         if (step->level != (int32_t)level)
             continue;
         if (step->op == OP_DISPATCH)
-            bytes += (double)buffer_bytes(&plan->buffers[operands[0]]) +
-                     (double)buffer_bytes(&plan->buffers[operands[1]]) + 4096;
+            bytes += (double)buffer_bytes(step_buffer(plan, step, OPERAND_send_rows)) +
+                     (double)buffer_bytes(step_buffer(plan, step, OPERAND_send_records)) + 4096;
         else if (step->op == OP_COMBINE)
-            bytes += (double)buffer_bytes(&plan->buffers[operands[0]]);
+            bytes += (double)buffer_bytes(step_buffer(plan, step, OPERAND_results));
         else
             bytes += step->bytes;
     }

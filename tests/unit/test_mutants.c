@@ -120,7 +120,7 @@ static bool conflict(const Plan *plan, uint32_t i, uint32_t j)
     for (uint32_t k = 0; k < x->operand_count; k++)
         for (uint32_t m = 0; m < y->operand_count; m++) {
             int32_t p = step_operands(plan, a)[k], q = step_operands(plan, b)[m];
-            bool writes = x->operands[k].role != OPERAND_IN || y->operands[m].role != OPERAND_IN;
+            bool writes = x->operands[k].role != ROLE_IN || y->operands[m].role != ROLE_IN;
             if (p != NONE && q != NONE && writes && overlap(&plan->buffers[p], &plan->buffers[q]))
                 return true;
         }
@@ -148,7 +148,7 @@ static bool read_later(const Plan *plan, uint32_t step, int32_t buffer)
         const OpInfo *info = op_info((int)plan->steps[i].op);
         for (uint32_t k = 0; k < info->operand_count; k++)
             if (step_operands(plan, &plan->steps[i])[k] == buffer)
-                return info->operands[k].role == OPERAND_IN || info->operands[k].role == OPERAND_INOUT;
+                return info->operands[k].role == ROLE_IN || info->operands[k].role == ROLE_INOUT;
     }
     return false;
 }
@@ -159,7 +159,7 @@ static int64_t last_writer(const Plan *plan, uint32_t step, int32_t buffer)
     for (uint32_t i = step; i-- > 0;)
         for (uint32_t k = 0; k < op_info((int)plan->steps[i].op)->operand_count; k++)
             if (step_operands(plan, &plan->steps[i])[k] == buffer &&
-                op_info((int)plan->steps[i].op)->operands[k].role != OPERAND_IN)
+                op_info((int)plan->steps[i].op)->operands[k].role != ROLE_IN)
                 return i;
     return NONE;
 }
@@ -173,9 +173,9 @@ static bool same_value(const Plan *plan, uint32_t step, int32_t a, int32_t b)
     const OpInfo *info = op_info((int)plan->steps[x].op);
     for (uint32_t k = 0; k < info->operand_count; k++) {
         int32_t input = step_operands(plan, &plan->steps[x])[k];
-        if (info->operands[k].role == OPERAND_INOUT && input != NONE)
+        if (info->operands[k].role == ROLE_INOUT && input != NONE)
             return false;
-        if (info->operands[k].role == OPERAND_IN &&
+        if (info->operands[k].role == ROLE_IN &&
             (input != step_operands(plan, &plan->steps[y])[k] ||
              (input != NONE && last_writer(plan, (uint32_t)x, input) != last_writer(plan, (uint32_t)y, input))))
             return false;
@@ -220,7 +220,7 @@ static void change_operand(Trial *trial, uint32_t s, uint32_t k)
     const OpInfo *info = op_info((int)good->steps[s].op);
     uint32_t place = good->steps[s].operand_first + k, tried = 0;
     int32_t old = good->operands[place];
-    if (old == NONE || info->operands[k].role == OPERAND_WORK) // holds nothing before or after
+    if (old == NONE || info->operands[k].role == ROLE_WORK) // holds nothing before or after
         return;
     const Buffer *was = &good->buffers[old];
     for (uint32_t b = 0; b < good->buffer_count && tried < 3; b++) {
@@ -229,8 +229,8 @@ static void change_operand(Trial *trial, uint32_t s, uint32_t k)
             continue;
         start(trial)->operands[place] = (int32_t)b;
         tried++;
-        bool unread = info->operands[k].role == OPERAND_OUT && !read_later(good, s, old);
-        bool same = info->operands[k].role == OPERAND_IN && same_value(good, s, old, (int32_t)b);
+        bool unread = info->operands[k].role == ROLE_OUT && !read_later(good, s, old);
+        bool same = info->operands[k].role == ROLE_IN && same_value(good, s, old, (int32_t)b);
         judge(trial, MUTATE_CHANGE_OPERAND, unread || same, info->operands[k].name);
     }
 }

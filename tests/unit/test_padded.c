@@ -184,7 +184,7 @@ Test(padded, a_dispatch_alone_with_other_bytes)
     double row = 16 * sizeof(float);
     for (uint32_t s = 0; s < plan->step_count; s++) { // all exchanges of a level alike, and charged so
         Step *step = &plan->steps[s];
-        bool records = step->op == OP_DISPATCH && step_operands(plan, step)[1] != NONE;
+        bool records = step->op == OP_DISPATCH && step_operand(plan, step, OPERAND_send_records) != NONE;
         if (step->level != 1 || op_info((int)step->op)->shape != SHAPE_EXCHANGE)
             continue;
         double routing = exchange_routing_bytes(step->op, records, 1, 2, 0);

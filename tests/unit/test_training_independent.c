@@ -363,19 +363,20 @@ static float *place_of(const Engine *engine, int32_t buffer)
 static void network_create(Network *net, const Plan *plan, const Engine *engine)
 {
     for (uint32_t s = 0; s < plan->step_count; s++) {
-        const int32_t *operands = step_operands(plan, &plan->steps[s]);
+        StepBuffers of_step = step_buffers(plan, &plan->steps[s]);
+        int32_t weights = of_step.optimizer.weights, gradient = of_step.optimizer.gradient;
         if (plan->steps[s].op != OP_OPTIMIZER)
             continue;
-        const Buffer *buffer = &plan->buffers[operands[0]];
+        const Buffer *buffer = &plan->buffers[weights];
         uint64_t elements = buffer->rows * buffer->cols;
         cr_assert(net->count < WEIGHTS_MAX && buffer->dtype == DTYPE_F32);
         Weights *of = &net->weights[net->count++];
-        *of = (Weights){.name = buffer->name, .elements = elements, .buffer = operands[0], .gradient = operands[1]};
+        *of = (Weights){.name = buffer->name, .elements = elements, .buffer = weights, .gradient = gradient};
         of->values = calloc(3 * elements, sizeof *of->values);
         of->m = of->values + elements;
         of->v = of->m + elements;
         for (uint64_t i = 0; i < elements; i++)
-            of->values[i] = (double)place_of(engine, operands[0])[i];
+            of->values[i] = (double)place_of(engine, weights)[i];
     }
 }
 
