@@ -159,10 +159,20 @@ static const char *format_quantity(char out[FORMAT_MAX], Kind kind, double value
     return format_double(out, value);
 }
 
-// A quantity of `kind` within the limits.
-static bool evaluate_quantity(Checker *checker, const AstExpr *expr, const char *name, Kind kind, double min,
-                              double max, double *out)
+typedef struct {
+    Kind kind;
+    double min, max;
+} QuantityRange;
+
+static QuantityRange key_range(const KeyInfo *key)
 {
+    return (QuantityRange){takes_kind(key->takes), key->min, key->max};
+}
+
+static bool evaluate_quantity(Checker *checker, const AstExpr *expr, const char *name, QuantityRange range,
+                              double *out)
+{
+    Kind kind = range.kind;
     Value value = evaluate(checker->environment, expr);
     if (value.kind == VALUE_ERROR)
         return false;
@@ -176,10 +186,11 @@ static bool evaluate_quantity(Checker *checker, const AstExpr *expr, const char 
         return false;
     }
     char limit[FORMAT_MAX], got[FORMAT_MAX];
-    if (value.number < min || value.number > max) {
-        bool low = value.number < min;
+    if (value.number < range.min || value.number > range.max) {
+        bool low = value.number < range.min;
         environment_error(checker->environment, expr, "'%s' must be at %s %s, got %s", name, low ? "least" : "most",
-                          format_quantity(limit, kind, low ? min : max), format_quantity(got, kind, value.number));
+                          format_quantity(limit, kind, low ? range.min : range.max),
+                          format_quantity(got, kind, value.number));
         return false;
     }
     *out = value.number;
@@ -189,7 +200,7 @@ static bool evaluate_quantity(Checker *checker, const AstExpr *expr, const char 
 bool evaluate_count(Checker *checker, const AstExpr *expr, const char *name, double min, double max, uint32_t *out)
 {
     double number;
-    if (!evaluate_quantity(checker, expr, name, KIND_NUMBER, min, max, &number))
+    if (!evaluate_quantity(checker, expr, name, (QuantityRange){KIND_NUMBER, min, max}, &number))
         return false;
     if (number != floor(number)) {
         char got[FORMAT_MAX];
@@ -293,7 +304,7 @@ static void store_capacity(Checker *checker, const KeyInfo *key, const AstExpr *
         environment_error(checker->environment, expr, "'%s' must be off or a plain number such as '1.25', got '%s'",
                           key->name, value.text);
     else
-        evaluate_quantity(checker, expr, key->name, KIND_NUMBER, key->min, key->max, out);
+        evaluate_quantity(checker, expr, key->name, (QuantityRange){KIND_NUMBER, key->min, key->max}, out);
 }
 
 // The keys that may be lists, one value per layer.
@@ -328,7 +339,7 @@ static bool store_volumes(Checker *checker, const KeyInfo *key, const AstExpr *e
     double *each = arena_alloc_array(checker->arena, count + 1, sizeof *each);
     const AstExpr *item = value.expr->items.first;
     for (uint32_t i = 0; i < count; i++, item = item->next)
-        evaluate_quantity(checker, item, key->name, takes_kind(key->takes), key->min, key->max, &each[i]);
+        evaluate_quantity(checker, item, key->name, key_range(key), &each[i]);
     model->each[volume] = each;
     model->each_count[volume] = count;
     memcpy((char *)model + key->offset, each, sizeof *each);
@@ -350,7 +361,7 @@ static void store_key(Checker *checker, const KeyInfo *key, const AstExpr *expr,
     } else if (key->takes == TAKES_CAPACITY) {
         store_capacity(checker, key, expr, field);
     } else if (!is_structured(key->takes)) {
-        evaluate_quantity(checker, expr, key->name, takes_kind(key->takes), key->min, key->max, field);
+        evaluate_quantity(checker, expr, key->name, key_range(key), field);
     }
 }
 _Static_assert(sizeof(Dtype) == sizeof(int), "choices are stored as int");

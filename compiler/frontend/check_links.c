@@ -379,9 +379,9 @@ void check_links(Checker *checker, const AstEntry *cluster)
     if (checker->worker_names)
         read_names(&links, checker->worker_names);
     bool good = diag_error_count(checker->diag) == mark;
+    LinkWorkers workers = {.level = links.cluster->levels[0].name, .names = links.names, .count = links.count};
     if (good && checker->link_matrix)
-        good = link_matrix_read(checker->link_matrix, links.cluster->levels[0].name, links.names, links.count,
-                                checker->arena, checker->diag, &links.matrix);
+        good = link_matrix_read(checker->link_matrix, &workers, checker->arena, checker->diag, &links.matrix);
     if (!good)
         return;
     if (links.matrix.names)

@@ -302,15 +302,15 @@ static void make_symmetric(Reader *reader, double *matrix)
         warn_asymmetric(reader, there, back, pairs);
 }
 
-bool link_matrix_read(const AstEntry *entry, const char *level, const char *const *names, uint32_t count,
-                      Arena *arena, Diag *diag, LinkMatrix *out)
+bool link_matrix_read(const AstEntry *entry, const LinkWorkers *workers, Arena *arena, Diag *diag, LinkMatrix *out)
 {
     *out = (LinkMatrix){0};
     if (entry->value->kind != EXPR_STRING) {
         diag_error(diag, entry->value->span, "'%s' needs the name of a file, such as '\"links.csv\"'", entry->name);
         return false;
     }
-    Reader reader = {.arena = arena, .diag = diag, .level = level, .names = names, .count = count};
+    Reader reader = {.arena = arena, .diag = diag, .level = workers->level, .names = workers->names,
+                     .count = workers->count};
     reader.text = load(&reader, entry);
     if (!reader.text)
         return false;
@@ -322,7 +322,8 @@ bool link_matrix_read(const AstEntry *entry, const char *level, const char *cons
     if (!check_unit(&reader, &reader.rows[0].cells[0]) || !check_shape(&reader, entry->value->span) ||
         !read_names(&reader, out))
         return false;
-    out->bytes_per_s = arena_alloc_array(arena, (size_t)count * count, sizeof *out->bytes_per_s);
+    out->bytes_per_s = arena_alloc_array(arena, (size_t)reader.count * reader.count,
+                                         sizeof *out->bytes_per_s);
     if (!read_cells(&reader, out->bytes_per_s))
         return false;
     make_symmetric(&reader, out->bytes_per_s);

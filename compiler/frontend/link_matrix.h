@@ -10,10 +10,15 @@ typedef struct {
     double *bytes_per_s; // [count][count] in the order of the workers, symmetric, positive; the diagonal is 0
 } LinkMatrix;
 
-// Reads the file that `entry` (`links = "file"`) names, relative to the file `entry` stands in. `level` is for
-// messages; `names` are the workers', in whose order the matrix is returned, or NULL. A pair measured
+typedef struct {
+    const char *level;        // for messages
+    const char *const *names; // [count] in whose order the matrix is returned, or NULL
+    uint32_t count;
+} LinkWorkers;
+
+// Reads the file that `entry` (`links = "file"`) names, relative to the file `entry` stands in. A pair measured
 // differently both ways gets the smaller figure, and a warning says so. Returns false after reporting.
-bool link_matrix_read(const AstEntry *entry, const char *level, const char *const *names, uint32_t count,
-                      Arena *arena, Diag *diag, LinkMatrix *out) MUST_CHECK;
+bool link_matrix_read(const AstEntry *entry, const LinkWorkers *workers, Arena *arena, Diag *diag,
+                      LinkMatrix *out) MUST_CHECK;
 
 #endif
