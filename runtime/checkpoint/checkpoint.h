@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "runtime/engine/engine.h"
+#include "runtime/training/data.h"
 
 // How far a training has come, and on what.
 typedef struct {

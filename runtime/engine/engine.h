@@ -7,28 +7,26 @@
 
 #include "kernels/host/kernels.h"
 #include "runtime/comm/comm_threads.h"
-#include "runtime/training/data.h"
 
 typedef struct Engine Engine; // one rank's
 
 typedef struct {
-    uint64_t seed; // of weights and tokens
-    const Data *data;
+    // Called by `create` alone: writes what a weight buffer, or one of what codecs remember, holds before the first
+    // iteration. False: nothing is known of it. NULL: all will be written from outside.
+    bool (*fill)(const void *context, uint32_t buffer, Tensor out);
+    const void *fill_context;
     Routing routing;
-    TrainingSettings training; // of training plans
+    TrainingSettings training; // of training plans: what an optimizer step does
     bool graphs;   // replay iterations as a whole where that can be
     bool begins;   // StepTime.start_s is when the step was seen to begin, even where looking takes time
-    bool restored; // weights, state and what codecs remember will be written from outside: need not be filled
     const atomic_bool *stopped; // ends `create` soon when it becomes true; may be NULL
     bool record; // keep gate decisions and the final hidden state of the last iteration
 } EngineOptions;
 
-// One iteration of a training that may have begun in an earlier run.
 typedef struct {
-    uint64_t iteration;  // from 0: which tokens
-    uint64_t update;     // from 1: which of the optimizer; less than iteration + 1 where some were left out
-    float learning_rate; // of this iteration
-    DataPart part;
+    const int32_t *tokens; // [batch][sequence + 1], copied; not looked at where the plan takes none
+    uint64_t update;       // from 1: which of the optimizer
+    float learning_rate;   // of that update
 } EngineIteration;
 
 // What the last iteration left behind; pointers are the engine's, NULL where nothing was recorded.

@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/training/weights.h"
-
 // ---- where experts are -----------------------------------------------------------------------
 
 const Choice *plan_choice_of_layer(const Plan *plan, int32_t layer)
@@ -76,41 +74,6 @@ const ExpertMap *expert_map_of_layer(const ExpertMaps *maps, const Plan *plan, i
     return choice ? map_of(maps, choice->domain) : NULL;
 }
 
-// ---- weights ---------------------------------------------------------------------------------
-
-void engine_fill_weight(const Plan *plan, uint64_t seed, uint64_t rank, Operand operand, int32_t layer, Tensor out)
-{
-    const ModelDims *dims = &plan->model;
-    uint32_t of = layer == NONE ? 0 : (uint32_t)layer;
-    switch (operand_weight(operand)) {
-    case WEIGHT_EMBEDDING:
-        weights_fill_embedding(dims, seed, out);
-        return;
-    case WEIGHT_ATTENTION:
-        weights_fill_attention(dims, seed, of, out);
-        return;
-    case WEIGHT_ROUTER:
-        weights_fill_router(dims, seed, of, out);
-        return;
-    case WEIGHT_FFN:
-        weights_fill_ffn(dims, seed, of, out);
-        return;
-    case WEIGHT_SHARED:
-        weights_fill_shared(dims, seed, of, out);
-        return;
-    case WEIGHT_EXPERTS:
-        weights_fill_experts(dims, seed, of, plan_first_expert(plan, rank), plan_experts_per_rank(plan), out);
-        return;
-    case WEIGHT_NONE: // the rest is no weights
-    case WEIGHT_MEAN:
-    case WEIGHT_SENT:
-    case WEIGHT_REPLICAS:
-    case WEIGHT_ERROR:
-    case WEIGHT_KINDS:
-        return;
-    }
-}
-
 // ---- codecs ----------------------------------------------------------------------------------
 
 uint64_t engine_own_slot(const Plan *plan, uint64_t rank, int32_t layer)
@@ -118,46 +81,6 @@ uint64_t engine_own_slot(const Plan *plan, uint64_t rank, int32_t layer)
     const Choice *choice = plan_choice_of_layer(plan, layer);
     int64_t slot = choice ? plan_expert_slot(plan, choice->domain, rank, plan_first_expert(plan, rank)) : 0;
     return slot < 0 ? 0 : (uint64_t)slot;
-}
-
-static void fill_replicas(const Plan *plan, uint64_t seed, uint64_t rank, int32_t layer, Tensor out)
-{
-    const Choice *choice = plan_choice_of_layer(plan, layer);
-    for (uint32_t e = 0; choice && e < plan->model.experts; e++) {
-        int64_t slot = plan_expert_slot(plan, choice->domain, rank, e);
-        if (slot < 0)
-            continue;
-        Tensor row = {(char *)out.data + (uint64_t)slot * out.cols * dtype_bytes(out.dtype), out.dtype, 1, out.cols};
-        weights_fill_experts(&plan->model, seed, choice->layer, e, 1, row);
-    }
-}
-
-bool engine_fill_memory(const Plan *plan, uint64_t seed, uint64_t rank, Operand operand, int32_t layer, Tensor out)
-{
-    switch (operand_weight(operand)) {
-    case WEIGHT_MEAN:
-        weights_fill_mean_expert(&plan->model, seed, layer == NONE ? 0 : (uint32_t)layer, out);
-        return true;
-    case WEIGHT_SENT:
-        engine_fill_weight(plan, seed, rank, OPERAND_own_experts, layer, out);
-        return true;
-    case WEIGHT_REPLICAS:
-        fill_replicas(plan, seed, rank, layer, out);
-        return true;
-    case WEIGHT_ERROR:
-        memset(out.data, 0, out.rows * out.cols * dtype_bytes(out.dtype));
-        return true;
-    case WEIGHT_NONE: // the rest is no memory
-    case WEIGHT_EMBEDDING:
-    case WEIGHT_ATTENTION:
-    case WEIGHT_ROUTER:
-    case WEIGHT_FFN:
-    case WEIGHT_SHARED:
-    case WEIGHT_EXPERTS:
-    case WEIGHT_KINDS:
-        return false;
-    }
-    return false;
 }
 
 static const Step *find_return_step(const Plan *plan, const Step *step)
@@ -243,6 +166,12 @@ RouteFacts engine_route_facts(const Plan *plan, const Step *step)
 }
 
 // ---- the rest --------------------------------------------------------------------------------
+
+double engine_gradient_scale(const TrainingSettings *settings, uint64_t ranks, double squares)
+{
+    double scale = 1 / (double)ranks, norm = sqrt(squares) * scale;
+    return settings->clip > 0 && norm > settings->clip ? scale * settings->clip / norm : scale;
+}
 
 uint64_t engine_capacity_rows(const Plan *plan)
 {

@@ -25,13 +25,6 @@ const ExpertMap *expert_map_of_layer(const ExpertMaps *maps, const Plan *plan, i
 
 const Choice *plan_choice_of_layer(const Plan *plan, int32_t layer); // NULL if it has no experts
 
-// Which weights a weight buffer holds follows from the operand it is used as.
-void engine_fill_weight(const Plan *plan, uint64_t seed, uint64_t rank, Operand operand, int32_t layer, Tensor out);
-
-// What codecs remember before the first iteration: every rank makes it of the seed, so that nothing has to travel and
-// senders and receivers agree. False where the operand does not tell what the buffer holds.
-bool engine_fill_memory(const Plan *plan, uint64_t seed, uint64_t rank, Operand operand, int32_t layer,
-                        Tensor out) MUST_CHECK;
 // Where own experts lie among those that a rank holds.
 uint64_t engine_own_slot(const Plan *plan, uint64_t rank, int32_t layer);
 // Whose packets are whose, for a step that encodes or decodes: where own experts lie among those held, and a gradient
@@ -55,6 +48,10 @@ typedef struct {
 
 bool engine_is_route(Op op); // forms of route and unroute
 RouteFacts engine_route_facts(const Plan *plan, const Step *step);
+
+// What gradients, sums over `ranks`, are multiplied by: 1 / ranks, less where their norm then exceeds the limit.
+// `squares`: the sum of their squares.
+double engine_gradient_scale(const TrainingSettings *settings, uint64_t ranks, double squares);
 
 // Most records that one expert may get from a rank; 0: no limit.
 uint64_t engine_capacity_rows(const Plan *plan);

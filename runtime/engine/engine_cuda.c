@@ -243,49 +243,36 @@ static bool is_stopped(const CudaEngine *engine)
     return engine->options.stopped && atomic_load(engine->options.stopped);
 }
 
-// What the buffer holds before the first iteration, if the operand it is used as tells: then `*filled`.
-static bool buffer_upload(const CudaEngine *engine, Operand operand, uint32_t buffer, char *staging, bool *filled,
-                          Fault *fault)
+// What the buffer holds before the first iteration, where that is known.
+static bool buffer_upload(const CudaEngine *engine, uint32_t buffer, char *staging, Fault *fault)
 {
-    const Plan *plan = engine->plan;
-    const Buffer *of = &plan->buffers[buffer];
-    uint64_t seed = engine->options.seed, rank = engine->comm->rank;
+    const Buffer *of = &engine->plan->buffers[buffer];
+    const EngineOptions *options = &engine->options;
     Tensor out = {.data = staging, .dtype = of->dtype, .rows = of->rows, .cols = of->cols};
     memset(staging, 0xFF, buffer_bytes(of)); // what is no weight shows, as in the rest of the arena
-    if (of->kind == BUFFER_WEIGHT)
-        engine_fill_weight(plan, seed, rank, operand, of->layer, out);
-    *filled = of->kind == BUFFER_WEIGHT || engine_fill_memory(plan, seed, rank, operand, of->layer, out);
-    return !*filled ||
+    return !options->fill(options->fill_context, buffer, out) ||
            cuda_check(cudaMemcpy(engine->memory + of->offset, staging, buffer_bytes(of), cudaMemcpyHostToDevice),
                       "copy weights", fault);
 }
 
-static bool is_persistent(const Plan *plan, int32_t buffer)
+static bool is_persistent(const Buffer *buffer)
 {
-    return buffer != NONE &&
-           (plan->buffers[buffer].kind == BUFFER_WEIGHT || plan->buffers[buffer].kind == BUFFER_REPLICA);
+    return buffer->kind == BUFFER_WEIGHT || buffer->kind == BUFFER_REPLICA;
 }
 
 static bool weights_create(const CudaEngine *engine, Fault *fault)
 {
     const Plan *plan = engine->plan;
     uint64_t largest = 0;
+    if (!engine->options.fill)
+        return true;
     for (uint32_t b = 0; b < plan->buffer_count; b++)
-        if (is_persistent(plan, (int32_t)b) && buffer_bytes(&plan->buffers[b]) > largest)
+        if (is_persistent(&plan->buffers[b]) && buffer_bytes(&plan->buffers[b]) > largest)
             largest = buffer_bytes(&plan->buffers[b]);
-    bool *filled = calloc(plan->buffer_count + 1, sizeof(*filled));
     char *staging = malloc(largest + 1);
-    bool ok = (filled && staging) || fault_set(fault, EXIT_FAULT, "out of memory for weights");
-    for (uint32_t s = 0; ok && s < plan->step_count && !engine->options.restored; s++) {
-        const OpInfo *info = op_info(plan->steps[s].op);
-        const int32_t *operands = step_operands(plan, &plan->steps[s]);
-        for (uint32_t o = 0; ok && o < info->operand_count && !is_stopped(engine); o++) {
-            int32_t b = operands[o];
-            if (is_persistent(plan, b) && !filled[b])
-                ok = buffer_upload(engine, info->operands[o].operand, (uint32_t)b, staging, &filled[b], fault);
-        }
-    }
-    free(filled);
+    bool ok = staging || fault_set(fault, EXIT_FAULT, "out of memory for weights");
+    for (uint32_t b = 0; ok && b < plan->buffer_count && !is_stopped(engine); b++)
+        ok = !is_persistent(&plan->buffers[b]) || buffer_upload(engine, b, staging, fault);
     free(staging);
     return ok && (!is_stopped(engine) || fault_set(fault, EXIT_FAULT, "interrupted while weights were made"));
 }

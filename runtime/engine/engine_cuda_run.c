@@ -13,7 +13,6 @@
 #include "runtime/comm/comm_common.h"
 #include "runtime/engine/engine_cuda_internal.h"
 #include "runtime/engine/nonfinite.h"
-#include "runtime/training/training.h"
 
 static const double spin_s = 100e-6, sleep_s = 50e-6, look_s = 0.1;
 
@@ -234,12 +233,9 @@ static cudaError_t inputs_enqueue(CudaEngine *engine, const EngineIteration *ite
     const Plan *plan = engine->plan;
     cudaError_t error = cudaMemsetAsync(engine->lost, 0, plan->step_count * sizeof(*engine->lost), home);
     if (error == cudaSuccess && engine->tokens.data) {
-        Tensor tokens = engine->tokens;
-        tokens.data = engine->tokens_set;
-        data_fill(engine->options.data, &plan->model, engine->options.seed, engine->comm->rank, iteration->part,
-                  iteration->iteration, tokens);
-        error = cudaMemcpyAsync(engine->tokens.data, engine->tokens_set, tokens.rows * tokens.cols * sizeof(int32_t),
-                                cudaMemcpyHostToDevice, home);
+        uint64_t bytes = engine->tokens.rows * engine->tokens.cols * sizeof(int32_t);
+        memcpy(engine->tokens_set, iteration->tokens, bytes);
+        error = cudaMemcpyAsync(engine->tokens.data, engine->tokens_set, bytes, cudaMemcpyHostToDevice, home);
     }
     const TrainingSettings *settings = &engine->options.training;
     AdamW adamw = {.learning_rate = iteration->learning_rate,
@@ -247,7 +243,7 @@ static cudaError_t inputs_enqueue(CudaEngine *engine, const EngineIteration *ite
                    .beta2 = (float)settings->beta2,
                    .epsilon = (float)settings->epsilon,
                    .weight_decay = (float)settings->weight_decay,
-                   .gradient_scale = (float)training_gradient_scale(settings, engine->comm->size, 0),
+                   .gradient_scale = (float)engine_gradient_scale(settings, engine->comm->size, 0),
                    .step = iteration->update};
     *engine->factors_set = cuda_adamw_factors(&adamw, settings->clip);
     if (error == cudaSuccess)

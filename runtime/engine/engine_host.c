@@ -25,19 +25,6 @@ static Tensor buffer_tensor(const HostEngine *engine, int32_t buffer)
     return (Tensor){.data = engine->arena + from->offset, .dtype = from->dtype, .rows = from->rows, .cols = from->cols};
 }
 
-// What the buffer holds before the first iteration, if the operand it is used as tells. Else false.
-static bool buffer_fill(const HostEngine *engine, Operand operand, int32_t buffer)
-{
-    const Plan *plan = engine->plan;
-    const Buffer *of = &plan->buffers[buffer];
-    uint64_t seed = engine->options.seed, rank = engine->comm->rank;
-    if (of->kind == BUFFER_WEIGHT)
-        engine_fill_weight(plan, seed, rank, operand, of->layer, buffer_tensor(engine, buffer));
-    return of->kind == BUFFER_WEIGHT ||
-           (of->kind == BUFFER_REPLICA &&
-            engine_fill_memory(plan, seed, rank, operand, of->layer, buffer_tensor(engine, buffer)));
-}
-
 static bool is_stopped(const HostEngine *engine)
 {
     return engine->options.stopped && atomic_load(engine->options.stopped);
@@ -54,19 +41,10 @@ static void arena_fill(const HostEngine *engine, uint64_t bytes)
 static bool weights_create(const HostEngine *engine, Fault *fault)
 {
     const Plan *plan = engine->plan;
-    bool *filled = calloc(plan->buffer_count + 1, sizeof(*filled));
-    if (!filled)
-        return false;
-    for (uint32_t s = 0; s < plan->step_count && !engine->options.restored; s++) {
-        const OpInfo *info = op_info(plan->steps[s].op);
-        const int32_t *operands = step_operands(plan, &plan->steps[s]);
-        for (uint32_t o = 0; o < info->operand_count; o++) {
-            int32_t b = operands[o];
-            if (b != NONE && !filled[b] && !is_stopped(engine))
-                filled[b] = buffer_fill(engine, info->operands[o].operand, b);
-        }
-    }
-    free(filled);
+    const EngineOptions *options = &engine->options;
+    for (uint32_t b = 0; options->fill && b < plan->buffer_count && !is_stopped(engine); b++)
+        if (plan->buffers[b].kind == BUFFER_WEIGHT || plan->buffers[b].kind == BUFFER_REPLICA)
+            options->fill(options->fill_context, b, buffer_tensor(engine, (int32_t)b));
     return !is_stopped(engine) || fault_set(fault, EXIT_FAULT, "interrupted while weights were made");
 }
 
@@ -255,8 +233,7 @@ static void host_begin(Engine *base, const EngineIteration *iteration)
     engine->learning_rate = iteration->learning_rate;
     engine->nonfinite_step = -1;
     if (engine->tokens.data)
-        data_fill(engine->options.data, &engine->plan->model, engine->options.seed, engine->comm->rank,
-                  iteration->part, iteration->iteration, engine->tokens);
+        memcpy(engine->tokens.data, iteration->tokens, engine->tokens.rows * engine->tokens.cols * sizeof(int32_t));
 }
 
 static bool host_execute(Engine *base, uint32_t step, Fault *fault)

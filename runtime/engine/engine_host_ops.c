@@ -6,7 +6,6 @@
 #include "runtime/comm/comm_sums.h"
 #include "runtime/engine/engine_host_internal.h"
 #include "runtime/engine/nonfinite.h"
-#include "runtime/training/training.h"
 
 static uint64_t counted_rows(Tensor counts)
 {
@@ -345,7 +344,7 @@ static bool run_optimizer(const HostStep *step, Fault *fault)
                    .beta2 = (float)settings->beta2,
                    .epsilon = (float)settings->epsilon,
                    .weight_decay = (float)settings->weight_decay,
-                   .gradient_scale = (float)training_gradient_scale(settings, engine->comm->size, squares),
+                   .gradient_scale = (float)engine_gradient_scale(settings, engine->comm->size, squares),
                    .step = engine->updates};
     host_optimizer(&adamw, t->weights, t->gradient, t->state);
     return true;

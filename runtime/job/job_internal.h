@@ -9,6 +9,7 @@
 #include "runtime/comm/comm_threads.h"
 #include "runtime/comm/links.h"
 #include "runtime/job/job.h"
+#include "runtime/training/data.h"
 #include "runtime/training/loss_log.h"
 
 typedef struct Job Job;
@@ -19,6 +20,7 @@ typedef struct {
     bool *before_update;      // [step] left out until the update is decided on; NULL where it is not asked
     bool *update;             // [step] left out in the update
     bool *left_out;           // [step] of the half under way
+    int32_t *tokens;          // of the iteration under way
     char *kept;               // contents of persistent buffers, while steps run that may be undone
     bool *kept_by_evaluation; // [buffer]
     bool *kept_by_update;     // [buffer]
@@ -93,7 +95,8 @@ uint64_t output_bytes(const Plan *plan); // of one rank's final hidden states
 bool rank_training_run(Rank *rank, uint64_t iteration, double *loss) MUST_CHECK;
 bool rank_training_prepare(Rank *rank) MUST_CHECK; // behind the engine's creation: resumes, sets memory aside
 void rank_training_end(Rank *rank);
-EngineIteration rank_training_iteration(const Rank *rank, uint64_t iteration);
+// Gives the engine the inputs of an iteration; returns the learning rate.
+double rank_training_begin(Rank *rank, DataPart part, uint64_t iteration);
 // Behind an iteration, of which `done` are done: evaluates, writes a checkpoint and the log, where it is time to.
 bool rank_training_follow(Rank *rank, uint64_t done, const LossRow *row) MUST_CHECK;
 // What all ranks of this process share: the checkpoint to go on from, the directory for new ones. Collective in a world

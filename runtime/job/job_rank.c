@@ -9,6 +9,7 @@
 #include "runtime/job/exposure.h"
 #include "runtime/job/job_internal.h"
 #include "runtime/job/preflight.h"
+#include "runtime/training/initial.h"
 
 static StreamPoint rank_point(void *context, Stream stream)
 {
@@ -25,9 +26,9 @@ static bool rank_prepare(Rank *rank)
 {
     Job *job = rank->job;
     EngineOptions options = preflight_engine_options(job->plan, job->options);
-    options.data = &job->data;
-    options.seed = job->begin.seed;
-    options.restored = job->resumed != NULL;
+    Initial initial = {.plan = job->plan, .seed = job->begin.seed, .rank = rank->comm->rank};
+    options.fill = job->resumed ? NULL : initial_fill; // then all is read from the checkpoint
+    options.fill_context = &initial;
     options.stopped = &job->stopped;
     rank->engine = job->options->engine->create(job->plan, rank->comm, &options, &rank->fault);
     if (!rank->engine)
@@ -117,11 +118,9 @@ static bool rank_iterate(Rank *rank, uint64_t iteration, int64_t measured)
 {
     Job *job = rank->job;
     const CommOps *comm = rank->comm->ops;
-    EngineIteration of = rank_training_iteration(rank, iteration);
     uint64_t updates = rank->training.updates;
-    double loss;
-    job->options->engine->begin(rank->engine, &of);
-    rank_leave_out(rank, of.iteration);
+    double loss, learning_rate = rank_training_begin(rank, DATA_TRAINING, iteration);
+    rank_leave_out(rank, iteration);
     if (!comm->barrier(rank->comm, &rank->fault))
         return false;
     rank->start_s = clock_now_s();
@@ -134,7 +133,7 @@ static bool rank_iterate(Rank *rank, uint64_t iteration, int64_t measured)
         rank_keep_result(rank, (uint32_t)measured, time_s, loss);
     LossRow row = {.iteration = iteration + 1,
                    .loss = loss,
-                   .learning_rate = (double)of.learning_rate,
+                   .learning_rate = learning_rate,
                    .iteration_s = time_s,
                    .skipped = rank->training.updates == updates};
     return job->plan->pass != PASS_TRAINING || rank_training_follow(rank, iteration + 1, &row);

@@ -2,7 +2,6 @@
 // updates that are left out, checkpoints. Collective where a rank talks to others, in the same order on all.
 #include <inttypes.h>
 #include <math.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -179,7 +178,8 @@ static bool allocate(Rank *rank)
     RankTraining *training = &rank->training;
     size_t steps = (size_t)plan->step_count + 1, buffers = (size_t)plan->buffer_count + 1;
     training->discarded.late_s = calloc(2 * rank->job->rank_count, sizeof(double));
-    bool ok = training->discarded.late_s;
+    training->tokens = calloc(plan->model.batch * (plan->model.sequence + 1ull) + 1, sizeof(int32_t));
+    bool ok = training->discarded.late_s && training->tokens;
     if (ok)
         training->discarded.last_s = training->discarded.late_s + rank->job->rank_count;
     if (ok && rank->job->options->training.validate_every > 0) {
@@ -241,17 +241,24 @@ void rank_training_end(Rank *rank)
     free(training->left_out);
     free(training->kept_by_evaluation);
     free(training->kept_by_update);
+    free(training->tokens);
     free(training->kept);
     free(training->discarded.late_s);
 }
 
-EngineIteration rank_training_iteration(const Rank *rank, uint64_t iteration)
+double rank_training_begin(Rank *rank, DataPart part, uint64_t iteration)
 {
-    TrainingSettings settings = preflight_training(rank->job->plan, rank->job->options);
-    return (EngineIteration){.iteration = iteration,
-                             .update = rank->training.updates + 1,
-                             .learning_rate = (float)training_rate(&settings, iteration),
-                             .part = DATA_TRAINING};
+    const Job *job = rank->job;
+    TrainingSettings settings = preflight_training(job->plan, job->options);
+    bool trains = part == DATA_TRAINING;
+    DataBatch batch = {.seed = job->begin.seed, .rank = rank->comm->rank, .iteration = iteration, .part = part};
+    EngineIteration of = {.tokens = rank->training.tokens,
+                          .update = trains ? rank->training.updates + 1 : 1,
+                          .learning_rate = trains ? (float)training_rate(&settings, iteration) : 0};
+    if (job->plan->model.vocabulary > 0)
+        data_fill(&job->data, &job->plan->model, &batch, rank->training.tokens);
+    job->options->engine->begin(rank->engine, &of);
+    return (double)of.learning_rate;
 }
 
 // ---- numbers that are not finite -------------------------------------------------------------
@@ -350,7 +357,6 @@ bool rank_training_run(Rank *rank, uint64_t iteration, double *loss)
 // The mean loss of held-out data; nothing that outlives an iteration changes, and nothing of it is counted.
 static bool evaluate(Rank *rank, double *mean)
 {
-    const EngineOps *ops = rank->job->options->engine;
     const CommOps *comm = rank->comm->ops;
     RankTraining *training = &rank->training;
     CommTraffic discarded[LEVELS_MAX] = {0};
@@ -360,7 +366,7 @@ static bool evaluate(Rank *rank, double *mean)
     *mean = 0;
     for (uint32_t b = 0; ok && b < VALIDATION_BATCHES; b++) {
         double loss;
-        ops->begin(rank->engine, &(EngineIteration){.iteration = b, .update = 1, .part = DATA_VALIDATION});
+        rank_training_begin(rank, DATA_VALIDATION, b);
         ok = comm->barrier(rank->comm, &rank->fault) &&
              interpreter_run(rank->interpreter, training->evaluation, &rank->fault) && mean_loss(rank, &loss);
         *mean += ok ? loss / VALIDATION_BATCHES : 0;

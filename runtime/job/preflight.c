@@ -76,8 +76,7 @@ TrainingSettings preflight_training(const Plan *plan, const JobOptions *options)
 
 EngineOptions preflight_engine_options(const Plan *plan, const JobOptions *options)
 {
-    return (EngineOptions){.seed = options->seed,
-                           .routing = options->routing,
+    return (EngineOptions){.routing = options->routing,
                            .training = preflight_training(plan, options),
                            .graphs = options->graphs,
                            .begins = options->trace_count > 0,

@@ -1,7 +1,6 @@
 // See data.h.
 #include "runtime/training/data.h"
 
-#include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <zlib.h>
@@ -90,19 +89,18 @@ static void generate(const Data *data, const ModelDims *dims, uint64_t seed, uin
         words[i] = next_word(seed, source, words[i - 1], key + 1 + i, dims->vocabulary);
 }
 
-void data_fill(const Data *data, const ModelDims *dims, uint64_t seed, uint64_t rank, DataPart part,
-               uint64_t iteration, Tensor tokens)
+void data_fill(const Data *data, const ModelDims *dims, const DataBatch *batch, int32_t *tokens)
 {
     uint64_t length = dims->sequence + 1ull;
-    assert(tokens.dtype == DTYPE_I32 && tokens.rows * tokens.cols >= dims->batch * length);
-    size_t first = part == DATA_VALIDATION ? data->training : 0;
-    size_t bytes = part == DATA_VALIDATION ? data->count - data->training : data->training;
+    bool held_out = batch->part == DATA_VALIDATION;
+    size_t first = held_out ? data->training : 0;
+    size_t bytes = held_out ? data->count - data->training : data->training;
     for (uint64_t b = 0; b < dims->batch; b++) {
-        int32_t *words = (int32_t *)tokens.data + b * length;
-        uint64_t kind = part == DATA_VALIDATION ? KEY_HELD_OUT : KEY_WINDOW;
-        uint64_t key = random_key(seed, kind, rank, iteration * dims->batch + b);
+        int32_t *words = tokens + b * length;
+        uint64_t key = random_key(batch->seed, held_out ? KEY_HELD_OUT : KEY_WINDOW, batch->rank,
+                                  batch->iteration * dims->batch + b);
         if (!data->bytes) {
-            generate(data, dims, seed, key, words);
+            generate(data, dims, batch->seed, key, words);
             continue;
         }
         const unsigned char *window = data->bytes + first + random_mix(key) % (bytes - length + 1);

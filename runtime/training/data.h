@@ -3,7 +3,7 @@
 #ifndef HEP_DATA_H
 #define HEP_DATA_H
 
-#include "kernels/host/kernels.h"
+#include "ir/model.h"
 #include "runtime/base/fault.h"
 
 typedef enum { DATA_TRAINING, DATA_VALIDATION } DataPart;
@@ -35,12 +35,17 @@ typedef struct {
 bool data_open(const DataOptions *options, const ModelDims *dims, Data *out, Fault *fault) MUST_CHECK;
 void data_close(Data *data);
 
-// tokens: i32 [batch][sequence + 1]. Of a file, windows at random places of the part. Generated without sources: every
+// Which tokens: those that a rank takes in an iteration, counted from 0.
+typedef struct {
+    uint64_t seed, rank, iteration;
+    DataPart part;
+} DataBatch;
+
+// tokens: [batch][sequence + 1]. Of a file, windows at random places of the part. Generated without sources: every
 // word as likely as any other. With them: every sequence comes from one of eight sources, each a Markov chain of its
 // own in which a word is followed by one of four (probabilities 0.7, 0.2, 0.07, 0.03: 0.85 nats per token once the
 // source is known), so that experts have something to specialise in. Of generated data validation has other sequences
 // from the same sources.
-void data_fill(const Data *data, const ModelDims *dims, uint64_t seed, uint64_t rank, DataPart part,
-               uint64_t iteration, Tensor tokens);
+void data_fill(const Data *data, const ModelDims *dims, const DataBatch *batch, int32_t *tokens);
 
 #endif

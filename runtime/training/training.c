@@ -14,9 +14,3 @@ double training_rate(const TrainingSettings *settings, uint64_t iteration)
     double final = settings->final_rate;
     return settings->learning_rate * (final + (1 - final) * (1 + cos(pi * done)) / 2);
 }
-
-double training_gradient_scale(const TrainingSettings *settings, uint64_t ranks, double squares)
-{
-    double scale = 1 / (double)ranks, norm = sqrt(squares) * scale;
-    return settings->clip > 0 && norm > settings->clip ? scale * settings->clip / norm : scale;
-}

@@ -8,8 +8,4 @@
 // there is no `decay`, else falls as half a cosine over `decay` iterations to final_rate x learning_rate.
 double training_rate(const TrainingSettings *settings, uint64_t iteration);
 
-// What gradients, sums over `ranks`, are multiplied by: 1 / ranks, less where their norm then exceeds the limit.
-// `squares`: the sum of their squares.
-double training_gradient_scale(const TrainingSettings *settings, uint64_t ranks, double squares);
-
 #endif

@@ -14,6 +14,8 @@
 #include "ir/load/plan_file.h"
 #include "runtime/base/clock.h"
 #include "runtime/engine/engine.h"
+#include "runtime/training/data.h"
+#include "runtime/training/initial.h"
 
 enum { EMPTY_LAUNCHES = 2000, RANKS_MAX = 64, OP_CODES = 64, PLAN_BYTES = 1 << 30, NO_DEVICE = 77 };
 
@@ -46,6 +48,7 @@ typedef struct {
     uint64_t *enqueued; // [steps]
     double *replay_s;   // [iterations]
     bool *left_out;     // [steps], of the iteration
+    int32_t *tokens;    // likewise
     uint32_t replays;
     const char *refusal;
 } Rank;
@@ -87,7 +90,9 @@ static bool is_left_out(const Plan *plan, uint32_t step, uint32_t iteration)
 static bool rank_iterate(Rank *rank, uint32_t iteration, StepTime times[], bool graphs, Fault *fault)
 {
     const Plan *plan = rank->plan;
-    EngineIteration of = {.iteration = iteration, .update = iteration + 1, .learning_rate = 1e-4f};
+    EngineIteration of = {.tokens = rank->tokens, .update = iteration + 1, .learning_rate = 1e-4f};
+    DataBatch batch = {.seed = 1, .rank = rank->comm->rank, .iteration = iteration};
+    data_fill(rank->data, &plan->model, &batch, rank->tokens);
     for (uint32_t s = 0; s < plan->step_count; s++)
         rank->left_out[s] = is_left_out(plan, s, iteration);
     cuda_engine.begin(rank->engine, &of);
@@ -117,8 +122,9 @@ static void rank_run(Rank *rank, bool graphs)
     const Plan *plan = rank->plan;
     Fault fault = {0};
     StepTime *times = allocate(plan->step_count, sizeof *times);
-    EngineOptions settings = {.seed = 1,
-                              .data = rank->data,
+    Initial initial = {.plan = plan, .seed = 1, .rank = rank->comm->rank};
+    EngineOptions settings = {.fill = initial_fill,
+                              .fill_context = &initial,
                               .routing = graphs ? ROUTING_BALANCED : ROUTING_LEARNED,
                               .training = plan->training,
                               .graphs = graphs};
@@ -359,6 +365,7 @@ int main(int argc, char **argv)
         ranks[r].enqueued = allocate(plan->step_count, sizeof(uint64_t));
         ranks[r].replay_s = allocate(options.iterations, sizeof(double));
         ranks[r].left_out = allocate(plan->step_count, sizeof(bool));
+        ranks[r].tokens = allocate(plan->model.batch * (plan->model.sequence + 1ull), sizeof(int32_t));
     }
     struct cudaDeviceProp device;
     OpCost costs[OP_CODES] = {0};
@@ -382,6 +389,7 @@ int main(int argc, char **argv)
         free(ranks[r].enqueued);
         free(ranks[r].replay_s);
         free(ranks[r].left_out);
+        free(ranks[r].tokens);
     }
     free(ranks);
     data_close(&data);

@@ -36,6 +36,6 @@ rooms_in_order() { # folder, rooms...
     grep -rnE "#include \"$folder/($later)/" "$folder/$room" && fail "$folder/$room includes a room after it"
   done
 }
-rooms_in_order runtime base comm training engine checkpoint calibrate check job report
+rooms_in_order runtime base comm engine training checkpoint calibrate check job report
 rooms_in_order compiler spec frontend model lowering solve placement explain
 finish

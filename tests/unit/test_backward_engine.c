@@ -11,6 +11,8 @@
 #include "compiler/solve/planner.h"
 #include "runtime/comm/comm_threads.h"
 #include "runtime/engine/engine_host_internal.h"
+#include "runtime/training/data.h"
+#include "runtime/training/initial.h"
 #include "specs.h"
 
 enum { RANKS_MAX = 8 };
@@ -76,13 +78,15 @@ static void *run_rank(void *argument)
     const Plan *plan = rank->plan;
     Update *updates = calloc(plan->step_count, sizeof *updates);
     uint32_t count = updates_of(plan, updates);
-    Data data = {0};
-    EngineOptions options = {.seed = 7, .data = &data, .routing = rank->routing};
+    Initial initial = {.plan = plan, .seed = 7, .rank = rank->comm->rank};
+    EngineOptions options = {.fill = initial_fill, .fill_context = &initial, .routing = rank->routing};
+    int32_t *tokens = calloc(plan->model.batch * (plan->model.sequence + 1), sizeof *tokens);
+    data_fill(&(Data){0}, &plan->model, &(DataBatch){.seed = 7, .rank = rank->comm->rank}, tokens);
     Engine *engine = host_engine.create(plan, rank->comm, &options, &rank->fault);
     rank->ok = engine != NULL;
     if (engine) {
         move_weights(rank, engine, updates, count);
-        host_engine.begin(engine, &(EngineIteration){.update = 1});
+        host_engine.begin(engine, &(EngineIteration){.tokens = tokens, .update = 1});
     }
     for (uint32_t s = 0; rank->ok && s < plan->step_count; s++) // in an order that is valid one by one
         rank->ok = plan->steps[s].op == OP_OPTIMIZER || host_engine.execute(engine, s, &rank->fault);
@@ -96,6 +100,7 @@ static void *run_rank(void *argument)
     rank->loss = rank->ok ? host_engine.result(engine).loss : NAN;
     host_engine.destroy(engine);
     free(updates);
+    free(tokens);
     return NULL;
 }
 

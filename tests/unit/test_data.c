@@ -30,8 +30,7 @@ static void file_done(char *path)
 static void fill(const Data *data, DataPart part, uint64_t seed, uint64_t rank, uint64_t iteration,
                  int32_t words[WORDS])
 {
-    Tensor tokens = {.data = words, .dtype = DTYPE_I32, .rows = 4, .cols = 9};
-    data_fill(data, &dims, seed, rank, part, iteration, tokens);
+    data_fill(data, &dims, &(DataBatch){.seed = seed, .rank = rank, .iteration = iteration, .part = part}, words);
 }
 
 static bool opens(const char *path, double share, bool validates, Data *data, Fault *fault)

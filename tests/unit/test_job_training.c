@@ -35,17 +35,21 @@ static struct {
     uint32_t step;            // behind which a NaN is written,
     uint32_t buffer;          // to the begin of this buffer
 } spoilt;
-static _Thread_local uint64_t own_rank, own_iteration; // of the thread that runs the compute stream
+// Of the thread that runs the compute stream: trainings begun, and whether one is under way. Only those have a rate.
+static _Thread_local uint64_t own_rank, begun;
+static _Thread_local bool trains;
 
 static Engine *spoilt_create(const Plan *plan, Comm *comm, const EngineOptions *options, Fault *fault)
 {
     own_rank = comm->rank;
+    begun = 0;
     return host_engine.create(plan, comm, options, fault);
 }
 
 static void spoilt_begin(Engine *engine, const EngineIteration *iteration)
 {
-    own_iteration = iteration->part == DATA_TRAINING ? iteration->iteration : UINT64_MAX;
+    trains = iteration->learning_rate > 0;
+    begun += trains;
     host_engine.begin(engine, iteration);
 }
 
@@ -53,7 +57,7 @@ static bool spoilt_execute(Engine *engine, uint32_t step, Fault *fault)
 {
     float nan = NAN;
     return host_engine.execute(engine, step, fault) &&
-           (step != spoilt.step || own_rank != spoilt.rank || own_iteration != spoilt.iteration ||
+           (step != spoilt.step || own_rank != spoilt.rank || !trains || begun != spoilt.iteration + 1 ||
             host_engine.write(engine, spoilt.buffer, 0, sizeof nan, &nan, fault));
 }
 

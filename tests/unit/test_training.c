@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <math.h>
 
+#include "runtime/engine/engine_common.h"
 #include "runtime/training/training.h"
 #include "tensors.h"
 
@@ -40,10 +41,10 @@ Test(training, gradients_shrink_to_the_limit_and_no_further)
 {
     TrainingSettings settings = {.clip = 2};
     // Sums over 4 ranks with norm 40: the mean's norm is 10, five times the limit.
-    cr_expect(near(training_gradient_scale(&settings, 4, 1600), 0.25 / 5));
-    cr_expect(near(training_gradient_scale(&settings, 4, 60), 0.25));
+    cr_expect(near(engine_gradient_scale(&settings, 4, 1600), 0.25 / 5));
+    cr_expect(near(engine_gradient_scale(&settings, 4, 60), 0.25));
     settings.clip = 0;
-    cr_expect(near(training_gradient_scale(&settings, 4, 1600), 0.25));
+    cr_expect(near(engine_gradient_scale(&settings, 4, 1600), 0.25));
 }
 
 Test(training, squares_of_all_dtypes_add_up)

@@ -10,6 +10,8 @@
 #include "compiler/lowering/lower.h"
 #include "runtime/comm/comm_threads.h"
 #include "runtime/engine/engine_host_internal.h"
+#include "runtime/training/data.h"
+#include "runtime/training/initial.h"
 #include "runtime/training/training.h"
 #include "specs.h"
 
@@ -415,15 +417,17 @@ static void train(Spec *spec)
     cr_assert_not_null(plan);
     Fault fault = {0};
     ThreadWorld *world = thread_world_create(&plan->cluster, NULL, 30);
-    Data data = {0};
-    EngineOptions options = {.seed = 3, .data = &data, .training = plan->training};
+    Initial initial = {.plan = plan, .seed = 3};
+    EngineOptions options = {.fill = initial_fill, .fill_context = &initial, .training = plan->training};
+    int32_t *tokens = calloc(plan->model.batch * (plan->model.sequence + 1), sizeof *tokens);
     Engine *engine = host_engine.create(plan, thread_world_comm(world, 0), &options, &fault);
     cr_assert_not_null(engine, "%s", fault.message);
     Network net = {.dims = plan->model, .balance = plan->training.balance};
     network_create(&net, plan, engine);
     for (uint64_t t = 1; t <= STEPS; t++) {
         double rate = training_rate(&plan->training, t - 1);
-        host_engine.begin(engine, &(EngineIteration){.iteration = t - 1, .update = t, .learning_rate = (float)rate});
+        data_fill(&(Data){0}, &plan->model, &(DataBatch){.seed = 3, .iteration = t - 1}, tokens);
+        host_engine.begin(engine, &(EngineIteration){.tokens = tokens, .update = t, .learning_rate = (float)rate});
         for (uint32_t s = 0; s < plan->step_count; s++)
             cr_assert(host_engine.execute(engine, s, &fault), "%s", fault.message);
         EngineResult result = host_engine.result(engine);
@@ -438,6 +442,7 @@ static void train(Spec *spec)
         cr_expect_leq(off, 2e-5, "%s: off by %g of its largest", net.weights[w].name, off);
         free(net.weights[w].values);
     }
+    free(tokens);
     host_engine.destroy(engine);
     thread_world_destroy(world);
     plan_destroy(plan);
