@@ -203,7 +203,7 @@ static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *op
         fault_set(fault, EXIT_FAULT, "out of memory");
         return NULL;
     }
-    *engine = (HostEngine){.plan = plan, .comm = comm, .options = *options};
+    *engine = (HostEngine){.ops = &host_engine, .plan = plan, .comm = comm, .options = *options};
     engine->capacity_rows = engine_capacity_rows(plan);
     char arena[FORMAT_MAX];
     bool ok =

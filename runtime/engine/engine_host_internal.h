@@ -28,6 +28,7 @@ struct HostStep {
 };
 
 struct HostEngine {
+    const EngineOps *ops;
     const Plan *plan;
     Comm *comm;
     EngineOptions options;

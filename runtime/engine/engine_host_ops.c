@@ -221,7 +221,7 @@ static bool run_loss(const HostStep *step, Fault *fault)
     HostEngine *engine = step->engine;
     host_loss(dims_of(step), t->x, t->tokens, t->embedding, t->loss, t->work);
     if (!isfinite(*(const float *)t->loss.data)) // what led to it is overwritten by the backward pass
-        engine->nonfinite_step = nonfinite_step(engine->plan, &host_engine, (const Engine *)engine, step->index);
+        engine->nonfinite_step = nonfinite_step(engine->plan, engine->ops, (const Engine *)engine, step->index);
     return true;
 }
 
