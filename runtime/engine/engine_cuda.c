@@ -24,11 +24,6 @@ static bool cuda_supports(Op op)
     return cuda_handler(op) != NULL;
 }
 
-bool cuda_use_device(const CudaEngine *engine, Fault *fault)
-{
-    return cuda_check(cudaSetDevice(engine->comm->device_index), "use the GPU", fault);
-}
-
 // ---- memory ----------------------------------------------------------------------------------
 
 void *cuda_reserve(CudaEngine *engine, uint64_t bytes)
@@ -342,7 +337,7 @@ static Engine *cuda_create(const Plan *plan, Comm *comm, const EngineOptions *op
         return NULL;
     }
     assert(comm->device);
-    *engine = (CudaEngine){.plan = plan, .comm = comm, .options = *options};
+    *engine = (CudaEngine){.ops = &cuda_engine, .plan = plan, .comm = comm, .options = *options};
     engine->capacity_rows = engine_capacity_rows(plan);
     if (cuda_use_device(engine, fault) && host_memory_create(engine, fault) &&
         device_memory_create(engine, work, fault) && pinned_memory_create(engine, fault) &&

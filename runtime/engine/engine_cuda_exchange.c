@@ -196,3 +196,13 @@ bool cuda_run_combine_backward(CudaStep *step, Fault *fault)
     const Tensor from[] = {t->drows, t->drecords}, to[] = {t->returned, t->returned_records};
     return send_back(step, COUNT_OF(from), from, to, fault);
 }
+
+bool cuda_counts_of(const Plan *plan, const Step *step, int32_t counts[2])
+{
+    if (op_info((int)step->op)->shape != SHAPE_EXCHANGE)
+        return false;
+    bool out = step->op == OP_DISPATCH; // the others go back the way the rows came
+    counts[0] = step_operand(plan, step, out ? OPERAND_send_counts : OPERAND_next_counts);
+    counts[1] = step_operand(plan, step, out ? OPERAND_next_counts : OPERAND_send_counts);
+    return true;
+}

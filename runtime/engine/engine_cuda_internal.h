@@ -1,6 +1,7 @@
 // The CUDA engine's state for one rank. engine_cuda.c makes its memory and streams, engine_cuda_steps.c resolves the
 // steps, engine_cuda_ops.c, engine_cuda_exchange.c and engine_cuda_codec.c enqueue them, engine_cuda_run.c runs
-// iterations and waits, engine_cuda_graph.c replays them. Included by engine_cuda*.c alone.
+// iterations, engine_cuda_graph.c replays them, engine_cuda_finish.c ends them, engine_cuda_wait.c waits. Included by
+// engine_cuda*.c alone.
 #ifndef HEP_ENGINE_CUDA_INTERNAL_H
 #define HEP_ENGINE_CUDA_INTERNAL_H
 
@@ -50,6 +51,7 @@ struct CudaStep {
 };
 
 struct CudaEngine {
+    const EngineOps *ops;
     const Plan *plan;
     Comm *comm;
     EngineOptions options;
@@ -145,7 +147,20 @@ bool cuda_steps_create(CudaEngine *engine, Fault *fault) MUST_CHECK;
 uint64_t cuda_stream_work(const Plan *plan, Stream stream);
 uint64_t cuda_sum_scratch(const Plan *plan, uint32_t *members_max);
 
-bool cuda_use_device(const CudaEngine *engine, Fault *fault) MUST_CHECK;
+static inline MUST_CHECK bool cuda_use_device(const CudaEngine *engine, Fault *fault)
+{
+    return cuda_check(cudaSetDevice(engine->comm->device_index), "use the GPU", fault);
+}
+
+// The stream that inputs and results go by.
+static inline cudaStream_t cuda_home_stream(const CudaEngine *engine)
+{
+    for (uint32_t s = 0; s < STREAM_COUNT; s++)
+        if (engine->streams[s])
+            return engine->streams[s];
+    return NULL;
+}
+
 // Waits for what was enqueued before the event, but not for ever: a failed or missing peer ends it.
 bool cuda_await(CudaEngine *engine, cudaEvent_t event, Fault *fault) MUST_CHECK;
 

@@ -9,16 +9,6 @@
 #include "runtime/comm/comm_sums.h"
 #include "runtime/engine/engine_cuda_internal.h"
 
-bool cuda_counts_of(const Plan *plan, const Step *step, int32_t counts[2])
-{
-    if (op_info((int)step->op)->shape != SHAPE_EXCHANGE)
-        return false;
-    bool out = step->op == OP_DISPATCH; // the others go back the way the rows came
-    counts[0] = step_operand(plan, step, out ? OPERAND_send_counts : OPERAND_next_counts);
-    counts[1] = step_operand(plan, step, out ? OPERAND_next_counts : OPERAND_send_counts);
-    return true;
-}
-
 // ---- scratch ---------------------------------------------------------------------------------
 
 static uint32_t members_of(const Plan *plan, const Step *step)
