@@ -49,20 +49,23 @@ endif()
 # A module sees its own headers and, through target_link_libraries, those of the modules it may
 # depend on, and no others: each module's headers are reached through a directory of links that
 # holds that module alone. An include outside the allowed direction does not compile.
-function(hep_view name directory out)
+function(hep_view name out) # directories...
   set(view ${CMAKE_BINARY_DIR}/include/${name})
-  get_filename_component(parent ${view}/${directory} DIRECTORY)
-  file(MAKE_DIRECTORY ${parent})
-  file(CREATE_LINK ${CMAKE_SOURCE_DIR}/${directory} ${view}/${directory} SYMBOLIC)
+  file(REMOVE_RECURSE ${view}) # links of what it held before
+  foreach(directory IN LISTS ARGN)
+    get_filename_component(parent ${view}/${directory} DIRECTORY)
+    file(MAKE_DIRECTORY ${parent})
+    file(CREATE_LINK ${CMAKE_SOURCE_DIR}/${directory} ${view}/${directory} SYMBOLIC)
+  endforeach()
   set(${out} ${view} PARENT_SCOPE)
 endfunction()
 
 function(hep_module name)
-  cmake_parse_arguments(arg "" "DIRECTORY" "SOURCES;DEPENDS" ${ARGN})
-  if(NOT arg_DIRECTORY)
-    set(arg_DIRECTORY ${name})
+  cmake_parse_arguments(arg "" "" "DIRECTORIES;SOURCES;DEPENDS" ${ARGN})
+  if(NOT arg_DIRECTORIES)
+    set(arg_DIRECTORIES ${name})
   endif()
-  hep_view(${name} ${arg_DIRECTORY} view)
+  hep_view(${name} view ${arg_DIRECTORIES})
   add_library(hep_${name} STATIC ${arg_SOURCES})
   target_include_directories(hep_${name} PUBLIC ${view})
   foreach(dependency IN LISTS arg_DEPENDS)
