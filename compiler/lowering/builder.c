@@ -69,6 +69,7 @@ int32_t builder_add_buffer(Builder *builder, BufferShape shape, const char *form
     va_start(arguments, format);
     int length = vsnprintf(name, sizeof name, format, arguments);
     va_end(arguments);
+    (void)length; // used by the assertion alone, if at all
     assert(length > 0 && (size_t)length < sizeof name);
     if (shape.rows > INT32_MAX) // row indices and counts are 32-bit: no plan can hold this
         builder->total_bytes += 0x1p63;
