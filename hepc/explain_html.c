@@ -181,6 +181,28 @@ static void print_sensitivities(const Explanation *e, Text *out)
                              : "");
 }
 
+static void print_even(const Explanation *e, Text *out)
+{
+    char now[FORMAT_MAX];
+    if (e->even_count == 0)
+        return;
+    text_append(out, "<h3>Where plain EP would do</h3>\n<div class=\"scroll\"><table class=\"wrap stack\">\n<thead><tr>"
+                     "<th>bandwidth</th><th class=\"n\">now</th><th>plain EP, deduplicated, is as good</th></tr>"
+                     "</thead>\n<tbody>\n");
+    for (uint32_t i = 0; i < e->even_count; i++) {
+        const EvenPoint *even = &e->even[i];
+        text_append(out, "<tr><th scope=\"row\">");
+        bool all = even->level == LEVELS_MAX;
+        html_escape(out, all ? "all, in proportion" : e->work->spec->cluster.levels[even->level].name);
+        text_format(out, "</th><td class=\"n\">%s</td><td>", explain_format_links(even, even->now, now));
+        explain_append_even(even, out);
+        text_append(out, "</td></tr>\n");
+    }
+    text_format(out, "</tbody></table></div>\n<p class=\"note\">As good as the best plan there, within %g %%.%s</p>\n",
+                100 * EXPLAIN_EVEN,
+                e->solution->baselines[BASELINE_EP_DEDUP].fits ? "" : " It does not fit the memory, though.");
+}
+
 void explain_print_html(const Explanation *e, Text *out)
 {
     char name[128];
@@ -194,5 +216,6 @@ void explain_print_html(const Explanation *e, Text *out)
     print_more(e, out);
     print_runs(e, out);
     print_sensitivities(e, out);
+    print_even(e, out);
     text_append(out, "</section>\n");
 }

@@ -141,6 +141,33 @@ static void add_sensitivities(cJSON *root, const Explanation *e)
     }
 }
 
+static void add_even(cJSON *root, const Explanation *e)
+{
+    cJSON *list = cJSON_AddArrayToObject(root, "plain_ep");
+    for (uint32_t i = 0; i < e->even_count; i++) {
+        const EvenPoint *even = &e->even[i];
+        cJSON *object = append_object(list);
+        bool all = even->level == LEVELS_MAX;
+        if (all)
+            cJSON_AddNullToObject(object, "level");
+        else
+            cJSON_AddStringToObject(object, "level", e->work->spec->cluster.levels[even->level].name);
+        cJSON_AddStringToObject(object, "unit", all ? "times" : quantity_units[QUANTITY_BANDWIDTH]);
+        cJSON_AddNumberToObject(object, "now", even->now);
+        cJSON_AddBoolToObject(object, "as_good", even->as_good);
+        cJSON_AddBoolToObject(object, "fits", e->solution->baselines[BASELINE_EP_DEDUP].fits);
+        cJSON_AddNumberToObject(object, "searched_to", even->searched);
+        cJSON_AddNumberToObject(object, "solves", even->solves);
+        if (even->found)
+            cJSON_AddNumberToObject(object, "value", even->value);
+        else
+            cJSON_AddNullToObject(object, "value");
+        cJSON_AddNumberToObject(object, "holds_at", even->holds);
+        cJSON_AddNumberToObject(object, "ep_s", even->ep_s);
+        cJSON_AddNumberToObject(object, "best_s", even->best_s);
+    }
+}
+
 static void add_more(cJSON *root, const Explanation *e)
 {
     cJSON *list = cJSON_AddArrayToObject(root, "more_bandwidth");
@@ -181,6 +208,8 @@ void explain_print_json(const Explanation *e, Text *out)
     add_limits(root, e);
     cJSON_AddNumberToObject(root, "margin", EXPLAIN_MARGIN);
     add_sensitivities(root, e);
+    cJSON_AddNumberToObject(root, "even_margin", EXPLAIN_EVEN);
+    add_even(root, e);
     add_more(root, e);
     char *text = cJSON_Print(root);
     text_append(out, text);

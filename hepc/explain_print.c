@@ -205,6 +205,49 @@ static void print_sensitivities(const Explanation *e, Text *out)
     }
 }
 
+const char *explain_format_links(const EvenPoint *even, double value, char out[FORMAT_MAX])
+{
+    if (even->level < LEVELS_MAX)
+        return format_bandwidth(out, value);
+    snprintf(out, FORMAT_MAX, "%.3gx", value);
+    return out;
+}
+
+void explain_append_even(const EvenPoint *even, Text *out)
+{
+    char value[FORMAT_MAX], holds[FORMAT_MAX];
+    explain_format_links(even, even->value, value);
+    explain_format_links(even, even->holds, holds);
+    if (even->as_good && even->found)
+        text_format(out, "now, and still at %s, no longer at %s", holds, value);
+    else if (even->as_good)
+        text_append(out, "now, and with any less");
+    else if (even->found)
+        text_format(out, "from %s on, not yet at %s", value, holds);
+    else
+        text_format(out, "at no bandwidth: even unlimited, it takes %.2fx as long", even->ep_s / even->best_s);
+}
+
+static void print_even(const Explanation *e, Text *out)
+{
+    char now[FORMAT_MAX];
+    if (e->even_count == 0)
+        return;
+    text_format(out, "\nwhere plain EP, deduplicated, is as good as the best plan, within %g %%, all else equal%s:\n",
+                100 * EXPLAIN_EVEN,
+                e->solution->baselines[BASELINE_EP_DEDUP].fits ? "" : " (it does not fit the memory)");
+    for (uint32_t i = 0; i < e->even_count; i++) {
+        const EvenPoint *even = &e->even[i];
+        if (even->level < LEVELS_MAX)
+            text_format(out, "  %s bandwidth, now %s: ", e->work->spec->cluster.levels[even->level].name,
+                        explain_format_links(even, even->now, now));
+        else
+            text_append(out, "  all bandwidths, in proportion: ");
+        explain_append_even(even, out);
+        text_append(out, "\n");
+    }
+}
+
 static void print_more(const Explanation *e, Text *out)
 {
     double now_s = e->solution->cost.iteration_s;
@@ -228,5 +271,6 @@ void explain_print(const Explanation *e, Text *out)
     print_breakdown(e, out);
     print_limits(e, out);
     print_sensitivities(e, out);
+    print_even(e, out);
     print_more(e, out);
 }

@@ -12,6 +12,10 @@ void explain_print_html(const Explanation *explanation, Text *out); // a section
 const char *explain_format_layers(const ConfigRun *run, char *out, size_t size); // "layers 0..5"
 const char *explain_format_quantity(const Explanation *explanation, Quantity quantity, double value,
                                     char out[FORMAT_MAX]);
+// A bandwidth, or so many times those of all levels.
+const char *explain_format_links(const EvenPoint *even, double value, char out[FORMAT_MAX]);
+// Where plain EP is as good, in words.
+void explain_append_even(const EvenPoint *even, Text *out);
 // The choice beyond a flip, in words.
 void explain_append_choice(const Explanation *explanation, const Flip *flip, Text *out);
 

@@ -275,6 +275,11 @@ static void collect_sensitivities(const Workload *work, const PlannerOptions *op
     if (!spec->model.abstract)
         *next++ = explain_sensitivity(work, options, solution, slack, QUANTITY_MEMORY, 0, arena);
     out->sensitivity_count = (uint32_t)(next - out->sensitivities);
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
+        if (spec->cluster.levels[l].count > 1)
+            out->even[out->even_count++] = explain_even(work, options, solution, l);
+    if (out->even_count > 1)
+        out->even[out->even_count++] = explain_even(work, options, solution, LEVELS_MAX);
 }
 
 static void collect_more(const Workload *work, const PlannerOptions *options, const Solution *solution,

@@ -1,5 +1,5 @@
 // Why this plan: what each run of layers would cost otherwise, which limit binds, at which value of every
-// quantity the choice is given up, what more bandwidth buys. explain.c and explain_flip.c collect the
+// quantity the choice is given up, what more bandwidth buys. explain.c, explain_flip.c and explain_even.c collect the
 // records, hepc/explain_print.h writes them; docs/planner.md defines them.
 #ifndef HEP_EXPLAIN_H
 #define HEP_EXPLAIN_H
@@ -65,10 +65,23 @@ typedef struct {
     double replanned_s;  // the best plan then
 } MoreBandwidth;
 
+// Where plain EP, deduplicated, becomes as good as the best plan, or, where it is now, ceases to be.
+typedef struct {
+    uint32_t level;       // LEVELS_MAX: of all levels, in proportion
+    double now;           // bytes/s; of all levels: 1
+    bool as_good;         // it is now: what is looked for lies below
+    bool found;
+    double value, holds;  // the nearest bandwidth found where that is otherwise, and one where it is not yet
+    double ep_s, best_s;  // iterations at `value`; where nothing is found, at the furthest probe
+    double searched;      // the furthest bandwidth of the range
+    uint32_t solves;
+} EvenPoint;
+
 enum { LIMITS_MAX = LEVELS_MAX + 3, SENSITIVITIES_MAX = LEVELS_MAX + 3, EXPLAIN_SOLVES_MAX = 12 };
 
 extern const double EXPLAIN_MARGIN; // relative
 extern const double EXPLAIN_STEP;   // bytes/s: 1 Gbit/s
+extern const double EXPLAIN_EVEN;   // relative: so little slower is as good
 
 typedef struct {
     const Workload *work;
@@ -83,6 +96,8 @@ typedef struct {
     Sensitivity sensitivities[SENSITIVITIES_MAX];
     uint32_t more_count;
     MoreBandwidth more[LEVELS_MAX];
+    uint32_t even_count;        // 0 where the choice was forced
+    EvenPoint even[LEVELS_MAX + 1];
     double counted_s;           // this plan if its exchanges were counted, where they are padded, else 0
     double free_s;              // the planner's own choice where one was forced, else 0
 } Explanation;
@@ -99,6 +114,7 @@ double explain_now(const Workload *work, Quantity quantity, uint32_t level);
 double explain_slack(const Workload *work, const PlannerOptions *options, const Solution *solution);
 Sensitivity explain_sensitivity(const Workload *work, const PlannerOptions *options, const Solution *solution,
                                 double slack, Quantity quantity, uint32_t level, Arena *arena);
+EvenPoint explain_even(const Workload *work, const PlannerOptions *options, const Solution *solution, uint32_t level);
 // How explanations plan again: without confirmation, with less effort.
 PlannerOptions explain_options(const PlannerOptions *options);
 

@@ -55,6 +55,38 @@ value() { python3 -c "import json; print('%.9f' % (json.load(open('explain.json'
 domain() { "$HEPC" -D "link=$1 Gbit/s" --dump=json one.hep | python3 -c "import json,sys; print(json.load(sys.stdin)['solution']['layers'][0]['domain'])"; }
 [ "$(domain 128)" = "$(domain "$(value holds_at 0.95)")" ] || fail "before the flip: $(domain "$(value holds_at 0.95)")"
 [ "$(domain 128)" != "$(domain "$(value value 1.01)")" ] || fail "beyond the flip: $(domain "$(value value 1.01)")"
+# Plain EP becomes as good where it is said to: one level of which the paper's formula speaks, deduplicated alike because
+# every token visits one expert. Compiled before and beyond, EP is worse by more than the margin, and is not.
+cat >even.hep <<'HEP'
+let link = 10 Gbit/s
+cluster one { level gpu { count = 8  bandwidth = link  latency = 0 us } }
+model mix { layers = 2  moe { experts = 8  top_k = 1  data = 8 MB  expert = 4.7 MB  pre_expert = 0.49 ms } }
+plan { pass = forward }
+HEP
+even() { python3 -c "import json; print(json.load(open('explain.json'))['plain_ep'][0]['$1'])"; }
+ratio() { "$HEPC" -D "link=$1 B/s" --dump=json even.hep | python3 -c "
+import json, sys
+plan = json.load(sys.stdin)
+print(plan['baselines']['ep_dedup']['iteration_s'] / plan['solution']['iteration_s'] <= 1.01)"; }
+for link in 128 100000; do
+  expect 0 '' "$HEPC" --explain --json -D "link=$link Gbit/s" even.hep
+  cp out explain.json
+  now=$(ratio "$(even now)")
+  [ "$now" = "$(even as_good)" ] || fail "$link Gbit/s: as good is $now, not $(even as_good)"
+  [ "$(even value)" != None ] || { fail "$link Gbit/s: no bandwidth found"; continue; }
+  [ "$(ratio "$(even holds_at)")" = "$now" ] || fail "$link Gbit/s: not otherwise at $(even holds_at) yet"
+  [ "$(ratio "$(even value)")" != "$now" ] || fail "$link Gbit/s: otherwise at $(even value)"
+  python3 - <<'PYTHON' || fail "the bracket"
+import json
+even = json.load(open("explain.json"))["plain_ep"]
+assert len(even) == 1 and even[0]["level"] == "gpu" and even[0]["solves"] <= 12
+near, far = sorted((even[0]["value"], even[0]["holds_at"]))
+assert far / near < 1.5, even
+PYTHON
+done
+expect 0 '' "$HEPC" --explain "$samples/laptop.hep"
+grep -qE '^  dc bandwidth, now 100 Mbit/s: (at no bandwidth: even unlimited, it takes [0-9.]+x as long|from)' out || fail "plain EP: $(cat out)"
+grep -q '^  all bandwidths, in proportion: ' out || fail "all links together"
 # Forced: no flips, but what the planner would have done; unlike workers; no mixtures.
 expect 0 '' "$HEPC" --domain ep --explain "$samples/laptop.hep"
 grep -q "the choice was forced; the planner's own takes" out || fail "a forced choice: $(cat out)"
