@@ -82,21 +82,21 @@ static void describe_solution(const Compilation *compilation, Plan *plan)
         add_counted(compilation, plan);
 }
 
-static ExitCode report_unaddressable(const Spec *spec, double bytes, Diag *diag)
+static FaultKind report_unaddressable(const Spec *spec, double bytes, Diag *diag)
 {
     char need[FORMAT_MAX], have[FORMAT_MAX];
     diag_error(diag, spec->memory_span, "the plan needs %s per GPU, the device has %s", format_bytes(need, bytes),
                format_bytes(have, spec->cluster.device.memory_bytes));
-    return EXIT_INFEASIBLE;
+    return FAULT_INFEASIBLE;
 }
 
-static ExitCode report_violations(const VerifyReport *report, Diag *diag)
+static FaultKind report_violations(const VerifyReport *report, Diag *diag)
 {
     for (uint32_t i = 0; i < verify_report_count(report); i++)
         diag_error_plain(diag, "internal: the lowered schedule fails '%s' at step %lld: %s",
                          property_name(report->items[i].property), (long long)report->items[i].step,
                          report->items[i].message);
-    return EXIT_INTERNAL;
+    return FAULT_INTERNAL;
 }
 
 static double simulated_s(const Plan *plan)
@@ -135,7 +135,7 @@ static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
     return best;
 }
 
-static ExitCode make_plan(PlanPassSet without, Diag *diag, Compilation *out)
+static FaultKind make_plan(PlanPassSet without, Diag *diag, Compilation *out)
 {
     const Spec *spec = out->spec;
     double bytes = 0;
@@ -146,7 +146,7 @@ static ExitCode make_plan(PlanPassSet without, Diag *diag, Compilation *out)
     VerifyReport report;
     if (!plan_verify(out->plan, &report))
         return report_violations(&report, diag);
-    return EXIT_DONE;
+    return FAULT_NONE;
 }
 
 // NULL after reporting that the profile is not one of this model.
@@ -161,13 +161,13 @@ static const Spec *apply_overrides(const Spec *checked, const CompileOptions *op
     return !options->profile || profile_read(options->profile, &spec->model, arena, diag) ? spec : NULL;
 }
 
-static ExitCode solve(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
+static FaultKind solve(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
 {
     bool infeasible = false;
     if (!place_and_solve(out->work, &options->planner, arena, diag, &out->work, &out->solution, &infeasible))
-        return out->solution.broken ? EXIT_INTERNAL : infeasible ? EXIT_INFEASIBLE : EXIT_INPUT;
+        return out->solution.broken ? FAULT_INTERNAL : infeasible ? FAULT_INFEASIBLE : FAULT_INPUT;
     rank_by_simulation(out->work, &options->planner, &out->solution, arena);
-    return EXIT_DONE;
+    return FAULT_NONE;
 }
 
 static const Spec *with_codec(const Spec *wish, Codec codec, Arena *arena)
@@ -181,7 +181,7 @@ static const Spec *with_codec(const Spec *wish, Codec codec, Arena *arena)
 
 // Every codec gets a plan of its own; the fastest is taken, of equals the one that comes first. Whichever is not taken
 // is part of the comparison. A codec whose plans do not fit is none of them; if that is so for all, dense says why.
-static ExitCode solve_each_codec(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
+static FaultKind solve_each_codec(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
 {
     static const double clear = 1e-9;
     Compilation tried[CODEC_COUNT], *best = NULL;
@@ -189,8 +189,8 @@ static ExitCode solve_each_codec(const CompileOptions *options, Arena *arena, Di
         tried[codec] = *out;
         tried[codec].spec = with_codec(out->spec, (Codec)codec, arena);
         tried[codec].work = workload_derive(tried[codec].spec, arena);
-        ExitCode code = solve(options, arena, diag_create(arena), &tried[codec]);
-        if (code != EXIT_DONE)
+        FaultKind code = solve(options, arena, diag_create(arena), &tried[codec]);
+        if (code != FAULT_NONE)
             continue;
         Solution *solution = arena_alloc(arena, sizeof *solution);
         *solution = tried[codec].solution;
@@ -205,34 +205,34 @@ static ExitCode solve_each_codec(const CompileOptions *options, Arena *arena, Di
     if (!best)
         return solve(options, arena, diag, out);
     out->solution = best->solution;
-    return EXIT_DONE;
+    return FAULT_NONE;
 }
 
-ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
+FaultKind compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
 {
     *out = (Compilation){0};
     out->ast = read_text(options->name, options->text, options->length, arena, diag);
     if (!out->ast)
-        return EXIT_INPUT;
+        return FAULT_INPUT;
     if (options->stop_after == STAGE_PARSE)
-        return EXIT_DONE;
+        return FAULT_NONE;
     if (options->edit)
         options->edit(out->ast, options->edit_context);
     const Spec *checked = check_ast(out->ast, &options->check, arena, diag);
     if (!checked)
-        return EXIT_INPUT;
+        return FAULT_INPUT;
     out->spec = apply_overrides(checked, options, arena, diag);
     if (!out->spec)
-        return EXIT_INPUT;
+        return FAULT_INPUT;
     bool any_codec = (int)out->spec->plan.codec == CODEC_AUTO;
     out->work = workload_derive(any_codec ? with_codec(out->spec, CODEC_DENSE, arena) : out->spec, arena);
     if (options->stop_after == STAGE_CHECK)
-        return EXIT_DONE;
-    ExitCode code = any_codec ? solve_each_codec(options, arena, diag, out) : solve(options, arena, diag, out);
-    if (code != EXIT_DONE)
+        return FAULT_NONE;
+    FaultKind code = any_codec ? solve_each_codec(options, arena, diag, out) : solve(options, arena, diag, out);
+    if (code != FAULT_NONE)
         return code;
     if (options->stop_after == STAGE_SOLVE)
-        return EXIT_DONE;
+        return FAULT_NONE;
     return make_plan(options->without, diag, out);
 }
 

@@ -5,7 +5,7 @@
 #include "compiler/frontend/check.h"
 #include "compiler/lowering/lower.h"
 #include "compiler/solve/planner.h"
-#include "ir/base/exit_codes.h"
+#include "ir/base/fault.h"
 
 typedef enum { STAGE_PARSE, STAGE_CHECK, STAGE_SOLVE, STAGE_PLAN } CompileStage;
 
@@ -34,7 +34,7 @@ typedef struct {
 } Compilation;
 
 // Takes a .hep text through every stage. Errors are in `diag`; the code says of what kind.
-ExitCode compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out) MUST_CHECK;
+FaultKind compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out) MUST_CHECK;
 void compile_release(Compilation *compilation);
 
 #endif

@@ -9,6 +9,7 @@
 #include "hepc/output.h"
 #include "hepc/passes_print.h"
 #include "hepc/sweep_print.h"
+#include "ir/base/exit_codes.h"
 #include "ir/load/plan_file.h"
 #include "ir/load/predictions.h"
 
@@ -36,7 +37,7 @@ static int use_plan(const Options *options, const Plan *plan)
 {
     if (options->check) {
         printf("%s: good: %u steps, %u buffers\n", options->input, plan->step_count, plan->buffer_count);
-        return EXIT_DONE;
+        return FAULT_NONE;
     }
     Options shown = *options;
     if (options->dump == DUMP_NONE && !options->output && !options->simulate)
@@ -47,14 +48,14 @@ static int use_plan(const Options *options, const Plan *plan)
 static int process_plan(const Options *options, const char *content, size_t length)
 {
     if (refuses(options, plan_form(content, length) == PLAN_FORM_TEXT ? "a plan in text form" : "a binary plan"))
-        return EXIT_USAGE;
+        return FAULT_USAGE;
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
     Plan *plan = plan_load(options->input, content, length, diag);
     if (plan)
         predictions_check(options->input, plan, diag);
     output_diagnostics(diag);
-    int code = plan ? use_plan(options, plan) : EXIT_INPUT;
+    int code = plan ? use_plan(options, plan) : FAULT_INPUT;
     plan_destroy(plan);
     arena_destroy(arena);
     return code;
@@ -90,7 +91,7 @@ static int print_compiled(const Options *options, const Compilation *compilation
     Text text = {0};
     if (options->check) {
         printf("%s: good\n", options->input);
-        return EXIT_DONE;
+        return FAULT_NONE;
     }
     if (options->dump == DUMP_AST) {
         ast_print(compilation->ast, &text);
@@ -114,7 +115,7 @@ static int print_compiled(const Options *options, const Compilation *compilation
         explain_print_html(&explanation, &text);
     int code = output_plan(options, compilation->plan, compilation->solution.solve_s, text.data, !options->explain);
     text_free(&text);
-    if (code == EXIT_DONE && options->explain) {
+    if (code == FAULT_NONE && options->explain) {
         (options->json ? explain_print_json : explain_print)(&explanation, &text);
         fputs(text.data, stdout);
         text_free(&text);
@@ -133,7 +134,7 @@ static int process_hep(const Options *options, const char *content, size_t lengt
     Compilation compilation;
     int code = compile_file(&compile, arena, diag, &compilation);
     output_diagnostics(diag);
-    if (code == EXIT_DONE)
+    if (code == FAULT_NONE)
         code = print_compiled(options, &compilation, arena);
     compile_release(&compilation);
     arena_destroy(arena);
@@ -163,7 +164,7 @@ static int process_sweep(const Options *options, const char *content, size_t len
     int code = sweep_run(&compile, options->sweeps, options->sweep_count, true, &interrupted, arena, diag, &sweep);
     output_diagnostics(diag);
     Text text = {0};
-    if (code == EXIT_DONE && sweep.row_count > 0) {
+    if (code == FAULT_NONE && sweep.row_count > 0) {
         if (options->output && text_ends_with(options->output, ".json"))
             sweep_print_json(&sweep, &text);
         else if (options->output && text_ends_with(options->output, ".svg"))
@@ -173,11 +174,11 @@ static int process_sweep(const Options *options, const char *content, size_t len
         else
             sweep_print_table(&sweep, &text);
         int written = output_text(options, &text);
-        code = code == EXIT_DONE ? written : code;
+        code = code == FAULT_NONE ? written : code;
     }
     bool whole = sweep.row_count == sweep.point_count;
     arena_destroy(arena);
-    return code == EXIT_DONE && !whole ? EXIT_FAULT : code;
+    return code == FAULT_NONE && !whole ? FAULT_RUN : code;
 }
 
 // ---- two inputs ------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ static int obtain_plan(const Options *options, Arena *arena, Obtained *obtained)
     if (!obtained->content)
         return output_complain(options->input, error);
     obtained->diag = diag_create(arena);
-    int code = EXIT_DONE;
+    int code = FAULT_NONE;
     PlanForm form = plan_form(obtained->content, length);
     if (form == PLAN_FORM_NONE) {
         CompileOptions compile = {.name = options->input, .text = obtained->content, .length = length,
@@ -212,10 +213,10 @@ static int obtain_plan(const Options *options, Arena *arena, Obtained *obtained)
                                   .stop_after = STAGE_PLAN};
         code = compile_file(&compile, arena, obtained->diag, &obtained->compilation);
     } else if (refuses(options, form == PLAN_FORM_TEXT ? "a plan in text form" : "a binary plan")) {
-        code = EXIT_USAGE;
+        code = FAULT_USAGE;
     } else {
         obtained->loaded = plan_load(options->input, obtained->content, length, obtained->diag);
-        code = obtained->loaded ? EXIT_DONE : EXIT_INPUT;
+        code = obtained->loaded ? FAULT_NONE : FAULT_INPUT;
         if (obtained->loaded)
             predictions_check(options->input, obtained->loaded, obtained->diag);
     }
@@ -236,8 +237,8 @@ static int process_diff(const Options *options)
     Obtained obtained[2] = {0};
     Arena *arena = arena_create();
     int codes[2] = {obtain_plan(&as_it_stands, arena, &obtained[0]), obtain_plan(options, arena, &obtained[1])};
-    int code = codes[0] != EXIT_DONE ? codes[0] : codes[1];
-    if (code == EXIT_DONE) {
+    int code = codes[0] != FAULT_NONE ? codes[0] : codes[1];
+    if (code == FAULT_NONE) {
         const Plan *plans[2] = {obtained_plan(&obtained[0]), obtained_plan(&obtained[1])};
         const char *names[2] = {options->diff, options->input};
         const Diff *diff = diff_plans(plans, names, arena);
@@ -247,8 +248,8 @@ static int process_diff(const Options *options)
         else
             diff_print(diff, &text);
         code = output_text(options, &text);
-        if (code == EXIT_DONE && !diff_is_empty(diff))
-            code = EXIT_MISMATCH;
+        if (code == FAULT_NONE && !diff_is_empty(diff))
+            code = FAULT_MISMATCH;
     }
     release_plan(&obtained[0]);
     release_plan(&obtained[1]);
@@ -260,14 +261,14 @@ static int process(const Options *options)
 {
     if (options->help_language) {
         check_print_reference(stdout);
-        return EXIT_DONE;
+        return FAULT_NONE;
     }
     size_t length;
     const char *error;
     if (file_is_same(options->input, options->output) ||
         (options->diff && file_is_same(options->diff, options->output))) {
         fprintf(stderr, "hepc: '%s' is the input: it will not be overwritten\n", options->output);
-        return EXIT_USAGE;
+        return FAULT_USAGE;
     }
     // Rather now than after a long search; chakra's path is the beginning of many.
     if (options->output && options->dump != DUMP_CHAKRA && (error = file_probe(options->output)) != NULL)
@@ -292,6 +293,6 @@ int main(int argc, char **argv)
     int code = process(&options);
     free(options.checks.defines);
     if (fflush(stdout) != 0 || ferror(stdout))
-        return output_complain("standard output", "cannot be written");
-    return code;
+        return exit_code_of((FaultKind)output_complain("standard output", "cannot be written"));
+    return exit_code_of((FaultKind)code);
 }

@@ -8,6 +8,7 @@
 
 #include "compiler/frontend/syntax.h"
 #include "ir/base/command.h"
+#include "ir/base/exit_codes.h"
 
 static const char *const dump_names[] = {
     "",
@@ -154,7 +155,7 @@ static void generate(struct argp_state *state, const char *kind)
         argp_error(state, "--generate '%s': expected man, bash, zsh, fish, vim or textmate", kind);
     const char *error = file_write("-", out.data, out.length);
     text_free(&out);
-    exit(error ? EXIT_IO : EXIT_DONE);
+    exit(exit_code_of(error ? FAULT_IO : FAULT_NONE));
 }
 
 // ---- parsing ---------------------------------------------------------------------------------
@@ -351,7 +352,7 @@ Options options_parse(int argc, char **argv)
 {
     static const struct argp parser = {option_table, parse_option,      "FILE", documentation,
                                        NULL,         exit_codes_append, NULL};
-    argp_err_exit_status = EXIT_USAGE;
+    argp_err_exit_status = exit_code_of(FAULT_USAGE);
     Options options = options_default(NULL);
     argp_parse(&parser, argc, argv, 0, NULL, &options);
     return options;

@@ -19,14 +19,14 @@
 int output_complain(const char *path, const char *reason)
 {
     fprintf(stderr, "hepc: %s: %s\n", path, reason);
-    return EXIT_IO;
+    return FAULT_IO;
 }
 
 static int write_output(const Options *options, const void *data, size_t length)
 {
     const char *path = options->output ? options->output : "-";
     const char *error = file_write(path, data, length);
-    return error ? output_complain(path, error) : EXIT_DONE;
+    return error ? output_complain(path, error) : FAULT_NONE;
 }
 
 int output_text(const Options *options, Text *text)
@@ -108,7 +108,7 @@ static int write_file(const char *path, Text *text)
 {
     const char *error = file_write(path, text->data ? text->data : "", text->length);
     text->length = 0;
-    return error ? output_complain(path, error) : EXIT_DONE;
+    return error ? output_complain(path, error) : FAULT_NONE;
 }
 
 static int write_chakra(const Options *options, const Plan *plan)
@@ -116,19 +116,19 @@ static int write_chakra(const Options *options, const Plan *plan)
     uint64_t ranks = cluster_gpus(&plan->cluster);
     if (!chakra_available()) {
         fputs("hepc: --emit=chakra: built without protobuf-c: run scripts/install-deps and build again\n", stderr);
-        return EXIT_USAGE;
+        return FAULT_USAGE;
     }
     if (ranks > CHAKRA_RANKS_MAX) {
         fprintf(stderr, "hepc: --emit=chakra writes a file per rank: %llu are too many, at most %d\n",
                 (unsigned long long)ranks, CHAKRA_RANKS_MAX);
-        return EXIT_USAGE;
+        return FAULT_USAGE;
     }
     Arena *arena = arena_create();
     const Chakra *chakra = chakra_create(plan, arena);
     Text text = {0};
     chakra_print_groups(chakra, &text);
     int code = write_file(arena_format(arena, "%s.groups.json", options->output), &text);
-    for (uint64_t rank = 0; rank < ranks && code == EXIT_DONE; rank++) {
+    for (uint64_t rank = 0; rank < ranks && code == FAULT_NONE; rank++) {
         chakra_print_rank(chakra, rank, &text);
         code = write_file(arena_format(arena, "%s.%llu.et", options->output, (unsigned long long)rank), &text);
     }
@@ -153,7 +153,7 @@ static int print_trace(const Options *options, const Plan *plan)
         return output_text(options, &text);
     text_free(&text);
     fprintf(stderr, "hepc: %s: %s\n", options->merge, error);
-    return EXIT_INPUT;
+    return FAULT_INPUT;
 }
 
 // `reasons`: for the report; NULL for a plan as input, which does not hold them.
@@ -207,16 +207,16 @@ int output_plan(const Options *options, const Plan *plan, double solve_s, const 
     char error[PLAN_ERROR_MAX];
     if (!plan_encode(plan, &encoded.bytes, &encoded.length, error)) {
         fprintf(stderr, "hepc: %s: the plan cannot be written: %s\n", options->input, error);
-        return EXIT_INPUT;
+        return FAULT_INPUT;
     }
-    int code = EXIT_DONE;
+    int code = FAULT_NONE;
     if (options->dump != DUMP_NONE) {
         code = print_plan(options, plan, solve_s, reasons, &encoded);
     } else {
         if (options->output)
             code = write_output(options, encoded.bytes, encoded.length);
         bool to_stdout = options->output && strcmp(options->output, "-") == 0;
-        if (to_stdout || code != EXIT_DONE)
+        if (to_stdout || code != FAULT_NONE)
             compare = false;
         else if (options->simulate)
             print_simulation(options, plan);

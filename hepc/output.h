@@ -7,7 +7,7 @@
 
 enum { INPUT_LIMIT = 256 << 20 }; // bytes of a file
 
-// Says on standard error that the file failed and why; EXIT_IO.
+// Says on standard error that the file failed and why; FAULT_IO.
 int output_complain(const char *path, const char *reason);
 void output_diagnostics(const Diag *diag);
 

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ir/base/exit_codes.h"
 #include "ir/load/plan_file.h"
 #include "ir/load/predictions.h"
 #include "runtime/calibrate/calibrate.h"
@@ -44,7 +45,7 @@ static bool is_no_plan(const char *path, const char *data, size_t length)
 static int check_plan(const char *path, const char *data, size_t length, Plan **plan)
 {
     if (is_no_plan(path, data, length))
-        return EXIT_INPUT;
+        return FAULT_INPUT;
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
     *plan = plan_load(path, data, length, diag);
@@ -52,7 +53,7 @@ static int check_plan(const char *path, const char *data, size_t length, Plan **
         predictions_check(path, *plan, diag);
     diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
     arena_destroy(arena);
-    return *plan ? EXIT_DONE : EXIT_INPUT;
+    return *plan ? FAULT_NONE : FAULT_INPUT;
 }
 
 static int read_plan(const char *path, char **data, size_t *length, Plan **plan)
@@ -61,7 +62,7 @@ static int read_plan(const char *path, char **data, size_t *length, Plan **plan)
     *data = file_read(path, PLAN_BYTES_MAX, length, &error);
     if (!*data) {
         fprintf(stderr, "hep-run: %s: %s\n", path, error);
-        return EXIT_IO;
+        return FAULT_IO;
     }
     return check_plan(path, *data, *length, plan);
 }
@@ -70,13 +71,13 @@ static int read_plan(const char *path, char **data, size_t *length, Plan **plan)
 static int check_outputs(const Options *options)
 {
     const char *const paths[] = {options->json, options->trace, options->profile, options->calibrate};
-    int code = EXIT_DONE;
+    int code = FAULT_NONE;
     for (size_t i = 0; i < COUNT_OF(paths); i++) {
         const char *error = paths[i] ? file_probe(paths[i]) : NULL;
         if (!error)
             continue;
         fprintf(stderr, "hep-run: %s: %s\n", paths[i], error);
-        code = EXIT_IO;
+        code = FAULT_IO;
     }
     return code;
 }
@@ -89,7 +90,7 @@ static int fail(const World *world, const Plan *plan, Fault *fault)
     world_settle(world, fault);
     if (fault->message[0])
         print_fault(plan, fault);
-    return (int)fault->code;
+    return (int)fault->kind;
 }
 
 // A process that can read its file must have been given the plan that rank 0 read.
@@ -100,7 +101,7 @@ static bool compare_plan(const Options *options, const char *data, size_t length
     char *own = is_standard(options->input) ? NULL : file_read(options->input, PLAN_BYTES_MAX, &own_length, &error);
     bool differs = own && (own_length != length || memcmp(own, data, length) != 0);
     free(own);
-    return !differs || fault_set(fault, EXIT_FAULT,
+    return !differs || fault_set(fault, FAULT_RUN,
                                  "started with another plan than rank 0: '%s' differs from what that read",
                                  options->input);
 }
@@ -113,13 +114,13 @@ static int load_plan(const Options *options, const World *world, bool is_first, 
     Fault fault = {0};
     Comm *comm = world_comm(world, NULL);
     bool ok = preflight_same_work(comm, options->calibrate, options->levels, &fault);
-    int code = ok && is_first ? check_outputs(options) : EXIT_DONE;
-    if (ok && is_first && code == EXIT_DONE && options->input)
+    int code = ok && is_first ? check_outputs(options) : FAULT_NONE;
+    if (ok && is_first && code == FAULT_NONE && options->input)
         code = read_plan(options->input, &data, &length, plan);
     ok = ok && world_share(world, &code, &data, &length, &fault);
-    if (ok && code == EXIT_DONE && !is_first && options->input) {
+    if (ok && code == FAULT_NONE && !is_first && options->input) {
         ok = compare_plan(options, data, length, &fault);
-        code = ok ? check_plan(options->input, data, length, plan) : EXIT_FAULT;
+        code = ok ? check_plan(options->input, data, length, plan) : FAULT_RUN;
     }
     free(data);
     if (ok)
@@ -212,13 +213,13 @@ static int write_text(const char *path, Text *text)
     if (error)
         fprintf(stderr, "hep-run: %s: %s\n", strcmp(path, "-") == 0 ? "standard output" : path, error);
     text_free(text);
-    return error ? EXIT_IO : EXIT_DONE;
+    return error ? FAULT_IO : FAULT_NONE;
 }
 
 static int choose_traced(Options *options, const Plan *plan, uint64_t ranks[TRACE_RANKS_MAX], bool is_first)
 {
     if (!options->trace)
-        return EXIT_DONE;
+        return FAULT_NONE;
     uint64_t rank_count = cluster_gpus(&plan->cluster);
     const char *error = trace_parse_ranks(options->trace_ranks, rank_count, ranks, &options->job.trace_count);
     if (error && is_first)
@@ -228,7 +229,7 @@ static int choose_traced(Options *options, const Plan *plan, uint64_t ranks[TRAC
         fprintf(stderr, "hep-run: the trace has the first %" PRIu32 " ranks of %" PRIu64 "; see --trace-ranks\n",
                 options->job.trace_count, rank_count);
     options->job.trace_ranks = ranks;
-    return error ? EXIT_USAGE : EXIT_DONE;
+    return error ? FAULT_USAGE : FAULT_NONE;
 }
 
 static int write_report(const Options *options, const Plan *plan, const JobResult *result)
@@ -240,7 +241,7 @@ static int write_report(const Options *options, const Plan *plan, const JobResul
                      .result = result,
                      .every_step = options->every_step};
     Text text = {0};
-    int codes[] = {EXIT_DONE, EXIT_DONE, EXIT_DONE, EXIT_DONE};
+    int codes[] = {FAULT_NONE, FAULT_NONE, FAULT_NONE, FAULT_NONE};
     if (options->trace) {
         trace_print_run(plan, &options->job, result, &text);
         codes[0] = write_text(options->trace, &text);
@@ -258,24 +259,24 @@ static int write_report(const Options *options, const Plan *plan, const JobResul
         codes[3] = write_text("-", &text);
     }
     for (size_t i = 0; i < COUNT_OF(codes); i++)
-        if (codes[i] != EXIT_DONE)
+        if (codes[i] != FAULT_NONE)
             return codes[i];
-    return EXIT_DONE;
+    return FAULT_NONE;
 }
 
 // Writes the report and, if the check failed, says so; the exit code of the run.
 static int conclude(const Options *options, const Plan *plan, const JobResult *result, bool is_first)
 {
     bool mismatch = result->check.done && !result->check.pass;
-    int code = is_first ? write_report(options, plan, result) : EXIT_DONE;
-    if (code != EXIT_DONE || !mismatch)
+    int code = is_first ? write_report(options, plan, result) : FAULT_NONE;
+    if (code != FAULT_NONE || !mismatch)
         return code;
     if (is_first)
         fprintf(stderr,
                 "hep-run: the result differs from the reference: error %g, tolerance %g; loss %g, tolerance %g\n",
                 result->check.max_abs_error, result->check.tolerance, result->check.loss_error,
                 result->check.loss_tolerance);
-    return EXIT_MISMATCH;
+    return FAULT_MISMATCH;
 }
 
 // What was asked for must fit the pass of the plan.
@@ -314,7 +315,7 @@ static void warn_of_emulation(const Cluster *cluster)
 static int run_plan(Options *options, const Plan *plan, const World *world, bool is_first)
 {
     if (!fits_pass(options, plan, is_first))
-        return EXIT_USAGE;
+        return FAULT_USAGE;
     bool shows_progress = is_first && !options->quiet && isatty(STDERR_FILENO);
     JobResult result;
     Fault fault = {0};
@@ -324,7 +325,7 @@ static int run_plan(Options *options, const Plan *plan, const World *world, bool
     if (until > 0 && options->job.iterations == 0) {
         if (is_first)
             fprintf(stderr, "hep-run: iteration %" PRIu64 " is reached: nothing is left to do\n", until);
-        return EXIT_DONE;
+        return FAULT_NONE;
     }
     options->job.interrupted = &interrupted;
     options->job.progress = shows_progress ? show_progress : NULL;
@@ -373,7 +374,7 @@ static int calibrate(const Options *options, const Cluster *cluster, const Model
     calibrate.progress = shows_progress ? show_calibration : NULL;
     Calibration calibration;
     Fault fault = {0};
-    int code = EXIT_DONE;
+    int code = FAULT_NONE;
     catch_signals();
     if (options->job.emulate_links && is_first)
         warn_of_emulation(cluster);
@@ -403,7 +404,7 @@ static int calibrate_job(const Options *options, const Plan *plan, const World *
         return calibrate(options, cluster, &dims, world, world_comm(world, cluster));
     if (world_is_first(world))
         fprintf(stderr, "hep-run: --levels: %s\n", error);
-    return EXIT_USAGE;
+    return FAULT_USAGE;
 }
 
 // ---- processes -------------------------------------------------------------------------------
@@ -424,7 +425,7 @@ static bool join_mpi(const Options *options, Plan **plan, World *world)
     if (mpi_available())
         world->mpi = mpi_world_create(&of_world, &fault);
     else
-        fault_set(&fault, EXIT_FAULT,
+        fault_set(&fault, FAULT_RUN,
                   "%s%s%sthis hep-run was built without MPI: '--communicator threads' runs all ranks in one process",
                   launcher ? "started by " : "", launcher ? launcher : "", launcher ? ", but " : "");
     if (!world->mpi && mpi_launcher_rank() == 0)
@@ -442,7 +443,7 @@ static bool join_nccl(const Options *options, World *world)
     if (state == LAUNCH_NONE && options->communicator == COMMUNICATOR_AUTO)
         return true;
     if (state == LAUNCH_NONE)
-        fault_set(&fault, EXIT_FAULT, "no launcher says which process this is: expected RANK, WORLD_SIZE, MASTER_ADDR "
+        fault_set(&fault, FAULT_RUN, "no launcher says which process this is: expected RANK, WORLD_SIZE, MASTER_ADDR "
                                       "and MASTER_PORT, or what mpirun or srun set");
     if (state == LAUNCH_FOUND)
         world->nccl = nccl_world_create(&launch, options->job.timeout_s, &fault);
@@ -474,20 +475,20 @@ int main(int argc, char **argv)
     Plan *plan = NULL;
     World world = {0};
     if (!has_engine(options.job.engine) || !join_world(&options, &plan, &world))
-        return EXIT_FAULT;
+        return exit_code_of(FAULT_RUN);
     bool is_first = world_is_first(&world);
     int code = load_plan(&options, &world, is_first, &plan);
     uint64_t traced[TRACE_RANKS_MAX];
-    bool calibrates = code == EXIT_DONE && options.calibrate;
+    bool calibrates = code == FAULT_NONE && options.calibrate;
     if (calibrates)
         code = calibrate_job(&options, plan, &world);
-    else if (code == EXIT_DONE)
+    else if (code == FAULT_NONE)
         code = choose_traced(&options, plan, traced, is_first);
-    if (code == EXIT_DONE && !calibrates) {
+    if (code == FAULT_NONE && !calibrates) {
         options.job.comm = world_comm(&world, &plan->cluster);
         code = run_plan(&options, plan, &world, is_first);
     }
     world_destroy(&world);
     plan_destroy(plan);
-    return code;
+    return exit_code_of((FaultKind)code);
 }

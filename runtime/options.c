@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "ir/base/command.h"
+#include "ir/base/exit_codes.h"
 #include "runtime/report/report.h"
 
 enum {
@@ -250,7 +251,7 @@ static void generate(struct argp_state *state, const char *kind)
         argp_error(state, "--generate '%s': expected man, bash, zsh or fish", kind);
     const char *error = file_write("-", out.data, out.length);
     text_free(&out);
-    exit(error ? EXIT_IO : EXIT_DONE);
+    exit(exit_code_of(error ? FAULT_IO : FAULT_NONE));
 }
 
 // ---- parsing ---------------------------------------------------------------------------------
@@ -472,7 +473,7 @@ Options options_parse(int argc, char **argv)
     static const struct argp parser = {option_table, parse_option,      "PLAN", documentation,
                                        NULL,         exit_codes_append, NULL};
     Options options = {.job = job_options_default()};
-    argp_err_exit_status = EXIT_USAGE;
+    argp_err_exit_status = exit_code_of(FAULT_USAGE);
     argp_parse(&parser, argc, argv, 0, NULL, &options);
     return options;
 }

@@ -29,7 +29,7 @@ static void must(Comm *comm, bool ok, Fault *fault, const char *what)
 {
     if (ok)
         return;
-    fault_set(fault, EXIT_MISMATCH, "wrong: %s", what);
+    fault_set(fault, FAULT_MISMATCH, "wrong: %s", what);
     fault->rank = (int64_t)comm->rank;
     comm->ops->abort(comm, fault);
 }

@@ -30,7 +30,7 @@ static void must(Matrix *matrix, bool ok, Fault *fault, const char *name, const 
     if (ok)
         return;
     Fault named = {0};
-    fault_set(&named, EXIT_MISMATCH, "%s: %s %s", name, what, fault->message);
+    fault_set(&named, FAULT_MISMATCH, "%s: %s %s", name, what, fault->message);
     named.rank = (int64_t)matrix->rank;
     Comm *comm = mpi_world_comm(matrix->world, NULL);
     comm->ops->abort(comm, &named);

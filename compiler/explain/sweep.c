@@ -60,7 +60,7 @@ static void fill_row(const Plan *plan, SweepRow *row)
     arena_destroy(scratch);
 }
 
-static ExitCode compile_point(const CompileOptions *options, Point *point, bool *shown, SweepRow *row)
+static FaultKind compile_point(const CompileOptions *options, Point *point, bool *shown, SweepRow *row)
 {
     Arena *arena = arena_create();
     point->arena = arena;
@@ -81,12 +81,12 @@ static ExitCode compile_point(const CompileOptions *options, Point *point, bool 
     changed.stop_after = STAGE_PLAN;
     Compilation compilation;
     Diag *own = diag_create(arena); // what does not fit is a row, not an error
-    ExitCode code = compile_file(&changed, arena, own, &compilation);
-    if (code == EXIT_DONE)
+    FaultKind code = compile_file(&changed, arena, own, &compilation);
+    if (code == FAULT_NONE)
         fill_row(compilation.plan, row);
     else
-        row->refused = code == EXIT_INFEASIBLE ? "does not fit" : "not valid";
-    if (code != EXIT_DONE && code != EXIT_INFEASIBLE && !*shown) {
+        row->refused = code == FAULT_INFEASIBLE ? "does not fit" : "not valid";
+    if (code != FAULT_NONE && code != FAULT_INFEASIBLE && !*shown) {
         fputs("hepc: at ", stderr);
         for (size_t a = 0; a < point->axis_count; a++)
             fprintf(stderr, "%s%s", a ? ", " : "",
@@ -159,7 +159,7 @@ static void show_progress(size_t done, size_t count)
     fprintf(stderr, "\rhepc: point %zu of %zu%s", done, count, done < count ? "" : "\n");
 }
 
-ExitCode sweep_run(const CompileOptions *options, const char *const *texts, size_t axis_count, bool progress,
+FaultKind sweep_run(const CompileOptions *options, const char *const *texts, size_t axis_count, bool progress,
                    const atomic_int *stop, Arena *arena, Diag *diag, Sweep *out)
 {
     *out = (Sweep){.axis_count = axis_count};
@@ -167,23 +167,23 @@ ExitCode sweep_run(const CompileOptions *options, const char *const *texts, size
     CompileOptions first = *options;
     first.stop_after = STAGE_CHECK; // the file as it is must be good
     Compilation base;
-    ExitCode code = compile_file(&first, arena, diag, &base);
-    if (code != EXIT_DONE)
+    FaultKind code = compile_file(&first, arena, diag, &base);
+    if (code != FAULT_NONE)
         return code;
     const Reading reading = {.ast = base.ast, .options = &options->check, .arena = arena, .diag = diag};
     if (!read_axes(&reading, texts, axes, out))
-        return EXIT_USAGE;
+        return FAULT_USAGE;
     out->outer_level = base.spec->cluster.levels[0].name;
     bool shown = false, valid = false;
     progress = progress && isatty(STDERR_FILENO);
-    for (size_t p = 0; p < out->point_count && code != EXIT_INTERNAL && !atomic_load(stop); p++) {
+    for (size_t p = 0; p < out->point_count && code != FAULT_INTERNAL && !atomic_load(stop); p++) {
         SweepRow *row = &out->rows[p];
         size_t rest = p;
         for (size_t a = axis_count; a-- > 0; rest /= axes[a].count)
             row->values[a] = axes[a].values[rest % axes[a].count];
         Point point = {.axes = axes, .axis_count = axis_count, .values = row->values};
         code = compile_point(options, &point, &shown, row);
-        valid = valid || code == EXIT_DONE || code == EXIT_INFEASIBLE;
+        valid = valid || code == FAULT_NONE || code == FAULT_INFEASIBLE;
         out->row_count++;
         if (progress)
             show_progress(p + 1, out->point_count);
@@ -192,9 +192,9 @@ ExitCode sweep_run(const CompileOptions *options, const char *const *texts, size
         fputc('\n', stderr);
     if (!valid && out->row_count > 0) {
         diag_error_plain(diag, "--sweep: the input goes with none of these values");
-        return EXIT_INPUT;
+        return FAULT_INPUT;
     }
     if (out->row_count == out->point_count)
         warn_of_idle_axes(axes, out, diag);
-    return code == EXIT_INTERNAL ? code : EXIT_DONE;
+    return code == FAULT_INTERNAL ? code : FAULT_NONE;
 }

@@ -25,7 +25,7 @@ struct Arena {
 static void exhausted_default(void)
 {
     fputs("error: memory is exhausted\n", stderr);
-    exit(EXIT_INTERNAL);
+    exit(exit_code_of(FAULT_MEMORY));
 }
 
 static void (*exhausted_handler)(void) = exhausted_default;

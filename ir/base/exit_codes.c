@@ -1,4 +1,4 @@
-// The exit code table as help text, derived from exit_codes.def.
+// The exit code table as a function and as help text, derived from exit_codes.def.
 #include "ir/base/exit_codes.h"
 
 #include <argp.h>
@@ -6,9 +6,19 @@
 
 #define TEXT_OF(value) #value
 
+int exit_code_of(FaultKind kind)
+{
+    static const int codes[FAULT_KIND_COUNT] = {
+#define HEP_EXIT(kind, code, meaning) [FAULT_##kind] = (code),
+#include "ir/base/exit_codes.def"
+#undef HEP_EXIT
+    };
+    return codes[(unsigned)kind < FAULT_KIND_COUNT ? kind : FAULT_INTERNAL];
+}
+
 const char *exit_codes_help(void)
 {
-#define HEP_EXIT(name, code, meaning) "  " TEXT_OF(code) "\t" meaning "\n"
+#define HEP_EXIT(kind, code, meaning) "  " TEXT_OF(code) "\t" meaning "\n"
     return "Exit codes:\n"
 #include "ir/base/exit_codes.def"
         ;

@@ -1,12 +1,10 @@
-// The exit codes of both programs as an enum, and their table for --help.
+// The exit codes of both programs: which one a fault ends in, and their table for --help. For the programs' mains.
 #ifndef HEP_EXIT_CODES_H
 #define HEP_EXIT_CODES_H
 
-typedef enum {
-#define HEP_EXIT(name, code, meaning) EXIT_##name = (code),
-#include "ir/base/exit_codes.def"
-#undef HEP_EXIT
-} ExitCode;
+#include "ir/base/fault.h"
+
+int exit_code_of(FaultKind kind);
 
 // "Exit codes: 0 done; 1 ...", one line per code, for --help. Static storage.
 const char *exit_codes_help(void);

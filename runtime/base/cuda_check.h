@@ -4,12 +4,12 @@
 
 #include <cuda_runtime_api.h>
 
-#include "runtime/base/fault.h"
+#include "ir/base/fault.h"
 
 // "cannot WHAT: an illegal memory access was encountered".
 static inline bool cuda_check(cudaError_t error, const char *what, Fault *fault)
 {
-    return error == cudaSuccess || fault_set(fault, EXIT_FAULT, "cannot %s: %s", what, cudaGetErrorString(error));
+    return error == cudaSuccess || fault_set(fault, FAULT_RUN, "cannot %s: %s", what, cudaGetErrorString(error));
 }
 
 #endif

@@ -112,13 +112,13 @@ static bool run_threads(const CalibrateOptions *options, Calibration *calibratio
 {
     uint64_t count = cluster_gpus(options->cluster), started = 0;
     if (count > machine_thread_limit())
-        return fault_set(fault, EXIT_FAULT, "%" PRIu64 " ranks are more threads than this machine allows", count);
+        return fault_set(fault, FAULT_RUN, "%" PRIu64 " ranks are more threads than this machine allows", count);
     LinkEmulation *links = options->emulate_links ? links_create(options->cluster) : NULL;
     ThreadWorld *world = thread_world_create(options->cluster, links, options->timeout_s);
     Member *members = calloc(count, sizeof(*members));
     bool ok = world && members && (links || !options->emulate_links);
     if (!ok)
-        fault_set(fault, EXIT_FAULT, "out of memory for %" PRIu64 " ranks", count);
+        fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " ranks", count);
     for (; ok && started < count; started++) {
         Member *member = &members[started];
         member->rank = (CalibrateRank){.options = options,
@@ -128,7 +128,7 @@ static bool run_threads(const CalibrateOptions *options, Calibration *calibratio
         int error = member->rank.comm ? pthread_create(&member->thread, NULL, member_main, member) : ENOMEM;
         if (error) {
             Fault cause = {0};
-            fault_set(&cause, EXIT_FAULT, "cannot start the thread of rank %" PRIu64 ": %s", started, strerror(error));
+            fault_set(&cause, FAULT_RUN, "cannot start the thread of rank %" PRIu64 ": %s", started, strerror(error));
             Comm *any = thread_world_comm(world, started);
             any->ops->abort(any, &cause);
             if (options->device)
@@ -139,7 +139,7 @@ static bool run_threads(const CalibrateOptions *options, Calibration *calibratio
     for (uint64_t r = 0; r < started; r++)
         pthread_join(members[r].thread, NULL);
     Fault cause = world ? thread_world_cause(world) : (Fault){0};
-    if (cause.code != EXIT_DONE) {
+    if (cause.kind != FAULT_NONE) {
         *fault = cause;
         ok = false;
     }
@@ -156,7 +156,7 @@ static bool run_process(const CalibrateOptions *options, Calibration *calibratio
     uint64_t ranks = cluster_gpus(options->cluster);
     if (options->comm->size != ranks) {
         Fault differs = {0};
-        fault_set(&differs, EXIT_FAULT,
+        fault_set(&differs, FAULT_RUN,
                   "the levels make %" PRIu64 " ranks, but %" PRIu64 " %s started: launch as many as the levels make",
                   ranks, options->comm->size, options->comm->size == 1 ? "process was" : "processes were");
         if (options->comm->rank != 0)
@@ -168,7 +168,7 @@ static bool run_process(const CalibrateOptions *options, Calibration *calibratio
     member.rank.fault = &member.fault;
     member_main(&member);
     *fault = member.fault;
-    return fault->code == EXIT_DONE;
+    return fault->kind == FAULT_NONE;
 }
 
 bool calibrate_run(const CalibrateOptions *options, Calibration *calibration, Fault *fault)
@@ -181,7 +181,7 @@ bool calibrate_run(const CalibrateOptions *options, Calibration *calibration, Fa
                                    .processors_online = machine_processors_online()};
     host_kernels_init();
     if (options->comm && options->emulate_links)
-        return fault_set(fault, EXIT_USAGE, "links are emulated between threads of one process only");
+        return fault_set(fault, FAULT_USAGE, "links are emulated between threads of one process only");
     return options->comm ? run_process(options, calibration, fault) : run_threads(options, calibration, fault);
 }
 

@@ -71,7 +71,7 @@ bool calibrate_codec(CalibrateRank *rank)
 {
     CodecRun run = {0};
     bool ok = codec_create(rank->options->dims, &run) ||
-              fault_set(rank->fault, EXIT_FAULT, "out of memory for experts to encode");
+              fault_set(rank->fault, FAULT_MEMORY, "out of memory for experts to encode");
     double bytes = (double)run.own.cols * dtype_bytes(run.own.dtype);
     Calibration *out = rank->calibration;
     calibrate_say(rank, "encoding and decoding");

@@ -26,7 +26,7 @@ static bool await(Comm *comm, cudaStream_t stream, Fault *fault)
         if (!comm->device->poll(comm, fault))
             return false;
         if (comm->timeout_s > 0 && clock_now_s() - began_s > comm->timeout_s)
-            return fault_set(fault, EXIT_FAULT, "a rank did not take part: nothing moved for %g s", comm->timeout_s);
+            return fault_set(fault, FAULT_RUN, "a rank did not take part: nothing moved for %g s", comm->timeout_s);
         clock_sleep_until(clock_now_s() + look_s);
     }
 }
@@ -78,7 +78,7 @@ static void level_end(void *context)
 static void *level_begin(Comm *comm, uint32_t members, uint32_t own, Fault *fault)
 {
     DeviceLevel *level = calloc(1, sizeof(*level));
-    bool ok = level || fault_set(fault, EXIT_FAULT, "out of memory");
+    bool ok = level || fault_set(fault, FAULT_MEMORY, "out of memory");
     if (ok)
         *level = (DeviceLevel){.comm = comm, .members = members, .own = own};
     ok = ok && cuda_check(cudaSetDevice(comm->device_index), "use the GPU", fault) &&
@@ -235,7 +235,7 @@ static bool weights_upload(const Tensor *to, uint32_t expert, const ModelDims *d
     Tensor staging = *to;
     staging.data = malloc(bytes);
     if (!staging.data)
-        return fault_set(fault, EXIT_FAULT, "out of memory for an expert");
+        return fault_set(fault, FAULT_MEMORY, "out of memory for an expert");
     weights_fill_experts(dims, 0, 0, expert, 1, staging);
     cudaError_t error = cudaMemcpy(to->data, staging.data, bytes, cudaMemcpyHostToDevice);
     free(staging.data);

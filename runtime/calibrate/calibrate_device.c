@@ -101,7 +101,7 @@ static bool measure_matrices(CalibrateRank *rank)
 {
     ExpertRun run = {0};
     bool ok = expert_create(rank->options->dims, &run) ||
-              fault_set(rank->fault, EXIT_FAULT, "out of memory for an expert of hidden %u, inner %u",
+              fault_set(rank->fault, FAULT_MEMORY, "out of memory for an expert of hidden %u, inner %u",
                         rank->options->dims->hidden, rank->options->dims->inner);
     for (uint32_t m = 0; ok && m < MATRIX_SIZES; m++) {
         rank->calibration->matrices[m].rows = calibrate_row_counts[m];
@@ -139,7 +139,7 @@ static bool measure_memory(CalibrateRank *rank)
     double ignored_s;
     calibrate_say(rank, "memory");
     if (!run.sum)
-        return fault_set(rank->fault, EXIT_FAULT, "out of memory for what is streamed");
+        return fault_set(rank->fault, FAULT_MEMORY, "out of memory for what is streamed");
     run.a = run.sum + run.count;
     run.b = run.a + run.count;
     for (uint64_t i = 0; i < 3 * run.count; i++)

@@ -92,7 +92,7 @@ static bool run_open(CalibrateRank *rank, uint32_t level, LevelRun *run)
     run->send_counts = calloc(run->members, sizeof(*run->send_counts));
     run->recv_counts = calloc(run->members, sizeof(*run->recv_counts));
     if (!run->send || !run->recv || !run->send_counts || !run->recv_counts)
-        return fault_set(rank->fault, EXIT_FAULT, "out of memory for rows");
+        return fault_set(rank->fault, FAULT_MEMORY, "out of memory for rows");
     const CalibrateDevice *device = rank->options->device;
     if (device) {
         run->on_device = device->level_begin(rank->comm, run->members, run->own, rank->fault);

@@ -122,7 +122,7 @@ bool calibrate_workers(LevelRun *run, uint64_t rows)
     calibration->ports = calloc(count, sizeof(*calibration->ports));
     calibration->pairs = calloc((size_t)count * count, sizeof(*calibration->pairs));
     if (!calibration->ports || !calibration->pairs)
-        return fault_set(run->rank->fault, EXIT_FAULT, "out of memory for %u workers", count);
+        return fault_set(run->rank->fault, FAULT_MEMORY, "out of memory for %u workers", count);
     if (!measure(run, rows, calibration->ports, calibration->pairs))
         return false;
     Spread middle = middle_of(calibration->ports, count, &unlike);

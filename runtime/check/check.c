@@ -37,13 +37,13 @@ bool check_rank(const Reference *reference, const Plan *plan, uint64_t rank, con
     *part = (CheckPart){0};
     uint64_t count = model_tokens(&plan->model) * plan->model.hidden;
     if (!result->tokens || !result->x.data || result->x.rows * result->x.cols != count)
-        return fault_set(fault, EXIT_INPUT, "the plan has no input or no final hidden state to check");
+        return fault_set(fault, FAULT_INPUT, "the plan has no input or no final hidden state to check");
     ReferenceResult found = {0};
     double *expected = malloc(count * sizeof(*expected));
     float *x = malloc(count * sizeof(*x));
     bool ok = expected && x;
     if (!ok)
-        fault_set(fault, EXIT_FAULT, "out of memory for the check");
+        fault_set(fault, FAULT_MEMORY, "out of memory for the check");
     ReferenceInput input = {.rank = rank, .tokens = result->tokens, .decisions = result->decisions};
     ok = ok && reference_run(reference, &input, expected, &found, fault);
     if (ok) {

@@ -364,12 +364,12 @@ static bool check_decisions(const Plan *plan, const int32_t *decisions, Fault *f
     for (uint64_t i = 0; i < plan->choice_count * tokens * top_k; i++) {
         uint64_t first = i / top_k * top_k;
         if (decisions[i] < -1 || decisions[i] >= (int64_t)plan->model.experts)
-            return fault_set(fault, EXIT_FAULT, "gate chose expert %d of %u", decisions[i], plan->model.experts);
+            return fault_set(fault, FAULT_RUN, "gate chose expert %d of %u", decisions[i], plan->model.experts);
         if (decisions[i] < 0 && plan->capacity == 0)
-            return fault_set(fault, EXIT_MISMATCH, "the gate dropped a token, although no capacity was set");
+            return fault_set(fault, FAULT_MISMATCH, "the gate dropped a token, although no capacity was set");
         for (uint64_t j = first; j < i; j++)
             if (decisions[j] == decisions[i] && decisions[i] >= 0)
-                return fault_set(fault, EXIT_FAULT, "gate chose expert %d twice for one token", decisions[i]);
+                return fault_set(fault, FAULT_RUN, "gate chose expert %d twice for one token", decisions[i]);
     }
     return true;
 }
@@ -383,7 +383,7 @@ bool reference_run(const Reference *reference, const ReferenceInput *input, doub
         return false;
     if (!run_begin(&run, reference, input->rank, x)) {
         run_end(&run);
-        return fault_set(fault, EXIT_FAULT, "not enough memory for the reference of rank %llu",
+        return fault_set(fault, FAULT_MEMORY, "not enough memory for the reference of rank %llu",
                          (unsigned long long)input->rank);
     }
     embed(&run, input->tokens);
@@ -398,14 +398,14 @@ bool reference_run(const Reference *reference, const ReferenceInput *input, doub
     }
     *result = (ReferenceResult){.loss = mean_loss(&run, input->tokens), .choice_excess = run.choice_excess};
     run_end(&run);
-    return !is_stopped(&run) || fault_set(fault, EXIT_FAULT, "the comparison with the reference was ended");
+    return !is_stopped(&run) || fault_set(fault, FAULT_RUN, "the comparison with the reference was ended");
 }
 
 Reference *reference_create(const Plan *plan, uint64_t seed, Fault *fault)
 {
     Reference *reference = plan->model.abstract ? NULL : malloc(sizeof *reference);
     if (!reference) {
-        fault_set(fault, EXIT_FAULT,
+        fault_set(fault, FAULT_RUN,
                   plan->model.abstract ? "model '%s' gives volumes, not dimensions: nothing to compute"
                                        : "not enough memory for the reference of '%s'",
                   plan->model.name);

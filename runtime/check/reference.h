@@ -5,8 +5,8 @@
 #ifndef HEP_REFERENCE_H
 #define HEP_REFERENCE_H
 
+#include "ir/base/fault.h"
 #include "ir/plan.h"
-#include "runtime/base/fault.h"
 
 // Immutable once created: ranks' threads may share one. `plan` must outlive it.
 typedef struct Reference Reference;

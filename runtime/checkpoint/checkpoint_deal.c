@@ -119,7 +119,7 @@ static bool check_sources(const CheckpointReader *reader, Fault *fault)
         const SavedBuffer *of = &reader->own.buffers[b];
         bool is_made = of->rebuild == REBUILD_ZERO || (of->rebuild == REBUILD_MEAN && weights_of(reader, of));
         if (!is_made && !source_of(reader, of))
-            return fault_set(fault, EXIT_INPUT, "%s: it has no buffer '%s' of %" PRIu64 " columns of %s",
+            return fault_set(fault, FAULT_INPUT, "%s: it has no buffer '%s' of %" PRIu64 " columns of %s",
                              reader->checkpoint->path, of->name, of->cols, dtype_name(of->dtype));
     }
     return true;
@@ -135,7 +135,7 @@ static bool check_experts(const CheckpointReader *reader, Fault *fault)
             found = expert >= manifest->files[f].first_expert &&
                     expert - manifest->files[f].first_expert < manifest->files[f].experts;
         if (!found)
-            return fault_set(fault, EXIT_INPUT, "%s: expert %" PRIu32 " is in none of its files",
+            return fault_set(fault, FAULT_INPUT, "%s: expert %" PRIu32 " is in none of its files",
                              reader->checkpoint->path, expert);
     }
     return true;
@@ -150,7 +150,7 @@ static bool read_row(const CheckpointReader *reader, uint64_t index, uint64_t fr
     int descriptor = open(path, O_RDONLY | O_CLOEXEC);
     bool ok = descriptor >= 0 && pread(descriptor, row, bytes, (off_t)from) == (ssize_t)bytes;
     if (!ok)
-        fault_set(fault, EXIT_IO, "%s: %s", path, descriptor < 0 ? strerrordesc_np(errno) : "it ends early");
+        fault_set(fault, FAULT_IO, "%s: %s", path, descriptor < 0 ? strerrordesc_np(errno) : "it ends early");
     if (descriptor >= 0)
         close(descriptor);
     free(path);
@@ -184,7 +184,7 @@ static bool fill_mean(CheckpointReader *reader, const SavedBuffer *of, Fault *fa
     const SavedBuffer *source = weights_of(reader, of);
     void *row = malloc(row_bytes(of) + 1);
     float *values = calloc(of->cols + 1, sizeof(float)), *sum = calloc(of->cols + 1, sizeof(float));
-    bool ok = (row && values && sum) || fault_set(fault, EXIT_FAULT, "out of memory for a checkpoint");
+    bool ok = (row && values && sum) || fault_set(fault, FAULT_MEMORY, "out of memory for a checkpoint");
     ok = ok && sum_experts(reader, source, row, values, sum, fault);
     if (ok) {
         host_from_f32(sum, row, of->dtype, of->cols);

@@ -17,7 +17,7 @@ static const char step_prefix[] = "step-", unfinished[] = ".tmp";
 
 static bool io_fault(Fault *fault, const char *path)
 {
-    return fault_set(fault, EXIT_IO, "%s: %s", path, strerrordesc_np(errno));
+    return fault_set(fault, FAULT_IO, "%s: %s", path, strerrordesc_np(errno));
 }
 
 char *checkpoint_join(const char *dir, const char *name)
@@ -135,7 +135,7 @@ bool checkpoint_list(const char *path, uint64_t **iterations, size_t *count, Fau
             if (!larger) {
                 closedir(dir);
                 free(*iterations);
-                return fault_set(fault, EXIT_FAULT, "out of memory for the checkpoints of %s", path);
+                return fault_set(fault, FAULT_MEMORY, "out of memory for the checkpoints of %s", path);
             }
             *iterations = larger;
         }

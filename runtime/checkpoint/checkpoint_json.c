@@ -296,16 +296,16 @@ static bool parse_checkpoint(const char *path, const cJSON *root, Manifest *out,
 {
     uint32_t version;
     if (strcmp(get_text(root, "format"), "hep_checkpoint") != 0 || !get_u32(root, "version", &version))
-        return fault_set(fault, EXIT_INPUT, "%s: not the manifest of a checkpoint", path);
+        return fault_set(fault, FAULT_INPUT, "%s: not the manifest of a checkpoint", path);
     if (version != CHECKPOINT_VERSION)
-        return fault_set(fault, EXIT_INPUT, "%s: version %" PRIu32 " of the format, this program reads %d", path,
+        return fault_set(fault, FAULT_INPUT, "%s: version %" PRIu32 " of the format, this program reads %d", path,
                          version, CHECKPOINT_VERSION);
     if (parse_what(root, out) && parse_world(root, out) &&
         parse_buffers(cJSON_GetObjectItemCaseSensitive(root, "buffers"), out) &&
         parse_files(cJSON_GetObjectItemCaseSensitive(root, "files"), out) && check_rows(out))
         return true;
     manifest_free(out);
-    return fault_set(fault, EXIT_INPUT, "%s: the manifest misses values or has impossible ones", path);
+    return fault_set(fault, FAULT_INPUT, "%s: the manifest misses values or has impossible ones", path);
 }
 
 bool manifest_parse(const char *path, const char *text, Manifest *out, Fault *fault)
@@ -316,7 +316,7 @@ bool manifest_parse(const char *path, const char *text, Manifest *out, Fault *fa
     uint32_t sum = 0;
     bool ok = checkpoint && get_crc(root, &sum) && sum == sum_of(checkpoint);
     if (!ok)
-        fault_set(fault, EXIT_INPUT, "%s: damaged: %s", path,
+        fault_set(fault, FAULT_INPUT, "%s: damaged: %s", path,
                   checkpoint ? "its checksum is another" : "not what a checkpoint begins with");
     ok = ok && parse_checkpoint(path, checkpoint, out, fault);
     out->sum = sum;

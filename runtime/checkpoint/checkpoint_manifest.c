@@ -53,7 +53,7 @@ void manifest_free(Manifest *manifest)
 
 static bool out_of_memory(Fault *fault)
 {
-    return fault_set(fault, EXIT_FAULT, "out of memory for the manifest of a checkpoint");
+    return fault_set(fault, FAULT_MEMORY, "out of memory for the manifest of a checkpoint");
 }
 
 static bool manifest_allocate(Manifest *manifest)
@@ -145,7 +145,7 @@ bool manifest_of_plan(const Plan *plan, Manifest *out, Fault *fault)
 
 static bool differs(const char *where, const char *field, const char *there, const char *here, Fault *fault)
 {
-    return fault_set(fault, EXIT_INPUT, "%s: the model's %s is %s there, %s in the plan", where, field, there, here);
+    return fault_set(fault, FAULT_INPUT, "%s: the model's %s is %s there, %s in the plan", where, field, there, here);
 }
 
 bool manifest_same_model(const Manifest *of, const Plan *plan, const char *where, Fault *fault)

@@ -47,7 +47,7 @@ static char *last_of(const char *dir, Fault *fault)
     char *path = count > 0 ? step_path(dir, found[count - 1]) : NULL;
     free(found);
     if (!path)
-        fault_set(fault, EXIT_INPUT, "--resume %s: there is no checkpoint", dir);
+        fault_set(fault, FAULT_INPUT, "--resume %s: there is no checkpoint", dir);
     return path;
 }
 
@@ -87,7 +87,7 @@ static bool read_manifest(Checkpoint *checkpoint, Fault *fault)
     size_t length;
     char *path = checkpoint_join(checkpoint->path, CHECKPOINT_MANIFEST);
     char *text = file_read(path, manifest_limit, &length, &error);
-    bool ok = text || fault_set(fault, EXIT_IO, "%s: %s", path, error);
+    bool ok = text || fault_set(fault, FAULT_IO, "%s: %s", path, error);
     ok = ok && manifest_parse(path, text, &checkpoint->manifest, fault);
     free(text);
     free(path);
@@ -109,11 +109,11 @@ Checkpoint *checkpoint_open(const char *path, Fault *fault)
 {
     Checkpoint *checkpoint = calloc(1, sizeof(*checkpoint));
     if (!checkpoint) {
-        fault_set(fault, EXIT_FAULT, "out of memory for a checkpoint");
+        fault_set(fault, FAULT_MEMORY, "out of memory for a checkpoint");
         return NULL;
     }
     checkpoint->path = file_exists(path, CHECKPOINT_MANIFEST) ? strdup(path) : last_of(path, fault);
-    bool ok = checkpoint->path || fault_set(fault, EXIT_FAULT, "out of memory for a checkpoint");
+    bool ok = checkpoint->path || fault_set(fault, FAULT_MEMORY, "out of memory for a checkpoint");
     for (size_t length = ok ? strlen(checkpoint->path) : 0; length > 1 && checkpoint->path[length - 1] == '/';)
         checkpoint->path[--length] = '\0';
     if (ok)

@@ -22,7 +22,7 @@ static bool read_same(CheckpointReader *reader, Fault *fault)
 bool checkpoint_read(const Checkpoint *checkpoint, const CheckpointRank *rank, Fault *fault)
 {
     CheckpointReader reader = {.checkpoint = checkpoint, .rank = rank, .chunk = malloc(CHECKPOINT_CHUNK)};
-    bool ok = (reader.chunk || fault_set(fault, EXIT_FAULT, "out of memory for a checkpoint")) &&
+    bool ok = (reader.chunk || fault_set(fault, FAULT_MEMORY, "out of memory for a checkpoint")) &&
               manifest_of_plan(rank->plan, &reader.own, fault);
     if (ok)
         ok = manifest_same_strategy(&checkpoint->manifest, &reader.own) ? read_same(&reader, fault)

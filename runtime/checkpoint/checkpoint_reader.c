@@ -18,7 +18,7 @@ bool reader_add(CheckpointReader *reader, CheckpointCopy copy, Fault *fault)
         size_t capacity = reader->capacity ? 2 * reader->capacity : 64;
         CheckpointCopy *larger = realloc(reader->copies, capacity * sizeof(*larger));
         if (!larger)
-            return fault_set(fault, EXIT_FAULT, "out of memory for a checkpoint");
+            return fault_set(fault, FAULT_MEMORY, "out of memory for a checkpoint");
         reader->copies = larger;
         reader->capacity = capacity;
     }
@@ -45,7 +45,7 @@ bool reader_goes_on(const CheckpointRank *rank, Fault *fault)
 {
     atomic_store(rank->alive_s, clock_now_s());
     return !rank->stopped || !atomic_load(rank->stopped) ||
-           fault_set(fault, EXIT_FAULT, "interrupted while a checkpoint was read");
+           fault_set(fault, FAULT_RUN, "interrupted while a checkpoint was read");
 }
 
 static ssize_t read_fully(int descriptor, char *out, size_t length)
@@ -64,7 +64,7 @@ static ssize_t read_fully(int descriptor, char *out, size_t length)
 
 static bool damaged(const CheckpointReader *reader, const char *path, const char *how, Fault *fault)
 {
-    fault_set(fault, EXIT_INPUT, "%s: damaged: %s", path, how);
+    fault_set(fault, FAULT_INPUT, "%s: damaged: %s", path, how);
     return checkpoint_suggest(reader->checkpoint, fault);
 }
 
@@ -76,10 +76,10 @@ static bool read_open_file(CheckpointReader *reader, const SavedFile *file, cons
     uint64_t at = 0;
     for (;;) {
         ssize_t got = reader_goes_on(reader->rank, fault) ? read_fully(descriptor, reader->chunk, CHECKPOINT_CHUNK) : 0;
-        if (fault->code != EXIT_DONE)
+        if (fault->kind != FAULT_NONE)
             return false;
         if (got < 0)
-            return fault_set(fault, EXIT_IO, "%s: %s", path, strerrordesc_np(errno));
+            return fault_set(fault, FAULT_IO, "%s: %s", path, strerrordesc_np(errno));
         if (got == 0)
             break;
         crc = (uint32_t)crc32_z(crc, (const Bytef *)reader->chunk, (size_t)got);
@@ -101,7 +101,7 @@ bool reader_read(CheckpointReader *reader, uint64_t index, Fault *fault)
     int descriptor = open(path, O_RDONLY | O_CLOEXEC);
     bool ok = descriptor >= 0;
     if (!ok) {
-        fault_set(fault, EXIT_IO, "%s: %s", path, strerrordesc_np(errno));
+        fault_set(fault, FAULT_IO, "%s: %s", path, strerrordesc_np(errno));
         checkpoint_suggest(reader->checkpoint, fault);
     }
     ok = ok && read_open_file(reader, file, path, descriptor, fault);

@@ -25,7 +25,7 @@ struct CheckpointDir {
 
 static bool io_fault(Fault *fault, const char *path)
 {
-    return fault_set(fault, EXIT_IO, "%s: %s", path, strerrordesc_np(errno));
+    return fault_set(fault, FAULT_IO, "%s: %s", path, strerrordesc_np(errno));
 }
 
 // ---- the directory ---------------------------------------------------------------------------
@@ -36,14 +36,14 @@ static bool check_last(CheckpointDir *dir, const Plan *plan, uint64_t last, uint
     checkpoint_step_name(name, last, "");
     char *path = checkpoint_join(dir->path, name);
     bool ok = last <= iteration ||
-              fault_set(fault, EXIT_INPUT,
+              fault_set(fault, FAULT_INPUT,
                         "--checkpoint %s: there is a checkpoint of iteration %" PRIu64
                         ", beyond where this run begins: --resume it, move %s away, or name another directory",
                         dir->path, last, name);
     Fault unread = {0};
     Checkpoint *checkpoint = ok ? checkpoint_open(path, &unread) : NULL;
     if (checkpoint && !checkpoint_fits(checkpoint, plan, &unread))
-        ok = fault_set(fault, EXIT_INPUT, "--checkpoint %s: another model's checkpoints are there: %s", dir->path,
+        ok = fault_set(fault, FAULT_INPUT, "--checkpoint %s: another model's checkpoints are there: %s", dir->path,
                        unread.message);
     checkpoint_close(checkpoint);
     free(path);
@@ -86,7 +86,7 @@ static bool dir_manage(CheckpointDir *dir, const Plan *plan, uint64_t iteration,
     if (flock(dir->descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
         close(dir->descriptor);
         dir->descriptor = -1; // nothing there is this run's to clean up
-        return fault_set(fault, EXIT_IO, "--checkpoint %s: another run writes its checkpoints there", dir->path);
+        return fault_set(fault, FAULT_IO, "--checkpoint %s: another run writes its checkpoints there", dir->path);
     }
     return probe(dir->path, fault) && look_around(dir, plan, iteration, fault);
 }
@@ -98,7 +98,7 @@ CheckpointDir *checkpoint_dir_open(const char *path, const Plan *plan, uint64_t 
         dir->descriptor = -1;
         dir->path = strdup(path);
     }
-    bool ok = (dir && dir->path) || fault_set(fault, EXIT_FAULT, "out of memory for checkpoints");
+    bool ok = (dir && dir->path) || fault_set(fault, FAULT_MEMORY, "out of memory for checkpoints");
     ok = ok && manifest_of_plan(plan, &dir->manifest, fault) && (!first || dir_manage(dir, plan, iteration, fault));
     if (ok)
         return dir;
@@ -113,7 +113,7 @@ void checkpoint_dir_close(CheckpointDir *dir)
     Fault ignored = {0}; // the next run tries again
     if (dir->descriptor >= 0) {
         if (!checkpoint_remove_unfinished(dir->path, &ignored))
-            ignored.code = EXIT_DONE;
+            ignored.kind = FAULT_NONE;
         close(dir->descriptor);
     }
     manifest_free(&dir->manifest);
@@ -127,14 +127,14 @@ static bool go_on(const CheckpointRank *rank, Fault *fault)
 {
     atomic_store(rank->alive_s, clock_now_s());
     return !rank->stopped || !atomic_load(rank->stopped) ||
-           fault_set(fault, EXIT_FAULT, "interrupted while a checkpoint was written");
+           fault_set(fault, FAULT_RUN, "interrupted while a checkpoint was written");
 }
 
 // What would end a training that goes on from it is not written.
 static bool check_finite(const SavedBuffer *of, const void *values, uint64_t bytes, Fault *fault)
 {
     return !nonfinite_among(values, of->dtype, bytes / dtype_bytes(of->dtype)) ||
-           fault_set(fault, EXIT_FAULT, "'%s' has a number that is not finite: no checkpoint was written", of->name);
+           fault_set(fault, FAULT_RUN, "'%s' has a number that is not finite: no checkpoint was written", of->name);
 }
 
 // A checkpoint being written by one rank.
@@ -188,7 +188,7 @@ static bool compare_equal(const Writer *writer, Fault *fault)
     if (!comm->ops->all_reduce_max(comm, extremes, 2, fault))
         return false;
     return extremes[0] == -extremes[1] ||
-           fault_set(fault, EXIT_FAULT,
+           fault_set(fault, FAULT_RUN,
                      "weights that all ranks should have alike differ between ranks: no checkpoint was written");
 }
 
@@ -277,7 +277,7 @@ bool checkpoint_write(CheckpointDir *dir, const CheckpointRank *rank, const Trai
                      .path = checkpoint_join(dir->path, name),
                      .chunk = malloc(CHECKPOINT_CHUNK),
                      .table = calloc(2 * (dir->manifest.ranks + 1), sizeof(double))};
-    bool ok = (writer.chunk && writer.table) || fault_set(fault, EXIT_FAULT, "out of memory for a checkpoint");
+    bool ok = (writer.chunk && writer.table) || fault_set(fault, FAULT_MEMORY, "out of memory for a checkpoint");
     ok = ok && write_all(&writer, point, fault);
     *bytes = 0;
     for (uint64_t f = 0; ok && f <= dir->manifest.ranks; f++)

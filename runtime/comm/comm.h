@@ -6,8 +6,9 @@
 #ifndef HEP_COMM_H
 #define HEP_COMM_H
 
+#include "ir/base/fault.h"
 #include "ir/plan.h"
-#include "runtime/base/fault.h"
+#include "runtime/base/standing.h"
 
 typedef struct Comm Comm;
 

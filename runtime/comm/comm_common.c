@@ -84,10 +84,10 @@ bool comm_check_send(const Exchange *exchange, uint32_t member, uint64_t rank, F
         return true;
     int32_t rows = exchange->send_counts[member];
     if (rows < 0)
-        return fault_set(fault, EXIT_FAULT, "%" PRId32 " rows to send to rank %" PRIu64, rows, rank);
+        return fault_set(fault, FAULT_RUN, "%" PRId32 " rows to send to rank %" PRIu64, rows, rank);
     uint64_t fixed = comm_is_fixed(exchange) ? exchange->parts[0].fixed_rows : (uint64_t)rows;
     return (uint64_t)rows <= fixed ||
-           fault_set(fault, EXIT_FAULT, "%" PRId32 " rows to send to rank %" PRIu64 " in a message of %" PRIu64, rows,
+           fault_set(fault, FAULT_RUN, "%" PRId32 " rows to send to rank %" PRIu64 " in a message of %" PRIu64, rows,
                      rank, fixed);
 }
 
@@ -124,12 +124,12 @@ bool comm_check_receive(const Exchange *exchange, uint32_t members, uint32_t own
         return true;
     for (uint32_t m = 0; m < members; m++) {
         if (m != own && exchange->recv_counts[m] < 0)
-            return fault_set(fault, EXIT_FAULT, "rank %" PRIu64 " sends %" PRId32 " rows", ranks[m],
+            return fault_set(fault, FAULT_RUN, "rank %" PRIu64 " sends %" PRId32 " rows", ranks[m],
                              exchange->recv_counts[m]);
     }
     uint64_t rows = first_row(ROWS_OTHERS, exchange->recv_counts, members, own);
     if (rows > exchange->recv_capacity)
-        return fault_set(fault, EXIT_FAULT,
+        return fault_set(fault, FAULT_RUN,
                          "received %" PRIu64 " rows, its buffer holds %" PRIu64
                          ": more tokens chose experts behind this rank than the plan reserves for",
                          rows, exchange->recv_capacity);

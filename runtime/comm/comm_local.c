@@ -49,7 +49,7 @@ static bool channel_create(LocalComm *comm, LocalChannel *channel, const Group *
     channel->offers = calloc(members, sizeof(*channel->offers));
     channel->done_events = calloc(members, sizeof(*channel->done_events));
     if (!channel->ranks || !channel->levels || !channel->offers || !channel->done_events)
-        return fault_set(fault, EXIT_FAULT, "out of memory for a channel");
+        return fault_set(fault, FAULT_MEMORY, "out of memory for a channel");
     for (uint32_t m = 0; m < members; m++) {
         channel->ranks[m] = group_member_rank(comm->comm.cluster, group, comm->comm.rank, m);
         channel->levels[m] = comm_level_between(comm->comm.cluster, comm->comm.rank, channel->ranks[m]);
@@ -63,7 +63,7 @@ static int local_open(Comm *base, const Group *group, Stream stream, Fault *faul
     LocalComm *comm = (LocalComm *)base;
     LocalChannel *channels = realloc(comm->channels, (comm->channel_count + 1) * sizeof(*channels));
     if (!channels) {
-        fault_set(fault, EXIT_FAULT, "out of memory for a channel");
+        fault_set(fault, FAULT_MEMORY, "out of memory for a channel");
         return -1;
     }
     comm->channels = channels;
@@ -118,7 +118,7 @@ static bool second_meeting(const LocalComm *comm, LocalChannel *channel, cudaStr
 static bool mismatch(const LocalChannel *channel, uint32_t peer, const char *what, uint64_t own, uint64_t theirs,
                      Fault *fault)
 {
-    fault_set(fault, EXIT_FAULT, "%s differs: %" PRIu64 " here, %" PRIu64 " at rank %" PRIu64, what, own, theirs,
+    fault_set(fault, FAULT_RUN, "%s differs: %" PRIu64 " here, %" PRIu64 " at rank %" PRIu64, what, own, theirs,
               channel->ranks[peer]);
     fault->peer = (int64_t)channel->ranks[peer];
     return false;
@@ -226,9 +226,9 @@ static bool local_all_gather(Comm *base, int handle, const void *shard, void *ga
 static bool local_poll(Comm *base, Fault *fault)
 {
     Fault cause = thread_world_cause(((LocalComm *)base)->world);
-    if (cause.code != EXIT_DONE && fault->code == EXIT_DONE)
+    if (cause.kind != FAULT_NONE && fault->kind == FAULT_NONE)
         *fault = cause;
-    return cause.code == EXIT_DONE;
+    return cause.kind == FAULT_NONE;
 }
 
 static bool local_attach(Comm *base, void *memory, uint64_t bytes, Fault *fault)
@@ -307,7 +307,7 @@ Comm *local_comm_create(ThreadWorld *world, uint64_t rank, Fault *fault)
 {
     LocalComm *comm = calloc(1, sizeof(*comm));
     if (!comm) {
-        fault_set(fault, EXIT_FAULT, "out of memory");
+        fault_set(fault, FAULT_MEMORY, "out of memory");
         return NULL;
     }
     comm->world = world;

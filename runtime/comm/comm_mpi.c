@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "ir/base/exit_codes.h"
 #include "runtime/base/clock.h"
 #include "runtime/comm/comm_mpi_internal.h"
 
@@ -101,10 +102,10 @@ static bool mpi_start(Fault *fault)
 {
     int provided;
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS)
-        return fault_set(fault, EXIT_FAULT, "MPI cannot be initialised");
+        return fault_set(fault, FAULT_RUN, "MPI cannot be initialised");
     if (provided < MPI_THREAD_MULTIPLE) {
         MPI_Finalize();
-        return fault_set(fault, EXIT_FAULT, "this MPI cannot serve several threads (MPI_THREAD_MULTIPLE)");
+        return fault_set(fault, FAULT_RUN, "this MPI cannot serve several threads (MPI_THREAD_MULTIPLE)");
     }
     return true;
 }
@@ -137,7 +138,7 @@ bool mpi_available(void)
 static _Noreturn void start_fail(const MpiWorldOptions *options, const Fault *fault)
 {
     options->report(options->report_context, fault);
-    MPI_Abort(MPI_COMM_WORLD, EXIT_FAULT);
+    MPI_Abort(MPI_COMM_WORLD, exit_code_of(FAULT_RUN));
     abort();
 }
 
@@ -154,7 +155,7 @@ MpiWorld *mpi_world_create(const MpiWorldOptions *options, Fault *fault)
     MpiWorld *world = calloc(1, sizeof(*world));
     double *gathered = calloc((size_t)size * REDUCE_COUNT_MAX, sizeof(*gathered));
     if (!world || !gathered) {
-        fault_set(fault, EXIT_FAULT, "out of memory for %d ranks", size);
+        fault_set(fault, FAULT_MEMORY, "out of memory for %d ranks", size);
         start_fail(options, fault);
     }
     world->options = *options;
@@ -226,7 +227,7 @@ bool mpi_world_share(MpiWorld *world, int *code, char **data, size_t *length, Fa
     if (world->process != 0) {
         *data = malloc(*length + 1);
         if (!*data) {
-            fault_set(fault, EXIT_FAULT, "out of memory for a plan of %zu bytes", *length);
+            fault_set(fault, FAULT_MEMORY, "out of memory for a plan of %zu bytes", *length);
             mpi_abort(&world->comm, fault);
             return false;
         }

@@ -85,7 +85,7 @@ static bool channel_connect(const MpiWorld *world, Channel *channel, Fault *faul
     MPI_Group all, members;
     int *ranks = calloc(channel->member_count, sizeof(*ranks));
     if (!ranks)
-        return fault_set(fault, EXIT_FAULT, "out of memory for a channel");
+        return fault_set(fault, FAULT_MEMORY, "out of memory for a channel");
     for (uint32_t m = 0; m < channel->member_count; m++)
         ranks[m] = (int)cluster_process_of_rank(world->comm.cluster, channel->ranks[m]);
     MPI_Comm_group(world->calls, &all);
@@ -108,7 +108,7 @@ int mpi_open(Comm *base, const Group *group, Stream stream, Fault *fault)
         world->channels = channels;
     Channel *channel = channels ? channel_create(world, group, stream) : NULL;
     if (!channel) {
-        fault_set(fault, EXIT_FAULT, "out of memory for a channel");
+        fault_set(fault, FAULT_MEMORY, "out of memory for a channel");
         return -1;
     }
     if (!channel_connect(world, channel, fault)) {
@@ -210,7 +210,7 @@ static bool call_timeout(const Call *call, const Wait *wait)
     if (more > 0)
         snprintf(others, sizeof(others), " (nor did %" PRIu32 " more)", more);
     bool silent = clock_now_s() > wait->heard_s + mpi_silence_s(call->world);
-    fault_set(fault, EXIT_FAULT, "rank %" PRIu64 " did not %s in %s%s, and for %g s %s", peer,
+    fault_set(fault, FAULT_RUN, "rank %" PRIu64 " did not %s in %s%s, and for %g s %s", peer,
               call_receives(channel) ? "arrive" : "take its rows", group, others, call->world->options.timeout_s,
               silent ? "nothing was heard of it" : "neither it nor any rank it waits for moved or computed anything");
     fault->peer = (int64_t)peer;
@@ -239,7 +239,7 @@ static bool call_check_size(const Call *call, uint32_t member, int expected, MPI
         return true;
     char group[128];
     comm_describe_group(call->world->comm.cluster, &call->channel->group, group, sizeof(group));
-    fault_set(call->fault, EXIT_FAULT,
+    fault_set(call->fault, FAULT_RUN,
               "the size of a message differs in %s: %d bytes expected, %d came from rank %" PRIu64, group, expected,
               bytes, call->channel->ranks[member]);
     call->fault->peer = (int64_t)call->channel->ranks[member];

@@ -14,7 +14,7 @@ bool mpi_check(int error, const char *what, Fault *fault)
     char text[MPI_MAX_ERROR_STRING] = "";
     int length;
     MPI_Error_string(error, text, &length);
-    return fault_set(fault, EXIT_FAULT, "%s: %s", what, text);
+    return fault_set(fault, FAULT_RUN, "%s: %s", what, text);
 }
 
 void mpi_wait_a_while(double since_s)

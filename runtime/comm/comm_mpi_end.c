@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "ir/base/exit_codes.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/machine.h"
 #include "runtime/comm/comm_launcher.h"
@@ -31,7 +32,7 @@ bool mpi_places_learn(MpiWorld *world, Fault *fault)
     own.pid_space = stat("/proc/self/ns/pid", &space) == 0 ? (uint64_t)space.st_ino : 0;
     world->places = calloc(world->comm.size, sizeof(*world->places));
     if (!world->places)
-        return fault_set(fault, EXIT_FAULT, "out of memory for %" PRIu64 " ranks", world->comm.size);
+        return fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " ranks", world->comm.size);
     return mpi_check(MPI_Allgather(&own, sizeof(own), MPI_BYTE, world->places, sizeof(own), MPI_BYTE, world->world),
                      "learning where processes run", fault);
 }
@@ -111,17 +112,17 @@ static void complete(MpiWorld *world, Fault *fault)
 
 // ---- telling ---------------------------------------------------------------------------------
 
-static _Noreturn void die(ExitCode code)
+static _Noreturn void die(FaultKind kind)
 {
-    MPI_Abort(MPI_COMM_WORLD, (int)code);
-    _exit((int)code);
+    MPI_Abort(MPI_COMM_WORLD, exit_code_of(kind));
+    _exit(exit_code_of(kind));
 }
 
 // The cause is told already: the launcher ends this process soon.
-static _Noreturn void await_end(ExitCode code)
+static _Noreturn void await_end(FaultKind kind)
 {
     clock_sleep_until(clock_now_s() + killed_s);
-    _exit((int)code);
+    _exit(exit_code_of(kind));
 }
 
 // So that nobody tells another cause while the launcher ends all.
@@ -148,14 +149,14 @@ static void say_over(const MpiWorld *world)
 }
 
 // Does not return if another process tells a cause within that time, or has.
-static void await_over(MpiWorld *world, double time_s, ExitCode code)
+static void await_over(MpiWorld *world, double time_s, FaultKind kind)
 {
     double until_s = clock_now_s() + time_s;
     do {
         if (mpi_control_receive(world, MPI_ANY_SOURCE, TAG_OVER, NULL, 0) >= 0)
             atomic_store(&world->over, true);
         if (atomic_load(&world->over))
-            await_end(code);
+            await_end(kind);
         clock_sleep_until(clock_now_s() + poll_s);
     } while (clock_now_s() < until_s);
 }
@@ -163,17 +164,17 @@ static void await_over(MpiWorld *world, double time_s, ExitCode code)
 void mpi_end(MpiWorld *world, const Fault *cause)
 {
     pthread_mutex_lock(&world->end_mutex);
-    await_over(world, settle_s, cause->code); // a process that was stopped finds old messages
+    await_over(world, settle_s, cause->kind); // a process that was stopped finds old messages
     world->options.report(world->options.report_context, cause);
     say_over(world);
-    die(cause->code);
+    die(cause->kind);
 }
 
 static void tell(MpiWorld *world, int spokesman, const Fault *fault, double time_s)
 {
     MPI_Request request;
     MPI_Isend(fault, sizeof(*fault), MPI_BYTE, spokesman, TAG_FAULT, world->control, &request);
-    await_over(world, time_s, fault->code);
+    await_over(world, time_s, fault->kind);
     MPI_Request_free(&request);
 }
 
@@ -200,16 +201,16 @@ void mpi_abort(Comm *base, const Fault *cause)
     bool told_before = is_told_to_end(world);
     complete(world, &fault);
     if (fault.step < 0) // who was in a step has more to say
-        await_over(world, told_before && launcher_is_hasty() ? hasty_precedence_s : precedence_s, fault.code);
+        await_over(world, told_before && launcher_is_hasty() ? hasty_precedence_s : precedence_s, fault.kind);
     double began_s = clock_now_s();
     for (int spokesman = 0; spokesman < SPOKESMEN && spokesman < (int)world->process; spokesman++)
         tell(world, spokesman, &fault, answer_time_s(world, spokesman, told_before));
     // Cut off from those, but not from the launcher: that ends all soon, and somebody has told why.
     double until_s = began_s + patience_s + (world->process < SPOKESMEN ? 0 : precedence_of_spokesmen_s);
     while (world->process > 0 && !is_told_to_end(world) && clock_now_s() < until_s)
-        await_over(world, 0, fault.code);
+        await_over(world, 0, fault.kind);
     if (is_told_to_end(world) && world->process > 0 && (!told_before || world->process >= SPOKESMEN))
-        await_end(fault.code);
+        await_end(fault.kind);
     mpi_end(world, &fault);
 }
 
@@ -241,13 +242,13 @@ static void *start_main(void *argument)
     clock_sleep_until(clock_now_s() + start_turn_s * (was_stopped || rank > 2 ? 2 : (double)rank));
     Fault fault = {0};
     fault_set(
-        &fault, EXIT_FAULT,
+        &fault, FAULT_RUN,
         "MPI did not come up in %g s: a process of this job is missing, stopped or cut off; look at the processes "
         "on every host and at the network between hosts",
         start.options.timeout_s + start_slack_s);
     fault.rank = (int64_t)rank;
     start.options.report(start.options.report_context, &fault);
-    _exit(EXIT_FAULT);
+    _exit(exit_code_of(FAULT_RUN));
 }
 
 void mpi_start_watch(const MpiWorldOptions *options)

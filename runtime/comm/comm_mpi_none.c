@@ -9,7 +9,7 @@ bool mpi_available(void)
 MpiWorld *mpi_world_create(const MpiWorldOptions *options, Fault *fault)
 {
     (void)options;
-    fault_set(fault, EXIT_FAULT, "built without MPI: the communicator 'mpi' is not there");
+    fault_set(fault, FAULT_RUN, "built without MPI: the communicator 'mpi' is not there");
     return NULL;
 }
 
@@ -31,5 +31,5 @@ bool mpi_world_share(MpiWorld *world, int *code, char **data, size_t *length, Fa
     (void)code;
     (void)data;
     (void)length;
-    return fault_set(fault, EXIT_FAULT, "built without MPI: the communicator 'mpi' is not there");
+    return fault_set(fault, FAULT_RUN, "built without MPI: the communicator 'mpi' is not there");
 }

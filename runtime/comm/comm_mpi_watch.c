@@ -173,7 +173,7 @@ static void look_for_life(Listener *listener, double now_s)
     if (now_s <= listener->heard_s + timeout_s + mpi_silence_s(world))
         return;
     Fault fault = {0};
-    fault_set(&fault, EXIT_FAULT, "rank %d gave no sign of life for %g s", (int)mpi_rank_of(world, before), timeout_s);
+    fault_set(&fault, FAULT_RUN, "rank %d gave no sign of life for %g s", (int)mpi_rank_of(world, before), timeout_s);
     fault.peer = mpi_rank_of(world, before);
     mpi_abort(&world->comm, &fault);
 }
@@ -204,7 +204,7 @@ bool mpi_listener_start(MpiWorld *world, Fault *fault)
     if (listener)
         listener->replies = calloc(replies, sizeof(*listener->replies));
     if (!listener || !listener->replies)
-        return fault_set(fault, EXIT_FAULT, "out of memory for %d ranks", (int)world->comm.size);
+        return fault_set(fault, FAULT_MEMORY, "out of memory for %d ranks", (int)world->comm.size);
     listener->world = world;
     listener->period_s = fmin(beat_s, world->options.timeout_s / 8);
     listener->alive = MPI_REQUEST_NULL;
@@ -213,7 +213,7 @@ bool mpi_listener_start(MpiWorld *world, Fault *fault)
     for (size_t r = 0; r < replies; r++)
         listener->replies[r].request = MPI_REQUEST_NULL;
     return pthread_create(&listener->thread, NULL, listener_main, listener) == 0 ||
-           fault_set(fault, EXIT_FAULT, "cannot start the thread that listens");
+           fault_set(fault, FAULT_RUN, "cannot start the thread that listens");
 }
 
 // No question is open any more in any process, all are past a barrier: what may still be on its way are signs of

@@ -148,7 +148,7 @@ NcclWorld *nccl_world_create(const Launch *launch, double timeout_s, Fault *faul
 {
     NcclWorld *world = calloc(1, sizeof(*world));
     if (!world) {
-        fault_set(fault, EXIT_FAULT, "out of memory");
+        fault_set(fault, FAULT_MEMORY, "out of memory");
         return NULL;
     }
     pthread_rwlock_init(&world->lock, NULL);
@@ -160,7 +160,7 @@ NcclWorld *nccl_world_create(const Launch *launch, double timeout_s, Fault *faul
                          .timeout_s = timeout_s};
     world->gathered = calloc(launch->size * REDUCE_COUNT_MAX, sizeof(*world->gathered));
     if (!world->gathered)
-        fault_set(fault, EXIT_FAULT, "out of memory for %" PRIu64 " ranks", launch->size);
+        fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " ranks", launch->size);
     world->rendezvous = world->gathered ? rendezvous_create(launch, timeout_s, fault) : NULL;
     if (!world->rendezvous) {
         world->dead = true;
@@ -222,7 +222,7 @@ bool nccl_world_share(NcclWorld *world, int *code, char **data, size_t *length, 
     if (world->launch.rank != 0) {
         *data = malloc(*length + 1);
         if (!*data) {
-            fault_set(fault, EXIT_FAULT, "out of memory for a plan of %zu bytes", *length);
+            fault_set(fault, FAULT_MEMORY, "out of memory for a plan of %zu bytes", *length);
             rendezvous_abort(world->rendezvous, fault);
             return false;
         }

@@ -19,7 +19,7 @@ static bool channel_create(NcclWorld *world, NcclChannel *channel, const Group *
     channel->ranks = calloc(members, sizeof(*channel->ranks));
     channel->levels = calloc(members, sizeof(*channel->levels));
     if (!channel->ranks || !channel->levels)
-        return fault_set(fault, EXIT_FAULT, "out of memory for a channel");
+        return fault_set(fault, FAULT_MEMORY, "out of memory for a channel");
     for (uint32_t m = 0; m < members; m++) {
         channel->ranks[m] = group_member_rank(cluster, group, rank, m);
         channel->levels[m] = comm_level_between(cluster, rank, channel->ranks[m]);
@@ -56,7 +56,7 @@ static bool await_stream(NcclWorld *world, Fault *fault)
         if (!nccl_poll(&world->comm, fault))
             return false;
         if (clock_now_s() > until_s)
-            return fault_set(fault, EXIT_FAULT, "cannot connect ranks: not all took part within %g s",
+            return fault_set(fault, FAULT_RUN, "cannot connect ranks: not all took part within %g s",
                              world->comm.timeout_s);
         clock_sleep_until(clock_now_s() + 1e-4);
     }
@@ -70,7 +70,7 @@ static bool channel_connect(NcclWorld *world, int handle, Fault *fault)
     uint32_t members = channel->member_count;
     int32_t *ones = malloc(members * sizeof(*ones));
     char *memory = NULL;
-    bool ok = ones || fault_set(fault, EXIT_FAULT, "out of memory");
+    bool ok = ones || fault_set(fault, FAULT_MEMORY, "out of memory");
     for (uint32_t m = 0; ok && m < members; m++)
         ones[m] = 1;
     ok = ok && cuda_check(cudaMalloc((void **)&memory, 3ull * members), "connect ranks", fault);
@@ -103,7 +103,7 @@ int nccl_open(Comm *base, const Group *group, Stream stream, Fault *fault)
     }
     pthread_rwlock_unlock(&world->lock);
     if (!channels) {
-        fault_set(fault, EXIT_FAULT, "out of memory for a channel");
+        fault_set(fault, FAULT_MEMORY, "out of memory for a channel");
         return -1;
     }
     CommTraffic uncounted[LEVELS_MAX] = {0};
@@ -239,7 +239,7 @@ bool nccl_poll(Comm *base, Fault *fault)
                                (state == ncclSuccess || state == ncclInProgress)))
             continue;
         comm_describe_group(world->comm.cluster, &channel->group, group, sizeof(group));
-        ok = fault_set(fault, EXIT_FAULT, "NCCL failed in %s: '%s': %s", group, ncclGetErrorString(state),
+        ok = fault_set(fault, FAULT_RUN, "NCCL failed in %s: '%s': %s", group, ncclGetErrorString(state),
                        ncclGetLastError(channel->nccl));
     }
     nccl_leave(world);

@@ -5,7 +5,7 @@ NcclWorld *nccl_world_create(const Launch *launch, double timeout_s, Fault *faul
 {
     (void)timeout_s;
     fault_set(
-        fault, EXIT_FAULT,
+        fault, FAULT_RUN,
         "started by %s, but this hep-run was built without NCCL: '--communicator local' runs all ranks on one GPU",
         launch->launcher);
     return NULL;
@@ -25,7 +25,7 @@ Comm *nccl_world_comm(NcclWorld *world, const Cluster *cluster)
 bool nccl_world_share(NcclWorld *world, int *code, char **data, size_t *length, Fault *fault)
 {
     (void)world, (void)code, (void)data, (void)length;
-    return fault_set(fault, EXIT_INTERNAL, "there is no world");
+    return fault_set(fault, FAULT_INTERNAL, "there is no world");
 }
 
 void nccl_world_settle(NcclWorld *world, Fault *fault)

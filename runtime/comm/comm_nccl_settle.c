@@ -14,7 +14,7 @@ bool nccl_enter(NcclWorld *world, Fault *fault)
         return true;
     pthread_rwlock_unlock(&world->lock);
     return !rendezvous_aborted(world->rendezvous, fault) &&
-           fault_set(fault, EXIT_FAULT, "the communicators were ended");
+           fault_set(fault, FAULT_RUN, "the communicators were ended");
 }
 
 void nccl_leave(NcclWorld *world)
@@ -26,7 +26,7 @@ bool nccl_failed(ncclComm_t nccl, ncclResult_t result, const char *what, Fault *
 {
     const char *detail = nccl ? ncclGetLastError(nccl) : "";
     bool shared = result == ncclInvalidUsage;
-    return fault_set(fault, EXIT_FAULT, "cannot %s: NCCL says '%s'%s%s%s", what, ncclGetErrorString(result),
+    return fault_set(fault, FAULT_RUN, "cannot %s: NCCL says '%s'%s%s%s", what, ncclGetErrorString(result),
                      detail && detail[0] ? ": " : "", detail ? detail : "",
                      shared ? "; processes that share a GPU need an NCCL_HOSTID each" : "");
 }
@@ -45,7 +45,7 @@ bool nccl_settle(NcclWorld *world, ncclComm_t nccl, ncclResult_t result, const c
         if (rendezvous_aborted(world->rendezvous, fault))
             return false;
         if (now_s - began_s > world->comm.timeout_s)
-            return fault_set(fault, EXIT_FAULT, "cannot %s: not all ranks took part within %g s", what,
+            return fault_set(fault, FAULT_RUN, "cannot %s: not all ranks took part within %g s", what,
                              world->comm.timeout_s);
         if (now_s - began_s < spin_s)
             sched_yield();

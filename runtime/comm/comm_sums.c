@@ -81,7 +81,7 @@ bool comm_all_reduce(const SumGroup *group, Tensor gradient, Fault *fault)
 {
     uint64_t elements = gradient.rows * gradient.cols, size = dtype_bytes(gradient.dtype);
     if (elements > INT32_MAX)
-        return fault_set(fault, EXIT_FAULT,
+        return fault_set(fault, FAULT_RUN,
                          "a gradient of %" PRIu64 " elements: sums are made of messages of at most %d", elements,
                          INT32_MAX);
     int32_t *send = group->counts, *recv = group->counts + group->members;

@@ -93,7 +93,7 @@ static int threads_open(Comm *base, const Group *group, Stream stream, Fault *fa
         return -1;
     Handle *handles = realloc(comm->handles, (comm->handle_count + 1) * sizeof(*handles));
     if (!handles) {
-        fault_set(fault, EXIT_FAULT, "out of memory for a channel");
+        fault_set(fault, FAULT_MEMORY, "out of memory for a channel");
         return -1;
     }
     comm->handles = handles;
@@ -115,7 +115,7 @@ static int threads_open(Comm *base, const Group *group, Stream stream, Fault *fa
     }
     pthread_mutex_unlock(&world->mutex);
     if (!flows) {
-        fault_set(fault, EXIT_FAULT, "out of memory for a channel");
+        fault_set(fault, FAULT_MEMORY, "out of memory for a channel");
         return -1;
     }
     comm->handles[comm->handle_count] = (Handle){.channel = channel, .own = own};
@@ -206,7 +206,7 @@ static void threads_abort(Comm *base, const Fault *cause)
 {
     ThreadWorld *world = ((ThreadComm *)base)->world;
     pthread_mutex_lock(&world->cause_mutex);
-    bool first = world->cause.code == EXIT_DONE;
+    bool first = world->cause.kind == FAULT_NONE;
     if (first)
         world->cause = *cause;
     atomic_store(&world->aborted, true);

@@ -16,7 +16,7 @@ ThreadWorld *thread_world_create(const Cluster *cluster, LinkEmulation *links, d
 void thread_world_destroy(ThreadWorld *world); // takes NULL; no rank may be inside a call
 
 Comm *thread_world_comm(ThreadWorld *world, uint64_t rank);
-// The first cause given to `abort`; code EXIT_DONE when there was none.
+// The first cause given to `abort`; of kind FAULT_NONE when there was none.
 Fault thread_world_cause(ThreadWorld *world);
 
 #endif

@@ -45,7 +45,7 @@ static bool call_timeout(Call *call)
     channel_describe(call, group, sizeof(group));
     if (missing > 1)
         snprintf(others, sizeof(others), " (nor did %" PRIu32 " more)", missing - 1);
-    fault_set(call->fault, EXIT_FAULT,
+    fault_set(call->fault, FAULT_RUN,
               "rank %" PRIu64 " did not %s in %s%s, and for %g s no rank moved or computed anything",
               channel->ranks[first], call->left > 0 ? "arrive" : "take its rows", group, others,
               call->comm->world->timeout_s);
@@ -77,7 +77,7 @@ static bool call_mismatch(const Call *call, uint32_t peer, const char *what, uin
 {
     char group[128];
     channel_describe(call, group, sizeof(group));
-    fault_set(call->fault, EXIT_FAULT, "%s differs in %s: %" PRIu64 " here, %" PRIu64 " at rank %" PRIu64, what, group,
+    fault_set(call->fault, FAULT_RUN, "%s differs in %s: %" PRIu64 " here, %" PRIu64 " at rank %" PRIu64, what, group,
               own, theirs, call->channel->ranks[peer]);
     call->fault->peer = (int64_t)call->channel->ranks[peer];
     return false;

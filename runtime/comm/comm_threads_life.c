@@ -9,7 +9,7 @@ bool thread_world_aborted(ThreadWorld *world, Fault *fault)
     if (!atomic_load(&world->aborted))
         return false;
     pthread_mutex_lock(&world->cause_mutex);
-    if (fault->code == EXIT_DONE)
+    if (fault->kind == FAULT_NONE)
         *fault = world->cause;
     pthread_mutex_unlock(&world->cause_mutex);
     return true;

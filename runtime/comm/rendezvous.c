@@ -66,7 +66,7 @@ static int listen_at(uint16_t port, Fault *fault)
     if (list)
         freeaddrinfo(list);
     if (listener < 0)
-        fault_set(fault, EXIT_FAULT, "rank 0 cannot listen at port %u: %s: set MASTER_PORT to a free one", port,
+        fault_set(fault, FAULT_RUN, "rank 0 cannot listen at port %u: %s: set MASTER_PORT to a free one", port,
                   strerror(error));
     return listener;
 }
@@ -75,16 +75,16 @@ static bool admit_hello(Rendezvous *rendezvous, int socket, const Hello *hello, 
 {
     const Launch *launch = &rendezvous->launch;
     if (hello->fault_bytes != sizeof(Fault))
-        return fault_set(fault, EXIT_FAULT, "the process on %.*s is another version of hep-run", PLACE_HOST_MAX,
+        return fault_set(fault, FAULT_RUN, "the process on %.*s is another version of hep-run", PLACE_HOST_MAX,
                          hello->place.host);
     if (hello->size != launch->size)
-        return fault_set(fault, EXIT_FAULT,
+        return fault_set(fault, FAULT_RUN,
                          "process %" PRId64 " on %.*s was told of %" PRIu64 " processes, rank 0 of %" PRIu64
                          ": launch all together",
                          hello->place.pid, PLACE_HOST_MAX, hello->place.host, hello->size, launch->size);
     Peer *peer = hello->rank > 0 && hello->rank < launch->size ? &rendezvous->peers[hello->rank - 1] : NULL;
     if (!peer || peer->socket >= 0)
-        return fault_set(fault, EXIT_FAULT,
+        return fault_set(fault, FAULT_RUN,
                          "process %" PRId64 " on %.*s claims to be rank %" PRIu64 ", as another does", hello->place.pid,
                          PLACE_HOST_MAX, hello->place.host, hello->rank);
     peer->socket = socket;
@@ -124,7 +124,7 @@ static bool missing_fault(const Rendezvous *rendezvous, uint64_t joined, Fault *
     char more[48] = "";
     if (missing > 1)
         snprintf(more, sizeof(more), " (nor did %" PRIu64 " more)", missing - 1);
-    fault_set(fault, EXIT_FAULT,
+    fault_set(fault, FAULT_RUN,
               "rank %" PRIu64 " of %" PRIu64 " did not come to %s port %u within %g s%s: look at that process, its "
               "machine and the network",
               first + 1, rendezvous->launch.size, rendezvous->launch.host, rendezvous->launch.port,
@@ -140,7 +140,7 @@ static bool welcome_all(Rendezvous *rendezvous, bool ok, Fault *fault)
         uint64_t bytes = ok ? rendezvous->launch.size * sizeof(Place) : sizeof(*fault);
         if (rendezvous->peers[p].socket >= 0 &&
             !frame_send(rendezvous->peers[p].socket, FRAME_WELCOME, !ok, data, bytes) && ok)
-            return fault_set(fault, EXIT_FAULT, "rank %" PRIu64 " left before all had come", p + 1);
+            return fault_set(fault, FAULT_RUN, "rank %" PRIu64 " left before all had come", p + 1);
     }
     return ok;
 }
@@ -209,7 +209,7 @@ static int connect_to_first(const Launch *launch, double timeout_s, Fault *fault
             clock_sleep_until(fmin(clock_now_s() + retry_s, until_s));
     }
     if (peer < 0)
-        fault_set(fault, EXIT_FAULT, "no rank 0 at %s port %u within %g s: %s", launch->host, launch->port, timeout_s,
+        fault_set(fault, FAULT_RUN, "no rank 0 at %s port %u within %g s: %s", launch->host, launch->port, timeout_s,
                   reason);
     return peer;
 }
@@ -230,13 +230,13 @@ static bool be_welcomed(Rendezvous *rendezvous, Fault *fault)
                     frame_receive(first, &header, sizeof(header), until_s) && header.kind == FRAME_WELCOME;
     if (answered && header.failed && header.bytes == sizeof(told) &&
         frame_receive(first, &told, sizeof(told), until_s)) {
-        *fault = (Fault){.code = told.code, .rank = -1, .step = -1, .peer = -1}; // rank 0 tells it
+        *fault = (Fault){.kind = told.kind, .rank = -1, .step = -1, .peer = -1}; // rank 0 tells it
         return false;
     }
     if (answered && !header.failed && header.bytes == launch->size * sizeof(Place) &&
         frame_receive(first, rendezvous->places, header.bytes, until_s))
         return true;
-    return fault_set(fault, EXIT_FAULT, "rank 0 at %s port %u did not answer: is that port another program's?",
+    return fault_set(fault, FAULT_RUN, "rank 0 at %s port %u did not answer: is that port another program's?",
                      launch->host, launch->port);
 }
 
@@ -257,7 +257,7 @@ static bool memory_create(Rendezvous *rendezvous, Fault *fault)
     }
     if (!rendezvous->places || !rendezvous->peers || !rendezvous->standings || !rendezvous->standings_s ||
         !rendezvous->told_standings)
-        return fault_set(fault, EXIT_FAULT, "out of memory for %" PRIu64 " ranks", launch->size);
+        return fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " ranks", launch->size);
     for (uint64_t p = 0; p < rendezvous->peer_count; p++)
         rendezvous->peers[p] = (Peer){.socket = -1, .rank = launch->rank > 0 ? 0 : p + 1};
     rendezvous->places[launch->rank] = own_place();
@@ -279,7 +279,7 @@ Rendezvous *rendezvous_create(const Launch *launch, double timeout_s, Fault *fau
 {
     Rendezvous *rendezvous = calloc(1, sizeof(*rendezvous));
     if (!rendezvous) {
-        fault_set(fault, EXIT_FAULT, "out of memory");
+        fault_set(fault, FAULT_MEMORY, "out of memory");
         return NULL;
     }
     rendezvous->launch = *launch;

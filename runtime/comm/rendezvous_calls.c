@@ -29,9 +29,9 @@ static bool is_first(const Rendezvous *rendezvous)
 static bool note_cause(Rendezvous *rendezvous, const Fault *cause)
 {
     Fault *kept = &rendezvous->cause;
-    bool is_new = kept->code == EXIT_DONE || (!kept->message[0] && cause->message[0]);
+    bool is_new = kept->kind == FAULT_NONE || (!kept->message[0] && cause->message[0]);
     if (is_new) {
-        rendezvous->failed_s = kept->code == EXIT_DONE ? clock_now_s() : rendezvous->failed_s;
+        rendezvous->failed_s = kept->kind == FAULT_NONE ? clock_now_s() : rendezvous->failed_s;
         *kept = *cause;
     } else if (kept->step < 0 && kept->rank < 0 && cause->step >= 0) {
         kept->step = cause->step;
@@ -56,8 +56,8 @@ static void pass_on(Rendezvous *rendezvous, const Fault *cause)
 void rendezvous_abort(Rendezvous *rendezvous, const Fault *cause)
 {
     Fault known = *cause;
-    if (known.code == EXIT_DONE)
-        known.code = EXIT_FAULT;
+    if (known.kind == FAULT_NONE)
+        known.kind = FAULT_RUN;
     pthread_mutex_lock(&rendezvous->mutex);
     bool is_new = note_cause(rendezvous, &known);
     pthread_mutex_unlock(&rendezvous->mutex);
@@ -70,7 +70,7 @@ bool rendezvous_aborted(Rendezvous *rendezvous, Fault *fault)
     if (!atomic_load_explicit(&rendezvous->aborted, memory_order_relaxed))
         return false;
     pthread_mutex_lock(&rendezvous->mutex);
-    if (fault->code == EXIT_DONE)
+    if (fault->kind == FAULT_NONE)
         *fault = rendezvous->cause;
     pthread_mutex_unlock(&rendezvous->mutex);
     return true;
@@ -116,7 +116,7 @@ static void peer_ended(Rendezvous *rendezvous, Peer *peer, const char *how)
     char place[96];
     peer->gone = true;
     rendezvous_describe(rendezvous, peer->rank, place, sizeof(place));
-    fault_set(&fault, EXIT_FAULT, "rank %" PRIu64 ", %s, %s", peer->rank, place, how);
+    fault_set(&fault, FAULT_RUN, "rank %" PRIu64 ", %s, %s", peer->rank, place, how);
     fault.peer = (int64_t)peer->rank;
     bool is_new = note_cause(rendezvous, &fault);
     pthread_mutex_unlock(&rendezvous->mutex);
@@ -343,11 +343,11 @@ bool rendezvous_read_begin(Rendezvous *rendezvous, Fault *fault)
     for (uint64_t p = 0; p < rendezvous->peer_count; p++)
         rendezvous->peers[p].heard_s = clock_now_s();
     if (pipe2(rendezvous->wake, O_CLOEXEC | O_NONBLOCK) != 0)
-        return fault_set(fault, EXIT_FAULT, "cannot make a pipe: %s", strerror(errno));
+        return fault_set(fault, FAULT_RUN, "cannot make a pipe: %s", strerror(errno));
     int error = pthread_create(&rendezvous->reader, NULL, reader_main, rendezvous);
     rendezvous->reading = error == 0;
     return error == 0 ||
-           fault_set(fault, EXIT_FAULT, "cannot start a thread that listens to the ranks: %s", strerror(error));
+           fault_set(fault, FAULT_RUN, "cannot start a thread that listens to the ranks: %s", strerror(error));
 }
 
 void rendezvous_read_end(Rendezvous *rendezvous)
@@ -372,7 +372,7 @@ static bool send_to(Rendezvous *rendezvous, Peer *peer, FrameKind kind, const vo
     bool sent = frame_send(peer->socket, kind, false, data, bytes);
     pthread_mutex_unlock(&rendezvous->send_mutex);
     if (!sent && !rendezvous_aborted(rendezvous, fault))
-        fault_set(fault, EXIT_FAULT, "cannot send to rank %" PRIu64 ": its connection has ended", peer->rank);
+        fault_set(fault, FAULT_RUN, "cannot send to rank %" PRIu64 ": its connection has ended", peer->rank);
     return sent;
 }
 
@@ -380,19 +380,19 @@ static bool send_to(Rendezvous *rendezvous, Peer *peer, FrameKind kind, const vo
 static bool take_from(Rendezvous *rendezvous, Peer *peer, void *out, uint64_t bytes, Fault *fault)
 {
     pthread_mutex_lock(&rendezvous->mutex);
-    while (!peer->full && !peer->left && rendezvous->cause.code == EXIT_DONE)
+    while (!peer->full && !peer->left && rendezvous->cause.kind == FAULT_NONE)
         pthread_cond_wait(&rendezvous->changed, &rendezvous->mutex);
-    bool ok = peer->full && rendezvous->cause.code == EXIT_DONE;
+    bool ok = peer->full && rendezvous->cause.kind == FAULT_NONE;
     if (ok && peer->header.bytes == bytes)
         memcpy(out, peer->data, bytes);
     else if (ok)
         ok =
-            fault_set(fault, EXIT_FAULT, "rank %" PRIu64 " takes part in another call: %" PRIu64 " bytes, not %" PRIu64,
+            fault_set(fault, FAULT_RUN, "rank %" PRIu64 " takes part in another call: %" PRIu64 " bytes, not %" PRIu64,
                       peer->rank, peer->header.bytes, bytes);
-    else if (rendezvous->cause.code != EXIT_DONE && fault->code == EXIT_DONE)
+    else if (rendezvous->cause.kind != FAULT_NONE && fault->kind == FAULT_NONE)
         *fault = rendezvous->cause;
     else
-        fault_set(fault, EXIT_FAULT, "rank %" PRIu64 " has ended before the others", peer->rank);
+        fault_set(fault, FAULT_RUN, "rank %" PRIu64 " has ended before the others", peer->rank);
     peer->full = false;
     peer->header_read = peer->read = 0;
     pthread_mutex_unlock(&rendezvous->mutex);

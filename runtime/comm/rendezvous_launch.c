@@ -16,10 +16,10 @@ static bool read_number(const char *name, uint64_t limit, const char *what, uint
     const char *text = getenv(name);
     char *end = NULL;
     if (!text)
-        return fault_set(fault, EXIT_FAULT, "%s is not set: expected %s", name, what);
+        return fault_set(fault, FAULT_RUN, "%s is not set: expected %s", name, what);
     *out = strtoull(text, &end, 10);
     return (text[0] >= '0' && text[0] <= '9' && *end == '\0' && *out < limit) ||
-           fault_set(fault, EXIT_FAULT, "%s is '%s': expected %s, below %" PRIu64, name, text, what, limit);
+           fault_set(fault, FAULT_RUN, "%s is '%s': expected %s, below %" PRIu64, name, text, what, limit);
 }
 
 // The first of "node[01-04,7],other", "paris,oslo".
@@ -63,7 +63,7 @@ static bool read_address(const Launcher *launcher, Launch *launch, Fault *fault)
     else if (is_one_machine(launcher, launch))
         snprintf(launch->host, sizeof(launch->host), "127.0.0.1");
     else if (strcmp(launcher->name, "srun") != 0 || !nodes || !first_host(nodes, launch->host))
-        return fault_set(fault, EXIT_FAULT,
+        return fault_set(fault, FAULT_RUN,
                          "%s started processes on several machines: set MASTER_ADDR to the host of rank 0, and "
                          "MASTER_PORT to a free port there",
                          launcher->name);
@@ -85,7 +85,7 @@ LaunchState launch_read(Launch *launch, Fault *fault)
     if (!read_number(launcher->size, UINT32_MAX, "how many processes there are", &launch->size, fault))
         return LAUNCH_WRONG;
     if (launch->size == 0) {
-        fault_set(fault, EXIT_FAULT, "%s is 0: expected how many processes there are", launcher->size);
+        fault_set(fault, FAULT_RUN, "%s is 0: expected how many processes there are", launcher->size);
         return LAUNCH_WRONG;
     }
     if (!read_number(launcher->rank, launch->size, "this process's number", &launch->rank, fault))

@@ -104,7 +104,7 @@ bool engine_packet_place(const Plan *plan, uint64_t rank, uint32_t step, PacketP
         return true;
     const Step *carrier = find_return_step(plan, of);
     if (!carrier)
-        return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s'): no step carries its packets", step,
+        return fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s'): no step carries its packets", step,
                          op_info(of->op)->name);
     const Group *group = &plan->groups[carrier->group];
     place->own = (uint32_t)group_index(&plan->cluster, group, rank);

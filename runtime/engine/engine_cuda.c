@@ -15,7 +15,7 @@ static bool cuda_available(Fault *fault)
     int count = 0;
     cudaError_t error = cudaGetDeviceCount(&count);
     return (error == cudaSuccess && count > 0) ||
-           fault_set(fault, EXIT_FAULT, "no CUDA device%s%s: look at nvidia-smi, the driver and CUDA_VISIBLE_DEVICES",
+           fault_set(fault, FAULT_RUN, "no CUDA device%s%s: look at nvidia-smi, the driver and CUDA_VISIBLE_DEVICES",
                      error == cudaSuccess ? "" : ": ", error == cudaSuccess ? "" : cudaGetErrorString(error));
 }
 
@@ -97,7 +97,7 @@ static bool device_memory_create(CudaEngine *engine, void *work[STREAM_COUNT], F
     cudaError_t error = cudaMalloc((void **)&engine->memory, engine->used + BUFFER_ALIGNMENT);
     if (error != cudaSuccess) {
         char bytes[FORMAT_MAX], available[FORMAT_MAX];
-        return fault_set(fault, EXIT_FAULT, "out of GPU memory for %s: %s; %s are free",
+        return fault_set(fault, FAULT_MEMORY, "out of GPU memory for %s: %s; %s are free",
                          format_bytes(bytes, (double)engine->used), cudaGetErrorString(error),
                          format_bytes(available, (double)cuda_free_bytes(engine->comm)));
     }
@@ -142,7 +142,7 @@ static bool pinned_memory_create(CudaEngine *engine, Fault *fault)
     engine->counts_total = counts_give_places(engine, NULL);
     engine->counts_captured = calloc(engine->counts_total + 1, sizeof(*engine->counts_captured));
     if (!engine->counts_captured)
-        return fault_set(fault, EXIT_FAULT, "out of memory");
+        return fault_set(fault, FAULT_MEMORY, "out of memory");
     uint64_t tokens = (uint64_t)plan->model.batch * (plan->model.sequence + 1);
     uint64_t bytes[] = {engine->counts_total * sizeof(int32_t),
                         members * sizeof(int32_t),
@@ -188,7 +188,7 @@ static bool host_memory_create(CudaEngine *engine, Fault *fault)
     if (!engine->steps || !engine->awaited_memory || !engine->channels || !engine->counts_of_buffer ||
         !engine->decisions || !engine->records_seen || !engine->final_x ||
         !expert_maps_create(&engine->maps, plan, engine->comm->rank))
-        return fault_set(fault, EXIT_FAULT, "out of memory");
+        return fault_set(fault, FAULT_MEMORY, "out of memory");
     for (size_t c = 0; c < channels; c++)
         engine->channels[c] = -1;
     for (uint32_t s = 0; s < STREAM_COUNT; s++)
@@ -265,11 +265,11 @@ static bool weights_create(const CudaEngine *engine, Fault *fault)
         if (is_persistent(&plan->buffers[b]) && buffer_bytes(&plan->buffers[b]) > largest)
             largest = buffer_bytes(&plan->buffers[b]);
     char *staging = malloc(largest + 1);
-    bool ok = staging || fault_set(fault, EXIT_FAULT, "out of memory for weights");
+    bool ok = staging || fault_set(fault, FAULT_MEMORY, "out of memory for weights");
     for (uint32_t b = 0; ok && b < plan->buffer_count && !is_stopped(engine); b++)
         ok = !is_persistent(&plan->buffers[b]) || buffer_upload(engine, b, staging, fault);
     free(staging);
-    return ok && (!is_stopped(engine) || fault_set(fault, EXIT_FAULT, "interrupted while weights were made"));
+    return ok && (!is_stopped(engine) || fault_set(fault, FAULT_RUN, "interrupted while weights were made"));
 }
 
 static bool optimizers_begin(CudaEngine *engine, Fault *fault)
@@ -333,7 +333,7 @@ static Engine *cuda_create(const Plan *plan, Comm *comm, const EngineOptions *op
     CudaEngine *engine = calloc(1, sizeof(*engine));
     void *work[STREAM_COUNT];
     if (!engine) {
-        fault_set(fault, EXIT_FAULT, "out of memory");
+        fault_set(fault, FAULT_MEMORY, "out of memory");
         return NULL;
     }
     assert(comm->device);

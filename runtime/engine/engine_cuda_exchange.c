@@ -75,7 +75,7 @@ static bool dispatch_counted(CudaStep *step, Fault *fault)
         return false;
     int32_t own_rows = step->send_counts[step->own];
     if (own_rows < 0 || (uint64_t)own_rows > next_rows.rows)
-        return fault_set(fault, EXIT_FAULT,
+        return fault_set(fault, FAULT_RUN,
                          "%" PRId32 " rows of this rank do not fit in a buffer of %" PRIu64
                          ": more tokens chose its experts than the plan reserves for",
                          own_rows, next_rows.rows);

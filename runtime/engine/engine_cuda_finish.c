@@ -45,12 +45,12 @@ static bool lost_check(const CudaEngine *engine, Fault *fault)
         if (lost == 0)
             continue;
         if (engine->plan->steps[s].op == OP_ROUTE)
-            fault_set(fault, EXIT_FAULT,
+            fault_set(fault, FAULT_RUN,
                       "%" PRIu64 " rows do not fit in buffers of %" PRIu64 " and %" PRIu64
                       " rows: more tokens chose experts of one domain than the plan reserves for",
                       lost, t->next_rows.rows, t->send_rows.rows);
         else
-            fault_set(fault, EXIT_FAULT, "%" PRIu64 " records name experts that this rank does not hold", lost);
+            fault_set(fault, FAULT_RUN, "%" PRIu64 " records name experts that this rank does not hold", lost);
         fault->rank = (int64_t)engine->comm->rank;
         fault->step = s;
         return false;

@@ -144,7 +144,7 @@ bool cuda_graph_check(const CudaEngine *engine, Fault *fault)
         return true;
     for (uint64_t c = 0; c < engine->counts_total; c++)
         if (engine->counts[c] != engine->counts_captured[c])
-            return fault_set(fault, EXIT_FAULT,
+            return fault_set(fault, FAULT_RUN,
                              "a captured graph moved %" PRId32 " rows where there were %" PRId32
                              ": the gate chose otherwise than before; run with --no-graph",
                              engine->counts_captured[c], engine->counts[c]);

@@ -4,7 +4,7 @@
 
 static bool cuda_available(Fault *fault)
 {
-    return fault_set(fault, EXIT_FAULT,
+    return fault_set(fault, FAULT_RUN,
                      "this hep-run was built without CUDA: install the CUDA toolkit and NCCL, configure with "
                      "-DHEP_CUDA=ON and build again");
 }

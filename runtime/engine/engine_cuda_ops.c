@@ -246,7 +246,7 @@ static bool run_all_reduce(CudaStep *step, Fault *fault)
     Tensor gradient = step->operands.all_reduce.gradient;
     uint64_t elements = gradient.rows * gradient.cols, size = dtype_bytes(gradient.dtype);
     if (elements > INT32_MAX)
-        return fault_set(fault, EXIT_FAULT,
+        return fault_set(fault, FAULT_RUN,
                          "a gradient of %" PRIu64 " elements: sums are made of messages of at most %d", elements,
                          INT32_MAX);
     int32_t *send = step->engine->sum_counts, *recv = send + step->members;

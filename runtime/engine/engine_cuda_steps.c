@@ -71,7 +71,7 @@ static bool parts_upload(CudaEngine *engine, CudaStep *step, Fault *fault)
     uint64_t own = scatters ? step->own * part : comm_part_begin(elements, step->members, step->own);
     const void **parts = malloc(step->members * sizeof(*parts));
     if (!parts)
-        return fault_set(fault, EXIT_FAULT, "out of memory");
+        return fault_set(fault, FAULT_MEMORY, "out of memory");
     for (uint32_t m = 0; m < step->members; m++)
         parts[m] = m == step->own ? (const char *)summed.data + own * size
                                   : (const char *)engine->sum_scratch + (m - (m > step->own)) * part * size;
@@ -120,7 +120,7 @@ static bool route_resolve(const CudaEngine *engine, CudaStep *step, const Expert
     RouteFacts facts = engine_route_facts(plan, of);
     step->fanout = facts.fanout;
     if (!facts.dispatch || facts.dispatch->group == NONE || !map)
-        return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s') belongs to no dispatch of an MoE layer",
+        return fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s') belongs to no dispatch of an MoE layer",
                          step->index, op_info(of->op)->name);
     const Group *group = &plan->groups[facts.dispatch->group];
     step->route = (RouteTable){
@@ -225,7 +225,7 @@ static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
         return false;
     if (of->op == OP_EXPERT || of->op == OP_EXPERT_BACKWARD) {
         if (!map)
-            return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s') is of no MoE layer", index, info->name);
+            return fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s') is of no MoE layer", index, info->name);
         step->slot_of_expert = on_device(engine, map->slot_of_expert);
     }
     step->message_rows = plan_message_rows(plan, of);
@@ -286,7 +286,7 @@ static bool waits_resolve(CudaEngine *engine, Fault *fault)
         next += step->awaited_count;
     }
     arena_destroy(scratch);
-    return order || fault_set(fault, EXIT_FAULT, "out of memory");
+    return order || fault_set(fault, FAULT_MEMORY, "out of memory");
 }
 
 bool cuda_steps_create(CudaEngine *engine, Fault *fault)

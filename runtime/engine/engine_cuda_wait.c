@@ -128,12 +128,12 @@ static bool time_out(const CudaEngine *engine, int64_t step, Fault *fault)
     if (hops > 0)
         snprintf(who, sizeof(who), hops == 1 ? "rank %" PRId64 " of " : "rank %" PRId64 ", awaited by the ranks of ",
                  cause.peer);
-    fault_set(fault, EXIT_FAULT,
+    fault_set(fault, FAULT_RUN,
               "%s%s%s did not arrive, or does not take its rows: for %g s nothing moved here; look at %s", who, group,
               hops > 1 ? "," : "", engine->comm->timeout_s,
               hops > 0 ? "its process, its machine and the link to it"
                        : "the processes of that group, their machines and the links to them");
-    cause.code = fault->code;
+    cause.kind = fault->kind;
     cause.rank = (int64_t)engine->comm->rank;
     cause.step = step;
     memcpy(cause.message, fault->message, sizeof(cause.message));
@@ -193,7 +193,7 @@ bool cuda_await(CudaEngine *engine, cudaEvent_t event, Fault *fault)
         if (error == cudaSuccess)
             return true;
         if (error != cudaErrorNotReady)
-            return fault_set(fault, EXIT_FAULT, "the GPU failed: %s", cudaGetErrorString(error));
+            return fault_set(fault, FAULT_RUN, "the GPU failed: %s", cudaGetErrorString(error));
         if (!engine->comm->device->poll(engine->comm, fault))
             return false;
         double now_s = clock_now_s();

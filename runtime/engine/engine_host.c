@@ -45,7 +45,7 @@ static bool weights_create(const HostEngine *engine, Fault *fault)
     for (uint32_t b = 0; options->fill && b < plan->buffer_count && !is_stopped(engine); b++)
         if (plan->buffers[b].kind == BUFFER_WEIGHT || plan->buffers[b].kind == BUFFER_REPLICA)
             options->fill(options->fill_context, b, buffer_tensor(engine, (int32_t)b));
-    return !is_stopped(engine) || fault_set(fault, EXIT_FAULT, "interrupted while weights were made");
+    return !is_stopped(engine) || fault_set(fault, FAULT_RUN, "interrupted while weights were made");
 }
 
 static bool channel_open(const HostEngine *engine, HostStep *step, Fault *fault)
@@ -73,7 +73,7 @@ static bool route_resolve(const HostEngine *engine, HostStep *step, const Expert
     const Step *dispatch = facts.dispatch;
     step->fanout = facts.fanout;
     if (!dispatch || !map)
-        return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s') belongs to no dispatch of an MoE layer",
+        return fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s') belongs to no dispatch of an MoE layer",
                          step->index, op_info(of->op)->name);
     const Group *group = &plan->groups[dispatch->group];
     step->route = (RouteTable){
@@ -102,7 +102,7 @@ static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
         return false;
     if (of->op == OP_EXPERT || of->op == OP_EXPERT_BACKWARD) {
         if (!map)
-            return fault_set(fault, EXIT_INPUT, "step %" PRIu32 " ('%s') is of no MoE layer", index, info->name);
+            return fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s') is of no MoE layer", index, info->name);
         step->slot_of_expert = map->slot_of_expert;
     }
     if (!route_resolve(engine, step, map, fault) || !host_codec_resolve(step, fault))
@@ -200,7 +200,7 @@ static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *op
 {
     HostEngine *engine = calloc(1, sizeof(*engine));
     if (!engine) {
-        fault_set(fault, EXIT_FAULT, "out of memory");
+        fault_set(fault, FAULT_MEMORY, "out of memory");
         return NULL;
     }
     *engine = (HostEngine){.ops = &host_engine, .plan = plan, .comm = comm, .options = *options};
@@ -208,7 +208,7 @@ static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *op
     char arena[FORMAT_MAX];
     bool ok =
         memory_create(engine, fault) ||
-        fault_set(fault, EXIT_FAULT,
+        fault_set(fault, FAULT_MEMORY,
                   "out of memory for an arena of %s: look at the limits of the process (ulimit -v, -d) and of its "
                   "control group, and at what else runs on its machine",
                   format_bytes(arena, (double)plan->arena_bytes));

@@ -93,7 +93,7 @@ static bool run_route(const HostStep *step, Fault *fault)
     uint64_t lost = host_route(&step->route, row_count, fanout, rows, records, t->next_rows, t->next_records,
                                t->send_rows, t->send_records, t->send_counts, t->origin);
     if (lost > 0)
-        return fault_set(fault, EXIT_FAULT,
+        return fault_set(fault, FAULT_RUN,
                          "%" PRIu64 " rows do not fit in buffers of %" PRIu64 " and %" PRIu64
                          " rows: more tokens chose experts of one domain than the plan reserves for",
                          lost, t->next_rows.rows, t->send_rows.rows);
@@ -110,7 +110,7 @@ static bool check_padded(const HostStep *step, const int32_t *counts, Fault *fau
 {
     for (uint32_t m = 0; m < step->members; m++)
         if (counts[m] < 0 || (uint64_t)counts[m] > step->message_rows)
-            return fault_set(fault, EXIT_FAULT, "%" PRId32 " rows came in a message of %" PRIu64, counts[m],
+            return fault_set(fault, FAULT_RUN, "%" PRId32 " rows came in a message of %" PRIu64, counts[m],
                              step->message_rows);
     return true;
 }
@@ -154,7 +154,7 @@ static bool run_expert(const HostStep *step, Fault *fault)
     uint64_t lost = host_expert(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records, t->experts,
                                 t->results, t->work);
     if (lost > 0)
-        return fault_set(fault, EXIT_FAULT, "%" PRIu64 " records name experts that this rank does not hold", lost);
+        return fault_set(fault, FAULT_RUN, "%" PRIu64 " records name experts that this rank does not hold", lost);
     return true;
 }
 
@@ -292,7 +292,7 @@ static bool run_expert_backward(const HostStep *step, Fault *fault)
     uint64_t lost = host_expert_backward(dims_of(step), step->slot_of_expert, row_count, fanout, rows, records,
                                          t->experts, t->dresults, t->drows, t->drecords, t->dexperts, t->work);
     if (lost > 0)
-        return fault_set(fault, EXIT_FAULT, "%" PRIu64 " records name experts that this rank does not hold", lost);
+        return fault_set(fault, FAULT_RUN, "%" PRIu64 " records name experts that this rank does not hold", lost);
     return true;
 }
 

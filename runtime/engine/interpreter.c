@@ -62,7 +62,7 @@ static void step_fail(Interpreter *interpreter, int64_t index, Fault *fault)
     }
     interpreter->comm->ops->abort(interpreter->comm, fault);
     pthread_mutex_lock(&interpreter->mutex);
-    if (interpreter->fault.code == EXIT_DONE)
+    if (interpreter->fault.kind == FAULT_NONE)
         interpreter->fault = *fault;
     atomic_store(&interpreter->failed, true);
     pthread_cond_broadcast(&interpreter->changed);
@@ -174,9 +174,9 @@ static bool replay(Interpreter *interpreter, const bool *left_out)
     if (!interpreter->ops->replay)
         return false;
     bool done = interpreter->ops->replay(interpreter->engine, left_out, &fault);
-    if (!done && fault.code != EXIT_DONE)
+    if (!done && fault.kind != FAULT_NONE)
         step_fail(interpreter, -1, &fault);
-    return done || fault.code != EXIT_DONE;
+    return done || fault.kind != FAULT_NONE;
 }
 
 static void step_by_step(Interpreter *interpreter, const bool *left_out)
@@ -201,8 +201,8 @@ bool interpreter_run(Interpreter *interpreter, const bool *left_out, Fault *faul
         step_by_step(interpreter, left_out);
     finish(interpreter);
     pthread_mutex_lock(&interpreter->mutex);
-    bool ok = interpreter->fault.code == EXIT_DONE;
-    if (!ok && fault->code == EXIT_DONE)
+    bool ok = interpreter->fault.kind == FAULT_NONE;
+    if (!ok && fault->kind == FAULT_NONE)
         *fault = interpreter->fault;
     pthread_mutex_unlock(&interpreter->mutex);
     return ok;
@@ -254,7 +254,7 @@ static bool streams_start(Interpreter *interpreter, Fault *fault)
             continue;
         int error = pthread_create(&stream->thread, NULL, stream_main, stream);
         if (error)
-            return fault_set(fault, EXIT_FAULT, "cannot start a thread for stream '%s': %s", stream_name((Stream)s),
+            return fault_set(fault, FAULT_RUN, "cannot start a thread for stream '%s': %s", stream_name((Stream)s),
                              strerror(error));
         stream->started = true;
         interpreter->others++;
@@ -266,7 +266,7 @@ Interpreter *interpreter_create(const Plan *plan, const EngineOps *ops, Engine *
 {
     Interpreter *interpreter = calloc(1, sizeof(*interpreter));
     if (!interpreter) {
-        fault_set(fault, EXIT_FAULT, "out of memory");
+        fault_set(fault, FAULT_MEMORY, "out of memory");
         return NULL;
     }
     interpreter->plan = plan;
@@ -275,7 +275,7 @@ Interpreter *interpreter_create(const Plan *plan, const EngineOps *ops, Engine *
     interpreter->comm = comm;
     pthread_mutex_init(&interpreter->mutex, NULL);
     clock_cond_init(&interpreter->changed);
-    bool ok = interpreter_allocate(interpreter) || fault_set(fault, EXIT_FAULT, "out of memory");
+    bool ok = interpreter_allocate(interpreter) || fault_set(fault, FAULT_MEMORY, "out of memory");
     if (ok) {
         streams_divide(interpreter);
         ok = streams_start(interpreter, fault);

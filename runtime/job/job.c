@@ -53,7 +53,7 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
     if (!result->iteration_s || !result->loss || !result->step_s || !result->trace || !result->rank_times ||
         !result->validation ||
         (options->count_choices && !result->histogram) || (options->keep_outputs && !result->outputs))
-        return fault_set(fault, EXIT_FAULT, "out of memory for the result");
+        return fault_set(fault, FAULT_MEMORY, "out of memory for the result");
     result->exposed_s = result->step_s + plan->step_count;
     return true;
 }
@@ -83,7 +83,7 @@ static bool job_create(Job *job, Fault *fault)
     job->world = options->comm ? NULL : thread_world_create(&plan->cluster, job->links, options->timeout_s);
     job->ranks = calloc(job->local_count, sizeof(*job->ranks));
     if ((!options->comm && !job->world) || !job->ranks || (options->emulate_links && !job->links))
-        return fault_set(fault, EXIT_FAULT, "out of memory for %" PRIu64 " ranks", job->rank_count);
+        return fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " ranks", job->rank_count);
     return result_create(plan, options, job->result, fault);
 }
 
@@ -118,7 +118,7 @@ static void job_start(Job *job)
         rank->comm = rank_join(job, r, &fault);
         int error = rank->comm ? pthread_create(&rank->thread, NULL, rank_main, rank) : 0;
         if (!rank->comm || error) {
-            fault_set(&fault, EXIT_FAULT, "cannot start the thread of rank %" PRIu64 " of %" PRIu64 ": %s", r,
+            fault_set(&fault, FAULT_RUN, "cannot start the thread of rank %" PRIu64 " of %" PRIu64 ": %s", r,
                       job->rank_count, strerror(error));
             job_abort(job, &fault);
             return;
@@ -149,18 +149,18 @@ static void job_interrupt(Job *job)
     Fault fault = {0};
     switch (at.phase) {
     case JOB_PREPARING:
-        fault_set(&fault, EXIT_FAULT, "interrupted while ranks prepared");
+        fault_set(&fault, FAULT_RUN, "interrupted while ranks prepared");
         break;
     case JOB_WARMING_UP:
-        fault_set(&fault, EXIT_FAULT, "interrupted in warm-up iteration %" PRIu32 " of %" PRIu32, at.iteration + 1,
+        fault_set(&fault, FAULT_RUN, "interrupted in warm-up iteration %" PRIu32 " of %" PRIu32, at.iteration + 1,
                   at.iterations);
         break;
     case JOB_RUNNING:
-        fault_set(&fault, EXIT_FAULT, "interrupted in iteration %" PRIu32 " of %" PRIu32, at.iteration + 1,
+        fault_set(&fault, FAULT_RUN, "interrupted in iteration %" PRIu32 " of %" PRIu32, at.iteration + 1,
                   at.iterations);
         break;
     case JOB_CHECKING:
-        fault_set(&fault, EXIT_FAULT, "interrupted while checking");
+        fault_set(&fault, FAULT_RUN, "interrupted while checking");
         break;
     }
     job_abort(job, &fault);
@@ -266,13 +266,13 @@ bool job_run(const Plan *plan, const JobOptions *options, JobResult *result, Fau
             result->communicator = job.ranks[0].comm->ops->name;
         job_supervise(&job);
         Fault cause = job_cause(&job);
-        if (cause.code != EXIT_DONE) {
+        if (cause.kind != FAULT_NONE) {
             *fault = cause;
             ok = false;
         }
     }
     job_destroy(&job);
-    return ok && (result_summarise(result) || fault_set(fault, EXIT_FAULT, "out of memory for the result"));
+    return ok && (result_summarise(result) || fault_set(fault, FAULT_MEMORY, "out of memory for the result"));
 }
 
 void job_result_free(JobResult *result)

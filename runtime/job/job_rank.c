@@ -45,7 +45,7 @@ static bool rank_prepare(Rank *rank)
     rank->last_times = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->last_times));
     bool histogram = rank->histogram || !job->options->count_choices;
     if (!rank->samples || !rank->step_s || !rank->times.late_s || !rank->left_out || !rank->last_times || !histogram)
-        return fault_set(&rank->fault, EXIT_FAULT, "out of memory for step times");
+        return fault_set(&rank->fault, FAULT_MEMORY, "out of memory for step times");
     rank->exposed_s = rank->step_s + job->plan->step_count;
     rank->times.last_s = rank->times.late_s + job->rank_count;
     rank->comm->ops->watch(rank->comm, &(Watch){.point = rank_point, .life_s = rank_life_s, .context = rank});

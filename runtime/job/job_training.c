@@ -30,16 +30,16 @@ static bool check_data(const Job *job, const TrainingPoint *saved, const char *p
     if (job->options->training.other_data)
         return true;
     if (job->options->seed_given && job->options->seed != saved->seed)
-        return fault_set(fault, EXIT_INPUT,
+        return fault_set(fault, FAULT_INPUT,
                          "%s: its seed is %" PRIu64 ", --seed %" PRIu64 ": leave that out, or give --other-data", path,
                          saved->seed, job->options->seed);
     if (now->generated != then->generated)
-        return fault_set(fault, EXIT_INPUT,
+        return fault_set(fault, FAULT_INPUT,
                          "%s: it was trained on %s, this run has %s: give the same --data, or --other-data", path,
                          data_kind(then), data_kind(now));
     if (now->bytes == then->bytes && now->crc == then->crc)
         return true;
-    return fault_set(fault, EXIT_INPUT,
+    return fault_set(fault, FAULT_INPUT,
                      "%s: it was trained on a file of %" PRIu64 " bytes with checksum %08" PRIx32
                      ", --data has %" PRIu64 " with %08" PRIx32 ": give the same file, or --other-data",
                      path, then->bytes, then->crc, now->bytes, now->crc);
@@ -80,7 +80,7 @@ static bool open_resumed(Job *job, Fault *fault)
         job->begin.seed = saved.seed;
     job->result->resumed = strdup(checkpoint_path(job->resumed));
     job->result->same_strategy = checkpoint_is_same_strategy(job->resumed, job->plan);
-    return job->result->resumed || fault_set(fault, EXIT_FAULT, "out of memory for the result");
+    return job->result->resumed || fault_set(fault, FAULT_MEMORY, "out of memory for the result");
 }
 
 // Every process must have read the same checkpoint and the same data.
@@ -97,7 +97,7 @@ static bool same_files(const Job *job, Fault *fault)
         return false;
     for (int i = 0; comm && i < COUNT; i++)
         if (own[i] != first[i]) {
-            fault_set(fault, EXIT_FAULT, "read another %s than rank 0", names[i]);
+            fault_set(fault, FAULT_RUN, "read another %s than rank 0", names[i]);
             fault->rank = (int64_t)comm->rank;
             return false;
         }
@@ -202,11 +202,11 @@ static bool choose_steps(Rank *rank)
     const Plan *plan = rank->job->plan;
     RankTraining *training = &rank->training;
     if (training->evaluation && !step_sets_evaluation(plan, training->evaluation))
-        return fault_set(&rank->fault, EXIT_INPUT, "the plan computes no loss: there is nothing to validate");
+        return fault_set(&rank->fault, FAULT_INPUT, "the plan computes no loss: there is nothing to validate");
     if (training->evaluation)
         step_sets_written(plan, training->evaluation, training->kept_by_evaluation);
     if (training->update && !step_sets_update(plan, training->before_update, training->update))
-        return fault_set(&rank->fault, EXIT_INPUT,
+        return fault_set(&rank->fault, FAULT_INPUT,
                          "the plan uses the memory of gradients again before its last update: --skip-nonfinite cannot "
                          "hold that back");
     if (training->update)
@@ -220,14 +220,14 @@ bool rank_training_prepare(Rank *rank)
     RankTraining *training = &rank->training;
     training->updates = job->begin.iteration - job->begin.skipped;
     if (!allocate(rank))
-        return fault_set(&rank->fault, EXIT_FAULT, "out of memory");
+        return fault_set(&rank->fault, FAULT_MEMORY, "out of memory");
     if (!choose_steps(rank))
         return false;
     uint64_t evaluation = kept_bytes(job->plan, training->kept_by_evaluation);
     uint64_t update = kept_bytes(job->plan, training->kept_by_update);
     training->kept = malloc((evaluation > update ? evaluation : update) + 1);
     if (!training->kept)
-        return fault_set(&rank->fault, EXIT_FAULT, "out of memory for a copy of what codecs remember");
+        return fault_set(&rank->fault, FAULT_MEMORY, "out of memory for a copy of what codecs remember");
     CheckpointRank of = checkpoint_rank(rank);
     return !job->resumed || checkpoint_read(job->resumed, &of, &rank->fault);
 }
@@ -287,7 +287,7 @@ static bool not_finite(Rank *rank, uint64_t iteration)
     int64_t step, on;
     if (!locate(rank, &step, &on))
         return false;
-    fault_set(&rank->fault, EXIT_FAULT, "the loss of iteration %" PRIu64 " is not a finite number%s", iteration + 1,
+    fault_set(&rank->fault, FAULT_RUN, "the loss of iteration %" PRIu64 " is not a finite number%s", iteration + 1,
               step >= 0 ? "; this is the first output that is not" : "; no output was found to be the first");
     rank->fault.rank = step >= 0 ? on : -1;
     rank->fault.step = step;
@@ -334,7 +334,7 @@ static bool run_in_two(Rank *rank, uint64_t iteration)
         job->result->skipped++;
     if (++training->skipped_in_row < SKIPPED_IN_ROW_MAX)
         return keep(rank, training->kept_by_update, true);
-    fault_set(&rank->fault, EXIT_FAULT,
+    fault_set(&rank->fault, FAULT_RUN,
               "the updates of the last %d iterations, up to %" PRIu64
               ", were left out because loss or gradients were not finite",
               SKIPPED_IN_ROW_MAX, iteration + 1);

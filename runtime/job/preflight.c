@@ -12,7 +12,7 @@
 static bool check_executable(const Plan *plan, const EngineOps *engine, Fault *fault)
 {
     if (plan->model.abstract)
-        return fault_set(fault, EXIT_INPUT, "abstract workload: can be simulated, not executed");
+        return fault_set(fault, FAULT_INPUT, "abstract workload: can be simulated, not executed");
     size_t op_count;
     const OpInfo *ops = op_table(&op_count);
     Text missing = {0};
@@ -25,7 +25,7 @@ static bool check_executable(const Plan *plan, const EngineOps *engine, Fault *f
             text_format(&missing, "%s'%s'", missing_count++ ? ", " : "", ops[o].name);
     }
     if (missing_count > 0)
-        fault_set(fault, EXIT_FAULT, "%s %s %s not supported by engine '%s'", missing_count == 1 ? "op" : "ops",
+        fault_set(fault, FAULT_RUN, "%s %s %s not supported by engine '%s'", missing_count == 1 ? "op" : "ops",
                   missing.data, missing_count == 1 ? "is" : "are", engine->name);
     text_free(&missing);
     return missing_count == 0;
@@ -36,7 +36,7 @@ static bool check_checkable(const Plan *plan, const JobOptions *options, Fault *
 {
     if (!options->check || plan->pass != PASS_TRAINING || options->warmup + options->iterations == 1)
         return true;
-    return fault_set(fault, EXIT_USAGE,
+    return fault_set(fault, FAULT_USAGE,
                      "a training plan changes its weights, so that --check compares the forward pass of the first "
                      "iteration: give --warmup 0 --iterations 1");
 }
@@ -47,9 +47,9 @@ static bool check_training(const Plan *plan, const JobOptions *options, Fault *f
     const TrainingOptions *training = &options->training;
     bool asks = training->checkpoint || training->resume || training->validate_every > 0 || training->skip_nonfinite;
     if (asks && plan->pass != PASS_TRAINING)
-        return fault_set(fault, EXIT_USAGE, "checkpoints, validation and updates are of training plans only");
+        return fault_set(fault, FAULT_USAGE, "checkpoints, validation and updates are of training plans only");
     return !asks || (options->engine->read && options->engine->write) ||
-           fault_set(fault, EXIT_FAULT, "engine '%s' cannot write or read checkpoints, nor undo steps",
+           fault_set(fault, FAULT_RUN, "engine '%s' cannot write or read checkpoints, nor undo steps",
                      options->engine->name);
 }
 
@@ -90,7 +90,7 @@ static bool check_world(const Plan *plan, const JobOptions *options, Fault *faul
         return true;
     uint64_t launched = mpi_launcher_size();
     if (options->comm->size == 1 && launched > 1) // each process is a world of its own: one tells it
-        return fault_set(fault, EXIT_FAULT,
+        return fault_set(fault, FAULT_RUN,
                          mpi_launcher_rank() > 0
                              ? "%s"
                              : "%s started %" PRIu64
@@ -98,11 +98,11 @@ static bool check_world(const Plan *plan, const JobOptions *options, Fault *faul
                                "'srun --mpi=list' offers for this MPI), or mpirun inside the allocation",
                          mpi_launcher_rank() > 0 ? "" : mpi_launcher(), launched);
     if (options->comm->size != ranks)
-        return fault_set(fault, EXIT_FAULT,
+        return fault_set(fault, FAULT_RUN,
                          "the plan has %" PRIu64 " ranks, but %" PRIu64 " %s started: launch as many as the plan has",
                          ranks, options->comm->size, options->comm->size == 1 ? "process was" : "processes were");
     if (options->emulate_links)
-        return fault_set(fault, EXIT_USAGE,
+        return fault_set(fault, FAULT_USAGE,
                          "links are emulated between threads of one process only: run --emulate-links without "
                          "launcher, or with --communicator threads");
     return true;
@@ -186,11 +186,11 @@ static bool check_given(const JobOptions *options, Fault *fault)
         if (own[g] == first[g])
             continue;
         if (g == GIVEN_SEED_HIGH || g == GIVEN_SEED_LOW)
-            return fault_set(fault, EXIT_FAULT,
+            return fault_set(fault, FAULT_RUN,
                              "started with --seed %" PRIu64 ", but rank 0 with %" PRIu64
                              ": give every process the same options",
                              options->seed, ((uint64_t)first[GIVEN_SEED_HIGH] << 32) + (uint64_t)first[GIVEN_SEED_LOW]);
-        return fault_set(fault, EXIT_FAULT, "started with another %s than rank 0: give every process the same options",
+        return fault_set(fault, FAULT_RUN, "started with another %s than rank 0: give every process the same options",
                          given_names[g]);
     }
     return true;
@@ -212,7 +212,7 @@ bool preflight_same_work(Comm *comm, bool calibrates, const char *levels, Fault 
     for (int w = 0; w < WORK_COUNT; w++) {
         if (own[w] == first[w])
             continue;
-        fault_set(fault, EXIT_FAULT, "started with another %s than rank 0: give every process the same options",
+        fault_set(fault, FAULT_RUN, "started with another %s than rank 0: give every process the same options",
                   w == CALIBRATES ? "--calibrate" : "--levels");
         fault->rank = (int64_t)comm->rank;
         return false;
@@ -229,10 +229,10 @@ bool preflight_agree(Comm *comm, bool ok, Fault *fault)
     if (!comm->ops->all_reduce_max(comm, &first, 1, fault))
         return false;
     bool tells = first > 0 && (uint64_t)first == comm->size - comm->rank;
-    code = tells ? (double)own.code : 0;
+    code = tells ? (double)own.kind : 0;
     if (!comm->ops->all_reduce_max(comm, &code, 1, fault))
         return false;
-    none.code = (ExitCode)code;
+    none.kind = (FaultKind)code;
     *fault = tells ? own : none;
     return first == 0;
 }
@@ -247,7 +247,7 @@ static bool check_device(const Plan *plan, const JobOptions *options, Fault *fau
     if (checked_mul(per_rank, ranks, &total) && total <= available)
         return true;
     char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX];
-    return fault_set(fault, EXIT_FAULT, "%" PRIu64 " %s of %s%s need %s of GPU memory, %s are free", ranks,
+    return fault_set(fault, FAULT_RUN, "%" PRIu64 " %s of %s%s need %s of GPU memory, %s are free", ranks,
                      ranks == 1 ? "rank" : "ranks", format_bytes(each, (double)per_rank), ranks == 1 ? "" : " each",
                      format_bytes(need, (double)per_rank * (double)ranks),
                      format_bytes(free_bytes, (double)available));
@@ -277,15 +277,15 @@ static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t 
     uint64_t available = machine_available_bytes(), limit = machine_thread_limit(), own_limit = machine_process_bytes();
     char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX];
     if (total > available)
-        return fault_set(fault, EXIT_FAULT,
+        return fault_set(fault, FAULT_RUN,
                          "%" PRIu64 " ranks of %s each need %s of memory, %s are available on this machine", ranks,
                          format_bytes(each, (double)per_rank), format_bytes(need, (double)per_rank * (double)ranks),
                          format_bytes(free_bytes, (double)available));
     if (!checked_mul(per_rank, options->comm ? 1 : ranks, &of_process) || of_process > own_limit)
-        return fault_set(fault, EXIT_FAULT, "%s of memory are needed, %s are left to this process (ulimit -v)",
+        return fault_set(fault, FAULT_RUN, "%s of memory are needed, %s are left to this process (ulimit -v)",
                          format_bytes(need, (double)of_process), format_bytes(free_bytes, (double)own_limit));
     if (!checked_mul(ranks, stream_count(plan), &threads) || threads > limit)
-        return fault_set(fault, EXIT_FAULT,
+        return fault_set(fault, FAULT_RUN,
                          "%" PRIu64 " ranks of %" PRIu32 " streams each need as many threads, %" PRIu64
                          " are allowed on this machine",
                          ranks, stream_count(plan), limit);

@@ -18,7 +18,7 @@ EngineOptions preflight_engine_options(const Plan *plan, const JobOptions *optio
 bool preflight_run(const Plan *plan, const JobOptions *options, uint32_t samples, Fault *fault) MUST_CHECK;
 
 // In a world of processes all go on or none: true when no rank has a fault. Otherwise the first rank that has one
-// tells it, the others fail with its code and no message. Without a world (`comm` NULL) returns `ok`. Collective.
+// tells it, the others fail with its kind and no message. Without a world (`comm` NULL) returns `ok`. Collective.
 bool preflight_agree(Comm *comm, bool ok, Fault *fault) MUST_CHECK;
 
 #endif

@@ -16,7 +16,7 @@ static bool check_part(const DataOptions *options, const ModelDims *dims, size_t
 {
     uint64_t batch = dims->batch * (dims->sequence + 1ull);
     return bytes >= batch ||
-           fault_set(fault, EXIT_INPUT,
+           fault_set(fault, FAULT_INPUT,
                      "--data %s: %zu bytes%s, fewer than a rank's batch of %" PRIu64 " (%" PRIu32 " x %" PRIu64
                      " tokens and the one after them)",
                      options->path, bytes, part, batch, dims->batch, (uint64_t)dims->sequence);
@@ -28,13 +28,13 @@ static bool check_file(const DataOptions *options, const ModelDims *dims, const 
     for (size_t i = 0; i < data->count; i++)
         largest = data->bytes[i] > largest ? data->bytes[i] : largest;
     if (data->count == 0)
-        return fault_set(fault, EXIT_INPUT, "--data %s: the file is empty", options->path);
+        return fault_set(fault, FAULT_INPUT, "--data %s: the file is empty", options->path);
     if (!check_part(options, dims, data->training, options->validation_share > 0 ? " to train on" : "", fault))
         return false;
     if (options->validates && !check_part(options, dims, data->count - data->training, " for validation", fault))
         return false;
     return largest < dims->vocabulary ||
-           fault_set(fault, EXIT_INPUT,
+           fault_set(fault, FAULT_INPUT,
                      "--data %s: a byte of value %d, the model's vocabulary has %" PRIu32
                      " words: vocabulary = 256 takes every file",
                      options->path, largest, dims->vocabulary);
@@ -48,7 +48,7 @@ bool data_open(const DataOptions *options, const ModelDims *dims, Data *out, Fau
     const char *error;
     char *bytes = file_read(options->path, file_limit, &out->count, &error);
     if (!bytes)
-        return fault_set(fault, EXIT_IO, "--data %s: %s", options->path, error);
+        return fault_set(fault, FAULT_IO, "--data %s: %s", options->path, error);
     out->bytes = (unsigned char *)bytes;
     out->training = out->count - (size_t)((double)out->count * options->validation_share);
     out->identity.bytes = out->count;

@@ -3,8 +3,8 @@
 #ifndef HEP_DATA_H
 #define HEP_DATA_H
 
+#include "ir/base/fault.h"
 #include "ir/model.h"
-#include "runtime/base/fault.h"
 
 typedef enum { DATA_TRAINING, DATA_VALIDATION } DataPart;
 

@@ -19,7 +19,7 @@ struct LossLog {
 
 static bool io_fault(const char *path, const char *reason, Fault *fault)
 {
-    return fault_set(fault, EXIT_IO, "--losses %s: %s", path, reason);
+    return fault_set(fault, FAULT_IO, "--losses %s: %s", path, reason);
 }
 
 // The rows of an earlier run that are not run again. A file that is no log is not written over.
@@ -35,7 +35,7 @@ static bool keep_rows(const char *path, uint64_t iteration, Text *kept, Fault *f
     if (!text)
         return io_fault(path, error, fault);
     bool ok = length == 0 || strncmp(text, header, strlen(header)) == 0 ||
-              fault_set(fault, EXIT_INPUT, "--losses %s: it is no log of losses, and will not be written over", path);
+              fault_set(fault, FAULT_INPUT, "--losses %s: it is no log of losses, and will not be written over", path);
     char *line = ok && length > 0 ? text + strlen(header) : NULL;
     while (line && *line) {
         char *end = strchr(line, '\n');
@@ -53,7 +53,7 @@ LossLog *loss_log_open(const char *path, uint64_t iteration, Fault *fault)
     Text text = {0};
     text_append(&text, header);
     LossLog *log = calloc(1, sizeof(*log));
-    bool ok = (log && (log->path = strdup(path))) || fault_set(fault, EXIT_FAULT, "out of memory");
+    bool ok = (log && (log->path = strdup(path))) || fault_set(fault, FAULT_MEMORY, "out of memory");
     const char *error = NULL;
     if (ok && keep_rows(path, iteration, &text, fault)) {
         error = file_write(path, text.data, text.length);

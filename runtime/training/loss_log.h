@@ -2,7 +2,7 @@
 #ifndef HEP_LOSS_LOG_H
 #define HEP_LOSS_LOG_H
 
-#include "runtime/base/fault.h"
+#include "ir/base/fault.h"
 
 typedef struct LossLog LossLog;
 

@@ -25,7 +25,7 @@ static void *allocate(uint64_t bytes)
 {
     void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
     if (!memory)
-        exit(EXIT_FAULT);
+        exit(exit_code_of(FAULT_RUN));
     return memory;
 }
 
@@ -221,12 +221,12 @@ int main(int argc, char **argv)
     uint64_t experts = argc > 2 ? strtoull(argv[2], NULL, 10) : 8;
     if (elements == 0 || elements % CODEC_BLOCK || elements > 1u << 30 || experts == 0 || experts > 1024) {
         fprintf(stderr, "usage: codec [elements, a multiple of %d] [experts]\n", CODEC_BLOCK);
-        return EXIT_USAGE;
+        return exit_code_of(FAULT_USAGE);
     }
     host_kernels_init();
     printf("# %llu experts of %llu elements, f32, processor time of one core; medians of %d\n\n",
            (unsigned long long)experts, (unsigned long long)elements, REPEATS);
     measure(elements, experts, 50);
     measure(elements, experts, 200);
-    return EXIT_DONE;
+    return exit_code_of(FAULT_NONE);
 }

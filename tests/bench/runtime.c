@@ -12,6 +12,7 @@
 
 #include "compiler/lowering/lower.h"
 #include "compiler/spec/spec.h"
+#include "ir/base/exit_codes.h"
 #include "runtime/base/clock.h"
 #include "runtime/comm/comm_threads.h"
 #include "runtime/engine/interpreter.h"
@@ -80,9 +81,9 @@ static double empty_step_s(uint32_t count, bool alternate)
     interpreter_destroy(interpreter);
     thread_world_destroy(world);
     plan_destroy(plan);
-    if (fault.code != EXIT_DONE) {
+    if (fault.kind != FAULT_NONE) {
         fprintf(stderr, "runtime: %s\n", fault.message);
-        exit(fault.code);
+        exit(fault.kind);
     }
     return median(times, REPEATS);
 }
@@ -146,7 +147,7 @@ static double engine_s(const Plan *plan)
     Fault fault = {0};
     if (!job_run(plan, &options, &result, &fault)) {
         fprintf(stderr, "runtime: %s\n", fault.message);
-        exit(fault.code);
+        exit(fault.kind);
     }
     double time_s = result.median_s;
     job_result_free(&result);
@@ -238,7 +239,7 @@ int main(int argc, char **argv)
     uint32_t tokens = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 1024;
     if (hidden < 4 || hidden % 4 || tokens < 128 || tokens % 128) {
         fprintf(stderr, "usage: runtime [hidden, a multiple of 4] [tokens, a multiple of 128]\n");
-        return EXIT_USAGE;
+        return exit_code_of(FAULT_USAGE);
     }
     host_kernels_init();
     printf("# hidden %u, %u tokens, 4 layers, 8 experts of inner %u, top-2, relu; medians of %d\n\n", hidden, tokens,
@@ -246,5 +247,5 @@ int main(int argc, char **argv)
     measure_overhead();
     measure_engine(hidden, tokens, PASS_FORWARD);
     measure_engine(hidden, tokens, PASS_TRAINING);
-    return EXIT_DONE;
+    return exit_code_of(FAULT_NONE);
 }

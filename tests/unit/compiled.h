@@ -21,10 +21,10 @@ static inline Compiled compiled_from(const char *text, const char *domain)
                               .stop_after = STAGE_PLAN};
     options.check.domain = domain;
     options.planner.prefetch = PREFETCH_UNLIMITED;
-    ExitCode code = compile_file(&options, out.arena, diag, &out.compilation);
-    if (code != EXIT_DONE)
+    FaultKind code = compile_file(&options, out.arena, diag, &out.compilation);
+    if (code != FAULT_NONE)
         diag_print(diag, stderr, false);
-    cr_assert_eq(code, EXIT_DONE);
+    cr_assert_eq(code, FAULT_NONE);
     out.plan = out.compilation.plan;
     return out;
 }

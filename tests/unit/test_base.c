@@ -276,7 +276,10 @@ Test(base_diag, included_sources_show_the_way)
 
 Test(base_exit_codes, table_and_help_agree)
 {
-    cr_assert_eq(EXIT_INPUT, 3);
+    cr_assert_eq(exit_code_of(FAULT_NONE), 0);
+    cr_assert_eq(exit_code_of(FAULT_INPUT), 3);
+    cr_assert_eq(exit_code_of(FAULT_MEMORY), 7);
+    cr_assert_eq(exit_code_of(FAULT_INTERNAL), 70);
     cr_assert_not_null(strstr(exit_codes_help(), "3\terrors in the input\n"));
     cr_assert_not_null(strstr(exit_codes_help(), "70\tinternal error\n"));
 }

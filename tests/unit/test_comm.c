@@ -49,7 +49,7 @@ static Fault ranks_run(LinkEmulation *links, double timeout_s, bool (*body)(Comm
         pthread_join(threads[r], NULL);
     Fault cause = thread_world_cause(world);
     for (uint64_t r = 0; r < RANKS; r++)
-        cr_assert_eq(ranks[r].ok, cause.code == EXIT_DONE, "rank %d", (int)r);
+        cr_assert_eq(ranks[r].ok, cause.kind == FAULT_NONE, "rank %d", (int)r);
     thread_world_destroy(world);
     return cause;
 }
@@ -134,7 +134,7 @@ static bool exchange_many(Comm *comm, Fault *fault)
 Test(comm, exchange_delivers_every_row_and_takes_results_back)
 {
     Fault fault = ranks_run(NULL, 10, exchange_many);
-    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+    cr_assert_eq(fault.kind, FAULT_NONE, "%s", fault.message);
 }
 
 Test(comm, exchange_over_links_delivers_the_same)
@@ -143,7 +143,7 @@ Test(comm, exchange_over_links_delivers_the_same)
         &(Cluster){.level_count = 2,
                    .levels = {{.count = 2, .bandwidth_bytes_per_s = 1e9}, {.count = 3, .bandwidth_bytes_per_s = 1e9}}});
     Fault fault = ranks_run(links, 10, exchange_many);
-    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+    cr_assert_eq(fault.kind, FAULT_NONE, "%s", fault.message);
     links_destroy(links);
 }
 
@@ -177,7 +177,7 @@ static bool gather_and_reduce(Comm *comm, Fault *fault)
 Test(comm, gathers_and_reductions)
 {
     Fault fault = ranks_run(NULL, 10, gather_and_reduce);
-    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+    cr_assert_eq(fault.kind, FAULT_NONE, "%s", fault.message);
 }
 
 enum { SUMMED_MAX = 5000 };
@@ -255,7 +255,7 @@ static bool sum_many(Comm *comm, Fault *fault)
 Test(comm, sums_over_a_group)
 {
     Fault fault = ranks_run(NULL, 10, sum_many);
-    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+    cr_assert_eq(fault.kind, FAULT_NONE, "%s", fault.message);
 }
 
 static bool count_bytes(Comm *comm, Fault *fault)
@@ -293,7 +293,7 @@ static bool count_bytes(Comm *comm, Fault *fault)
 Test(comm, bytes_are_counted_by_the_level_they_cross)
 {
     Fault fault = ranks_run(NULL, 10, count_bytes);
-    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+    cr_assert_eq(fault.kind, FAULT_NONE, "%s", fault.message);
 }
 
 static bool late_gather(Comm *comm, Fault *fault)
@@ -323,7 +323,7 @@ static bool late_gather(Comm *comm, Fault *fault)
 Test(comm, waiting_is_counted_against_who_came_last)
 {
     Fault fault = ranks_run(NULL, 10, late_gather);
-    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+    cr_assert_eq(fault.kind, FAULT_NONE, "%s", fault.message);
 }
 
 static bool overflow(Comm *comm, Fault *fault)
@@ -344,7 +344,7 @@ static bool overflow(Comm *comm, Fault *fault)
 Test(comm, more_rows_than_fit_end_every_rank)
 {
     Fault fault = ranks_run(NULL, 10, overflow);
-    cr_assert_eq(fault.code, EXIT_FAULT);
+    cr_assert_eq(fault.kind, FAULT_RUN);
     cr_assert_not_null(strstr(fault.message, "received 2 rows, its buffer holds 1"), "%s", fault.message);
 }
 
@@ -393,9 +393,9 @@ static bool fixed_unlike(Comm *comm, Fault *fault)
 Test(comm, messages_of_fixed_size)
 {
     Fault fault = ranks_run(NULL, 10, fixed_alike);
-    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+    cr_assert_eq(fault.kind, FAULT_NONE, "%s", fault.message);
     fault = ranks_run(NULL, 10, fixed_unlike);
-    cr_assert_eq(fault.code, EXIT_FAULT);
+    cr_assert_eq(fault.kind, FAULT_RUN);
     cr_assert_not_null(strstr(fault.message, "the number of rows differs"), "%s", fault.message);
 }
 
@@ -410,7 +410,7 @@ static bool mismatch(Comm *comm, Fault *fault)
 Test(comm, members_that_disagree_are_a_fault)
 {
     Fault fault = ranks_run(NULL, 10, mismatch);
-    cr_assert_eq(fault.code, EXIT_FAULT);
+    cr_assert_eq(fault.kind, FAULT_RUN);
     cr_assert_not_null(strstr(fault.message, "the shard's size differs"), "%s", fault.message);
     cr_assert_geq(fault.peer, 0);
 }
@@ -428,7 +428,7 @@ Test(comm, a_peer_that_does_not_come_is_named_in_time)
     double start_s = clock_now_s();
     Fault fault = ranks_run(NULL, 0.2, missing_peer);
     cr_assert_lt(clock_now_s() - start_s, 1);
-    cr_assert_eq(fault.code, EXIT_FAULT);
+    cr_assert_eq(fault.kind, FAULT_RUN);
     cr_assert_eq(fault.peer, 5);
     cr_assert_not_null(strstr(fault.message, "rank 5 did not arrive in the exchange group of level 'gpu'"), "%s",
                        fault.message);
@@ -464,7 +464,7 @@ Test(comm, a_peer_that_computes_is_waited_for)
 {
     until_s = clock_now_s() + 1;
     Fault fault = ranks_run(NULL, 0.2, late_peer);
-    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+    cr_assert_eq(fault.kind, FAULT_NONE, "%s", fault.message);
 }
 
 static bool stuck_peer(Comm *comm, Fault *fault)
@@ -505,7 +505,7 @@ Test(comm, a_gather_over_links_takes_what_the_cost_model_says)
 {
     LinkEmulation *links = links_create(&cluster);
     Fault fault = ranks_run(links, 10, timed_gather);
-    cr_assert_eq(fault.code, EXIT_DONE, "%s", fault.message);
+    cr_assert_eq(fault.kind, FAULT_NONE, "%s", fault.message);
     // a + c V / B = 30 ms + 3 x 200 kB / 10 MB/s
     cr_assert_float_eq(slowest_s, 0.09, 0.05 * 0.09 + 0.003, "took %g s", slowest_s);
     links_destroy(links);

@@ -99,7 +99,7 @@ static bool refused(size_t count, double share, bool validates, const char *says
     file_done(path);
     if (!ok && !strstr(fault.message, says))
         cr_log_error("%zu bytes: %s", count, fault.message);
-    return !ok && fault.code == EXIT_INPUT && strstr(fault.message, says);
+    return !ok && fault.kind == FAULT_INPUT && strstr(fault.message, says);
 }
 
 Test(data, files_shorter_than_a_batch_are_refused)
@@ -113,7 +113,7 @@ Test(data, files_shorter_than_a_batch_are_refused)
     cr_expect(refused(350, 0.1, true, "35 bytes for validation"));
     cr_expect(refused(4000, 0.99, false, "40 bytes to train on") == false);
     cr_expect_not(opens("/nowhere", 0.1, false, &data, &fault));
-    cr_expect_eq(fault.code, EXIT_IO);
+    cr_expect_eq(fault.kind, FAULT_IO);
     char *path = file_of(36); // no more than needed
     cr_expect(opens(path, 0, false, &data, &fault));
     int32_t words[WORDS];

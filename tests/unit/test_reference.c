@@ -367,16 +367,16 @@ Test(reference, refuses_decisions_that_name_no_expert_and_stops)
     cr_assert(reference_run(reference, &input, x, &result, &fault));
     decisions[7] = 8;
     cr_assert_not(reference_run(reference, &input, x, &result, &fault));
-    cr_assert_eq(fault.code, EXIT_FAULT);
+    cr_assert_eq(fault.kind, FAULT_RUN);
     decisions[7] = 0;
     fault = (Fault){0};
     cr_assert_not(reference_run(reference, &input, x, &result, &fault));
-    cr_assert_eq(fault.code, EXIT_FAULT);
+    cr_assert_eq(fault.kind, FAULT_RUN);
     decisions[7] = 1;
     fault = (Fault){0};
     reference_stop(reference);
     cr_assert_not(reference_run(reference, &input, x, &result, &fault));
-    cr_assert_eq(fault.code, EXIT_FAULT);
+    cr_assert_eq(fault.kind, FAULT_RUN);
     reference_destroy(reference);
     plan_destroy(plan);
     void *owned[] = {decisions, words, x};
@@ -391,6 +391,6 @@ Test(reference, abstract_models_have_none)
     Plan *plan = make_plan(dims, 0);
     Fault fault = {0};
     cr_assert_null(reference_create(plan, 1, &fault));
-    cr_assert_eq(fault.code, EXIT_FAULT);
+    cr_assert_eq(fault.kind, FAULT_RUN);
     plan_destroy(plan);
 }

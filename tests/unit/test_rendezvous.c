@@ -91,7 +91,7 @@ static bool exchange_numbers(Rendezvous *rendezvous, const Launch *launch, Fault
             return false;
         for (uint64_t r = 0; r < launch->size; r++)
             if (all[r] != r * 1000 + round || shared != round * 7)
-                return fault_set(fault, EXIT_FAULT, "wrong number");
+                return fault_set(fault, FAULT_RUN, "wrong number");
     }
     return rendezvous_machine_size(rendezvous) == launch->size;
 }
@@ -178,7 +178,7 @@ static bool fail_second(Rendezvous *rendezvous, const Launch *launch, Fault *fau
 {
     if (launch->rank != 1)
         return wait_for_all(rendezvous, fault);
-    fault_set(fault, EXIT_FAULT, "out of cheese");
+    fault_set(fault, FAULT_RUN, "out of cheese");
     fault->rank = 1;
     fault->step = 7;
     rendezvous_abort(rendezvous, fault);
@@ -213,7 +213,7 @@ Test(rendezvous, a_rank_stops)
 
 static bool leave_second(Rendezvous *rendezvous, const Launch *launch, Fault *fault)
 {
-    return launch->rank == 1 ? fault_set(fault, EXIT_FAULT, "left") : wait_for_all(rendezvous, fault);
+    return launch->rank == 1 ? fault_set(fault, FAULT_RUN, "left") : wait_for_all(rendezvous, fault);
 }
 
 Test(rendezvous, a_rank_leaves)

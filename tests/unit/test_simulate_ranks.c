@@ -345,7 +345,7 @@ static Plan *compiled(const char *source, Compilation *compilation, Arena *arena
     Diag *diag = diag_create(arena);
     CompileOptions options = {.name = "random.hep", .text = source, .length = strlen(source), .dispatch = NONE,
                               .planner = {.limits = {.gap = 1e-4, .time_limit_s = 10}}, .stop_after = STAGE_PLAN};
-    if (compile_file(&options, arena, diag, compilation) != EXIT_DONE) {
+    if (compile_file(&options, arena, diag, compilation) != FAULT_NONE) {
         diag_print(diag, stderr, false);
         cr_assert_fail("%s", source);
     }
