@@ -74,7 +74,7 @@ done
 # What is advised for a plan that does not fit does when typed in.
 sed 's/memory = 512 MB/memory = 1 MB/' own.hep >tight.hep
 expect 4 'missing' "$HEPC" tight.hep
-advice=$(sed -nE "s/.*or '(memory = [^']*)'.*/\1/p" err)
+advice=$(sed -nE "s/.*'(memory = [^']*)'.*/\1/p" err)
 [ -n "$advice" ] || fail "no advice"
 sed "s/memory = 1 MB/$advice/" tight.hep >advised.hep
 expect 0 '' "$HEPC" advised.hep -o advised.hepb
