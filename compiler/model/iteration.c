@@ -43,10 +43,10 @@ static void note_read(double *at_s, double read_s)
     at_s[CLOCK_READ] = read_s;
 }
 
-void clock_forward(const Workload *work, uint32_t index, const LayerCost *cost, const Config *config,
-                   uint32_t prefetch, Clock *clock, IterationCost *out)
+void clock_forward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out)
 {
-    const LayerWork *layer = &work->layers[index];
+    const LayerWork *layer = &work->layers[of->layer];
+    const LayerCost *cost = of->cost;
     double *at_s = clock->at_s;
     if (out)
         out->pre_expert_s += layer->pre_expert_s;
@@ -58,7 +58,7 @@ void clock_forward(const Workload *work, uint32_t index, const LayerCost *cost, 
     }
     double dispatch_s = cost_levels_s(cost->dispatch_s), combine_s = cost_levels_s(cost->combine_s);
     double route_s = cost_levels_s(cost->route_s), gather_s = cost_levels_s(cost->gather_s) + cost->codec_s;
-    advance_queue(at_s, gather_s, mix_window(work->spec->plan.pass, config, prefetch));
+    advance_queue(at_s, gather_s, mix_window(work->spec->plan.pass, of->config, of->prefetch));
     double ready_s = at_s[CLOCK_CHAIN] + layer->pre_expert_s + route_s + dispatch_s;
     double start_s = fmax(ready_s, at_s[CLOCK_QUEUE]);
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
@@ -77,10 +77,11 @@ void clock_forward(const Workload *work, uint32_t index, const LayerCost *cost, 
     out->other_s += layer->dense_s + route_s;
 }
 
-void clock_backward(const Workload *work, uint32_t index, const LayerCost *cost, const Config *config,
-                    uint32_t prefetch, Clock *clock, IterationCost *out)
+void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out)
 {
-    const LayerWork *layer = &work->layers[index];
+    const LayerWork *layer = &work->layers[of->layer];
+    const LayerCost *cost = of->cost;
+    const Config *config = of->config;
     double *at_s = clock->at_s;
     if (out) {
         out->pre_expert_s += 2 * layer->pre_expert_s;
@@ -96,7 +97,8 @@ void clock_backward(const Workload *work, uint32_t index, const LayerCost *cost,
     double ready_s = at_s[CLOCK_CHAIN] + route_s + dispatch_s;
     double start_s = ready_s;
     if (config->regather) {
-        advance_queue(at_s, cost_levels_s(cost->gather_s) + cost->codec_s, mix_window(PASS_TRAINING, config, prefetch));
+        advance_queue(at_s, cost_levels_s(cost->gather_s) + cost->codec_s,
+                      mix_window(PASS_TRAINING, config, of->prefetch));
         start_s = fmax(start_s, at_s[CLOCK_QUEUE]);
     }
     uint32_t levels = work->spec->cluster.level_count;
@@ -229,7 +231,7 @@ static void add_costs(CostCache *cache, IterationCost *out)
         bool is_moe = work->layers[k].is_moe;
         const Config *config = is_moe ? &mix->configs[moe] : &none;
         const LayerCost *cost = is_moe ? cached_cost(cache, k, moe) : &nothing;
-        clock_forward(work, k, cost, config, mix->prefetch, &clock, out);
+        clock_forward(work, &(ClockedLayer){k, cost, config, mix->prefetch}, &clock, out);
         if (is_moe)
             add_traffic(work, cost, config, out->traffic);
         moe += is_moe;
@@ -244,8 +246,9 @@ static void add_costs(CostCache *cache, IterationCost *out)
     for (uint32_t k = work->layer_count; k-- > 0;) {
         bool is_moe = work->layers[k].is_moe;
         moe -= is_moe;
-        clock_backward(work, k, is_moe ? cached_cost(cache, k, moe) : &nothing, is_moe ? &mix->configs[moe] : &none,
-                       mix->prefetch, &clock, out);
+        const LayerCost *cost = is_moe ? cached_cost(cache, k, moe) : &nothing;
+        const Config *config = is_moe ? &mix->configs[moe] : &none;
+        clock_backward(work, &(ClockedLayer){k, cost, config, mix->prefetch}, &clock, out);
     }
     double end_s = fmax(clock.at_s[CLOCK_CHAIN], clock.at_s[CLOCK_RETURN]);
     double last_s = last_sums_s(work, out->traffic), update_s = norm_s(work, out->traffic) + work->optimizer_s;

@@ -44,11 +44,17 @@ typedef struct {
     double all_reduce_s; // training: sums of gradients, behind the backward pass
 } IterationCost;
 
+// One layer of a mix; cost and configuration are looked at where it has experts.
+typedef struct {
+    uint32_t layer;
+    const LayerCost *cost;
+    const Config *config;
+    uint32_t prefetch; // of the mix
+} ClockedLayer;
+
 // Adds one layer's forward or backward pass to the clock, and to `out` what it spent, if given.
-void clock_forward(const Workload *work, uint32_t layer, const LayerCost *cost, const Config *config,
-                   uint32_t prefetch, Clock *clock, IterationCost *out);
-void clock_backward(const Workload *work, uint32_t layer, const LayerCost *cost, const Config *config,
-                    uint32_t prefetch, Clock *clock, IterationCost *out);
+void clock_forward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out);
+void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out);
 // The clock before the first layer, and before the backward pass when the forward pass ended at `forward_s`.
 Clock clock_begin(void);
 Clock clock_begin_backward(const Workload *work, double forward_s);

@@ -25,7 +25,7 @@ typedef struct {
     const Workload *work;
     int *binary;        // [moe_count x count]
     Terms **terms;      // [layers]: [count], shared by layers of a kind
-    uint32_t moe;       // of the layer being written
+    uint32_t layer, moe; // being written, layer_count: none; its index among those with experts
     double unit_s, horizon;
     bool port_used[LEVELS_MAX];
     // Columns of the layer before; -1 stands for time 0.
@@ -66,10 +66,10 @@ static void fill_terms(const Formulation *f, const LayerCost *cost, const Config
     }
 }
 
-static int add_time(Formulation *f, const char *what, uint32_t layer)
+static int add_time(Formulation *f, const char *what)
 {
     char name[LP_NAME_MAX];
-    snprintf(name, sizeof name, "%.120s_L%u", what, layer);
+    snprintf(name, sizeof name, "%.120s_L%u", what, f->layer);
     return milp_add_continuous(f->milp, name, 0);
 }
 
@@ -77,11 +77,10 @@ static int add_time(Formulation *f, const char *what, uint32_t layer)
 #define NO_TERM SIZE_MAX
 
 // later - earlier - sum_c coefficient(c) use_c >= constant; `offset` locates the coefficient in Terms.
-static void row_after(Formulation *f, const char *what, uint32_t layer, int later, int earlier, size_t offset,
-                      double constant)
+static void row_after(Formulation *f, const char *what, int later, int earlier, size_t offset, double constant)
 {
     char name[LP_NAME_MAX];
-    snprintf(name, sizeof name, "%.120s_L%u", what, layer);
+    snprintf(name, sizeof name, "%.120s_L%u", what, f->layer);
     milp_row_begin(f->milp, name);
     milp_row_term(f->milp, later, 1);
     if (earlier >= 0)
@@ -89,12 +88,12 @@ static void row_after(Formulation *f, const char *what, uint32_t layer, int late
     for (uint32_t c = 0; offset != NO_TERM && c < f->programme->count; c++) {
         int binary = f->binary[(size_t)f->moe * f->programme->count + c];
         if (binary >= 0)
-            milp_row_term(f->milp, binary, -*(const double *)((const char *)&f->terms[layer][c] + offset));
+            milp_row_term(f->milp, binary, -*(const double *)((const char *)&f->terms[f->layer][c] + offset));
     }
     milp_row_end_at_least(f->milp, constant);
 }
 
-static void formulate_ports(Formulation *f, const char *pass, uint32_t layer, int start, size_t before, size_t after)
+static void formulate_ports(Formulation *f, const char *pass, int start, size_t before, size_t after)
 {
     const Cluster *cluster = &f->work->spec->cluster;
     for (uint32_t j = 0; j < cluster->level_count; j++) {
@@ -102,19 +101,19 @@ static void formulate_ports(Formulation *f, const char *pass, uint32_t layer, in
             continue;
         char name[LP_NAME_MAX];
         snprintf(name, sizeof name, "%sport_%s_before", pass, cluster->levels[j].name);
-        int busy_before = add_time(f, name, layer);
-        row_after(f, name, layer, busy_before, f->port[j], before + j * sizeof(double), 0);
+        int busy_before = add_time(f, name);
+        row_after(f, name, busy_before, f->port[j], before + j * sizeof(double), 0);
         snprintf(name, sizeof name, "%sport_%s_free", pass, cluster->levels[j].name);
-        row_after(f, name, layer, start, busy_before, NO_TERM, 0);
+        row_after(f, name, start, busy_before, NO_TERM, 0);
         snprintf(name, sizeof name, "%sport_%s", pass, cluster->levels[j].name);
-        int busy = add_time(f, name, layer);
-        row_after(f, name, layer, busy, busy_before, after + j * sizeof(double), 0);
+        int busy = add_time(f, name);
+        row_after(f, name, busy, busy_before, after + j * sizeof(double), 0);
         f->port[j] = busy;
     }
 }
 
 // The gather waits until the experts `window` + 1 MoE layers before were read.
-static void formulate_window(Formulation *f, const char *name, uint32_t layer, int queue, bool backward)
+static void formulate_window(Formulation *f, const char *name, int queue, bool backward)
 {
     bool limited[PREFETCH_MAX + 1] = {false};
     for (uint32_t c = 0; c < f->programme->count; c++) {
@@ -127,31 +126,32 @@ static void formulate_window(Formulation *f, const char *name, uint32_t layer, i
     for (uint32_t window = 0; window <= PREFETCH_MAX; window++) {
         if (!limited[window] || window >= f->read_count)
             continue;
-        int begun = add_time(f, backward ? "back_gather_begins" : "gather_begins", layer);
-        row_after(f, name, layer, begun, f->read[f->read_count - window - 1], lifted, 0);
-        row_after(f, backward ? "back_gathers_then" : "gathers_then", layer, queue, begun, gather, 0);
+        int begun = add_time(f, backward ? "back_gather_begins" : "gather_begins");
+        row_after(f, name, begun, f->read[f->read_count - window - 1], lifted, 0);
+        row_after(f, backward ? "back_gathers_then" : "gathers_then", queue, begun, gather, 0);
     }
 }
 
 static void formulate_forward(Formulation *f, uint32_t layer)
 {
     const LayerWork *work = &f->work->layers[layer];
+    f->layer = layer;
     double pre = work->pre_expert_s / f->unit_s, dense = work->dense_s / f->unit_s;
-    int end = add_time(f, "end", layer);
+    int end = add_time(f, "end");
     if (!work->is_moe) {
-        row_after(f, "dense", layer, end, f->end, NO_TERM, pre + dense);
+        row_after(f, "dense", end, f->end, NO_TERM, pre + dense);
         f->end = end;
         return;
     }
-    int start = add_time(f, "start", layer), queue = add_time(f, "queue", layer);
-    row_after(f, "gathered", layer, queue, f->queue, TERM(queue), 0);
-    formulate_window(f, "room_for_replica", layer, queue, false);
-    row_after(f, "tokens_there", layer, start, f->end, TERM(before), pre);
-    row_after(f, "experts_there", layer, start, queue, NO_TERM, 0);
-    formulate_ports(f, "", layer, start, TERM(port_before), TERM(port_after));
-    int read = add_time(f, "read", layer);
-    row_after(f, "computed", layer, read, start, TERM(compute), 0);
-    row_after(f, "combined", layer, end, read, TERM(after), dense);
+    int start = add_time(f, "start"), queue = add_time(f, "queue");
+    row_after(f, "gathered", queue, f->queue, TERM(queue), 0);
+    formulate_window(f, "room_for_replica", queue, false);
+    row_after(f, "tokens_there", start, f->end, TERM(before), pre);
+    row_after(f, "experts_there", start, queue, NO_TERM, 0);
+    formulate_ports(f, "", start, TERM(port_before), TERM(port_after));
+    int read = add_time(f, "read");
+    row_after(f, "computed", read, start, TERM(compute), 0);
+    row_after(f, "combined", end, read, TERM(after), dense);
     f->read[f->read_count++] = read;
     f->end = end;
     f->queue = queue;
@@ -159,17 +159,17 @@ static void formulate_forward(Formulation *f, uint32_t layer)
 }
 
 // What is on its way to its sum cannot be there before it passed the ports.
-static void formulate_return_ports(Formulation *f, const char *what, uint32_t layer, int there, size_t busy_for)
+static void formulate_return_ports(Formulation *f, const char *what, int there, size_t busy_for)
 {
     for (uint32_t j = 0; j < f->work->spec->cluster.level_count; j++) {
         if (!f->port_used[j])
             continue;
         char name[LP_NAME_MAX];
         snprintf(name, sizeof name, "%s_port_%s", what, f->work->spec->cluster.levels[j].name);
-        int busy = add_time(f, name, layer);
-        row_after(f, name, layer, busy, f->port[j], busy_for + j * sizeof(double), 0);
+        int busy = add_time(f, name);
+        row_after(f, name, busy, f->port[j], busy_for + j * sizeof(double), 0);
         snprintf(name, sizeof name, "%s_passed_%s", what, f->work->spec->cluster.levels[j].name);
-        row_after(f, name, layer, there, busy, NO_TERM, 0);
+        row_after(f, name, there, busy, NO_TERM, 0);
         f->port[j] = busy;
     }
 }
@@ -177,36 +177,37 @@ static void formulate_return_ports(Formulation *f, const char *what, uint32_t la
 static void formulate_backward(Formulation *f, uint32_t layer)
 {
     const LayerWork *work = &f->work->layers[layer];
+    f->layer = layer;
     double dense = 2 * work->dense_s / f->unit_s, pre = 2 * work->pre_expert_s / f->unit_s;
-    int end = add_time(f, "back_end", layer);
+    int end = add_time(f, "back_end");
     if (!work->is_moe) {
-        row_after(f, "back_dense", layer, end, f->end, NO_TERM, dense + pre);
+        row_after(f, "back_dense", end, f->end, NO_TERM, dense + pre);
         f->end = end;
         return;
     }
-    int start = add_time(f, "back_start", layer), queue = add_time(f, "back_queue", layer);
-    int computed = add_time(f, "back_computed", layer), returned = add_time(f, "returned", layer);
+    int start = add_time(f, "back_start"), queue = add_time(f, "back_queue");
+    int computed = add_time(f, "back_computed"), returned = add_time(f, "returned");
     f->moe--;
-    row_after(f, "back_gathered", layer, queue, f->queue, TERM(backward_queue), 0);
-    formulate_window(f, "back_room_for_replica", layer, queue, true);
-    row_after(f, "back_tokens_there", layer, start, f->end, TERM(backward_before), 0);
-    row_after(f, "back_experts_there", layer, start, queue, TERM(backward_kept), 0);
-    formulate_ports(f, "back_", layer, start, TERM(backward_port_before), TERM(backward_port_after));
-    row_after(f, "back_compute", layer, computed, start, TERM(backward_compute), 0);
+    row_after(f, "back_gathered", queue, f->queue, TERM(backward_queue), 0);
+    formulate_window(f, "back_room_for_replica", queue, true);
+    row_after(f, "back_tokens_there", start, f->end, TERM(backward_before), 0);
+    row_after(f, "back_experts_there", start, queue, TERM(backward_kept), 0);
+    formulate_ports(f, "back_", start, TERM(backward_port_before), TERM(backward_port_after));
+    row_after(f, "back_compute", computed, start, TERM(backward_compute), 0);
     f->read[f->read_count++] = computed;
-    row_after(f, "return_computed", layer, returned, computed, TERM(reduce), 0);
+    row_after(f, "return_computed", returned, computed, TERM(reduce), 0);
     if (f->returned >= 0)
-        row_after(f, "return_queue", layer, returned, f->returned, TERM(reduce), 0);
-    formulate_return_ports(f, "return", layer, returned, TERM(port_reduce));
-    int gate = add_time(f, "back_gate", layer), gate_sums = add_time(f, "gate_sums", layer);
-    int sums = add_time(f, "sums", layer);
-    row_after(f, "back_combined", layer, gate, computed, TERM(backward_after), dense);
-    row_after(f, "back_attention", layer, end, gate, NO_TERM, pre);
-    row_after(f, "gate_sums_known", layer, gate_sums, gate, TERM(gate_sums), 0);
-    row_after(f, "gate_sums_queue", layer, gate_sums, returned, TERM(gate_sums), 0);
-    row_after(f, "sums_known", layer, sums, end, TERM(attention_sums), 0);
-    row_after(f, "sums_queue", layer, sums, gate_sums, TERM(attention_sums), 0);
-    formulate_return_ports(f, "sums", layer, sums, TERM(port_sums));
+        row_after(f, "return_queue", returned, f->returned, TERM(reduce), 0);
+    formulate_return_ports(f, "return", returned, TERM(port_reduce));
+    int gate = add_time(f, "back_gate"), gate_sums = add_time(f, "gate_sums");
+    int sums = add_time(f, "sums");
+    row_after(f, "back_combined", gate, computed, TERM(backward_after), dense);
+    row_after(f, "back_attention", end, gate, NO_TERM, pre);
+    row_after(f, "gate_sums_known", gate_sums, gate, TERM(gate_sums), 0);
+    row_after(f, "gate_sums_queue", gate_sums, returned, TERM(gate_sums), 0);
+    row_after(f, "sums_known", sums, end, TERM(attention_sums), 0);
+    row_after(f, "sums_queue", sums, gate_sums, TERM(attention_sums), 0);
+    formulate_return_ports(f, "sums", sums, TERM(port_sums));
     f->end = end;
     f->queue = queue;
     f->returned = sums;
@@ -304,19 +305,20 @@ static void formulate_training(Formulation *f, int iteration)
     const Workload *work = f->work;
     double loss = work->loss_s / f->unit_s, tail = iteration_tail_s(work) / f->unit_s;
     int middle = milp_add_continuous(f->milp, "forward_done", 0);
-    row_after(f, "forward", work->layer_count, middle, f->end, NO_TERM, loss);
+    row_after(f, "forward", middle, f->end, NO_TERM, loss);
     f->queue = middle;
     for (uint32_t j = 0; j < LEVELS_MAX; j++)
         f->port[j] = middle;
     int backward = milp_add_continuous(f->milp, "backward_begins", 0);
-    row_after(f, "loss", work->layer_count, backward, middle, NO_TERM, 2 * loss);
+    row_after(f, "loss", backward, middle, NO_TERM, 2 * loss);
     f->end = backward;
     f->read_count = 0;
     for (uint32_t k = work->layer_count; k-- > 0;)
         formulate_backward(f, k);
-    row_after(f, "last", work->layer_count, iteration, f->end, NO_TERM, tail);
+    f->layer = work->layer_count;
+    row_after(f, "last", iteration, f->end, NO_TERM, tail);
     if (f->returned >= 0)
-        row_after(f, "last_return", work->layer_count, iteration, f->returned, NO_TERM, tail);
+        row_after(f, "last_return", iteration, f->returned, NO_TERM, tail);
 }
 
 Formulated formulate(const Programme *programme, Arena *arena)
@@ -342,8 +344,9 @@ Formulated formulate(const Programme *programme, Arena *arena)
     int iteration = milp_add_continuous(f.milp, "iteration", 1);
     for (uint32_t k = 0; k < work->layer_count; k++)
         formulate_forward(&f, k);
+    f.layer = work->layer_count; // the whole network
     if (spec->plan.pass == PASS_FORWARD)
-        row_after(&f, "last", work->layer_count, iteration, f.end, NO_TERM, work->loss_s / unit_s);
+        row_after(&f, "last", iteration, f.end, NO_TERM, work->loss_s / unit_s);
     else
         formulate_training(&f, iteration);
     arena_destroy(scratch);

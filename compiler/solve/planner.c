@@ -242,8 +242,7 @@ static void solve_below(Choosing *c, uint32_t prefetch, double shared_bytes, dou
             candidates[count++] = (StageCandidate){.config = solution->candidates[i].config,
                                                    .memory = c->footprints[i].per_layer_bytes,
                                                    .index = (uint32_t)i};
-    StageProblem *problem = stages_build(c->work, candidates, count, prefetch, c->work->spec->plan.dispatch,
-                                         memory_free, scratch);
+    StageProblem *problem = stages_build(c->work, candidates, count, prefetch, memory_free, scratch);
     SearchResult result;
     search_solve(problem, limits, c->found ? solution->objective_s : INFINITY, scratch, &result);
     solution->timed_out = solution->timed_out || result.timed_out;

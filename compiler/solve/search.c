@@ -209,44 +209,46 @@ static bool label_dominates(const StageProblem *problem, const Label *a, const L
     return true;
 }
 
+typedef struct {
+    Label *labels;
+    uint32_t count;
+} Labels;
+
 // Takes the best `width` labels by bound, without the dominated ones, from `from` into `to`. Returns the least
 // bound of those cut off.
-static double thin_out(const Search *s, const Label *from, uint32_t from_count, Rank *ranks, Label *to,
-                       uint32_t *to_count, uint32_t width)
+static double thin_out(const Search *s, const Labels *from, Rank *ranks, Labels *to, uint32_t width)
 {
-    for (uint32_t i = 0; i < from_count; i++)
-        ranks[i] = (Rank){from[i].bound_s, i};
-    qsort(ranks, from_count, sizeof *ranks, compare_ranks);
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < from_count; i++) {
-        const Label *label = &from[ranks[i].label];
+    for (uint32_t i = 0; i < from->count; i++)
+        ranks[i] = (Rank){from->labels[i].bound_s, i};
+    qsort(ranks, from->count, sizeof *ranks, compare_ranks);
+    to->count = 0;
+    for (uint32_t i = 0; i < from->count; i++) {
+        const Label *label = &from->labels[ranks[i].label];
         bool dominated = false;
-        uint32_t first = kept > DOMINANCE_SPAN ? kept - DOMINANCE_SPAN : 0;
-        for (uint32_t j = kept; j-- > first && !dominated;)
-            dominated = label_dominates(s->problem, &to[j], label);
+        uint32_t first = to->count > DOMINANCE_SPAN ? to->count - DOMINANCE_SPAN : 0;
+        for (uint32_t j = to->count; j-- > first && !dominated;)
+            dominated = label_dominates(s->problem, &to->labels[j], label);
         if (dominated)
             continue;
-        *to_count = kept;
-        if (kept == width)
+        if (to->count == width)
             return label->bound_s; // sorted: the least of the rest
-        to[kept++] = *label;
+        to->labels[to->count++] = *label;
     }
-    *to_count = kept;
     return INFINITY;
 }
 
-static void keep_best(Search *s, const Label *labels, uint32_t count, Trace **traces, uint32_t *choice)
+static void keep_best(Search *s, const Labels *kept, Trace **traces, uint32_t *choice)
 {
     const StageProblem *problem = s->problem;
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t at = labels[i].parent;
-        choice[problem->stage_count - 1] = labels[i].option;
+    for (uint32_t i = 0; i < kept->count; i++) {
+        uint32_t at = kept->labels[i].parent;
+        choice[problem->stage_count - 1] = kept->labels[i].option;
         for (uint32_t k = problem->stage_count - 1; k-- > 0;) {
             choice[k] = traces[k][at].option;
             at = traces[k][at].parent;
         }
         offer(s, choice);
-        if (labels[i].bound_s >= limit_s(s))
+        if (kept->labels[i].bound_s >= limit_s(s))
             break;
     }
 }
@@ -259,44 +261,45 @@ static double sweep(Search *s, uint32_t width, uint32_t *choice)
     uint32_t options_max = 1;
     for (uint32_t k = 0; k < problem->stage_count; k++)
         options_max = s->options.kept_count[k] > options_max ? s->options.kept_count[k] : options_max;
-    Label *labels = arena_alloc_array(arena, width, sizeof *labels);
-    Label *next = arena_alloc_array(arena, (size_t)width * options_max, sizeof *next);
+    Labels labels = {arena_alloc_array(arena, width, sizeof(Label)), 1};
+    Labels next = {arena_alloc_array(arena, (size_t)width * options_max, sizeof(Label)), 0};
     Rank *ranks = arena_alloc_array(arena, (size_t)width * options_max, sizeof *ranks);
     Trace **traces = arena_alloc_array(arena, problem->stage_count, sizeof *traces);
-    labels[0] = (Label){0};
-    memcpy(labels[0].clock, problem->begin, sizeof labels[0].clock);
-    stages_begin_functional(problem, labels[0].functional);
-    uint32_t count = 1;
+    labels.labels[0] = (Label){0};
+    memcpy(labels.labels[0].clock, problem->begin, sizeof labels.labels[0].clock);
+    stages_begin_functional(problem, labels.labels[0].functional);
     double cut_s = INFINITY;
-    for (uint32_t k = 0; k < problem->stage_count && count > 0; k++) {
-        uint32_t next_count = 0;
-        for (uint32_t i = 0; i < count; i++)
+    for (uint32_t k = 0; k < problem->stage_count && labels.count > 0; k++) {
+        next.count = 0;
+        for (uint32_t i = 0; i < labels.count; i++) {
+            const Label *from = &labels.labels[i];
             for (uint32_t o = 0; o < s->options.kept_count[k]; o++) {
-                Label *label = &next[next_count];
+                Label *label = &next.labels[next.count];
                 label->option = s->options.kept[k][o];
                 label->parent = i;
                 const StageOption *option = &problem->stages[k].options[label->option];
-                label->memory = labels[i].memory + option->memory;
+                label->memory = from->memory + option->memory;
                 if (label->memory + s->least_memory[k + 1] > problem->memory)
                     continue;
-                stages_forward(problem, k, option, labels[i].clock, label->clock);
+                stages_forward(problem, k, option, from->clock, label->clock);
                 if (problem->training)
-                    stages_functional(problem, k, option, labels[i].functional, label->functional);
+                    stages_functional(problem, k, option, from->functional, label->functional);
                 bound_label(s, k + 1, label);
-                next_count += label->bound_s < limit_s(s);
+                next.count += label->bound_s < limit_s(s);
             }
-        s->work += (double)count * s->options.kept_count[k];
-        s->out->label_count += next_count;
-        cut_s = fmin(cut_s, thin_out(s, next, next_count, ranks, labels, &count, width));
-        traces[k] = arena_alloc_array(arena, count ? count : 1, sizeof **traces);
-        for (uint32_t i = 0; i < count; i++)
-            traces[k][i] = (Trace){labels[i].parent, labels[i].option};
+        }
+        s->work += (double)labels.count * s->options.kept_count[k];
+        s->out->label_count += next.count;
+        cut_s = fmin(cut_s, thin_out(s, &next, ranks, &labels, width));
+        traces[k] = arena_alloc_array(arena, labels.count ? labels.count : 1, sizeof **traces);
+        for (uint32_t i = 0; i < labels.count; i++)
+            traces[k][i] = (Trace){labels.labels[i].parent, labels.labels[i].option};
         if (out_of_time(s) && k + 1 < problem->stage_count) {
             cut_s = -INFINITY;
-            count = 0;
+            labels.count = 0;
         }
     }
-    keep_best(s, labels, count, traces, choice);
+    keep_best(s, &labels, traces, choice);
     arena_destroy(arena);
     return cut_s;
 }

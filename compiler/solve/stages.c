@@ -20,14 +20,15 @@ typedef struct {
 static void respond(const Building *b, uint32_t layer, const LayerCost *cost, const Config *config, bool backward,
                     Response response)
 {
+    const ClockedLayer of = {layer, cost, config, b->prefetch};
     for (int from = 0; from < CLOCK_SIZE; from++) {
         Clock clock;
         for (int i = 0; i < CLOCK_SIZE; i++)
             clock.at_s[i] = i == from ? 0 : -INFINITY;
         if (backward)
-            clock_backward(b->work, layer, cost, config, b->prefetch, &clock, NULL);
+            clock_backward(b->work, &of, &clock, NULL);
         else
-            clock_forward(b->work, layer, cost, config, b->prefetch, &clock, NULL);
+            clock_forward(b->work, &of, &clock, NULL);
         for (int to = 0; to < CLOCK_SIZE; to++)
             response[to][from] = clock.at_s[to];
     }
@@ -141,7 +142,7 @@ static void add_stages(Building *b)
 }
 
 StageProblem *stages_build(const Workload *work, const StageCandidate *candidates, uint32_t count, uint32_t prefetch,
-                           Dispatch dispatch, double memory_free, Arena *arena)
+                           double memory_free, Arena *arena)
 {
     StageProblem *problem = arena_alloc(arena, sizeof *problem);
     problem->arena = arena;
@@ -149,7 +150,7 @@ StageProblem *stages_build(const Workload *work, const StageCandidate *candidate
     problem->memory = memory_free;
     problem->stages = arena_alloc_array(arena, work->moe_count ? work->moe_count : 1, sizeof *problem->stages);
     Building b = {.work = work, .candidates = candidates, .count = count, .prefetch = prefetch,
-                  .dispatch = dispatch, .problem = problem};
+                  .dispatch = work->spec->plan.dispatch, .problem = problem};
     choose_components(&b);
     add_stages(&b);
     Clock begin = clock_begin(), turn = clock_begin_backward(work, 0);

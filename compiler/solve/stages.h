@@ -48,7 +48,7 @@ typedef struct {
 } StageCandidate;
 
 StageProblem *stages_build(const Workload *work, const StageCandidate *candidates, uint32_t count, uint32_t prefetch,
-                           Dispatch dispatch, double memory_free, Arena *arena);
+                           double memory_free, Arena *arena);
 
 // The iteration of a choice: option index per stage. Equals cost_mix to rounding.
 double stages_evaluate(const StageProblem *problem, const uint32_t *choice);

@@ -126,8 +126,7 @@ Test(planner, search_finds_the_optimum_of_every_choice_per_layer)
             continue;
         }
         double expected_s = brute_force(&in);
-        StageProblem *problem = stages_build(in.work, in.candidates, in.count, in.prefetch, in.spec.plan.dispatch,
-                                             in.memory, in.arena);
+        StageProblem *problem = stages_build(in.work, in.candidates, in.count, in.prefetch, in.memory, in.arena);
         SearchResult result;
         search_solve(problem, &(SearchLimits){0}, INFINITY, in.arena, &result);
         cr_assert_eq(result.found, expected_s < INFINITY, "instance %d", i);
