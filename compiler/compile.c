@@ -164,7 +164,7 @@ static const Spec *apply_overrides(const Spec *checked, const CompileOptions *op
 static FaultKind solve(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
 {
     bool infeasible = false;
-    if (!place_and_solve(out->work, &options->planner, arena, diag, &out->work, &out->solution, &infeasible))
+    if (!place_and_solve(&out->work, &options->planner, arena, diag, &out->solution, &infeasible))
         return out->solution.broken ? FAULT_INTERNAL : infeasible ? FAULT_INFEASIBLE : FAULT_INPUT;
     rank_by_simulation(out->work, &options->planner, &out->solution, arena);
     return FAULT_NONE;

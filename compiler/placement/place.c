@@ -104,21 +104,20 @@ static size_t list_contenders(const Workload *work, const Pairs *pairs, const Ca
     return listed;
 }
 
-size_t place_workers(const Workload *work, const Candidate *candidates, size_t count,
-                     const PlacementEffort *effort, Arena *arena, Placement **out, double *bound_s)
+Placements place_workers(const Workload *work, const Candidate *candidates, size_t count,
+                         const PlacementEffort *effort, Arena *arena)
 {
     const Pairs *pairs = pairs_of_cluster(&work->spec->cluster, arena);
     Contender *contenders = arena_alloc_array(arena, pairs->count, sizeof *contenders);
     size_t listed = list_contenders(work, pairs, candidates, count, arena, contenders), best = 0;
     Placement *placements = arena_alloc_array(arena, listed, sizeof *placements);
-    double known_s = INFINITY;
-    *bound_s = INFINITY;
+    double known_s = INFINITY, bound_s = INFINITY;
     for (size_t i = 0; i < listed; i++) {
         Pricing *pricing = contenders[i].pricing;
-        PlacementEffort share = {effort->local_work / (i + 1), effort->nodes}; // less for the less promising
-        placements[i] =
-            placement_search(pairs, pricing->domain->domain, price_placement, pricing, known_s, &share, arena);
-        *bound_s = fmin(*bound_s, placements[i].bound_s);
+        PlacementTask task = {.price = price_placement, .context = pricing, .known_s = known_s,
+                              .effort = {effort->local_work / (i + 1), effort->nodes}}; // less for the less promising
+        placements[i] = placement_search(pairs, pricing->domain->domain, &task, arena);
+        bound_s = fmin(bound_s, placements[i].bound_s);
         if (placements[i].price_s < known_s) {
             known_s = placements[i].price_s;
             best = i;
@@ -129,9 +128,7 @@ size_t place_workers(const Workload *work, const Candidate *candidates, size_t c
         placements[best] = placements[0];
         placements[0] = first;
     }
-    *bound_s = fmin(*bound_s, known_s);
-    *out = placements;
-    return listed;
+    return (Placements){.placements = placements, .count = listed, .bound_s = fmin(bound_s, known_s)};
 }
 
 // ---- applying a placement --------------------------------------------------------------------
@@ -240,17 +237,18 @@ static double bound_all(const Workload *work, const PlannerOptions *options, con
 
 // Plans on the placements found for other domain sizes too: layers that choose differently may want another one than
 // the best for all layers alike. Keeps the best plan in *placed and *solution.
-static void try_others(const Workload *work, const PlannerOptions *options, Placement *placements, size_t count,
-                       Arena *arena, const Workload **placed, Solution *solution)
+static void try_others(const Workload *work, const PlannerOptions *options, const Placements *found, Arena *arena,
+                       const Workload **placed, Solution *solution)
 {
     uint32_t workers = work->spec->cluster.port_count;
     uint32_t tried = 0;
-    for (size_t i = 1; i < count && tried < OTHERS_MAX && workers <= OTHERS_WORKERS_MAX; i++) {
-        if (placements[i].domain == 1 || placements[i].domain == workers)
+    for (size_t i = 1; i < found->count && tried < OTHERS_MAX && workers <= OTHERS_WORKERS_MAX; i++) {
+        Placement *placement = &found->placements[i];
+        if (placement->domain == 1 || placement->domain == workers)
             continue;
         tried++;
-        order_placement(&placements[i], workers, arena);
-        const Workload *here = place_apply(work, placements[i].worker, arena);
+        order_placement(placement, workers, arena);
+        const Workload *here = place_apply(work, placement->worker, arena);
         Solution other;
         bool infeasible;
         if (!planner_solve(here, options, arena, diag_create(arena), &other, &infeasible) ||
@@ -261,40 +259,39 @@ static void try_others(const Workload *work, const PlannerOptions *options, Plac
     }
 }
 
-bool place_and_solve(const Workload *work, const PlannerOptions *options, Arena *arena, Diag *diag,
-                     const Workload **placed, Solution *solution, bool *infeasible)
+bool place_and_solve(const Workload **work, const PlannerOptions *options, Arena *arena, Diag *diag,
+                     Solution *solution, bool *infeasible)
 {
-    uint32_t count = work->spec->cluster.port_count;
-    *placed = work;
+    const Workload *given = *work;
+    const Spec *spec = given->spec;
+    uint32_t count = spec->cluster.port_count;
     *infeasible = false;
     if (!count)
-        return planner_solve(work, options, arena, diag, solution, infeasible);
+        return planner_solve(given, options, arena, diag, solution, infeasible);
     uint32_t *input_order = arena_alloc_array(arena, count, sizeof *input_order);
     for (uint32_t x = 0; x < count; x++)
         input_order[x] = x;
-    *placed = place_apply(work, input_order, arena);
+    *work = place_apply(given, input_order, arena);
     // With ports alone the slowest decides, whoever stands where.
-    if (!work->spec->cluster.link_count || work->spec->plan.placement == PLACEMENT_INPUT)
-        return planner_solve(*placed, options, arena, diag, solution, infeasible);
+    if (!spec->cluster.link_count || spec->plan.placement == PLACEMENT_INPUT)
+        return planner_solve(*work, options, arena, diag, solution, infeasible);
     Candidate *candidates;
     size_t candidate_count;
-    if (!list_candidates(*placed, arena, diag, &candidates, &candidate_count))
+    if (!list_candidates(*work, arena, diag, &candidates, &candidate_count))
         return false;
-    Placement *placements;
-    double bound_s;
-    size_t found =
-        place_workers(work, candidates, candidate_count, &placement_effort, arena, &placements, &bound_s);
-    if (found) {
-        order_placement(&placements[0], count, arena);
-        *placed = place_apply(work, placements[0].worker, arena);
+    Placements found = place_workers(given, candidates, candidate_count, &placement_effort, arena);
+    if (found.count) {
+        order_placement(&found.placements[0], count, arena);
+        *work = place_apply(given, found.placements[0].worker, arena);
     }
-    if (!planner_solve(*placed, options, arena, diag, solution, infeasible))
+    if (!planner_solve(*work, options, arena, diag, solution, infeasible))
         return false;
     // The search's bound is on one configuration for all layers; mixes have a weaker one.
-    bool single = work->moe_count <= 1 || work->spec->plan.domain_wish != DOMAIN_AUTO;
+    bool single = given->moe_count <= 1 || spec->plan.domain_wish != DOMAIN_AUTO;
+    double bound_s = found.bound_s;
     if (!single) {
-        try_others(work, options, placements, found, arena, placed, solution);
-        bound_s = bound_all(work, options, placements, found, arena);
+        try_others(given, options, &found, arena, work, solution);
+        bound_s = bound_all(given, options, found.placements, found.count, arena);
     }
     // No placement has a plan below it, whatever the search on this one could show of its own plans.
     solution->bound_s = fmin(solution->objective_s, bound_s);

@@ -6,14 +6,19 @@
 #include "compiler/placement/placement.h"
 #include "compiler/solve/planner.h"
 
-// As planner_solve, with every worker placed: *placed is the workload whose cluster lists ports and links by
-// position, which the lowering and everything after it use; `work` itself where the workers are alike.
-bool place_and_solve(const Workload *work, const PlannerOptions *options, Arena *arena, Diag *diag,
-                     const Workload **placed, Solution *solution, bool *infeasible) MUST_CHECK;
+// As planner_solve, with every worker placed: *work becomes the workload whose cluster lists ports and links by
+// position, which the lowering and everything after it use; it stays where the workers are alike.
+bool place_and_solve(const Workload **work, const PlannerOptions *options, Arena *arena, Diag *diag,
+                     Solution *solution, bool *infeasible) MUST_CHECK;
 
-// The placements the candidates need, domain size by domain size: the cheapest of them is first, and
-// *bound_s is what no placement with any of the candidates stays below.
-size_t place_workers(const Workload *work, const Candidate *candidates, size_t count,
-                     const PlacementEffort *effort, Arena *arena, Placement **out, double *bound_s);
+// The placements the candidates need, domain size by domain size.
+typedef struct {
+    Placement *placements; // the cheapest first
+    size_t count;
+    double bound_s; // what no placement with any of the candidates stays below
+} Placements;
+
+Placements place_workers(const Workload *work, const Candidate *candidates, size_t count,
+                         const PlacementEffort *effort, Arena *arena);
 
 #endif

@@ -76,31 +76,30 @@ static void close_gap(Search *search, uint32_t nodes, double known_s, Placement 
     }
 }
 
-Placement placement_search(const Pairs *pairs, uint32_t domain, PlacementPrice price, void *context, double known_s,
-                           const PlacementEffort *effort, Arena *arena)
+Placement placement_search(const Pairs *pairs, uint32_t domain, const PlacementTask *task, Arena *arena)
 {
     uint32_t count = pairs->count;
     Placement best = {.domain = domain, .worker = arena_alloc_array(arena, count, sizeof *best.worker),
                       .price_s = INFINITY};
     Arena *scratch = arena_create();
-    Search search = {.pairs = pairs, .count = count, .domain = domain, .columns = count / domain, .price = price,
-                     .context = context, .floor = placement_floor(pairs, domain), .arena = scratch,
+    Search search = {.pairs = pairs, .count = count, .domain = domain, .columns = count / domain, .price = task->price,
+                     .context = task->context, .floor = placement_floor(pairs, domain), .arena = scratch,
                      .cache = arena_alloc_array(scratch, PRICE_CACHE_SLOTS, sizeof(CachedPrice))};
     for (uint32_t x = 0; x < count; x++)
         best.worker[x] = x;
     best.bound_s = search_price(&search, &search.floor);
     bool matters = domain > 1 && domain < count;
-    if (!matters || best.bound_s >= known_s) { // one group of all, or hopeless: any order will do
+    if (!matters || best.bound_s >= task->known_s) { // one group of all, or hopeless: any order will do
         accept(&search, best.worker, &best);
         if (!matters)
             best.bound_s = best.price_s;
     } else {
         find_levels(&search);
-        search_locally(&search, effort->local_work / 2, &best); // steered by all that exceeds the low floor
-        placement_raise_floor(&search, effort->nodes);
+        search_locally(&search, task->effort.local_work / 2, &best); // steered by all that exceeds the low floor
+        placement_raise_floor(&search, task->effort.nodes);
         best.bound_s = search_price(&search, &search.floor);
-        search_locally(&search, effort->local_work / 2, &best); // by what can be avoided
-        close_gap(&search, effort->nodes, known_s, &best);
+        search_locally(&search, task->effort.local_work / 2, &best); // by what can be avoided
+        close_gap(&search, task->effort.nodes, task->known_s, &best);
         best.bound_s = fmin(best.bound_s, best.price_s);
     }
     best.floor = search.floor;

@@ -41,10 +41,15 @@ typedef struct {
 
 extern const PlacementEffort placement_effort; // what hepc uses
 
-// The best placement for one domain size, which divides the count. Placements that cost `known_s` or more are of
-// no interest: the bound is then not driven beyond it.
-Placement placement_search(const Pairs *pairs, uint32_t domain, PlacementPrice price, void *context, double known_s,
-                           const PlacementEffort *effort, Arena *arena);
+typedef struct {
+    PlacementPrice price;
+    void *context;
+    double known_s; // placements that cost so much are of no interest: the bound is not driven beyond it
+    PlacementEffort effort;
+} PlacementTask;
+
+// The best placement for one domain size, which divides the count.
+Placement placement_search(const Pairs *pairs, uint32_t domain, const PlacementTask *task, Arena *arena);
 
 // The worst pairs of rows and columns as workers stand.
 PlacementProfile placement_profile(const Pairs *pairs, uint32_t domain, const uint32_t worker[]);

@@ -105,23 +105,29 @@ static void allow_up_to(const Search *search, const double *figures, double most
     }
 }
 
-// The largest of the ascending values, above the floor, that is shown to be needed.
-static double raise_figure(const Search *search, const double *figures, const double *values, size_t value_count,
-                           uint32_t members, uint32_t nodes, double floor)
+// Of all pairs, and the values that they have.
+typedef struct {
+    const double *figures, *values; // values: ascending
+    size_t value_count;
+} Figures;
+
+// The largest of the values, above the floor, that is shown to be needed.
+static double raise_figure(const Search *search, const Figures *of, uint32_t members, uint32_t nodes, double floor)
 {
     uint64_t peers[TREE_WORKERS_MAX];
-    size_t low = 0, high = value_count ? value_count - 1 : 0; // values before `low` do not suffice
+    const double *values = of->values;
+    size_t low = 0, high = of->value_count ? of->value_count - 1 : 0; // values before `low` do not suffice
     while (low < high && values[low] < floor)
         low++;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        allow_up_to(search, figures, values[middle], peers);
+        allow_up_to(search, of->figures, values[middle], peers);
         if (placement_cover(peers, search->count, members, nodes) == PROOF_NONE)
             low = middle + 1;
         else
             high = middle;
     }
-    return value_count && values[low] > floor ? values[low] : floor;
+    return of->value_count && values[low] > floor ? values[low] : floor;
 }
 
 void placement_raise_floor(Search *search, uint32_t nodes)
@@ -133,11 +139,11 @@ void placement_raise_floor(Search *search, uint32_t nodes)
         WorstPair *floor;
         uint32_t members;
     } groups[] = {{&search->floor.row, search->domain}, {&search->floor.column, search->columns}};
+    const Figures slownesses = {pairs->s_per_byte, search->slownesses, search->slowness_count};
+    const Figures latencies = {pairs->latency_s, search->latencies, search->latency_count};
     for (size_t g = 0; g < COUNT_OF(groups); g++) {
-        groups[g].floor->link_s_per_byte =
-            raise_figure(search, pairs->s_per_byte, search->slownesses, search->slowness_count, groups[g].members,
-                         nodes, groups[g].floor->link_s_per_byte);
-        groups[g].floor->latency_s = raise_figure(search, pairs->latency_s, search->latencies, search->latency_count,
-                                                  groups[g].members, nodes, groups[g].floor->latency_s);
+        WorstPair *floor = groups[g].floor;
+        floor->link_s_per_byte = raise_figure(search, &slownesses, groups[g].members, nodes, floor->link_s_per_byte);
+        floor->latency_s = raise_figure(search, &latencies, groups[g].members, nodes, floor->latency_s);
     }
 }

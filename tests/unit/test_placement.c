@@ -154,13 +154,12 @@ Test(placement, equals_brute_force_over_all_assignments)
             spec.plan.domain_wish = DOMAIN_FORCED;
             spec.plan.domain[0] = spec.cluster.port_count / 2;
         }
-        const Workload *placed;
+        const Workload *placed = workload_derive(&spec, arena);
         Solution solution;
         bool infeasible;
         Diag *diag = diag_create(arena);
         PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED};
-        cr_assert(place_and_solve(workload_derive(&spec, arena), &options, arena, diag, &placed, &solution,
-                                  &infeasible));
+        cr_assert(place_and_solve(&placed, &options, arena, diag, &solution, &infeasible));
         double best_s = brute_best(&spec, arena);
         cr_assert(fabs(solution.objective_s - best_s) <= 1e-9 * best_s, "instance %d: %.12g, not %.12g", i,
                   solution.objective_s, best_s);
@@ -203,10 +202,9 @@ static Spec family_network(Family family, uint32_t count, Arena *arena)
 static void check_bound(const Workload *work, const Candidate *candidates, size_t count, double bound_s, Arena *arena)
 {
     PlacementEffort more = {.local_work = 3 * placement_effort.local_work, .nodes = 1};
-    Placement *placements;
-    double other_bound_s;
-    cr_assert(place_workers(work, candidates, count, &more, arena, &placements, &other_bound_s));
-    cr_assert_geq(placements[0].price_s, bound_s * (1 - 1e-12));
+    Placements other = place_workers(work, candidates, count, &more, arena);
+    cr_assert(other.count > 0);
+    cr_assert_geq(other.placements[0].price_s, bound_s * (1 - 1e-12));
 }
 
 Test(placement, gaps_are_small_and_bounds_hold, .timeout = 200)
@@ -224,16 +222,15 @@ Test(placement, gaps_are_small_and_bounds_hold, .timeout = 200)
             const Workload *work = workload_derive(&spec, arena);
             Candidate *candidates;
             size_t count;
-            Placement *placements;
-            double bound_s;
             cr_assert(planner_enumerate(work, arena, diag, &candidates, &count));
             for (size_t c = 0; c < count; c++) // with all in one domain, or each alone, there is nothing to place
                 candidates[c].fits = candidates[c].config.domain[0] > 1 &&
                                      candidates[c].config.domain[0] < spec.cluster.port_count;
-            cr_assert(place_workers(work, candidates, count, &placement_effort, arena, &placements, &bound_s));
-            cr_assert_leq(bound_s, placements[0].price_s);
-            check_bound(work, candidates, count, bound_s, arena);
-            gaps[filled++] = 1 - bound_s / placements[0].price_s;
+            Placements found = place_workers(work, candidates, count, &placement_effort, arena);
+            cr_assert(found.count > 0);
+            cr_assert_leq(found.bound_s, found.placements[0].price_s);
+            check_bound(work, candidates, count, found.bound_s, arena);
+            gaps[filled++] = 1 - found.bound_s / found.placements[0].price_s;
             arena_destroy(arena);
         }
         sort_doubles(gaps, filled);
