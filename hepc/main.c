@@ -161,7 +161,9 @@ static int process_sweep(const Options *options, const char *content, size_t len
                               .check = options->checks, .profile = options->profile, .dispatch = options->dispatch,
                               .planner = options->planner, .without = options->without};
     Sweep sweep;
-    int code = sweep_run(&compile, options->sweeps, options->sweep_count, true, &interrupted, arena, diag, &sweep);
+    SweepRequest request = {.axes = options->sweeps, .axis_count = options->sweep_count, .progress = true,
+                            .stop = &interrupted};
+    int code = sweep_run(&compile, &request, arena, diag, &sweep);
     output_diagnostics(diag);
     Text text = {0};
     if (code == FAULT_NONE && sweep.row_count > 0) {

@@ -265,15 +265,15 @@ static void collect_sensitivities(const Workload *work, const PlannerOptions *op
 {
     const Spec *spec = work->spec;
     Sensitivity *next = out->sensitivities;
-    double slack = explain_slack(work, options, solution);
+    const ExplainedChoice choice = {work, options, solution, explain_slack(work, options, solution)};
     for (uint32_t l = 0; l < spec->cluster.level_count; l++)
         if (spec->cluster.levels[l].count > 1)
-            *next++ = explain_sensitivity(work, options, solution, slack, QUANTITY_BANDWIDTH, l, arena);
-    *next++ = explain_sensitivity(work, options, solution, slack, QUANTITY_BATCH, 0, arena);
+            *next++ = explain_sensitivity(&choice, QUANTITY_BANDWIDTH, l, arena);
+    *next++ = explain_sensitivity(&choice, QUANTITY_BATCH, 0, arena);
     if (spec->plan.codec != CODEC_DENSE)
-        *next++ = explain_sensitivity(work, options, solution, slack, QUANTITY_RATIO, 0, arena);
+        *next++ = explain_sensitivity(&choice, QUANTITY_RATIO, 0, arena);
     if (!spec->model.abstract)
-        *next++ = explain_sensitivity(work, options, solution, slack, QUANTITY_MEMORY, 0, arena);
+        *next++ = explain_sensitivity(&choice, QUANTITY_MEMORY, 0, arena);
     out->sensitivity_count = (uint32_t)(next - out->sensitivities);
     for (uint32_t l = 0; l < spec->cluster.level_count; l++)
         if (spec->cluster.levels[l].count > 1)

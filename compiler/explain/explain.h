@@ -112,8 +112,15 @@ double explain_now(const Workload *work, Quantity quantity, uint32_t level);
 // By so much, relative, a choice may lose before it counts as given up: the margin, and what it loses already
 // because the simulation preferred it or the search ended with a gap.
 double explain_slack(const Workload *work, const PlannerOptions *options, const Solution *solution);
-Sensitivity explain_sensitivity(const Workload *work, const PlannerOptions *options, const Solution *solution,
-                                double slack, Quantity quantity, uint32_t level, Arena *arena);
+// The choice that is explained; slack: explain_slack of it.
+typedef struct {
+    const Workload *work;
+    const PlannerOptions *options;
+    const Solution *solution;
+    double slack;
+} ExplainedChoice;
+
+Sensitivity explain_sensitivity(const ExplainedChoice *choice, Quantity quantity, uint32_t level, Arena *arena);
 EvenPoint explain_even(const Workload *work, const PlannerOptions *options, const Solution *solution, uint32_t level);
 // How explanations plan again: without confirmation, with less effort.
 PlannerOptions explain_options(const PlannerOptions *options);

@@ -253,12 +253,13 @@ double explain_slack(const Workload *work, const PlannerOptions *options, const 
     return slack;
 }
 
-Sensitivity explain_sensitivity(const Workload *work, const PlannerOptions *options, const Solution *solution,
-                                double slack, Quantity quantity, uint32_t level, Arena *arena)
+Sensitivity explain_sensitivity(const ExplainedChoice *choice, Quantity quantity, uint32_t level, Arena *arena)
 {
-    Probing p = {.work = work, .solution = solution, .options = explain_options(options), .quantity = quantity,
-                 .level = level, .slack = slack, .solves_max = EXPLAIN_SOLVES_MAX, .arena = arena};
-    if ((size_t)work->moe_count * solution->count > LARGE_PROBLEM)
+    const Workload *work = choice->work;
+    Probing p = {.work = work, .solution = choice->solution, .options = explain_options(choice->options),
+                 .quantity = quantity, .level = level, .slack = choice->slack, .solves_max = EXPLAIN_SOLVES_MAX,
+                 .arena = arena};
+    if ((size_t)work->moe_count * choice->solution->count > LARGE_PROBLEM)
         p.solves_max = EXPLAIN_SOLVES_MAX / 2;
     double now = explain_now(work, quantity, level);
     return (Sensitivity){.quantity = quantity, .level = level, .now = now,

@@ -159,9 +159,10 @@ static void show_progress(size_t done, size_t count)
     fprintf(stderr, "\rhepc: point %zu of %zu%s", done, count, done < count ? "" : "\n");
 }
 
-FaultKind sweep_run(const CompileOptions *options, const char *const *texts, size_t axis_count, bool progress,
-                   const atomic_int *stop, Arena *arena, Diag *diag, Sweep *out)
+FaultKind sweep_run(const CompileOptions *options, const SweepRequest *request, Arena *arena, Diag *diag, Sweep *out)
 {
+    size_t axis_count = request->axis_count;
+    const atomic_int *stop = request->stop;
     *out = (Sweep){.axis_count = axis_count};
     SweepAxis axes[SWEEP_AXES_MAX] = {{0}};
     CompileOptions first = *options;
@@ -171,11 +172,11 @@ FaultKind sweep_run(const CompileOptions *options, const char *const *texts, siz
     if (code != FAULT_NONE)
         return code;
     const Reading reading = {.ast = base.ast, .options = &options->check, .arena = arena, .diag = diag};
-    if (!read_axes(&reading, texts, axes, out))
+    if (!read_axes(&reading, request->axes, axes, out))
         return FAULT_USAGE;
     out->outer_level = base.spec->cluster.levels[0].name;
     bool shown = false, valid = false;
-    progress = progress && isatty(STDERR_FILENO);
+    bool progress = request->progress && isatty(STDERR_FILENO);
     for (size_t p = 0; p < out->point_count && code != FAULT_INTERNAL && !atomic_load(stop); p++) {
         SweepRow *row = &out->rows[p];
         size_t rest = p;

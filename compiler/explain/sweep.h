@@ -35,10 +35,16 @@ typedef struct {
     SweepRow *rows;
 } Sweep;
 
-// Runs all points, the last axis fastest. Says on standard error how far it is if `progress`. Stops early,
-// with the rows done so far, when *stop becomes true. Values the input does not go with make a row that says
-// so; reports and returns another code when the file or an axis is wrong, or no value goes.
-FaultKind sweep_run(const CompileOptions *options, const char *const *axes, size_t axis_count, bool progress,
-                   const atomic_int *stop, Arena *arena, Diag *diag, Sweep *out) MUST_CHECK;
+typedef struct {
+    const char *const *axes; // [axis_count]
+    size_t axis_count;
+    bool progress;           // is told on standard error
+    const atomic_int *stop;  // ends the sweep early, with the rows done so far, when it becomes true
+} SweepRequest;
+
+// Runs all points, the last axis fastest. Values the input does not go with make a row that says so; reports and
+// returns another code when the file or an axis is wrong, or no value goes.
+FaultKind sweep_run(const CompileOptions *options, const SweepRequest *request, Arena *arena, Diag *diag,
+                   Sweep *out) MUST_CHECK;
 
 #endif
