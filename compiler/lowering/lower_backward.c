@@ -149,6 +149,26 @@ static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *lay
     return last;
 }
 
+// Returns the gradient of the rows that the shared expert took.
+static int32_t add_shared_backward(Lowering *l, uint32_t k, int32_t dx)
+{
+    const LoweredLayer *layer = &l->layers[k];
+    const SpecModel *model = &l->spec->model;
+    int32_t dshared_rows = lowering_add_temporary(l, k, "dshared_rows", model->dtype, l->tokens, model->hidden);
+    int32_t dshared = lowering_add_gradient(l, layer->shared, (int32_t)k);
+    int32_t work = lowering_add_work(l, (int32_t)k, OP_SHARED_EXPERT_BACKWARD, l->tokens, 1, 1);
+    StepBuffers operands = {.shared_expert_backward = {.rows = layer->stages[0].rows,
+                                                       .shared = layer->shared,
+                                                       .dx = dx,
+                                                       .drows = dshared_rows,
+                                                       .dshared = dshared,
+                                                       .work = work}};
+    add_local(l, OP_SHARED_EXPERT_BACKWARD, (int32_t)k, 2 * l->work->layers[k].dense_s, operands);
+    lowering_add_sums(l, (int32_t)k, dshared, 0, l->spec->cluster.level_count, 1);
+    note_update(l, (int32_t)k, layer->shared, dshared);
+    return dshared_rows;
+}
+
 static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
 {
     lowering_enter(l, k);
@@ -157,21 +177,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
     Stage *first = &layer->stages[0], *last = &layer->stages[layer->stage_count - 1];
     int32_t dresults[STAGES_MAX] = {dx}, counts[STAGES_MAX] = {NONE};
     scatter_gradients(l, k, layer, dresults, counts);
-    int32_t dshared_rows = NONE;
-    if (model->shared_experts) { // while the gradients travel
-        dshared_rows = lowering_add_temporary(l, k, "dshared_rows", model->dtype, l->tokens, model->hidden);
-        int32_t dshared = lowering_add_gradient(l, layer->shared, (int32_t)k);
-        int32_t work = lowering_add_work(l, (int32_t)k, OP_SHARED_EXPERT_BACKWARD, l->tokens, 1, 1);
-        StepBuffers operands = {.shared_expert_backward = {.rows = first->rows,
-                                                           .shared = layer->shared,
-                                                           .dx = dx,
-                                                           .drows = dshared_rows,
-                                                           .dshared = dshared,
-                                                           .work = work}};
-        add_local(l, OP_SHARED_EXPERT_BACKWARD, (int32_t)k, 2 * l->work->layers[k].dense_s, operands);
-        lowering_add_sums(l, (int32_t)k, dshared, 0, l->spec->cluster.level_count, 1);
-        note_update(l, (int32_t)k, layer->shared, dshared);
-    }
+    int32_t dshared_rows = model->shared_experts ? add_shared_backward(l, k, dx) : NONE; // while the gradients travel
     int32_t held = l->config->regather ? lowering_add_gathers(l, k, ".again", lowering_prefetch_limit(l)) : layer->held;
     bool migrated = l->held_experts > l->experts_per_rank;
     uint32_t fanout = layer->stage_count == 1 ? l->fanout : 1;
