@@ -251,6 +251,7 @@ static void refuse_mixtures(const Options *options, struct argp_state *state)
         argp_error(state, "--check writes nothing: it does not go together with --output");
 }
 
+// Long because every option is a case.
 static error_t parse_option(int key, char *argument, struct argp_state *state)
 {
     Options *options = state->input;

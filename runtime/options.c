@@ -375,6 +375,7 @@ static const char *option_name(int key)
     return option->name;
 }
 
+// Long because every option is a case.
 static error_t parse_option(int key, char *argument, struct argp_state *state)
 {
     Options *options = state->input;

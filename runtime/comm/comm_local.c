@@ -206,6 +206,7 @@ static bool local_exchange(Comm *base, int handle, const Exchange *exchange, voi
     return call(comm, channel, &(Offer){.exchange = *exchange, .ready = channel->ready}, NULL, stream, fault);
 }
 
+// Many parameters because DeviceCommOps.all_gather has them: those of the host, and a stream.
 static bool local_all_gather(Comm *base, int handle, const void *shard, void *gathered, uint64_t bytes, void *stream,
                              Fault *fault)
 {

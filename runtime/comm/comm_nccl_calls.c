@@ -205,6 +205,7 @@ bool nccl_exchange(Comm *base, int handle, const Exchange *exchange, void *strea
     return ok;
 }
 
+// Many parameters because DeviceCommOps.all_gather has them: those of the host, and a stream.
 bool nccl_all_gather(Comm *base, int handle, const void *shard, void *gathered, uint64_t bytes, void *stream,
                      Fault *fault)
 {
