@@ -38,4 +38,28 @@ rooms_in_order() { # folder, rooms...
 }
 rooms_in_order runtime base comm engine training checkpoint calibrate check job report
 rooms_in_order compiler spec frontend model lowering solve placement explain
+rooms_in_order ir base text verify simulate load
+# No circle of calls between files, none of includes between folders; and a circle would be found.
+folders=(hepc compiler grammar ir backends runtime kernels)
+build=$(dirname "$(dirname "$HEPC")")
+python3 tests/e2e/circles.py "$build" . "${folders[@]}" || fail "circles between files or folders"
+mkdir -p "$work/toy/ir/base"
+printf '#include "ir/base/b.h"\nint b(void);\nint a(void);\nint a(void) { return b(); }\n' >"$work/toy/ir/a.c"
+printf '#include "ir/a.h"\nint a(void);\nint b(void);\nint b(void) { return a(); }\n' >"$work/toy/ir/base/b.c"
+touch "$work/toy/ir/a.h" "$work/toy/ir/base/b.h"
+for file in a base/b; do
+  "${CC:-cc}" -I "$work/toy" -c "$work/toy/ir/$file.c" -o "$work/toy/ir/$file.o" || fail "no toy to look for circles in"
+  printf '{"file": "%s.c", "directory": "%s", "command": "cc -o %s.o"}\n' "$work/toy/ir/$file" "$work/toy/ir" "$file"
+done | paste -sd, | sed 's/^/[/; s/$/]/' >"$work/toy/compile_commands.json"
+expect 1 '' python3 tests/e2e/circles.py "$work/toy" "$work/toy" ir
+grep -q 'ir/a.c -> ir/base/b.c: b' "$work/out" || fail "a circle of calls is not found: $(cat "$work/out")"
+grep -q 'ir/base -> ir: ir/a.h' "$work/out" || fail "a circle of includes is not found: $(cat "$work/out")"
+# docs/architecture.md leads somewhere: the files that it names are there, and it names every folder with sources.
+grep -oE '`[a-z_]+/[a-z_/*.]+`' docs/architecture.md | tr -d '`' | sort -u | while read -r path; do
+  compgen -G "$path" >/dev/null || compgen -G "tests/$path" >/dev/null || echo "$path"
+done >"$work/missing"
+[ -s "$work/missing" ] && fail "docs/architecture.md names what is not there: $(tr '\n' ' ' <"$work/missing")"
+for folder in $(printf '%s\n' "${sources[@]%/*}" | grep -v '^tests' | sort -u); do
+  grep -qE "^\| \`$folder/?\`" docs/architecture.md || fail "docs/architecture.md does not name $folder"
+done
 finish
