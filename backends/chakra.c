@@ -152,7 +152,7 @@ static void append_message(const ProtobufCMessage *message, Text *out)
     size_t length = protobuf_c_message_get_packed_size(message);
     uint8_t *bytes = malloc(length + 1);
     if (!bytes)
-        arena_exhausted();
+        memory_exhausted();
     for (size_t rest = length;; rest >>= 7) {
         uint8_t digit = (uint8_t)((rest & 0x7f) | (rest > 0x7f ? 0x80 : 0));
         text_append_bytes(out, &digit, 1);
@@ -292,7 +292,7 @@ void chakra_print_rank(const Chakra *chakra, uint64_t rank, Text *out)
     append_message(&metadata.base, out);
     uint64_t *deps = malloc(((size_t)chakra->deps_max + 1) * sizeof *deps);
     if (!deps)
-        arena_exhausted();
+        memory_exhausted();
     for (uint32_t i = 0; i < plan->step_count; i++) {
         uint32_t count = step_dependencies(chakra, i, deps);
         if (op_info((int)plan->steps[i].op)->shape == SHAPE_EXCHANGE)

@@ -10,6 +10,23 @@
 %locations
 %param {yyscan_t scanner} {ParseState *state}
 
+%code top {
+#include <stdlib.h>
+
+#include "ir/base/arena.h"
+
+// So that a stack that is full means a text nested too deeply, and not that memory has run out.
+static void *parser_allocate(size_t bytes)
+{
+    void *memory = malloc(bytes);
+    if (!memory)
+        memory_exhausted();
+    return memory;
+}
+#define YYMALLOC parser_allocate
+#define YYFREE free
+}
+
 %code requires {
 #include "grammar/state.h"
 #ifndef YY_TYPEDEF_YY_SCANNER_T

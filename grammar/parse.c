@@ -269,7 +269,7 @@ Ast *grammar_parse(Arena *arena, Diag *diag, uint32_t source, const char *text, 
                         .offset = (uint32_t)mark};
     yyscan_t scanner;
     if (hep_lex_init_extra(&state, &scanner) != 0)
-        arena_exhausted();
+        memory_exhausted();
     hep__scan_bytes(text + mark, (int)(length - mark), scanner);
     int failed = hep_parse(scanner, &state);
     hep_lex_destroy(scanner);

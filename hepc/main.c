@@ -289,12 +289,30 @@ static int process(const Options *options)
     return code;
 }
 
+typedef struct {
+    int argc;
+    char **argv;
+    FaultKind kind;
+} Run;
+
+static void run(void *context)
+{
+    Run *of = context;
+    Options options = options_parse(of->argc, of->argv);
+    of->kind = (FaultKind)process(&options);
+    free(options.checks.defines);
+}
+
 int main(int argc, char **argv)
 {
-    Options options = options_parse(argc, argv);
-    int code = process(&options);
-    free(options.checks.defines);
+    Run of = {.argc = argc, .argv = argv};
+    Fault fault = {0};
+    memory_guard_json();
+    if (!memory_guard(run, &of, &fault)) {
+        fprintf(stderr, "hepc: %s\n", fault.message);
+        of.kind = fault.kind;
+    }
     if (fflush(stdout) != 0 || ferror(stdout))
         return exit_code_of((FaultKind)output_complain("standard output", "cannot be written"));
-    return exit_code_of((FaultKind)code);
+    return exit_code_of(of.kind);
 }

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ir/base/arena.h"
 #include "ir/base/exit_codes.h"
 #include "ir/load/plan_file.h"
 #include "ir/load/predictions.h"
@@ -48,12 +49,13 @@ static int check_plan(const char *path, const char *data, size_t length, Plan **
         return FAULT_INPUT;
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
-    *plan = plan_load(path, data, length, diag);
-    if (*plan && launcher_rank() == 0)
-        predictions_check(path, *plan, diag);
+    Plan *loaded = plan_load(path, data, length, diag);
+    if (loaded && launcher_rank() == 0)
+        predictions_check(path, loaded, diag);
     diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
     arena_destroy(arena);
-    return *plan ? FAULT_NONE : FAULT_INPUT;
+    *plan = loaded; // now that memory cannot run out any more: the plan would be destroyed
+    return loaded ? FAULT_NONE : FAULT_INPUT;
 }
 
 static int read_plan(const char *path, char **data, size_t *length, Plan **plan)
@@ -197,14 +199,29 @@ static void show_state(void *context, const char *lines)
     fputs(lines, stderr);
 }
 
+typedef struct {
+    const Plan *plan;
+    const Fault *fault;
+    Text text;
+} FaultLine;
+
+static void describe_fault(void *context)
+{
+    FaultLine *line = context;
+    text_append(&line->text, "hep-run: ");
+    state_append_fault(line->plan, line->fault, &line->text);
+}
+
+// Any thread may have to. Without memory left the message stands alone.
 static void print_fault(const Plan *plan, const Fault *fault)
 {
-    Text text = {0};
-    text_append(&text, "hep-run: ");
-    state_append_fault(plan, fault, &text);
-    if (!launcher_print(text.data))
-        fputs(text.data, stderr);
-    text_free(&text);
+    FaultLine line = {.plan = plan, .fault = fault};
+    Fault ignored = {0};
+    if (!memory_guard(describe_fault, &line, &ignored))
+        fprintf(stderr, "hep-run: %s\n", fault->message);
+    else if (!launcher_print(line.text.data))
+        fputs(line.text.data, stderr);
+    text_free(&line.text);
 }
 
 static int write_text(const char *path, Text *text)
@@ -469,26 +486,65 @@ static bool has_engine(const EngineOps *engine)
     return false;
 }
 
+// ---- the program -----------------------------------------------------------------------------
+
+typedef struct {
+    int argc;
+    char **argv;
+    Options options;
+    Plan *plan;
+    World world;
+    int code; // a FaultKind
+} Program;
+
+static void prepare(void *context)
+{
+    Program *program = context;
+    program->options = options_parse(program->argc, program->argv);
+    bool joined = has_engine(program->options.job.engine) &&
+                  join_world(&program->options, &program->plan, &program->world);
+    program->code = joined ? load_plan(&program->options, &program->world, world_is_first(&program->world),
+                                       &program->plan)
+                           : FAULT_RUN;
+}
+
+static void execute(void *context)
+{
+    Program *program = context;
+    Options *options = &program->options;
+    bool is_first = world_is_first(&program->world);
+    uint64_t traced[TRACE_RANKS_MAX];
+    if (options->calibrate) {
+        program->code = calibrate_job(options, program->plan, &program->world);
+        return;
+    }
+    program->code = choose_traced(options, program->plan, traced, is_first);
+    if (program->code != FAULT_NONE)
+        return;
+    options->job.comm = world_comm(&program->world, &program->plan->cluster);
+    program->code = run_plan(options, program->plan, &program->world, is_first);
+}
+
+// When memory runs out outside of the ranks, the world of processes ends as for any other fault.
+static bool guarded(void (*part)(void *context), Program *program)
+{
+    Fault fault = {0};
+    if (!memory_guard(part, program, &fault)) {
+        Comm *comm = world_comm(&program->world, NULL);
+        if (comm)
+            comm->ops->abort(comm, &fault);
+        program->code = fail(&program->world, program->plan, &fault);
+    }
+    return program->code == FAULT_NONE;
+}
+
 int main(int argc, char **argv)
 {
-    Options options = options_parse(argc, argv);
-    Plan *plan = NULL;
-    World world = {0};
-    if (!has_engine(options.job.engine) || !join_world(&options, &plan, &world))
-        return exit_code_of(FAULT_RUN);
-    bool is_first = world_is_first(&world);
-    int code = load_plan(&options, &world, is_first, &plan);
-    uint64_t traced[TRACE_RANKS_MAX];
-    bool calibrates = code == FAULT_NONE && options.calibrate;
-    if (calibrates)
-        code = calibrate_job(&options, plan, &world);
-    else if (code == FAULT_NONE)
-        code = choose_traced(&options, plan, traced, is_first);
-    if (code == FAULT_NONE && !calibrates) {
-        options.job.comm = world_comm(&world, &plan->cluster);
-        code = run_plan(&options, plan, &world, is_first);
-    }
-    world_destroy(&world);
-    plan_destroy(plan);
-    return exit_code_of((FaultKind)code);
+    Program program = {.argc = argc, .argv = argv};
+    memory_guard_json();
+    if (guarded(prepare, &program))
+        (void)guarded(execute, &program);
+    world_destroy(&program.world);
+    plan_destroy(program.plan);
+    return exit_code_of((FaultKind)program.code);
 }

@@ -183,7 +183,7 @@ void environment_error(Environment *environment, const AstExpr *expr, const char
     char *message = NULL;
     va_start(arguments, format);
     if (vasprintf(&message, format, arguments) < 0)
-        arena_exhausted();
+        memory_exhausted();
     va_end(arguments);
     Span origin = environment_origin(environment, expr);
     diag_error(environment->diag, origin, "%s", message);

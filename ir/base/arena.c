@@ -1,13 +1,14 @@
 // Bump allocator over a list of calloc'ed blocks, newest first. Blocks grow with the arena, and a
 // request larger than a block gets one of its own. Owns every block until the arena is destroyed.
+// A guard lists the arenas that its action created, so that none is lost by the jump out of it.
 #include "ir/base/arena.h"
 
+#include <cjson/cJSON.h>
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "ir/base/exit_codes.h"
 
 enum { BLOCK_BYTES_MIN = 16 * 1024, BLOCK_BYTES_MAX = 1024 * 1024 };
 
@@ -20,33 +21,91 @@ typedef struct Block {
 struct Arena {
     Block *blocks;
     size_t next_block_bytes;
+    Arena *next, **link; // in the list of the guard that it was created in; link: NULL outside of guards
 };
 
-static void exhausted_default(void)
+typedef struct Guard {
+    struct Guard *outer;
+    Arena *arenas;
+    jmp_buf escape;
+} Guard;
+
+static _Thread_local Guard *innermost;
+
+static void arena_unlist(Arena *arena)
 {
-    fputs("error: memory is exhausted\n", stderr);
-    exit(exit_code_of(FAULT_MEMORY));
+    if (arena->link)
+        *arena->link = arena->next;
+    if (arena->next)
+        arena->next->link = arena->link;
+    arena->next = NULL;
+    arena->link = NULL;
 }
 
-static void (*exhausted_handler)(void) = exhausted_default;
-
-void arena_set_exhausted_handler(void (*handler)(void))
+static void arena_list(Arena *arena, Guard *guard)
 {
-    exhausted_handler = handler ? handler : exhausted_default;
+    arena->next = guard->arenas;
+    arena->link = &guard->arenas;
+    if (arena->next)
+        arena->next->link = &arena->next;
+    guard->arenas = arena;
 }
 
-_Noreturn void arena_exhausted(void)
+// A function of its own: what is local to the one that calls setjmp would be undefined after the jump.
+static bool guard_run(Guard *guard, void (*action)(void *context), void *context)
 {
-    exhausted_handler();
-    abort();
+    if (setjmp(guard->escape) != 0)
+        return false;
+    action(context);
+    return true;
+}
+
+bool memory_guard(void (*action)(void *context), void *context, Fault *fault)
+{
+    Guard guard = {.outer = innermost};
+    innermost = &guard;
+    bool ended = guard_run(&guard, action, context);
+    innermost = guard.outer;
+    while (guard.arenas) {
+        Arena *arena = guard.arenas;
+        arena_unlist(arena);
+        if (!ended)
+            arena_destroy(arena);
+        else if (guard.outer)
+            arena_list(arena, guard.outer);
+    }
+    return ended || fault_set(fault, FAULT_MEMORY, "out of memory");
+}
+
+_Noreturn void memory_exhausted(void)
+{
+    if (!innermost)
+        abort();
+    longjmp(innermost->escape, 1);
+}
+
+// cJSON has no state that a jump out of its functions would leave damaged.
+static void *json_allocate(size_t bytes)
+{
+    void *memory = malloc(bytes);
+    if (!memory && innermost)
+        memory_exhausted();
+    return memory;
+}
+
+void memory_guard_json(void)
+{
+    cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = json_allocate, .free_fn = free});
 }
 
 Arena *arena_create(void)
 {
     Arena *arena = calloc(1, sizeof(*arena));
     if (!arena)
-        arena_exhausted();
+        memory_exhausted();
     arena->next_block_bytes = BLOCK_BYTES_MIN;
+    if (innermost)
+        arena_list(arena, innermost);
     return arena;
 }
 
@@ -54,6 +113,7 @@ void arena_destroy(Arena *arena)
 {
     if (!arena)
         return;
+    arena_unlist(arena);
     for (Block *block = arena->blocks; block;) {
         Block *next = block->next;
         free(block);
@@ -67,10 +127,10 @@ static Block *arena_add_block(Arena *arena, size_t bytes)
     size_t size = bytes > arena->next_block_bytes ? bytes : arena->next_block_bytes;
     uint64_t total;
     if (!checked_add(size, sizeof(Block), &total))
-        arena_exhausted();
+        memory_exhausted();
     Block *block = calloc(1, total);
     if (!block)
-        arena_exhausted();
+        memory_exhausted();
     block->size = size;
     block->next = arena->blocks;
     arena->blocks = block;
@@ -83,7 +143,7 @@ void *arena_alloc(Arena *arena, size_t bytes)
 {
     const size_t align = _Alignof(max_align_t);
     if (bytes > SIZE_MAX - align)
-        arena_exhausted();
+        memory_exhausted();
     size_t rounded = bytes ? (bytes + align - 1) / align * align : align;
     Block *block = arena->blocks;
     if (!block || block->size - block->used < rounded)
@@ -97,14 +157,14 @@ void *arena_alloc_array(Arena *arena, size_t count, size_t element_bytes)
 {
     uint64_t bytes;
     if (!checked_mul(count, element_bytes, &bytes))
-        arena_exhausted();
+        memory_exhausted();
     return arena_alloc(arena, bytes);
 }
 
 char *arena_copy_string(Arena *arena, const char *text, size_t length)
 {
     if (length == SIZE_MAX)
-        arena_exhausted();
+        memory_exhausted();
     char *copy = arena_alloc(arena, length + 1);
     if (length)
         memcpy(copy, text, length);

@@ -86,7 +86,7 @@ static const char *format_message(Arena *arena, const char *format, va_list argu
 {
     char *message = NULL;
     if (vasprintf(&message, format, arguments) < 0)
-        arena_exhausted();
+        memory_exhausted();
     char *copy = arena_copy_string(arena, message, strlen(message));
     free(message);
     const char *end = copy + strlen(copy);

@@ -45,7 +45,7 @@ static char *read_descriptor(int file, size_t limit_bytes, size_t *length, const
         }
     }
     if (!data)
-        arena_exhausted();
+        memory_exhausted();
     if (*error) {
         free(data);
         return NULL;
@@ -112,7 +112,7 @@ static char *resolve_target(const char *path)
     if (!target)
         target = strdup(path);
     if (!target)
-        arena_exhausted();
+        memory_exhausted();
     return target;
 }
 

@@ -1,5 +1,5 @@
-// Growing text, numbers as text, and the nearest word to a misspelt one. Allocation failure ends
-// the process the way the arena's does.
+// Growing text, numbers as text, and the nearest word to a misspelt one. Memory that has run
+// out is what arena.h says.
 #include "ir/base/text.h"
 
 #include <math.h>
@@ -20,7 +20,7 @@ void text_free(Text *text)
 static void text_reserve(Text *text, size_t more)
 {
     if (more >= SIZE_MAX / 4 || text->length >= SIZE_MAX / 4)
-        arena_exhausted();
+        memory_exhausted();
     size_t need = text->length + more + 1;
     if (need <= text->capacity)
         return;
@@ -29,7 +29,7 @@ static void text_reserve(Text *text, size_t more)
         capacity *= 2;
     char *data = realloc(text->data, capacity);
     if (!data)
-        arena_exhausted();
+        memory_exhausted();
     text->data = data;
     text->capacity = capacity;
 }

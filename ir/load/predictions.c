@@ -14,7 +14,7 @@ static WorstPair outer_pair(const Plan *plan, const Group *group, double peers)
 {
     uint32_t *linked = calloc(plan->cluster.port_count, sizeof *linked);
     if (!linked)
-        arena_exhausted();
+        memory_exhausted();
     WorstPair worst = cluster_worst_pair(&plan->cluster, group, linked);
     free(linked);
     worst.link_s_per_byte = fmax(1 / cluster_slowest_port(&plan->cluster), worst.link_s_per_byte / peers);

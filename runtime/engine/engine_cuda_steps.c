@@ -269,13 +269,14 @@ static bool is_implied(const Plan *plan, const Order *order, uint32_t index, uin
     return implied;
 }
 
-static bool waits_resolve(CudaEngine *engine, Fault *fault)
+static void waits_resolve(void *context)
 {
+    CudaEngine *engine = context;
     const Plan *plan = engine->plan;
     Arena *scratch = arena_create();
-    const Order *order = scratch ? order_create(plan, scratch) : NULL;
+    const Order *order = order_create(plan, scratch);
     uint32_t *next = engine->awaited_memory;
-    for (uint32_t s = 0; order && s < plan->step_count; s++) {
+    for (uint32_t s = 0; s < plan->step_count; s++) {
         CudaStep *step = &engine->steps[s];
         step->awaited = next;
         for (uint32_t a = 0; a < plan->steps[s].after_count; a++) {
@@ -286,7 +287,6 @@ static bool waits_resolve(CudaEngine *engine, Fault *fault)
         next += step->awaited_count;
     }
     arena_destroy(scratch);
-    return order || fault_set(fault, FAULT_MEMORY, "out of memory");
 }
 
 bool cuda_steps_create(CudaEngine *engine, Fault *fault)
@@ -299,5 +299,5 @@ bool cuda_steps_create(CudaEngine *engine, Fault *fault)
         engine->steps[final].is_final = true;
         engine->x = buffer_tensor(engine, step_operand(engine->plan, &engine->plan->steps[final], OPERAND_y));
     }
-    return waits_resolve(engine, fault);
+    return memory_guard(waits_resolve, engine, fault);
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/base/arena.h"
 #include "ir/base/sort.h"
 #include "ir/base/text.h"
 #include "runtime/base/clock.h"
@@ -167,18 +168,31 @@ static void job_interrupt(Job *job)
     atomic_store(&job->stopped, true);
 }
 
-static void job_tell_state(Job *job)
+typedef struct {
+    Job *job;
+    Text lines;
+} JobState;
+
+static void job_describe_state(void *context)
 {
-    Text lines = {0};
+    JobState *state = context;
+    Job *job = state->job;
     double now_s = clock_now_s();
     for (uint64_t r = 0; r < job->started; r++) {
         Rank *rank = &job->ranks[r];
         state_append(job->plan, rank->comm->rank, atomic_load(&rank->prepared) ? rank->interpreter : NULL, now_s,
-                     &lines);
+                     &state->lines);
     }
-    if (lines.length > 0)
-        job->options->tell_state(job->options->state_context, lines.data);
-    text_free(&lines);
+}
+
+// While ranks run: when memory has run out for these lines, there are none.
+static void job_tell_state(Job *job)
+{
+    JobState state = {.job = job};
+    Fault ignored = {0};
+    if (memory_guard(job_describe_state, &state, &ignored) && state.lines.length > 0)
+        job->options->tell_state(job->options->state_context, state.lines.data);
+    text_free(&state.lines);
 }
 
 // Waits for all ranks that were started.

@@ -170,17 +170,17 @@ static bool rank_loop(Rank *rank)
     return true;
 }
 
-static bool rank_work(Rank *rank)
+static void rank_work(void *context)
 {
-    return rank_prepare(rank) && rank_loop(rank) && rank_reduce(rank);
+    Rank *rank = context;
+    rank->ok = rank_prepare(rank) && rank_loop(rank) && rank_reduce(rank);
 }
 
 void *rank_main(void *argument)
 {
     Rank *rank = argument;
     Job *job = rank->job;
-    rank->ok = rank_work(rank);
-    if (!rank->ok) {
+    if (!memory_guard(rank_work, rank, &rank->fault) || !rank->ok) {
         if (rank->fault.rank < 0)
             rank->fault.rank = (int64_t)rank->comm->rank;
         rank->comm->ops->abort(rank->comm, &rank->fault);

@@ -1,6 +1,7 @@
 // The base library: arena, text and numbers, files, diagnostics, nearest word.
 #include <criterion/criterion.h>
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -34,15 +35,73 @@ Test(base_arena, memory_is_zeroed_aligned_and_separate)
     arena_destroy(NULL);
 }
 
-static void exit_with_nine(void)
+static void overflow_array(void *context)
 {
-    exit(9);
+    Arena *arena = arena_create();
+    *(int *)context += 1;
+    arena_alloc_array(arena, SIZE_MAX / 4, 8);
+    *(int *)context += 10;
 }
 
-Test(base_arena, overflowing_array_is_exhaustion, .exit_code = 9)
+static void overflow_text(void *context)
 {
-    arena_set_exhausted_handler(exit_with_nine);
-    arena_alloc_array(arena_create(), SIZE_MAX / 4, 8);
+    Text *text = context;
+    text_append_bytes(text, "", SIZE_MAX / 2);
+}
+
+static void nest(void *context)
+{
+    Fault inner = {0};
+    int *steps = context;
+    Arena *arena = arena_create(); // lost to the outer jump: destroyed by it, and not by the inner one
+    cr_expect_not(memory_guard(overflow_array, steps, &inner));
+    cr_expect_eq(inner.kind, FAULT_MEMORY);
+    arena_alloc(arena, 100);
+    *steps += 100;
+    memory_exhausted();
+}
+
+Test(base_arena, exhaustion_ends_the_innermost_guard)
+{
+    int steps = 0;
+    Fault fault = {0};
+    cr_assert_not(memory_guard(overflow_array, &steps, &fault));
+    cr_assert_eq(steps, 1);
+    cr_assert_eq(fault.kind, FAULT_MEMORY);
+    cr_assert_str_eq(fault.message, "out of memory");
+    fault = (Fault){0};
+    Text text = {0};
+    text_append(&text, "kept");
+    cr_assert_not(memory_guard(overflow_text, &text, &fault));
+    cr_assert_str_eq(text.data, "kept");
+    text_free(&text);
+    fault = (Fault){0};
+    steps = 0;
+    cr_assert_not(memory_guard(nest, &steps, &fault));
+    cr_assert_eq(steps, 101);
+}
+
+static void create(void *context)
+{
+    *(Arena **)context = arena_create();
+}
+
+Test(base_arena, outlives_the_guard_that_it_was_created_in)
+{
+    Arena *arenas[3];
+    Fault fault = {0};
+    for (size_t i = 0; i < COUNT_OF(arenas); i++)
+        cr_assert(memory_guard(create, &arenas[i], &fault));
+    cr_assert_eq(fault.kind, FAULT_NONE);
+    for (size_t i = 0; i < COUNT_OF(arenas); i++)
+        cr_assert_str_eq(arena_copy_string(arenas[i], "there", 5), "there");
+    for (size_t i = COUNT_OF(arenas); i-- > 0;)
+        arena_destroy(arenas[i]);
+}
+
+Test(base_arena, exhaustion_outside_of_guards_aborts, .signal = SIGABRT)
+{
+    memory_exhausted();
 }
 
 Test(base_text, grows_and_is_reusable)
