@@ -431,14 +431,24 @@ static void report_end(void *context, const Fault *cause)
     print_fault(*(Plan *const *)context, cause);
 }
 
+static _Noreturn void end_process(FaultKind kind, bool all)
+{
+    if (all)
+        mpi_end_all(exit_code_of(kind));
+    _exit(exit_code_of(kind));
+}
+
 static bool join_mpi(const Options *options, Plan **plan, World *world)
 {
     const char *launcher = mpi_launcher();
     Fault fault = {0};
     if (options->communicator == COMMUNICATOR_THREADS || (options->communicator == COMMUNICATOR_AUTO && !launcher))
         return true;
-    MpiWorldOptions of_world = {
-        .timeout_s = options->job.timeout_s, .report = report_end, .report_context = plan, .interrupted = &interrupted};
+    MpiWorldOptions of_world = {.timeout_s = options->job.timeout_s,
+                                .report = report_end,
+                                .report_context = plan,
+                                .end = end_process,
+                                .interrupted = &interrupted};
     if (mpi_available())
         world->mpi = mpi_world_create(&of_world, &fault);
     else

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runtime/comm/comm_mpi.h"
 #include "runtime/comm/comm_sums.h"
@@ -23,6 +24,13 @@ static void report(void *context, const Fault *cause)
 {
     (void)context;
     fprintf(stderr, "test: rank %d: %s\n", (int)cause->rank, cause->message);
+}
+
+static _Noreturn void end(FaultKind kind, bool all)
+{
+    if (all)
+        mpi_end_all((int)kind);
+    _exit((int)kind);
 }
 
 static void must(Comm *comm, bool ok, Fault *fault, const char *what)
@@ -160,7 +168,7 @@ static void check_sums(Comm *comm)
 int main(void)
 {
     Fault fault = {0};
-    MpiWorldOptions options = {.timeout_s = 20, .chunk_bytes = 12, .report = report};
+    MpiWorldOptions options = {.timeout_s = 20, .chunk_bytes = 12, .report = report, .end = end};
     MpiWorld *world = mpi_world_create(&options, &fault);
     if (!world)
         return 1;

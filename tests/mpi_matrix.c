@@ -4,6 +4,7 @@
 // to run every n-th combination. Rank 0 prints how many there were.
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "ir/verify/verify.h"
 #include "runtime/comm/comm_mpi.h"
@@ -23,6 +24,13 @@ static void report(void *context, const Fault *cause)
 {
     (void)context;
     fprintf(stderr, "test: rank %d: %s\n", (int)cause->rank, cause->message);
+}
+
+static _Noreturn void end(FaultKind kind, bool all)
+{
+    if (all)
+        mpi_end_all((int)kind);
+    _exit((int)kind);
 }
 
 static void must(Matrix *matrix, bool ok, Fault *fault, const char *name, const char *what)
@@ -110,7 +118,7 @@ int main(int argc, char **argv)
 {
     static const uint32_t clusters[][3] = {{1, 8, 0}, {8, 1, 0}, {2, 4, 0}, {4, 2, 0}, {2, 2, 2}};
     Fault fault = {0};
-    MpiWorldOptions options = {.timeout_s = 20, .chunk_bytes = CHUNK_BYTES, .report = report};
+    MpiWorldOptions options = {.timeout_s = 20, .chunk_bytes = CHUNK_BYTES, .report = report, .end = end};
     Matrix matrix = {.stride = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 1};
     matrix.world = mpi_world_create(&options, &fault);
     if (!matrix.world || matrix.stride == 0)

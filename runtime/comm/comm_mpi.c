@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "ir/base/exit_codes.h"
 #include "runtime/base/clock.h"
 #include "runtime/comm/comm_mpi_internal.h"
 
@@ -138,8 +137,7 @@ bool mpi_available(void)
 static _Noreturn void start_fail(const MpiWorldOptions *options, const Fault *fault)
 {
     options->report(options->report_context, fault);
-    MPI_Abort(MPI_COMM_WORLD, exit_code_of(FAULT_RUN));
-    abort();
+    options->end(fault->kind, true);
 }
 
 MpiWorld *mpi_world_create(const MpiWorldOptions *options, Fault *fault)

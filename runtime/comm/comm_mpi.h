@@ -20,6 +20,8 @@ typedef struct {
     // given to CommOps.abort first, before all processes are ended.
     void (*report)(void *context, const Fault *cause);
     void *report_context;
+    // Ends this process with the exit code of that kind, after all others by mpi_end_all if they are to end with it.
+    __attribute__((noreturn)) void (*end)(FaultKind kind, bool all);
     const atomic_int *interrupted; // set when this process was told to end; may be NULL
 } MpiWorldOptions;
 
@@ -36,6 +38,8 @@ void mpi_world_destroy(MpiWorld *world);
 // This process's rank. The cluster must outlive the world, or the next call; it may differ in size from the world until
 // a channel is opened. With a cluster all processes call it together: channels that were opened before are closed.
 Comm *mpi_world_comm(MpiWorld *world, const Cluster *cluster);
+// What `end` of the options calls before it ends its process: the launcher ends those of the world.
+void mpi_end_all(int exit_code);
 // Rank 0's code and bytes to every rank; `*data` of the others is allocated, NULL if rank 0 has none. Collective.
 bool mpi_world_share(MpiWorld *world, int *code, char **data, size_t *length, Fault *fault) MUST_CHECK;
 

@@ -9,7 +9,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "ir/base/exit_codes.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/machine.h"
 #include "runtime/comm/comm_launcher.h"
@@ -112,17 +111,16 @@ static void complete(MpiWorld *world, Fault *fault)
 
 // ---- telling ---------------------------------------------------------------------------------
 
-static _Noreturn void die(FaultKind kind)
+void mpi_end_all(int exit_code)
 {
-    MPI_Abort(MPI_COMM_WORLD, exit_code_of(kind));
-    _exit(exit_code_of(kind));
+    MPI_Abort(MPI_COMM_WORLD, exit_code);
 }
 
 // The cause is told already: the launcher ends this process soon.
-static _Noreturn void await_end(FaultKind kind)
+static _Noreturn void await_end(const MpiWorld *world, FaultKind kind)
 {
     clock_sleep_until(clock_now_s() + killed_s);
-    _exit(exit_code_of(kind));
+    world->options.end(kind, false);
 }
 
 // So that nobody tells another cause while the launcher ends all.
@@ -156,7 +154,7 @@ static void await_over(MpiWorld *world, double time_s, FaultKind kind)
         if (mpi_control_receive(world, MPI_ANY_SOURCE, TAG_OVER, NULL, 0) >= 0)
             atomic_store(&world->over, true);
         if (atomic_load(&world->over))
-            await_end(kind);
+            await_end(world, kind);
         clock_sleep_until(clock_now_s() + poll_s);
     } while (clock_now_s() < until_s);
 }
@@ -167,7 +165,7 @@ void mpi_end(MpiWorld *world, const Fault *cause)
     await_over(world, settle_s, cause->kind); // a process that was stopped finds old messages
     world->options.report(world->options.report_context, cause);
     say_over(world);
-    die(cause->kind);
+    world->options.end(cause->kind, true);
 }
 
 static void tell(MpiWorld *world, int spokesman, const Fault *fault, double time_s)
@@ -210,7 +208,7 @@ void mpi_abort(Comm *base, const Fault *cause)
     while (world->process > 0 && !is_told_to_end(world) && clock_now_s() < until_s)
         await_over(world, 0, fault.kind);
     if (is_told_to_end(world) && world->process > 0 && (!told_before || world->process >= SPOKESMEN))
-        await_end(fault.kind);
+        await_end(world, fault.kind);
     mpi_end(world, &fault);
 }
 
@@ -248,7 +246,7 @@ static void *start_main(void *argument)
         start.options.timeout_s + start_slack_s);
     fault.rank = (int64_t)rank;
     start.options.report(start.options.report_context, &fault);
-    _exit(exit_code_of(FAULT_RUN));
+    start.options.end(fault.kind, false);
 }
 
 void mpi_start_watch(const MpiWorldOptions *options)
