@@ -1,4 +1,5 @@
 // hepc: the program. Tells inputs apart, calls the pipeline or loads a plan, and says what is to be printed.
+#include <argp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -292,27 +293,32 @@ static int process(const Options *options)
 typedef struct {
     int argc;
     char **argv;
-    FaultKind kind;
+    Fault fault; // without a message where its cause has been printed
 } Run;
 
 static void run(void *context)
 {
     Run *of = context;
-    Options options = options_parse(of->argc, of->argv);
-    of->kind = (FaultKind)process(&options);
+    Options options;
+    bool ok = options_parse(of->argc, of->argv, &options, &of->fault);
+    if (ok && options.generate)
+        ok = options_generate(options.generate, &of->fault);
+    else if (ok)
+        of->fault.kind = (FaultKind)process(&options);
     free(options.checks.defines);
 }
 
 int main(int argc, char **argv)
 {
     Run of = {.argc = argc, .argv = argv};
-    Fault fault = {0};
     memory_guard_json();
-    if (!memory_guard(run, &of, &fault)) {
-        fprintf(stderr, "hepc: %s\n", fault.message);
-        of.kind = fault.kind;
-    }
+    argp_err_exit_status = exit_code_of(FAULT_USAGE);
+    Fault exhausted = {0};
+    if (!memory_guard(run, &of, &exhausted))
+        of.fault = exhausted;
+    if (of.fault.message[0])
+        fprintf(stderr, "hepc: %s\n", of.fault.message);
     if (fflush(stdout) != 0 || ferror(stdout))
         return exit_code_of((FaultKind)output_complain("standard output", "cannot be written"));
-    return exit_code_of(of.kind);
+    return exit_code_of(of.fault.kind);
 }

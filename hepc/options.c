@@ -2,11 +2,13 @@
 #include "hepc/options.h"
 
 #include <argp.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "compiler/frontend/syntax.h"
+#include "ir/base/arena.h"
 #include "ir/base/command.h"
 #include "ir/base/exit_codes.h"
 
@@ -134,7 +136,7 @@ static const char *input_ending(size_t index)
     return index < COUNT_OF(endings) ? endings[index] : NULL;
 }
 
-static void generate(struct argp_state *state, const char *kind)
+bool options_generate(const char *kind, Fault *fault)
 {
     static const CommandWords words[] = {{OPTION_DUMP, dump_word},       {OPTION_EMIT, dump_word},
                                          {OPTION_DISPATCH, dispatch_word}, {OPTION_DOMAIN, domain_word},
@@ -152,10 +154,10 @@ static void generate(struct argp_state *state, const char *kind)
                                     .word_count = COUNT_OF(words)};
     Text out = {0};
     if (!command_generate(&command, kind, &out) && !syntax_print(kind, &out))
-        argp_error(state, "--generate '%s': expected man, bash, zsh, fish, vim or textmate", kind);
+        return fault_set(fault, FAULT_USAGE, "--generate '%s': expected man, bash, zsh, fish, vim or textmate", kind);
     const char *error = file_write("-", out.data, out.length);
     text_free(&out);
-    exit(exit_code_of(error ? FAULT_IO : FAULT_NONE));
+    return !error || fault_set(fault, FAULT_IO, "standard output: %s", error);
 }
 
 // ---- parsing ---------------------------------------------------------------------------------
@@ -262,6 +264,8 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
     case 'D':
         options->checks.defines = realloc(options->checks.defines,
                                           (options->checks.define_count + 1) * sizeof *options->checks.defines);
+        if (!options->checks.defines)
+            memory_exhausted();
         options->checks.defines[options->checks.define_count++] = argument;
         return 0;
     case OPTION_DUMP:
@@ -325,7 +329,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         options->help_language = true;
         return 0;
     case OPTION_GENERATE:
-        generate(state, argument);
+        options->generate = argument;
         return 0;
     case ARGP_KEY_ARG:
         if (options->input)
@@ -333,6 +337,8 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         options->input = argument;
         return 0;
     case ARGP_KEY_END:
+        if (options->generate)
+            return 0;
         if (!options->input && !options->help_language)
             argp_error(state, "no input file: give a .hep, .ir or .hepb file ('-' reads standard input)");
         refuse_mixtures(options, state);
@@ -349,12 +355,12 @@ Options options_default(const char *input)
                      .planner = {.prefetch = PREFETCH_UNLIMITED, .confirm = true, .advise = true}};
 }
 
-Options options_parse(int argc, char **argv)
+bool options_parse(int argc, char **argv, Options *options, Fault *fault)
 {
     static const struct argp parser = {option_table, parse_option,      "FILE", documentation,
                                        NULL,         exit_codes_append, NULL};
-    argp_err_exit_status = exit_code_of(FAULT_USAGE);
-    Options options = options_default(NULL);
-    argp_parse(&parser, argc, argv, 0, NULL, &options);
-    return options;
+    *options = options_default(NULL);
+    error_t error = argp_parse(&parser, argc, argv, 0, NULL, options);
+    return !error || fault_set(fault, error == ENOMEM ? FAULT_MEMORY : FAULT_USAGE, "the command line: %s",
+                               strerrordesc_np(error));
 }

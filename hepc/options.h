@@ -25,6 +25,7 @@ typedef struct {
     const char *input, *output, *merge;
     const char *diff; // what the input is compared with
     const char *profile;
+    const char *generate; // of --generate: nothing else counts
     DumpKind dump;
     bool explain, json, check, simulate, passes, help_language;
     bool no_passes;      // -O0
@@ -40,7 +41,10 @@ typedef struct {
 // What holds where nothing is said, for a second input as for the first.
 Options options_default(const char *input);
 
-// Of the command line; prints help and errors and exits by itself. `checks.defines` is to be freed.
-Options options_parse(int argc, char **argv);
+// Of the command line; argp prints help and errors of usage and ends the program by itself. `checks.defines` is to be
+// freed.
+bool options_parse(int argc, char **argv, Options *options, Fault *fault) MUST_CHECK;
+// What --generate asks for, to standard output.
+bool options_generate(const char *kind, Fault *fault) MUST_CHECK;
 
 #endif

@@ -1,5 +1,6 @@
 // hep-run: reads and verifies a plan, runs it, prints the report. But for the command line (options.c) the only file of
 // the runtime that prints or exits. Under a launcher every process runs it, and rank 0 speaks for all.
+#include <argp.h>
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
@@ -504,13 +505,25 @@ typedef struct {
     Options options;
     Plan *plan;
     World world;
-    int code; // a FaultKind
+    bool generated; // what --generate asked for, and there is nothing to run
+    int code;       // a FaultKind
 } Program;
 
 static void prepare(void *context)
 {
     Program *program = context;
-    program->options = options_parse(program->argc, program->argv);
+    Fault fault = {0};
+    bool parsed = options_parse(program->argc, program->argv, &program->options, &fault);
+    if (parsed && program->options.generate) {
+        program->generated = true;
+        parsed = options_generate(program->options.generate, &fault);
+    }
+    if (!parsed || program->generated) {
+        if (!parsed)
+            print_fault(NULL, &fault);
+        program->code = (int)fault.kind;
+        return;
+    }
     bool joined = has_engine(program->options.job.engine) &&
                   join_world(&program->options, &program->plan, &program->world);
     program->code = joined ? load_plan(&program->options, &program->world, world_is_first(&program->world),
@@ -552,7 +565,8 @@ int main(int argc, char **argv)
 {
     Program program = {.argc = argc, .argv = argv};
     memory_guard_json();
-    if (guarded(prepare, &program))
+    argp_err_exit_status = exit_code_of(FAULT_USAGE);
+    if (guarded(prepare, &program) && !program.generated)
         (void)guarded(execute, &program);
     world_destroy(&program.world);
     plan_destroy(program.plan);

@@ -231,7 +231,7 @@ static const char *input_ending(size_t index)
     return index < COUNT_OF(endings) ? endings[index] : NULL;
 }
 
-static void generate(struct argp_state *state, const char *kind)
+bool options_generate(const char *kind, Fault *fault)
 {
     static const CommandWords words[] = {{OPTION_ENGINE, engine_name},
                                          {OPTION_COMMUNICATOR, communicator_word},
@@ -248,10 +248,10 @@ static void generate(struct argp_state *state, const char *kind)
                                     .word_count = COUNT_OF(words)};
     Text out = {0};
     if (!command_generate(&command, kind, &out))
-        argp_error(state, "--generate '%s': expected man, bash, zsh or fish", kind);
+        return fault_set(fault, FAULT_USAGE, "--generate '%s': expected man, bash, zsh or fish", kind);
     const char *error = file_write("-", out.data, out.length);
     text_free(&out);
-    exit(exit_code_of(error ? FAULT_IO : FAULT_NONE));
+    return !error || fault_set(fault, FAULT_IO, "standard output: %s", error);
 }
 
 // ---- parsing ---------------------------------------------------------------------------------
@@ -446,7 +446,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         options->quiet = true;
         return 0;
     case OPTION_GENERATE:
-        generate(state, argument);
+        options->generate = argument;
         return 0;
     case ARGP_KEY_ARG:
         if (options->input)
@@ -454,6 +454,8 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         options->input = argument;
         return 0;
     case ARGP_KEY_END:
+        if (options->generate)
+            return 0;
         check_calibrate(state, options);
         check_training(state, options);
         check_communicator(state, options);
@@ -469,12 +471,12 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
     return ARGP_ERR_UNKNOWN;
 }
 
-Options options_parse(int argc, char **argv)
+bool options_parse(int argc, char **argv, Options *options, Fault *fault)
 {
     static const struct argp parser = {option_table, parse_option,      "PLAN", documentation,
                                        NULL,         exit_codes_append, NULL};
-    Options options = {.job = job_options_default()};
-    argp_err_exit_status = exit_code_of(FAULT_USAGE);
-    argp_parse(&parser, argc, argv, 0, NULL, &options);
-    return options;
+    *options = (Options){.job = job_options_default()};
+    error_t error = argp_parse(&parser, argc, argv, 0, NULL, options);
+    return !error || fault_set(fault, error == ENOMEM ? FAULT_MEMORY : FAULT_USAGE, "the command line: %s",
+                               strerrordesc_np(error));
 }

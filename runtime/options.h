@@ -18,6 +18,7 @@ typedef struct {
     const char *trace, *trace_ranks, *profile;
     const char *calibrate; // file, "-" for standard output, NULL: a plan is to be run
     char *levels;
+    const char *generate; // of --generate: nothing else counts
     bool quiet, every_step, iterations_given, warmup_given, validation_given;
     const char *training_option; // the first one given that only training plans have a use for, or NULL
     Communicator communicator;
@@ -29,7 +30,9 @@ bool is_standard(const char *path);
 // How many of the reports go to standard output instead of the tables.
 int standard_outputs(const Options *options);
 
-// Of the command line; prints help and errors and exits by itself.
-Options options_parse(int argc, char **argv);
+// Of the command line; argp prints help and errors of usage and ends the program by itself.
+bool options_parse(int argc, char **argv, Options *options, Fault *fault) MUST_CHECK;
+// What --generate asks for, to standard output.
+bool options_generate(const char *kind, Fault *fault) MUST_CHECK;
 
 #endif
