@@ -25,20 +25,20 @@ never "ir kernels runtime" "grammar"
 never "ir grammar kernels backends compiler hepc" "runtime"
 never "compiler" "hepc backends kernels"
 never "backends" "hepc compiler grammar kernels"
-# A room includes rooms named before it; what lies outside of rooms puts them together.
-rooms_in_order() { # folder, rooms...
-  local folder=$1 room later
+# A layer includes those named before it; what lies outside of layers puts them together.
+layers_in_order() { # folder, layers...
+  local folder=$1 layer later
   shift
   while [ $# -gt 1 ]; do
-    room=$1
+    layer=$1
     shift
     later=$(IFS='|' && echo "$*")
-    grep -rnE "#include \"$folder/($later)/" "$folder/$room" && fail "$folder/$room includes a room after it"
+    grep -rnE "#include \"$folder/($later)/" "$folder/$layer" && fail "$folder/$layer includes a layer after it"
   done
 }
-rooms_in_order runtime base comm engine training checkpoint calibrate check job report
-rooms_in_order compiler spec frontend model lowering solve placement explain
-rooms_in_order ir base text verify simulate load
+layers_in_order runtime base comm engine training checkpoint calibrate check job report
+layers_in_order compiler spec frontend model lowering solve placement explain
+layers_in_order ir base text verify simulate load
 # No circle of calls between files, none of includes between folders; and a circle would be found.
 folders=(hepc compiler grammar ir backends runtime kernels)
 build=$(dirname "$(dirname "$HEPC")")
