@@ -3,8 +3,6 @@
 #include "backends/decision.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <string.h>
 
 #include "ir/plan_facts.h"
 

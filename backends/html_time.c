@@ -1,7 +1,6 @@
 // Where the simulated iteration's time goes: communication that is exposed or hidden, how busy streams and
 // ports are, and which ops the critical path consists of.
 #include <math.h>
-#include <stdlib.h>
 
 #include "backends/html_parts.h"
 #include "backends/simulation_print.h"

@@ -2,9 +2,7 @@
 #include "backends/simulation_print.h"
 
 #include <cjson/cJSON.h>
-#include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "ir/simulate/critical_path.h"
 

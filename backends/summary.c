@@ -1,8 +1,6 @@
 // See summary.h. Every table names its units; bytes are per GPU and iteration unless said otherwise.
 #include "backends/summary.h"
 
-#include <stdio.h>
-
 #include "backends/assignment.h"
 #include "backends/decision.h"
 #include "ir/plan_facts.h"

@@ -1,6 +1,5 @@
 // The explanation for programs: the records of explain.h, key by key, in SI units.
 #include <cjson/cJSON.h>
-#include <math.h>
 
 #include "hepc/explain_print.h"
 

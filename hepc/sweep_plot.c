@@ -1,6 +1,5 @@
 // What a sweep found, as a chart: speed-ups over the best baseline, solid, and over plain EP, dashed, along the axis
 // with the most values; a colour for every combination of the others.
-#include <math.h>
 
 #include "backends/plot.h"
 #include "hepc/sweep_print.h"

@@ -1,9 +1,7 @@
 // See sweep.h. A point is an edit of the syntax tree (or a -D), so that every value passes the check.
 #include "compiler/explain/sweep.h"
 
-#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 

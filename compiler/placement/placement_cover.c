@@ -1,6 +1,5 @@
 // Can all workers be divided into groups of a given size within which every pair is allowed? Rows alone, or
 // columns alone, must be possible before both together can be: a smaller question with a strong answer.
-#include <string.h>
 
 #include "compiler/placement/placement_parts.h"
 

@@ -5,7 +5,6 @@
 // Symmetry: rows may be permuted, and columns; so one worker stands at the origin, and the others of the
 // first row and of the first column ascend.
 #include <math.h>
-#include <string.h>
 
 #include "compiler/placement/placement_parts.h"
 

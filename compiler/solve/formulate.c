@@ -3,7 +3,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
 
 // Longer names are cut; other solvers read up to 255 characters.
 enum { LP_NAME_MAX = 160 };

@@ -2,7 +2,6 @@
 #include "ir/base/exit_codes.h"
 
 #include <argp.h>
-#include <stdio.h>
 
 #define TEXT_OF(value) #value
 

@@ -4,7 +4,6 @@
 
 #include "ir/workspace.h"
 #include "kernels/host/kernels.h"
-#include "runtime/base/clock.h"
 #include "runtime/calibrate/calibrate_internal.h"
 
 enum { STREAMED_BYTES = 48 << 20 };

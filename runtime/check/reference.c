@@ -2,7 +2,6 @@
 // one expert at a time, rounded to the plan's dtype; everything after that is double.
 #include "runtime/check/reference.h"
 
-#include <assert.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>

@@ -1,5 +1,4 @@
 // Finding a checkpoint and reading its manifest; the files are read by checkpoint_read.c.
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

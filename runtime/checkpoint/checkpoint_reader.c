@@ -2,7 +2,6 @@
 // the file is read. Files are read from end to end, so that their checksums are known.
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,5 @@
 // The world of processes: starting MPI, giving every process its rank and the plan, barriers and reductions. How
 // ranks exchange rows is in comm_mpi_calls.c, how a world ends early in comm_mpi_watch.c.
-#include <math.h>
 #include <stdlib.h>
 
 #include "runtime/base/clock.h"

@@ -2,7 +2,6 @@
 // all; if that process does not answer, to the next. Who tells it adds where its own rank stands and what is known of
 // the processes that it waits for.
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/base/clock.h"
 #include "runtime/comm/comm_nccl_internal.h"
 
 // ---- CommOps ---------------------------------------------------------------------------------

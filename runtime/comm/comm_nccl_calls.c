@@ -1,8 +1,6 @@
 // The NCCL communicator's channels and collectives. A channel is a communicator of its group's members, split off that
 // of all processes; exchanges are grouped sends and receives straight to each peer, so that a far link's latency is
 // paid once.
-#include <inttypes.h>
-#include <sched.h>
 #include <stdlib.h>
 
 #include "runtime/base/clock.h"

@@ -2,7 +2,6 @@
 // engine has them. Nothing is allocated, and nothing waits for the device, while steps are enqueued, but for the counts
 // that an exchange sizes its messages by.
 #include <assert.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 

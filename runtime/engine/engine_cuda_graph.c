@@ -1,7 +1,6 @@
 // CUDA graphs: where the sizes of all messages are the same in every iteration, the second iteration is captured, and
 // from then on one call enqueues all steps. Where they are not, the reason is told in the report.
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/engine/engine_cuda_internal.h"

@@ -3,7 +3,6 @@
 // rank is freed before all ranks of this process have ended, because peers read its memory.
 #include <inttypes.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
