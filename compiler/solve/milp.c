@@ -1,14 +1,17 @@
 // GLPK behind milp.h. Errors inside GLPK arrive through glp_error_hook, which must not return: it
-// jumps back into guarded(). After such an error every GLPK object of this thread is destroyed by
-// glp_free_env, so the Milp is marked dead and only milp_destroy may follow.
+// jumps back into guarded(), in which every call of GLPK that allocates is made. After such an error every GLPK object
+// of this thread is destroyed by glp_free_env, so the Milp is marked dead: milp_solve and milp_print say of what.
 #include "compiler/solve/milp.h"
 
 #include <glpk.h>
 #include <math.h>
 #include <setjmp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "ir/base/arena.h"
 
 enum { SIMPLEX_ITERATIONS_MAX = 200000, TIME_LIMIT_MS = 600000 };
 
@@ -22,6 +25,7 @@ struct Milp {
     int value_count;
     double best_bound;
     int nodes, nodes_max;
+    bool dead, exhausted; // GLPK has failed; because memory had run out
 };
 
 static _Thread_local jmp_buf escape;
@@ -32,22 +36,26 @@ static void on_error(void *info)
     longjmp(escape, 1);
 }
 
+// GLPK says in words alone why it fails.
 static int swallow_output(void *info, const char *text)
 {
-    (void)info, (void)text;
+    Milp *milp = info;
+    if (strstr(text, "no memory available") || strstr(text, "memory allocation limit exceeded"))
+        milp->exhausted = true;
     return 1;
 }
 
 // Runs `action` with GLPK silenced and its errors caught; false if GLPK gave up.
 static bool guarded(Milp *milp, void (*action)(Milp *, void *), void *argument)
 {
-    if (!milp->problem)
+    if (milp->dead)
         return false;
-    glp_term_hook(swallow_output, NULL);
+    glp_term_hook(swallow_output, milp);
     if (setjmp(escape)) {
         glp_error_hook(NULL, NULL);
         glp_free_env(); // GLPK's state is undefined now; all its objects of this thread go
         milp->problem = NULL;
+        milp->dead = true;
         return false;
     }
     glp_error_hook(on_error, NULL);
@@ -67,10 +75,11 @@ static void create_problem(Milp *milp, void *name)
 
 Milp *milp_create(const char *name)
 {
+    enum { ENVIRONMENT_WITHOUT_MEMORY = 2 }; // by itself GLPK would abort
     Milp *milp = calloc(1, sizeof *milp);
-    if (!milp)
-        abort();
-    create_problem(milp, (void *)name);
+    if (!milp || glp_init_env() >= ENVIRONMENT_WITHOUT_MEMORY)
+        memory_exhausted();
+    (void)guarded(milp, create_problem, (void *)name);
     return milp;
 }
 
@@ -86,39 +95,49 @@ void milp_destroy(Milp *milp)
     free(milp);
 }
 
-static int add_column(Milp *milp, const char *name, double objective)
+typedef struct {
+    const char *name;
+    double objective;
+    bool binary;
+    int index;
+} Column;
+
+static void add_column(Milp *milp, void *argument)
 {
-    if (!milp->problem)
-        return 1;
-    int column = glp_add_cols(milp->problem, 1);
-    glp_set_col_name(milp->problem, column, name);
-    glp_set_obj_coef(milp->problem, column, objective);
-    return column;
+    Column *column = argument;
+    column->index = glp_add_cols(milp->problem, 1);
+    glp_set_col_name(milp->problem, column->index, column->name);
+    glp_set_obj_coef(milp->problem, column->index, column->objective);
+    if (column->binary)
+        glp_set_col_kind(milp->problem, column->index, GLP_BV);
+    else
+        glp_set_col_bnds(milp->problem, column->index, GLP_FR, 0, 0);
 }
 
 int milp_add_binary(Milp *milp, const char *name, double objective)
 {
-    int column = add_column(milp, name, objective);
-    if (milp->problem)
-        glp_set_col_kind(milp->problem, column, GLP_BV);
-    return column;
+    Column column = {.name = name, .objective = objective, .binary = true, .index = 1};
+    (void)guarded(milp, add_column, &column);
+    return column.index;
 }
 
 int milp_add_continuous(Milp *milp, const char *name, double objective)
 {
-    int column = add_column(milp, name, objective);
-    if (milp->problem)
-        glp_set_col_bnds(milp->problem, column, GLP_FR, 0, 0);
-    return column;
+    Column column = {.name = name, .objective = objective, .index = 1};
+    (void)guarded(milp, add_column, &column);
+    return column.index;
+}
+
+static void add_row(Milp *milp, void *name)
+{
+    milp->row = glp_add_rows(milp->problem, 1);
+    glp_set_row_name(milp->problem, milp->row, name);
 }
 
 void milp_row_begin(Milp *milp, const char *name)
 {
     milp->term_count = 0;
-    if (!milp->problem)
-        return;
-    milp->row = glp_add_rows(milp->problem, 1);
-    glp_set_row_name(milp->problem, milp->row, name);
+    (void)guarded(milp, add_row, (void *)name);
 }
 
 void milp_row_term(Milp *milp, int column, double coefficient)
@@ -130,7 +149,7 @@ void milp_row_term(Milp *milp, int column, double coefficient)
         milp->columns = realloc(milp->columns, (size_t)milp->term_capacity * sizeof *milp->columns);
         milp->coefficients = realloc(milp->coefficients, (size_t)milp->term_capacity * sizeof *milp->coefficients);
         if (!milp->columns || !milp->coefficients)
-            abort();
+            memory_exhausted();
     }
     milp->term_count++;
     milp->columns[milp->term_count] = column;
@@ -226,10 +245,6 @@ static void solve(Milp *milp, void *argument)
         .bound = status == GLP_OPT ? objective : milp->best_bound,
     };
     milp->value_count = glp_get_num_cols(milp->problem);
-    free(milp->values);
-    milp->values = calloc((size_t)milp->value_count + 1, sizeof *milp->values);
-    if (!milp->values)
-        abort();
     for (int i = 1; i <= milp->value_count; i++)
         milp->values[i] = glp_mip_col_val(milp->problem, i);
 }
@@ -238,7 +253,15 @@ MilpResult milp_solve(Milp *milp, int nodes_max)
 {
     milp->nodes_max = nodes_max;
     MilpResult result = {.status = MILP_FAILED};
-    if (!guarded(milp, solve, &result))
+    milp->value_count = 0;
+    free(milp->values);
+    milp->values = calloc(milp->problem ? (size_t)glp_get_num_cols(milp->problem) + 1 : 1, sizeof *milp->values);
+    if (!milp->values)
+        memory_exhausted();
+    bool solved = guarded(milp, solve, &result);
+    if (milp->exhausted)
+        memory_exhausted();
+    if (!solved)
         result = (MilpResult){.status = MILP_FAILED, .error = "the solver gave up with an internal error"};
     return result;
 }
@@ -267,12 +290,16 @@ bool milp_print(Milp *milp, Text *out, const char **error)
         *error = "cannot create a temporary file";
         return false;
     }
-    close(descriptor);
     WriteJob job = {.path = path, .status = -1};
     bool written = guarded(milp, write_lp, &job) && job.status == 0;
+    unlink(path); // before memory may run out
+    if (milp->exhausted)
+        memory_exhausted();
     size_t length = 0;
-    char *text = written ? file_read(path, SIZE_MAX / 2, &length, error) : NULL;
-    unlink(path);
+    char unnamed[32];
+    snprintf(unnamed, sizeof unnamed, "/proc/self/fd/%d", descriptor);
+    char *text = written ? file_read(unnamed, SIZE_MAX / 2, &length, error) : NULL;
+    close(descriptor);
     if (!text) {
         if (!written)
             *error = "GLPK could not write the model";

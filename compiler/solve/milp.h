@@ -1,6 +1,7 @@
 // A small, safe face of GLPK: a mixed-integer programme with names, built row by row, solved under
 // iteration limits, printed in CPLEX LP format. GLPK's assertions, error messages and aborts are
-// caught here and become a status; GLPK's types do not leave this module.
+// caught here and become a status, or the end of the memory guard where memory has run out; GLPK's types do not leave
+// this module.
 #ifndef HEP_MILP_H
 #define HEP_MILP_H
 

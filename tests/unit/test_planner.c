@@ -1,7 +1,9 @@
 // The planner against exhaustive enumeration of every choice per layer, memory limit included; GLPK's
 // programme against the same; the closed form of one layer; and GLPK's failures must stay inside milp.c.
 #include <criterion/criterion.h>
+#include <glpk.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -343,5 +345,27 @@ Test(milp, errors_inside_glpk_become_a_status)
     MilpResult result = milp_solve(milp, MILP_NODES_MAX);
     cr_assert_eq(result.status, MILP_FAILED);
     cr_assert_not_null(result.error);
+    milp_destroy(milp);
+}
+
+static void add_many_columns(void *context)
+{
+    Milp *milp = context;
+    char name[48];
+    for (int i = 0; i < 100000; i++) {
+        snprintf(name, sizeof name, "a_column_with_a_name_%d", i);
+        milp_add_binary(milp, name, 1);
+    }
+    MilpResult result = milp_solve(milp, 1);
+    cr_assert_fail("status %d without memory", (int)result.status);
+}
+
+Test(milp, memory_that_runs_out_inside_glpk_ends_the_guard)
+{
+    Fault fault = {0};
+    Milp *milp = milp_create("large");
+    glp_mem_limit(1); // MB
+    cr_assert_not(memory_guard(add_many_columns, milp, &fault));
+    cr_assert_eq(fault.kind, FAULT_MEMORY);
     milp_destroy(milp);
 }
