@@ -6,112 +6,17 @@
 
 #include "ir/verify/verify_flow.h"
 
+static void (*const flows[])(Flow *) = {
+#define HEP_OP(name, text, ...) [OP_##name] = flow_##text,
+#include "ir/ops.def"
+};
+
 static void flow_step(Flow *flow)
 {
     const Step *step = &flow->plan->steps[flow->step];
-    int32_t k = step->layer;
-    uint32_t level = step->level == NONE ? 0 : (uint32_t)step->level;
-    switch (step->op) {
-    case OP_EMBED:
-        flow_embed(flow);
-        return;
-    case OP_PRE_EXPERT:
-        flow_pre_expert(flow, k);
-        return;
-    case OP_FFN:
-        flow_ffn(flow, k);
-        return;
-    case OP_GATE:
-        flow_gate(flow, k);
-        return;
-    case OP_ROUTE:
-        flow_route(flow, k);
-        return;
-    case OP_DISPATCH:
-        flow_dispatch(flow, k, level);
-        return;
-    case OP_EXPERT:
-        flow_expert(flow, k, false);
-        return;
-    case OP_COMBINE:
-        flow_combine(flow, k, level);
-        return;
-    case OP_UNROUTE:
-        flow_unroute(flow, k);
-        return;
-    case OP_SHARED_EXPERT:
-        flow_shared_expert(flow, k);
-        return;
-    case OP_RESIDUAL:
-        flow_residual(flow, k);
-        return;
-    case OP_LOSS:
-        flow_loss(flow);
-        return;
-    case OP_ENCODE:
-        flow_encode(flow, k);
-        return;
-    case OP_GATHER:
-        flow_gather(flow, k, level);
-        return;
-    case OP_DECODE:
-        flow_decode(flow, k);
-        return;
-    case OP_LOSS_BACKWARD:
-        flow_loss_backward(flow);
-        return;
-    case OP_UNROUTE_BACKWARD:
-        flow_unroute_backward(flow, k);
-        return;
-    case OP_EXPERT_BACKWARD:
-        flow_expert(flow, k, true);
-        return;
-    case OP_COMBINE_BACKWARD:
-        flow_combine_backward(flow, k, level);
-        return;
-    case OP_ROUTE_BACKWARD:
-        flow_route_backward(flow, k);
-        return;
-    case OP_GATE_BACKWARD:
-        flow_gate_backward(flow, k);
-        return;
-    case OP_SHARED_EXPERT_BACKWARD:
-        flow_shared_expert_backward(flow, k);
-        return;
-    case OP_FFN_BACKWARD:
-        flow_ffn_backward(flow, k);
-        return;
-    case OP_PRE_EXPERT_BACKWARD:
-        flow_pre_expert_backward(flow, k);
-        return;
-    case OP_EMBED_BACKWARD:
-        flow_embed_backward(flow);
-        return;
-    case OP_REDUCE_SCATTER:
-        flow_reduce_scatter(flow, k, level);
-        return;
-    case OP_ALL_REDUCE:
-        flow_all_reduce(flow);
-        return;
-    case OP_OPTIMIZER:
-        flow_optimizer(flow);
-        return;
-    case OP_MEAN_EXPERT:
-        flow_mean_expert(flow, k);
-        return;
-    case OP_ENCODE_GRADIENT:
-        flow_encode_gradient(flow, k);
-        return;
-    case OP_RETURN_PACKETS:
-        flow_return_packets(flow, k, level);
-        return;
-    case OP_DECODE_GRADIENT:
-        flow_decode_gradient(flow, k);
-        return;
-    case OP_SQUARES:
-        flow_squares(flow);
-        return;
-    }
+    flow->layer = step->layer;
+    flow->level = step->level == NONE ? 0 : (uint32_t)step->level;
+    flows[step->op](flow);
 }
 
 static void begin(Flow *flow)

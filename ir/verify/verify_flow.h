@@ -48,6 +48,8 @@ typedef struct {
     Value *values;      // [buffers]
     LayerFlow *layers;  // [layers + 1]; the last is the network's own
     uint32_t step;
+    int32_t layer;  // of the step
+    uint32_t level; // 0 where it has none
     uint32_t all, replicas; // levels that gradients of dense weights, and of experts, are summed over
     int32_t weight_count;
 } Flow;
@@ -74,42 +76,12 @@ void flow_give(Flow *flow, Operand operand, Value value);
 // `gradient` becomes that of the weights, which the step reads.
 void flow_give_gradient(Flow *flow, Operand weights, Operand gradient, Holding holds);
 
-// ---- ops: k is the layer -------------------------------------------------------------------------
+// ---- ops -----------------------------------------------------------------------------------------
 
-// verify_flow_rows.c: routes, exchanges, experts, and the same backward
-void flow_route(Flow *flow, int32_t k);
-void flow_dispatch(Flow *flow, int32_t k, uint32_t level);
-void flow_expert(Flow *flow, int32_t k, bool backward);
-void flow_combine(Flow *flow, int32_t k, uint32_t level);
-void flow_combine_backward(Flow *flow, int32_t k, uint32_t level);
-void flow_unroute(Flow *flow, int32_t k);
-void flow_route_backward(Flow *flow, int32_t k);
-void flow_unroute_backward(Flow *flow, int32_t k);
-// verify_flow_weights.c: gathers, gradients on their way home, the optimizer; verify_flow_codec.c: their encoding
-void flow_gather(Flow *flow, int32_t k, uint32_t level);
-void flow_reduce_scatter(Flow *flow, int32_t k, uint32_t level);
-void flow_all_reduce(Flow *flow);
-void flow_squares(Flow *flow);
-void flow_optimizer(Flow *flow);
-void flow_encode(Flow *flow, int32_t k);
-void flow_decode(Flow *flow, int32_t k);
-void flow_mean_expert(Flow *flow, int32_t k);
-void flow_encode_gradient(Flow *flow, int32_t k);
-void flow_return_packets(Flow *flow, int32_t k, uint32_t level);
-void flow_decode_gradient(Flow *flow, int32_t k);
-// verify_flow_network.c: everything around
-void flow_embed(Flow *flow);
-void flow_pre_expert(Flow *flow, int32_t k);
-void flow_ffn(Flow *flow, int32_t k);
-void flow_gate(Flow *flow, int32_t k);
-void flow_shared_expert(Flow *flow, int32_t k);
-void flow_residual(Flow *flow, int32_t k);
-void flow_loss(Flow *flow);
-void flow_loss_backward(Flow *flow);
-void flow_shared_expert_backward(Flow *flow, int32_t k);
-void flow_gate_backward(Flow *flow, int32_t k);
-void flow_ffn_backward(Flow *flow, int32_t k);
-void flow_pre_expert_backward(Flow *flow, int32_t k);
-void flow_embed_backward(Flow *flow);
+// What each does with the values of the step that is looked at. verify_flow_rows.c: routes, exchanges, experts, and the
+// same backward; verify_flow_weights.c: gathers, gradients on their way home, the optimizer; verify_flow_codec.c: their
+// encoding; verify_flow_network.c: everything around.
+#define HEP_OP(name, text, ...) void flow_##text(Flow *flow);
+#include "ir/ops.def"
 
 #endif

@@ -29,8 +29,9 @@ static void take_mean(Flow *flow)
         flow_take_none(flow, OPERAND_mean);
 }
 
-void flow_encode(Flow *flow, int32_t k)
+void flow_encode(Flow *flow)
 {
+    int32_t k = flow->layer;
     int32_t weights = flow_take_weights(flow, OPERAND_own_experts);
     take_mean(flow);
     if (flow->plan->codec == CODEC_DELTA) {
@@ -42,8 +43,9 @@ void flow_encode(Flow *flow, int32_t k)
     flow_give(flow, OPERAND_packet, value_split(HOLDS_PACKET, k, 0, weights));
 }
 
-void flow_decode(Flow *flow, int32_t k)
+void flow_decode(Flow *flow)
 {
+    int32_t k = flow->layer;
     const LayerFlow *layer = flow_layer(flow);
     int32_t weights = layer->weights[WEIGHT_EXPERTS];
     bool replicas = flow->plan->codec == CODEC_DELTA;
@@ -59,8 +61,9 @@ void flow_decode(Flow *flow, int32_t k)
               value_split(HOLDS_WEIGHT, k, layer->gathered, weights));
 }
 
-void flow_mean_expert(Flow *flow, int32_t k)
+void flow_mean_expert(Flow *flow)
 {
+    int32_t k = flow->layer;
     int32_t weights = flow_take_weights(flow, OPERAND_own_experts), mean = flow_operand(flow, OPERAND_mean);
     take_remembered(flow, OPERAND_mean, 0);
     if (flow->plan->codec != CODEC_SR || flow->plan->shared_every == 0)
@@ -69,8 +72,9 @@ void flow_mean_expert(Flow *flow, int32_t k)
     flow_give(flow, OPERAND_mean, value_split(HOLDS_MEAN, k, 0, mean));
 }
 
-void flow_encode_gradient(Flow *flow, int32_t k)
+void flow_encode_gradient(Flow *flow)
 {
+    int32_t k = flow->layer;
     Value gathered = flow_value(flow, OPERAND_gathered);
     int32_t weights = flow_layer(flow)->weights[WEIGHT_EXPERTS], level = flow_last_level(gathered.levels);
     flow_take(flow, OPERAND_gathered, value_split(HOLDS_DEXPERTS, k, gathered.levels, weights));
@@ -82,8 +86,10 @@ void flow_encode_gradient(Flow *flow, int32_t k)
     flow_give(flow, OPERAND_packets, value_split(HOLDS_DPACKETS, k, gathered.levels, weights));
 }
 
-void flow_return_packets(Flow *flow, int32_t k, uint32_t level)
+void flow_return_packets(Flow *flow)
 {
+    int32_t k = flow->layer;
+    uint32_t level = flow->level;
     Value packets = flow_value(flow, OPERAND_packets);
     int32_t weights = flow_layer(flow)->weights[WEIGHT_EXPERTS];
     flow_take(flow, OPERAND_packets, value_split(HOLDS_DPACKETS, k, packets.levels, weights));
@@ -92,8 +98,9 @@ void flow_return_packets(Flow *flow, int32_t k, uint32_t level)
     flow_give(flow, OPERAND_received, value_split(HOLDS_DRECEIVED, k, packets.levels, weights));
 }
 
-void flow_decode_gradient(Flow *flow, int32_t k)
+void flow_decode_gradient(Flow *flow)
 {
+    int32_t k = flow->layer;
     Value received = flow_value(flow, OPERAND_received);
     int32_t weights = flow_layer(flow)->weights[WEIGHT_EXPERTS], level = flow_last_level(received.levels);
     flow_take(flow, OPERAND_received, value_split(HOLDS_DRECEIVED, k, received.levels, weights));

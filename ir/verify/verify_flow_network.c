@@ -9,37 +9,42 @@ void flow_embed(Flow *flow)
     flow_give(flow, OPERAND_x, value_plain(HOLDS_INPUT_ROWS, 0));
 }
 
-void flow_pre_expert(Flow *flow, int32_t k)
+void flow_pre_expert(Flow *flow)
 {
+    int32_t k = flow->layer;
     flow_take(flow, OPERAND_x, value_plain(HOLDS_INPUT_ROWS, k));
     flow_take_weights(flow, OPERAND_attention);
     flow_give(flow, OPERAND_y, value_plain(HOLDS_ATTENDED, k));
 }
 
-void flow_ffn(Flow *flow, int32_t k)
+void flow_ffn(Flow *flow)
 {
+    int32_t k = flow->layer;
     flow_take(flow, OPERAND_x, value_plain(HOLDS_ATTENDED, k));
     flow_take_weights(flow, OPERAND_ffn);
     flow_give(flow, OPERAND_y, value_plain(HOLDS_INPUT_ROWS, k + 1));
 }
 
-void flow_gate(Flow *flow, int32_t k)
+void flow_gate(Flow *flow)
 {
+    int32_t k = flow->layer;
     flow_take(flow, OPERAND_x, value_plain(HOLDS_ATTENDED, k));
     flow_take_weights(flow, OPERAND_router);
     flow_give(flow, OPERAND_rows, value_staged(HOLDS_ROWS, k, 0));
     flow_give(flow, OPERAND_records, value_staged(HOLDS_RECORDS, k, 0));
 }
 
-void flow_shared_expert(Flow *flow, int32_t k)
+void flow_shared_expert(Flow *flow)
 {
+    int32_t k = flow->layer;
     flow_take(flow, OPERAND_rows, value_staged(HOLDS_ROWS, k, 0));
     flow_take_weights(flow, OPERAND_shared);
     flow_give(flow, OPERAND_results, value_plain(HOLDS_SHARED_RESULTS, k));
 }
 
-void flow_residual(Flow *flow, int32_t k)
+void flow_residual(Flow *flow)
 {
+    int32_t k = flow->layer;
     flow_take(flow, OPERAND_x, value_plain(HOLDS_ATTENDED, k));
     flow_take(flow, OPERAND_results, value_staged(HOLDS_RESULTS, k, 0));
     if (flow->plan->model.shared_experts)
@@ -66,16 +71,18 @@ void flow_loss_backward(Flow *flow)
     flow_give(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, (int32_t)flow->plan->model.layers));
 }
 
-void flow_shared_expert_backward(Flow *flow, int32_t k)
+void flow_shared_expert_backward(Flow *flow)
 {
+    int32_t k = flow->layer;
     flow_take(flow, OPERAND_rows, value_staged(HOLDS_ROWS, k, 0));
     flow_take(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, k + 1));
     flow_give_gradient(flow, OPERAND_shared, OPERAND_dshared, HOLDS_GRADIENT);
     flow_give(flow, OPERAND_drows, value_plain(HOLDS_DSHARED_ROWS, k));
 }
 
-void flow_gate_backward(Flow *flow, int32_t k)
+void flow_gate_backward(Flow *flow)
 {
+    int32_t k = flow->layer;
     flow_take(flow, OPERAND_x, value_plain(HOLDS_ATTENDED, k));
     flow_take(flow, OPERAND_records, value_staged(HOLDS_RECORDS, k, 0));
     flow_take(flow, OPERAND_drows, value_staged(HOLDS_DROWS, k, 0));
@@ -89,16 +96,18 @@ void flow_gate_backward(Flow *flow, int32_t k)
     flow_give(flow, OPERAND_dx, value_plain(HOLDS_DATTENDED, k));
 }
 
-void flow_ffn_backward(Flow *flow, int32_t k)
+void flow_ffn_backward(Flow *flow)
 {
+    int32_t k = flow->layer;
     flow_take(flow, OPERAND_x, value_plain(HOLDS_ATTENDED, k));
     flow_take(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, k + 1));
     flow_give_gradient(flow, OPERAND_ffn, OPERAND_dffn, HOLDS_GRADIENT);
     flow_give(flow, OPERAND_dx, value_plain(HOLDS_DATTENDED, k));
 }
 
-void flow_pre_expert_backward(Flow *flow, int32_t k)
+void flow_pre_expert_backward(Flow *flow)
 {
+    int32_t k = flow->layer;
     flow_take(flow, OPERAND_x, value_plain(HOLDS_INPUT_ROWS, k));
     flow_take(flow, OPERAND_dx, value_plain(HOLDS_DATTENDED, k));
     flow_give_gradient(flow, OPERAND_attention, OPERAND_dattention, HOLDS_GRADIENT);

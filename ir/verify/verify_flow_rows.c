@@ -19,8 +19,9 @@ static Value result_gradients(int32_t k, uint32_t levels)
     return levels ? value_staged(HOLDS_DRESULTS, k, levels) : value_plain(HOLDS_DINPUT, k + 1);
 }
 
-void flow_route(Flow *flow, int32_t k)
+void flow_route(Flow *flow)
 {
+    int32_t k = flow->layer;
     uint32_t levels = flow_value(flow, OPERAND_rows).levels;
     int32_t step = (int32_t)flow->step;
     flow_take(flow, OPERAND_rows, value_staged(HOLDS_ROWS, k, levels));
@@ -35,8 +36,10 @@ void flow_route(Flow *flow, int32_t k)
 }
 
 // Rows and their records; or, without records, gradients the way the rows went.
-void flow_dispatch(Flow *flow, int32_t k, uint32_t level)
+void flow_dispatch(Flow *flow)
 {
+    int32_t k = flow->layer;
+    uint32_t level = flow->level;
     LayerFlow *layer = flow_layer(flow);
     Value sent = flow_value(flow, OPERAND_send_rows);
     uint32_t levels = sent.levels, after = levels | 1u << level;
@@ -62,8 +65,9 @@ void flow_dispatch(Flow *flow, int32_t k, uint32_t level)
               value_split(rows ? HOLDS_NEXT_COUNTS : HOLDS_COUNTS_AGAIN, k, after, (int32_t)flow->step));
 }
 
-void flow_expert(Flow *flow, int32_t k, bool backward)
+static void take_experts(Flow *flow, bool backward)
 {
+    int32_t k = flow->layer;
     uint32_t levels = flow_layer(flow)->exchanged;
     flow_take(flow, OPERAND_rows, value_staged(HOLDS_ROWS, k, levels));
     flow_take(flow, OPERAND_records, value_staged(HOLDS_RECORDS, k, levels));
@@ -81,6 +85,16 @@ void flow_expert(Flow *flow, int32_t k, bool backward)
               value_split(owned ? HOLDS_GRADIENT : HOLDS_DEXPERTS, k, flow_layer(flow)->gathered, weights));
 }
 
+void flow_expert(Flow *flow)
+{
+    take_experts(flow, false);
+}
+
+void flow_expert_backward(Flow *flow)
+{
+    take_experts(flow, true);
+}
+
 // What a way back at `level` needs of the way out: the counts of both ends.
 static uint32_t take_ways(const Flow *flow, int32_t k, Operand rows, Holding holds, uint32_t level)
 {
@@ -95,14 +109,18 @@ static uint32_t take_ways(const Flow *flow, int32_t k, Operand rows, Holding hol
     return levels;
 }
 
-void flow_combine(Flow *flow, int32_t k, uint32_t level)
+void flow_combine(Flow *flow)
 {
+    int32_t k = flow->layer;
+    uint32_t level = flow->level;
     uint32_t levels = take_ways(flow, k, OPERAND_results, HOLDS_RESULTS, level);
     flow_give(flow, OPERAND_returned, value_staged(HOLDS_RETURNED, k, levels));
 }
 
-void flow_combine_backward(Flow *flow, int32_t k, uint32_t level)
+void flow_combine_backward(Flow *flow)
 {
+    int32_t k = flow->layer;
+    uint32_t level = flow->level;
     uint32_t levels = take_ways(flow, k, OPERAND_drows, HOLDS_DROWS, level);
     flow_take(flow, OPERAND_drecords, value_staged(HOLDS_DRECORDS, k, levels));
     flow_give(flow, OPERAND_returned, value_staged(HOLDS_RETURNED_DROWS, k, levels));
@@ -124,16 +142,18 @@ static uint32_t take_origin(const Flow *flow, int32_t k, uint32_t levels)
     return before;
 }
 
-void flow_unroute(Flow *flow, int32_t k)
+void flow_unroute(Flow *flow)
 {
+    int32_t k = flow->layer;
     uint32_t levels = flow_value(flow, OPERAND_results).levels;
     flow_take(flow, OPERAND_results, value_staged(HOLDS_RESULTS, k, levels));
     flow_take(flow, OPERAND_returned, value_staged(HOLDS_RETURNED, k, levels));
     flow_give(flow, OPERAND_rows, value_staged(HOLDS_RESULTS, k, take_origin(flow, k, levels)));
 }
 
-void flow_route_backward(Flow *flow, int32_t k)
+void flow_route_backward(Flow *flow)
 {
+    int32_t k = flow->layer;
     uint32_t levels = flow_value(flow, OPERAND_drows_next).levels;
     flow_take(flow, OPERAND_drows_next, value_staged(HOLDS_DROWS, k, levels));
     flow_take(flow, OPERAND_drecords_next, value_staged(HOLDS_DRECORDS, k, levels));
@@ -144,8 +164,9 @@ void flow_route_backward(Flow *flow, int32_t k)
     flow_give(flow, OPERAND_drecords, value_staged(HOLDS_DRECORDS, k, before));
 }
 
-void flow_unroute_backward(Flow *flow, int32_t k)
+void flow_unroute_backward(Flow *flow)
 {
+    int32_t k = flow->layer;
     Value sent = flow_value(flow, OPERAND_drows);
     uint32_t levels = sent.holds == HOLDS_DINPUT ? 0 : sent.levels;
     int32_t route = flow_value(flow, OPERAND_send_counts).from;

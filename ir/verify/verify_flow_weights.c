@@ -2,8 +2,10 @@
 // summed over copies, their norm, and one update of everything. See verify_flow.h.
 #include "ir/verify/verify_flow.h"
 
-void flow_gather(Flow *flow, int32_t k, uint32_t level)
+void flow_gather(Flow *flow)
 {
+    int32_t k = flow->layer;
+    uint32_t level = flow->level;
     Value shard = flow_value(flow, OPERAND_shard);
     LayerFlow *layer = flow_layer(flow);
     if (shard.holds == HOLDS_WEIGHT && layer->weights[WEIGHT_EXPERTS] == NONE)
@@ -16,8 +18,10 @@ void flow_gather(Flow *flow, int32_t k, uint32_t level)
               value_split(holds, k, shard.levels | 1u << level, layer->weights[WEIGHT_EXPERTS]));
 }
 
-void flow_reduce_scatter(Flow *flow, int32_t k, uint32_t level)
+void flow_reduce_scatter(Flow *flow)
 {
+    int32_t k = flow->layer;
+    uint32_t level = flow->level;
     Value gathered = flow_value(flow, OPERAND_gathered);
     int32_t weights = flow_layer(flow)->weights[WEIGHT_EXPERTS];
     flow_take(flow, OPERAND_gathered, value_split(HOLDS_DEXPERTS, k, gathered.levels, weights));

@@ -73,8 +73,9 @@ static void verify_route(Verifier *verifier, uint32_t index, const Shape *shape)
 }
 
 // Where exchanges are padded, every member's rows have a place as large as a message, and no message can get larger.
-static void verify_dispatch(Verifier *verifier, uint32_t index)
+static void verify_dispatch(Verifier *verifier, uint32_t index, const Shape *shape)
 {
+    (void)shape;
     const Plan *plan = verifier->plan;
     const Step *step = &plan->steps[index];
     if (plan->exchange != EXCHANGE_PADDED)
@@ -111,14 +112,30 @@ static void expect_record_gradients(Verifier *verifier, uint32_t index, Operand 
 }
 
 // Result gradients go where the route put rows: same next stage, same send buffer.
-static void verify_unroute_backward(Verifier *verifier, uint32_t index)
+static void verify_unroute_backward(Verifier *verifier, uint32_t index, const Shape *shape)
 {
+    (void)shape;
     int64_t route = find_route(verifier->plan, index);
     if (route == NONE)
         return;
     expect_rows(verifier, index, OPERAND_drows, rows_of(verifier, (uint32_t)route, OPERAND_rows));
     expect_rows(verifier, index, OPERAND_dresults, rows_of(verifier, (uint32_t)route, OPERAND_next_rows));
     expect_rows(verifier, index, OPERAND_send_rows, rows_of(verifier, (uint32_t)route, OPERAND_send_rows));
+}
+
+// Results, and gradients, are one for every row of the stage.
+static void verify_expert(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    static const Operand per_row[] = {OPERAND_results, OPERAND_dresults, OPERAND_drows};
+    expect_stage(verifier, index, shape);
+    for (size_t i = 0; i < COUNT_OF(per_row); i++)
+        expect_rows(verifier, index, per_row[i], rows_of(verifier, index, OPERAND_rows));
+    expect_record_gradients(verifier, index, OPERAND_drecords, rows_of(verifier, index, OPERAND_records), shape);
+}
+
+static void verify_gate_backward(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    expect_record_gradients(verifier, index, OPERAND_drecords, shape->tokens * shape->fanout, shape);
 }
 
 // Gradients of what a route made: what it kept, what it sent, and what it split.
@@ -139,8 +156,9 @@ static void verify_route_backward(Verifier *verifier, uint32_t index, const Shap
 }
 
 // Two moments a weight, and a master copy where weights are 16-bit.
-static void verify_optimizer(Verifier *verifier, uint32_t index)
+static void verify_optimizer(Verifier *verifier, uint32_t index, const Shape *shape)
 {
+    (void)shape;
     const Plan *plan = verifier->plan;
     const Buffer *weights = step_buffer(plan, &plan->steps[index], OPERAND_weights);
     const Buffer *gradient = step_buffer(plan, &plan->steps[index], OPERAND_gradient);
@@ -155,8 +173,9 @@ static void verify_optimizer(Verifier *verifier, uint32_t index)
 }
 
 // An unroute undoes the route that wrote its `origin`: same rows, same send buffer, same next stage.
-static void verify_unroute(Verifier *verifier, uint32_t index)
+static void verify_unroute(Verifier *verifier, uint32_t index, const Shape *shape)
 {
+    (void)shape;
     const Plan *plan = verifier->plan;
     int64_t route = find_route(plan, index);
     if (route != NONE) {
@@ -252,89 +271,44 @@ static void verify_weights(Verifier *verifier, uint32_t index)
     }
 }
 
+// Of local steps that neither route rows nor take those of a stage: a hidden vector per token, `fanout` records.
+static void verify_token_rows(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    const OpInfo *info = step_info(&verifier->plan->steps[index]);
+    if (info->shape != SHAPE_LOCAL || op_operand_index(info, OPERAND_counts) >= 0 ||
+        op_operand_index(info, OPERAND_origin) >= 0)
+        return;
+    for (uint32_t k = 0; k < info->operand_count; k++) {
+        if (info->operands[k].contents == CONTENTS_HIDDEN)
+            expect_rows(verifier, index, info->operands[k].operand, shape->tokens);
+        else if (info->operands[k].contents == CONTENTS_RECORDS)
+            expect_rows(verifier, index, info->operands[k].operand, shape->tokens * shape->fanout);
+    }
+}
+
+// What else holds of some ops.
+static void (*const rules[])(Verifier *, uint32_t index, const Shape *) = {
+    [OP_ROUTE] = verify_route,
+    [OP_ROUTE_BACKWARD] = verify_route_backward,
+    [OP_UNROUTE] = verify_unroute,
+    [OP_UNROUTE_BACKWARD] = verify_unroute_backward,
+    [OP_DISPATCH] = verify_dispatch,
+    [OP_EXPERT] = verify_expert,
+    [OP_EXPERT_BACKWARD] = verify_expert,
+    [OP_GATE_BACKWARD] = verify_gate_backward,
+    [OP_OPTIMIZER] = verify_optimizer,
+};
+
 static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *shape)
 {
-    static const Operand per_token[] = {OPERAND_x,       OPERAND_y,    OPERAND_dx,
-                                        OPERAND_results, OPERAND_rows, OPERAND_shared_results};
+    Op op = verifier->plan->steps[index].op;
     verify_record_width(verifier, index, shape);
     verify_work(verifier, index, shape);
     verify_weights(verifier, index);
-    switch (verifier->plan->steps[index].op) {
-    case OP_EMBED:
-    case OP_PRE_EXPERT:
-    case OP_FFN:
-    case OP_LOSS:
-    case OP_LOSS_BACKWARD:
-    case OP_FFN_BACKWARD:
-    case OP_PRE_EXPERT_BACKWARD:
-    case OP_EMBED_BACKWARD:
-        for (size_t i = 0; i < 3; i++)
-            expect_rows(verifier, index, per_token[i], shape->tokens);
-        return;
-    case OP_RESIDUAL:
-        for (size_t i = 0; i < COUNT_OF(per_token); i++)
-            expect_rows(verifier, index, per_token[i], shape->tokens);
-        return;
-    case OP_SHARED_EXPERT:
-    case OP_SHARED_EXPERT_BACKWARD:
-        for (size_t i = 0; i < COUNT_OF(per_token); i++)
-            expect_rows(verifier, index, per_token[i], shape->tokens);
-        expect_rows(verifier, index, OPERAND_drows, shape->tokens);
-        return;
-    case OP_GATE:
-        expect_rows(verifier, index, OPERAND_x, shape->tokens);
-        expect_stage(verifier, index, shape);
-        return;
-    case OP_DISPATCH:
-        verify_dispatch(verifier, index);
-        return;
-    case OP_ROUTE:
-        verify_route(verifier, index, shape);
-        return;
-    case OP_EXPERT:
-    case OP_EXPERT_BACKWARD:
-        expect_stage(verifier, index, shape);
-        expect_rows(verifier, index, OPERAND_results, rows_of(verifier, index, OPERAND_rows));
-        expect_rows(verifier, index, OPERAND_dresults, rows_of(verifier, index, OPERAND_rows));
-        expect_rows(verifier, index, OPERAND_drows, rows_of(verifier, index, OPERAND_rows));
-        expect_record_gradients(verifier, index, OPERAND_drecords, rows_of(verifier, index, OPERAND_records), shape);
-        return;
-    case OP_UNROUTE:
-        verify_unroute(verifier, index);
-        return;
-    case OP_UNROUTE_BACKWARD:
-        verify_unroute_backward(verifier, index);
-        return;
-    case OP_ROUTE_BACKWARD:
-        verify_route_backward(verifier, index, shape);
-        return;
-    case OP_GATE_BACKWARD:
-        expect_rows(verifier, index, OPERAND_x, shape->tokens);
-        expect_rows(verifier, index, OPERAND_dx, shape->tokens);
-        expect_rows(verifier, index, OPERAND_drows, shape->tokens);
-        expect_rows(verifier, index, OPERAND_dshared_rows, shape->tokens);
-        expect_rows(verifier, index, OPERAND_records, shape->tokens * shape->fanout);
-        expect_record_gradients(verifier, index, OPERAND_drecords, shape->tokens * shape->fanout, shape);
-        return;
-    case OP_OPTIMIZER:
-        verify_optimizer(verifier, index);
-        return;
-    case OP_ENCODE:
-    case OP_DECODE:
-    case OP_MEAN_EXPERT:
-    case OP_ENCODE_GRADIENT:
-    case OP_RETURN_PACKETS:
-    case OP_DECODE_GRADIENT:
-        verify_codec_sizes(verifier, index);
-        return;
-    case OP_SQUARES:
-    case OP_COMBINE:
-    case OP_GATHER:
-    case OP_COMBINE_BACKWARD:
-    case OP_REDUCE_SCATTER:
-    case OP_ALL_REDUCE:
-        return;
-    }
+    verify_codec_sizes(verifier, index);
+    verify_token_rows(verifier, index, shape);
+    if ((size_t)op < COUNT_OF(rules) && rules[op])
+        rules[op](verifier, index, shape);
 }
 
 void verify_sizes(Verifier *verifier)
