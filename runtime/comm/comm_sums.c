@@ -25,88 +25,127 @@ uint64_t comm_reduce_scratch(uint32_t members, uint64_t elements, Dtype dtype)
     return (members - 1) * (elements / members + 1) * dtype_bytes(dtype);
 }
 
-static const void *summand(const SumGroup *group, const char *own, uint64_t bytes, uint32_t member)
-{
-    if (member == group->own)
-        return own;
-    return (const char *)group->scratch + (member - (member > group->own)) * bytes;
-}
-
-// out = the sum of the members' parts, `own` among those that lie in the scratch; out may be own.
-static void add_up(const SumGroup *group, const void *own, void *out, uint64_t elements, Dtype dtype)
-{
-    float sum[BLOCK], part[BLOCK];
-    uint64_t size = dtype_bytes(dtype);
-    for (uint64_t first = 0; first < elements; first += BLOCK) {
-        uint64_t count = elements - first < BLOCK ? elements - first : BLOCK;
-        for (uint32_t m = 0; m < group->members; m++) {
-            const char *from = (const char *)summand(group, own, elements * size, m) + first * size;
-            host_to_f32(from, dtype, m == 0 ? sum : part, count);
-            for (uint64_t i = 0; m > 0 && i < count; i++)
-                sum[i] += part[i];
-        }
-        host_from_f32(sum, (char *)out + first * size, dtype, count);
-    }
-}
+// ---- what travels ----------------------------------------------------------------------------
 
 // Sends every member its part of `from` and receives the own part from each into the scratch; counts in units of
 // `unit` bytes are in place.
-static bool scatter(const SumGroup *group, const void *from, uint64_t unit, Fault *fault)
+static Exchange scatter_exchange(const SumGroup *group, const void *from, uint64_t unit)
 {
-    int32_t *send = group->counts, *recv = group->counts + group->members;
-    Exchange exchange = {.part_count = 1,
-                         .parts = {{.send = from, .recv = group->scratch, .row_bytes = unit}},
-                         .send_layout = ROWS_ALL,
-                         .send_counts = send,
-                         .recv_counts = recv,
-                         .counts_known = true,
-                         .recv_capacity = (uint64_t)recv[group->own] * group->members,
-                         .carries = CARRIES_SUMS};
-    return group->comm->ops->exchange(group->comm, group->channel, &exchange, fault);
+    const int32_t *send = group->counts;
+    int32_t *recv = group->counts + group->members;
+    return (Exchange){.part_count = 1,
+                      .parts = {{.send = from, .recv = group->scratch, .row_bytes = unit}},
+                      .send_layout = ROWS_ALL,
+                      .send_counts = send,
+                      .recv_counts = recv,
+                      .counts_known = true,
+                      .recv_capacity = (uint64_t)recv[group->own] * group->members,
+                      .carries = CARRIES_SUMS};
 }
 
-bool comm_reduce_scatter(const SumGroup *group, Tensor gathered, Tensor shard, Fault *fault)
+Exchange comm_shards_exchange(const SumGroup *group, Tensor gathered, Tensor shard)
 {
-    uint64_t row_bytes = shard.cols * dtype_bytes(shard.dtype);
     for (uint32_t m = 0; m < group->members; m++)
         group->counts[m] = group->counts[group->members + m] = (int32_t)shard.rows;
-    if (!scatter(group, gathered.data, row_bytes, fault))
-        return false;
-    const char *own = (const char *)gathered.data + group->own * shard.rows * row_bytes;
-    add_up(group, own, shard.data, shard.rows * shard.cols, shard.dtype);
-    return true;
+    return scatter_exchange(group, gathered.data, shard.cols * dtype_bytes(shard.dtype));
 }
 
-bool comm_all_reduce(const SumGroup *group, Tensor gradient, Fault *fault)
+Tensor comm_own_shard(Tensor gathered, Tensor shard, uint32_t own)
+{
+    shard.data = (char *)gathered.data + own * shard.rows * shard.cols * dtype_bytes(shard.dtype);
+    return shard;
+}
+
+Tensor comm_own_part(Tensor gradient, uint32_t members, uint32_t own)
+{
+    uint64_t elements = gradient.rows * gradient.cols;
+    uint64_t first = comm_part_begin(elements, members, own) * dtype_bytes(gradient.dtype);
+    return (Tensor){.data = (char *)gradient.data + first,
+                    .dtype = gradient.dtype,
+                    .rows = 1,
+                    .cols = comm_part_size(elements, members, own)};
+}
+
+bool comm_parts_exchange(const SumGroup *group, Tensor gradient, Tensor *own, Exchange *exchange, Fault *fault)
 {
     uint64_t elements = gradient.rows * gradient.cols, size = dtype_bytes(gradient.dtype);
     if (elements > INT32_MAX)
         return fault_set(fault, FAULT_RUN,
                          "a gradient of %" PRIu64 " elements: sums are made of messages of at most %d", elements,
                          INT32_MAX);
+    *own = comm_own_part(gradient, group->members, group->own);
+    for (uint32_t m = 0; m < group->members; m++) {
+        group->counts[m] = (int32_t)comm_part_size(elements, group->members, m);
+        group->counts[group->members + m] = (int32_t)own->cols;
+    }
+    *exchange = scatter_exchange(group, gradient.data, size);
+    return true;
+}
+
+Exchange comm_sums_exchange(const SumGroup *group, Tensor gradient, Tensor own)
+{
+    uint64_t elements = gradient.rows * gradient.cols;
     int32_t *send = group->counts, *recv = group->counts + group->members;
-    uint64_t own_size = comm_part_size(elements, group->members, group->own);
     for (uint32_t m = 0; m < group->members; m++) {
-        send[m] = (int32_t)comm_part_size(elements, group->members, m);
-        recv[m] = (int32_t)own_size;
-    }
-    if (!scatter(group, gradient.data, size, fault))
-        return false;
-    char *own = (char *)gradient.data + comm_part_begin(elements, group->members, group->own) * size;
-    add_up(group, own, own, own_size, gradient.dtype);
-    // The way back: every member sends its sum to all, and finds theirs in place.
-    for (uint32_t m = 0; m < group->members; m++) {
+        send[m] = (int32_t)own.cols;
         recv[m] = (int32_t)comm_part_size(elements, group->members, m);
-        send[m] = (int32_t)own_size;
     }
-    Exchange exchange = {.part_count = 1,
-                         .parts = {{.send = own, .recv = gradient.data, .row_bytes = size}},
-                         .send_layout = ROWS_SAME,
-                         .recv_layout = ROWS_ALL,
-                         .send_counts = send,
-                         .recv_counts = recv,
-                         .counts_known = true,
-                         .recv_capacity = elements,
-                         .carries = CARRIES_SUMS};
-    return group->comm->ops->exchange(group->comm, group->channel, &exchange, fault);
+    return (Exchange){.part_count = 1,
+                      .parts = {{.send = own.data, .recv = gradient.data, .row_bytes = dtype_bytes(gradient.dtype)}},
+                      .send_layout = ROWS_SAME,
+                      .recv_layout = ROWS_ALL,
+                      .send_counts = send,
+                      .recv_counts = recv,
+                      .counts_known = true,
+                      .recv_capacity = elements,
+                      .carries = CARRIES_SUMS};
+}
+
+const void *comm_summand(const SumGroup *group, Tensor own, uint32_t member)
+{
+    if (member == group->own)
+        return own.data;
+    return (const char *)group->scratch +
+           (member - (member > group->own)) * own.rows * own.cols * dtype_bytes(own.dtype);
+}
+
+// ---- sums in host memory ---------------------------------------------------------------------
+
+// out = the sum of the members' parts, `own` among those that lie in the scratch; out may be own.
+static void add_up(const SumGroup *group, Tensor own, void *out)
+{
+    float sum[BLOCK], part[BLOCK];
+    uint64_t elements = own.rows * own.cols, size = dtype_bytes(own.dtype);
+    for (uint64_t first = 0; first < elements; first += BLOCK) {
+        uint64_t count = elements - first < BLOCK ? elements - first : BLOCK;
+        for (uint32_t m = 0; m < group->members; m++) {
+            const char *from = (const char *)comm_summand(group, own, m) + first * size;
+            host_to_f32(from, own.dtype, m == 0 ? sum : part, count);
+            for (uint64_t i = 0; m > 0 && i < count; i++)
+                sum[i] += part[i];
+        }
+        host_from_f32(sum, (char *)out + first * size, own.dtype, count);
+    }
+}
+
+bool comm_reduce_scatter(const SumGroup *group, Tensor gathered, Tensor shard, Fault *fault)
+{
+    Exchange shards = comm_shards_exchange(group, gathered, shard);
+    if (!group->comm->ops->exchange(group->comm, group->channel, &shards, fault))
+        return false;
+    add_up(group, comm_own_shard(gathered, shard, group->own), shard.data);
+    return true;
+}
+
+bool comm_all_reduce(const SumGroup *group, Tensor gradient, Fault *fault)
+{
+    Comm *comm = group->comm;
+    Exchange parts;
+    Tensor own;
+    if (!comm_parts_exchange(group, gradient, &own, &parts, fault) ||
+        !comm->ops->exchange(comm, group->channel, &parts, fault))
+        return false;
+    add_up(group, own, own.data);
+    Exchange sums = comm_sums_exchange(group, gradient, own);
+    return comm->ops->exchange(comm, group->channel, &sums, fault);
 }

@@ -7,7 +7,7 @@
 #include "kernels/host/kernels.h"
 #include "runtime/comm/comm.h"
 
-// A channel and the calling rank's place in its group.
+// A channel and the calling rank's place in its group. counts and scratch: of the channel's stream.
 typedef struct {
     Comm *comm;
     int channel;
@@ -24,7 +24,19 @@ uint64_t comm_part_size(uint64_t elements, uint32_t members, uint32_t member);
 uint64_t comm_scatter_scratch(uint32_t members, uint64_t shard, Dtype dtype);
 uint64_t comm_reduce_scratch(uint32_t members, uint64_t elements, Dtype dtype);
 
-// gathered: [members] shards of the shard's size. Every member ends with the sum of its shards.
+// What travels, for any engine. Shards: every member sends the others theirs, and finds theirs of its own in the
+// scratch, in the order of members. Parts: the same with the parts of a gradient; *own becomes this rank's, in place.
+// Sums: every member sends its part, summed, to all. `counts` must live as long as the exchange.
+Exchange comm_shards_exchange(const SumGroup *group, Tensor gathered, Tensor shard);
+Tensor comm_own_shard(Tensor gathered, Tensor shard, uint32_t own); // where it is gathered
+Tensor comm_own_part(Tensor gradient, uint32_t members, uint32_t own);
+bool comm_parts_exchange(const SumGroup *group, Tensor gradient, Tensor *own, Exchange *exchange,
+                         Fault *fault) MUST_CHECK;
+Exchange comm_sums_exchange(const SumGroup *group, Tensor gradient, Tensor own);
+// Where a member's summand lies: in the scratch, but the own one at `own`.
+const void *comm_summand(const SumGroup *group, Tensor own, uint32_t member);
+
+// Host memory. gathered: [members] shards of the shard's size. Every member ends with the sum of its shards.
 bool comm_reduce_scatter(const SumGroup *group, Tensor gathered, Tensor shard, Fault *fault) MUST_CHECK;
 // Every member ends with the same sum. Sends 2 (members - 1) / members of the elements.
 bool comm_all_reduce(const SumGroup *group, Tensor gradient, Fault *fault) MUST_CHECK;

@@ -74,13 +74,23 @@ const ExpertMap *expert_map_of_layer(const ExpertMaps *maps, const Plan *plan, i
     return choice ? map_of(maps, choice->domain) : NULL;
 }
 
-// ---- codecs ----------------------------------------------------------------------------------
+// ---- experts and packets ---------------------------------------------------------------------
 
 uint64_t engine_own_slot(const Plan *plan, uint64_t rank, int32_t layer)
 {
     const Choice *choice = plan_choice_of_layer(plan, layer);
     int64_t slot = choice ? plan_expert_slot(plan, choice->domain, rank, plan_first_expert(plan, rank)) : 0;
     return slot < 0 ? 0 : (uint64_t)slot;
+}
+
+const int32_t *engine_slots(const Plan *plan, const ExpertMaps *maps, uint32_t step, Fault *fault)
+{
+    const ExpertMap *map = expert_map_of_layer(maps, plan, plan->steps[step].layer);
+    if (map)
+        return map->slot_of_expert;
+    fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s') is of no MoE layer", step,
+              op_info((int)plan->steps[step].op)->name);
+    return NULL;
 }
 
 static const Step *find_return_step(const Plan *plan, const Step *step)
@@ -95,46 +105,25 @@ static const Step *find_return_step(const Plan *plan, const Step *step)
     return NULL;
 }
 
-bool engine_packet_place(const Plan *plan, uint64_t rank, uint32_t step, PacketPlace *place, Fault *fault)
+bool engine_packet_place(const Plan *plan, uint64_t rank, uint32_t step, MessagePlace *place, Fault *fault)
 {
-    const Step *of = &plan->steps[step];
-    if (of->op == OP_DECODE)
-        place->own_slot = engine_own_slot(plan, rank, of->layer);
-    if (of->op != OP_ENCODE_GRADIENT && of->op != OP_DECODE_GRADIENT)
-        return true;
-    const Step *carrier = find_return_step(plan, of);
+    const Step *carrier = find_return_step(plan, &plan->steps[step]);
     if (!carrier)
         return fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s'): no step carries its packets", step,
-                         op_info(of->op)->name);
-    const Group *group = &plan->groups[carrier->group];
-    place->own = (uint32_t)group_index(&plan->cluster, group, rank);
-    place->members = (uint32_t)group_size(&plan->cluster, group);
+                         op_info((int)plan->steps[step].op)->name);
+    *place = engine_group_place(plan, &plan->groups[carrier->group], rank);
     return true;
-}
-
-Exchange engine_packet_exchange(Tensor packets, Tensor received, uint32_t members, int32_t *counts)
-{
-    for (uint32_t m = 0; m < 2 * members; m++)
-        counts[m] = (int32_t)(packets.rows / members);
-    return (Exchange){.part_count = 1,
-                      .parts = {{.send = packets.data, .recv = received.data, .row_bytes = packets.cols}},
-                      .send_layout = ROWS_ALL,
-                      .recv_layout = ROWS_ALL,
-                      .send_counts = counts,
-                      .recv_counts = counts + members,
-                      .counts_known = true,
-                      .recv_capacity = received.rows,
-                      .carries = CARRIES_SUMS};
 }
 
 // ---- routes ----------------------------------------------------------------------------------
 
-static const Step *dispatch_of(const Plan *plan, int32_t send_counts)
+const Step *engine_route_dispatch(const Plan *plan, const Step *step)
 {
+    int32_t send_counts = step_operand(plan, step, OPERAND_send_counts);
     for (uint32_t s = 0; s < plan->step_count; s++) {
-        const Step *step = &plan->steps[s];
-        if (step->op == OP_DISPATCH && step_buffers(plan, step).dispatch.send_counts == send_counts)
-            return step;
+        const Step *other = &plan->steps[s];
+        if (other->op == OP_DISPATCH && step_buffers(plan, other).dispatch.send_counts == send_counts)
+            return other;
     }
     return NULL;
 }
@@ -152,17 +141,22 @@ static uint32_t fanout_of(const Plan *plan, int32_t origin)
     return 1;
 }
 
-bool engine_is_route(Op op)
+bool engine_route_create(const Plan *plan, const ExpertMaps *maps, uint64_t rank, uint32_t step, StepRoute *route,
+                         Fault *fault)
 {
-    return op_operand_index(op_info((int)op), OPERAND_origin) >= 0;
-}
-
-RouteFacts engine_route_facts(const Plan *plan, const Step *step)
-{
-    if (!engine_is_route(step->op))
-        return (RouteFacts){.fanout = 1};
-    return (RouteFacts){.dispatch = dispatch_of(plan, step_operand(plan, step, OPERAND_send_counts)),
-                        .fanout = fanout_of(plan, step_operand(plan, step, OPERAND_origin))};
+    const Step *of = &plan->steps[step], *dispatch = engine_route_dispatch(plan, of);
+    const ExpertMap *map = expert_map_of_layer(maps, plan, of->layer);
+    if (!dispatch || dispatch->group == NONE || !map)
+        return fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s') belongs to no dispatch of an MoE layer", step,
+                         op_info((int)of->op)->name);
+    MessagePlace place = engine_step_place(plan, dispatch, rank);
+    *route = (StepRoute){.table = {.member_of_expert = map->member_of_expert[dispatch->level],
+                                   .experts = plan->model.experts,
+                                   .members = place.members,
+                                   .own = place.own,
+                                   .place_rows = place.message_rows},
+                         .fanout = fanout_of(plan, step_operand(plan, of, OPERAND_origin))};
+    return true;
 }
 
 // ---- the rest --------------------------------------------------------------------------------

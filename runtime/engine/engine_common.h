@@ -4,6 +4,7 @@
 #define HEP_ENGINE_COMMON_H
 
 #include "runtime/engine/engine.h"
+#include "runtime/engine/engine_exchange.h"
 
 // Places of experts for one vector of domain sizes; layers with equal vectors share them.
 typedef struct {
@@ -27,27 +28,23 @@ const Choice *plan_choice_of_layer(const Plan *plan, int32_t layer); // NULL if 
 
 // Where own experts lie among those that a rank holds.
 uint64_t engine_own_slot(const Plan *plan, uint64_t rank, int32_t layer);
-// Whose packets are whose, for a step that encodes or decodes: where own experts lie among those held, and a gradient
-// step's rank among the members that its packets travel between. What does not apply stays. False and a fault: no step
-// carries a gradient's packets.
-typedef struct {
-    uint64_t own_slot;
-    uint32_t own, members;
-} PacketPlace;
-bool engine_packet_place(const Plan *plan, uint64_t rank, uint32_t step, PacketPlace *place, Fault *fault) MUST_CHECK;
+// Where each expert is among those that the rank holds, for a step of an MoE layer. NULL and a fault for others.
+const int32_t *engine_slots(const Plan *plan, const ExpertMaps *maps, uint32_t step, Fault *fault) MUST_CHECK;
 
-// Packets [members x rows of each][bytes]: to every member those of its experts, and as many back. `counts`
-// [2 x members] is filled and must live as long as the exchange.
-Exchange engine_packet_exchange(Tensor packets, Tensor received, uint32_t members, int32_t *counts);
+// Whose packets are whose, for a step that encodes gradients or decodes them: the rank's place among the members that
+// its packets travel between. False and a fault: no step carries them.
+bool engine_packet_place(const Plan *plan, uint64_t rank, uint32_t step, MessagePlace *place, Fault *fault) MUST_CHECK;
 
 // Routes and their way back name no level: they serve the dispatch that reads the same counts.
 typedef struct {
-    const Step *dispatch; // NULL: the plan has none, or the step is no route
-    uint32_t fanout;      // record rows a row of the stage that the origin leads back to
-} RouteFacts;
+    RouteTable table;
+    uint32_t fanout; // record rows a row of the stage that the origin leads back to
+} StepRoute;
 
-bool engine_is_route(Op op); // forms of route and unroute
-RouteFacts engine_route_facts(const Plan *plan, const Step *step);
+const Step *engine_route_dispatch(const Plan *plan, const Step *step); // NULL where the plan has none
+// False and a fault where there is no dispatch, or the layer has no experts.
+bool engine_route_create(const Plan *plan, const ExpertMaps *maps, uint64_t rank, uint32_t step, StepRoute *route,
+                         Fault *fault) MUST_CHECK;
 
 // What gradients, sums over `ranks`, are multiplied by: 1 / ranks, less where their norm then exceeds the limit.
 // `squares`: the sum of their squares.

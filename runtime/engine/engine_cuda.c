@@ -62,10 +62,11 @@ static void memory_lay_out(CudaEngine *engine, void *work[STREAM_COUNT])
     engine->sum_scratch = cuda_reserve(engine, cuda_sum_scratch(plan, &members));
     for (uint32_t s = 0; s < plan->step_count; s++) {
         Op op = plan->steps[s].op;
-        uint64_t pointers = op == OP_REDUCE_SCATTER || op == OP_ALL_REDUCE ? members : 0;
-        void *parts = cuda_reserve(engine, pointers * sizeof(void *));
+        if (op != OP_REDUCE_SCATTER && op != OP_ALL_REDUCE)
+            continue;
+        void *parts = cuda_reserve(engine, members * sizeof(void *));
         if (engine->steps)
-            engine->steps[s].parts = parts;
+            engine->steps[s].of.parts = parts;
     }
     engine->kept_records = engine->options.record ? cuda_reserve(engine, choices * sizeof(Record)) : NULL;
     engine->kept_x = engine->options.record ? cuda_reserve(engine, engine_final_bytes(plan)) : NULL;

@@ -2,17 +2,6 @@
 // has them. Kernels do the work; here is whose rows are whose.
 #include "runtime/engine/engine_cuda_internal.h"
 
-bool cuda_codec_resolve(CudaStep *step, Fault *fault)
-{
-    PacketPlace place = {step->own_slot, step->own, step->members};
-    if (!engine_packet_place(step->engine->plan, step->engine->comm->rank, step->index, &place, fault))
-        return false;
-    step->own_slot = place.own_slot;
-    step->own = place.own;
-    step->members = place.members;
-    return true;
-}
-
 static const CudaQueue *queue_of(const CudaStep *step)
 {
     return &step->engine->queues[step->stream];
@@ -34,7 +23,7 @@ bool cuda_run_encode(CudaStep *step, Fault *fault)
 bool cuda_run_decode(CudaStep *step, Fault *fault)
 {
     const struct decode_tensors *t = &step->operands.decode;
-    return launched(cuda_decode(queue_of(step), step->engine->plan->codec_ratio, step->own_slot, t->packet, t->own,
+    return launched(cuda_decode(queue_of(step), step->engine->plan->codec_ratio, step->of.own_slot, t->packet, t->own,
                                 t->mean, t->experts, t->replicas),
                     fault);
 }
@@ -48,24 +37,23 @@ bool cuda_run_mean_expert(CudaStep *step, Fault *fault)
 bool cuda_run_encode_gradient(CudaStep *step, Fault *fault)
 {
     const struct encode_gradient_tensors *t = &step->operands.encode_gradient;
-    uint64_t own_count = t->gathered.rows / step->members;
-    return launched(cuda_encode_gradient(queue_of(step), step->engine->plan->gradient_ratio, step->own * own_count,
-                                         own_count, t->gathered, t->error, t->packets),
+    uint64_t own_count = t->gathered.rows / step->place.members;
+    return launched(cuda_encode_gradient(queue_of(step), step->engine->plan->gradient_ratio,
+                                         step->place.own * own_count, own_count, t->gathered, t->error, t->packets),
                     fault);
 }
 
 bool cuda_run_return_packets(CudaStep *step, Fault *fault)
 {
     const struct return_packets_tensors *t = &step->operands.return_packets;
-    Exchange exchange = engine_packet_exchange(t->packets, t->received, step->members, step->engine->sum_counts);
-    Comm *comm = step->engine->comm;
-    return comm->device->exchange(comm, step->channel, &exchange, step->engine->streams[step->stream], fault);
+    Exchange exchange = engine_packet_exchange(t->packets, t->received, step->place.members, step->engine->sum_counts);
+    return cuda_exchange(step, &exchange, fault);
 }
 
 bool cuda_run_decode_gradient(CudaStep *step, Fault *fault)
 {
     const struct decode_gradient_tensors *t = &step->operands.decode_gradient;
-    return launched(cuda_decode_gradient(queue_of(step), step->engine->plan->gradient_ratio, step->own, t->gathered,
-                                         t->received, t->shard),
+    return launched(cuda_decode_gradient(queue_of(step), step->engine->plan->gradient_ratio, step->place.own,
+                                         t->gathered, t->received, t->shard),
                     fault);
 }

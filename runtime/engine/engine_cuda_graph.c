@@ -8,7 +8,7 @@
 static bool exchanges_rows(const CudaEngine *engine)
 {
     for (uint32_t s = 0; s < engine->plan->step_count; s++)
-        if (engine->plan->steps[s].op == OP_DISPATCH && engine->steps[s].members > 1)
+        if (engine->plan->steps[s].op == OP_DISPATCH && engine->steps[s].place.members > 1)
             return true;
     return false;
 }
@@ -22,7 +22,7 @@ static bool fixes_counts(const CudaEngine *engine)
 static bool has_peers(const CudaEngine *engine)
 {
     for (uint32_t s = 0; s < engine->plan->step_count; s++)
-        if (engine->plan->steps[s].group != NONE && engine->steps[s].members > 1)
+        if (engine->plan->steps[s].group != NONE && engine->steps[s].place.members > 1)
             return true;
     return false;
 }

@@ -11,6 +11,7 @@
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/work.h"
 #include "runtime/base/cuda_check.h"
+#include "runtime/comm/comm_sums.h"
 #include "runtime/engine/engine_common.h"
 
 typedef struct CudaEngine CudaEngine;
@@ -18,6 +19,28 @@ typedef struct CudaStep CudaStep;
 typedef bool (*CudaHandler)(CudaStep *step, Fault *fault); // enqueues
 
 enum { STEP_LABEL_MAX = 48 };
+
+// Of steps that route rows, or undo it.
+typedef struct {
+    RouteTable table;     // its places of experts are device memory
+    uint32_t fanout;      // record rows a row of the stage that the origin leads back to
+    CudaRows present;     // rows of the stage that is split
+    uint64_t kept_first;  // where exchanges are padded, the first of a route's counts among those kept,
+    int32_t *kept_counts; // device; NULL where they are not kept
+} CudaRoute;
+
+// Of experts and their gradients.
+typedef struct {
+    const int32_t *slot_of_expert; // device
+    CudaRows present;
+    uint32_t fanout; // record rows a row
+} CudaExperts;
+
+// Of exchanges of rows: pinned copies of their counts.
+typedef struct {
+    int32_t *send_counts, *recv_counts;
+    bool counts_known; // an exchange before it brought them
+} CudaExchange;
 
 struct CudaStep {
     CudaEngine *engine;
@@ -30,24 +53,19 @@ struct CudaStep {
     uint32_t awaited_count;
     cudaEvent_t begun;         // NULL unless begins are timed
     cudaEvent_t done;          // also the time of its end
+    cudaEvent_t counted;       // counts are in the pinned copies; while a graph is captured: the step's end
     _Atomic uint64_t enqueued; // number of the iteration in which it last was
-    int channel;               // of collectives
-    uint32_t own, members;     // place in the step's group, and its size
-    RouteTable route;          // of routes; device memory
-    CudaRows present;          // of routes and experts
-    uint64_t message_rows;     // of exchanges that are padded, else 0
-    uint64_t kept_first;       // of routes then: the first of their counts among those kept,
-    int32_t *kept_counts;      // device; NULL where they are not kept
-    uint32_t fanout;
-    uint64_t own_slot; // of own experts among those held, where experts are decoded
-    const int32_t *slot_of_expert;      // device
-    uint64_t *lost;                     // device
-    Record *kept_records;               // device, where a gate's choice is recorded, or NULL
-    bool is_final;                      // its output is the final hidden state
-    int32_t *send_counts, *recv_counts; // of exchanges of rows: pinned copies of their operands
-    bool counts_known;                  // an exchange before it brought them
-    cudaEvent_t counted;                // they are in the pinned copies; while a graph is captured: the step's end
-    const void **parts;                 // of sums: device array
+    int channel;               // of steps that meet others
+    MessagePlace place;        // among those; of gradients that are packed, among those that the packets travel between
+    union {                    // of the op; of gates; of others
+        CudaRoute route;
+        CudaExperts experts;
+        CudaExchange exchange;
+        Record *kept_records; // device, where the gate's choice is recorded, or NULL
+        uint64_t own_slot;    // of own experts among those held, where they are decoded
+        bool is_final;        // its output is the final hidden state
+        const void **parts;   // of sums: device array
+    } of;
 };
 
 struct CudaEngine {
@@ -108,35 +126,22 @@ struct CudaEngine {
     uint64_t counts_total;
 };
 
-// Of codecs, in engine_cuda_codec.c: what their steps need when the engine is created, and their handlers.
-bool cuda_codec_resolve(CudaStep *step, Fault *fault) MUST_CHECK;
-bool cuda_run_encode(CudaStep *step, Fault *fault);
-bool cuda_run_decode(CudaStep *step, Fault *fault);
-bool cuda_run_mean_expert(CudaStep *step, Fault *fault);
-bool cuda_run_encode_gradient(CudaStep *step, Fault *fault);
-bool cuda_run_return_packets(CudaStep *step, Fault *fault);
-bool cuda_run_decode_gradient(CudaStep *step, Fault *fault);
+// One for every op, in engine_cuda_ops.c, engine_cuda_codec.c and engine_cuda_exchange.c.
+#define HEP_OP(name, text, ...) bool cuda_run_##text(CudaStep *step, Fault *fault);
+#include "ir/ops.def"
+CudaHandler cuda_handler(Op op); // NULL for an unknown op
 
-// Of exchanges of rows, in engine_cuda_exchange.c: their handlers, how many counts a padded plan keeps to the end of an
-// iteration, and what they say then of padding, for the byte counters.
-bool cuda_run_dispatch(CudaStep *step, Fault *fault);
-bool cuda_run_combine(CudaStep *step, Fault *fault);
-bool cuda_run_combine_backward(CudaStep *step, Fault *fault);
 bool cuda_exchange(const CudaStep *step, const Exchange *exchange, Fault *fault) MUST_CHECK;
+// How many counts a padded plan keeps to the end of an iteration, and what they say then of padding, for the byte
+// counters.
 uint64_t cuda_kept_counts(const Plan *plan);
-void cuda_count_padding(const CudaEngine *engine);
+bool cuda_count_padding(const CudaEngine *engine, Fault *fault) MUST_CHECK;
 
 static inline uint64_t tensor_row_bytes(Tensor tensor)
 {
     return tensor.cols * dtype_bytes(tensor.dtype);
 }
 
-static inline void *tensor_row(Tensor tensor, uint64_t row)
-{
-    return (char *)tensor.data + row * tensor_row_bytes(tensor);
-}
-
-CudaHandler cuda_handler(Op op); // NULL where the engine does not have the op
 // The counts of an exchange, sent and received (buffers); false for other steps.
 bool cuda_counts_of(const Plan *plan, const Step *step, int32_t counts[2]);
 
@@ -146,6 +151,7 @@ bool cuda_steps_create(CudaEngine *engine, Fault *fault) MUST_CHECK;
 // Device scratch that the steps of a stream need at most.
 uint64_t cuda_stream_work(const Plan *plan, Stream stream);
 uint64_t cuda_sum_scratch(const Plan *plan, uint32_t *members_max);
+SumGroup cuda_sum_group(const CudaStep *step);
 
 static inline MUST_CHECK bool cuda_use_device(const CudaEngine *engine, Fault *fault)
 {

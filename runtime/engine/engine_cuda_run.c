@@ -85,5 +85,3 @@ bool cuda_execute(Engine *base, uint32_t index, Fault *fault)
     atomic_store(&step->enqueued, engine->iteration);
     return ok;
 }
-
-// ---- the end of an iteration -----------------------------------------------------------------

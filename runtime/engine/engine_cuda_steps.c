@@ -4,19 +4,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "ir/exchange.h"
 #include "ir/order.h"
-#include "runtime/comm/comm_sums.h"
 #include "runtime/engine/engine_cuda_internal.h"
 
 // ---- scratch ---------------------------------------------------------------------------------
 
 static uint32_t members_of(const Plan *plan, const Step *step)
 {
-    if (step->group != NONE)
-        return (uint32_t)group_size(&plan->cluster, &plan->groups[step->group]);
-    RouteFacts facts = engine_route_facts(plan, step);
-    return facts.dispatch && facts.dispatch->group != NONE ? members_of(plan, facts.dispatch) : 1;
+    bool routes = op_operand_index(op_info((int)step->op), OPERAND_origin) >= 0;
+    const Step *meets = routes ? engine_route_dispatch(plan, step) : step;
+    return meets && meets->group != NONE ? (uint32_t)group_size(&plan->cluster, &plan->groups[meets->group]) : 1;
 }
 
 uint64_t cuda_stream_work(const Plan *plan, Stream stream)
@@ -60,22 +57,28 @@ uint64_t cuda_sum_scratch(const Plan *plan, uint32_t *members_max)
     return most;
 }
 
-// Where the summands lie: the own one where the plan has it, the others', in the order of the members, in the scratch.
-static bool parts_upload(CudaEngine *engine, CudaStep *step, Fault *fault)
+SumGroup cuda_sum_group(const CudaStep *step)
 {
-    bool scatters = engine->plan->steps[step->index].op == OP_REDUCE_SCATTER;
-    Tensor summed = scatters ? step->operands.reduce_scatter.gathered : step->operands.all_reduce.gradient;
-    Tensor shard = step->operands.reduce_scatter.shard;
-    uint64_t elements = summed.rows * summed.cols, size = dtype_bytes(summed.dtype);
-    uint64_t part = scatters ? shard.rows * shard.cols : comm_part_size(elements, step->members, step->own);
-    uint64_t own = scatters ? step->own * part : comm_part_begin(elements, step->members, step->own);
-    const void **parts = malloc(step->members * sizeof(*parts));
+    const CudaEngine *engine = step->engine;
+    return (SumGroup){.comm = engine->comm,
+                      .channel = step->channel,
+                      .members = step->place.members,
+                      .own = step->place.own,
+                      .counts = engine->sum_counts,
+                      .scratch = engine->sum_scratch};
+}
+
+// Where the summands lie, in the order of the members; `own` where the plan has it.
+static bool parts_upload(CudaStep *step, Tensor own, Fault *fault)
+{
+    uint32_t members = step->place.members;
+    SumGroup group = cuda_sum_group(step);
+    const void **parts = malloc(members * sizeof(*parts));
     if (!parts)
         return fault_set(fault, FAULT_MEMORY, "out of memory");
-    for (uint32_t m = 0; m < step->members; m++)
-        parts[m] = m == step->own ? (const char *)summed.data + own * size
-                                  : (const char *)engine->sum_scratch + (m - (m > step->own)) * part * size;
-    cudaError_t error = cudaMemcpy(step->parts, parts, step->members * sizeof(*parts), cudaMemcpyHostToDevice);
+    for (uint32_t m = 0; m < members; m++)
+        parts[m] = comm_summand(&group, own, m);
+    cudaError_t error = cudaMemcpy(step->of.parts, parts, members * sizeof(*parts), cudaMemcpyHostToDevice);
     free(parts);
     return cuda_check(error, "copy the places of summands", fault);
 }
@@ -100,8 +103,7 @@ static bool channel_open(const CudaEngine *engine, CudaStep *step, Fault *fault)
     if (*channel < 0)
         *channel = engine->comm->ops->open(engine->comm, group, step->stream, fault);
     step->channel = *channel;
-    step->own = (uint32_t)group_index(&plan->cluster, group, engine->comm->rank);
-    step->members = members_of(plan, of);
+    step->place = engine_step_place(plan, of, engine->comm->rank);
     return step->channel >= 0;
 }
 
@@ -109,28 +111,6 @@ static bool channel_open(const CudaEngine *engine, CudaStep *step, Fault *fault)
 static const int32_t *on_device(const CudaEngine *engine, const int32_t *map)
 {
     return engine->device_maps + (map - engine->maps.memory);
-}
-
-static bool route_resolve(const CudaEngine *engine, CudaStep *step, const ExpertMap *map, Fault *fault)
-{
-    const Plan *plan = engine->plan;
-    const Step *of = &plan->steps[step->index];
-    if (!engine_is_route(of->op))
-        return true;
-    RouteFacts facts = engine_route_facts(plan, of);
-    step->fanout = facts.fanout;
-    if (!facts.dispatch || facts.dispatch->group == NONE || !map)
-        return fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s') belongs to no dispatch of an MoE layer",
-                         step->index, op_info(of->op)->name);
-    const Group *group = &plan->groups[facts.dispatch->group];
-    step->route = (RouteTable){
-        .member_of_expert = on_device(engine, map->member_of_expert[facts.dispatch->level]),
-        .experts = plan->model.experts,
-        .members = (uint32_t)group_size(&plan->cluster, group),
-        .own = (uint32_t)group_index(&plan->cluster, group, engine->comm->rank),
-        .place_rows = plan_message_rows(plan, facts.dispatch),
-    };
-    return true;
 }
 
 // Rows that are there, and how many there can be. Where exchanges are padded, records say which are.
@@ -141,67 +121,171 @@ static CudaRows rows_present(const CudaEngine *engine, Tensor counts, uint64_t r
     return (CudaRows){.counts = counts.data, .members = (uint32_t)(counts.rows * counts.cols), .rows = rows};
 }
 
-static void expert_resolve(const CudaEngine *engine, CudaStep *step, Tensor rows, Tensor records, Tensor counts)
+// ---- what steps of some ops need -------------------------------------------------------------
+
+static bool prepare_embed(CudaStep *step, Fault *fault)
 {
-    step->present = rows_present(engine, counts, records.rows);
-    step->fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
+    (void)fault;
+    step->engine->tokens = step->operands.embed.tokens;
+    return true;
 }
 
-static void present_resolve(const CudaEngine *engine, CudaStep *step)
+static bool prepare_gate(CudaStep *step, Fault *fault)
 {
-    const StepTensors *t = &step->operands;
-    switch ((int)engine->plan->steps[step->index].op) {
-    case OP_ROUTE:
-        step->present = rows_present(engine, t->route.counts, t->route.records.rows);
-        break;
-    case OP_EXPERT:
-        expert_resolve(engine, step, t->expert.rows, t->expert.records, t->expert.counts);
-        break;
-    case OP_EXPERT_BACKWARD:
-        expert_resolve(engine, step, t->expert_backward.rows, t->expert_backward.records, t->expert_backward.counts);
-        break;
-    case OP_UNROUTE:
-        step->present = rows_present(engine, t->unroute.counts, t->unroute.rows.rows * step->fanout);
-        break;
-    case OP_ROUTE_BACKWARD:
-        step->present = rows_present(engine, t->route_backward.counts, t->route_backward.drecords.rows);
-        break;
+    (void)fault;
+    const Plan *plan = step->engine->plan;
+    const Choice *choice = plan_choice_of_layer(plan, plan->steps[step->index].layer);
+    uint64_t records = model_tokens(&plan->model) * plan->model.top_k;
+    if (choice && step->engine->kept_records)
+        step->of.kept_records = step->engine->kept_records + (uint64_t)(choice - plan->choices) * records;
+    return true;
+}
+
+static bool route_create(CudaStep *step, Tensor counts, uint64_t rows, Fault *fault)
+{
+    const CudaEngine *engine = step->engine;
+    StepRoute route;
+    if (!engine_route_create(engine->plan, &engine->maps, engine->comm->rank, step->index, &route, fault))
+        return false;
+    step->of.route = (CudaRoute){.table = route.table, .fanout = route.fanout};
+    step->of.route.table.member_of_expert = on_device(engine, route.table.member_of_expert);
+    step->of.route.present = rows_present(engine, counts, rows);
+    return true;
+}
+
+static bool prepare_route(CudaStep *step, Fault *fault)
+{
+    CudaEngine *engine = step->engine;
+    const struct route_tensors *t = &step->operands.route;
+    if (!route_create(step, t->counts, t->records.rows, fault))
+        return false;
+    if (engine->plan->exchange == EXCHANGE_PADDED) {
+        step->of.route.kept_first = engine->kept_used;
+        step->of.route.kept_counts = engine->kept_counts + engine->kept_used;
+        engine->kept_used += t->send_counts.rows;
     }
+    return true;
+}
+
+static bool prepare_unroute(CudaStep *step, Fault *fault)
+{
+    const struct unroute_tensors *t = &step->operands.unroute;
+    bool ok = route_create(step, t->counts, t->rows.rows, fault);
+    step->of.route.present.rows *= step->of.route.fanout;
+    return ok;
+}
+
+static bool prepare_unroute_backward(CudaStep *step, Fault *fault)
+{
+    return route_create(step, (Tensor){0}, 0, fault); // takes what its counts say
+}
+
+static bool prepare_route_backward(CudaStep *step, Fault *fault)
+{
+    return route_create(step, step->operands.route_backward.counts, step->operands.route_backward.drecords.rows, fault);
+}
+
+static bool experts_create(CudaStep *step, Tensor rows, Tensor records, Tensor counts, Fault *fault)
+{
+    const CudaEngine *engine = step->engine;
+    const int32_t *slots = engine_slots(engine->plan, &engine->maps, step->index, fault);
+    if (!slots)
+        return false;
+    step->of.experts = (CudaExperts){.slot_of_expert = on_device(engine, slots),
+                                     .present = rows_present(engine, counts, records.rows),
+                                     .fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows)};
+    return true;
+}
+
+static bool prepare_expert(CudaStep *step, Fault *fault)
+{
+    const struct expert_tensors *t = &step->operands.expert;
+    return experts_create(step, t->rows, t->records, t->counts, fault);
+}
+
+static bool prepare_expert_backward(CudaStep *step, Fault *fault)
+{
+    const struct expert_backward_tensors *t = &step->operands.expert_backward;
+    return experts_create(step, t->rows, t->records, t->counts, fault);
 }
 
 // The counts of rows that go the way of earlier ones are known from there.
-static void counts_resolve(const CudaEngine *engine, CudaStep *step)
+static bool prepare_exchange(CudaStep *step, Fault *fault)
 {
+    (void)fault;
+    const CudaEngine *engine = step->engine;
     const Plan *plan = engine->plan;
     const Step *of = &plan->steps[step->index];
     int32_t counts[2];
     if (!cuda_counts_of(plan, of, counts))
-        return;
-    step->send_counts = engine->counts_of_buffer[counts[0]];
-    step->recv_counts = engine->counts_of_buffer[counts[1]];
-    step->counts_known = of->op != OP_DISPATCH;
-    for (uint32_t s = 0; s < step->index && of->op == OP_DISPATCH && !step->counts_known; s++) {
+        return true;
+    step->of.exchange = (CudaExchange){.send_counts = engine->counts_of_buffer[counts[0]],
+                                       .recv_counts = engine->counts_of_buffer[counts[1]],
+                                       .counts_known = of->op != OP_DISPATCH};
+    for (uint32_t s = 0; s < step->index && !step->of.exchange.counts_known; s++) {
         const Step *other = &plan->steps[s];
         if (other->op != OP_DISPATCH || other->group != of->group ||
             step_buffers(plan, other).dispatch.send_counts != counts[0])
             continue;
-        step->recv_counts = engine->steps[s].recv_counts;
-        step->counts_known = true;
+        step->of.exchange.recv_counts = engine->steps[s].of.exchange.recv_counts;
+        step->of.exchange.counts_known = true;
     }
+    return true;
 }
 
-static void result_resolve(CudaEngine *engine, CudaStep *step, const Choice *choice)
+static bool prepare_loss(CudaStep *step, Fault *fault)
 {
-    const Plan *plan = engine->plan;
-    Op op = plan->steps[step->index].op;
-    if (op == OP_GATE && choice && engine->kept_records)
-        step->kept_records =
-            engine->kept_records + (uint64_t)(choice - plan->choices) * model_tokens(&plan->model) * plan->model.top_k;
-    if (op == OP_LOSS)
-        engine->loss = step->operands.loss.loss;
-    if (op == OP_EMBED)
-        engine->tokens = step->operands.embed.tokens;
+    (void)fault;
+    step->engine->loss = step->operands.loss.loss;
+    return true;
 }
+
+static bool prepare_decode(CudaStep *step, Fault *fault)
+{
+    (void)fault;
+    const CudaEngine *engine = step->engine;
+    step->of.own_slot = engine_own_slot(engine->plan, engine->comm->rank, engine->plan->steps[step->index].layer);
+    return true;
+}
+
+static bool prepare_packets(CudaStep *step, Fault *fault)
+{
+    const CudaEngine *engine = step->engine;
+    return engine_packet_place(engine->plan, engine->comm->rank, step->index, &step->place, fault);
+}
+
+static bool prepare_reduce_scatter(CudaStep *step, Fault *fault)
+{
+    const struct reduce_scatter_tensors *t = &step->operands.reduce_scatter;
+    return parts_upload(step, comm_own_shard(t->gathered, t->shard, step->place.own), fault);
+}
+
+static bool prepare_all_reduce(CudaStep *step, Fault *fault)
+{
+    return parts_upload(step, comm_own_part(step->operands.all_reduce.gradient, step->place.members, step->place.own),
+                        fault);
+}
+
+// Nothing, where there is none.
+static bool (*const prepares[])(CudaStep *, Fault *) = {
+    [OP_EMBED] = prepare_embed,
+    [OP_GATE] = prepare_gate,
+    [OP_ROUTE] = prepare_route,
+    [OP_UNROUTE] = prepare_unroute,
+    [OP_UNROUTE_BACKWARD] = prepare_unroute_backward,
+    [OP_ROUTE_BACKWARD] = prepare_route_backward,
+    [OP_EXPERT] = prepare_expert,
+    [OP_EXPERT_BACKWARD] = prepare_expert_backward,
+    [OP_DISPATCH] = prepare_exchange,
+    [OP_COMBINE] = prepare_exchange,
+    [OP_COMBINE_BACKWARD] = prepare_exchange,
+    [OP_LOSS] = prepare_loss,
+    [OP_DECODE] = prepare_decode,
+    [OP_ENCODE_GRADIENT] = prepare_packets,
+    [OP_DECODE_GRADIENT] = prepare_packets,
+    [OP_REDUCE_SCATTER] = prepare_reduce_scatter,
+    [OP_ALL_REDUCE] = prepare_all_reduce,
+};
 
 static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
 {
@@ -213,33 +297,14 @@ static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
     step->run = cuda_handler(of->op);
     step->index = index;
     step->stream = info->stream;
-    step->fanout = 1;
-    step->lost = engine->lost + index;
     if (engine->first_step[info->stream] == UINT32_MAX)
         engine->first_step[info->stream] = index;
     snprintf(step->label, sizeof(step->label), of->layer == NONE ? "%s" : "%s %" PRId32, info->name, of->layer);
     for (uint32_t o = 0; o < info->operand_count; o++)
         step->operands.all[o] = buffer_tensor(engine, step_operands(plan, of)[o]);
-    const ExpertMap *map = expert_map_of_layer(&engine->maps, plan, of->layer);
     if (of->group != NONE && !channel_open(engine, step, fault))
         return false;
-    if (of->op == OP_EXPERT || of->op == OP_EXPERT_BACKWARD) {
-        if (!map)
-            return fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s') is of no MoE layer", index, info->name);
-        step->slot_of_expert = on_device(engine, map->slot_of_expert);
-    }
-    step->message_rows = plan_message_rows(plan, of);
-    if (of->op == OP_ROUTE && plan->exchange == EXCHANGE_PADDED) {
-        step->kept_first = engine->kept_used;
-        step->kept_counts = engine->kept_counts + engine->kept_used;
-        engine->kept_used += step->operands.route.send_counts.rows;
-    }
-    if (!route_resolve(engine, step, map, fault) || !cuda_codec_resolve(step, fault))
-        return false;
-    present_resolve(engine, step);
-    counts_resolve(engine, step);
-    result_resolve(engine, step, plan_choice_of_layer(plan, of->layer));
-    if ((of->op == OP_REDUCE_SCATTER || of->op == OP_ALL_REDUCE) && !parts_upload(engine, step, fault))
+    if ((size_t)of->op < COUNT_OF(prepares) && prepares[of->op] && !prepares[of->op](step, fault))
         return false;
     return (!engine->options.begins || cuda_check(cudaEventCreate(&step->begun), "create an event", fault)) &&
            cuda_check(cudaEventCreate(&step->done), "create an event", fault) &&
@@ -296,7 +361,7 @@ bool cuda_steps_create(CudaEngine *engine, Fault *fault)
             return false;
     int64_t final = engine_final_step(engine->plan);
     if (final != NONE) {
-        engine->steps[final].is_final = true;
+        engine->steps[final].of.is_final = true;
         engine->x = buffer_tensor(engine, step_operand(engine->plan, &engine->plan->steps[final], OPERAND_y));
     }
     return memory_guard(waits_resolve, engine, fault);

@@ -10,9 +10,14 @@
 #include "runtime/comm/comm_sums.h"
 #include "runtime/engine/engine_host_internal.h"
 
+static const HostHandler handlers[] = {
+#define HEP_OP(name, text, ...) [OP_##name] = host_run_##text,
+#include "ir/ops.def"
+};
+
 static bool host_supports(Op op)
 {
-    return host_handler(op) != NULL;
+    return (size_t)op < COUNT_OF(handlers) && handlers[op];
 }
 
 // ---- creation --------------------------------------------------------------------------------
@@ -52,71 +57,104 @@ static bool channel_open(const HostEngine *engine, HostStep *step, Fault *fault)
 {
     const Plan *plan = engine->plan;
     const Step *of = &plan->steps[step->index];
-    Stream stream = op_info(of->op)->stream;
+    Stream stream = op_info((int)of->op)->stream;
     const Group *group = &plan->groups[of->group];
     int *channel = &engine->channels[(uint32_t)of->group * STREAM_COUNT + stream];
     if (*channel < 0)
         *channel = engine->comm->ops->open(engine->comm, group, stream, fault);
     step->channel = *channel;
-    step->own = (uint32_t)group_index(&plan->cluster, group, engine->comm->rank);
-    step->members = (uint32_t)group_size(&plan->cluster, group);
+    step->place = engine_step_place(plan, of, engine->comm->rank);
     return step->channel >= 0;
 }
 
-static bool route_resolve(const HostEngine *engine, HostStep *step, const ExpertMap *map, Fault *fault)
+// ---- what steps of some ops need -------------------------------------------------------------
+
+static bool prepare_embed(HostStep *step, Fault *fault)
 {
-    const Plan *plan = engine->plan;
-    const Step *of = &plan->steps[step->index];
-    if (!engine_is_route(of->op))
-        return true;
-    RouteFacts facts = engine_route_facts(plan, of);
-    const Step *dispatch = facts.dispatch;
-    step->fanout = facts.fanout;
-    if (!dispatch || !map)
-        return fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s') belongs to no dispatch of an MoE layer",
-                         step->index, op_info(of->op)->name);
-    const Group *group = &plan->groups[dispatch->group];
-    step->route = (RouteTable){
-        .member_of_expert = map->member_of_expert[dispatch->level],
-        .experts = plan->model.experts,
-        .members = (uint32_t)group_size(&plan->cluster, group),
-        .own = (uint32_t)group_index(&plan->cluster, group, engine->comm->rank),
-        .place_rows = plan_message_rows(plan, dispatch),
-    };
+    (void)fault;
+    step->engine->tokens = step->operands.embed.tokens;
     return true;
 }
+
+static bool prepare_gate(HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const Plan *plan = step->engine->plan;
+    const Choice *choice = plan_choice_of_layer(plan, plan->steps[step->index].layer);
+    uint64_t records = model_tokens(&plan->model) * plan->model.top_k;
+    if (choice && step->engine->decisions)
+        step->of.decisions = step->engine->decisions + (uint64_t)(choice - plan->choices) * records;
+    return true;
+}
+
+static bool prepare_route(HostStep *step, Fault *fault)
+{
+    HostEngine *engine = step->engine;
+    return engine_route_create(engine->plan, &engine->maps, engine->comm->rank, step->index, &step->of.route, fault);
+}
+
+static bool prepare_expert(HostStep *step, Fault *fault)
+{
+    step->of.slot_of_expert = engine_slots(step->engine->plan, &step->engine->maps, step->index, fault);
+    return step->of.slot_of_expert != NULL;
+}
+
+static bool prepare_loss(HostStep *step, Fault *fault)
+{
+    (void)fault;
+    step->engine->loss = step->operands.loss.loss;
+    return true;
+}
+
+static bool prepare_decode(HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const HostEngine *engine = step->engine;
+    step->of.own_slot = engine_own_slot(engine->plan, engine->comm->rank, engine->plan->steps[step->index].layer);
+    return true;
+}
+
+static bool prepare_packets(HostStep *step, Fault *fault)
+{
+    const HostEngine *engine = step->engine;
+    return engine_packet_place(engine->plan, engine->comm->rank, step->index, &step->place, fault);
+}
+
+static bool prepare_optimizer(HostStep *step, Fault *fault)
+{
+    (void)fault;
+    host_optimizer_begin(step->operands.optimizer.weights, step->operands.optimizer.state);
+    return true;
+}
+
+// Nothing, where there is none.
+static bool (*const prepares[])(HostStep *, Fault *) = {
+    [OP_EMBED] = prepare_embed,
+    [OP_GATE] = prepare_gate,
+    [OP_ROUTE] = prepare_route,
+    [OP_UNROUTE] = prepare_route,
+    [OP_ROUTE_BACKWARD] = prepare_route,
+    [OP_UNROUTE_BACKWARD] = prepare_route,
+    [OP_EXPERT] = prepare_expert,
+    [OP_EXPERT_BACKWARD] = prepare_expert,
+    [OP_LOSS] = prepare_loss,
+    [OP_DECODE] = prepare_decode,
+    [OP_ENCODE_GRADIENT] = prepare_packets,
+    [OP_DECODE_GRADIENT] = prepare_packets,
+    [OP_OPTIMIZER] = prepare_optimizer,
+};
 
 static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
 {
     const Plan *plan = engine->plan;
     const Step *of = &plan->steps[index];
-    const OpInfo *info = op_info(of->op);
     HostStep *step = &engine->steps[index];
-    *step = (HostStep){.engine = engine, .run = host_handler(of->op), .index = index};
-    step->message_rows = plan_message_rows(plan, of);
-    for (uint32_t o = 0; o < info->operand_count; o++)
+    *step = (HostStep){.engine = engine, .run = handlers[of->op], .index = index};
+    for (uint32_t o = 0; o < op_info((int)of->op)->operand_count; o++)
         step->operands.all[o] = buffer_tensor(engine, step_operands(plan, of)[o]);
-    const Choice *choice = plan_choice_of_layer(plan, of->layer);
-    const ExpertMap *map = expert_map_of_layer(&engine->maps, plan, of->layer);
     if (of->group != NONE && !channel_open(engine, step, fault))
         return false;
-    if (of->op == OP_EXPERT || of->op == OP_EXPERT_BACKWARD) {
-        if (!map)
-            return fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s') is of no MoE layer", index, info->name);
-        step->slot_of_expert = map->slot_of_expert;
-    }
-    if (!route_resolve(engine, step, map, fault) || !host_codec_resolve(step, fault))
-        return false;
-    if (of->op == OP_OPTIMIZER)
-        host_optimizer_begin(step->operands.optimizer.weights, step->operands.optimizer.state);
-    if (of->op == OP_GATE && choice && engine->decisions)
-        step->decisions =
-            engine->decisions + (uint64_t)(choice - plan->choices) * model_tokens(&plan->model) * plan->model.top_k;
-    if (of->op == OP_LOSS)
-        engine->loss = step->operands.loss.loss;
-    if (of->op == OP_EMBED)
-        engine->tokens = step->operands.embed.tokens;
-    return true;
+    return (size_t)of->op >= COUNT_OF(prepares) || !prepares[of->op] || prepares[of->op](step, fault);
 }
 
 // Of the largest sum, and the members of the largest group that sums.
@@ -220,7 +258,7 @@ static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *op
     }
     int64_t final = engine_final_step(plan);
     if (final != NONE) {
-        engine->steps[final].is_final = true;
+        engine->steps[final].of.is_final = true;
         engine->x = buffer_tensor(engine, step_operand(plan, &plan->steps[final], OPERAND_y));
     }
     return (Engine *)engine;

@@ -2,17 +2,6 @@
 // here is whose rows are whose.
 #include "runtime/engine/engine_host_internal.h"
 
-bool host_codec_resolve(HostStep *step, Fault *fault)
-{
-    PacketPlace place = {step->own_slot, step->own, step->members};
-    if (!engine_packet_place(step->engine->plan, step->engine->comm->rank, step->index, &place, fault))
-        return false;
-    step->own_slot = place.own_slot;
-    step->own = place.own;
-    step->members = place.members;
-    return true;
-}
-
 bool host_run_encode(const HostStep *step, Fault *fault)
 {
     (void)fault;
@@ -25,7 +14,8 @@ bool host_run_decode(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct decode_tensors *t = &step->operands.decode;
-    host_decode(step->engine->plan->codec_ratio, step->own_slot, t->packet, t->own, t->mean, t->experts, t->replicas);
+    host_decode(step->engine->plan->codec_ratio, step->of.own_slot, t->packet, t->own, t->mean, t->experts,
+                t->replicas);
     return true;
 }
 
@@ -41,24 +31,23 @@ bool host_run_encode_gradient(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct encode_gradient_tensors *t = &step->operands.encode_gradient;
-    uint64_t own_count = t->gathered.rows / step->members;
-    host_encode_gradient(step->engine->plan->gradient_ratio, step->own * own_count, own_count, t->gathered, t->error,
-                         t->packets);
+    uint64_t own_count = t->gathered.rows / step->place.members;
+    host_encode_gradient(step->engine->plan->gradient_ratio, step->place.own * own_count, own_count, t->gathered,
+                         t->error, t->packets);
     return true;
 }
 
 bool host_run_return_packets(const HostStep *step, Fault *fault)
 {
     const struct return_packets_tensors *t = &step->operands.return_packets;
-    Exchange exchange = engine_packet_exchange(t->packets, t->received, step->members, step->engine->sum_counts);
-    Comm *comm = step->engine->comm;
-    return comm->ops->exchange(comm, step->channel, &exchange, fault);
+    Exchange exchange = engine_packet_exchange(t->packets, t->received, step->place.members, step->engine->sum_counts);
+    return host_exchange(step, &exchange, fault);
 }
 
 bool host_run_decode_gradient(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct decode_gradient_tensors *t = &step->operands.decode_gradient;
-    host_decode_gradient(step->engine->plan->gradient_ratio, step->own, t->gathered, t->received, t->shard);
+    host_decode_gradient(step->engine->plan->gradient_ratio, step->place.own, t->gathered, t->received, t->shard);
     return true;
 }

@@ -3,28 +3,27 @@
 #ifndef HEP_ENGINE_HOST_INTERNAL_H
 #define HEP_ENGINE_HOST_INTERNAL_H
 
-#include "kernels/host/step.h"
 #include "runtime/engine/engine_common.h"
 
 typedef struct HostEngine HostEngine;
 typedef struct HostStep HostStep;
 typedef bool (*HostHandler)(const HostStep *step, Fault *fault);
 
+// What a step needs beside its operands.
 struct HostStep {
     HostEngine *engine;
     HostHandler run;
     uint32_t index;
     StepTensors operands;
-    int channel;      // of collectives
-    uint32_t own;     // index in the step's group; of gradients that are packed: in that of the packets' step
-    uint32_t members; // of it
-    uint64_t message_rows; // of exchanges that are padded, else 0
-    uint64_t own_slot; // of own experts among those held, where experts are decoded
-    RouteTable route; // of route and unroute, and their backward forms
-    uint32_t fanout;  // record rows a row, of the backward forms
-    const int32_t *slot_of_expert;
-    int32_t *decisions; // where a gate's choice is recorded, or NULL
-    bool is_final;      // its output is the final hidden state
+    int channel;        // of steps that meet others
+    MessagePlace place; // among those; of gradients that are packed, among those that the packets travel between
+    union {             // of routes; of experts; of gates; of others
+        StepRoute route;
+        const int32_t *slot_of_expert;
+        int32_t *decisions; // where its choice is recorded, or NULL
+        uint64_t own_slot;  // of own experts among those held, where they are decoded
+        bool is_final;      // its output is the final hidden state
+    } of;
 };
 
 struct HostEngine {
@@ -47,15 +46,10 @@ struct HostEngine {
     Tensor loss, tokens, x;
 };
 
-HostHandler host_handler(Op op); // NULL where the engine does not have the op
+bool host_exchange(const HostStep *step, const Exchange *exchange, Fault *fault) MUST_CHECK;
 
-// Of codecs, in engine_host_codec.c: what their steps need when the engine is created, and their handlers.
-bool host_codec_resolve(HostStep *step, Fault *fault) MUST_CHECK;
-bool host_run_encode(const HostStep *step, Fault *fault);
-bool host_run_decode(const HostStep *step, Fault *fault);
-bool host_run_mean_expert(const HostStep *step, Fault *fault);
-bool host_run_encode_gradient(const HostStep *step, Fault *fault);
-bool host_run_return_packets(const HostStep *step, Fault *fault);
-bool host_run_decode_gradient(const HostStep *step, Fault *fault);
+// One for every op, in engine_host_ops.c and engine_host_codec.c.
+#define HEP_OP(name, text, ...) bool host_run_##text(const HostStep *step, Fault *fault);
+#include "ir/ops.def"
 
 #endif

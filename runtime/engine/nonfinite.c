@@ -3,19 +3,16 @@
 
 enum { CHUNK_ELEMENTS = 4096 };
 
-// The output of a step that has a value in every place, or in as many rows as a `counts` operand says (OPERAND_COUNT:
-// none).
-static const struct {
-    Op op;
-    Operand output, counts;
-} outputs[] = {
-    {OP_EMBED, OPERAND_x, OPERAND_COUNT},         {OP_PRE_EXPERT, OPERAND_y, OPERAND_COUNT},
-    {OP_FFN, OPERAND_y, OPERAND_COUNT},           {OP_GATE, OPERAND_rows, OPERAND_COUNT},
-    {OP_EXPERT, OPERAND_results, OPERAND_counts}, {OP_UNROUTE, OPERAND_rows, OPERAND_counts},
-    {OP_RESIDUAL, OPERAND_y, OPERAND_COUNT},      {OP_SHARED_EXPERT, OPERAND_results, OPERAND_COUNT},
-    {OP_LOSS, OPERAND_loss, OPERAND_COUNT},       {OP_DECODE, OPERAND_experts, OPERAND_COUNT},
-    {OP_DECODE, OPERAND_replicas, OPERAND_COUNT}, {OP_GATHER, OPERAND_gathered, OPERAND_COUNT},
-};
+// What a step writes that has a value in every place, or in as many rows as its operand `counts` says. Not where rows
+// are split: what is for others, and what stays, are places for more than there is.
+static bool is_output(const OpInfo *info, const OperandInfo *operand)
+{
+    bool whole = info->shape == SHAPE_LOCAL || info->shape == SHAPE_GATHER;
+    bool splits = op_operand_index(info, OPERAND_send_rows) >= 0;
+    return whole && !splits && (operand->role == ROLE_OUT || operand->role == ROLE_INOUT) &&
+           (operand->contents == CONTENTS_HIDDEN || operand->contents == CONTENTS_SCALAR ||
+            operand->contents == CONTENTS_HELD_EXPERTS || operand->contents == CONTENTS_ANYTHING);
+}
 
 static bool overlap(const Buffer *a, const Buffer *b)
 {
@@ -95,12 +92,12 @@ static uint64_t used_rows(const Scan *scan, int32_t buffer, int32_t counts)
 static bool step_is_finite(const Scan *scan, uint32_t step, uint32_t at)
 {
     const Plan *plan = scan->plan;
-    for (size_t i = 0; i < COUNT_OF(outputs); i++) {
-        if (outputs[i].op != plan->steps[step].op)
-            continue;
-        int32_t output = step_operand(plan, &plan->steps[step], outputs[i].output);
-        int32_t counts = step_operand(plan, &plan->steps[step], outputs[i].counts);
-        if (output == NONE || !is_intact(plan, output, step, at) ||
+    const Step *of = &plan->steps[step];
+    const OpInfo *info = op_info((int)of->op);
+    int32_t counts = step_operand(plan, of, OPERAND_counts);
+    for (uint32_t o = 0; o < info->operand_count; o++) {
+        int32_t output = step_operands(plan, of)[o];
+        if (!is_output(info, &info->operands[o]) || output == NONE || !is_intact(plan, output, step, at) ||
             (counts != NONE && !is_intact(plan, counts, step, at)))
             continue;
         if (!is_finite(scan, output, used_rows(scan, output, counts) * plan->buffers[output].cols))
