@@ -129,7 +129,7 @@ struct CudaEngine {
 // One for every op, in engine_cuda_ops.c, engine_cuda_codec.c and engine_cuda_exchange.c.
 #define HEP_OP(name, text, ...) bool cuda_run_##text(CudaStep *step, Fault *fault);
 #include "ir/ops.def"
-CudaHandler cuda_handler(Op op); // NULL for an unknown op
+CudaHandler cuda_handler(Op op); // in engine_cuda_steps.c; NULL for an unknown op
 
 bool cuda_exchange(const CudaStep *step, const Exchange *exchange, Fault *fault) MUST_CHECK;
 // How many counts a padded plan keeps to the end of an iteration, and what they say then of padding, for the byte

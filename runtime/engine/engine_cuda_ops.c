@@ -225,6 +225,17 @@ bool cuda_run_optimizer(CudaStep *step, Fault *fault)
 
 // ---- sums ------------------------------------------------------------------------------------
 
+SumGroup cuda_sum_group(const CudaStep *step)
+{
+    const CudaEngine *engine = step->engine;
+    return (SumGroup){.comm = engine->comm,
+                      .channel = step->channel,
+                      .members = step->place.members,
+                      .own = step->place.own,
+                      .counts = engine->sum_counts,
+                      .scratch = engine->sum_scratch};
+}
+
 static bool add_up(const CudaStep *step, Tensor out, Fault *fault)
 {
     return launched(cuda_sum(queue_of(step), step->of.parts, step->place.members, out), fault);
@@ -249,14 +260,4 @@ bool cuda_run_all_reduce(CudaStep *step, Fault *fault)
         return false;
     Exchange sums = comm_sums_exchange(&group, t->gradient, own);
     return cuda_exchange(step, &sums, fault);
-}
-
-static const CudaHandler handlers[] = {
-#define HEP_OP(name, text, ...) [OP_##name] = cuda_run_##text,
-#include "ir/ops.def"
-};
-
-CudaHandler cuda_handler(Op op)
-{
-    return (size_t)op < COUNT_OF(handlers) ? handlers[op] : NULL;
 }

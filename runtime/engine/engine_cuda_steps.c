@@ -57,17 +57,6 @@ uint64_t cuda_sum_scratch(const Plan *plan, uint32_t *members_max)
     return most;
 }
 
-SumGroup cuda_sum_group(const CudaStep *step)
-{
-    const CudaEngine *engine = step->engine;
-    return (SumGroup){.comm = engine->comm,
-                      .channel = step->channel,
-                      .members = step->place.members,
-                      .own = step->place.own,
-                      .counts = engine->sum_counts,
-                      .scratch = engine->sum_scratch};
-}
-
 // Where the summands lie, in the order of the members; `own` where the plan has it.
 static bool parts_upload(CudaStep *step, Tensor own, Fault *fault)
 {
@@ -286,6 +275,16 @@ static bool (*const prepares[])(CudaStep *, Fault *) = {
     [OP_REDUCE_SCATTER] = prepare_reduce_scatter,
     [OP_ALL_REDUCE] = prepare_all_reduce,
 };
+
+static const CudaHandler handlers[] = {
+#define HEP_OP(name, text, ...) [OP_##name] = cuda_run_##text,
+#include "ir/ops.def"
+};
+
+CudaHandler cuda_handler(Op op)
+{
+    return (size_t)op < COUNT_OF(handlers) ? handlers[op] : NULL;
+}
 
 static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
 {
