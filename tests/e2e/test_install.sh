@@ -50,8 +50,8 @@ expect 1 'nothing was installed' cmake -DMANIFEST="$build/install_manifest.txt" 
   -P "$HEP_SOURCE/scripts/cmake/HepUninstall.cmake"
 
 # ---- a package
-if ! command -v dpkg-shlibdeps >/dev/null || ! command -v cpack >/dev/null; then
-  echo "SKIP: no package without dpkg-dev and cpack"
+if ! command -v dpkg-shlibdeps >/dev/null || ! command -v file >/dev/null || ! command -v cpack >/dev/null; then
+  echo "SKIP: no package without dpkg-dev, file and cpack"
   finish
 fi
 expect 0 '' cpack --config "$build/CPackConfig.cmake" -G DEB -B "$work/package" || { cat out; finish; }
