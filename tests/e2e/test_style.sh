@@ -54,6 +54,19 @@ done | paste -sd, | sed 's/^/[/; s/$/]/' >"$work/toy/compile_commands.json"
 expect 1 '' python3 tests/e2e/circles.py "$work/toy" "$work/toy" ir
 grep -q 'ir/a.c -> ir/base/b.c: b' "$work/out" || fail "a circle of calls is not found: $(cat "$work/out")"
 grep -q 'ir/base -> ir: ir/a.h' "$work/out" || fail "a circle of includes is not found: $(cat "$work/out")"
+# Functions fit a screen, or say why not. Kernels take every operand of their op, as BLAS does.
+mapfile -t products < <(printf '%s\n' "${sources[@]}" | grep -E '\.(c|h|cu)$' | grep -v '^tests/')
+python3 tests/e2e/function_sizes.py --any-parameters=kernels "${products[@]}" || fail "functions too large"
+{
+  printf '// Many parameters because nobody counts.\nint f(int a, int b, int c, int d, int e, int f, int g)\n{\n}\n'
+  printf 'int g(int a, int b, int c, int d, int e, int f, int g)\n{\n}\nint h(void)\n{\n'
+  yes '    h();' | head -n 60
+  printf '}\n'
+} >"$work/large.c"
+expect 1 '' python3 tests/e2e/function_sizes.py "$work/large.c"
+grep -q "'g' has 7 parameters" "$work/out" || fail "many parameters are not found: $(cat "$work/out")"
+grep -q "'h' has 63 lines" "$work/out" || fail "a long function is not found: $(cat "$work/out")"
+grep -q "'f'" "$work/out" && fail "a reason is not found"
 # docs/architecture.md leads somewhere: the files that it names are there, and it names every folder with sources.
 grep -oE '`[a-z_]+/[a-z_/*.]+`' docs/architecture.md | tr -d '`' | sort -u | while read -r path; do
   compgen -G "$path" >/dev/null || compgen -G "tests/$path" >/dev/null || echo "$path"
