@@ -22,11 +22,18 @@ static const double ROUNDS_WORK = 2e7; // rounds x stages x options
 static const double WORK_PER_STAGE = 8e3; // label extensions: half a second for 61 layers
 static const double WORK_LEAST = 5e4;
 
+// Labels lie one after another in a Labels, as long as the clock's components in use demand.
 typedef struct {
-    double clock[STAGE_CLOCK_MAX], functional[STAGE_CLOCK_MAX];
     double memory, bound_s;
     uint32_t parent, option; // in the stage before
+    double clock[];          // [clock_count]; then, when training, the functional: [clock_count]
 } Label;
+
+typedef struct {
+    char *data;
+    size_t bytes; // of one
+    uint32_t count;
+} Labels;
 
 typedef struct {
     uint32_t parent, option;
@@ -49,6 +56,23 @@ static double now_s(void)
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+static Labels labels_create(const StageProblem *problem, size_t count, Arena *arena)
+{
+    size_t numbers = problem->clock_count * (problem->training ? 2 : 1);
+    size_t bytes = sizeof(Label) + numbers * sizeof(double);
+    return (Labels){arena_alloc_array(arena, count, bytes), bytes, 0};
+}
+
+static Label *label_at(const Labels *labels, size_t index)
+{
+    return (Label *)(void *)(labels->data + index * labels->bytes);
+}
+
+static double *label_functional(const StageProblem *problem, Label *label)
+{
+    return label->clock + problem->clock_count;
 }
 
 static double limit_s(const Search *s)
@@ -165,6 +189,7 @@ static void fix_by_reduced_cost(Search *s)
 static void bound_label(const Search *s, uint32_t stage, Label *label)
 {
     const StageProblem *problem = s->problem;
+    const double *functional = label_functional(problem, label);
     double best_s = -INFINITY;
     for (uint32_t b = 0; b < s->bound_count; b++) {
         const Multipliers *m = &s->bounds[b];
@@ -175,7 +200,7 @@ static void bound_label(const Search *s, uint32_t stage, Label *label)
             if (m->clock_weight[stage][i] > 0)
                 bound_s += m->clock_weight[stage][i] * label->clock[i];
             if (m->functional_weight[stage][i] > 0)
-                bound_s += m->functional_weight[stage][i] * label->functional[i];
+                bound_s += m->functional_weight[stage][i] * functional[i];
         }
         best_s = fmax(best_s, bound_s);
     }
@@ -188,51 +213,57 @@ typedef struct {
     uint32_t label;
 } Rank;
 
-static int compare_ranks(const void *a, const void *b)
+static bool rank_before(const Rank *a, const Rank *b)
 {
-    const Rank *left = a, *right = b;
-    if (left->bound_s != right->bound_s)
-        return left->bound_s < right->bound_s ? -1 : 1;
-    return (left->label > right->label) - (left->label < right->label);
+    return a->bound_s < b->bound_s || (a->bound_s == b->bound_s && a->label < b->label);
+}
+
+// Makes a heap of `ranks` again, of which only ranks[at] may come after its children; the first comes first.
+static void rank_sink(Rank *ranks, uint32_t count, uint32_t at)
+{
+    Rank sinking = ranks[at];
+    for (uint32_t child; (child = 2 * at + 1) < count; at = child) {
+        child += child + 1 < count && rank_before(&ranks[child + 1], &ranks[child]);
+        if (!rank_before(&ranks[child], &sinking))
+            break;
+        ranks[at] = ranks[child];
+    }
+    ranks[at] = sinking;
 }
 
 static bool label_dominates(const StageProblem *problem, const Label *a, const Label *b)
 {
     if (a->memory > b->memory)
         return false;
-    for (uint32_t i = 0; i < problem->clock_count; i++)
+    uint32_t numbers = problem->clock_count * (problem->training ? 2 : 1);
+    for (uint32_t i = 0; i < numbers; i++)
         if (a->clock[i] > b->clock[i])
-            return false;
-    for (uint32_t i = 0; problem->training && i < problem->clock_count; i++)
-        if (a->functional[i] > b->functional[i])
             return false;
     return true;
 }
-
-typedef struct {
-    Label *labels;
-    uint32_t count;
-} Labels;
 
 // Takes the best `width` labels by bound, without the dominated ones, from `from` into `to`. Returns the least
 // bound of those cut off.
 static double thin_out(const Search *s, const Labels *from, Rank *ranks, Labels *to, uint32_t width)
 {
     for (uint32_t i = 0; i < from->count; i++)
-        ranks[i] = (Rank){from->labels[i].bound_s, i};
-    qsort(ranks, from->count, sizeof *ranks, compare_ranks);
+        ranks[i] = (Rank){label_at(from, i)->bound_s, i};
+    for (uint32_t i = from->count / 2; i-- > 0;)
+        rank_sink(ranks, from->count, i);
     to->count = 0;
-    for (uint32_t i = 0; i < from->count; i++) {
-        const Label *label = &from->labels[ranks[i].label];
+    for (uint32_t left = from->count; left > 0;) {
+        const Label *label = label_at(from, ranks[0].label);
+        ranks[0] = ranks[--left];
+        rank_sink(ranks, left, 0);
         bool dominated = false;
         uint32_t first = to->count > DOMINANCE_SPAN ? to->count - DOMINANCE_SPAN : 0;
         for (uint32_t j = to->count; j-- > first && !dominated;)
-            dominated = label_dominates(s->problem, &to->labels[j], label);
+            dominated = label_dominates(s->problem, label_at(to, j), label);
         if (dominated)
             continue;
         if (to->count == width)
-            return label->bound_s; // sorted: the least of the rest
-        to->labels[to->count++] = *label;
+            return label->bound_s; // the least of the rest
+        memcpy(label_at(to, to->count++), label, from->bytes);
     }
     return INFINITY;
 }
@@ -241,15 +272,47 @@ static void keep_best(Search *s, const Labels *kept, Trace **traces, uint32_t *c
 {
     const StageProblem *problem = s->problem;
     for (uint32_t i = 0; i < kept->count; i++) {
-        uint32_t at = kept->labels[i].parent;
-        choice[problem->stage_count - 1] = kept->labels[i].option;
+        const Label *label = label_at(kept, i);
+        uint32_t at = label->parent;
+        choice[problem->stage_count - 1] = label->option;
         for (uint32_t k = problem->stage_count - 1; k-- > 0;) {
             choice[k] = traces[k][at].option;
             at = traces[k][at].parent;
         }
         offer(s, choice);
-        if (kept->labels[i].bound_s >= limit_s(s))
+        if (label->bound_s >= limit_s(s))
             break;
+    }
+}
+
+static void begin_label(const StageProblem *problem, Label *label)
+{
+    double functional[STAGE_CLOCK_MAX];
+    memcpy(label->clock, problem->begin, problem->clock_count * sizeof(double));
+    stages_begin_functional(problem, functional);
+    if (problem->training)
+        memcpy(label_functional(problem, label), functional, problem->clock_count * sizeof(double));
+}
+
+// Adds label `index` under every option of a stage that may still lead to something better to `next`.
+static void extend(Search *s, uint32_t stage, const Labels *labels, uint32_t index, Labels *next)
+{
+    const StageProblem *problem = s->problem;
+    Label *label = label_at(labels, index);
+    for (uint32_t o = 0; o < s->options.kept_count[stage]; o++) {
+        Label *longer = label_at(next, next->count);
+        longer->option = s->options.kept[stage][o];
+        longer->parent = index;
+        const StageOption *option = &problem->stages[stage].options[longer->option];
+        longer->memory = label->memory + option->memory;
+        if (longer->memory + s->least_memory[stage + 1] > problem->memory)
+            continue;
+        stages_forward(problem, stage, option, label->clock, longer->clock);
+        if (problem->training)
+            stages_functional(problem, stage, option, label_functional(problem, label),
+                              label_functional(problem, longer));
+        bound_label(s, stage + 1, longer);
+        next->count += longer->bound_s < limit_s(s);
     }
 }
 
@@ -261,39 +324,23 @@ static double sweep(Search *s, uint32_t width, uint32_t *choice)
     uint32_t options_max = 1;
     for (uint32_t k = 0; k < problem->stage_count; k++)
         options_max = s->options.kept_count[k] > options_max ? s->options.kept_count[k] : options_max;
-    Labels labels = {arena_alloc_array(arena, width, sizeof(Label)), 1};
-    Labels next = {arena_alloc_array(arena, (size_t)width * options_max, sizeof(Label)), 0};
+    Labels labels = labels_create(problem, width, arena);
+    Labels next = labels_create(problem, (size_t)width * options_max, arena);
     Rank *ranks = arena_alloc_array(arena, (size_t)width * options_max, sizeof *ranks);
     Trace **traces = arena_alloc_array(arena, problem->stage_count, sizeof *traces);
-    labels.labels[0] = (Label){0};
-    memcpy(labels.labels[0].clock, problem->begin, sizeof labels.labels[0].clock);
-    stages_begin_functional(problem, labels.labels[0].functional);
+    begin_label(problem, label_at(&labels, 0));
+    labels.count = 1;
     double cut_s = INFINITY;
     for (uint32_t k = 0; k < problem->stage_count && labels.count > 0; k++) {
         next.count = 0;
-        for (uint32_t i = 0; i < labels.count; i++) {
-            const Label *from = &labels.labels[i];
-            for (uint32_t o = 0; o < s->options.kept_count[k]; o++) {
-                Label *label = &next.labels[next.count];
-                label->option = s->options.kept[k][o];
-                label->parent = i;
-                const StageOption *option = &problem->stages[k].options[label->option];
-                label->memory = from->memory + option->memory;
-                if (label->memory + s->least_memory[k + 1] > problem->memory)
-                    continue;
-                stages_forward(problem, k, option, from->clock, label->clock);
-                if (problem->training)
-                    stages_functional(problem, k, option, from->functional, label->functional);
-                bound_label(s, k + 1, label);
-                next.count += label->bound_s < limit_s(s);
-            }
-        }
+        for (uint32_t i = 0; i < labels.count; i++)
+            extend(s, k, &labels, i, &next);
         s->work += (double)labels.count * s->options.kept_count[k];
         s->out->label_count += next.count;
         cut_s = fmin(cut_s, thin_out(s, &next, ranks, &labels, width));
         traces[k] = arena_alloc_array(arena, labels.count ? labels.count : 1, sizeof **traces);
         for (uint32_t i = 0; i < labels.count; i++)
-            traces[k][i] = (Trace){labels.labels[i].parent, labels.labels[i].option};
+            traces[k][i] = (Trace){label_at(&labels, i)->parent, label_at(&labels, i)->option};
         if (out_of_time(s) && k + 1 < problem->stage_count) {
             cut_s = -INFINITY;
             labels.count = 0;
