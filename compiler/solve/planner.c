@@ -6,10 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "compiler/lowering/lower.h"
 #include "compiler/solve/advice.h"
+#include "ir/base/clock.h"
 
 enum {
     CANDIDATES_MAX = 4096,
@@ -408,13 +408,6 @@ static bool finish(Choosing *c, Diag *diag)
 
 // ---- solving ---------------------------------------------------------------------------------
 
-static double now_s(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
 // The next larger figure of three digits: what is advised must do when typed in.
 static double round_up(double bytes)
 {
@@ -536,7 +529,7 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
                    bool *infeasible)
 {
     const Spec *spec = work->spec;
-    double begin_s = now_s();
+    double begin_s = clock_now_s();
     *infeasible = false;
     *solution = (Solution){0};
     Choosing choosing = {.work = work, .options = options, .arena = arena, .solution = solution};
@@ -557,7 +550,7 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
         Config config = uniform_config(spec, b == BASELINE_GATHER);
         price(work, &config, baseline_dispatch(b, spec), estimated_bytes, &solution->baselines[b]);
     }
-    solution->solve_s = now_s() - begin_s;
+    solution->solve_s = clock_now_s() - begin_s;
     return true;
 }
 

@@ -4,9 +4,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "compiler/solve/multipliers.h"
+#include "ir/base/clock.h"
 
 enum {
     FIRST_WIDTH = 24,
@@ -51,13 +51,6 @@ typedef struct {
     double work;
 } Search;
 
-static double now_s(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
 static Labels labels_create(const StageProblem *problem, size_t count, Arena *arena)
 {
     size_t numbers = problem->clock_count * (problem->training ? 2 : 1);
@@ -83,7 +76,7 @@ static double limit_s(const Search *s)
 
 static bool out_of_time(Search *s)
 {
-    if (s->limits->time_limit_s > 0 && now_s() - s->begin_s > s->limits->time_limit_s)
+    if (s->limits->time_limit_s > 0 && clock_now_s() - s->begin_s > s->limits->time_limit_s)
         s->out->timed_out = true;
     return s->out->timed_out;
 }
@@ -387,7 +380,7 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
 {
     *out = (SearchResult){0};
     Arena *scratch = arena_create();
-    Search s = {.problem = problem, .limits = limits, .out = out, .begin_s = now_s(), .cutoff_s = cutoff_s};
+    Search s = {.problem = problem, .limits = limits, .out = out, .begin_s = clock_now_s(), .cutoff_s = cutoff_s};
     prepare(&s, arena);
     uint32_t *choice = arena_alloc_array(scratch, problem->stage_count + 1, sizeof *choice);
     if (problem->stage_count == 0) {

@@ -1,18 +1,12 @@
-// The runtime's clock: CLOCK_MONOTONIC as seconds, and absolute sleeping and waiting on it.
+// The runtime's clock is that of ir/base/clock.h; absolute sleeping and waiting on it.
 // Owns nothing; header only.
 #ifndef HEP_CLOCK_H
 #define HEP_CLOCK_H
 
 #include <errno.h>
 #include <pthread.h>
-#include <time.h>
 
-static inline double clock_now_s(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
+#include "ir/base/clock.h"
 
 static inline struct timespec clock_timespec(double time_s)
 {

@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #include "compiler/solve/planner.h"
+#include "ir/base/clock.h"
 #include "ir/base/sort.h"
 
 typedef struct {
@@ -28,13 +28,6 @@ static const Case cases[] = {
     {"1000 DCs x 8 GPUs, 61 layers unlike, training", {1000, 8, 0}, 61, true, true, false},
     {"16000 DCs x 8 GPUs, 61 layers alike, training", {16000, 8, 0}, 61, false, true, false},
 };
-
-static double now_s(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 // A small generator of our own, so that every platform plans the same.
 static double draw(uint64_t *state, double low, double high)
@@ -79,19 +72,19 @@ static void measure(const Case *c, int repeats)
     for (int r = 0; r < repeats; r++) {
         PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED};
         bool infeasible;
-        double begin_s = now_s();
+        double begin_s = clock_now_s();
         if (!planner_solve(work, &options, arena, diag_create(arena), &solution, &infeasible))
             abort();
-        times[r] = now_s() - begin_s;
+        times[r] = clock_now_s() - begin_s;
     }
     sort_doubles(times, (size_t)repeats);
     double median_s = times[repeats / 2];
     printf("%-48s %8zu %10.1f %10.4f", c->name, solution.count, 1e3 * median_s, 100 * solution.gap);
     if (c->plain) {
         Formulated formulated = planner_formulate(work, &solution, arena);
-        double begin_s = now_s();
+        double begin_s = clock_now_s();
         MilpResult result = milp_solve(formulated.milp, MILP_NODES_MAX);
-        double plain_s = now_s() - begin_s;
+        double plain_s = clock_now_s() - begin_s;
         milp_destroy(formulated.milp);
         double worse = result.status == MILP_FAILED ? NAN : result.objective * formulated.unit_s / solution.objective_s;
         printf(" %10.1f %9.1fx", 1e3 * plain_s, plain_s / median_s);
