@@ -14,6 +14,7 @@ typedef struct {
     double **share;         // [stages][kept]: the mixed strategy
     double **loss;          // [stages][kept]: cumulated
     double *mixed;          // [stages][edges]: weights of the maps under the shares
+    double *absent;         // [stages][edges]: -INFINITY where the maps of some option lack the edge, else 0
     uint8_t *path[2];       // [stages]: edges of the longest path, forward and backward
     uint8_t *came_from[2];  // [stages][clock]: edge that decided each component
     double *flow;           // [stages][edges]: average of the paths
@@ -54,7 +55,7 @@ static double best_price(const StageProblem *problem, const OptionsInPlay *optio
 static void mix_maps(Game *game)
 {
     const StageProblem *problem = game->problem;
-    memset(game->mixed, 0, (size_t)problem->stage_count * game->edge_count * sizeof *game->mixed);
+    memcpy(game->mixed, game->absent, (size_t)problem->stage_count * game->edge_count * sizeof *game->mixed);
     for (uint32_t k = 0; k < problem->stage_count; k++) {
         size_t kept = game->options->kept_count[k], edges = game->edge_count;
         double *mixed = game->mixed + k * edges;
@@ -246,6 +247,9 @@ static void copy_options(Game *game, uint32_t k)
         for (uint32_t e = 0; e < problem->backward_count; e++)
             weights[(problem->forward_count + e) * kept] = option->backward[e];
         game->memory[k][i] = option->memory;
+        for (uint32_t e = 0; e < game->edge_count; e++)
+            if (weights[e * kept] == -INFINITY)
+                game->absent[(size_t)k * game->edge_count + e] = -INFINITY;
     }
 }
 
@@ -258,6 +262,7 @@ static Game *create_game(const StageProblem *problem, const OptionsInPlay *optio
     game->edge_count = problem->forward_count + problem->backward_count;
     size_t entries = (size_t)stages * game->edge_count + 1;
     game->mixed = arena_alloc_array(arena, entries, sizeof *game->mixed);
+    game->absent = arena_alloc_array(arena, entries, sizeof *game->absent);
     game->flow = arena_alloc_array(arena, entries, sizeof *game->flow);
     for (int pass = 0; pass < 2; pass++) {
         game->path[pass] = arena_alloc_array(arena, stages + 1, 1);

@@ -172,7 +172,7 @@ static void fix_by_reduced_cost(Search *s)
                 uint32_t o = s->options.kept[k][i];
                 double with_s = s->bounds[b].value_s;
                 with_s += multipliers_reduced_s(s->problem, &s->options, &s->bounds[b], k, o);
-                if (with_s < limit_s(s))
+                if (!(with_s >= limit_s(s))) // NaN where the bound is -INFINITY, and says nothing
                     s->options.kept[k][left++] = o;
             }
             s->options.kept_count[k] = left;

@@ -92,21 +92,23 @@ static void complete_instance(Instance *in, int index)
     in->spec.cluster.device.memory_bytes = binding ? in->memory : 1e9;
 }
 
-// The optimum by trying everything; INFINITY if nothing fits.
-static double brute_force(const Instance *in)
+// The optimum by trying everything, or everything that is `useful`: [layers x candidates]; INFINITY if nothing fits.
+static double brute_force(const Instance *in, const bool *useful)
 {
     Config configs[8];
     uint32_t digits[8] = {0};
     double best_s = INFINITY;
     for (;;) {
         double memory = 0;
+        bool allowed = true;
         for (uint32_t i = 0; i < in->work->moe_count; i++) {
             configs[i] = in->candidates[digits[i]].config;
             memory += in->candidates[digits[i]].memory;
+            allowed = allowed && (!useful || useful[i * in->count + digits[i]]);
         }
         IterationCost cost;
         cost_mix(in->work, &(Mix){configs, in->prefetch}, in->spec.plan.dispatch, &cost);
-        if (memory <= in->memory)
+        if (allowed && memory <= in->memory)
             best_s = fmin(best_s, cost.iteration_s);
         uint32_t at = 0;
         while (at < in->work->moe_count && ++digits[at] == in->count)
@@ -127,7 +129,7 @@ Test(planner, search_finds_the_optimum_of_every_choice_per_layer)
             arena_destroy(in.arena);
             continue;
         }
-        double expected_s = brute_force(&in);
+        double expected_s = brute_force(&in, NULL);
         StageProblem *problem = stages_build(in.work, in.candidates, in.count, in.prefetch, in.memory, in.arena);
         SearchResult result;
         search_solve(problem, &(SearchLimits){0}, INFINITY, in.arena, &result);
@@ -155,7 +157,7 @@ Test(planner, glpk_solves_the_same_programme)
         Instance in = random_instance();
         in.spec.model.layers = 1 + (uint32_t)(rand() % 3);
         complete_instance(&in, i);
-        double expected_s = in.work->moe_count ? brute_force(&in) : INFINITY;
+        double expected_s = in.work->moe_count ? brute_force(&in, NULL) : INFINITY;
         if (in.work->moe_count) {
             IterationCost worst;
             double horizon_s = 0;
@@ -179,6 +181,52 @@ Test(planner, glpk_solves_the_same_programme)
         }
         arena_destroy(in.arena);
     }
+}
+
+// The best of the configurations that fit when every layer takes the same; INFINITY if none does.
+static double best_single(const Instance *in)
+{
+    double best_s = INFINITY;
+    for (uint32_t c = 0; c < in->count; c++) {
+        Mix mix = mix_uniform(in->work, &in->configs[c], in->prefetch, in->arena);
+        IterationCost cost;
+        cost_mix(in->work, &mix, in->spec.plan.dispatch, &cost);
+        if (in->work->moe_count * in->candidates[c].memory <= in->memory)
+            best_s = fmin(best_s, cost.iteration_s);
+    }
+    return best_s;
+}
+
+// A search that looks for no choice, only for what one below `known_s` may consist of.
+static SearchResult bound_below(const Instance *in, double known_s, StageProblem **problem)
+{
+    *problem = stages_build(in->work, in->candidates, in->count, in->prefetch, in->memory, in->arena);
+    SearchResult result;
+    search_solve(*problem, &(SearchLimits){.bound_only = true}, known_s, in->arena, &result);
+    return result;
+}
+
+Test(planner, options_of_a_better_choice_are_not_dropped)
+{
+    srand(7);
+    int better = 0;
+    for (int i = 0; i < 420; i++) {
+        Instance in = random_instance();
+        complete_instance(&in, i);
+        double known_s = in.work->moe_count ? best_single(&in) : INFINITY;
+        double expected_s = known_s < INFINITY ? brute_force(&in, NULL) : INFINITY;
+        if (expected_s < known_s * (1 - 1e-6)) {
+            StageProblem *problem;
+            SearchResult left = bound_below(&in, known_s, &problem);
+            cr_assert_leq(left.bound_s, expected_s * (1 + 1e-9), "instance %d", i);
+            double kept_s = brute_force(&in, left.useful);
+            cr_assert(kept_s <= expected_s * (1 + 1e-9), "instance %d: %.9g of what was kept, %.9g of all", i, kept_s,
+                      expected_s);
+            better++;
+        }
+        arena_destroy(in.arena);
+    }
+    cr_assert_geq(better, 60);
 }
 
 // The paper's closed form: p = 0 if 2D >= G P, else 1 - B PE / (P (G - 1)), clamped to [0, 1], rounded to the better
