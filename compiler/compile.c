@@ -9,6 +9,7 @@
 #include "compiler/frontend/read.h"
 #include "compiler/placement/place.h"
 #include "compiler/solve/rank.h"
+#include "ir/base/clock.h"
 #include "ir/simulate/simulate.h"
 #include "ir/verify/verify.h"
 
@@ -161,12 +162,16 @@ static const Spec *apply_overrides(const Spec *checked, const CompileOptions *op
     return !options->profile || profile_read(options->profile, &spec->model, arena, diag) ? spec : NULL;
 }
 
-static FaultKind solve(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
+// With a share of the time limit.
+static FaultKind solve(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
 {
+    PlannerOptions planner = options->planner;
+    if (planner.time_limit_s > 0)
+        planner.limits.deadline_s = clock_now_s() + share * planner.time_limit_s;
     bool infeasible = false;
-    if (!place_and_solve(&out->work, &options->planner, arena, diag, &out->solution, &infeasible))
+    if (!place_and_solve(&out->work, &planner, arena, diag, &out->solution, &infeasible))
         return out->solution.broken ? FAULT_INTERNAL : infeasible ? FAULT_INFEASIBLE : FAULT_INPUT;
-    rank_by_simulation(out->work, &options->planner, &out->solution, arena);
+    rank_by_simulation(out->work, &planner, &out->solution, arena);
     return FAULT_NONE;
 }
 
@@ -189,7 +194,7 @@ static FaultKind solve_each_codec(const CompileOptions *options, Arena *arena, D
         tried[codec] = *out;
         tried[codec].spec = with_codec(out->spec, (Codec)codec, arena);
         tried[codec].work = workload_derive(tried[codec].spec, arena);
-        FaultKind code = solve(options, arena, diag_create(arena), &tried[codec]);
+        FaultKind code = solve(options, 1.0 / CODEC_COUNT, arena, diag_create(arena), &tried[codec]);
         if (code != FAULT_NONE)
             continue;
         Solution *solution = arena_alloc(arena, sizeof *solution);
@@ -203,7 +208,7 @@ static FaultKind solve_each_codec(const CompileOptions *options, Arena *arena, D
     out->spec = spec;
     out->work = best ? best->work : workload_derive(spec, arena);
     if (!best)
-        return solve(options, arena, diag, out);
+        return solve(options, 1, arena, diag, out);
     out->solution = best->solution;
     return FAULT_NONE;
 }
@@ -228,7 +233,7 @@ FaultKind compile_file(const CompileOptions *options, Arena *arena, Diag *diag, 
     out->work = workload_derive(any_codec ? with_codec(out->spec, CODEC_DENSE, arena) : out->spec, arena);
     if (options->stop_after == STAGE_CHECK)
         return FAULT_NONE;
-    FaultKind code = any_codec ? solve_each_codec(options, arena, diag, out) : solve(options, arena, diag, out);
+    FaultKind code = any_codec ? solve_each_codec(options, arena, diag, out) : solve(options, 1, arena, diag, out);
     if (code != FAULT_NONE)
         return code;
     if (options->stop_after == STAGE_SOLVE)

@@ -293,7 +293,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         options->planner.prefetch = (uint32_t)parse_number(argument, "--prefetch", 0, PREFETCH_MAX, state);
         return 0;
     case OPTION_TIME_LIMIT:
-        options->planner.limits.time_limit_s = parse_number(argument, "--time-limit", 1e-3, 1e6, state);
+        options->planner.time_limit_s = parse_number(argument, "--time-limit", 1e-3, 1e6, state);
         return 0;
     case OPTION_GAP:
         options->planner.limits.gap = parse_number(argument, "--gap", 0, 100, state) / 100;
@@ -352,7 +352,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
 Options options_default(const char *input)
 {
     return (Options){.input = input, .dispatch = NONE, .dump_pass = NONE,
-                     .planner = {.prefetch = PREFETCH_UNLIMITED, .confirm = true, .advise = true}};
+                     .planner = {.prefetch = PREFETCH_UNLIMITED, .glpk = true, .advise = true}};
 }
 
 bool options_parse(int argc, char **argv, Options *options, Fault *fault)

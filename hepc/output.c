@@ -90,13 +90,11 @@ int output_milp(const Options *options, const Compilation *compilation)
     Arena *arena = arena_create();
     Formulated formulated = planner_formulate(compilation->work, &compilation->solution, arena);
     bool printed = milp_print(formulated.milp, &text, &error);
+    int code = printed ? output_text(options, &text) : output_complain("--dump=milp", error);
+    text_free(&text);
     milp_destroy(formulated.milp);
     arena_destroy(arena);
-    if (!printed) {
-        text_free(&text);
-        return output_complain("--dump=milp", error);
-    }
-    return output_text(options, &text);
+    return code;
 }
 
 typedef struct {

@@ -122,7 +122,7 @@ typedef struct {
 
 Sensitivity explain_sensitivity(const ExplainedChoice *choice, Quantity quantity, uint32_t level, Arena *arena);
 EvenPoint explain_even(const Workload *work, const PlannerOptions *options, const Solution *solution, uint32_t level);
-// How explanations plan again: without confirmation, with less effort.
+// How explanations plan again: without GLPK, with less effort.
 PlannerOptions explain_options(const PlannerOptions *options);
 
 // Splits a choice into runs, [moe_count] at most; `kinds`: also where layers differ. Returns how many.

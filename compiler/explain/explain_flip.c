@@ -99,7 +99,7 @@ PlannerOptions explain_options(const PlannerOptions *options)
 {
     PlannerOptions again = *options;
     again.limits = (SearchLimits){.gap = EXPLAIN_MARGIN / 10, .effort = 0.02};
-    again.confirm = again.advise = false;
+    again.glpk = again.advise = false;
     return again;
 }
 

@@ -43,3 +43,10 @@ double footprint_total(const Spec *spec, const Config *config, uint32_t prefetch
     Footprint footprint = footprint_measure(spec, config, prefetch, dispatch);
     return footprint.shared_bytes + count_moe(spec) * footprint.per_layer_bytes;
 }
+
+double footprint_lowered(const Workload *work, const Mix *mix, Dispatch dispatch)
+{
+    double bytes = 0;
+    plan_destroy(lower(work, mix, dispatch, &bytes));
+    return bytes;
+}

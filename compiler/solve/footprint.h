@@ -14,6 +14,9 @@ typedef struct {
 // one, since beyond its first layers every period of `every` layers adds the same. 0 for abstract workloads.
 Footprint footprint_measure(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch);
 
+// What a rank needs according to the lowering, which has the last word.
+double footprint_lowered(const Workload *work, const Mix *mix, Dispatch dispatch);
+
 // What a rank needs with that configuration in all layers, bytes.
 double footprint_total(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch);
 

@@ -12,8 +12,13 @@
 #include <unistd.h>
 
 #include "ir/base/arena.h"
+#include "ir/base/clock.h"
 
-enum { SIMPLEX_ITERATIONS_MAX = 200000, TIME_LIMIT_MS = 600000 };
+enum {
+    SIMPLEX_ITERATIONS_MAX = 200000,
+    TIME_LIMIT_S = 600, // of last resort: GLPK can cycle
+    NODE_WORK = 50,     // of a node, in simplex iterations times rows, for each row and column: measured
+};
 
 struct Milp {
     glp_prob *problem; // NULL once GLPK has failed
@@ -24,8 +29,12 @@ struct Milp {
     double *values; // [columns], after a solve
     int value_count;
     double best_bound;
-    int nodes, nodes_max;
+    const MilpLimits *limits; // while solving
+    bool is_offered;          // the cutoff
+    bool is_stopped;          // by the limits
+    int nodes;
     bool dead, exhausted; // GLPK has failed; because memory had run out
+    char error[160];      // why
 };
 
 static _Thread_local jmp_buf escape;
@@ -42,6 +51,8 @@ static int swallow_output(void *info, const char *text)
     Milp *milp = info;
     if (strstr(text, "no memory available") || strstr(text, "memory allocation limit exceeded"))
         milp->exhausted = true;
+    if (glp_at_error() && !milp->error[0])
+        snprintf(milp->error, sizeof milp->error, "%.*s", (int)strcspn(text, "\n"), text);
     return 1;
 }
 
@@ -191,78 +202,140 @@ void milp_row_end_equal(Milp *milp, double bound)
     end_row(milp, GLP_FX, bound);
 }
 
-// The tree's best bound is visible only from inside; nodes are counted here because GLPK's own
-// limit is a clock.
+static double work_done(const Milp *milp)
+{
+    double rows = glp_get_num_rows(milp->problem), columns = glp_get_num_cols(milp->problem);
+    return glp_get_it_cnt(milp->problem) * rows + NODE_WORK * milp->nodes * (rows + columns);
+}
+
+// Makes the cutoff the objective to beat. GLPK believes that a solution offered is one, and reads nothing of it but
+// its objective.
+static void offer_cutoff(Milp *milp, glp_tree *tree)
+{
+    int columns = glp_get_num_cols(milp->problem);
+    double *values = calloc((size_t)columns + 1, sizeof *values);
+    milp->is_offered = true;
+    if (!values)
+        return;
+    for (int i = 1; i <= columns; i++)
+        if (glp_get_obj_coef(milp->problem, i) != 0)
+            values[i] = milp->limits->cutoff / glp_get_obj_coef(milp->problem, i);
+    glp_ios_heur_sol(tree, values);
+    free(values);
+}
+
+// The tree's best bound is visible only from inside; nodes and work are counted here because GLPK's own limit is a
+// clock.
 static void watch_tree(glp_tree *tree, void *info)
 {
     Milp *milp = info;
+    const MilpLimits *limits = milp->limits;
     int best = glp_ios_best_node(tree);
     if (best)
-        milp->best_bound = glp_ios_node_bound(tree, best);
-    if (glp_ios_reason(tree) == GLP_ISELECT && ++milp->nodes > milp->nodes_max)
+        milp->best_bound = fmax(milp->best_bound, glp_ios_node_bound(tree, best));
+    if (glp_ios_reason(tree) == GLP_IHEUR && !milp->is_offered && limits->cutoff < INFINITY)
+        offer_cutoff(milp, tree);
+    milp->nodes += glp_ios_reason(tree) == GLP_ISELECT;
+    milp->is_stopped = (limits->nodes > 0 && milp->nodes > limits->nodes) ||
+                       (limits->work > 0 && work_done(milp) > limits->work);
+    if (milp->is_stopped)
         glp_ios_terminate(tree);
+}
+
+static int left_ms(const MilpLimits *limits)
+{
+    double left_s = limits->until_s > 0 ? limits->until_s - clock_now_s() : TIME_LIMIT_S;
+    return (int)(1e3 * fmax(0, fmin(left_s, TIME_LIMIT_S)));
+}
+
+// GLPK's status of the relaxation.
+static int solve_relaxation(Milp *milp)
+{
+    const MilpLimits *limits = milp->limits;
+    glp_scale_prob(milp->problem, GLP_SF_AUTO);
+    glp_adv_basis(milp->problem, 0);
+    glp_smcp simplex;
+    glp_init_smcp(&simplex);
+    simplex.msg_lev = GLP_MSG_OFF;
+    simplex.it_lim = SIMPLEX_ITERATIONS_MAX;
+    if (limits->work > 0)
+        simplex.it_lim = (int)fmin(simplex.it_lim, limits->work / fmax(1, glp_get_num_rows(milp->problem)));
+    simplex.tm_lim = left_ms(limits);
+    int stopped = glp_simplex(milp->problem, &simplex);
+    milp->is_stopped = stopped == GLP_EITLIM || stopped == GLP_ETMLIM;
+    return stopped == 0 ? glp_get_status(milp->problem) : GLP_UNDEF;
+}
+
+static void keep_values(Milp *milp)
+{
+    milp->value_count = glp_get_num_cols(milp->problem);
+    for (int i = 1; i <= milp->value_count; i++)
+        milp->values[i] = glp_mip_col_val(milp->problem, i);
+}
+
+// After the tree: what GLPK found below the cutoff, and what it proved.
+static MilpResult take_result(Milp *milp, int stopped)
+{
+    int status = glp_mip_status(milp->problem);
+    double cutoff = milp->limits->cutoff;
+    bool proven = status == GLP_OPT || status == GLP_NOFEAS || (status == GLP_UNDEF && stopped == 0);
+    MilpResult result = {.status = proven ? MILP_OPTIMAL : MILP_FEASIBLE, .objective = INFINITY,
+                         .bound = milp->best_bound};
+    if (status == GLP_OPT || status == GLP_FEAS)
+        result.objective = glp_mip_obj_val(milp->problem);
+    result.found = result.objective < cutoff - 1e-9 * fabs(cutoff) || (cutoff == INFINITY && status != GLP_UNDEF);
+    if (result.found)
+        keep_values(milp);
+    else
+        result.objective = INFINITY;
+    result.bound = fmin(proven ? INFINITY : result.bound, fmin(result.objective, cutoff));
+    if (proven && result.bound == INFINITY)
+        result.status = MILP_INFEASIBLE;
+    return result;
 }
 
 static void solve(Milp *milp, void *argument)
 {
     MilpResult *result = argument;
     *result = (MilpResult){.status = MILP_FAILED, .error = "the solver found no solution"};
-    glp_scale_prob(milp->problem, GLP_SF_AUTO);
-    glp_smcp simplex;
-    glp_init_smcp(&simplex);
-    simplex.msg_lev = GLP_MSG_OFF;
-    simplex.it_lim = SIMPLEX_ITERATIONS_MAX;
-    simplex.tm_lim = TIME_LIMIT_MS;
-    if (glp_simplex(milp->problem, &simplex) != 0)
-        return;
-    int relaxed = glp_get_status(milp->problem);
-    if (relaxed == GLP_NOFEAS) {
-        *result = (MilpResult){.status = MILP_INFEASIBLE};
-        return;
-    }
+    glp_set_it_cnt(milp->problem, 0);
+    int relaxed = solve_relaxation(milp);
+    if (relaxed == GLP_NOFEAS)
+        *result = (MilpResult){.status = MILP_INFEASIBLE, .bound = INFINITY, .objective = INFINITY};
+    else if (milp->is_stopped)
+        *result = (MilpResult){.status = MILP_FEASIBLE, .bound = -INFINITY, .objective = INFINITY};
     if (relaxed != GLP_OPT)
         return;
     milp->best_bound = glp_get_obj_val(milp->problem);
-    milp->nodes = 0;
     glp_iocp tree;
     glp_init_iocp(&tree);
     tree.msg_lev = GLP_MSG_OFF;
     tree.cb_func = watch_tree;
     tree.cb_info = milp;
-    tree.tm_lim = TIME_LIMIT_MS;
+    tree.tm_lim = left_ms(milp->limits);
+    tree.mip_gap = milp->limits->gap;
     int stopped = glp_intopt(milp->problem, &tree);
-    int status = glp_mip_status(milp->problem);
-    if (status == GLP_NOFEAS || (status == GLP_UNDEF && stopped == 0)) {
-        *result = (MilpResult){.status = MILP_INFEASIBLE};
-        return;
-    }
-    if (status != GLP_OPT && status != GLP_FEAS)
-        return;
-    double objective = glp_mip_obj_val(milp->problem);
-    *result = (MilpResult){
-        .status = status == GLP_OPT ? MILP_OPTIMAL : MILP_FEASIBLE,
-        .objective = objective,
-        .bound = status == GLP_OPT ? objective : milp->best_bound,
-    };
-    milp->value_count = glp_get_num_cols(milp->problem);
-    for (int i = 1; i <= milp->value_count; i++)
-        milp->values[i] = glp_mip_col_val(milp->problem, i);
+    bool failed = stopped != 0 && stopped != GLP_ESTOP && stopped != GLP_ETMLIM && stopped != GLP_EMIPGAP;
+    if (!failed)
+        *result = take_result(milp, stopped);
 }
 
-MilpResult milp_solve(Milp *milp, int nodes_max)
+MilpResult milp_solve(Milp *milp, const MilpLimits *limits)
 {
-    milp->nodes_max = nodes_max;
-    MilpResult result = {.status = MILP_FAILED};
-    milp->value_count = 0;
+    milp->limits = limits;
+    milp->nodes = milp->value_count = 0;
+    milp->is_offered = false;
     free(milp->values);
     milp->values = calloc(milp->problem ? (size_t)glp_get_num_cols(milp->problem) + 1 : 1, sizeof *milp->values);
     if (!milp->values)
         memory_exhausted();
+    MilpResult result;
     bool solved = guarded(milp, solve, &result);
     if (milp->exhausted)
         memory_exhausted();
     if (!solved)
-        result = (MilpResult){.status = MILP_FAILED, .error = "the solver gave up with an internal error"};
+        return (MilpResult){.status = MILP_FAILED, .error = milp->error, .work = limits->work};
+    result.work = work_done(milp);
     return result;
 }
 

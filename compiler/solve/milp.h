@@ -12,10 +12,21 @@ typedef struct Milp Milp;
 typedef enum { MILP_OPTIMAL, MILP_FEASIBLE, MILP_INFEASIBLE, MILP_FAILED } MilpStatus;
 
 typedef struct {
-    MilpStatus status;
-    double objective, bound; // of the incumbent; best proven lower bound
-    const char *error;       // for MILP_FAILED, static
+    MilpStatus status;       // OPTIMAL: proven that nothing is below `bound`; FEASIBLE: a limit struck before
+    bool found;              // a solution below the cutoff: milp_value reads it
+    double work;             // spent, as limited
+    double objective, bound; // of that solution, INFINITY without; best proven lower bound, at most the cutoff
+    const char *error;       // for MILP_FAILED; lives as long as the Milp
 } MilpResult;
+
+// Counts give the same answer on every machine, clocks do not.
+typedef struct {
+    int nodes;      // of the tree; 0: any number
+    double work;    // simplex iterations times rows, a node counting as some of them; 0: any
+    double until_s; // on clock_now_s; 0: ten minutes from now, GLPK being able to cycle
+    double cutoff;  // only solutions with a smaller objective are of interest; INFINITY: all
+    double gap;     // relative, between solution and bound, that is close enough; 0: the optimum
+} MilpLimits;
 
 Milp *milp_create(const char *name); // minimises
 void milp_destroy(Milp *milp);
@@ -31,12 +42,10 @@ void milp_row_end_at_least(Milp *milp, double bound);
 void milp_row_end_at_most(Milp *milp, double bound);
 void milp_row_end_equal(Milp *milp, double bound);
 
-// Solves, giving up after `nodes_max` nodes of the tree; values of columns are then read with milp_value.
-// Deterministic: limits are iteration and node counts, never the clock.
-enum { MILP_NODES_MAX = 20000 };
-MilpResult milp_solve(Milp *milp, int nodes_max);
-double milp_value(const Milp *milp, int column);
-// CPLEX LP text. False and a static reason if GLPK could not write it.
+// A solution is optimal to a relative tolerance of 1e-7.
+MilpResult milp_solve(Milp *milp, const MilpLimits *limits);
+double milp_value(const Milp *milp, int column); // in the solution found
+// CPLEX LP text. False and a reason, which lives as long as the Milp, if GLPK could not write it.
 bool milp_print(Milp *milp, Text *out, const char **error) MUST_CHECK;
 const char *milp_solver_name(void); // "GLPK 5.0"
 

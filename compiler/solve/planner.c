@@ -1,4 +1,4 @@
-// Enumerates and prices configurations, hands the mix to the exact method, lets GLPK confirm it, and
+// Enumerates and prices configurations, hands the mix to the exact method and GLPK, and
 // checks the answer against the cost model and the lowering.
 #include "compiler/solve/planner.h"
 
@@ -7,18 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compiler/lowering/lower.h"
 #include "compiler/solve/advice.h"
+#include "compiler/solve/mix.h"
 #include "ir/base/clock.h"
 
-enum {
-    CANDIDATES_MAX = 4096,
-    CONFIRM_STAGES_MAX = 64,   // GLPK confirms programmes up to this many MoE layers
-    CONFIRM_BINARIES_MAX = 120, // and binaries left after fixing,
-    CONFIRM_NODES_MAX = 50,     // and trees up to this size
-    MEMORY_CUTS_MAX = 4,
-    SHARED_GROUPS_MAX = 6,
-};
+enum { CANDIDATES_MAX = 4096 };
 
 const char *const baseline_names[BASELINE_COUNT] = {"ep", "ep_dedup", "gather"};
 
@@ -48,16 +41,6 @@ static bool mix_is(const Workload *work, const Mix *mix, const Config *config)
             return false;
     return true;
 }
-
-static void measure_all(const Workload *work, const Candidate *candidates, size_t count, uint32_t prefetch,
-                        Footprint *out)
-{
-    for (size_t c = 0; c < count; c++)
-        out[c] = footprint_measure(work->spec, &candidates[c].config, prefetch, work->spec->plan.dispatch);
-}
-
-// Depths worth trying, deepest first. Zero: a gather begins when the experts before were read.
-static const uint32_t prefetches[] = {PREFETCH_UNLIMITED, 8, 4, 2, 1, 0};
 
 // ---- enumeration -----------------------------------------------------------------------------
 
@@ -102,19 +85,11 @@ static double estimated_bytes(const Workload *work, const Config *config, uint32
     return footprint_total(work->spec, config, prefetch, dispatch);
 }
 
-// According to the lowering, which has the last word.
-static double lowered_bytes(const Workload *work, const Mix *mix, Dispatch dispatch)
-{
-    double bytes = 0;
-    plan_destroy(lower(work, mix, dispatch, &bytes));
-    return bytes;
-}
-
 static double exact_bytes(const Workload *work, const Config *config, uint32_t prefetch, Dispatch dispatch)
 {
     Arena *arena = arena_create();
     Mix mix = mix_uniform(work, config, prefetch, arena);
-    double bytes = lowered_bytes(work, &mix, dispatch);
+    double bytes = footprint_lowered(work, &mix, dispatch);
     arena_destroy(arena);
     return bytes;
 }
@@ -125,14 +100,14 @@ static void price(const Workload *work, const Config *config, Dispatch dispatch,
 {
     const Spec *spec = work->spec;
     *candidate = (Candidate){.config = *config, .prefetch = PREFETCH_UNLIMITED};
-    for (size_t i = 0; i < COUNT_OF(prefetches) && !candidate->fits; i++) {
-        uint32_t window = mix_window(spec->plan.pass, config, prefetches[i]);
+    for (size_t i = 0; i < PREFETCH_DEPTHS && !candidate->fits; i++) {
+        uint32_t window = mix_window(spec->plan.pass, config, mix_prefetches[i]);
         if (i > 0 && window == mix_window(spec->plan.pass, config, candidate->prefetch))
             continue;
         if (i > 0 && window != PREFETCH_UNLIMITED && window + 1 >= work->moe_count)
             continue;
-        candidate->prefetch = prefetches[i];
-        candidate->memory_bytes = memory_of(work, config, prefetches[i], dispatch);
+        candidate->prefetch = mix_prefetches[i];
+        candidate->memory_bytes = memory_of(work, config, mix_prefetches[i], dispatch);
         candidate->fits = candidate->memory_bytes <= spec->cluster.device.memory_bytes;
     }
     cost_uniform(work, config, candidate->prefetch, dispatch, &candidate->cost);
@@ -195,190 +170,6 @@ static size_t best_candidate(const Candidate *candidates, size_t count)
             (best == count || candidates[i].cost.iteration_s < candidates[best].cost.iteration_s * (1 - 1e-12)))
             best = i;
     return best;
-}
-
-// ---- the mix ---------------------------------------------------------------------------------
-
-typedef struct {
-    const Workload *work;
-    const PlannerOptions *options;
-    Arena *arena;
-    Solution *solution;
-    double memory_bytes;   // the device's, less what lowering showed to be missing
-    bool found;
-    double bound_s;        // on everything looked at
-    Footprint *footprints; // of the prefetch that is being looked at
-    bool *useful;          // of the problem that gave the best mix: [moe_count x count]
-} Choosing;
-
-static void take(Choosing *c, const StageProblem *problem, const SearchResult *result, uint32_t prefetch)
-{
-    Solution *solution = c->solution;
-    uint32_t stages = problem->stage_count;
-    Config *configs = arena_alloc_array(c->arena, stages ? stages : 1, sizeof *configs);
-    c->useful = arena_alloc_array(c->arena, (size_t)stages * solution->count + 1, sizeof *c->useful);
-    for (uint32_t k = 0; k < stages; k++) {
-        const PlanStage *stage = &problem->stages[k];
-        configs[k] = solution->candidates[stage->options[result->choice[k]].candidate].config;
-        for (uint32_t o = 0; o < stage->option_count; o++)
-            c->useful[(size_t)k * solution->count + stage->options[o].candidate] =
-                result->useful[(size_t)k * problem->stages[0].option_count + o];
-    }
-    solution->mix = (Mix){.configs = configs, .prefetch = prefetch};
-    solution->objective_s = result->objective_s;
-    c->found = true;
-}
-
-// The best mix of configurations whose shared part is at most `shared_bytes`.
-static void solve_below(Choosing *c, uint32_t prefetch, double shared_bytes, double memory_free,
-                        const SearchLimits *limits)
-{
-    Solution *solution = c->solution;
-    Arena *scratch = arena_create();
-    StageCandidate *candidates = arena_alloc_array(scratch, solution->count, sizeof *candidates);
-    uint32_t count = 0;
-    for (size_t i = 0; i < solution->count; i++)
-        if (c->footprints[i].shared_bytes <= shared_bytes)
-            candidates[count++] = (StageCandidate){.config = solution->candidates[i].config,
-                                                   .memory = c->footprints[i].per_layer_bytes,
-                                                   .index = (uint32_t)i};
-    StageProblem *problem = stages_build(c->work, candidates, count, prefetch, memory_free, scratch);
-    SearchResult result;
-    search_solve(problem, limits, c->found ? solution->objective_s : INFINITY, scratch, &result);
-    solution->timed_out = solution->timed_out || result.timed_out;
-    if (limits->bound_only)
-        result.bound_s = fmin(result.bound_s, c->found ? solution->objective_s : INFINITY);
-    c->bound_s = fmin(c->bound_s, result.bound_s);
-    if (result.found && (!c->found || result.objective_s < solution->objective_s * (1 - 1e-11)))
-        take(c, problem, &result, prefetch);
-    arena_destroy(scratch);
-}
-
-static int compare_descending(const void *a, const void *b)
-{
-    double left = *(const double *)a, right = *(const double *)b;
-    return (left < right) - (left > right);
-}
-
-// Where memory binds: one problem for every size the shared part may have; the rest is then an ordinary knapsack
-// row. Sizes are taken in groups where there are many: a group is solved with its largest size, which every
-// mix of the group has room for, and bounded as if all had its smallest.
-static void solve_binding(Choosing *c, uint32_t prefetch, const double *sizes, size_t count)
-{
-    SearchLimits limits = c->options->limits, bound = c->options->limits;
-    size_t groups = count < SHARED_GROUPS_MAX ? count : SHARED_GROUPS_MAX;
-    double effort = limits.effort > 0 ? limits.effort : 1;
-    limits.effort = bound.effort = groups < count ? effort / SHARED_GROUPS_MAX : effort;
-    bound.bound_only = true;
-    for (size_t g = 0; g < groups && !c->solution->timed_out; g++) {
-        size_t first = g * count / groups, last = (g + 1) * count / groups - 1;
-        double bound_s = c->bound_s;
-        solve_below(c, prefetch, sizes[first], c->memory_bytes - sizes[first], &limits);
-        if (first == last)
-            continue;
-        c->bound_s = bound_s;
-        solve_below(c, prefetch, sizes[first], c->memory_bytes - sizes[last], &bound);
-    }
-}
-
-// One prefetch depth. Returns whether memory bound at all.
-static bool solve_prefetch(Choosing *c, uint32_t prefetch)
-{
-    Solution *solution = c->solution;
-    measure_all(c->work, solution->candidates, solution->count, prefetch, c->footprints);
-    double largest_step = 0, *shared = arena_alloc_array(c->arena, solution->count, sizeof *shared);
-    for (size_t i = 0; i < solution->count; i++) {
-        largest_step = fmax(largest_step, c->footprints[i].per_layer_bytes);
-        shared[i] = c->footprints[i].shared_bytes;
-    }
-    qsort(shared, solution->count, sizeof *shared, compare_descending);
-    if (shared[0] + c->work->moe_count * largest_step <= c->memory_bytes) {
-        solve_below(c, prefetch, shared[0], INFINITY, &c->options->limits);
-        return false;
-    }
-    size_t sizes = 0;
-    for (size_t i = 0; i < solution->count; i++)
-        if ((sizes == 0 || shared[i] < shared[sizes - 1]) && shared[i] <= c->memory_bytes)
-            shared[sizes++] = shared[i];
-    solve_binding(c, prefetch, shared, sizes);
-    return true;
-}
-
-static void solve_mix(Choosing *c)
-{
-    const Spec *spec = c->work->spec;
-    uint32_t forced = c->options->prefetch;
-    c->found = false;
-    c->bound_s = INFINITY;
-    c->solution->timed_out = false;
-    for (size_t i = 0; i < COUNT_OF(prefetches); i++) {
-        uint32_t depth = prefetches[i];
-        if (forced != PREFETCH_UNLIMITED ? i > 0 : i > 0 && depth + 1 >= c->work->moe_count)
-            continue;
-        // When training, only what is gathered again is dropped, and that runs ahead by one layer anyway.
-        if (i > 0 && spec->plan.pass == PASS_TRAINING && depth > 0)
-            continue;
-        if (!solve_prefetch(c, forced != PREFETCH_UNLIMITED ? forced : depth))
-            break; // nothing is gained by running ahead less
-    }
-}
-
-// Falls back on one configuration for all layers.
-static void take_uniform(Choosing *c, const Candidate *uniform)
-{
-    Solution *solution = c->solution;
-    solution->mix = mix_uniform(c->work, &uniform->config, uniform->prefetch, c->arena);
-    solution->objective_s = uniform->cost.iteration_s;
-    solution->memory_bytes = uniform->memory_bytes;
-    c->useful = NULL;
-}
-
-// Lets GLPK solve what is left of the programme, as a check by other means.
-static bool confirm(Choosing *c)
-{
-    Solution *solution = c->solution;
-    uint32_t stages = c->work->moe_count;
-    size_t binaries = 0;
-    for (size_t i = 0; c->useful && i < (size_t)stages * solution->count; i++)
-        binaries += c->useful[i];
-    if (!c->useful || !c->options->confirm || stages > CONFIRM_STAGES_MAX || binaries > CONFIRM_BINARIES_MAX)
-        return false;
-    Config *configs = arena_alloc_array(c->arena, solution->count, sizeof *configs);
-    for (size_t i = 0; i < solution->count; i++)
-        configs[i] = solution->candidates[i].config;
-    measure_all(c->work, solution->candidates, solution->count, solution->mix.prefetch, c->footprints);
-    Programme programme = {.work = c->work, .configs = configs, .footprints = c->footprints,
-                           .count = (uint32_t)solution->count, .useful = c->useful, .prefetch = solution->mix.prefetch,
-                           .dispatch = c->work->spec->plan.dispatch, .horizon_s = 2 * solution->objective_s};
-    Formulated formulated = formulate(&programme, c->arena);
-    MilpResult result = milp_solve(formulated.milp, CONFIRM_NODES_MAX);
-    milp_destroy(formulated.milp);
-    return result.status == MILP_OPTIMAL &&
-           fabs(result.objective * formulated.unit_s - solution->objective_s) <= 1e-6 * solution->objective_s;
-}
-
-static void choose_mix(Choosing *c)
-{
-    Solution *solution = c->solution;
-    double device_bytes = c->work->spec->cluster.device.memory_bytes;
-    c->memory_bytes = device_bytes;
-    c->footprints = arena_alloc_array(c->arena, solution->count, sizeof *c->footprints);
-    bool settled = false;
-    double bound_s = -INFINITY;
-    for (int cut = 0; cut < MEMORY_CUTS_MAX && !settled; cut++) {
-        solve_mix(c);
-        if (cut == 0)
-            bound_s = c->bound_s;
-        if (!c->found)
-            break;
-        solution->memory_bytes = lowered_bytes(c->work, &solution->mix, c->work->spec->plan.dispatch);
-        settled = solution->memory_bytes <= device_bytes;
-        c->memory_bytes -= fmax(0, solution->memory_bytes - device_bytes);
-    }
-    const Candidate *uniform = &solution->candidates[solution->uniform];
-    if (!settled || uniform->cost.iteration_s < solution->objective_s * (1 - 1e-11))
-        take_uniform(c, uniform);
-    solution->bound_s = fmin(bound_s, solution->objective_s);
 }
 
 void planner_settle(Solution *solution, double objective_s)
@@ -469,11 +260,11 @@ static bool choose_forced(Choosing *c, Diag *diag, bool *infeasible)
     solution->status = STATUS_FORCED;
     solution->solver = "none";
     bool fits = false;
-    for (size_t i = 0; i < COUNT_OF(prefetches) && !fits; i++) {
-        if (i > 0 && (c->options->prefetch != PREFETCH_UNLIMITED || prefetches[i] + 1 >= c->work->moe_count))
+    for (size_t i = 0; i < PREFETCH_DEPTHS && !fits; i++) {
+        if (i > 0 && (c->options->prefetch != PREFETCH_UNLIMITED || mix_prefetches[i] + 1 >= c->work->moe_count))
             continue;
-        solution->mix.prefetch = i > 0 ? prefetches[i] : c->options->prefetch;
-        solution->memory_bytes = lowered_bytes(c->work, &solution->mix, c->work->spec->plan.dispatch);
+        solution->mix.prefetch = i > 0 ? mix_prefetches[i] : c->options->prefetch;
+        solution->memory_bytes = footprint_lowered(c->work, &solution->mix, c->work->spec->plan.dispatch);
         fits = solution->memory_bytes <= spec->cluster.device.memory_bytes;
     }
     cost_mix(c->work, &solution->mix, spec->plan.dispatch, &solution->cost);
@@ -519,9 +310,7 @@ static bool choose_freely(Choosing *c, Diag *diag, bool *infeasible)
                        "no plan fits: even the smallest", diag);
         return false;
     }
-    choose_mix(c);
-    bool confirmed = solution->objective_s <= solution->bound_s * (1 + 1e-9) && confirm(c);
-    solution->solver = confirmed ? milp_solver_name() : "exact search";
+    mix_choose(c, diag);
     return true;
 }
 
@@ -561,9 +350,10 @@ Formulated planner_formulate(const Workload *work, const Solution *solution, Are
     double longest_s = 0;
     for (size_t i = 0; i < solution->count; i++) {
         configs[i] = solution->candidates[i].config;
+        footprints[i] =
+            footprint_measure(work->spec, &configs[i], solution->mix.prefetch, work->spec->plan.dispatch);
         longest_s = fmax(longest_s, solution->candidates[i].cost.iteration_s);
     }
-    measure_all(work, solution->candidates, solution->count, solution->mix.prefetch, footprints);
     Programme programme = {.work = work, .configs = configs, .footprints = footprints,
                            .count = (uint32_t)solution->count, .prefetch = solution->mix.prefetch,
                            .dispatch = work->spec->plan.dispatch, .horizon_s = 2 * longest_s};

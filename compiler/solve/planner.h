@@ -1,6 +1,6 @@
 // The planner: a configuration for every MoE layer under the memory limit, proven or with its gap, and
 // the strategies every plan is compared with. Configurations are priced by the cost model; the exact
-// method (search.h) finds and proves the mix, GLPK states the same programme and confirms it.
+// method (search.h) finds and proves the mix, GLPK solves what that leaves open.
 #ifndef HEP_PLANNER_H
 #define HEP_PLANNER_H
 
@@ -37,8 +37,9 @@ typedef struct {
 
 typedef struct {
     SearchLimits limits;
+    double time_limit_s; // of a compilation, which sets the deadline of its searches; 0: none
     uint32_t prefetch; // force it; PREFETCH_UNLIMITED: the planner's choice
-    bool confirm;      // let GLPK confirm small programmes
+    bool glpk;         // let GLPK close what the search leaves open, and confirm small programmes
     bool advise;       // say what would fit, where nothing does
 } PlannerOptions;
 

@@ -13,6 +13,7 @@ enum {
     WIDENING = 4,
     ROUNDS_MIN = 50,
     ROUNDS_MAX = 1500,
+    LATE_ROUNDS = 20, // after the deadline: some bound is needed
     MOVES_STAGES_MAX = 160,   // beyond, single moves cost too much
     DOMINANCE_SPAN = 96,      // so many better labels are compared with each label
 };
@@ -47,7 +48,7 @@ typedef struct {
     uint32_t bound_count;
     double *least_memory; // [stages + 1]: what the rest takes at least
     OptionsInPlay options;
-    double begin_s, cutoff_s;
+    double cutoff_s;
     double work;
 } Search;
 
@@ -76,7 +77,7 @@ static double limit_s(const Search *s)
 
 static bool out_of_time(Search *s)
 {
-    if (s->limits->time_limit_s > 0 && clock_now_s() - s->begin_s > s->limits->time_limit_s)
+    if (s->limits->deadline_s > 0 && clock_now_s() > s->limits->deadline_s)
         s->out->timed_out = true;
     return s->out->timed_out;
 }
@@ -380,7 +381,7 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
 {
     *out = (SearchResult){0};
     Arena *scratch = arena_create();
-    Search s = {.problem = problem, .limits = limits, .out = out, .begin_s = clock_now_s(), .cutoff_s = cutoff_s};
+    Search s = {.problem = problem, .limits = limits, .out = out, .cutoff_s = cutoff_s};
     prepare(&s, arena);
     uint32_t *choice = arena_alloc_array(scratch, problem->stage_count + 1, sizeof *choice);
     if (problem->stage_count == 0) {
@@ -399,6 +400,8 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
     double effort = limits->effort > 0 ? limits->effort : 1;
     double work_max = effort * fmax(WORK_LEAST, WORK_PER_STAGE * problem->stage_count);
     uint32_t rounds = (uint32_t)fmin(ROUNDS_MAX, fmax(ROUNDS_MIN, effort * ROUNDS_WORK / fmax(1, size)));
+    if (out_of_time(&s))
+        rounds = rounds < LATE_ROUNDS ? rounds : LATE_ROUNDS;
     s.bound_count = multipliers_find(problem, &s.options, incumbent_s, rounds, s.bounds, scratch);
     out->bound_s = -INFINITY;
     for (uint32_t b = 0; b < s.bound_count; b++)

@@ -8,7 +8,7 @@
 
 typedef struct {
     double gap;          // stop when the relative gap is at most this; 0: prove the optimum
-    double time_limit_s; // 0: none
+    double deadline_s;   // on clock_now_s; 0: none
     double effort;       // share of the usual work; 0: all of it
     bool bound_only;     // find a bound, look for no choice
 } SearchLimits;

@@ -6,7 +6,7 @@
 #include "compiler/explain/explain.h"
 #include "specs.h"
 
-static const PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED, .confirm = false};
+static const PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED, .glpk = false};
 
 typedef struct {
     Spec spec;

@@ -12,7 +12,8 @@
 #include "ir/simulate/simulate.h"
 #include "specs.h"
 
-static const PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED, .confirm = true};
+static const PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED, .glpk = true};
+static const MilpLimits no_limits = {.cutoff = INFINITY};
 
 static double uniform(double low, double high)
 {
@@ -169,7 +170,7 @@ Test(planner, glpk_solves_the_same_programme)
                                    .count = in.count, .prefetch = in.prefetch, .dispatch = in.spec.plan.dispatch,
                                    .horizon_s = horizon_s};
             Formulated formulated = formulate(&programme, in.arena);
-            MilpResult result = milp_solve(formulated.milp, MILP_NODES_MAX);
+            MilpResult result = milp_solve(formulated.milp, &no_limits);
             if (expected_s == INFINITY) {
                 cr_assert_eq(result.status, MILP_INFEASIBLE, "instance %d", i);
             } else {
@@ -227,6 +228,134 @@ Test(planner, options_of_a_better_choice_are_not_dropped)
         arena_destroy(in.arena);
     }
     cr_assert_geq(better, 60);
+}
+
+// GLPK with what a search that looks for no choice leaves: its options, and an incumbent to beat.
+static MilpResult finish(const Instance *in, double known_s, double work, Formulated *formulated)
+{
+    StageProblem *problem;
+    SearchResult left = bound_below(in, known_s, &problem);
+    bool *useful = arena_alloc_array(in->arena, (size_t)in->work->moe_count * in->count, sizeof *useful);
+    for (uint32_t k = 0; k < in->work->moe_count; k++)
+        for (uint32_t o = 0; o < problem->stages[k].option_count; o++)
+            useful[k * in->count + problem->stages[k].options[o].candidate] = left.useful[k * in->count + o];
+    Programme programme = {.work = in->work, .configs = in->configs, .footprints = in->footprints,
+                           .count = in->count, .prefetch = in->prefetch, .dispatch = in->spec.plan.dispatch,
+                           .useful = useful, .horizon_s = known_s};
+    *formulated = formulate(&programme, in->arena);
+    MilpLimits limits = {.cutoff = known_s / formulated->unit_s, .work = work};
+    return milp_solve(formulated->milp, &limits);
+}
+
+// The mix that GLPK found, priced and weighed by other means.
+static void check_found(const Instance *in, const Formulated *formulated, double expected_s, int index)
+{
+    Config configs[8];
+    double memory = 0;
+    for (uint32_t k = 0; k < in->work->moe_count; k++) {
+        int chosen = 0;
+        for (uint32_t c = 0; c < in->count; c++) {
+            int binary = formulated->binary[k * in->count + c];
+            if (binary < 0 || milp_value(formulated->milp, binary) < 0.5)
+                continue;
+            configs[k] = in->configs[c];
+            memory += in->candidates[c].memory;
+            chosen++;
+        }
+        cr_assert_eq(chosen, 1, "instance %d: %d configurations in layer %u", index, chosen, k);
+    }
+    IterationCost cost;
+    cost_mix(in->work, &(Mix){configs, in->prefetch}, in->spec.plan.dispatch, &cost);
+    cr_assert(fabs(cost.iteration_s - expected_s) <= 1e-6 * expected_s, "instance %d: %.9g, not %.9g", index,
+              cost.iteration_s, expected_s);
+    cr_assert_leq(memory, in->memory * (1 + 1e-6));
+}
+
+Test(planner, glpk_finds_the_optimum_below_what_is_known)
+{
+    srand(7);
+    int better = 0, proven = 0, stopped = 0;
+    for (int i = 0; i < 200; i++) {
+        Instance in = random_instance();
+        complete_instance(&in, i);
+        double known_s = in.work->moe_count ? best_single(&in) : INFINITY;
+        if (known_s == INFINITY) {
+            arena_destroy(in.arena);
+            continue;
+        }
+        double expected_s = brute_force(&in, NULL);
+        Formulated formulated;
+        MilpResult result = finish(&in, known_s, 0, &formulated);
+        bool is_better = expected_s < known_s * (1 - 1e-6);
+        cr_assert(result.status == MILP_OPTIMAL || (!is_better && result.status == MILP_INFEASIBLE),
+                  "instance %d: status %d of %.9g, %.9g known", i, (int)result.status, expected_s, known_s);
+        cr_assert(result.found || !is_better, "instance %d: %.9g is known, %.9g not found", i, known_s, expected_s);
+        if (is_better)
+            check_found(&in, &formulated, expected_s, i);
+        better += is_better;
+        proven += !is_better;
+        milp_destroy(formulated.milp);
+        // Stopped early, it claims no more than is true.
+        result = finish(&in, known_s, 2000, &formulated);
+        cr_assert(result.status == MILP_INFEASIBLE || result.bound * formulated.unit_s <= expected_s * (1 + 1e-6),
+                  "instance %d: bound %.9g above %.9g", i, result.bound * formulated.unit_s, expected_s);
+        cr_assert(result.status != MILP_INFEASIBLE || !is_better);
+        stopped += result.status == MILP_FEASIBLE;
+        milp_destroy(formulated.milp);
+        arena_destroy(in.arena);
+    }
+    cr_assert_geq(better, 20);
+    cr_assert_geq(proven, 50);
+    cr_assert_geq(stopped, 20);
+}
+
+// Layers that differ: too many mixes for the search to prove the best, few enough for GLPK.
+static Workload *many_unlike_layers(Spec *spec, Arena *arena)
+{
+    *spec = spec_one_tier(8, 1e9, 0, 8e6, 1e6, 2e-3);
+    spec->cluster.level_count = 3;
+    const uint32_t counts[] = {2, 4, 8};
+    for (uint32_t l = 0; l < 3; l++)
+        spec->cluster.levels[l] = (Level){(const char *[]){"dc", "node", "gpu"}[l], counts[l], 1.25e9 * pow(10, l),
+                                          1e-4 / (1 + l), 0};
+    spec->model.layers = 24;
+    spec->plan.pass = PASS_TRAINING;
+    Workload *work = workload_derive(spec, arena);
+    srand(8);
+    for (uint32_t k = 0; k < work->layer_count; k++) {
+        LayerWork *layer = &work->layers[k];
+        layer->kind = k;
+        layer->pre_expert_s = uniform(1e-3, 4e-3);
+        layer->expert_compute_s = uniform(1e-3, 4e-3);
+        layer->data_bytes = uniform(2e6, 16e6);
+        layer->expert_bytes = layer->sent_bytes = layer->returned_bytes = uniform(2e5, 3e6);
+    }
+    return work;
+}
+
+Test(planner, glpk_proves_what_the_search_leaves_open)
+{
+    Arena *arena = arena_create();
+    Spec spec;
+    const Workload *work = many_unlike_layers(&spec, arena);
+    PlannerOptions alone = options;
+    alone.glpk = false;
+    Solution open, closed;
+    bool infeasible;
+    cr_assert(planner_solve(work, &alone, arena, diag_create(arena), &open, &infeasible));
+    cr_assert(planner_solve(work, &options, arena, diag_create(arena), &closed, &infeasible));
+    cr_assert_eq(open.status, STATUS_FEASIBLE, "the search proves this by itself: take a harder one");
+    cr_assert_eq(closed.status, STATUS_OPTIMAL);
+    cr_assert_str_eq(closed.solver, milp_solver_name());
+    cr_assert_leq(closed.objective_s, open.objective_s);
+    cr_assert_geq(closed.objective_s, open.bound_s * (1 - 1e-9));
+    // The same is proven by GLPK on the programme with every configuration and nothing known.
+    Formulated formulated = planner_formulate(work, &open, arena);
+    MilpResult result = milp_solve(formulated.milp, &no_limits);
+    cr_assert_eq(result.status, MILP_OPTIMAL);
+    cr_assert(fabs(result.objective * formulated.unit_s - closed.objective_s) <= 1e-6 * closed.objective_s);
+    milp_destroy(formulated.milp);
+    arena_destroy(arena);
 }
 
 // The paper's closed form: p = 0 if 2D >= G P, else 1 - B PE / (P (G - 1)), clamped to [0, 1], rounded to the better
@@ -390,9 +519,9 @@ Test(milp, errors_inside_glpk_become_a_status)
     milp_row_begin(milp, "row");
     milp_row_term(milp, x + 5, 1); // a column that does not exist: GLPK calls its error hook
     milp_row_end_at_least(milp, NAN);
-    MilpResult result = milp_solve(milp, MILP_NODES_MAX);
+    MilpResult result = milp_solve(milp, &no_limits);
     cr_assert_eq(result.status, MILP_FAILED);
-    cr_assert_not_null(result.error);
+    cr_assert_not_null(strstr(result.error, "glp_set_mat_row"), "%s", result.error);
     milp_destroy(milp);
 }
 
@@ -404,7 +533,7 @@ static void add_many_columns(void *context)
         snprintf(name, sizeof name, "a_column_with_a_name_%d", i);
         milp_add_binary(milp, name, 1);
     }
-    MilpResult result = milp_solve(milp, 1);
+    MilpResult result = milp_solve(milp, &no_limits);
     cr_assert_fail("status %d without memory", (int)result.status);
 }
 
