@@ -13,6 +13,16 @@ done < <(grep -ohE '\bdocs/[a-z-]+\.md' "${sources[@]}" README.md | sort -u)
 for header in "${sources[@]}"; do
   [[ $header != *.h || $header == tests/* ]] || grep -q '#ifndef HEP_' "$header" || fail "$header has no include guard"
 done
+# Below the mains nothing ends the process, and nothing knows exit codes. What may: abort where memory has run out
+# without a guard, which is a mistake of ours; the table of exit codes; what prints it for --help and man pages.
+mains='hepc/main.c|runtime/main.c'
+grep -rnE --include='*.[chly]' --include='*.cu' '(^|[^_.>a-z])(_?exit|abort|quick_exit)\(' \
+  hepc compiler grammar ir backends runtime kernels | grep -vE "^($mains|ir/base/arena\.c):" &&
+  fail "library code ends the process"
+grep -rnE --include='*.[chly]' --include='*.cu' '\bEXIT_[A-Z]+\b|exit_code_of|exit_codes\.h' \
+  hepc compiler grammar ir backends runtime kernels |
+  grep -vE "^($mains|ir/base/exit_codes\.[ch]|ir/base/fault\.h|(hepc|runtime)/options\.c|ir/base/command_man\.c):" &&
+  fail "library code knows exit codes"
 # Which folders include which others.
 never() { # FOLDERS that do not include FOLDERS
   local folders
