@@ -83,8 +83,8 @@ static const struct argp_option option_table[] = {
     {"dump-before", OPTION_DUMP_BEFORE, "PASS", 0, "with --dump or --emit: of the schedule before PASS ran", 0},
     {"dump-after", OPTION_DUMP_AFTER, "PASS", 0, "the same, after PASS and before the next one", 0},
     {"explain", OPTION_EXPLAIN, NULL, 0,
-     "say why: runner-ups, what binds, at which bandwidth, batch, ratio and memory the choice flips, and what one more "
-     "Gbit/s buys", 0},
+     "say why: runner-ups, what binds, at which bandwidth, batch, ratio and memory the choice flips, from which "
+     "bandwidth plain EP is as good, and what one more Gbit/s buys", 0},
     {"json", OPTION_JSON, NULL, 0, "with --explain or --simulate: the same for programs", 0},
     {"sweep", OPTION_SWEEP, "NAME=VALUES", 0,
      "compile at every value and print a table; VALUES are 1,2,4 or FIRST:LAST:STEP or FIRST:LAST:logCOUNT; NAME is "
