@@ -213,9 +213,8 @@ static FaultKind solve_each_codec(const CompileOptions *options, Arena *arena, D
     return FAULT_NONE;
 }
 
-FaultKind compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
+static FaultKind run_stages(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
 {
-    *out = (Compilation){0};
     out->ast = read_text(options->name, options->text, options->length, arena, diag);
     if (!out->ast)
         return FAULT_INPUT;
@@ -239,6 +238,13 @@ FaultKind compile_file(const CompileOptions *options, Arena *arena, Diag *diag, 
     if (options->stop_after == STAGE_SOLVE)
         return FAULT_NONE;
     return make_plan(options->without, diag, out);
+}
+
+bool compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out, Fault *fault)
+{
+    *out = (Compilation){0};
+    FaultKind kind = run_stages(options, arena, diag, out);
+    return kind == FAULT_NONE || fault_set(fault, kind, "%s", "");
 }
 
 void compile_release(Compilation *compilation)

@@ -33,8 +33,8 @@ typedef struct {
     PlanPassSet passes;  // that ran
 } Compilation;
 
-// Takes a .hep text through every stage. Errors are in `diag`; the code says of what kind.
-FaultKind compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out) MUST_CHECK;
+// Takes a .hep text through every stage. What is wrong is in `diag`; the fault has its kind and no message.
+bool compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out, Fault *fault) MUST_CHECK;
 void compile_release(Compilation *compilation);
 
 #endif

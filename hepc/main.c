@@ -132,10 +132,10 @@ static int process_hep(const Options *options, const char *content, size_t lengt
                               .planner = options->planner, .without = options->without,
                               .stop_after = last_stage(options)};
     Compilation compilation;
-    int code = compile_file(&compile, arena, diag, &compilation);
+    Fault fault = {0};
+    bool compiled = compile_file(&compile, arena, diag, &compilation, &fault);
     output_diagnostics(diag);
-    if (code == FAULT_NONE)
-        code = print_compiled(options, &compilation, arena);
+    int code = compiled ? print_compiled(options, &compilation, arena) : (int)fault.kind;
     compile_release(&compilation);
     arena_destroy(arena);
     return code;
@@ -163,7 +163,8 @@ static int process_sweep(const Options *options, const char *content, size_t len
     Sweep sweep;
     SweepRequest request = {.axes = options->sweeps, .axis_count = options->sweep_count, .progress = true,
                             .stop = &interrupted};
-    int code = sweep_run(&compile, &request, arena, diag, &sweep);
+    Fault fault = {0};
+    int code = sweep_run(&compile, &request, arena, diag, &sweep, &fault) ? FAULT_NONE : (int)fault.kind;
     output_diagnostics(diag);
     Text text = {0};
     if (code == FAULT_NONE && sweep.row_count > 0) {
@@ -213,7 +214,9 @@ static int obtain_plan(const Options *options, Arena *arena, Obtained *obtained)
                                   .check = options->checks, .profile = options->profile, .dispatch = options->dispatch,
                                   .planner = options->planner, .without = options->without,
                                   .stop_after = STAGE_PLAN};
-        code = compile_file(&compile, arena, obtained->diag, &obtained->compilation);
+        Fault fault = {0};
+        if (!compile_file(&compile, arena, obtained->diag, &obtained->compilation, &fault))
+            code = (int)fault.kind;
     } else if (refuses(options, form == PLAN_FORM_TEXT ? "a plan in text form" : "a binary plan")) {
         code = FAULT_USAGE;
     } else {

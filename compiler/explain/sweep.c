@@ -79,7 +79,8 @@ static FaultKind compile_point(const CompileOptions *options, Point *point, bool
     changed.stop_after = STAGE_PLAN;
     Compilation compilation;
     Diag *own = diag_create(arena); // what does not fit is a row, not an error
-    FaultKind code = compile_file(&changed, arena, own, &compilation);
+    Fault fault = {0};
+    FaultKind code = compile_file(&changed, arena, own, &compilation, &fault) ? FAULT_NONE : fault.kind;
     if (code == FAULT_NONE)
         fill_row(compilation.plan, row);
     else
@@ -157,7 +158,8 @@ static void show_progress(size_t done, size_t count)
     fprintf(stderr, "\rhepc: point %zu of %zu%s", done, count, done < count ? "" : "\n");
 }
 
-FaultKind sweep_run(const CompileOptions *options, const SweepRequest *request, Arena *arena, Diag *diag, Sweep *out)
+bool sweep_run(const CompileOptions *options, const SweepRequest *request, Arena *arena, Diag *diag, Sweep *out,
+               Fault *fault)
 {
     size_t axis_count = request->axis_count;
     const atomic_int *stop = request->stop;
@@ -166,12 +168,12 @@ FaultKind sweep_run(const CompileOptions *options, const SweepRequest *request, 
     CompileOptions first = *options;
     first.stop_after = STAGE_CHECK; // the file as it is must be good
     Compilation base;
-    FaultKind code = compile_file(&first, arena, diag, &base);
-    if (code != FAULT_NONE)
-        return code;
+    FaultKind code = FAULT_NONE;
+    if (!compile_file(&first, arena, diag, &base, fault))
+        return false;
     const Reading reading = {.ast = base.ast, .options = &options->check, .arena = arena, .diag = diag};
     if (!read_axes(&reading, request->axes, axes, out))
-        return FAULT_USAGE;
+        return fault_set(fault, FAULT_USAGE, "%s", "");
     out->outer_level = base.spec->cluster.levels[0].name;
     bool shown = false, valid = false;
     bool progress = request->progress && isatty(STDERR_FILENO);
@@ -191,9 +193,9 @@ FaultKind sweep_run(const CompileOptions *options, const SweepRequest *request, 
         fputc('\n', stderr);
     if (!valid && out->row_count > 0) {
         diag_error_plain(diag, "--sweep: the input goes with none of these values");
-        return FAULT_INPUT;
+        return fault_set(fault, FAULT_INPUT, "%s", "");
     }
     if (out->row_count == out->point_count)
         warn_of_idle_axes(axes, out, diag);
-    return code == FAULT_INTERNAL ? code : FAULT_NONE;
+    return code != FAULT_INTERNAL || fault_set(fault, code, "%s", "");
 }

@@ -42,9 +42,9 @@ typedef struct {
     const atomic_int *stop;  // ends the sweep early, with the rows done so far, when it becomes true
 } SweepRequest;
 
-// Runs all points, the last axis fastest. Values the input does not go with make a row that says so; reports and
-// returns another code when the file or an axis is wrong, or no value goes.
-FaultKind sweep_run(const CompileOptions *options, const SweepRequest *request, Arena *arena, Diag *diag,
-                   Sweep *out) MUST_CHECK;
+// Runs all points, the last axis fastest. Values the input does not go with make a row that says so. False when the
+// file or an axis is wrong, or no value goes: why is in `diag`; the fault has its kind and no message.
+bool sweep_run(const CompileOptions *options, const SweepRequest *request, Arena *arena, Diag *diag, Sweep *out,
+               Fault *fault) MUST_CHECK;
 
 #endif

@@ -344,8 +344,9 @@ static Plan *compiled(const char *source, Compilation *compilation, Arena *arena
 {
     Diag *diag = diag_create(arena);
     CompileOptions options = {.name = "random.hep", .text = source, .length = strlen(source), .dispatch = NONE,
-                              .planner = {.limits = {.gap = 1e-4, .time_limit_s = 10}}, .stop_after = STAGE_PLAN};
-    if (compile_file(&options, arena, diag, compilation) != FAULT_NONE) {
+                              .planner = {.limits.gap = 1e-4, .time_limit_s = 10}, .stop_after = STAGE_PLAN};
+    Fault fault = {0};
+    if (!compile_file(&options, arena, diag, compilation, &fault)) {
         diag_print(diag, stderr, false);
         cr_assert_fail("%s", source);
     }
