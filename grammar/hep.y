@@ -103,6 +103,10 @@ entry: NAME '=' value                   {
           $$ = NULL;
           scan_foreign(state, FOREIGN_COLON, @2);
       }
+    | NAME ':' '=' value                {
+          $$ = NULL;
+          scan_foreign(state, FOREIGN_COLON, @2);
+      }
     | LET NAME '=' value                {
           $$ = entry_create(state, ENTRY_LET, $NAME, @NAME, @$);
           $$->value = $value;
@@ -219,6 +223,7 @@ static void hep_error(const Span *span, yyscan_t scanner, ParseState *state, con
 
 typedef struct {
     bool value, entry, end, block; // may a value begin here, an entry, the end come, a block open?
+    bool string;                   // or nothing but a string?
     const char *others[YYNTOKENS];
     size_t other_count;
 } Expected;
@@ -252,6 +257,7 @@ static Expected expected_gather(const yypcontext_t *context)
         expected.entry |= tokens[i] == YYSYMBOL_LET;
         expected.end |= tokens[i] == YYSYMBOL_YYEOF;
         expected.block |= is_one_of(yysymbol_name(tokens[i]), "{");
+        expected.string |= count == 1 && tokens[i] == YYSYMBOL_STRING;
     }
     for (int i = 0; i < count; i++) {
         const char *name = yysymbol_name(tokens[i]);
@@ -299,6 +305,9 @@ static int yyreport_syntax_error(const yypcontext_t *context, yyscan_t scanner, 
         scan_foreign(state, FOREIGN_KEY, span);
         return 0;
     }
+    if (scan_error_before(state, span))
+        return 0;
+    state->syntax_error = span.end;
     Text text = {0};
     text_append(&text, "expected ");
     append_alternatives(&text, &expected);
@@ -318,6 +327,8 @@ static int yyreport_syntax_error(const yypcontext_t *context, yyscan_t scanner, 
     bool dash = got != YYSYMBOL_YYEOF && state->text[span.begin] == '-' && state->previous.end == span.begin;
     if (expected.block && (dash || got == YYSYMBOL_STRING))
         diag_help(state->diag, "names are letters, digits and '_', without quotes");
+    if (expected.string && got == YYSYMBOL_NAME)
+        diag_help(state->diag, "file names stand in double quotes");
     if (got == YYSYMBOL_YYEOF && state->open_count) {
         uint32_t open = state->open[state->open_count - 1];
         diag_note(state->diag, (Span){state->source, open, open + 1}, "this '%c' is not closed", state->text[open]);

@@ -73,14 +73,36 @@ static bool entry_begins(const ParseState *state, size_t begin, size_t end)
            word_is(state, after, skip_word(state, after), "from");
 }
 
+void scan_error_at(ParseState *state, Span span)
+{
+    state->lexical_error = span.end;
+}
+
+bool scan_error_before(const ParseState *state, Span span)
+{
+    uint32_t from = state->lexical_error;
+    return from > 0 && from <= span.begin && !memchr(state->text + from, '\n', span.begin - from);
+}
+
+// "4K" means a number in other places, "80G" a size.
+static void suggest_unit(ParseState *state, const char *unit, size_t length)
+{
+    const char *suggestion = unit_suggest(unit, length);
+    bool letter = length == 1 && strchr("kKMGTB", unit[0]);
+    if (suggestion && letter)
+        diag_help(state->diag, "did you mean '%s'? Plain numbers are written out, 4096 or 4 * 1024", suggestion);
+    else if (suggestion)
+        diag_help(state->diag, "did you mean '%s'?", suggestion);
+    else if (length == 1 && unit[0] == 'x')
+        diag_help(state->diag, "plain numbers have no unit");
+}
+
 static void report_unknown_unit(ParseState *state, size_t begin, size_t length)
 {
     Span span = {state->source, (uint32_t)begin, (uint32_t)(begin + length)};
     diag_error(state->diag, span, "unknown unit '%.*s'", (int)(length > NAME_LENGTH_MAX ? NAME_LENGTH_MAX : length),
                state->text + begin);
-    const char *suggestion = unit_suggest(state->text + begin, length);
-    if (suggestion)
-        diag_help(state->diag, "did you mean '%s'?", suggestion);
+    suggest_unit(state, state->text + begin, length);
 }
 
 size_t scan_number(ParseState *state, size_t begin, size_t match_length, ScannedNumber *out)
@@ -169,6 +191,8 @@ void scan_foreign(ParseState *state, Foreign what, Span span)
     if (state->foreign[what] || state->stopped)
         return;
     state->foreign[what] = true;
+    if (what == FOREIGN_QUOTE || what == FOREIGN_COMMA)
+        scan_error_at(state, span);
     diag_error(state->diag, span, "%s", texts[what].error);
     diag_help(state->diag, "%s", texts[what].help);
 }
@@ -176,6 +200,11 @@ void scan_foreign(ParseState *state, Foreign what, Span span)
 void scan_unexpected(ParseState *state, Span span)
 {
     unsigned char first = (unsigned char)state->text[span.begin];
+    if (state->syntax_error && span.begin == state->syntax_error) { // the rest of what was reported: h200.hep, ->
+        state->syntax_error = span.end;
+        return;
+    }
+    scan_error_at(state, span);
     if (first > 0x20 && first < 0x7f)
         diag_error(state->diag, span, "unexpected '%c'", first);
     else
@@ -254,6 +283,10 @@ Ast *grammar_parse(Arena *arena, Diag *diag, uint32_t source, const char *text, 
 {
     if (length > SOURCE_BYTES_MAX) {
         diag_error(diag, (Span){source, 0, 0}, "the text is too large: at most %d MiB", SOURCE_BYTES_MAX >> 20);
+        return NULL;
+    }
+    if (length >= 2 && (!memcmp(text, "\xff\xfe", 2) || !memcmp(text, "\xfe\xff", 2))) {
+        diag_error(diag, (Span){source, 0, 0}, "the text is in UTF-16: save it as UTF-8");
         return NULL;
     }
     Ast *ast = arena_alloc(arena, sizeof(*ast));

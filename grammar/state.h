@@ -33,6 +33,8 @@ typedef struct {
     uint32_t open[NESTING_MAX];   // offsets of open brackets
     uint32_t open_count;
     bool foreign[FOREIGN_COUNT];  // reported already
+    uint32_t lexical_error;       // where the last one that the scanner reported ends; 0: none
+    uint32_t syntax_error;        // where the token of the last one that the parser reported ends
     bool stopped;                 // too deep: the scanner reports no more tokens, the parser no more errors
 } ParseState;
 
@@ -42,6 +44,10 @@ static inline bool state_has_errors(const ParseState *state)
 }
 
 Span span_join(Span first, Span last);
+
+// An error of a character, of which the parser is the next victim: it says nothing more about that line.
+void scan_error_at(ParseState *state, Span span);
+bool scan_error_before(const ParseState *state, Span span); // is there such an error on the same line?
 
 // Scanner helpers. A word may follow a number as its unit or begin the next entry; returns the
 // length of the number with its unit, or of the number alone.

@@ -220,9 +220,11 @@ static void check_domain_value(Checker *checker, const AstExpr *expr)
     else if (value.kind == VALUE_LIST)
         set_sizes_by_order(checker, value.expr);
     else if (value.kind != VALUE_ERROR)
-        diag_error(checker->diag, expr->span,
-                   "'domain' must be auto, ep, gather or sizes such as '{ dc = 2  gpu = 8 }', got %s",
-                   value_text(checker->arena, &value));
+        environment_error(checker->environment, expr,
+                          "'domain' must be auto, ep, gather or sizes such as '{ dc = 2  gpu = 8 }', got %s",
+                          value_text(checker->arena, &value));
+    if (value.kind == VALUE_STRING)
+        diag_help(checker->diag, "write it without quotes");
 }
 
 // ---- --domain ----------------------------------------------------------------------------------

@@ -169,6 +169,19 @@ static QuantityRange key_range(const KeyInfo *key)
     return (QuantityRange){takes_kind(key->takes), key->min, key->max};
 }
 
+// "10 GB" for a bandwidth, "\"10 Gbit/s\"".
+static void suggest_quantity(Checker *checker, const AstExpr *expr, Kind kind, const Value *value)
+{
+    if (value->kind == VALUE_STRING && value->text[0] >= '0' && value->text[0] <= '9')
+        diag_help(checker->diag, "write it without quotes");
+    if (value->kind != VALUE_QUANTITY || expr->kind != EXPR_NUMBER || !expr->unit)
+        return;
+    const char *rate = arena_format(checker->arena, "%s/s", expr->unit->text);
+    const Unit *meant = unit_find(rate, strlen(rate));
+    if (meant && meant->kind == kind)
+        diag_help(checker->diag, "did you mean '%s'?", rate);
+}
+
 static bool evaluate_quantity(Checker *checker, const AstExpr *expr, const char *name, QuantityRange range,
                               double *out)
 {
@@ -183,6 +196,7 @@ static bool evaluate_quantity(Checker *checker, const AstExpr *expr, const char 
     if (value.kind != VALUE_QUANTITY || !dimension_equal(value.dimension, kind_dimension(kind))) {
         environment_error(checker->environment, expr, "'%s' needs %s such as '%s', got %s", name, kind_text(kind),
                           kind_example(kind), value_text(checker->arena, &value));
+        suggest_quantity(checker, expr, kind, &value);
         return false;
     }
     char limit[FORMAT_MAX], got[FORMAT_MAX];
@@ -232,6 +246,13 @@ static const struct {
     Takes takes;
     const char *written, *meant, *more;
 } choice_slips[] = {
+#include "grammar/slips.def"
+};
+
+#define HEP_KEY_HINT(written, hint) {written, hint},
+static const struct {
+    const char *written, *hint;
+} key_hints[] = {
 #include "grammar/slips.def"
 };
 
@@ -421,6 +442,14 @@ static int find_key_slip(BlockId block, const char *name)
     return found;
 }
 
+static const char *find_hint(const char *name)
+{
+    for (size_t i = 0; i < COUNT_OF(key_hints); i++)
+        if (!strcasecmp(key_hints[i].written, name))
+            return key_hints[i].hint;
+    return NULL;
+}
+
 int key_meant(const char *name)
 {
     int slip = find_key_slip(BLOCK_FILE, name);
@@ -478,7 +507,10 @@ static void report_unknown(Checker *checker, BlockId id, const AstEntry *entry)
                    blocks[id].name);
     int home = find_home(entry->name), slip = find_key_slip(id, entry->name);
     const char *suggestion = suggest_here(id, entry->name);
-    if (slip >= 0 && key_slips[slip].block == id)
+    const char *hint = find_hint(entry->name);
+    if (hint)
+        diag_help(checker->diag, "%s", hint);
+    else if (slip >= 0 && key_slips[slip].block == id)
         suggest(checker, id, key_slips[slip].key);
     else if (slip >= 0 && home < 0)
         diag_help(checker->diag, "did you mean '%s' in '%s'?", key_slips[slip].key, blocks[key_slips[slip].block].name);
