@@ -174,6 +174,12 @@ void scan_bracket(ParseState *state, char bracket, Span span)
     state->open[state->open_count++] = span.begin;
 }
 
+static bool is_json(const ParseState *state)
+{
+    size_t begin = skip_blanks(state, 0, true);
+    return byte_at(state, begin) == '{' && byte_at(state, skip_blanks(state, begin + 1, true)) == '"';
+}
+
 void scan_foreign(ParseState *state, Foreign what, Span span)
 {
     static const struct {
@@ -190,6 +196,13 @@ void scan_foreign(ParseState *state, Foreign what, Span span)
     };
     if (state->foreign[what] || state->stopped)
         return;
+    if (what == FOREIGN_KEY && is_json(state)) {
+        diag_error(state->diag, (Span){state->source, 0, 0}, "the text is JSON");
+        diag_help(state->diag,
+                  "a model's configuration is read by 'model NAME from \"config.json\" { sequence = 4096 }'");
+        state->stopped = true;
+        return;
+    }
     state->foreign[what] = true;
     if (what == FOREIGN_QUOTE || what == FOREIGN_COMMA)
         scan_error_at(state, span);

@@ -27,6 +27,10 @@ static bool refuses(const Options *options, const char *what)
                         : options->checks.define_count ? "-D"
                         : options->profile             ? "--profile"
                         : options->dispatch != NONE    ? "--dispatch"
+                        : options->sweep_count         ? "--sweep"
+                        : options->planner.prefetch != PREFETCH_UNLIMITED ? "--prefetch"
+                        : options->planner.time_limit_s > 0               ? "--time-limit"
+                        : options->planner.limits.gap > 0                 ? "--gap"
                                                        : NULL;
     if (wrong)
         fprintf(stderr, "hepc: %s needs a .hep file; '%s' is %s\n", wrong, options->input, what);

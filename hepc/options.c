@@ -216,6 +216,23 @@ static bool is_sweep_form(const char *output)
            !strcmp(output, "-");
 }
 
+// Plans are binary: under these endings nobody looks for one, and a description would be lost.
+static void refuse_wrong_ending(const Options *options, struct argp_state *state)
+{
+    static const struct {
+        const char *ending, *option;
+    } others[] = {{".hep", NULL},         {".ir", "--dump=ir"}, {".html", "--emit=html"}, {".json", "--emit=json"},
+                  {".dot", "--emit=dot"}, {".svg", "--sweep"},  {".csv", "--sweep"},      {".lp", "--dump=milp"}};
+    if (!options->output || options->dump != DUMP_NONE || options->sweep_count > 0 || options->diff)
+        return;
+    for (size_t i = 0; i < COUNT_OF(others); i++) {
+        if (!text_ends_with(options->output, others[i].ending))
+            continue;
+        argp_error(state, "'%s' would be a binary plan: name it .hepb%s%s", options->output,
+                   others[i].option ? ", or give " : "", others[i].option ? others[i].option : "");
+    }
+}
+
 // One thing goes to standard output at a time.
 static void refuse_mixtures(const Options *options, struct argp_state *state)
 {
@@ -249,6 +266,7 @@ static void refuse_mixtures(const Options *options, struct argp_state *state)
         argp_error(state, "-O0 leaves all passes out: no --dump-before or --dump-after goes with it");
     if (options->sweep_count > 0 && options->output && !is_sweep_form(options->output))
         argp_error(state, "a sweep is written as .csv, .json or .svg, not as '%s'", options->output);
+    refuse_wrong_ending(options, state);
     if (options->check && options->output)
         argp_error(state, "--check writes nothing: it does not go together with --output");
 }
@@ -360,6 +378,8 @@ bool options_parse(int argc, char **argv, Options *options, Fault *fault)
     static const struct argp parser = {option_table, parse_option,      "FILE", documentation,
                                        NULL,         exit_codes_append, NULL};
     *options = options_default(NULL);
+    if (!command_knows_options(option_table, argc, argv, fault))
+        return false;
     error_t error = argp_parse(&parser, argc, argv, 0, NULL, options);
     return !error || fault_set(fault, error == ENOMEM ? FAULT_MEMORY : FAULT_USAGE, "the command line: %s",
                                strerrordesc_np(error));

@@ -476,6 +476,8 @@ bool options_parse(int argc, char **argv, Options *options, Fault *fault)
     static const struct argp parser = {option_table, parse_option,      "PLAN", documentation,
                                        NULL,         exit_codes_append, NULL};
     *options = (Options){.job = job_options_default()};
+    if (!command_knows_options(option_table, argc, argv, fault))
+        return false;
     error_t error = argp_parse(&parser, argc, argv, 0, NULL, options);
     return !error || fault_set(fault, error == ENOMEM ? FAULT_MEMORY : FAULT_USAGE, "the command line: %s",
                                strerrordesc_np(error));

@@ -200,6 +200,11 @@ static bool find_wish(const char *name, DomainWish *out)
     return false;
 }
 
+static bool is_option(const Checker *checker, const AstExpr *expr)
+{
+    return !strcmp(diag_source_name(checker->diag, expr->span.source), "--domain");
+}
+
 static void check_domain_value(Checker *checker, const AstExpr *expr)
 {
     SpecPlan *plan = &checker->spec->plan;
@@ -220,8 +225,8 @@ static void check_domain_value(Checker *checker, const AstExpr *expr)
     else if (value.kind == VALUE_LIST)
         set_sizes_by_order(checker, value.expr);
     else if (value.kind != VALUE_ERROR)
-        environment_error(checker->environment, expr,
-                          "'domain' must be auto, ep, gather or sizes such as '{ dc = 2  gpu = 8 }', got %s",
+        environment_error(checker->environment, expr, "'domain' must be auto, ep, gather or sizes such as '%s', got %s",
+                          is_option(checker, expr) ? "dc=2,gpu=8" : "{ dc = 2  gpu = 8 }",
                           value_text(checker->arena, &value));
     if (value.kind == VALUE_STRING)
         diag_help(checker->diag, "write it without quotes");
@@ -271,6 +276,9 @@ static size_t parse_layers(Checker *checker, uint32_t source, const char *option
     }
     diag_error(checker->diag, (Span){source, (uint32_t)begin, (uint32_t)(colon - option)},
                "expected layers such as '3' or '0-3', from 0 to %u", layers - 1);
+    const char *name = arena_copy_string(checker->arena, option + begin, (size_t)(colon - option) - begin);
+    if (find_level(&checker->spec->cluster, name) >= 0)
+        diag_help(checker->diag, "sizes are written with '=', such as '%s=2'", name);
     return SIZE_MAX;
 }
 

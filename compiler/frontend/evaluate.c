@@ -66,6 +66,20 @@ void environment_add_let(Environment *environment, const AstEntry *entry)
     }
 }
 
+// Which there are, where these are few.
+static void list_lets(const Environment *environment)
+{
+    enum { LISTED_MAX = 8 };
+    Text names = {0};
+    for (size_t i = 0; i < environment->let_count; i++)
+        text_format(&names, "%s'%s'", i ? ", " : "", environment->lets[i].entry->name);
+    if (environment->let_count == 0)
+        diag_help(environment->diag, "the file has none: 'let link = 10 Gbit/s' makes one");
+    else if (environment->let_count <= LISTED_MAX)
+        diag_help(environment->diag, "the lets of the file are %s", names.data);
+    text_free(&names);
+}
+
 static void adopt_unit(AstExpr *number, const AstExpr *original)
 {
     bool negative = number->kind == EXPR_NEGATE && number->left->kind == EXPR_NUMBER;
@@ -80,6 +94,10 @@ void environment_override(Environment *environment, const char *define)
     Diag *diag = environment->diag;
     size_t length = strlen(define);
     uint32_t source = diag_add_source(diag, "-D", define, length, NULL);
+    if (!strchr(define, '=')) {
+        diag_error(diag, (Span){source, 0, (uint32_t)length}, "expected name=value");
+        return;
+    }
     Ast *ast = grammar_parse(environment->arena, diag, source, define, length);
     if (!ast)
         return;
@@ -99,6 +117,8 @@ void environment_override(Environment *environment, const char *define)
     const char *suggestion = suggest_let(environment, entry->name);
     if (suggestion)
         diag_help(diag, "did you mean '%s'?", suggestion);
+    else
+        list_lets(environment);
 }
 
 // The value of an expression, and nothing said about what is wrong with it: lets are as they were afterwards.

@@ -1,6 +1,7 @@
 // See command.h: the options of a program, as its option table and argp have them.
 #include "ir/base/command.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const struct argp_option of_argp[] = {
@@ -47,4 +48,53 @@ bool command_takes_file(const struct argp_option *option)
 bool command_takes_folder(const struct argp_option *option)
 {
     return takes(option, (const char *const[]){"DIR", NULL});
+}
+
+// ---- unknown options -------------------------------------------------------------------------
+
+enum { OPTIONS_MAX = 128 };
+
+// The option of a word such as "--domain=ep", or one that it is the beginning of; NULL if there is none.
+static const struct argp_option *find_option(const struct argp_option *const *options, size_t count, const char *word)
+{
+    size_t length = strcspn(word, "=");
+    for (size_t i = 0; i < count; i++)
+        if (strncmp(options[i]->name, word, length) == 0)
+            return options[i];
+    return NULL;
+}
+
+static bool takes_next_word(const struct argp_option *option, const char *word)
+{
+    return option->arg && !(option->flags & OPTION_ARG_OPTIONAL) && !strchr(word, '=');
+}
+
+bool command_knows_options(const struct argp_option *options, int argc, char **argv, Fault *fault)
+{
+    const struct argp_option *all[OPTIONS_MAX];
+    const char *names[OPTIONS_MAX];
+    size_t count = 0;
+    for (; (options->name || options->key) && count + COUNT_OF(of_argp) < OPTIONS_MAX; options++)
+        if (options->name)
+            all[count++] = options;
+    for (size_t i = 0; i < COUNT_OF(of_argp); i++)
+        all[count++] = &of_argp[i];
+    for (size_t i = 0; i < count; i++)
+        names[i] = all[i]->name;
+    for (int a = 1; a < argc && strcmp(argv[a], "--") != 0; a++) {
+        const char *word = argv[a] + 2;
+        if (strncmp(argv[a], "--", 2) != 0)
+            continue;
+        const struct argp_option *option = find_option(all, count, word);
+        if (option) {
+            a += takes_next_word(option, word);
+            continue;
+        }
+        char given[64];
+        snprintf(given, sizeof given, "%.*s", (int)strcspn(word, "="), word);
+        const char *near = nearest_word(given, names, count);
+        return fault_set(fault, FAULT_USAGE, "there is no option '--%s'%s%s%s; --help lists all", given,
+                         near ? " (did you mean '--" : "", near ? near : "", near ? "'?)" : "");
+    }
+    return true;
 }

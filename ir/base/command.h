@@ -5,6 +5,7 @@
 
 #include <argp.h>
 
+#include "ir/base/fault.h"
 #include "ir/base/text.h"
 
 // The words that an option takes, one after the other, then NULL.
@@ -27,6 +28,10 @@ typedef struct {
 
 // KIND is man, bash, zsh or fish; false for any other.
 bool command_generate(const Command *command, const char *kind, Text *out) MUST_CHECK;
+
+// Is every long option of the command line one of the table's, or the beginning of one? Else names the nearest, which
+// argp would not.
+bool command_knows_options(const struct argp_option *options, int argc, char **argv, Fault *fault) MUST_CHECK;
 
 // For those who write a form of it: every option that --help lists, argp's own among them; NULL beyond the last.
 const struct argp_option *command_option(const Command *command, size_t index);

@@ -42,7 +42,12 @@ expect 4 'missing' "$HEPC" bad.hep -o "$out"
 
 expect 2 'unknown output' "$HEPC" --dump=nonsense bad.hep
 expect 2 'no input' "$HEPC"
-expect 2 '' "$HEPC" --nonsense bad.hep
+expect 2 "there is no option '--nonsense'; --help lists all" "$HEPC" --nonsense bad.hep
+expect 2 "there is no option '--exlain' \(did you mean '--explain'\?\)" "$HEPC" --exlain bad.hep
+expect 2 "there is no option '--domian' \(did you mean '--domain'\?\)" "$HEPC" --domian=ep bad.hep
+expect 2 "there is no option '--chek' \(did you mean '--check'\?\)" "$HEP_RUN" --chek nowhere.hepb
+expect 0 '' "$HEPC" --versio # the beginning of an option is enough, and what follows one that takes a word is none
+expect 3 "got '--exlain'" "$HEPC" --domain --exlain "$HEP_SOURCE/samples/laptop.hep"
 expect 2 'dispatch' "$HEPC" --dispatch=sometimes bad.hep
 expect 6 'nowhere.hep' "$HEPC" nowhere.hep
 expect 6 '' "$HEPC" "$HEP_SOURCE/samples/laptop.hep" -o /nonexistent/folder/plan.hepb
@@ -61,8 +66,15 @@ expect 2 '' "$HEP_RUN" --iterations=0 nowhere.hepb
 
 # The input is never overwritten; outputs that would mix are refused; standard input takes every form.
 cp "$HEP_SOURCE/samples/laptop.hep" own.hep
-expect 2 'not be overwritten' "$HEPC" own.hep -o own.hep
-cmp -s own.hep "$HEP_SOURCE/samples/laptop.hep" || fail "the input was touched"
+cp own.hep own
+expect 2 'not be overwritten' "$HEPC" own -o own
+expect 2 "'own.hep' would be a binary plan: name it .hepb" "$HEPC" own.hep -o own.hep
+cmp -s own.hep "$HEP_SOURCE/samples/laptop.hep" && cmp -s own own.hep || fail "the input was touched"
+# No plan under an ending where nobody looks for one.
+for pair in 'ir --dump=ir' 'html --emit=html' 'json --emit=json' 'dot --emit=dot' 'csv --sweep' 'svg --sweep'; do
+  expect 2 "'out.${pair% *}' would be a binary plan: name it .hepb, or give ${pair#* }" "$HEPC" own.hep -o "out.${pair% *}"
+  [ ! -e "out.${pair% *}" ] || fail "out.${pair% *} was written"
+done
 expect 2 'do not go together' "$HEPC" own.hep --explain --dump=json
 expect 2 'does not go together' "$HEPC" own.hep --check -o none.hepb
 expect 0 '' "$HEPC" own.hep -o own.hepb
@@ -92,6 +104,12 @@ model deep {
 plan { pass = training  capacity = 2 }
 HEP
 expect 4 'no plan fits: even the smallest: dc=1 gpu=1 needs' "$HEPC" deep.hep
+
+# What a plan as input cannot answer is refused, not passed over.
+for options in '--sweep batch=1,2' '--gap 5' '--time-limit 5' '--prefetch 2' '--dispatch naive' '--explain'; do
+  # shellcheck disable=SC2086 # the words of an option
+  expect 2 'needs a .hep file' "$HEPC" $options own.hepb
+done
 
 # Damaged plans: every truncation point and a bit flip in every kind of place.
 expect 0 '' "$HEPC" "$HEP_SOURCE/samples/paper/mix1.hep" -o good.hepb
