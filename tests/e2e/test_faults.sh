@@ -177,12 +177,14 @@ ends() {
 }
 
 settle_ends() {
-  local round at name
+  local round at name code
   wait "${running[@]}"
   for at in "${!names[@]}"; do
     for ((round = 1; round <= rounds; round++)); do
       name=${names[at]}.$round
-      [ "$(cat "$name.code")" = 5 ] || fail "$name: exit code $(cat "$name.code")"
+      code=5
+      grep -q '^hep-run: .*out of memory' "$name.err" && code=7
+      [ "$(cat "$name.code")" = $code ] || fail "$name: exit code $(cat "$name.code"), not $code"
       if [ "$(grep -c '^hep-run:' "$name.err")" != 1 ] || ! grep -qE "${patterns[at]}" "$name.err"; then
         fail "$name: not '${patterns[at]}' once but: $(cat "$name.err")"
       fi
