@@ -108,7 +108,7 @@ static void compare_settings(Diff *diff, Arena *arena)
 
 static const char *choice_text(const Plan *plan, const Choice *choice, Arena *arena)
 {
-    char domain[256];
+    char domain[DOMAIN_TEXT_MAX];
     return arena_format(arena, "%s%s", plan_format_domain(plan, choice->domain, domain, sizeof domain),
                         choice->regather ? ", gathered again" : "");
 }

@@ -108,7 +108,7 @@ static void print_diagram(const Report *report, const Choice *choice)
     Diagram diagram = {.plan = plan, .choice = choice, .out = out};
     choose_shown(&diagram);
     uint32_t coordinates[LEVELS_MAX] = {0};
-    char domain[256];
+    char domain[DOMAIN_TEXT_MAX];
     text_append(out, "<figure><figcaption>Domains of <b>");
     html_escape(out, plan_format_domain(plan, choice->domain, domain, sizeof domain));
     text_append(out, "</b> in MoE ");

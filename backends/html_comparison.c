@@ -18,7 +18,7 @@ static void print_strategy(const Plan *plan, uint32_t index, const Strategy *bes
 {
     const Strategy *strategy = &plan->strategies[index];
     double scale = 100 / slowest_s(plan), exposed_s = fmin(strategy->exposed_s, strategy->iteration_s);
-    char domain[256], value[FORMAT_MAX], exposed[FORMAT_MAX];
+    char domain[DOMAIN_TEXT_MAX], value[FORMAT_MAX], exposed[FORMAT_MAX];
     text_format(out, "<tr%s><th scope=\"row\">", index == 0 ? " class=\"chosen\"" : "");
     html_escape(out, plan_strategy_title(strategy, index == 0));
     text_format(out, "%s</th><td>", strategy == best ? " <small>best baseline</small>" : "");

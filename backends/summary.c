@@ -1,6 +1,8 @@
 // See summary.h. Every table names its units; bytes are per GPU and iteration unless said otherwise.
 #include "backends/summary.h"
 
+#include <string.h>
+
 #include "backends/assignment.h"
 #include "backends/decision.h"
 #include "ir/plan_facts.h"
@@ -41,11 +43,29 @@ static void print_heading(const Plan *plan, Text *out)
     text_append(out, "\n\n");
 }
 
+// Columns are as wide as the names in them: two levels must not come to be called the same.
+static int link_width(const Plan *plan, uint32_t level)
+{
+    int width = (int)strlen(plan->cluster.levels[level].name) + 5;
+    return width > 12 ? width : 12;
+}
+
+static int domain_width(const Plan *plan)
+{
+    char domain[DOMAIN_TEXT_MAX];
+    int width = 22;
+    for (uint32_t i = 0; i < plan->strategy_count; i++) {
+        int own = (int)strlen(plan_strategy_domain(plan, &plan->strategies[i], i == 0, domain, sizeof domain));
+        width = own > width ? own : width;
+    }
+    return width;
+}
+
 static void print_strategy(const Plan *plan, const Strategy *strategy, bool chosen, const Strategy *best,
                            Text *out)
 {
-    char domain[256], value[FORMAT_MAX], exposed[FORMAT_MAX];
-    text_format(out, "%-17s %-22s %11s %11s", plan_strategy_title(strategy, chosen),
+    char domain[DOMAIN_TEXT_MAX], value[FORMAT_MAX], exposed[FORMAT_MAX];
+    text_format(out, "%-17s %-*s %11s %11s", plan_strategy_title(strategy, chosen), domain_width(plan),
                 plan_strategy_domain(plan, strategy, chosen, domain, sizeof domain),
                 format_time(value, strategy->iteration_s), format_time(exposed, strategy->exposed_s));
     if (best && strategy->iteration_s > 0)
@@ -53,7 +73,7 @@ static void print_strategy(const Plan *plan, const Strategy *strategy, bool chos
     else
         text_format(out, " %9s", "-");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
-        text_format(out, " %12s", format_bytes(value, traffic_total(&strategy->traffic[l])));
+        text_format(out, " %*s", link_width(plan, l), format_bytes(value, traffic_total(&strategy->traffic[l])));
     text_format(out, " %11s%s\n", plan->model.abstract ? "-" : format_bytes(value, strategy->memory_bytes),
                 strategy->fits ? "" : "  does not fit");
 }
@@ -76,13 +96,14 @@ void summary_print_comparison(const Plan *plan, Text *out)
     const Strategy *best = plan_best_baseline(plan);
     decision_append(plan, out);
     text_append(out, "\n\n");
-    text_format(out, "%-17s %-22s %11s %11s %9s", "strategy", "domain", "predicted", "exposed", "speed-up");
+    int domains = domain_width(plan);
+    text_format(out, "%-17s %-*s %11s %11s %9s", "strategy", domains, "domain", "predicted", "exposed", "speed-up");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
-        text_format(out, " %7.7s link", plan->cluster.levels[l].name);
-    text_format(out, " %11s\n%-17s %-22s %11s %11s %9s", "memory", "", "workers", "iteration", "transfers",
+        text_format(out, " %*s link", link_width(plan, l) - 5, plan->cluster.levels[l].name);
+    text_format(out, " %11s\n%-17s %-*s %11s %11s %9s", "memory", "", domains, "workers", "iteration", "transfers",
                 "over best");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
-        text_format(out, " %12s", "sent/GPU");
+        text_format(out, " %*s", link_width(plan, l), "sent/GPU");
     text_format(out, " %11s\n", "per GPU");
     for (uint32_t i = 1; i < plan->strategy_count; i++)
         print_strategy(plan, &plan->strategies[i], false, best, out);
@@ -94,7 +115,7 @@ void summary_print_comparison(const Plan *plan, Text *out)
 
 static void print_choices(const Plan *plan, Text *out)
 {
-    char domain[256];
+    char domain[DOMAIN_TEXT_MAX];
     text_format(out, "choice (%s, solver %s", status_name(plan->status), plan->solver);
     if (plan->status == STATUS_FEASIBLE)
         text_format(out, ", the cost model's bound is %.3g %% lower", 100 * plan->gap);

@@ -34,6 +34,7 @@ uint32_t plan_choice_run_end(const Plan *plan, uint32_t first);
 double plan_port_bytes(const Plan *plan, uint32_t level);
 // The domain column of a comparison: "per layer" for the plan itself where its layers differ.
 const char *plan_strategy_domain(const Plan *plan, const Strategy *strategy, bool chosen, char *out, size_t size);
+enum { DOMAIN_TEXT_MAX = 640 }; // of eight levels with names as long as the language allows
 // "dc=2 gpu=1" into `out`.
 const char *plan_format_domain(const Plan *plan, const uint32_t domain[LEVELS_MAX], char *out, size_t size);
 

@@ -27,4 +27,18 @@ for sample in *.hep paper/*.hep; do
 done
 [ $count -ge 22 ] || fail "only $count samples found"
 echo "$count samples"
+# Columns are as wide as the names of levels: none is cut off, and figures stand below them.
+sed 's/level dc /level datacentre_of_the_north /; s/level gpu /level datacentre_of_the_south /' \
+  two_dc.hep >"$work/long.hep"
+expect 0 '' "$HEPC" "$work/long.hep"
+python3 - "$work/out" <<'PYTHON' || fail "columns of long names: $(cat "$work/out")"
+import sys
+lines = open(sys.argv[1]).read().split("\n")
+head = next(i for i, line in enumerate(lines) if line.startswith("strategy"))
+ends = [lines[head].index(name) + len(name) for name in ("datacentre_of_the_north link", "datacentre_of_the_south link")]
+for row in lines[head + 2:head + 5]:
+    for end in ends:
+        assert row[end - 1] == "B" and row[end] == " ", row
+assert lines[head + 1][ends[0] - 8:ends[0]] == "sent/GPU"
+PYTHON
 finish
