@@ -1,35 +1,28 @@
-// Buffer planning, best fit, largest first: see memory.h. Placed temporaries are kept sorted by
-// offset, so that one scan finds the free gaps among those a buffer may not share memory with.
+// Buffer planning, best fit, largest first where buffers are not too many: see memory.h. Placed temporaries are kept
+// sorted by offset, so that one scan finds the free gaps among those a buffer may not share memory with.
 #include "ir/memory.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/memory_large.h"
 #include "ir/order.h"
+
+// With more temporaries than this, pairs are too many to look at: a fifth of a second.
+enum { PAIRED_MAX = 8192 };
 
 typedef struct {
     uint32_t buffer;
     uint64_t begin, end;
 } Placed;
 
-// Bytes rounded up to the alignment.
-static MUST_CHECK bool aligned_bytes(const Buffer *buffer, uint64_t *out)
-{
-    uint64_t elements, bytes;
-    if (!checked_mul(buffer->rows, buffer->cols, &elements) ||
-        !checked_mul(elements, dtype_bytes(buffer->dtype), &bytes) || bytes > INT64_MAX - BUFFER_ALIGNMENT) {
-        return false;
-    }
-    *out = (bytes + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
-    return true;
-}
-
 static bool total_bytes(const Plan *plan, uint64_t *total)
 {
     *total = 0;
     for (uint32_t b = 0; b < plan->buffer_count; b++) {
         uint64_t bytes;
-        if (!aligned_bytes(&plan->buffers[b], &bytes) || !checked_add(*total, bytes, total) || *total > INT64_MAX)
+        if (!memory_aligned_bytes(&plan->buffers[b], &bytes) ||
+            !checked_add(*total, bytes, total) || *total > INT64_MAX)
             return false;
     }
     return true;
@@ -90,7 +83,7 @@ static uint64_t place_apart(Plan *plan, bool all)
     uint64_t end = 0;
     for (uint32_t b = 0; b < plan->buffer_count; b++) {
         uint64_t bytes;
-        if ((all || plan->buffers[b].kind != BUFFER_TEMPORARY) && aligned_bytes(&plan->buffers[b], &bytes)) {
+        if ((all || plan->buffers[b].kind != BUFFER_TEMPORARY) && memory_aligned_bytes(&plan->buffers[b], &bytes)) {
             plan->buffers[b].offset = end;
             end += bytes;
         }
@@ -120,8 +113,12 @@ bool memory_plan(Plan *plan, Arena *scratch)
     uint64_t base = place_apart(plan, false);
     for (uint32_t b = 0; b < plan->buffer_count; b++) {
         uint64_t bytes;
-        if (plan->buffers[b].kind == BUFFER_TEMPORARY && aligned_bytes(&plan->buffers[b], &bytes))
+        if (plan->buffers[b].kind == BUFFER_TEMPORARY && memory_aligned_bytes(&plan->buffers[b], &bytes))
             queue[count++] = (Placed){.buffer = b, .end = bytes};
+    }
+    if (count > PAIRED_MAX) {
+        plan->arena_bytes = memory_place_in_order(plan, order, lifetimes, base, scratch);
+        return true;
     }
     qsort(queue, count, sizeof(*queue), compare_sizes);
     plan->arena_bytes = base;

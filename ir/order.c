@@ -172,3 +172,62 @@ bool lifetimes_lasts(const Lifetimes *lifetimes, uint32_t buffer)
 {
     return lifetimes->of[buffer].end[STREAM_COMPUTE] == UINT32_MAX;
 }
+
+// ---- as streams see them -----------------------------------------------------------------------
+
+// First steps, which happen before all others that touch the buffer.
+static StreamLife *find_first_steps(const Plan *plan, const Order *order, Arena *arena)
+{
+    enum { UNKNOWN = -2 };
+    StreamLife *lives = arena_alloc_array(arena, plan->buffer_count, sizeof(*lives));
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        lives[b] = (StreamLife){UNKNOWN, NONE};
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        const int32_t *operands = step_operands(plan, &plan->steps[i]);
+        for (uint32_t k = 0; k < op_info((int)plan->steps[i].op)->operand_count; k++) {
+            int64_t *first = operands[k] != NONE ? &lives[operands[k]].first : NULL;
+            if (first && *first == UNKNOWN)
+                *first = i;
+            else if (first && *first >= 0 && *first != i && !order_before(order, (uint32_t)*first, i))
+                *first = NONE;
+        }
+    }
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        lives[b].first = lives[b].first < 0 || plan->buffers[b].kind != BUFFER_TEMPORARY ? NONE : lives[b].first;
+    return lives;
+}
+
+// Does the step happen after all that touch the buffer?
+static bool is_after(const Order *order, const Lifetime *life, uint32_t step)
+{
+    bool after = true;
+    for (int s = 0; s < STREAM_COUNT; s++)
+        after &= life->end[s] <= count_before(order, step, (Stream)s);
+    return after;
+}
+
+const StreamLife *lifetimes_by_stream(const Plan *plan, const Order *order, const Lifetimes *lifetimes, Arena *arena)
+{
+    StreamLife *lives = find_first_steps(plan, order, arena);
+    uint32_t *steps[STREAM_COUNT], count[STREAM_COUNT] = {0};
+    for (int s = 0; s < STREAM_COUNT; s++)
+        steps[s] = arena_alloc_array(arena, plan->step_count, sizeof(**steps));
+    for (uint32_t i = 0; i < plan->step_count; i++)
+        steps[order->stream[i]][count[order->stream[i]]++] = i;
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        if (lives[b].first == NONE)
+            continue;
+        Stream stream = (Stream)order->stream[lives[b].first];
+        uint32_t low = position_of(order, (uint32_t)lives[b].first), high = count[stream];
+        while (low < high) {
+            uint32_t middle = low + (high - low) / 2;
+            if (is_after(order, &lifetimes->of[b], steps[stream][middle]))
+                high = middle;
+            else
+                low = middle + 1;
+        }
+        if (low < count[stream])
+            lives[b].free = steps[stream][low];
+    }
+    return lives;
+}

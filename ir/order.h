@@ -25,6 +25,15 @@ typedef struct Lifetimes Lifetimes;
 Lifetimes *lifetimes_create(const Plan *plan, const Order *order, Arena *arena);
 // Every step that touches one of the two buffers happens before every step that touches the other.
 bool lifetimes_disjoint(const Lifetimes *lifetimes, uint32_t a, uint32_t b);
+// A buffer's life as seen from the stream of its first step: that step, and the stream's first step that happens after
+// every step that touches the buffer; NONE: none does. `first` is NONE, too, unless that step happens before all others
+// that touch the buffer.
+typedef struct {
+    int64_t first, free;
+} StreamLife;
+
+const StreamLife *lifetimes_by_stream(const Plan *plan, const Order *order, const Lifetimes *lifetimes, Arena *arena);
+
 // The buffer lives to the end of the iteration, whatever step touches it last.
 bool lifetimes_lasts(const Lifetimes *lifetimes, uint32_t buffer);
 

@@ -3,6 +3,7 @@
 
 #include "ir/base/text.h"
 #include "ir/memory.h"
+#include "ir/memory_large.h"
 #include "ir/order.h"
 #include "ir/schema.h"
 #include "ir/verify/verify.h"
@@ -353,24 +354,49 @@ static bool all_before(const Plan *plan, const Order *order, uint32_t a, uint32_
     return true;
 }
 
+static void check_sharing(const Plan *plan, const Order *order)
+{
+    for (uint32_t a = 0; a < plan->buffer_count; a++) {
+        const Buffer *x = &plan->buffers[a];
+        cr_assert_eq(x->offset % BUFFER_ALIGNMENT, 0);
+        cr_assert_leq(x->offset + buffer_bytes(x), plan->arena_bytes);
+        for (uint32_t b = a + 1; b < plan->buffer_count; b++) {
+            const Buffer *y = &plan->buffers[b];
+            bool overlap = x->offset < y->offset + buffer_bytes(y) && y->offset < x->offset + buffer_bytes(x);
+            bool temporary = x->kind == BUFFER_TEMPORARY && y->kind == BUFFER_TEMPORARY;
+            cr_assert(!overlap || (temporary && (all_before(plan, order, a, b) || all_before(plan, order, b, a))));
+        }
+    }
+    cr_assert_lt(plan->arena_bytes, memory_bytes_without_reuse(plan), "something is shared");
+}
+
 Test(memory, buffers_that_share_memory_are_never_alive_together)
 {
     for (unsigned seed = 1; seed <= 5; seed++) {
         Plan *plan = random_plan(seed, 60, 40);
         cr_assert(memory_plan(plan, plan->arena));
+        check_sharing(plan, order_create(plan, plan->arena));
+        plan_destroy(plan);
+    }
+}
+
+// As plans with many buffers are planned.
+Test(memory, nor_are_those_of_large_plans)
+{
+    for (unsigned seed = 1; seed <= 20; seed++) {
+        Plan *plan = random_plan(seed, 60, 40);
+        cr_assert(memory_plan(plan, plan->arena));
         Order *order = order_create(plan, plan->arena);
-        for (uint32_t a = 0; a < plan->buffer_count; a++) {
-            const Buffer *x = &plan->buffers[a];
-            cr_assert_eq(x->offset % BUFFER_ALIGNMENT, 0);
-            cr_assert_leq(x->offset + buffer_bytes(x), plan->arena_bytes);
-            for (uint32_t b = a + 1; b < plan->buffer_count; b++) {
-                const Buffer *y = &plan->buffers[b];
-                bool overlap = x->offset < y->offset + buffer_bytes(y) && y->offset < x->offset + buffer_bytes(x);
-                bool temporary = x->kind == BUFFER_TEMPORARY && y->kind == BUFFER_TEMPORARY;
-                cr_assert(!overlap || (temporary && (all_before(plan, order, a, b) || all_before(plan, order, b, a))));
-            }
+        uint64_t base = 0; // of temporaries: the end of what they do not share memory with
+        for (uint32_t b = 0; b < plan->buffer_count; b++) {
+            const Buffer *buffer = &plan->buffers[b];
+            uint64_t end = (buffer->offset + buffer_bytes(buffer) + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT;
+            if (buffer->kind != BUFFER_TEMPORARY && end * BUFFER_ALIGNMENT > base)
+                base = end * BUFFER_ALIGNMENT;
         }
-        cr_assert_lt(plan->arena_bytes, memory_bytes_without_reuse(plan), "something is shared");
+        const Lifetimes *lifetimes = lifetimes_create(plan, order, plan->arena);
+        plan->arena_bytes = memory_place_in_order(plan, order, lifetimes, base, plan->arena);
+        check_sharing(plan, order);
         plan_destroy(plan);
     }
 }
@@ -392,6 +418,9 @@ Test(memory, a_chain_needs_two_buffers)
     cr_assert(memory_plan(plan, plan->arena));
     cr_assert_eq(plan->arena_bytes, 2 * 1024);
     cr_assert_eq(memory_bytes_without_reuse(plan), 10 * 1024);
+    Order *order = order_create(plan, plan->arena);
+    const Lifetimes *lifetimes = lifetimes_create(plan, order, plan->arena);
+    cr_assert_eq(memory_place_in_order(plan, order, lifetimes, 0, plan->arena), 2 * 1024);
     plan_destroy(plan);
 }
 

@@ -1,0 +1,146 @@
+// See memory_large.h. Every stream has a pool of its own. What a stream writes first takes the smallest gap in it that
+// is large enough; it is free again at the stream's first step that happens after all that touch it.
+#include "ir/memory_large.h"
+
+#include <string.h>
+
+typedef struct {
+    uint64_t begin, end;
+} Gap;
+
+typedef struct {
+    Gap *gaps; // ascending, none touching the next
+    uint32_t count, capacity;
+    uint64_t end;
+} Pool;
+
+bool memory_aligned_bytes(const Buffer *buffer, uint64_t *out)
+{
+    uint64_t elements, bytes;
+    if (!checked_mul(buffer->rows, buffer->cols, &elements) ||
+        !checked_mul(elements, dtype_bytes(buffer->dtype), &bytes) || bytes > INT64_MAX - BUFFER_ALIGNMENT) {
+        return false;
+    }
+    *out = (bytes + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
+    return true;
+}
+
+static uint64_t size_of(const Plan *plan, uint32_t buffer)
+{
+    uint64_t bytes;
+    return memory_aligned_bytes(&plan->buffers[buffer], &bytes) ? bytes : 0;
+}
+
+static uint64_t pool_take(Pool *pool, uint64_t bytes)
+{
+    uint32_t best = pool->count;
+    for (uint32_t i = 0; i < pool->count; i++) {
+        uint64_t room = pool->gaps[i].end - pool->gaps[i].begin;
+        if (room >= bytes && (best == pool->count || room < pool->gaps[best].end - pool->gaps[best].begin))
+            best = i;
+    }
+    if (best < pool->count) {
+        uint64_t begin = pool->gaps[best].begin;
+        pool->gaps[best].begin += bytes;
+        if (pool->gaps[best].begin == pool->gaps[best].end)
+            memmove(pool->gaps + best, pool->gaps + best + 1, (--pool->count - best) * sizeof(*pool->gaps));
+        return begin;
+    }
+    uint64_t begin = pool->end;
+    if (pool->count && pool->gaps[pool->count - 1].end == pool->end) // too small, but can grow
+        begin = pool->gaps[--pool->count].begin;
+    pool->end = begin + bytes;
+    return begin;
+}
+
+static void pool_give_back(Pool *pool, Gap freed, Arena *arena)
+{
+    uint32_t at = 0, high = pool->count;
+    while (at < high) {
+        uint32_t middle = at + (high - at) / 2;
+        if (pool->gaps[middle].begin < freed.begin)
+            at = middle + 1;
+        else
+            high = middle;
+    }
+    bool joins_left = at > 0 && pool->gaps[at - 1].end == freed.begin;
+    bool joins_right = at < pool->count && pool->gaps[at].begin == freed.end;
+    if (joins_left && joins_right) {
+        pool->gaps[at - 1].end = pool->gaps[at].end;
+        memmove(pool->gaps + at, pool->gaps + at + 1, (--pool->count - at) * sizeof(*pool->gaps));
+    } else if (joins_left) {
+        pool->gaps[at - 1].end = freed.end;
+    } else if (joins_right) {
+        pool->gaps[at].begin = freed.begin;
+    } else {
+        if (pool->count == pool->capacity) {
+            Gap *larger = arena_alloc_array(arena, 2 * pool->capacity + 64, sizeof(*larger));
+            if (pool->count)
+                memcpy(larger, pool->gaps, pool->count * sizeof(*larger));
+            pool->gaps = larger;
+            pool->capacity = 2 * pool->capacity + 64;
+        }
+        memmove(pool->gaps + at + 1, pool->gaps + at, (pool->count++ - at) * sizeof(*pool->gaps));
+        pool->gaps[at] = freed;
+    }
+}
+
+// Lists of buffers by step, as the first of each and the next of every buffer.
+typedef struct {
+    int64_t *first, *next;
+} ByStep;
+
+static ByStep by_step_create(const Plan *plan, Arena *arena)
+{
+    ByStep lists = {arena_alloc_array(arena, plan->step_count, sizeof(int64_t)),
+                    arena_alloc_array(arena, plan->buffer_count, sizeof(int64_t))};
+    for (uint32_t i = 0; i < plan->step_count; i++)
+        lists.first[i] = NONE;
+    return lists;
+}
+
+static void by_step_add(ByStep *lists, int64_t step, uint32_t buffer)
+{
+    if (step == NONE)
+        return;
+    lists->next[buffer] = lists->first[step];
+    lists->first[step] = buffer;
+}
+
+uint64_t memory_place_in_order(Plan *plan, const Order *order, const Lifetimes *lifetimes, uint64_t base,
+                               Arena *scratch)
+{
+    const StreamLife *lives = lifetimes_by_stream(plan, order, lifetimes, scratch);
+    ByStep begin = by_step_create(plan, scratch), free = by_step_create(plan, scratch);
+    for (uint32_t b = plan->buffer_count; b-- > 0;) { // so that lists are in the order of buffers
+        by_step_add(&begin, lives[b].first, b);
+        by_step_add(&free, lives[b].free, b);
+    }
+    Pool pools[STREAM_COUNT] = {0};
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        Pool *pool = &pools[op_info((int)plan->steps[i].op)->stream];
+        for (int64_t b = free.first[i]; b != NONE; b = free.next[b]) {
+            uint64_t offset = plan->buffers[b].offset, bytes = size_of(plan, (uint32_t)b);
+            if (bytes)
+                pool_give_back(pool, (Gap){offset, offset + bytes}, scratch);
+        }
+        for (int64_t b = begin.first[i]; b != NONE; b = begin.next[b])
+            plan->buffers[b].offset = pool_take(pool, size_of(plan, (uint32_t)b));
+    }
+    uint64_t pool_base[STREAM_COUNT], end = base;
+    for (int s = 0; s < STREAM_COUNT; s++) {
+        pool_base[s] = end;
+        end += pools[s].end;
+    }
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        if (plan->buffers[b].kind != BUFFER_TEMPORARY)
+            continue;
+        if (lives[b].first != NONE) {
+            plan->buffers[b].offset += pool_base[op_info((int)plan->steps[lives[b].first].op)->stream];
+        } else { // nobody says when it is free
+            plan->buffers[b].offset = end;
+            end += size_of(plan, b);
+        }
+    }
+    return end;
+}
