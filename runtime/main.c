@@ -21,6 +21,7 @@
 #include "runtime/job/preflight.h"
 #include "runtime/job/state.h"
 #include "runtime/options.h"
+#include "runtime/plugin/plugin.h"
 #include "runtime/report/profile.h"
 #include "runtime/report/report.h"
 #include "runtime/report/trace.h"
@@ -376,12 +377,13 @@ static void warn_of_calibration(const CalibrateOptions *options, const Calibrati
     text_free(&lines);
 }
 
-static int calibrate(const Options *options, const Cluster *cluster, const ModelDims *dims, const World *world,
-                     Comm *comm)
+static int calibrate(const Options *options, const CalibrateDevice *device, const Cluster *cluster,
+                     const ModelDims *dims, const World *world)
 {
+    Comm *comm = world_comm(world, cluster);
     CalibrateOptions calibrate = calibrate_options_default();
     calibrate.cluster = cluster;
-    calibrate.device = calibrate_device_of(options->job.engine->name);
+    calibrate.device = device;
     calibrate.dims = dims;
     calibrate.comm = comm;
     calibrate.emulate_links = options->job.emulate_links;
@@ -412,14 +414,14 @@ static int calibrate(const Options *options, const Cluster *cluster, const Model
 }
 
 // Of the plan's levels, or of those named.
-static int calibrate_job(const Options *options, const Plan *plan, const World *world)
+static int calibrate_job(const Options *options, const CudaPlugin *plugin, const Plan *plan, const World *world)
 {
     Cluster named;
     ModelDims dims = plan && !plan->model.abstract ? plan->model : calibrate_default_dims();
     const char *error = plan ? NULL : calibrate_parse_levels(options->levels, &named);
     const Cluster *cluster = plan ? &plan->cluster : &named;
     if (!error)
-        return calibrate(options, cluster, &dims, world, world_comm(world, cluster));
+        return calibrate(options, plugin ? plugin->calibrate : NULL, cluster, &dims, world);
     if (world_is_first(world))
         fprintf(stderr, "hep-run: --levels: %s\n", error);
     return FAULT_USAGE;
@@ -461,7 +463,7 @@ static bool join_mpi(const Options *options, Plan **plan, World *world)
     return world->mpi;
 }
 
-static bool join_nccl(const Options *options, World *world)
+static bool join_nccl(const Options *options, const NcclWorldOps *nccl, World *world)
 {
     Launch launch = {0};
     Fault fault = {0};
@@ -473,24 +475,37 @@ static bool join_nccl(const Options *options, World *world)
     if (state == LAUNCH_NONE)
         fault_set(&fault, FAULT_RUN, "no launcher says which process this is: expected RANK, WORLD_SIZE, MASTER_ADDR "
                                       "and MASTER_PORT, or what mpirun or srun set");
-    if (state == LAUNCH_FOUND)
-        world->nccl = nccl_world_create(&launch, options->job.timeout_s, &fault);
+    if (state == LAUNCH_FOUND && !nccl)
+        fault_set(&fault, FAULT_RUN,
+                  "started by %s, but the CUDA engine was built without NCCL: '--communicator local' runs all ranks on "
+                  "one GPU",
+                  launch.launcher);
+    else if (state == LAUNCH_FOUND)
+        world->nccl = nccl->create(&launch, options->job.timeout_s, &fault);
+    world->nccl_ops = nccl;
     if (!world->nccl && fault.message[0])
         print_fault(NULL, &fault);
     return world->nccl;
 }
 
 // The world of processes, if this is to be one of them. False, with a message, when it cannot be had.
-static bool join_world(const Options *options, Plan **plan, World *world)
+static bool join_world(const Options *options, const CudaPlugin *plugin, Plan **plan, World *world)
 {
-    return options->job.engine == &cuda_engine ? join_nccl(options, world) : join_mpi(options, plan, world);
+    return plugin ? join_nccl(options, plugin->nccl, world) : join_mpi(options, plan, world);
 }
 
-// Without it no process has anything to join the others for. One of them tells it.
-static bool has_engine(const EngineOps *engine)
+// Loads the engine if it is a plug-in. Without an engine no process has anything to join the others for; one of them
+// tells it.
+static bool has_engine(JobOptions *job, const CudaPlugin **plugin)
 {
     Fault fault = {0};
-    if (!engine->available || engine->available(&fault))
+    bool ok = true;
+    if (job->engine == &cuda_engine) {
+        *plugin = cuda_plugin_open(&fault);
+        ok = *plugin;
+        job->engine = ok ? (*plugin)->engine : NULL;
+    }
+    if (ok && (!job->engine->available || job->engine->available(&fault)))
         return true;
     if (launcher_rank() == 0)
         print_fault(NULL, &fault);
@@ -504,6 +519,7 @@ typedef struct {
     char **argv;
     Options options;
     Plan *plan;
+    const CudaPlugin *plugin; // NULL: another engine
     World world;
     bool generated; // what --generate asked for, and there is nothing to run
     int code;       // a FaultKind
@@ -524,8 +540,8 @@ static void prepare(void *context)
         program->code = (int)fault.kind;
         return;
     }
-    bool joined = has_engine(program->options.job.engine) &&
-                  join_world(&program->options, &program->plan, &program->world);
+    bool joined = has_engine(&program->options.job, &program->plugin) &&
+                  join_world(&program->options, program->plugin, &program->plan, &program->world);
     program->code = joined ? load_plan(&program->options, &program->world, world_is_first(&program->world),
                                        &program->plan)
                            : FAULT_RUN;
@@ -538,7 +554,7 @@ static void execute(void *context)
     bool is_first = world_is_first(&program->world);
     uint64_t traced[TRACE_RANKS_MAX];
     if (options->calibrate) {
-        program->code = calibrate_job(options, program->plan, &program->world);
+        program->code = calibrate_job(options, program->plugin, program->plan, &program->world);
         return;
     }
     program->code = choose_traced(options, program->plan, traced, is_first);

@@ -11,6 +11,7 @@
 
 #include "ir/base/command.h"
 #include "ir/base/exit_codes.h"
+#include "runtime/plugin/plugin.h"
 #include "runtime/report/report.h"
 
 enum {
@@ -49,7 +50,31 @@ enum {
 
 enum { ITERATIONS_MAX = 1000000 };
 
-const char *argp_program_version = "hep-run " HEP_VERSION;
+static void print_version(FILE *out, struct argp_state *state)
+{
+    Text text = {0};
+    (void)state;
+    cuda_plugin_describe(&text);
+    fprintf(out, "hep-run " HEP_VERSION "\nCUDA engine: %s\n", text.data);
+    text_free(&text);
+}
+
+void (*argp_program_version_hook)(FILE *, struct argp_state *) = print_version;
+
+// The text that ends --help: what is here of the engines is not for the man page.
+static char *append_engines(int key, const char *text, void *input)
+{
+    Text whole = {0};
+    char *codes = exit_codes_append(key, text, input);
+    if (key != ARGP_KEY_HELP_POST_DOC || !text)
+        return codes;
+    text_format(&whole, "%s\nEngine cuda: ", codes);
+    cuda_plugin_describe(&whole);
+    text_append(&whole, "\n");
+    if (codes != text)
+        free(codes);
+    return whole.data;
+}
 
 static const char documentation[] =
     "Example: hepc samples/laptop.hep -o laptop.hepb && hep-run laptop.hepb --emulate-links --check\n\n"
@@ -473,8 +498,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
 
 bool options_parse(int argc, char **argv, Options *options, Fault *fault)
 {
-    static const struct argp parser = {option_table, parse_option,      "PLAN", documentation,
-                                       NULL,         exit_codes_append, NULL};
+    static const struct argp parser = {option_table, parse_option, "PLAN", documentation, NULL, append_engines, NULL};
     *options = (Options){.job = job_options_default()};
     if (!command_knows_options(option_table, argc, argv, fault))
         return false;

@@ -46,9 +46,6 @@ typedef struct {
 
 typedef struct CalibrateDevice CalibrateDevice;
 
-// Of the engine of that name; NULL: it is measured as the host is.
-const CalibrateDevice *calibrate_device_of(const char *engine);
-
 typedef struct {
     const CalibrateDevice *device; // whose memory and kernels are measured; NULL: the host's
     const Cluster *cluster; // structure; bandwidths and latencies count only where links are emulated

@@ -31,7 +31,7 @@ struct CalibrateDevice {
     const char *memory_words;             // what was done with memory, for the comment beside the number
 };
 
-extern const CalibrateDevice cuda_calibrate; // of builds without CUDA: empty, no rank can have a GPU
+extern const CalibrateDevice cuda_calibrate; // of the CUDA plug-in
 
 // calibrate_time.c.
 typedef bool (*CalibrateWork)(void *context, Fault *fault);

@@ -143,7 +143,29 @@ static bool nccl_join(NcclWorld *world, Fault *fault)
     return nccl_settle(world, world->nccl, result, "join all ranks", fault);
 }
 
-NcclWorld *nccl_world_create(const Launch *launch, double timeout_s, Fault *fault)
+static void nccl_world_destroy(NcclWorld *world)
+{
+    if (!world)
+        return;
+    nccl_channels_close(world);
+    if (!world->dead && world->nccl) {
+        Fault ignored = {0};
+        bool settled = nccl_settle(world, world->nccl, ncclCommFinalize(world->nccl), "end the communicator", &ignored);
+        if (settled)
+            ncclCommDestroy(world->nccl);
+        else
+            ncclCommAbort(world->nccl);
+    }
+    if (world->stream)
+        cudaStreamDestroy(world->stream);
+    rendezvous_destroy(world->rendezvous);
+    pthread_rwlock_destroy(&world->lock);
+    free(world->channels);
+    free(world->gathered);
+    free(world);
+}
+
+static NcclWorld *nccl_world_create(const Launch *launch, double timeout_s, Fault *fault)
 {
     NcclWorld *world = calloc(1, sizeof(*world));
     if (!world) {
@@ -177,29 +199,7 @@ NcclWorld *nccl_world_create(const Launch *launch, double timeout_s, Fault *faul
     return NULL;
 }
 
-void nccl_world_destroy(NcclWorld *world)
-{
-    if (!world)
-        return;
-    nccl_channels_close(world);
-    if (!world->dead && world->nccl) {
-        Fault ignored = {0};
-        bool settled = nccl_settle(world, world->nccl, ncclCommFinalize(world->nccl), "end the communicator", &ignored);
-        if (settled)
-            ncclCommDestroy(world->nccl);
-        else
-            ncclCommAbort(world->nccl);
-    }
-    if (world->stream)
-        cudaStreamDestroy(world->stream);
-    rendezvous_destroy(world->rendezvous);
-    pthread_rwlock_destroy(&world->lock);
-    free(world->channels);
-    free(world->gathered);
-    free(world);
-}
-
-Comm *nccl_world_comm(NcclWorld *world, const Cluster *cluster)
+static Comm *nccl_world_comm(NcclWorld *world, const Cluster *cluster)
 {
     if (cluster)
         nccl_channels_close(world);
@@ -209,7 +209,7 @@ Comm *nccl_world_comm(NcclWorld *world, const Cluster *cluster)
     return &world->comm;
 }
 
-bool nccl_world_share(NcclWorld *world, int *code, char **data, size_t *length, Fault *fault)
+static bool nccl_world_share(NcclWorld *world, int *code, char **data, size_t *length, Fault *fault)
 {
     uint64_t header[] = {(uint64_t)*code, *data ? 1 : 0, *length};
     if (!rendezvous_broadcast(world->rendezvous, header, sizeof(header), fault))
@@ -230,7 +230,15 @@ bool nccl_world_share(NcclWorld *world, int *code, char **data, size_t *length, 
     return rendezvous_broadcast(world->rendezvous, *data, *length, fault);
 }
 
-void nccl_world_settle(NcclWorld *world, Fault *fault)
+static void nccl_world_settle(NcclWorld *world, Fault *fault)
 {
     rendezvous_settle(world->rendezvous, fault);
 }
+
+const NcclWorldOps nccl_world_ops = {
+    .create = nccl_world_create,
+    .destroy = nccl_world_destroy,
+    .comm = nccl_world_comm,
+    .share = nccl_world_share,
+    .settle = nccl_world_settle,
+};

@@ -5,7 +5,7 @@ Comm *world_comm(const World *world, const Cluster *cluster)
 {
     if (world->mpi)
         return mpi_world_comm(world->mpi, cluster);
-    return world->nccl ? nccl_world_comm(world->nccl, cluster) : NULL;
+    return world->nccl ? world->nccl_ops->comm(world->nccl, cluster) : NULL;
 }
 
 bool world_is_first(const World *world)
@@ -18,18 +18,19 @@ bool world_share(const World *world, int *code, char **data, size_t *length, Fau
 {
     if (world->mpi)
         return mpi_world_share(world->mpi, code, data, length, fault);
-    return !world->nccl || nccl_world_share(world->nccl, code, data, length, fault);
+    return !world->nccl || world->nccl_ops->share(world->nccl, code, data, length, fault);
 }
 
 void world_settle(const World *world, Fault *fault)
 {
     if (world->nccl) // a failed world of MPI does not come back here
-        nccl_world_settle(world->nccl, fault);
+        world->nccl_ops->settle(world->nccl, fault);
 }
 
 void world_destroy(World *world)
 {
     mpi_world_destroy(world->mpi);
-    nccl_world_destroy(world->nccl);
+    if (world->nccl)
+        world->nccl_ops->destroy(world->nccl);
     *world = (World){0};
 }

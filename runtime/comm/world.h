@@ -9,6 +9,7 @@
 typedef struct {
     MpiWorld *mpi; // at most one of them
     NcclWorld *nccl;
+    const NcclWorldOps *nccl_ops; // its functions
 } World;
 
 // This process's rank, NULL without a world; see mpi_world_comm.

@@ -80,7 +80,8 @@ typedef struct {
     bool (*write)(Engine *engine, uint32_t buffer, uint64_t offset, uint64_t bytes, const void *from, Fault *fault);
 } EngineOps;
 
-extern const EngineOps host_engine, cuda_engine;
+extern const EngineOps host_engine;
+extern const EngineOps cuda_engine; // outside of its plug-in a name alone: engine_cuda_named.c
 
 const EngineOps *engine_find(const char *name); // NULL for an unknown name
 const char *engine_name(size_t index);          // NULL beyond the last engine

@@ -1,5 +1,5 @@
 # `cpack` in a build folder makes a Debian package, which depends on the packages of the libraries that it is linked
-# with.
+# with, and another one of the CUDA engine, as CUDA need not come in packages.
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME hep)
 set(CPACK_PACKAGE_VENDOR "the hep project")
@@ -16,4 +16,12 @@ find_program(DPKG_SHLIBDEPS dpkg-shlibdeps)
 if(DPKG_SHLIBDEPS)
   set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 endif()
+set(CPACK_DEB_COMPONENT_INSTALL ON)
+set(CPACK_DEBIAN_HEP_PACKAGE_NAME hep)
+set(CPACK_DEBIAN_CUDA_PACKAGE_NAME hep-cuda)
+set(CPACK_DEBIAN_CUDA_PACKAGE_SHLIBDEPS OFF)
+set(CPACK_DEBIAN_CUDA_PACKAGE_DEPENDS "hep (= ${PROJECT_VERSION})")
+set(CPACK_DEBIAN_CUDA_PACKAGE_RECOMMENDS "")
+set(CPACK_COMPONENT_CUDA_DESCRIPTION "the CUDA engine of hep-run
+ It needs the runtime libraries of CUDA ${HEP_HAVE_CUDA}: cudart, cuBLAS and NCCL.")
 include(CPack)

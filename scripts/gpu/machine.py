@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PLUGIN = os.path.join("..", "lib", "hep", "hep-cuda.so")  # of hep-run, from the folder of the programs
 BENCHMARKS = ["kernels", "products", "enqueue"]
 
 

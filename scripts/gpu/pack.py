@@ -44,13 +44,19 @@ def copy_headers(target):
             shutil.copy(found, target)
 
 
+def copy_with_libraries(path, target, libraries):
+    shutil.copy(path, target)
+    for library in needed(path):
+        if not os.path.exists(os.path.join(libraries, os.path.basename(library))):
+            shutil.copy(library, libraries)
+
+
 def copy_programs(built, target, libraries):
     names = [name for name in sorted(os.listdir(built)) if name.endswith("_device")]
     for name in names + [name for name in machine.targets() if name != "device_tests"]:
-        shutil.copy(os.path.join(built, name), target)
-        for path in needed(os.path.join(built, name)):
-            if not os.path.exists(os.path.join(libraries, os.path.basename(path))):
-                shutil.copy(path, libraries)
+        copy_with_libraries(os.path.join(built, name), target, libraries)
+    # Where hep-run looks for it: its own folder comes first.
+    copy_with_libraries(os.path.join(built, machine.PLUGIN), target, libraries)
 
 
 def make(source, file, architectures):

@@ -17,6 +17,11 @@ model m { layers = 2  hidden = 64  heads = 4  vocabulary = 256  sequence = 32  m
 HEP
 check_tree() { # root
   expect 0 '' "$1/bin/hepc" "$1/share/hep/samples/laptop.hep" -o laptop.hepb
+  if [ "${HEP_HAS_CUDA:-OFF}" != OFF ]; then
+    expect 0 '' "$1/bin/hep-run" --version
+    grep -qF "CUDA engine: $1/bin/../lib/hep/hep-cuda.so" out || fail "the CUDA engine is not installed: $(cat out)"
+    expect 5 'no CUDA device' env CUDA_VISIBLE_DEVICES= "$1/bin/hep-run" --engine cuda laptop.hepb
+  fi
   expect 0 '' "$1/bin/hepc" --check node.hep
   expect 0 '' "$1/bin/hep-run" --iterations 1 laptop.hepb
   local file
@@ -55,9 +60,14 @@ if ! command -v dpkg-shlibdeps >/dev/null || ! command -v file >/dev/null || ! c
   finish
 fi
 expect 0 '' cpack --config "$build/CPackConfig.cmake" -G DEB -B "$work/package" || { cat out; finish; }
-packages=("$work"/package/*.deb)
+packages=("$work"/package/hep_*.deb)
 [ -f "${packages[0]}" ] || fail "cpack makes no package"
+if [ "${HEP_HAS_CUDA:-OFF}" != OFF ]; then
+  packages+=("$work"/package/hep-cuda_*.deb)
+  dpkg-deb --field "${packages[1]}" Depends | grep -q '^hep (= ' || fail "the CUDA engine does not depend on its hep-run"
+fi
 dpkg-deb --field "${packages[0]}" Depends >depends
+grep -iE 'cuda|cublas|nccl' depends && fail "the package depends on CUDA"
 for library in libc6 libopenblas libcjson zlib1g libglpk; do
   grep -q "$library" depends || fail "the package does not depend on $library: $(cat depends)"
 done
@@ -66,7 +76,7 @@ mkdir -p "$root"/var/lib/dpkg/{info,updates,triggers}
 touch "$root"/var/lib/dpkg/{status,available}
 # The libraries are the machine's own.
 expect 0 '' dpkg --root="$root" --log=/dev/null --force-depends --force-not-root --force-script-chrootless \
-  --install "${packages[0]}" || finish
+  --install "${packages[@]}" || finish
 check_tree "$root/usr"
 for program in hepc hep-run; do
   [ -s "$root/usr/share/zsh/vendor-completions/_$program" ] || fail "no completion of $program for zsh"
