@@ -30,6 +30,8 @@ namespace
 
 constexpr unsigned THREADS_MAX = 1024, LANES = 32;
 constexpr size_t STACK_BYTES = 128 << 10, SHARED_MAX = 227 << 10;
+// From stack to stack: at a power of two the tops of all would share a few lines of the cache.
+constexpr size_t STACK_STRIDE = STACK_BYTES + 17 * 64;
 
 enum class State { READY, AT_BARRIER, AT_MEETING, DONE };
 
@@ -57,32 +59,42 @@ struct Fiber {
     uint3 place;
 };
 
+// Whose turn it is: a warp runs as far as it can before the next one does, so that what others still have to read or
+// write shows. Fibers hand over to one another by it; the scheduler begins and ends.
+struct Turn {
+    unsigned threads, warp, lane; // the next to be looked at, in the order of running
+    bool backwards;
+    bool warp_runs, any_runs; // in this pass over the warp's lanes, over the warps
+};
+
 struct Runner {
     Context scheduler;
+    Context left; // what AddressSanitizer says of the stack of another fiber, which is known
     Fiber fibers[THREADS_MAX];
     Warp warps[THREADS_MAX / LANES];
     Fiber *current;
     unsigned live, arrived, generation;
+    Turn turn;
     char *stacks;
     std::vector<unsigned char> shared;
     const std::function<void()> *kernel;
 
-    Runner() : stacks(nullptr), shared(SHARED_MAX + 16)
+    Runner() : scheduler(), left(), stacks(nullptr), shared(SHARED_MAX + 16)
     {
-        void *memory = mmap(nullptr, THREADS_MAX * STACK_BYTES, PROT_READ | PROT_WRITE,
+        void *memory = mmap(nullptr, THREADS_MAX * STACK_STRIDE, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (memory == MAP_FAILED)
             abort();
         stacks = static_cast<char *>(memory);
         for (unsigned t = 0; t < THREADS_MAX; t++) {
-            fibers[t].context.stack_bottom = stacks + t * STACK_BYTES;
+            fibers[t].context.stack_bottom = stacks + t * STACK_STRIDE;
             fibers[t].context.stack_bytes = STACK_BYTES;
         }
     }
 
     ~Runner()
     {
-        munmap(stacks, THREADS_MAX * STACK_BYTES);
+        munmap(stacks, THREADS_MAX * STACK_STRIDE);
     }
 };
 
@@ -145,12 +157,6 @@ void arrive(Fiber *fiber)
     here.thread = fiber->place;
 }
 
-void sleep_until_resumed(Fiber *fiber)
-{
-    switch_context(&fiber->context, &runner->scheduler, false);
-    arrive(fiber);
-}
-
 void end_meeting(Warp *warp)
 {
     if (warp->live > 0 && warp->arrived == warp->live) {
@@ -167,11 +173,68 @@ void end_barrier()
     }
 }
 
+bool may_run(const Fiber *fiber)
+{
+    switch (fiber->state) {
+    case State::READY:
+        return true;
+    case State::AT_BARRIER:
+        return runner->generation != fiber->awaited;
+    case State::AT_MEETING:
+        return runner->warps[fiber->place.x / LANES].generation != fiber->awaited;
+    case State::DONE:
+        return false;
+    }
+    return false;
+}
+
+// NULL if no fiber may run.
+Fiber *next_fiber()
+{
+    if (runner->live == 0)
+        return nullptr;
+    Turn *turn = &runner->turn;
+    unsigned warps = (turn->threads + LANES - 1) / LANES;
+    for (;;) {
+        unsigned warp = turn->backwards ? warps - 1 - turn->warp : turn->warp;
+        while (turn->lane < LANES) {
+            unsigned lane = turn->lane++, thread = warp * LANES + (turn->backwards ? LANES - 1 - lane : lane);
+            Fiber *fiber = &runner->fibers[thread];
+            if (thread >= turn->threads || !may_run(fiber))
+                continue;
+            turn->warp_runs = turn->any_runs = true;
+            fiber->state = State::READY;
+            return runner->current = fiber;
+        }
+        turn->lane = 0;
+        if (turn->warp_runs) {
+            turn->warp_runs = false;
+            continue;
+        }
+        if (++turn->warp < warps)
+            continue;
+        turn->warp = 0;
+        if (!turn->any_runs)
+            return nullptr;
+        turn->any_runs = false;
+    }
+}
+
+void sleep_until_resumed(Fiber *fiber)
+{
+    Fiber *next = next_fiber();
+    if (next != fiber)
+        switch_context(&fiber->context, next ? &next->context : &runner->scheduler, false);
+    arrive(fiber);
+}
+
 extern "C" void emulation_fiber_main()
 {
     Fiber *fiber = runner->current;
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(nullptr, &runner->scheduler.stack_bottom, &runner->scheduler.stack_bytes);
+    // The first fiber comes from the scheduler. No locals here: their red zones would stay.
+    Context *from = runner->scheduler.stack_bottom ? &runner->left : &runner->scheduler;
+    __sanitizer_finish_switch_fiber(nullptr, &from->stack_bottom, &from->stack_bytes);
 #endif
     arrive(fiber);
     (*runner->kernel)();
@@ -181,7 +244,8 @@ extern "C" void emulation_fiber_main()
     runner->live--;
     end_meeting(warp);
     end_barrier();
-    switch_context(&fiber->context, &runner->scheduler, true);
+    Fiber *next = next_fiber();
+    switch_context(&fiber->context, next ? &next->context : &runner->scheduler, true);
     abort();
 }
 
@@ -209,59 +273,21 @@ void prepare(Fiber *fiber, unsigned thread)
 #endif
 }
 
-bool may_run(const Fiber *fiber)
-{
-    switch (fiber->state) {
-    case State::READY:
-        return true;
-    case State::AT_BARRIER:
-        return runner->generation != fiber->awaited;
-    case State::AT_MEETING:
-        return runner->warps[fiber->place.x / LANES].generation != fiber->awaited;
-    case State::DONE:
-        return false;
-    }
-    return false;
-}
-
-// Each lane of the warp that may run, once. False if none may.
-bool run_lanes(unsigned warp, unsigned threads, bool backwards)
-{
-    bool progress = false;
-    for (unsigned i = 0; i < LANES; i++) {
-        unsigned thread = warp * LANES + (backwards ? LANES - 1 - i : i);
-        Fiber *fiber = &runner->fibers[thread];
-        if (thread >= threads || !may_run(fiber))
-            continue;
-        progress = true;
-        fiber->state = State::READY;
-        runner->current = fiber;
-        switch_context(&runner->scheduler, &fiber->context, false);
-    }
-    return progress;
-}
-
-// A warp runs as far as it can before the next one does: what others still have to read or write shows.
 void run_block(unsigned threads, bool backwards)
 {
     Runner *r = runner;
     r->live = threads;
     r->arrived = 0;
+    r->turn = Turn{threads, 0, 0, backwards, false, false};
     for (unsigned w = 0; w * LANES < threads; w++)
         r->warps[w] = Warp{threads - w * LANES < LANES ? threads - w * LANES : LANES, 0, 0, {}};
     for (unsigned t = 0; t < threads; t++)
         prepare(&r->fibers[t], t);
-    unsigned warps = (threads + LANES - 1) / LANES;
-    while (r->live > 0) {
-        bool progress = false;
-        for (unsigned w = 0; w < warps; w++)
-            while (run_lanes(backwards ? warps - 1 - w : w, threads, backwards))
-                progress = true;
-        if (!progress) {
-            fprintf(stderr, "emulation: block %u,%u,%u: some threads wait where others never come\n", here.block.x,
-                    here.block.y, here.block.z);
-            abort();
-        }
+    switch_context(&r->scheduler, &next_fiber()->context, false);
+    if (r->live > 0) {
+        fprintf(stderr, "emulation: block %u,%u,%u: some threads wait where others never come\n", here.block.x,
+                here.block.y, here.block.z);
+        abort();
     }
 }
 

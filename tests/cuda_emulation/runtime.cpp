@@ -4,8 +4,10 @@
 #include "emulate.h"
 #include "stream_worker.h"
 
+#include <malloc.h>
 #include <time.h>
 
+#include <climits>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -50,6 +52,9 @@ constexpr size_t GUARD = 256;
 constexpr unsigned char GUARD_BYTE = 0xA5;
 constexpr int COMPUTE_CAPABILITY = 9; // .0
 constexpr size_t MEMORY_TOTAL = size_t{16} << 30;
+
+// Freed memory serves again: page by page from the kernel, and back, it would take most of the time.
+const bool memory_is_kept = mallopt(M_MMAP_MAX, 0) && mallopt(M_TRIM_THRESHOLD, INT_MAX);
 
 std::mutex lock;
 std::unordered_map<void *, size_t> allocations;
