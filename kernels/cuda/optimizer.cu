@@ -116,7 +116,7 @@ cudaError_t step(const CudaQueue *queue, const AdamWFactors *factors, Tensor squ
 
 // ---- norm of gradients ---------------------------------------------------------------------------
 
-constexpr unsigned SQUARE_BLOCKS = 1024; // partial sums; their number does not depend on the GPU
+constexpr unsigned SQUARE_BLOCKS = 1024; // partial sums at most; their number does not depend on the GPU
 
 // Sum over the block, in an order that depends on its size alone. Complete in thread 0.
 __device__ double block_sum(double x, double *shared)
@@ -151,22 +151,24 @@ __global__ void square_kernel(const T *__restrict__ gradient, double *__restrict
 }
 
 // One block.
-__global__ void square_total_kernel(const double *__restrict__ partial, const float *before, float *squares)
+__global__ void square_total_kernel(const double *__restrict__ partial, unsigned count, const float *before,
+                                    float *squares)
 {
     __shared__ double shared[BLOCK_THREADS];
     double sum = 0;
-    for (unsigned i = threadIdx.x; i < SQUARE_BLOCKS; i += blockDim.x)
+    for (unsigned i = threadIdx.x; i < count; i += blockDim.x)
         sum += partial[i];
     sum = block_sum(sum, shared);
     if (threadIdx.x == 0)
         *squares = static_cast<float>(sum + (before ? *before : 0.0f));
 }
 
-template <typename T> cudaError_t square(const CudaQueue *queue, Tensor gradient, double *partial)
+template <typename T> cudaError_t square(const CudaQueue *queue, Tensor gradient, double *partial, unsigned *blocks)
 {
-    return launch(queue->stream, SQUARE_BLOCKS, BLOCK_THREADS, 0, square_kernel<T>,
-                  static_cast<const T *>(gradient.data), partial, gradient.rows * gradient.cols,
-                  is_aligned<T>(gradient.data, 0));
+    uint64_t count = gradient.rows * gradient.cols, all = blocks_for(count, BLOCK_THREADS * Piece<T>::LENGTH);
+    *blocks = static_cast<unsigned>(all < 1 ? 1 : all < SQUARE_BLOCKS ? all : SQUARE_BLOCKS);
+    return launch(queue->stream, *blocks, BLOCK_THREADS, 0, square_kernel<T>, static_cast<const T *>(gradient.data),
+                  partial, count, is_aligned<T>(gradient.data, 0));
 }
 
 } // namespace
@@ -182,8 +184,9 @@ cudaError_t cuda_squares(const CudaQueue *queue, Tensor gradient, Tensor before,
 {
     CudaScratch scratch = scratch_of(queue);
     double *partial = scratch.take<double>(SQUARE_BLOCKS);
-    TRY(BY_DTYPE(gradient.dtype, square, queue, gradient, partial));
-    return launch(queue->stream, 1, BLOCK_THREADS, 0, square_total_kernel, partial,
+    unsigned blocks;
+    TRY(BY_DTYPE(gradient.dtype, square, queue, gradient, partial, &blocks));
+    return launch(queue->stream, 1, BLOCK_THREADS, 0, square_total_kernel, partial, blocks,
                   static_cast<const float *>(before.data), static_cast<float *>(squares.data));
 }
 
