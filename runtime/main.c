@@ -351,7 +351,7 @@ static int run_plan(Options *options, const Plan *plan, const World *world, bool
     options->job.state_asked = &state_asked;
     options->job.tell_state = show_state;
     catch_signals();
-    if (options->job.emulate_links && is_first)
+    if (options->job.emulate_links && !options->job.comm) // processes do not emulate
         warn_of_emulation(&plan->cluster);
     bool ok = job_run(plan, &options->job, &result, &fault);
     if (shows_progress)

@@ -1,4 +1,5 @@
 # What is said of inputs that do not fit: every advice, followed, makes a plan, and what is said not to help does not.
+# builds: dev
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 write() { # memory, plan keys, sed script

@@ -1,4 +1,5 @@
 # Bad input: the right exit code, a message that names the thing, and nothing written.
+# builds: dev  seconds: 8
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 out=$work/none.hepb

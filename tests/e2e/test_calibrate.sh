@@ -1,4 +1,5 @@
 # What --calibrate writes is a cluster block that hepc takes, of the plan's levels or of those named.
+# builds: fast  seconds: 18
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1

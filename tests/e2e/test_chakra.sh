@@ -1,5 +1,6 @@
 # Chakra traces, decoded here from the wire format alone: acyclic dependencies, every send received, collectives
 # issued by all of their group in one order, and the plan's traffic.
+# builds: dev
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 "$HEPC" --emit=chakra -o probe "$HEP_SOURCE/samples/paper/mix1.hep" 2>err

@@ -1,5 +1,6 @@
 # What a killed run, a full or a damaged disk leaves behind: complete checkpoints go on, others are refused by name, and
 # nothing is half there.
+# builds: dev  seconds: 25
 . "$(dirname "$0")/checkpoint_lib.sh"
 compile outer --domain dc=2,gpu=1
 compile ep --domain ep

@@ -1,6 +1,7 @@
 # The CUDA engine can always be asked for: a build without it says how to get it, a machine without a GPU that it has
 # none. It is a plug-in that nothing loads before that. What it computes is tried on an emulation in
 # test_cuda_emulated.sh and on a GPU by scripts/test-gpu.
+# builds: dev fast
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 expect 0 '' "$HEPC" "$HEP_SOURCE/samples/laptop.hep" -o plan.hepb

@@ -1,5 +1,6 @@
 # The CUDA engine against the host engine, and how its processes meet and fail, on the emulation of CUDA and NCCL: same
 # losses within a tolerance, same bytes. It says nothing about a GPU; scripts/test-gpu does.
+# builds: fast  seconds: 30
 . "$(dirname "$0")/lib.sh"
 [ -n "${HEP_RUN_EMULATED:-}" ] || { echo "SKIP: no emulation of CUDA in this build"; exit 77; }
 cd "$work" || exit 1

@@ -1,5 +1,6 @@
 # docs/install.md names the packages that scripts/install-deps installs, and the versions that the build asks for; both
 # scripts that set machines up refuse what they do not know.
+# builds: dev
 . "$(dirname "$0")/lib.sh"
 cd "$HEP_SOURCE" || exit 1
 sed -nE 's/^\| ([-a-z0-9, ]+) \|.*/\1/p' docs/install.md | tr -d ' ' | tr , '\n' | sort >"$work/documented"

@@ -1,5 +1,6 @@
 # What ptxas makes of the kernels that nothing here can time: products of warp groups are worth their trouble only if
 # sums stay in registers and products run behind the threads' backs.
+# builds: fast  seconds: 8
 . "$(dirname "$0")/lib.sh"
 [ -n "${HEP_NVCC:-}" ] || { echo "SKIP: no CUDA toolkit"; exit 77; }
 cd "$work" || exit 1

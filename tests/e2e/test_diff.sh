@@ -1,4 +1,5 @@
 # How plans differ: nothing where they are one, every kind of difference where they are not.
+# builds: dev
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 laptop=$HEP_SOURCE/samples/laptop.hep

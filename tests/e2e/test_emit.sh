@@ -1,5 +1,6 @@
 # What hepc writes to look at: trace, graph, report. Where a browser or Graphviz is installed the
 # report is rendered and the graph laid out; without them the structure alone is checked.
+# builds: dev  seconds: 25
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 samples=$HEP_SOURCE/samples

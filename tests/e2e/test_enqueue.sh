@@ -1,5 +1,6 @@
 # What every step of the CUDA engine enqueues, counted by the emulation, against the table in docs/architecture.md; the
 # benchmark that holds the host's time against an empty kernel.
+# builds: fast  seconds: 4
 . "$(dirname "$0")/lib.sh"
 [ -n "${HEP_RUN_EMULATED:-}" ] || { echo "SKIP: no emulation of CUDA in this build"; exit 77; }
 bench=$(dirname "$HEP_RUN_EMULATED")/bench_cuda_enqueue_emulated

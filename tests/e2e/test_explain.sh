@@ -1,4 +1,5 @@
 # Explanations: text and JSON from the same records, the same every time, for every kind of sample.
+# builds: dev  seconds: 5
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 samples=$HEP_SOURCE/samples

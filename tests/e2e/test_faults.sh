@@ -1,5 +1,6 @@
 # What goes wrong in a world of processes: every case three times at once, none may hang, leave a process behind or say
 # more than one message, and that message names who, where and what to look at.
+# builds: fast  seconds: 60
 . "$(dirname "$0")/lib.sh"
 command -v mpirun >/dev/null || { echo "SKIP: no mpirun"; exit 77; }
 cd "$work" || exit 1

@@ -1,4 +1,5 @@
 # What the programs print of their own tables: man pages, completion for shells, syntax files for editors.
+# builds: dev
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 here=$HEP_SOURCE/tests/e2e

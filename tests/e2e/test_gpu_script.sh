@@ -1,5 +1,6 @@
 # scripts/test-gpu from its first line to its last, on the emulation of CUDA and with small plans: every part runs, what
 # fails or does not hold is told, a run without time left keeps what it has. It says nothing about a GPU.
+# builds: fast  seconds: 20
 . "$(dirname "$0")/lib.sh"
 [ -n "${HEP_RUN_EMULATED:-}" ] || { echo "SKIP: no emulation of CUDA in this build"; exit 77; }
 cd "$work" || exit 1

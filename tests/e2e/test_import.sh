@@ -1,4 +1,5 @@
 # Models read from configuration files: by field names, whatever the family; and what is refused.
+# builds: dev  seconds: 5
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 configs=$HEP_SOURCE/tests/data/configs

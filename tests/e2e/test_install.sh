@@ -1,5 +1,6 @@
 # cmake --install into a path with a space: programs run from there, with presets and samples; what is generated lies
 # where shells, man and editors look; uninstall leaves nothing. A Debian package, installed into a root of its own.
+# builds: fast  seconds: 10
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 build=$(dirname "$(dirname "$HEPC")")

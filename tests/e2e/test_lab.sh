@@ -1,4 +1,5 @@
 # Data centres as namespaces: a plan across limited links, bytes that agree, and nothing left behind however it ends.
+# builds: fast  seconds: 20
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0

@@ -1,5 +1,6 @@
 # With MPICH, where it is installed beside Open MPI: builds without warnings, the communicator passes on one host, and
 # results are those of threads.
+# builds: fast  seconds: 60
 . "$(dirname "$0")/lib.sh"
 if ! command -v mpicc.mpich >/dev/null || ! command -v mpiexec.hydra >/dev/null; then
   echo "SKIP: no MPICH (mpicc.mpich, mpiexec.hydra)"

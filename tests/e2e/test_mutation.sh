@@ -1,5 +1,6 @@
 # The mutation tool on a file of one function, whose mutants are counted by hand: four, of which the checks below leave
 # one alive.
+# builds: dev
 . "$(dirname "$0")/lib.sh"
 command -v python3 >/dev/null || { echo "SKIP: no python3"; exit 77; }
 mutate=$HEP_SOURCE/tests/mutation/mutate

@@ -1,5 +1,6 @@
 # Memory that runs out, at any allocation: a message, the documented exit code, no crash, no hang, no file left behind.
 # starve.c is linked into copies of the programs and lets allocations fail.
+# builds: dev  seconds: 15
 . "$(dirname "$0")/lib.sh"
 hepc_starved=$HEPC-starved hep_run_starved=$HEP_RUN-starved
 [ -x "$hepc_starved" ] && [ -x "$hep_run_starved" ] || { echo "SKIP: the starved programs are not built"; exit 77; }

@@ -1,4 +1,5 @@
 # -O0, --passes, --dump-before and --dump-after: every schedule verifies, none is slower or larger for a pass.
+# builds: fast  seconds: 4
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 samples=$HEP_SOURCE/samples

@@ -1,5 +1,6 @@
 # A reader that knows plans from docs/plan-format.md and docs/ir.md alone reads what hepc writes, finds the
 # traffic that hepc states, and refuses damage. So a format change that the documents miss fails here.
+# builds: dev  seconds: 6
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 docs=$HEP_SOURCE/docs

@@ -1,4 +1,5 @@
 # hep-run --profile measures, hepc --profile takes it: times of steps, and the routing of every layer.
+# builds: dev
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 

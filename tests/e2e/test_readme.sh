@@ -1,4 +1,5 @@
 # The first .hep of the README compiles, and its commands name things that exist.
+# builds: dev
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 awk '/^    let link/ {on = 1} /^`bandwidth`/ {on = 0} on' "$HEP_SOURCE/README.md" | sed 's/^    //' >first.hep

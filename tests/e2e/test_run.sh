@@ -1,4 +1,5 @@
 # The samples small enough are executed and checked; the report has what a program needs.
+# builds: fast  seconds: 15
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 for name in ${HEP_CHECKED_SAMPLES:-laptop three_level half_precision}; do

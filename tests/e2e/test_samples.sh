@@ -1,5 +1,6 @@
 # Every sample compiles, to the same bytes on every run, verifies, and survives both round trips:
 # binary -> text -> binary and text -> plan -> text.
+# builds: fast  seconds: 4
 . "$(dirname "$0")/lib.sh"
 cd "$HEP_SOURCE/samples" || exit 1
 count=0

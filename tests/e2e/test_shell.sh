@@ -1,4 +1,5 @@
 # Shell scripts are free of what shellcheck knows: unquoted expansions, which a path with a space breaks, above all.
+# builds: dev  seconds: 5
 . "$(dirname "$0")/lib.sh"
 cd "$HEP_SOURCE" || exit 1
 command -v shellcheck >/dev/null || { echo "SKIP: no shellcheck"; exit 77; }

@@ -1,4 +1,5 @@
 # House rules that a machine can check: 120 columns, no tabs, no trailing blanks, no unfinished places.
+# builds: dev
 . "$(dirname "$0")/lib.sh"
 cd "$HEP_SOURCE" || exit 1
 mapfile -t sources < <(find hepc compiler grammar ir backends runtime kernels tests -name '*.[chly]' -o -name '*.def' -o -name '*.cu')

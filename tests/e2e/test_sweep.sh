@@ -1,4 +1,5 @@
 # Sweeps: tables, CSV and JSON over lists, steps and logarithmic ranges; what does not fit; wrong names and values.
+# builds: dev  seconds: 6
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 sample=$HEP_SOURCE/samples/two_dc.hep

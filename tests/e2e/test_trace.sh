@@ -1,5 +1,6 @@
 # Traces of real runs: every step of every chosen rank, in the order of its streams and behind what it
 # waited for; beside the simulated run in one file; and what is refused before a run starts.
+# builds: dev  seconds: 7
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 samples=$HEP_SOURCE/samples

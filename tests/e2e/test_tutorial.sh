@@ -1,4 +1,5 @@
 # Every command of docs/tutorial.md runs, in order and in one shell, and what the text says about them holds.
+# builds: fast  seconds: 10
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 page=$HEP_SOURCE/docs/tutorial.md

@@ -1,4 +1,5 @@
 # What a job tells while it runs, and that it ends when asked: who is slow, where its streams stand, Ctrl-C.
+# builds: fast tsan  seconds: 6
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 # The port that all wait for is named, in words and numbers.

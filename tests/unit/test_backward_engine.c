@@ -1,5 +1,6 @@
 // Gradients of a whole training plan on the host engine, optimizer left out: every strategy's equal plain EP's, and
 // plain EP's predict what a small step along them does to the loss.
+// builds: dev fast
 #include <criterion/criterion.h>
 
 #include <math.h>

@@ -1,4 +1,5 @@
 // Calibration under emulated links finds what is emulated: transfers are never faster than that, and not much slower.
+// builds: fast  seconds: 10
 #include <criterion/criterion.h>
 #include <math.h>
 #include <string.h>

@@ -1,5 +1,6 @@
 // Compression kernels: what is selected against a sorted reference, both ends of a transfer bit for bit, and what is
 // left out against what travels later. Odd sizes, all dtypes, guard bytes around every buffer.
+// builds: dev fast
 #include <math.h>
 
 #include "ir/codec.h"

@@ -1,5 +1,6 @@
 // The threads communicator: who gets which rows, byte counters, faults, and the time of collectives
 // over emulated links.
+// builds: dev fast  seconds: 5  alone
 #include <criterion/criterion.h>
 
 #include <pthread.h>

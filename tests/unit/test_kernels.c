@@ -1,5 +1,6 @@
 // The host kernels against plain loops in double, over odd sizes and all dtypes, with guard bytes
 // around every output and scratch exactly as large as ir/workspace.c says. Routing: test_kernels_route.c.
+// builds: dev fast
 #include <math.h>
 
 #include "expected.h"

@@ -1,4 +1,5 @@
 // Routing in reverse against the forward copies, of which it is the adjoint; AdamW against its formula.
+// builds: dev fast
 #include <math.h>
 
 #include "tensors.h"

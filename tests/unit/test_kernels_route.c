@@ -1,5 +1,6 @@
 // Routing by the host kernels over several levels: rows arrive where their experts are, once where they are
 // deduplicated, and what comes back is what computing in place would give.
+// builds: dev fast
 #include "expected.h"
 
 enum { LEVELS = 3, RANKS_MAX = 12, EXPERTS = 24, HIDDEN = 5, TOKENS = 71, CAPACITY = 3500 };

@@ -1,6 +1,7 @@
 // Link emulation: transfers take the time that the ports of their path need. Concurrent transfers are
 // played in virtual time, each reserving its next chunk when the one before has passed, as threads
 // that never oversleep would; one transfer is played in real time.
+// builds: dev  seconds: 5  alone
 #include <criterion/criterion.h>
 
 #include <math.h>

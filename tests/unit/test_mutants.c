@@ -1,6 +1,7 @@
 // Mutation tests of the verifier: good plans of many shapes, broken systematically. Every mutant must violate a
 // property meant for its kind, or be shown harmless by a rule that looks at the plan alone. A table of kills per kind
 // and property is printed. Plans broken by hand, with exact messages, are in test_ir_verify.c.
+// builds: dev  seconds: 7
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>

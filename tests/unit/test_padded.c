@@ -1,5 +1,6 @@
 // Padded exchanges against counted ones: the same values to the last bit, bytes as predicted to the byte, padding as
 // counted, and what the verifier says when a message could get larger than its place.
+// builds: dev  seconds: 5
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>

@@ -1,6 +1,7 @@
 // The simulator's classes, flows and events against a simulation without any of these: every rank by itself, every
 // flow between two ranks by itself, time in small steps. Clusters are random: ports and links unlike or alike, two
 // passes, forced and free domains.
+// builds: dev  seconds: 5
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>

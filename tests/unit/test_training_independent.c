@@ -1,6 +1,7 @@
 // Training against an implementation that shares no code with it: the network written scalar by scalar in double on a
 // tape, which is differentiated backwards by the chain rule alone, and AdamW from its paper. One rank trains ten steps;
 // the whole model's gradient, losses, and weights in the end are compared.
+// builds: dev fast
 #include <criterion/criterion.h>
 
 #include <math.h>
