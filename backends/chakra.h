@@ -15,7 +15,7 @@ typedef struct Chakra Chakra;
 bool chakra_available(void); // false where this program was built without protobuf-c
 // Requires at most CHAKRA_RANKS_MAX ranks. Owned by `arena`.
 const Chakra *chakra_create(const Plan *plan, Arena *arena);
-// The trace of a rank: metadata, then nodes, each message behind its length as a varint.
+// The trace of a rank: metadata, then nodes, each message after its length as a varint.
 void chakra_print_rank(const Chakra *chakra, uint64_t rank, Text *out);
 // The process groups as JSON: {"id": [ranks]}, the ids that nodes name in `pg_name`.
 void chakra_print_groups(const Chakra *chakra, Text *out);

@@ -93,10 +93,10 @@ static void compare_record(Diff *diff, RecordKind kind, uint32_t index, Arena *a
 
 static void compare_settings(Diff *diff, Arena *arena)
 {
-    size_t room = 0;
+    size_t capacity = 0;
     for (RecordKind kind = RECORD_CLUSTER; kind <= RECORD_TRAINING; kind++)
-        room += ((size_t)record_count(diff->plans[0], kind) + record_count(diff->plans[1], kind)) * FIELDS_MAX;
-    diff->settings = arena_alloc_array(arena, room, sizeof *diff->settings);
+        capacity += ((size_t)record_count(diff->plans[0], kind) + record_count(diff->plans[1], kind)) * FIELDS_MAX;
+    diff->settings = arena_alloc_array(arena, capacity, sizeof *diff->settings);
     for (RecordKind kind = RECORD_CLUSTER; kind <= RECORD_TRAINING; kind++) {
         uint32_t a = record_count(diff->plans[0], kind), b = record_count(diff->plans[1], kind);
         for (uint32_t i = 0; i < (a > b ? a : b); i++)

@@ -1,5 +1,5 @@
 // How two plans differ: settings, choices, predicted and simulated figures, traffic, and the steps of
-// the one that the other has not, has otherwise, or has elsewhere in its stream. Compared once, told
+// the one that the other has not, has otherwise, or has elsewhere in its stream. Compared once, printed
 // twice: as text for people, as JSON for programs.
 #ifndef HEP_DIFF_H
 #define HEP_DIFF_H

@@ -1,4 +1,4 @@
-// What a comparison of two plans found, as lists of rows: filled by diff.c, told by diff_print.c.
+// What a comparison of two plans found, as lists of rows: filled by diff.c, printed by diff_print.c.
 #ifndef HEP_DIFF_PARTS_H
 #define HEP_DIFF_PARTS_H
 

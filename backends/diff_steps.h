@@ -1,5 +1,5 @@
 // Which step of one plan is which of another. A step is known by what it does (op, layer, level) and,
-// where a plan repeats that, by the how-manieth it is.
+// where a plan repeats that, by its index among those.
 #ifndef HEP_DIFF_STEPS_H
 #define HEP_DIFF_STEPS_H
 
@@ -11,7 +11,7 @@ typedef struct {
     bool moved;      // out of the order of its stream: not in a longest run of steps that both have in order
 } StepMatch;
 
-// matches[p] has one entry per step of plans[p]; changed and moved are told of both sides alike.
+// matches[p] has one entry per step of plans[p]; changed and moved are printed for both sides alike.
 void diff_match_steps(const Plan *const plans[2], StepMatch *matches[2], Arena *arena);
 
 #endif

@@ -109,7 +109,7 @@ static double simulated_s(const Plan *plan)
 }
 
 // Running ahead can cost more than it gains: what runs ahead shares ports with what is needed now. A pass whose
-// absence makes the simulated iteration shorter is left out.
+// absence makes the simulated iteration shorter is omitted.
 static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
 {
     static const PlanPass doubtful[] = {PLAN_PASS_HOIST, PLAN_PASS_OVERLAP};
@@ -175,12 +175,12 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
     return FAULT_NONE;
 }
 
-static const Spec *with_codec(const Spec *wish, Codec codec, Arena *arena)
+static const Spec *with_codec(const Spec *request, Codec codec, Arena *arena)
 {
     Spec *spec = arena_alloc(arena, sizeof *spec);
-    *spec = *wish;
+    *spec = *request;
     spec->plan.codec = codec;
-    spec->plan.ratio = codec == CODEC_DENSE ? 1 : wish->plan.ratio;
+    spec->plan.ratio = codec == CODEC_DENSE ? 1 : request->plan.ratio;
     return spec;
 }
 

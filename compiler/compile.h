@@ -17,7 +17,7 @@ typedef struct {
     PlannerOptions planner;  // --time-limit, --gap, --prefetch
     const char *profile;     // --profile, or NULL
     int dispatch;            // --dispatch: a Dispatch, or NONE to take the file's
-    PlanPassSet without;     // -O0, --dump-before: passes left out
+    PlanPassSet without;     // -O0, --dump-before: passes that are skipped
     CompileStage stop_after; // later results stay NULL
     void (*edit)(Ast *ast, void *context); // NULL, or changes the tree before it is checked
     void *edit_context;

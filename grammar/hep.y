@@ -246,7 +246,7 @@ static bool is_covered(const Expected *expected, yysymbol_kind_t token, const ch
 }
 
 // Tokens as people think of them: anything that begins a value is "a value", anything that begins
-// an entry "an entry"; what could merely go on, such as an operator, is left out.
+// an entry "an entry"; what could merely continue, such as an operator, is omitted.
 static Expected expected_gather(const yypcontext_t *context)
 {
     yysymbol_kind_t tokens[YYNTOKENS];

@@ -1,4 +1,4 @@
-// hepc: the program. Tells inputs apart, calls the pipeline or loads a plan, and says what is to be printed.
+// hepc: the program. Distinguishes inputs, calls the pipeline or loads a plan, and says what is to be printed.
 #include <argp.h>
 #include <signal.h>
 #include <stdio.h>

@@ -78,7 +78,7 @@ static const struct argp_option option_table[] = {
      "stop searching then and report the gap; the plan may then differ between runs (default: none)", 0},
     {"gap", OPTION_GAP, "PERCENT", 0, "stop once the plan is proven within PERCENT of the optimum (default: 0)", 0},
     {"optimize", 'O', "LEVEL", 0,
-     "0: leave out the passes that decide when steps run and where buffers lie; 1 (the default): run them", 0},
+     "0: skip the passes that decide when steps run and where buffers lie; 1 (the default): run them", 0},
     {"passes", OPTION_PASSES, NULL, 0, "say what each of these passes does to the schedule", 0},
     {"dump-before", OPTION_DUMP_BEFORE, "PASS", 0, "with --dump or --emit: of the schedule before PASS ran", 0},
     {"dump-after", OPTION_DUMP_AFTER, "PASS", 0, "the same, after PASS and before the next one", 0},

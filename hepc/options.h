@@ -29,7 +29,7 @@ typedef struct {
     DumpKind dump;
     bool explain, json, check, simulate, passes, help_language;
     bool no_passes;      // -O0
-    PlanPassSet without; // passes left out
+    PlanPassSet without; // passes that are skipped
     int dump_pass;       // --dump-before, --dump-after: a PlanPass, or NONE
     CheckOptions checks;
     PlannerOptions planner;

@@ -52,7 +52,7 @@ void passes_print(const Compilation *compilation, Text *out)
         else
             figures = measure(compilation, passes);
         print_row(arena_format(arena, "+ %s", plan_pass_info((PlanPass)p)->name), &figures,
-                  left_out ? "  left out: slower with it, or asked for" : "", out);
+                  left_out ? "  skipped: slower with it, or asked for" : "", out);
     }
     arena_destroy(arena);
 }

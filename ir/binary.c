@@ -24,7 +24,7 @@ enum {
     SECTION_ENTRY_BYTES = 24,
     SECTIONS_BEGIN = HEADER_BYTES + SECTION_COUNT * SECTION_ENTRY_BYTES,
     SECTION_ALIGNMENT = 8,
-    STEP_LIST_BYTES = 8, // operand count and edge count behind a step's fields
+    STEP_LIST_BYTES = 8, // operand count and edge count after a step's fields
 };
 
 static uint32_t section_record_bytes(int section)

@@ -42,7 +42,7 @@ static int compare_sizes(const void *a, const void *b)
     return (x->buffer > y->buffer) - (x->buffer < y->buffer);
 }
 
-// The smallest gap from `base` on that holds `bytes`, between buffers that may not share; behind
+// The smallest gap from `base` on that holds `bytes`, between buffers that may not share; after
 // them all if there is none. `placed` is sorted by offset.
 static uint64_t best_fit(const Lifetimes *lifetimes, const Placed *placed, uint32_t count, uint32_t buffer,
                          uint64_t bytes, uint64_t base)

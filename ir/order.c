@@ -37,7 +37,7 @@ bool order_before(const Order *order, uint32_t a, uint32_t b)
     return a != b && order->clock[b][order->stream[a]] >= order->clock[a][order->stream[a]];
 }
 
-// Steps of `stream` that happen before `step`, `step` itself left out: always the first so many.
+// Steps of `stream` that happen before `step`, `step` itself excluded: always the first so many.
 static uint32_t count_before(const Order *order, uint32_t step, Stream stream)
 {
     return order->clock[step][stream] - (order->stream[step] == stream ? 1 : 0);

@@ -47,8 +47,8 @@ typedef struct {
 // What an optimizer step does: AdamW, its learning rate over the iterations, and what the gradient is made of.
 typedef struct {
     double learning_rate, beta1, beta2, epsilon, weight_decay;
-    uint32_t warmup, decay; // iterations of the linear rise, and of the cosine fall behind it; 0: none
-    double final_rate;      // the learning rate behind the fall, over `learning_rate`
+    uint32_t warmup, decay; // iterations of the linear rise, and of the cosine fall after it; 0: none
+    double final_rate;      // the learning rate after the fall, over `learning_rate`
     double clip;            // the largest norm of the whole gradient; 0: no limit
     double balance;         // weight of the loss that makes loads of experts alike
 } TrainingSettings;
@@ -82,7 +82,7 @@ typedef struct {
     Dispatch dispatch;
     ExchangeKind exchange;     // padded: every message is as large as `plan_message_rows` says
     Codec codec;
-    double codec_ratio;        // dense bytes / bytes sent, as wished; 1 for dense. See ir/codec.h
+    double codec_ratio;        // dense bytes / bytes sent, as requested; 1 for dense. See ir/codec.h
     uint32_t shared_every;       // iterations between two sums of the mean expert that `sr` subtracts; 0: none
     double gradient_ratio;     // the same for gradients of migrated experts; 1: dense
     double capacity;           // rows per expert and source over the balanced load; 0: nothing is dropped

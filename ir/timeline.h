@@ -1,7 +1,7 @@
 // A timeline as Chrome trace events, for Perfetto (ui.perfetto.dev) and chrome://tracing: one row of
 // tracks per process, one track per stream, one event per step. What the simulated and the real
 // run of a plan have in common, so that they read alike and fit into one file. Times are seconds
-// from the begin of the iteration; events carry microseconds, whole nanoseconds.
+// from the start of the iteration; events carry microseconds, whole nanoseconds.
 #ifndef HEP_TIMELINE_H
 #define HEP_TIMELINE_H
 

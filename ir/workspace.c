@@ -154,7 +154,7 @@ static uint64_t gate_backward_elements(const ModelDims *dims, uint64_t rows)
     return saturating_add(sum, converted(dims, dims->hidden, smaller(dims->experts, WORKSPACE_COLUMNS)));
 }
 
-// What the forward pass takes, and the rest behind it.
+// What the forward pass takes, and the rest after it.
 static uint64_t attention_backward_elements(const ModelDims *dims)
 {
     uint64_t sequence = dims->sequence, hidden = dims->hidden;

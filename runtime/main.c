@@ -88,7 +88,7 @@ static int check_outputs(const Options *options)
 
 static void print_fault(const Plan *plan, const Fault *fault);
 
-// A run has failed: one process of the world tells why.
+// A run has failed: one process of the world reports why.
 static int fail(const World *world, const Plan *plan, Fault *fault)
 {
     world_settle(world, fault);

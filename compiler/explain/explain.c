@@ -306,7 +306,7 @@ static double free_choice_s(const Workload *work, const PlannerOptions *options)
 {
     Arena *arena = arena_create();
     Spec spec = *work->spec;
-    spec.plan.domain_wish = DOMAIN_AUTO;
+    spec.plan.domain_request = DOMAIN_AUTO;
     Workload free_work = *work;
     free_work.spec = &spec;
     PlannerOptions again = explain_options(options);

@@ -185,15 +185,15 @@ static void fill_domain(Spec *spec, bool gather)
         spec->plan.domain[l] = gather || l < spec->replica_levels ? spec->cluster.levels[l].count : 1;
 }
 
-static bool find_wish(const char *name, DomainWish *out)
+static bool find_request(const char *name, DomainRequest *out)
 {
     static const struct {
         const char *name;
-        DomainWish wish;
-    } wishes[] = {{"auto", DOMAIN_AUTO}, {"ep", DOMAIN_EP}, {"gather", DOMAIN_GATHER}};
-    for (size_t i = 0; i < COUNT_OF(wishes); i++) {
-        if (!strcmp(wishes[i].name, name)) {
-            *out = wishes[i].wish;
+        DomainRequest request;
+    } requests[] = {{"auto", DOMAIN_AUTO}, {"ep", DOMAIN_EP}, {"gather", DOMAIN_GATHER}};
+    for (size_t i = 0; i < COUNT_OF(requests); i++) {
+        if (!strcmp(requests[i].name, name)) {
+            *out = requests[i].request;
             return true;
         }
     }
@@ -209,16 +209,16 @@ static void check_domain_value(Checker *checker, const AstExpr *expr)
 {
     SpecPlan *plan = &checker->spec->plan;
     plan->domain_span = expr->span;
-    if (expr->kind == EXPR_NAME && find_wish(expr->text, &plan->domain_wish)) {
-        fill_domain(checker->spec, plan->domain_wish == DOMAIN_GATHER);
+    if (expr->kind == EXPR_NAME && find_request(expr->text, &plan->domain_request)) {
+        fill_domain(checker->spec, plan->domain_request == DOMAIN_GATHER);
         return;
     }
     Value value = evaluate(checker->environment, expr);
-    if (value.kind == VALUE_SYMBOL && find_wish(value.text, &plan->domain_wish)) {
-        fill_domain(checker->spec, plan->domain_wish == DOMAIN_GATHER);
+    if (value.kind == VALUE_SYMBOL && find_request(value.text, &plan->domain_request)) {
+        fill_domain(checker->spec, plan->domain_request == DOMAIN_GATHER);
         return;
     }
-    plan->domain_wish = DOMAIN_FORCED;
+    plan->domain_request = DOMAIN_FORCED;
     fill_domain(checker->spec, false);
     if (value.kind == VALUE_RECORD)
         set_sizes_by_name(checker, value.expr->entries);
@@ -334,12 +334,12 @@ static void check_domain_option(Checker *checker, const char *option)
     }
     if (diag_error_count(checker->diag) > mark || (parts == 1 && !runs[0].regather && !strchr(option, ':')))
         return;
-    if (plan->domain_wish == DOMAIN_AUTO) {
+    if (plan->domain_request == DOMAIN_AUTO) {
         diag_error(checker->diag, (Span){source, 0, (uint32_t)length}, "'auto' goes with nothing else");
         return;
     }
     fill_domain(checker->spec, false); // layers in no run: plain EP
-    plan->domain_wish = DOMAIN_FORCED;
+    plan->domain_request = DOMAIN_FORCED;
     plan->forced = runs;
     plan->forced_count = (uint32_t)parts;
 }

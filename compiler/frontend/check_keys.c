@@ -85,7 +85,7 @@ const char *const *choice_names(Takes takes)
 #undef X
 _Static_assert(PLACEMENT_AUTO == 0 && PLACEMENT_INPUT == 1, "choice_names lists placements by code");
 _Static_assert(GRADIENT_DENSE == 0 && GRADIENT_TOPK == 1, "choice_names lists ways of gradients by code");
-_Static_assert((int)CODEC_AUTO == (int)CODEC_COUNT, "choice_names lists it behind the codecs");
+_Static_assert((int)CODEC_AUTO == (int)CODEC_COUNT, "choice_names lists it after the codecs");
 _Static_assert(DTYPE_F32 == 0 && DTYPE_F16 == 1 && DTYPE_BF16 == 2, "choice_names lists dtypes by code");
 
 Kind takes_kind(Takes takes)

@@ -10,7 +10,7 @@
 // buffers exceed what can be addressed; *bytes then holds the estimate of what they need.
 Plan *lower(const Workload *work, const Mix *mix, Dispatch dispatch, double *bytes);
 
-// The same with some of the passes left out.
+// The same with some of the passes skipped.
 Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPassSet passes, double *bytes);
 
 // As cost_iteration prices it.

@@ -33,7 +33,7 @@ static bool updates_experts(const Lowering *l, const WeightUpdate *update)
     return update->layer != NONE && update->weight == l->layers[update->layer].experts;
 }
 
-// The square of the whole gradient's norm: of experts, which ranks share out, summed over these; then of the others,
+// The square of the whole gradient's norm: of experts, which ranks share, summed over these; then of the others,
 // which all ranks have.
 static int32_t add_norm(Lowering *l)
 {

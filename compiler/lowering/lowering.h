@@ -79,7 +79,7 @@ int32_t lowering_add_gradient(Lowering *l, int32_t weight, int32_t layer);
 // Sums a buffer over the ranks, one level after another, inner first; in each of `every` iterations.
 void lowering_add_sums(Lowering *l, int32_t layer, int32_t summed, uint32_t from_level, uint32_t to_level,
                        double every);
-// Sums the shared expert of codec `sr` anew, where the layer has one, from the weights before their update: nothing in
+// Sums the shared expert of codec `sr` again, where the layer has one, from the weights before their update: nothing in
 // this iteration needs it any more.
 void lowering_add_mean(Lowering *l, uint32_t layer);
 // Sends gradients of gathered experts to their owners; returns the gradient of the own experts.

@@ -53,12 +53,12 @@ static void add_port_time(const Spec *spec, GroupKind kind, uint32_t level, doub
     if (peers <= 0)
         return;
     const Cluster *cluster = &spec->cluster;
-    bool unlike = level == 0 && spec->outer;
-    double latency_s = unlike ? groups_of(spec, kind, peers)->latency_s : cluster->levels[level].latency_s;
+    bool heterogeneous = level == 0 && spec->outer;
+    double latency_s = heterogeneous ? groups_of(spec, kind, peers)->latency_s : cluster->levels[level].latency_s;
     port_s[level] += latency_s + cluster->levels[level].overhead_s * peers;
     for (uint32_t j = level; j < cluster->level_count; j++) {
         double through = (double)cluster_gpus_below(cluster, j) * bytes;
-        port_s[j] += unlike && j == 0 ? through * spec->outer->port_s_per_byte
+        port_s[j] += heterogeneous && j == 0 ? through * spec->outer->port_s_per_byte
                                       : through / cluster->levels[j].bandwidth_bytes_per_s;
     }
 }

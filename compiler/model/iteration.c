@@ -115,7 +115,7 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
         at_s[CLOCK_PORT + j] += cost->port_reduce_s[j];
         return_s = fmax(return_s, at_s[CLOCK_PORT + j]);
     }
-    // Sums of the layer's other gradients queue behind, as these become known.
+    // Sums of the layer's other gradients queue after those, as they become known.
     double gate_s = computed_s + combine_s + 2 * layer->dense_s;
     at_s[CLOCK_CHAIN] = gate_s + 2 * layer->pre_expert_s;
     return_s = fmax(return_s, gate_s) + cost->gate_sums_s;

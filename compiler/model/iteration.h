@@ -41,7 +41,7 @@ typedef struct {
     Traffic traffic[LEVELS_MAX];
     // Where the time of the chain went (seconds, sums over layers; they add up to iteration_s).
     double pre_expert_s, exchange_s, expert_s, gather_wait_s, other_s; // waits: for experts, for busy ports
-    double all_reduce_s; // training: sums of gradients, behind the backward pass
+    double all_reduce_s; // training: sums of gradients, after the backward pass
 } IterationCost;
 
 // One layer of a mix; cost and configuration are looked at where it has experts.

@@ -168,7 +168,7 @@ Popularity *routing_create(const Spec *spec, const double *popularity, Arena *ar
 
 // ---- sums over destinations ------------------------------------------------------------------
 
-// The experts behind each combination of domains at the levels up to `level`, outermost slowest.
+// The experts of each combination of domains at the levels up to `level`, outermost slowest.
 typedef struct {
     uint64_t count; // combinations
     ExpertSet *sets;

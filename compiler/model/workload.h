@@ -33,7 +33,7 @@ typedef struct {
     LayerWork *layers;           // [layer_count], in the arena
     double loss_s;               // final norm, logits and cross-entropy
     double dense_gradient_bytes; // replicated parameters, all-reduced when training
-    double last_gradient_bytes;  // of these, summed behind the backward pass: layers without experts, embedding
+    double last_gradient_bytes;  // of these, summed after the backward pass: layers without experts, embedding
     double last_gradients;       // in so many buffers, each a collective of its own
     double optimizer_s;
 } Workload;

@@ -201,7 +201,7 @@ static void order_placement(Placement *placement, uint32_t count, Arena *arena)
 static bool list_candidates(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates, size_t *count)
 {
     const Spec *spec = work->spec;
-    if (spec->plan.domain_wish == DOMAIN_AUTO)
+    if (spec->plan.domain_request == DOMAIN_AUTO)
         return planner_enumerate(work, arena, diag, candidates, count);
     *candidates = arena_alloc_array(arena, 1, sizeof **candidates);
     *count = 1;
@@ -287,7 +287,7 @@ bool place_and_solve(const Workload **work, const PlannerOptions *options, Arena
     if (!planner_solve(*work, options, arena, diag, solution, infeasible))
         return false;
     // The search's bound is on one configuration for all layers; mixes have a weaker one.
-    bool single = given->moe_count <= 1 || spec->plan.domain_wish != DOMAIN_AUTO;
+    bool single = given->moe_count <= 1 || spec->plan.domain_request != DOMAIN_AUTO;
     double bound_s = found.bound_s;
     if (!single) {
         try_others(given, options, &found, arena, work, solution);

@@ -176,7 +176,7 @@ static PlacementProfile profile_with(const Tree *tree, uint32_t cell, uint32_t w
 
 static Proof descend(Tree *tree);
 
-// Puts `w` into the cell, goes on, and takes it out again unless all are placed.
+// Puts `w` into the cell, continues, and takes it out again unless all are placed.
 static Proof try_worker(Tree *tree, uint32_t cell, uint32_t w)
 {
     PlacementProfile before = tree->profile, with = profile_with(tree, cell, w);

@@ -119,7 +119,7 @@ static bool fits(Advising *a, const Spec *spec)
     }
     if (divides && one_fits(a, spec, &config))
         return true;
-    if (spec->plan.domain_wish != DOMAIN_AUTO)
+    if (spec->plan.domain_request != DOMAIN_AUTO)
         return false;
     config = (Config){0};
     for (uint32_t l = 0; l < spec->cluster.level_count; l++)
@@ -158,8 +158,8 @@ static void advise_gpus(Advising *a, const Parts *parts)
     const Cluster *cluster = &spec->cluster;
     bool any = false;
     for (uint32_t l = 0; l < cluster->level_count && parts->experts_per_rank > 1; l++) {
-        bool unlike = l == 0 && cluster->port_count; // which workers there would be besides, nobody knows
-        uint32_t count = unlike ? 0 : count_that_fits(a, l, parts);
+        bool heterogeneous = l == 0 && cluster->port_count; // which workers there would be besides, nobody knows
+        uint32_t count = heterogeneous ? 0 : count_that_fits(a, l, parts);
         if (!count)
             continue;
         diag_help(a->diag, "more GPUs help: level '%s' with 'count = %u' fits (%llu GPUs)", cluster->levels[l].name,
@@ -212,10 +212,10 @@ void advise_memory(const Workload *work, const Candidate *smallest, Diag *diag)
     Parts parts = parts_of(&a);
     say_parts(&a, &parts);
     Spec freely = *work->spec;
-    freely.plan.domain_wish = DOMAIN_AUTO;
-    if (work->spec->plan.domain_wish != DOMAIN_AUTO && fits(&a, &freely))
+    freely.plan.domain_request = DOMAIN_AUTO;
+    if (work->spec->plan.domain_request != DOMAIN_AUTO && fits(&a, &freely))
         diag_help(diag, "another domain fits: 'domain = auto' finds it");
-    if (freely.plan.domain_wish == work->spec->plan.domain_wish || work->spec->plan.domain_wish == DOMAIN_EP)
+    if (freely.plan.domain_request == work->spec->plan.domain_request || work->spec->plan.domain_request == DOMAIN_EP)
         advise_gpus(&a, &parts); // sizes that were asked for mean another plan on another cluster
     if (parts.experts + parts.others + parts.replicas < a.memory)
         advise_tokens(&a);

@@ -238,8 +238,8 @@ static const Config *forced_configs(const Choosing *c)
         if (!c->work->layers[k].is_moe)
             continue;
         Config *config = &configs[moe++];
-        *config = uniform_config(c->work->spec, plan->domain_wish == DOMAIN_GATHER);
-        if (plan->domain_wish == DOMAIN_FORCED)
+        *config = uniform_config(c->work->spec, plan->domain_request == DOMAIN_GATHER);
+        if (plan->domain_request == DOMAIN_FORCED)
             memcpy(config->domain, plan->domain, sizeof config->domain);
         for (uint32_t r = 0; r < plan->forced_count; r++) {
             if (k < plan->forced[r].first_layer || k > plan->forced[r].last_layer)
@@ -322,7 +322,7 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
     *infeasible = false;
     *solution = (Solution){0};
     Choosing choosing = {.work = work, .options = options, .arena = arena, .solution = solution};
-    bool forced = spec->plan.domain_wish != DOMAIN_AUTO;
+    bool forced = spec->plan.domain_request != DOMAIN_AUTO;
     if (!(forced ? choose_forced : choose_freely)(&choosing, diag, infeasible))
         return false;
     if (!finish(&choosing, diag))

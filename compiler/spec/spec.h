@@ -46,9 +46,10 @@ typedef struct {
     Span span, moe_span;
 } SpecModel;
 
-typedef enum { DOMAIN_AUTO, DOMAIN_FORCED, DOMAIN_EP, DOMAIN_GATHER } DomainWish;
+typedef enum { DOMAIN_AUTO, DOMAIN_FORCED, DOMAIN_EP, DOMAIN_GATHER } DomainRequest;
 
-typedef enum { PLACEMENT_AUTO, PLACEMENT_INPUT } PlacementWish; // where unlike workers stand: as best, or as listed
+// Where heterogeneous workers stand: as is best, or as listed.
+typedef enum { PLACEMENT_AUTO, PLACEMENT_INPUT } PlacementRequest;
 
 // What was asked for some of the layers: domain sizes, replicas gathered again.
 typedef struct {
@@ -59,14 +60,14 @@ typedef struct {
 
 typedef enum { GRADIENT_DENSE, GRADIENT_TOPK } GradientReturn; // of migrated experts
 
-enum { CODEC_AUTO = CODEC_COUNT }; // a wish: whichever is fastest
+enum { CODEC_AUTO = CODEC_COUNT }; // requested: whichever is fastest
 
 typedef struct {
     Pass pass;
     Dispatch dispatch;
     ExchangeKind exchange;
-    PlacementWish placement;
-    DomainWish domain_wish;
+    PlacementRequest placement;
+    DomainRequest domain_request;
     uint32_t domain[LEVELS_MAX]; // for DOMAIN_FORCED; levels not named are 1
     uint32_t forced_count;       // runs of layers with their own; of layers in several the last counts
     ForcedRun *forced;

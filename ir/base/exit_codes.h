@@ -9,7 +9,7 @@ int exit_code_of(FaultKind kind);
 // "Exit codes: 0 done; 1 ...", one line per code, for --help. Static storage.
 const char *exit_codes_help(void);
 
-// A help filter for argp: the table, one line per code, behind the text that ends --help.
+// A help filter for argp: the table, one line per code, after the text that ends --help.
 char *exit_codes_append(int key, const char *text, void *input);
 
 #endif

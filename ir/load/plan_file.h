@@ -8,7 +8,7 @@
 
 typedef enum { PLAN_FORM_NONE, PLAN_FORM_BINARY, PLAN_FORM_TEXT } PlanForm;
 
-// `data` is NUL-terminated behind `length`. A damaged plan still has its form.
+// `data` is NUL-terminated after `length`. A damaged plan still has its form.
 PlanForm plan_form(const char *data, size_t length);
 
 // Decodes or parses, then verifies. NULL after reporting to `diag`; `data` must outlive the sink.

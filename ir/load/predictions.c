@@ -45,10 +45,10 @@ double predictions_transfer_s(const Plan *plan, const Step *step)
     double peers = (double)group_size(cluster, group) - 1, bytes = step->bytes * fmax(1, step->busiest);
     if (peers <= 0)
         return NAN;
-    bool unlike = level == 0 && cluster->port_count > 0;
+    bool heterogeneous = level == 0 && cluster->port_count > 0;
     WorstPair pair = {.latency_s = cluster->levels[level].latency_s,
                       .link_s_per_byte = 1 / cluster->levels[level].bandwidth_bytes_per_s};
-    if (unlike)
+    if (heterogeneous)
         pair = outer_pair(plan, group, peers);
     double slowest_s = (double)cluster_gpus_below(cluster, level) * bytes * pair.link_s_per_byte;
     for (uint32_t j = level + 1; j < cluster->level_count; j++)

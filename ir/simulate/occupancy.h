@@ -7,7 +7,7 @@
 #include "ir/simulate/simulate.h"
 
 // Holds from time_s until the next sample. Ascending in time, the first at 0; samples equal to the
-// one before them are left out.
+// one before them are omitted.
 typedef struct {
     double time_s, bytes[BUFFER_KIND_COUNT];
 } MemorySample;
@@ -16,7 +16,7 @@ typedef struct {
     double time_s, bytes_per_s[STREAM_COUNT];
 } PortSample;
 
-// When a buffer counts as live. A temporary: from the begin of its first step to the end of its last, or
+// When a buffer counts as live. A temporary: from the start of its first step to the end of its last, or
 // without end (infinite) where its contents stay readable. Others, and what no step touches: throughout.
 typedef struct {
     double begin_s, end_s;

@@ -1,6 +1,6 @@
 // See sharing.h. Water-filling: rates rise together until a port or link is full; what passes it is fixed, the rest
 // rises on. Every port that is the tightest for all of its flows is filled in the same round: what other ports do
-// cannot change its flows any more, so a few rounds do whatever the number of unlike ports.
+// cannot change its flows any more, so a few rounds do whatever the number of heterogeneous ports.
 #include "ir/simulate/sharing.h"
 
 #include <math.h>

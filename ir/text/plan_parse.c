@@ -1,5 +1,5 @@
 // Reads the text form of a plan: see plan_text.h. A record is a keyword, positional fields and
-// `key value` pairs, as the tables of schema.h say; after an error the parser goes on at the next
+// `key value` pairs, as the tables of schema.h say; after an error the parser continues at the next
 // line that begins with a record's keyword.
 #include <inttypes.h>
 #include <string.h>
@@ -197,13 +197,13 @@ static bool parse_after(Parser *parser, Step *step)
         scan_next(parser);
     }
     if (step->after_count == 0) {
-        diag_error(parser->diag, parser->token.span, "expected steps, such as 's3', behind 'after'");
+        diag_error(parser->diag, parser->token.span, "expected steps, such as 's3', after 'after'");
         return false;
     }
     return true;
 }
 
-// `name=buffer`; the name is the token `name`, the cursor is behind `=`.
+// `name=buffer`; the name is the token `name`, the cursor is after `=`.
 static bool parse_operand(Parser *parser, const Step *step, const Token *name)
 {
     const OpInfo *info = op_info((int)step->op);
@@ -281,7 +281,7 @@ static bool parse_pair(Parser *parser, RecordKind kind, void *record, bool given
     return unknown_field(parser, info, &key);
 }
 
-// Does the record go on? Field names win over keywords, which some of them are too.
+// Does the record continue? Field names win over keywords, which some of them are too.
 static bool in_record(const Parser *parser, const RecordInfo *info, const bool given[FIELDS_MAX])
 {
     if (parser->token.kind == TOKEN_END)

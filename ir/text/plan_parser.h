@@ -43,7 +43,7 @@ void scan_skip_record(Parser *parser);
 
 // A whole number from 0 to `limit`, digits alone.
 bool parse_whole(const char *text, uint64_t limit, uint64_t *out) MUST_CHECK;
-// The number behind a prefix: 12 of "s12".
+// The number after a prefix: 12 of "s12".
 bool parse_id(const char *text, char prefix, uint32_t *out) MUST_CHECK;
 // The value of a field, at the cursor, into its place in the record; false after reporting that there is none.
 bool parse_value(Parser *parser, const Field *field, void *record) MUST_CHECK;

@@ -90,7 +90,7 @@ static bool is_left_out(const Field *field, const void *value)
     return *(const int32_t *)value == (field_is_code(field->type) ? 0 : NONE);
 }
 
-// The field of a record as it is printed; empty where it is left out.
+// The field of a record as it is printed; empty where it is omitted.
 static void print_field(const Plan *plan, const Field *field, const void *record, Text *out)
 {
     const void *value = (const char *)record + field->offset;

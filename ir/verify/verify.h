@@ -6,7 +6,7 @@
 #include "ir/plan.h"
 
 // X(NAME, "name", "what holds"), in the order in which they are checked. Later properties rely on
-// earlier ones: checking stops behind the first of `limits`, `groups`, `choices`, `steps` and `edges`
+// earlier ones: checking stops after the first of `limits`, `groups`, `choices`, `steps` and `edges`
 // that is violated.
 #define HEP_PROPERTIES(X)                                                                                              \
     X(LIMITS, "limits", "codes are known, indices in range, numbers finite, sizes without overflow, names unique")     \

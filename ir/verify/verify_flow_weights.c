@@ -57,7 +57,7 @@ static uint32_t summed_over(const Flow *flow, int32_t weights)
     return updates_experts(flow, weights) ? flow->replicas : flow->all;
 }
 
-// Squares of experts' gradients are summed over the ranks that share them out before those of dense gradients, which
+// Squares of experts' gradients are summed over the ranks that share them before those of dense gradients, which
 // all ranks have, are added. `from` counts the gradients.
 void flow_squares(Flow *flow)
 {

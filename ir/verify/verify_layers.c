@@ -93,7 +93,7 @@ static void verify_return(Verifier *verifier, uint32_t dispatch, uint32_t combin
 }
 
 // Rows that leave at `dispatch` were split off by a route step before it, and what returns at
-// `combine` is put back by an unroute step behind it that knows where each row came from.
+// `combine` is put back by an unroute step after it that knows where each row came from.
 static void verify_routing(Verifier *verifier, const uint32_t *steps, uint32_t count, uint32_t dispatch,
                            uint32_t combine)
 {
@@ -217,7 +217,7 @@ static void verify_gather_link(Verifier *verifier, uint32_t before, uint32_t ste
     bool gather = step_info(&plan->steps[step])->shape == SHAPE_GATHER;
     int32_t from = operand_of(plan, before, gather ? OPERAND_gathered : OPERAND_shard);
     if (operand_of(plan, step, gather ? OPERAND_shard : OPERAND_gathered) != from)
-        verify_fail(verifier, PROPERTY_GATHER, step, "does not go on with what step %" PRIu32 " left", before);
+        verify_fail(verifier, PROPERTY_GATHER, step, "does not continue with what step %" PRIu32 " left", before);
 }
 
 static void verify_gathers(Verifier *verifier, const Choice *choice, const uint32_t *steps, uint32_t count,
@@ -315,7 +315,7 @@ static void verify_steps_without_layer(Verifier *verifier)
     }
 }
 
-// ---- room for replicas ---------------------------------------------------------------------------
+// ---- slots for replicas --------------------------------------------------------------------------
 
 // The steps of one pass that use a layer's experts: forward in the order of MoE layers, backward in reverse.
 typedef struct {

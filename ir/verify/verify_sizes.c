@@ -37,7 +37,7 @@ static uint64_t rows_of(Verifier *verifier, uint32_t index, Operand operand)
     return buffer ? buffer->rows : 0;
 }
 
-// Record rows of a stage: fanout per token behind the gate, one per row behind an exchange.
+// Record rows of a stage: fanout per token after the gate, one per row after an exchange.
 static void expect_stage(Verifier *verifier, uint32_t index, const Shape *shape)
 {
     bool first = !step_buffer(verifier->plan, &verifier->plan->steps[index], OPERAND_counts);
@@ -165,7 +165,7 @@ static void verify_optimizer(Verifier *verifier, uint32_t index, const Shape *sh
     const Buffer *state = step_buffer(plan, &plan->steps[index], OPERAND_state);
     uint64_t values = dtype_bytes(weights->dtype) < 4 ? 3 : 2;
     if (gradient->dtype != weights->dtype || gradient->rows != weights->rows || gradient->cols != weights->cols)
-        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' has not the shape of '%s'", gradient->name, weights->name);
+        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' differs in shape from '%s'", gradient->name, weights->name);
     if (state->rows != weights->rows || state->cols != values * weights->cols)
         verify_fail(verifier, PROPERTY_SIZES, index,
                     "'%s' is %" PRIu64 " x %" PRIu64 ", expected %" PRIu64 " x %" PRIu64, state->name,
@@ -223,7 +223,7 @@ static void verify_codec_sizes(Verifier *verifier, uint32_t index)
     const Buffer *error = step_buffer(plan, step, OPERAND_error), *gathered = step_buffer(plan, step, OPERAND_gathered);
     if (error && gathered &&
         (error->dtype != gathered->dtype || error->rows != gathered->rows || error->cols != gathered->cols))
-        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' has not the shape of '%s'", error->name, gathered->name);
+        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' differs in shape from '%s'", error->name, gathered->name);
     for (size_t i = 0; i < COUNT_OF(memories); i++) {
         const Buffer *memory = step_buffer(plan, step, memories[i]);
         if (memory && (memory->kind != BUFFER_REPLICA || memory->layer != step->layer))

@@ -5,7 +5,7 @@
 namespace
 {
 
-// Buffers of queries, keys and values lie one behind another, so that heads of one count take one batch of products.
+// Buffers of queries, keys and values lie one after another, so that heads of one count take one batch of products.
 struct Projections {
     void *q, *k, *v; // [tokens][A], [tokens][K], [tokens][K]
 };
@@ -85,7 +85,7 @@ Attention attention_of(const CudaQueue *queue, const ModelDims *dims, Tensor wei
 
 // ---- projections ---------------------------------------------------------------------------------
 
-// `count` products, of what lies one behind another: out [tokens][cols] = in [tokens][in_cols] weights + beta out.
+// `count` products, of what lies one after another: out [tokens][cols] = in [tokens][in_cols] weights + beta out.
 cudaError_t project(const Attention &a, const void *in, uint64_t in_cols, const void *weights, uint64_t cols,
                     uint64_t count, float beta, void *out)
 {

@@ -17,7 +17,7 @@ struct ScoreRows {
     uint64_t queries, block, sequence;
 };
 
-// p = the softmax of each row over the keys its query may see, 0 behind them; p may be the scores.
+// p = the softmax of each row over the keys its query may see, 0 after them; p may be the scores.
 template <typename T> __global__ void softmax_kernel(ScoreRows rows, const float *scores, T *p)
 {
     __shared__ float scratch[WARP];
@@ -36,7 +36,7 @@ template <typename T> __global__ void softmax_kernel(ScoreRows rows, const float
         to[k] = from_f32<T>(k < visible ? expf(from[k] - largest) * scale : 0.0f);
 }
 
-// d = scale p (dp - sum of p dp), 0 behind the visible keys; d may be dp.
+// d = scale p (dp - sum of p dp), 0 after the visible keys; d may be dp.
 template <typename T>
 __global__ void softmax_backward_kernel(ScoreRows rows, float scale, const T *__restrict__ p, const float *dp, T *d)
 {

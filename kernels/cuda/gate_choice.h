@@ -92,7 +92,7 @@ __device__ inline Candidate candidate_of(const float *logits, uint32_t expert)
     return {logit == logit ? logit : -INFINITY, static_cast<int32_t>(expert)};
 }
 
-// By a warp: the first candidate behind `last`.
+// By a warp: the first candidate after `last`.
 __device__ inline Candidate next_candidate(const GateDims &dims, Routing routing, uint64_t token, const float *logits,
                                            Candidate last)
 {

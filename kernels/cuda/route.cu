@@ -182,7 +182,7 @@ cudaError_t copy_rows(cudaStream_t stream, const SentRows &sent, Tensor origin, 
     return copy_units<uint16_t>(stream, sent, origin, fanout, from, next, send, row_bytes);
 }
 
-// Records behind the last row of every member, to the end of its place; own ones lie in the next stage.
+// Records after the last row of every member, to the end of its place; own ones lie in the next stage.
 __global__ void pad_places_kernel(SentRows sent, uint32_t per_row, Record *__restrict__ next, Record *__restrict__ send)
 {
     uint64_t index = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x, place = index / per_row;

@@ -1,5 +1,5 @@
 // A tile of 16-bit elements in shared memory as the instructions of warp groups read it: lines of 64 elements, 128
-// bytes, one behind the other, whose eighths are exchanged so that neither the copies that fill the tile nor the reads
+// bytes, one after the other, whose eighths are exchanged so that neither the copies that fill the tile nor the reads
 // of eight lines at once meet in a bank. A tile with longer lines is several such blocks side by side.
 #ifndef HEP_CUDA_SWIZZLED_TILE_H
 #define HEP_CUDA_SWIZZLED_TILE_H

@@ -42,7 +42,7 @@ static Attention attention_begin(const ModelDims *dims, Tensor weights, Scratch 
     return a;
 }
 
-// Softmax of each row of scores over the keys its query may see; 0 behind them.
+// Softmax of each row of scores over the keys its query may see; 0 after them.
 static void softmax_causal(float *scores, uint64_t first_query, uint64_t queries, uint64_t stride)
 {
     for (uint64_t r = 0; r < queries; r++) {

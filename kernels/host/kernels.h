@@ -47,8 +47,8 @@ typedef struct {
     const int32_t *member_of_expert; // [experts]
     uint32_t experts;
     uint32_t members, own; // group size; this rank's index
-    // Rows of one place: where exchanges are padded every member's rows lie at the begin of a place of their own, and
-    // records say -1 where it has no more. 0: one member's rows lie behind another's.
+    // Rows of one place: where exchanges are padded every member's rows lie at the start of a place of their own, and
+    // records say -1 where it has no more. 0: one member's rows lie after another's.
     uint64_t place_rows;
 } RouteTable;
 
@@ -104,7 +104,7 @@ void host_ffn_backward(const ModelDims *dims, Tensor x, Tensor ffn, Tensor dx, T
 void host_shared_expert_backward(const ModelDims *dims, Tensor rows, Tensor shared, Tensor dx, Tensor drows,
                                  Tensor dshared, Tensor work);
 
-// drows: by the rows that unroute wrote. dresults: its own rows, at the begin; those of others come by dispatch.
+// drows: by the rows that unroute wrote. dresults: its own rows, at the start; those of others come by dispatch.
 void host_unroute_backward(const RouteTable *table, uint32_t fanout, Tensor drows, Tensor send_counts, Tensor origin,
                            Tensor dresults, Tensor send_rows);
 // Arguments and result as host_expert. drecords: f32 [record rows][records a row], by the gate weights, 0 for padding
@@ -117,8 +117,8 @@ uint64_t host_expert_backward(const ModelDims *dims, const int32_t *slot_of_expe
 void host_route_backward(const RouteTable *table, uint64_t row_count, uint32_t fanout, Tensor drows_next,
                          Tensor drecords_next, Tensor returned, Tensor returned_records, Tensor send_counts,
                          Tensor origin, Tensor drows, Tensor drecords);
-// drecords: f32, in the order of `records`; dshared: by the same rows, or absent. `balance` weighs a loss that makes
-// experts' loads alike, balance x experts x sum over e of f_e p_e (Switch Transformer, section 2.2): f_e the share of
+// drecords: f32, in the order of `records`; dshared: by the same rows, or absent. `balance` weighs the
+// load-balancing loss, balance x experts x sum over e of f_e p_e (Switch Transformer, section 2.2): f_e the share of
 // this rank's kept records that name e, constant; p_e the mean over its tokens of the softmax over all logits. 0: none.
 void host_gate_backward(const ModelDims *dims, float balance, Tensor x, Tensor records, Tensor drows, Tensor drecords,
                         Tensor dshared, Tensor router, Tensor dx, Tensor drouter, Tensor work);
@@ -131,7 +131,7 @@ typedef struct {
 } AdamW;
 
 // State of a weight buffer [rows][cols]: f32 [rows][2 cols], each row the first moments, then the second; [3 cols]
-// with a master copy behind them where weights are 16-bit. Weights decay by learning_rate x weight_decay, all alike.
+// with a master copy after them where weights are 16-bit. Weights decay by learning_rate x weight_decay, all alike.
 void host_optimizer_begin(Tensor weights, Tensor state); // before the first step: moments 0, master copy
 // squares, before: f32 [1][1]; squares = before (0 if absent) + the sum of the gradient's squares.
 void host_squares(Tensor gradient, Tensor before, Tensor squares);

@@ -99,7 +99,7 @@ static uint64_t overflow(const RouteTable *table, const int32_t *counts)
     return rows;
 }
 
-// Records behind the last row of every member, to the end of its place.
+// Records after the last row of every member, to the end of its place.
 static void pad_places(const RouteTable *table, const int32_t *counts, Tensor next_records, Tensor send_records)
 {
     uint64_t per_row = next_records.cols / 2, sent = 0;

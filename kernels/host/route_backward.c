@@ -76,7 +76,7 @@ typedef struct {
     Copies own, returned; // the tensors; ranges of rows as `copies_of` says
 } Reverse;
 
-// What became of copies for `member`: its own rows are at the begin of `own`, others in order in `returned`.
+// What became of copies for `member`: its own rows are at the start of `own`, others in order in `returned`.
 // *sent: rows of members before it.
 static Copies copies_of(const Reverse *reverse, uint32_t member, uint64_t *sent)
 {

@@ -7,7 +7,7 @@
 // Holds no pointer: it travels between processes.
 typedef struct {
     uint64_t iteration;       // that it is in, from 1; 0: none yet
-    int64_t at[STREAM_COUNT]; // step that each stream was at, -1: behind its last
+    int64_t at[STREAM_COUNT]; // step that each stream was at, -1: after its last
     double still_s;           // for how long it had not moved
 } Standing;
 

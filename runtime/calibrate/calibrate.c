@@ -160,7 +160,7 @@ static bool run_process(const CalibrateOptions *options, Calibration *calibratio
                   "the levels make %" PRIu64 " ranks, but %" PRIu64 " %s started: launch as many as the levels make",
                   ranks, options->comm->size, options->comm->size == 1 ? "process was" : "processes were");
         if (options->comm->rank != 0)
-            differs.message[0] = '\0'; // the first rank tells it
+            differs.message[0] = '\0'; // the first rank reports it
         *fault = differs;
         return false;
     }

@@ -20,7 +20,7 @@ typedef struct {
 typedef struct {
     Spread bandwidth_bytes_per_s; // of a port, each way, with all ranks below every port sending and receiving
     Spread latency_s;             // of an exchange with all siblings in which hardly anything is sent
-    double port_bytes;            // that passed a port each way in each sample; 0: the middle one of unlike ports
+    double port_bytes;            // that passed a port each way in each sample; 0: the middle one of ports that differ
 } LevelMeasure;
 
 typedef struct {

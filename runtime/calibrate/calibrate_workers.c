@@ -11,7 +11,7 @@
 
 enum { WORKER_SAMPLES = 3 };
 
-static const double unlike_ratio = 1.25; // of ports, from which they are kept one by one
+static const double heterogeneous_ratio = 1.25; // of ports, from which they are kept one by one
 
 // Whom `worker` meets in a round of the tournament of `count`, itself where it rests: all but the last meet so that
 // their numbers add up to the round, and whoever would meet itself meets the last.
@@ -105,12 +105,12 @@ static int compare_medians(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static Spread middle_of(const Spread *ports, uint32_t count, bool *unlike)
+static Spread middle_of(const Spread *ports, uint32_t count, bool *heterogeneous)
 {
     Spread sorted[WORKERS_MAX];
     memcpy(sorted, ports, count * sizeof(*ports));
     qsort(sorted, count, sizeof(*sorted), compare_medians);
-    *unlike = sorted[count - 1].median > unlike_ratio * sorted[0].median;
+    *heterogeneous = sorted[count - 1].median > heterogeneous_ratio * sorted[0].median;
     return sorted[count / 2];
 }
 
@@ -118,16 +118,16 @@ bool calibrate_workers(LevelRun *run, uint64_t rows)
 {
     Calibration *calibration = run->rank->calibration;
     uint32_t count = run->members;
-    bool unlike;
+    bool heterogeneous;
     calibration->ports = calloc(count, sizeof(*calibration->ports));
     calibration->pairs = calloc((size_t)count * count, sizeof(*calibration->pairs));
     if (!calibration->ports || !calibration->pairs)
         return fault_set(run->rank->fault, FAULT_MEMORY, "out of memory for %u workers", count);
     if (!measure(run, rows, calibration->ports, calibration->pairs))
         return false;
-    Spread middle = middle_of(calibration->ports, count, &unlike);
-    if (unlike) // all at once, the slowest held up the others
+    Spread middle = middle_of(calibration->ports, count, &heterogeneous);
+    if (heterogeneous) // all at once, the slowest held up the others
         calibration->levels[0] = (LevelMeasure){middle, calibration->levels[0].latency_s, 0};
-    calibration->port_count = unlike || run->rank->options->cluster->port_count ? count : 0;
+    calibration->port_count = heterogeneous || run->rank->options->cluster->port_count ? count : 0;
     return true;
 }

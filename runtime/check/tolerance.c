@@ -107,7 +107,7 @@ static double moved_variance(const Plan *plan, const Path *path, double moved, d
 // 8. The sum of T losses of about ln(vocabulary) in f32 has relative error w sqrt(T).
 // 9. A token that takes another expert changes by as much as it is, so its loss by up to sqrt(2) times sqrt(2) times
 // the
-//    RMS of its logits; the i-th token behind it sees it as one of i: 1 + ln(sequence) times that in all.
+//    RMS of its logits; the i-th token after it sees it as one of i: 1 + ln(sequence) times that in all.
 // 10. One number is compared, not 10^7: five deviations, which one in 3.5 million exceeds.
 double tolerance_loss(const Plan *plan, double moved, double turned)
 {

@@ -1,4 +1,4 @@
-// Checkpoints: what a training needs to go on bit by bit. A checkpoint is a directory DIR/step-000123, there whole or
+// Checkpoints: what a training needs to resume bit by bit. A checkpoint is a directory DIR/step-000123, there whole or
 // not at all, with `manifest.json`, `equal` (what all ranks have alike: stored once, and compared when it is written)
 // and `rank-00000`.. (own experts, their state, what codecs remember). Everything is checked before it is believed.
 #ifndef HEP_CHECKPOINT_H
@@ -58,7 +58,7 @@ uint32_t checkpoint_sum(const Checkpoint *checkpoint); // checksum of the manife
 
 // Whether its weights are those of the plan's model; false and a fault that names what differs, with both values.
 bool checkpoint_fits(const Checkpoint *checkpoint, const Plan *plan, Fault *fault) MUST_CHECK;
-// Whether ranks and strategy are the same, so that every rank continues bit by bit. Otherwise experts are dealt out
+// Whether ranks and strategy are the same, so that every rank continues bit by bit. Otherwise experts are redistributed
 // anew, and what codecs remember is made from the weights.
 bool checkpoint_is_same_strategy(const Checkpoint *checkpoint, const Plan *plan);
 // Fills the persistent buffers of one rank's engine. Not collective. Reads whole files and compares their checksums.

@@ -1,4 +1,4 @@
-// Reading a checkpoint that another strategy, or another number of ranks, wrote: experts, with their state, are dealt
+// Reading a checkpoint that another strategy, or another number of ranks, wrote: experts, with their state, are
 // out by their global index from the files of the ranks that owned them; what codecs remember is made from the weights.
 #include <errno.h>
 #include <fcntl.h>
@@ -178,7 +178,7 @@ static bool sum_experts(const CheckpointReader *reader, const SavedBuffer *sourc
     return true;
 }
 
-// Behind the reading of all files, so that their checksums are known to be right.
+// After the reading of all files, so that their checksums are known to be right.
 static bool fill_mean(CheckpointReader *reader, const SavedBuffer *of, Fault *fault)
 {
     const SavedBuffer *source = weights_of(reader, of);

@@ -67,7 +67,7 @@ static bool damaged(const CheckpointReader *reader, const char *path, const char
     return checkpoint_suggest(reader->checkpoint, fault);
 }
 
-// Reads to the end, also behind what the manifest says.
+// Reads to the end, also past what the manifest says.
 static bool read_open_file(CheckpointReader *reader, const SavedFile *file, const char *path, int descriptor,
                            Fault *fault)
 {

@@ -130,7 +130,7 @@ static bool go_on(const CheckpointRank *rank, Fault *fault)
            fault_set(fault, FAULT_RUN, "interrupted while a checkpoint was written");
 }
 
-// What would end a training that goes on from it is not written.
+// What would end a training that continues from it is not written.
 static bool check_finite(const SavedBuffer *of, const void *values, uint64_t bytes, Fault *fault)
 {
     return !nonfinite_among(values, of->dtype, bytes / dtype_bytes(of->dtype)) ||

@@ -15,14 +15,14 @@ typedef struct Comm Comm;
 // What a communicator asks of the rank it serves, from any thread, when others wait for that rank.
 typedef struct {
     StreamPoint (*point)(void *context, Stream stream);
-    // When the rank was last seen to get on: a step began or ended, or `now_s` while a stream computes.
+    // When the rank was last seen to make progress: a step began or ended, or `now_s` while a stream computes.
     double (*life_s)(void *context, double now_s);
     void *context;
 } Watch;
 
 // Where the rows for, or from, the members lie, one member's after another's.
 typedef enum {
-    ROWS_OTHERS, // own left out
+    ROWS_OTHERS, // own excluded
     ROWS_ALL,    // own has its place, as long as its entry of the counts says, and is left alone
     ROWS_SAME,   // sent only: every member gets the same rows
 } RowLayout;

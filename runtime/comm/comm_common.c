@@ -131,7 +131,7 @@ bool comm_check_receive(const Exchange *exchange, uint32_t members, uint32_t own
     if (rows > exchange->recv_capacity)
         return fault_set(fault, FAULT_RUN,
                          "received %" PRIu64 " rows, its buffer holds %" PRIu64
-                         ": more tokens chose experts behind this rank than the plan reserves for",
+                         ": more tokens chose experts of this rank than the plan reserves for",
                          rows, exchange->recv_capacity);
     return true;
 }

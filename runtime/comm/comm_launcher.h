@@ -1,4 +1,4 @@
-// What started this process as one of several: told by the variables it sets.
+// What started this process as one of several: known from the variables it sets.
 #ifndef HEP_COMM_LAUNCHER_H
 #define HEP_COMM_LAUNCHER_H
 

@@ -12,7 +12,7 @@
 typedef struct MpiWorld MpiWorld;
 
 typedef struct {
-    // A collective fails when a peer is missing that does not get on for so long, nor whom it waits for; any call
+    // A collective fails when a peer is missing that makes no progress for so long, nor whom it waits for; any call
     // fails when a process is silent for so long.
     double timeout_s;
     uint64_t chunk_bytes; // largest message; 0: the default

@@ -221,7 +221,7 @@ static bool call_timeout(const Call *call, const Wait *wait)
     return false;
 }
 
-// Has the time limit passed? Who waits for a peer that answers, but does not get on, leaves it a little longer to
+// Has the time limit passed? Who waits for a peer that answers, but makes no progress, leaves it a little longer to
 // whoever waits for the cause.
 static bool call_is_late(const Call *call, const Wait *wait, double since_s, double now_s)
 {

@@ -1,5 +1,5 @@
-// How a world of processes ends when one of them fails: the fault goes to rank 0, which tells the first one and ends
-// all; if that process does not answer, to the next. Who tells it adds where its own rank stands and what is known of
+// How a world of processes ends when one of them fails: the fault goes to rank 0, which reports the first one and ends
+// all; if that process does not answer, to the next. Who reports it adds where its own rank stands and what is known of
 // the processes that it waits for.
 #include <inttypes.h>
 #include <stdio.h>
@@ -115,14 +115,14 @@ void mpi_end_all(int exit_code)
     MPI_Abort(MPI_COMM_WORLD, exit_code);
 }
 
-// The cause is told already: the launcher ends this process soon.
+// The cause is reported already: the launcher ends this process soon.
 static _Noreturn void await_end(const MpiWorld *world, FaultKind kind)
 {
     clock_sleep_until(clock_now_s() + killed_s);
     world->options.end(kind, false);
 }
 
-// So that nobody tells another cause while the launcher ends all.
+// So that nobody reports another cause while the launcher ends all.
 static void say_over(const MpiWorld *world)
 {
     int size = (int)world->comm.size, done = 0;
@@ -145,7 +145,7 @@ static void say_over(const MpiWorld *world)
     free(requests);
 }
 
-// Does not return if another process tells a cause within that time, or has.
+// Does not return if another process reports a cause within that time, or has.
 static void await_over(MpiWorld *world, double time_s, FaultKind kind)
 {
     double until_s = clock_now_s() + time_s;

@@ -10,7 +10,7 @@
 
 enum {
     CHUNK_BYTES_MIN = 64 << 10,
-    HEAD_BYTES = 1 << 10, // first message of a long flow: it tells when the peer came
+    HEAD_BYTES = 1 << 10, // first message of a long flow: it says when the peer came
     HEAD_FROM_BYTES = 64 << 10,
     CHUNK_BYTES = 16 << 20,
     CHUNK_BYTES_MAX = 1 << 30,
@@ -61,7 +61,7 @@ typedef struct {
     const Channel *channel; // NULL: the stream waits for nobody
     uint32_t member;
     int process;
-    double life_s;  // when the peer, or whom it waits for itself, was last known to get on
+    double life_s;  // when the peer, or whom it waits for itself, was last known to make progress
     double heard_s; // it lived at least then; 0: it has not answered yet
     StreamPoint at; // of its stream of the same kind, as told then
     double for_s;
@@ -117,7 +117,7 @@ bool mpi_exchange(Comm *base, int channel, const Exchange *exchange, Fault *faul
 bool mpi_all_gather(Comm *base, int channel, const void *shard, void *gathered, uint64_t bytes, Fault *fault);
 void mpi_channels_close(MpiWorld *world); // collective
 
-// Who lives and gets on: comm_mpi_watch.c. False when memory or threads run out.
+// Who lives and makes progress: comm_mpi_watch.c. False when memory or threads run out.
 bool mpi_listener_start(MpiWorld *world, Fault *fault) MUST_CHECK;
 void mpi_listener_stop(MpiWorld *world); // collective; no rank is inside a call
 // How long a process may be silent between answers.
@@ -125,7 +125,7 @@ double mpi_silence_s(const MpiWorld *world);
 
 // How all end when one fails: comm_mpi_end.c. The first is CommOps.abort; neither returns.
 void mpi_abort(Comm *base, const Fault *cause);
-void mpi_end(MpiWorld *world, const Fault *cause);               // as the process that tells the cause
+void mpi_end(MpiWorld *world, const Fault *cause);               // as the process that reports the cause
 bool mpi_places_learn(MpiWorld *world, Fault *fault) MUST_CHECK; // collective
 // Ends this process with a message if mpi_start_seen is not called within the time limit.
 void mpi_start_watch(const MpiWorldOptions *options);

@@ -1,4 +1,4 @@
-// Who lives and who gets on in a world of processes. In every process a thread listens: for signs of life of the
+// Who lives and who makes progress in a world of processes. In every process a thread listens: for signs of life of the
 // process before it, so that a stopped one is noticed wherever the others wait; for faults that others report; and
 // for questions. A stream that waits for a peer has that peer's process asked how far it is, and waits on as long as
 // the answer is that the peer moves bytes, begins and ends steps, computes, or waits itself for one that does.
@@ -14,7 +14,7 @@ typedef struct {
     Stream stream;
     StreamPoint at;
     double for_s;  // of that point
-    double idle_s; // since when nobody was seen to get on, there and where it waits
+    double idle_s; // since when nobody was seen to make progress, there and where it waits
 } Answer;
 
 struct Listener {
@@ -167,7 +167,7 @@ static void look_for_life(Listener *listener, double now_s)
     MpiWorld *world = listener->world;
     int before = process_before(world);
     double timeout_s = world->options.timeout_s;
-    // Who was stopped itself and goes on has no reason to complain.
+    // Who was stopped itself and continues has no reason to complain.
     if (mpi_control_receive(world, before, TAG_ALIVE, NULL, 0) >= 0 || now_s - listener->looked_s > timeout_s / 2)
         listener->heard_s = now_s;
     if (now_s <= listener->heard_s + timeout_s + mpi_silence_s(world))

@@ -85,7 +85,7 @@ struct ThreadWorld {
     Fault cause;
     atomic_bool aborted;
     pthread_mutex_t watch_mutex;
-    _Atomic double progress_s; // when any rank was last seen to get on: it moved or posted something, or computed
+    _Atomic double progress_s; // when any rank last made progress: it moved or posted something, or computed
     struct {
         pthread_mutex_t mutex;
         pthread_cond_t passed;

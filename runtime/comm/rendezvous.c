@@ -111,7 +111,7 @@ static bool admit(Rendezvous *rendezvous, int socket, uint64_t *joined, Fault *f
         return true;
     }
     bool sent = frame_send(socket, FRAME_WELCOME, true, fault, sizeof(*fault));
-    (void)sent; // the fault is told either way
+    (void)sent; // the fault is reported either way
     close(socket);
     return false;
 }
@@ -230,7 +230,7 @@ static bool be_welcomed(Rendezvous *rendezvous, Fault *fault)
                     frame_receive(first, &header, sizeof(header), until_s) && header.kind == FRAME_WELCOME;
     if (answered && header.failed && header.bytes == sizeof(told) &&
         frame_receive(first, &told, sizeof(told), until_s)) {
-        *fault = (Fault){.kind = told.kind, .rank = -1, .step = -1, .peer = -1}; // rank 0 tells it
+        *fault = (Fault){.kind = told.kind, .rank = -1, .step = -1, .peer = -1}; // rank 0 reports it
         return false;
     }
     if (answered && !header.failed && header.bytes == launch->size * sizeof(Place) &&

@@ -52,7 +52,7 @@ void rendezvous_abort(Rendezvous *rendezvous, const Fault *cause);
 // True, with the first cause as the fault, once a process has failed. Cheap; from any thread.
 bool rendezvous_aborted(Rendezvous *rendezvous, Fault *fault);
 // After a failure: waits until the cause is known to all and leaves it in `fault` where this process is the one that
-// tells it (rank 0, or rank 1 where that is gone), else the kind alone.
+// reports it (rank 0, or rank 1 where that is gone), else the kind alone.
 void rendezvous_settle(Rendezvous *rendezvous, Fault *fault);
 
 #endif

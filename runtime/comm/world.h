@@ -17,7 +17,7 @@ Comm *world_comm(const World *world, const Cluster *cluster);
 bool world_is_first(const World *world); // also without a world
 // Rank 0's code and bytes to every rank; see mpi_world_share.
 bool world_share(const World *world, int *code, char **data, size_t *length, Fault *fault) MUST_CHECK;
-// After a failed run: leaves the fault's message where this process is the one that tells it.
+// After a failed run: leaves the fault's message where this process is the one that reports it.
 void world_settle(const World *world, Fault *fault);
 void world_destroy(World *world);
 

@@ -70,9 +70,9 @@ typedef struct {
     // All steps were executed: waits until they are done, and replaces the times of those that it measured itself. A
     // fault may name rank and step. NULL: a step is done when `execute` returns.
     bool (*finish)(Engine *engine, StepTime times[], Fault *fault);
-    // Why `replay` does not, or NULL: told in the report.
+    // Why `replay` does not, or NULL: reported.
     const char *(*replay_refusal)(const Engine *engine);
-    // Why experts are not multiplied by the device's fastest instructions, or NULL: told in the report.
+    // Why experts are not multiplied by the device's fastest instructions, or NULL: reported.
     const char *(*expert_refusal)(const Engine *engine);
     EngineResult (*result)(const Engine *engine);
     // Copies `bytes` of a buffer, from `offset` on, out or in. No step is under way. NULL where the engine cannot.

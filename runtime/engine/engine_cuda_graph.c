@@ -1,5 +1,5 @@
 // CUDA graphs: where the sizes of all messages are the same in every iteration, the second iteration is captured, and
-// from then on one call enqueues all steps. Where they are not, the reason is told in the report.
+// from then on one call enqueues all steps. Where they are not, the reason is reported.
 #include <inttypes.h>
 #include <string.h>
 
@@ -100,7 +100,7 @@ static bool graph_create(CudaEngine *engine, cudaStream_t origin, Fault *fault)
         engine->captured[l].routing_bytes -= before[l].routing_bytes;
         engine->captured[l].gather_bytes -= before[l].gather_bytes;
         engine->captured[l].reduce_bytes -= before[l].reduce_bytes;
-        engine->captured[l].padding_bytes = 0; // is looked at behind every iteration
+        engine->captured[l].padding_bytes = 0; // is looked at after every iteration
     }
     if (ok)
         memcpy(engine->counts_captured, engine->counts, engine->counts_total * sizeof(int32_t));

@@ -87,7 +87,7 @@ struct CudaEngine {
     cudaEvent_t ended[STREAM_COUNT];          // the stream's steps are; of compute: results are in pinned memory
     cudaEvent_t forked, joined[STREAM_COUNT]; // of the captured streams
 
-    // Device memory, one allocation: the plan's arena and, behind it, the engine's own.
+    // Device memory, one allocation: the plan's arena and, after it, the engine's own.
     char *memory;
     uint64_t used, memory_bytes;
     int32_t *device_maps;
@@ -145,7 +145,7 @@ static inline uint64_t tensor_row_bytes(Tensor tensor)
 // The counts of an exchange, sent and received (buffers); false for other steps.
 bool cuda_counts_of(const Plan *plan, const Step *step, int32_t counts[2]);
 
-// Engine memory behind the plan's arena: `measure` with no memory yet counts it, the second call hands it out.
+// Engine memory after the plan's arena: `measure` with no memory yet counts it, the second call hands it out.
 void *cuda_reserve(CudaEngine *engine, uint64_t bytes);
 bool cuda_steps_create(CudaEngine *engine, Fault *fault) MUST_CHECK;
 // Device scratch that the steps of a stream need at most.

@@ -42,14 +42,14 @@ void cuda_begin(Engine *base, const EngineIteration *iteration)
     engine->began_s = clock_now_s();
 }
 
-// Every stream begins behind the inputs.
+// Every stream begins after the inputs.
 static bool stream_begin(const CudaEngine *engine, const CudaStep *step, Fault *fault)
 {
     return cuda_check(engine->begin_error, "copy the inputs", fault) &&
            cuda_check(cudaStreamWaitEvent(engine->streams[step->stream], engine->began, 0), "order streams", fault);
 }
 
-// An event whose time is read behind the iteration, also where that is a graph.
+// An event whose time is read after the iteration, also where that is a graph.
 static bool time_record(const CudaEngine *engine, cudaEvent_t event, cudaStream_t stream, Fault *fault)
 {
     return cuda_check(

@@ -45,7 +45,7 @@ static bool anything_computes(const CudaEngine *engine, const int64_t at[STREAM_
 }
 
 typedef struct {
-    double moved_s; // when the device was last seen to get on
+    double moved_s; // when the device was last seen to make progress
     int64_t at[STREAM_COUNT];
 } Progress;
 
@@ -141,7 +141,7 @@ static bool time_out(const CudaEngine *engine, int64_t step, Fault *fault)
     return false;
 }
 
-// The step of a stream that is under way, else the one behind the last that was enqueued; -1 behind them all.
+// The step of a stream that is under way, else the one after the last that was enqueued; -1 after them all.
 static int64_t step_due(const CudaEngine *engine, Stream stream)
 {
     int64_t due = -1;

@@ -17,8 +17,8 @@ typedef struct {
 MessagePlace engine_group_place(const Plan *plan, const Group *group, uint64_t rank);
 MessagePlace engine_step_place(const Plan *plan, const Step *step, uint64_t rank);
 
-// Rows, records where there are any, and in padded exchanges the counts, too: rows of others come to lie behind the own
-// ones, or behind their place. counts: [members] rows that go to each member, and that come from each; NULL where the
+// Rows, records where there are any, and in padded exchanges the counts, too: rows of others come to lie after the own
+// ones, or after their place. counts: [members] rows that go to each member, and that come from each; NULL where the
 // host does not know them, which may be in padded exchanges alone. False and a fault: the own rows do not fit.
 bool engine_dispatch_exchange(const MessagePlace *place, const struct dispatch_tensors *t, const int32_t *send_counts,
                               int32_t *recv_counts, Exchange *exchange, Fault *fault) MUST_CHECK;

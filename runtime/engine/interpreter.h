@@ -17,12 +17,12 @@ void interpreter_destroy(Interpreter *interpreter); // takes NULL; no iteration 
 // the same on all ranks; NULL: none. Order and waits stay as they are.
 bool interpreter_run(Interpreter *interpreter, const bool *left_out, Fault *fault);
 
-// Of the last iteration; a step that was left out took no time.
+// Of the last iteration; a step that was skipped took no time.
 const StepTime *interpreter_times(const Interpreter *interpreter);
 
 // Where a stream stands. May be asked from any thread; the three are read one by one.
 StreamPoint interpreter_point(const Interpreter *interpreter, Stream stream);
-// As Watch.life_s. A stream inside a step that needs no peer gets on, however long that takes; one inside a
+// As Watch.life_s. A stream inside a step that needs no peer makes progress, however long that takes; one inside a
 // collective or waiting for a step has got on when it came there.
 double interpreter_life_s(const Interpreter *interpreter, double now_s);
 

@@ -6,7 +6,7 @@
 #include "runtime/engine/engine.h"
 
 // The first step, in the plan's order, whose output has a value that is not finite; -1 when none is found. `at`: the
-// step that the compute stream is at, whose output is there, or the number of steps behind an iteration. Outputs whose
+// step that the compute stream is at, whose output is there, or the number of steps after an iteration. Outputs whose
 // memory was, or may have been, written again are not looked at, nor rows that nothing was written to.
 int64_t nonfinite_step(const Plan *plan, const EngineOps *ops, const Engine *engine, uint32_t at);
 

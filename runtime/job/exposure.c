@@ -52,7 +52,7 @@ static bool is_backward(const Plan *plan, uint32_t step)
     return plan->steps[step].op == OP_EXPERT_BACKWARD;
 }
 
-// Of the steps that waited longest, the one in place `place`, counted from 0; NONE behind the last that waited.
+// Of the steps that waited longest, the one in place `place`, counted from 0; NONE after the last that waited.
 static int64_t find_place(const Plan *plan, const double *waited_s, uint32_t place)
 {
     for (uint32_t s = 0; s < plan->step_count; s++) {

@@ -26,7 +26,7 @@ JobOptions job_options_default(void)
         .training.validation_share = 0.1};
 }
 
-// At most: one may be due at once, another behind the last iteration.
+// At most: one may be due at once, another after the last iteration.
 static size_t validation_count(const JobOptions *options)
 {
     uint32_t every = options->training.validate_every;

@@ -22,13 +22,13 @@ typedef struct {
 // Of training plans.
 typedef struct {
     const char *checkpoint;    // directory to write to, or NULL
-    uint32_t checkpoint_every; // iterations; 0: behind the last one only
-    const char *resume;        // checkpoint, or directory of them, to go on from; NULL
-    uint64_t until;            // iteration, of the whole training, to stop behind: see job_until; 0: `iterations` say
+    uint32_t checkpoint_every; // iterations; 0: after the last one only
+    const char *resume;        // checkpoint, or directory of them, to resume from; NULL
+    uint64_t until;            // iteration, of the whole training, to stop after: see job_until; 0: `iterations` say
     bool other_data;           // also where that saw other data, or another seed
     uint32_t validate_every;   // iterations; 0: never
     double validation_share;   // of the bytes of the data
-    bool skip_nonfinite;       // leave out updates whose loss or gradient is not finite
+    bool skip_nonfinite;       // skip updates whose loss or gradient is not finite
     const char *loss_log;      // CSV file, a row per iteration as it happens; NULL
 } TrainingOptions;
 
@@ -52,14 +52,14 @@ typedef struct {
     const atomic_int *interrupted;                                // ends the job when it becomes non-zero; may be NULL
     void (*progress)(void *context, const JobProgress *progress); // a few times a second; may be NULL
     void *progress_context;
-    atomic_int *state_asked;                              // set to have the state told; reset here; may be NULL
+    atomic_int *state_asked;                              // set to have the state reported; reset here; may be NULL
     void (*tell_state)(void *context, const char *lines); // of this process's ranks, one line per stream
     void *state_context;
 } JobOptions;
 
 JobOptions job_options_default(void);
 
-// For a training that is to go on until an iteration, sets how many are left, 0 where it is there already. A checkpoint
+// For a training that is to run until an iteration, sets how many are left, 0 where it is there already. A checkpoint
 // to resume that is not there yet, in the directory that is written to, is no error: the training begins. False and a
 // fault where a checkpoint cannot be read.
 bool job_until(JobOptions *options, Fault *fault) MUST_CHECK;
@@ -72,13 +72,13 @@ typedef struct {
 } JobTraffic;
 
 typedef struct {
-    uint64_t iteration; // behind which it was evaluated, from 1
+    uint64_t iteration; // after which it was evaluated, from 1
     double loss;        // mean over ranks and their batches of held-out data
 } Validation;
 
 typedef struct {
     uint32_t count;     // written
-    uint64_t iteration; // behind which the last was written, from 1
+    uint64_t iteration; // after which the last was written, from 1
     uint64_t bytes;     // of that
     double sum_s, max_s;
 } CheckpointTimes;
@@ -93,21 +93,21 @@ typedef struct {
     uint32_t iterations;
     uint64_t first_iteration; // number of the first measured one in the whole training, from 1
     char *resumed;            // the checkpoint that was gone on from, or NULL
-    bool same_strategy;       // it was written by: every rank goes on bit by bit
+    bool same_strategy;       // it was written by: every rank continues bit by bit
     Validation *validation;   // [validation_count]
     uint32_t validation_count;
     uint64_t skipped;         // iterations of this run without an update
     CheckpointTimes checkpoints;
     bool has_loss;
     double *iteration_s; // [iterations] slowest rank's
-    double *loss;        // [iterations] mean over ranks; not finite where the update was left out
+    double *loss;        // [iterations] mean over ranks; not finite where the update was skipped
     double *step_s;      // [plan->step_count] median over iterations of the slowest rank
     double *exposed_s;   // [plan->step_count] waits for migration alone (exposure.h), mean; of who waited most
     double min_s, median_s, max_s;
     JobTraffic traffic[LEVELS_MAX];
     CheckVerdict check;
     RankTimes *rank_times; // [ranks], means over iterations
-    // [trace_count][plan->step_count], seconds from the begin of the iteration: of the first rank where all ranks are
+    // [trace_count][plan->step_count], seconds from the start of the iteration: of the first rank where all ranks are
     // on one machine and share its clock, else from when the rank itself began.
     StepTime *trace;
     double *histogram; // [choice_count][experts] how often tokens of all ranks chose each, in all measured iterations

@@ -16,9 +16,9 @@ typedef struct Job Job;
 
 // What training adds to a rank: see job_training.c.
 typedef struct {
-    bool *evaluation;         // [step] left out when the loss is evaluated; NULL where it never is
-    bool *before_update;      // [step] left out until the update is decided on; NULL where it is not asked
-    bool *update;             // [step] left out in the update
+    bool *evaluation;         // [step] skipped when the loss is evaluated; NULL where it never is
+    bool *before_update;      // [step] skipped until the update is decided on; NULL where it is not asked
+    bool *update;             // [step] skipped in the update
     bool *left_out;           // [step] of the half under way
     int32_t *tokens;          // of the iteration under way
     char *kept;               // contents of persistent buffers, while steps run that may be undone
@@ -38,14 +38,14 @@ typedef struct {
     atomic_bool prepared; // the supervisor may look at the interpreter
     float *samples;       // [step][SAMPLES_MAX or iterations]
     double *step_s;       // [step] medians
-    double *exposed_s;    // [step] behind these: waits for migration alone, summed over measured iterations
+    double *exposed_s;    // [step] after these: waits for migration alone, summed over measured iterations
     double *histogram;    // [choice][expert] of this rank's tokens, or NULL
     bool *left_out;       // [step] of the iteration under way
     double compute_s;     // of the measured iterations
     CommTimes times;      // of its collectives, late_s and last_s in one piece
     double start_s;       // of the last iteration
     StepTime *last_times; // [step] of the last measured one
-    CommTraffic traffic[LEVELS_MAX]; // of the measured iterations, validation left out
+    CommTraffic traffic[LEVELS_MAX]; // of the measured iterations, validation excluded
     RankTraining training;
     pthread_t thread;
     bool ok;
@@ -93,18 +93,18 @@ uint64_t output_bytes(const Plan *plan); // of one rank's final hidden states
 // Runs the steps of an iteration that has begun: all, or without the update where that is to be skipped. *loss becomes
 // the mean over ranks; a loss that is not finite is a fault unless updates may be skipped.
 bool rank_training_run(Rank *rank, uint64_t iteration, double *loss) MUST_CHECK;
-bool rank_training_prepare(Rank *rank) MUST_CHECK; // behind the engine's creation: resumes, sets memory aside
+bool rank_training_prepare(Rank *rank) MUST_CHECK; // after the engine's creation: resumes, sets memory aside
 void rank_training_end(Rank *rank);
 // Gives the engine the inputs of an iteration; returns the learning rate.
 double rank_training_begin(Rank *rank, DataPart part, uint64_t iteration);
-// Behind an iteration, of which `done` are done: evaluates, writes a checkpoint and the log, where it is time to.
+// After an iteration, of which `done` are done: evaluates, writes a checkpoint and the log, where it is time to.
 bool rank_training_follow(Rank *rank, uint64_t done, const LossRow *row) MUST_CHECK;
-// What all ranks of this process share: the checkpoint to go on from, the directory for new ones. Collective in a world
-// of processes.
+// What all ranks of this process share: the checkpoint to resume from, the directory for new ones. Collective in a
+// world of processes.
 bool job_training_open(Job *job, Fault *fault) MUST_CHECK;
 void job_training_close(Job *job);
 
-// Everything a rank does behind its last iteration, in the order in which all ranks do it.
+// Everything a rank does after its last iteration, in the order in which all ranks do it.
 bool rank_reduce(Rank *rank);
 
 #endif

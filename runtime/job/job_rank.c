@@ -145,7 +145,7 @@ static void rank_begin_measuring(Rank *rank)
     rank->comm->ops->traffic(rank->comm, rank->traffic, true);
     rank->comm->ops->times(rank->comm, &rank->times, true);
     memset(rank->traffic, 0, sizeof(rank->traffic));
-    memset(rank->times.late_s, 0, 2 * rank->job->rank_count * sizeof(double)); // last_s is behind
+    memset(rank->times.late_s, 0, 2 * rank->job->rank_count * sizeof(double)); // last_s follows
     rank->times.exchange = rank->times.gather = (CommTime){0};
 }
 

@@ -1,5 +1,5 @@
-// What training adds to a rank's iterations: where it goes on from, the learning rate, evaluation of held-out data,
-// updates that are left out, checkpoints. Collective where a rank talks to others, in the same order on all.
+// What training adds to a rank's iterations: where it continues from, the learning rate, evaluation of held-out data,
+// updates that are skipped, checkpoints. Collective where a rank talks to others, in the same order on all.
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -17,7 +17,7 @@ enum {
     SKIPPED_IN_ROW_MAX = 20, // a training that has come to nothing ends
 };
 
-// ---- where it goes on from -------------------------------------------------------------------
+// ---- where it continues from -------------------------------------------------------------------
 
 static const char *data_kind(const DataIdentity *data)
 {
@@ -336,7 +336,7 @@ static bool run_in_two(Rank *rank, uint64_t iteration)
         return keep(rank, training->kept_by_update, true);
     fault_set(&rank->fault, FAULT_RUN,
               "the updates of the last %d iterations, up to %" PRIu64
-              ", were left out because loss or gradients were not finite",
+              ", were skipped because loss or gradients were not finite",
               SKIPPED_IN_ROW_MAX, iteration + 1);
     rank->fault.rank = 0;
     return false;
@@ -352,7 +352,7 @@ bool rank_training_run(Rank *rank, uint64_t iteration, double *loss)
     return mean_loss(rank, loss) && (isfinite(*loss) || not_finite(rank, iteration));
 }
 
-// ---- behind an iteration ---------------------------------------------------------------------
+// ---- after an iteration ---------------------------------------------------------------------
 
 // The mean loss of held-out data; nothing that outlives an iteration changes, and nothing of it is counted.
 static bool evaluate(Rank *rank, double *mean)

@@ -89,7 +89,7 @@ static bool check_world(const Plan *plan, const JobOptions *options, Fault *faul
     if (!options->comm)
         return true;
     uint64_t launched = mpi_launcher_size();
-    if (options->comm->size == 1 && launched > 1) // each process is a world of its own: one tells it
+    if (options->comm->size == 1 && launched > 1) // each process is a world of its own: one reports it
         return fault_set(fault, FAULT_RUN,
                          mpi_launcher_rank() > 0
                              ? "%s"

@@ -13,12 +13,12 @@ bool preflight_same_work(Comm *comm, bool calibrates, const char *levels, Fault 
 TrainingSettings preflight_training(const Plan *plan, const JobOptions *options);
 EngineOptions preflight_engine_options(const Plan *plan, const JobOptions *options);
 
-// `samples`: iterations whose step times are kept. Collective in a world of processes. False and a fault, told by one
-// rank alone, when the job cannot be started.
+// `samples`: iterations whose step times are kept. Collective in a world of processes. False and a fault, reported by
+// one rank alone, when the job cannot be started.
 bool preflight_run(const Plan *plan, const JobOptions *options, uint32_t samples, Fault *fault) MUST_CHECK;
 
-// In a world of processes all go on or none: true when no rank has a fault. Otherwise the first rank that has one
-// tells it, the others fail with its kind and no message. Without a world (`comm` NULL) returns `ok`. Collective.
+// In a world of processes all continue or none: true when no rank has a fault. Otherwise the first rank that has one
+// reports it, the others fail with its kind and no message. Without a world (`comm` NULL) returns `ok`. Collective.
 bool preflight_agree(Comm *comm, bool ok, Fault *fault) MUST_CHECK;
 
 #endif

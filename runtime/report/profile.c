@@ -26,7 +26,7 @@ static const Choice *choice_of(const Plan *plan, uint32_t layer)
 }
 
 // The number of the domain that holds a shard of experts; shards lie on GPUs in order, copies beyond the levels that
-// shard left out.
+// shard excluded.
 static uint64_t domain_of_shard(const Plan *plan, const Choice *choice, uint64_t shard)
 {
     uint32_t at[LEVELS_MAX];

@@ -89,7 +89,9 @@ static void print_description(const Report *report, Text *out)
     if (report->result->resumed)
         text_format(out, "# resumed from %s: this run begins with iteration %" PRIu64 "%s\n", report->result->resumed,
                     report->result->first_iteration - report->options->warmup,
-                    report->result->same_strategy ? "" : "; strategy or ranks are others, experts were dealt out anew");
+                    report->result->same_strategy
+                        ? ""
+                        : "; strategy or number of ranks changed, experts were redistributed");
 }
 
 // ---- steps -----------------------------------------------------------------------------------

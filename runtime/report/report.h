@@ -1,4 +1,4 @@
-// What a run tells: a table for people and JSON for programs, from the same records.
+// What a run reports: a table for people and JSON for programs, from the same records.
 #ifndef HEP_REPORT_H
 #define HEP_REPORT_H
 

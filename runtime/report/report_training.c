@@ -1,4 +1,4 @@
-// What the report of a training has besides: held-out losses, updates that were left out, checkpoints.
+// What the report of a training has besides: held-out losses, updates that were skipped, checkpoints.
 #include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <math.h>
@@ -8,7 +8,7 @@
 
 enum { LOSS_ROWS = 10 };
 
-// The last held-out loss behind iterations first..last, or NULL.
+// The last held-out loss after iterations first..last, or NULL.
 static const Validation *validation_in(const JobResult *result, uint64_t first, uint64_t last)
 {
     const Validation *found = NULL;
@@ -55,7 +55,7 @@ void report_print_training(const JobResult *result, Text *out)
     const CheckpointTimes *checkpoints = &result->checkpoints;
     char bytes[FORMAT_MAX], mean[FORMAT_MAX], max[FORMAT_MAX];
     if (result->validation_count > 0)
-        text_format(out, "validation: loss %.6f behind iteration %" PRIu64 ", %.6f behind iteration %" PRIu64 "\n",
+        text_format(out, "validation: loss %.6f after iteration %" PRIu64 ", %.6f after iteration %" PRIu64 "\n",
                     result->validation[0].loss, result->validation[0].iteration,
                     result->validation[result->validation_count - 1].loss,
                     result->validation[result->validation_count - 1].iteration);
@@ -64,7 +64,7 @@ void report_print_training(const JobResult *result, Text *out)
                     result->skipped);
     if (checkpoints->count > 0)
         text_format(out,
-                    "checkpoints: %" PRIu32 " written, the last behind iteration %" PRIu64
+                    "checkpoints: %" PRIu32 " written, the last after iteration %" PRIu64
                     "; %s each, training stood still for %s on average, %s at most\n",
                     checkpoints->count, checkpoints->iteration, format_bytes(bytes, (double)checkpoints->bytes),
                     format_time(mean, checkpoints->sum_s / checkpoints->count), format_time(max, checkpoints->max_s));

@@ -12,10 +12,10 @@ typedef struct {
     double iteration_s;
     bool skipped;       // the update
     bool validated;
-    double validation;  // loss of held-out data behind the iteration
+    double validation;  // loss of held-out data after the iteration
 } LossRow;
 
-// A new file; or, for a training that was resumed behind `iteration`, the file that is there without what follows that.
+// A new file; or, for a training that was resumed after `iteration`, the file that is there without what follows that.
 // NULL and a fault that names the file.
 LossLog *loss_log_open(const char *path, uint64_t iteration, Fault *fault) MUST_CHECK;
 // A row is in the file when this returns.

@@ -18,7 +18,7 @@ typedef struct {
     const char *name;
     uint32_t counts[3];
     uint32_t layers;
-    bool unlike, training;
+    bool heterogeneous, training;
     bool plain; // also by GLPK alone
 } Case;
 
@@ -26,13 +26,13 @@ enum { PLAIN_NODES_MAX = 20000 };
 
 static const Case cases[] = {
     {"2 DCs x 8 GPUs, 12 layers alike, training", {2, 8, 0}, 12, false, true, true},
-    {"4 x 4 GPUs, 6 layers unlike, forward", {4, 4, 0}, 6, true, false, true},
+    {"4 x 4 GPUs, 6 heterogeneous layers, forward", {4, 4, 0}, 6, true, false, true},
     {"2 x 4 x 8 GPUs, 61 layers alike, forward", {2, 4, 8}, 61, false, false, true},
-    {"2 x 4 x 8 GPUs, 61 layers unlike, forward", {2, 4, 8}, 61, true, false, true},
-    {"2 x 4 x 8 GPUs, 61 layers unlike, training", {2, 4, 8}, 61, true, true, true},
-    {"2 x 4 x 8 GPUs, 24 layers unlike, training", {2, 4, 8}, 24, true, true, true},
-    {"1000 DCs x 8 GPUs, 61 layers unlike, forward", {1000, 8, 0}, 61, true, false, false},
-    {"1000 DCs x 8 GPUs, 61 layers unlike, training", {1000, 8, 0}, 61, true, true, false},
+    {"2 x 4 x 8 GPUs, 61 heterogeneous layers, forward", {2, 4, 8}, 61, true, false, true},
+    {"2 x 4 x 8 GPUs, 61 heterogeneous layers, training", {2, 4, 8}, 61, true, true, true},
+    {"2 x 4 x 8 GPUs, 24 heterogeneous layers, training", {2, 4, 8}, 24, true, true, true},
+    {"1000 DCs x 8 GPUs, 61 heterogeneous layers, forward", {1000, 8, 0}, 61, true, false, false},
+    {"1000 DCs x 8 GPUs, 61 heterogeneous layers, training", {1000, 8, 0}, 61, true, true, false},
     {"16000 DCs x 8 GPUs, 61 layers alike, forward", {16000, 8, 0}, 61, false, false, false},
     {"16000 DCs x 8 GPUs, 61 layers alike, training", {16000, 8, 0}, 61, false, true, false},
 };
@@ -66,7 +66,7 @@ static Workload *make_workload(const Case *c, Spec *spec, Arena *arena)
                             .gradient_ratio = 1};
     Workload *work = workload_derive(spec, arena);
     uint64_t state = 1;
-    for (uint32_t k = 0; c->unlike && k < work->layer_count; k++) {
+    for (uint32_t k = 0; c->heterogeneous && k < work->layer_count; k++) {
         LayerWork *layer = &work->layers[k];
         layer->kind = k;
         layer->pre_expert_s = draw(&state, 1e-3, 4e-3);
@@ -135,7 +135,7 @@ static void compare_file(const char *name, int repeats, Arena *arena)
     Spec spec = *checked;
     if (memory)
         spec.cluster.device.memory_bytes = 1e9 * atof(memory + 1);
-    if (spec.plan.domain_wish == DOMAIN_AUTO)
+    if (spec.plan.domain_request == DOMAIN_AUTO)
         compare(name, workload_derive(&spec, arena), false, repeats, arena);
 }
 

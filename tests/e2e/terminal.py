@@ -1,6 +1,6 @@
 """A shell on a pseudo-terminal: types a line as a user does and says what the screen shows of it.
 
-    terminal.py SHELL SETUP TYPED...     prints, for each TYPED with a tab typed behind it, what the shell made of it
+    terminal.py SHELL SETUP TYPED...     prints, for each TYPED with a tab typed after it, what the shell made of it
 """
 import os
 import pty
@@ -25,7 +25,7 @@ def read_until(terminal, pattern, limit_s):
 
 
 def complete(shell, setup, line):
-    """What is on the line of a new shell when tab was pressed twice behind it."""
+    """What is on the line of a new shell when tab was pressed twice after it."""
     child, terminal = pty.fork()
     if child == 0:
         os.environ.update(PS1=MARK, TERM="dumb", HISTFILE="/dev/null", COLUMNS="200")

@@ -64,7 +64,7 @@ if [ "$(nproc --all)" -gt 1 ] && command -v taskset >/dev/null; then
     taskset -c "$first" "$HEP_RUN" --calibrate pinned.hep --levels dc=2
   grep -q "^# The first process may use 1 of" pinned.hep || fail "the file does not say that the process was pinned"
   expect 0 '' taskset -c "$first" "$HEP_RUN" -n 1 plan.hepb
-  grep -q "^# the ranks may use 1 of $(nproc --all) processors (affinity mask)" out || fail "not told: $(head -6 out)"
+  grep -q "^# the ranks may use 1 of $(nproc --all) processors (affinity mask)" out || fail "not reported: $(head -6 out)"
   expect 0 '' taskset -c "$first" "$HEP_RUN" -n 1 --json plan.hepb
   python3 -c 'import json, os; report = json.load(open("out")); assert report["processors"] == 1; assert \
     report["processors_online"] == os.cpu_count()' || fail "processors in JSON"

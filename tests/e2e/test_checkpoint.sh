@@ -1,5 +1,5 @@
-# A resumed training goes on bit by bit, also by processes and with codecs; under another strategy or number of ranks
-# experts are dealt out by their index. Another model or other data are refused by the name of what differs.
+# A resumed training continues bit by bit, also by processes and with codecs; under another strategy or number of ranks
+# experts are redistributed by their index. Another model or other data are refused by the name of what differs.
 # builds: dev  seconds: 25
 . "$(dirname "$0")/checkpoint_lib.sh"
 compile outer --domain dc=2,gpu=1
@@ -24,7 +24,7 @@ assert begin["checkpoints"]["bytes"] > 0 and begin["checkpoints"]["sum_s"] >= be
 assert end["first_iteration"] == 11 and end["resumed"] == "kept/step-000010"
 PYTHON
 
-# One command begins, goes on after a run that ended early, and has nothing to do at the end.
+# One command starts, resumes after a run that ended early, and has nothing to do at the end.
 requeue() { expect 0 "$1" "$HEP_RUN" --learning-rate 0.01 --json="$2.json" --until 20 --resume queue --checkpoint queue outer.hepb; }
 rm -rf queue
 train first -n 7 --checkpoint queue outer.hepb
@@ -96,9 +96,9 @@ assert len(a) == len(b) and worst < 2e-4, worst # as tests/e2e/test_training.sh
 PYTHON
 done
 expect 0 '' "$HEP_RUN" -n 1 --resume kept ep.hepb
-grep -q 'resumed from kept/step-000010: .* iteration 11; strategy or ranks are others' out || fail "not told: $(cat out)"
+grep -q 'resumed from kept/step-000010: .* iteration 11; strategy or number of ranks changed' out || fail "not reported: $(cat out)"
 
-# What codecs remember is in checkpoints, too; of dense weights it is made anew.
+# What codecs remember is in checkpoints, too; of dense weights it is made again.
 migrate() { # NAME MIGRATION
   sed "s/pass = training/pass = training  migration { $2 }/" model.hep >"$1.hep"
   expect 0 '' "$HEPC" --domain dc=2,gpu=1 -o "$1.hepb" "$1.hep"
@@ -111,7 +111,7 @@ for codec in sr delta; do
   train ${codec}_end -n 5 --resume of_$codec $codec.hepb
   [ "$(losses ${codec}_whole)" = "$(losses ${codec}_begin ${codec}_end)" ] || fail "$codec: resumed losses are others"
   train ${codec}_of_dense -n 2 --resume kept --checkpoint ${codec}_of_dense $codec.hepb
-  python3 - ${codec}_of_dense <<'PYTHON' || fail "$codec: goes on from dense weights another way"
+  python3 - ${codec}_of_dense <<'PYTHON' || fail "$codec: continues from dense weights another way"
 import json, sys
 a, b = json.load(open("end.json"))["loss"], json.load(open(sys.argv[1] + ".json"))["loss"]
 assert abs(a[0] / b[0] - 1) < 2e-3, (a[0], b[0]) # the same weights, less what the codec leaves out of them

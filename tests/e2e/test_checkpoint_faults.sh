@@ -1,4 +1,4 @@
-# What a killed run, a full or a damaged disk leaves behind: complete checkpoints go on, others are refused by name, and
+# What a killed run, a full or a damaged disk leaves behind: complete checkpoints resume, others are refused by name, and
 # nothing is half there.
 # builds: dev  seconds: 25
 . "$(dirname "$0")/checkpoint_lib.sh"
@@ -25,7 +25,7 @@ elif how == "add":
     data += b"x"
 open(path, "wb").write(data)
 PYTHON
-damaged() { # PATTERN HOW FILE SEED: refused by name, and the one before is told, and works
+damaged() { # PATTERN HOW FILE SEED: refused by name, and the one before is named, and works
   rm -rf hurt && cp -r kept hurt && python3 damage.py "$2" "hurt/step-000010/$3" "${4:-1}" || fail "damage.py"
   expect 3 "hurt/step-000010/$1.*: --resume hurt/step-000009" "$HEP_RUN" -n 1 --resume hurt outer.hepb
 }
@@ -49,9 +49,9 @@ done
 rm hurt/step-000010/rank-00002 && cp kept/step-000010/manifest.json hurt/step-000010
 expect 6 'step-000010/rank-00002: No such file.*: --resume hurt/step-000009' "$HEP_RUN" -n 1 --resume hurt outer.hepb
 train before -n 1 --resume hurt/step-000009 outer.hepb
-[ "$(losses before)" = "$(losses whole | sed -n 10p)" ] || fail "the checkpoint before goes on otherwise"
+[ "$(losses before)" = "$(losses whole | sed -n 10p)" ] || fail "the checkpoint before continues differently"
 
-# Killed at any instant: what is there is complete, and goes on as if nothing had been.
+# Killed at any instant: what is there is complete, and resumes as if nothing had happened.
 train reference -n 602 ep.hepb
 for _ in 1 2 3 4 5; do
   rm -rf killed
@@ -63,7 +63,7 @@ for _ in 1 2 3 4 5; do
   wait $victim 2>/dev/null
   train survivor -n 2 --resume killed --checkpoint killed ep.hepb || break
   at=$(python3 -c 'import json; print(json.load(open("survivor.json"))["first_iteration"])')
-  [ "$(losses survivor)" = "$(losses reference | sed -n "$at,$((at + 1))p")" ] || fail "killed: goes on otherwise at $at"
+  [ "$(losses survivor)" = "$(losses reference | sed -n "$at,$((at + 1))p")" ] || fail "killed: continues differently at $at"
   [ -z "$(find killed -name '*.tmp')" ] || fail "killed: leftovers $(echo killed/*)"
 done
 
@@ -72,7 +72,7 @@ done
 owner=$!
 for _ in $(seq 100); do [ -e shared/step-000005 ] && break; sleep 0.05; done
 expect 6 'another run writes its checkpoints there' "$HEP_RUN" -n 1 --resume shared --checkpoint shared ep.hepb
-# Ctrl-C leaves complete checkpoints alone behind.
+# Ctrl-C leaves only complete checkpoints behind.
 kill -INT $owner
 wait $owner
 [ $? = 5 ] && grep -q 'interrupted' owner.err || fail "interrupted: $(cat owner.err)"

@@ -69,7 +69,7 @@ assert 20 <= gathered["dense"] / gathered["delta"] < 22 and gathered["sr"] == ga
 PYTHON
 python3 check.py whole_delta whole_sr whole_topk delta sr alone again topk all half brain || fail "compressed training"
 
-# Behind the last iteration receivers hold the replicas that owners believe they hold, byte for byte.
+# After the last iteration receivers hold the replicas that owners believe they hold, byte for byte.
 compile equal bf16 training 'codec = delta  ratio = 20  gradient = topk' --domain "0:dc=2,gpu=2; 1:dc=1,gpu=2" &&
   expect 0 '' "$HEP_RUN" -n 24 --checkpoint saved --every 24 equal.hepb
 cat >replicas.py <<'PYTHON'

@@ -14,7 +14,7 @@ agree() {
   "$HEP_SOURCE/scripts/gpu/compare.py" "$1" "$2" ${3:+--unlike "${@:3}"} || { cat "$1" "$2" | grep -A9 '"loss"'; return 1; }
 }
 
-# With STUCK=RANK the device of that rank hangs for a while; with VICTIM=RANK that rank is killed behind DELAY seconds.
+# With STUCK=RANK the device of that rank hangs for a while; with VICTIM=RANK that rank is killed after DELAY seconds.
 # processes COUNT ARGUMENTS...: as torchrun would start them; the exit code of the first that failed. Leaves err.RANK.
 processes() {
   local count=$1 port=$((RANDOM % 8000 + 21000)) code=0 ended rank
@@ -113,11 +113,11 @@ grep -q "'exchange = padded' with a 'capacity'" cuda.json || fail "counted excha
 
 # A rank that dies ends all others soon; rank 0 says which it was, once. Of a wrong world, rank 0 says so.
 SECONDS=0
-VICTIM=2 processes 4 plan.hepb -n 1000000 && fail "a rank died, and the others went on"
+VICTIM=2 processes 4 plan.hepb -n 1000000 && fail "a rank died, and the others continued"
 [ $SECONDS -lt 60 ] || fail "it took $SECONDS s to end"
 grep -Eq '^hep-run: .*rank 2, process [0-9]+ on .*is gone' err.0 || fail "no word of the dead rank: $(cat err.*)"
 [ "$(cat err.* | grep -c '^hep-run:')" = 1 ] || fail "more than one word: $(cat err.*)"
-# A rank whose device does not get on while its process lives is named, and what it is at.
+# A rank whose device makes no progress while its process lives is named, and what it is at.
 STUCK=1 processes 4 plan.hepb -n 1000000 --no-graph --timeout 4 && fail "a device hung, and nobody noticed"
 grep -Eq "^hep-run: rank [023]: step [0-9]+, '[a-z-]+'.*: rank 1[ ,].* did not .*; there, stream '[a-z]+' is (at step|between)" \
   err.0 || fail "who is waited for is not named: $(cat err.*)"

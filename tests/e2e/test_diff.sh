@@ -81,7 +81,7 @@ for edit in 's/^\(  level dc .*bandwidth \)[0-9]*/\1250000/' 's/^\(  level gpu .
   expect 0 "stale.ir: predictions are stale: '[a-z_]+' of layer [0-9]+ takes" "$HEPC" --check stale.ir
   expect 1 'predictions are stale' "$HEPC" --diff laptop.ir stale.ir
 done
-for sample in laptop six_sites light padded skewed unlike_layers; do
+for sample in laptop six_sites light padded skewed heterogeneous_layers; do
   expect 0 '' "$HEPC" "$HEP_SOURCE/samples/$sample.hep" -o fresh.hepb
   expect 0 '' "$HEPC" --check fresh.hepb
   [ -s err ] && fail "$sample: $(cat err)"

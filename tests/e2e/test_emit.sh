@@ -75,7 +75,7 @@ render() {
 }
 
 # Where the reasons would take long the report is that of the plan file, which has none.
-for sample in laptop three_level skewed unlike_layers paper/mix1 two_dc:plan six_sites:plan deepseek_v3:plan; do
+for sample in laptop three_level skewed heterogeneous_layers paper/mix1 two_dc:plan six_sites:plan deepseek_v3:plan; do
   input=$samples/${sample%:plan}.hep name=$(basename "${sample%:plan}")
   [ "$sample" = "${sample%:plan}" ] || { "$HEPC" "$input" -o "$name.hepb" >/dev/null && input=$name.hepb; }
   for kind in trace html dot; do
@@ -87,9 +87,9 @@ for sample in laptop three_level skewed unlike_layers paper/mix1 two_dc:plan six
 done
 grep -q 'Bound by <b>' laptop.html || fail "the report of a model lacks its reasons"
 grep -q 'A plan does not hold the reasons' six_sites.html || fail "the report of a plan does not say where reasons are"
-grep -q 'Workers that differ' six_sites.html || fail "what unlike workers spend is not shown"
+grep -q 'Workers that differ' six_sites.html || fail "what heterogeneous workers spend is not shown"
 grep -q 'to frankfurt</th>' six_sites.html || fail "links are not shown by name"
-[ "$(grep -c '<figure>' unlike_layers.html)" = 2 ] || fail "the two choices of unlike layers are not both drawn"
+[ "$(grep -c '<figure>' heterogeneous_layers.html)" = 2 ] || fail "the two choices of heterogeneous layers are not both drawn"
 
 # Standard output, and plans as input.
 expect 0 '' "$HEPC" "$samples/laptop.hep" -o laptop.hepb
@@ -133,7 +133,7 @@ if [ -n "$browser" ] && render report.html && [ -s dom ]; then
   with report.html '' >labelled.html
   render labelled.html
   grep -q 'class="label"[^>]*>expert<' dom || fail "steps are not labelled"
-  for name in six_sites unlike_layers skewed deepseek_v3; do
+  for name in six_sites heterogeneous_layers skewed deepseek_v3; do
     render $name.html
     drawn $name
   done

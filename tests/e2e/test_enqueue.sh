@@ -55,7 +55,7 @@ if not one["replay"] or one["replay"]["host_us"] <= 0:
     wrong = True
 sys.exit(bool(wrong))
 PY
-"$bench" --help | grep -q 'empty_launch_us' || fail "--help does not tell the keys"
+"$bench" --help | grep -q 'empty_launch_us' || fail "--help does not list the keys"
 expect 64 'expected 2 to 10000' "$bench" --iterations 1 one.hepb
 expect 1 'No such file' "$bench" nowhere.hepb
 finish

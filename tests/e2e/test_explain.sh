@@ -3,7 +3,7 @@
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 samples=$HEP_SOURCE/samples
-for sample in unlike_layers three_level laptop; do
+for sample in heterogeneous_layers three_level laptop; do
   expect 0 '' "$HEPC" --explain "$samples/$sample.hep"
   cp out text
   expect 0 '' "$HEPC" --explain "$samples/$sample.hep"
@@ -88,7 +88,7 @@ done
 expect 0 '' "$HEPC" --explain "$samples/laptop.hep"
 grep -qE '^  dc bandwidth, now 100 Mbit/s: (at no bandwidth: even unlimited, it takes [0-9.]+x as long|from)' out || fail "plain EP: $(cat out)"
 grep -q '^  all bandwidths, in proportion: ' out || fail "all links together"
-# Forced: no flips, but what the planner would have done; unlike workers; no mixtures.
+# Forced: no flips, but what the planner would have done; heterogeneous workers; no mixtures.
 expect 0 '' "$HEPC" --domain ep --explain "$samples/laptop.hep"
 grep -q "the choice was forced; the planner's own takes" out || fail "a forced choice: $(cat out)"
 expect 0 '' "$HEPC" --domain ep --explain --json "$samples/laptop.hep"

@@ -232,7 +232,7 @@ if [ -x "$build/bin/lab_relay" ] && "${lab[@]}" --dcs 2 --ranks 1 --command true
 else
   echo "skipped: no lab here to cut a link in"
 fi
-inside() { # FILES PATTERN: in one round at least the rank that tells was inside such a step
+inside() { # FILES PATTERN: in one round at least the rank that reports was inside such a step
   grep -ahqE "step [0-9]+, $2" "$1".*/err || fail "$1: never inside a step: $(grep -ah ^hep-run: "$1".*/err)"
 }
 inside kill-gather "'gather' of layer [01] at level 'dc': interrupted"

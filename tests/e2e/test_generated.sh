@@ -60,7 +60,7 @@ python3 "$here/terminal.py" bash "source bash/hepc; source bash/hep-run" \
   'hepc --expl' 'hepc --dump=i' 'hepc --dispatch n' 'hepc -o no' 'hep-run two' 'hep-run --engine h' 'hepc --dump-after h' >shown
 mapfile -t shown <shown
 same 'bash, an option' 'hepc --explain @@' "${shown[0]}"
-same 'bash, a word behind =' 'hepc --dump=ir @@' "${shown[1]}"
+same 'bash, a word after =' 'hepc --dump=ir @@' "${shown[1]}"
 same 'bash, a word' 'hepc --dispatch naive @@' "${shown[2]}"
 same 'bash, any file' 'hepc -o notes.txt @@' "${shown[3]}"
 same 'bash, a plan with a blank in its name' 'hep-run two\ words.hepb @@' "${shown[4]}"
@@ -74,7 +74,7 @@ if command -v zsh >/dev/null; then
   mapfile -t shown <shown
   [[ ${shown[0]} == 'hepc --explain '* ]] || fail "zsh, an option: ${shown[0]}"
   [[ ${shown[1]} == 'hepc --dispatch naive '* ]] || fail "zsh, a word: ${shown[1]}"
-  [[ ${shown[2]} == 'hepc --dump=ir '* ]] || fail "zsh, a word behind =: ${shown[2]}"
+  [[ ${shown[2]} == 'hepc --dump=ir '* ]] || fail "zsh, a word after =: ${shown[2]}"
 else
   echo "SKIP: no zsh: its completion is not run"
 fi

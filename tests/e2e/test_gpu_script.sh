@@ -1,5 +1,5 @@
 # scripts/test-gpu from its first line to its last, on the emulation of CUDA and with small plans: every part runs, what
-# fails or does not hold is told, a run without time left keeps what it has. It says nothing about a GPU.
+# fails or does not hold is reported, a run without time left keeps what it has. It says nothing about a GPU.
 # builds: fast  seconds: 20
 . "$(dirname "$0")/lib.sh"
 [ -n "${HEP_RUN_EMULATED:-}" ] || { echo "SKIP: no emulation of CUDA in this build"; exit 77; }
@@ -85,8 +85,8 @@ assert rows["permute over copy"] == "holds" and rows["experts over product"] == 
 judged = [row for row in found["criteria"] if row["measured"] is not None]
 assert len(judged) >= 6, found["criteria"]
 PYTHON
-grep -q 'a kernel is wrong' out || fail "why a test failed is not told"
-grep -q 'experts over product.*does not hold' out || fail "what does not hold is not told"
+grep -q 'a kernel is wrong' out || fail "why a test failed is not reported"
+grep -q 'experts over product.*does not hold' out || fail "what does not hold is not reported"
 
 # A wrong result is a failure; without time left, what there was is kept.
 rm programs/bin/hep-run

@@ -36,14 +36,14 @@ for r in rows: # a line up in 3 iterations, half a cosine down to a tenth in 30
     assert abs(float(r["learning_rate"]) / rate - 1) < 1e-6, (i, r["learning_rate"], rate)
 PYTHON
 expect 0 '' "$HEP_RUN" -n 2 --data text --validate 1 outer.hepb
-grep -q '^validation: loss [0-9.]* behind iteration 1, [0-9.]* behind iteration 2$' out || fail "report: $(cat out)"
+grep -q '^validation: loss [0-9.]* after iteration 1, [0-9.]* after iteration 2$' out || fail "report: $(cat out)"
 
-# A log goes on where a training was resumed, also when that was killed behind its last checkpoint.
+# A log continues where a training was resumed, also when that was killed after its last checkpoint.
 train first -n 8 --checkpoint ck --every 4 --losses log.csv outer.hepb
 cp log.csv whole.csv
 rm -r ck/step-000008
 train second -n 4 --resume ck --losses log.csv outer.hepb
-[ "$(cut -d, -f1-5 log.csv)" = "$(cut -d, -f1-5 whole.csv)" ] || fail "the log goes on otherwise: $(cat log.csv)"
+[ "$(cut -d, -f1-5 log.csv)" = "$(cut -d, -f1-5 whole.csv)" ] || fail "the log continues differently: $(cat log.csv)"
 echo 'my thesis' >thesis
 expect 3 'will not be written over' "$HEP_RUN" --losses thesis outer.hepb
 expect 6 'absent/log' "$HEP_RUN" --losses absent/log outer.hepb
@@ -80,7 +80,7 @@ manifest["crc32"] = "%08x" % zlib.crc32(json.dumps(head, separators=(",", ":")).
 json.dump(manifest, open(path + "manifest.json", "w"))
 PYTHON
 expect 5 'of layer 1: the loss of iteration 2 is not a finite number; this is the first' "$HEP_RUN" --resume spoilt ep.hepb
-expect 5 'the updates of the last 20 iterations, up to 21, were left out' "$HEP_RUN" -n 50 --skip-nonfinite \
+expect 5 'the updates of the last 20 iterations, up to 21, were skipped' "$HEP_RUN" -n 50 --skip-nonfinite \
   --resume spoilt ep.hepb
 train skipping -n 5 --skip-nonfinite --resume spoilt --losses skipping.csv ep.hepb
 grep -q '^skipped: 5 iterations' out || fail "report: $(cat out)"

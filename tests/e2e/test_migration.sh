@@ -1,4 +1,4 @@
-# How plans charge experts that travel light: bytes of every codec by hand, the choice among codecs, settings of learning.
+# How plans charge compressed migration: bytes of every codec by hand, the choice among codecs, settings of learning.
 # builds: dev
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1

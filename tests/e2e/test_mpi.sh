@@ -79,7 +79,7 @@ expect 0 '' "$HEPC" placed.hep -o plan.hepb
 grep -Eq 'paris [+] (rome|bonn) [|] ' out || fail "oslo is not where paris avoids it: $(cat out)"
 same placed 8
 
-# Started by srun, but not joined: told once, by the first.
+# Started by srun, but not joined: reported once, by the first.
 for rank in 0 1; do
   expect 5 '' env -u OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=$rank "$HEP_RUN" plan.hepb
   [ "$(grep -c 'srun started 8 processes, but MPI has not joined them' "$work/err")" = $((1 - rank)) ] ||

@@ -19,7 +19,7 @@ for before, after in zip(rows, rows[1:]):
 assert rows[3][1] <= rows[2][1], ("prune adds waits", rows)
 print(sys.argv[1], rows[0][3] / rows[-1][3], rows[0][2] / max(rows[-1][2], 1))
 PYTHON
-for sample in laptop two_dc six_sites skewed half_precision unlike_layers mixtral_8x7b; do
+for sample in laptop two_dc six_sites skewed half_precision heterogeneous_layers mixtral_8x7b; do
   sample=$samples/$sample.hep
   expect 0 '' "$HEPC" --passes "$sample"
   python3 table.py "$(basename "$sample")" >>gains || fail "$sample"

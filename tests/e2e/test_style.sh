@@ -86,4 +86,27 @@ done >"$work/missing"
 for folder in $(printf '%s\n' "${sources[@]%/*}" | grep -v '^tests' | sort -u); do
   grep -qE "^\| \`$folder/?\`" docs/architecture.md || fail "docs/architecture.md does not name $folder"
 done
+# Words that docs/glossary.md replaces do not come back into what users read: strings of the programs, pages, samples.
+old_words='(behind (iteration|the last|every)|wish(es)?|gets? on|go(es)? on (from|bit)|dealt( out)?|how-manieth|unlike|anew'
+old_words+='|has not the|rooms? (is|includes)|travels? light|weights shrink|by its input)'
+find_old_words() { # FILES: in strings of sources, and in all of other files
+  awk -v words="(^|[^a-z_])$old_words([^a-z_]|$)" '
+    {
+      line = tolower($0)
+      if (FILENAME ~ /\.(c|h|def|l|y|cu)$/) {
+        text = ""
+        while (match(line, /"([^"\\]|\\.)*"/)) {
+          text = text " " substr(line, RSTART, RLENGTH)
+          line = substr(line, RSTART + RLENGTH)
+        }
+        line = text
+      }
+      if (line ~ words) print FILENAME ":" FNR ": " $0
+    }' "$@"
+}
+mapfile -t read_by_users < <(printf '%s\n' "${products[@]}" grammar/*.def ir/*.def README.md samples/*.hep
+  find docs -name '*.md' ! -name glossary.md ! -name results.md)
+find_old_words "${read_by_users[@]}" | grep . && fail "words that docs/glossary.md replaces"
+printf 'puts("a domain wish");\n// a wish\nint unlike;\n' >"$work/words.c"
+[ "$(find_old_words "$work/words.c")" = "$work/words.c:1: puts(\"a domain wish\");" ] || fail "an old word is not found"
 finish

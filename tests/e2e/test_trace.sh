@@ -1,4 +1,4 @@
-# Traces of real runs: every step of every chosen rank, in the order of its streams and behind what it
+# Traces of real runs: every step of every chosen rank, in the order of its streams and after what it
 # waited for; beside the simulated run in one file; and what is refused before a run starts.
 # builds: dev  seconds: 7
 . "$(dirname "$0")/lib.sh"

@@ -1,5 +1,5 @@
 # Training plans as they run: the loss falls, every strategy trains as plain EP does, threads and MPI give the same
-# bits, the bytes are the plan's, and what cannot go on stops with a reason.
+# bits, the bytes are the plan's, and what cannot continue stops with a reason.
 # builds: fast  seconds: 10
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1

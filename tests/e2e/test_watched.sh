@@ -1,4 +1,4 @@
-# What a job tells while it runs, and that it ends when asked: who is slow, where its streams stand, Ctrl-C.
+# What a job reports while it runs, and that it ends when asked: who is slow, where its streams stand, Ctrl-C.
 # builds: fast tsan  seconds: 6
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
@@ -25,7 +25,7 @@ run = json.load(open("run.json"))
 assert len(run["rank_times"]) == 4, run["rank_times"]
 ' || fail "times of ranks in --json"
 
-# SIGUSR1 tells where every rank's streams stand, and the run goes on.
+# SIGUSR1 reports where every rank's streams stand, and the run continues.
 expect 0 '' "$HEPC" "$HEP_SOURCE/samples/laptop.hep" -o plan.hepb
 "$HEP_RUN" plan.hepb --emulate-links --iterations 100000 >out 2>err &
 pid=$!

@@ -144,7 +144,7 @@ def constants(tokens, i):
 
 
 def dropped(tokens, i, end):
-    """a + b becomes a: the term behind a sum or difference, where it is one operand, a call or a bracket."""
+    """a + b becomes a: the term after a sum or difference, where it is one operand, a call or a bracket."""
     if tokens[i].text not in ("+", "-"):
         return
     last = i + 1

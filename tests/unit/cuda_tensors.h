@@ -121,7 +121,7 @@ static inline void device_finish(void)
             cudaMemcpy(guards[1], (char *)tensor.data + tensor_bytes(tensor), TENSOR_GUARD, cudaMemcpyDeviceToHost));
         for (uint64_t i = 0; i < TENSOR_GUARD; i++) {
             cr_assert_eq(guards[0][i], 0xA5, "device tensor %zu: written before its begin", t);
-            cr_assert_eq(guards[1][i], 0xA5, "device tensor %zu: written behind its end", t);
+            cr_assert_eq(guards[1][i], 0xA5, "device tensor %zu: written past its end", t);
         }
         EXPECT_SUCCESS(cudaFree(base));
     }

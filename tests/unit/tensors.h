@@ -47,7 +47,7 @@ static inline void finish(void)
         uint64_t bytes = tensor.rows * tensor.cols * dtype_bytes(tensor.dtype);
         for (uint64_t i = 0; i < TENSOR_GUARD; i++) {
             cr_assert_eq(base[i], 0xA5, "tensor %zu: written before its begin", t);
-            cr_assert_eq(base[TENSOR_GUARD + bytes + i], 0xA5, "tensor %zu: written behind its end", t);
+            cr_assert_eq(base[TENSOR_GUARD + bytes + i], 0xA5, "tensor %zu: written past its end", t);
         }
         free(base);
     }

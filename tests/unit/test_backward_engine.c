@@ -1,4 +1,4 @@
-// Gradients of a whole training plan on the host engine, optimizer left out: every strategy's equal plain EP's, and
+// Gradients of a whole training plan on the host engine, optimizer excluded: every strategy's equal plain EP's, and
 // plain EP's predict what a small step along them does to the loss.
 // builds: dev fast
 #include <criterion/criterion.h>

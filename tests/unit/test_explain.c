@@ -201,7 +201,7 @@ Test(explain, forced_choices)
 {
     Arena *arena = arena_create();
     Spec spec = spec_one_tier(8, 1e9, 0, 8e6, 1e5, 1e-3);
-    spec.plan.domain_wish = DOMAIN_EP;
+    spec.plan.domain_request = DOMAIN_EP;
     Case *c = explain(spec, arena);
     const Explanation *e = &c->explanation;
     cr_assert_eq(e->sensitivity_count, 0u);

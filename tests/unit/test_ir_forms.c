@@ -161,7 +161,7 @@ Test(text, errors_say_what_is_wrong)
     expect_errors("shard=experts", "shard=expert", 1, "no buffer is named 'expert'");
     expect_errors("shard=experts", "shrad=experts", 1, "op 'gather' has no operand 'shrad'");
     expect_errors("shard=experts", "shard=experts shard=experts", 1, "operand 'shard' is given twice");
-    expect_errors("after s1 s5", "after", 1, "expected steps, such as 's3', behind 'after'");
+    expect_errors("after s1 s5", "after", 1, "expected steps, such as 's3', after 'after'");
     expect_errors("after s1 s5", "after s1 s99", 1, "waits for step 99, and there are 11");
     expect_errors("level gpu", "level gbu", 4, "no level is named 'gpu'");
     expect_errors("group g0 gather", "group g0 gatehr", 1, "did you mean 'gather'?");

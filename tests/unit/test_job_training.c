@@ -1,4 +1,4 @@
-// What training adds to a job: an update is left out where a number is not finite, on all ranks alike; where such a
+// What training adds to a job: an update is skipped where a number is not finite, on all ranks alike; where such a
 // number came from is found; evaluating leaves no trace. The engine is the host's, which a test may spoil.
 #include <math.h>
 #include <stdatomic.h>
@@ -32,7 +32,7 @@ static Compiled compile(const char *migration, const char *domain)
 static struct {
     const Plan *plan;
     uint64_t iteration, rank; // where
-    uint32_t step;            // behind which a NaN is written,
+    uint32_t step;            // after which a NaN is written,
     uint32_t buffer;          // to the begin of this buffer
 } spoilt;
 // Of the thread that runs the compute stream: trainings begun, and whether one is under way. Only those have a rate.
@@ -61,7 +61,7 @@ static bool spoilt_execute(Engine *engine, uint32_t step, Fault *fault)
             host_engine.write(engine, spoilt.buffer, 0, sizeof nan, &nan, fault));
 }
 
-// Rank 2 of 4, iteration 4 (from 1), behind the `count`th step of the op, counted from 0.
+// Rank 2 of 4, iteration 4 (from 1), after the `count`th step of the op, counted from 0.
 static EngineOps spoil(const Plan *plan, Op op, uint32_t count, Operand operand)
 {
     EngineOps engine = host_engine;
@@ -93,7 +93,7 @@ static bool run(const Plan *plan, const EngineOps *engine, bool skip, uint32_t v
 
 // ---- finding it ----------------------------------------------------------------------------------
 
-// `later`: its output's memory is used again before the loss, so that a step behind it, of the same layer, is named.
+// `later`: its output's memory is used again before the loss, so that a step after it, of the same layer, is named.
 static void expect_found(const char *domain, Op op, uint32_t count, Operand operand, bool later)
 {
     Compiled compiled = compile("codec = dense", domain);
@@ -120,7 +120,7 @@ Test(job_training, names_the_first_step_that_is_not_finite)
     expect_found("dc=2,gpu=2", OP_LOSS, 0, OPERAND_loss, false);
 }
 
-// ---- leaving out updates -------------------------------------------------------------------------
+// ---- skipping updates -------------------------------------------------------------------------
 
 static void expect_skipped(const char *migration, const char *domain, Op op, Operand operand)
 {
@@ -164,7 +164,7 @@ Test(job_training, splitting_the_iteration_changes_no_loss)
         cr_assert(run(compiled.plan, &host_engine, false, 0, &whole, &fault), "%s", fault.message);
         cr_assert(run(compiled.plan, &host_engine, true, 3, &split, &fault), "%s", fault.message);
         cr_expect_arr_eq(whole.loss, split.loss, ITERATIONS * sizeof(double));
-        cr_expect_eq(split.validation_count, 3); // behind 3, 6 and 8
+        cr_expect_eq(split.validation_count, 3); // after 3, 6 and 8
         for (uint32_t l = 0; l < compiled.plan->cluster.level_count; l++)
             cr_expect_eq(whole.traffic[l].total_bytes, split.traffic[l].total_bytes, "evaluation is counted");
         job_result_free(&whole);

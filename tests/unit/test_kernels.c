@@ -214,7 +214,7 @@ Test(kernels, attention)
         ModelDims dims = {
             .dtype = dtypes[d], .hidden = 20, .heads = 3, .kv_heads = 3, .head_dim = 5, .sequence = 7, .batch = 3};
         check_attention(dims);
-        dims.heads = 4, dims.kv_heads = 2; // grouped keys, inner width unlike hidden
+        dims.heads = 4, dims.kv_heads = 2; // grouped keys, inner width differs from hidden
         check_attention(dims);
         dims.sequence = 1; // one token
         check_attention(dims);

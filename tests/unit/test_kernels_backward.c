@@ -326,7 +326,7 @@ Test(kernels_backward, attention)
         ModelDims dims = {
             .dtype = dtypes[d], .hidden = 10, .heads = 3, .kv_heads = 3, .head_dim = 5, .sequence = 7, .batch = 3};
         check_attention(dims);
-        dims.heads = 4, dims.kv_heads = 2; // grouped keys, inner width unlike hidden
+        dims.heads = 4, dims.kv_heads = 2; // grouped keys, inner width differs from hidden
         check_attention(dims);
         dims.kv_heads = 1, dims.batch = 1;
         check_attention(dims);

@@ -13,7 +13,7 @@ typedef struct {
     int32_t only;         // the one expert of all records; -1: any
     uint64_t next, send;  // capacity, 0: enough
     bool counted;         // the number of rows is on the device
-    uint64_t place;       // rows of every member's place; 0: one behind another
+    uint64_t place;       // rows of every member's place; 0: one after another
 } RouteCase;
 
 enum { EXPERTS = 70 }; // more than are ranked at once
@@ -187,7 +187,7 @@ Test(kernels_cuda, routing_there_and_back)
     }
 }
 
-// Behind an exchange that was broken off, the device goes on with what lies where records should be.
+// After an exchange that was broken off, the device continues with what lies where records should be.
 Test(kernels_cuda, records_that_name_no_expert_are_padding)
 {
     const int32_t others[] = {EXPERTS, 1 << 30, INT32_MAX, INT32_MIN};

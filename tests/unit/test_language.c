@@ -111,7 +111,7 @@ Test(language, every_value_of_a_full_file)
     const SpecPlan *plan = &spec->plan;
     cr_assert_eq(plan->pass, PASS_FORWARD);
     cr_assert_eq(plan->dispatch, DISPATCH_NAIVE);
-    cr_assert_eq(plan->domain_wish, DOMAIN_FORCED);
+    cr_assert_eq(plan->domain_request, DOMAIN_FORCED);
     cr_assert_eq(plan->domain[0], 2);
     cr_assert_eq(plan->domain[1], 4);
     cr_assert_eq(plan->capacity, 1.25);
@@ -141,7 +141,7 @@ Test(language, defaults)
     const SpecPlan *plan = &spec->plan;
     cr_assert_eq(plan->pass, PASS_TRAINING);
     cr_assert_eq(plan->dispatch, DISPATCH_DEDUP);
-    cr_assert_eq(plan->domain_wish, DOMAIN_AUTO);
+    cr_assert_eq(plan->domain_request, DOMAIN_AUTO);
     cr_assert_eq(plan->capacity, 0);
     cr_assert_eq(plan->exchange, EXCHANGE_COUNTED);
     cr_assert_eq(check(CLUSTER MODEL "plan { exchange = padded capacity = 2 }")->plan.exchange, EXCHANGE_PADDED);
@@ -320,7 +320,7 @@ Test(language, domains)
 {
     const struct {
         const char *in_file, *option;
-        DomainWish wish;
+        DomainRequest request;
         uint32_t dc, gpu;
     } cases[] = {
         {"auto", NULL, DOMAIN_AUTO, 1, 1},          {"ep", NULL, DOMAIN_EP, 1, 1},
@@ -335,7 +335,7 @@ Test(language, domains)
         const Spec *spec = check_with(
             arena_format(arena, CLUSTER MODEL "plan { domain = %s }", cases[i].in_file), &options);
         cr_assert_not_null(spec, "%s", cases[i].in_file);
-        cr_expect_eq(spec->plan.domain_wish, cases[i].wish, "%s", cases[i].in_file);
+        cr_expect_eq(spec->plan.domain_request, cases[i].request, "%s", cases[i].in_file);
         cr_expect_eq(spec->plan.domain[0], cases[i].dc, "%s", cases[i].in_file);
         cr_expect_eq(spec->plan.domain[1], cases[i].gpu, "%s", cases[i].in_file);
     }

@@ -161,24 +161,24 @@ Test(links, unlike_ports_and_links_limit_what_passes_them)
 {
     WorkerPort ports[] = {{"a", 2, 10e6, 0.02}, {"b", 0, 5e6, 0.03}, {"c", 1, 10e6, 0.02}};
     WorkerLink link = {0, 2, 2e6, 0.07};
-    Cluster unlike = cluster;
-    unlike.level_count = 2;
-    unlike.levels[0].count = unlike.port_count = 3;
-    unlike.ports = ports;
-    unlike.links = &link;
-    unlike.link_count = 1;
+    Cluster heterogeneous = cluster;
+    heterogeneous.level_count = 2;
+    heterogeneous.levels[0].count = heterogeneous.port_count = 3;
+    heterogeneous.ports = ports;
+    heterogeneous.links = &link;
+    heterogeneous.link_count = 1;
     Transfer slow_port[] = {{.from = 0, .to = 2, .bytes = 1000000}};
-    transfers_run_on(&unlike, slow_port, 1);
+    transfers_run_on(&heterogeneous, slow_port, 1);
     expect_time(&slow_port[0], 0.2);
     // The link is shared by all ranks of its workers, each way of its own; 6 MB/s of the port are left to others.
     Transfer over_link[] = {{.from = 0, .to = 4, .bytes = 200000},
                             {.from = 1, .to = 5, .bytes = 200000},
                             {.from = 4, .to = 0, .bytes = 400000},
                             {.from = 0, .to = 3, .bytes = 1000000}};
-    transfers_run_on(&unlike, over_link, 4);
+    transfers_run_on(&heterogeneous, over_link, 4);
     for (int t = 0; t < 4; t++)
         expect_time(&over_link[t], 0.2);
-    LinkEmulation *links = links_create(&unlike);
+    LinkEmulation *links = links_create(&heterogeneous);
     LinkFlow flow;
     links_flow_begin(links, &flow, 5, 0, 1, 0);
     cr_assert_eq(flow.latency_s, 0.07);

@@ -1,5 +1,5 @@
-// The placement of unlike workers: against brute force over all assignments, its bound against what a longer
-// search finds, its gap on three families of networks, and the cost of unlike links against sums by hand.
+// The placement of heterogeneous workers: against brute force over all assignments, its bound against what a longer
+// search finds, its gap on three families of networks, and the cost of heterogeneous links against sums by hand.
 // builds: dev  seconds: 6
 #include <criterion/criterion.h>
 #include <math.h>
@@ -117,8 +117,8 @@ static double brute_best(const Spec *spec, Arena *arena)
     Brute brute = {.spec = spec, .pairs = pairs_of_cluster(&spec->cluster, arena), .count = spec->cluster.port_count,
                    .best_s = INFINITY};
     for (brute.domain = 1; brute.domain <= brute.count; brute.domain++) {
-        bool wished = spec->plan.domain_wish == DOMAIN_AUTO || spec->plan.domain[0] == brute.domain;
-        if (brute.count % brute.domain || !wished)
+        bool requested = spec->plan.domain_request == DOMAIN_AUTO || spec->plan.domain[0] == brute.domain;
+        if (brute.count % brute.domain || !requested)
             continue;
         for (uint32_t w = 0; w < brute.count; w++)
             brute.order[w] = w;
@@ -152,7 +152,7 @@ Test(placement, equals_brute_force_over_all_assignments)
         Arena *arena = arena_create();
         Spec spec = random_network(i % 10 == 0 ? 8 : i % 2 ? 6 : 4, arena);
         if (i % 4 < 2) { // left to choose, gathering from all or from none is often best, and placing no matter
-            spec.plan.domain_wish = DOMAIN_FORCED;
+            spec.plan.domain_request = DOMAIN_FORCED;
             spec.plan.domain[0] = spec.cluster.port_count / 2;
         }
         const Workload *placed = workload_derive(&spec, arena);

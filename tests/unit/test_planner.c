@@ -310,7 +310,7 @@ Test(planner, glpk_finds_the_optimum_below_what_is_known)
 }
 
 // Layers that differ: too many mixes for the search to prove the best, few enough for GLPK.
-static Workload *many_unlike_layers(Spec *spec, Arena *arena)
+static Workload *many_heterogeneous_layers(Spec *spec, Arena *arena)
 {
     *spec = spec_one_tier(8, 1e9, 0, 8e6, 1e6, 2e-3);
     spec->cluster.level_count = 3;
@@ -337,7 +337,7 @@ Test(planner, glpk_proves_what_the_search_leaves_open)
 {
     Arena *arena = arena_create();
     Spec spec;
-    const Workload *work = many_unlike_layers(&spec, arena);
+    const Workload *work = many_heterogeneous_layers(&spec, arena);
     PlannerOptions alone = options;
     alone.glpk = false;
     Solution open, closed;
@@ -411,7 +411,7 @@ Test(planner, solve_picks_the_published_domain)
 Test(planner, forced_domain_is_taken_and_said_so)
 {
     Spec spec = spec_one_tier(8, 16e9, 0, 8e6, 2.35e6, 0.49e-3);
-    spec.plan.domain_wish = DOMAIN_FORCED;
+    spec.plan.domain_request = DOMAIN_FORCED;
     spec.plan.domain[0] = 8;
     Arena *arena = arena_create();
     Solution solution;

@@ -1,4 +1,4 @@
-// Processes of this machine meet by TCP: what launchers say, calls, and how each kind of failure is told by one process
+// Processes of this machine meet by TCP: what launchers say, calls, and how one process reports each kind of failure
 // and ends all of them soon.
 // builds: dev  seconds: 5  alone
 #include <criterion/criterion.h>
@@ -127,7 +127,7 @@ Test(rendezvous, megabytes)
 
 // ---- failures --------------------------------------------------------------------------------
 
-// One process tells it, in words that match; nobody succeeds; all have ended within the time.
+// One process reports it, in words that match; nobody succeeds; all have ended within the time.
 static void assert_told(uint64_t size, uint64_t teller, const char *words, double within_s)
 {
     for (uint64_t r = 0; r < size; r++) {

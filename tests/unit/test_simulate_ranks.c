@@ -1,5 +1,5 @@
 // The simulator's classes, flows and events against a simulation without any of these: every rank by itself, every
-// flow between two ranks by itself, time in small steps. Clusters are random: ports and links unlike or alike, two
+// flow between two ranks by itself, time in small steps. Clusters are random: ports and links alike or not, two
 // passes, forced and free domains.
 // builds: dev  seconds: 5
 #include <criterion/criterion.h>

@@ -1,4 +1,5 @@
-# Unlike links: the sample's placement by name in every output, matrices in every form, and the size of a large plan.
+# Heterogeneous links: the sample's placement by name in every output, matrices in every form, and the size of a
+# large plan.
 # builds: dev
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1

@@ -1,4 +1,4 @@
-// Unlike workers of the outermost level: what names, ports, links and matrices mean in the checked cluster. What
+// Heterogeneous workers of the outermost level: what names, ports, links and matrices mean in the checked cluster. What
 // wrong ones print is tested by the golden files.
 #include <criterion/criterion.h>
 #include <stdlib.h>
@@ -28,7 +28,7 @@ static void tear_down(void)
     arena_destroy(arena);
 }
 
-TestSuite(unlike, .init = set_up, .fini = tear_down);
+TestSuite(heterogeneous, .init = set_up, .fini = tear_down);
 
 // The cluster of `cluster { <text> }`, as if it stood in a file of the folder, whose links.csv is `matrix`.
 static const Cluster *checked(const char *text, const char *matrix)
@@ -52,13 +52,13 @@ static const WorkerLink *link_of(const Cluster *cluster, uint32_t a, uint32_t b)
     return NULL;
 }
 
-Test(unlike, nothing_said_means_alike)
+Test(heterogeneous, nothing_said_means_alike)
 {
     const Cluster *cluster = checked("level dc { count = 3  bandwidth = 8 Gbit/s }\n", NULL);
     cr_assert(cluster->port_count == 0 && cluster->link_count == 0 && !cluster->ports);
 }
 
-Test(unlike, ports_have_names_and_what_is_not_given_is_the_levels)
+Test(heterogeneous, ports_have_names_and_what_is_not_given_is_the_levels)
 {
     const Cluster *cluster = checked("level dc { count = 3  bandwidth = 8 Gbit/s  latency = 2 ms }\n"
                                      "port dc[1], dc[1 + second] { bandwidth = 4 Gbit/s }\n"
@@ -73,7 +73,7 @@ Test(unlike, ports_have_names_and_what_is_not_given_is_the_levels)
     }
 }
 
-Test(unlike, links_join_every_two_workers_of_a_block)
+Test(heterogeneous, links_join_every_two_workers_of_a_block)
 {
     const Cluster *cluster = checked("level dc { count = 4  bandwidth = 8 Gbit/s  latency = 2 ms\n"
                                      "  names = [paris, oslo, \"new york\", second] }\n"
@@ -94,7 +94,7 @@ Test(unlike, links_join_every_two_workers_of_a_block)
     cr_assert_null(link_of(cluster, 1, 3));
 }
 
-Test(unlike, a_matrix_gives_all_links_and_blocks_override_it)
+Test(heterogeneous, a_matrix_gives_all_links_and_blocks_override_it)
 {
     const Cluster *cluster = checked("level dc { count = 3  bandwidth = 8 Gbit/s  latency = 2 ms\n"
                                      "  names = [paris, oslo, rome]  links = \"links.csv\" }\n"
@@ -110,7 +110,7 @@ Test(unlike, a_matrix_gives_all_links_and_blocks_override_it)
     cr_assert_eq(diag_warning_count(diag), 1);
 }
 
-Test(unlike, a_matrix_may_name_the_workers_or_nobody)
+Test(heterogeneous, a_matrix_may_name_the_workers_or_nobody)
 {
     const char *text = "level dc { count = 2  bandwidth = 8 Gbit/s  links = \"links.csv\" }\n";
     const Cluster *named = checked(text, "GB/s,a,b\na,0,0.5\nb,0.5,0");
