@@ -106,7 +106,7 @@ enum {
     PLAN_LINKS_MAX = 1 << 22,
     PLAN_STRATEGIES_MAX = 64,
     PLAN_GROUPS_MAX = 4096,
-    PLAN_BUFFERS_MAX = 1 << 17,
+    PLAN_BUFFERS_MAX = 1 << 20,
     PLAN_STEPS_MAX = 1 << 20,
 };
 

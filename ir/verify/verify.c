@@ -1,5 +1,6 @@
 // The verifier's order of work, and the properties of groups, choices, steps and edges;
-// verify_buffers.c, verify_sizes.c, verify_layers.c, verify_flow.c and verify_traffic.c hold the others.
+// verify_buffers.c, verify_overlaps.c, verify_sizes.c, verify_layers.c, verify_flow.c and verify_traffic.c hold the
+// others.
 #include "ir/verify/verify.h"
 
 #include <inttypes.h>

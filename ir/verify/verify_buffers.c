@@ -1,6 +1,5 @@
 // The verifier's properties of buffers: operands, reads, races, memory.
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "ir/verify/verify_parts.h"
@@ -222,33 +221,6 @@ void verify_accesses(Verifier *verifier)
 }
 
 // ---- memory ------------------------------------------------------------------------------------
-
-static int compare_offsets(const void *a, const void *b)
-{
-    const Buffer *x = *(const Buffer *const *)a, *y = *(const Buffer *const *)b;
-    if (x->offset != y->offset)
-        return x->offset < y->offset ? -1 : 1;
-    return (x > y) - (x < y);
-}
-
-static void verify_overlaps(Verifier *verifier)
-{
-    const Plan *plan = verifier->plan;
-    const Lifetimes *lifetimes = lifetimes_create(plan, verifier->order, verifier->scratch);
-    const Buffer **sorted = arena_alloc_array(verifier->scratch, plan->buffer_count, sizeof(const Buffer *));
-    for (uint32_t b = 0; b < plan->buffer_count; b++)
-        sorted[b] = &plan->buffers[b];
-    qsort(sorted, plan->buffer_count, sizeof(const Buffer *), compare_offsets);
-    for (uint32_t i = 0; i < plan->buffer_count; i++) {
-        uint64_t end = sorted[i]->offset + buffer_bytes(sorted[i]);
-        for (uint32_t j = i + 1; j < plan->buffer_count && sorted[j]->offset < end; j++) {
-            uint32_t a = (uint32_t)(sorted[i] - plan->buffers), b = (uint32_t)(sorted[j] - plan->buffers);
-            if (buffer_bytes(sorted[j]) && !lifetimes_disjoint(lifetimes, a, b))
-                verify_fail(verifier, PROPERTY_MEMORY, NONE, "'%s' and '%s' overlap and may be alive together",
-                            sorted[i]->name, sorted[j]->name);
-        }
-    }
-}
 
 void verify_memory(Verifier *verifier)
 {

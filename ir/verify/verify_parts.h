@@ -27,6 +27,7 @@ void verify_operands(Verifier *verifier);
 void verify_sizes(Verifier *verifier); // after operands
 void verify_accesses(Verifier *verifier); // reads and races
 void verify_memory(Verifier *verifier);
+void verify_overlaps(Verifier *verifier); // part of memory
 void verify_layers(Verifier *verifier); // exchange and gather
 void verify_flow(Verifier *verifier); // after all of the above
 void verify_traffic(Verifier *verifier);

@@ -14,13 +14,32 @@
 typedef struct {
     uint64_t tokens;
     uint32_t fanout, records; // record rows per token at the gate, records per row
+    // Of the steps before the one that is looked at: by buffer, the last that wrote it, NONE if none did.
+    int32_t *route;   // as its `origin`
+    int32_t *combine; // as what it `returned`
 } Shape;
 
-static Shape plan_shape(const Plan *plan)
+static Shape plan_shape(const Plan *plan, Arena *scratch)
 {
     bool naive = plan->dispatch == DISPATCH_NAIVE;
-    return (Shape){.tokens = model_tokens(&plan->model), .fanout = naive ? plan->model.top_k : 1,
-                   .records = naive ? 1 : plan->model.top_k};
+    Shape shape = {.tokens = model_tokens(&plan->model), .fanout = naive ? plan->model.top_k : 1,
+                   .records = naive ? 1 : plan->model.top_k,
+                   .route = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof *shape.route),
+                   .combine = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof *shape.combine)};
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        shape.route[b] = shape.combine[b] = NONE;
+    return shape;
+}
+
+static void note_writers(const Plan *plan, uint32_t index, Shape *shape)
+{
+    const Step *step = &plan->steps[index];
+    int32_t origin = step->op == OP_ROUTE ? step_operand(plan, step, OPERAND_origin) : NONE;
+    int32_t returned = step->op == OP_COMBINE ? step_operand(plan, step, OPERAND_returned) : NONE;
+    if (origin != NONE)
+        shape->route[origin] = (int32_t)index;
+    if (returned != NONE)
+        shape->combine[returned] = (int32_t)index;
 }
 
 static void expect_rows(Verifier *verifier, uint32_t index, Operand operand, uint64_t rows)
@@ -91,13 +110,10 @@ static void verify_dispatch(Verifier *verifier, uint32_t index, const Shape *sha
 }
 
 // The route that wrote the `origin` of a step that undoes it, or repeats it for gradients; NONE without one.
-static int64_t find_route(const Plan *plan, uint32_t index)
+static int32_t find_route(const Plan *plan, uint32_t index, const Shape *shape)
 {
-    const Buffer *origin = step_buffer(plan, &plan->steps[index], OPERAND_origin);
-    for (uint32_t before = index; origin && before-- > 0;)
-        if (plan->steps[before].op == OP_ROUTE && step_buffer(plan, &plan->steps[before], OPERAND_origin) == origin)
-            return before;
-    return NONE;
+    int32_t origin = step_operand(plan, &plan->steps[index], OPERAND_origin);
+    return origin == NONE ? NONE : shape->route[origin];
 }
 
 // One gradient of a gate weight per record.
@@ -114,8 +130,7 @@ static void expect_record_gradients(Verifier *verifier, uint32_t index, Operand 
 // Result gradients go where the route put rows: same next stage, same send buffer.
 static void verify_unroute_backward(Verifier *verifier, uint32_t index, const Shape *shape)
 {
-    (void)shape;
-    int64_t route = find_route(verifier->plan, index);
+    int32_t route = find_route(verifier->plan, index, shape);
     if (route == NONE)
         return;
     expect_rows(verifier, index, OPERAND_drows, rows_of(verifier, (uint32_t)route, OPERAND_rows));
@@ -141,7 +156,7 @@ static void verify_gate_backward(Verifier *verifier, uint32_t index, const Shape
 // Gradients of what a route made: what it kept, what it sent, and what it split.
 static void verify_route_backward(Verifier *verifier, uint32_t index, const Shape *shape)
 {
-    int64_t route = find_route(verifier->plan, index);
+    int32_t route = find_route(verifier->plan, index, shape);
     if (route == NONE)
         return;
     uint64_t next = rows_of(verifier, (uint32_t)route, OPERAND_next_rows);
@@ -175,25 +190,19 @@ static void verify_optimizer(Verifier *verifier, uint32_t index, const Shape *sh
 // An unroute undoes the route that wrote its `origin`: same rows, same send buffer, same next stage.
 static void verify_unroute(Verifier *verifier, uint32_t index, const Shape *shape)
 {
-    (void)shape;
     const Plan *plan = verifier->plan;
-    int64_t route = find_route(plan, index);
+    int32_t route = find_route(plan, index, shape);
     if (route != NONE) {
         expect_rows(verifier, index, OPERAND_rows, rows_of(verifier, (uint32_t)route, OPERAND_rows));
         expect_rows(verifier, index, OPERAND_results, rows_of(verifier, (uint32_t)route, OPERAND_next_rows));
         expect_rows(verifier, index, OPERAND_returned, rows_of(verifier, (uint32_t)route, OPERAND_send_rows));
     }
     // What was sent back is part of the same results.
-    const Buffer *returned = step_buffer(plan, &plan->steps[index], OPERAND_returned);
-    for (uint32_t before = index; returned && before-- > 0;) {
-        if (plan->steps[before].op != OP_COMBINE ||
-            step_buffer(plan, &plan->steps[before], OPERAND_returned) != returned)
-            continue;
-        if (step_buffer(plan, &plan->steps[before], OPERAND_results) !=
-            step_buffer(plan, &plan->steps[index], OPERAND_results))
-            verify_fail(verifier, PROPERTY_SIZES, index, "sums other results than step %" PRIu32 " sent back", before);
-        return;
-    }
+    int32_t returned = step_operand(plan, &plan->steps[index], OPERAND_returned);
+    int32_t combine = returned == NONE ? NONE : shape->combine[returned];
+    if (combine != NONE && step_operand(plan, &plan->steps[combine], OPERAND_results) !=
+                               step_operand(plan, &plan->steps[index], OPERAND_results))
+        verify_fail(verifier, PROPERTY_SIZES, index, "sums other results than step %" PRId32 " sent back", combine);
 }
 
 // A row of a packet is one expert's; memories are of their kind and as large as what they are of.
@@ -316,10 +325,11 @@ void verify_sizes(Verifier *verifier)
     const Plan *plan = verifier->plan;
     if (plan->model.abstract || verifier->report->total) // operands are there only when they are in order
         return;
-    Shape shape = plan_shape(plan);
+    Shape shape = plan_shape(plan, verifier->scratch);
     uint32_t layers_begun = 0;
     for (uint32_t i = 0; i < plan->step_count; i++) {
         verify_step_sizes(verifier, i, &shape);
+        note_writers(plan, i, &shape);
         layers_begun += plan->steps[i].op == OP_PRE_EXPERT;
     }
     if (layers_begun != plan->model.layers)

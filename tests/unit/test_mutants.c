@@ -487,3 +487,66 @@ Test(mutants, every_mutant_is_refused_or_harmless, .timeout = 120)
         cr_expect_eq(scores[m].survived, 0, "%u mutants of '%s' survive", scores[m].survived, mutator_names[m]);
     }
 }
+
+// ---- overlaps ------------------------------------------------------------------------------------
+
+// What "share memory only when never alive together" says, pair by pair.
+static bool pairs_share_well(const Plan *plan)
+{
+    Arena *scratch = arena_create();
+    const Lifetimes *lifetimes = lifetimes_create(plan, order_create(plan, scratch), scratch);
+    bool good = true;
+    for (uint32_t a = 0; a < plan->buffer_count; a++)
+        for (uint32_t b = 0; b < a; b++) {
+            const Buffer *x = &plan->buffers[a], *y = &plan->buffers[b];
+            bool meet = x->offset < y->offset + buffer_bytes(y) && y->offset < x->offset + buffer_bytes(x);
+            if (meet && buffer_bytes(x) && buffer_bytes(y) && !lifetimes_disjoint(lifetimes, a, b))
+                good = false;
+        }
+    arena_destroy(scratch);
+    return good;
+}
+
+static bool verifier_finds_no_overlap(const Plan *plan)
+{
+    VerifyReport report;
+    bool good = plan_verify(plan, &report);
+    for (uint32_t i = 0; i < verify_report_count(&report); i++)
+        cr_assert(report.items[i].property == PROPERTY_MEMORY, "%s", report.items[i].message);
+    return good;
+}
+
+// One temporary of a good plan after the other is moved to where others lie, at their begin or within them.
+Test(mutants, overlaps_are_what_pairs_say)
+{
+    uint32_t good = 0, bad = 0, random = 1;
+    for (int i = 0; i < 7; i++) {
+        Spec spec = shape(i);
+        Arena *arena = arena_create();
+        Workload *work = workload_derive(&spec, arena);
+        Candidate *candidates;
+        size_t count;
+        cr_assert(planner_enumerate(work, arena, diag_create(arena), &candidates, &count));
+        Plan *plan = lowered_plan(&spec, work, &candidates[count - 1]);
+        uint64_t end = plan->arena_bytes;
+        plan->arena_bytes *= 2;
+        plan->strategies[0].memory_bytes = (double)plan->arena_bytes;
+        for (int trial = 0; trial < 60; trial++) {
+            random = random * 1664525 + 1013904223;
+            Buffer *moved = &plan->buffers[(random >> 8) % plan->buffer_count];
+            uint64_t before = moved->offset;
+            random = random * 1664525 + 1013904223;
+            moved->offset = (random >> 8) % (end / BUFFER_ALIGNMENT) * BUFFER_ALIGNMENT;
+            bool expected = pairs_share_well(plan);
+            cr_assert_eq(verifier_finds_no_overlap(plan), expected, "shape %d, '%s' at %llu", i, moved->name,
+                         (unsigned long long)moved->offset);
+            good += expected;
+            bad += !expected;
+            moved->offset = expected ? moved->offset : before; // good moves stay
+        }
+        plan_destroy(plan);
+        arena_destroy(arena);
+    }
+    cr_assert_gt(good, 20);
+    cr_assert_gt(bad, 20);
+}
