@@ -13,7 +13,7 @@
 static const char *value_text(const Plan *plan, const Field *field, const void *record, Arena *arena)
 {
     Text text = {0};
-    plan_print_value(plan, field->type, (const char *)record + field->offset, &text);
+    plan_print_value(plan, field, (const char *)record + field->offset, &text);
     const char *copy = arena_copy_string(arena, text.data ? text.data : "", text.length);
     text_free(&text);
     return copy;

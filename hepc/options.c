@@ -300,7 +300,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         options->checks.domain = argument;
         return 0;
     case OPTION_DISPATCH:
-        options->dispatch = dispatch_parse(argument);
+        options->dispatch = name_code(&dispatch_names, argument);
         if (options->dispatch < 0)
             argp_error(state, "unknown dispatch '%s': expected naive or dedup", argument);
         return 0;

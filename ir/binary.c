@@ -113,16 +113,7 @@ static void put_field(Writer *writer, FieldType type, const void *value)
     case FIELD_LAYER:
     case FIELD_LEVEL:
     case FIELD_GROUP:
-    case FIELD_DTYPE:
-    case FIELD_PASS:
-    case FIELD_DISPATCH:
-    case FIELD_EXCHANGE_KIND:
-    case FIELD_CODEC:
-    case FIELD_ACTIVATION:
-    case FIELD_GROUP_KIND:
-    case FIELD_BUFFER_KIND:
-    case FIELD_STATUS:
-    case FIELD_OP:
+    case FIELD_ONE_OF:
         put_u32(&writer->out, *(const uint32_t *)value);
         break;
     case FIELD_TYPE_COUNT:
@@ -310,17 +301,17 @@ static void get_domain(Reader *reader, uint32_t *domain)
     }
 }
 
-static void get_field(Reader *reader, FieldType type, const char *key, void *value)
+static void get_field(Reader *reader, const Field *field, void *value)
 {
     uint32_t code;
-    switch (type) {
+    switch (field->type) {
     case FIELD_NAME:
         *(const char **)value = get_name(reader);
         break;
     case FIELD_BOOL:
         code = get_u32(reader);
         if (code > 1)
-            refuse(reader, "'%s' is %" PRIu32 ": expected 0 or 1", key, code);
+            refuse(reader, "'%s' is %" PRIu32 ": expected 0 or 1", field->key, code);
         *(bool *)value = code == 1;
         break;
     case FIELD_U64:
@@ -338,19 +329,10 @@ static void get_field(Reader *reader, FieldType type, const char *key, void *val
     case FIELD_GROUP:
         *(uint32_t *)value = get_u32(reader);
         break;
-    case FIELD_DTYPE:
-    case FIELD_PASS:
-    case FIELD_DISPATCH:
-    case FIELD_EXCHANGE_KIND:
-    case FIELD_CODEC:
-    case FIELD_ACTIVATION:
-    case FIELD_GROUP_KIND:
-    case FIELD_BUFFER_KIND:
-    case FIELD_STATUS:
-    case FIELD_OP:
+    case FIELD_ONE_OF:
         code = get_u32(reader);
-        if (code > INT32_MAX || !field_code_name(type, (int)code))
-            refuse(reader, "unknown code %" PRIu32 " for '%s'", code, key);
+        if (code > INT32_MAX || !name_text(field->names, (int)code))
+            refuse(reader, "unknown code %" PRIu32 " for '%s'", code, field->key);
         *(uint32_t *)value = code;
         break;
     case FIELD_TYPE_COUNT:
@@ -494,7 +476,7 @@ static bool read_records(Reader *reader)
         for (uint32_t i = 0; i < record_count(reader->plan, (RecordKind)kind); i++) {
             char *record = record_at(reader->plan, (RecordKind)kind, i);
             for (const Field *field = record_info((RecordKind)kind)->fields; field->key; field++)
-                get_field(reader, field->type, field->key, record + field->offset);
+                get_field(reader, field, record + field->offset);
             if (failed(reader))
                 return false;
             if (kind == RECORD_STEP && !read_step_lists(reader, &reader->plan->steps[i], &operands, &edges))

@@ -36,8 +36,8 @@ void plan_describe_record(const Plan *plan, RecordKind kind, uint32_t index, cha
     const char *label = NULL;
     if (first->type == FIELD_NAME)
         label = *(const char *const *)((const char *)record + first->offset);
-    else if (first->positional)
-        label = field_code_name(first->type, (int)*(const uint32_t *)((const char *)record + first->offset));
+    else if (first->positional && first->names)
+        label = name_text(first->names, (int)*(const uint32_t *)((const char *)record + first->offset));
     if (record_is_single(kind) && !label) {
         snprintf(out, size, "%s", info->keyword);
     } else if (info->id != 0 || !label) {
@@ -103,17 +103,8 @@ static bool check_field(Check *check, RecordKind kind, uint32_t index, const Fie
     case FIELD_U32:
     case FIELD_U64:
         return true;
-    case FIELD_DTYPE:
-    case FIELD_PASS:
-    case FIELD_DISPATCH:
-    case FIELD_EXCHANGE_KIND:
-    case FIELD_CODEC:
-    case FIELD_ACTIVATION:
-    case FIELD_GROUP_KIND:
-    case FIELD_BUFFER_KIND:
-    case FIELD_STATUS:
-    case FIELD_OP:
-        if (!field_code_name(field->type, *(const int *)value))
+    case FIELD_ONE_OF:
+        if (!name_text(field->names, *(const int *)value))
             return fail(check, kind, index, "unknown code %d for '%s'", *(const int *)value, field->key);
         return true;
     case FIELD_TYPE_COUNT:

@@ -46,6 +46,12 @@ static const uint8_t places[] = {
 #include "ir/ops.def"
 };
 
+#define HEP_OP(name, text, ...) [OP_##name] = {#text, 0},
+static const Name op_list[] = {
+#include "ir/ops.def"
+};
+const NameTable op_names = {"an op", op_list, (int)COUNT_OF(op_list)};
+
 const OpInfo *op_table(size_t *count)
 {
     *count = COUNT_OF(ops);

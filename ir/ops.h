@@ -4,17 +4,9 @@
 #ifndef HEP_OPS_H
 #define HEP_OPS_H
 
-#include "ir/base/base.h"
+#include "ir/names.h"
 
 enum { OPERANDS_MAX = 12 };
-
-// X(NAME, "text"). Codes are positions and are stored in plan files: append only.
-#define HEP_STREAMS(X) X(COMPUTE, "compute") X(EXCHANGE, "exchange") X(MIGRATE, "migrate") X(SYNC, "sync")
-#define X(name, ...) STREAM_##name,
-typedef enum { HEP_STREAMS(X) STREAM_COUNT } Stream;
-#undef X
-const char *stream_name(Stream); // NULL outside the table
-int stream_parse(const char *);  // -1 when unknown
 
 typedef enum { SHAPE_LOCAL, SHAPE_EXCHANGE, SHAPE_GATHER, SHAPE_SCATTER, SHAPE_REDUCE } OpShape;
 
@@ -82,6 +74,7 @@ typedef struct {
     const char *doc;
 } OpInfo;
 
+extern const NameTable op_names;
 const OpInfo *op_info(int code);         // NULL for an unknown code
 const OpInfo *op_find(const char *name); // NULL for an unknown name
 const OpInfo *op_table(size_t *count);   // all ops, in the order of ops.def

@@ -4,21 +4,23 @@
 #include <assert.h>
 #include <string.h>
 
-#define FIELD(struct_type, key, member, type)                                                                          \
+// A type is one of HEP_FIELD_TYPES; of words ONE_OF(dtype), by the name of their table.
+#define FIELD_ONE_OF(name) FIELD_ONE_OF, .names = &name##_names
+#define FIELD(struct_type, text, member, takes)                                                                        \
     {                                                                                                                  \
-        key, FIELD_##type, UNIT_NONE, false, false, offsetof(struct_type, member)                                      \
+        .key = (text), .offset = offsetof(struct_type, member), .type = FIELD_##takes                                  \
     }
-#define AMOUNT(struct_type, key, member, unit)                                                                         \
+#define AMOUNT(struct_type, text, member, of)                                                                          \
     {                                                                                                                  \
-        key, FIELD_NUMBER, UNIT_##unit, false, false, offsetof(struct_type, member)                                    \
+        .key = (text), .offset = offsetof(struct_type, member), .type = FIELD_NUMBER, .unit = UNIT_##of                \
     }
-#define FIRST(struct_type, key, member, type)                                                                          \
+#define FIRST(struct_type, text, member, takes)                                                                        \
     {                                                                                                                  \
-        key, FIELD_##type, UNIT_NONE, true, false, offsetof(struct_type, member)                                       \
+        .key = (text), .offset = offsetof(struct_type, member), .positional = true, .type = FIELD_##takes              \
     }
-#define MAYBE(struct_type, key, member, type)                                                                          \
+#define MAYBE(struct_type, text, member, takes)                                                                        \
     {                                                                                                                  \
-        key, FIELD_##type, UNIT_NONE, false, true, offsetof(struct_type, member)                                       \
+        .key = (text), .offset = offsetof(struct_type, member), .optional = true, .type = FIELD_##takes                \
     }
 
 static const RecordInfo records[RECORD_COUNT] = {
@@ -46,7 +48,7 @@ static const RecordInfo records[RECORD_COUNT] = {
     [RECORD_MODEL] = {.keyword = "model",
                       .fields = {FIRST(ModelDims, "name", name, NAME),
                                  FIELD(ModelDims, "abstract", abstract, BOOL),
-                                 FIELD(ModelDims, "dtype", dtype, DTYPE),
+                                 FIELD(ModelDims, "dtype", dtype, ONE_OF(dtype)),
                                  FIELD(ModelDims, "layers", layers, U32),
                                  FIELD(ModelDims, "hidden", hidden, U32),
                                  FIELD(ModelDims, "heads", heads, U32),
@@ -60,22 +62,23 @@ static const RecordInfo records[RECORD_COUNT] = {
                                  FIELD(ModelDims, "top_k", top_k, U32),
                                  FIELD(ModelDims, "inner", inner, U32),
                                  FIELD(ModelDims, "shared_experts", shared_experts, U32),
-                                 FIELD(ModelDims, "activation", activation, ACTIVATION),
+                                 FIELD(ModelDims, "activation", activation, ONE_OF(activation)),
                                  AMOUNT(ModelDims, "data_bytes", data_bytes, BYTES),
                                  AMOUNT(ModelDims, "expert_bytes", expert_bytes, BYTES),
                                  AMOUNT(ModelDims, "pre_expert_s", pre_expert_s, SECONDS),
                                  AMOUNT(ModelDims, "total_parameters", total_parameters, PARAMETERS),
                                  AMOUNT(ModelDims, "active_parameters", active_parameters, PARAMETERS)}},
     [RECORD_PLAN] = {.keyword = "plan",
-                     .fields = {FIELD(Plan, "pass", pass, PASS), FIELD(Plan, "dispatch", dispatch, DISPATCH),
-                                MAYBE(Plan, "exchange", exchange, EXCHANGE_KIND),
-                                FIELD(Plan, "codec", codec, CODEC), FIELD(Plan, "ratio", codec_ratio, NUMBER),
+                     .fields = {FIELD(Plan, "pass", pass, ONE_OF(pass)),
+                                FIELD(Plan, "dispatch", dispatch, ONE_OF(dispatch)),
+                                MAYBE(Plan, "exchange", exchange, ONE_OF(exchange_kind)),
+                                FIELD(Plan, "codec", codec, ONE_OF(codec)), FIELD(Plan, "ratio", codec_ratio, NUMBER),
                                 FIELD(Plan, "shared_every", shared_every, U32),
                                 FIELD(Plan, "gradient_ratio", gradient_ratio, NUMBER),
                                 FIELD(Plan, "capacity", capacity, NUMBER),
                                 FIELD(Plan, "replica_levels", replica_levels, U32),
                                 FIELD(Plan, "replica_slots", replica_slots, U32), FIELD(Plan, "solver", solver, NAME),
-                                FIELD(Plan, "status", status, STATUS), FIELD(Plan, "gap", gap, NUMBER),
+                                FIELD(Plan, "status", status, ONE_OF(status)), FIELD(Plan, "gap", gap, NUMBER),
                                 AMOUNT(Plan, "iteration_s", iteration_s, SECONDS),
                                 FIELD(Plan, "arena_bytes", arena_bytes, U64)}},
     [RECORD_TRAINING] = {.keyword = "training",
@@ -94,7 +97,7 @@ static const RecordInfo records[RECORD_COUNT] = {
                                   FIELD(Choice, "domain", domain, DOMAIN)}},
     [RECORD_STRATEGY] =
         {.keyword = "strategy",
-         .fields = {FIRST(Strategy, "name", name, NAME), FIELD(Strategy, "dispatch", dispatch, DISPATCH),
+         .fields = {FIRST(Strategy, "name", name, NAME), FIELD(Strategy, "dispatch", dispatch, ONE_OF(dispatch)),
                     FIELD(Strategy, "domain", domain, DOMAIN), AMOUNT(Strategy, "iteration_s", iteration_s, SECONDS),
                     AMOUNT(Strategy, "exposed_s", exposed_s, SECONDS),
                     AMOUNT(Strategy, "memory_bytes", memory_bytes, BYTES), FIELD(Strategy, "fits", fits, BOOL)}},
@@ -106,16 +109,17 @@ static const RecordInfo records[RECORD_COUNT] = {
                                    AMOUNT(Traffic, "reduce_bytes", reduce_bytes, BYTES)}},
     [RECORD_GROUP] = {.keyword = "group",
                       .id = 'g',
-                      .fields = {FIRST(Group, "kind", kind, GROUP_KIND), MAYBE(Group, "level", level, LEVEL),
+                      .fields = {FIRST(Group, "kind", kind, ONE_OF(group_kind)), MAYBE(Group, "level", level, LEVEL),
                                  FIELD(Group, "domain", domain, U32)}},
     [RECORD_BUFFER] = {.keyword = "buffer",
-                       .fields = {FIRST(Buffer, "name", name, NAME), FIELD(Buffer, "dtype", dtype, DTYPE),
+                       .fields = {FIRST(Buffer, "name", name, NAME), FIELD(Buffer, "dtype", dtype, ONE_OF(dtype)),
                                   FIELD(Buffer, "rows", rows, U64), FIELD(Buffer, "cols", cols, U64),
-                                  FIELD(Buffer, "kind", kind, BUFFER_KIND), MAYBE(Buffer, "layer", layer, LAYER),
+                                  FIELD(Buffer, "kind", kind, ONE_OF(buffer_kind)),
+                                  MAYBE(Buffer, "layer", layer, LAYER),
                                   FIELD(Buffer, "offset", offset, U64)}},
     [RECORD_STEP] = {.keyword = "step",
                      .id = 's',
-                     .fields = {FIRST(Step, "op", op, OP), MAYBE(Step, "layer", layer, LAYER),
+                     .fields = {FIRST(Step, "op", op, ONE_OF(op)), MAYBE(Step, "layer", layer, LAYER),
                                 MAYBE(Step, "level", level, LEVEL), MAYBE(Step, "group", group, GROUP),
                                 AMOUNT(Step, "cost_s", cost_s, SECONDS), MAYBE(Step, "bytes", bytes, NUMBER),
                                 MAYBE(Step, "busiest", busiest, NUMBER)}},
@@ -229,14 +233,14 @@ void *record_at(const Plan *plan, RecordKind kind, uint32_t index)
     return NULL;
 }
 
-const char *field_type_name(FieldType type)
+const char *field_takes(const Field *field)
 {
-    static const char *const names[] = {
+    static const char *const texts[] = {
 #define X(name, text, bytes) text,
         HEP_FIELD_TYPES(X)
 #undef X
     };
-    return names[type];
+    return field->names ? field->names->what : texts[field->type];
 }
 
 uint32_t field_bytes(FieldType type)
@@ -247,58 +251,4 @@ uint32_t field_bytes(FieldType type)
 #undef X
     };
     return sizes[type];
-}
-
-bool field_is_code(FieldType type)
-{
-    return type >= FIELD_DTYPE;
-}
-
-const char *field_code_name(FieldType type, int code)
-{
-    switch (type) {
-    case FIELD_DTYPE:
-        return dtype_name((Dtype)code);
-    case FIELD_PASS:
-        return pass_name((Pass)code);
-    case FIELD_DISPATCH:
-        return dispatch_name((Dispatch)code);
-    case FIELD_EXCHANGE_KIND:
-        return exchange_kind_name((ExchangeKind)code);
-    case FIELD_CODEC:
-        return codec_name((Codec)code);
-    case FIELD_ACTIVATION:
-        return activation_name((Activation)code);
-    case FIELD_GROUP_KIND:
-        return group_kind_name((GroupKind)code);
-    case FIELD_BUFFER_KIND:
-        return buffer_kind_name((BufferKind)code);
-    case FIELD_STATUS:
-        return status_name((SolveStatus)code);
-    case FIELD_OP:
-        return op_info(code) ? op_info(code)->name : NULL;
-    case FIELD_NAME:
-    case FIELD_BOOL:
-    case FIELD_U32:
-    case FIELD_U64:
-    case FIELD_NUMBER:
-    case FIELD_LAYER:
-    case FIELD_LEVEL:
-    case FIELD_GROUP:
-    case FIELD_DOMAIN:
-    case FIELD_TYPE_COUNT:
-        break;
-    }
-    return NULL;
-}
-
-int field_code_parse(FieldType type, const char *text)
-{
-    if (type == FIELD_OP)
-        return op_find(text) ? (int)op_find(text)->op : -1;
-    const char *name;
-    for (int code = 0; (name = field_code_name(type, code)) != NULL; code++)
-        if (strcmp(name, text) == 0)
-            return code;
-    return -1;
 }

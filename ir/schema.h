@@ -37,16 +37,7 @@ typedef enum {
     X(LEVEL, "a level's name", 4)     /* int32_t; NONE where there is none */                                          \
     X(GROUP, "a group", 4)            /* int32_t; NONE where there is none */                                          \
     X(DOMAIN, "a size per level", 32) /* uint32_t[LEVELS_MAX], 0 beyond the cluster's levels */                        \
-    X(DTYPE, "a dtype", 4)                                                                                             \
-    X(PASS, "a pass", 4)                                                                                               \
-    X(DISPATCH, "a dispatch mode", 4)                                                                                  \
-    X(EXCHANGE_KIND, "a kind of exchange", 4) /* the text form leaves out the first */                                 \
-    X(CODEC, "a codec", 4)                                                                                             \
-    X(ACTIVATION, "an activation", 4)                                                                                  \
-    X(GROUP_KIND, "a group kind", 4)                                                                                   \
-    X(BUFFER_KIND, "a buffer kind", 4)                                                                                 \
-    X(STATUS, "a solver status", 4)                                                                                    \
-    X(OP, "an op", 4)
+    X(ONE_OF, "a word", 4)            /* int, a code of the field's name table */
 #define X(name, ...) FIELD_##name,
 typedef enum { HEP_FIELD_TYPES(X) FIELD_TYPE_COUNT } FieldType;
 #undef X
@@ -64,9 +55,10 @@ typedef enum { HEP_FIELD_UNITS(X) UNIT_COUNT } FieldUnit;
 typedef struct {
     const char *key;
     FieldType type;
+    const NameTable *names; // of FIELD_ONE_OF; else NULL
     FieldUnit unit;
     bool positional; // the text form leaves the key out; these come first
-    bool optional;   // the text form leaves the field out where it is 0 or NONE
+    bool optional;   // the text form leaves the field out where it is 0, NONE or the first word
     size_t offset;   // in the record's struct
 } Field;
 
@@ -84,12 +76,9 @@ uint32_t record_count(const Plan *plan, RecordKind kind);
 // The struct that holds record `index`. Traffic records go strategy by strategy, level by level.
 void *record_at(const Plan *plan, RecordKind kind, uint32_t index);
 
-const char *field_type_name(FieldType type);
+const char *field_takes(const Field *field); // "a number", "a dtype"
 const char *field_unit_name(FieldUnit unit); // that files count in; "" for plain numbers
 uint32_t field_bytes(FieldType type);
-bool field_is_code(FieldType type);                     // an enum of plan.h
-const char *field_code_name(FieldType type, int code);  // NULL for an unknown code
-int field_code_parse(FieldType type, const char *text); // -1 when unknown
 
 // What any code may rely on before it walks a plan: known codes, indices in range (edges included),
 // finite and sensible numbers, products that do not overflow, unique names.

@@ -53,12 +53,6 @@ static const AstEntry *find_let(AstEntries entries, const char *name)
 
 // ---- which names there are -------------------------------------------------------------------
 
-static bool takes_numbers(Takes takes)
-{
-    return !choice_names(takes) && takes != TAKES_NAMES && takes != TAKES_FILE && takes != TAKES_DOMAIN &&
-           takes != TAKES_SKEW;
-}
-
 // A way to write a key or let, and how it is written in full.
 typedef struct {
     const char *written[KEY_COUNT * (LEVELS_MAX + 2) + LETS_MAX], *full[KEY_COUNT * (LEVELS_MAX + 2) + LETS_MAX];
@@ -95,7 +89,7 @@ static void add_keys(Names *names, const Ast *ast, Arena *arena)
 {
     for (int k = 0; k < KEY_COUNT; k++) {
         const KeyInfo *info = key_info((KeyId)k);
-        if (!takes_numbers(info->takes) || info->block == BLOCK_PORT || info->block == BLOCK_LINK ||
+        if (!takes_info(info->takes)->is_number || info->block == BLOCK_PORT || info->block == BLOCK_LINK ||
             info->block == BLOCK_TRAINING)
             continue;
         const char *first = NULL;
@@ -217,7 +211,7 @@ static const Unit *customary_unit(Kind kind)
 
 static bool take_key(const KeyInfo *info, const char *label, Diag *diag, SweepAxis *axis)
 {
-    if (!takes_numbers(info->takes)) {
+    if (!takes_info(info->takes)->is_number) {
         diag_error_plain(diag, "--sweep: '%s' takes no numbers", axis->name);
         return false;
     }
@@ -226,7 +220,7 @@ static bool take_key(const KeyInfo *info, const char *label, Diag *diag, SweepAx
         return false;
     }
     *axis = (SweepAxis){.name = axis->name, .key = info->name, .block = info->block, .label = label,
-                        .kind = takes_kind(info->takes), .whole = info->takes == TAKES_COUNT};
+                        .kind = takes_info(info->takes)->kind, .whole = info->takes == TAKES_COUNT};
     axis->unit = customary_unit(axis->kind);
     return true;
 }

@@ -12,9 +12,11 @@ static const BlockInfo blocks[BLOCK_COUNT] = {
 #include "grammar/keys.def"
 };
 
-#define VALUE(number)  .has_fallback = true, .fallback = (number)
-#define COMPUTED(text) .computed = (text)
-#define NO_DEFAULT     .has_fallback = false
+#define VALUE(number)              .has_fallback = true, .fallback = (number)
+#define COMPUTED(text)             .computed = (text)
+#define NO_DEFAULT                 .has_fallback = false
+#define TAKES_ONE_OF(name)         TAKES_ONE_OF, .names = &name##_names
+#define TAKES_ONE_OF_OR_AUTO(name) TAKES_ONE_OF(name), .or_auto = true
 #define HEP_KEY(in, key, what, type, field, needed, of, default_, from, to, text)                                      \
     [KEY_##in##_##key] = {.name = #key,                                                                                \
                           .block = BLOCK_##in,                                                                         \
@@ -40,83 +42,29 @@ const KeyInfo *key_info(KeyId key)
     return &keys[key];
 }
 
-#define X(name, text, ...) text,
-const char *const *choice_names(Takes takes)
+const TakesInfo *takes_info(Takes takes)
 {
-    static const char *const dtypes[] = {"f32", "f16", "bf16", NULL}; // the first of HEP_DTYPES: what weights can be
-    static const char *const activations[] = {HEP_ACTIVATIONS(X) NULL}, *const passes[] = {HEP_PASSES(X) NULL},
-                             *const dispatches[] = {HEP_DISPATCHES(X) NULL},
-                             *const exchanges[] = {HEP_EXCHANGE_KINDS(X) NULL},
-                             *const codecs[] = {HEP_CODECS(X) "auto", NULL},
-                             *const placements[] = {"auto", "input", NULL},
-                             *const gradients[] = {"dense", "topk", NULL};
-    switch (takes) {
-    case TAKES_DTYPE:
-        return dtypes;
-    case TAKES_ACTIVATION:
-        return activations;
-    case TAKES_PASS:
-        return passes;
-    case TAKES_DISPATCH:
-        return dispatches;
-    case TAKES_EXCHANGE:
-        return exchanges;
-    case TAKES_CODEC:
-        return codecs;
-    case TAKES_PLACEMENT:
-        return placements;
-    case TAKES_GRADIENT:
-        return gradients;
-    case TAKES_COUNT:
-    case TAKES_NUMBER:
-    case TAKES_BYTES:
-    case TAKES_TIME:
-    case TAKES_BANDWIDTH:
-    case TAKES_RATE:
-    case TAKES_CAPACITY:
-    case TAKES_DOMAIN:
-    case TAKES_NAMES:
-    case TAKES_FILE:
-    case TAKES_SKEW:
-        return NULL;
-    }
-    return NULL;
-}
+#define X(name, is_number, kind, text, ...) {is_number, KIND_##kind, text, {__VA_ARGS__}},
+    static const TakesInfo infos[] = {HEP_TAKES(X)};
 #undef X
-_Static_assert(PLACEMENT_AUTO == 0 && PLACEMENT_INPUT == 1, "choice_names lists placements by code");
-_Static_assert(GRADIENT_DENSE == 0 && GRADIENT_TOPK == 1, "choice_names lists ways of gradients by code");
-_Static_assert((int)CODEC_AUTO == (int)CODEC_COUNT, "choice_names lists it after the codecs");
-_Static_assert(DTYPE_F32 == 0 && DTYPE_F16 == 1 && DTYPE_BF16 == 2, "choice_names lists dtypes by code");
+    return &infos[takes];
+}
 
-Kind takes_kind(Takes takes)
+static int key_last_code(const KeyInfo *key)
 {
-    switch (takes) {
-    case TAKES_BYTES:
-        return KIND_BYTES;
-    case TAKES_TIME:
-        return KIND_TIME;
-    case TAKES_BANDWIDTH:
-        return KIND_BANDWIDTH;
-    case TAKES_RATE:
-        return KIND_RATE;
-    case TAKES_COUNT:
-    case TAKES_NUMBER:
-    case TAKES_CAPACITY:
-    case TAKES_DTYPE:
-    case TAKES_ACTIVATION:
-    case TAKES_PASS:
-    case TAKES_DISPATCH:
-    case TAKES_EXCHANGE:
-    case TAKES_CODEC:
-    case TAKES_PLACEMENT:
-    case TAKES_GRADIENT:
-    case TAKES_DOMAIN:
-    case TAKES_NAMES:
-    case TAKES_FILE:
-    case TAKES_SKEW:
-        return KIND_NUMBER;
-    }
-    return KIND_NUMBER;
+    return key->max > 0 ? (int)key->max : key->names->count - 1;
+}
+
+size_t key_value_words(const KeyInfo *key, const char *out[KEY_WORDS_MAX])
+{
+    size_t count = 0;
+    if (key->names)
+        count = name_list(key->names, (int)key->min, key_last_code(key), out, KEY_WORDS_MAX - 1);
+    if (key->or_auto)
+        out[count++] = "auto";
+    for (const char *const *word = takes_info(key->takes)->words; *word; word++)
+        out[count++] = *word;
+    return count;
 }
 
 Span block_head_span(const AstEntry *block)
@@ -166,7 +114,7 @@ typedef struct {
 
 static QuantityRange key_range(const KeyInfo *key)
 {
-    return (QuantityRange){takes_kind(key->takes), key->min, key->max};
+    return (QuantityRange){takes_info(key->takes)->kind, key->min, key->max};
 }
 
 // "10 GB" for a bandwidth, "\"10 Gbit/s\"".
@@ -182,8 +130,7 @@ static void suggest_quantity(Checker *checker, const AstExpr *expr, Kind kind, c
         diag_help(checker->diag, "did you mean '%s'?", rate);
 }
 
-static bool evaluate_quantity(Checker *checker, const AstExpr *expr, const char *name, QuantityRange range,
-                              double *out)
+static bool evaluate_quantity(Checker *checker, const AstExpr *expr, const char *name, QuantityRange range, double *out)
 {
     Kind kind = range.kind;
     Value value = evaluate(checker->environment, expr);
@@ -226,24 +173,18 @@ bool evaluate_count(Checker *checker, const AstExpr *expr, const char *name, dou
     return true;
 }
 
-// Keys whose values are no scalars: check_domain.c and check_links.c look at them.
-static bool is_structured(Takes takes)
+// The code of a word that the key may be; -1 if it may not. The automatic choice comes after the table's.
+static int find_choice(const KeyInfo *key, const char *word)
 {
-    return takes == TAKES_DOMAIN || takes == TAKES_NAMES || takes == TAKES_FILE ||
-           takes == TAKES_SKEW;
+    int code = name_code(key->names, word);
+    if (key->or_auto && !strcmp(word, "auto"))
+        return key->names->count;
+    return code >= (int)key->min && code <= key_last_code(key) ? code : -1;
 }
 
-static int find_choice(const char *const *names, const char *name)
-{
-    for (int i = 0; names[i]; i++)
-        if (!strcmp(names[i], name))
-            return i;
-    return -1;
-}
-
-#define HEP_CHOICE_SLIP(takes, written, meant, more) {TAKES_##takes, written, meant, more},
+#define HEP_CHOICE_SLIP(table, written, meant, more) {&table##_names, written, meant, more},
 static const struct {
-    Takes takes;
+    const NameTable *names;
     const char *written, *meant, *more;
 } choice_slips[] = {
 #include "grammar/slips.def"
@@ -265,11 +206,11 @@ static const struct {
 #include "grammar/slips.def"
 };
 
-static void suggest_choice(Checker *checker, Takes takes, const char *const *names, const char *written)
+static void suggest_choice(Checker *checker, const KeyInfo *key, const char *written)
 {
     for (size_t i = 0; i < COUNT_OF(choice_slips); i++) {
         const char *meant = choice_slips[i].meant, *more = choice_slips[i].more;
-        if (choice_slips[i].takes != takes || strcasecmp(choice_slips[i].written, written) != 0)
+        if (choice_slips[i].names != key->names || strcasecmp(choice_slips[i].written, written) != 0)
             continue;
         if (!*meant)
             diag_help(checker->diag, "%s", more);
@@ -277,42 +218,38 @@ static void suggest_choice(Checker *checker, Takes takes, const char *const *nam
             diag_help(checker->diag, "did you mean '%s'%s%s%s?", meant, *more ? " (" : "", more, *more ? ")" : "");
         return;
     }
-    size_t count = 0;
-    while (names[count])
-        count++;
-    const char *near = nearest_word(written, names, count);
+    const char *words[KEY_WORDS_MAX];
+    const char *near = nearest_word(written, words, key_value_words(key, words));
     if (near)
         diag_help(checker->diag, "did you mean '%s'?", near);
 }
 
-static void report_bad_choice(Checker *checker, const AstExpr *expr, const KeyInfo *key, const char *const *names,
-                              const Value *value)
+static void report_bad_choice(Checker *checker, const AstExpr *expr, const KeyInfo *key, const Value *value)
 {
     Text list = {0};
-    size_t count = 0;
-    while (names[count])
-        count++;
+    const char *words[KEY_WORDS_MAX];
+    size_t count = key_value_words(key, words);
     for (size_t i = 0; i < count; i++)
-        text_format(&list, "%s%s", i == 0 ? "" : i + 1 == count ? " or " : ", ", names[i]);
+        text_format(&list, "%s%s", i == 0 ? "" : i + 1 == count ? " or " : ", ", words[i]);
     environment_error(checker->environment, expr, "'%s' must be %s, got %s", key->name, list.data,
                       value_text(checker->arena, value));
     text_free(&list);
     if (value->kind == VALUE_SYMBOL || value->kind == VALUE_STRING)
-        suggest_choice(checker, key->takes, names, value->text);
+        suggest_choice(checker, key, value->text);
 }
 
 // The code of a choice, or -1 after reporting. A choice written out wins over a let of that name.
-static int evaluate_choice(Checker *checker, const AstExpr *expr, const KeyInfo *key, const char *const *names)
+static int evaluate_choice(Checker *checker, const AstExpr *expr, const KeyInfo *key)
 {
-    int code = expr->kind == EXPR_NAME ? find_choice(names, expr->text) : -1;
+    int code = expr->kind == EXPR_NAME ? find_choice(key, expr->text) : -1;
     if (code >= 0)
         return code;
     Value value = evaluate(checker->environment, expr);
     if (value.kind == VALUE_ERROR)
         return -1;
-    code = value.kind == VALUE_SYMBOL ? find_choice(names, value.text) : -1;
+    code = value.kind == VALUE_SYMBOL ? find_choice(key, value.text) : -1;
     if (code < 0)
-        report_bad_choice(checker, expr, key, names, &value);
+        report_bad_choice(checker, expr, key, &value);
     return code;
 }
 
@@ -372,16 +309,15 @@ static void store_key(Checker *checker, const KeyInfo *key, const AstExpr *expr,
     void *field = (char *)target + key->offset;
     if (store_volumes(checker, key, expr, target))
         return;
-    const char *const *choices = choice_names(key->takes);
-    if (choices) {
-        int code = evaluate_choice(checker, expr, key, choices);
+    if (key->takes == TAKES_ONE_OF) {
+        int code = evaluate_choice(checker, expr, key);
         if (code >= 0)
             memcpy(field, &code, sizeof(code));
     } else if (key->takes == TAKES_COUNT) {
         evaluate_count(checker, expr, key->name, key->min, key->max, field);
     } else if (key->takes == TAKES_CAPACITY) {
         store_capacity(checker, key, expr, field);
-    } else if (!is_structured(key->takes)) {
+    } else if (takes_info(key->takes)->is_number) { // check_domain.c, check_links.c look at the others
         evaluate_quantity(checker, expr, key->name, key_range(key), field);
     }
 }
@@ -393,7 +329,7 @@ static void store_fallbacks(BlockId id, void *target)
         if (keys[k].block != id || !keys[k].has_fallback)
             continue;
         void *field = (char *)target + keys[k].offset;
-        if (keys[k].takes == TAKES_COUNT || choice_names(keys[k].takes)) {
+        if (keys[k].takes == TAKES_COUNT || keys[k].takes == TAKES_ONE_OF) {
             uint32_t whole = (uint32_t)keys[k].fallback;
             memcpy(field, &whole, sizeof(whole));
         } else {

@@ -20,27 +20,33 @@ typedef enum {
     KEY_COUNT
 } KeyId;
 
-typedef enum {
-    TAKES_COUNT,
-    TAKES_NUMBER,
-    TAKES_BYTES,
-    TAKES_TIME,
-    TAKES_BANDWIDTH,
-    TAKES_RATE,
-    TAKES_DTYPE,
-    TAKES_ACTIVATION,
-    TAKES_PASS,
-    TAKES_DISPATCH,
-    TAKES_EXCHANGE,
-    TAKES_CODEC,
-    TAKES_PLACEMENT,
-    TAKES_GRADIENT,
-    TAKES_CAPACITY,
-    TAKES_DOMAIN,
-    TAKES_NAMES,
-    TAKES_FILE,
-    TAKES_SKEW,
-} Takes;
+// X(NAME, is it a number, of this kind, "what the reference calls it" or NULL: as the kind, words that it may be
+// besides)
+#define HEP_TAKES(X)                                                                                                   \
+    X(COUNT, true, NUMBER, "whole number", NULL)                                                                       \
+    X(NUMBER, true, NUMBER, NULL, NULL)                                                                                \
+    X(BYTES, true, BYTES, NULL, NULL)                                                                                  \
+    X(TIME, true, TIME, NULL, NULL)                                                                                    \
+    X(BANDWIDTH, true, BANDWIDTH, NULL, NULL)                                                                          \
+    X(RATE, true, RATE, NULL, NULL)                                                                                    \
+    X(CAPACITY, true, NUMBER, "number or `off`", "off", NULL)                                                          \
+    X(ONE_OF, false, NUMBER, "word", NULL) /* of the key's name table */                                               \
+    X(DOMAIN, false, NUMBER, "name, record or list", "auto", "ep", "gather", NULL)                                     \
+    X(NAMES, false, NUMBER, "list of names", NULL)                                                                     \
+    X(FILE, false, NUMBER, "file name", NULL)                                                                          \
+    X(SKEW, false, NUMBER, "law", "uniform", "zipf", NULL)
+#define X(name, ...) TAKES_##name,
+typedef enum { HEP_TAKES(X) TAKES_KINDS } Takes;
+#undef X
+
+typedef struct {
+    bool is_number;
+    Kind kind;            // of the quantity; KIND_NUMBER for what is none
+    const char *text;     // NULL: what the kind is called
+    const char *words[4]; // NULL-terminated
+} TakesInfo;
+
+enum { KEY_WORDS_MAX = 32 };
 
 typedef enum { NEED_REQUIRED, NEED_REQUIRED_DIMENSIONS, NEED_OPTIONAL } Need;
 typedef enum { FORM_ANY, FORM_DIMENSIONS, FORM_VOLUMES } Form;
@@ -59,7 +65,9 @@ typedef struct {
     const char *name;
     BlockId block;
     Takes takes;
-    size_t offset; // of the field in the block's struct
+    const NameTable *names; // of TAKES_ONE_OF; else NULL
+    bool or_auto;           // besides, `auto`: its code comes after the table's
+    size_t offset;          // of the field in the block's struct
     Need need;
     Form form;
     bool has_fallback;
@@ -71,12 +79,12 @@ typedef struct {
 
 const BlockInfo *block_info(BlockId block);
 const KeyInfo *key_info(KeyId key);
-// The names a choice may take, NULL-terminated; NULL if `takes` is no choice.
-const char *const *choice_names(Takes takes);
+const TakesInfo *takes_info(Takes takes);
+// The words that a key's value may be, a choice's in the order of their codes; returns their number.
+size_t key_value_words(const KeyInfo *key, const char *out[KEY_WORDS_MAX]);
 int key_meant(const char *name); // the KeyId that another program calls so, or -1
 // The value of a let of a tree that was checked with these options; VALUE_ERROR if there is none.
 Value check_let_value(const Ast *ast, const CheckOptions *options, const char *name, Arena *arena);
-Kind takes_kind(Takes takes); // of the quantity; KIND_NUMBER for what is none
 
 typedef struct {
     Arena *arena;

@@ -311,7 +311,7 @@ static void import_activation(Importer *in, Sizes *s)
                 item && s->activation == ACTIVATION_SWIGLU ? ", gated as all families with SiLU and GELU are" : "");
     const AstEntry *entry = said(in, KEY_MOE_activation);
     Value given = entry ? evaluate(in->environment, entry->value) : (Value){0};
-    int code = given.kind == VALUE_SYMBOL ? activation_parse(given.text) : -1;
+    int code = given.kind == VALUE_SYMBOL ? name_code(&activation_names, given.text) : -1;
     if (code >= 0)
         s->activation = (Activation)code;
 }

@@ -3,61 +3,22 @@
 
 #include "compiler/frontend/check_keys.h"
 
-static void append_choices(Text *text, const char *const *names, const char *separator)
-{
-    for (size_t i = 0; names[i]; i++)
-        text_format(text, "%s`%s`", i ? separator : "", names[i]);
-}
-
 static void append_takes(Text *text, const KeyInfo *key)
 {
-    const char *const *choices = choice_names(key->takes);
-    if (choices) {
-        append_choices(text, choices, " ");
-        return;
-    }
-    switch (key->takes) {
-    case TAKES_COUNT:
-        text_append(text, "whole number");
-        break;
-    case TAKES_CAPACITY:
-        text_append(text, "number or `off`");
-        break;
-    case TAKES_DOMAIN:
-        text_append(text, "name, record or list");
-        break;
-    case TAKES_NAMES:
-        text_append(text, "list of names");
-        break;
-    case TAKES_FILE:
-        text_append(text, "file name");
-        break;
-    case TAKES_SKEW:
-        text_append(text, "law");
-        break;
-    case TAKES_NUMBER:
-    case TAKES_BYTES:
-    case TAKES_TIME:
-    case TAKES_BANDWIDTH:
-    case TAKES_RATE:
-    case TAKES_DTYPE:
-    case TAKES_ACTIVATION:
-    case TAKES_PASS:
-    case TAKES_DISPATCH:
-    case TAKES_EXCHANGE:
-    case TAKES_CODEC:
-    case TAKES_PLACEMENT:
-    case TAKES_GRADIENT:
-        text_append(text, strchr(kind_text(takes_kind(key->takes)), ' ') + 1); // without the article
-        break;
-    }
+    const char *words[KEY_WORDS_MAX];
+    size_t count = key->takes == TAKES_ONE_OF ? key_value_words(key, words) : 0;
+    for (size_t i = 0; i < count; i++)
+        text_format(text, "%s`%s`", i ? " " : "", words[i]);
+    const TakesInfo *takes = takes_info(key->takes);
+    if (!count)
+        text_append(text, takes->text ? takes->text : strchr(kind_text(takes->kind), ' ') + 1); // without the article
 }
 
 // In units that suit memory as well as links: "2 TB/s", not "16 Tbit/s".
 static void append_quantity(Text *text, Takes takes, double value)
 {
     char out[FORMAT_MAX];
-    switch (takes_kind(takes)) {
+    switch (takes_info(takes)->kind) {
     case KIND_BYTES:
         text_append(text, format_bytes(out, value));
         break;
@@ -82,23 +43,21 @@ static void append_quantity(Text *text, Takes takes, double value)
 
 static void append_default(Text *text, const KeyInfo *key)
 {
-    const char *const *choices = choice_names(key->takes);
     if (key->need == NEED_REQUIRED)
         text_append(text, "required");
     else if (key->need == NEED_REQUIRED_DIMENSIONS)
         text_append(text, "required; optional where volumes are given");
     else if (key->computed)
         text_append(text, key->computed);
-    else if (choices)
-        text_format(text, "`%s`", choices[(size_t)key->fallback]);
+    else if (key->names)
+        text_format(text, "`%s`", name_text(key->names, (int)key->fallback));
     else
         append_quantity(text, key->takes, key->fallback);
 }
 
 static void append_limits(Text *text, const KeyInfo *key)
 {
-    if (choice_names(key->takes) || key->takes == TAKES_DOMAIN || key->takes == TAKES_NAMES ||
-        key->takes == TAKES_FILE || key->takes == TAKES_SKEW)
+    if (!takes_info(key->takes)->is_number)
         return;
     append_quantity(text, key->takes, key->min);
     text_append(text, " to ");

@@ -38,22 +38,14 @@ static Words key_words(void)
     return words;
 }
 
-// Words that a value may be although it is no choice of a fixed list.
-static const char *const *other_words(Takes takes)
-{
-    static const char *const capacity[] = {"off", NULL}, *const domain[] = {"auto", "ep", "gather", NULL},
-                             *const skew[] = {"uniform", "zipf", NULL};
-    return takes == TAKES_CAPACITY ? capacity : takes == TAKES_DOMAIN ? domain : takes == TAKES_SKEW ? skew : NULL;
-}
-
 static Words choice_words(void)
 {
     Words words = {0};
     for (int key = 0; key < KEY_COUNT; key++) {
-        Takes takes = key_info((KeyId)key)->takes;
-        const char *const *choices = choice_names(takes) ? choice_names(takes) : other_words(takes);
-        for (; choices && *choices; choices++)
-            add_word(&words, *choices);
+        const char *choices[KEY_WORDS_MAX];
+        size_t count = key_value_words(key_info((KeyId)key), choices);
+        for (size_t c = 0; c < count; c++)
+            add_word(&words, choices[c]);
     }
     return words;
 }

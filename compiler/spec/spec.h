@@ -48,17 +48,12 @@ typedef struct {
 
 typedef enum { DOMAIN_AUTO, DOMAIN_FORCED, DOMAIN_EP, DOMAIN_GATHER } DomainRequest;
 
-// Where heterogeneous workers stand: as is best, or as listed.
-typedef enum { PLACEMENT_AUTO, PLACEMENT_INPUT } PlacementRequest;
-
 // What was asked for some of the layers: domain sizes, replicas gathered again.
 typedef struct {
     uint32_t first_layer, last_layer;
     uint32_t domain[LEVELS_MAX];
     bool regather;
 } ForcedRun;
-
-typedef enum { GRADIENT_DENSE, GRADIENT_TOPK } GradientReturn; // of migrated experts
 
 enum { CODEC_AUTO = CODEC_COUNT }; // requested: whichever is fastest
 

@@ -34,9 +34,9 @@ static void print_domain(const Plan *plan, const uint32_t *domain, Text *out)
         text_format(out, l ? " %" PRIu32 : "%" PRIu32, domain[l]);
 }
 
-void plan_print_value(const Plan *plan, FieldType type, const void *value, Text *out)
+void plan_print_value(const Plan *plan, const Field *field, const void *value, Text *out)
 {
-    switch (type) {
+    switch (field->type) {
     case FIELD_NAME:
         print_name(out, *(const char *const *)value);
         break;
@@ -64,17 +64,8 @@ void plan_print_value(const Plan *plan, FieldType type, const void *value, Text 
     case FIELD_DOMAIN:
         print_domain(plan, value, out);
         break;
-    case FIELD_DTYPE:
-    case FIELD_PASS:
-    case FIELD_DISPATCH:
-    case FIELD_EXCHANGE_KIND:
-    case FIELD_CODEC:
-    case FIELD_ACTIVATION:
-    case FIELD_GROUP_KIND:
-    case FIELD_BUFFER_KIND:
-    case FIELD_STATUS:
-    case FIELD_OP:
-        text_append(out, field_code_name(type, *(const int *)value));
+    case FIELD_ONE_OF:
+        text_append(out, name_text(field->names, *(const int *)value));
         break;
     case FIELD_TYPE_COUNT:
         break;
@@ -87,7 +78,7 @@ static bool is_left_out(const Field *field, const void *value)
         return false;
     if (field->type == FIELD_NUMBER)
         return *(const double *)value == 0;
-    return *(const int32_t *)value == (field_is_code(field->type) ? 0 : NONE);
+    return *(const int32_t *)value == (field->type == FIELD_ONE_OF ? 0 : NONE);
 }
 
 // The field of a record as it is printed; empty where it is omitted.
@@ -99,7 +90,7 @@ static void print_field(const Plan *plan, const Field *field, const void *record
         return;
     if (!field->positional)
         text_format(out, "%s ", field->key);
-    plan_print_value(plan, field->type, value, out);
+    plan_print_value(plan, field, value, out);
 }
 
 // ---- comments ----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ enum { PLAN_TEXT_VERSION = 2 };
 // Requires a plan within the limits of schema.h.
 void plan_print(const Plan *plan, Text *out);
 // A field's value as plan_print writes it.
-void plan_print_value(const Plan *plan, FieldType type, const void *value, Text *out);
+void plan_print_value(const Plan *plan, const Field *field, const void *value, Text *out);
 
 // Reads what plan_print writes; comments, spacing and the order of a record's keyed fields are
 // free. `source` is the text's id in `diag`. NULL when errors were reported. A plan that is returned

@@ -7,11 +7,11 @@
 
 #include "ir/text/plan_parser.h"
 
-enum { CODES_LISTED_MAX = 8 }; // in a help line
+enum { CODES_MAX = 64, CODES_LISTED_MAX = 8 }; // of a table; in a help line
 
 static bool wrong_value(Parser *parser, const Field *field)
 {
-    diag_error(parser->diag, parser->token.span, "expected %s for '%s'", field_type_name(field->type), field->key);
+    diag_error(parser->diag, parser->token.span, "expected %s for '%s'", field_takes(field), field->key);
     return false;
 }
 
@@ -86,21 +86,13 @@ static void help_with_names(Parser *parser, const char *const *names, size_t cou
 
 static bool parse_code(Parser *parser, const Field *field, int *out)
 {
-    *out = parser->token.kind == TOKEN_WORD ? field_code_parse(field->type, parser->token.text) : -1;
+    *out = parser->token.kind == TOKEN_WORD ? name_code(field->names, parser->token.text) : -1;
     if (*out >= 0)
         return true;
     *out = 0;
     wrong_value(parser, field);
-    const char *names[64];
-    size_t count = 0, op_count;
-    const OpInfo *ops = op_table(&op_count);
-    if (field->type == FIELD_OP) {
-        for (; count < op_count && count < COUNT_OF(names); count++)
-            names[count] = ops[count].name;
-    } else {
-        for (; count < COUNT_OF(names) && field_code_name(field->type, (int)count); count++)
-            names[count] = field_code_name(field->type, (int)count);
-    }
+    const char *names[CODES_MAX];
+    size_t count = name_list(field->names, 0, field->names->count - 1, names, COUNT_OF(names));
     const char *near = nearest_word(parser->token.text, names, count);
     if (near)
         diag_help(parser->diag, "did you mean '%s'?", near);
@@ -144,16 +136,7 @@ static bool parse_scalar(Parser *parser, const Field *field, void *value)
             return wrong_value(parser, field);
         *(int32_t *)value = (int32_t)index;
         return true;
-    case FIELD_DTYPE:
-    case FIELD_PASS:
-    case FIELD_DISPATCH:
-    case FIELD_EXCHANGE_KIND:
-    case FIELD_CODEC:
-    case FIELD_ACTIVATION:
-    case FIELD_GROUP_KIND:
-    case FIELD_BUFFER_KIND:
-    case FIELD_STATUS:
-    case FIELD_OP:
+    case FIELD_ONE_OF:
         return parse_code(parser, field, value);
     case FIELD_DOMAIN:
     case FIELD_TYPE_COUNT:

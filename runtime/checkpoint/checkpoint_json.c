@@ -78,7 +78,7 @@ static void print_bytes(const Manifest *manifest, cJSON *root)
         cJSON_AddStringToObject(buffer, "dtype", dtype_name(of->dtype));
         add_count(buffer, "rows", of->rows);
         add_count(buffer, "cols", of->cols);
-        cJSON_AddStringToObject(buffer, "of", persistence_name(of->persistence));
+        cJSON_AddStringToObject(buffer, "of", name_text(&persistence_names, of->persistence));
         cJSON_AddItemToArray(buffers, buffer);
     }
     cJSON *files = cJSON_AddArrayToObject(root, "files");
@@ -144,9 +144,9 @@ static const char *get_text(const cJSON *object, const char *key)
     return text ? text : "";
 }
 
-static bool get_code(const cJSON *object, const char *key, int (*parse)(const char *), int *out)
+static bool get_code(const cJSON *object, const char *key, const NameTable *names, int *out)
 {
-    *out = parse(get_text(object, key));
+    *out = name_code(names, get_text(object, key));
     return *out >= 0;
 }
 
@@ -171,8 +171,8 @@ static bool parse_what(const cJSON *root, Manifest *out)
               get_count(root, "skipped", integers_max, &out->point.skipped) &&
               out->point.skipped <= out->point.iteration &&
               get_count(data, "bytes", integers_max, &out->point.data.bytes) && get_crc(data, &out->point.data.crc) &&
-              get_code(model, "dtype", dtype_parse, &dtype) &&
-              get_code(model, "activation", activation_parse, &activation);
+              get_code(model, "dtype", &dtype_names, &dtype) &&
+              get_code(model, "activation", &activation_names, &activation);
     for (size_t d = 0; ok && manifest_dimension(d); d++)
         ok = get_u32(model, manifest_dimension(d), manifest_dimension_in(&out->model, d));
     if (ok) {
@@ -204,8 +204,8 @@ static bool parse_world(const cJSON *root, Manifest *out)
     const cJSON *choices = cJSON_GetObjectItemCaseSensitive(root, "choices"), *choice;
     int dispatch, codec, level_count = cJSON_GetArraySize(levels), choice_count = cJSON_GetArraySize(choices);
     if (level_count < 1 || level_count > LEVELS_MAX || choice_count < 0 || choice_count > RECORDS_MAX ||
-        !get_count(root, "ranks", RANKS_MAX, &out->ranks) || !get_code(root, "dispatch", dispatch_parse, &dispatch) ||
-        !get_code(root, "codec", codec_parse, &codec) || !parse_levels(levels, (uint32_t)level_count, out->levels))
+        !get_count(root, "ranks", RANKS_MAX, &out->ranks) || !get_code(root, "dispatch", &dispatch_names, &dispatch) ||
+        !get_code(root, "codec", &codec_names, &codec) || !parse_levels(levels, (uint32_t)level_count, out->levels))
         return false;
     out->level_count = (uint32_t)level_count;
     out->choice_count = (uint32_t)choice_count;
@@ -233,8 +233,8 @@ static bool parse_buffers(const cJSON *array, Manifest *out)
     cJSON_ArrayForEach(item, array)
     {
         SavedBuffer *at = out->buffers ? &out->buffers[out->buffer_count++] : NULL;
-        if (!at || !get_code(item, "dtype", dtype_parse, &dtype) ||
-            !get_code(item, "of", persistence_parse, &persistence) || persistence == PERSISTENCE_NONE ||
+        if (!at || !get_code(item, "dtype", &dtype_names, &dtype) ||
+            !get_code(item, "of", &persistence_names, &persistence) || persistence == PERSISTENCE_NONE ||
             !get_count(item, "rows", integers_max, &at->rows) || !get_count(item, "cols", integers_max, &at->cols))
             return false;
         at->name = strdup(get_text(item, "name"));

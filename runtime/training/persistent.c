@@ -1,26 +1,12 @@
 // See persistent.h.
 #include "runtime/training/persistent.h"
 
-#include <string.h>
-
-static const char *const names[] = {
-#define X(name, text) [PERSISTENCE_##name] = text,
+static const Name names[] = {
+#define X(name, text) [PERSISTENCE_##name] = {text, 0},
     HEP_PERSISTENCES(X)
 #undef X
 };
-
-const char *persistence_name(Persistence persistence)
-{
-    return names[persistence];
-}
-
-int persistence_parse(const char *text)
-{
-    for (int p = 0; p < PERSISTENCE_COUNT; p++)
-        if (strcmp(names[p], text) == 0)
-            return p;
-    return -1;
-}
+const NameTable persistence_names = {"a persistence", names, (int)COUNT_OF(names)};
 
 // What of experts is of interest; the rest is the same on every rank.
 static const PersistentInfo of_experts[WEIGHT_KINDS] = {

@@ -16,8 +16,7 @@
 typedef enum { HEP_PERSISTENCES(X) PERSISTENCE_COUNT } Persistence;
 #undef X
 
-const char *persistence_name(Persistence persistence);
-int persistence_parse(const char *text); // -1 when unknown
+extern const NameTable persistence_names;
 
 // What stands for contents that no checkpoint of another strategy has.
 typedef enum {

@@ -17,9 +17,9 @@ for path in glob.glob(source + "/backends/html*.c") + [source + "/hepc/explain_h
         used |= {name for name in text.split() if "%" not in name}
 for text in re.findall(r"""classList\.\w+\('([\w-]+)'|'class': '([\w-]+)'""", js):
     used |= {name for name in text if name}
-headers = "".join(open(path).read() for path in glob.glob(source + "/ir/*.h"))
-kinds = re.search(r"#define HEP_BUFFER_KINDS\(X\)(.*?)\n#", headers, re.S).group(1)
-used |= {"k%d" % i for i in range(len(re.findall(r"X\(\w+, \"", kinds)))}
+kinds = re.findall(r"^HEP_NAME\(BUFFER_", open(source + "/ir/names.def").read(), re.M)
+assert kinds
+used |= {"k%d" % i for i in range(len(kinds))}
 colours = re.search(r"DOMAIN_COLOURS = (\d+)", open(source + "/backends/html_cluster.c").read()).group(1)
 used |= {"d%d" % i for i in range(int(colours))}
 rules = set(re.findall(r"\.([A-Za-z][\w-]*)", re.sub(r"\d*\.\d+", "", css)))
