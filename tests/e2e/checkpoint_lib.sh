@@ -29,6 +29,6 @@ for name in sys.argv[1:]: print(*map(repr, json.load(open(name + ".json"))["loss
 has_mpi() {
   [ -z "${HEP_WITHOUT_MPI:-}" ] && command -v mpirun >/dev/null &&
     ! "$HEP_RUN" --communicator mpi "$1" 2>&1 >/dev/null | grep -q 'built without MPI' || return 1
-  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+  use_mpi
   export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0 # MPI keeps what it allocated
 }

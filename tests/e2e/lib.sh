@@ -20,6 +20,21 @@ expect() {
   [ -z "$pattern" ] || grep -qE -- "$pattern" "$work/err" || { fail "'$*' did not say '$pattern' but:"; cat "$work/err"; return 1; }
 }
 
+# What Open MPI's mpirun needs here: to run as root, more ranks than cores, and a folder of its own for every run. In
+# one that all share, a run that ends removes what another has just found.
+use_mpi() {
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+  mkdir -p "$work/mpi/bin"
+  # By its bare name: Open MPI takes a path as a wish for that installation on all hosts.
+  cat >"$work/mpi/bin/mpirun" <<SH
+#!/bin/bash
+export TMPDIR
+TMPDIR=\$(mktemp -d "\${0%/bin/*}/XXXXXX") && exec -a mpirun $(printf %q "$(command -v mpirun)") "\$@"
+SH
+  chmod +x "$work/mpi/bin/mpirun"
+  PATH=$work/mpi/bin:$PATH
+}
+
 finish() {
   [ "$failures" -eq 0 ] && echo "all good"
   exit $((failures > 0))

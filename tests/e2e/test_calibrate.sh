@@ -2,7 +2,7 @@
 # builds: fast  seconds: 18
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+use_mpi
 
 cat >model.hep <<'HEP'
 model small {

@@ -113,7 +113,7 @@ expect 0 '' "$HEP_RUN" --warmup 0 -n 1 --check again.hepb
 
 "$HEP_RUN" --communicator mpi sr.hepb >/dev/null 2>err
 if [ -z "${HEP_WITHOUT_MPI:-}" ] && command -v mpirun >/dev/null && ! grep -q 'built without MPI' err; then
-  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+  use_mpi
   export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0 # MPI keeps what it allocated
   for name in sr all brain; do
     expect 0 '' timeout 100 mpirun --oversubscribe -n 4 "$HEP_RUN" --warmup 0 -n 24 --json=$name.mpi.json $name.hepb &&

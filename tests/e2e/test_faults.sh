@@ -1,12 +1,13 @@
-# What goes wrong in a world of processes: every case three times at once, none may hang, leave a process behind or say
-# more than one message, and that message names who, where and what to look at.
+# What goes wrong in a world of processes: every case three times, none may hang, leave a process behind or say more
+# than one message, and that message names who, where and what to look at.
 # builds: fast  seconds: 60
 . "$(dirname "$0")/lib.sh"
 command -v mpirun >/dev/null || { echo "SKIP: no mpirun"; exit 77; }
 cd "$work" || exit 1
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+use_mpi
 export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
-timeout_s=3 rounds=3
+timeout_s=4 rounds=3
+hold=$(dirname "$(dirname "$HEP_RUN")")/tests/libhold.so
 
 describe() { # experts' inner size, batch: gathers or exchanges take most of an iteration
   cat <<HEP
@@ -46,7 +47,7 @@ pid_of() {
   for _ in $(seq 500); do
     pid=$(ranks_of "$1" | sed -n "s/ $2\$//p")
     [ -n "$pid" ] && { echo "$pid"; return; }
-    sleep 0.02
+    sleep 0.05
   done
 }
 
@@ -65,32 +66,66 @@ await_step() { # LAUNCHER STREAM ERR
   echo "never at a step of stream '$2'" >>"$3"
 }
 
-# Of the processes on standard input, those that have not ended.
-alive() {
-  local pids
-  pids=$(grep . | paste -sd,)
-  [ -z "$pids" ] || ps -o stat=,pid=,args= -p "$pids" | grep -v ^Z
+# Waits until that rank has been stopped inside a collective (tests/hold.c) and, if it is to be killed there, until all
+# others have been at one step of the stream for a second: they will not come further.
+await_held() { # LAUNCHER RANK SIGNAL STREAM ERR
+  local target pid rank
+  target=$(pid_of "$1" "$2")
+  until [ "$(ps -o stat= -p "$target" | cut -c1)" = T ]; do
+    kill -0 "$1" 2>/dev/null || return
+    sleep 0.05
+  done
+  [ "$3" = KILL ] || return
+  while read -r pid rank; do
+    [ "$rank" != "$2" ] || continue
+    until grep -qE "^rank $rank: stream '$4': step .* under way for [0-9.]+ s$" "$5"; do
+      kill -USR1 "$pid" 2>/dev/null || return
+      sleep 0.05
+    done
+  done < <(ranks_of "$1")
 }
 
-# one NAME SIGNAL WHO WHEN PLAN: one round in the working directory; WHO is a rank or 'launcher', WHEN 'start' or the
-# stream that is to be at a step. Leaves the seconds it took after the signal, the exit code, and the target's PID.
+# Of the processes on standard input, those that have not ended.
+alive() {
+  local pid stat
+  while read -r pid; do
+    { read -r stat <"/proc/$pid/stat"; } 2>/dev/null && [[ ! $stat =~ ^.*\)\ [ZX] ]] && echo "$stat"
+  done
+}
+
+now_ms() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
+
+# one NAME SIGNAL WHO WHEN PLAN: one round in the working directory; WHO is a rank or 'launcher'. WHEN is 'start', the
+# stream that is to be at a step, or 'inside STREAM': in a collective of that stream WHO waits for the signal. Leaves the
+# time it took after the signal, the exit code, and the target's PID.
 one() {
-  local launcher target pids begin
-  mpirun --oversubscribe -n 3 "$HEP_RUN" --quiet "../$5" --timeout $timeout_s --iterations 1000000 >out 2>err &
+  local launcher target pids begin keep=none limit_s=$timeout_s
+  if [[ $4 == inside* ]]; then
+    keep=$3
+    [ "$2" != KILL ] || limit_s=60 # nobody gives up before
+  fi
+  mpirun --oversubscribe -n 3 sh -c "[ \$OMPI_COMM_WORLD_RANK = $keep ] || exec \"\$@\"
+    exec env HEP_HOLD_AT=5 LD_PRELOAD=\"\$0\" \"\$@\"" "$hold" \
+    "$HEP_RUN" --quiet "../$5" --timeout $limit_s --iterations 1000000 >out 2>err &
   launcher=$!
-  [ "$4" = start ] || await_step "$launcher" "$4" err
+  case $4 in
+  start) ;;
+  inside*) await_held "$launcher" "$3" "$2" "${4#inside }" err ;;
+  *) await_step "$launcher" "$4" err ;;
+  esac
   target=$launcher
   [ "$3" = launcher ] || target=$(pid_of "$launcher" "$3")
   pids=$(ranks_of "$launcher")
   [ -z "$target" ] || kill "-$2" "$target"
-  begin=$(date +%s%N)
+  begin=$(now_ms)
   echo "$target" >target
-  echo "$pids" | cut -d' ' -f1 >pids
-  passed_ms() { echo $((($(date +%s%N) - begin) / 1000000)); }
-  while [ -n "$({ cat pids; pgrep -P "$launcher"; } | alive)" ] && [ "$(passed_ms)" -le $(((timeout_s + 5) * 1000)) ]; do
+  echo "$pids" | cut -d" " -f1 >pids
+  touch signalled
+  while [ $(($(now_ms) - begin)) -le $(((timeout_s + 5) * 1000)) ]; do
+    [ -n "$(alive <pids)" ] || [ -n "$(pgrep -P "$launcher" | alive)" ] || break
     sleep 0.1
   done
-  passed_ms >took_ms
+  echo $(($(now_ms) - begin)) >took_ms
   # Open MPI's launcher itself may hang when processes end while they start.
   for _ in $(seq 50); do
     kill -0 "$launcher" 2>/dev/null || break
@@ -109,10 +144,12 @@ judge() { # NAME CODE PATTERN SILENT
   count=$(grep -c '^hep-run:' err)
   [[ $count =~ ^${4:-1}$ ]] || fail "$1: $count messages: $(cat err)"
   [ -z "$3" ] || grep -qE "${3//TARGET/$(cat target)}" err || fail "$1: not '$3' but: $(cat err)"
+  ! grep '^never at a step' err || fail "$1: the signal came too soon"
   [ -z "$(alive <pids)" ] || fail "$1: left behind: $(alive <pids)"
 }
 
-# fault NAME CODE PATTERN SIGNAL WHO WHEN PLAN: all rounds at once, beside those of other faults until `settle`.
+# fault NAME CODE PATTERN SIGNAL WHO WHEN PLAN: all rounds. The next begins as soon as the signal of this one is sent:
+# worlds that wait for their time limit do so side by side, but one at a time starts and computes.
 names=() codes=() patterns=() running=()
 fault() {
   local round
@@ -121,6 +158,7 @@ fault() {
     mkdir -p "$1.$round"
     (cd "$1.$round" && one "$1" "${@:4}") &
     running+=($!)
+    until [ -e "$1.$round/signalled" ]; do sleep 0.05; done
   done
 }
 
@@ -140,24 +178,18 @@ settle() { # MESSAGES: how many
 gone='rank [0-9]:.*interrupted.*; rank 2 is process TARGET on .*: that process is gone'
 stopped='rank [0-9]: (step [0-9]+, .*: rank [0-9] did not .*|(step [0-9]+, .*: )?rank [0-9] gave no sign of life.*); '
 stopped+='rank R is process TARGET on .*: that process is stopped'
-in_exchange="step [0-9]+, '(dispatch|combine)' of layer [01] at level 'dc': rank [0-9] did not"
-fault kill-gather 137 "$gone" KILL 2 migrate gather.hepb
-settle
+at_gather="rank [0-9]: step [0-9]+, 'gather' of layer [01] at level 'dc': "
+at_exchange="rank [0-9]: step [0-9]+, '(dispatch|combine)' of layer [01] at level 'dc': "
+silent='(rank [0-9] did not (arrive|take its rows) in the gather group|rank [0-9] gave no sign of life).*; '
+silent+='rank 2 is process TARGET on .*: that process is stopped'
+fault kill-gather 137 "${at_gather}interrupted.*${gone#*interrupted}" KILL 2 'inside migrate' gather.hepb
 fault kill-exchange 137 "$gone" KILL 2 exchange exchange.hepb
-settle
-fault stop-gather 5 "${stopped/R/2}" STOP 2 migrate gather.hepb
-settle
-for more in '' -again -once-more; do # a loaded machine spends most of the time between iterations
-  fault stop-exchange$more 5 "${stopped/R/2}" STOP 2 exchange exchange.hepb
-  settle
-  grep -ahqE "$in_exchange" stop-exchange*/err && break
-done
+fault stop-gather 5 "$at_gather$silent" STOP 2 'inside migrate' gather.hepb
+fault stop-exchange 5 "$at_exchange${silent//gather group/.*}" STOP 2 'inside exchange' exchange.hepb
+fault stop-anywhere 5 "${stopped/R/2}" STOP 2 exchange exchange.hepb
 fault stop-first 5 "${stopped/R/0}" STOP 0 exchange exchange.hepb
-settle
 fault kill-first 137 'rank [0-9]:.*; rank 0 is process TARGET on .*: that process is gone' KILL 0 migrate gather.hepb
-settle
 fault interrupt '[1-9][0-9]*' 'rank [0-9]:.*interrupted in (warm-up )?iteration' INT launcher migrate gather.hepb
-settle
 fault stop-start '[1-9][0-9]*' 'MPI did not come up|gave no sign of life' STOP 1 start gather.hepb
 settle
 fault kill-start '[1-9][0-9]*' '' KILL 1 start gather.hepb
@@ -172,7 +204,7 @@ ends() {
   names+=("$1") patterns+=("$2")
   for ((round = 1; round <= rounds; round++)); do
     (timeout 60 mpirun --oversubscribe -n 3 sh -c "case \$OMPI_COMM_WORLD_RANK in $3) $4 ;; *) $5 ;; esac" - \
-      "$HEP_RUN" --quiet --timeout $timeout_s >/dev/null 2>"$1.$round.err"; echo $? >"$1.$round.code") &
+      "$HEP_RUN" --quiet >/dev/null 2>"$1.$round.err"; echo $? >"$1.$round.code") &
     running+=($!)
   done
 }
@@ -205,16 +237,16 @@ if ldd "$HEP_RUN" | grep -q libasan; then
 else # what a process takes before the arena, and not enough for that
   export MALLOC_ARENA_MAX=1
   mpirun --oversubscribe -n 3 sh -c '"$0" "$@" & while grep VmPeak /proc/$!/status >>size; do sleep 0.05; done' \
-    "$HEP_RUN" --quiet --timeout $timeout_s --iterations 1 tiny.hepb >/dev/null 2>&1
+    "$HEP_RUN" --quiet --iterations 1 tiny.hepb >/dev/null 2>&1
   scarce="ulimit -v $(($(awk '{print $2}' size | sort -n | tail -n 1) + 10000))"
 fi
 ends memory '^hep-run: rank 1: (out of memory for an arena|.* are left to this process)' \
   1 "$scarce; "'exec "$@" gather.hepb' 'exec "$@" gather.hepb'
 settle_ends
 
-# A data centre that is cut off, while iterations run.
+# A data centre that is cut off, while iterations run. The lab has folders of its own for mpirun.
 build=$(dirname "$(dirname "$HEP_RUN")")
-lab=("$HEP_SOURCE/tests/lab/lab" --build "$build")
+lab=(env PATH="${PATH#*:}" "$HEP_SOURCE/tests/lab/lab" --build "$build")
 if [ -x "$build/bin/lab_relay" ] && "${lab[@]}" --dcs 2 --ranks 1 --command true >/dev/null 2>&1; then
   blame='rank [0-9]: .*rank [0-9] (did not|gave no sign).* is process [0-9]+ on dc[0-9]: look at that process'
   for ((round = 1; round <= rounds; round++)); do
@@ -232,11 +264,8 @@ if [ -x "$build/bin/lab_relay" ] && "${lab[@]}" --dcs 2 --ranks 1 --command true
 else
   echo "skipped: no lab here to cut a link in"
 fi
-inside() { # FILES PATTERN: in one round at least the rank that reports was inside such a step
-  grep -ahqE "step [0-9]+, $2" "$1".*/err || fail "$1: never inside a step: $(grep -ah ^hep-run: "$1".*/err)"
-}
-inside kill-gather "'gather' of layer [01] at level 'dc': interrupted"
-inside stop-gather "'gather' of layer [01] at level 'dc': rank [0-9] did not (arrive|take its rows) in the gather group"
-grep -ahqE "$in_exchange" stop-exchange*/err ||
-  fail "stop-exchange: never inside a step: $(grep -ah ^hep-run: stop-exchange*/err)"
+# The stream that waits speaks first: it knows more than who hears no sign of life.
+for name in stop-gather stop-exchange; do
+  grep -ahqE '^hep-run: .*: rank [0-9] did not' $name.*/err || fail "$name: not by a stream: $(cat $name.*/err)"
+done
 finish

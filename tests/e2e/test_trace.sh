@@ -73,7 +73,7 @@ expect 0 '' "$HEPC" four.hep -o plan.hepb
 expect 0 '' "$HEPC" --dump=ir plan.hepb -o plan.ir
 "$HEP_RUN" --communicator mpi plan.hepb >/dev/null 2>err
 if command -v mpirun >/dev/null && ! grep -q 'built without MPI' err; then
-  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+  use_mpi
   export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0 # MPI keeps what it allocated
   expect 0 '' timeout 60 mpirun --oversubscribe -n 4 "$HEP_RUN" -n 1 --trace mpi.json --trace-ranks 1,2-3 plan.hepb &&
     { python3 check.py mpi.json 1001,1002,1003 || fail "the trace of processes"; }

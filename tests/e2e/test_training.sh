@@ -101,7 +101,7 @@ expect 2 'learning-rate' "$HEP_RUN" --learning-rate -1 outer.hepb
 
 "$HEP_RUN" --communicator mpi outer.hepb >/dev/null 2>err
 if [ -z "${HEP_WITHOUT_MPI:-}" ] && command -v mpirun >/dev/null && ! grep -q 'built without MPI' err; then
-  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+  use_mpi
   export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0 # MPI keeps what it allocated
   for name in mixed padded; do
     expect 0 '' timeout 100 mpirun --oversubscribe -n 4 "$HEP_RUN" --warmup 0 -n 20 --json=mpi.json $name.hepb &&
