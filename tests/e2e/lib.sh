@@ -23,6 +23,7 @@ expect() {
 # What Open MPI's mpirun needs here: to run as root, more ranks than cores, and a folder of its own for every run. In
 # one that all share, a run that ends removes what another has just found.
 use_mpi() {
+  [ ! -e "$work/mpi" ] && command -v mpirun >/dev/null || return 0
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
   mkdir -p "$work/mpi/bin"
   # By its bare name: Open MPI takes a path as a wish for that installation on all hosts.
