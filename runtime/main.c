@@ -16,6 +16,7 @@
 #include "ir/load/predictions.h"
 #include "runtime/calibrate/calibrate.h"
 #include "runtime/comm/comm_launcher.h"
+#include "runtime/comm/comm_mpi.h"
 #include "runtime/comm/links_machine.h"
 #include "runtime/comm/world.h"
 #include "runtime/job/preflight.h"
@@ -441,57 +442,22 @@ static _Noreturn void end_process(FaultKind kind, bool all)
     _exit(exit_code_of(kind));
 }
 
-static bool join_mpi(const Options *options, Plan **plan, World *world)
-{
-    const char *launcher = mpi_launcher();
-    Fault fault = {0};
-    if (options->communicator == COMMUNICATOR_THREADS || (options->communicator == COMMUNICATOR_AUTO && !launcher))
-        return true;
-    MpiWorldOptions of_world = {.timeout_s = options->job.timeout_s,
-                                .report = report_end,
-                                .report_context = plan,
-                                .end = end_process,
-                                .interrupted = &interrupted};
-    if (mpi_available())
-        world->mpi = mpi_world_create(&of_world, &fault);
-    else
-        fault_set(&fault, FAULT_RUN,
-                  "%s%s%sthis hep-run was built without MPI: '--communicator threads' runs all ranks in one process",
-                  launcher ? "started by " : "", launcher ? launcher : "", launcher ? ", but " : "");
-    if (!world->mpi && mpi_launcher_rank() == 0)
-        print_fault(NULL, &fault);
-    return world->mpi;
-}
-
-static bool join_nccl(const Options *options, const NcclWorldOps *nccl, World *world)
-{
-    Launch launch = {0};
-    Fault fault = {0};
-    if (options->communicator == COMMUNICATOR_LOCAL)
-        return true;
-    LaunchState state = launch_read(&launch, &fault);
-    if (state == LAUNCH_NONE && options->communicator == COMMUNICATOR_AUTO)
-        return true;
-    if (state == LAUNCH_NONE)
-        fault_set(&fault, FAULT_RUN, "no launcher says which process this is: expected RANK, WORLD_SIZE, MASTER_ADDR "
-                                      "and MASTER_PORT, or what mpirun or srun set");
-    if (state == LAUNCH_FOUND && !nccl)
-        fault_set(&fault, FAULT_RUN,
-                  "started by %s, but the CUDA engine was built without NCCL: '--communicator local' runs all ranks on "
-                  "one GPU",
-                  launch.launcher);
-    else if (state == LAUNCH_FOUND)
-        world->nccl = nccl->create(&launch, options->job.timeout_s, &fault);
-    world->nccl_ops = nccl;
-    if (!world->nccl && fault.message[0])
-        print_fault(NULL, &fault);
-    return world->nccl;
-}
-
 // The world of processes, if this is to be one of them. False, with a message, when it cannot be had.
 static bool join_world(const Options *options, const CudaPlugin *plugin, Plan **plan, World *world)
 {
-    return plugin ? join_nccl(options, plugin->nccl, world) : join_mpi(options, plan, world);
+    const Communicator *named = options->communicator;
+    WorldOptions of_world = {.timeout_s = options->job.timeout_s,
+                             .report = report_end,
+                             .report_context = plan,
+                             .end = end_process,
+                             .interrupted = &interrupted};
+    Fault fault = {0};
+    if (world_join(named ? named : communicator_of_launcher(plugin), plugin ? plugin->worlds : NULL, &of_world, world,
+                   &fault))
+        return true;
+    if (fault.message[0])
+        print_fault(NULL, &fault);
+    return false;
 }
 
 // Loads the engine if it is a plug-in. Without an engine no process has anything to join the others for; one of them

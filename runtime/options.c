@@ -92,6 +92,13 @@ static const char documentation[] =
         "  SIGTERM: as SIGINT\n"
         "\n";
 
+// "; mpi: a process per rank", ...
+#define HELP_OF_HOST_THREADS     "; "
+#define HELP_OF_HOST_PROCESSES   "; "
+#define HELP_OF_DEVICE_THREADS   "; with --engine cuda "
+#define HELP_OF_DEVICE_PROCESSES "; with --engine cuda "
+#define HEP_COMMUNICATOR(name, KIND, launcher, library, text) HELP_OF_##KIND #name ": " text
+
 static const struct argp_option option_table[] = {
     {"iterations", 'n', "COUNT", 0, "measured iterations (10)", 0},
     {"warmup", OPTION_WARMUP, "COUNT", 0,
@@ -125,9 +132,9 @@ static const struct argp_option option_table[] = {
     {"routing", OPTION_ROUTING, "KIND", 0, "how the gate chooses: learned, balanced or skewed (learned)", 0},
     {"engine", OPTION_ENGINE, "NAME", 0, "what executes the steps: host or cuda (host)", 0},
     {"communicator", OPTION_COMMUNICATOR, "NAME", 0,
-     "how ranks reach each other: threads of one process, or mpi (mpi under mpirun or srun, else threads); with "
-     "--engine cuda local, on one GPU in one process, or nccl (nccl under torchrun, mpirun or srun, else local)",
-     0},
+     "how ranks reach each other; unless given, as a launcher started them, else in one process"
+#include "runtime/comm/communicators.def"
+     , 0},
     {"no-graph", OPTION_NO_GRAPH, NULL, 0, "cuda: enqueue every step of every iteration, capture no graph", 0},
     {"timeout", OPTION_TIMEOUT, "SECONDS", 0, "give up when a peer is missing and nothing moves for so long (60)", 0},
     {"json", OPTION_JSON, "FILE", OPTION_ARG_OPTIONAL,
@@ -210,37 +217,28 @@ static double parse_share(struct argp_state *state, const char *option, const ch
     return value;
 }
 
-static const char *const communicator_names[] = {[COMMUNICATOR_THREADS] = "threads",
-                                                 [COMMUNICATOR_MPI] = "mpi",
-                                                 [COMMUNICATOR_LOCAL] = "local",
-                                                 [COMMUNICATOR_NCCL] = "nccl"};
-
-static Communicator parse_communicator(struct argp_state *state, const char *name)
+static const Communicator *parse_communicator(struct argp_state *state, const char *name)
 {
-    for (size_t c = COMMUNICATOR_THREADS; c < COUNT_OF(communicator_names); c++)
-        if (strcmp(name, communicator_names[c]) == 0)
-            return (Communicator)c;
-    argp_error(state, "unknown communicator '%s': expected threads or mpi, with --engine cuda local or nccl", name);
-    return COMMUNICATOR_AUTO;
+    const Communicator *communicator = communicator_find(name);
+    Text known = {0};
+    for (size_t c = 0; !communicator && c < COMMUNICATOR_COUNT; c++)
+        text_format(&known, "%s%s", c == 0 ? "" : c + 1 == COMMUNICATOR_COUNT ? " or " : ", ", communicator_name(c));
+    if (!communicator)
+        argp_error(state, "unknown communicator '%s': expected %s", name, known.data);
+    text_free(&known);
+    return communicator;
 }
 
 // Host memory and device memory move in different ways.
 static void check_communicator(struct argp_state *state, const Options *options)
 {
-    bool of_device = options->communicator == COMMUNICATOR_LOCAL || options->communicator == COMMUNICATOR_NCCL;
-    bool on_device = options->job.engine == &cuda_engine;
-    if (options->communicator != COMMUNICATOR_AUTO && of_device != on_device)
-        argp_error(state, "--communicator %s goes with --engine %s", communicator_names[options->communicator],
-                   of_device ? "cuda" : "host");
+    const Communicator *named = options->communicator;
+    if (named && named->of_device != (options->job.engine == &cuda_engine))
+        argp_error(state, "--communicator %s goes with --engine %s", named->name,
+                   named->of_device ? cuda_engine.name : host_engine.name);
 }
 
 // ---- what is generated when hep-run is built -------------------------------------------------
-
-static const char *communicator_word(size_t index)
-{
-    size_t communicator = COMMUNICATOR_THREADS + index;
-    return communicator < COUNT_OF(communicator_names) ? communicator_names[communicator] : NULL;
-}
 
 static const char *routing_word(size_t index)
 {
@@ -259,7 +257,7 @@ static const char *input_ending(size_t index)
 bool options_generate(const char *kind, Fault *fault)
 {
     static const CommandWords words[] = {{OPTION_ENGINE, engine_name},
-                                         {OPTION_COMMUNICATOR, communicator_word},
+                                         {OPTION_COMMUNICATOR, communicator_name},
                                          {OPTION_ROUTING, routing_word},
                                          {COMMAND_ARGUMENT, input_ending}};
     static const Command command = {.name = "hep-run",

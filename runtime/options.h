@@ -4,14 +4,6 @@
 
 #include "runtime/job/job.h"
 
-typedef enum {
-    COMMUNICATOR_AUTO,
-    COMMUNICATOR_THREADS, // of the host engine
-    COMMUNICATOR_MPI,
-    COMMUNICATOR_LOCAL, // of the CUDA engine
-    COMMUNICATOR_NCCL
-} Communicator;
-
 typedef struct {
     const char *input;
     const char *json; // file, "-" for standard output, NULL for none
@@ -21,7 +13,7 @@ typedef struct {
     const char *generate; // of --generate: nothing else counts
     bool quiet, every_step, iterations_given, warmup_given, validation_given;
     const char *training_option; // the first one given that only training plans have a use for, or NULL
-    Communicator communicator;
+    const Communicator *communicator; // NULL: as this process was started
     JobOptions job;
 } Options;
 

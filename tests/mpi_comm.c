@@ -168,11 +168,11 @@ static void check_sums(Comm *comm)
 int main(void)
 {
     Fault fault = {0};
-    MpiWorldOptions options = {.timeout_s = 20, .chunk_bytes = 12, .report = report, .end = end};
-    MpiWorld *world = mpi_world_create(&options, &fault);
-    if (!world)
+    WorldOptions options = {.timeout_s = 20, .chunk_bytes = 12, .report = report, .end = end};
+    Comm *comm = mpi_world_ops.create(&options, &fault);
+    if (!comm)
         return 1;
-    Comm *comm = mpi_world_comm(world, &cluster);
+    mpi_world_ops.place(comm, &cluster);
     must(comm, comm->size == RANKS && comm->machine_size == RANKS, &fault, "the size of the world");
     int exchange = comm->ops->open(comm, &of_all, STREAM_EXCHANGE, &fault);
     Stage stage = {comm, comm->ops->open(comm, &of_dcs, STREAM_MIGRATE, &fault)};
@@ -189,6 +189,6 @@ int main(void)
         values[i] = (double)(comm->rank * i);
     must(comm, comm->ops->all_reduce_sum(comm, values, 100, &fault) && values[99] == 6 * 99, &fault, "the sum");
     must(comm, comm->ops->all_reduce_max(comm, values, 100, &fault) && values[99] == 6 * 99, &fault, "the maximum");
-    mpi_world_destroy(world);
+    mpi_world_ops.destroy(comm);
     return 0;
 }

@@ -15,7 +15,7 @@
 enum { RANKS = 8, CHUNK_BYTES = 1000 };
 
 typedef struct {
-    MpiWorld *world;
+    Comm *comm;
     uint64_t rank;
     uint32_t stride, counter, ran;
 } Matrix;
@@ -40,8 +40,8 @@ static void must(Matrix *matrix, bool ok, Fault *fault, const char *name, const 
     Fault named = {0};
     fault_set(&named, FAULT_MISMATCH, "%s: %s %s", name, what, fault->message);
     named.rank = (int64_t)matrix->rank;
-    Comm *comm = mpi_world_comm(matrix->world, NULL);
-    comm->ops->abort(comm, &named);
+    mpi_world_ops.place(matrix->comm, NULL);
+    matrix->comm->ops->abort(matrix->comm, &named);
 }
 
 // FNV-1a of 64 bits, in two numbers that a double holds exactly.
@@ -66,7 +66,8 @@ static void run_plan(Matrix *matrix, const Plan *plan, Routing routing, const ch
     options.seed = 5;
     options.routing = routing;
     options.check = options.keep_outputs = true;
-    options.comm = mpi_world_comm(matrix->world, &plan->cluster);
+    mpi_world_ops.place(matrix->comm, &plan->cluster);
+    options.comm = matrix->comm;
     must(matrix, job_run(plan, &options, &result, &fault), &fault, name, "under MPI");
     must(matrix, result.check.pass, &fault, name, "the check failed");
     digest(result.outputs, bytes, digests[matrix->rank]);
@@ -118,14 +119,13 @@ int main(int argc, char **argv)
 {
     static const uint32_t clusters[][3] = {{1, 8, 0}, {8, 1, 0}, {2, 4, 0}, {4, 2, 0}, {2, 2, 2}};
     Fault fault = {0};
-    MpiWorldOptions options = {.timeout_s = 20, .chunk_bytes = CHUNK_BYTES, .report = report, .end = end};
+    WorldOptions options = {.timeout_s = 20, .chunk_bytes = CHUNK_BYTES, .report = report, .end = end};
     Matrix matrix = {.stride = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 1};
-    matrix.world = mpi_world_create(&options, &fault);
-    if (!matrix.world || matrix.stride == 0)
+    matrix.comm = mpi_world_ops.create(&options, &fault);
+    if (!matrix.comm || matrix.stride == 0)
         return 1;
-    Comm *comm = mpi_world_comm(matrix.world, NULL);
-    matrix.rank = comm->rank;
-    must(&matrix, comm->size == RANKS, &fault, "the matrix", "is for eight ranks");
+    matrix.rank = matrix.comm->rank;
+    must(&matrix, matrix.comm->size == RANKS, &fault, "the matrix", "is for eight ranks");
     for (size_t c = 0; c < COUNT_OF(clusters); c++)
         for (uint32_t top_k = 1; top_k <= 4; top_k *= 2)
             for (int routing = 0; routing < ROUTING_COUNT; routing++) {
@@ -134,6 +134,6 @@ int main(int argc, char **argv)
             }
     if (matrix.rank == 0)
         printf("%u plans\n", matrix.ran);
-    mpi_world_destroy(matrix.world);
+    mpi_world_ops.destroy(matrix.comm);
     return 0;
 }

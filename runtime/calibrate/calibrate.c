@@ -173,9 +173,9 @@ static bool run_process(const CalibrateOptions *options, Calibration *calibratio
 
 bool calibrate_run(const CalibrateOptions *options, Calibration *calibration, Fault *fault)
 {
-    *calibration = (Calibration){.communicator = options->comm     ? options->comm->ops->name
-                                                 : options->device ? "local"
-                                                                   : "threads",
+    const Communicator *communicator = options->comm ? communicator_info(options->comm->ops->communicator)
+                                                     : communicator_of_threads(options->device != NULL);
+    *calibration = (Calibration){.communicator = communicator->name,
                                    .load = machine_load(),
                                    .processors = machine_processors(),
                                    .processors_online = machine_processors_online()};

@@ -9,6 +9,7 @@
 #include "ir/base/fault.h"
 #include "ir/plan.h"
 #include "runtime/base/standing.h"
+#include "runtime/comm/communicator.h"
 
 typedef struct Comm Comm;
 
@@ -74,7 +75,7 @@ typedef struct {
 } CommTimes;
 
 typedef struct {
-    const char *name; // "threads", "mpi"
+    CommunicatorId communicator;
     // A channel of `group` for the calling rank's stream. Returns a handle >= 0, or -1 and a fault.
     int (*open)(Comm *comm, const Group *group, Stream stream, Fault *fault);
     bool (*exchange)(Comm *comm, int channel, const Exchange *exchange, Fault *fault);

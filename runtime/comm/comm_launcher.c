@@ -36,6 +36,12 @@ bool launcher_is_hasty(void)
     return getenv("PRTE_LAUNCHED") != NULL;
 }
 
+const char *launcher_name(void)
+{
+    const Launcher *launcher = launcher_find(false);
+    return launcher ? launcher->name : NULL;
+}
+
 const char *mpi_launcher(void)
 {
     const Launcher *launcher = launcher_find(true);

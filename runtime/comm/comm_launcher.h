@@ -13,6 +13,8 @@ typedef struct {
 // The one that started this process, NULL if none did. `starts_mpi`: only those that MPI programs are started with.
 const Launcher *launcher_find(bool starts_mpi);
 
+// Its name; NULL if none did.
+const char *launcher_name(void);
 // The number it gave this process, 0 when unknown.
 uint64_t launcher_rank(void);
 

@@ -285,7 +285,7 @@ static void local_times(Comm *base, CommTimes *totals, bool reset)
 }
 
 static const CommOps local_ops = {
-    .name = "local",
+    .communicator = COMMUNICATOR_local,
     .open = local_open,
     .barrier = local_barrier,
     .all_reduce_max = local_all_reduce_max,

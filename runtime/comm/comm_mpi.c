@@ -83,7 +83,7 @@ static void mpi_watch(Comm *base, const Watch *watch)
 }
 
 static const CommOps mpi_ops = {
-    .name = "mpi",
+    .communicator = COMMUNICATOR_mpi,
     .open = mpi_open,
     .exchange = mpi_exchange,
     .all_gather = mpi_all_gather,
@@ -127,24 +127,21 @@ static void world_connect(MpiWorld *world)
     }
 }
 
-bool mpi_available(void)
-{
-    return true;
-}
-
 // The others would wait for this process: MPI ends them.
-static _Noreturn void start_fail(const MpiWorldOptions *options, const Fault *fault)
+static _Noreturn void start_fail(const WorldOptions *options, const Fault *fault)
 {
     options->report(options->report_context, fault);
     options->end(fault->kind, true);
 }
 
-MpiWorld *mpi_world_create(const MpiWorldOptions *options, Fault *fault)
+static Comm *mpi_world_create(const WorldOptions *options, Fault *fault)
 {
     int rank, size;
     mpi_start_watch(options);
     if (!mpi_start(fault)) {
         mpi_start_seen();
+        if (mpi_launcher_rank() != 0)
+            fault->message[0] = '\0';
         return NULL;
     }
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
@@ -169,13 +166,12 @@ MpiWorld *mpi_world_create(const MpiWorldOptions *options, Fault *fault)
     if (!mpi_places_learn(world, fault) || !mpi_listener_start(world, fault))
         start_fail(options, fault);
     mpi_start_seen();
-    return world;
+    return &world->comm;
 }
 
-void mpi_world_destroy(MpiWorld *world)
+static void mpi_world_destroy(Comm *base)
 {
-    if (!world)
-        return;
+    MpiWorld *world = (MpiWorld *)base;
     mpi_listener_stop(world); // all have come: MPI_Finalize would spin until they do
     mpi_channels_close(world);
     MPI_Comm_free(&world->calls);
@@ -190,13 +186,13 @@ void mpi_world_destroy(MpiWorld *world)
     free(world);
 }
 
-Comm *mpi_world_comm(MpiWorld *world, const Cluster *cluster)
+static void mpi_world_place(Comm *base, const Cluster *cluster)
 {
+    MpiWorld *world = (MpiWorld *)base;
     if (cluster)
         mpi_channels_close(world);
     world->comm.cluster = cluster;
     world->comm.rank = comm_is_placed(&world->comm) ? cluster_rank_of_process(cluster, world->process) : world->process;
-    return &world->comm;
 }
 
 static bool broadcast(const MpiWorld *world, void *data, uint64_t bytes, Fault *fault)
@@ -212,8 +208,9 @@ static bool broadcast(const MpiWorld *world, void *data, uint64_t bytes, Fault *
     return true;
 }
 
-bool mpi_world_share(MpiWorld *world, int *code, char **data, size_t *length, Fault *fault)
+static bool mpi_world_share(Comm *base, int *code, char **data, size_t *length, Fault *fault)
 {
+    MpiWorld *world = (MpiWorld *)base;
     uint64_t header[] = {(uint64_t)*code, *data ? 1 : 0, *length};
     if (!broadcast(world, header, sizeof(header), fault))
         return false;
@@ -232,3 +229,11 @@ bool mpi_world_share(MpiWorld *world, int *code, char **data, size_t *length, Fa
     }
     return broadcast(world, *data, *length, fault);
 }
+
+const WorldOps mpi_world_ops = {
+    .communicator = COMMUNICATOR_mpi,
+    .create = mpi_world_create,
+    .destroy = mpi_world_destroy,
+    .place = mpi_world_place,
+    .share = mpi_world_share,
+};

@@ -217,7 +217,7 @@ static struct {
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    MpiWorldOptions options;
+    WorldOptions options;
     bool watched, seen;
 } start = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
@@ -248,7 +248,7 @@ static void *start_main(void *argument)
     start.options.end(fault.kind, false);
 }
 
-void mpi_start_watch(const MpiWorldOptions *options)
+void mpi_start_watch(const WorldOptions *options)
 {
     start.options = *options;
     clock_cond_init(&start.changed);

@@ -76,9 +76,9 @@ typedef struct {
 
 typedef struct Listener Listener; // comm_mpi_watch.c
 
-struct MpiWorld {
+typedef struct {
     Comm comm; // first: a Comm * of this kind is an MpiWorld *
-    MpiWorldOptions options;
+    WorldOptions options;
     MPI_Comm world, control, calls; // barrier and reductions; faults and life; parent of the channels
     uint64_t process;               // this one's number in them; the plan's rank where the cluster has no ports
     Channel **channels;
@@ -93,7 +93,7 @@ struct MpiWorld {
     Wait waits[STREAM_COUNT];
     atomic_bool over;          // another process has told why all end
     pthread_mutex_t end_mutex; // kept by whoever ends the world
-};
+} MpiWorld;
 
 typedef enum { TAG_FAULT, TAG_OVER, TAG_ALIVE, TAG_LAST, TAG_ASK, TAG_ANSWER } ControlTag;
 
@@ -128,7 +128,7 @@ void mpi_abort(Comm *base, const Fault *cause);
 void mpi_end(MpiWorld *world, const Fault *cause);               // as the process that reports the cause
 bool mpi_places_learn(MpiWorld *world, Fault *fault) MUST_CHECK; // collective
 // Ends this process with a message if mpi_start_seen is not called within the time limit.
-void mpi_start_watch(const MpiWorldOptions *options);
+void mpi_start_watch(const WorldOptions *options);
 void mpi_start_seen(void);
 
 #endif

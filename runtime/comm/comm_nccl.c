@@ -94,7 +94,7 @@ static Standing nccl_standing(Comm *base, uint64_t rank)
 }
 
 static const CommOps nccl_ops = {
-    .name = "nccl",
+    .communicator = COMMUNICATOR_nccl,
     .open = nccl_open,
     .barrier = nccl_barrier,
     .all_reduce_max = nccl_all_reduce_max,
@@ -143,10 +143,9 @@ static bool nccl_join(NcclWorld *world, Fault *fault)
     return nccl_settle(world, world->nccl, result, "join all ranks", fault);
 }
 
-static void nccl_world_destroy(NcclWorld *world)
+static void nccl_world_destroy(Comm *base)
 {
-    if (!world)
-        return;
+    NcclWorld *world = (NcclWorld *)base;
     nccl_channels_close(world);
     if (!world->dead && world->nccl) {
         Fault ignored = {0};
@@ -165,52 +164,65 @@ static void nccl_world_destroy(NcclWorld *world)
     free(world);
 }
 
-static NcclWorld *nccl_world_create(const Launch *launch, double timeout_s, Fault *fault)
+static bool launch_find(Launch *launch, Fault *fault)
 {
+    LaunchState state = launch_read(launch, fault);
+    if (state == LAUNCH_NONE)
+        fault_set(fault, FAULT_RUN, "no launcher says which process this is: expected RANK, WORLD_SIZE, MASTER_ADDR "
+                                    "and MASTER_PORT, or what mpirun or srun set");
+    return state == LAUNCH_FOUND;
+}
+
+static Comm *nccl_world_create(const WorldOptions *options, Fault *fault)
+{
+    Launch launch = {0};
+    if (!launch_find(&launch, fault))
+        return NULL;
     NcclWorld *world = calloc(1, sizeof(*world));
     if (!world) {
         fault_set(fault, FAULT_MEMORY, "out of memory");
         return NULL;
     }
     pthread_rwlock_init(&world->lock, NULL);
-    world->launch = *launch;
+    world->launch = launch;
     world->comm = (Comm){.ops = &nccl_ops,
                          .device = &nccl_device_ops,
-                         .rank = launch->rank,
-                         .size = launch->size,
-                         .timeout_s = timeout_s};
-    world->gathered = calloc(launch->size * REDUCE_COUNT_MAX, sizeof(*world->gathered));
+                         .rank = launch.rank,
+                         .size = launch.size,
+                         .timeout_s = options->timeout_s};
+    world->gathered = calloc(launch.size * REDUCE_COUNT_MAX, sizeof(*world->gathered));
     if (!world->gathered)
-        fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " ranks", launch->size);
-    world->rendezvous = world->gathered ? rendezvous_create(launch, timeout_s, fault) : NULL;
+        fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " ranks", launch.size);
+    world->rendezvous = world->gathered ? rendezvous_create(&launch, options->timeout_s, fault) : NULL;
     if (!world->rendezvous) {
         world->dead = true;
-        nccl_world_destroy(world);
+        nccl_world_destroy(&world->comm);
         return NULL;
     }
     world->comm.machine_size = rendezvous_machine_size(world->rendezvous);
     if (device_choose(world, fault) && nccl_join(world, fault))
-        return world;
+        return &world->comm;
     if (fault->rank < 0)
-        fault->rank = (int64_t)launch->rank;
+        fault->rank = (int64_t)launch.rank;
     nccl_abort(&world->comm, fault);
     rendezvous_settle(world->rendezvous, fault);
-    nccl_world_destroy(world);
+    nccl_world_destroy(&world->comm);
     return NULL;
 }
 
-static Comm *nccl_world_comm(NcclWorld *world, const Cluster *cluster)
+static void nccl_world_place(Comm *base, const Cluster *cluster)
 {
+    NcclWorld *world = (NcclWorld *)base;
     if (cluster)
         nccl_channels_close(world);
     world->comm.cluster = cluster;
     world->comm.rank =
         comm_is_placed(&world->comm) ? cluster_rank_of_process(cluster, world->launch.rank) : world->launch.rank;
-    return &world->comm;
 }
 
-static bool nccl_world_share(NcclWorld *world, int *code, char **data, size_t *length, Fault *fault)
+static bool nccl_world_share(Comm *base, int *code, char **data, size_t *length, Fault *fault)
 {
+    NcclWorld *world = (NcclWorld *)base;
     uint64_t header[] = {(uint64_t)*code, *data ? 1 : 0, *length};
     if (!rendezvous_broadcast(world->rendezvous, header, sizeof(header), fault))
         return false;
@@ -230,15 +242,16 @@ static bool nccl_world_share(NcclWorld *world, int *code, char **data, size_t *l
     return rendezvous_broadcast(world->rendezvous, *data, *length, fault);
 }
 
-static void nccl_world_settle(NcclWorld *world, Fault *fault)
+static void nccl_world_settle(Comm *base, Fault *fault)
 {
-    rendezvous_settle(world->rendezvous, fault);
+    rendezvous_settle(((NcclWorld *)base)->rendezvous, fault);
 }
 
-const NcclWorldOps nccl_world_ops = {
+const WorldOps nccl_world_ops = {
+    .communicator = COMMUNICATOR_nccl,
     .create = nccl_world_create,
     .destroy = nccl_world_destroy,
-    .comm = nccl_world_comm,
+    .place = nccl_world_place,
     .share = nccl_world_share,
     .settle = nccl_world_settle,
 };

@@ -22,7 +22,7 @@ typedef struct {
     void *registered; // handle of the memory attached to it, or NULL
 } NcclChannel;
 
-struct NcclWorld {
+typedef struct {
     Comm comm; // first: a Comm * of this kind is an NcclWorld *
     Launch launch;
     Rendezvous *rendezvous;
@@ -34,7 +34,7 @@ struct NcclWorld {
     CommCounters counters[LEVELS_MAX];
     double *gathered;    // [size][REDUCE_COUNT_MAX]
     cudaStream_t stream; // of what is done when channels are opened
-};
+} NcclWorld;
 
 enum { REDUCE_COUNT_MAX = 1024 }; // values reduced at once
 

@@ -239,7 +239,7 @@ static void threads_times(Comm *base, CommTimes *totals, bool reset)
 }
 
 static const CommOps thread_ops = {
-    .name = "threads",
+    .communicator = COMMUNICATOR_threads,
     .open = threads_open,
     .exchange = threads_exchange,
     .all_gather = threads_all_gather,

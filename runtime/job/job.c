@@ -276,7 +276,7 @@ bool job_run(const Plan *plan, const JobOptions *options, JobResult *result, Fau
     if (ok) {
         job_start(&job);
         if (job.ranks[0].comm)
-            result->communicator = job.ranks[0].comm->ops->name;
+            result->communicator = communicator_info(job.ranks[0].comm->ops->communicator)->name;
         job_supervise(&job);
         Fault cause = job_cause(&job);
         if (cause.kind != FAULT_NONE) {

@@ -12,7 +12,7 @@ typedef struct {
     const char *build; // of the headers that both sides include: see plugin_build
     const EngineOps *engine;
     const CalibrateDevice *calibrate;
-    const NcclWorldOps *nccl; // NULL: built without NCCL
+    const WorldOps *const *worlds; // of its communicators, up to a NULL
 } CudaPlugin;
 
 // What the plug-in exports, under this name.

@@ -8,12 +8,14 @@ __attribute__((visibility("default"))) CudaPluginEntry hep_cuda_plugin;
 // Not plugin_build(): that is the program's.
 const CudaPlugin *hep_cuda_plugin(void)
 {
+    static const WorldOps *const worlds[] = {
+#ifdef HEP_HAVE_NCCL
+        &nccl_world_ops,
+#endif
+        NULL};
     static const CudaPlugin plugin = {.build = HEP_VERSION " (interface " HEP_PLUGIN_DIGEST ")",
                                       .engine = &cuda_engine,
                                       .calibrate = &cuda_calibrate,
-#ifdef HEP_HAVE_NCCL
-                                      .nccl = &nccl_world_ops
-#endif
-    };
+                                      .worlds = worlds};
     return &plugin;
 }
