@@ -15,6 +15,7 @@ enum {
     ROUNDS_MAX = 1500,
     LATE_ROUNDS = 20, // after the deadline: some bound is needed
     MOVES_STAGES_MAX = 160,   // beyond, single moves cost too much
+    GROWING_STAGES_MAX = 256, // beyond, more stages get no more work
     DOMINANCE_SPAN = 96,      // so many better labels are compared with each label
 };
 
@@ -376,6 +377,36 @@ static void report_useful(const Search *s, Arena *arena)
     }
 }
 
+// Label extensions of a sweep of width 1, at most.
+static double sweep_work(const Search *s)
+{
+    double work = 0;
+    for (uint32_t k = 0; k < s->problem->stage_count; k++)
+        work += s->options.kept_count[k];
+    return work;
+}
+
+// Sweeps with ever wider beams, until nothing that was cut off can be better, or the work is done.
+static void widen(Search *s, double effort, uint32_t *choice)
+{
+    uint32_t stages = s->problem->stage_count;
+    bool many = stages > GROWING_STAGES_MAX;
+    double work_max = effort * fmax(WORK_LEAST, WORK_PER_STAGE * (many ? GROWING_STAGES_MAX : stages));
+    double first = many ? fmax(1, fmin(FIRST_WIDTH, work_max / fmax(1, sweep_work(s)))) : FIRST_WIDTH;
+    for (uint32_t width = (uint32_t)first;; width *= WIDENING) {
+        double cut_s = sweep(s, width, choice);
+        double best_s = fmin(s->cutoff_s, s->out->found ? s->out->objective_s : INFINITY);
+        s->out->bound_s = fmax(s->out->bound_s, fmin(best_s, cut_s));
+        if (cut_s >= best_s * (1 - TIE) || s->out->timed_out || s->work > work_max)
+            break;
+        if (s->out->found && s->out->bound_s >= s->out->objective_s * (1 - s->limits->gap))
+            break;
+        fix_by_reduced_cost(s);
+        if (many && s->work + (double)width * WIDENING * sweep_work(s) > work_max)
+            break;
+    }
+}
+
 void search_solve(const StageProblem *problem, const SearchLimits *limits, double cutoff_s, Arena *arena,
                   SearchResult *out)
 {
@@ -398,7 +429,6 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
     // Fewer rounds where every round is long.
     double size = (double)problem->stage_count * problem->stages[0].option_count;
     double effort = limits->effort > 0 ? limits->effort : 1;
-    double work_max = effort * fmax(WORK_LEAST, WORK_PER_STAGE * problem->stage_count);
     uint32_t rounds = (uint32_t)fmin(ROUNDS_MAX, fmax(ROUNDS_MIN, effort * ROUNDS_WORK / fmax(1, size)));
     if (out_of_time(&s))
         rounds = rounds < LATE_ROUNDS ? rounds : LATE_ROUNDS;
@@ -407,16 +437,8 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
     for (uint32_t b = 0; b < s.bound_count; b++)
         out->bound_s = fmax(out->bound_s, s.bounds[b].value_s);
     fix_by_reduced_cost(&s);
-    for (uint32_t width = FIRST_WIDTH; !limits->bound_only; width *= WIDENING) {
-        double cut_s = sweep(&s, width, choice);
-        double best_s = fmin(cutoff_s, out->found ? out->objective_s : INFINITY);
-        out->bound_s = fmax(out->bound_s, fmin(best_s, cut_s));
-        if (cut_s >= best_s * (1 - TIE) || out->timed_out || s.work > work_max)
-            break;
-        if (out->found && out->bound_s >= out->objective_s * (1 - limits->gap))
-            break;
-        fix_by_reduced_cost(&s);
-    }
+    if (!limits->bound_only)
+        widen(&s, effort, choice);
     report_useful(&s, arena);
     arena_destroy(scratch);
 }
