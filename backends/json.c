@@ -82,6 +82,9 @@ static cJSON *domain_array(const Plan *plan, const uint32_t domain[LEVELS_MAX])
 static void add_layers(cJSON *solution, const Plan *plan)
 {
     cJSON *layers = cJSON_AddArrayToObject(solution, "layers");
+    Arena *scratch = arena_create();
+    const double *gather_s = plan_layers_seconds(plan, SHAPE_GATHER, scratch);
+    const double *exchange_s = plan_layers_seconds(plan, SHAPE_EXCHANGE, scratch);
     for (uint32_t i = 0; i < plan->choice_count; i++) {
         const Choice *choice = &plan->choices[i];
         cJSON *layer = cJSON_CreateObject();
@@ -94,11 +97,12 @@ static void add_layers(cJSON *solution, const Plan *plan)
             double whole = (double)choice->domain[l] / plan->cluster.levels[l].count;
             cJSON_AddItemToArray(paper, cJSON_CreateNumber(1 - whole));
         }
-        cJSON_AddNumberToObject(layer, "gather_s", plan_layer_seconds(plan, choice->layer, SHAPE_GATHER));
-        cJSON_AddNumberToObject(layer, "exchange_s", plan_layer_seconds(plan, choice->layer, SHAPE_EXCHANGE));
+        cJSON_AddNumberToObject(layer, "gather_s", gather_s[choice->layer]);
+        cJSON_AddNumberToObject(layer, "exchange_s", exchange_s[choice->layer]);
         cJSON_AddBoolToObject(layer, "regather", choice->regather);
         cJSON_AddItemToArray(layers, layer);
     }
+    arena_destroy(scratch);
 }
 
 static void add_verdict(cJSON *solution, const Plan *plan)

@@ -2,15 +2,10 @@
 // is large enough; it is free again at the stream's first step that happens after all that touch it.
 #include "ir/memory_large.h"
 
-#include <string.h>
+#include "ir/gaps.h"
 
 typedef struct {
-    uint64_t begin, end;
-} Gap;
-
-typedef struct {
-    Gap *gaps; // ascending, none touching the next
-    uint32_t count, capacity;
+    Gaps *gaps;
     uint64_t end;
 } Pool;
 
@@ -33,56 +28,13 @@ static uint64_t size_of(const Plan *plan, uint32_t buffer)
 
 static uint64_t pool_take(Pool *pool, uint64_t bytes)
 {
-    uint32_t best = pool->count;
-    for (uint32_t i = 0; i < pool->count; i++) {
-        uint64_t room = pool->gaps[i].end - pool->gaps[i].begin;
-        if (room >= bytes && (best == pool->count || room < pool->gaps[best].end - pool->gaps[best].begin))
-            best = i;
-    }
-    if (best < pool->count) {
-        uint64_t begin = pool->gaps[best].begin;
-        pool->gaps[best].begin += bytes;
-        if (pool->gaps[best].begin == pool->gaps[best].end)
-            memmove(pool->gaps + best, pool->gaps + best + 1, (--pool->count - best) * sizeof(*pool->gaps));
+    uint64_t begin;
+    if (gaps_take(pool->gaps, bytes, &begin))
         return begin;
-    }
-    uint64_t begin = pool->end;
-    if (pool->count && pool->gaps[pool->count - 1].end == pool->end) // too small, but can grow
-        begin = pool->gaps[--pool->count].begin;
+    if (!gaps_take_last(pool->gaps, pool->end, &begin)) // too small, but can grow
+        begin = pool->end;
     pool->end = begin + bytes;
     return begin;
-}
-
-static void pool_give_back(Pool *pool, Gap freed, Arena *arena)
-{
-    uint32_t at = 0, high = pool->count;
-    while (at < high) {
-        uint32_t middle = at + (high - at) / 2;
-        if (pool->gaps[middle].begin < freed.begin)
-            at = middle + 1;
-        else
-            high = middle;
-    }
-    bool joins_left = at > 0 && pool->gaps[at - 1].end == freed.begin;
-    bool joins_right = at < pool->count && pool->gaps[at].begin == freed.end;
-    if (joins_left && joins_right) {
-        pool->gaps[at - 1].end = pool->gaps[at].end;
-        memmove(pool->gaps + at, pool->gaps + at + 1, (--pool->count - at) * sizeof(*pool->gaps));
-    } else if (joins_left) {
-        pool->gaps[at - 1].end = freed.end;
-    } else if (joins_right) {
-        pool->gaps[at].begin = freed.begin;
-    } else {
-        if (pool->count == pool->capacity) {
-            Gap *larger = arena_alloc_array(arena, 2 * pool->capacity + 64, sizeof(*larger));
-            if (pool->count)
-                memcpy(larger, pool->gaps, pool->count * sizeof(*larger));
-            pool->gaps = larger;
-            pool->capacity = 2 * pool->capacity + 64;
-        }
-        memmove(pool->gaps + at + 1, pool->gaps + at, (pool->count++ - at) * sizeof(*pool->gaps));
-        pool->gaps[at] = freed;
-    }
 }
 
 // Lists of buffers by step, as the first of each and the next of every buffer.
@@ -117,12 +69,14 @@ uint64_t memory_place_in_order(Plan *plan, const Order *order, const Lifetimes *
         by_step_add(&free, lives[b].free, b);
     }
     Pool pools[STREAM_COUNT] = {0};
+    for (int s = 0; s < STREAM_COUNT; s++)
+        pools[s].gaps = gaps_create(scratch);
     for (uint32_t i = 0; i < plan->step_count; i++) {
         Pool *pool = &pools[op_info((int)plan->steps[i].op)->stream];
         for (int64_t b = free.first[i]; b != NONE; b = free.next[b]) {
             uint64_t offset = plan->buffers[b].offset, bytes = size_of(plan, (uint32_t)b);
             if (bytes)
-                pool_give_back(pool, (Gap){offset, offset + bytes}, scratch);
+                gaps_add(pool->gaps, (Gap){offset, offset + bytes});
         }
         for (int64_t b = begin.first[i]; b != NONE; b = begin.next[b])
             plan->buffers[b].offset = pool_take(pool, size_of(plan, (uint32_t)b));

@@ -19,13 +19,13 @@ PlanMessages plan_messages(const Plan *plan)
     return messages;
 }
 
-double plan_layer_seconds(const Plan *plan, uint32_t layer, OpShape shape)
+double *plan_layers_seconds(const Plan *plan, OpShape shape, Arena *arena)
 {
-    double total_s = 0;
+    double *seconds = arena_alloc_array(arena, plan->model.layers, sizeof *seconds);
     for (uint32_t i = 0; i < plan->step_count; i++)
-        if (plan->steps[i].layer == (int32_t)layer && op_info((int)plan->steps[i].op)->shape == shape)
-            total_s += plan->steps[i].cost_s;
-    return total_s;
+        if (plan->steps[i].layer != NONE && op_info((int)plan->steps[i].op)->shape == shape)
+            seconds[plan->steps[i].layer] += plan->steps[i].cost_s;
+    return seconds;
 }
 
 bool plan_gathers(const Plan *plan, const Choice *choice)

@@ -11,8 +11,8 @@ typedef struct {
 } PlanMessages;
 
 PlanMessages plan_messages(const Plan *plan);
-// Predicted seconds a layer's steps of a shape take alone, summed over one iteration.
-double plan_layer_seconds(const Plan *plan, uint32_t layer, OpShape shape);
+// Predicted seconds that every layer's steps of a shape take alone, summed over one iteration: [layers].
+double *plan_layers_seconds(const Plan *plan, OpShape shape, Arena *arena);
 // Whether experts are gathered at all in the layers of this choice.
 bool plan_gathers(const Plan *plan, const Choice *choice);
 // (n - S) / (n - 1): the share of remote token data still sent as tokens; 0 with one worker.

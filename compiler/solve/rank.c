@@ -1,11 +1,11 @@
 // See rank.h. Finalists: the optimum of the model, the same with gathers held back, and the best
-// single configurations.
+// single configurations; fewer of them where plans have very many steps.
 #include "compiler/solve/rank.h"
 
 #include "compiler/lowering/lower.h"
 #include "ir/simulate/simulate.h"
 
-enum { SINGLES_MAX = 8, FINALISTS_MAX = 12 };
+enum { SINGLES_MAX = 8, FINALISTS_MAX = 12, STEPS_MAX = 400000 };
 
 static const double CLOSE_CALL = 1.5; // single configurations this near to the optimum take part
 static const double CLEAR = 1e-3;     // by so much another must be faster
@@ -21,12 +21,15 @@ typedef struct {
     Arena *arena;
     Finalist items[FINALISTS_MAX];
     uint32_t count;
+    uint64_t steps; // of the plans lowered so far
 } Final;
 
-// Joins unless it does not fit or is there already.
+// Joins unless it does not fit, is there already, or enough steps were simulated.
 static void enter(Final *final, Mix mix)
 {
     const Spec *spec = final->work->spec;
+    if (final->steps > STEPS_MAX)
+        return;
     for (uint32_t i = 0; i < final->count; i++) {
         bool same = final->items[i].mix.prefetch == mix.prefetch;
         for (uint32_t k = 0; k < final->work->moe_count && same; k++)
@@ -36,6 +39,7 @@ static void enter(Final *final, Mix mix)
     }
     double bytes = 0;
     Plan *plan = lower(final->work, &mix, spec->plan.dispatch, &bytes);
+    final->steps += plan ? plan->step_count : 0;
     if (plan && bytes <= spec->cluster.device.memory_bytes && final->count < FINALISTS_MAX) {
         Finalist *finalist = &final->items[final->count++];
         *finalist = (Finalist){.mix = mix, .memory_bytes = bytes};

@@ -20,7 +20,8 @@ enum {
 };
 
 static const double TIE = 1e-11; // relative: differences below are rounding
-static const double ROUNDS_WORK = 2e7; // rounds x stages x options
+static const double ROUNDS_WORK = 2e7;      // rounds x stages x options
+static const double ROUNDS_WORK_MANY = 5e6; // the same, beyond GROWING_STAGES_MAX
 static const double WORK_PER_STAGE = 8e3; // label extensions: half a second for 61 layers
 static const double WORK_LEAST = 5e4;
 
@@ -429,7 +430,8 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
     // Fewer rounds where every round is long.
     double size = (double)problem->stage_count * problem->stages[0].option_count;
     double effort = limits->effort > 0 ? limits->effort : 1;
-    uint32_t rounds = (uint32_t)fmin(ROUNDS_MAX, fmax(ROUNDS_MIN, effort * ROUNDS_WORK / fmax(1, size)));
+    double rounds_work = problem->stage_count > GROWING_STAGES_MAX ? ROUNDS_WORK_MANY : ROUNDS_WORK;
+    uint32_t rounds = (uint32_t)fmin(ROUNDS_MAX, fmax(ROUNDS_MIN, effort * rounds_work / fmax(1, size)));
     if (out_of_time(&s))
         rounds = rounds < LATE_ROUNDS ? rounds : LATE_ROUNDS;
     s.bound_count = multipliers_find(problem, &s.options, incumbent_s, rounds, s.bounds, scratch);

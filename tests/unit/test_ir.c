@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 
 #include "ir/base/text.h"
+#include "ir/gaps.h"
 #include "ir/memory.h"
 #include "ir/memory_large.h"
 #include "ir/order.h"
@@ -537,4 +538,63 @@ Test(docs, every_property_is_described)
         text_free(&row);
     }
     free(document);
+}
+
+// ---- gaps ----------------------------------------------------------------------------------------
+
+enum { PLACES = 400 };
+
+// The smallest free run that is long enough, of equals the first: by looking at every place. PLACES if there is none.
+static int smallest_run(const bool *in_use, int wanted)
+{
+    int best = PLACES, best_length = PLACES + 1;
+    for (int begin = 0; begin < PLACES; begin++) {
+        int length = 0;
+        while (begin + length < PLACES && !in_use[begin + length])
+            length++;
+        if (length >= wanted && length < best_length) {
+            best = begin;
+            best_length = length;
+        }
+        begin += length;
+    }
+    return best;
+}
+
+Test(memory, gaps_are_those_of_a_map_of_all_places)
+{
+    Arena *arena = arena_create();
+    Gaps *gaps = gaps_create(arena);
+    bool in_use[PLACES] = {false};
+    int held_begin[PLACES], held_length[PLACES], held = 0;
+    uint32_t random = 7;
+    gaps_add(gaps, (Gap){0, PLACES});
+    for (int round = 0; round < 4000; round++) {
+        random = random * 1664525 + 1013904223;
+        int length = 1 + (int)((random >> 10) % 23), expected = smallest_run(in_use, length);
+        uint64_t begin = UINT64_MAX;
+        if ((random >> 20) % 5 < 3 || held == 0) {
+            bool found = gaps_take(gaps, (uint64_t)length, &begin);
+            cr_assert_eq(found, expected < PLACES, "round %d", round);
+            cr_assert(!found || begin == (uint64_t)expected, "round %d: at %d, not %d", round, (int)begin, expected);
+            for (int i = 0; found && i < length; i++)
+                in_use[expected + i] = true;
+            held_begin[held] = expected;
+            held_length[held] = length;
+            held += found;
+            continue;
+        }
+        int which = (int)((random >> 8) % (uint32_t)held);
+        for (int i = 0; i < held_length[which]; i++)
+            in_use[held_begin[which] + i] = false;
+        gaps_add(gaps, (Gap){(uint64_t)held_begin[which], (uint64_t)(held_begin[which] + held_length[which])});
+        held_begin[which] = held_begin[--held];
+        held_length[which] = held_length[held];
+    }
+    uint64_t begin = 0;
+    bool last_free = !in_use[PLACES - 1];
+    cr_assert_eq(gaps_take_last(gaps, PLACES, &begin), last_free);
+    cr_assert(!last_free || (begin < PLACES && !in_use[begin] && (begin == 0 || in_use[begin - 1])));
+    cr_assert(!gaps_take_last(gaps, PLACES, &begin), "taken twice");
+    arena_destroy(arena);
 }
