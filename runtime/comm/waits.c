@@ -9,7 +9,7 @@ static const double much_more = 2;  // than to the next
 
 static double late_of(const RankTimes *rank)
 {
-    return rank->exchange.late_s + rank->gather.late_s;
+    return rank->exchange_late_s + rank->gather_late_s;
 }
 
 int64_t waits_slow_rank(const RankTimes *ranks, uint64_t count, double iteration_s)

@@ -5,12 +5,10 @@
 #include "runtime/comm/comm.h"
 
 // One rank's, per iteration. Numbers only: reduced as an array of them. Of ranks whose memory is a device's it is not
-// known who came late: late_s, awaited_s and last_s are NaN, and transfer_s has the waits in it.
+// known who came late: what is late, awaited or last is NaN, and rows have the waits in them.
+#define HEP_RANK_TIME(key, ...) double key;
 typedef struct {
-    double compute_s;          // in steps that need no peer, on all streams
-    CommTime exchange, gather; // in collectives, as its streams saw them
-    double awaited_s;          // each other rank waited so long for this one to come, on average
-    double last_s;             // each other rank took rows so long in collectives where this one delivered last
+#include "runtime/comm/measures.def"
 } RankTimes;
 
 // The rank that comes late by itself: others wait for it, it does not wait for others. -1: none stands out.

@@ -64,11 +64,10 @@ JobOptions job_options_default(void);
 // fault where a checkpoint cannot be read.
 bool job_until(JobOptions *options, Fault *fault) MUST_CHECK;
 
-// Bytes that left a GPU in one iteration over one level.
+// Bytes that left a GPU in one iteration over one level. Numbers only.
+#define HEP_TRAFFIC(key, ...) double key;
 typedef struct {
-    double exchange_bytes, routing_bytes, gather_bytes, reduce_bytes; // mean over ranks
-    double padding_bytes;                                             // of exchange_bytes, likewise
-    double total_bytes, max_total_bytes;                              // mean and largest rank's
+#include "runtime/comm/measures.def"
 } JobTraffic;
 
 typedef struct {

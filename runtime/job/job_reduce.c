@@ -63,37 +63,72 @@ static bool rank_share_trace(Rank *rank)
     return true;
 }
 
-static bool rank_reduce_traffic(Rank *rank)
+typedef enum { MEAN, MAX, PLANNED } Reduction;
+
+// In the order of measures.def.
+static const Reduction reductions[] = {
+#define HEP_TRAFFIC(key, column, REDUCTION, value) REDUCTION,
+#include "runtime/comm/measures.def"
+};
+enum { MEASURES = COUNT_OF(reductions) };
+_Static_assert(sizeof(JobTraffic) == MEASURES * sizeof(double), "traffic is reduced as an array of numbers");
+
+static bool rank_reduce_level(Rank *rank, uint32_t level)
 {
+    static const Traffic none;
     Job *job = rank->job;
     const CommOps *comm = rank->comm->ops;
-    const CommTraffic *own = rank->traffic;
-    comm->traffic(rank->comm, rank->traffic, true);
-    for (uint32_t l = 0; l < job->plan->cluster.level_count; l++) {
-        double sums[] = {(double)own[l].exchange_bytes, (double)own[l].routing_bytes, (double)own[l].gather_bytes,
-                         (double)own[l].reduce_bytes, (double)own[l].padding_bytes};
-        double largest = sums[0] + sums[1] + sums[2] + sums[3];
-        if (!comm->all_reduce_sum(rank->comm, sums, COUNT_OF(sums), &rank->fault) ||
-            !comm->all_reduce_max(rank->comm, &largest, 1, &rank->fault))
-            return false;
-        double per = (double)job->rank_count * job->options->iterations;
-        if (rank_is_first(rank))
-            job->result->traffic[l] = (JobTraffic){
-                .exchange_bytes = sums[0] / per,
-                .routing_bytes = sums[1] / per,
-                .gather_bytes = sums[2] / per,
-                .reduce_bytes = sums[3] / per,
-                .padding_bytes = sums[4] / per,
-                .total_bytes = (sums[0] + sums[1] + sums[2] + sums[3]) / per,
-                .max_total_bytes = largest / job->options->iterations,
-            };
+    const CommTraffic *own = &rank->traffic[level];
+    const Traffic *plan = job->plan->strategy_count ? &job->plan->strategies[0].traffic[level] : &none;
+    const double values[MEASURES] = {
+#define HEP_TRAFFIC(key, column, REDUCTION, value) (double)(value),
+#include "runtime/comm/measures.def"
+    };
+    double sums[MEASURES], most[MEASURES], iterations = job->options->iterations, out[MEASURES];
+    memcpy(sums, values, sizeof(sums));
+    memcpy(most, values, sizeof(most));
+    if (!comm->all_reduce_sum(rank->comm, sums, MEASURES, &rank->fault) ||
+        !comm->all_reduce_max(rank->comm, most, MEASURES, &rank->fault))
+        return false;
+    for (int m = 0; m < MEASURES; m++) {
+        double mean = sums[m] / ((double)job->rank_count * iterations);
+        out[m] = reductions[m] == PLANNED ? values[m] : reductions[m] == MAX ? most[m] / iterations : mean;
     }
+    if (rank_is_first(rank))
+        memcpy(&job->result->traffic[level], out, sizeof(out));
     return true;
 }
 
-static CommTime per_iteration(CommTime total, double iterations)
+static bool rank_reduce_traffic(Rank *rank)
 {
-    return (CommTime){total.late_s / iterations, total.transfer_s / iterations};
+    rank->comm->ops->traffic(rank->comm, rank->traffic, true);
+    for (uint32_t l = 0; l < rank->job->plan->cluster.level_count; l++)
+        if (!rank_reduce_level(rank, l))
+            return false;
+    return true;
+}
+
+static void fill_own_times(const Rank *rank, RankTimes *own)
+{
+    double iterations = rank->job->options->iterations;
+#define OWN(key, value)   own->key = (value) / iterations;
+#define PEERS(key, value) own->key = rank->comm->device ? NAN : own->key;
+#define HEP_RANK_TIME(key, column, REDUCTION, value) REDUCTION(key, value)
+#include "runtime/comm/measures.def"
+#undef OWN
+#undef PEERS
+}
+
+// What this rank measured of another one.
+static void add_peer_times(const Rank *rank, uint64_t r, RankTimes *of)
+{
+    double shares = (double)rank->job->options->iterations * (double)(rank->job->rank_count - 1);
+#define OWN(key, value)
+#define PEERS(key, value)                            of->key += (value) / shares;
+#define HEP_RANK_TIME(key, column, REDUCTION, value) REDUCTION(key, value)
+#include "runtime/comm/measures.def"
+#undef OWN
+#undef PEERS
 }
 
 // Ranks of one process write into one table; processes, each with a table of its own, share them by a sum.
@@ -101,25 +136,17 @@ static bool rank_share_times(Rank *rank)
 {
     Job *job = rank->job;
     const CommOps *comm = rank->comm->ops;
-    RankTimes *table = job->result->rank_times, *own = &table[rank->comm->rank];
-    uint64_t ranks = job->rank_count;
-    double iterations = job->options->iterations;
+    RankTimes *table = job->result->rank_times;
     comm->times(rank->comm, &rank->times, false);
     pthread_mutex_lock(&job->mutex);
-    own->compute_s = rank->compute_s / iterations;
-    own->exchange = per_iteration(rank->times.exchange, iterations);
-    own->gather = per_iteration(rank->times.gather, iterations);
-    if (rank->comm->device)
-        own->awaited_s = own->last_s = NAN;
-    for (uint64_t r = 0; ranks > 1 && r < ranks && !rank->comm->device; r++) {
-        table[r].awaited_s += r == rank->comm->rank ? 0 : rank->times.late_s[r] / iterations / (double)(ranks - 1);
-        table[r].last_s += r == rank->comm->rank ? 0 : rank->times.last_s[r] / iterations / (double)(ranks - 1);
-    }
+    fill_own_times(rank, &table[rank->comm->rank]);
+    for (uint64_t r = 0; r < job->rank_count && !rank->comm->device; r++)
+        if (r != rank->comm->rank)
+            add_peer_times(rank, r, &table[r]);
     pthread_mutex_unlock(&job->mutex);
     _Static_assert(sizeof(RankTimes) % sizeof(double) == 0, "times are reduced as an array of numbers");
-    return !job->options->comm ||
-           comm->all_reduce_sum(rank->comm, &table->compute_s, (uint32_t)(ranks * sizeof(RankTimes) / sizeof(double)),
-                                &rank->fault);
+    uint32_t count = (uint32_t)(job->rank_count * sizeof(RankTimes) / sizeof(double));
+    return !job->options->comm || comm->all_reduce_sum(rank->comm, &table->compute_s, count, &rank->fault);
 }
 
 static bool rank_check(Rank *rank)

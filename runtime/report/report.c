@@ -3,6 +3,7 @@
 // waiting for peers.
 #include "ir/base/sort.h"
 #include "runtime/job/exposure.h"
+#include "runtime/report/columns.h"
 #include "runtime/report/rates.h"
 #include "runtime/report/report_internal.h"
 
@@ -209,31 +210,22 @@ static void print_iterations(const Report *report, Text *out)
         text_append(out, "# the prediction is for the plan's links; --emulate-links holds this run to them\n");
 }
 
-double report_planned_bytes(const Plan *plan, uint32_t level)
-{
-    if (plan->strategy_count == 0)
-        return 0;
-    const Traffic *traffic = &plan->strategies[0].traffic[level];
-    return traffic->exchange_bytes + traffic->routing_bytes + traffic->gather_bytes + traffic->reduce_bytes;
-}
-
 static void print_traffic(const Report *report, Text *out)
 {
     const Plan *plan = report->plan;
-    text_format(out, "\n%-8s %12s %12s %12s %12s %12s %12s %12s %10s\n", "traffic", "exchange", "routing", "gather",
-                "sums", "total", "planned", "busiest rank", "of planned");
-    text_format(out, "%-8s %12s %12s %12s %12s %12s %12s %12s %10s\n", "level", "B/GPU", "B/GPU", "B/GPU", "B/GPU",
-                "B/GPU", "B/GPU", "B", "%");
+    text_format(out, "\n%-8s", "traffic");
+    columns_print_titles(traffic_columns, out);
+    text_format(out, " %10s\n%-8s", "of planned", "level");
+    columns_print_units(traffic_columns, out);
+    text_format(out, " %10s\n", "%");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
         const JobTraffic *traffic = &report->result->traffic[l];
-        double planned = report_planned_bytes(plan, l);
-        text_format(out, "%-8s %12.0f %12.0f %12.0f %12.0f %12.0f %12.0f %12.0f ", plan->cluster.levels[l].name,
-                    traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes, traffic->reduce_bytes,
-                    traffic->total_bytes, planned, traffic->max_total_bytes);
-        if (planned > 0)
-            text_format(out, "%10.1f\n", 100 * traffic->total_bytes / planned);
+        text_format(out, "%-8s", plan->cluster.levels[l].name);
+        columns_print_row(traffic_columns, traffic, out);
+        if (traffic->planned_bytes > 0)
+            text_format(out, " %10.1f\n", 100 * traffic->bytes / traffic->planned_bytes);
         else
-            text_format(out, "%10s\n", traffic->total_bytes > 0 ? "more" : "-");
+            text_format(out, " %10s\n", traffic->bytes > 0 ? "more" : "-");
     }
 }
 
@@ -312,29 +304,19 @@ static void append_slow(const Report *report, Text *out)
                     cluster->levels[0].name, worker);
 }
 
-static void print_ms(double time_s, Text *out)
-{
-    if (isnan(time_s))
-        text_format(out, " %14s", "-");
-    else
-        text_format(out, " %14.3f", 1e3 * time_s);
-}
-
 static void print_ranks(const Report *report, Text *out)
 {
     const JobResult *result = report->result;
-    text_format(out, "\n%-8s %10s %14s %14s %14s %14s %14s %14s\n", "rank", "compute", "late, exchange", "late, gather",
-                "rows, exchange", "rows, gather", "awaited", "last");
-    text_format(out, "%-8s %10s %14s %14s %14s %14s %14s %14s\n", "", "ms", "ms", "ms", "ms", "ms", "ms", "ms");
+    text_format(out, "\n%-8s", "rank");
+    columns_print_titles(rank_columns, out);
+    text_format(out, "\n%-8s", "");
+    columns_print_units(rank_columns, out);
+    text_append(out, "\n");
     for (uint64_t r = 0; r < result->ranks; r++) {
-        const RankTimes *of = &result->rank_times[r];
-        const double times_s[] = {of->exchange.late_s,   of->gather.late_s, of->exchange.transfer_s,
-                                  of->gather.transfer_s, of->awaited_s,     of->last_s};
         if (!is_shown(report, r))
             continue;
-        text_format(out, "%-8" PRIu64 " %10.3f", r, 1e3 * of->compute_s);
-        for (size_t i = 0; i < COUNT_OF(times_s); i++)
-            print_ms(times_s[i], out);
+        text_format(out, "%-8" PRIu64, r);
+        columns_print_row(rank_columns, &result->rank_times[r], out);
         text_append(out, "\n");
     }
     if (result->ranks > 0 && isnan(result->rank_times[0].awaited_s))

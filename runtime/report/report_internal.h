@@ -4,8 +4,7 @@
 
 #include "runtime/report/report.h"
 
-double report_planned_bytes(const Plan *plan, uint32_t level); // per GPU and iteration
-int64_t report_slow_rank(const Report *report);                // or -1
-int64_t report_slow_worker(const Report *report);              // or -1
+int64_t report_slow_rank(const Report *report);   // or -1
+int64_t report_slow_worker(const Report *report); // or -1
 
 #endif

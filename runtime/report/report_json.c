@@ -9,6 +9,7 @@
 #include "runtime/check/tolerance.h"
 #include "runtime/job/exposure.h"
 #include "runtime/job/preflight.h"
+#include "runtime/report/columns.h"
 #include "runtime/report/rates.h"
 #include "runtime/training/training.h"
 
@@ -25,17 +26,9 @@ static cJSON *json_traffic(const Report *report)
 {
     cJSON *levels = cJSON_CreateArray();
     for (uint32_t l = 0; l < report->plan->cluster.level_count; l++) {
-        const JobTraffic *traffic = &report->result->traffic[l];
         cJSON *level = cJSON_CreateObject();
         cJSON_AddStringToObject(level, "level", report->plan->cluster.levels[l].name);
-        cJSON_AddNumberToObject(level, "bytes", traffic->total_bytes);
-        cJSON_AddNumberToObject(level, "planned_bytes", report_planned_bytes(report->plan, l));
-        cJSON_AddNumberToObject(level, "busiest_rank_bytes", traffic->max_total_bytes);
-        cJSON_AddNumberToObject(level, "exchange_bytes", traffic->exchange_bytes);
-        cJSON_AddNumberToObject(level, "padding_bytes", traffic->padding_bytes);
-        cJSON_AddNumberToObject(level, "routing_bytes", traffic->routing_bytes);
-        cJSON_AddNumberToObject(level, "gather_bytes", traffic->gather_bytes);
-        cJSON_AddNumberToObject(level, "reduce_bytes", traffic->reduce_bytes);
+        columns_add_json(traffic_columns, &report->result->traffic[l], level);
         cJSON_AddItemToArray(levels, level);
     }
     return levels;
@@ -89,16 +82,9 @@ static cJSON *json_ranks(const JobResult *result)
 {
     cJSON *ranks = cJSON_CreateArray();
     for (uint64_t r = 0; r < result->ranks; r++) {
-        const RankTimes *of = &result->rank_times[r];
         cJSON *rank = cJSON_CreateObject();
         cJSON_AddNumberToObject(rank, "rank", (double)r);
-        cJSON_AddNumberToObject(rank, "compute_s", of->compute_s);
-        cJSON_AddNumberToObject(rank, "exchange_late_s", of->exchange.late_s);
-        cJSON_AddNumberToObject(rank, "exchange_rows_s", of->exchange.transfer_s);
-        cJSON_AddNumberToObject(rank, "gather_late_s", of->gather.late_s);
-        cJSON_AddNumberToObject(rank, "gather_rows_s", of->gather.transfer_s);
-        cJSON_AddNumberToObject(rank, "awaited_s", of->awaited_s);
-        cJSON_AddNumberToObject(rank, "last_s", of->last_s);
+        columns_add_json(rank_columns, &result->rank_times[r], rank);
         cJSON_AddItemToArray(ranks, rank);
     }
     return ranks;

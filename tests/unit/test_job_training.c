@@ -166,7 +166,7 @@ Test(job_training, splitting_the_iteration_changes_no_loss)
         cr_expect_arr_eq(whole.loss, split.loss, ITERATIONS * sizeof(double));
         cr_expect_eq(split.validation_count, 3); // after 3, 6 and 8
         for (uint32_t l = 0; l < compiled.plan->cluster.level_count; l++)
-            cr_expect_eq(whole.traffic[l].total_bytes, split.traffic[l].total_bytes, "evaluation is counted");
+            cr_expect_eq(whole.traffic[l].bytes, split.traffic[l].bytes, "evaluation is counted");
         job_result_free(&whole);
         job_result_free(&split);
         compiled_free(&compiled);

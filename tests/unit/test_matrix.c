@@ -63,11 +63,12 @@ static void check_traffic(const Plan *plan, const JobResult *result, Routing rou
         const Traffic *planned = &plan->strategies[0].traffic[l];
         double total = planned->exchange_bytes + planned->routing_bytes + planned->gather_bytes;
         if (plan->exchange == EXCHANGE_PADDED || (routing == ROUTING_BALANCED && plan->dispatch == DISPATCH_NAIVE))
-            cr_assert(fabs(result->traffic[l].total_bytes - total) < 1e-6 * fmax(1, total),
-                      "%s: level %u sent %.3f bytes, planned %.3f", name, l, result->traffic[l].total_bytes, total);
+            cr_assert(fabs(result->traffic[l].bytes - total) < 1e-6 * fmax(1, total),
+                      "%s: level %u sent %.3f bytes, planned %.3f", name, l, result->traffic[l].bytes, total);
         if (plan->exchange == EXCHANGE_PADDED)
-            cr_assert_eq(result->traffic[l].max_total_bytes, total, "%s: level %u, a rank sends more", name, l);
-        cr_assert_leq(result->traffic[l].max_total_bytes, bound_bytes(plan, l), "%s: level %u over its bound", name, l);
+            cr_assert_eq(result->traffic[l].busiest_rank_bytes, total, "%s: level %u, a rank sends more", name, l);
+        cr_assert_leq(result->traffic[l].busiest_rank_bytes, bound_bytes(plan, l),
+                      "%s: level %u over its bound", name, l);
         cr_assert(fabs(result->traffic[l].gather_bytes - planned->gather_bytes) < 1e-6 * fmax(1, planned->gather_bytes),
                   "%s: gathers of level %u", name, l);
     }

@@ -77,7 +77,7 @@ static void compare_traffic(const Plan *plan, const JobResult *padded, const Job
         const Traffic *planned = &plan->strategies[0].traffic[l];
         cr_expect_eq(got->exchange_bytes, planned->exchange_bytes);
         cr_expect_eq(got->routing_bytes, planned->routing_bytes);
-        cr_expect_eq(got->total_bytes, level_bytes(planned), "level %u", l);
+        cr_expect_eq(got->bytes, level_bytes(planned), "level %u", l);
         cr_expect_float_eq(got->exchange_bytes - got->padding_bytes, other->exchange_bytes, 1e-6, "level %u", l);
         cr_expect_eq(other->padding_bytes, 0);
         cr_expect_eq(got->reduce_bytes, other->reduce_bytes);

@@ -9,7 +9,7 @@ Test(waits, nobody_stands_out_among_equals)
 {
     RankTimes ranks[6];
     for (int r = 0; r < 6; r++)
-        ranks[r] = (RankTimes){.exchange = {0.2, 0.2}, .awaited_s = 0.04, .last_s = 0.04};
+        ranks[r] = (RankTimes){.exchange_late_s = 0.2, .exchange_rows_s = 0.2, .awaited_s = 0.04, .last_s = 0.04};
     cr_assert_eq(waits_slow_rank(ranks, 6, 1), -1);
     cr_assert_eq(waits_slow_worker(&cluster, ranks, 1), -1);
 }
@@ -17,9 +17,9 @@ Test(waits, nobody_stands_out_among_equals)
 Test(waits, who_is_late_by_itself_is_slow_not_who_is_kept_waiting)
 {
     // Rank 4 is late by 0.4 s, rank 5 waits for it and so is late for rank 1 and 3, as 4 is for 0 and 2.
-    RankTimes ranks[6] = {{.exchange = {0.4, 0.1}}, {.exchange = {0.4, 0.1}},
-                          {.exchange = {0.4, 0.1}}, {.exchange = {0.4, 0.1}},
-                          {.awaited_s = 0.24},      {.exchange = {0.4, 0.1}, .awaited_s = 0.16}};
+    RankTimes ranks[6] = {{.exchange_late_s = 0.4}, {.exchange_late_s = 0.4},
+                          {.exchange_late_s = 0.4}, {.exchange_late_s = 0.4},
+                          {.awaited_s = 0.24}, {.exchange_late_s = 0.4, .awaited_s = 0.16}};
     cr_assert_eq(waits_slow_rank(ranks, 6, 1), 4);
     cr_assert_eq(waits_slow_rank(ranks, 6, 10), -1, "not a notable part of the iteration");
 }
