@@ -95,7 +95,7 @@ static void print_figures(const Plan *plan, const Simulation *simulation, Text *
     print_figure(format_time(value, simulation->last->exposed_s), "communication exposed, simulated", out);
     print_figure(format_time(value, simulation->last->hidden_s), "communication hidden, simulated", out);
     if (plan->arena_bytes > 0)
-        print_figure(format_bytes(value, (double)plan->arena_bytes), "memory per GPU", out);
+        print_figure(format_bytes(value, plan_memory_bytes(plan)), "memory per GPU", out);
     text_append(out, "</div>\n");
 }
 

@@ -221,7 +221,7 @@ void html_memory_print(const Report *report)
 {
     const Plan *plan = report->plan;
     Text *out = report->out;
-    char arena[FORMAT_MAX], live[FORMAT_MAX], at[FORMAT_MAX];
+    char arena[FORMAT_MAX], own[FORMAT_MAX], live[FORMAT_MAX], at[FORMAT_MAX];
     text_append(out, "<section>\n<h2>Memory of a GPU</h2>\n");
     if (plan->buffer_count == 0) {
         text_append(out, "<p class=\"note\">The model is abstract: its volumes and times were given, no buffers are "
@@ -239,11 +239,12 @@ void html_memory_print(const Report *report)
     for (int k = 0; k < BUFFER_KIND_COUNT; k++)
         print_kind(plan, (BufferKind)k, peak->bytes[k], out);
     text_format(out,
-                "</tbody></table></div>\n<p class=\"note\">All buffers lie in the arena of %s; at most %s are live "
-                "at a time, first at %s. Buffers share memory where the schedule guarantees that they are never live "
-                "together, so the arena may be larger than what is live in the simulated run. The timeline shows "
-                "both over time.</p>\n",
-                format_bytes(arena, (double)plan->arena_bytes), format_bytes(live, memory_total(peak)),
+                "</tbody></table></div>\n<p class=\"note\">All buffers lie in the arena of %s; engine '%s' takes %s "
+                "besides, for scratch and the like. At most %s of the arena are live at a time, first at %s. Buffers "
+                "share memory where the schedule guarantees that they are never live together, so the arena may be "
+                "larger than what is live in the simulated run. The timeline shows both over time.</p>\n",
+                format_bytes(arena, (double)plan->arena_bytes), engine_kind_name(plan->cluster.device.engine),
+                format_bytes(own, (double)plan->engine_bytes), format_bytes(live, memory_total(peak)),
                 format_time(at, peak->time_s));
     print_largest(report, peak->time_s);
     text_append(out, "</section>\n");

@@ -201,7 +201,9 @@ void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out
     cJSON *counts = add_object(root, "messages");
     cJSON_AddNumberToObject(counts, "exchange", messages.exchange);
     cJSON_AddNumberToObject(counts, "gather", messages.gather);
-    cJSON_AddNumberToObject(root, "memory_bytes", (double)plan->arena_bytes);
+    cJSON_AddNumberToObject(root, "memory_bytes", plan_memory_bytes(plan));
+    cJSON_AddStringToObject(root, "engine", engine_kind_name(plan->cluster.device.engine));
+    cJSON_AddNumberToObject(root, "engine_bytes", (double)plan->engine_bytes);
     cJSON_AddNumberToObject(root, "steps", plan->step_count);
     cJSON_AddNumberToObject(root, "plan_bytes", (double)plan_bytes);
     char *text = cJSON_Print(root);

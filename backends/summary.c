@@ -170,8 +170,12 @@ void summary_print(const Plan *plan, uint64_t plan_bytes, Text *out)
     PlanMessages messages = plan_messages(plan);
     text_format(out, "messages per layer, all GPUs: %.0f in one exchange, %.0f in the gathers\n", messages.exchange,
                 messages.gather);
-    text_format(out, "memory per GPU: %s in %u buffers\n", format_bytes(value, (double)plan->arena_bytes),
+    text_format(out, "memory per GPU: %s in %u buffers", format_bytes(value, (double)plan->arena_bytes),
                 plan->buffer_count);
+    if (plan->engine_bytes)
+        text_format(out, ", %s for engine '%s'", format_bytes(value, (double)plan->engine_bytes),
+                    engine_kind_name(plan->cluster.device.engine));
+    text_append(out, "\n");
     text_format(out, "schedule: %u steps, %u groups, %u cross-stream waits; plan file %s\n", plan->step_count,
                 plan->group_count, plan->after_count, format_bytes(size, (double)plan_bytes));
 }

@@ -62,7 +62,7 @@ static void describe_solution(const Compilation *compilation, Plan *plan)
         arena_alloc_array(plan->arena, 3 + BASELINE_COUNT + CODEC_COUNT, sizeof *plan->strategies);
     plan->strategy_count = 1 + BASELINE_COUNT + uniform;
     fill_strategy(&plan->strategies[0], "chosen", spec->plan.dispatch, &solution->mix.configs[0], &solution->cost);
-    plan->strategies[0].memory_bytes = (double)plan->arena_bytes;
+    plan->strategies[0].memory_bytes = plan_memory_bytes(plan);
     for (int b = 0; b < BASELINE_COUNT; b++)
         copy_strategy(&plan->strategies[1 + b], baseline_names[b], baseline_dispatch(b, spec), &solution->baselines[b]);
     if (uniform)

@@ -5,7 +5,7 @@
 
 typedef struct {
     uint32_t waits;
-    double arena_bytes, iteration_s;
+    double memory_bytes, iteration_s;
 } Figures;
 
 static Figures measure(const Compilation *compilation, PlanPassSet passes)
@@ -13,7 +13,7 @@ static Figures measure(const Compilation *compilation, PlanPassSet passes)
     double bytes = 0;
     Plan *plan = lower_with(compilation->work, &compilation->solution.mix, compilation->spec->plan.dispatch, passes,
                             &bytes);
-    Figures figures = {.arena_bytes = bytes};
+    Figures figures = {.memory_bytes = bytes};
     if (plan) {
         Arena *scratch = arena_create();
         figures.waits = plan->after_count;
@@ -27,7 +27,7 @@ static Figures measure(const Compilation *compilation, PlanPassSet passes)
 static void print_row(const char *name, const Figures *figures, const char *note, Text *out)
 {
     char memory[FORMAT_MAX], time[FORMAT_MAX];
-    text_format(out, "%-20s %8u %12s %12s%s\n", name, figures->waits, format_bytes(memory, figures->arena_bytes),
+    text_format(out, "%-20s %8u %12s %12s%s\n", name, figures->waits, format_bytes(memory, figures->memory_bytes),
                 format_time(time, figures->iteration_s), note);
 }
 

@@ -5,7 +5,7 @@
 
 #include "ir/plan.h"
 
-enum { PLAN_FORMAT_VERSION = 4, PLAN_ERROR_MAX = 400 };
+enum { PLAN_FORMAT_VERSION = 5, PLAN_ERROR_MAX = 400 };
 
 // Same plan, same bytes. *bytes is malloc'ed, the caller frees it. False, with a message, when the
 // plan breaks a limit (schema.h).

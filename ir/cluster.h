@@ -20,6 +20,7 @@ typedef struct {
     double half_rate_rows;         // rows at which a matrix product reaches half the rate
     double encode_bandwidth;       // dense bytes of experts or gradients that are encoded per second,
     double decode_bandwidth;       // and that are decoded
+    EngineKind engine;             // that plans are for: whose scratch counts in the memory they promise
 } Device;
 
 // A worker of the outermost level, where these differ. A plan places workers at positions x_0: which of

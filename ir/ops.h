@@ -21,7 +21,7 @@ typedef enum {
     OPERAND_COUNT
 } Operand;
 
-typedef enum { ROLE_IN, ROLE_OUT, ROLE_INOUT, ROLE_WORK } OperandRole;
+typedef enum { ROLE_IN, ROLE_OUT, ROLE_INOUT } OperandRole;
 
 // X(NAME): what a buffer has to be.
 #define HEP_CONTENTS(X)                                                                                                \

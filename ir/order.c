@@ -123,7 +123,7 @@ static void keep_results(const Plan *plan, const Order *order, Lifetimes *lifeti
         const OpInfo *info = op_info((int)plan->steps[i].op);
         const int32_t *operands = step_operands(plan, &plan->steps[i]);
         for (uint32_t k = 0; k < info->operand_count; k++)
-            if (operands[k] != NONE && info->operands[k].role != ROLE_WORK)
+            if (operands[k] != NONE)
                 lifetime_extend_to_end(&lifetimes->of[operands[k]]);
     }
 }

@@ -17,7 +17,7 @@ uint32_t order_prune_after(Plan *plan);
 
 // The memory-relevant lifetime of every buffer. WEIGHT, INPUT, GRADIENT and STATE buffers, and
 // temporaries that no step touches, live for the whole iteration. A TEMPORARY lives from its first
-// to its last step; one that is an operand (scratch excepted) of a `loss` step or of the last step
+// to its last step; one that is an operand of a `loss` step or of the last step
 // of the compute stream lives to the end of the iteration, so that results can be read there.
 // An iteration begins when every stream has finished the one before.
 typedef struct Lifetimes Lifetimes;

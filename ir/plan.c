@@ -17,6 +17,11 @@ void plan_destroy(Plan *plan)
         arena_destroy(plan->arena);
 }
 
+double plan_memory_bytes(const Plan *plan)
+{
+    return (double)plan->arena_bytes + (double)plan->engine_bytes;
+}
+
 uint64_t buffer_bytes(const Buffer *buffer)
 {
     return buffer->rows * buffer->cols * dtype_bytes(buffer->dtype);

@@ -92,7 +92,8 @@ typedef struct {
     SolveStatus status;
     double gap;                // relative; 0 when proven
     double iteration_s;        // the solver's objective, = the cost model's on the choices
-    uint64_t arena_bytes;      // what a rank allocates
+    uint64_t arena_bytes;      // of a rank's buffers
+    uint64_t engine_bytes;     // what the engine of the device takes of a rank's memory besides (engines/)
     TrainingSettings training; // where `pass` is training
 
     uint32_t choice_count, strategy_count, group_count, buffer_count, step_count, operand_count, after_count;
@@ -107,6 +108,8 @@ typedef struct {
 
 Plan *plan_create(void); // empty, with its own arena
 void plan_destroy(Plan *plan);
+
+double plan_memory_bytes(const Plan *plan); // what a rank takes: its arena and what the engine takes besides
 
 static inline const int32_t *step_operands(const Plan *plan, const Step *step)
 {

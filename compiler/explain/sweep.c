@@ -53,7 +53,7 @@ static void fill_row(const Plan *plan, SweepRow *row)
     row->over_ep = ep ? ep->iteration_s / plan->iteration_s : 0;
     row->over_dedup = dedup ? dedup->iteration_s / plan->iteration_s : 0;
     row->outer_bytes = traffic_total(&plan->strategies[0].traffic[0]);
-    row->memory_bytes = (double)plan->arena_bytes;
+    row->memory_bytes = plan_memory_bytes(plan);
     describe_choice(plan, row);
     arena_destroy(scratch);
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "compiler/lowering/lowering.h"
+#include "engines/engine_memory.h"
 #include "ir/exchange.h"
 
 static int32_t add_weight(Lowering *l, int32_t layer, const char *name, double rows, double cols)
@@ -115,7 +116,7 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
     Stage *from = &layer->stages[index];
     double hidden = l->spec->model.hidden;
     Dtype dtype = l->spec->model.dtype;
-    uint32_t level = (uint32_t)from->level, fanout = index == 0 ? l->fanout : 1;
+    uint32_t level = (uint32_t)from->level;
     const char *level_name = l->spec->cluster.levels[level].name;
     char name[BUFFER_NAME_MAX];
     snprintf(name, sizeof name, "returned.%s", level_name);
@@ -131,16 +132,12 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
                      combine);
     snprintf(name, sizeof name, "summed.%s", level_name);
     int32_t summed = lowering_add_temporary(l, k, name, dtype, from->row_capacity, hidden);
-    snprintf(name, sizeof name, "unroute.work.%s", level_name);
-    double scratch = lowering_work_elements(l, OP_UNROUTE, from->row_capacity, l->records, fanout);
-    int32_t work = lowering_add_temporary(l, k, name, DTYPE_F32, 1, scratch);
     StepBuffers unroute = {.unroute = {.results = results,
                                        .returned = returned,
                                        .send_counts = from->send_counts,
                                        .origin = from->origin,
                                        .counts = from->counts,
-                                       .rows = summed,
-                                       .work = work}};
+                                       .rows = summed}};
     add_step(l, OP_UNROUTE, k, route_s(l, from->level), unroute);
     return summed;
 }
@@ -156,10 +153,8 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
     first->counts = NONE;
     first->rows = lowering_add_temporary(l, k, "rows", dtype, l->tokens, model->hidden);
     first->records = add_records(l, k, "records", first->record_rows);
-    int32_t gate_work = lowering_add_work(l, (int32_t)k, OP_GATE, l->tokens, l->records, l->fanout);
     StepBuffers gate = {
-        .gate = {
-            .x = layer->y, .router = layer->router, .rows = first->rows, .records = first->records, .work = gate_work}};
+        .gate = {.x = layer->y, .router = layer->router, .rows = first->rows, .records = first->records}};
     add_step(l, OP_GATE, k, l->work->layers[k].gate_s, gate);
 
     for (uint32_t i = 0; i + 1 < layer->stage_count; i++)
@@ -167,21 +162,16 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
     int32_t shared = NONE;
     if (model->shared_experts) { // runs while the dispatch is under way
         shared = lowering_add_temporary(l, k, "shared_results", dtype, l->tokens, model->hidden);
-        int32_t work = lowering_add_work(l, (int32_t)k, OP_SHARED_EXPERT, l->tokens, 1, 1);
-        StepBuffers operands = {
-            .shared_expert = {.rows = first->rows, .shared = layer->shared, .results = shared, .work = work}};
+        StepBuffers operands = {.shared_expert = {.rows = first->rows, .shared = layer->shared, .results = shared}};
         add_step(l, OP_SHARED_EXPERT, k, l->work->layers[k].dense_s, operands);
     }
     Stage *last = &layer->stages[layer->stage_count - 1];
-    uint32_t fanout = layer->stage_count == 1 ? l->fanout : 1;
     int32_t results = lowering_add_temporary(l, k, "results", dtype, last->row_capacity, model->hidden);
-    int32_t work = lowering_add_work(l, (int32_t)k, OP_EXPERT, last->row_capacity, l->records, fanout);
     StepBuffers expert = {.expert = {.rows = last->rows,
                                      .records = last->records,
                                      .counts = last->counts,
                                      .experts = layer->held,
-                                     .results = results,
-                                     .work = work}};
+                                     .results = results}};
     lowering_note_read(l, add_step(l, OP_EXPERT, k, l->cost.expert_s, expert));
     for (uint32_t i = layer->stage_count - 1; i-- > 0;)
         results = add_combine(l, k, layer, i, results);
@@ -219,15 +209,12 @@ static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
         layer->held = lowering_add_gathers(l, k, "", lowering_prefetch_limit(l));
     layer->x = x;
     layer->y = lowering_add_temporary(l, k, "y", model->dtype, l->tokens, model->hidden);
-    int32_t attention_work = lowering_add_work(l, (int32_t)k, OP_PRE_EXPERT, l->tokens, 1, 1);
-    StepBuffers attention = {
-        .pre_expert = {.x = x, .attention = layer->attention, .y = layer->y, .work = attention_work}};
+    StepBuffers attention = {.pre_expert = {.x = x, .attention = layer->attention, .y = layer->y}};
     add_step(l, OP_PRE_EXPERT, k, work->pre_expert_s - work->gate_s, attention);
     if (work->is_moe)
         return add_moe(l, k, layer);
     int32_t out = lowering_add_temporary(l, k, "out", model->dtype, l->tokens, model->hidden);
-    int32_t ffn_work = lowering_add_work(l, (int32_t)k, OP_FFN, l->tokens, 1, 1);
-    StepBuffers ffn = {.ffn = {.x = layer->y, .ffn = layer->ffn, .y = out, .work = ffn_work}};
+    StepBuffers ffn = {.ffn = {.x = layer->y, .ffn = layer->ffn, .y = out}};
     add_step(l, OP_FFN, k, work->dense_s, ffn);
     return out;
 }
@@ -251,9 +238,7 @@ static void add_network(Lowering *l)
     l->final_x = x;
     BufferShape scalar = {.dtype = DTYPE_F32, .rows = 1, .cols = 1, .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t loss_buffer = builder_add_buffer(l->builder, scalar, "loss");
-    int32_t work = lowering_add_work(l, NONE, OP_LOSS, l->tokens, 1, 1);
-    StepBuffers loss = {
-        .loss = {.x = x, .tokens = l->tokens_buffer, .embedding = l->embedding, .loss = loss_buffer, .work = work}};
+    StepBuffers loss = {.loss = {.x = x, .tokens = l->tokens_buffer, .embedding = l->embedding, .loss = loss_buffer}};
     step.op = OP_LOSS;
     step.cost_s = l->work->loss_s;
     builder_add_step(l->builder, step, loss);
@@ -471,7 +456,8 @@ Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPa
         builder_finish(l.builder);
         outer_describe(&spec->cluster, plan);
         addressable = plan_passes_run(plan, passes, arena);
-        *bytes = (double)plan->arena_bytes;
+        plan->engine_bytes = addressable ? engine_own_bytes(plan, plan->cluster.device.engine) : 0;
+        *bytes = plan_memory_bytes(plan);
     }
     arena_destroy(arena);
     if (addressable)
@@ -494,8 +480,7 @@ Plan *lower_uniform(const Workload *work, const Config *config, Dispatch dispatc
     return plan;
 }
 
-double lower_arena_bytes(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch,
-                         uint32_t layers)
+double lower_memory_bytes(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch, uint32_t layers)
 {
     Arena *arena = arena_create();
     Spec prefix = *spec;

@@ -156,13 +156,11 @@ static int32_t add_shared_backward(Lowering *l, uint32_t k, int32_t dx)
     const SpecModel *model = &l->spec->model;
     int32_t dshared_rows = lowering_add_temporary(l, k, "dshared_rows", model->dtype, l->tokens, model->hidden);
     int32_t dshared = lowering_add_gradient(l, layer->shared, (int32_t)k);
-    int32_t work = lowering_add_work(l, (int32_t)k, OP_SHARED_EXPERT_BACKWARD, l->tokens, 1, 1);
     StepBuffers operands = {.shared_expert_backward = {.rows = layer->stages[0].rows,
                                                        .shared = layer->shared,
                                                        .dx = dx,
                                                        .drows = dshared_rows,
-                                                       .dshared = dshared,
-                                                       .work = work}};
+                                                       .dshared = dshared}};
     add_local(l, OP_SHARED_EXPERT_BACKWARD, (int32_t)k, 2 * l->work->layers[k].dense_s, operands);
     lowering_add_sums(l, (int32_t)k, dshared, 0, l->spec->cluster.level_count, 1);
     note_update(l, (int32_t)k, layer->shared, dshared);
@@ -180,7 +178,6 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
     int32_t dshared_rows = model->shared_experts ? add_shared_backward(l, k, dx) : NONE; // while the gradients travel
     int32_t held = l->config->regather ? lowering_add_gathers(l, k, ".again", lowering_prefetch_limit(l)) : layer->held;
     bool migrated = l->held_experts > l->experts_per_rank;
-    uint32_t fanout = layer->stage_count == 1 ? l->fanout : 1;
     RowGradients drows = {
         lowering_add_temporary(l, k, "drows", model->dtype, last->row_capacity, model->hidden),
         lowering_add_temporary(l, k, "drecords", DTYPE_F32, last->record_rows, l->records),
@@ -188,7 +185,6 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
     int32_t dheld = migrated ? lowering_add_temporary(l, k, "dheld", model->dtype, l->held_experts,
                                                       (double)model_expert_elements(&l->plan->model))
                              : lowering_add_gradient(l, layer->experts, (int32_t)k);
-    int32_t work = lowering_add_work(l, (int32_t)k, OP_EXPERT_BACKWARD, last->row_capacity, l->records, fanout);
     StepBuffers expert = {.expert_backward = {.rows = last->rows,
                                               .records = last->records,
                                               .counts = last->counts,
@@ -196,8 +192,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
                                               .dresults = dresults[layer->stage_count - 1],
                                               .drows = drows.rows,
                                               .drecords = drows.records,
-                                              .dexperts = dheld,
-                                              .work = work}};
+                                              .dexperts = dheld}};
     StepSpec step = {.op = OP_EXPERT_BACKWARD, .layer = (int32_t)k, .level = NONE, .group = NONE,
                      .cost_s = 2 * l->cost.expert_s};
     lowering_note_read(l, builder_add_step(l->builder, step, expert));
@@ -205,7 +200,6 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
     note_update(l, (int32_t)k, layer->experts, lowering_return_gradients(l, k, dheld));
     drows = collect_gradients(l, k, layer, drows);
     int32_t drouter = lowering_add_gradient(l, layer->router, (int32_t)k);
-    int32_t gate_work = lowering_add_work(l, (int32_t)k, OP_GATE_BACKWARD, l->tokens, l->records, l->fanout);
     StepBuffers gate = {.gate_backward = {.x = layer->y,
                                           .records = first->records,
                                           .drows = drows.rows,
@@ -213,8 +207,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
                                           .dshared_rows = dshared_rows,
                                           .router = layer->router,
                                           .dx = dx,
-                                          .drouter = drouter,
-                                          .work = gate_work}};
+                                          .drouter = drouter}};
     add_local(l, OP_GATE_BACKWARD, (int32_t)k, 2 * l->work->layers[k].gate_s, gate);
     lowering_add_sums(l, (int32_t)k, drouter, 0, l->spec->cluster.level_count, 1);
     note_update(l, (int32_t)k, layer->router, drouter);
@@ -228,18 +221,14 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
         add_moe_backward(l, k, dx);
     } else {
         int32_t dffn = lowering_add_gradient(l, layer->ffn, (int32_t)k);
-        int32_t ffn_work = lowering_add_work(l, (int32_t)k, OP_FFN_BACKWARD, l->tokens, 1, 1);
-        StepBuffers ffn = {
-            .ffn_backward = {.x = layer->y, .ffn = layer->ffn, .dx = dx, .dffn = dffn, .work = ffn_work}};
+        StepBuffers ffn = {.ffn_backward = {.x = layer->y, .ffn = layer->ffn, .dx = dx, .dffn = dffn}};
         add_local(l, OP_FFN_BACKWARD, (int32_t)k, 2 * work->dense_s, ffn);
         lowering_add_sums(l, (int32_t)k, dffn, 0, l->spec->cluster.level_count, 1);
         note_update(l, (int32_t)k, layer->ffn, dffn);
     }
     int32_t dattention = lowering_add_gradient(l, layer->attention, (int32_t)k);
-    int32_t attention_work = lowering_add_work(l, (int32_t)k, OP_PRE_EXPERT_BACKWARD, l->tokens, 1, 1);
     StepBuffers attention = {
-        .pre_expert_backward = {
-            .x = layer->x, .attention = layer->attention, .dx = dx, .dattention = dattention, .work = attention_work}};
+        .pre_expert_backward = {.x = layer->x, .attention = layer->attention, .dx = dx, .dattention = dattention}};
     add_local(l, OP_PRE_EXPERT_BACKWARD, (int32_t)k, 2 * work->pre_expert_s, attention);
     lowering_add_sums(l, (int32_t)k, dattention, 0, l->spec->cluster.level_count, 1);
     note_update(l, (int32_t)k, layer->attention, dattention);
@@ -254,13 +243,11 @@ void lowering_add_backward(Lowering *l)
                          .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t dx = builder_add_buffer(l->builder, shape, "dx");
     int32_t dembedding = lowering_add_gradient(l, l->embedding, NONE);
-    int32_t work = lowering_add_work(l, NONE, OP_LOSS_BACKWARD, l->tokens, 1, 1);
     StepBuffers loss = {.loss_backward = {.x = l->final_x,
                                           .tokens = l->tokens_buffer,
                                           .embedding = l->embedding,
                                           .dx = dx,
-                                          .dembedding = dembedding,
-                                          .work = work}};
+                                          .dembedding = dembedding}};
     add_local(l, OP_LOSS_BACKWARD, NONE, 2 * l->work->loss_s, loss);
     l->read_count = 0;
     for (uint32_t k = l->work->layer_count; k-- > 0;)

@@ -1,10 +1,6 @@
 // What the lowering of the forward pass, of the backward pass and of migration share: see lowering.h.
 #include "compiler/lowering/lowering.h"
 
-#include <math.h>
-
-#include "ir/workspace.h"
-
 double lowering_move_s(const Lowering *l, double bytes)
 {
     return bytes / l->spec->cluster.device.memory_bandwidth;
@@ -34,20 +30,4 @@ int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dt
 {
     BufferShape shape = {.dtype = dtype, .rows = rows, .cols = cols, .kind = BUFFER_TEMPORARY, .layer = (int32_t)layer};
     return builder_add_buffer(l->builder, shape, "L%u.%s", layer, name);
-}
-
-double lowering_work_elements(const Lowering *l, Op op, double rows, uint32_t records, uint32_t fanout)
-{
-    double capped = fmin(rows, 0x1p40); // a larger capacity is refused anyway
-    uint64_t elements = workspace_elements(&l->plan->model, op, (uint64_t)capped, records, fanout);
-    return (double)(elements ? elements : 1);
-}
-
-int32_t lowering_add_work(Lowering *l, int32_t layer, Op op, double rows, uint32_t records, uint32_t fanout)
-{
-    BufferShape shape = {.dtype = DTYPE_F32, .rows = 1, .cols = lowering_work_elements(l, op, rows, records, fanout),
-                         .kind = BUFFER_TEMPORARY, .layer = layer};
-    if (layer == NONE)
-        return builder_add_buffer(l->builder, shape, "%s.work", op_info(op)->name);
-    return builder_add_buffer(l->builder, shape, "L%d.%s.work", layer, op_info(op)->name);
 }

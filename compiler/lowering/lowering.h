@@ -65,9 +65,6 @@ void lowering_note_read(Lowering *l, int32_t step);
 // The step a gather must wait for so that it runs ahead no farther than the mix allows; NONE.
 int32_t lowering_prefetch_limit(const Lowering *l);
 int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols);
-// f32 elements of the scratch of an op.
-double lowering_work_elements(const Lowering *l, Op op, double rows, uint32_t records, uint32_t fanout);
-int32_t lowering_add_work(Lowering *l, int32_t layer, Op op, double rows, uint32_t records, uint32_t fanout);
 // Expected seconds to read and write `bytes` of device memory.
 double lowering_move_s(const Lowering *l, double bytes);
 

@@ -27,13 +27,13 @@ Footprint footprint_measure(const Spec *spec, const Config *config, uint32_t pre
     uint32_t shorter = head + (layers > head ? (layers - head) % period : 0) + steady * period;
     uint32_t longer = shorter + period;
     if (layers <= longer) {
-        double whole = lower_arena_bytes(spec, config, prefetch, dispatch, layers);
-        double step = moe_count > 1 ? whole - lower_arena_bytes(spec, config, prefetch, dispatch, layers - period) : 0;
+        double whole = lower_memory_bytes(spec, config, prefetch, dispatch, layers);
+        double step = moe_count > 1 ? whole - lower_memory_bytes(spec, config, prefetch, dispatch, layers - period) : 0;
         step = fmax(step, 0);
         return (Footprint){step, whole - step * moe_count};
     }
-    double small = lower_arena_bytes(spec, config, prefetch, dispatch, shorter);
-    double large = lower_arena_bytes(spec, config, prefetch, dispatch, longer);
+    double small = lower_memory_bytes(spec, config, prefetch, dispatch, shorter);
+    double large = lower_memory_bytes(spec, config, prefetch, dispatch, longer);
     double step = fmax(large - small, 0);
     return (Footprint){step, large + step * ((layers - longer) / period) - step * moe_count};
 }

@@ -12,7 +12,7 @@ typedef struct {
     Config config;
     uint32_t prefetch;   // the deepest that fits; unlimited if nothing fits
     IterationCost cost;
-    double memory_bytes; // arena of one rank
+    double memory_bytes; // of one rank
     bool fits;
 } Candidate;
 

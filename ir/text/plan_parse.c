@@ -368,6 +368,12 @@ static bool parse_version(Parser *parser)
                    PLAN_TEXT_VERSION);
         return false;
     }
+    if (version < PLAN_TEXT_VERSION) {
+        diag_error(parser->diag, parser->token.span,
+                   "written by an older version: format %" PRIu64 ", and this program reads %d: compile again", version,
+                   PLAN_TEXT_VERSION);
+        return false;
+    }
     scan_next(parser);
     return true;
 }

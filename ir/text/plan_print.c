@@ -122,8 +122,8 @@ static void comment_device(const Device *device, Text *out)
 static void comment_plan(const Plan *plan, Text *out)
 {
     char time[FORMAT_MAX], memory[FORMAT_MAX];
-    text_format(out, "iteration %s, arena %s", format_time(time, plan->iteration_s + 0.0),
-                format_bytes(memory, (double)plan->arena_bytes));
+    text_format(out, "iteration %s, memory %s", format_time(time, plan->iteration_s + 0.0),
+                format_bytes(memory, plan_memory_bytes(plan)));
 }
 
 static void comment_strategy(const Strategy *strategy, Text *out)

@@ -6,7 +6,7 @@
 #include "ir/base/text.h"
 #include "ir/schema.h"
 
-enum { PLAN_TEXT_VERSION = 2 };
+enum { PLAN_TEXT_VERSION = 3 };
 
 // Requires a plan within the limits of schema.h.
 void plan_print(const Plan *plan, Text *out);

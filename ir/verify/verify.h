@@ -15,7 +15,7 @@
     X(STEPS, "steps", "a step names the kind of group its op needs, and its level; local steps send nothing")          \
     X(EDGES, "edges", "'after' edges point to earlier steps of other streams, so that no wait is cyclic")              \
     X(OPERANDS, "operands", "operands are there unless optional, with the dtype and shape their op expects")           \
-    X(SIZES, "sizes", "rows, records and scratch are as large as tokens, top_k, members and the op's formula say")     \
+    X(SIZES, "sizes", "rows, records and weights are as large as tokens, top_k, members and the model say")            \
     X(READS, "reads", "what a step reads was written by a step that happens before it, or is there from the start")    \
     X(RACES, "races", "two steps that touch a buffer, one of them writing, are ordered")                               \
     X(MEMORY, "memory", "buffers are aligned, inside the arena, and share memory only when never alive together")      \

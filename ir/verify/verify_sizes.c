@@ -1,6 +1,5 @@
 // The verifier's property of sizes: every buffer is as large as the tokens, top_k and members of its
-// op make it, weights are the layer's, and scratch is as large as the op's formula says;
-// and the plan's claims about itself.
+// op make it, and weights are the layer's; and the plan's claims about itself.
 // What routing decides at run time (how full a receive buffer gets) the runtime bounds, but where exchanges are padded.
 #include <inttypes.h>
 #include <math.h>
@@ -9,7 +8,6 @@
 #include "ir/codec.h"
 #include "ir/exchange.h"
 #include "ir/verify/verify_parts.h"
-#include "ir/workspace.h"
 
 typedef struct {
     uint64_t tokens;
@@ -241,23 +239,6 @@ static void verify_codec_sizes(Verifier *verifier, uint32_t index)
     }
 }
 
-static void verify_work(Verifier *verifier, uint32_t index, const Shape *shape)
-{
-    const Plan *plan = verifier->plan;
-    const Step *step = &plan->steps[index];
-    const Buffer *work = step_buffer(plan, step, OPERAND_work);
-    if (!work)
-        return;
-    bool routed = step_buffer(plan, step, OPERAND_records) || step->op == OP_UNROUTE;
-    bool first = !step_buffer(plan, step, OPERAND_counts);
-    uint64_t needed = workspace_elements(&plan->model, step->op, plan->buffers[step_buffers(plan, step).all[0]].rows,
-                                         routed ? shape->records : 1, routed && first ? shape->fanout : 1);
-    if (work->rows * work->cols < needed)
-        verify_fail(verifier, PROPERTY_SIZES, index,
-                    "scratch '%s' has %" PRIu64 " elements, op '%s' needs %" PRIu64, work->name,
-                    work->rows * work->cols, step_info(step)->name, needed);
-}
-
 // Weights are the step's own layer's, filled before the first step; experts may be gathered copies.
 static void verify_weights(Verifier *verifier, uint32_t index)
 {
@@ -312,7 +293,6 @@ static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *s
 {
     Op op = verifier->plan->steps[index].op;
     verify_record_width(verifier, index, shape);
-    verify_work(verifier, index, shape);
     verify_weights(verifier, index);
     verify_codec_sizes(verifier, index);
     verify_token_rows(verifier, index, shape);
@@ -361,9 +341,11 @@ static void verify_volumes(Verifier *verifier)
     double sent = plan->codec == CODEC_DENSE ? (double)elements * element
                                              : (double)codec_packet_bytes(elements, dims->dtype, plan->codec_ratio);
     expect_claim(verifier, "expert_bytes", dims->expert_bytes, (double)plan_experts_per_rank(plan) * sent);
-    if ((double)plan->arena_bytes > plan->cluster.device.memory_bytes)
-        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "the arena of %" PRIu64 " bytes exceeds the device's %.12g",
-                    plan->arena_bytes, plan->cluster.device.memory_bytes);
+    if (plan_memory_bytes(plan) > plan->cluster.device.memory_bytes)
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE,
+                    "the arena of %" PRIu64 " bytes and the %" PRIu64 " of engine '%s' exceed the device's %.12g",
+                    plan->arena_bytes, plan->engine_bytes, engine_kind_name(plan->cluster.device.engine),
+                    plan->cluster.device.memory_bytes);
 }
 
 // Experts are encoded where they migrate compressed, and nowhere else.
@@ -407,7 +389,7 @@ void verify_claims(Verifier *verifier)
         expect_claim(verifier, "the iteration time of the chosen strategy", plan->strategies[0].iteration_s,
                      plan->iteration_s);
         expect_claim(verifier, "the memory of the chosen strategy", plan->strategies[0].memory_bytes,
-                     (double)plan->arena_bytes);
+                     plan_memory_bytes(plan));
         if (!plan->strategies[0].fits)
             verify_fail(verifier, PROPERTY_CLAIMS, NONE, "the chosen strategy is said not to fit");
     }

@@ -1,26 +1,9 @@
 // The attention block and its gradient: LayerNorm, causal multi-head attention (grouped key/value heads allowed),
-// output projection, residual. Projections here, by cuBLAS; what lies between them in attention_core.h.
+// output projection, residual. CudaProjections here, by cuBLAS; what lies between them in attention_core.h.
 #include "kernels/cuda/attention_core.h"
 
 namespace
 {
-
-// Buffers of queries, keys and values lie one after another, so that heads of one count take one batch of products.
-struct Projections {
-    void *q, *k, *v; // [tokens][A], [tokens][K], [tokens][K]
-};
-
-struct AttentionWork {
-    void *normed; // [tokens][hidden]
-    Projections in;
-    void *context;  // [tokens][A]
-    void *dcontext; // likewise
-    Projections d;  // gradients by `in`
-    QuerySums *sums;
-    float *dnormed; // [tokens][hidden]
-    void *norm_sums;
-    AttentionWide wide;
-};
 
 struct Attention {
     const CudaQueue *queue;
@@ -28,40 +11,12 @@ struct Attention {
     Dtype dtype;
     uint64_t tokens, hidden, queries, keys; // A, K
     const void *wq, *wk, *wv, *wo;
-    AttentionWork work;
+    CudaAttention work;
 };
 
 bool is_wide(const ModelDims *dims)
 {
     return dims->head_dim > FUSED_HEAD_MAX;
-}
-
-Projections projections_take(CudaScratch *scratch, const ModelDims *dims, Dtype dtype)
-{
-    uint64_t tokens = model_tokens(dims), queries = tokens * dims->heads * dims->head_dim;
-    uint64_t keys = tokens * dims->kv_heads * dims->head_dim;
-    void *all = scratch->take_elements(dtype, queries + 2 * keys);
-    return all ? Projections{all, element_in(all, dtype, queries), element_in(all, dtype, queries + keys)}
-               : Projections{};
-}
-
-AttentionWork attention_take(CudaScratch *scratch, const ModelDims *dims, Dtype dtype, bool is_backward)
-{
-    AttentionWork work = {};
-    uint64_t tokens = model_tokens(dims), queries = static_cast<uint64_t>(dims->heads) * dims->head_dim;
-    work.normed = scratch->take_elements(dtype, tokens * dims->hidden);
-    work.in = projections_take(scratch, dims, dtype);
-    work.context = scratch->take_elements(dtype, tokens * queries);
-    if (is_wide(dims))
-        work.wide = attention_wide_take(scratch, dims, dtype, is_backward);
-    if (!is_backward)
-        return work;
-    work.dcontext = scratch->take_elements(dtype, tokens * queries);
-    work.d = projections_take(scratch, dims, dtype);
-    work.sums = scratch->take<QuerySums>(tokens * dims->heads);
-    work.dnormed = scratch->take<float>(tokens * dims->hidden);
-    work.norm_sums = scratch->take<char>(norm_backward_bytes(tokens, dims->hidden));
-    return work;
 }
 
 Attention attention_of(const CudaQueue *queue, const ModelDims *dims, Tensor weights, bool is_backward)
@@ -79,7 +34,7 @@ Attention attention_of(const CudaQueue *queue, const ModelDims *dims, Tensor wei
     a.wk = element_at(a.wq, a.dtype, a.hidden * a.queries);
     a.wv = element_at(a.wk, a.dtype, a.hidden * a.keys);
     a.wo = element_at(a.wv, a.dtype, a.hidden * a.keys);
-    a.work = attention_take(&scratch, dims, a.dtype, is_backward);
+    a.work = cuda_attention_take(&scratch, dims, a.dtype, is_backward);
     return a;
 }
 
@@ -97,7 +52,7 @@ cudaError_t project(const Attention &a, const void *in, uint64_t in_cols, const 
 // Queries, keys and values: one product where they have as many heads.
 cudaError_t project_in(const Attention &a, Tensor x, Tensor attention)
 {
-    const AttentionWork &w = a.work;
+    const CudaAttention &w = a.work;
     TRY(norm_rows(a.queue->stream, x.data, x.dtype, a.tokens, a.hidden, attention.data, w.normed));
     if (a.keys == a.queries)
         return project(a, w.normed, a.hidden, a.wq, a.queries, 3, 0, w.in.q);
@@ -124,7 +79,7 @@ cudaError_t project_back(const Attention &a, const void *dout, uint64_t out_cols
 
 cudaError_t project_in_back(const Attention &a, void *dattention)
 {
-    const AttentionWork &w = a.work;
+    const CudaAttention &w = a.work;
     void *dwq = element_in(dattention, a.dtype, 2 * a.hidden);
     void *dwk = element_in(dwq, a.dtype, a.hidden * a.queries);
     if (a.keys == a.queries) {
@@ -142,7 +97,7 @@ cudaError_t project_in_back(const Attention &a, void *dattention)
 
 cudaError_t attend(const Attention &a)
 {
-    const AttentionWork &w = a.work;
+    const CudaAttention &w = a.work;
     const AttentionLaunches &launches = a.dtype == DTYPE_F32   ? attention_f32
                                         : a.dtype == DTYPE_F16 ? attention_f16
                                                                : attention_bf16;
@@ -159,7 +114,7 @@ cudaError_t attend(const Attention &a)
                           w.d.q,
                           w.d.k,
                           w.d.v,
-                          w.sums};
+                          reinterpret_cast<QuerySums *>(w.sums)};
     if (is_wide(a.dims))
         return attention_wide(a.queue, a.dtype, core, w.wide);
     TRY(launches.forward(a.queue->stream, core));
@@ -167,13 +122,6 @@ cudaError_t attend(const Attention &a)
 }
 
 } // namespace
-
-uint64_t attention_work_bytes(const ModelDims *dims, Dtype dtype, bool is_backward)
-{
-    CudaScratch sizes = {};
-    attention_take(&sizes, dims, dtype, is_backward);
-    return sizes.used;
-}
 
 cudaError_t cuda_pre_expert(const CudaQueue *queue, const ModelDims *dims, Tensor x, Tensor attention, Tensor y)
 {
@@ -189,7 +137,7 @@ cudaError_t cuda_pre_expert_backward(const CudaQueue *queue, const ModelDims *di
                                      Tensor dx, Tensor dattention)
 {
     Attention a = attention_of(queue, dims, attention, true);
-    const AttentionWork &w = a.work;
+    const CudaAttention &w = a.work;
     uint64_t wo_place = 2 * a.hidden + a.hidden * (a.queries + 2 * a.keys);
     TRY(project_in(a, x, attention));
     TRY(project_back(a, dx.data, a.hidden, a.wo, a.queries, 0, w.dcontext, a.dtype));

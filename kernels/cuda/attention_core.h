@@ -6,13 +6,14 @@
 
 #include "kernels/cuda/internal.h"
 
-enum { FUSED_HEAD_MAX = 256 };
+enum { FUSED_HEAD_MAX = CUDA_FUSED_HEAD_MAX };
 
 // What the gradient needs of a query: p = exp2(score - largest) share, scores scaled for base 2; dot: its context times
 // dcontext. Not one logarithm: where scores are large, its rounding would show.
 struct alignas(16) QuerySums {
     float largest, share, dot;
 };
+static_assert(sizeof(QuerySums) == 4 * sizeof(float), "scratch has four floats a query");
 
 // Tokens of a batch one after another; A = heads x head_dim, K = kv_heads x head_dim; heads / kv_heads neighbours share
 // a head of keys and values.
@@ -36,14 +37,8 @@ extern const AttentionLaunches attention_f32, attention_f16, attention_bf16;
 
 // ---- wide heads ----------------------------------------------------------------------------------
 
-struct AttentionWide {
-    float *scores, *dp; // [heads][block][sequence]
-    void *p, *dscores;  // the same in the dtype; f32: the same memory
-    float *dk, *dv;     // [tokens][K]; f32: those of the core
-};
-
-AttentionWide attention_wide_take(CudaScratch *scratch, const ModelDims *dims, Dtype dtype, bool is_backward);
 // The context, and the gradients by q, k and v where dcontext is given. dq may be q.
-cudaError_t attention_wide(const CudaQueue *queue, Dtype dtype, const AttentionCore &core, const AttentionWide &work);
+cudaError_t attention_wide(const CudaQueue *queue, Dtype dtype, const AttentionCore &core,
+                           const CudaAttentionWide &work);
 
 #endif

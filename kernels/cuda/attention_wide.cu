@@ -7,7 +7,7 @@
 namespace
 {
 
-constexpr uint64_t QUERIES = 256; // of a block
+constexpr uint64_t QUERIES = CUDA_WIDE_QUERIES; // of a block
 
 // ---- softmax -------------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ struct Wide {
     const CudaQueue *queue;
     Dtype dtype;
     AttentionCore core;
-    AttentionWide work;
+    CudaAttentionWide work;
     uint64_t queries, keys, sequence, head_dim, group; // A, K; group: heads that share keys
 };
 
@@ -129,7 +129,7 @@ cudaError_t attend(const Wide &a, const QueryBlock &block)
 cudaError_t attend_back(const Wide &a, const QueryBlock &block)
 {
     const AttentionCore &c = a.core;
-    const AttentionWide &w = a.work;
+    const CudaAttentionWide &w = a.work;
     uint64_t queries = block.rows.queries, seen = keys_seen(block), heads = c.kv_heads;
     float scale = 1.0f / sqrtf(static_cast<float>(a.head_dim));
     for (uint64_t member = 0; member < a.group; member++) {
@@ -158,24 +158,8 @@ uint64_t block_of(uint64_t sequence)
 
 } // namespace
 
-AttentionWide attention_wide_take(CudaScratch *scratch, const ModelDims *dims, Dtype dtype, bool is_backward)
-{
-    AttentionWide work = {};
-    uint64_t keys = model_tokens(dims) * dims->kv_heads * dims->head_dim;
-    uint64_t scores = dims->heads * block_of(dims->sequence) * dims->sequence;
-    bool is_f32 = dtype == DTYPE_F32;
-    work.scores = scratch->take<float>(scores);
-    work.p = is_f32 ? work.scores : scratch->take_elements(dtype, scores);
-    if (!is_backward)
-        return work;
-    work.dp = scratch->take<float>(scores);
-    work.dscores = is_f32 ? work.dp : scratch->take_elements(dtype, scores);
-    work.dk = scratch->take<float>(keys);
-    work.dv = scratch->take<float>(keys);
-    return work;
-}
-
-cudaError_t attention_wide(const CudaQueue *queue, Dtype dtype, const AttentionCore &core, const AttentionWide &work)
+cudaError_t attention_wide(const CudaQueue *queue, Dtype dtype, const AttentionCore &core,
+                           const CudaAttentionWide &work)
 {
     uint64_t head_dim = core.head_dim, keys = core.kv_heads * head_dim, group = core.heads / core.kv_heads;
     uint64_t all_keys = static_cast<uint64_t>(core.batch) * core.sequence * keys;

@@ -258,25 +258,7 @@ static __device__ __forceinline__ uint64_t present_rows_shared(const CudaRows &r
 
 // ---- scratch -------------------------------------------------------------------------------------
 
-// Pieces of a queue's scratch, or, without memory, their sum.
-struct CudaScratch {
-    char *memory; // NULL: sizes only
-    uint64_t used, bytes;
-
-    template <typename T> T *take(uint64_t count)
-    {
-        uint64_t begin = used;
-        used += (count * sizeof(T) + 255) / 256 * 256;
-        assert(!memory || used <= bytes); // else the engine reserved less than cuda_work_bytes says
-        return memory ? reinterpret_cast<T *>(memory + begin) : nullptr;
-    }
-
-    void *take_elements(Dtype dtype, uint64_t count)
-    {
-        return take<char>(count * dtype_bytes(dtype));
-    }
-};
-
+// The pieces are stated in engines/cuda_scratch.h.
 static inline CudaScratch scratch_of(const CudaQueue *queue)
 {
     return {static_cast<char *>(queue->work), 0, queue->work_bytes};

@@ -120,34 +120,6 @@ __global__ void __launch_bounds__(SUM_THREADS)
     }
 }
 
-struct ExpertWork {
-    Ranking ranking;
-    uint32_t *pairs, *rows; // by place
-    uint32_t *places;       // by pair
-    uint32_t *tile_begins;
-    uint2 *tiles;
-    InnerBuffers inner;
-    void *results; // [pairs][hidden], by place; of the backward pass: gradients by the rows
-};
-
-ExpertWork expert_take(CudaScratch *scratch, const ModelDims *dims, Dtype dtype, uint64_t pairs, uint64_t held,
-                       bool is_backward)
-{
-    ExpertWork work = {};
-    work.ranking = ranking_take(scratch, pairs, static_cast<uint32_t>(held));
-    work.pairs = scratch->take<uint32_t>(pairs);
-    work.rows = scratch->take<uint32_t>(pairs);
-    work.places = scratch->take<uint32_t>(pairs);
-    work.tile_begins = scratch->take<uint32_t>(held + 1);
-    work.tiles = scratch->take<uint2>(pairs / GROUPED_TILE + smaller(held, pairs));
-    if (is_backward)
-        work.inner = inner_buffers(scratch, dims->activation, dtype, pairs * dims->inner, true);
-    else
-        work.inner.act = scratch->take_elements(dtype, pairs * dims->inner);
-    work.results = scratch->take_elements(dtype, pairs * dims->hidden);
-    return work;
-}
-
 // One step's operands and what was made of them.
 struct ExpertStep {
     const CudaQueue *queue;
@@ -157,7 +129,7 @@ struct ExpertStep {
     uint32_t fanout, per_row; // record rows a row, records a record row
     uint64_t pair_bound, held;
     const Record *records;
-    ExpertWork work;
+    CudaExpert work;
     SortedRows sorted;
 
     uint64_t matrix() const
@@ -210,10 +182,10 @@ ExpertStep step_of(const CudaQueue *queue, const ModelDims *dims, CudaRows prese
     step.pair_bound = present.rows * step.per_row;
     step.held = experts.rows;
     step.records = static_cast<const Record *>(records.data);
-    step.work = expert_take(&scratch, dims, experts.dtype, step.pair_bound, step.held, is_backward);
+    step.work = cuda_expert_take(&scratch, dims, experts.dtype, step.pair_bound, step.held, is_backward);
     step.sorted = {step.work.ranking.begins,
                    step.work.rows,
-                   step.work.tiles,
+                   reinterpret_cast<const uint2 *>(step.work.tiles),
                    step.work.tile_begins + step.held,
                    step.pair_bound,
                    step.held,
@@ -224,7 +196,7 @@ ExpertStep step_of(const CudaQueue *queue, const ModelDims *dims, CudaRows prese
 cudaError_t sort_pairs(const ExpertStep &step, const int32_t *slot_of_expert, uint64_t *lost)
 {
     cudaStream_t stream = step.queue->stream;
-    const ExpertWork &work = step.work;
+    const CudaExpert &work = step.work;
     SlotKeys keys = {step.present,
                      step.records,
                      slot_of_expert,
@@ -239,7 +211,7 @@ cudaError_t sort_pairs(const ExpertStep &step, const int32_t *slot_of_expert, ui
         TRY(launch(stream, static_cast<unsigned>(blocks_for(step.pair_bound, BLOCK_THREADS)), BLOCK_THREADS, 0,
                    mark_absent_kernel, keys, work.places, reinterpret_cast<unsigned long long *>(lost)));
     return launch(stream, 1, BLOCK_THREADS, 0, plan_tiles_kernel, work.ranking.begins, static_cast<uint32_t>(step.held),
-                  work.tile_begins, work.tiles);
+                  work.tile_begins, reinterpret_cast<uint2 *>(work.tiles));
 }
 
 template <typename T> cudaError_t sum_pairs(const ExpertStep &step, const Record *weights, Tensor out)
@@ -256,7 +228,7 @@ template <typename T> cudaError_t sum_pairs(const ExpertStep &step, const Record
 cudaError_t weight_gradients(const ExpertStep &step, Tensor rows, Tensor dresults, Tensor dexperts)
 {
     uint64_t hidden = step.dims->hidden, inner = step.dims->inner, slot = model_expert_elements(step.dims);
-    const InnerBuffers &b = step.work.inner;
+    const CudaInner &b = step.work.inner;
     GroupedRows in = step.hidden_rows(rows);
     TRY(grouped_gradient(step.queue, step.dtype, step.sorted, inner, hidden, step.inner_rows(b.act),
                          step.hidden_rows(dresults), element_in(dexperts.data, step.dtype, step.down_place()), slot));
@@ -269,13 +241,6 @@ cudaError_t weight_gradients(const ExpertStep &step, Tensor rows, Tensor dresult
 }
 
 } // namespace
-
-uint64_t expert_work_bytes(const ModelDims *dims, Dtype dtype, uint64_t pairs, uint64_t held, bool is_backward)
-{
-    CudaScratch sizes = {};
-    expert_take(&sizes, dims, dtype, pairs, held, is_backward);
-    return sizes.used;
-}
 
 cudaError_t cuda_expert(const CudaQueue *queue, const ModelDims *dims, const int32_t *slot_of_expert, CudaRows present,
                         uint32_t fanout, Tensor rows, Tensor records, Tensor experts, Tensor results, uint64_t *lost)
@@ -297,7 +262,7 @@ cudaError_t cuda_expert_backward(const CudaQueue *queue, const ModelDims *dims, 
 {
     ExpertStep step = step_of(queue, dims, present, fanout, records, experts, true);
     cudaStream_t stream = queue->stream;
-    const InnerBuffers &b = step.work.inner;
+    const CudaInner &b = step.work.inner;
     uint64_t hidden = dims->hidden, inner = dims->inner;
     GroupedRows in = step.hidden_rows(rows);
     float *dweights = static_cast<float *>(drecords.data);

@@ -76,7 +76,7 @@ __global__ void activation_backward_kernel(Activation activation, ActivationRows
 
 template <typename T>
 cudaError_t activation_backward_as(cudaStream_t stream, Activation activation, const ActivationRows &rows,
-                                   const InnerBuffers &inner, uint64_t row_bound, uint64_t cols)
+                                   const CudaInner &inner, uint64_t row_bound, uint64_t cols)
 {
     if (row_bound == 0)
         return cudaSuccess;
@@ -92,7 +92,7 @@ struct Layer {
     Dtype dtype;
     uint64_t rows, inner;
     const void *weights; // up, gate, down
-    InnerBuffers buffers;
+    CudaInner buffers;
 
     uint64_t matrix() const
     {
@@ -131,7 +131,7 @@ cudaError_t multiply_in(const CudaQueue *queue, const Layer &layer, const void *
 // out [rows][hidden] = down(activation(in up)) + beta out.
 cudaError_t forward(const CudaQueue *queue, const Layer &layer, const void *in, float beta, void *out)
 {
-    const InnerBuffers &b = layer.buffers;
+    const CudaInner &b = layer.buffers;
     TRY(multiply_in(queue, layer, in));
     TRY(activate(queue->stream, layer.dims->activation, layer.dtype, b.up, b.gate, b.up, layer.rows * layer.inner));
     return matrix_multiply(queue, layer.rows, layer.dims->hidden, layer.inner, 1,
@@ -152,7 +152,7 @@ cudaError_t backward(const CudaQueue *queue, const Layer &layer, const void *in,
                      Dtype din_dtype, void *dweights)
 {
     uint64_t hidden = layer.dims->hidden, inner = layer.inner;
-    const InnerBuffers &b = layer.buffers;
+    const CudaInner &b = layer.buffers;
     Dtype dtype = layer.dtype;
     uint64_t down_place = (layer.gated() ? 2 : 1) * layer.matrix();
     TRY(multiply_in(queue, layer, in));
@@ -170,55 +170,7 @@ cudaError_t backward(const CudaQueue *queue, const Layer &layer, const void *in,
                            matrix_of(din, din_dtype, hidden));
 }
 
-struct FfnWork {
-    InnerBuffers inner;
-    void *normed;
-    float *din;
-    void *norm_sums;
-};
-
-FfnWork ffn_work(CudaScratch *scratch, const ModelDims *dims, Dtype dtype, uint64_t rows, bool is_backward)
-{
-    FfnWork work = {};
-    work.normed = scratch->take_elements(dtype, rows * dims->hidden);
-    work.inner = inner_buffers(scratch, dims->activation, dtype, rows * dims->ffn_inner, is_backward);
-    if (is_backward) {
-        work.din = scratch->take<float>(rows * dims->hidden);
-        work.norm_sums = scratch->take<char>(norm_backward_bytes(rows, dims->hidden));
-    }
-    return work;
-}
-
-struct SharedWork {
-    InnerBuffers inner;
-    float *din; // sums of both matrices' parts, of 16-bit gradients
-};
-
-SharedWork shared_work(CudaScratch *scratch, const ModelDims *dims, Dtype dtype, uint64_t rows, bool is_backward)
-{
-    SharedWork work = {};
-    uint64_t inner = static_cast<uint64_t>(dims->shared_experts) * dims->inner;
-    work.inner = inner_buffers(scratch, dims->activation, dtype, rows * inner, is_backward);
-    if (is_backward)
-        work.din = scratch->take<float>(rows * dims->hidden);
-    return work;
-}
-
 } // namespace
-
-InnerBuffers inner_buffers(CudaScratch *scratch, Activation activation, Dtype dtype, uint64_t elements,
-                           bool is_backward)
-{
-    InnerBuffers inner = {};
-    inner.up = scratch->take_elements(dtype, elements);
-    if (activation == ACTIVATION_SWIGLU)
-        inner.gate = scratch->take_elements(dtype, elements);
-    if (is_backward) {
-        inner.act = scratch->take_elements(dtype, elements);
-        inner.dact = scratch->take_elements(dtype, elements);
-    }
-    return inner;
-}
 
 cudaError_t activate(cudaStream_t stream, Activation activation, Dtype dtype, const void *up, const void *gate,
                      void *act, uint64_t count)
@@ -227,29 +179,15 @@ cudaError_t activate(cudaStream_t stream, Activation activation, Dtype dtype, co
 }
 
 cudaError_t activation_backward(cudaStream_t stream, Activation activation, Dtype dtype, const ActivationRows &rows,
-                                const InnerBuffers &inner, uint64_t row_bound, uint64_t cols)
+                                const CudaInner &inner, uint64_t row_bound, uint64_t cols)
 {
     return BY_DTYPE(dtype, activation_backward_as, stream, activation, rows, inner, row_bound, cols);
-}
-
-uint64_t ffn_work_bytes(const ModelDims *dims, Dtype dtype, uint64_t rows, bool is_backward)
-{
-    CudaScratch sizes = {};
-    ffn_work(&sizes, dims, dtype, rows, is_backward);
-    return sizes.used;
-}
-
-uint64_t shared_expert_work_bytes(const ModelDims *dims, Dtype dtype, uint64_t rows, bool is_backward)
-{
-    CudaScratch sizes = {};
-    shared_work(&sizes, dims, dtype, rows, is_backward);
-    return sizes.used;
 }
 
 cudaError_t cuda_ffn(const CudaQueue *queue, const ModelDims *dims, Tensor x, Tensor ffn, Tensor y)
 {
     CudaScratch scratch = scratch_of(queue);
-    FfnWork work = ffn_work(&scratch, dims, ffn.dtype, x.rows, false);
+    CudaFfn work = cuda_ffn_take(&scratch, dims, ffn.dtype, x.rows, false);
     const void *weights = element_at(ffn.data, ffn.dtype, 2ull * dims->hidden);
     Layer layer = {dims, ffn.dtype, x.rows, dims->ffn_inner, weights, work.inner};
     TRY(norm_rows(queue->stream, x.data, x.dtype, x.rows, dims->hidden, ffn.data, work.normed));
@@ -263,7 +201,7 @@ cudaError_t cuda_ffn_backward(const CudaQueue *queue, const ModelDims *dims, Ten
 {
     CudaScratch scratch = scratch_of(queue);
     uint64_t rows = x.rows, hidden = dims->hidden;
-    FfnWork work = ffn_work(&scratch, dims, ffn.dtype, rows, true);
+    CudaFfn work = cuda_ffn_take(&scratch, dims, ffn.dtype, rows, true);
     const void *weights = element_at(ffn.data, ffn.dtype, 2 * hidden);
     Layer layer = {dims, ffn.dtype, rows, dims->ffn_inner, weights, work.inner};
     TRY(norm_rows(queue->stream, x.data, x.dtype, rows, hidden, ffn.data, work.normed));
@@ -277,7 +215,7 @@ cudaError_t cuda_shared_expert(const CudaQueue *queue, const ModelDims *dims, Te
                                Tensor results)
 {
     CudaScratch scratch = scratch_of(queue);
-    SharedWork work = shared_work(&scratch, dims, shared.dtype, rows.rows, false);
+    CudaShared work = cuda_shared_take(&scratch, dims, shared.dtype, rows.rows, false);
     uint64_t inner = static_cast<uint64_t>(dims->shared_experts) * dims->inner;
     Layer layer = {dims, shared.dtype, rows.rows, inner, shared.data, work.inner};
     return forward(queue, layer, rows.data, 0, results.data);
@@ -287,7 +225,7 @@ cudaError_t cuda_shared_expert_backward(const CudaQueue *queue, const ModelDims 
                                         Tensor dx, Tensor drows, Tensor dshared)
 {
     CudaScratch scratch = scratch_of(queue);
-    SharedWork work = shared_work(&scratch, dims, shared.dtype, rows.rows, true);
+    CudaShared work = cuda_shared_take(&scratch, dims, shared.dtype, rows.rows, true);
     uint64_t inner = static_cast<uint64_t>(dims->shared_experts) * dims->inner;
     Layer layer = {dims, shared.dtype, rows.rows, inner, shared.data, work.inner};
     TRY(backward(queue, layer, rows.data, dx.data, work.din, DTYPE_F32, dshared.data));

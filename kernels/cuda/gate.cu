@@ -22,7 +22,7 @@ __global__ void choose_kernel(GateDims dims, Routing routing, const float *__res
 
 // The whole gate in one kernel, where a block's logits fit in shared memory: what is normalised goes out as rows and
 // into products from registers, so that x is all that is read of size.
-constexpr int FEW_EXPERTS = 64, GATE_TOKENS = 4, GATE_COLUMNS = 8;  // tokens a block; experts at a time
+constexpr int FEW_EXPERTS = CUDA_FEW_EXPERTS, GATE_TOKENS = 4, GATE_COLUMNS = 8;  // tokens a block; experts at a time
 constexpr int GATE_THREADS = 128, GATE_WARPS = GATE_THREADS / WARP; // 160 registers a thread, none spilled
 static_assert(GATE_WARPS >= GATE_TOKENS, "a warp chooses for every token");
 
@@ -257,43 +257,8 @@ cudaError_t load_gradients(cudaStream_t stream, Tensor drows, Tensor dshared, fl
                   out, count, is_aligned<T>(drows.data, 0) && is_aligned<T>(dshared.data, 0));
 }
 
-struct GateWork {
-    float *exact;   // [tokens][hidden]: norm(x) before rounding
-    float *weights; // [hidden][experts], of 16-bit routers
-    float *logits;  // [tokens][experts]; their gradients
-    Ranking ranking;
-    uint8_t *dropped; // [tokens][top_k]
-    // Of the backward pass:
-    void *rows; // norm(x), rounded
-    float *dnormed, *drouter;
-    uint32_t *counts; // [experts + 1]
-    void *norm_sums;
-};
-
-GateWork gate_take(CudaScratch *scratch, const ModelDims *dims, Dtype dtype, uint64_t tokens, bool is_backward)
-{
-    GateWork work = {};
-    uint64_t hidden = dims->hidden, experts = dims->experts;
-    if (is_backward || experts > FEW_EXPERTS) {
-        work.exact = scratch->take<float>(tokens * hidden);
-        work.weights = dtype == DTYPE_F32 ? nullptr : scratch->take<float>(hidden * experts);
-        work.logits = scratch->take<float>(tokens * experts);
-    }
-    if (!is_backward) {
-        work.ranking = ranking_take(scratch, tokens, dims->experts);
-        work.dropped = scratch->take<uint8_t>(tokens * dims->top_k);
-        return work;
-    }
-    work.rows = scratch->take_elements(dtype, tokens * hidden);
-    work.dnormed = scratch->take<float>(tokens * hidden);
-    work.drouter = dtype == DTYPE_F32 ? nullptr : scratch->take<float>(hidden * experts);
-    work.counts = scratch->take<uint32_t>(experts + 1);
-    work.norm_sums = scratch->take<char>(norm_backward_bytes(tokens, hidden));
-    return work;
-}
-
 // The router's matrix in f32.
-cudaError_t load_router(cudaStream_t stream, const ModelDims *dims, Tensor router, const GateWork &work,
+cudaError_t load_router(cudaStream_t stream, const ModelDims *dims, Tensor router, const CudaGate &work,
                         const float **matrix)
 {
     const void *stored = element_at(router.data, router.dtype, 2ull * dims->hidden);
@@ -304,7 +269,7 @@ cudaError_t load_router(cudaStream_t stream, const ModelDims *dims, Tensor route
                    static_cast<uint64_t>(dims->hidden) * dims->experts);
 }
 
-cudaError_t multiply_logits(const CudaQueue *queue, const ModelDims *dims, const GateWork &work, const float *matrix,
+cudaError_t multiply_logits(const CudaQueue *queue, const ModelDims *dims, const CudaGate &work, const float *matrix,
                             uint64_t tokens)
 {
     return matrix_multiply(queue, tokens, dims->experts, dims->hidden, 1,
@@ -312,7 +277,7 @@ cudaError_t multiply_logits(const CudaQueue *queue, const ModelDims *dims, const
                            0, matrix_of(work.logits, DTYPE_F32, dims->experts));
 }
 
-cudaError_t drop_late(cudaStream_t stream, const GateDims &dims, uint64_t capacity_rows, const GateWork &work,
+cudaError_t drop_late(cudaStream_t stream, const GateDims &dims, uint64_t capacity_rows, const CudaGate &work,
                       Record *records)
 {
     ExpertKeys keys = {dims.tokens, records, dims.top_k};
@@ -325,18 +290,11 @@ cudaError_t drop_late(cudaStream_t stream, const GateDims &dims, uint64_t capaci
 
 } // namespace
 
-uint64_t gate_work_bytes(const ModelDims *dims, Dtype dtype, uint64_t rows, bool is_backward)
-{
-    CudaScratch sizes = {};
-    gate_take(&sizes, dims, dtype, rows, is_backward);
-    return sizes.used;
-}
-
 cudaError_t cuda_gate(const CudaQueue *queue, const ModelDims *dims, Routing routing, uint64_t capacity_rows, Tensor x,
                       Tensor router, Tensor rows, Tensor records)
 {
     CudaScratch scratch = scratch_of(queue);
-    GateWork work = gate_take(&scratch, dims, router.dtype, x.rows, false);
+    CudaGate work = cuda_gate_take(&scratch, dims, router.dtype, x.rows, false);
     GateDims sizes = {x.rows, dims->experts, dims->top_k};
     if (x.rows == 0)
         return cudaSuccess;
@@ -360,7 +318,7 @@ cudaError_t cuda_gate_backward(const CudaQueue *queue, const ModelDims *dims, fl
 {
     CudaScratch scratch = scratch_of(queue);
     uint64_t tokens = x.rows, hidden = dims->hidden, experts = dims->experts;
-    GateWork work = gate_take(&scratch, dims, router.dtype, tokens, true);
+    CudaGate work = cuda_gate_take(&scratch, dims, router.dtype, tokens, true);
     GateDims sizes = {tokens, dims->experts, dims->top_k};
     cudaStream_t stream = queue->stream;
     const Record *chosen = static_cast<const Record *>(records.data);

@@ -9,7 +9,7 @@
 
 #include "kernels/cuda/device.h"
 
-enum { GROUPED_TILE = 128 }; // rows that a block computes
+enum { GROUPED_TILE = CUDA_GROUPED_TILE }; // rows that a block computes
 
 // Rows sorted by expert. `begins` [held + 1]: the rows of slot s are sorted places begins[s] .. begins[s + 1].
 struct SortedRows {

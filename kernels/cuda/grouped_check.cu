@@ -128,17 +128,22 @@ cudaError_t fill_all(const Check &c, float *values)
     return fill(c, c.weights[1], WEIGHTS, 0.125f, 4, values);
 }
 
-void take(Check *c, CudaScratch *scratch)
+template <typename T> T *take(CudaScratch *scratch, uint64_t count)
 {
-    c->begins = scratch->take<uint32_t>(HELD + 1);
-    c->rows = scratch->take<uint32_t>(PLACES);
-    c->tile_count = scratch->take<uint32_t>(1);
-    c->tiles = scratch->take<uint2>(TILE_COUNT);
-    c->hidden = scratch->take_elements(c->dtype, HIDDEN_ROWS * DEEP);
-    c->inner = scratch->take_elements(c->dtype, ROWS);
-    c->weights[0] = scratch->take_elements(c->dtype, WEIGHTS);
-    c->weights[1] = scratch->take_elements(c->dtype, WEIGHTS);
-    c->results = scratch->take_elements(c->dtype, RESULTS);
+    return static_cast<T *>(cuda_scratch_take(scratch, count, sizeof(T)));
+}
+
+void take_all(Check *c, CudaScratch *scratch)
+{
+    c->begins = take<uint32_t>(scratch, HELD + 1);
+    c->rows = take<uint32_t>(scratch, PLACES);
+    c->tile_count = take<uint32_t>(scratch, 1);
+    c->tiles = take<uint2>(scratch, TILE_COUNT);
+    c->hidden = take<char>(scratch, HIDDEN_ROWS * DEEP * dtype_bytes(c->dtype));
+    c->inner = take<char>(scratch, ROWS * dtype_bytes(c->dtype));
+    c->weights[0] = take<char>(scratch, WEIGHTS * dtype_bytes(c->dtype));
+    c->weights[1] = take<char>(scratch, WEIGHTS * dtype_bytes(c->dtype));
+    c->results = take<char>(scratch, RESULTS * dtype_bytes(c->dtype));
 }
 
 cudaError_t compare_all(Check *c, char *memory, uint64_t bytes, float *values, char *refusal, size_t refusal_bytes)
@@ -146,7 +151,7 @@ cudaError_t compare_all(Check *c, char *memory, uint64_t bytes, float *values, c
     for (Dtype dtype : {DTYPE_F16, DTYPE_BF16}) {
         CudaScratch scratch = {memory, 0, bytes};
         c->dtype = dtype;
-        take(c, &scratch);
+        take_all(c, &scratch);
         TRY(fill_all(*c, values));
         for (const Case &of : CASES)
             if (!*refusal)
@@ -161,7 +166,7 @@ cudaError_t compare(char *refusal, size_t refusal_bytes)
     CudaScratch sizes = {};
     char *memory = nullptr;
     check.dtype = DTYPE_F16; // BF16 takes as much
-    take(&check, &sizes);
+    take_all(&check, &sizes);
     check.host = static_cast<char *>(malloc(WEIGHTS * 2));
     float *values = static_cast<float *>(malloc((WEIGHTS > 2 * RESULTS ? WEIGHTS : 2 * RESULTS) * sizeof(float)));
     cudaError_t error =

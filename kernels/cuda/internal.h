@@ -1,5 +1,4 @@
-// What the launchers of this folder share: matrix products, LayerNorm, feed-forward layers, and how much scratch each
-// takes. Not for use outside this folder.
+// What the launchers of this folder share: matrix products, LayerNorm, feed-forward layers. Not for use outside of it.
 #ifndef HEP_CUDA_INTERNAL_H
 #define HEP_CUDA_INTERNAL_H
 
@@ -54,23 +53,13 @@ cudaError_t convert(cudaStream_t stream, const void *from, Dtype from_dtype, voi
 cudaError_t norm_rows(cudaStream_t stream, const void *x, Dtype dtype, uint64_t rows, uint64_t hidden,
                       const void *parameters, void *out, float *exact = nullptr);
 
-uint64_t norm_backward_bytes(uint64_t rows, uint64_t hidden);
 // d: f32 [rows][hidden], the gradient by the output. dx = that by x, plus `add` [rows][hidden] (may be dx) where given.
-// dparameters (laid out like parameters) are written whole. `memory`: norm_backward_bytes.
+// dparameters (laid out like parameters) are written whole.
 cudaError_t norm_backward(cudaStream_t stream, const void *x, Dtype dtype, uint64_t rows, uint64_t hidden,
                           const void *parameters, const float *d, const void *add, void *dx, void *dparameters,
-                          void *memory);
+                          const CudaNormSums &sums);
 
 // ---- feed-forward --------------------------------------------------------------------------------
-
-// What the inner dimension of some rows holds: [rows][inner] each, in the weights' dtype.
-struct InnerBuffers {
-    void *up, *gate;  // gate: NULL unless the activation is gated
-    void *act, *dact; // of the backward pass only
-};
-
-InnerBuffers inner_buffers(CudaScratch *scratch, Activation activation, Dtype dtype, uint64_t elements,
-                           bool is_backward);
 
 // act = the activation of up (and gate), `count` elements; act may be up.
 cudaError_t activate(cudaStream_t stream, Activation activation, Dtype dtype, const void *up, const void *gate,
@@ -86,18 +75,6 @@ struct ActivationRows {
 
 // From what up and gate made, and dact: act, and in up and gate the gradients by them.
 cudaError_t activation_backward(cudaStream_t stream, Activation activation, Dtype dtype, const ActivationRows &rows,
-                                const InnerBuffers &inner, uint64_t row_bound, uint64_t cols);
-
-// ---- scratch -------------------------------------------------------------------------------------
-
-uint64_t attention_work_bytes(const ModelDims *dims, Dtype dtype, bool is_backward);
-uint64_t ffn_work_bytes(const ModelDims *dims, Dtype dtype, uint64_t rows, bool is_backward);
-uint64_t shared_expert_work_bytes(const ModelDims *dims, Dtype dtype, uint64_t rows, bool is_backward);
-uint64_t gate_work_bytes(const ModelDims *dims, Dtype dtype, uint64_t rows, bool is_backward);
-uint64_t route_work_bytes(uint64_t record_rows, uint32_t members);
-uint64_t unroute_work_bytes(uint64_t rows, uint32_t copies_max);
-uint64_t expert_work_bytes(const ModelDims *dims, Dtype dtype, uint64_t pairs, uint64_t held, bool is_backward);
-uint64_t loss_work_bytes(const ModelDims *dims, Dtype dtype, bool is_backward);
-uint64_t squares_work_bytes(void);
+                                const CudaInner &inner, uint64_t row_bound, uint64_t cols);
 
 #endif

@@ -12,6 +12,7 @@
 extern "C" {
 #endif
 
+#include "engines/cuda_scratch.h"
 #include "ir/codec.h"
 #include "kernels/host/kernels.h"
 
@@ -25,8 +26,6 @@ typedef struct {
     uint64_t work_bytes;
     bool warp_groups; // multiply experts by wgmma where cuda_expert_kernel says that it works
 } CudaQueue;
-
-enum { CUDA_BLAS_BYTES = 32 << 20 }; // what cuBLAS wants for itself on the newest architectures
 
 // `work`: device memory of `work_bytes` that the caller keeps until the queue is gone; if `multiplies`, the first
 // CUDA_BLAS_BYTES of it are cuBLAS's.

@@ -7,14 +7,6 @@
 namespace
 {
 
-constexpr uint64_t LOGITS_MAX = 1 << 25; // kept at once, but for 256 tokens at least
-
-uint64_t block_rows(const ModelDims *dims)
-{
-    uint64_t rows = LOGITS_MAX / dims->vocabulary / 256 * 256;
-    return smaller(model_tokens(dims), rows > 256 ? rows : 256);
-}
-
 __device__ int32_t next_word(const int32_t *words, uint32_t sequence, uint64_t token)
 {
     return words[token / sequence * (sequence + 1ull) + token % sequence + 1];
@@ -90,47 +82,19 @@ cudaError_t logits_gradient(cudaStream_t stream, const ModelDims *dims, const vo
                   dims->vocabulary);
 }
 
-struct LossWork {
-    void *normed;   // [tokens][hidden]
-    float *logits;  // [block][vocabulary]
-    double *losses; // [tokens]
-    // Of the backward pass:
-    void *dlogits;   // [block][vocabulary]: the logits themselves in f32
-    float *dnormed;  // [tokens][hidden]
-    float *gradient; // [vocabulary][hidden], of 16-bit embeddings
-    void *norm_sums;
-};
-
-LossWork loss_take(CudaScratch *scratch, const ModelDims *dims, Dtype dtype, bool is_backward)
-{
-    LossWork work = {};
-    uint64_t tokens = model_tokens(dims), hidden = dims->hidden, vocabulary = dims->vocabulary;
-    work.normed = scratch->take_elements(dtype, tokens * hidden);
-    work.logits = scratch->take<float>(block_rows(dims) * vocabulary);
-    if (!is_backward) {
-        work.losses = scratch->take<double>(tokens);
-        return work;
-    }
-    work.dlogits = dtype == DTYPE_F32 ? work.logits : scratch->take_elements(dtype, block_rows(dims) * vocabulary);
-    work.dnormed = scratch->take<float>(tokens * hidden);
-    work.gradient = dtype == DTYPE_F32 ? nullptr : scratch->take<float>(vocabulary * hidden);
-    work.norm_sums = scratch->take<char>(norm_backward_bytes(tokens, hidden));
-    return work;
-}
-
 // Where the final norm's parameters are in the embedding buffer.
 uint64_t norm_place(const ModelDims *dims)
 {
     return (static_cast<uint64_t>(dims->vocabulary) + dims->sequence) * dims->hidden;
 }
 
-cudaError_t norm_all(cudaStream_t stream, const ModelDims *dims, Tensor x, Tensor embedding, const LossWork &work)
+cudaError_t norm_all(cudaStream_t stream, const ModelDims *dims, Tensor x, Tensor embedding, const CudaLoss &work)
 {
     return norm_rows(stream, x.data, x.dtype, model_tokens(dims), dims->hidden,
                      element_at(embedding.data, embedding.dtype, norm_place(dims)), work.normed);
 }
 
-cudaError_t multiply_logits(const CudaQueue *queue, const ModelDims *dims, Tensor embedding, const LossWork &work,
+cudaError_t multiply_logits(const CudaQueue *queue, const ModelDims *dims, Tensor embedding, const CudaLoss &work,
                             uint64_t first, uint64_t rows)
 {
     uint64_t hidden = dims->hidden;
@@ -141,7 +105,7 @@ cudaError_t multiply_logits(const CudaQueue *queue, const ModelDims *dims, Tenso
 }
 
 // From the gradients of a block's logits those by its rows, and, added up, that by the words' embeddings.
-cudaError_t multiply_back(const CudaQueue *queue, const ModelDims *dims, Tensor embedding, const LossWork &work,
+cudaError_t multiply_back(const CudaQueue *queue, const ModelDims *dims, Tensor embedding, const CudaLoss &work,
                           uint64_t first, uint64_t rows, float *gradient)
 {
     uint64_t hidden = dims->hidden, vocabulary = dims->vocabulary;
@@ -158,19 +122,12 @@ cudaError_t multiply_back(const CudaQueue *queue, const ModelDims *dims, Tensor 
 
 } // namespace
 
-uint64_t loss_work_bytes(const ModelDims *dims, Dtype dtype, bool is_backward)
-{
-    CudaScratch sizes = {};
-    loss_take(&sizes, dims, dtype, is_backward);
-    return sizes.used;
-}
-
 cudaError_t cuda_loss(const CudaQueue *queue, const ModelDims *dims, Tensor x, Tensor tokens, Tensor embedding,
                       Tensor loss)
 {
     CudaScratch scratch = scratch_of(queue);
-    LossWork work = loss_take(&scratch, dims, embedding.dtype, false);
-    uint64_t count = model_tokens(dims), block = block_rows(dims);
+    CudaLoss work = cuda_loss_take(&scratch, dims, embedding.dtype, false);
+    uint64_t count = model_tokens(dims), block = work.block;
     TRY(norm_all(queue->stream, dims, x, embedding, work));
     for (uint64_t first = 0; first < count; first += block) {
         uint64_t rows = smaller(block, count - first);
@@ -187,9 +144,9 @@ cudaError_t cuda_loss_backward(const CudaQueue *queue, const ModelDims *dims, Te
 {
     CudaScratch scratch = scratch_of(queue);
     Dtype dtype = embedding.dtype;
-    LossWork work = loss_take(&scratch, dims, dtype, true);
+    CudaLoss work = cuda_loss_take(&scratch, dims, dtype, true);
     cudaStream_t stream = queue->stream;
-    uint64_t count = model_tokens(dims), block = block_rows(dims), hidden = dims->hidden;
+    uint64_t count = model_tokens(dims), block = work.block, hidden = dims->hidden;
     uint64_t words = static_cast<uint64_t>(dims->vocabulary) * hidden;
     float *gradient = work.gradient ? work.gradient : static_cast<float *>(dembedding.data);
     TRY(norm_all(stream, dims, x, embedding, work));

@@ -6,7 +6,8 @@
 namespace
 {
 
-constexpr uint64_t CHUNK = 64; // rows
+constexpr uint64_t CHUNK = CUDA_NORM_CHUNK;
+static_assert(sizeof(Moments) == 2 * sizeof(float), "scratch has two floats a row");
 constexpr int EACH = 4;        // elements a thread, of the gradient
 
 template <typename T>
@@ -127,32 +128,20 @@ __global__ void parameter_gradient_kernel(const float *__restrict__ partial, T *
     dparameters[column] = from_f32<T>(sum);
 }
 
-struct NormSums {
-    Moments *moments; // [rows]
-    float *partial;   // [chunks][2 hidden]
-};
-
-NormSums sums_of(CudaScratch *scratch, uint64_t rows, uint64_t hidden)
-{
-    NormSums sums;
-    sums.moments = scratch->take<Moments>(rows);
-    sums.partial = scratch->take<float>(blocks_for(rows, CHUNK) * 2 * hidden);
-    return sums;
-}
-
 template <typename T>
 cudaError_t backward(cudaStream_t stream, const void *x, uint64_t rows, uint64_t hidden, const void *parameters,
-                     const float *d, const void *add, void *dx, void *dparameters, const NormSums &sums)
+                     const float *d, const void *add, void *dx, void *dparameters, const CudaNormSums &sums)
 {
+    Moments *moments = reinterpret_cast<Moments *>(sums.moments);
     const T *from = static_cast<const T *>(x), *norm = static_cast<const T *>(parameters);
     uint64_t chunks = blocks_for(rows, CHUNK);
     unsigned columns = static_cast<unsigned>(blocks_for(hidden, BLOCK_THREADS));
     bool aligned = is_aligned<T>(x, hidden) && is_aligned<T>(parameters, 0) && is_aligned<T>(dx, 0) &&
                    is_aligned<T>(add, 0) && is_aligned<float>(d, hidden);
     TRY(launch(stream, static_cast<unsigned>(rows), BLOCK_THREADS, 0, norm_backward_kernel<T>, from, norm, d,
-               static_cast<const T *>(add), static_cast<T *>(dx), sums.moments, hidden, aligned));
+               static_cast<const T *>(add), static_cast<T *>(dx), moments, hidden, aligned));
     TRY(launch(stream, dim3(columns, static_cast<unsigned>(chunks)), BLOCK_THREADS, 0, parameter_sums_kernel<T>, from,
-               d, sums.moments, sums.partial, rows, hidden));
+               d, moments, sums.partial, rows, hidden));
     return launch(stream, static_cast<unsigned>(blocks_for(2 * hidden, BLOCK_THREADS)), BLOCK_THREADS, 0,
                   parameter_gradient_kernel<T>, sums.partial, static_cast<T *>(dparameters), chunks, 2 * hidden);
 }
@@ -165,18 +154,9 @@ cudaError_t norm_rows(cudaStream_t stream, const void *x, Dtype dtype, uint64_t 
     return BY_DTYPE(dtype, norm, stream, x, rows, hidden, parameters, out, exact);
 }
 
-uint64_t norm_backward_bytes(uint64_t rows, uint64_t hidden)
-{
-    CudaScratch sizes = {};
-    sums_of(&sizes, rows, hidden);
-    return sizes.used;
-}
-
 cudaError_t norm_backward(cudaStream_t stream, const void *x, Dtype dtype, uint64_t rows, uint64_t hidden,
                           const void *parameters, const float *d, const void *add, void *dx, void *dparameters,
-                          void *memory)
+                          const CudaNormSums &sums)
 {
-    CudaScratch scratch = {static_cast<char *>(memory), 0, norm_backward_bytes(rows, hidden)};
-    NormSums sums = sums_of(&scratch, rows, hidden);
     return BY_DTYPE(dtype, backward, stream, x, rows, hidden, parameters, d, add, dx, dparameters, sums);
 }

@@ -116,7 +116,7 @@ cudaError_t step(const CudaQueue *queue, const AdamWFactors *factors, Tensor squ
 
 // ---- norm of gradients ---------------------------------------------------------------------------
 
-constexpr unsigned SQUARE_BLOCKS = 1024; // partial sums at most; their number does not depend on the GPU
+constexpr unsigned SQUARE_BLOCKS = CUDA_SQUARE_BLOCKS;
 
 // Sum over the block, in an order that depends on its size alone. Complete in thread 0.
 __device__ double block_sum(double x, double *shared)
@@ -173,17 +173,10 @@ template <typename T> cudaError_t square(const CudaQueue *queue, Tensor gradient
 
 } // namespace
 
-uint64_t squares_work_bytes(void)
-{
-    CudaScratch sizes = {};
-    sizes.take<double>(SQUARE_BLOCKS);
-    return sizes.used;
-}
-
 cudaError_t cuda_squares(const CudaQueue *queue, Tensor gradient, Tensor before, Tensor squares)
 {
     CudaScratch scratch = scratch_of(queue);
-    double *partial = scratch.take<double>(SQUARE_BLOCKS);
+    double *partial = cuda_squares_take(&scratch);
     unsigned blocks;
     TRY(BY_DTYPE(gradient.dtype, square, queue, gradient, partial, &blocks));
     return launch(queue->stream, 1, BLOCK_THREADS, 0, square_total_kernel, partial, blocks,

@@ -16,24 +16,9 @@
 namespace
 {
 
-constexpr uint32_t RANK_ITEMS = BLOCK_THREADS, RANK_WARPS = RANK_ITEMS / WARP, RANK_KEYS = 64;
+constexpr uint32_t RANK_ITEMS = CUDA_RANK_ITEMS, RANK_WARPS = RANK_ITEMS / WARP, RANK_KEYS = 64;
 
-struct Ranking {
-    uint64_t blocks;
-    uint32_t keys;
-    uint32_t *table;  // [blocks][keys]: counts, later what lies before the block
-    uint32_t *counts; // [keys]
-    uint32_t *begins; // [keys + 1]: exclusive sums of the counts
-};
-
-inline Ranking ranking_take(CudaScratch *scratch, uint64_t item_bound, uint32_t keys)
-{
-    Ranking ranking = {blocks_for(item_bound, RANK_ITEMS), keys, nullptr, nullptr, nullptr};
-    ranking.table = scratch->take<uint32_t>(ranking.blocks * keys);
-    ranking.counts = scratch->take<uint32_t>(keys);
-    ranking.begins = scratch->take<uint32_t>(keys + 1ull);
-    return ranking;
-}
+using Ranking = CudaRanking;
 
 // Every block writes its line of the table, also where it has no items.
 template <typename Keys> __global__ void rank_count_kernel(Keys keys, Ranking ranking)

@@ -203,21 +203,7 @@ cudaError_t pad_places(cudaStream_t stream, const SentRows &sent, uint32_t per_r
 
 // ---- the way back --------------------------------------------------------------------------------
 
-// The copies of every row, in any order: places in the order of origins.
-struct CopyLists {
-    uint32_t *counts; // [rows]
-    uint32_t *places; // [rows][copies_max]
-    uint32_t copies_max;
-};
-
-CopyLists lists_take(CudaScratch *scratch, uint64_t rows, uint32_t copies_max)
-{
-    CopyLists lists;
-    lists.counts = scratch->take<uint32_t>(rows);
-    lists.places = scratch->take<uint32_t>(rows * copies_max);
-    lists.copies_max = copies_max;
-    return lists;
-}
+using CopyLists = CudaCopyLists; // the copies of every row, in any order
 
 __global__ void list_copies_kernel(SentRows sent, const int32_t *__restrict__ origin, uint64_t origin_rows,
                                    uint32_t fanout, uint64_t rows, CopyLists lists)
@@ -361,7 +347,7 @@ template <typename T> cudaError_t sum_back(const WayBack &way, const RecordSums 
     CudaScratch scratch = scratch_of(way.queue);
     cudaStream_t stream = way.queue->stream;
     uint64_t rows = smaller(way.present.rows / way.fanout, way.rows.rows);
-    CopyLists lists = lists_take(&scratch, rows, way.copies_max);
+    CopyLists lists = cuda_copy_lists_take(&scratch, rows, way.copies_max);
     TRY(list_copies(stream, way.sent, way.origin, way.fanout, rows, lists));
     if (rows == 0)
         return cudaSuccess;
@@ -393,26 +379,12 @@ SentRows sent_of(const RouteTable *table, Tensor send_counts)
 
 } // namespace
 
-uint64_t route_work_bytes(uint64_t record_rows, uint32_t members)
-{
-    CudaScratch sizes = {};
-    ranking_take(&sizes, record_rows, members);
-    return sizes.used;
-}
-
-uint64_t unroute_work_bytes(uint64_t rows, uint32_t copies_max)
-{
-    CudaScratch sizes = {};
-    lists_take(&sizes, rows, copies_max);
-    return sizes.used;
-}
-
 cudaError_t cuda_route(const CudaQueue *queue, const RouteTable *table, CudaRows present, uint32_t fanout, Tensor rows,
                        Tensor records, Tensor next_rows, Tensor next_records, Tensor send_rows, Tensor send_records,
                        Tensor send_counts, Tensor origin, int32_t *kept_counts, uint64_t *lost)
 {
     CudaScratch scratch = scratch_of(queue);
-    Ranking ranking = ranking_take(&scratch, present.rows, table->members);
+    Ranking ranking = cuda_ranking_take(&scratch, present.rows, table->members);
     MemberKeys keys = {present, table->member_of_expert, table->experts, static_cast<const Record *>(records.data),
                        static_cast<uint32_t>(records.cols / 2)};
     PlaceCopies place = {keys,

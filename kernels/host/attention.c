@@ -35,9 +35,9 @@ static Attention attention_begin(const ModelDims *dims, Tensor weights, Scratch 
     a.q = scratch_take(scratch, sequence, queries);
     a.k = scratch_take(scratch, sequence, keys);
     a.v = scratch_take(scratch, sequence, keys);
-    a.scores = scratch_take(scratch, smaller(sequence, WORKSPACE_ROWS), sequence);
-    uint64_t in_panel = hidden * smaller(queries, WORKSPACE_COLUMNS);
-    uint64_t out_panel = queries * smaller(hidden, WORKSPACE_COLUMNS);
+    a.scores = scratch_take(scratch, smaller(sequence, SCRATCH_ROWS), sequence);
+    uint64_t in_panel = hidden * smaller(queries, SCRATCH_COLUMNS);
+    uint64_t out_panel = queries * smaller(hidden, SCRATCH_COLUMNS);
     a.panel = scratch_panel(scratch, weights.dtype, 1, in_panel > out_panel ? in_panel : out_panel);
     return a;
 }
@@ -63,8 +63,8 @@ static void attend_head(const Attention *a, uint64_t head)
     Weights k = {.data = a->k + kv_head * head_dim, .dtype = DTYPE_F32, .stride = a->keys};
     Weights v = {.data = a->v + kv_head * head_dim, .dtype = DTYPE_F32, .stride = a->keys};
     float scale = 1.0f / sqrtf((float)head_dim);
-    for (uint64_t first = 0; first < sequence; first += WORKSPACE_ROWS) {
-        uint64_t queries = smaller(WORKSPACE_ROWS, sequence - first), keys = first + queries;
+    for (uint64_t first = 0; first < sequence; first += SCRATCH_ROWS) {
+        uint64_t queries = smaller(SCRATCH_ROWS, sequence - first), keys = first + queries;
         float *q = a->q + first * a->queries + head * head_dim;
         matrix_multiply_transposed(queries, keys, head_dim, scale, q, a->queries, k, 0, a->scores, keys, NULL);
         softmax_causal(a->scores, first, queries, keys);
@@ -115,7 +115,7 @@ static void attention_backward_begin(Attention *a, Scratch *scratch)
     a->dcontext = scratch_take(scratch, sequence, a->queries);
     a->dk = scratch_take(scratch, sequence, a->keys);
     a->dv = scratch_take(scratch, sequence, a->keys);
-    a->dscores = scratch_take(scratch, smaller(sequence, WORKSPACE_ROWS), sequence);
+    a->dscores = scratch_take(scratch, smaller(sequence, SCRATCH_ROWS), sequence);
 }
 
 // Softmax of scale x scores, by row: d = scale p (d - sum of p d).
@@ -137,8 +137,8 @@ static void attend_head_backward(const Attention *a, uint64_t head)
     Weights k = {.data = a->k + column, .dtype = DTYPE_F32, .stride = a->keys};
     Weights v = {.data = a->v + column, .dtype = DTYPE_F32, .stride = a->keys};
     float scale = 1.0f / sqrtf((float)head_dim);
-    for (uint64_t first = 0; first < sequence; first += WORKSPACE_ROWS) {
-        uint64_t queries = smaller(WORKSPACE_ROWS, sequence - first), keys = first + queries;
+    for (uint64_t first = 0; first < sequence; first += SCRATCH_ROWS) {
+        uint64_t queries = smaller(SCRATCH_ROWS, sequence - first), keys = first + queries;
         uint64_t place = first * a->queries + head * head_dim;
         float *q = a->q + place, *dcontext = a->dcontext + place;
         matrix_multiply_transposed(queries, keys, head_dim, scale, q, a->queries, k, 0, a->scores, keys, NULL);

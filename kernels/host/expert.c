@@ -70,8 +70,8 @@ static void add_results(const ExpertBatch *batch, const uint32_t *pairs, uint64_
 
 static void run_slot(const ExpertBatch *batch, const void *weights, const uint32_t *pairs, uint64_t count)
 {
-    for (uint64_t first = 0; first < count; first += WORKSPACE_ROWS) {
-        uint64_t block = smaller(WORKSPACE_ROWS, count - first);
+    for (uint64_t first = 0; first < count; first += SCRATCH_ROWS) {
+        uint64_t block = smaller(SCRATCH_ROWS, count - first);
         gather_rows(batch, pairs + first, block);
         feed_forward_run(&batch->ff, weights, batch->ff.in, block, batch->ff.out);
         add_results(batch, pairs + first, block);
@@ -90,7 +90,7 @@ uint64_t host_expert(const ModelDims *dims, const int32_t *slot_of_expert, uint6
     sorted.pairs = (uint32_t *)scratch_take(&scratch, 1, pairs);
     ExpertBatch batch = {.records = records.data, .pairs_per_row = per_record_row * fanout, .rows = rows};
     batch.sums = results.dtype == DTYPE_F32 ? results.data : scratch_take(&scratch, result_rows, hidden);
-    batch.ff = feed_forward_begin(dims, experts.dtype, dims->inner, smaller(pairs, WORKSPACE_ROWS), &scratch);
+    batch.ff = feed_forward_begin(dims, experts.dtype, dims->inner, smaller(pairs, SCRATCH_ROWS), &scratch);
 
     uint64_t missing = sort_pairs(dims, slot_of_expert, batch.records, pairs, &sorted);
     if (result_rows > 0)
@@ -142,8 +142,8 @@ static void add_gradients(const ExpertGradients *g, const uint32_t *pairs, uint6
 
 static void run_slot_backward(const ExpertGradients *g, const void *weights, const uint32_t *pairs, uint64_t count)
 {
-    for (uint64_t first = 0; first < count; first += WORKSPACE_ROWS) {
-        uint64_t block = smaller(WORKSPACE_ROWS, count - first);
+    for (uint64_t first = 0; first < count; first += SCRATCH_ROWS) {
+        uint64_t block = smaller(SCRATCH_ROWS, count - first);
         gather_pairs(g, pairs + first, block);
         feed_forward_backward_run(&g->ff, weights, block, g->weights, g->dweights);
         add_gradients(g, pairs + first, block);
@@ -169,10 +169,10 @@ uint64_t host_expert_backward(const ModelDims *dims, const int32_t *slot_of_expe
                          .dresults = dresults,
                          .drecords = drecords.data};
     g.sums = drows.dtype == DTYPE_F32 ? drows.data : scratch_take(&scratch, hidden_rows, hidden);
-    g.weights = scratch_take(&scratch, 1, smaller(pairs, WORKSPACE_ROWS));
-    g.dweights = scratch_take(&scratch, 1, smaller(pairs, WORKSPACE_ROWS));
+    g.weights = scratch_take(&scratch, 1, smaller(pairs, SCRATCH_ROWS));
+    g.dweights = scratch_take(&scratch, 1, smaller(pairs, SCRATCH_ROWS));
     float *gradient = scratch_panel(&scratch, experts.dtype, 1, elements);
-    g.ff = feed_forward_backward_begin(dims, experts.dtype, dims->inner, smaller(pairs, WORKSPACE_ROWS), &scratch);
+    g.ff = feed_forward_backward_begin(dims, experts.dtype, dims->inner, smaller(pairs, SCRATCH_ROWS), &scratch);
 
     uint64_t missing = sort_pairs(dims, slot_of_expert, g.records, pairs, &sorted);
     if (hidden_rows > 0)

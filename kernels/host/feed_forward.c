@@ -5,7 +5,7 @@
 
 FeedForward feed_forward_begin(const ModelDims *dims, Dtype dtype, uint64_t inner, uint64_t block, Scratch *scratch)
 {
-    uint64_t columns = smaller(inner, WORKSPACE_COLUMNS);
+    uint64_t columns = smaller(inner, SCRATCH_COLUMNS);
     FeedForward ff = {.dims = dims, .inner = inner, .dtype = dtype};
     ff.in = scratch_take(scratch, block, dims->hidden);
     ff.out = scratch_take(scratch, block, dims->hidden);
@@ -39,8 +39,8 @@ void feed_forward_run(const FeedForward *ff, const void *weights, const float *i
     uint64_t hidden = ff->dims->hidden, inner = ff->inner, matrix = hidden * inner;
     const void *gate = element_at(weights, ff->dtype, matrix);
     const void *down = element_at(weights, ff->dtype, ff->gate ? 2 * matrix : matrix);
-    for (uint64_t first = 0; first < inner; first += WORKSPACE_COLUMNS) {
-        uint64_t cols = smaller(WORKSPACE_COLUMNS, inner - first);
+    for (uint64_t first = 0; first < inner; first += SCRATCH_COLUMNS) {
+        uint64_t cols = smaller(SCRATCH_COLUMNS, inner - first);
         Weights up_panel = {element_at(weights, ff->dtype, first), ff->dtype, inner};
         Weights gate_panel = {element_at(gate, ff->dtype, first), ff->dtype, inner};
         Weights down_panel = {element_at(down, ff->dtype, first * hidden), ff->dtype, hidden};
@@ -57,11 +57,11 @@ void host_ffn(const ModelDims *dims, Tensor x, Tensor ffn, Tensor y, Tensor work
     uint64_t hidden = dims->hidden, rows = x.rows;
     Scratch scratch = scratch_begin(work);
     const float *norm = scratch_convert(&scratch, ffn.data, ffn.dtype, 2 * hidden);
-    FeedForward ff = feed_forward_begin(dims, ffn.dtype, dims->ffn_inner, smaller(rows, WORKSPACE_ROWS), &scratch);
+    FeedForward ff = feed_forward_begin(dims, ffn.dtype, dims->ffn_inner, smaller(rows, SCRATCH_ROWS), &scratch);
     const void *weights = element_at(ffn.data, ffn.dtype, 2 * hidden);
     assert(x.dtype == y.dtype && y.rows >= rows);
-    for (uint64_t first = 0; first < rows; first += WORKSPACE_ROWS) {
-        uint64_t count = smaller(WORKSPACE_ROWS, rows - first);
+    for (uint64_t first = 0; first < rows; first += SCRATCH_ROWS) {
+        uint64_t count = smaller(SCRATCH_ROWS, rows - first);
         const void *in = element_at(x.data, x.dtype, first * hidden);
         norm_rows(in, x.dtype, count, hidden, norm, ff.in);
         feed_forward_run(&ff, weights, ff.in, count, ff.out);
@@ -73,10 +73,10 @@ void host_shared_expert(const ModelDims *dims, Tensor rows, Tensor shared, Tenso
 {
     uint64_t hidden = dims->hidden, inner = (uint64_t)dims->shared_experts * dims->inner;
     Scratch scratch = scratch_begin(work);
-    FeedForward ff = feed_forward_begin(dims, shared.dtype, inner, smaller(rows.rows, WORKSPACE_ROWS), &scratch);
+    FeedForward ff = feed_forward_begin(dims, shared.dtype, inner, smaller(rows.rows, SCRATCH_ROWS), &scratch);
     assert(results.rows >= rows.rows);
-    for (uint64_t first = 0; first < rows.rows; first += WORKSPACE_ROWS) {
-        uint64_t count = smaller(WORKSPACE_ROWS, rows.rows - first);
+    for (uint64_t first = 0; first < rows.rows; first += SCRATCH_ROWS) {
+        uint64_t count = smaller(SCRATCH_ROWS, rows.rows - first);
         host_to_f32(element_at(rows.data, rows.dtype, first * hidden), rows.dtype, ff.in, count * hidden);
         feed_forward_run(&ff, shared.data, ff.in, count, ff.out);
         host_from_f32(ff.out, element_in(results.data, results.dtype, first * hidden), results.dtype, count * hidden);
@@ -88,7 +88,7 @@ void host_shared_expert(const ModelDims *dims, Tensor rows, Tensor shared, Tenso
 FeedForwardBackward feed_forward_backward_begin(const ModelDims *dims, Dtype dtype, uint64_t inner, uint64_t block,
                                                 Scratch *scratch)
 {
-    uint64_t columns = smaller(inner, WORKSPACE_COLUMNS);
+    uint64_t columns = smaller(inner, SCRATCH_COLUMNS);
     FeedForwardBackward ff = {.dims = dims, .inner = inner, .dtype = dtype};
     ff.in = scratch_take(scratch, block, dims->hidden);
     ff.dout = scratch_take(scratch, block, dims->hidden);
@@ -153,8 +153,8 @@ void feed_forward_backward_run(const FeedForwardBackward *ff, const void *weight
 {
     uint64_t hidden = ff->dims->hidden, inner = ff->inner, matrix = hidden * inner;
     uint64_t down = ff->gate ? 2 * matrix : matrix;
-    for (uint64_t first = 0; first < inner; first += WORKSPACE_COLUMNS) {
-        uint64_t cols = smaller(WORKSPACE_COLUMNS, inner - first);
+    for (uint64_t first = 0; first < inner; first += SCRATCH_COLUMNS) {
+        uint64_t cols = smaller(SCRATCH_COLUMNS, inner - first);
         Weights up_panel = {element_at(weights, ff->dtype, first), ff->dtype, inner};
         Weights gate_panel = {element_at(weights, ff->dtype, matrix + first), ff->dtype, inner};
         Weights down_panel = {element_at(weights, ff->dtype, down + first * hidden), ff->dtype, hidden};
@@ -183,11 +183,11 @@ void host_ffn_backward(const ModelDims *dims, Tensor x, Tensor ffn, Tensor dx, T
     const float *norm = scratch_convert(&scratch, ffn.data, ffn.dtype, 2 * hidden);
     float *row = scratch_take(&scratch, 1, hidden), *gradient = scratch_gradient(&scratch, dffn, elements);
     FeedForwardBackward ff =
-        feed_forward_backward_begin(dims, ffn.dtype, dims->ffn_inner, smaller(rows, WORKSPACE_ROWS), &scratch);
+        feed_forward_backward_begin(dims, ffn.dtype, dims->ffn_inner, smaller(rows, SCRATCH_ROWS), &scratch);
     ff.gradient = gradient + 2 * hidden;
     assert(dx.rows >= rows && dffn.dtype == ffn.dtype);
-    for (uint64_t first = 0; first < rows; first += WORKSPACE_ROWS) {
-        uint64_t count = smaller(WORKSPACE_ROWS, rows - first);
+    for (uint64_t first = 0; first < rows; first += SCRATCH_ROWS) {
+        uint64_t count = smaller(SCRATCH_ROWS, rows - first);
         const void *in = element_at(x.data, x.dtype, first * hidden);
         void *d = element_in(dx.data, dx.dtype, first * hidden);
         norm_rows(in, x.dtype, count, hidden, norm, ff.in);
@@ -207,11 +207,11 @@ void host_shared_expert_backward(const ModelDims *dims, Tensor rows, Tensor shar
     Scratch scratch = scratch_begin(work);
     float *gradient = scratch_gradient(&scratch, dshared, elements);
     FeedForwardBackward ff =
-        feed_forward_backward_begin(dims, shared.dtype, inner, smaller(rows.rows, WORKSPACE_ROWS), &scratch);
+        feed_forward_backward_begin(dims, shared.dtype, inner, smaller(rows.rows, SCRATCH_ROWS), &scratch);
     ff.gradient = gradient;
     assert(dx.rows >= rows.rows && drows.rows >= rows.rows && dshared.dtype == shared.dtype);
-    for (uint64_t first = 0; first < rows.rows; first += WORKSPACE_ROWS) {
-        uint64_t count = smaller(WORKSPACE_ROWS, rows.rows - first);
+    for (uint64_t first = 0; first < rows.rows; first += SCRATCH_ROWS) {
+        uint64_t count = smaller(SCRATCH_ROWS, rows.rows - first);
         host_to_f32(element_at(rows.data, rows.dtype, first * hidden), rows.dtype, ff.in, count * hidden);
         host_to_f32(element_at(dx.data, dx.dtype, first * hidden), dx.dtype, ff.dout, count * hidden);
         feed_forward_backward_run(&ff, shared.data, count, NULL, NULL);

@@ -116,19 +116,19 @@ static void weigh_chosen(Record *chosen, uint32_t count)
 void host_gate(const ModelDims *dims, Routing routing, uint64_t capacity_rows, Tensor x, Tensor router, Tensor rows,
                Tensor records, Tensor work)
 {
-    uint64_t hidden = dims->hidden, experts = dims->experts, block = smaller(x.rows, WORKSPACE_ROWS);
+    uint64_t hidden = dims->hidden, experts = dims->experts, block = smaller(x.rows, SCRATCH_ROWS);
     Scratch scratch = scratch_begin(work);
     const float *norm = scratch_convert(&scratch, router.data, router.dtype, 2 * hidden);
     float *normed = scratch_take(&scratch, block, hidden), *logits = scratch_take(&scratch, block, experts);
     uint32_t *taken = (uint32_t *)scratch_take(&scratch, 1, experts);
-    float *panel = scratch_panel(&scratch, router.dtype, hidden, smaller(experts, WORKSPACE_COLUMNS));
+    float *panel = scratch_panel(&scratch, router.dtype, hidden, smaller(experts, SCRATCH_COLUMNS));
     Weights matrix = {element_at(router.data, router.dtype, 2 * hidden), router.dtype, experts};
     Record *out = records.data;
     assert(rows.rows >= x.rows && records.rows * records.cols / 2 >= x.rows * dims->top_k);
 
     memset(taken, 0, experts * sizeof *taken);
-    for (uint64_t first = 0; first < x.rows; first += WORKSPACE_ROWS) {
-        uint64_t count = smaller(WORKSPACE_ROWS, x.rows - first);
+    for (uint64_t first = 0; first < x.rows; first += SCRATCH_ROWS) {
+        uint64_t count = smaller(SCRATCH_ROWS, x.rows - first);
         norm_rows(element_at(x.data, x.dtype, first * hidden), x.dtype, count, hidden, norm, normed);
         host_from_f32(normed, element_in(rows.data, rows.dtype, first * hidden), rows.dtype, count * hidden);
         matrix_multiply(count, experts, hidden, normed, hidden, matrix, 0, logits, experts, panel);
@@ -208,7 +208,7 @@ static void load_dnormed(const GateGradients *g, Tensor drows, Tensor dshared, u
 void host_gate_backward(const ModelDims *dims, float balance, Tensor x, Tensor records, Tensor drows, Tensor drecords,
                         Tensor dshared, Tensor router, Tensor dx, Tensor drouter, Tensor work)
 {
-    uint64_t hidden = dims->hidden, experts = dims->experts, block = smaller(x.rows, WORKSPACE_ROWS);
+    uint64_t hidden = dims->hidden, experts = dims->experts, block = smaller(x.rows, SCRATCH_ROWS);
     uint64_t elements = model_router_elements(dims);
     assert(records.rows * records.cols / 2 >= x.rows * dims->top_k && drecords.dtype == DTYPE_F32);
     assert(drows.rows >= x.rows && dx.rows >= x.rows && drouter.dtype == router.dtype);
@@ -226,12 +226,12 @@ void host_gate_backward(const ModelDims *dims, float balance, Tensor x, Tensor r
     g.dnormed = scratch_take(&scratch, block, hidden);
     g.dlogits = scratch_take(&scratch, block, experts);
     g.shares = scratch_take(&scratch, 1, experts);
-    float *panel = scratch_panel(&scratch, router.dtype, hidden, smaller(experts, WORKSPACE_COLUMNS));
+    float *panel = scratch_panel(&scratch, router.dtype, hidden, smaller(experts, SCRATCH_COLUMNS));
     Weights matrix = {element_at(router.data, router.dtype, 2 * hidden), router.dtype, experts};
 
     count_shares(&g);
-    for (uint64_t first = 0; first < x.rows; first += WORKSPACE_ROWS) {
-        uint64_t count = smaller(WORKSPACE_ROWS, x.rows - first);
+    for (uint64_t first = 0; first < x.rows; first += SCRATCH_ROWS) {
+        uint64_t count = smaller(SCRATCH_ROWS, x.rows - first);
         const void *in = element_at(x.data, x.dtype, first * hidden);
         void *d = element_in(dx.data, dx.dtype, first * hidden);
         norm_rows(in, x.dtype, count, hidden, norm, g.normed);

@@ -6,7 +6,7 @@
 #include <assert.h>
 #include <string.h>
 
-#include "ir/workspace.h"
+#include "engines/host_scratch.h"
 #include "kernels/host/kernels.h"
 
 static inline uint64_t smaller(uint64_t a, uint64_t b)
@@ -25,7 +25,7 @@ static inline void *element_in(void *data, Dtype dtype, uint64_t index)
     return (char *)data + index * dtype_bytes(dtype);
 }
 
-// ---- scratch: pieces of a WORK operand, as ir/workspace.c counts them --------------------------
+// ---- scratch: pieces of `work`, as engines/host_scratch.c counts them -----------------------------
 
 typedef struct {
     float *next;
@@ -52,10 +52,10 @@ typedef struct {
     uint64_t stride;
 } Weights;
 
-// c [m][n] = a [m][k] b [k][n] + beta c. `panel` holds k x min(n, WORKSPACE_COLUMNS), NULL if b is f32.
+// c [m][n] = a [m][k] b [k][n] + beta c. `panel` holds k x min(n, SCRATCH_COLUMNS), NULL if b is f32.
 void matrix_multiply(uint64_t m, uint64_t n, uint64_t k, const float *a, uint64_t a_stride, Weights b, float beta,
                      float *c, uint64_t c_stride, float *panel);
-// c [m][n] = alpha a [m][k] transposed b [n][k] + beta c. `panel` holds n x min(k, WORKSPACE_COLUMNS), NULL if b is
+// c [m][n] = alpha a [m][k] transposed b [n][k] + beta c. `panel` holds n x min(k, SCRATCH_COLUMNS), NULL if b is
 // f32.
 void matrix_multiply_transposed(uint64_t m, uint64_t n, uint64_t k, float alpha, const float *a, uint64_t a_stride,
                                 Weights b, float beta, float *c, uint64_t c_stride, float *panel);
@@ -79,7 +79,7 @@ typedef struct {
     uint64_t inner;
     Dtype dtype;       // of the weights
     float *in, *out;   // [block][hidden]
-    float *act, *gate; // [block][min(inner, WORKSPACE_COLUMNS)]; gate only where the activation is gated
+    float *act, *gate; // [block][min(inner, SCRATCH_COLUMNS)]; gate only where the activation is gated
     float *panel;
 } FeedForward;
 
@@ -92,7 +92,7 @@ typedef struct {
     uint64_t inner;
     Dtype dtype;              // of the weights
     float *in, *dout, *din;   // [block][hidden]: input, gradient by the output, gradient by the input
-    float *act, *dact;        // [block][min(inner, WORKSPACE_COLUMNS)]
+    float *act, *dact;        // [block][min(inner, SCRATCH_COLUMNS)]
     float *up, *gate;         // as act; gate only where the activation is gated
     float *panel;
     float *gradient;          // of the weights, in f32 and laid out like them; the caller sets it

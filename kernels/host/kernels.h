@@ -1,17 +1,11 @@
 // Host kernels: one function per local op of ir/ops.def, single-threaded, no allocation. They are
 // the oracle of every other engine. Matrix products go to OpenBLAS; tensors in f16 and bf16 are
-// converted in the scratch their op reserves, and sums are kept in f32.
+// converted in scratch (`work`, as large as engines/host_scratch.h says), and sums are kept in f32.
 #ifndef HEP_HOST_KERNELS_H
 #define HEP_HOST_KERNELS_H
 
+#include "engines/tensor.h"
 #include "ir/model.h"
-
-// A buffer of the plan in this rank's arena: row-major [rows][cols].
-typedef struct {
-    void *data; // NULL for an absent operand
-    Dtype dtype;
-    uint64_t rows, cols;
-} Tensor;
 
 typedef struct {
     int32_t expert; // global; -1: none

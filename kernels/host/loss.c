@@ -70,8 +70,8 @@ static void visit_rows(const Loss *loss, uint64_t first, uint64_t rows)
         loss->max[r] = -INFINITY;
         loss->sum[r] = loss->target[r] = 0;
     }
-    for (uint64_t word = 0; word < loss->dims->vocabulary; word += WORKSPACE_VOCABULARY)
-        visit_words(loss, first, rows, word, smaller(WORKSPACE_VOCABULARY, loss->dims->vocabulary - word));
+    for (uint64_t word = 0; word < loss->dims->vocabulary; word += SCRATCH_VOCABULARY)
+        visit_words(loss, first, rows, word, smaller(SCRATCH_VOCABULARY, loss->dims->vocabulary - word));
 }
 
 static double block_loss(const Loss *loss, uint64_t rows)
@@ -96,8 +96,8 @@ static const float *load_norm(const ModelDims *dims, Tensor embedding, Scratch *
 
 static Loss loss_begin(const ModelDims *dims, Tensor tokens, Tensor embedding, Scratch *scratch)
 {
-    uint64_t block = smaller(model_tokens(dims), WORKSPACE_ROWS);
-    uint64_t words = smaller(dims->vocabulary, WORKSPACE_VOCABULARY);
+    uint64_t block = smaller(model_tokens(dims), SCRATCH_ROWS);
+    uint64_t words = smaller(dims->vocabulary, SCRATCH_VOCABULARY);
     Loss loss = {.dims = dims, .tokens = tokens.data, .embedding = embedding};
     loss.normed = scratch_take(scratch, block, dims->hidden);
     loss.logits = scratch_take(scratch, block, words);
@@ -115,8 +115,8 @@ void host_loss(const ModelDims *dims, Tensor x, Tensor tokens, Tensor embedding,
     const float *norm = load_norm(dims, embedding, &scratch);
     Loss state = loss_begin(dims, tokens, embedding, &scratch);
     double total = 0;
-    for (uint64_t first = 0; first < rows; first += WORKSPACE_ROWS) {
-        uint64_t count = smaller(WORKSPACE_ROWS, rows - first);
+    for (uint64_t first = 0; first < rows; first += SCRATCH_ROWS) {
+        uint64_t count = smaller(SCRATCH_ROWS, rows - first);
         norm_rows(element_at(x.data, x.dtype, first * hidden), x.dtype, count, hidden, norm, state.normed);
         visit_rows(&state, first, count);
         total += block_loss(&state, count);
@@ -145,8 +145,8 @@ static void logits_backward(const Loss *loss, uint64_t first_row, uint64_t rows,
 static void rows_backward(const Loss *loss, uint64_t first_row, uint64_t rows, float *dnormed, float *gradient)
 {
     uint64_t hidden = loss->dims->hidden, vocabulary = loss->dims->vocabulary;
-    for (uint64_t first = 0; first < vocabulary; first += WORKSPACE_VOCABULARY) {
-        uint64_t words = smaller(WORKSPACE_VOCABULARY, vocabulary - first);
+    for (uint64_t first = 0; first < vocabulary; first += SCRATCH_VOCABULARY) {
+        uint64_t words = smaller(SCRATCH_VOCABULARY, vocabulary - first);
         const float *matrix = load_words(loss, first, words);
         if (words < vocabulary) {
             compute_logits(loss, rows, matrix, words);
@@ -168,11 +168,11 @@ void host_loss_backward(const ModelDims *dims, Tensor x, Tensor tokens, Tensor e
     Scratch scratch = scratch_begin(work);
     const float *norm = load_norm(dims, embedding, &scratch);
     float *row = scratch_take(&scratch, 1, hidden), *gradient = scratch_gradient(&scratch, dembedding, elements);
-    float *dnormed = scratch_take(&scratch, smaller(rows, WORKSPACE_ROWS), hidden);
+    float *dnormed = scratch_take(&scratch, smaller(rows, SCRATCH_ROWS), hidden);
     Loss state = loss_begin(dims, tokens, embedding, &scratch);
     assert(dx.rows >= rows && dembedding.dtype == embedding.dtype);
-    for (uint64_t first = 0; first < rows; first += WORKSPACE_ROWS) {
-        uint64_t count = smaller(WORKSPACE_ROWS, rows - first);
+    for (uint64_t first = 0; first < rows; first += SCRATCH_ROWS) {
+        uint64_t count = smaller(SCRATCH_ROWS, rows - first);
         const void *in = element_at(x.data, x.dtype, first * hidden);
         norm_rows(in, x.dtype, count, hidden, norm, state.normed);
         visit_rows(&state, first, count);

@@ -39,8 +39,8 @@ void matrix_multiply(uint64_t m, uint64_t n, uint64_t k, const float *a, uint64_
         multiply(m, n, k, 1, left, (Factor){b.data, b.stride, CblasNoTrans}, beta, c, c_stride);
         return;
     }
-    for (uint64_t first = 0; first < n; first += WORKSPACE_COLUMNS) {
-        uint64_t cols = smaller(WORKSPACE_COLUMNS, n - first);
+    for (uint64_t first = 0; first < n; first += SCRATCH_COLUMNS) {
+        uint64_t cols = smaller(SCRATCH_COLUMNS, n - first);
         convert_panel(b, k, first, cols, panel);
         multiply(m, cols, k, 1, left, (Factor){panel, cols, CblasNoTrans}, beta, c + first, c_stride);
     }
@@ -54,8 +54,8 @@ void matrix_multiply_transposed(uint64_t m, uint64_t n, uint64_t k, float alpha,
                  c_stride);
         return;
     }
-    for (uint64_t first = 0; first < k; first += WORKSPACE_COLUMNS) {
-        uint64_t cols = smaller(WORKSPACE_COLUMNS, k - first);
+    for (uint64_t first = 0; first < k; first += SCRATCH_COLUMNS) {
+        uint64_t cols = smaller(SCRATCH_COLUMNS, k - first);
         convert_panel(b, n, first, cols, panel);
         multiply(m, n, cols, alpha, (Factor){a + first, a_stride, CblasNoTrans}, (Factor){panel, cols, CblasTrans},
                  first > 0 ? 1 : beta, c, c_stride);

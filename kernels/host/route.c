@@ -197,11 +197,11 @@ void host_unroute(const RouteTable *table, uint64_t row_count, uint32_t fanout, 
     uint64_t own_count = (uint64_t)counts[table->own], row_total = row_count / fanout, hidden = rows.cols;
     Scratch scratch = scratch_begin(work);
     SumBlock block = {.fanout = fanout, .hidden = hidden};
-    block.sums = scratch_take(&scratch, WORKSPACE_SUM_ROWS, hidden);
+    block.sums = scratch_take(&scratch, SCRATCH_SUM_ROWS, hidden);
     block.row = scratch_take(&scratch, 1, hidden);
     assert(row_total <= rows.rows && own_count <= results.rows);
     for (block.first = 0; block.first < row_total; block.first = block.end) {
-        block.end = smaller(block.first + WORKSPACE_SUM_ROWS, row_total);
+        block.end = smaller(block.first + SCRATCH_SUM_ROWS, row_total);
         memset(block.sums, 0, (block.end - block.first) * hidden * sizeof *block.sums);
         add_member(&block, origins, results, 0, own_count);
         uint64_t sent = 0;

@@ -198,8 +198,8 @@ Scratch scratch_begin(Tensor work)
 
 float *scratch_take(Scratch *scratch, uint64_t rows, uint64_t cols)
 {
-    uint64_t count = (rows * cols + WORKSPACE_ALIGNMENT - 1) / WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT;
-    assert(count <= scratch->left); // else lowering reserved less than ir/workspace.c says
+    uint64_t count = (rows * cols + SCRATCH_ALIGNMENT - 1) / SCRATCH_ALIGNMENT * SCRATCH_ALIGNMENT;
+    assert(count <= scratch->left); // else lowering reserved less than engines/host_scratch.c says
     float *piece = scratch->next;
     scratch->next += count;
     scratch->left -= count;

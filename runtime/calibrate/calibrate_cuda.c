@@ -2,9 +2,9 @@
 // that its plans use. A sample ends when the device is through; the host looks after it meanwhile, as a plan's would.
 #include <stdlib.h>
 
+#include "engines/cuda_step.h"
 #include "ir/codec.h"
 #include "kernels/cuda/kernels.h"
-#include "kernels/cuda/work.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/cuda_check.h"
 #include "runtime/calibrate/calibrate_internal.h"
@@ -219,9 +219,9 @@ static uint64_t run_work_bytes(const DeviceRun *run)
     StepTensors encode = {.encode = {.own_experts = run->weights, .mean = run->mean, .packet = run->packet}};
     StepTensors decode = {
         .decode = {.packet = run->gathered, .own = run->weights, .mean = run->mean, .experts = run->experts}};
-    uint64_t bytes[] = {cuda_work_bytes(&run->dims, OP_SHARED_EXPERT, &expert, 1),
-                        cuda_work_bytes(&run->dims, OP_ENCODE, &encode, 1),
-                        cuda_work_bytes(&run->dims, OP_DECODE, &decode, 1)};
+    uint64_t bytes[] = {cuda_op_scratch(&run->dims, OP_SHARED_EXPERT, &expert, 1),
+                        cuda_op_scratch(&run->dims, OP_ENCODE, &encode, 1),
+                        cuda_op_scratch(&run->dims, OP_DECODE, &decode, 1)};
     uint64_t most = 0;
     for (size_t i = 0; i < COUNT_OF(bytes); i++)
         most = bytes[i] > most ? bytes[i] : most;

@@ -2,7 +2,7 @@
 // steps find it.
 #include <stdlib.h>
 
-#include "ir/workspace.h"
+#include "engines/host_scratch.h"
 #include "kernels/host/kernels.h"
 #include "runtime/calibrate/calibrate_internal.h"
 
@@ -63,7 +63,7 @@ static bool expert_create(const ModelDims *dims, ExpertRun *run)
         tensor_create(activation_matrices(dims->activation), (uint64_t)dims->hidden * dims->inner, dims->dtype);
     run->rows = tensor_create(most, dims->hidden, dims->dtype);
     run->results = tensor_create(most, dims->hidden, dims->dtype);
-    run->work = tensor_create(1, workspace_elements(&run->dims, OP_SHARED_EXPERT, most, 1, 1), DTYPE_F32);
+    run->work = tensor_create(1, host_scratch_elements(&run->dims, OP_SHARED_EXPERT, most, 1, 1), DTYPE_F32);
     return tensor_fill(&run->weights) && tensor_fill(&run->rows) && run->results.data && run->work.data;
 }
 

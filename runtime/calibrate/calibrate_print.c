@@ -176,11 +176,11 @@ static void print_device(const CalibrateOptions *options, const Calibration *cal
     print_spread(" per second; decoded:", &calibration->decode_bandwidth, format_bytes, out);
     text_format(out,
                 " per second\n  device {\n    compute = %s  half_rate_rows = %.3g\n    memory = %s  memory_bandwidth = "
-                "%s/s\n    encode_bandwidth = %s/s  decode_bandwidth = %s/s\n  }\n",
+                "%s/s\n    encode_bandwidth = %s/s  decode_bandwidth = %s/s%s\n  }\n",
                 format_rate(a, calibration->compute_flops), calibration->half_rate_rows,
                 format_bytes(b, calibration->memory_bytes), format_bytes(c, calibration->memory_bandwidth.median),
                 format_bytes(d, calibration->encode_bandwidth.median),
-                format_bytes(e, calibration->decode_bandwidth.median));
+                format_bytes(e, calibration->decode_bandwidth.median), options->device ? "  engine = cuda" : "");
 }
 
 void calibration_print(const CalibrateOptions *options, const Calibration *calibration, const char *version,

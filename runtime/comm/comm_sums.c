@@ -15,16 +15,6 @@ uint64_t comm_part_size(uint64_t elements, uint32_t members, uint32_t member)
     return comm_part_begin(elements, members, member + 1) - comm_part_begin(elements, members, member);
 }
 
-uint64_t comm_scatter_scratch(uint32_t members, uint64_t shard, Dtype dtype)
-{
-    return (members - 1) * shard * dtype_bytes(dtype);
-}
-
-uint64_t comm_reduce_scratch(uint32_t members, uint64_t elements, Dtype dtype)
-{
-    return (members - 1) * (elements / members + 1) * dtype_bytes(dtype);
-}
-
 // ---- what travels ----------------------------------------------------------------------------
 
 // Sends every member its part of `from` and receives the own part from each into the scratch; counts in units of

@@ -13,16 +13,12 @@ typedef struct {
     int channel;
     uint32_t members, own;
     int32_t *counts; // [2][members], scratch
-    void *scratch;   // comm_sums_scratch bytes
+    void *scratch;   // as large as engines/sums.h says
 } SumGroup;
 
 // The part of `elements` that a member sums: its first element and how many.
 uint64_t comm_part_begin(uint64_t elements, uint32_t members, uint32_t member);
 uint64_t comm_part_size(uint64_t elements, uint32_t members, uint32_t member);
-
-// Bytes of scratch for a tensor that is scattered into shards of `shard` elements, and for one that is reduced.
-uint64_t comm_scatter_scratch(uint32_t members, uint64_t shard, Dtype dtype);
-uint64_t comm_reduce_scratch(uint32_t members, uint64_t elements, Dtype dtype);
 
 // What travels, for any engine. Shards: every member sends the others theirs, and finds theirs of its own in the
 // scratch, in the order of members. Parts: the same with the parts of a gradient; *own becomes this rank's, in place.

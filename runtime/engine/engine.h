@@ -45,6 +45,7 @@ typedef struct {
 
 typedef struct {
     const char *name;
+    EngineKind kind; // whose memory engines/ counts
     // Whether this build and this machine have what the engine needs: else false and a fault. NULL: they always have.
     bool (*available)(Fault *fault);
     // Derived from the engine's own dispatch: there is no second list.

@@ -39,11 +39,6 @@ static void map_fill(const Plan *plan, uint64_t rank, ExpertMap *map, int32_t *m
     }
 }
 
-uint64_t expert_map_entries(const Plan *plan)
-{
-    return (uint64_t)plan->model.experts * (plan->cluster.level_count + 1);
-}
-
 bool expert_maps_create(ExpertMaps *maps, const Plan *plan, uint64_t rank)
 {
     maps->maps = calloc(plan->choice_count + 1, sizeof(*maps->maps));
@@ -53,7 +48,7 @@ bool expert_maps_create(ExpertMaps *maps, const Plan *plan, uint64_t rank)
         if (!map_of(maps, plan->choices[c].domain))
             memcpy(maps->maps[maps->map_count++].domain, plan->choices[c].domain, sizeof(maps->maps->domain));
     }
-    uint64_t per_map = expert_map_entries(plan);
+    uint64_t per_map = engine_map_entries(plan);
     maps->memory = calloc(per_map * maps->map_count + 1, sizeof(*maps->memory));
     if (!maps->memory)
         return false;
@@ -117,17 +112,6 @@ bool engine_packet_place(const Plan *plan, uint64_t rank, uint32_t step, Message
 
 // ---- routes ----------------------------------------------------------------------------------
 
-const Step *engine_route_dispatch(const Plan *plan, const Step *step)
-{
-    int32_t send_counts = step_operand(plan, step, OPERAND_send_counts);
-    for (uint32_t s = 0; s < plan->step_count; s++) {
-        const Step *other = &plan->steps[s];
-        if (other->op == OP_DISPATCH && step_buffers(plan, other).dispatch.send_counts == send_counts)
-            return other;
-    }
-    return NULL;
-}
-
 // Several before the first exchange, where dispatch is naive.
 static uint32_t fanout_of(const Plan *plan, int32_t origin)
 {
@@ -181,14 +165,4 @@ int64_t engine_final_step(const Plan *plan)
         if (plan->steps[s].op == OP_RESIDUAL || plan->steps[s].op == OP_FFN)
             return s;
     return NONE;
-}
-
-uint64_t engine_decisions_bytes(const Plan *plan)
-{
-    return (uint64_t)plan->choice_count * model_tokens(&plan->model) * plan->model.top_k * sizeof(int32_t);
-}
-
-uint64_t engine_final_bytes(const Plan *plan)
-{
-    return model_tokens(&plan->model) * plan->model.hidden * dtype_bytes(plan->model.dtype);
 }

@@ -3,6 +3,7 @@
 #ifndef HEP_ENGINE_COMMON_H
 #define HEP_ENGINE_COMMON_H
 
+#include "engines/engine_facts.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/engine_exchange.h"
 
@@ -16,10 +17,9 @@ typedef struct {
 typedef struct {
     ExpertMap *maps;
     uint32_t map_count;
-    int32_t *memory; // [map_count][expert_map_entries]: slots, then the members of each level
+    int32_t *memory; // [map_count][engine_map_entries]: slots, then the members of each level
 } ExpertMaps;
 
-uint64_t expert_map_entries(const Plan *plan); // of one map
 bool expert_maps_create(ExpertMaps *maps, const Plan *plan, uint64_t rank) MUST_CHECK;
 void expert_maps_destroy(ExpertMaps *maps);
 const ExpertMap *expert_map_of_layer(const ExpertMaps *maps, const Plan *plan, int32_t layer); // NULL if it has none
@@ -35,13 +35,11 @@ const int32_t *engine_slots(const Plan *plan, const ExpertMaps *maps, uint32_t s
 // its packets travel between. False and a fault: no step carries them.
 bool engine_packet_place(const Plan *plan, uint64_t rank, uint32_t step, MessagePlace *place, Fault *fault) MUST_CHECK;
 
-// Routes and their way back name no level: they serve the dispatch that reads the same counts.
 typedef struct {
     RouteTable table;
     uint32_t fanout; // record rows a row of the stage that the origin leads back to
 } StepRoute;
 
-const Step *engine_route_dispatch(const Plan *plan, const Step *step); // NULL where the plan has none
 // False and a fault where there is no dispatch, or the layer has no experts.
 bool engine_route_create(const Plan *plan, const ExpertMaps *maps, uint64_t rank, uint32_t step, StepRoute *route,
                          Fault *fault) MUST_CHECK;
@@ -54,9 +52,5 @@ double engine_gradient_scale(const TrainingSettings *settings, uint64_t ranks, d
 uint64_t engine_capacity_rows(const Plan *plan);
 // The step that leaves the final hidden state in its operand `y` (the last residual or dense layer); NONE.
 int64_t engine_final_step(const Plan *plan);
-
-// Bytes of EngineResult.decisions and x.
-uint64_t engine_decisions_bytes(const Plan *plan);
-uint64_t engine_final_bytes(const Plan *plan);
 
 #endif

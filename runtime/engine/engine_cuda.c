@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engines/sums.h"
 #include "ir/base/text.h"
 #include "runtime/comm/comm_local.h"
 #include "runtime/engine/engine_cuda_internal.h"
@@ -25,61 +26,39 @@ static bool cuda_supports(Op op)
 
 // ---- memory ----------------------------------------------------------------------------------
 
-void *cuda_reserve(CudaEngine *engine, uint64_t bytes)
+static void *place_of(const CudaEngine *engine, MemoryPart part)
 {
-    uint64_t at = engine->used;
-    engine->used += (bytes + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
-    return engine->memory ? engine->memory + at : NULL;
+    return engine->memory + part.offset;
 }
 
-static bool has_stream(const Plan *plan, Stream stream)
+// Gives everything on the device its place.
+static void memory_hand_out(CudaEngine *engine)
 {
-    for (uint32_t s = 0; s < plan->step_count; s++)
-        if (op_info(plan->steps[s].op)->stream == stream)
-            return true;
-    return false;
-}
-
-static uint64_t queue_bytes(const Plan *plan, Stream stream)
-{
-    return cuda_stream_work(plan, stream) + (stream == STREAM_COMPUTE ? (uint64_t)CUDA_BLAS_BYTES : 0);
-}
-
-// Gives everything on the device its place; without memory yet, finds out how much there is.
-static void memory_lay_out(CudaEngine *engine, void *work[STREAM_COUNT])
-{
-    const Plan *plan = engine->plan;
-    uint64_t choices = engine_decisions_bytes(plan) / sizeof(int32_t);
-    uint32_t members;
-    engine->used = 0;
-    cuda_reserve(engine, plan->arena_bytes);
-    for (uint32_t s = 0; s < STREAM_COUNT; s++)
-        work[s] = has_stream(plan, (Stream)s) ? cuda_reserve(engine, queue_bytes(plan, (Stream)s)) : NULL;
-    engine->device_maps = cuda_reserve(engine, expert_map_entries(plan) * plan->choice_count * sizeof(int32_t));
-    engine->lost = cuda_reserve(engine, plan->step_count * sizeof(uint64_t));
-    engine->factors = cuda_reserve(engine, sizeof(AdamWFactors));
-    engine->kept_counts = cuda_reserve(engine, cuda_kept_counts(plan) * sizeof(int32_t));
-    engine->sum_scratch = cuda_reserve(engine, cuda_sum_scratch(plan, &members));
-    for (uint32_t s = 0; s < plan->step_count; s++) {
-        Op op = plan->steps[s].op;
+    const CudaMemory *layout = &engine->layout;
+    uint64_t parts = layout->parts.offset;
+    engine->device_maps = place_of(engine, layout->maps);
+    engine->lost = place_of(engine, layout->lost);
+    engine->factors = place_of(engine, layout->factors);
+    engine->kept_counts = place_of(engine, layout->kept_counts);
+    engine->sum_scratch = place_of(engine, layout->sums);
+    for (uint32_t s = 0; s < engine->plan->step_count; s++) {
+        Op op = engine->plan->steps[s].op;
         if (op != OP_REDUCE_SCATTER && op != OP_ALL_REDUCE)
             continue;
-        void *parts = cuda_reserve(engine, members * sizeof(void *));
-        if (engine->steps)
-            engine->steps[s].of.parts = parts;
+        engine->steps[s].of.parts = (const void **)(engine->memory + parts);
+        parts += layout->parts_stride;
     }
-    engine->kept_records = engine->options.record ? cuda_reserve(engine, choices * sizeof(Record)) : NULL;
-    engine->kept_x = engine->options.record ? cuda_reserve(engine, engine_final_bytes(plan)) : NULL;
+    engine->kept_records = engine->options.record ? place_of(engine, layout->kept_records) : NULL;
+    engine->kept_x = engine->options.record ? place_of(engine, layout->kept_x) : NULL;
 }
+_Static_assert(sizeof(AdamWFactors) <= CUDA_FACTORS_BYTES, "the layout reserves less than factors are large");
+_Static_assert(sizeof(Record) == RECORD_BYTES, "the layout counts records of another size");
 
 static uint64_t cuda_bytes(const Plan *plan, const EngineOptions *options)
 {
-    CudaEngine engine = {.plan = plan, .options = *options};
-    void *work[STREAM_COUNT];
-    if (plan->arena_bytes > INT64_MAX)
-        return UINT64_MAX;
-    memory_lay_out(&engine, work);
-    return engine.used;
+    CudaMemory layout;
+    cuda_memory_lay_out(plan, options->record, &layout);
+    return layout.total > INT64_MAX ? UINT64_MAX : layout.total;
 }
 
 static uint64_t cuda_free_bytes(const Comm *comm)
@@ -91,19 +70,20 @@ static uint64_t cuda_free_bytes(const Comm *comm)
     return available;
 }
 
-static bool device_memory_create(CudaEngine *engine, void *work[STREAM_COUNT], Fault *fault)
+static bool device_memory_create(CudaEngine *engine, Fault *fault)
 {
-    memory_lay_out(engine, work);
-    cudaError_t error = cudaMalloc((void **)&engine->memory, engine->used + BUFFER_ALIGNMENT);
+    cuda_memory_lay_out(engine->plan, engine->options.record, &engine->layout);
+    uint64_t total = engine->layout.total;
+    cudaError_t error = cudaMalloc((void **)&engine->memory, total);
     if (error != cudaSuccess) {
         char bytes[FORMAT_MAX], available[FORMAT_MAX];
         return fault_set(fault, FAULT_MEMORY, "out of GPU memory for %s: %s; %s are free",
-                         format_bytes(bytes, (double)engine->used), cudaGetErrorString(error),
+                         format_bytes(bytes, (double)total), cudaGetErrorString(error),
                          format_bytes(available, (double)cuda_free_bytes(engine->comm)));
     }
-    memory_lay_out(engine, work);
+    memory_hand_out(engine);
     // NaN in every floating dtype: what is read unwritten shows.
-    return cuda_check(cudaMemset(engine->memory, 0xFF, engine->used), "fill the GPU's memory", fault);
+    return cuda_check(cudaMemset(engine->memory, 0xFF, total), "fill the GPU's memory", fault);
 }
 
 static int32_t unplaced; // stands for a place while places are counted
@@ -133,8 +113,7 @@ static uint64_t counts_give_places(CudaEngine *engine, int32_t *first)
 static bool pinned_memory_create(CudaEngine *engine, Fault *fault)
 {
     const Plan *plan = engine->plan;
-    uint32_t members;
-    cuda_sum_scratch(plan, &members);
+    uint32_t members = sums_of_plan(plan).members_most;
     for (uint32_t g = 0; g < plan->group_count; g++) {
         uint64_t size = group_size(&plan->cluster, &plan->groups[g]);
         members = size > members ? (uint32_t)size : members;
@@ -151,7 +130,7 @@ static bool pinned_memory_create(CudaEngine *engine, Fault *fault)
                         sizeof(AdamWFactors),
                         tokens * sizeof(int32_t),
                         sizeof(float),
-                        cuda_kept_counts(plan) * sizeof(int32_t)};
+                        engine_kept_counts(plan) * sizeof(int32_t)};
     uint64_t offsets[COUNT_OF(bytes)], total = 0;
     for (size_t i = 0; i < COUNT_OF(bytes); i++) {
         offsets[i] = total;
@@ -198,7 +177,7 @@ static bool host_memory_create(CudaEngine *engine, Fault *fault)
 
 static bool maps_upload(CudaEngine *engine, Fault *fault)
 {
-    uint64_t entries = expert_map_entries(engine->plan) * engine->maps.map_count;
+    uint64_t entries = engine_map_entries(engine->plan) * engine->maps.map_count;
     return cuda_check(
         cudaMemcpy(engine->device_maps, engine->maps.memory, entries * sizeof(int32_t), cudaMemcpyHostToDevice),
         "copy the places of experts", fault);
@@ -206,7 +185,7 @@ static bool maps_upload(CudaEngine *engine, Fault *fault)
 
 // ---- streams ---------------------------------------------------------------------------------
 
-static bool streams_create(CudaEngine *engine, void *work[STREAM_COUNT], Fault *fault)
+static bool streams_create(CudaEngine *engine, Fault *fault)
 {
     int least = 0, greatest = 0;
     if (!cuda_check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "ask for priorities", fault) ||
@@ -218,13 +197,14 @@ static bool streams_create(CudaEngine *engine, void *work[STREAM_COUNT], Fault *
                         fault) ||
             !cuda_check(cudaEventCreateWithFlags(&engine->joined[s], cudaEventDisableTiming), "create an event", fault))
             return false;
-        if (!has_stream(engine->plan, (Stream)s))
+        if (!engine_has_stream(engine->plan, (Stream)s))
             continue;
+        MemoryPart work = engine->layout.queues[s];
         int priority = s == STREAM_EXCHANGE || s == STREAM_MIGRATE ? greatest : least;
         if (!cuda_check(cudaStreamCreateWithPriority(&engine->streams[s], cudaStreamNonBlocking, priority),
                         "create a stream", fault) ||
-            !cuda_check(cuda_queue_create(&engine->queues[s], engine->streams[s], s == STREAM_COMPUTE, work[s],
-                                          queue_bytes(engine->plan, (Stream)s)),
+            !cuda_check(cuda_queue_create(&engine->queues[s], engine->streams[s], s == STREAM_COMPUTE,
+                                          place_of(engine, work), work.bytes),
                         "prepare matrix products", fault))
             return false;
     }
@@ -331,7 +311,6 @@ static void cuda_destroy(Engine *base)
 static Engine *cuda_create(const Plan *plan, Comm *comm, const EngineOptions *options, Fault *fault)
 {
     CudaEngine *engine = calloc(1, sizeof(*engine));
-    void *work[STREAM_COUNT];
     if (!engine) {
         fault_set(fault, FAULT_MEMORY, "out of memory");
         return NULL;
@@ -339,11 +318,10 @@ static Engine *cuda_create(const Plan *plan, Comm *comm, const EngineOptions *op
     assert(comm->device);
     *engine = (CudaEngine){.ops = &cuda_engine, .plan = plan, .comm = comm, .options = *options};
     engine->capacity_rows = engine_capacity_rows(plan);
-    if (cuda_use_device(engine, fault) && host_memory_create(engine, fault) &&
-        device_memory_create(engine, work, fault) && pinned_memory_create(engine, fault) &&
-        maps_upload(engine, fault) && streams_create(engine, work, fault) && cuda_steps_create(engine, fault) &&
-        weights_create(engine, fault) && optimizers_begin(engine, fault) &&
-        comm->device->attach(comm, engine->memory, engine->used, fault))
+    if (cuda_use_device(engine, fault) && host_memory_create(engine, fault) && device_memory_create(engine, fault) &&
+        pinned_memory_create(engine, fault) && maps_upload(engine, fault) && streams_create(engine, fault) &&
+        cuda_steps_create(engine, fault) && weights_create(engine, fault) && optimizers_begin(engine, fault) &&
+        comm->device->attach(comm, engine->memory, engine->layout.total, fault))
         return (Engine *)engine;
     cuda_destroy((Engine *)engine);
     return NULL;
@@ -382,6 +360,7 @@ static const char *cuda_expert_refusal(const Engine *base)
 
 const EngineOps cuda_engine = {
     .name = "cuda",
+    .kind = ENGINE_CUDA,
     .available = cuda_available,
     .supports = cuda_supports,
     .bytes = cuda_bytes,

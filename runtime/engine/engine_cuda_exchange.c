@@ -59,15 +59,6 @@ static bool learn_counts(CudaStep *step, Tensor send_counts, Tensor next_counts,
 
 // ---- padded ----------------------------------------------------------------------------------
 
-uint64_t cuda_kept_counts(const Plan *plan)
-{
-    uint64_t total = 0;
-    for (uint32_t s = 0; s < plan->step_count && plan->exchange == EXCHANGE_PADDED; s++)
-        if (plan->steps[s].op == OP_ROUTE)
-            total += step_buffer(plan, &plan->steps[s], OPERAND_send_counts)->rows;
-    return total;
-}
-
 // The counts of what a step sends, or gets back, as its route saw them.
 static const int32_t *counts_of(const CudaEngine *engine, uint32_t step)
 {

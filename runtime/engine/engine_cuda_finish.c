@@ -10,7 +10,7 @@
 // What messages carried, where all have one size.
 static bool counts_enqueue(const CudaEngine *engine, cudaStream_t home, Fault *fault)
 {
-    uint64_t bytes = cuda_kept_counts(engine->plan) * sizeof(int32_t);
+    uint64_t bytes = engine_kept_counts(engine->plan) * sizeof(int32_t);
     return bytes == 0 ||
            cuda_check(cudaMemcpyAsync(engine->counts_seen, engine->kept_counts, bytes, cudaMemcpyDeviceToHost, home),
                       "enqueue a copy", fault);

@@ -8,8 +8,8 @@
 #include <cuda_runtime_api.h>
 #include <stdatomic.h>
 
+#include "engines/engine_memory.h"
 #include "kernels/cuda/kernels.h"
-#include "kernels/cuda/work.h"
 #include "runtime/base/cuda_check.h"
 #include "runtime/comm/comm_sums.h"
 #include "runtime/engine/engine_common.h"
@@ -87,13 +87,12 @@ struct CudaEngine {
     cudaEvent_t ended[STREAM_COUNT];          // the stream's steps are; of compute: results are in pinned memory
     cudaEvent_t forked, joined[STREAM_COUNT]; // of the captured streams
 
-    // Device memory, one allocation: the plan's arena and, after it, the engine's own.
-    char *memory;
-    uint64_t used, memory_bytes;
+    CudaMemory layout;
+    char *memory; // of the device, one allocation: the plan's arena, then the engine's own
     int32_t *device_maps;
     uint64_t *lost; // [steps]
     AdamWFactors *factors;
-    int32_t *kept_counts; // [cuda_kept_counts] send counts of routes, where exchanges are padded
+    int32_t *kept_counts; // [engine_kept_counts] send counts of routes, where exchanges are padded
     uint64_t kept_used;   // of these, given to routes
     void *sum_scratch;
     Record *kept_records; // [choices][tokens][top_k]
@@ -132,9 +131,7 @@ struct CudaEngine {
 CudaHandler cuda_handler(Op op); // in engine_cuda_steps.c; NULL for an unknown op
 
 bool cuda_exchange(const CudaStep *step, const Exchange *exchange, Fault *fault) MUST_CHECK;
-// How many counts a padded plan keeps to the end of an iteration, and what they say then of padding, for the byte
-// counters.
-uint64_t cuda_kept_counts(const Plan *plan);
+// What the counts that a padded plan keeps say of padding, for the byte counters.
 bool cuda_count_padding(const CudaEngine *engine, Fault *fault) MUST_CHECK;
 
 static inline uint64_t tensor_row_bytes(Tensor tensor)
@@ -145,12 +142,7 @@ static inline uint64_t tensor_row_bytes(Tensor tensor)
 // The counts of an exchange, sent and received (buffers); false for other steps.
 bool cuda_counts_of(const Plan *plan, const Step *step, int32_t counts[2]);
 
-// Engine memory after the plan's arena: `measure` with no memory yet counts it, the second call hands it out.
-void *cuda_reserve(CudaEngine *engine, uint64_t bytes);
 bool cuda_steps_create(CudaEngine *engine, Fault *fault) MUST_CHECK;
-// Device scratch that the steps of a stream need at most.
-uint64_t cuda_stream_work(const Plan *plan, Stream stream);
-uint64_t cuda_sum_scratch(const Plan *plan, uint32_t *members_max);
 SumGroup cuda_sum_group(const CudaStep *step);
 
 static inline MUST_CHECK bool cuda_use_device(const CudaEngine *engine, Fault *fault)

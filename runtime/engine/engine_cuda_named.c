@@ -13,4 +13,5 @@ static bool cuda_supports(Op op)
     return false;
 }
 
-const EngineOps cuda_engine = {.name = "cuda", .available = cuda_available, .supports = cuda_supports};
+const EngineOps cuda_engine = {
+    .name = "cuda", .kind = ENGINE_CUDA, .available = cuda_available, .supports = cuda_supports};

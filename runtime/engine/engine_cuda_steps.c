@@ -1,61 +1,11 @@
 // What a step of the CUDA engine needs, resolved when the engine is created: tensors, channels, places of experts, the
-// steps it waits for, scratch.
+// steps it waits for.
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "ir/order.h"
 #include "runtime/engine/engine_cuda_internal.h"
-
-// ---- scratch ---------------------------------------------------------------------------------
-
-static uint32_t members_of(const Plan *plan, const Step *step)
-{
-    bool routes = op_operand_index(op_info((int)step->op), OPERAND_origin) >= 0;
-    const Step *meets = routes ? engine_route_dispatch(plan, step) : step;
-    return meets && meets->group != NONE ? (uint32_t)group_size(&plan->cluster, &plan->groups[meets->group]) : 1;
-}
-
-uint64_t cuda_stream_work(const Plan *plan, Stream stream)
-{
-    uint64_t most = 0;
-    for (uint32_t s = 0; s < plan->step_count; s++) {
-        const Step *step = &plan->steps[s];
-        const OpInfo *info = op_info(step->op);
-        StepTensors operands = {0};
-        if (info->stream != stream)
-            continue;
-        for (uint32_t o = 0; o < info->operand_count; o++) {
-            int32_t b = step_operands(plan, step)[o];
-            if (b != NONE)
-                operands.all[o] = (Tensor){
-                    .dtype = plan->buffers[b].dtype, .rows = plan->buffers[b].rows, .cols = plan->buffers[b].cols};
-        }
-        uint64_t bytes = cuda_work_bytes(&plan->model, step->op, &operands, members_of(plan, step));
-        most = bytes > most ? bytes : most;
-    }
-    return most;
-}
-
-uint64_t cuda_sum_scratch(const Plan *plan, uint32_t *members_max)
-{
-    uint64_t most = 0;
-    *members_max = 0;
-    for (uint32_t s = 0; s < plan->step_count; s++) {
-        const Step *step = &plan->steps[s];
-        if (step->op != OP_REDUCE_SCATTER && step->op != OP_ALL_REDUCE)
-            continue;
-        uint32_t members = members_of(plan, step);
-        const Buffer *buffer =
-            step_buffer(plan, step, step->op == OP_REDUCE_SCATTER ? OPERAND_shard : OPERAND_gradient);
-        uint64_t elements = buffer->rows * buffer->cols;
-        uint64_t bytes = step->op == OP_REDUCE_SCATTER ? comm_scatter_scratch(members, elements, buffer->dtype)
-                                                       : comm_reduce_scratch(members, elements, buffer->dtype);
-        most = bytes > most ? bytes : most;
-        *members_max = members > *members_max ? members : *members_max;
-    }
-    return most;
-}
 
 // Where the summands lie, in the order of the members; `own` where the plan has it.
 static bool parts_upload(CudaStep *step, Tensor own, Fault *fault)
@@ -299,8 +249,7 @@ static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
     if (engine->first_step[info->stream] == UINT32_MAX)
         engine->first_step[info->stream] = index;
     snprintf(step->label, sizeof(step->label), of->layer == NONE ? "%s" : "%s %" PRId32, info->name, of->layer);
-    for (uint32_t o = 0; o < info->operand_count; o++)
-        step->operands.all[o] = buffer_tensor(engine, step_operands(plan, of)[o]);
+    step->operands = step_tensors(plan, of, engine->memory);
     if (of->group != NONE && !channel_open(engine, step, fault))
         return false;
     if ((size_t)of->op < COUNT_OF(prepares) && prepares[of->op] && !prepares[of->op](step, fault))

@@ -3,7 +3,7 @@
 #ifndef HEP_ENGINE_EXCHANGE_H
 #define HEP_ENGINE_EXCHANGE_H
 
-#include "kernels/host/step.h"
+#include "engines/step_tensors.h"
 #include "runtime/comm/comm.h"
 
 // A rank among the members of a group, and how large their messages are.

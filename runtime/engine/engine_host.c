@@ -1,13 +1,13 @@
-// The host engine: one arena per rank. Everything a step needs (tensors, route tables, channels, row counts' places) is
-// resolved here when the engine is created; executing a step only calls (engine_host_ops.c).
+// The host engine: one allocation per rank. Everything a step needs (tensors, route tables, channels, row counts'
+// places) is resolved here when the engine is created; executing a step only calls (engine_host_ops.c).
 #include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engines/host_scratch.h"
+#include "engines/sums.h"
 #include "ir/base/text.h"
-#include "ir/exchange.h"
-#include "runtime/comm/comm_sums.h"
 #include "runtime/engine/engine_host_internal.h"
 
 static const HostHandler handlers[] = {
@@ -27,7 +27,8 @@ static Tensor buffer_tensor(const HostEngine *engine, int32_t buffer)
     if (buffer == NONE)
         return (Tensor){0};
     const Buffer *from = &engine->plan->buffers[buffer];
-    return (Tensor){.data = engine->arena + from->offset, .dtype = from->dtype, .rows = from->rows, .cols = from->cols};
+    return (Tensor){
+        .data = engine->memory + from->offset, .dtype = from->dtype, .rows = from->rows, .cols = from->cols};
 }
 
 static bool is_stopped(const HostEngine *engine)
@@ -36,11 +37,11 @@ static bool is_stopped(const HostEngine *engine)
 }
 
 // With NaN in every floating dtype: what is read unwritten shows.
-static void arena_fill(const HostEngine *engine, uint64_t bytes)
+static void memory_fill(const HostEngine *engine)
 {
-    const uint64_t piece = 16 << 20;
+    const uint64_t piece = 16 << 20, bytes = engine->layout.total;
     for (uint64_t at = 0; at < bytes && !is_stopped(engine); at += piece)
-        memset(engine->arena + at, 0xFF, bytes - at < piece ? bytes - at : piece);
+        memset(engine->memory + at, 0xFF, bytes - at < piece ? bytes - at : piece);
 }
 
 static bool weights_create(const HostEngine *engine, Fault *fault)
@@ -150,44 +151,25 @@ static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
     const Step *of = &plan->steps[index];
     HostStep *step = &engine->steps[index];
     *step = (HostStep){.engine = engine, .run = handlers[of->op], .index = index};
-    for (uint32_t o = 0; o < op_info((int)of->op)->operand_count; o++)
-        step->operands.all[o] = buffer_tensor(engine, step_operands(plan, of)[o]);
+    step->operands = step_tensors(plan, of, engine->memory);
+    uint64_t elements = host_step_scratch(plan, of);
+    const MemoryPart *scratch = &engine->layout.scratch[op_info((int)of->op)->stream];
+    if (elements)
+        step->work =
+            (Tensor){.data = engine->memory + scratch->offset, .dtype = DTYPE_F32, .rows = 1, .cols = elements};
     if (of->group != NONE && !channel_open(engine, step, fault))
         return false;
     return (size_t)of->op >= COUNT_OF(prepares) || !prepares[of->op] || prepares[of->op](step, fault);
 }
 
-// Of the largest sum, and the members of the largest group that sums.
-static uint64_t sum_scratch_bytes(const Plan *plan, uint32_t *members_max)
-{
-    uint64_t most = 0;
-    *members_max = 0;
-    for (uint32_t s = 0; s < plan->step_count; s++) {
-        const Step *step = &plan->steps[s];
-        if (op_info(step->op)->stream != STREAM_SYNC || step->group == NONE)
-            continue;
-        uint32_t members = (uint32_t)group_size(&plan->cluster, &plan->groups[step->group]);
-        *members_max = members > *members_max ? members : *members_max;
-        if (step->op == OP_RETURN_PACKETS)
-            continue;
-        const Buffer *buffer =
-            step_buffer(plan, step, step->op == OP_REDUCE_SCATTER ? OPERAND_shard : OPERAND_gradient);
-        uint64_t elements = buffer->rows * buffer->cols;
-        uint64_t bytes = step->op == OP_REDUCE_SCATTER ? comm_scatter_scratch(members, elements, buffer->dtype)
-                                                       : comm_reduce_scratch(members, elements, buffer->dtype);
-        most = bytes > most ? bytes : most;
-    }
-    return most;
-}
-
 static uint64_t host_bytes(const Plan *plan, const EngineOptions *options)
 {
-    uint32_t members;
-    uint64_t maps = expert_map_entries(plan) * sizeof(int32_t);
+    uint64_t maps = engine_map_entries(plan) * sizeof(int32_t);
     uint64_t extra = plan->step_count * sizeof(HostStep), total;
+    HostMemory layout;
+    host_memory_lay_out(plan, &layout);
     extra += options->record ? engine_decisions_bytes(plan) + engine_final_bytes(plan) : 0;
-    extra += sum_scratch_bytes(plan, &members);
-    if (!checked_mul(maps, plan->choice_count, &maps) || !checked_add(plan->arena_bytes, extra, &total) ||
+    if (!checked_mul(maps, plan->choice_count, &maps) || !checked_add(layout.total, extra, &total) ||
         !checked_add(total, maps, &total))
         return UINT64_MAX;
     return total;
@@ -196,25 +178,22 @@ static uint64_t host_bytes(const Plan *plan, const EngineOptions *options)
 static bool memory_create(HostEngine *engine, Fault *fault)
 {
     const Plan *plan = engine->plan;
-    uint64_t bytes = (plan->arena_bytes + BUFFER_ALIGNMENT) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
     size_t channels = (size_t)(plan->group_count + 1) * STREAM_COUNT;
-    engine->arena = aligned_alloc(BUFFER_ALIGNMENT, bytes);
+    engine->memory = aligned_alloc(BUFFER_ALIGNMENT, engine->layout.total);
     engine->steps = calloc(plan->step_count + 1, sizeof(*engine->steps));
     engine->channels = malloc(channels * sizeof(*engine->channels));
-    uint32_t members;
-    engine->sum_scratch = malloc(sum_scratch_bytes(plan, &members) + 1);
-    engine->sum_counts = malloc((2ull * members + 1) * sizeof(*engine->sum_counts));
+    engine->sum_counts = malloc((2ull * sums_of_plan(plan).members_most + 1) * sizeof(*engine->sum_counts));
     if (engine->options.record) {
         engine->decisions = malloc(engine_decisions_bytes(plan) + 1);
         engine->final_x = malloc(engine_final_bytes(plan) + 1);
     }
-    if (!engine->arena || !engine->steps || !engine->channels || !engine->sum_scratch || !engine->sum_counts ||
+    if (!engine->memory || !engine->steps || !engine->channels || !engine->sum_counts ||
         (engine->options.record && (!engine->final_x || !engine->decisions)) ||
         !expert_maps_create(&engine->maps, plan, engine->comm->rank))
         return false;
     for (size_t c = 0; c < channels; c++)
         engine->channels[c] = -1;
-    arena_fill(engine, bytes);
+    memory_fill(engine);
     return weights_create(engine, fault);
 }
 
@@ -223,10 +202,9 @@ static void host_destroy(Engine *base)
     HostEngine *engine = (HostEngine *)base;
     if (!engine)
         return;
-    free(engine->arena);
+    free(engine->memory);
     free(engine->steps);
     free(engine->channels);
-    free(engine->sum_scratch);
     free(engine->sum_counts);
     free(engine->decisions);
     free(engine->final_x);
@@ -243,13 +221,14 @@ static Engine *host_create(const Plan *plan, Comm *comm, const EngineOptions *op
     }
     *engine = (HostEngine){.ops = &host_engine, .plan = plan, .comm = comm, .options = *options};
     engine->capacity_rows = engine_capacity_rows(plan);
-    char arena[FORMAT_MAX];
+    host_memory_lay_out(plan, &engine->layout);
+    char bytes[FORMAT_MAX];
     bool ok =
         memory_create(engine, fault) ||
         fault_set(fault, FAULT_MEMORY,
                   "out of memory for an arena of %s: look at the limits of the process (ulimit -v, -d) and of its "
                   "control group, and at what else runs on its machine",
-                  format_bytes(arena, (double)plan->arena_bytes));
+                  format_bytes(bytes, (double)engine->layout.total));
     for (uint32_t s = 0; ok && s < plan->step_count; s++)
         ok = step_create(engine, s, fault);
     if (!ok) {
@@ -300,7 +279,7 @@ static bool host_read(const Engine *base, uint32_t buffer, uint64_t offset, uint
     (void)fault;
     const HostEngine *engine = (const HostEngine *)base;
     assert(offset + bytes <= buffer_bytes(&engine->plan->buffers[buffer]));
-    memcpy(out, engine->arena + engine->plan->buffers[buffer].offset + offset, bytes);
+    memcpy(out, engine->memory + engine->plan->buffers[buffer].offset + offset, bytes);
     return true;
 }
 
@@ -309,12 +288,13 @@ static bool host_write(Engine *base, uint32_t buffer, uint64_t offset, uint64_t 
     (void)fault;
     HostEngine *engine = (HostEngine *)base;
     assert(offset + bytes <= buffer_bytes(&engine->plan->buffers[buffer]));
-    memcpy(engine->arena + engine->plan->buffers[buffer].offset + offset, from, bytes);
+    memcpy(engine->memory + engine->plan->buffers[buffer].offset + offset, from, bytes);
     return true;
 }
 
 const EngineOps host_engine = {
     .name = "host",
+    .kind = ENGINE_HOST,
     .supports = host_supports,
     .bytes = host_bytes,
     .create = host_create,

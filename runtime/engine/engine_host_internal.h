@@ -3,6 +3,7 @@
 #ifndef HEP_ENGINE_HOST_INTERNAL_H
 #define HEP_ENGINE_HOST_INTERNAL_H
 
+#include "engines/engine_memory.h"
 #include "runtime/engine/engine_common.h"
 
 typedef struct HostEngine HostEngine;
@@ -15,6 +16,7 @@ struct HostStep {
     HostHandler run;
     uint32_t index;
     StepTensors operands;
+    Tensor work;        // its scratch; nothing where the op takes none
     int channel;        // of steps that meet others
     MessagePlace place; // among those; of gradients that are packed, among those that the packets travel between
     union {             // of routes; of experts; of gates; of others
@@ -32,11 +34,11 @@ struct HostEngine {
     Comm *comm;
     EngineOptions options;
     uint64_t capacity_rows; // of the gate
-    char *arena;
+    HostMemory layout;
+    char *memory; // one allocation: the plan's arena, then the engine's own
     HostStep *steps;
     ExpertMaps maps;
     int *channels; // [group][stream], -1 while not opened
-    void *sum_scratch; // of the one stream that sums
     int32_t *sum_counts;
     uint64_t updates;  // of the optimizer, from 1
     float learning_rate;

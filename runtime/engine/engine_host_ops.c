@@ -44,7 +44,7 @@ bool host_run_pre_expert(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct pre_expert_tensors *t = &step->operands.pre_expert;
-    host_pre_expert(dims_of(step), t->x, t->attention, t->y, t->work);
+    host_pre_expert(dims_of(step), t->x, t->attention, t->y, step->work);
     return true;
 }
 
@@ -58,7 +58,7 @@ bool host_run_ffn(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct ffn_tensors *t = &step->operands.ffn;
-    host_ffn(dims_of(step), t->x, t->ffn, t->y, t->work);
+    host_ffn(dims_of(step), t->x, t->ffn, t->y, step->work);
     keep_final(step, t->y);
     return true;
 }
@@ -69,7 +69,7 @@ bool host_run_gate(const HostStep *step, Fault *fault)
     const struct gate_tensors *t = &step->operands.gate;
     HostEngine *engine = step->engine;
     host_gate(dims_of(step), engine->options.routing, engine->capacity_rows, t->x, t->router, t->rows, t->records,
-              t->work);
+              step->work);
     if (step->of.decisions) {
         const Record *records = t->records.data;
         uint64_t count = model_tokens(dims_of(step)) * dims_of(step)->top_k;
@@ -121,7 +121,7 @@ bool host_run_expert(const HostStep *step, Fault *fault)
     uint64_t row_count = stage_rows(step, counts, records.rows);
     uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
     uint64_t lost = host_expert(dims_of(step), step->of.slot_of_expert, row_count, fanout, rows, records, t->experts,
-                                t->results, t->work);
+                                t->results, step->work);
     if (lost > 0)
         return fault_set(fault, FAULT_RUN, "%" PRIu64 " records name experts that this rank does not hold", lost);
     return true;
@@ -149,7 +149,7 @@ bool host_run_unroute(const HostStep *step, Fault *fault)
         fanout = dims_of(step)->top_k;
     uint64_t row_count = stage_rows(step, counts, rows.rows * fanout);
     host_unroute(&step->of.route.table, row_count, fanout, t->results, t->returned, t->send_counts, t->origin, rows,
-                 t->work);
+                 step->work);
     return true;
 }
 
@@ -157,7 +157,7 @@ bool host_run_shared_expert(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct shared_expert_tensors *t = &step->operands.shared_expert;
-    host_shared_expert(dims_of(step), t->rows, t->shared, t->results, t->work);
+    host_shared_expert(dims_of(step), t->rows, t->shared, t->results, step->work);
     return true;
 }
 
@@ -175,7 +175,7 @@ bool host_run_loss(const HostStep *step, Fault *fault)
     (void)fault;
     const struct loss_tensors *t = &step->operands.loss;
     HostEngine *engine = step->engine;
-    host_loss(dims_of(step), t->x, t->tokens, t->embedding, t->loss, t->work);
+    host_loss(dims_of(step), t->x, t->tokens, t->embedding, t->loss, step->work);
     if (!isfinite(*(const float *)t->loss.data)) // what led to it is overwritten by the backward pass
         engine->nonfinite_step = nonfinite_step(engine->plan, engine->ops, (const Engine *)engine, step->index);
     return true;
@@ -195,7 +195,7 @@ bool host_run_loss_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct loss_backward_tensors *t = &step->operands.loss_backward;
-    host_loss_backward(dims_of(step), t->x, t->tokens, t->embedding, t->dx, t->dembedding, t->work);
+    host_loss_backward(dims_of(step), t->x, t->tokens, t->embedding, t->dx, t->dembedding, step->work);
     return true;
 }
 
@@ -211,7 +211,7 @@ bool host_run_pre_expert_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct pre_expert_backward_tensors *t = &step->operands.pre_expert_backward;
-    host_pre_expert_backward(dims_of(step), t->x, t->attention, t->dx, t->dattention, t->work);
+    host_pre_expert_backward(dims_of(step), t->x, t->attention, t->dx, t->dattention, step->work);
     return true;
 }
 
@@ -219,7 +219,7 @@ bool host_run_ffn_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct ffn_backward_tensors *t = &step->operands.ffn_backward;
-    host_ffn_backward(dims_of(step), t->x, t->ffn, t->dx, t->dffn, t->work);
+    host_ffn_backward(dims_of(step), t->x, t->ffn, t->dx, t->dffn, step->work);
     return true;
 }
 
@@ -227,7 +227,7 @@ bool host_run_shared_expert_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct shared_expert_backward_tensors *t = &step->operands.shared_expert_backward;
-    host_shared_expert_backward(dims_of(step), t->rows, t->shared, t->dx, t->drows, t->dshared, t->work);
+    host_shared_expert_backward(dims_of(step), t->rows, t->shared, t->dx, t->drows, t->dshared, step->work);
     return true;
 }
 
@@ -247,7 +247,7 @@ bool host_run_expert_backward(const HostStep *step, Fault *fault)
     uint64_t row_count = stage_rows(step, counts, records.rows);
     uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
     uint64_t lost = host_expert_backward(dims_of(step), step->of.slot_of_expert, row_count, fanout, rows, records,
-                                         t->experts, t->dresults, t->drows, t->drecords, t->dexperts, t->work);
+                                         t->experts, t->dresults, t->drows, t->drecords, t->dexperts, step->work);
     if (lost > 0)
         return fault_set(fault, FAULT_RUN, "%" PRIu64 " records name experts that this rank does not hold", lost);
     return true;
@@ -275,7 +275,7 @@ bool host_run_gate_backward(const HostStep *step, Fault *fault)
     const struct gate_backward_tensors *t = &step->operands.gate_backward;
     float balance = (float)step->engine->options.training.balance;
     host_gate_backward(dims_of(step), balance, t->x, t->records, t->drows, t->drecords, t->dshared_rows, t->router,
-                       t->dx, t->drouter, t->work);
+                       t->dx, t->drouter, step->work);
     return true;
 }
 
@@ -313,7 +313,7 @@ static SumGroup sum_group(const HostStep *step)
                       .members = step->place.members,
                       .own = step->place.own,
                       .counts = engine->sum_counts,
-                      .scratch = engine->sum_scratch};
+                      .scratch = engine->memory + engine->layout.sums.offset};
 }
 
 bool host_run_reduce_scatter(const HostStep *step, Fault *fault)

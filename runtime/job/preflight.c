@@ -4,10 +4,13 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 
 #include "ir/base/text.h"
 #include "runtime/base/machine.h"
 #include "runtime/comm/comm_mpi.h"
+
+enum { PLANNED_MAX = 128 };
 
 static bool check_executable(const Plan *plan, const EngineOps *engine, Fault *fault)
 {
@@ -237,6 +240,17 @@ bool preflight_agree(Comm *comm, bool ok, Fault *fault)
     return first == 0;
 }
 
+// The plan's memory was counted for another engine: what a message of a lack of memory adds.
+static const char *planned_otherwise(const Plan *plan, const EngineOps *engine, char text[PLANNED_MAX])
+{
+    char bytes[FORMAT_MAX];
+    text[0] = '\0';
+    if (engine->kind != plan->cluster.device.engine)
+        snprintf(text, PLANNED_MAX, "; the plan was made for engine '%s', which takes %s",
+                 engine_kind_name(plan->cluster.device.engine), format_bytes(bytes, plan_memory_bytes(plan)));
+    return text;
+}
+
 // Ranks of this process share one device.
 static bool check_device(const Plan *plan, const JobOptions *options, Fault *fault)
 {
@@ -246,11 +260,11 @@ static bool check_device(const Plan *plan, const JobOptions *options, Fault *fau
     per_rank = options->engine->bytes(plan, &of_engine);
     if (checked_mul(per_rank, ranks, &total) && total <= available)
         return true;
-    char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX];
-    return fault_set(fault, FAULT_RUN, "%" PRIu64 " %s of %s%s need %s of GPU memory, %s are free", ranks,
+    char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX], planned[PLANNED_MAX];
+    return fault_set(fault, FAULT_RUN, "%" PRIu64 " %s of %s%s need %s of GPU memory, %s are free%s", ranks,
                      ranks == 1 ? "rank" : "ranks", format_bytes(each, (double)per_rank), ranks == 1 ? "" : " each",
-                     format_bytes(need, (double)per_rank * (double)ranks),
-                     format_bytes(free_bytes, (double)available));
+                     format_bytes(need, (double)per_rank * (double)ranks), format_bytes(free_bytes, (double)available),
+                     planned_otherwise(plan, options->engine, planned));
 }
 
 // Of copies of what codecs remember, while steps run that are undone.
@@ -275,12 +289,12 @@ static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t 
     if (options->engine->free_bytes)
         return check_device(plan, options, fault);
     uint64_t available = machine_available_bytes(), limit = machine_thread_limit(), own_limit = machine_process_bytes();
-    char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX];
+    char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX], planned[PLANNED_MAX];
     if (total > available)
-        return fault_set(fault, FAULT_RUN,
-                         "%" PRIu64 " ranks of %s each need %s of memory, %s are available on this machine", ranks,
-                         format_bytes(each, (double)per_rank), format_bytes(need, (double)per_rank * (double)ranks),
-                         format_bytes(free_bytes, (double)available));
+        return fault_set(
+            fault, FAULT_RUN, "%" PRIu64 " ranks of %s each need %s of memory, %s are available on this machine%s",
+            ranks, format_bytes(each, (double)per_rank), format_bytes(need, (double)per_rank * (double)ranks),
+            format_bytes(free_bytes, (double)available), planned_otherwise(plan, options->engine, planned));
     if (!checked_mul(per_rank, options->comm ? 1 : ranks, &of_process) || of_process > own_limit)
         return fault_set(fault, FAULT_RUN, "%s of memory are needed, %s are left to this process (ulimit -v)",
                          format_bytes(need, (double)of_process), format_bytes(free_bytes, (double)own_limit));

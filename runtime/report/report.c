@@ -1,6 +1,7 @@
 // The report of a run. `#` lines describe the run, then tables with a header and a units row, then
 // verdict lines. Times of steps are medians over iterations of the slowest rank; they include
 // waiting for peers.
+#include "engines/engine_memory.h"
 #include "ir/base/sort.h"
 #include "runtime/job/exposure.h"
 #include "runtime/report/columns.h"
@@ -70,10 +71,14 @@ static void print_description(const Report *report, Text *out)
         text_format(out, "%s %" PRIu32 " %s at %s, %s", l ? ";" : " =", level->count, level->name,
                     format_bandwidth(a, level->bandwidth_bytes_per_s), format_time(b, level->latency_s));
     }
-    text_format(out, "\n# engine %s, communicator %s, links %s; %s of memory per rank\n", report->result->engine,
-                report->result->communicator,
-                report->options->emulate_links ? "emulated at the cluster's bandwidths and latencies" : "not emulated",
-                format_bytes(a, (double)plan->arena_bytes));
+    text_format(
+        out, "\n# engine %s, communicator %s, links %s; %s of memory per rank\n", report->result->engine,
+        report->result->communicator,
+        report->options->emulate_links ? "emulated at the cluster's bandwidths and latencies" : "not emulated",
+        format_bytes(a, (double)plan->arena_bytes + (double)engine_own_bytes(plan, report->options->engine->kind)));
+    if (report->options->engine->kind != plan->cluster.device.engine)
+        text_format(out, "# the plan was made for engine '%s', which takes %s\n",
+                    engine_kind_name(plan->cluster.device.engine), format_bytes(a, plan_memory_bytes(plan)));
     if (report->result->processors < report->result->processors_online)
         text_format(out, "# the %s may use %" PRIu32 " of %" PRIu32 " processors (affinity mask)\n",
                     report->options->comm ? "first rank" : "ranks", report->result->processors,

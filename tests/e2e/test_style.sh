@@ -2,7 +2,7 @@
 # builds: dev
 . "$(dirname "$0")/lib.sh"
 cd "$HEP_SOURCE" || exit 1
-mapfile -t sources < <(find hepc compiler grammar ir backends runtime kernels tests -name '*.[chly]' -o -name '*.def' -o -name '*.cu')
+mapfile -t sources < <(find hepc compiler grammar ir engines backends runtime kernels tests -name '*.[chly]' -o -name '*.def' -o -name '*.cu')
 awk 'length > 120 {print FILENAME ":" FNR ": longer than 120 columns"; bad = 1} /\t/ {print FILENAME ":" FNR ": tab"; bad = 1}
   / $/ {print FILENAME ":" FNR ": blank at the end"; bad = 1} END {exit bad}' "${sources[@]}" || fail "layout"
 grep -nE '\b(TODO|FIXME|XXX)\b' "${sources[@]}" && fail "unfinished places"
@@ -18,10 +18,10 @@ done
 # without a guard, which is a mistake of ours; the table of exit codes; what prints it for --help and man pages.
 mains='hepc/main.c|runtime/main.c'
 grep -rnE --include='*.[chly]' --include='*.cu' '(^|[^_.>a-z])(_?exit|abort|quick_exit)\(' \
-  hepc compiler grammar ir backends runtime kernels | grep -vE "^($mains|ir/base/arena\.c):" &&
+  hepc compiler grammar ir engines backends runtime kernels | grep -vE "^($mains|ir/base/arena\.c):" &&
   fail "library code ends the process"
 grep -rnE --include='*.[chly]' --include='*.cu' '\bEXIT_[A-Z]+\b|exit_code_of|exit_codes\.h' \
-  hepc compiler grammar ir backends runtime kernels |
+  hepc compiler grammar ir engines backends runtime kernels |
   grep -vE "^($mains|ir/base/exit_codes\.[ch]|ir/base/fault\.h|(hepc|runtime)/options\.c|ir/base/command_man\.c):" &&
   fail "library code knows exit codes"
 # Which folders include which others.
@@ -31,9 +31,11 @@ never() { # FOLDERS that do not include FOLDERS
   grep -rnE --include='*.[chly]' --include='*.cu' "#include \"(${2// /|})/" "${folders[@]}" &&
     fail "a dependency in the wrong direction"
 }
-never "ir grammar kernels runtime" "hepc compiler backends"
-never "ir kernels runtime" "grammar"
-never "ir grammar kernels backends compiler hepc" "runtime"
+never "ir grammar engines kernels runtime" "hepc compiler backends"
+never "ir engines kernels runtime" "grammar"
+never "ir grammar engines kernels backends compiler hepc" "runtime"
+never "ir grammar backends" "engines"
+never "ir engines" "kernels"
 never "compiler" "hepc backends kernels"
 never "backends" "hepc compiler grammar kernels"
 # A layer includes those named before it; what lies outside of layers puts them together.
@@ -51,7 +53,7 @@ layers_in_order runtime base comm engine training checkpoint calibrate plugin ch
 layers_in_order compiler spec frontend model lowering solve placement explain
 layers_in_order ir base text verify simulate load
 # No circle of calls between files, none of includes between folders; and a circle would be found.
-folders=(hepc compiler grammar ir backends runtime kernels)
+folders=(hepc compiler grammar ir engines backends runtime kernels)
 build=$(dirname "$(dirname "$HEPC")")
 python3 tests/e2e/circles.py "$build" . "${folders[@]}" || fail "circles between files or folders"
 mkdir -p "$work/toy/ir/base"

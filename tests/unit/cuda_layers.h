@@ -4,7 +4,7 @@
 #define HEP_TEST_CUDA_LAYERS_H
 
 #include "cuda_tensors.h"
-#include "kernels/cuda/work.h"
+#include "engines/cuda_step.h"
 
 // The host keeps what lies between products in f32, here it has the weights' dtype: a handful of roundings on the way
 // of every result, relative to terms as large as the largest result. `depth`: terms of a sum, in another order in f32.
@@ -31,7 +31,7 @@ static inline Layer make_layer(ModelDims dims, uint64_t elements)
 
 static inline const CudaQueue *queue_for(const ModelDims *dims, Op op, StepTensors operands)
 {
-    return device_queue(cuda_work_bytes(dims, op, &operands, 0));
+    return device_queue(cuda_op_scratch(dims, op, &operands, 0));
 }
 
 #endif

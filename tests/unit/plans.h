@@ -112,13 +112,12 @@ static inline void plan_add_network(Plan *plan)
     plan_add_buffer(plan, "send_counts", DTYPE_I32, 2, 1, BUFFER_TEMPORARY);
     plan_add_buffer(plan, "next_counts", DTYPE_I32, 2, 1, BUFFER_TEMPORARY);
     plan_add_buffer(plan, "origin", DTYPE_I32, 4, 1, BUFFER_TEMPORARY);
-    plan_add_buffer(plan, "work", DTYPE_F32, 16384, 1, BUFFER_TEMPORARY);
     plan_add_buffer(plan, "loss", DTYPE_F32, 1, 1, BUFFER_TEMPORARY);
 
     plan_add_step(plan, OP_EMBED, NONE, "tokens=tokens embedding=embedding x=x", NULL);
     plan_add_step(plan, OP_GATHER, 0, "shard=experts gathered=gathered", NULL);
-    plan_add_step(plan, OP_PRE_EXPERT, 0, "x=x attention=attention y=y work=work", NULL);
-    plan_add_step(plan, OP_GATE, 0, "x=y router=router rows=rows records=records work=work", NULL);
+    plan_add_step(plan, OP_PRE_EXPERT, 0, "x=x attention=attention y=y", NULL);
+    plan_add_step(plan, OP_GATE, 0, "x=y router=router rows=rows records=records", NULL);
     plan_add_step(plan, OP_ROUTE, 0,
                   "rows=rows records=records next_rows=next_rows next_records=next_records send_rows=send_rows "
                   "send_records=send_records send_counts=send_counts origin=origin",
@@ -128,16 +127,16 @@ static inline void plan_add_network(Plan *plan)
                   "next_records=next_records next_counts=next_counts",
                   (const int[]){PLAN_ROUTE, -1});
     plan_add_step(plan, OP_EXPERT, 0,
-                  "rows=next_rows records=next_records counts=next_counts experts=gathered results=results work=work",
+                  "rows=next_rows records=next_records counts=next_counts experts=gathered results=results",
                   (const int[]){PLAN_GATHER, PLAN_DISPATCH, -1});
     plan_add_step(plan, OP_COMBINE, 0,
                   "results=results next_counts=next_counts send_counts=send_counts returned=returned",
                   (const int[]){PLAN_EXPERT, -1});
     plan_add_step(plan, OP_UNROUTE, 0,
-                  "results=results returned=returned send_counts=send_counts origin=origin rows=summed work=work",
+                  "results=results returned=returned send_counts=send_counts origin=origin rows=summed",
                   (const int[]){PLAN_COMBINE, -1});
     plan_add_step(plan, OP_RESIDUAL, 0, "x=y results=summed y=out", NULL);
-    plan_add_step(plan, OP_LOSS, NONE, "x=out tokens=tokens embedding=embedding loss=loss work=work", NULL);
+    plan_add_step(plan, OP_LOSS, NONE, "x=out tokens=tokens embedding=embedding loss=loss", NULL);
 }
 
 static inline void plan_add_collectives(Plan *plan)

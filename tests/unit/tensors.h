@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ir/workspace.h"
+#include "engines/host_scratch.h"
 #include "kernels/host/internal.h"
 #include "kernels/host/kernels.h"
 
@@ -32,10 +32,10 @@ static inline Tensor make(Dtype dtype, uint64_t rows, uint64_t cols)
     return made.tensors[made.count++] = (Tensor){base + TENSOR_GUARD, dtype, rows, cols};
 }
 
-// As large as ir/workspace.c says, and no larger.
+// As large as engines/host_scratch.c says, and no larger.
 static inline Tensor make_work(const ModelDims *dims, Op op, uint64_t rows, uint32_t records, uint32_t fanout)
 {
-    return make(DTYPE_F32, 1, workspace_elements(dims, op, rows, records, fanout));
+    return make(DTYPE_F32, 1, host_scratch_elements(dims, op, rows, records, fanout));
 }
 
 // Checks all guards and frees everything.

@@ -53,7 +53,7 @@ static uint32_t updates_of(const Plan *plan, Update *updates)
 static void *place_of(const Engine *engine, int32_t buffer)
 {
     const HostEngine *host = (const HostEngine *)engine;
-    return host->arena + host->plan->buffers[buffer].offset;
+    return host->memory + host->plan->buffers[buffer].offset;
 }
 
 static double value_at(const Plan *plan, const Engine *engine, int32_t buffer, uint64_t index)

@@ -431,11 +431,9 @@ Test(memory, results_survive_the_iteration)
     cr_assert(memory_plan(plan, plan->arena));
     Lifetimes *lifetimes = lifetimes_create(plan, order_create(plan, plan->arena), plan->arena);
     uint32_t x = (uint32_t)plan_buffer_index(plan, "x"), out = (uint32_t)plan_buffer_index(plan, "out"),
-             loss = (uint32_t)plan_buffer_index(plan, "loss"), work = (uint32_t)plan_buffer_index(plan, "work"),
-             experts = (uint32_t)plan_buffer_index(plan, "experts");
+             loss = (uint32_t)plan_buffer_index(plan, "loss"), experts = (uint32_t)plan_buffer_index(plan, "experts");
     cr_assert(lifetimes_disjoint(lifetimes, x, out));
     cr_assert(!lifetimes_disjoint(lifetimes, out, loss));
-    cr_assert(!lifetimes_disjoint(lifetimes, work, loss));
     cr_assert(!lifetimes_disjoint(lifetimes, x, experts));
     plan_destroy(plan);
 }
@@ -468,8 +466,8 @@ static char *read_document(const char *path)
 
 Test(docs, every_op_is_described)
 {
-    static const char *const roles[] = {"in", "out", "inout", "work"}, *const shapes[] = {"local", "exchange", "gather",
-                                                                                          "scatter", "reduce"};
+    static const char *const roles[] = {"in", "out", "inout"}, *const shapes[] = {"local", "exchange", "gather",
+                                                                                  "scatter", "reduce"};
     char *document = read_document(HEP_SOURCE_DIR "/docs/ir.md");
     size_t count;
     const OpInfo *ops = op_table(&count);

@@ -1,8 +1,9 @@
 // The host kernels against plain loops in double, over odd sizes and all dtypes, with guard bytes
-// around every output and scratch exactly as large as ir/workspace.c says. Routing: test_kernels_route.c.
+// around every output and scratch exactly as large as engines/host_scratch.c says. Routing: test_kernels_route.c.
 // builds: dev fast
 #include <math.h>
 
+#include "engines/saturating.h"
 #include "expected.h"
 
 // ---- plain forms -----------------------------------------------------------------------------------
@@ -523,9 +524,9 @@ Test(kernels, loss)
     }
 }
 
-// ---- workspace --------------------------------------------------------------------------------------------
+// ---- scratch ----------------------------------------------------------------------------------------------
 
-Test(kernels, workspace_saturates)
+Test(kernels, scratch_saturates)
 {
     ModelDims dims = {.dtype = DTYPE_F16,
                       .hidden = UINT32_MAX,
@@ -544,7 +545,7 @@ Test(kernels, workspace_saturates)
     size_t count;
     const OpInfo *ops = op_table(&count);
     for (size_t i = 0; i < count; i++)
-        cr_assert(workspace_elements(&dims, ops[i].op, UINT64_MAX, UINT32_MAX, UINT32_MAX) <= WORKSPACE_MAX);
-    cr_assert_eq(workspace_elements(&dims, OP_PRE_EXPERT, 1, 1, 1), WORKSPACE_MAX);
-    cr_assert_eq(workspace_elements(&dims, OP_EXPERT, UINT64_MAX, 1, 1), WORKSPACE_MAX);
+        cr_assert(host_scratch_elements(&dims, ops[i].op, UINT64_MAX, UINT32_MAX, UINT32_MAX) <= SATURATED);
+    cr_assert_eq(host_scratch_elements(&dims, OP_PRE_EXPERT, 1, 1, 1), SATURATED);
+    cr_assert_eq(host_scratch_elements(&dims, OP_EXPERT, UINT64_MAX, 1, 1), SATURATED);
 }

@@ -1,6 +1,6 @@
 // The backward host kernels against central differences of plain forward passes in double, which in turn
 // must agree with the forward kernels. Odd sizes, all dtypes, guard bytes around every buffer, scratch
-// exactly as large as ir/workspace.c says.
+// exactly as large as engines/host_scratch.c says.
 // builds: dev fast
 #include <math.h>
 

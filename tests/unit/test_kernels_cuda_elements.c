@@ -2,7 +2,7 @@
 // emulation this checks their logic.
 // builds: dev  seconds: 4
 #include "cuda_tensors.h"
-#include "kernels/cuda/work.h"
+#include "engines/cuda_step.h"
 
 // Both sides add the same numbers in f32 in the same order and round once: what differs is at most a fused
 // multiply-add's missing rounding before the last one.
@@ -140,7 +140,7 @@ Test(kernels_cuda, squares_of_gradients)
         Tensor gradient = make_random(dtypes[d], 7, 1003, 1), squares = make(DTYPE_F32, 1, 1), none = {0};
         Tensor gradient_there = device_copy(gradient), first = device_like(squares), second = device_like(squares);
         const CudaQueue *q = device_queue(
-            cuda_work_bytes(&(ModelDims){0}, OP_SQUARES, &(StepTensors){.squares = {.gradient = gradient}}, 0));
+            cuda_op_scratch(&(ModelDims){0}, OP_SQUARES, &(StepTensors){.squares = {.gradient = gradient}}, 0));
         host_squares(gradient, none, squares);
         EXPECT_SUCCESS(cuda_squares(q, gradient_there, none, first));
         expect_near(first, squares, 1, 4 * rounding(DTYPE_F32), "squares"); // sums in double, rounded once

@@ -3,7 +3,7 @@
 // kernels' logic.
 // builds: dev  seconds: 18
 #include "cuda_tensors.h"
-#include "kernels/cuda/work.h"
+#include "engines/cuda_step.h"
 
 typedef struct {
     uint32_t hidden, inner, experts, held, records, fanout;
@@ -98,7 +98,7 @@ static void forward_both(const ExpertCase *c, Dtype dtype, bool warp_groups)
     uint64_t *lost_there = device_counter();
     Tensor results = make(dtype, s.rows.rows, c->hidden), results_there = device_like(results);
     StepTensors operands = {.expert = {.rows = s.rows, .records = s.records, .experts = s.experts, .results = results}};
-    const CudaQueue *q = device_queue(cuda_work_bytes(&s.dims, OP_EXPERT, &operands, 0));
+    const CudaQueue *q = device_queue(cuda_op_scratch(&s.dims, OP_EXPERT, &operands, 0));
     if (!take_kernel(q, warp_groups))
         return;
     uint64_t lost = host_expert(&s.dims, s.slots, s.record_rows, c->fanout, s.rows, s.records, s.experts, results,
@@ -140,7 +140,7 @@ static void backward_both(const ExpertCase *c, Dtype dtype, bool warp_groups)
                                                 .drows = drows,
                                                 .drecords = drecords,
                                                 .dexperts = dexperts}};
-    const CudaQueue *q = device_queue(cuda_work_bytes(&s.dims, OP_EXPERT_BACKWARD, &operands, 0));
+    const CudaQueue *q = device_queue(cuda_op_scratch(&s.dims, OP_EXPERT_BACKWARD, &operands, 0));
     if (!take_kernel(q, warp_groups))
         return;
     uint64_t lost = host_expert_backward(&s.dims, s.slots, s.record_rows, c->fanout, s.rows, s.records, s.experts,

@@ -2,7 +2,7 @@
 // sums differ by rounding. In the emulation this checks the kernels' logic.
 // builds: dev  seconds: 35
 #include "cuda_tensors.h"
-#include "kernels/cuda/work.h"
+#include "engines/cuda_step.h"
 
 // ---- routing ---------------------------------------------------------------------------------------
 
@@ -103,7 +103,7 @@ static void route_both(const RouteCase *c, Routed *r, Tensor records_there)
     uint64_t *lost_there = device_counter();
     Tensor kept_there = device_like(r->counts);
     StepTensors operands = {.route = {.rows = r->rows, .records = r->records}};
-    const CudaQueue *q = device_queue(cuda_work_bytes(&(ModelDims){.top_k = 1}, OP_ROUTE, &operands, c->members));
+    const CudaQueue *q = device_queue(cuda_op_scratch(&(ModelDims){.top_k = 1}, OP_ROUTE, &operands, c->members));
     uint64_t lost = host_route(&r->table, r->record_rows, c->fanout, r->rows, r->records, r->next_rows, r->next_records,
                                r->send_rows, r->send_records, r->counts, r->origin);
     EXPECT_SUCCESS(cuda_route(q, &r->table_there, r->present, c->fanout, r->rows_there, records_there,
@@ -142,7 +142,7 @@ static void way_back_both(const RouteCase *c, const Routed *r, Dtype dtype)
     Tensor sums = make(dtype, r->rows.rows, c->hidden), sums_there = device_like(sums);
     StepTensors operands = {.unroute = {.results = results, .returned = returned, .rows = sums}};
     StepTensors backward = {.route_backward = {.drows = sums}};
-    const CudaQueue *q = device_queue(cuda_work_bytes(&dims, OP_UNROUTE, &operands, c->members));
+    const CudaQueue *q = device_queue(cuda_op_scratch(&dims, OP_UNROUTE, &operands, c->members));
     host_unroute(&r->table, r->record_rows, c->fanout, results, returned, r->counts, r->origin, sums,
                  make_work(&dims, OP_UNROUTE, c->rows, c->records, c->fanout));
     EXPECT_SUCCESS(cuda_unroute(q, &r->table_there, r->present, c->fanout, dims.top_k, results_there, returned_there,
@@ -155,7 +155,7 @@ static void way_back_both(const RouteCase *c, const Routed *r, Dtype dtype)
     Tensor drows_there = device_like(drows), drecords_there = device_like(drecords);
     host_route_backward(&r->table, r->record_rows, c->fanout, results, drecords_next, returned, returned_records,
                         r->counts, r->origin, drows, drecords);
-    q = device_queue(cuda_work_bytes(&dims, OP_ROUTE_BACKWARD, &backward, c->members));
+    q = device_queue(cuda_op_scratch(&dims, OP_ROUTE_BACKWARD, &backward, c->members));
     EXPECT_SUCCESS(cuda_route_backward(q, &r->table_there, r->present, c->fanout, dims.top_k, results_there,
                                        device_copy(drecords_next), returned_there, device_copy(returned_records),
                                        r->counts_there, r->origin_there, drows_there, drecords_there));
@@ -256,7 +256,7 @@ static Gated gate_both(const GateCase *c, Dtype dtype)
     g.records_there = device_like(g.records);
     Tensor rows_there = device_like(g.rows);
     StepTensors operands = {.gate = {.x = g.x, .router = g.router, .rows = g.rows, .records = g.records}};
-    const CudaQueue *q = device_queue(cuda_work_bytes(&g.dims, OP_GATE, &operands, 0));
+    const CudaQueue *q = device_queue(cuda_op_scratch(&g.dims, OP_GATE, &operands, 0));
     host_gate(&g.dims, c->routing, c->capacity, g.x, g.router, g.rows, g.records,
               make_work(&g.dims, OP_GATE, c->tokens, 1, 1));
     EXPECT_SUCCESS(
@@ -284,7 +284,7 @@ Test(kernels_cuda, ties_go_to_the_lower_expert)
     memset(router.data, 0, tensor_bytes(router)); // all logits are 0
     Tensor records = device_make(DTYPE_I32, 2, 6), rows = device_make(DTYPE_F32, 2, 4);
     StepTensors operands = {.gate = {.x = x, .router = router, .rows = rows, .records = records}};
-    EXPECT_SUCCESS(cuda_gate(device_queue(cuda_work_bytes(&dims, OP_GATE, &operands, 0)), &dims, ROUTING_LEARNED, 0,
+    EXPECT_SUCCESS(cuda_gate(device_queue(cuda_op_scratch(&dims, OP_GATE, &operands, 0)), &dims, ROUTING_LEARNED, 0,
                              device_copy(x), device_copy(router), rows, records));
     const Record *got = host_copy(records).data;
     for (int32_t i = 0; i < 6; i++)
@@ -301,7 +301,7 @@ static void gate_backward_both(const GateCase *c, Dtype dtype, float balance, bo
     Tensor dshared = has_shared ? make_random(dtype, c->tokens, c->hidden, 1) : none;
     Tensor drouter = make(dtype, 1, elements), drouter_there = device_like(drouter), dx_there = device_copy(dx);
     StepTensors operands = {.gate_backward = {.x = g.x, .drows = drows, .router = g.router}};
-    const CudaQueue *q = device_queue(cuda_work_bytes(&g.dims, OP_GATE_BACKWARD, &operands, 0));
+    const CudaQueue *q = device_queue(cuda_op_scratch(&g.dims, OP_GATE_BACKWARD, &operands, 0));
     EXPECT_SUCCESS(cuda_gate_backward(q, &g.dims, balance, g.x_there, device_copy(g.records), device_copy(drows),
                                       device_copy(drecords), device_copy(dshared), g.router_there, dx_there,
                                       drouter_there));

@@ -86,7 +86,7 @@ Test(lower, every_configuration_verifies_and_round_trips)
             double bytes;
             Plan *plan = lower_uniform(work, &candidates[c].config, spec.plan.dispatch, &bytes);
             cr_assert_not_null(plan);
-            cr_assert_eq(bytes, (double)plan->arena_bytes);
+            cr_assert_eq(bytes, plan_memory_bytes(plan));
             cr_assert(fabs(candidates[c].memory_bytes - bytes) <= 0.01 * bytes, "priced at %.0f bytes, allocates %.0f",
                       candidates[c].memory_bytes, bytes);
             lowered_claim(&spec, &candidates[c], plan);

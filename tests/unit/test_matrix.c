@@ -29,7 +29,7 @@ static void strategies_from(const Candidate *chosen, const Spec *spec, Plan *pla
     plan->strategies[0].name = "chosen";
     plan->strategies[0].dispatch = spec->plan.dispatch;
     plan->strategies[0].iteration_s = chosen->cost.iteration_s;
-    plan->strategies[0].memory_bytes = (double)plan->arena_bytes;
+    plan->strategies[0].memory_bytes = plan_memory_bytes(plan);
     plan->strategies[0].fits = true;
     memcpy(plan->strategies[0].domain, chosen->config.domain, sizeof chosen->config.domain);
     memcpy(plan->strategies[0].traffic, chosen->cost.traffic, sizeof chosen->cost.traffic);

@@ -221,7 +221,7 @@ static void change_operand(Trial *trial, uint32_t s, uint32_t k)
     const OpInfo *info = op_info((int)good->steps[s].op);
     uint32_t place = good->steps[s].operand_first + k, tried = 0;
     int32_t old = good->operands[place];
-    if (old == NONE || info->operands[k].role == ROLE_WORK) // holds nothing before or after
+    if (old == NONE)
         return;
     const Buffer *was = &good->buffers[old];
     for (uint32_t b = 0; b < good->buffer_count && tried < 3; b++) {
@@ -530,7 +530,7 @@ Test(mutants, overlaps_are_what_pairs_say)
         Plan *plan = lowered_plan(&spec, work, &candidates[count - 1]);
         uint64_t end = plan->arena_bytes;
         plan->arena_bytes *= 2;
-        plan->strategies[0].memory_bytes = (double)plan->arena_bytes;
+        plan->strategies[0].memory_bytes = plan_memory_bytes(plan);
         for (int trial = 0; trial < 60; trial++) {
             random = random * 1664525 + 1013904223;
             Buffer *moved = &plan->buffers[(random >> 8) % plan->buffer_count];

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ir/workspace.h"
+#include "engines/host_scratch.h"
 #include "kernels/host/kernels.h"
 #include "runtime/training/data.h"
 #include "runtime/check/reference.h"
@@ -139,7 +139,7 @@ typedef struct {
 static Tensor make_work(const HostRun *run, Op op)
 {
     const ModelDims *dims = &run->plan->model;
-    return make(DTYPE_F32, 1, workspace_elements(dims, op, run->x.rows, dims->top_k, 1));
+    return make(DTYPE_F32, 1, host_scratch_elements(dims, op, run->x.rows, dims->top_k, 1));
 }
 
 static void swap_x(HostRun *run)

@@ -360,7 +360,7 @@ static double step(Network *net, const TrainingSettings *settings, uint64_t t, c
 static float *place_of(const Engine *engine, int32_t buffer)
 {
     const HostEngine *host = (const HostEngine *)engine;
-    return (float *)(host->arena + host->plan->buffers[buffer].offset);
+    return (float *)(host->memory + host->plan->buffers[buffer].offset);
 }
 
 static void network_create(Network *net, const Plan *plan, const Engine *engine)

@@ -1,9 +1,9 @@
-// A step's operands as tensors, for engines and for what they ask of kernels by op.
+// A step's operands as tensors: what engines execute it with, and what their formulas read sizes from.
 #ifndef HEP_STEP_TENSORS_H
 #define HEP_STEP_TENSORS_H
 
-#include "ir/ops.h"
-#include "kernels/host/kernels.h"
+#include "engines/tensor.h"
+#include "ir/plan.h"
 
 // The operands of one step by name: `tensors.route.origin`, of a step whose op is known.
 typedef union {
@@ -14,5 +14,8 @@ typedef union {
     } text;
 #include "ir/ops.def"
 } StepTensors;
+
+// Where `memory`, the plan's arena, begins. NULL: sizes alone, every `data` is NULL.
+StepTensors step_tensors(const Plan *plan, const Step *step, void *memory);
 
 #endif

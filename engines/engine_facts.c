@@ -1,0 +1,45 @@
+// See engine_facts.h.
+#include "engines/engine_facts.h"
+
+bool engine_has_stream(const Plan *plan, Stream stream)
+{
+    for (uint32_t s = 0; s < plan->step_count; s++)
+        if (op_info((int)plan->steps[s].op)->stream == stream)
+            return true;
+    return false;
+}
+
+const Step *engine_route_dispatch(const Plan *plan, const Step *step)
+{
+    int32_t send_counts = step_operand(plan, step, OPERAND_send_counts);
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *other = &plan->steps[s];
+        if (other->op == OP_DISPATCH && step_buffers(plan, other).dispatch.send_counts == send_counts)
+            return other;
+    }
+    return NULL;
+}
+
+uint64_t engine_map_entries(const Plan *plan)
+{
+    return (uint64_t)plan->model.experts * (plan->cluster.level_count + 1);
+}
+
+uint64_t engine_kept_counts(const Plan *plan)
+{
+    uint64_t total = 0;
+    for (uint32_t s = 0; s < plan->step_count && plan->exchange == EXCHANGE_PADDED; s++)
+        if (plan->steps[s].op == OP_ROUTE)
+            total += step_buffer(plan, &plan->steps[s], OPERAND_send_counts)->rows;
+    return total;
+}
+
+uint64_t engine_decisions_bytes(const Plan *plan)
+{
+    return (uint64_t)plan->choice_count * model_tokens(&plan->model) * plan->model.top_k * sizeof(int32_t);
+}
+
+uint64_t engine_final_bytes(const Plan *plan)
+{
+    return model_tokens(&plan->model) * plan->model.hidden * dtype_bytes(plan->model.dtype);
+}

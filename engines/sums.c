@@ -1,0 +1,36 @@
+// See sums.h.
+#include "engines/sums.h"
+
+#include "engines/saturating.h"
+
+uint64_t sums_scatter_scratch(uint32_t members, uint64_t shard, Dtype dtype)
+{
+    return saturating_mul(members - 1, saturating_mul(shard, dtype_bytes(dtype)));
+}
+
+uint64_t sums_reduce_scratch(uint32_t members, uint64_t elements, Dtype dtype)
+{
+    return saturating_mul(members - 1, saturating_mul(elements / members + 1, dtype_bytes(dtype)));
+}
+
+PlanSums sums_of_plan(const Plan *plan)
+{
+    PlanSums sums = {0};
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        if (op_info((int)step->op)->stream != STREAM_SYNC || step->group == NONE)
+            continue;
+        uint32_t members = (uint32_t)group_size(&plan->cluster, &plan->groups[step->group]);
+        sums.members_most = members > sums.members_most ? members : sums.members_most;
+        bool scatters = step->op == OP_REDUCE_SCATTER;
+        if (!scatters && step->op != OP_ALL_REDUCE)
+            continue;
+        const Buffer *buffer = step_buffer(plan, step, scatters ? OPERAND_shard : OPERAND_gradient);
+        uint64_t elements = saturating_mul(buffer->rows, buffer->cols);
+        uint64_t bytes = scatters ? sums_scatter_scratch(members, elements, buffer->dtype)
+                                  : sums_reduce_scratch(members, elements, buffer->dtype);
+        sums.scratch = bytes > sums.scratch ? bytes : sums.scratch;
+        sums.steps++;
+    }
+    return sums;
+}

@@ -1,0 +1,19 @@
+// What sums over the members of a group (runtime/comm/comm_sums.h) receive into.
+#ifndef HEP_SUMS_H
+#define HEP_SUMS_H
+
+#include "ir/plan.h"
+
+// Bytes of scratch for a tensor that is scattered into shards of `shard` elements, and for one that is reduced.
+uint64_t sums_scatter_scratch(uint32_t members, uint64_t shard, Dtype dtype);
+uint64_t sums_reduce_scratch(uint32_t members, uint64_t elements, Dtype dtype);
+
+typedef struct {
+    uint64_t scratch;      // of the largest sum, bytes
+    uint32_t members_most; // of the groups of the stream that sums
+    uint32_t steps;        // that sum
+} PlanSums;
+
+PlanSums sums_of_plan(const Plan *plan);
+
+#endif
