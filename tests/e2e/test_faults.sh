@@ -2,6 +2,7 @@
 # than one message, and that message names who, where and what to look at.
 # builds: fast  seconds: 60
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/mpi_lib.sh"
 command -v mpirun >/dev/null || { echo "SKIP: no mpirun"; exit 77; }
 cd "$work" || exit 1
 use_mpi
@@ -32,39 +33,6 @@ expect 0 '' "$HEPC" tiny.hep -o tiny.hepb || finish
 expect 0 '' "$HEPC" --domain ep exchange.hep -o exchange.hepb || finish
 "$HEP_RUN" --communicator mpi gather.hepb >/dev/null 2>err
 grep -q 'built without MPI' err && { echo "SKIP: hep-run has no MPI"; exit 77; }
-
-# Processes of a launcher, as "PID RANK" lines.
-ranks_of() {
-  local pid
-  for pid in $(pgrep -P "$1"); do
-    tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | sed -n "s/^OMPI_COMM_WORLD_RANK=/$pid /p"
-  done
-}
-
-# pid_of LAUNCHER RANK: waits until that rank is there.
-pid_of() {
-  local pid
-  for _ in $(seq 500); do
-    pid=$(ranks_of "$1" | sed -n "s/ $2\$//p")
-    [ -n "$pid" ] && { echo "$pid"; return; }
-    sleep 0.05
-  done
-}
-
-# Waits until rank 0 says, asked by SIGUSR1 as soon as it catches that, that its stream is at a step.
-await_step() { # LAUNCHER STREAM ERR
-  local pid caught
-  pid=$(pid_of "$1" 0)
-  for _ in $(seq 500); do
-    caught=$(sed -n 's/^SigCgt:\s*//p' "/proc/$pid/status" 2>/dev/null)
-    if [ -n "$caught" ] && (((0x${caught: -8} & 0x200) != 0)); then
-      kill -USR1 "$pid"
-      grep -q "stream '$2': step" "$3" && return
-    fi
-    sleep 0.05
-  done
-  echo "never at a step of stream '$2'" >>"$3"
-}
 
 # Waits until that rank has been stopped inside a collective (tests/hold.c) and, if it is to be killed there, until all
 # others have been at one step of the stream for a second: they will not come further.
@@ -111,7 +79,7 @@ one() {
   case $4 in
   start) ;;
   inside*) await_held "$launcher" "$3" "$2" "${4#inside }" err ;;
-  *) await_step "$launcher" "$4" err ;;
+  *) await_step "$launcher" 0 "$4" err ;;
   esac
   target=$launcher
   [ "$3" = launcher ] || target=$(pid_of "$launcher" "$3")

@@ -1,6 +1,7 @@
 # Processes over MPI that are slow, told to end or stopped: they are named, and the others end in time.
 # builds: fast  seconds: 10  alone
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/mpi_lib.sh"
 command -v mpirun >/dev/null || { echo "SKIP: no mpirun"; exit 77; }
 cd "$work" || exit 1
 use_mpi
@@ -26,37 +27,32 @@ expect 0 '' "$HEPC" --domain dc=1,node=1,gpu=2 eight.hep -o plan.hepb || finish
 grep -q 'built without MPI' err && { echo "SKIP: hep-run has no MPI"; exit 77; }
 
 # A rank that is told to end, or does not move any more: one message, nobody left behind.
-ends() { # SIGNAL PATTERN
-  mpirun --oversubscribe -n 8 "$HEP_RUN" plan.hepb --timeout 4 --iterations 1000000 >out 2>err &
+ends() { # SIGNAL TIMEOUT PATTERN
+  mpirun --oversubscribe -n 8 "$HEP_RUN" plan.hepb --timeout "$2" --iterations 1000000 >out 2>err &
   local launcher=$! ranks
-  sleep 3
-  mapfile -t ranks < <(pgrep -P "$launcher" hep-run)
-  [ ${#ranks[@]} = 8 ] || fail "mpirun started ${#ranks[@]} ranks"
-  kill "-$1" "${ranks[3]}"
+  await_step "$launcher" 3 compute err
+  ranks=$(ranks_of "$launcher" | cut -d' ' -f1)
+  [ "$(echo "$ranks" | wc -w)" = 8 ] || fail "mpirun started these ranks: $ranks"
+  kill "-$1" "$(pid_of "$launcher" 3)"
   SECONDS=0
   wait "$launcher" && fail "$1: the run succeeded"
-  [ $SECONDS -le 20 ] || fail "$1: it took $SECONDS s to end"
-  if [ "$(grep -c '^hep-run:' err)" != 1 ] || ! grep -qE "$2" err; then fail "$1: $(cat err)"; fi
+  [ $SECONDS -le 25 ] || fail "$1: it took $SECONDS s to end"
+  if [ "$(grep -c '^hep-run:' err)" != 1 ] || ! grep -qE "$3" err; then fail "$1: $(cat err)"; fi
   for _ in 1 2 3 4 5 6 7 8 9 10; do
-    ps -o pid= -p "$(IFS=,; echo "${ranks[*]}")" >/dev/null || return
+    ps -o pid= -p "$(echo "$ranks" | paste -sd,)" >/dev/null || return
     sleep 0.5
   done
   fail "$1: ranks are left behind"
 }
-ends TERM 'interrupted in'
-ends STOP "^hep-run: rank [0-9]: .*rank [0-9] (did not .*, and|gave no sign of life) for 4 s.*that process is stopped"
+ends TERM 60 'interrupted in'
+ends STOP 6 "^hep-run: rank [0-9]: .*rank [0-9] (did not .*, and|gave no sign of life) for 6 s.*that process is stopped"
 
 # A rank that its processor serves one fifth of the time is named.
 sed 's/batch = 2/batch = 64/; s/inner = 64/inner = 512/' eight.hep >busy.hep
 expect 0 '' "$HEPC" --domain ep busy.hep -o plan.hepb
 mpirun --oversubscribe -n 8 "$HEP_RUN" plan.hepb --iterations 20 --json=run.json >out 2>err &
 launcher=$!
-for _ in $(seq 100); do
-  slow=$(pgrep -P $launcher hep-run | while read -r pid; do
-    tr '\0' '\n' </proc/"$pid"/environ 2>/dev/null | grep -qx OMPI_COMM_WORLD_RANK=3 && echo "$pid"; done)
-  [ -n "$slow" ] && break
-  sleep 0.05
-done
+slow=$(pid_of $launcher 3)
 while kill -STOP "$slow" 2>/dev/null; do
   sleep 0.04
   kill -CONT "$slow" 2>/dev/null
