@@ -221,6 +221,7 @@ if [ -x "$build/bin/lab_relay" ] && "${lab[@]}" --dcs 2 --ranks 1 --command true
     (timeout 60 "${lab[@]}" --cut "$((round - 1))@${round}MB" exchange.hepb -- \
       --quiet --timeout $timeout_s --iterations 1000 >/dev/null 2>"cut.$round.err"; echo $? >"cut.$round.code") &
     running+=($!)
+    until [ -e "cut.$round.code" ] || grep -qs 'is cut off' "cut.$round.err"; do sleep 0.05; done
   done
   wait "${running[@]}"
   for ((round = 1; round <= rounds; round++)); do
