@@ -109,16 +109,17 @@ static double simulated_s(const Plan *plan)
 }
 
 // Running ahead can cost more than it gains: what runs ahead shares ports with what is needed now. A pass whose
-// absence makes the simulated iteration shorter is omitted.
+// absence makes the simulated iteration shorter is omitted, unless the time limit has struck.
 static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
 {
     static const PlanPass doubtful[] = {PLAN_PASS_HOIST, PLAN_PASS_OVERLAP};
     static const double clear = 1e-6;
     Dispatch dispatch = out->spec->plan.dispatch;
     Plan *best = lower_with(out->work, &out->solution.mix, dispatch, passes, bytes);
-    double best_s = best ? simulated_s(best) : 0;
+    bool tries = best && !out->solution.timed_out;
+    double best_s = tries ? simulated_s(best) : 0;
     out->passes = passes;
-    for (size_t i = 0; i < COUNT_OF(doubtful) && best; i++) {
+    for (size_t i = 0; i < COUNT_OF(doubtful) && tries; i++) {
         PlanPassSet fewer = out->passes & ~(1u << doubtful[i]);
         if (fewer == out->passes)
             continue;

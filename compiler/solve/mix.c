@@ -4,9 +4,16 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { MEMORY_CUTS_MAX = 4, SHARED_GROUPS_MAX = 6 };
+// The second of each: where there are very many MoE layers.
+static const int memory_cuts[] = {4, 2};
+static const size_t shared_groups[] = {6, 2};
 
 static const double TIE = 1e-11;
+
+static bool has_many_layers(const Choosing *c)
+{
+    return c->work->moe_count > STAGES_MANY;
+}
 
 // ---- one prefetch depth ----------------------------------------------------------------------
 
@@ -70,9 +77,9 @@ static int compare_descending(const void *a, const void *b)
 static double solve_binding(Choosing *c, MixDepth *depth, const double *sizes, size_t count)
 {
     SearchLimits limits = c->options->limits, bound = c->options->limits;
-    size_t groups = count < SHARED_GROUPS_MAX ? count : SHARED_GROUPS_MAX;
+    size_t groups_max = shared_groups[has_many_layers(c)], groups = count < groups_max ? count : groups_max;
     double effort = limits.effort > 0 ? limits.effort : 1;
-    limits.effort = bound.effort = groups < count ? effort / SHARED_GROUPS_MAX : effort;
+    limits.effort = bound.effort = groups < count ? effort / (double)groups_max : effort;
     bound.bound_only = true;
     double bound_s = INFINITY;
     for (size_t g = 0; g < groups; g++) {
@@ -164,7 +171,7 @@ void mix_choose(Choosing *c, Diag *diag)
     bool settled = false, closing = false;
     double bound_s = INFINITY;
     solution->timed_out = false;
-    for (int cut = 0; cut < MEMORY_CUTS_MAX && !settled; cut++) {
+    for (int cut = 0; cut < memory_cuts[has_many_layers(c)] && !settled; cut++) {
         search_depths(c);
         if (cut == 0 && c->options->glpk)
             closing = mix_close(c, diag);

@@ -297,7 +297,7 @@ static double memory_under(const Game *game, const Multipliers *m)
 uint32_t multipliers_find(const StageProblem *problem, const OptionsInPlay *options, double incumbent_s,
                           uint32_t rounds, Multipliers out[MULTIPLIERS_MAX], Arena *arena)
 {
-    enum { QUICK_ROUNDS = 40, PRICES = 8 };
+    enum { QUICK_ROUNDS = 40, PRICES = 8, PRICES_MANY = 2 };
     Arena *scratch = arena_create();
     Game *game = create_game(problem, options, scratch);
     uint32_t count = 0;
@@ -312,7 +312,8 @@ uint32_t multipliers_find(const StageProblem *problem, const OptionsInPlay *opti
     }
     // The memory's price, by bisection on whether the best options of the bound fit.
     double low = 0, high = 0, best_s = out[0].value_s;
-    for (int step = 0; problem->memory < INFINITY && step < PRICES && best_s < incumbent_s; step++) {
+    int prices = problem->stage_count > STAGES_MANY ? PRICES_MANY : PRICES;
+    for (int step = 0; problem->memory < INFINITY && step < prices && best_s < incumbent_s; step++) {
         const Multipliers *m = &out[count - 1];
         double used = memory_under(game, m);
         if (used <= problem->memory && step == 0)

@@ -3,6 +3,7 @@
 #include "compiler/solve/rank.h"
 
 #include "compiler/lowering/lower.h"
+#include "ir/base/clock.h"
 #include "ir/simulate/simulate.h"
 
 enum { SINGLES_MAX = 8, FINALISTS_MAX = 12, STEPS_MAX = 400000 };
@@ -21,14 +22,23 @@ typedef struct {
     Arena *arena;
     Finalist items[FINALISTS_MAX];
     uint32_t count;
-    uint64_t steps; // of the plans lowered so far
+    uint64_t steps;    // of the plans lowered so far
+    double deadline_s; // 0: none
+    bool timed_out;
 } Final;
+
+static bool may_simulate(Final *final)
+{
+    if (final->deadline_s > 0 && clock_now_s() > final->deadline_s)
+        final->timed_out = true;
+    return !final->timed_out && final->steps <= STEPS_MAX;
+}
 
 // Joins unless it does not fit, is there already, or enough steps were simulated.
 static void enter(Final *final, Mix mix)
 {
     const Spec *spec = final->work->spec;
-    if (final->steps > STEPS_MAX)
+    if (!may_simulate(final))
         return;
     for (uint32_t i = 0; i < final->count; i++) {
         bool same = final->items[i].mix.prefetch == mix.prefetch;
@@ -80,7 +90,9 @@ void rank_by_simulation(const Workload *work, const PlannerOptions *options, Sol
     Final *final = arena_alloc(arena, sizeof *final);
     final->work = work;
     final->arena = arena;
+    final->deadline_s = options->limits.deadline_s;
     enter(final, solution->mix);
+    solution->timed_out = solution->timed_out || final->timed_out;
     if (final->count == 0)
         return;
     static const uint32_t depths[] = {2, 1, 0};
@@ -88,6 +100,7 @@ void rank_by_simulation(const Workload *work, const PlannerOptions *options, Sol
         if (depths[i] < solution->mix.prefetch && depths[i] + 1 < work->moe_count)
             enter(final, (Mix){.configs = solution->mix.configs, .prefetch = depths[i]});
     enter_singles(final, solution);
+    solution->timed_out = solution->timed_out || final->timed_out;
     const Finalist *best = &final->items[0];
     for (uint32_t i = 1; i < final->count; i++)
         if (final->items[i].simulated_s < best->simulated_s * (1 - CLEAR))

@@ -13,15 +13,14 @@ enum {
     WIDENING = 4,
     ROUNDS_MIN = 50,
     ROUNDS_MAX = 1500,
-    LATE_ROUNDS = 20, // after the deadline: some bound is needed
+    LATE_ROUNDS = 20, // after the deadline, and at least where stages are many: some bound is needed
     MOVES_STAGES_MAX = 160,   // beyond, single moves cost too much
-    GROWING_STAGES_MAX = 256, // beyond, more stages get no more work
     DOMINANCE_SPAN = 96,      // so many better labels are compared with each label
 };
 
 static const double TIE = 1e-11; // relative: differences below are rounding
 static const double ROUNDS_WORK = 2e7;      // rounds x stages x options
-static const double ROUNDS_WORK_MANY = 5e6; // the same, beyond GROWING_STAGES_MAX
+static const double ROUNDS_WORK_MANY = 5e6; // the same, of many stages
 static const double WORK_PER_STAGE = 8e3; // label extensions: half a second for 61 layers
 static const double WORK_LEAST = 5e4;
 
@@ -391,8 +390,8 @@ static double sweep_work(const Search *s)
 static void widen(Search *s, double effort, uint32_t *choice)
 {
     uint32_t stages = s->problem->stage_count;
-    bool many = stages > GROWING_STAGES_MAX;
-    double work_max = effort * fmax(WORK_LEAST, WORK_PER_STAGE * (many ? GROWING_STAGES_MAX : stages));
+    bool many = stages > STAGES_MANY;
+    double work_max = effort * fmax(WORK_LEAST, WORK_PER_STAGE * (many ? STAGES_MANY : stages));
     double first = many ? fmax(1, fmin(FIRST_WIDTH, work_max / fmax(1, sweep_work(s)))) : FIRST_WIDTH;
     for (uint32_t width = (uint32_t)first;; width *= WIDENING) {
         double cut_s = sweep(s, width, choice);
@@ -430,8 +429,9 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
     // Fewer rounds where every round is long.
     double size = (double)problem->stage_count * problem->stages[0].option_count;
     double effort = limits->effort > 0 ? limits->effort : 1;
-    double rounds_work = problem->stage_count > GROWING_STAGES_MAX ? ROUNDS_WORK_MANY : ROUNDS_WORK;
-    uint32_t rounds = (uint32_t)fmin(ROUNDS_MAX, fmax(ROUNDS_MIN, effort * rounds_work / fmax(1, size)));
+    bool many = problem->stage_count > STAGES_MANY;
+    double rounds_least = many ? LATE_ROUNDS : ROUNDS_MIN, rounds_work = many ? ROUNDS_WORK_MANY : ROUNDS_WORK;
+    uint32_t rounds = (uint32_t)fmin(ROUNDS_MAX, fmax(rounds_least, effort * rounds_work / fmax(1, size)));
     if (out_of_time(&s))
         rounds = rounds < LATE_ROUNDS ? rounds : LATE_ROUNDS;
     s.bound_count = multipliers_find(problem, &s.options, incumbent_s, rounds, s.bounds, scratch);

@@ -7,6 +7,9 @@
 #include "compiler/model/iteration.h"
 
 enum { STAGE_EDGES_MAX = 96, STAGE_CLOCK_MAX = CLOCK_SIZE };
+// With more stages than this, the search gets no more work: an answer in seconds, with its gap, is worth more than a
+// proof in minutes.
+enum { STAGES_MANY = 256 };
 
 // An entry of the maps that may be finite: to = max(to, from + weight).
 typedef struct {
