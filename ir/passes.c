@@ -1,36 +1,11 @@
-// See passes.h. A pass left out is written as the restriction it would have lifted: gathers wait for the experts of
-// the layer before, sums for the end of the backward pass.
+// See passes.h. Where a lowering has done a pass's work already (gathers stand as far ahead as they may run, sums where
+// their last summand is), leaving the pass out undoes that.
 #include "ir/passes.h"
 
 #include <string.h>
 
 #include "ir/memory.h"
 #include "ir/order.h"
-
-static const PlanPassInfo infos[PLAN_PASS_COUNT] = {
-    [PLAN_PASS_HOIST] = {"hoist", "gathers run ahead as far as the queue and the prefetch depth allow",
-                         "waits point to earlier steps", "gathers wait for their data and slots alone",
-                         "pruned waits, offsets"},
-    [PLAN_PASS_OVERLAP] = {"overlap", "sums of gradients run beside the backward pass of earlier layers",
-                           "waits point to earlier steps", "sums follow their last summand", "pruned waits, offsets"},
-    [PLAN_PASS_PRUNE] = {"prune", "waits that other waits or the order of a stream imply are dropped",
-                         "waits point to earlier steps", "every wait orders something", "-"},
-    [PLAN_PASS_REUSE] = {"reuse", "buffers whose lifetimes do not meet share memory", "the final waits and order",
-                         "offsets", "-"},
-};
-
-const PlanPassInfo *plan_pass_info(PlanPass pass)
-{
-    return &infos[pass];
-}
-
-int plan_pass_parse(const char *name)
-{
-    for (int p = 0; p < PLAN_PASS_COUNT; p++)
-        if (strcmp(name, infos[p].name) == 0)
-            return p;
-    return -1;
-}
 
 static Stream stream_of(const Plan *plan, uint32_t step)
 {
@@ -67,8 +42,8 @@ static void add_waits(Plan *plan, const int32_t *extra)
     plan->after_count = count;
 }
 
-// Without hoisting: what migrates a layer's experts waits until those of the layer before were used.
-static void hold_gathers(Plan *plan, Arena *scratch)
+// What migrates a layer's experts waits until those of the layer before were used.
+static bool hold_gathers(Plan *plan, Arena *scratch)
 {
     int32_t *extra = arena_alloc_array(scratch, plan->step_count, sizeof(*extra)), used = NONE;
     for (uint32_t i = 0; i < plan->step_count; i++) {
@@ -77,6 +52,7 @@ static void hold_gathers(Plan *plan, Arena *scratch)
         used = op == OP_EXPERT || op == OP_EXPERT_BACKWARD ? (int32_t)i : used;
     }
     add_waits(plan, extra);
+    return true;
 }
 
 // Puts the steps into the order order[0], order[1], ... which keeps that of every stream, and renumbers the waits.
@@ -98,8 +74,8 @@ static bool begins_update(Op op)
     return op == OP_SQUARES || op == OP_OPTIMIZER;
 }
 
-// Without overlap: sums come after the last step of the backward pass, before the first update or the norm.
-static void hold_sums(Plan *plan, Arena *scratch)
+// Sums come after the last step of the backward pass, before the first update or the norm.
+static bool hold_sums(Plan *plan, Arena *scratch)
 {
     uint32_t *order = arena_alloc_array(scratch, plan->step_count, sizeof(*order)), count = 0, end = 0;
     while (end < plan->step_count && !begins_update(plan->steps[end].op))
@@ -117,15 +93,65 @@ static void hold_sums(Plan *plan, Arena *scratch)
         computed = i < end && stream_of(plan, i) == STREAM_COMPUTE ? (int32_t)i : computed;
     }
     add_waits(plan, extra);
+    return true;
 }
 
-bool plan_passes_run(Plan *plan, PlanPassSet passes, Arena *scratch)
+static bool prune(Plan *plan, Arena *scratch)
 {
-    if (!(passes & 1u << PLAN_PASS_HOIST))
-        hold_gathers(plan, scratch);
-    if (!(passes & 1u << PLAN_PASS_OVERLAP))
-        hold_sums(plan, scratch);
-    if (passes & 1u << PLAN_PASS_PRUNE)
-        order_prune_after(plan);
-    return passes & 1u << PLAN_PASS_REUSE ? memory_plan(plan, scratch) : memory_plan_apart(plan);
+    (void)scratch;
+    order_prune_after(plan);
+    return true;
+}
+
+static bool place_apart(Plan *plan, Arena *scratch)
+{
+    (void)scratch;
+    return memory_plan_apart(plan);
+}
+
+// ---- the passes ------------------------------------------------------------------------------
+
+// What runs with the pass, and what without it; NULL: nothing is to be done then.
+typedef bool PassRun(Plan *plan, Arena *scratch);
+
+static const struct {
+    PlanPassInfo info;
+    PassRun *with, *without;
+} passes[PLAN_PASS_COUNT] = {
+    [PLAN_PASS_HOIST] = {{"hoist", "gathers run ahead as far as the queue and the prefetch depth allow",
+                          "waits point to earlier steps", "gathers wait for their data and slots alone",
+                          "pruned waits, offsets"},
+                         NULL, hold_gathers},
+    [PLAN_PASS_OVERLAP] = {{"overlap", "sums of gradients run beside the backward pass of earlier layers",
+                            "waits point to earlier steps", "sums follow their last summand", "pruned waits, offsets"},
+                           NULL, hold_sums},
+    [PLAN_PASS_PRUNE] = {{"prune", "waits that other waits or the order of a stream imply are dropped",
+                          "waits point to earlier steps", "every wait orders something", "-"},
+                         prune, NULL},
+    [PLAN_PASS_REUSE] = {{"reuse", "buffers whose lifetimes do not meet share memory", "the final waits and order",
+                          "offsets", "-"},
+                         memory_plan, place_apart},
+};
+
+const PlanPassInfo *plan_pass_info(PlanPass pass)
+{
+    return &passes[pass].info;
+}
+
+int plan_pass_parse(const char *name)
+{
+    for (int p = 0; p < PLAN_PASS_COUNT; p++)
+        if (strcmp(name, passes[p].info.name) == 0)
+            return p;
+    return -1;
+}
+
+bool plan_passes_run(Plan *plan, PlanPassSet set, Arena *scratch)
+{
+    for (int p = 0; p < PLAN_PASS_COUNT; p++) {
+        PassRun *run = set & 1u << p ? passes[p].with : passes[p].without;
+        if (run && !run(plan, scratch))
+            return false;
+    }
+    return true;
 }

@@ -28,6 +28,6 @@ int plan_pass_parse(const char *name); // a PlanPass; negative for an unknown na
 
 // Runs the passes of the set on a plan as lowered (every step with all its waits, no offsets) and gives buffers their
 // offsets. False when sizes exceed 63 bits.
-MUST_CHECK bool plan_passes_run(Plan *plan, PlanPassSet passes, Arena *scratch);
+MUST_CHECK bool plan_passes_run(Plan *plan, PlanPassSet set, Arena *scratch);
 
 #endif

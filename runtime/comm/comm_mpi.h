@@ -11,9 +11,6 @@ const char *mpi_launcher(void);   // what started this process as one of several
 uint64_t mpi_launcher_rank(void); // the rank it gave, 0 when unknown
 uint64_t mpi_launcher_size(void); // how many it started, 0 when unknown
 
-// `create` initialises MPI, and fails when that cannot serve several threads. NULL in it: built without MPI.
-extern const WorldOps mpi_world_ops;
-
 // What `end` of the options calls before it ends its process: the launcher ends those of the world.
 void mpi_end_all(int exit_code);
 

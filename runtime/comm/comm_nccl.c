@@ -1,7 +1,6 @@
-// The world of processes with a GPU each: joining, barriers, reductions, how one rank's failure ends all. How rows move
-// is in comm_nccl_calls.c.
-#include "runtime/comm/comm_nccl.h"
-
+// The NCCL communicator: every rank of a plan is a process with a GPU of its own, started by torchrun, mpirun or srun.
+// Rows go by NCCL (comm_nccl_calls.c); the plan, barriers, reductions and causes of failure by the rendezvous, so that
+// no MPI is needed. It is part of the CUDA plug-in (runtime/plugin/plugin.h), which hands over its WorldOps.
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>

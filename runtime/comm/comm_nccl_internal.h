@@ -11,7 +11,8 @@
 
 #include "runtime/base/cuda_check.h"
 #include "runtime/comm/comm_common.h"
-#include "runtime/comm/comm_nccl.h"
+#include "runtime/comm/rendezvous.h"
+#include "runtime/comm/world.h"
 
 typedef struct {
     Group group;

@@ -2,7 +2,6 @@
 #include "runtime/comm/world.h"
 
 #include "runtime/comm/comm_launcher.h"
-#include "runtime/comm/comm_mpi.h"
 
 // Those of plug-ins are handed over with them.
 #define WORLD_OF_HOST_THREADS(name)

@@ -26,7 +26,8 @@ typedef struct {
 // process's rank.
 typedef struct {
     CommunicatorId communicator;
-    // Joins the processes, once. NULL and a fault on failure, whose message is left to one process.
+    // Joins the processes, once. NULL and a fault on failure, whose message is left to one process. No function here:
+    // built without its library.
     Comm *(*create)(const WorldOptions *options, Fault *fault);
     void (*destroy)(Comm *comm); // collective, unless a process has failed; no rank may be inside a call
     // The cluster must outlive the world, or the next call; it may differ in size from the world until a channel is
@@ -39,6 +40,18 @@ typedef struct {
     // not come back from the call.
     void (*settle)(Comm *comm, Fault *fault);
 } WorldOps;
+
+// mpi_world_ops, nccl_world_ops: of all communicators of processes; those of devices are their plug-in's.
+#define WORLD_OF_HOST_THREADS(name)
+#define WORLD_OF_HOST_PROCESSES(name) extern const WorldOps name##_world_ops;
+#define WORLD_OF_DEVICE_THREADS(name)
+#define WORLD_OF_DEVICE_PROCESSES(name) extern const WorldOps name##_world_ops;
+#define HEP_COMMUNICATOR(name, KIND, ...) WORLD_OF_##KIND(name)
+#include "runtime/comm/communicators.def"
+#undef WORLD_OF_HOST_THREADS
+#undef WORLD_OF_HOST_PROCESSES
+#undef WORLD_OF_DEVICE_THREADS
+#undef WORLD_OF_DEVICE_PROCESSES
 
 typedef struct {
     const WorldOps *ops; // NULL: there is none

@@ -5,7 +5,7 @@
 #define HEP_PLUGIN_H
 
 #include "runtime/calibrate/calibrate.h"
-#include "runtime/comm/comm_nccl.h"
+#include "runtime/comm/world.h"
 #include "runtime/engine/engine.h"
 
 typedef struct {
