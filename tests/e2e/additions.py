@@ -1,0 +1,76 @@
+# Adds to a copy of the tree one of each of what docs/architecture.md counts under "What an addition takes", and nothing
+# else; says what the table says wrongly. Usage: additions.py SOURCE COPY
+import os, re, shutil, sys
+
+source, copy = sys.argv[1:3]
+
+# What is added: per edit the file, the line before which it goes (None: a new file), and the text (None: what describes
+# or numbers the rest, and is counted alone).
+ADDITIONS = {
+    "a choice key of the language": [
+        ("ir/names.def", "#undef HEP_NAMES\n", '''HEP_NAMES(Tempo, tempo, "a tempo")
+HEP_NAME(TEMPO_SLOW, "slow", 0)
+HEP_NAME(TEMPO_BRISK, "brisk", 0)
+HEP_NAMES_END(Tempo, TEMPO_COUNT)
+'''),
+        ("grammar/keys.def", 'HEP_BLOCK(MIGRATION, "migration"',
+         'HEP_KEY(PLAN, tempo, ONE_OF(tempo), SpecPlan, tempo, OPTIONAL, ANY, VALUE(TEMPO_SLOW), 0, 0, "how fast")\n'),
+        ("compiler/spec/spec.h", "    PlacementRequest placement;", "    Tempo tempo;\n"),
+        ("ir/plan.h", "    Codec codec;", "    Tempo tempo;\n"),
+        ("ir/schema.c", '                                FIELD(Plan, "shared_every"',
+         '                                MAYBE(Plan, "tempo", tempo, ONE_OF(tempo)),\n'),
+        ("compiler/lowering/lower.c", "    plan->codec = spec->plan.codec;", "    plan->tempo = spec->plan.tempo;\n"),
+        ("ir/binary.h", None, None),
+        ("docs/plan-format.md", None, None),
+        ("docs/language.md", None, None),
+    ],
+    "a communicator": [
+        ("runtime/comm/communicators.def", "#undef HEP_COMMUNICATOR\n",
+         'HEP_COMMUNICATOR(pigeons, HOST_PROCESSES, launcher_name, "pigeons", "a flock per rank")\n'),
+        ("runtime/comm/comm_pigeons.c", None, '''// A communicator that never joins.
+#include "runtime/comm/world.h"
+
+static Comm *pigeons_create(const WorldOptions *options, Fault *fault)
+{
+    (void)options;
+    fault_set(fault, FAULT_RUN, "the pigeons are asleep");
+    return NULL;
+}
+
+const WorldOps pigeons_world_ops = {.communicator = COMMUNICATOR_pigeons, .create = pigeons_create};
+'''),
+        ("runtime/CMakeLists.txt", "  comm/comm_threads_calls.c", "  comm/comm_pigeons.c\n"),
+    ],
+    "a column of traffic or of ranks": [
+        ("runtime/comm/measures.def", 'HEP_TRAFFIC(planned_bytes,',
+         'HEP_TRAFFIC(doubled_bytes, "doubled", MEAN, 2 * ALL_BYTES(own))\n'),
+        ("docs/report.md", None, None),
+    ],
+}
+
+
+def add(path, before, text):
+    name = os.path.join(copy, path)
+    if before is None:
+        assert not os.path.exists(name), path
+        open(name, "w").write(text)
+        return
+    old = open(name).read()
+    assert old.count("\n" + before) == 1, "%s: not one line begins with %r" % (path, before)
+    open(name, "w").write(old.replace("\n" + before, "\n" + text + before))
+
+
+shutil.copytree(source, copy, ignore=lambda folder, names: [
+    name for name in names if folder == source and name in ("build", "tests", "docs", "samples", ".git")])
+document = open(os.path.join(source, "docs/architecture.md")).read()
+wrong = 0
+for what, edits in ADDITIONS.items():
+    for path, before, text in edits:
+        if text is not None:
+            add(path, before, text)
+    row = re.search(r"^\| %s \| \d+ \| (\d+) \| (.*) \|$" % re.escape(what), document, re.M)
+    listed = re.findall(r"`([^`]+)`", row[2]) if row else []
+    if not row or int(row[1]) != len(edits) or listed != [path for path, _, _ in edits]:
+        print("docs/architecture.md: %s takes %d edits: %s" % (what, len(edits), [path for path, _, _ in edits]))
+        wrong = 1
+sys.exit(wrong)
