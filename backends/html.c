@@ -5,6 +5,7 @@
 
 #include "backends/decision.h"
 #include "backends/html_parts.h"
+#include "ir/codec.h"
 #include "ir/plan_facts.h"
 
 static void print_head(const Plan *plan, Text *out)
@@ -38,7 +39,7 @@ static void print_decision(const Plan *plan, Text *out)
 static void print_compression(const Plan *plan, Text *out)
 {
     char value[FORMAT_MAX];
-    if (plan->codec != CODEC_DENSE)
+    if (codec_info(plan->codec)->encodes)
         text_format(out, ", experts compressed by %s to 1/%s", codec_name(plan->codec),
                     format_double(value, plan->codec_ratio));
     if (plan->gradient_ratio > 1)

@@ -5,6 +5,7 @@
 
 #include "backends/assignment.h"
 #include "backends/decision.h"
+#include "ir/codec.h"
 #include "ir/plan_facts.h"
 #include "ir/simulate/simulate.h"
 
@@ -32,7 +33,7 @@ static void print_heading(const Plan *plan, Text *out)
                 format_time((char[FORMAT_MAX]){0}, model->pre_expert_s));
     text_format(out, "pass %s, dispatch %s%s, migration %s", pass_name(plan->pass), dispatch_name(plan->dispatch),
                 plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->codec));
-    if (plan->codec != CODEC_DENSE)
+    if (codec_info(plan->codec)->encodes)
         text_format(out, " 1/%s", format_double(a, plan->codec_ratio));
     if (plan->shared_every > 0)
         text_format(out, ", shared expert summed every %u iterations", plan->shared_every);

@@ -10,6 +10,7 @@
 #include "compiler/placement/place.h"
 #include "compiler/solve/rank.h"
 #include "ir/base/clock.h"
+#include "ir/codec.h"
 #include "ir/simulate/simulate.h"
 #include "ir/verify/verify.h"
 
@@ -181,7 +182,7 @@ static const Spec *with_codec(const Spec *request, Codec codec, Arena *arena)
     Spec *spec = arena_alloc(arena, sizeof *spec);
     *spec = *request;
     spec->plan.codec = codec;
-    spec->plan.ratio = codec == CODEC_DENSE ? 1 : request->plan.ratio;
+    spec->plan.ratio = !codec_info(codec)->encodes ? 1 : request->plan.ratio;
     return spec;
 }
 

@@ -1,6 +1,18 @@
 // See codec.h. Pure functions; ratios come from files and may be anything.
 #include "ir/codec.h"
 
+static const CodecInfo infos[CODEC_COUNT + 1] = {
+    [CODEC_DENSE] = {false},
+    [CODEC_SR] = {.encodes = true, .has_mean = true},
+    [CODEC_DELTA] = {.encodes = true, .remembers = true},
+    [CODEC_COUNT] = {.encodes = true}, // not decided yet
+};
+
+const CodecInfo *codec_info(Codec codec)
+{
+    return &infos[codec];
+}
+
 uint32_t codec_kept(uint64_t elements, Dtype dtype, double ratio)
 {
     double kept = (double)elements * dtype_bytes(dtype) / ratio / CODEC_ELEMENT_BYTES;

@@ -16,6 +16,15 @@ enum {
     CODEC_ELEMENT_BYTES = 4,  // of one that is kept: value and index
 };
 
+// What sets a codec apart: compiler, verifier, engines and the reference ask these, and none by name.
+typedef struct {
+    bool encodes;   // packets travel, encoded before a gather and decoded after it; else experts as they are
+    bool has_mean;  // they hold what differs from the mean of all experts, which is summed now and then
+    bool remembers; // they hold what differs from what was `sent`, which receivers keep as `replicas`
+} CodecInfo;
+
+const CodecInfo *codec_info(Codec codec); // or CODEC_COUNT, of a request that leaves it open
+
 // k of a block of `elements` (at most CODEC_BLOCK) at `ratio`, dense bytes / bytes sent, everything counted: rounded
 // down, at least 1 and at most `elements`. 0 for an empty block.
 uint32_t codec_kept(uint64_t elements, Dtype dtype, double ratio);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "compiler/lowering/lower.h"
+#include "ir/codec.h"
 
 const double EXPLAIN_STEP = 1e9 / 8;
 
@@ -270,7 +271,7 @@ static void collect_sensitivities(const Workload *work, const PlannerOptions *op
         if (spec->cluster.levels[l].count > 1)
             *next++ = explain_sensitivity(&choice, QUANTITY_BANDWIDTH, l, arena);
     *next++ = explain_sensitivity(&choice, QUANTITY_BATCH, 0, arena);
-    if (spec->plan.codec != CODEC_DENSE)
+    if (codec_info(spec->plan.codec)->encodes)
         *next++ = explain_sensitivity(&choice, QUANTITY_RATIO, 0, arena);
     if (!spec->model.abstract)
         *next++ = explain_sensitivity(&choice, QUANTITY_MEMORY, 0, arena);

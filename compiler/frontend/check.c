@@ -7,6 +7,7 @@
 
 #include "compiler/frontend/check_keys.h"
 #include "compiler/frontend/import.h"
+#include "ir/codec.h"
 
 static bool has_errors_since(const Checker *checker, size_t mark)
 {
@@ -303,14 +304,15 @@ static void check_migration(Checker *checker)
 {
     SpecPlan *plan = &checker->spec->plan;
     const AstEntry *codec = checker->keys[KEY_MIGRATION_codec], *shared = checker->keys[KEY_MIGRATION_shared_every];
+    bool automatic = (int)plan->codec == CODEC_AUTO;
     plan->codec_span = codec ? value_span(checker, codec) : plan->span;
-    check_ratio(checker, checker->keys[KEY_MIGRATION_ratio], plan->codec == CODEC_DENSE,
+    check_ratio(checker, checker->keys[KEY_MIGRATION_ratio], !codec_info(plan->codec)->encodes,
                 "dense migration, which sends everything", &plan->ratio);
     check_ratio(checker, checker->keys[KEY_MIGRATION_gradient_ratio], plan->gradient == GRADIENT_DENSE,
                 "dense gradients, which are sent whole", &plan->gradient_ratio);
     if (plan->gradient_ratio <= 1)
         plan->gradient = GRADIENT_DENSE; // the largest are all
-    if (shared && plan->codec != CODEC_SR && (int)plan->codec != CODEC_AUTO)
+    if (shared && !automatic && !codec_info(plan->codec)->has_mean)
         diag_error(checker->diag, value_span(checker, shared),
                    "'shared_every' goes with codec 'sr', which has a shared expert");
     if (plan->gradient == GRADIENT_TOPK && plan->pass == PASS_FORWARD)

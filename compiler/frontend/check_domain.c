@@ -5,6 +5,7 @@
 
 #include "compiler/frontend/check_keys.h"
 #include "grammar/parse.h"
+#include "ir/codec.h"
 
 // ---- replicas --------------------------------------------------------------------------------
 
@@ -299,10 +300,11 @@ static void check_part(Checker *checker, uint32_t source, const char *option, si
             diag_error(checker->diag,
                        (Span){source, (uint32_t)(regather - text), (uint32_t)(regather - text + sizeof word - 1)},
                        "nothing is gathered again in a forward pass");
-        else if (checker->spec->plan.codec == CODEC_DELTA)
+        else if (codec_info(checker->spec->plan.codec)->remembers)
             diag_error(checker->diag,
                        (Span){source, (uint32_t)(regather - text), (uint32_t)(regather - text + sizeof word - 1)},
-                       "codec 'delta' keeps its replicas: nothing is gathered again");
+                       "codec '%s' keeps its replicas: nothing is gathered again",
+                       codec_name(checker->spec->plan.codec));
         while (regather > text && (regather[-1] == ' ' || regather[-1] == ','))
             *--regather = ' ';
     }

@@ -8,6 +8,7 @@
 
 #include "compiler/lowering/lowering.h"
 #include "engines/engine_memory.h"
+#include "ir/codec.h"
 #include "ir/exchange.h"
 
 static int32_t add_weight(Lowering *l, int32_t layer, const char *name, double rows, double cols)
@@ -406,7 +407,7 @@ static void describe(Lowering *l)
     plan->exchange = spec->plan.exchange;
     plan->codec = spec->plan.codec;
     plan->codec_ratio = spec->plan.ratio;
-    plan->shared_every = spec->plan.codec == CODEC_SR ? spec->plan.shared_every : 0;
+    plan->shared_every = codec_info(spec->plan.codec)->has_mean ? spec->plan.shared_every : 0;
     plan->gradient_ratio = spec->plan.gradient_ratio;
     plan->training = spec->training;
     plan->capacity = spec->plan.capacity;

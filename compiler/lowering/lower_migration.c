@@ -63,7 +63,7 @@ static void add_memories(Lowering *l, uint32_t k, LoweredLayer *layer)
 {
     if (layer->mean == NONE && l->work->layers[k].mean_bytes > 0)
         layer->mean = add_experts(l, k, BUFFER_REPLICA, "mean", 1);
-    if (layer->sent == NONE && l->spec->plan.codec == CODEC_DELTA) {
+    if (layer->sent == NONE && codec_info(l->spec->plan.codec)->remembers) {
         layer->sent = add_experts(l, k, BUFFER_REPLICA, "sent", l->experts_per_rank);
         layer->replicas = add_experts(l, k, BUFFER_REPLICA, "replicas", l->held_experts);
     }
@@ -75,7 +75,7 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, const char *suffix, int32_
     const Device *device = &l->spec->cluster.device;
     if (l->held_experts == l->experts_per_rank)
         return layer->experts;
-    if (l->spec->plan.codec == CODEC_DENSE)
+    if (!codec_info(l->spec->plan.codec)->encodes)
         return gather_levels(l, k, suffix, layer->experts, after_step);
     add_memories(l, k, layer);
     char name[BUFFER_NAME_MAX];

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "ir/codec.h"
 #include "ir/exchange.h"
 
 bool config_equal(const Config *a, const Config *b)
@@ -235,7 +236,7 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     if (layer->routing) // what all GPUs of a domain hold is computed by all of them
         cost->expert_s *=
             routing_load(layer->routing, config->domain, spec->cluster.level_count - 1, dispatch).busiest_experts;
-    if (held > 1 && spec->plan.codec != CODEC_DENSE)
+    if (held > 1 && codec_info(spec->plan.codec)->encodes)
         cost->codec_s = layer->expert_bytes * (1 / spec->cluster.device.encode_bandwidth +
                                                held / spec->cluster.device.decode_bandwidth);
     if (spec->plan.pass == PASS_FORWARD)

@@ -130,11 +130,11 @@ static void derive_packets(const Spec *spec, LayerWork *layer)
     ModelDims dims = spec_dims(&spec->model);
     uint64_t elements = model_expert_elements(&dims);
     double experts = layer->expert_bytes / ((double)elements * dtype_bytes(dims.dtype));
-    if (plan->codec != CODEC_DENSE)
+    if (codec_info(plan->codec)->encodes)
         layer->sent_bytes = experts * (double)codec_packet_bytes(elements, dims.dtype, plan->ratio);
     if (plan->gradient != GRADIENT_DENSE)
         layer->returned_bytes = experts * (double)codec_packet_bytes(elements, dims.dtype, plan->gradient_ratio);
-    if (plan->codec == CODEC_SR && plan->shared_every > 0)
+    if (codec_info(plan->codec)->has_mean && plan->shared_every > 0)
         layer->mean_bytes = (double)elements * dtype_bytes(dims.dtype);
 }
 

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "compiler/lowering/lower.h"
+#include "ir/codec.h"
 
 enum { TRIES_MAX = 600 }; // configurations measured, all together; what was not tried is not spoken of
 
@@ -89,7 +90,7 @@ static bool one_fits(Advising *a, const Spec *spec, const Config *config)
 // The next configuration of domain sizes that divide, replicas kept and, where they can be, gathered again.
 static bool next_config(const Spec *spec, Config *config)
 {
-    bool regather = spec->plan.pass == PASS_TRAINING && spec->plan.codec != CODEC_DELTA;
+    bool regather = spec->plan.pass == PASS_TRAINING && !codec_info(spec->plan.codec)->remembers;
     if (regather && !config->regather && config_held_shards(spec, config) > 1) {
         config->regather = true;
         return true;

@@ -10,6 +10,7 @@
 #include "compiler/solve/advice.h"
 #include "compiler/solve/mix.h"
 #include "ir/base/clock.h"
+#include "ir/codec.h"
 
 enum { CANDIDATES_MAX = 4096 };
 
@@ -143,7 +144,7 @@ bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate
             return false;
         }
     }
-    bool regather = spec->plan.pass == PASS_TRAINING && spec->plan.codec != CODEC_DELTA; // whose replicas stay
+    bool regather = spec->plan.pass == PASS_TRAINING && !codec_info(spec->plan.codec)->remembers; // whose replicas stay
     *candidates = arena_alloc_array(arena, total * 2, sizeof **candidates);
     *count = 0;
     for (size_t index = 0; index < total; index++) {

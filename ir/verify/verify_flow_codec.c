@@ -3,6 +3,7 @@
 // decoded by all who need it would be lost. See verify_flow.h.
 #include <string.h>
 
+#include "ir/codec.h"
 #include "ir/verify/verify_flow.h"
 
 // The operand is the layer's memory of its kind, which the last iteration left and no step has changed. Errors are one
@@ -20,10 +21,10 @@ static void take_remembered(Flow *flow, Operand operand, uint32_t level)
     flow_take(flow, operand, value_split(HOLDS_REMEMBERED, flow->plan->steps[flow->step].layer, 0, *known));
 }
 
-// With `sr`, if it has a mean; `delta` has none.
+// Of a codec that has one, if it is summed.
 static void take_mean(Flow *flow)
 {
-    if (flow->plan->codec == CODEC_SR && flow->plan->shared_every > 0)
+    if (codec_info(flow->plan->codec)->has_mean && flow->plan->shared_every > 0)
         take_remembered(flow, OPERAND_mean, 0);
     else
         flow_take_none(flow, OPERAND_mean);
@@ -34,7 +35,7 @@ void flow_encode(Flow *flow)
     int32_t k = flow->layer;
     int32_t weights = flow_take_weights(flow, OPERAND_own_experts);
     take_mean(flow);
-    if (flow->plan->codec == CODEC_DELTA) {
+    if (codec_info(flow->plan->codec)->remembers) {
         take_remembered(flow, OPERAND_sent, 0);
         flow_give(flow, OPERAND_sent, value_split(HOLDS_SENT, k, 0, weights));
     } else {
@@ -48,7 +49,7 @@ void flow_decode(Flow *flow)
     int32_t k = flow->layer;
     const LayerFlow *layer = flow_layer(flow);
     int32_t weights = layer->weights[WEIGHT_EXPERTS];
-    bool replicas = flow->plan->codec == CODEC_DELTA;
+    bool replicas = codec_info(flow->plan->codec)->remembers;
     flow_take(flow, OPERAND_packet, value_split(HOLDS_PACKET, k, layer->gathered, weights));
     flow_take(flow, OPERAND_own, value_split(HOLDS_WEIGHT, k, 0, weights));
     take_mean(flow);
@@ -66,7 +67,7 @@ void flow_mean_expert(Flow *flow)
     int32_t k = flow->layer;
     int32_t weights = flow_take_weights(flow, OPERAND_own_experts), mean = flow_operand(flow, OPERAND_mean);
     take_remembered(flow, OPERAND_mean, 0);
-    if (flow->plan->codec != CODEC_SR || flow->plan->shared_every == 0)
+    if (!codec_info(flow->plan->codec)->has_mean || flow->plan->shared_every == 0)
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "the plan has no mean of experts");
     (void)weights;
     flow_give(flow, OPERAND_mean, value_split(HOLDS_MEAN, k, 0, mean));

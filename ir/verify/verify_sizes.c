@@ -338,7 +338,7 @@ static void verify_volumes(Verifier *verifier)
     expect_claim(verifier, "data_bytes", dims->data_bytes,
                  (double)model_tokens(dims) * dims->top_k * dims->hidden * element);
     uint64_t elements = model_expert_elements(dims);
-    double sent = plan->codec == CODEC_DENSE ? (double)elements * element
+    double sent = !codec_info(plan->codec)->encodes ? (double)elements * element
                                              : (double)codec_packet_bytes(elements, dims->dtype, plan->codec_ratio);
     expect_claim(verifier, "expert_bytes", dims->expert_bytes, (double)plan_experts_per_rank(plan) * sent);
     if (plan_memory_bytes(plan) > plan->cluster.device.memory_bytes)
@@ -357,11 +357,11 @@ static void verify_codec(Verifier *verifier)
         gathers = gathers || plan->steps[i].op == OP_GATHER;
         encodes = encodes || plan->steps[i].op == OP_ENCODE;
     }
-    if (plan->codec == CODEC_DENSE)
+    if (!codec_info(plan->codec)->encodes)
         expect_claim(verifier, "the ratio of dense migration", plan->codec_ratio, 1);
     if (plan->pass == PASS_FORWARD)
         expect_claim(verifier, "the ratio of gradients in a forward pass", plan->gradient_ratio, 1);
-    bool expected = gathers && plan->codec != CODEC_DENSE;
+    bool expected = gathers && codec_info(plan->codec)->encodes;
     if (!plan->model.abstract && encodes != expected)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "migration is '%s', yet experts are %s", codec_name(plan->codec),
                     encodes ? "encoded" : "not encoded");
@@ -377,7 +377,7 @@ void verify_claims(Verifier *verifier)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "exchanges are padded, yet %s",
                     plan->model.abstract ? "the model is abstract" : "there is no capacity");
     for (uint32_t c = 0; c < plan->choice_count; c++)
-        if (plan->choices[c].regather && (plan->pass == PASS_FORWARD || plan->codec == CODEC_DELTA))
+        if (plan->choices[c].regather && (plan->pass == PASS_FORWARD || codec_info(plan->codec)->remembers))
             verify_fail(verifier, PROPERTY_CLAIMS, NONE, "layer %" PRIu32 " gathers again %s", plan->choices[c].layer,
                         plan->pass == PASS_FORWARD ? "in a forward pass" : "what 'delta' keeps");
     for (uint32_t a = 0; a < plan->strategy_count; a++)

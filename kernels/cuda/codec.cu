@@ -38,10 +38,10 @@ Packets packets_of(Tensor packets, uint64_t cols, Dtype dtype, double ratio)
     return {packets.data, packets.cols, packet_shape(cols, dtype, ratio)};
 }
 
-// shared: one row, NULL if absent; sent: as experts, NULL if absent.
+// mean: one row, NULL if absent; sent: as experts, NULL of codecs that remember nothing.
 template <typename T>
 __global__ void __launch_bounds__(SELECT_THREADS)
-    encode_kernel(const T *__restrict__ experts, const T *__restrict__ shared, T *__restrict__ sent, Packets packets,
+    encode_kernel(const T *__restrict__ experts, const T *__restrict__ mean, T *__restrict__ sent, Packets packets,
                   bool aligned)
 {
     __shared__ SelectShared memory;
@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(SELECT_THREADS)
     uint64_t cols = packets.shape.cols;
     Eight<T> difference, base = {};
     difference.load(experts + own.row * cols, own.first, cols, aligned);
-    if (shared || sent)
-        base.load(sent ? sent + own.row * cols : shared, own.first, cols, aligned);
+    if (mean || sent)
+        base.load(sent ? sent + own.row * cols : mean, own.first, cols, aligned);
 #pragma unroll
     for (int i = 0; i < SELECT_EACH; i++)
         difference.values[i] -= base.values[i];
@@ -63,19 +63,21 @@ __global__ void __launch_bounds__(SELECT_THREADS)
 }
 
 template <typename T>
-cudaError_t encode(const CudaQueue *queue, double ratio, Tensor experts, Tensor shared, Tensor sent, Tensor packet)
+cudaError_t encode(const CudaQueue *queue, const CodecInfo *codec, double ratio, Tensor experts, Tensor base,
+                   Tensor packet)
 {
     uint64_t cols = experts.cols;
-    bool aligned = is_aligned<T>(experts.data, cols) && is_aligned<T>(shared.data, 0) && is_aligned<T>(sent.data, 0);
+    bool aligned = is_aligned<T>(experts.data, cols) && is_aligned<T>(base.data, 0);
+    T *from = static_cast<T *>(base.data);
     return launch(queue->stream, codec_grid(cols, experts.rows), SELECT_THREADS, 0, encode_kernel<T>,
-                  static_cast<const T *>(experts.data), static_cast<const T *>(shared.data),
-                  static_cast<T *>(sent.data), packets_of(packet, cols, experts.dtype, ratio), aligned);
+                  static_cast<const T *>(experts.data), codec->remembers ? nullptr : from,
+                  codec->remembers ? from : nullptr, packets_of(packet, cols, experts.dtype, ratio), aligned);
 }
 
 // ---- decode --------------------------------------------------------------------------------------
 
 // Rows from own_first on, own_rows of them, are copies of `own`; others get their packet added: to what is there, or,
-// if it `begins`, to the shared row, or to 0.
+// if it `begins`, to the mean, or to 0.
 struct Decode {
     uint64_t own_first, own_rows;
     bool begins;
@@ -92,7 +94,7 @@ template <typename T> __device__ __forceinline__ void add_packet(const PacketBlo
 
 template <typename T>
 __global__ void __launch_bounds__(SELECT_THREADS)
-    decode_kernel(Decode decode, Packets packets, const T *__restrict__ own, const T *__restrict__ shared,
+    decode_kernel(Decode decode, Packets packets, const T *__restrict__ own, const T *__restrict__ mean,
                   T *__restrict__ to, bool aligned)
 {
     Elements place = own_elements();
@@ -101,7 +103,7 @@ __global__ void __launch_bounds__(SELECT_THREADS)
     T *row = to + place.row * cols;
     if (is_own || decode.begins) {
         Eight<T> base = {};
-        const T *from = is_own ? own + (place.row - decode.own_first) * cols : shared;
+        const T *from = is_own ? own + (place.row - decode.own_first) * cols : mean;
         if (from)
             base.load(from, place.first, cols, aligned);
         base.store(row, place.first, cols, aligned);
@@ -114,15 +116,15 @@ __global__ void __launch_bounds__(SELECT_THREADS)
 }
 
 template <typename T>
-cudaError_t decode(const CudaQueue *queue, double ratio, uint64_t own_first, Tensor packet, Tensor own, Tensor shared,
-                   Tensor experts, Tensor replicas)
+cudaError_t decode(const CudaQueue *queue, const CodecInfo *codec, double ratio, uint64_t own_first, Tensor packet,
+                   Tensor own, Tensor mean, Tensor experts)
 {
-    Tensor to = replicas.data ? replicas : experts;
-    Decode what = {own_first, own.rows, replicas.data == nullptr};
-    bool aligned = is_aligned<T>(to.data, to.cols) && is_aligned<T>(own.data, 0) && is_aligned<T>(shared.data, 0);
-    return launch(queue->stream, codec_grid(to.cols, to.rows), SELECT_THREADS, 0, decode_kernel<T>, what,
-                  packets_of(packet, to.cols, to.dtype, ratio), static_cast<const T *>(own.data),
-                  static_cast<const T *>(shared.data), static_cast<T *>(to.data), aligned);
+    uint64_t cols = experts.cols;
+    Decode what = {own_first, own.rows, !codec->remembers};
+    bool aligned = is_aligned<T>(experts.data, cols) && is_aligned<T>(own.data, 0) && is_aligned<T>(mean.data, 0);
+    return launch(queue->stream, codec_grid(cols, experts.rows), SELECT_THREADS, 0, decode_kernel<T>, what,
+                  packets_of(packet, cols, experts.dtype, ratio), static_cast<const T *>(own.data),
+                  static_cast<const T *>(mean.data), static_cast<T *>(experts.data), aligned);
 }
 
 template <typename T>
@@ -236,19 +238,20 @@ bool is_empty(Tensor tensor)
 
 } // namespace
 
-cudaError_t cuda_encode(const CudaQueue *queue, double ratio, Tensor experts, Tensor shared, Tensor sent, Tensor packet)
+cudaError_t cuda_encode(const CudaQueue *queue, const CodecInfo *codec, double ratio, Tensor experts, Tensor base,
+                        Tensor packet)
 {
     if (is_empty(experts))
         return cudaSuccess;
-    return BY_DTYPE(experts.dtype, encode, queue, ratio, experts, shared, sent, packet);
+    return BY_DTYPE(experts.dtype, encode, queue, codec, ratio, experts, base, packet);
 }
 
-cudaError_t cuda_decode(const CudaQueue *queue, double ratio, uint64_t own_first, Tensor packet, Tensor own,
-                        Tensor shared, Tensor experts, Tensor replicas)
+cudaError_t cuda_decode(const CudaQueue *queue, const CodecInfo *codec, double ratio, uint64_t own_first, Tensor packet,
+                        Tensor own, Tensor mean, Tensor experts)
 {
     if (is_empty(packet))
         return cudaSuccess;
-    return BY_DTYPE(own.dtype, decode, queue, ratio, own_first, packet, own, shared, experts, replicas);
+    return BY_DTYPE(own.dtype, decode, queue, codec, ratio, own_first, packet, own, mean, experts);
 }
 
 cudaError_t cuda_mean(const CudaQueue *queue, uint64_t all, Tensor experts, Tensor shared)

@@ -88,21 +88,21 @@ static void block_add(const Block *block, void *to, Dtype dtype)
 
 // ---- experts -----------------------------------------------------------------------------------
 
-void host_encode(double ratio, Tensor experts, Tensor shared, Tensor sent, Tensor packet)
+void host_encode(const CodecInfo *codec, double ratio, Tensor experts, Tensor base, Tensor packet)
 {
     check_packets(ratio, experts, packet);
-    assert(packet.rows == experts.rows && !(shared.data && sent.data));
+    assert(packet.rows == experts.rows && base.rows == (codec->remembers ? experts.rows : base.data ? 1 : base.rows));
     float difference[CODEC_BLOCK];
     for (uint64_t row = 0; row < experts.rows; row++) {
-        const char *base = sent.data ? row_in(sent, row) : shared.data;
+        const char *from = codec->remembers ? row_in(base, row) : base.data;
         for (uint64_t b = 0; b < codec_blocks(experts.cols); b++) {
             Block block = block_at(ratio, experts.dtype, experts.cols, b, row_in(packet, row));
             subtract(element_in(row_in(experts, row), experts.dtype, block.first),
-                     base ? element_at(base, experts.dtype, block.first) : NULL, experts.dtype, block.count,
+                     from ? element_at(from, experts.dtype, block.first) : NULL, experts.dtype, block.count,
                      difference);
             block_write(&block, difference);
-            if (sent.data)
-                block_add(&block, row_in(sent, row), sent.dtype);
+            if (codec->remembers)
+                block_add(&block, row_in(base, row), base.dtype);
         }
     }
 }
@@ -115,23 +115,22 @@ static void decode_row(double ratio, void *packet, Tensor to, uint64_t row)
     }
 }
 
-void host_decode(double ratio, uint64_t own_first, Tensor packet, Tensor own, Tensor shared, Tensor experts,
-                 Tensor replicas)
+void host_decode(const CodecInfo *codec, double ratio, uint64_t own_first, Tensor packet, Tensor own, Tensor mean,
+                 Tensor experts)
 {
-    Tensor to = replicas.data ? replicas : experts;
-    uint64_t bytes = to.cols * dtype_bytes(to.dtype);
-    check_packets(ratio, to, packet);
-    assert(packet.rows == to.rows && own.cols == to.cols && own_first + own.rows <= to.rows);
-    for (uint64_t row = 0; row < to.rows; row++) {
+    uint64_t bytes = experts.cols * dtype_bytes(experts.dtype);
+    check_packets(ratio, experts, packet);
+    assert(packet.rows == experts.rows && own.cols == experts.cols && own_first + own.rows <= experts.rows);
+    for (uint64_t row = 0; row < experts.rows; row++) {
         if (row >= own_first && row - own_first < own.rows) {
-            memcpy(row_in(to, row), row_in(own, row - own_first), bytes);
+            memcpy(row_in(experts, row), row_in(own, row - own_first), bytes);
             continue;
         }
-        if (!replicas.data && shared.data)
-            memcpy(row_in(to, row), shared.data, bytes);
-        else if (!replicas.data)
-            memset(row_in(to, row), 0, bytes);
-        decode_row(ratio, row_in(packet, row), to, row);
+        if (!codec->remembers && mean.data)
+            memcpy(row_in(experts, row), mean.data, bytes);
+        else if (!codec->remembers)
+            memset(row_in(experts, row), 0, bytes);
+        decode_row(ratio, row_in(packet, row), experts, row);
     }
 }
 

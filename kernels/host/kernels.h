@@ -5,6 +5,7 @@
 #define HEP_HOST_KERNELS_H
 
 #include "engines/tensor.h"
+#include "ir/codec.h"
 #include "ir/model.h"
 
 typedef struct {
@@ -136,16 +137,15 @@ void host_optimizer(const AdamW *adamw, Tensor weights, Tensor gradient, Tensor 
 // with it how many elements a block keeps. Those are its largest by magnitude, equal ones by lower index, NaN before
 // all; their values are rounded to bf16.
 
-// One packet for each of this rank's experts [own][elements]. Of what differs:
-//   sr     from `shared` [1][elements], the shared expert; from 0 where it is absent (HybridEP, section IV-B)
-//   delta  from `sent` [own][elements], what every receiver holds; the packet is added to it
-// The other of the two is absent.
-void host_encode(double ratio, Tensor experts, Tensor shared, Tensor sent, Tensor packet);
-// The packets of all experts that this rank holds, [held]. sr: experts [held][elements] = shared + residual, rounded;
-// delta: added to replicas [held][elements], as host_encode added them to `sent`. The other one is absent. The rows
-// from own_first are this rank's: copied exactly from `own` [own][elements], their packets unread.
-void host_decode(double ratio, uint64_t own_first, Tensor packet, Tensor own, Tensor shared, Tensor experts,
-                 Tensor replicas);
+// One packet for each of this rank's experts [own][elements], of what differs from `base`: of a codec that remembers
+// what was sent [own][elements], which every receiver holds and to which the packet is added; else the mean of experts
+// [1][elements], 0 where it is absent (HybridEP, section IV-B).
+void host_encode(const CodecInfo *codec, double ratio, Tensor experts, Tensor base, Tensor packet);
+// The packets of all experts that this rank holds, [held], into `experts` [held][elements]: of a codec that remembers
+// added to what is there, as host_encode added them to what was sent; else mean + residual, rounded. The rows from
+// own_first are this rank's: copied exactly from `own` [own][elements], their packets unread.
+void host_decode(const CodecInfo *codec, double ratio, uint64_t own_first, Tensor packet, Tensor own, Tensor mean,
+                 Tensor experts);
 // shared [1][elements] = sum of experts [own][elements] / all: this rank's summand of the mean over `all` experts.
 void host_mean(uint64_t all, Tensor experts, Tensor shared);
 

@@ -34,7 +34,7 @@ static bool codec_create(const ModelDims *dims, CodecRun *run)
         return false;
     weights_fill_experts(dims, 0, 0, 0, 1, run->own);
     weights_fill_experts(dims, 0, 0, 1, 1, run->mean);
-    host_encode(ratio, run->own, run->mean, (Tensor){0}, run->packet);
+    host_encode(codec_info(CODEC_SR), ratio, run->own, run->mean, run->packet);
     for (uint64_t row = 0; row < HELD; row++)
         memcpy((char *)run->gathered.data + row * bytes, run->packet.data, bytes);
     return true;
@@ -54,7 +54,7 @@ static bool encode_once(void *context, Fault *fault)
     CodecRun *run = context;
     (void)fault;
     for (uint32_t i = 0; i < run->repeats; i++)
-        host_encode(ratio, run->own, run->mean, (Tensor){0}, run->packet);
+        host_encode(codec_info(CODEC_SR), ratio, run->own, run->mean, run->packet);
     return true;
 }
 
@@ -63,7 +63,7 @@ static bool decode_once(void *context, Fault *fault)
     CodecRun *run = context;
     (void)fault;
     for (uint32_t i = 0; i < run->repeats; i++)
-        host_decode(ratio, 0, run->gathered, run->own, run->mean, run->experts, (Tensor){0});
+        host_decode(codec_info(CODEC_SR), ratio, 0, run->gathered, run->own, run->mean, run->experts);
     return true;
 }
 

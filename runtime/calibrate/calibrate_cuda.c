@@ -167,7 +167,7 @@ static bool encode_once(void *context, Fault *fault)
     DeviceRun *run = context;
     cudaError_t error = cudaSuccess;
     for (uint32_t i = 0; i < run->repeats && error == cudaSuccess; i++)
-        error = cuda_encode(&run->queue, ratio, run->weights, run->mean, (Tensor){0}, run->packet);
+        error = cuda_encode(&run->queue, codec_info(CODEC_SR), ratio, run->weights, run->mean, run->packet);
     return cuda_check(error, "encode an expert", fault) && await(run->comm, run->queue.stream, fault);
 }
 
@@ -176,7 +176,8 @@ static bool decode_once(void *context, Fault *fault)
     DeviceRun *run = context;
     cudaError_t error = cudaSuccess;
     for (uint32_t i = 0; i < run->repeats && error == cudaSuccess; i++)
-        error = cuda_decode(&run->queue, ratio, 0, run->gathered, run->weights, run->mean, run->experts, (Tensor){0});
+        error = cuda_decode(&run->queue, codec_info(CODEC_SR), ratio, 0, run->gathered, run->weights, run->mean,
+                            run->experts);
     return cuda_check(error, "decode experts", fault) && await(run->comm, run->queue.stream, fault);
 }
 

@@ -8,7 +8,8 @@
 
 bool reference_approximates(const Plan *plan)
 {
-    return plan->codec == CODEC_SR;
+    const CodecInfo *codec = codec_info(plan->codec);
+    return codec->encodes && !codec->remembers;
 }
 
 // A row comes to the member at its own offset of the domain that holds the expert: the owner has the same offsets.

@@ -15,16 +15,20 @@ static bool launched(cudaError_t error, Fault *fault)
 bool cuda_run_encode(CudaStep *step, Fault *fault)
 {
     const struct encode_tensors *t = &step->operands.encode;
-    return launched(
-        cuda_encode(queue_of(step), step->engine->plan->codec_ratio, t->own_experts, t->mean, t->sent, t->packet),
-        fault);
+    const Plan *plan = step->engine->plan;
+    const CodecInfo *codec = codec_info(plan->codec);
+    return launched(cuda_encode(queue_of(step), codec, plan->codec_ratio, t->own_experts,
+                                codec->remembers ? t->sent : t->mean, t->packet),
+                    fault);
 }
 
 bool cuda_run_decode(CudaStep *step, Fault *fault)
 {
     const struct decode_tensors *t = &step->operands.decode;
-    return launched(cuda_decode(queue_of(step), step->engine->plan->codec_ratio, step->of.own_slot, t->packet, t->own,
-                                t->mean, t->experts, t->replicas),
+    const Plan *plan = step->engine->plan;
+    const CodecInfo *codec = codec_info(plan->codec);
+    return launched(cuda_decode(queue_of(step), codec, plan->codec_ratio, step->of.own_slot, t->packet, t->own, t->mean,
+                                codec->remembers ? t->replicas : t->experts),
                     fault);
 }
 

@@ -6,7 +6,9 @@ bool host_run_encode(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct encode_tensors *t = &step->operands.encode;
-    host_encode(step->engine->plan->codec_ratio, t->own_experts, t->mean, t->sent, t->packet);
+    const Plan *plan = step->engine->plan;
+    const CodecInfo *codec = codec_info(plan->codec);
+    host_encode(codec, plan->codec_ratio, t->own_experts, codec->remembers ? t->sent : t->mean, t->packet);
     return true;
 }
 
@@ -14,8 +16,10 @@ bool host_run_decode(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct decode_tensors *t = &step->operands.decode;
-    host_decode(step->engine->plan->codec_ratio, step->of.own_slot, t->packet, t->own, t->mean, t->experts,
-                t->replicas);
+    const Plan *plan = step->engine->plan;
+    const CodecInfo *codec = codec_info(plan->codec);
+    host_decode(codec, plan->codec_ratio, step->of.own_slot, t->packet, t->own, t->mean,
+                codec->remembers ? t->replicas : t->experts);
     return true;
 }
 

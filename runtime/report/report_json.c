@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "ir/base/sort.h"
+#include "ir/codec.h"
 #include "runtime/check/tolerance.h"
 #include "runtime/job/exposure.h"
 #include "runtime/job/preflight.h"
@@ -106,7 +107,7 @@ static double moved_before(const Report *report, uint32_t index)
 static void json_add_loss_tolerances(const Report *report, const char *key, double turned, cJSON *root)
 {
     const Plan *plan = report->plan;
-    bool exact = plan->codec == CODEC_DENSE && plan->gradient_ratio <= 1;
+    bool exact = !codec_info(plan->codec)->encodes && plan->gradient_ratio <= 1;
     cJSON *tolerances = cJSON_AddArrayToObject(root, key);
     for (uint32_t i = 0; report->result->has_loss && i < report->result->iterations; i++) {
         double moved = moved_before(report, i);

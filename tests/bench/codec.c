@@ -12,6 +12,9 @@
 #include "ir/codec.h"
 #include "kernels/host/kernels.h"
 
+#define sr    codec_info(CODEC_SR)
+#define delta codec_info(CODEC_DELTA)
+
 enum { REPEATS = 7 };
 
 typedef struct {
@@ -84,7 +87,7 @@ static void update(Work *work)
 
 static void encode(Work *work)
 {
-    host_encode(work->ratio, work->weights, (Tensor){0}, work->sent, work->packet);
+    host_encode(delta, work->ratio, work->weights, work->sent, work->packet);
 }
 
 static void update_then_encode(Work *work)
@@ -107,7 +110,7 @@ static void update_and_encode(Work *work)
         Tensor weights = block_of(work->weights, b, CODEC_BLOCK);
         host_optimizer(&adamw, weights, block_of(work->gradient, b, CODEC_BLOCK),
                        block_of(work->state, b, 2 * CODEC_BLOCK));
-        host_encode(work->ratio, weights, (Tensor){0}, block_of(work->sent, b, CODEC_BLOCK),
+        host_encode(delta, work->ratio, weights, block_of(work->sent, b, CODEC_BLOCK),
                     block_of(work->packet, b, bytes));
     }
 }
@@ -120,14 +123,13 @@ static void copy(Work *work)
 static void decode_sr(Work *work)
 {
     Tensor own = {work->weights.data, DTYPE_F32, 0, work->elements};
-    host_decode(work->ratio, 0, work->packet, own, block_of(work->weights, 0, work->elements), work->decoded,
-                (Tensor){0});
+    host_decode(sr, work->ratio, 0, work->packet, own, block_of(work->weights, 0, work->elements), work->decoded);
 }
 
 static void decode_delta(Work *work)
 {
     Tensor own = {work->weights.data, DTYPE_F32, 0, work->elements};
-    host_decode(work->ratio, 0, work->packet, own, (Tensor){0}, (Tensor){0}, work->decoded);
+    host_decode(delta, work->ratio, 0, work->packet, own, (Tensor){0}, work->decoded);
 }
 
 static int compare(const void *a, const void *b)
@@ -175,8 +177,8 @@ static double left_out(const Work *work, Tensor shared)
 {
     Tensor own = {work->weights.data, DTYPE_F32, 0, work->elements};
     double errors = 0, squares = 0;
-    host_encode(work->ratio, work->weights, shared, (Tensor){0}, work->packet);
-    host_decode(work->ratio, 0, work->packet, own, shared, work->decoded, (Tensor){0});
+    host_encode(sr, work->ratio, work->weights, shared, work->packet);
+    host_decode(sr, work->ratio, 0, work->packet, own, shared, work->decoded);
     for (uint64_t i = 0; i < work->experts * work->elements; i++) {
         double weight = (double)((float *)work->weights.data)[i];
         double error = weight - (double)((float *)work->decoded.data)[i];

@@ -403,7 +403,7 @@ static void run_adamw(const void *operands)
 static void run_encode(const void *operands)
 {
     const Training *t = operands;
-    CHECK(cuda_encode(&bench.queue, t->ratio, t->weights, t->shared, none, t->packet));
+    CHECK(cuda_encode(&bench.queue, codec_info(CODEC_SR), t->ratio, t->weights, t->shared, t->packet));
 }
 
 static void run_adamw_then_encode(const void *operands)
@@ -416,7 +416,7 @@ static void run_decode(const void *operands)
 {
     const Training *t = operands;
     Tensor own = {t->weights.data, t->weights.dtype, 0, t->weights.cols};
-    CHECK(cuda_decode(&bench.queue, t->ratio, 0, t->packet, own, t->shared, t->decoded, none));
+    CHECK(cuda_decode(&bench.queue, codec_info(CODEC_SR), t->ratio, 0, t->packet, own, t->shared, t->decoded));
 }
 
 static void run_expert_copy(const void *operands)

@@ -6,6 +6,9 @@
 #include "ir/codec.h"
 #include "tensors.h"
 
+#define sr    codec_info(CODEC_SR)
+#define delta codec_info(CODEC_DELTA)
+
 static const uint64_t sizes[] = {1, 5, 255, 511, 512, 700, CODEC_BLOCK, CODEC_BLOCK + 1, 3 * CODEC_BLOCK + 777};
 enum { SIZES = sizeof sizes / sizeof *sizes };
 
@@ -149,11 +152,11 @@ static void check_sr(Dtype dtype, uint64_t elements, double ratio, bool with_sha
     Tensor experts = make_random(dtype, HELD, elements, 1), decoded = make(dtype, HELD, elements);
     Tensor shared = with_shared ? make_random(dtype, 1, elements, 0.5) : (Tensor){0};
     Tensor packets = make_packets(experts, ratio);
-    host_encode(ratio, experts, shared, (Tensor){0}, packets);
+    host_encode(sr, ratio, experts, shared, packets);
     Tensor again = copy_of(packets);
-    host_encode(ratio, experts, shared, (Tensor){0}, again);
+    host_encode(sr, ratio, experts, shared, again);
     cr_assert(same(packets, again), "the same input must give the same packet");
-    host_decode(ratio, OWN, poison_own(packets), row_of(experts, OWN), shared, decoded, (Tensor){0});
+    host_decode(sr, ratio, OWN, poison_own(packets), row_of(experts, OWN), shared, decoded);
     cr_assert(same(row_of(experts, OWN), row_of(decoded, OWN)), "own experts are used as they are");
     // bf16 keeps 8 bits of a value, its sum with the shared expert is rounded once more.
     double rounding = 0x1p-8 + (dtype == DTYPE_F32 ? 0x1p-23 : dtype == DTYPE_F16 ? 0x1p-10 : 0x1p-7);
@@ -198,8 +201,8 @@ static void check_delta_replicas(Dtype dtype, uint64_t elements)
     Tensor packets = make_packets(experts, 50);
     for (int update = 0; update < 100; update++) {
         drift(experts, 0.01);
-        host_encode(50, experts, (Tensor){0}, sent, packets);
-        host_decode(50, OWN, poison_own(packets), row_of(experts, OWN), (Tensor){0}, (Tensor){0}, replicas);
+        host_encode(delta, 50, experts, sent, packets);
+        host_decode(delta, 50, OWN, poison_own(packets), row_of(experts, OWN), (Tensor){0}, replicas);
         cr_assert(same(row_of(experts, OWN), row_of(replicas, OWN)), "own experts are used as they are");
         for (uint64_t row = 0; row < HELD; row += HELD - 1)
             cr_assert(same(row_of(sent, row), row_of(replicas, row)), "update %d of %llu elements in %s", update,
@@ -224,7 +227,7 @@ Test(codec, delta_sends_later_what_it_left_out)
         Tensor sent = make_zero(dtype, 1, experts.cols), packet = make_packets(experts, 10);
         double before = norm(experts, sent);
         for (int update = 0; update < 60; update++) {
-            host_encode(10, experts, (Tensor){0}, sent, packet);
+            host_encode(delta, 10, experts, sent, packet);
             double after = norm(experts, sent);
             cr_assert(after < before || after == 0, "update %d: %g after %g", update, after, before);
             before = after;
@@ -245,8 +248,8 @@ Test(codec, values_that_are_no_numbers_travel)
             float bad = p ? INFINITY : NAN;
             host_from_f32(&bad, element_in(experts.data, dtypes[d], places[p]), dtypes[d], 1);
         }
-        host_encode(200, experts, (Tensor){0}, sent, packet);
-        host_decode(200, 1, packet, (Tensor){sent.data, dtypes[d], 0, sent.cols}, (Tensor){0}, (Tensor){0}, replicas);
+        host_encode(delta, 200, experts, sent, packet);
+        host_decode(delta, 200, 1, packet, (Tensor){sent.data, dtypes[d], 0, sent.cols}, (Tensor){0}, replicas);
         cr_assert(isnan(at(replicas, places[0])) && isinf(at(replicas, places[1])));
         finish();
     }
@@ -282,7 +285,7 @@ static void check_feedback(Dtype dtype, uint64_t elements)
         fill_random(gathered, 1);
         host_encode_gradient(ratio, OWN, 1, gathered, error, packets);
         cr_assert(same(row_of(packets, OWN), own), "own gradients do not travel");
-        host_decode(ratio, OWN, packets, row_of(gathered, OWN), (Tensor){0}, decoded, (Tensor){0});
+        host_decode(sr, ratio, OWN, packets, row_of(gathered, OWN), (Tensor){0}, decoded);
         for (uint64_t i = 0; i < HELD * elements; i++) {
             in[i] += at(gathered, i);
             out[i] += at(decoded, i);
@@ -321,8 +324,8 @@ Test(codec, gradients_of_all_members_meet_at_the_owner)
             host_decode_gradient(ratio, ME, gathered, received, shard);
             for (uint64_t b = 0; b < SHARD * received.cols; b++) // only to be decoded below
                 ((uint8_t *)received.data)[ME * SHARD * received.cols + b] = 0;
-            host_decode(ratio, MEMBERS * SHARD, received, (Tensor){shard.data, dtypes[d], 0, sizes[s]}, (Tensor){0},
-                        decoded, (Tensor){0});
+            host_decode(sr, ratio, MEMBERS * SHARD, received, (Tensor){shard.data, dtypes[d], 0, sizes[s]}, (Tensor){0},
+                        decoded);
             for (uint64_t i = 0; i < SHARD * sizes[s]; i++) {
                 double sum = at(gathered, ME * SHARD * sizes[s] + i);
                 for (uint64_t m = 0; m < MEMBERS; m++)

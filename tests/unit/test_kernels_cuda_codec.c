@@ -36,18 +36,18 @@ static Tensor make_values(const CodecCase *c, Dtype dtype, uint64_t rows)
 }
 
 // Everything that is rounded here is rounded once from the same f32 number on both sides, so bytes are equal.
-static void encode_both(const CodecCase *c, Dtype dtype, bool has_shared, bool has_sent)
+static void encode_both(const CodecCase *c, Dtype dtype, const CodecInfo *codec, bool has_mean)
 {
     Tensor experts = make_values(c, dtype, c->rows), none = {0}, packet = make_packets(c, dtype, c->rows);
-    Tensor shared = has_shared ? make_random(dtype, 1, c->cols, 0.5) : none;
-    Tensor sent = has_sent ? make_random(dtype, c->rows, c->cols, 0.5) : none;
-    Tensor packet_there = device_like(packet), sent_there = device_copy(sent), shared_there = device_copy(shared);
+    Tensor mean = has_mean ? make_random(dtype, 1, c->cols, 0.5) : none;
+    Tensor base = codec->remembers ? make_random(dtype, c->rows, c->cols, 0.5) : mean;
+    Tensor packet_there = device_like(packet), base_there = device_copy(base), mean_there = device_copy(mean);
     const CudaQueue *q = device_queue(0);
-    EXPECT_SUCCESS(cuda_encode(q, c->ratio, device_copy(experts), shared_there, sent_there, packet_there));
-    host_encode(c->ratio, experts, shared, sent, packet);
+    EXPECT_SUCCESS(cuda_encode(q, codec, c->ratio, device_copy(experts), base_there, packet_there));
+    host_encode(codec, c->ratio, experts, base, packet);
     expect_same(packet_there, packet, tensor_bytes(packet), "packet");
-    if (has_sent)
-        expect_same(sent_there, sent, tensor_bytes(sent), "what was sent");
+    if (codec->remembers)
+        expect_same(base_there, base, tensor_bytes(base), "what was sent");
 
     uint64_t held = c->rows + 2;
     Tensor own = make_random(dtype, 2, c->cols, 1), packets = make_packets(c, dtype, held);
@@ -56,16 +56,11 @@ static void encode_both(const CodecCase *c, Dtype dtype, bool has_shared, bool h
         if (r < 1 || r >= 3)
             memcpy((char *)packets.data + r * packets.cols, (char *)packet.data + (r < 1 ? 0 : r - 2) * packet.cols,
                    packet.cols);
-    Tensor experts_out = has_sent ? none : make(dtype, held, c->cols);
-    Tensor replicas = has_sent ? make_random(dtype, held, c->cols, 1) : none;
-    Tensor out_there = has_sent ? none : device_like(experts_out), replicas_there = device_copy(replicas);
+    Tensor decoded = make_random(dtype, held, c->cols, 1), decoded_there = device_copy(decoded);
     EXPECT_SUCCESS(
-        cuda_decode(q, c->ratio, 1, device_copy(packets), device_copy(own), shared_there, out_there, replicas_there));
-    host_decode(c->ratio, 1, packets, own, shared, experts_out, replicas);
-    if (has_sent)
-        expect_same(replicas_there, replicas, tensor_bytes(replicas), "replicas");
-    else
-        expect_same(out_there, experts_out, tensor_bytes(experts_out), "decoded experts");
+        cuda_decode(q, codec, c->ratio, 1, device_copy(packets), device_copy(own), mean_there, decoded_there));
+    host_decode(codec, c->ratio, 1, packets, own, mean, decoded);
+    expect_same(decoded_there, decoded, tensor_bytes(decoded), "decoded experts");
     device_finish();
 }
 
@@ -73,9 +68,9 @@ Test(kernels_cuda, experts_encode_and_decode)
 {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
         for (size_t i = 0; i < COUNT_OF(cases); i++) {
-            encode_both(&cases[i], dtypes[d], false, false);
-            encode_both(&cases[i], dtypes[d], true, false);
-            encode_both(&cases[i], dtypes[d], false, true);
+            encode_both(&cases[i], dtypes[d], codec_info(CODEC_SR), false);
+            encode_both(&cases[i], dtypes[d], codec_info(CODEC_SR), true);
+            encode_both(&cases[i], dtypes[d], codec_info(CODEC_DELTA), false);
         }
     }
 }
