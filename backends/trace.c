@@ -67,7 +67,7 @@ static void write_class(Tracer *tracer, uint32_t class)
     }
 }
 
-const char *trace_print(const Plan *plan, const TraceRun *run, Text *out)
+bool trace_print(const Plan *plan, const TraceRun *run, Text *out, Fault *fault)
 {
     Tracer tracer = {.plan = plan, .arena = arena_create(), .timeline = timeline_begin(plan, out)};
     tracer.simulation = simulate(plan, tracer.arena);
@@ -78,8 +78,8 @@ const char *trace_print(const Plan *plan, const TraceRun *run, Text *out)
         write_port(&tracer, l);
     if (plan->buffer_count > 0)
         write_memory(&tracer);
-    const char *error = run ? timeline_merge(&tracer.timeline, plan, run->text, run->length) : NULL;
+    bool ok = !run || timeline_merge(&tracer.timeline, plan, run->text, run->length, fault);
     timeline_end(&tracer.timeline);
     arena_destroy(tracer.arena);
-    return error;
+    return ok;
 }

@@ -12,7 +12,7 @@ typedef struct {
 
 // One process "predicted": a thread per stream with one complete event per step, flow arrows for
 // `after` edges that made a step wait, a counter per level's port and one for live memory.
-// With a `run` (or NULL) its ranks follow as further processes. NULL, or why the run cannot be merged.
-const char *trace_print(const Plan *plan, const TraceRun *run, Text *out) MUST_CHECK;
+// With a `run` (or NULL) its ranks follow as further processes; false where it is not of this plan.
+bool trace_print(const Plan *plan, const TraceRun *run, Text *out, Fault *fault) MUST_CHECK;
 
 #endif

@@ -246,7 +246,7 @@ bool compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compi
 {
     *out = (Compilation){0};
     FaultKind kind = run_stages(options, arena, diag, out);
-    return kind == FAULT_NONE || fault_set(fault, kind, "%s", "");
+    return kind == FAULT_NONE || fault_reported(fault, kind);
 }
 
 void compile_release(Compilation *compilation)

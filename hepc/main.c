@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "backends/diff.h"
 #include "hepc/explain_print.h"
@@ -13,9 +14,15 @@
 #include "ir/load/plan_file.h"
 #include "ir/load/predictions.h"
 
+static void print_diagnostics(const Diag *diag)
+{
+    diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
+}
+
 // ---- plans as input --------------------------------------------------------------------------
 
-static bool refuses(const Options *options, const char *what)
+// Without options that only a .hep file can be asked for?
+static bool check_plan_options(const Options *options, PlanForm form, Fault *fault)
 {
     const char *wrong = options->explain             ? "--explain"
                         : options->passes             ? "--passes"
@@ -32,37 +39,36 @@ static bool refuses(const Options *options, const char *what)
                         : options->planner.time_limit_s > 0               ? "--time-limit"
                         : options->planner.limits.gap > 0                 ? "--gap"
                                                        : NULL;
-    if (wrong)
-        fprintf(stderr, "hepc: %s needs a .hep file; '%s' is %s\n", wrong, options->input, what);
-    return wrong;
+    return !wrong || fault_set(fault, FAULT_USAGE, "%s needs a .hep file; '%s' is %s", wrong, options->input,
+                               form == PLAN_FORM_TEXT ? "a plan in text form" : "a binary plan");
 }
 
-static int use_plan(const Options *options, const Plan *plan)
+static bool use_plan(const Options *options, const Plan *plan, Fault *fault)
 {
     if (options->check) {
         printf("%s: good: %u steps, %u buffers\n", options->input, plan->step_count, plan->buffer_count);
-        return FAULT_NONE;
+        return true;
     }
     Options shown = *options;
     if (options->dump == DUMP_NONE && !options->output && !options->simulate)
         shown.dump = DUMP_SUMMARY;
-    return output_plan(&shown, plan, -1, NULL, false);
+    return output_plan(&shown, plan, &(PlanContext){.solve_s = -1}, fault);
 }
 
-static int process_plan(const Options *options, const char *content, size_t length)
+static bool process_plan(const Options *options, const char *content, size_t length, Fault *fault)
 {
-    if (refuses(options, plan_form(content, length) == PLAN_FORM_TEXT ? "a plan in text form" : "a binary plan"))
-        return FAULT_USAGE;
+    if (!check_plan_options(options, plan_form(content, length), fault))
+        return false;
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
     Plan *plan = plan_load(options->input, content, length, diag);
     if (plan)
         predictions_check(options->input, plan, diag);
-    output_diagnostics(diag);
-    int code = plan ? use_plan(options, plan) : FAULT_INPUT;
+    print_diagnostics(diag);
+    bool ok = plan ? use_plan(options, plan, fault) : fault_reported(fault, FAULT_INPUT);
     plan_destroy(plan);
     arena_destroy(arena);
-    return code;
+    return ok;
 }
 
 // ---- .hep as input ---------------------------------------------------------------------------
@@ -90,26 +96,26 @@ static CompileStage last_stage(const Options *options)
     return STAGE_PLAN;
 }
 
-static int print_compiled(const Options *options, const Compilation *compilation, Arena *arena)
+static bool print_compiled(const Options *options, const Compilation *compilation, Arena *arena, Fault *fault)
 {
     Text text = {0};
     if (options->check) {
         printf("%s: good\n", options->input);
-        return FAULT_NONE;
+        return true;
     }
     if (options->dump == DUMP_AST) {
         ast_print(compilation->ast, &text);
-        return output_text(options, &text);
+        return output_text(options, &text, fault);
     }
     if (options->dump == DUMP_MODEL) {
         output_model(compilation, &text);
-        return output_text(options, &text);
+        return output_text(options, &text, fault);
     }
     if (options->dump == DUMP_MILP)
-        return output_milp(options, compilation);
+        return output_milp(options, compilation, fault);
     if (options->passes) {
         passes_print(compilation, &text);
-        return output_text(options, &text);
+        return output_text(options, &text, fault);
     }
     Explanation explanation;
     bool explain = options->explain || options->dump == DUMP_HTML;
@@ -117,17 +123,19 @@ static int print_compiled(const Options *options, const Compilation *compilation
         explain_collect(compilation->work, &options->planner, &compilation->solution, arena, &explanation);
     if (options->dump == DUMP_HTML)
         explain_print_html(&explanation, &text);
-    int code = output_plan(options, compilation->plan, compilation->solution.solve_s, text.data, !options->explain);
+    PlanContext context = {
+        .solve_s = compilation->solution.solve_s, .reasons = text.data, .compare = !options->explain};
+    bool ok = output_plan(options, compilation->plan, &context, fault);
     text_free(&text);
-    if (code == FAULT_NONE && options->explain) {
+    if (ok && options->explain) {
         (options->json ? explain_print_json : explain_print)(&explanation, &text);
         fputs(text.data, stdout);
         text_free(&text);
     }
-    return code;
+    return ok;
 }
 
-static int process_hep(const Options *options, const char *content, size_t length)
+static bool process_hep(const Options *options, const char *content, size_t length, Fault *fault)
 {
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
@@ -136,13 +144,12 @@ static int process_hep(const Options *options, const char *content, size_t lengt
                               .planner = options->planner, .without = options->without,
                               .stop_after = last_stage(options)};
     Compilation compilation;
-    Fault fault = {0};
-    bool compiled = compile_file(&compile, arena, diag, &compilation, &fault);
-    output_diagnostics(diag);
-    int code = compiled ? print_compiled(options, &compilation, arena) : (int)fault.kind;
+    bool ok = compile_file(&compile, arena, diag, &compilation, fault);
+    print_diagnostics(diag);
+    ok = ok && print_compiled(options, &compilation, arena, fault);
     compile_release(&compilation);
     arena_destroy(arena);
-    return code;
+    return ok;
 }
 
 static atomic_int interrupted;
@@ -153,8 +160,34 @@ static void on_interrupt(int signal)
     atomic_store(&interrupted, 1);
 }
 
+static void show_point(size_t done, size_t count)
+{
+    fprintf(stderr, "\rhepc: point %zu of %zu%s", done, count,
+            done < count && !atomic_load(&interrupted) ? "" : "\n");
+}
+
+static void show_refused(const char *point, const Diag *causes)
+{
+    fprintf(stderr, "hepc: at %s:\n", point);
+    diag_print(causes, stderr, false);
+}
+
+static bool print_sweep(const Options *options, const Sweep *sweep, Fault *fault)
+{
+    Text text = {0};
+    if (options->output && text_ends_with(options->output, ".json"))
+        sweep_print_json(sweep, &text);
+    else if (options->output && text_ends_with(options->output, ".svg"))
+        sweep_print_plot(sweep, &text);
+    else if (options->output)
+        sweep_print_csv(sweep, &text);
+    else
+        sweep_print_table(sweep, &text);
+    return output_text(options, &text, fault);
+}
+
 // The first interrupt ends the sweep with what is done, a second one ends the program.
-static int process_sweep(const Options *options, const char *content, size_t length)
+static bool process_sweep(const Options *options, const char *content, size_t length, Fault *fault)
 {
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
     sigaction(SIGINT, &action, NULL);
@@ -165,27 +198,16 @@ static int process_sweep(const Options *options, const char *content, size_t len
                               .check = options->checks, .profile = options->profile, .dispatch = options->dispatch,
                               .planner = options->planner, .without = options->without};
     Sweep sweep;
-    SweepRequest request = {.axes = options->sweeps, .axis_count = options->sweep_count, .progress = true,
-                            .stop = &interrupted};
-    Fault fault = {0};
-    int code = sweep_run(&compile, &request, arena, diag, &sweep, &fault) ? FAULT_NONE : (int)fault.kind;
-    output_diagnostics(diag);
-    Text text = {0};
-    if (code == FAULT_NONE && sweep.row_count > 0) {
-        if (options->output && text_ends_with(options->output, ".json"))
-            sweep_print_json(&sweep, &text);
-        else if (options->output && text_ends_with(options->output, ".svg"))
-            sweep_print_plot(&sweep, &text);
-        else if (options->output)
-            sweep_print_csv(&sweep, &text);
-        else
-            sweep_print_table(&sweep, &text);
-        int written = output_text(options, &text);
-        code = code == FAULT_NONE ? written : code;
-    }
-    bool whole = sweep.row_count == sweep.point_count;
+    SweepRequest request = {.axes = options->sweeps, .axis_count = options->sweep_count, .stop = &interrupted,
+                            .progress = isatty(STDERR_FILENO) ? show_point : NULL, .refused = show_refused};
+    bool ok = sweep_run(&compile, &request, arena, diag, &sweep, fault);
+    print_diagnostics(diag);
+    if (ok && sweep.row_count > 0)
+        ok = print_sweep(options, &sweep, fault);
+    if (ok && sweep.row_count != sweep.point_count)
+        ok = fault_reported(fault, FAULT_RUN);
     arena_destroy(arena);
-    return code == FAULT_NONE && !whole ? FAULT_RUN : code;
+    return ok;
 }
 
 // ---- two inputs ------------------------------------------------------------------------------
@@ -203,34 +225,32 @@ static const Plan *obtained_plan(const Obtained *obtained)
 }
 
 // `options->input` as a plan, whatever it is.
-static int obtain_plan(const Options *options, Arena *arena, Obtained *obtained)
+static bool obtain_plan(const Options *options, Arena *arena, Obtained *obtained, Fault *fault)
 {
     size_t length;
-    const char *error;
-    obtained->content = file_read(options->input, INPUT_LIMIT, &length, &error);
+    obtained->content = file_read(options->input, INPUT_LIMIT, &length, fault);
     if (!obtained->content)
-        return output_complain(options->input, error);
+        return fault_prefix(fault, "%s", options->input);
     obtained->diag = diag_create(arena);
-    int code = FAULT_NONE;
+    bool ok = true;
     PlanForm form = plan_form(obtained->content, length);
     if (form == PLAN_FORM_NONE) {
         CompileOptions compile = {.name = options->input, .text = obtained->content, .length = length,
                                   .check = options->checks, .profile = options->profile, .dispatch = options->dispatch,
                                   .planner = options->planner, .without = options->without,
                                   .stop_after = STAGE_PLAN};
-        Fault fault = {0};
-        if (!compile_file(&compile, arena, obtained->diag, &obtained->compilation, &fault))
-            code = (int)fault.kind;
-    } else if (refuses(options, form == PLAN_FORM_TEXT ? "a plan in text form" : "a binary plan")) {
-        code = FAULT_USAGE;
+        ok = compile_file(&compile, arena, obtained->diag, &obtained->compilation, fault);
+    } else if (!check_plan_options(options, form, fault)) {
+        ok = false;
     } else {
         obtained->loaded = plan_load(options->input, obtained->content, length, obtained->diag);
-        code = obtained->loaded ? FAULT_NONE : FAULT_INPUT;
         if (obtained->loaded)
             predictions_check(options->input, obtained->loaded, obtained->diag);
+        else
+            ok = fault_reported(fault, FAULT_INPUT);
     }
-    output_diagnostics(obtained->diag);
-    return code;
+    print_diagnostics(obtained->diag);
+    return ok;
 }
 
 static void release_plan(Obtained *obtained)
@@ -240,60 +260,57 @@ static void release_plan(Obtained *obtained)
     free(obtained->content);
 }
 
-static int process_diff(const Options *options)
+static bool print_diff(const Options *options, const Diff *diff, Fault *fault)
+{
+    Text text = {0};
+    if (options->output && text_ends_with(options->output, ".json"))
+        diff_print_json(diff, &text);
+    else
+        diff_print(diff, &text);
+    return output_text(options, &text, fault) && (diff_is_empty(diff) || fault_reported(fault, FAULT_MISMATCH));
+}
+
+static bool process_diff(const Options *options, Fault *fault)
 {
     Options as_it_stands = options_default(options->diff);
     Obtained obtained[2] = {0};
     Arena *arena = arena_create();
-    int codes[2] = {obtain_plan(&as_it_stands, arena, &obtained[0]), obtain_plan(options, arena, &obtained[1])};
-    int code = codes[0] != FAULT_NONE ? codes[0] : codes[1];
-    if (code == FAULT_NONE) {
+    bool ok = obtain_plan(&as_it_stands, arena, &obtained[0], fault) &&
+              obtain_plan(options, arena, &obtained[1], fault);
+    if (ok) {
         const Plan *plans[2] = {obtained_plan(&obtained[0]), obtained_plan(&obtained[1])};
         const char *names[2] = {options->diff, options->input};
-        const Diff *diff = diff_plans(plans, names, arena);
-        Text text = {0};
-        if (options->output && text_ends_with(options->output, ".json"))
-            diff_print_json(diff, &text);
-        else
-            diff_print(diff, &text);
-        code = output_text(options, &text);
-        if (code == FAULT_NONE && !diff_is_empty(diff))
-            code = FAULT_MISMATCH;
+        ok = print_diff(options, diff_plans(plans, names, arena), fault);
     }
     release_plan(&obtained[0]);
     release_plan(&obtained[1]);
     arena_destroy(arena);
-    return code;
+    return ok;
 }
 
-static int process(const Options *options)
+static bool process(const Options *options, Fault *fault)
 {
     if (options->help_language) {
         check_print_reference(stdout);
-        return FAULT_NONE;
+        return true;
     }
     size_t length;
-    const char *error;
     if (file_is_same(options->input, options->output) ||
-        (options->diff && file_is_same(options->diff, options->output))) {
-        fprintf(stderr, "hepc: '%s' is the input: it will not be overwritten\n", options->output);
-        return FAULT_USAGE;
-    }
+        (options->diff && file_is_same(options->diff, options->output)))
+        return fault_set(fault, FAULT_USAGE, "'%s' is the input: it will not be overwritten", options->output);
     // Rather now than after a long search; chakra's path is the beginning of many.
-    if (options->output && options->dump != DUMP_CHAKRA && (error = file_probe(options->output)) != NULL)
-        return output_complain(options->output, error);
+    if (options->output && options->dump != DUMP_CHAKRA && !file_probe(options->output, fault))
+        return fault_prefix(fault, "%s", options->output);
     if (options->diff)
-        return process_diff(options);
-    char *content = file_read(options->input, INPUT_LIMIT, &length, &error);
+        return process_diff(options, fault);
+    char *content = file_read(options->input, INPUT_LIMIT, &length, fault);
     if (!content)
-        return output_complain(options->input, error);
-    int code;
-    if (plan_form(content, length) != PLAN_FORM_NONE)
-        code = process_plan(options, content, length);
-    else
-        code = options->sweep_count ? process_sweep(options, content, length) : process_hep(options, content, length);
+        return fault_prefix(fault, "%s", options->input);
+    bool ok = plan_form(content, length) != PLAN_FORM_NONE ? process_plan(options, content, length, fault)
+              : options->sweep_count                       ? process_sweep(options, content, length, fault)
+                                                           : process_hep(options, content, length, fault);
     free(content);
-    return code;
+    return ok;
 }
 
 typedef struct {
@@ -307,10 +324,9 @@ static void run(void *context)
     Run *of = context;
     Options options;
     bool ok = options_parse(of->argc, of->argv, &options, &of->fault);
-    if (ok && options.generate)
-        ok = options_generate(options.generate, &of->fault);
-    else if (ok)
-        of->fault.kind = (FaultKind)process(&options);
+    ok = ok && (options.generate ? options_generate(options.generate, &of->fault) : process(&options, &of->fault));
+    if (!ok && of->fault.kind == FAULT_NONE)
+        fault_set(&of->fault, FAULT_INTERNAL, "a failure without a cause");
     free(options.checks.defines);
 }
 
@@ -324,7 +340,9 @@ int main(int argc, char **argv)
         of.fault = exhausted;
     if (of.fault.message[0])
         fprintf(stderr, "hepc: %s\n", of.fault.message);
-    if (fflush(stdout) != 0 || ferror(stdout))
-        return exit_code_of((FaultKind)output_complain("standard output", "cannot be written"));
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fputs("hepc: standard output: cannot be written\n", stderr);
+        return exit_code_of(FAULT_IO);
+    }
     return exit_code_of(of.fault.kind);
 }

@@ -1,10 +1,10 @@
 // See output.h.
 #include "hepc/output.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "backends/chakra.h"
 #include "backends/dot.h"
@@ -16,29 +16,17 @@
 #include "ir/binary.h"
 #include "ir/text/plan_text.h"
 
-int output_complain(const char *path, const char *reason)
-{
-    fprintf(stderr, "hepc: %s: %s\n", path, reason);
-    return FAULT_IO;
-}
-
-static int write_output(const Options *options, const void *data, size_t length)
+static bool write_output(const Options *options, const void *data, size_t length, Fault *fault)
 {
     const char *path = options->output ? options->output : "-";
-    const char *error = file_write(path, data, length);
-    return error ? output_complain(path, error) : FAULT_NONE;
+    return file_write(path, data, length, fault) || fault_prefix(fault, "%s", path);
 }
 
-int output_text(const Options *options, Text *text)
+bool output_text(const Options *options, Text *text, Fault *fault)
 {
-    int code = write_output(options, text->data ? text->data : "", text->length);
+    bool ok = write_output(options, text->data ? text->data : "", text->length, fault);
     text_free(text);
-    return code;
-}
-
-void output_diagnostics(const Diag *diag)
-{
-    diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
+    return ok;
 }
 
 void output_model(const Compilation *compilation, Text *out)
@@ -83,80 +71,67 @@ void output_model(const Compilation *compilation, Text *out)
         text_format(out, "experts are replicated over the %u outermost level(s)\n", spec->replica_levels);
 }
 
-int output_milp(const Options *options, const Compilation *compilation)
+bool output_milp(const Options *options, const Compilation *compilation, Fault *fault)
 {
     Text text = {0};
-    const char *error = NULL;
     Arena *arena = arena_create();
     Formulated formulated = planner_formulate(compilation->work, &compilation->solution, arena);
-    bool printed = milp_print(formulated.milp, &text, &error);
-    int code = printed ? output_text(options, &text) : output_complain("--dump=milp", error);
+    bool ok = milp_print(formulated.milp, &text, fault) ? output_text(options, &text, fault)
+                                                        : fault_prefix(fault, "--dump=milp");
     text_free(&text);
     milp_destroy(formulated.milp);
     arena_destroy(arena);
-    return code;
+    return ok;
 }
 
-typedef struct {
-    uint8_t *bytes;
-    size_t length;
-} Encoded;
-
-static int write_file(const char *path, Text *text)
+static bool write_file(const char *path, Text *text, Fault *fault)
 {
-    const char *error = file_write(path, text->data ? text->data : "", text->length);
+    bool ok = file_write(path, text->data ? text->data : "", text->length, fault) || fault_prefix(fault, "%s", path);
     text->length = 0;
-    return error ? output_complain(path, error) : FAULT_NONE;
+    return ok;
 }
 
-static int write_chakra(const Options *options, const Plan *plan)
+static bool write_chakra(const Options *options, const Plan *plan, Fault *fault)
 {
     uint64_t ranks = cluster_gpus(&plan->cluster);
-    if (!chakra_available()) {
-        fputs("hepc: --emit=chakra: built without protobuf-c: run scripts/install-deps and build again\n", stderr);
-        return FAULT_USAGE;
-    }
-    if (ranks > CHAKRA_RANKS_MAX) {
-        fprintf(stderr, "hepc: --emit=chakra writes a file per rank: %llu are too many, at most %d\n",
-                (unsigned long long)ranks, CHAKRA_RANKS_MAX);
-        return FAULT_USAGE;
-    }
+    if (!chakra_available())
+        return fault_set(fault, FAULT_USAGE,
+                         "--emit=chakra: built without protobuf-c: run scripts/install-deps and build again");
+    if (ranks > CHAKRA_RANKS_MAX)
+        return fault_set(fault, FAULT_USAGE,
+                         "--emit=chakra writes a file per rank: %" PRIu64 " are too many, at most %d", ranks,
+                         CHAKRA_RANKS_MAX);
     Arena *arena = arena_create();
     const Chakra *chakra = chakra_create(plan, arena);
     Text text = {0};
     chakra_print_groups(chakra, &text);
-    int code = write_file(arena_format(arena, "%s.groups.json", options->output), &text);
-    for (uint64_t rank = 0; rank < ranks && code == FAULT_NONE; rank++) {
+    bool ok = write_file(arena_format(arena, "%s.groups.json", options->output), &text, fault);
+    for (uint64_t rank = 0; rank < ranks && ok; rank++) {
         chakra_print_rank(chakra, rank, &text);
-        code = write_file(arena_format(arena, "%s.%llu.et", options->output, (unsigned long long)rank), &text);
+        ok = write_file(arena_format(arena, "%s.%" PRIu64 ".et", options->output, rank), &text, fault);
     }
     text_free(&text);
     arena_destroy(arena);
-    return code;
+    return ok;
 }
 
 // The simulated run, with a real one beside it if there is one.
-static int print_trace(const Options *options, const Plan *plan)
+static bool print_trace(const Options *options, const Plan *plan, Fault *fault)
 {
     Text text = {0};
     TraceRun run = {0};
-    const char *error = NULL;
-    char *content = options->merge ? file_read(options->merge, INPUT_LIMIT, &run.length, &error) : NULL;
-    if (error)
-        return output_complain(options->merge, error);
+    char *content = options->merge ? file_read(options->merge, INPUT_LIMIT, &run.length, fault) : NULL;
     run.text = content;
-    error = trace_print(plan, content ? &run : NULL, &text);
+    bool ok = (content || !options->merge) && trace_print(plan, content ? &run : NULL, &text, fault);
     free(content);
-    if (!error)
-        return output_text(options, &text);
+    if (ok)
+        return output_text(options, &text, fault);
     text_free(&text);
-    fprintf(stderr, "hepc: %s: %s\n", options->merge, error);
-    return FAULT_INPUT;
+    return fault_prefix(fault, "%s", options->merge);
 }
 
-// `reasons`: for the report; NULL for a plan as input, which does not hold them.
-static int print_plan(const Options *options, const Plan *plan, double solve_s, const char *reasons,
-                      const Encoded *encoded)
+static bool print_plan(const Options *options, const Plan *plan, const PlanContext *context, size_t encoded_bytes,
+                       Fault *fault)
 {
     Text text = {0};
     switch (options->dump) {
@@ -164,20 +139,20 @@ static int print_plan(const Options *options, const Plan *plan, double solve_s, 
         plan_print(plan, &text);
         break;
     case DUMP_JSON:
-        json_print(plan, solve_s, encoded->length, &text);
+        json_print(plan, context->solve_s, encoded_bytes, &text);
         break;
     case DUMP_DOT:
         dot_print(plan, &text);
         break;
     case DUMP_TRACE:
-        return print_trace(options, plan);
+        return print_trace(options, plan, fault);
     case DUMP_HTML:
-        html_print(plan, reasons, &text);
+        html_print(plan, context->reasons, &text);
         break;
     case DUMP_CHAKRA:
-        return write_chakra(options, plan);
+        return write_chakra(options, plan, fault);
     case DUMP_SUMMARY:
-        summary_print(plan, encoded->length, &text);
+        summary_print(plan, encoded_bytes, &text);
         break;
     case DUMP_AST: // these come before there is a plan
     case DUMP_MODEL:
@@ -186,7 +161,7 @@ static int print_plan(const Options *options, const Plan *plan, double solve_s, 
     case DUMP_COUNT:
         break;
     }
-    return output_text(options, &text);
+    return output_text(options, &text, fault);
 }
 
 static void print_simulation(const Options *options, const Plan *plan)
@@ -199,32 +174,34 @@ static void print_simulation(const Options *options, const Plan *plan)
     arena_destroy(arena);
 }
 
-int output_plan(const Options *options, const Plan *plan, double solve_s, const char *reasons, bool compare)
+// What is printed where no form was asked for.
+static void print_besides(const Options *options, const Plan *plan, bool compare)
 {
-    Encoded encoded = {0};
-    char error[PLAN_ERROR_MAX];
-    if (!plan_encode(plan, &encoded.bytes, &encoded.length, error)) {
-        fprintf(stderr, "hepc: %s: the plan cannot be written: %s\n", options->input, error);
-        return FAULT_INPUT;
+    if (options->output && strcmp(options->output, "-") == 0)
+        return;
+    if (options->simulate) {
+        print_simulation(options, plan);
+    } else if (compare) {
+        Text text = {0};
+        summary_print_comparison(plan, &text);
+        fputs(text.data, stdout);
+        text_free(&text);
     }
-    int code = FAULT_NONE;
-    if (options->dump != DUMP_NONE) {
-        code = print_plan(options, plan, solve_s, reasons, &encoded);
-    } else {
-        if (options->output)
-            code = write_output(options, encoded.bytes, encoded.length);
-        bool to_stdout = options->output && strcmp(options->output, "-") == 0;
-        if (to_stdout || code != FAULT_NONE)
-            compare = false;
-        else if (options->simulate)
-            print_simulation(options, plan);
-        if (compare && !options->simulate) {
-            Text text = {0};
-            summary_print_comparison(plan, &text);
-            fputs(text.data, stdout);
-            text_free(&text);
-        }
-    }
-    free(encoded.bytes);
-    return code;
+}
+
+bool output_plan(const Options *options, const Plan *plan, const PlanContext *context, Fault *fault)
+{
+    uint8_t *bytes = NULL;
+    size_t length = 0;
+    if (!plan_encode(plan, &bytes, &length, fault))
+        return fault_prefix(fault, "%s: the plan cannot be written", options->input);
+    bool ok = true;
+    if (options->dump != DUMP_NONE)
+        ok = print_plan(options, plan, context, length, fault);
+    else if (options->output)
+        ok = write_output(options, bytes, length, fault);
+    if (ok && options->dump == DUMP_NONE)
+        print_besides(options, plan, context->compare);
+    free(bytes);
+    return ok;
 }

@@ -195,20 +195,10 @@ static void put_file(Writer *writer)
     text_free(&table);
 }
 
-static void describe_problem(const Plan *plan, const PlanProblem *problem, char error[PLAN_ERROR_MAX])
+bool plan_encode(const Plan *plan, uint8_t **bytes, size_t *length, Fault *fault)
 {
-    char record[NAME_BYTES_MAX + 64];
-    plan_describe_record(plan, problem->record, problem->index, record, sizeof(record));
-    snprintf(error, PLAN_ERROR_MAX, "%.80s: %s", record, problem->message);
-}
-
-bool plan_encode(const Plan *plan, uint8_t **bytes, size_t *length, char error[PLAN_ERROR_MAX])
-{
-    PlanProblem problem;
-    if (!plan_within_limits(plan, &problem)) {
-        describe_problem(plan, &problem, error);
+    if (!plan_within_limits(plan, NULL, fault))
         return false;
-    }
     Writer writer = {.plan = plan};
     put_file(&writer);
     text_free(&writer.strings);
@@ -222,7 +212,7 @@ bool plan_encode(const Plan *plan, uint8_t **bytes, size_t *length, char error[P
 typedef struct {
     const uint8_t *bytes;   // the file
     size_t length, at, end; // the cursor reads [at, end)
-    char *error;            // the first failure's message; empty while all is well
+    Fault *fault;           // the first failure
     Plan *plan;
     uint64_t counts[SECTION_COUNT];
     uint64_t offsets[SECTION_COUNT];
@@ -231,18 +221,17 @@ typedef struct {
 
 static PRINTF_LIKE(2, 3) bool refuse(Reader *reader, const char *format, ...)
 {
-    if (!reader->error[0]) {
-        va_list arguments;
-        va_start(arguments, format);
-        vsnprintf(reader->error, PLAN_ERROR_MAX, format, arguments);
-        va_end(arguments);
-    }
-    return false;
+    char message[400];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof(message), format, arguments);
+    va_end(arguments);
+    return fault_set(reader->fault, FAULT_INPUT, "%s", message);
 }
 
 static bool failed(const Reader *reader)
 {
-    return reader->error[0] != 0;
+    return reader->fault->kind != FAULT_NONE;
 }
 
 // Every read of the file but magic, checksum and strings. 0 beyond the bounds, and the reader fails.
@@ -359,7 +348,7 @@ static bool read_header(Reader *reader)
     uint64_t length = get_u64(reader);
     uint32_t checksum = get_u32(reader), reserved = get_u32(reader);
     if (failed(reader) || length > reader->length) {
-        reader->error[0] = 0;
+        *reader->fault = (Fault){0};
         return refuse(reader, "the file is cut off after %zu bytes", reader->length);
     }
     if (length != reader->length)
@@ -507,19 +496,15 @@ bool plan_is_binary(const uint8_t *bytes, size_t length)
     return length >= 4 && memcmp(bytes, magic, 4) == 0;
 }
 
-Plan *plan_decode(const uint8_t *bytes, size_t length, char error[PLAN_ERROR_MAX])
+Plan *plan_decode(const uint8_t *bytes, size_t length, Fault *fault)
 {
-    error[0] = 0;
-    Reader reader = {.bytes = bytes, .length = length, .end = length, .error = error};
+    Reader reader = {.bytes = bytes, .length = length, .end = length, .fault = fault};
     if (!read_header(&reader) || !read_sections(&reader))
         return NULL;
     reader.plan = plan_create();
-    PlanProblem problem;
-    if (allocate(&reader) && read_records(&reader) && read_lists(&reader)) {
-        if (plan_within_limits(reader.plan, &problem))
-            return reader.plan;
-        describe_problem(reader.plan, &problem, error);
-    }
+    if (allocate(&reader) && read_records(&reader) && read_lists(&reader) &&
+        plan_within_limits(reader.plan, NULL, fault))
+        return reader.plan;
     plan_destroy(reader.plan);
     return NULL;
 }

@@ -5,18 +5,18 @@
 
 #include "ir/plan.h"
 
-enum { PLAN_FORMAT_VERSION = 5, PLAN_ERROR_MAX = 400 };
+enum { PLAN_FORMAT_VERSION = 5 };
 
-// Same plan, same bytes. *bytes is malloc'ed, the caller frees it. False, with a message, when the
-// plan breaks a limit (schema.h).
-MUST_CHECK bool plan_encode(const Plan *plan, uint8_t **bytes, size_t *length, char error[PLAN_ERROR_MAX]);
+// Same plan, same bytes. *bytes is malloc'ed, the caller frees it. False when the plan breaks a
+// limit (schema.h).
+bool plan_encode(const Plan *plan, uint8_t **bytes, size_t *length, Fault *fault) MUST_CHECK;
 
 // Is this the beginning of a binary plan (damaged perhaps), rather than text?
 bool plan_is_binary(const uint8_t *bytes, size_t length);
 
 // Trusts nothing: every count, index, code and string is checked before use, and memory is taken in
-// proportion to `length`. NULL, with a message, unless the bytes are exactly what plan_encode would
+// proportion to `length`. NULL and a fault unless the bytes are exactly what plan_encode would
 // write. The plan is within the limits of schema.h; whether it makes sense plan_verify says.
-Plan *plan_decode(const uint8_t *bytes, size_t length, char error[PLAN_ERROR_MAX]) MUST_CHECK;
+Plan *plan_decode(const uint8_t *bytes, size_t length, Fault *fault) MUST_CHECK;
 
 #endif

@@ -14,19 +14,9 @@ static const double elements_max = 0x1p53; // of one weight tensor
 
 typedef struct {
     const Plan *plan;
-    PlanProblem *problem;
+    RecordPlace place; // of what is wrong
+    Fault *fault;
 } Check;
-
-static PRINTF_LIKE(4, 5) bool fail(Check *check, RecordKind record, uint32_t index, const char *format, ...)
-{
-    check->problem->record = record;
-    check->problem->index = index;
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(check->problem->message, sizeof(check->problem->message), format, arguments);
-    va_end(arguments);
-    return false;
-}
 
 void plan_describe_record(const Plan *plan, RecordKind kind, uint32_t index, char *out, size_t size)
 {
@@ -47,6 +37,20 @@ void plan_describe_record(const Plan *plan, RecordKind kind, uint32_t index, cha
     } else {
         snprintf(out, size, "%s '%s'", info->keyword, label);
     }
+}
+
+static PRINTF_LIKE(4, 5) bool fail(Check *check, RecordKind record, uint32_t index, const char *format, ...)
+{
+    char message[240], place[NAME_BYTES_MAX + 64];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof(message), format, arguments);
+    va_end(arguments);
+    plan_describe_record(check->plan, record, index, place, sizeof(place));
+    check->place = (RecordPlace){record, index};
+    fault_set(check->fault, FAULT_INPUT, "%.120s: %s", place, message);
+    check->fault->step = record == RECORD_STEP ? (int64_t)index : -1;
+    return false;
 }
 
 // ---- fields ------------------------------------------------------------------------------------
@@ -342,10 +346,13 @@ static bool check_steps(Check *check)
     return true;
 }
 
-bool plan_within_limits(const Plan *plan, PlanProblem *problem)
+bool plan_within_limits(const Plan *plan, RecordPlace *place, Fault *fault)
 {
-    Check check = {.plan = plan, .problem = problem};
-    return check_counts(&check) && check_fields(&check) && check_cluster(&check) && check_ports(&check) &&
-           check_links(&check) && check_model(&check) && check_groups(&check) && check_buffers(&check) &&
-           check_buffer_names(&check) && check_steps(&check);
+    Check check = {.plan = plan, .fault = fault};
+    bool ok = check_counts(&check) && check_fields(&check) && check_cluster(&check) && check_ports(&check) &&
+              check_links(&check) && check_model(&check) && check_groups(&check) && check_buffers(&check) &&
+              check_buffer_names(&check) && check_steps(&check);
+    if (place)
+        *place = check.place;
+    return ok;
 }

@@ -80,13 +80,10 @@ const char *field_takes(const Field *field); // "a number", "a dtype"
 const char *field_unit_name(FieldUnit unit); // that files count in; "" for plain numbers
 uint32_t field_bytes(FieldType type);
 
-// What any code may rely on before it walks a plan: known codes, indices in range (edges included),
-// finite and sensible numbers, products that do not overflow, unique names.
 typedef struct {
-    RecordKind record;
+    RecordKind kind;
     uint32_t index;
-    char message[240]; // does not name the record
-} PlanProblem;
+} RecordPlace;
 
 enum {
     NAME_BYTES_MAX = 255,
@@ -99,7 +96,10 @@ enum {
     PLAN_STEPS_MAX = 1 << 20,
 };
 
-MUST_CHECK bool plan_within_limits(const Plan *plan, PlanProblem *problem);
+// What any code may rely on before it walks a plan: known codes, indices in range (edges included),
+// finite and sensible numbers, products that do not overflow, unique names. The fault's message begins with the record,
+// which `place` (or NULL) is, and its step is that of a step's record.
+bool plan_within_limits(const Plan *plan, RecordPlace *place, Fault *fault) MUST_CHECK;
 // "buffer 'L0.rows'", "step 12 ('gate')" into `out`.
 void plan_describe_record(const Plan *plan, RecordKind kind, uint32_t index, char *out, size_t size);
 

@@ -186,37 +186,39 @@ static bool is_foreign(const Plan *plan, const cJSON *event)
 }
 
 // Events of the predicted process would lie over this file's own.
-static const char *refuse_events(const Plan *plan, const cJSON *root)
+static bool check_events(const Plan *plan, const cJSON *root, Fault *fault)
 {
     const cJSON *events = cJSON_GetObjectItemCaseSensitive(root, "traceEvents"), *event;
     const cJSON *about = cJSON_GetObjectItemCaseSensitive(root, "otherData");
     const cJSON *steps = cJSON_GetObjectItemCaseSensitive(about, "steps");
     const cJSON *cluster = cJSON_GetObjectItemCaseSensitive(about, "cluster");
+    if (!root)
+        return fault_set(fault, FAULT_INPUT, "not JSON");
     if (!cJSON_IsArray(events) || !cJSON_IsNumber(steps) || !cJSON_IsString(cluster))
-        return "not a trace that hep-run wrote";
+        return fault_set(fault, FAULT_INPUT, "not a trace that hep-run wrote");
     if (steps->valuedouble != plan->step_count || strcmp(cluster->valuestring, plan->cluster.name) != 0)
-        return "the trace of another plan's run";
+        return fault_set(fault, FAULT_INPUT, "the trace of another plan's run");
     cJSON_ArrayForEach(event, events)
     {
         const cJSON *process = cJSON_GetObjectItemCaseSensitive(event, "pid");
         if (!cJSON_IsNumber(process))
-            return "not a trace that hep-run wrote";
+            return fault_set(fault, FAULT_INPUT, "not a trace that hep-run wrote");
         if (process->valuedouble < TIMELINE_RANK_0)
-            return "the trace of a simulated run: give one that 'hep-run --trace' wrote";
+            return fault_set(fault, FAULT_INPUT, "the trace of a simulated run: give one that 'hep-run --trace' wrote");
         if (is_foreign(plan, event))
-            return "the trace of another plan's run";
+            return fault_set(fault, FAULT_INPUT, "the trace of another plan's run");
     }
-    return NULL;
+    return true;
 }
 
-const char *timeline_merge(Timeline *timeline, const Plan *plan, const char *text, size_t length)
+bool timeline_merge(Timeline *timeline, const Plan *plan, const char *text, size_t length, Fault *fault)
 {
     cJSON *root = cJSON_ParseWithLength(text, length);
-    const char *reason = root ? refuse_events(plan, root) : "not JSON";
-    if (!reason) {
+    bool ok = check_events(plan, root, fault);
+    if (ok) {
         const cJSON *event;
         cJSON_ArrayForEach(event, cJSON_GetObjectItemCaseSensitive(root, "traceEvents")) event_append(timeline, event);
     }
     cJSON_Delete(root);
-    return reason;
+    return ok;
 }

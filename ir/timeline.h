@@ -45,8 +45,7 @@ typedef struct {
 void timeline_write_counter(Timeline *timeline, int process, const char *name, double time_s,
                             const TimelineSample *sample);
 
-// Appends the events of `text`, a file that hep-run wrote of a run of this plan. NULL, or why not: a
-// static reason; nothing is appended then.
-const char *timeline_merge(Timeline *timeline, const Plan *plan, const char *text, size_t length) MUST_CHECK;
+// Appends the events of `text`, a file that hep-run wrote of a run of this plan; nothing where it is anything else.
+bool timeline_merge(Timeline *timeline, const Plan *plan, const char *text, size_t length, Fault *fault) MUST_CHECK;
 
 #endif

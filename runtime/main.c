@@ -63,10 +63,10 @@ static int check_plan(const char *path, const char *data, size_t length, Plan **
 
 static int read_plan(const char *path, char **data, size_t *length, Plan **plan)
 {
-    const char *error;
-    *data = file_read(path, PLAN_BYTES_MAX, length, &error);
+    Fault fault = {0};
+    *data = file_read(path, PLAN_BYTES_MAX, length, &fault);
     if (!*data) {
-        fprintf(stderr, "hep-run: %s: %s\n", path, error);
+        fprintf(stderr, "hep-run: %s: %s\n", path, fault.message);
         return FAULT_IO;
     }
     return check_plan(path, *data, *length, plan);
@@ -78,10 +78,10 @@ static int check_outputs(const Options *options)
     const char *const paths[] = {options->json, options->trace, options->profile, options->calibrate};
     int code = FAULT_NONE;
     for (size_t i = 0; i < COUNT_OF(paths); i++) {
-        const char *error = paths[i] ? file_probe(paths[i]) : NULL;
-        if (!error)
+        Fault fault = {0};
+        if (!paths[i] || file_probe(paths[i], &fault))
             continue;
-        fprintf(stderr, "hep-run: %s: %s\n", paths[i], error);
+        fprintf(stderr, "hep-run: %s: %s\n", paths[i], fault.message);
         code = FAULT_IO;
     }
     return code;
@@ -102,8 +102,8 @@ static int fail(const World *world, const Plan *plan, Fault *fault)
 static bool compare_plan(const Options *options, const char *data, size_t length, Fault *fault)
 {
     size_t own_length = 0;
-    const char *error;
-    char *own = is_standard(options->input) ? NULL : file_read(options->input, PLAN_BYTES_MAX, &own_length, &error);
+    Fault unread = {0};
+    char *own = is_standard(options->input) ? NULL : file_read(options->input, PLAN_BYTES_MAX, &own_length, &unread);
     bool differs = own && (own_length != length || memcmp(own, data, length) != 0);
     free(own);
     return !differs || fault_set(fault, FAULT_RUN,
@@ -229,11 +229,11 @@ static void print_fault(const Plan *plan, const Fault *fault)
 
 static int write_text(const char *path, Text *text)
 {
-    const char *error = file_write(path, text->data, text->length);
-    if (error)
-        fprintf(stderr, "hep-run: %s: %s\n", strcmp(path, "-") == 0 ? "standard output" : path, error);
+    Fault fault = {0};
+    if (!file_write(path, text->data, text->length, &fault))
+        fprintf(stderr, "hep-run: %s: %s\n", strcmp(path, "-") == 0 ? "standard output" : path, fault.message);
     text_free(text);
-    return error ? FAULT_IO : FAULT_NONE;
+    return (int)fault.kind;
 }
 
 static int choose_traced(Options *options, const Plan *plan, uint64_t ranks[TRACE_RANKS_MAX], bool is_first)
@@ -241,15 +241,16 @@ static int choose_traced(Options *options, const Plan *plan, uint64_t ranks[TRAC
     if (!options->trace)
         return FAULT_NONE;
     uint64_t rank_count = cluster_gpus(&plan->cluster);
-    const char *error = trace_parse_ranks(options->trace_ranks, rank_count, ranks, &options->job.trace_count);
-    if (error && is_first)
-        fprintf(stderr, "hep-run: --trace-ranks '%s': %s; the plan has %" PRIu64 "\n", options->trace_ranks, error,
-                rank_count);
-    if (!error && is_first && !options->trace_ranks && options->job.trace_count < rank_count)
+    Fault fault = {0};
+    bool ok = trace_parse_ranks(options->trace_ranks, rank_count, ranks, &options->job.trace_count, &fault);
+    if (!ok && is_first)
+        fprintf(stderr, "hep-run: --trace-ranks '%s': %s; the plan has %" PRIu64 "\n", options->trace_ranks,
+                fault.message, rank_count);
+    if (ok && is_first && !options->trace_ranks && options->job.trace_count < rank_count)
         fprintf(stderr, "hep-run: the trace has the first %" PRIu32 " ranks of %" PRIu64 "; see --trace-ranks\n",
                 options->job.trace_count, rank_count);
     options->job.trace_ranks = ranks;
-    return error ? FAULT_USAGE : FAULT_NONE;
+    return (int)fault.kind;
 }
 
 static int write_report(const Options *options, const Plan *plan, const JobResult *result)
@@ -419,13 +420,14 @@ static int calibrate_job(const Options *options, const CudaPlugin *plugin, const
 {
     Cluster named;
     ModelDims dims = plan && !plan->model.abstract ? plan->model : calibrate_default_dims();
-    const char *error = plan ? NULL : calibrate_parse_levels(options->levels, &named);
+    Fault fault = {0};
+    bool ok = plan || calibrate_parse_levels(options->levels, &named, &fault);
     const Cluster *cluster = plan ? &plan->cluster : &named;
-    if (!error)
+    if (ok)
         return calibrate(options, plugin ? plugin->calibrate : NULL, cluster, &dims, world);
     if (world_is_first(world))
-        fprintf(stderr, "hep-run: --levels: %s\n", error);
-    return FAULT_USAGE;
+        fprintf(stderr, "hep-run: %s\n", fault.message);
+    return (int)fault.kind;
 }
 
 // ---- processes -------------------------------------------------------------------------------

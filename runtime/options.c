@@ -272,9 +272,9 @@ bool options_generate(const char *kind, Fault *fault)
     Text out = {0};
     if (!command_generate(&command, kind, &out))
         return fault_set(fault, FAULT_USAGE, "--generate '%s': expected man, bash, zsh or fish", kind);
-    const char *error = file_write("-", out.data, out.length);
+    bool ok = file_write("-", out.data, out.length, fault) || fault_prefix(fault, "standard output");
     text_free(&out);
-    return !error || fault_set(fault, FAULT_IO, "standard output: %s", error);
+    return ok;
 }
 
 // ---- parsing ---------------------------------------------------------------------------------

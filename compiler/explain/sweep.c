@@ -58,7 +58,17 @@ static void fill_row(const Plan *plan, SweepRow *row)
     arena_destroy(scratch);
 }
 
-static FaultKind compile_point(const CompileOptions *options, Point *point, bool *shown, SweepRow *row)
+static void report_refused(const Point *point, const Diag *causes, const SweepRequest *request)
+{
+    Text place = {0};
+    for (size_t a = 0; a < point->axis_count; a++)
+        text_format(&place, "%s%s", a ? ", " : "", sweep_axis_define(&point->axes[a], point->values[a], point->arena));
+    request->refused(place.data, causes);
+    text_free(&place);
+}
+
+static FaultKind compile_point(const CompileOptions *options, const SweepRequest *request, Point *point, bool *shown,
+                               SweepRow *row)
 {
     Arena *arena = arena_create();
     point->arena = arena;
@@ -86,12 +96,7 @@ static FaultKind compile_point(const CompileOptions *options, Point *point, bool
     else
         row->refused = code == FAULT_INFEASIBLE ? "does not fit" : "not valid";
     if (code != FAULT_NONE && code != FAULT_INFEASIBLE && !*shown) {
-        fputs("hepc: at ", stderr);
-        for (size_t a = 0; a < point->axis_count; a++)
-            fprintf(stderr, "%s%s", a ? ", " : "",
-                    sweep_axis_define(&point->axes[a], point->values[a], arena));
-        fputs(":\n", stderr);
-        diag_print(own, stderr, false);
+        report_refused(point, own, request);
         *shown = true; // the first such value is explained
     }
     compile_release(&compilation);
@@ -153,11 +158,6 @@ static void warn_of_idle_axes(const SweepAxis *axes, const Sweep *sweep, Diag *d
     }
 }
 
-static void show_progress(size_t done, size_t count)
-{
-    fprintf(stderr, "\rhepc: point %zu of %zu%s", done, count, done < count ? "" : "\n");
-}
-
 bool sweep_run(const CompileOptions *options, const SweepRequest *request, Arena *arena, Diag *diag, Sweep *out,
                Fault *fault)
 {
@@ -173,29 +173,26 @@ bool sweep_run(const CompileOptions *options, const SweepRequest *request, Arena
         return false;
     const Reading reading = {.ast = base.ast, .options = &options->check, .arena = arena, .diag = diag};
     if (!read_axes(&reading, request->axes, axes, out))
-        return fault_set(fault, FAULT_USAGE, "%s", "");
+        return fault_reported(fault, FAULT_USAGE);
     out->outer_level = base.spec->cluster.levels[0].name;
     bool shown = false, valid = false;
-    bool progress = request->progress && isatty(STDERR_FILENO);
     for (size_t p = 0; p < out->point_count && code != FAULT_INTERNAL && !atomic_load(stop); p++) {
         SweepRow *row = &out->rows[p];
         size_t rest = p;
         for (size_t a = axis_count; a-- > 0; rest /= axes[a].count)
             row->values[a] = axes[a].values[rest % axes[a].count];
         Point point = {.axes = axes, .axis_count = axis_count, .values = row->values};
-        code = compile_point(options, &point, &shown, row);
+        code = compile_point(options, request, &point, &shown, row);
         valid = valid || code == FAULT_NONE || code == FAULT_INFEASIBLE;
         out->row_count++;
-        if (progress)
-            show_progress(p + 1, out->point_count);
+        if (request->progress)
+            request->progress(p + 1, out->point_count);
     }
-    if (progress && atomic_load(stop))
-        fputc('\n', stderr);
     if (!valid && out->row_count > 0) {
         diag_error_plain(diag, "--sweep: the input goes with none of these values");
-        return fault_set(fault, FAULT_INPUT, "%s", "");
+        return fault_reported(fault, FAULT_INPUT);
     }
     if (out->row_count == out->point_count)
         warn_of_idle_axes(axes, out, diag);
-    return code != FAULT_INTERNAL || fault_set(fault, code, "%s", "");
+    return code != FAULT_INTERNAL || fault_reported(fault, code);
 }

@@ -38,8 +38,9 @@ typedef struct {
 typedef struct {
     const char *const *axes; // [axis_count]
     size_t axis_count;
-    bool progress;           // is told on standard error
     const atomic_int *stop;  // ends the sweep early, with the rows done so far, when it becomes true
+    void (*progress)(size_t done, size_t count);            // after every point; may be NULL
+    void (*refused)(const char *point, const Diag *causes); // the first point that is not valid, such as "dc=0, gpu=2"
 } SweepRequest;
 
 // Runs all points, the last axis fastest. Values the input does not go with make a row that says so. False when the

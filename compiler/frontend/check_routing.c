@@ -40,15 +40,15 @@ static void check_skew(Checker *checker, const AstExpr *expr)
 static const char *load(Checker *checker, const AstExpr *expr, size_t *length, uint32_t *source)
 {
     const char *path = read_join_path(checker->arena, diag_source_name(checker->diag, expr->span.source), expr->text);
-    const char *error = NULL;
+    Fault fault = {0};
     struct stat status;
     char *content = NULL;
     if (stat(path, &status) == 0 && !S_ISREG(status.st_mode))
-        error = "not a regular file";
+        fault_set(&fault, FAULT_IO, "not a regular file");
     else
-        content = file_read(path, HISTOGRAM_BYTES_MAX, length, &error);
+        content = file_read(path, HISTOGRAM_BYTES_MAX, length, &fault);
     if (!content) {
-        diag_error(checker->diag, expr->span, "cannot read '%s': %s", path, error);
+        diag_error(checker->diag, expr->span, "cannot read '%s': %s", path, fault.message);
         return NULL;
     }
     const char *text = arena_copy_string(checker->arena, content, *length);

@@ -410,11 +410,11 @@ static char *blank_not_finite(Arena *arena, const char *text, size_t length)
 
 static cJSON *load(Importer *in)
 {
-    const char *error = NULL;
+    Fault fault = {0};
     size_t length = 0;
-    char *content = file_read(in->path, CONFIG_BYTES_MAX, &length, &error);
+    char *content = file_read(in->path, CONFIG_BYTES_MAX, &length, &fault);
     if (!content) {
-        diag_error(in->diag, in->place, "cannot read '%s': %s", in->path, error);
+        diag_error(in->diag, in->place, "cannot read '%s': %s", in->path, fault.message);
         return NULL;
     }
     const char *text = arena_copy_string(in->arena, content, length), *end = NULL;

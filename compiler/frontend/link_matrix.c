@@ -91,15 +91,15 @@ static const char *load(Reader *reader, const AstEntry *entry)
     Span place = entry->value->span;
     const char *path =
         read_join_path(reader->arena, diag_source_name(reader->diag, place.source), entry->value->text);
-    const char *error = NULL;
+    Fault fault = {0};
     struct stat status;
     char *content = NULL;
     if (stat(path, &status) == 0 && !S_ISREG(status.st_mode))
-        error = "not a regular file";
+        fault_set(&fault, FAULT_IO, "not a regular file");
     else
-        content = file_read(path, MATRIX_BYTES_MAX, &reader->length, &error);
+        content = file_read(path, MATRIX_BYTES_MAX, &reader->length, &fault);
     if (!content) {
-        diag_error(reader->diag, place, "cannot read '%s': %s", path, error);
+        diag_error(reader->diag, place, "cannot read '%s': %s", path, fault.message);
         return NULL;
     }
     const char *text = arena_copy_string(reader->arena, content, reader->length);

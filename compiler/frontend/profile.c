@@ -130,15 +130,15 @@ static bool read_profile(const Reader *reader, const cJSON *root)
 bool profile_read(const char *path, SpecModel *model, Arena *arena, Diag *diag)
 {
     size_t length;
-    const char *error;
+    Fault fault = {0};
     Reader reader = {.path = path, .model = model, .arena = arena, .diag = diag};
     if (model->abstract) {
         diag_error_plain(diag, "%s: a profile is of a model given by its dimensions, not by volumes", path);
         return false;
     }
-    char *text = file_read(path, PROFILE_BYTES_MAX, &length, &error);
+    char *text = file_read(path, PROFILE_BYTES_MAX, &length, &fault);
     if (!text) {
-        diag_error_plain(diag, "cannot read '%s': %s", path, error);
+        diag_error_plain(diag, "cannot read '%s': %s", path, fault.message);
         return false;
     }
     cJSON *root = cJSON_ParseWithLength(text, length);

@@ -45,11 +45,11 @@ static Ast *parse_source(Reader *reader, const char *path, const char *text, siz
 
 static Ast *read_at_depth(Reader *reader, const char *path, const Span *place, int depth)
 {
-    const char *error = NULL;
+    Fault fault = {0};
     size_t length = 0;
-    char *content = file_read(path, SOURCE_BYTES_MAX, &length, &error);
+    char *content = file_read(path, SOURCE_BYTES_MAX, &length, &fault);
     if (!content) {
-        report_unreadable(reader, path, place, error);
+        report_unreadable(reader, path, place, fault.message);
         return NULL;
     }
     const char *text = arena_copy_string(reader->arena, content, length);

@@ -92,7 +92,7 @@ static bool close_depth(Choosing *c, MixDepth *depth, double *work, Diag *diag)
     if (search->deadline_s > 0 && clock_now_s() > search->deadline_s)
         c->solution->timed_out = true;
     if (result.status == MILP_FAILED)
-        diag_warning_plain(diag, "GLPK gave up, so the plan's gap is what the search proves: %s", result.error);
+        diag_warning_plain(diag, "GLPK gave up, so the plan's gap is what the search proves: %s", result.fault.message);
     if (result.found)
         take_programme(c, depth, &formulated);
     if (result.status == MILP_OPTIMAL || result.status == MILP_INFEASIBLE)

@@ -3,6 +3,7 @@
 // of this thread is destroyed by glp_free_env, so the Milp is marked dead: milp_solve and milp_print say of what.
 #include "compiler/solve/milp.h"
 
+#include <errno.h>
 #include <glpk.h>
 #include <math.h>
 #include <setjmp.h>
@@ -34,7 +35,7 @@ struct Milp {
     bool is_stopped;          // by the limits
     int nodes;
     bool dead, exhausted; // GLPK has failed; because memory had run out
-    char error[160];      // why
+    Fault fault;          // why
 };
 
 static _Thread_local jmp_buf escape;
@@ -51,8 +52,8 @@ static int swallow_output(void *info, const char *text)
     Milp *milp = info;
     if (strstr(text, "no memory available") || strstr(text, "memory allocation limit exceeded"))
         milp->exhausted = true;
-    if (glp_at_error() && !milp->error[0])
-        snprintf(milp->error, sizeof milp->error, "%.*s", (int)strcspn(text, "\n"), text);
+    if (glp_at_error())
+        fault_set(&milp->fault, FAULT_INTERNAL, "%.*s", (int)strcspn(text, "\n"), text);
     return 1;
 }
 
@@ -297,7 +298,8 @@ static MilpResult take_result(Milp *milp, int stopped)
 static void solve(Milp *milp, void *argument)
 {
     MilpResult *result = argument;
-    *result = (MilpResult){.status = MILP_FAILED, .error = "the solver found no solution"};
+    *result = (MilpResult){.status = MILP_FAILED};
+    fault_set(&result->fault, FAULT_INTERNAL, "the solver found no solution");
     glp_set_it_cnt(milp->problem, 0);
     int relaxed = solve_relaxation(milp);
     if (relaxed == GLP_NOFEAS)
@@ -334,7 +336,7 @@ MilpResult milp_solve(Milp *milp, const MilpLimits *limits)
     if (milp->exhausted)
         memory_exhausted();
     if (!solved)
-        return (MilpResult){.status = MILP_FAILED, .error = milp->error, .work = limits->work};
+        return (MilpResult){.status = MILP_FAILED, .fault = milp->fault, .work = limits->work};
     result.work = work_done(milp);
     return result;
 }
@@ -355,14 +357,12 @@ static void write_lp(Milp *milp, void *argument)
     job->status = glp_write_lp(milp->problem, NULL, job->path);
 }
 
-bool milp_print(Milp *milp, Text *out, const char **error)
+bool milp_print(Milp *milp, Text *out, Fault *fault)
 {
     char path[] = "/tmp/hepc-milp-XXXXXX"; // GLPK writes to named files only
     int descriptor = mkstemp(path);
-    if (descriptor < 0) {
-        *error = "cannot create a temporary file";
-        return false;
-    }
+    if (descriptor < 0)
+        return fault_set(fault, FAULT_IO, "%s: %s", path, strerrordesc_np(errno));
     WriteJob job = {.path = path, .status = -1};
     bool written = guarded(milp, write_lp, &job) && job.status == 0;
     unlink(path); // before memory may run out
@@ -371,13 +371,12 @@ bool milp_print(Milp *milp, Text *out, const char **error)
     size_t length = 0;
     char unnamed[32];
     snprintf(unnamed, sizeof unnamed, "/proc/self/fd/%d", descriptor);
-    char *text = written ? file_read(unnamed, SIZE_MAX / 2, &length, error) : NULL;
+    char *text = written ? file_read(unnamed, SIZE_MAX / 2, &length, fault) : NULL;
     close(descriptor);
-    if (!text) {
-        if (!written)
-            *error = "GLPK could not write the model";
+    if (!written)
+        return fault_set(fault, FAULT_IO, "GLPK could not write the model");
+    if (!text)
         return false;
-    }
     text_append_bytes(out, text, length);
     free(text);
     return true;

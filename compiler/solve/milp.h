@@ -16,7 +16,7 @@ typedef struct {
     bool found;              // a solution below the cutoff: milp_value reads it
     double work;             // spent, as limited
     double objective, bound; // of that solution, INFINITY without; best proven lower bound, at most the cutoff
-    const char *error;       // for MILP_FAILED; lives as long as the Milp
+    Fault fault;             // for MILP_FAILED: why
 } MilpResult;
 
 // Counts give the same answer on every machine, clocks do not.
@@ -45,8 +45,8 @@ void milp_row_end_equal(Milp *milp, double bound);
 // A solution is optimal to a relative tolerance of 1e-7.
 MilpResult milp_solve(Milp *milp, const MilpLimits *limits);
 double milp_value(const Milp *milp, int column); // in the solution found
-// CPLEX LP text. False and a reason, which lives as long as the Milp, if GLPK could not write it.
-bool milp_print(Milp *milp, Text *out, const char **error) MUST_CHECK;
+// CPLEX LP text. False if GLPK could not write it.
+bool milp_print(Milp *milp, Text *out, Fault *fault) MUST_CHECK;
 const char *milp_solver_name(void); // "GLPK 5.0"
 
 #endif

@@ -4,6 +4,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 bool fault_set(Fault *fault, FaultKind kind, const char *format, ...)
 {
@@ -14,5 +15,25 @@ bool fault_set(Fault *fault, FaultKind kind, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(fault->message, sizeof(fault->message), format, arguments);
     va_end(arguments);
+    return false;
+}
+
+bool fault_reported(Fault *fault, FaultKind kind)
+{
+    return fault_set(fault, kind, "%s", "");
+}
+
+bool fault_prefix(Fault *fault, const char *format, ...)
+{
+    char context[sizeof(fault->message)];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(context, sizeof(context) - strlen(": "), format, arguments);
+    va_end(arguments);
+    strcat(context, ": ");
+    size_t length = strlen(context);
+    memmove(fault->message + length, fault->message, sizeof(fault->message) - length);
+    memcpy(fault->message, context, length);
+    fault->message[sizeof(fault->message) - 1] = '\0';
     return false;
 }

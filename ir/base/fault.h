@@ -44,4 +44,11 @@ typedef struct {
 // in afterwards.
 bool fault_set(Fault *fault, FaultKind kind, const char *format, ...) PRINTF_LIKE(3, 4);
 
+// Records a fault whose cause has been reported, as a list of findings: it has no message. Always returns false.
+bool fault_reported(Fault *fault, FaultKind kind);
+
+// Puts "CONTEXT: " before the message of a fault that a callee has just recorded: a file's name, an option. Always
+// returns false, too.
+bool fault_prefix(Fault *fault, const char *format, ...) PRINTF_LIKE(2, 3);
+
 #endif

@@ -1,5 +1,5 @@
 // Whole files in and out: bounded reads, atomic writes. Paths and bytes only; what they mean is for
-// the callers. Errors are static reasons that a message can end with.
+// the callers, who name the file in what they say.
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -12,77 +12,74 @@
 #include "ir/base/arena.h"
 #include "ir/base/text.h"
 
-static const char *reason_of(int code)
+static bool system_fault(int code, Fault *fault)
 {
-    const char *text = strerrordesc_np(code); // static storage, unlike strerror's
-    return text ? text : "unknown error";
+    const char *reason = strerrordesc_np(code); // static storage, unlike strerror's
+    return fault_set(fault, FAULT_IO, "%s", reason ? reason : "unknown error");
 }
 
-static char *read_descriptor(int file, size_t limit_bytes, size_t *length, const char **error)
+static bool read_descriptor(int file, size_t limit_bytes, char **data, size_t *length, Fault *fault)
 {
-    size_t capacity = limit_bytes < 64 * 1024 ? limit_bytes + 1 : 64 * 1024, used = 0;
-    char *data = malloc(capacity + 1);
-    *error = NULL;
-    while (data) {
-        ssize_t got = read(file, data + used, capacity - used);
+    size_t capacity = limit_bytes < 64 * 1024 ? limit_bytes + 1 : 64 * 1024;
+    *length = 0;
+    for (*data = malloc(capacity + 1); *data;) {
+        ssize_t got = read(file, *data + *length, capacity - *length);
         if (got < 0 && errno == EINTR)
             continue;
-        if (got <= 0) {
-            *error = got < 0 ? reason_of(errno) : NULL;
-            break;
+        if (got < 0)
+            return system_fault(errno, fault);
+        if (got == 0) {
+            (*data)[*length] = '\0';
+            return true;
         }
-        used += (size_t)got;
-        if (used > limit_bytes) {
-            *error = "the file is too large";
-            break;
-        }
-        if (used == capacity) {
+        *length += (size_t)got;
+        if (*length > limit_bytes)
+            return fault_set(fault, FAULT_IO, "the file is too large");
+        if (*length == capacity) {
             capacity = capacity > limit_bytes / 2 ? limit_bytes + 1 : capacity * 2;
-            char *larger = realloc(data, capacity + 1);
+            char *larger = realloc(*data, capacity + 1);
             if (!larger)
-                free(data);
-            data = larger;
+                free(*data);
+            *data = larger;
         }
     }
-    if (!data)
-        memory_exhausted();
-    if (*error) {
-        free(data);
-        return NULL;
-    }
-    data[used] = '\0';
-    *length = used;
-    return data;
+    memory_exhausted();
 }
 
-char *file_read(const char *path, size_t limit_bytes, size_t *length, const char **error)
+char *file_read(const char *path, size_t limit_bytes, size_t *length, Fault *fault)
 {
     if (limit_bytes > SIZE_MAX - 2)
         limit_bytes = SIZE_MAX - 2;
-    bool standard = !strcmp(path, "-");
+    bool standard = strcmp(path, "-") == 0;
     int file = standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0) {
-        *error = reason_of(errno);
+        system_fault(errno, fault);
         return NULL;
     }
-    char *data = read_descriptor(file, limit_bytes, length, error);
+    char *data = NULL;
+    bool ok = read_descriptor(file, limit_bytes, &data, length, fault);
     if (!standard)
         close(file);
-    return data;
+    if (ok)
+        return data;
+    free(data);
+    return NULL;
 }
 
-static const char *write_all(int file, const char *data, size_t length)
+static bool write_all(int file, const char *data, size_t length, Fault *fault)
 {
     while (length) {
         ssize_t put = write(file, data, length);
         if (put < 0 && errno == EINTR)
             continue;
-        if (put <= 0)
-            return put < 0 ? reason_of(errno) : "nothing could be written";
+        if (put < 0)
+            return system_fault(errno, fault);
+        if (put == 0)
+            return fault_set(fault, FAULT_IO, "nothing could be written");
         data += put;
         length -= (size_t)put;
     }
-    return NULL;
+    return true;
 }
 
 // What open(2) would have given a new file. The mask can only be read by setting it.
@@ -93,16 +90,15 @@ static mode_t default_mode(void)
     return 0666 & ~mask;
 }
 
-static const char *write_temporary(int file, const char *target, const void *data, size_t length)
+static bool write_temporary(int file, const char *target, const void *data, size_t length, Fault *fault)
 {
     struct stat old;
     mode_t mode = stat(target, &old) == 0 ? old.st_mode & 07777 : default_mode();
-    const char *error = write_all(file, data, length);
-    if (!error && fchmod(file, mode) != 0)
-        error = reason_of(errno);
-    if (!error && fsync(file) != 0 && errno != EINVAL && errno != EROFS)
-        error = reason_of(errno);
-    return error;
+    if (!write_all(file, data, length, fault))
+        return false;
+    if (fchmod(file, mode) != 0 || (fsync(file) != 0 && errno != EINVAL && errno != EROFS))
+        return system_fault(errno, fault);
+    return true;
 }
 
 // The file a chain of symbolic links ends at, so that replacing it keeps the links; malloc'ed.
@@ -116,81 +112,91 @@ static char *resolve_target(const char *path)
     return target;
 }
 
+// A new file beside `target`, whose name goes into `path`; -1 on failure.
+static int create_temporary(const char *target, Text *path, Fault *fault)
+{
+    text_format(path, "%s.XXXXXX", target);
+    int file = mkostemp(path->data, O_CLOEXEC);
+    if (file < 0)
+        system_fault(errno, fault);
+    return file;
+}
+
 // Writing replaces a file by a new one beside it, so it is the directory that has to allow it.
-static const char *replace_probe(const char *target)
+static bool replace_probe(const char *target, Fault *fault)
 {
     Text temporary = {0};
-    text_format(&temporary, "%s.XXXXXX", target);
-    int file = mkostemp(temporary.data, O_CLOEXEC);
-    const char *error = file < 0 ? reason_of(errno) : NULL;
+    int file = create_temporary(target, &temporary, fault);
     if (file >= 0) {
         close(file);
         unlink(temporary.data);
     }
     text_free(&temporary);
-    return error;
+    return file >= 0;
 }
 
-static const char *replace_file(const char *target, const void *data, size_t length)
+static bool replace_file(const char *target, const void *data, size_t length, Fault *fault)
 {
     Text temporary = {0};
-    text_format(&temporary, "%s.XXXXXX", target);
-    int file = mkostemp(temporary.data, O_CLOEXEC);
-    const char *error = file < 0 ? reason_of(errno) : NULL;
+    int file = create_temporary(target, &temporary, fault);
+    bool ok = file >= 0;
     if (file >= 0) {
-        error = write_temporary(file, target, data, length);
-        if (close(file) != 0 && !error)
-            error = reason_of(errno);
-        if (!error && rename(temporary.data, target) != 0)
-            error = reason_of(errno);
-        if (error)
+        ok = write_temporary(file, target, data, length, fault);
+        if (close(file) != 0 && ok)
+            ok = system_fault(errno, fault);
+        if (ok && rename(temporary.data, target) != 0)
+            ok = system_fault(errno, fault);
+        if (!ok)
             unlink(temporary.data);
     }
     text_free(&temporary);
-    return error;
+    return ok;
 }
 
-const char *file_write(const char *path, const void *data, size_t length)
+// May `path` be written, and is it to be replaced: it is a file, or not there yet?
+static bool check_target(const char *path, bool *replaced, Fault *fault)
 {
-    if (!strcmp(path, "-"))
-        return write_all(STDOUT_FILENO, data, length);
     struct stat existing;
     bool exists = stat(path, &existing) == 0;
+    *replaced = !exists || S_ISREG(existing.st_mode);
     if (exists && S_ISDIR(existing.st_mode))
-        return reason_of(EISDIR);
-    if (exists && access(path, W_OK) != 0)
-        return reason_of(errno);
-    if (exists && !S_ISREG(existing.st_mode)) { // a device or a pipe cannot be replaced
+        return system_fault(EISDIR, fault);
+    return !exists || access(path, W_OK) == 0 || system_fault(errno, fault);
+}
+
+bool file_write(const char *path, const void *data, size_t length, Fault *fault)
+{
+    bool replaced;
+    if (strcmp(path, "-") == 0)
+        return write_all(STDOUT_FILENO, data, length, fault);
+    if (!check_target(path, &replaced, fault))
+        return false;
+    if (!replaced) { // a device or a pipe
         int file = open(path, O_WRONLY | O_CLOEXEC);
         if (file < 0)
-            return reason_of(errno);
-        const char *error = write_all(file, data, length);
-        if (close(file) != 0 && !error)
-            error = reason_of(errno);
-        return error;
+            return system_fault(errno, fault);
+        bool ok = write_all(file, data, length, fault);
+        return (close(file) == 0 || system_fault(errno, fault)) && ok;
     }
     char *target = resolve_target(path);
-    const char *error = replace_file(target, data, length);
+    bool ok = replace_file(target, data, length, fault);
     free(target);
-    return error;
+    return ok;
 }
 
-const char *file_probe(const char *path)
+bool file_probe(const char *path, Fault *fault)
 {
-    struct stat existing;
-    if (!strcmp(path, "-"))
-        return NULL;
-    bool exists = stat(path, &existing) == 0;
-    if (exists && S_ISDIR(existing.st_mode))
-        return reason_of(EISDIR);
-    if (exists && access(path, W_OK) != 0)
-        return reason_of(errno);
-    if (exists && !S_ISREG(existing.st_mode))
-        return NULL;
+    bool replaced;
+    if (strcmp(path, "-") == 0)
+        return true;
+    if (!check_target(path, &replaced, fault))
+        return false;
+    if (!replaced)
+        return true;
     char *target = resolve_target(path);
-    const char *error = replace_probe(target);
+    bool ok = replace_probe(target, fault);
     free(target);
-    return error;
+    return ok;
 }
 
 bool file_is_same(const char *path, const char *other)

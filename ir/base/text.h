@@ -3,7 +3,7 @@
 #ifndef HEP_TEXT_H
 #define HEP_TEXT_H
 
-#include "ir/base/base.h"
+#include "ir/base/fault.h"
 
 typedef struct {
     char *data; // NUL-terminated after the first append; NULL before
@@ -29,19 +29,22 @@ const char *format_rate(char out[FORMAT_MAX], double flop_per_s);
 const char *format_count(char out[FORMAT_MAX], double count);
 const char *format_double(char out[FORMAT_MAX], double value); // shortest round trip
 
+// Faults of files (FAULT_IO) have the system's reason for a message, without the path: what names the file is the
+// caller's, see fault_prefix.
+
 // Reads a whole file ("-" is standard input) into NUL-terminated malloc'ed memory, at most
-// `limit_bytes`. On failure returns NULL and points *error at a static reason.
-char *file_read(const char *path, size_t limit_bytes, size_t *length, const char **error) MUST_CHECK;
+// `limit_bytes`. NULL on failure.
+char *file_read(const char *path, size_t limit_bytes, size_t *length, Fault *fault) MUST_CHECK;
 
 // Writes atomically: temporary file beside `path`, then rename; nothing is left on failure.
-// "-" is standard output. Returns NULL or a static reason.
-const char *file_write(const char *path, const void *data, size_t length) MUST_CHECK;
+// "-" is standard output.
+bool file_write(const char *path, const void *data, size_t length, Fault *fault) MUST_CHECK;
 
 // Both paths lead to one existing regular file; false where one is NULL or leads nowhere.
 bool file_is_same(const char *path, const char *other);
 
-// NULL when file_write could write `path` as things stand, else a static reason. Leaves nothing behind.
-const char *file_probe(const char *path) MUST_CHECK;
+// Could file_write write `path` as things stand? Leaves nothing behind.
+bool file_probe(const char *path, Fault *fault) MUST_CHECK;
 
 // The candidate nearest to `word` by edit distance if it is close enough to be a slip, else NULL.
 const char *nearest_word(const char *word, const char *const *candidates, size_t count);

@@ -43,15 +43,15 @@ static void report_violations(const char *name, const VerifyReport *report, Diag
 Plan *plan_load(const char *name, const char *data, size_t length, Diag *diag)
 {
     Plan *plan = NULL;
-    char error[PLAN_ERROR_MAX];
+    Fault fault = {0};
     switch (plan_form(data, length)) {
     case PLAN_FORM_NONE:
         diag_error_plain(diag, "%s: neither a binary plan nor a plan in text form", name);
         return NULL;
     case PLAN_FORM_BINARY:
-        plan = plan_decode((const uint8_t *)data, length, error);
+        plan = plan_decode((const uint8_t *)data, length, &fault);
         if (!plan)
-            diag_error_plain(diag, "%s: not a usable plan: %s", name, error);
+            diag_error_plain(diag, "%s: not a usable plan: %s", name, fault.message);
         break;
     case PLAN_FORM_TEXT:
         plan = plan_parse(data, length, diag_add_source(diag, name, data, length, NULL), diag);

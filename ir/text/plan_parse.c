@@ -395,13 +395,12 @@ static void finish(Parser *parser)
 
 static void check_limits(Parser *parser)
 {
-    PlanProblem problem;
-    if (plan_within_limits(parser->plan, &problem))
+    RecordPlace place;
+    Fault fault = {0};
+    if (plan_within_limits(parser->plan, &place, &fault))
         return;
-    const List *spans = &parser->spans[problem.record];
-    char record[NAME_BYTES_MAX + 64];
-    plan_describe_record(parser->plan, problem.record, problem.index, record, sizeof(record));
-    diag_error(parser->diag, ((const Span *)spans->items)[problem.index], "%s: %s", record, problem.message);
+    const List *spans = &parser->spans[place.kind];
+    diag_error(parser->diag, ((const Span *)spans->items)[place.index], "%s", fault.message);
 }
 
 Plan *plan_parse(const char *text, size_t length, uint32_t source, Diag *diag)

@@ -10,13 +10,9 @@
 
 static void verify_limits(Verifier *verifier)
 {
-    PlanProblem problem;
-    if (plan_within_limits(verifier->plan, &problem))
-        return;
-    char record[NAME_BYTES_MAX + 64];
-    plan_describe_record(verifier->plan, problem.record, problem.index, record, sizeof(record));
-    verify_fail(verifier, PROPERTY_LIMITS, problem.record == RECORD_STEP ? (int64_t)problem.index : NONE, "%.120s: %s",
-                record, problem.message);
+    Fault fault = {0};
+    if (!plan_within_limits(verifier->plan, NULL, &fault))
+        verify_fail(verifier, PROPERTY_LIMITS, fault.step, "%s", fault.message);
 }
 
 static void verify_groups(Verifier *verifier)

@@ -16,29 +16,35 @@
 
 enum { BUFFER_BYTES_MAX = 64 << 20, BUFFERS = 8 };
 
-const char *calibrate_parse_levels(char *text, Cluster *cluster)
+static bool levels_fault(const char *what, Fault *fault)
 {
+    return fault_set(fault, FAULT_USAGE, "--levels: %s", what);
+}
+
+bool calibrate_parse_levels(char *text, Cluster *cluster, Fault *fault)
+{
+    static const char form[] = "expected NAME=COUNT, outermost first, such as dc=4,gpu=2";
     *cluster = (Cluster){.name = "measured"};
     char *rest = NULL;
     for (char *part = strtok_r(text, ",", &rest); part; part = strtok_r(NULL, ",", &rest)) {
         char *equals = strchr(part, '='), *end;
         if (cluster->level_count == LEVELS_MAX)
-            return "too many levels";
+            return levels_fault("too many levels", fault);
         if (!equals || equals == part)
-            return "expected NAME=COUNT, outermost first, such as dc=4,gpu=2";
+            return levels_fault(form, fault);
         *equals = '\0';
         unsigned long count = strtoul(equals + 1, &end, 10);
         if (equals[1] < '0' || equals[1] > '9' || *end || count < 2 || count > 1000000)
-            return "expected counts from 2 to 1000000";
+            return levels_fault("expected counts from 2 to 1000000", fault);
         if (strspn(part, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != strlen(part) ||
             (part[0] >= '0' && part[0] <= '9'))
-            return "names are letters, digits and '_'";
+            return levels_fault("names are letters, digits and '_'", fault);
         for (uint32_t l = 0; l < cluster->level_count; l++)
             if (strcmp(cluster->levels[l].name, part) == 0)
-                return "there are two levels of one name";
+                return levels_fault("there are two levels of one name", fault);
         cluster->levels[cluster->level_count++] = (Level){.name = part, .count = (uint32_t)count};
     }
-    return cluster->level_count ? NULL : "expected NAME=COUNT, outermost first, such as dc=4,gpu=2";
+    return cluster->level_count > 0 || levels_fault(form, fault);
 }
 
 ModelDims calibrate_default_dims(void)

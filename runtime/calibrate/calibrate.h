@@ -59,9 +59,8 @@ typedef struct {
     void *context;
 } CalibrateOptions;
 
-// "dc=4,gpu=2": names and counts of levels, outermost first; names point into `text`, which is cut up. NULL, or what
-// is wrong.
-const char *calibrate_parse_levels(char *text, Cluster *cluster) MUST_CHECK;
+// "dc=4,gpu=2": names and counts of levels, outermost first; names point into `text`, which is cut up.
+bool calibrate_parse_levels(char *text, Cluster *cluster, Fault *fault) MUST_CHECK;
 
 // An expert of moderate size, for where no plan says one.
 ModelDims calibrate_default_dims(void);

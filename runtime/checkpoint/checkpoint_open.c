@@ -82,11 +82,10 @@ bool checkpoint_suggest(const Checkpoint *checkpoint, Fault *fault)
 
 static bool read_manifest(Checkpoint *checkpoint, Fault *fault)
 {
-    const char *error;
     size_t length;
     char *path = checkpoint_join(checkpoint->path, CHECKPOINT_MANIFEST);
-    char *text = file_read(path, manifest_limit, &length, &error);
-    bool ok = text || fault_set(fault, FAULT_IO, "%s: %s", path, error);
+    char *text = file_read(path, manifest_limit, &length, fault);
+    bool ok = text || fault_prefix(fault, "%s", path);
     ok = ok && manifest_parse(path, text, &checkpoint->manifest, fault);
     free(text);
     free(path);

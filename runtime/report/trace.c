@@ -20,25 +20,26 @@ static bool parse_rank(const char **text, uint64_t *rank)
     return errno == 0;
 }
 
-static const char *take_range(uint64_t first, uint64_t last, uint64_t rank_count, uint64_t *ranks, uint32_t *count)
+static bool take_range(uint64_t first, uint64_t last, uint64_t rank_count, uint64_t *ranks, uint32_t *count,
+                       Fault *fault)
 {
     if (last < first || (*count > 0 && first <= ranks[*count - 1]))
-        return "ranks ascend, each once";
+        return fault_set(fault, FAULT_USAGE, "ranks ascend, each once");
     if (last >= rank_count)
-        return "the plan has no such rank";
+        return fault_set(fault, FAULT_USAGE, "the plan has no such rank");
     if (last - first >= TRACE_RANKS_MAX - *count)
-        return "more than 1024 ranks";
+        return fault_set(fault, FAULT_USAGE, "more than %d ranks", TRACE_RANKS_MAX);
     for (uint64_t rank = first; rank <= last; rank++)
         ranks[(*count)++] = rank;
-    return NULL;
+    return true;
 }
 
-const char *trace_parse_ranks(const char *text, uint64_t rank_count, uint64_t *ranks, uint32_t *count)
+bool trace_parse_ranks(const char *text, uint64_t rank_count, uint64_t *ranks, uint32_t *count, Fault *fault)
 {
     *count = 0;
     if (!text)
         return take_range(0, (rank_count < TRACE_RANKS_DEFAULT ? rank_count : TRACE_RANKS_DEFAULT) - 1, rank_count,
-                          ranks, count);
+                          ranks, count, fault);
     for (;;) {
         uint64_t first, last;
         if (!parse_rank(&text, &first))
@@ -49,13 +50,14 @@ const char *trace_parse_ranks(const char *text, uint64_t rank_count, uint64_t *r
             if (!parse_rank(&text, &last))
                 break;
         }
-        const char *error = take_range(first, last, rank_count, ranks, count);
-        if (error || *text == '\0')
-            return error;
+        if (!take_range(first, last, rank_count, ranks, count, fault))
+            return false;
+        if (*text == '\0')
+            return true;
         if (*text++ != ',')
             break;
     }
-    return "expected ranks and ranges such as 0-3,8";
+    return fault_set(fault, FAULT_USAGE, "expected ranks and ranges such as 0-3,8");
 }
 
 // The step of another stream that `step` waited for last; NONE if its own stream was later.

@@ -9,8 +9,9 @@
 enum { TRACE_RANKS_MAX = 1024, TRACE_RANKS_DEFAULT = 32 };
 
 // "0-3,8": ranks below rank_count, each once, ascending. Without `text` the first TRACE_RANKS_DEFAULT
-// there are. NULL, or a static reason why not; `ranks` has room for TRACE_RANKS_MAX.
-const char *trace_parse_ranks(const char *text, uint64_t rank_count, uint64_t *ranks, uint32_t *count) MUST_CHECK;
+// there are. `ranks` has space for TRACE_RANKS_MAX.
+bool trace_parse_ranks(const char *text, uint64_t rank_count, uint64_t *ranks, uint32_t *count,
+                       Fault *fault) MUST_CHECK;
 
 // Requires a result with a trace of options->trace_ranks.
 void trace_print_run(const Plan *plan, const JobOptions *options, const JobResult *result, Text *out);

@@ -45,10 +45,9 @@ bool data_open(const DataOptions *options, const ModelDims *dims, Data *out, Fau
     *out = (Data){.sources = options->sources, .identity.generated = options->path == NULL};
     if (!options->path)
         return true;
-    const char *error;
-    char *bytes = file_read(options->path, file_limit, &out->count, &error);
+    char *bytes = file_read(options->path, file_limit, &out->count, fault);
     if (!bytes)
-        return fault_set(fault, FAULT_IO, "--data %s: %s", options->path, error);
+        return fault_prefix(fault, "--data %s", options->path);
     out->bytes = (unsigned char *)bytes;
     out->training = out->count - (size_t)((double)out->count * options->validation_share);
     out->identity.bytes = out->count;

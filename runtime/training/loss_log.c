@@ -17,23 +17,22 @@ struct LossLog {
     char *path;
 };
 
-static bool io_fault(const char *path, const char *reason, Fault *fault)
+static bool system_fault(const char *path, int code, Fault *fault)
 {
-    return fault_set(fault, FAULT_IO, "--losses %s: %s", path, reason);
+    return fault_set(fault, FAULT_IO, "--losses %s: %s", path, strerrordesc_np(code));
 }
 
 // The rows of an earlier run that are not run again. A file that is no log is not written over.
 static bool keep_rows(const char *path, uint64_t iteration, Text *kept, Fault *fault)
 {
-    const char *error;
     size_t length;
     FILE *there = fopen(path, "re");
     if (!there)
-        return errno == ENOENT || io_fault(path, strerrordesc_np(errno), fault);
+        return errno == ENOENT || system_fault(path, errno, fault);
     fclose(there);
-    char *text = file_read(path, log_limit, &length, &error);
+    char *text = file_read(path, log_limit, &length, fault);
     if (!text)
-        return io_fault(path, error, fault);
+        return fault_prefix(fault, "--losses %s", path);
     bool ok = length == 0 || strncmp(text, header, strlen(header)) == 0 ||
               fault_set(fault, FAULT_INPUT, "--losses %s: it is no log of losses, and will not be written over", path);
     char *line = ok && length > 0 ? text + strlen(header) : NULL;
@@ -54,12 +53,11 @@ LossLog *loss_log_open(const char *path, uint64_t iteration, Fault *fault)
     text_append(&text, header);
     LossLog *log = calloc(1, sizeof(*log));
     bool ok = (log && (log->path = strdup(path))) || fault_set(fault, FAULT_MEMORY, "out of memory");
-    const char *error = NULL;
     if (ok && keep_rows(path, iteration, &text, fault)) {
-        error = file_write(path, text.data, text.length);
-        log->file = error ? NULL : fopen(path, "ae");
-        if (!log->file)
-            io_fault(path, error ? error : strerrordesc_np(errno), fault);
+        if (!file_write(path, text.data, text.length, fault))
+            fault_prefix(fault, "--losses %s", path);
+        else if (!(log->file = fopen(path, "ae")))
+            system_fault(path, errno, fault);
     }
     text_free(&text);
     if (log && log->file)
@@ -75,7 +73,7 @@ bool loss_log_add(LossLog *log, const LossRow *row, Fault *fault)
         format_double(validation, row->validation);
     int put = fprintf(log->file, "%" PRIu64 ",%s,%s,%.7g,%d,%.6f\n", row->iteration, format_double(loss, row->loss),
                       validation, row->learning_rate, row->skipped, row->iteration_s);
-    return (put >= 0 && fflush(log->file) == 0) || io_fault(log->path, strerrordesc_np(errno), fault);
+    return (put >= 0 && fflush(log->file) == 0) || system_fault(log->path, errno, fault);
 }
 
 void loss_log_close(LossLog *log)

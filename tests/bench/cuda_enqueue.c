@@ -299,10 +299,10 @@ static error_t parse(int key, char *argument, struct argp_state *state)
 static Plan *load(const char *path, char **content)
 {
     size_t length;
-    const char *error;
-    *content = file_read(path, PLAN_BYTES, &length, &error);
+    Fault fault = {0};
+    *content = file_read(path, PLAN_BYTES, &length, &fault);
     if (!*content)
-        fail(path, error);
+        fail(path, fault.message);
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
     Plan *plan = plan_load(path, *content, length, diag);

@@ -175,13 +175,13 @@ static bool write_json(const char *path, const char *device, double total_s)
 static Plan *open_plan(const char *path)
 {
     size_t length;
-    const char *error = NULL;
-    char *data = file_read(path, 1 << 30, &length, &error);
+    Fault fault = {0};
+    char *data = file_read(path, 1 << 30, &length, &fault);
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
     Plan *plan = data ? plan_load(path, data, length, diag) : NULL;
     if (!data)
-        fprintf(stderr, "cuda_products: %s: %s\n", path, error);
+        fprintf(stderr, "cuda_products: %s: %s\n", path, fault.message);
     diag_print(diag, stderr, false);
     free(data);
     arena_destroy(arena);

@@ -24,6 +24,21 @@ grep -rnE --include='*.[chly]' --include='*.cu' '\bEXIT_[A-Z]+\b|exit_code_of|ex
   hepc compiler grammar ir engines backends runtime kernels |
   grep -vE "^($mains|ir/base/exit_codes\.[ch]|ir/base/fault\.h|(hepc|runtime)/options\.c|ir/base/command_man\.c):" &&
   fail "library code knows exit codes"
+# Nor prints anything: what went wrong travels to main as a Fault (ir/base/fault.h), whatever a layer keeps inside.
+grep -rnwE --include='*.[chly]' --include='*.cu' 'stderr|STDERR_FILENO|perror' \
+  hepc compiler grammar ir backends runtime kernels | grep -vE "^($mains):" && fail "library code prints messages"
+grep -rnE --include='*.[chly]' 'char \*\*(error|reason|problem)\b|char (error|reason|problem)\[' \
+  hepc compiler grammar ir backends runtime kernels/host && fail "errors that are not faults"
+grep -rnE --include='*.h' '^const char \*.*\bMUST_CHECK' hepc compiler grammar ir backends runtime kernels/host &&
+  fail "functions that return a reason instead of filling a fault"
+mapfile -t failing < <(find hepc compiler grammar ir backends runtime -name '*.[ch]')
+python3 tests/e2e/unchecked.py "${failing[@]}" || fail "statuses that nobody looks at"
+printf '%s\n' 'bool f(int a, Fault *fault);' 'static bool g(Fault *fault)' '{' '    return fault_set(fault, 1, "x");' '}' \
+  'void h(Fault *fault)' '{' '    g(fault);' '    f(1, fault);' '    if (f(2, fault))' '        ops->k(fault);' '}' \
+  'struct T {' '    bool (*k)(Fault *fault);' '};' >"$work/unchecked.c"
+expect 1 '' python3 tests/e2e/unchecked.py "$work/unchecked.c"
+grep -q ':9: the result of f ' "$work/out" && grep -q ':11: the result of k ' "$work/out" &&
+  [ "$(wc -l <"$work/out")" = 2 ] || fail "statuses that nobody looks at are not found: $(cat "$work/out")"
 # Which folders include which others.
 never() { # FOLDERS that do not include FOLDERS
   local folders
@@ -85,6 +100,17 @@ grep -oE '`[a-z_]+/[a-z_/*.]+`' docs/architecture.md | tr -d '`' | sort -u | whi
   compgen -G "$path" >/dev/null || compgen -G "tests/$path" >/dev/null || echo "$path"
 done >"$work/missing"
 [ -s "$work/missing" ] && fail "docs/architecture.md names what is not there: $(tr '\n' ' ' <"$work/missing")"
+# So are files that it names without their folder, and words of the sources.
+find "${folders[@]}" tests scripts -type f | sed 's|.*/||' | sort -u >"$work/names"
+grep -ohE '[(` ][a-z_]+[a-z_*0-9]*\.(c|h|def|cu|cpp|css|js)\b' docs/architecture.md | tr -d '(` ' | sort -u | while read -r name; do
+  pattern=${name//./\\.}
+  grep -qxE "${pattern//\*/.*}" "$work/names" || echo "$name"
+done >"$work/missing"
+grep -ohE '`[A-Za-z]+(_[A-Za-z]+)*(\(.*\))?`' docs/architecture.md | sed 's/(.*//' | tr -d '`' | sort -u |
+  grep -v '^x_' | while read -r word; do
+    grep -rqw -e "$word" "${folders[@]}" tests scripts CMakePresets.json || echo "$word"
+  done >>"$work/missing"
+[ -s "$work/missing" ] && fail "docs/architecture.md names what no source has: $(tr '\n' ' ' <"$work/missing")"
 for folder in $(printf '%s\n' "${sources[@]%/*}" | grep -v '^tests' | sort -u); do
   grep -qE "^\| \`$folder/?\`" docs/architecture.md || fail "docs/architecture.md does not name $folder"
 done

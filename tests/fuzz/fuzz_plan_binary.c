@@ -23,8 +23,8 @@ static void check(const Plan *plan, const uint8_t *bytes, size_t length)
     static VerifyReport report;
     uint8_t *again;
     size_t again_length;
-    char error[PLAN_ERROR_MAX];
-    if (!plan_encode(plan, &again, &again_length, error) || again_length != length ||
+    Fault fault = {0};
+    if (!plan_encode(plan, &again, &again_length, &fault) || again_length != length ||
         memcmp(again, bytes, length) != 0) {
         abort();
     }
@@ -41,14 +41,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     uint8_t *bytes = malloc(size ? size : 1);
-    char error[PLAN_ERROR_MAX];
+    Fault fault = {0};
     memcpy(bytes, data, size);
     if (size >= CHECKSUM_OFFSET + 4) {
         store(bytes + LENGTH_OFFSET, size, 8);
         store(bytes + CHECKSUM_OFFSET, 0, 4);
         store(bytes + CHECKSUM_OFFSET, crc32(0, bytes, (uInt)size), 4);
     }
-    Plan *plan = plan_decode(bytes, size, error);
+    Plan *plan = plan_decode(bytes, size, &fault);
     if (plan)
         check(plan, bytes, size);
     plan_destroy(plan);

@@ -32,10 +32,10 @@ static void check(Arena *arena, const Plan *plan)
         abort();
     uint8_t *bytes;
     size_t length;
-    char error[PLAN_ERROR_MAX];
-    if (!plan_encode(same, &bytes, &length, error))
+    Fault fault = {0};
+    if (!plan_encode(same, &bytes, &length, &fault))
         abort();
-    Plan *decoded = plan_decode(bytes, length, error);
+    Plan *decoded = plan_decode(bytes, length, &fault);
     if (!decoded || plan_verify(decoded, &report) != (report.total == 0))
         abort();
     free(bytes);

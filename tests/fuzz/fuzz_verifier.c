@@ -271,8 +271,8 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
 {
     static void (*const changes[])(Mutation *) = {change_step,   change_step,    change_step,  change_buffer,
                                                   change_choice, change_cluster, change_model, change_plan};
-    char error[PLAN_ERROR_MAX];
-    Plan *plan = plan_decode(data, size, error);
+    Fault fault = {0};
+    Plan *plan = plan_decode(data, size, &fault);
     if (!plan)
         return size;
     Mutation m = {plan, seed * UINT64_C(0x9E3779B97F4A7C15) + 1};
@@ -280,7 +280,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
         changes[draw(&m, COUNT_OF(changes))](&m);
     uint8_t *bytes = NULL;
     size_t length = 0;
-    if (plan_encode(plan, &bytes, &length, error) && length <= max_size) {
+    if (plan_encode(plan, &bytes, &length, &fault) && length <= max_size) {
         memcpy(data, bytes, length);
         size = length;
     }
@@ -299,7 +299,7 @@ static void print_all(const Plan *plan, size_t length)
     json_print(plan, 0, length, &text);
     dot_print(plan, &text);
     html_print(plan, NULL, &text);
-    if (trace_print(plan, NULL, &text))
+    if (!trace_print(plan, NULL, &text, &(Fault){0}))
         abort();
     Arena *arena = arena_create();
     const Simulation *simulation = simulate(plan, arena);
@@ -322,8 +322,8 @@ static void print_all(const Plan *plan, size_t length)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static VerifyReport report;
-    char error[PLAN_ERROR_MAX];
-    Plan *plan = plan_decode(data, size, error);
+    Fault fault = {0};
+    Plan *plan = plan_decode(data, size, &fault);
     if (!plan)
         return 0;
     bool good = plan_verify(plan, &report);

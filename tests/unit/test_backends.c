@@ -37,7 +37,7 @@ static const char *string(const cJSON *object, const char *key)
 static cJSON *trace_of(const Plan *plan)
 {
     Text text = {0};
-    cr_assert_null(trace_print(plan, NULL, &text));
+    cr_assert(trace_print(plan, NULL, &text, &(Fault){0}));
     cJSON *root = cJSON_Parse(text.data);
     cr_assert(root, "not JSON: %s", text.data);
     text_free(&text);

@@ -179,40 +179,97 @@ static const char *in_directory(const char *name)
     return path;
 }
 
+// A fault of files says why, and leaves what the file is for to the caller.
+static void expect_reason(const Fault *fault, const char *reason)
+{
+    cr_assert_eq(fault->kind, FAULT_IO);
+    cr_assert_str_eq(fault->message, reason);
+    cr_assert_eq(fault->rank, -1);
+}
+
+static void expect_unwritable(const char *path, const char *reason)
+{
+    Fault written = {0}, probed = {0};
+    cr_assert_not(file_write(path, "x", 1, &written));
+    expect_reason(&written, reason);
+    cr_assert_not(file_probe(path, &probed));
+    expect_reason(&probed, reason);
+}
+
+static void expect_unreadable(const char *path, size_t limit_bytes, const char *reason)
+{
+    Fault fault = {0};
+    size_t length;
+    cr_assert_null(file_read(path, limit_bytes, &length, &fault));
+    expect_reason(&fault, reason);
+}
+
 Test(base_file, round_trip_limits_and_failures)
 {
     cr_assert_not_null(mkdtemp(directory));
-    const char *path = in_directory("a"), *error = NULL;
+    const char *path = in_directory("a");
+    Fault fault = {0};
     size_t length = 0;
     char *big = malloc(300000);
     memset(big, 'x', 300000);
-    cr_assert_null(file_write(path, big, 300000));
-    char *data = file_read(path, 300000, &length, &error);
+    cr_assert(file_write(path, big, 300000, &fault));
+    char *data = file_read(path, 300000, &length, &fault);
     cr_assert_not_null(data);
     cr_assert_eq(length, 300000);
     cr_assert_arr_eq(data, big, 300000);
     cr_assert_eq(data[length], '\0');
     free(data);
-    cr_assert_null(file_read(path, 299999, &length, &error));
-    cr_assert_str_eq(error, "the file is too large");
+    expect_unreadable(path, 299999, "the file is too large");
 
-    cr_assert_null(file_write(path, "new", 3));
-    data = file_read(path, 10, &length, &error);
+    cr_assert(file_write(path, "new", 3, &fault));
+    data = file_read(path, 10, &length, &fault);
     cr_assert_str_eq(data, "new");
     free(data);
-    cr_assert_null(file_write(path, "", 0));
-    data = file_read(path, 0, &length, &error);
+    cr_assert(file_write(path, "", 0, &fault));
+    data = file_read(path, 0, &length, &fault);
     cr_assert_eq(length, 0);
     free(data);
     free(big);
+    cr_assert(file_probe(path, &fault));
+    cr_assert_eq(fault.kind, FAULT_NONE);
 
-    cr_assert_str_eq(file_write(directory, "x", 1), "Is a directory");
-    cr_assert_null(file_read(directory, 10, &length, &error));
-    cr_assert_null(file_read(in_directory("missing"), 10, &length, &error));
-    cr_assert_str_eq(error, "No such file or directory");
-    cr_assert_str_eq(file_write(in_directory("no/such"), "x", 1), "No such file or directory");
+    expect_unwritable(directory, "Is a directory");
+    expect_unreadable(directory, 10, "Is a directory");
+    expect_unreadable(in_directory("missing"), 10, "No such file or directory");
+    expect_unwritable(in_directory("no/such"), "No such file or directory");
     cr_assert_eq(unlink(in_directory("a")), 0);
     cr_assert_eq(rmdir(directory), 0, "a temporary file was left behind");
+}
+
+// Devices are written, not replaced; a full one says so.
+Test(base_file, devices_are_written_in_place)
+{
+    Fault fault = {0};
+    cr_assert(file_probe("/dev/full", &fault));
+    cr_assert_not(file_write("/dev/full", "x", 1, &fault));
+    expect_reason(&fault, "No space left on device");
+    fault = (Fault){0};
+    cr_assert(file_write("/dev/null", "x", 1, &fault));
+}
+
+Test(base_fault, the_first_cause_wins_and_callers_say_whose_it_is)
+{
+    Fault fault = {0};
+    cr_assert_not(fault_set(&fault, FAULT_IO, "%s", "no disk"));
+    cr_assert_not(fault_set(&fault, FAULT_INPUT, "later"));
+    cr_assert_not(fault_reported(&fault, FAULT_RUN));
+    cr_assert_not(fault_prefix(&fault, "--data %d", 7));
+    cr_assert_eq(fault.kind, FAULT_IO);
+    cr_assert_str_eq(fault.message, "--data 7: no disk");
+    char name[600];
+    memset(name, 'n', sizeof(name) - 1);
+    name[sizeof(name) - 1] = '\0';
+    fault_prefix(&fault, "%s", name);
+    cr_assert_eq(strlen(fault.message), sizeof(fault.message) - 1);
+    fault = (Fault){0};
+    cr_assert_not(fault_reported(&fault, FAULT_MISMATCH));
+    cr_assert_eq(fault.kind, FAULT_MISMATCH);
+    cr_assert_str_eq(fault.message, "");
 }
 
 Test(base_file, replacing_keeps_symbolic_links_and_modes)
@@ -220,10 +277,10 @@ Test(base_file, replacing_keeps_symbolic_links_and_modes)
     cr_assert_not_null(mkdtemp(directory));
     char target[256];
     snprintf(target, sizeof(target), "%s", in_directory("target"));
-    cr_assert_null(file_write(target, "old", 3));
+    cr_assert(file_write(target, "old", 3, &(Fault){0}));
     cr_assert_eq(chmod(target, 0640), 0);
     cr_assert_eq(symlink(target, in_directory("link")), 0);
-    cr_assert_null(file_write(in_directory("link"), "new", 3));
+    cr_assert(file_write(in_directory("link"), "new", 3, &(Fault){0}));
     struct stat status;
     cr_assert_eq(lstat(in_directory("link"), &status), 0);
     cr_assert(S_ISLNK(status.st_mode));

@@ -146,10 +146,14 @@ Test(calibrate, reads_levels)
     char good[] = "dc=4,gpu=2", *bad[] = {(char[]){""}, (char[]){"dc"}, (char[]){"dc=1"}, (char[]){"=3"},
                                           (char[]){"d-c=3"}, (char[]){"dc=3x"}, (char[]){"dc=-3"},
                                           (char[]){"dc=2,dc=3"}};
-    cr_assert_null(calibrate_parse_levels(good, &cluster));
+    cr_assert(calibrate_parse_levels(good, &cluster, &(Fault){0}));
     cr_assert_eq(cluster.level_count, 2);
     cr_assert_str_eq(cluster.levels[1].name, "gpu");
     cr_assert_eq(cluster_gpus(&cluster), 8);
-    for (size_t b = 0; b < COUNT_OF(bad); b++)
-        cr_assert_not_null(calibrate_parse_levels(bad[b], &cluster), "%zu", b);
+    for (size_t b = 0; b < COUNT_OF(bad); b++) {
+        Fault fault = {0};
+        cr_assert_not(calibrate_parse_levels(bad[b], &cluster, &fault), "%zu", b);
+        cr_assert_eq(fault.kind, FAULT_USAGE);
+        cr_assert_eq(strncmp(fault.message, "--levels: ", 10), 0, "%s", fault.message);
+    }
 }

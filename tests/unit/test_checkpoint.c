@@ -244,8 +244,7 @@ Test(loss_log, goes_on_where_a_training_was_resumed)
     cr_assert(loss_log_add(log, &(LossRow){4, NAN, 0.5, 2, true, true, 0.25}, &fault));
     loss_log_close(log);
     size_t length;
-    const char *error;
-    char *text = file_read(path, 10000, &length, &error);
+    char *text = file_read(path, 10000, &length, &fault);
     cr_assert_str_eq(text, "iteration,loss,validation_loss,learning_rate,skipped,iteration_s\n1,1,,0,0,0.000000\n"
                            "2,0.5,,0,0,0.000000\n3,0.3333333333333333,,0,0,0.000000\n4,nan,0.25,0.5,1,2.000000\n");
     free(text);

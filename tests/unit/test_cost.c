@@ -98,6 +98,73 @@ Test(cost, inner_ports_carry_outer_traffic)
     cr_assert_eq(cost_collective_s(&cluster, 0, 1e6, 0), 0);
 }
 
+// Four data centres that differ, of two GPUs each. By hand: 2 V over the slowest port or link of the outermost level,
+// V over a GPU's own port, each group's own latency, and 10 us (3 us inside) for every peer.
+Test(cost, heterogeneous_ports_and_links_are_those_of_the_group)
+{
+    OuterDomain domains[] = {{1, {9, 9}, {1e-3, 6e-9}}, {2, {5e-3, 7e-9}, {2e-3, 5e-9}}, {4, {3e-3, 9e-9}, {9, 9}}};
+    Outer outer = {.port_s_per_byte = 1e-9, .count = 3, .domains = domains};
+    Spec spec = spec_one_tier(4, 1, 1, 8e6, 1e6, 0);
+    spec.outer = &outer;
+    spec.cluster.level_count = 2;
+    spec.cluster.levels[0].overhead_s = 1e-5;
+    spec.cluster.levels[1] = (Level){"gpu", 2, 5e9, 1e-4, 3e-6};
+    cr_assert(near(cost_group_s(&spec, GROUP_EXCHANGE, 0, 4e6, 1), 2e-3 + 1e-5 + 2 * 4e6 * 5e-9));
+    cr_assert(near(cost_group_s(&spec, GROUP_GATHER, 0, 4e6, 1), 5e-3 + 1e-5 + 2 * 4e6 * 7e-9));
+    cr_assert(near(cost_group_s(&spec, GROUP_GATHER, 1, 4e6, 1), 1e-4 + 3e-6 + 4e6 / 5e9));
+    cr_assert_eq(cost_group_s(&spec, GROUP_GATHER, 0, 4e6, 0), 0);
+
+    Arena *arena = arena_create();
+    const Workload *work = workload_derive(&spec, arena);
+    LayerCost cost;
+    // Tokens of all: 3/4 of 8 MB to three peers, whose links give each a third; 1/2 of it to the other GPU.
+    cost_layer(work, 0, &(Config){.domain = {1, 1}}, DISPATCH_NAIVE, &cost);
+    cr_assert(near(cost.dispatch_s[0], 0.02503), "%g", cost.dispatch_s[0]);
+    cr_assert(near(cost.dispatch_s[1], 0.000903), "%g", cost.dispatch_s[1]);
+    cr_assert(near(cost.port_dispatch_s[0], 0.01303), "%g", cost.port_dispatch_s[0]);
+    cr_assert(near(cost.port_dispatch_s[1], 0.002103), "%g", cost.port_dispatch_s[1]);
+    cr_assert_eq(cost.port_dispatch_s[2], 0);
+    // Experts of three others, of 1 MB.
+    cost_layer(work, 0, &(Config){.domain = {4, 1}}, DISPATCH_NAIVE, &cost);
+    cr_assert(near(cost.gather_s[0], 0.02103), "%g", cost.gather_s[0]);
+    cr_assert(near(cost.port_gather_s[0], 0.00903), "%g", cost.port_gather_s[0]);
+    cr_assert(near(cost.port_gather_s[1], 0.0006), "%g", cost.port_gather_s[1]);
+    // A port that is slower than every link's share.
+    outer.port_s_per_byte = 1e-8;
+    cr_assert(near(cost_group_s(&spec, GROUP_GATHER, 0, 4e6, 3), 3e-3 + 3e-5 + 2 * 4e6 * 1e-8));
+    // A GPU's own port that is slower than all of that.
+    spec.cluster.levels[1].bandwidth_bytes_per_s = 1e7;
+    cr_assert(near(cost_group_s(&spec, GROUP_GATHER, 0, 4e6, 3), 3e-3 + 3e-5 + 4e6 / 1e7));
+    arena_destroy(arena);
+}
+
+// By hand: 16 tokens visit two of eight experts, two on each of four GPUs. An expert accepts 1.5 * 16 * 2 / 8 = 6 rows
+// from each, so three peers get 36 rows of 64 bytes, 24 of which are expected. Two experts of 16 x 32 and back are 8192
+// bytes; a GPU encodes its own and decodes four, and gradients are encoded for three others and decoded once.
+Test(cost, padding_and_codecs_cost_what_they_move)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 8, 2);
+    spec.plan.exchange = EXCHANGE_PADDED;
+    spec.plan.capacity = 1.5;
+    spec.cluster.device.encode_bandwidth = 5e8;
+    spec.cluster.device.decode_bandwidth = 2e9;
+    Arena *arena = arena_create();
+    LayerCost cost;
+    cost_layer(workload_derive(&spec, arena), 0, &(Config){.domain = {1}}, DISPATCH_NAIVE, &cost);
+    cr_assert_eq(cost.send_rows[0], 24);
+    cr_assert_eq(cost.payload_bytes[0], 36 * 64);
+    cr_assert_eq(cost.padding_bytes[0], 12 * 64);
+    cr_assert_eq(cost.codec_s, 0);
+    spec.plan.pass = PASS_TRAINING;
+    spec.plan.codec = CODEC_DELTA;
+    spec.plan.gradient = GRADIENT_TOPK;
+    spec.plan.ratio = spec.plan.gradient_ratio = 8;
+    cost_layer(workload_derive(&spec, arena), 0, &(Config){.domain = {4}}, DISPATCH_NAIVE, &cost);
+    cr_assert(near(cost.codec_s, 8192 * (1 / 5e8 + 4 / 2e9)), "%g", cost.codec_s);
+    cr_assert(near(cost.sync_s, 8192 * (3 / 5e8 + 1 / 2e9)), "%g", cost.sync_s);
+    arena_destroy(arena);
+}
+
 // Counted over all choices of k of E experts.
 static double expected_distinct(uint32_t experts, uint32_t top_k, uint32_t domains)
 {

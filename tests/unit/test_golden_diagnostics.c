@@ -27,11 +27,12 @@ static char *diagnostics_of(const char *path)
 {
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
-    const char *defines[OPTIONS_MAX], *error;
+    const char *defines[OPTIONS_MAX];
     CheckOptions options = {.defines = defines};
     size_t length;
-    char *text = file_read(path, TEXT_MAX, &length, &error);
-    cr_assert_not_null(text, "%s", path);
+    Fault fault = {0};
+    char *text = file_read(path, TEXT_MAX, &length, &fault);
+    cr_assert_not_null(text, "%s: %s", path, fault.message);
     read_options(arena, text, &options);
     free(text);
     Ast *ast = read_file(path, arena, diag);
@@ -50,12 +51,12 @@ static void compare(const char *path)
     snprintf(golden, sizeof(golden), "%.*s.err", (int)strlen(path) - 4, path);
     char *printed = diagnostics_of(path);
     if (getenv("HEP_REFRESH")) {
-        cr_expect_null(file_write(golden, printed, strlen(printed)));
+        cr_expect(file_write(golden, printed, strlen(printed), &(Fault){0}));
     } else {
         size_t length;
-        const char *error;
-        char *expected = file_read(golden, TEXT_MAX, &length, &error);
-        cr_expect_not_null(expected, "%s: %s", golden, error);
+        Fault fault = {0};
+        char *expected = file_read(golden, TEXT_MAX, &length, &fault);
+        cr_expect_not_null(expected, "%s: %s", golden, fault.message);
         if (expected)
             cr_expect_str_eq(printed, expected, "%s prints:\n%s", path, printed);
         free(expected);

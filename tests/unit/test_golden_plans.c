@@ -16,9 +16,9 @@ static char *diagnostics_of(const char *path)
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
     size_t length;
-    const char *error;
-    char *content = file_read(path, PLAN_BYTES_MAX, &length, &error), *printed = NULL;
-    cr_assert_not_null(content, "%s: %s", path, error);
+    Fault fault = {0};
+    char *content = file_read(path, PLAN_BYTES_MAX, &length, &fault), *printed = NULL;
+    cr_assert_not_null(content, "%s: %s", path, fault.message);
     Plan *plan = plan_load(path, content, length, diag);
     cr_expect_null(plan, "%s is accepted", path);
     FILE *out = open_memstream(&printed, &length);
@@ -36,12 +36,12 @@ static void compare(const char *path, const char *ending)
     snprintf(golden, sizeof golden, "%.*s.err", (int)(ending - path), path);
     char *printed = diagnostics_of(path);
     if (getenv("HEP_REFRESH")) {
-        cr_expect_null(file_write(golden, printed, strlen(printed)));
+        cr_expect(file_write(golden, printed, strlen(printed), &(Fault){0}));
     } else {
         size_t length;
-        const char *error;
-        char *expected = file_read(golden, PLAN_BYTES_MAX, &length, &error);
-        cr_expect_not_null(expected, "%s: %s", golden, error);
+        Fault fault = {0};
+        char *expected = file_read(golden, PLAN_BYTES_MAX, &length, &fault);
+        cr_expect_not_null(expected, "%s: %s", golden, fault.message);
         if (expected)
             cr_expect_str_eq(printed, expected, "%s prints:\n%s", path, printed);
         free(expected);

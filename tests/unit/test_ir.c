@@ -458,9 +458,9 @@ Test(memory, sizes_that_overflow_are_refused)
 static char *read_document(const char *path)
 {
     size_t length;
-    const char *error;
-    char *text = file_read(path, 1 << 20, &length, &error);
-    cr_assert_not_null(text, "%s", path);
+    Fault fault = {0};
+    char *text = file_read(path, 1 << 20, &length, &fault);
+    cr_assert_not_null(text, "%s: %s", path, fault.message);
     return text;
 }
 

@@ -55,8 +55,8 @@ typedef struct {
 static Encoded encoded(const Plan *plan)
 {
     Encoded out;
-    char error[PLAN_ERROR_MAX];
-    cr_assert(plan_encode(plan, &out.bytes, &out.length, error), "%s", error);
+    Fault fault = {0};
+    cr_assert(plan_encode(plan, &out.bytes, &out.length, &fault), "%s", fault.message);
     return out;
 }
 
@@ -204,9 +204,9 @@ Test(binary, decoding_and_encoding_changes_nothing)
 {
     Plan *plan = awkward_plan();
     Encoded first = encoded(plan);
-    char error[PLAN_ERROR_MAX];
-    Plan *decoded = plan_decode(first.bytes, first.length, error);
-    cr_assert_not_null(decoded, "%s", error);
+    Fault fault = {0};
+    Plan *decoded = plan_decode(first.bytes, first.length, &fault);
+    cr_assert_not_null(decoded, "%s", fault.message);
     Encoded second = encoded(decoded);
     cr_assert(first.length == second.length && memcmp(first.bytes, second.bytes, first.length) == 0);
     Text text = printed(plan), again = printed(decoded);
@@ -222,21 +222,22 @@ Test(binary, decoding_and_encoding_changes_nothing)
 
 static void expect_refusal(const uint8_t *bytes, size_t length, const char *message)
 {
-    char error[PLAN_ERROR_MAX];
-    cr_assert_null(plan_decode(bytes, length, error));
-    cr_assert_not_null(strstr(error, message), "expected '%s', got '%s'", message, error);
+    Fault fault = {0};
+    cr_assert_null(plan_decode(bytes, length, &fault));
+    cr_assert_not_null(strstr(fault.message, message), "expected '%s', got '%s'", message, fault.message);
+    cr_assert_eq(fault.kind, FAULT_INPUT);
 }
 
 Test(binary, every_truncation_is_refused)
 {
     Plan *plan = plan_of_placed_ranks();
     Encoded file = encoded(plan);
-    char error[PLAN_ERROR_MAX];
     for (size_t length = 0; length < file.length; length++) {
         uint8_t *exact = malloc(length ? length : 1); // so that the sanitizer sees a read beyond the end
         memcpy(exact, file.bytes, length);
-        cr_assert_null(plan_decode(exact, length, error), "%zu bytes", length);
-        cr_assert_neq(error[0], 0);
+        Fault fault = {0};
+        cr_assert_null(plan_decode(exact, length, &fault), "%zu bytes", length);
+        cr_assert_neq(fault.message[0], '\0');
         free(exact);
     }
     expect_refusal(file.bytes, file.length - 1, "cut off");
@@ -248,10 +249,9 @@ Test(binary, every_flipped_bit_is_refused)
 {
     Plan *plan = plan_of_placed_ranks();
     Encoded file = encoded(plan);
-    char error[PLAN_ERROR_MAX];
     for (size_t bit = 0; bit < 8 * file.length; bit++) {
         file.bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
-        cr_assert_null(plan_decode(file.bytes, file.length, error), "bit %zu", bit);
+        cr_assert_null(plan_decode(file.bytes, file.length, &(Fault){0}), "bit %zu", bit);
         file.bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
     }
     free(file.bytes);
@@ -273,14 +273,13 @@ Test(binary, damage_behind_a_good_checksum)
     static const uint8_t values[] = {0x00, 0x01, 0x7f, 0x80, 0xff};
     Plan *plan = plan_of_placed_ranks();
     Encoded file = encoded(plan);
-    char error[PLAN_ERROR_MAX];
     unsigned accepted = 0;
     for (size_t at = 32; at < file.length; at++) {
         uint8_t original = file.bytes[at];
         for (size_t v = 0; v < COUNT_OF(values); v++) {
             file.bytes[at] = values[v];
             put_checksum(&file);
-            Plan *decoded = plan_decode(file.bytes, file.length, error);
+            Plan *decoded = plan_decode(file.bytes, file.length, &(Fault){0});
             if (decoded) {
                 Encoded again = encoded(decoded);
                 cr_assert(again.length == file.length && memcmp(again.bytes, file.bytes, file.length) == 0, "byte %zu",
@@ -324,11 +323,13 @@ Test(binary, a_plan_beyond_the_limits_is_not_written)
 {
     uint8_t *bytes;
     size_t length;
-    char error[PLAN_ERROR_MAX];
+    Fault fault = {0};
     Plan *plan = plan_of_four_ranks();
     plan->steps[3].cost_s = NAN;
-    cr_assert(!plan_encode(plan, &bytes, &length, error));
-    cr_assert_str_eq(error, "step 3 ('gate'): 'cost_s' is nan: expected a finite number that is not negative");
+    cr_assert(!plan_encode(plan, &bytes, &length, &fault));
+    cr_assert_eq(fault.kind, FAULT_INPUT);
+    cr_assert_eq(fault.step, 3);
+    cr_assert_str_eq(fault.message, "step 3 ('gate'): 'cost_s' is nan: expected a finite number that is not negative");
     plan_destroy(plan);
 }
 
@@ -336,18 +337,20 @@ Test(binary, a_plan_beyond_the_limits_is_not_written)
 
 static void expect_problem(Plan *plan, RecordKind record, const char *message)
 {
-    PlanProblem problem;
-    cr_assert(!plan_within_limits(plan, &problem), "expected '%s'", message);
-    cr_assert_eq(problem.record, record);
-    cr_assert_not_null(strstr(problem.message, message), "expected '%s', got '%s'", message, problem.message);
+    RecordPlace place;
+    Fault fault = {0};
+    cr_assert(!plan_within_limits(plan, &place, &fault), "expected '%s'", message);
+    cr_assert_eq(place.kind, record);
+    cr_assert_eq(fault.step, record == RECORD_STEP ? (int64_t)place.index : -1);
+    cr_assert_not_null(strstr(fault.message, message), "expected '%s', got '%s'", message, fault.message);
     plan_destroy(plan);
 }
 
 #define EXPECT_PROBLEM(statement, kind, expected)                                                                      \
     do {                                                                                                               \
         Plan *plan = plan_of_placed_ranks();                                                                           \
-        PlanProblem fine;                                                                                              \
-        cr_assert(plan_within_limits(plan, &fine), "%s", fine.message);                                                \
+        Fault none = {0};                                                                                              \
+        cr_assert(plan_within_limits(plan, NULL, &none), "%s", none.message);                                          \
         statement;                                                                                                     \
         expect_problem(plan, kind, expected);                                                                          \
     } while (0)

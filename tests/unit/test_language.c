@@ -442,7 +442,7 @@ Test(language, includes_are_relative_and_read_once)
                   "include \"./speed.hep\"\ninclude \"cluster.hep\"\n" MODEL "plan { capacity = speed }\n"}};
     for (size_t i = 0; i < COUNT_OF(files); i++) {
         snprintf(path, sizeof(path), "%s/%s", directory, files[i].name);
-        cr_assert_null(file_write(path, files[i].text, strlen(files[i].text)));
+        cr_assert(file_write(path, files[i].text, strlen(files[i].text), &(Fault){0}));
     }
     Ast *ast = read_file(path, arena, diag);
     const Spec *spec = ast ? check_ast(ast, NULL, arena, diag) : NULL;
@@ -466,7 +466,7 @@ static void write_in(const char *directory, const char *name, const char *text)
 {
     char path[200];
     snprintf(path, sizeof(path), "%s/%s", directory, name);
-    cr_assert_null(file_write(path, text, strlen(text)));
+    cr_assert(file_write(path, text, strlen(text), &(Fault){0}));
 }
 
 static void remove_in(const char *directory, const char *name)
@@ -570,9 +570,9 @@ Test(language, documentation_holds_the_reference)
     FILE *out = open_memstream(&reference, &length);
     check_print_reference(out);
     fclose(out);
-    const char *error;
-    char *document = file_read(HEP_SOURCE_DIR "/docs/language.md", 1 << 20, &length, &error);
-    cr_assert_not_null(document, "%s", error);
+    Fault fault = {0};
+    char *document = file_read(HEP_SOURCE_DIR "/docs/language.md", 1 << 20, &length, &fault);
+    cr_assert_not_null(document, "%s", fault.message);
     cr_assert_not_null(strstr(document, reference), "docs/language.md differs from `hepc --help-language`");
     free(document);
     free(reference);

@@ -51,10 +51,10 @@ static void expect_round_trips(const Plan *plan)
 {
     uint8_t *bytes, *again;
     size_t length, again_length;
-    char error[PLAN_ERROR_MAX];
-    cr_assert(plan_encode(plan, &bytes, &length, error), "%s", error);
-    Plan *decoded = plan_decode(bytes, length, error);
-    cr_assert_not_null(decoded, "%s", error);
+    Fault fault = {0};
+    cr_assert(plan_encode(plan, &bytes, &length, &fault), "%s", fault.message);
+    Plan *decoded = plan_decode(bytes, length, &fault);
+    cr_assert_not_null(decoded, "%s", fault.message);
     Text text = {0};
     plan_print(decoded, &text);
     Arena *arena = arena_create();
@@ -62,7 +62,7 @@ static void expect_round_trips(const Plan *plan)
     uint32_t source = diag_add_source(diag, "plan", text.data, text.length, NULL);
     Plan *parsed = plan_parse(text.data, text.length, source, diag);
     cr_assert_not_null(parsed);
-    cr_assert(plan_encode(parsed, &again, &again_length, error), "%s", error);
+    cr_assert(plan_encode(parsed, &again, &again_length, &fault), "%s", fault.message);
     cr_assert(length == again_length && memcmp(bytes, again, length) == 0);
     free(bytes);
     free(again);
@@ -172,10 +172,10 @@ Test(lower, a_large_plan_is_small)
     Plan *plan = lowered_mix(&spec, workload_derive(&spec, arena), &mix);
     uint8_t *bytes;
     size_t length;
-    char error[PLAN_ERROR_MAX];
+    Fault fault = {0};
     VerifyReport report;
     cr_assert(plan_verify(plan, &report), "%s", report.items[0].message);
-    cr_assert(plan_encode(plan, &bytes, &length, error), "%s", error);
+    cr_assert(plan_encode(plan, &bytes, &length, &fault), "%s", fault.message);
     cr_assert_lt(length, PLAN_FILE_MAX);
     free(bytes);
     plan_destroy(plan);

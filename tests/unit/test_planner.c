@@ -174,7 +174,7 @@ Test(planner, glpk_solves_the_same_programme)
             if (expected_s == INFINITY) {
                 cr_assert_eq(result.status, MILP_INFEASIBLE, "instance %d", i);
             } else {
-                cr_assert_eq(result.status, MILP_OPTIMAL, "instance %d: %s", i, result.error ? result.error : "");
+                cr_assert_eq(result.status, MILP_OPTIMAL, "instance %d: %s", i, result.fault.message);
                 cr_assert(fabs(result.objective * formulated.unit_s - expected_s) <= 1e-6 * expected_s,
                           "instance %d: %.9g, not %.9g", i, result.objective * formulated.unit_s, expected_s);
             }
@@ -502,8 +502,8 @@ Test(milp, prints_cplex_lp_with_names)
     cr_assert(planner_solve(work, &options, arena, diag_create(arena), &solution, &infeasible));
     Milp *milp = planner_formulate(work, &solution, arena).milp;
     Text text = {0};
-    const char *error;
-    cr_assert(milp_print(milp, &text, &error));
+    Fault fault = {0};
+    cr_assert(milp_print(milp, &text, &fault), "%s", fault.message);
     cr_assert_not_null(strstr(text.data, "Minimize"));
     cr_assert_not_null(strstr(text.data, "use_L0_gpu4"));
     cr_assert_not_null(strstr(text.data, "one_choice_L0"));
@@ -521,7 +521,13 @@ Test(milp, errors_inside_glpk_become_a_status)
     milp_row_end_at_least(milp, NAN);
     MilpResult result = milp_solve(milp, &no_limits);
     cr_assert_eq(result.status, MILP_FAILED);
-    cr_assert_not_null(strstr(result.error, "glp_set_mat_row"), "%s", result.error);
+    cr_assert_eq(result.fault.kind, FAULT_INTERNAL);
+    cr_assert_not_null(strstr(result.fault.message, "glp_set_mat_row"), "%s", result.fault.message);
+    Text text = {0};
+    Fault fault = {0};
+    cr_assert_not(milp_print(milp, &text, &fault));
+    cr_assert_str_eq(fault.message, "GLPK could not write the model");
+    cr_assert_eq(text.length, 0);
     milp_destroy(milp);
 }
 
