@@ -165,6 +165,40 @@ Test(cost, padding_and_codecs_cost_what_they_move)
     arena_destroy(arena);
 }
 
+// By hand: 16 tokens of 16 numbers, two heads of 8, sequences of 8; two matrices of 16 x 32 an expert, two experts a
+// GPU. A device of 4 GFLOP/s takes (1 + 32 / rows) times as long.
+Test(cost, work_of_a_layer_is_counted)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 8, 2);
+    spec.model.shared_experts = 1;
+    spec.cluster.levels[0].overhead_s = 1e-6;
+    spec.plan.pass = PASS_TRAINING;
+    cr_assert(near(workload_matrix_s(&spec.cluster.device, 4e9, 1), 33));
+    cr_assert_eq(workload_matrix_s(&spec.cluster.device, 4e9, 0), 0);
+    Arena *arena = arena_create();
+    const Workload *work = workload_derive(&spec, arena);
+    const LayerWork *layer = &work->layers[0];
+    cr_assert(near(layer->gate_s, 2 * 16 * 16 * 8 / 4e9 * 3), "%g", layer->gate_s);
+    cr_assert(near(layer->pre_expert_s, layer->gate_s + (32768 + 4096) / 4e9 * 3), "%g", layer->pre_expert_s);
+    cr_assert_eq(layer->expert_flops, 65536);
+    cr_assert_eq(layer->data_bytes, 2048);
+    cr_assert_eq(layer->expert_bytes, 8192);
+    LayerCost cost;
+    cost_layer(work, 0, &(Config){.domain = {1}}, DISPATCH_DEDUP, &cost);
+    cr_assert(near(cost.expert_s, 65536 / 4e9 * 3), "%g", cost.expert_s);
+    // A GPU sends 3/4 twice of the gradients of router, LayerNorm (scale and shift) and shared expert, in two
+    // collectives: 128 + 32 + 1024 numbers.
+    cr_assert(near(cost.gate_sums_s, 2 * (1e-4 + 3e-6) + 1.5 * 4736 / 1e8), "%g", cost.gate_sums_s);
+    // Every fourth iteration the mean of the experts, 4096 bytes, is summed and subtracted from the 8192 held.
+    spec.plan.codec = CODEC_SR;
+    spec.plan.ratio = 8;
+    spec.plan.shared_every = 4;
+    cost_layer(workload_derive(&spec, arena), 0, &(Config){.domain = {4}}, DISPATCH_DEDUP, &cost);
+    cr_assert_eq(cost.mean_bytes[0], 1536);
+    cr_assert(near(cost.sync_s, (1e-4 + 3e-6 + 6144 / 1e8) / 4 + 8192 / 4 / 1e9), "%g", cost.sync_s);
+    arena_destroy(arena);
+}
+
 // Counted over all choices of k of E experts.
 static double expected_distinct(uint32_t experts, uint32_t top_k, uint32_t domains)
 {
@@ -249,8 +283,7 @@ Test(cost, waits_for_gradients_are_told_from_waits_for_experts)
         cost_layer(work, 1, &config, DISPATCH_DEDUP, &cost);
         IterationCost iteration;
         cost_mix(work, &mix, DISPATCH_DEDUP, &iteration);
-        double hidden_s =
-            2 * work->loss_s + 2 * cost.expert_s + 2 * work->layers[1].pre_expert_s + 2 * cost.route_s[0];
+        double hidden_s = 2 * work->loss_s + 2 * cost.expert_s + 2 * work->layers[1].pre_expert_s + 2 * cost.route_s[0];
         double waited_s = fmax(0, cost.port_sums_s[0] - hidden_s);
         cr_assert_float_eq(iteration.gather_wait_s, waited_s, 1e-9 + 1e-9 * waited_s, "%g and %g at %g",
                            iteration.gather_wait_s, waited_s, bandwidth);
