@@ -17,11 +17,11 @@ enum { ATTRIBUTES_MAX = 6 };
 struct Chakra {
     const Plan *plan;
     uint64_t rank_count;
-    uint32_t *group_ids;   // [group][rank of its first member], 0: no collective uses it
-    uint64_t *first_node;  // [step]
-    uint32_t *node_count;  // [step]
-    int32_t *before;       // [step] the step before it on its stream, or NONE where `after` implies it or there is none
-    uint32_t deps_max;     // of one step
+    uint32_t *group_ids;  // [group][rank of its first member], 0: no collective uses it
+    uint64_t *first_node; // [step]
+    uint32_t *node_count; // [step]
+    int32_t *before;      // [step] the step before it on its stream, or NONE where `after` implies it or there is none
+    uint32_t deps_max;    // of one step
 };
 
 bool chakra_available(void)
@@ -73,7 +73,7 @@ static void number_nodes(Chakra *chakra, Arena *arena)
 {
     const Plan *plan = chakra->plan;
     int32_t last[STREAM_COUNT] = {NONE, NONE, NONE, NONE};
-    int32_t (*done)[STREAM_COUNT] = arena_alloc_array(arena, (size_t)plan->step_count + 1, sizeof *done);
+    int32_t(*done)[STREAM_COUNT] = arena_alloc_array(arena, (size_t)plan->step_count + 1, sizeof(*done));
     uint64_t next = 0;
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
@@ -106,15 +106,15 @@ static void number_groups(Chakra *chakra)
 
 const Chakra *chakra_create(const Plan *plan, Arena *arena)
 {
-    Chakra *chakra = arena_alloc(arena, sizeof *chakra);
+    Chakra *chakra = arena_alloc(arena, sizeof(*chakra));
     size_t steps = (size_t)plan->step_count + 1;
     chakra->plan = plan;
     chakra->rank_count = cluster_gpus(&plan->cluster);
-    chakra->group_ids = arena_alloc_array(arena, ((size_t)plan->group_count + 1) * chakra->rank_count,
-                                          sizeof *chakra->group_ids);
-    chakra->first_node = arena_alloc_array(arena, steps, sizeof *chakra->first_node);
-    chakra->node_count = arena_alloc_array(arena, steps, sizeof *chakra->node_count);
-    chakra->before = arena_alloc_array(arena, steps, sizeof *chakra->before);
+    chakra->group_ids =
+        arena_alloc_array(arena, ((size_t)plan->group_count + 1) * chakra->rank_count, sizeof(*chakra->group_ids));
+    chakra->first_node = arena_alloc_array(arena, steps, sizeof(*chakra->first_node));
+    chakra->node_count = arena_alloc_array(arena, steps, sizeof(*chakra->node_count));
+    chakra->before = arena_alloc_array(arena, steps, sizeof(*chakra->before));
     number_nodes(chakra, arena);
     number_groups(chakra);
     return chakra;
@@ -258,8 +258,8 @@ static void print_exchange(const Chakra *chakra, uint64_t rank, uint32_t index, 
             message.node.n_data_deps = dep_count;
             add_u32(&message, "comm_src", receives ? peer : (uint32_t)rank);
             add_u32(&message, "comm_dst", receives ? (uint32_t)rank : peer);
-            add_u64(&message, "comm_size", receives ? peer_bytes(step, m, own, members)
-                                                    : peer_bytes(step, own, m, members));
+            add_u64(&message, "comm_size",
+                    receives ? peer_bytes(step, m, own, members) : peer_bytes(step, own, m, members));
             add_u32(&message, "comm_tag", index);
             append_message(&message.node.base, out);
         }
@@ -290,7 +290,7 @@ void chakra_print_rank(const Chakra *chakra, uint64_t rank, Text *out)
     Chakra__GlobalMetadata metadata = CHAKRA__GLOBAL_METADATA__INIT;
     metadata.version = "0.0.4";
     append_message(&metadata.base, out);
-    uint64_t *deps = malloc(((size_t)chakra->deps_max + 1) * sizeof *deps);
+    uint64_t *deps = malloc(((size_t)chakra->deps_max + 1) * sizeof(*deps));
     if (!deps)
         memory_exhausted();
     for (uint32_t i = 0; i < plan->step_count; i++) {

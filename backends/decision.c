@@ -156,14 +156,14 @@ static void append_no_gain(const Plan *plan, const Strategy *best, Text *out)
     if (plan->status == STATUS_FORCED)
         return;
     if (!gather || gather == best)
-        text_append(out, plan->status == STATUS_OPTIMAL ? "; no smaller domain is faster"
-                                                        : "; no faster domain was found");
+        text_append(out,
+                    plan->status == STATUS_OPTIMAL ? "; no smaller domain is faster" : "; no faster domain was found");
     else if (!gather->fits)
         text_format(out, "; gathering all experts would need %s of memory per GPU",
                     format_bytes(value, gather->memory_bytes));
     else
-        text_format(out, "; gathering all experts would take %s instead of %s",
-                    format_time(value, gather->iteration_s), format_time(other, plan->strategies[0].iteration_s));
+        text_format(out, "; gathering all experts would take %s instead of %s", format_time(value, gather->iteration_s),
+                    format_time(other, plan->strategies[0].iteration_s));
 }
 
 static void append_why(const Plan *plan, Text *out)

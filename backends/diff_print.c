@@ -54,7 +54,7 @@ static void print_choices(const Diff *diff, Text *out)
     for (uint32_t i = 0; i < diff->choice_count; i++) {
         const ChoiceDiff *choice = &diff->choices[i];
         char layers[32];
-        snprintf(layers, sizeof layers, choice->first == choice->last ? "%" PRIu32 : "%" PRIu32 "..%" PRIu32,
+        snprintf(layers, sizeof(layers), choice->first == choice->last ? "%" PRIu32 : "%" PRIu32 "..%" PRIu32,
                  choice->first, choice->last);
         text_format(out, "%-16s %-34s %s\n", layers, choice->choices[0] ? choice->choices[0] : "no MoE layer",
                     choice->choices[1] ? choice->choices[1] : "no MoE layer");
@@ -69,7 +69,7 @@ static void print_figures(const Diff *diff, Text *out)
         const Figure *figure = &diff->figures[i];
         if (figure->level && figure->values[0] == 0 && figure->values[1] == 0)
             continue;
-        snprintf(name, sizeof name, "%s%s%s%s", figure->level ? "sent/GPU over " : "",
+        snprintf(name, sizeof(name), "%s%s%s%s", figure->level ? "sent/GPU over " : "",
                  figure->level ? figure->level : "", figure->level ? ", " : "", figure->name);
         text_format(out, "%-32s %12s %12s %10s\n", name, figure_text(a, figure->kind, figure->values[0]),
                     figure_text(b, figure->kind, figure->values[1]), change_text(change, figure->values));
@@ -96,8 +96,8 @@ static void print_steps(const Diff *diff, Text *out)
         any = true;
         text_format(out, "%-22s %-10s %7" PRIu32 " %7" PRIu32 " %8" PRIu32 " %7" PRIu32 " %11s %11s %11s %11s\n",
                     row->op, row->level[0] ? row->level : "-", row->only[0], row->only[1], row->changed, row->moved,
-                    format_time(a, row->cost_s[0]), format_time(b, row->cost_s[1]),
-                    format_bytes(c, row->bytes[0]), format_bytes(d, row->bytes[1]));
+                    format_time(a, row->cost_s[0]), format_time(b, row->cost_s[1]), format_bytes(c, row->bytes[0]),
+                    format_bytes(d, row->bytes[1]));
     }
 }
 

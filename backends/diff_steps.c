@@ -29,13 +29,13 @@ static int compare_keys(const void *left, const void *right)
 
 static Key *sort_steps(const Plan *plan, Arena *arena)
 {
-    Key *keys = arena_alloc_array(arena, (size_t)plan->step_count + 1, sizeof *keys);
+    Key *keys = arena_alloc_array(arena, (size_t)plan->step_count + 1, sizeof(*keys));
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
         const char *level = step->level == NONE ? "" : plan->cluster.levels[step->level].name;
         keys[i] = (Key){.layer = step->layer, .op = (int32_t)step->op, .level_name = level, .index = i};
     }
-    qsort(keys, plan->step_count, sizeof *keys, compare_keys);
+    qsort(keys, plan->step_count, sizeof(*keys), compare_keys);
     return keys;
 }
 
@@ -84,8 +84,8 @@ static bool same_waits(const Plan *a, const Step *x, const Plan *b, const Step *
 static void mark_moved(const Plan *const plans[2], Stream stream, StepMatch *matches[2], Arena *arena)
 {
     uint32_t count = plans[0]->step_count, piles = 0;
-    uint32_t *tops = arena_alloc_array(arena, (size_t)count + 1, sizeof *tops);
-    int32_t *before = arena_alloc_array(arena, (size_t)count + 1, sizeof *before);
+    uint32_t *tops = arena_alloc_array(arena, (size_t)count + 1, sizeof(*tops));
+    int32_t *before = arena_alloc_array(arena, (size_t)count + 1, sizeof(*before));
     for (uint32_t i = 0; i < count; i++) {
         int32_t other = matches[0][i].other;
         if (other == NONE || op_info((int)plans[0]->steps[i].op)->stream != stream)
@@ -112,7 +112,7 @@ void diff_match_steps(const Plan *const plans[2], StepMatch *matches[2], Arena *
     Key *keys[2];
     for (int p = 0; p < 2; p++) {
         keys[p] = sort_steps(plans[p], arena);
-        matches[p] = arena_alloc_array(arena, (size_t)plans[p]->step_count + 1, sizeof *matches[p]);
+        matches[p] = arena_alloc_array(arena, (size_t)plans[p]->step_count + 1, sizeof(*matches[p]));
         for (uint32_t i = 0; i < plans[p]->step_count; i++)
             matches[p][i].other = NONE;
     }

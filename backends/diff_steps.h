@@ -6,9 +6,9 @@
 #include "ir/plan.h"
 
 typedef struct {
-    int32_t other;   // the step of the other plan that this one is; NONE if it has none
-    bool changed;    // in its group, bytes, time, shapes of operands, or in what it waits for
-    bool moved;      // out of the order of its stream: not in a longest run of steps that both have in order
+    int32_t other; // the step of the other plan that this one is; NONE if it has none
+    bool changed;  // in its group, bytes, time, shapes of operands, or in what it waits for
+    bool moved;    // out of the order of its stream: not in a longest run of steps that both have in order
 } StepMatch;
 
 // matches[p] has one entry per step of plans[p]; changed and moved are printed for both sides alike.

@@ -22,7 +22,7 @@ static void print_strategy(const Plan *plan, uint32_t index, const Strategy *bes
     text_format(out, "<tr%s><th scope=\"row\">", index == 0 ? " class=\"chosen\"" : "");
     html_escape(out, plan_strategy_title(strategy, index == 0));
     text_format(out, "%s</th><td>", strategy == best ? " <small>best baseline</small>" : "");
-    html_escape(out, plan_strategy_domain(plan, strategy, index == 0, domain, sizeof domain));
+    html_escape(out, plan_strategy_domain(plan, strategy, index == 0, domain, sizeof(domain)));
     text_format(out,
                 "</td><td class=\"bar\"><i class=\"l\" style=\"width:%.1f%%\"></i><i class=\"x\" "
                 "style=\"width:%.1f%%\"></i></td><td class=\"n\">%s</td><td class=\"n\">%s</td>",
@@ -93,7 +93,7 @@ typedef struct {
 static const LayerCost *layer_costs(const Report *report)
 {
     const Plan *plan = report->plan;
-    LayerCost *costs = arena_alloc_array(report->arena, (uint64_t)plan->model.layers + 1, sizeof *costs);
+    LayerCost *costs = arena_alloc_array(report->arena, (uint64_t)plan->model.layers + 1, sizeof(*costs));
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
         OpShape shape = op_info((int)step->op)->shape;
@@ -141,9 +141,10 @@ static void print_choice(const Plan *plan, uint32_t first, uint32_t last, const 
         text_format(out, "<td class=\"n\">%s</td><td class=\"n\">%s</td>", format_bytes(bytes, cost->bytes[k]),
                     format_time(time, cost->time_s[k]));
     if (plan->pass == PASS_TRAINING)
-        text_format(out, "<td>%s</td>", !plan_gathers(plan, choice) ? "none"
-                                        : choice->regather          ? "gathered again"
-                                                                    : "kept for the backward pass");
+        text_format(out, "<td>%s</td>",
+                    !plan_gathers(plan, choice) ? "none"
+                    : choice->regather          ? "gathered again"
+                                                : "kept for the backward pass");
     text_append(out, "</tr>\n");
 }
 

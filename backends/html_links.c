@@ -38,8 +38,8 @@ typedef struct {
 static const PeerBytes *peer_bytes(const Report *report, const Choice *choice)
 {
     const Plan *plan = report->plan;
-    PeerBytes *sums = arena_alloc_array(report->arena, (uint64_t)plan->group_count + 1, sizeof *sums);
-    bool *counts = arena_alloc_array(report->arena, plan->model.layers, sizeof *counts);
+    PeerBytes *sums = arena_alloc_array(report->arena, (uint64_t)plan->group_count + 1, sizeof(*sums));
+    bool *counts = arena_alloc_array(report->arena, plan->model.layers, sizeof(*counts));
     for (uint32_t i = 0; i < plan->choice_count && choice; i++)
         counts[plan->choices[i].layer] = choices_equal(&plan->choices[i], choice);
     for (uint32_t i = 0; i < plan->step_count; i++) {

@@ -174,7 +174,7 @@ static void print_classes(const Report *report)
 {
     const Simulation *simulation = report->simulation;
     text_append(report->out, "<h3>Workers that differ</h3>\n<div class=\"scroll\"><table class=\"stack\">\n"
-                              "<thead><tr><th>workers</th><th class=\"n\">end"
+                             "<thead><tr><th>workers</th><th class=\"n\">end"
                              "</th><th class=\"n\">exposed</th><th class=\"n\">hidden</th>");
     for (int s = 0; s < STREAM_COUNT; s++)
         if (simulation->last->stream_busy_s[s] > 0)

@@ -6,8 +6,18 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { WIDTH = 960, HEIGHT = 540, LEFT = 76, TOP = 56, BOTTOM = 64, LEGEND = 300, COLOURS = 8, TICKS_MAX = 40,
-       LEGEND_ROW = 20, TICK_SPACE = 46 };
+enum {
+    WIDTH = 960,
+    HEIGHT = 540,
+    LEFT = 76,
+    TOP = 56,
+    BOTTOM = 64,
+    LEGEND = 300,
+    COLOURS = 8,
+    TICKS_MAX = 40,
+    LEGEND_ROW = 20,
+    TICK_SPACE = 46
+};
 
 static const double WANTS_LOG = 20; // a range wider than this factor
 
@@ -127,13 +137,13 @@ static void print_axes(const Plot *plot, const Scale *x, const Scale *y, Text *o
         double at = place(x, x->ticks[i]);
         text_format(out, "<path class=\"grid\" d=\"M%.1f %dV%d\"/>\n", at, y->to, y->from);
         bool whole = fabs(x->ticks[i]) >= 100 && fabs(x->ticks[i]) < 1e6; // three digits and no exponent
-        snprintf(label, sizeof label, whole ? "%.0f" : "%.3g", x->ticks[i]);
+        snprintf(label, sizeof(label), whole ? "%.0f" : "%.3g", x->ticks[i]);
         print_text(at, y->from + 20, "tick middle", "", label, out);
     }
     for (size_t i = 0; i < y->tick_count; i++) {
         double at = place(y, y->ticks[i]);
         text_format(out, "<path class=\"grid\" d=\"M%d %.1fH%d\"/>\n", x->from, at, x->to);
-        snprintf(label, sizeof label, "%g", y->ticks[i]);
+        snprintf(label, sizeof(label), "%g", y->ticks[i]);
         print_text(x->from - 8, at + 4, "tick end", "", label, out);
     }
     if (isfinite(plot->reference)) {
@@ -142,7 +152,7 @@ static void print_axes(const Plot *plot, const Scale *x, const Scale *y, Text *o
         print_text(x->to - 4, at + 15, "tick end halo", "", plot->reference_label, out);
     }
     double middle = (y->from + y->to) / 2.0;
-    snprintf(label, sizeof label, " transform=\"rotate(-90 20 %.0f)\"", middle);
+    snprintf(label, sizeof(label), " transform=\"rotate(-90 20 %.0f)\"", middle);
     print_text(20, middle, "label middle", label, plot->y_label, out);
     print_text((x->from + x->to) / 2.0, HEIGHT - 16, "label middle", "", plot->x_label, out);
     print_text(x->from, 30, "title", "", plot->title, out);
@@ -185,8 +195,8 @@ static const PlotSeries *same_line(const Plot *plot, const PlotSeries *series)
     const PlotSeries *one = plot->series;
     for (; one < series; one++)
         if (one->dashed == series->dashed && one->count == series->count &&
-            memcmp(one->x, series->x, series->count * sizeof *series->x) == 0 &&
-            memcmp(one->y, series->y, series->count * sizeof *series->y) == 0)
+            memcmp(one->x, series->x, series->count * sizeof(*series->x)) == 0 &&
+            memcmp(one->y, series->y, series->count * sizeof(*series->y)) == 0)
             break;
     return one;
 }
@@ -215,7 +225,7 @@ static size_t print_legend(const Plot *plot, Text *out)
         const PlotSeries *series = &plot->series[s], *same = same_line(plot, series);
         if (series->dashed)
             continue;
-        snprintf(class, sizeof class, "c%zu", series->colour % COLOURS);
+        snprintf(class, sizeof(class), "c%zu", series->colour % COLOURS);
         if (out)
             print_legend_row(row, class, series->name, same == series ? NULL : same->name, out);
         row++;
@@ -246,8 +256,9 @@ void plot_print(const Plot *plot, Text *out)
     int height = TOP + 30 + LEGEND_ROW * (int)print_legend(plot, NULL);
     height = height > HEIGHT ? height : HEIGHT;
     Scale x = make_scale(plot, false, LEFT, WIDTH - LEGEND), y = make_scale(plot, true, HEIGHT - BOTTOM, TOP);
-    text_format(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\">\n"
-                     "<style>%s</style>\n<rect class=\"back\" width=\"100%%\" height=\"100%%\"/>\n",
+    text_format(out,
+                "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\">\n"
+                "<style>%s</style>\n<rect class=\"back\" width=\"100%%\" height=\"100%%\"/>\n",
                 WIDTH, height, WIDTH, height, style);
     print_axes(plot, &x, &y, out);
     for (size_t s = 0; s < plot->series_count; s++)

@@ -17,9 +17,9 @@ typedef struct {
 typedef struct {
     const char *title, *x_label, *y_label;
     bool x_log, y_log;
-    size_t x_count;           // values that are marked on the x axis, where there is space for them; 0: round ones
+    size_t x_count; // values that are marked on the x axis, where there is space for them; 0: round ones
     const double *x_values;
-    double reference;         // a horizontal line, such as "no gain", with its label; NAN for none
+    double reference; // a horizontal line, such as "no gain", with its label; NAN for none
     const char *reference_label;
     const char *solid, *dashed; // what the two kinds of lines mean
     size_t series_count;

@@ -80,27 +80,25 @@ static void print_parts(const Plan *plan, const Simulation *simulation, const Pa
     char value[FORMAT_MAX];
     for (uint32_t i = 0; i < count; i++)
         text_format(out, "%-24s %-8s %8u %12s %8.1f\n", parts[i].info->name, level_name(plan, parts[i].level),
-                    parts[i].steps, format_time(value, parts[i].time_s),
-                    100 * parts[i].time_s / whole(simulation));
+                    parts[i].steps, format_time(value, parts[i].time_s), 100 * parts[i].time_s / whole(simulation));
 }
 
 static void print_longest(const Plan *plan, const Simulation *simulation, PathStep *path, uint32_t length, Arena *arena,
                           Text *out)
 {
     char begin[FORMAT_MAX], takes[FORMAT_MAX];
-    qsort(path, length, sizeof *path, compare_lengths);
+    qsort(path, length, sizeof(*path), compare_lengths);
     uint32_t shown = length < LONGEST_MAX ? length : LONGEST_MAX;
     text_format(out, "\n%-24s %8s %6s %-8s %12s %12s %8s%s\n%-24s %8s %6s %-8s %12s %12s %8s\n", "its longest steps",
-                "step", "layer", "level", "from", "takes", "share", simulation->class_of ? "  waits for" : "",
-                "", "", "", "", "", "", "%");
+                "step", "layer", "level", "from", "takes", "share", simulation->class_of ? "  waits for" : "", "", "",
+                "", "", "", "", "%");
     for (uint32_t i = 0; i < shown; i++) {
         const Step *step = &plan->steps[path[i].step];
         double takes_s = path[i].end_s - path[i].begin_s;
         text_format(out, "%-24s %8u %6s %-8s %12s %12s %8.1f%s%s\n", op_info((int)step->op)->name, path[i].step,
-                    step->layer == NONE ? "-" : arena_format(arena, "%d", step->layer),
-                    level_name(plan, step->level),
-                    format_time(begin, path[i].begin_s), format_time(takes, takes_s),
-                    100 * takes_s / whole(simulation), simulation->class_of ? "  " : "",
+                    step->layer == NONE ? "-" : arena_format(arena, "%d", step->layer), level_name(plan, step->level),
+                    format_time(begin, path[i].begin_s), format_time(takes, takes_s), 100 * takes_s / whole(simulation),
+                    simulation->class_of ? "  " : "",
                     simulation->class_of ? simulation_class_name(plan, simulation, path[i].class, arena) : "");
     }
 }

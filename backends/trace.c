@@ -61,7 +61,9 @@ static void write_class(Tracer *tracer, uint32_t class)
     for (uint32_t i = 0; i < plan->step_count; i++) {
         if (steps[i].cause == NONE)
             continue;
-        TimelineWait wait = {.step = i, .cause = (uint32_t)steps[i].cause, .begin_s = steps[i].begin_s,
+        TimelineWait wait = {.step = i,
+                             .cause = (uint32_t)steps[i].cause,
+                             .begin_s = steps[i].begin_s,
                              .cause_begin_s = steps[steps[i].cause].begin_s};
         timeline_write_wait(&tracer->timeline, plan, process, &wait);
     }

@@ -38,8 +38,7 @@ static char byte_at(const ParseState *state, size_t at)
 
 static size_t skip_blanks(const ParseState *state, size_t at, bool lines_too)
 {
-    while (is_blank(byte_at(state, at)) ||
-           (lines_too && (byte_at(state, at) == '\n' || byte_at(state, at) == '\r')))
+    while (is_blank(byte_at(state, at)) || (lines_too && (byte_at(state, at) == '\n' || byte_at(state, at) == '\r')))
         at++;
     return at;
 }
@@ -53,7 +52,7 @@ static size_t skip_word(const ParseState *state, size_t at)
 
 static bool word_is(const ParseState *state, size_t begin, size_t end, const char *word)
 {
-    return strlen(word) == end - begin && !memcmp(state->text + begin, word, end - begin);
+    return strlen(word) == end - begin && memcmp(state->text + begin, word, end - begin) == 0;
 }
 
 // Does an entry begin with the word at [begin, end)? `name =`, `block {`, `block label {`,
@@ -298,13 +297,13 @@ Ast *grammar_parse(Arena *arena, Diag *diag, uint32_t source, const char *text, 
         diag_error(diag, (Span){source, 0, 0}, "the text is too large: at most %d MiB", SOURCE_BYTES_MAX >> 20);
         return NULL;
     }
-    if (length >= 2 && (!memcmp(text, "\xff\xfe", 2) || !memcmp(text, "\xfe\xff", 2))) {
+    if (length >= 2 && (memcmp(text, "\xff\xfe", 2) == 0 || memcmp(text, "\xfe\xff", 2) == 0)) {
         diag_error(diag, (Span){source, 0, 0}, "the text is in UTF-16: save it as UTF-8");
         return NULL;
     }
     Ast *ast = arena_alloc(arena, sizeof(*ast));
     ast->source = source;
-    size_t mark = length >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? 3 : 0; // byte order mark
+    size_t mark = length >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0; // byte order mark
     ParseState state = {.arena = arena,
                         .diag = diag,
                         .source = source,

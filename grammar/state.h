@@ -28,14 +28,14 @@ typedef struct {
     size_t length;
     size_t errors_before;
     Ast *ast;
-    uint32_t offset;              // of the next byte to scan
-    Span previous, token;         // the last two tokens
-    uint32_t open[NESTING_MAX];   // offsets of open brackets
+    uint32_t offset;            // of the next byte to scan
+    Span previous, token;       // the last two tokens
+    uint32_t open[NESTING_MAX]; // offsets of open brackets
     uint32_t open_count;
-    bool foreign[FOREIGN_COUNT];  // reported already
-    uint32_t lexical_error;       // where the last one that the scanner reported ends; 0: none
-    uint32_t syntax_error;        // where the token of the last one that the parser reported ends
-    bool stopped;                 // too deep: the scanner reports no more tokens, the parser no more errors
+    bool foreign[FOREIGN_COUNT]; // reported already
+    uint32_t lexical_error;      // where the last one that the scanner reported ends; 0: none
+    uint32_t syntax_error;       // where the token of the last one that the parser reported ends
+    bool stopped;                // too deep: the scanner reports no more tokens, the parser no more errors
 } ParseState;
 
 static inline bool state_has_errors(const ParseState *state)

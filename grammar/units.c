@@ -92,7 +92,7 @@ const Unit *unit_at(size_t index)
 const Unit *unit_find(const char *text, size_t length)
 {
     for (size_t i = 0; i < COUNT_OF(units); i++)
-        if (strlen(units[i].text) == length && !memcmp(units[i].text, text, length))
+        if (strlen(units[i].text) == length && memcmp(units[i].text, text, length) == 0)
             return &units[i];
     return NULL;
 }
@@ -102,7 +102,7 @@ enum { UNIT_TEXT_MAX = 32 };
 static const char *find_ignoring_case(const char *text)
 {
     for (size_t i = 0; i < COUNT_OF(units); i++)
-        if (!strcasecmp(units[i].text, text))
+        if (strcasecmp(units[i].text, text) == 0)
             return units[i].text;
     return NULL;
 }

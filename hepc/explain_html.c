@@ -19,7 +19,7 @@ static void print_time(Text *out, double time_s)
 static void print_domain(const Explanation *e, const Config *config, Text *out)
 {
     char domain[256];
-    html_escape(out, config_format(&e->work->spec->cluster, config, domain, sizeof domain));
+    html_escape(out, config_format(&e->work->spec->cluster, config, domain, sizeof(domain)));
 }
 
 // ---- what would be slower, and by how much ---------------------------------------------------
@@ -46,7 +46,7 @@ static void print_runs(const Explanation *e, Text *out)
     for (size_t i = 0; i < e->run_count; i++) {
         const ExplainRun *run = &e->runs[i];
         text_format(out, "<tr class=\"chosen\"><th scope=\"row\">%s</th><td>chosen</td><td>",
-                    explain_format_layers(&run->run, layers, sizeof layers));
+                    explain_format_layers(&run->run, layers, sizeof(layers)));
         print_domain(e, &run->run.config, out);
         text_append(out, "</td>");
         print_time(out, e->solution->cost.iteration_s);
@@ -54,7 +54,7 @@ static void print_runs(const Explanation *e, Text *out)
         if (run->runner_up.found)
             print_rival(e, "runner-up", &run->runner_up, out);
         for (uint32_t l = 0; l < cluster->level_count; l++) {
-            snprintf(what, sizeof what, "with another size than %s=%u", cluster->levels[l].name,
+            snprintf(what, sizeof(what), "with another size than %s=%u", cluster->levels[l].name,
                      run->run.config.domain[l]);
             if (run->at_level[l].found)
                 print_rival(e, what, &run->at_level[l], out);
@@ -82,7 +82,7 @@ static void print_limits(const Explanation *e, Text *out)
     for (uint32_t i = 0; i < e->limit_count; i++) {
         double less = percent_less(now_s, e->limits[i].iteration_s);
         text_format(out, "<tr%s><th scope=\"row\">", i == e->binding ? " class=\"binding\"" : "");
-        html_escape(out, limit_name(&e->work->spec->cluster, &e->limits[i], name, sizeof name));
+        html_escape(out, limit_name(&e->work->spec->cluster, &e->limits[i], name, sizeof(name)));
         text_append(out, "</th>");
         print_time(out, e->limits[i].iteration_s);
         text_format(out, "<td class=\"n\">%.1f %%</td><td class=\"bar\"><i style=\"width:%.1f%%\"></i></td></tr>\n",
@@ -100,8 +100,7 @@ static void print_breakdown(const Explanation *e, Text *out)
     for (uint32_t i = 0; i < count; i++) {
         text_format(out, "<tr><th scope=\"row\">%s</th>", parts[i].name);
         print_time(out, parts[i].time_s);
-        text_format(out, "<td class=\"n\">%.1f %%</td></tr>\n",
-                    100 * parts[i].time_s / e->solution->cost.iteration_s);
+        text_format(out, "<td class=\"n\">%.1f %%</td></tr>\n", 100 * parts[i].time_s / e->solution->cost.iteration_s);
     }
     text_append(out, "</tbody></table>\n");
 }
@@ -208,7 +207,7 @@ void explain_print_html(const Explanation *e, Text *out)
     char name[128];
     text_append(out, "<section>\n<h2>Reasons</h2>\n<p>Bound by <b>");
     html_escape(out, e->binding < e->limit_count
-                         ? limit_name(&e->work->spec->cluster, &e->limits[e->binding], name, sizeof name)
+                         ? limit_name(&e->work->spec->cluster, &e->limits[e->binding], name, sizeof(name))
                          : "several limits at once");
     text_append(out, "</b>.</p>\n");
     print_limits(e, out);

@@ -22,7 +22,7 @@ static void print_rival(const Explanation *e, const Rival *rival, Text *out)
     char domain[256], value[FORMAT_MAX];
     double percent = 100 * (rival->iteration_s / e->solution->cost.iteration_s - 1);
     text_format(out, "%s: %s, %.2f %% %s\n",
-                config_format(&e->work->spec->cluster, &rival->config, domain, sizeof domain),
+                config_format(&e->work->spec->cluster, &rival->config, domain, sizeof(domain)),
                 format_time(value, rival->iteration_s), fabs(percent), percent < 0 ? "faster" : "slower");
 }
 
@@ -32,8 +32,8 @@ static void print_runs(const Explanation *e, Text *out)
     char layers[64], domain[256];
     for (size_t i = 0; i < e->run_count; i++) {
         const ExplainRun *run = &e->runs[i];
-        text_format(out, "  %s: domain %s\n", explain_format_layers(&run->run, layers, sizeof layers),
-                    config_format(cluster, &run->run.config, domain, sizeof domain));
+        text_format(out, "  %s: domain %s\n", explain_format_layers(&run->run, layers, sizeof(layers)),
+                    config_format(cluster, &run->run.config, domain, sizeof(domain)));
         text_append(out, "    runner-up ");
         if (!run->runner_up.found) {
             text_append(out, "none\n");
@@ -63,8 +63,8 @@ static void print_choice(const Explanation *e, Text *out)
                     solution->baselines[b].cost.iteration_s / chosen_s,
                     solution->baselines[b].fits ? "" : " (does not fit)");
     if (e->free_s > 0)
-        text_format(out, "  the choice was forced; the planner's own takes %s (%.2fx)\n",
-                    format_time(value, e->free_s), chosen_s / e->free_s);
+        text_format(out, "  the choice was forced; the planner's own takes %s (%.2fx)\n", format_time(value, e->free_s),
+                    chosen_s / e->free_s);
     if (e->counted_s > 0)
         text_format(out, "  exchanges are padded: counted messages would make it %s, %.2f %% %s\n",
                     format_time(value, e->counted_s), 100 * fabs(1 - e->counted_s / chosen_s),
@@ -108,11 +108,11 @@ static void print_limits(const Explanation *e, Text *out)
     text_append(out, "what binds: the iteration if one limit were lifted\n");
     for (uint32_t i = 0; i < e->limit_count; i++) {
         double less = percent_less(now_s, e->limits[i].iteration_s);
-        text_format(out, "  %-34s %11s %5.1f %% %s\n", limit_name(cluster, &e->limits[i], name, sizeof name),
+        text_format(out, "  %-34s %11s %5.1f %% %s\n", limit_name(cluster, &e->limits[i], name, sizeof(name)),
                     format_time(value, e->limits[i].iteration_s), fabs(less), less < -0.05 ? "more" : "less");
     }
     if (e->binding < e->limit_count)
-        text_format(out, "bound by: %s\n", limit_name(cluster, &e->limits[e->binding], name, sizeof name));
+        text_format(out, "bound by: %s\n", limit_name(cluster, &e->limits[e->binding], name, sizeof(name)));
     else
         text_append(out, "bound by: several limits at once\n");
 }
@@ -141,7 +141,7 @@ void explain_append_choice(const Explanation *e, const Flip *flip, Text *out)
     const Workload *work = e->work;
     const Mix *mix = &e->solution->mix;
     Arena *arena = arena_create();
-    ConfigRun *runs = arena_alloc_array(arena, work->moe_count, sizeof *runs);
+    ConfigRun *runs = arena_alloc_array(arena, work->moe_count, sizeof(*runs));
     size_t count = explain_runs(work, flip->configs, false, runs);
     char layers[64], domain[256];
     bool same = true;
@@ -149,8 +149,8 @@ void explain_append_choice(const Explanation *e, const Flip *flip, Text *out)
         same = same && config_equal(&flip->configs[i], &mix->configs[i]);
     for (size_t i = 0; i < count && i < RUNS_SHOWN && !same; i++)
         text_format(out, "%s%s%s%s", i ? "; " : "",
-                    count > 1 ? explain_format_layers(&runs[i], layers, sizeof layers) : "", count > 1 ? " " : "",
-                    config_format(&work->spec->cluster, &runs[i].config, domain, sizeof domain));
+                    count > 1 ? explain_format_layers(&runs[i], layers, sizeof(layers)) : "", count > 1 ? " " : "",
+                    config_format(&work->spec->cluster, &runs[i].config, domain, sizeof(domain)));
     if (count > RUNS_SHOWN && !same)
         text_format(out, "; and %zu more runs", count - RUNS_SHOWN);
     if (same)

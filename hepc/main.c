@@ -24,21 +24,21 @@ static void print_diagnostics(const Diag *diag)
 // Without options that only a .hep file can be asked for?
 static bool check_plan_options(const Options *options, PlanForm form, Fault *fault)
 {
-    const char *wrong = options->explain             ? "--explain"
-                        : options->passes             ? "--passes"
-                        : options->without            ? "-O0, --dump-before or --dump-after"
-                        : options->dump == DUMP_AST   ? "--dump=ast"
-                        : options->dump == DUMP_MODEL ? "--dump=model"
-                        : options->dump == DUMP_MILP  ? "--dump=milp"
-                        : options->checks.domain      ? "--domain"
-                        : options->checks.define_count ? "-D"
-                        : options->profile             ? "--profile"
-                        : options->dispatch != NONE    ? "--dispatch"
-                        : options->sweep_count         ? "--sweep"
+    const char *wrong = options->explain                                  ? "--explain"
+                        : options->passes                                 ? "--passes"
+                        : options->without                                ? "-O0, --dump-before or --dump-after"
+                        : options->dump == DUMP_AST                       ? "--dump=ast"
+                        : options->dump == DUMP_MODEL                     ? "--dump=model"
+                        : options->dump == DUMP_MILP                      ? "--dump=milp"
+                        : options->checks.domain                          ? "--domain"
+                        : options->checks.define_count                    ? "-D"
+                        : options->profile                                ? "--profile"
+                        : options->dispatch != NONE                       ? "--dispatch"
+                        : options->sweep_count                            ? "--sweep"
                         : options->planner.prefetch != PREFETCH_UNLIMITED ? "--prefetch"
                         : options->planner.time_limit_s > 0               ? "--time-limit"
                         : options->planner.limits.gap > 0                 ? "--gap"
-                                                       : NULL;
+                                                                          : NULL;
     return !wrong || fault_set(fault, FAULT_USAGE, "%s needs a .hep file; '%s' is %s", wrong, options->input,
                                form == PLAN_FORM_TEXT ? "a plan in text form" : "a binary plan");
 }
@@ -139,9 +139,14 @@ static bool process_hep(const Options *options, const char *content, size_t leng
 {
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
-    CompileOptions compile = {.name = options->input, .text = content, .length = length,
-                              .check = options->checks, .profile = options->profile, .dispatch = options->dispatch,
-                              .planner = options->planner, .without = options->without,
+    CompileOptions compile = {.name = options->input,
+                              .text = content,
+                              .length = length,
+                              .check = options->checks,
+                              .profile = options->profile,
+                              .dispatch = options->dispatch,
+                              .planner = options->planner,
+                              .without = options->without,
                               .stop_after = last_stage(options)};
     Compilation compilation;
     bool ok = compile_file(&compile, arena, diag, &compilation, fault);
@@ -162,8 +167,7 @@ static void on_interrupt(int signal)
 
 static void show_point(size_t done, size_t count)
 {
-    fprintf(stderr, "\rhepc: point %zu of %zu%s", done, count,
-            done < count && !atomic_load(&interrupted) ? "" : "\n");
+    fprintf(stderr, "\rhepc: point %zu of %zu%s", done, count, done < count && !atomic_load(&interrupted) ? "" : "\n");
 }
 
 static void show_refused(const char *point, const Diag *causes)
@@ -194,12 +198,20 @@ static bool process_sweep(const Options *options, const char *content, size_t le
     sigaction(SIGTERM, &action, NULL);
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
-    CompileOptions compile = {.name = options->input, .text = content, .length = length,
-                              .check = options->checks, .profile = options->profile, .dispatch = options->dispatch,
-                              .planner = options->planner, .without = options->without};
+    CompileOptions compile = {.name = options->input,
+                              .text = content,
+                              .length = length,
+                              .check = options->checks,
+                              .profile = options->profile,
+                              .dispatch = options->dispatch,
+                              .planner = options->planner,
+                              .without = options->without};
     Sweep sweep;
-    SweepRequest request = {.axes = options->sweeps, .axis_count = options->sweep_count, .stop = &interrupted,
-                            .progress = isatty(STDERR_FILENO) ? show_point : NULL, .refused = show_refused};
+    SweepRequest request = {.axes = options->sweeps,
+                            .axis_count = options->sweep_count,
+                            .stop = &interrupted,
+                            .progress = isatty(STDERR_FILENO) ? show_point : NULL,
+                            .refused = show_refused};
     bool ok = sweep_run(&compile, &request, arena, diag, &sweep, fault);
     print_diagnostics(diag);
     if (ok && sweep.row_count > 0)
@@ -235,9 +247,14 @@ static bool obtain_plan(const Options *options, Arena *arena, Obtained *obtained
     bool ok = true;
     PlanForm form = plan_form(obtained->content, length);
     if (form == PLAN_FORM_NONE) {
-        CompileOptions compile = {.name = options->input, .text = obtained->content, .length = length,
-                                  .check = options->checks, .profile = options->profile, .dispatch = options->dispatch,
-                                  .planner = options->planner, .without = options->without,
+        CompileOptions compile = {.name = options->input,
+                                  .text = obtained->content,
+                                  .length = length,
+                                  .check = options->checks,
+                                  .profile = options->profile,
+                                  .dispatch = options->dispatch,
+                                  .planner = options->planner,
+                                  .without = options->without,
                                   .stop_after = STAGE_PLAN};
         ok = compile_file(&compile, arena, obtained->diag, &obtained->compilation, fault);
     } else if (!check_plan_options(options, form, fault)) {
@@ -275,8 +292,8 @@ static bool process_diff(const Options *options, Fault *fault)
     Options as_it_stands = options_default(options->diff);
     Obtained obtained[2] = {0};
     Arena *arena = arena_create();
-    bool ok = obtain_plan(&as_it_stands, arena, &obtained[0], fault) &&
-              obtain_plan(options, arena, &obtained[1], fault);
+    bool ok =
+        obtain_plan(&as_it_stands, arena, &obtained[0], fault) && obtain_plan(options, arena, &obtained[1], fault);
     if (ok) {
         const Plan *plans[2] = {obtained_plan(&obtained[0]), obtained_plan(&obtained[1])};
         const char *names[2] = {options->diff, options->input};

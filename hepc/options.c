@@ -12,10 +12,9 @@
 #include "ir/base/command.h"
 #include "ir/base/exit_codes.h"
 
-static const char *const dump_names[] = {
-    "",
+static const char *const dump_names[] = {"",
 #define X(name, text, doc) text,
-    HEP_DUMPS(X)
+                                         HEP_DUMPS(X)
 #undef X
 };
 
@@ -57,7 +56,7 @@ static const char documentation[] =
 #define X(name, text, doc) "  " text ": " doc "\n"
     HEP_DUMPS(X)
 #undef X
-    "\n";
+        "\n";
 
 static const struct argp_option option_table[] = {
     {"output", 'o', "FILE", 0, "write the binary plan to FILE; with --dump or --emit, write that instead", 0},
@@ -68,7 +67,8 @@ static const struct argp_option option_table[] = {
     {"define", 'D', "NAME=VALUE", 0, "override 'let NAME', e.g. -D \"link=10 Gbit/s\"; may be repeated", 0},
     {"domain", OPTION_DOMAIN, "SIZES", 0,
      "force the strategy: auto, ep, gather, or sizes such as dc=2,gpu=8 (levels not named: 1); for layers apart "
-     "\"0-3:dc=2,gpu=8; 4-11:gpu=8,regather\" (layers not named: ep)", 0},
+     "\"0-3:dc=2,gpu=8; 4-11:gpu=8,regather\" (layers not named: ep)",
+     0},
     {"dispatch", OPTION_DISPATCH, "KIND", 0, "force naive or dedup, whatever the plan block says", 0},
     {"profile", OPTION_PROFILE, "FILE", 0,
      "take the times and the routing of every layer that 'hep-run --profile FILE' measured", 0},
@@ -84,17 +84,19 @@ static const struct argp_option option_table[] = {
     {"dump-after", OPTION_DUMP_AFTER, "PASS", 0, "the same, after PASS and before the next one", 0},
     {"explain", OPTION_EXPLAIN, NULL, 0,
      "say why: runner-ups, what binds, at which bandwidth, batch, ratio and memory the choice flips, from which "
-     "bandwidth plain EP is as good, and what one more Gbit/s buys", 0},
+     "bandwidth plain EP is as good, and what one more Gbit/s buys",
+     0},
     {"json", OPTION_JSON, NULL, 0, "with --explain or --simulate: the same for programs", 0},
     {"sweep", OPTION_SWEEP, "NAME=VALUES", 0,
      "compile at every value and print a table; VALUES are 1,2,4 or FIRST:LAST:STEP or FIRST:LAST:logCOUNT; NAME is "
      "a 'let', LEVEL.bandwidth and the like (Gbit/s, ms), or a key such as batch; up to 4 times; -o X.csv, .json, .svg",
      0},
-    {"simulate", OPTION_SIMULATE, NULL, 0,
-     "run the schedule in predicted time: critical path, busy streams and ports", 0},
+    {"simulate", OPTION_SIMULATE, NULL, 0, "run the schedule in predicted time: critical path, busy streams and ports",
+     0},
     {"diff", OPTION_DIFF, "OTHER", 0,
      "say how FILE differs from OTHER, both .hep, .ir or .hepb, and exit 1 if it does; -D, --domain and the like are "
-     "for FILE alone; -o FILE.json for programs", 0},
+     "for FILE alone; -o FILE.json for programs",
+     0},
     {"check", OPTION_CHECK, NULL, 0, "only check the input (a plan: run the verifier)", 0},
     {"help-language", OPTION_LANGUAGE, NULL, 0, "list every block and key of the .hep language", 0},
     {"generate", OPTION_GENERATE, "KIND", OPTION_HIDDEN, "", 0},
@@ -138,10 +140,14 @@ static const char *input_ending(size_t index)
 
 bool options_generate(const char *kind, Fault *fault)
 {
-    static const CommandWords words[] = {{OPTION_DUMP, dump_word},       {OPTION_EMIT, dump_word},
-                                         {OPTION_DISPATCH, dispatch_word}, {OPTION_DOMAIN, domain_word},
-                                         {OPTION_DUMP_BEFORE, pass_word}, {OPTION_DUMP_AFTER, pass_word},
-                                         {'O', level_word},              {COMMAND_ARGUMENT, input_ending}};
+    static const CommandWords words[] = {{OPTION_DUMP, dump_word},
+                                         {OPTION_EMIT, dump_word},
+                                         {OPTION_DISPATCH, dispatch_word},
+                                         {OPTION_DOMAIN, domain_word},
+                                         {OPTION_DUMP_BEFORE, pass_word},
+                                         {OPTION_DUMP_AFTER, pass_word},
+                                         {'O', level_word},
+                                         {COMMAND_ARGUMENT, input_ending}};
     static const char purpose[] = "compile a model and a cluster into a communication plan for MoE training";
     static const Command command = {.name = "hepc",
                                     .purpose = purpose,
@@ -193,7 +199,10 @@ static void parse_dump_pass(const char *name, bool after, Options *options, stru
     options->dump_pass = plan_pass_parse(name);
     Text names = {0};
     for (int p = 0; p < PLAN_PASS_COUNT; p++)
-        text_format(&names, "%s%s", p == 0 ? "" : p == PLAN_PASS_COUNT - 1 ? " or " : ", ",
+        text_format(&names, "%s%s",
+                    p == 0                     ? ""
+                    : p == PLAN_PASS_COUNT - 1 ? " or "
+                                               : ", ",
                     plan_pass_info((PlanPass)p)->name);
     if (options->dump_pass < 0)
         argp_error(state, "unknown pass '%s': expected %s", name, names.data);
@@ -213,7 +222,7 @@ static double parse_number(const char *text, const char *option, double low, dou
 static bool is_sweep_form(const char *output)
 {
     return text_ends_with(output, ".csv") || text_ends_with(output, ".json") || text_ends_with(output, ".svg") ||
-           !strcmp(output, "-");
+           strcmp(output, "-") == 0;
 }
 
 // Plans are binary: under these endings nobody looks for one, and a description would be lost.
@@ -254,7 +263,7 @@ static void refuse_mixtures(const Options *options, struct argp_state *state)
             argp_error(state, "%s and %s do not go together", first, outputs[i].name);
         first = outputs[i].name;
     }
-    if (options->dump == DUMP_CHAKRA && (!options->output || !strcmp(options->output, "-")))
+    if (options->dump == DUMP_CHAKRA && (!options->output || strcmp(options->output, "-") == 0))
         argp_error(state, "--emit=chakra writes a file per rank: give -o PREFIX");
     if (options->merge && options->dump != DUMP_TRACE)
         argp_error(state, "--merge adds a run to a simulated one: it needs --emit=trace");
@@ -280,8 +289,8 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         options->output = argument;
         return 0;
     case 'D':
-        options->checks.defines = realloc(options->checks.defines,
-                                          (options->checks.define_count + 1) * sizeof *options->checks.defines);
+        options->checks.defines =
+            realloc(options->checks.defines, (options->checks.define_count + 1) * sizeof(*options->checks.defines));
         if (!options->checks.defines)
             memory_exhausted();
         options->checks.defines[options->checks.define_count++] = argument;
@@ -369,7 +378,9 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
 
 Options options_default(const char *input)
 {
-    return (Options){.input = input, .dispatch = NONE, .dump_pass = NONE,
+    return (Options){.input = input,
+                     .dispatch = NONE,
+                     .dump_pass = NONE,
                      .planner = {.prefetch = PREFETCH_UNLIMITED, .glpk = true, .advise = true}};
 }
 

@@ -66,9 +66,9 @@ static const char *point_note(const Charting *c, const SweepRow *row, double spe
 static PlotSeries make_series(const Charting *c, size_t colour, bool over_ep)
 {
     PlotSeries series = {.colour = colour, .dashed = over_ep};
-    series.x = arena_alloc_array(c->arena, c->row_count + 1, sizeof *series.x);
-    series.y = arena_alloc_array(c->arena, c->row_count + 1, sizeof *series.y);
-    series.notes = arena_alloc_array(c->arena, c->row_count + 1, sizeof *series.notes);
+    series.x = arena_alloc_array(c->arena, c->row_count + 1, sizeof(*series.x));
+    series.y = arena_alloc_array(c->arena, c->row_count + 1, sizeof(*series.y));
+    series.notes = arena_alloc_array(c->arena, c->row_count + 1, sizeof(*series.notes));
     for (size_t i = 0; i < c->row_count; i++) {
         const SweepRow *row = c->rows[i];
         double speed_up = over_ep ? row->over_ep : row->over_best;
@@ -88,7 +88,7 @@ static bool wants_log(const Plot *plot, bool of_y, Arena *arena)
     size_t points = 0, n = 0;
     for (size_t s = 0; s < plot->series_count; s++)
         points += plot->series[s].count;
-    double *values = arena_alloc_array(arena, points + 1, sizeof *values);
+    double *values = arena_alloc_array(arena, points + 1, sizeof(*values));
     for (size_t s = 0; s < plot->series_count; s++)
         for (size_t i = 0; i < plot->series[s].count; i++)
             values[n++] = of_y ? plot->series[s].y[i] : plot->series[s].x[i];
@@ -99,13 +99,18 @@ void sweep_print_plot(const Sweep *sweep, Text *out)
 {
     Arena *arena = arena_create();
     Charting c = {.sweep = sweep, .x_axis = widest_axis(sweep), .arena = arena};
-    c.rows = arena_alloc_array(arena, sweep->row_count + 1, sizeof *c.rows);
-    PlotSeries *series = arena_alloc_array(arena, 2 * sweep->row_count + 1, sizeof *series);
+    c.rows = arena_alloc_array(arena, sweep->row_count + 1, sizeof(*c.rows));
+    PlotSeries *series = arena_alloc_array(arena, 2 * sweep->row_count + 1, sizeof(*series));
     Plot plot = {.title = "Speed-up over the best baseline, and over plain EP",
-                 .x_label = axis_label(sweep, c.x_axis, arena), .y_label = "times as fast as the baseline",
-                 .x_count = sweep->axes[c.x_axis].count, .x_values = sweep->axes[c.x_axis].values, .reference = 1,
-                 .reference_label = "1: as fast as the baseline", .solid = "over the best baseline",
-                 .dashed = "over plain EP (naive dispatch)", .series = series};
+                 .x_label = axis_label(sweep, c.x_axis, arena),
+                 .y_label = "times as fast as the baseline",
+                 .x_count = sweep->axes[c.x_axis].count,
+                 .x_values = sweep->axes[c.x_axis].values,
+                 .reference = 1,
+                 .reference_label = "1: as fast as the baseline",
+                 .solid = "over the best baseline",
+                 .dashed = "over plain EP (naive dispatch)",
+                 .series = series};
     size_t stride = 1; // in rows, of the axis
     for (size_t a = c.x_axis + 1; a < sweep->axis_count; a++)
         stride *= sweep->axes[a].count;

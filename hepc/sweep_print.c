@@ -9,9 +9,9 @@ void sweep_print_table(const Sweep *sweep, Text *out)
     char value[FORMAT_MAX], other[FORMAT_MAX], heading[48];
     for (size_t a = 0; a < sweep->axis_count; a++)
         text_format(out, "%-16s ", sweep->axes[a].name);
-    snprintf(heading, sizeof heading, "%.16s link", sweep->outer_level);
-    text_format(out, "%-24s %11s %11s %9s %9s %9s %12s %11s\n", "choice", "predicted", "simulated", "over best",
-                "over", "over EP", heading, "memory");
+    snprintf(heading, sizeof(heading), "%.16s link", sweep->outer_level);
+    text_format(out, "%-24s %11s %11s %9s %9s %9s %12s %11s\n", "choice", "predicted", "simulated", "over best", "over",
+                "over EP", heading, "memory");
     for (size_t a = 0; a < sweep->axis_count; a++)
         text_format(out, "%-16s ", sweep->axes[a].unit);
     text_format(out, "%-24s %11s %11s %9s %9s %9s %12s %11s\n", "workers per domain", "iteration", "iteration",
@@ -42,8 +42,9 @@ void sweep_print_csv(const Sweep *sweep, Text *out)
     for (size_t a = 0; a < sweep->axis_count; a++)
         text_format(out, "%s%s%s%s,", sweep->axes[a].name, *sweep->axes[a].unit ? " [" : "", sweep->axes[a].unit,
                     *sweep->axes[a].unit ? "]" : "");
-    text_format(out, "choice,iteration_s,simulated_s,gap,best_baseline,over_best,over_ep,over_ep_dedup,%s_bytes,"
-                     "memory_bytes\n",
+    text_format(out,
+                "choice,iteration_s,simulated_s,gap,best_baseline,over_best,over_ep,over_ep_dedup,%s_bytes,"
+                "memory_bytes\n",
                 sweep->outer_level);
     for (size_t r = 0; r < sweep->row_count; r++) {
         const SweepRow *row = &sweep->rows[r];
@@ -85,9 +86,13 @@ void sweep_print_json(const Sweep *sweep, Text *out)
             const struct {
                 const char *key;
                 double value;
-            } numbers[] = {{"iteration_s", row->iteration_s}, {"simulated_s", row->simulated_s}, {"gap", row->gap},
-                           {"over_best", row->over_best},     {"over_ep", row->over_ep},
-                           {"over_ep_dedup", row->over_dedup}, {"outer_bytes", row->outer_bytes},
+            } numbers[] = {{"iteration_s", row->iteration_s},
+                           {"simulated_s", row->simulated_s},
+                           {"gap", row->gap},
+                           {"over_best", row->over_best},
+                           {"over_ep", row->over_ep},
+                           {"over_ep_dedup", row->over_dedup},
+                           {"outer_bytes", row->outer_bytes},
                            {"memory_bytes", row->memory_bytes}};
             for (size_t i = 0; i < COUNT_OF(numbers); i++)
                 cJSON_AddNumberToObject(object, numbers[i].key, numbers[i].value);

@@ -393,12 +393,12 @@ static bool allocate(Reader *reader)
         if (counts[single[i]] != 1)
             return refuse(reader, "%" PRIu64 " '%s' records: expected 1", counts[single[i]],
                           record_info(single[i])->keyword);
-    if (counts[RECORD_LEVEL] < 1 || counts[RECORD_LEVEL] > LEVELS_MAX ||
-        counts[RECORD_PORT] > PLAN_PORTS_MAX || counts[RECORD_LINK] > PLAN_LINKS_MAX ||
-        counts[RECORD_STRATEGY] > PLAN_STRATEGIES_MAX || counts[RECORD_GROUP] > PLAN_GROUPS_MAX ||
-        counts[RECORD_BUFFER] > PLAN_BUFFERS_MAX || counts[RECORD_STEP] > PLAN_STEPS_MAX ||
-        counts[RECORD_CHOICE] > PLAN_STEPS_MAX || counts[SECTION_OPERANDS] > INT32_MAX ||
-        counts[SECTION_AFTER] > INT32_MAX || counts[SECTION_STRINGS] > INT32_MAX) {
+    if (counts[RECORD_LEVEL] < 1 || counts[RECORD_LEVEL] > LEVELS_MAX || counts[RECORD_PORT] > PLAN_PORTS_MAX ||
+        counts[RECORD_LINK] > PLAN_LINKS_MAX || counts[RECORD_STRATEGY] > PLAN_STRATEGIES_MAX ||
+        counts[RECORD_GROUP] > PLAN_GROUPS_MAX || counts[RECORD_BUFFER] > PLAN_BUFFERS_MAX ||
+        counts[RECORD_STEP] > PLAN_STEPS_MAX || counts[RECORD_CHOICE] > PLAN_STEPS_MAX ||
+        counts[SECTION_OPERANDS] > INT32_MAX || counts[SECTION_AFTER] > INT32_MAX ||
+        counts[SECTION_STRINGS] > INT32_MAX) {
         return refuse(reader, "more records than a plan may have");
     }
     if (counts[RECORD_TRAFFIC] != counts[RECORD_STRATEGY] * counts[RECORD_LEVEL])
@@ -414,10 +414,8 @@ static bool allocate(Reader *reader)
     plan->step_count = (uint32_t)counts[RECORD_STEP];
     plan->operand_count = (uint32_t)counts[SECTION_OPERANDS];
     plan->after_count = (uint32_t)counts[SECTION_AFTER];
-    plan->cluster.ports =
-        arena_alloc_array(plan->arena, plan->cluster.port_count, sizeof(*plan->cluster.ports));
-    plan->cluster.links =
-        arena_alloc_array(plan->arena, plan->cluster.link_count, sizeof(*plan->cluster.links));
+    plan->cluster.ports = arena_alloc_array(plan->arena, plan->cluster.port_count, sizeof(*plan->cluster.ports));
+    plan->cluster.links = arena_alloc_array(plan->arena, plan->cluster.link_count, sizeof(*plan->cluster.links));
     plan->choices = arena_alloc_array(plan->arena, plan->choice_count, sizeof(*plan->choices));
     plan->strategies = arena_alloc_array(plan->arena, plan->strategy_count, sizeof(*plan->strategies));
     plan->groups = arena_alloc_array(plan->arena, plan->group_count, sizeof(*plan->groups));

@@ -29,7 +29,7 @@ static uint64_t count_workers(const Cluster *cluster, const Group *group)
 WorstPair cluster_worst_pair(const Cluster *cluster, const Group *group, uint32_t linked[])
 {
     WorstPair worst = {0};
-    memset(linked, 0, cluster->port_count * sizeof *linked);
+    memset(linked, 0, cluster->port_count * sizeof(*linked));
     for (uint32_t i = 0; i < cluster->link_count; i++) {
         const WorkerLink *link = &cluster->links[i];
         if (!are_together(group, link))
@@ -50,8 +50,8 @@ WorstPair cluster_worst_pair(const Cluster *cluster, const Group *group, uint32_
 
 double cluster_slowest_port(const Cluster *cluster)
 {
-    double slowest = cluster->port_count ? cluster->ports[0].bandwidth_bytes_per_s
-                                         : cluster->levels[0].bandwidth_bytes_per_s;
+    double slowest =
+        cluster->port_count ? cluster->ports[0].bandwidth_bytes_per_s : cluster->levels[0].bandwidth_bytes_per_s;
     for (uint32_t w = 1; w < cluster->port_count; w++)
         if (cluster->ports[w].bandwidth_bytes_per_s < slowest)
             slowest = cluster->ports[w].bandwidth_bytes_per_s;

@@ -12,8 +12,8 @@
 #include "ir/names.h"
 
 enum {
-    CODEC_BLOCK = 4096,       // elements
-    CODEC_ELEMENT_BYTES = 4,  // of one that is kept: value and index
+    CODEC_BLOCK = 4096,      // elements
+    CODEC_ELEMENT_BYTES = 4, // of one that is kept: value and index
 };
 
 // What sets a codec apart: compiler, verifier, engines and the reference ask these, and none by name.

@@ -21,7 +21,7 @@ struct Gaps {
 
 Gaps *gaps_create(Arena *arena)
 {
-    Gaps *gaps = arena_alloc(arena, sizeof *gaps);
+    Gaps *gaps = arena_alloc(arena, sizeof(*gaps));
     gaps->arena = arena;
     gaps->random = 1;
     return gaps;
@@ -94,9 +94,9 @@ static uint32_t new_node(Gaps *gaps, Gap gap)
         gaps->unused = gaps->nodes[node].child[BY_PLACE][0];
     } else {
         if (gaps->count + 1 >= gaps->capacity) {
-            Node *larger = arena_alloc_array(gaps->arena, 2 * (size_t)gaps->capacity + 64, sizeof *larger);
+            Node *larger = arena_alloc_array(gaps->arena, 2 * (size_t)gaps->capacity + 64, sizeof(*larger));
             if (gaps->capacity)
-                memcpy(larger, gaps->nodes, gaps->capacity * sizeof *larger);
+                memcpy(larger, gaps->nodes, gaps->capacity * sizeof(*larger));
             gaps->nodes = larger;
             gaps->capacity = 2 * gaps->capacity + 64;
         }

@@ -21,8 +21,8 @@ static bool total_bytes(const Plan *plan, uint64_t *total)
     *total = 0;
     for (uint32_t b = 0; b < plan->buffer_count; b++) {
         uint64_t bytes;
-        if (!memory_aligned_bytes(&plan->buffers[b], &bytes) ||
-            !checked_add(*total, bytes, total) || *total > INT64_MAX)
+        if (!memory_aligned_bytes(&plan->buffers[b], &bytes) || !checked_add(*total, bytes, total) ||
+            *total > INT64_MAX)
             return false;
     }
     return true;

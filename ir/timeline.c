@@ -118,8 +118,7 @@ static void add_step_arguments(cJSON *event, const Plan *plan, uint32_t index)
             cJSON_AddStringToObject(buffers, info->operands[k].name, plan->buffers[operands[k]].name);
 }
 
-void timeline_write_step(Timeline *timeline, const Plan *plan, int process, uint32_t step, double begin_s,
-                         double end_s)
+void timeline_write_step(Timeline *timeline, const Plan *plan, int process, uint32_t step, double begin_s, double end_s)
 {
     const OpInfo *info = op_info((int)plan->steps[step].op);
     double begin_us = microseconds(begin_s);

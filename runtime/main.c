@@ -106,9 +106,9 @@ static bool compare_plan(const Options *options, const char *data, size_t length
     char *own = is_standard(options->input) ? NULL : file_read(options->input, PLAN_BYTES_MAX, &own_length, &unread);
     bool differs = own && (own_length != length || memcmp(own, data, length) != 0);
     free(own);
-    return !differs || fault_set(fault, FAULT_RUN,
-                                 "started with another plan than rank 0: '%s' differs from what that read",
-                                 options->input);
+    return !differs ||
+           fault_set(fault, FAULT_RUN, "started with another plan than rank 0: '%s' differs from what that read",
+                     options->input);
 }
 
 // In a world of processes rank 0 reads the file, so that all have the same plan.
@@ -437,7 +437,7 @@ static void report_end(void *context, const Fault *cause)
     print_fault(*(Plan *const *)context, cause);
 }
 
-static _Noreturn void end_process(FaultKind kind, bool all)
+static __attribute__((noreturn)) void end_process(FaultKind kind, bool all)
 {
     if (all)
         mpi_end_all(exit_code_of(kind));
@@ -510,9 +510,9 @@ static void prepare(void *context)
     }
     bool joined = has_engine(&program->options.job, &program->plugin) &&
                   join_world(&program->options, program->plugin, &program->plan, &program->world);
-    program->code = joined ? load_plan(&program->options, &program->world, world_is_first(&program->world),
-                                       &program->plan)
-                           : FAULT_RUN;
+    program->code = joined
+                        ? load_plan(&program->options, &program->world, world_is_first(&program->world), &program->plan)
+                        : FAULT_RUN;
 }
 
 static void execute(void *context)

@@ -93,25 +93,22 @@ static const char documentation[] =
         "\n";
 
 // "; mpi: a process per rank", ...
-#define HELP_OF_HOST_THREADS     "; "
-#define HELP_OF_HOST_PROCESSES   "; "
-#define HELP_OF_DEVICE_THREADS   "; with --engine cuda "
-#define HELP_OF_DEVICE_PROCESSES "; with --engine cuda "
+#define HELP_OF_HOST_THREADS                                  "; "
+#define HELP_OF_HOST_PROCESSES                                "; "
+#define HELP_OF_DEVICE_THREADS                                "; with --engine cuda "
+#define HELP_OF_DEVICE_PROCESSES                              "; with --engine cuda "
 #define HEP_COMMUNICATOR(name, KIND, launcher, library, text) HELP_OF_##KIND #name ": " text
 
 static const struct argp_option option_table[] = {
     {"iterations", 'n', "COUNT", 0, "measured iterations (10)", 0},
-    {"warmup", OPTION_WARMUP, "COUNT", 0,
-     "iterations before them that are not measured (1; of training plans 0)", 0},
+    {"warmup", OPTION_WARMUP, "COUNT", 0, "iterations before them that are not measured (1; of training plans 0)", 0},
     {"seed", OPTION_SEED, "NUMBER", 0, "of weights and tokens (0)", 0},
     {"data", OPTION_DATA, "FILE", 0, "take the tokens from the bytes of FILE instead of generating them", 0},
     {"learning-rate", OPTION_LEARNING_RATE, "RATE", 0, "of AdamW at its highest, instead of the plan's", 0},
     {"weight-decay", OPTION_WEIGHT_DECAY, "RATE", 0, "of AdamW, instead of the plan's", 0},
-    {"balance", OPTION_BALANCE, "WEIGHT", 0,
-     "of the load-balancing loss, instead of the plan's", 0},
+    {"balance", OPTION_BALANCE, "WEIGHT", 0, "of the load-balancing loss, instead of the plan's", 0},
     {"checkpoint", OPTION_CHECKPOINT, "DIR", 0,
-     "write checkpoints to DIR, after the last iteration and as --every says; keep the last two",
-     0},
+     "write checkpoints to DIR, after the last iteration and as --every says; keep the last two", 0},
     {"every", OPTION_EVERY, "COUNT", 0, "iterations from one checkpoint to the next", 0},
     {"resume", OPTION_RESUME, "DIR", 0,
      "resume from the last checkpoint in DIR, or from DIR if it is one itself; -n counts from there", 0},
@@ -134,7 +131,8 @@ static const struct argp_option option_table[] = {
     {"communicator", OPTION_COMMUNICATOR, "NAME", 0,
      "how ranks reach each other; unless given, as a launcher started them, else in one process"
 #include "runtime/comm/communicators.def"
-     , 0},
+     ,
+     0},
     {"no-graph", OPTION_NO_GRAPH, NULL, 0, "cuda: enqueue every step of every iteration, capture no graph", 0},
     {"timeout", OPTION_TIMEOUT, "SECONDS", 0, "give up when a peer is missing and nothing moves for so long (60)", 0},
     {"json", OPTION_JSON, "FILE", OPTION_ARG_OPTIONAL,

@@ -12,7 +12,7 @@ typedef struct {
     char *levels;
     const char *generate; // of --generate: nothing else counts
     bool quiet, every_step, iterations_given, warmup_given, validation_given;
-    const char *training_option; // the first one given that only training plans have a use for, or NULL
+    const char *training_option;      // the first one given that only training plans have a use for, or NULL
     const Communicator *communicator; // NULL: as this process was started
     JobOptions job;
 } Options;

@@ -20,8 +20,8 @@ typedef struct {
 } Rival;
 
 typedef struct {
-    ConfigRun run;             // of layers that are alike, too
-    Rival runner_up;           // the best other configuration that fits
+    ConfigRun run;              // of layers that are alike, too
+    Rival runner_up;            // the best other configuration that fits
     Rival at_level[LEVELS_MAX]; // the best with another domain size at that level
 } ExplainRun;
 
@@ -41,39 +41,39 @@ typedef enum { FLIP_NONE, FLIP_CHOICE, FLIP_NOTHING_FITS } FlipOutcome;
 // is faster by more than EXPLAIN_MARGIN.
 typedef struct {
     FlipOutcome outcome;
-    double searched;  // the furthest value of the range; equals `now` where there is none
-    double value;     // the choice is given up here
-    double holds;     // and still made here
-    bool kept_fits;   // does the old choice fit at `value`?
-    double kept_s, other_s;   // iteration at `value` with the old and with the new choice
-    const Config *configs;    // the new choice, [moe_count]
+    double searched;        // the furthest value of the range; equals `now` where there is none
+    double value;           // the choice is given up here
+    double holds;           // and still made here
+    bool kept_fits;         // does the old choice fit at `value`?
+    double kept_s, other_s; // iteration at `value` with the old and with the new choice
+    const Config *configs;  // the new choice, [moe_count]
     uint32_t prefetch;
-    uint32_t solves;  // so often was planned again
+    uint32_t solves; // so often was planned again
 } Flip;
 
 typedef struct {
     Quantity quantity;
-    uint32_t level;   // of QUANTITY_BANDWIDTH
-    double now;       // bytes/s, sequences (abstract workloads: 1, volumes and times in proportion), 1, bytes
+    uint32_t level; // of QUANTITY_BANDWIDTH
+    double now;     // bytes/s, sequences (abstract workloads: 1, volumes and times in proportion), 1, bytes
     Flip below, above;
 } Sensitivity;
 
 typedef struct {
     uint32_t level;
     double now_bytes_per_s;
-    double iteration_s;  // this plan with EXPLAIN_STEP more
-    double replanned_s;  // the best plan then
+    double iteration_s; // this plan with EXPLAIN_STEP more
+    double replanned_s; // the best plan then
 } MoreBandwidth;
 
 // Where plain EP, deduplicated, becomes as good as the best plan, or, where it is now, ceases to be.
 typedef struct {
-    uint32_t level;       // LEVELS_MAX: of all levels, in proportion
-    double now;           // bytes/s; of all levels: 1
-    bool as_good;         // it is now: what is looked for lies below
+    uint32_t level; // LEVELS_MAX: of all levels, in proportion
+    double now;     // bytes/s; of all levels: 1
+    bool as_good;   // it is now: what is looked for lies below
     bool found;
-    double value, holds;  // the nearest bandwidth found where that is otherwise, and one where it is not yet
-    double ep_s, best_s;  // iterations at `value`; where nothing is found, at the furthest probe
-    double searched;      // the furthest bandwidth of the range
+    double value, holds; // the nearest bandwidth found where that is otherwise, and one where it is not yet
+    double ep_s, best_s; // iterations at `value`; where nothing is found, at the furthest probe
+    double searched;     // the furthest bandwidth of the range
     uint32_t solves;
 } EvenPoint;
 
@@ -88,7 +88,7 @@ typedef struct {
     const Solution *solution;
     size_t run_count;
     ExplainRun *runs;
-    double gradient_wait_s;     // of the waits, those for ports that send gradients
+    double gradient_wait_s; // of the waits, those for ports that send gradients
     uint32_t limit_count;
     ExplainLimit limits[LIMITS_MAX];
     uint32_t binding;           // index of the limit whose lifting saves most; limit_count if none does
@@ -96,10 +96,10 @@ typedef struct {
     Sensitivity sensitivities[SENSITIVITIES_MAX];
     uint32_t more_count;
     MoreBandwidth more[LEVELS_MAX];
-    uint32_t even_count;        // 0 where the choice was forced
+    uint32_t even_count; // 0 where the choice was forced
     EvenPoint even[LEVELS_MAX + 1];
-    double counted_s;           // this plan if its exchanges were counted, where they are padded, else 0
-    double free_s;              // the planner's own choice where one was forced, else 0
+    double counted_s; // this plan if its exchanges were counted, where they are padded, else 0
+    double free_s;    // the planner's own choice where one was forced, else 0
 } Explanation;
 
 void explain_collect(const Workload *work, const PlannerOptions *options, const Solution *solution, Arena *arena,

@@ -15,7 +15,7 @@ enum {
 };
 
 static const double reach[] = {1.5, 4, 16, 64}; // large problems: every second
-static const double CLOSE = 1.002; // a bracket as narrow as that is narrow enough
+static const double CLOSE = 1.002;              // a bracket as narrow as that is narrow enough
 
 const char *quantity_name(Quantity quantity)
 {
@@ -43,7 +43,7 @@ double explain_now(const Workload *work, Quantity quantity, uint32_t level)
 // An abstract workload is given per GPU: a larger batch means more data and longer computation.
 static void scale_volumes(const Workload *work, double factor, Workload *changed, Arena *arena)
 {
-    changed->layers = arena_alloc_array(arena, work->layer_count, sizeof *changed->layers);
+    changed->layers = arena_alloc_array(arena, work->layer_count, sizeof(*changed->layers));
     for (uint32_t k = 0; k < work->layer_count; k++) {
         LayerWork *layer = &changed->layers[k];
         *layer = work->layers[k];
@@ -55,7 +55,7 @@ static void scale_volumes(const Workload *work, double factor, Workload *changed
 
 static void set_ratio(const Workload *work, double ratio, Workload *changed, Arena *arena)
 {
-    changed->layers = arena_alloc_array(arena, work->layer_count, sizeof *changed->layers);
+    changed->layers = arena_alloc_array(arena, work->layer_count, sizeof(*changed->layers));
     for (uint32_t k = 0; k < work->layer_count; k++) {
         changed->layers[k] = work->layers[k];
         changed->layers[k].sent_bytes = work->layers[k].expert_bytes / ratio;
@@ -64,9 +64,9 @@ static void set_ratio(const Workload *work, double ratio, Workload *changed, Are
 
 const Workload *explain_change(const Workload *work, Quantity quantity, uint32_t level, double value, Arena *arena)
 {
-    Spec *spec = arena_alloc(arena, sizeof *spec);
+    Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *work->spec;
-    Workload *changed = arena_alloc(arena, sizeof *changed);
+    Workload *changed = arena_alloc(arena, sizeof(*changed));
     *changed = *work;
     changed->spec = spec;
     double factor = value / explain_now(work, quantity, level);
@@ -111,7 +111,7 @@ typedef struct {
     PlannerOptions options;
     Quantity quantity;
     uint32_t level;
-    double slack;        // by so much the choice may lose, relative
+    double slack; // by so much the choice may lose, relative
     uint32_t solves_max;
     Arena *arena;
 } Probing;
@@ -144,9 +144,9 @@ static bool probe(const Probing *p, double value, bool planned, Flip *flip)
             flip->outcome = solved ? FLIP_CHOICE : FLIP_NOTHING_FITS;
             flip->other_s = solved ? other.objective_s : 0;
             flip->prefetch = solved ? other.mix.prefetch : 0;
-            Config *configs = arena_alloc_array(p->arena, p->work->moe_count, sizeof *configs);
+            Config *configs = arena_alloc_array(p->arena, p->work->moe_count, sizeof(*configs));
             if (solved)
-                memcpy(configs, other.mix.configs, p->work->moe_count * sizeof *configs);
+                memcpy(configs, other.mix.configs, p->work->moe_count * sizeof(*configs));
             flip->configs = solved ? configs : NULL;
         }
     }
@@ -256,12 +256,20 @@ double explain_slack(const Workload *work, const PlannerOptions *options, const 
 Sensitivity explain_sensitivity(const ExplainedChoice *choice, Quantity quantity, uint32_t level, Arena *arena)
 {
     const Workload *work = choice->work;
-    Probing p = {.work = work, .solution = choice->solution, .options = explain_options(choice->options),
-                 .quantity = quantity, .level = level, .slack = choice->slack, .solves_max = EXPLAIN_SOLVES_MAX,
+    Probing p = {.work = work,
+                 .solution = choice->solution,
+                 .options = explain_options(choice->options),
+                 .quantity = quantity,
+                 .level = level,
+                 .slack = choice->slack,
+                 .solves_max = EXPLAIN_SOLVES_MAX,
                  .arena = arena};
     if ((size_t)work->moe_count * choice->solution->count > LARGE_PROBLEM)
         p.solves_max = EXPLAIN_SOLVES_MAX / 2;
     double now = explain_now(work, quantity, level);
-    return (Sensitivity){.quantity = quantity, .level = level, .now = now,
-                         .below = find_flip(&p, now, false), .above = find_flip(&p, now, true)};
+    return (Sensitivity){.quantity = quantity,
+                         .level = level,
+                         .now = now,
+                         .below = find_flip(&p, now, false),
+                         .above = find_flip(&p, now, true)};
 }

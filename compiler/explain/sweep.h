@@ -14,12 +14,12 @@ enum { SWEEP_AXES_MAX = 4, SWEEP_POINTS_MAX = 100000 };
 
 typedef struct {
     double values[SWEEP_AXES_MAX];
-    const char *refused;   // NULL, or why there is no plan here: nothing below is set then
-    char choice[96];       // "dc=2 gpu=1"; "mixed: N kinds" where layers differ
+    const char *refused; // NULL, or why there is no plan here: nothing below is set then
+    char choice[96];     // "dc=2 gpu=1"; "mixed: N kinds" where layers differ
     double iteration_s, simulated_s, gap;
     double over_best, over_ep, over_dedup; // speed-ups; over the best baseline that fits: 0 if none does
     char best_baseline[16];                // its name in plans; "" if none fits
-    double outer_bytes;         // a GPU sends over the outermost level
+    double outer_bytes;                    // a GPU sends over the outermost level
     double memory_bytes;
 } SweepRow;
 
@@ -28,8 +28,8 @@ typedef struct {
     struct {
         const char *name, *unit; // "" for plain numbers
         size_t count;
-        const double *values;    // as given
-        bool logarithmic;        // evenly spaced in the logarithm
+        const double *values; // as given
+        bool logarithmic;     // evenly spaced in the logarithm
     } axes[SWEEP_AXES_MAX];
     const char *outer_level;
     SweepRow *rows;
@@ -38,7 +38,7 @@ typedef struct {
 typedef struct {
     const char *const *axes; // [axis_count]
     size_t axis_count;
-    const atomic_int *stop;  // ends the sweep early, with the rows done so far, when it becomes true
+    const atomic_int *stop; // ends the sweep early, with the rows done so far, when it becomes true
     void (*progress)(size_t done, size_t count);            // after every point; may be NULL
     void (*refused)(const char *point, const Diag *causes); // the first point that is not valid, such as "dc=0, gpu=2"
 } SweepRequest;

@@ -21,8 +21,8 @@ static AstEntry *find_block(AstEntries entries, const char *kind, const char *la
         AstEntry *found = NULL;
         if (entry->kind == ENTRY_INCLUDE && entry->included)
             found = find_block(entry->included->entries, kind, label, index);
-        else if (entry->kind == ENTRY_BLOCK && !strcmp(entry->name, kind) &&
-                 (!label || (entry->label && !strcmp(entry->label, label))))
+        else if (entry->kind == ENTRY_BLOCK && strcmp(entry->name, kind) == 0 &&
+                 (!label || (entry->label && strcmp(entry->label, label) == 0)))
             found = (*index)-- == 0 ? entry : NULL;
         else if (entry->kind == ENTRY_BLOCK)
             found = find_block(entry->entries, kind, label, index);
@@ -43,7 +43,7 @@ static const AstEntry *find_let(AstEntries entries, const char *name)
         const AstEntry *found = NULL;
         if (entry->kind == ENTRY_INCLUDE && entry->included)
             found = find_let(entry->included->entries, name);
-        else if (entry->kind == ENTRY_LET && !strcmp(entry->name, name))
+        else if (entry->kind == ENTRY_LET && strcmp(entry->name, name) == 0)
             found = entry;
         if (found)
             return found;
@@ -80,7 +80,7 @@ static void add_lets(Names *names, AstEntries entries)
 static bool is_unique(const KeyInfo *info)
 {
     for (int k = 0; k < KEY_COUNT; k++)
-        if (key_info((KeyId)k) != info && !strcmp(key_info((KeyId)k)->name, info->name))
+        if (key_info((KeyId)k) != info && strcmp(key_info((KeyId)k)->name, info->name) == 0)
             return false;
     return info->block != BLOCK_LEVEL;
 }
@@ -111,7 +111,7 @@ static void add_keys(Names *names, const Ast *ast, Arena *arena)
 // "did you mean 'dc.bandwidth'?" for 'dc.bandwith', 'bandwith' and 'bw'. Of names that two blocks have the last.
 static void suggest_name(const Ast *ast, const char *name, Arena *arena, Diag *diag)
 {
-    Names *names = arena_alloc(arena, sizeof *names);
+    Names *names = arena_alloc(arena, sizeof(*names));
     add_keys(names, ast, arena);
     size_t keys = names->count;
     add_lets(names, ast->entries);
@@ -159,7 +159,7 @@ static bool mentions(const AstExpr *expr, const char *name)
 {
     if (!expr)
         return false;
-    if (expr->kind == EXPR_NAME && !strcmp(expr->text, name))
+    if (expr->kind == EXPR_NAME && strcmp(expr->text, name) == 0)
         return true;
     for (const AstExpr *item = expr->items.first; item; item = item->next)
         if (mentions(item, name))
@@ -219,8 +219,12 @@ static bool take_key(const KeyInfo *info, const char *label, Diag *diag, SweepAx
         diag_error_plain(diag, "--sweep: '%s' is for the run: no figure of a plan depends on it", axis->name);
         return false;
     }
-    *axis = (SweepAxis){.name = axis->name, .key = info->name, .block = info->block, .label = label,
-                        .kind = takes_info(info->takes)->kind, .whole = info->takes == TAKES_COUNT};
+    *axis = (SweepAxis){.name = axis->name,
+                        .key = info->name,
+                        .block = info->block,
+                        .label = label,
+                        .kind = takes_info(info->takes)->kind,
+                        .whole = info->takes == TAKES_COUNT};
     axis->unit = customary_unit(axis->kind);
     return true;
 }
@@ -228,7 +232,7 @@ static bool take_key(const KeyInfo *info, const char *label, Diag *diag, SweepAx
 static const KeyInfo *key_in(BlockId block, const char *name)
 {
     for (int k = 0; k < KEY_COUNT; k++)
-        if (key_info((KeyId)k)->block == block && !strcmp(key_info((KeyId)k)->name, name))
+        if (key_info((KeyId)k)->block == block && strcmp(key_info((KeyId)k)->name, name) == 0)
             return key_info((KeyId)k);
     return NULL;
 }
@@ -247,7 +251,7 @@ static const KeyInfo *key_of_label(const Ast *ast, const char *label, const char
 static const KeyInfo *key_of_kind(const Ast *ast, const char *kind, const char *key, Diag *diag, bool *several)
 {
     for (int b = BLOCK_FILE + 1; b < BLOCK_COUNT; b++) {
-        const KeyInfo *info = strcmp(block_info((BlockId)b)->name, kind) ? NULL : key_in((BlockId)b, key);
+        const KeyInfo *info = strcmp(block_info((BlockId)b)->name, kind) != 0 ? NULL : key_in((BlockId)b, key);
         if (!info || (is_worker_block((BlockId)b) && !block_at(ast, (BlockId)b, NULL, 0)))
             continue;
         const AstEntry *second = is_worker_block((BlockId)b) ? block_at(ast, (BlockId)b, NULL, 1) : NULL;
@@ -423,7 +427,7 @@ static bool fill_steps(SweepAxis *axis, double first, double last, double step)
 static bool parse_range(const char *axis_text, SweepAxis *axis, const char *text, Item *items, Arena *arena, Diag *diag)
 {
     const char *third = strrchr(text, ':');
-    bool log = !strncmp(third + 1, "log", 3);
+    bool log = strncmp(third + 1, "log", 3) == 0;
     const char *numbers = log ? arena_copy_string(arena, text, (size_t)(third - text)) : text;
     size_t count = parse_items(axis_text, axis, numbers, ':', items, diag);
     if (count == 0 || !settle_units(axis_text, axis, items, count, diag))
@@ -463,8 +467,8 @@ bool sweep_axis_parse(const Ast *ast, const CheckOptions *options, const char *t
     axis->name = arena_copy_string(arena, text, (size_t)(equals - text));
     if (!resolve_name(ast, options, arena, diag, axis))
         return false;
-    axis->values = arena_alloc_array(arena, VALUES_MAX, sizeof *axis->values);
-    Item *items = arena_alloc_array(arena, VALUES_MAX, sizeof *items);
+    axis->values = arena_alloc_array(arena, VALUES_MAX, sizeof(*axis->values));
+    Item *items = arena_alloc_array(arena, VALUES_MAX, sizeof(*items));
     return strchr(equals, ':') ? parse_range(text, axis, equals + 1, items, arena, diag)
                                : parse_list(text, axis, equals + 1, items, diag);
 }
@@ -489,7 +493,7 @@ static AstEntry *obtain_block(Ast *ast, BlockId id, const char *label, Arena *ar
     BlockId parent = block_info(id)->parent;
     AstEntry *outer = parent == BLOCK_FILE ? NULL : obtain_block(ast, parent, NULL, arena);
     Span span = outer ? outer->name_span : (Span){.source = ast->source};
-    block = arena_alloc(arena, sizeof *block);
+    block = arena_alloc(arena, sizeof(*block));
     *block = (AstEntry){.kind = ENTRY_BLOCK, .span = span, .name_span = span, .name = block_info(id)->name};
     append(outer ? &outer->entries : &ast->entries, block);
     return block;
@@ -498,16 +502,19 @@ static AstEntry *obtain_block(Ast *ast, BlockId id, const char *label, Arena *ar
 void sweep_axis_edit(Ast *ast, const SweepAxis *axis, double value, Arena *arena)
 {
     AstEntry *block = obtain_block(ast, axis->block, axis->label, arena);
-    AstExpr *number = arena_alloc(arena, sizeof *number);
+    AstExpr *number = arena_alloc(arena, sizeof(*number));
     AstEntry *entry = block->entries.first;
-    while (entry && (entry->kind != ENTRY_VALUE || strcmp(entry->name, axis->key)))
+    while (entry && (entry->kind != ENTRY_VALUE || strcmp(entry->name, axis->key) != 0))
         entry = entry->next;
-    *number = (AstExpr){.kind = EXPR_NUMBER, .depth = 1, .span = entry ? entry->value->span : block->name_span,
-                        .number = value, .unit = axis->unit};
+    *number = (AstExpr){.kind = EXPR_NUMBER,
+                        .depth = 1,
+                        .span = entry ? entry->value->span : block->name_span,
+                        .number = value,
+                        .unit = axis->unit};
     if (!entry) {
-        entry = arena_alloc(arena, sizeof *entry);
-        *entry = (AstEntry){.kind = ENTRY_VALUE, .span = block->name_span, .name_span = block->name_span,
-                            .name = axis->key};
+        entry = arena_alloc(arena, sizeof(*entry));
+        *entry =
+            (AstEntry){.kind = ENTRY_VALUE, .span = block->name_span, .name_span = block->name_span, .name = axis->key};
         append(&block->entries, entry);
     }
     entry->value = number;

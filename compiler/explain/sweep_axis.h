@@ -6,16 +6,16 @@
 #include "compiler/frontend/check_keys.h"
 
 typedef struct {
-    const char *name;  // as given
-    const char *key;   // NULL: a `let`
-    BlockId block;     // that the key stands in, and its label where there are several
+    const char *name; // as given
+    const char *key;  // NULL: a `let`
+    BlockId block;    // that the key stands in, and its label where there are several
     const char *label;
-    Kind kind;         // of its values
-    bool whole;        // a count
-    const Unit *unit;  // that values are counted in; NULL for plain numbers
+    Kind kind;        // of its values
+    bool whole;       // a count
+    const Unit *unit; // that values are counted in; NULL for plain numbers
     double *values;
     size_t count;
-    bool logarithmic;  // given as FIRST:LAST:logCOUNT
+    bool logarithmic; // given as FIRST:LAST:logCOUNT
 } SweepAxis;
 
 // `ast` is the tree of the file, checked; `options` those it was checked with. False after reporting.

@@ -177,7 +177,7 @@ bool evaluate_count(Checker *checker, const AstExpr *expr, const char *name, dou
 static int find_choice(const KeyInfo *key, const char *word)
 {
     int code = name_code(key->names, word);
-    if (key->or_auto && !strcmp(word, "auto"))
+    if (key->or_auto && strcmp(word, "auto") == 0)
         return key->names->count;
     return code >= (int)key->min && code <= key_last_code(key) ? code : -1;
 }
@@ -256,7 +256,7 @@ static int evaluate_choice(Checker *checker, const AstExpr *expr, const KeyInfo 
 static void store_capacity(Checker *checker, const KeyInfo *key, const AstExpr *expr, double *out)
 {
     Value value = evaluate(checker->environment, expr);
-    if (value.kind == VALUE_SYMBOL && !strcmp(value.text, "off"))
+    if (value.kind == VALUE_SYMBOL && strcmp(value.text, "off") == 0)
         *out = 0;
     else if (value.kind == VALUE_SYMBOL)
         environment_error(checker->environment, expr, "'%s' must be off or a plain number such as '1.25', got '%s'",
@@ -294,13 +294,13 @@ static bool store_volumes(Checker *checker, const KeyInfo *key, const AstExpr *e
     uint32_t count = 0;
     for (const AstExpr *item = value.expr->items.first; item; item = item->next)
         count++;
-    double *each = arena_alloc_array(checker->arena, count + 1, sizeof *each);
+    double *each = arena_alloc_array(checker->arena, count + 1, sizeof(*each));
     const AstExpr *item = value.expr->items.first;
     for (uint32_t i = 0; i < count; i++, item = item->next)
         evaluate_quantity(checker, item, key->name, key_range(key), &each[i]);
     model->each[volume] = each;
     model->each_count[volume] = count;
-    memcpy((char *)model + key->offset, each, sizeof *each);
+    memcpy((char *)model + key->offset, each, sizeof(*each));
     return true;
 }
 
@@ -343,7 +343,7 @@ static void store_fallbacks(BlockId id, void *target)
 static int find_key(BlockId block, const char *name)
 {
     for (int k = 0; k < KEY_COUNT; k++)
-        if (keys[k].block == block && !strcmp(keys[k].name, name))
+        if (keys[k].block == block && strcmp(keys[k].name, name) == 0)
             return k;
     return -1;
 }
@@ -351,7 +351,7 @@ static int find_key(BlockId block, const char *name)
 static int find_block(BlockId parent, const char *name)
 {
     for (int b = BLOCK_FILE + 1; b < BLOCK_COUNT; b++)
-        if (blocks[b].parent == parent && !strcmp(blocks[b].name, name))
+        if (blocks[b].parent == parent && strcmp(blocks[b].name, name) == 0)
             return b;
     return -1;
 }
@@ -360,10 +360,10 @@ static int find_block(BlockId parent, const char *name)
 static int find_home(const char *name)
 {
     for (int k = 0; k < KEY_COUNT; k++)
-        if (!strcmp(keys[k].name, name))
+        if (strcmp(keys[k].name, name) == 0)
             return (int)keys[k].block;
     for (int b = BLOCK_FILE + 1; b < BLOCK_COUNT; b++)
-        if (!strcmp(blocks[b].name, name))
+        if (strcmp(blocks[b].name, name) == 0)
             return (int)blocks[b].parent;
     return -1;
 }
@@ -373,7 +373,7 @@ static int find_key_slip(BlockId block, const char *name)
 {
     int found = -1;
     for (int i = 0; i < (int)COUNT_OF(key_slips); i++)
-        if (!strcasecmp(key_slips[i].written, name) && (found < 0 || key_slips[i].block == block))
+        if (strcasecmp(key_slips[i].written, name) == 0 && (found < 0 || key_slips[i].block == block))
             found = i;
     return found;
 }
@@ -381,7 +381,7 @@ static int find_key_slip(BlockId block, const char *name)
 static const char *find_hint(const char *name)
 {
     for (size_t i = 0; i < COUNT_OF(key_hints); i++)
-        if (!strcasecmp(key_hints[i].written, name))
+        if (strcasecmp(key_hints[i].written, name) == 0)
             return key_hints[i].hint;
     return NULL;
 }

@@ -23,9 +23,9 @@ typedef struct {
 typedef struct {
     Checker *checker;
     Cluster *cluster;
-    uint32_t count;           // of workers
-    const char **names;       // [count]; NULL if none are given
-    const Span **port_spans;  // [count]; NULL where no port is given
+    uint32_t count;          // of workers
+    const char **names;      // [count]; NULL if none are given
+    const Span **port_spans; // [count]; NULL where no port is given
     GivenLink *links;
     size_t link_count, link_capacity;
     LinkMatrix matrix;
@@ -33,7 +33,7 @@ typedef struct {
 
 static bool is_worker_block(const AstEntry *entry, BlockId id)
 {
-    return entry->kind == ENTRY_BLOCK && !strcmp(entry->name, block_info(id)->name);
+    return entry->kind == ENTRY_BLOCK && strcmp(entry->name, block_info(id)->name) == 0;
 }
 
 // ---- names -----------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ static bool add_name(Links *links, const AstExpr *expr, const AstExpr *first_ite
     }
     const AstExpr *other = first_item;
     for (uint32_t i = 0; i < index; i++, other = other->next) {
-        if (links->names[i] && !strcmp(links->names[i], name)) {
+        if (links->names[i] && strcmp(links->names[i], name) == 0) {
             diag_error(diag, expr->span, "there are two workers '%s'", name);
             diag_note(diag, other->span, "the first one is here");
             return false;
@@ -82,7 +82,7 @@ static void read_names(Links *links, const AstEntry *entry)
                    links->count, given);
         return;
     }
-    links->names = arena_alloc_array(links->checker->arena, links->count, sizeof *links->names);
+    links->names = arena_alloc_array(links->checker->arena, links->count, sizeof(*links->names));
     uint32_t index = 0;
     for (const AstExpr *item = entry->value->items.first; item; item = item->next, index++)
         if (!add_name(links, item, entry->value->items.first, index))
@@ -95,7 +95,7 @@ static bool find_named(Links *links, const AstExpr *expr, uint32_t *out)
 {
     Diag *diag = links->checker->diag;
     for (*out = 0; links->names && *out < links->count; ++*out)
-        if (!strcmp(links->names[*out], expr->text))
+        if (strcmp(links->names[*out], expr->text) == 0)
             return true;
     const char *level = links->cluster->levels[0].name;
     diag_error(diag, expr->span, "level '%s' has no worker '%s'", level, expr->text);
@@ -139,7 +139,7 @@ static bool find_worker(Links *links, const AstExpr *expr, uint32_t *out)
         return find_named(links, expr->left, out);
     if (expr->left->kind == EXPR_NAME && links->names) // a name wins over a let
         for (*out = 0; *out < links->count; ++*out)
-            if (!strcmp(links->names[*out], expr->left->text))
+            if (strcmp(links->names[*out], expr->left->text) == 0)
                 return true;
     Value value = evaluate(links->checker->environment, expr->left);
     if (value.kind == VALUE_SYMBOL)
@@ -160,7 +160,7 @@ static uint32_t *find_workers(Links *links, const AstEntry *block, uint32_t *cou
     *count = 0;
     for (const AstExpr *expr = first; expr; expr = expr->next)
         ++*count;
-    uint32_t *workers = arena_alloc_array(links->checker->arena, *count, sizeof *workers);
+    uint32_t *workers = arena_alloc_array(links->checker->arena, *count, sizeof(*workers));
     bool good = true;
     uint32_t at = 0;
     for (const AstExpr *expr = first; expr; expr = expr->next, at++) {
@@ -218,8 +218,8 @@ static void make_ports(Links *links)
     const Level *level = &cluster->levels[0];
     Arena *arena = links->checker->arena;
     cluster->port_count = links->count;
-    cluster->ports = arena_alloc_array(arena, links->count, sizeof *cluster->ports);
-    links->port_spans = arena_alloc_array(arena, links->count, sizeof *links->port_spans);
+    cluster->ports = arena_alloc_array(arena, links->count, sizeof(*cluster->ports));
+    links->port_spans = arena_alloc_array(arena, links->count, sizeof(*links->port_spans));
     for (uint32_t w = 0; w < links->count; w++)
         cluster->ports[w] = (WorkerPort){
             .name = links->names ? links->names[w] : arena_format(arena, "%s[%u]", level->name, w),
@@ -235,9 +235,9 @@ static GivenLink *append_link(Links *links)
 {
     if (links->link_count == links->link_capacity) {
         size_t capacity = links->link_capacity ? 2 * links->link_capacity : 64;
-        GivenLink *larger = arena_alloc_array(links->checker->arena, capacity, sizeof *larger);
+        GivenLink *larger = arena_alloc_array(links->checker->arena, capacity, sizeof(*larger));
         if (links->link_count)
-            memcpy(larger, links->links, links->link_count * sizeof *larger);
+            memcpy(larger, links->links, links->link_count * sizeof(*larger));
         links->links = larger;
         links->link_capacity = capacity;
     }
@@ -263,8 +263,11 @@ static void add_link(Links *links, const AstEntry *block)
             uint32_t a = workers[i], b = workers[j];
             size_t order = links->link_count;
             GivenLink *link = append_link(links);
-            *link = (GivenLink){.link = given, .has_bandwidth = has_bandwidth, .has_latency = has_latency,
-                                .order = order, .span = block->name_span};
+            *link = (GivenLink){.link = given,
+                                .has_bandwidth = has_bandwidth,
+                                .has_latency = has_latency,
+                                .order = order,
+                                .span = block->name_span};
             link->link.a = a < b ? a : b;
             link->link.b = a < b ? b : a;
         }
@@ -286,7 +289,7 @@ static void join_given(Links *links)
 {
     size_t kept = 0;
     if (links->link_count)
-        qsort(links->links, links->link_count, sizeof *links->links, compare_links);
+        qsort(links->links, links->link_count, sizeof(*links->links), compare_links);
     for (size_t i = 0; i < links->link_count; i++) {
         GivenLink *link = &links->links[i], *last = kept ? &links->links[kept - 1] : NULL;
         if (!last || last->link.a != link->link.a || last->link.b != link->link.b) {
@@ -322,9 +325,9 @@ static WorkerLink complete_link(const Links *links, uint32_t a, uint32_t b, cons
     else if (links->matrix.bytes_per_s)
         link.bandwidth_bytes_per_s = links->matrix.bytes_per_s[(size_t)a * links->count + b];
     else
-        link.bandwidth_bytes_per_s = x->bandwidth_bytes_per_s < y->bandwidth_bytes_per_s ? x->bandwidth_bytes_per_s
-                                                                                         : y->bandwidth_bytes_per_s;
-    link.latency_s = given && given->has_latency  ? given->link.latency_s
+        link.bandwidth_bytes_per_s =
+            x->bandwidth_bytes_per_s < y->bandwidth_bytes_per_s ? x->bandwidth_bytes_per_s : y->bandwidth_bytes_per_s;
+    link.latency_s = given && given->has_latency   ? given->link.latency_s
                      : x->latency_s > y->latency_s ? x->latency_s
                                                    : y->latency_s;
     return link;
@@ -334,12 +337,12 @@ static void make_links(Links *links)
 {
     Cluster *cluster = links->cluster;
     size_t pairs = links->matrix.bytes_per_s ? (size_t)links->count * (links->count - 1) / 2 : links->link_count;
-    cluster->links = arena_alloc_array(links->checker->arena, pairs, sizeof *cluster->links);
+    cluster->links = arena_alloc_array(links->checker->arena, pairs, sizeof(*cluster->links));
     size_t next = 0;
     if (!links->matrix.bytes_per_s) {
         for (; next < links->link_count; next++)
-            cluster->links[next] = complete_link(links, links->links[next].link.a, links->links[next].link.b,
-                                                 &links->links[next]);
+            cluster->links[next] =
+                complete_link(links, links->links[next].link.a, links->links[next].link.b, &links->links[next]);
         cluster->link_count = (uint32_t)next;
         return;
     }
@@ -366,8 +369,8 @@ static bool is_too_many(Links *links, bool linked)
 
 void check_links(Checker *checker, const AstEntry *cluster)
 {
-    Links links = {.checker = checker, .cluster = &checker->spec->cluster,
-                   .count = checker->spec->cluster.levels[0].count};
+    Links links = {
+        .checker = checker, .cluster = &checker->spec->cluster, .count = checker->spec->cluster.levels[0].count};
     bool ports = checker->worker_names, linked = checker->link_matrix;
     for (const AstEntry *entry = cluster->entries.first; entry; entry = entry->next) {
         ports |= is_worker_block(entry, BLOCK_PORT);

@@ -14,9 +14,9 @@ enum { HISTOGRAM_BYTES_MAX = 1 << 24 };
 static void check_skew(Checker *checker, const AstExpr *expr)
 {
     SpecModel *model = &checker->spec->model;
-    if (expr->kind == EXPR_NAME && !strcmp(expr->text, "uniform"))
+    if (expr->kind == EXPR_NAME && strcmp(expr->text, "uniform") == 0)
         return;
-    const AstExpr *argument = expr->kind == EXPR_CALL && !strcmp(expr->text, "zipf") ? expr->items.first : NULL;
+    const AstExpr *argument = expr->kind == EXPR_CALL && strcmp(expr->text, "zipf") == 0 ? expr->items.first : NULL;
     if (!argument || argument->next) {
         diag_error(checker->diag, expr->span, "'skew' must be uniform or zipf(EXPONENT), such as 'zipf(1.1)'");
         return;
@@ -32,7 +32,7 @@ static void check_skew(Checker *checker, const AstExpr *expr)
     }
     if (value.number == 0)
         return;
-    model->popularity = arena_alloc_array(checker->arena, model->experts, sizeof *model->popularity);
+    model->popularity = arena_alloc_array(checker->arena, model->experts, sizeof(*model->popularity));
     for (uint32_t e = 0; e < model->experts; e++)
         model->popularity[e] = pow(e + 1.0, -value.number);
 }
@@ -75,7 +75,7 @@ static void check_histogram(Checker *checker, const AstExpr *expr)
     const char *text = load(checker, expr, &length, &source);
     if (!text)
         return;
-    double *popularity = arena_alloc_array(checker->arena, model->experts, sizeof *popularity), total = 0;
+    double *popularity = arena_alloc_array(checker->arena, model->experts, sizeof(*popularity)), total = 0;
     uint32_t count = 0, chosen = 0;
     for (size_t at = 0; at < length;) {
         if (text[at] == '#')

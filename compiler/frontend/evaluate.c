@@ -15,7 +15,7 @@ static const Value error_value = {.kind = VALUE_ERROR};
 
 typedef struct {
     const AstEntry *entry;
-    const AstExpr *expr; // the entry's, or the override's
+    const AstExpr *expr;    // the entry's, or the override's
     bool overridden, noted; // on the command line; in the notes of the error that is being reported
     LetState state;
     Value value;
@@ -40,7 +40,7 @@ Environment *environment_create(Arena *arena, Diag *diag)
 static Let *find_let(Environment *environment, const char *name)
 {
     for (size_t i = 0; i < environment->let_count; i++)
-        if (!strcmp(environment->lets[i].entry->name, name))
+        if (strcmp(environment->lets[i].entry->name, name) == 0)
             return &environment->lets[i];
     return NULL;
 }
@@ -125,7 +125,7 @@ void environment_override(Environment *environment, const char *define)
 static Value quiet_value(const Environment *environment, const AstExpr *expr)
 {
     Arena *scratch = arena_create();
-    Environment *copy = arena_alloc(scratch, sizeof *copy);
+    Environment *copy = arena_alloc(scratch, sizeof(*copy));
     *copy = *environment;
     copy->arena = scratch;
     copy->diag = diag_create(scratch);

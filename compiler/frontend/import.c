@@ -26,21 +26,27 @@ static const Field
     field_kv_heads = {"key-value heads", KEY_MODEL_kv_heads, {"num_key_value_heads"}},
     field_head_dim = {"head size", KEY_MODEL_head_dim, {"head_dim"}},
     field_vocabulary = {"vocabulary", KEY_MODEL_vocabulary, {"vocab_size"}},
-    field_experts = {"number of experts", KEY_MOE_experts,
-        {"n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts"}},
-    field_top_k = {"experts per token", KEY_MOE_top_k,
-        {"num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts"}},
-    field_expert_inner = {"expert size", KEY_MOE_inner,
-        {"moe_intermediate_size", "expert_ffn_hidden_size", "expert_dim"}},
+    field_experts = {"number of experts",
+                     KEY_MOE_experts,
+                     {"n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts"}},
+    field_top_k = {"experts per token",
+                   KEY_MOE_top_k,
+                   {"num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts"}},
+    field_expert_inner = {"expert size",
+                          KEY_MOE_inner,
+                          {"moe_intermediate_size", "expert_ffn_hidden_size", "expert_dim"}},
     field_inner = {"feed-forward size", KEY_COUNT, {"intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim"}},
     field_dense_inner = {"dense feed-forward size", KEY_MODEL_inner, {"intermediate_size_mlp"}},
-    field_shared = {"shared experts", KEY_MOE_shared_experts,
-        {"n_shared_experts", "num_shared_experts", "moe_num_shared_experts"}},
-    field_shared_inner = {"shared expert size", KEY_COUNT,
-        {"shared_expert_intermediate_size", "shared_intermediate_size"}},
+    field_shared = {"shared experts",
+                    KEY_MOE_shared_experts,
+                    {"n_shared_experts", "num_shared_experts", "moe_num_shared_experts"}},
+    field_shared_inner = {"shared expert size",
+                          KEY_COUNT,
+                          {"shared_expert_intermediate_size", "shared_intermediate_size"}},
     field_first_dense = {"dense layers at the start", KEY_MODEL_first_dense, {"first_k_dense_replace"}},
-    field_every = {"distance of MoE layers", KEY_MOE_every,
-        {"decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", "expert_layer_period"}},
+    field_every = {"distance of MoE layers",
+                   KEY_MOE_every,
+                   {"decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", "expert_layer_period"}},
     field_activation = {"activation", KEY_MOE_activation, {"hidden_act", "hidden_activation", "activation_function"}},
     field_dtype = {"element type", KEY_MODEL_dtype, {"dtype", "torch_dtype"}};
 
@@ -51,15 +57,15 @@ typedef struct {
     const char *path;
     const cJSON *config, *outer; // the text model's object, and the file's
     Environment *environment;
-    const AstEntry *block;       // of the model: what it says wins
-    Text keys, moe;              // what was found, as keys of the language
+    const AstEntry *block; // of the model: what it says wins
+    Text keys, moe;        // what was found, as keys of the language
     size_t errors;
 } Importer;
 
 static AstEntry *find_entry(AstEntries entries, const char *name)
 {
     AstEntry *entry = entries.first;
-    while (entry && (!entry->name || strcmp(entry->name, name)))
+    while (entry && (!entry->name || strcmp(entry->name, name) != 0))
         entry = entry->next;
     return entry;
 }
@@ -192,8 +198,8 @@ static void stand_in_for_latent(Importer *in, Sizes *s)
     double nope = plain_number(in, "qk_nope_head_dim"), rope = plain_number(in, "qk_rope_head_dim");
     double value = plain_number(in, "v_head_dim"), query = s->heads * (nope + rope);
     double queries = q_rank > 0 ? s->hidden * q_rank + q_rank * query : s->hidden * query;
-    s->attention = queries + s->hidden * (kv_rank + rope) + kv_rank * s->heads * (nope + value) +
-                   s->heads * value * s->hidden;
+    s->attention =
+        queries + s->hidden * (kv_rank + rope) + kv_rank * s->heads * (nope + value) + s->heads * value * s->hidden;
     s->kv_heads = 1;
     s->head_dim = fmax(1, round(s->attention / (2 * s->hidden * (s->heads + 1))));
     text_append(&in->keys, "# latent attention, stood in for by grouped attention of as many parameters:\n");
@@ -226,7 +232,8 @@ static double dense_first(Importer *in, const cJSON *list, double layers, const 
     double dense = 0, count = 0;
     bool moe = false, irregular = false;
     const cJSON *item;
-    cJSON_ArrayForEach(item, list) {
+    cJSON_ArrayForEach(item, list)
+    {
         bool is_moe = item->valuedouble != 0;
         irregular = irregular || (moe && !is_moe);
         moe = moe || is_moe;
@@ -246,11 +253,12 @@ static double dense_first(Importer *in, const cJSON *list, double layers, const 
 // Of a list of the layers that are dense: how many these are, if they are the first ones.
 static double listed_first(Importer *in, const cJSON *list, double layers)
 {
-    bool *is_dense = arena_alloc_array(in->arena, (uint64_t)layers, sizeof *is_dense);
+    bool *is_dense = arena_alloc_array(in->arena, (uint64_t)layers, sizeof(*is_dense));
     double count = 0, first = 0;
     bool outside = false;
     const cJSON *item;
-    cJSON_ArrayForEach(item, list) {
+    cJSON_ArrayForEach(item, list)
+    {
         double layer = item->valuedouble;
         bool good = cJSON_IsNumber(item) && layer >= 0 && layer < layers && layer == floor(layer);
         outside = outside || !good;
@@ -304,7 +312,7 @@ static void import_activation(Importer *in, Sizes *s)
     const char *name = NULL;
     s->activation = ACTIVATION_SWIGLU;
     const cJSON *item = find(in, &field_activation, &name);
-    if (cJSON_IsString(item) && !strncmp(item->valuestring, "relu", 4))
+    if (cJSON_IsString(item) && strncmp(item->valuestring, "relu", 4) == 0)
         s->activation = ACTIVATION_RELU;
     text_format(&in->moe, "activation = %s  # %s%s\n", activation_name(s->activation),
                 item ? name : "none given: gated as usual",
@@ -362,7 +370,7 @@ static void import_dtype(Importer *in)
     const char *name = NULL;
     const cJSON *item = find(in, &field_dtype, &name);
     for (size_t i = 0; cJSON_IsString(item) && i < COUNT_OF(dtypes); i++)
-        if (!strcmp(item->valuestring, dtypes[i].theirs))
+        if (strcmp(item->valuestring, dtypes[i].theirs) == 0)
             text_format(&in->keys, "dtype = %s  # %s\n", dtypes[i].ours, name);
 }
 
@@ -482,8 +490,8 @@ static bool read_config(Importer *in, AstEntry *block, SpecModel *model)
 
 bool import_model(AstEntry *block, SpecModel *model, Environment *environment, Arena *arena, Diag *diag)
 {
-    Importer in = {.arena = arena, .diag = diag, .place = block->from->span, .environment = environment,
-                   .block = block};
+    Importer in = {
+        .arena = arena, .diag = diag, .place = block->from->span, .environment = environment, .block = block};
     in.path = read_join_path(arena, diag_source_name(diag, in.place.source), block->from->text);
     cJSON *json = load(&in);
     if (!json)

@@ -61,7 +61,7 @@ static void add_row(Reader *reader, size_t begin, size_t end)
     for (size_t at = begin; at < end; at++)
         cells += reader->text[at] == ',';
     Row *row = &reader->rows[reader->row_count++];
-    row->cells = arena_alloc_array(reader->arena, cells, sizeof *row->cells);
+    row->cells = arena_alloc_array(reader->arena, cells, sizeof(*row->cells));
     for (size_t at = begin, from = begin; at <= end; at++) {
         if (at < end && reader->text[at] != ',')
             continue;
@@ -74,7 +74,7 @@ static void add_row(Reader *reader, size_t begin, size_t end)
 static void split(Reader *reader)
 {
     uint32_t rows_max = reader->count + 2;
-    reader->rows = arena_alloc_array(reader->arena, rows_max, sizeof *reader->rows);
+    reader->rows = arena_alloc_array(reader->arena, rows_max, sizeof(*reader->rows));
     for (size_t at = 0; at < reader->length && reader->row_count < rows_max;) {
         const char *newline = memchr(reader->text + at, '\n', reader->length - at);
         size_t end = newline ? (size_t)(newline - reader->text) : reader->length, begin = at;
@@ -89,8 +89,7 @@ static void split(Reader *reader)
 static const char *load(Reader *reader, const AstEntry *entry)
 {
     Span place = entry->value->span;
-    const char *path =
-        read_join_path(reader->arena, diag_source_name(reader->diag, place.source), entry->value->text);
+    const char *path = read_join_path(reader->arena, diag_source_name(reader->diag, place.source), entry->value->text);
     Fault fault = {0};
     struct stat status;
     char *content = NULL;
@@ -136,8 +135,8 @@ static bool check_shape(Reader *reader, Span place)
     }
     if (rows != reader->count) {
         diag_error(reader->diag, place, "the matrix has %s%u rows, level '%s' has %u workers",
-                   rows > reader->count ? "more than " : "", rows > reader->count ? reader->count : rows,
-                   reader->level, reader->count);
+                   rows > reader->count ? "more than " : "", rows > reader->count ? reader->count : rows, reader->level,
+                   reader->count);
         return false;
     }
     bool square = true;
@@ -163,7 +162,7 @@ static uint32_t find_name(const char *const *names, uint32_t count, const char *
 // The names of the header, where the level has none.
 static bool adopt_names(Reader *reader, LinkMatrix *out)
 {
-    out->names = arena_alloc_array(reader->arena, reader->count, sizeof *out->names);
+    out->names = arena_alloc_array(reader->arena, reader->count, sizeof(*out->names));
     const Cell *cells = reader->rows[0].cells + 1;
     for (uint32_t i = 0; i < reader->count; i++) {
         uint32_t first = find_name(out->names, i, cells[i].text);
@@ -188,7 +187,7 @@ static bool adopt_names(Reader *reader, LinkMatrix *out)
 static bool match_names(Reader *reader)
 {
     const Cell *cells = reader->rows[0].cells + 1;
-    const Cell **seen = arena_alloc_array(reader->arena, reader->count, sizeof *seen);
+    const Cell **seen = arena_alloc_array(reader->arena, reader->count, sizeof(*seen));
     bool good = true;
     for (uint32_t i = 0; i < reader->count; i++) {
         uint32_t worker = find_name(reader->names, reader->count, cells[i].text);
@@ -230,7 +229,7 @@ static bool check_row_names(Reader *reader)
 
 static bool read_names(Reader *reader, LinkMatrix *out)
 {
-    reader->worker = arena_alloc_array(reader->arena, reader->count, sizeof *reader->worker);
+    reader->worker = arena_alloc_array(reader->arena, reader->count, sizeof(*reader->worker));
     if (reader->rows[0].count == 1) {
         for (uint32_t i = 0; i < reader->count; i++)
             reader->worker[i] = i;
@@ -309,8 +308,8 @@ bool link_matrix_read(const AstEntry *entry, const LinkWorkers *workers, Arena *
         diag_error(diag, entry->value->span, "'%s' needs the name of a file, such as '\"links.csv\"'", entry->name);
         return false;
     }
-    Reader reader = {.arena = arena, .diag = diag, .level = workers->level, .names = workers->names,
-                     .count = workers->count};
+    Reader reader = {
+        .arena = arena, .diag = diag, .level = workers->level, .names = workers->names, .count = workers->count};
     reader.text = load(&reader, entry);
     if (!reader.text)
         return false;
@@ -322,8 +321,7 @@ bool link_matrix_read(const AstEntry *entry, const LinkWorkers *workers, Arena *
     if (!check_unit(&reader, &reader.rows[0].cells[0]) || !check_shape(&reader, entry->value->span) ||
         !read_names(&reader, out))
         return false;
-    out->bytes_per_s = arena_alloc_array(arena, (size_t)reader.count * reader.count,
-                                         sizeof *out->bytes_per_s);
+    out->bytes_per_s = arena_alloc_array(arena, (size_t)reader.count * reader.count, sizeof(*out->bytes_per_s));
     if (!read_cells(&reader, out->bytes_per_s))
         return false;
     make_symmetric(&reader, out->bytes_per_s);

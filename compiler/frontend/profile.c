@@ -46,9 +46,10 @@ static bool read_histogram(const Reader *reader, const cJSON *layer, uint32_t in
     const cJSON *histogram = cJSON_GetObjectItemCaseSensitive(layer, "histogram"), *item;
     if (!cJSON_IsArray(histogram) || cJSON_GetArraySize(histogram) != (int)model->experts)
         return complain(reader, "a 'histogram' with a number for every expert", index);
-    double *popularity = arena_alloc_array(reader->arena, model->experts, sizeof *popularity);
+    double *popularity = arena_alloc_array(reader->arena, model->experts, sizeof(*popularity));
     uint32_t chosen = 0, e = 0;
-    cJSON_ArrayForEach(item, histogram) {
+    cJSON_ArrayForEach(item, histogram)
+    {
         if (!cJSON_IsNumber(item) || !(item->valuedouble >= 0) || item->valuedouble > number_max)
             return complain(reader, "numbers from 0 in 'histogram'", index);
         popularity[e++] = item->valuedouble;
@@ -106,7 +107,7 @@ static bool read_profile(const Reader *reader, const cJSON *root)
     }
     if (!check_model(reader, root))
         return false;
-    MeasuredTimes *times = arena_alloc(reader->arena, sizeof *times);
+    MeasuredTimes *times = arena_alloc(reader->arena, sizeof(*times));
     const cJSON *layers = cJSON_GetObjectItemCaseSensitive(root, "layers");
     if (!read_number(cJSON_GetObjectItemCaseSensitive(root, "model"), "batch", &batch) || batch < 1 ||
         !read_seconds(root, "loss_s", &times->loss_s) || cJSON_GetArraySize(layers) != (int)model->layers) {
@@ -115,10 +116,11 @@ static bool read_profile(const Reader *reader, const cJSON *root)
         return false;
     }
     times->tokens = batch * model->sequence;
-    times->layers = arena_alloc_array(reader->arena, model->layers, sizeof *times->layers);
-    model->layer_popularity = arena_alloc_array(reader->arena, model->layers, sizeof *model->layer_popularity);
+    times->layers = arena_alloc_array(reader->arena, model->layers, sizeof(*times->layers));
+    model->layer_popularity = arena_alloc_array(reader->arena, model->layers, sizeof(*model->layer_popularity));
     uint32_t index = 0;
-    cJSON_ArrayForEach(layer, layers) {
+    cJSON_ArrayForEach(layer, layers)
+    {
         if (!read_layer(reader, layer, index, &times->layers[index]))
             return false;
         index++;

@@ -54,7 +54,7 @@ static Ast *read_at_depth(Reader *reader, const char *path, const Span *place, i
     }
     const char *text = arena_copy_string(reader->arena, content, length);
     free(content);
-    return parse_source(reader, strcmp(path, "-") ? path : "<standard input>", text, length, place, depth);
+    return parse_source(reader, strcmp(path, "-") != 0 ? path : "<standard input>", text, length, place, depth);
 }
 
 const char *read_join_path(Arena *arena, const char *including, const char *path)
@@ -212,7 +212,7 @@ static bool resolve_includes(Reader *reader, const char *path, AstEntries *entri
     for (AstEntry *entry = entries->first, *next; entry; entry = next) {
         next = entry->next;
         bool includes = entry->kind == ENTRY_INCLUDE;
-        bool resolved = includes                      ? resolve_include(reader, path, entry, depth)
+        bool resolved = includes                     ? resolve_include(reader, path, entry, depth)
                         : entry->kind == ENTRY_BLOCK ? resolve_in_block(reader, path, entry, depth)
                                                      : true;
         before = includes && resolved && reader->in_block ? splice(entries, before, entry) : entry;

@@ -78,8 +78,9 @@ static void append_key(Text *text, const KeyInfo *key)
 
 static void append_block(Text *text, BlockId id)
 {
-    static const char *const occurs[] = {"one", "at most one", "one or more", "any number"},
-                             *const labels[] = {"", " NAME", " WORKER, ..."};
+    static const char *const occurs[] = {"one", "at most one", "one or more", "any number"}, *const labels[] = {
+                                                                                                 "", " NAME",
+                                                                                                 " WORKER, ..."};
     const BlockInfo *block = block_info(id);
     text_format(text, "### `%s%s { ... }`\n\n%s; %s", block->name, labels[block->label], block->doc,
                 occurs[block->occurs]);

@@ -45,13 +45,13 @@ static void *grow(Arena *arena, void *old, uint32_t count, uint32_t *capacity, s
 
 static void list_add(Arena *arena, List *list, uint32_t item)
 {
-    list->items = grow(arena, list->items, list->count, &list->capacity, sizeof *list->items);
+    list->items = grow(arena, list->items, list->count, &list->capacity, sizeof(*list->items));
     list->items[list->count++] = item;
 }
 
 Builder *builder_create(Arena *arena, Plan *plan)
 {
-    Builder *builder = arena_alloc(arena, sizeof *builder);
+    Builder *builder = arena_alloc(arena, sizeof(*builder));
     builder->arena = arena;
     builder->plan = plan;
     return builder;
@@ -67,10 +67,10 @@ int32_t builder_add_buffer(Builder *builder, BufferShape shape, const char *form
     char name[BUFFER_NAME_MAX];
     va_list arguments;
     va_start(arguments, format);
-    int length = vsnprintf(name, sizeof name, format, arguments);
+    int length = vsnprintf(name, sizeof(name), format, arguments);
     va_end(arguments);
     (void)length; // used by the assertion alone, if at all
-    assert(length > 0 && (size_t)length < sizeof name);
+    assert(length > 0 && (size_t)length < sizeof(name));
     if (shape.rows > INT32_MAX) // row indices and counts are 32-bit: no plan can hold this
         builder->total_bytes += 0x1p63;
     builder->total_bytes += shape.rows * shape.cols * dtype_bytes(shape.dtype);
@@ -146,13 +146,18 @@ int32_t builder_add_step(Builder *builder, StepSpec spec, StepBuffers operands)
     builder->steps = grow(builder->arena, builder->steps, plan->step_count, &builder->step_capacity, sizeof(Step));
     int32_t index = (int32_t)plan->step_count++;
     builder->steps[index] = (Step){
-        .op = spec.op, .layer = spec.layer, .level = spec.level, .group = spec.group,
-        .operand_first = plan->operand_count, .cost_s = spec.cost_s, .bytes = spec.bytes,
+        .op = spec.op,
+        .layer = spec.layer,
+        .level = spec.level,
+        .group = spec.group,
+        .operand_first = plan->operand_count,
+        .cost_s = spec.cost_s,
+        .bytes = spec.bytes,
         .busiest = spec.busiest > 1 ? spec.busiest : 0,
     };
     for (uint32_t i = 0; i < info->operand_count; i++) {
         builder->operands = grow(builder->arena, builder->operands, plan->operand_count, &builder->operand_capacity,
-                                 sizeof *builder->operands);
+                                 sizeof(*builder->operands));
         builder->operands[plan->operand_count++] = operands.all[i];
         if (operands.all[i] != NONE)
             depend(builder, index, operands.all[i], info->operands[i].role);
@@ -198,11 +203,11 @@ void builder_finish(Builder *builder)
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const List *list = &builder->after[i];
         if (list->count)
-            qsort(list->items, list->count, sizeof *list->items, compare_indices);
+            qsort(list->items, list->count, sizeof(*list->items), compare_indices);
         plan->steps[i].after_first = next;
         plan->steps[i].after_count = list->count;
         if (list->count)
-            memcpy(plan->after + next, list->items, list->count * sizeof *list->items);
+            memcpy(plan->after + next, list->items, list->count * sizeof(*list->items));
         next += list->count;
     }
 }

@@ -53,16 +53,16 @@ static void drop_hopeless(Pricing *pricing, const PlacementProfile *floor, const
 static Pricing *pricing_create(const Workload *work, const Outer *outer, size_t index, const Candidate *candidates,
                                size_t count, Arena *arena)
 {
-    Pricing *pricing = arena_alloc(arena, sizeof *pricing);
+    Pricing *pricing = arena_alloc(arena, sizeof(*pricing));
     pricing->work = *work;
     pricing->spec = *work->spec;
     pricing->outer = *outer;
     pricing->work.spec = &pricing->spec;
     pricing->spec.outer = &pricing->outer;
-    pricing->outer.domains = arena_alloc_array(arena, outer->count, sizeof *outer->domains);
-    memcpy(pricing->outer.domains, outer->domains, outer->count * sizeof *outer->domains);
+    pricing->outer.domains = arena_alloc_array(arena, outer->count, sizeof(*outer->domains));
+    memcpy(pricing->outer.domains, outer->domains, outer->count * sizeof(*outer->domains));
     pricing->domain = &pricing->outer.domains[index];
-    pricing->configs = arena_alloc_array(arena, count, sizeof *pricing->configs);
+    pricing->configs = arena_alloc_array(arena, count, sizeof(*pricing->configs));
     for (size_t c = 0; c < count; c++)
         if (candidates[c].fits && candidates[c].config.domain[0] == pricing->domain->domain)
             pricing->configs[pricing->config_count++] = candidates[c].config;
@@ -100,21 +100,23 @@ static size_t list_contenders(const Workload *work, const Pairs *pairs, const Ca
         out[listed++] = (Contender){pricing, price_placement(pricing, 0, &floor)};
     }
     if (listed)
-        qsort(out, listed, sizeof *out, compare_contenders);
+        qsort(out, listed, sizeof(*out), compare_contenders);
     return listed;
 }
 
-Placements place_workers(const Workload *work, const Candidate *candidates, size_t count,
-                         const PlacementEffort *effort, Arena *arena)
+Placements place_workers(const Workload *work, const Candidate *candidates, size_t count, const PlacementEffort *effort,
+                         Arena *arena)
 {
     const Pairs *pairs = pairs_of_cluster(&work->spec->cluster, arena);
-    Contender *contenders = arena_alloc_array(arena, pairs->count, sizeof *contenders);
+    Contender *contenders = arena_alloc_array(arena, pairs->count, sizeof(*contenders));
     size_t listed = list_contenders(work, pairs, candidates, count, arena, contenders), best = 0;
-    Placement *placements = arena_alloc_array(arena, listed, sizeof *placements);
+    Placement *placements = arena_alloc_array(arena, listed, sizeof(*placements));
     double known_s = INFINITY, bound_s = INFINITY;
     for (size_t i = 0; i < listed; i++) {
         Pricing *pricing = contenders[i].pricing;
-        PlacementTask task = {.price = price_placement, .context = pricing, .known_s = known_s,
+        PlacementTask task = {.price = price_placement,
+                              .context = pricing,
+                              .known_s = known_s,
                               .effort = {effort->local_work / (i + 1), effort->nodes}}; // less for the less promising
         placements[i] = placement_search(pairs, pricing->domain->domain, &task, arena);
         bound_s = fmin(bound_s, placements[i].bound_s);
@@ -145,15 +147,15 @@ static int compare_links(const void *a, const void *b)
 static const Workload *place_apply(const Workload *work, const uint32_t worker[], Arena *arena)
 {
     const Cluster *from = &work->spec->cluster;
-    Workload *placed = arena_alloc(arena, sizeof *placed);
-    Spec *spec = arena_alloc(arena, sizeof *spec);
+    Workload *placed = arena_alloc(arena, sizeof(*placed));
+    Spec *spec = arena_alloc(arena, sizeof(*spec));
     *placed = *work;
     *spec = *work->spec;
     placed->spec = spec;
     Cluster *cluster = &spec->cluster;
-    uint32_t *position = arena_alloc_array(arena, from->port_count, sizeof *position);
-    cluster->ports = arena_alloc_array(arena, from->port_count, sizeof *cluster->ports);
-    cluster->links = arena_alloc_array(arena, from->link_count, sizeof *cluster->links);
+    uint32_t *position = arena_alloc_array(arena, from->port_count, sizeof(*position));
+    cluster->ports = arena_alloc_array(arena, from->port_count, sizeof(*cluster->ports));
+    cluster->links = arena_alloc_array(arena, from->link_count, sizeof(*cluster->links));
     for (uint32_t x = 0; x < from->port_count; x++) {
         cluster->ports[x] = from->ports[worker[x]];
         position[worker[x]] = x;
@@ -166,7 +168,7 @@ static const Workload *place_apply(const Workload *work, const uint32_t worker[]
         cluster->links[i] = link;
     }
     if (from->link_count)
-        qsort(cluster->links, from->link_count, sizeof *cluster->links, compare_links);
+        qsort(cluster->links, from->link_count, sizeof(*cluster->links), compare_links);
     spec->outer = outer_measure(cluster, arena);
     return placed;
 }
@@ -176,14 +178,14 @@ static const Workload *place_apply(const Workload *work, const uint32_t worker[]
 static void order_placement(Placement *placement, uint32_t count, Arena *arena)
 {
     uint32_t columns = placement->domain, rows = count / columns, origin = 0;
-    uint32_t *old = arena_alloc_array(arena, count, sizeof *old);
-    memcpy(old, placement->worker, count * sizeof *old);
+    uint32_t *old = arena_alloc_array(arena, count, sizeof(*old));
+    memcpy(old, placement->worker, count * sizeof(*old));
     while (old[origin] != 0)
         origin++;
-    uint32_t *column_of = arena_alloc_array(arena, count, sizeof *column_of), // by the worker it has in that row
-        *row_of = arena_alloc_array(arena, count, sizeof *row_of);            // by the worker it has in that column
-    memset(column_of, 0xff, count * sizeof *column_of);
-    memset(row_of, 0xff, count * sizeof *row_of);
+    uint32_t *column_of = arena_alloc_array(arena, count, sizeof(*column_of)), // by the worker it has in that row
+        *row_of = arena_alloc_array(arena, count, sizeof(*row_of));            // by the worker it has in that column
+    memset(column_of, 0xff, count * sizeof(*column_of));
+    memset(row_of, 0xff, count * sizeof(*row_of));
     for (uint32_t c = 0; c < columns; c++)
         column_of[old[origin / columns * columns + c]] = c;
     for (uint32_t r = 0; r < rows; r++)
@@ -203,10 +205,10 @@ static bool list_candidates(const Workload *work, Arena *arena, Diag *diag, Cand
     const Spec *spec = work->spec;
     if (spec->plan.domain_request == DOMAIN_AUTO)
         return planner_enumerate(work, arena, diag, candidates, count);
-    *candidates = arena_alloc_array(arena, 1, sizeof **candidates);
+    *candidates = arena_alloc_array(arena, 1, sizeof(**candidates));
     *count = 1;
     (*candidates)->fits = true; // planner_solve says what does not
-    memcpy((*candidates)->config.domain, spec->plan.domain, sizeof spec->plan.domain);
+    memcpy((*candidates)->config.domain, spec->plan.domain, sizeof(spec->plan.domain));
     return true;
 }
 
@@ -259,8 +261,8 @@ static void try_others(const Workload *work, const PlannerOptions *options, cons
     }
 }
 
-bool place_and_solve(const Workload **work, const PlannerOptions *options, Arena *arena, Diag *diag,
-                     Solution *solution, bool *infeasible)
+bool place_and_solve(const Workload **work, const PlannerOptions *options, Arena *arena, Diag *diag, Solution *solution,
+                     bool *infeasible)
 {
     const Workload *given = *work;
     const Spec *spec = given->spec;
@@ -268,7 +270,7 @@ bool place_and_solve(const Workload **work, const PlannerOptions *options, Arena
     *infeasible = false;
     if (!count)
         return planner_solve(given, options, arena, diag, solution, infeasible);
-    uint32_t *input_order = arena_alloc_array(arena, count, sizeof *input_order);
+    uint32_t *input_order = arena_alloc_array(arena, count, sizeof(*input_order));
     for (uint32_t x = 0; x < count; x++)
         input_order[x] = x;
     *work = place_apply(given, input_order, arena);

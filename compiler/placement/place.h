@@ -8,8 +8,8 @@
 
 // As planner_solve, with every worker placed: *work becomes the workload whose cluster lists ports and links by
 // position, which the lowering and everything after it use; it stays where the workers are alike.
-bool place_and_solve(const Workload **work, const PlannerOptions *options, Arena *arena, Diag *diag,
-                     Solution *solution, bool *infeasible) MUST_CHECK;
+bool place_and_solve(const Workload **work, const PlannerOptions *options, Arena *arena, Diag *diag, Solution *solution,
+                     bool *infeasible) MUST_CHECK;
 
 // The placements the candidates need, domain size by domain size.
 typedef struct {
@@ -18,7 +18,7 @@ typedef struct {
     double bound_s; // what no placement with any of the candidates stays below
 } Placements;
 
-Placements place_workers(const Workload *work, const Candidate *candidates, size_t count,
-                         const PlacementEffort *effort, Arena *arena);
+Placements place_workers(const Workload *work, const Candidate *candidates, size_t count, const PlacementEffort *effort,
+                         Arena *arena);
 
 #endif

@@ -34,13 +34,13 @@ static bool accept(Search *search, const uint32_t worker[], Placement *best)
         return false;
     best->profile = profile;
     best->price_s = price_s;
-    memcpy(best->worker, worker, search->count * sizeof *worker);
+    memcpy(best->worker, worker, search->count * sizeof(*worker));
     return true;
 }
 
 static void search_locally(Search *search, uint64_t work, Placement *best)
 {
-    uint32_t *worker = arena_alloc_array(search->arena, search->count, sizeof *worker);
+    uint32_t *worker = arena_alloc_array(search->arena, search->count, sizeof(*worker));
     for (int start = 0; start < 3; start++) {
         if (start == 0)
             for (uint32_t x = 0; x < search->count; x++)
@@ -56,7 +56,7 @@ static void search_locally(Search *search, uint64_t work, Placement *best)
 // Asks first for anything better, then halves what lies between bound and the least price not excluded.
 static void close_gap(Search *search, uint32_t nodes, double known_s, Placement *best)
 {
-    uint32_t *worker = arena_alloc_array(search->arena, search->count, sizeof *worker);
+    uint32_t *worker = arena_alloc_array(search->arena, search->count, sizeof(*worker));
     double open_s = fmin(best->price_s, known_s); // questions below this are worth asking
     bool halving = false;
     for (int question = 0; question < QUESTIONS_MAX; question++) {
@@ -79,11 +79,17 @@ static void close_gap(Search *search, uint32_t nodes, double known_s, Placement 
 Placement placement_search(const Pairs *pairs, uint32_t domain, const PlacementTask *task, Arena *arena)
 {
     uint32_t count = pairs->count;
-    Placement best = {.domain = domain, .worker = arena_alloc_array(arena, count, sizeof *best.worker),
-                      .price_s = INFINITY};
+    Placement best = {
+        .domain = domain, .worker = arena_alloc_array(arena, count, sizeof(*best.worker)), .price_s = INFINITY};
     Arena *scratch = arena_create();
-    Search search = {.pairs = pairs, .count = count, .domain = domain, .columns = count / domain, .price = task->price,
-                     .context = task->context, .floor = placement_floor(pairs, domain), .arena = scratch,
+    Search search = {.pairs = pairs,
+                     .count = count,
+                     .domain = domain,
+                     .columns = count / domain,
+                     .price = task->price,
+                     .context = task->context,
+                     .floor = placement_floor(pairs, domain),
+                     .arena = scratch,
                      .cache = arena_alloc_array(scratch, PRICE_CACHE_SLOTS, sizeof(CachedPrice))};
     for (uint32_t x = 0; x < count; x++)
         best.worker[x] = x;

@@ -29,14 +29,14 @@ typedef double (*PlacementPrice)(void *context, uint32_t domain, const Placement
 
 typedef struct {
     uint32_t domain;
-    uint32_t *worker;         // [count]: who stands at each position
+    uint32_t *worker;                // [count]: who stands at each position
     PlacementProfile profile, floor; // floor: what no placement with domains of this size stays below
-    double price_s, bound_s;  // bound_s: no placement with domains of this size costs less
+    double price_s, bound_s;         // bound_s: no placement with domains of this size costs less
 } Placement;
 
 typedef struct {
-    uint64_t local_work;  // evaluations of pair costs in the local search
-    uint32_t nodes;       // of the tree search, per question asked of it
+    uint64_t local_work; // evaluations of pair costs in the local search
+    uint32_t nodes;      // of the tree search, per question asked of it
 } PlacementEffort;
 
 extern const PlacementEffort placement_effort; // what hepc uses

@@ -29,15 +29,15 @@ static int compare_slowness(const void *a, const void *b)
 static uint32_t *rank_workers(const Search *search)
 {
     uint32_t count = search->count, needed = search->domain + search->columns - 2;
-    double *sorted = arena_alloc_array(search->arena, count, sizeof *sorted);
-    Ranked *ranked = arena_alloc_array(search->arena, count, sizeof *ranked);
-    uint32_t *order = arena_alloc_array(search->arena, count, sizeof *order);
+    double *sorted = arena_alloc_array(search->arena, count, sizeof(*sorted));
+    Ranked *ranked = arena_alloc_array(search->arena, count, sizeof(*ranked));
+    uint32_t *order = arena_alloc_array(search->arena, count, sizeof(*order));
     for (uint32_t w = 0; w < count; w++) {
-        memcpy(sorted, search->pairs->s_per_byte + (size_t)w * count, count * sizeof *sorted);
-        qsort(sorted, count, sizeof *sorted, compare_slowness); // its own 0 first
+        memcpy(sorted, search->pairs->s_per_byte + (size_t)w * count, count * sizeof(*sorted));
+        qsort(sorted, count, sizeof(*sorted), compare_slowness); // its own 0 first
         ranked[w] = (Ranked){sorted[needed], w};
     }
-    qsort(ranked, count, sizeof *ranked, compare_ranked);
+    qsort(ranked, count, sizeof(*ranked), compare_ranked);
     for (uint32_t i = 0; i < count; i++)
         order[i] = ranked[i].worker;
     return order;
@@ -55,7 +55,7 @@ static void fill_group(const Search *search, const uint32_t order[], uint32_t me
                        uint32_t group[])
 {
     uint32_t count = search->count;
-    memset(worst, 0, count * sizeof *worst);
+    memset(worst, 0, count * sizeof(*worst));
     for (uint32_t member = 0; member < members; member++) {
         uint32_t pick = count;
         for (uint32_t i = 0; i < count; i++)
@@ -72,15 +72,15 @@ void placement_build(Search *search, bool columns, uint32_t worker[])
 {
     uint32_t count = search->count, members = columns ? search->columns : search->domain, lines = members;
     const uint32_t *order = rank_workers(search);
-    bool *taken = arena_alloc_array(search->arena, count, sizeof *taken);
-    WorstPair *worst = arena_alloc_array(search->arena, count, sizeof *worst);
-    uint32_t *group = arena_alloc_array(search->arena, members, sizeof *group);
-    uint32_t *line = arena_alloc_array(search->arena, count, sizeof *line); // [lines][groups]: who is lined up
-    bool *filled = arena_alloc_array(search->arena, lines, sizeof *filled);
+    bool *taken = arena_alloc_array(search->arena, count, sizeof(*taken));
+    WorstPair *worst = arena_alloc_array(search->arena, count, sizeof(*worst));
+    uint32_t *group = arena_alloc_array(search->arena, members, sizeof(*group));
+    uint32_t *line = arena_alloc_array(search->arena, count, sizeof(*line)); // [lines][groups]: who is lined up
+    bool *filled = arena_alloc_array(search->arena, lines, sizeof(*filled));
     uint32_t groups = count / members;
     for (uint32_t g = 0; g < groups; g++) {
         fill_group(search, order, members, taken, worst, group);
-        memset(filled, 0, lines * sizeof *filled);
+        memset(filled, 0, lines * sizeof(*filled));
         for (uint32_t m = 0; m < members; m++) {
             uint32_t best = lines;
             WorstPair least = {0};

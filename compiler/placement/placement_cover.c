@@ -60,8 +60,8 @@ static Proof complete_group(Cover *cover, uint64_t free, uint64_t candidates, ui
         if (cover->nodes++ >= cover->nodes_max)
             return PROOF_OPEN;
         uint32_t w = first_of(candidates);
-        Proof proof = complete_group(cover, free & ~(UINT64_C(1) << w),
-                                     without_first(candidates) & cover->peers[w], needed - 1);
+        Proof proof =
+            complete_group(cover, free & ~(UINT64_C(1) << w), without_first(candidates) & cover->peers[w], needed - 1);
         if (proof != PROOF_NONE)
             return proof;
     }

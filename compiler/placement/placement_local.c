@@ -6,19 +6,20 @@
 #include "compiler/placement/placement_parts.h"
 
 enum {
-    TABU_MIN = 3, TABU_SPREAD = 8, // moves for which a swapped worker stays
-    PATIENCE = 60,                 // moves without a new best before a kick
+    TABU_MIN = 3,
+    TABU_SPREAD = 8, // moves for which a swapped worker stays
+    PATIENCE = 60,   // moves without a new best before a kick
     KICK_SWAPS = 4,
-    PRICED_MAX = 512,              // pair prices computed; others take the next worse one's
+    PRICED_MAX = 512, // pair prices computed; others take the next worse one's
     MOVES_MIN = 20,
 };
 
 typedef struct {
     Search *search;
     uint32_t count, domain;
-    float *row, *column;  // [count][count]: energy of a pair in a row or a column
-    uint32_t *worker;     // by position
-    uint32_t *still;      // [count] by worker: tabu up to this move
+    float *row, *column; // [count][count]: energy of a pair in a row or a column
+    uint32_t *worker;    // by position
+    uint32_t *still;     // [count] by worker: tabu up to this move
     uint64_t random;
 } Local;
 
@@ -49,7 +50,7 @@ static size_t rank_of(const Search *search, double s_per_byte)
 static double *price_table(Search *search, bool column)
 {
     size_t ranks = search->slowness_count, step = 1 + ranks * search->latency_count / PRICED_MAX;
-    double *table = arena_alloc_array(search->arena, ranks * search->latency_count, sizeof *table);
+    double *table = arena_alloc_array(search->arena, ranks * search->latency_count, sizeof(*table));
     for (size_t level = 0; level < search->latency_count; level++) {
         for (size_t from = 0; from < ranks; from += step) {
             size_t last = from + step < ranks ? from + step - 1 : ranks - 1;
@@ -152,12 +153,12 @@ static uint32_t best_partner(const Local *local, uint32_t x, uint32_t move)
 double placement_improve(Search *search, uint64_t work, uint32_t worker[])
 {
     uint32_t count = search->count;
-    size_t bytes = count * sizeof *worker;
+    size_t bytes = count * sizeof(*worker);
     Local local = {.search = search, .count = count, .domain = search->domain, .random = 88172645463325252u};
-    local.row = arena_alloc_array(search->arena, (size_t)count * count, sizeof *local.row);
-    local.column = arena_alloc_array(search->arena, (size_t)count * count, sizeof *local.column);
-    local.still = arena_alloc_array(search->arena, count, sizeof *local.still);
-    local.worker = arena_alloc_array(search->arena, count, sizeof *local.worker);
+    local.row = arena_alloc_array(search->arena, (size_t)count * count, sizeof(*local.row));
+    local.column = arena_alloc_array(search->arena, (size_t)count * count, sizeof(*local.column));
+    local.still = arena_alloc_array(search->arena, count, sizeof(*local.still));
+    local.worker = arena_alloc_array(search->arena, count, sizeof(*local.worker));
     memcpy(local.worker, worker, bytes);
     fill_energies(&local, false, local.row);
     fill_energies(&local, true, local.column);

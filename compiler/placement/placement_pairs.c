@@ -8,12 +8,12 @@
 // Over all workers, the largest of their k-th least figures.
 static double *least_figures(const double *matrix, uint32_t count, Arena *arena)
 {
-    double *least = arena_alloc_array(arena, count, sizeof *least);
-    double *sorted = arena_alloc_array(arena, count, sizeof *sorted);
+    double *least = arena_alloc_array(arena, count, sizeof(*least));
+    double *sorted = arena_alloc_array(arena, count, sizeof(*sorted));
     for (uint32_t a = 0; a < count && count > 1; a++) {
         const double *row = matrix + (size_t)a * count;
-        memcpy(sorted, row, a * sizeof *sorted);
-        memcpy(sorted + a, row + a + 1, (count - 1 - a) * sizeof *sorted);
+        memcpy(sorted, row, a * sizeof(*sorted));
+        memcpy(sorted + a, row + a + 1, (count - 1 - a) * sizeof(*sorted));
         sort_doubles(sorted, count - 1);
         for (uint32_t k = 0; k + 1 < count; k++)
             least[k] = fmax(least[k], sorted[k]);
@@ -23,11 +23,11 @@ static double *least_figures(const double *matrix, uint32_t count, Arena *arena)
 
 Pairs *pairs_of_cluster(const Cluster *cluster, Arena *arena)
 {
-    Pairs *pairs = arena_alloc(arena, sizeof *pairs);
+    Pairs *pairs = arena_alloc(arena, sizeof(*pairs));
     size_t count = cluster->port_count;
     pairs->count = cluster->port_count;
-    pairs->s_per_byte = arena_alloc_array(arena, count * count, sizeof *pairs->s_per_byte);
-    pairs->latency_s = arena_alloc_array(arena, count * count, sizeof *pairs->latency_s);
+    pairs->s_per_byte = arena_alloc_array(arena, count * count, sizeof(*pairs->s_per_byte));
+    pairs->latency_s = arena_alloc_array(arena, count * count, sizeof(*pairs->latency_s));
     for (size_t a = 0; a < count; a++)
         for (size_t b = 0; b < count; b++)
             if (a != b)
@@ -78,7 +78,7 @@ PlacementProfile placement_floor(const Pairs *pairs, uint32_t domain)
 double *pairs_distinct_values(const Pairs *pairs, const double *matrix, Arena *arena, size_t *out)
 {
     size_t count = pairs->count, pair_count = count * (count - 1) / 2, filled = 0;
-    double *values = arena_alloc_array(arena, pair_count + 1, sizeof *values);
+    double *values = arena_alloc_array(arena, pair_count + 1, sizeof(*values));
     for (size_t a = 0; a < count; a++)
         for (size_t b = a + 1; b < count; b++)
             values[filled++] = matrix[a * count + b];

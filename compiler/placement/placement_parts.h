@@ -18,9 +18,9 @@ typedef struct {
     PlacementPrice price;
     void *context;
     PlacementProfile floor;
-    double *slownesses;              // distinct s_per_byte of pairs, ascending
+    double *slownesses; // distinct s_per_byte of pairs, ascending
     size_t slowness_count;
-    double *latencies;               // levels of latency, ascending; a pair's is the one at or below its own
+    double *latencies; // levels of latency, ascending; a pair's is the one at or below its own
     size_t latency_count;
     CachedPrice *cache;
     Arena *arena;

@@ -11,7 +11,7 @@ static size_t hash_profile(const PlacementProfile *profile)
     uint64_t hash = 1469598103934665603u;
     for (size_t i = 0; i < COUNT_OF(figures); i++) {
         uint64_t bits;
-        memcpy(&bits, &figures[i], sizeof bits);
+        memcpy(&bits, &figures[i], sizeof(bits));
         hash = (hash ^ bits) * 0x9e3779b97f4a7c15u;
         hash ^= hash >> 29;
     }

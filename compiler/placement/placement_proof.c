@@ -19,7 +19,7 @@ typedef struct {
 // The largest slowness of a pair whose price stays below the limit, per latency level.
 static double *largest_allowed(Search *search, bool column, double limit_s)
 {
-    double *most = arena_alloc_array(search->arena, search->latency_count, sizeof *most);
+    double *most = arena_alloc_array(search->arena, search->latency_count, sizeof(*most));
     for (size_t level = 0; level < search->latency_count; level++) {
         size_t low = 0, high = search->slowness_count; // the first `low` are allowed
         while (low < high) {
@@ -69,8 +69,8 @@ static bool components_divide(const Question *question, bool column)
     const Search *search = question->search;
     uint32_t members = column ? search->columns : search->domain, count = search->count;
     Arena *scratch = arena_create();
-    bool *seen = arena_alloc_array(scratch, count, sizeof *seen), divides = true;
-    uint32_t *queue = arena_alloc_array(scratch, count, sizeof *queue);
+    bool *seen = arena_alloc_array(scratch, count, sizeof(*seen)), divides = true;
+    uint32_t *queue = arena_alloc_array(scratch, count, sizeof(*queue));
     for (uint32_t first = 0; first < count && divides; first++) {
         if (seen[first])
             continue;
@@ -96,10 +96,10 @@ static bool components_divide(const Question *question, bool column)
 typedef struct {
     const Question *question;
     Search *search;
-    uint32_t domain, rows; // cells of a row, rows of the grid
-    uint64_t in_row[TREE_WORKERS_MAX], in_column[TREE_WORKERS_MAX]; // allowed peers, by worker
+    uint32_t domain, rows;                                              // cells of a row, rows of the grid
+    uint64_t in_row[TREE_WORKERS_MAX], in_column[TREE_WORKERS_MAX];     // allowed peers, by worker
     uint64_t row_left[TREE_WORKERS_MAX], column_left[TREE_WORKERS_MAX]; // workers a row or column may still take
-    uint32_t *worker;      // by position
+    uint32_t *worker;                                                   // by position
     bool filled[TREE_WORKERS_MAX];
     uint64_t free;
     uint32_t rows_begun, columns_begun, placed, nodes, nodes_max;
@@ -109,7 +109,7 @@ typedef struct {
 static uint64_t cell_choices(const Tree *tree, uint32_t row, uint32_t column)
 {
     uint64_t choices = tree->free & tree->row_left[row] & tree->column_left[column];
-    uint32_t before = row == 0 && column > 1 ? tree->worker[column - 1]
+    uint32_t before = row == 0 && column > 1   ? tree->worker[column - 1]
                       : column == 0 && row > 1 ? tree->worker[(row - 1) * tree->domain]
                                                : 0;
     if ((row == 0 && column > 1) || (column == 0 && row > 1))
@@ -244,8 +244,14 @@ static Proof search_tree(const Question *question, uint32_t nodes, uint32_t work
     Search *search = question->search;
     uint32_t count = search->count;
     uint64_t all = count == TREE_WORKERS_MAX ? ~UINT64_C(0) : (UINT64_C(1) << count) - 1;
-    Tree tree = {.question = question, .search = search, .domain = search->domain, .rows = search->columns,
-                 .worker = worker, .free = all, .nodes_max = nodes, .profile = search->floor};
+    Tree tree = {.question = question,
+                 .search = search,
+                 .domain = search->domain,
+                 .rows = search->columns,
+                 .worker = worker,
+                 .free = all,
+                 .nodes_max = nodes,
+                 .profile = search->floor};
     for (uint32_t a = 0; a < count; a++) {
         tree.row_left[a] = tree.column_left[a] = all;
         for (uint32_t b = 0; b < count; b++) {
@@ -265,7 +271,9 @@ Proof placement_decide(Search *search, double limit_s, uint32_t nodes, uint32_t 
 {
     if (search_price(search, &search->floor) >= limit_s)
         return PROOF_NONE;
-    Question question = {.search = search, .limit_s = limit_s, .most_row = largest_allowed(search, false, limit_s),
+    Question question = {.search = search,
+                         .limit_s = limit_s,
+                         .most_row = largest_allowed(search, false, limit_s),
                          .most_column = largest_allowed(search, true, limit_s)};
     if (!has_peers(&question) || !components_divide(&question, false) || !components_divide(&question, true))
         return PROOF_NONE;

@@ -33,8 +33,8 @@ void mix_measure(Choosing *c, uint32_t prefetch)
 {
     const Solution *solution = c->solution;
     for (size_t i = 0; i < solution->count; i++)
-        c->footprints[i] = footprint_measure(c->work->spec, &solution->candidates[i].config, prefetch,
-                                             c->work->spec->plan.dispatch);
+        c->footprints[i] =
+            footprint_measure(c->work->spec, &solution->candidates[i].config, prefetch, c->work->spec->plan.dispatch);
 }
 
 static size_t count_useful(const Choosing *c, const MixDepth *depth)
@@ -48,13 +48,18 @@ static size_t count_useful(const Choosing *c, const MixDepth *depth)
 static Formulated formulate_depth(Choosing *c, const MixDepth *depth)
 {
     const Solution *solution = c->solution;
-    Config *configs = arena_alloc_array(c->arena, solution->count, sizeof *configs);
+    Config *configs = arena_alloc_array(c->arena, solution->count, sizeof(*configs));
     for (size_t i = 0; i < solution->count; i++)
         configs[i] = solution->candidates[i].config;
     mix_measure(c, depth->prefetch);
-    Programme programme = {.work = c->work, .configs = configs, .footprints = c->footprints,
-                           .count = (uint32_t)solution->count, .useful = depth->useful, .prefetch = depth->prefetch,
-                           .dispatch = c->work->spec->plan.dispatch, .horizon_s = mix_known_s(c) * (1 + TOLERANCE)};
+    Programme programme = {.work = c->work,
+                           .configs = configs,
+                           .footprints = c->footprints,
+                           .count = (uint32_t)solution->count,
+                           .useful = depth->useful,
+                           .prefetch = depth->prefetch,
+                           .dispatch = c->work->spec->plan.dispatch,
+                           .horizon_s = mix_known_s(c) * (1 + TOLERANCE)};
     return formulate(&programme, c->arena);
 }
 
@@ -63,7 +68,7 @@ static void take_programme(Choosing *c, const MixDepth *depth, const Formulated 
 {
     Solution *solution = c->solution;
     uint32_t stages = c->work->moe_count;
-    Config *configs = arena_alloc_array(c->arena, stages, sizeof *configs);
+    Config *configs = arena_alloc_array(c->arena, stages, sizeof(*configs));
     for (uint32_t k = 0; k < stages; k++)
         for (size_t i = 0; i < solution->count; i++) {
             int binary = formulated->binary[(size_t)k * solution->count + i];
@@ -85,7 +90,9 @@ static bool close_depth(Choosing *c, MixDepth *depth, double *work, Diag *diag)
     const SearchLimits *search = &c->options->limits;
     Formulated formulated = formulate_depth(c, depth);
     double known_s = mix_known_s(c), before_s = depth->bound_s;
-    MilpLimits limits = {.work = *work, .cutoff = known_s / formulated.unit_s, .gap = search->gap,
+    MilpLimits limits = {.work = *work,
+                         .cutoff = known_s / formulated.unit_s,
+                         .gap = search->gap,
                          .until_s = search->deadline_s > 0 ? search->deadline_s : clock_now_s() + SAFETY_S};
     MilpResult result = milp_solve(formulated.milp, &limits);
     *work -= result.work;
@@ -125,8 +132,8 @@ bool mix_confirm(Choosing *c)
     if (!chosen || !c->options->glpk || count_useful(c, chosen) > CONFIRM_BINARIES_MAX)
         return false;
     Formulated formulated = formulate_depth(c, chosen);
-    MilpLimits limits = {.work = CONFIRM_WORK, .cutoff = solution->objective_s / formulated.unit_s,
-                         .until_s = clock_now_s() + SAFETY_S};
+    MilpLimits limits = {
+        .work = CONFIRM_WORK, .cutoff = solution->objective_s / formulated.unit_s, .until_s = clock_now_s() + SAFETY_S};
     MilpResult result = milp_solve(formulated.milp, &limits);
     milp_destroy(formulated.milp);
     return result.status == MILP_OPTIMAL && result.bound * formulated.unit_s >= solution->objective_s * (1 - TOLERANCE);

@@ -14,7 +14,7 @@ typedef struct {
     const bool *useful; // [moe_count x count], which binaries to write; NULL: all
     uint32_t prefetch;
     Dispatch dispatch;
-    double horizon_s;   // no iteration of interest is longer
+    double horizon_s; // no iteration of interest is longer
 } Programme;
 
 typedef struct {

@@ -88,7 +88,7 @@ static void create_problem(Milp *milp, void *name)
 Milp *milp_create(const char *name)
 {
     enum { ENVIRONMENT_WITHOUT_MEMORY = 2 }; // by itself GLPK would abort
-    Milp *milp = calloc(1, sizeof *milp);
+    Milp *milp = calloc(1, sizeof(*milp));
     if (!milp || glp_init_env() >= ENVIRONMENT_WITHOUT_MEMORY)
         memory_exhausted();
     (void)guarded(milp, create_problem, (void *)name);
@@ -158,8 +158,8 @@ void milp_row_term(Milp *milp, int column, double coefficient)
         return;
     if (milp->term_count + 2 > milp->term_capacity) {
         milp->term_capacity = 2 * milp->term_capacity + 64;
-        milp->columns = realloc(milp->columns, (size_t)milp->term_capacity * sizeof *milp->columns);
-        milp->coefficients = realloc(milp->coefficients, (size_t)milp->term_capacity * sizeof *milp->coefficients);
+        milp->columns = realloc(milp->columns, (size_t)milp->term_capacity * sizeof(*milp->columns));
+        milp->coefficients = realloc(milp->coefficients, (size_t)milp->term_capacity * sizeof(*milp->coefficients));
         if (!milp->columns || !milp->coefficients)
             memory_exhausted();
     }
@@ -214,7 +214,7 @@ static double work_done(const Milp *milp)
 static void offer_cutoff(Milp *milp, glp_tree *tree)
 {
     int columns = glp_get_num_cols(milp->problem);
-    double *values = calloc((size_t)columns + 1, sizeof *values);
+    double *values = calloc((size_t)columns + 1, sizeof(*values));
     milp->is_offered = true;
     if (!values)
         return;
@@ -237,8 +237,8 @@ static void watch_tree(glp_tree *tree, void *info)
     if (glp_ios_reason(tree) == GLP_IHEUR && !milp->is_offered && limits->cutoff < INFINITY)
         offer_cutoff(milp, tree);
     milp->nodes += glp_ios_reason(tree) == GLP_ISELECT;
-    milp->is_stopped = (limits->nodes > 0 && milp->nodes > limits->nodes) ||
-                       (limits->work > 0 && work_done(milp) > limits->work);
+    milp->is_stopped =
+        (limits->nodes > 0 && milp->nodes > limits->nodes) || (limits->work > 0 && work_done(milp) > limits->work);
     if (milp->is_stopped)
         glp_ios_terminate(tree);
 }
@@ -280,8 +280,8 @@ static MilpResult take_result(Milp *milp, int stopped)
     int status = glp_mip_status(milp->problem);
     double cutoff = milp->limits->cutoff;
     bool proven = status == GLP_OPT || status == GLP_NOFEAS || (status == GLP_UNDEF && stopped == 0);
-    MilpResult result = {.status = proven ? MILP_OPTIMAL : MILP_FEASIBLE, .objective = INFINITY,
-                         .bound = milp->best_bound};
+    MilpResult result = {
+        .status = proven ? MILP_OPTIMAL : MILP_FEASIBLE, .objective = INFINITY, .bound = milp->best_bound};
     if (status == GLP_OPT || status == GLP_FEAS)
         result.objective = glp_mip_obj_val(milp->problem);
     result.found = result.objective < cutoff - 1e-9 * fabs(cutoff) || (cutoff == INFINITY && status != GLP_UNDEF);
@@ -328,7 +328,7 @@ MilpResult milp_solve(Milp *milp, const MilpLimits *limits)
     milp->nodes = milp->value_count = 0;
     milp->is_offered = false;
     free(milp->values);
-    milp->values = calloc(milp->problem ? (size_t)glp_get_num_cols(milp->problem) + 1 : 1, sizeof *milp->values);
+    milp->values = calloc(milp->problem ? (size_t)glp_get_num_cols(milp->problem) + 1 : 1, sizeof(*milp->values));
     if (!milp->values)
         memory_exhausted();
     MilpResult result;
@@ -370,7 +370,7 @@ bool milp_print(Milp *milp, Text *out, Fault *fault)
         memory_exhausted();
     size_t length = 0;
     char unnamed[32];
-    snprintf(unnamed, sizeof unnamed, "/proc/self/fd/%d", descriptor);
+    snprintf(unnamed, sizeof(unnamed), "/proc/self/fd/%d", descriptor);
     char *text = written ? file_read(unnamed, SIZE_MAX / 2, &length, fault) : NULL;
     close(descriptor);
     if (!written)
@@ -387,7 +387,7 @@ const char *milp_solver_name(void)
     static char name[32];
     if (!name[0]) {
         strcpy(name, "GLPK ");
-        strncat(name, glp_version(), sizeof name - 6);
+        strncat(name, glp_version(), sizeof(name) - 6);
     }
     return name;
 }

@@ -23,8 +23,8 @@ typedef struct {
     const Workload *work;
     const PlannerOptions *options;
     Arena *arena;
-    Solution *solution;    // its candidates, and the best single one
-    double memory_bytes;   // the device's, less what lowering showed to be missing
+    Solution *solution;  // its candidates, and the best single one
+    double memory_bytes; // the device's, less what lowering showed to be missing
     bool found;
     MixDepth depths[PREFETCH_DEPTHS];
     uint32_t depth_count;

@@ -71,8 +71,8 @@ static void enter_singles(Final *final, const Solution *solution)
             bool used = !candidate->fits || candidate->cost.iteration_s > CLOSE_CALL * solution->objective_s;
             for (size_t t = 0; t < count; t++)
                 used = used || taken[t] == i;
-            if (!used && (best == solution->count ||
-                          candidate->cost.iteration_s < solution->candidates[best].cost.iteration_s))
+            if (!used &&
+                (best == solution->count || candidate->cost.iteration_s < solution->candidates[best].cost.iteration_s))
                 best = i;
         }
         if (best == solution->count)
@@ -87,7 +87,7 @@ void rank_by_simulation(const Workload *work, const PlannerOptions *options, Sol
 {
     if (solution->status == STATUS_FORCED || work->moe_count == 0)
         return;
-    Final *final = arena_alloc(arena, sizeof *final);
+    Final *final = arena_alloc(arena, sizeof(*final));
     final->work = work;
     final->arena = arena;
     final->deadline_s = options->limits.deadline_s;

@@ -7,15 +7,15 @@
 #include "compiler/solve/stages.h"
 
 typedef struct {
-    double gap;          // stop when the relative gap is at most this; 0: prove the optimum
-    double deadline_s;   // on clock_now_s; 0: none
-    double effort;       // share of the usual work; 0: all of it
-    bool bound_only;     // find a bound, look for no choice
+    double gap;        // stop when the relative gap is at most this; 0: prove the optimum
+    double deadline_s; // on clock_now_s; 0: none
+    double effort;     // share of the usual work; 0: all of it
+    bool bound_only;   // find a bound, look for no choice
 } SearchLimits;
 
 typedef struct {
-    bool found;          // some choice fits the memory
-    uint32_t *choice;    // [stage_count]: option indices, in the arena
+    bool found;       // some choice fits the memory
+    uint32_t *choice; // [stage_count]: option indices, in the arena
     double objective_s, bound_s;
     bool timed_out;
     uint64_t label_count; // work done

@@ -11,9 +11,9 @@ const Outer *outer_measure(const Cluster *cluster, Arena *arena)
         return NULL;
     for (uint32_t size = 1; size <= count; size++)
         divisors += count % size == 0;
-    Outer *outer = arena_alloc(arena, sizeof *outer);
-    outer->domains = arena_alloc_array(arena, divisors, sizeof *outer->domains);
-    uint32_t *linked = arena_alloc_array(arena, count, sizeof *linked);
+    Outer *outer = arena_alloc(arena, sizeof(*outer));
+    outer->domains = arena_alloc_array(arena, divisors, sizeof(*outer->domains));
+    uint32_t *linked = arena_alloc_array(arena, count, sizeof(*linked));
     for (uint32_t size = 1; size <= count; size++) {
         if (count % size)
             continue;
@@ -43,10 +43,10 @@ const Outer *outer_scale(const Outer *outer, double factor, Arena *arena)
 {
     if (!outer)
         return NULL;
-    Outer *scaled = arena_alloc(arena, sizeof *scaled);
+    Outer *scaled = arena_alloc(arena, sizeof(*scaled));
     *scaled = *outer;
     scaled->port_s_per_byte /= factor;
-    scaled->domains = arena_alloc_array(arena, outer->count, sizeof *scaled->domains);
+    scaled->domains = arena_alloc_array(arena, outer->count, sizeof(*scaled->domains));
     for (size_t d = 0; d < outer->count; d++) {
         scaled->domains[d] = outer->domains[d];
         scaled->domains[d].gather.link_s_per_byte /= factor;
@@ -90,7 +90,7 @@ void outer_describe(const Cluster *placed, Plan *plan)
     cluster->link_count = 0;
     if (!placed->port_count)
         return;
-    cluster->ports = arena_alloc_array(plan->arena, placed->port_count, sizeof *cluster->ports);
+    cluster->ports = arena_alloc_array(plan->arena, placed->port_count, sizeof(*cluster->ports));
     for (uint32_t w = 0; w < placed->port_count; w++) {
         cluster->ports[w] = placed->ports[w];
         cluster->ports[w].name = arena_copy_string(plan->arena, placed->ports[w].name, strlen(placed->ports[w].name));
@@ -98,7 +98,7 @@ void outer_describe(const Cluster *placed, Plan *plan)
     uint32_t limiting = 0;
     for (uint32_t i = 0; i < placed->link_count; i++)
         limiting += can_limit(plan, &placed->links[i]);
-    cluster->links = arena_alloc_array(plan->arena, limiting, sizeof *cluster->links);
+    cluster->links = arena_alloc_array(plan->arena, limiting, sizeof(*cluster->links));
     for (uint32_t i = 0; i < placed->link_count; i++)
         if (can_limit(plan, &placed->links[i]))
             cluster->links[cluster->link_count++] = placed->links[i];

@@ -14,7 +14,7 @@ typedef struct {
 typedef struct {
     double port_s_per_byte; // of the slowest port
     size_t count;
-    OuterDomain *domains;   // every divisor of the workers' count, ascending
+    OuterDomain *domains; // every divisor of the workers' count, ascending
 } Outer;
 
 // Of the cluster as its workers stand, position by position; NULL if they are alike.

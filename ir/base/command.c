@@ -91,7 +91,7 @@ bool command_knows_options(const struct argp_option *options, int argc, char **a
             continue;
         }
         char given[64];
-        snprintf(given, sizeof given, "%.*s", (int)strcspn(word, "="), word);
+        snprintf(given, sizeof(given), "%.*s", (int)strcspn(word, "="), word);
         const char *near = nearest_word(given, names, count);
         return fault_set(fault, FAULT_USAGE, "there is no option '--%s'%s%s%s; --help lists all", given,
                          near ? " (did you mean '--" : "", near ? near : "", near ? "'?)" : "");

@@ -202,6 +202,6 @@ bool file_probe(const char *path, Fault *fault)
 bool file_is_same(const char *path, const char *other)
 {
     struct stat a, b;
-    return path && other && stat(path, &a) == 0 && stat(other, &b) == 0 && S_ISREG(a.st_mode) &&
-           a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+    return path && other && stat(path, &a) == 0 && stat(other, &b) == 0 && S_ISREG(a.st_mode) && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
 }

@@ -95,7 +95,7 @@ void text_number(Text *text, double value)
 bool text_ends_with(const char *text, const char *end)
 {
     size_t length = strlen(text), tail = strlen(end);
-    return length >= tail && !strcmp(text + length - tail, end);
+    return length >= tail && strcmp(text + length - tail, end) == 0;
 }
 
 typedef struct {

@@ -15,7 +15,7 @@ static bool is_text(const char *data)
     for (;;) {
         data += strspn(data, " \t\r\n");
         if (*data != '#')
-            return strncmp(data, keyword, sizeof keyword - 1) == 0;
+            return strncmp(data, keyword, sizeof(keyword) - 1) == 0;
         data += strcspn(data, "\n");
     }
 }

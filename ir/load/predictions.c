@@ -12,7 +12,7 @@ static const double CLOSE = 1e-6; // relative: the compiler adds up the same ter
 // Latency, and seconds per byte and worker, of level 0 where workers differ.
 static WorstPair outer_pair(const Plan *plan, const Group *group, double peers)
 {
-    uint32_t *linked = calloc(plan->cluster.port_count, sizeof *linked);
+    uint32_t *linked = calloc(plan->cluster.port_count, sizeof(*linked));
     if (!linked)
         memory_exhausted();
     WorstPair worst = cluster_worst_pair(&plan->cluster, group, linked);
@@ -52,8 +52,8 @@ double predictions_transfer_s(const Plan *plan, const Step *step)
         pair = outer_pair(plan, group, peers);
     double slowest_s = (double)cluster_gpus_below(cluster, level) * bytes * pair.link_s_per_byte;
     for (uint32_t j = level + 1; j < cluster->level_count; j++)
-        slowest_s = fmax(slowest_s,
-                         (double)cluster_gpus_below(cluster, j) * bytes / cluster->levels[j].bandwidth_bytes_per_s);
+        slowest_s =
+            fmax(slowest_s, (double)cluster_gpus_below(cluster, j) * bytes / cluster->levels[j].bandwidth_bytes_per_s);
     return pair.latency_s + cluster->levels[level].overhead_s * peers + slowest_s;
 }
 
@@ -65,11 +65,11 @@ void predictions_check(const char *name, const Plan *plan, Diag *diag)
         double transfer_s = predictions_transfer_s(plan, step);
         if (isnan(transfer_s) || fabs(transfer_s - step->cost_s) <= CLOSE * fmax(transfer_s, step->cost_s))
             continue;
-        diag_warning_plain(
-            diag, "%s: predictions are stale: '%s' of layer %d takes %s over these links of '%s', the plan "
-                  "says %s (step %u)",
-            name, op_info((int)step->op)->name, step->layer, format_time(now, transfer_s),
-            plan->cluster.levels[step->level].name, format_time(then, step->cost_s), i);
+        diag_warning_plain(diag,
+                           "%s: predictions are stale: '%s' of layer %d takes %s over these links of '%s', the plan "
+                           "says %s (step %u)",
+                           name, op_info((int)step->op)->name, step->layer, format_time(now, transfer_s),
+                           plan->cluster.levels[step->level].name, format_time(then, step->cost_s), i);
         diag_help(diag, "predicted times and choices are the compiler's: change the .hep file and compile it; "
                         "simulated times follow the links as they are");
         return;

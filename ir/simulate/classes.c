@@ -8,9 +8,9 @@
 typedef struct {
     const Plan *plan;
     uint32_t workers;
-    uint32_t *class;      // of each worker
-    uint64_t *sight;      // what each worker sees: hashes
-    uint64_t *group_sum;  // of the groups of one formula: hashes of the members' classes
+    uint32_t *class;     // of each worker
+    uint64_t *sight;     // what each worker sees: hashes
+    uint64_t *group_sum; // of the groups of one formula: hashes of the members' classes
 } Refinement;
 
 static uint64_t mix(uint64_t value)
@@ -23,7 +23,7 @@ static uint64_t mix(uint64_t value)
 static uint64_t hash_number(uint64_t seed, double number)
 {
     uint64_t bits;
-    memcpy(&bits, &number, sizeof bits);
+    memcpy(&bits, &number, sizeof(bits));
     return mix(seed ^ mix(bits + 0x9e3779b97f4a7c15u));
 }
 
@@ -58,7 +58,7 @@ static uint64_t membership(const Plan *plan, uint32_t a, uint32_t b)
 // Adds the classes of the peers that workers have in groups of this formula.
 static void see_peers(Refinement *refinement, const Group *group, uint64_t salt)
 {
-    memset(refinement->group_sum, 0, refinement->workers * sizeof *refinement->group_sum);
+    memset(refinement->group_sum, 0, refinement->workers * sizeof(*refinement->group_sum));
     for (uint32_t w = 0; w < refinement->workers; w++)
         refinement->group_sum[group_of(group, w)] += hash_class(refinement->class[w]);
     for (uint32_t w = 0; w < refinement->workers; w++)
@@ -158,7 +158,7 @@ static void add_flow(FlowKinds *flows, FlowKind flow)
 // links[b]: the link between `worker` and position b; NULL where they have none of their own.
 static void find_links(const Cluster *cluster, uint32_t worker, const WorkerLink *links[])
 {
-    memset(links, 0, cluster->port_count * sizeof *links);
+    memset(links, 0, cluster->port_count * sizeof(*links));
     for (uint32_t i = 0; i < cluster->link_count; i++) {
         const WorkerLink *link = &cluster->links[i];
         if (link->a == worker || link->b == worker)
@@ -166,8 +166,7 @@ static void find_links(const Cluster *cluster, uint32_t worker, const WorkerLink
     }
 }
 
-static FlowKind flow_between(const Plan *plan, Classes *classes, uint32_t worker, uint32_t peer,
-                             const WorkerLink *link)
+static FlowKind flow_between(const Plan *plan, Classes *classes, uint32_t worker, uint32_t peer, const WorkerLink *link)
 {
     const Cluster *cluster = &plan->cluster;
     FlowKind flow = {.from = classes->of[worker], .to = classes->of[peer], .link = NO_LINK};
@@ -201,8 +200,8 @@ static void count_ways_back(const Classes *classes, FlowKinds *flows)
 static void find_flows(const Plan *plan, Classes *classes, const Group *group, FlowKinds *flows, Arena *arena)
 {
     uint32_t workers = plan->cluster.port_count;
-    const WorkerLink **links = arena_alloc_array(arena, workers, sizeof *links);
-    flows->kinds = arena_alloc_array(arena, (uint64_t)classes->count * workers, sizeof *flows->kinds);
+    const WorkerLink **links = arena_alloc_array(arena, workers, sizeof(*links));
+    flows->kinds = arena_alloc_array(arena, (uint64_t)classes->count * workers, sizeof(*flows->kinds));
     for (uint32_t c = 0; c < classes->count; c++) {
         uint32_t worker = classes->first[c];
         find_links(&plan->cluster, worker, links);
@@ -220,17 +219,16 @@ static void find_inner_flows(const Plan *plan, const Classes *classes, const Gro
                              Arena *arena)
 {
     double peers = (double)group_size(&plan->cluster, group) - 1;
-    flows->kinds = arena_alloc_array(arena, classes->count, sizeof *flows->kinds);
+    flows->kinds = arena_alloc_array(arena, classes->count, sizeof(*flows->kinds));
     uint32_t level = group->level < 0 ? 0 : (uint32_t)group->level;
     for (uint32_t c = 0; c < classes->count && peers > 0; c++)
-        flows->kinds[flows->count++] =
-            (FlowKind){c, c, peers, peers, plan->cluster.levels[level].latency_s, NO_LINK};
+        flows->kinds[flows->count++] = (FlowKind){c, c, peers, peers, plan->cluster.levels[level].latency_s, NO_LINK};
 }
 
 // Of the slowest pair of workers in any group of the formula.
 static void slow_down(const Plan *plan, Classes *classes, const Group *group, FlowKinds *flows, Arena *arena)
 {
-    uint32_t *linked = arena_alloc_array(arena, plan->cluster.port_count, sizeof *linked);
+    uint32_t *linked = arena_alloc_array(arena, plan->cluster.port_count, sizeof(*linked));
     WorstPair worst = cluster_worst_pair(&plan->cluster, group, linked);
     for (uint32_t i = 0; i < flows->count; i++) {
         flows->kinds[i].latency_s = worst.latency_s;
@@ -242,7 +240,7 @@ static void slow_down(const Plan *plan, Classes *classes, const Group *group, Fl
 
 static void list_classes(Classes *classes, uint32_t workers)
 {
-    memset(classes->workers, 0, CLASSES_MAX * sizeof *classes->workers);
+    memset(classes->workers, 0, CLASSES_MAX * sizeof(*classes->workers));
     for (uint32_t w = workers; w-- > 0;) {
         classes->first[classes->of[w]] = w;
         classes->workers[classes->of[w]]++;
@@ -251,17 +249,17 @@ static void list_classes(Classes *classes, uint32_t workers)
 
 const Classes *classes_create(const Plan *plan, Arena *arena)
 {
-    Classes *classes = arena_alloc(arena, sizeof *classes);
+    Classes *classes = arena_alloc(arena, sizeof(*classes));
     uint32_t workers = plan->cluster.port_count;
     classes->count = 1;
-    classes->first = arena_alloc_array(arena, CLASSES_MAX, sizeof *classes->first);
-    classes->workers = arena_alloc_array(arena, CLASSES_MAX, sizeof *classes->workers);
+    classes->first = arena_alloc_array(arena, CLASSES_MAX, sizeof(*classes->first));
+    classes->workers = arena_alloc_array(arena, CLASSES_MAX, sizeof(*classes->workers));
     classes->workers[0] = plan->cluster.levels[0].count;
     if (workers > 0) {
         Refinement refinement = {.plan = plan, .workers = workers};
-        refinement.class = arena_alloc_array(arena, workers, sizeof *refinement.class);
-        refinement.sight = arena_alloc_array(arena, workers, sizeof *refinement.sight);
-        refinement.group_sum = arena_alloc_array(arena, workers, sizeof *refinement.group_sum);
+        refinement.class = arena_alloc_array(arena, workers, sizeof(*refinement.class));
+        refinement.sight = arena_alloc_array(arena, workers, sizeof(*refinement.sight));
+        refinement.group_sum = arena_alloc_array(arena, workers, sizeof(*refinement.group_sum));
         classes->count = refine(&refinement);
         classes->merged = classes->count > CLASSES_MAX;
         if (classes->merged) {
@@ -271,11 +269,11 @@ const Classes *classes_create(const Plan *plan, Arena *arena)
             list_classes(classes, workers);
         }
     }
-    classes->flows = arena_alloc_array(arena, plan->group_count, sizeof *classes->flows);
+    classes->flows = arena_alloc_array(arena, plan->group_count, sizeof(*classes->flows));
     uint64_t links = (uint64_t)classes->count * 2 * plan->cluster.link_count + plan->group_count;
     uint64_t pairs = (uint64_t)classes->count * workers;
     links = links < pairs ? links : pairs + plan->group_count;
-    classes->links = arena_alloc_array(arena, links, sizeof *classes->links);
+    classes->links = arena_alloc_array(arena, links, sizeof(*classes->links));
     for (uint32_t g = 0; g < plan->group_count; g++) {
         const Group *group = &plan->groups[g];
         if (classes->of && is_outermost(group)) {

@@ -10,7 +10,7 @@ uint32_t critical_path(const Plan *plan, const Simulation *simulation, Arena *ar
     for (uint32_t i = 0; i < plan->step_count; i++)
         if (step == NONE || simulation->last->steps[i].end_s >= simulation->last->steps[step].end_s)
             step = (int32_t)i;
-    *path = arena_alloc_array(arena, plan->step_count, sizeof **path);
+    *path = arena_alloc_array(arena, plan->step_count, sizeof(**path));
     while (step != NONE) {
         double end_s = simulation->classes[class].steps[step].end_s;
         class = simulation->classes[class].steps[step].late_class;
@@ -40,7 +40,7 @@ uint32_t critical_path_parts(const Plan *plan, const PathStep path[], uint32_t l
     size_t ops;
     uint32_t count = 0;
     op_table(&ops);
-    *parts = arena_alloc_array(arena, ops * (LEVELS_MAX + 1), sizeof **parts);
+    *parts = arena_alloc_array(arena, ops * (LEVELS_MAX + 1), sizeof(**parts));
     for (uint32_t i = 0; i < length; i++) {
         const Step *step = &plan->steps[path[i].step];
         uint32_t at = 0;
@@ -52,6 +52,6 @@ uint32_t critical_path_parts(const Plan *plan, const PathStep path[], uint32_t l
         (*parts)[at].time_s += path[i].end_s - path[i].begin_s;
     }
     if (count)
-        qsort(*parts, count, sizeof **parts, compare_parts);
+        qsort(*parts, count, sizeof(**parts), compare_parts);
     return count;
 }

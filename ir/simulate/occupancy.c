@@ -25,8 +25,8 @@ static int compare_changes(const void *left, const void *right)
 const BufferLife *occupancy_buffers(const Plan *plan, const Simulation *simulation, Arena *arena)
 {
     const Lifetimes *lifetimes = lifetimes_create(plan, order_create(plan, arena), arena);
-    BufferLife *lives = arena_alloc_array(arena, plan->buffer_count, sizeof *lives);
-    bool *touched = arena_alloc_array(arena, plan->buffer_count, sizeof *touched);
+    BufferLife *lives = arena_alloc_array(arena, plan->buffer_count, sizeof(*lives));
+    bool *touched = arena_alloc_array(arena, plan->buffer_count, sizeof(*touched));
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const int32_t *operands = step_operands(plan, &plan->steps[i]);
         const SimulatedStep *step = &simulation->last->steps[i];
@@ -53,7 +53,7 @@ const BufferLife *occupancy_buffers(const Plan *plan, const Simulation *simulati
 uint32_t occupancy_memory(const Plan *plan, const Simulation *simulation, Arena *arena, MemorySample **samples)
 {
     const BufferLife *lives = occupancy_buffers(plan, simulation, arena);
-    Change *changes = arena_alloc_array(arena, 2 * (uint64_t)plan->buffer_count, sizeof *changes);
+    Change *changes = arena_alloc_array(arena, 2 * (uint64_t)plan->buffer_count, sizeof(*changes));
     uint32_t change_count = 0;
     MemorySample now = {0};
     for (uint32_t b = 0; b < plan->buffer_count; b++) {
@@ -66,8 +66,8 @@ uint32_t occupancy_memory(const Plan *plan, const Simulation *simulation, Arena 
         if (!isinf(lives[b].end_s))
             changes[change_count++] = (Change){lives[b].end_s, -bytes, (int)buffer->kind};
     }
-    qsort(changes, change_count, sizeof *changes, compare_changes);
-    MemorySample *list = arena_alloc_array(arena, (uint64_t)change_count + 1, sizeof *list);
+    qsort(changes, change_count, sizeof(*changes), compare_changes);
+    MemorySample *list = arena_alloc_array(arena, (uint64_t)change_count + 1, sizeof(*list));
     uint32_t count = 0;
     list[count++] = now;
     for (uint32_t i = 0; i < change_count; i++) {
@@ -77,7 +77,7 @@ uint32_t occupancy_memory(const Plan *plan, const Simulation *simulation, Arena 
             continue;
         if (list[count - 1].time_s == now.time_s)
             list[count - 1] = now;
-        else if (memcmp(list[count - 1].bytes, now.bytes, sizeof now.bytes) != 0)
+        else if (memcmp(list[count - 1].bytes, now.bytes, sizeof(now.bytes)) != 0)
             list[count++] = now;
     }
     *samples = list;
@@ -107,7 +107,7 @@ uint32_t occupancy_port(const Plan *plan, const Simulation *simulation, uint32_t
                         PortSample **samples)
 {
     double gpus = (double)cluster_gpus_below(&plan->cluster, level);
-    Change *changes = arena_alloc_array(arena, 2 * (uint64_t)plan->step_count, sizeof *changes);
+    Change *changes = arena_alloc_array(arena, 2 * (uint64_t)plan->step_count, sizeof(*changes));
     uint32_t change_count = 0;
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
@@ -119,8 +119,8 @@ uint32_t occupancy_port(const Plan *plan, const Simulation *simulation, uint32_t
         changes[change_count++] = (Change){begin_s, bytes_per_s, stream};
         changes[change_count++] = (Change){end_s, -bytes_per_s, stream};
     }
-    qsort(changes, change_count, sizeof *changes, compare_changes);
-    PortSample *list = arena_alloc_array(arena, (uint64_t)change_count + 1, sizeof *list);
+    qsort(changes, change_count, sizeof(*changes), compare_changes);
+    PortSample *list = arena_alloc_array(arena, (uint64_t)change_count + 1, sizeof(*list));
     uint32_t count = 1;
     PortSample now = {0};
     for (uint32_t i = 0; i < change_count; i++) {

@@ -20,22 +20,22 @@ struct Sharing {
     Resource *resources; // [class][level][out, in], then links
     bool *touched;       // of each class
     bool any_touched;
-    uint32_t *open;      // flows whose rates are sought
-    double *allowed;     // what the tightest of all that such a flow passes lets it have
+    uint32_t *open;  // flows whose rates are sought
+    double *allowed; // what the tightest of all that such a flow passes lets it have
 };
 
 Sharing *sharing_create(const Plan *plan, const Classes *classes, uint32_t flows_max, Arena *arena)
 {
-    Sharing *sharing = arena_alloc(arena, sizeof *sharing);
+    Sharing *sharing = arena_alloc(arena, sizeof(*sharing));
     sharing->classes = classes;
     sharing->level_count = plan->cluster.level_count;
     sharing->link_first = 2 * classes->count * sharing->level_count;
     sharing->resource_count = sharing->link_first + classes->link_count;
-    sharing->port = arena_alloc_array(arena, (uint64_t)classes->count * LEVELS_MAX, sizeof *sharing->port);
-    sharing->resources = arena_alloc_array(arena, sharing->resource_count, sizeof *sharing->resources);
-    sharing->touched = arena_alloc_array(arena, classes->count, sizeof *sharing->touched);
-    sharing->open = arena_alloc_array(arena, flows_max, sizeof *sharing->open);
-    sharing->allowed = arena_alloc_array(arena, flows_max, sizeof *sharing->allowed);
+    sharing->port = arena_alloc_array(arena, (uint64_t)classes->count * LEVELS_MAX, sizeof(*sharing->port));
+    sharing->resources = arena_alloc_array(arena, sharing->resource_count, sizeof(*sharing->resources));
+    sharing->touched = arena_alloc_array(arena, classes->count, sizeof(*sharing->touched));
+    sharing->open = arena_alloc_array(arena, flows_max, sizeof(*sharing->open));
+    sharing->allowed = arena_alloc_array(arena, flows_max, sizeof(*sharing->allowed));
     for (uint32_t c = 0; c < classes->count; c++)
         for (uint32_t l = 0; l < sharing->level_count; l++)
             sharing->port[c * LEVELS_MAX + l] = classes_port(classes, plan, c, l);
@@ -171,6 +171,6 @@ void sharing_rates(Sharing *sharing, const SharedFlow flows[], uint32_t count)
         add_weight(sharing, &flows[i]);
     }
     fill(sharing, flows, open_count);
-    memset(sharing->touched, 0, sharing->classes->count * sizeof *sharing->touched);
+    memset(sharing->touched, 0, sharing->classes->count * sizeof(*sharing->touched));
     sharing->any_touched = false;
 }

@@ -9,8 +9,8 @@
 
 // The transfer of one step on one stream: one rate per kind of flow of the step's group.
 typedef struct {
-    double left_bytes;  // per flow
-    double rate;        // bytes/s per flow
+    double left_bytes; // per flow
+    double rate;       // bytes/s per flow
 } Transfer;
 
 enum { HOPS_MAX = 2 * LEVELS_MAX + 1 };

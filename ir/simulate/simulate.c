@@ -24,12 +24,12 @@ typedef struct {
     Sharing *sharing;
     uint32_t *queue[STREAM_COUNT]; // steps of each stream
     uint32_t queue_count[STREAM_COUNT];
-    uint32_t *next;                // [class][stream], into queue
-    bool *done;                    // [class][step]
-    Activity *activities;          // [class][stream]
+    uint32_t *next;       // [class][stream], into queue
+    bool *done;           // [class][step]
+    Activity *activities; // [class][stream]
     // A class may be a step ahead of another: a stream has up to two groups' transfers under way, told apart by step.
-    Transfer **transfers;          // [step][kind of flow of its group]; NULL before any class reached the step
-    SharedFlow *flows;             // those that send now
+    Transfer **transfers; // [step][kind of flow of its group]; NULL before any class reached the step
+    SharedFlow *flows;    // those that send now
     uint32_t flow_count;
     Arena *arena;
     double now_s;
@@ -141,7 +141,7 @@ static void enter_transfer(Simulator *sim, uint32_t class, Activity *activity)
         return;
     }
     if (!sim->transfers[index])
-        sim->transfers[index] = arena_alloc_array(sim->arena, flows->count, sizeof **sim->transfers);
+        sim->transfers[index] = arena_alloc_array(sim->arena, flows->count, sizeof(**sim->transfers));
     for (uint32_t i = 0; i < flows->count; i++) {
         const FlowKind *kind = &flows->kinds[i];
         uint32_t other = kind->from == class ? kind->to : kind->from;
@@ -275,15 +275,15 @@ static void count_port_time(const Simulator *sim, uint32_t class)
 
 static Simulation *create_simulation(const Plan *plan, const Classes *classes, Arena *arena)
 {
-    Simulation *out = arena_alloc(arena, sizeof *out);
+    Simulation *out = arena_alloc(arena, sizeof(*out));
     out->class_count = classes->count;
     out->class_of = classes->of;
     out->merged = classes->merged;
-    out->classes = arena_alloc_array(arena, classes->count, sizeof *out->classes);
+    out->classes = arena_alloc_array(arena, classes->count, sizeof(*out->classes));
     for (uint32_t c = 0; c < classes->count; c++) {
         out->classes[c].first_worker = classes->first[c];
         out->classes[c].workers = classes->workers[c];
-        out->classes[c].steps = arena_alloc_array(arena, plan->step_count, sizeof *out->classes[c].steps);
+        out->classes[c].steps = arena_alloc_array(arena, plan->step_count, sizeof(*out->classes[c].steps));
     }
     return out;
 }
@@ -303,11 +303,11 @@ const Simulation *simulate(const Plan *plan, Arena *arena)
     uint32_t classes = sim.classes->count, flows_max = count_flows_max(plan, sim.classes);
     sim.out = create_simulation(plan, sim.classes, arena);
     sim.sharing = sharing_create(plan, sim.classes, flows_max, arena);
-    sim.done = arena_alloc_array(arena, (uint64_t)classes * plan->step_count, sizeof *sim.done);
-    sim.next = arena_alloc_array(arena, (uint64_t)classes * STREAM_COUNT, sizeof *sim.next);
-    sim.activities = arena_alloc_array(arena, (uint64_t)classes * STREAM_COUNT, sizeof *sim.activities);
-    sim.transfers = arena_alloc_array(arena, plan->step_count, sizeof *sim.transfers);
-    sim.flows = arena_alloc_array(arena, flows_max, sizeof *sim.flows);
+    sim.done = arena_alloc_array(arena, (uint64_t)classes * plan->step_count, sizeof(*sim.done));
+    sim.next = arena_alloc_array(arena, (uint64_t)classes * STREAM_COUNT, sizeof(*sim.next));
+    sim.activities = arena_alloc_array(arena, (uint64_t)classes * STREAM_COUNT, sizeof(*sim.activities));
+    sim.transfers = arena_alloc_array(arena, plan->step_count, sizeof(*sim.transfers));
+    sim.flows = arena_alloc_array(arena, flows_max, sizeof(*sim.flows));
     sort_steps(&sim);
     for (;;) {
         while (start_ready_steps(&sim))

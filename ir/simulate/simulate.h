@@ -18,12 +18,12 @@ typedef struct {
 
 // A rank of one class of workers.
 typedef struct {
-    uint32_t first_worker, workers;    // of the outermost level: position of the first, and how many
-    double end_s;                      // when its last step ends
-    SimulatedStep *steps;              // [plan->step_count]
+    uint32_t first_worker, workers; // of the outermost level: position of the first, and how many
+    double end_s;                   // when its last step ends
+    SimulatedStep *steps;           // [plan->step_count]
     double stream_busy_s[STREAM_COUNT];
-    double port_busy_s[LEVELS_MAX];    // bytes that passed a port of the level over its bandwidth
-    double hidden_s, exposed_s;        // time with communication under way: beside computation, alone
+    double port_busy_s[LEVELS_MAX];     // bytes that passed a port of the level over its bandwidth
+    double hidden_s, exposed_s;         // time with communication under way: beside computation, alone
     double exposed_with_s[STREAM_SETS]; // the exposed time, by the set of streams that communicate
 } SimulatedClass;
 
@@ -31,9 +31,9 @@ typedef struct {
     double iteration_s;
     uint32_t class_count;
     SimulatedClass *classes;
-    const SimulatedClass *last;  // the class that ends last: what one rank's view shows
-    const uint32_t *class_of;    // of each worker of the outermost level; NULL where there is one class
-    bool merged;                 // too many kinds of workers: the slowest port and link stand for all
+    const SimulatedClass *last; // the class that ends last: what one rank's view shows
+    const uint32_t *class_of;   // of each worker of the outermost level; NULL where there is one class
+    bool merged;                // too many kinds of workers: the slowest port and link stand for all
 } Simulation;
 
 // Requires a plan within its limits whose `after` edges point backwards. Owned by `arena`.

@@ -80,7 +80,7 @@ static uint32_t list_places(const Plan *plan, uint64_t *places)
         places[count++] = plan->buffers[b].offset + buffer_bytes(&plan->buffers[b]);
     }
     if (count)
-        qsort(places, count, sizeof *places, compare_places);
+        qsort(places, count, sizeof(*places), compare_places);
     for (uint32_t i = 0; i < count; i++)
         if (i == 0 || places[i] != places[i - 1])
             places[kept++] = places[i];
@@ -90,8 +90,8 @@ static uint32_t list_places(const Plan *plan, uint64_t *places)
 // The buffers in the order of their first steps: who is never alive together with a later one comes before it.
 static uint32_t *order_by_first_step(const Plan *plan, Arena *scratch)
 {
-    uint32_t *order = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof *order), count = 0;
-    bool *known = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof *known);
+    uint32_t *order = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*order)), count = 0;
+    bool *known = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*known));
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const int32_t *operands = step_operands(plan, &plan->steps[i]);
         for (uint32_t k = 0; k < step_info(&plan->steps[i])->operand_count; k++) {
@@ -111,14 +111,14 @@ void verify_overlaps(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
     Arena *scratch = verifier->scratch;
-    uint64_t *places = arena_alloc_array(scratch, 2 * (size_t)plan->buffer_count + 1, sizeof *places);
+    uint64_t *places = arena_alloc_array(scratch, 2 * (size_t)plan->buffer_count + 1, sizeof(*places));
     uint32_t place_count = list_places(plan, places);
     if (place_count < 2)
         return;
     Space space = {.verifier = verifier,
                    .lifetimes = lifetimes_create(plan, verifier->order, scratch),
-                   .holder = arena_alloc_array(scratch, 4 * (size_t)place_count, sizeof *space.holder),
-                   .reported = arena_alloc_array(scratch, plan->buffer_count, sizeof *space.reported)};
+                   .holder = arena_alloc_array(scratch, 4 * (size_t)place_count, sizeof(*space.holder)),
+                   .reported = arena_alloc_array(scratch, plan->buffer_count, sizeof(*space.reported))};
     for (size_t i = 0; i < 4 * (size_t)place_count; i++)
         space.holder[i] = NONE;
     for (uint32_t b = 0; b < plan->buffer_count; b++)

@@ -140,7 +140,7 @@ void host_mean(uint64_t all, Tensor experts, Tensor shared)
     float sum[CODEC_BLOCK], summand[CODEC_BLOCK];
     for (uint64_t first = 0; first < experts.cols; first += CODEC_BLOCK) {
         uint64_t count = smaller(CODEC_BLOCK, experts.cols - first);
-        memset(sum, 0, sizeof sum);
+        memset(sum, 0, sizeof(sum));
         for (uint64_t row = 0; row < experts.rows; row++) {
             host_to_f32(element_at(row_in(experts, row), experts.dtype, first), experts.dtype, summand, count);
             for (uint64_t i = 0; i < count; i++)

@@ -7,14 +7,14 @@
 static uint32_t float_bits(float value)
 {
     uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
+    memcpy(&bits, &value, sizeof(bits));
     return bits;
 }
 
 static float bits_float(uint32_t bits)
 {
     float value;
-    memcpy(&value, &bits, sizeof value);
+    memcpy(&value, &bits, sizeof(value));
     return value;
 }
 
@@ -127,7 +127,7 @@ void host_to_f32(const void *from, Dtype dtype, float *to, uint64_t count)
     else if (dtype == DTYPE_BF16)
         bf16_to_f32(from, to, count);
     else if (count > 0)
-        memcpy(to, from, count * sizeof *to);
+        memcpy(to, from, count * sizeof(*to));
 }
 
 void host_from_f32(const float *from, void *to, Dtype dtype, uint64_t count)
@@ -138,5 +138,5 @@ void host_from_f32(const float *from, void *to, Dtype dtype, uint64_t count)
     else if (dtype == DTYPE_BF16)
         f32_to_bf16(from, to, count);
     else if (count > 0)
-        memcpy(to, from, count * sizeof *from);
+        memcpy(to, from, count * sizeof(*from));
 }

@@ -90,7 +90,7 @@ static Copies copies_of(const Reverse *reverse, uint32_t member, uint64_t *sent)
 
 static void sum_block(const Reverse *reverse, Block *block, Tensor drows)
 {
-    memset(block->sums, 0, sizeof block->sums);
+    memset(block->sums, 0, sizeof(block->sums));
     for (uint64_t m = 0, sent = 0; m < reverse->table->members; m++) {
         Copies copies = copies_of(reverse, (uint32_t)m, &sent);
         add_rows(block, &copies);

@@ -138,7 +138,7 @@ static void candidates_collect(const int32_t *bits, uint32_t count, int32_t boun
     out->count = 0;
     for (uint32_t first = 0; first < count; first += sizeof(uint64_t)) {
         uint64_t some;
-        memcpy(&some, marks + first, sizeof some);
+        memcpy(&some, marks + first, sizeof(some));
         for (uint32_t i = first; some && i < first + sizeof(uint64_t); i++) {
             out->keys[out->count] = bits[i] & INT32_MAX;
             out->indices[out->count] = (uint16_t)i;
@@ -171,7 +171,7 @@ void select_largest(const float *values, uint32_t count, uint32_t kept, uint16_t
         candidates_all(bits, count, &candidates);
     }
     int32_t keys[CODEC_BLOCK];
-    memcpy(keys, candidates.keys, candidates.count * sizeof *keys);
+    memcpy(keys, candidates.keys, candidates.count * sizeof(*keys));
     int32_t least = kth_largest(keys, candidates.count, kept, 0);
     uint32_t ties = kept, taken = 0;
     for (uint32_t i = 0; i < candidates.count; i++)

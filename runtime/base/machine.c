@@ -94,8 +94,8 @@ uint32_t machine_processors(void)
     enum { PROCESSORS_MAX = 1 << 16 };
     for (int size = 1024; size <= PROCESSORS_MAX; size *= 4) {
         cpu_set_t *mask = CPU_ALLOC(size);
-        int count = mask && sched_getaffinity(0, CPU_ALLOC_SIZE(size), mask) == 0
-                        ? CPU_COUNT_S(CPU_ALLOC_SIZE(size), mask) : 0;
+        int count =
+            mask && sched_getaffinity(0, CPU_ALLOC_SIZE(size), mask) == 0 ? CPU_COUNT_S(CPU_ALLOC_SIZE(size), mask) : 0;
         CPU_FREE(mask);
         if (count > 0)
             return (uint32_t)count;

@@ -182,9 +182,9 @@ bool calibrate_run(const CalibrateOptions *options, Calibration *calibration, Fa
     const Communicator *communicator = options->comm ? communicator_info(options->comm->ops->communicator)
                                                      : communicator_of_threads(options->device != NULL);
     *calibration = (Calibration){.communicator = communicator->name,
-                                   .load = machine_load(),
-                                   .processors = machine_processors(),
-                                   .processors_online = machine_processors_online()};
+                                 .load = machine_load(),
+                                 .processors = machine_processors(),
+                                 .processors_online = machine_processors_online()};
     host_kernels_init();
     if (options->comm && options->emulate_links)
         return fault_set(fault, FAULT_USAGE, "links are emulated between threads of one process only");

@@ -34,13 +34,13 @@ typedef struct {
     Spread *ports;       // [port_count] bandwidths in bytes/s, by position; one worker at a time talks to all others
     Spread *pairs;       // [port_count][port_count] bandwidths of two workers that talk to nobody else
     MatrixMeasure matrices[MATRIX_SIZES];
-    double compute_flops, half_rate_rows; // of the curve through `matrices`
-    Spread dtype_flops[DTYPE_COUNT];      // of GPUs: FLOP/s of the largest number of rows in the other dtypes
-    Spread memory_bandwidth;              // bytes/s read and written by one rank while all ranks do
+    double compute_flops, half_rate_rows;      // of the curve through `matrices`
+    Spread dtype_flops[DTYPE_COUNT];           // of GPUs: FLOP/s of the largest number of rows in the other dtypes
+    Spread memory_bandwidth;                   // bytes/s read and written by one rank while all ranks do
     Spread encode_bandwidth, decode_bandwidth; // bytes/s of dense experts, likewise
-    double memory_bytes;                  // a rank's share of what its machine has left
+    double memory_bytes;                       // a rank's share of what its machine has left
     const char *communicator;
-    double load; // of the machine before it began, see machine_load
+    double load;                            // of the machine before it began, see machine_load
     uint32_t processors, processors_online; // see machine_processors
 } Calibration;
 
@@ -48,13 +48,13 @@ typedef struct CalibrateDevice CalibrateDevice;
 
 typedef struct {
     const CalibrateDevice *device; // whose memory and kernels are measured; NULL: the host's
-    const Cluster *cluster; // structure; bandwidths and latencies count only where links are emulated
-    const ModelDims *dims;  // whose expert is computed: hidden, inner, activation, dtype
-    Comm *comm;             // this process is one rank of this world; NULL: all ranks are threads of this process
+    const Cluster *cluster;        // structure; bandwidths and latencies count only where links are emulated
+    const ModelDims *dims;         // whose expert is computed: hidden, inner, activation, dtype
+    Comm *comm; // this process is one rank of this world; NULL: all ranks are threads of this process
     bool emulate_links;
     double timeout_s;
     double sample_s; // how long a sample of a link takes: windows have to open, and it must dwarf a barrier
-    const atomic_int *interrupted; // ends it when it becomes non-zero; may be NULL
+    const atomic_int *interrupted;                     // ends it when it becomes non-zero; may be NULL
     void (*progress)(void *context, const char *what); // what is measured now; may be NULL
     void *context;
 } CalibrateOptions;

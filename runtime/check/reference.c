@@ -104,7 +104,7 @@ static void attend(Run *run, uint64_t token, uint64_t head)
             run->scores[i] += query[d] * key[d] / sqrt((double)head_dim);
     }
     reference_softmax(run->scores, visible);
-    memset(context, 0, head_dim * sizeof *context);
+    memset(context, 0, head_dim * sizeof(*context));
     for (uint64_t i = 0; i < visible; i++)
         for (uint64_t d = 0; d < head_dim; d++)
             context[d] += run->scores[i] * run->v[(first + i) * run->keys + kv_head * head_dim + d];
@@ -232,7 +232,7 @@ static void visit_expert(Run *run, const Choice *choice, uint32_t expert, const 
     for (uint64_t pair = 0; pair < pairs; pair++) {
         if (decisions[pair] != (int32_t)expert)
             continue;
-        memcpy(rows + count * hidden, run->norm + pair / run->dims->top_k * hidden, hidden * sizeof *rows);
+        memcpy(rows + count * hidden, run->norm + pair / run->dims->top_k * hidden, hidden * sizeof(*rows));
         run->chosen[count++] = pair;
     }
     if (count == 0)
@@ -350,8 +350,8 @@ static bool run_begin(Run *run, const Reference *reference, uint64_t rank, doubl
     run->gate = doubles_alloc(tokens, run->inner_max);
     run->scores = doubles_alloc(1, larger(dims->sequence, dims->vocabulary));
     run->weights_of_records = doubles_alloc(tokens, dims->top_k);
-    run->chosen = calloc(tokens, sizeof *run->chosen);
-    run->weights = calloc(elements, sizeof *run->weights);
+    run->chosen = calloc(tokens, sizeof(*run->chosen));
+    run->weights = calloc(elements, sizeof(*run->weights));
     run->stored = calloc(elements, dtype_bytes(dims->dtype));
     return run->norm && run->out && run->q && run->k && run->v && run->context && run->act && run->gate &&
            run->scores && run->weights_of_records && run->chosen && run->weights && run->stored && mean_begin(run);
@@ -402,7 +402,7 @@ bool reference_run(const Reference *reference, const ReferenceInput *input, doub
 
 Reference *reference_create(const Plan *plan, uint64_t seed, Fault *fault)
 {
-    Reference *reference = plan->model.abstract ? NULL : malloc(sizeof *reference);
+    Reference *reference = plan->model.abstract ? NULL : malloc(sizeof(*reference));
     if (!reference) {
         fault_set(fault, FAULT_RUN,
                   plan->model.abstract ? "model '%s' gives volumes, not dimensions: nothing to compute"

@@ -39,7 +39,7 @@ void reference_multiply(const atomic_bool *stopped, ProductSize size, const doub
                         double *out)
 {
     uint64_t r = 0, rows = size.rows, k = size.k, n = size.n;
-    memset(out, 0, rows * n * sizeof *out);
+    memset(out, 0, rows * n * sizeof(*out));
     for (; r + 4 <= rows && !is_stopped(stopped); r += 4)
         add_products_4(k, n, in + r * k, weights, out + r * n);
     for (; r < rows && !is_stopped(stopped); r++)

@@ -26,7 +26,7 @@ bool checkpoint_read(const Checkpoint *checkpoint, const CheckpointRank *rank, F
               manifest_of_plan(rank->plan, &reader.own, fault);
     if (ok)
         ok = manifest_same_strategy(&checkpoint->manifest, &reader.own) ? read_same(&reader, fault)
-                                                                      : reader_deal(&reader, fault);
+                                                                        : reader_deal(&reader, fault);
     manifest_free(&reader.own);
     free(reader.copies);
     free(reader.chunk);

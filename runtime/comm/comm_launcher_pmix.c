@@ -21,7 +21,6 @@ typedef struct {
     atomic_int state; // 0: no answer yet; ANSWERED, or'ed with ACCEPTED
 } Request;
 
-
 static const double answer_s = 0.15, poll_s = 1e-3;
 
 static void on_answer(pmix_status_t status, void *context)

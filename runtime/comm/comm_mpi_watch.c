@@ -17,6 +17,11 @@ typedef struct {
     double idle_s; // since when nobody was seen to make progress, there and where it waits
 } Answer;
 
+struct Reply {
+    Answer answer;
+    MPI_Request request;
+};
+
 struct Listener {
     MpiWorld *world;
     pthread_t thread;
@@ -32,10 +37,7 @@ struct Listener {
         double asked_s;
         bool open;
     } questions[STREAM_COUNT];
-    struct Reply {
-        Answer answer;
-        MPI_Request request;
-    } * replies; // [processes][STREAM_COUNT]
+    struct Reply *replies; // [processes][STREAM_COUNT]
 };
 
 static int process_after(const MpiWorld *world)

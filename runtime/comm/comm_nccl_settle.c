@@ -13,8 +13,7 @@ bool nccl_enter(NcclWorld *world, Fault *fault)
     if (!world->dead)
         return true;
     pthread_rwlock_unlock(&world->lock);
-    return !rendezvous_aborted(world->rendezvous, fault) &&
-           fault_set(fault, FAULT_RUN, "the communicators were ended");
+    return !rendezvous_aborted(world->rendezvous, fault) && fault_set(fault, FAULT_RUN, "the communicators were ended");
 }
 
 void nccl_leave(NcclWorld *world)

@@ -12,8 +12,8 @@ typedef enum {
 
 typedef struct {
     const char *name;
-    bool of_device;    // moves device memory, and goes with engines that compute there; else the host's
-    bool of_processes; // every rank is a process of its own; else all are threads of one
+    bool of_device;                // moves device memory, and goes with engines that compute there; else the host's
+    bool of_processes;             // every rank is a process of its own; else all are threads of one
     const char *(*launcher)(void); // of processes: what started this one as one of several; NULL: nothing did
     const char *library;           // that it is built with
     const char *text;

@@ -21,9 +21,9 @@ void links_destroy(LinkEmulation *links); // takes NULL
 typedef struct {
     uint32_t port_count;
     uint32_t ports[2 * LEVELS_MAX + 1]; // a link is passed like a port
-    uint64_t chunk_bytes;         // how much to reserve at once
-    double clock_s;               // when the last reserved chunk has passed all ports
-    double latency_s, overhead_s; // of the way: to be added once per collective, and per message
+    uint64_t chunk_bytes;               // how much to reserve at once
+    double clock_s;                     // when the last reserved chunk has passed all ports
+    double latency_s, overhead_s;       // of the way: to be added once per collective, and per message
 } LinkFlow;
 
 // A transfer of `bytes` that may start at `start_s`.

@@ -53,8 +53,7 @@ static double wake_delay(void)
 
 LinksMachine links_machine_measure(void)
 {
-    return (LinksMachine){
-        .copy_bytes_per_s = copy_rate(), .processors = machine_processors(), .wake_s = wake_delay()};
+    return (LinksMachine){.copy_bytes_per_s = copy_rate(), .processors = machine_processors(), .wake_s = wake_delay()};
 }
 
 // What all ports of a level carry one way when they are busy.

@@ -84,9 +84,8 @@ static bool admit_hello(Rendezvous *rendezvous, int socket, const Hello *hello, 
                          hello->place.pid, PLACE_HOST_MAX, hello->place.host, hello->size, launch->size);
     Peer *peer = hello->rank > 0 && hello->rank < launch->size ? &rendezvous->peers[hello->rank - 1] : NULL;
     if (!peer || peer->socket >= 0)
-        return fault_set(fault, FAULT_RUN,
-                         "process %" PRId64 " on %.*s claims to be rank %" PRIu64 ", as another does", hello->place.pid,
-                         PLACE_HOST_MAX, hello->place.host, hello->rank);
+        return fault_set(fault, FAULT_RUN, "process %" PRId64 " on %.*s claims to be rank %" PRIu64 ", as another does",
+                         hello->place.pid, PLACE_HOST_MAX, hello->place.host, hello->rank);
     peer->socket = socket;
     rendezvous->places[hello->rank] = hello->place;
     rendezvous->places[hello->rank].host[PLACE_HOST_MAX - 1] = '\0';

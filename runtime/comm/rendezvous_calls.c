@@ -386,9 +386,8 @@ static bool take_from(Rendezvous *rendezvous, Peer *peer, void *out, uint64_t by
     if (ok && peer->header.bytes == bytes)
         memcpy(out, peer->data, bytes);
     else if (ok)
-        ok =
-            fault_set(fault, FAULT_RUN, "rank %" PRIu64 " takes part in another call: %" PRIu64 " bytes, not %" PRIu64,
-                      peer->rank, peer->header.bytes, bytes);
+        ok = fault_set(fault, FAULT_RUN, "rank %" PRIu64 " takes part in another call: %" PRIu64 " bytes, not %" PRIu64,
+                       peer->rank, peer->header.bytes, bytes);
     else if (rendezvous->cause.kind != FAULT_NONE && fault->kind == FAULT_NONE)
         *fault = rendezvous->cause;
     else

@@ -57,11 +57,11 @@ typedef struct {
 struct Rendezvous {
     Launch launch;
     double timeout_s;
-    Place *places; // [size]
-    Standing *standings;   // [size] at standings_s each
-    double *standings_s;   // [size] CLOCK_MONOTONIC
+    Place *places;            // [size]
+    Standing *standings;      // [size] at standings_s each
+    double *standings_s;      // [size] CLOCK_MONOTONIC
     Standing *told_standings; // [size] the reader's: as they are sent
-    Peer *peers;   // [peer_count]; of rank 0 those of ranks 1.., of others that of rank 0
+    Peer *peers;              // [peer_count]; of rank 0 those of ranks 1.., of others that of rank 0
     uint64_t peer_count;
     pthread_mutex_t mutex, send_mutex;
     pthread_cond_t changed;

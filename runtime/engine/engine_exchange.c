@@ -51,8 +51,8 @@ bool engine_dispatch_exchange(const MessagePlace *place, const struct dispatch_t
                          "%" PRId64 " rows of this rank do not fit in a buffer of %" PRIu64
                          ": more tokens chose its experts than the plan reserves for",
                          (int64_t)own, t->next_rows.rows);
-    *exchange = (Exchange){
-        .send_counts = send_counts, .recv_counts = recv_counts, .recv_capacity = t->next_rows.rows - own};
+    *exchange =
+        (Exchange){.send_counts = send_counts, .recv_counts = recv_counts, .recv_capacity = t->next_rows.rows - own};
     add_part(place, exchange, t->send_rows.data, row_at(t->next_rows, own), row_bytes(t->send_rows));
     if (t->send_records.data)
         add_part(place, exchange, t->send_records.data, row_at(t->next_records, own), row_bytes(t->send_records));
@@ -80,10 +80,8 @@ ReturnTensors engine_return_tensors(Op op, const StepTensors *operands)
 Exchange engine_return_exchange(const MessagePlace *place, const ReturnTensors *t, const int32_t *send_counts,
                                 int32_t *recv_counts)
 {
-    Exchange exchange = {.send_counts = send_counts,
-                         .recv_counts = recv_counts,
-                         .counts_known = true,
-                         .recv_capacity = t->to[0].rows};
+    Exchange exchange = {
+        .send_counts = send_counts, .recv_counts = recv_counts, .counts_known = true, .recv_capacity = t->to[0].rows};
     uint64_t own = own_rows(place, send_counts);
     for (uint32_t p = 0; p < t->part_count; p++)
         add_part(place, &exchange, row_at(t->from[p], own), t->to[p].data, row_bytes(t->from[p]));

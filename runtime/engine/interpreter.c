@@ -35,9 +35,9 @@ struct Interpreter {
 
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    uint32_t iteration; // number of the iteration under way; guarded by mutex
+    uint32_t iteration;   // number of the iteration under way; guarded by mutex
     const bool *left_out; // of it; guarded by mutex until it begins
-    uint32_t running;   // streams other than the first that are not through
+    uint32_t running;     // streams other than the first that are not through
     uint32_t others;
     bool quit;
     _Atomic uint32_t sleepers;

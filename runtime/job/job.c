@@ -20,10 +20,16 @@ static const double supervise_s = 0.1;
 
 JobOptions job_options_default(void)
 {
-    return (JobOptions){
-        .engine = &host_engine, .iterations = 10, .warmup = 1, .routing = ROUTING_LEARNED, .graphs = true,
-        .timeout_s = 60, .learning_rate = -1, .weight_decay = -1, .balance = -1,
-        .training.validation_share = 0.1};
+    return (JobOptions){.engine = &host_engine,
+                        .iterations = 10,
+                        .warmup = 1,
+                        .routing = ROUTING_LEARNED,
+                        .graphs = true,
+                        .timeout_s = 60,
+                        .learning_rate = -1,
+                        .weight_decay = -1,
+                        .balance = -1,
+                        .training.validation_share = 0.1};
 }
 
 // At most: one may be due at once, another after the last iteration.
@@ -51,8 +57,8 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
         result->outputs = calloc(options->comm ? 1 : result->ranks, output_bytes(plan) + 1);
     result->rank_times = calloc(result->ranks, sizeof(*result->rank_times));
     if (!result->iteration_s || !result->loss || !result->step_s || !result->trace || !result->rank_times ||
-        !result->validation ||
-        (options->count_choices && !result->histogram) || (options->keep_outputs && !result->outputs))
+        !result->validation || (options->count_choices && !result->histogram) ||
+        (options->keep_outputs && !result->outputs))
         return fault_set(fault, FAULT_MEMORY, "out of memory for the result");
     result->exposed_s = result->step_s + plan->step_count;
     return true;

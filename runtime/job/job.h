@@ -15,7 +15,7 @@ typedef struct {
     JobPhase phase;
     uint32_t iteration, iterations; // done of the phase's
     bool has_loss;
-    double loss;                   // of the last iteration, mean over ranks
+    double loss;                      // of the last iteration, mean over ranks
     double tokens_per_s, remaining_s; // 0 while unknown
 } JobProgress;
 
@@ -37,14 +37,14 @@ typedef struct {
     Comm *comm;                  // this process is one rank of this world; NULL: all ranks are threads of this process
     uint32_t iterations, warmup; // measured; before them
     uint64_t seed;
-    const char *data_path;       // a file to take tokens from; NULL: generated
+    const char *data_path; // a file to take tokens from; NULL: generated
     Routing routing;
     double learning_rate, weight_decay, balance; // instead of the plan's; negative: the plan's
-    bool seed_given;             // otherwise a resumed training keeps its own
+    bool seed_given;                             // otherwise a resumed training keeps its own
     TrainingOptions training;
     bool emulate_links, check;
-    bool graphs; // replay iterations as a whole where the engine can
-    bool keep_outputs; // JobResult.outputs
+    bool graphs;        // replay iterations as a whole where the engine can
+    bool keep_outputs;  // JobResult.outputs
     bool count_choices; // JobResult.histogram
     double timeout_s;
     const uint64_t *trace_ranks; // [trace_count] whose last iteration is kept, ascending: JobResult.trace
@@ -85,8 +85,8 @@ typedef struct {
 typedef struct {
     const char *engine, *communicator;
     uint32_t processors, processors_online; // that this process may use, and that the machine has
-    bool replays;               // the engine executed iterations as a whole,
-    const char *replay_refusal; // or why it did not; NULL where it never does
+    bool replays;                           // the engine executed iterations as a whole,
+    const char *replay_refusal;             // or why it did not; NULL where it never does
     const char *expert_refusal; // why experts are not multiplied by the fastest instructions; NULL: they are
     uint64_t ranks, seed;
     uint32_t iterations;
@@ -95,7 +95,7 @@ typedef struct {
     bool same_strategy;       // it was written by: every rank continues bit by bit
     Validation *validation;   // [validation_count]
     uint32_t validation_count;
-    uint64_t skipped;         // iterations of this run without an update
+    uint64_t skipped; // iterations of this run without an update
     CheckpointTimes checkpoints;
     bool has_loss;
     double *iteration_s; // [iterations] slowest rank's

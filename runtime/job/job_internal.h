@@ -26,8 +26,8 @@ typedef struct {
     bool *kept_by_update;     // [buffer]
     uint64_t updates;         // of the optimizer, so far
     uint32_t skipped_in_row;
-    _Atomic double alive_s;   // CLOCK_MONOTONIC of the last sign of life outside the steps
-    CommTimes discarded;      // of collectives of evaluations
+    _Atomic double alive_s; // CLOCK_MONOTONIC of the last sign of life outside the steps
+    CommTimes discarded;    // of collectives of evaluations
 } RankTraining;
 
 typedef struct {
@@ -35,16 +35,16 @@ typedef struct {
     Comm *comm;
     Engine *engine;
     Interpreter *interpreter;
-    atomic_bool prepared; // the supervisor may look at the interpreter
-    float *samples;       // [step][SAMPLES_MAX or iterations]
-    double *step_s;       // [step] medians
-    double *exposed_s;    // [step] after these: waits for migration alone, summed over measured iterations
-    double *histogram;    // [choice][expert] of this rank's tokens, or NULL
-    bool *left_out;       // [step] of the iteration under way
-    double compute_s;     // of the measured iterations
-    CommTimes times;      // of its collectives, late_s and last_s in one piece
-    double start_s;       // of the last iteration
-    StepTime *last_times; // [step] of the last measured one
+    atomic_bool prepared;            // the supervisor may look at the interpreter
+    float *samples;                  // [step][SAMPLES_MAX or iterations]
+    double *step_s;                  // [step] medians
+    double *exposed_s;               // [step] after these: waits for migration alone, summed over measured iterations
+    double *histogram;               // [choice][expert] of this rank's tokens, or NULL
+    bool *left_out;                  // [step] of the iteration under way
+    double compute_s;                // of the measured iterations
+    CommTimes times;                 // of its collectives, late_s and last_s in one piece
+    double start_s;                  // of the last iteration
+    StepTime *last_times;            // [step] of the last measured one
     CommTraffic traffic[LEVELS_MAX]; // of the measured iterations, validation excluded
     RankTraining training;
     pthread_t thread;
@@ -63,8 +63,8 @@ struct Job {
     CheckpointDir *checkpoints; // NULL: none are written
     LossLog *loss_log;          // NULL but in the process of rank 0
     TrainingPoint begin;        // of this run
-    ThreadWorld *world; // NULL in a world of processes
-    Rank *ranks;        // this process's
+    ThreadWorld *world;         // NULL in a world of processes
+    Rank *ranks;                // this process's
     uint64_t rank_count, local_count, started;
     uint32_t sample_count;
     pthread_mutex_t mutex; // guards ended

@@ -111,8 +111,8 @@ static bool rank_reduce_traffic(Rank *rank)
 static void fill_own_times(const Rank *rank, RankTimes *own)
 {
     double iterations = rank->job->options->iterations;
-#define OWN(key, value)   own->key = (value) / iterations;
-#define PEERS(key, value) own->key = rank->comm->device ? NAN : own->key;
+#define OWN(key, value)                              own->key = (value) / iterations;
+#define PEERS(key, value)                            own->key = rank->comm->device ? NAN : own->key;
 #define HEP_RANK_TIME(key, column, REDUCTION, value) REDUCTION(key, value)
 #include "runtime/comm/measures.def"
 #undef OWN

@@ -58,7 +58,8 @@ const CudaPlugin *cuda_plugin_open(Fault *fault)
     else if (!plugin)
         fault_set(fault, FAULT_RUN,
                   "the CUDA engine is not installed: there is no '%s'; it is built where CMake finds a CUDA toolkit "
-                  "(-DHEP_CUDA=ON, and NCCL for one process per GPU)", path);
+                  "(-DHEP_CUDA=ON, and NCCL for one process per GPU)",
+                  path);
     arena_destroy(arena);
     return plugin;
 }

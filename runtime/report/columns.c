@@ -8,9 +8,9 @@
 
 enum { WIDTH_MIN = 12 };
 
-#define MEAN    "B/GPU"
-#define PLANNED "B/GPU"
-#define MAX     "B"
+#define MEAN                                      "B/GPU"
+#define PLANNED                                   "B/GPU"
+#define MAX                                       "B"
 #define HEP_TRAFFIC(key, title, REDUCTION, value) {#key, title, REDUCTION, 1, 0, offsetof(JobTraffic, key)},
 const Column traffic_columns[] = {
 #include "runtime/comm/measures.def"

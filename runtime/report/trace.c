@@ -87,7 +87,9 @@ static void write_rank(Timeline *timeline, const Plan *plan, uint64_t rank, cons
         double *own_end_s = &stream_end_s[op_info((int)plan->steps[s].op)->stream];
         int32_t cause = find_cause(plan, times, s, *own_end_s);
         if (cause != NONE) {
-            TimelineWait wait = {.step = s, .cause = (uint32_t)cause, .begin_s = times[s].start_s,
+            TimelineWait wait = {.step = s,
+                                 .cause = (uint32_t)cause,
+                                 .begin_s = times[s].start_s,
                                  .cause_begin_s = times[cause].start_s};
             timeline_write_wait(timeline, plan, process, &wait);
         }

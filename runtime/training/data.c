@@ -15,11 +15,10 @@ static const size_t file_limit = (size_t)1 << 40;
 static bool check_part(const DataOptions *options, const ModelDims *dims, size_t bytes, const char *part, Fault *fault)
 {
     uint64_t batch = dims->batch * (dims->sequence + 1ull);
-    return bytes >= batch ||
-           fault_set(fault, FAULT_INPUT,
-                     "--data %s: %zu bytes%s, fewer than a rank's batch of %" PRIu64 " (%" PRIu32 " x %" PRIu64
-                     " tokens and the one after them)",
-                     options->path, bytes, part, batch, dims->batch, (uint64_t)dims->sequence);
+    return bytes >= batch || fault_set(fault, FAULT_INPUT,
+                                       "--data %s: %zu bytes%s, fewer than a rank's batch of %" PRIu64 " (%" PRIu32
+                                       " x %" PRIu64 " tokens and the one after them)",
+                                       options->path, bytes, part, batch, dims->batch, (uint64_t)dims->sequence);
 }
 
 static bool check_file(const DataOptions *options, const ModelDims *dims, const Data *data, Fault *fault)
@@ -33,11 +32,10 @@ static bool check_file(const DataOptions *options, const ModelDims *dims, const 
         return false;
     if (options->validates && !check_part(options, dims, data->count - data->training, " for validation", fault))
         return false;
-    return largest < dims->vocabulary ||
-           fault_set(fault, FAULT_INPUT,
-                     "--data %s: a byte of value %d, the model's vocabulary has %" PRIu32
-                     " words: vocabulary = 256 takes every file",
-                     options->path, largest, dims->vocabulary);
+    return largest < dims->vocabulary || fault_set(fault, FAULT_INPUT,
+                                                   "--data %s: a byte of value %d, the model's vocabulary has %" PRIu32
+                                                   " words: vocabulary = 256 takes every file",
+                                                   options->path, largest, dims->vocabulary);
 }
 
 bool data_open(const DataOptions *options, const ModelDims *dims, Data *out, Fault *fault)

@@ -18,8 +18,8 @@ typedef struct {
 typedef struct {
     unsigned char *bytes; // of the file; NULL: generated
     size_t count;
-    size_t training;      // bytes at the start that are trained on; the others are held out
-    bool sources;         // generated tokens have something to learn
+    size_t training; // bytes at the start that are trained on; the others are held out
+    bool sources;    // generated tokens have something to learn
     DataIdentity identity;
 } Data;
 

@@ -10,9 +10,9 @@ typedef struct {
     uint64_t iteration; // from 1
     double loss, learning_rate;
     double iteration_s;
-    bool skipped;       // the update
+    bool skipped; // the update
     bool validated;
-    double validation;  // loss of held-out data after the iteration
+    double validation; // loss of held-out data after the iteration
 } LossRow;
 
 // A new file; or, for a training that was resumed after `iteration`, the file that is there without what follows that.

@@ -75,7 +75,7 @@ static int compare(const void *a, const void *b)
 
 static double median(double *values, size_t count)
 {
-    qsort(values, count, sizeof *values, compare);
+    qsort(values, count, sizeof(*values), compare);
     return count ? values[count / 2] : 0;
 }
 
@@ -121,7 +121,7 @@ static void rank_run(Rank *rank, bool graphs)
 {
     const Plan *plan = rank->plan;
     Fault fault = {0};
-    StepTime *times = allocate(plan->step_count, sizeof *times);
+    StepTime *times = allocate(plan->step_count, sizeof(*times));
     Initial initial = {.plan = plan, .seed = 1, .rank = rank->comm->rank};
     EngineOptions settings = {.fill = initial_fill,
                               .fill_context = &initial,
@@ -359,7 +359,7 @@ int main(int argc, char **argv)
     Data data;
     if (!data_open(&(DataOptions){0}, &plan->model, &data, &fault))
         fail("data", fault.message);
-    Rank *ranks = allocate(count, sizeof *ranks);
+    Rank *ranks = allocate(count, sizeof(*ranks));
     for (uint32_t r = 0; r < count; r++) {
         ranks[r].step_s = allocate((size_t)plan->step_count * options.iterations, sizeof(double));
         ranks[r].enqueued = allocate(plan->step_count, sizeof(uint64_t));

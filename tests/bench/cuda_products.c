@@ -94,7 +94,7 @@ static void measure(Product *product)
         if (r >= 0)
             CHECK(cudaEventElapsedTime(&times_ms[r], begin, end));
     }
-    qsort(times_ms, REPEATS, sizeof *times_ms, compare);
+    qsort(times_ms, REPEATS, sizeof(*times_ms), compare);
     product->time_s = 1e-3 * (double)times_ms[REPEATS / 2] * p->count * p->share;
     CHECK(cudaEventDestroy(begin));
     CHECK(cudaEventDestroy(end));

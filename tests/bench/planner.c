@@ -59,10 +59,18 @@ static Workload *make_workload(const Case *c, Spec *spec, Arena *arena)
     for (uint32_t l = 0; l < 3 && c->counts[l]; l++)
         spec->cluster.levels[spec->cluster.level_count++] =
             (Level){names[l], c->counts[l], bandwidths[l + (c->counts[2] == 0)], 1e-4 / (1 + l), 0};
-    spec->model = (SpecModel){.name = "bench", .abstract = true, .layers = c->layers, .every = 1, .top_k = 1,
-                              .data_bytes = 8e6, .expert_bytes = 1e6, .pre_expert_s = 2e-3,
+    spec->model = (SpecModel){.name = "bench",
+                              .abstract = true,
+                              .layers = c->layers,
+                              .every = 1,
+                              .top_k = 1,
+                              .data_bytes = 8e6,
+                              .expert_bytes = 1e6,
+                              .pre_expert_s = 2e-3,
                               .expert_compute_s = 2e-3};
-    spec->plan = (SpecPlan){.pass = c->training ? PASS_TRAINING : PASS_FORWARD, .dispatch = DISPATCH_NAIVE, .ratio = 1,
+    spec->plan = (SpecPlan){.pass = c->training ? PASS_TRAINING : PASS_FORWARD,
+                            .dispatch = DISPATCH_NAIVE,
+                            .ratio = 1,
                             .gradient_ratio = 1};
     Workload *work = workload_derive(spec, arena);
     uint64_t state = 1;

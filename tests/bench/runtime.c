@@ -28,7 +28,7 @@ static int compare(const void *a, const void *b)
 
 static double median(double *values, size_t count)
 {
-    qsort(values, count, sizeof *values, compare);
+    qsort(values, count, sizeof(*values), compare);
     return values[count / 2];
 }
 
@@ -50,8 +50,8 @@ static Plan *empty_plan(uint32_t count, bool alternate)
 {
     Plan *plan = plan_create();
     plan->cluster = (Cluster){.name = "one", .level_count = 1, .levels = {{"gpu", 1, 1e9, 0, 0}}};
-    plan->steps = arena_alloc_array(plan->arena, count, sizeof *plan->steps);
-    plan->after = arena_alloc_array(plan->arena, count, sizeof *plan->after);
+    plan->steps = arena_alloc_array(plan->arena, count, sizeof(*plan->steps));
+    plan->after = arena_alloc_array(plan->arena, count, sizeof(*plan->after));
     plan->step_count = count;
     for (uint32_t i = 0; i < count; i++) {
         Op op = alternate && i % 2 ? OP_ENCODE : OP_RESIDUAL;

@@ -83,9 +83,9 @@ template <typename T> T exchange(T value, int from_lane)
 {
     static_assert(sizeof(T) <= 8 && std::is_trivially_copyable<T>::value, "at most 8 bytes");
     uint64_t bits = 0;
-    memcpy(&bits, &value, sizeof value);
+    memcpy(&bits, &value, sizeof(value));
     const uint64_t *all = warp_meet(bits);
-    memcpy(&value, &all[from_lane], sizeof value);
+    memcpy(&value, &all[from_lane], sizeof(value));
     return value;
 }
 
@@ -155,7 +155,7 @@ template <typename T> unsigned __match_any_sync(unsigned, T value)
 inline unsigned __float_as_uint(float value)
 {
     unsigned bits;
-    memcpy(&bits, &value, sizeof bits);
+    memcpy(&bits, &value, sizeof(bits));
     return bits;
 }
 

@@ -19,7 +19,7 @@ inline void load_matrices(uint32_t (&to)[4], const void *row)
     const uint64_t *rows = emulation::warp_meet(reinterpret_cast<uintptr_t>(row));
     int own = emulation_lane() / 4, col = emulation_lane() % 4 * 2;
     for (int i = 0; i < 4; i++)
-        memcpy(&to[i], matrix_row(rows[8 * i + own]) + col, sizeof to[i]);
+        memcpy(&to[i], matrix_row(rows[8 * i + own]) + col, sizeof(to[i]));
     __syncwarp(); // the instruction is done when all have read
 }
 
@@ -37,7 +37,7 @@ template <typename T> float half_of(uint64_t pair, int which)
 {
     uint16_t bits = static_cast<uint16_t>(pair >> 16 * which);
     T value;
-    memcpy(static_cast<void *>(&value), &bits, sizeof bits);
+    memcpy(static_cast<void *>(&value), &bits, sizeof(bits));
     return to_f32(value);
 }
 

@@ -37,7 +37,7 @@ template <int PENDING> void group_await(float (&)[GROUP_SUMS])
 template <typename T> void decode_unit(const unsigned char *unit, float values[8])
 {
     T elements[8];
-    memcpy(elements, unit, sizeof elements);
+    memcpy(elements, unit, sizeof(elements));
     for (int i = 0; i < 8; i++)
         values[i] = to_f32(elements[i]);
 }

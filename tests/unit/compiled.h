@@ -17,8 +17,8 @@ static inline Compiled compiled_from(const char *text, const char *domain)
 {
     Compiled out = {.arena = arena_create()};
     Diag *diag = diag_create(out.arena);
-    CompileOptions options = {.name = "test.hep", .text = text, .length = strlen(text), .dispatch = NONE,
-                              .stop_after = STAGE_PLAN};
+    CompileOptions options = {
+        .name = "test.hep", .text = text, .length = strlen(text), .dispatch = NONE, .stop_after = STAGE_PLAN};
     options.check.domain = domain;
     options.planner.prefetch = PREFETCH_UNLIMITED;
     Fault fault = {0};

@@ -57,7 +57,7 @@ static inline Tensor device_like(Tensor host)
 static inline const int32_t *device_table(const int32_t *values, uint64_t count)
 {
     Tensor tensor = device_make(DTYPE_I32, 1, count);
-    EXPECT_SUCCESS(cudaMemcpy(tensor.data, values, count * sizeof *values, cudaMemcpyHostToDevice));
+    EXPECT_SUCCESS(cudaMemcpy(tensor.data, values, count * sizeof(*values), cudaMemcpyHostToDevice));
     return tensor.data;
 }
 
@@ -79,7 +79,7 @@ static inline uint64_t *device_counter(void)
 static inline uint64_t counter_value(const uint64_t *counter)
 {
     uint64_t value;
-    EXPECT_SUCCESS(cudaMemcpy(&value, counter, sizeof value, cudaMemcpyDeviceToHost));
+    EXPECT_SUCCESS(cudaMemcpy(&value, counter, sizeof(value), cudaMemcpyDeviceToHost));
     return value;
 }
 

@@ -62,7 +62,7 @@ Test(trace, holds_every_step_once_and_none_overlaps_in_its_track)
         seen[step]++;
         char name[64]; // "gather gpu"
         bool levelled = plan->steps[step].level != NONE;
-        snprintf(name, sizeof name, "%s%s%s", op_info((int)plan->steps[step].op)->name, levelled ? " " : "",
+        snprintf(name, sizeof(name), "%s%s%s", op_info((int)plan->steps[step].op)->name, levelled ? " " : "",
                  levelled ? plan->cluster.levels[plan->steps[step].level].name : "");
         cr_assert_str_eq(string(event, "name"), name);
         cr_assert_geq(number(event, "ts"), end_us[track] - 1e-4, "step %u overlaps the one before it", step);

@@ -121,8 +121,13 @@ Test(base_text, grows_and_is_reusable)
 
 Test(base_text, numbers_read_back_exactly)
 {
-    const double values[] = {0,    1,      0.1,       1.0 / 3, 1.25e9, 2e10,   187.1e6, 0.49e-3,
-                             1e15, 1.5e300, 5e-324, 123456789012345678.0, -2.5, 9007199254740993.0};
+    const double values[] = {0,       1,
+                             0.1,     1.0 / 3,
+                             1.25e9,  2e10,
+                             187.1e6, 0.49e-3,
+                             1e15,    1.5e300,
+                             5e-324,  123456789012345678.0,
+                             -2.5,    9007199254740993.0};
     for (size_t i = 0; i < COUNT_OF(values); i++) {
         char out[FORMAT_MAX];
         cr_assert_eq(strtod(format_double(out, values[i]), NULL), values[i], "%s", out);

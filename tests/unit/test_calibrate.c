@@ -95,8 +95,8 @@ Test(calibrate, tells_when_samples_are_no_good)
         bool unreliable;
     } cases[] = {
         {{1, 1.1, 1.2, 1.1, 1}, 5, false},
-        {{1, 1.1, 90, 1.1, 1}, 5, false},         // one was held up
-        {{1, 1.1, 90, 80, 1}, 5, true},           // two of five: the middle half is 1 to 80
+        {{1, 1.1, 90, 1.1, 1}, 5, false},           // one was held up
+        {{1, 1.1, 90, 80, 1}, 5, true},             // two of five: the middle half is 1 to 80
         {{4, 4.2, 1, 4.1, 4.3, 4.4, 4.5}, 7, true}, // nearly all were, alike: 4.2 against 1
         {{4, 4.2, 2, 4.1, 4.3, 4.4, 4.5}, 7, false},
         {{2, 3, 4.1}, 3, true},
@@ -143,9 +143,9 @@ Test(calibrate, warns_of_figures_that_are_no_good)
 Test(calibrate, reads_levels)
 {
     Cluster cluster;
-    char good[] = "dc=4,gpu=2", *bad[] = {(char[]){""}, (char[]){"dc"}, (char[]){"dc=1"}, (char[]){"=3"},
-                                          (char[]){"d-c=3"}, (char[]){"dc=3x"}, (char[]){"dc=-3"},
-                                          (char[]){"dc=2,dc=3"}};
+    char good[] = "dc=4,gpu=2",
+         *bad[] = {(char[]){""},      (char[]){"dc"},    (char[]){"dc=1"},  (char[]){"=3"},
+                   (char[]){"d-c=3"}, (char[]){"dc=3x"}, (char[]){"dc=-3"}, (char[]){"dc=2,dc=3"}};
     cr_assert(calibrate_parse_levels(good, &cluster, &(Fault){0}));
     cr_assert_eq(cluster.level_count, 2);
     cr_assert_str_eq(cluster.levels[1].name, "gpu");

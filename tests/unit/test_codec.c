@@ -10,7 +10,7 @@
 #define delta codec_info(CODEC_DELTA)
 
 static const uint64_t sizes[] = {1, 5, 255, 511, 512, 700, CODEC_BLOCK, CODEC_BLOCK + 1, 3 * CODEC_BLOCK + 777};
-enum { SIZES = sizeof sizes / sizeof *sizes };
+enum { SIZES = sizeof(sizes) / sizeof(*sizes) };
 
 static Tensor make_packets(Tensor vectors, double ratio)
 {
@@ -75,16 +75,16 @@ static void expect_largest(const float *values, uint32_t count, uint32_t kept, c
     static uint16_t want[CODEC_BLOCK], got[CODEC_BLOCK + 1];
     for (uint32_t i = 0; i < count; i++) {
         uint32_t bits;
-        memcpy(&bits, &values[i], sizeof bits);
+        memcpy(&bits, &values[i], sizeof(bits));
         ranked[i] = (Ranked){bits & 0x7FFFFFFF, (uint16_t)i};
     }
-    qsort(ranked, count, sizeof *ranked, compare_ranked);
+    qsort(ranked, count, sizeof(*ranked), compare_ranked);
     for (uint32_t i = 0; i < kept; i++)
         want[i] = ranked[i].index;
-    qsort(want, kept, sizeof *want, compare_indices);
+    qsort(want, kept, sizeof(*want), compare_indices);
     got[kept] = 0xA5A5;
     select_largest(values, count, kept, got);
-    cr_assert_eq(memcmp(got, want, kept * sizeof *want), 0, "%s: %u of %u", what, kept, count);
+    cr_assert_eq(memcmp(got, want, kept * sizeof(*want)), 0, "%s: %u of %u", what, kept, count);
     cr_assert_eq(got[kept], 0xA5A5, "%s: more than %u indices written", what, kept);
 }
 

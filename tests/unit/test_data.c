@@ -73,14 +73,14 @@ Test(data, windows_are_functions_of_seed_rank_iteration_and_part)
         int32_t a[WORDS], b[WORDS];
         fill(all[d], DATA_TRAINING, 1, 0, 0, a);
         fill(all[d], DATA_TRAINING, 1, 0, 0, b);
-        cr_expect_arr_eq(a, b, sizeof a);
+        cr_expect_arr_eq(a, b, sizeof(a));
         const uint64_t others[3][3] = {{2, 0, 0}, {1, 1, 0}, {1, 0, 1}};
         for (int o = 0; o < 3; o++) {
             fill(all[d], DATA_TRAINING, others[o][0], others[o][1], others[o][2], b);
-            cr_expect_arr_neq(a, b, sizeof a);
+            cr_expect_arr_neq(a, b, sizeof(a));
         }
         fill(all[d], DATA_VALIDATION, 1, 0, 0, b);
-        cr_expect_arr_neq(a, b, sizeof a);
+        cr_expect_arr_neq(a, b, sizeof(a));
     }
     cr_expect(generated.identity.generated && !of_file.identity.generated && of_file.identity.bytes == 4000);
     data_close(&of_file);

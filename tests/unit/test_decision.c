@@ -14,8 +14,8 @@ static Plan *plan_of(uint32_t layers, const uint32_t domains[][2])
     plan->cluster.levels[DC] = (Level){.name = "dc", .count = 2, .bandwidth_bytes_per_s = 1e9};
     plan->cluster.levels[GPU] = (Level){.name = "gpu", .count = 8, .bandwidth_bytes_per_s = 10e9};
     plan->status = STATUS_OPTIMAL;
-    plan->choices = arena_alloc_array(plan->arena, layers, sizeof *plan->choices);
-    plan->strategies = arena_alloc_array(plan->arena, 8, sizeof *plan->strategies);
+    plan->choices = arena_alloc_array(plan->arena, layers, sizeof(*plan->choices));
+    plan->strategies = arena_alloc_array(plan->arena, 8, sizeof(*plan->strategies));
     plan->choice_count = layers;
     for (uint32_t i = 0; i < layers; i++)
         plan->choices[i] = (Choice){.layer = i, .domain = {domains[i][DC], domains[i][GPU]}};
@@ -25,8 +25,8 @@ static Plan *plan_of(uint32_t layers, const uint32_t domains[][2])
 static Strategy *add(Plan *plan, const char *name, double iteration_s, double exposed_s, double dc_bytes)
 {
     Strategy *strategy = &plan->strategies[plan->strategy_count++];
-    *strategy = (Strategy){.name = name, .iteration_s = iteration_s, .exposed_s = exposed_s, .fits = true,
-                           .memory_bytes = 5e9};
+    *strategy =
+        (Strategy){.name = name, .iteration_s = iteration_s, .exposed_s = exposed_s, .fits = true, .memory_bytes = 5e9};
     strategy->traffic[DC].exchange_bytes = dc_bytes;
     strategy->traffic[GPU].exchange_bytes = 500e6;
     return strategy;

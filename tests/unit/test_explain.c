@@ -17,7 +17,7 @@ typedef struct {
 
 static Case *explain(Spec spec, Arena *arena)
 {
-    Case *c = arena_alloc(arena, sizeof *c);
+    Case *c = arena_alloc(arena, sizeof(*c));
     c->spec = spec;
     c->work = workload_derive(&c->spec, arena);
     bool infeasible;
@@ -98,8 +98,8 @@ Test(explain, crossing_of_a_small_case)
 
 static double with_run(const Case *c, const ExplainRun *run, const Rival *rival, Arena *arena)
 {
-    Config *configs = arena_alloc_array(arena, c->work->moe_count, sizeof *configs);
-    memcpy(configs, c->solution.mix.configs, c->work->moe_count * sizeof *configs);
+    Config *configs = arena_alloc_array(arena, c->work->moe_count, sizeof(*configs));
+    memcpy(configs, c->solution.mix.configs, c->work->moe_count * sizeof(*configs));
     uint32_t moe = 0;
     for (uint32_t k = 0; k < c->work->layer_count; k++) {
         bool inside = k >= run->run.first_layer && k <= run->run.last_layer;

@@ -13,11 +13,11 @@ enum { OPTIONS_MAX = 8, TEXT_MAX = 1 << 20 };
 
 static void read_options(Arena *arena, const char *text, CheckOptions *options)
 {
-    while (!strncmp(text, "#: ", 3)) {
+    while (strncmp(text, "#: ", 3) == 0) {
         const char *line = text + 3, *end = strchr(line, '\n');
-        if (!strncmp(line, "-D ", 3))
+        if (strncmp(line, "-D ", 3) == 0)
             options->defines[options->define_count++] = arena_copy_string(arena, line + 3, (size_t)(end - line) - 3);
-        else if (!strncmp(line, "--domain ", 9))
+        else if (strncmp(line, "--domain ", 9) == 0)
             options->domain = arena_copy_string(arena, line + 9, (size_t)(end - line) - 9);
         text = end + 1;
     }
@@ -71,7 +71,7 @@ Test(golden, diagnostics)
     int count = scandir(".", &names, NULL, alphasort), compared = 0;
     for (int i = 0; i < count; i++) {
         const char *ending = strrchr(names[i]->d_name, '.');
-        if (ending && !strcmp(ending, ".hep")) {
+        if (ending && strcmp(ending, ".hep") == 0) {
             compare(names[i]->d_name);
             compared++;
         }

@@ -33,7 +33,7 @@ static char *diagnostics_of(const char *path)
 static void compare(const char *path, const char *ending)
 {
     char golden[300];
-    snprintf(golden, sizeof golden, "%.*s.err", (int)(ending - path), path);
+    snprintf(golden, sizeof(golden), "%.*s.err", (int)(ending - path), path);
     char *printed = diagnostics_of(path);
     if (getenv("HEP_REFRESH")) {
         cr_expect(file_write(golden, printed, strlen(printed), &(Fault){0}));
@@ -56,7 +56,7 @@ Test(golden, plans)
     int count = scandir(".", &names, NULL, alphasort), compared = 0;
     for (int i = 0; i < count; i++) {
         const char *ending = strrchr(names[i]->d_name, '.');
-        if (ending && (!strcmp(ending, ".ir") || !strcmp(ending, ".hepb"))) {
+        if (ending && (strcmp(ending, ".ir") == 0 || strcmp(ending, ".hepb") == 0)) {
             compare(names[i]->d_name, ending);
             compared++;
         }

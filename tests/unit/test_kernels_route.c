@@ -205,10 +205,10 @@ static uint64_t mini_sent(const Mini *mini, uint32_t rank, uint32_t level)
 
 static uint64_t mini_run(Dtype dtype, const uint32_t counts[LEVELS], uint32_t top_k, bool naive)
 {
-    Mini *mini = calloc(1, sizeof *mini);
+    Mini *mini = calloc(1, sizeof(*mini));
     *mini =
         (Mini){.dtype = dtype, .ranks = counts[0] * counts[1] * counts[2], .top_k = top_k, .fanout = naive ? top_k : 1};
-    memcpy(mini->counts, counts, sizeof mini->counts);
+    memcpy(mini->counts, counts, sizeof(mini->counts));
     random_state = 7;
     mini_begin(mini);
     for (uint32_t level = 0; level < LEVELS; level++) {
@@ -245,7 +245,7 @@ Test(kernels_route, deduplicated_rows_go_to_each_member_once)
     RouteTable table = {.member_of_expert = members, .experts = 6, .members = 3, .own = 1};
     Tensor rows = make_random(DTYPE_BF16, 3, 2, 1), records = make(DTYPE_I32, 3, 6);
     const Record chosen[] = {{0, 1}, {2, 2}, {1, 3}, {-1, 0}, {-1, 0}, {-1, 0}, {4, 4}, {-1, 0}, {3, 5}};
-    memcpy(records.data, chosen, sizeof chosen);
+    memcpy(records.data, chosen, sizeof(chosen));
     Tensor next_rows = make(DTYPE_BF16, 2, 2), next_records = make(DTYPE_I32, 2, 6), send_rows = make(DTYPE_BF16, 2, 2);
     Tensor send_records = make(DTYPE_I32, 2, 6), counts = make(DTYPE_I32, 3, 1), origin = make(DTYPE_I32, 4, 1);
     cr_assert_eq(
@@ -253,10 +253,10 @@ Test(kernels_route, deduplicated_rows_go_to_each_member_once)
     const int32_t want_counts[] = {1, 2, 1}, want_origin[] = {0, 2, 0, 2};
     const Record want_next[] = {{-1, 0}, {2, 2}, {-1, 0}, {-1, 0}, {-1, 0}, {3, 5}};
     const Record want_send[] = {{0, 1}, {-1, 0}, {1, 3}, {4, 4}, {-1, 0}, {-1, 0}}; // records keep their places
-    cr_assert_arr_eq(counts.data, want_counts, sizeof want_counts);
-    cr_assert_arr_eq(origin.data, want_origin, sizeof want_origin);
-    cr_assert_arr_eq(next_records.data, want_next, sizeof want_next);
-    cr_assert_arr_eq(send_records.data, want_send, sizeof want_send);
+    cr_assert_arr_eq(counts.data, want_counts, sizeof(want_counts));
+    cr_assert_arr_eq(origin.data, want_origin, sizeof(want_origin));
+    cr_assert_arr_eq(next_records.data, want_next, sizeof(want_next));
+    cr_assert_arr_eq(send_records.data, want_send, sizeof(want_send));
     for (uint64_t i = 0; i < 4; i++) {
         cr_assert_eq(at(next_rows, i), at(rows, i / 2 * 4 + i % 2));
         cr_assert_eq(at(send_rows, i), at(rows, i / 2 * 4 + i % 2));

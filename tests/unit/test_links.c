@@ -41,8 +41,7 @@ static void transfers_run_on(const Cluster *on, Transfer *transfers, size_t coun
     for (;;) {
         Transfer *ready = NULL;
         for (size_t t = 0; t < count; t++)
-            if (transfers[t].moved < transfers[t].bytes &&
-                (!ready || transfers[t].flow.clock_s < ready->flow.clock_s))
+            if (transfers[t].moved < transfers[t].bytes && (!ready || transfers[t].flow.clock_s < ready->flow.clock_s))
                 ready = &transfers[t];
         if (!ready)
             break;

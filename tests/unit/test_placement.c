@@ -19,8 +19,8 @@ static void add_workers(Spec *spec, uint32_t count, Arena *arena)
 {
     Cluster *cluster = &spec->cluster;
     cluster->levels[0].count = cluster->port_count = count;
-    cluster->ports = arena_alloc_array(arena, count, sizeof *cluster->ports);
-    cluster->links = arena_alloc_array(arena, count * (count - 1) / 2, sizeof *cluster->links);
+    cluster->ports = arena_alloc_array(arena, count, sizeof(*cluster->ports));
+    cluster->links = arena_alloc_array(arena, count * (count - 1) / 2, sizeof(*cluster->links));
     cluster->link_count = 0;
     for (uint32_t w = 0; w < count; w++)
         cluster->ports[w] = (WorkerPort){arena_format(arena, "w%u", w), w, cluster->levels[0].bandwidth_bytes_per_s,
@@ -114,7 +114,9 @@ static void brute_permute(Brute *brute, uint32_t at)
 
 static double brute_best(const Spec *spec, Arena *arena)
 {
-    Brute brute = {.spec = spec, .pairs = pairs_of_cluster(&spec->cluster, arena), .count = spec->cluster.port_count,
+    Brute brute = {.spec = spec,
+                   .pairs = pairs_of_cluster(&spec->cluster, arena),
+                   .count = spec->cluster.port_count,
                    .best_s = INFINITY};
     for (brute.domain = 1; brute.domain <= brute.count; brute.domain++) {
         bool requested = spec->plan.domain_request == DOMAIN_AUTO || spec->plan.domain[0] == brute.domain;
@@ -184,7 +186,7 @@ static Spec family_network(Family family, uint32_t count, Arena *arena)
     spec.cluster.levels[1] = (Level){"gpu", 8, 5e10, 1e-5, 0};
     spec.model.layers = 6;
     add_workers(&spec, count, arena);
-    double *uplink = arena_alloc_array(arena, count, sizeof *uplink);
+    double *uplink = arena_alloc_array(arena, count, sizeof(*uplink));
     for (uint32_t w = 0; w < count; w++)
         uplink[w] = 5e7 * pow(uniform(0.01, 1), -1 / 1.2);
     for (uint32_t a = 0; a < count; a++) {
@@ -225,8 +227,8 @@ Test(placement, gaps_are_small_and_bounds_hold, .timeout = 200)
             size_t count;
             cr_assert(planner_enumerate(work, arena, diag, &candidates, &count));
             for (size_t c = 0; c < count; c++) // with all in one domain, or each alone, there is nothing to place
-                candidates[c].fits = candidates[c].config.domain[0] > 1 &&
-                                     candidates[c].config.domain[0] < spec.cluster.port_count;
+                candidates[c].fits =
+                    candidates[c].config.domain[0] > 1 && candidates[c].config.domain[0] < spec.cluster.port_count;
             Placements found = place_workers(work, candidates, count, &placement_effort, arena);
             cr_assert(found.count > 0);
             cr_assert_leq(found.bound_s, found.placements[0].price_s);

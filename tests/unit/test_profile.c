@@ -78,7 +78,7 @@ Test(profile, refuses_what_is_none)
     char text[512];
     const char *const bad[] = {"[1, 1, 1]", "[1, 1, 1, -1]", "[1, 0, 0, 0]", "[1, 1, 1, 1e999]", "7"};
     for (size_t b = 0; b < COUNT_OF(bad); b++) {
-        snprintf(text, sizeof text, "%.*s%s}]}", (int)(strstr(layer_0, "[") - layer_0), layer_0, bad[b]);
+        snprintf(text, sizeof(text), "%.*s%s}]}", (int)(strstr(layer_0, "[") - layer_0), layer_0, bad[b]);
         cr_assert_eq(read_parts(head, layer_0, text, &spec, arena), 1, "%s", bad[b]);
     }
     cr_assert_null(spec.model.times, "a refused profile left its times behind");

@@ -17,7 +17,7 @@ typedef struct {
 
 static void toy_init(Toy *toy)
 {
-    memset(toy, 0, sizeof *toy);
+    memset(toy, 0, sizeof(*toy));
     toy->plan.cluster =
         (Cluster){.name = "c", .level_count = 2, .levels = {{"dc", 2, 1e9, 1e-3, 0}, {"gpu", 4, 1e9, 1e-4, 1e-5}}};
     toy->groups[0] = (Group){GROUP_EXCHANGE, 0, 1};

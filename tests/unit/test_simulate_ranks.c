@@ -24,24 +24,24 @@ typedef struct {
 } Flow;
 
 typedef struct {
-    int64_t step;      // NONE: idle
-    double ready_s;    // overhead or computation is over
-    bool sending;      // flows to ranks that are there too have begun
-    double arrived_s;  // of the last flow so far
-    uint64_t met;      // peers whose flows, both ways, have begun
-    uint64_t open;     // flows under way, both ways
-    uint32_t next;     // in the order of the plan
+    int64_t step;     // NONE: idle
+    double ready_s;   // overhead or computation is over
+    bool sending;     // flows to ranks that are there too have begun
+    double arrived_s; // of the last flow so far
+    uint64_t met;     // peers whose flows, both ways, have begun
+    uint64_t open;    // flows under way, both ways
+    uint32_t next;    // in the order of the plan
 } Lane;
 
 typedef struct {
     const Plan *plan;
     uint64_t ranks;
     double now_s;
-    Lane *lanes;       // [rank][stream]
-    bool *done;        // [rank][step]
+    Lane *lanes; // [rank][stream]
+    bool *done;  // [rank][step]
     Flow *flows;
     uint32_t flow_count, flow_limit;
-    double *capacity;  // of every port, both ways, and every link, both ways
+    double *capacity; // of every port, both ways, and every link, both ways
     uint32_t capacity_count, port_first[LEVELS_MAX], link_first;
 } Brute;
 
@@ -54,7 +54,7 @@ static void find_capacities(Brute *brute, Arena *arena)
 {
     const Cluster *cluster = &brute->plan->cluster;
     uint64_t most = 2 * LEVELS_MAX * brute->ranks + 2 * cluster->link_count;
-    brute->capacity = arena_alloc_array(arena, most, sizeof *brute->capacity);
+    brute->capacity = arena_alloc_array(arena, most, sizeof(*brute->capacity));
     for (uint32_t l = 0; l < cluster->level_count; l++) {
         brute->port_first[l] = brute->capacity_count;
         uint64_t workers = brute->ranks / cluster_gpus_below(cluster, l);
@@ -99,9 +99,9 @@ static void find_path(const Brute *brute, Flow *flow)
 // Textbook progressive filling, one full resource at a time.
 static void share(Brute *brute)
 {
-    double *left = calloc(brute->capacity_count, sizeof *left);
-    uint32_t *users = calloc(brute->capacity_count, sizeof *users);
-    bool *fixed = calloc(brute->flow_limit, sizeof *fixed);
+    double *left = calloc(brute->capacity_count, sizeof(*left));
+    uint32_t *users = calloc(brute->capacity_count, sizeof(*users));
+    bool *fixed = calloc(brute->flow_limit, sizeof(*fixed));
     for (uint32_t r = 0; r < brute->capacity_count; r++)
         left[r] = brute->capacity[r];
     uint32_t open = 0;
@@ -277,10 +277,10 @@ static bool all_done(const Brute *brute)
 static double brute_force(const Plan *plan, double about_s, Arena *arena)
 {
     Brute brute = {.plan = plan, .ranks = cluster_gpus(&plan->cluster)};
-    brute.lanes = arena_alloc_array(arena, brute.ranks * STREAM_COUNT, sizeof *brute.lanes);
-    brute.done = arena_alloc_array(arena, brute.ranks * plan->step_count, sizeof *brute.done);
+    brute.lanes = arena_alloc_array(arena, brute.ranks * STREAM_COUNT, sizeof(*brute.lanes));
+    brute.done = arena_alloc_array(arena, brute.ranks * plan->step_count, sizeof(*brute.done));
     brute.flow_limit = (uint32_t)(brute.ranks * brute.ranks * STREAM_COUNT);
-    brute.flows = arena_alloc_array(arena, brute.flow_limit, sizeof *brute.flows);
+    brute.flows = arena_alloc_array(arena, brute.flow_limit, sizeof(*brute.flows));
     find_capacities(&brute, arena);
     for (uint64_t i = 0; i < brute.ranks * STREAM_COUNT; i++)
         brute.lanes[i].step = NONE;
@@ -337,15 +337,19 @@ static const char *random_source(int kind, Arena *arena)
                         "  moe { experts = %u  top_k = 2  inner = 128 }\n}\n"
                         "plan {\n  pass = %s\n%s  migration { codec = sr  ratio = %d }\n}\n",
                         sites, 400 * (1 + pick(4)), gpus, 20 * (1 + pick(20)),
-                        kind == 0 ? "" : random_ports(sites, arena), 2 * sites * gpus,
-                        pick(3) ? "forward" : "training", domain, 2 + pick(20));
+                        kind == 0 ? "" : random_ports(sites, arena), 2 * sites * gpus, pick(3) ? "forward" : "training",
+                        domain, 2 + pick(20));
 }
 
 static Plan *compiled(const char *source, Compilation *compilation, Arena *arena)
 {
     Diag *diag = diag_create(arena);
-    CompileOptions options = {.name = "random.hep", .text = source, .length = strlen(source), .dispatch = NONE,
-                              .planner = {.limits.gap = 1e-4, .time_limit_s = 10}, .stop_after = STAGE_PLAN};
+    CompileOptions options = {.name = "random.hep",
+                              .text = source,
+                              .length = strlen(source),
+                              .dispatch = NONE,
+                              .planner = {.limits.gap = 1e-4, .time_limit_s = 10},
+                              .stop_after = STAGE_PLAN};
     Fault fault = {0};
     if (!compile_file(&options, arena, diag, compilation, &fault)) {
         diag_print(diag, stderr, false);
@@ -376,7 +380,8 @@ static void compare(int kind, int instances)
         arena_destroy(arena);
     }
     printf("worst difference to small steps of time: %.2f %% of %d plans, %u with several classes, %u of them with "
-           "several workers to a class\n", 100 * worst, instances, several, merged);
+           "several workers to a class\n",
+           100 * worst, instances, several, merged);
     cr_assert(kind == 0 || several > (uint32_t)instances / 2);
     cr_assert(kind == 0 || merged > (uint32_t)instances / 8);
 }

@@ -50,7 +50,7 @@ Test(training, gradients_shrink_to_the_limit_and_no_further)
 Test(training, squares_of_all_dtypes_add_up)
 {
     float values[1001], before = 3, sum;
-    uint8_t stored[sizeof values];
+    uint8_t stored[sizeof(values)];
     for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
         double expected = 3;
         for (size_t i = 0; i < COUNT_OF(values); i++) {

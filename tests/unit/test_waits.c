@@ -19,7 +19,7 @@ Test(waits, who_is_late_by_itself_is_slow_not_who_is_kept_waiting)
     // Rank 4 is late by 0.4 s, rank 5 waits for it and so is late for rank 1 and 3, as 4 is for 0 and 2.
     RankTimes ranks[6] = {{.exchange_late_s = 0.4}, {.exchange_late_s = 0.4},
                           {.exchange_late_s = 0.4}, {.exchange_late_s = 0.4},
-                          {.awaited_s = 0.24}, {.exchange_late_s = 0.4, .awaited_s = 0.16}};
+                          {.awaited_s = 0.24},      {.exchange_late_s = 0.4, .awaited_s = 0.16}};
     cr_assert_eq(waits_slow_rank(ranks, 6, 1), 4);
     cr_assert_eq(waits_slow_rank(ranks, 6, 10), -1, "not a notable part of the iteration");
 }
