@@ -70,7 +70,8 @@ for what, edits in ADDITIONS.items():
             add(path, before, text)
     row = re.search(r"^\| %s \| \d+ \| (\d+) \| (.*) \|$" % re.escape(what), document, re.M)
     listed = re.findall(r"`([^`]+)`", row[2]) if row else []
-    if not row or int(row[1]) != len(edits) or listed != [path for path, _, _ in edits]:
+    there = [path for path, _, _ in edits if os.path.exists(os.path.join(source, path))]
+    if not row or int(row[1]) != len(edits) or sorted(listed) != sorted(there):
         print("docs/architecture.md: %s takes %d edits: %s" % (what, len(edits), [path for path, _, _ in edits]))
         wrong = 1
 sys.exit(wrong)
