@@ -14,6 +14,7 @@
 #include "ir/base/exit_codes.h"
 #include "ir/load/plan_file.h"
 #include "ir/load/predictions.h"
+#include "runtime/base/machine.h"
 #include "runtime/calibrate/calibrate.h"
 #include "runtime/comm/comm_launcher.h"
 #include "runtime/comm/comm_mpi.h"
@@ -545,8 +546,21 @@ static bool guarded(void (*part)(void *context), Program *program)
     return program->code == FAULT_NONE;
 }
 
+// OpenBLAS starts a thread for every processor when it is loaded, and takes address space for each, trying for ever
+// where there is none; malloc reserves some for every thread. Where it is limited, the program begins again without.
+static void begin_sparingly(char **argv)
+{
+    const char *const names[] = {"OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX"};
+    if (machine_process_bytes() == UINT64_MAX || (getenv(names[0]) && getenv(names[1])))
+        return;
+    for (size_t n = 0; n < COUNT_OF(names); n++)
+        setenv(names[n], "1", 0);
+    execv("/proc/self/exe", argv);
+}
+
 int main(int argc, char **argv)
 {
+    begin_sparingly(argv);
     Program program = {.argc = argc, .argv = argv};
     memory_guard_json();
     argp_err_exit_status = exit_code_of(FAULT_USAGE);

@@ -23,8 +23,12 @@ typedef struct {
 typedef enum { HEP_ROUTINGS(X) ROUTING_COUNT } Routing;
 #undef X
 
-// Once per process, before any kernel: OpenBLAS to one thread per caller.
-void host_kernels_init(void);
+// Address space that OpenBLAS takes for every thread that is inside a matrix product, and keeps. Where there is none it
+// tries for ever.
+enum { HOST_PRODUCT_BYTES = 128 << 20 };
+// Once per process, before any kernel and any other thread: OpenBLAS to one thread per caller. Products take turns
+// where `space_bytes` of address space, at least HOST_PRODUCT_BYTES, are too little for `callers` at once.
+void host_kernels_init(uint64_t callers, uint64_t space_bytes);
 
 void host_embed(const ModelDims *dims, Tensor tokens, Tensor embedding, Tensor x);
 void host_pre_expert(const ModelDims *dims, Tensor x, Tensor attention, Tensor y, Tensor work);

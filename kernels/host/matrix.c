@@ -2,12 +2,31 @@
 // at a time, so that the scratch does not grow with the matrix.
 #include <cblas.h>
 #include <limits.h>
+#include <pthread.h>
+#include <stdlib.h>
 
 #include "kernels/host/internal.h"
 
-void host_kernels_init(void)
+static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+static bool take_turns; // written before there are threads
+
+// So large that OpenBLAS takes its space for it.
+static void first_product(void)
+{
+    enum { SIZE = 256 };
+    float *all = calloc(3 * SIZE * SIZE, sizeof(*all));
+    if (all)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, SIZE, SIZE, SIZE, 1, all, SIZE, all + SIZE * SIZE, SIZE,
+                    0, all + 2 * SIZE * SIZE, SIZE);
+    free(all);
+}
+
+void host_kernels_init(uint64_t callers, uint64_t space_bytes)
 {
     openblas_set_num_threads(1);
+    take_turns = space_bytes / HOST_PRODUCT_BYTES < callers;
+    if (take_turns)
+        first_product();
 }
 
 typedef struct {
@@ -21,8 +40,12 @@ static void multiply(uint64_t m, uint64_t n, uint64_t k, float alpha, Factor a, 
 {
     assert(m <= INT_MAX && n <= INT_MAX && k <= INT_MAX);
     assert(a.stride <= INT_MAX && b.stride <= INT_MAX && c_stride <= INT_MAX);
+    if (take_turns)
+        pthread_mutex_lock(&turn);
     cblas_sgemm(CblasRowMajor, a.transpose, b.transpose, (blasint)m, (blasint)n, (blasint)k, alpha, a.data,
                 (blasint)a.stride, b.data, (blasint)b.stride, beta, c, (blasint)c_stride);
+    if (take_turns)
+        pthread_mutex_unlock(&turn);
 }
 
 static void convert_panel(Weights b, uint64_t rows, uint64_t first, uint64_t cols, float *panel)

@@ -177,6 +177,18 @@ static bool run_process(const CalibrateOptions *options, Calibration *calibratio
     return fault->kind == FAULT_NONE;
 }
 
+// Half of what address space there is may go to products.
+static bool prepare_products(const CalibrateOptions *options, Fault *fault)
+{
+    uint64_t space = machine_process_bytes();
+    char left[FORMAT_MAX];
+    if (space < 2 * (uint64_t)HOST_PRODUCT_BYTES)
+        return fault_set(fault, FAULT_RUN, "%s are left to this process (ulimit -v): too little to measure products",
+                         format_bytes(left, (double)space));
+    host_kernels_init(options->comm ? 1 : cluster_gpus(options->cluster), space == UINT64_MAX ? space : space / 2);
+    return true;
+}
+
 bool calibrate_run(const CalibrateOptions *options, Calibration *calibration, Fault *fault)
 {
     const Communicator *communicator = options->comm ? communicator_info(options->comm->ops->communicator)
@@ -185,9 +197,10 @@ bool calibrate_run(const CalibrateOptions *options, Calibration *calibration, Fa
                                  .load = machine_load(),
                                  .processors = machine_processors(),
                                  .processors_online = machine_processors_online()};
-    host_kernels_init();
     if (options->comm && options->emulate_links)
         return fault_set(fault, FAULT_USAGE, "links are emulated between threads of one process only");
+    if (!prepare_products(options, fault))
+        return false;
     return options->comm ? run_process(options, calibration, fault) : run_threads(options, calibration, fault);
 }
 

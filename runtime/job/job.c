@@ -276,7 +276,8 @@ bool job_run(const Plan *plan, const JobOptions *options, JobResult *result, Fau
     uint32_t samples = options->iterations < SAMPLES_MAX ? options->iterations : SAMPLES_MAX;
     if (!preflight_run(plan, options, samples, fault))
         return false;
-    host_kernels_init();
+    host_kernels_init(options->comm ? 1 : cluster_gpus(&plan->cluster),
+                      preflight_product_bytes(plan, options, samples));
     Job job = {.plan = plan, .options = options, .result = result, .sample_count = samples};
     bool ok = preflight_agree(options->comm, job_create(&job, fault), fault) && job_training_open(&job, fault);
     if (ok) {

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "ir/base/text.h"
+#include "kernels/host/kernels.h"
 #include "runtime/base/machine.h"
 #include "runtime/comm/comm_mpi.h"
 
@@ -277,27 +278,65 @@ static uint64_t copy_bytes(const Plan *plan, const JobOptions *options)
     return bytes;
 }
 
-static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t samples, Fault *fault)
+// UINT64_MAX where it is too much to be counted.
+static uint64_t rank_bytes(const Plan *plan, const JobOptions *options, uint32_t samples)
 {
-    uint64_t ranks = options->comm ? options->comm->machine_size : cluster_gpus(&plan->cluster);
-    uint64_t per_rank, total, threads, of_process;
     EngineOptions of_engine = preflight_engine_options(plan, options);
     uint64_t own = (uint64_t)plan->step_count * (samples * sizeof(float) + sizeof(double) + 64) +
                    (options->check ? check_bytes(plan) : 0) + copy_bytes(plan, options);
-    if (!checked_add(options->engine->bytes(plan, &of_engine), own, &per_rank) || !checked_mul(per_rank, ranks, &total))
+    uint64_t bytes;
+    return checked_add(options->engine->bytes(plan, &of_engine), own, &bytes) ? bytes : UINT64_MAX;
+}
+
+static uint64_t local_ranks(const Plan *plan, const JobOptions *options)
+{
+    return options->comm ? 1 : cluster_gpus(&plan->cluster);
+}
+
+uint64_t preflight_product_bytes(const Plan *plan, const JobOptions *options, uint32_t samples)
+{
+    enum { THREAD_BYTES = 16 << 20 }; // a stack, and some more
+    uint64_t ranks = local_ranks(plan, options), space = machine_process_bytes(), threads, taken;
+    if (space == UINT64_MAX || options->engine->free_bytes) // products of devices take none
+        return UINT64_MAX;
+    if (!checked_mul(ranks * stream_count(plan), THREAD_BYTES, &threads) ||
+        !checked_mul(rank_bytes(plan, options, samples), ranks, &taken) || !checked_add(taken, threads, &taken))
+        return 0;
+    return space > taken ? space - taken : 0;
+}
+
+// Address space: that of the ranks, and of one product at least.
+static bool check_process(uint64_t of_ranks, Fault *fault)
+{
+    uint64_t limit = machine_process_bytes(), total;
+    char need[FORMAT_MAX], product[FORMAT_MAX], left[FORMAT_MAX];
+    if (checked_add(of_ranks, HOST_PRODUCT_BYTES, &total) && total <= limit)
+        return true;
+    return fault_set(fault, FAULT_RUN,
+                     "%s of memory, and %s for matrix products, are needed, %s are left to this process (ulimit -v)",
+                     format_bytes(need, (double)of_ranks), format_bytes(product, HOST_PRODUCT_BYTES),
+                     format_bytes(left, (double)limit));
+}
+
+static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t samples, Fault *fault)
+{
+    uint64_t ranks = options->comm ? options->comm->machine_size : cluster_gpus(&plan->cluster);
+    uint64_t per_rank = rank_bytes(plan, options, samples), total, threads, of_process;
+    if (!checked_mul(per_rank, ranks, &total))
         total = UINT64_MAX;
     if (options->engine->free_bytes)
         return check_device(plan, options, fault);
-    uint64_t available = machine_available_bytes(), limit = machine_thread_limit(), own_limit = machine_process_bytes();
-    char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX], planned[PLANNED_MAX];
+    uint64_t available = machine_available_bytes(), limit = machine_thread_limit();
+    char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX];
     if (total > available)
-        return fault_set(
-            fault, FAULT_RUN, "%" PRIu64 " ranks of %s each need %s of memory, %s are available on this machine%s",
-            ranks, format_bytes(each, (double)per_rank), format_bytes(need, (double)per_rank * (double)ranks),
-            format_bytes(free_bytes, (double)available), planned_otherwise(plan, options->engine, planned));
-    if (!checked_mul(per_rank, options->comm ? 1 : ranks, &of_process) || of_process > own_limit)
-        return fault_set(fault, FAULT_RUN, "%s of memory are needed, %s are left to this process (ulimit -v)",
-                         format_bytes(need, (double)of_process), format_bytes(free_bytes, (double)own_limit));
+        return fault_set(fault, FAULT_RUN,
+                         "%" PRIu64 " ranks of %s each need %s of memory, %s are available on this machine", ranks,
+                         format_bytes(each, (double)per_rank), format_bytes(need, (double)per_rank * (double)ranks),
+                         format_bytes(free_bytes, (double)available));
+    if (!checked_mul(per_rank, local_ranks(plan, options), &of_process))
+        of_process = UINT64_MAX;
+    if (!check_process(of_process, fault))
+        return false;
     if (!checked_mul(ranks, stream_count(plan), &threads) || threads > limit)
         return fault_set(fault, FAULT_RUN,
                          "%" PRIu64 " ranks of %" PRIu32 " streams each need as many threads, %" PRIu64

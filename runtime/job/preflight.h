@@ -17,6 +17,9 @@ EngineOptions preflight_engine_options(const Plan *plan, const JobOptions *optio
 // one rank alone, when the job cannot be started.
 bool preflight_run(const Plan *plan, const JobOptions *options, uint32_t samples, Fault *fault) MUST_CHECK;
 
+// Address space that the ranks of this process leave for matrix products; UINT64_MAX where it has no limit.
+uint64_t preflight_product_bytes(const Plan *plan, const JobOptions *options, uint32_t samples);
+
 // In a world of processes all continue or none: true when no rank has a fault. Otherwise the first rank that has one
 // reports it, the others fail with its kind and no message. Without a world (`comm` NULL) returns `ok`. Collective.
 bool preflight_agree(Comm *comm, bool ok, Fault *fault) MUST_CHECK;

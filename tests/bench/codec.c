@@ -225,7 +225,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: codec [elements, a multiple of %d] [experts]\n", CODEC_BLOCK);
         return exit_code_of(FAULT_USAGE);
     }
-    host_kernels_init();
+    host_kernels_init(1, UINT64_MAX);
     printf("# %llu experts of %llu elements, f32, processor time of one core; medians of %d\n\n",
            (unsigned long long)experts, (unsigned long long)elements, REPEATS);
     measure(elements, experts, 50);

@@ -204,7 +204,7 @@ int main(int argc, char **argv)
         fputs("no CUDA device\n", stderr);
         return NO_DEVICE;
     }
-    host_kernels_init();
+    host_kernels_init(1, UINT64_MAX);
     CHECK(cudaGetDeviceProperties(&device, 0));
     CHECK(cudaStreamCreateWithFlags(&bench.stream, cudaStreamNonBlocking));
     CHECK(cublasCreate(&bench.blas));

@@ -241,7 +241,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: runtime [hidden, a multiple of 4] [tokens, a multiple of 128]\n");
         return exit_code_of(FAULT_USAGE);
     }
-    host_kernels_init();
+    host_kernels_init(1, UINT64_MAX);
     printf("# hidden %u, %u tokens, 4 layers, 8 experts of inner %u, top-2, relu; medians of %d\n\n", hidden, tokens,
            4 * hidden, REPEATS);
     measure_overhead();

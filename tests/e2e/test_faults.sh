@@ -203,7 +203,7 @@ ends options '^hep-run: rank 1: started with another --iterations than rank 0' \
 if ldd "$HEP_RUN" | grep -q libasan; then
   scarce='export ASAN_OPTIONS="$ASAN_OPTIONS:max_allocation_size_mb=50:allocator_may_return_null=1"'
 else # what a process takes before the arena, and not enough for that
-  export MALLOC_ARENA_MAX=1
+  export MALLOC_ARENA_MAX=1 OPENBLAS_NUM_THREADS=1
   mpirun --oversubscribe -n 3 sh -c '"$0" "$@" & while grep VmPeak /proc/$!/status >>size; do sleep 0.05; done' \
     "$HEP_RUN" --quiet --iterations 1 tiny.hepb >/dev/null 2>&1
   scarce="ulimit -v $(($(awk '{print $2}' size | sort -n | tail -n 1) + 10000))"
