@@ -25,19 +25,25 @@ printf 'include "%s"\ninclude "model.hep"\n' measured.hep >calibrated.hep
 
 # Ports by name, whatever their place in the plan.
 expect 0 '' "$HEPC" guess.hep -o plan.hepb || finish
-expect 0 '' "$HEP_RUN" --calibrate measured.hep --emulate-links plan.hepb
-expect 0 '' "$HEPC" --dump=json calibrated.hep
-cp out plan.json
-python3 - <<'PYTHON' || fail "not what was emulated: $(cat measured.hep)"
-import json
+# Nothing is faster than what is emulated, on whatever machine; on a busy one some of it may be slower.
+for _ in 1 2 3 4 5 6; do
+  expect 0 '' "$HEP_RUN" --calibrate measured.hep --emulate-links plan.hepb
+  expect 0 '' "$HEPC" --dump=json calibrated.hep
+  cp out plan.json
+  python3 - <<'PYTHON'
+import json, sys
 cluster = json.load(open("plan.json"))["cluster"]
 rates = {port["name"]: port["bandwidth_bytes_per_s"] * 8 for port in cluster["ports"]}
 assert sorted(rates) == ["new york", "paris", "rome"], rates
-for name, rate in rates.items():
-    emulated = 40e6 if name == "new york" else 200e6
-    assert 0.7 * emulated < rate < 1.05 * emulated, (name, rate)
+emulated = {name: 40e6 if name == "new york" else 200e6 for name in rates}
+assert all(rates[name] < 1.05 * emulated[name] for name in rates), rates
 assert cluster["levels"][0]["name"] == "dc" and cluster["levels"][0]["latency_s"] >= 2e-3, cluster
+sys.exit(0 if all(rates[name] > 0.7 * emulated[name] for name in rates) else 2)
 PYTHON
+  code=$?
+  [ $code = 2 ] || break
+done
+[ $code = 0 ] || fail "not what was emulated: $(cat measured.hep)"
 
 # Levels without a plan, to standard output.
 expect 0 '' "$HEP_RUN" --calibrate - --levels dc=2,gpu=2

@@ -28,12 +28,49 @@ static void calibrate(const Cluster *cluster, bool emulate, Calibration *calibra
         calibration_print(&options, calibration, "0", 0, text);
 }
 
-// The emulation passes nothing faster than it says. A loaded machine may take longer, but not much.
-static void assert_near(const Spread *measured, double emulated)
+// The emulation passes nothing faster than it says, on whatever machine; a busy one may take longer.
+static bool is_near(const Spread *measured, double emulated)
 {
     cr_assert_leq(measured->median, 1.02 * emulated, "%g of %g", measured->median, emulated);
-    cr_assert_geq(measured->median, 0.8 * emulated, "%g of %g", measured->median, emulated);
     cr_assert(measured->min <= measured->median && measured->median <= measured->max && measured->count > 0);
+    return measured->median >= 0.8 * emulated;
+}
+
+static void assert_near(const Spread *measured, double emulated)
+{
+    cr_assert(is_near(measured, emulated), "%g of %g", measured->median, emulated);
+}
+
+// Calibrates until the machine was quiet enough for all that it found to be near, which it always is without other
+// programs.
+static void calibrate_quietly(const Cluster *cluster, bool (*near)(const Cluster *cluster, const Calibration *found),
+                              Calibration *found, Text *text)
+{
+    enum { TRIES = 12 };
+    for (int try = 0; try < TRIES; try++) {
+        *text = (Text){0};
+        calibrate(cluster, true, found, text);
+        if (near(cluster, found))
+            return;
+        if (try < TRIES - 1) {
+            text_free(text);
+            calibration_free(found);
+        }
+    }
+    cr_assert_fail("never near what was emulated:\n%s", text->data);
+}
+
+static bool levels_near(const Cluster *cluster, const Calibration *found)
+{
+    bool near = found->port_count == 0; // alike workers are not told apart
+    for (uint32_t l = 0; l < cluster->level_count; l++) {
+        const Level *level = &cluster->levels[l];
+        const Spread *latency_s = &found->levels[l].latency_s;
+        cr_assert_geq(latency_s->median, level->latency_s);
+        near = is_near(&found->levels[l].bandwidth_bytes_per_s, level->bandwidth_bytes_per_s) && near;
+        near = near && latency_s->median <= level->latency_s + 30e-3;
+    }
+    return near;
 }
 
 Test(calibrate, finds_emulated_ports)
@@ -42,22 +79,30 @@ Test(calibrate, finds_emulated_ports)
     cluster.levels[0] = (Level){.name = "dc", .count = 3, .bandwidth_bytes_per_s = 4e6, .latency_s = 8e-3};
     cluster.levels[1] = (Level){.name = "gpu", .count = 2, .bandwidth_bytes_per_s = 20e6, .latency_s = 2e-3};
     Calibration found;
-    Text text = {0};
-    calibrate(&cluster, true, &found, &text);
+    Text text;
+    calibrate_quietly(&cluster, levels_near, &found, &text);
     for (uint32_t l = 0; l < 2; l++) {
         assert_near(&found.levels[l].bandwidth_bytes_per_s, cluster.levels[l].bandwidth_bytes_per_s);
         cr_assert_geq(found.levels[l].latency_s.median, cluster.levels[l].latency_s);
         cr_assert_leq(found.levels[l].latency_s.median, cluster.levels[l].latency_s + 30e-3);
     }
+    cr_assert_eq(found.port_count, 0, "alike workers were told apart");
     cr_assert_gt(found.compute_flops, 1e6);
     cr_assert_gt(found.memory_bandwidth.median, 1e6);
     cr_assert_gt(found.encode_bandwidth.median, 1e5);
     cr_assert_gt(found.decode_bandwidth.median, found.encode_bandwidth.median, "decoding only adds what was sent");
     cr_assert_gt(found.memory_bytes, 1e6);
-    cr_assert_eq(found.port_count, 0, "alike workers were told apart");
     cr_assert(strstr(text.data, "1970-01-01") && strstr(text.data, "level dc {\n    count = 3 "), "%s", text.data);
     text_free(&text);
     calibration_free(&found);
+}
+
+static bool ports_near(const Cluster *cluster, const Calibration *found)
+{
+    bool near = found->port_count == cluster->port_count;
+    for (uint32_t p = 0; near && p < cluster->port_count; p++)
+        near = is_near(&found->ports[p], cluster->ports[p].bandwidth_bytes_per_s);
+    return near && is_near(&found->pairs[1 * 4 + 3], 3e6) && is_near(&found->pairs[2 * 4 + 1], 8e6);
 }
 
 Test(calibrate, finds_unlike_ports_and_links)
@@ -70,8 +115,8 @@ Test(calibrate, finds_unlike_ports_and_links)
     cluster.links = links;
     cluster.levels[0] = (Level){.name = "dc", .count = 4, .bandwidth_bytes_per_s = 8e6, .latency_s = 1e-3};
     Calibration found;
-    Text text = {0};
-    calibrate(&cluster, true, &found, &text);
+    Text text;
+    calibrate_quietly(&cluster, ports_near, &found, &text);
     cr_assert_eq(found.port_count, 4);
     for (uint32_t p = 0; p < 4; p++)
         assert_near(&found.ports[p], ports[p].bandwidth_bytes_per_s);
