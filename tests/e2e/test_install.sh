@@ -75,9 +75,9 @@ done
 root=$work/root
 mkdir -p "$root"/var/lib/dpkg/{info,updates,triggers}
 touch "$root"/var/lib/dpkg/{status,available}
-# The libraries are the machine's own.
-expect 0 '' dpkg --root="$root" --log=/dev/null --force-depends --force-not-root --force-script-chrootless \
-  --install "${packages[@]}" || finish
+# The libraries are the machine's own, and what dpkg needs is not always where users look for programs.
+expect 0 '' env PATH="$PATH:/usr/sbin:/sbin" dpkg --root="$root" --log=/dev/null --force-depends --force-not-root \
+  --force-script-chrootless --install "${packages[@]}" || finish
 check_tree "$root/usr"
 for program in hepc hep-run; do
   [ -s "$root/usr/share/zsh/vendor-completions/_$program" ] || fail "no completion of $program for zsh"
