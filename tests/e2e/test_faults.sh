@@ -8,7 +8,7 @@ cd "$work" || exit 1
 use_mpi
 export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
 timeout_s=4 rounds=3
-hold=$(dirname "$(dirname "$HEP_RUN")")/tests/libhold.so
+cp "$(dirname "$(dirname "$HEP_RUN")")/tests/libhold.so" hold.so # names of libraries to preload may have no spaces
 
 describe() { # experts' inner size, batch: gathers or exchanges take most of an iteration
   cat <<HEP
@@ -37,18 +37,21 @@ grep -q 'built without MPI' err && { echo "SKIP: hep-run has no MPI"; exit 77; }
 # Waits until that rank has been stopped inside a collective (tests/hold.c) and, if it is to be killed there, until all
 # others have been at one step of the stream for a second: they will not come further.
 await_held() { # LAUNCHER RANK SIGNAL STREAM ERR
-  local target pid rank
+  local target pid rank try
   target=$(pid_of "$1" "$2")
-  until [ "$(ps -o stat= -p "$target" | cut -c1)" = T ]; do
-    kill -0 "$1" 2>/dev/null || return
+  for try in $(seq 600); do
+    [ "$(ps -o stat= -p "$target" | cut -c1)" != T ] || break
     sleep 0.05
   done
+  [ "$try" -lt 600 ] || echo "never at a step of stream '$4' that keeps it" >>"$5"
   [ "$3" = KILL ] || return
   while read -r pid rank; do
     [ "$rank" != "$2" ] || continue
     until grep -qE "^rank $rank: stream '$4': step .* under way for [0-9.]+ s$" "$5"; do
       kill -USR1 "$pid" 2>/dev/null || return
+      [ "$try" -lt 600 ] || return
       sleep 0.05
+      try=$((try + 1))
     done
   done < <(ranks_of "$1")
 }
@@ -73,7 +76,7 @@ one() {
     [ "$2" != KILL ] || limit_s=60 # nobody gives up before
   fi
   mpirun --oversubscribe -n 3 sh -c "[ \$OMPI_COMM_WORLD_RANK = $keep ] || exec \"\$@\"
-    exec env HEP_HOLD_AT=5 LD_PRELOAD=\"\$0\" \"\$@\"" "$hold" \
+    exec env HEP_HOLD_AT=5 LD_PRELOAD=../hold.so \"\$@\"" - \
     "$HEP_RUN" --quiet "../$5" --timeout $limit_s --iterations 1000000 >out 2>err &
   launcher=$!
   case $4 in
