@@ -262,28 +262,24 @@ static int write_report(const Options *options, const Plan *plan, const JobResul
                      .options = &options->job,
                      .result = result,
                      .every_step = options->every_step};
-    Text text = {0};
-    int codes[] = {FAULT_NONE, FAULT_NONE, FAULT_NONE, FAULT_NONE};
-    if (options->trace) {
-        trace_print_run(plan, &options->job, result, &text);
-        codes[0] = write_text(options->trace, &text);
+    const char *const paths[] = {options->trace, options->profile, options->json,
+                                 standard_outputs(options) == 0 ? "-" : NULL};
+    Text texts[COUNT_OF(paths)] = {0};
+    int code = FAULT_NONE;
+    // All are complete before one is written: where memory runs out, none is left.
+    if (paths[0])
+        trace_print_run(plan, &options->job, result, &texts[0]);
+    if (paths[1])
+        profile_print(&report, &texts[1]);
+    if (paths[2])
+        report_print_json(&report, &texts[2]);
+    if (paths[3])
+        report_print(&report, &texts[3]);
+    for (size_t i = 0; i < COUNT_OF(paths); i++) {
+        int written = paths[i] ? write_text(paths[i], &texts[i]) : FAULT_NONE;
+        code = code == FAULT_NONE ? written : code;
     }
-    if (options->profile) {
-        profile_print(&report, &text);
-        codes[1] = write_text(options->profile, &text);
-    }
-    if (options->json) {
-        report_print_json(&report, &text);
-        codes[2] = write_text(options->json, &text);
-    }
-    if (standard_outputs(options) == 0) {
-        report_print(&report, &text);
-        codes[3] = write_text("-", &text);
-    }
-    for (size_t i = 0; i < COUNT_OF(codes); i++)
-        if (codes[i] != FAULT_NONE)
-            return codes[i];
-    return FAULT_NONE;
+    return code;
 }
 
 // Writes the report and, if the check failed, says so; the exit code of the run.
