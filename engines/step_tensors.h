@@ -5,6 +5,8 @@
 #include "engines/tensor.h"
 #include "ir/plan.h"
 
+// Of held experts that are read, whole ones are rows, whatever shares they were gathered in.
+//
 // The operands of one step by name: `tensors.route.origin`, of a step whose op is known.
 typedef union {
     Tensor all[OPERANDS_MAX];

@@ -14,13 +14,15 @@
 #include "ir/model.h"
 #include "ir/names.h"
 #include "ir/ops.h"
+#include "ir/share.h"
 
 // ---- plan ------------------------------------------------------------------------------------
 
 // One per MoE layer, in layer order.
 typedef struct {
     uint32_t layer;              // index in the model
-    uint32_t domain[LEVELS_MAX]; // S_l; n_l at replica levels, where nothing is gathered or exchanged
+    uint32_t domain[LEVELS_MAX]; // S_l; n_l at replica levels, where nothing is gathered or exchanged; prod n_l/S_l
+                                 // divides the experts
     bool regather;               // drop replicas after the forward pass, gather again in the backward pass
 } Choice;
 
@@ -86,7 +88,7 @@ typedef struct {
     uint32_t shared_every;       // iterations between two sums of the mean expert that `sr` subtracts; 0: none
     double gradient_ratio;     // the same for gradients of migrated experts; 1: dense
     double capacity;           // rows per expert and source over the balanced load; 0: nothing is dropped
-    uint32_t replica_levels;   // outermost levels that hold whole copies of the experts
+    uint32_t replica_levels;   // outermost levels whose experts are gathered from the start; 0 in training
     uint32_t replica_slots;    // gathered layers alive at once, where replicas are dropped after use; 0: no limit
     const char *solver;
     SolveStatus status;
@@ -147,15 +149,18 @@ uint64_t buffer_bytes(const Buffer *buffer); // rows x cols x element size; the 
 
 enum { RECORD_BYTES = 8 }; // i32 expert, f32 gate weight: a records buffer is i32 [rows][2 x records per row]
 
-// Experts owned by one rank: experts / prod_{l >= replica_levels} n_l.
-uint32_t plan_experts_per_rank(const Plan *plan);
-// The first global expert that `rank` owns. Replica levels do not count.
-uint32_t plan_first_expert(const Plan *plan, uint64_t rank);
-// What the domain size vector S (of one layer) puts where. An expert's owner coordinates y are
-// those of its owner with replica coordinates taken from the asking rank.
-// - destination domain at `level` for a row that must meet `expert`: y_level / S_level
-// - slot of `expert` among the experts gathered at `rank`: gathered shards are ordered with level 0
-//   fastest: sum_l (y_l % S_l) prod_{j<l} S_j, then the expert's place in its shard; -1 if not held
+// Rows and columns of the experts' buffer of a rank, the same in all layers: what it owns of a layer.
+typedef struct {
+    uint64_t rows, cols;
+    bool whole; // a row is an expert; otherwise there is one row, of elements
+} ShareShape;
+
+ShareShape plan_share_shape(const Plan *plan);
+// What the domain size vector S (of one layer) puts where. For plans whose choices are valid.
+ExpertShares plan_expert_shares(const Plan *plan, const uint32_t domain[LEVELS_MAX]);
+// - destination domain at `level` for a row that must meet `expert`
+// - slot of `expert` among those that `rank` holds after gathering: its index in the block of the rank's place; -1 if
+//   not held
 uint32_t plan_expert_domain(const Plan *plan, const uint32_t domain[LEVELS_MAX], uint32_t expert, uint32_t level);
 int64_t plan_expert_slot(const Plan *plan, const uint32_t domain[LEVELS_MAX], uint64_t rank, uint32_t expert);
 

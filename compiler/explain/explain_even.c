@@ -23,8 +23,7 @@ static double plain_ep_s(const Workload *work)
 {
     const Spec *spec = work->spec;
     Config config = {0};
-    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
-        config.domain[l] = l < spec->replica_levels ? spec->cluster.levels[l].count : 1;
+    spec_ep_domain(spec, config.domain);
     Arena *arena = arena_create();
     Mix mix = mix_uniform(work, &config, PREFETCH_UNLIMITED, arena);
     IterationCost cost;

@@ -423,6 +423,6 @@ const Spec *check_ast(Ast *ast, const CheckOptions *options, Arena *arena, Diag 
     if (checker->blocks[BLOCK_MODEL])
         check_plan(checker);
     if (diag_error_count(diag) == mark)
-        check_replicas_and_domain(checker, options->domain);
+        check_shares_and_domain(checker, options->domain);
     return diag_error_count(diag) == mark ? checker->spec : NULL;
 }

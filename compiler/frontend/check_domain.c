@@ -1,5 +1,5 @@
-// Which levels hold whole copies of the experts, and the domain sizes that were asked for, by the
-// file or on the command line. Requires a checked cluster and model.
+// How experts are shared out, and the domain sizes that were asked for, by the file or on the command line. Requires a
+// checked cluster, model and plan block.
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,77 +7,25 @@
 #include "grammar/parse.h"
 #include "ir/codec.h"
 
-// ---- replicas --------------------------------------------------------------------------------
+// ---- whole experts ---------------------------------------------------------------------------
 
-// The nearest counts of experts that would do are the next multiples of the innermost level's count, or of the
-// number of GPUs once there are as many experts.
-static void suggest_experts(Checker *checker, uint64_t experts, uint64_t gpus)
+// Packets are of whole experts: where a GPU owns parts of some, nothing can be encoded.
+static void check_packets(Checker *checker)
 {
-    const Cluster *cluster = &checker->spec->cluster;
-    uint64_t step = experts > gpus ? gpus : cluster->levels[cluster->level_count - 1].count;
-    uint64_t below = experts / step * step, above = below + step;
-    if (experts < gpus && below)
-        diag_help(checker->diag,
-                  "%llu or %llu experts would do: fewer experts than GPUs need whole levels, innermost first",
-                  (unsigned long long)below, (unsigned long long)above);
-    else if (below)
-        diag_help(checker->diag, "%llu or %llu experts would do", (unsigned long long)below, (unsigned long long)above);
+    const Spec *spec = checker->spec;
+    if (!spec_encodes_experts(spec) || spec_owns_whole_experts(spec))
+        return;
+    bool experts = (int)spec->plan.codec != CODEC_AUTO && codec_info(spec->plan.codec)->encodes;
+    uint64_t gpus = share_gpus(&spec->cluster, spec->replica_levels), below = spec->model.experts / gpus * gpus;
+    const AstEntry *of = checker->keys[experts ? KEY_MIGRATION_codec : KEY_MIGRATION_gradient];
+    diag_error(checker->diag, value_span(checker, of),
+               "%llu GPUs own parts of %u experts, and only whole experts can be encoded: '%s' can only be 'dense'",
+               (unsigned long long)gpus, spec->model.experts, experts ? "codec" : "gradient");
+    if (below)
+        diag_help(checker->diag, "%llu or %llu experts, a multiple of the GPUs, would do", (unsigned long long)below,
+                  (unsigned long long)(below + gpus));
     else
-        diag_help(checker->diag, "%llu experts would do", (unsigned long long)above);
-}
-
-// The nearest count of a level, in steps of `step`, with which the experts can be divided; 0 if there is none.
-static uint32_t nearest_count(const Cluster *cluster, uint64_t experts, uint32_t level, int step)
-{
-    Cluster changed = *cluster;
-    uint32_t *count = &changed.levels[level].count;
-    uint64_t most = experts > *count ? experts : *count;
-    for (*count += (uint32_t)step; *count > 0 && *count <= most; *count += (uint32_t)step)
-        if (spec_replica_levels(&changed, experts) < cluster->level_count)
-            return *count;
-    return 0;
-}
-
-// Which cluster the model would go with, one level changed at a time.
-static void suggest_counts(Checker *checker, uint64_t experts, uint64_t gpus)
-{
-    const Cluster *cluster = &checker->spec->cluster;
-    for (uint32_t l = 0; l < cluster->level_count; l++) {
-        uint32_t now = cluster->levels[l].count, below = nearest_count(cluster, experts, l, -1),
-                 above = nearest_count(cluster, experts, l, 1);
-        Text counts = {0};
-        if (below)
-            text_format(&counts, "%u (%llu GPUs)", below, (unsigned long long)(gpus / now * below));
-        if (above)
-            text_format(&counts, "%s%u (%llu GPUs)", below ? " or " : "", above,
-                        (unsigned long long)(gpus / now * above));
-        if (counts.length)
-            diag_help(checker->diag, "level '%s' with a count of %s would do", cluster->levels[l].name, counts.data);
-        text_free(&counts);
-    }
-}
-
-// The experts of a published model are what they are: only clusters are suggested for it.
-static void report_indivisible(Checker *checker, uint64_t experts, uint64_t gpus)
-{
-    Span span = value_span(checker, checker->keys[KEY_MOE_experts]);
-    diag_error(checker->diag, span, "%llu experts cannot be divided evenly among %llu GPUs",
-               (unsigned long long)experts, (unsigned long long)gpus);
-    if (!checker->blocks[BLOCK_MODEL]->from)
-        suggest_experts(checker, experts, gpus);
-    suggest_counts(checker, experts, gpus);
-}
-
-static bool set_replica_levels(Checker *checker)
-{
-    Spec *spec = checker->spec;
-    if (!spec->model.experts) // an abstract workload that does not say: every GPU owns its share
-        return true;
-    spec->replica_levels = spec_replica_levels(&spec->cluster, spec->model.experts);
-    if (spec->replica_levels < spec->cluster.level_count)
-        return true;
-    report_indivisible(checker, spec->model.experts, cluster_gpus(&spec->cluster));
-    return false;
+        diag_help(checker->diag, "%llu experts, one for every GPU, would do", (unsigned long long)gpus);
 }
 
 // ---- domain sizes ----------------------------------------------------------------------------
@@ -116,7 +64,8 @@ static void set_size(Checker *checker, uint32_t level, const AstExpr *expr)
         diag_error(checker->diag, expr->span, "the domain size of '%s' can only be its count %u here, got %u", of->name,
                    of->count, size);
         diag_note(checker->diag, key_span(checker, KEY_MOE_experts, BLOCK_MOE),
-                  "there are fewer experts than GPUs, so every worker of '%s' holds all of them", of->name);
+                  "there are fewer experts than GPUs: in a forward pass every worker of '%s' has all of them from the "
+                  "start", of->name);
         return;
     }
     spec->plan.domain[level] = size;
@@ -179,11 +128,40 @@ static void set_sizes_by_order(Checker *checker, const AstExpr *list)
         set_size(checker, level++, item);
 }
 
-// 1, or all workers at levels that hold copies; for a gather all workers everywhere.
 static void fill_domain(Spec *spec, bool gather)
 {
-    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
-        spec->plan.domain[l] = gather || l < spec->replica_levels ? spec->cluster.levels[l].count : 1;
+    spec_ep_domain(spec, spec->plan.domain);
+    for (uint32_t l = 0; gather && l < spec->cluster.level_count; l++)
+        spec->plan.domain[l] = spec->cluster.levels[l].count;
+}
+
+// Sizes that leave a number of places that does not divide the experts: says which one size would do instead.
+static void report_places(Checker *checker, Span span, const uint32_t wanted[LEVELS_MAX])
+{
+    const Spec *spec = checker->spec;
+    const Cluster *cluster = &spec->cluster;
+    uint64_t places = 1;
+    for (uint32_t l = 0; l < cluster->level_count; l++)
+        places *= wanted[l] ? cluster->levels[l].count / wanted[l] : 1;
+    diag_error(checker->diag, span, "%u experts cannot be divided evenly among %llu domains", spec->model.experts,
+               (unsigned long long)places);
+    diag_note(checker->diag, key_span(checker, KEY_MOE_experts, BLOCK_MOE), "'experts' is given here");
+    for (uint32_t l = 0; l < cluster->level_count; l++) {
+        uint32_t other[LEVELS_MAX];
+        memcpy(other, wanted, sizeof other);
+        other[l] = 0;
+        if (wanted[l] && l >= spec->replica_levels && spec_least_domain(spec, other))
+            diag_help(checker->diag, "'%s = %u' instead of %u would do", cluster->levels[l].name, other[l], wanted[l]);
+    }
+}
+
+// The sizes that were given; other levels gather as little as they can with these.
+static void complete_domain(Checker *checker, Span span)
+{
+    uint32_t wanted[LEVELS_MAX];
+    memcpy(wanted, checker->spec->plan.domain, sizeof wanted);
+    if (!spec_least_domain(checker->spec, checker->spec->plan.domain))
+        report_places(checker, span, wanted);
 }
 
 static bool find_request(const char *name, DomainRequest *out)
@@ -219,8 +197,9 @@ static void check_domain_value(Checker *checker, const AstExpr *expr)
         fill_domain(checker->spec, plan->domain_request == DOMAIN_GATHER);
         return;
     }
+    size_t mark = diag_error_count(checker->diag);
     plan->domain_request = DOMAIN_FORCED;
-    fill_domain(checker->spec, false);
+    memset(plan->domain, 0, sizeof plan->domain);
     if (value.kind == VALUE_RECORD)
         set_sizes_by_name(checker, value.expr->entries);
     else if (value.kind == VALUE_LIST)
@@ -231,6 +210,8 @@ static void check_domain_value(Checker *checker, const AstExpr *expr)
                           value_text(checker->arena, &value));
     if (value.kind == VALUE_STRING)
         diag_help(checker->diag, "write it without quotes");
+    if (diag_error_count(checker->diag) == mark)
+        complete_domain(checker, expr->span);
 }
 
 // ---- --domain ----------------------------------------------------------------------------------
@@ -346,10 +327,12 @@ static void check_domain_option(Checker *checker, const char *option)
     plan->forced_count = (uint32_t)parts;
 }
 
-void check_replicas_and_domain(Checker *checker, const char *domain_option)
+void check_shares_and_domain(Checker *checker, const char *domain_option)
 {
-    if (!set_replica_levels(checker))
-        return;
+    Spec *spec = checker->spec;
+    if (spec->model.experts) // an abstract workload that does not say: every GPU owns its share
+        spec->replica_levels = spec_replica_levels(&spec->cluster, spec->plan.pass, spec->model.experts);
+    check_packets(checker);
     const AstEntry *in_file = checker->keys[KEY_PLAN_domain];
     fill_domain(checker->spec, false);
     if (in_file)

@@ -120,7 +120,7 @@ void check_links(Checker *checker, const AstEntry *cluster);
 // check_routing.c: which experts are popular. Requires the model checked.
 void check_routing(Checker *checker);
 
-// check_domain.c: replica levels and domain sizes. Requires cluster and model checked.
-void check_replicas_and_domain(Checker *checker, const char *domain_option);
+// check_domain.c: who owns whole experts, and domain sizes. Requires cluster, model and plan block checked.
+void check_shares_and_domain(Checker *checker, const char *domain_option);
 
 #endif

@@ -193,7 +193,7 @@ static void add_layer_weights(Lowering *l, uint32_t k, LoweredLayer *layer)
         return;
     }
     layer->router = add_weight(l, (int32_t)k, "router", 1, (double)model_router_elements(dims));
-    layer->experts = add_weight(l, (int32_t)k, "experts", l->experts_per_rank, (double)model_expert_elements(dims));
+    layer->experts = add_weight(l, (int32_t)k, "experts", l->share_rows, l->share_cols);
     if (dims->shared_experts)
         layer->shared = add_weight(l, (int32_t)k, "shared", 1, (double)model_shared_elements(dims));
 }
@@ -307,21 +307,6 @@ static int32_t add_abstract_gathers(Lowering *l, uint32_t k, int32_t after)
     return gathered;
 }
 
-// Whole copies of the experts sum their gradients.
-static void add_abstract_replica_sums(Lowering *l, uint32_t k, int32_t after)
-{
-    const Cluster *cluster = &l->spec->cluster;
-    for (uint32_t level = l->spec->replica_levels; level-- > 0;) {
-        double count = cluster->levels[level].count, bytes = 2 * (count - 1) / count * l->work->layers[k].expert_bytes;
-        if (count < 2)
-            continue;
-        StepSpec step = {.op = OP_ALL_REDUCE, .layer = (int32_t)k, .level = (int32_t)level,
-                         .group = builder_add_group(l->builder, GROUP_LEVEL, (int32_t)level, 1),
-                         .cost_s = cost_group_s(l->spec, GROUP_LEVEL, level, bytes, count - 1), .bytes = bytes};
-        add_bare_step(l, step, after);
-    }
-}
-
 static void add_abstract_forward(AbstractChain *chain, uint32_t k)
 {
     Lowering *l = chain->l;
@@ -362,9 +347,8 @@ static void add_abstract_backward(AbstractChain *chain, uint32_t k)
         int32_t computed = chain->last;
         Op home = l->spec->plan.gradient == GRADIENT_DENSE ? OP_REDUCE_SCATTER : OP_RETURN_PACKETS;
         lowering_note_read(l, computed);
-        for (uint32_t level = levels; level-- > l->spec->replica_levels;)
+        for (uint32_t level = levels; level-- > 0;)
             add_abstract_migration(l, home, k, level, computed);
-        add_abstract_replica_sums(l, k, computed);
         for (uint32_t level = levels; level-- > 0;)
             chain_exchange(chain, OP_COMBINE_BACKWARD, k, level, l->cost.dispatch_s[level]);
     }
@@ -448,7 +432,9 @@ Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPa
         l.tokens = (double)spec->model.sequence * spec->model.batch;
         l.fanout = dispatch == DISPATCH_NAIVE ? spec->model.top_k : 1;
         l.records = dispatch == DISPATCH_NAIVE ? 1 : spec->model.top_k;
-        l.experts_per_rank = plan_experts_per_rank(plan);
+        ShareShape share = plan_share_shape(plan);
+        l.share_rows = (double)share.rows;
+        l.share_cols = (double)share.cols;
         add_network(&l);
     }
     *bytes = builder_total_bytes(l.builder);

@@ -177,13 +177,12 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
     scatter_gradients(l, k, layer, dresults, counts);
     int32_t dshared_rows = model->shared_experts ? add_shared_backward(l, k, dx) : NONE; // while the gradients travel
     int32_t held = l->config->regather ? lowering_add_gathers(l, k, ".again", lowering_prefetch_limit(l)) : layer->held;
-    bool migrated = l->held_experts > l->experts_per_rank;
+    bool migrated = l->held_rows > l->share_rows;
     RowGradients drows = {
         lowering_add_temporary(l, k, "drows", model->dtype, last->row_capacity, model->hidden),
         lowering_add_temporary(l, k, "drecords", DTYPE_F32, last->record_rows, l->records),
     };
-    int32_t dheld = migrated ? lowering_add_temporary(l, k, "dheld", model->dtype, l->held_experts,
-                                                      (double)model_expert_elements(&l->plan->model))
+    int32_t dheld = migrated ? lowering_add_temporary(l, k, "dheld", model->dtype, l->held_rows, l->share_cols)
                              : lowering_add_gradient(l, layer->experts, (int32_t)k);
     StepBuffers expert = {.expert_backward = {.rows = last->rows,
                                               .records = last->records,

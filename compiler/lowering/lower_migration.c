@@ -5,9 +5,9 @@
 #include "compiler/lowering/lowering.h"
 #include "ir/codec.h"
 
-static double dense_bytes(const Lowering *l, double experts)
+static double dense_bytes(const Lowering *l, double rows)
 {
-    return experts * (double)model_expert_elements(&l->plan->model) * dtype_bytes(l->plan->model.dtype);
+    return rows * l->share_cols * dtype_bytes(l->plan->model.dtype);
 }
 
 static double packet_bytes(const Lowering *l, double ratio)
@@ -21,10 +21,10 @@ static int32_t add_local(Lowering *l, Op op, uint32_t k, double cost_s, StepBuff
     return builder_add_step(l->builder, step, operands);
 }
 
-static int32_t add_experts(Lowering *l, uint32_t k, BufferKind kind, const char *name, double experts)
+static int32_t add_experts(Lowering *l, uint32_t k, BufferKind kind, const char *name, double rows)
 {
-    BufferShape shape = {.dtype = l->plan->model.dtype, .rows = experts, .kind = kind, .layer = (int32_t)k,
-                         .cols = (double)model_expert_elements(&l->plan->model)};
+    BufferShape shape = {.dtype = l->plan->model.dtype, .rows = rows, .kind = kind, .layer = (int32_t)k,
+                         .cols = l->share_cols};
     return builder_add_buffer(l->builder, shape, "L%u.%s", k, name);
 }
 
@@ -64,8 +64,8 @@ static void add_memories(Lowering *l, uint32_t k, LoweredLayer *layer)
     if (layer->mean == NONE && l->work->layers[k].mean_bytes > 0)
         layer->mean = add_experts(l, k, BUFFER_REPLICA, "mean", 1);
     if (layer->sent == NONE && codec_info(l->spec->plan.codec)->remembers) {
-        layer->sent = add_experts(l, k, BUFFER_REPLICA, "sent", l->experts_per_rank);
-        layer->replicas = add_experts(l, k, BUFFER_REPLICA, "replicas", l->held_experts);
+        layer->sent = add_experts(l, k, BUFFER_REPLICA, "sent", l->share_rows);
+        layer->replicas = add_experts(l, k, BUFFER_REPLICA, "replicas", l->held_rows);
     }
 }
 
@@ -73,32 +73,32 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, const char *suffix, int32_
 {
     LoweredLayer *layer = &l->layers[k];
     const Device *device = &l->spec->cluster.device;
-    if (l->held_experts == l->experts_per_rank)
+    if (l->held_rows == l->share_rows)
         return layer->experts;
     if (!codec_info(l->spec->plan.codec)->encodes)
         return gather_levels(l, k, suffix, layer->experts, after_step);
     add_memories(l, k, layer);
     char name[BUFFER_NAME_MAX];
     snprintf(name, sizeof name, "packet%s", suffix);
-    int32_t packet = lowering_add_temporary(l, k, name, DTYPE_U8, l->experts_per_rank,
+    int32_t packet = lowering_add_temporary(l, k, name, DTYPE_U8, l->share_rows,
                                             packet_bytes(l, l->spec->plan.ratio));
     StepBuffers encode = {
         .encode = {.own_experts = layer->experts, .mean = layer->mean, .sent = layer->sent, .packet = packet}};
-    int32_t step = add_local(l, OP_ENCODE, k, dense_bytes(l, l->experts_per_rank) / device->encode_bandwidth, encode);
+    int32_t step = add_local(l, OP_ENCODE, k, dense_bytes(l, l->share_rows) / device->encode_bandwidth, encode);
     if (after_step != NONE)
         builder_add_after(l->builder, step, after_step);
     packet = gather_levels(l, k, suffix, packet, after_step);
     int32_t decoded = NONE;
     if (layer->replicas == NONE) {
         snprintf(name, sizeof name, "decoded%s", suffix);
-        decoded = add_experts(l, k, BUFFER_TEMPORARY, name, l->held_experts);
+        decoded = add_experts(l, k, BUFFER_TEMPORARY, name, l->held_rows);
     }
     StepBuffers decode = {.decode = {.packet = packet,
                                      .own = layer->experts,
                                      .mean = layer->mean,
                                      .experts = decoded,
                                      .replicas = layer->replicas}};
-    add_local(l, OP_DECODE, k, dense_bytes(l, l->held_experts) / device->decode_bandwidth, decode);
+    add_local(l, OP_DECODE, k, dense_bytes(l, l->held_rows) / device->decode_bandwidth, decode);
     return layer->replicas == NONE ? decoded : layer->replicas;
 }
 
@@ -140,8 +140,8 @@ void lowering_add_mean(Lowering *l, uint32_t k)
         return;
     double every = l->spec->plan.shared_every;
     StepBuffers operands = {.mean_expert = {.own_experts = layer->experts, .mean = layer->mean}};
-    add_local(l, OP_MEAN_EXPERT, k, lowering_move_s(l, dense_bytes(l, l->experts_per_rank)) / every, operands);
-    lowering_add_sums(l, (int32_t)k, layer->mean, l->spec->replica_levels, l->spec->cluster.level_count, every);
+    add_local(l, OP_MEAN_EXPERT, k, lowering_move_s(l, dense_bytes(l, l->share_rows)) / every, operands);
+    lowering_add_sums(l, (int32_t)k, layer->mean, 0, l->spec->cluster.level_count, every);
 }
 
 // Packets of the largest parts of gradients to the members of a domain; what is left out goes another time.
@@ -170,15 +170,15 @@ static void return_packets(Lowering *l, uint32_t k, uint32_t level, StepSpec ste
 int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
 {
     const Spec *spec = l->spec;
-    double rows = l->held_experts;
-    for (uint32_t level = spec->cluster.level_count; level-- > spec->replica_levels;) {
+    double rows = l->held_rows;
+    for (uint32_t level = spec->cluster.level_count; level-- > 0;) {
         uint32_t domain = l->config->domain[level];
         if (domain == 1)
             continue;
         rows /= domain;
         char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof name, "dexperts.%s", spec->cluster.levels[level].name);
-        bool home = rows == l->experts_per_rank;
+        bool home = rows == l->share_rows;
         int32_t shard = home ? lowering_add_gradient(l, l->layers[k].experts, (int32_t)k)
                              : add_experts(l, k, BUFFER_TEMPORARY, name, rows);
         StepSpec step = {.op = OP_REDUCE_SCATTER, .layer = (int32_t)k, .level = (int32_t)level,
@@ -191,6 +191,5 @@ int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
             return_packets(l, k, level, step, dheld, shard);
         dheld = shard;
     }
-    lowering_add_sums(l, (int32_t)k, dheld, 0, spec->replica_levels, 1);
     return dheld;
 }

@@ -12,7 +12,7 @@ void lowering_enter(Lowering *l, uint32_t layer)
     cost_layer(l->work, layer, config, l->dispatch, &l->cost);
     l->config = config;
     if (!l->spec->model.abstract)
-        l->held_experts = l->experts_per_rank * config_held_shards(l->spec, config);
+        l->held_rows = l->share_rows * config_held_shards(l->spec, config);
 }
 
 void lowering_note_read(Lowering *l, int32_t step)

@@ -43,11 +43,11 @@ typedef struct {
     Builder *builder;
     double tokens;
     uint32_t fanout, records; // record rows per token and records per row
-    double experts_per_rank;
+    double share_rows, share_cols; // of the experts a rank owns
     // Of the MoE layer that is being lowered: lowering_enter sets them.
     const Config *config;
     LayerCost cost;
-    double held_experts;
+    double held_rows; // of shares, after gathering
     LoweredLayer *layers;
     uint32_t *moe_index;    // [layers]: how many MoE layers come before
     int32_t *reads;         // expert steps of this pass so far, the order gathers wait in

@@ -179,7 +179,7 @@ static void cost_mean(const Workload *work, const LayerWork *layer, LayerCost *c
 {
     const Spec *spec = work->spec;
     double every = spec->plan.shared_every;
-    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++) {
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++) {
         double count = spec->cluster.levels[l].count, bytes = 2 * (count - 1) / count * layer->mean_bytes;
         cost->mean_bytes[l] = bytes / every;
         cost->sync_s += cost_group_s(spec, GROUP_LEVEL, l, bytes, count - 1) / every;
@@ -204,8 +204,6 @@ static void cost_layer_sums(const Workload *work, const LayerWork *layer, LayerC
 {
     const Spec *spec = work->spec;
     for (uint32_t l = 0; l < spec->cluster.level_count; l++) {
-        if (l < spec->replica_levels)
-            cost->sync_s += cost_sums(spec, l, layer->expert_bytes, 1, cost->port_sums_s);
         cost->gate_sums_s += cost_sums(spec, l, layer->gate_gradient_bytes, layer->gate_gradients, cost->port_sums_s);
         cost->attention_sums_s += cost_sums(spec, l, layer->attention_gradient_bytes, 1, cost->port_sums_s);
     }

@@ -6,7 +6,7 @@
 
 #include "compiler/model/workload.h"
 
-// One point of the choice: domain sizes (n_l at replica levels), replicas kept or gathered again.
+// One point of the choice: domain sizes (n_l at replica levels; spec_domain_is_valid), replicas kept or gathered again.
 typedef struct {
     uint32_t domain[LEVELS_MAX];
     bool regather;
@@ -32,7 +32,7 @@ typedef struct {
         port_reduce_s[LEVELS_MAX];
     double codec_s;                                       // encode + decode
     double mean_bytes[LEVELS_MAX];                        // of the shared expert's sum, per iteration
-    double sync_s; // on the way home besides `reduce_s`: encoding, the shared expert's sum, sums over copies
+    double sync_s; // on the way home besides `reduce_s`: encoding, the shared expert's sum
     // Sums of gradients that all GPUs have: of the gate and shared experts, of attention.
     double gate_sums_s, attention_sums_s, port_sums_s[LEVELS_MAX];
 } LayerCost;
@@ -55,7 +55,7 @@ double cost_levels_s(const double of_level[LEVELS_MAX]); // the sum
 // Time that the port of level `level` is busy with the layer in all passes.
 double cost_port_s(const LayerCost *cost, uint32_t level);
 
-// Product of S over the levels that shard experts: how many shards a GPU holds after gathering.
+// Product of S over the levels that share experts: how many shares a GPU holds after gathering.
 double config_held_shards(const Spec *spec, const Config *config);
 
 #endif

@@ -26,9 +26,8 @@ typedef struct {
 struct Popularity {
     const Spec *spec;
     Arena *arena;
-    uint64_t shards;
     double time[NODES], step; // of the logarithm
-    ExpertSet all, *shard;    // [shards]
+    ExpertSet all, *expert;   // [experts]
     Known *known;
 };
 
@@ -137,38 +136,28 @@ void routing_inclusion(const double *popularity, uint32_t experts, uint32_t top_
         out[e] *= top_k / total;
 }
 
-static uint64_t count_shards(const Spec *spec)
-{
-    uint64_t shards = 1;
-    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++)
-        shards *= spec->cluster.levels[l].count;
-    return shards;
-}
-
 Popularity *routing_create(const Spec *spec, const double *popularity, Arena *arena)
 {
     const SpecModel *model = &spec->model;
     if (!popularity)
         return NULL;
     Popularity *routing = arena_alloc(arena, sizeof *routing);
-    *routing = (Popularity){.spec = spec, .arena = arena, .shards = count_shards(spec)};
+    *routing = (Popularity){.spec = spec, .arena = arena};
     routing->step = set_times(popularity, model->experts, model->top_k, routing->time);
-    routing->shard = arena_alloc_array(arena, routing->shards, sizeof *routing->shard);
+    routing->expert = arena_alloc_array(arena, model->experts, sizeof *routing->expert);
     double *included = arena_alloc_array(arena, model->experts, sizeof *included);
     routing_inclusion(popularity, model->experts, model->top_k, included);
-    uint64_t each = model->experts / routing->shards;
     for (uint32_t e = 0; e < model->experts; e++) {
-        ExpertSet one = set_of_one(routing->time, popularity[e]);
-        one.included = included[e];
-        set_add(&routing->shard[e / each], &one);
-        set_add(&routing->all, &one);
+        routing->expert[e] = set_of_one(routing->time, popularity[e]);
+        routing->expert[e].included = included[e];
+        set_add(&routing->all, &routing->expert[e]);
     }
     return routing;
 }
 
 // ---- sums over destinations ------------------------------------------------------------------
 
-// The experts of each combination of domains at the levels up to `level`, outermost slowest.
+// The experts of each combination of domains at the levels up to `level`, outermost slowest: as many one after another.
 typedef struct {
     uint64_t count; // combinations
     ExpertSet *sets;
@@ -178,22 +167,12 @@ static Wanted sum_wanted(const Popularity *routing, const uint32_t domain[LEVELS
 {
     const Cluster *cluster = &routing->spec->cluster;
     Wanted wanted = {.count = 1};
-    for (uint32_t l = routing->spec->replica_levels; l <= level; l++)
+    for (uint32_t l = 0; l <= level; l++)
         wanted.count *= cluster->levels[l].count / domain[l];
     wanted.sets = arena_alloc_array(arena, wanted.count, sizeof *wanted.sets);
-    uint64_t below = 1; // shards below a worker of `level`
-    for (uint32_t l = level + 1; l < cluster->level_count; l++)
-        below *= cluster->levels[l].count;
-    for (uint64_t shard = 0; shard < routing->shards; shard++) {
-        uint64_t worker = shard / below, at = 0, scale = 1;
-        for (uint32_t l = level + 1; l-- > routing->spec->replica_levels;) {
-            uint64_t x = worker % cluster->levels[l].count;
-            worker /= cluster->levels[l].count;
-            at += x / domain[l] * scale;
-            scale *= cluster->levels[l].count / domain[l];
-        }
-        set_add(&wanted.sets[at], &routing->shard[shard]);
-    }
+    uint32_t experts = routing->spec->model.experts;
+    for (uint32_t e = 0; e < experts; e++)
+        set_add(&wanted.sets[e / (experts / wanted.count)], &routing->expert[e]);
     return wanted;
 }
 
@@ -217,8 +196,6 @@ static RoutingLoad compute(const Popularity *routing, const uint32_t domain[LEVE
     Wanted wanted = sum_wanted(routing, domain, level, arena);
     double *rows = count_rows(routing, &wanted, dispatch, arena);
     uint64_t members = routing->spec->cluster.levels[level].count / domain[level];
-    if (level < routing->spec->replica_levels)
-        members = 1;
     double total = 0, busiest = 0, most_included = 0, included = 0;
     for (uint64_t first = 0; first < wanted.count; first += members) {
         double siblings = 0;

@@ -21,10 +21,15 @@ Workload workload_counted(const Workload *work, Spec *spec)
 
 double workload_shards(const Spec *spec)
 {
-    double product = 1;
-    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++)
-        product *= spec->cluster.levels[l].count;
-    return product;
+    return (double)share_gpus(&spec->cluster, spec->replica_levels);
+}
+
+static double share_bytes(const Spec *spec)
+{
+    ModelDims dims = spec_dims(&spec->model);
+    uint64_t rows, cols;
+    share_shape(&spec->cluster, spec->replica_levels, dims.experts, model_expert_elements(&dims), &rows, &cols);
+    return (double)rows * (double)cols * dtype_bytes(dims.dtype);
 }
 
 static void derive_abstract(const SpecModel *model, uint32_t index, LayerWork *layer)
@@ -60,8 +65,7 @@ static void derive_executed(const Spec *spec, LayerWork *layer)
         workload_matrix_s(device, 2 * tokens * matrices * hidden * model->inner * model->shared_experts, tokens);
     layer->expert_flops = 2 * tokens * model->top_k * matrices * hidden * model->inner;
     layer->data_bytes = tokens * model->top_k * layer->row_bytes;
-    layer->expert_bytes =
-        model->experts / workload_shards(spec) * matrices * hidden * model->inner * dtype_bytes(model->dtype);
+    layer->expert_bytes = share_bytes(spec);
 }
 
 // Times that were measured replace those derived; they grow with the tokens.

@@ -15,7 +15,7 @@ typedef struct {
     double expert_flops;     // of all records of one GPU's tokens
     double expert_compute_s; // given (abstract workloads); else 0 and expert_flops counts
     double data_bytes;       // D: tokens x top_k x row bytes; one direction, before deduplication
-    double expert_bytes;     // P: owned experts, uncompressed
+    double expert_bytes;     // P: a GPU's share of the experts, uncompressed
     double sent_bytes;       // P as sent, after compression
     double returned_bytes;   // its gradient as sent
     // Of parameters that all GPUs have; the gate's with those of shared experts, in so many buffers.
@@ -46,7 +46,7 @@ Workload workload_counted(const Workload *work, Spec *spec);
 // Time of matrix products of `rows` rows that cost `flops` in total on one GPU: rate halves at half_rate_rows.
 double workload_matrix_s(const Device *device, double flops, double rows);
 
-// Product of n over the levels that shard experts.
+// GPUs that share a copy of the experts.
 double workload_shards(const Spec *spec);
 
 // Bytes AdamW reads and writes per parameter: weight, gradient, two f32 moments, and an f32 master copy of 16-bit

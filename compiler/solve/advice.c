@@ -1,5 +1,5 @@
-// See advice.h. Nothing is advised that was not tried: more GPUs as long as each holds an expert of its own, smaller
-// batches and sequences, a capacity, more memory.
+// See advice.h. Nothing is advised that was not tried: more GPUs, each of which owns less then, smaller batches and
+// sequences, a capacity, more memory.
 #include "compiler/solve/advice.h"
 
 #include <math.h>
@@ -7,6 +7,7 @@
 #include "compiler/lowering/lower.h"
 #include "ir/codec.h"
 
+enum { GROWN_MAX = 64 };  // times the GPUs there are
 enum { TRIES_MAX = 600 }; // configurations measured, all together; what was not tried is not spoken of
 
 static const double EXTRAPOLATED = 1.01; // a deep model's figure is: one per cent more is certain to do
@@ -32,7 +33,7 @@ typedef struct {
     double experts, others; // weights with what training keeps for each: gradients, optimizer state
     double replicas;        // what codecs remember
     double rest;            // activations, messages, gathered experts
-    uint32_t experts_per_rank;
+    double owned;           // experts of a layer that a GPU owns, parts included
 } Parts;
 
 static Parts parts_of(const Advising *a)
@@ -52,9 +53,10 @@ static Parts parts_of(const Advising *a)
         parts.replicas += buffer->kind == BUFFER_REPLICA ? bytes : 0;
     }
     if (plan && weights > 0) {
-        parts.experts_per_rank = plan_experts_per_rank(plan);
-        double experts = (double)a->work->moe_count * parts.experts_per_rank *
-                         (double)model_expert_elements(&plan->model) * dtype_bytes(plan->model.dtype);
+        parts.owned = spec->model.experts / workload_shards(spec);
+        double experts = 0;
+        for (uint32_t k = 0; k < a->work->layer_count; k++)
+            experts += a->work->layers[k].expert_bytes;
         parts.experts = kept * experts / weights;
         parts.others = kept - parts.experts;
         parts.rest = total - kept - parts.replicas;
@@ -71,10 +73,10 @@ static void say_parts(const Advising *a, const Parts *parts)
     if (parts->experts <= 0)
         return;
     format_bytes(replicas, parts->replicas);
-    diag_help(a->diag, "%s are %s of %u expert%s per layer, %s of the rest of the model; %s%s%s are activations and "
+    diag_help(a->diag, "%s are %s of %.3g expert%s per layer, %s of the rest of the model; %s%s%s are activations and "
                        "messages",
               format_bytes(experts, parts->experts), training ? "weights, gradients and optimizer state" : "weights",
-              parts->experts_per_rank, parts->experts_per_rank == 1 ? "" : "s", format_bytes(others, parts->others),
+              parts->owned, parts->owned == 1 ? "" : "s", format_bytes(others, parts->others),
               parts->replicas > 0 ? replicas : "", parts->replicas > 0 ? " are what the codec remembers, " : "",
               format_bytes(rest, parts->rest));
 }
@@ -87,7 +89,22 @@ static bool one_fits(Advising *a, const Spec *spec, const Config *config)
     return EXTRAPOLATED * footprint_total(spec, config, 0, spec->plan.dispatch) <= a->memory;
 }
 
-// The next configuration of domain sizes that divide, replicas kept and, where they can be, gathered again.
+// The next configuration of domain sizes that divide.
+static bool next_sizes(const Spec *spec, uint32_t domain[LEVELS_MAX])
+{
+    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++) {
+        uint32_t count = spec->cluster.levels[l].count;
+        do
+            domain[l]++;
+        while (domain[l] <= count && count % domain[l] != 0);
+        if (domain[l] <= count)
+            return true;
+        domain[l] = 1;
+    }
+    return false;
+}
+
+// The next valid configuration, replicas kept and, where they can be, gathered again.
 static bool next_config(const Spec *spec, Config *config)
 {
     bool regather = spec->plan.pass == PASS_TRAINING && !codec_info(spec->plan.codec)->remembers;
@@ -96,16 +113,11 @@ static bool next_config(const Spec *spec, Config *config)
         return true;
     }
     config->regather = false;
-    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++) {
-        uint32_t count = spec->cluster.levels[l].count;
-        do
-            config->domain[l]++;
-        while (config->domain[l] <= count && count % config->domain[l] != 0);
-        if (config->domain[l] <= count)
-            return true;
-        config->domain[l] = 1;
-    }
-    return false;
+    bool more;
+    do
+        more = next_sizes(spec, config->domain);
+    while (more && !spec_domain_is_valid(spec, config->domain));
+    return more;
 }
 
 // Does any configuration fit? Those of the unchanged input that are smallest are tried first.
@@ -118,7 +130,7 @@ static bool fits(Advising *a, const Spec *spec)
         config.domain[l] = l < spec->replica_levels ? count : config.domain[l];
         divides = divides && count % config.domain[l] == 0;
     }
-    if (divides && one_fits(a, spec, &config))
+    if (divides && spec_domain_is_valid(spec, config.domain) && one_fits(a, spec, &config))
         return true;
     if (spec->plan.domain_request != DOMAIN_AUTO)
         return false;
@@ -126,7 +138,7 @@ static bool fits(Advising *a, const Spec *spec)
     for (uint32_t l = 0; l < spec->cluster.level_count; l++)
         config.domain[l] = l < spec->replica_levels ? spec->cluster.levels[l].count : 1;
     do
-        if (one_fits(a, spec, &config))
+        if (spec_domain_is_valid(spec, config.domain) && one_fits(a, spec, &config))
             return true;
     while (a->tried < TRIES_MAX && next_config(spec, &config));
     return false;
@@ -138,16 +150,13 @@ static uint32_t count_that_fits(Advising *a, uint32_t level, const Parts *parts)
 {
     Spec larger = *a->work->spec;
     uint32_t *count = &larger.cluster.levels[level].count;
-    uint64_t most = (uint64_t)*count * parts->experts_per_rank;
+    uint64_t most = (uint64_t)*count * GROWN_MAX;
     for (++*count; *count <= most && a->tried < TRIES_MAX; ++*count) {
-        larger.replica_levels = spec_replica_levels(&larger.cluster, larger.model.experts);
-        double sharding = 1;
-        for (uint32_t l = larger.replica_levels; l < larger.cluster.level_count; l++)
-            sharding *= larger.cluster.levels[l].count;
-        double experts_per_rank = larger.model.experts / sharding;
-        bool fewer = larger.replica_levels < larger.cluster.level_count && experts_per_rank < parts->experts_per_rank;
-        double kept = parts->others + parts->experts * experts_per_rank / parts->experts_per_rank;
-        if (fewer && kept < a->memory && fits(a, &larger))
+        larger.replica_levels = spec_replica_levels(&larger.cluster, larger.plan.pass, larger.model.experts);
+        double owned = larger.model.experts / workload_shards(&larger);
+        double kept = parts->others + parts->experts * owned / parts->owned;
+        bool encodable = !spec_encodes_experts(&larger) || spec_owns_whole_experts(&larger);
+        if (owned < parts->owned && encodable && kept < a->memory && fits(a, &larger))
             return *count;
     }
     return 0;
@@ -158,7 +167,7 @@ static void advise_gpus(Advising *a, const Parts *parts)
     const Spec *spec = a->work->spec;
     const Cluster *cluster = &spec->cluster;
     bool any = false;
-    for (uint32_t l = 0; l < cluster->level_count && parts->experts_per_rank > 1; l++) {
+    for (uint32_t l = 0; l < cluster->level_count && parts->owned > 0; l++) {
         bool heterogeneous = l == 0 && cluster->port_count; // which workers there would be besides, nobody knows
         uint32_t count = heterogeneous ? 0 : count_that_fits(a, l, parts);
         if (!count)
@@ -167,10 +176,8 @@ static void advise_gpus(Advising *a, const Parts *parts)
                   count, (unsigned long long)(cluster_gpus(cluster) / cluster->levels[l].count * count));
         any = true;
     }
-    if (parts->experts_per_rank == 1)
-        diag_help(a->diag, "more GPUs do not help: each holds one expert per layer already");
-    else if (!any && a->tried < TRIES_MAX)
-        diag_help(a->diag, "more GPUs alone do not help, not even with one expert per layer each");
+    if (!any && a->tried < TRIES_MAX)
+        diag_help(a->diag, "more GPUs alone do not help, not even %d times as many", GROWN_MAX);
 }
 
 // The largest value below `now` that fits, halving; 0 if not even 1 does.

@@ -61,11 +61,13 @@ static uint32_t nth_divisor(uint32_t n, size_t index)
     return n;
 }
 
+// Plain EP, or a gather of everything.
 static Config uniform_config(const Spec *spec, bool whole)
 {
     Config config = {0};
-    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
-        config.domain[l] = whole || l < spec->replica_levels ? spec->cluster.levels[l].count : 1;
+    spec_ep_domain(spec, config.domain);
+    for (uint32_t l = 0; whole && l < spec->cluster.level_count; l++)
+        config.domain[l] = spec->cluster.levels[l].count;
     return config;
 }
 
@@ -152,6 +154,8 @@ bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate
         size_t rest = index;
         for (uint32_t l = levels; l-- > spec->replica_levels; rest /= choices[l])
             config.domain[l] = nth_divisor(spec->cluster.levels[l].count, rest % choices[l]);
+        if (!spec_domain_is_valid(spec, config.domain))
+            continue;
         price(work, &config, spec->plan.dispatch, estimated_bytes, &(*candidates)[(*count)++]);
         if (regather && config_held_shards(spec, &config) > 1) {
             config.regather = true;

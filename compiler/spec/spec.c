@@ -1,6 +1,8 @@
 // Questions about a checked spec.
 #include "compiler/spec/spec.h"
 
+#include "ir/codec.h"
+
 bool spec_layer_is_moe(const SpecModel *model, uint32_t index)
 {
     return index >= model->first_dense && (index + 1) % model->every == 0;
@@ -45,15 +47,70 @@ double spec_volume(const SpecModel *model, Volume volume, uint32_t layer)
     return model->each[volume] ? model->each[volume][layer] : alike[volume];
 }
 
-uint32_t spec_replica_levels(const Cluster *cluster, uint64_t experts)
+uint32_t spec_replica_levels(const Cluster *cluster, Pass pass, uint64_t experts)
 {
-    uint64_t sharding = cluster_gpus(cluster);
-    for (uint32_t replicas = 0; replicas < cluster->level_count; replicas++) {
-        if (experts % sharding == 0)
-            return replicas;
-        if (experts >= cluster_gpus(cluster))
-            break; // enough for every GPU to own some: then all must own as many
-        sharding /= cluster->levels[replicas].count;
+    if (pass == PASS_TRAINING || experts >= cluster_gpus(cluster))
+        return 0;
+    for (uint32_t kept = 1; kept < cluster->level_count; kept++)
+        if (experts % share_gpus(cluster, kept) == 0)
+            return kept;
+    return 0;
+}
+
+bool spec_owns_whole_experts(const Spec *spec)
+{
+    return spec->model.experts % share_gpus(&spec->cluster, spec->replica_levels) == 0;
+}
+
+bool spec_encodes_experts(const Spec *spec)
+{
+    bool weights = (int)spec->plan.codec != CODEC_AUTO && codec_info(spec->plan.codec)->encodes;
+    return !spec->model.abstract && (weights || spec->plan.gradient != GRADIENT_DENSE);
+}
+
+bool spec_domain_is_valid(const Spec *spec, const uint32_t domain[LEVELS_MAX])
+{
+    return spec->model.experts % share_places(&spec->cluster, domain) == 0;
+}
+
+static uint64_t greatest_common_divisor(uint64_t a, uint64_t b)
+{
+    while (b) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
     }
-    return cluster->level_count;
+    return a;
+}
+
+// Every prime factor of the experts goes to the innermost levels that can take it, which leaves most places in all and
+// fewest outermost. An abstract workload that does not say how many experts there are goes with any sizes.
+bool spec_least_domain(const Spec *spec, uint32_t domain[LEVELS_MAX])
+{
+    const Cluster *cluster = &spec->cluster;
+    uint64_t rest = spec->model.experts, taken = 1;
+    for (uint32_t l = 0; l < cluster->level_count; l++) {
+        if (l < spec->replica_levels)
+            domain[l] = cluster->levels[l].count;
+        taken *= domain[l] ? cluster->levels[l].count / domain[l] : 1;
+    }
+    if (rest % taken != 0)
+        return false;
+    rest /= taken;
+    for (uint32_t l = cluster->level_count; l-- > 0;) {
+        uint64_t count = cluster->levels[l].count;
+        if (domain[l])
+            continue;
+        uint64_t members = rest ? greatest_common_divisor(count, rest) : count;
+        domain[l] = (uint32_t)(count / members);
+        rest /= members;
+    }
+    return true;
+}
+
+void spec_ep_domain(const Spec *spec, uint32_t domain[LEVELS_MAX])
+{
+    for (uint32_t l = 0; l < LEVELS_MAX; l++)
+        domain[l] = 0;
+    (void)spec_least_domain(spec, domain);
 }

@@ -63,7 +63,7 @@ typedef struct {
     ExchangeKind exchange;
     PlacementRequest placement;
     DomainRequest domain_request;
-    uint32_t domain[LEVELS_MAX]; // for DOMAIN_FORCED; levels not named are 1
+    uint32_t domain[LEVELS_MAX]; // for DOMAIN_FORCED: spec_least_domain of those named
     uint32_t forced_count;       // runs of layers with their own; of layers in several the last counts
     ForcedRun *forced;
     Codec codec;
@@ -82,14 +82,26 @@ typedef struct {
     SpecModel model;
     SpecPlan plan;
     TrainingSettings training;
-    // Outermost levels that hold whole copies of the experts because there are fewer experts than
-    // GPUs; 0 when all levels shard. Their domain is written S_l = n_l and nothing is gathered there.
+    // Forward passes with fewer experts than GPUs: outermost levels where experts, which do not change, are gathered
+    // once and for all. Their domain is S_l = n_l and nothing is gathered there.
     uint32_t replica_levels;
 } Spec;
 
-// Fewest outermost levels that must be replicas so that the rest shards `experts` evenly; the level count if none will
-// do.
-uint32_t spec_replica_levels(const Cluster *cluster, uint64_t experts);
+// In a forward pass with fewer experts than GPUs the fewest outermost levels without which every GPU has whole experts;
+// 0 if there are none, and in training, where every expert has one owner.
+uint32_t spec_replica_levels(const Cluster *cluster, Pass pass, uint64_t experts);
+
+// Does every GPU own whole experts, not parts of some?
+bool spec_owns_whole_experts(const Spec *spec);
+// Are weights or gradients of experts encoded, which takes whole experts? With `auto` they are where they can be.
+bool spec_encodes_experts(const Spec *spec);
+// Do the places that the sizes make divide the experts? Sizes divide their levels' counts.
+bool spec_domain_is_valid(const Spec *spec, const uint32_t domain[LEVELS_MAX]);
+// The valid sizes that gather least, among them those with the largest sizes outermost; where `domain` is not 0 its
+// sizes are taken. 1 where the GPUs divide the experts. False if there are none.
+bool spec_least_domain(const Spec *spec, uint32_t domain[LEVELS_MAX]);
+// The same without wishes, of which there always are some.
+void spec_ep_domain(const Spec *spec, uint32_t domain[LEVELS_MAX]);
 
 // The volume of one layer.
 double spec_volume(const SpecModel *model, Volume volume, uint32_t layer);

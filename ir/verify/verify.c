@@ -36,9 +36,22 @@ static void verify_groups(Verifier *verifier)
     }
 }
 
+// Every place holds the same number of whole experts, so that every expert is held by one place.
+static void verify_places(Verifier *verifier, const Choice *choice)
+{
+    const Plan *plan = verifier->plan;
+    uint64_t places = share_places(&plan->cluster, choice->domain);
+    if (plan->model.experts % places != 0)
+        verify_fail(verifier, PROPERTY_CHOICES, NONE,
+                    "layer %" PRIu32 ": the domain sizes make %" PRIu64 " places, which do not divide the %" PRIu32
+                    " experts",
+                    choice->layer, places, plan->model.experts);
+}
+
 static void verify_choice(Verifier *verifier, const Choice *choice)
 {
     const Plan *plan = verifier->plan;
+    uint32_t failed = verifier->report->total;
     if (choice->layer >= plan->model.layers)
         verify_fail(verifier, PROPERTY_CHOICES, NONE, "layer %" PRIu32 " is none of the %" PRIu32 " layers",
                     choice->layer, plan->model.layers);
@@ -54,11 +67,17 @@ static void verify_choice(Verifier *verifier, const Choice *choice)
                         "layer %" PRIu32 ": level '%s' holds replicas, its domain size is %" PRIu32 ", not %" PRIu32,
                         choice->layer, plan->cluster.levels[l].name, count, domain);
     }
+    if (verifier->report->total == failed)
+        verify_places(verifier, choice);
 }
 
 static void verify_choices(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
+    if (plan->pass == PASS_TRAINING && plan->replica_levels > 0)
+        verify_fail(verifier, PROPERTY_CHOICES, NONE,
+                    "'replica_levels' is %" PRIu32 " in a training plan: every expert has one owner",
+                    plan->replica_levels);
     for (uint32_t i = 0; i < plan->choice_count; i++) {
         verify_choice(verifier, &plan->choices[i]);
         if (i > 0 && plan->choices[i].layer <= plan->choices[i - 1].layer)

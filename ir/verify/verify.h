@@ -11,7 +11,7 @@
 #define HEP_PROPERTIES(X)                                                                                              \
     X(LIMITS, "limits", "codes are known, indices in range, numbers finite, sizes without overflow, names unique")     \
     X(GROUPS, "groups", "a group's level exists and its domain size divides the level's count")                        \
-    X(CHOICES, "choices", "one per MoE layer, ascending; sizes divide counts and are whole at replica levels")         \
+    X(CHOICES, "choices", "one per MoE layer, ascending; sizes divide counts, and their domains the experts")          \
     X(STEPS, "steps", "a step names the kind of group its op needs, and its level; local steps send nothing")          \
     X(EDGES, "edges", "'after' edges point to earlier steps of other streams, so that no wait is cyclic")              \
     X(OPERANDS, "operands", "operands are there unless optional, with the dtype and shape their op expects")           \
@@ -20,7 +20,7 @@
     X(RACES, "races", "two steps that touch a buffer, one of them writing, are ordered")                               \
     X(MEMORY, "memory", "buffers are aligned, inside the arena, and share memory only when never alive together")      \
     X(EXCHANGE, "exchange", "rows go out level by level, meet the experts once, and return the way they came")         \
-    X(GATHER, "gather", "experts are gathered at every sharding level with S > 1, outer first; gradients go back")     \
+    X(GATHER, "gather", "experts are gathered at every sharing level with S > 1, outer first; gradients go back")      \
     X(FLOW, "flow", "every step gets the values its op means, of its layer and stage; weights are updated once")       \
     X(TRAFFIC, "traffic", "steps send what their tensors and rows make them, and add up to the strategy's traffic")    \
     X(CLAIMS, "claims", "times, memory, volumes and names that the plan states of itself agree with each other")

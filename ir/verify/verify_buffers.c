@@ -6,25 +6,20 @@
 
 // ---- operands ----------------------------------------------------------------------------------
 
-// Experts that a rank holds after gathering.
-static uint64_t held_experts(const Plan *plan, const Step *step)
-{
-    uint64_t experts = plan_experts_per_rank(plan);
-    const Choice *choice = verify_find_choice(plan, step->layer);
-    for (uint32_t l = plan->replica_levels; choice && l < plan->cluster.level_count; l++)
-        experts *= choice->domain[l];
-    return experts;
-}
-
 static bool weight_matches(const Plan *plan, const Buffer *buffer, uint64_t elements)
 {
     return buffer->dtype == plan->model.dtype && buffer->rows * buffer->cols == elements;
 }
 
-static bool experts_match(const Plan *plan, const Step *step, const Buffer *buffer, uint64_t experts)
+// A rank's share of the experts, or as many as it holds after gathering.
+static bool shares_match(const Plan *plan, const Step *step, const Buffer *buffer, bool held)
 {
-    return verify_find_choice(plan, step->layer) && buffer->rows == experts &&
-           weight_matches(plan, buffer, experts * model_expert_elements(&plan->model));
+    const Choice *choice = verify_find_choice(plan, step->layer);
+    if (!choice)
+        return false;
+    ExpertShares shares = plan_expert_shares(plan, choice->domain);
+    return buffer->dtype == plan->model.dtype && buffer->cols == shares.cols &&
+           buffer->rows == shares.rows * (held ? shares.members : 1);
 }
 
 static bool contents_match(const Plan *plan, const Step *step, Contents contents, const Buffer *buffer)
@@ -62,11 +57,12 @@ static bool contents_match(const Plan *plan, const Step *step, Contents contents
     case CONTENTS_SHARED:
         return weight_matches(plan, buffer, model_shared_elements(dims));
     case CONTENTS_HELD_EXPERTS:
-        return experts_match(plan, step, buffer, held_experts(plan, step));
+        return shares_match(plan, step, buffer, true);
     case CONTENTS_OWN_EXPERTS:
-        return experts_match(plan, step, buffer, plan_experts_per_rank(plan));
+        return shares_match(plan, step, buffer, false);
     case CONTENTS_ONE_EXPERT:
-        return experts_match(plan, step, buffer, 1);
+        return verify_find_choice(plan, step->layer) && buffer->rows == 1 &&
+               weight_matches(plan, buffer, model_expert_elements(dims));
     }
     return false;
 }

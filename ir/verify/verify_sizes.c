@@ -337,10 +337,11 @@ static void verify_volumes(Verifier *verifier)
     double element = dtype_bytes(dims->dtype);
     expect_claim(verifier, "data_bytes", dims->data_bytes,
                  (double)model_tokens(dims) * dims->top_k * dims->hidden * element);
-    uint64_t elements = model_expert_elements(dims);
-    double sent = !codec_info(plan->codec)->encodes ? (double)elements * element
-                                             : (double)codec_packet_bytes(elements, dims->dtype, plan->codec_ratio);
-    expect_claim(verifier, "expert_bytes", dims->expert_bytes, (double)plan_experts_per_rank(plan) * sent);
+    ShareShape share = plan_share_shape(plan);
+    double sent = !codec_info(plan->codec)->encodes
+                      ? (double)share.cols * element
+                      : (double)codec_packet_bytes(share.cols, dims->dtype, plan->codec_ratio);
+    expect_claim(verifier, "expert_bytes", dims->expert_bytes, (double)share.rows * sent);
     if (plan_memory_bytes(plan) > plan->cluster.device.memory_bytes)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE,
                     "the arena of %" PRIu64 " bytes and the %" PRIu64 " of engine '%s' exceed the device's %.12g",
@@ -365,6 +366,9 @@ static void verify_codec(Verifier *verifier)
     if (!plan->model.abstract && encodes != expected)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "migration is '%s', yet experts are %s", codec_name(plan->codec),
                     encodes ? "encoded" : "not encoded");
+    bool packets = encodes || plan->gradient_ratio > 1;
+    if (!plan->model.abstract && packets && plan->choice_count > 0 && !plan_share_shape(plan).whole)
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "packets are of whole experts, yet GPUs own parts of them");
 }
 
 void verify_claims(Verifier *verifier)

@@ -281,5 +281,9 @@ cudaError_t cuda_expert_backward(const CudaQueue *queue, const ModelDims *dims, 
                                     step.into(experts, 0), step.gated() ? step.inner_rows(b.gate) : GroupedRows{},
                                     step.gated() ? step.into(experts, 1) : GroupedWeights{}, step.work.results));
     TRY(BY_DTYPE(step.dtype, sum_pairs, step, nullptr, drows));
+    uint64_t used = step.held * model_expert_elements(dims), all = dexperts.rows * dexperts.cols;
+    if (all > used)
+        TRY(cudaMemsetAsync(element_in(dexperts.data, step.dtype, used), 0, (all - used) * dtype_bytes(step.dtype),
+                            stream));
     return weight_gradients(step, rows, dresults, dexperts);
 }

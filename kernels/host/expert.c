@@ -158,7 +158,7 @@ uint64_t host_expert_backward(const ModelDims *dims, const int32_t *slot_of_expe
     uint64_t hidden_rows = row_count / fanout, elements = model_expert_elements(dims);
     assert(pairs <= UINT32_MAX && row_count <= records.rows && hidden_rows <= drows.rows);
     assert(drecords.dtype == DTYPE_F32 && drecords.rows * drecords.cols >= pairs);
-    assert(dexperts.dtype == experts.dtype && dexperts.rows >= experts.rows);
+    assert(dexperts.dtype == experts.dtype && dexperts.rows * dexperts.cols >= experts.rows * elements);
     Scratch scratch = scratch_begin(work);
     Sorted sorted;
     sorted.ends = (uint32_t *)scratch_take(&scratch, 1, dims->experts + 1ull);
@@ -186,6 +186,8 @@ uint64_t host_expert_backward(const ModelDims *dims, const int32_t *slot_of_expe
                           sorted.ends[slot] - begin);
         gradient_store(g.ff.gradient, dexperts, slot * elements, elements);
     }
+    uint64_t used = experts.rows * elements, all = dexperts.rows * dexperts.cols;
+    memset(element_in(dexperts.data, dexperts.dtype, used), 0, (all - used) * dtype_bytes(dexperts.dtype));
     if (drows.dtype != DTYPE_F32)
         host_from_f32(g.sums, drows.data, drows.dtype, hidden_rows * hidden);
     return missing;

@@ -107,7 +107,8 @@ void host_shared_expert_backward(const ModelDims *dims, Tensor rows, Tensor shar
 void host_unroute_backward(const RouteTable *table, uint32_t fanout, Tensor drows, Tensor send_counts, Tensor origin,
                            Tensor dresults, Tensor send_rows);
 // Arguments and result as host_expert. drecords: f32 [record rows][records a row], by the gate weights, 0 for padding
-// and for experts that are not held. dexperts: like `experts`, 0 for one that no record names.
+// and for experts that are not held. dexperts: as many elements as `experts`, or more: 0 for an
+// expert that no record names, and beyond the last.
 uint64_t host_expert_backward(const ModelDims *dims, const int32_t *slot_of_expert, uint64_t row_count, uint32_t fanout,
                               Tensor rows, Tensor records, Tensor experts, Tensor dresults, Tensor drows,
                               Tensor drecords, Tensor dexperts, Tensor work);

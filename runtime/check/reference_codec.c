@@ -15,13 +15,8 @@ bool reference_approximates(const Plan *plan)
 // A row comes to the member at its own offset of the domain that holds the expert: the owner has the same offsets.
 bool reference_is_decoded(const Plan *plan, const uint32_t domain[LEVELS_MAX], uint64_t rank, uint32_t expert)
 {
-    uint32_t own[LEVELS_MAX], owner[LEVELS_MAX];
-    cluster_coordinates(&plan->cluster, rank, own);
-    cluster_coordinates(&plan->cluster, expert / plan_experts_per_rank(plan), owner);
-    for (uint32_t l = plan->replica_levels; l < plan->cluster.level_count; l++)
-        if (own[l] % domain[l] != owner[l] % domain[l])
-            return true;
-    return false;
+    ExpertShares shares = plan_expert_shares(plan, domain);
+    return expert % shares.block_experts / shares.rows != share_slot(&shares, rank);
 }
 
 typedef struct {

@@ -1,5 +1,6 @@
-// Reading a checkpoint that another strategy, or another number of ranks, wrote: experts, with their state, are
-// out by their global index from the files of the ranks that owned them; what codecs remember is made from the weights.
+// Reading a checkpoint that another strategy, or another number of ranks, wrote. A rank's file holds flat shares of the
+// experts and of their state: what a rank needs are ranges of elements, which are copied from the files of their
+// owners. What codecs remember is made from the weights.
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -30,6 +31,12 @@ static const SavedBuffer *experts_of(const CheckpointReader *reader, int32_t lay
     return NULL;
 }
 
+// Values for each element of experts: one weight, or several of the optimizer's state. 1 for what is no experts'.
+static uint64_t parts_of(const Manifest *manifest, const SavedBuffer *of)
+{
+    return of->layer == NONE ? 1 : of->cols / manifest_shares(manifest, of->layer).cols;
+}
+
 // The buffer of the checkpoint that `of` is filled from: the one of its name, or the weights of its layer's experts;
 // NULL where there is none of its shape.
 static const SavedBuffer *source_of(const CheckpointReader *reader, const SavedBuffer *of)
@@ -37,10 +44,11 @@ static const SavedBuffer *source_of(const CheckpointReader *reader, const SavedB
     const SavedBuffer *like = of;
     if (of->rebuild == REBUILD_WEIGHTS)
         like = experts_of(reader, reader->rank->plan->buffers[of->buffer].layer);
-    const SavedBuffer *source = like ? find_saved(&reader->checkpoint->manifest, like->name) : NULL;
-    bool fits = source && source->dtype == of->dtype && source->cols == of->cols &&
-                source->persistence == like->persistence &&
-                (source->persistence != PERSISTENCE_EQUAL || source->rows == of->rows);
+    const Manifest *manifest = &reader->checkpoint->manifest;
+    const SavedBuffer *source = like ? find_saved(manifest, like->name) : NULL;
+    bool fits = source && source->dtype == of->dtype && source->persistence == like->persistence &&
+                source->layer == like->layer && parts_of(manifest, source) == parts_of(&reader->own, of) &&
+                (source->persistence != PERSISTENCE_EQUAL || (source->rows == of->rows && source->cols == of->cols));
     return fits ? source : NULL;
 }
 
@@ -49,54 +57,67 @@ static const SavedBuffer *weights_of(const CheckpointReader *reader, const Saved
 {
     const SavedBuffer *like = experts_of(reader, reader->rank->plan->buffers[of->buffer].layer);
     const SavedBuffer *source = like ? find_saved(&reader->checkpoint->manifest, like->name) : NULL;
-    bool fits = source && source->dtype == of->dtype && source->cols == of->cols && of->rows == 1 &&
-                source->persistence == PERSISTENCE_OWN;
+    bool fits = source && source->dtype == of->dtype && source->persistence == PERSISTENCE_OWN;
     return fits ? source : NULL;
 }
 
-static uint64_t row_bytes(const SavedBuffer *buffer)
+// A part of experts' elements in a buffer: where the range begins that a rank has, and how it lies there.
+typedef struct {
+    ElementRange range;
+    uint64_t share_cols, cols; // of weights, of the buffer
+} Laid;
+
+static Laid laid_out(const Manifest *manifest, const SavedBuffer *of, uint64_t rank)
 {
-    return buffer->cols * dtype_bytes(buffer->dtype);
+    ExpertShares shares = manifest_shares(manifest, of->layer);
+    bool held = of->persistence == PERSISTENCE_HELD;
+    return (Laid){held ? share_held(&shares, rank) : share_owned(&shares, rank), shares.cols, of->cols};
 }
 
-// Row of a buffer of this rank that is of the expert, or -1.
-static int64_t row_of(const CheckpointReader *reader, const SavedBuffer *of, uint32_t expert)
+// Where a value of an element lies: part `part` of its row.
+static uint64_t place_in(const Laid *laid, uint64_t element, uint64_t part)
 {
-    const Plan *plan = reader->rank->plan;
-    uint64_t rank = reader->rank->comm->rank;
-    if (of->persistence == PERSISTENCE_OWN) {
-        int64_t row = (int64_t)expert - (int64_t)plan_first_expert(plan, rank);
-        return row < (int64_t)of->rows ? row : -1;
-    }
-    for (uint32_t c = 0; c < plan->choice_count; c++)
-        if ((int32_t)plan->choices[c].layer == plan->buffers[of->buffer].layer)
-            return plan_expert_slot(plan, plan->choices[c].domain, rank, expert);
-    return -1;
+    uint64_t index = element - laid->range.first;
+    return index / laid->share_cols * laid->cols + part * laid->share_cols + index % laid->share_cols;
 }
 
-// Is the file the first that has the expert? Replicas of the ranks of another level have it again.
-static bool is_owner(const Manifest *manifest, uint64_t index, uint32_t expert)
+// Elements up to the end of the row.
+static uint64_t run_of(const Laid *laid, uint64_t element)
 {
-    for (uint64_t f = 1; f <= index; f++)
-        if (expert >= manifest->files[f].first_expert &&
-            expert - manifest->files[f].first_expert < manifest->files[f].experts)
-            return f == index;
-    return false;
+    return laid->share_cols - (element - laid->range.first) % laid->share_cols;
 }
 
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static ElementRange overlap(ElementRange a, ElementRange b)
+{
+    uint64_t first = a.first > b.first ? a.first : b.first;
+    uint64_t end = least(a.first + a.count, b.first + b.count);
+    return (ElementRange){first, end > first ? end - first : 0};
+}
+
+// What one file has of the elements that a buffer of this rank needs.
 static bool add_experts(CheckpointReader *reader, uint64_t index, const SavedBuffer *of, Fault *fault)
 {
     const SavedBuffer *source = source_of(reader, of);
-    const SavedFile *file = &reader->checkpoint->manifest.files[index];
-    for (uint64_t row = 0; source && row < file->experts; row++) {
-        uint32_t expert = (uint32_t)(file->first_expert + row);
-        int64_t to = row_of(reader, of, expert);
-        if (to < 0 || !is_owner(&reader->checkpoint->manifest, index, expert))
-            continue;
-        uint64_t bytes = row_bytes(source);
-        CheckpointCopy copy = {source->offset + row * bytes, bytes, (uint32_t)of->buffer, (uint64_t)to * bytes};
-        if (!reader_add(reader, copy, fault))
-            return false;
+    if (!source)
+        return true;
+    uint64_t size = dtype_bytes(of->dtype), parts = parts_of(&reader->own, of);
+    Laid from = laid_out(&reader->checkpoint->manifest, source, index - 1);
+    Laid to = laid_out(&reader->own, of, reader->rank->comm->rank);
+    ElementRange shared = overlap(from.range, to.range);
+    for (uint64_t done = 0, length; done < shared.count; done += length) {
+        uint64_t element = shared.first + done;
+        length = least(shared.count - done, least(run_of(&from, element), run_of(&to, element)));
+        for (uint64_t part = 0; part < parts; part++) {
+            CheckpointCopy copy = {source->offset + place_in(&from, element, part) * size, length * size,
+                                   (uint32_t)of->buffer, place_in(&to, element, part) * size};
+            if (!reader_add(reader, copy, fault))
+                return false;
+        }
     }
     return true;
 }
@@ -125,22 +146,6 @@ static bool check_sources(const CheckpointReader *reader, Fault *fault)
     return true;
 }
 
-// Every expert of the model is in one of the files.
-static bool check_experts(const CheckpointReader *reader, Fault *fault)
-{
-    const Manifest *manifest = &reader->checkpoint->manifest;
-    for (uint32_t expert = 0; manifest->choice_count > 0 && expert < manifest->model.experts; expert++) {
-        bool found = false;
-        for (uint64_t f = 1; f <= manifest->ranks && !found; f++)
-            found = expert >= manifest->files[f].first_expert &&
-                    expert - manifest->files[f].first_expert < manifest->files[f].experts;
-        if (!found)
-            return fault_set(fault, FAULT_INPUT, "%s: expert %" PRIu32 " is in none of its files",
-                             reader->checkpoint->path, expert);
-    }
-    return true;
-}
-
 // ---- the mean of experts -----------------------------------------------------------------------
 
 static bool read_row(const CheckpointReader *reader, uint64_t index, uint64_t from, void *row, uint64_t bytes,
@@ -157,23 +162,35 @@ static bool read_row(const CheckpointReader *reader, uint64_t index, uint64_t fr
     return ok;
 }
 
-// Sums the experts of all files in the order of their index, the same on every rank.
-static bool sum_experts(const CheckpointReader *reader, const SavedBuffer *source, void *row, float *values, float *sum,
+// One expert, from all files that have elements of it.
+static bool read_expert(const CheckpointReader *reader, const SavedBuffer *source, uint32_t expert, char *row,
                         Fault *fault)
 {
     const Manifest *manifest = &reader->checkpoint->manifest;
-    uint64_t bytes = row_bytes(source);
-    for (uint32_t expert = 0; expert < manifest->model.experts; expert++) {
-        for (uint64_t f = 1; f <= manifest->ranks; f++) {
-            if (!is_owner(manifest, f, expert))
-                continue;
-            uint64_t from = source->offset + (expert - manifest->files[f].first_expert) * bytes;
-            if (!reader_goes_on(reader->rank, fault) || !read_row(reader, f, from, row, bytes, fault))
-                return false;
-            host_to_f32(row, source->dtype, values, source->cols);
-            for (uint64_t i = 0; i < source->cols; i++)
-                sum[i] += values[i] / (float)manifest->model.experts;
-        }
+    uint64_t size = dtype_bytes(source->dtype), elements = model_expert_elements(&manifest->model);
+    for (uint64_t f = 1; f <= manifest->ranks; f++) {
+        Laid from = laid_out(manifest, source, f - 1);
+        ElementRange shared = overlap(from.range, (ElementRange){expert * elements, elements});
+        uint64_t at = source->offset + (shared.count ? place_in(&from, shared.first, 0) * size : 0);
+        if (shared.count && !read_row(reader, f, at, row + (shared.first - expert * elements) * size,
+                                      shared.count * size, fault)) // weights lie one after another
+            return false;
+    }
+    return true;
+}
+
+// Sums the experts in the order of their index, the same on every rank.
+static bool sum_experts(const CheckpointReader *reader, const SavedBuffer *source, void *row, float *values, float *sum,
+                        Fault *fault)
+{
+    const ModelDims *model = &reader->checkpoint->manifest.model;
+    uint64_t elements = model_expert_elements(model);
+    for (uint32_t expert = 0; expert < model->experts; expert++) {
+        if (!reader_goes_on(reader->rank, fault) || !read_expert(reader, source, expert, row, fault))
+            return false;
+        host_to_f32(row, source->dtype, values, elements);
+        for (uint64_t i = 0; i < elements; i++)
+            sum[i] += values[i] / (float)model->experts;
     }
     return true;
 }
@@ -182,13 +199,13 @@ static bool sum_experts(const CheckpointReader *reader, const SavedBuffer *sourc
 static bool fill_mean(CheckpointReader *reader, const SavedBuffer *of, Fault *fault)
 {
     const SavedBuffer *source = weights_of(reader, of);
-    void *row = malloc(row_bytes(of) + 1);
+    void *row = malloc(saved_bytes(of) + 1);
     float *values = calloc(of->cols + 1, sizeof(float)), *sum = calloc(of->cols + 1, sizeof(float));
     bool ok = (row && values && sum) || fault_set(fault, FAULT_MEMORY, "out of memory for a checkpoint");
     ok = ok && sum_experts(reader, source, row, values, sum, fault);
     if (ok) {
         host_from_f32(sum, row, of->dtype, of->cols);
-        ok = reader->rank->ops->write(reader->rank->engine, (uint32_t)of->buffer, 0, row_bytes(of), row, fault);
+        ok = reader->rank->ops->write(reader->rank->engine, (uint32_t)of->buffer, 0, saved_bytes(of), row, fault);
     }
     free(row);
     free(values);
@@ -204,7 +221,7 @@ static bool needs_mean(const CheckpointReader *reader, const SavedBuffer *of)
 bool reader_deal(CheckpointReader *reader, Fault *fault)
 {
     bool every_file = false;
-    if (!check_sources(reader, fault) || !check_experts(reader, fault))
+    if (!check_sources(reader, fault))
         return false;
     for (uint32_t b = 0; b < reader->own.buffer_count; b++) {
         const SavedBuffer *of = &reader->own.buffers[b], *source = source_of(reader, of);

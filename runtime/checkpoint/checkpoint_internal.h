@@ -7,7 +7,7 @@
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/training/persistent.h"
 
-enum { CHECKPOINT_VERSION = 1, CHECKPOINT_CHUNK = 1 << 20, CHECKPOINT_NAME_MAX = 32 };
+enum { CHECKPOINT_VERSION = 2, CHECKPOINT_CHUNK = 1 << 20, CHECKPOINT_NAME_MAX = 32 };
 
 #define CHECKPOINT_MANIFEST "manifest.json"
 #define CHECKPOINT_EQUAL "equal"
@@ -47,13 +47,13 @@ typedef struct {
     uint64_t rows, cols;
     Persistence persistence;
     Rebuild rebuild; // of a plan's buffers
+    int32_t layer;   // of experts; NONE of what is equal on every rank
     int32_t buffer;  // of the plan whose manifest it is; NONE in one that was read
     uint64_t offset; // in the file that holds it
 } SavedBuffer;
 
 typedef struct {
     char *name;
-    uint64_t first_expert, experts; // of a rank's file
     uint64_t bytes;
     uint32_t crc;
 } SavedFile;
@@ -78,7 +78,9 @@ typedef struct {
 } Manifest;
 
 uint64_t saved_bytes(const SavedBuffer *buffer);
-// Of the ranks of a plan; files have names and experts, no lengths yet.
+// How the experts of a layer of the manifest were shared out; the layer is one of its choices.
+ExpertShares manifest_shares(const Manifest *manifest, int32_t layer);
+// Of the ranks of a plan; files have names, no lengths yet.
 bool manifest_of_plan(const Plan *plan, Manifest *out, Fault *fault) MUST_CHECK;
 void manifest_free(Manifest *manifest);
 // The dimensions that weights depend on, and that a continued training must share: their names, NULL beyond the last.

@@ -79,6 +79,8 @@ static void print_bytes(const Manifest *manifest, cJSON *root)
         add_count(buffer, "rows", of->rows);
         add_count(buffer, "cols", of->cols);
         cJSON_AddStringToObject(buffer, "of", name_text(&persistence_names, of->persistence));
+        if (of->layer != NONE)
+            add_count(buffer, "layer", (uint64_t)of->layer);
         cJSON_AddItemToArray(buffers, buffer);
     }
     cJSON *files = cJSON_AddArrayToObject(root, "files");
@@ -86,10 +88,6 @@ static void print_bytes(const Manifest *manifest, cJSON *root)
         const SavedFile *of = &manifest->files[f];
         cJSON *file = cJSON_CreateObject();
         cJSON_AddStringToObject(file, "name", of->name);
-        if (f > 0)
-            add_count(file, "first_expert", of->first_expert);
-        if (f > 0)
-            add_count(file, "experts", of->experts);
         add_count(file, "bytes", of->bytes);
         add_crc(file, of->crc);
         cJSON_AddItemToArray(files, file);
@@ -241,8 +239,12 @@ static bool parse_buffers(const cJSON *array, Manifest *out)
         at->dtype = (Dtype)dtype;
         at->persistence = (Persistence)persistence;
         at->buffer = NONE;
-        if (!at->name)
+        at->layer = NONE;
+        uint64_t layer = 0;
+        if (!at->name || (at->persistence != PERSISTENCE_EQUAL && !get_count(item, "layer", INT32_MAX, &layer)))
             return false;
+        if (at->persistence != PERSISTENCE_EQUAL)
+            at->layer = (int32_t)layer;
     }
     return manifest_place_buffers(out);
 }
@@ -274,21 +276,54 @@ static bool parse_files(const cJSON *array, Manifest *out)
         if (!at->name || strcmp(name, get_text(item, "name")) != 0 || !get_crc(item, &at->crc) ||
             !get_count(item, "bytes", integers_max, &at->bytes) || at->bytes != file_length(out, f == 0))
             return false;
-        if (f > 0 && (!get_count(item, "first_expert", UINT32_MAX, &at->first_expert) ||
-                      !get_count(item, "experts", UINT32_MAX, &at->experts)))
-            return false;
         f++;
     }
     return true;
 }
 
-// Rows of own experts are as many as every rank owns.
-static bool check_rows(const Manifest *manifest)
+static bool has_choice(const Manifest *manifest, int32_t layer)
 {
-    for (uint32_t b = 0; b < manifest->buffer_count; b++)
-        for (uint64_t f = 1; manifest->buffers[b].persistence == PERSISTENCE_OWN && f <= manifest->ranks; f++)
-            if (manifest->files[f].experts != manifest->buffers[b].rows)
+    for (uint32_t c = 0; c < manifest->choice_count; c++)
+        if (manifest->choices[c].layer == (uint32_t)layer)
+            return true;
+    return false;
+}
+
+// Domain sizes make places that divide the experts, and the ranks are those of the levels.
+static bool check_domains(const Manifest *manifest)
+{
+    uint64_t ranks = 1;
+    for (uint32_t l = 0; l < manifest->level_count; l++)
+        if (!checked_mul(ranks, manifest->levels[l], &ranks))
+            return false;
+    for (uint32_t c = 0; c < manifest->choice_count; c++) {
+        uint64_t places = 1;
+        for (uint32_t l = 0; l < manifest->level_count; l++) {
+            if (manifest->levels[l] % manifest->choices[c].domain[l] != 0)
                 return false;
+            places *= manifest->levels[l] / manifest->choices[c].domain[l];
+        }
+        if (manifest->model.experts % places != 0)
+            return false;
+    }
+    return ranks == manifest->ranks;
+}
+
+// What is owned of experts has the shape of a share: one value, or several, for each of its elements.
+static bool check_shares(const Manifest *manifest)
+{
+    for (uint32_t b = 0; b < manifest->buffer_count; b++) {
+        const SavedBuffer *of = &manifest->buffers[b];
+        if (of->layer == NONE)
+            continue;
+        if (!has_choice(manifest, of->layer))
+            return false;
+        ExpertShares shares = manifest_shares(manifest, of->layer);
+        if (shares.cols == 0 || of->cols % shares.cols != 0)
+            return false;
+        if (of->persistence == PERSISTENCE_OWN && of->rows != shares.rows)
+            return false;
+    }
     return true;
 }
 
@@ -302,7 +337,8 @@ static bool parse_checkpoint(const char *path, const cJSON *root, Manifest *out,
                          version, CHECKPOINT_VERSION);
     if (parse_what(root, out) && parse_world(root, out) &&
         parse_buffers(cJSON_GetObjectItemCaseSensitive(root, "buffers"), out) &&
-        parse_files(cJSON_GetObjectItemCaseSensitive(root, "files"), out) && check_rows(out))
+        parse_files(cJSON_GetObjectItemCaseSensitive(root, "files"), out) && check_domains(out) &&
+        check_shares(out))
         return true;
     manifest_free(out);
     return fault_set(fault, FAULT_INPUT, "%s: the manifest misses values or has impossible ones", path);

@@ -79,6 +79,18 @@ bool manifest_place_buffers(Manifest *manifest)
     return true;
 }
 
+ExpertShares manifest_shares(const Manifest *manifest, int32_t layer)
+{
+    Cluster cluster = {.level_count = manifest->level_count};
+    for (uint32_t l = 0; l < manifest->level_count; l++)
+        cluster.levels[l].count = manifest->levels[l];
+    uint32_t c = 0;
+    while (manifest->choices[c].layer != (uint32_t)layer)
+        c++;
+    return expert_shares(&cluster, 0, manifest->choices[c].domain, manifest->model.experts,
+                         model_expert_elements(&manifest->model));
+}
+
 // ---- of a plan -------------------------------------------------------------------------------
 
 static bool fill_buffers(const Plan *plan, Manifest *out)
@@ -94,6 +106,7 @@ static bool fill_buffers(const Plan *plan, Manifest *out)
                                               .cols = buffer->cols,
                                               .persistence = info.persistence,
                                               .rebuild = info.rebuild,
+                                              .layer = info.persistence == PERSISTENCE_EQUAL ? NONE : buffer->layer,
                                               .buffer = (int32_t)b};
         if (!out->buffers[saved - 1].name)
             return false;
@@ -101,7 +114,7 @@ static bool fill_buffers(const Plan *plan, Manifest *out)
     return manifest_place_buffers(out);
 }
 
-static bool fill_files(const Plan *plan, Manifest *out)
+static bool fill_files(Manifest *out)
 {
     for (uint64_t f = 0; f <= out->ranks; f++) {
         char name[CHECKPOINT_NAME_MAX] = CHECKPOINT_EQUAL;
@@ -110,10 +123,6 @@ static bool fill_files(const Plan *plan, Manifest *out)
         out->files[f] = (SavedFile){.name = strdup(name)};
         if (!out->files[f].name)
             return false;
-        if (f > 0 && plan->choice_count > 0) {
-            out->files[f].first_expert = plan_first_expert(plan, f - 1);
-            out->files[f].experts = plan_experts_per_rank(plan);
-        }
     }
     return true;
 }
@@ -135,7 +144,7 @@ bool manifest_of_plan(const Plan *plan, Manifest *out, Fault *fault)
         out->choices[c].layer = plan->choices[c].layer;
         memcpy(out->choices[c].domain, plan->choices[c].domain, sizeof(plan->choices[c].domain));
     }
-    if (ok && fill_buffers(plan, out) && fill_files(plan, out))
+    if (ok && fill_buffers(plan, out) && fill_files(out))
         return true;
     manifest_free(out);
     return out_of_memory(fault);
@@ -186,7 +195,5 @@ bool manifest_same_strategy(const Manifest *a, const Manifest *b)
         same = strcmp(x->name, y->name) == 0 && x->dtype == y->dtype && x->rows == y->rows && x->cols == y->cols &&
                x->persistence == y->persistence;
     }
-    for (uint64_t f = 1; same && f <= a->ranks; f++)
-        same = a->files[f].first_expert == b->files[f].first_expert;
     return same;
 }

@@ -29,13 +29,14 @@ static const ExpertMap *map_of(const ExpertMaps *maps, const uint32_t domain[LEV
 static void map_fill(const Plan *plan, uint64_t rank, ExpertMap *map, int32_t *memory)
 {
     uint32_t experts = plan->model.experts, levels = plan->cluster.level_count;
+    ExpertShares shares = plan_expert_shares(plan, map->domain);
     map->slot_of_expert = memory;
     for (uint32_t e = 0; e < experts; e++)
         map->slot_of_expert[e] = (int32_t)plan_expert_slot(plan, map->domain, rank, e);
     for (uint32_t l = 0; l < levels; l++) {
         map->member_of_expert[l] = memory + (uint64_t)experts * (l + 1);
         for (uint32_t e = 0; e < experts; e++)
-            map->member_of_expert[l][e] = (int32_t)plan_expert_domain(plan, map->domain, e, l);
+            map->member_of_expert[l][e] = (int32_t)share_member(&shares, e, l);
     }
 }
 
@@ -74,8 +75,10 @@ const ExpertMap *expert_map_of_layer(const ExpertMaps *maps, const Plan *plan, i
 uint64_t engine_own_slot(const Plan *plan, uint64_t rank, int32_t layer)
 {
     const Choice *choice = plan_choice_of_layer(plan, layer);
-    int64_t slot = choice ? plan_expert_slot(plan, choice->domain, rank, plan_first_expert(plan, rank)) : 0;
-    return slot < 0 ? 0 : (uint64_t)slot;
+    if (!choice)
+        return 0;
+    ExpertShares shares = plan_expert_shares(plan, choice->domain);
+    return share_slot(&shares, rank) * shares.rows;
 }
 
 const int32_t *engine_slots(const Plan *plan, const ExpertMaps *maps, uint32_t step, Fault *fault)

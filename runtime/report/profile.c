@@ -25,18 +25,6 @@ static const Choice *choice_of(const Plan *plan, uint32_t layer)
     return NULL;
 }
 
-// The number of the domain that holds a shard of experts; shards lie on GPUs in order, copies beyond the levels that
-// shard excluded.
-static uint64_t domain_of_shard(const Plan *plan, const Choice *choice, uint64_t shard)
-{
-    uint32_t at[LEVELS_MAX];
-    uint64_t domain = 0;
-    cluster_coordinates(&plan->cluster, shard, at);
-    for (uint32_t l = plan->replica_levels; l < plan->cluster.level_count; l++)
-        domain = domain * (plan->cluster.levels[l].count / choice->domain[l]) + at[l] / choice->domain[l];
-    return domain;
-}
-
 typedef struct {
     double held;    // experts of a GPU
     double busiest; // choices that fall on the busiest domain, over the average one's
@@ -44,15 +32,11 @@ typedef struct {
 
 static ExpertLoad load_of(const Plan *plan, const Choice *choice, const double *histogram)
 {
-    uint64_t shards = 1, domains = 1;
-    for (uint32_t l = plan->replica_levels; l < plan->cluster.level_count; l++) {
-        shards *= plan->cluster.levels[l].count;
-        domains *= plan->cluster.levels[l].count / choice->domain[l];
-    }
+    uint64_t domains = share_places(&plan->cluster, choice->domain);
     ExpertLoad load = {.held = (double)plan->model.experts / (double)domains, .busiest = 1};
     double *chosen = calloc(domains, sizeof(*chosen)), total = 0, most = 0;
     for (uint32_t e = 0; chosen && e < plan->model.experts; e++) {
-        chosen[domain_of_shard(plan, choice, e / (plan->model.experts / shards))] += histogram[e];
+        chosen[e / (plan->model.experts / domains)] += histogram[e];
         total += histogram[e];
     }
     for (uint64_t d = 0; chosen && d < domains; d++)

@@ -6,17 +6,17 @@
 #include "runtime/engine/engine_common.h"
 #include "runtime/training/weights.h"
 
-static void fill_replicas(const Initial *initial, int32_t layer, Tensor out)
+// The rank's share of a layer's experts, or all of the block that it holds; padding is 0.
+static void fill_experts(const Initial *initial, int32_t layer, bool held, Tensor out)
 {
     const Plan *plan = initial->plan;
     const Choice *choice = plan_choice_of_layer(plan, layer);
-    for (uint32_t e = 0; choice && e < plan->model.experts; e++) {
-        int64_t slot = plan_expert_slot(plan, choice->domain, initial->rank, e);
-        if (slot < 0)
-            continue;
-        Tensor row = {(char *)out.data + (uint64_t)slot * out.cols * dtype_bytes(out.dtype), out.dtype, 1, out.cols};
-        weights_fill_experts(&plan->model, initial->seed, choice->layer, e, 1, row);
-    }
+    memset(out.data, 0, out.rows * out.cols * dtype_bytes(out.dtype));
+    if (!choice)
+        return;
+    ExpertShares shares = plan_expert_shares(plan, choice->domain);
+    ElementRange range = held ? share_held(&shares, initial->rank) : share_owned(&shares, initial->rank);
+    weights_fill_expert_range(&plan->model, initial->seed, choice->layer, range.first, range.count, out);
 }
 
 bool initial_fill_kind(const Initial *initial, WeightKind kind, int32_t layer, Tensor out)
@@ -43,13 +43,13 @@ bool initial_fill_kind(const Initial *initial, WeightKind kind, int32_t layer, T
         return true;
     case WEIGHT_EXPERTS:
     case WEIGHT_SENT:
-        weights_fill_experts(dims, seed, of, plan_first_expert(plan, initial->rank), plan_experts_per_rank(plan), out);
+        fill_experts(initial, layer, false, out);
         return true;
     case WEIGHT_MEAN:
         weights_fill_mean_expert(dims, seed, of, out);
         return true;
     case WEIGHT_REPLICAS:
-        fill_replicas(initial, layer, out);
+        fill_experts(initial, layer, true, out);
         return true;
     case WEIGHT_ERROR:
         memset(out.data, 0, out.rows * out.cols * dtype_bytes(out.dtype));

@@ -5,12 +5,12 @@
 
 #include "ir/plan.h"
 
-// Rows are those of the buffer. Codes are stored in checkpoints, by name.
+// Codes are stored in checkpoints, by name.
 #define HEP_PERSISTENCES(X)                                                                                            \
     X(NONE, "none")   /* does not outlive an iteration */                                                              \
     X(EQUAL, "equal") /* the same on every rank: dense weights, their state, the mean expert */                        \
-    X(OWN, "own")     /* a row per expert that the rank owns: weights, state, what was sent of them */                 \
-    X(HELD, "held")   /* a row per expert that the rank holds: replicas, what gradients have left out */
+    X(OWN, "own")     /* the share of experts that the rank owns: weights, state, what was sent of them */             \
+    X(HELD, "held")   /* of the experts that the rank holds: replicas, what gradients have left out */
 
 #define X(name, text) PERSISTENCE_##name,
 typedef enum { HEP_PERSISTENCES(X) PERSISTENCE_COUNT } Persistence;

@@ -25,6 +25,7 @@ typedef struct {
     Tensor out;
     uint64_t key, index;      // of the next value in the whole tensor
     uint64_t at;              // place of the next value in `out`
+    uint64_t begin, end;      // values with other indices are left out, where `end` is not 0
     uint64_t averaged, apart; // where this many values, so far apart, become their mean; 0: no
 } Filler;
 
@@ -50,9 +51,21 @@ static void draw_mean(const Filler *filler, uint64_t index, uint64_t count, floa
         block[i] /= (float)filler->averaged;
 }
 
-static void fill(Filler *filler, uint64_t count, float mean, float deviation)
+// What of the next values is to be written; the others are passed over.
+static uint64_t clip(Filler *filler, uint64_t count)
+{
+    uint64_t begin = filler->index, end = begin + count;
+    if (filler->end == 0)
+        return count;
+    uint64_t first = begin > filler->begin ? begin : filler->begin, last = end < filler->end ? end : filler->end;
+    filler->index = first < last ? first : end;
+    return first < last ? last - first : 0;
+}
+
+static void fill(Filler *filler, uint64_t all, float mean, float deviation)
 {
     float block[BLOCK];
+    uint64_t end = filler->index + all, count = clip(filler, all);
     assert(filler->at + count <= filler->out.rows * filler->out.cols);
     char *to = (char *)filler->out.data + filler->at * dtype_bytes(filler->out.dtype);
     for (uint64_t done = 0; done < count; done += BLOCK) {
@@ -60,7 +73,7 @@ static void fill(Filler *filler, uint64_t count, float mean, float deviation)
         (filler->averaged ? draw_mean : draw)(filler, filler->index + done, length, mean, deviation, block);
         host_from_f32(block, to + done * dtype_bytes(filler->out.dtype), filler->out.dtype, length);
     }
-    filler->index += count;
+    filler->index = end;
     filler->at += count;
 }
 
@@ -122,6 +135,16 @@ void weights_fill_experts(const ModelDims *dims, uint64_t seed, uint32_t layer, 
     Filler filler = {.out = out, .key = random_key(seed, KIND_EXPERT, layer, 0)};
     filler.index = first * model_expert_elements(dims);
     for (uint32_t i = 0; i < count; i++)
+        fill_feed_forward(&filler, dims, dims->inner);
+}
+
+void weights_fill_expert_range(const ModelDims *dims, uint64_t seed, uint32_t layer, uint64_t first, uint64_t count,
+                               Tensor out)
+{
+    uint64_t elements = model_expert_elements(dims), end = first + count;
+    Filler filler = {.out = out, .key = random_key(seed, KIND_EXPERT, layer, 0), .begin = first, .end = end};
+    filler.index = first / elements * elements;
+    while (filler.index < end)
         fill_feed_forward(&filler, dims, dims->inner);
 }
 

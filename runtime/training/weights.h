@@ -15,6 +15,9 @@ void weights_fill_router(const ModelDims *dims, uint64_t seed, uint32_t layer, T
 void weights_fill_ffn(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out);
 void weights_fill_experts(const ModelDims *dims, uint64_t seed, uint32_t layer, uint32_t first, uint32_t count,
                           Tensor out);
+// `count` elements, from the element `first` of all the layer's experts one after another.
+void weights_fill_expert_range(const ModelDims *dims, uint64_t seed, uint32_t layer, uint64_t first, uint64_t count,
+                               Tensor out);
 // out [1][elements]: the mean of all the layer's experts as they are stored in the dtype of `out`.
 void weights_fill_mean_expert(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out);
 void weights_fill_shared(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out);

@@ -111,7 +111,7 @@ refused empty '' 'not JSON'
 write nowhere.json ''
 expect 3 "cannot read 'nowhere.json'" "$HEPC" model.hep
 write "$configs/plain.json" 'moe { experts = 100 }'
-expect 3 '100 experts cannot be divided evenly' "$HEPC" model.hep
+expect 3 '100 experts cannot be divided evenly' "$HEPC" --domain dc=1,node=1,gpu=1 model.hep
 
 # Public models, where their configurations are at hand: counts against the published ones.
 public=$HEP_SOURCE/../shared/configs

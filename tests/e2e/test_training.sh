@@ -73,6 +73,23 @@ PYTHON
   grep -q 'padded exchanges over .* of the bytes of rows were rows' out || fail "the report does not say what is padding"
 done
 
+# Experts that the GPUs do not divide: they own parts, and train as with every other choice of domains.
+mkdir parts
+for experts in 3 6; do
+  sed "s/experts = 8/experts = $experts/" model.hep >parts/model.hep
+  (
+    cd parts || exit 1
+    run ep --domain ep --dispatch naive
+    run gather --domain gather
+    run again --domain "0-1:dc=2,gpu=2,regather"
+    run parts --domain "0:dc=2; 1:dc=2,gpu=2"
+    python3 ../check.py ep gather again parts || fail "$experts experts on four GPUs do not train alike"
+    expect 0 '' "$HEP_RUN" --warmup 0 -n 1 --check parts.hepb
+    [ "$failures" = 0 ]
+  ) || fail "$experts experts on four GPUs"
+done
+mv parts/parts.hepb parts/parts.json .
+
 # The limit to the gradient's norm is felt.
 sed 's/clip = 0.5/clip = off/' model.hep >free.hep
 expect 0 '' "$HEPC" --domain ep free.hep -o free.hepb
@@ -103,7 +120,7 @@ expect 2 'learning-rate' "$HEP_RUN" --learning-rate -1 outer.hepb
 if [ -z "${HEP_WITHOUT_MPI:-}" ] && command -v mpirun >/dev/null && ! grep -q 'built without MPI' err; then
   use_mpi
   export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0 # MPI keeps what it allocated
-  for name in mixed padded; do
+  for name in mixed padded parts; do
     expect 0 '' timeout 100 mpirun --oversubscribe -n 4 "$HEP_RUN" --warmup 0 -n 20 --json=mpi.json $name.hepb &&
       { python3 -c 'import json, sys
 a, b = (json.load(open(name + ".json")) for name in ("mpi", sys.argv[1]))

@@ -150,6 +150,11 @@ static double total_loss(const Run *run)
     return loss;
 }
 
+static bool is_experts(const Plan *plan, int32_t weight)
+{
+    return strstr(plan->buffers[weight].name, "experts") != NULL;
+}
+
 // Square of the whole gradient: of experts every rank's own, of the rest, which all ranks have alike, once.
 static double square_of(const Plan *plan, const Run *run)
 {
@@ -157,7 +162,7 @@ static double square_of(const Plan *plan, const Run *run)
     Update *updates = calloc(plan->step_count, sizeof *updates);
     updates_of(plan, updates);
     for (uint32_t u = 0; u < run->updates; u++) {
-        bool own = strstr(plan->buffers[updates[u].weight].name, "experts") != NULL;
+        bool own = is_experts(plan, updates[u].weight);
         for (uint32_t r = 0; r < (own ? run->ranks : 1); r++)
             for (uint64_t i = 0; i < elements_of(plan, updates[u].weight); i++)
                 square += run->rank[r].gradients[u][i] * run->rank[r].gradients[u][i];
@@ -195,26 +200,58 @@ static double tolerance(Dtype dtype)
     return dtype == DTYPE_F32 ? 5e-5 : dtype == DTYPE_F16 ? 10 * 0x1p-11 : 10 * 0x1p-8;
 }
 
-static void compare(const Plan *plan, const Run *base, const Run *run, const char *name)
+// The gradient of all experts of a layer one after another, from the ranks that own parts of them. Padding is 0.
+static double *gather_shares(const Plan *plan, const Run *run, uint32_t u, int32_t weight, const char *name)
 {
-    Update *updates = calloc(plan->step_count, sizeof *updates);
+    uint64_t elements = plan->model.experts * model_expert_elements(&plan->model);
+    double *whole = malloc(elements * sizeof *whole);
+    const Choice *choice = plan_choice_of_layer(plan, plan->buffers[weight].layer);
+    ExpertShares shares = plan_expert_shares(plan, choice->domain);
+    for (uint32_t r = 0; r < run->ranks; r++) {
+        ElementRange own = share_owned(&shares, r);
+        memcpy(whole + own.first, run->rank[r].gradients[u], own.count * sizeof *whole);
+        for (uint64_t i = own.count; i < elements_of(plan, weight); i++)
+            cr_assert_eq(run->rank[r].gradients[u][i], 0, "%s: padding of rank %u has a gradient", name, r);
+    }
+    return whole;
+}
+
+static void compare_values(const double *got, const double *want, uint64_t count, double relative, const char *what)
+{
+    double largest = 1e-6;
+    for (uint64_t i = 0; i < count; i++)
+        largest = fmax(largest, fabs(want[i]));
+    for (uint64_t i = 0; i < count; i++)
+        cr_assert(fabs(got[i] - want[i]) <= relative * largest, "%s [%llu]: %g, plain EP %g", what,
+                  (unsigned long long)i, got[i], want[i]);
+}
+
+// `plan` is that of `base`, `other` that of `run`: weights have the same order in both.
+static void compare(const Plan *plan, const Plan *other, const Run *base, const Run *run, const char *name)
+{
+    Update *updates = calloc(plan->step_count, sizeof *updates), *others = calloc(other->step_count, sizeof *others);
     double relative = tolerance(plan->model.dtype);
     updates_of(plan, updates);
+    updates_of(other, others);
     cr_assert_eq(run->updates, base->updates);
     cr_assert_float_eq(total_loss(run), total_loss(base), relative * total_loss(base), "%s: the loss", name);
     for (uint32_t u = 0; u < run->updates; u++) {
-        for (uint32_t r = 0; r < run->ranks; r++) {
-            const double *got = run->rank[r].gradients[u], *want = base->rank[r].gradients[u];
-            double largest = 1e-6;
-            uint64_t count = elements_of(plan, updates[u].weight);
-            for (uint64_t i = 0; i < count; i++)
-                largest = fmax(largest, fabs(want[i]));
-            for (uint64_t i = 0; i < count; i++)
-                cr_assert(fabs(got[i] - want[i]) <= relative * largest, "%s: rank %u, '%s' [%llu]: %g, plain EP %g",
-                          name, r, plan->buffers[updates[u].gradient].name, (unsigned long long)i, got[i], want[i]);
+        char what[256];
+        snprintf(what, sizeof what, "%s: '%s'", name, plan->buffers[updates[u].gradient].name);
+        if (is_experts(plan, updates[u].weight)) {
+            double *want = gather_shares(plan, base, u, updates[u].weight, name);
+            double *got = gather_shares(other, run, u, others[u].weight, name);
+            compare_values(got, want, plan->model.experts * model_expert_elements(&plan->model), relative, what);
+            free(want);
+            free(got);
+            continue;
         }
+        for (uint32_t r = 0; r < run->ranks; r++)
+            compare_values(run->rank[r].gradients[u], base->rank[r].gradients[u],
+                           elements_of(plan, updates[u].weight), relative, what);
     }
     free(updates);
+    free(others);
 }
 
 static void check_strategies(Spec spec, Routing routing)
@@ -240,7 +277,7 @@ static void check_strategies(Spec spec, Routing routing)
             Run run;
             run_plan(plan, routing, NULL, 0, first ? &run : &base);
             if (first) {
-                compare(first, &base, &run, name);
+                compare(first, plan, &base, &run, name);
                 run_free(&run);
                 plan_destroy(plan);
                 compared++;
@@ -302,11 +339,24 @@ Test(backward_engine, padded_exchanges)
     check_strategies(spec, ROUTING_LEARNED);
 }
 
-Test(backward_engine, replicated_experts)
+// Fewer experts than GPUs, and numbers that GPUs do not divide.
+Test(backward_engine, parts_of_experts)
 {
-    Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 4, 2);
-    spec.replica_levels = 1;
-    check_strategies(spec, ROUTING_LEARNED);
+    check_strategies(spec_small_gpt((uint32_t[]){2, 2, 0}, 2, 2), ROUTING_LEARNED);
+    check_strategies(spec_small_gpt((uint32_t[]){2, 2, 0}, 3, 2), ROUTING_BALANCED);
+    check_strategies(spec_small_gpt((uint32_t[]){2, 2, 0}, 6, 2), ROUTING_SKEWED);
+    check_strategies(spec_small_gpt((uint32_t[]){6, 0, 0}, 5, 2), ROUTING_LEARNED);
+    check_strategies(spec_small_gpt((uint32_t[]){8, 0, 0}, 60, 2), ROUTING_LEARNED);
+}
+
+Test(backward_engine, parts_of_experts_in_16_bits)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 6, 2);
+    spec.model.dtype = DTYPE_BF16;
+    spec.model.hidden = 20; // half an expert is no multiple of what shares are rounded up to
+    spec.model.head_dim = 10;
+    spec.model.inner = 9;
+    check_strategies(spec, ROUTING_BALANCED);
 }
 
 Test(backward_engine, storage_in_16_bits)

@@ -149,13 +149,38 @@ static void edit_name(Manifest *manifest)
 
 static void edit_experts(Manifest *manifest)
 {
-    manifest->files[1].experts = 1000000;
+    manifest->model.experts = 7; // domains do not divide them
+}
+
+static void edit_domain(Manifest *manifest)
+{
+    manifest->choices[0].domain[0] = 3;
+}
+
+static void edit_ranks(Manifest *manifest)
+{
+    manifest->levels[0] = 4;
+}
+
+static void edit_share(Manifest *manifest)
+{
+    for (uint32_t b = 0; b < manifest->buffer_count; b++)
+        if (manifest->buffers[b].layer != NONE)
+            manifest->buffers[b].cols++;
+}
+
+static void edit_layer(Manifest *manifest)
+{
+    for (uint32_t b = 0; b < manifest->buffer_count; b++)
+        if (manifest->buffers[b].layer != NONE)
+            manifest->buffers[b].layer = 17;
 }
 
 Test(checkpoint, manifests_that_lie_are_refused)
 {
     Compiled compiled = compiled_from(model, "dc=2,gpu=1");
-    void (*const lies[])(Manifest *) = {edit_skipped, edit_rows, edit_length, edit_name, edit_experts};
+    void (*const lies[])(Manifest *) = {edit_skipped, edit_rows, edit_length, edit_name, edit_experts,
+                                         edit_domain, edit_ranks, edit_share, edit_layer};
     cr_expect(is_read(compiled.plan, edit_nothing));
     for (size_t i = 0; i < COUNT_OF(lies); i++)
         cr_expect_not(is_read(compiled.plan, lies[i]), "lie %zu was believed", i);

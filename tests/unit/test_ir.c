@@ -162,11 +162,12 @@ Test(topology, groups_follow_their_formulas)
 static void check_slots(const Plan *plan, const uint32_t domain[LEVELS_MAX])
 {
     const Cluster *cluster = &plan->cluster;
-    uint64_t gpus = cluster_gpus(cluster), held = plan_experts_per_rank(plan);
+    ExpertShares shares = plan_expert_shares(plan, domain);
+    uint64_t gpus = cluster_gpus(cluster), held = shares.rows;
     static uint32_t now[24][96], next[24][96];
     for (uint64_t rank = 0; rank < gpus; rank++)
         for (uint64_t e = 0; e < held; e++)
-            now[rank][e] = plan_first_expert(plan, rank) + (uint32_t)e;
+            now[rank][e] = (uint32_t)(share_owned(&shares, rank).first / shares.expert_elements + e);
     for (uint32_t l = plan->replica_levels; l < cluster->level_count; l++) {
         Group group = {GROUP_GATHER, (int32_t)l, domain[l]};
         for (uint64_t rank = 0; rank < gpus; rank++)
@@ -192,6 +193,7 @@ Test(topology, slots_are_where_gathers_put_experts)
 {
     Plan *plan = plan_create();
     plan->cluster = three_levels();
+    plan->model.hidden = plan->model.inner = 3;
     for (plan->replica_levels = 0; plan->replica_levels <= 1; plan->replica_levels++) {
         plan->model.experts = plan->replica_levels ? 24 : 48;
         for (uint32_t s0 = plan->replica_levels ? 2 : 1; s0 <= 2; s0++)
@@ -207,6 +209,7 @@ Test(topology, following_domains_reaches_the_expert)
 {
     Plan *plan = plan_create();
     plan->cluster = three_levels();
+    plan->model.hidden = plan->model.inner = 3;
     plan->model.experts = 48;
     const uint32_t domain[LEVELS_MAX] = {1, 3, 2};
     for (uint64_t start = 0; start < 24; start++) {

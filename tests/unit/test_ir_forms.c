@@ -379,7 +379,7 @@ Test(limits, each_is_checked)
     EXPECT_PROBLEM(plan->model.layers = 0, RECORD_PLAN, "'choice' records");
     EXPECT_PROBLEM(plan->model.layers = 1 << 20, RECORD_MODEL, "'layers' is 1048576");
     EXPECT_PROBLEM(plan->model.hidden = plan->model.inner = UINT32_MAX, RECORD_MODEL, "more than 2^53 elements");
-    EXPECT_PROBLEM(plan->model.experts = 6, RECORD_MODEL, "6 experts cannot be spread over 4 GPUs evenly");
+    EXPECT_PROBLEM(plan->model.experts = 0, RECORD_MODEL, "'top_k' is");
     EXPECT_PROBLEM(plan->model.top_k = 5, RECORD_MODEL, "'top_k' is 5 of 4 experts");
     EXPECT_PROBLEM(plan->model.dtype = (Dtype)9, RECORD_MODEL, "unknown code 9 for 'dtype'");
     EXPECT_PROBLEM(plan->replica_levels = 3, RECORD_PLAN, "'replica_levels' is 3");

@@ -80,6 +80,10 @@ Test(verify, choices)
            "layer 0: domain size 3 does not divide the 2 workers of level 'gpu'");
     EXPECT((plan->replica_levels = 1, plan->model.experts = 2), CHOICES, NONE,
            "level 'dc' holds replicas, its domain size is 2, not 1");
+    EXPECT(plan->model.experts = 3, CHOICES, NONE,
+           "layer 0: the domain sizes make 2 places, which do not divide the 3 experts");
+    EXPECT((plan->pass = PASS_TRAINING, plan->replica_levels = 1), CHOICES, NONE,
+           "'replica_levels' is 1 in a training plan: every expert has one owner");
     EXPECT(plan->choices[0].layer = 1, CHOICES, NONE, "layer 1 is none of the 1 layers");
     EXPECT((plan->model.layers = 2, plan->choices[1] = plan->choices[0], plan->choice_count = 2), CHOICES, NONE,
            "layer 0 follows layer 0: expected ascending layers");

@@ -285,18 +285,22 @@ Test(language, comments_line_ends_and_byte_order_mark)
     check("\xef\xbb\xbf# c\r\n" CLUSTER "# \xc3\xa9\r\n" MODEL "#no newline at the end");
 }
 
-// Replica levels of a cluster of 2 x 3 x 4 GPUs.
-static uint32_t replicas_of(uint32_t experts)
+// On a cluster of 2 x 3 x 4 GPUs.
+static const Spec *spec_of(uint32_t experts, const char *plan)
 {
     return check(arena_format(arena,
                               "let fast = 1 GB/s cluster c { level a { count = 2 bandwidth = fast } "
                               "level b { count = 3 bandwidth = fast } level c { count = 4 bandwidth = fast } } "
-                              "model m { " DIMENSIONS "moe { experts = %u } }",
-                              experts))
-        ->replica_levels;
+                              "model m { " DIMENSIONS "moe { experts = %u } } plan { %s }",
+                              experts, plan));
 }
 
-Test(language, fewer_experts_than_gpus_make_replicas)
+static uint32_t replicas_of(uint32_t experts)
+{
+    return spec_of(experts, "pass = forward")->replica_levels;
+}
+
+Test(language, fewer_experts_than_gpus_make_replicas_of_a_forward_pass)
 {
     cr_assert_eq(replicas_of(48), 0);
     cr_assert_eq(replicas_of(24), 0);
@@ -304,16 +308,43 @@ Test(language, fewer_experts_than_gpus_make_replicas)
     cr_assert_eq(replicas_of(8), 2);
     cr_assert_eq(replicas_of(4), 2);
     cr_assert_eq(replicas_of(20), 2);
-    const Spec *spec = check(CLUSTER "model m { " DIMENSIONS "moe { experts = 4 } } plan { domain = { gpu = 2 } }");
+    cr_assert_eq(replicas_of(3), 0); // no level without which GPUs have whole experts
+    cr_assert_eq(replicas_of(60), 0);
+    cr_assert_eq(spec_of(12, "pass = training")->replica_levels, 0);
+    const Spec *spec =
+        check(CLUSTER "model m { " DIMENSIONS "moe { experts = 4 } } plan { pass = forward domain = { gpu = 2 } }");
     cr_assert_eq(spec->replica_levels, 1);
     cr_assert_eq(spec->plan.domain[0], 2);
     cr_assert_eq(spec->plan.domain[1], 2);
-    spec = check(CLUSTER "model m { " DIMENSIONS "moe { experts = 4 } } plan { domain = ep }");
+    spec = check(CLUSTER "model m { " DIMENSIONS "moe { experts = 4 } } plan { pass = forward domain = ep }");
     cr_assert_eq(spec->plan.domain[0], 2);
     cr_assert_eq(spec->plan.domain[1], 1);
-    cr_assert(is_refused("cluster c { level g { count = 8 bandwidth = 1 GB/s } }"
-                         "model m { " DIMENSIONS "moe { experts = 4 } }",
-                         "8 experts would do"));
+}
+
+static void expect_domain(uint32_t experts, const char *plan, uint32_t a, uint32_t b, uint32_t c)
+{
+    const Spec *spec = spec_of(experts, plan);
+    cr_assert(spec->plan.domain[0] == a && spec->plan.domain[1] == b && spec->plan.domain[2] == c,
+              "%u experts, %s: %u %u %u", experts, plan, spec->plan.domain[0], spec->plan.domain[1],
+              spec->plan.domain[2]);
+}
+
+// The sizes that gather least, outermost levels first: worked out by hand.
+Test(language, plain_ep_gathers_as_little_as_the_experts_allow)
+{
+    expect_domain(24, "domain = ep", 1, 1, 1);
+    expect_domain(12, "domain = ep", 2, 1, 1);  // 12 places
+    expect_domain(8, "domain = ep", 1, 3, 1);   // 8
+    expect_domain(5, "domain = ep", 2, 3, 4);   // 1
+    expect_domain(6, "domain = ep", 2, 1, 2);   // 6 = 3 x 2
+    expect_domain(60, "domain = ep", 2, 1, 1);  // 12 divides 60, 24 does not
+    expect_domain(3, "domain = ep", 2, 1, 4);   // 3
+    expect_domain(8, "domain = gather", 2, 3, 4);
+    expect_domain(8, "domain = { a = 2 }", 2, 3, 1);
+    expect_domain(8, "domain = { c = 4 }", 1, 3, 4);
+    expect_domain(6, "domain = { a = 1  b = 1 }", 1, 1, 4);
+    cr_assert(is_refused(CLUSTER "model m { " DIMENSIONS "moe { experts = 3 } } plan { domain = { dc = 1 } }",
+                         "3 experts cannot be divided evenly among 2 domains"));
 }
 
 Test(language, domains)

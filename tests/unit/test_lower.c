@@ -37,9 +37,12 @@ static Spec random_spec(void)
     spec.plan.ratio = spec.plan.codec == CODEC_DENSE ? 1 : 7.5;
     spec.plan.capacity = rand() % 2 ? 1.5 : 0;
     spec.plan.exchange = spec.plan.capacity > 0 ? (ExchangeKind)(spec.model.layers % 2) : EXCHANGE_COUNTED;
-    if (shape[0] > 1 && rand() % 3 == 0) {
-        spec.replica_levels = 1;
+    if (shape[0] > 1 && rand() % 3 == 0) { // copies, or parts of experts, which are not encoded
+        bool training = spec.plan.pass == PASS_TRAINING;
+        spec.replica_levels = !training;
         spec.model.experts = ranks / shape[0];
+        spec.plan.codec = training ? CODEC_DENSE : spec.plan.codec;
+        spec.plan.ratio = training ? 1 : spec.plan.ratio;
         spec.model.top_k = spec.model.experts > 1 ? spec.model.top_k : 1;
     }
     for (uint32_t l = 0; l < spec.cluster.level_count && spec.model.layers % 2; l++)

@@ -253,6 +253,13 @@ static void replicated(Spec *spec)
     spec->model.experts = 2;
     spec->replica_levels = 1;
 }
+static void in_parts(Spec *spec) { spec->model.experts = 6; }
+static void in_padded_parts(Spec *spec)
+{
+    spec->model.experts = 3;
+    spec->model.inner = 9;
+    spec->model.activation = ACTIVATION_SWIGLU;
+}
 
 Test(matrix, half_precision) { run_variation(half); }
 Test(matrix, bfloat) { run_variation(brain); }
@@ -265,3 +272,5 @@ Test(matrix, padded_exchanges)
 }
 Test(matrix, dropped_and_rounded) { run_variation(dropped_and_rounded); }
 Test(matrix, replicated_experts) { run_variation(replicated); }
+Test(matrix, parts_of_experts) { run_variation(in_parts); }
+Test(matrix, padded_parts_of_experts) { run_variation(in_padded_parts); }

@@ -93,7 +93,9 @@ static void judge(Trial *trial, Mutator mutator, bool harmless, const char *site
             fprintf(stderr, "survivor: %s of %s\n", mutator_names[mutator], site);
         return;
     }
-    cr_assert(!harmless || mutator == MUTATE_CHANGE_OPERAND, "%s of %s: harmless, yet refused: %s",
+    // A plan that promises room for so many layers' experts keeps to it, even where their memory is not used again.
+    bool promised = strstr(report.items[0].message, "there is room for the experts of") != NULL;
+    cr_assert(!harmless || promised || mutator == MUTATE_CHANGE_OPERAND, "%s of %s: harmless, yet refused: %s",
               mutator_names[mutator], site, report.items[0].message);
     uint32_t found = 0;
     for (uint32_t i = 0; i < verify_report_count(&report); i++)
@@ -439,8 +441,10 @@ static Spec shape(int i)
         spec.plan.gradient_ratio = i == 6 ? 9 : 1;
         spec.plan.pass = PASS_TRAINING;
     }
-    if (i == 5) {
-        spec.replica_levels = 1;
+    spec.replica_levels = i == 2;
+    if (i == 2)
+        spec.model.experts = 2;
+    if (i == 5) { // parts of experts
         spec.model.experts = 2;
         spec.model.layers = 3;
         spec.model.first_dense = 1;

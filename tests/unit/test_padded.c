@@ -17,16 +17,15 @@ typedef struct {
     Dispatch dispatch;
     double capacity;
     Routing routing;
-    uint32_t replica_levels;
 } Case;
 
 static const Case cases[] = {
-    {{2, 4, 0}, 16, 2, DISPATCH_DEDUP, 1.25, ROUTING_LEARNED, 0},
-    {{2, 2, 2}, 16, 3, DISPATCH_DEDUP, 1, ROUTING_LEARNED, 0},
-    {{2, 2, 2}, 8, 2, DISPATCH_NAIVE, 1.5, ROUTING_SKEWED, 0},
-    {{3, 2, 0}, 12, 4, DISPATCH_NAIVE, 1, ROUTING_LEARNED, 0},
-    {{2, 3, 0}, 3, 2, DISPATCH_DEDUP, 2, ROUTING_SKEWED, 1},
-    {{1, 4, 0}, 8, 1, DISPATCH_DEDUP, 1e6, ROUTING_BALANCED, 0}, // no expert ever gets too many
+    {{2, 4, 0}, 16, 2, DISPATCH_DEDUP, 1.25, ROUTING_LEARNED},
+    {{2, 2, 2}, 16, 3, DISPATCH_DEDUP, 1, ROUTING_LEARNED},
+    {{2, 2, 2}, 8, 2, DISPATCH_NAIVE, 1.5, ROUTING_SKEWED},
+    {{3, 2, 0}, 12, 4, DISPATCH_NAIVE, 1, ROUTING_LEARNED},
+    {{2, 3, 0}, 3, 2, DISPATCH_DEDUP, 2, ROUTING_SKEWED},
+    {{1, 4, 0}, 8, 1, DISPATCH_DEDUP, 1e6, ROUTING_BALANCED}, // no expert ever gets too many
 };
 
 enum { ITERATIONS = 3 };
@@ -39,7 +38,6 @@ static Plan *make_plan(const Case *c, ExchangeKind exchange, size_t index, Arena
     spec->plan.dispatch = c->dispatch;
     spec->plan.capacity = c->capacity;
     spec->plan.exchange = exchange;
-    spec->replica_levels = c->replica_levels;
     spec->training = (TrainingSettings){.learning_rate = 0.05, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8};
     const Workload *work = workload_derive(spec, arena);
     Candidate *candidates;

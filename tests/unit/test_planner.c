@@ -33,6 +33,10 @@ static Spec random_spec(void)
     spec.model.expert_compute_s = uniform(0, 1e-2);
     spec.replica_levels = (uint32_t)(rand() % (int)spec.cluster.level_count);
     spec.plan.pass = rand() % 2 ? PASS_TRAINING : PASS_FORWARD;
+    if (spec.plan.pass == PASS_TRAINING) { // every GPU owns its share: any number of experts, or none that is given
+        spec.replica_levels = 0;
+        spec.model.experts = rand() % 2 ? 1 + (uint32_t)(rand() % 48) : 0;
+    }
     return spec;
 }
 

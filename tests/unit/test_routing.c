@@ -67,22 +67,17 @@ static void sample(const Spec *spec, const uint32_t domain[], uint32_t level, do
 {
     enum { TOKENS = 3000, PLACES_MAX = 64 };
     const Cluster *cluster = &spec->cluster;
-    uint64_t gpus = cluster_gpus(cluster);
-    uint32_t each = spec->model.experts / (uint32_t)gpus;
-    uint32_t members = cluster->levels[level].count / domain[level], places = 1;
-    for (uint32_t l = 0; l <= level; l++)
-        places *= cluster->levels[l].count / domain[l];
+    uint32_t members = cluster->levels[level].count / domain[level], places = 1, inside = 1;
+    for (uint32_t l = 0; l < cluster->level_count; l++)
+        *(l <= level ? &places : &inside) *= cluster->levels[l].count / domain[l];
+    uint32_t each = spec->model.experts / (places * inside); // experts of one place, level 0 slowest
     double wanted[PLACES_MAX] = {0};
     for (int t = 0; t < TOKENS; t++) {
         uint32_t chosen[8];
         bool seen[PLACES_MAX] = {false};
         draw_token(spec->model.popularity, spec->model.experts, spec->model.top_k, chosen);
         for (uint32_t i = 0; i < spec->model.top_k; i++) {
-            uint32_t x[LEVELS_MAX], at = 0;
-            cluster_coordinates(cluster, chosen[i] / each, x);
-            for (uint32_t l = 0; l <= level; l++)
-                at = at * (cluster->levels[l].count / domain[l]) + x[l] / domain[l];
-            seen[at] = true;
+            seen[chosen[i] / each / inside] = true;
         }
         for (uint32_t p = 0; p < places; p++)
             wanted[p] += seen[p] / (double)TOKENS;
