@@ -41,6 +41,12 @@ const WorldOps pigeons_world_ops = {.communicator = COMMUNICATOR_pigeons, .creat
 '''),
         ("runtime/CMakeLists.txt", "  comm/comm_threads_calls.c", "  comm/comm_pigeons.c\n"),
     ],
+    "a codec": [
+        ("ir/names.def", "HEP_NAMES_END(Codec, CODEC_COUNT)", 'HEP_NAME(CODEC_MIRROR, "mirror", 0)\n'),
+        ("ir/codec.c", "    [CODEC_COUNT] = {", "    [CODEC_MIRROR] = {.encodes = true},\n"),
+        ("docs/plan-format.md", None, None),
+        ("docs/language.md", None, None),
+    ],
     "a column of traffic or of ranks": [
         ("runtime/comm/measures.def", 'HEP_TRAFFIC(planned_bytes,',
          'HEP_TRAFFIC(doubled_bytes, "doubled", MEAN, 2 * ALL_BYTES(own))\n'),

@@ -1,6 +1,6 @@
-# What an addition takes: a copy of the tree with a choice key, a communicator and a column of the report more, each by
-# as many edits as docs/architecture.md counts, builds, and every part that must know them does. Builds both programs,
-# hardly optimised.
+# What an addition takes: a copy of the tree with a choice key, a codec, a communicator and a column of the report more,
+# each by as many edits as docs/architecture.md counts, builds, and every part that must know them does. Builds both
+# programs, not optimised, which takes most of the time.
 # builds: fast  seconds: 25
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
@@ -35,6 +35,15 @@ sed 's/tempo = brisk/tempo = slow/' brisk.hep >slow.hep
 expect 0 '' "$hepc" slow.hep -o slow.hepb
 "$hepc" --diff slow.hepb brisk.hepb >changes
 grep -q 'tempo.*slow.*brisk' changes || fail "comparing plans: $(cat changes)"
+
+# The codec: planned, priced, verified, stored, executed, and checked against the reference.
+sed 's/^plan {/plan { migration { codec = mirror  ratio = 10 }/' "$HEP_SOURCE/samples/laptop.hep" >mirror.hep
+expect 0 '' "$hepc" --domain gather mirror.hep -o mirror.hepb
+"$hepc" --dump=ir mirror.hepb >mirror.ir
+grep -q '  codec mirror  ratio 10' mirror.ir || fail "the plan has no codec"
+grep -q ' encode ' mirror.ir || fail "experts are not encoded"
+expect 0 '' "$hep_run" mirror.hepb -n 1 --warmup 0 --check --json=mirror.json
+grep -q '"pass":.*true' mirror.json || fail "the check of the codec"
 
 # The communicator: named, checked, completed, joined.
 "$hep_run" --help | tr -s ' \n' ' ' >help
