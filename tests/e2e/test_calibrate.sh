@@ -41,9 +41,9 @@ assert cluster["levels"][0]["name"] == "dc" and cluster["levels"][0]["latency_s"
 sys.exit(0 if all(rates[name] > 0.7 * emulated[name] for name in rates) else 2)
 PYTHON
   code=$?
-  [ $code = 2 ] || break
+  [ "$code" = 2 ] || break
 done
-[ $code = 0 ] || fail "not what was emulated: $(cat measured.hep)"
+[ "$code" = 0 ] || fail "not what was emulated: $(cat measured.hep)"
 
 # Levels without a plan, to standard output.
 expect 0 '' "$HEP_RUN" --calibrate - --levels dc=2,gpu=2
