@@ -86,6 +86,11 @@ uint64_t engine_library_bytes(const Plan *plan, EngineKind engine)
     return saturating_mul(peers, NCCL_PEER_BYTES);
 }
 
+static uint64_t beside_arena(const Plan *plan, uint64_t total)
+{
+    return total < SATURATED ? total - plan->arena_bytes : SATURATED;
+}
+
 uint64_t engine_own_bytes(const Plan *plan, EngineKind engine)
 {
     if (plan->model.abstract)
@@ -95,10 +100,10 @@ uint64_t engine_own_bytes(const Plan *plan, EngineKind engine)
     switch (engine) {
     case ENGINE_HOST:
         host_memory_lay_out(plan, &host);
-        return host.total - plan->arena_bytes;
+        return beside_arena(plan, host.total);
     case ENGINE_CUDA:
         cuda_memory_lay_out(plan, false, &cuda);
-        return saturating_add(cuda.total - plan->arena_bytes, engine_library_bytes(plan, engine));
+        return saturating_add(beside_arena(plan, cuda.total), engine_library_bytes(plan, engine));
     case ENGINE_KIND_COUNT:
         break;
     }
