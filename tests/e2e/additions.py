@@ -7,6 +7,53 @@ source, copy = sys.argv[1:3]
 # What is added: per edit the file, the line before which it goes (None: a new file), and the text (None: what describes
 # or numbers the rest, and is counted alone).
 ADDITIONS = {
+    "a local op": [
+        ("ir/ops.def", "HEP_OP(FFN, ", 'HEP_OP(MIRROR, mirror, 60, COMPUTE, LOCAL, OPERANDS(IN(x), OUT(y)), "y = x")\n'),
+        ("ir/verify/verify_flow_network.c", "void flow_ffn(Flow *flow)", '''void flow_mirror(Flow *flow)
+{
+    Value rows = value_plain(HOLDS_INPUT_ROWS, flow->layer);
+    flow_take(flow, OPERAND_x, rows);
+    flow_give(flow, OPERAND_y, rows);
+}
+
+'''),
+        ("compiler/lowering/lower.c", "    layer->x = x;", '''    int32_t y = lowering_add_temporary(l, k, "mirrored", model->dtype, l->tokens, model->hidden);
+    add_step(l, OP_MIRROR, k, 0, (StepBuffers){.mirror = {.x = x, .y = y}});
+    x = y;
+'''),
+        ("kernels/host/kernels.h", "void host_residual(", "void host_mirror(Tensor x, Tensor y);\n"),
+        ("kernels/host/residual.c", "void host_residual(", '''void host_mirror(Tensor x, Tensor y)
+{
+    memcpy(y.data, x.data, x.rows * x.cols * dtype_bytes(x.dtype));
+}
+
+'''),
+        ("runtime/engine/engine_host_ops.c", "bool host_run_ffn(", '''bool host_run_mirror(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    host_mirror(step->operands.mirror.x, step->operands.mirror.y);
+    return true;
+}
+
+'''),
+        ("kernels/cuda/kernels.h", "cudaError_t cuda_residual(",
+         "cudaError_t cuda_mirror(const CudaQueue *queue, Tensor x, Tensor y);\n"),
+        ("kernels/cuda/residual.cu", "cudaError_t cuda_residual(",
+         '''cudaError_t cuda_mirror(const CudaQueue *queue, Tensor x, Tensor y)
+{
+    return cudaMemcpyAsync(y.data, x.data, x.rows * x.cols * dtype_bytes(x.dtype), cudaMemcpyDeviceToDevice,
+                           queue->stream);
+}
+
+'''),
+        ("runtime/engine/engine_cuda_ops.c", "bool cuda_run_ffn(", '''bool cuda_run_mirror(CudaStep *step, Fault *fault)
+{
+    return copied(cuda_mirror(queue_of(step), step->operands.mirror.x, step->operands.mirror.y), fault);
+}
+
+'''),
+        ("docs/ir.md", None, None),
+    ],
     "a choice key of the language": [
         ("ir/names.def", "#undef HEP_NAMES\n", '''HEP_NAMES(Tempo, tempo, "a tempo")
 HEP_NAME(TEMPO_SLOW, "slow", 0)
