@@ -167,15 +167,10 @@ static const Traffic *traffic_of(const Plan *plan, const char *level)
 static void add_traffic(Diff *diff, const char *level)
 {
     const Traffic *a = traffic_of(diff->plans[0], level), *b = traffic_of(diff->plans[1], level);
-    const struct {
-        const char *name, *key;
-        double values[2];
-    } kinds[] = {{"tokens", "exchange_bytes", {a->exchange_bytes, b->exchange_bytes}},
-                 {"routing", "routing_bytes", {a->routing_bytes, b->routing_bytes}},
-                 {"experts", "gather_bytes", {a->gather_bytes, b->gather_bytes}},
-                 {"gradients", "reduce_bytes", {a->reduce_bytes, b->reduce_bytes}}};
-    for (size_t k = 0; k < COUNT_OF(kinds); k++) {
-        add_figure(diff, kinds[k].name, kinds[k].key, FIGURE_BYTES, kinds[k].values[0], kinds[k].values[1]);
+    size_t counts[] = {traffic_kind_count(diff->plans[0]), traffic_kind_count(diff->plans[1])};
+    for (size_t kind = 0; kind < (counts[0] > counts[1] ? counts[0] : counts[1]); kind++) {
+        add_figure(diff, traffic_kinds[kind].title, traffic_kinds[kind].key, FIGURE_BYTES, traffic_of_kind(a, kind),
+                   traffic_of_kind(b, kind));
         diff->figures[diff->figure_count - 1].level = level;
     }
 }
@@ -191,7 +186,7 @@ static bool has_level(const Plan *plan, const char *name)
 static void compare_figures(Diff *diff, Arena *arena)
 {
     const Plan *a = diff->plans[0], *b = diff->plans[1];
-    diff->figures = arena_alloc_array(arena, 8 + 4 * 2 * LEVELS_MAX, sizeof *diff->figures);
+    diff->figures = arena_alloc_array(arena, 8 + 6 * 2 * LEVELS_MAX, sizeof *diff->figures);
     add_figure(diff, "iteration, predicted", "iteration_s", FIGURE_TIME, a->iteration_s, b->iteration_s);
     add_figure(diff, "iteration, simulated", "simulated_s", FIGURE_TIME, simulate(a, arena)->iteration_s,
                simulate(b, arena)->iteration_s);

@@ -156,16 +156,13 @@ static void print_diagrams(const Report *report)
     html_links_legend_print(report);
 }
 
-static void print_traffic_bar(const Traffic *traffic, double most, Text *out)
+static void print_traffic_bar(const Plan *plan, const Traffic *traffic, double most, Text *out)
 {
-    const double kinds[] = {traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes,
-                            traffic->reduce_bytes};
-    static const char classes[] = {'e', 'q', 'g', 'r'};
     text_append(out, "<td class=\"bar\">");
-    for (size_t k = 0; k < COUNT_OF(kinds); k++)
-        if (kinds[k] > 0)
-            text_format(out, "<i class=\"%c\" style=\"width:%.1f%%\"></i>", classes[k],
-                        most > 0 ? 100 * kinds[k] / most : 0);
+    for (size_t kind = 0; kind < traffic_kind_count(plan); kind++)
+        if (traffic_of_kind(traffic, kind) > 0)
+            text_format(out, "<i class=\"%c\" style=\"width:%.1f%%\"></i>", traffic_kinds[kind].mark,
+                        most > 0 ? 100 * traffic_of_kind(traffic, kind) / most : 0);
     text_append(out, "</td>");
 }
 
@@ -173,8 +170,6 @@ static void print_level(const Plan *plan, uint32_t level, double most, Text *out
 {
     const Level *info = &plan->cluster.levels[level];
     const Traffic *traffic = &plan->strategies[0].traffic[level];
-    const double kinds[] = {traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes,
-                            traffic->reduce_bytes, plan_port_bytes(plan, level)};
     char value[FORMAT_MAX], latency[FORMAT_MAX];
     text_append(out, "<tr><th scope=\"row\">");
     html_escape(out, info->name);
@@ -184,9 +179,10 @@ static void print_level(const Plan *plan, uint32_t level, double most, Text *out
     else
         text_format(out, "<td class=\"n\">%s<br>%s</td>", format_bandwidth(value, info->bandwidth_bytes_per_s),
                     format_time(latency, info->latency_s));
-    for (size_t k = 0; k < COUNT_OF(kinds); k++)
-        text_format(out, "<td class=\"n\">%s</td>", format_bytes(value, kinds[k]));
-    print_traffic_bar(traffic, most, out);
+    for (size_t kind = 0; kind < traffic_kind_count(plan); kind++)
+        text_format(out, "<td class=\"n\">%s</td>", format_bytes(value, traffic_of_kind(traffic, kind)));
+    text_format(out, "<td class=\"n\">%s</td>", format_bytes(value, plan_port_bytes(plan, level)));
+    print_traffic_bar(plan, traffic, most, out);
     text_append(out, "</tr>\n");
 }
 
@@ -200,11 +196,12 @@ void html_cluster_print(const Report *report)
     text_append(
         out,
         "<div class=\"scroll\"><table class=\"stack\">\n<thead><tr><th>level</th><th class=\"n\">workers</th>"
-        "<th class=\"n\">bandwidth and<br>latency of a port</th>"
-        "<th class=\"n\"><i class=\"key e\"></i>tokens<br>sent/GPU</th>"
-        "<th class=\"n\"><i class=\"key q\"></i>routing<br>sent/GPU</th>"
-        "<th class=\"n\"><i class=\"key g\"></i>experts<br>sent/GPU</th>"
-        "<th class=\"n\"><i class=\"key r\"></i>gradients<br>sent/GPU</th>"
+        "<th class=\"n\">bandwidth and<br>latency of a port</th>");
+    for (size_t kind = 0; kind < traffic_kind_count(plan); kind++)
+        text_format(out, "<th class=\"n\"><i class=\"key %c\"></i>%s<br>sent/GPU</th>", traffic_kinds[kind].mark,
+                    traffic_kinds[kind].title);
+    text_append(
+        out,
         "<th class=\"n\">sent through<br>a port</th><th>sent/GPU, by kind</th></tr></thead>\n<tbody>\n");
     double most = 0;
     for (uint32_t l = 0; l < plan->cluster.level_count && plan->strategy_count > 0; l++) {

@@ -132,6 +132,7 @@ static void add_solution(cJSON *root, const Plan *plan, double solve_s)
         cJSON_AddNumberToObject(object, "replica_slots", plan->replica_slots);
     else
         cJSON_AddNullToObject(object, "replica_slots");
+    cJSON_AddBoolToObject(object, "regather_dense", plan->regather_dense);
     if (solve_s >= 0)
         cJSON_AddNumberToObject(object, "solve_s", solve_s);
     else
@@ -156,6 +157,8 @@ static void add_traffic(cJSON *parent, const Plan *plan, const Strategy *strateg
         cJSON_AddNumberToObject(object, "routing_bytes", traffic->routing_bytes);
         cJSON_AddNumberToObject(object, "gather_bytes", traffic->gather_bytes);
         cJSON_AddNumberToObject(object, "reduce_bytes", traffic->reduce_bytes);
+        cJSON_AddNumberToObject(object, "dense_gather_bytes", traffic->dense_gather_bytes);
+        cJSON_AddNumberToObject(object, "dense_reduce_bytes", traffic->dense_reduce_bytes);
         cJSON_AddItemToArray(array, object);
     }
 }

@@ -133,23 +133,27 @@ static void print_choices(const Plan *plan, Text *out)
                                                 : ", replicas kept");
         i = end;
     }
+    if (plan->pass == PASS_TRAINING && !plan->model.abstract)
+        text_format(out, "  dense weights: shared out over all GPUs, %s for the backward pass\n",
+                    plan->regather_dense ? "gathered again" : "kept");
     text_append(out, "\n");
 }
 
 static void print_traffic(const Plan *plan, Text *out)
 {
     char value[FORMAT_MAX];
-    text_format(out, "%-10s %12s %12s %12s %12s %14s\n", "traffic", "tokens", "routing", "experts", "gradients",
-                "through a port");
-    text_format(out, "%-10s %12s %12s %12s %12s %14s\n", "level", "sent/GPU", "sent/GPU", "sent/GPU", "sent/GPU",
-                "sent");
+    size_t kinds = traffic_kind_count(plan);
+    text_format(out, "%-10s", "traffic");
+    for (size_t kind = 0; kind < kinds; kind++)
+        text_format(out, " %15s", traffic_kinds[kind].title);
+    text_format(out, " %14s\n%-10s", "through a port", "level");
+    for (size_t kind = 0; kind < kinds; kind++)
+        text_format(out, " %15s", "sent/GPU");
+    text_format(out, " %14s\n", "sent");
     for (uint32_t l = 0; l < plan->cluster.level_count && plan->strategy_count > 0; l++) {
-        const Traffic *traffic = &plan->strategies[0].traffic[l];
         text_format(out, "%-10s", plan->cluster.levels[l].name);
-        const double kinds[] = {traffic->exchange_bytes, traffic->routing_bytes, traffic->gather_bytes,
-                                traffic->reduce_bytes};
-        for (size_t k = 0; k < COUNT_OF(kinds); k++)
-            text_format(out, " %12s", format_bytes(value, kinds[k]));
+        for (size_t kind = 0; kind < kinds; kind++)
+            text_format(out, " %15s", format_bytes(value, traffic_of_kind(&plan->strategies[0].traffic[l], kind)));
         text_format(out, " %14s\n", format_bytes(value, plan_port_bytes(plan, l)));
     }
     for (uint32_t l = 0; l < plan->cluster.level_count && plan->exchange == EXCHANGE_PADDED; l++)

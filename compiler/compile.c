@@ -18,7 +18,7 @@ static void fill_strategy(Strategy *strategy, const char *name, Dispatch dispatc
                           const IterationCost *cost)
 {
     *strategy = (Strategy){.name = name, .dispatch = dispatch, .iteration_s = cost->iteration_s, .fits = true};
-    strategy->exposed_s = cost->exchange_s + cost->gather_wait_s + cost->all_reduce_s;
+    strategy->exposed_s = cost->exchange_s + cost->gather_wait_s + cost->return_s;
     memcpy(strategy->domain, config->domain, sizeof strategy->domain);
     memcpy(strategy->traffic, cost->traffic, sizeof strategy->traffic);
 }
@@ -165,7 +165,7 @@ static const Spec *apply_overrides(const Spec *checked, const CompileOptions *op
 }
 
 // With a share of the time limit.
-static FaultKind solve(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
+static FaultKind solve_with(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
 {
     PlannerOptions planner = options->planner;
     if (planner.time_limit_s > 0)
@@ -175,6 +175,37 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
         return out->solution.broken ? FAULT_INTERNAL : infeasible ? FAULT_INFEASIBLE : FAULT_INPUT;
     rank_by_simulation(out->work, &planner, &out->solution, arena);
     return FAULT_NONE;
+}
+
+// The same with gathered dense weights kept until the backward pass, or gathered again.
+static FaultKind solve_dense(const CompileOptions *options, bool regather, double share, Arena *arena, Diag *diag,
+                             Compilation *out)
+{
+    Spec *spec = arena_alloc(arena, sizeof *spec);
+    *spec = *out->spec;
+    spec->plan.regather_dense = regather;
+    out->spec = spec;
+    out->work = workload_derive(spec, arena);
+    return solve_with(options, share, arena, diag, out);
+}
+
+// Keeping them is faster, where memory allows every choice beside them.
+static FaultKind solve(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
+{
+    const Spec *spec = out->spec;
+    if (spec->plan.pass == PASS_FORWARD || spec->model.abstract || spec->plan.once_dense != ONCE_DENSE_AUTO)
+        return solve_with(options, share, arena, diag, out);
+    Compilation kept = *out, again = *out;
+    Diag *of_kept = diag_create(arena), *of_again = diag_create(arena);
+    FaultKind code = solve_dense(options, false, share / 2, arena, of_kept, &kept), other = FAULT_INFEASIBLE;
+    bool settled = code == FAULT_NONE && !kept.solution.memory_binds;
+    if (!settled && (code == FAULT_NONE || code == FAULT_INFEASIBLE))
+        other = solve_dense(options, true, share / 2, arena, of_again, &again);
+    bool takes_kept = settled || (code != FAULT_INFEASIBLE && other != FAULT_NONE) ||
+                      (code == FAULT_NONE && kept.solution.cost.iteration_s <= again.solution.cost.iteration_s);
+    *out = takes_kept ? kept : again;
+    diag_append(diag, takes_kept ? of_kept : of_again);
+    return takes_kept ? code : other;
 }
 
 static const Spec *with_codec(const Spec *request, Codec codec, Arena *arena)

@@ -19,34 +19,34 @@ static uint64_t pairs_of(Tensor records)
 
 static void take_pre_expert(StepSizes *s)
 {
-    cuda_attention_take(&s->taken, s->dims, s->operands->pre_expert.attention.dtype, false);
+    cuda_attention_take(&s->taken, s->dims, s->operands->pre_expert.dense.dtype, false);
 }
 
 static void take_pre_expert_backward(StepSizes *s)
 {
-    cuda_attention_take(&s->taken, s->dims, s->operands->pre_expert_backward.attention.dtype, true);
+    cuda_attention_take(&s->taken, s->dims, s->operands->pre_expert_backward.dense.dtype, true);
 }
 
 static void take_ffn(StepSizes *s)
 {
-    cuda_ffn_take(&s->taken, s->dims, s->operands->ffn.ffn.dtype, s->operands->ffn.x.rows, false);
+    cuda_ffn_take(&s->taken, s->dims, s->operands->ffn.dense.dtype, s->operands->ffn.x.rows, false);
 }
 
 static void take_ffn_backward(StepSizes *s)
 {
     const struct ffn_backward_tensors *t = &s->operands->ffn_backward;
-    cuda_ffn_take(&s->taken, s->dims, t->ffn.dtype, t->x.rows, true);
+    cuda_ffn_take(&s->taken, s->dims, t->dense.dtype, t->x.rows, true);
 }
 
 static void take_gate(StepSizes *s)
 {
-    cuda_gate_take(&s->taken, s->dims, s->operands->gate.router.dtype, s->operands->gate.x.rows, false);
+    cuda_gate_take(&s->taken, s->dims, s->operands->gate.dense.dtype, s->operands->gate.x.rows, false);
 }
 
 static void take_gate_backward(StepSizes *s)
 {
     const struct gate_backward_tensors *t = &s->operands->gate_backward;
-    cuda_gate_take(&s->taken, s->dims, t->router.dtype, t->x.rows, true);
+    cuda_gate_take(&s->taken, s->dims, t->dense.dtype, t->x.rows, true);
 }
 
 static void take_route(StepSizes *s)
@@ -79,13 +79,13 @@ static void take_expert_backward(StepSizes *s)
 static void take_shared_expert(StepSizes *s)
 {
     const struct shared_expert_tensors *t = &s->operands->shared_expert;
-    cuda_shared_take(&s->taken, s->dims, t->shared.dtype, t->rows.rows, false);
+    cuda_shared_take(&s->taken, s->dims, t->dense.dtype, t->rows.rows, false);
 }
 
 static void take_shared_expert_backward(StepSizes *s)
 {
     const struct shared_expert_backward_tensors *t = &s->operands->shared_expert_backward;
-    cuda_shared_take(&s->taken, s->dims, t->shared.dtype, t->rows.rows, true);
+    cuda_shared_take(&s->taken, s->dims, t->dense.dtype, t->rows.rows, true);
 }
 
 static void take_loss(StepSizes *s)

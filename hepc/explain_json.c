@@ -68,7 +68,7 @@ static void add_breakdown(cJSON *root, const Explanation *e)
     cJSON_AddNumberToObject(object, "exchange_s", cost->exchange_s);
     cJSON_AddNumberToObject(object, "wait_s", cost->gather_wait_s);
     cJSON_AddNumberToObject(object, "gradient_wait_s", e->gradient_wait_s);
-    cJSON_AddNumberToObject(object, "all_reduce_s", cost->all_reduce_s);
+    cJSON_AddNumberToObject(object, "return_s", cost->return_s);
     cJSON_AddNumberToObject(object, "pre_expert_s", cost->pre_expert_s);
     cJSON_AddNumberToObject(object, "expert_s", cost->expert_s);
     cJSON_AddNumberToObject(object, "other_s", cost->other_s);

@@ -59,8 +59,8 @@ void output_model(const Compilation *compilation, Text *out)
                     format_time(c, layer->pre_expert_s), format_time(d, layer->dense_s));
         k = end;
     }
-    text_format(out, "\nexperts as sent; uncompressed gradients to all-reduce when training: %s; loss %s\n",
-                format_bytes(a, work->dense_gradient_bytes), format_time(b, work->loss_s));
+    text_format(out, "\nexperts as sent; dense weights and embedding, shared out over all GPUs when training: %s; "
+                "loss %s\n", format_bytes(a, work->dense_bytes), format_time(b, work->loss_s));
     for (uint32_t l = 0; l < spec->cluster.level_count; l++)
         text_format(out, "level %-8s %6u workers, port %s, latency %s, %llu GPUs share it\n",
                     spec->cluster.levels[l].name,

@@ -47,3 +47,58 @@ uint64_t model_shared_elements(const ModelDims *dims)
 {
     return feed_forward_elements(dims, (uint64_t)dims->shared_experts * dims->inner);
 }
+
+bool model_has_part(const ModelDims *dims, DensePart part, bool is_moe)
+{
+    switch (part) {
+    case DENSE_ATTENTION:
+        return true;
+    case DENSE_ROUTER:
+        return is_moe;
+    case DENSE_SHARED:
+        return is_moe && dims->shared_experts > 0;
+    case DENSE_FFN:
+        return !is_moe;
+    case DENSE_PARTS:
+        break;
+    }
+    return false;
+}
+
+ModelRange model_dense_range(const ModelDims *dims, DensePart part)
+{
+    uint64_t attention = model_attention_elements(dims);
+    switch (part) {
+    case DENSE_ATTENTION:
+        return (ModelRange){0, attention};
+    case DENSE_ROUTER:
+        return (ModelRange){attention, model_router_elements(dims)};
+    case DENSE_SHARED:
+        return (ModelRange){attention + model_router_elements(dims), model_shared_elements(dims)};
+    case DENSE_FFN:
+        return (ModelRange){attention, model_ffn_elements(dims)};
+    case DENSE_PARTS:
+        break;
+    }
+    return (ModelRange){0};
+}
+
+uint64_t model_dense_elements(const ModelDims *dims, bool is_moe)
+{
+    uint64_t elements = 0;
+    for (int part = 0; part < DENSE_PARTS; part++)
+        if (model_has_part(dims, (DensePart)part, is_moe))
+            elements += model_dense_range(dims, (DensePart)part).count;
+    return elements;
+}
+
+// The norm before attention, and that before the router or the dense feed-forward part.
+ModelRanges model_undecayed_dense(const ModelDims *dims)
+{
+    return (ModelRanges){2, {{0, norm_elements(dims)}, {model_attention_elements(dims), norm_elements(dims)}}};
+}
+
+ModelRanges model_undecayed_embedding(const ModelDims *dims)
+{
+    return (ModelRanges){1, {{model_embedding_elements(dims) - norm_elements(dims), norm_elements(dims)}}};
+}

@@ -29,9 +29,33 @@ typedef struct {
 //   ffn        norm gain [H], bias [H], up [H][I'], (gate [H][I'] if swiglu), down [I'][H]; I' = ffn_inner
 //   expert     up [H][I], (gate [H][I] if swiglu), down [I][H]; a rank's experts one after another
 //   shared     like one expert with inner = shared_experts x inner
+// A layer's dense weights are one bundle of such parts: attention, then router and shared, or ffn.
 uint64_t model_tokens(const ModelDims *); // per GPU: sequence x batch
 uint64_t model_embedding_elements(const ModelDims *), model_attention_elements(const ModelDims *),
     model_router_elements(const ModelDims *), model_ffn_elements(const ModelDims *),
     model_expert_elements(const ModelDims *), model_shared_elements(const ModelDims *);
+
+// Elements `first` to `first + count - 1` of a tensor.
+typedef struct {
+    uint64_t first, count;
+} ModelRange;
+
+typedef enum { DENSE_ATTENTION, DENSE_ROUTER, DENSE_SHARED, DENSE_FFN, DENSE_PARTS } DensePart;
+
+// Of a layer with experts, or without: all its dense weights, and where a part of them lies.
+uint64_t model_dense_elements(const ModelDims *, bool is_moe);
+ModelRange model_dense_range(const ModelDims *, DensePart part);
+// Whether a layer with experts, or without, has the part.
+bool model_has_part(const ModelDims *, DensePart part, bool is_moe);
+
+// Ascending ranges of a tensor.
+typedef struct {
+    uint32_t count;
+    ModelRange ranges[2];
+} ModelRanges;
+
+// Norm gains and biases, which no weight decay is for, among the dense weights of a layer and in the embedding's
+// bundle.
+ModelRanges model_undecayed_dense(const ModelDims *), model_undecayed_embedding(const ModelDims *);
 
 #endif

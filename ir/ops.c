@@ -20,6 +20,7 @@ enum {
 #define IN(name)          OPERAND_OF(name, ROLE_IN, false)
 #define OUT(name)         OPERAND_OF(name, ROLE_OUT, false)
 #define INOUT(name)       OPERAND_OF(name, ROLE_INOUT, false)
+#define PART(name)        OPERAND_OF(name, ROLE_PART, false)
 #define MAYBE_IN(name)    OPERAND_OF(name, ROLE_IN, true)
 #define MAYBE_OUT(name)   OPERAND_OF(name, ROLE_OUT, true)
 #define MAYBE_INOUT(name) OPERAND_OF(name, ROLE_INOUT, true)

@@ -21,7 +21,7 @@ typedef enum {
     OPERAND_COUNT
 } Operand;
 
-typedef enum { ROLE_IN, ROLE_OUT, ROLE_INOUT } OperandRole;
+typedef enum { ROLE_IN, ROLE_OUT, ROLE_INOUT, ROLE_PART } OperandRole;
 
 // X(NAME): what a buffer has to be.
 #define HEP_CONTENTS(X)                                                                                                \
@@ -35,10 +35,7 @@ typedef enum { ROLE_IN, ROLE_OUT, ROLE_INOUT } OperandRole;
     X(TOKENS)                                                                                                          \
     X(SCALAR)       /* one f32 */                                                                                      \
     X(EMBEDDING)    /* weights of the model, or their gradients */                                                     \
-    X(ATTENTION)                                                                                                       \
-    X(ROUTER)                                                                                                          \
-    X(FFN)                                                                                                             \
-    X(SHARED)                                                                                                          \
+    X(DENSE)                                                                                                           \
     X(HELD_EXPERTS) /* experts that a rank holds after gathering */                                                    \
     X(OWN_EXPERTS)  /* that it owns */                                                                                 \
     X(ONE_EXPERT)
@@ -48,9 +45,8 @@ typedef enum { HEP_CONTENTS(X) } Contents;
 
 // X(NAME, "text"): weights of a layer or of the network, then what codecs remember of a layer's experts.
 #define HEP_WEIGHTS(X)                                                                                                 \
-    X(NONE, "none") X(EMBEDDING, "embedding") X(ATTENTION, "attention") X(ROUTER, "router") X(FFN, "ffn")              \
-    X(SHARED, "shared") X(EXPERTS, "experts") X(MEAN, "mean") X(SENT, "sent") X(REPLICAS, "replicas")                  \
-    X(ERROR, "error")
+    X(NONE, "none") X(EMBEDDING, "embedding") X(DENSE, "dense") X(EXPERTS, "experts") X(MEAN, "mean")                  \
+    X(SENT, "sent") X(REPLICAS, "replicas") X(ERROR, "error")
 #define X(name, text) WEIGHT_##name,
 typedef enum { HEP_WEIGHTS(X) WEIGHT_KINDS } WeightKind;
 #undef X

@@ -32,7 +32,8 @@ typedef struct {
     double padding_bytes;  // of these, what fills messages up to their size; 0 where exchanges are counted
     double routing_bytes;  // records and counts that travel with them
     double gather_bytes;   // experts
-    double reduce_bytes;   // gradients
+    double reduce_bytes;   // their gradients, and sums over ranks
+    double dense_gather_bytes, dense_reduce_bytes; // shares of dense weights and of the embedding; their gradients
 } Traffic;
 
 // A strategy that was evaluated; the first of a plan is the chosen one, the others are the
@@ -90,6 +91,7 @@ typedef struct {
     double capacity;           // rows per expert and source over the balanced load; 0: nothing is dropped
     uint32_t replica_levels;   // outermost levels whose experts are gathered from the start; 0 in training
     uint32_t replica_slots;    // gathered layers alive at once, where replicas are dropped after use; 0: no limit
+    bool regather_dense;       // training: drop gathered dense weights after the forward pass, gather them again
     const char *solver;
     SolveStatus status;
     double gap;                // relative; 0 when proven

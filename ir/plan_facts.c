@@ -42,9 +42,31 @@ double plan_token_share(const Plan *plan, const Choice *choice, uint32_t level)
     return count > 1 ? (count - choice->domain[level]) / (count - 1) : 0;
 }
 
+const TrafficKind traffic_kinds[] = {
+    {"tokens", "exchange_bytes", 'e', offsetof(Traffic, exchange_bytes)},
+    {"routing", "routing_bytes", 'q', offsetof(Traffic, routing_bytes)},
+    {"experts", "gather_bytes", 'g', offsetof(Traffic, gather_bytes)},
+    {"gradients", "reduce_bytes", 'r', offsetof(Traffic, reduce_bytes)},
+    {"dense weights", "dense_gather_bytes", 'd', offsetof(Traffic, dense_gather_bytes)},
+    {"dense gradients", "dense_reduce_bytes", 'h', offsetof(Traffic, dense_reduce_bytes)},
+};
+
+size_t traffic_kind_count(const Plan *plan)
+{
+    return COUNT_OF(traffic_kinds) - (plan->pass == PASS_FORWARD ? 2 : 0);
+}
+
+double traffic_of_kind(const Traffic *traffic, size_t kind)
+{
+    return *(const double *)((const char *)traffic + traffic_kinds[kind].offset);
+}
+
 double traffic_total(const Traffic *traffic)
 {
-    return traffic->exchange_bytes + traffic->routing_bytes + traffic->gather_bytes + traffic->reduce_bytes;
+    double total = 0;
+    for (size_t kind = 0; kind < COUNT_OF(traffic_kinds); kind++)
+        total += traffic_of_kind(traffic, kind);
+    return total;
 }
 
 double traffic_fill(const Traffic *traffic)

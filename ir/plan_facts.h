@@ -17,6 +17,17 @@ double *plan_layers_seconds(const Plan *plan, OpShape shape, Arena *arena);
 bool plan_gathers(const Plan *plan, const Choice *choice);
 // (n - S) / (n - 1): the share of remote token data still sent as tokens; 0 with one worker.
 double plan_token_share(const Plan *plan, const Choice *choice, uint32_t level);
+// Kinds of traffic: what tables call them, their key in JSON, the mark of their bar in the report. Those of dense
+// weights, which a forward pass has not, come last.
+typedef struct {
+    const char *title, *key;
+    char mark;
+    size_t offset;
+} TrafficKind;
+
+extern const TrafficKind traffic_kinds[];
+size_t traffic_kind_count(const Plan *plan);
+double traffic_of_kind(const Traffic *traffic, size_t kind);
 double traffic_total(const Traffic *traffic);
 double traffic_fill(const Traffic *traffic); // of the bytes of rows, what is rows: 1 where exchanges are counted
 // What people call a strategy: "EP, deduplicated" in a table, "deduplicated EP" in a sentence.

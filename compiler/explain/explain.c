@@ -335,7 +335,7 @@ uint32_t explain_parts(const Explanation *e, ExplainPart parts[EXPLAIN_PARTS_MAX
         {"token exchange", cost->exchange_s},
         {"waiting for gathered experts", cost->gather_wait_s - e->gradient_wait_s},
         {"waiting for gradients on the ports", e->gradient_wait_s},
-        {"gradients after the backward pass", cost->all_reduce_s},
+        {"gradients after the backward pass", cost->return_s},
         {"pre-expert (attention, gate)", cost->pre_expert_s},
         {"experts", cost->expert_s},
         {"other computation", cost->other_s},

@@ -338,6 +338,20 @@ static void check_exchange(Checker *checker)
     }
 }
 
+// Whether gathered dense weights are kept.
+static void check_once_dense(Checker *checker)
+{
+    SpecPlan *plan = &checker->spec->plan;
+    const AstEntry *key = checker->keys[KEY_PLAN_once_dense];
+    plan->regather_dense = plan->once_dense == ONCE_DENSE_NONE;
+    if (key && plan->pass == PASS_FORWARD)
+        diag_error(checker->diag, value_span(checker, key),
+                   "in a forward pass every GPU has the dense weights: 'once_dense' goes with pass 'training'");
+    else if (key && checker->spec->model.abstract)
+        diag_error(checker->diag, value_span(checker, key),
+                   "'once_dense' goes with a model that is given by its dimensions");
+}
+
 static void check_plan(Checker *checker)
 {
     SpecPlan *plan = &checker->spec->plan;
@@ -354,6 +368,7 @@ static void check_plan(Checker *checker)
     if (!has_errors_since(checker, mark)) {
         check_migration(checker);
         check_exchange(checker);
+        check_once_dense(checker);
     }
     const AstEntry *training = checker->blocks[BLOCK_TRAINING];
     check_block(checker, BLOCK_TRAINING, training ? training : &none, &checker->spec->training);

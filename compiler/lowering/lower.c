@@ -8,6 +8,7 @@
 
 #include "compiler/lowering/lowering.h"
 #include "engines/engine_memory.h"
+#include "ir/bundle.h"
 #include "ir/codec.h"
 #include "ir/exchange.h"
 
@@ -155,7 +156,8 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
     first->rows = lowering_add_temporary(l, k, "rows", dtype, l->tokens, model->hidden);
     first->records = add_records(l, k, "records", first->record_rows);
     StepBuffers gate = {
-        .gate = {.x = layer->y, .router = layer->router, .rows = first->rows, .records = first->records}};
+        .gate = {
+            .x = layer->y, .dense = layer->held_dense, .rows = first->rows, .records = first->records}};
     add_step(l, OP_GATE, k, l->work->layers[k].gate_s, gate);
 
     for (uint32_t i = 0; i + 1 < layer->stage_count; i++)
@@ -163,7 +165,8 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
     int32_t shared = NONE;
     if (model->shared_experts) { // runs while the dispatch is under way
         shared = lowering_add_temporary(l, k, "shared_results", dtype, l->tokens, model->hidden);
-        StepBuffers operands = {.shared_expert = {.rows = first->rows, .shared = layer->shared, .results = shared}};
+        StepBuffers operands = {
+            .shared_expert = {.rows = first->rows, .dense = layer->held_dense, .results = shared}};
         add_step(l, OP_SHARED_EXPERT, k, l->work->layers[k].dense_s, operands);
     }
     Stage *last = &layer->stages[layer->stage_count - 1];
@@ -182,20 +185,18 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
     return x;
 }
 
+// A bundle's weights as a rank owns them: its share when training, else all of it.
+static int32_t add_bundle(Lowering *l, int32_t layer, WeightKind kind)
+{
+    return add_weight(l, layer, weight_kind_name(kind), 1, (double)bundle_shape(l->plan, kind, layer).share);
+}
+
 static void add_layer_weights(Lowering *l, uint32_t k, LoweredLayer *layer)
 {
-    const ModelDims *dims = &l->plan->model;
-    layer->attention = add_weight(l, (int32_t)k, "attention", 1, (double)model_attention_elements(dims));
-    layer->router = layer->ffn = layer->shared = layer->experts = NONE;
-    layer->mean = layer->sent = layer->replicas = NONE;
-    if (!l->work->layers[k].is_moe) {
-        layer->ffn = add_weight(l, (int32_t)k, "ffn", 1, (double)model_ffn_elements(dims));
-        return;
-    }
-    layer->router = add_weight(l, (int32_t)k, "router", 1, (double)model_router_elements(dims));
-    layer->experts = add_weight(l, (int32_t)k, "experts", l->share_rows, l->share_cols);
-    if (dims->shared_experts)
-        layer->shared = add_weight(l, (int32_t)k, "shared", 1, (double)model_shared_elements(dims));
+    layer->dense = add_bundle(l, (int32_t)k, WEIGHT_DENSE);
+    layer->experts = layer->mean = layer->sent = layer->replicas = NONE;
+    if (l->work->layers[k].is_moe)
+        layer->experts = add_weight(l, (int32_t)k, "experts", l->share_rows, l->share_cols);
 }
 
 static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
@@ -204,18 +205,20 @@ static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
     LoweredLayer *layer = &l->layers[k];
     const SpecModel *model = &l->spec->model;
     add_layer_weights(l, k, layer);
+    layer->held_dense = lowering_gather_bundle(l, (int32_t)k, layer->dense, "", lowering_dense_limit(l));
     if (work->is_moe)
         lowering_enter(l, k);
     if (work->is_moe)
         layer->held = lowering_add_gathers(l, k, "", lowering_prefetch_limit(l));
     layer->x = x;
     layer->y = lowering_add_temporary(l, k, "y", model->dtype, l->tokens, model->hidden);
-    StepBuffers attention = {.pre_expert = {.x = x, .attention = layer->attention, .y = layer->y}};
+    StepBuffers attention = {
+        .pre_expert = {.x = x, .dense = layer->held_dense, .y = layer->y}};
     add_step(l, OP_PRE_EXPERT, k, work->pre_expert_s - work->gate_s, attention);
     if (work->is_moe)
         return add_moe(l, k, layer);
     int32_t out = lowering_add_temporary(l, k, "out", model->dtype, l->tokens, model->hidden);
-    StepBuffers ffn = {.ffn = {.x = layer->y, .ffn = layer->ffn, .y = out}};
+    StepBuffers ffn = {.ffn = {.x = layer->y, .dense = layer->held_dense, .y = out}};
     add_step(l, OP_FFN, k, work->dense_s, ffn);
     return out;
 }
@@ -226,11 +229,12 @@ static void add_network(Lowering *l)
     BufferShape tokens = {.dtype = DTYPE_I32, .rows = model->batch, .cols = (double)model->sequence + 1,
                           .kind = BUFFER_INPUT, .layer = NONE};
     l->tokens_buffer = builder_add_buffer(l->builder, tokens, "tokens");
-    l->embedding = add_weight(l, NONE, "embedding", 1, (double)model_embedding_elements(&l->plan->model));
+    l->embedding = add_bundle(l, NONE, WEIGHT_EMBEDDING);
+    l->held_embedding = lowering_gather_bundle(l, NONE, l->embedding, "", NONE);
     BufferShape hidden = {.dtype = model->dtype, .rows = l->tokens, .cols = model->hidden,
                           .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t x = builder_add_buffer(l->builder, hidden, "x");
-    StepBuffers embed = {.embed = {.tokens = l->tokens_buffer, .embedding = l->embedding, .x = x}};
+    StepBuffers embed = {.embed = {.tokens = l->tokens_buffer, .embedding = l->held_embedding, .x = x}};
     StepSpec step = {.op = OP_EMBED, .layer = NONE, .level = NONE, .group = NONE,
                      .cost_s = lowering_move_s(l, 2 * l->tokens * model->hidden * dtype_bytes(model->dtype))};
     builder_add_step(l->builder, step, embed);
@@ -239,7 +243,8 @@ static void add_network(Lowering *l)
     l->final_x = x;
     BufferShape scalar = {.dtype = DTYPE_F32, .rows = 1, .cols = 1, .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t loss_buffer = builder_add_buffer(l->builder, scalar, "loss");
-    StepBuffers loss = {.loss = {.x = x, .tokens = l->tokens_buffer, .embedding = l->embedding, .loss = loss_buffer}};
+    StepBuffers loss = {
+        .loss = {.x = x, .tokens = l->tokens_buffer, .embedding = l->held_embedding, .loss = loss_buffer}};
     step.op = OP_LOSS;
     step.cost_s = l->work->loss_s;
     builder_add_step(l->builder, step, loss);
@@ -396,6 +401,7 @@ static void describe(Lowering *l)
     plan->training = spec->training;
     plan->capacity = spec->plan.capacity;
     plan->replica_levels = spec->replica_levels;
+    plan->regather_dense = spec->plan.regather_dense;
     plan->replica_slots = l->mix->prefetch == PREFETCH_UNLIMITED ? 0 : l->mix->prefetch + 1;
     plan->choices = arena_alloc_array(plan->arena, l->work->moe_count, sizeof *plan->choices);
     for (uint32_t k = 0; k < l->work->layer_count; k++) {

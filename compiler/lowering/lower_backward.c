@@ -28,23 +28,13 @@ static int32_t add_squares(Lowering *l, const WeightUpdate *update, int32_t befo
     return squares;
 }
 
-static bool updates_experts(const Lowering *l, const WeightUpdate *update)
-{
-    return update->layer != NONE && update->weight == l->layers[update->layer].experts;
-}
-
-// The square of the whole gradient's norm: of experts, which ranks share, summed over these; then of the others,
-// which all ranks have.
+// The square of the whole gradient's norm: every GPU adds up what it owns, then all of them.
 static int32_t add_norm(Lowering *l)
 {
     int32_t squares = NONE;
     for (uint32_t i = 0; i < l->update_count; i++)
-        if (updates_experts(l, &l->updates[i]))
-            squares = add_squares(l, &l->updates[i], squares);
-    lowering_add_sums(l, NONE, squares, l->spec->replica_levels, l->spec->cluster.level_count, 1);
-    for (uint32_t i = 0; i < l->update_count; i++)
-        if (!updates_experts(l, &l->updates[i]))
-            squares = add_squares(l, &l->updates[i], squares);
+        squares = add_squares(l, &l->updates[i], squares);
+    lowering_add_sums(l, NONE, squares, 0, l->spec->cluster.level_count, 1);
     return squares;
 }
 
@@ -150,24 +140,21 @@ static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *lay
 }
 
 // Returns the gradient of the rows that the shared expert took.
-static int32_t add_shared_backward(Lowering *l, uint32_t k, int32_t dx)
+static int32_t add_shared_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense)
 {
     const LoweredLayer *layer = &l->layers[k];
     const SpecModel *model = &l->spec->model;
     int32_t dshared_rows = lowering_add_temporary(l, k, "dshared_rows", model->dtype, l->tokens, model->hidden);
-    int32_t dshared = lowering_add_gradient(l, layer->shared, (int32_t)k);
     StepBuffers operands = {.shared_expert_backward = {.rows = layer->stages[0].rows,
-                                                       .shared = layer->shared,
+                                                       .dense = layer->held_dense,
                                                        .dx = dx,
                                                        .drows = dshared_rows,
-                                                       .dshared = dshared}};
+                                                       .ddense = ddense}};
     add_local(l, OP_SHARED_EXPERT_BACKWARD, (int32_t)k, 2 * l->work->layers[k].dense_s, operands);
-    lowering_add_sums(l, (int32_t)k, dshared, 0, l->spec->cluster.level_count, 1);
-    note_update(l, (int32_t)k, layer->shared, dshared);
     return dshared_rows;
 }
 
-static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
+static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense)
 {
     lowering_enter(l, k);
     LoweredLayer *layer = &l->layers[k];
@@ -175,7 +162,8 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
     Stage *first = &layer->stages[0], *last = &layer->stages[layer->stage_count - 1];
     int32_t dresults[STAGES_MAX] = {dx}, counts[STAGES_MAX] = {NONE};
     scatter_gradients(l, k, layer, dresults, counts);
-    int32_t dshared_rows = model->shared_experts ? add_shared_backward(l, k, dx) : NONE; // while the gradients travel
+    // While the gradients travel:
+    int32_t dshared_rows = model->shared_experts ? add_shared_backward(l, k, dx, ddense) : NONE;
     int32_t held = l->config->regather ? lowering_add_gathers(l, k, ".again", lowering_prefetch_limit(l)) : layer->held;
     bool migrated = l->held_rows > l->share_rows;
     RowGradients drows = {
@@ -198,39 +186,37 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx)
     lowering_add_mean(l, k);
     note_update(l, (int32_t)k, layer->experts, lowering_return_gradients(l, k, dheld));
     drows = collect_gradients(l, k, layer, drows);
-    int32_t drouter = lowering_add_gradient(l, layer->router, (int32_t)k);
     StepBuffers gate = {.gate_backward = {.x = layer->y,
                                           .records = first->records,
                                           .drows = drows.rows,
                                           .drecords = drows.records,
                                           .dshared_rows = dshared_rows,
-                                          .router = layer->router,
+                                          .dense = layer->held_dense,
                                           .dx = dx,
-                                          .drouter = drouter}};
+                                          .ddense = ddense}};
     add_local(l, OP_GATE_BACKWARD, (int32_t)k, 2 * l->work->layers[k].gate_s, gate);
-    lowering_add_sums(l, (int32_t)k, drouter, 0, l->spec->cluster.level_count, 1);
-    note_update(l, (int32_t)k, layer->router, drouter);
 }
 
 static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
 {
     const LayerWork *work = &l->work->layers[k];
     LoweredLayer *layer = &l->layers[k];
+    if (l->spec->plan.regather_dense)
+        layer->held_dense = lowering_gather_bundle(l, (int32_t)k, layer->dense, ".again", lowering_dense_limit(l));
+    int32_t ddense = lowering_add_bundle_gradient(l, (int32_t)k, layer->dense, layer->held_dense);
     if (work->is_moe) {
-        add_moe_backward(l, k, dx);
+        add_moe_backward(l, k, dx, ddense);
     } else {
-        int32_t dffn = lowering_add_gradient(l, layer->ffn, (int32_t)k);
-        StepBuffers ffn = {.ffn_backward = {.x = layer->y, .ffn = layer->ffn, .dx = dx, .dffn = dffn}};
+        StepBuffers ffn = {.ffn_backward = {
+                               .x = layer->y, .dense = layer->held_dense, .dx = dx, .ddense = ddense}};
         add_local(l, OP_FFN_BACKWARD, (int32_t)k, 2 * work->dense_s, ffn);
-        lowering_add_sums(l, (int32_t)k, dffn, 0, l->spec->cluster.level_count, 1);
-        note_update(l, (int32_t)k, layer->ffn, dffn);
     }
-    int32_t dattention = lowering_add_gradient(l, layer->attention, (int32_t)k);
-    StepBuffers attention = {
-        .pre_expert_backward = {.x = layer->x, .attention = layer->attention, .dx = dx, .dattention = dattention}};
+    StepBuffers attention = {.pre_expert_backward = {.x = layer->x,
+                                                     .dense = layer->held_dense,
+                                                     .dx = dx,
+                                                     .ddense = ddense}};
     add_local(l, OP_PRE_EXPERT_BACKWARD, (int32_t)k, 2 * work->pre_expert_s, attention);
-    lowering_add_sums(l, (int32_t)k, dattention, 0, l->spec->cluster.level_count, 1);
-    note_update(l, (int32_t)k, layer->attention, dattention);
+    note_update(l, (int32_t)k, layer->dense, lowering_return_bundle(l, (int32_t)k, layer->dense, ddense));
 }
 
 void lowering_add_backward(Lowering *l)
@@ -241,10 +227,10 @@ void lowering_add_backward(Lowering *l)
     BufferShape shape = {.dtype = model->dtype, .rows = l->tokens, .cols = model->hidden,
                          .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t dx = builder_add_buffer(l->builder, shape, "dx");
-    int32_t dembedding = lowering_add_gradient(l, l->embedding, NONE);
+    int32_t dembedding = lowering_add_bundle_gradient(l, NONE, l->embedding, l->held_embedding);
     StepBuffers loss = {.loss_backward = {.x = l->final_x,
                                           .tokens = l->tokens_buffer,
-                                          .embedding = l->embedding,
+                                          .embedding = l->held_embedding,
                                           .dx = dx,
                                           .dembedding = dembedding}};
     add_local(l, OP_LOSS_BACKWARD, NONE, 2 * l->work->loss_s, loss);
@@ -253,8 +239,7 @@ void lowering_add_backward(Lowering *l)
         add_layer_backward(l, k, dx);
     StepBuffers embed = {.embed_backward = {.tokens = l->tokens_buffer, .dx = dx, .dembedding = dembedding}};
     add_local(l, OP_EMBED_BACKWARD, NONE, 0, embed);
-    lowering_add_sums(l, NONE, dembedding, 0, l->spec->cluster.level_count, 1);
-    note_update(l, NONE, l->embedding, dembedding);
+    note_update(l, NONE, l->embedding, lowering_return_bundle(l, NONE, l->embedding, dembedding));
     int32_t squares = l->spec->training.clip > 0 ? add_norm(l) : NONE;
     for (uint32_t i = 0; i < l->update_count; i++)
         add_optimizer(l, &l->updates[i], squares);

@@ -102,6 +102,78 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, const char *suffix, int32_
     return layer->replicas == NONE ? decoded : layer->replicas;
 }
 
+// ---- bundles that all GPUs own shares of -------------------------------------------------------
+
+static int32_t add_held(Lowering *l, int32_t layer, int32_t bundle, double rows, const char *what)
+{
+    const Buffer *own = builder_buffer(l->builder, bundle);
+    BufferShape shape = {.dtype = own->dtype, .rows = rows, .cols = (double)own->cols, .kind = BUFFER_TEMPORARY,
+                         .layer = layer};
+    return builder_add_buffer(l->builder, shape, "%s.%s", own->name, what);
+}
+
+static BundleCost bundle_cost(const Lowering *l, int32_t bundle)
+{
+    BundleCost cost;
+    cost_bundle(l->spec, (double)buffer_bytes(builder_buffer(l->builder, bundle)), &cost);
+    return cost;
+}
+
+static StepSpec bundle_step(Lowering *l, Op op, int32_t layer, uint32_t level, const BundleCost *cost)
+{
+    uint32_t count = l->spec->cluster.levels[level].count;
+    return (StepSpec){.op = op, .layer = layer, .level = (int32_t)level,
+                      .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, count),
+                      .cost_s = cost->step_s[level], .bytes = cost->bytes[level]};
+}
+
+int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, const char *suffix, int32_t after_step)
+{
+    const Cluster *cluster = &l->spec->cluster;
+    BundleCost cost = bundle_cost(l, bundle);
+    int32_t shard = bundle;
+    double rows = 1;
+    for (uint32_t level = 0; level < cluster->level_count && l->spec->plan.pass == PASS_TRAINING; level++) {
+        if (cluster->levels[level].count == 1)
+            continue;
+        rows *= cluster->levels[level].count;
+        char name[BUFFER_NAME_MAX];
+        snprintf(name, sizeof name, "%s%s", cluster->levels[level].name, suffix);
+        int32_t gathered = add_held(l, layer, bundle, rows, name);
+        StepBuffers operands = {.gather = {.shard = shard, .gathered = gathered}};
+        int32_t step = builder_add_step(l->builder, bundle_step(l, OP_GATHER, layer, level, &cost), operands);
+        if (after_step != NONE)
+            builder_add_after(l->builder, step, after_step);
+        shard = gathered;
+    }
+    return shard;
+}
+
+int32_t lowering_add_bundle_gradient(Lowering *l, int32_t layer, int32_t bundle, int32_t held)
+{
+    return held == bundle ? lowering_add_gradient(l, bundle, layer)
+                          : add_held(l, layer, bundle, (double)builder_buffer(l->builder, held)->rows, "dwhole");
+}
+
+int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t gradient)
+{
+    const Cluster *cluster = &l->spec->cluster;
+    BundleCost cost = bundle_cost(l, bundle);
+    double rows = (double)builder_buffer(l->builder, gradient)->rows;
+    for (uint32_t level = cluster->level_count; level-- > 0;) {
+        if (cluster->levels[level].count == 1)
+            continue;
+        rows /= cluster->levels[level].count;
+        char name[BUFFER_NAME_MAX];
+        snprintf(name, sizeof name, "d.%s", cluster->levels[level].name);
+        int32_t shard = rows == 1 ? lowering_add_gradient(l, bundle, layer) : add_held(l, layer, bundle, rows, name);
+        StepBuffers operands = {.reduce_scatter = {.gathered = gradient, .shard = shard}};
+        builder_add_step(l->builder, bundle_step(l, OP_REDUCE_SCATTER, layer, level, &cost), operands);
+        gradient = shard;
+    }
+    return gradient;
+}
+
 // ---- gradients -------------------------------------------------------------------------------
 
 int32_t lowering_add_gradient(Lowering *l, int32_t weight, int32_t layer)

@@ -20,10 +20,19 @@ void lowering_note_read(Lowering *l, int32_t step)
     l->reads[l->read_count++] = step;
 }
 
+static int32_t read_before(const Lowering *l, uint32_t window)
+{
+    return window < l->read_count ? l->reads[l->read_count - window - 1] : NONE;
+}
+
 int32_t lowering_prefetch_limit(const Lowering *l)
 {
-    uint32_t window = mix_window(l->spec->plan.pass, l->config, l->mix->prefetch);
-    return window < l->read_count ? l->reads[l->read_count - window - 1] : NONE;
+    return read_before(l, mix_window(l->spec->plan.pass, l->config, l->mix->prefetch));
+}
+
+int32_t lowering_dense_limit(const Lowering *l)
+{
+    return read_before(l, dense_window(l->work, l->mix->prefetch));
 }
 
 int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols)

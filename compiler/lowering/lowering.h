@@ -21,17 +21,18 @@ typedef struct {
     int32_t x, y;             // input of the pre-expert part and of the gate (or dense layer)
     uint32_t stage_count;
     Stage stages[STAGES_MAX];
-    int32_t attention, router, ffn, shared, experts; // weights
-    int32_t held;             // weights the expert step reads: `experts` or what was gathered
+    int32_t dense, experts;   // weights, as owned
+    int32_t held_dense;       // what steps read: as owned, or gathered
+    int32_t held;             // the same of experts
     int32_t mean, sent, replicas; // what the codec remembers
 } LoweredLayer;
 
-// A weight buffer the optimizer will update.
+// A weight buffer that the optimizer will update.
 typedef struct {
     int32_t layer, weight, gradient;
 } WeightUpdate;
 
-enum { UPDATES_PER_LAYER_MAX = 4 };
+enum { UPDATES_PER_LAYER_MAX = 2 };
 
 typedef struct {
     const Workload *work;
@@ -52,7 +53,8 @@ typedef struct {
     uint32_t *moe_index;    // [layers]: how many MoE layers come before
     int32_t *reads;         // expert steps of this pass so far, the order gathers wait in
     uint32_t read_count;
-    int32_t tokens_buffer, embedding, final_x;
+    int32_t tokens_buffer, final_x;
+    int32_t embedding, held_embedding; // as owned, as steps read it
     WeightUpdate *updates;
     uint32_t update_count;
 } Lowering;
@@ -62,8 +64,10 @@ typedef struct {
 void lowering_enter(Lowering *l, uint32_t layer);
 // Notes the step that last reads the experts of a layer in this pass.
 void lowering_note_read(Lowering *l, int32_t step);
-// The step a gather must wait for so that it runs ahead no farther than the mix allows; NONE.
+// The step a gather must wait for so that it runs ahead no farther than the mix allows; NONE. Of experts, of the layer
+// that was entered; of dense weights.
 int32_t lowering_prefetch_limit(const Lowering *l);
+int32_t lowering_dense_limit(const Lowering *l);
 int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols);
 // Expected seconds to read and write `bytes` of device memory.
 double lowering_move_s(const Lowering *l, double bytes);
@@ -71,6 +75,13 @@ double lowering_move_s(const Lowering *l, double bytes);
 // lower_migration.c.
 // All-gathers the experts of a layer, outer level first; returns the buffer the expert step reads.
 int32_t lowering_add_gathers(Lowering *l, uint32_t layer, const char *suffix, int32_t after_step);
+// All-gathers a bundle that all GPUs own shares of, outer level first; returns the buffer that steps read: the bundle's
+// own where there is nothing to gather. `layer`: NONE for the embedding.
+int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, const char *suffix, int32_t after_step);
+// A buffer for the gradient of a bundle as steps read it, and where it goes from there, inner level first: returns the
+// owner's gradient.
+int32_t lowering_add_bundle_gradient(Lowering *l, int32_t layer, int32_t bundle, int32_t held);
+int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t gradient);
 // The gradient of a weight buffer: as large.
 int32_t lowering_add_gradient(Lowering *l, int32_t weight, int32_t layer);
 // Sums a buffer over the ranks, one level after another, inner first; in each of `every` iterations.

@@ -75,7 +75,7 @@ double cost_levels_s(const double of_level[LEVELS_MAX])
 double cost_port_s(const LayerCost *cost, uint32_t level)
 {
     return cost->port_dispatch_s[level] + cost->port_combine_s[level] + cost->port_gather_s[level] +
-           cost->port_reduce_s[level] + cost->port_sums_s[level];
+           cost->port_reduce_s[level] + cost->dense.port_s[level] + cost->dense_return.port_s[level];
 }
 
 double cost_expected_copies(const Workload *work, const LayerWork *layer, Dispatch dispatch, const Config *config,
@@ -188,24 +188,16 @@ static void cost_mean(const Workload *work, const LayerWork *layer, LayerCost *c
     cost->sync_s += layer->expert_bytes / every / spec->cluster.device.memory_bandwidth;
 }
 
-// Sums over all GPUs of one level: `bytes` in `buffers` collectives, one after another.
-static double cost_sums(const Spec *spec, uint32_t level, double bytes, double buffers, double port_s[LEVELS_MAX])
+void cost_bundle(const Spec *spec, double share_bytes, BundleCost *cost)
 {
-    double count = spec->cluster.levels[level].count, sent = 2 * (count - 1) / count * bytes;
-    if (count < 2 || bytes <= 0)
-        return 0;
-    double start_s = cost_group_s(spec, GROUP_LEVEL, level, 0, count - 1);
-    add_port_time(spec, GROUP_LEVEL, level, sent, count - 1, port_s);
-    return cost_group_s(spec, GROUP_LEVEL, level, sent, count - 1) + (buffers - 1) * start_s;
-}
-
-// What the layer's backward pass leaves to be summed while earlier layers compute.
-static void cost_layer_sums(const Workload *work, const LayerWork *layer, LayerCost *cost)
-{
-    const Spec *spec = work->spec;
-    for (uint32_t l = 0; l < spec->cluster.level_count; l++) {
-        cost->gate_sums_s += cost_sums(spec, l, layer->gate_gradient_bytes, layer->gate_gradients, cost->port_sums_s);
-        cost->attention_sums_s += cost_sums(spec, l, layer->attention_gradient_bytes, 1, cost->port_sums_s);
+    *cost = (BundleCost){0};
+    double held_bytes = share_bytes;
+    for (uint32_t l = 0; l < spec->cluster.level_count && share_bytes > 0; l++) {
+        double peers = spec->cluster.levels[l].count - 1.0;
+        cost->bytes[l] = held_bytes * peers;
+        cost->step_s[l] = cost_group_s(spec, GROUP_GATHER, l, cost->bytes[l], peers);
+        add_port_time(spec, GROUP_GATHER, l, cost->bytes[l], peers, cost->port_s);
+        held_bytes *= peers + 1;
     }
 }
 
@@ -214,6 +206,9 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     const Spec *spec = work->spec;
     const LayerWork *layer = &work->layers[index];
     *cost = (LayerCost){0};
+    if (spec->plan.pass == PASS_TRAINING)
+        cost_bundle(spec, layer->dense_share_bytes, &cost->dense);
+    cost->dense_return = cost->dense;
     if (!layer->is_moe)
         return;
     double held = 1;
@@ -241,5 +236,4 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
         return;
     if (held > 1 && layer->mean_bytes > 0)
         cost_mean(work, layer, cost);
-    cost_layer_sums(work, layer, cost);
 }

@@ -14,7 +14,15 @@ typedef struct {
 
 bool config_equal(const Config *a, const Config *b);
 
-// What one MoE layer costs under a configuration.
+// A bundle of which every GPU owns a share, one way: gathered outermost level first, or its gradient returned.
+typedef struct {
+    double step_s[LEVELS_MAX], bytes[LEVELS_MAX];
+    double port_s[LEVELS_MAX]; // busy time of the port of level j, summed over the levels
+} BundleCost;
+
+void cost_bundle(const Spec *spec, double share_bytes, BundleCost *cost);
+
+// What one layer costs under a configuration; of a layer without experts its dense weights alone.
 typedef struct {
     double dispatch_s[LEVELS_MAX], combine_s[LEVELS_MAX]; // one exchange each way at that level
     double gather_s[LEVELS_MAX], reduce_s[LEVELS_MAX];
@@ -33,8 +41,7 @@ typedef struct {
     double codec_s;                                       // encode + decode
     double mean_bytes[LEVELS_MAX];                        // of the shared expert's sum, per iteration
     double sync_s; // on the way home besides `reduce_s`: encoding, the shared expert's sum
-    // Sums of gradients that all GPUs have: of the gate and shared experts, of attention.
-    double gate_sums_s, attention_sums_s, port_sums_s[LEVELS_MAX];
+    BundleCost dense, dense_return; // training: dense weights gathered, their gradients on their way home
 } LayerCost;
 
 // t_l(V, peers) = a_l + o_l peers + max_{j >= l} c_j V / B_j; 0 without peers.

@@ -11,22 +11,42 @@ uint32_t mix_window(Pass pass, const Config *config, uint32_t prefetch)
     return pass == PASS_TRAINING ? PREFETCH_UNLIMITED : prefetch;
 }
 
-Clock clock_begin(void)
+uint32_t dense_window(const Workload *work, uint32_t prefetch)
+{
+    if (!work->spec->plan.regather_dense)
+        return PREFETCH_UNLIMITED;
+    return prefetch < PREFETCH_REGATHER ? prefetch : PREFETCH_REGATHER;
+}
+
+static Clock clock_at(double s)
 {
     Clock clock = {0};
     for (int i = CLOCK_READ; i < CLOCK_SIZE; i++)
         clock.at_s[i] = -INFINITY;
     clock.at_s[CLOCK_RETURN] = -INFINITY;
+    clock.at_s[CLOCK_CHAIN] = clock.at_s[CLOCK_QUEUE] = s;
+    for (uint32_t j = 0; j < LEVELS_MAX; j++)
+        clock.at_s[CLOCK_PORT + j] = s;
+    return clock;
+}
+
+Clock clock_begin(const Workload *work)
+{
+    Clock clock = clock_at(0);
+    if (work->spec->plan.pass == PASS_FORWARD)
+        return clock;
+    BundleCost embedding;
+    cost_bundle(work->spec, work->embedding_share_bytes, &embedding);
+    clock.at_s[CLOCK_CHAIN] = clock.at_s[CLOCK_QUEUE] = cost_levels_s(embedding.step_s);
+    for (uint32_t j = 0; j < LEVELS_MAX; j++)
+        clock.at_s[CLOCK_PORT + j] = embedding.port_s[j];
     return clock;
 }
 
 Clock clock_begin_backward(const Workload *work, double forward_s)
 {
-    Clock clock = clock_begin();
+    Clock clock = clock_at(forward_s); // gathers for the backward pass start with it
     clock.at_s[CLOCK_CHAIN] = forward_s + 2 * work->loss_s;
-    clock.at_s[CLOCK_QUEUE] = forward_s; // gathers for the backward pass start with it
-    for (uint32_t j = 0; j < LEVELS_MAX; j++)
-        clock.at_s[CLOCK_PORT + j] = forward_s;
     return clock;
 }
 
@@ -43,11 +63,48 @@ static void note_read(double *at_s, double read_s)
     at_s[CLOCK_READ] = read_s;
 }
 
+// The layer's computation begins when its dense weights are there.
+static void await_dense(const Workload *work, const ClockedLayer *of, double *at_s, IterationCost *out)
+{
+    const BundleCost *dense = &of->cost->dense;
+    double ready_s = at_s[CLOCK_CHAIN];
+    advance_queue(at_s, cost_levels_s(dense->step_s), dense_window(work, of->prefetch));
+    at_s[CLOCK_CHAIN] = fmax(at_s[CLOCK_CHAIN], at_s[CLOCK_QUEUE]);
+    for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
+        if (dense->port_s[j] <= 0)
+            continue;
+        at_s[CLOCK_PORT + j] += dense->port_s[j];
+        at_s[CLOCK_CHAIN] = fmax(at_s[CLOCK_CHAIN], at_s[CLOCK_PORT + j]);
+    }
+    if (out)
+        out->gather_wait_s += at_s[CLOCK_CHAIN] - ready_s;
+}
+
+// Their gradient queues on its way home as soon as it is complete.
+static void return_dense(const Workload *work, const ClockedLayer *of, double *at_s)
+{
+    const BundleCost *dense = &of->cost->dense_return;
+    at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], at_s[CLOCK_CHAIN]) + cost_levels_s(dense->step_s);
+    for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
+        if (dense->port_s[j] <= 0)
+            continue;
+        at_s[CLOCK_PORT + j] += dense->port_s[j];
+        at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], at_s[CLOCK_PORT + j]);
+    }
+}
+
+static bool shares_dense(const Workload *work)
+{
+    return work->spec->plan.pass == PASS_TRAINING && work->dense_bytes > 0;
+}
+
 void clock_forward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out)
 {
     const LayerWork *layer = &work->layers[of->layer];
     const LayerCost *cost = of->cost;
     double *at_s = clock->at_s;
+    if (shares_dense(work))
+        await_dense(work, of, at_s, out);
     if (out)
         out->pre_expert_s += layer->pre_expert_s;
     if (!layer->is_moe) {
@@ -87,8 +144,12 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
         out->pre_expert_s += 2 * layer->pre_expert_s;
         out->other_s += 2 * layer->dense_s;
     }
+    if (work->spec->plan.regather_dense)
+        await_dense(work, of, at_s, out);
     if (!layer->is_moe) {
         at_s[CLOCK_CHAIN] += 2 * (layer->pre_expert_s + layer->dense_s);
+        if (shares_dense(work))
+            return_dense(work, of, at_s);
         return;
     }
     // Gradients: rows out as combine brought them, rows and weights back as dispatch took them.
@@ -115,15 +176,10 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
         at_s[CLOCK_PORT + j] += cost->port_reduce_s[j];
         return_s = fmax(return_s, at_s[CLOCK_PORT + j]);
     }
-    // Sums of the layer's other gradients queue after those, as they become known.
-    double gate_s = computed_s + combine_s + 2 * layer->dense_s;
-    at_s[CLOCK_CHAIN] = gate_s + 2 * layer->pre_expert_s;
-    return_s = fmax(return_s, gate_s) + cost->gate_sums_s;
-    at_s[CLOCK_RETURN] = fmax(return_s, at_s[CLOCK_CHAIN]) + cost->attention_sums_s;
-    for (uint32_t j = 0; j < levels; j++) {
-        at_s[CLOCK_PORT + j] += cost->port_sums_s[j];
-        at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], at_s[CLOCK_PORT + j]);
-    }
+    at_s[CLOCK_RETURN] = return_s;
+    at_s[CLOCK_CHAIN] = computed_s + combine_s + 2 * (layer->dense_s + layer->pre_expert_s);
+    if (shares_dense(work))
+        return_dense(work, of, at_s);
     if (!out)
         return;
     out->gather_wait_s += start_s - ready_s;
@@ -132,42 +188,37 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     out->other_s += route_s;
 }
 
-// What no layer's sums run beside: those of layers without experts and of the embedding, level by level, each a direct
-// all-reduce of 2 (n - 1) / n of the bytes. The traffic is that of all sums.
-static double last_sums_s(const Workload *work, Traffic traffic[LEVELS_MAX])
+static void add_bundle_traffic(const BundleCost *cost, uint32_t levels, double gathers, Traffic traffic[LEVELS_MAX])
 {
-    const Cluster *cluster = &work->spec->cluster;
-    double total_s = 0;
-    for (uint32_t l = 0; l < cluster->level_count; l++) {
-        double count = cluster->levels[l].count, share = 2 * (count - 1) / count;
-        if (count < 2)
-            continue;
-        traffic[l].reduce_bytes += share * work->dense_gradient_bytes;
-        for (uint32_t k = 0; l < work->spec->replica_levels && k < work->layer_count; k++)
-            traffic[l].reduce_bytes += share * work->layers[k].expert_bytes;
-        if (work->last_gradients == 0)
-            continue;
-        total_s += cost_group_s(work->spec, GROUP_LEVEL, l, share * work->last_gradient_bytes, count - 1) +
-                   (work->last_gradients - 1) * cost_group_s(work->spec, GROUP_LEVEL, l, 0, count - 1);
+    for (uint32_t l = 0; l < levels; l++) {
+        traffic[l].dense_gather_bytes += gathers * cost->bytes[l];
+        traffic[l].dense_reduce_bytes += cost->bytes[l];
     }
-    return total_s;
 }
 
-// The norm of the gradient, where it is limited: one pass over all gradients, one number summed over all GPUs.
+// The embedding, gathered in the beginning; its gradient on its way home: its last part is known when everything else
+// is.
+static double embedding_return_s(const Workload *work, Traffic traffic[LEVELS_MAX])
+{
+    BundleCost embedding;
+    cost_bundle(work->spec, work->embedding_share_bytes, &embedding);
+    add_bundle_traffic(&embedding, work->spec->cluster.level_count, 1, traffic);
+    return cost_levels_s(embedding.step_s);
+}
+
+// The norm of the gradient, where it is limited: one pass over what a GPU owns, one number summed over all GPUs.
 static double norm_s(const Workload *work, Traffic traffic[LEVELS_MAX])
 {
     const Spec *spec = work->spec;
-    double total_s = 0, gradient_bytes = work->dense_gradient_bytes;
+    double total_s = 0;
     if (spec->training.clip <= 0 || spec->model.abstract)
         return 0;
-    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++) {
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++) {
         double count = spec->cluster.levels[l].count, bytes = 2 * (count - 1) / count * sizeof(float);
         traffic[l].reduce_bytes += bytes;
         total_s += cost_group_s(spec, GROUP_LEVEL, l, bytes, count - 1);
     }
-    for (uint32_t k = 0; k < work->layer_count; k++)
-        gradient_bytes += work->layers[k].expert_bytes;
-    return total_s + gradient_bytes / spec->cluster.device.memory_bandwidth;
+    return total_s + work->owned_gradient_bytes / spec->cluster.device.memory_bandwidth;
 }
 
 double iteration_tail_s(const Workload *work)
@@ -175,13 +226,16 @@ double iteration_tail_s(const Workload *work)
     Traffic traffic[LEVELS_MAX] = {0};
     if (work->spec->plan.pass == PASS_FORWARD)
         return 0;
-    return last_sums_s(work, traffic) + norm_s(work, traffic) + work->optimizer_s;
+    return embedding_return_s(work, traffic) + norm_s(work, traffic) + work->optimizer_s;
 }
 
-static void add_traffic(const Workload *work, const LayerCost *cost, const Config *config, Traffic traffic[LEVELS_MAX])
+static void add_traffic(const Workload *work, uint32_t layer, const LayerCost *cost, const Config *config,
+                        Traffic traffic[LEVELS_MAX])
 {
     bool training = work->spec->plan.pass == PASS_TRAINING;
-    for (uint32_t l = 0; l < work->spec->cluster.level_count; l++) {
+    uint32_t levels = work->spec->cluster.level_count;
+    add_bundle_traffic(&cost->dense, levels, work->spec->plan.regather_dense ? 2 : 1, traffic);
+    for (uint32_t l = 0; l < levels && work->layers[layer].is_moe; l++) {
         traffic[l].exchange_bytes += (training ? 4 : 2) * cost->payload_bytes[l];
         traffic[l].padding_bytes += (training ? 4 : 2) * cost->padding_bytes[l];
         traffic[l].routing_bytes += cost->routing_bytes[l];
@@ -192,12 +246,13 @@ static void add_traffic(const Workload *work, const LayerCost *cost, const Confi
     }
 }
 
-// Costs of all MoE layers, computed once for a run of equal layers under one configuration.
+// Costs of layers, computed once for a run of equal layers under one configuration.
 typedef struct {
     const Workload *work;
     const Mix *mix;
     Dispatch dispatch;
-    uint32_t layer, moe; // of `cost`
+    uint32_t layer; // of `cost`
+    Config config;
     bool known, without_gradients;
     LayerCost cost;
 } CostCache;
@@ -205,14 +260,14 @@ typedef struct {
 static const LayerCost *cached_cost(CostCache *cache, uint32_t layer, uint32_t moe)
 {
     const LayerWork *layers = cache->work->layers;
-    const Config *configs = cache->mix->configs;
-    if (!cache->known || layers[layer].kind != layers[cache->layer].kind ||
-        !config_equal(&configs[moe], &configs[cache->moe])) {
-        cost_layer(cache->work, layer, &configs[moe], cache->dispatch, &cache->cost);
+    static const Config none = {0};
+    const Config *config = layers[layer].is_moe ? &cache->mix->configs[moe] : &none;
+    if (!cache->known || layers[layer].kind != layers[cache->layer].kind || !config_equal(config, &cache->config)) {
+        cost_layer(cache->work, layer, config, cache->dispatch, &cache->cost);
         for (uint32_t l = 0; l < LEVELS_MAX && cache->without_gradients; l++)
-            cache->cost.port_reduce_s[l] = cache->cost.port_sums_s[l] = 0;
+            cache->cost.port_reduce_s[l] = cache->cost.dense_return.port_s[l] = 0;
         cache->layer = layer;
-        cache->moe = moe;
+        cache->config = *config;
         cache->known = true;
     }
     return &cache->cost;
@@ -223,17 +278,16 @@ static void add_costs(CostCache *cache, IterationCost *out)
     const Workload *work = cache->work;
     const Mix *mix = cache->mix;
     *out = (IterationCost){0};
-    Clock clock = clock_begin();
+    Clock clock = clock_begin(work);
+    out->gather_wait_s = clock.at_s[CLOCK_CHAIN];
     uint32_t moe = 0;
-    static const LayerCost nothing = {0};
     static const Config none = {0};
     for (uint32_t k = 0; k < work->layer_count; k++) {
         bool is_moe = work->layers[k].is_moe;
         const Config *config = is_moe ? &mix->configs[moe] : &none;
-        const LayerCost *cost = is_moe ? cached_cost(cache, k, moe) : &nothing;
+        const LayerCost *cost = cached_cost(cache, k, moe);
         clock_forward(work, &(ClockedLayer){k, cost, config, mix->prefetch}, &clock, out);
-        if (is_moe)
-            add_traffic(work, cost, config, out->traffic);
+        add_traffic(work, k, cost, config, out->traffic);
         moe += is_moe;
     }
     double forward_s = clock.at_s[CLOCK_CHAIN] + work->loss_s;
@@ -246,13 +300,13 @@ static void add_costs(CostCache *cache, IterationCost *out)
     for (uint32_t k = work->layer_count; k-- > 0;) {
         bool is_moe = work->layers[k].is_moe;
         moe -= is_moe;
-        const LayerCost *cost = is_moe ? cached_cost(cache, k, moe) : &nothing;
+        const LayerCost *cost = cached_cost(cache, k, moe);
         const Config *config = is_moe ? &mix->configs[moe] : &none;
         clock_backward(work, &(ClockedLayer){k, cost, config, mix->prefetch}, &clock, out);
     }
     double end_s = fmax(clock.at_s[CLOCK_CHAIN], clock.at_s[CLOCK_RETURN]);
-    double last_s = last_sums_s(work, out->traffic), update_s = norm_s(work, out->traffic) + work->optimizer_s;
-    out->all_reduce_s = end_s - clock.at_s[CLOCK_CHAIN] + last_s;
+    double last_s = embedding_return_s(work, out->traffic), update_s = norm_s(work, out->traffic) + work->optimizer_s;
+    out->return_s = end_s - clock.at_s[CLOCK_CHAIN] + last_s;
     out->iteration_s = end_s + last_s + update_s;
     out->other_s += 2 * work->loss_s + update_s;
 }

@@ -22,11 +22,14 @@ enum {
 // the experts of MoE layer i - window - 1 were read. Unlimited where the replica is kept anyway.
 uint32_t mix_window(Pass pass, const Config *config, uint32_t prefetch);
 
+// The same of the gather of a layer's dense weights: until the experts of that many MoE layers before were read.
+uint32_t dense_window(const Workload *work, uint32_t prefetch);
+
 // Where things stand, seconds since the iteration began.
 enum {
     CLOCK_CHAIN,  // computation and exchanges
     CLOCK_QUEUE,  // gathers
-    CLOCK_RETURN, // gradients on their way home, and sums of those that all GPUs have
+    CLOCK_RETURN, // gradients on their way home
     CLOCK_PORT,   // of each level: busy until
     CLOCK_READ = CLOCK_PORT + LEVELS_MAX, // experts of the MoE layers before were read, latest first
     CLOCK_SIZE = CLOCK_READ + PREFETCH_MAX + 1,
@@ -41,7 +44,7 @@ typedef struct {
     Traffic traffic[LEVELS_MAX];
     // Where the time of the chain went (seconds, sums over layers; they add up to iteration_s).
     double pre_expert_s, exchange_s, expert_s, gather_wait_s, other_s; // waits: for experts, for busy ports
-    double all_reduce_s; // training: sums of gradients, after the backward pass
+    double return_s; // training: gradients on their way home after the backward pass
 } IterationCost;
 
 // One layer of a mix; cost and configuration are looked at where it has experts.
@@ -55,10 +58,12 @@ typedef struct {
 // Adds one layer's forward or backward pass to the clock, and to `out` what it spent, if given.
 void clock_forward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out);
 void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out);
-// The clock before the first layer, and before the backward pass when the forward pass ended at `forward_s`.
-Clock clock_begin(void);
+// The clock before the first layer, when the embedding was gathered, and before the backward pass when the forward pass
+// ended at `forward_s`.
+Clock clock_begin(const Workload *work);
 Clock clock_begin_backward(const Workload *work, double forward_s);
-// Seconds of what follows the backward pass, the same for every mix: the last sums, the norm and the optimizer.
+// Seconds of what follows the backward pass, the same for every mix: the embedding's gradient on its way home, the norm
+// and the optimizer.
 double iteration_tail_s(const Workload *work);
 
 void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, IterationCost *out);

@@ -1,6 +1,7 @@
 // The work of each layer, derived from the checked spec: see workload.h.
 #include "compiler/model/workload.h"
 
+#include "ir/bundle.h"
 #include "ir/codec.h"
 
 double workload_matrix_s(const Device *device, double flops, double rows)
@@ -88,19 +89,18 @@ double optimizer_bytes_per_parameter(Dtype dtype)
     return 3 * element + 2 * state;
 }
 
-// Parameters of a layer that all GPUs have. Those of a layer without experts are summed last.
-static void derive_gradients(const SpecModel *model, const ModelDims *dims, LayerWork *layer, Workload *work)
+// What a GPU owns of a bundle that all GPUs share, bytes.
+static double bundle_share_bytes(const Spec *spec, uint64_t elements)
 {
-    double element = dtype_bytes(model->dtype);
-    layer->attention_gradient_bytes = element * (double)model_attention_elements(dims);
-    layer->gate_gradients = 1 + (layer->is_moe && model->shared_experts > 0);
-    layer->gate_gradient_bytes =
-        element * (double)(layer->is_moe ? model_router_elements(dims) + model_shared_elements(dims)
-                                         : model_ffn_elements(dims));
-    double bytes = layer->attention_gradient_bytes + layer->gate_gradient_bytes;
-    work->dense_gradient_bytes += bytes;
-    work->last_gradient_bytes += layer->is_moe ? 0 : bytes;
-    work->last_gradients += layer->is_moe ? 0 : 1 + layer->gate_gradients;
+    return (double)share_elements(elements, cluster_gpus(&spec->cluster)) * dtype_bytes(spec->model.dtype);
+}
+
+static void derive_dense(const Spec *spec, const ModelDims *dims, LayerWork *layer, Workload *work)
+{
+    uint64_t elements = model_dense_elements(dims, layer->is_moe);
+    layer->dense_share_bytes = bundle_share_bytes(spec, elements);
+    work->dense_bytes += (double)elements * dtype_bytes(dims->dtype);
+    work->owned_gradient_bytes += layer->dense_share_bytes;
 }
 
 static bool layers_alike(const LayerWork *a, const LayerWork *b)
@@ -109,7 +109,8 @@ static bool layers_alike(const LayerWork *a, const LayerWork *b)
            a->expert_flops == b->expert_flops && a->expert_compute_s == b->expert_compute_s &&
            a->data_bytes == b->data_bytes && a->expert_bytes == b->expert_bytes && a->sent_bytes == b->sent_bytes &&
            a->tokens == b->tokens && a->row_bytes == b->row_bytes && a->gate_s == b->gate_s &&
-           a->expert_scale == b->expert_scale && a->routing == b->routing;
+           a->expert_scale == b->expert_scale && a->routing == b->routing &&
+           a->dense_share_bytes == b->dense_share_bytes;
 }
 
 // Looks back along the kinds only, of which there are few.
@@ -150,7 +151,6 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
     work->layer_count = model->layers;
     Popularity *same = model->layer_popularity ? NULL : routing_create(spec, model->popularity, arena);
     work->layers = arena_alloc_array(arena, model->layers, sizeof *work->layers);
-    double expert_parameters_bytes = 0;
     ModelDims dims = spec_dims(model);
     double element = dtype_bytes(model->dtype);
     for (uint32_t k = 0; k < model->layers; k++) {
@@ -166,23 +166,23 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
             take_measured(spec, k, layer);
         derive_packets(spec, layer);
         work->moe_count += layer->is_moe;
-        expert_parameters_bytes += layer->expert_bytes;
+        work->owned_gradient_bytes += layer->expert_bytes;
         if (!model->abstract)
-            derive_gradients(model, &dims, layer, work);
+            derive_dense(spec, &dims, layer, work);
     }
     if (!model->abstract) {
         double tokens = (double)model->sequence * model->batch;
         work->loss_s = workload_matrix_s(&spec->cluster.device, 2 * tokens * model->hidden * model->vocabulary, tokens);
         if (model->times)
             work->loss_s = model->times->loss_s * tokens / model->times->tokens;
-        double embedding_bytes = element * (double)model_embedding_elements(&dims);
-        work->dense_gradient_bytes += embedding_bytes;
-        work->last_gradient_bytes += embedding_bytes;
-        work->last_gradients++;
+        uint64_t embedding = model_embedding_elements(&dims);
+        work->embedding_share_bytes = bundle_share_bytes(spec, embedding);
+        work->dense_bytes += element * (double)embedding;
+        work->owned_gradient_bytes += work->embedding_share_bytes;
     }
     classify(work);
     if (!model->abstract)
-        work->optimizer_s = (expert_parameters_bytes + work->dense_gradient_bytes) / element *
-                            optimizer_bytes_per_parameter(model->dtype) / spec->cluster.device.memory_bandwidth;
+        work->optimizer_s = work->owned_gradient_bytes / element * optimizer_bytes_per_parameter(model->dtype) /
+                            spec->cluster.device.memory_bandwidth;
     return work;
 }

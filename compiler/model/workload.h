@@ -18,8 +18,7 @@ typedef struct {
     double expert_bytes;     // P: a GPU's share of the experts, uncompressed
     double sent_bytes;       // P as sent, after compression
     double returned_bytes;   // its gradient as sent
-    // Of parameters that all GPUs have; the gate's with those of shared experts, in so many buffers.
-    double attention_gradient_bytes, gate_gradient_bytes, gate_gradients;
+    double dense_share_bytes; // training: what a GPU owns of the dense weights; 0 for abstract workloads
     double mean_bytes;       // one expert's; the shared expert of codec `sr`, where it has one
     double tokens;           // 0 for abstract workloads
     double row_bytes;        // bytes of a hidden vector; 0 for abstract workloads
@@ -32,9 +31,9 @@ typedef struct {
     uint32_t layer_count, moe_count;
     LayerWork *layers;           // [layer_count], in the arena
     double loss_s;               // final norm, logits and cross-entropy
-    double dense_gradient_bytes; // replicated parameters, all-reduced when training
-    double last_gradient_bytes;  // of these, summed after the backward pass: layers without experts, embedding
-    double last_gradients;       // in so many buffers, each a collective of its own
+    double dense_bytes;           // dense weights of all layers, embedding and final norm, whole
+    double embedding_share_bytes; // training: what a GPU owns of embedding and final norm
+    double owned_gradient_bytes;  // of everything that a GPU owns: what the optimizer reads
     double optimizer_s;
 } Workload;
 

@@ -12,10 +12,8 @@ typedef struct {
     double before, queue, compute, after;
     double backward_before, backward_queue, backward_compute, backward_after, reduce;
     double backward_kept, unlimited, backward_unlimited; // minus the horizon where a row does not hold
-    double gate_sums, attention_sums;
     double port_before[LEVELS_MAX], port_after[LEVELS_MAX];
-    double backward_port_before[LEVELS_MAX], backward_port_after[LEVELS_MAX], port_reduce[LEVELS_MAX],
-        port_sums[LEVELS_MAX];
+    double backward_port_before[LEVELS_MAX], backward_port_after[LEVELS_MAX], port_reduce[LEVELS_MAX];
 } Terms;
 
 typedef struct {
@@ -48,8 +46,6 @@ static void fill_terms(const Formulation *f, const LayerCost *cost, const Config
         .backward_compute = 2 * cost->expert_s / unit_s,
         .backward_after = dispatch / unit_s,
         .reduce = (cost_levels_s(cost->reduce_s) + cost->sync_s) / unit_s,
-        .gate_sums = cost->gate_sums_s / unit_s,
-        .attention_sums = cost->attention_sums_s / unit_s,
         .backward_kept = config->regather ? 0 : -horizon,
         .unlimited = window <= PREFETCH_MAX ? 0 : -horizon,
         .backward_unlimited = config->regather && window <= PREFETCH_MAX ? 0 : -horizon,
@@ -61,7 +57,6 @@ static void fill_terms(const Formulation *f, const LayerCost *cost, const Config
             (cost->port_combine_s[j] + (config->regather ? cost->port_gather_s[j] : 0)) / unit_s;
         terms->backward_port_after[j] = cost->port_dispatch_s[j] / unit_s;
         terms->port_reduce[j] = cost->port_reduce_s[j] / unit_s;
-        terms->port_sums[j] = cost->port_sums_s[j] / unit_s;
     }
 }
 
@@ -131,11 +126,81 @@ static void formulate_window(Formulation *f, const char *name, int queue, bool b
     }
 }
 
+// What a layer's dense weights take one way, in time units; all 0 where every GPU has them whole.
+static BundleCost dense_cost(const Formulation *f, uint32_t layer)
+{
+    BundleCost cost = {0};
+    if (f->work->spec->plan.pass == PASS_TRAINING)
+        cost_bundle(f->work->spec, f->work->layers[layer].dense_share_bytes, &cost);
+    return cost;
+}
+
+// A port carries a layer's dense weights, or their gradients: `there` comes no sooner.
+static void formulate_dense_ports(Formulation *f, const char *pass, const BundleCost *dense, int there)
+{
+    for (uint32_t j = 0; j < f->work->spec->cluster.level_count; j++) {
+        if (dense->port_s[j] <= 0)
+            continue;
+        char name[LP_NAME_MAX];
+        snprintf(name, sizeof name, "%sport_%s", pass, f->work->spec->cluster.levels[j].name);
+        int busy = add_time(f, name);
+        row_after(f, name, busy, f->port[j], NO_TERM, dense->port_s[j] / f->unit_s);
+        snprintf(name, sizeof name, "%spassed_%s", pass, f->work->spec->cluster.levels[j].name);
+        row_after(f, name, there, busy, NO_TERM, 0);
+        f->port[j] = busy;
+    }
+}
+
+// The layer begins when its dense weights are there; f->end becomes that time.
+static void formulate_dense(Formulation *f, uint32_t layer, bool backward)
+{
+    const Workload *work = f->work;
+    if (work->spec->plan.pass == PASS_FORWARD || work->dense_bytes <= 0 ||
+        (backward && !work->spec->plan.regather_dense))
+        return;
+    BundleCost dense = dense_cost(f, layer);
+    double gather = cost_levels_s(dense.step_s) / f->unit_s;
+    const char *pass = backward ? "back_dense_" : "dense_";
+    char name[LP_NAME_MAX];
+    snprintf(name, sizeof name, "%squeue", pass);
+    int queue = add_time(f, name);
+    row_after(f, name, queue, f->queue, NO_TERM, gather);
+    uint32_t window = dense_window(work, f->programme->prefetch);
+    if (window < f->read_count) {
+        snprintf(name, sizeof name, "%sroom", pass);
+        row_after(f, name, queue, f->read[f->read_count - window - 1], NO_TERM, gather);
+    }
+    snprintf(name, sizeof name, "%sbegin", pass);
+    int begin = add_time(f, name);
+    row_after(f, name, begin, f->end, NO_TERM, 0);
+    snprintf(name, sizeof name, "%sthere", pass);
+    row_after(f, name, begin, queue, NO_TERM, 0);
+    formulate_dense_ports(f, pass, &dense, begin);
+    f->queue = queue;
+    f->end = begin;
+}
+
+// Gradients of dense weights queue on their way home behind what is there, once the layer is done.
+static void formulate_dense_return(Formulation *f, uint32_t layer)
+{
+    if (f->work->dense_bytes <= 0)
+        return;
+    BundleCost dense = dense_cost(f, layer);
+    double home = cost_levels_s(dense.step_s) / f->unit_s;
+    int returned = add_time(f, "dense_returned");
+    row_after(f, "dense_return", returned, f->end, NO_TERM, home);
+    if (f->returned >= 0)
+        row_after(f, "dense_return_queue", returned, f->returned, NO_TERM, home);
+    formulate_dense_ports(f, "dense_return_", &dense, returned);
+    f->returned = returned;
+}
+
 static void formulate_forward(Formulation *f, uint32_t layer)
 {
     const LayerWork *work = &f->work->layers[layer];
     f->layer = layer;
     double pre = work->pre_expert_s / f->unit_s, dense = work->dense_s / f->unit_s;
+    formulate_dense(f, layer, false);
     int end = add_time(f, "end");
     if (!work->is_moe) {
         row_after(f, "dense", end, f->end, NO_TERM, pre + dense);
@@ -177,11 +242,13 @@ static void formulate_backward(Formulation *f, uint32_t layer)
 {
     const LayerWork *work = &f->work->layers[layer];
     f->layer = layer;
-    double dense = 2 * work->dense_s / f->unit_s, pre = 2 * work->pre_expert_s / f->unit_s;
+    double rest = 2 * (work->dense_s + work->pre_expert_s) / f->unit_s;
+    formulate_dense(f, layer, true);
     int end = add_time(f, "back_end");
     if (!work->is_moe) {
-        row_after(f, "back_dense", end, f->end, NO_TERM, dense + pre);
+        row_after(f, "back_computed", end, f->end, NO_TERM, rest);
         f->end = end;
+        formulate_dense_return(f, layer);
         return;
     }
     int start = add_time(f, "back_start"), queue = add_time(f, "back_queue");
@@ -198,18 +265,11 @@ static void formulate_backward(Formulation *f, uint32_t layer)
     if (f->returned >= 0)
         row_after(f, "return_queue", returned, f->returned, TERM(reduce), 0);
     formulate_return_ports(f, "return", returned, TERM(port_reduce));
-    int gate = add_time(f, "back_gate"), gate_sums = add_time(f, "gate_sums");
-    int sums = add_time(f, "sums");
-    row_after(f, "back_combined", gate, computed, TERM(backward_after), dense);
-    row_after(f, "back_attention", end, gate, NO_TERM, pre);
-    row_after(f, "gate_sums_known", gate_sums, gate, TERM(gate_sums), 0);
-    row_after(f, "gate_sums_queue", gate_sums, returned, TERM(gate_sums), 0);
-    row_after(f, "sums_known", sums, end, TERM(attention_sums), 0);
-    row_after(f, "sums_queue", sums, gate_sums, TERM(attention_sums), 0);
-    formulate_return_ports(f, "sums", sums, TERM(port_sums));
+    row_after(f, "back_combined", end, computed, TERM(backward_after), rest);
     f->end = end;
     f->queue = queue;
-    f->returned = sums;
+    f->returned = returned;
+    formulate_dense_return(f, layer);
 }
 
 // "use_L3_dc2_gpu8": the name says which layer chooses what.
@@ -320,6 +380,26 @@ static void formulate_training(Formulation *f, int iteration)
         row_after(f, "last_return", iteration, f->returned, NO_TERM, tail);
 }
 
+// When training, the embedding is gathered before anything else.
+static void formulate_begin(Formulation *f)
+{
+    const Workload *work = f->work;
+    if (work->spec->plan.pass == PASS_FORWARD)
+        return;
+    Clock clock = clock_begin(work);
+    f->layer = work->layer_count; // the whole network
+    f->end = f->queue = milp_add_continuous(f->milp, "embedding_there", 0);
+    row_after(f, "embedding", f->end, -1, NO_TERM, clock.at_s[CLOCK_CHAIN] / f->unit_s);
+    for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
+        if (clock.at_s[CLOCK_PORT + j] <= 0)
+            continue;
+        char name[LP_NAME_MAX];
+        snprintf(name, sizeof name, "embedding_port_%s", work->spec->cluster.levels[j].name);
+        f->port[j] = add_time(f, name);
+        row_after(f, name, f->port[j], -1, NO_TERM, clock.at_s[CLOCK_PORT + j] / f->unit_s);
+    }
+}
+
 Formulated formulate(const Programme *programme, Arena *arena)
 {
     const Workload *work = programme->work;
@@ -340,6 +420,7 @@ Formulated formulate(const Programme *programme, Arena *arena)
     prepare_terms(&f, scratch);
     formulate_choices(&f);
     formulate_memory(&f);
+    formulate_begin(&f);
     int iteration = milp_add_continuous(f.milp, "iteration", 1);
     for (uint32_t k = 0; k < work->layer_count; k++)
         formulate_forward(&f, k);

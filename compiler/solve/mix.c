@@ -175,8 +175,10 @@ void mix_choose(Choosing *c, Diag *diag)
         search_depths(c);
         if (cut == 0 && c->options->glpk)
             closing = mix_close(c, diag);
-        for (uint32_t i = 0; i < c->depth_count && cut == 0; i++)
+        for (uint32_t i = 0; i < c->depth_count && cut == 0; i++) {
             bound_s = fmin(bound_s, c->depths[i].bound_s);
+            solution->memory_binds = solution->memory_binds || c->depths[i].binds;
+        }
         if (!c->found)
             break;
         solution->memory_bytes = footprint_lowered(c->work, &solution->mix, c->work->spec->plan.dispatch);

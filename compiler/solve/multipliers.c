@@ -91,21 +91,15 @@ static void find_path(Game *game)
     uint32_t stages = problem->stage_count, width = game->edge_count;
     double clock[STAGE_CLOCK_MAX];
     memcpy(clock, problem->begin, sizeof clock);
-    for (uint32_t k = 0; k < stages; k++) {
-        clock[0] += problem->stages[k].lead_forward_s;
+    for (uint32_t k = 0; k < stages; k++)
         extend(problem->forward, problem->forward_count, game->mixed + (size_t)k * width, clock,
                game->came_from[0] + k * STAGE_CLOCK_MAX);
-    }
     if (problem->training) {
         memcpy(clock, problem->turn, sizeof clock);
-        for (uint32_t k = stages; k-- > 0;) {
-            bool last = k + 1 == stages;
-            clock[0] += last ? problem->trail_backward_s : problem->stages[k + 1].lead_backward_s;
+        for (uint32_t k = stages; k-- > 0;)
             extend(problem->backward, problem->backward_count,
                    game->mixed + (size_t)k * width + problem->forward_count, clock,
                    game->came_from[1] + k * STAGE_CLOCK_MAX);
-        }
-        clock[0] += problem->stages[0].lead_backward_s;
         uint32_t at = 0;
         for (uint32_t i = 1; i < problem->clock_count; i++)
             if (clock[i] + problem->end[i] > clock[at] + problem->end[at])
@@ -189,7 +183,7 @@ static void evaluate(const Game *game, Multipliers *m, Arena *arena)
     }
     double (*alpha)[STAGE_CLOCK_MAX] = m->clock_weight;
     alpha[stages][0] = 1;
-    m->rest_s[stages] = problem->trail_forward_s;
+    m->rest_s[stages] = problem->loss_s;
     for (uint32_t i = 0; problem->training && i < problem->clock_count; i++)
         if (beta[stages][i] > 0)
             m->rest_s[stages] += beta[stages][i] * problem->turn[i];
@@ -199,10 +193,7 @@ static void evaluate(const Game *game, Multipliers *m, Arena *arena)
             alpha[k][problem->forward[e].from] += flow[e];
         uint32_t best;
         double best_s = best_price(problem, game->options, k, flow, game->memory_price, &best);
-        bool last = k + 1 == stages;
-        double between_s = last ? problem->trail_backward_s : problem->stages[k + 1].lead_backward_s;
-        m->rest_s[k] = m->rest_s[k + 1] + best_s + alpha[k][0] * problem->stages[k].lead_forward_s +
-                       beta[k + 1][0] * between_s;
+        m->rest_s[k] = m->rest_s[k + 1] + best_s;
     }
     double begin[STAGE_CLOCK_MAX];
     stages_begin_functional(problem, begin);

@@ -116,6 +116,23 @@ static void price(const Workload *work, const Config *config, Dispatch dispatch,
     cost_uniform(work, config, candidate->prefetch, dispatch, &candidate->cost);
 }
 
+// With gathered dense weights kept, or gathered again, whichever is faster and fits.
+static void price_baseline(const Workload *work, int baseline, Arena *arena, Candidate *candidate)
+{
+    Config config = uniform_config(work->spec, baseline == BASELINE_GATHER);
+    Dispatch dispatch = baseline_dispatch(baseline, work->spec);
+    price(work, &config, dispatch, estimated_bytes, candidate);
+    if (work->spec->plan.once_dense != ONCE_DENSE_AUTO || work->spec->plan.pass == PASS_FORWARD)
+        return;
+    Spec *spec = arena_alloc(arena, sizeof *spec);
+    *spec = *work->spec;
+    spec->plan.regather_dense = !spec->plan.regather_dense;
+    Candidate other;
+    price(workload_derive(spec, arena), &config, dispatch, estimated_bytes, &other);
+    if (other.fits && (!candidate->fits || other.cost.iteration_s < candidate->cost.iteration_s))
+        *candidate = other;
+}
+
 static int compare_candidates(const void *a, const void *b)
 {
     const Candidate *left = a, *right = b;
@@ -340,10 +357,8 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
         if (rival->fits && better && !mix_is(work, &solution->mix, &rival->config))
             solution->runner_up = i;
     }
-    for (int b = 0; b < BASELINE_COUNT; b++) {
-        Config config = uniform_config(spec, b == BASELINE_GATHER);
-        price(work, &config, baseline_dispatch(b, spec), estimated_bytes, &solution->baselines[b]);
-    }
+    for (int b = 0; b < BASELINE_COUNT; b++)
+        price_baseline(work, b, arena, &solution->baselines[b]);
     solution->solve_s = clock_now_s() - begin_s;
     return true;
 }

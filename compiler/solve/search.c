@@ -302,9 +302,9 @@ static void extend(Search *s, uint32_t stage, const Labels *labels, uint32_t ind
         longer->memory = label->memory + option->memory;
         if (longer->memory + s->least_memory[stage + 1] > problem->memory)
             continue;
-        stages_forward(problem, stage, option, label->clock, longer->clock);
+        stages_forward(problem, option, label->clock, longer->clock);
         if (problem->training)
-            stages_functional(problem, stage, option, label_functional(problem, label),
+            stages_functional(problem, option, label_functional(problem, label),
                               label_functional(problem, longer));
         bound_label(s, stage + 1, longer);
         next->count += longer->bound_s < limit_s(s);

@@ -2,6 +2,7 @@
 // of the clock alone.
 #include "compiler/solve/stages.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -17,18 +18,41 @@ typedef struct {
     uint8_t used[CLOCK_SIZE]; // clock component of each component in use
 } Building;
 
-static void respond(const Building *b, uint32_t layer, const LayerCost *cost, const Config *config, bool backward,
-                    Response response)
+// Layers of one stage: `first` to `last`, of which `moe` has experts.
+typedef struct {
+    uint32_t first, moe, last;
+} StageLayers;
+
+// The layer with experts of a stage, as one option has it.
+typedef struct {
+    const StageLayers *layers;
+    const LayerCost *cost;
+    const Config *config;
+} StageChoice;
+
+static void pass_layer(const Building *b, const StageChoice *choice, uint32_t layer, bool backward, Clock *clock)
 {
-    const ClockedLayer of = {layer, cost, config, b->prefetch};
+    static const Config none = {0};
+    bool is_moe = layer == choice->layers->moe;
+    LayerCost dense;
+    if (!is_moe)
+        cost_layer(b->work, layer, &none, b->dispatch, &dense);
+    const ClockedLayer of = {layer, is_moe ? choice->cost : &dense, is_moe ? choice->config : &none, b->prefetch};
+    if (backward)
+        clock_backward(b->work, &of, clock, NULL);
+    else
+        clock_forward(b->work, &of, clock, NULL);
+}
+
+static void respond(const Building *b, const StageChoice *choice, bool backward, Response response)
+{
+    const StageLayers *layers = choice->layers;
     for (int from = 0; from < CLOCK_SIZE; from++) {
         Clock clock;
         for (int i = 0; i < CLOCK_SIZE; i++)
             clock.at_s[i] = i == from ? 0 : -INFINITY;
-        if (backward)
-            clock_backward(b->work, &of, &clock, NULL);
-        else
-            clock_forward(b->work, &of, &clock, NULL);
+        for (uint32_t i = 0; i <= layers->last - layers->first; i++)
+            pass_layer(b, choice, backward ? layers->last - i : layers->first + i, backward, &clock);
         for (int to = 0; to < CLOCK_SIZE; to++)
             response[to][from] = clock.at_s[to];
     }
@@ -48,9 +72,11 @@ static void choose_components(Building *b)
             cost_layer(b->work, k, &b->candidates[c].config, b->dispatch, &cost);
             for (uint32_t j = 0; j < LEVELS_MAX; j++)
                 port[j] = port[j] || cost_port_s(&cost, j) > 0;
-            uint32_t window = mix_window(b->work->spec->plan.pass, &b->candidates[c].config, b->prefetch);
-            if (window <= PREFETCH_MAX && window + 1 > reads)
-                reads = window + 1;
+            uint32_t windows[] = {mix_window(b->work->spec->plan.pass, &b->candidates[c].config, b->prefetch),
+                                  dense_window(b->work, b->prefetch)};
+            for (size_t w = 0; w < COUNT_OF(windows); w++)
+                if (windows[w] <= PREFETCH_MAX && windows[w] + 1 > reads)
+                    reads = windows[w] + 1;
         }
     }
     uint32_t count = 0;
@@ -74,7 +100,8 @@ static uint32_t list_edges(const Building *b, uint32_t response_count, Response 
             bool finite = false;
             for (uint32_t r = 0; r < response_count && !finite; r++)
                 finite = responses[r][b->used[to]][b->used[from]] > -INFINITY;
-            if (finite && count < STAGE_EDGES_MAX)
+            assert(!finite || count < STAGE_EDGES_MAX);
+            if (finite)
                 edges[count++] = (StageEdge){(uint8_t)to, (uint8_t)from};
         }
     return count;
@@ -88,56 +115,85 @@ static const double *weights(const Building *b, const StageEdge *edges, uint32_t
     return out;
 }
 
-static void add_stages(Building *b)
+static bool stages_alike(const Workload *work, const StageLayers *a, const StageLayers *b)
 {
-    const Workload *work = b->work;
+    if (a->last - a->first != b->last - b->first || a->moe - a->first != b->moe - b->first)
+        return false;
+    for (uint32_t i = 0; i <= a->last - a->first; i++)
+        if (work->layers[a->first + i].kind != work->layers[b->first + i].kind)
+            return false;
+    return true;
+}
+
+// Cuts the layers into stages; returns how many. kinds [stages]: the first stage that is just like each.
+static uint32_t cut_stages(const Workload *work, StageLayers *stages, uint32_t *kinds)
+{
+    uint32_t count = 0, first = 0;
+    for (uint32_t k = 0; k < work->layer_count; k++) {
+        if (work->layers[k].is_moe) {
+            stages[count++] = (StageLayers){first, k, k};
+            first = k + 1;
+        }
+    }
+    if (count)
+        stages[count - 1].last = work->layer_count - 1;
+    for (uint32_t i = 0; i < count; i++) {
+        kinds[i] = 0;
+        while (kinds[i] < i && (kinds[kinds[i]] != kinds[i] || !stages_alike(work, &stages[kinds[i]], &stages[i])))
+            kinds[i]++;
+    }
+    return count;
+}
+
+// The options of every kind of stage: responses of all, then the edges that any of them has.
+static void fill_options(Building *b, const StageLayers *stages, const uint32_t *kinds, uint32_t count,
+                         StageOption **options, Arena *scratch)
+{
     StageProblem *problem = b->problem;
-    Arena *scratch = arena_create();
-    uint32_t *kinds = arena_alloc_array(scratch, work->layer_count, sizeof *kinds), kind_count = 0;
-    for (uint32_t k = 0; k < work->layer_count; k++)
-        if (work->layers[k].is_moe && work->layers[k].kind == k)
-            kinds[kind_count++] = k;
+    uint32_t *of_kind = arena_alloc_array(scratch, count + 1, sizeof *of_kind), kind_count = 0;
+    for (uint32_t i = 0; i < count; i++)
+        if (kinds[i] == i)
+            of_kind[kind_count++] = i;
     uint32_t total = kind_count * b->count;
     Response *forward = arena_alloc_array(scratch, total ? total : 1, sizeof *forward);
     Response *backward = arena_alloc_array(scratch, total ? total : 1, sizeof *backward);
     for (uint32_t i = 0; i < kind_count; i++)
         for (uint32_t c = 0; c < b->count; c++) {
+            const StageLayers *stage = &stages[of_kind[i]];
             LayerCost cost;
-            cost_layer(work, kinds[i], &b->candidates[c].config, b->dispatch, &cost);
-            respond(b, kinds[i], &cost, &b->candidates[c].config, false, forward[i * b->count + c]);
+            cost_layer(b->work, stage->moe, &b->candidates[c].config, b->dispatch, &cost);
+            const StageChoice choice = {stage, &cost, &b->candidates[c].config};
+            respond(b, &choice, false, forward[i * b->count + c]);
             if (problem->training)
-                respond(b, kinds[i], &cost, &b->candidates[c].config, true, backward[i * b->count + c]);
+                respond(b, &choice, true, backward[i * b->count + c]);
         }
     problem->forward_count = list_edges(b, total, forward, problem->forward);
     problem->backward_count = problem->training ? list_edges(b, total, backward, problem->backward) : 0;
-
-    StageOption **options = arena_alloc_array(scratch, work->layer_count, sizeof *options);
     for (uint32_t i = 0; i < kind_count; i++) {
-        options[kinds[i]] = arena_alloc_array(problem->arena, b->count, sizeof **options);
+        options[of_kind[i]] = arena_alloc_array(problem->arena, b->count, sizeof **options);
         for (uint32_t c = 0; c < b->count; c++)
-            options[kinds[i]][c] = (StageOption){
+            options[of_kind[i]][c] = (StageOption){
                 .forward = weights(b, problem->forward, problem->forward_count, forward[i * b->count + c]),
                 .backward = weights(b, problem->backward, problem->backward_count, backward[i * b->count + c]),
                 .memory = b->candidates[c].memory,
                 .candidate = b->candidates[c].index,
             };
     }
-    double forward_s = 0, backward_s = 0;
-    for (uint32_t k = 0; k < work->layer_count; k++) {
-        const LayerWork *layer = &work->layers[k];
-        if (!layer->is_moe) {
-            forward_s += layer->pre_expert_s + layer->dense_s;
-            backward_s += 2 * (layer->pre_expert_s + layer->dense_s);
-            continue;
-        }
-        problem->stages[problem->stage_count++] = (PlanStage){
-            .options = options[layer->kind], .option_count = b->count,
-            .lead_forward_s = forward_s, .lead_backward_s = backward_s,
-        };
-        forward_s = backward_s = 0;
-    }
-    problem->trail_forward_s = forward_s + work->loss_s;
-    problem->trail_backward_s = backward_s;
+}
+
+static void add_stages(Building *b)
+{
+    const Workload *work = b->work;
+    StageProblem *problem = b->problem;
+    Arena *scratch = arena_create();
+    StageLayers *stages = arena_alloc_array(scratch, work->moe_count + 1, sizeof *stages);
+    uint32_t *kinds = arena_alloc_array(scratch, work->moe_count + 1, sizeof *kinds);
+    StageOption **options = arena_alloc_array(scratch, work->moe_count + 1, sizeof *options);
+    uint32_t count = cut_stages(work, stages, kinds);
+    fill_options(b, stages, kinds, count, options, scratch);
+    for (uint32_t i = 0; i < count; i++)
+        problem->stages[problem->stage_count++] = (PlanStage){.options = options[kinds[i]], .option_count = b->count};
+    problem->loss_s = work->loss_s;
     arena_destroy(scratch);
 }
 
@@ -153,7 +209,7 @@ StageProblem *stages_build(const Workload *work, const StageCandidate *candidate
                   .dispatch = work->spec->plan.dispatch, .problem = problem};
     choose_components(&b);
     add_stages(&b);
-    Clock begin = clock_begin(), turn = clock_begin_backward(work, 0);
+    Clock begin = clock_begin(work), turn = clock_begin_backward(work, 0);
     double tail_s = iteration_tail_s(work);
     for (uint32_t i = 0; i < problem->clock_count; i++) {
         problem->begin[i] = begin.at_s[b.used[i]];
@@ -164,24 +220,22 @@ StageProblem *stages_build(const Workload *work, const StageCandidate *candidate
     return problem;
 }
 
-void stages_forward(const StageProblem *problem, uint32_t stage, const StageOption *option,
-                    const double in[STAGE_CLOCK_MAX], double out[STAGE_CLOCK_MAX])
+void stages_forward(const StageProblem *problem, const StageOption *option, const double in[STAGE_CLOCK_MAX],
+                    double out[STAGE_CLOCK_MAX])
 {
-    double lead_s = problem->stages[stage].lead_forward_s;
     for (uint32_t i = 0; i < problem->clock_count; i++)
         out[i] = -INFINITY;
     for (uint32_t e = 0; e < problem->forward_count; e++) {
         StageEdge edge = problem->forward[e];
-        double at_s = in[edge.from] + (edge.from == 0 ? lead_s : 0) + option->forward[e];
+        double at_s = in[edge.from] + option->forward[e];
         if (at_s > out[edge.to])
             out[edge.to] = at_s;
     }
 }
 
-// The functional before a stage's backward pass, given the one after it; then past the dense layers
-// that come after the stage in the model, which the backward pass meets first.
-void stages_functional(const StageProblem *problem, uint32_t stage, const StageOption *option,
-                       const double in[STAGE_CLOCK_MAX], double out[STAGE_CLOCK_MAX])
+// The functional before a stage's backward pass, given the one after it.
+void stages_functional(const StageProblem *problem, const StageOption *option, const double in[STAGE_CLOCK_MAX],
+                       double out[STAGE_CLOCK_MAX])
 {
     for (uint32_t i = 0; i < problem->clock_count; i++)
         out[i] = -INFINITY;
@@ -191,20 +245,17 @@ void stages_functional(const StageProblem *problem, uint32_t stage, const StageO
         if (after_s > out[edge.from])
             out[edge.from] = after_s;
     }
-    bool last = stage + 1 == problem->stage_count;
-    out[0] += last ? problem->trail_backward_s : problem->stages[stage + 1].lead_backward_s;
 }
 
 void stages_begin_functional(const StageProblem *problem, double out[STAGE_CLOCK_MAX])
 {
     memcpy(out, problem->end, sizeof problem->end);
-    out[0] += problem->stage_count ? problem->stages[0].lead_backward_s : problem->trail_backward_s;
 }
 
 static double stages_total(const StageProblem *problem, const double clock[STAGE_CLOCK_MAX],
                            const double functional[STAGE_CLOCK_MAX])
 {
-    double forward_s = clock[0] + problem->trail_forward_s;
+    double forward_s = clock[0] + problem->loss_s;
     if (!problem->training)
         return forward_s;
     double after_s = -INFINITY;
@@ -220,9 +271,9 @@ double stages_evaluate(const StageProblem *problem, const uint32_t *choice)
     stages_begin_functional(problem, functional[0]);
     for (uint32_t k = 0; k < problem->stage_count; k++) {
         const StageOption *option = &problem->stages[k].options[choice[k]];
-        stages_forward(problem, k, option, clock[k % 2], clock[(k + 1) % 2]);
+        stages_forward(problem, option, clock[k % 2], clock[(k + 1) % 2]);
         if (problem->training)
-            stages_functional(problem, k, option, functional[k % 2], functional[(k + 1) % 2]);
+            stages_functional(problem, option, functional[k % 2], functional[(k + 1) % 2]);
     }
     return stages_total(problem, clock[problem->stage_count % 2], functional[problem->stage_count % 2]);
 }

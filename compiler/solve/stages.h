@@ -1,12 +1,13 @@
-// The planner's choice as a staged problem: one stage per MoE layer, one option per configuration,
-// each a max-plus linear map of the clock (iteration.h), forward and backward, and a share of the
-// memory. Derived from the cost model's own recursion, so that no formula is written twice.
+// The planner's choice as a staged problem: one stage per MoE layer, with the dense layers before it (the last one
+// also with those after it), one option per configuration, each a max-plus linear map of the clock (iteration.h),
+// forward and backward, and a share of the memory. Derived from the cost model's own recursion, so that no formula is
+// written twice.
 #ifndef HEP_STAGES_H
 #define HEP_STAGES_H
 
 #include "compiler/model/iteration.h"
 
-enum { STAGE_EDGES_MAX = 96, STAGE_CLOCK_MAX = CLOCK_SIZE };
+enum { STAGE_EDGES_MAX = 160, STAGE_CLOCK_MAX = CLOCK_SIZE };
 // With more stages than this, the search gets no more work: an answer in seconds, with its gap, is worth more than a
 // proof in minutes.
 enum { STAGES_MANY = 256 };
@@ -25,7 +26,6 @@ typedef struct {
 typedef struct {
     const StageOption *options;
     uint32_t option_count;
-    double lead_forward_s, lead_backward_s; // dense layers before this MoE layer
 } PlanStage;
 
 typedef struct {
@@ -35,7 +35,7 @@ typedef struct {
     StageEdge forward[STAGE_EDGES_MAX], backward[STAGE_EDGES_MAX];
     uint32_t stage_count;
     PlanStage *stages;
-    double trail_forward_s, trail_backward_s; // dense layers after the last stage; the loss forward
+    double loss_s;                            // after the last stage
     double begin[STAGE_CLOCK_MAX];            // of the forward pass
     double turn[STAGE_CLOCK_MAX];             // of the backward pass, counted from the end of the forward pass
     double end[STAGE_CLOCK_MAX];              // what follows each component at the end; -INFINITY: nothing waits for it
@@ -59,10 +59,10 @@ double stages_memory(const StageProblem *problem, const uint32_t *choice);
 
 // One step of the recursions, also used by the search. `functional[i]` is the time that follows
 // component i until the iteration ends.
-void stages_forward(const StageProblem *problem, uint32_t stage, const StageOption *option,
-                    const double in[STAGE_CLOCK_MAX], double out[STAGE_CLOCK_MAX]);
-void stages_functional(const StageProblem *problem, uint32_t stage, const StageOption *option,
-                       const double in[STAGE_CLOCK_MAX], double out[STAGE_CLOCK_MAX]);
+void stages_forward(const StageProblem *problem, const StageOption *option, const double in[STAGE_CLOCK_MAX],
+                    double out[STAGE_CLOCK_MAX]);
+void stages_functional(const StageProblem *problem, const StageOption *option, const double in[STAGE_CLOCK_MAX],
+                       double out[STAGE_CLOCK_MAX]);
 void stages_begin_functional(const StageProblem *problem, double out[STAGE_CLOCK_MAX]);
 
 #endif

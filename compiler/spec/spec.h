@@ -72,6 +72,8 @@ typedef struct {
     GradientReturn gradient;
     double gradient_ratio; // 1 for dense
     double capacity;             // 0: nothing is dropped
+    OnceDense once_dense;        // as requested
+    bool regather_dense;         // what is planned with: of ONCE_DENSE_AUTO one after the other
     Span span, domain_span, codec_span, capacity_span;
 } SpecPlan;
 

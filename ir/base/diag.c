@@ -189,6 +189,21 @@ void diag_help(Diag *diag, const char *format, ...)
     WITH_ARGUMENTS(attach(diag, SEVERITY_HELP, NULL, format, arguments));
 }
 
+void diag_append(Diag *diag, Diag *from)
+{
+    if (from->records && diag->last_kept)
+        diag->last_kept->next = from->records;
+    else if (from->records)
+        diag->records = from->records;
+    if (from->records) {
+        diag->last_kept = from->last_kept;
+        diag->last = from->last;
+    }
+    diag->error_count += from->error_count;
+    diag->warning_count += from->warning_count;
+    *from = (Diag){.arena = from->arena};
+}
+
 size_t diag_error_count(const Diag *diag)
 {
     return diag->error_count;

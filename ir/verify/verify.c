@@ -5,6 +5,7 @@
 
 #include <inttypes.h>
 
+#include "ir/bundle.h"
 #include "ir/schema.h"
 #include "ir/verify/verify_parts.h"
 
@@ -150,6 +151,14 @@ static void verify_steps(Verifier *verifier)
         verify_step(verifier, i);
 }
 
+static const WeightKind *verify_kinds(const Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    WeightKind *kinds = arena_alloc_array(verifier->scratch, (size_t)plan->buffer_count + 1, sizeof *kinds);
+    bundle_kinds(plan, kinds);
+    return kinds;
+}
+
 bool plan_verify(const Plan *plan, VerifyReport *report)
 {
     // Each relies on those before it.
@@ -164,6 +173,7 @@ bool plan_verify(const Plan *plan, VerifyReport *report)
     }
     verifier.scratch = arena_create();
     verifier.order = order_create(plan, verifier.scratch);
+    verifier.kinds = verify_kinds(&verifier);
     verify_operands(&verifier);
     verify_sizes(&verifier);
     if (!plan->model.abstract) {

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "ir/bundle.h"
 #include "ir/verify/verify_parts.h"
 
 // ---- operands ----------------------------------------------------------------------------------
@@ -9,6 +10,12 @@
 static bool weight_matches(const Plan *plan, const Buffer *buffer, uint64_t elements)
 {
     return buffer->dtype == plan->model.dtype && buffer->rows * buffer->cols == elements;
+}
+
+// The shares of all owners.
+static bool bundle_matches(const Plan *plan, const Buffer *buffer, BundleShape shape)
+{
+    return buffer->dtype == plan->model.dtype && buffer->rows == shape.owners && buffer->cols == shape.share;
 }
 
 // A rank's share of the experts, or as many as it holds after gathering.
@@ -47,15 +54,9 @@ static bool contents_match(const Plan *plan, const Step *step, Contents contents
     case CONTENTS_SCALAR:
         return buffer->dtype == DTYPE_F32 && buffer->rows == 1 && buffer->cols == 1;
     case CONTENTS_EMBEDDING:
-        return weight_matches(plan, buffer, model_embedding_elements(dims));
-    case CONTENTS_ATTENTION:
-        return weight_matches(plan, buffer, model_attention_elements(dims));
-    case CONTENTS_ROUTER:
-        return weight_matches(plan, buffer, model_router_elements(dims));
-    case CONTENTS_FFN:
-        return weight_matches(plan, buffer, model_ffn_elements(dims));
-    case CONTENTS_SHARED:
-        return weight_matches(plan, buffer, model_shared_elements(dims));
+        return bundle_matches(plan, buffer, bundle_shape(plan, WEIGHT_EMBEDDING, NONE));
+    case CONTENTS_DENSE:
+        return bundle_matches(plan, buffer, bundle_shape(plan, WEIGHT_DENSE, step->layer));
     case CONTENTS_HELD_EXPERTS:
         return shares_match(plan, step, buffer, true);
     case CONTENTS_OWN_EXPERTS:

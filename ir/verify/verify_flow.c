@@ -4,6 +4,7 @@
 // gather (groups are those of the choices). Abstract plans have no buffers and no flow.
 #include <string.h>
 
+#include "ir/bundle.h"
 #include "ir/verify/verify_flow.h"
 
 static void (*const flows[])(Flow *) = {
@@ -23,10 +24,9 @@ static void begin(Flow *flow)
 {
     const Plan *plan = flow->plan;
     const Cluster *cluster = &plan->cluster;
-    for (uint32_t l = 0; l < cluster->level_count; l++)
-        if (cluster->levels[l].count > 1)
-            flow->all |= 1u << l;
-    flow->replicas = flow->all & ((1u << plan->replica_levels) - 1);
+    flow->all = cluster_wide_levels(cluster);
+    flow->shared = plan->pass == PASS_TRAINING ? flow->all : 0;
+    flow->kinds = flow->verifier->kinds;
     for (uint32_t k = 0; k <= plan->model.layers; k++) {
         LayerFlow *layer = &flow->layers[k];
         memset(layer, 0xff, sizeof *layer); // NONE
@@ -59,7 +59,7 @@ static void verify_mean_end(const Flow *flow, const LayerFlow *layer)
     if (mean == NONE)
         return;
     Value value = flow->values[mean];
-    bool whole = value.holds == HOLDS_MEAN && value.levels == (flow->all & ~flow->replicas);
+    bool whole = value.holds == HOLDS_MEAN && value.levels == flow->all;
     if (flow->plan->pass == PASS_TRAINING ? !whole : value.holds != HOLDS_REMEMBERED)
         verify_fail(flow->verifier, PROPERTY_FLOW, NONE,
                     "'%.40s' is not the mean of all experts when the iteration ends", flow->plan->buffers[mean].name);

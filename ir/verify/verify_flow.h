@@ -19,7 +19,8 @@
     X(SENT_DRESULTS, "gradients of results to send") X(DROWS, "gradients of rows")                                     \
     X(DRECORDS, "gradients of records") X(RETURNED_DROWS, "returned gradients of rows")                                \
     X(RETURNED_DRECORDS, "returned gradients of records") X(DSHARED_ROWS, "gradients of the shared experts' rows")     \
-    X(DEXPERTS, "gradients of held experts") X(GRADIENT, "the gradient") X(HALF_GRADIENT, "a part of the gradient")    \
+    X(DGATHERED, "gradients of gathered weights") X(GRADIENT, "the gradient")                                          \
+    X(HALF_GRADIENT, "a part of the gradient") X(PARTS, "parts of the gradient")                                       \
     X(COUNTS_AGAIN, "counts of gradients received") X(REMEMBERED, "what the last iteration left")                      \
     X(SENT, "what was sent in this iteration") X(MEAN, "the mean of experts") X(ERROR, "what this iteration left out") \
     X(DPACKETS, "encoded gradients") X(DRECEIVED, "encoded gradients of others")                                       \
@@ -30,7 +31,8 @@ typedef enum { HOLDINGS(X) HOLDING_COUNT } Holding;
 typedef struct {
     Holding holds;
     int32_t layer;   // of rows and the like; `INPUT_ROWS` of layer `layers` is the network's output
-    uint32_t levels; // one bit each: crossed by the rows, gathered by experts, summed over by gradients
+    uint32_t levels; // one bit each: crossed by the rows, gathered by weights, summed over by gradients; of `PARTS`,
+                     // the parts (DensePart)
     int32_t from;    // the step that counted or ordered rows, the buffer of weights
 } Value;
 
@@ -50,7 +52,9 @@ typedef struct {
     uint32_t step;
     int32_t layer;  // of the step
     uint32_t level; // 0 where it has none
-    uint32_t all, replicas; // levels that gradients of dense weights, and of experts, are summed over
+    uint32_t all;           // levels with several workers
+    uint32_t shared;        // levels that dense weights are gathered over
+    const WeightKind *kinds; // [buffers]: which weights they hold, see bundle_kinds
     int32_t weight_count;
 } Flow;
 
@@ -73,8 +77,12 @@ void flow_take_tokens(const Flow *flow);
 // One buffer is the layer's weights of the operand's kind throughout, and was not updated yet. Returns it.
 int32_t flow_take_weights(Flow *flow, Operand weights);
 void flow_give(Flow *flow, Operand operand, Value value);
-// `gradient` becomes that of the weights, which the step reads.
-void flow_give_gradient(Flow *flow, Operand weights, Operand gradient, Holding holds);
+// Levels that the weights of an operand were gathered over.
+uint32_t flow_gathered(const Flow *flow, Operand weights);
+// What a gradient of weights gathered over these levels is: still to go home, or there.
+Value flow_whole_gradient(int32_t layer, uint32_t levels, int32_t weights);
+// A part of the gradient of the layer's dense weights, which the step reads, is written; with the last one it is whole.
+void flow_give_part(Flow *flow, DensePart part);
 
 // ---- ops -----------------------------------------------------------------------------------------
 

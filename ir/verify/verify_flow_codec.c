@@ -78,7 +78,7 @@ void flow_encode_gradient(Flow *flow)
     int32_t k = flow->layer;
     Value gathered = flow_value(flow, OPERAND_gathered);
     int32_t weights = flow_layer(flow)->weights[WEIGHT_EXPERTS], level = flow_last_level(gathered.levels);
-    flow_take(flow, OPERAND_gathered, value_split(HOLDS_DEXPERTS, k, gathered.levels, weights));
+    flow_take(flow, OPERAND_gathered, value_split(HOLDS_DGATHERED, k, gathered.levels, weights));
     if (level == NONE)
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "these experts were gathered over no level");
     else
@@ -105,7 +105,7 @@ void flow_decode_gradient(Flow *flow)
     Value received = flow_value(flow, OPERAND_received);
     int32_t weights = flow_layer(flow)->weights[WEIGHT_EXPERTS], level = flow_last_level(received.levels);
     flow_take(flow, OPERAND_received, value_split(HOLDS_DRECEIVED, k, received.levels, weights));
-    flow_take(flow, OPERAND_gathered, value_split(HOLDS_DEXPERTS, k, received.levels, weights));
+    flow_take(flow, OPERAND_gathered, value_split(HOLDS_DGATHERED, k, received.levels, weights));
     uint32_t left = level == NONE ? 0 : received.levels & ~(1u << level);
-    flow_give(flow, OPERAND_shard, value_split(left ? HOLDS_DEXPERTS : HOLDS_GRADIENT, k, left, weights));
+    flow_give(flow, OPERAND_shard, flow_whole_gradient(k, left, weights));
 }

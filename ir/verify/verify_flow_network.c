@@ -13,7 +13,7 @@ void flow_pre_expert(Flow *flow)
 {
     int32_t k = flow->layer;
     flow_take(flow, OPERAND_x, value_plain(HOLDS_INPUT_ROWS, k));
-    flow_take_weights(flow, OPERAND_attention);
+    flow_take_weights(flow, OPERAND_dense);
     flow_give(flow, OPERAND_y, value_plain(HOLDS_ATTENDED, k));
 }
 
@@ -21,7 +21,7 @@ void flow_ffn(Flow *flow)
 {
     int32_t k = flow->layer;
     flow_take(flow, OPERAND_x, value_plain(HOLDS_ATTENDED, k));
-    flow_take_weights(flow, OPERAND_ffn);
+    flow_take_weights(flow, OPERAND_dense);
     flow_give(flow, OPERAND_y, value_plain(HOLDS_INPUT_ROWS, k + 1));
 }
 
@@ -29,7 +29,7 @@ void flow_gate(Flow *flow)
 {
     int32_t k = flow->layer;
     flow_take(flow, OPERAND_x, value_plain(HOLDS_ATTENDED, k));
-    flow_take_weights(flow, OPERAND_router);
+    flow_take_weights(flow, OPERAND_dense);
     flow_give(flow, OPERAND_rows, value_staged(HOLDS_ROWS, k, 0));
     flow_give(flow, OPERAND_records, value_staged(HOLDS_RECORDS, k, 0));
 }
@@ -38,7 +38,7 @@ void flow_shared_expert(Flow *flow)
 {
     int32_t k = flow->layer;
     flow_take(flow, OPERAND_rows, value_staged(HOLDS_ROWS, k, 0));
-    flow_take_weights(flow, OPERAND_shared);
+    flow_take_weights(flow, OPERAND_dense);
     flow_give(flow, OPERAND_results, value_plain(HOLDS_SHARED_RESULTS, k));
 }
 
@@ -66,8 +66,9 @@ void flow_loss_backward(Flow *flow)
 {
     flow_take(flow, OPERAND_x, value_plain(HOLDS_INPUT_ROWS, (int32_t)flow->plan->model.layers));
     flow_take_tokens(flow);
-    flow_give_gradient(flow, OPERAND_embedding, OPERAND_dembedding,
-                       HOLDS_HALF_GRADIENT); // the tied embedding's other use is first
+    int32_t weights = flow_take_weights(flow, OPERAND_embedding);
+    flow_give(flow, OPERAND_dembedding,
+              value_split(HOLDS_HALF_GRADIENT, NONE, flow->shared, weights)); // the tied embedding's other use is first
     flow_give(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, (int32_t)flow->plan->model.layers));
 }
 
@@ -76,7 +77,7 @@ void flow_shared_expert_backward(Flow *flow)
     int32_t k = flow->layer;
     flow_take(flow, OPERAND_rows, value_staged(HOLDS_ROWS, k, 0));
     flow_take(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, k + 1));
-    flow_give_gradient(flow, OPERAND_shared, OPERAND_dshared, HOLDS_GRADIENT);
+    flow_give_part(flow, DENSE_SHARED);
     flow_give(flow, OPERAND_drows, value_plain(HOLDS_DSHARED_ROWS, k));
 }
 
@@ -92,7 +93,7 @@ void flow_gate_backward(Flow *flow)
     else
         flow_take_none(flow, OPERAND_dshared_rows);
     flow_take(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, k + 1));
-    flow_give_gradient(flow, OPERAND_router, OPERAND_drouter, HOLDS_GRADIENT);
+    flow_give_part(flow, DENSE_ROUTER);
     flow_give(flow, OPERAND_dx, value_plain(HOLDS_DATTENDED, k));
 }
 
@@ -101,7 +102,7 @@ void flow_ffn_backward(Flow *flow)
     int32_t k = flow->layer;
     flow_take(flow, OPERAND_x, value_plain(HOLDS_ATTENDED, k));
     flow_take(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, k + 1));
-    flow_give_gradient(flow, OPERAND_ffn, OPERAND_dffn, HOLDS_GRADIENT);
+    flow_give_part(flow, DENSE_FFN);
     flow_give(flow, OPERAND_dx, value_plain(HOLDS_DATTENDED, k));
 }
 
@@ -110,16 +111,15 @@ void flow_pre_expert_backward(Flow *flow)
     int32_t k = flow->layer;
     flow_take(flow, OPERAND_x, value_plain(HOLDS_INPUT_ROWS, k));
     flow_take(flow, OPERAND_dx, value_plain(HOLDS_DATTENDED, k));
-    flow_give_gradient(flow, OPERAND_attention, OPERAND_dattention, HOLDS_GRADIENT);
+    flow_give_part(flow, DENSE_ATTENTION);
     flow_give(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, k));
 }
 
 void flow_embed_backward(Flow *flow)
 {
-    Value half = value_split(HOLDS_HALF_GRADIENT, NONE, 0, flow_layer(flow)->weights[WEIGHT_EMBEDDING]);
+    int32_t weights = flow_layer(flow)->weights[WEIGHT_EMBEDDING];
     flow_take_tokens(flow);
     flow_take(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, 0));
-    flow_take(flow, OPERAND_dembedding, half);
-    half.holds = HOLDS_GRADIENT;
-    flow_give(flow, OPERAND_dembedding, half);
+    flow_take(flow, OPERAND_dembedding, value_split(HOLDS_HALF_GRADIENT, NONE, flow->shared, weights));
+    flow_give(flow, OPERAND_dembedding, flow_whole_gradient(NONE, flow->shared, weights));
 }

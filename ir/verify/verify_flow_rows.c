@@ -80,9 +80,7 @@ static void take_experts(Flow *flow, bool backward)
     flow_take(flow, OPERAND_dresults, result_gradients(k, levels));
     flow_give(flow, OPERAND_drows, value_staged(HOLDS_DROWS, k, levels));
     flow_give(flow, OPERAND_drecords, value_staged(HOLDS_DRECORDS, k, levels));
-    bool owned = flow_layer(flow)->gathered == 0;
-    flow_give(flow, OPERAND_dexperts,
-              value_split(owned ? HOLDS_GRADIENT : HOLDS_DEXPERTS, k, flow_layer(flow)->gathered, weights));
+    flow_give(flow, OPERAND_dexperts, flow_whole_gradient(k, flow_layer(flow)->gathered, weights));
 }
 
 void flow_expert(Flow *flow)

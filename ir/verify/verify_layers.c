@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ir/bundle.h"
 #include "ir/verify/verify_parts.h"
 
 // Steps of one layer that a property is about, in plan order, beside what it expects.
@@ -230,7 +231,7 @@ static void verify_gathers(Verifier *verifier, const Choice *choice, const uint3
     char text[96];
     for (uint32_t i = 0; i < count; i++) {
         const Step *step = &plan->steps[steps[i]];
-        if (step_info(step)->shape != shape)
+        if (step_info(step)->shape != shape || verify_carries_dense(verifier, step))
             continue;
         if (matched == wanted || step->level != expected[matched] || step->op != op) {
             verify_fail(verifier, PROPERTY_GATHER, steps[i],
@@ -269,6 +270,12 @@ static void expect_before(Verifier *verifier, uint32_t before, uint32_t step)
                     step_info(&verifier->plan->steps[before])->name);
 }
 
+static bool gathers_experts(const Verifier *verifier, uint32_t step)
+{
+    const Step *of = &verifier->plan->steps[step];
+    return step_info(of)->shape == SHAPE_GATHER && !verify_carries_dense(verifier, of);
+}
+
 // Experts are computed with what was gathered, and their gradients go home when they are there. With buffers
 // `reads` sees this too; abstract plans have none.
 static void verify_gather_order(Verifier *verifier, const uint32_t *steps, uint32_t count)
@@ -278,15 +285,15 @@ static void verify_gather_order(Verifier *verifier, const uint32_t *steps, uint3
     const uint32_t *backward = find_op(plan, steps, count, OP_EXPERT_BACKWARD);
     uint32_t gathers = 0, rounds = 0;
     for (uint32_t i = 0; i < count; i++)
-        gathers += plan->steps[steps[i]].op == OP_GATHER;
+        gathers += gathers_experts(verifier, steps[i]);
     const Choice *choice = verify_find_choice(plan, plan->steps[steps[0]].layer);
     uint32_t per_round = choice->regather && backward ? gathers / 2 : gathers;
     for (uint32_t i = 0; i < count; i++) {
-        Op op = plan->steps[steps[i]].op;
-        if (op == OP_GATHER) {
+        OpShape shape = step_info(&plan->steps[steps[i]])->shape;
+        if (gathers_experts(verifier, steps[i])) {
             const uint32_t *reader = rounds++ < per_round ? forward : backward;
             expect_before(verifier, steps[i], *reader);
-        } else if (op == OP_REDUCE_SCATTER || op == OP_RETURN_PACKETS) {
+        } else if (shape == SHAPE_SCATTER && !verify_carries_dense(verifier, &plan->steps[steps[i]])) {
             expect_before(verifier, *backward, steps[i]);
         }
     }
@@ -298,7 +305,8 @@ static void verify_dense_layer(Verifier *verifier, uint32_t layer, const uint32_
     for (uint32_t i = 0; i < count; i++) {
         const Step *step = &verifier->plan->steps[steps[i]];
         OpShape shape = step_info(step)->shape;
-        if (is_on_the_way(step) || shape == SHAPE_GATHER || shape == SHAPE_SCATTER)
+        bool carries = (shape == SHAPE_GATHER || shape == SHAPE_SCATTER) && !verify_carries_dense(verifier, step);
+        if (is_on_the_way(step) || carries)
             verify_fail(verifier, is_on_the_way(step) ? PROPERTY_EXCHANGE : PROPERTY_GATHER, steps[i],
                         "layer %" PRIu32 " is no MoE layer and has a '%s' step", layer, step_info(step)->name);
     }
@@ -309,9 +317,51 @@ static void verify_steps_without_layer(Verifier *verifier)
     for (uint32_t i = 0; i < verifier->plan->step_count; i++) {
         const Step *step = &verifier->plan->steps[i];
         OpShape shape = step_info(step)->shape;
-        if (step->layer == NONE && (is_on_the_way(step) || shape == SHAPE_GATHER || shape == SHAPE_SCATTER))
+        bool carries = (shape == SHAPE_GATHER || shape == SHAPE_SCATTER) && !verify_carries_dense(verifier, step);
+        if (step->layer == NONE && (is_on_the_way(step) || carries))
             verify_fail(verifier, is_on_the_way(step) ? PROPERTY_EXCHANGE : PROPERTY_GATHER, i,
                         "op '%s' names no layer", step_info(step)->name);
+    }
+}
+
+// ---- dense weights -------------------------------------------------------------------------------
+
+static void verify_dense_count(Verifier *verifier, uint32_t layer, const char *what, uint32_t found, uint32_t expected)
+{
+    if (found == expected)
+        return;
+    if (layer < verifier->plan->model.layers)
+        verify_fail(verifier, PROPERTY_GATHER, NONE,
+                    "layer %" PRIu32 " %s in %" PRIu32 " steps, expected %" PRIu32, layer, what, found, expected);
+    else
+        verify_fail(verifier, PROPERTY_GATHER, NONE,
+                    "the embedding: the network %s in %" PRIu32 " steps, expected %" PRIu32, what, found, expected);
+}
+
+// Shares of dense weights, and their gradients, travel among all workers of a level: once over every level, or twice
+// where weights are gathered again. In which order, flow says.
+static void verify_dense(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    uint32_t layers = plan->model.layers, wide = (uint32_t)__builtin_popcount(cluster_wide_levels(&plan->cluster));
+    uint32_t *gathers = arena_alloc_array(verifier->scratch, 2 * ((size_t)layers + 1), sizeof *gathers);
+    uint32_t *returns = gathers + layers + 1;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        const Step *step = &plan->steps[i];
+        if (!verify_carries_dense(verifier, step))
+            continue;
+        const Level *level = &plan->cluster.levels[step->level];
+        if (plan->groups[step->group].domain != level->count)
+            verify_fail(verifier, PROPERTY_GATHER, i,
+                        "dense weights are shared out over all %" PRIu32 " workers of level '%.40s', and the domain"
+                        " size is %" PRIu32,
+                        level->count, level->name, plan->groups[step->group].domain);
+        (step->op == OP_GATHER ? gathers : returns)[step->layer == NONE ? layers : (uint32_t)step->layer]++;
+    }
+    for (uint32_t k = 0; k <= layers && plan->pass == PASS_TRAINING && !plan->model.abstract; k++) {
+        verify_dense_count(verifier, k, "gathers dense weights", gathers[k],
+                           wide * (k < layers && plan->regather_dense ? 2 : 1));
+        verify_dense_count(verifier, k, "returns dense gradients", returns[k], wide);
     }
 }
 
@@ -342,7 +392,7 @@ static void verify_replica_slots(Verifier *verifier)
     Uses forward = find_uses(verifier, OP_EXPERT), backward = find_uses(verifier, OP_EXPERT_BACKWARD);
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
-        const Choice *choice = step_info(step)->shape == SHAPE_GATHER ? verify_find_choice(plan, step->layer) : NULL;
+        const Choice *choice = gathers_experts(verifier, i) ? verify_find_choice(plan, step->layer) : NULL;
         if (!choice || (plan->pass == PASS_TRAINING && !choice->regather))
             continue;
         uint32_t place = (uint32_t)(choice - plan->choices);
@@ -364,6 +414,7 @@ void verify_layers(Verifier *verifier)
     const Plan *plan = verifier->plan;
     LayerIndex index = index_layers(verifier);
     verify_steps_without_layer(verifier);
+    verify_dense(verifier);
     for (uint32_t k = 0; k < plan->model.layers; k++) {
         const uint32_t *steps = index.steps + index.first[k];
         uint32_t count = index.first[k + 1] - index.first[k];

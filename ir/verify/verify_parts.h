@@ -9,7 +9,8 @@ typedef struct {
     const Plan *plan;
     VerifyReport *report;
     Arena *scratch;
-    const Order *order; // once edges are checked
+    const Order *order;      // once edges are checked
+    const WeightKind *kinds; // [buffers]: see bundle_kinds
 } Verifier;
 
 // verify_report.c.
@@ -19,6 +20,9 @@ static inline const OpInfo *step_info(const Step *step)
 {
     return op_info((int)step->op);
 }
+
+// Does the step carry shares of dense weights or of the embedding, or their gradients?
+bool verify_carries_dense(const Verifier *verifier, const Step *step);
 
 // The choice of an MoE layer; NULL for other layers. Choices ascend.
 const Choice *verify_find_choice(const Plan *plan, int32_t layer);

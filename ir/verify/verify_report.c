@@ -36,6 +36,16 @@ void verify_fail(Verifier *verifier, Property property, int64_t step, const char
     va_end(arguments);
 }
 
+bool verify_carries_dense(const Verifier *verifier, const Step *step)
+{
+    OpShape shape = step_info(step)->shape;
+    if (verifier->plan->model.abstract || (shape != SHAPE_GATHER && shape != SHAPE_SCATTER))
+        return false;
+    int32_t sent = step_buffers(verifier->plan, step).all[0];
+    WeightKind kind = sent == NONE ? WEIGHT_NONE : verifier->kinds[sent];
+    return kind == WEIGHT_DENSE || kind == WEIGHT_EMBEDDING;
+}
+
 const Choice *verify_find_choice(const Plan *plan, int32_t layer)
 {
     uint32_t low = 0, high = plan->choice_count;

@@ -239,11 +239,10 @@ static void verify_codec_sizes(Verifier *verifier, uint32_t index)
     }
 }
 
-// Weights are the step's own layer's, filled before the first step; experts may be gathered copies.
+// Weights are the step's own layer's, filled before the first step, or gathered.
 static void verify_weights(Verifier *verifier, uint32_t index)
 {
-    static const Operand operands[] = {OPERAND_embedding, OPERAND_attention, OPERAND_router,     OPERAND_ffn,
-                                       OPERAND_shared,    OPERAND_experts,   OPERAND_own_experts};
+    static const Operand operands[] = {OPERAND_embedding, OPERAND_dense, OPERAND_experts, OPERAND_own_experts};
     const Plan *plan = verifier->plan;
     const Step *step = &plan->steps[index];
     for (size_t i = 0; i < COUNT_OF(operands); i++) {
@@ -251,7 +250,8 @@ static void verify_weights(Verifier *verifier, uint32_t index)
         if (!buffer)
             continue;
         WeightKind kind = operand_weight(operands[i]);
-        bool gathered = kind == WEIGHT_EXPERTS && (buffer->kind == BUFFER_TEMPORARY || buffer->kind == BUFFER_REPLICA);
+        bool gathered = kind == WEIGHT_EXPERTS ? buffer->kind == BUFFER_TEMPORARY || buffer->kind == BUFFER_REPLICA
+                                               : buffer->kind == BUFFER_TEMPORARY && plan->pass == PASS_TRAINING;
         if (buffer->kind != BUFFER_WEIGHT && !gathered)
             verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') is of kind '%s', expected a weight",
                         buffer->name, operand_name(operands[i]), buffer_kind_name(buffer->kind));
@@ -355,7 +355,7 @@ static void verify_codec(Verifier *verifier)
     const Plan *plan = verifier->plan;
     bool gathers = false, encodes = false;
     for (uint32_t i = 0; i < plan->step_count; i++) {
-        gathers = gathers || plan->steps[i].op == OP_GATHER;
+        gathers = gathers || (plan->steps[i].op == OP_GATHER && !verify_carries_dense(verifier, &plan->steps[i]));
         encodes = encodes || plan->steps[i].op == OP_ENCODE;
     }
     if (!codec_info(plan->codec)->encodes)
@@ -384,6 +384,8 @@ void verify_claims(Verifier *verifier)
         if (plan->choices[c].regather && (plan->pass == PASS_FORWARD || codec_info(plan->codec)->remembers))
             verify_fail(verifier, PROPERTY_CLAIMS, NONE, "layer %" PRIu32 " gathers again %s", plan->choices[c].layer,
                         plan->pass == PASS_FORWARD ? "in a forward pass" : "what 'delta' keeps");
+    if (plan->regather_dense && (plan->pass == PASS_FORWARD || plan->model.abstract))
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "there are no dense weights to gather again");
     for (uint32_t a = 0; a < plan->strategy_count; a++)
         for (uint32_t b = a + 1; b < plan->strategy_count; b++)
             if (strcmp(plan->strategies[a].name, plan->strategies[b].name) == 0)

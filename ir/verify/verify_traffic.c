@@ -163,9 +163,11 @@ void verify_traffic(Verifier *verifier)
         verify_step_traffic(verifier, i); // operands are there where nothing else is wrong
     }
     double exchange[LEVELS_MAX] = {0}, gather[LEVELS_MAX] = {0}, reduce[LEVELS_MAX] = {0};
+    double dense_gather[LEVELS_MAX] = {0}, dense_reduce[LEVELS_MAX] = {0};
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
         uint32_t level = step->level == NONE ? 0 : (uint32_t)step->level; // a sum over the world crosses the outermost
+        bool dense = verify_carries_dense(verifier, step);
         switch (step_info(step)->shape) {
         case SHAPE_LOCAL:
             break;
@@ -173,11 +175,11 @@ void verify_traffic(Verifier *verifier)
             exchange[level] += step->bytes;
             break;
         case SHAPE_GATHER:
-            gather[level] += step->bytes;
+            (dense ? dense_gather : gather)[level] += step->bytes;
             break;
         case SHAPE_SCATTER:
         case SHAPE_REDUCE:
-            reduce[level] += step->bytes;
+            (dense ? dense_reduce : reduce)[level] += step->bytes;
             break;
         }
     }
@@ -188,6 +190,8 @@ void verify_traffic(Verifier *verifier)
         verify_level_traffic(verifier, l, "tokens", exchange[l], traffic->exchange_bytes + traffic->routing_bytes);
         verify_level_traffic(verifier, l, "experts", gather[l], traffic->gather_bytes);
         verify_level_traffic(verifier, l, "gradients", reduce[l], traffic->reduce_bytes);
+        verify_level_traffic(verifier, l, "dense weights", dense_gather[l], traffic->dense_gather_bytes);
+        verify_level_traffic(verifier, l, "dense gradients", dense_reduce[l], traffic->dense_reduce_bytes);
     }
     if (!verifier->report->total)
         verify_exchanges(verifier);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ir/bundle.h"
 #include "ir/verify/verify_flow.h"
 
 static const char *const holding_names[] = {
@@ -27,14 +28,15 @@ static const char *describe_value(const Flow *flow, Value value, char out[160])
     int length = snprintf(out, 160, "%s", holding_names[value.holds]);
     if (value.holds != HOLDS_NOTHING && value.layer != NONE)
         length += snprintf(out + length, 160 - (size_t)length, " of layer %" PRId32, value.layer);
-    for (uint32_t l = 0; l < flow->plan->cluster.level_count && length < 120; l++)
+    for (uint32_t l = 0; value.holds != HOLDS_PARTS && l < flow->plan->cluster.level_count && length < 120; l++)
         if (value.levels >> l & 1)
             length +=
                 snprintf(out + length, 160 - (size_t)length, ", over '%.16s'", flow->plan->cluster.levels[l].name);
     if (value.from == NONE)
         return out;
     if (value.holds == HOLDS_WEIGHT || value.holds == HOLDS_UPDATED || value.holds == HOLDS_PACKET ||
-        value.holds == HOLDS_DEXPERTS || value.holds == HOLDS_GRADIENT || value.holds == HOLDS_HALF_GRADIENT ||
+        value.holds == HOLDS_DGATHERED || value.holds == HOLDS_GRADIENT || value.holds == HOLDS_HALF_GRADIENT ||
+        value.holds == HOLDS_PARTS ||
         value.holds == HOLDS_REMEMBERED || value.holds == HOLDS_COUNTED)
         snprintf(out + length, 160 - (size_t)length, " ('%.16s')", flow->plan->buffers[value.from].name);
     else
@@ -112,24 +114,53 @@ void flow_take_tokens(const Flow *flow)
     flow_take(flow, OPERAND_tokens, value_plain(HOLDS_TOKENS, NONE));
 }
 
+uint32_t flow_gathered(const Flow *flow, Operand weights)
+{
+    if (weights == OPERAND_experts)
+        return flow_layer(flow)->gathered;
+    return weights == OPERAND_dense || weights == OPERAND_embedding ? flow->shared : 0;
+}
+
 int32_t flow_take_weights(Flow *flow, Operand weights)
 {
     LayerFlow *layer = flow_layer(flow);
     WeightKind kind = operand_weight(weights);
     for (uint32_t other = 0; layer->weights[kind] == NONE && other < WEIGHT_KINDS; other++)
-        if (layer->weights[other] == flow_operand(flow, weights))
+        if (layer->weights[other] != NONE && layer->weights[other] == flow_value(flow, weights).from)
             verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "the layer's '%s' are its '%s', too",
                         operand_name(weights), weight_kind_name((WeightKind)other));
     if (layer->weights[kind] == NONE)
         layer->weights[kind] = flow_value(flow, weights).from;
-    uint32_t gathered = weights == OPERAND_experts ? layer->gathered : 0;
     flow_take(flow, weights,
-              value_split(HOLDS_WEIGHT, flow->plan->steps[flow->step].layer, gathered, layer->weights[kind]));
+              value_split(HOLDS_WEIGHT, flow->plan->steps[flow->step].layer, flow_gathered(flow, weights),
+                          layer->weights[kind]));
     return layer->weights[kind];
 }
 
-void flow_give_gradient(Flow *flow, Operand weights, Operand gradient, Holding holds)
+Value flow_whole_gradient(int32_t layer, uint32_t levels, int32_t weights)
 {
-    flow_give(flow, gradient,
-              value_split(holds, flow->plan->steps[flow->step].layer, 0, flow_take_weights(flow, weights)));
+    return value_split(levels ? HOLDS_DGATHERED : HOLDS_GRADIENT, layer, levels, weights);
+}
+
+static bool is_whole(const Flow *flow, int32_t layer, uint32_t parts)
+{
+    bool whole = true;
+    for (int part = 0; part < DENSE_PARTS; part++)
+        if (model_has_part(&flow->plan->model, (DensePart)part, plan_layer_is_moe(flow->plan, layer)))
+            whole &= parts >> part & 1;
+    return whole;
+}
+
+void flow_give_part(Flow *flow, DensePart part)
+{
+    int32_t layer = flow->layer, weights = flow_take_weights(flow, OPERAND_dense);
+    Value value = flow_value(flow, OPERAND_ddense);
+    uint32_t parts =
+        value.holds == HOLDS_PARTS && value.layer == layer && value.from == weights ? value.levels : 0;
+    if (parts >> part & 1)
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "this part of the gradient was written before");
+    parts |= 1u << part;
+    flow_give(flow, OPERAND_ddense,
+              is_whole(flow, layer, parts) ? flow_whole_gradient(layer, flow->shared, weights)
+                                           : value_split(HOLDS_PARTS, layer, parts, weights));
 }

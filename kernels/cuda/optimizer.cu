@@ -25,7 +25,16 @@ template <typename T> struct Weights {
     float *state;
     uint64_t rows, cols;
     bool aligned;
+    ModelRanges undecayed;
 };
+
+__device__ __forceinline__ bool decays(const ModelRanges &undecayed, uint64_t element)
+{
+    bool inside = false;
+    for (uint32_t r = 0; r < undecayed.count; r++)
+        inside |= element - undecayed.ranges[r].first < undecayed.ranges[r].count;
+    return !inside;
+}
 
 // EACH neighbours of a row from `first` on.
 template <typename T>
@@ -49,7 +58,8 @@ __device__ __forceinline__ void update(const AdamWFactors &f, float scale, const
         float d = g.values[i] * scale;
         m.values[i] = f.beta1 * m.values[i] + (1.0f - f.beta1) * d;
         v.values[i] = f.beta2 * v.values[i] + (1.0f - f.beta2) * d * d;
-        w.values[i] = f.decay * w.values[i] - f.rate * m.values[i] / (sqrtf(v.values[i]) * f.correction + f.epsilon);
+        float decay = decays(of.undecayed, row * cols + first + i) ? f.decay : 1.0f;
+        w.values[i] = decay * w.values[i] - f.rate * m.values[i] / (sqrtf(v.values[i]) * f.correction + f.epsilon);
         stored.values[i] = w.values[i];
     }
     m.store(moments, first, cols, of.aligned);
@@ -92,7 +102,8 @@ template <typename T> cudaError_t begin(const CudaQueue *queue, Tensor weights, 
                   weights.cols);
 }
 
-template <typename T> Weights<T> weights_of(Tensor weights, Tensor gradient, Tensor state)
+template <typename T>
+Weights<T> weights_of(const ModelRanges *undecayed, Tensor weights, Tensor gradient, Tensor state)
 {
     bool aligned = is_aligned<T>(weights.data, weights.cols) && is_aligned<T>(gradient.data, 0) &&
                    is_aligned<float>(state.data, weights.cols);
@@ -101,17 +112,18 @@ template <typename T> Weights<T> weights_of(Tensor weights, Tensor gradient, Ten
             static_cast<float *>(state.data),
             weights.rows,
             weights.cols,
-            aligned};
+            aligned,
+            *undecayed};
 }
 
 template <typename T>
-cudaError_t step(const CudaQueue *queue, const AdamWFactors *factors, Tensor squares, Tensor weights, Tensor gradient,
-                 Tensor state)
+cudaError_t step(const CudaQueue *queue, const AdamWFactors *factors, const ModelRanges *undecayed, Tensor squares,
+                 Tensor weights, Tensor gradient, Tensor state)
 {
     uint64_t threads = weights.rows * blocks_for(weights.cols, EACH);
     return launch(queue->stream, static_cast<unsigned>(blocks_for(threads, BLOCK_THREADS)), BLOCK_THREADS, 0,
                   adamw_kernel<T>, factors, static_cast<const float *>(squares.data),
-                  weights_of<T>(weights, gradient, state));
+                  weights_of<T>(undecayed, weights, gradient, state));
 }
 
 // ---- norm of gradients ---------------------------------------------------------------------------
@@ -202,10 +214,10 @@ cudaError_t cuda_optimizer_begin(const CudaQueue *queue, Tensor weights, Tensor 
     return BY_DTYPE(weights.dtype, begin, queue, weights, state);
 }
 
-cudaError_t cuda_optimizer(const CudaQueue *queue, const AdamWFactors *factors, Tensor squares, Tensor weights,
-                           Tensor gradient, Tensor state)
+cudaError_t cuda_optimizer(const CudaQueue *queue, const AdamWFactors *factors, const ModelRanges *undecayed,
+                           Tensor squares, Tensor weights, Tensor gradient, Tensor state)
 {
     if (weights.rows == 0 || weights.cols == 0)
         return cudaSuccess;
-    return BY_DTYPE(weights.dtype, step, queue, factors, squares, weights, gradient, state);
+    return BY_DTYPE(weights.dtype, step, queue, factors, undecayed, squares, weights, gradient, state);
 }

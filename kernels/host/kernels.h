@@ -131,11 +131,12 @@ typedef struct {
 } AdamW;
 
 // State of a weight buffer [rows][cols]: f32 [rows][2 cols], each row the first moments, then the second; [3 cols]
-// with a master copy after them where weights are 16-bit. Weights decay by learning_rate x weight_decay, all alike.
+// with a master copy after them where weights are 16-bit. Weights decay by learning_rate x weight_decay, but for those
+// in `undecayed`, ranges of the buffer's elements.
 void host_optimizer_begin(Tensor weights, Tensor state); // before the first step: moments 0, master copy
 // squares, before: f32 [1][1]; squares = before (0 if absent) + the sum of the gradient's squares.
 void host_squares(Tensor gradient, Tensor before, Tensor squares);
-void host_optimizer(const AdamW *adamw, Tensor weights, Tensor gradient, Tensor state);
+void host_optimizer(const AdamW *adamw, const ModelRanges *undecayed, Tensor weights, Tensor gradient, Tensor state);
 
 // ---- compression ---------------------------------------------------------------------------------
 // Packets: u8 [vectors][codec_packet_bytes] as ir/codec.h lays them out, `ratio` as there, the vectors' dtype deciding

@@ -67,22 +67,47 @@ static void update(const Factors *s, const float *restrict gradient, float *rest
     }
 }
 
-void host_optimizer(const AdamW *adamw, Tensor weights, Tensor gradient, Tensor state)
+// Elements `at` to the returned one, `end` at most, all decay, or none of them.
+static uint64_t run_end(const ModelRanges *undecayed, uint64_t at, uint64_t end, bool *decay)
+{
+    *decay = true;
+    for (uint32_t r = 0; r < undecayed->count; r++) {
+        const ModelRange *range = &undecayed->ranges[r];
+        if (at >= range->first + range->count)
+            continue;
+        *decay = at < range->first;
+        return smaller(end, *decay ? range->first : range->first + range->count);
+    }
+    return end;
+}
+
+// `count` weights from flat place `place` on, which is `first` of its row.
+static void update_block(const Factors *factors, Tensor weights, Tensor gradient, float *of_row, uint64_t place,
+                         uint64_t first, uint64_t count)
+{
+    float block[BLOCK];
+    float *m = of_row + first, *v = m + weights.cols;
+    float *w = has_master(weights) ? v + weights.cols : (float *)weights.data + place;
+    host_to_f32(element_at(gradient.data, gradient.dtype, place), gradient.dtype, block, count);
+    update(factors, block, m, v, w, count);
+    if (has_master(weights))
+        host_from_f32(w, element_in(weights.data, weights.dtype, place), weights.dtype, count);
+}
+
+void host_optimizer(const AdamW *adamw, const ModelRanges *undecayed, Tensor weights, Tensor gradient, Tensor state)
 {
     check_shapes(weights, state);
     assert(adamw->step > 0 && gradient.dtype == weights.dtype);
     assert(gradient.rows == weights.rows && gradient.cols == weights.cols);
-    float block[BLOCK];
-    Factors factors = factors_of(adamw);
+    Factors decaying = factors_of(adamw), constant = decaying;
+    constant.decay = 1;
     for (uint64_t row = 0; row < weights.rows; row++) {
-        for (uint64_t first = 0; first < weights.cols; first += BLOCK) {
-            uint64_t count = smaller(BLOCK, weights.cols - first), place = row * weights.cols + first;
-            float *m = state_of(weights, state, row, 0) + first, *v = state_of(weights, state, row, 1) + first;
-            float *w = has_master(weights) ? state_of(weights, state, row, 2) + first : (float *)weights.data + place;
-            host_to_f32(element_at(gradient.data, gradient.dtype, place), gradient.dtype, block, count);
-            update(&factors, block, m, v, w, count);
-            if (has_master(weights))
-                host_from_f32(w, element_in(weights.data, weights.dtype, place), weights.dtype, count);
+        for (uint64_t first = 0, end; first < weights.cols; first = end) {
+            uint64_t from = row * weights.cols;
+            bool decay;
+            end = run_end(undecayed, from + first, from + smaller(first + BLOCK, weights.cols), &decay) - from;
+            update_block(decay ? &decaying : &constant, weights, gradient, state_of(weights, state, row, 0),
+                         from + first, first, end - first);
         }
     }
 }

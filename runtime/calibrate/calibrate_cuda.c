@@ -216,7 +216,7 @@ static uint64_t run_lay_out(DeviceRun *run)
 
 static uint64_t run_work_bytes(const DeviceRun *run)
 {
-    StepTensors expert = {.shared_expert = {.rows = run->rows, .shared = run->weights, .results = run->results}};
+    StepTensors expert = {.shared_expert = {.rows = run->rows, .dense = run->weights, .results = run->results}};
     StepTensors encode = {.encode = {.own_experts = run->weights, .mean = run->mean, .packet = run->packet}};
     StepTensors decode = {
         .decode = {.packet = run->gathered, .own = run->weights, .mean = run->mean, .experts = run->experts}};

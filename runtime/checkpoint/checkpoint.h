@@ -1,6 +1,7 @@
 // Checkpoints: what a training needs to resume bit by bit. A checkpoint is a directory DIR/step-000123, there whole or
 // not at all, with `manifest.json`, `equal` (what all ranks have alike: stored once, and compared when it is written)
-// and `rank-00000`.. (own experts, their state, what codecs remember). Everything is checked before it is believed.
+// and `rank-00000`.. (shares of bundles, own experts, their state, what codecs remember). Everything is checked before
+// it is believed.
 #ifndef HEP_CHECKPOINT_H
 #define HEP_CHECKPOINT_H
 

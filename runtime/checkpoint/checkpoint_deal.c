@@ -1,6 +1,6 @@
 // Reading a checkpoint that another strategy, or another number of ranks, wrote. A rank's file holds flat shares of the
-// experts and of their state: what a rank needs are ranges of elements, which are copied from the files of their
-// owners. What codecs remember is made from the weights.
+// experts, of dense weights and of their state: what a rank needs are ranges of elements, which are copied from the
+// files of their owners. What codecs remember is made from the weights.
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "ir/bundle.h"
 #include "runtime/checkpoint/checkpoint_internal.h"
 
 static const SavedBuffer *find_saved(const Manifest *manifest, const char *name)
@@ -37,6 +38,17 @@ static uint64_t parts_of(const Manifest *manifest, const SavedBuffer *of)
     return of->layer == NONE ? 1 : of->cols / manifest_shares(manifest, of->layer).cols;
 }
 
+// Are the shares of all ranks together the whole bundle that `of` is a share of?
+static bool holds_bundle(const Manifest *manifest, const SavedBuffer *source, const SavedBuffer *of)
+{
+    uint64_t ranks = 1, all;
+    for (uint32_t l = 0; l < manifest->level_count; l++)
+        if (!checked_mul(ranks, manifest->levels[l], &ranks))
+            return false;
+    return ranks == manifest->ranks && source->rows == 1 && source->cols % of->parts == 0 &&
+           checked_mul(source->cols / of->parts, ranks, &all) && all >= of->elements;
+}
+
 // The buffer of the checkpoint that `of` is filled from: the one of its name, or the weights of its layer's experts;
 // NULL where there is none of its shape.
 static const SavedBuffer *source_of(const CheckpointReader *reader, const SavedBuffer *of)
@@ -46,8 +58,11 @@ static const SavedBuffer *source_of(const CheckpointReader *reader, const SavedB
         like = experts_of(reader, reader->rank->plan->buffers[of->buffer].layer);
     const Manifest *manifest = &reader->checkpoint->manifest;
     const SavedBuffer *source = like ? find_saved(manifest, like->name) : NULL;
-    bool fits = source && source->dtype == of->dtype && source->persistence == like->persistence &&
-                source->layer == like->layer && parts_of(manifest, source) == parts_of(&reader->own, of) &&
+    if (!source || source->dtype != of->dtype || source->persistence != like->persistence)
+        return NULL;
+    if (of->persistence == PERSISTENCE_SHARE)
+        return holds_bundle(manifest, source, of) ? source : NULL;
+    bool fits = source->layer == like->layer && parts_of(manifest, source) == parts_of(&reader->own, of) &&
                 (source->persistence != PERSISTENCE_EQUAL || (source->rows == of->rows && source->cols == of->cols));
     return fits ? source : NULL;
 }
@@ -118,6 +133,32 @@ static bool add_experts(CheckpointReader *reader, uint64_t index, const SavedBuf
             if (!reader_add(reader, copy, fault))
                 return false;
         }
+    }
+    return true;
+}
+
+// The share of bundles that the rank of a file had.
+static uint64_t share_of_file(const Manifest *manifest, uint64_t index)
+{
+    Cluster cluster = {.level_count = manifest->level_count};
+    for (uint32_t l = 0; l < manifest->level_count; l++)
+        cluster.levels[l].count = manifest->levels[l];
+    return share_of_rank(&cluster, index - 1);
+}
+
+// What a file's share and that of this rank have in common.
+static bool add_share(CheckpointReader *reader, uint64_t index, const SavedBuffer *of, Fault *fault)
+{
+    const SavedBuffer *source = source_of(reader, of);
+    uint64_t there = source->cols / of->parts, here = of->cols / of->parts, element = dtype_bytes(of->dtype);
+    uint64_t from = share_of_file(&reader->checkpoint->manifest, index) * there;
+    uint64_t to = share_of_rank(&reader->rank->plan->cluster, reader->rank->comm->rank) * here;
+    uint64_t first = from > to ? from : to, end = from + there < to + here ? from + there : to + here;
+    for (uint64_t part = 0; first < end && part < of->parts; part++) {
+        CheckpointCopy copy = {source->offset + (part * there + first - from) * element, (end - first) * element,
+                               (uint32_t)of->buffer, (part * here + first - to) * element};
+        if (!reader_add(reader, copy, fault))
+            return false;
     }
     return true;
 }
@@ -226,7 +267,8 @@ bool reader_deal(CheckpointReader *reader, Fault *fault)
     for (uint32_t b = 0; b < reader->own.buffer_count; b++) {
         const SavedBuffer *of = &reader->own.buffers[b], *source = source_of(reader, of);
         every_file = every_file || needs_mean(reader, of);
-        if (of->rebuild == REBUILD_ZERO && !fill_zero(reader, of, fault))
+        bool clears = of->rebuild == REBUILD_ZERO || of->persistence == PERSISTENCE_SHARE; // its padding
+        if (clears && !fill_zero(reader, of, fault))
             return false;
         if (of->persistence == PERSISTENCE_EQUAL && source &&
             !reader_add(reader, (CheckpointCopy){source->offset, saved_bytes(of), (uint32_t)of->buffer, 0}, fault))
@@ -237,8 +279,10 @@ bool reader_deal(CheckpointReader *reader, Fault *fault)
     for (uint64_t f = 1; f <= reader->checkpoint->manifest.ranks; f++) {
         for (uint32_t b = 0; b < reader->own.buffer_count; b++) {
             const SavedBuffer *of = &reader->own.buffers[b];
-            if (of->persistence != PERSISTENCE_EQUAL && of->rebuild != REBUILD_ZERO &&
-                !add_experts(reader, f, of, fault))
+            if (of->persistence == PERSISTENCE_EQUAL || of->rebuild == REBUILD_ZERO)
+                continue;
+            bool shares = of->persistence == PERSISTENCE_SHARE;
+            if (!(shares ? add_share : add_experts)(reader, f, of, fault))
                 return false;
         }
         if ((reader->count > 0 || every_file) && !reader_read(reader, f, fault))

@@ -46,9 +46,12 @@ typedef struct {
     Dtype dtype;
     uint64_t rows, cols;
     Persistence persistence;
-    Rebuild rebuild; // of a plan's buffers
-    int32_t layer;   // of experts; NONE of what is equal on every rank
-    int32_t buffer;  // of the plan whose manifest it is; NONE in one that was read
+    int32_t layer; // of experts; NONE of the rest
+    // Of a plan's buffers, as in PersistentInfo; `buffer`: of the plan whose manifest it is, NONE in one that was read.
+    Rebuild rebuild;
+    uint32_t parts;
+    uint64_t elements;
+    int32_t buffer;
     uint64_t offset; // in the file that holds it
 } SavedBuffer;
 

@@ -241,9 +241,10 @@ static bool parse_buffers(const cJSON *array, Manifest *out)
         at->buffer = NONE;
         at->layer = NONE;
         uint64_t layer = 0;
-        if (!at->name || (at->persistence != PERSISTENCE_EQUAL && !get_count(item, "layer", INT32_MAX, &layer)))
+        bool of_experts = persistence_is_of_experts(at->persistence);
+        if (!at->name || (of_experts && !get_count(item, "layer", INT32_MAX, &layer)))
             return false;
-        if (at->persistence != PERSISTENCE_EQUAL)
+        if (of_experts)
             at->layer = (int32_t)layer;
     }
     return manifest_place_buffers(out);

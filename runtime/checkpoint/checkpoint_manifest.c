@@ -93,20 +93,23 @@ ExpertShares manifest_shares(const Manifest *manifest, int32_t layer)
 
 // ---- of a plan -------------------------------------------------------------------------------
 
-static bool fill_buffers(const Plan *plan, Manifest *out)
+static bool fill_buffers(const Plan *plan, const PersistentInfo infos[], Manifest *out)
 {
     for (uint32_t b = 0, saved = 0; b < plan->buffer_count; b++) {
         const Buffer *buffer = &plan->buffers[b];
-        PersistentInfo info = persistent_info(plan, b);
-        if (info.persistence == PERSISTENCE_NONE)
+        const PersistentInfo *info = &infos[b];
+        if (info->persistence == PERSISTENCE_NONE)
             continue;
+        int32_t layer = persistence_is_of_experts(info->persistence) ? buffer->layer : NONE;
         out->buffers[saved++] = (SavedBuffer){.name = strdup(buffer->name),
                                               .dtype = buffer->dtype,
                                               .rows = buffer->rows,
                                               .cols = buffer->cols,
-                                              .persistence = info.persistence,
-                                              .rebuild = info.rebuild,
-                                              .layer = info.persistence == PERSISTENCE_EQUAL ? NONE : buffer->layer,
+                                              .persistence = info->persistence,
+                                              .rebuild = info->rebuild,
+                                              .parts = info->parts,
+                                              .elements = info->elements,
+                                              .layer = layer,
                                               .buffer = (int32_t)b};
         if (!out->buffers[saved - 1].name)
             return false;
@@ -137,14 +140,18 @@ bool manifest_of_plan(const Plan *plan, Manifest *out, Fault *fault)
                       .choice_count = plan->choice_count};
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         out->levels[l] = plan->cluster.levels[l].count;
-    for (uint32_t b = 0; b < plan->buffer_count; b++)
-        out->buffer_count += persistent_info(plan, b).persistence != PERSISTENCE_NONE;
-    bool ok = manifest_allocate(out);
+    PersistentInfo *infos = malloc((plan->buffer_count + 1) * sizeof(*infos));
+    bool ok = infos && persistent_infos(plan, infos);
+    for (uint32_t b = 0; ok && b < plan->buffer_count; b++)
+        out->buffer_count += infos[b].persistence != PERSISTENCE_NONE;
+    ok = ok && manifest_allocate(out);
     for (uint32_t c = 0; ok && c < plan->choice_count; c++) {
         out->choices[c].layer = plan->choices[c].layer;
         memcpy(out->choices[c].domain, plan->choices[c].domain, sizeof(plan->choices[c].domain));
     }
-    if (ok && fill_buffers(plan, out) && fill_files(out))
+    ok = ok && fill_buffers(plan, infos, out) && fill_files(out);
+    free(infos);
+    if (ok)
         return true;
     manifest_free(out);
     return out_of_memory(fault);

@@ -11,9 +11,9 @@
 typedef struct Engine Engine; // one rank's
 
 typedef struct {
-    // Called by `create` alone: writes what a weight buffer, or one of what codecs remember, holds before the first
-    // iteration. False: nothing is known of it. NULL: all will be written from outside.
-    bool (*fill)(const void *context, uint32_t buffer, Tensor out);
+    // Called by `create` alone: writes what a buffer of a layer's weights, or of what codecs remember of them, holds
+    // before the first iteration. False: nothing is known of it. NULL: all will be written from outside.
+    bool (*fill)(const void *context, WeightKind kind, int32_t layer, Tensor out);
     const void *fill_context;
     Routing routing;
     TrainingSettings training; // of training plans: what an optimizer step does

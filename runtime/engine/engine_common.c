@@ -146,6 +146,42 @@ bool engine_route_create(const Plan *plan, const ExpertMaps *maps, uint64_t rank
     return true;
 }
 
+// ---- bundles ---------------------------------------------------------------------------------
+
+static Tensor elements_of(Tensor whole, uint64_t first, uint64_t count)
+{
+    return (Tensor){
+        .data = (char *)whole.data + first * dtype_bytes(whole.dtype), .dtype = whole.dtype, .rows = 1, .cols = count};
+}
+
+Tensor engine_dense_part(const ModelDims *dims, Tensor dense, DensePart part)
+{
+    ModelRange range = model_dense_range(dims, part);
+    return elements_of(dense, range.first, range.count);
+}
+
+static Tensor padding_of(Tensor bundle, uint64_t elements)
+{
+    uint64_t all = bundle.rows * bundle.cols;
+    return elements_of(bundle, elements, all > elements ? all - elements : 0);
+}
+
+Tensor engine_dense_padding(const Plan *plan, const Step *step, Tensor dense)
+{
+    return padding_of(dense, model_dense_elements(&plan->model, plan_layer_is_moe(plan, step->layer)));
+}
+
+Tensor engine_embedding_padding(const Plan *plan, Tensor embedding)
+{
+    return padding_of(embedding, model_embedding_elements(&plan->model));
+}
+
+ModelRanges engine_undecayed(const Plan *plan, const WeightKind kinds[], uint64_t rank, uint32_t step)
+{
+    int32_t weights = step_buffers(plan, &plan->steps[step]).optimizer.weights;
+    return bundle_undecayed(plan, kinds[weights], plan->buffers[weights].layer, rank);
+}
+
 // ---- the rest --------------------------------------------------------------------------------
 
 double engine_gradient_scale(const TrainingSettings *settings, uint64_t ranks, double squares)

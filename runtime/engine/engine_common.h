@@ -4,6 +4,7 @@
 #define HEP_ENGINE_COMMON_H
 
 #include "engines/engine_facts.h"
+#include "ir/bundle.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/engine_exchange.h"
 
@@ -43,6 +44,14 @@ typedef struct {
 // False and a fault where there is no dispatch, or the layer has no experts.
 bool engine_route_create(const Plan *plan, const ExpertMaps *maps, uint64_t rank, uint32_t step, StepRoute *route,
                          Fault *fault) MUST_CHECK;
+
+// The part of a layer's dense weights, or of their gradients, that a step works on: [1][elements].
+Tensor engine_dense_part(const ModelDims *dims, Tensor dense, DensePart part);
+// What a bundle has beyond its elements, which is 0; none where `bundle` is not longer.
+Tensor engine_dense_padding(const Plan *plan, const Step *step, Tensor dense);
+Tensor engine_embedding_padding(const Plan *plan, Tensor embedding);
+// What weight decay leaves alone, for an optimizer step; kinds: those of bundle_kinds.
+ModelRanges engine_undecayed(const Plan *plan, const WeightKind kinds[], uint64_t rank, uint32_t step);
 
 // What gradients, sums over `ranks`, are multiplied by: 1 / ranks, less where their norm then exceeds the limit.
 // `squares`: the sum of their squares.

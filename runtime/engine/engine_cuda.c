@@ -160,14 +160,17 @@ static bool host_memory_create(CudaEngine *engine, Fault *fault)
     engine->steps = calloc(plan->step_count + 1, sizeof(*engine->steps));
     engine->awaited_memory = calloc(plan->after_count + 1, sizeof(*engine->awaited_memory));
     engine->channels = malloc(channels * sizeof(*engine->channels));
+    engine->kinds = malloc((plan->buffer_count + 1) * sizeof(*engine->kinds));
     engine->counts_of_buffer = calloc(plan->buffer_count + 1, sizeof(*engine->counts_of_buffer));
     engine->decisions = malloc(engine_decisions_bytes(plan) + 1);
     engine->records_seen = malloc(engine_decisions_bytes(plan) / sizeof(int32_t) * sizeof(Record) + 1);
     engine->final_x = malloc(engine_final_bytes(plan) + 1);
-    if (!engine->steps || !engine->awaited_memory || !engine->channels || !engine->counts_of_buffer ||
+    if (!engine->steps || !engine->awaited_memory || !engine->channels || !engine->kinds ||
+        !engine->counts_of_buffer ||
         !engine->decisions || !engine->records_seen || !engine->final_x ||
         !expert_maps_create(&engine->maps, plan, engine->comm->rank))
         return fault_set(fault, FAULT_MEMORY, "out of memory");
+    bundle_kinds(plan, engine->kinds);
     for (size_t c = 0; c < channels; c++)
         engine->channels[c] = -1;
     for (uint32_t s = 0; s < STREAM_COUNT; s++)
@@ -225,7 +228,7 @@ static bool buffer_upload(const CudaEngine *engine, uint32_t buffer, char *stagi
     const EngineOptions *options = &engine->options;
     Tensor out = {.data = staging, .dtype = of->dtype, .rows = of->rows, .cols = of->cols};
     memset(staging, 0xFF, buffer_bytes(of)); // what is no weight shows, as in the rest of the arena
-    return !options->fill(options->fill_context, buffer, out) ||
+    return !options->fill(options->fill_context, engine->kinds[buffer], of->layer, out) ||
            cuda_check(cudaMemcpy(engine->memory + of->offset, staging, buffer_bytes(of), cudaMemcpyHostToDevice),
                       "copy weights", fault);
 }
@@ -300,6 +303,7 @@ static void cuda_destroy(Engine *base)
     free(engine->steps);
     free(engine->awaited_memory);
     free(engine->channels);
+    free(engine->kinds);
     free(engine->counts_of_buffer);
     free(engine->decisions);
     free(engine->records_seen);

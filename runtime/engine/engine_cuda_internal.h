@@ -65,6 +65,7 @@ struct CudaStep {
         uint64_t own_slot;    // of own experts among those held, where they are decoded
         bool is_final;        // its output is the final hidden state
         const void **parts;   // of sums: device array
+        ModelRanges undecayed; // of optimizer steps
     } of;
 };
 
@@ -75,6 +76,7 @@ struct CudaEngine {
     EngineOptions options;
     uint64_t capacity_rows; // of the gate
     ExpertMaps maps;
+    WeightKind *kinds; // [buffers]
     CudaStep *steps;
     uint32_t *awaited_memory;
     int *channels; // [group][stream], -1 while not opened

@@ -38,6 +38,17 @@ static bool copied(cudaError_t error, Fault *fault)
     return cuda_check(error, "enqueue a copy", fault);
 }
 
+static Tensor dense_part(const CudaStep *step, Tensor dense, DensePart part)
+{
+    return engine_dense_part(dims_of(step), dense, part);
+}
+
+static bool clear(const CudaStep *step, Tensor tensor, Fault *fault)
+{
+    uint64_t bytes = tensor.rows * tensor_row_bytes(tensor);
+    return bytes == 0 || cuda_check(cudaMemsetAsync(tensor.data, 0, bytes, stream_of(step)), "clear padding", fault);
+}
+
 // ---- forward ---------------------------------------------------------------------------------
 
 bool cuda_run_embed(CudaStep *step, Fault *fault)
@@ -49,7 +60,8 @@ bool cuda_run_embed(CudaStep *step, Fault *fault)
 bool cuda_run_pre_expert(CudaStep *step, Fault *fault)
 {
     const struct pre_expert_tensors *t = &step->operands.pre_expert;
-    return launched(cuda_pre_expert(queue_of(step), dims_of(step), t->x, t->attention, t->y), fault);
+    return launched(
+        cuda_pre_expert(queue_of(step), dims_of(step), t->x, dense_part(step, t->dense, DENSE_ATTENTION), t->y), fault);
 }
 
 static bool keep_final(const CudaStep *step, Tensor x, Fault *fault)
@@ -64,7 +76,8 @@ static bool keep_final(const CudaStep *step, Tensor x, Fault *fault)
 bool cuda_run_ffn(CudaStep *step, Fault *fault)
 {
     const struct ffn_tensors *t = &step->operands.ffn;
-    return launched(cuda_ffn(queue_of(step), dims_of(step), t->x, t->ffn, t->y), fault) &&
+    return launched(cuda_ffn(queue_of(step), dims_of(step), t->x, dense_part(step, t->dense, DENSE_FFN), t->y),
+                    fault) &&
            keep_final(step, t->y, fault);
 }
 
@@ -73,7 +86,7 @@ bool cuda_run_gate(CudaStep *step, Fault *fault)
     const struct gate_tensors *t = &step->operands.gate;
     const CudaEngine *engine = step->engine;
     if (!launched(cuda_gate(queue_of(step), dims_of(step), engine->options.routing, engine->capacity_rows, t->x,
-                            t->router, t->rows, t->records),
+                            dense_part(step, t->dense, DENSE_ROUTER), t->rows, t->records),
                   fault))
         return false;
     uint64_t bytes = model_tokens(dims_of(step)) * dims_of(step)->top_k * sizeof(Record);
@@ -113,7 +126,9 @@ bool cuda_run_unroute(CudaStep *step, Fault *fault)
 bool cuda_run_shared_expert(CudaStep *step, Fault *fault)
 {
     const struct shared_expert_tensors *t = &step->operands.shared_expert;
-    return launched(cuda_shared_expert(queue_of(step), dims_of(step), t->rows, t->shared, t->results), fault);
+    return launched(cuda_shared_expert(queue_of(step), dims_of(step), t->rows, dense_part(step, t->dense, DENSE_SHARED),
+                                       t->results),
+                    fault);
 }
 
 bool cuda_run_residual(CudaStep *step, Fault *fault)
@@ -143,7 +158,9 @@ bool cuda_run_loss_backward(CudaStep *step, Fault *fault)
 {
     const struct loss_backward_tensors *t = &step->operands.loss_backward;
     return launched(
-        cuda_loss_backward(queue_of(step), dims_of(step), t->x, t->tokens, t->embedding, t->dx, t->dembedding), fault);
+               cuda_loss_backward(queue_of(step), dims_of(step), t->x, t->tokens, t->embedding, t->dx, t->dembedding),
+               fault) &&
+           clear(step, engine_embedding_padding(step->engine->plan, t->dembedding), fault);
 }
 
 bool cuda_run_embed_backward(CudaStep *step, Fault *fault)
@@ -155,22 +172,29 @@ bool cuda_run_embed_backward(CudaStep *step, Fault *fault)
 bool cuda_run_pre_expert_backward(CudaStep *step, Fault *fault)
 {
     const struct pre_expert_backward_tensors *t = &step->operands.pre_expert_backward;
-    return launched(cuda_pre_expert_backward(queue_of(step), dims_of(step), t->x, t->attention, t->dx, t->dattention),
-                    fault);
+    const Plan *plan = step->engine->plan;
+    return launched(cuda_pre_expert_backward(queue_of(step), dims_of(step), t->x,
+                                             dense_part(step, t->dense, DENSE_ATTENTION), t->dx,
+                                             dense_part(step, t->ddense, DENSE_ATTENTION)),
+                    fault) &&
+           clear(step, engine_dense_padding(plan, &plan->steps[step->index], t->ddense), fault);
 }
 
 bool cuda_run_ffn_backward(CudaStep *step, Fault *fault)
 {
     const struct ffn_backward_tensors *t = &step->operands.ffn_backward;
-    return launched(cuda_ffn_backward(queue_of(step), dims_of(step), t->x, t->ffn, t->dx, t->dffn), fault);
+    return launched(cuda_ffn_backward(queue_of(step), dims_of(step), t->x, dense_part(step, t->dense, DENSE_FFN), t->dx,
+                                      dense_part(step, t->ddense, DENSE_FFN)),
+                    fault);
 }
 
 bool cuda_run_shared_expert_backward(CudaStep *step, Fault *fault)
 {
     const struct shared_expert_backward_tensors *t = &step->operands.shared_expert_backward;
-    return launched(
-        cuda_shared_expert_backward(queue_of(step), dims_of(step), t->rows, t->shared, t->dx, t->drows, t->dshared),
-        fault);
+    return launched(cuda_shared_expert_backward(queue_of(step), dims_of(step), t->rows,
+                                                dense_part(step, t->dense, DENSE_SHARED), t->dx, t->drows,
+                                                dense_part(step, t->ddense, DENSE_SHARED)),
+                    fault);
 }
 
 bool cuda_run_unroute_backward(CudaStep *step, Fault *fault)
@@ -206,7 +230,8 @@ bool cuda_run_gate_backward(CudaStep *step, Fault *fault)
     const struct gate_backward_tensors *t = &step->operands.gate_backward;
     float balance = (float)step->engine->options.training.balance;
     return launched(cuda_gate_backward(queue_of(step), dims_of(step), balance, t->x, t->records, t->drows, t->drecords,
-                                       t->dshared_rows, t->router, t->dx, t->drouter),
+                                       t->dshared_rows, dense_part(step, t->dense, DENSE_ROUTER), t->dx,
+                                       dense_part(step, t->ddense, DENSE_ROUTER)),
                     fault);
 }
 
@@ -219,8 +244,9 @@ bool cuda_run_squares(CudaStep *step, Fault *fault)
 bool cuda_run_optimizer(CudaStep *step, Fault *fault)
 {
     const struct optimizer_tensors *t = &step->operands.optimizer;
-    return launched(
-        cuda_optimizer(queue_of(step), step->engine->factors, t->squares, t->weights, t->gradient, t->state), fault);
+    return launched(cuda_optimizer(queue_of(step), step->engine->factors, &step->of.undecayed, t->squares, t->weights,
+                                   t->gradient, t->state),
+                    fault);
 }
 
 // ---- sums ------------------------------------------------------------------------------------

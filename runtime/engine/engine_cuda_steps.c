@@ -205,6 +205,14 @@ static bool prepare_all_reduce(CudaStep *step, Fault *fault)
                         fault);
 }
 
+static bool prepare_optimizer(CudaStep *step, Fault *fault)
+{
+    (void)fault;
+    const CudaEngine *engine = step->engine;
+    step->of.undecayed = engine_undecayed(engine->plan, engine->kinds, engine->comm->rank, step->index);
+    return true;
+}
+
 // Nothing, where there is none.
 static bool (*const prepares[])(CudaStep *, Fault *) = {
     [OP_EMBED] = prepare_embed,
@@ -224,6 +232,7 @@ static bool (*const prepares[])(CudaStep *, Fault *) = {
     [OP_DECODE_GRADIENT] = prepare_packets,
     [OP_REDUCE_SCATTER] = prepare_reduce_scatter,
     [OP_ALL_REDUCE] = prepare_all_reduce,
+    [OP_OPTIMIZER] = prepare_optimizer,
 };
 
 static const CudaHandler handlers[] = {

@@ -50,7 +50,8 @@ static bool weights_create(const HostEngine *engine, Fault *fault)
     const EngineOptions *options = &engine->options;
     for (uint32_t b = 0; options->fill && b < plan->buffer_count && !is_stopped(engine); b++)
         if (plan->buffers[b].kind == BUFFER_WEIGHT || plan->buffers[b].kind == BUFFER_REPLICA)
-            options->fill(options->fill_context, b, buffer_tensor(engine, (int32_t)b));
+            options->fill(options->fill_context, engine->kinds[b], plan->buffers[b].layer,
+                          buffer_tensor(engine, (int32_t)b));
     return !is_stopped(engine) || fault_set(fault, FAULT_RUN, "interrupted while weights were made");
 }
 
@@ -124,6 +125,8 @@ static bool prepare_packets(HostStep *step, Fault *fault)
 static bool prepare_optimizer(HostStep *step, Fault *fault)
 {
     (void)fault;
+    const HostEngine *engine = step->engine;
+    step->of.undecayed = engine_undecayed(engine->plan, engine->kinds, engine->comm->rank, step->index);
     host_optimizer_begin(step->operands.optimizer.weights, step->operands.optimizer.state);
     return true;
 }
@@ -182,17 +185,19 @@ static bool memory_create(HostEngine *engine, Fault *fault)
     engine->memory = aligned_alloc(BUFFER_ALIGNMENT, engine->layout.total);
     engine->steps = calloc(plan->step_count + 1, sizeof(*engine->steps));
     engine->channels = malloc(channels * sizeof(*engine->channels));
+    engine->kinds = malloc((plan->buffer_count + 1) * sizeof(*engine->kinds));
     engine->sum_counts = malloc((2ull * sums_of_plan(plan).members_most + 1) * sizeof(*engine->sum_counts));
     if (engine->options.record) {
         engine->decisions = malloc(engine_decisions_bytes(plan) + 1);
         engine->final_x = malloc(engine_final_bytes(plan) + 1);
     }
-    if (!engine->memory || !engine->steps || !engine->channels || !engine->sum_counts ||
+    if (!engine->memory || !engine->steps || !engine->channels || !engine->kinds || !engine->sum_counts ||
         (engine->options.record && (!engine->final_x || !engine->decisions)) ||
         !expert_maps_create(&engine->maps, plan, engine->comm->rank))
         return false;
     for (size_t c = 0; c < channels; c++)
         engine->channels[c] = -1;
+    bundle_kinds(plan, engine->kinds);
     memory_fill(engine);
     return weights_create(engine, fault);
 }
@@ -205,6 +210,7 @@ static void host_destroy(Engine *base)
     free(engine->memory);
     free(engine->steps);
     free(engine->channels);
+    free(engine->kinds);
     free(engine->sum_counts);
     free(engine->decisions);
     free(engine->final_x);

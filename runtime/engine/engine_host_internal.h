@@ -19,12 +19,13 @@ struct HostStep {
     Tensor work;        // its scratch; nothing where the op takes none
     int channel;        // of steps that meet others
     MessagePlace place; // among those; of gradients that are packed, among those that the packets travel between
-    union {             // of routes; of experts; of gates; of others
+    union {             // of the op; of others
         StepRoute route;
         const int32_t *slot_of_expert;
         int32_t *decisions; // where its choice is recorded, or NULL
         uint64_t own_slot;  // of own experts among those held, where they are decoded
         bool is_final;      // its output is the final hidden state
+        ModelRanges undecayed; // of optimizer steps
     } of;
 };
 
@@ -38,6 +39,7 @@ struct HostEngine {
     char *memory; // one allocation: the plan's arena, then the engine's own
     HostStep *steps;
     ExpertMaps maps;
+    WeightKind *kinds; // [buffers]
     int *channels; // [group][stream], -1 while not opened
     int32_t *sum_counts;
     uint64_t updates;  // of the optimizer, from 1

@@ -32,6 +32,16 @@ static const ModelDims *dims_of(const HostStep *step)
     return &step->engine->plan->model;
 }
 
+static Tensor dense_part(const HostStep *step, Tensor dense, DensePart part)
+{
+    return engine_dense_part(dims_of(step), dense, part);
+}
+
+static void clear(Tensor tensor)
+{
+    memset(tensor.data, 0, tensor.rows * row_bytes(tensor));
+}
+
 bool host_run_embed(const HostStep *step, Fault *fault)
 {
     (void)fault;
@@ -44,7 +54,7 @@ bool host_run_pre_expert(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct pre_expert_tensors *t = &step->operands.pre_expert;
-    host_pre_expert(dims_of(step), t->x, t->attention, t->y, step->work);
+    host_pre_expert(dims_of(step), t->x, dense_part(step, t->dense, DENSE_ATTENTION), t->y, step->work);
     return true;
 }
 
@@ -58,7 +68,7 @@ bool host_run_ffn(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct ffn_tensors *t = &step->operands.ffn;
-    host_ffn(dims_of(step), t->x, t->ffn, t->y, step->work);
+    host_ffn(dims_of(step), t->x, dense_part(step, t->dense, DENSE_FFN), t->y, step->work);
     keep_final(step, t->y);
     return true;
 }
@@ -68,8 +78,8 @@ bool host_run_gate(const HostStep *step, Fault *fault)
     (void)fault;
     const struct gate_tensors *t = &step->operands.gate;
     HostEngine *engine = step->engine;
-    host_gate(dims_of(step), engine->options.routing, engine->capacity_rows, t->x, t->router, t->rows, t->records,
-              step->work);
+    host_gate(dims_of(step), engine->options.routing, engine->capacity_rows, t->x,
+              dense_part(step, t->dense, DENSE_ROUTER), t->rows, t->records, step->work);
     if (step->of.decisions) {
         const Record *records = t->records.data;
         uint64_t count = model_tokens(dims_of(step)) * dims_of(step)->top_k;
@@ -157,7 +167,7 @@ bool host_run_shared_expert(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct shared_expert_tensors *t = &step->operands.shared_expert;
-    host_shared_expert(dims_of(step), t->rows, t->shared, t->results, step->work);
+    host_shared_expert(dims_of(step), t->rows, dense_part(step, t->dense, DENSE_SHARED), t->results, step->work);
     return true;
 }
 
@@ -196,6 +206,7 @@ bool host_run_loss_backward(const HostStep *step, Fault *fault)
     (void)fault;
     const struct loss_backward_tensors *t = &step->operands.loss_backward;
     host_loss_backward(dims_of(step), t->x, t->tokens, t->embedding, t->dx, t->dembedding, step->work);
+    clear(engine_embedding_padding(step->engine->plan, t->dembedding));
     return true;
 }
 
@@ -211,7 +222,9 @@ bool host_run_pre_expert_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct pre_expert_backward_tensors *t = &step->operands.pre_expert_backward;
-    host_pre_expert_backward(dims_of(step), t->x, t->attention, t->dx, t->dattention, step->work);
+    host_pre_expert_backward(dims_of(step), t->x, dense_part(step, t->dense, DENSE_ATTENTION), t->dx,
+                             dense_part(step, t->ddense, DENSE_ATTENTION), step->work);
+    clear(engine_dense_padding(step->engine->plan, &step->engine->plan->steps[step->index], t->ddense));
     return true;
 }
 
@@ -219,7 +232,8 @@ bool host_run_ffn_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct ffn_backward_tensors *t = &step->operands.ffn_backward;
-    host_ffn_backward(dims_of(step), t->x, t->ffn, t->dx, t->dffn, step->work);
+    host_ffn_backward(dims_of(step), t->x, dense_part(step, t->dense, DENSE_FFN), t->dx,
+                      dense_part(step, t->ddense, DENSE_FFN), step->work);
     return true;
 }
 
@@ -227,7 +241,8 @@ bool host_run_shared_expert_backward(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct shared_expert_backward_tensors *t = &step->operands.shared_expert_backward;
-    host_shared_expert_backward(dims_of(step), t->rows, t->shared, t->dx, t->drows, t->dshared, step->work);
+    host_shared_expert_backward(dims_of(step), t->rows, dense_part(step, t->dense, DENSE_SHARED), t->dx, t->drows,
+                                dense_part(step, t->ddense, DENSE_SHARED), step->work);
     return true;
 }
 
@@ -274,8 +289,9 @@ bool host_run_gate_backward(const HostStep *step, Fault *fault)
     (void)fault;
     const struct gate_backward_tensors *t = &step->operands.gate_backward;
     float balance = (float)step->engine->options.training.balance;
-    host_gate_backward(dims_of(step), balance, t->x, t->records, t->drows, t->drecords, t->dshared_rows, t->router,
-                       t->dx, t->drouter, step->work);
+    host_gate_backward(dims_of(step), balance, t->x, t->records, t->drows, t->drecords, t->dshared_rows,
+                       dense_part(step, t->dense, DENSE_ROUTER), t->dx, dense_part(step, t->ddense, DENSE_ROUTER),
+                       step->work);
     return true;
 }
 
@@ -301,7 +317,7 @@ bool host_run_optimizer(const HostStep *step, Fault *fault)
                    .weight_decay = (float)settings->weight_decay,
                    .gradient_scale = (float)engine_gradient_scale(settings, engine->comm->size, squares),
                    .step = engine->updates};
-    host_optimizer(&adamw, t->weights, t->gradient, t->state);
+    host_optimizer(&adamw, &step->of.undecayed, t->weights, t->gradient, t->state);
     return true;
 }
 

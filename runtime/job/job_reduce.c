@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/plan_facts.h"
 #include "runtime/job/job_internal.h"
 
 static int compare_floats(const void *a, const void *b)

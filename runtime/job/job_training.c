@@ -203,15 +203,14 @@ static bool choose_steps(Rank *rank)
     RankTraining *training = &rank->training;
     if (training->evaluation && !step_sets_evaluation(plan, training->evaluation))
         return fault_set(&rank->fault, FAULT_INPUT, "the plan computes no loss: there is nothing to validate");
-    if (training->evaluation)
-        step_sets_written(plan, training->evaluation, training->kept_by_evaluation);
+    if (training->evaluation && !step_sets_written(plan, training->evaluation, training->kept_by_evaluation))
+        return fault_set(&rank->fault, FAULT_MEMORY, "out of memory for sets of steps");
     if (training->update && !step_sets_update(plan, training->before_update, training->update))
         return fault_set(&rank->fault, FAULT_INPUT,
                          "the plan uses the memory of gradients again before its last update: --skip-nonfinite cannot "
                          "hold that back");
-    if (training->update)
-        step_sets_written(plan, training->before_update, training->kept_by_update);
-    return true;
+    return !training->update || step_sets_written(plan, training->before_update, training->kept_by_update) ||
+           fault_set(&rank->fault, FAULT_MEMORY, "out of memory for sets of steps");
 }
 
 bool rank_training_prepare(Rank *rank)

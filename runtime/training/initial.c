@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "ir/bundle.h"
 #include "runtime/engine/engine_common.h"
 #include "runtime/training/weights.h"
 
@@ -19,27 +20,26 @@ static void fill_experts(const Initial *initial, int32_t layer, bool held, Tenso
     weights_fill_expert_range(&plan->model, initial->seed, choice->layer, range.first, range.count, out);
 }
 
-bool initial_fill_kind(const Initial *initial, WeightKind kind, int32_t layer, Tensor out)
+// The rank's first element of a bundle.
+static uint64_t first_of(const Initial *initial, WeightKind kind, int32_t layer)
 {
+    BundleShape shape = bundle_shape(initial->plan, kind, layer);
+    return shape.owners > 1 ? share_of_rank(&initial->plan->cluster, initial->rank) * shape.share : 0;
+}
+
+bool initial_fill(const void *context, WeightKind kind, int32_t layer, Tensor out)
+{
+    const Initial *initial = context;
     const Plan *plan = initial->plan;
     const ModelDims *dims = &plan->model;
     uint64_t seed = initial->seed;
     uint32_t of = layer == NONE ? 0 : (uint32_t)layer;
     switch (kind) {
     case WEIGHT_EMBEDDING:
-        weights_fill_embedding(dims, seed, out);
+        weights_fill_embedding_share(dims, seed, first_of(initial, kind, layer), out);
         return true;
-    case WEIGHT_ATTENTION:
-        weights_fill_attention(dims, seed, of, out);
-        return true;
-    case WEIGHT_ROUTER:
-        weights_fill_router(dims, seed, of, out);
-        return true;
-    case WEIGHT_FFN:
-        weights_fill_ffn(dims, seed, of, out);
-        return true;
-    case WEIGHT_SHARED:
-        weights_fill_shared(dims, seed, of, out);
+    case WEIGHT_DENSE:
+        weights_fill_dense(dims, seed, of, plan_layer_is_moe(plan, layer), first_of(initial, kind, layer), out);
         return true;
     case WEIGHT_EXPERTS:
     case WEIGHT_SENT:
@@ -57,31 +57,6 @@ bool initial_fill_kind(const Initial *initial, WeightKind kind, int32_t layer, T
     case WEIGHT_NONE:
     case WEIGHT_KINDS:
         return false;
-    }
-    return false;
-}
-
-// Weights are no memory of codecs, and the other way round: a step may use both as operands of one name.
-static bool is_of_kind(WeightKind kind, BufferKind buffer)
-{
-    bool remembered =
-        kind == WEIGHT_MEAN || kind == WEIGHT_SENT || kind == WEIGHT_REPLICAS || kind == WEIGHT_ERROR;
-    return kind != WEIGHT_NONE && remembered == (buffer == BUFFER_REPLICA);
-}
-
-bool initial_fill(const void *context, uint32_t buffer, Tensor out)
-{
-    const Initial *initial = context;
-    const Plan *plan = initial->plan;
-    const Buffer *of = &plan->buffers[buffer];
-    for (uint32_t s = 0; s < plan->step_count; s++) {
-        const OpInfo *info = op_info((int)plan->steps[s].op);
-        const int32_t *operands = step_operands(plan, &plan->steps[s]);
-        for (uint32_t o = 0; o < info->operand_count; o++) {
-            WeightKind kind = operand_weight(info->operands[o].operand);
-            if (operands[o] == (int32_t)buffer && is_of_kind(kind, of->kind))
-                return initial_fill_kind(initial, kind, of->layer, out);
-        }
     }
     return false;
 }

@@ -12,11 +12,8 @@ typedef struct {
     uint64_t seed, rank;
 } Initial;
 
-// EngineOptions.fill: finds what the buffer is by the operands that steps use it as. False where none of them tells.
-bool initial_fill(const void *initial, uint32_t buffer, Tensor out);
-
-// The weights of that kind, or what codecs remember of a layer's experts, as `initial`'s rank has them; `layer`: NONE
-// for weights of the network. False for WEIGHT_NONE.
-bool initial_fill_kind(const Initial *initial, WeightKind kind, int32_t layer, Tensor out);
+// EngineOptions.fill: the weights of that kind, or what codecs remember of a layer's experts, as `initial`'s rank has
+// them; `layer`: NONE for weights of the network. False for WEIGHT_NONE.
+bool initial_fill(const void *initial, WeightKind kind, int32_t layer, Tensor out);
 
 #endif

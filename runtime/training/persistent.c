@@ -1,6 +1,10 @@
 // See persistent.h.
 #include "runtime/training/persistent.h"
 
+#include <stdlib.h>
+
+#include "ir/bundle.h"
+
 static const Name names[] = {
 #define X(name, text) [PERSISTENCE_##name] = {text, 0},
     HEP_PERSISTENCES(X)
@@ -8,50 +12,47 @@ static const Name names[] = {
 };
 const NameTable persistence_names = {"a persistence", names, (int)COUNT_OF(names)};
 
-// What of experts is of interest; the rest is the same on every rank.
-static const PersistentInfo of_experts[WEIGHT_KINDS] = {
-    [WEIGHT_EXPERTS] = {PERSISTENCE_OWN, REBUILD_NOT},       [WEIGHT_SENT] = {PERSISTENCE_OWN, REBUILD_WEIGHTS},
-    [WEIGHT_REPLICAS] = {PERSISTENCE_HELD, REBUILD_WEIGHTS}, [WEIGHT_ERROR] = {PERSISTENCE_HELD, REBUILD_ZERO},
-    [WEIGHT_MEAN] = {PERSISTENCE_EQUAL, REBUILD_MEAN},
-};
-
-static const PersistentInfo *info_of_operand(Operand operand, bool weight)
+static PersistentInfo info_of_kind(const Plan *plan, WeightKind kind, int32_t layer, uint32_t parts)
 {
-    WeightKind kind = operand_weight(operand);
-    bool told = of_experts[kind].persistence != PERSISTENCE_NONE && weight == (kind == WEIGHT_EXPERTS);
-    return told ? &of_experts[kind] : NULL;
+    static const PersistentInfo of_experts[WEIGHT_KINDS] = {
+        [WEIGHT_EXPERTS] = {.persistence = PERSISTENCE_OWN},
+        [WEIGHT_SENT] = {.persistence = PERSISTENCE_OWN, .rebuild = REBUILD_WEIGHTS},
+        [WEIGHT_REPLICAS] = {.persistence = PERSISTENCE_HELD, .rebuild = REBUILD_WEIGHTS},
+        [WEIGHT_ERROR] = {.persistence = PERSISTENCE_HELD, .rebuild = REBUILD_ZERO},
+        [WEIGHT_MEAN] = {.persistence = PERSISTENCE_EQUAL, .rebuild = REBUILD_MEAN},
+    };
+    if (kind != WEIGHT_DENSE && kind != WEIGHT_EMBEDDING)
+        return kind == WEIGHT_NONE ? (PersistentInfo){.persistence = PERSISTENCE_EQUAL} : of_experts[kind];
+    BundleShape shape = bundle_shape(plan, kind, layer);
+    return (PersistentInfo){
+        .persistence = plan->pass == PASS_TRAINING ? PERSISTENCE_SHARE : PERSISTENCE_EQUAL,
+        .parts = parts,
+        .elements = shape.elements,
+    };
 }
 
-// The weights whose optimizer state the buffer is, or NONE.
-static int32_t weights_of_state(const Plan *plan, uint32_t buffer)
+bool persistent_infos(const Plan *plan, PersistentInfo infos[])
 {
+    WeightKind *kinds = malloc((plan->buffer_count + 1) * sizeof(*kinds));
+    if (!kinds)
+        return false;
+    bundle_kinds(plan, kinds);
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        BufferKind kind = plan->buffers[b].kind;
+        infos[b] = (PersistentInfo){.persistence = PERSISTENCE_NONE};
+        if (kind == BUFFER_WEIGHT || kind == BUFFER_REPLICA)
+            infos[b] = info_of_kind(plan, kinds[b], plan->buffers[b].layer, 1);
+        else if (kind == BUFFER_STATE)
+            infos[b] = (PersistentInfo){.persistence = PERSISTENCE_EQUAL};
+    }
     for (uint32_t s = 0; s < plan->step_count; s++) {
+        if (plan->steps[s].op != OP_OPTIMIZER)
+            continue;
         StepBuffers of = step_buffers(plan, &plan->steps[s]);
-        if (plan->steps[s].op == OP_OPTIMIZER && of.optimizer.state == (int32_t)buffer)
-            return of.optimizer.weights;
+        const Buffer *weights = &plan->buffers[of.optimizer.weights], *state = &plan->buffers[of.optimizer.state];
+        infos[of.optimizer.state] = info_of_kind(plan, kinds[of.optimizer.weights], weights->layer,
+                                                 weights->cols ? (uint32_t)(state->cols / weights->cols) : 1);
     }
-    return NONE;
-}
-
-PersistentInfo persistent_info(const Plan *plan, uint32_t buffer)
-{
-    BufferKind kind = plan->buffers[buffer].kind;
-    if (kind == BUFFER_STATE) {
-        int32_t weights = weights_of_state(plan, buffer);
-        return weights == NONE ? (PersistentInfo){PERSISTENCE_EQUAL, REBUILD_NOT}
-                               : persistent_info(plan, (uint32_t)weights);
-    }
-    if (kind == BUFFER_INPUT || kind == BUFFER_TEMPORARY || kind == BUFFER_GRADIENT)
-        return (PersistentInfo){PERSISTENCE_NONE, REBUILD_NOT};
-    for (uint32_t s = 0; s < plan->step_count; s++) {
-        const OpInfo *op = op_info((int)plan->steps[s].op);
-        for (uint32_t o = 0; o < op->operand_count; o++) {
-            const PersistentInfo *info = step_operands(plan, &plan->steps[s])[o] == (int32_t)buffer
-                                             ? info_of_operand(op->operands[o].operand, kind == BUFFER_WEIGHT)
-                                             : NULL;
-            if (info)
-                return *info;
-        }
-    }
-    return (PersistentInfo){PERSISTENCE_EQUAL, REBUILD_NOT};
+    free(kinds);
+    return true;
 }

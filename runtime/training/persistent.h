@@ -8,7 +8,8 @@
 // Codes are stored in checkpoints, by name.
 #define HEP_PERSISTENCES(X)                                                                                            \
     X(NONE, "none")   /* does not outlive an iteration */                                                              \
-    X(EQUAL, "equal") /* the same on every rank: dense weights, their state, the mean expert */                        \
+    X(EQUAL, "equal") /* the same on every rank: the mean expert */                                                    \
+    X(SHARE, "share") /* a flat share of a bundle that all ranks own together: weights, state */                       \
     X(OWN, "own")     /* the share of experts that the rank owns: weights, state, what was sent of them */             \
     X(HELD, "held")   /* of the experts that the rank holds: replicas, what gradients have left out */
 
@@ -17,6 +18,12 @@ typedef enum { HEP_PERSISTENCES(X) PERSISTENCE_COUNT } Persistence;
 #undef X
 
 extern const NameTable persistence_names;
+
+// Whether such a buffer is of a layer's experts.
+static inline bool persistence_is_of_experts(Persistence persistence)
+{
+    return persistence == PERSISTENCE_OWN || persistence == PERSISTENCE_HELD;
+}
 
 // What stands for contents that no checkpoint of another strategy has.
 typedef enum {
@@ -29,9 +36,11 @@ typedef enum {
 typedef struct {
     Persistence persistence;
     Rebuild rebuild;
+    uint32_t parts;    // of PERSISTENCE_SHARE: so many values of each element, one part of the buffer after another
+    uint64_t elements; // of that bundle, all ranks' shares together without padding
 } PersistentInfo;
 
-// Of one buffer; steps are searched for it.
-PersistentInfo persistent_info(const Plan *plan, uint32_t buffer);
+// infos [buffer]. False when memory runs out.
+bool persistent_infos(const Plan *plan, PersistentInfo infos[]) MUST_CHECK;
 
 #endif

@@ -8,12 +8,12 @@
 
 static bool writes(OperandRole role)
 {
-    return role == ROLE_OUT || role == ROLE_INOUT;
+    return role == ROLE_OUT || role == ROLE_INOUT || role == ROLE_PART;
 }
 
 static bool reads(OperandRole role)
 {
-    return role == ROLE_IN || role == ROLE_INOUT;
+    return role == ROLE_IN || role == ROLE_INOUT || role == ROLE_PART; // what other steps wrote stays
 }
 
 // Does the step use a buffer of the set in that way?
@@ -92,12 +92,19 @@ bool step_sets_update(const Plan *plan, bool first[], bool second[])
     return ok;
 }
 
-void step_sets_written(const Plan *plan, const bool left_out[], bool buffers[])
+bool step_sets_written(const Plan *plan, const bool left_out[], bool buffers[])
 {
+    PersistentInfo *infos = malloc((plan->buffer_count + 1) * sizeof(*infos));
+    if (!infos || !persistent_infos(plan, infos)) {
+        free(infos);
+        return false;
+    }
     memset(buffers, 0, plan->buffer_count * sizeof(*buffers));
     for (uint32_t s = 0; s < plan->step_count; s++)
         if (!left_out[s])
             set_mark(plan, s, writes, true, buffers);
     for (uint32_t b = 0; b < plan->buffer_count; b++)
-        buffers[b] = buffers[b] && persistent_info(plan, b).persistence != PERSISTENCE_NONE;
+        buffers[b] = buffers[b] && infos[b].persistence != PERSISTENCE_NONE;
+    free(infos);
+    return true;
 }

@@ -13,7 +13,8 @@ bool step_sets_evaluation(const Plan *plan, bool left_out[]) MUST_CHECK;
 // still needs.
 bool step_sets_update(const Plan *plan, bool first[], bool second[]) MUST_CHECK;
 
-// buffers [buffer]: those that outlive an iteration and that a step which is not left out writes.
-void step_sets_written(const Plan *plan, const bool left_out[], bool buffers[]);
+// buffers [buffer]: those that outlive an iteration and that a step which is not left out writes. False when memory
+// runs out.
+bool step_sets_written(const Plan *plan, const bool left_out[], bool buffers[]) MUST_CHECK;
 
 #endif

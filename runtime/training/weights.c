@@ -20,12 +20,12 @@ static float normal_at(uint64_t key, uint64_t index)
     return (float)(sum - 2 * 65535) * (1.7320508f / 65536.0f);
 }
 
-// Writes the parts of one tensor one after another.
+// Writes the parts of one tensor, or of a bundle of tensors, one after another: of all of it what lies in `out`.
 typedef struct {
     Tensor out;
-    uint64_t key, index;      // of the next value in the whole tensor
-    uint64_t at;              // place of the next value in `out`
-    uint64_t begin, end;      // values with other indices are left out, where `end` is not 0
+    uint64_t first;           // place of the first element of `out`
+    uint64_t key, index;      // of the next value in its tensor
+    uint64_t at;              // its place
     uint64_t averaged, apart; // where this many values, so far apart, become their mean; 0: no
 } Filler;
 
@@ -51,29 +51,19 @@ static void draw_mean(const Filler *filler, uint64_t index, uint64_t count, floa
         block[i] /= (float)filler->averaged;
 }
 
-// What of the next values is to be written; the others are passed over.
-static uint64_t clip(Filler *filler, uint64_t count)
-{
-    uint64_t begin = filler->index, end = begin + count;
-    if (filler->end == 0)
-        return count;
-    uint64_t first = begin > filler->begin ? begin : filler->begin, last = end < filler->end ? end : filler->end;
-    filler->index = first < last ? first : end;
-    return first < last ? last - first : 0;
-}
-
-static void fill(Filler *filler, uint64_t all, float mean, float deviation)
+static void fill(Filler *filler, uint64_t count, float mean, float deviation)
 {
     float block[BLOCK];
-    uint64_t end = filler->index + all, count = clip(filler, all);
-    assert(filler->at + count <= filler->out.rows * filler->out.cols);
-    char *to = (char *)filler->out.data + filler->at * dtype_bytes(filler->out.dtype);
-    for (uint64_t done = 0; done < count; done += BLOCK) {
-        uint64_t length = count - done < BLOCK ? count - done : BLOCK;
-        (filler->averaged ? draw_mean : draw)(filler, filler->index + done, length, mean, deviation, block);
-        host_from_f32(block, to + done * dtype_bytes(filler->out.dtype), filler->out.dtype, length);
+    uint64_t held = filler->first + filler->out.rows * filler->out.cols;
+    uint64_t from = filler->at > filler->first ? filler->at : filler->first;
+    uint64_t end = filler->at + count < held ? filler->at + count : held;
+    for (uint64_t at = from; at < end; at += BLOCK) {
+        uint64_t length = end - at < BLOCK ? end - at : BLOCK, index = filler->index + (at - filler->at);
+        (filler->averaged ? draw_mean : draw)(filler, index, length, mean, deviation, block);
+        char *to = (char *)filler->out.data + (at - filler->first) * dtype_bytes(filler->out.dtype);
+        host_from_f32(block, to, filler->out.dtype, length);
     }
-    filler->index = end;
+    filler->index += count;
     filler->at += count;
 }
 
@@ -96,37 +86,123 @@ static void fill_feed_forward(Filler *filler, const ModelDims *dims, uint64_t in
     fill_matrix(filler, inner, dims->hidden);
 }
 
+// ---- tensors -----------------------------------------------------------------------------------
+
+static void begin_tensor(Filler *filler, uint64_t seed, Kind kind, uint32_t layer)
+{
+    filler->key = random_key(seed, (uint64_t)kind, layer, 0);
+    filler->index = 0;
+}
+
+static void fill_embedding(Filler *filler, const ModelDims *dims)
+{
+    float deviation = fminf(0.02f, 1.0f / sqrtf((float)dims->hidden));
+    fill(filler, ((uint64_t)dims->vocabulary + dims->sequence) * dims->hidden, 0, deviation);
+    fill_norm(filler, dims->hidden);
+}
+
+static void fill_attention(Filler *filler, const ModelDims *dims)
+{
+    uint64_t queries = (uint64_t)dims->heads * dims->head_dim, keys = (uint64_t)dims->kv_heads * dims->head_dim;
+    fill_norm(filler, dims->hidden);
+    fill_matrix(filler, dims->hidden, queries);
+    fill_matrix(filler, dims->hidden, keys);
+    fill_matrix(filler, dims->hidden, keys);
+    fill_matrix(filler, queries, dims->hidden);
+}
+
+static void fill_router(Filler *filler, const ModelDims *dims)
+{
+    fill_norm(filler, dims->hidden);
+    fill_matrix(filler, dims->hidden, dims->experts);
+}
+
+static void fill_ffn(Filler *filler, const ModelDims *dims)
+{
+    fill_norm(filler, dims->hidden);
+    fill_feed_forward(filler, dims, dims->ffn_inner);
+}
+
+static void fill_shared(Filler *filler, const ModelDims *dims)
+{
+    fill_feed_forward(filler, dims, (uint64_t)dims->shared_experts * dims->inner);
+}
+
+static const struct {
+    Kind kind;
+    void (*fill)(Filler *filler, const ModelDims *dims);
+} parts[DENSE_PARTS] = {
+    [DENSE_ATTENTION] = {KIND_ATTENTION, fill_attention},
+    [DENSE_ROUTER] = {KIND_ROUTER, fill_router},
+    [DENSE_SHARED] = {KIND_SHARED, fill_shared},
+    [DENSE_FFN] = {KIND_FFN, fill_ffn},
+};
+
+static void fill_part(Filler *filler, const ModelDims *dims, uint64_t seed, uint32_t layer, DensePart part)
+{
+    begin_tensor(filler, seed, parts[part].kind, layer);
+    parts[part].fill(filler, dims);
+}
+
+static void fill_whole(const ModelDims *dims, uint64_t seed, uint32_t layer, DensePart part, Tensor out)
+{
+    Filler filler = {.out = out};
+    assert(model_dense_range(dims, part).count <= out.rows * out.cols);
+    fill_part(&filler, dims, seed, layer, part);
+}
+
+// What `out` has beyond the bundle.
+static void clear_rest(const Filler *filler)
+{
+    uint64_t size = filler->out.rows * filler->out.cols, element = dtype_bytes(filler->out.dtype);
+    uint64_t filled = filler->at > filler->first ? filler->at - filler->first : 0;
+    if (filled < size)
+        memset((char *)filler->out.data + filled * element, 0, (size - filled) * element);
+}
+
+void weights_fill_dense(const ModelDims *dims, uint64_t seed, uint32_t layer, bool is_moe, uint64_t first, Tensor out)
+{
+    Filler filler = {.out = out, .first = first};
+    for (int part = 0; part < DENSE_PARTS; part++)
+        if (model_has_part(dims, (DensePart)part, is_moe))
+            fill_part(&filler, dims, seed, layer, (DensePart)part);
+    clear_rest(&filler);
+}
+
+void weights_fill_embedding_share(const ModelDims *dims, uint64_t seed, uint64_t first, Tensor out)
+{
+    Filler filler = {.out = out, .first = first};
+    begin_tensor(&filler, seed, KIND_EMBEDDING, 0);
+    fill_embedding(&filler, dims);
+    clear_rest(&filler);
+}
+
 void weights_fill_embedding(const ModelDims *dims, uint64_t seed, Tensor out)
 {
-    Filler filler = {.out = out, .key = random_key(seed, KIND_EMBEDDING, 0, 0)};
-    float deviation = fminf(0.02f, 1.0f / sqrtf((float)dims->hidden));
-    fill(&filler, ((uint64_t)dims->vocabulary + dims->sequence) * dims->hidden, 0, deviation);
-    fill_norm(&filler, dims->hidden);
+    Filler filler = {.out = out};
+    assert(model_embedding_elements(dims) <= out.rows * out.cols);
+    begin_tensor(&filler, seed, KIND_EMBEDDING, 0);
+    fill_embedding(&filler, dims);
 }
 
 void weights_fill_attention(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out)
 {
-    Filler filler = {.out = out, .key = random_key(seed, KIND_ATTENTION, layer, 0)};
-    uint64_t queries = (uint64_t)dims->heads * dims->head_dim, keys = (uint64_t)dims->kv_heads * dims->head_dim;
-    fill_norm(&filler, dims->hidden);
-    fill_matrix(&filler, dims->hidden, queries);
-    fill_matrix(&filler, dims->hidden, keys);
-    fill_matrix(&filler, dims->hidden, keys);
-    fill_matrix(&filler, queries, dims->hidden);
+    fill_whole(dims, seed, layer, DENSE_ATTENTION, out);
 }
 
 void weights_fill_router(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out)
 {
-    Filler filler = {.out = out, .key = random_key(seed, KIND_ROUTER, layer, 0)};
-    fill_norm(&filler, dims->hidden);
-    fill_matrix(&filler, dims->hidden, dims->experts);
+    fill_whole(dims, seed, layer, DENSE_ROUTER, out);
 }
 
 void weights_fill_ffn(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out)
 {
-    Filler filler = {.out = out, .key = random_key(seed, KIND_FFN, layer, 0)};
-    fill_norm(&filler, dims->hidden);
-    fill_feed_forward(&filler, dims, dims->ffn_inner);
+    fill_whole(dims, seed, layer, DENSE_FFN, out);
+}
+
+void weights_fill_shared(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out)
+{
+    fill_whole(dims, seed, layer, DENSE_SHARED, out);
 }
 
 void weights_fill_experts(const ModelDims *dims, uint64_t seed, uint32_t layer, uint32_t first, uint32_t count,
@@ -141,10 +217,10 @@ void weights_fill_experts(const ModelDims *dims, uint64_t seed, uint32_t layer, 
 void weights_fill_expert_range(const ModelDims *dims, uint64_t seed, uint32_t layer, uint64_t first, uint64_t count,
                                Tensor out)
 {
-    uint64_t elements = model_expert_elements(dims), end = first + count;
-    Filler filler = {.out = out, .key = random_key(seed, KIND_EXPERT, layer, 0), .begin = first, .end = end};
-    filler.index = first / elements * elements;
-    while (filler.index < end)
+    uint64_t elements = model_expert_elements(dims), at = first / elements * elements;
+    Filler filler = {.out = {out.data, out.dtype, 1, count}, .first = first, .at = at, .index = at};
+    filler.key = random_key(seed, KIND_EXPERT, layer, 0);
+    while (filler.at < first + count)
         fill_feed_forward(&filler, dims, dims->inner);
 }
 
@@ -155,10 +231,4 @@ void weights_fill_mean_expert(const ModelDims *dims, uint64_t seed, uint32_t lay
                      .averaged = dims->experts,
                      .apart = model_expert_elements(dims)};
     fill_feed_forward(&filler, dims, dims->inner);
-}
-
-void weights_fill_shared(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out)
-{
-    Filler filler = {.out = out, .key = random_key(seed, KIND_SHARED, layer, 0)};
-    fill_feed_forward(&filler, dims, (uint64_t)dims->shared_experts * dims->inner);
 }

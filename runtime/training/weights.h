@@ -21,5 +21,9 @@ void weights_fill_expert_range(const ModelDims *dims, uint64_t seed, uint32_t la
 // out [1][elements]: the mean of all the layer's experts as they are stored in the dtype of `out`.
 void weights_fill_mean_expert(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out);
 void weights_fill_shared(const ModelDims *dims, uint64_t seed, uint32_t layer, Tensor out);
+// The same values by bundle: element `first` of the layer's dense weights, or of the embedding's bundle, and those
+// after it, as many as `out` holds; 0 beyond the last one.
+void weights_fill_dense(const ModelDims *dims, uint64_t seed, uint32_t layer, bool is_moe, uint64_t first, Tensor out);
+void weights_fill_embedding_share(const ModelDims *dims, uint64_t seed, uint64_t first, Tensor out);
 
 #endif

@@ -82,7 +82,7 @@ static AdamW settings(void)
 static void update(Work *work)
 {
     AdamW adamw = settings();
-    host_optimizer(&adamw, work->weights, work->gradient, work->state);
+    host_optimizer(&adamw, &(ModelRanges){0}, work->weights, work->gradient, work->state);
 }
 
 static void encode(Work *work)
@@ -108,7 +108,7 @@ static void update_and_encode(Work *work)
     uint64_t bytes = codec_packet_bytes(CODEC_BLOCK, DTYPE_F32, work->ratio);
     for (uint64_t b = 0; b < work->experts * work->elements / CODEC_BLOCK; b++) {
         Tensor weights = block_of(work->weights, b, CODEC_BLOCK);
-        host_optimizer(&adamw, weights, block_of(work->gradient, b, CODEC_BLOCK),
+        host_optimizer(&adamw, &(ModelRanges){0}, weights, block_of(work->gradient, b, CODEC_BLOCK),
                        block_of(work->state, b, 2 * CODEC_BLOCK));
         host_encode(delta, work->ratio, weights, block_of(work->sent, b, CODEC_BLOCK),
                     block_of(work->packet, b, bytes));

@@ -397,7 +397,8 @@ static const Tensor none;
 static void run_adamw(const void *operands)
 {
     const Training *t = operands;
-    CHECK(cuda_optimizer(&bench.queue, bench.factors, none, t->weights, t->gradient, t->state));
+    CHECK(cuda_optimizer(&bench.queue, bench.factors, &(ModelRanges){0}, none, t->weights, t->gradient,
+                         t->state));
 }
 
 static void run_encode(const void *operands)

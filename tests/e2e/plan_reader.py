@@ -157,13 +157,12 @@ def expected(form, plan):
                  if step["level"] == level and step["group"] >= 0]
         if settings["codec"] == "dense":
             row["gather"] = 0
-            for step, shape, domain in steps:
-                if shape == "gather":
-                    shards = 1
-                    for outer in range(settings["replica_levels"], level):
-                        shards *= domain[outer]
-                    others = group_members(plan, plan["group"][step["group"]]) - 1
-                    row["gather"] += model["expert_bytes"] * shards * others
+            for choice in plan["choice"]:
+                shards, others = 1, choice["domain"][level] - 1
+                for outer in range(settings["replica_levels"], level):
+                    shards *= choice["domain"][outer]
+                if level >= settings["replica_levels"]:
+                    row["gather"] += (2 if choice["regather"] else 1) * model["expert_bytes"] * shards * others
         if settings["dispatch"] == "naive":
             row["exchange"] = 0
             for step, shape, domain in steps:

@@ -120,8 +120,8 @@ slack = 2 * plan["steps"] * ranks  # whole bytes
 for number, level in enumerate(plan["traffic"]):
     near = lambda key, value: abs(traffic[number][key] - value) <= slack
     assert near("exchange", level["exchange_bytes"] + level["routing_bytes"]), (level, traffic[number])
-    assert near("gather", level["gather_bytes"]), (level, traffic[number])
-    assert near("reduce", level["reduce_bytes"]), (level, traffic[number])
+    assert near("gather", level["gather_bytes"] + level["dense_gather_bytes"]), (level, traffic[number])
+    assert near("reduce", level["reduce_bytes"] + level["dense_reduce_bytes"]), (level, traffic[number])
 PYTHON
 
 for arguments in "laptop" "--domain ep laptop" "two_dc" "three_level" "paper/mix1"; do

@@ -77,12 +77,17 @@ def share_of(head, domain, rank):
     begin, end = place * block + slot * share, place * block + min((slot + 1) * share, block)
     return begin, max(begin, end)
 
+def share_slot(levels, rank):
+    """Which share of a bundle of all ranks is the rank's: the outermost coordinate is the fastest."""
+    at = [rank // math.prod(levels[l + 1:]) % n for l, n in enumerate(levels)]
+    return sum(at[l] * math.prod(levels[:l]) for l in range(len(levels)))
+
 def contents(path):
     """Of every buffer all values, put together from the files: {(name, part of the state): bytes}."""
     head = json.load(open(path + "/manifest.json"))["checkpoint"]
     domains = {choice["layer"]: choice["domain"] for choice in head["choices"]}
     widths = {buffer["name"]: buffer["cols"] for buffer in head["buffers"]}
-    found = {}
+    found, shares = {}, {}
     for f, of in enumerate(head["files"]):
         data, at = open(path + "/" + of["name"], "rb").read(), 0
         for buffer in head["buffers"]:
@@ -93,6 +98,13 @@ def contents(path):
             at += len(values)
             if f == 0:
                 found[name, 0] = values
+                continue
+            if buffer["of"] == "share": # of a bundle that all ranks own together
+                count = buffer["cols"] // widths[name.removesuffix(".state")]
+                slot = share_slot(head["levels"], f - 1)
+                for part in range(count):
+                    each = len(values) // count
+                    shares.setdefault((name, part), {})[slot] = values[part * each:(part + 1) * each]
                 continue
             width = widths[name.removesuffix(".state")]
             begin, end = share_of(head, domains[buffer["layer"]], f - 1)
@@ -105,6 +117,8 @@ def contents(path):
                     assert begin + i not in whole, ("two owners", name, begin + i)
                     whole[begin + i] = own[i * size:(i + 1) * size]
         assert at == len(data)
+    for key, of in shares.items(): # padding at the end is 0
+        found[key] = b"".join(of[slot] for slot in range(len(of))).rstrip(b"\0")
     for key, whole in found.items():
         if isinstance(whole, dict):
             assert sorted(whole) == list(range(len(whole))), ("elements without an owner", key)

@@ -31,10 +31,11 @@ damaged() { # PATTERN HOW FILE SEED: refused by name, and the one before is name
 }
 for seed in 1 2; do
   damaged 'rank-00001: damaged: its checksum' flip rank-00001 $seed
-  damaged 'equal: damaged: its checksum' flip equal $seed
+  damaged 'rank-00002: damaged: its checksum' flip rank-00002 $seed
   damaged 'rank-00003: damaged: it is shorter' cut rank-00003 $seed
 done
 damaged 'rank-00000: damaged: it is longer' add rank-00000
+damaged 'equal: damaged: it is longer' add equal # empty: here all ranks have nothing alike
 damaged 'rank-0000[12]: damaged: its checksum' swap rank-00001
 damaged 'manifest.json' cut manifest.json
 for seed in $(seq 8); do # what only changes blanks is no damage

@@ -54,7 +54,8 @@ for name in sys.argv[1:]:
     run, plan = load(name), load(name + ".plan")
     for level, planned in zip(run["traffic"], plan["traffic"]):
         for key in ("gather_bytes", "reduce_bytes"):
-            assert abs(level[key] - planned[key]) <= 1e-9 * planned[key], (name, key, level, planned)
+            want = planned[key] + planned["dense_" + key]
+            assert abs(level[key] - want) <= 1e-9 * want, (name, key, level, planned)
     loss = run["loss"]
     worst = max(abs(a / b - 1) for a, b in zip(dense, loss))
     first = abs(loss[0] / dense[0] - 1)
@@ -63,8 +64,8 @@ for name in sys.argv[1:]:
     assert sum(loss[-5:]) < sum(loss[:5]), (name, loss)
     if name in ("whole_sr", "sr", "again", "alone"):
         assert worst > 1e-6, name + " changed nothing"
-# Sent once, what gathers and gradients of 20-fold compression cost; the rest of `reduce` is dense weights'.
-gathered = {name: load(name)["traffic"][0]["gather_bytes"] for name in ("dense", "sr", "delta")}
+# Sent once, what gathers of 20-fold compression cost; dense weights travel whole.
+gathered = {name: load(name + ".plan")["traffic"][0]["gather_bytes"] for name in ("dense", "sr", "delta")}
 assert 20 <= gathered["dense"] / gathered["delta"] < 22 and gathered["sr"] == gathered["delta"], gathered
 PYTHON
 python3 check.py whole_delta whole_sr whole_topk delta sr alone again topk all half brain || fail "compressed training"

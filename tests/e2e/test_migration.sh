@@ -27,17 +27,20 @@ def packet(ratio):
     return sum(4 * max(1, int(min(4096, elements - at) * 4 / ratio / 4)) for at in range(0, elements, 4096))
 sent = elements * 4 if codec == "dense" else packet(ratio)
 home = elements * 4 if gradient == 1 else packet(gradient)
-dense = 2 * (64 + 64 + 4 * 64 * 64 + 64 + 64 + 64 * 16) + (256 + 32 + 2) * 64
+def share(elements): # of the 8 GPUs, rounded up to 8 elements
+    return 4 * 8 * -(-elements // 64)
+dense = 2 * share(64 + 64 + 4 * 64 * 64 + 64 + 64 + 64 * 16) + share((256 + 32 + 2) * 64)
 before = 1
 for level in plan["traffic"]:
     n = members[level["level"]]
     around = 2 * (n - 1) / n
-    reduce = layers * own * before * (n - 1) * home + around * 4 * dense
+    reduce = layers * own * before * (n - 1) * home
     if codec == "sr" and every:
         reduce += layers * around * 4 * elements / every
     if clip:
         reduce += around * 4
-    want = {"gather_bytes": layers * own * before * (n - 1) * sent, "reduce_bytes": reduce, "exchange_bytes": 0}
+    want = {"gather_bytes": layers * own * before * (n - 1) * sent, "reduce_bytes": reduce, "exchange_bytes": 0,
+            "dense_gather_bytes": dense * before * (n - 1), "dense_reduce_bytes": dense * before * (n - 1)}
     for key, value in want.items():
         assert abs(level[key] - value) <= 1e-9 * max(1, value), (level["level"], key, level[key], value)
     before *= n

@@ -5,7 +5,7 @@ cd "$work" || exit 1
 sample=$HEP_SOURCE/samples/two_dc.hep
 expect 0 '' "$HEPC" --sweep dc.bandwidth=1:100:log3 --sweep batch=4,8 "$sample"
 [ -s err ] && fail "progress where nobody looks: $(cat err)"
-grep -q '^100  *8  *dc=' "$work/out" || fail "the last row: $(tail -1 "$work/out")"
+grep -qE '^100  *8  *(dc=|mixed)' "$work/out" || fail "the last row: $(tail -1 "$work/out")"
 expect 0 '' "$HEPC" --sweep dc.bandwidth=1:100:log3 "$sample" -o sweep.csv
 expect 0 '' "$HEPC" --sweep dc.bandwidth=1:100:log3 "$sample" -o sweep.json
 for bandwidth in 1 10 100; do # each row is what one compilation says

@@ -95,8 +95,7 @@ static inline void plan_add_network(Plan *plan)
     const ModelDims *m = &plan->model;
     plan_add_buffer(plan, "tokens", DTYPE_I32, 1, 3, BUFFER_INPUT);
     plan_add_buffer(plan, "embedding", DTYPE_F32, 1, model_embedding_elements(m), BUFFER_WEIGHT);
-    plan_add_buffer(plan, "attention", DTYPE_F32, 1, model_attention_elements(m), BUFFER_WEIGHT);
-    plan_add_buffer(plan, "router", DTYPE_F32, 1, model_router_elements(m), BUFFER_WEIGHT);
+    plan_add_buffer(plan, "dense", DTYPE_F32, 1, model_dense_elements(m, true), BUFFER_WEIGHT);
     plan_add_buffer(plan, "experts", DTYPE_F32, 1, model_expert_elements(m), BUFFER_WEIGHT);
     plan_add_buffer(plan, "gathered", DTYPE_F32, 2, model_expert_elements(m), BUFFER_TEMPORARY);
     static const struct {
@@ -116,8 +115,8 @@ static inline void plan_add_network(Plan *plan)
 
     plan_add_step(plan, OP_EMBED, NONE, "tokens=tokens embedding=embedding x=x", NULL);
     plan_add_step(plan, OP_GATHER, 0, "shard=experts gathered=gathered", NULL);
-    plan_add_step(plan, OP_PRE_EXPERT, 0, "x=x attention=attention y=y", NULL);
-    plan_add_step(plan, OP_GATE, 0, "x=y router=router rows=rows records=records", NULL);
+    plan_add_step(plan, OP_PRE_EXPERT, 0, "x=x dense=dense y=y", NULL);
+    plan_add_step(plan, OP_GATE, 0, "x=y dense=dense rows=rows records=records", NULL);
     plan_add_step(plan, OP_ROUTE, 0,
                   "rows=rows records=records next_rows=next_rows next_records=next_records send_rows=send_rows "
                   "send_records=send_records send_counts=send_counts origin=origin",

@@ -155,15 +155,14 @@ static bool is_experts(const Plan *plan, int32_t weight)
     return strstr(plan->buffers[weight].name, "experts") != NULL;
 }
 
-// Square of the whole gradient: of experts every rank's own, of the rest, which all ranks have alike, once.
+// Square of the whole gradient, of which every rank owns a part.
 static double square_of(const Plan *plan, const Run *run)
 {
     double square = 0;
     Update *updates = calloc(plan->step_count, sizeof *updates);
     updates_of(plan, updates);
     for (uint32_t u = 0; u < run->updates; u++) {
-        bool own = is_experts(plan, updates[u].weight);
-        for (uint32_t r = 0; r < (own ? run->ranks : 1); r++)
+        for (uint32_t r = 0; r < run->ranks; r++)
             for (uint64_t i = 0; i < elements_of(plan, updates[u].weight); i++)
                 square += run->rank[r].gradients[u][i] * run->rank[r].gradients[u][i];
     }
@@ -265,14 +264,16 @@ static void check_strategies(Spec spec, Routing routing)
         Candidate *candidates;
         size_t count;
         spec.plan.dispatch = (Dispatch)d;
-        const Workload *work = workload_derive(&spec, arena);
+        Spec regather = spec;
+        regather.plan.regather_dense = true;
+        const Workload *work = workload_derive(&spec, arena), *again = workload_derive(&regather, arena);
         cr_assert(planner_enumerate(work, arena, diag_create(arena), &candidates, &count));
         for (size_t c = 0; c < count; c++) {
             double bytes;
             char name[160], domain[96];
             snprintf(name, sizeof name, "%s, routing %d, %s", dispatch_name((Dispatch)d), (int)routing,
                      config_format(&spec.cluster, &candidates[c].config, domain, sizeof domain));
-            Plan *plan = lower_uniform(work, &candidates[c].config, (Dispatch)d, &bytes);
+            Plan *plan = lower_uniform(c % 2 ? again : work, &candidates[c].config, (Dispatch)d, &bytes);
             cr_assert_not_null(plan);
             Run run;
             run_plan(plan, routing, NULL, 0, first ? &run : &base);

@@ -50,8 +50,8 @@ Test(checkpoint, holds_what_outlives_an_iteration)
         Rebuild rebuild;
         uint64_t rows;
     } expected[] = {
-        {"embedding", PERSISTENCE_EQUAL, REBUILD_NOT, 1},     {"embedding.state", PERSISTENCE_EQUAL, REBUILD_NOT, 1},
-        {"L1.router", PERSISTENCE_EQUAL, REBUILD_NOT, 1},     {"L0.experts", PERSISTENCE_OWN, REBUILD_NOT, 2},
+        {"embedding", PERSISTENCE_SHARE, REBUILD_NOT, 1},      {"embedding.state", PERSISTENCE_SHARE, REBUILD_NOT, 1},
+        {"L1.dense", PERSISTENCE_SHARE, REBUILD_NOT, 1},       {"L0.experts", PERSISTENCE_OWN, REBUILD_NOT, 2},
         {"L0.experts.state", PERSISTENCE_OWN, REBUILD_NOT, 2}, {"L0.sent", PERSISTENCE_OWN, REBUILD_WEIGHTS, 2},
         {"L0.replicas", PERSISTENCE_HELD, REBUILD_WEIGHTS, 8},
     };

@@ -28,7 +28,7 @@ Test(codec_memory, the_mean_is_that_of_all_experts_as_they_are_stored)
         uint64_t elements = model_expert_elements(&plan->model);
         Tensor mean = make(dtypes[d], 1, elements), all = make(dtypes[d], 16, elements);
         Tensor want = make(dtypes[d], 1, elements);
-        cr_assert(initial_fill_kind(&(Initial){plan, SEED, 5}, WEIGHT_MEAN, LAYER, mean));
+        cr_assert(initial_fill(&(Initial){plan, SEED, 5}, WEIGHT_MEAN, LAYER, mean));
         weights_fill_experts(&plan->model, SEED, LAYER, 0, 16, all);
         host_mean(16, all, want);
         cr_assert_arr_eq(mean.data, want.data, elements * dtype_bytes(dtypes[d]));
@@ -46,8 +46,8 @@ static void check_replicas(uint32_t outer, uint32_t inner)
         Tensor expert = make(DTYPE_F32, 1, elements);
         uint32_t held = 0;
         const Initial initial = {plan, SEED, rank};
-        cr_assert(initial_fill_kind(&initial, WEIGHT_REPLICAS, LAYER, replicas));
-        cr_assert(initial_fill_kind(&initial, WEIGHT_SENT, LAYER, sent));
+        cr_assert(initial_fill(&initial, WEIGHT_REPLICAS, LAYER, replicas));
+        cr_assert(initial_fill(&initial, WEIGHT_SENT, LAYER, sent));
         for (uint32_t e = 0; e < 16; e++) {
             int64_t slot = plan_expert_slot(plan, plan->choices[0].domain, rank, e);
             weights_fill_experts(&plan->model, SEED, LAYER, e, 1, expert);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "compiler/model/iteration.h"
+#include "ir/bundle.h"
 #include "specs.h"
 
 static double near(double a, double b)
@@ -186,9 +187,9 @@ Test(cost, work_of_a_layer_is_counted)
     LayerCost cost;
     cost_layer(work, 0, &(Config){.domain = {1}}, DISPATCH_DEDUP, &cost);
     cr_assert(near(cost.expert_s, 65536 / 4e9 * 3), "%g", cost.expert_s);
-    // A GPU sends 3/4 twice of the gradients of router, LayerNorm (scale and shift) and shared expert, in two
-    // collectives: 128 + 32 + 1024 numbers.
-    cr_assert(near(cost.gate_sums_s, 2 * (1e-4 + 3e-6) + 1.5 * 4736 / 1e8), "%g", cost.gate_sums_s);
+    // Attention 32 + 1024 numbers, router 32 + 128, shared expert 1024: a GPU owns 560, which three others gather.
+    cr_assert(near(cost.dense.step_s[0], 1e-4 + 3e-6 + 3 * 2240 / 1e8), "%g", cost.dense.step_s[0]);
+    cr_assert(near(cost.dense_return.step_s[0], cost.dense.step_s[0]));
     // Every fourth iteration the mean of the experts, 4096 bytes, is summed and subtracted from the 8192 held.
     spec.plan.codec = CODEC_SR;
     spec.plan.ratio = 8;
@@ -273,6 +274,7 @@ Test(cost, waits_for_gradients_are_told_from_waits_for_experts)
     Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 16, 2);
     spec.cluster.levels[0].latency_s = 0;
     spec.plan.pass = PASS_TRAINING;
+    ModelDims dims = spec_dims(&spec.model);
     for (double bandwidth = 1e5; bandwidth < 1e9; bandwidth *= 10) {
         Arena *arena = arena_create();
         spec.cluster.levels[0].bandwidth_bytes_per_s = bandwidth;
@@ -283,10 +285,16 @@ Test(cost, waits_for_gradients_are_told_from_waits_for_experts)
         cost_layer(work, 1, &config, DISPATCH_DEDUP, &cost);
         IterationCost iteration;
         cost_mix(work, &mix, DISPATCH_DEDUP, &iteration);
-        double hidden_s = 2 * work->loss_s + 2 * cost.expert_s + 2 * work->layers[1].pre_expert_s + 2 * cost.route_s[0];
-        double waited_s = fmax(0, cost.port_sums_s[0] - hidden_s);
-        cr_assert_float_eq(iteration.gather_wait_s, waited_s, 1e-9 + 1e-9 * waited_s, "%g and %g at %g",
-                           iteration.gather_wait_s, waited_s, bandwidth);
+        double computed_s = work->layers[0].pre_expert_s + cost.route_s[0] + cost.expert_s;
+        double hidden_s = 2 * work->loss_s + 2 * computed_s;
+        double waited_s = fmax(0, cost.dense_return.port_s[0] - hidden_s);
+        // Embedding and first layer are waited for; the second layer's weights arrive while the first one computes.
+        double element = dtype_bytes(spec.model.dtype), dense_s = cost.dense.step_s[0];
+        double embedding_bytes = element * (double)share_elements(model_embedding_elements(&dims), 4);
+        double begin_s = 3 * embedding_bytes / bandwidth;
+        double gathers_s = begin_s + dense_s + fmax(0, dense_s - computed_s);
+        cr_assert_float_eq(iteration.gather_wait_s, gathers_s + waited_s, 1e-9 + 1e-9 * (gathers_s + waited_s),
+                           "%g and %g at %g", iteration.gather_wait_s, gathers_s + waited_s, bandwidth);
         cr_assert_float_eq(cost_gradient_wait_s(work, &mix, DISPATCH_DEDUP), waited_s, 1e-9 + 1e-9 * waited_s);
         arena_destroy(arena);
     }
@@ -315,6 +323,14 @@ Test(cost, training_costs_more_and_returns_gradients)
     cost_iteration(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &training);
     cr_assert_gt(training.iteration_s, 2.5 * forward.iteration_s);
     cr_assert(near(training.traffic[1].exchange_bytes, 2 * forward.traffic[1].exchange_bytes));
-    cr_assert_gt(training.traffic[0].reduce_bytes, forward.traffic[0].gather_bytes);
+    cr_assert(near(training.traffic[0].reduce_bytes, forward.traffic[0].gather_bytes));
+    // Of what all GPUs own together, each sends its share to the other data centre, and the gradient of as much.
+    ModelDims dims = spec_dims(&spec.model);
+    double elements = (double)share_elements(model_embedding_elements(&dims), 8);
+    for (uint32_t k = 0; k < spec.model.layers; k++)
+        elements += (double)share_elements(model_dense_elements(&dims, true), 8);
+    cr_assert(near(training.traffic[0].dense_gather_bytes, elements * dtype_bytes(spec.model.dtype)));
+    cr_assert(near(training.traffic[0].dense_reduce_bytes, elements * dtype_bytes(spec.model.dtype)));
+    cr_assert(near(training.traffic[1].dense_gather_bytes, 2 * 3 * elements * dtype_bytes(spec.model.dtype)));
     arena_destroy(arena);
 }

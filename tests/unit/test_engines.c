@@ -22,11 +22,11 @@ Test(engines, cuda_scratch_by_hand)
     ModelDims dims = {.dtype = DTYPE_F32, .hidden = 64, .ffn_inner = 256, .top_k = 2, .experts = 8, .inner = 32};
     dims.activation = ACTIVATION_GELU;
     // 100 rows of 64 floats, normed, and of 256, activated
-    StepTensors ffn = {.ffn = {.x = shape(100, 64), .ffn = shape(1, 1), .y = shape(100, 64)}};
+    StepTensors ffn = {.ffn = {.x = shape(100, 64), .dense = shape(1, 1), .y = shape(100, 64)}};
     cr_assert_eq(cuda_op_scratch(&dims, OP_FFN, &ffn, 1), 25600 + 102400);
     // besides, what both matrices get, as much again for two gradients; gradients of the rows in f32; of the norm, two
     // moments a row and two chunks of 64 rows with gain and bias
-    StepTensors back = {.ffn_backward = {.x = shape(100, 64), .ffn = shape(1, 1)}};
+    StepTensors back = {.ffn_backward = {.x = shape(100, 64), .dense = shape(1, 1)}};
     cr_assert_eq(cuda_op_scratch(&dims, OP_FFN_BACKWARD, &back, 1),
                  25600 + 3 * 102400 + 25600 + (800 + 224) + 2 * 2 * 64 * 4);
     // a million items in blocks of 256, each with a counter for 64 members; the members' sums and where they begin

@@ -469,7 +469,7 @@ static char *read_document(const char *path)
 
 Test(docs, every_op_is_described)
 {
-    static const char *const roles[] = {"in", "out", "inout"}, *const shapes[] = {"local", "exchange", "gather",
+    static const char *const roles[] = {"in", "out", "inout", "part"}, *const shapes[] = {"local", "exchange", "gather",
                                                                                   "scatter", "reduce"};
     char *document = read_document(HEP_SOURCE_DIR "/docs/ir.md");
     size_t count;

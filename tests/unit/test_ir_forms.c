@@ -166,7 +166,7 @@ Test(text, errors_say_what_is_wrong)
     expect_errors("after s1 s5", "after s1 s99", 1, "waits for step 99, and there are 11");
     expect_errors("level gpu", "level gbu", 4, "no level is named 'gpu'");
     expect_errors("group g0 gather", "group g0 gatehr", 1, "did you mean 'gather'?");
-    expect_errors("buffer router", "buffer experts", 2, "a second buffer is named 'experts'");
+    expect_errors("buffer dense", "buffer experts", 3, "a second buffer is named 'experts'");
     expect_errors("\"two by two\"", "\"two by two", 1, "this string has no closing quote");
     expect_errors("step s0", "$ step s0", 1, "unexpected character");
     expect_errors("traffic gpu", "traffic dc", 1, "expected the traffic of level 'gpu'");

@@ -23,9 +23,8 @@ static void attention_compare(Layer l, double tolerance)
     ModelDims dims = l.dims;
     Tensor x_there = device_copy(l.x), weights_there = device_copy(l.weights), y_there = device_like(l.y);
     Tensor dx_there = device_copy(l.dx), dweights_there = device_like(l.dweights);
-    StepTensors forward = {.pre_expert = {.x = l.x, .attention = l.weights, .y = l.y}};
-    StepTensors backward = {
-        .pre_expert_backward = {.x = l.x, .attention = l.weights, .dx = l.dx, .dattention = l.dweights}};
+    StepTensors forward = {.pre_expert = {.x = l.x, .dense = l.weights, .y = l.y}};
+    StepTensors backward = {.pre_expert_backward = {.x = l.x, .dense = l.weights, .dx = l.dx, .ddense = l.dweights}};
     EXPECT_SUCCESS(cuda_pre_expert(queue_for(&dims, OP_PRE_EXPERT, forward), &dims, x_there, weights_there, y_there));
     host_pre_expert(&dims, l.x, l.weights, l.y, make_work(&dims, OP_PRE_EXPERT, l.x.rows, 1, 1));
     expect_near(y_there, l.y, l.y.rows * l.y.cols, tolerance, "pre_expert");
@@ -98,7 +97,7 @@ Test(kernels_cuda, attention_repeats_its_bits)
         Layer l = make_layer(dims, model_attention_elements(&dims));
         Tensor x = device_copy(l.x), weights = device_copy(l.weights), dx[2], dweights[2];
         StepTensors backward = {
-            .pre_expert_backward = {.x = l.x, .attention = l.weights, .dx = l.dx, .dattention = l.dweights}};
+            .pre_expert_backward = {.x = l.x, .dense = l.weights, .dx = l.dx, .ddense = l.dweights}};
         for (int i = 0; i < 2; i++) {
             dx[i] = device_copy(l.dx);
             dweights[i] = device_like(l.dweights);

@@ -101,6 +101,7 @@ static void check_adamw(Dtype dtype, uint64_t rows, uint64_t cols, double clip)
     Tensor weights_there = device_copy(weights), state_there = device_like(state);
     Tensor factors = device_make(DTYPE_U8, 1, sizeof(AdamWFactors));
     const CudaQueue *q = device_queue(0);
+    const ModelRanges undecayed = {2, {{0, rows * cols / 3}, {rows * cols / 2, rows * cols / 4}}};
     host_optimizer_begin(weights, state);
     EXPECT_SUCCESS(cuda_optimizer_begin(q, weights_there, state_there));
     for (adamw.step = 1; adamw.step <= 3; adamw.step++) {
@@ -112,9 +113,9 @@ static void check_adamw(Dtype dtype, uint64_t rows, uint64_t cols, double clip)
         float norm = 0.5f * sqrtf(*(const float *)squares.data);
         if (clip > 0 && (double)norm > clip)
             adamw.gradient_scale *= (float)clip / norm;
-        host_optimizer(&adamw, weights, gradient, state);
-        EXPECT_SUCCESS(cuda_optimizer(q, factors.data, clip > 0 ? device_copy(squares) : none, weights_there,
-                                      device_copy(gradient), state_there));
+        host_optimizer(&adamw, &undecayed, weights, gradient, state);
+        EXPECT_SUCCESS(cuda_optimizer(q, factors.data, &undecayed, clip > 0 ? device_copy(squares) : none,
+                                      weights_there, device_copy(gradient), state_there));
     }
     // Three steps of about 10 operations, which a compiler may fuse; 1 is the largest weight. Where gradients are
     // nearly 0, moments keep fewer digits than that: Adam divides one by the root of the other.

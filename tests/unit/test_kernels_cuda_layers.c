@@ -17,8 +17,8 @@ static void ffn_both(ModelDims dims)
     Tensor x_there = device_copy(l.x), weights_there = device_copy(l.weights), y_there = device_like(l.y);
     Tensor dx_there = device_copy(l.dx), dweights_there = device_like(l.dweights);
     double tolerance = layer_tolerance(dims.dtype, dims.hidden + dims.ffn_inner);
-    StepTensors forward = {.ffn = {.x = l.x, .ffn = l.weights, .y = l.y}};
-    StepTensors backward = {.ffn_backward = {.x = l.x, .ffn = l.weights, .dx = l.dx, .dffn = l.dweights}};
+    StepTensors forward = {.ffn = {.x = l.x, .dense = l.weights, .y = l.y}};
+    StepTensors backward = {.ffn_backward = {.x = l.x, .dense = l.weights, .dx = l.dx, .ddense = l.dweights}};
     EXPECT_SUCCESS(cuda_ffn(queue_for(&dims, OP_FFN, forward), &dims, x_there, weights_there, y_there));
     host_ffn(&dims, l.x, l.weights, l.y, make_work(&dims, OP_FFN, l.x.rows, 1, 1));
     expect_near(y_there, l.y, l.y.rows * l.y.cols, tolerance, "ffn");
@@ -39,9 +39,9 @@ static void shared_both(ModelDims dims)
     Tensor x_there = device_copy(l.x), weights_there = device_copy(l.weights), y_there = device_like(l.y);
     Tensor dweights_there = device_like(l.dweights);
     double tolerance = layer_tolerance(dims.dtype, dims.hidden + 2 * dims.inner);
-    StepTensors forward = {.shared_expert = {.rows = l.x, .shared = l.weights, .results = l.y}};
-    StepTensors backward = {.shared_expert_backward = {
-                                .rows = l.x, .shared = l.weights, .dx = l.dx, .drows = drows, .dshared = l.dweights}};
+    StepTensors forward = {.shared_expert = {.rows = l.x, .dense = l.weights, .results = l.y}};
+    StepTensors backward = {
+        .shared_expert_backward = {.rows = l.x, .dense = l.weights, .dx = l.dx, .drows = drows, .ddense = l.dweights}};
     EXPECT_SUCCESS(
         cuda_shared_expert(queue_for(&dims, OP_SHARED_EXPERT, forward), &dims, x_there, weights_there, y_there));
     host_shared_expert(&dims, l.x, l.weights, l.y, make_work(&dims, OP_SHARED_EXPERT, l.x.rows, 1, 1));
@@ -85,7 +85,7 @@ Test(kernels_cuda, activations_of_large_arguments)
             Tensor dweights_there = device_like(l.dweights);
             StepTensors backward = {
                 .shared_expert_backward = {
-                    .rows = l.x, .shared = l.weights, .dx = l.dx, .drows = drows, .dshared = l.dweights}};
+                    .rows = l.x, .dense = l.weights, .dx = l.dx, .drows = drows, .ddense = l.dweights}};
             EXPECT_SUCCESS(cuda_shared_expert_backward(queue_for(&dims, OP_SHARED_EXPERT_BACKWARD, backward), &dims,
                                                        device_copy(l.x), device_copy(l.weights), device_copy(l.dx),
                                                        drows_there, dweights_there));

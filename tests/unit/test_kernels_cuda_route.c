@@ -255,7 +255,7 @@ static Gated gate_both(const GateCase *c, Dtype dtype)
     g.router_there = device_copy(g.router);
     g.records_there = device_like(g.records);
     Tensor rows_there = device_like(g.rows);
-    StepTensors operands = {.gate = {.x = g.x, .router = g.router, .rows = g.rows, .records = g.records}};
+    StepTensors operands = {.gate = {.x = g.x, .dense = g.router, .rows = g.rows, .records = g.records}};
     const CudaQueue *q = device_queue(cuda_op_scratch(&g.dims, OP_GATE, &operands, 0));
     host_gate(&g.dims, c->routing, c->capacity, g.x, g.router, g.rows, g.records,
               make_work(&g.dims, OP_GATE, c->tokens, 1, 1));
@@ -283,7 +283,7 @@ Test(kernels_cuda, ties_go_to_the_lower_expert)
     Tensor x = make_random(DTYPE_F32, 2, 4, 1), router = make(DTYPE_F32, 1, model_router_elements(&dims));
     memset(router.data, 0, tensor_bytes(router)); // all logits are 0
     Tensor records = device_make(DTYPE_I32, 2, 6), rows = device_make(DTYPE_F32, 2, 4);
-    StepTensors operands = {.gate = {.x = x, .router = router, .rows = rows, .records = records}};
+    StepTensors operands = {.gate = {.x = x, .dense = router, .rows = rows, .records = records}};
     EXPECT_SUCCESS(cuda_gate(device_queue(cuda_op_scratch(&dims, OP_GATE, &operands, 0)), &dims, ROUTING_LEARNED, 0,
                              device_copy(x), device_copy(router), rows, records));
     const Record *got = host_copy(records).data;
@@ -300,7 +300,7 @@ static void gate_backward_both(const GateCase *c, Dtype dtype, float balance, bo
     Tensor drecords = make_random(DTYPE_F32, c->tokens, c->top_k, 1), none = {0};
     Tensor dshared = has_shared ? make_random(dtype, c->tokens, c->hidden, 1) : none;
     Tensor drouter = make(dtype, 1, elements), drouter_there = device_like(drouter), dx_there = device_copy(dx);
-    StepTensors operands = {.gate_backward = {.x = g.x, .drows = drows, .router = g.router}};
+    StepTensors operands = {.gate_backward = {.x = g.x, .drows = drows, .dense = g.router}};
     const CudaQueue *q = device_queue(cuda_op_scratch(&g.dims, OP_GATE_BACKWARD, &operands, 0));
     EXPECT_SUCCESS(cuda_gate_backward(q, &g.dims, balance, g.x_there, device_copy(g.records), device_copy(drows),
                                       device_copy(drecords), device_copy(dshared), g.router_there, dx_there,

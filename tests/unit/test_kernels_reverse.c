@@ -218,19 +218,22 @@ static void check_optimizer(Dtype dtype, uint64_t rows, uint64_t cols)
     Tensor state = make(DTYPE_F32, rows, values * cols);
     double *w = values_of(weights), *m = numbers(count), *v = numbers(count);
     AdamW adamw = {.beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .weight_decay = 0.1f, .gradient_scale = 0.25f};
+    const ModelRanges undecayed = {2, {{0, count / 3}, {count / 2, count / 4}}};
     double b1 = (double)adamw.beta1, b2 = (double)adamw.beta2;
     host_optimizer_begin(weights, state);
     for (adamw.step = 1; adamw.step <= 10; adamw.step++) {
         adamw.learning_rate = 0.01f * (float)adamw.step;
         double rate = (double)adamw.learning_rate, t = (double)adamw.step;
         fill_random(gradient, 2);
-        host_optimizer(&adamw, weights, gradient, state);
+        host_optimizer(&adamw, &undecayed, weights, gradient, state);
         for (uint64_t i = 0; i < count; i++) {
             double g = at(gradient, i) * (double)adamw.gradient_scale;
             m[i] = b1 * m[i] + (1 - b1) * g;
             v[i] = b2 * v[i] + (1 - b2) * g * g;
             double m_hat = m[i] / (1 - pow(b1, t)), v_hat = v[i] / (1 - pow(b2, t));
-            w[i] -= rate * (m_hat / (sqrt(v_hat) + (double)adamw.epsilon) + (double)adamw.weight_decay * w[i]);
+            bool decays = i >= count / 3 && (i < count / 2 || i >= count / 2 + count / 4);
+            double decay = decays ? (double)adamw.weight_decay : 0;
+            w[i] -= rate * (m_hat / (sqrt(v_hat) + (double)adamw.epsilon) + decay * w[i]);
             uint64_t row = i / cols * values * cols, col = i % cols;
             cr_assert_float_eq(at(state, row + col), m[i], 1e-6);
             cr_assert_float_eq(at(state, row + cols + col), v[i], 1e-6);
@@ -255,16 +258,17 @@ Test(kernels_reverse, adamw)
 Test(kernels_reverse, small_steps_add_up_in_the_master_copy)
 {
     Tensor weights = make(DTYPE_BF16, 1, 1), gradient = make(DTYPE_BF16, 1, 1), state = make(DTYPE_F32, 1, 3);
+    const ModelRanges undecayed = {0};
     float one = 1;
     host_from_f32(&one, weights.data, DTYPE_BF16, 1);
     host_from_f32(&one, gradient.data, DTYPE_BF16, 1);
     host_optimizer_begin(weights, state);
     AdamW adamw = {.learning_rate = 1e-4f, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .gradient_scale = 1};
     for (adamw.step = 1; adamw.step <= 10; adamw.step++)
-        host_optimizer(&adamw, weights, gradient, state);
+        host_optimizer(&adamw, &undecayed, weights, gradient, state);
     cr_assert_eq(at(weights, 0), 1);
     for (; adamw.step <= 100; adamw.step++)
-        host_optimizer(&adamw, weights, gradient, state);
+        host_optimizer(&adamw, &undecayed, weights, gradient, state);
     cr_assert_float_eq(at(state, 2), 0.99, 1e-5);
     cr_assert_float_eq(at(weights, 0), 0.99, 2e-3);
     finish();

@@ -151,7 +151,7 @@ static bool read_later(const Plan *plan, uint32_t step, int32_t buffer)
         const OpInfo *info = op_info((int)plan->steps[i].op);
         for (uint32_t k = 0; k < info->operand_count; k++)
             if (step_operands(plan, &plan->steps[i])[k] == buffer)
-                return info->operands[k].role == ROLE_IN || info->operands[k].role == ROLE_INOUT;
+                return info->operands[k].role != ROLE_OUT;
     }
     return false;
 }
@@ -176,7 +176,7 @@ static bool same_value(const Plan *plan, uint32_t step, int32_t a, int32_t b)
     const OpInfo *info = op_info((int)plan->steps[x].op);
     for (uint32_t k = 0; k < info->operand_count; k++) {
         int32_t input = step_operands(plan, &plan->steps[x])[k];
-        if (info->operands[k].role == ROLE_INOUT && input != NONE)
+        if ((info->operands[k].role == ROLE_INOUT || info->operands[k].role == ROLE_PART) && input != NONE)
             return false;
         if (info->operands[k].role == ROLE_IN &&
             (input != step_operands(plan, &plan->steps[y])[k] ||

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "ir/exchange.h"
+#include "ir/plan_facts.h"
 #include "ir/verify/verify.h"
 #include "lowered.h"
 #include "runtime/job/job.h"
@@ -63,11 +64,6 @@ static JobResult run(const Plan *plan, Routing routing)
     return result;
 }
 
-static double level_bytes(const Traffic *traffic)
-{
-    return traffic->exchange_bytes + traffic->routing_bytes + traffic->gather_bytes + traffic->reduce_bytes;
-}
-
 static void compare_traffic(const Plan *plan, const JobResult *padded, const JobResult *counted)
 {
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
@@ -75,7 +71,7 @@ static void compare_traffic(const Plan *plan, const JobResult *padded, const Job
         const Traffic *planned = &plan->strategies[0].traffic[l];
         cr_expect_eq(got->exchange_bytes, planned->exchange_bytes);
         cr_expect_eq(got->routing_bytes, planned->routing_bytes);
-        cr_expect_eq(got->bytes, level_bytes(planned), "level %u", l);
+        cr_expect_eq(got->bytes, traffic_total(planned), "level %u", l);
         cr_expect_float_eq(got->exchange_bytes - got->padding_bytes, other->exchange_bytes, 1e-6, "level %u", l);
         cr_expect_eq(other->padding_bytes, 0);
         cr_expect_eq(got->reduce_bytes, other->reduce_bytes);

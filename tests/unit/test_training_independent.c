@@ -128,6 +128,28 @@ static Ref weights_of(const Network *net, const char *kind, uint32_t layer)
     return 0;
 }
 
+// Of attention: norm, queries, keys, values, output.
+static uint64_t attention_weights(const ModelDims *d)
+{
+    uint64_t queries = d->heads * d->head_dim, keys = d->kv_heads * d->head_dim;
+    return 2 * d->hidden + d->hidden * (queries + 2 * keys) + queries * d->hidden;
+}
+
+// Dense weights of a layer: attention, then norm and router with the shared experts, or norm and feed-forward part.
+static Ref second_norm(const Network *net, uint32_t layer)
+{
+    return weights_of(net, "dense", layer) + (Ref)attention_weights(&net->dims);
+}
+
+// Norm gains and biases do not decay: two a layer, one before the logits.
+static bool decays(const Network *net, const Weights *of, uint64_t index)
+{
+    uint64_t norm = 2 * net->dims.hidden, second = attention_weights(&net->dims);
+    if (strcmp(of->name, "embedding") == 0)
+        return index < (net->dims.vocabulary + net->dims.sequence) * (uint64_t)net->dims.hidden;
+    return strstr(of->name, "experts") || (index >= norm && (index < second || index >= second + norm));
+}
+
 static void normalise(uint64_t width, const Ref *x, Ref gain, Ref *out)
 {
     Ref mean = constant(0), variance = constant(0);
@@ -200,7 +222,7 @@ static void attention(const Network *net, uint32_t layer, Ref x[][WIDTH_MAX])
 {
     const ModelDims *d = &net->dims;
     uint64_t hidden = d->hidden, queries = d->heads * d->head_dim, keys = d->kv_heads * d->head_dim;
-    Ref norm = weights_of(net, "attention", layer), wq = norm + (Ref)(2 * hidden), wk = wq + (Ref)(hidden * queries);
+    Ref norm = weights_of(net, "dense", layer), wq = norm + (Ref)(2 * hidden), wk = wq + (Ref)(hidden * queries);
     Ref wv = wk + (Ref)(hidden * keys), wo = wv + (Ref)(hidden * keys);
     Ref q[WIDTH_MAX][WIDTH_MAX], k[WIDTH_MAX][WIDTH_MAX], v[WIDTH_MAX][WIDTH_MAX], normed[WIDTH_MAX];
     for (uint64_t t = 0; t < model_tokens(d); t++) {
@@ -251,7 +273,7 @@ static Ref experts(const Network *net, uint32_t layer, Ref x[][WIDTH_MAX])
 {
     const ModelDims *d = &net->dims;
     uint64_t hidden = d->hidden, each = model_expert_elements(d), tokens = model_tokens(d);
-    Ref norm = weights_of(net, "router", layer), all = weights_of(net, "experts", layer), balance = constant(0);
+    Ref norm = second_norm(net, layer), all = weights_of(net, "experts", layer), balance = constant(0);
     Ref share[WIDTH_MAX];
     double visits[WIDTH_MAX] = {0};
     for (uint64_t e = 0; e < d->experts; e++)
@@ -270,7 +292,7 @@ static Ref experts(const Network *net, uint32_t layer, Ref x[][WIDTH_MAX])
             visits[chosen[j]]++;
         }
         if (d->shared_experts)
-            add_feed_forward(d, (uint64_t)d->shared_experts * d->inner, rows, weights_of(net, "shared", layer),
+            add_feed_forward(d, (uint64_t)d->shared_experts * d->inner, rows, norm + (Ref)(hidden * (2 + d->experts)),
                              constant(1), x[t]);
         softmax(d->experts, logits);
         for (uint64_t e = 0; e < d->experts; e++)
@@ -297,7 +319,7 @@ static Ref forward(const Network *net, const int32_t *tokens, double *cross_entr
     for (uint32_t k = 0; k < d->layers; k++) {
         attention(net, k, x);
         if (k == 0) { // the first is dense, the others have experts
-            Ref ffn = weights_of(net, "ffn", k), normed[WIDTH_MAX];
+            Ref ffn = second_norm(net, k), normed[WIDTH_MAX];
             for (uint64_t t = 0; t < count; t++) {
                 normalise(hidden, x[t], ffn, normed);
                 add_feed_forward(d, d->ffn_inner, normed, ffn + (Ref)(2 * hidden), constant(1), x[t]);
@@ -350,7 +372,8 @@ static double step(Network *net, const TrainingSettings *settings, uint64_t t, c
             of->v[i] = settings->beta2 * of->v[i] + (1 - settings->beta2) * g * g;
             double m = of->m[i] / (1 - pow(settings->beta1, (double)t));
             double v = of->v[i] / (1 - pow(settings->beta2, (double)t));
-            of->values[i] -= rate * (m / (sqrt(v) + settings->epsilon) + settings->weight_decay * of->values[i]);
+            double decay = decays(net, of, i) ? settings->weight_decay : 0;
+            of->values[i] -= rate * (m / (sqrt(v) + settings->epsilon) + decay * of->values[i]);
         }
     return loss;
 }
