@@ -26,7 +26,7 @@ stub id 'echo 1000'
 expect 1 'this is not Debian or Ubuntu; install by hand: gcc libc6-dev cmake ' env PATH="$work/bin" scripts/install-deps
 grep -q 'docs/install.md' "$work/err" || fail "no word of docs/install.md: $(cat "$work/err")"
 stub apt-get 'echo "apt-get $*" >>"$0.log"; [ "$1" != install ] || exit 9'
-expect 1 "not root, and no sudo; run as root: apt-get update && $line gcc libc6-dev cmake .* shellcheck\$" \
+expect 1 "not root, and no sudo; run as root: apt-get update && $line gcc libc6-dev cmake .* clang-tidy\$" \
   env PATH="$work/bin" scripts/install-deps
 [ ! -e "$work/bin/apt-get.log" ] || fail "apt-get is run without root"
 stub dpkg-query '[[ $3 =~ ^(clang|libclang-rt-dev)$ ]] || echo install ok installed'
