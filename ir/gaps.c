@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-typedef enum { BY_PLACE, BY_ROOM, TREE_COUNT } Tree;
+typedef enum { BY_ADDRESS, BY_SIZE, TREE_COUNT } Tree;
 
 typedef struct {
     Gap gap;
@@ -27,15 +27,15 @@ Gaps *gaps_create(Arena *arena)
     return gaps;
 }
 
-static uint64_t room(const Node *node)
+static uint64_t gap_bytes(const Node *node)
 {
     return node->gap.end - node->gap.begin;
 }
 
 static bool comes_before(const Node *a, const Node *b, Tree tree)
 {
-    if (tree == BY_ROOM && room(a) != room(b))
-        return room(a) < room(b);
+    if (tree == BY_SIZE && gap_bytes(a) != gap_bytes(b))
+        return gap_bytes(a) < gap_bytes(b);
     return a->gap.begin < b->gap.begin;
 }
 
@@ -91,7 +91,7 @@ static uint32_t new_node(Gaps *gaps, Gap gap)
 {
     uint32_t node = gaps->unused;
     if (node) {
-        gaps->unused = gaps->nodes[node].child[BY_PLACE][0];
+        gaps->unused = gaps->nodes[node].child[BY_ADDRESS][0];
     } else {
         if (gaps->count + 1 >= gaps->capacity) {
             Node *larger = arena_alloc_array(gaps->arena, 2 * (size_t)gaps->capacity + 64, sizeof(*larger));
@@ -109,26 +109,26 @@ static uint32_t new_node(Gaps *gaps, Gap gap)
 
 static void drop(Gaps *gaps, uint32_t node)
 {
-    unlink_node(gaps, BY_PLACE, node);
-    unlink_node(gaps, BY_ROOM, node);
-    gaps->nodes[node].child[BY_PLACE][0] = gaps->unused;
+    unlink_node(gaps, BY_ADDRESS, node);
+    unlink_node(gaps, BY_SIZE, node);
+    gaps->nodes[node].child[BY_ADDRESS][0] = gaps->unused;
     gaps->unused = node;
 }
 
 static void add(Gaps *gaps, Gap gap)
 {
     uint32_t node = new_node(gaps, gap);
-    insert(gaps, BY_PLACE, node);
-    insert(gaps, BY_ROOM, node);
+    insert(gaps, BY_ADDRESS, node);
+    insert(gaps, BY_SIZE, node);
 }
 
 bool gaps_take(Gaps *gaps, uint64_t bytes, uint64_t *begin)
 {
     uint32_t best = 0;
-    for (uint32_t node = gaps->root[BY_ROOM]; node;) {
-        bool fits = room(&gaps->nodes[node]) >= bytes;
+    for (uint32_t node = gaps->root[BY_SIZE]; node;) {
+        bool fits = gap_bytes(&gaps->nodes[node]) >= bytes;
         best = fits ? node : best;
-        node = gaps->nodes[node].child[BY_ROOM][!fits];
+        node = gaps->nodes[node].child[BY_SIZE][!fits];
     }
     if (!best)
         return false;
@@ -143,10 +143,10 @@ bool gaps_take(Gaps *gaps, uint64_t bytes, uint64_t *begin)
 void gaps_add(Gaps *gaps, Gap freed)
 {
     uint32_t left = 0, right = 0;
-    for (uint32_t node = gaps->root[BY_PLACE]; node;) {
+    for (uint32_t node = gaps->root[BY_ADDRESS]; node;) {
         bool before = gaps->nodes[node].gap.begin < freed.begin;
         *(before ? &left : &right) = node;
-        node = gaps->nodes[node].child[BY_PLACE][before];
+        node = gaps->nodes[node].child[BY_ADDRESS][before];
     }
     if (left && gaps->nodes[left].gap.end == freed.begin) {
         freed.begin = gaps->nodes[left].gap.begin;
@@ -161,9 +161,9 @@ void gaps_add(Gaps *gaps, Gap freed)
 
 bool gaps_take_last(Gaps *gaps, uint64_t end, uint64_t *begin)
 {
-    uint32_t last = gaps->root[BY_PLACE];
-    while (last && gaps->nodes[last].child[BY_PLACE][1])
-        last = gaps->nodes[last].child[BY_PLACE][1];
+    uint32_t last = gaps->root[BY_ADDRESS];
+    while (last && gaps->nodes[last].child[BY_ADDRESS][1])
+        last = gaps->nodes[last].child[BY_ADDRESS][1];
     if (!last || gaps->nodes[last].gap.end != end)
         return false;
     *begin = gaps->nodes[last].gap.begin;

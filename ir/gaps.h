@@ -1,6 +1,6 @@
-// Free stretches of memory: who looks for the smallest that is large enough, or gives one back to its neighbours, does
-// so in logarithmic time. Two search trees over the same gaps, by place and by room, balanced by priorities that follow
-// from a fixed sequence: equal calls give equal answers.
+// A best-fit free list. Finding the smallest gap that is large enough, and freeing with coalescing, take logarithmic
+// time: two treaps hold the same gaps, by address and by size. Their priorities come from a fixed sequence: equal calls
+// give equal answers.
 #ifndef HEP_GAPS_H
 #define HEP_GAPS_H
 
@@ -13,11 +13,12 @@ typedef struct {
 typedef struct Gaps Gaps;
 
 Gaps *gaps_create(Arena *arena);
-// Takes `bytes` from the beginning of the smallest gap that has them, of equals the first. False: none has.
+// Takes `bytes` from the beginning of the smallest gap that fits, among equals the one with the lowest address. Returns
+// false if none fits.
 bool gaps_take(Gaps *gaps, uint64_t bytes, uint64_t *begin);
-// Joined to the gaps that it touches. It overlaps none.
+// Coalesces `freed` with adjacent gaps. It must overlap none.
 void gaps_add(Gaps *gaps, Gap freed);
-// The last gap, if it ends at `end`, which is removed.
+// Removes the gap with the highest address if it ends at `end`; false otherwise.
 bool gaps_take_last(Gaps *gaps, uint64_t end, uint64_t *begin);
 
 #endif
