@@ -135,19 +135,25 @@ static bool print_compiled(const Options *options, const Compilation *compilatio
     return ok;
 }
 
+// What the command line asks of the compiler, for `content` as input.
+static CompileOptions compile_options(const Options *options, const char *content, size_t length)
+{
+    return (CompileOptions){.name = options->input,
+                            .text = content,
+                            .length = length,
+                            .check = options->checks,
+                            .profile = options->profile,
+                            .dispatch = options->dispatch,
+                            .planner = options->planner,
+                            .without = options->without};
+}
+
 static bool process_hep(const Options *options, const char *content, size_t length, Fault *fault)
 {
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
-    CompileOptions compile = {.name = options->input,
-                              .text = content,
-                              .length = length,
-                              .check = options->checks,
-                              .profile = options->profile,
-                              .dispatch = options->dispatch,
-                              .planner = options->planner,
-                              .without = options->without,
-                              .stop_after = last_stage(options)};
+    CompileOptions compile = compile_options(options, content, length);
+    compile.stop_after = last_stage(options);
     Compilation compilation;
     bool ok = compile_file(&compile, arena, diag, &compilation, fault);
     print_diagnostics(diag);
@@ -198,14 +204,7 @@ static bool process_sweep(const Options *options, const char *content, size_t le
     sigaction(SIGTERM, &action, NULL);
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
-    CompileOptions compile = {.name = options->input,
-                              .text = content,
-                              .length = length,
-                              .check = options->checks,
-                              .profile = options->profile,
-                              .dispatch = options->dispatch,
-                              .planner = options->planner,
-                              .without = options->without};
+    CompileOptions compile = compile_options(options, content, length);
     Sweep sweep;
     SweepRequest request = {.axes = options->sweeps,
                             .axis_count = options->sweep_count,
@@ -247,15 +246,8 @@ static bool obtain_plan(const Options *options, Arena *arena, Obtained *obtained
     bool ok = true;
     PlanForm form = plan_form(obtained->content, length);
     if (form == PLAN_FORM_NONE) {
-        CompileOptions compile = {.name = options->input,
-                                  .text = obtained->content,
-                                  .length = length,
-                                  .check = options->checks,
-                                  .profile = options->profile,
-                                  .dispatch = options->dispatch,
-                                  .planner = options->planner,
-                                  .without = options->without,
-                                  .stop_after = STAGE_PLAN};
+        CompileOptions compile = compile_options(options, obtained->content, length);
+        compile.stop_after = STAGE_PLAN;
         ok = compile_file(&compile, arena, obtained->diag, &obtained->compilation, fault);
     } else if (!check_plan_options(options, form, fault)) {
         ok = false;
