@@ -18,7 +18,7 @@ bool plan_gathers(const Plan *plan, const Choice *choice);
 // (n - S) / (n - 1): the share of remote token data still sent as tokens; 0 with one worker.
 double plan_token_share(const Plan *plan, const Choice *choice, uint32_t level);
 // Kinds of traffic: what tables call them, their key in JSON, the mark of their bar in the report. Those of dense
-// weights, which a forward pass has not, come last.
+// weights, which forward passes lack, come last.
 typedef struct {
     const char *title, *key;
     char mark;

@@ -102,7 +102,7 @@ bool spec_domain_is_valid(const Spec *spec, const uint32_t domain[LEVELS_MAX]);
 // The valid sizes that gather least, among them those with the largest sizes outermost; where `domain` is not 0 its
 // sizes are taken. 1 where the GPUs divide the experts. False if there are none.
 bool spec_least_domain(const Spec *spec, uint32_t domain[LEVELS_MAX]);
-// The same without wishes, of which there always are some.
+// The same with no requested size, for which a valid domain always exists.
 void spec_ep_domain(const Spec *spec, uint32_t domain[LEVELS_MAX]);
 
 // The volume of one layer.

@@ -32,7 +32,7 @@ void diag_warning_plain(Diag *diag, const char *format, ...) PRINTF_LIKE(2, 3);
 void diag_note(Diag *diag, Span span, const char *format, ...) PRINTF_LIKE(3, 4);
 void diag_help(Diag *diag, const char *format, ...) PRINTF_LIKE(2, 3);
 
-// Takes over what another sink, with spans of this one's sources, was told.
+// Appends the diagnostics of another sink, whose spans refer to the same sources.
 void diag_append(Diag *diag, Diag *from);
 
 size_t diag_error_count(const Diag *diag);

@@ -19,7 +19,7 @@ typedef struct {
     void *report_context;
     // Ends this process with the exit code of that kind, after all others if they are to end with it.
     __attribute__((noreturn)) void (*end)(FaultKind kind, bool all);
-    const atomic_int *interrupted; // set when this process was told to end; may be NULL
+    const atomic_int *interrupted; // set once this process is asked to end; may be NULL
 } WorldOptions;
 
 // How the processes of one communicator join: one table per kind of them. A world is known by its Comm, that of this
