@@ -24,7 +24,7 @@ static const char *shown_text(const Plan *plan, const Field *field, const void *
     char out[FORMAT_MAX];
     double value = 0;
     if (field->unit != UNIT_NONE)
-        memcpy(&value, (const char *)record + field->offset, sizeof value);
+        memcpy(&value, (const char *)record + field->offset, sizeof(value));
     switch (field->unit) {
     case UNIT_NONE:
     case UNIT_COUNT: // how many units there are
@@ -50,7 +50,7 @@ static const char *shown_text(const Plan *plan, const Field *field, const void *
 // Those are among the figures.
 static bool is_figure(RecordKind kind, const Field *field)
 {
-    return kind == RECORD_PLAN && (!strcmp(field->key, "iteration_s") || !strcmp(field->key, "arena_bytes"));
+    return kind == RECORD_PLAN && (strcmp(field->key, "iteration_s") == 0 || strcmp(field->key, "arena_bytes") == 0);
 }
 
 static const char *record_label(const Diff *diff, RecordKind kind, uint32_t index, Arena *arena)
@@ -96,7 +96,7 @@ static void compare_settings(Diff *diff, Arena *arena)
     size_t capacity = 0;
     for (RecordKind kind = RECORD_CLUSTER; kind <= RECORD_TRAINING; kind++)
         capacity += ((size_t)record_count(diff->plans[0], kind) + record_count(diff->plans[1], kind)) * FIELDS_MAX;
-    diff->settings = arena_alloc_array(arena, capacity, sizeof *diff->settings);
+    diff->settings = arena_alloc_array(arena, capacity, sizeof(*diff->settings));
     for (RecordKind kind = RECORD_CLUSTER; kind <= RECORD_TRAINING; kind++) {
         uint32_t a = record_count(diff->plans[0], kind), b = record_count(diff->plans[1], kind);
         for (uint32_t i = 0; i < (a > b ? a : b); i++)
@@ -109,7 +109,7 @@ static void compare_settings(Diff *diff, Arena *arena)
 static const char *choice_text(const Plan *plan, const Choice *choice, Arena *arena)
 {
     char domain[DOMAIN_TEXT_MAX];
-    return arena_format(arena, "%s%s", plan_format_domain(plan, choice->domain, domain, sizeof domain),
+    return arena_format(arena, "%s%s", plan_format_domain(plan, choice->domain, domain, sizeof(domain)),
                         choice->regather ? ", gathered again" : "");
 }
 
@@ -134,7 +134,7 @@ static void compare_choices(Diff *diff, Arena *arena)
 {
     uint32_t next[2] = {0};
     uint32_t counts[2] = {diff->plans[0]->choice_count, diff->plans[1]->choice_count};
-    diff->choices = arena_alloc_array(arena, (size_t)counts[0] + counts[1] + 1, sizeof *diff->choices);
+    diff->choices = arena_alloc_array(arena, (size_t)counts[0] + counts[1] + 1, sizeof(*diff->choices));
     while (next[0] < counts[0] || next[1] < counts[1]) {
         uint32_t layer = UINT32_MAX;
         const char *choices[2] = {NULL, NULL};
@@ -186,7 +186,7 @@ static bool has_level(const Plan *plan, const char *name)
 static void compare_figures(Diff *diff, Arena *arena)
 {
     const Plan *a = diff->plans[0], *b = diff->plans[1];
-    diff->figures = arena_alloc_array(arena, 8 + 6 * 2 * LEVELS_MAX, sizeof *diff->figures);
+    diff->figures = arena_alloc_array(arena, 8 + 6 * 2 * LEVELS_MAX, sizeof(*diff->figures));
     add_figure(diff, "iteration, predicted", "iteration_s", FIGURE_TIME, a->iteration_s, b->iteration_s);
     add_figure(diff, "iteration, simulated", "simulated_s", FIGURE_TIME, simulate(a, arena)->iteration_s,
                simulate(b, arena)->iteration_s);
@@ -220,7 +220,7 @@ static void compare_steps(Diff *diff, Arena *arena)
     size_t op_count;
     op_table(&op_count);
     diff_match_steps(diff->plans, diff->matches, arena);
-    diff->steps = arena_alloc_array(arena, op_count * 2 * (LEVELS_MAX + 1), sizeof *diff->steps);
+    diff->steps = arena_alloc_array(arena, op_count * 2 * (LEVELS_MAX + 1), sizeof(*diff->steps));
     for (int p = 0; p < 2; p++) {
         const Plan *plan = diff->plans[p];
         for (uint32_t i = 0; i < plan->step_count; i++) {
@@ -254,7 +254,7 @@ static bool same_encoding(const Plan *const plans[2])
 
 const Diff *diff_plans(const Plan *const plans[2], const char *const names[2], Arena *arena)
 {
-    Diff *diff = arena_alloc(arena, sizeof *diff);
+    Diff *diff = arena_alloc(arena, sizeof(*diff));
     for (int p = 0; p < 2; p++) {
         diff->plans[p] = plans[p];
         diff->names[p] = names[p];

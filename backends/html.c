@@ -89,8 +89,8 @@ static void print_figures(const Plan *plan, const Simulation *simulation, Text *
     text_append(out, "<div class=\"figures\">\n");
     print_figure(format_time(value, simulation->iteration_s), "iteration, simulated", out);
     if (ratio > 0) {
-        snprintf(value, sizeof value, "%.2f×", ratio);
-        snprintf(what, sizeof what, "as fast as %s, the best baseline (predicted)", plan_strategy_phrase(best));
+        snprintf(value, sizeof(value), "%.2f×", ratio);
+        snprintf(what, sizeof(what), "as fast as %s, the best baseline (predicted)", plan_strategy_phrase(best));
         print_figure(value, what, out);
     }
     print_figure(format_time(value, simulation->last->exposed_s), "communication exposed, simulated", out);

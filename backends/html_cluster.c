@@ -110,7 +110,7 @@ static void print_diagram(const Report *report, const Choice *choice)
     uint32_t coordinates[LEVELS_MAX] = {0};
     char domain[DOMAIN_TEXT_MAX];
     text_append(out, "<figure><figcaption>Domains of <b>");
-    html_escape(out, plan_format_domain(plan, choice->domain, domain, sizeof domain));
+    html_escape(out, plan_format_domain(plan, choice->domain, domain, sizeof(domain)));
     text_append(out, "</b> in MoE ");
     print_layers_of(plan, choice, out);
     if (plan->pass == PASS_TRAINING && plan_gathers(plan, choice))
@@ -193,16 +193,13 @@ void html_cluster_print(const Report *report)
     text_append(out, "<section>\n<h2>Cluster and traffic</h2>\n");
     if (plan->choice_count > 0)
         print_diagrams(report);
-    text_append(
-        out,
-        "<div class=\"scroll\"><table class=\"stack\">\n<thead><tr><th>level</th><th class=\"n\">workers</th>"
-        "<th class=\"n\">bandwidth and<br>latency of a port</th>");
+    text_append(out,
+                "<div class=\"scroll\"><table class=\"stack\">\n<thead><tr><th>level</th><th class=\"n\">workers</th>"
+                "<th class=\"n\">bandwidth and<br>latency of a port</th>");
     for (size_t kind = 0; kind < traffic_kind_count(plan); kind++)
         text_format(out, "<th class=\"n\"><i class=\"key %c\"></i>%s<br>sent/GPU</th>", traffic_kinds[kind].mark,
                     traffic_kinds[kind].title);
-    text_append(
-        out,
-        "<th class=\"n\">sent through<br>a port</th><th>sent/GPU, by kind</th></tr></thead>\n<tbody>\n");
+    text_append(out, "<th class=\"n\">sent through<br>a port</th><th>sent/GPU, by kind</th></tr></thead>\n<tbody>\n");
     double most = 0;
     for (uint32_t l = 0; l < plan->cluster.level_count && plan->strategy_count > 0; l++) {
         double total = traffic_total(&plan->strategies[0].traffic[l]);

@@ -165,7 +165,7 @@ static uint32_t live_at(const Report *report, double time_s, Live *live)
         live[at].high_layer = buffer->layer > live[at].high_layer ? buffer->layer : live[at].high_layer;
         live[at].bytes += (double)buffer_bytes(buffer);
     }
-    qsort(live, count, sizeof *live, compare_live);
+    qsort(live, count, sizeof(*live), compare_live);
     return count;
 }
 
@@ -192,7 +192,7 @@ static void print_live(const Plan *plan, const Live *live, Text *out)
 static void print_largest(const Report *report, double time_s)
 {
     const Plan *plan = report->plan;
-    Live *live = arena_alloc_array(report->arena, plan->buffer_count, sizeof *live);
+    Live *live = arena_alloc_array(report->arena, plan->buffer_count, sizeof(*live));
     uint32_t count = live_at(report, time_s, live), buffers = 0;
     double rest = 0;
     char value[FORMAT_MAX], at[FORMAT_MAX];
@@ -212,8 +212,7 @@ static void print_largest(const Report *report, double time_s)
         text_format(report->out,
                     "<tr><th scope=\"row\">all others</th><td></td><td></td><td class=\"n\">%u</td><td></td><td></td>"
                     "<td class=\"n\">%s</td><td class=\"bar\"><i style=\"width:%.1f%%\"></i></td></tr>\n",
-                    buffers, format_bytes(value, rest),
-                    plan->arena_bytes ? 100 * rest / (double)plan->arena_bytes : 0);
+                    buffers, format_bytes(value, rest), plan->arena_bytes ? 100 * rest / (double)plan->arena_bytes : 0);
     text_append(report->out, "</tbody></table></div>\n");
 }
 
@@ -231,11 +230,10 @@ void html_memory_print(const Report *report)
     MemorySample *samples;
     uint32_t count = occupancy_memory(plan, report->simulation, report->arena, &samples);
     const MemorySample *peak = occupancy_peak(samples, count);
-    text_append(
-        out,
-        "<div class=\"scroll\"><table class=\"stack\">\n<thead><tr><th>kind</th><th class=\"n\">buffers</th>"
-        "<th class=\"n\">sum of sizes</th><th class=\"n\">live at the peak</th><th>share of the arena</th></tr>"
-        "</thead>\n<tbody>\n");
+    text_append(out,
+                "<div class=\"scroll\"><table class=\"stack\">\n<thead><tr><th>kind</th><th class=\"n\">buffers</th>"
+                "<th class=\"n\">sum of sizes</th><th class=\"n\">live at the peak</th><th>share of the arena</th></tr>"
+                "</thead>\n<tbody>\n");
     for (int k = 0; k < BUFFER_KIND_COUNT; k++)
         print_kind(plan, (BufferKind)k, peak->bytes[k], out);
     text_format(out,

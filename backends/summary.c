@@ -56,18 +56,17 @@ static int domain_width(const Plan *plan)
     char domain[DOMAIN_TEXT_MAX];
     int width = 22;
     for (uint32_t i = 0; i < plan->strategy_count; i++) {
-        int own = (int)strlen(plan_strategy_domain(plan, &plan->strategies[i], i == 0, domain, sizeof domain));
+        int own = (int)strlen(plan_strategy_domain(plan, &plan->strategies[i], i == 0, domain, sizeof(domain)));
         width = own > width ? own : width;
     }
     return width;
 }
 
-static void print_strategy(const Plan *plan, const Strategy *strategy, bool chosen, const Strategy *best,
-                           Text *out)
+static void print_strategy(const Plan *plan, const Strategy *strategy, bool chosen, const Strategy *best, Text *out)
 {
     char domain[DOMAIN_TEXT_MAX], value[FORMAT_MAX], exposed[FORMAT_MAX];
     text_format(out, "%-17s %-*s %11s %11s", plan_strategy_title(strategy, chosen), domain_width(plan),
-                plan_strategy_domain(plan, strategy, chosen, domain, sizeof domain),
+                plan_strategy_domain(plan, strategy, chosen, domain, sizeof(domain)),
                 format_time(value, strategy->iteration_s), format_time(exposed, strategy->exposed_s));
     if (best && strategy->iteration_s > 0)
         text_format(out, " %8.2fx", best->iteration_s / strategy->iteration_s);
@@ -127,7 +126,7 @@ static void print_choices(const Plan *plan, Text *out)
     for (uint32_t i = 0; i < plan->choice_count;) {
         uint32_t end = plan_choice_run_end(plan, i);
         text_format(out, "  layers %u..%u: domain %s%s\n", plan->choices[i].layer, plan->choices[end - 1].layer,
-                    plan_format_domain(plan, plan->choices[i].domain, domain, sizeof domain),
+                    plan_format_domain(plan, plan->choices[i].domain, domain, sizeof(domain)),
                     plan->pass == PASS_FORWARD  ? ""
                     : plan->choices[i].regather ? ", replicas gathered again"
                                                 : ", replicas kept");

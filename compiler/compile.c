@@ -19,8 +19,8 @@ static void fill_strategy(Strategy *strategy, const char *name, Dispatch dispatc
 {
     *strategy = (Strategy){.name = name, .dispatch = dispatch, .iteration_s = cost->iteration_s, .fits = true};
     strategy->exposed_s = cost->exchange_s + cost->gather_wait_s + cost->return_s;
-    memcpy(strategy->domain, config->domain, sizeof strategy->domain);
-    memcpy(strategy->traffic, cost->traffic, sizeof strategy->traffic);
+    memcpy(strategy->domain, config->domain, sizeof(strategy->domain));
+    memcpy(strategy->traffic, cost->traffic, sizeof(strategy->traffic));
 }
 
 static void copy_strategy(Strategy *strategy, const char *name, Dispatch dispatch, const Candidate *candidate)
@@ -52,15 +52,14 @@ static void describe_solution(const Compilation *compilation, Plan *plan)
     const Spec *spec = compilation->spec;
     const Solution *solution = &compilation->solution;
     char solver[96];
-    snprintf(solver, sizeof solver, "%s%s%s", solution->solver, solution->timed_out ? ", time limit" : "",
+    snprintf(solver, sizeof(solver), "%s%s%s", solution->solver, solution->timed_out ? ", time limit" : "",
              solution->ranked ? ", ranked by simulation" : "");
     plan->solver = arena_copy_string(plan->arena, solver, strlen(solver));
     plan->status = solution->status;
     plan->gap = solution->gap;
     plan->iteration_s = solution->objective_s;
     bool uniform = solution->uniform < solution->count;
-    plan->strategies =
-        arena_alloc_array(plan->arena, 3 + BASELINE_COUNT + CODEC_COUNT, sizeof *plan->strategies);
+    plan->strategies = arena_alloc_array(plan->arena, 3 + BASELINE_COUNT + CODEC_COUNT, sizeof(*plan->strategies));
     plan->strategy_count = 1 + BASELINE_COUNT + uniform;
     fill_strategy(&plan->strategies[0], "chosen", spec->plan.dispatch, &solution->mix.configs[0], &solution->cost);
     plan->strategies[0].memory_bytes = plan_memory_bytes(plan);
@@ -75,7 +74,7 @@ static void describe_solution(const Compilation *compilation, Plan *plan)
             continue;
         Strategy *strategy = &plan->strategies[plan->strategy_count++];
         char name[32];
-        snprintf(name, sizeof name, "codec_%s", codec_name((Codec)codec));
+        snprintf(name, sizeof(name), "codec_%s", codec_name((Codec)codec));
         fill_strategy(strategy, arena_copy_string(plan->arena, name, strlen(name)), spec->plan.dispatch,
                       &other->mix.configs[0], &other->cost);
         strategy->memory_bytes = other->memory_bytes;
@@ -157,7 +156,7 @@ static const Spec *apply_overrides(const Spec *checked, const CompileOptions *op
 {
     if (options->dispatch == NONE && !options->profile)
         return checked;
-    Spec *spec = arena_alloc(arena, sizeof *spec);
+    Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *checked;
     if (options->dispatch != NONE)
         spec->plan.dispatch = (Dispatch)options->dispatch;
@@ -181,7 +180,7 @@ static FaultKind solve_with(const CompileOptions *options, double share, Arena *
 static FaultKind solve_dense(const CompileOptions *options, bool regather, double share, Arena *arena, Diag *diag,
                              Compilation *out)
 {
-    Spec *spec = arena_alloc(arena, sizeof *spec);
+    Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *out->spec;
     spec->plan.regather_dense = regather;
     out->spec = spec;
@@ -210,7 +209,7 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
 
 static const Spec *with_codec(const Spec *request, Codec codec, Arena *arena)
 {
-    Spec *spec = arena_alloc(arena, sizeof *spec);
+    Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *request;
     spec->plan.codec = codec;
     spec->plan.ratio = !codec_info(codec)->encodes ? 1 : request->plan.ratio;
@@ -233,7 +232,7 @@ static FaultKind solve_each_codec(const CompileOptions *options, Arena *arena, D
         FaultKind code = solve(options, 1.0 / CODEC_COUNT, arena, diag_create(arena), &tried[codec]);
         if (code != FAULT_NONE)
             continue;
-        Solution *solution = arena_alloc(arena, sizeof *solution);
+        Solution *solution = arena_alloc(arena, sizeof(*solution));
         *solution = tried[codec].solution;
         out->codecs[codec] = solution;
         if (!best || solution->cost.iteration_s < best->solution.cost.iteration_s * (1 - clear))

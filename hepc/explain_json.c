@@ -79,14 +79,14 @@ static void add_limits(cJSON *root, const Explanation *e)
     const Cluster *cluster = &e->work->spec->cluster;
     char name[128];
     if (e->binding < e->limit_count)
-        cJSON_AddStringToObject(root, "binding", limit_name(cluster, &e->limits[e->binding], name, sizeof name));
+        cJSON_AddStringToObject(root, "binding", limit_name(cluster, &e->limits[e->binding], name, sizeof(name)));
     else
         cJSON_AddNullToObject(root, "binding");
     cJSON *limits = cJSON_AddArrayToObject(root, "limits");
     for (uint32_t i = 0; i < e->limit_count; i++) {
         const ExplainLimit *limit = &e->limits[i];
         cJSON *object = append_object(limits);
-        cJSON_AddStringToObject(object, "name", limit_name(cluster, limit, name, sizeof name));
+        cJSON_AddStringToObject(object, "name", limit_name(cluster, limit, name, sizeof(name)));
         cJSON_AddStringToObject(object, "kind", limit_kinds[limit->kind]);
         if (limit->kind == LIMIT_LINK)
             cJSON_AddStringToObject(object, "level", cluster->levels[limit->level].name);
@@ -115,7 +115,7 @@ static void add_flip(cJSON *parent, const char *key, const Explanation *e, const
     else
         cJSON_AddNumberToObject(object, "prefetch", flip->prefetch);
     Arena *arena = arena_create();
-    ConfigRun *runs = arena_alloc_array(arena, e->work->moe_count, sizeof *runs);
+    ConfigRun *runs = arena_alloc_array(arena, e->work->moe_count, sizeof(*runs));
     size_t count = explain_runs(e->work, flip->configs, false, runs);
     cJSON *list = cJSON_AddArrayToObject(object, "runs");
     for (size_t i = 0; i < count; i++)

@@ -49,22 +49,24 @@ void output_model(const Compilation *compilation, Text *out)
                 "dense");
     for (uint32_t k = 0; k < work->layer_count;) {
         uint32_t end = k + 1;
-        while (end < work->layer_count && memcmp(&work->layers[end], &work->layers[k], sizeof work->layers[k]) == 0)
+        while (end < work->layer_count && memcmp(&work->layers[end], &work->layers[k], sizeof(work->layers[k])) == 0)
             end++;
         const LayerWork *layer = &work->layers[k];
         char range[32];
-        snprintf(range, sizeof range, end - k > 1 ? "%u..%u" : "%u", k, end - 1);
+        snprintf(range, sizeof(range), end - k > 1 ? "%u..%u" : "%u", k, end - 1);
         text_format(out, "%-9s %-6s %12s %12s %12s %12s\n", range, layer->is_moe ? "MoE" : "dense",
                     format_bytes(a, layer->data_bytes), format_bytes(b, layer->sent_bytes),
                     format_time(c, layer->pre_expert_s), format_time(d, layer->dense_s));
         k = end;
     }
-    text_format(out, "\nexperts as sent; dense weights and embedding, shared out over all GPUs when training: %s; "
-                "loss %s\n", format_bytes(a, work->dense_bytes), format_time(b, work->loss_s));
+    text_format(out,
+                "\nexperts as sent; dense weights and embedding, shared out over all GPUs when training: %s; "
+                "loss %s\n",
+                format_bytes(a, work->dense_bytes), format_time(b, work->loss_s));
     for (uint32_t l = 0; l < spec->cluster.level_count; l++)
         text_format(out, "level %-8s %6u workers, port %s, latency %s, %llu GPUs share it\n",
-                    spec->cluster.levels[l].name,
-                    spec->cluster.levels[l].count, format_bandwidth(a, spec->cluster.levels[l].bandwidth_bytes_per_s),
+                    spec->cluster.levels[l].name, spec->cluster.levels[l].count,
+                    format_bandwidth(a, spec->cluster.levels[l].bandwidth_bytes_per_s),
                     format_time(b, spec->cluster.levels[l].latency_s),
                     (unsigned long long)cluster_gpus_below(&spec->cluster, l));
     if (spec->replica_levels)

@@ -11,8 +11,8 @@ typedef struct {
 static Figures measure(const Compilation *compilation, PlanPassSet passes)
 {
     double bytes = 0;
-    Plan *plan = lower_with(compilation->work, &compilation->solution.mix, compilation->spec->plan.dispatch, passes,
-                            &bytes);
+    Plan *plan =
+        lower_with(compilation->work, &compilation->solution.mix, compilation->spec->plan.dispatch, passes, &bytes);
     Figures figures = {.memory_bytes = bytes};
     if (plan) {
         Arena *scratch = arena_create();

@@ -9,18 +9,18 @@ enum { LEVELS_MAX = 8 };
 
 typedef struct {
     const char *name;
-    uint32_t count;                                       // workers per parent, n_l
+    uint32_t count;                                      // workers per parent, n_l
     double bandwidth_bytes_per_s, latency_s, overhead_s; // of a worker's port, each way; overhead per message
 } Level;
 
 typedef struct {
-    double compute_flops;          // sustained FLOP/s of one GPU
-    double memory_bytes;           // of one GPU
-    double memory_bandwidth;       // bytes/s
-    double half_rate_rows;         // rows at which a matrix product reaches half the rate
-    double encode_bandwidth;       // dense bytes of experts or gradients that are encoded per second,
-    double decode_bandwidth;       // and that are decoded
-    EngineKind engine;             // that plans are for: whose scratch counts in the memory they promise
+    double compute_flops;    // sustained FLOP/s of one GPU
+    double memory_bytes;     // of one GPU
+    double memory_bandwidth; // bytes/s
+    double half_rate_rows;   // rows at which a matrix product reaches half the rate
+    double encode_bandwidth; // dense bytes of experts or gradients that are encoded per second,
+    double decode_bandwidth; // and that are decoded
+    EngineKind engine;       // that plans are for: whose scratch counts in the memory they promise
 } Device;
 
 // A worker of the outermost level, where these differ. A plan places workers at positions x_0: which of
@@ -49,8 +49,8 @@ typedef struct {
     WorkerLink *links;               // ascending by (a, b); pairs not listed are limited by their ports alone
 } Cluster;
 
-uint64_t cluster_gpus(const Cluster *cluster);                        // G = prod n_l
-uint64_t cluster_gpus_below(const Cluster *cluster, uint32_t level);  // c_l = prod_{j>l} n_j
+uint64_t cluster_gpus(const Cluster *cluster);                       // G = prod n_l
+uint64_t cluster_gpus_below(const Cluster *cluster, uint32_t level); // c_l = prod_{j>l} n_j
 void cluster_coordinates(const Cluster *cluster, uint64_t rank, uint32_t out[LEVELS_MAX]);
 uint32_t cluster_coordinate(const Cluster *cluster, uint64_t rank, uint32_t level);
 uint64_t cluster_rank(const Cluster *cluster, const uint32_t coordinates[LEVELS_MAX]);

@@ -11,13 +11,13 @@ typedef struct {
     bool abstract; // volumes and times were given; can be simulated, not executed
     Dtype dtype;
     uint32_t layers, hidden, heads, kv_heads, head_dim, vocabulary, sequence, batch;
-    uint32_t ffn_inner;                                  // of dense layers; 0 when there is none
-    uint32_t experts, top_k, inner, shared_experts;      // inner: of one expert
+    uint32_t ffn_inner;                             // of dense layers; 0 when there is none
+    uint32_t experts, top_k, inner, shared_experts; // inner: of one expert
     Activation activation;
     // Volumes and times of one MoE layer, per GPU and direction; of the dimensions, or as given.
-    double data_bytes;   // D: token data before deduplication
-    double expert_bytes; // P: owned experts as sent, after compression
-    double pre_expert_s; // PE
+    double data_bytes;                          // D: token data before deduplication
+    double expert_bytes;                        // P: owned experts as sent, after compression
+    double pre_expert_s;                        // PE
     double total_parameters, active_parameters; // of the whole model, and of what a token passes; 0 if unknown
 } ModelDims;
 

@@ -25,16 +25,16 @@ typedef enum { ROLE_IN, ROLE_OUT, ROLE_INOUT, ROLE_PART } OperandRole;
 
 // X(NAME): what a buffer has to be.
 #define HEP_CONTENTS(X)                                                                                                \
-    X(ANYTHING)     /* constrained by the op's other operands alone */                                                 \
-    X(HIDDEN)       /* hidden vectors */                                                                               \
-    X(RECORDS)      /* (expert, weight) pairs */                                                                       \
-    X(COUNTS)       /* one i32 per member of the step's group */                                                       \
-    X(INDICES)      /* one i32 a row */                                                                                \
+    X(ANYTHING) /* constrained by the op's other operands alone */                                                     \
+    X(HIDDEN)   /* hidden vectors */                                                                                   \
+    X(RECORDS)  /* (expert, weight) pairs */                                                                           \
+    X(COUNTS)   /* one i32 per member of the step's group */                                                           \
+    X(INDICES)  /* one i32 a row */                                                                                    \
     X(F32)                                                                                                             \
     X(BYTES)                                                                                                           \
     X(TOKENS)                                                                                                          \
-    X(SCALAR)       /* one f32 */                                                                                      \
-    X(EMBEDDING)    /* weights of the model, or their gradients */                                                     \
+    X(SCALAR)    /* one f32 */                                                                                         \
+    X(EMBEDDING) /* weights of the model, or their gradients */                                                        \
     X(DENSE)                                                                                                           \
     X(HELD_EXPERTS) /* experts that a rank holds after gathering */                                                    \
     X(OWN_EXPERTS)  /* that it owns */                                                                                 \
@@ -45,8 +45,14 @@ typedef enum { HEP_CONTENTS(X) } Contents;
 
 // X(NAME, "text"): weights of a layer or of the network, then what codecs remember of a layer's experts.
 #define HEP_WEIGHTS(X)                                                                                                 \
-    X(NONE, "none") X(EMBEDDING, "embedding") X(DENSE, "dense") X(EXPERTS, "experts") X(MEAN, "mean")                  \
-    X(SENT, "sent") X(REPLICAS, "replicas") X(ERROR, "error")
+    X(NONE, "none")                                                                                                    \
+    X(EMBEDDING, "embedding")                                                                                          \
+    X(DENSE, "dense")                                                                                                  \
+    X(EXPERTS, "experts")                                                                                              \
+    X(MEAN, "mean")                                                                                                    \
+    X(SENT, "sent")                                                                                                    \
+    X(REPLICAS, "replicas")                                                                                            \
+    X(ERROR, "error")
 #define X(name, text) WEIGHT_##name,
 typedef enum { HEP_WEIGHTS(X) WEIGHT_KINDS } WeightKind;
 #undef X

@@ -41,7 +41,7 @@ typedef struct {
 typedef struct {
     const char *name;
     Dispatch dispatch;
-    uint32_t domain[LEVELS_MAX]; // of the first MoE layer
+    uint32_t domain[LEVELS_MAX];                 // of the first MoE layer
     double iteration_s, exposed_s, memory_bytes; // exposed: of the iteration, spent on communication alone
     bool fits;
     Traffic traffic[LEVELS_MAX];
@@ -61,20 +61,20 @@ typedef struct {
     Dtype dtype;
     uint64_t rows, cols;
     BufferKind kind;
-    int32_t layer;      // whose weights or temporaries; NONE if of no layer
-    uint64_t offset;    // in the rank's arena, bytes, multiple of BUFFER_ALIGNMENT
+    int32_t layer;   // whose weights or temporaries; NONE if of no layer
+    uint64_t offset; // in the rank's arena, bytes, multiple of BUFFER_ALIGNMENT
 } Buffer;
 
 enum { BUFFER_ALIGNMENT = 256 };
 
 typedef struct {
     Op op;
-    int32_t layer, level, group;    // NONE where it has none; group indexes plan->groups
-    uint32_t operand_first;         // into plan->operands; as many as op_info says; NONE if absent
+    int32_t layer, level, group;       // NONE where it has none; group indexes plan->groups
+    uint32_t operand_first;            // into plan->operands; as many as op_info says; NONE if absent
     uint32_t after_first, after_count; // into plan->after: steps of other streams, smaller index
-    double cost_s;                  // predicted time of this step alone
-    double bytes;                   // expected bytes one GPU sends in it; 0 for LOCAL
-    double busiest;                 // bytes of the GPU that sends or receives most over those; 0 where all are alike
+    double cost_s;                     // predicted time of this step alone
+    double bytes;                      // expected bytes one GPU sends in it; 0 for LOCAL
+    double busiest;                    // bytes of the GPU that sends or receives most over those; 0 where all are alike
 } Step;
 
 typedef struct {
@@ -83,15 +83,15 @@ typedef struct {
     ModelDims model;
     Pass pass;
     Dispatch dispatch;
-    ExchangeKind exchange;     // padded: every message is as large as `plan_message_rows` says
+    ExchangeKind exchange; // padded: every message is as large as `plan_message_rows` says
     Codec codec;
-    double codec_ratio;        // dense bytes / bytes sent, as requested; 1 for dense. See ir/codec.h
-    uint32_t shared_every;       // iterations between two sums of the mean expert that `sr` subtracts; 0: none
-    double gradient_ratio;     // the same for gradients of migrated experts; 1: dense
-    double capacity;           // rows per expert and source over the balanced load; 0: nothing is dropped
-    uint32_t replica_levels;   // outermost levels whose experts are gathered from the start; 0 in training
-    uint32_t replica_slots;    // gathered layers alive at once, where replicas are dropped after use; 0: no limit
-    bool regather_dense;       // training: drop gathered dense weights after the forward pass, gather them again
+    double codec_ratio;      // dense bytes / bytes sent, as requested; 1 for dense. See ir/codec.h
+    uint32_t shared_every;   // iterations between two sums of the mean expert that `sr` subtracts; 0: none
+    double gradient_ratio;   // the same for gradients of migrated experts; 1: dense
+    double capacity;         // rows per expert and source over the balanced load; 0: nothing is dropped
+    uint32_t replica_levels; // outermost levels whose experts are gathered from the start; 0 in training
+    uint32_t replica_slots;  // gathered layers alive at once, where replicas are dropped after use; 0: no limit
+    bool regather_dense;     // training: drop gathered dense weights after the forward pass, gather them again
     const char *solver;
     SolveStatus status;
     double gap;                // relative; 0 when proven
@@ -105,9 +105,9 @@ typedef struct {
     Strategy *strategies;
     Group *groups;
     Buffer *buffers;
-    Step *steps;               // in an order that is valid to execute one by one
-    int32_t *operands;         // buffer indices or NONE
-    uint32_t *after;           // step indices
+    Step *steps;       // in an order that is valid to execute one by one
+    int32_t *operands; // buffer indices or NONE
+    uint32_t *after;   // step indices
 } Plan;
 
 Plan *plan_create(void); // empty, with its own arena

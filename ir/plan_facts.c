@@ -21,7 +21,7 @@ PlanMessages plan_messages(const Plan *plan)
 
 double *plan_layers_seconds(const Plan *plan, OpShape shape, Arena *arena)
 {
-    double *seconds = arena_alloc_array(arena, plan->model.layers, sizeof *seconds);
+    double *seconds = arena_alloc_array(arena, plan->model.layers, sizeof(*seconds));
     for (uint32_t i = 0; i < plan->step_count; i++)
         if (plan->steps[i].layer != NONE && op_info((int)plan->steps[i].op)->shape == shape)
             seconds[plan->steps[i].layer] += plan->steps[i].cost_s;
@@ -134,7 +134,7 @@ uint32_t plan_choice_run_end(const Plan *plan, uint32_t first)
 {
     uint32_t end = first + 1;
     while (end < plan->choice_count && plan->choices[end].regather == plan->choices[first].regather &&
-           memcmp(plan->choices[end].domain, plan->choices[first].domain, sizeof plan->choices[first].domain) == 0)
+           memcmp(plan->choices[end].domain, plan->choices[first].domain, sizeof(plan->choices[first].domain)) == 0)
         end++;
     return end;
 }

@@ -42,9 +42,9 @@ typedef struct {
     const Solution *solution;
     const Candidate *candidates; // all there are, where a choice was forced too
     size_t count;
-    double *price_s;             // [count]: of the mix with that candidate in the run that is looked at
-    signed char *fits;           // [count]: -1 not known
-    Config *changed;             // [moe_count]
+    double *price_s;   // [count]: of the mix with that candidate in the run that is looked at
+    signed char *fits; // [count]: -1 not known
+    Config *changed;   // [moe_count]
 } Rivalry;
 
 static bool rival_fits(Rivalry *r, size_t candidate)
@@ -108,7 +108,7 @@ static double price_cutoff(const Rivalry *r, size_t runs)
 static void explain_run(Rivalry *r, uint32_t first_moe, double cutoff_s, ExplainRun *run)
 {
     Mix mix = {.configs = r->changed, .prefetch = r->solution->mix.prefetch};
-    memcpy(r->changed, r->solution->mix.configs, r->work->moe_count * sizeof *r->changed);
+    memcpy(r->changed, r->solution->mix.configs, r->work->moe_count * sizeof(*r->changed));
     memset(r->fits, -1, r->count);
     for (size_t c = 0; c < r->count; c++) {
         r->price_s[c] = INFINITY;
@@ -126,9 +126,9 @@ static void explain_run(Rivalry *r, uint32_t first_moe, double cutoff_s, Explain
 
 static void collect_runs(const Workload *work, const Solution *solution, Arena *arena, Explanation *out)
 {
-    ConfigRun *runs = arena_alloc_array(arena, work->moe_count + 1, sizeof *runs);
+    ConfigRun *runs = arena_alloc_array(arena, work->moe_count + 1, sizeof(*runs));
     out->run_count = explain_runs(work, solution->mix.configs, true, runs);
-    out->runs = arena_alloc_array(arena, out->run_count + 1, sizeof *out->runs);
+    out->runs = arena_alloc_array(arena, out->run_count + 1, sizeof(*out->runs));
     Arena *scratch = arena_create();
     Rivalry r = {.work = work, .solution = solution, .candidates = solution->candidates, .count = solution->count};
     if (solution->status == STATUS_FORCED) {
@@ -139,9 +139,9 @@ static void collect_runs(const Workload *work, const Solution *solution, Arena *
         else
             r.count = 0; // too many to look at
     }
-    r.price_s = arena_alloc_array(scratch, r.count + 1, sizeof *r.price_s);
-    r.fits = arena_alloc_array(scratch, r.count + 1, sizeof *r.fits);
-    r.changed = arena_alloc_array(scratch, work->moe_count + 1, sizeof *r.changed);
+    r.price_s = arena_alloc_array(scratch, r.count + 1, sizeof(*r.price_s));
+    r.fits = arena_alloc_array(scratch, r.count + 1, sizeof(*r.fits));
+    r.changed = arena_alloc_array(scratch, work->moe_count + 1, sizeof(*r.changed));
     double cutoff_s = out->run_count ? price_cutoff(&r, out->run_count) : 0;
     uint32_t first_moe = 0;
     for (size_t i = 0; i < out->run_count; i++) {
@@ -157,8 +157,8 @@ static void collect_runs(const Workload *work, const Solution *solution, Arena *
 // No gather takes time in the queue, on a port or in the codec, but for its latency.
 static void lift_gathers(const Workload *work, Workload *changed, Spec *spec, Arena *arena)
 {
-    changed->layers = arena_alloc_array(arena, work->layer_count, sizeof *changed->layers);
-    memcpy(changed->layers, work->layers, work->layer_count * sizeof *changed->layers);
+    changed->layers = arena_alloc_array(arena, work->layer_count, sizeof(*changed->layers));
+    memcpy(changed->layers, work->layers, work->layer_count * sizeof(*changed->layers));
     for (uint32_t k = 0; k < work->layer_count; k++)
         changed->layers[k].sent_bytes = 0;
     spec->plan.codec = CODEC_DENSE;

@@ -9,7 +9,7 @@ const double EXPLAIN_EVEN = 0.01; // less is within what the model leaves out
 enum { LARGE_PROBLEM = 1000 }; // MoE layers x configurations: from there on half the probes
 
 static const double reach[] = {4, 64, 4096, 1e9}; // the last: as good as infinite; large problems: every second
-static const double CLOSE = 1.02; // a bracket as narrow as that is narrow enough
+static const double CLOSE = 1.02;                 // a bracket as narrow as that is narrow enough
 
 typedef struct {
     const Workload *work;
@@ -64,7 +64,10 @@ EvenPoint explain_even(const Workload *work, const PlannerOptions *options, cons
 {
     double now = level < LEVELS_MAX ? explain_now(work, QUANTITY_BANDWIDTH, level) : 1, ep_s, best_s;
     EvenPoint even = {.level = level, .now = now, .holds = now};
-    Probing p = {.work = work, .solution = solution, .options = explain_options(options), .out = &even,
+    Probing p = {.work = work,
+                 .solution = solution,
+                 .options = explain_options(options),
+                 .out = &even,
                  .solves_max = EXPLAIN_SOLVES_MAX};
     bool large = (size_t)work->moe_count * solution->count > LARGE_PROBLEM;
     if (large)

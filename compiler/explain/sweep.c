@@ -31,13 +31,13 @@ static void describe_choice(const Plan *plan, SweepRow *row)
         bool seen = false;
         for (uint32_t j = 0; j < i && !seen; j++)
             seen = plan->choices[j].regather == plan->choices[i].regather &&
-                   !memcmp(plan->choices[j].domain, plan->choices[i].domain, sizeof plan->choices[i].domain);
+                   memcmp(plan->choices[j].domain, plan->choices[i].domain, sizeof(plan->choices[i].domain)) == 0;
         kinds += !seen;
     }
     if (kinds > 1)
-        snprintf(row->choice, sizeof row->choice, "mixed: %u kinds", kinds);
+        snprintf(row->choice, sizeof(row->choice), "mixed: %u kinds", kinds);
     else if (plan->choice_count)
-        plan_format_domain(plan, plan->choices[0].domain, row->choice, sizeof row->choice);
+        plan_format_domain(plan, plan->choices[0].domain, row->choice, sizeof(row->choice));
 }
 
 static void fill_row(const Plan *plan, SweepRow *row)
@@ -49,7 +49,7 @@ static void fill_row(const Plan *plan, SweepRow *row)
     row->simulated_s = simulate(plan, scratch)->iteration_s;
     row->gap = plan->gap;
     row->over_best = plan_speed_up(plan, best);
-    snprintf(row->best_baseline, sizeof row->best_baseline, "%s", best ? best->name : "");
+    snprintf(row->best_baseline, sizeof(row->best_baseline), "%s", best ? best->name : "");
     row->over_ep = ep ? ep->iteration_s / plan->iteration_s : 0;
     row->over_dedup = dedup ? dedup->iteration_s / plan->iteration_s : 0;
     row->outer_bytes = traffic_total(&plan->strategies[0].traffic[0]);
@@ -74,9 +74,9 @@ static FaultKind compile_point(const CompileOptions *options, const SweepRequest
     point->arena = arena;
     CompileOptions changed = *options;
     size_t defines = options->check.define_count;
-    changed.check.defines = arena_alloc_array(arena, defines + point->axis_count, sizeof *changed.check.defines);
+    changed.check.defines = arena_alloc_array(arena, defines + point->axis_count, sizeof(*changed.check.defines));
     if (defines)
-        memcpy(changed.check.defines, options->check.defines, defines * sizeof *changed.check.defines);
+        memcpy(changed.check.defines, options->check.defines, defines * sizeof(*changed.check.defines));
     for (size_t a = 0; a < point->axis_count; a++) {
         const SweepAxis *axis = &point->axes[a];
         if (!axis->key)
@@ -129,7 +129,7 @@ static bool read_axes(const Reading *reading, const char *const *texts, SweepAxi
             return false;
         }
     }
-    out->rows = arena_alloc_array(reading->arena, out->point_count, sizeof *out->rows);
+    out->rows = arena_alloc_array(reading->arena, out->point_count, sizeof(*out->rows));
     return true;
 }
 
@@ -139,7 +139,7 @@ static bool rows_equal(const SweepRow *a, const SweepRow *b)
 {
     if (a->refused || b->refused)
         return a->refused == b->refused;
-    return !strcmp(a->choice, b->choice) && a->iteration_s == b->iteration_s && a->simulated_s == b->simulated_s &&
+    return strcmp(a->choice, b->choice) == 0 && a->iteration_s == b->iteration_s && a->simulated_s == b->simulated_s &&
            a->outer_bytes == b->outer_bytes && a->memory_bytes == b->memory_bytes;
 }
 

@@ -30,7 +30,7 @@ static void check_level(Checker *checker, const AstEntry *entry)
 {
     Cluster *cluster = &checker->spec->cluster;
     for (uint32_t l = 0; l < cluster->level_count && entry->label; l++) {
-        if (!strcmp(cluster->levels[l].name, entry->label)) {
+        if (strcmp(cluster->levels[l].name, entry->label) == 0) {
             diag_error(checker->diag, entry->label_span, "there are two levels '%s'", entry->label);
             diag_note(checker->diag, checker->spec->level_spans[l], "the first one is here");
         }
@@ -80,7 +80,7 @@ static void check_cluster(Checker *checker)
     spec->cluster_span = block_head_span(block);
     check_block(checker, BLOCK_CLUSTER, block, NULL);
     for (const AstEntry *entry = block->entries.first; entry; entry = entry->next)
-        if (entry->kind == ENTRY_BLOCK && !strcmp(entry->name, block_info(BLOCK_LEVEL)->name))
+        if (entry->kind == ENTRY_BLOCK && strcmp(entry->name, block_info(BLOCK_LEVEL)->name) == 0)
             check_level(checker, entry);
     if (!spec->cluster.level_count && !checker->misspelt_blocks[BLOCK_LEVEL])
         diag_error(checker->diag, spec->cluster_span, "the cluster has no 'level NAME { ... }'");
@@ -91,8 +91,8 @@ static void check_cluster(Checker *checker)
         spec->cluster.device.encode_bandwidth = spec->cluster.device.memory_bandwidth / 2;
     if (!checker->keys[KEY_DEVICE_decode_bandwidth])
         spec->cluster.device.decode_bandwidth = spec->cluster.device.memory_bandwidth / 2;
-    spec->memory_span = checker->keys[KEY_DEVICE_memory] ? value_span(checker, checker->keys[KEY_DEVICE_memory])
-                                                         : spec->cluster_span;
+    spec->memory_span =
+        checker->keys[KEY_DEVICE_memory] ? value_span(checker, checker->keys[KEY_DEVICE_memory]) : spec->cluster_span;
     if (!has_errors_since(checker, mark))
         check_gpu_count(checker);
     if (!has_errors_since(checker, mark))

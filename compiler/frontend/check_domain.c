@@ -65,7 +65,8 @@ static void set_size(Checker *checker, uint32_t level, const AstExpr *expr)
                    of->count, size);
         diag_note(checker->diag, key_span(checker, KEY_MOE_experts, BLOCK_MOE),
                   "there are fewer experts than GPUs: in a forward pass every worker of '%s' has all of them from the "
-                  "start", of->name);
+                  "start",
+                  of->name);
         return;
     }
     spec->plan.domain[level] = size;
@@ -74,7 +75,7 @@ static void set_size(Checker *checker, uint32_t level, const AstExpr *expr)
 static int find_level(const Cluster *cluster, const char *name)
 {
     for (uint32_t l = 0; l < cluster->level_count; l++)
-        if (!strcmp(cluster->levels[l].name, name))
+        if (strcmp(cluster->levels[l].name, name) == 0)
             return (int)l;
     return -1;
 }
@@ -148,7 +149,7 @@ static void report_places(Checker *checker, Span span, const uint32_t wanted[LEV
     diag_note(checker->diag, key_span(checker, KEY_MOE_experts, BLOCK_MOE), "'experts' is given here");
     for (uint32_t l = 0; l < cluster->level_count; l++) {
         uint32_t other[LEVELS_MAX];
-        memcpy(other, wanted, sizeof other);
+        memcpy(other, wanted, sizeof(other));
         other[l] = 0;
         if (wanted[l] && l >= spec->replica_levels && spec_least_domain(spec, other))
             diag_help(checker->diag, "'%s = %u' instead of %u would do", cluster->levels[l].name, other[l], wanted[l]);
@@ -159,7 +160,7 @@ static void report_places(Checker *checker, Span span, const uint32_t wanted[LEV
 static void complete_domain(Checker *checker, Span span)
 {
     uint32_t wanted[LEVELS_MAX];
-    memcpy(wanted, checker->spec->plan.domain, sizeof wanted);
+    memcpy(wanted, checker->spec->plan.domain, sizeof(wanted));
     if (!spec_least_domain(checker->spec, checker->spec->plan.domain))
         report_places(checker, span, wanted);
 }
@@ -171,7 +172,7 @@ static bool find_request(const char *name, DomainRequest *out)
         DomainRequest request;
     } requests[] = {{"auto", DOMAIN_AUTO}, {"ep", DOMAIN_EP}, {"gather", DOMAIN_GATHER}};
     for (size_t i = 0; i < COUNT_OF(requests); i++) {
-        if (!strcmp(requests[i].name, name)) {
+        if (strcmp(requests[i].name, name) == 0) {
             *out = requests[i].request;
             return true;
         }
@@ -181,7 +182,7 @@ static bool find_request(const char *name, DomainRequest *out)
 
 static bool is_option(const Checker *checker, const AstExpr *expr)
 {
-    return !strcmp(diag_source_name(checker->diag, expr->span.source), "--domain");
+    return strcmp(diag_source_name(checker->diag, expr->span.source), "--domain") == 0;
 }
 
 static void check_domain_value(Checker *checker, const AstExpr *expr)
@@ -199,7 +200,7 @@ static void check_domain_value(Checker *checker, const AstExpr *expr)
     }
     size_t mark = diag_error_count(checker->diag);
     plan->domain_request = DOMAIN_FORCED;
-    memset(plan->domain, 0, sizeof plan->domain);
+    memset(plan->domain, 0, sizeof(plan->domain));
     if (value.kind == VALUE_RECORD)
         set_sizes_by_name(checker, value.expr->entries);
     else if (value.kind == VALUE_LIST)
@@ -222,7 +223,9 @@ static const AstExpr *parse_part(Checker *checker, uint32_t source, char *text, 
 {
     size_t length = strlen(text);
     AstExpr *expr = arena_alloc(checker->arena, sizeof(*expr));
-    *expr = (AstExpr){.kind = EXPR_NAME, .depth = 1, .span = {source, (uint32_t)begin, (uint32_t)end},
+    *expr = (AstExpr){.kind = EXPR_NAME,
+                      .depth = 1,
+                      .span = {source, (uint32_t)begin, (uint32_t)end},
                       .text = arena_copy_string(checker->arena, text + begin, end - begin)};
     if (!memchr(text + begin, '=', end - begin))
         return expr;
@@ -276,14 +279,14 @@ static void check_part(Checker *checker, uint32_t source, const char *option, si
     char *regather = strstr(text, word);
     if (regather) {
         run->regather = true;
-        memset(regather, ' ', sizeof word - 1);
+        memset(regather, ' ', sizeof(word) - 1);
         if (checker->spec->plan.pass == PASS_FORWARD)
             diag_error(checker->diag,
-                       (Span){source, (uint32_t)(regather - text), (uint32_t)(regather - text + sizeof word - 1)},
+                       (Span){source, (uint32_t)(regather - text), (uint32_t)(regather - text + sizeof(word) - 1)},
                        "nothing is gathered again in a forward pass");
         else if (codec_info(checker->spec->plan.codec)->remembers)
             diag_error(checker->diag,
-                       (Span){source, (uint32_t)(regather - text), (uint32_t)(regather - text + sizeof word - 1)},
+                       (Span){source, (uint32_t)(regather - text), (uint32_t)(regather - text + sizeof(word) - 1)},
                        "codec '%s' keeps its replicas: nothing is gathered again",
                        codec_name(checker->spec->plan.codec));
         while (regather > text && (regather[-1] == ' ' || regather[-1] == ','))
@@ -295,7 +298,7 @@ static void check_part(Checker *checker, uint32_t source, const char *option, si
     const AstExpr *expr = parse_part(checker, source, text, sizes, last);
     if (expr)
         check_domain_value(checker, expr);
-    memcpy(run->domain, checker->spec->plan.domain, sizeof run->domain);
+    memcpy(run->domain, checker->spec->plan.domain, sizeof(run->domain));
 }
 
 // "dc=2,gpu=8", or for layers apart "0-3:dc=2,gpu=8; 4-11:dc=1,gpu=8,regather".
@@ -306,7 +309,7 @@ static void check_domain_option(Checker *checker, const char *option)
     uint32_t source = diag_add_source(checker->diag, "--domain", option, length, NULL);
     for (const char *c = option; *c; c++)
         parts += *c == ';';
-    ForcedRun *runs = arena_alloc_array(checker->arena, parts, sizeof *runs);
+    ForcedRun *runs = arena_alloc_array(checker->arena, parts, sizeof(*runs));
     for (size_t begin = 0, i = 0; i < parts; i++) {
         const char *semicolon = strchr(option + begin, ';');
         size_t end = semicolon ? (size_t)(semicolon - option) : length;

@@ -43,8 +43,8 @@ static void plan_stages(Lowering *l, LoweredLayer *layer)
         uint32_t members = cluster->levels[level].count / l->config->domain[level];
         if (members == 1)
             continue;
-        double message = exchange_rows_bound(cluster, &l->plan->model, l->dispatch, spec->plan.capacity,
-                                             l->config->domain, level);
+        double message =
+            exchange_rows_bound(cluster, &l->plan->model, l->dispatch, spec->plan.capacity, l->config->domain, level);
         double sent = (members - 1) * message, rows = members * message;
         bool padded = spec->plan.exchange == EXCHANGE_PADDED;
         stage->level = (int32_t)level;
@@ -78,7 +78,7 @@ static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t 
     double members = l->spec->cluster.levels[level].count / l->config->domain[level];
     const char *level_name = l->spec->cluster.levels[level].name;
     char name[BUFFER_NAME_MAX];
-#define NAME(what) (snprintf(name, sizeof name, "%s.%s", what, level_name), name)
+#define NAME(what) (snprintf(name, sizeof(name), "%s.%s", what, level_name), name)
     to->rows = lowering_add_temporary(l, k, NAME("rows"), dtype, to->row_capacity, hidden);
     to->records = add_records(l, k, NAME("records"), to->record_rows);
     to->counts = lowering_add_temporary(l, k, NAME("counts"), DTYPE_I32, members, 1);
@@ -105,7 +105,10 @@ static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t 
                                          .next_records = to->records,
                                          .next_counts = to->counts}};
     builder_add_step(l->builder,
-                     (StepSpec){.op = OP_DISPATCH, .layer = (int32_t)k, .level = from->level, .group = from->group,
+                     (StepSpec){.op = OP_DISPATCH,
+                                .layer = (int32_t)k,
+                                .level = from->level,
+                                .group = from->group,
                                 .cost_s = l->cost.dispatch_s[level],
                                 .bytes = l->cost.payload_bytes[level] + l->cost.routing_bytes[level],
                                 .busiest = l->cost.busiest[level]},
@@ -121,18 +124,22 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
     uint32_t level = (uint32_t)from->level;
     const char *level_name = l->spec->cluster.levels[level].name;
     char name[BUFFER_NAME_MAX];
-    snprintf(name, sizeof name, "returned.%s", level_name);
+    snprintf(name, sizeof(name), "returned.%s", level_name);
     int32_t returned = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
     StepBuffers combine = {.combine = {.results = results,
                                        .next_counts = from->next_counts,
                                        .send_counts = from->send_counts,
                                        .returned = returned}};
     builder_add_step(l->builder,
-                     (StepSpec){.op = OP_COMBINE, .layer = (int32_t)k, .level = from->level, .group = from->group,
-                                .cost_s = l->cost.combine_s[level], .bytes = l->cost.payload_bytes[level],
+                     (StepSpec){.op = OP_COMBINE,
+                                .layer = (int32_t)k,
+                                .level = from->level,
+                                .group = from->group,
+                                .cost_s = l->cost.combine_s[level],
+                                .bytes = l->cost.payload_bytes[level],
                                 .busiest = l->cost.busiest[level]},
                      combine);
-    snprintf(name, sizeof name, "summed.%s", level_name);
+    snprintf(name, sizeof(name), "summed.%s", level_name);
     int32_t summed = lowering_add_temporary(l, k, name, dtype, from->row_capacity, hidden);
     StepBuffers unroute = {.unroute = {.results = results,
                                        .returned = returned,
@@ -156,8 +163,7 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
     first->rows = lowering_add_temporary(l, k, "rows", dtype, l->tokens, model->hidden);
     first->records = add_records(l, k, "records", first->record_rows);
     StepBuffers gate = {
-        .gate = {
-            .x = layer->y, .dense = layer->held_dense, .rows = first->rows, .records = first->records}};
+        .gate = {.x = layer->y, .dense = layer->held_dense, .rows = first->rows, .records = first->records}};
     add_step(l, OP_GATE, k, l->work->layers[k].gate_s, gate);
 
     for (uint32_t i = 0; i + 1 < layer->stage_count; i++)
@@ -165,8 +171,7 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
     int32_t shared = NONE;
     if (model->shared_experts) { // runs while the dispatch is under way
         shared = lowering_add_temporary(l, k, "shared_results", dtype, l->tokens, model->hidden);
-        StepBuffers operands = {
-            .shared_expert = {.rows = first->rows, .dense = layer->held_dense, .results = shared}};
+        StepBuffers operands = {.shared_expert = {.rows = first->rows, .dense = layer->held_dense, .results = shared}};
         add_step(l, OP_SHARED_EXPERT, k, l->work->layers[k].dense_s, operands);
     }
     Stage *last = &layer->stages[layer->stage_count - 1];
@@ -212,8 +217,7 @@ static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
         layer->held = lowering_add_gathers(l, k, "", lowering_prefetch_limit(l));
     layer->x = x;
     layer->y = lowering_add_temporary(l, k, "y", model->dtype, l->tokens, model->hidden);
-    StepBuffers attention = {
-        .pre_expert = {.x = x, .dense = layer->held_dense, .y = layer->y}};
+    StepBuffers attention = {.pre_expert = {.x = x, .dense = layer->held_dense, .y = layer->y}};
     add_step(l, OP_PRE_EXPERT, k, work->pre_expert_s - work->gate_s, attention);
     if (work->is_moe)
         return add_moe(l, k, layer);
@@ -226,16 +230,22 @@ static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
 static void add_network(Lowering *l)
 {
     const SpecModel *model = &l->spec->model;
-    BufferShape tokens = {.dtype = DTYPE_I32, .rows = model->batch, .cols = (double)model->sequence + 1,
-                          .kind = BUFFER_INPUT, .layer = NONE};
+    BufferShape tokens = {.dtype = DTYPE_I32,
+                          .rows = model->batch,
+                          .cols = (double)model->sequence + 1,
+                          .kind = BUFFER_INPUT,
+                          .layer = NONE};
     l->tokens_buffer = builder_add_buffer(l->builder, tokens, "tokens");
     l->embedding = add_bundle(l, NONE, WEIGHT_EMBEDDING);
     l->held_embedding = lowering_gather_bundle(l, NONE, l->embedding, "", NONE);
-    BufferShape hidden = {.dtype = model->dtype, .rows = l->tokens, .cols = model->hidden,
-                          .kind = BUFFER_TEMPORARY, .layer = NONE};
+    BufferShape hidden = {
+        .dtype = model->dtype, .rows = l->tokens, .cols = model->hidden, .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t x = builder_add_buffer(l->builder, hidden, "x");
     StepBuffers embed = {.embed = {.tokens = l->tokens_buffer, .embedding = l->held_embedding, .x = x}};
-    StepSpec step = {.op = OP_EMBED, .layer = NONE, .level = NONE, .group = NONE,
+    StepSpec step = {.op = OP_EMBED,
+                     .layer = NONE,
+                     .level = NONE,
+                     .group = NONE,
                      .cost_s = lowering_move_s(l, 2 * l->tokens * model->hidden * dtype_bytes(model->dtype))};
     builder_add_step(l->builder, step, embed);
     for (uint32_t k = 0; k < l->work->layer_count; k++)
@@ -282,9 +292,13 @@ static void chain_exchange(AbstractChain *chain, Op op, uint32_t k, uint32_t lev
     uint32_t domain = l->config->domain[level];
     if (domain == l->spec->cluster.levels[level].count)
         return;
-    StepSpec step = {.op = op, .layer = (int32_t)k, .level = (int32_t)level,
+    StepSpec step = {.op = op,
+                     .layer = (int32_t)k,
+                     .level = (int32_t)level,
                      .group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, domain),
-                     .cost_s = cost_s, .bytes = l->cost.payload_bytes[level], .busiest = l->cost.busiest[level]};
+                     .cost_s = cost_s,
+                     .bytes = l->cost.payload_bytes[level],
+                     .busiest = l->cost.busiest[level]};
     chain->last = add_bare_step(l, step, chain->last);
 }
 
@@ -295,7 +309,9 @@ static int32_t add_abstract_migration(Lowering *l, Op op, uint32_t k, uint32_t l
     if (domain == 1)
         return NONE;
     bool gather = op == OP_GATHER;
-    StepSpec step = {.op = op, .layer = (int32_t)k, .level = (int32_t)level,
+    StepSpec step = {.op = op,
+                     .layer = (int32_t)k,
+                     .level = (int32_t)level,
                      .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain),
                      .cost_s = gather ? l->cost.gather_s[level] : l->cost.reduce_s[level],
                      .bytes = gather ? l->cost.gather_bytes[level] : l->cost.reduce_bytes[level]};
@@ -403,7 +419,7 @@ static void describe(Lowering *l)
     plan->replica_levels = spec->replica_levels;
     plan->regather_dense = spec->plan.regather_dense;
     plan->replica_slots = l->mix->prefetch == PREFETCH_UNLIMITED ? 0 : l->mix->prefetch + 1;
-    plan->choices = arena_alloc_array(plan->arena, l->work->moe_count, sizeof *plan->choices);
+    plan->choices = arena_alloc_array(plan->arena, l->work->moe_count, sizeof(*plan->choices));
     for (uint32_t k = 0; k < l->work->layer_count; k++) {
         if (!l->work->layers[k].is_moe)
             continue;
@@ -415,7 +431,7 @@ static void describe(Lowering *l)
         choice->layer = k;
         const Config *config = &l->mix->configs[l->moe_index[k]];
         choice->regather = config->regather;
-        memcpy(choice->domain, config->domain, sizeof choice->domain);
+        memcpy(choice->domain, config->domain, sizeof(choice->domain));
     }
 }
 
@@ -424,11 +440,16 @@ Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPa
     const Spec *spec = work->spec;
     Plan *plan = plan_create();
     Arena *arena = arena_create();
-    Lowering l = {.work = work, .spec = spec, .mix = mix, .dispatch = dispatch, .arena = arena, .plan = plan,
+    Lowering l = {.work = work,
+                  .spec = spec,
+                  .mix = mix,
+                  .dispatch = dispatch,
+                  .arena = arena,
+                  .plan = plan,
                   .builder = builder_create(arena, plan)};
-    l.layers = arena_alloc_array(arena, work->layer_count, sizeof *l.layers);
-    l.moe_index = arena_alloc_array(arena, work->layer_count, sizeof *l.moe_index);
-    l.reads = arena_alloc_array(arena, work->layer_count, sizeof *l.reads);
+    l.layers = arena_alloc_array(arena, work->layer_count, sizeof(*l.layers));
+    l.moe_index = arena_alloc_array(arena, work->layer_count, sizeof(*l.moe_index));
+    l.reads = arena_alloc_array(arena, work->layer_count, sizeof(*l.reads));
     for (uint32_t k = 1; k < work->layer_count; k++)
         l.moe_index[k] = l.moe_index[k - 1] + work->layers[k - 1].is_moe;
     describe(&l);

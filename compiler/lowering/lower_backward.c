@@ -43,8 +43,11 @@ static void add_optimizer(Lowering *l, const WeightUpdate *update, int32_t squar
     const Buffer *buffer = builder_buffer(l->builder, update->weight);
     // Two moments, and a master copy where weights are 16-bit.
     double values = dtype_bytes(buffer->dtype) < 4 ? 3 : 2;
-    BufferShape shape = {.dtype = DTYPE_F32, .rows = (double)buffer->rows, .cols = values * (double)buffer->cols,
-                         .kind = BUFFER_STATE, .layer = update->layer};
+    BufferShape shape = {.dtype = DTYPE_F32,
+                         .rows = (double)buffer->rows,
+                         .cols = values * (double)buffer->cols,
+                         .kind = BUFFER_STATE,
+                         .layer = update->layer};
     double bytes = (double)buffer->rows * (double)buffer->cols * optimizer_bytes_per_parameter(buffer->dtype);
     int32_t state = builder_add_buffer(l->builder, shape, "%s.state", buffer->name);
     StepBuffers operands = {
@@ -62,11 +65,11 @@ static void scatter_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, int3
         uint32_t level = (uint32_t)from->level;
         const char *level_name = l->spec->cluster.levels[level].name;
         char name[BUFFER_NAME_MAX];
-        snprintf(name, sizeof name, "dresults.%s", level_name);
+        snprintf(name, sizeof(name), "dresults.%s", level_name);
         dresults[i + 1] = lowering_add_temporary(l, k, name, dtype, to->row_capacity, hidden);
-        snprintf(name, sizeof name, "send_dresults.%s", level_name);
+        snprintf(name, sizeof(name), "send_dresults.%s", level_name);
         int32_t send = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
-        snprintf(name, sizeof name, "dcounts.%s", level_name);
+        snprintf(name, sizeof(name), "dcounts.%s", level_name);
         counts[i + 1] = lowering_add_temporary(l, k, name, DTYPE_I32,
                                                l->spec->cluster.levels[level].count / l->config->domain[level], 1);
         StepBuffers unroute = {.unroute_backward = {.drows = dresults[i],
@@ -82,7 +85,10 @@ static void scatter_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, int3
                                              .next_records = NONE,
                                              .next_counts = counts[i + 1]}};
         builder_add_step(l->builder,
-                         (StepSpec){.op = OP_DISPATCH, .layer = (int32_t)k, .level = from->level, .group = from->group,
+                         (StepSpec){.op = OP_DISPATCH,
+                                    .layer = (int32_t)k,
+                                    .level = from->level,
+                                    .group = from->group,
                                     .cost_s = l->cost.combine_s[level],
                                     .bytes = l->cost.payload_bytes[level] + l->cost.counts_bytes[level],
                                     .busiest = l->cost.busiest[level]},
@@ -103,9 +109,9 @@ static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *lay
         uint32_t level = (uint32_t)from->level;
         const char *level_name = l->spec->cluster.levels[level].name;
         char name[BUFFER_NAME_MAX];
-        snprintf(name, sizeof name, "returned_drows.%s", level_name);
+        snprintf(name, sizeof(name), "returned_drows.%s", level_name);
         int32_t returned = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
-        snprintf(name, sizeof name, "returned_drecords.%s", level_name);
+        snprintf(name, sizeof(name), "returned_drecords.%s", level_name);
         int32_t returned_records = lowering_add_temporary(l, k, name, DTYPE_F32, from->send_capacity, l->records);
         StepBuffers combine = {.combine_backward = {.drows = last.rows,
                                                     .drecords = last.records,
@@ -114,15 +120,18 @@ static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *lay
                                                     .returned = returned,
                                                     .returned_records = returned_records}};
         builder_add_step(l->builder,
-                         (StepSpec){.op = OP_COMBINE_BACKWARD, .layer = (int32_t)k, .level = from->level,
-                                    .group = from->group, .cost_s = l->cost.dispatch_s[level],
+                         (StepSpec){.op = OP_COMBINE_BACKWARD,
+                                    .layer = (int32_t)k,
+                                    .level = from->level,
+                                    .group = from->group,
+                                    .cost_s = l->cost.dispatch_s[level],
                                     .bytes = l->cost.payload_bytes[level] + l->cost.weights_bytes[level],
                                     .busiest = l->cost.busiest[level]},
                          combine);
         RowGradients summed;
-        snprintf(name, sizeof name, "drows.%s", level_name);
+        snprintf(name, sizeof(name), "drows.%s", level_name);
         summed.rows = lowering_add_temporary(l, k, name, dtype, from->row_capacity, hidden);
-        snprintf(name, sizeof name, "drecords.%s", level_name);
+        snprintf(name, sizeof(name), "drecords.%s", level_name);
         summed.records = lowering_add_temporary(l, k, name, DTYPE_F32, from->record_rows, l->records);
         StepBuffers route = {.route_backward = {.drows_next = last.rows,
                                                 .drecords_next = last.records,
@@ -180,8 +189,8 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
                                               .drows = drows.rows,
                                               .drecords = drows.records,
                                               .dexperts = dheld}};
-    StepSpec step = {.op = OP_EXPERT_BACKWARD, .layer = (int32_t)k, .level = NONE, .group = NONE,
-                     .cost_s = 2 * l->cost.expert_s};
+    StepSpec step = {
+        .op = OP_EXPERT_BACKWARD, .layer = (int32_t)k, .level = NONE, .group = NONE, .cost_s = 2 * l->cost.expert_s};
     lowering_note_read(l, builder_add_step(l->builder, step, expert));
     lowering_add_mean(l, k);
     note_update(l, (int32_t)k, layer->experts, lowering_return_gradients(l, k, dheld));
@@ -207,14 +216,11 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
     if (work->is_moe) {
         add_moe_backward(l, k, dx, ddense);
     } else {
-        StepBuffers ffn = {.ffn_backward = {
-                               .x = layer->y, .dense = layer->held_dense, .dx = dx, .ddense = ddense}};
+        StepBuffers ffn = {.ffn_backward = {.x = layer->y, .dense = layer->held_dense, .dx = dx, .ddense = ddense}};
         add_local(l, OP_FFN_BACKWARD, (int32_t)k, 2 * work->dense_s, ffn);
     }
-    StepBuffers attention = {.pre_expert_backward = {.x = layer->x,
-                                                     .dense = layer->held_dense,
-                                                     .dx = dx,
-                                                     .ddense = ddense}};
+    StepBuffers attention = {
+        .pre_expert_backward = {.x = layer->x, .dense = layer->held_dense, .dx = dx, .ddense = ddense}};
     add_local(l, OP_PRE_EXPERT_BACKWARD, (int32_t)k, 2 * work->pre_expert_s, attention);
     note_update(l, (int32_t)k, layer->dense, lowering_return_bundle(l, (int32_t)k, layer->dense, ddense));
 }
@@ -223,9 +229,9 @@ void lowering_add_backward(Lowering *l)
 {
     const SpecModel *model = &l->spec->model;
     l->updates =
-        arena_alloc_array(l->arena, 1 + (size_t)UPDATES_PER_LAYER_MAX * l->work->layer_count, sizeof *l->updates);
-    BufferShape shape = {.dtype = model->dtype, .rows = l->tokens, .cols = model->hidden,
-                         .kind = BUFFER_TEMPORARY, .layer = NONE};
+        arena_alloc_array(l->arena, 1 + (size_t)UPDATES_PER_LAYER_MAX * l->work->layer_count, sizeof(*l->updates));
+    BufferShape shape = {
+        .dtype = model->dtype, .rows = l->tokens, .cols = model->hidden, .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t dx = builder_add_buffer(l->builder, shape, "dx");
     int32_t dembedding = lowering_add_bundle_gradient(l, NONE, l->embedding, l->held_embedding);
     StepBuffers loss = {.loss_backward = {.x = l->final_x,

@@ -23,8 +23,8 @@ static int32_t add_local(Lowering *l, Op op, uint32_t k, double cost_s, StepBuff
 
 static int32_t add_experts(Lowering *l, uint32_t k, BufferKind kind, const char *name, double rows)
 {
-    BufferShape shape = {.dtype = l->plan->model.dtype, .rows = rows, .kind = kind, .layer = (int32_t)k,
-                         .cols = l->share_cols};
+    BufferShape shape = {
+        .dtype = l->plan->model.dtype, .rows = rows, .kind = kind, .layer = (int32_t)k, .cols = l->share_cols};
     return builder_add_buffer(l->builder, shape, "L%u.%s", k, name);
 }
 
@@ -42,13 +42,16 @@ static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_
             continue;
         rows *= domain;
         char name[BUFFER_NAME_MAX];
-        snprintf(name, sizeof name, "gathered.%s%s", spec->cluster.levels[level].name, suffix);
+        snprintf(name, sizeof(name), "gathered.%s%s", spec->cluster.levels[level].name, suffix);
         int32_t gathered = lowering_add_temporary(l, k, name, dtype, rows, cols);
         StepBuffers operands = {.gather = {.shard = shard, .gathered = gathered}};
         int32_t group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain);
         int32_t step = builder_add_step(l->builder,
-                                        (StepSpec){.op = OP_GATHER, .layer = (int32_t)k, .level = (int32_t)level,
-                                                   .group = group, .cost_s = l->cost.gather_s[level],
+                                        (StepSpec){.op = OP_GATHER,
+                                                   .layer = (int32_t)k,
+                                                   .level = (int32_t)level,
+                                                   .group = group,
+                                                   .cost_s = l->cost.gather_s[level],
                                                    .bytes = l->cost.gather_bytes[level]},
                                         operands);
         if (after_step != NONE)
@@ -79,9 +82,8 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, const char *suffix, int32_
         return gather_levels(l, k, suffix, layer->experts, after_step);
     add_memories(l, k, layer);
     char name[BUFFER_NAME_MAX];
-    snprintf(name, sizeof name, "packet%s", suffix);
-    int32_t packet = lowering_add_temporary(l, k, name, DTYPE_U8, l->share_rows,
-                                            packet_bytes(l, l->spec->plan.ratio));
+    snprintf(name, sizeof(name), "packet%s", suffix);
+    int32_t packet = lowering_add_temporary(l, k, name, DTYPE_U8, l->share_rows, packet_bytes(l, l->spec->plan.ratio));
     StepBuffers encode = {
         .encode = {.own_experts = layer->experts, .mean = layer->mean, .sent = layer->sent, .packet = packet}};
     int32_t step = add_local(l, OP_ENCODE, k, dense_bytes(l, l->share_rows) / device->encode_bandwidth, encode);
@@ -90,7 +92,7 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, const char *suffix, int32_
     packet = gather_levels(l, k, suffix, packet, after_step);
     int32_t decoded = NONE;
     if (layer->replicas == NONE) {
-        snprintf(name, sizeof name, "decoded%s", suffix);
+        snprintf(name, sizeof(name), "decoded%s", suffix);
         decoded = add_experts(l, k, BUFFER_TEMPORARY, name, l->held_rows);
     }
     StepBuffers decode = {.decode = {.packet = packet,
@@ -107,8 +109,8 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, const char *suffix, int32_
 static int32_t add_held(Lowering *l, int32_t layer, int32_t bundle, double rows, const char *what)
 {
     const Buffer *own = builder_buffer(l->builder, bundle);
-    BufferShape shape = {.dtype = own->dtype, .rows = rows, .cols = (double)own->cols, .kind = BUFFER_TEMPORARY,
-                         .layer = layer};
+    BufferShape shape = {
+        .dtype = own->dtype, .rows = rows, .cols = (double)own->cols, .kind = BUFFER_TEMPORARY, .layer = layer};
     return builder_add_buffer(l->builder, shape, "%s.%s", own->name, what);
 }
 
@@ -122,9 +124,12 @@ static BundleCost bundle_cost(const Lowering *l, int32_t bundle)
 static StepSpec bundle_step(Lowering *l, Op op, int32_t layer, uint32_t level, const BundleCost *cost)
 {
     uint32_t count = l->spec->cluster.levels[level].count;
-    return (StepSpec){.op = op, .layer = layer, .level = (int32_t)level,
+    return (StepSpec){.op = op,
+                      .layer = layer,
+                      .level = (int32_t)level,
                       .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, count),
-                      .cost_s = cost->step_s[level], .bytes = cost->bytes[level]};
+                      .cost_s = cost->step_s[level],
+                      .bytes = cost->bytes[level]};
 }
 
 int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, const char *suffix, int32_t after_step)
@@ -138,7 +143,7 @@ int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, const
             continue;
         rows *= cluster->levels[level].count;
         char name[BUFFER_NAME_MAX];
-        snprintf(name, sizeof name, "%s%s", cluster->levels[level].name, suffix);
+        snprintf(name, sizeof(name), "%s%s", cluster->levels[level].name, suffix);
         int32_t gathered = add_held(l, layer, bundle, rows, name);
         StepBuffers operands = {.gather = {.shard = shard, .gathered = gathered}};
         int32_t step = builder_add_step(l->builder, bundle_step(l, OP_GATHER, layer, level, &cost), operands);
@@ -165,7 +170,7 @@ int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
             continue;
         rows /= cluster->levels[level].count;
         char name[BUFFER_NAME_MAX];
-        snprintf(name, sizeof name, "d.%s", cluster->levels[level].name);
+        snprintf(name, sizeof(name), "d.%s", cluster->levels[level].name);
         int32_t shard = rows == 1 ? lowering_add_gradient(l, bundle, layer) : add_held(l, layer, bundle, rows, name);
         StepBuffers operands = {.reduce_scatter = {.gathered = gradient, .shard = shard}};
         builder_add_step(l->builder, bundle_step(l, OP_REDUCE_SCATTER, layer, level, &cost), operands);
@@ -179,13 +184,15 @@ int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
 int32_t lowering_add_gradient(Lowering *l, int32_t weight, int32_t layer)
 {
     const Buffer *buffer = builder_buffer(l->builder, weight);
-    BufferShape shape = {.dtype = buffer->dtype, .rows = (double)buffer->rows, .cols = (double)buffer->cols,
-                         .kind = BUFFER_GRADIENT, .layer = layer};
+    BufferShape shape = {.dtype = buffer->dtype,
+                         .rows = (double)buffer->rows,
+                         .cols = (double)buffer->cols,
+                         .kind = BUFFER_GRADIENT,
+                         .layer = layer};
     return builder_add_buffer(l->builder, shape, "%s.gradient", buffer->name);
 }
 
-void lowering_add_sums(Lowering *l, int32_t layer, int32_t summed, uint32_t from_level, uint32_t to_level,
-                       double every)
+void lowering_add_sums(Lowering *l, int32_t layer, int32_t summed, uint32_t from_level, uint32_t to_level, double every)
 {
     const Cluster *cluster = &l->spec->cluster;
     const Buffer *buffer = builder_buffer(l->builder, summed);
@@ -197,7 +204,9 @@ void lowering_add_sums(Lowering *l, int32_t layer, int32_t summed, uint32_t from
         double sent = 2 * (count - 1) / count * bytes;
         StepBuffers operands = {.all_reduce = {.gradient = summed}};
         builder_add_step(l->builder,
-                         (StepSpec){.op = OP_ALL_REDUCE, .layer = layer, .level = (int32_t)level,
+                         (StepSpec){.op = OP_ALL_REDUCE,
+                                    .layer = layer,
+                                    .level = (int32_t)level,
                                     .group = builder_add_group(l->builder, GROUP_LEVEL, (int32_t)level, 1),
                                     .cost_s = cost_group_s(l->spec, GROUP_LEVEL, level, sent, count - 1) / every,
                                     .bytes = sent / every},
@@ -224,11 +233,11 @@ static void return_packets(Lowering *l, uint32_t k, uint32_t level, StepSpec ste
     double held = (double)builder_buffer(l->builder, dheld)->rows, own = held / l->config->domain[level];
     double bytes = packet_bytes(l, l->spec->plan.gradient_ratio);
     char name[BUFFER_NAME_MAX];
-    snprintf(name, sizeof name, "error.%s", level_name);
+    snprintf(name, sizeof(name), "error.%s", level_name);
     int32_t error = add_experts(l, k, BUFFER_REPLICA, name, held);
-    snprintf(name, sizeof name, "dpackets.%s", level_name);
+    snprintf(name, sizeof(name), "dpackets.%s", level_name);
     int32_t packets = lowering_add_temporary(l, k, name, DTYPE_U8, held, bytes);
-    snprintf(name, sizeof name, "received.%s", level_name);
+    snprintf(name, sizeof(name), "received.%s", level_name);
     int32_t received = lowering_add_temporary(l, k, name, DTYPE_U8, held, bytes);
     StepBuffers encode = {.encode_gradient = {.gathered = dheld, .error = error, .packets = packets}};
     StepBuffers send = {.return_packets = {.packets = packets, .received = received}};
@@ -249,13 +258,16 @@ int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
             continue;
         rows /= domain;
         char name[BUFFER_NAME_MAX];
-        snprintf(name, sizeof name, "dexperts.%s", spec->cluster.levels[level].name);
+        snprintf(name, sizeof(name), "dexperts.%s", spec->cluster.levels[level].name);
         bool home = rows == l->share_rows;
         int32_t shard = home ? lowering_add_gradient(l, l->layers[k].experts, (int32_t)k)
                              : add_experts(l, k, BUFFER_TEMPORARY, name, rows);
-        StepSpec step = {.op = OP_REDUCE_SCATTER, .layer = (int32_t)k, .level = (int32_t)level,
+        StepSpec step = {.op = OP_REDUCE_SCATTER,
+                         .layer = (int32_t)k,
+                         .level = (int32_t)level,
                          .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain),
-                         .cost_s = l->cost.reduce_s[level], .bytes = l->cost.reduce_bytes[level]};
+                         .cost_s = l->cost.reduce_s[level],
+                         .bytes = l->cost.reduce_bytes[level]};
         StepBuffers operands = {.reduce_scatter = {.gathered = dheld, .shard = shard}};
         if (spec->plan.gradient == GRADIENT_DENSE)
             builder_add_step(l->builder, step, operands);

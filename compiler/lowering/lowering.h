@@ -8,22 +8,22 @@
 // Rows at one point of the way to the experts: stage 0 is the gate's output, stage i + 1 what the
 // i-th exchange delivers. Buffers are NONE where a stage has none.
 typedef struct {
-    int32_t level, group;             // of the exchange that leaves this stage; NONE at the last
+    int32_t level, group;                            // of the exchange that leaves this stage; NONE at the last
     double row_capacity, send_capacity, record_rows; // rows of `rows`, of the send buffer, of `records`
-    double origin_rows;               // of the `origin` of the route that leaves
-    int32_t rows, records, counts;    // counts NONE at stage 0
-    int32_t send_counts, origin, next_counts; // of the exchange that leaves
+    double origin_rows;                              // of the `origin` of the route that leaves
+    int32_t rows, records, counts;                   // counts NONE at stage 0
+    int32_t send_counts, origin, next_counts;        // of the exchange that leaves
 } Stage;
 
 enum { STAGES_MAX = LEVELS_MAX + 1 };
 
 typedef struct {
-    int32_t x, y;             // input of the pre-expert part and of the gate (or dense layer)
+    int32_t x, y; // input of the pre-expert part and of the gate (or dense layer)
     uint32_t stage_count;
     Stage stages[STAGES_MAX];
-    int32_t dense, experts;   // weights, as owned
-    int32_t held_dense;       // what steps read: as owned, or gathered
-    int32_t held;             // the same of experts
+    int32_t dense, experts;       // weights, as owned
+    int32_t held_dense;           // what steps read: as owned, or gathered
+    int32_t held;                 // the same of experts
     int32_t mean, sent, replicas; // what the codec remembers
 } LoweredLayer;
 
@@ -43,15 +43,15 @@ typedef struct {
     Plan *plan;
     Builder *builder;
     double tokens;
-    uint32_t fanout, records; // record rows per token and records per row
+    uint32_t fanout, records;      // record rows per token and records per row
     double share_rows, share_cols; // of the experts a rank owns
     // Of the MoE layer that is being lowered: lowering_enter sets them.
     const Config *config;
     LayerCost cost;
     double held_rows; // of shares, after gathering
     LoweredLayer *layers;
-    uint32_t *moe_index;    // [layers]: how many MoE layers come before
-    int32_t *reads;         // expert steps of this pass so far, the order gathers wait in
+    uint32_t *moe_index; // [layers]: how many MoE layers come before
+    int32_t *reads;      // expert steps of this pass so far, the order gathers wait in
     uint32_t read_count;
     int32_t tokens_buffer, final_x;
     int32_t embedding, held_embedding; // as owned, as steps read it

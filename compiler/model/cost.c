@@ -10,7 +10,7 @@
 
 bool config_equal(const Config *a, const Config *b)
 {
-    return a->regather == b->regather && !memcmp(a->domain, b->domain, sizeof a->domain);
+    return a->regather == b->regather && memcmp(a->domain, b->domain, sizeof(a->domain)) == 0;
 }
 
 double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, double peers)
@@ -41,8 +41,8 @@ double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double byt
     double s_per_byte = fmax(spec->outer->port_s_per_byte, groups->link_s_per_byte / peers);
     double slowest_s = (double)cluster_gpus_below(cluster, 0) * bytes * s_per_byte;
     for (uint32_t j = 1; j < cluster->level_count; j++)
-        slowest_s = fmax(slowest_s, (double)cluster_gpus_below(cluster, j) * bytes /
-                                        cluster->levels[j].bandwidth_bytes_per_s);
+        slowest_s =
+            fmax(slowest_s, (double)cluster_gpus_below(cluster, j) * bytes / cluster->levels[j].bandwidth_bytes_per_s);
     return groups->latency_s + cluster->levels[0].overhead_s * peers + slowest_s;
 }
 
@@ -60,7 +60,7 @@ static void add_port_time(const Spec *spec, GroupKind kind, uint32_t level, doub
     for (uint32_t j = level; j < cluster->level_count; j++) {
         double through = (double)cluster_gpus_below(cluster, j) * bytes;
         port_s[j] += heterogeneous && j == 0 ? through * spec->outer->port_s_per_byte
-                                      : through / cluster->levels[j].bandwidth_bytes_per_s;
+                                             : through / cluster->levels[j].bandwidth_bytes_per_s;
     }
 }
 
@@ -110,8 +110,8 @@ static void pad(const Spec *spec, const LayerWork *layer, const Config *config, 
 {
     ModelDims dims = spec_dims(&spec->model);
     double peers = spec->cluster.levels[level].count / config->domain[level] - 1.0;
-    double rows = peers * exchange_rows_bound(&spec->cluster, &dims, dispatch, spec->plan.capacity, config->domain,
-                                              level);
+    double rows =
+        peers * exchange_rows_bound(&spec->cluster, &dims, dispatch, spec->plan.capacity, config->domain, level);
     cost->send_rows[level] = fmin(cost->send_rows[level], rows);
     cost->payload_bytes[level] = rows * layer->row_bytes;
     cost->padding_bytes[level] = (rows - cost->send_rows[level]) * layer->row_bytes;
@@ -167,9 +167,9 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
     // Gradients go home the gather reversed: whole sums, or packets of what the others are to get.
     cost->reduce_bytes[level] = layer->returned_bytes * shards_before * peers;
     if (work->spec->plan.gradient != GRADIENT_DENSE && peers > 0)
-        cost->sync_s += layer->expert_bytes * shards_before *
-                        (peers / work->spec->cluster.device.encode_bandwidth +
-                         1 / work->spec->cluster.device.decode_bandwidth);
+        cost->sync_s +=
+            layer->expert_bytes * shards_before *
+            (peers / work->spec->cluster.device.encode_bandwidth + 1 / work->spec->cluster.device.decode_bandwidth);
     cost->reduce_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers);
     add_port_time(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers, cost->port_reduce_s);
 }
@@ -223,15 +223,14 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     if (layer->expert_flops > 0) {
         double experts_held = spec->model.experts / workload_shards(spec) * held;
         double rows = layer->tokens * spec->model.top_k / experts_held;
-        cost->expert_s +=
-            layer->expert_scale * workload_matrix_s(&spec->cluster.device, layer->expert_flops, rows);
+        cost->expert_s += layer->expert_scale * workload_matrix_s(&spec->cluster.device, layer->expert_flops, rows);
     }
     if (layer->routing) // what all GPUs of a domain hold is computed by all of them
         cost->expert_s *=
             routing_load(layer->routing, config->domain, spec->cluster.level_count - 1, dispatch).busiest_experts;
     if (held > 1 && codec_info(spec->plan.codec)->encodes)
-        cost->codec_s = layer->expert_bytes * (1 / spec->cluster.device.encode_bandwidth +
-                                               held / spec->cluster.device.decode_bandwidth);
+        cost->codec_s = layer->expert_bytes *
+                        (1 / spec->cluster.device.encode_bandwidth + held / spec->cluster.device.decode_bandwidth);
     if (spec->plan.pass == PASS_FORWARD)
         return;
     if (held > 1 && layer->mean_bytes > 0)

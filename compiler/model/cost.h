@@ -26,21 +26,21 @@ void cost_bundle(const Spec *spec, double share_bytes, BundleCost *cost);
 typedef struct {
     double dispatch_s[LEVELS_MAX], combine_s[LEVELS_MAX]; // one exchange each way at that level
     double gather_s[LEVELS_MAX], reduce_s[LEVELS_MAX];
-    double route_s[LEVELS_MAX];                           // moving rows in and out of send buffers
-    double expert_s;                                      // forward; twice that backward
-    double send_rows[LEVELS_MAX];                         // expected rows a GPU sends to others, one way
+    double route_s[LEVELS_MAX];                                  // moving rows in and out of send buffers
+    double expert_s;                                             // forward; twice that backward
+    double send_rows[LEVELS_MAX];                                // expected rows a GPU sends to others, one way
     double payload_bytes[LEVELS_MAX], routing_bytes[LEVELS_MAX]; // of one dispatch; a combine carries the payload
-    double padding_bytes[LEVELS_MAX];                     // of the payload, what is expected to be no row
+    double padding_bytes[LEVELS_MAX];                            // of the payload, what is expected to be no row
     // Besides gradients of rows: their counts on the way out, and those of gate weights on the way back.
     double counts_bytes[LEVELS_MAX], weights_bytes[LEVELS_MAX];
-    double busiest[LEVELS_MAX];                           // bytes of the busiest GPU over those, which are averages
+    double busiest[LEVELS_MAX]; // bytes of the busiest GPU over those, which are averages
     double gather_bytes[LEVELS_MAX], reduce_bytes[LEVELS_MAX];
     // Busy time of the port of level j by everything that passes it, summed over the levels.
     double port_dispatch_s[LEVELS_MAX], port_combine_s[LEVELS_MAX], port_gather_s[LEVELS_MAX],
         port_reduce_s[LEVELS_MAX];
-    double codec_s;                                       // encode + decode
-    double mean_bytes[LEVELS_MAX];                        // of the shared expert's sum, per iteration
-    double sync_s; // on the way home besides `reduce_s`: encoding, the shared expert's sum
+    double codec_s;                 // encode + decode
+    double mean_bytes[LEVELS_MAX];  // of the shared expert's sum, per iteration
+    double sync_s;                  // on the way home besides `reduce_s`: encoding, the shared expert's sum
     BundleCost dense, dense_return; // training: dense weights gathered, their gradients on their way home
 } LayerCost;
 

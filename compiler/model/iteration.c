@@ -59,7 +59,7 @@ static void advance_queue(double *at_s, double gather_s, uint32_t window)
 
 static void note_read(double *at_s, double read_s)
 {
-    memmove(at_s + CLOCK_READ + 1, at_s + CLOCK_READ, PREFETCH_MAX * sizeof *at_s);
+    memmove(at_s + CLOCK_READ + 1, at_s + CLOCK_READ, PREFETCH_MAX * sizeof(*at_s));
     at_s[CLOCK_READ] = read_s;
 }
 
@@ -328,7 +328,7 @@ double cost_gradient_wait_s(const Workload *work, const Mix *mix, Dispatch dispa
 
 Mix mix_uniform(const Workload *work, const Config *config, uint32_t prefetch, Arena *arena)
 {
-    Config *configs = arena_alloc_array(arena, work->moe_count ? work->moe_count : 1, sizeof *configs);
+    Config *configs = arena_alloc_array(arena, work->moe_count ? work->moe_count : 1, sizeof(*configs));
     for (uint32_t i = 0; i < work->moe_count; i++)
         configs[i] = *config;
     return (Mix){.configs = configs, .prefetch = prefetch};

@@ -27,10 +27,10 @@ uint32_t dense_window(const Workload *work, uint32_t prefetch);
 
 // Where things stand, seconds since the iteration began.
 enum {
-    CLOCK_CHAIN,  // computation and exchanges
-    CLOCK_QUEUE,  // gathers
-    CLOCK_RETURN, // gradients on their way home
-    CLOCK_PORT,   // of each level: busy until
+    CLOCK_CHAIN,                          // computation and exchanges
+    CLOCK_QUEUE,                          // gathers
+    CLOCK_RETURN,                         // gradients on their way home
+    CLOCK_PORT,                           // of each level: busy until
     CLOCK_READ = CLOCK_PORT + LEVELS_MAX, // experts of the MoE layers before were read, latest first
     CLOCK_SIZE = CLOCK_READ + PREFETCH_MAX + 1,
 };

@@ -141,11 +141,11 @@ Popularity *routing_create(const Spec *spec, const double *popularity, Arena *ar
     const SpecModel *model = &spec->model;
     if (!popularity)
         return NULL;
-    Popularity *routing = arena_alloc(arena, sizeof *routing);
+    Popularity *routing = arena_alloc(arena, sizeof(*routing));
     *routing = (Popularity){.spec = spec, .arena = arena};
     routing->step = set_times(popularity, model->experts, model->top_k, routing->time);
-    routing->expert = arena_alloc_array(arena, model->experts, sizeof *routing->expert);
-    double *included = arena_alloc_array(arena, model->experts, sizeof *included);
+    routing->expert = arena_alloc_array(arena, model->experts, sizeof(*routing->expert));
+    double *included = arena_alloc_array(arena, model->experts, sizeof(*included));
     routing_inclusion(popularity, model->experts, model->top_k, included);
     for (uint32_t e = 0; e < model->experts; e++) {
         routing->expert[e] = set_of_one(routing->time, popularity[e]);
@@ -169,7 +169,7 @@ static Wanted sum_wanted(const Popularity *routing, const uint32_t domain[LEVELS
     Wanted wanted = {.count = 1};
     for (uint32_t l = 0; l <= level; l++)
         wanted.count *= cluster->levels[l].count / domain[l];
-    wanted.sets = arena_alloc_array(arena, wanted.count, sizeof *wanted.sets);
+    wanted.sets = arena_alloc_array(arena, wanted.count, sizeof(*wanted.sets));
     uint32_t experts = routing->spec->model.experts;
     for (uint32_t e = 0; e < experts; e++)
         set_add(&wanted.sets[e / (experts / wanted.count)], &routing->expert[e]);
@@ -179,7 +179,7 @@ static Wanted sum_wanted(const Popularity *routing, const uint32_t domain[LEVELS
 // Rows a token has for each destination.
 static double *count_rows(const Popularity *routing, const Wanted *wanted, Dispatch dispatch, Arena *arena)
 {
-    double *rows = arena_alloc_array(arena, wanted->count, sizeof *rows);
+    double *rows = arena_alloc_array(arena, wanted->count, sizeof(*rows));
     for (uint64_t at = 0; at < wanted->count; at++)
         rows[at] = dispatch == DISPATCH_NAIVE ? wanted->sets[at].included
                                               : hit(routing->time, routing->step, &routing->all, &wanted->sets[at],
@@ -224,11 +224,11 @@ RoutingLoad routing_load(Popularity *routing, const uint32_t domain[LEVELS_MAX],
 {
     for (const Known *known = routing->known; known; known = known->next)
         if (known->level == level && known->dispatch == dispatch &&
-            !memcmp(known->domain, domain, (level + 1) * sizeof *domain))
+            memcmp(known->domain, domain, (level + 1) * sizeof(*domain)) == 0)
             return known->load;
-    Known *known = arena_alloc(routing->arena, sizeof *known);
+    Known *known = arena_alloc(routing->arena, sizeof(*known));
     *known = (Known){.level = level, .dispatch = dispatch, .next = routing->known};
-    memcpy(known->domain, domain, (level + 1) * sizeof *domain);
+    memcpy(known->domain, domain, (level + 1) * sizeof(*domain));
     known->load = compute(routing, domain, level, dispatch);
     routing->known = known;
     return known->load;

@@ -146,11 +146,11 @@ static void derive_packets(const Spec *spec, LayerWork *layer)
 Workload *workload_derive(const Spec *spec, Arena *arena)
 {
     const SpecModel *model = &spec->model;
-    Workload *work = arena_alloc(arena, sizeof *work);
+    Workload *work = arena_alloc(arena, sizeof(*work));
     work->spec = spec;
     work->layer_count = model->layers;
     Popularity *same = model->layer_popularity ? NULL : routing_create(spec, model->popularity, arena);
-    work->layers = arena_alloc_array(arena, model->layers, sizeof *work->layers);
+    work->layers = arena_alloc_array(arena, model->layers, sizeof(*work->layers));
     ModelDims dims = spec_dims(model);
     double element = dtype_bytes(model->dtype);
     for (uint32_t k = 0; k < model->layers; k++) {

@@ -8,29 +8,29 @@
 // One model layer on one GPU. Times are of the forward pass.
 typedef struct {
     bool is_moe;
-    uint32_t kind;           // the first layer that is just like this one
-    double pre_expert_s;     // PE: attention, and the gate where there is one
-    double gate_s;           // the gate's part of it; 0 for abstract workloads
-    double dense_s;          // dense feed-forward layer, or the shared experts of an MoE layer
-    double expert_flops;     // of all records of one GPU's tokens
-    double expert_compute_s; // given (abstract workloads); else 0 and expert_flops counts
-    double data_bytes;       // D: tokens x top_k x row bytes; one direction, before deduplication
-    double expert_bytes;     // P: a GPU's share of the experts, uncompressed
-    double sent_bytes;       // P as sent, after compression
-    double returned_bytes;   // its gradient as sent
+    uint32_t kind;            // the first layer that is just like this one
+    double pre_expert_s;      // PE: attention, and the gate where there is one
+    double gate_s;            // the gate's part of it; 0 for abstract workloads
+    double dense_s;           // dense feed-forward layer, or the shared experts of an MoE layer
+    double expert_flops;      // of all records of one GPU's tokens
+    double expert_compute_s;  // given (abstract workloads); else 0 and expert_flops counts
+    double data_bytes;        // D: tokens x top_k x row bytes; one direction, before deduplication
+    double expert_bytes;      // P: a GPU's share of the experts, uncompressed
+    double sent_bytes;        // P as sent, after compression
+    double returned_bytes;    // its gradient as sent
     double dense_share_bytes; // training: what a GPU owns of the dense weights; 0 for abstract workloads
-    double mean_bytes;       // one expert's; the shared expert of codec `sr`, where it has one
-    double tokens;           // 0 for abstract workloads
-    double row_bytes;        // bytes of a hidden vector; 0 for abstract workloads
-    double expert_scale;     // time of the experts over that of their FLOPs: 1 unless measured
-    Popularity *routing;     // NULL: uniform
+    double mean_bytes;        // one expert's; the shared expert of codec `sr`, where it has one
+    double tokens;            // 0 for abstract workloads
+    double row_bytes;         // bytes of a hidden vector; 0 for abstract workloads
+    double expert_scale;      // time of the experts over that of their FLOPs: 1 unless measured
+    Popularity *routing;      // NULL: uniform
 } LayerWork;
 
 typedef struct {
     const Spec *spec;
     uint32_t layer_count, moe_count;
-    LayerWork *layers;           // [layer_count], in the arena
-    double loss_s;               // final norm, logits and cross-entropy
+    LayerWork *layers;            // [layer_count], in the arena
+    double loss_s;                // final norm, logits and cross-entropy
     double dense_bytes;           // dense weights of all layers, embedding and final norm, whole
     double embedding_share_bytes; // training: what a GPU owns of embedding and final norm
     double owned_gradient_bytes;  // of everything that a GPU owns: what the optimizer reads

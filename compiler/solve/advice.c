@@ -48,8 +48,8 @@ static Parts parts_of(const Advising *a)
         const Buffer *buffer = &plan->buffers[i];
         double bytes = (double)buffer_bytes(buffer);
         weights += buffer->kind == BUFFER_WEIGHT ? bytes : 0;
-        kept += buffer->kind == BUFFER_WEIGHT || buffer->kind == BUFFER_GRADIENT || buffer->kind == BUFFER_STATE
-                    ? bytes : 0;
+        kept += buffer->kind == BUFFER_WEIGHT || buffer->kind == BUFFER_GRADIENT || buffer->kind == BUFFER_STATE ? bytes
+                                                                                                                 : 0;
         parts.replicas += buffer->kind == BUFFER_REPLICA ? bytes : 0;
     }
     if (plan && weights > 0) {
@@ -73,8 +73,9 @@ static void say_parts(const Advising *a, const Parts *parts)
     if (parts->experts <= 0)
         return;
     format_bytes(replicas, parts->replicas);
-    diag_help(a->diag, "%s are %s of %.3g expert%s per layer, %s of the rest of the model; %s%s%s are activations and "
-                       "messages",
+    diag_help(a->diag,
+              "%s are %s of %.3g expert%s per layer, %s of the rest of the model; %s%s%s are activations and "
+              "messages",
               format_bytes(experts, parts->experts), training ? "weights, gradients and optimizer state" : "weights",
               parts->owned, parts->owned == 1 ? "" : "s", format_bytes(others, parts->others),
               parts->replicas > 0 ? replicas : "", parts->replicas > 0 ? " are what the codec remembers, " : "",
@@ -214,8 +215,7 @@ static void advise_tokens(Advising *a)
 
 void advise_memory(const Workload *work, const Candidate *smallest, Diag *diag)
 {
-    Advising a = {.work = work, .smallest = smallest, .diag = diag,
-                  .memory = work->spec->cluster.device.memory_bytes};
+    Advising a = {.work = work, .smallest = smallest, .diag = diag, .memory = work->spec->cluster.device.memory_bytes};
     char value[FORMAT_MAX];
     Parts parts = parts_of(&a);
     say_parts(&a, &parts);

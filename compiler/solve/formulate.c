@@ -20,8 +20,8 @@ typedef struct {
     Milp *milp;
     const Programme *programme;
     const Workload *work;
-    int *binary;        // [moe_count x count]
-    Terms **terms;      // [layers]: [count], shared by layers of a kind
+    int *binary;         // [moe_count x count]
+    Terms **terms;       // [layers]: [count], shared by layers of a kind
     uint32_t layer, moe; // being written, layer_count: none; its index among those with experts
     double unit_s, horizon;
     bool port_used[LEVELS_MAX];
@@ -63,18 +63,18 @@ static void fill_terms(const Formulation *f, const LayerCost *cost, const Config
 static int add_time(Formulation *f, const char *what)
 {
     char name[LP_NAME_MAX];
-    snprintf(name, sizeof name, "%.120s_L%u", what, f->layer);
+    snprintf(name, sizeof(name), "%.120s_L%u", what, f->layer);
     return milp_add_continuous(f->milp, name, 0);
 }
 
 #define TERM(field) offsetof(Terms, field)
-#define NO_TERM SIZE_MAX
+#define NO_TERM     SIZE_MAX
 
 // later - earlier - sum_c coefficient(c) use_c >= constant; `offset` locates the coefficient in Terms.
 static void row_after(Formulation *f, const char *what, int later, int earlier, size_t offset, double constant)
 {
     char name[LP_NAME_MAX];
-    snprintf(name, sizeof name, "%.120s_L%u", what, f->layer);
+    snprintf(name, sizeof(name), "%.120s_L%u", what, f->layer);
     milp_row_begin(f->milp, name);
     milp_row_term(f->milp, later, 1);
     if (earlier >= 0)
@@ -94,12 +94,12 @@ static void formulate_ports(Formulation *f, const char *pass, int start, size_t 
         if (!f->port_used[j])
             continue;
         char name[LP_NAME_MAX];
-        snprintf(name, sizeof name, "%sport_%s_before", pass, cluster->levels[j].name);
+        snprintf(name, sizeof(name), "%sport_%s_before", pass, cluster->levels[j].name);
         int busy_before = add_time(f, name);
         row_after(f, name, busy_before, f->port[j], before + j * sizeof(double), 0);
-        snprintf(name, sizeof name, "%sport_%s_free", pass, cluster->levels[j].name);
+        snprintf(name, sizeof(name), "%sport_%s_free", pass, cluster->levels[j].name);
         row_after(f, name, start, busy_before, NO_TERM, 0);
-        snprintf(name, sizeof name, "%sport_%s", pass, cluster->levels[j].name);
+        snprintf(name, sizeof(name), "%sport_%s", pass, cluster->levels[j].name);
         int busy = add_time(f, name);
         row_after(f, name, busy, busy_before, after + j * sizeof(double), 0);
         f->port[j] = busy;
@@ -142,10 +142,10 @@ static void formulate_dense_ports(Formulation *f, const char *pass, const Bundle
         if (dense->port_s[j] <= 0)
             continue;
         char name[LP_NAME_MAX];
-        snprintf(name, sizeof name, "%sport_%s", pass, f->work->spec->cluster.levels[j].name);
+        snprintf(name, sizeof(name), "%sport_%s", pass, f->work->spec->cluster.levels[j].name);
         int busy = add_time(f, name);
         row_after(f, name, busy, f->port[j], NO_TERM, dense->port_s[j] / f->unit_s);
-        snprintf(name, sizeof name, "%spassed_%s", pass, f->work->spec->cluster.levels[j].name);
+        snprintf(name, sizeof(name), "%spassed_%s", pass, f->work->spec->cluster.levels[j].name);
         row_after(f, name, there, busy, NO_TERM, 0);
         f->port[j] = busy;
     }
@@ -162,18 +162,18 @@ static void formulate_dense(Formulation *f, uint32_t layer, bool backward)
     double gather = cost_levels_s(dense.step_s) / f->unit_s;
     const char *pass = backward ? "back_dense_" : "dense_";
     char name[LP_NAME_MAX];
-    snprintf(name, sizeof name, "%squeue", pass);
+    snprintf(name, sizeof(name), "%squeue", pass);
     int queue = add_time(f, name);
     row_after(f, name, queue, f->queue, NO_TERM, gather);
     uint32_t window = dense_window(work, f->programme->prefetch);
     if (window < f->read_count) {
-        snprintf(name, sizeof name, "%sroom", pass);
+        snprintf(name, sizeof(name), "%sroom", pass);
         row_after(f, name, queue, f->read[f->read_count - window - 1], NO_TERM, gather);
     }
-    snprintf(name, sizeof name, "%sbegin", pass);
+    snprintf(name, sizeof(name), "%sbegin", pass);
     int begin = add_time(f, name);
     row_after(f, name, begin, f->end, NO_TERM, 0);
-    snprintf(name, sizeof name, "%sthere", pass);
+    snprintf(name, sizeof(name), "%sthere", pass);
     row_after(f, name, begin, queue, NO_TERM, 0);
     formulate_dense_ports(f, pass, &dense, begin);
     f->queue = queue;
@@ -229,10 +229,10 @@ static void formulate_return_ports(Formulation *f, const char *what, int there, 
         if (!f->port_used[j])
             continue;
         char name[LP_NAME_MAX];
-        snprintf(name, sizeof name, "%s_port_%s", what, f->work->spec->cluster.levels[j].name);
+        snprintf(name, sizeof(name), "%s_port_%s", what, f->work->spec->cluster.levels[j].name);
         int busy = add_time(f, name);
         row_after(f, name, busy, f->port[j], busy_for + j * sizeof(double), 0);
-        snprintf(name, sizeof name, "%s_passed_%s", what, f->work->spec->cluster.levels[j].name);
+        snprintf(name, sizeof(name), "%s_passed_%s", what, f->work->spec->cluster.levels[j].name);
         row_after(f, name, there, busy, NO_TERM, 0);
         f->port[j] = busy;
     }
@@ -298,7 +298,7 @@ static void formulate_choices(Formulation *f)
             bool used = !p->useful || p->useful[(size_t)moe * p->count + c];
             binary[c] = used ? milp_add_binary(f->milp, name, 0) : -1;
         }
-        snprintf(name, sizeof name, "one_choice_L%u", k);
+        snprintf(name, sizeof(name), "one_choice_L%u", k);
         milp_row_begin(f->milp, name);
         for (uint32_t c = 0; c < p->count; c++)
             if (binary[c] >= 0)
@@ -317,7 +317,7 @@ static void formulate_memory(Formulation *f)
     size_t binaries = (size_t)f->work->moe_count * p->count;
     for (uint32_t i = 0; i < f->work->moe_count; i++) {
         char name[LP_NAME_MAX];
-        snprintf(name, sizeof name, "shared_memory_%u", i);
+        snprintf(name, sizeof(name), "shared_memory_%u", i);
         milp_row_begin(f->milp, name);
         milp_row_term(f->milp, shared, 1);
         for (uint32_t c = 0; c < p->count; c++) {
@@ -338,7 +338,7 @@ static void formulate_memory(Formulation *f)
 static void prepare_terms(Formulation *f, Arena *arena)
 {
     const Programme *p = f->programme;
-    f->terms = arena_alloc_array(arena, f->work->layer_count, sizeof *f->terms);
+    f->terms = arena_alloc_array(arena, f->work->layer_count, sizeof(*f->terms));
     for (uint32_t k = 0; k < f->work->layer_count; k++) {
         const LayerWork *layer = &f->work->layers[k];
         if (!layer->is_moe)
@@ -347,7 +347,7 @@ static void prepare_terms(Formulation *f, Arena *arena)
             f->terms[k] = f->terms[layer->kind];
             continue;
         }
-        f->terms[k] = arena_alloc_array(arena, p->count, sizeof **f->terms);
+        f->terms[k] = arena_alloc_array(arena, p->count, sizeof(**f->terms));
         for (uint32_t c = 0; c < p->count; c++) {
             LayerCost cost;
             Terms *terms = &f->terms[k][c];
@@ -394,7 +394,7 @@ static void formulate_begin(Formulation *f)
         if (clock.at_s[CLOCK_PORT + j] <= 0)
             continue;
         char name[LP_NAME_MAX];
-        snprintf(name, sizeof name, "embedding_port_%s", work->spec->cluster.levels[j].name);
+        snprintf(name, sizeof(name), "embedding_port_%s", work->spec->cluster.levels[j].name);
         f->port[j] = add_time(f, name);
         row_after(f, name, f->port[j], -1, NO_TERM, clock.at_s[CLOCK_PORT + j] / f->unit_s);
     }
@@ -407,14 +407,20 @@ Formulated formulate(const Programme *programme, Arena *arena)
     double horizon_s = programme->horizon_s;
     double unit_s = horizon_s > 0 ? pow(10, floor(log10(horizon_s)) - 2) : 1; // times of 100 to 1000
     char name[160];
-    snprintf(name, sizeof name, "hep %.48s on %.48s, times in units of %g s", spec->model.name, spec->cluster.name,
+    snprintf(name, sizeof(name), "hep %.48s on %.48s, times in units of %g s", spec->model.name, spec->cluster.name,
              unit_s);
     Arena *scratch = arena_create();
-    Formulation f = {.milp = milp_create(name), .programme = programme, .work = work, .unit_s = unit_s,
-                     .horizon = horizon_s / unit_s, .end = -1, .queue = -1, .returned = -1};
+    Formulation f = {.milp = milp_create(name),
+                     .programme = programme,
+                     .work = work,
+                     .unit_s = unit_s,
+                     .horizon = horizon_s / unit_s,
+                     .end = -1,
+                     .queue = -1,
+                     .returned = -1};
     size_t binaries = (size_t)work->moe_count * programme->count;
-    f.binary = arena_alloc_array(arena, binaries ? binaries : 1, sizeof *f.binary);
-    f.read = arena_alloc_array(scratch, work->moe_count + 1, sizeof *f.read);
+    f.binary = arena_alloc_array(arena, binaries ? binaries : 1, sizeof(*f.binary));
+    f.read = arena_alloc_array(scratch, work->moe_count + 1, sizeof(*f.read));
     for (uint32_t j = 0; j < LEVELS_MAX; j++)
         f.port[j] = -1;
     prepare_terms(&f, scratch);

@@ -21,7 +21,7 @@ static void take(Choosing *c, const StageProblem *problem, const SearchResult *r
 {
     Solution *solution = c->solution;
     uint32_t stages = problem->stage_count;
-    Config *configs = arena_alloc_array(c->arena, stages ? stages : 1, sizeof *configs);
+    Config *configs = arena_alloc_array(c->arena, stages ? stages : 1, sizeof(*configs));
     for (uint32_t k = 0; k < stages; k++)
         configs[k] = solution->candidates[problem->stages[k].options[result->choice[k]].candidate].config;
     solution->mix = (Mix){.configs = configs, .prefetch = prefetch};
@@ -45,7 +45,7 @@ static double solve_below(Choosing *c, MixDepth *depth, double shared_bytes, dou
 {
     Solution *solution = c->solution;
     Arena *scratch = arena_create();
-    StageCandidate *candidates = arena_alloc_array(scratch, solution->count, sizeof *candidates);
+    StageCandidate *candidates = arena_alloc_array(scratch, solution->count, sizeof(*candidates));
     uint32_t count = 0;
     for (size_t i = 0; i < solution->count; i++)
         if (c->footprints[i].shared_bytes <= shared_bytes)
@@ -98,12 +98,12 @@ static void search_depth(Choosing *c, MixDepth *depth)
 {
     Solution *solution = c->solution;
     mix_measure(c, depth->prefetch);
-    double largest_step = 0, *shared = arena_alloc_array(c->arena, solution->count, sizeof *shared);
+    double largest_step = 0, *shared = arena_alloc_array(c->arena, solution->count, sizeof(*shared));
     for (size_t i = 0; i < solution->count; i++) {
         largest_step = fmax(largest_step, c->footprints[i].per_layer_bytes);
         shared[i] = c->footprints[i].shared_bytes;
     }
-    qsort(shared, solution->count, sizeof *shared, compare_descending);
+    qsort(shared, solution->count, sizeof(*shared), compare_descending);
     depth->binds = shared[0] + c->work->moe_count * largest_step > c->memory_bytes;
     if (!depth->binds) {
         depth->bound_s = solve_below(c, depth, shared[0], INFINITY, &c->options->limits);
@@ -138,7 +138,7 @@ static void search_depths(Choosing *c)
         size_t binaries = c->work->moe_count * c->solution->count;
         MixDepth *depth = &c->depths[c->depth_count++];
         *depth = (MixDepth){.prefetch = i > 0 ? mix_prefetches[i] : c->options->prefetch,
-                            .useful = arena_alloc_array(c->arena, binaries ? binaries : 1, sizeof *depth->useful)};
+                            .useful = arena_alloc_array(c->arena, binaries ? binaries : 1, sizeof(*depth->useful))};
         search_depth(c, depth);
         if (!depth->binds)
             break; // nothing is gained by running ahead less
@@ -167,7 +167,7 @@ void mix_choose(Choosing *c, Diag *diag)
     Solution *solution = c->solution;
     double device_bytes = c->work->spec->cluster.device.memory_bytes;
     c->memory_bytes = device_bytes;
-    c->footprints = arena_alloc_array(c->arena, solution->count, sizeof *c->footprints);
+    c->footprints = arena_alloc_array(c->arena, solution->count, sizeof(*c->footprints));
     bool settled = false, closing = false;
     double bound_s = INFINITY;
     solution->timed_out = false;

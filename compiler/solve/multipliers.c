@@ -8,20 +8,20 @@
 typedef struct {
     const StageProblem *problem;
     const OptionsInPlay *options;
-    uint32_t edge_count;    // forward and backward together
-    double **weights;       // [stages][edges][kept]: of every option's maps, side by side as paths ask for them
-    double **memory;        // [stages][kept]: of every option
-    double **share;         // [stages][kept]: the mixed strategy
-    double **loss;          // [stages][kept]: cumulated
-    double *mixed;          // [stages][edges]: weights of the maps under the shares
-    double *absent;         // [stages][edges]: -INFINITY where the maps of some option lack the edge, else 0
-    uint8_t *path[2];       // [stages]: edges of the longest path, forward and backward
-    uint8_t *came_from[2];  // [stages][clock]: edge that decided each component
-    double *flow;           // [stages][edges]: average of the paths
+    uint32_t edge_count;   // forward and backward together
+    double **weights;      // [stages][edges][kept]: of every option's maps, side by side as paths ask for them
+    double **memory;       // [stages][kept]: of every option
+    double **share;        // [stages][kept]: the mixed strategy
+    double **loss;         // [stages][kept]: cumulated
+    double *mixed;         // [stages][edges]: weights of the maps under the shares
+    double *absent;        // [stages][edges]: -INFINITY where the maps of some option lack the edge, else 0
+    uint8_t *path[2];      // [stages]: edges of the longest path, forward and backward
+    uint8_t *came_from[2]; // [stages][clock]: edge that decided each component
+    double *flow;          // [stages][edges]: average of the paths
     double memory_price;
 } Game;
 
-static const double SHARE_MIN = 1e-5; // smaller shares are left out of the maps
+static const double SHARE_MIN = 1e-5;  // smaller shares are left out of the maps
 static const double EXPONENT_MAX = 12; // exp(-12) is below SHARE_MIN
 
 static double option_price(const StageProblem *problem, const StageOption *option, const double *flow, double price)
@@ -55,7 +55,7 @@ static double best_price(const StageProblem *problem, const OptionsInPlay *optio
 static void mix_maps(Game *game)
 {
     const StageProblem *problem = game->problem;
-    memcpy(game->mixed, game->absent, (size_t)problem->stage_count * game->edge_count * sizeof *game->mixed);
+    memcpy(game->mixed, game->absent, (size_t)problem->stage_count * game->edge_count * sizeof(*game->mixed));
     for (uint32_t k = 0; k < problem->stage_count; k++) {
         size_t kept = game->options->kept_count[k], edges = game->edge_count;
         double *mixed = game->mixed + k * edges;
@@ -82,7 +82,7 @@ static void extend(const StageEdge *edges, uint32_t count, const double *weights
             came_from[edges[e].to] = (uint8_t)e;
         }
     }
-    memcpy(clock, next, sizeof next);
+    memcpy(clock, next, sizeof(next));
 }
 
 static void find_path(Game *game)
@@ -90,16 +90,15 @@ static void find_path(Game *game)
     const StageProblem *problem = game->problem;
     uint32_t stages = problem->stage_count, width = game->edge_count;
     double clock[STAGE_CLOCK_MAX];
-    memcpy(clock, problem->begin, sizeof clock);
+    memcpy(clock, problem->begin, sizeof(clock));
     for (uint32_t k = 0; k < stages; k++)
         extend(problem->forward, problem->forward_count, game->mixed + (size_t)k * width, clock,
                game->came_from[0] + k * STAGE_CLOCK_MAX);
     if (problem->training) {
-        memcpy(clock, problem->turn, sizeof clock);
+        memcpy(clock, problem->turn, sizeof(clock));
         for (uint32_t k = stages; k-- > 0;)
-            extend(problem->backward, problem->backward_count,
-                   game->mixed + (size_t)k * width + problem->forward_count, clock,
-                   game->came_from[1] + k * STAGE_CLOCK_MAX);
+            extend(problem->backward, problem->backward_count, game->mixed + (size_t)k * width + problem->forward_count,
+                   clock, game->came_from[1] + k * STAGE_CLOCK_MAX);
         uint32_t at = 0;
         for (uint32_t i = 1; i < problem->clock_count; i++)
             if (clock[i] + problem->end[i] > clock[at] + problem->end[at])
@@ -162,15 +161,15 @@ static void evaluate(const Game *game, Multipliers *m, Arena *arena)
     const StageProblem *problem = game->problem;
     uint32_t stages = problem->stage_count, width = game->edge_count;
     *m = (Multipliers){
-        .clock_weight = arena_alloc_array(arena, stages + 1, sizeof *m->clock_weight),
-        .functional_weight = arena_alloc_array(arena, stages + 1, sizeof *m->functional_weight),
-        .rest_s = arena_alloc_array(arena, stages + 1, sizeof *m->rest_s),
-        .edges = arena_alloc_array(arena, (size_t)stages * width + 1, sizeof *m->edges),
+        .clock_weight = arena_alloc_array(arena, stages + 1, sizeof(*m->clock_weight)),
+        .functional_weight = arena_alloc_array(arena, stages + 1, sizeof(*m->functional_weight)),
+        .rest_s = arena_alloc_array(arena, stages + 1, sizeof(*m->rest_s)),
+        .edges = arena_alloc_array(arena, (size_t)stages * width + 1, sizeof(*m->edges)),
         .memory_price = game->memory_price,
     };
-    memcpy(m->edges, game->flow, (size_t)stages * width * sizeof *m->edges);
+    memcpy(m->edges, game->flow, (size_t)stages * width * sizeof(*m->edges));
     // Functional weights come from the end of the backward pass, clock weights from that of the forward.
-    double (*beta)[STAGE_CLOCK_MAX] = m->functional_weight;
+    double(*beta)[STAGE_CLOCK_MAX] = m->functional_weight;
     if (problem->training) {
         for (uint32_t k = 0; k < stages; k++) {
             const double *flow = game->flow + (size_t)k * width + problem->forward_count;
@@ -181,7 +180,7 @@ static void evaluate(const Game *game, Multipliers *m, Arena *arena)
             }
         }
     }
-    double (*alpha)[STAGE_CLOCK_MAX] = m->clock_weight;
+    double(*alpha)[STAGE_CLOCK_MAX] = m->clock_weight;
     alpha[stages][0] = 1;
     m->rest_s[stages] = problem->loss_s;
     for (uint32_t i = 0; problem->training && i < problem->clock_count; i++)
@@ -211,9 +210,9 @@ static void play(Game *game, double incumbent_s, uint32_t rounds)
     const StageProblem *problem = game->problem;
     uint32_t stages = problem->stage_count;
     for (uint32_t k = 0; k < stages; k++)
-        memset(game->loss[k], 0, game->options->kept_count[k] * sizeof **game->loss);
+        memset(game->loss[k], 0, game->options->kept_count[k] * sizeof(**game->loss));
     size_t entries = (size_t)stages * game->edge_count;
-    memset(game->flow, 0, entries * sizeof *game->flow);
+    memset(game->flow, 0, entries * sizeof(*game->flow));
     double unit_s = incumbent_s / fmax(1, stages), total_weight = 0;
     for (uint32_t round = 1; round <= rounds; round++) {
         update_shares(game, 4 / (unit_s * round));
@@ -246,28 +245,28 @@ static void copy_options(Game *game, uint32_t k)
 
 static Game *create_game(const StageProblem *problem, const OptionsInPlay *options, Arena *arena)
 {
-    Game *game = arena_alloc(arena, sizeof *game);
+    Game *game = arena_alloc(arena, sizeof(*game));
     uint32_t stages = problem->stage_count;
     game->problem = problem;
     game->options = options;
     game->edge_count = problem->forward_count + problem->backward_count;
     size_t entries = (size_t)stages * game->edge_count + 1;
-    game->mixed = arena_alloc_array(arena, entries, sizeof *game->mixed);
-    game->absent = arena_alloc_array(arena, entries, sizeof *game->absent);
-    game->flow = arena_alloc_array(arena, entries, sizeof *game->flow);
+    game->mixed = arena_alloc_array(arena, entries, sizeof(*game->mixed));
+    game->absent = arena_alloc_array(arena, entries, sizeof(*game->absent));
+    game->flow = arena_alloc_array(arena, entries, sizeof(*game->flow));
     for (int pass = 0; pass < 2; pass++) {
         game->path[pass] = arena_alloc_array(arena, stages + 1, 1);
         game->came_from[pass] = arena_alloc_array(arena, (size_t)(stages + 1) * STAGE_CLOCK_MAX, 1);
     }
     double ***by_stage[] = {&game->weights, &game->memory, &game->share, &game->loss};
     for (size_t i = 0; i < COUNT_OF(by_stage); i++)
-        *by_stage[i] = arena_alloc_array(arena, stages + 1, sizeof **by_stage[i]);
+        *by_stage[i] = arena_alloc_array(arena, stages + 1, sizeof(**by_stage[i]));
     for (uint32_t k = 0; k < stages; k++) {
         size_t kept = options->kept_count[k];
-        game->weights[k] = arena_alloc_array(arena, kept * game->edge_count + 1, sizeof **game->weights);
-        game->memory[k] = arena_alloc_array(arena, kept + 1, sizeof **game->memory);
-        game->share[k] = arena_alloc_array(arena, kept + 1, sizeof **game->share);
-        game->loss[k] = arena_alloc_array(arena, kept + 1, sizeof **game->loss);
+        game->weights[k] = arena_alloc_array(arena, kept * game->edge_count + 1, sizeof(**game->weights));
+        game->memory[k] = arena_alloc_array(arena, kept + 1, sizeof(**game->memory));
+        game->share[k] = arena_alloc_array(arena, kept + 1, sizeof(**game->share));
+        game->loss[k] = arena_alloc_array(arena, kept + 1, sizeof(**game->loss));
         copy_options(game, k);
     }
     return game;

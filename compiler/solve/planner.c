@@ -124,7 +124,7 @@ static void price_baseline(const Workload *work, int baseline, Arena *arena, Can
     price(work, &config, dispatch, estimated_bytes, candidate);
     if (work->spec->plan.once_dense != ONCE_DENSE_AUTO || work->spec->plan.pass == PASS_FORWARD)
         return;
-    Spec *spec = arena_alloc(arena, sizeof *spec);
+    Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *work->spec;
     spec->plan.regather_dense = !spec->plan.regather_dense;
     Candidate other;
@@ -145,7 +145,7 @@ static int compare_candidates(const void *a, const void *b)
         return held_left < held_right ? -1 : 1;
     if (left->config.regather != right->config.regather)
         return left->config.regather ? 1 : -1;
-    return memcmp(left->config.domain, right->config.domain, sizeof left->config.domain);
+    return memcmp(left->config.domain, right->config.domain, sizeof(left->config.domain));
 }
 
 bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates, size_t *count)
@@ -164,7 +164,7 @@ bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate
         }
     }
     bool regather = spec->plan.pass == PASS_TRAINING && !codec_info(spec->plan.codec)->remembers; // whose replicas stay
-    *candidates = arena_alloc_array(arena, total * 2, sizeof **candidates);
+    *candidates = arena_alloc_array(arena, total * 2, sizeof(**candidates));
     *count = 0;
     for (size_t index = 0; index < total; index++) {
         Config config = uniform_config(spec, false);
@@ -179,7 +179,7 @@ bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate
             price(work, &config, spec->plan.dispatch, estimated_bytes, &(*candidates)[(*count)++]);
         }
     }
-    qsort(*candidates, *count, sizeof **candidates, compare_candidates);
+    qsort(*candidates, *count, sizeof(**candidates), compare_candidates);
     return true;
 }
 
@@ -234,7 +234,7 @@ static void report_too_big(const Choosing *c, const Candidate *smallest, const c
     char need[FORMAT_MAX], have[FORMAT_MAX], missing[FORMAT_MAX], config[256];
     double memory = spec->cluster.device.memory_bytes;
     diag_error(diag, spec->memory_span, "%s: %s needs %s per GPU, the device has %s (%s missing)", subject,
-               config_format(&spec->cluster, &smallest->config, config, sizeof config),
+               config_format(&spec->cluster, &smallest->config, config, sizeof(config)),
                format_bytes(need, round_up(smallest->memory_bytes)), format_bytes(have, memory),
                format_bytes(missing, smallest->memory_bytes - memory));
     if (c->options->advise)
@@ -254,7 +254,7 @@ static size_t smallest_candidate(const Solution *solution)
 static const Config *forced_configs(const Choosing *c)
 {
     const SpecPlan *plan = &c->work->spec->plan;
-    Config *configs = arena_alloc_array(c->arena, c->work->moe_count + 1, sizeof *configs);
+    Config *configs = arena_alloc_array(c->arena, c->work->moe_count + 1, sizeof(*configs));
     uint32_t moe = 0;
     for (uint32_t k = 0; k < c->work->layer_count; k++) {
         if (!c->work->layers[k].is_moe)
@@ -262,11 +262,11 @@ static const Config *forced_configs(const Choosing *c)
         Config *config = &configs[moe++];
         *config = uniform_config(c->work->spec, plan->domain_request == DOMAIN_GATHER);
         if (plan->domain_request == DOMAIN_FORCED)
-            memcpy(config->domain, plan->domain, sizeof config->domain);
+            memcpy(config->domain, plan->domain, sizeof(config->domain));
         for (uint32_t r = 0; r < plan->forced_count; r++) {
             if (k < plan->forced[r].first_layer || k > plan->forced[r].last_layer)
                 continue;
-            memcpy(config->domain, plan->forced[r].domain, sizeof config->domain);
+            memcpy(config->domain, plan->forced[r].domain, sizeof(config->domain));
             config->regather = plan->forced[r].regather && config_held_shards(c->work->spec, config) > 1;
         }
     }
@@ -290,10 +290,13 @@ static bool choose_forced(Choosing *c, Diag *diag, bool *infeasible)
         fits = solution->memory_bytes <= spec->cluster.device.memory_bytes;
     }
     cost_mix(c->work, &solution->mix, spec->plan.dispatch, &solution->cost);
-    solution->candidates = arena_alloc_array(c->arena, 1, sizeof *solution->candidates);
+    solution->candidates = arena_alloc_array(c->arena, 1, sizeof(*solution->candidates));
     solution->count = solution->uniform = 1;
-    solution->candidates[0] = (Candidate){.config = solution->mix.configs[0], .prefetch = solution->mix.prefetch,
-                                          .cost = solution->cost, .memory_bytes = solution->memory_bytes, .fits = fits};
+    solution->candidates[0] = (Candidate){.config = solution->mix.configs[0],
+                                          .prefetch = solution->mix.prefetch,
+                                          .cost = solution->cost,
+                                          .memory_bytes = solution->memory_bytes,
+                                          .fits = fits};
     solution->objective_s = solution->bound_s = solution->cost.iteration_s;
     if (!fits) {
         *infeasible = true;
@@ -328,8 +331,7 @@ static bool choose_freely(Choosing *c, Diag *diag, bool *infeasible)
     solution->uniform = best_that_fits(c);
     if (solution->uniform == solution->count) {
         *infeasible = true;
-        report_too_big(c, &solution->candidates[smallest_candidate(solution)],
-                       "no plan fits: even the smallest", diag);
+        report_too_big(c, &solution->candidates[smallest_candidate(solution)], "no plan fits: even the smallest", diag);
         return false;
     }
     mix_choose(c, diag);
@@ -365,17 +367,20 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
 
 Formulated planner_formulate(const Workload *work, const Solution *solution, Arena *arena)
 {
-    Config *configs = arena_alloc_array(arena, solution->count, sizeof *configs);
-    Footprint *footprints = arena_alloc_array(arena, solution->count, sizeof *footprints);
+    Config *configs = arena_alloc_array(arena, solution->count, sizeof(*configs));
+    Footprint *footprints = arena_alloc_array(arena, solution->count, sizeof(*footprints));
     double longest_s = 0;
     for (size_t i = 0; i < solution->count; i++) {
         configs[i] = solution->candidates[i].config;
-        footprints[i] =
-            footprint_measure(work->spec, &configs[i], solution->mix.prefetch, work->spec->plan.dispatch);
+        footprints[i] = footprint_measure(work->spec, &configs[i], solution->mix.prefetch, work->spec->plan.dispatch);
         longest_s = fmax(longest_s, solution->candidates[i].cost.iteration_s);
     }
-    Programme programme = {.work = work, .configs = configs, .footprints = footprints,
-                           .count = (uint32_t)solution->count, .prefetch = solution->mix.prefetch,
-                           .dispatch = work->spec->plan.dispatch, .horizon_s = 2 * longest_s};
+    Programme programme = {.work = work,
+                           .configs = configs,
+                           .footprints = footprints,
+                           .count = (uint32_t)solution->count,
+                           .prefetch = solution->mix.prefetch,
+                           .dispatch = work->spec->plan.dispatch,
+                           .horizon_s = 2 * longest_s};
     return formulate(&programme, arena);
 }

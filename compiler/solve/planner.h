@@ -10,7 +10,7 @@
 // A configuration taken by every MoE layer, with its price.
 typedef struct {
     Config config;
-    uint32_t prefetch;   // the deepest that fits; unlimited if nothing fits
+    uint32_t prefetch; // the deepest that fits; unlimited if nothing fits
     IterationCost cost;
     double memory_bytes; // of one rank
     bool fits;
@@ -30,18 +30,18 @@ typedef struct {
     const char *solver;
     SolveStatus status;
     double objective_s, bound_s, gap, solve_s;
-    bool memory_binds;     // it excludes mixes that might be faster
-    bool broken;           // our mistake: the choice does not cost what the search said
-    bool timed_out;        // the time limit struck: another run may end elsewhere
-    bool ranked;           // the simulation preferred this to the optimum of the model
+    bool memory_binds; // it excludes mixes that might be faster
+    bool broken;       // our mistake: the choice does not cost what the search said
+    bool timed_out;    // the time limit struck: another run may end elsewhere
+    bool ranked;       // the simulation preferred this to the optimum of the model
 } Solution;
 
 typedef struct {
     SearchLimits limits;
     double time_limit_s; // of a compilation, which sets the deadline of its searches; 0: none
-    uint32_t prefetch; // force it; PREFETCH_UNLIMITED: the planner's choice
-    bool glpk;         // let GLPK close what the search leaves open, and confirm small programmes
-    bool advise;       // say what would fit, where nothing does
+    uint32_t prefetch;   // force it; PREFETCH_UNLIMITED: the planner's choice
+    bool glpk;           // let GLPK close what the search leaves open, and confirm small programmes
+    bool advise;         // say what would fit, where nothing does
 } PlannerOptions;
 
 extern const char *const baseline_names[BASELINE_COUNT];

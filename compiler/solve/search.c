@@ -13,15 +13,15 @@ enum {
     WIDENING = 4,
     ROUNDS_MIN = 50,
     ROUNDS_MAX = 1500,
-    LATE_ROUNDS = 20, // after the deadline, and at least where stages are many: some bound is needed
-    MOVES_STAGES_MAX = 160,   // beyond, single moves cost too much
-    DOMINANCE_SPAN = 96,      // so many better labels are compared with each label
+    LATE_ROUNDS = 20,       // after the deadline, and at least where stages are many: some bound is needed
+    MOVES_STAGES_MAX = 160, // beyond, single moves cost too much
+    DOMINANCE_SPAN = 96,    // so many better labels are compared with each label
 };
 
-static const double TIE = 1e-11; // relative: differences below are rounding
+static const double TIE = 1e-11;            // relative: differences below are rounding
 static const double ROUNDS_WORK = 2e7;      // rounds x stages x options
 static const double ROUNDS_WORK_MANY = 5e6; // the same, of many stages
-static const double WORK_PER_STAGE = 8e3; // label extensions: half a second for 61 layers
+static const double WORK_PER_STAGE = 8e3;   // label extensions: half a second for 61 layers
 static const double WORK_LEAST = 5e4;
 
 // Labels lie one after another in a Labels, as long as the clock's components in use demand.
@@ -92,7 +92,7 @@ static void offer(Search *s, const uint32_t *choice)
         return;
     s->out->found = true;
     s->out->objective_s = objective_s;
-    memcpy(s->out->choice, choice, s->problem->stage_count * sizeof *choice);
+    memcpy(s->out->choice, choice, s->problem->stage_count * sizeof(*choice));
 }
 
 // The same candidate everywhere, and the least memory everywhere.
@@ -122,7 +122,7 @@ static void try_moves(Search *s, uint32_t *choice)
     for (bool better = true; better && !out_of_time(s);) {
         double before_s = s->out->objective_s;
         for (uint32_t k = 0; k < problem->stage_count; k++) {
-            memcpy(choice, s->out->choice, problem->stage_count * sizeof *choice);
+            memcpy(choice, s->out->choice, problem->stage_count * sizeof(*choice));
             for (uint32_t i = 0; i < s->options.kept_count[k]; i++) {
                 choice[k] = s->options.kept[k][i];
                 offer(s, choice);
@@ -150,7 +150,7 @@ static void prune_dominated(Search *s)
         const PlanStage *stage = &problem->stages[k];
         if (k > 0 && stage->options == problem->stages[k - 1].options) {
             s->options.kept_count[k] = s->options.kept_count[k - 1];
-            memcpy(s->options.kept[k], s->options.kept[k - 1], s->options.kept_count[k] * sizeof **s->options.kept);
+            memcpy(s->options.kept[k], s->options.kept[k - 1], s->options.kept_count[k] * sizeof(**s->options.kept));
             continue;
         }
         for (uint32_t o = 0; o < stage->option_count; o++) {
@@ -304,8 +304,7 @@ static void extend(Search *s, uint32_t stage, const Labels *labels, uint32_t ind
             continue;
         stages_forward(problem, option, label->clock, longer->clock);
         if (problem->training)
-            stages_functional(problem, option, label_functional(problem, label),
-                              label_functional(problem, longer));
+            stages_functional(problem, option, label_functional(problem, label), label_functional(problem, longer));
         bound_label(s, stage + 1, longer);
         next->count += longer->bound_s < limit_s(s);
     }
@@ -321,8 +320,8 @@ static double sweep(Search *s, uint32_t width, uint32_t *choice)
         options_max = s->options.kept_count[k] > options_max ? s->options.kept_count[k] : options_max;
     Labels labels = labels_create(problem, width, arena);
     Labels next = labels_create(problem, (size_t)width * options_max, arena);
-    Rank *ranks = arena_alloc_array(arena, (size_t)width * options_max, sizeof *ranks);
-    Trace **traces = arena_alloc_array(arena, problem->stage_count, sizeof *traces);
+    Rank *ranks = arena_alloc_array(arena, (size_t)width * options_max, sizeof(*ranks));
+    Trace **traces = arena_alloc_array(arena, problem->stage_count, sizeof(*traces));
     begin_label(problem, label_at(&labels, 0));
     labels.count = 1;
     double cut_s = INFINITY;
@@ -333,7 +332,7 @@ static double sweep(Search *s, uint32_t width, uint32_t *choice)
         s->work += (double)labels.count * s->options.kept_count[k];
         s->out->label_count += next.count;
         cut_s = fmin(cut_s, thin_out(s, &next, ranks, &labels, width));
-        traces[k] = arena_alloc_array(arena, labels.count ? labels.count : 1, sizeof **traces);
+        traces[k] = arena_alloc_array(arena, labels.count ? labels.count : 1, sizeof(**traces));
         for (uint32_t i = 0; i < labels.count; i++)
             traces[k][i] = (Trace){label_at(&labels, i)->parent, label_at(&labels, i)->option};
         if (out_of_time(s) && k + 1 < problem->stage_count) {
@@ -350,13 +349,13 @@ static void prepare(Search *s, Arena *arena)
 {
     const StageProblem *problem = s->problem;
     uint32_t stages = problem->stage_count;
-    s->out->choice = arena_alloc_array(arena, stages + 1, sizeof *s->out->choice);
-    s->options.kept = arena_alloc_array(arena, stages + 1, sizeof *s->options.kept);
-    s->options.kept_count = arena_alloc_array(arena, stages + 1, sizeof *s->options.kept_count);
-    s->least_memory = arena_alloc_array(arena, stages + 1, sizeof *s->least_memory);
+    s->out->choice = arena_alloc_array(arena, stages + 1, sizeof(*s->out->choice));
+    s->options.kept = arena_alloc_array(arena, stages + 1, sizeof(*s->options.kept));
+    s->options.kept_count = arena_alloc_array(arena, stages + 1, sizeof(*s->options.kept_count));
+    s->least_memory = arena_alloc_array(arena, stages + 1, sizeof(*s->least_memory));
     for (uint32_t k = stages; k-- > 0;) {
         const PlanStage *stage = &problem->stages[k];
-        s->options.kept[k] = arena_alloc_array(arena, stage->option_count, sizeof **s->options.kept);
+        s->options.kept[k] = arena_alloc_array(arena, stage->option_count, sizeof(**s->options.kept));
         double least = INFINITY;
         for (uint32_t o = 0; o < stage->option_count; o++)
             least = fmin(least, stage->options[o].memory);
@@ -368,7 +367,7 @@ static void prepare(Search *s, Arena *arena)
 static void report_useful(const Search *s, Arena *arena)
 {
     uint32_t columns = s->problem->stages[0].option_count;
-    s->out->useful = arena_alloc_array(arena, (size_t)s->problem->stage_count * columns, sizeof *s->out->useful);
+    s->out->useful = arena_alloc_array(arena, (size_t)s->problem->stage_count * columns, sizeof(*s->out->useful));
     for (uint32_t k = 0; k < s->problem->stage_count; k++) {
         for (uint32_t i = 0; i < s->options.kept_count[k]; i++)
             s->out->useful[(size_t)k * columns + s->options.kept[k][i]] = true;
@@ -414,7 +413,7 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
     Arena *scratch = arena_create();
     Search s = {.problem = problem, .limits = limits, .out = out, .cutoff_s = cutoff_s};
     prepare(&s, arena);
-    uint32_t *choice = arena_alloc_array(scratch, problem->stage_count + 1, sizeof *choice);
+    uint32_t *choice = arena_alloc_array(scratch, problem->stage_count + 1, sizeof(*choice));
     if (problem->stage_count == 0) {
         out->found = true;
         out->objective_s = out->bound_s = stages_evaluate(problem, choice);

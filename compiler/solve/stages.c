@@ -109,7 +109,7 @@ static uint32_t list_edges(const Building *b, uint32_t response_count, Response 
 
 static const double *weights(const Building *b, const StageEdge *edges, uint32_t count, Response response)
 {
-    double *out = arena_alloc_array(b->problem->arena, count ? count : 1, sizeof *out);
+    double *out = arena_alloc_array(b->problem->arena, count ? count : 1, sizeof(*out));
     for (uint32_t e = 0; e < count; e++)
         out[e] = response[b->used[edges[e].to]][b->used[edges[e].from]];
     return out;
@@ -150,13 +150,13 @@ static void fill_options(Building *b, const StageLayers *stages, const uint32_t 
                          StageOption **options, Arena *scratch)
 {
     StageProblem *problem = b->problem;
-    uint32_t *of_kind = arena_alloc_array(scratch, count + 1, sizeof *of_kind), kind_count = 0;
+    uint32_t *of_kind = arena_alloc_array(scratch, count + 1, sizeof(*of_kind)), kind_count = 0;
     for (uint32_t i = 0; i < count; i++)
         if (kinds[i] == i)
             of_kind[kind_count++] = i;
     uint32_t total = kind_count * b->count;
-    Response *forward = arena_alloc_array(scratch, total ? total : 1, sizeof *forward);
-    Response *backward = arena_alloc_array(scratch, total ? total : 1, sizeof *backward);
+    Response *forward = arena_alloc_array(scratch, total ? total : 1, sizeof(*forward));
+    Response *backward = arena_alloc_array(scratch, total ? total : 1, sizeof(*backward));
     for (uint32_t i = 0; i < kind_count; i++)
         for (uint32_t c = 0; c < b->count; c++) {
             const StageLayers *stage = &stages[of_kind[i]];
@@ -170,7 +170,7 @@ static void fill_options(Building *b, const StageLayers *stages, const uint32_t 
     problem->forward_count = list_edges(b, total, forward, problem->forward);
     problem->backward_count = problem->training ? list_edges(b, total, backward, problem->backward) : 0;
     for (uint32_t i = 0; i < kind_count; i++) {
-        options[of_kind[i]] = arena_alloc_array(problem->arena, b->count, sizeof **options);
+        options[of_kind[i]] = arena_alloc_array(problem->arena, b->count, sizeof(**options));
         for (uint32_t c = 0; c < b->count; c++)
             options[of_kind[i]][c] = (StageOption){
                 .forward = weights(b, problem->forward, problem->forward_count, forward[i * b->count + c]),
@@ -186,9 +186,9 @@ static void add_stages(Building *b)
     const Workload *work = b->work;
     StageProblem *problem = b->problem;
     Arena *scratch = arena_create();
-    StageLayers *stages = arena_alloc_array(scratch, work->moe_count + 1, sizeof *stages);
-    uint32_t *kinds = arena_alloc_array(scratch, work->moe_count + 1, sizeof *kinds);
-    StageOption **options = arena_alloc_array(scratch, work->moe_count + 1, sizeof *options);
+    StageLayers *stages = arena_alloc_array(scratch, work->moe_count + 1, sizeof(*stages));
+    uint32_t *kinds = arena_alloc_array(scratch, work->moe_count + 1, sizeof(*kinds));
+    StageOption **options = arena_alloc_array(scratch, work->moe_count + 1, sizeof(*options));
     uint32_t count = cut_stages(work, stages, kinds);
     fill_options(b, stages, kinds, count, options, scratch);
     for (uint32_t i = 0; i < count; i++)
@@ -200,13 +200,17 @@ static void add_stages(Building *b)
 StageProblem *stages_build(const Workload *work, const StageCandidate *candidates, uint32_t count, uint32_t prefetch,
                            double memory_free, Arena *arena)
 {
-    StageProblem *problem = arena_alloc(arena, sizeof *problem);
+    StageProblem *problem = arena_alloc(arena, sizeof(*problem));
     problem->arena = arena;
     problem->training = work->spec->plan.pass == PASS_TRAINING;
     problem->memory = memory_free;
-    problem->stages = arena_alloc_array(arena, work->moe_count ? work->moe_count : 1, sizeof *problem->stages);
-    Building b = {.work = work, .candidates = candidates, .count = count, .prefetch = prefetch,
-                  .dispatch = work->spec->plan.dispatch, .problem = problem};
+    problem->stages = arena_alloc_array(arena, work->moe_count ? work->moe_count : 1, sizeof(*problem->stages));
+    Building b = {.work = work,
+                  .candidates = candidates,
+                  .count = count,
+                  .prefetch = prefetch,
+                  .dispatch = work->spec->plan.dispatch,
+                  .problem = problem};
     choose_components(&b);
     add_stages(&b);
     Clock begin = clock_begin(work), turn = clock_begin_backward(work, 0);
@@ -249,7 +253,7 @@ void stages_functional(const StageProblem *problem, const StageOption *option, c
 
 void stages_begin_functional(const StageProblem *problem, double out[STAGE_CLOCK_MAX])
 {
-    memcpy(out, problem->end, sizeof problem->end);
+    memcpy(out, problem->end, sizeof(problem->end));
 }
 
 static double stages_total(const StageProblem *problem, const double clock[STAGE_CLOCK_MAX],
@@ -267,7 +271,7 @@ static double stages_total(const StageProblem *problem, const double clock[STAGE
 double stages_evaluate(const StageProblem *problem, const uint32_t *choice)
 {
     double clock[2][STAGE_CLOCK_MAX], functional[2][STAGE_CLOCK_MAX];
-    memcpy(clock[0], problem->begin, sizeof clock[0]);
+    memcpy(clock[0], problem->begin, sizeof(clock[0]));
     stages_begin_functional(problem, functional[0]);
     for (uint32_t k = 0; k < problem->stage_count; k++) {
         const StageOption *option = &problem->stages[k].options[choice[k]];

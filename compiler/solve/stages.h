@@ -35,12 +35,12 @@ typedef struct {
     StageEdge forward[STAGE_EDGES_MAX], backward[STAGE_EDGES_MAX];
     uint32_t stage_count;
     PlanStage *stages;
-    double loss_s;                            // after the last stage
-    double begin[STAGE_CLOCK_MAX];            // of the forward pass
-    double turn[STAGE_CLOCK_MAX];             // of the backward pass, counted from the end of the forward pass
-    double end[STAGE_CLOCK_MAX];              // what follows each component at the end; -INFINITY: nothing waits for it
+    double loss_s;                 // after the last stage
+    double begin[STAGE_CLOCK_MAX]; // of the forward pass
+    double turn[STAGE_CLOCK_MAX];  // of the backward pass, counted from the end of the forward pass
+    double end[STAGE_CLOCK_MAX];   // what follows each component at the end; -INFINITY: nothing waits for it
     bool training;
-    double memory;                            // that the options may take together
+    double memory; // that the options may take together
 } StageProblem;
 
 // A configuration that every MoE layer may choose.

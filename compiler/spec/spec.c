@@ -11,12 +11,25 @@ bool spec_layer_is_moe(const SpecModel *model, uint32_t index)
 ModelDims spec_dims(const SpecModel *model)
 {
     return (ModelDims){
-        .name = model->name, .abstract = model->abstract, .dtype = model->dtype, .layers = model->layers,
-        .hidden = model->hidden, .heads = model->heads, .kv_heads = model->kv_heads, .head_dim = model->head_dim,
-        .vocabulary = model->vocabulary, .sequence = model->sequence, .batch = model->batch,
-        .ffn_inner = model->ffn_inner, .experts = model->experts, .top_k = model->top_k, .inner = model->inner,
-        .shared_experts = model->shared_experts, .activation = model->activation,
-        .total_parameters = model->total_parameters, .active_parameters = model->active_parameters,
+        .name = model->name,
+        .abstract = model->abstract,
+        .dtype = model->dtype,
+        .layers = model->layers,
+        .hidden = model->hidden,
+        .heads = model->heads,
+        .kv_heads = model->kv_heads,
+        .head_dim = model->head_dim,
+        .vocabulary = model->vocabulary,
+        .sequence = model->sequence,
+        .batch = model->batch,
+        .ffn_inner = model->ffn_inner,
+        .experts = model->experts,
+        .top_k = model->top_k,
+        .inner = model->inner,
+        .shared_experts = model->shared_experts,
+        .activation = model->activation,
+        .total_parameters = model->total_parameters,
+        .active_parameters = model->active_parameters,
     };
 }
 

@@ -25,7 +25,7 @@ typedef enum { VOLUME_DATA, VOLUME_EXPERT, VOLUME_PRE_EXPERT, VOLUME_EXPERT_COMP
 
 typedef struct {
     const char *name;
-    bool abstract;        // `moe { data expert pre_expert expert_compute }` were given instead of dimensions
+    bool abstract; // `moe { data expert pre_expert expert_compute }` were given instead of dimensions
     Dtype dtype;
     uint32_t layers, hidden, heads, kv_heads, head_dim, vocabulary, sequence, batch;
     uint32_t ffn_inner;   // dense layers' inner size
@@ -67,13 +67,13 @@ typedef struct {
     uint32_t forced_count;       // runs of layers with their own; of layers in several the last counts
     ForcedRun *forced;
     Codec codec;
-    double ratio;                // 1 for dense
-    uint32_t shared_every;       // of sr, 0: without a shared expert
+    double ratio;          // 1 for dense
+    uint32_t shared_every; // of sr, 0: without a shared expert
     GradientReturn gradient;
     double gradient_ratio; // 1 for dense
-    double capacity;             // 0: nothing is dropped
-    OnceDense once_dense;        // as requested
-    bool regather_dense;         // what is planned with: of ONCE_DENSE_AUTO one after the other
+    double capacity;       // 0: nothing is dropped
+    OnceDense once_dense;  // as requested
+    bool regather_dense;   // what is planned with: of ONCE_DENSE_AUTO one after the other
     Span span, domain_span, codec_span, capacity_span;
 } SpecPlan;
 

@@ -113,8 +113,8 @@ static Record *record_create(Diag *diag, Severity severity, const Span *span, co
 static bool is_repeated(const Diag *diag, Severity severity, const Span *span, const char *message)
 {
     for (const Record *record = diag->records; record; record = record->next)
-        if (record->severity == severity && record->placed == (span != NULL) && !strcmp(record->message, message) &&
-            (!span || !memcmp(&record->span, span, sizeof(*span))))
+        if (record->severity == severity && record->placed == (span != NULL) && strcmp(record->message, message) == 0 &&
+            (!span || memcmp(&record->span, span, sizeof(*span)) == 0))
             return true;
     return false;
 }

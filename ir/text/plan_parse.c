@@ -383,8 +383,7 @@ static void finish(Parser *parser)
     Plan *plan = parser->plan;
     for (RecordKind kind = 0; kind < RECORD_COUNT; kind++)
         if (record_is_single(kind) && parser->lists[kind].count < record_count(plan, kind))
-            diag_error(parser->diag, parser->token.span, "the plan misses its '%s' record",
-                       record_info(kind)->keyword);
+            diag_error(parser->diag, parser->token.span, "the plan misses its '%s' record", record_info(kind)->keyword);
     if (plan->strategy_count)
         check_traffic_complete(parser);
     plan->operands = parser->operands.items;

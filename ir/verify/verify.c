@@ -154,7 +154,7 @@ static void verify_steps(Verifier *verifier)
 static const WeightKind *verify_kinds(const Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
-    WeightKind *kinds = arena_alloc_array(verifier->scratch, (size_t)plan->buffer_count + 1, sizeof *kinds);
+    WeightKind *kinds = arena_alloc_array(verifier->scratch, (size_t)plan->buffer_count + 1, sizeof(*kinds));
     bundle_kinds(plan, kinds);
     return kinds;
 }

@@ -29,7 +29,7 @@ static void begin(Flow *flow)
     flow->kinds = flow->verifier->kinds;
     for (uint32_t k = 0; k <= plan->model.layers; k++) {
         LayerFlow *layer = &flow->layers[k];
-        memset(layer, 0xff, sizeof *layer); // NONE
+        memset(layer, 0xff, sizeof(*layer)); // NONE
         layer->exchanged = layer->gathered = 0;
         const Choice *choice = k < plan->model.layers ? verify_find_choice(plan, (int32_t)k) : NULL;
         for (uint32_t l = 0; choice && l < cluster->level_count; l++) {

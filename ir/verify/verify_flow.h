@@ -8,23 +8,50 @@
 
 // X(NAME, "as messages call it")
 #define HOLDINGS(X)                                                                                                    \
-    X(NOTHING, "nothing") X(TOKENS, "tokens") X(WEIGHT, "weights") X(UPDATED, "updated weights")                       \
-    X(STATE, "optimizer state") X(PACKET, "encoded experts") X(INPUT_ROWS, "the input")                                \
-    X(ATTENDED, "the attention's output") X(ROWS, "rows") X(RECORDS, "records") X(OWN_ROWS, "rows that stay")          \
-    X(OWN_RECORDS, "records that stay") X(SENT_ROWS, "rows to send") X(SENT_RECORDS, "records to send")                \
-    X(SEND_COUNTS, "counts of rows sent") X(NEXT_COUNTS, "counts of rows received") X(ORIGIN, "origins of rows")       \
-    X(RESULTS, "results") X(RETURNED, "returned results") X(SHARED_RESULTS, "results of the shared experts")           \
-    X(LOSS, "the loss") X(DINPUT, "the gradient of the input") X(DATTENDED, "the gradient of the attention's output")  \
-    X(DRESULTS, "gradients of results") X(OWN_DRESULTS, "gradients of results that stay")                              \
-    X(SENT_DRESULTS, "gradients of results to send") X(DROWS, "gradients of rows")                                     \
-    X(DRECORDS, "gradients of records") X(RETURNED_DROWS, "returned gradients of rows")                                \
-    X(RETURNED_DRECORDS, "returned gradients of records") X(DSHARED_ROWS, "gradients of the shared experts' rows")     \
-    X(DGATHERED, "gradients of gathered weights") X(GRADIENT, "the gradient")                                          \
-    X(HALF_GRADIENT, "a part of the gradient") X(PARTS, "parts of the gradient")                                       \
-    X(COUNTS_AGAIN, "counts of gradients received") X(REMEMBERED, "what the last iteration left")                      \
-    X(SENT, "what was sent in this iteration") X(MEAN, "the mean of experts") X(ERROR, "what this iteration left out") \
-    X(DPACKETS, "encoded gradients") X(DRECEIVED, "encoded gradients of others")                                       \
-    X(COUNTED, "the gradient, counted in the norm") X(SQUARES, "the sum of squares")
+    X(NOTHING, "nothing")                                                                                              \
+    X(TOKENS, "tokens")                                                                                                \
+    X(WEIGHT, "weights")                                                                                               \
+    X(UPDATED, "updated weights")                                                                                      \
+    X(STATE, "optimizer state")                                                                                        \
+    X(PACKET, "encoded experts")                                                                                       \
+    X(INPUT_ROWS, "the input")                                                                                         \
+    X(ATTENDED, "the attention's output")                                                                              \
+    X(ROWS, "rows")                                                                                                    \
+    X(RECORDS, "records")                                                                                              \
+    X(OWN_ROWS, "rows that stay")                                                                                      \
+    X(OWN_RECORDS, "records that stay")                                                                                \
+    X(SENT_ROWS, "rows to send")                                                                                       \
+    X(SENT_RECORDS, "records to send")                                                                                 \
+    X(SEND_COUNTS, "counts of rows sent")                                                                              \
+    X(NEXT_COUNTS, "counts of rows received")                                                                          \
+    X(ORIGIN, "origins of rows")                                                                                       \
+    X(RESULTS, "results")                                                                                              \
+    X(RETURNED, "returned results")                                                                                    \
+    X(SHARED_RESULTS, "results of the shared experts")                                                                 \
+    X(LOSS, "the loss")                                                                                                \
+    X(DINPUT, "the gradient of the input")                                                                             \
+    X(DATTENDED, "the gradient of the attention's output")                                                             \
+    X(DRESULTS, "gradients of results")                                                                                \
+    X(OWN_DRESULTS, "gradients of results that stay")                                                                  \
+    X(SENT_DRESULTS, "gradients of results to send")                                                                   \
+    X(DROWS, "gradients of rows")                                                                                      \
+    X(DRECORDS, "gradients of records")                                                                                \
+    X(RETURNED_DROWS, "returned gradients of rows")                                                                    \
+    X(RETURNED_DRECORDS, "returned gradients of records")                                                              \
+    X(DSHARED_ROWS, "gradients of the shared experts' rows")                                                           \
+    X(DGATHERED, "gradients of gathered weights")                                                                      \
+    X(GRADIENT, "the gradient")                                                                                        \
+    X(HALF_GRADIENT, "a part of the gradient")                                                                         \
+    X(PARTS, "parts of the gradient")                                                                                  \
+    X(COUNTS_AGAIN, "counts of gradients received")                                                                    \
+    X(REMEMBERED, "what the last iteration left")                                                                      \
+    X(SENT, "what was sent in this iteration")                                                                         \
+    X(MEAN, "the mean of experts")                                                                                     \
+    X(ERROR, "what this iteration left out")                                                                           \
+    X(DPACKETS, "encoded gradients")                                                                                   \
+    X(DRECEIVED, "encoded gradients of others")                                                                        \
+    X(COUNTED, "the gradient, counted in the norm")                                                                    \
+    X(SQUARES, "the sum of squares")
 #define X(name, text) HOLDS_##name,
 typedef enum { HOLDINGS(X) HOLDING_COUNT } Holding;
 #undef X
@@ -41,19 +68,19 @@ typedef struct {
     int32_t route[LEVELS_MAX], dispatch[LEVELS_MAX];
     int32_t weights[WEIGHT_KINDS];                 // buffers
     int32_t remembered[WEIGHT_ERROR + LEVELS_MAX]; // by codecs; errors are one per level
-    uint32_t exchanged, gathered;  // levels, of the choice
+    uint32_t exchanged, gathered;                  // levels, of the choice
 } LayerFlow;
 
 typedef struct {
     Verifier *verifier;
     const Plan *plan;
-    Value *values;      // [buffers]
-    LayerFlow *layers;  // [layers + 1]; the last is the network's own
+    Value *values;     // [buffers]
+    LayerFlow *layers; // [layers + 1]; the last is the network's own
     uint32_t step;
-    int32_t layer;  // of the step
-    uint32_t level; // 0 where it has none
-    uint32_t all;           // levels with several workers
-    uint32_t shared;        // levels that dense weights are gathered over
+    int32_t layer;           // of the step
+    uint32_t level;          // 0 where it has none
+    uint32_t all;            // levels with several workers
+    uint32_t shared;         // levels that dense weights are gathered over
     const WeightKind *kinds; // [buffers]: which weights they hold, see bundle_kinds
     int32_t weight_count;
 } Flow;
@@ -67,7 +94,7 @@ Value value_split(Holding holds, int32_t layer, uint32_t levels, int32_t from);
 // Of the step that is looked at: the buffer of an operand, NONE without it, and what it holds.
 int32_t flow_operand(const Flow *flow, Operand operand);
 Value flow_value(const Flow *flow, Operand operand);
-LayerFlow *flow_layer(const Flow *flow); // of its layer; the network's own for steps of none
+LayerFlow *flow_layer(const Flow *flow);  // of its layer; the network's own for steps of none
 int32_t flow_last_level(uint32_t levels); // the innermost; NONE for none
 
 // Reports unless the operand is there and holds what is expected, or is absent.

@@ -72,8 +72,7 @@ void flow_optimizer(Flow *flow)
     int32_t layer = flow->plan->steps[flow->step].layer, weights = flow_operand(flow, OPERAND_weights);
     bool clips = flow->plan->training.clip > 0;
     flow_take(flow, OPERAND_weights, value_split(HOLDS_WEIGHT, layer, 0, weights));
-    flow_take(flow, OPERAND_gradient,
-              value_split(clips ? HOLDS_COUNTED : HOLDS_GRADIENT, layer, 0, weights));
+    flow_take(flow, OPERAND_gradient, value_split(clips ? HOLDS_COUNTED : HOLDS_GRADIENT, layer, 0, weights));
     flow_take(flow, OPERAND_state, value_plain(HOLDS_STATE, layer));
     if (clips)
         flow_take(flow, OPERAND_squares, value_split(HOLDS_SQUARES, NONE, flow->all, flow->weight_count));

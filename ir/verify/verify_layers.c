@@ -331,8 +331,8 @@ static void verify_dense_count(Verifier *verifier, uint32_t layer, const char *w
     if (found == expected)
         return;
     if (layer < verifier->plan->model.layers)
-        verify_fail(verifier, PROPERTY_GATHER, NONE,
-                    "layer %" PRIu32 " %s in %" PRIu32 " steps, expected %" PRIu32, layer, what, found, expected);
+        verify_fail(verifier, PROPERTY_GATHER, NONE, "layer %" PRIu32 " %s in %" PRIu32 " steps, expected %" PRIu32,
+                    layer, what, found, expected);
     else
         verify_fail(verifier, PROPERTY_GATHER, NONE,
                     "the embedding: the network %s in %" PRIu32 " steps, expected %" PRIu32, what, found, expected);
@@ -344,7 +344,7 @@ static void verify_dense(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
     uint32_t layers = plan->model.layers, wide = (uint32_t)__builtin_popcount(cluster_wide_levels(&plan->cluster));
-    uint32_t *gathers = arena_alloc_array(verifier->scratch, 2 * ((size_t)layers + 1), sizeof *gathers);
+    uint32_t *gathers = arena_alloc_array(verifier->scratch, 2 * ((size_t)layers + 1), sizeof(*gathers));
     uint32_t *returns = gathers + layers + 1;
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
@@ -375,7 +375,7 @@ typedef struct {
 static Uses find_uses(const Verifier *verifier, Op op)
 {
     const Plan *plan = verifier->plan;
-    Uses uses = {.steps = arena_alloc_array(verifier->scratch, plan->step_count, sizeof *uses.steps)};
+    Uses uses = {.steps = arena_alloc_array(verifier->scratch, plan->step_count, sizeof(*uses.steps))};
     for (uint32_t i = 0; i < plan->step_count; i++)
         if (plan->steps[i].op == op)
             uses.steps[uses.count++] = i;

@@ -28,12 +28,12 @@ bool verify_carries_dense(const Verifier *verifier, const Step *step);
 const Choice *verify_find_choice(const Plan *plan, int32_t layer);
 
 void verify_operands(Verifier *verifier);
-void verify_sizes(Verifier *verifier); // after operands
+void verify_sizes(Verifier *verifier);    // after operands
 void verify_accesses(Verifier *verifier); // reads and races
 void verify_memory(Verifier *verifier);
 void verify_overlaps(Verifier *verifier); // part of memory
-void verify_layers(Verifier *verifier); // exchange and gather
-void verify_flow(Verifier *verifier); // after all of the above
+void verify_layers(Verifier *verifier);   // exchange and gather
+void verify_flow(Verifier *verifier);     // after all of the above
 void verify_traffic(Verifier *verifier);
 void verify_claims(Verifier *verifier);
 

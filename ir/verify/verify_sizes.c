@@ -20,10 +20,11 @@ typedef struct {
 static Shape plan_shape(const Plan *plan, Arena *scratch)
 {
     bool naive = plan->dispatch == DISPATCH_NAIVE;
-    Shape shape = {.tokens = model_tokens(&plan->model), .fanout = naive ? plan->model.top_k : 1,
+    Shape shape = {.tokens = model_tokens(&plan->model),
+                   .fanout = naive ? plan->model.top_k : 1,
                    .records = naive ? 1 : plan->model.top_k,
-                   .route = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof *shape.route),
-                   .combine = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof *shape.combine)};
+                   .route = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*shape.route)),
+                   .combine = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*shape.combine))};
     for (uint32_t b = 0; b < plan->buffer_count; b++)
         shape.route[b] = shape.combine[b] = NONE;
     return shape;
@@ -181,8 +182,8 @@ static void verify_optimizer(Verifier *verifier, uint32_t index, const Shape *sh
         verify_fail(verifier, PROPERTY_SIZES, index, "'%s' differs in shape from '%s'", gradient->name, weights->name);
     if (state->rows != weights->rows || state->cols != values * weights->cols)
         verify_fail(verifier, PROPERTY_SIZES, index,
-                    "'%s' is %" PRIu64 " x %" PRIu64 ", expected %" PRIu64 " x %" PRIu64, state->name,
-                    state->rows, state->cols, weights->rows, values * weights->cols);
+                    "'%s' is %" PRIu64 " x %" PRIu64 ", expected %" PRIu64 " x %" PRIu64, state->name, state->rows,
+                    state->cols, weights->rows, values * weights->cols);
 }
 
 // An unroute undoes the route that wrote its `origin`: same rows, same send buffer, same next stage.

@@ -96,7 +96,7 @@ static void verify_crossing(Verifier *verifier, uint32_t index, Crossing *crossi
 static int compare_choices(const void *left, const void *right)
 {
     const Choice *a = *(const Choice *const *)left, *b = *(const Choice *const *)right;
-    int order = memcmp(a->domain, b->domain, sizeof a->domain);
+    int order = memcmp(a->domain, b->domain, sizeof(a->domain));
     return order ? order : (a->layer > b->layer) - (a->layer < b->layer);
 }
 
@@ -110,16 +110,16 @@ static bool is_uniform(const Plan *plan, const Crossing *crossing)
 static void verify_alike_layers(Verifier *verifier, const Crossing *crossings)
 {
     const Plan *plan = verifier->plan;
-    const Choice **sorted = arena_alloc_array(verifier->scratch, (size_t)plan->choice_count + 1, sizeof *sorted);
+    const Choice **sorted = arena_alloc_array(verifier->scratch, (size_t)plan->choice_count + 1, sizeof(*sorted));
     for (uint32_t c = 0; c < plan->choice_count; c++)
         sorted[c] = &plan->choices[c];
     if (plan->choice_count)
-        qsort(sorted, plan->choice_count, sizeof *sorted, compare_choices);
+        qsort(sorted, plan->choice_count, sizeof(*sorted), compare_choices);
     for (uint32_t c = 1; c < plan->choice_count; c++) {
         for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
             const Crossing *own = &crossings[(size_t)sorted[c]->layer * LEVELS_MAX + l];
             const Crossing *other = &crossings[(size_t)sorted[c - 1]->layer * LEVELS_MAX + l];
-            if (memcmp(sorted[c]->domain, sorted[c - 1]->domain, sizeof sorted[c]->domain) == 0 &&
+            if (memcmp(sorted[c]->domain, sorted[c - 1]->domain, sizeof(sorted[c]->domain)) == 0 &&
                 is_uniform(plan, own) && is_uniform(plan, other) && differ(own->payload_bytes, other->payload_bytes)) {
                 verify_fail(verifier, PROPERTY_TRAFFIC, own->step,
                             "sends %.17g bytes of rows, step %lld of layer %u, whose domains are the same, %.17g",
@@ -133,7 +133,7 @@ static void verify_exchanges(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
     size_t count = (size_t)plan->model.layers * LEVELS_MAX;
-    Crossing *crossings = arena_alloc_array(verifier->scratch, count, sizeof *crossings);
+    Crossing *crossings = arena_alloc_array(verifier->scratch, count, sizeof(*crossings));
     for (size_t i = 0; i < count; i++)
         crossings[i].step = NONE;
     double rows[LEVELS_MAX] = {0};

@@ -36,8 +36,7 @@ static const char *describe_value(const Flow *flow, Value value, char out[160])
         return out;
     if (value.holds == HOLDS_WEIGHT || value.holds == HOLDS_UPDATED || value.holds == HOLDS_PACKET ||
         value.holds == HOLDS_DGATHERED || value.holds == HOLDS_GRADIENT || value.holds == HOLDS_HALF_GRADIENT ||
-        value.holds == HOLDS_PARTS ||
-        value.holds == HOLDS_REMEMBERED || value.holds == HOLDS_COUNTED)
+        value.holds == HOLDS_PARTS || value.holds == HOLDS_REMEMBERED || value.holds == HOLDS_COUNTED)
         snprintf(out + length, 160 - (size_t)length, " ('%.16s')", flow->plan->buffers[value.from].name);
     else
         snprintf(out + length, 160 - (size_t)length, ", from step %" PRId32, value.from);
@@ -155,8 +154,7 @@ void flow_give_part(Flow *flow, DensePart part)
 {
     int32_t layer = flow->layer, weights = flow_take_weights(flow, OPERAND_dense);
     Value value = flow_value(flow, OPERAND_ddense);
-    uint32_t parts =
-        value.holds == HOLDS_PARTS && value.layer == layer && value.from == weights ? value.levels : 0;
+    uint32_t parts = value.holds == HOLDS_PARTS && value.layer == layer && value.from == weights ? value.levels : 0;
     if (parts >> part & 1)
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "this part of the gradient was written before");
     parts |= 1u << part;

@@ -52,7 +52,7 @@ static void softmax_causal(float *scores, uint64_t first_query, uint64_t queries
         float scale = 1.0f / vector_sum(row, visible);
         for (uint64_t i = 0; i < visible; i++)
             row[i] *= scale;
-        memset(row + visible, 0, (first_query + queries - visible) * sizeof *row);
+        memset(row + visible, 0, (first_query + queries - visible) * sizeof(*row));
     }
 }
 
@@ -177,8 +177,8 @@ static void sequence_backward(const Attention *a, const void *x, void *dx, Dtype
     project_in(a, x, dtype);
     host_to_f32(dx, dtype, a->dout, sequence * hidden);
     project_back(a, a->dout, hidden, a->wo, 0, a->dcontext, a->queries);
-    memset(a->dk, 0, sequence * a->keys * sizeof *a->dk);
-    memset(a->dv, 0, sequence * a->keys * sizeof *a->dv);
+    memset(a->dk, 0, sequence * a->keys * sizeof(*a->dk));
+    memset(a->dv, 0, sequence * a->keys * sizeof(*a->dv));
     for (uint64_t head = 0; head < a->dims->heads; head++)
         attend_head_backward(a, head);
     add_gradient(a, a->context, a->queries, a->dout, hidden, dwo);

@@ -22,7 +22,7 @@ static uint64_t sort_pairs(const ModelDims *dims, const int32_t *slot_of_expert,
                            Sorted *sorted)
 {
     uint64_t missing = 0, ignored = 0;
-    memset(sorted->ends, 0, (dims->experts + 1ull) * sizeof *sorted->ends);
+    memset(sorted->ends, 0, (dims->experts + 1ull) * sizeof(*sorted->ends));
     for (uint64_t i = 0; i < count; i++) {
         int32_t slot = slot_of(dims, slot_of_expert, &records[i], &missing);
         if (slot >= 0)
@@ -94,7 +94,7 @@ uint64_t host_expert(const ModelDims *dims, const int32_t *slot_of_expert, uint6
 
     uint64_t missing = sort_pairs(dims, slot_of_expert, batch.records, pairs, &sorted);
     if (result_rows > 0)
-        memset(batch.sums, 0, result_rows * hidden * sizeof *batch.sums);
+        memset(batch.sums, 0, result_rows * hidden * sizeof(*batch.sums));
     for (uint64_t slot = 0, begin = 0; slot < dims->experts; begin = sorted.ends[slot++])
         run_slot(&batch, element_at(experts.data, experts.dtype, slot * model_expert_elements(dims)),
                  sorted.pairs + begin, sorted.ends[slot] - begin);
@@ -176,12 +176,12 @@ uint64_t host_expert_backward(const ModelDims *dims, const int32_t *slot_of_expe
 
     uint64_t missing = sort_pairs(dims, slot_of_expert, g.records, pairs, &sorted);
     if (hidden_rows > 0)
-        memset(g.sums, 0, hidden_rows * hidden * sizeof *g.sums);
+        memset(g.sums, 0, hidden_rows * hidden * sizeof(*g.sums));
     if (pairs > 0)
-        memset(g.drecords, 0, pairs * sizeof *g.drecords); // padding has none
+        memset(g.drecords, 0, pairs * sizeof(*g.drecords)); // padding has none
     for (uint64_t slot = 0, begin = 0; slot < experts.rows; begin = sorted.ends[slot++]) {
         g.ff.gradient = gradient ? gradient : (float *)dexperts.data + slot * elements;
-        memset(g.ff.gradient, 0, elements * sizeof *g.ff.gradient);
+        memset(g.ff.gradient, 0, elements * sizeof(*g.ff.gradient));
         run_slot_backward(&g, element_at(experts.data, experts.dtype, slot * elements), sorted.pairs + begin,
                           sorted.ends[slot] - begin);
         gradient_store(g.ff.gradient, dexperts, slot * elements, elements);

@@ -126,7 +126,7 @@ void host_gate(const ModelDims *dims, Routing routing, uint64_t capacity_rows, T
     Record *out = records.data;
     assert(rows.rows >= x.rows && records.rows * records.cols / 2 >= x.rows * dims->top_k);
 
-    memset(taken, 0, experts * sizeof *taken);
+    memset(taken, 0, experts * sizeof(*taken));
     for (uint64_t first = 0; first < x.rows; first += SCRATCH_ROWS) {
         uint64_t count = smaller(SCRATCH_ROWS, x.rows - first);
         norm_rows(element_at(x.data, x.dtype, first * hidden), x.dtype, count, hidden, norm, normed);
@@ -148,8 +148,8 @@ typedef struct {
     uint64_t hidden, experts, tokens;
     uint32_t top_k;
     float balance;
-    const Record *records; // [tokens][top_k]
-    const float *drecords; // as records
+    const Record *records;             // [tokens][top_k]
+    const float *drecords;             // as records
     float *normed, *dnormed, *dlogits; // [block][hidden], [block][hidden], [block][experts]
     float *shares; // [experts]: of the records that were kept; later times balance x experts / tokens
 } GateGradients;
@@ -157,7 +157,7 @@ typedef struct {
 static void count_shares(const GateGradients *g)
 {
     uint64_t kept = 0;
-    memset(g->shares, 0, g->experts * sizeof *g->shares);
+    memset(g->shares, 0, g->experts * sizeof(*g->shares));
     for (uint64_t i = 0; i < g->tokens * g->top_k; i++) {
         if (g->records[i].expert < 0)
             continue;
@@ -238,7 +238,7 @@ void host_gate_backward(const ModelDims *dims, float balance, Tensor x, Tensor r
         if (balance != 0)
             matrix_multiply(count, experts, hidden, g.normed, hidden, matrix, 0, g.dlogits, experts, panel);
         else
-            memset(g.dlogits, 0, count * experts * sizeof *g.dlogits);
+            memset(g.dlogits, 0, count * experts * sizeof(*g.dlogits));
         for (uint64_t r = 0; r < count; r++) {
             if (balance != 0)
                 balance_backward(&g, g.dlogits + r * experts);

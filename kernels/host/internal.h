@@ -90,12 +90,12 @@ void feed_forward_run(const FeedForward *ff, const void *weights, const float *i
 typedef struct {
     const ModelDims *dims;
     uint64_t inner;
-    Dtype dtype;              // of the weights
-    float *in, *dout, *din;   // [block][hidden]: input, gradient by the output, gradient by the input
-    float *act, *dact;        // [block][min(inner, SCRATCH_COLUMNS)]
-    float *up, *gate;         // as act; gate only where the activation is gated
+    Dtype dtype;            // of the weights
+    float *in, *dout, *din; // [block][hidden]: input, gradient by the output, gradient by the input
+    float *act, *dact;      // [block][min(inner, SCRATCH_COLUMNS)]
+    float *up, *gate;       // as act; gate only where the activation is gated
     float *panel;
-    float *gradient;          // of the weights, in f32 and laid out like them; the caller sets it
+    float *gradient; // of the weights, in f32 and laid out like them; the caller sets it
 } FeedForwardBackward;
 
 FeedForwardBackward feed_forward_backward_begin(const ModelDims *dims, Dtype dtype, uint64_t inner, uint64_t block,
@@ -127,7 +127,7 @@ enum { LANES = 16 };
 float vector_max(const float *x, uint64_t count);
 float vector_sum(const float *x, uint64_t count);
 float vector_dot(const float *x, const float *y, uint64_t count);
-void vector_multiply(float *x, const float *y, uint64_t count); // x = x y
+void vector_multiply(float *x, const float *y, uint64_t count);         // x = x y
 void vector_exp(float *x, uint64_t count, float shift);                 // x = exp(x - shift)
 void vector_gelu(float *x, uint64_t count);                             // the tanh form
 void vector_silu_multiply(float *x, const float *gate, uint64_t count); // x = x silu(gate)
@@ -155,10 +155,10 @@ static inline __attribute__((always_inline)) float exp_clamped(float x, float le
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
     uint32_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
+    memcpy(&bits, &shifted, sizeof(bits));
     bits = (bits - 0x4B400000u + 127u) << 23;
     float scale;
-    memcpy(&scale, &bits, sizeof scale);
+    memcpy(&scale, &bits, sizeof(scale));
     return p * scale;
 }
 

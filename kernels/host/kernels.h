@@ -15,9 +15,9 @@ typedef struct {
 
 // How the gate chooses. LEARNED is the real thing; the others fix the choice, for tests and
 // benchmarks, and still take the weights from the softmax over the chosen logits.
-#define HEP_ROUTINGS(X)                                                                                  \
-    X(LEARNED, "learned", "the top_k largest logits of the gate")                                        \
-    X(BALANCED, "balanced", "every expert gets the same number of tokens from every GPU")                \
+#define HEP_ROUTINGS(X)                                                                                                \
+    X(LEARNED, "learned", "the top_k largest logits of the gate")                                                      \
+    X(BALANCED, "balanced", "every expert gets the same number of tokens from every GPU")                              \
     X(SKEWED, "skewed", "one expert is chosen by most tokens, half of the experts by none")
 #define X(name, ...) ROUTING_##name,
 typedef enum { HEP_ROUTINGS(X) ROUTING_COUNT } Routing;

@@ -56,7 +56,7 @@ static bool place_copy(const Router *router, uint64_t record_row, uint32_t fanou
 static void count_copies(const RouteTable *table, const Record *records, uint64_t row_count, uint32_t per_row,
                          int32_t *counts)
 {
-    memset(counts, 0, table->members * sizeof *counts);
+    memset(counts, 0, table->members * sizeof(*counts));
     for (uint64_t r = 0; r < row_count; r++) {
         for (uint32_t i = 0; i < per_row; i++) {
             int32_t member = new_member(table, records + r * per_row, i);
@@ -202,7 +202,7 @@ void host_unroute(const RouteTable *table, uint64_t row_count, uint32_t fanout, 
     assert(row_total <= rows.rows && own_count <= results.rows);
     for (block.first = 0; block.first < row_total; block.first = block.end) {
         block.end = smaller(block.first + SCRATCH_SUM_ROWS, row_total);
-        memset(block.sums, 0, (block.end - block.first) * hidden * sizeof *block.sums);
+        memset(block.sums, 0, (block.end - block.first) * hidden * sizeof(*block.sums));
         add_member(&block, origins, results, 0, own_count);
         uint64_t sent = 0;
         for (uint32_t m = 0; m < table->members; m++) {

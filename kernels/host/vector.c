@@ -224,7 +224,7 @@ float *scratch_gradient(Scratch *scratch, Tensor gradient, uint64_t count)
 {
     assert(gradient.rows * gradient.cols >= count);
     float *sum = gradient.dtype == DTYPE_F32 ? gradient.data : scratch_take(scratch, 1, count);
-    memset(sum, 0, count * sizeof *sum);
+    memset(sum, 0, count * sizeof(*sum));
     return sum;
 }
 

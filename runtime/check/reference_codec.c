@@ -53,7 +53,7 @@ void reference_decode(const Plan *plan, Tensor mean, Tensor expert)
             host_to_f32((const char *)mean.data + first * size, mean.dtype, base, count);
         for (uint32_t i = 0; i < count; i++)
             parts[i] = (Part){weights[i] - base[i], i};
-        qsort(parts, count, sizeof *parts, compare);
+        qsort(parts, count, sizeof(*parts), compare);
         for (uint32_t k = 0; k < codec_kept(count, expert.dtype, plan->codec_ratio); k++)
             base[parts[k].index] += rounded_bf16(parts[k].value);
         host_from_f32(base, stored, expert.dtype, count);

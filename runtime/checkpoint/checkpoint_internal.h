@@ -10,7 +10,7 @@
 enum { CHECKPOINT_VERSION = 2, CHECKPOINT_CHUNK = 1 << 20, CHECKPOINT_NAME_MAX = 32 };
 
 #define CHECKPOINT_MANIFEST "manifest.json"
-#define CHECKPOINT_EQUAL "equal"
+#define CHECKPOINT_EQUAL    "equal"
 
 // ---- files and directories -------------------------------------------------------------------
 

@@ -164,13 +164,12 @@ static bool parse_what(const cJSON *root, Manifest *out)
     char *end;
     out->point.seed = strtoull(seed, &end, 10);
     out->point.data.generated = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(data, "generated"));
-    bool ok = *seed >= '0' && *seed <= '9' && *end == '\0' &&
-              get_count(root, "iteration", integers_max, &out->point.iteration) &&
-              get_count(root, "skipped", integers_max, &out->point.skipped) &&
-              out->point.skipped <= out->point.iteration &&
-              get_count(data, "bytes", integers_max, &out->point.data.bytes) && get_crc(data, &out->point.data.crc) &&
-              get_code(model, "dtype", &dtype_names, &dtype) &&
-              get_code(model, "activation", &activation_names, &activation);
+    bool ok =
+        *seed >= '0' && *seed <= '9' && *end == '\0' &&
+        get_count(root, "iteration", integers_max, &out->point.iteration) &&
+        get_count(root, "skipped", integers_max, &out->point.skipped) && out->point.skipped <= out->point.iteration &&
+        get_count(data, "bytes", integers_max, &out->point.data.bytes) && get_crc(data, &out->point.data.crc) &&
+        get_code(model, "dtype", &dtype_names, &dtype) && get_code(model, "activation", &activation_names, &activation);
     for (size_t d = 0; ok && manifest_dimension(d); d++)
         ok = get_u32(model, manifest_dimension(d), manifest_dimension_in(&out->model, d));
     if (ok) {
@@ -338,8 +337,7 @@ static bool parse_checkpoint(const char *path, const cJSON *root, Manifest *out,
                          version, CHECKPOINT_VERSION);
     if (parse_what(root, out) && parse_world(root, out) &&
         parse_buffers(cJSON_GetObjectItemCaseSensitive(root, "buffers"), out) &&
-        parse_files(cJSON_GetObjectItemCaseSensitive(root, "files"), out) && check_domains(out) &&
-        check_shares(out))
+        parse_files(cJSON_GetObjectItemCaseSensitive(root, "files"), out) && check_domains(out) && check_shares(out))
         return true;
     manifest_free(out);
     return fault_set(fault, FAULT_INPUT, "%s: the manifest misses values or has impossible ones", path);

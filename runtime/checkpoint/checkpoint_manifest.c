@@ -12,10 +12,13 @@ static const struct {
     const char *key;
     size_t offset;
 } dimensions[] = {
-#define DIMENSION(name) {#name, offsetof(ModelDims, name)}
-    DIMENSION(layers),   DIMENSION(hidden),    DIMENSION(heads),   DIMENSION(kv_heads), DIMENSION(head_dim),
-    DIMENSION(vocabulary), DIMENSION(sequence), DIMENSION(ffn_inner), DIMENSION(experts), DIMENSION(top_k),
-    DIMENSION(inner),    DIMENSION(shared_experts),
+#define DIMENSION(name)                                                                                                \
+    {                                                                                                                  \
+#name, offsetof(ModelDims, name)                                                                               \
+    }
+    DIMENSION(layers),   DIMENSION(hidden),     DIMENSION(heads),    DIMENSION(kv_heads),
+    DIMENSION(head_dim), DIMENSION(vocabulary), DIMENSION(sequence), DIMENSION(ffn_inner),
+    DIMENSION(experts),  DIMENSION(top_k),      DIMENSION(inner),    DIMENSION(shared_experts),
 #undef DIMENSION
 };
 

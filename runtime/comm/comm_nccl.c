@@ -167,8 +167,9 @@ static bool launch_find(Launch *launch, Fault *fault)
 {
     LaunchState state = launch_read(launch, fault);
     if (state == LAUNCH_NONE)
-        fault_set(fault, FAULT_RUN, "no launcher says which process this is: expected RANK, WORLD_SIZE, MASTER_ADDR "
-                                    "and MASTER_PORT, or what mpirun or srun set");
+        fault_set(fault, FAULT_RUN,
+                  "no launcher says which process this is: expected RANK, WORLD_SIZE, MASTER_ADDR "
+                  "and MASTER_PORT, or what mpirun or srun set");
     return state == LAUNCH_FOUND;
 }
 

@@ -45,7 +45,7 @@ typedef struct {
 #define WORLD_OF_HOST_THREADS(name)
 #define WORLD_OF_HOST_PROCESSES(name) extern const WorldOps name##_world_ops;
 #define WORLD_OF_DEVICE_THREADS(name)
-#define WORLD_OF_DEVICE_PROCESSES(name) extern const WorldOps name##_world_ops;
+#define WORLD_OF_DEVICE_PROCESSES(name)   extern const WorldOps name##_world_ops;
 #define HEP_COMMUNICATOR(name, KIND, ...) WORLD_OF_##KIND(name)
 #include "runtime/comm/communicators.def"
 #undef WORLD_OF_HOST_THREADS

@@ -16,11 +16,11 @@ typedef struct {
     bool (*fill)(const void *context, WeightKind kind, int32_t layer, Tensor out);
     const void *fill_context;
     Routing routing;
-    TrainingSettings training; // of training plans: what an optimizer step does
-    bool graphs;   // replay iterations as a whole where that can be
-    bool begins;   // StepTime.start_s is when the step was seen to begin, even where looking takes time
+    TrainingSettings training;  // of training plans: what an optimizer step does
+    bool graphs;                // replay iterations as a whole where that can be
+    bool begins;                // StepTime.start_s is when the step was seen to begin, even where looking takes time
     const atomic_bool *stopped; // ends `create` soon when it becomes true; may be NULL
-    bool record; // keep gate decisions and the final hidden state of the last iteration
+    bool record;                // keep gate decisions and the final hidden state of the last iteration
 } EngineOptions;
 
 typedef struct {

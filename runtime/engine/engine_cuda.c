@@ -165,8 +165,7 @@ static bool host_memory_create(CudaEngine *engine, Fault *fault)
     engine->decisions = malloc(engine_decisions_bytes(plan) + 1);
     engine->records_seen = malloc(engine_decisions_bytes(plan) / sizeof(int32_t) * sizeof(Record) + 1);
     engine->final_x = malloc(engine_final_bytes(plan) + 1);
-    if (!engine->steps || !engine->awaited_memory || !engine->channels || !engine->kinds ||
-        !engine->counts_of_buffer ||
+    if (!engine->steps || !engine->awaited_memory || !engine->channels || !engine->kinds || !engine->counts_of_buffer ||
         !engine->decisions || !engine->records_seen || !engine->final_x ||
         !expert_maps_create(&engine->maps, plan, engine->comm->rank))
         return fault_set(fault, FAULT_MEMORY, "out of memory");

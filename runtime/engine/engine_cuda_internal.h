@@ -61,10 +61,10 @@ struct CudaStep {
         CudaRoute route;
         CudaExperts experts;
         CudaExchange exchange;
-        Record *kept_records; // device, where the gate's choice is recorded, or NULL
-        uint64_t own_slot;    // of own experts among those held, where they are decoded
-        bool is_final;        // its output is the final hidden state
-        const void **parts;   // of sums: device array
+        Record *kept_records;  // device, where the gate's choice is recorded, or NULL
+        uint64_t own_slot;     // of own experts among those held, where they are decoded
+        bool is_final;         // its output is the final hidden state
+        const void **parts;    // of sums: device array
         ModelRanges undecayed; // of optimizer steps
     } of;
 };
@@ -120,10 +120,10 @@ struct CudaEngine {
     cudaError_t begin_error;
 
     bool capturing;
-    cudaGraphExec_t graph;    // NULL until captured
+    cudaGraphExec_t graph;            // NULL until captured
     CommTraffic captured[LEVELS_MAX]; // what one replay moves
-    uint64_t replayed;        // number of the iteration that it last was
-    int32_t *counts_captured; // [counts_total] what `counts` were when it was captured
+    uint64_t replayed;                // number of the iteration that it last was
+    int32_t *counts_captured;         // [counts_total] what `counts` were when it was captured
     uint64_t counts_total;
 };
 

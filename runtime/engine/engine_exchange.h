@@ -28,8 +28,8 @@ enum { RETURN_PARTS_MAX = 2 };
 // What the rows of a dispatch became goes back to where they came from.
 typedef struct {
     uint32_t part_count;
-    Tensor from[RETURN_PARTS_MAX]; // as they lie on this rank, own rows first
-    Tensor to[RETURN_PARTS_MAX];   // as they are to lie there
+    Tensor from[RETURN_PARTS_MAX];   // as they lie on this rank, own rows first
+    Tensor to[RETURN_PARTS_MAX];     // as they are to lie there
     Tensor next_counts, send_counts; // of the way out
 } ReturnTensors;
 

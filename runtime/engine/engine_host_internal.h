@@ -22,9 +22,9 @@ struct HostStep {
     union {             // of the op; of others
         StepRoute route;
         const int32_t *slot_of_expert;
-        int32_t *decisions; // where its choice is recorded, or NULL
-        uint64_t own_slot;  // of own experts among those held, where they are decoded
-        bool is_final;      // its output is the final hidden state
+        int32_t *decisions;    // where its choice is recorded, or NULL
+        uint64_t own_slot;     // of own experts among those held, where they are decoded
+        bool is_final;         // its output is the final hidden state
         ModelRanges undecayed; // of optimizer steps
     } of;
 };
@@ -40,9 +40,9 @@ struct HostEngine {
     HostStep *steps;
     ExpertMaps maps;
     WeightKind *kinds; // [buffers]
-    int *channels; // [group][stream], -1 while not opened
+    int *channels;     // [group][stream], -1 while not opened
     int32_t *sum_counts;
-    uint64_t updates;  // of the optimizer, from 1
+    uint64_t updates; // of the optimizer, from 1
     float learning_rate;
     int64_t nonfinite_step; // see EngineResult
     int32_t *decisions;

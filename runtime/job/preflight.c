@@ -138,13 +138,26 @@ enum {
     GIVEN_COUNT
 };
 static const char *const given_names[GIVEN_COUNT] = {
-    [GIVEN_SEED_HIGH] = "--seed",        [GIVEN_SEED_LOW] = "--seed",   [GIVEN_ITERATIONS] = "--iterations",
-    [GIVEN_WARMUP] = "--warmup",         [GIVEN_ROUTING] = "--routing", [GIVEN_CHECK] = "--check",
-    [GIVEN_EMULATE] = "--emulate-links", [GIVEN_TIMEOUT] = "--timeout", [GIVEN_TRACED] = "--trace",
-    [GIVEN_PROFILE] = "--profile",       [GIVEN_DATA] = "--data",
-    [GIVEN_RATE] = "--learning-rate",    [GIVEN_DECAY] = "--weight-decay", [GIVEN_BALANCE] = "--balance",
-    [GIVEN_CHECKPOINT] = "--checkpoint", [GIVEN_EVERY] = "--every",     [GIVEN_RESUME] = "--resume",
-    [GIVEN_OTHER_DATA] = "--other-data", [GIVEN_VALIDATE] = "--validate", [GIVEN_VALIDATION] = "--validation",
+    [GIVEN_SEED_HIGH] = "--seed",
+    [GIVEN_SEED_LOW] = "--seed",
+    [GIVEN_ITERATIONS] = "--iterations",
+    [GIVEN_WARMUP] = "--warmup",
+    [GIVEN_ROUTING] = "--routing",
+    [GIVEN_CHECK] = "--check",
+    [GIVEN_EMULATE] = "--emulate-links",
+    [GIVEN_TIMEOUT] = "--timeout",
+    [GIVEN_TRACED] = "--trace",
+    [GIVEN_PROFILE] = "--profile",
+    [GIVEN_DATA] = "--data",
+    [GIVEN_RATE] = "--learning-rate",
+    [GIVEN_DECAY] = "--weight-decay",
+    [GIVEN_BALANCE] = "--balance",
+    [GIVEN_CHECKPOINT] = "--checkpoint",
+    [GIVEN_EVERY] = "--every",
+    [GIVEN_RESUME] = "--resume",
+    [GIVEN_OTHER_DATA] = "--other-data",
+    [GIVEN_VALIDATE] = "--validate",
+    [GIVEN_VALIDATION] = "--validation",
     [GIVEN_SKIP] = "--skip-nonfinite",
 };
 

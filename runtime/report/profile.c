@@ -65,8 +65,9 @@ static cJSON *json_layer(const Report *report, uint32_t layer)
     cJSON_AddNumberToObject(item, "gate_s", op_s(report, OP_GATE, index));
     cJSON_AddNumberToObject(item, "expert_s", op_s(report, OP_EXPERT, index));
     cJSON_AddNumberToObject(item, "expert_rows", rows / load.held);
-    cJSON_AddNumberToObject(item, "expert_flops", 2 * rows * load.busiest * activation_matrices(model->activation) *
-                                                      model->hidden * model->inner);
+    cJSON_AddNumberToObject(item, "expert_flops",
+                            2 * rows * load.busiest * activation_matrices(model->activation) * model->hidden *
+                                model->inner);
     cJSON_AddItemToObject(item, "histogram", cJSON_CreateDoubleArray(histogram, (int)model->experts));
     return item;
 }

@@ -93,11 +93,10 @@ static void print_description(const Report *report, Text *out)
                 routing_name(report->options->routing), report->result->seed, report->options->iterations,
                 report->options->warmup);
     if (report->result->resumed)
-        text_format(out, "# resumed from %s: this run begins with iteration %" PRIu64 "%s\n", report->result->resumed,
-                    report->result->first_iteration - report->options->warmup,
-                    report->result->same_strategy
-                        ? ""
-                        : "; strategy or number of ranks changed, experts were redistributed");
+        text_format(
+            out, "# resumed from %s: this run begins with iteration %" PRIu64 "%s\n", report->result->resumed,
+            report->result->first_iteration - report->options->warmup,
+            report->result->same_strategy ? "" : "; strategy or number of ranks changed, experts were redistributed");
 }
 
 // ---- steps -----------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ static void draw(const Filler *filler, uint64_t index, uint64_t count, float mea
 static void draw_mean(const Filler *filler, uint64_t index, uint64_t count, float mean, float deviation, float *block)
 {
     float stored[BLOCK], value[BLOCK];
-    memset(block, 0, count * sizeof *block);
+    memset(block, 0, count * sizeof(*block));
     for (uint64_t v = 0; v < filler->averaged; v++) {
         draw(filler, index + v * filler->apart, count, mean, deviation, value);
         host_from_f32(value, stored, filler->out.dtype, count);

@@ -75,8 +75,8 @@ static void work_destroy(Work *work)
 
 static AdamW settings(void)
 {
-    return (AdamW){.learning_rate = 1e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .gradient_scale = 1,
-                   .step = 10};
+    return (AdamW){
+        .learning_rate = 1e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .gradient_scale = 1, .step = 10};
 }
 
 static void update(Work *work)
@@ -160,7 +160,7 @@ static double median_s(const Work *like, void (*run)(Work *))
         times[r] = processor_now_s() - begin_s;
     }
     work_destroy(work);
-    qsort(times, REPEATS, sizeof *times, compare);
+    qsort(times, REPEATS, sizeof(*times), compare);
     return times[REPEATS / 2];
 }
 
@@ -203,7 +203,7 @@ static void measure(uint64_t elements, uint64_t experts, double ratio)
 {
     Work work = {.elements = elements, .experts = experts, .ratio = ratio};
     char title[64];
-    snprintf(title, sizeof title, "delta, ratio %g", ratio);
+    snprintf(title, sizeof(title), "delta, ratio %g", ratio);
     double adamw_s = median_s(&work, update);
     printf("%-44s %10s %10s %10s\n%-44s %10s %10s %10s\n", title, "time", "dense", "over", "", "ms", "GB/s", "AdamW");
     print_line(&work, "AdamW", adamw_s, adamw_s);

@@ -118,7 +118,7 @@ static double time_of(Work work, const void *operands)
     }
     CHECK(cudaEventDestroy(begin));
     CHECK(cudaEventDestroy(end));
-    qsort(times, REPEATS, sizeof *times, compare);
+    qsort(times, REPEATS, sizeof(*times), compare);
     return times[REPEATS / 2];
 }
 
@@ -194,13 +194,13 @@ static void run_unroute_backward(const void *operands)
 static void choose_records(Tensor records, uint32_t per_row)
 {
     uint64_t count = records.rows * per_row;
-    Record *chosen = malloc(count * sizeof *chosen);
+    Record *chosen = malloc(count * sizeof(*chosen));
     for (uint64_t row = 0; row < records.rows; row++) {
         uint32_t first = (uint32_t)(random_unit() * EXPERTS);
         for (uint32_t i = 0; i < per_row; i++)
             chosen[row * per_row + i] = (Record){(int32_t)((first + i * 3) % EXPERTS), 0.5f};
     }
-    CHECK(cudaMemcpy(records.data, chosen, count * sizeof *chosen, cudaMemcpyHostToDevice));
+    CHECK(cudaMemcpy(records.data, chosen, count * sizeof(*chosen), cudaMemcpyHostToDevice));
     free(chosen);
 }
 
@@ -208,7 +208,7 @@ static double copies_of(const RouteRun *r)
 {
     int32_t counts[EXPERTS];
     double copies = 0;
-    CHECK(cudaMemcpy(counts, r->counts.data, r->table.members * sizeof *counts, cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(counts, r->counts.data, r->table.members * sizeof(*counts), cudaMemcpyDeviceToHost));
     for (uint32_t m = 0; m < r->table.members; m++)
         copies += counts[m];
     return copies;
@@ -220,7 +220,7 @@ static void measure_routing(void)
     const int32_t members[EXPERTS] = {0, 1, 2, 3, 0, 1, 2, 3};
     uint64_t rows = 1 << 16, hidden = 4096, most = 2 * rows;
     Tensor table = make(DTYPE_I32, 1, EXPERTS);
-    CHECK(cudaMemcpy(table.data, members, sizeof members, cudaMemcpyHostToDevice));
+    CHECK(cudaMemcpy(table.data, members, sizeof(members), cudaMemcpyHostToDevice));
     RouteRun r = {.table = {table.data, 4, 1},
                   .present = {NULL, 0, rows},
                   .rows = make_random(DTYPE_BF16, rows, hidden, 1),
@@ -292,7 +292,7 @@ static float *host_values(Tensor tensor)
 {
     uint64_t count = tensor.rows * tensor.cols;
     char *elements = malloc(bytes_of(tensor));
-    float *values = malloc(count * sizeof *values);
+    float *values = malloc(count * sizeof(*values));
     CHECK(cudaStreamSynchronize(bench.queue.stream));
     CHECK(cudaMemcpy(elements, tensor.data, bytes_of(tensor), cudaMemcpyDeviceToHost));
     host_to_f32(elements, tensor.dtype, values, count);
@@ -330,7 +330,7 @@ static double measure_experts(const char *name, uint64_t rows_each)
                             .experts = EXPERTS,
                             .top_k = 1,
                             .activation = ACTIVATION_SWIGLU}};
-    Record *records = malloc(rows * sizeof *records);
+    Record *records = malloc(rows * sizeof(*records));
     for (uint32_t s = 0; s < EXPERTS; s++)
         slots[s] = (int32_t)s;
     for (uint64_t i = 0; i < rows; i++)
@@ -340,8 +340,8 @@ static double measure_experts(const char *name, uint64_t rows_each)
     e.records = make(DTYPE_I32, rows, 2);
     e.experts = make_random(DTYPE_BF16, EXPERTS, model_expert_elements(&e.dims), 0.02);
     e.results = make(DTYPE_BF16, rows, hidden);
-    CHECK(cudaMemcpy(e.slots.data, slots, sizeof slots, cudaMemcpyHostToDevice));
-    CHECK(cudaMemcpy(e.records.data, records, rows * sizeof *records, cudaMemcpyHostToDevice));
+    CHECK(cudaMemcpy(e.slots.data, slots, sizeof(slots), cudaMemcpyHostToDevice));
+    CHECK(cudaMemcpy(e.records.data, records, rows * sizeof(*records), cudaMemcpyHostToDevice));
     free(records);
     double flops = 2.0 * 3 * (double)rows * (double)hidden * (double)inner;
     double dense_s = measure_dense(rows, hidden, inner, flops), time_s = time_of(run_expert, &e);
@@ -397,8 +397,7 @@ static const Tensor none;
 static void run_adamw(const void *operands)
 {
     const Training *t = operands;
-    CHECK(cuda_optimizer(&bench.queue, bench.factors, &(ModelRanges){0}, none, t->weights, t->gradient,
-                         t->state));
+    CHECK(cuda_optimizer(&bench.queue, bench.factors, &(ModelRanges){0}, none, t->weights, t->gradient, t->state));
 }
 
 static void run_encode(const void *operands)
@@ -444,7 +443,7 @@ static void measure_training(void)
                   .shared = make_random(DTYPE_BF16, 1, cols, 1),
                   .packet = make(DTYPE_U8, rows, codec_packet_bytes(cols, DTYPE_BF16, 50)),
                   .decoded = make(DTYPE_BF16, rows, cols)};
-    CHECK(cudaMemcpy(bench.factors, &factors, sizeof factors, cudaMemcpyHostToDevice));
+    CHECK(cudaMemcpy(bench.factors, &factors, sizeof(factors), cudaMemcpyHostToDevice));
     CHECK(cuda_optimizer_begin(&bench.queue, t.weights, t.state));
     double elements = (double)(rows * cols), adamw_bytes = elements * (2 + 2 + 2 + 2 * 12);
     double adamw_s = measure_bytes("AdamW, bf16", run_adamw, &t, adamw_bytes, 0);
@@ -511,9 +510,9 @@ static void begin(struct cudaDeviceProp *device)
     CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     CHECK(cudaMalloc(&work, work_bytes));
     CHECK(cuda_queue_create(&bench.queue, stream, true, work, work_bytes));
-    CHECK(cudaMalloc((void **)&bench.lost, sizeof *bench.lost));
-    CHECK(cudaMalloc((void **)&bench.factors, sizeof *bench.factors));
-    CHECK(cudaMemset(bench.lost, 0, sizeof *bench.lost));
+    CHECK(cudaMalloc((void **)&bench.lost, sizeof(*bench.lost)));
+    CHECK(cudaMalloc((void **)&bench.factors, sizeof(*bench.factors)));
+    CHECK(cudaMemset(bench.lost, 0, sizeof(*bench.lost)));
 }
 
 int main(int argc, char **argv)

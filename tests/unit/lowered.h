@@ -12,11 +12,14 @@ static inline void lowered_claim_cost(const Spec *spec, const Config *first, con
     plan->solver = "none";
     plan->iteration_s = cost->iteration_s;
     plan->strategy_count = 1;
-    plan->strategies = arena_alloc_array(plan->arena, 1, sizeof *plan->strategies);
-    plan->strategies[0] = (Strategy){.name = "chosen", .dispatch = spec->plan.dispatch, .fits = true,
-                                     .iteration_s = cost->iteration_s, .memory_bytes = plan_memory_bytes(plan)};
-    memcpy(plan->strategies[0].domain, first->domain, sizeof first->domain);
-    memcpy(plan->strategies[0].traffic, cost->traffic, sizeof cost->traffic);
+    plan->strategies = arena_alloc_array(plan->arena, 1, sizeof(*plan->strategies));
+    plan->strategies[0] = (Strategy){.name = "chosen",
+                                     .dispatch = spec->plan.dispatch,
+                                     .fits = true,
+                                     .iteration_s = cost->iteration_s,
+                                     .memory_bytes = plan_memory_bytes(plan)};
+    memcpy(plan->strategies[0].domain, first->domain, sizeof(first->domain));
+    memcpy(plan->strategies[0].traffic, cost->traffic, sizeof(cost->traffic));
 }
 
 static inline void lowered_claim(const Spec *spec, const Candidate *candidate, Plan *plan)

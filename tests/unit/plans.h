@@ -101,8 +101,8 @@ static inline void plan_add_network(Plan *plan)
     static const struct {
         const char *name;
         uint64_t rows;
-    } rows[] = {{"x", 2},         {"y", 2},       {"rows", 2},     {"next_rows", 4}, {"send_rows", 2},
-                {"results", 4},   {"returned", 2}, {"summed", 2}, {"out", 2}};
+    } rows[] = {{"x", 2},       {"y", 2},        {"rows", 2},   {"next_rows", 4}, {"send_rows", 2},
+                {"results", 4}, {"returned", 2}, {"summed", 2}, {"out", 2}};
     for (size_t i = 0; i < COUNT_OF(rows); i++)
         plan_add_buffer(plan, rows[i].name, DTYPE_F32, rows[i].rows, m->hidden, BUFFER_TEMPORARY);
     plan_add_buffer(plan, "records", DTYPE_I32, 2, 2, BUFFER_TEMPORARY);

@@ -13,8 +13,14 @@ static inline Spec spec_one_tier(uint32_t gpus, double bandwidth, double latency
     spec.cluster.level_count = 1;
     spec.cluster.levels[0] = (Level){"gpu", gpus, bandwidth, latency_s, 0};
     spec.cluster.device = (Device){60e12, 80e9, 2e12, 32, 1e12, 1e12, ENGINE_HOST};
-    spec.model = (SpecModel){.name = "m", .abstract = true, .layers = 1, .every = 1, .top_k = 1, .data_bytes = data,
-                             .expert_bytes = expert, .pre_expert_s = pre_s};
+    spec.model = (SpecModel){.name = "m",
+                             .abstract = true,
+                             .layers = 1,
+                             .every = 1,
+                             .top_k = 1,
+                             .data_bytes = data,
+                             .expert_bytes = expert,
+                             .pre_expert_s = pre_s};
     spec.plan = (SpecPlan){.pass = PASS_FORWARD, .dispatch = DISPATCH_NAIVE, .ratio = 1, .gradient_ratio = 1};
     return spec;
 }
@@ -29,9 +35,21 @@ static inline Spec spec_small_gpt(const uint32_t counts[3], uint32_t experts, ui
         spec.cluster.levels[spec.cluster.level_count++] =
             (Level){names[l], counts[l], 1e8 * (l * l + 1), 1e-4 / (l + 1), 0};
     spec.cluster.device = (Device){4e9, 1e9, 1e9, 32, 5e8, 5e8, ENGINE_HOST};
-    spec.model = (SpecModel){.name = "gpt", .dtype = DTYPE_F32, .layers = 2, .hidden = 16, .heads = 2, .kv_heads = 2,
-                             .head_dim = 8, .vocabulary = 64, .sequence = 8, .batch = 2, .every = 1, .experts = experts,
-                             .top_k = top_k, .inner = 32, .activation = ACTIVATION_GELU};
+    spec.model = (SpecModel){.name = "gpt",
+                             .dtype = DTYPE_F32,
+                             .layers = 2,
+                             .hidden = 16,
+                             .heads = 2,
+                             .kv_heads = 2,
+                             .head_dim = 8,
+                             .vocabulary = 64,
+                             .sequence = 8,
+                             .batch = 2,
+                             .every = 1,
+                             .experts = experts,
+                             .top_k = top_k,
+                             .inner = 32,
+                             .activation = ACTIVATION_GELU};
     spec.plan = (SpecPlan){.pass = PASS_FORWARD, .dispatch = DISPATCH_DEDUP, .ratio = 1, .gradient_ratio = 1};
     return spec;
 }

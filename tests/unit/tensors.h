@@ -94,7 +94,7 @@ static inline Tensor make_tokens(const ModelDims *dims)
 
 static inline double *doubles(uint64_t count)
 {
-    double *values = calloc(count ? count : 1, sizeof *values);
+    double *values = calloc(count ? count : 1, sizeof(*values));
     cr_assert(values);
     return values;
 }

@@ -77,11 +77,11 @@ static void *run_rank(void *argument)
 {
     Rank *rank = argument;
     const Plan *plan = rank->plan;
-    Update *updates = calloc(plan->step_count, sizeof *updates);
+    Update *updates = calloc(plan->step_count, sizeof(*updates));
     uint32_t count = updates_of(plan, updates);
     Initial initial = {.plan = plan, .seed = 7, .rank = rank->comm->rank};
     EngineOptions options = {.fill = initial_fill, .fill_context = &initial, .routing = rank->routing};
-    int32_t *tokens = calloc(plan->model.batch * (plan->model.sequence + 1), sizeof *tokens);
+    int32_t *tokens = calloc(plan->model.batch * (plan->model.sequence + 1), sizeof(*tokens));
     data_fill(&(Data){0}, &plan->model, &(DataBatch){.seed = 7, .rank = rank->comm->rank}, tokens);
     Engine *engine = host_engine.create(plan, rank->comm, &options, &rank->fault);
     rank->ok = engine != NULL;
@@ -91,10 +91,10 @@ static void *run_rank(void *argument)
     }
     for (uint32_t s = 0; rank->ok && s < plan->step_count; s++) // in an order that is valid one by one
         rank->ok = plan->steps[s].op == OP_OPTIMIZER || host_engine.execute(engine, s, &rank->fault);
-    rank->gradients = calloc(count, sizeof *rank->gradients);
+    rank->gradients = calloc(count, sizeof(*rank->gradients));
     for (uint32_t u = 0; rank->ok && u < count; u++) {
         uint64_t elements = elements_of(plan, updates[u].gradient);
-        rank->gradients[u] = malloc(elements * sizeof **rank->gradients);
+        rank->gradients[u] = malloc(elements * sizeof(**rank->gradients));
         for (uint64_t i = 0; i < elements; i++)
             rank->gradients[u][i] = value_at(plan, engine, updates[u].gradient, i);
     }
@@ -116,7 +116,7 @@ static void run_plan(const Plan *plan, Routing routing, const Run *from, double 
     pthread_t threads[RANKS_MAX];
     ThreadWorld *world = thread_world_create(&plan->cluster, NULL, 30);
     cr_assert_not_null(world);
-    Update *updates = calloc(plan->step_count, sizeof *updates);
+    Update *updates = calloc(plan->step_count, sizeof(*updates));
     *run = (Run){.ranks = (uint32_t)cluster_gpus(&plan->cluster), .updates = updates_of(plan, updates)};
     cr_assert(run->ranks <= RANKS_MAX && run->updates > 0);
     for (uint32_t r = 0; r < run->ranks; r++) {
@@ -159,7 +159,7 @@ static bool is_experts(const Plan *plan, int32_t weight)
 static double square_of(const Plan *plan, const Run *run)
 {
     double square = 0;
-    Update *updates = calloc(plan->step_count, sizeof *updates);
+    Update *updates = calloc(plan->step_count, sizeof(*updates));
     updates_of(plan, updates);
     for (uint32_t u = 0; u < run->updates; u++) {
         for (uint32_t r = 0; r < run->ranks; r++)
@@ -203,12 +203,12 @@ static double tolerance(Dtype dtype)
 static double *gather_shares(const Plan *plan, const Run *run, uint32_t u, int32_t weight, const char *name)
 {
     uint64_t elements = plan->model.experts * model_expert_elements(&plan->model);
-    double *whole = malloc(elements * sizeof *whole);
+    double *whole = malloc(elements * sizeof(*whole));
     const Choice *choice = plan_choice_of_layer(plan, plan->buffers[weight].layer);
     ExpertShares shares = plan_expert_shares(plan, choice->domain);
     for (uint32_t r = 0; r < run->ranks; r++) {
         ElementRange own = share_owned(&shares, r);
-        memcpy(whole + own.first, run->rank[r].gradients[u], own.count * sizeof *whole);
+        memcpy(whole + own.first, run->rank[r].gradients[u], own.count * sizeof(*whole));
         for (uint64_t i = own.count; i < elements_of(plan, weight); i++)
             cr_assert_eq(run->rank[r].gradients[u][i], 0, "%s: padding of rank %u has a gradient", name, r);
     }
@@ -228,7 +228,7 @@ static void compare_values(const double *got, const double *want, uint64_t count
 // `plan` is that of `base`, `other` that of `run`: weights have the same order in both.
 static void compare(const Plan *plan, const Plan *other, const Run *base, const Run *run, const char *name)
 {
-    Update *updates = calloc(plan->step_count, sizeof *updates), *others = calloc(other->step_count, sizeof *others);
+    Update *updates = calloc(plan->step_count, sizeof(*updates)), *others = calloc(other->step_count, sizeof(*others));
     double relative = tolerance(plan->model.dtype);
     updates_of(plan, updates);
     updates_of(other, others);
@@ -236,7 +236,7 @@ static void compare(const Plan *plan, const Plan *other, const Run *base, const 
     cr_assert_float_eq(total_loss(run), total_loss(base), relative * total_loss(base), "%s: the loss", name);
     for (uint32_t u = 0; u < run->updates; u++) {
         char what[256];
-        snprintf(what, sizeof what, "%s: '%s'", name, plan->buffers[updates[u].gradient].name);
+        snprintf(what, sizeof(what), "%s: '%s'", name, plan->buffers[updates[u].gradient].name);
         if (is_experts(plan, updates[u].weight)) {
             double *want = gather_shares(plan, base, u, updates[u].weight, name);
             double *got = gather_shares(other, run, u, others[u].weight, name);
@@ -246,8 +246,8 @@ static void compare(const Plan *plan, const Plan *other, const Run *base, const 
             continue;
         }
         for (uint32_t r = 0; r < run->ranks; r++)
-            compare_values(run->rank[r].gradients[u], base->rank[r].gradients[u],
-                           elements_of(plan, updates[u].weight), relative, what);
+            compare_values(run->rank[r].gradients[u], base->rank[r].gradients[u], elements_of(plan, updates[u].weight),
+                           relative, what);
     }
     free(updates);
     free(others);
@@ -271,8 +271,8 @@ static void check_strategies(Spec spec, Routing routing)
         for (size_t c = 0; c < count; c++) {
             double bytes;
             char name[160], domain[96];
-            snprintf(name, sizeof name, "%s, routing %d, %s", dispatch_name((Dispatch)d), (int)routing,
-                     config_format(&spec.cluster, &candidates[c].config, domain, sizeof domain));
+            snprintf(name, sizeof(name), "%s, routing %d, %s", dispatch_name((Dispatch)d), (int)routing,
+                     config_format(&spec.cluster, &candidates[c].config, domain, sizeof(domain)));
             Plan *plan = lower_uniform(c % 2 ? again : work, &candidates[c].config, (Dispatch)d, &bytes);
             cr_assert_not_null(plan);
             Run run;

@@ -179,8 +179,8 @@ static void edit_layer(Manifest *manifest)
 Test(checkpoint, manifests_that_lie_are_refused)
 {
     Compiled compiled = compiled_from(model, "dc=2,gpu=1");
-    void (*const lies[])(Manifest *) = {edit_skipped, edit_rows, edit_length, edit_name, edit_experts,
-                                         edit_domain, edit_ranks, edit_share, edit_layer};
+    void (*const lies[])(Manifest *) = {edit_skipped, edit_rows,  edit_length, edit_name, edit_experts,
+                                        edit_domain,  edit_ranks, edit_share,  edit_layer};
     cr_expect(is_read(compiled.plan, edit_nothing));
     for (size_t i = 0; i < COUNT_OF(lies); i++)
         cr_expect_not(is_read(compiled.plan, lies[i]), "lie %zu was believed", i);

@@ -13,9 +13,15 @@ static Plan *two_by_four(uint32_t outer, uint32_t inner)
 {
     Plan *plan = plan_create();
     plan->cluster = (Cluster){.level_count = 2, .levels = {{"dc", 2, 1e9, 0, 0}, {"gpu", 4, 1e9, 0, 0}}};
-    plan->model = (ModelDims){.name = "test", .dtype = DTYPE_F32, .layers = 2, .hidden = 12, .experts = 16, .top_k = 2,
-                              .inner = 25, .activation = ACTIVATION_SWIGLU};
-    plan->choices = arena_alloc_array(plan->arena, 1, sizeof *plan->choices);
+    plan->model = (ModelDims){.name = "test",
+                              .dtype = DTYPE_F32,
+                              .layers = 2,
+                              .hidden = 12,
+                              .experts = 16,
+                              .top_k = 2,
+                              .inner = 25,
+                              .activation = ACTIVATION_SWIGLU};
+    plan->choices = arena_alloc_array(plan->arena, 1, sizeof(*plan->choices));
     plan->choices[plan->choice_count++] = (Choice){.layer = LAYER, .domain = {outer, inner}};
     return plan;
 }

@@ -227,7 +227,7 @@ static bool sum_many(Comm *comm, Fault *fault)
     for (size_t d = 0; d < COUNT_OF(dtypes); d++)
         for (size_t s = 0; s < COUNT_OF(sizes); s++) {
             Tensor whole = {data, dtypes[d], 1, sizes[s]};
-            cr_assert_leq(sums_reduce_scratch(3, sizes[s], dtypes[d]), sizeof scratch);
+            cr_assert_leq(sums_reduce_scratch(3, sizes[s], dtypes[d]), sizeof(scratch));
             fill_summands(whole, comm->rank);
             if (!comm_all_reduce(&group, whole, fault))
                 return false;

@@ -416,7 +416,7 @@ Test(memory, a_chain_needs_two_buffers)
     for (uint32_t i = 0; i < 9; i++) {
         plan->steps[plan->step_count++] = (Step){.op = OP_RESIDUAL, .operand_first = plan->operand_count};
         StepBuffers of = {.residual = {(int32_t)i, (int32_t)i, NONE, (int32_t)i + 1}};
-        memcpy(plan->operands + plan->operand_count, of.all, sizeof of.residual);
+        memcpy(plan->operands + plan->operand_count, of.all, sizeof(of.residual));
         plan->operand_count += 4;
     }
     cr_assert(memory_plan(plan, plan->arena));
@@ -470,7 +470,7 @@ static char *read_document(const char *path)
 Test(docs, every_op_is_described)
 {
     static const char *const roles[] = {"in", "out", "inout", "part"}, *const shapes[] = {"local", "exchange", "gather",
-                                                                                  "scatter", "reduce"};
+                                                                                          "scatter", "reduce"};
     char *document = read_document(HEP_SOURCE_DIR "/docs/ir.md");
     size_t count;
     const OpInfo *ops = op_table(&count);

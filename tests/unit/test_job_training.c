@@ -23,7 +23,7 @@ static Compiled compile(const char *migration, const char *domain)
 {
     char text[1024];
     const char *at = strstr(model, "MIGRATION");
-    snprintf(text, sizeof text, "%.*s%s%s", (int)(at - model), model, migration, at + strlen("MIGRATION"));
+    snprintf(text, sizeof(text), "%.*s%s%s", (int)(at - model), model, migration, at + strlen("MIGRATION"));
     return compiled_from(text, domain);
 }
 
@@ -58,7 +58,7 @@ static bool spoilt_execute(Engine *engine, uint32_t step, Fault *fault)
     float nan = NAN;
     return host_engine.execute(engine, step, fault) &&
            (step != spoilt.step || own_rank != spoilt.rank || !trains || begun != spoilt.iteration + 1 ||
-            host_engine.write(engine, spoilt.buffer, 0, sizeof nan, &nan, fault));
+            host_engine.write(engine, spoilt.buffer, 0, sizeof(nan), &nan, fault));
 }
 
 // Rank 2 of 4, iteration 4 (from 1), after the `count`th step of the op, counted from 0.
@@ -211,7 +211,7 @@ Test(job_training, writes_no_weights_that_are_not_finite)
     checkpoint_close(last);
     job_result_free(&result);
     compiled_free(&compiled);
-    snprintf(command, sizeof command, "rm -r %s", dir);
+    snprintf(command, sizeof(command), "rm -r %s", dir);
     cr_expect_eq(system(command), 0);
 }
 

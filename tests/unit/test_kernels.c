@@ -63,7 +63,7 @@ static double *plain_feed_forward(const ModelDims *dims, uint64_t inner, const d
 static uint32_t bits_of(float value)
 {
     uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
+    memcpy(&bits, &value, sizeof(bits));
     return bits;
 }
 
@@ -94,7 +94,7 @@ Test(kernels, floats_round_to_half_alike)
     for (uint64_t bits = 0; bits < 0x100000000; bits += 8 * 4099) {
         for (uint32_t i = 0; i < 8; i++) {
             uint32_t pattern = (uint32_t)(bits + i * 4099);
-            memcpy(&values[i], &pattern, sizeof pattern);
+            memcpy(&values[i], &pattern, sizeof(pattern));
         }
         host_from_f32(values, fast, DTYPE_F16, 8);
         convert_f32_to_f16_portable(values, portable, 8);
@@ -321,7 +321,7 @@ static void check_gate(const Gate *gate, bool learned)
 
 static void count_records(const Gate *gate, uint64_t *counts)
 {
-    memset(counts, 0, gate->dims.experts * sizeof *counts);
+    memset(counts, 0, gate->dims.experts * sizeof(*counts));
     for (uint64_t i = 0; i < gate->x.rows * gate->dims.top_k; i++)
         if (record(gate->records, i)->expert >= 0)
             counts[record(gate->records, i)->expert]++;
@@ -422,7 +422,7 @@ static void check_expert(const ExpertCase *c)
     Tensor rows = make_random(c->dtype, c->rows, hidden, 1), results = make(c->dtype, c->rows, hidden);
     Tensor records = make(DTYPE_I32, record_rows, 2 * c->records);
     Tensor experts = make_random(c->dtype, c->experts, model_expert_elements(&dims), 1.7 / sqrt((double)hidden));
-    int32_t *slots = malloc(c->experts * sizeof *slots);
+    int32_t *slots = malloc(c->experts * sizeof(*slots));
     double *want = doubles(c->rows * hidden), *in = doubles(hidden);
     for (uint32_t e = 0; e < c->experts; e++) // reversed; the last expert is not held where there are several
         slots[e] = c->experts > 1 && e + 1 == c->experts ? -1 : (int32_t)(c->experts - 1 - e);

@@ -50,7 +50,7 @@ struct Problem {
 static double objective(const Problem *problem)
 {
     double sum = 0;
-    memset(problem->out, 0, problem->out_count * sizeof *problem->out);
+    memset(problem->out, 0, problem->out_count * sizeof(*problem->out));
     problem->forward(problem, problem->out);
     for (uint64_t i = 0; i < problem->out_count; i++)
         sum += problem->seed[i] * problem->out[i];
@@ -104,8 +104,9 @@ static void expect_gradient(Problem *problem, uint32_t variable, Tensor got, con
     }
     for (uint64_t s = 0; s < samples; s++) {
         uint64_t first = s * count / samples, end = (s + 1) * count / samples;
-        uint64_t index = s == 0 ? 0 : s + 1 == samples ? count - 1
-                                    : first + (uint64_t)(random_unit() * (double)(end - first));
+        uint64_t index = s == 0             ? 0
+                         : s + 1 == samples ? count - 1
+                                            : first + (uint64_t)(random_unit() * (double)(end - first));
         double want = difference(problem, variable, index);
         expect_near(at(got, index), want, fmax(largest, fabs(want)), got.dtype, what, index);
     }
@@ -129,7 +130,7 @@ static void plain_norm(uint64_t rows, uint64_t hidden, const double *x, const do
 
 static double *plain_multiply(uint64_t m, uint64_t n, uint64_t k, const double *a, const double *b)
 {
-    double *out = calloc(m * n + 1, sizeof *out);
+    double *out = calloc(m * n + 1, sizeof(*out));
     for (uint64_t i = 0; i < m; i++)
         for (uint64_t p = 0; p < k; p++)
             for (uint64_t j = 0; j < n; j++)
@@ -169,9 +170,9 @@ static void plain_feed_forward(const ModelDims *dims, uint64_t inner, uint64_t r
 static void ffn_forward(const Problem *p, double *out)
 {
     uint64_t hidden = p->dims->hidden;
-    double *normed = calloc(p->rows * hidden, sizeof *normed);
+    double *normed = calloc(p->rows * hidden, sizeof(*normed));
     plain_norm(p->rows, hidden, p->variables[0], p->variables[1], normed);
-    memcpy(out, p->variables[0], p->rows * hidden * sizeof *out);
+    memcpy(out, p->variables[0], p->rows * hidden * sizeof(*out));
     plain_feed_forward(p->dims, p->dims->ffn_inner, p->rows, normed, p->variables[1] + 2 * hidden, 1, out);
     free(normed);
 }
@@ -201,14 +202,13 @@ static void check_ffn(Dtype dtype, Activation activation, uint32_t hidden, uint3
 
 static void check_shared(Dtype dtype, Activation activation, uint32_t hidden, uint32_t inner, uint64_t rows)
 {
-    ModelDims dims = {
-        .dtype = dtype, .hidden = hidden, .activation = activation, .inner = inner, .shared_experts = 2};
+    ModelDims dims = {.dtype = dtype, .hidden = hidden, .activation = activation, .inner = inner, .shared_experts = 2};
     Tensor in = make_random(dtype, rows, hidden, 1), results = make(dtype, rows, hidden);
     Tensor shared = make_random(dtype, 1, model_shared_elements(&dims), 1.7 / sqrt((double)hidden));
     Tensor dx = make_random(dtype, rows, hidden, 1), kept = copy_of(dx), drows = make(dtype, rows, hidden);
     Tensor dshared = make(dtype, 1, shared.cols);
-    Problem p = {.dims = &dims, .forward = shared_forward, .variables = {values_of(in), values_of(shared)},
-                 .rows = rows};
+    Problem p = {
+        .dims = &dims, .forward = shared_forward, .variables = {values_of(in), values_of(shared)}, .rows = rows};
     prepare(&p, rows * hidden);
     p.seed = values_of(dx);
     host_shared_expert(&dims, in, shared, results, make_work(&dims, OP_SHARED_EXPERT, rows, 1, 1));
@@ -250,7 +250,7 @@ Test(kernels_backward, feed_forward)
             check_ffn(dtypes[d], activation, 5, 13, 23);
             check_shared(dtypes[d], activation, 7, 3, 9);
         }
-        check_ffn(dtypes[d], ACTIVATION_SWIGLU, 3, 1027, 2); // two panels of the inner dimension
+        check_ffn(dtypes[d], ACTIVATION_SWIGLU, 3, 1027, 2);  // two panels of the inner dimension
         check_shared(dtypes[d], ACTIVATION_GELU, 1027, 2, 2); // and of the hidden one
         check_ffn(dtypes[d], ACTIVATION_GELU, 3, 4, 259);     // two blocks of rows
         check_shared(dtypes[d], ACTIVATION_SWIGLU, 3, 2, 259);
@@ -263,7 +263,7 @@ static double *plain_context(const ModelDims *dims, const double *q, const doubl
 {
     uint64_t width = (uint64_t)dims->heads * dims->head_dim, keys = (uint64_t)dims->kv_heads * dims->head_dim;
     uint64_t sequence = dims->sequence, dim = dims->head_dim, tokens = model_tokens(dims);
-    double *context = calloc(tokens * width, sizeof *context), *scores = calloc(sequence, sizeof *scores);
+    double *context = calloc(tokens * width, sizeof(*context)), *scores = calloc(sequence, sizeof(*scores));
     for (uint64_t t = 0; t < tokens; t++) {
         for (uint64_t h = 0; h < dims->heads; h++) {
             uint64_t first = t / sequence * sequence, kv = h / (dims->heads / dims->kv_heads);
@@ -290,7 +290,7 @@ static void attention_forward(const Problem *p, double *out)
     uint64_t keys = (uint64_t)p->dims->kv_heads * p->dims->head_dim;
     const double *x = p->variables[0], *wq = p->variables[1] + 2 * hidden, *wk = wq + hidden * width;
     const double *wv = wk + hidden * keys, *wo = wv + hidden * keys;
-    double *normed = calloc(tokens * hidden, sizeof *normed);
+    double *normed = calloc(tokens * hidden, sizeof(*normed));
     plain_norm(tokens, hidden, x, p->variables[1], normed);
     double *q = plain_multiply(tokens, width, hidden, normed, wq);
     double *k = plain_multiply(tokens, keys, hidden, normed, wk), *v = plain_multiply(tokens, keys, hidden, normed, wv);
@@ -308,8 +308,8 @@ static void check_attention(ModelDims dims)
     Tensor x = make_random(dims.dtype, tokens, hidden, 1), y = make(dims.dtype, tokens, hidden);
     Tensor weights = make_random(dims.dtype, 1, model_attention_elements(&dims), 1.7 / sqrt((double)hidden));
     Tensor dx = make_random(dims.dtype, tokens, hidden, 1), dweights = make(dims.dtype, 1, weights.cols);
-    Problem p = {.dims = &dims, .forward = attention_forward, .variables = {values_of(x), values_of(weights)},
-                 .rows = tokens};
+    Problem p = {
+        .dims = &dims, .forward = attention_forward, .variables = {values_of(x), values_of(weights)}, .rows = tokens};
     prepare(&p, tokens * hidden);
     p.seed = values_of(dx);
     host_pre_expert(&dims, x, weights, y, make_work(&dims, OP_PRE_EXPERT, tokens, 1, 1));
@@ -332,12 +332,22 @@ Test(kernels_backward, attention)
         check_attention(dims);
         dims.sequence = 1; // one token
         check_attention(dims);
-        check_attention((ModelDims){.dtype = dtypes[d], .hidden = 3, .heads = 2, .kv_heads = 1, .head_dim = 2,
-                                    .sequence = 259, .batch = 1}); // two blocks of queries
-        check_attention((ModelDims){.dtype = dtypes[d], .hidden = 1027, .heads = 2, .kv_heads = 1, .head_dim = 2,
-                                    .sequence = 2, .batch = 1}); // two panels of each kind
-        check_attention((ModelDims){.dtype = dtypes[d], .hidden = 2, .heads = 103, .kv_heads = 103, .head_dim = 10,
-                                    .sequence = 2, .batch = 1});
+        check_attention((ModelDims){.dtype = dtypes[d],
+                                    .hidden = 3,
+                                    .heads = 2,
+                                    .kv_heads = 1,
+                                    .head_dim = 2,
+                                    .sequence = 259,
+                                    .batch = 1}); // two blocks of queries
+        check_attention((ModelDims){.dtype = dtypes[d],
+                                    .hidden = 1027,
+                                    .heads = 2,
+                                    .kv_heads = 1,
+                                    .head_dim = 2,
+                                    .sequence = 2,
+                                    .batch = 1}); // two panels of each kind
+        check_attention((ModelDims){
+            .dtype = dtypes[d], .hidden = 2, .heads = 103, .kv_heads = 103, .head_dim = 10, .sequence = 2, .batch = 1});
     }
 }
 
@@ -347,7 +357,7 @@ static void loss_forward(const Problem *p, double *out)
 {
     uint64_t hidden = p->dims->hidden, words = p->dims->vocabulary, sequence = p->dims->sequence;
     const double *embedding = p->variables[1];
-    double *normed = calloc(p->rows * hidden, sizeof *normed);
+    double *normed = calloc(p->rows * hidden, sizeof(*normed));
     plain_norm(p->rows, hidden, p->variables[0], embedding + (words + sequence) * hidden, normed);
     for (uint64_t t = 0; t < p->rows; t++) {
         double sum = 0, target = 0;
@@ -367,14 +377,17 @@ static void loss_forward(const Problem *p, double *out)
 static void check_loss(Dtype dtype, uint32_t hidden, uint32_t vocabulary, uint32_t sequence, uint32_t batch)
 {
     static const double one = 1;
-    ModelDims dims = {
-        .dtype = dtype, .hidden = hidden, .vocabulary = vocabulary, .sequence = sequence, .batch = batch};
+    ModelDims dims = {.dtype = dtype, .hidden = hidden, .vocabulary = vocabulary, .sequence = sequence, .batch = batch};
     uint64_t rows = model_tokens(&dims);
     Tensor tokens = make_tokens(&dims), x = make_random(dtype, rows, hidden, 1), loss = make(DTYPE_F32, 1, 1);
     Tensor embedding = make_random(dtype, 1, model_embedding_elements(&dims), 1);
     Tensor dx = make(dtype, rows, hidden), dembedding = make(dtype, 1, embedding.cols);
-    Problem p = {.dims = &dims, .forward = loss_forward, .variables = {values_of(x), values_of(embedding)},
-                 .seed = &one, .tokens = tokens.data, .rows = rows};
+    Problem p = {.dims = &dims,
+                 .forward = loss_forward,
+                 .variables = {values_of(x), values_of(embedding)},
+                 .seed = &one,
+                 .tokens = tokens.data,
+                 .rows = rows};
     prepare(&p, 1);
     host_loss(&dims, x, tokens, embedding, loss, make_work(&dims, OP_LOSS, rows, 1, 1));
     expect_forward(&p, loss, "loss");
@@ -410,13 +423,15 @@ static void embed_forward(const Problem *p, double *out)
 
 static void check_embed(Dtype dtype, uint32_t hidden, uint32_t vocabulary, uint32_t sequence, uint32_t batch)
 {
-    ModelDims dims = {
-        .dtype = dtype, .hidden = hidden, .vocabulary = vocabulary, .sequence = sequence, .batch = batch};
+    ModelDims dims = {.dtype = dtype, .hidden = hidden, .vocabulary = vocabulary, .sequence = sequence, .batch = batch};
     uint64_t rows = model_tokens(&dims), elements = model_embedding_elements(&dims);
     Tensor tokens = make_tokens(&dims), dx = make_random(dtype, rows, hidden, 1), x = make(dtype, rows, hidden);
     Tensor embedding = make_random(dtype, 1, elements, 1), dembedding = make_random(dtype, 1, elements, 1);
-    Problem p = {.dims = &dims, .forward = embed_forward, .variables = {values_of(embedding)},
-                 .tokens = tokens.data, .rows = rows};
+    Problem p = {.dims = &dims,
+                 .forward = embed_forward,
+                 .variables = {values_of(embedding)},
+                 .tokens = tokens.data,
+                 .rows = rows};
     double *before = values_of(dembedding);
     prepare(&p, rows * hidden);
     p.seed = values_of(dx);
@@ -448,7 +463,7 @@ static void gate_forward(const Problem *p, double *out)
     double *weights = out + p->rows * hidden, *loss = weights + p->rows * top_k, kept = 0;
     plain_norm(p->rows, hidden, p->variables[0], p->variables[1], out);
     double *logits = plain_multiply(p->rows, experts, hidden, out, p->variables[1] + 2 * hidden);
-    double *share = calloc(experts, sizeof *share);
+    double *share = calloc(experts, sizeof(*share));
     for (uint64_t i = 0; i < p->rows * top_k; i++)
         if (p->records[i].expert >= 0) {
             share[p->records[i].expert]++;
@@ -492,8 +507,11 @@ static void check_gate(const GateCase *c)
     Tensor drecords = make_random(DTYPE_F32, c->tokens * fanout, per_row, 3), drouter = make(c->dtype, 1, router.cols);
     host_gate(&dims, ROUTING_LEARNED, c->capacity, x, router, rows, chosen,
               make_work(&dims, OP_GATE, c->tokens, per_row, fanout));
-    Problem p = {.dims = &dims, .forward = gate_forward, .variables = {values_of(x), values_of(router)},
-                 .rows = c->tokens, .records = chosen.data};
+    Problem p = {.dims = &dims,
+                 .forward = gate_forward,
+                 .variables = {values_of(x), values_of(router)},
+                 .rows = c->tokens,
+                 .records = chosen.data};
     prepare(&p, count + records + 1);
     double *seed = numbers(count + records + 1), *before = values_of(dx);
     p.seed = seed;
@@ -577,16 +595,20 @@ static void check_expert(const ExpertCase *c)
     Tensor experts = make_random(c->dtype, held, model_expert_elements(&dims), 1.7 / sqrt((double)hidden));
     Tensor dresults = make_random(c->dtype, capacity, hidden, 1), drows = make(c->dtype, capacity, hidden);
     Tensor drecords = make(DTYPE_F32, capacity * c->fanout, c->records), dexperts = make(c->dtype, held, experts.cols);
-    int32_t *slots = calloc(c->experts, sizeof *slots);
+    int32_t *slots = calloc(c->experts, sizeof(*slots));
     for (uint64_t e = 0; e < c->experts; e++)
         slots[e] = (int32_t)held - 1 - (int32_t)e; // -1 for the last
     uint64_t missing = fill_records(c, records, slots);
     double *weights = numbers(present * c->records);
     for (uint64_t i = 0; i < present * c->records; i++)
         weights[i] = (double)records_of(records)[i].weight;
-    Problem p = {.dims = &dims, .forward = expert_forward,
+    Problem p = {.dims = &dims,
+                 .forward = expert_forward,
                  .variables = {values_of(rows), values_of(experts), weights},
-                 .slots = slots, .records = records.data, .record_rows = present, .per_row = c->records,
+                 .slots = slots,
+                 .records = records.data,
+                 .record_rows = present,
+                 .per_row = c->records,
                  .fanout = c->fanout};
     prepare(&p, c->rows * hidden);
     p.seed = values_of(dresults);

@@ -85,8 +85,8 @@ Test(kernels_cuda, sum_of_parts)
             ((float *)sum.data)[i] = total;
         }
         host_from_f32(sum.data, want.data, dtypes[d], 1001);
-        Tensor table = device_make(DTYPE_U8, 1, sizeof pointers);
-        EXPECT_SUCCESS(cudaMemcpy(table.data, pointers, sizeof pointers, cudaMemcpyHostToDevice));
+        Tensor table = device_make(DTYPE_U8, 1, sizeof(pointers));
+        EXPECT_SUCCESS(cudaMemcpy(table.data, pointers, sizeof(pointers), cudaMemcpyHostToDevice));
         EXPECT_SUCCESS(cuda_sum(device_queue(0), table.data, 5, there[2])); // a part may be the sum
         expect_same(there[2], want, tensor_bytes(want), "sum");
         device_finish();
@@ -108,7 +108,7 @@ static void check_adamw(Dtype dtype, uint64_t rows, uint64_t cols, double clip)
         Tensor gradient = make_random(dtype, rows, cols, 1);
         adamw.gradient_scale = 0.5f;
         AdamWFactors values = cuda_adamw_factors(&adamw, clip);
-        EXPECT_SUCCESS(cudaMemcpy(factors.data, &values, sizeof values, cudaMemcpyHostToDevice));
+        EXPECT_SUCCESS(cudaMemcpy(factors.data, &values, sizeof(values), cudaMemcpyHostToDevice));
         host_squares(gradient, none, squares);
         float norm = 0.5f * sqrtf(*(const float *)squares.data);
         if (clip > 0 && (double)norm > clip)

@@ -68,7 +68,7 @@ static Routed make_routed(const RouteCase *c, Dtype dtype)
         member_of_expert[e] = (int32_t)(e * 7 % c->members);
     Routed r = {.record_rows = c->rows * c->fanout};
     int32_t *table = make(DTYPE_I32, 1, EXPERTS).data;
-    memcpy(table, member_of_expert, sizeof member_of_expert);
+    memcpy(table, member_of_expert, sizeof(member_of_expert));
     r.table = (RouteTable){
         .member_of_expert = table, .experts = EXPERTS, .members = c->members, .own = c->own, .place_rows = c->place};
     r.table_there = r.table;

@@ -67,22 +67,22 @@ static bool is_refused(const char *text, const char *message)
 
 Test(language, every_value_of_a_full_file)
 {
-    const Spec *spec = check(
-        "let sequences = 8\n"
-        "cluster two_dc {\n"
-        "  level dc  { count = 2  bandwidth = 10 Gbit/s   latency = 500 us  overhead = 2 ns }\n"
-        "  level gpu { count = 8  bandwidth = 128 Gbit/s  latency = 5 us }\n"
-        "  device { compute = 1.5 PFLOP/s  memory = 40 GiB  memory_bandwidth = 1 TB/s  half_rate_rows = 0.5 }\n"
-        "}\n"
-        "model gpt {\n"
-        "  layers = 12  hidden = 1024  heads = 16  kv_heads = 4  head_dim = 128  vocabulary = 256\n"
-        "  sequence = 256  batch = sequences  dtype = f16  inner = 3000  first_dense = 1\n"
-        "  moe { experts = 32  top_k = 4  inner = 4096  activation = swiglu  every = 2  shared_experts = 1 }\n"
-        "}\n"
-        "plan {\n"
-        "  pass = forward  dispatch = naive  domain = { dc = 2  gpu = 4 }  capacity = 1.25\n"
-        "  migration { codec = delta  ratio = 20 }\n"
-        "}\n");
+    const Spec *spec =
+        check("let sequences = 8\n"
+              "cluster two_dc {\n"
+              "  level dc  { count = 2  bandwidth = 10 Gbit/s   latency = 500 us  overhead = 2 ns }\n"
+              "  level gpu { count = 8  bandwidth = 128 Gbit/s  latency = 5 us }\n"
+              "  device { compute = 1.5 PFLOP/s  memory = 40 GiB  memory_bandwidth = 1 TB/s  half_rate_rows = 0.5 }\n"
+              "}\n"
+              "model gpt {\n"
+              "  layers = 12  hidden = 1024  heads = 16  kv_heads = 4  head_dim = 128  vocabulary = 256\n"
+              "  sequence = 256  batch = sequences  dtype = f16  inner = 3000  first_dense = 1\n"
+              "  moe { experts = 32  top_k = 4  inner = 4096  activation = swiglu  every = 2  shared_experts = 1 }\n"
+              "}\n"
+              "plan {\n"
+              "  pass = forward  dispatch = naive  domain = { dc = 2  gpu = 4 }  capacity = 1.25\n"
+              "  migration { codec = delta  ratio = 20 }\n"
+              "}\n");
     const Cluster *cluster = &spec->cluster;
     cr_assert_str_eq(cluster->name, "two_dc");
     cr_assert_eq(cluster->level_count, 2);
@@ -100,10 +100,10 @@ Test(language, every_value_of_a_full_file)
     const SpecModel *model = &spec->model;
     cr_assert_str_eq(model->name, "gpt");
     cr_assert_not(model->abstract);
-    const uint32_t got[] = {model->layers,    model->hidden,      model->heads, model->kv_heads,   model->head_dim,
-                            model->sequence,  model->batch,       model->ffn_inner, model->first_dense,
-                            model->vocabulary, model->experts,    model->top_k, model->inner,      model->every,
-                            model->shared_experts},
+    const uint32_t got[] = {model->layers,      model->hidden,     model->heads,         model->kv_heads,
+                            model->head_dim,    model->sequence,   model->batch,         model->ffn_inner,
+                            model->first_dense, model->vocabulary, model->experts,       model->top_k,
+                            model->inner,       model->every,      model->shared_experts},
                    expected[] = {12, 1024, 16, 4, 128, 256, 8, 3000, 1, 256, 32, 4, 4096, 2, 1};
     cr_assert_arr_eq(got, expected, sizeof(expected));
     cr_assert_eq(model->dtype, DTYPE_F16);
@@ -173,11 +173,11 @@ Test(language, volumes_instead_of_dimensions)
 // The value of `expression` as a half_rate_rows.
 static double number_of(const char *expression)
 {
-    return check(arena_format(arena,
-                              "let half = 0.5 let gb = 1 GB let speed = 1 GB/s\n"
-                              "cluster c { level g { count = 8 bandwidth = 1 GB/s } device { half_rate_rows = %s } }"
-                              MODEL,
-                              expression))
+    return check(arena_format(
+                     arena,
+                     "let half = 0.5 let gb = 1 GB let speed = 1 GB/s\n"
+                     "cluster c { level g { count = 8 bandwidth = 1 GB/s } device { half_rate_rows = %s } }" MODEL,
+                     expression))
         ->cluster.device.half_rate_rows;
 }
 
@@ -204,10 +204,12 @@ Test(language, units)
         const char *key, *text;
         double value;
     } cases[] = {
-        {"bandwidth", "10 Gbit/s", 1.25e9},  {"bandwidth", "10Gbit/s", 1.25e9},     {"bandwidth", "8 Kibit/s", 1024},
-        {"bandwidth", "3 GiB/s", 3221225472}, {"bandwidth", "2 TB/s", 2e12},        {"bandwidth", "5 kB/s", 5e3},
-        {"bandwidth", "1 GB / 2 s", 5e8},     {"bandwidth", "8 Mbit/s + 1 MB/s", 2e6}, {"latency", "7 ns", 7e-9},
-        {"latency", "5 us", 5e-6},            {"latency", "1 MB / 1 GB/s", 1e-3},    {"latency", "0.49 ms", 0.49e-3},
+        {"bandwidth", "10 Gbit/s", 1.25e9}, {"bandwidth", "10Gbit/s", 1.25e9},
+        {"bandwidth", "8 Kibit/s", 1024},   {"bandwidth", "3 GiB/s", 3221225472},
+        {"bandwidth", "2 TB/s", 2e12},      {"bandwidth", "5 kB/s", 5e3},
+        {"bandwidth", "1 GB / 2 s", 5e8},   {"bandwidth", "8 Mbit/s + 1 MB/s", 2e6},
+        {"latency", "7 ns", 7e-9},          {"latency", "5 us", 5e-6},
+        {"latency", "1 MB / 1 GB/s", 1e-3}, {"latency", "0.49 ms", 0.49e-3},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         bool latency = cases[i].key[0] == 'l';
@@ -333,12 +335,12 @@ static void expect_domain(uint32_t experts, const char *plan, uint32_t a, uint32
 Test(language, plain_ep_gathers_as_little_as_the_experts_allow)
 {
     expect_domain(24, "domain = ep", 1, 1, 1);
-    expect_domain(12, "domain = ep", 2, 1, 1);  // 12 places
-    expect_domain(8, "domain = ep", 1, 3, 1);   // 8
-    expect_domain(5, "domain = ep", 2, 3, 4);   // 1
-    expect_domain(6, "domain = ep", 2, 1, 2);   // 6 = 3 x 2
-    expect_domain(60, "domain = ep", 2, 1, 1);  // 12 divides 60, 24 does not
-    expect_domain(3, "domain = ep", 2, 1, 4);   // 3
+    expect_domain(12, "domain = ep", 2, 1, 1); // 12 places
+    expect_domain(8, "domain = ep", 1, 3, 1);  // 8
+    expect_domain(5, "domain = ep", 2, 3, 4);  // 1
+    expect_domain(6, "domain = ep", 2, 1, 2);  // 6 = 3 x 2
+    expect_domain(60, "domain = ep", 2, 1, 1); // 12 divides 60, 24 does not
+    expect_domain(3, "domain = ep", 2, 1, 4);  // 3
     expect_domain(8, "domain = gather", 2, 3, 4);
     expect_domain(8, "domain = { a = 2 }", 2, 3, 1);
     expect_domain(8, "domain = { c = 4 }", 1, 3, 4);
@@ -354,17 +356,17 @@ Test(language, domains)
         DomainRequest request;
         uint32_t dc, gpu;
     } cases[] = {
-        {"auto", NULL, DOMAIN_AUTO, 1, 1},          {"ep", NULL, DOMAIN_EP, 1, 1},
-        {"gather", NULL, DOMAIN_GATHER, 2, 4},      {"{ gpu = 2 }", NULL, DOMAIN_FORCED, 1, 2},
-        {"[2, 4]", NULL, DOMAIN_FORCED, 2, 4},      {"{ }", NULL, DOMAIN_FORCED, 1, 1},
-        {"[1, 4]", "dc=2", DOMAIN_FORCED, 2, 1},    {"gather", "dc=2,gpu=2", DOMAIN_FORCED, 2, 2},
-        {"[2, 4]", "ep", DOMAIN_EP, 1, 1},          {"ep", "auto", DOMAIN_AUTO, 1, 1},
+        {"auto", NULL, DOMAIN_AUTO, 1, 1},       {"ep", NULL, DOMAIN_EP, 1, 1},
+        {"gather", NULL, DOMAIN_GATHER, 2, 4},   {"{ gpu = 2 }", NULL, DOMAIN_FORCED, 1, 2},
+        {"[2, 4]", NULL, DOMAIN_FORCED, 2, 4},   {"{ }", NULL, DOMAIN_FORCED, 1, 1},
+        {"[1, 4]", "dc=2", DOMAIN_FORCED, 2, 1}, {"gather", "dc=2,gpu=2", DOMAIN_FORCED, 2, 2},
+        {"[2, 4]", "ep", DOMAIN_EP, 1, 1},       {"ep", "auto", DOMAIN_AUTO, 1, 1},
         {"auto", "gather", DOMAIN_GATHER, 2, 4},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         CheckOptions options = {.domain = cases[i].option};
-        const Spec *spec = check_with(
-            arena_format(arena, CLUSTER MODEL "plan { domain = %s }", cases[i].in_file), &options);
+        const Spec *spec =
+            check_with(arena_format(arena, CLUSTER MODEL "plan { domain = %s }", cases[i].in_file), &options);
         cr_assert_not_null(spec, "%s", cases[i].in_file);
         cr_expect_eq(spec->plan.domain_request, cases[i].request, "%s", cases[i].in_file);
         cr_expect_eq(spec->plan.domain[0], cases[i].dc, "%s", cases[i].in_file);
@@ -449,7 +451,7 @@ Test(language, samples_check_and_print)
     int count = 0;
     for (const struct dirent *file; (file = readdir(samples));) {
         const char *ending = strrchr(file->d_name, '.');
-        if (ending && !strcmp(ending, ".hep")) {
+        if (ending && strcmp(ending, ".hep") == 0) {
             char path[600];
             snprintf(path, sizeof(path), HEP_SOURCE_DIR "/samples/%s", file->d_name);
             check_sample(path);
@@ -467,10 +469,10 @@ Test(language, includes_are_relative_and_read_once)
     cr_assert_not_null(mkdtemp(directory));
     const struct {
         const char *name, *text;
-    } files[] = {{"cluster.hep", "include \"speed.hep\"\n" CLUSTER},
-                 {"speed.hep", "let speed = 3\n"},
-                 {"main.hep",
-                  "include \"./speed.hep\"\ninclude \"cluster.hep\"\n" MODEL "plan { capacity = speed }\n"}};
+    } files[] = {
+        {"cluster.hep", "include \"speed.hep\"\n" CLUSTER},
+        {"speed.hep", "let speed = 3\n"},
+        {"main.hep", "include \"./speed.hep\"\ninclude \"cluster.hep\"\n" MODEL "plan { capacity = speed }\n"}};
     for (size_t i = 0; i < COUNT_OF(files); i++) {
         snprintf(path, sizeof(path), "%s/%s", directory, files[i].name);
         cr_assert(file_write(path, files[i].text, strlen(files[i].text), &(Fault){0}));
@@ -514,8 +516,9 @@ Test(language, includes_in_blocks_are_replaced_by_their_entries)
     cr_assert_not_null(mkdtemp(directory));
     write_in(directory, "empty.hep", "# nothing\n");
     write_in(directory, "gpus.hep", "level gpu { count = 3  bandwidth = 5 Gbit/s }\n");
-    write_in(directory, "node.hep", "level node { count = 2  bandwidth = 1 Gbit/s }\ninclude \"gpus.hep\"\n"
-                                    "device { memory = 7 GB }\n");
+    write_in(directory, "node.hep",
+             "level node { count = 2  bandwidth = 1 Gbit/s }\ninclude \"gpus.hep\"\n"
+             "device { memory = 7 GB }\n");
     write_in(directory, "wide.hep", "hidden = 64  heads = 4\n");
     write_in(directory, "main.hep",
              "cluster c { include \"empty.hep\" level dc { count = 2  bandwidth = 1 Mbit/s } include \"node.hep\" "
@@ -545,8 +548,10 @@ static void check_preset(const char *name)
 {
     Arena *own = arena_create();
     Diag *own_diag = diag_create(own);
-    const char *text = arena_format(own, "cluster c { level dc { count = 2  bandwidth = 1 Gbit/s } include \"%s\" }\n"
-                                    "model m { " DIMENSIONS "moe { experts = 1152 } }\n", name);
+    const char *text = arena_format(own,
+                                    "cluster c { level dc { count = 2  bandwidth = 1 Gbit/s } include \"%s\" }\n"
+                                    "model m { " DIMENSIONS "moe { experts = 1152 } }\n",
+                                    name);
     Ast *ast = read_text("test.hep", text, strlen(text), own, own_diag);
     const Spec *spec = ast ? check_ast(ast, NULL, own, own_diag) : NULL;
     cr_assert_not_null(spec, "preset %s", name);

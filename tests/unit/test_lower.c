@@ -16,7 +16,7 @@
 // Names as long as the language allows that differ in the last character: buffers are called by them.
 #define LONGEST "ddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd"
 static const char *const longest_names[] = {LONGEST "a", LONGEST "b", LONGEST "c"};
-_Static_assert(sizeof LONGEST == NAME_LENGTH_MAX, "a character less, and the end");
+_Static_assert(sizeof(LONGEST) == NAME_LENGTH_MAX, "a character less, and the end");
 
 static Spec random_spec(void)
 {

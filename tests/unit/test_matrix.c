@@ -24,15 +24,15 @@ typedef struct {
 
 static void strategies_from(const Candidate *chosen, const Spec *spec, Plan *plan)
 {
-    plan->strategies = arena_alloc_array(plan->arena, 1, sizeof *plan->strategies);
+    plan->strategies = arena_alloc_array(plan->arena, 1, sizeof(*plan->strategies));
     plan->strategy_count = 1;
     plan->strategies[0].name = "chosen";
     plan->strategies[0].dispatch = spec->plan.dispatch;
     plan->strategies[0].iteration_s = chosen->cost.iteration_s;
     plan->strategies[0].memory_bytes = plan_memory_bytes(plan);
     plan->strategies[0].fits = true;
-    memcpy(plan->strategies[0].domain, chosen->config.domain, sizeof chosen->config.domain);
-    memcpy(plan->strategies[0].traffic, chosen->cost.traffic, sizeof chosen->cost.traffic);
+    memcpy(plan->strategies[0].domain, chosen->config.domain, sizeof(chosen->config.domain));
+    memcpy(plan->strategies[0].traffic, chosen->cost.traffic, sizeof(chosen->cost.traffic));
     plan->solver = "none";
     plan->status = STATUS_FORCED;
     plan->iteration_s = chosen->cost.iteration_s;
@@ -67,8 +67,8 @@ static void check_traffic(const Plan *plan, const JobResult *result, Routing rou
                       "%s: level %u sent %.3f bytes, planned %.3f", name, l, result->traffic[l].bytes, total);
         if (plan->exchange == EXCHANGE_PADDED)
             cr_assert_eq(result->traffic[l].busiest_rank_bytes, total, "%s: level %u, a rank sends more", name, l);
-        cr_assert_leq(result->traffic[l].busiest_rank_bytes, bound_bytes(plan, l),
-                      "%s: level %u over its bound", name, l);
+        cr_assert_leq(result->traffic[l].busiest_rank_bytes, bound_bytes(plan, l), "%s: level %u over its bound", name,
+                      l);
         cr_assert(fabs(result->traffic[l].gather_bytes - planned->gather_bytes) < 1e-6 * fmax(1, planned->gather_bytes),
                   "%s: gathers of level %u", name, l);
     }
@@ -79,8 +79,8 @@ static void compare(const Plan *plan, const JobResult *result, Baseline *baselin
     size_t count = (size_t)result->ranks * model_tokens(&plan->model) * plan->model.hidden;
     const float *outputs = result->outputs;
     if (!baseline->outputs) {
-        baseline->outputs = malloc(count * sizeof *outputs);
-        memcpy(baseline->outputs, outputs, count * sizeof *outputs);
+        baseline->outputs = malloc(count * sizeof(*outputs));
+        memcpy(baseline->outputs, outputs, count * sizeof(*outputs));
         baseline->output_count = count;
         baseline->loss = result->loss[0];
         return;
@@ -145,7 +145,7 @@ static void run_group(Spec *spec, Routing routing, uint32_t *counter, uint32_t s
     size_t count = 0;
     const Workload *work[DISPATCH_COUNT];
     for (int d = 0; d < DISPATCH_COUNT; d++) {
-        Spec *copy = arena_alloc(arena, sizeof *copy);
+        Spec *copy = arena_alloc(arena, sizeof(*copy));
         *copy = *spec;
         copy->plan.dispatch = (Dispatch)d;
         work[d] = workload_derive(copy, arena);
@@ -159,8 +159,8 @@ static void run_group(Spec *spec, Routing routing, uint32_t *counter, uint32_t s
                 c == 0 || (*counter)++ % stride == 0; // candidate 0, plain EP, is what others are compared with
             both = both && wanted;
             char name[160], domain[96];
-            snprintf(name, sizeof name, "%s top_k=%u routing %d, %s", dispatch_name((Dispatch)d), spec->model.top_k,
-                     (int)routing, config_format(&spec->cluster, &candidates[d][c].config, domain, sizeof domain));
+            snprintf(name, sizeof(name), "%s top_k=%u routing %d, %s", dispatch_name((Dispatch)d), spec->model.top_k,
+                     (int)routing, config_format(&spec->cluster, &candidates[d][c].config, domain, sizeof(domain)));
             if (wanted)
                 sent[d] = run(work[d], &candidates[d][c], (Dispatch)d, routing, &baseline, name);
         }
@@ -183,13 +183,34 @@ static void run_cluster(uint32_t a, uint32_t b, uint32_t c)
         }
 }
 
-Test(matrix, cluster_1x8) { run_cluster(1, 8, 0); }
-Test(matrix, cluster_8x1) { run_cluster(8, 1, 0); }
-Test(matrix, cluster_2x4) { run_cluster(2, 4, 0); }
-Test(matrix, cluster_4x2) { run_cluster(4, 2, 0); }
-Test(matrix, cluster_2x2x2) { run_cluster(2, 2, 2); }
-Test(matrix, cluster_3x2) { run_cluster(3, 2, 0); }
-Test(matrix, cluster_2x3x2) { run_cluster(2, 3, 2); }
+Test(matrix, cluster_1x8)
+{
+    run_cluster(1, 8, 0);
+}
+Test(matrix, cluster_8x1)
+{
+    run_cluster(8, 1, 0);
+}
+Test(matrix, cluster_2x4)
+{
+    run_cluster(2, 4, 0);
+}
+Test(matrix, cluster_4x2)
+{
+    run_cluster(4, 2, 0);
+}
+Test(matrix, cluster_2x2x2)
+{
+    run_cluster(2, 2, 2);
+}
+Test(matrix, cluster_3x2)
+{
+    run_cluster(3, 2, 0);
+}
+Test(matrix, cluster_2x3x2)
+{
+    run_cluster(2, 3, 2);
+}
 
 // Variations on one cluster: 16-bit storage, gated and shared experts, dense layers, capacity, replicas.
 static void run_variation(void (*change)(Spec *))
@@ -207,8 +228,8 @@ static void run_variation(void (*change)(Spec *))
             cr_assert(planner_enumerate(work, arena, diag_create(arena), &candidates, &count));
             for (size_t c = 0; c < count; c++) {
                 char name[160], domain[96];
-                snprintf(name, sizeof name, "%s routing %d, %s", dispatch_name((Dispatch)d), routing,
-                         config_format(&spec.cluster, &candidates[c].config, domain, sizeof domain));
+                snprintf(name, sizeof(name), "%s routing %d, %s", dispatch_name((Dispatch)d), routing,
+                         config_format(&spec.cluster, &candidates[c].config, domain, sizeof(domain)));
                 run(work, &candidates[c], (Dispatch)d, (Routing)routing, NULL, name);
                 counter++;
             }
@@ -218,8 +239,14 @@ static void run_variation(void (*change)(Spec *))
     cr_assert_gt(counter, 0);
 }
 
-static void half(Spec *spec) { spec->model.dtype = DTYPE_F16; }
-static void brain(Spec *spec) { spec->model.dtype = DTYPE_BF16; }
+static void half(Spec *spec)
+{
+    spec->model.dtype = DTYPE_F16;
+}
+static void brain(Spec *spec)
+{
+    spec->model.dtype = DTYPE_BF16;
+}
 static void gated(Spec *spec)
 {
     spec->model.activation = ACTIVATION_SWIGLU;
@@ -233,7 +260,10 @@ static void dense_between(Spec *spec)
     spec->model.every = 2;
     spec->model.ffn_inner = 40;
 }
-static void capped(Spec *spec) { spec->plan.capacity = 1; }
+static void capped(Spec *spec)
+{
+    spec->plan.capacity = 1;
+}
 static void padded(Spec *spec)
 {
     spec->plan.capacity = 1.25;
@@ -253,7 +283,10 @@ static void replicated(Spec *spec)
     spec->model.experts = 2;
     spec->replica_levels = 1;
 }
-static void in_parts(Spec *spec) { spec->model.experts = 6; }
+static void in_parts(Spec *spec)
+{
+    spec->model.experts = 6;
+}
 static void in_padded_parts(Spec *spec)
 {
     spec->model.experts = 3;
@@ -261,16 +294,43 @@ static void in_padded_parts(Spec *spec)
     spec->model.activation = ACTIVATION_SWIGLU;
 }
 
-Test(matrix, half_precision) { run_variation(half); }
-Test(matrix, bfloat) { run_variation(brain); }
-Test(matrix, gated_and_shared_experts) { run_variation(gated); }
-Test(matrix, dense_layers_between) { run_variation(dense_between); }
-Test(matrix, capacity) { run_variation(capped); }
+Test(matrix, half_precision)
+{
+    run_variation(half);
+}
+Test(matrix, bfloat)
+{
+    run_variation(brain);
+}
+Test(matrix, gated_and_shared_experts)
+{
+    run_variation(gated);
+}
+Test(matrix, dense_layers_between)
+{
+    run_variation(dense_between);
+}
+Test(matrix, capacity)
+{
+    run_variation(capped);
+}
 Test(matrix, padded_exchanges)
 {
     run_variation(padded);
 }
-Test(matrix, dropped_and_rounded) { run_variation(dropped_and_rounded); }
-Test(matrix, replicated_experts) { run_variation(replicated); }
-Test(matrix, parts_of_experts) { run_variation(in_parts); }
-Test(matrix, padded_parts_of_experts) { run_variation(in_padded_parts); }
+Test(matrix, dropped_and_rounded)
+{
+    run_variation(dropped_and_rounded);
+}
+Test(matrix, replicated_experts)
+{
+    run_variation(replicated);
+}
+Test(matrix, parts_of_experts)
+{
+    run_variation(in_parts);
+}
+Test(matrix, padded_parts_of_experts)
+{
+    run_variation(in_padded_parts);
+}

@@ -15,10 +15,18 @@
 
 // X(NAME, "text"): what is done to a plan
 #define MUTATORS(X)                                                                                                    \
-    X(DROP_EDGE, "drop an edge") X(CHANGE_OPERAND, "change an operand") X(SHIFT_GROUP, "shift a group")                \
-    X(RETARGET_LEVEL, "retarget a level") X(RETARGET_LAYER, "retarget a layer") X(SHRINK_BUFFER, "shrink a buffer")    \
-    X(FREE_EARLY, "free early") X(ALTER_BYTES, "alter bytes") X(MOVE_BYTES, "move bytes elsewhere")                    \
-    X(CHANGE_CHOICE, "change a choice") X(DUPLICATE_STEP, "duplicate a send") X(DROP_STEP, "drop a send")              \
+    X(DROP_EDGE, "drop an edge")                                                                                       \
+    X(CHANGE_OPERAND, "change an operand")                                                                             \
+    X(SHIFT_GROUP, "shift a group")                                                                                    \
+    X(RETARGET_LEVEL, "retarget a level")                                                                              \
+    X(RETARGET_LAYER, "retarget a layer")                                                                              \
+    X(SHRINK_BUFFER, "shrink a buffer")                                                                                \
+    X(FREE_EARLY, "free early")                                                                                        \
+    X(ALTER_BYTES, "alter bytes")                                                                                      \
+    X(MOVE_BYTES, "move bytes elsewhere")                                                                              \
+    X(CHANGE_CHOICE, "change a choice")                                                                                \
+    X(DUPLICATE_STEP, "duplicate a send")                                                                              \
+    X(DROP_STEP, "drop a send")                                                                                        \
     X(SWAP_STEPS, "swap two collectives")
 #define X(name, text) MUTATE_##name,
 typedef enum { MUTATORS(X) MUTATOR_COUNT } Mutator;
@@ -200,7 +208,7 @@ static bool sends(const Step *step)
 
 static const uint32_t *identity(Trial *trial)
 {
-    uint32_t *place = arena_alloc_array(trial->arena, trial->good->step_count, sizeof *place);
+    uint32_t *place = arena_alloc_array(trial->arena, trial->good->step_count, sizeof(*place));
     for (uint32_t i = 0; i < trial->good->step_count; i++)
         place[i] = i;
     return place;
@@ -367,9 +375,8 @@ static void swap_steps(Trial *trial)
     const Plan *good = trial->good;
     for (uint32_t s = 0; s < good->step_count; s++) {
         uint32_t next = s + 1;
-        while (next < good->step_count &&
-               (!sends(&good->steps[next]) ||
-                op_info((int)good->steps[next].op)->stream != op_info((int)good->steps[s].op)->stream))
+        while (next < good->step_count && (!sends(&good->steps[next]) || op_info((int)good->steps[next].op)->stream !=
+                                                                             op_info((int)good->steps[s].op)->stream))
             next++;
         if (!sends(&good->steps[s]) || next == good->step_count)
             continue;

@@ -33,7 +33,7 @@ enum { ITERATIONS = 3 };
 
 static Plan *make_plan(const Case *c, ExchangeKind exchange, size_t index, Arena *arena)
 {
-    Spec *spec = arena_alloc(arena, sizeof *spec);
+    Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = spec_small_gpt(c->counts, c->experts, c->top_k);
     spec->plan.pass = PASS_TRAINING;
     spec->plan.dispatch = c->dispatch;
@@ -94,7 +94,7 @@ Test(padded, computes_what_counted_exchanges_do, .timeout = 120)
                 break;
             }
             JobResult got = run(padded, c->routing), expected = run(counted, c->routing);
-            cr_expect_arr_eq(got.loss, expected.loss, ITERATIONS * sizeof *got.loss, "case %zu, candidate %zu", i,
+            cr_expect_arr_eq(got.loss, expected.loss, ITERATIONS * sizeof(*got.loss), "case %zu, candidate %zu", i,
                              index);
             cr_expect_eq(memcmp(got.outputs, expected.outputs,
                                 got.ranks * model_tokens(&padded->model) * padded->model.hidden * sizeof(float)),

@@ -170,8 +170,12 @@ Test(planner, glpk_solves_the_same_programme)
                 cost_iteration(in.work, &in.configs[c], in.spec.plan.dispatch, &worst);
                 horizon_s = fmax(horizon_s, 4 * worst.iteration_s);
             }
-            Programme programme = {.work = in.work, .configs = in.configs, .footprints = in.footprints,
-                                   .count = in.count, .prefetch = in.prefetch, .dispatch = in.spec.plan.dispatch,
+            Programme programme = {.work = in.work,
+                                   .configs = in.configs,
+                                   .footprints = in.footprints,
+                                   .count = in.count,
+                                   .prefetch = in.prefetch,
+                                   .dispatch = in.spec.plan.dispatch,
                                    .horizon_s = horizon_s};
             Formulated formulated = formulate(&programme, in.arena);
             MilpResult result = milp_solve(formulated.milp, &no_limits);
@@ -239,13 +243,18 @@ static MilpResult finish(const Instance *in, double known_s, double work, Formul
 {
     StageProblem *problem;
     SearchResult left = bound_below(in, known_s, &problem);
-    bool *useful = arena_alloc_array(in->arena, (size_t)in->work->moe_count * in->count, sizeof *useful);
+    bool *useful = arena_alloc_array(in->arena, (size_t)in->work->moe_count * in->count, sizeof(*useful));
     for (uint32_t k = 0; k < in->work->moe_count; k++)
         for (uint32_t o = 0; o < problem->stages[k].option_count; o++)
             useful[k * in->count + problem->stages[k].options[o].candidate] = left.useful[k * in->count + o];
-    Programme programme = {.work = in->work, .configs = in->configs, .footprints = in->footprints,
-                           .count = in->count, .prefetch = in->prefetch, .dispatch = in->spec.plan.dispatch,
-                           .useful = useful, .horizon_s = known_s};
+    Programme programme = {.work = in->work,
+                           .configs = in->configs,
+                           .footprints = in->footprints,
+                           .count = in->count,
+                           .prefetch = in->prefetch,
+                           .dispatch = in->spec.plan.dispatch,
+                           .useful = useful,
+                           .horizon_s = known_s};
     *formulated = formulate(&programme, in->arena);
     MilpLimits limits = {.cutoff = known_s / formulated->unit_s, .work = work};
     return milp_solve(formulated->milp, &limits);
@@ -320,8 +329,8 @@ static Workload *many_heterogeneous_layers(Spec *spec, Arena *arena)
     spec->cluster.level_count = 3;
     const uint32_t counts[] = {2, 4, 8};
     for (uint32_t l = 0; l < 3; l++)
-        spec->cluster.levels[l] = (Level){(const char *[]){"dc", "node", "gpu"}[l], counts[l], 1.25e9 * pow(10, l),
-                                          1e-4 / (1 + l), 0};
+        spec->cluster.levels[l] =
+            (Level){(const char *[]){"dc", "node", "gpu"}[l], counts[l], 1.25e9 * pow(10, l), 1e-4 / (1 + l), 0};
     spec->model.layers = 24;
     spec->plan.pass = PASS_TRAINING;
     Workload *work = workload_derive(spec, arena);
@@ -389,8 +398,8 @@ Test(planner, one_layer_follows_the_closed_form)
         }
         Solution solution;
         bool infeasible;
-        cr_assert(planner_solve(workload_derive(&spec, arena), &options, arena, diag_create(arena), &solution,
-                                &infeasible));
+        cr_assert(
+            planner_solve(workload_derive(&spec, arena), &options, arena, diag_create(arena), &solution, &infeasible));
         cr_assert_eq(solution.status, STATUS_OPTIMAL);
         cr_assert(fabs(solution.objective_s - best_s) <= 1e-9 * best_s, "instance %d: %.12g, closed form %.12g", i,
                   solution.objective_s, best_s);
@@ -404,8 +413,8 @@ Test(planner, solve_picks_the_published_domain)
     Arena *arena = arena_create();
     Solution solution;
     bool infeasible;
-    cr_assert(planner_solve(workload_derive(&spec, arena), &options, arena, diag_create(arena), &solution,
-                            &infeasible));
+    cr_assert(
+        planner_solve(workload_derive(&spec, arena), &options, arena, diag_create(arena), &solution, &infeasible));
     cr_assert_eq(solution.mix.configs[0].domain[0], 4);
     cr_assert_eq(solution.status, STATUS_OPTIMAL);
     cr_assert_str_eq(solution.solver, milp_solver_name());
@@ -420,8 +429,8 @@ Test(planner, forced_domain_is_taken_and_said_so)
     Arena *arena = arena_create();
     Solution solution;
     bool infeasible;
-    cr_assert(planner_solve(workload_derive(&spec, arena), &options, arena, diag_create(arena), &solution,
-                            &infeasible));
+    cr_assert(
+        planner_solve(workload_derive(&spec, arena), &options, arena, diag_create(arena), &solution, &infeasible));
     cr_assert_eq(solution.mix.configs[0].domain[0], 8);
     cr_assert_eq(solution.status, STATUS_FORCED);
     arena_destroy(arena);
@@ -450,8 +459,8 @@ Test(planner, ties_go_to_the_smallest_domain)
     Arena *arena = arena_create();
     Solution solution;
     bool infeasible;
-    cr_assert(planner_solve(workload_derive(&spec, arena), &options, arena, diag_create(arena), &solution,
-                            &infeasible));
+    cr_assert(
+        planner_solve(workload_derive(&spec, arena), &options, arena, diag_create(arena), &solution, &infeasible));
     cr_assert_eq(solution.mix.configs[0].domain[0], 1);
     arena_destroy(arena);
 }
@@ -540,7 +549,7 @@ static void add_many_columns(void *context)
     Milp *milp = context;
     char name[48];
     for (int i = 0; i < 100000; i++) {
-        snprintf(name, sizeof name, "a_column_with_a_name_%d", i);
+        snprintf(name, sizeof(name), "a_column_with_a_name_%d", i);
         milp_add_binary(milp, name, 1);
     }
     MilpResult result = milp_solve(milp, &no_limits);

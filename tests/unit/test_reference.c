@@ -9,9 +9,9 @@
 
 #include "engines/host_scratch.h"
 #include "kernels/host/kernels.h"
-#include "runtime/training/data.h"
 #include "runtime/check/reference.h"
 #include "runtime/check/tolerance.h"
+#include "runtime/training/data.h"
 #include "runtime/training/weights.h"
 
 static const Dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
@@ -208,7 +208,7 @@ static HostRun host_run(const Plan *plan, uint64_t seed, uint64_t capacity)
         *rows[i] = make(dims->dtype, tokens, dims->hidden);
     run.records = make(DTYPE_I32, tokens, 2 * dims->top_k);
     run.tokens = make(DTYPE_I32, dims->batch, dims->sequence + 1);
-    run.decisions = calloc(plan->choice_count * tokens * dims->top_k, sizeof *run.decisions);
+    run.decisions = calloc(plan->choice_count * tokens * dims->top_k, sizeof(*run.decisions));
     Tensor embedding = make(dims->dtype, 1, model_embedding_elements(dims)), loss = make(DTYPE_F32, 1, 1);
     Tensor work = make_work(&run, OP_LOSS);
     data_fill(&(Data){0}, dims, &(DataBatch){.seed = seed}, run.tokens.data);
@@ -242,7 +242,7 @@ static Plan *make_plan(ModelDims dims, uint32_t first_moe)
     plan->capacity = 1; // some tests drop records
     plan->cluster = (Cluster){.name = "one", .level_count = 2, .levels = {{"dc", 1, 1e9, 0, 0}, {"gpu", 1, 1e9, 0, 0}}};
     plan->choice_count = dims.layers - first_moe;
-    plan->choices = arena_alloc_array(plan->arena, plan->choice_count, sizeof *plan->choices);
+    plan->choices = arena_alloc_array(plan->arena, plan->choice_count, sizeof(*plan->choices));
     for (uint32_t i = 0; i < plan->choice_count; i++)
         plan->choices[i] = (Choice){.layer = first_moe + i, .domain = {1, 1}};
     return plan;
@@ -253,7 +253,7 @@ static double compare(const HostRun *run, const int32_t *decisions, double *loss
 {
     const ModelDims *dims = &run->plan->model;
     uint64_t elements = model_tokens(dims) * dims->hidden;
-    double *x = calloc(elements, sizeof *x), largest = 0, squares = 0;
+    double *x = calloc(elements, sizeof(*x)), largest = 0, squares = 0;
     ReferenceResult result;
     Fault fault = {0};
     Reference *reference = reference_create(run->plan, run->seed, &fault);
@@ -357,8 +357,8 @@ Test(reference, refuses_decisions_that_name_no_expert_and_stops)
     ModelDims dims = small_dims(DTYPE_F32);
     Plan *plan = make_plan(dims, 2);
     uint64_t tokens = model_tokens(&dims);
-    int32_t *decisions = calloc(2 * tokens, sizeof *decisions), *words = calloc(3 * 25, sizeof *words);
-    double *x = calloc(tokens * 64, sizeof *x);
+    int32_t *decisions = calloc(2 * tokens, sizeof(*decisions)), *words = calloc(3 * 25, sizeof(*words));
+    double *x = calloc(tokens * 64, sizeof(*x));
     ReferenceResult result;
     for (uint64_t i = 0; i < 2 * tokens; i++)
         decisions[i] = (int32_t)(i % 2);

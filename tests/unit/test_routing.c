@@ -30,7 +30,7 @@ static void draw_token(const double *popularity, uint32_t experts, uint32_t top_
 
 static double *zipf(uint32_t experts, double exponent, Arena *arena)
 {
-    double *popularity = arena_alloc_array(arena, experts, sizeof *popularity);
+    double *popularity = arena_alloc_array(arena, experts, sizeof(*popularity));
     for (uint32_t e = 0; e < experts; e++)
         popularity[e] = pow(e + 1.0, -exponent);
     return popularity;
@@ -76,9 +76,8 @@ static void sample(const Spec *spec, const uint32_t domain[], uint32_t level, do
         uint32_t chosen[8];
         bool seen[PLACES_MAX] = {false};
         draw_token(spec->model.popularity, spec->model.experts, spec->model.top_k, chosen);
-        for (uint32_t i = 0; i < spec->model.top_k; i++) {
+        for (uint32_t i = 0; i < spec->model.top_k; i++)
             seen[chosen[i] / each / inside] = true;
-        }
         for (uint32_t p = 0; p < places; p++)
             wanted[p] += seen[p] / (double)TOKENS;
     }
@@ -151,7 +150,7 @@ Test(routing, skew_makes_larger_domains_pay)
     double best_s[2];
     uint32_t size[2];
     for (int skewed = 0; skewed < 2; skewed++) {
-        Spec *spec = arena_alloc(arena, sizeof *spec);
+        Spec *spec = arena_alloc(arena, sizeof(*spec));
         *spec = spec_one_tier(8, 16e9, 0, 8e6, 4.7e6, 0.49e-3);
         spec->model.experts = 32;
         spec->model.top_k = 2;
@@ -159,8 +158,8 @@ Test(routing, skew_makes_larger_domains_pay)
         Solution solution;
         bool infeasible;
         PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED};
-        cr_assert(planner_solve(workload_derive(spec, arena), &options, arena, diag_create(arena), &solution,
-                                &infeasible));
+        cr_assert(
+            planner_solve(workload_derive(spec, arena), &options, arena, diag_create(arena), &solution, &infeasible));
         best_s[skewed] = solution.objective_s;
         size[skewed] = solution.mix.configs[0].domain[0];
     }

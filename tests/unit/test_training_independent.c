@@ -32,7 +32,7 @@ static Ref record(double value, Ref a, double by_a, Ref b, double by_b)
 {
     if (tape_count == tape_room) {
         tape_room = tape_room ? 2 * tape_room : 1 << 16;
-        tape = realloc(tape, tape_room * sizeof *tape);
+        tape = realloc(tape, tape_room * sizeof(*tape));
     }
     tape[tape_count] = (Node){.value = value, .partial = {by_a, by_b}, .parent = {a, b}};
     return tape_count++;
@@ -120,7 +120,7 @@ typedef struct {
 static Ref weights_of(const Network *net, const char *kind, uint32_t layer)
 {
     char name[64];
-    snprintf(name, sizeof name, "L%u.%s", layer, kind);
+    snprintf(name, sizeof(name), "L%u.%s", layer, kind);
     for (uint32_t w = 0; w < net->count; w++)
         if (strcmp(net->weights[w].name, layer == UINT32_MAX ? kind : name) == 0)
             return net->weights[w].first;
@@ -313,9 +313,9 @@ static Ref forward(const Network *net, const int32_t *tokens, double *cross_entr
     Ref loss = constant(0), balance = constant(0);
     for (uint64_t t = 0; t < count; t++)
         for (uint64_t i = 0; i < hidden; i++)
-            x[t][i] = add(words + (Ref)tokens[t / d->sequence * (d->sequence + 1) + t % d->sequence] * (Ref)hidden +
-                              (Ref)i,
-                          positions + (Ref)(t % d->sequence * hidden + i));
+            x[t][i] =
+                add(words + (Ref)tokens[t / d->sequence * (d->sequence + 1) + t % d->sequence] * (Ref)hidden + (Ref)i,
+                    positions + (Ref)(t % d->sequence * hidden + i));
     for (uint32_t k = 0; k < d->layers; k++) {
         attention(net, k, x);
         if (k == 0) { // the first is dense, the others have experts
@@ -398,7 +398,7 @@ static void network_create(Network *net, const Plan *plan, const Engine *engine)
         cr_assert(net->count < WEIGHTS_MAX && buffer->dtype == DTYPE_F32);
         Weights *of = &net->weights[net->count++];
         *of = (Weights){.name = buffer->name, .elements = elements, .buffer = weights, .gradient = gradient};
-        of->values = calloc(3 * elements, sizeof *of->values);
+        of->values = calloc(3 * elements, sizeof(*of->values));
         of->m = of->values + elements;
         of->v = of->m + elements;
         for (uint64_t i = 0; i < elements; i++)
@@ -421,7 +421,7 @@ static void compare_gradients(const Network *net, const Engine *engine)
 {
     for (uint32_t w = 0; w < net->count; w++) {
         const Weights *of = &net->weights[w];
-        double *want = malloc(of->elements * sizeof *want);
+        double *want = malloc(of->elements * sizeof(*want));
         for (uint64_t i = 0; i < of->elements; i++)
             want[i] = tape[of->first + i].gradient;
         // Sums of some hundred products in f32: 100 half-units in the last place.
@@ -443,7 +443,7 @@ static void train(Spec *spec)
     ThreadWorld *world = thread_world_create(&plan->cluster, NULL, 30);
     Initial initial = {.plan = plan, .seed = 3};
     EngineOptions options = {.fill = initial_fill, .fill_context = &initial, .training = plan->training};
-    int32_t *tokens = calloc(plan->model.batch * (plan->model.sequence + 1), sizeof *tokens);
+    int32_t *tokens = calloc(plan->model.batch * (plan->model.sequence + 1), sizeof(*tokens));
     Engine *engine = host_engine.create(plan, thread_world_comm(world, 0), &options, &fault);
     cr_assert_not_null(engine, "%s", fault.message);
     Network net = {.dims = plan->model, .balance = plan->training.balance};
@@ -489,8 +489,14 @@ static Spec spec_one_rank(void)
     spec.model.sequence = 6;
     spec.model.inner = 12;
     spec.model.ffn_inner = 10;
-    spec.training = (TrainingSettings){.learning_rate = 0.01, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-3,
-                                       .weight_decay = 0.1, .warmup = 3, .clip = 0.7, .balance = 0.02};
+    spec.training = (TrainingSettings){.learning_rate = 0.01,
+                                       .beta1 = 0.9,
+                                       .beta2 = 0.95,
+                                       .epsilon = 1e-3,
+                                       .weight_decay = 0.1,
+                                       .warmup = 3,
+                                       .clip = 0.7,
+                                       .balance = 0.02};
     return spec;
 }
 
