@@ -188,8 +188,8 @@ static void compare_figures(Diff *diff, Arena *arena)
     const Plan *a = diff->plans[0], *b = diff->plans[1];
     diff->figures = arena_alloc_array(arena, 8 + 6 * 2 * LEVELS_MAX, sizeof(*diff->figures));
     add_figure(diff, "iteration, predicted", "iteration_s", FIGURE_TIME, a->iteration_s, b->iteration_s);
-    add_figure(diff, "iteration, simulated", "simulated_s", FIGURE_TIME, simulate(a, arena)->iteration_s,
-               simulate(b, arena)->iteration_s);
+    add_figure(diff, "iteration, simulated", "simulated_s", FIGURE_TIME, simulated_iteration_s(a),
+               simulated_iteration_s(b));
     add_figure(diff, "memory per GPU", "memory_bytes", FIGURE_BYTES,
                a->strategy_count ? a->strategies[0].memory_bytes : 0,
                b->strategy_count ? b->strategies[0].memory_bytes : 0);

@@ -7,6 +7,7 @@
 #include "backends/html_parts.h"
 #include "ir/codec.h"
 #include "ir/plan_facts.h"
+#include "ir/unroll.h"
 
 static void print_head(const Plan *plan, Text *out)
 {
@@ -100,9 +101,10 @@ static void print_figures(const Plan *plan, const Simulation *simulation, Text *
     text_append(out, "</div>\n");
 }
 
-void html_print(const Plan *plan, const char *reasons, Text *out)
+void html_print(const Plan *written, const char *reasons, Text *out)
 {
     Arena *arena = arena_create();
+    const Plan *plan = plan_unroll_all(written, arena);
     const Report report = {.plan = plan, .simulation = simulate(plan, arena), .arena = arena, .out = out};
     print_head(plan, out);
     print_decision(plan, out);

@@ -139,7 +139,7 @@ static void add_solution(cJSON *root, const Plan *plan, double solve_s)
         cJSON_AddNullToObject(object, "solve_s");
     cJSON_AddNumberToObject(object, "iteration_s", plan->iteration_s);
     Arena *arena = arena_create();
-    cJSON_AddNumberToObject(object, "simulated_s", simulate(plan, arena)->iteration_s);
+    cJSON_AddNumberToObject(object, "simulated_s", simulated_iteration_s(plan));
     arena_destroy(arena);
     add_verdict(object, plan);
     add_layers(object, plan);

@@ -82,9 +82,7 @@ static void print_strategy(const Plan *plan, const Strategy *strategy, bool chos
 static void print_simulated(const Plan *plan, Text *out)
 {
     char value[FORMAT_MAX];
-    Arena *arena = arena_create();
-    double simulated_s = simulate(plan, arena)->iteration_s;
-    arena_destroy(arena);
+    double simulated_s = simulated_iteration_s(plan);
     text_format(out, "this plan's schedule, simulated: %s", format_time(value, simulated_s));
     if (plan->iteration_s > 0)
         text_format(out, " (%s against the prediction)", format_change(value, simulated_s / plan->iteration_s - 1));

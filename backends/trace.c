@@ -3,6 +3,7 @@
 
 #include "backends/simulation_print.h"
 #include "ir/simulate/occupancy.h"
+#include "ir/unroll.h"
 
 typedef struct {
     const Plan *plan;
@@ -69,9 +70,11 @@ static void write_class(Tracer *tracer, uint32_t class)
     }
 }
 
-bool trace_print(const Plan *plan, const TraceRun *run, Text *out, Fault *fault)
+bool trace_print(const Plan *written, const TraceRun *run, Text *out, Fault *fault)
 {
-    Tracer tracer = {.plan = plan, .arena = arena_create(), .timeline = timeline_begin(plan, out)};
+    Arena *arena = arena_create();
+    const Plan *plan = plan_unroll_all(written, arena);
+    Tracer tracer = {.plan = plan, .arena = arena, .timeline = timeline_begin(plan, out)};
     tracer.simulation = simulate(plan, tracer.arena);
     tracer.process = TIMELINE_PREDICTED + (int)(tracer.simulation->last - tracer.simulation->classes);
     for (uint32_t c = 0; c < tracer.simulation->class_count; c++)

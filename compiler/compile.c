@@ -100,14 +100,6 @@ static FaultKind report_violations(const VerifyReport *report, Diag *diag)
     return FAULT_INTERNAL;
 }
 
-static double simulated_s(const Plan *plan)
-{
-    Arena *scratch = arena_create();
-    double time_s = simulate(plan, scratch)->iteration_s;
-    arena_destroy(scratch);
-    return time_s;
-}
-
 // Running ahead can cost more than it gains: what runs ahead shares ports with what is needed now. A pass whose
 // absence makes the simulated iteration shorter is omitted, unless the time limit has struck.
 static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
@@ -117,7 +109,7 @@ static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
     Dispatch dispatch = out->spec->plan.dispatch;
     Plan *best = lower_with(out->work, &out->solution.mix, dispatch, passes, bytes);
     bool tries = best && !out->solution.timed_out;
-    double best_s = tries ? simulated_s(best) : 0;
+    double best_s = tries ? simulated_iteration_s(best) : 0;
     out->passes = passes;
     for (size_t i = 0; i < COUNT_OF(doubtful) && tries; i++) {
         PlanPassSet fewer = out->passes & ~(1u << doubtful[i]);
@@ -125,7 +117,7 @@ static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
             continue;
         double other_bytes = 0;
         Plan *other = lower_with(out->work, &out->solution.mix, dispatch, fewer, &other_bytes);
-        double other_s = other ? simulated_s(other) : 0;
+        double other_s = other ? simulated_iteration_s(other) : 0;
         bool better = other && other_bytes <= fmax(*bytes, out->spec->cluster.device.memory_bytes) &&
                       other_s < best_s * (1 - clear);
         plan_destroy(better ? best : other);
@@ -176,35 +168,68 @@ static FaultKind solve_with(const CompileOptions *options, double share, Arena *
     return FAULT_NONE;
 }
 
-// The same with gathered dense weights kept until the backward pass, or gathered again.
-static FaultKind solve_dense(const CompileOptions *options, bool regather, double share, Arena *arena, Diag *diag,
-                             Compilation *out)
+// What is planned one way, and then another where that leaves memory to bind: what takes more memory comes first, and is
+// faster where it fits.
+typedef struct {
+    OnceDense once_dense;
+    Recompute recompute;
+} Frugality;
+
+// With gathered dense weights kept until the backward pass or gathered again, activations kept or computed again.
+static FaultKind solve_frugal(const CompileOptions *options, Frugality how, double share, Arena *arena, Diag *diag,
+                              Compilation *out)
 {
     Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *out->spec;
-    spec->plan.regather_dense = regather;
+    spec->plan.regather_dense = how.once_dense == ONCE_DENSE_NONE;
+    spec->plan.recomputes = how.recompute == RECOMPUTE_FULL;
     out->spec = spec;
     out->work = workload_derive(spec, arena);
     return solve_with(options, share, arena, diag, out);
 }
 
-// Keeping them is faster, where memory allows every choice beside them.
+// Those that are asked for, the largest memory first.
+static size_t list_frugalities(const SpecPlan *plan, Frugality out[4])
+{
+    size_t count = 0;
+    for (int again = 0; again < 2; again++)
+        for (int gathers = 0; gathers < 2; gathers++) {
+            Frugality how = {gathers ? ONCE_DENSE_NONE : ONCE_DENSE_ALL, again ? RECOMPUTE_FULL : RECOMPUTE_NONE};
+            if ((plan->once_dense == ONCE_DENSE_AUTO || plan->once_dense == how.once_dense) &&
+                (plan->recompute == RECOMPUTE_AUTO || plan->recompute == how.recompute))
+                out[count++] = how;
+        }
+    return count;
+}
+
+// The fastest of those that fit; where none does, the one that takes least memory says why.
 static FaultKind solve(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
 {
     const Spec *spec = out->spec;
-    if (spec->plan.pass == PASS_FORWARD || spec->model.abstract || spec->plan.once_dense != ONCE_DENSE_AUTO)
+    if (spec->plan.pass == PASS_FORWARD || spec->model.abstract)
         return solve_with(options, share, arena, diag, out);
-    Compilation kept = *out, again = *out;
-    Diag *of_kept = diag_create(arena), *of_again = diag_create(arena);
-    FaultKind code = solve_dense(options, false, share / 2, arena, of_kept, &kept), other = FAULT_INFEASIBLE;
-    bool settled = code == FAULT_NONE && !kept.solution.memory_binds;
-    if (!settled && (code == FAULT_NONE || code == FAULT_INFEASIBLE))
-        other = solve_dense(options, true, share / 2, arena, of_again, &again);
-    bool takes_kept = settled || (code != FAULT_INFEASIBLE && other != FAULT_NONE) ||
-                      (code == FAULT_NONE && kept.solution.cost.iteration_s <= again.solution.cost.iteration_s);
-    *out = takes_kept ? kept : again;
-    diag_append(diag, takes_kept ? of_kept : of_again);
-    return takes_kept ? code : other;
+    Frugality list[4];
+    size_t count = list_frugalities(&spec->plan, list);
+    Compilation best = *out;
+    Diag *of_best = NULL;
+    FaultKind code = FAULT_INFEASIBLE;
+    for (size_t i = 0; i < count; i++) {
+        Compilation tried = *out;
+        Diag *of_tried = diag_create(arena);
+        FaultKind now = solve_frugal(options, list[i], share / (double)count, arena, of_tried, &tried);
+        bool better = now == FAULT_NONE && (code != FAULT_NONE || tried.solution.cost.iteration_s <
+                                                                      best.solution.cost.iteration_s);
+        if (better || code != FAULT_NONE || (now != FAULT_NONE && now != FAULT_INFEASIBLE)) {
+            best = tried;
+            of_best = of_tried;
+            code = now;
+        }
+        if (now != FAULT_INFEASIBLE && (now != FAULT_NONE || !tried.solution.memory_binds))
+            break;
+    }
+    *out = best;
+    diag_append(diag, of_best);
+    return code;
 }
 
 static const Spec *with_codec(const Spec *request, Codec codec, Arena *arena)

@@ -15,6 +15,7 @@
 #include "backends/trace.h"
 #include "ir/binary.h"
 #include "ir/text/plan_text.h"
+#include "ir/unroll.h"
 
 static bool write_output(const Options *options, const void *data, size_t length, Fault *fault)
 {
@@ -104,7 +105,7 @@ static bool write_chakra(const Options *options, const Plan *plan, Fault *fault)
                          "--emit=chakra writes a file per rank: %" PRIu64 " are too many, at most %d", ranks,
                          CHAKRA_RANKS_MAX);
     Arena *arena = arena_create();
-    const Chakra *chakra = chakra_create(plan, arena);
+    const Chakra *chakra = chakra_create(plan_unroll_all(plan, arena), arena);
     Text text = {0};
     chakra_print_groups(chakra, &text);
     bool ok = write_file(arena_format(arena, "%s.groups.json", options->output), &text, fault);
@@ -170,7 +171,8 @@ static void print_simulation(const Options *options, const Plan *plan)
 {
     Arena *arena = arena_create();
     Text text = {0};
-    (options->json ? simulation_print_json : simulation_print)(plan, simulate(plan, arena), &text);
+    const Plan *unrolled = plan_unroll_all(plan, arena);
+    (options->json ? simulation_print_json : simulation_print)(unrolled, simulate(unrolled, arena), &text);
     fputs(text.data, stdout);
     text_free(&text);
     arena_destroy(arena);

@@ -15,10 +15,8 @@ static Figures measure(const Compilation *compilation, PlanPassSet passes)
         lower_with(compilation->work, &compilation->solution.mix, compilation->spec->plan.dispatch, passes, &bytes);
     Figures figures = {.memory_bytes = bytes};
     if (plan) {
-        Arena *scratch = arena_create();
         figures.waits = plan->after_count;
-        figures.iteration_s = simulate(plan, scratch)->iteration_s;
-        arena_destroy(scratch);
+        figures.iteration_s = simulated_iteration_s(plan);
     }
     plan_destroy(plan);
     return figures;

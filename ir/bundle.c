@@ -104,5 +104,9 @@ void bundle_kinds(const Plan *plan, WeightKind kinds[])
         StepBuffers of = step_buffers(plan, &plan->steps[s]);
         if (plan->steps[s].op == OP_REDUCE_SCATTER && of.reduce_scatter.gathered != NONE)
             note_kind(plan, kinds, of.reduce_scatter.shard, kinds[of.reduce_scatter.gathered]);
+        else if (plan->steps[s].op == OP_ACCUMULATE && of.accumulate.part != NONE)
+            note_kind(plan, kinds, of.accumulate.sum, kinds[of.accumulate.part]);
+        else if (plan->steps[s].op == OP_ROUND && of.round.sum != NONE)
+            note_kind(plan, kinds, of.round.gradient, kinds[of.round.sum]);
     }
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "ir/schema.h"
+#include "ir/unroll.h"
 
 static const uint64_t gpus_max = UINT64_C(1) << 31;
 static const double elements_max = 0x1p53; // of one weight tensor
@@ -270,6 +271,23 @@ static bool check_model(Check *check)
     return true;
 }
 
+// That unrolling (unroll.h) stays within bounds, too.
+static bool check_micro_batches(Check *check)
+{
+    const Plan *plan = check->plan;
+    if (plan->micro_batches == 0 || plan->micro_batches > PLAN_MICRO_BATCHES_MAX)
+        return fail(check, RECORD_PLAN, 0, "'micro_batches' is %" PRIu32 ": expected 1 to %d", plan->micro_batches,
+                    PLAN_MICRO_BATCHES_MAX);
+    uint64_t runs = 0;
+    for (uint32_t i = 0; i < plan->step_count; i++)
+        runs += plan_step_runs(plan, &plan->steps[i]);
+    if (plan->micro_batches > 1 && runs > PLAN_UNROLLED_STEPS_MAX)
+        return fail(check, RECORD_PLAN, 0,
+                    "%" PRIu32 " micro-batches make %" PRIu64 " executions of steps: expected at most %d",
+                    plan->micro_batches, runs, PLAN_UNROLLED_STEPS_MAX);
+    return true;
+}
+
 static bool check_groups(Check *check)
 {
     for (uint32_t i = 0; i < check->plan->group_count; i++) {
@@ -287,11 +305,9 @@ static bool check_buffers(Check *check)
     for (uint32_t i = 0; i < check->plan->buffer_count; i++) {
         const Buffer *buffer = &check->plan->buffers[i];
         uint64_t bytes;
-        if (!checked_mul(buffer->rows, buffer->cols, &bytes) ||
-            !checked_mul(bytes, dtype_bytes(buffer->dtype), &bytes) || !checked_add(bytes, buffer->offset, &bytes) ||
-            bytes > INT64_MAX) {
+        if (!plan_buffer_bytes(check->plan, buffer, &bytes) || !checked_add(bytes, buffer->offset, &bytes) ||
+            bytes > INT64_MAX)
             return fail(check, RECORD_BUFFER, i, "its size or end exceeds 63 bits");
-        }
     }
     return true;
 }
@@ -347,7 +363,7 @@ bool plan_within_limits(const Plan *plan, RecordPlace *place, Fault *fault)
 {
     Check check = {.plan = plan, .fault = fault};
     bool ok = check_counts(&check) && check_fields(&check) && check_cluster(&check) && check_ports(&check) &&
-              check_links(&check) && check_model(&check) && check_groups(&check) && check_buffers(&check) &&
+              check_links(&check) && check_model(&check) && check_groups(&check) && check_micro_batches(&check) && check_buffers(&check) &&
               check_buffer_names(&check) && check_steps(&check);
     if (place)
         *place = check.place;

@@ -3,27 +3,17 @@
 #include "ir/memory_large.h"
 
 #include "ir/gaps.h"
+#include "ir/unroll.h"
 
 typedef struct {
     Gaps *gaps;
     uint64_t end;
 } Pool;
 
-bool memory_aligned_bytes(const Buffer *buffer, uint64_t *out)
-{
-    uint64_t elements, bytes;
-    if (!checked_mul(buffer->rows, buffer->cols, &elements) ||
-        !checked_mul(elements, dtype_bytes(buffer->dtype), &bytes) || bytes > INT64_MAX - BUFFER_ALIGNMENT) {
-        return false;
-    }
-    *out = (bytes + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
-    return true;
-}
-
 static uint64_t size_of(const Plan *plan, uint32_t buffer)
 {
     uint64_t bytes;
-    return memory_aligned_bytes(&plan->buffers[buffer], &bytes) ? bytes : 0;
+    return plan_buffer_bytes(plan, &plan->buffers[buffer], &bytes) ? bytes : 0;
 }
 
 static uint64_t pool_take(Pool *pool, uint64_t bytes)
@@ -59,11 +49,11 @@ static void by_step_add(ByStep *lists, int64_t step, uint32_t buffer)
     lists->first[step] = buffer;
 }
 
-uint64_t memory_place_in_order(Plan *plan, const Order *order, const Lifetimes *lifetimes, uint64_t base,
-                               Arena *scratch)
+uint64_t memory_place_in_order(Plan *plan, const Plan *steps, const Order *order, const Lifetimes *lifetimes,
+                               uint64_t base, Arena *scratch)
 {
-    const StreamLife *lives = lifetimes_by_stream(plan, order, lifetimes, scratch);
-    ByStep begin = by_step_create(plan, scratch), free = by_step_create(plan, scratch);
+    const StreamLife *lives = lifetimes_by_stream(steps, order, lifetimes, scratch);
+    ByStep begin = by_step_create(steps, scratch), free = by_step_create(steps, scratch);
     for (uint32_t b = plan->buffer_count; b-- > 0;) { // so that lists are in the order of buffers
         by_step_add(&begin, lives[b].first, b);
         by_step_add(&free, lives[b].free, b);
@@ -71,8 +61,8 @@ uint64_t memory_place_in_order(Plan *plan, const Order *order, const Lifetimes *
     Pool pools[STREAM_COUNT] = {0};
     for (int s = 0; s < STREAM_COUNT; s++)
         pools[s].gaps = gaps_create(scratch);
-    for (uint32_t i = 0; i < plan->step_count; i++) {
-        Pool *pool = &pools[op_info((int)plan->steps[i].op)->stream];
+    for (uint32_t i = 0; i < steps->step_count; i++) {
+        Pool *pool = &pools[op_info((int)steps->steps[i].op)->stream];
         for (int64_t b = free.first[i]; b != NONE; b = free.next[b]) {
             uint64_t offset = plan->buffers[b].offset, bytes = size_of(plan, (uint32_t)b);
             if (bytes)
@@ -90,7 +80,7 @@ uint64_t memory_place_in_order(Plan *plan, const Order *order, const Lifetimes *
         if (plan->buffers[b].kind != BUFFER_TEMPORARY)
             continue;
         if (lives[b].first != NONE) {
-            plan->buffers[b].offset += pool_base[op_info((int)plan->steps[lives[b].first].op)->stream];
+            plan->buffers[b].offset += pool_base[op_info((int)steps->steps[lives[b].first].op)->stream];
         } else { // nobody says when it is free
             plan->buffers[b].offset = end;
             end += size_of(plan, b);

@@ -4,6 +4,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "ir/unroll.h"
+
 struct Order {
     uint8_t *stream;                 // [steps]
     uint32_t (*clock)[STREAM_COUNT]; // [steps] steps of each stream up to and including this one
@@ -61,22 +63,48 @@ static bool edge_redundant(const Order *order, const Step *step, const uint32_t 
     return false;
 }
 
+// Which wait of the plan as written the unrolled step's wait `k` is.
+static uint32_t written_wait(const Plan *plan, const Plan *unrolled, const Step *step, uint32_t k)
+{
+    if (plan == unrolled)
+        return step->after_first + k;
+    const Step *written = &plan->steps[step->written];
+    uint32_t earlier = unrolled->steps[unrolled->after[step->after_first + k]].written, wait = written->after_first;
+    while (plan->after[wait] != earlier)
+        wait++;
+    return wait;
+}
+
+// Marks the waits of the plan as written that order something in the unrolled one, whose waits come from them in turn.
+static void mark_needed(const Plan *plan, const Plan *unrolled, Arena *scratch, bool *needed)
+{
+    const Order *order = order_create(unrolled, scratch);
+    int64_t previous[STREAM_COUNT] = {-1, -1, -1, -1};
+    for (uint32_t i = 0; i < unrolled->step_count; i++) {
+        const Step *step = &unrolled->steps[i];
+        const uint32_t *after = unrolled->after + step->after_first;
+        for (uint32_t k = 0; k < step->after_count; k++)
+            if (!edge_redundant(order, step, after, k, previous[order->stream[i]]))
+                needed[written_wait(plan, unrolled, step, k)] = true;
+        previous[order->stream[i]] = i;
+    }
+}
+
 uint32_t order_prune_after(Plan *plan)
 {
     Arena *scratch = arena_create();
-    Order *order = order_create(plan, scratch);
+    bool *needed = arena_alloc_array(scratch, (size_t)plan->after_count + 1, sizeof(*needed));
+    uint32_t enough = plan->micro_batches < UNROLL_ENOUGH ? plan->micro_batches : UNROLL_ENOUGH;
+    mark_needed(plan, plan_unroll_steps(plan, enough, scratch), scratch, needed);
     uint32_t *kept = arena_alloc_array(plan->arena, plan->after_count, sizeof(*kept)), count = 0;
-    int64_t previous[STREAM_COUNT] = {-1, -1, -1, -1};
     for (uint32_t i = 0; i < plan->step_count; i++) {
         Step *step = &plan->steps[i];
-        const uint32_t *after = plan->after + step->after_first;
         uint32_t first = count;
-        for (uint32_t k = 0; k < step->after_count; k++)
-            if (!edge_redundant(order, step, after, k, previous[order->stream[i]]))
-                kept[count++] = after[k];
+        for (uint32_t k = step->after_first; k < step->after_first + step->after_count; k++)
+            if (needed[k])
+                kept[count++] = plan->after[k];
         step->after_first = first;
         step->after_count = count - first;
-        previous[order->stream[i]] = i;
     }
     uint32_t dropped = plan->after_count - count;
     plan->after = kept;

@@ -1,5 +1,6 @@
 // Which step of a plan happens before which: steps of one stream run in index order, and `after`
-// edges order steps of different streams. Requires known ops and edges that point to smaller indices.
+// edges order steps of different streams. Of plans of several micro-batches, unrolled (unroll.h). Requires known ops and
+// edges that point to smaller indices.
 // Vector clocks, one counter per stream: O(steps x streams) to build, O(1) to ask.
 #ifndef HEP_ORDER_H
 #define HEP_ORDER_H
@@ -11,7 +12,7 @@ typedef struct Order Order;
 Order *order_create(const Plan *plan, Arena *arena);
 bool order_before(const Order *order, uint32_t a, uint32_t b); // false for a == b
 
-// Drops `after` edges that order nothing: the rest implies them. The relation stays as it was.
+// Drops `after` edges that order nothing, in no micro-batch: the rest implies them. The relation stays as it was.
 // Returns the number dropped.
 uint32_t order_prune_after(Plan *plan);
 

@@ -7,6 +7,7 @@ Plan *plan_create(void)
     Plan *plan = arena_alloc(arena, sizeof(*plan));
     plan->arena = arena;
     plan->codec_ratio = plan->gradient_ratio = 1;
+    plan->micro_batches = 1;
     plan->solver = "";
     return plan;
 }
@@ -25,6 +26,17 @@ double plan_memory_bytes(const Plan *plan)
 uint64_t buffer_bytes(const Buffer *buffer)
 {
     return buffer->rows * buffer->cols * dtype_bytes(buffer->dtype);
+}
+
+bool buffer_aligned_bytes(const Buffer *buffer, uint64_t *out)
+{
+    uint64_t elements, bytes;
+    if (!checked_mul(buffer->rows, buffer->cols, &elements) ||
+        !checked_mul(elements, dtype_bytes(buffer->dtype), &bytes) || bytes > INT64_MAX - BUFFER_ALIGNMENT) {
+        return false;
+    }
+    *out = (bytes + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
+    return true;
 }
 
 int32_t step_operand(const Plan *plan, const Step *step, Operand operand)

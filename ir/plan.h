@@ -62,6 +62,7 @@ typedef struct {
     uint64_t rows, cols;
     BufferKind kind;
     int32_t layer;   // whose weights or temporaries; NONE if of no layer
+    BufferSpan span; // SPAN_ITERATION where an iteration is one micro-batch; `rows` are those of one value
     uint64_t offset; // in the rank's arena, bytes, multiple of BUFFER_ALIGNMENT
 } Buffer;
 
@@ -70,11 +71,13 @@ enum { BUFFER_ALIGNMENT = 256 };
 typedef struct {
     Op op;
     int32_t layer, level, group;       // NONE where it has none; group indexes plan->groups
+    StepWhen when;                     // WHEN_EVERY where an iteration is one micro-batch
     uint32_t operand_first;            // into plan->operands; as many as op_info says; NONE if absent
-    uint32_t after_first, after_count; // into plan->after: steps of other streams, smaller index
+    uint32_t after_first, after_count; // into plan->after: steps of other streams (unroll.h, "Waits")
     double cost_s;                     // predicted time of this step alone
     double bytes;                      // expected bytes one GPU sends in it; 0 for LOCAL
     double busiest;                    // bytes of the GPU that sends or receives most over those; 0 where all are alike
+    uint32_t micro_batch, written;     // of an unrolled plan: its micro-batch, and which step of the plan as written
 } Step;
 
 typedef struct {
@@ -92,12 +95,15 @@ typedef struct {
     uint32_t replica_levels; // outermost levels whose experts are gathered from the start; 0 in training
     uint32_t replica_slots;  // gathered layers alive at once, where replicas are dropped after use; 0: no limit
     bool regather_dense;     // training: drop gathered dense weights after the forward pass, gather them again
+    uint32_t micro_batches;  // of an iteration; weights are updated once. `steps` say when each runs
+    bool recompute;          // training: a layer's activations are dropped after the forward pass, computed again
     const char *solver;
     SolveStatus status;
     double gap;                // relative; 0 when proven
     double iteration_s;        // the solver's objective, = the cost model's on the choices
     uint64_t arena_bytes;      // of a rank's buffers
     uint64_t engine_bytes;     // what the engine of the device takes of a rank's memory besides (engines/)
+    bool unrolled;             // every step runs once, every buffer holds one value (unroll.h); never stored
     TrainingSettings training; // where `pass` is training
 
     uint32_t choice_count, strategy_count, group_count, buffer_count, step_count, operand_count, after_count;
@@ -147,7 +153,10 @@ const Buffer *step_sent(const Plan *plan, const Step *step);
 // summed every time.
 uint32_t plan_step_period(const Plan *plan, const Step *step);
 
-uint64_t buffer_bytes(const Buffer *buffer); // rows x cols x element size; the loader has checked it fits
+// Bytes of one value: rows x cols x element size; the loader has checked it fits. Rounded up to the alignment, which is
+// the distance from one value to the next: false when that exceeds 63 bits.
+uint64_t buffer_bytes(const Buffer *buffer);
+MUST_CHECK bool buffer_aligned_bytes(const Buffer *buffer, uint64_t *out);
 
 enum { RECORD_BYTES = 8 }; // i32 expert, f32 gate weight: a records buffer is i32 [rows][2 x records per row]
 

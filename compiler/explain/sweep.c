@@ -44,9 +44,8 @@ static void fill_row(const Plan *plan, SweepRow *row)
 {
     const Strategy *ep = plan_find_baseline(plan, "ep"), *dedup = plan_find_baseline(plan, "ep_dedup");
     const Strategy *best = plan_best_baseline(plan);
-    Arena *scratch = arena_create();
     row->iteration_s = plan->iteration_s;
-    row->simulated_s = simulate(plan, scratch)->iteration_s;
+    row->simulated_s = simulated_iteration_s(plan);
     row->gap = plan->gap;
     row->over_best = plan_speed_up(plan, best);
     snprintf(row->best_baseline, sizeof(row->best_baseline), "%s", best ? best->name : "");
@@ -55,7 +54,6 @@ static void fill_row(const Plan *plan, SweepRow *row)
     row->outer_bytes = traffic_total(&plan->strategies[0].traffic[0]);
     row->memory_bytes = plan_memory_bytes(plan);
     describe_choice(plan, row);
-    arena_destroy(scratch);
 }
 
 static void report_refused(const Point *point, const Diag *causes, const SweepRequest *request)

@@ -352,6 +352,22 @@ static void check_once_dense(Checker *checker)
                    "'once_dense' goes with a model that is given by its dimensions");
 }
 
+// What goes with training a model that is executed alone.
+static void check_micro_batches(Checker *checker)
+{
+    static const KeyId keys[] = {KEY_PLAN_micro_batches, KEY_PLAN_recompute};
+    SpecPlan *plan = &checker->spec->plan;
+    plan->recomputes = plan->recompute == RECOMPUTE_FULL;
+    for (size_t i = 0; i < COUNT_OF(keys); i++) {
+        const AstEntry *key = checker->keys[keys[i]];
+        if (key && plan->pass == PASS_FORWARD)
+            diag_error(checker->diag, value_span(checker, key), "'%s' goes with pass 'training'", key->name);
+        else if (key && checker->spec->model.abstract)
+            diag_error(checker->diag, value_span(checker, key), "'%s' goes with a model that is given by its dimensions",
+                       key->name);
+    }
+}
+
 static void check_plan(Checker *checker)
 {
     SpecPlan *plan = &checker->spec->plan;
@@ -369,6 +385,7 @@ static void check_plan(Checker *checker)
         check_migration(checker);
         check_exchange(checker);
         check_once_dense(checker);
+        check_micro_batches(checker);
     }
     const AstEntry *training = checker->blocks[BLOCK_TRAINING];
     check_block(checker, BLOCK_TRAINING, training ? training : &none, &checker->spec->training);

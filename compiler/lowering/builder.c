@@ -150,6 +150,7 @@ int32_t builder_add_step(Builder *builder, StepSpec spec, StepBuffers operands)
         .layer = spec.layer,
         .level = spec.level,
         .group = spec.group,
+        .when = builder->plan->micro_batches > 1 ? spec.when : WHEN_EVERY,
         .operand_first = plan->operand_count,
         .cost_s = spec.cost_s,
         .bytes = spec.bytes,

@@ -31,6 +31,7 @@ typedef struct {
     int32_t layer, level, group;
     double cost_s, bytes;
     double busiest; // of the bytes, over the average; 0 where all GPUs are alike
+    StepWhen when;  // WHEN_EVERY: as loop_complete has it for the op
 } StepSpec;
 
 // Operands by name: `(StepBuffers){.gather = {.shard = a, .gathered = b}}`; every operand of the op is named, and

@@ -6,11 +6,12 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "compiler/lowering/loop.h"
 #include "compiler/lowering/lowering.h"
 #include "engines/engine_memory.h"
 #include "ir/bundle.h"
 #include "ir/codec.h"
-#include "ir/exchange.h"
+#include "ir/unroll.h"
 
 static int32_t add_weight(Lowering *l, int32_t layer, const char *name, double rows, double cols)
 {
@@ -21,99 +22,7 @@ static int32_t add_weight(Lowering *l, int32_t layer, const char *name, double r
     return builder_add_buffer(l->builder, shape, "L%d.%s", layer, name);
 }
 
-static int32_t add_step(Lowering *l, Op op, uint32_t layer, double cost_s, StepBuffers operands)
-{
-    return builder_add_step(
-        l->builder, (StepSpec){.op = op, .layer = (int32_t)layer, .level = NONE, .group = NONE, .cost_s = cost_s},
-        operands);
-}
-
-// ---- stages ----------------------------------------------------------------------------------
-
-// Capacities of the stages: what may arrive. A send buffer holds as much as the stage before can have for others or,
-// where exchanges are padded, a whole message for each.
-static void plan_stages(Lowering *l, LoweredLayer *layer)
-{
-    const Spec *spec = l->spec;
-    const Cluster *cluster = &spec->cluster;
-    Stage *stage = &layer->stages[0];
-    *stage = (Stage){.level = NONE, .group = NONE, .row_capacity = l->tokens, .record_rows = l->tokens * l->fanout};
-    layer->stage_count = 1;
-    for (uint32_t level = 0; level < cluster->level_count; level++) {
-        uint32_t members = cluster->levels[level].count / l->config->domain[level];
-        if (members == 1)
-            continue;
-        double message =
-            exchange_rows_bound(cluster, &l->plan->model, l->dispatch, spec->plan.capacity, l->config->domain, level);
-        double sent = (members - 1) * message, rows = members * message;
-        bool padded = spec->plan.exchange == EXCHANGE_PADDED;
-        stage->level = (int32_t)level;
-        stage->group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, l->config->domain[level]);
-        stage->send_capacity = padded ? sent : fmin(stage->record_rows * fmin(l->records, members - 1), sent);
-        double own = fmin(rows, stage->record_rows);
-        stage->origin_rows = (padded ? message : own) + stage->send_capacity;
-        stage[1] = (Stage){.level = NONE, .group = NONE, .row_capacity = rows, .record_rows = rows};
-        stage++;
-        layer->stage_count++;
-    }
-}
-
-static int32_t add_records(Lowering *l, uint32_t layer, const char *name, double rows)
-{
-    return lowering_add_temporary(l, layer, name, DTYPE_I32, rows, 2.0 * l->records);
-}
-
-// Moving the rows of one exchange in, or out again.
-static double route_s(const Lowering *l, int32_t level)
-{
-    return l->cost.route_s[level] / 2;
-}
-
-static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t index)
-{
-    Stage *from = &layer->stages[index], *to = from + 1;
-    double hidden = l->spec->model.hidden;
-    Dtype dtype = l->spec->model.dtype;
-    uint32_t level = (uint32_t)from->level;
-    double members = l->spec->cluster.levels[level].count / l->config->domain[level];
-    const char *level_name = l->spec->cluster.levels[level].name;
-    char name[BUFFER_NAME_MAX];
-#define NAME(what) (snprintf(name, sizeof(name), "%s.%s", what, level_name), name)
-    to->rows = lowering_add_temporary(l, k, NAME("rows"), dtype, to->row_capacity, hidden);
-    to->records = add_records(l, k, NAME("records"), to->record_rows);
-    to->counts = lowering_add_temporary(l, k, NAME("counts"), DTYPE_I32, members, 1);
-    int32_t send_rows = lowering_add_temporary(l, k, NAME("send_rows"), dtype, from->send_capacity, hidden);
-    int32_t send_records = add_records(l, k, NAME("send_records"), from->send_capacity);
-    from->send_counts = lowering_add_temporary(l, k, NAME("send_counts"), DTYPE_I32, members, 1);
-    from->origin = lowering_add_temporary(l, k, NAME("origin"), DTYPE_I32, from->origin_rows, 1);
-    from->next_counts = to->counts;
-#undef NAME
-    StepBuffers route = {.route = {.rows = from->rows,
-                                   .records = from->records,
-                                   .counts = from->counts,
-                                   .next_rows = to->rows,
-                                   .next_records = to->records,
-                                   .send_rows = send_rows,
-                                   .send_records = send_records,
-                                   .send_counts = from->send_counts,
-                                   .origin = from->origin}};
-    add_step(l, OP_ROUTE, k, route_s(l, from->level), route);
-    StepBuffers dispatch = {.dispatch = {.send_rows = send_rows,
-                                         .send_records = send_records,
-                                         .send_counts = from->send_counts,
-                                         .next_rows = to->rows,
-                                         .next_records = to->records,
-                                         .next_counts = to->counts}};
-    builder_add_step(l->builder,
-                     (StepSpec){.op = OP_DISPATCH,
-                                .layer = (int32_t)k,
-                                .level = from->level,
-                                .group = from->group,
-                                .cost_s = l->cost.dispatch_s[level],
-                                .bytes = l->cost.payload_bytes[level] + l->cost.routing_bytes[level],
-                                .busiest = l->cost.busiest[level]},
-                     dispatch);
-}
+// ---- layers ----------------------------------------------------------------------------------
 
 // Returns the buffer with the results of the stage the exchange left.
 static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t index, int32_t results)
@@ -147,32 +56,21 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
                                        .origin = from->origin,
                                        .counts = from->counts,
                                        .rows = summed}};
-    add_step(l, OP_UNROUTE, k, route_s(l, from->level), unroute);
+    lowering_add_local(l, OP_UNROUTE, (int32_t)k, l->cost.route_s[level] / 2, unroute);
     return summed;
 }
-
-// ---- layers ----------------------------------------------------------------------------------
 
 static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
 {
     const SpecModel *model = &l->spec->model;
     Dtype dtype = model->dtype;
-    plan_stages(l, layer);
-    Stage *first = &layer->stages[0];
-    first->counts = NONE;
-    first->rows = lowering_add_temporary(l, k, "rows", dtype, l->tokens, model->hidden);
-    first->records = add_records(l, k, "records", first->record_rows);
-    StepBuffers gate = {
-        .gate = {.x = layer->y, .dense = layer->held_dense, .rows = first->rows, .records = first->records}};
-    add_step(l, OP_GATE, k, l->work->layers[k].gate_s, gate);
-
-    for (uint32_t i = 0; i + 1 < layer->stage_count; i++)
-        add_dispatch(l, k, layer, i);
+    lowering_send_rows(l, k, "");
+    const Stage *first = &layer->stages[0];
     int32_t shared = NONE;
     if (model->shared_experts) { // runs while the dispatch is under way
         shared = lowering_add_temporary(l, k, "shared_results", dtype, l->tokens, model->hidden);
         StepBuffers operands = {.shared_expert = {.rows = first->rows, .dense = layer->held_dense, .results = shared}};
-        add_step(l, OP_SHARED_EXPERT, k, l->work->layers[k].dense_s, operands);
+        lowering_add_local(l, OP_SHARED_EXPERT, (int32_t)k, l->work->layers[k].dense_s, operands);
     }
     Stage *last = &layer->stages[layer->stage_count - 1];
     int32_t results = lowering_add_temporary(l, k, "results", dtype, last->row_capacity, model->hidden);
@@ -181,12 +79,12 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
                                      .counts = last->counts,
                                      .experts = layer->held,
                                      .results = results}};
-    lowering_note_read(l, add_step(l, OP_EXPERT, k, l->cost.expert_s, expert));
+    lowering_note_read(l, lowering_add_local(l, OP_EXPERT, (int32_t)k, l->cost.expert_s, expert));
     for (uint32_t i = layer->stage_count - 1; i-- > 0;)
         results = add_combine(l, k, layer, i, results);
     int32_t x = lowering_add_temporary(l, k, "out", dtype, l->tokens, model->hidden);
     StepBuffers residual = {.residual = {.x = layer->y, .results = results, .shared_results = shared, .y = x}};
-    add_step(l, OP_RESIDUAL, k, lowering_move_s(l, 3 * l->tokens * model->hidden * dtype_bytes(dtype)), residual);
+    lowering_add_local(l, OP_RESIDUAL, (int32_t)k, lowering_move_s(l, 3 * l->tokens * model->hidden * dtype_bytes(dtype)), residual);
     return x;
 }
 
@@ -216,14 +114,12 @@ static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
     if (work->is_moe)
         layer->held = lowering_add_gathers(l, k, "", lowering_prefetch_limit(l));
     layer->x = x;
-    layer->y = lowering_add_temporary(l, k, "y", model->dtype, l->tokens, model->hidden);
-    StepBuffers attention = {.pre_expert = {.x = x, .dense = layer->held_dense, .y = layer->y}};
-    add_step(l, OP_PRE_EXPERT, k, work->pre_expert_s - work->gate_s, attention);
+    lowering_attend(l, k, "");
     if (work->is_moe)
         return add_moe(l, k, layer);
     int32_t out = lowering_add_temporary(l, k, "out", model->dtype, l->tokens, model->hidden);
     StepBuffers ffn = {.ffn = {.x = layer->y, .dense = layer->held_dense, .y = out}};
-    add_step(l, OP_FFN, k, work->dense_s, ffn);
+    lowering_add_local(l, OP_FFN, (int32_t)k, work->dense_s, ffn);
     return out;
 }
 
@@ -418,6 +314,8 @@ static void describe(Lowering *l)
     plan->capacity = spec->plan.capacity;
     plan->replica_levels = spec->replica_levels;
     plan->regather_dense = spec->plan.regather_dense;
+    plan->micro_batches = spec->plan.micro_batches;
+    plan->recompute = spec->plan.recomputes;
     plan->replica_slots = l->mix->prefetch == PREFETCH_UNLIMITED ? 0 : l->mix->prefetch + 1;
     plan->choices = arena_alloc_array(plan->arena, l->work->moe_count, sizeof(*plan->choices));
     for (uint32_t k = 0; k < l->work->layer_count; k++) {
@@ -468,9 +366,11 @@ Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPa
     bool addressable = *bytes <= 0x1p62;
     if (addressable) {
         builder_finish(l.builder);
+        loop_complete(plan, arena);
         outer_describe(&spec->cluster, plan);
         addressable = plan_passes_run(plan, passes, arena);
-        plan->engine_bytes = addressable ? engine_own_bytes(plan, plan->cluster.device.engine) : 0;
+        plan->engine_bytes =
+            addressable ? engine_own_bytes(plan_unroll_all(plan, arena), plan->cluster.device.engine) : 0;
         *bytes = plan_memory_bytes(plan);
     }
     arena_destroy(arena);

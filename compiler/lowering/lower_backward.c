@@ -4,12 +4,6 @@
 
 #include "compiler/lowering/lowering.h"
 
-static void add_local(Lowering *l, Op op, int32_t layer, double cost_s, StepBuffers operands)
-{
-    builder_add_step(l->builder, (StepSpec){.op = op, .layer = layer, .level = NONE, .group = NONE, .cost_s = cost_s},
-                     operands);
-}
-
 // Updates come after the whole backward pass: earlier, the compute stream would wait for the network.
 static void note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient)
 {
@@ -24,7 +18,7 @@ static int32_t add_squares(Lowering *l, const WeightUpdate *update, int32_t befo
     BufferShape shape = {.dtype = DTYPE_F32, .rows = 1, .cols = 1, .kind = BUFFER_TEMPORARY, .layer = update->layer};
     int32_t squares = builder_add_buffer(l->builder, shape, "%s.squares", gradient->name);
     StepBuffers operands = {.squares = {.gradient = update->gradient, .before = before, .squares = squares}};
-    add_local(l, OP_SQUARES, update->layer, bytes / l->spec->cluster.device.memory_bandwidth, operands);
+    lowering_add_local(l, OP_SQUARES, update->layer, bytes / l->spec->cluster.device.memory_bandwidth, operands);
     return squares;
 }
 
@@ -52,7 +46,7 @@ static void add_optimizer(Lowering *l, const WeightUpdate *update, int32_t squar
     int32_t state = builder_add_buffer(l->builder, shape, "%s.state", buffer->name);
     StepBuffers operands = {
         .optimizer = {.weights = update->weight, .gradient = update->gradient, .state = state, .squares = squares}};
-    add_local(l, OP_OPTIMIZER, update->layer, bytes / l->spec->cluster.device.memory_bandwidth, operands);
+    lowering_add_local(l, OP_OPTIMIZER, update->layer, bytes / l->spec->cluster.device.memory_bandwidth, operands);
 }
 
 // Result gradients of every stage, ascending: what dispatch did for rows.
@@ -77,7 +71,7 @@ static void scatter_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, int3
                                                     .origin = from->origin,
                                                     .dresults = dresults[i + 1],
                                                     .send_rows = send}};
-        add_local(l, OP_UNROUTE_BACKWARD, (int32_t)k, l->cost.route_s[level] / 2, unroute);
+        lowering_add_local(l, OP_UNROUTE_BACKWARD, (int32_t)k, l->cost.route_s[level] / 2, unroute);
         StepBuffers dispatch = {.dispatch = {.send_rows = send,
                                              .send_records = NONE,
                                              .send_counts = from->send_counts,
@@ -142,7 +136,7 @@ static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *lay
                                                 .counts = from->counts,
                                                 .drows = summed.rows,
                                                 .drecords = summed.records}};
-        add_local(l, OP_ROUTE_BACKWARD, (int32_t)k, l->cost.route_s[level] / 2, route);
+        lowering_add_local(l, OP_ROUTE_BACKWARD, (int32_t)k, l->cost.route_s[level] / 2, route);
         last = summed;
     }
     return last;
@@ -159,7 +153,7 @@ static int32_t add_shared_backward(Lowering *l, uint32_t k, int32_t dx, int32_t 
                                                        .dx = dx,
                                                        .drows = dshared_rows,
                                                        .ddense = ddense}};
-    add_local(l, OP_SHARED_EXPERT_BACKWARD, (int32_t)k, 2 * l->work->layers[k].dense_s, operands);
+    lowering_add_local(l, OP_SHARED_EXPERT_BACKWARD, (int32_t)k, 2 * l->work->layers[k].dense_s, operands);
     return dshared_rows;
 }
 
@@ -181,6 +175,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
     };
     int32_t dheld = migrated ? lowering_add_temporary(l, k, "dheld", model->dtype, l->held_rows, l->share_cols)
                              : lowering_add_gradient(l, layer->experts, (int32_t)k);
+    GradientSum sum = lowering_begin_sum(l, (int32_t)k, dheld);
     StepBuffers expert = {.expert_backward = {.rows = last->rows,
                                               .records = last->records,
                                               .counts = last->counts,
@@ -188,10 +183,12 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
                                               .dresults = dresults[layer->stage_count - 1],
                                               .drows = drows.rows,
                                               .drecords = drows.records,
-                                              .dexperts = dheld}};
+                                              .dexperts = sum.part}};
     StepSpec step = {
         .op = OP_EXPERT_BACKWARD, .layer = (int32_t)k, .level = NONE, .group = NONE, .cost_s = 2 * l->cost.expert_s};
     lowering_note_read(l, builder_add_step(l->builder, step, expert));
+    lowering_accumulate(l, &sum, sum.part);
+    lowering_end_sum(l, &sum);
     lowering_add_mean(l, k);
     note_update(l, (int32_t)k, layer->experts, lowering_return_gradients(l, k, dheld));
     drows = collect_gradients(l, k, layer, drows);
@@ -203,7 +200,18 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
                                           .dense = layer->held_dense,
                                           .dx = dx,
                                           .ddense = ddense}};
-    add_local(l, OP_GATE_BACKWARD, (int32_t)k, 2 * l->work->layers[k].gate_s, gate);
+    lowering_add_local(l, OP_GATE_BACKWARD, (int32_t)k, 2 * l->work->layers[k].gate_s, gate);
+}
+
+// What the backward pass reads of the forward pass, from the layer's input: rows travel to the experts again, results
+// need not come back.
+static void add_again(Lowering *l, uint32_t k)
+{
+    lowering_attend(l, k, ".again");
+    if (!l->work->layers[k].is_moe)
+        return;
+    lowering_enter(l, k);
+    lowering_send_rows(l, k, ".again");
 }
 
 static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
@@ -212,17 +220,22 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
     LoweredLayer *layer = &l->layers[k];
     if (l->spec->plan.regather_dense)
         layer->held_dense = lowering_gather_bundle(l, (int32_t)k, layer->dense, ".again", lowering_dense_limit(l));
-    int32_t ddense = lowering_add_bundle_gradient(l, (int32_t)k, layer->dense, layer->held_dense);
+    if (l->plan->recompute)
+        add_again(l, k);
+    GradientSum sum = lowering_begin_sum(
+        l, (int32_t)k, lowering_add_bundle_gradient(l, (int32_t)k, layer->dense, layer->held_dense));
     if (work->is_moe) {
-        add_moe_backward(l, k, dx, ddense);
+        add_moe_backward(l, k, dx, sum.part);
     } else {
-        StepBuffers ffn = {.ffn_backward = {.x = layer->y, .dense = layer->held_dense, .dx = dx, .ddense = ddense}};
-        add_local(l, OP_FFN_BACKWARD, (int32_t)k, 2 * work->dense_s, ffn);
+        StepBuffers ffn = {.ffn_backward = {.x = layer->y, .dense = layer->held_dense, .dx = dx, .ddense = sum.part}};
+        lowering_add_local(l, OP_FFN_BACKWARD, (int32_t)k, 2 * work->dense_s, ffn);
     }
     StepBuffers attention = {
-        .pre_expert_backward = {.x = layer->x, .dense = layer->held_dense, .dx = dx, .ddense = ddense}};
-    add_local(l, OP_PRE_EXPERT_BACKWARD, (int32_t)k, 2 * work->pre_expert_s, attention);
-    note_update(l, (int32_t)k, layer->dense, lowering_return_bundle(l, (int32_t)k, layer->dense, ddense));
+        .pre_expert_backward = {.x = layer->x, .dense = layer->held_dense, .dx = dx, .ddense = sum.part}};
+    lowering_add_local(l, OP_PRE_EXPERT_BACKWARD, (int32_t)k, 2 * work->pre_expert_s, attention);
+    lowering_accumulate(l, &sum, sum.part);
+    lowering_end_sum(l, &sum);
+    note_update(l, (int32_t)k, layer->dense, lowering_return_bundle(l, (int32_t)k, layer->dense, sum.whole));
 }
 
 void lowering_add_backward(Lowering *l)
@@ -233,19 +246,24 @@ void lowering_add_backward(Lowering *l)
     BufferShape shape = {
         .dtype = model->dtype, .rows = l->tokens, .cols = model->hidden, .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t dx = builder_add_buffer(l->builder, shape, "dx");
-    int32_t dembedding = lowering_add_bundle_gradient(l, NONE, l->embedding, l->held_embedding);
+    GradientSum sum = lowering_begin_sum(
+        l, NONE, lowering_add_bundle_gradient(l, NONE, l->embedding, l->held_embedding));
     StepBuffers loss = {.loss_backward = {.x = l->final_x,
                                           .tokens = l->tokens_buffer,
                                           .embedding = l->held_embedding,
                                           .dx = dx,
-                                          .dembedding = dembedding}};
-    add_local(l, OP_LOSS_BACKWARD, NONE, 2 * l->work->loss_s, loss);
+                                          .dembedding = sum.part}};
+    lowering_add_local(l, OP_LOSS_BACKWARD, NONE, 2 * l->work->loss_s, loss);
+    lowering_accumulate(l, &sum, sum.part);
     l->read_count = 0;
     for (uint32_t k = l->work->layer_count; k-- > 0;)
         add_layer_backward(l, k, dx);
-    StepBuffers embed = {.embed_backward = {.tokens = l->tokens_buffer, .dx = dx, .dembedding = dembedding}};
-    add_local(l, OP_EMBED_BACKWARD, NONE, 0, embed);
-    note_update(l, NONE, l->embedding, lowering_return_bundle(l, NONE, l->embedding, dembedding));
+    int32_t part = lowering_add_cleared_part(l, &sum, "words");
+    StepBuffers embed = {.embed_backward = {.tokens = l->tokens_buffer, .dx = dx, .dembedding = part}};
+    lowering_add_local(l, OP_EMBED_BACKWARD, NONE, 0, embed);
+    lowering_accumulate(l, &sum, part);
+    lowering_end_sum(l, &sum);
+    note_update(l, NONE, l->embedding, lowering_return_bundle(l, NONE, l->embedding, sum.whole));
     int32_t squares = l->spec->training.clip > 0 ? add_norm(l) : NONE;
     for (uint32_t i = 0; i < l->update_count; i++)
         add_optimizer(l, &l->updates[i], squares);

@@ -6,6 +6,12 @@ double lowering_move_s(const Lowering *l, double bytes)
     return bytes / l->spec->cluster.device.memory_bandwidth;
 }
 
+int32_t lowering_add_local(Lowering *l, Op op, int32_t layer, double cost_s, StepBuffers operands)
+{
+    StepSpec step = {.op = op, .layer = layer, .level = NONE, .group = NONE, .cost_s = cost_s};
+    return builder_add_step(l->builder, step, operands);
+}
+
 void lowering_enter(Lowering *l, uint32_t layer)
 {
     const Config *config = &l->mix->configs[l->moe_index[layer]];

@@ -71,6 +71,30 @@ int32_t lowering_dense_limit(const Lowering *l);
 int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols);
 // Expected seconds to read and write `bytes` of device memory.
 double lowering_move_s(const Lowering *l, double bytes);
+// A step that talks to nobody.
+int32_t lowering_add_local(Lowering *l, Op op, int32_t layer, double cost_s, StepBuffers operands);
+
+// lower_rows.c. Names of buffers end with `suffix`.
+// Attention of a layer, from its `x` to its `y`.
+void lowering_attend(Lowering *l, uint32_t layer, const char *suffix);
+// Rows of an MoE layer from `y` through the gate to those who hold the experts: sets the layer's stages.
+void lowering_send_rows(Lowering *l, uint32_t layer, const char *suffix);
+
+// lower_sums.c.
+// The gradient of some weights: what steps of a micro-batch write, and the sum over the iteration's. Where that has one
+// micro-batch all three are one buffer; where weights are f32 the sum is what goes home.
+typedef struct {
+    int32_t layer; // NONE for the embedding
+    int32_t part, sum, whole;
+} GradientSum;
+
+// `whole`: the buffer of what goes home, as large as one part.
+GradientSum lowering_begin_sum(Lowering *l, int32_t layer, int32_t whole);
+// A part of another kind, that begins as zeros, and is added to the same sum.
+int32_t lowering_add_cleared_part(Lowering *l, const GradientSum *of, const char *suffix);
+void lowering_accumulate(Lowering *l, const GradientSum *of, int32_t part);
+// Ends the sum; `whole` holds it.
+void lowering_end_sum(Lowering *l, const GradientSum *of);
 
 // lower_migration.c.
 // All-gathers the experts of a layer, outer level first; returns the buffer the expert step reads.

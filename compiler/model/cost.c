@@ -201,6 +201,58 @@ void cost_bundle(const Spec *spec, double share_bytes, BundleCost *cost)
     }
 }
 
+// From the layer's input to the experts, a second time.
+static double again_s(const LayerWork *layer, const LayerCost *cost)
+{
+    return layer->pre_expert_s + cost_levels_s(cost->route_s) / 2 + cost_levels_s(cost->dispatch_s);
+}
+
+void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool backward, PassCost *pass)
+{
+    const LayerWork *layer = &work->layers[index];
+    // Backward: gradients of rows go out as combine brought rows, those of rows and weights come back as dispatch took
+    // them. The forward pass's way out may come before it.
+    const double *out_s = backward ? cost->combine_s : cost->dispatch_s;
+    const double *back_s = backward ? cost->dispatch_s : cost->combine_s;
+    double count = work->spec->plan.micro_batches, twice = backward ? 2 : 1;
+    double again = backward && work->spec->plan.recomputes ? 1 : 0;
+    double route_s = cost_levels_s(cost->route_s), exchange_s = cost_levels_s(out_s) + cost_levels_s(back_s);
+    double own_s = twice * layer->pre_expert_s, dense_s = twice * layer->dense_s, sums_s = 0, once_s = 0;
+    *pass = (PassCost){.before_s = route_s + cost_levels_s(out_s) + again * again_s(layer, cost),
+                       .compute_s = twice * cost->expert_s,
+                       .after_s = cost_levels_s(back_s) + dense_s};
+    *(backward ? &pass->after_s : &pass->before_s) += own_s;
+    if (backward) {
+        pass->compute_s += cost->expert_sums_s;
+        pass->after_s += layer->dense_sums_s;
+        sums_s = cost->expert_sums_s + layer->dense_sums_s;
+        once_s = cost->expert_round_s + layer->dense_round_s;
+    }
+    pass->pre_expert_s = count * (own_s + again * layer->pre_expert_s);
+    pass->exchange_s = count * (exchange_s + again * cost_levels_s(cost->dispatch_s));
+    pass->expert_s = count * twice * cost->expert_s;
+    pass->other_s = count * (dense_s + route_s * (1 + again / 2) + sums_s) + once_s;
+    double others_s = (count - 1) * (pass->before_s + pass->compute_s + pass->after_s);
+    pass->compute_s += others_s + (backward ? cost->expert_round_s : 0);
+    pass->after_s += backward ? layer->dense_round_s : 0;
+    for (uint32_t j = 0; j < LEVELS_MAX; j++) {
+        double out = backward ? cost->port_combine_s[j] + again * cost->port_dispatch_s[j] : cost->port_dispatch_s[j];
+        double back = backward ? cost->port_dispatch_s[j] : cost->port_combine_s[j];
+        pass->port_before_s[j] = out;
+        pass->port_after_s[j] = back + (count - 1) * (out + back);
+    }
+}
+
+double cost_dense_pass_s(const Workload *work, uint32_t index, bool backward)
+{
+    const LayerWork *layer = &work->layers[index];
+    double once_s = layer->pre_expert_s + layer->dense_s, count = work->spec->plan.micro_batches;
+    if (!backward)
+        return count * once_s;
+    double again_s = work->spec->plan.recomputes ? layer->pre_expert_s : 0;
+    return count * (2 * once_s + again_s + layer->dense_sums_s) + layer->dense_round_s;
+}
+
 void cost_layer(const Workload *work, uint32_t index, const Config *config, Dispatch dispatch, LayerCost *cost)
 {
     const Spec *spec = work->spec;
@@ -233,6 +285,11 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
                         (1 / spec->cluster.device.encode_bandwidth + held / spec->cluster.device.decode_bandwidth);
     if (spec->plan.pass == PASS_FORWARD)
         return;
+    if (!spec->model.abstract) {
+        SumCost sums = workload_sum_cost(spec, layer->expert_bytes * held / dtype_bytes(spec->model.dtype));
+        cost->expert_sums_s = sums.part_s;
+        cost->expert_round_s = sums.once_s;
+    }
     if (held > 1 && layer->mean_bytes > 0)
         cost_mean(work, layer, cost);
 }

@@ -38,11 +38,27 @@ typedef struct {
     // Busy time of the port of level j by everything that passes it, summed over the levels.
     double port_dispatch_s[LEVELS_MAX], port_combine_s[LEVELS_MAX], port_gather_s[LEVELS_MAX],
         port_reduce_s[LEVELS_MAX];
+    double expert_sums_s;           // several micro-batches: adding up gradients of held experts, of one of them
+    double expert_round_s;          // and what is done once: clearing, and rounding the sum
     double codec_s;                 // encode + decode
     double mean_bytes[LEVELS_MAX];  // of the shared expert's sum, per iteration
     double sync_s;                  // on the way home besides `reduce_s`: encoding, the shared expert's sum
     BundleCost dense, dense_return; // training: dense weights gathered, their gradients on their way home
 } LayerCost;
+
+// What all micro-batches of a pass take of one layer with experts. The chain of the first one waits for the experts
+// between `before_s` and `compute_s`; what follows of it and all of the others comes after that wait.
+typedef struct {
+    double before_s;                                            // until the experts are needed
+    double compute_s;                                           // from there until they were read for the last time
+    double after_s;                                             // from there to the end of the layer
+    double port_before_s[LEVELS_MAX], port_after_s[LEVELS_MAX]; // busy time of ports: before the wait, after it
+    double pre_expert_s, exchange_s, expert_s, other_s;         // what they add up to, by kind
+} PassCost;
+
+void cost_pass(const Workload *work, uint32_t layer, const LayerCost *cost, bool backward, PassCost *pass);
+// The same of a layer without experts: all of its chain.
+double cost_dense_pass_s(const Workload *work, uint32_t layer, bool backward);
 
 // t_l(V, peers) = a_l + o_l peers + max_{j >= l} c_j V / B_j; 0 without peers.
 double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, double peers);

@@ -43,10 +43,21 @@ Clock clock_begin(const Workload *work)
     return clock;
 }
 
+// Adding up the embedding's gradient: the parts of the loss, and those of the words.
+static double embedding_sums_s(const Workload *work)
+{
+    return work->spec->plan.micro_batches * work->embedding_sums_s + work->embedding_round_s;
+}
+
+double iteration_loss_s(const Workload *work)
+{
+    return work->spec->plan.micro_batches * work->loss_s;
+}
+
 Clock clock_begin_backward(const Workload *work, double forward_s)
 {
     Clock clock = clock_at(forward_s); // gathers for the backward pass start with it
-    clock.at_s[CLOCK_CHAIN] = forward_s + 2 * work->loss_s;
+    clock.at_s[CLOCK_CHAIN] = forward_s + 2 * iteration_loss_s(work) + embedding_sums_s(work);
     return clock;
 }
 
@@ -98,6 +109,31 @@ static bool shares_dense(const Workload *work)
     return work->spec->plan.pass == PASS_TRAINING && work->dense_bytes > 0;
 }
 
+// A layer without experts.
+static void pass_dense(const Workload *work, const ClockedLayer *of, bool backward, double *at_s, IterationCost *out)
+{
+    const LayerWork *layer = &work->layers[of->layer];
+    double all_s = cost_dense_pass_s(work, of->layer, backward), twice = backward ? 2 : 1;
+    double attention_s = work->spec->plan.micro_batches * layer->pre_expert_s *
+                         (twice + (backward && work->spec->plan.recomputes ? 1 : 0));
+    at_s[CLOCK_CHAIN] += all_s;
+    if (!out)
+        return;
+    out->pre_expert_s += attention_s;
+    out->other_s += all_s - attention_s;
+}
+
+static void note_spent(const PassCost *pass, double wait_s, IterationCost *out)
+{
+    if (!out)
+        return;
+    out->gather_wait_s += wait_s;
+    out->pre_expert_s += pass->pre_expert_s;
+    out->exchange_s += pass->exchange_s;
+    out->expert_s += pass->expert_s;
+    out->other_s += pass->other_s;
+}
+
 void clock_forward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out)
 {
     const LayerWork *layer = &work->layers[of->layer];
@@ -105,33 +141,25 @@ void clock_forward(const Workload *work, const ClockedLayer *of, Clock *clock, I
     double *at_s = clock->at_s;
     if (shares_dense(work))
         await_dense(work, of, at_s, out);
-    if (out)
-        out->pre_expert_s += layer->pre_expert_s;
     if (!layer->is_moe) {
-        at_s[CLOCK_CHAIN] += layer->pre_expert_s + layer->dense_s;
-        if (out)
-            out->other_s += layer->dense_s;
+        pass_dense(work, of, false, at_s, out);
         return;
     }
-    double dispatch_s = cost_levels_s(cost->dispatch_s), combine_s = cost_levels_s(cost->combine_s);
-    double route_s = cost_levels_s(cost->route_s), gather_s = cost_levels_s(cost->gather_s) + cost->codec_s;
+    PassCost pass;
+    cost_pass(work, of->layer, cost, false, &pass);
+    double gather_s = cost_levels_s(cost->gather_s) + cost->codec_s;
     advance_queue(at_s, gather_s, mix_window(work->spec->plan.pass, of->config, of->prefetch));
-    double ready_s = at_s[CLOCK_CHAIN] + layer->pre_expert_s + route_s + dispatch_s;
+    double ready_s = at_s[CLOCK_CHAIN] + pass.before_s;
     double start_s = fmax(ready_s, at_s[CLOCK_QUEUE]);
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
         double *port_s = &at_s[CLOCK_PORT + j];
-        *port_s += cost->port_gather_s[j] + cost->port_dispatch_s[j];
+        *port_s += cost->port_gather_s[j] + pass.port_before_s[j];
         start_s = fmax(start_s, *port_s);
-        *port_s += cost->port_combine_s[j];
+        *port_s += pass.port_after_s[j];
     }
-    note_read(at_s, start_s + cost->expert_s);
-    at_s[CLOCK_CHAIN] = start_s + cost->expert_s + layer->dense_s + combine_s;
-    if (!out)
-        return;
-    out->gather_wait_s += start_s - ready_s;
-    out->exchange_s += dispatch_s + combine_s;
-    out->expert_s += cost->expert_s;
-    out->other_s += layer->dense_s + route_s;
+    note_read(at_s, start_s + pass.compute_s);
+    at_s[CLOCK_CHAIN] = start_s + pass.compute_s + pass.after_s;
+    note_spent(&pass, start_s - ready_s, out);
 }
 
 void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out)
@@ -140,22 +168,17 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     const LayerCost *cost = of->cost;
     const Config *config = of->config;
     double *at_s = clock->at_s;
-    if (out) {
-        out->pre_expert_s += 2 * layer->pre_expert_s;
-        out->other_s += 2 * layer->dense_s;
-    }
     if (work->spec->plan.regather_dense)
         await_dense(work, of, at_s, out);
     if (!layer->is_moe) {
-        at_s[CLOCK_CHAIN] += 2 * (layer->pre_expert_s + layer->dense_s);
+        pass_dense(work, of, true, at_s, out);
         if (shares_dense(work))
             return_dense(work, of, at_s);
         return;
     }
-    // Gradients: rows out as combine brought them, rows and weights back as dispatch took them.
-    double dispatch_s = cost_levels_s(cost->combine_s), combine_s = cost_levels_s(cost->dispatch_s);
-    double route_s = cost_levels_s(cost->route_s);
-    double ready_s = at_s[CLOCK_CHAIN] + route_s + dispatch_s;
+    PassCost pass;
+    cost_pass(work, of->layer, cost, true, &pass);
+    double ready_s = at_s[CLOCK_CHAIN] + pass.before_s;
     double start_s = ready_s;
     if (config->regather) {
         advance_queue(at_s, cost_levels_s(cost->gather_s) + cost->codec_s,
@@ -165,11 +188,11 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     uint32_t levels = work->spec->cluster.level_count;
     for (uint32_t j = 0; j < levels; j++) {
         double *port_s = &at_s[CLOCK_PORT + j];
-        *port_s += cost->port_combine_s[j] + (config->regather ? cost->port_gather_s[j] : 0);
+        *port_s += pass.port_before_s[j] + (config->regather ? cost->port_gather_s[j] : 0);
         start_s = fmax(start_s, *port_s);
-        *port_s += cost->port_dispatch_s[j];
+        *port_s += pass.port_after_s[j];
     }
-    double computed_s = start_s + 2 * cost->expert_s;
+    double computed_s = start_s + pass.compute_s;
     note_read(at_s, computed_s);
     double return_s = fmax(at_s[CLOCK_RETURN], computed_s) + cost_levels_s(cost->reduce_s) + cost->sync_s;
     for (uint32_t j = 0; j < levels; j++) {
@@ -177,15 +200,10 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
         return_s = fmax(return_s, at_s[CLOCK_PORT + j]);
     }
     at_s[CLOCK_RETURN] = return_s;
-    at_s[CLOCK_CHAIN] = computed_s + combine_s + 2 * (layer->dense_s + layer->pre_expert_s);
+    at_s[CLOCK_CHAIN] = computed_s + pass.after_s;
     if (shares_dense(work))
         return_dense(work, of, at_s);
-    if (!out)
-        return;
-    out->gather_wait_s += start_s - ready_s;
-    out->exchange_s += dispatch_s + combine_s;
-    out->expert_s += 2 * cost->expert_s;
-    out->other_s += route_s;
+    note_spent(&pass, start_s - ready_s, out);
 }
 
 static void add_bundle_traffic(const BundleCost *cost, uint32_t levels, double gathers, Traffic traffic[LEVELS_MAX])
@@ -234,13 +252,15 @@ static void add_traffic(const Workload *work, uint32_t layer, const LayerCost *c
 {
     bool training = work->spec->plan.pass == PASS_TRAINING;
     uint32_t levels = work->spec->cluster.level_count;
+    double count = work->spec->plan.micro_batches, again = work->spec->plan.recomputes ? 1 : 0;
+    double exchanges = count * ((training ? 4 : 2) + again);
     add_bundle_traffic(&cost->dense, levels, work->spec->plan.regather_dense ? 2 : 1, traffic);
     for (uint32_t l = 0; l < levels && work->layers[layer].is_moe; l++) {
-        traffic[l].exchange_bytes += (training ? 4 : 2) * cost->payload_bytes[l];
-        traffic[l].padding_bytes += (training ? 4 : 2) * cost->padding_bytes[l];
-        traffic[l].routing_bytes += cost->routing_bytes[l];
+        traffic[l].exchange_bytes += exchanges * cost->payload_bytes[l];
+        traffic[l].padding_bytes += exchanges * cost->padding_bytes[l];
+        traffic[l].routing_bytes += count * (1 + again) * cost->routing_bytes[l];
         if (training)
-            traffic[l].routing_bytes += cost->counts_bytes[l] + cost->weights_bytes[l];
+            traffic[l].routing_bytes += count * (cost->counts_bytes[l] + cost->weights_bytes[l]);
         traffic[l].gather_bytes += (training && config->regather ? 2 : 1) * cost->gather_bytes[l];
         traffic[l].reduce_bytes += cost->reduce_bytes[l] + cost->mean_bytes[l];
     }
@@ -290,8 +310,8 @@ static void add_costs(CostCache *cache, IterationCost *out)
         add_traffic(work, k, cost, config, out->traffic);
         moe += is_moe;
     }
-    double forward_s = clock.at_s[CLOCK_CHAIN] + work->loss_s;
-    out->other_s += work->loss_s;
+    double loss_s = iteration_loss_s(work), forward_s = clock.at_s[CLOCK_CHAIN] + loss_s;
+    out->other_s += loss_s;
     out->iteration_s = forward_s;
     if (work->spec->plan.pass == PASS_FORWARD)
         return;
@@ -308,7 +328,7 @@ static void add_costs(CostCache *cache, IterationCost *out)
     double last_s = embedding_return_s(work, out->traffic), update_s = norm_s(work, out->traffic) + work->optimizer_s;
     out->return_s = end_s - clock.at_s[CLOCK_CHAIN] + last_s;
     out->iteration_s = end_s + last_s + update_s;
-    out->other_s += 2 * work->loss_s + update_s;
+    out->other_s += 2 * loss_s + embedding_sums_s(work) + update_s;
 }
 
 void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, IterationCost *out)

@@ -62,6 +62,7 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
 // ended at `forward_s`.
 Clock clock_begin(const Workload *work);
 Clock clock_begin_backward(const Workload *work, double forward_s);
+double iteration_loss_s(const Workload *work); // of all micro-batches, forward
 // Seconds of what follows the backward pass, the same for every mix: the embedding's gradient on its way home, the norm
 // and the optimizer.
 double iteration_tail_s(const Workload *work);

@@ -20,6 +20,15 @@ Workload workload_counted(const Workload *work, Spec *spec)
     return counted;
 }
 
+SumCost workload_sum_cost(const Spec *spec, double elements)
+{
+    if (spec->plan.micro_batches < 2)
+        return (SumCost){0};
+    double bytes = dtype_bytes(spec->model.dtype), sum_bytes = sizeof(float);
+    double rounded = bytes < sum_bytes ? sum_bytes + bytes : 0, rate = spec->cluster.device.memory_bandwidth;
+    return (SumCost){.part_s = elements * (bytes + 2 * sum_bytes) / rate, .once_s = elements * (sum_bytes + rounded) / rate};
+}
+
 double workload_shards(const Spec *spec)
 {
     return (double)share_gpus(&spec->cluster, spec->replica_levels);
@@ -95,10 +104,19 @@ static double bundle_share_bytes(const Spec *spec, uint64_t elements)
     return (double)share_elements(elements, cluster_gpus(&spec->cluster)) * dtype_bytes(spec->model.dtype);
 }
 
+// Of a bundle, whole, with the padding of its shares.
+static double held_elements(const Spec *spec, double share_bytes)
+{
+    return share_bytes / dtype_bytes(spec->model.dtype) * (double)cluster_gpus(&spec->cluster);
+}
+
 static void derive_dense(const Spec *spec, const ModelDims *dims, LayerWork *layer, Workload *work)
 {
     uint64_t elements = model_dense_elements(dims, layer->is_moe);
     layer->dense_share_bytes = bundle_share_bytes(spec, elements);
+    SumCost sums = workload_sum_cost(spec, held_elements(spec, layer->dense_share_bytes));
+    layer->dense_sums_s = sums.part_s;
+    layer->dense_round_s = sums.once_s;
     work->dense_bytes += (double)elements * dtype_bytes(dims->dtype);
     work->owned_gradient_bytes += layer->dense_share_bytes;
 }
@@ -179,6 +197,12 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
         work->embedding_share_bytes = bundle_share_bytes(spec, embedding);
         work->dense_bytes += element * (double)embedding;
         work->owned_gradient_bytes += work->embedding_share_bytes;
+        double held = held_elements(spec, work->embedding_share_bytes);
+        SumCost sums = workload_sum_cost(spec, held);
+        // Words are added to zeros, and then to what the loss made of the embedding.
+        work->embedding_sums_s = 2 * sums.part_s + (spec->plan.micro_batches > 1 ? held * element : 0) /
+                                                       spec->cluster.device.memory_bandwidth;
+        work->embedding_round_s = sums.once_s;
     }
     classify(work);
     if (!model->abstract)

@@ -19,6 +19,8 @@ typedef struct {
     double sent_bytes;        // P as sent, after compression
     double returned_bytes;    // its gradient as sent
     double dense_share_bytes; // training: what a GPU owns of the dense weights; 0 for abstract workloads
+    double dense_sums_s;      // several micro-batches: adding up gradients of the dense weights, of one of them
+    double dense_round_s;     // and what is done once: clearing, and rounding the sum
     double mean_bytes;        // one expert's; the shared expert of codec `sr`, where it has one
     double tokens;            // 0 for abstract workloads
     double row_bytes;         // bytes of a hidden vector; 0 for abstract workloads
@@ -35,6 +37,8 @@ typedef struct {
     double embedding_share_bytes; // training: what a GPU owns of embedding and final norm
     double owned_gradient_bytes;  // of everything that a GPU owns: what the optimizer reads
     double optimizer_s;
+    double embedding_sums_s;      // as of a layer's dense weights; it has two parts, one of which begins as zeros
+    double embedding_round_s;
 } Workload;
 
 Workload *workload_derive(const Spec *spec, Arena *arena);
@@ -44,6 +48,14 @@ Workload workload_counted(const Workload *work, Spec *spec);
 
 // Time of matrix products of `rows` rows that cost `flops` in total on one GPU: rate halves at half_rate_rows.
 double workload_matrix_s(const Device *device, double flops, double rows);
+
+// What summing gradients of so many elements over the micro-batches of an iteration takes: 0 where there is one.
+typedef struct {
+    double part_s; // adding those of one micro-batch to the f32 sum
+    double once_s; // clearing that, and rounding it where weights have 16 bits
+} SumCost;
+
+SumCost workload_sum_cost(const Spec *spec, double elements);
 
 // GPUs that share a copy of the experts.
 double workload_shards(const Spec *spec);

@@ -30,32 +30,34 @@ typedef struct {
     uint32_t read_count;
 } Formulation;
 
-static void fill_terms(const Formulation *f, const LayerCost *cost, const Config *config, Terms *terms)
+static void fill_terms(const Formulation *f, uint32_t layer, const LayerCost *cost, const Config *config, Terms *terms)
 {
     double unit_s = f->unit_s, horizon = f->horizon;
     uint32_t window = mix_window(f->work->spec->plan.pass, config, f->programme->prefetch);
-    double dispatch = cost_levels_s(cost->dispatch_s), combine = cost_levels_s(cost->combine_s);
-    double route = cost_levels_s(cost->route_s), gather = cost_levels_s(cost->gather_s) + cost->codec_s;
+    double gather = cost_levels_s(cost->gather_s) + cost->codec_s;
+    PassCost forward, backward;
+    cost_pass(f->work, layer, cost, false, &forward);
+    cost_pass(f->work, layer, cost, true, &backward);
     *terms = (Terms){
-        .before = (route + dispatch) / unit_s,
+        .before = forward.before_s / unit_s,
         .queue = gather / unit_s,
-        .compute = cost->expert_s / unit_s,
-        .after = combine / unit_s,
-        .backward_before = (route + combine) / unit_s,
+        .compute = forward.compute_s / unit_s,
+        .after = forward.after_s / unit_s,
+        .backward_before = backward.before_s / unit_s,
         .backward_queue = config->regather ? gather / unit_s : 0,
-        .backward_compute = 2 * cost->expert_s / unit_s,
-        .backward_after = dispatch / unit_s,
+        .backward_compute = backward.compute_s / unit_s,
+        .backward_after = backward.after_s / unit_s,
         .reduce = (cost_levels_s(cost->reduce_s) + cost->sync_s) / unit_s,
         .backward_kept = config->regather ? 0 : -horizon,
         .unlimited = window <= PREFETCH_MAX ? 0 : -horizon,
         .backward_unlimited = config->regather && window <= PREFETCH_MAX ? 0 : -horizon,
     };
     for (uint32_t j = 0; j < LEVELS_MAX; j++) {
-        terms->port_before[j] = (cost->port_gather_s[j] + cost->port_dispatch_s[j]) / unit_s;
-        terms->port_after[j] = cost->port_combine_s[j] / unit_s;
+        terms->port_before[j] = (cost->port_gather_s[j] + forward.port_before_s[j]) / unit_s;
+        terms->port_after[j] = forward.port_after_s[j] / unit_s;
         terms->backward_port_before[j] =
-            (cost->port_combine_s[j] + (config->regather ? cost->port_gather_s[j] : 0)) / unit_s;
-        terms->backward_port_after[j] = cost->port_dispatch_s[j] / unit_s;
+            (backward.port_before_s[j] + (config->regather ? cost->port_gather_s[j] : 0)) / unit_s;
+        terms->backward_port_after[j] = backward.port_after_s[j] / unit_s;
         terms->port_reduce[j] = cost->port_reduce_s[j] / unit_s;
     }
 }
@@ -199,23 +201,22 @@ static void formulate_forward(Formulation *f, uint32_t layer)
 {
     const LayerWork *work = &f->work->layers[layer];
     f->layer = layer;
-    double pre = work->pre_expert_s / f->unit_s, dense = work->dense_s / f->unit_s;
     formulate_dense(f, layer, false);
     int end = add_time(f, "end");
     if (!work->is_moe) {
-        row_after(f, "dense", end, f->end, NO_TERM, pre + dense);
+        row_after(f, "dense", end, f->end, NO_TERM, cost_dense_pass_s(f->work, layer, false) / f->unit_s);
         f->end = end;
         return;
     }
     int start = add_time(f, "start"), queue = add_time(f, "queue");
     row_after(f, "gathered", queue, f->queue, TERM(queue), 0);
     formulate_window(f, "room_for_replica", queue, false);
-    row_after(f, "tokens_there", start, f->end, TERM(before), pre);
+    row_after(f, "tokens_there", start, f->end, TERM(before), 0);
     row_after(f, "experts_there", start, queue, NO_TERM, 0);
     formulate_ports(f, "", start, TERM(port_before), TERM(port_after));
     int read = add_time(f, "read");
     row_after(f, "computed", read, start, TERM(compute), 0);
-    row_after(f, "combined", end, read, TERM(after), dense);
+    row_after(f, "combined", end, read, TERM(after), 0);
     f->read[f->read_count++] = read;
     f->end = end;
     f->queue = queue;
@@ -242,11 +243,10 @@ static void formulate_backward(Formulation *f, uint32_t layer)
 {
     const LayerWork *work = &f->work->layers[layer];
     f->layer = layer;
-    double rest = 2 * (work->dense_s + work->pre_expert_s) / f->unit_s;
     formulate_dense(f, layer, true);
     int end = add_time(f, "back_end");
     if (!work->is_moe) {
-        row_after(f, "back_computed", end, f->end, NO_TERM, rest);
+        row_after(f, "back_computed", end, f->end, NO_TERM, cost_dense_pass_s(f->work, layer, true) / f->unit_s);
         f->end = end;
         formulate_dense_return(f, layer);
         return;
@@ -265,7 +265,7 @@ static void formulate_backward(Formulation *f, uint32_t layer)
     if (f->returned >= 0)
         row_after(f, "return_queue", returned, f->returned, TERM(reduce), 0);
     formulate_return_ports(f, "return", returned, TERM(port_reduce));
-    row_after(f, "back_combined", end, computed, TERM(backward_after), rest);
+    row_after(f, "back_combined", end, computed, TERM(backward_after), 0);
     f->end = end;
     f->queue = queue;
     f->returned = returned;
@@ -352,7 +352,7 @@ static void prepare_terms(Formulation *f, Arena *arena)
             LayerCost cost;
             Terms *terms = &f->terms[k][c];
             cost_layer(f->work, k, &p->configs[c], p->dispatch, &cost);
-            fill_terms(f, &cost, &p->configs[c], terms);
+            fill_terms(f, k, &cost, &p->configs[c], terms);
             for (uint32_t j = 0; j < LEVELS_MAX; j++)
                 f->port_used[j] = f->port_used[j] || cost_port_s(&cost, j) > 0;
         }
@@ -362,14 +362,15 @@ static void prepare_terms(Formulation *f, Arena *arena)
 static void formulate_training(Formulation *f, int iteration)
 {
     const Workload *work = f->work;
-    double loss = work->loss_s / f->unit_s, tail = iteration_tail_s(work) / f->unit_s;
+    double loss = iteration_loss_s(work) / f->unit_s, tail = iteration_tail_s(work) / f->unit_s;
     int middle = milp_add_continuous(f->milp, "forward_done", 0);
     row_after(f, "forward", middle, f->end, NO_TERM, loss);
     f->queue = middle;
     for (uint32_t j = 0; j < LEVELS_MAX; j++)
         f->port[j] = middle;
     int backward = milp_add_continuous(f->milp, "backward_begins", 0);
-    row_after(f, "loss", backward, middle, NO_TERM, 2 * loss);
+    row_after(f, "loss", backward, middle, NO_TERM,
+              clock_begin_backward(work, 0).at_s[CLOCK_CHAIN] / f->unit_s);
     f->end = backward;
     f->read_count = 0;
     for (uint32_t k = work->layer_count; k-- > 0;)
@@ -432,7 +433,7 @@ Formulated formulate(const Programme *programme, Arena *arena)
         formulate_forward(&f, k);
     f.layer = work->layer_count; // the whole network
     if (spec->plan.pass == PASS_FORWARD)
-        row_after(&f, "last", iteration, f.end, NO_TERM, work->loss_s / unit_s);
+        row_after(&f, "last", iteration, f.end, NO_TERM, iteration_loss_s(work) / unit_s);
     else
         formulate_training(&f, iteration);
     arena_destroy(scratch);

@@ -49,14 +49,12 @@ static void enter(Final *final, Mix mix)
     }
     double bytes = 0;
     Plan *plan = lower(final->work, &mix, spec->plan.dispatch, &bytes);
-    final->steps += plan ? plan->step_count : 0;
+    final->steps += plan ? (uint64_t)plan->step_count * plan->micro_batches : 0;
     if (plan && bytes <= spec->cluster.device.memory_bytes && final->count < FINALISTS_MAX) {
         Finalist *finalist = &final->items[final->count++];
         *finalist = (Finalist){.mix = mix, .memory_bytes = bytes};
         cost_mix(final->work, &mix, spec->plan.dispatch, &finalist->cost);
-        Arena *scratch = arena_create();
-        finalist->simulated_s = simulate(plan, scratch)->iteration_s;
-        arena_destroy(scratch);
+        finalist->simulated_s = simulated_iteration_s(plan);
     }
     plan_destroy(plan);
 }

@@ -193,7 +193,7 @@ static void add_stages(Building *b)
     fill_options(b, stages, kinds, count, options, scratch);
     for (uint32_t i = 0; i < count; i++)
         problem->stages[problem->stage_count++] = (PlanStage){.options = options[kinds[i]], .option_count = b->count};
-    problem->loss_s = work->loss_s;
+    problem->loss_s = iteration_loss_s(work);
     arena_destroy(scratch);
 }
 

@@ -74,6 +74,9 @@ typedef struct {
     double capacity;       // 0: nothing is dropped
     OnceDense once_dense;  // as requested
     bool regather_dense;   // what is planned with: of ONCE_DENSE_AUTO one after the other
+    uint32_t micro_batches; // of an iteration
+    Recompute recompute;    // as requested
+    bool recomputes;        // what is planned with: of RECOMPUTE_AUTO one after the other
     Span span, domain_span, codec_span, capacity_span;
 } SpecPlan;
 

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "ir/simulate/sharing.h"
+#include "ir/unroll.h"
 
 typedef enum { PHASE_DELAY, PHASE_TRANSFER, PHASE_LATENCY } Phase;
 
@@ -327,4 +328,12 @@ const Simulation *simulate(const Plan *plan, Arena *arena)
             sim.out->last = &sim.out->classes[c];
     }
     return sim.out;
+}
+
+double simulated_iteration_s(const Plan *plan)
+{
+    Arena *arena = arena_create();
+    double time_s = simulate(plan_unroll_all(plan, arena), arena)->iteration_s;
+    arena_destroy(arena);
+    return time_s;
 }

@@ -37,6 +37,10 @@ typedef struct {
 } Simulation;
 
 // Requires a plan within its limits whose `after` edges point backwards. Owned by `arena`.
+// Unrolled, where an iteration has several micro-batches (unroll.h): every execution of a step is one.
 const Simulation *simulate(const Plan *plan, Arena *arena);
+
+// Seconds of an iteration of a plan as it is written.
+double simulated_iteration_s(const Plan *plan);
 
 #endif

@@ -6,7 +6,7 @@
 #include "ir/base/text.h"
 #include "ir/schema.h"
 
-enum { PLAN_TEXT_VERSION = 3 };
+enum { PLAN_TEXT_VERSION = 4 };
 
 // Requires a plan within the limits of schema.h.
 void plan_print(const Plan *plan, Text *out);

@@ -7,6 +7,7 @@
 
 #include "ir/bundle.h"
 #include "ir/schema.h"
+#include "ir/unroll.h"
 #include "ir/verify/verify_parts.h"
 
 static void verify_limits(Verifier *verifier)
@@ -128,14 +129,18 @@ static void verify_step(Verifier *verifier, uint32_t index)
                     step->group);
 }
 
+// Steps of one segment that run in every micro-batch may wait for those of the one before.
 static void verify_edges(Verifier *verifier)
 {
-    const Plan *plan = verifier->plan;
-    for (uint32_t i = 0; i < plan->step_count; i++) {
+    const Plan *plan = verifier->written;
+    for (uint32_t i = 0, end = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
+        end = i < end ? end : plan_segment_end(plan, i);
         for (uint32_t k = 0; k < step->after_count; k++) {
             uint32_t earlier = plan->after[step->after_first + k];
-            if (earlier >= i)
+            bool before = plan->micro_batches > 1 && earlier < end && step->when == WHEN_EVERY &&
+                          plan->steps[earlier].when == WHEN_EVERY;
+            if (earlier >= i && !before)
                 verify_fail(verifier, PROPERTY_EDGES, i, "waits for step %" PRIu32 ", which does not come before it",
                             earlier);
             else if (step_info(&plan->steps[earlier])->stream == step_info(step)->stream)
@@ -159,29 +164,49 @@ static const WeightKind *verify_kinds(const Verifier *verifier)
     return kinds;
 }
 
+// Several micro-batches one after another: what they share is not read before it is written, nor written while it is
+// read, and what is alive together does not share memory.
+static void verify_unrolled(Verifier *verifier)
+{
+    Verifier of = *verifier;
+    uint32_t most = of.written->micro_batches < UNROLL_ENOUGH ? of.written->micro_batches : UNROLL_ENOUGH;
+    for (uint32_t count = 2; count <= most && !of.report->total; count++) {
+        of.scratch = arena_create();
+        of.plan = plan_unroll(verifier->written, count, of.scratch);
+        of.order = order_create(of.plan, of.scratch);
+        verify_accesses(&of);
+        verify_overlaps(&of);
+        arena_destroy(of.scratch);
+    }
+}
+
 bool plan_verify(const Plan *plan, VerifyReport *report)
 {
     // Each relies on those before it.
     static void (*const structure[])(Verifier *) = {verify_limits, verify_groups, verify_choices, verify_steps,
                                                     verify_edges};
     *report = (VerifyReport){0};
-    Verifier verifier = {.plan = plan, .report = report};
+    Verifier verifier = {.written = plan, .plan = plan, .report = report};
     for (size_t i = 0; i < COUNT_OF(structure); i++) {
         structure[i](&verifier);
         if (report->total)
             return false;
     }
     verifier.scratch = arena_create();
-    verifier.order = order_create(plan, verifier.scratch);
+    verifier.plan = plan_unroll(plan, 1, verifier.scratch);
+    verifier.order = order_create(verifier.plan, verifier.scratch);
     verifier.kinds = verify_kinds(&verifier);
     verify_operands(&verifier);
     verify_sizes(&verifier);
+    verify_loop(&verifier);
     if (!plan->model.abstract) {
         verify_accesses(&verifier);
         verify_memory(&verifier);
     }
     verify_layers(&verifier);
     verify_flow(&verifier);
+    if (plan->micro_batches > 1)
+        verify_unrolled(&verifier);
     verify_traffic(&verifier);
     verify_claims(&verifier);
     arena_destroy(verifier.scratch);

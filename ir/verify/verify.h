@@ -13,9 +13,10 @@
     X(GROUPS, "groups", "a group's level exists and its domain size divides the level's count")                        \
     X(CHOICES, "choices", "one per MoE layer, ascending; sizes divide counts, and their domains the experts")          \
     X(STEPS, "steps", "a step names the kind of group its op needs, and its level; local steps send nothing")          \
-    X(EDGES, "edges", "'after' edges point to earlier steps of other streams, so that no wait is cyclic")              \
+    X(EDGES, "edges", "'after' edges point to steps of other streams that come before, so that no wait is cyclic")     \
     X(OPERANDS, "operands", "operands are there unless optional, with the dtype and shape their op expects")           \
     X(SIZES, "sizes", "rows, records and weights are as large as tokens, top_k, members and the model say")            \
+    X(LOOP, "loop", "steps of every micro-batch touch what is a micro-batch's; sums are whole before they are read")   \
     X(READS, "reads", "what a step reads was written by a step that happens before it, or is there from the start")    \
     X(RACES, "races", "two steps that touch a buffer, one of them writing, are ordered")                               \
     X(MEMORY, "memory", "buffers are aligned, inside the arena, and share memory only when never alive together")      \

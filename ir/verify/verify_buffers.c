@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "ir/bundle.h"
+#include "ir/unroll.h"
 #include "ir/verify/verify_parts.h"
 
 // ---- operands ----------------------------------------------------------------------------------
@@ -221,16 +222,19 @@ void verify_accesses(Verifier *verifier)
 
 void verify_memory(Verifier *verifier)
 {
-    const Plan *plan = verifier->plan;
+    const Plan *plan = verifier->written;
     for (uint32_t b = 0; b < plan->buffer_count; b++) {
         const Buffer *buffer = &plan->buffers[b];
+        uint64_t bytes = buffer_bytes(buffer);
+        if (plan_buffer_values(plan, buffer) > 1 && !plan_buffer_bytes(plan, buffer, &bytes))
+            bytes = INT64_MAX; // out of limits, which were checked
         if (buffer->offset % BUFFER_ALIGNMENT)
             verify_fail(verifier, PROPERTY_MEMORY, NONE, "'%s' lies at %" PRIu64 ", no multiple of %d", buffer->name,
                         buffer->offset, BUFFER_ALIGNMENT);
-        if (buffer->offset + buffer_bytes(buffer) > plan->arena_bytes)
+        if (buffer->offset + bytes > plan->arena_bytes)
             verify_fail(verifier, PROPERTY_MEMORY, NONE,
                         "'%s' ends at %" PRIu64 ", beyond the arena of %" PRIu64 " bytes", buffer->name,
-                        buffer->offset + buffer_bytes(buffer), plan->arena_bytes);
+                        buffer->offset + bytes, plan->arena_bytes);
     }
     verify_overlaps(verifier);
 }

@@ -40,6 +40,8 @@
     X(RETURNED_DRECORDS, "returned gradients of records")                                                              \
     X(DSHARED_ROWS, "gradients of the shared experts' rows")                                                           \
     X(DGATHERED, "gradients of gathered weights")                                                                      \
+    X(ZEROS, "zeros")                                                                                                  \
+    X(OTHER_HALF, "the words' part of the gradient")                                                                   \
     X(GRADIENT, "the gradient")                                                                                        \
     X(HALF_GRADIENT, "a part of the gradient")                                                                         \
     X(PARTS, "parts of the gradient")                                                                                  \

@@ -120,6 +120,10 @@ void flow_embed_backward(Flow *flow)
     int32_t weights = flow_layer(flow)->weights[WEIGHT_EMBEDDING];
     flow_take_tokens(flow);
     flow_take(flow, OPERAND_dx, value_plain(HOLDS_DINPUT, 0));
+    if (flow_value(flow, OPERAND_dembedding).holds == HOLDS_ZEROS) { // which are added to the other half
+        flow_give(flow, OPERAND_dembedding, value_split(HOLDS_OTHER_HALF, NONE, flow->shared, weights));
+        return;
+    }
     flow_take(flow, OPERAND_dembedding, value_split(HOLDS_HALF_GRADIENT, NONE, flow->shared, weights));
     flow_give(flow, OPERAND_dembedding, flow_whole_gradient(NONE, flow->shared, weights));
 }

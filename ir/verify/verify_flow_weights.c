@@ -37,6 +37,44 @@ void flow_reduce_scatter(Flow *flow)
     flow_give(flow, OPERAND_shard, flow_whole_gradient(k, gathered.levels & ~(1u << level), weights));
 }
 
+void flow_clear(Flow *flow)
+{
+    flow_give(flow, OPERAND_sum, value_plain(HOLDS_ZEROS, flow->layer));
+}
+
+static bool is_gradient(Value value)
+{
+    return value.holds == HOLDS_DGATHERED || value.holds == HOLDS_GRADIENT;
+}
+
+// One micro-batch's gradient, which stands for those of all; that of the embedding is added in two halves.
+void flow_accumulate(Flow *flow)
+{
+    Value part = flow_value(flow, OPERAND_part);
+    bool second = part.holds == HOLDS_OTHER_HALF, whole = second || is_gradient(part);
+    if (!whole && part.holds != HOLDS_HALF_GRADIENT)
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "adds '%.40s', which is no whole gradient of weights",
+                    flow->plan->buffers[flow_operand(flow, OPERAND_part)].name);
+    flow_take(flow, OPERAND_part, value_split(part.holds, flow->layer, part.levels, part.from));
+    flow_take(flow, OPERAND_sum,
+              second ? value_split(HOLDS_HALF_GRADIENT, flow->layer, part.levels, part.from)
+                     : value_plain(HOLDS_ZEROS, flow->layer));
+    flow_give(flow, OPERAND_sum,
+              whole ? flow_whole_gradient(flow->layer, part.levels, part.from)
+                    : value_split(HOLDS_HALF_GRADIENT, flow->layer, part.levels, part.from));
+    flow_give(flow, OPERAND_part, value_plain(HOLDS_NOTHING, flow->layer));
+}
+
+void flow_round(Flow *flow)
+{
+    Value sum = flow_value(flow, OPERAND_sum);
+    if (!is_gradient(sum))
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "rounds '%.40s', which is no sum of gradients",
+                    flow->plan->buffers[flow_operand(flow, OPERAND_sum)].name);
+    flow_take(flow, OPERAND_sum, value_split(sum.holds, flow->layer, sum.levels, sum.from));
+    flow_give(flow, OPERAND_gradient, sum);
+}
+
 // Sums the mean of experts, or squares; what it is of, and where it comes from, stays.
 void flow_all_reduce(Flow *flow)
 {

@@ -13,7 +13,7 @@ typedef struct {
     int32_t level; // NONE for local ops
 } Expected;
 
-enum { EXPECTED_MAX = 4 * LEVELS_MAX + 2 };
+enum { EXPECTED_MAX = 5 * LEVELS_MAX + 2 };
 
 typedef struct {
     uint32_t *steps; // indices, layer by layer
@@ -55,13 +55,19 @@ static bool exchanges_at(const Plan *plan, const Choice *choice, uint32_t level)
     return plan->cluster.levels[level].count > choice->domain[level];
 }
 
+static uint32_t expect_way_out(const Plan *plan, const Choice *choice, Expected *out)
+{
+    uint32_t count = 0;
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++)
+        if (exchanges_at(plan, choice, l))
+            out[count++] = (Expected){OP_DISPATCH, (int32_t)l};
+    return count;
+}
+
 // Out level by level, through the experts, back in reverse.
 static uint32_t expect_pass(const Plan *plan, const Choice *choice, Op expert, Op combine, Expected *out)
 {
-    uint32_t count = 0, levels = plan->cluster.level_count;
-    for (uint32_t l = 0; l < levels; l++)
-        if (exchanges_at(plan, choice, l))
-            out[count++] = (Expected){OP_DISPATCH, (int32_t)l};
+    uint32_t count = expect_way_out(plan, choice, out), levels = plan->cluster.level_count;
     out[count++] = (Expected){expert, NONE};
     for (uint32_t l = levels; l-- > 0;)
         if (exchanges_at(plan, choice, l))
@@ -127,24 +133,30 @@ static void verify_routing(Verifier *verifier, const uint32_t *steps, uint32_t c
                         operand_name(kept[i]), route);
 }
 
-// `found` has exactly the expected steps of one or two passes; `half` of them are a way out.
-static void verify_ways(Verifier *verifier, const uint32_t *steps, uint32_t count, const uint32_t *found, uint32_t half,
-                        bool training)
+// Gradients go the way the rows went: `dispatch` sent those, `out` sends gradients of results, `back` returns those of
+// rows.
+static void verify_gradients(Verifier *verifier, uint32_t dispatch, uint32_t out, uint32_t back)
 {
+    verify_return(verifier, dispatch, back);
+    if (operand_of(verifier->plan, out, OPERAND_send_counts) !=
+        operand_of(verifier->plan, dispatch, OPERAND_send_counts))
+        verify_fail(verifier, PROPERTY_EXCHANGE, out,
+                    "sends gradients by other 'send_counts' than step %" PRIu32 " sent the rows with", dispatch);
+}
+
+// `found` has exactly the expected steps of one or two passes; `half` of them are a way out. Where activations are
+// computed again, so is another one between the passes, and gradients go that way.
+static void verify_ways(Verifier *verifier, const uint32_t *steps, uint32_t count, const uint32_t *found, uint32_t half)
+{
+    const Plan *plan = verifier->plan;
+    uint32_t again = 2 * half + 1, backward = again + (plan->recompute ? half : 0);
     for (uint32_t i = 0; i < half; i++) {
         uint32_t dispatch = found[i], combine = found[2 * half - i];
         verify_return(verifier, dispatch, combine);
         verify_routing(verifier, steps, count, dispatch, combine);
-        if (training) {
-            uint32_t backward = 2 * half + 1;
-            verify_return(verifier, dispatch, found[backward + 2 * half - i]);
-            if (operand_of(verifier->plan, found[backward + i], OPERAND_send_counts) !=
-                operand_of(verifier->plan, dispatch, OPERAND_send_counts)) {
-                verify_fail(verifier, PROPERTY_EXCHANGE, found[backward + i],
-                            "sends gradients by other 'send_counts' than step %" PRIu32 " sent the rows with",
-                            dispatch);
-            }
-        }
+        if (plan->pass == PASS_TRAINING)
+            verify_gradients(verifier, plan->recompute ? found[again + i] : dispatch, found[backward + i],
+                             found[backward + 2 * half - i]);
     }
 }
 
@@ -154,6 +166,8 @@ static void verify_exchange(Verifier *verifier, const Choice *choice, const uint
     Expected expected[EXPECTED_MAX];
     bool training = plan->pass == PASS_TRAINING;
     uint32_t wanted = expect_pass(plan, choice, OP_EXPERT, OP_COMBINE, expected), half = wanted / 2;
+    if (training && plan->recompute)
+        wanted += expect_way_out(plan, choice, expected + wanted);
     if (training)
         wanted += expect_pass(plan, choice, OP_EXPERT_BACKWARD, OP_COMBINE_BACKWARD, expected + wanted);
     uint32_t found[EXPECTED_MAX], matched = 0;
@@ -183,7 +197,7 @@ static void verify_exchange(Verifier *verifier, const Choice *choice, const uint
         verify_fail(verifier, PROPERTY_EXCHANGE, NONE, "layer %" PRIu32 " misses %s", choice->layer,
                     describe(plan, expected[matched].op, expected[matched].level, want));
     } else if (!plan->model.abstract) {
-        verify_ways(verifier, steps, count, found, half, training);
+        verify_ways(verifier, steps, count, found, half);
     }
 }
 

@@ -6,7 +6,8 @@
 #include "ir/verify/verify.h"
 
 typedef struct {
-    const Plan *plan;
+    const Plan *written; // as it is stored
+    const Plan *plan;    // what is looked at: one micro-batch of it, whose indices are the same, or more, unrolled
     VerifyReport *report;
     Arena *scratch;
     const Order *order;      // once edges are checked
@@ -29,6 +30,7 @@ const Choice *verify_find_choice(const Plan *plan, int32_t layer);
 
 void verify_operands(Verifier *verifier);
 void verify_sizes(Verifier *verifier);    // after operands
+void verify_loop(Verifier *verifier);
 void verify_accesses(Verifier *verifier); // reads and races
 void verify_memory(Verifier *verifier);
 void verify_overlaps(Verifier *verifier); // part of memory

@@ -29,7 +29,7 @@ void verify_fail(Verifier *verifier, Property property, int64_t step, const char
         return;
     Violation *violation = &report->items[report->total - 1];
     violation->property = property;
-    violation->step = step;
+    violation->step = step >= 0 && verifier->plan->unrolled ? verifier->plan->steps[step].written : step;
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(violation->message, sizeof(violation->message), format, arguments);

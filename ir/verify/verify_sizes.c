@@ -277,6 +277,22 @@ static void verify_token_rows(Verifier *verifier, uint32_t index, const Shape *s
     }
 }
 
+// A sum of gradients is f32, and as large as the gradient of one micro-batch, or as what it is rounded to.
+static void verify_sum(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    (void)shape;
+    const Plan *plan = verifier->plan;
+    const Step *step = &plan->steps[index];
+    const Buffer *sum = step_buffer(plan, step, OPERAND_sum);
+    const Buffer *other = step_buffer(plan, step, step->op == OP_ROUND ? OPERAND_gradient : OPERAND_part);
+    if (sum->dtype != DTYPE_F32)
+        verify_fail(verifier, PROPERTY_SIZES, index, "the sum '%s' is %s, expected f32", sum->name,
+                    dtype_name(sum->dtype));
+    if (other->rows != sum->rows || other->cols != sum->cols || other->dtype != plan->model.dtype)
+        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' differs in shape from '%s', or in dtype from the weights",
+                    other->name, sum->name);
+}
+
 // What else holds of some ops.
 static void (*const rules[])(Verifier *, uint32_t index, const Shape *) = {
     [OP_ROUTE] = verify_route,
@@ -288,6 +304,8 @@ static void (*const rules[])(Verifier *, uint32_t index, const Shape *) = {
     [OP_EXPERT_BACKWARD] = verify_expert,
     [OP_GATE_BACKWARD] = verify_gate_backward,
     [OP_OPTIMIZER] = verify_optimizer,
+    [OP_ACCUMULATE] = verify_sum,
+    [OP_ROUND] = verify_sum,
 };
 
 static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *shape)
@@ -313,9 +331,11 @@ void verify_sizes(Verifier *verifier)
         note_writers(plan, i, &shape);
         layers_begun += plan->steps[i].op == OP_PRE_EXPERT;
     }
-    if (layers_begun != plan->model.layers)
-        verify_fail(verifier, PROPERTY_SIZES, NONE, "the schedule has %" PRIu32 " layers, the model %" PRIu32,
-                    layers_begun, plan->model.layers);
+    uint32_t expected = plan->model.layers * (plan->recompute ? 2 : 1);
+    if (layers_begun != expected)
+        verify_fail(verifier, PROPERTY_SIZES, NONE,
+                    "the schedule computes attention %" PRIu32 " times, expected %" PRIu32 " for %" PRIu32 " layers",
+                    layers_begun, expected, plan->model.layers);
 }
 
 // ---- claims ------------------------------------------------------------------------------------
@@ -387,6 +407,8 @@ void verify_claims(Verifier *verifier)
                         plan->pass == PASS_FORWARD ? "in a forward pass" : "what 'delta' keeps");
     if (plan->regather_dense && (plan->pass == PASS_FORWARD || plan->model.abstract))
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "there are no dense weights to gather again");
+    if (plan->recompute && (plan->pass == PASS_FORWARD || plan->model.abstract))
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "there are no activations to compute again");
     for (uint32_t a = 0; a < plan->strategy_count; a++)
         for (uint32_t b = a + 1; b < plan->strategy_count; b++)
             if (strcmp(plan->strategies[a].name, plan->strategies[b].name) == 0)

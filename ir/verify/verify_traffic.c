@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "ir/exchange.h"
+#include "ir/unroll.h"
 #include "ir/verify/verify_parts.h"
 
 static const double SLACK = 1e-9; // relative
@@ -21,6 +22,12 @@ static void verify_level_traffic(Verifier *verifier, uint32_t level, const char 
         verify_fail(verifier, PROPERTY_TRAFFIC, NONE,
                     "level '%s': the steps send %.17g bytes of %s, the strategy says %.17g",
                     verifier->plan->cluster.levels[level].name, sent, what, charged);
+}
+
+// How often an iteration executes a step.
+static double runs_of(const Verifier *verifier, uint32_t step)
+{
+    return plan_step_runs(verifier->written, &verifier->written->steps[step]);
 }
 
 // A gather, or a sum, sends what its tensors make it.
@@ -140,7 +147,7 @@ static void verify_exchanges(Verifier *verifier)
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
         if (step_info(step)->shape == SHAPE_EXCHANGE) {
-            rows[step->level] += payload_of(plan, step);
+            rows[step->level] += runs_of(verifier, i) * payload_of(plan, step);
             verify_message(verifier, i);
             verify_crossing(verifier, i, &crossings[(size_t)step->layer * LEVELS_MAX + (size_t)step->level]);
         }
@@ -168,18 +175,19 @@ void verify_traffic(Verifier *verifier)
         const Step *step = &plan->steps[i];
         uint32_t level = step->level == NONE ? 0 : (uint32_t)step->level; // a sum over the world crosses the outermost
         bool dense = verify_carries_dense(verifier, step);
+        double bytes = runs_of(verifier, i) * step->bytes;
         switch (step_info(step)->shape) {
         case SHAPE_LOCAL:
             break;
         case SHAPE_EXCHANGE:
-            exchange[level] += step->bytes;
+            exchange[level] += bytes;
             break;
         case SHAPE_GATHER:
-            (dense ? dense_gather : gather)[level] += step->bytes;
+            (dense ? dense_gather : gather)[level] += bytes;
             break;
         case SHAPE_SCATTER:
         case SHAPE_REDUCE:
-            (dense ? dense_reduce : reduce)[level] += step->bytes;
+            (dense ? dense_reduce : reduce)[level] += bytes;
             break;
         }
     }
