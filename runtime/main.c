@@ -13,6 +13,7 @@
 #include "ir/base/arena.h"
 #include "ir/base/exit_codes.h"
 #include "ir/load/plan_file.h"
+#include "ir/unroll.h"
 #include "ir/load/predictions.h"
 #include "runtime/base/machine.h"
 #include "runtime/calibrate/calibrate.h"
@@ -56,6 +57,8 @@ static int check_plan(const char *path, const char *data, size_t length, Plan **
     Plan *loaded = plan_load(path, data, length, diag);
     if (loaded && launcher_rank() == 0)
         predictions_check(path, loaded, diag);
+    if (loaded)
+        loaded = (Plan *)plan_unroll_all(loaded, loaded->arena); // in its arena, which it ends with
     diag_print(diag, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
     arena_destroy(arena);
     *plan = loaded; // now that memory cannot run out any more: the plan would be destroyed

@@ -103,6 +103,10 @@ cudaError_t cuda_route_backward(const CudaQueue *queue, const RouteTable *table,
 cudaError_t cuda_gate_backward(const CudaQueue *queue, const ModelDims *dims, float balance, Tensor x, Tensor records,
                                Tensor drows, Tensor drecords, Tensor dshared, Tensor router, Tensor dx, Tensor drouter);
 
+// Sums over micro-batches, in f32, as host_accumulate and host_round have them.
+cudaError_t cuda_accumulate(const CudaQueue *queue, Tensor part, Tensor sum);
+cudaError_t cuda_round(const CudaQueue *queue, Tensor sum, Tensor gradient);
+
 // The constants of an AdamW step. Kernels read them on the device, so that a captured graph serves every step.
 typedef struct {
     float scale, beta1, beta2, rate, decay, correction, epsilon;

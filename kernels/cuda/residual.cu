@@ -81,6 +81,33 @@ cudaError_t sum_parts(const CudaQueue *queue, const void *const *parts, uint32_t
 
 constexpr int CONVERTED = 8; // a thread
 
+template <typename From>
+__global__ void accumulate_kernel(const From *__restrict__ part, float *__restrict__ sum, uint64_t count, bool aligned)
+{
+    uint64_t at = (static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * CONVERTED;
+    Run<From, CONVERTED> in;
+    Run<float, CONVERTED> out;
+    if (at >= count)
+        return;
+    in.load(part, at, count, aligned);
+    out.load(sum, at, count, aligned);
+#pragma unroll
+    for (int i = 0; i < CONVERTED; i++)
+        out.values[i] += in.values[i];
+    out.store(sum, at, count, aligned);
+}
+
+template <typename From> cudaError_t accumulate(const CudaQueue *queue, Tensor part, Tensor sum)
+{
+    uint64_t count = sum.rows * sum.cols;
+    bool aligned = is_aligned<From>(part.data, 0) && is_aligned<float>(sum.data, 0);
+    if (count == 0)
+        return cudaSuccess;
+    return launch(queue->stream, static_cast<unsigned>(blocks_for(count, BLOCK_THREADS * CONVERTED)), BLOCK_THREADS, 0,
+                  accumulate_kernel<From>, static_cast<const From *>(part.data), static_cast<float *>(sum.data), count,
+                  aligned);
+}
+
 template <typename From, typename To>
 __global__ void convert_kernel(const From *__restrict__ from, To *__restrict__ to, uint64_t count, bool aligned)
 {
@@ -130,4 +157,14 @@ cudaError_t cuda_residual(const CudaQueue *queue, Tensor x, Tensor results, Tens
 cudaError_t cuda_sum(const CudaQueue *queue, const void *const *parts, uint32_t part_count, Tensor out)
 {
     return BY_DTYPE(out.dtype, sum_parts, queue, parts, part_count, out);
+}
+
+cudaError_t cuda_accumulate(const CudaQueue *queue, Tensor part, Tensor sum)
+{
+    return BY_DTYPE(part.dtype, accumulate, queue, part, sum);
+}
+
+cudaError_t cuda_round(const CudaQueue *queue, Tensor sum, Tensor gradient)
+{
+    return convert(queue->stream, sum.data, DTYPE_F32, gradient.data, gradient.dtype, sum.rows * sum.cols);
 }

@@ -123,6 +123,10 @@ void host_route_backward(const RouteTable *table, uint64_t row_count, uint32_t f
 void host_gate_backward(const ModelDims *dims, float balance, Tensor x, Tensor records, Tensor drows, Tensor drecords,
                         Tensor dshared, Tensor router, Tensor dx, Tensor drouter, Tensor work);
 
+// Sums over micro-batches, f32 [rows][cols]: sum += part; the sum in the gradient's dtype, rounded to nearest even.
+void host_accumulate(Tensor part, Tensor sum);
+void host_round(Tensor sum, Tensor gradient);
+
 // Hyper-parameters of one AdamW step.
 typedef struct {
     float learning_rate, beta1, beta2, epsilon, weight_decay;

@@ -24,15 +24,16 @@ typedef struct {
 } EngineOptions;
 
 typedef struct {
-    const int32_t *tokens; // [batch][sequence + 1], copied; not looked at where the plan takes none
+    const int32_t *tokens; // [micro-batches][batch][sequence + 1], copied; not looked at where the plan takes none
     uint64_t update;       // from 1: which of the optimizer
     float learning_rate;   // of that update
 } EngineIteration;
 
-// What the last iteration left behind; pointers are the engine's, NULL where nothing was recorded.
+// What the last iteration left behind; pointers are the engine's, NULL where nothing was recorded. Of several
+// micro-batches tokens, decisions and x are those of the last.
 typedef struct {
     bool has_loss;
-    double loss;
+    double loss; // mean over the micro-batches
     int64_t nonfinite_step;   // first step whose output was not finite when the loss was found not to be; -1: not known
     const int32_t *tokens;    // [batch][sequence + 1]
     const int32_t *decisions; // [plan->choice_count][tokens][top_k], -1 for a dropped record

@@ -184,9 +184,23 @@ ModelRanges engine_undecayed(const Plan *plan, const WeightKind kinds[], uint64_
 
 // ---- the rest --------------------------------------------------------------------------------
 
-double engine_gradient_scale(const TrainingSettings *settings, uint64_t ranks, double squares)
+uint64_t engine_summands(const Plan *plan)
 {
-    double scale = 1 / (double)ranks, norm = sqrt(squares) * scale;
+    return cluster_gpus(&plan->cluster) * plan->micro_batches;
+}
+
+Tensor engine_value(Tensor first, uint32_t index)
+{
+    Buffer shape = {.dtype = first.dtype, .rows = first.rows, .cols = first.cols};
+    uint64_t stride;
+    if (buffer_aligned_bytes(&shape, &stride)) // else no plan within its limits
+        first.data = (char *)first.data + index * stride;
+    return first;
+}
+
+double engine_gradient_scale(const TrainingSettings *settings, uint64_t summands, double squares)
+{
+    double scale = 1 / (double)summands, norm = sqrt(squares) * scale;
     return settings->clip > 0 && norm > settings->clip ? scale * settings->clip / norm : scale;
 }
 

@@ -53,9 +53,13 @@ Tensor engine_embedding_padding(const Plan *plan, Tensor embedding);
 // What weight decay leaves alone, for an optimizer step; kinds: those of bundle_kinds.
 ModelRanges engine_undecayed(const Plan *plan, const WeightKind kinds[], uint64_t rank, uint32_t step);
 
-// What gradients, sums over `ranks`, are multiplied by: 1 / ranks, less where their norm then exceeds the limit.
+// How many mean gradients a sum over ranks and micro-batches has.
+uint64_t engine_summands(const Plan *plan);
+// What gradients, sums of so many, are multiplied by: 1 / summands, less where their norm then exceeds the limit.
 // `squares`: the sum of their squares.
-double engine_gradient_scale(const TrainingSettings *settings, uint64_t ranks, double squares);
+double engine_gradient_scale(const TrainingSettings *settings, uint64_t summands, double squares);
+// The value of micro-batch `index` of a buffer that holds those of all, of which `first` is the first.
+Tensor engine_value(Tensor first, uint32_t index);
 
 // Most records that one expert may get from a rank; 0: no limit.
 uint64_t engine_capacity_rows(const Plan *plan);

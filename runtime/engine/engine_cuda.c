@@ -128,8 +128,8 @@ static bool pinned_memory_create(CudaEngine *engine, Fault *fault)
                         2ull * members * sizeof(int32_t),
                         plan->step_count * sizeof(uint64_t),
                         sizeof(AdamWFactors),
-                        tokens * sizeof(int32_t),
-                        sizeof(float),
+                        plan->micro_batches * tokens * sizeof(int32_t),
+                        plan->micro_batches * sizeof(float),
                         engine_kept_counts(plan) * sizeof(int32_t)};
     uint64_t offsets[COUNT_OF(bytes)], total = 0;
     for (size_t i = 0; i < COUNT_OF(bytes); i++) {

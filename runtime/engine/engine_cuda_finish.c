@@ -16,6 +16,24 @@ static bool counts_enqueue(const CudaEngine *engine, cudaStream_t home, Fault *f
                       "enqueue a copy", fault);
 }
 
+static bool losses_enqueue(const CudaEngine *engine, cudaStream_t home, Fault *fault)
+{
+    bool ok = true;
+    for (uint32_t i = 0; i < engine->plan->micro_batches && engine->loss.data && ok; i++)
+        ok = cuda_check(cudaMemcpyAsync(engine->loss_seen + i, engine_value(engine->loss, i).data, sizeof(float),
+                                        cudaMemcpyDeviceToHost, home),
+                        "enqueue a copy", fault);
+    return ok;
+}
+
+static double mean_loss(const CudaEngine *engine)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < engine->plan->micro_batches; i++)
+        sum += (double)engine->loss_seen[i];
+    return sum / engine->plan->micro_batches;
+}
+
 // What came of the iteration follows the last steps of all streams.
 static bool results_enqueue(CudaEngine *engine, Fault *fault)
 {
@@ -31,9 +49,7 @@ static bool results_enqueue(CudaEngine *engine, Fault *fault)
                                       cudaMemcpyDeviceToHost, home),
                       "enqueue a copy", fault) &&
            counts_enqueue(engine, home, fault) &&
-           (!engine->loss.data || cuda_check(cudaMemcpyAsync(engine->loss_seen, engine->loss.data, sizeof(float),
-                                                             cudaMemcpyDeviceToHost, home),
-                                             "enqueue a copy", fault)) &&
+           losses_enqueue(engine, home, fault) &&
            cuda_check(cudaEventRecord(engine->ended[STREAM_COMPUTE], home), "record an event", fault);
 }
 
@@ -112,7 +128,7 @@ static bool kept_read(CudaEngine *engine, Fault *fault)
 static void look_for_nonfinite(CudaEngine *engine)
 {
     engine->nonfinite_step = -1;
-    if (engine->loss.data && !isfinite(*engine->loss_seen))
+    if (engine->loss.data && !isfinite(mean_loss(engine)))
         engine->nonfinite_step =
             nonfinite_step(engine->plan, engine->ops, (const Engine *)engine, engine->plan->step_count);
 }
@@ -133,9 +149,10 @@ EngineResult cuda_result(const Engine *base)
 {
     const CudaEngine *engine = (const CudaEngine *)base;
     EngineResult result = {.has_loss = engine->loss.data != NULL, .nonfinite_step = engine->nonfinite_step};
-    result.tokens = engine->tokens.data ? engine->tokens_set : NULL;
+    if (engine->tokens.data)
+        result.tokens = engine->tokens_set + (engine->plan->micro_batches - 1) * engine->tokens.rows * engine->tokens.cols;
     if (result.has_loss)
-        result.loss = (double)*engine->loss_seen;
+        result.loss = mean_loss(engine);
     if (!engine->options.record)
         return result;
     result.decisions = engine->decisions;

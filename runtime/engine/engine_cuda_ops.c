@@ -46,7 +46,7 @@ static Tensor dense_part(const CudaStep *step, Tensor dense, DensePart part)
 static bool clear(const CudaStep *step, Tensor tensor, Fault *fault)
 {
     uint64_t bytes = tensor.rows * tensor_row_bytes(tensor);
-    return bytes == 0 || cuda_check(cudaMemsetAsync(tensor.data, 0, bytes, stream_of(step)), "clear padding", fault);
+    return bytes == 0 || cuda_check(cudaMemsetAsync(tensor.data, 0, bytes, stream_of(step)), "enqueue zeros", fault);
 }
 
 // ---- forward ---------------------------------------------------------------------------------
@@ -233,6 +233,23 @@ bool cuda_run_gate_backward(CudaStep *step, Fault *fault)
                                        t->dshared_rows, dense_part(step, t->dense, DENSE_ROUTER), t->dx,
                                        dense_part(step, t->ddense, DENSE_ROUTER)),
                     fault);
+}
+
+bool cuda_run_clear(CudaStep *step, Fault *fault)
+{
+    return clear(step, step->operands.clear.sum, fault);
+}
+
+bool cuda_run_accumulate(CudaStep *step, Fault *fault)
+{
+    const struct accumulate_tensors *t = &step->operands.accumulate;
+    return launched(cuda_accumulate(queue_of(step), t->part, t->sum), fault);
+}
+
+bool cuda_run_round(CudaStep *step, Fault *fault)
+{
+    const struct round_tensors *t = &step->operands.round;
+    return launched(cuda_round(queue_of(step), t->sum, t->gradient), fault);
 }
 
 bool cuda_run_squares(CudaStep *step, Fault *fault)

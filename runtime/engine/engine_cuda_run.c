@@ -13,9 +13,11 @@ static cudaError_t inputs_enqueue(CudaEngine *engine, const EngineIteration *ite
     const Plan *plan = engine->plan;
     cudaError_t error = cudaMemsetAsync(engine->lost, 0, plan->step_count * sizeof(*engine->lost), home);
     if (error == cudaSuccess && engine->tokens.data) {
-        uint64_t bytes = engine->tokens.rows * engine->tokens.cols * sizeof(int32_t);
-        memcpy(engine->tokens_set, iteration->tokens, bytes);
-        error = cudaMemcpyAsync(engine->tokens.data, engine->tokens_set, bytes, cudaMemcpyHostToDevice, home);
+        uint64_t count = engine->tokens.rows * engine->tokens.cols, bytes = count * sizeof(int32_t);
+        memcpy(engine->tokens_set, iteration->tokens, plan->micro_batches * bytes);
+        for (uint32_t i = 0; i < plan->micro_batches && error == cudaSuccess; i++)
+            error = cudaMemcpyAsync(engine_value(engine->tokens, i).data, engine->tokens_set + i * count, bytes,
+                                    cudaMemcpyHostToDevice, home);
     }
     const TrainingSettings *settings = &engine->options.training;
     AdamW adamw = {.learning_rate = iteration->learning_rate,
@@ -23,7 +25,7 @@ static cudaError_t inputs_enqueue(CudaEngine *engine, const EngineIteration *ite
                    .beta2 = (float)settings->beta2,
                    .epsilon = (float)settings->epsilon,
                    .weight_decay = (float)settings->weight_decay,
-                   .gradient_scale = (float)engine_gradient_scale(settings, engine->comm->size, 0),
+                   .gradient_scale = (float)engine_gradient_scale(settings, engine_summands(plan), 0),
                    .step = iteration->update};
     *engine->factors_set = cuda_adamw_factors(&adamw, settings->clip);
     if (error == cudaSuccess)

@@ -65,7 +65,8 @@ static CudaRows rows_present(const CudaEngine *engine, Tensor counts, uint64_t r
 static bool prepare_embed(CudaStep *step, Fault *fault)
 {
     (void)fault;
-    step->engine->tokens = step->operands.embed.tokens;
+    if (step->engine->plan->steps[step->index].micro_batch == 0)
+        step->engine->tokens = step->operands.embed.tokens;
     return true;
 }
 
@@ -175,7 +176,8 @@ static bool prepare_exchange(CudaStep *step, Fault *fault)
 static bool prepare_loss(CudaStep *step, Fault *fault)
 {
     (void)fault;
-    step->engine->loss = step->operands.loss.loss;
+    if (step->engine->plan->steps[step->index].micro_batch == 0)
+        step->engine->loss = step->operands.loss.loss;
     return true;
 }
 

@@ -74,7 +74,8 @@ static bool channel_open(const HostEngine *engine, HostStep *step, Fault *fault)
 static bool prepare_embed(HostStep *step, Fault *fault)
 {
     (void)fault;
-    step->engine->tokens = step->operands.embed.tokens;
+    if (step->engine->plan->steps[step->index].micro_batch == 0)
+        step->engine->tokens = step->operands.embed.tokens;
     return true;
 }
 
@@ -104,7 +105,8 @@ static bool prepare_expert(HostStep *step, Fault *fault)
 static bool prepare_loss(HostStep *step, Fault *fault)
 {
     (void)fault;
-    step->engine->loss = step->operands.loss.loss;
+    if (step->engine->plan->steps[step->index].micro_batch == 0)
+        step->engine->loss = step->operands.loss.loss;
     return true;
 }
 
@@ -255,8 +257,9 @@ static void host_begin(Engine *base, const EngineIteration *iteration)
     engine->updates = iteration->update;
     engine->learning_rate = iteration->learning_rate;
     engine->nonfinite_step = -1;
-    if (engine->tokens.data)
-        memcpy(engine->tokens.data, iteration->tokens, engine->tokens.rows * engine->tokens.cols * sizeof(int32_t));
+    uint64_t count = engine->tokens.rows * engine->tokens.cols;
+    for (uint32_t i = 0; i < engine->plan->micro_batches && engine->tokens.data; i++)
+        memcpy(engine_value(engine->tokens, i).data, iteration->tokens + i * count, count * sizeof(int32_t));
 }
 
 static bool host_execute(Engine *base, uint32_t step, Fault *fault)
@@ -268,11 +271,13 @@ static bool host_execute(Engine *base, uint32_t step, Fault *fault)
 static EngineResult host_result(const Engine *base)
 {
     const HostEngine *engine = (const HostEngine *)base;
-    EngineResult result = {
-        .decisions = engine->decisions, .tokens = engine->tokens.data, .nonfinite_step = engine->nonfinite_step};
+    uint32_t last = engine->plan->micro_batches - 1;
+    EngineResult result = {.decisions = engine->decisions, .nonfinite_step = engine->nonfinite_step};
+    if (engine->tokens.data)
+        result.tokens = engine_value(engine->tokens, last).data;
     result.has_loss = engine->loss.data != NULL;
-    if (result.has_loss)
-        result.loss = (double)*(const float *)engine->loss.data;
+    for (uint32_t i = 0; i <= last && result.has_loss; i++)
+        result.loss += (double)*(const float *)engine_value(engine->loss, i).data / (last + 1);
     if (engine->final_x && engine->x.data) {
         result.x = engine->x;
         result.x.data = engine->final_x;

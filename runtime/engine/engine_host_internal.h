@@ -47,7 +47,7 @@ struct HostEngine {
     int64_t nonfinite_step; // see EngineResult
     int32_t *decisions;
     void *final_x;
-    Tensor loss, tokens, x;
+    Tensor loss, tokens, x; // of the first micro-batch; x of the last
 };
 
 bool host_exchange(const HostStep *step, const Exchange *exchange, Fault *fault) MUST_CHECK;

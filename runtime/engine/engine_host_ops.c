@@ -295,6 +295,27 @@ bool host_run_gate_backward(const HostStep *step, Fault *fault)
     return true;
 }
 
+bool host_run_clear(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    clear(step->operands.clear.sum);
+    return true;
+}
+
+bool host_run_accumulate(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    host_accumulate(step->operands.accumulate.part, step->operands.accumulate.sum);
+    return true;
+}
+
+bool host_run_round(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    host_round(step->operands.round.sum, step->operands.round.gradient);
+    return true;
+}
+
 bool host_run_squares(const HostStep *step, Fault *fault)
 {
     (void)fault;
@@ -315,7 +336,7 @@ bool host_run_optimizer(const HostStep *step, Fault *fault)
                    .beta2 = (float)settings->beta2,
                    .epsilon = (float)settings->epsilon,
                    .weight_decay = (float)settings->weight_decay,
-                   .gradient_scale = (float)engine_gradient_scale(settings, engine->comm->size, squares),
+                   .gradient_scale = (float)engine_gradient_scale(settings, engine_summands(engine->plan), squares),
                    .step = engine->updates};
     host_optimizer(&adamw, &step->of.undecayed, t->weights, t->gradient, t->state);
     return true;

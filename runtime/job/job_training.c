@@ -172,13 +172,18 @@ static bool keep(Rank *rank, const bool *buffers, bool back)
     return true;
 }
 
+static uint64_t micro_batch_tokens(const Plan *plan)
+{
+    return plan->model.batch * (plan->model.sequence + 1ull);
+}
+
 static bool allocate(Rank *rank)
 {
     const Plan *plan = rank->job->plan;
     RankTraining *training = &rank->training;
     size_t steps = (size_t)plan->step_count + 1, buffers = (size_t)plan->buffer_count + 1;
     training->discarded.late_s = calloc(2 * rank->job->rank_count, sizeof(double));
-    training->tokens = calloc(plan->model.batch * (plan->model.sequence + 1ull) + 1, sizeof(int32_t));
+    training->tokens = calloc(plan->micro_batches * micro_batch_tokens(plan) + 1, sizeof(int32_t));
     bool ok = training->discarded.late_s && training->tokens;
     if (ok)
         training->discarded.last_s = training->discarded.late_s + rank->job->rank_count;
@@ -250,12 +255,17 @@ double rank_training_begin(Rank *rank, DataPart part, uint64_t iteration)
     const Job *job = rank->job;
     TrainingSettings settings = preflight_training(job->plan, job->options);
     bool trains = part == DATA_TRAINING;
-    DataBatch batch = {.seed = job->begin.seed, .rank = rank->comm->rank, .iteration = iteration, .part = part};
     EngineIteration of = {.tokens = rank->training.tokens,
                           .update = trains ? rank->training.updates + 1 : 1,
                           .learning_rate = trains ? (float)training_rate(&settings, iteration) : 0};
-    if (job->plan->model.vocabulary > 0)
-        data_fill(&job->data, &job->plan->model, &batch, rank->training.tokens);
+    uint32_t micro_batches = job->plan->micro_batches;
+    for (uint32_t i = 0; i < micro_batches && job->plan->model.vocabulary > 0; i++) {
+        DataBatch batch = {.seed = job->begin.seed,
+                           .rank = rank->comm->rank,
+                           .iteration = iteration * micro_batches + i,
+                           .part = part};
+        data_fill(&job->data, &job->plan->model, &batch, rank->training.tokens + i * micro_batch_tokens(job->plan));
+    }
     job->options->engine->begin(rank->engine, &of);
     return (double)of.learning_rate;
 }

@@ -399,7 +399,7 @@ Test(memory, nor_are_those_of_large_plans)
                 base = end * BUFFER_ALIGNMENT;
         }
         const Lifetimes *lifetimes = lifetimes_create(plan, order, plan->arena);
-        plan->arena_bytes = memory_place_in_order(plan, order, lifetimes, base, plan->arena);
+        plan->arena_bytes = memory_place_in_order(plan, plan, order, lifetimes, base, plan->arena);
         check_sharing(plan, order);
         plan_destroy(plan);
     }
@@ -424,7 +424,7 @@ Test(memory, a_chain_needs_two_buffers)
     cr_assert_eq(memory_bytes_without_reuse(plan), 10 * 1024);
     Order *order = order_create(plan, plan->arena);
     const Lifetimes *lifetimes = lifetimes_create(plan, order, plan->arena);
-    cr_assert_eq(memory_place_in_order(plan, order, lifetimes, 0, plan->arena), 2 * 1024);
+    cr_assert_eq(memory_place_in_order(plan, plan, order, lifetimes, 0, plan->arena), 2 * 1024);
     plan_destroy(plan);
 }
 
