@@ -168,8 +168,8 @@ static FaultKind solve_with(const CompileOptions *options, double share, Arena *
     return FAULT_NONE;
 }
 
-// What is planned one way, and then another where that leaves memory to bind: what takes more memory comes first, and is
-// faster where it fits.
+// What is planned one way, and then another where that leaves memory to bind: what takes more memory comes first, and
+// is faster where it fits.
 typedef struct {
     OnceDense once_dense;
     Recompute recompute;
@@ -217,8 +217,8 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
         Compilation tried = *out;
         Diag *of_tried = diag_create(arena);
         FaultKind now = solve_frugal(options, list[i], share / (double)count, arena, of_tried, &tried);
-        bool better = now == FAULT_NONE && (code != FAULT_NONE || tried.solution.cost.iteration_s <
-                                                                      best.solution.cost.iteration_s);
+        bool better = now == FAULT_NONE &&
+                      (code != FAULT_NONE || tried.solution.cost.iteration_s < best.solution.cost.iteration_s);
         if (better || code != FAULT_NONE || (now != FAULT_NONE && now != FAULT_INFEASIBLE)) {
             best = tried;
             of_best = of_tried;

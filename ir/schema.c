@@ -80,10 +80,9 @@ static const RecordInfo records[RECORD_COUNT] = {
                     FIELD(Plan, "replica_slots", replica_slots, U32),
                     FIELD(Plan, "regather_dense", regather_dense, BOOL),
                     FIELD(Plan, "micro_batches", micro_batches, U32), FIELD(Plan, "recompute", recompute, BOOL),
-                    FIELD(Plan, "solver", solver, NAME),
-                    FIELD(Plan, "status", status, ONE_OF(status)), FIELD(Plan, "gap", gap, NUMBER),
-                    AMOUNT(Plan, "iteration_s", iteration_s, SECONDS), FIELD(Plan, "arena_bytes", arena_bytes, U64),
-                    FIELD(Plan, "engine_bytes", engine_bytes, U64)}},
+                    FIELD(Plan, "solver", solver, NAME), FIELD(Plan, "status", status, ONE_OF(status)),
+                    FIELD(Plan, "gap", gap, NUMBER), AMOUNT(Plan, "iteration_s", iteration_s, SECONDS),
+                    FIELD(Plan, "arena_bytes", arena_bytes, U64), FIELD(Plan, "engine_bytes", engine_bytes, U64)}},
     [RECORD_TRAINING] = {.keyword = "training",
                          .fields = {FIELD(TrainingSettings, "learning_rate", learning_rate, NUMBER),
                                     FIELD(TrainingSettings, "beta1", beta1, NUMBER),
@@ -126,9 +125,9 @@ static const RecordInfo records[RECORD_COUNT] = {
     [RECORD_STEP] = {.keyword = "step",
                      .id = 's',
                      .fields = {FIRST(Step, "op", op, ONE_OF(op)), MAYBE(Step, "when", when, ONE_OF(step_when)),
-                                MAYBE(Step, "layer", layer, LAYER), MAYBE(Step, "level", level, LEVEL), MAYBE(Step, "group", group, GROUP),
-                                AMOUNT(Step, "cost_s", cost_s, SECONDS), MAYBE(Step, "bytes", bytes, NUMBER),
-                                MAYBE(Step, "busiest", busiest, NUMBER)}},
+                                MAYBE(Step, "layer", layer, LAYER), MAYBE(Step, "level", level, LEVEL),
+                                MAYBE(Step, "group", group, GROUP), AMOUNT(Step, "cost_s", cost_s, SECONDS),
+                                MAYBE(Step, "bytes", bytes, NUMBER), MAYBE(Step, "busiest", busiest, NUMBER)}},
 };
 
 const char *field_unit_name(FieldUnit unit)

@@ -1,5 +1,5 @@
-// Iterations of several micro-batches. A plan states the steps of one; which of them run in every micro-batch, and which
-// in the first or the last alone, each step says (`when`). The order they run in:
+// Iterations of several micro-batches. A plan states the steps of one; which of them run in every micro-batch, and
+// which in the first or the last alone, each step says (`when`). The order they run in:
 //
 //   a segment is a run of steps that name the same layer, or none: a layer's forward pass, its backward pass, the loss;
 //   for every segment, in the order of the plan:

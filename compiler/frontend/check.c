@@ -363,8 +363,8 @@ static void check_micro_batches(Checker *checker)
         if (key && plan->pass == PASS_FORWARD)
             diag_error(checker->diag, value_span(checker, key), "'%s' goes with pass 'training'", key->name);
         else if (key && checker->spec->model.abstract)
-            diag_error(checker->diag, value_span(checker, key), "'%s' goes with a model that is given by its dimensions",
-                       key->name);
+            diag_error(checker->diag, value_span(checker, key),
+                       "'%s' goes with a model that is given by its dimensions", key->name);
     }
 }
 

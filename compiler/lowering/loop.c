@@ -68,9 +68,9 @@ typedef struct {
 
 typedef struct {
     Plan *plan;
-    Touch *touches;                    // [buffers]
-    int64_t (*waits)[STREAM_COUNT];    // [steps]: for the latest step of each stream of the micro-batch before; NONE
-    uint32_t segment, round;           // the second round finds what the first one left
+    Touch *touches;                 // [buffers]
+    int64_t (*waits)[STREAM_COUNT]; // [steps]: for the latest step of each stream of the micro-batch before; NONE
+    uint32_t segment, round;        // the second round finds what the first one left
 } Loop;
 
 static Stream stream_of(const Plan *plan, int64_t step)

@@ -84,7 +84,8 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
         results = add_combine(l, k, layer, i, results);
     int32_t x = lowering_add_temporary(l, k, "out", dtype, l->tokens, model->hidden);
     StepBuffers residual = {.residual = {.x = layer->y, .results = results, .shared_results = shared, .y = x}};
-    lowering_add_local(l, OP_RESIDUAL, (int32_t)k, lowering_move_s(l, 3 * l->tokens * model->hidden * dtype_bytes(dtype)), residual);
+    lowering_add_local(l, OP_RESIDUAL, (int32_t)k,
+                       lowering_move_s(l, 3 * l->tokens * model->hidden * dtype_bytes(dtype)), residual);
     return x;
 }
 

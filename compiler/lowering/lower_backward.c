@@ -222,8 +222,8 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
         layer->held_dense = lowering_gather_bundle(l, (int32_t)k, layer->dense, ".again", lowering_dense_limit(l));
     if (l->plan->recompute)
         add_again(l, k);
-    GradientSum sum = lowering_begin_sum(
-        l, (int32_t)k, lowering_add_bundle_gradient(l, (int32_t)k, layer->dense, layer->held_dense));
+    GradientSum sum =
+        lowering_begin_sum(l, (int32_t)k, lowering_add_bundle_gradient(l, (int32_t)k, layer->dense, layer->held_dense));
     if (work->is_moe) {
         add_moe_backward(l, k, dx, sum.part);
     } else {
@@ -246,8 +246,8 @@ void lowering_add_backward(Lowering *l)
     BufferShape shape = {
         .dtype = model->dtype, .rows = l->tokens, .cols = model->hidden, .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t dx = builder_add_buffer(l->builder, shape, "dx");
-    GradientSum sum = lowering_begin_sum(
-        l, NONE, lowering_add_bundle_gradient(l, NONE, l->embedding, l->held_embedding));
+    GradientSum sum =
+        lowering_begin_sum(l, NONE, lowering_add_bundle_gradient(l, NONE, l->embedding, l->held_embedding));
     StepBuffers loss = {.loss_backward = {.x = l->final_x,
                                           .tokens = l->tokens_buffer,
                                           .embedding = l->held_embedding,

@@ -26,7 +26,8 @@ SumCost workload_sum_cost(const Spec *spec, double elements)
         return (SumCost){0};
     double bytes = dtype_bytes(spec->model.dtype), sum_bytes = sizeof(float);
     double rounded = bytes < sum_bytes ? sum_bytes + bytes : 0, rate = spec->cluster.device.memory_bandwidth;
-    return (SumCost){.part_s = elements * (bytes + 2 * sum_bytes) / rate, .once_s = elements * (sum_bytes + rounded) / rate};
+    return (SumCost){.part_s = elements * (bytes + 2 * sum_bytes) / rate,
+                     .once_s = elements * (sum_bytes + rounded) / rate};
 }
 
 double workload_shards(const Spec *spec)

@@ -37,7 +37,7 @@ typedef struct {
     double embedding_share_bytes; // training: what a GPU owns of embedding and final norm
     double owned_gradient_bytes;  // of everything that a GPU owns: what the optimizer reads
     double optimizer_s;
-    double embedding_sums_s;      // as of a layer's dense weights; it has two parts, one of which begins as zeros
+    double embedding_sums_s; // as of a layer's dense weights; it has two parts, one of which begins as zeros
     double embedding_round_s;
 } Workload;
 

@@ -369,8 +369,7 @@ static void formulate_training(Formulation *f, int iteration)
     for (uint32_t j = 0; j < LEVELS_MAX; j++)
         f->port[j] = middle;
     int backward = milp_add_continuous(f->milp, "backward_begins", 0);
-    row_after(f, "loss", backward, middle, NO_TERM,
-              clock_begin_backward(work, 0).at_s[CLOCK_CHAIN] / f->unit_s);
+    row_after(f, "loss", backward, middle, NO_TERM, clock_begin_backward(work, 0).at_s[CLOCK_CHAIN] / f->unit_s);
     f->end = backward;
     f->read_count = 0;
     for (uint32_t k = work->layer_count; k-- > 0;)

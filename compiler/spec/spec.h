@@ -70,10 +70,10 @@ typedef struct {
     double ratio;          // 1 for dense
     uint32_t shared_every; // of sr, 0: without a shared expert
     GradientReturn gradient;
-    double gradient_ratio; // 1 for dense
-    double capacity;       // 0: nothing is dropped
-    OnceDense once_dense;  // as requested
-    bool regather_dense;   // what is planned with: of ONCE_DENSE_AUTO one after the other
+    double gradient_ratio;  // 1 for dense
+    double capacity;        // 0: nothing is dropped
+    OnceDense once_dense;   // as requested
+    bool regather_dense;    // what is planned with: of ONCE_DENSE_AUTO one after the other
     uint32_t micro_batches; // of an iteration
     Recompute recompute;    // as requested
     bool recomputes;        // what is planned with: of RECOMPUTE_AUTO one after the other

@@ -33,8 +33,8 @@ typedef struct {
     bool read, summed;
 } LoopUse;
 
-// A step that runs once talks of the iteration alone; a step that runs in every micro-batch adds to the iteration's sums
-// and writes nothing else of it.
+// A step that runs once talks of the iteration alone; a step that runs in every micro-batch adds to the iteration's
+// sums and writes nothing else of it.
 static void verify_repeated(Verifier *verifier, uint32_t index, LoopUse *uses)
 {
     const Plan *plan = verifier->written;

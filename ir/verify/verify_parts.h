@@ -29,7 +29,7 @@ bool verify_carries_dense(const Verifier *verifier, const Step *step);
 const Choice *verify_find_choice(const Plan *plan, int32_t layer);
 
 void verify_operands(Verifier *verifier);
-void verify_sizes(Verifier *verifier);    // after operands
+void verify_sizes(Verifier *verifier); // after operands
 void verify_loop(Verifier *verifier);
 void verify_accesses(Verifier *verifier); // reads and races
 void verify_memory(Verifier *verifier);

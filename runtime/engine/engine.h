@@ -33,7 +33,7 @@ typedef struct {
 // micro-batches tokens, decisions and x are those of the last.
 typedef struct {
     bool has_loss;
-    double loss; // mean over the micro-batches
+    double loss;              // mean over the micro-batches
     int64_t nonfinite_step;   // first step whose output was not finite when the loss was found not to be; -1: not known
     const int32_t *tokens;    // [batch][sequence + 1]
     const int32_t *decisions; // [plan->choice_count][tokens][top_k], -1 for a dropped record

@@ -48,8 +48,7 @@ static bool results_enqueue(CudaEngine *engine, Fault *fault)
     return cuda_check(cudaMemcpyAsync(engine->lost_seen, engine->lost, engine->plan->step_count * sizeof(*engine->lost),
                                       cudaMemcpyDeviceToHost, home),
                       "enqueue a copy", fault) &&
-           counts_enqueue(engine, home, fault) &&
-           losses_enqueue(engine, home, fault) &&
+           counts_enqueue(engine, home, fault) && losses_enqueue(engine, home, fault) &&
            cuda_check(cudaEventRecord(engine->ended[STREAM_COMPUTE], home), "record an event", fault);
 }
 
@@ -150,7 +149,8 @@ EngineResult cuda_result(const Engine *base)
     const CudaEngine *engine = (const CudaEngine *)base;
     EngineResult result = {.has_loss = engine->loss.data != NULL, .nonfinite_step = engine->nonfinite_step};
     if (engine->tokens.data)
-        result.tokens = engine->tokens_set + (engine->plan->micro_batches - 1) * engine->tokens.rows * engine->tokens.cols;
+        result.tokens =
+            engine->tokens_set + (engine->plan->micro_batches - 1) * engine->tokens.rows * engine->tokens.cols;
     if (result.has_loss)
         result.loss = mean_loss(engine);
     if (!engine->options.record)

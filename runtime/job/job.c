@@ -143,7 +143,8 @@ static JobProgress job_progress(Job *job)
     double since_s = clock_now_s() - atomic_load(&job->measured_since_s);
     if (phase == JOB_RUNNING && progress.iteration > 0 && since_s > 0) {
         double each_s = since_s / progress.iteration;
-        progress.tokens_per_s = (double)(model_tokens(&job->plan->model) * job->plan->micro_batches * job->rank_count) / each_s;
+        progress.tokens_per_s =
+            (double)(model_tokens(&job->plan->model) * job->plan->micro_batches * job->rank_count) / each_s;
         progress.remaining_s = each_s * (iterations - progress.iteration);
     }
     return progress;

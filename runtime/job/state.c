@@ -9,7 +9,8 @@
 static void append_step(const Plan *plan, int64_t index, Text *out)
 {
     const Step *step = &plan->steps[index];
-    text_format(out, "step %" PRId64 ", '%s'", plan->unrolled ? (int64_t)step->written : index, op_info(step->op)->name);
+    text_format(out, "step %" PRId64 ", '%s'", plan->unrolled ? (int64_t)step->written : index,
+                op_info(step->op)->name);
     if (plan->unrolled && step->when == WHEN_EVERY)
         text_format(out, " of micro-batch %" PRIu32, step->micro_batch);
     if (step->layer != NONE)

@@ -35,8 +35,8 @@ typedef struct {
 bool data_open(const DataOptions *options, const ModelDims *dims, Data *out, Fault *fault) MUST_CHECK;
 void data_close(Data *data);
 
-// Which tokens: those that a rank takes in an iteration, counted from 0; of iterations of m micro-batches, in micro-batch
-// i of iteration n, that of number n m + i, so that they are those of one batch that is m times as large.
+// Which tokens: those that a rank takes in an iteration, counted from 0; of iterations of m micro-batches, in
+// micro-batch i of iteration n, that of number n m + i, so that they are those of one batch that is m times as large.
 typedef struct {
     uint64_t seed, rank, iteration;
     DataPart part;

@@ -71,7 +71,8 @@ static Workload *make_workload(const Case *c, Spec *spec, Arena *arena)
     spec->plan = (SpecPlan){.pass = c->training ? PASS_TRAINING : PASS_FORWARD,
                             .dispatch = DISPATCH_NAIVE,
                             .ratio = 1,
-                            .gradient_ratio = 1};
+                            .gradient_ratio = 1,
+                            .micro_batches = 1};
     Workload *work = workload_derive(spec, arena);
     uint64_t state = 1;
     for (uint32_t k = 0; c->heterogeneous && k < work->layer_count; k++) {

@@ -97,5 +97,5 @@ expect 2 "'--domain needs|--domain needs a .hep file" "$HEPC" --diff laptop.hepb
 expect 2 'do not go together' "$HEPC" --diff laptop.hepb --explain "$laptop"
 expect 2 'will not be overwritten' "$HEPC" --diff laptop.hepb ep.hepb -o laptop.hepb
 expect 6 'none.hepb: No such file' "$HEPC" --diff none.hepb ep.hepb
-expect 3 'bad.ir' bash -c 'echo "hep_plan 3" >bad.ir; "$0" --diff bad.ir ep.hepb' "$HEPC"
+expect 3 'bad.ir' bash -c 'echo "hep_plan 4" >bad.ir; "$0" --diff bad.ir ep.hepb' "$HEPC"
 finish

@@ -148,9 +148,9 @@ static void expect_errors(const char *old, const char *new, size_t errors, const
 
 Test(text, errors_say_what_is_wrong)
 {
-    expect_errors("hep_plan 3", "hep_plan 4", 1, "written by a newer version: format 4");
-    expect_errors("hep_plan 3", "hep_plan 2", 1, "written by an older version: format 2");
-    expect_errors("hep_plan 3", "plan 1", 1, "not a plan: expected 'hep_plan 3'");
+    expect_errors("hep_plan 4", "hep_plan 4", 1, "written by a newer version: format 4");
+    expect_errors("hep_plan 4", "hep_plan 2", 1, "written by an older version: format 2");
+    expect_errors("hep_plan 4", "plan 1", 1, "not a plan: expected 'hep_plan 3'");
     expect_errors("count 2", "count two", 1, "expected a whole number for 'count'");
     expect_errors("count 2", "count 99999999999", 1, "expected a whole number for 'count'");
     expect_errors("count 2", "cuont 2", 1, "did you mean 'count'?");
@@ -179,7 +179,7 @@ Test(text, errors_say_what_is_wrong)
 Test(text, several_errors_are_reported)
 {
     const char *text =
-        "hep_plan 3\ncluster c\n level a count x\ndevice compute 1 memory 1 memory_bandwidth 1 half_rate_rows q\n"
+        "hep_plan 4\ncluster c\n level a count x\ndevice compute 1 memory 1 memory_bandwidth 1 half_rate_rows q\n"
         "nonsense here\nplan passs forward\n";
     Parsed parsed = parse(text);
     cr_assert_null(parsed.plan);
@@ -211,7 +211,7 @@ Test(binary, decoding_and_encoding_changes_nothing)
     cr_assert(first.length == second.length && memcmp(first.bytes, second.bytes, first.length) == 0);
     Text text = printed(plan), again = printed(decoded);
     cr_assert_eq(strcmp(text.data, again.data), 0);
-    cr_assert(plan_is_binary(first.bytes, first.length) && !plan_is_binary((const uint8_t *)"hep_plan 3", 10));
+    cr_assert(plan_is_binary(first.bytes, first.length) && !plan_is_binary((const uint8_t *)"hep_plan 4", 10));
     free(first.bytes);
     free(second.bytes);
     text_free(&text);
