@@ -108,9 +108,10 @@ static void compare_settings(Diff *diff, Arena *arena)
 
 static const char *choice_text(const Plan *plan, const Choice *choice, Arena *arena)
 {
-    char domain[DOMAIN_TEXT_MAX];
-    return arena_format(arena, "%s%s", plan_format_domain(plan, choice->domain, domain, sizeof(domain)),
-                        choice->regather ? ", gathered again" : "");
+    char domain[DOMAIN_TEXT_MAX], gathered[DOMAIN_TEXT_MAX];
+    plan_format_gathered(plan, choice->regather, choice->once, gathered, sizeof(gathered));
+    return arena_format(arena, "%s%s%s", plan_format_domain(plan, choice->domain, domain, sizeof(domain)),
+                        choice->regather ? ", " : "", choice->regather ? gathered : "");
 }
 
 static bool same_text(const char *a, const char *b)

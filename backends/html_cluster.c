@@ -114,8 +114,8 @@ static void print_diagram(const Report *report, const Choice *choice)
     text_append(out, "</b> in MoE ");
     print_layers_of(plan, choice, out);
     if (plan->pass == PASS_TRAINING && plan_gathers(plan, choice))
-        text_append(out, choice->regather ? "; experts are gathered again for the backward pass"
-                                          : "; gathered experts are kept for the backward pass");
+        text_format(out, "; for the backward pass gathered experts are %s",
+                    plan_format_gathered(plan, choice->regather, choice->once, domain, sizeof(domain)));
     text_append(out, "</figcaption>\n<div class=\"cluster\">");
     html_links_print(report, choice);
     text_append(out, "<div class=\"inside\">\n");

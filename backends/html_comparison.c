@@ -117,6 +117,7 @@ static bool is_alike(const LayerCost *a, const LayerCost *b)
 
 static void print_choice(const Plan *plan, uint32_t first, uint32_t last, const LayerCost *cost, Text *out)
 {
+    char kept[FORMAT_MAX + 128];
     const Choice *choice = &plan->choices[first];
     char bytes[FORMAT_MAX], time[FORMAT_MAX];
     text_format(out, "<tr><th scope=\"row\">%u", choice->layer);
@@ -142,9 +143,9 @@ static void print_choice(const Plan *plan, uint32_t first, uint32_t last, const 
                     format_time(time, cost->time_s[k]));
     if (plan->pass == PASS_TRAINING)
         text_format(out, "<td>%s</td>",
-                    !plan_gathers(plan, choice) ? "none"
-                    : choice->regather          ? "gathered again"
-                                                : "kept for the backward pass");
+                    !plan_gathers(plan, choice)
+                        ? "none"
+                        : plan_format_gathered(plan, choice->regather, choice->once, kept, sizeof(kept)));
     text_append(out, "</tr>\n");
 }
 

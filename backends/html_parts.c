@@ -42,7 +42,7 @@ void html_worker_print(const Plan *plan, uint32_t position, Text *out)
 
 bool choices_equal(const Choice *a, const Choice *b)
 {
-    return a->regather == b->regather && memcmp(a->domain, b->domain, sizeof(a->domain)) == 0;
+    return a->regather == b->regather && a->once == b->once && memcmp(a->domain, b->domain, sizeof(a->domain)) == 0;
 }
 
 double html_port_bandwidth(const Report *report, uint32_t level)

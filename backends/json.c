@@ -79,6 +79,12 @@ static cJSON *domain_array(const Plan *plan, const uint32_t domain[LEVELS_MAX])
     return array;
 }
 
+// The innermost level that is crossed once by what is gathered: "all", "none" or a level's name.
+static const char *once_name(const Plan *plan, bool regather, uint32_t once)
+{
+    return !regather ? "all" : once == 0 ? "none" : plan->cluster.levels[once - 1].name;
+}
+
 static void add_layers(cJSON *solution, const Plan *plan)
 {
     cJSON *layers = cJSON_AddArrayToObject(solution, "layers");
@@ -100,6 +106,7 @@ static void add_layers(cJSON *solution, const Plan *plan)
         cJSON_AddNumberToObject(layer, "gather_s", gather_s[choice->layer]);
         cJSON_AddNumberToObject(layer, "exchange_s", exchange_s[choice->layer]);
         cJSON_AddBoolToObject(layer, "regather", choice->regather);
+        cJSON_AddStringToObject(layer, "once", once_name(plan, choice->regather, choice->once));
         cJSON_AddItemToArray(layers, layer);
     }
     arena_destroy(scratch);
@@ -133,6 +140,7 @@ static void add_solution(cJSON *root, const Plan *plan, double solve_s)
     else
         cJSON_AddNullToObject(object, "replica_slots");
     cJSON_AddBoolToObject(object, "regather_dense", plan->regather_dense);
+    cJSON_AddStringToObject(object, "once_dense", once_name(plan, plan->regather_dense, plan->once_dense));
     if (solve_s >= 0)
         cJSON_AddNumberToObject(object, "solve_s", solve_s);
     else

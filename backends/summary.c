@@ -113,7 +113,7 @@ void summary_print_comparison(const Plan *plan, Text *out)
 
 static void print_choices(const Plan *plan, Text *out)
 {
-    char domain[DOMAIN_TEXT_MAX];
+    char domain[DOMAIN_TEXT_MAX], gathered[FORMAT_MAX + 128];
     text_format(out, "choice (%s, solver %s", status_name(plan->status), plan->solver);
     if (plan->status == STATUS_FEASIBLE)
         text_format(out, ", the cost model's bound is %.3g %% lower", 100 * plan->gap);
@@ -123,16 +123,18 @@ static void print_choices(const Plan *plan, Text *out)
     text_append(out, "):\n");
     for (uint32_t i = 0; i < plan->choice_count;) {
         uint32_t end = plan_choice_run_end(plan, i);
-        text_format(out, "  layers %u..%u: domain %s%s\n", plan->choices[i].layer, plan->choices[end - 1].layer,
-                    plan_format_domain(plan, plan->choices[i].domain, domain, sizeof(domain)),
-                    plan->pass == PASS_FORWARD  ? ""
-                    : plan->choices[i].regather ? ", replicas gathered again"
-                                                : ", replicas kept");
+        text_format(out, "  layers %u..%u: domain %s", plan->choices[i].layer, plan->choices[end - 1].layer,
+                    plan_format_domain(plan, plan->choices[i].domain, domain, sizeof(domain)));
+        if (plan->pass == PASS_TRAINING)
+            text_format(out, ", replicas %s",
+                        plan_format_gathered(plan, plan->choices[i].regather, plan->choices[i].once, gathered,
+                                             sizeof(gathered)));
+        text_append(out, "\n");
         i = end;
     }
     if (plan->pass == PASS_TRAINING && !plan->model.abstract)
         text_format(out, "  dense weights: shared out over all GPUs, %s for the backward pass\n",
-                    plan->regather_dense ? "gathered again" : "kept");
+                    plan_format_gathered(plan, plan->regather_dense, plan->once_dense, gathered, sizeof(gathered)));
     text_append(out, "\n");
 }
 

@@ -10,6 +10,7 @@
 #include "compiler/placement/place.h"
 #include "compiler/solve/rank.h"
 #include "ir/base/clock.h"
+#include "ir/bundle.h"
 #include "ir/codec.h"
 #include "ir/simulate/simulate.h"
 #include "ir/verify/verify.h"
@@ -171,9 +172,11 @@ static FaultKind solve_with(const CompileOptions *options, double share, Arena *
 // What is planned one way, and then another where that leaves memory to bind: what takes more memory comes first, and
 // is faster where it fits.
 typedef struct {
-    OnceDense once_dense;
-    Recompute recompute;
+    bool regather_dense, recomputes;
+    uint32_t dense_levels; // of those that are gathered again
 } Frugality;
+
+enum { FRUGALITIES_MAX = 2 * (LEVELS_MAX + 1) };
 
 // With gathered dense weights kept until the backward pass or gathered again, activations kept or computed again.
 static FaultKind solve_frugal(const CompileOptions *options, Frugality how, double share, Arena *arena, Diag *diag,
@@ -181,24 +184,41 @@ static FaultKind solve_frugal(const CompileOptions *options, Frugality how, doub
 {
     Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *out->spec;
-    spec->plan.regather_dense = how.once_dense == ONCE_DENSE_NONE;
-    spec->plan.recomputes = how.recompute == RECOMPUTE_FULL;
+    spec->plan.regather_dense = how.regather_dense;
+    spec->plan.dense_levels = how.dense_levels;
+    spec->plan.recomputes = how.recomputes;
     out->spec = spec;
     out->work = workload_derive(spec, arena);
     return solve_with(options, share, arena, diag, out);
 }
 
-// Those that are asked for, the largest memory first.
-static size_t list_frugalities(const SpecPlan *plan, Frugality out[4])
+// Does keeping what so many outermost levels gathered differ from keeping one level less, and from keeping all?
+static bool keeps_between(const Cluster *cluster, uint32_t levels)
+{
+    uint32_t wide = cluster_wide_levels(cluster);
+    return levels > 0 && wide >> (levels - 1) & 1 && wide >> levels;
+}
+
+static size_t list_dense(const Spec *spec, bool recomputes, Frugality *out)
 {
     size_t count = 0;
-    for (int again = 0; again < 2; again++)
-        for (int gathers = 0; gathers < 2; gathers++) {
-            Frugality how = {gathers ? ONCE_DENSE_NONE : ONCE_DENSE_ALL, again ? RECOMPUTE_FULL : RECOMPUTE_NONE};
-            if ((plan->once_dense == ONCE_DENSE_AUTO || plan->once_dense == how.once_dense) &&
-                (plan->recompute == RECOMPUTE_AUTO || plan->recompute == how.recompute))
-                out[count++] = how;
-        }
+    if (spec->plan.once_dense != ONCE_DENSE_NONE)
+        out[count++] = (Frugality){.recomputes = recomputes};
+    for (uint32_t levels = spec->cluster.level_count; levels-- > 0;)
+        if (spec->plan.once_dense != ONCE_DENSE_ALL && (levels == 0 || keeps_between(&spec->cluster, levels)) &&
+            (levels == 0 || spec->plan.once_dense == ONCE_DENSE_AUTO))
+            out[count++] = (Frugality){true, recomputes, levels};
+    return count;
+}
+
+// Those that are asked for, the largest memory first.
+static size_t list_frugalities(const Spec *spec, Frugality out[FRUGALITIES_MAX])
+{
+    size_t count = 0;
+    if (spec->plan.recompute != RECOMPUTE_FULL)
+        count += list_dense(spec, false, out);
+    if (spec->plan.recompute != RECOMPUTE_NONE)
+        count += list_dense(spec, true, out + count);
     return count;
 }
 
@@ -208,8 +228,8 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
     const Spec *spec = out->spec;
     if (spec->plan.pass == PASS_FORWARD || spec->model.abstract)
         return solve_with(options, share, arena, diag, out);
-    Frugality list[4];
-    size_t count = list_frugalities(&spec->plan, list);
+    Frugality list[FRUGALITIES_MAX];
+    size_t count = list_frugalities(spec, list);
     Compilation best = *out;
     Diag *of_best = NULL;
     FaultKind code = FAULT_INFEASIBLE;

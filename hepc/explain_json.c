@@ -20,6 +20,7 @@ static void add_config(cJSON *object, const Cluster *cluster, const Config *conf
     for (uint32_t l = 0; l < cluster->level_count; l++)
         cJSON_AddItemToArray(domain, cJSON_CreateNumber(config->domain[l]));
     cJSON_AddBoolToObject(object, "regather", config->regather);
+    cJSON_AddNumberToObject(object, "once_levels", config->once);
 }
 
 static void add_run(cJSON *object, const Cluster *cluster, const ConfigRun *run)

@@ -23,7 +23,8 @@ typedef struct {
     uint32_t layer;              // index in the model
     uint32_t domain[LEVELS_MAX]; // S_l; n_l at replica levels, where nothing is gathered or exchanged; prod n_l/S_l
                                  // divides the experts
-    bool regather;               // drop replicas after the forward pass, gather again in the backward pass
+    bool regather;               // drop replicas after the forward pass, gather again in the backward pass,
+    uint32_t once;               // but for what was gathered over so many outermost levels, which is kept
 } Choice;
 
 // Expected bytes one GPU sends over a level in one iteration.
@@ -94,9 +95,10 @@ typedef struct {
     double capacity;         // rows per expert and source over the balanced load; 0: nothing is dropped
     uint32_t replica_levels; // outermost levels whose experts are gathered from the start; 0 in training
     uint32_t replica_slots;  // gathered layers alive at once, where replicas are dropped after use; 0: no limit
-    bool regather_dense;     // training: drop gathered dense weights after the forward pass, gather them again
-    uint32_t micro_batches;  // of an iteration; weights are updated once. `steps` say when each runs
-    bool recompute;          // training: a layer's activations are dropped after the forward pass, computed again
+    bool regather_dense;     // training: the same of gathered dense weights, and of so many outermost levels
+    uint32_t once_dense;
+    uint32_t micro_batches; // of an iteration; weights are updated once. `steps` say when each runs
+    bool recompute;         // training: a layer's activations are dropped after the forward pass, computed again
     const char *solver;
     SolveStatus status;
     double gap;                // relative; 0 when proven

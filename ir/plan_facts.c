@@ -134,6 +134,7 @@ uint32_t plan_choice_run_end(const Plan *plan, uint32_t first)
 {
     uint32_t end = first + 1;
     while (end < plan->choice_count && plan->choices[end].regather == plan->choices[first].regather &&
+           plan->choices[end].once == plan->choices[first].once &&
            memcmp(plan->choices[end].domain, plan->choices[first].domain, sizeof(plan->choices[first].domain)) == 0)
         end++;
     return end;
@@ -162,4 +163,15 @@ const char *plan_strategy_domain(const Plan *plan, const Strategy *strategy, boo
     if (chosen && plan->choice_count > 0 && plan_choice_run_end(plan, 0) < plan->choice_count)
         return "per layer";
     return plan_format_domain(plan, strategy->domain, out, size);
+}
+
+const char *plan_format_gathered(const Plan *plan, bool regather, uint32_t once, char *out, size_t size)
+{
+    if (!regather)
+        snprintf(out, size, "kept");
+    else if (once == 0)
+        snprintf(out, size, "gathered again");
+    else
+        snprintf(out, size, "kept over '%.60s', gathered again inside", plan->cluster.levels[once - 1].name);
+    return out;
 }

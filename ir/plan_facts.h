@@ -44,6 +44,9 @@ uint32_t plan_choice_run_end(const Plan *plan, uint32_t first);
 // crosses the ports inside.
 double plan_port_bytes(const Plan *plan, uint32_t level);
 // The domain column of a comparison: "per layer" for the plan itself where its layers differ.
+// What becomes of gathered weights between forward and backward pass, in words: "kept", "gathered again", "kept over
+// 'dc', gathered again inside".
+const char *plan_format_gathered(const Plan *plan, bool regather, uint32_t once, char *out, size_t size);
 const char *plan_strategy_domain(const Plan *plan, const Strategy *strategy, bool chosen, char *out, size_t size);
 enum { DOMAIN_TEXT_MAX = 640 }; // of eight levels with names as long as the language allows
 // "dc=2 gpu=1" into `out`.

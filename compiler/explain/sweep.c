@@ -31,6 +31,7 @@ static void describe_choice(const Plan *plan, SweepRow *row)
         bool seen = false;
         for (uint32_t j = 0; j < i && !seen; j++)
             seen = plan->choices[j].regather == plan->choices[i].regather &&
+                   plan->choices[j].once == plan->choices[i].once &&
                    memcmp(plan->choices[j].domain, plan->choices[i].domain, sizeof(plan->choices[i].domain)) == 0;
         kinds += !seen;
     }

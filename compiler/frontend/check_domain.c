@@ -267,31 +267,57 @@ static size_t parse_layers(Checker *checker, uint32_t source, const char *option
     return SIZE_MAX;
 }
 
+// A word that says what is kept of gathered experts is no size: it is blanked out, with what sets it apart.
+static void take_word(Checker *checker, uint32_t source, char *text, char *word, size_t length, ForcedRun *run)
+{
+    Span span = {source, (uint32_t)(word - text), (uint32_t)((size_t)(word - text) + length)};
+    run->regather = true;
+    memset(word, ' ', length);
+    if (checker->spec->plan.pass == PASS_FORWARD)
+        diag_error(checker->diag, span, "nothing is gathered again in a forward pass");
+    else if (codec_info(checker->spec->plan.codec)->remembers)
+        diag_error(checker->diag, span, "codec '%s' keeps its replicas: nothing is gathered again",
+                   codec_name(checker->spec->plan.codec));
+    while (word > text && (word[-1] == ' ' || word[-1] == ','))
+        *--word = ' ';
+}
+
+// "once=dc": what that level and those outside it gather is kept, levels inside are gathered again; "all", "none".
+static void take_once(Checker *checker, uint32_t source, char *text, char *word, ForcedRun *run)
+{
+    size_t key = strlen("once="), length = strcspn(word + key, " ,;");
+    const char *name = arena_copy_string(checker->arena, word + key, length);
+    int level = find_level(&checker->spec->cluster, name);
+    bool all = strcmp(name, "all") == 0, none = strcmp(name, "none") == 0;
+    Span span = {source, (uint32_t)(word - text) + (uint32_t)key, (uint32_t)((size_t)(word - text) + key + length)};
+    if (level < 0 && !all && !none) {
+        diag_error(checker->diag, span, "expected a level, 'all' or 'none' after 'once='");
+        diag_help(checker->diag,
+                  "the innermost level whose gathers happen once: what is inside is gathered again for the "
+                  "backward pass");
+    } else if (level >= 0 && codec_info(checker->spec->plan.codec)->encodes) {
+        diag_error(checker->diag, span, "packets of codec '%s' are decoded behind all levels: expected 'all' or 'none'",
+                   codec_name(checker->spec->plan.codec));
+    }
+    take_word(checker, source, text, word, key + length, run);
+    all |= level == (int)checker->spec->cluster.level_count - 1;
+    run->regather = !all;
+    run->once = level >= 0 && !all ? (uint32_t)level + 1 : 0;
+}
+
 static void check_part(Checker *checker, uint32_t source, const char *option, size_t begin, size_t end, ForcedRun *run)
 {
-    static const char word[] = "regather";
     size_t length = strlen(option), sizes = parse_layers(checker, source, option, begin, end, run);
     if (sizes == SIZE_MAX)
         return;
     char *text = arena_copy_string(checker->arena, option, length);
     memset(text, ' ', sizes);
     memset(text + end, ' ', length - end);
-    char *regather = strstr(text, word);
-    if (regather) {
-        run->regather = true;
-        memset(regather, ' ', sizeof(word) - 1);
-        if (checker->spec->plan.pass == PASS_FORWARD)
-            diag_error(checker->diag,
-                       (Span){source, (uint32_t)(regather - text), (uint32_t)(regather - text + sizeof(word) - 1)},
-                       "nothing is gathered again in a forward pass");
-        else if (codec_info(checker->spec->plan.codec)->remembers)
-            diag_error(checker->diag,
-                       (Span){source, (uint32_t)(regather - text), (uint32_t)(regather - text + sizeof(word) - 1)},
-                       "codec '%s' keeps its replicas: nothing is gathered again",
-                       codec_name(checker->spec->plan.codec));
-        while (regather > text && (regather[-1] == ' ' || regather[-1] == ','))
-            *--regather = ' ';
-    }
+    char *regather = strstr(text, "regather"), *once = strstr(text, "once=");
+    if (regather)
+        take_word(checker, source, text, regather, strlen("regather"), run);
+    else if (once)
+        take_once(checker, source, text, once, run);
     size_t last = end;
     while (last > sizes && (text[last - 1] == ' ' || text[last - 1] == ','))
         last--;
@@ -318,7 +344,8 @@ static void check_domain_option(Checker *checker, const char *option)
         check_part(checker, source, option, begin, end, &runs[i]);
         begin = end + 1;
     }
-    if (diag_error_count(checker->diag) > mark || (parts == 1 && !runs[0].regather && !strchr(option, ':')))
+    if (diag_error_count(checker->diag) > mark ||
+        (parts == 1 && !runs[0].regather && !strchr(option, ':') && !strstr(option, "once=")))
         return;
     if (plan->domain_request == DOMAIN_AUTO) {
         diag_error(checker->diag, (Span){source, 0, (uint32_t)length}, "'auto' goes with nothing else");

@@ -109,11 +109,12 @@ static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
     LoweredLayer *layer = &l->layers[k];
     const SpecModel *model = &l->spec->model;
     add_layer_weights(l, k, layer);
-    layer->held_dense = lowering_gather_bundle(l, (int32_t)k, layer->dense, "", lowering_dense_limit(l));
+    layer->held_dense =
+        lowering_gather_bundle(l, (int32_t)k, layer->dense, lowering_dense_limit(l), &layer->kept_dense);
     if (work->is_moe)
         lowering_enter(l, k);
     if (work->is_moe)
-        layer->held = lowering_add_gathers(l, k, "", lowering_prefetch_limit(l));
+        layer->held = lowering_add_gathers(l, k, false, lowering_prefetch_limit(l));
     layer->x = x;
     lowering_attend(l, k, "");
     if (work->is_moe)
@@ -134,7 +135,8 @@ static void add_network(Lowering *l)
                           .layer = NONE};
     l->tokens_buffer = builder_add_buffer(l->builder, tokens, "tokens");
     l->embedding = add_bundle(l, NONE, WEIGHT_EMBEDDING);
-    l->held_embedding = lowering_gather_bundle(l, NONE, l->embedding, "", NONE);
+    int32_t kept;
+    l->held_embedding = lowering_gather_bundle(l, NONE, l->embedding, NONE, &kept);
     BufferShape hidden = {
         .dtype = model->dtype, .rows = l->tokens, .cols = model->hidden, .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t x = builder_add_buffer(l->builder, hidden, "x");
@@ -315,6 +317,7 @@ static void describe(Lowering *l)
     plan->capacity = spec->plan.capacity;
     plan->replica_levels = spec->replica_levels;
     plan->regather_dense = spec->plan.regather_dense;
+    plan->once_dense = spec->plan.regather_dense ? spec->plan.dense_levels : 0;
     plan->micro_batches = spec->plan.micro_batches;
     plan->recompute = spec->plan.recomputes;
     plan->replica_slots = l->mix->prefetch == PREFETCH_UNLIMITED ? 0 : l->mix->prefetch + 1;
@@ -330,6 +333,7 @@ static void describe(Lowering *l)
         choice->layer = k;
         const Config *config = &l->mix->configs[l->moe_index[k]];
         choice->regather = config->regather;
+        choice->once = config->once;
         memcpy(choice->domain, config->domain, sizeof(choice->domain));
     }
 }

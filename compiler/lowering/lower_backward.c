@@ -167,7 +167,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
     scatter_gradients(l, k, layer, dresults, counts);
     // While the gradients travel:
     int32_t dshared_rows = model->shared_experts ? add_shared_backward(l, k, dx, ddense) : NONE;
-    int32_t held = l->config->regather ? lowering_add_gathers(l, k, ".again", lowering_prefetch_limit(l)) : layer->held;
+    int32_t held = l->config->regather ? lowering_add_gathers(l, k, true, lowering_prefetch_limit(l)) : layer->held;
     bool migrated = l->held_rows > l->share_rows;
     RowGradients drows = {
         lowering_add_temporary(l, k, "drows", model->dtype, last->row_capacity, model->hidden),
@@ -219,7 +219,8 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
     const LayerWork *work = &l->work->layers[k];
     LoweredLayer *layer = &l->layers[k];
     if (l->spec->plan.regather_dense)
-        layer->held_dense = lowering_gather_bundle(l, (int32_t)k, layer->dense, ".again", lowering_dense_limit(l));
+        layer->held_dense =
+            lowering_gather_bundle_again(l, (int32_t)k, layer->dense, layer->kept_dense, lowering_dense_limit(l));
     if (l->plan->recompute)
         add_again(l, k);
     GradientSum sum =

@@ -30,13 +30,17 @@ static int32_t add_experts(Lowering *l, uint32_t k, BufferKind kind, const char 
 
 // ---- experts ---------------------------------------------------------------------------------
 
-static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_t shard, int32_t after_step)
+// From level `first` inwards; notes what levels that are gathered once left.
+static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_t shard, uint32_t first,
+                             int32_t after_step)
 {
     const Spec *spec = l->spec;
     const Buffer *own = builder_buffer(l->builder, shard);
     double rows = (double)own->rows, cols = (double)own->cols;
     Dtype dtype = own->dtype;
-    for (uint32_t level = spec->replica_levels; level < spec->cluster.level_count; level++) {
+    for (uint32_t level = first; level < spec->cluster.level_count; level++) {
+        if (level == l->config->once)
+            l->layers[k].kept = shard;
         uint32_t domain = l->config->domain[level];
         if (domain == 1)
             continue;
@@ -72,14 +76,16 @@ static void add_memories(Lowering *l, uint32_t k, LoweredLayer *layer)
     }
 }
 
-int32_t lowering_add_gathers(Lowering *l, uint32_t k, const char *suffix, int32_t after_step)
+int32_t lowering_add_gathers(Lowering *l, uint32_t k, bool again, int32_t after_step)
 {
     LoweredLayer *layer = &l->layers[k];
+    const char *suffix = again ? ".again" : "";
     const Device *device = &l->spec->cluster.device;
     if (l->held_rows == l->share_rows)
         return layer->experts;
     if (!codec_info(l->spec->plan.codec)->encodes)
-        return gather_levels(l, k, suffix, layer->experts, after_step);
+        return again ? gather_levels(l, k, suffix, layer->kept, l->config->once, after_step)
+                     : gather_levels(l, k, suffix, layer->experts, l->spec->replica_levels, after_step);
     add_memories(l, k, layer);
     char name[BUFFER_NAME_MAX];
     snprintf(name, sizeof(name), "packet%s", suffix);
@@ -89,7 +95,7 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, const char *suffix, int32_
     int32_t step = add_local(l, OP_ENCODE, k, dense_bytes(l, l->share_rows) / device->encode_bandwidth, encode);
     if (after_step != NONE)
         builder_add_after(l->builder, step, after_step);
-    packet = gather_levels(l, k, suffix, packet, after_step);
+    packet = gather_levels(l, k, suffix, packet, l->spec->replica_levels, after_step);
     int32_t decoded = NONE;
     if (layer->replicas == NONE) {
         snprintf(name, sizeof(name), "decoded%s", suffix);
@@ -132,18 +138,22 @@ static StepSpec bundle_step(Lowering *l, Op op, int32_t layer, uint32_t level, c
                       .bytes = cost->bytes[level]};
 }
 
-int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, const char *suffix, int32_t after_step)
+// From level `first` inwards, of what levels outside it left in `shard`. Returns what steps read; `kept`, if given:
+// what levels that are gathered once left.
+static int32_t gather_bundle_levels(Lowering *l, int32_t layer, int32_t bundle, int32_t shard, uint32_t first,
+                                    int32_t after_step, int32_t *kept)
 {
     const Cluster *cluster = &l->spec->cluster;
     BundleCost cost = bundle_cost(l, bundle);
-    int32_t shard = bundle;
-    double rows = 1;
-    for (uint32_t level = 0; level < cluster->level_count && l->spec->plan.pass == PASS_TRAINING; level++) {
+    double rows = (double)builder_buffer(l->builder, shard)->rows;
+    for (uint32_t level = first; level < cluster->level_count && l->spec->plan.pass == PASS_TRAINING; level++) {
+        if (kept && level <= l->spec->plan.dense_levels)
+            *kept = shard;
         if (cluster->levels[level].count == 1)
             continue;
         rows *= cluster->levels[level].count;
         char name[BUFFER_NAME_MAX];
-        snprintf(name, sizeof(name), "%s%s", cluster->levels[level].name, suffix);
+        snprintf(name, sizeof(name), "%s%s", cluster->levels[level].name, kept ? "" : ".again");
         int32_t gathered = add_held(l, layer, bundle, rows, name);
         StepBuffers operands = {.gather = {.shard = shard, .gathered = gathered}};
         int32_t step = builder_add_step(l->builder, bundle_step(l, OP_GATHER, layer, level, &cost), operands);
@@ -152,6 +162,17 @@ int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, const
         shard = gathered;
     }
     return shard;
+}
+
+int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t after_step, int32_t *kept)
+{
+    *kept = bundle;
+    return gather_bundle_levels(l, layer, bundle, bundle, 0, after_step, kept);
+}
+
+int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle, int32_t kept, int32_t after_step)
+{
+    return gather_bundle_levels(l, layer, bundle, kept, l->spec->plan.dense_levels, after_step, NULL);
 }
 
 int32_t lowering_add_bundle_gradient(Lowering *l, int32_t layer, int32_t bundle, int32_t held)

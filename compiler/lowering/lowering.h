@@ -24,6 +24,7 @@ typedef struct {
     int32_t dense, experts;       // weights, as owned
     int32_t held_dense;           // what steps read: as owned, or gathered
     int32_t held;                 // the same of experts
+    int32_t kept_dense, kept;     // what is kept of them until the backward pass, where the rest is gathered again
     int32_t mean, sent, replicas; // what the codec remembers
 } LoweredLayer;
 
@@ -97,11 +98,14 @@ void lowering_accumulate(Lowering *l, const GradientSum *of, int32_t part);
 void lowering_end_sum(Lowering *l, const GradientSum *of);
 
 // lower_migration.c.
-// All-gathers the experts of a layer, outer level first; returns the buffer the expert step reads.
-int32_t lowering_add_gathers(Lowering *l, uint32_t layer, const char *suffix, int32_t after_step);
+// All-gathers the experts of a layer, outer level first, or again what was not kept of them; returns the buffer the
+// expert step reads.
+int32_t lowering_add_gathers(Lowering *l, uint32_t layer, bool again, int32_t after_step);
 // All-gathers a bundle that all GPUs own shares of, outer level first; returns the buffer that steps read: the bundle's
-// own where there is nothing to gather. `layer`: NONE for the embedding.
-int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, const char *suffix, int32_t after_step);
+// own where there is nothing to gather. `layer`: NONE for the embedding. `kept`: what is kept of it for the backward
+// pass, where the rest is gathered again.
+int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t after_step, int32_t *kept);
+int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle, int32_t kept, int32_t after_step);
 // A buffer for the gradient of a bundle as steps read it, and where it goes from there, inner level first: returns the
 // owner's gradient.
 int32_t lowering_add_bundle_gradient(Lowering *l, int32_t layer, int32_t bundle, int32_t held);

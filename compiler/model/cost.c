@@ -10,7 +10,7 @@
 
 bool config_equal(const Config *a, const Config *b)
 {
-    return a->regather == b->regather && memcmp(a->domain, b->domain, sizeof(a->domain)) == 0;
+    return a->regather == b->regather && a->once == b->once && memcmp(a->domain, b->domain, sizeof(a->domain)) == 0;
 }
 
 double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, double peers)
@@ -75,7 +75,8 @@ double cost_levels_s(const double of_level[LEVELS_MAX])
 double cost_port_s(const LayerCost *cost, uint32_t level)
 {
     return cost->port_dispatch_s[level] + cost->port_combine_s[level] + cost->port_gather_s[level] +
-           cost->port_reduce_s[level] + cost->dense.port_s[level] + cost->dense_return.port_s[level];
+           cost->port_again_s[level] + cost->port_reduce_s[level] + cost->dense.port_s[level] +
+           cost->dense_again.port_s[level] + cost->dense_return.port_s[level];
 }
 
 double cost_expected_copies(const Workload *work, const LayerWork *layer, Dispatch dispatch, const Config *config,
@@ -102,6 +103,32 @@ double config_held_shards(const Spec *spec, const Config *config)
     for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++)
         held *= config->domain[l];
     return held;
+}
+
+static bool gathers_among(const Config *config, uint32_t first, uint32_t end)
+{
+    bool any = false;
+    for (uint32_t l = first; l < end; l++)
+        any |= config->domain[l] > 1;
+    return any;
+}
+
+bool config_next_kept(const Spec *spec, Config *config)
+{
+    uint32_t levels = spec->cluster.level_count;
+    if (!config->regather) {
+        config->regather = config_held_shards(spec, config) > 1;
+        return config->regather;
+    }
+    if (codec_info(spec->plan.codec)->encodes) // packets are decoded behind all levels
+        return false;
+    for (uint32_t once = config->once + 1; once < levels; once++) {
+        if (config->domain[once - 1] == 1 || !gathers_among(config, once, levels))
+            continue;
+        config->once = once;
+        return true;
+    }
+    return false;
 }
 
 // Every message has its largest size. What more is sent than the expected rows is padding.
@@ -164,6 +191,11 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
     add_port_time(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers, cost->port_gather_s);
     if (work->spec->plan.pass == PASS_FORWARD)
         return;
+    if (config->regather && level >= config->once) {
+        cost->again_bytes[level] = cost->gather_bytes[level];
+        cost->again_s += cost->gather_s[level];
+        add_port_time(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers, cost->port_again_s);
+    }
     // Gradients go home the gather reversed: whole sums, or packets of what the others are to get.
     cost->reduce_bytes[level] = layer->returned_bytes * shards_before * peers;
     if (work->spec->plan.gradient != GRADIENT_DENSE && peers > 0)
@@ -188,17 +220,24 @@ static void cost_mean(const Workload *work, const LayerWork *layer, LayerCost *c
     cost->sync_s += layer->expert_bytes / every / spec->cluster.device.memory_bandwidth;
 }
 
-void cost_bundle(const Spec *spec, double share_bytes, BundleCost *cost)
+void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, BundleCost *cost)
 {
     *cost = (BundleCost){0};
     double held_bytes = share_bytes;
     for (uint32_t l = 0; l < spec->cluster.level_count && share_bytes > 0; l++) {
-        double peers = spec->cluster.levels[l].count - 1.0;
-        cost->bytes[l] = held_bytes * peers;
-        cost->step_s[l] = cost_group_s(spec, GROUP_GATHER, l, cost->bytes[l], peers);
-        add_port_time(spec, GROUP_GATHER, l, cost->bytes[l], peers, cost->port_s);
+        double peers = spec->cluster.levels[l].count - 1.0, bytes = held_bytes * peers;
         held_bytes *= peers + 1;
+        if (l < first)
+            continue;
+        cost->bytes[l] = bytes;
+        cost->step_s[l] = cost_group_s(spec, GROUP_GATHER, l, bytes, peers);
+        add_port_time(spec, GROUP_GATHER, l, bytes, peers, cost->port_s);
     }
+}
+
+void cost_bundle(const Spec *spec, double share_bytes, BundleCost *cost)
+{
+    cost_bundle_inside(spec, share_bytes, 0, cost);
 }
 
 // From the layer's input to the experts, a second time.
@@ -261,6 +300,8 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     if (spec->plan.pass == PASS_TRAINING)
         cost_bundle(spec, layer->dense_share_bytes, &cost->dense);
     cost->dense_return = cost->dense;
+    if (spec->plan.pass == PASS_TRAINING && spec->plan.regather_dense)
+        cost_bundle_inside(spec, layer->dense_share_bytes, spec->plan.dense_levels, &cost->dense_again);
     if (!layer->is_moe)
         return;
     double held = 1;
@@ -283,6 +324,7 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     if (held > 1 && codec_info(spec->plan.codec)->encodes)
         cost->codec_s = layer->expert_bytes *
                         (1 / spec->cluster.device.encode_bandwidth + held / spec->cluster.device.decode_bandwidth);
+    cost->again_s += config->regather ? cost->codec_s : 0;
     if (spec->plan.pass == PASS_FORWARD)
         return;
     if (!spec->model.abstract) {

@@ -10,6 +10,7 @@
 typedef struct {
     uint32_t domain[LEVELS_MAX];
     bool regather;
+    uint32_t once; // where they are gathered again: so many outermost levels whose gathered shares are kept
 } Config;
 
 bool config_equal(const Config *a, const Config *b);
@@ -21,6 +22,8 @@ typedef struct {
 } BundleCost;
 
 void cost_bundle(const Spec *spec, double share_bytes, BundleCost *cost);
+// Of that what levels from `first` inwards take.
+void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, BundleCost *cost);
 
 // What one layer costs under a configuration; of a layer without experts its dense weights alone.
 typedef struct {
@@ -38,12 +41,13 @@ typedef struct {
     // Busy time of the port of level j by everything that passes it, summed over the levels.
     double port_dispatch_s[LEVELS_MAX], port_combine_s[LEVELS_MAX], port_gather_s[LEVELS_MAX],
         port_reduce_s[LEVELS_MAX];
-    double expert_sums_s;           // several micro-batches: adding up gradients of held experts, of one of them
-    double expert_round_s;          // and what is done once: clearing, and rounding the sum
-    double codec_s;                 // encode + decode
-    double mean_bytes[LEVELS_MAX];  // of the shared expert's sum, per iteration
-    double sync_s;                  // on the way home besides `reduce_s`: encoding, the shared expert's sum
-    BundleCost dense, dense_return; // training: dense weights gathered, their gradients on their way home
+    double expert_sums_s;  // several micro-batches: adding up gradients of held experts, of one of them
+    double expert_round_s; // and what is done once: clearing, and rounding the sum
+    double again_s, port_again_s[LEVELS_MAX], again_bytes[LEVELS_MAX]; // gathered again, with encoding and decoding
+    double codec_s;                                                    // encode + decode
+    double mean_bytes[LEVELS_MAX];                                     // of the shared expert's sum, per iteration
+    double sync_s; // on the way home besides `reduce_s`: encoding, the shared expert's sum
+    BundleCost dense, dense_again, dense_return; // training: dense weights gathered, again, gradients on their way home
 } LayerCost;
 
 // What all micro-batches of a pass take of one layer with experts. The chain of the first one waits for the experts
@@ -80,5 +84,9 @@ double cost_port_s(const LayerCost *cost, uint32_t level);
 
 // Product of S over the levels that share experts: how many shares a GPU holds after gathering.
 double config_held_shards(const Spec *spec, const Config *config);
+
+// The next way to gather the same domain again, after keeping all: all levels, then all but the outermost, and so on,
+// where levels inside and outside gather anything. False, and unchanged, after the last.
+bool config_next_kept(const Spec *spec, Config *config);
 
 #endif

@@ -75,9 +75,9 @@ static void note_read(double *at_s, double read_s)
 }
 
 // The layer's computation begins when its dense weights are there.
-static void await_dense(const Workload *work, const ClockedLayer *of, double *at_s, IterationCost *out)
+static void await_dense(const Workload *work, const ClockedLayer *of, const BundleCost *dense, double *at_s,
+                        IterationCost *out)
 {
-    const BundleCost *dense = &of->cost->dense;
     double ready_s = at_s[CLOCK_CHAIN];
     advance_queue(at_s, cost_levels_s(dense->step_s), dense_window(work, of->prefetch));
     at_s[CLOCK_CHAIN] = fmax(at_s[CLOCK_CHAIN], at_s[CLOCK_QUEUE]);
@@ -140,7 +140,7 @@ void clock_forward(const Workload *work, const ClockedLayer *of, Clock *clock, I
     const LayerCost *cost = of->cost;
     double *at_s = clock->at_s;
     if (shares_dense(work))
-        await_dense(work, of, at_s, out);
+        await_dense(work, of, &cost->dense, at_s, out);
     if (!layer->is_moe) {
         pass_dense(work, of, false, at_s, out);
         return;
@@ -169,7 +169,7 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     const Config *config = of->config;
     double *at_s = clock->at_s;
     if (work->spec->plan.regather_dense)
-        await_dense(work, of, at_s, out);
+        await_dense(work, of, &cost->dense_again, at_s, out);
     if (!layer->is_moe) {
         pass_dense(work, of, true, at_s, out);
         if (shares_dense(work))
@@ -181,14 +181,13 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     double ready_s = at_s[CLOCK_CHAIN] + pass.before_s;
     double start_s = ready_s;
     if (config->regather) {
-        advance_queue(at_s, cost_levels_s(cost->gather_s) + cost->codec_s,
-                      mix_window(PASS_TRAINING, config, of->prefetch));
+        advance_queue(at_s, cost->again_s, mix_window(PASS_TRAINING, config, of->prefetch));
         start_s = fmax(start_s, at_s[CLOCK_QUEUE]);
     }
     uint32_t levels = work->spec->cluster.level_count;
     for (uint32_t j = 0; j < levels; j++) {
         double *port_s = &at_s[CLOCK_PORT + j];
-        *port_s += pass.port_before_s[j] + (config->regather ? cost->port_gather_s[j] : 0);
+        *port_s += pass.port_before_s[j] + cost->port_again_s[j];
         start_s = fmax(start_s, *port_s);
         *port_s += pass.port_after_s[j];
     }
@@ -206,10 +205,10 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     note_spent(&pass, start_s - ready_s, out);
 }
 
-static void add_bundle_traffic(const BundleCost *cost, uint32_t levels, double gathers, Traffic traffic[LEVELS_MAX])
+static void add_bundle_traffic(const BundleCost *cost, uint32_t levels, Traffic traffic[LEVELS_MAX])
 {
     for (uint32_t l = 0; l < levels; l++) {
-        traffic[l].dense_gather_bytes += gathers * cost->bytes[l];
+        traffic[l].dense_gather_bytes += cost->bytes[l];
         traffic[l].dense_reduce_bytes += cost->bytes[l];
     }
 }
@@ -220,7 +219,7 @@ static double embedding_return_s(const Workload *work, Traffic traffic[LEVELS_MA
 {
     BundleCost embedding;
     cost_bundle(work->spec, work->embedding_share_bytes, &embedding);
-    add_bundle_traffic(&embedding, work->spec->cluster.level_count, 1, traffic);
+    add_bundle_traffic(&embedding, work->spec->cluster.level_count, traffic);
     return cost_levels_s(embedding.step_s);
 }
 
@@ -247,21 +246,22 @@ double iteration_tail_s(const Workload *work)
     return embedding_return_s(work, traffic) + norm_s(work, traffic) + work->optimizer_s;
 }
 
-static void add_traffic(const Workload *work, uint32_t layer, const LayerCost *cost, const Config *config,
-                        Traffic traffic[LEVELS_MAX])
+static void add_traffic(const Workload *work, uint32_t layer, const LayerCost *cost, Traffic traffic[LEVELS_MAX])
 {
     bool training = work->spec->plan.pass == PASS_TRAINING;
     uint32_t levels = work->spec->cluster.level_count;
     double count = work->spec->plan.micro_batches, again = work->spec->plan.recomputes ? 1 : 0;
     double exchanges = count * ((training ? 4 : 2) + again);
-    add_bundle_traffic(&cost->dense, levels, work->spec->plan.regather_dense ? 2 : 1, traffic);
+    add_bundle_traffic(&cost->dense, levels, traffic);
+    for (uint32_t l = 0; l < levels; l++)
+        traffic[l].dense_gather_bytes += cost->dense_again.bytes[l];
     for (uint32_t l = 0; l < levels && work->layers[layer].is_moe; l++) {
         traffic[l].exchange_bytes += exchanges * cost->payload_bytes[l];
         traffic[l].padding_bytes += exchanges * cost->padding_bytes[l];
         traffic[l].routing_bytes += count * (1 + again) * cost->routing_bytes[l];
         if (training)
             traffic[l].routing_bytes += count * (cost->counts_bytes[l] + cost->weights_bytes[l]);
-        traffic[l].gather_bytes += (training && config->regather ? 2 : 1) * cost->gather_bytes[l];
+        traffic[l].gather_bytes += cost->gather_bytes[l] + cost->again_bytes[l];
         traffic[l].reduce_bytes += cost->reduce_bytes[l] + cost->mean_bytes[l];
     }
 }
@@ -307,7 +307,7 @@ static void add_costs(CostCache *cache, IterationCost *out)
         const Config *config = is_moe ? &mix->configs[moe] : &none;
         const LayerCost *cost = cached_cost(cache, k, moe);
         clock_forward(work, &(ClockedLayer){k, cost, config, mix->prefetch}, &clock, out);
-        add_traffic(work, k, cost, config, out->traffic);
+        add_traffic(work, k, cost, out->traffic);
         moe += is_moe;
     }
     double loss_s = iteration_loss_s(work), forward_s = clock.at_s[CLOCK_CHAIN] + loss_s;

@@ -109,11 +109,10 @@ static bool next_sizes(const Spec *spec, uint32_t domain[LEVELS_MAX])
 static bool next_config(const Spec *spec, Config *config)
 {
     bool regather = spec->plan.pass == PASS_TRAINING && !codec_info(spec->plan.codec)->remembers;
-    if (regather && !config->regather && config_held_shards(spec, config) > 1) {
-        config->regather = true;
+    if (regather && config_next_kept(spec, config))
         return true;
-    }
     config->regather = false;
+    config->once = 0;
     bool more;
     do
         more = next_sizes(spec, config->domain);

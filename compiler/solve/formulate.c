@@ -44,7 +44,7 @@ static void fill_terms(const Formulation *f, uint32_t layer, const LayerCost *co
         .compute = forward.compute_s / unit_s,
         .after = forward.after_s / unit_s,
         .backward_before = backward.before_s / unit_s,
-        .backward_queue = config->regather ? gather / unit_s : 0,
+        .backward_queue = cost->again_s / unit_s,
         .backward_compute = backward.compute_s / unit_s,
         .backward_after = backward.after_s / unit_s,
         .reduce = (cost_levels_s(cost->reduce_s) + cost->sync_s) / unit_s,
@@ -55,8 +55,7 @@ static void fill_terms(const Formulation *f, uint32_t layer, const LayerCost *co
     for (uint32_t j = 0; j < LEVELS_MAX; j++) {
         terms->port_before[j] = (cost->port_gather_s[j] + forward.port_before_s[j]) / unit_s;
         terms->port_after[j] = forward.port_after_s[j] / unit_s;
-        terms->backward_port_before[j] =
-            (backward.port_before_s[j] + (config->regather ? cost->port_gather_s[j] : 0)) / unit_s;
+        terms->backward_port_before[j] = (backward.port_before_s[j] + cost->port_again_s[j]) / unit_s;
         terms->backward_port_after[j] = backward.port_after_s[j] / unit_s;
         terms->port_reduce[j] = cost->port_reduce_s[j] / unit_s;
     }
@@ -129,11 +128,12 @@ static void formulate_window(Formulation *f, const char *name, int queue, bool b
 }
 
 // What a layer's dense weights take one way, in time units; all 0 where every GPU has them whole.
-static BundleCost dense_cost(const Formulation *f, uint32_t layer)
+static BundleCost dense_cost(const Formulation *f, uint32_t layer, bool again)
 {
     BundleCost cost = {0};
-    if (f->work->spec->plan.pass == PASS_TRAINING)
-        cost_bundle(f->work->spec, f->work->layers[layer].dense_share_bytes, &cost);
+    const Spec *spec = f->work->spec;
+    if (spec->plan.pass == PASS_TRAINING)
+        cost_bundle_inside(spec, f->work->layers[layer].dense_share_bytes, again ? spec->plan.dense_levels : 0, &cost);
     return cost;
 }
 
@@ -160,7 +160,7 @@ static void formulate_dense(Formulation *f, uint32_t layer, bool backward)
     if (work->spec->plan.pass == PASS_FORWARD || work->dense_bytes <= 0 ||
         (backward && !work->spec->plan.regather_dense))
         return;
-    BundleCost dense = dense_cost(f, layer);
+    BundleCost dense = dense_cost(f, layer, backward);
     double gather = cost_levels_s(dense.step_s) / f->unit_s;
     const char *pass = backward ? "back_dense_" : "dense_";
     char name[LP_NAME_MAX];
@@ -187,7 +187,7 @@ static void formulate_dense_return(Formulation *f, uint32_t layer)
 {
     if (f->work->dense_bytes <= 0)
         return;
-    BundleCost dense = dense_cost(f, layer);
+    BundleCost dense = dense_cost(f, layer, false);
     double home = cost_levels_s(dense.step_s) / f->unit_s;
     int returned = add_time(f, "dense_returned");
     row_after(f, "dense_return", returned, f->end, NO_TERM, home);
@@ -281,7 +281,7 @@ static void name_binary(const Programme *p, uint32_t layer, uint32_t c, char nam
         used += snprintf(name + used, LP_NAME_MAX - (size_t)used, "_%.24s%u", cluster->levels[l].name,
                          p->configs[c].domain[l]);
     if (p->configs[c].regather)
-        snprintf(name + used, LP_NAME_MAX - (size_t)used, "_regather");
+        snprintf(name + used, LP_NAME_MAX - (size_t)used, "_regather%u", p->configs[c].once);
 }
 
 static void formulate_choices(Formulation *f)

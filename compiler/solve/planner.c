@@ -30,7 +30,9 @@ const char *config_format(const Cluster *cluster, const Config *config, char *ou
     for (uint32_t l = 0; l < cluster->level_count && used < size; l++)
         used += (size_t)snprintf(out + used, size - used, "%s%s=%u", l ? " " : "", cluster->levels[l].name,
                                  config->domain[l]);
-    if (config->regather && used < size)
+    if (config->regather && config->once && used < size)
+        snprintf(out + used, size - used, " once=%s", cluster->levels[config->once - 1].name);
+    else if (config->regather && used < size)
         snprintf(out + used, size - used, " regather");
     return out;
 }
@@ -145,6 +147,8 @@ static int compare_candidates(const void *a, const void *b)
         return held_left < held_right ? -1 : 1;
     if (left->config.regather != right->config.regather)
         return left->config.regather ? 1 : -1;
+    if (left->config.once != right->config.once)
+        return left->config.once < right->config.once ? -1 : 1;
     return memcmp(left->config.domain, right->config.domain, sizeof(left->config.domain));
 }
 
@@ -164,7 +168,7 @@ bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate
         }
     }
     bool regather = spec->plan.pass == PASS_TRAINING && !codec_info(spec->plan.codec)->remembers; // whose replicas stay
-    *candidates = arena_alloc_array(arena, total * 2, sizeof(**candidates));
+    *candidates = arena_alloc_array(arena, total * (1 + levels), sizeof(**candidates));
     *count = 0;
     for (size_t index = 0; index < total; index++) {
         Config config = uniform_config(spec, false);
@@ -174,10 +178,8 @@ bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate
         if (!spec_domain_is_valid(spec, config.domain))
             continue;
         price(work, &config, spec->plan.dispatch, estimated_bytes, &(*candidates)[(*count)++]);
-        if (regather && config_held_shards(spec, &config) > 1) {
-            config.regather = true;
+        while (regather && config_next_kept(spec, &config))
             price(work, &config, spec->plan.dispatch, estimated_bytes, &(*candidates)[(*count)++]);
-        }
     }
     qsort(*candidates, *count, sizeof(**candidates), compare_candidates);
     return true;
@@ -268,6 +270,7 @@ static const Config *forced_configs(const Choosing *c)
                 continue;
             memcpy(config->domain, plan->forced[r].domain, sizeof(config->domain));
             config->regather = plan->forced[r].regather && config_held_shards(c->work->spec, config) > 1;
+            config->once = config->regather ? plan->forced[r].once : 0;
         }
     }
     return configs;

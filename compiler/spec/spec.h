@@ -53,6 +53,7 @@ typedef struct {
     uint32_t first_layer, last_layer;
     uint32_t domain[LEVELS_MAX];
     bool regather;
+    uint32_t once; // where they are: outermost levels that are gathered once
 } ForcedRun;
 
 enum { CODEC_AUTO = CODEC_COUNT }; // requested: whichever is fastest
@@ -73,7 +74,8 @@ typedef struct {
     double gradient_ratio;  // 1 for dense
     double capacity;        // 0: nothing is dropped
     OnceDense once_dense;   // as requested
-    bool regather_dense;    // what is planned with: of ONCE_DENSE_AUTO one after the other
+    bool regather_dense;    // what is planned with: of ONCE_DENSE_AUTO one after the other,
+    uint32_t dense_levels;  // with so many outermost levels whose gathered shares are kept all the same
     uint32_t micro_batches; // of an iteration
     Recompute recompute;    // as requested
     bool recomputes;        // what is planned with: of RECOMPUTE_AUTO one after the other

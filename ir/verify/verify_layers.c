@@ -217,10 +217,19 @@ static uint32_t expect_gathers(const Plan *plan, const Choice *choice, OpShape s
     for (int round = 0; round < rounds; round++) {
         for (uint32_t i = 0; i < levels; i++) {
             uint32_t level = shape == SHAPE_GATHER ? i : levels - 1 - i;
-            if (gathers_at(plan, choice, level))
+            if (gathers_at(plan, choice, level) && (round == 0 || level >= choice->once))
                 out[count++] = (int32_t)level;
         }
     }
+    return count;
+}
+
+// Of those, how many are the first round.
+static uint32_t count_first_round(const Plan *plan, const Choice *choice)
+{
+    uint32_t count = 0;
+    for (uint32_t level = 0; level < plan->cluster.level_count; level++)
+        count += gathers_at(plan, choice, level);
     return count;
 }
 
@@ -259,7 +268,8 @@ static void verify_gathers(Verifier *verifier, const Choice *choice, const uint3
                         "the domain size is %" PRIu32 ", and the layer's choice is %" PRIu32,
                         plan->groups[step->group].domain, choice->domain[step->level]);
         // Not the first of a round. Packets of gradients are decoded in between: the flow follows them.
-        if (matched > 0 && expected[matched] != expected[0] && !plan->model.abstract && op != OP_RETURN_PACKETS)
+        if (matched > 0 && matched != count_first_round(plan, choice) && !plan->model.abstract &&
+            op != OP_RETURN_PACKETS)
             verify_gather_link(verifier, before, steps[i]);
         before = steps[i];
         matched++;
@@ -297,15 +307,12 @@ static void verify_gather_order(Verifier *verifier, const uint32_t *steps, uint3
     const Plan *plan = verifier->plan;
     const uint32_t *forward = find_op(plan, steps, count, OP_EXPERT);
     const uint32_t *backward = find_op(plan, steps, count, OP_EXPERT_BACKWARD);
-    uint32_t gathers = 0, rounds = 0;
-    for (uint32_t i = 0; i < count; i++)
-        gathers += gathers_experts(verifier, steps[i]);
     const Choice *choice = verify_find_choice(plan, plan->steps[steps[0]].layer);
-    uint32_t per_round = choice->regather && backward ? gathers / 2 : gathers;
+    uint32_t rounds = 0, first_round = count_first_round(plan, choice);
     for (uint32_t i = 0; i < count; i++) {
         OpShape shape = step_info(&plan->steps[steps[i]])->shape;
         if (gathers_experts(verifier, steps[i])) {
-            const uint32_t *reader = rounds++ < per_round ? forward : backward;
+            const uint32_t *reader = rounds++ < first_round ? forward : backward;
             expect_before(verifier, steps[i], *reader);
         } else if (shape == SHAPE_SCATTER && !verify_carries_dense(verifier, &plan->steps[steps[i]])) {
             expect_before(verifier, *backward, steps[i]);
@@ -357,7 +364,9 @@ static void verify_dense_count(Verifier *verifier, uint32_t layer, const char *w
 static void verify_dense(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
-    uint32_t layers = plan->model.layers, wide = (uint32_t)__builtin_popcount(cluster_wide_levels(&plan->cluster));
+    uint32_t layers = plan->model.layers, levels = cluster_wide_levels(&plan->cluster);
+    uint32_t wide = (uint32_t)__builtin_popcount(levels);
+    uint32_t again = plan->regather_dense ? (uint32_t)__builtin_popcount(levels >> plan->once_dense) : 0;
     uint32_t *gathers = arena_alloc_array(verifier->scratch, 2 * ((size_t)layers + 1), sizeof(*gathers));
     uint32_t *returns = gathers + layers + 1;
     for (uint32_t i = 0; i < plan->step_count; i++) {
@@ -373,8 +382,7 @@ static void verify_dense(Verifier *verifier)
         (step->op == OP_GATHER ? gathers : returns)[step->layer == NONE ? layers : (uint32_t)step->layer]++;
     }
     for (uint32_t k = 0; k <= layers && plan->pass == PASS_TRAINING && !plan->model.abstract; k++) {
-        verify_dense_count(verifier, k, "gathers dense weights", gathers[k],
-                           wide * (k < layers && plan->regather_dense ? 2 : 1));
+        verify_dense_count(verifier, k, "gathers dense weights", gathers[k], wide + (k < layers ? again : 0));
         verify_dense_count(verifier, k, "returns dense gradients", returns[k], wide);
     }
 }

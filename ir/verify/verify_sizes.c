@@ -392,6 +392,15 @@ static void verify_codec(Verifier *verifier)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "packets are of whole experts, yet GPUs own parts of them");
 }
 
+// What is kept of weights that are gathered again.
+static void verify_once_levels(Verifier *verifier, bool regather, uint32_t once, const char *what)
+{
+    uint32_t most = regather ? verifier->plan->cluster.level_count - 1 : 0;
+    if (once > most)
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE,
+                    "%s are kept over %" PRIu32 " outermost levels, expected at most %" PRIu32, what, once, most);
+}
+
 void verify_claims(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
@@ -405,6 +414,9 @@ void verify_claims(Verifier *verifier)
         if (plan->choices[c].regather && (plan->pass == PASS_FORWARD || codec_info(plan->codec)->remembers))
             verify_fail(verifier, PROPERTY_CLAIMS, NONE, "layer %" PRIu32 " gathers again %s", plan->choices[c].layer,
                         plan->pass == PASS_FORWARD ? "in a forward pass" : "what 'delta' keeps");
+    for (uint32_t c = 0; c < plan->choice_count; c++)
+        verify_once_levels(verifier, plan->choices[c].regather, plan->choices[c].once, "gathered experts");
+    verify_once_levels(verifier, plan->regather_dense, plan->once_dense, "gathered dense weights");
     if (plan->regather_dense && (plan->pass == PASS_FORWARD || plan->model.abstract))
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "there are no dense weights to gather again");
     if (plan->recompute && (plan->pass == PASS_FORWARD || plan->model.abstract))
