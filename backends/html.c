@@ -83,15 +83,19 @@ static void print_figure(const char *value, const char *label, Text *out)
 
 static void print_figures(const Plan *plan, const Simulation *simulation, Text *out)
 {
-    char value[FORMAT_MAX], what[96];
+    char value[FORMAT_MAX];
     const Strategy *best = plan_best_baseline(plan);
     double ratio = plan_speed_up(plan, best);
     text_append(out, "<div class=\"figures\">\n");
     print_figure(format_time(value, simulation->iteration_s), "iteration, simulated", out);
     if (ratio > 0) {
+        Text what = {0};
         snprintf(value, sizeof(value), "%.2f×", ratio);
-        snprintf(what, sizeof(what), "as fast as %s, the best baseline (predicted)", plan_strategy_phrase(best));
-        print_figure(value, what, out);
+        text_append(&what, "as fast as ");
+        plan_append_strategy(plan, best, &what);
+        text_append(&what, ", the best baseline (predicted)");
+        print_figure(value, what.data, out);
+        text_free(&what);
     }
     print_figure(format_time(value, simulation->last->exposed_s), "communication exposed, simulated", out);
     print_figure(format_time(value, simulation->last->hidden_s), "communication hidden, simulated", out);

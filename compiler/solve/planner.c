@@ -14,7 +14,24 @@
 
 enum { CANDIDATES_MAX = 4096 };
 
-const char *const baseline_names[BASELINE_COUNT] = {"ep", "ep_dedup", "gather"};
+const char *const baseline_names[BASELINE_COUNT] = {"ep", "ep_dedup", "ep_inside", "gather"};
+
+// The outermost level that has several workers; level_count if none has.
+static uint32_t outermost_wide(const Cluster *cluster)
+{
+    uint32_t level = 0;
+    while (level < cluster->level_count && cluster->levels[level].count < 2)
+        level++;
+    return level;
+}
+
+bool planner_has_baseline(int baseline, const Spec *spec)
+{
+    const Cluster *cluster = &spec->cluster;
+    uint32_t outer = outermost_wide(cluster);
+    bool inside = outer < cluster->level_count && cluster_gpus_below(cluster, outer) > 1;
+    return baseline != BASELINE_EP_INSIDE || (inside && spec->plan.pass == PASS_TRAINING);
+}
 
 Dispatch baseline_dispatch(int baseline, const Spec *spec)
 {
@@ -71,6 +88,18 @@ static Config uniform_config(const Spec *spec, bool whole)
     return config;
 }
 
+static Config baseline_config(int baseline, const Spec *spec)
+{
+    Config config = uniform_config(spec, baseline == BASELINE_GATHER);
+    if (baseline != BASELINE_EP_INSIDE)
+        return config;
+    uint32_t outer = outermost_wide(&spec->cluster);
+    memset(config.domain, 0, sizeof(config.domain));
+    config.domain[outer] = spec->cluster.levels[outer].count;
+    (void)spec_least_domain(spec, config.domain); // with any experts: inner domains can grow to whole levels
+    return config;
+}
+
 static void cost_uniform(const Workload *work, const Config *config, uint32_t prefetch, Dispatch dispatch,
                          IterationCost *out)
 {
@@ -116,21 +145,39 @@ static void price(const Workload *work, const Config *config, Dispatch dispatch,
     cost_uniform(work, config, candidate->prefetch, dispatch, &candidate->cost);
 }
 
-// With gathered dense weights kept, or gathered again, whichever is faster and fits.
+static bool can_regather(const Spec *spec)
+{
+    return spec->plan.pass == PASS_TRAINING && !codec_info(spec->plan.codec)->remembers; // whose replicas stay
+}
+
+// Takes the configuration if it is faster than the candidate and fits; with replicas kept, and gathered again.
+static void price_kept_and_again(const Workload *work, Config config, Dispatch dispatch, Candidate *candidate)
+{
+    bool regather = can_regather(work->spec) && config_held_shards(work->spec, &config) > 1;
+    for (int again = 0; again <= regather; again++) {
+        Candidate other;
+        config.regather = again;
+        price(work, &config, dispatch, estimated_bytes, &other);
+        if (other.fits && (!candidate->fits || other.cost.iteration_s < candidate->cost.iteration_s))
+            *candidate = other;
+    }
+}
+
+// What is gathered, experts and dense weights, is kept or gathered again, whichever is faster and fits.
 static void price_baseline(const Workload *work, int baseline, Arena *arena, Candidate *candidate)
 {
-    Config config = uniform_config(work->spec, baseline == BASELINE_GATHER);
+    Config config = baseline_config(baseline, work->spec);
     Dispatch dispatch = baseline_dispatch(baseline, work->spec);
     price(work, &config, dispatch, estimated_bytes, candidate);
-    if (work->spec->plan.once_dense != ONCE_DENSE_AUTO || work->spec->plan.pass == PASS_FORWARD)
+    if (work->spec->plan.pass == PASS_FORWARD)
+        return;
+    price_kept_and_again(work, config, dispatch, candidate);
+    if (work->spec->plan.once_dense != ONCE_DENSE_AUTO)
         return;
     Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *work->spec;
     spec->plan.regather_dense = !spec->plan.regather_dense;
-    Candidate other;
-    price(workload_derive(spec, arena), &config, dispatch, estimated_bytes, &other);
-    if (other.fits && (!candidate->fits || other.cost.iteration_s < candidate->cost.iteration_s))
-        *candidate = other;
+    price_kept_and_again(workload_derive(spec, arena), config, dispatch, candidate);
 }
 
 static int compare_candidates(const void *a, const void *b)
@@ -163,7 +210,7 @@ bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate
             return false;
         }
     }
-    bool regather = spec->plan.pass == PASS_TRAINING && !codec_info(spec->plan.codec)->remembers; // whose replicas stay
+    bool regather = can_regather(spec);
     *candidates = arena_alloc_array(arena, total * 2, sizeof(**candidates));
     *count = 0;
     for (size_t index = 0; index < total; index++) {
@@ -360,7 +407,8 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
             solution->runner_up = i;
     }
     for (int b = 0; b < BASELINE_COUNT; b++)
-        price_baseline(work, b, arena, &solution->baselines[b]);
+        if (planner_has_baseline(b, spec))
+            price_baseline(work, b, arena, &solution->baselines[b]);
     solution->solve_s = clock_now_s() - begin_s;
     return true;
 }

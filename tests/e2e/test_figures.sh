@@ -58,7 +58,22 @@ for key in ("format", "version", "cluster", "model", "solution", "baselines", "t
 for key in ("solver", "status", "gap", "decision", "best_baseline", "over_best_baseline", "solve_s", "iteration_s", "simulated_s", "layers"):
     if key not in plan["solution"]:
         print("FAIL: no key solution." + key); bad = 1
-expect("baselines", sorted(plan["baselines"]), ["ep", "ep_dedup", "gather", "uniform"])
+expect("baselines", sorted(plan["baselines"]), ["ep", "ep_dedup", "ep_inside", "gather", "uniform"])
+expect("baselines of a forward plan", sorted(dump("laptop.hep")["baselines"]), ["ep", "ep_dedup", "gather", "uniform"])
+# EP inside is the best of what can be asked for with its domain, and its tokens stay inside.
+inside = plan["baselines"]["ep_inside"]
+text = open("two_dc.hep").read()
+asked = []
+for dense in ("all", "none"):
+    with open(os.path.join(sys.argv[1], "inside.hep"), "w") as file:
+        file.write(text.replace("pass = training", "pass = training  once_dense = " + dense))
+    for again in ("", ",regather"):
+        forced = dump("--domain", "0-%d: dc=2,gpu=1%s" % (plan["model"]["layers"] - 1, again), os.path.join(sys.argv[1], "inside.hep"))
+        asked.append(forced["solution"]["iteration_s"])
+expect("EP inside", inside["domain"], [2, 1])
+if abs(inside["iteration_s"] / min(asked) - 1) > 1e-9:
+    print("FAIL: EP inside takes %g, asked for %s" % (inside["iteration_s"], asked)); bad = 1
+expect("tokens of EP inside", inside["traffic"][0]["exchange_bytes"] + inside["traffic"][0]["routing_bytes"], 0)
 for baseline in plan["baselines"].values():
     if baseline["fits"] and baseline["iteration_s"] < plan["solution"]["bound_s"] * (1 - 1e-9) and baseline["dispatch"] == "dedup":
         print("FAIL: a baseline beats the optimum"); bad = 1
