@@ -135,6 +135,21 @@ double plan_speed_up(const Plan *plan, const Strategy *over)
     return over && chosen_s > 0 ? over->iteration_s / chosen_s : 0;
 }
 
+double plan_tokens_per_s(const Plan *plan, double iteration_s)
+{
+    if (plan->model.abstract || !(iteration_s > 0))
+        return 0;
+    return (double)model_tokens(&plan->model) * (double)cluster_gpus(&plan->cluster) / iteration_s;
+}
+
+double plan_flop_utilisation(const Plan *plan, double iteration_s)
+{
+    const Device *device = &plan->cluster.device;
+    double peak_flops = device->peak_flops > 0 ? device->peak_flops : device->compute_flops;
+    double flops = plan_tokens_per_s(plan, iteration_s) * model_token_flops(&plan->model, plan->pass);
+    return flops / (peak_flops * (double)cluster_gpus(&plan->cluster));
+}
+
 const Strategy *plan_find_baseline(const Plan *plan, const char *name)
 {
     for (uint32_t i = 1; i < plan->strategy_count; i++)

@@ -39,6 +39,11 @@ const Strategy *plan_find_baseline(const Plan *plan, const char *name); // NULL 
 // each worker of the outermost level; NULL if none fits. What a plan is worth is its speed-up over this one.
 const Strategy *plan_best_baseline(const Plan *plan);
 double plan_speed_up(const Plan *plan, const Strategy *over); // 0 where one of the two is not known
+// Tokens that all GPUs together pass per second, when an iteration takes so long; and the model FLOPs of these tokens
+// over what the GPUs could compute at their peak (docs/cost-model.md, "Tokens per second"). 0 where not known:
+// workloads given by volumes have no tokens.
+double plan_tokens_per_s(const Plan *plan, double iteration_s);
+double plan_flop_utilisation(const Plan *plan, double iteration_s);
 // One past the last of the choices from `first` on that are all alike.
 uint32_t plan_choice_run_end(const Plan *plan, uint32_t first);
 // Bytes one worker of `level` sends through its port in the chosen strategy: what crosses a level also

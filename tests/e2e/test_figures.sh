@@ -60,9 +60,21 @@ for key in ("solver", "status", "gap", "decision", "best_baseline", "over_best_b
         print("FAIL: no key solution." + key); bad = 1
 expect("baselines", sorted(plan["baselines"]), ["ep", "ep_dedup", "ep_inside", "gather", "uniform"])
 expect("baselines of a forward plan", sorted(dump("laptop.hep")["baselines"]), ["ep", "ep_dedup", "gather", "uniform"])
+# Tokens per second of all 16 GPUs and model FLOP utilisation: parameters counted from the dimensions of the file.
+text = open("two_dc.hep").read()
+layer = (2 * 1024 + 4 * 1024 * 1024) + (2 * 1024 + 1024 * 32) + 2 * (2 * 1024 * 4096)
+active = 256 * 1024 + 2 * 1024 + 12 * layer # positions are only added
+for pass_, factor, peak in (("training", 3, 60), ("training", 3, 100), ("forward", 1, 100)):
+    changed = text.replace("pass = training", "pass = " + pass_)
+    with open(os.path.join(sys.argv[1], "peak.hep"), "w") as file: # 60 is what it computes, and no peak is given
+        file.write(changed if peak == 60 else changed.replace("60 TFLOP/s", "60 TFLOP/s  peak = %d TFLOP/s" % peak))
+    got = dump(os.path.join(sys.argv[1], "peak.hep"))
+    for one in [got["solution"], *got["baselines"].values()]:
+        rate = 8 * 256 * 16 / one["iteration_s"]
+        share = rate / 16 / (peak * 1e12) * factor * (2 * active + 12 * 2 * 256 * 1024)
+        expect("tokens per second", [one["tokens_per_s"], one["flop_utilisation"]], [rate, share])
 # EP inside is the best of what can be asked for with its domain, and its tokens stay inside.
 inside = plan["baselines"]["ep_inside"]
-text = open("two_dc.hep").read()
 asked = []
 for dense in ("all", "none"):
     with open(os.path.join(sys.argv[1], "inside.hep"), "w") as file:

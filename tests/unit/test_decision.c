@@ -84,8 +84,8 @@ Test(decision, whole_levels_come_before_groups)
                  "the best baseline.");
 }
 
-// Of the strategies a plan lists, those that do not fit, those that the planner found, and a gather of everything are no
-// baselines.
+// Of the strategies a plan lists, those that do not fit, those that the planner found, and a gather of everything are
+// no baselines.
 Test(decision, baselines_fit_and_need_no_planner)
 {
     Plan *plan = plan_of(1, (const uint32_t[][2]){{2, 8}});
@@ -112,8 +112,9 @@ Test(decision, ep_inside_is_called_after_the_outermost_level)
     add(plan, "ep_dedup", 2.0, 1.5, 400e6);
     add(plan, "ep_inside", 1.0, 0.5, 200e6);
     add(plan, "gather", 1.25, 0.5, 400e6);
-    expect(plan, "Experts are gathered across dc, tokens are exchanged across gpu: as fast as EP inside each dc, the best "
-                 "baseline; gathering all experts would take 1.25 s instead of 1 s.");
+    expect(plan,
+           "Experts are gathered across dc, tokens are exchanged across gpu: as fast as EP inside each dc, the best "
+           "baseline; gathering all experts would take 1.25 s instead of 1 s.");
 }
 
 Test(decision, what_is_the_best_baseline_says_what_else_would_cost)
