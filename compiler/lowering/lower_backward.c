@@ -1,13 +1,23 @@
 // Lowering of the backward pass and the optimizer: the forward schedule reversed. Result gradients go out the way rows
 // went, row gradients come back; how gradients of migrated experts go home is lower_migration.c's matter.
 #include <stdio.h>
+#include <string.h>
 
 #include "compiler/lowering/lowering.h"
 
+// Of the computation.
+static int32_t add_limited(Lowering *l, int32_t step)
+{
+    if (l->limit != NONE)
+        builder_add_after(l->builder, step, l->limit);
+    l->limit = NONE;
+    return step;
+}
+
 static void add_local(Lowering *l, Op op, int32_t layer, double cost_s, StepBuffers operands)
 {
-    builder_add_step(l->builder, (StepSpec){.op = op, .layer = layer, .level = NONE, .group = NONE, .cost_s = cost_s},
-                     operands);
+    StepSpec spec = {.op = op, .layer = layer, .level = NONE, .group = NONE, .cost_s = cost_s};
+    add_limited(l, builder_add_step(l->builder, spec, operands));
 }
 
 // Updates come after the whole backward pass: earlier, the compute stream would wait for the network.
@@ -191,7 +201,9 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
                                               .dexperts = dheld}};
     StepSpec step = {
         .op = OP_EXPERT_BACKWARD, .layer = (int32_t)k, .level = NONE, .group = NONE, .cost_s = 2 * l->cost.expert_s};
-    lowering_note_read(l, builder_add_step(l->builder, step, expert));
+    if (l->config->regather)
+        l->limit = lowering_return_limit(l);
+    lowering_note_read(l, add_limited(l, builder_add_step(l->builder, step, expert)));
     lowering_add_mean(l, k);
     note_update(l, (int32_t)k, layer->experts, lowering_return_gradients(l, k, dheld));
     drows = collect_gradients(l, k, layer, drows);
@@ -212,6 +224,8 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
     LoweredLayer *layer = &l->layers[k];
     if (l->spec->plan.regather_dense)
         layer->held_dense = lowering_gather_bundle(l, (int32_t)k, layer->dense, ".again", lowering_dense_limit(l));
+    if (l->spec->plan.regather_dense)
+        l->limit = lowering_return_limit(l);
     int32_t ddense = lowering_add_bundle_gradient(l, (int32_t)k, layer->dense, layer->held_dense);
     if (work->is_moe) {
         add_moe_backward(l, k, dx, ddense);
@@ -223,6 +237,8 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
         .pre_expert_backward = {.x = layer->x, .dense = layer->held_dense, .dx = dx, .ddense = ddense}};
     add_local(l, OP_PRE_EXPERT_BACKWARD, (int32_t)k, 2 * work->pre_expert_s, attention);
     note_update(l, (int32_t)k, layer->dense, lowering_return_bundle(l, (int32_t)k, layer->dense, ddense));
+    memmove(l->home + 1, l->home, (RETURNS_MAX - 1) * sizeof(*l->home));
+    l->home[0] = l->returned;
 }
 
 void lowering_add_backward(Lowering *l)
@@ -241,6 +257,9 @@ void lowering_add_backward(Lowering *l)
                                           .dembedding = dembedding}};
     add_local(l, OP_LOSS_BACKWARD, NONE, 2 * l->work->loss_s, loss);
     l->read_count = 0;
+    l->returned = l->limit = NONE;
+    for (int i = 0; i < RETURNS_MAX; i++)
+        l->home[i] = NONE;
     for (uint32_t k = l->work->layer_count; k-- > 0;)
         add_layer_backward(l, k, dx);
     StepBuffers embed = {.embed_backward = {.tokens = l->tokens_buffer, .dx = dx, .dembedding = dembedding}};

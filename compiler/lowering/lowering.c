@@ -35,6 +35,11 @@ int32_t lowering_dense_limit(const Lowering *l)
     return read_before(l, dense_window(l->work, l->mix->prefetch));
 }
 
+int32_t lowering_return_limit(const Lowering *l)
+{
+    return l->home[RETURNS_MAX - 1];
+}
+
 int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols)
 {
     BufferShape shape = {.dtype = dtype, .rows = rows, .cols = cols, .kind = BUFFER_TEMPORARY, .layer = (int32_t)layer};

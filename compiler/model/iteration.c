@@ -23,7 +23,8 @@ static Clock clock_at(double s)
     Clock clock = {0};
     for (int i = CLOCK_READ; i < CLOCK_SIZE; i++)
         clock.at_s[i] = -INFINITY;
-    clock.at_s[CLOCK_RETURN] = -INFINITY;
+    for (int i = CLOCK_RETURN; i < CLOCK_PORT; i++)
+        clock.at_s[i] = -INFINITY;
     clock.at_s[CLOCK_CHAIN] = clock.at_s[CLOCK_QUEUE] = s;
     for (uint32_t j = 0; j < LEVELS_MAX; j++)
         clock.at_s[CLOCK_PORT + j] = s;
@@ -57,6 +58,18 @@ static void advance_queue(double *at_s, double gather_s, uint32_t window)
     at_s[CLOCK_QUEUE] += gather_s;
 }
 
+// Where gradients are not to wait in many layers: those of the layer RETURNS_MAX before are home.
+static double returns_before(const double *at_s)
+{
+    return at_s[CLOCK_HOME + RETURNS_MAX - 1];
+}
+
+static void note_returns(double *at_s)
+{
+    memmove(at_s + CLOCK_HOME + 1, at_s + CLOCK_HOME, (RETURNS_MAX - 1) * sizeof(*at_s));
+    at_s[CLOCK_HOME] = at_s[CLOCK_RETURN];
+}
+
 static void note_read(double *at_s, double read_s)
 {
     memmove(at_s + CLOCK_READ + 1, at_s + CLOCK_READ, PREFETCH_MAX * sizeof(*at_s));
@@ -76,6 +89,14 @@ static void await_dense(const Workload *work, const ClockedLayer *of, double *at
         at_s[CLOCK_PORT + j] += dense->port_s[j];
         at_s[CLOCK_CHAIN] = fmax(at_s[CLOCK_CHAIN], at_s[CLOCK_PORT + j]);
     }
+    if (out)
+        out->gather_wait_s += at_s[CLOCK_CHAIN] - ready_s;
+}
+
+static void await_returns(double *at_s, IterationCost *out)
+{
+    double ready_s = at_s[CLOCK_CHAIN];
+    at_s[CLOCK_CHAIN] = fmax(ready_s, returns_before(at_s));
     if (out)
         out->gather_wait_s += at_s[CLOCK_CHAIN] - ready_s;
 }
@@ -145,11 +166,14 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
         out->other_s += 2 * layer->dense_s;
     }
     if (work->spec->plan.regather_dense)
+        await_returns(at_s, out);
+    if (work->spec->plan.regather_dense)
         await_dense(work, of, at_s, out);
     if (!layer->is_moe) {
         at_s[CLOCK_CHAIN] += 2 * (layer->pre_expert_s + layer->dense_s);
         if (shares_dense(work))
             return_dense(work, of, at_s);
+        note_returns(at_s);
         return;
     }
     // Gradients: rows out as combine brought them, rows and weights back as dispatch took them.
@@ -160,7 +184,7 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     if (config->regather) {
         advance_queue(at_s, cost_levels_s(cost->gather_s) + cost->codec_s,
                       mix_window(PASS_TRAINING, config, of->prefetch));
-        start_s = fmax(start_s, at_s[CLOCK_QUEUE]);
+        start_s = fmax(start_s, fmax(at_s[CLOCK_QUEUE], returns_before(at_s)));
     }
     uint32_t levels = work->spec->cluster.level_count;
     for (uint32_t j = 0; j < levels; j++) {
@@ -180,6 +204,7 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     at_s[CLOCK_CHAIN] = computed_s + combine_s + 2 * (layer->dense_s + layer->pre_expert_s);
     if (shares_dense(work))
         return_dense(work, of, at_s);
+    note_returns(at_s);
     if (!out)
         return;
     out->gather_wait_s += start_s - ready_s;

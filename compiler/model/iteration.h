@@ -16,6 +16,7 @@ enum {
     PREFETCH_UNLIMITED = UINT32_MAX,
     PREFETCH_MAX = 8,      // the deepest limited prefetch
     PREFETCH_REGATHER = 1, // replicas that are gathered again run ahead by one layer, or nothing is saved
+    RETURNS_MAX = 2,       // where they are, gradients of so many layers exist whole at a time, for the same reason
 };
 
 // How many gathers may be ahead of the expert step that runs: the gather of MoE layer i waits until
@@ -27,11 +28,12 @@ uint32_t dense_window(const Workload *work, uint32_t prefetch);
 
 // Where things stand, seconds since the iteration began.
 enum {
-    CLOCK_CHAIN,                          // computation and exchanges
-    CLOCK_QUEUE,                          // gathers
-    CLOCK_RETURN,                         // gradients on their way home
-    CLOCK_PORT,                           // of each level: busy until
-    CLOCK_READ = CLOCK_PORT + LEVELS_MAX, // experts of the MoE layers before were read, latest first
+    CLOCK_CHAIN,                           // computation and exchanges
+    CLOCK_QUEUE,                           // gathers
+    CLOCK_RETURN,                          // gradients on their way home
+    CLOCK_HOME,                            // those of the layers before were home, latest first
+    CLOCK_PORT = CLOCK_HOME + RETURNS_MAX, // of each level: busy until
+    CLOCK_READ = CLOCK_PORT + LEVELS_MAX,  // experts of the MoE layers before were read, latest first
     CLOCK_SIZE = CLOCK_READ + PREFETCH_MAX + 1,
 };
 

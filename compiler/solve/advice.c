@@ -308,7 +308,6 @@ void advise_memory(const Workload *work, const Candidate *smallest, Diag *diag)
     if (parts.experts + parts.others + parts.replicas < a.memory && !advise_fewer_tokens(&a, work->spec, "") &&
         tries_both)
         advise_fewer_tokens(&a, &bounded, " with 'capacity = 2' in the plan block");
-    double bytes = lowered_bytes(work->spec, &smallest->config, smallest->prefetch);
     diag_help(diag, "'memory = %s' per GPU is enough",
-              format_bytes(value, round_up(EXTRAPOLATED * fmax(bytes, smallest->memory_bytes))));
+              format_bytes(value, round_up(EXTRAPOLATED * smallest->memory_bytes)));
 }

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 // Longer names are cut; other solvers read up to 255 characters.
 enum { LP_NAME_MAX = 160 };
@@ -27,6 +28,7 @@ typedef struct {
     bool port_used[LEVELS_MAX];
     // Columns of the layer before; -1 stands for time 0.
     int end, queue, port[LEVELS_MAX], returned, *read; // read: [moe_count], of this pass
+    int home[RETURNS_MAX];                             // `returned` after the layers before, latest first
     uint32_t read_count;
 } Formulation;
 
@@ -173,6 +175,8 @@ static void formulate_dense(Formulation *f, uint32_t layer, bool backward)
     snprintf(name, sizeof(name), "%sbegin", pass);
     int begin = add_time(f, name);
     row_after(f, name, begin, f->end, NO_TERM, 0);
+    if (backward && f->home[RETURNS_MAX - 1] >= 0)
+        row_after(f, "back_dense_returned", begin, f->home[RETURNS_MAX - 1], NO_TERM, 0);
     snprintf(name, sizeof(name), "%sthere", pass);
     row_after(f, name, begin, queue, NO_TERM, 0);
     formulate_dense_ports(f, pass, &dense, begin);
@@ -193,6 +197,12 @@ static void formulate_dense_return(Formulation *f, uint32_t layer)
         row_after(f, "dense_return_queue", returned, f->returned, NO_TERM, home);
     formulate_dense_ports(f, "dense_return_", &dense, returned);
     f->returned = returned;
+}
+
+static void note_returns(Formulation *f)
+{
+    memmove(f->home + 1, f->home, (RETURNS_MAX - 1) * sizeof(*f->home));
+    f->home[0] = f->returned;
 }
 
 static void formulate_forward(Formulation *f, uint32_t layer)
@@ -249,6 +259,7 @@ static void formulate_backward(Formulation *f, uint32_t layer)
         row_after(f, "back_computed", end, f->end, NO_TERM, rest);
         f->end = end;
         formulate_dense_return(f, layer);
+        note_returns(f);
         return;
     }
     int start = add_time(f, "back_start"), queue = add_time(f, "back_queue");
@@ -258,6 +269,8 @@ static void formulate_backward(Formulation *f, uint32_t layer)
     formulate_window(f, "back_room_for_replica", queue, true);
     row_after(f, "back_tokens_there", start, f->end, TERM(backward_before), 0);
     row_after(f, "back_experts_there", start, queue, TERM(backward_kept), 0);
+    if (f->home[RETURNS_MAX - 1] >= 0)
+        row_after(f, "back_experts_returned", start, f->home[RETURNS_MAX - 1], TERM(backward_kept), 0);
     formulate_ports(f, "back_", start, TERM(backward_port_before), TERM(backward_port_after));
     row_after(f, "back_compute", computed, start, TERM(backward_compute), 0);
     f->read[f->read_count++] = computed;
@@ -270,6 +283,7 @@ static void formulate_backward(Formulation *f, uint32_t layer)
     f->queue = queue;
     f->returned = returned;
     formulate_dense_return(f, layer);
+    note_returns(f);
 }
 
 // "use_L3_dc2_gpu8": the name says which layer chooses what.
@@ -417,7 +431,8 @@ Formulated formulate(const Programme *programme, Arena *arena)
                      .horizon = horizon_s / unit_s,
                      .end = -1,
                      .queue = -1,
-                     .returned = -1};
+                     .returned = -1,
+                     .home = {-1, -1}};
     size_t binaries = (size_t)work->moe_count * programme->count;
     f.binary = arena_alloc_array(arena, binaries ? binaries : 1, sizeof(*f.binary));
     f.read = arena_alloc_array(scratch, work->moe_count + 1, sizeof(*f.read));

@@ -126,6 +126,16 @@ static double exact_bytes(const Workload *work, const Config *config, uint32_t p
     return bytes;
 }
 
+// Do gathers wait for the same under two prefetch depths?
+static bool is_alike(const Workload *work, const Config *config, uint32_t a, uint32_t b)
+{
+    Pass pass = work->spec->plan.pass;
+    uint32_t window = mix_window(pass, config, a);
+    bool alike =
+        window == mix_window(pass, config, b) || (window != PREFETCH_UNLIMITED && window + 1 >= work->moe_count);
+    return alike && dense_window(work, a) == dense_window(work, b);
+}
+
 // With the deepest prefetch that fits the memory.
 static void price(const Workload *work, const Config *config, Dispatch dispatch, MemoryOf memory_of,
                   Candidate *candidate)
@@ -133,10 +143,7 @@ static void price(const Workload *work, const Config *config, Dispatch dispatch,
     const Spec *spec = work->spec;
     *candidate = (Candidate){.config = *config, .prefetch = PREFETCH_UNLIMITED};
     for (size_t i = 0; i < PREFETCH_DEPTHS && !candidate->fits; i++) {
-        uint32_t window = mix_window(spec->plan.pass, config, mix_prefetches[i]);
-        if (i > 0 && window == mix_window(spec->plan.pass, config, candidate->prefetch))
-            continue;
-        if (i > 0 && window != PREFETCH_UNLIMITED && window + 1 >= work->moe_count)
+        if (i > 0 && is_alike(work, config, mix_prefetches[i], candidate->prefetch))
             continue;
         candidate->prefetch = mix_prefetches[i];
         candidate->memory_bytes = memory_of(work, config, mix_prefetches[i], dispatch);
@@ -288,12 +295,25 @@ static void report_too_big(const Choosing *c, const Candidate *smallest, const c
         advise_memory(c->work, smallest, diag);
 }
 
-static size_t smallest_candidate(const Solution *solution)
+enum { LOWERED_MAX = 8 }; // candidates that are lowered to know which one is smallest
+
+// The one that takes least, whose memory is what lowering says: estimates of deep models may be too small.
+static const Candidate *smallest_candidate(const Choosing *c)
 {
-    size_t smallest = 0;
-    for (size_t i = 1; i < solution->count; i++)
-        if (solution->candidates[i].memory_bytes < solution->candidates[smallest].memory_bytes)
-            smallest = i;
+    const Solution *solution = c->solution;
+    Dispatch dispatch = c->work->spec->plan.dispatch;
+    Candidate *smallest = NULL, *last = NULL;
+    for (int lowered = 0; lowered < LOWERED_MAX; lowered++) {
+        smallest = &solution->candidates[0];
+        for (size_t i = 1; i < solution->count; i++)
+            if (solution->candidates[i].memory_bytes < smallest->memory_bytes)
+                smallest = &solution->candidates[i];
+        if (smallest == last)
+            break;
+        last = smallest;
+        smallest->memory_bytes =
+            fmax(smallest->memory_bytes, exact_bytes(c->work, &smallest->config, smallest->prefetch, dispatch));
+    }
     return smallest;
 }
 
@@ -330,7 +350,7 @@ static bool choose_forced(Choosing *c, Diag *diag, bool *infeasible)
     solution->solver = "none";
     bool fits = false;
     for (size_t i = 0; i < PREFETCH_DEPTHS && !fits; i++) {
-        if (i > 0 && (c->options->prefetch != PREFETCH_UNLIMITED || mix_prefetches[i] + 1 >= c->work->moe_count))
+        if (i > 0 && (c->options->prefetch != PREFETCH_UNLIMITED || !mix_depth_differs(c->work, mix_prefetches[i])))
             continue;
         solution->mix.prefetch = i > 0 ? mix_prefetches[i] : c->options->prefetch;
         solution->memory_bytes = footprint_lowered(c->work, &solution->mix, c->work->spec->plan.dispatch);
@@ -378,7 +398,7 @@ static bool choose_freely(Choosing *c, Diag *diag, bool *infeasible)
     solution->uniform = best_that_fits(c);
     if (solution->uniform == solution->count) {
         *infeasible = true;
-        report_too_big(c, &solution->candidates[smallest_candidate(solution)], "no plan fits: even the smallest", diag);
+        report_too_big(c, smallest_candidate(c), "no plan fits: even the smallest", diag);
         return false;
     }
     mix_choose(c, diag);
