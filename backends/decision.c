@@ -149,13 +149,13 @@ static void append_gain(const Plan *plan, const Strategy *best, Text *out)
 }
 
 // No better than the best baseline: what the way that was not taken costs.
-static void append_no_gain(const Plan *plan, const Strategy *best, Text *out)
+static void append_no_gain(const Plan *plan, Text *out)
 {
     const Strategy *gather = plan_find_baseline(plan, "gather");
     char value[FORMAT_MAX], other[FORMAT_MAX];
     if (plan->status == STATUS_FORCED)
         return;
-    if (!gather || gather == best)
+    if (!gather)
         text_append(out,
                     plan->status == STATUS_OPTIMAL ? "; no smaller domain is faster" : "; no faster domain was found");
     else if (!gather->fits)
@@ -173,15 +173,19 @@ static void append_why(const Plan *plan, Text *out)
     if (plan->strategy_count < 2 || cluster_gpus(&plan->cluster) < 2)
         return;
     if (ratio <= 0) {
-        text_append(out, ": no baseline fits the memory of a GPU");
+        text_append(out, ": no form of EP fits the memory of a GPU");
         return;
     }
     if (fabs(ratio - 1) < EQUAL) {
-        text_format(out, ": as fast as %s, the best baseline", plan_strategy_phrase(best));
-        append_no_gain(plan, best, out);
+        text_append(out, ": as fast as ");
+        plan_append_strategy(plan, best, out);
+        text_append(out, ", the best baseline");
+        append_no_gain(plan, out);
         return;
     }
-    text_format(out, ": %.2fx as fast as %s, the best baseline", ratio, plan_strategy_phrase(best));
+    text_format(out, ": %.2fx as fast as ", ratio);
+    plan_append_strategy(plan, best, out);
+    text_append(out, ", the best baseline");
     append_gain(plan, best, out);
 }
 

@@ -82,18 +82,36 @@ static void print_figure(const char *value, const char *label, Text *out)
     text_format(out, "<div><b>%s</b><span>%s</span></div>\n", value, label);
 }
 
+static void print_throughput(const Plan *plan, Text *out)
+{
+    char value[FORMAT_MAX];
+    double tokens_per_s = plan_tokens_per_s(plan, plan->iteration_s);
+    double utilisation = plan_flop_utilisation(plan, plan->iteration_s);
+    if (tokens_per_s > 0)
+        print_figure(format_count(value, tokens_per_s), "tokens per second on all GPUs, predicted", out);
+    if (utilisation <= 0)
+        return;
+    snprintf(value, sizeof(value), "%.3g %%", 100 * utilisation);
+    print_figure(value, "model FLOP utilisation, predicted", out);
+}
+
 static void print_figures(const Plan *plan, const Simulation *simulation, Text *out)
 {
-    char value[FORMAT_MAX], what[96];
+    char value[FORMAT_MAX];
     const Strategy *best = plan_best_baseline(plan);
     double ratio = plan_speed_up(plan, best);
     text_append(out, "<div class=\"figures\">\n");
     print_figure(format_time(value, simulation->iteration_s), "iteration, simulated", out);
     if (ratio > 0) {
+        Text what = {0};
         snprintf(value, sizeof(value), "%.2f×", ratio);
-        snprintf(what, sizeof(what), "as fast as %s, the best baseline (predicted)", plan_strategy_phrase(best));
-        print_figure(value, what, out);
+        text_append(&what, "as fast as ");
+        plan_append_strategy(plan, best, &what);
+        text_append(&what, ", the best baseline (predicted)");
+        print_figure(value, what.data, out);
+        text_free(&what);
     }
+    print_throughput(plan, out);
     print_figure(format_time(value, simulation->last->exposed_s), "communication exposed, simulated", out);
     print_figure(format_time(value, simulation->last->hidden_s), "communication hidden, simulated", out);
     if (plan->arena_bytes > 0)

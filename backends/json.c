@@ -128,6 +128,21 @@ static void add_verdict(cJSON *solution, const Plan *plan)
     }
 }
 
+// null where the model has no tokens, or no parameters.
+static void add_known(cJSON *object, const char *key, double value)
+{
+    if (value > 0)
+        cJSON_AddNumberToObject(object, key, value);
+    else
+        cJSON_AddNullToObject(object, key);
+}
+
+static void add_throughput(cJSON *object, const Plan *plan, double iteration_s)
+{
+    add_known(object, "tokens_per_s", plan_tokens_per_s(plan, iteration_s));
+    add_known(object, "flop_utilisation", plan_flop_utilisation(plan, iteration_s));
+}
+
 static void add_solution(cJSON *root, const Plan *plan, double solve_s)
 {
     cJSON *object = add_object(root, "solution");
@@ -149,6 +164,7 @@ static void add_solution(cJSON *root, const Plan *plan, double solve_s)
     Arena *arena = arena_create();
     cJSON_AddNumberToObject(object, "simulated_s", simulated_iteration_s(plan));
     arena_destroy(arena);
+    add_throughput(object, plan, plan->iteration_s);
     add_verdict(object, plan);
     add_layers(object, plan);
 }
@@ -179,6 +195,7 @@ static void add_baselines(cJSON *root, const Plan *plan)
         cJSON *baseline = add_object(object, strategy->name);
         cJSON_AddNumberToObject(baseline, "iteration_s", strategy->iteration_s);
         cJSON_AddNumberToObject(baseline, "exposed_s", strategy->exposed_s);
+        add_throughput(baseline, plan, strategy->iteration_s);
         cJSON_AddStringToObject(baseline, "dispatch", dispatch_name(strategy->dispatch));
         cJSON_AddItemToObject(baseline, "domain", domain_array(plan, strategy->domain));
         cJSON_AddNumberToObject(baseline, "memory_bytes", strategy->memory_bytes);

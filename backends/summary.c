@@ -89,6 +89,19 @@ static void print_simulated(const Plan *plan, Text *out)
     text_append(out, "\n");
 }
 
+static void print_throughput(const Plan *plan, Text *out)
+{
+    char tokens[FORMAT_MAX];
+    double tokens_per_s = plan_tokens_per_s(plan, plan->iteration_s);
+    double utilisation = plan_flop_utilisation(plan, plan->iteration_s);
+    if (tokens_per_s <= 0)
+        return;
+    text_format(out, "this plan: %s tokens/s on all GPUs", format_count(tokens, tokens_per_s));
+    if (utilisation > 0)
+        text_format(out, ", model FLOP utilisation %.3g %%", 100 * utilisation);
+    text_append(out, "\n");
+}
+
 void summary_print_comparison(const Plan *plan, Text *out)
 {
     const Strategy *best = plan_best_baseline(plan);
@@ -108,6 +121,7 @@ void summary_print_comparison(const Plan *plan, Text *out)
     if (plan->strategy_count > 0)
         print_strategy(plan, &plan->strategies[0], true, best, out);
     assignment_print_line(plan, out);
+    print_throughput(plan, out);
     print_simulated(plan, out);
 }
 

@@ -59,15 +59,16 @@ static void describe_solution(const Compilation *compilation, Plan *plan)
     plan->status = solution->status;
     plan->gap = solution->gap;
     plan->iteration_s = solution->objective_s;
-    bool uniform = solution->uniform < solution->count;
     plan->strategies = arena_alloc_array(plan->arena, 3 + BASELINE_COUNT + CODEC_COUNT, sizeof(*plan->strategies));
-    plan->strategy_count = 1 + BASELINE_COUNT + uniform;
+    plan->strategy_count = 1;
     fill_strategy(&plan->strategies[0], "chosen", spec->plan.dispatch, &solution->mix.configs[0], &solution->cost);
     plan->strategies[0].memory_bytes = plan_memory_bytes(plan);
     for (int b = 0; b < BASELINE_COUNT; b++)
-        copy_strategy(&plan->strategies[1 + b], baseline_names[b], baseline_dispatch(b, spec), &solution->baselines[b]);
-    if (uniform)
-        copy_strategy(&plan->strategies[1 + BASELINE_COUNT], "uniform", spec->plan.dispatch,
+        if (planner_has_baseline(b, spec))
+            copy_strategy(&plan->strategies[plan->strategy_count++], baseline_names[b], baseline_dispatch(b, spec),
+                          &solution->baselines[b]);
+    if (solution->uniform < solution->count)
+        copy_strategy(&plan->strategies[plan->strategy_count++], "uniform", spec->plan.dispatch,
                       &solution->candidates[solution->uniform]);
     for (int codec = 0; codec < CODEC_COUNT; codec++) {
         const Solution *other = compilation->codecs[codec];

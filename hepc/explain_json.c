@@ -202,7 +202,8 @@ void explain_print_json(const Explanation *e, Text *out)
         cJSON_AddNumberToObject(root, "counted_s", e->counted_s);
     cJSON *baselines = cJSON_AddObjectToObject(root, "baselines");
     for (int b = 0; b < BASELINE_COUNT; b++)
-        cJSON_AddNumberToObject(baselines, baseline_names[b], solution->baselines[b].cost.iteration_s);
+        if (planner_has_baseline(b, e->work->spec))
+            cJSON_AddNumberToObject(baselines, baseline_names[b], solution->baselines[b].cost.iteration_s);
     add_breakdown(root, e);
     add_runs(root, e);
     add_limits(root, e);

@@ -57,11 +57,14 @@ static void print_choice(const Explanation *e, Text *out)
     text_format(out, "chosen: %s per iteration (%s, solver %s)\n", format_time(value, chosen_s),
                 status_name(solution->status), solution->solver);
     print_runs(e, out);
-    for (int b = 0; b < BASELINE_COUNT; b++)
+    for (int b = 0; b < BASELINE_COUNT; b++) {
+        if (!planner_has_baseline(b, e->work->spec))
+            continue;
         text_format(out, "  against %-9s %11s: %.2fx%s\n", baseline_names[b],
                     format_time(value, solution->baselines[b].cost.iteration_s),
                     solution->baselines[b].cost.iteration_s / chosen_s,
                     solution->baselines[b].fits ? "" : " (does not fit)");
+    }
     if (e->free_s > 0)
         text_format(out, "  the choice was forced; the planner's own takes %s (%.2fx)\n", format_time(value, e->free_s),
                     chosen_s / e->free_s);

@@ -58,9 +58,8 @@ static void collect_rows(Charting *c, size_t first, size_t stride)
 static const char *point_note(const Charting *c, const SweepRow *row, double speed_up, const char *baseline)
 {
     const char *unit = c->sweep->axes[c->x_axis].unit;
-    const Strategy strategy = {.name = baseline};
     return arena_format(c->arena, "%s %.6g%s%s: %.3gx as fast as %s", c->sweep->axes[c->x_axis].name,
-                        row->values[c->x_axis], *unit ? " " : "", unit, speed_up, plan_strategy_phrase(&strategy));
+                        row->values[c->x_axis], *unit ? " " : "", unit, speed_up, baseline);
 }
 
 static PlotSeries make_series(const Charting *c, size_t colour, bool over_ep)
@@ -76,7 +75,7 @@ static PlotSeries make_series(const Charting *c, size_t colour, bool over_ep)
             continue;
         series.x[series.count] = row->values[c->x_axis];
         series.y[series.count] = speed_up;
-        series.notes[series.count++] = point_note(c, row, speed_up, over_ep ? "ep" : row->best_baseline);
+        series.notes[series.count++] = point_note(c, row, speed_up, over_ep ? "plain EP" : row->best_phrase);
     }
     if (c->row_count)
         series.name = series_name(c, c->rows[0]);

@@ -21,6 +21,7 @@ typedef struct {
     double encode_bandwidth; // dense bytes of experts or gradients that are encoded per second,
     double decode_bandwidth; // and that are decoded
     EngineKind engine;       // that plans are for: whose scratch counts in the memory they promise
+    double peak_flops;       // what its data sheet promises; 0: not known, `compute_flops` counts
 } Device;
 
 // A worker of the outermost level, where these differ. A plan places workers at positions x_0: which of

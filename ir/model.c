@@ -17,6 +17,15 @@ static uint64_t feed_forward_elements(const ModelDims *dims, uint64_t inner)
     return activation_matrices(dims->activation) * (uint64_t)dims->hidden * inner;
 }
 
+double model_token_flops(const ModelDims *dims, Pass pass)
+{
+    if (dims->abstract || dims->active_parameters <= 0)
+        return 0;
+    double attended = (double)dims->heads * dims->head_dim; // scores and weighted values of half a sequence on average
+    double scores = 2.0 * dims->layers * dims->sequence * attended;
+    return (pass == PASS_TRAINING ? 3 : 1) * (2 * dims->active_parameters + scores);
+}
+
 uint64_t model_embedding_elements(const ModelDims *dims)
 {
     return ((uint64_t)dims->vocabulary + dims->sequence) * dims->hidden + norm_elements(dims);

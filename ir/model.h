@@ -18,7 +18,8 @@ typedef struct {
     double data_bytes;                          // D: token data before deduplication
     double expert_bytes;                        // P: owned experts as sent, after compression
     double pre_expert_s;                        // PE
-    double total_parameters, active_parameters; // of the whole model, and of what a token passes; 0 if unknown
+    double total_parameters, active_parameters; // of the whole model, and of what a token passes, positions not among
+                                                // them; 0 if unknown
 } ModelDims;
 
 // Weight layouts, row-major, in elements of the model's dtype (f32 for router and norms is not
@@ -34,6 +35,11 @@ uint64_t model_tokens(const ModelDims *); // per GPU: sequence x batch
 uint64_t model_embedding_elements(const ModelDims *), model_attention_elements(const ModelDims *),
     model_router_elements(const ModelDims *), model_ffn_elements(const ModelDims *),
     model_expert_elements(const ModelDims *), model_shared_elements(const ModelDims *);
+
+// Model FLOPs of a token in one iteration, as utilisation is counted: 2 per active parameter and those of attention
+// scores over the causal half, times 3 with a backward pass; what recomputation or padding costs is not in it. 0 where
+// parameters are not known.
+double model_token_flops(const ModelDims *, Pass pass);
 
 // Elements `first` to `first + count - 1` of a tensor.
 typedef struct {

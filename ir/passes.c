@@ -74,12 +74,32 @@ static bool begins_update(Op op)
     return op == OP_SQUARES || op == OP_OPTIMIZER;
 }
 
+// Nothing that computes before the updates waits for sums: they come after it. What the waits saved is memory alone.
+static void drop_waits_for_sums(Plan *plan, uint32_t end)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        Step *step = &plan->steps[i];
+        bool drops = i < end && stream_of(plan, i) != STREAM_SYNC;
+        uint32_t first = count;
+        for (uint32_t k = 0; k < step->after_count; k++) {
+            uint32_t earlier = plan->after[step->after_first + k];
+            if (!drops || stream_of(plan, earlier) != STREAM_SYNC)
+                plan->after[count++] = earlier;
+        }
+        step->after_first = first;
+        step->after_count = count - first;
+    }
+    plan->after_count = count;
+}
+
 // Sums come after the last step of the backward pass, before the first update or the norm.
 static bool hold_sums(Plan *plan, Arena *scratch)
 {
     uint32_t *order = arena_alloc_array(scratch, plan->step_count, sizeof(*order)), count = 0, end = 0;
     while (end < plan->step_count && !begins_update(plan->steps[end].op))
         end++;
+    drop_waits_for_sums(plan, end);
     for (int sums = 0; sums < 2; sums++)
         for (uint32_t i = 0; i < end; i++)
             if ((stream_of(plan, i) == STREAM_SYNC) == sums)

@@ -38,7 +38,7 @@ typedef struct {
 } Traffic;
 
 // A strategy that was evaluated; the first of a plan is the chosen one, the others are the
-// baselines of the comparison table ("ep", "ep_dedup", "gather", "uniform": the best single choice).
+// comparison table's ("ep", "ep_dedup", "ep_inside", "gather", "uniform": the best single choice; plan_facts.h).
 typedef struct {
     const char *name;
     Dispatch dispatch;

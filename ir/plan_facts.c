@@ -74,19 +74,21 @@ double traffic_fill(const Traffic *traffic)
     return traffic->exchange_bytes > 0 ? 1 - traffic->padding_bytes / traffic->exchange_bytes : 1;
 }
 
-// What strategies are called in tables and in sentences, and which of them one could run without a planner.
+// What strategies are called in tables and in sentences, and which of them people run without a planner.
 static const struct {
     const char *name, *title, *phrase;
+    bool inside; // the phrase ends with the level
     bool is_baseline;
 } strategy_names[] = {
-    {"ep", "plain EP", "plain EP", true},
-    {"ep_dedup", "EP, deduplicated", "deduplicated EP", true},
-    {"gather", "gather only", "gather-only", true},
-    {"uniform", "best single", "the best single choice", false},
-    {"codec_dense", "dense experts", "dense experts", false},
-    {"codec_sr", "experts by sr", "experts by sr", false},
-    {"codec_delta", "experts by delta", "experts by delta", false},
-    {"counted", "counted messages", "counted messages", false},
+    {"ep", "plain EP", "plain EP", false, true},
+    {"ep_dedup", "EP, deduplicated", "deduplicated EP", false, true},
+    {"ep_inside", "EP inside", "EP inside each ", true, true},
+    {"gather", "gather only", "gather-only", false, false},
+    {"uniform", "best single", "the best single choice", false, false},
+    {"codec_dense", "dense experts", "dense experts", false, false},
+    {"codec_sr", "experts by sr", "experts by sr", false, false},
+    {"codec_delta", "experts by delta", "experts by delta", false, false},
+    {"counted", "counted messages", "counted messages", false, false},
 };
 
 const char *plan_strategy_title(const Strategy *strategy, bool chosen)
@@ -97,12 +99,23 @@ const char *plan_strategy_title(const Strategy *strategy, bool chosen)
     return chosen ? "this plan" : strategy->name;
 }
 
-const char *plan_strategy_phrase(const Strategy *strategy)
+// The outermost level that has several workers.
+static const char *outermost_name(const Cluster *cluster)
 {
-    for (size_t i = 0; i < COUNT_OF(strategy_names); i++)
-        if (strcmp(strategy->name, strategy_names[i].name) == 0)
-            return strategy_names[i].phrase;
-    return strategy->name;
+    uint32_t level = 0;
+    while (level + 1 < cluster->level_count && cluster->levels[level].count < 2)
+        level++;
+    return cluster->levels[level].name;
+}
+
+void plan_append_strategy(const Plan *plan, const Strategy *strategy, Text *out)
+{
+    size_t i = 0;
+    while (i < COUNT_OF(strategy_names) && strcmp(strategy->name, strategy_names[i].name) != 0)
+        i++;
+    text_append(out, i < COUNT_OF(strategy_names) ? strategy_names[i].phrase : strategy->name);
+    if (i < COUNT_OF(strategy_names) && strategy_names[i].inside)
+        text_append(out, outermost_name(&plan->cluster));
 }
 
 const Strategy *plan_best_baseline(const Plan *plan)
@@ -120,6 +133,21 @@ double plan_speed_up(const Plan *plan, const Strategy *over)
 {
     double chosen_s = plan->strategy_count > 0 ? plan->strategies[0].iteration_s : 0;
     return over && chosen_s > 0 ? over->iteration_s / chosen_s : 0;
+}
+
+double plan_tokens_per_s(const Plan *plan, double iteration_s)
+{
+    if (plan->model.abstract || !(iteration_s > 0))
+        return 0;
+    return (double)model_tokens(&plan->model) * (double)cluster_gpus(&plan->cluster) / iteration_s;
+}
+
+double plan_flop_utilisation(const Plan *plan, double iteration_s)
+{
+    const Device *device = &plan->cluster.device;
+    double peak_flops = device->peak_flops > 0 ? device->peak_flops : device->compute_flops;
+    double flops = plan_tokens_per_s(plan, iteration_s) * model_token_flops(&plan->model, plan->pass);
+    return flops / (peak_flops * (double)cluster_gpus(&plan->cluster));
 }
 
 const Strategy *plan_find_baseline(const Plan *plan, const char *name)

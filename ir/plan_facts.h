@@ -2,6 +2,7 @@
 #ifndef HEP_PLAN_FACTS_H
 #define HEP_PLAN_FACTS_H
 
+#include "ir/base/text.h"
 #include "ir/plan.h"
 
 // GPU pairs that talk, all GPUs together, in one layer: by one exchange, by its gathers (HybridEP,
@@ -30,14 +31,19 @@ size_t traffic_kind_count(const Plan *plan);
 double traffic_of_kind(const Traffic *traffic, size_t kind);
 double traffic_total(const Traffic *traffic);
 double traffic_fill(const Traffic *traffic); // of the bytes of rows, what is rows: 1 where exchanges are counted
-// What people call a strategy: "EP, deduplicated" in a table, "deduplicated EP" in a sentence.
+// What people call a strategy: "EP, deduplicated" in a table, "deduplicated EP" or "EP inside each dc" in a sentence.
 const char *plan_strategy_title(const Strategy *strategy, bool chosen);
-const char *plan_strategy_phrase(const Strategy *strategy);
+void plan_append_strategy(const Plan *plan, const Strategy *strategy, Text *out);
 const Strategy *plan_find_baseline(const Plan *plan, const char *name); // NULL if there is none
-// The fastest that fits of what one could run without a planner: plain EP, deduplicated EP, gather-only; NULL if none
-// fits. What a plan is worth is its speed-up over this one.
+// The fastest that fits of what people run without a planner: plain EP, deduplicated EP and, when training, EP inside
+// each worker of the outermost level; NULL if none fits. What a plan is worth is its speed-up over this one.
 const Strategy *plan_best_baseline(const Plan *plan);
 double plan_speed_up(const Plan *plan, const Strategy *over); // 0 where one of the two is not known
+// Tokens that all GPUs together pass per second, when an iteration takes so long; and the model FLOPs of these tokens
+// over what the GPUs could compute at their peak (docs/cost-model.md, "Tokens per second"). 0 where not known:
+// workloads given by volumes have no tokens.
+double plan_tokens_per_s(const Plan *plan, double iteration_s);
+double plan_flop_utilisation(const Plan *plan, double iteration_s);
 // One past the last of the choices from `first` on that are all alike.
 uint32_t plan_choice_run_end(const Plan *plan, uint32_t first);
 // Bytes one worker of `level` sends through its port in the chosen strategy: what crosses a level also

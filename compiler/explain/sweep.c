@@ -50,6 +50,12 @@ static void fill_row(const Plan *plan, SweepRow *row)
     row->gap = plan->gap;
     row->over_best = plan_speed_up(plan, best);
     snprintf(row->best_baseline, sizeof(row->best_baseline), "%s", best ? best->name : "");
+    if (best) {
+        Text phrase = {0};
+        plan_append_strategy(plan, best, &phrase);
+        snprintf(row->best_phrase, sizeof(row->best_phrase), "%s", phrase.data);
+        text_free(&phrase);
+    }
     row->over_ep = ep ? ep->iteration_s / plan->iteration_s : 0;
     row->over_dedup = dedup ? dedup->iteration_s / plan->iteration_s : 0;
     row->outer_bytes = traffic_total(&plan->strategies[0].traffic[0]);

@@ -19,6 +19,7 @@ typedef struct {
     double iteration_s, simulated_s, gap;
     double over_best, over_ep, over_dedup; // speed-ups; over the best baseline that fits: 0 if none does
     char best_baseline[16];                // its name in plans; "" if none fits
+    char best_phrase[128];                 // and in a sentence
     double outer_bytes;                    // a GPU sends over the outermost level
     double memory_bytes;
 } SweepRow;

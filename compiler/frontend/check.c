@@ -71,6 +71,21 @@ static void check_gpu_count(Checker *checker)
     }
 }
 
+static void check_device(Checker *checker)
+{
+    Device *device = &checker->spec->cluster.device;
+    const AstEntry *peak = checker->keys[KEY_DEVICE_peak];
+    char value[FORMAT_MAX];
+    if (!checker->keys[KEY_DEVICE_encode_bandwidth])
+        device->encode_bandwidth = device->memory_bandwidth / 2;
+    if (!checker->keys[KEY_DEVICE_decode_bandwidth])
+        device->decode_bandwidth = device->memory_bandwidth / 2;
+    if (peak && device->peak_flops > 0 && device->peak_flops < device->compute_flops)
+        diag_error(checker->diag, value_span(checker, peak),
+                   "'peak' is less than 'compute', %s, which is what is sustained",
+                   format_rate(value, device->compute_flops));
+}
+
 static void check_cluster(Checker *checker)
 {
     Spec *spec = checker->spec;
@@ -87,10 +102,7 @@ static void check_cluster(Checker *checker)
     const AstEntry none = {.name_span = block->name_span};
     const AstEntry *device = checker->blocks[BLOCK_DEVICE];
     check_block(checker, BLOCK_DEVICE, device ? device : &none, &spec->cluster.device);
-    if (!checker->keys[KEY_DEVICE_encode_bandwidth])
-        spec->cluster.device.encode_bandwidth = spec->cluster.device.memory_bandwidth / 2;
-    if (!checker->keys[KEY_DEVICE_decode_bandwidth])
-        spec->cluster.device.decode_bandwidth = spec->cluster.device.memory_bandwidth / 2;
+    check_device(checker);
     spec->memory_span =
         checker->keys[KEY_DEVICE_memory] ? value_span(checker, checker->keys[KEY_DEVICE_memory]) : spec->cluster_span;
     if (!has_errors_since(checker, mark))

@@ -349,7 +349,8 @@ Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPa
                   .dispatch = dispatch,
                   .arena = arena,
                   .plan = plan,
-                  .builder = builder_create(arena, plan)};
+                  .builder = builder_create(arena, plan),
+                  .limit = NONE};
     l.layers = arena_alloc_array(arena, work->layer_count, sizeof(*l.layers));
     l.moe_index = arena_alloc_array(arena, work->layer_count, sizeof(*l.moe_index));
     l.reads = arena_alloc_array(arena, work->layer_count, sizeof(*l.reads));

@@ -1,6 +1,7 @@
 // Lowering of the backward pass and the optimizer: the forward schedule reversed. Result gradients go out the way rows
 // went, row gradients come back; how gradients of migrated experts go home is lower_migration.c's matter.
 #include <stdio.h>
+#include <string.h>
 
 #include "compiler/lowering/lowering.h"
 
@@ -175,6 +176,8 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
     };
     int32_t dheld = migrated ? lowering_add_temporary(l, k, "dheld", model->dtype, l->held_rows, l->share_cols)
                              : lowering_add_gradient(l, layer->experts, (int32_t)k);
+    if (returns_are_limited(l->work, l->config->regather))
+        l->limit = lowering_return_limit(l);
     GradientSum sum = lowering_begin_sum(l, (int32_t)k, dheld);
     StepBuffers expert = {.expert_backward = {.rows = last->rows,
                                               .records = last->records,
@@ -186,7 +189,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
                                               .dexperts = sum.part}};
     StepSpec step = {
         .op = OP_EXPERT_BACKWARD, .layer = (int32_t)k, .level = NONE, .group = NONE, .cost_s = 2 * l->cost.expert_s};
-    lowering_note_read(l, builder_add_step(l->builder, step, expert));
+    lowering_note_read(l, lowering_limited(l, builder_add_step(l->builder, step, expert)));
     lowering_accumulate(l, &sum, sum.part);
     lowering_end_sum(l, &sum);
     lowering_add_mean(l, k);
@@ -223,6 +226,7 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
             lowering_gather_bundle_again(l, (int32_t)k, layer->dense, layer->kept_dense, lowering_dense_limit(l));
     if (l->plan->recompute)
         add_again(l, k);
+    l->limit = returns_are_limited(l->work, l->spec->plan.regather_dense) ? lowering_return_limit(l) : NONE;
     GradientSum sum =
         lowering_begin_sum(l, (int32_t)k, lowering_add_bundle_gradient(l, (int32_t)k, layer->dense, layer->held_dense));
     if (work->is_moe) {
@@ -237,6 +241,8 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
     lowering_accumulate(l, &sum, sum.part);
     lowering_end_sum(l, &sum);
     note_update(l, (int32_t)k, layer->dense, lowering_return_bundle(l, (int32_t)k, layer->dense, sum.whole));
+    memmove(l->home + 1, l->home, (RETURNS_MAX - 1) * sizeof(*l->home));
+    l->home[0] = l->returned;
 }
 
 void lowering_add_backward(Lowering *l)
@@ -257,6 +263,9 @@ void lowering_add_backward(Lowering *l)
     lowering_add_local(l, OP_LOSS_BACKWARD, NONE, 2 * l->work->loss_s, loss);
     lowering_accumulate(l, &sum, sum.part);
     l->read_count = 0;
+    l->returned = l->limit = NONE;
+    for (int i = 0; i < RETURNS_MAX; i++)
+        l->home[i] = NONE;
     for (uint32_t k = l->work->layer_count; k-- > 0;)
         add_layer_backward(l, k, dx);
     int32_t part = lowering_add_cleared_part(l, &sum, "words");

@@ -194,7 +194,7 @@ int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
         snprintf(name, sizeof(name), "d.%s", cluster->levels[level].name);
         int32_t shard = rows == 1 ? lowering_add_gradient(l, bundle, layer) : add_held(l, layer, bundle, rows, name);
         StepBuffers operands = {.reduce_scatter = {.gathered = gradient, .shard = shard}};
-        builder_add_step(l->builder, bundle_step(l, OP_REDUCE_SCATTER, layer, level, &cost), operands);
+        l->returned = builder_add_step(l->builder, bundle_step(l, OP_REDUCE_SCATTER, layer, level, &cost), operands);
         gradient = shard;
     }
     return gradient;
@@ -266,7 +266,7 @@ static void return_packets(Lowering *l, uint32_t k, uint32_t level, StepSpec ste
     add_local(l, OP_ENCODE_GRADIENT, k, dense_bytes(l, held - own) / device->encode_bandwidth, encode);
     step.op = OP_RETURN_PACKETS;
     builder_add_step(l->builder, step, send);
-    add_local(l, OP_DECODE_GRADIENT, k, dense_bytes(l, own) / device->decode_bandwidth, decode);
+    l->returned = add_local(l, OP_DECODE_GRADIENT, k, dense_bytes(l, own) / device->decode_bandwidth, decode);
 }
 
 int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
@@ -291,7 +291,7 @@ int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
                          .bytes = l->cost.reduce_bytes[level]};
         StepBuffers operands = {.reduce_scatter = {.gathered = dheld, .shard = shard}};
         if (spec->plan.gradient == GRADIENT_DENSE)
-            builder_add_step(l->builder, step, operands);
+            l->returned = builder_add_step(l->builder, step, operands);
         else
             return_packets(l, k, level, step, dheld, shard);
         dheld = shard;

@@ -33,7 +33,7 @@ static void add_clear(Lowering *l, int32_t layer, int32_t buffer, StepWhen when)
                      .group = NONE,
                      .cost_s = lowering_move_s(l, bytes),
                      .when = when};
-    builder_add_step(l->builder, step, (StepBuffers){.clear = {.sum = buffer}});
+    lowering_limited(l, builder_add_step(l->builder, step, (StepBuffers){.clear = {.sum = buffer}}));
 }
 
 GradientSum lowering_begin_sum(Lowering *l, int32_t layer, int32_t whole)

@@ -6,10 +6,18 @@ double lowering_move_s(const Lowering *l, double bytes)
     return bytes / l->spec->cluster.device.memory_bandwidth;
 }
 
+int32_t lowering_limited(Lowering *l, int32_t step)
+{
+    if (l->limit != NONE)
+        builder_add_after(l->builder, step, l->limit);
+    l->limit = NONE;
+    return step;
+}
+
 int32_t lowering_add_local(Lowering *l, Op op, int32_t layer, double cost_s, StepBuffers operands)
 {
     StepSpec step = {.op = op, .layer = layer, .level = NONE, .group = NONE, .cost_s = cost_s};
-    return builder_add_step(l->builder, step, operands);
+    return lowering_limited(l, builder_add_step(l->builder, step, operands));
 }
 
 void lowering_enter(Lowering *l, uint32_t layer)
@@ -39,6 +47,11 @@ int32_t lowering_prefetch_limit(const Lowering *l)
 int32_t lowering_dense_limit(const Lowering *l)
 {
     return read_before(l, dense_window(l->work, l->mix->prefetch));
+}
+
+int32_t lowering_return_limit(const Lowering *l)
+{
+    return l->home[RETURNS_MAX - 1];
 }
 
 int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols)

@@ -58,6 +58,9 @@ typedef struct {
     int32_t embedding, held_embedding; // as owned, as steps read it
     WeightUpdate *updates;
     uint32_t update_count;
+    int32_t returned;          // the last step that brings gradients home; NONE if there was none
+    int32_t home[RETURNS_MAX]; // the same after the layers before, latest first
+    int32_t limit;             // what the next step of the computation waits for besides its data
 } Lowering;
 
 // lowering.c.
@@ -69,10 +72,15 @@ void lowering_note_read(Lowering *l, int32_t step);
 // that was entered; of dense weights.
 int32_t lowering_prefetch_limit(const Lowering *l);
 int32_t lowering_dense_limit(const Lowering *l);
+// Gradients that are whole until they are home, of weights that are gathered again: those of a layer wait for the layer
+// RETURNS_MAX before. The step to wait for; NONE.
+int32_t lowering_return_limit(const Lowering *l);
 int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols);
 // Expected seconds to read and write `bytes` of device memory.
 double lowering_move_s(const Lowering *l, double bytes);
-// A step that talks to nobody.
+// The step of the computation waits for `limit`, too, which then holds no other one back.
+int32_t lowering_limited(Lowering *l, int32_t step);
+// A step of the computation that talks to nobody.
 int32_t lowering_add_local(Lowering *l, Op op, int32_t layer, double cost_s, StepBuffers operands);
 
 // lower_rows.c. Names of buffers end with `suffix`.

@@ -18,12 +18,18 @@ uint32_t dense_window(const Workload *work, uint32_t prefetch)
     return prefetch < PREFETCH_REGATHER ? prefetch : PREFETCH_REGATHER;
 }
 
+bool returns_are_limited(const Workload *work, bool regather)
+{
+    return regather || work->spec->plan.recomputes;
+}
+
 static Clock clock_at(double s)
 {
     Clock clock = {0};
     for (int i = CLOCK_READ; i < CLOCK_SIZE; i++)
         clock.at_s[i] = -INFINITY;
-    clock.at_s[CLOCK_RETURN] = -INFINITY;
+    for (int i = CLOCK_RETURN; i < CLOCK_PORT; i++)
+        clock.at_s[i] = -INFINITY;
     clock.at_s[CLOCK_CHAIN] = clock.at_s[CLOCK_QUEUE] = s;
     for (uint32_t j = 0; j < LEVELS_MAX; j++)
         clock.at_s[CLOCK_PORT + j] = s;
@@ -68,6 +74,18 @@ static void advance_queue(double *at_s, double gather_s, uint32_t window)
     at_s[CLOCK_QUEUE] += gather_s;
 }
 
+// Where gradients are not to wait in many layers: those of the layer RETURNS_MAX before are home.
+static double returns_before(const double *at_s)
+{
+    return at_s[CLOCK_HOME + RETURNS_MAX - 1];
+}
+
+static void note_returns(double *at_s)
+{
+    memmove(at_s + CLOCK_HOME + 1, at_s + CLOCK_HOME, (RETURNS_MAX - 1) * sizeof(*at_s));
+    at_s[CLOCK_HOME] = at_s[CLOCK_RETURN];
+}
+
 static void note_read(double *at_s, double read_s)
 {
     memmove(at_s + CLOCK_READ + 1, at_s + CLOCK_READ, PREFETCH_MAX * sizeof(*at_s));
@@ -87,6 +105,14 @@ static void await_dense(const Workload *work, const ClockedLayer *of, const Bund
         at_s[CLOCK_PORT + j] += dense->port_s[j];
         at_s[CLOCK_CHAIN] = fmax(at_s[CLOCK_CHAIN], at_s[CLOCK_PORT + j]);
     }
+    if (out)
+        out->gather_wait_s += at_s[CLOCK_CHAIN] - ready_s;
+}
+
+static void await_returns(double *at_s, IterationCost *out)
+{
+    double ready_s = at_s[CLOCK_CHAIN];
+    at_s[CLOCK_CHAIN] = fmax(ready_s, returns_before(at_s));
     if (out)
         out->gather_wait_s += at_s[CLOCK_CHAIN] - ready_s;
 }
@@ -170,10 +196,13 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     double *at_s = clock->at_s;
     if (work->spec->plan.regather_dense)
         await_dense(work, of, &cost->dense_again, at_s, out);
+    if (returns_are_limited(work, work->spec->plan.regather_dense))
+        await_returns(at_s, out);
     if (!layer->is_moe) {
         pass_dense(work, of, true, at_s, out);
         if (shares_dense(work))
             return_dense(work, of, at_s);
+        note_returns(at_s);
         return;
     }
     PassCost pass;
@@ -184,6 +213,8 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
         advance_queue(at_s, cost->again_s, mix_window(PASS_TRAINING, config, of->prefetch));
         start_s = fmax(start_s, at_s[CLOCK_QUEUE]);
     }
+    if (returns_are_limited(work, config->regather))
+        start_s = fmax(start_s, returns_before(at_s));
     uint32_t levels = work->spec->cluster.level_count;
     for (uint32_t j = 0; j < levels; j++) {
         double *port_s = &at_s[CLOCK_PORT + j];
@@ -202,6 +233,7 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     at_s[CLOCK_CHAIN] = computed_s + pass.after_s;
     if (shares_dense(work))
         return_dense(work, of, at_s);
+    note_returns(at_s);
     note_spent(&pass, start_s - ready_s, out);
 }
 

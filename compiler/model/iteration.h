@@ -16,6 +16,7 @@ enum {
     PREFETCH_UNLIMITED = UINT32_MAX,
     PREFETCH_MAX = 8,      // the deepest limited prefetch
     PREFETCH_REGATHER = 1, // replicas that are gathered again run ahead by one layer, or nothing is saved
+    RETURNS_MAX = 2,       // where they are, gradients of so many layers exist whole at a time, for the same reason
 };
 
 // How many gathers may be ahead of the expert step that runs: the gather of MoE layer i waits until
@@ -25,13 +26,18 @@ uint32_t mix_window(Pass pass, const Config *config, uint32_t prefetch);
 // The same of the gather of a layer's dense weights: until the experts of that many MoE layers before were read.
 uint32_t dense_window(const Workload *work, uint32_t prefetch);
 
+// Do gradients of weights wait for those of the layer RETURNS_MAX before, so that they do not pile up? Where memory is
+// saved: the weights are gathered again, or activations are computed again.
+bool returns_are_limited(const Workload *work, bool regather);
+
 // Where things stand, seconds since the iteration began.
 enum {
-    CLOCK_CHAIN,                          // computation and exchanges
-    CLOCK_QUEUE,                          // gathers
-    CLOCK_RETURN,                         // gradients on their way home
-    CLOCK_PORT,                           // of each level: busy until
-    CLOCK_READ = CLOCK_PORT + LEVELS_MAX, // experts of the MoE layers before were read, latest first
+    CLOCK_CHAIN,                           // computation and exchanges
+    CLOCK_QUEUE,                           // gathers
+    CLOCK_RETURN,                          // gradients on their way home
+    CLOCK_HOME,                            // those of the layers before were home, latest first
+    CLOCK_PORT = CLOCK_HOME + RETURNS_MAX, // of each level: busy until
+    CLOCK_READ = CLOCK_PORT + LEVELS_MAX,  // experts of the MoE layers before were read, latest first
     CLOCK_SIZE = CLOCK_READ + PREFETCH_MAX + 1,
 };
 

@@ -1,5 +1,5 @@
-// See advice.h. Nothing is advised that was not tried: more GPUs, each of which owns less then, smaller batches and
-// sequences, a capacity, more memory.
+// See advice.h. Nothing is advised that was not tried: what was asked for and could be otherwise, more GPUs, each of
+// which owns less then, a capacity, smaller batches and sequences, more memory; two at a time where one is not enough.
 #include "compiler/solve/advice.h"
 
 #include <math.h>
@@ -8,16 +8,18 @@
 #include "ir/codec.h"
 
 enum { GROWN_MAX = 64 };  // times the GPUs there are
-enum { TRIES_MAX = 600 }; // configurations measured, all together; what was not tried is not spoken of
+enum { TRIES_MAX = 300 }; // configurations measured for one question; what was not tried is not spoken of
+enum { LOOKS_MAX = 60 };  // of them for one input
 
 static const double EXTRAPOLATED = 1.01; // a deep model's figure is: one per cent more is certain to do
+static const double ADVISED_CAPACITY = 2;
 
 typedef struct {
     const Workload *work;
     const Candidate *smallest;
     Diag *diag;
     double memory;
-    uint32_t tried;
+    uint32_t tried; // for the present question
 } Advising;
 
 // The next larger figure of three digits: what is advised must do when typed in.
@@ -32,9 +34,18 @@ static double round_up(double bytes)
 typedef struct {
     double experts, others; // weights with what training keeps for each: gradients, optimizer state
     double replicas;        // what codecs remember
-    double rest;            // activations, messages, gathered experts
+    double gathered;        // what is there however few the tokens: gathered weights, their gradients, scratch
+    double tokens;          // activations and messages
     double owned;           // experts of a layer that a GPU owns, parts included
 } Parts;
+
+// What a rank takes besides weights when it has a single token.
+static double least_rest(const Advising *a, double kept)
+{
+    Spec spec = *a->work->spec;
+    spec.model.batch = spec.model.sequence = 1;
+    return footprint_total(&spec, &a->smallest->config, a->smallest->prefetch, spec.plan.dispatch) - kept;
+}
 
 static Parts parts_of(const Advising *a)
 {
@@ -59,7 +70,9 @@ static Parts parts_of(const Advising *a)
             experts += a->work->layers[k].expert_bytes;
         parts.experts = kept * experts / weights;
         parts.others = kept - parts.experts;
-        parts.rest = total - kept - parts.replicas;
+        double rest = total - kept - parts.replicas;
+        parts.gathered = fmin(rest, fmax(0, least_rest(a, kept + parts.replicas)));
+        parts.tokens = rest - parts.gathered;
     }
     plan_destroy(plan);
     arena_destroy(arena);
@@ -68,26 +81,40 @@ static Parts parts_of(const Advising *a)
 
 static void say_parts(const Advising *a, const Parts *parts)
 {
-    char experts[FORMAT_MAX], others[FORMAT_MAX], rest[FORMAT_MAX], replicas[FORMAT_MAX];
+    char experts[FORMAT_MAX], others[FORMAT_MAX], tokens[FORMAT_MAX], gathered[FORMAT_MAX], replicas[FORMAT_MAX];
     bool training = a->work->spec->plan.pass == PASS_TRAINING;
     if (parts->experts <= 0)
         return;
     format_bytes(replicas, parts->replicas);
     diag_help(a->diag,
-              "%s are %s of %.3g expert%s per layer, %s of the rest of the model; %s%s%s are activations and "
-              "messages",
+              "%s are %s of %.3g expert%s per layer, %s of the rest of the model; %s%s%s are gathered weights%s and "
+              "scratch, %s activations and messages",
               format_bytes(experts, parts->experts), training ? "weights, gradients and optimizer state" : "weights",
               parts->owned, parts->owned == 1 ? "" : "s", format_bytes(others, parts->others),
               parts->replicas > 0 ? replicas : "", parts->replicas > 0 ? " are what the codec remembers, " : "",
-              format_bytes(rest, parts->rest));
+              format_bytes(gathered, parts->gathered), training ? ", their gradients" : "",
+              format_bytes(tokens, parts->tokens));
 }
 
 // ---- what would fit --------------------------------------------------------------------------
 
+// What a plan of one configuration takes, lowered as it would be.
+static double lowered_bytes(const Spec *spec, const Config *config, uint32_t prefetch)
+{
+    Arena *arena = arena_create();
+    const Workload *work = workload_derive(spec, arena);
+    Mix mix = mix_uniform(work, config, prefetch, arena);
+    double bytes = footprint_lowered(work, &mix, spec->plan.dispatch);
+    arena_destroy(arena);
+    return bytes;
+}
+
+// Estimates exclude, as the planner's do, and lowering decides.
 static bool one_fits(Advising *a, const Spec *spec, const Config *config)
 {
     a->tried++;
-    return EXTRAPOLATED * footprint_total(spec, config, 0, spec->plan.dispatch) <= a->memory;
+    return EXTRAPOLATED * footprint_total(spec, config, 0, spec->plan.dispatch) <= a->memory &&
+           lowered_bytes(spec, config, 0) <= a->memory;
 }
 
 // The next configuration of domain sizes that divide.
@@ -120,7 +147,7 @@ static bool next_config(const Spec *spec, Config *config)
     return more;
 }
 
-// Does any configuration fit? Those of the unchanged input that are smallest are tried first.
+// Does any configuration fit? Those of the unchanged input that are smallest are tried first, then plain EP.
 static bool fits(Advising *a, const Spec *spec)
 {
     Config config = a->smallest->config;
@@ -135,81 +162,127 @@ static bool fits(Advising *a, const Spec *spec)
     if (spec->plan.domain_request != DOMAIN_AUTO)
         return false;
     config = (Config){0};
+    spec_ep_domain(spec, config.domain);
+    if (one_fits(a, spec, &config))
+        return true;
     for (uint32_t l = 0; l < spec->cluster.level_count; l++)
         config.domain[l] = l < spec->replica_levels ? spec->cluster.levels[l].count : 1;
+    uint32_t most = a->tried + LOOKS_MAX < TRIES_MAX ? a->tried + LOOKS_MAX : TRIES_MAX;
     do
         if (spec_domain_is_valid(spec, config.domain) && one_fits(a, spec, &config))
             return true;
-    while (a->tried < TRIES_MAX && next_config(spec, &config));
+    while (a->tried < most && next_config(spec, &config));
     return false;
 }
 
-// The smallest larger count of a level with which GPUs own fewer experts and a plan fits; 0 if there is none. What the
-// rest of the model needs stays; with it alone too large there is nothing to try.
-static uint32_t count_that_fits(Advising *a, uint32_t level, const Parts *parts)
+// With so many workers of a level, of which each GPU owns fewer experts. What is kept of all weights is known without
+// lowering anything; with that alone too large there is nothing to try.
+static bool fits_with_count(Advising *a, const Spec *spec, uint32_t level, uint32_t count, const Parts *parts)
 {
-    Spec larger = *a->work->spec;
-    uint32_t *count = &larger.cluster.levels[level].count;
-    uint64_t most = (uint64_t)*count * GROWN_MAX;
-    for (++*count; *count <= most && a->tried < TRIES_MAX; ++*count) {
-        larger.replica_levels = spec_replica_levels(&larger.cluster, larger.plan.pass, larger.model.experts);
-        double owned = larger.model.experts / workload_shards(&larger);
-        double kept = parts->others + parts->experts * owned / parts->owned;
-        bool encodable = !spec_encodes_experts(&larger) || spec_owns_whole_experts(&larger);
-        if (owned < parts->owned && encodable && kept < a->memory && fits(a, &larger))
-            return *count;
-    }
-    return 0;
+    Spec larger = *spec;
+    larger.cluster.levels[level].count = count;
+    larger.replica_levels = spec_replica_levels(&larger.cluster, larger.plan.pass, larger.model.experts);
+    double owned = larger.model.experts / workload_shards(&larger);
+    double shared = (double)cluster_gpus(&spec->cluster) / (double)cluster_gpus(&larger.cluster);
+    double others = parts->others * (larger.plan.pass == PASS_TRAINING ? shared : 1);
+    double kept = others + parts->experts * owned / parts->owned;
+    bool encodable = !spec_encodes_experts(&larger) || spec_owns_whole_experts(&larger);
+    return owned < parts->owned && encodable && kept < a->memory && fits(a, &larger);
 }
 
-static void advise_gpus(Advising *a, const Parts *parts)
+// The smallest larger count of a level with which a plan fits, 0 if there is none: doubled until one does, then those
+// since the last doubling.
+static uint32_t count_that_fits(Advising *a, const Spec *spec, uint32_t level, const Parts *parts)
 {
-    const Spec *spec = a->work->spec;
+    uint32_t now = spec->cluster.levels[level].count;
+    uint64_t enough = 2 * (uint64_t)now;
+    a->tried = 0;
+    while (enough <= (uint64_t)now * GROWN_MAX && !fits_with_count(a, spec, level, (uint32_t)enough, parts))
+        enough *= 2;
+    if (enough > (uint64_t)now * GROWN_MAX)
+        return 0;
+    a->tried = 0;
+    for (uint32_t count = (uint32_t)enough / 2 + 1; count < enough && a->tried < TRIES_MAX; count++)
+        if (fits_with_count(a, spec, level, count, parts))
+            return count;
+    return (uint32_t)enough;
+}
+
+// Says of each level how many workers would do. Returns whether any number does.
+static bool advise_counts(Advising *a, const Spec *spec, const Parts *parts, const char *with)
+{
     const Cluster *cluster = &spec->cluster;
     bool any = false;
     for (uint32_t l = 0; l < cluster->level_count && parts->owned > 0; l++) {
         bool heterogeneous = l == 0 && cluster->port_count; // which workers there would be besides, nobody knows
-        uint32_t count = heterogeneous ? 0 : count_that_fits(a, l, parts);
+        uint32_t count = heterogeneous ? 0 : count_that_fits(a, spec, l, parts);
         if (!count)
             continue;
-        diag_help(a->diag, "more GPUs help: level '%s' with 'count = %u' fits (%llu GPUs)", cluster->levels[l].name,
-                  count, (unsigned long long)(cluster_gpus(cluster) / cluster->levels[l].count * count));
+        diag_help(a->diag, "more GPUs help%s: level '%s' with 'count = %u' fits (%llu GPUs)", with,
+                  cluster->levels[l].name, count,
+                  (unsigned long long)(cluster_gpus(cluster) / cluster->levels[l].count * count));
         any = true;
     }
-    if (!any && a->tried < TRIES_MAX)
-        diag_help(a->diag, "more GPUs alone do not help, not even %d times as many", GROWN_MAX);
+    return any;
+}
+
+// `bounded`: with a capacity, where the input has none and that alone is not enough; NULL otherwise.
+static void advise_gpus(Advising *a, const Parts *parts, const Spec *bounded)
+{
+    if (advise_counts(a, a->work->spec, parts, ""))
+        return;
+    if (bounded && advise_counts(a, bounded, parts, " with 'capacity = 2'"))
+        return;
+    diag_help(a->diag, "more GPUs alone do not help: up to %d times as many were tried", GROWN_MAX);
 }
 
 // The largest value below `now` that fits, halving; 0 if not even 1 does.
 static uint32_t halved_until_fits(Advising *a, Spec *spec, uint32_t *field)
 {
+    a->tried = 0;
     for (*field /= 2; *field > 0 && a->tried < TRIES_MAX; *field /= 2)
         if (fits(a, spec))
             return *field;
     return 0;
 }
 
-// What activations and messages grow with. In vain where the rest alone is too much.
-static void advise_tokens(Advising *a)
+// Fewer tokens of a GPU: batches, then sequences. Returns whether that would do.
+static bool advise_fewer_tokens(Advising *a, const Spec *spec, const char *with)
 {
-    const Spec *spec = a->work->spec;
     Spec changed = *spec;
-    changed.plan.capacity = 2;
-    if (spec->plan.capacity == 0 && fits(a, &changed))
-        diag_help(a->diag, "nothing may be dropped, so exchange buffers hold the worst case; "
-                           "'capacity = 2' in the plan block bounds them at twice the balanced load, and fits");
-    changed = *spec;
     uint32_t batch = halved_until_fits(a, &changed, &changed.model.batch);
     if (batch) {
-        diag_help(a->diag, "a smaller batch helps: 'batch = %u' fits", batch);
-        return;
+        diag_help(a->diag, "a smaller batch helps%s: 'batch = %u' fits", with, batch);
+        return true;
     }
     changed.model.batch = 1;
     changed.model.sequence = spec->model.sequence;
     uint32_t sequence = halved_until_fits(a, &changed, &changed.model.sequence);
     if (sequence)
-        diag_help(a->diag, "shorter sequences help: 'sequence = %u'%s fits", sequence,
+        diag_help(a->diag, "shorter sequences help%s: 'sequence = %u'%s fits", with, sequence,
                   spec->model.batch > 1 ? " with 'batch = 1'" : "");
+    return sequence > 0;
+}
+
+// What the input asks for that a plan could do without.
+static void advise_requests(Advising *a)
+{
+    Spec freely = *a->work->spec;
+    freely.plan.domain_request = DOMAIN_AUTO;
+    a->tried = 0;
+    if (a->work->spec->plan.domain_request != DOMAIN_AUTO && fits(a, &freely))
+        diag_help(a->diag, "another domain fits: 'domain = auto' finds it");
+    freely = *a->work->spec;
+    freely.plan.regather_dense = true;
+    a->tried = 0;
+    if (a->work->spec->plan.once_dense == ONCE_DENSE_ALL && fits(a, &freely))
+        diag_help(a->diag, "gathering dense weights again for the backward pass helps: 'once_dense = auto' fits");
+    freely = *a->work->spec;
+    freely.plan.codec = CODEC_DENSE;
+    freely.plan.ratio = 1;
+    a->tried = 0;
+    if (codec_info(a->work->spec->plan.codec)->remembers && fits(a, &freely))
+        diag_help(a->diag, "without what the codec remembers a plan fits: 'codec = dense'");
 }
 
 void advise_memory(const Workload *work, const Candidate *smallest, Diag *diag)
@@ -217,15 +290,23 @@ void advise_memory(const Workload *work, const Candidate *smallest, Diag *diag)
     Advising a = {.work = work, .smallest = smallest, .diag = diag, .memory = work->spec->cluster.device.memory_bytes};
     char value[FORMAT_MAX];
     Parts parts = parts_of(&a);
+    DomainRequest request = work->spec->plan.domain_request;
+    Spec bounded = *work->spec;
+    bounded.plan.capacity = ADVISED_CAPACITY;
+    bool unbounded = work->spec->plan.capacity == 0, capacity_does = unbounded && fits(&a, &bounded);
+    bool tries_both = unbounded && !capacity_does;
     say_parts(&a, &parts);
-    Spec freely = *work->spec;
-    freely.plan.domain_request = DOMAIN_AUTO;
-    if (work->spec->plan.domain_request != DOMAIN_AUTO && fits(&a, &freely))
-        diag_help(diag, "another domain fits: 'domain = auto' finds it");
-    if (freely.plan.domain_request == work->spec->plan.domain_request || work->spec->plan.domain_request == DOMAIN_EP)
-        advise_gpus(&a, &parts); // sizes that were asked for mean another plan on another cluster
-    if (parts.experts + parts.others + parts.replicas < a.memory)
-        advise_tokens(&a);
+    advise_requests(&a);
+    if (request == DOMAIN_AUTO ||
+        request == DOMAIN_EP) // sizes that were asked for mean another plan on another cluster
+        advise_gpus(&a, &parts, tries_both ? &bounded : NULL);
+    if (capacity_does)
+        diag_help(diag, "nothing may be dropped, so exchange buffers hold the worst case; 'capacity = 2' in the plan "
+                        "block bounds them at twice the balanced load, and fits");
+    // Fewer tokens are in vain where what is kept is too much.
+    if (parts.experts + parts.others + parts.replicas < a.memory && !advise_fewer_tokens(&a, work->spec, "") &&
+        tries_both)
+        advise_fewer_tokens(&a, &bounded, " with 'capacity = 2' in the plan block");
     diag_help(diag, "'memory = %s' per GPU is enough",
               format_bytes(value, round_up(EXTRAPOLATED * smallest->memory_bytes)));
 }

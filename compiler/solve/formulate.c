@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 // Longer names are cut; other solvers read up to 255 characters.
 enum { LP_NAME_MAX = 160 };
@@ -11,7 +12,7 @@ enum { LP_NAME_MAX = 160 };
 typedef struct {
     double before, queue, compute, after;
     double backward_before, backward_queue, backward_compute, backward_after, reduce;
-    double backward_kept, unlimited, backward_unlimited; // minus the horizon where a row does not hold
+    double backward_kept, returns_free, unlimited, backward_unlimited; // minus the horizon where a row does not hold
     double port_before[LEVELS_MAX], port_after[LEVELS_MAX];
     double backward_port_before[LEVELS_MAX], backward_port_after[LEVELS_MAX], port_reduce[LEVELS_MAX];
 } Terms;
@@ -27,6 +28,7 @@ typedef struct {
     bool port_used[LEVELS_MAX];
     // Columns of the layer before; -1 stands for time 0.
     int end, queue, port[LEVELS_MAX], returned, *read; // read: [moe_count], of this pass
+    int home[RETURNS_MAX];                             // `returned` after the layers before, latest first
     uint32_t read_count;
 } Formulation;
 
@@ -49,6 +51,7 @@ static void fill_terms(const Formulation *f, uint32_t layer, const LayerCost *co
         .backward_after = backward.after_s / unit_s,
         .reduce = (cost_levels_s(cost->reduce_s) + cost->sync_s) / unit_s,
         .backward_kept = config->regather ? 0 : -horizon,
+        .returns_free = returns_are_limited(f->work, config->regather) ? 0 : -horizon,
         .unlimited = window <= PREFETCH_MAX ? 0 : -horizon,
         .backward_unlimited = config->regather && window <= PREFETCH_MAX ? 0 : -horizon,
     };
@@ -197,6 +200,12 @@ static void formulate_dense_return(Formulation *f, uint32_t layer)
     f->returned = returned;
 }
 
+static void note_returns(Formulation *f)
+{
+    memmove(f->home + 1, f->home, (RETURNS_MAX - 1) * sizeof(*f->home));
+    f->home[0] = f->returned;
+}
+
 static void formulate_forward(Formulation *f, uint32_t layer)
 {
     const LayerWork *work = &f->work->layers[layer];
@@ -239,16 +248,29 @@ static void formulate_return_ports(Formulation *f, const char *what, int there, 
     }
 }
 
+// The layer begins when gradients of the layer RETURNS_MAX before are home, where they are not to pile up.
+static void formulate_return_limit(Formulation *f)
+{
+    if (!returns_are_limited(f->work, f->work->spec->plan.regather_dense) || f->home[RETURNS_MAX - 1] < 0)
+        return;
+    int begin = add_time(f, "back_dense_returned");
+    row_after(f, "back_dense_begins", begin, f->end, NO_TERM, 0);
+    row_after(f, "back_dense_limit", begin, f->home[RETURNS_MAX - 1], NO_TERM, 0);
+    f->end = begin;
+}
+
 static void formulate_backward(Formulation *f, uint32_t layer)
 {
     const LayerWork *work = &f->work->layers[layer];
     f->layer = layer;
     formulate_dense(f, layer, true);
+    formulate_return_limit(f);
     int end = add_time(f, "back_end");
     if (!work->is_moe) {
         row_after(f, "back_computed", end, f->end, NO_TERM, cost_dense_pass_s(f->work, layer, true) / f->unit_s);
         f->end = end;
         formulate_dense_return(f, layer);
+        note_returns(f);
         return;
     }
     int start = add_time(f, "back_start"), queue = add_time(f, "back_queue");
@@ -258,6 +280,8 @@ static void formulate_backward(Formulation *f, uint32_t layer)
     formulate_window(f, "back_room_for_replica", queue, true);
     row_after(f, "back_tokens_there", start, f->end, TERM(backward_before), 0);
     row_after(f, "back_experts_there", start, queue, TERM(backward_kept), 0);
+    if (f->home[RETURNS_MAX - 1] >= 0)
+        row_after(f, "back_experts_returned", start, f->home[RETURNS_MAX - 1], TERM(returns_free), 0);
     formulate_ports(f, "back_", start, TERM(backward_port_before), TERM(backward_port_after));
     row_after(f, "back_compute", computed, start, TERM(backward_compute), 0);
     f->read[f->read_count++] = computed;
@@ -270,6 +294,7 @@ static void formulate_backward(Formulation *f, uint32_t layer)
     f->queue = queue;
     f->returned = returned;
     formulate_dense_return(f, layer);
+    note_returns(f);
 }
 
 // "use_L3_dc2_gpu8": the name says which layer chooses what.
@@ -417,7 +442,8 @@ Formulated formulate(const Programme *programme, Arena *arena)
                      .horizon = horizon_s / unit_s,
                      .end = -1,
                      .queue = -1,
-                     .returned = -1};
+                     .returned = -1,
+                     .home = {-1, -1}};
     size_t binaries = (size_t)work->moe_count * programme->count;
     f.binary = arena_alloc_array(arena, binaries ? binaries : 1, sizeof(*f.binary));
     f.read = arena_alloc_array(scratch, work->moe_count + 1, sizeof(*f.read));

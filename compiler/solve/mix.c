@@ -8,6 +8,9 @@
 static const int memory_cuts[] = {4, 2};
 static const size_t shared_groups[] = {6, 2};
 
+// With no more than so many, every size that the shared part of the memory may have is solved on its own.
+enum { BINARIES_FEW = 256 };
+
 static const double TIE = 1e-11;
 
 static bool has_many_layers(const Choosing *c)
@@ -48,7 +51,8 @@ static double solve_below(Choosing *c, MixDepth *depth, double shared_bytes, dou
     StageCandidate *candidates = arena_alloc_array(scratch, solution->count, sizeof(*candidates));
     uint32_t count = 0;
     for (size_t i = 0; i < solution->count; i++)
-        if (c->footprints[i].shared_bytes <= shared_bytes)
+        if (c->footprints[i].shared_bytes <= shared_bytes &&
+            (depth->binds || !solution->candidates[i].config.regather)) // which saves memory, and nothing else
             candidates[count++] = (StageCandidate){.config = solution->candidates[i].config,
                                                    .memory = c->footprints[i].per_layer_bytes,
                                                    .index = (uint32_t)i};
@@ -77,7 +81,9 @@ static int compare_descending(const void *a, const void *b)
 static double solve_binding(Choosing *c, MixDepth *depth, const double *sizes, size_t count)
 {
     SearchLimits limits = c->options->limits, bound = c->options->limits;
-    size_t groups_max = shared_groups[has_many_layers(c)], groups = count < groups_max ? count : groups_max;
+    bool is_small = c->work->moe_count * c->solution->count <= BINARIES_FEW;
+    size_t groups_max = is_small ? count : shared_groups[has_many_layers(c)];
+    size_t groups = count < groups_max ? count : groups_max;
     double effort = limits.effort > 0 ? limits.effort : 1;
     limits.effort = bound.effort = groups < count ? effort / (double)groups_max : effort;
     bound.bound_only = true;
@@ -118,13 +124,19 @@ static void search_depth(Choosing *c, MixDepth *depth)
 
 // ---- all of them -----------------------------------------------------------------------------
 
+bool mix_depth_differs(const Workload *work, uint32_t prefetch)
+{
+    return (prefetch != PREFETCH_UNLIMITED && prefetch + 1 < work->moe_count) ||
+           dense_window(work, prefetch) != dense_window(work, PREFETCH_UNLIMITED);
+}
+
 static bool is_worth_trying(const Choosing *c, size_t index)
 {
     if (index == 0)
         return true;
     uint32_t depth = mix_prefetches[index];
     // When training, only what is gathered again is dropped, and that runs ahead by one layer anyway.
-    return c->options->prefetch == PREFETCH_UNLIMITED && depth + 1 < c->work->moe_count &&
+    return c->options->prefetch == PREFETCH_UNLIMITED && mix_depth_differs(c->work, depth) &&
            !(c->work->spec->plan.pass == PASS_TRAINING && depth > 0);
 }
 

@@ -31,6 +31,9 @@ typedef struct {
     Footprint *footprints; // of the prefetch that is being looked at
 } Choosing;
 
+// Do gathers wait for anything under a depth that they do not wait for without limit?
+bool mix_depth_differs(const Workload *work, uint32_t prefetch);
+
 // Sets mix, objective, bound, memory and the solver's name.
 void mix_choose(Choosing *choosing, Diag *diag);
 

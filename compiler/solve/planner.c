@@ -14,7 +14,24 @@
 
 enum { CANDIDATES_MAX = 4096 };
 
-const char *const baseline_names[BASELINE_COUNT] = {"ep", "ep_dedup", "gather"};
+const char *const baseline_names[BASELINE_COUNT] = {"ep", "ep_dedup", "ep_inside", "gather"};
+
+// The outermost level that has several workers; level_count if none has.
+static uint32_t outermost_wide(const Cluster *cluster)
+{
+    uint32_t level = 0;
+    while (level < cluster->level_count && cluster->levels[level].count < 2)
+        level++;
+    return level;
+}
+
+bool planner_has_baseline(int baseline, const Spec *spec)
+{
+    const Cluster *cluster = &spec->cluster;
+    uint32_t outer = outermost_wide(cluster);
+    bool inside = outer < cluster->level_count && cluster_gpus_below(cluster, outer) > 1;
+    return baseline != BASELINE_EP_INSIDE || (inside && spec->plan.pass == PASS_TRAINING);
+}
 
 Dispatch baseline_dispatch(int baseline, const Spec *spec)
 {
@@ -73,6 +90,18 @@ static Config uniform_config(const Spec *spec, bool whole)
     return config;
 }
 
+static Config baseline_config(int baseline, const Spec *spec)
+{
+    Config config = uniform_config(spec, baseline == BASELINE_GATHER);
+    if (baseline != BASELINE_EP_INSIDE)
+        return config;
+    uint32_t outer = outermost_wide(&spec->cluster);
+    memset(config.domain, 0, sizeof(config.domain));
+    config.domain[outer] = spec->cluster.levels[outer].count;
+    (void)spec_least_domain(spec, config.domain); // with any experts: inner domains can grow to whole levels
+    return config;
+}
+
 static void cost_uniform(const Workload *work, const Config *config, uint32_t prefetch, Dispatch dispatch,
                          IterationCost *out)
 {
@@ -99,6 +128,16 @@ static double exact_bytes(const Workload *work, const Config *config, uint32_t p
     return bytes;
 }
 
+// Do gathers wait for the same under two prefetch depths?
+static bool is_alike(const Workload *work, const Config *config, uint32_t a, uint32_t b)
+{
+    Pass pass = work->spec->plan.pass;
+    uint32_t window = mix_window(pass, config, a);
+    bool alike =
+        window == mix_window(pass, config, b) || (window != PREFETCH_UNLIMITED && window + 1 >= work->moe_count);
+    return alike && dense_window(work, a) == dense_window(work, b);
+}
+
 // With the deepest prefetch that fits the memory.
 static void price(const Workload *work, const Config *config, Dispatch dispatch, MemoryOf memory_of,
                   Candidate *candidate)
@@ -106,10 +145,7 @@ static void price(const Workload *work, const Config *config, Dispatch dispatch,
     const Spec *spec = work->spec;
     *candidate = (Candidate){.config = *config, .prefetch = PREFETCH_UNLIMITED};
     for (size_t i = 0; i < PREFETCH_DEPTHS && !candidate->fits; i++) {
-        uint32_t window = mix_window(spec->plan.pass, config, mix_prefetches[i]);
-        if (i > 0 && window == mix_window(spec->plan.pass, config, candidate->prefetch))
-            continue;
-        if (i > 0 && window != PREFETCH_UNLIMITED && window + 1 >= work->moe_count)
+        if (i > 0 && is_alike(work, config, mix_prefetches[i], candidate->prefetch))
             continue;
         candidate->prefetch = mix_prefetches[i];
         candidate->memory_bytes = memory_of(work, config, mix_prefetches[i], dispatch);
@@ -118,21 +154,38 @@ static void price(const Workload *work, const Config *config, Dispatch dispatch,
     cost_uniform(work, config, candidate->prefetch, dispatch, &candidate->cost);
 }
 
-// With gathered dense weights kept, or gathered again, whichever is faster and fits.
+static bool can_regather(const Spec *spec)
+{
+    return spec->plan.pass == PASS_TRAINING && !codec_info(spec->plan.codec)->remembers; // whose replicas stay
+}
+
+// Takes the configuration if it is faster than the candidate and fits; with replicas kept, and gathered again.
+static void price_kept_and_again(const Workload *work, Config config, Dispatch dispatch, Candidate *candidate)
+{
+    bool regather = can_regather(work->spec) && config_held_shards(work->spec, &config) > 1;
+    do {
+        Candidate other;
+        price(work, &config, dispatch, estimated_bytes, &other);
+        if (other.fits && (!candidate->fits || other.cost.iteration_s < candidate->cost.iteration_s))
+            *candidate = other;
+    } while (regather && config_next_kept(work->spec, &config));
+}
+
+// What is gathered, experts and dense weights, is kept or gathered again, whichever is faster and fits.
 static void price_baseline(const Workload *work, int baseline, Arena *arena, Candidate *candidate)
 {
-    Config config = uniform_config(work->spec, baseline == BASELINE_GATHER);
+    Config config = baseline_config(baseline, work->spec);
     Dispatch dispatch = baseline_dispatch(baseline, work->spec);
     price(work, &config, dispatch, estimated_bytes, candidate);
-    if (work->spec->plan.once_dense != ONCE_DENSE_AUTO || work->spec->plan.pass == PASS_FORWARD)
+    if (work->spec->plan.pass == PASS_FORWARD)
+        return;
+    price_kept_and_again(work, config, dispatch, candidate);
+    if (work->spec->plan.once_dense != ONCE_DENSE_AUTO)
         return;
     Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *work->spec;
     spec->plan.regather_dense = !spec->plan.regather_dense;
-    Candidate other;
-    price(workload_derive(spec, arena), &config, dispatch, estimated_bytes, &other);
-    if (other.fits && (!candidate->fits || other.cost.iteration_s < candidate->cost.iteration_s))
-        *candidate = other;
+    price_kept_and_again(workload_derive(spec, arena), config, dispatch, candidate);
 }
 
 static int compare_candidates(const void *a, const void *b)
@@ -167,7 +220,7 @@ bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate
             return false;
         }
     }
-    bool regather = spec->plan.pass == PASS_TRAINING && !codec_info(spec->plan.codec)->remembers; // whose replicas stay
+    bool regather = can_regather(spec);
     *candidates = arena_alloc_array(arena, total * (1 + levels), sizeof(**candidates));
     *count = 0;
     for (size_t index = 0; index < total; index++) {
@@ -243,12 +296,25 @@ static void report_too_big(const Choosing *c, const Candidate *smallest, const c
         advise_memory(c->work, smallest, diag);
 }
 
-static size_t smallest_candidate(const Solution *solution)
+enum { LOWERED_MAX = 8 }; // candidates that are lowered to know which one is smallest
+
+// The one that takes least, whose memory is what lowering says: estimates of deep models may be too small.
+static const Candidate *smallest_candidate(const Choosing *c)
 {
-    size_t smallest = 0;
-    for (size_t i = 1; i < solution->count; i++)
-        if (solution->candidates[i].memory_bytes < solution->candidates[smallest].memory_bytes)
-            smallest = i;
+    const Solution *solution = c->solution;
+    Dispatch dispatch = c->work->spec->plan.dispatch;
+    Candidate *smallest = NULL, *last = NULL;
+    for (int lowered = 0; lowered < LOWERED_MAX; lowered++) {
+        smallest = &solution->candidates[0];
+        for (size_t i = 1; i < solution->count; i++)
+            if (solution->candidates[i].memory_bytes < smallest->memory_bytes)
+                smallest = &solution->candidates[i];
+        if (smallest == last)
+            break;
+        last = smallest;
+        smallest->memory_bytes =
+            fmax(smallest->memory_bytes, exact_bytes(c->work, &smallest->config, smallest->prefetch, dispatch));
+    }
     return smallest;
 }
 
@@ -286,7 +352,7 @@ static bool choose_forced(Choosing *c, Diag *diag, bool *infeasible)
     solution->solver = "none";
     bool fits = false;
     for (size_t i = 0; i < PREFETCH_DEPTHS && !fits; i++) {
-        if (i > 0 && (c->options->prefetch != PREFETCH_UNLIMITED || mix_prefetches[i] + 1 >= c->work->moe_count))
+        if (i > 0 && (c->options->prefetch != PREFETCH_UNLIMITED || !mix_depth_differs(c->work, mix_prefetches[i])))
             continue;
         solution->mix.prefetch = i > 0 ? mix_prefetches[i] : c->options->prefetch;
         solution->memory_bytes = footprint_lowered(c->work, &solution->mix, c->work->spec->plan.dispatch);
@@ -334,7 +400,7 @@ static bool choose_freely(Choosing *c, Diag *diag, bool *infeasible)
     solution->uniform = best_that_fits(c);
     if (solution->uniform == solution->count) {
         *infeasible = true;
-        report_too_big(c, &solution->candidates[smallest_candidate(solution)], "no plan fits: even the smallest", diag);
+        report_too_big(c, smallest_candidate(c), "no plan fits: even the smallest", diag);
         return false;
     }
     mix_choose(c, diag);
@@ -363,7 +429,8 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
             solution->runner_up = i;
     }
     for (int b = 0; b < BASELINE_COUNT; b++)
-        price_baseline(work, b, arena, &solution->baselines[b]);
+        if (planner_has_baseline(b, spec))
+            price_baseline(work, b, arena, &solution->baselines[b]);
     solution->solve_s = clock_now_s() - begin_s;
     return true;
 }

@@ -16,7 +16,9 @@ typedef struct {
     bool fits;
 } Candidate;
 
-enum { BASELINE_EP, BASELINE_EP_DEDUP, BASELINE_GATHER, BASELINE_COUNT };
+// EP inside: the workers of the outermost level with several each have all experts, which are gathered across; tokens
+// are exchanged inside of a worker.
+enum { BASELINE_EP, BASELINE_EP_DEDUP, BASELINE_EP_INSIDE, BASELINE_GATHER, BASELINE_COUNT };
 
 typedef struct {
     Candidate *candidates; // all configurations of the dispatch asked for, canonical order: fewest
@@ -26,7 +28,7 @@ typedef struct {
     Mix mix;               // what was chosen
     IterationCost cost;    // of the mix
     double memory_bytes;
-    Candidate baselines[BASELINE_COUNT];
+    Candidate baselines[BASELINE_COUNT]; // of those that there are
     const char *solver;
     SolveStatus status;
     double objective_s, bound_s, gap, solve_s;
@@ -45,6 +47,8 @@ typedef struct {
 } PlannerOptions;
 
 extern const char *const baseline_names[BASELINE_COUNT];
+// EP inside takes a training plan, and workers of several GPUs: with one GPU each it would be a gather of everything.
+bool planner_has_baseline(int baseline, const Spec *spec);
 Dispatch baseline_dispatch(int baseline, const Spec *spec);
 
 // Every point of the choice, priced. Reports to `diag` when there are too many.

@@ -63,7 +63,7 @@ static void choose_components(Building *b)
 {
     StageProblem *problem = b->problem;
     uint32_t reads = 0;
-    bool port[LEVELS_MAX] = {false};
+    bool port[LEVELS_MAX] = {false}, waits_for_returns = returns_are_limited(b->work, b->work->spec->plan.regather_dense);
     for (uint32_t k = 0; k < b->work->layer_count; k++) {
         if (!b->work->layers[k].is_moe || b->work->layers[k].kind != k)
             continue;
@@ -72,6 +72,7 @@ static void choose_components(Building *b)
             cost_layer(b->work, k, &b->candidates[c].config, b->dispatch, &cost);
             for (uint32_t j = 0; j < LEVELS_MAX; j++)
                 port[j] = port[j] || cost_port_s(&cost, j) > 0;
+            waits_for_returns = waits_for_returns || b->candidates[c].config.regather;
             uint32_t windows[] = {mix_window(b->work->spec->plan.pass, &b->candidates[c].config, b->prefetch),
                                   dense_window(b->work, b->prefetch)};
             for (size_t w = 0; w < COUNT_OF(windows); w++)
@@ -84,6 +85,8 @@ static void choose_components(Building *b)
     b->used[count++] = CLOCK_QUEUE;
     if (problem->training)
         b->used[count++] = CLOCK_RETURN;
+    for (uint32_t i = 0; waits_for_returns && i < RETURNS_MAX; i++)
+        b->used[count++] = (uint8_t)(CLOCK_HOME + i);
     for (uint32_t j = 0; j < LEVELS_MAX; j++)
         if (port[j])
             b->used[count++] = (uint8_t)(CLOCK_PORT + j);

@@ -7,7 +7,7 @@
 
 #include "compiler/model/iteration.h"
 
-enum { STAGE_EDGES_MAX = 160, STAGE_CLOCK_MAX = CLOCK_SIZE };
+enum { STAGE_EDGES_MAX = 256, STAGE_CLOCK_MAX = CLOCK_SIZE };
 // With more stages than this, the search gets no more work: an answer in seconds, with its gap, is worth more than a
 // proof in minutes.
 enum { STAGES_MANY = 256 };

@@ -46,7 +46,8 @@ void spec_count_parameters(SpecModel *model)
                              : (double)model_ffn_elements(&dims);
     }
     model->total_parameters = everywhere + moe_layers * model->experts * expert;
-    model->active_parameters = everywhere + moe_layers * model->top_k * expert;
+    double positions = (double)model->sequence * model->hidden; // of which a token adds one row
+    model->active_parameters = everywhere - positions + moe_layers * model->top_k * expert;
 }
 
 double spec_volume(const SpecModel *model, Volume volume, uint32_t layer)

@@ -3,6 +3,7 @@
 // waiting for peers.
 #include "engines/engine_memory.h"
 #include "ir/base/sort.h"
+#include "ir/plan_facts.h"
 #include "runtime/job/exposure.h"
 #include "runtime/report/columns.h"
 #include "runtime/report/rates.h"
@@ -210,6 +211,9 @@ static void print_iterations(const Report *report, Text *out)
         text_format(out, "%20.2f\n", result->median_s / predicted_s);
     else
         text_format(out, "%20s\n", "-");
+    char tokens[FORMAT_MAX];
+    text_format(out, "# %s tokens/s on all ranks, in the median\n",
+                format_count(tokens, plan_tokens_per_s(report->plan, result->median_s)));
     if (!report->options->emulate_links)
         text_append(out, "# the prediction is for the plan's links; --emulate-links holds this run to them\n");
 }

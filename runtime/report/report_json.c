@@ -7,6 +7,7 @@
 
 #include "ir/base/sort.h"
 #include "ir/codec.h"
+#include "ir/plan_facts.h"
 #include "runtime/check/tolerance.h"
 #include "runtime/job/exposure.h"
 #include "runtime/job/preflight.h"
@@ -200,6 +201,7 @@ void report_add_json(const Report *report, cJSON *root)
     cJSON_AddItemToObject(root, "iteration_s", json_times(result));
     cJSON_AddItemToObject(root, "iterations_s", cJSON_CreateDoubleArray(result->iteration_s, (int)result->iterations));
     cJSON_AddNumberToObject(root, "predicted_s", report->plan->iteration_s);
+    cJSON_AddNumberToObject(root, "tokens_per_s", plan_tokens_per_s(report->plan, result->median_s));
     cJSON_AddItemToObject(root, "traffic", json_traffic(report));
     cJSON_AddItemToObject(root, "check", json_check(&result->check));
     int loss_count = result->has_loss ? (int)result->iterations : 0;

@@ -27,8 +27,39 @@ expect 4 'no plan fits' "$HEPC" input.hep
 followed "'sequence = ([0-9]+)'" 's/sequence = 2048/sequence = VALUE/'
 write '20 GB' '' 's/batch = sequences/batch = 256/; s/domain = auto/domain = ep/'
 expect 4 'the forced domain does not fit' "$HEPC" input.hep
-followed "'(capacity = 2)'" 's/^plan {/plan { VALUE/'
+followed "'(capacity = 2)' in the plan block bounds" 's/^plan {/plan { VALUE/'
 followed "'domain = (auto)'" 's/domain = ep/domain = VALUE/'
+
+# What grows with tokens and what does not stands apart.
+cat >tokens.hep <<'HEP'
+cluster c {
+  level node { count = 2  bandwidth = 400 Gbit/s }
+  level gpu  { count = 8  bandwidth = 3600 Gbit/s }
+  device     { memory = 1.1 GB }
+}
+model m {
+  layers = 4  hidden = 1024  heads = 16  vocabulary = 1000  sequence = 8192
+  moe { experts = 64  top_k = 8  inner = 256 }
+}
+plan { pass = training  domain = ep }
+HEP
+cp tokens.hep input.hep
+expect 4 'the forced domain does not fit' "$HEPC" input.hep
+followed "'domain = (auto)'" 's/domain = ep/domain = VALUE/'
+followed "'sequence = ([0-9]+)'" 's/sequence = 8192/sequence = VALUE/'
+split() { sed -nE "s/.*; ([0-9.]+ [kMG]?B) are gathered weights, their gradients and scratch, ([0-9.]+ [kMG]?B) activations.*/\1 \2/p" err; }
+long=$(split)
+sed 's/sequence = 8192/sequence = 4096/' tokens.hep >half.hep
+expect 4 'does not fit' "$HEPC" half.hep
+python3 - $long $(split) <<'PYTHON' || fail "parts that grow with tokens: $long, $(split)"
+import sys
+gathered, tokens, gathered_half, tokens_half = (float(sys.argv[i]) * {"MB": 1e6, "GB": 1e9}[sys.argv[i + 1]] for i in (1, 3, 5, 7))
+assert abs(gathered_half / gathered - 1) < 0.1 and abs(tokens_half / tokens - 0.5) < 0.05, sys.argv
+PYTHON
+# Two changes where one is not enough: with more GPUs, each of which owns less, exchanges need a bound.
+sed 's/1.1 GB/400 MB/; s/sequence = 8192/sequence = 1024/; s/inner = 256/inner = 2048/; s/domain = ep//' tokens.hep >input.hep
+expect 4 'no plan fits' "$HEPC" input.hep
+followed "more GPUs help with 'capacity = 2': level 'node' with 'count = ([0-9]+)'" 's/node { count = 2/node { count = VALUE/; s/training/training  capacity = 2/'
 
 # With fewer experts than GPUs each owns a part of one, and more GPUs own less each.
 cat >few.hep <<'HEP'

@@ -58,7 +58,34 @@ for key in ("format", "version", "cluster", "model", "solution", "baselines", "t
 for key in ("solver", "status", "gap", "decision", "best_baseline", "over_best_baseline", "solve_s", "iteration_s", "simulated_s", "layers"):
     if key not in plan["solution"]:
         print("FAIL: no key solution." + key); bad = 1
-expect("baselines", sorted(plan["baselines"]), ["ep", "ep_dedup", "gather", "uniform"])
+expect("baselines", sorted(plan["baselines"]), ["ep", "ep_dedup", "ep_inside", "gather", "uniform"])
+expect("baselines of a forward plan", sorted(dump("laptop.hep")["baselines"]), ["ep", "ep_dedup", "gather", "uniform"])
+# Tokens per second of all 16 GPUs and model FLOP utilisation: parameters counted from the dimensions of the file.
+text = open("two_dc.hep").read()
+layer = (2 * 1024 + 4 * 1024 * 1024) + (2 * 1024 + 1024 * 32) + 2 * (2 * 1024 * 4096)
+active = 256 * 1024 + 2 * 1024 + 12 * layer # positions are only added
+for pass_, factor, peak in (("training", 3, 60), ("training", 3, 100), ("forward", 1, 100)):
+    changed = text.replace("pass = training", "pass = " + pass_)
+    with open(os.path.join(sys.argv[1], "peak.hep"), "w") as file: # 60 is what it computes, and no peak is given
+        file.write(changed if peak == 60 else changed.replace("60 TFLOP/s", "60 TFLOP/s  peak = %d TFLOP/s" % peak))
+    got = dump(os.path.join(sys.argv[1], "peak.hep"))
+    for one in [got["solution"], *got["baselines"].values()]:
+        rate = 8 * 256 * 16 / one["iteration_s"]
+        share = rate / 16 / (peak * 1e12) * factor * (2 * active + 12 * 2 * 256 * 1024)
+        expect("tokens per second", [one["tokens_per_s"], one["flop_utilisation"]], [rate, share])
+# EP inside is the best of what can be asked for with its domain, and its tokens stay inside.
+inside = plan["baselines"]["ep_inside"]
+asked = []
+for dense in ("all", "none"):
+    with open(os.path.join(sys.argv[1], "inside.hep"), "w") as file:
+        file.write(text.replace("pass = training", "pass = training  once_dense = " + dense))
+    for again in ("", ",regather"):
+        forced = dump("--domain", "0-%d: dc=2,gpu=1%s" % (plan["model"]["layers"] - 1, again), os.path.join(sys.argv[1], "inside.hep"))
+        asked.append(forced["solution"]["iteration_s"])
+expect("EP inside", inside["domain"], [2, 1])
+if abs(inside["iteration_s"] / min(asked) - 1) > 1e-9:
+    print("FAIL: EP inside takes %g, asked for %s" % (inside["iteration_s"], asked)); bad = 1
+expect("tokens of EP inside", inside["traffic"][0]["exchange_bytes"] + inside["traffic"][0]["routing_bytes"], 0)
 for baseline in plan["baselines"].values():
     if baseline["fits"] and baseline["iteration_s"] < plan["solution"]["bound_s"] * (1 - 1e-9) and baseline["dispatch"] == "dedup":
         print("FAIL: a baseline beats the optimum"); bad = 1

@@ -84,21 +84,37 @@ Test(decision, whole_levels_come_before_groups)
                  "the best baseline.");
 }
 
-// Of the strategies a plan lists, those that do not fit, and those that the planner found, are no baselines.
+// Of the strategies a plan lists, those that do not fit, those that the planner found, and a gather of everything are
+// no baselines.
 Test(decision, baselines_fit_and_need_no_planner)
 {
     Plan *plan = plan_of(1, (const uint32_t[][2]){{2, 8}});
     add(plan, "chosen", 2.0, 1.0, 100e6);
     add(plan, "ep", 5.0, 4.0, 400e6);
-    add(plan, "gather", 3.0, 2.0, 100e6);
+    add(plan, "gather", 2.2, 2.0, 100e6);
     add(plan, "ep_dedup", 2.5, 2.0, 100e6)->fits = false;
+    add(plan, "ep_inside", 3.0, 2.0, 100e6);
     add(plan, "uniform", 2.1, 1.0, 100e6);
     add(plan, "codec_sr", 1.9, 1.0, 100e6);
-    cr_assert_str_eq(plan_best_baseline(plan)->name, "gather");
-    plan->strategies[1].fits = plan->strategies[2].fits = false;
+    cr_assert_str_eq(plan_best_baseline(plan)->name, "ep_inside");
+    cr_assert_float_eq(plan_speed_up(plan, plan_best_baseline(plan)), 1.5, 1e-12);
+    plan->strategies[1].fits = plan->strategies[4].fits = false;
     cr_assert_null(plan_best_baseline(plan));
     cr_assert_eq(plan_speed_up(plan, plan_best_baseline(plan)), 0);
-    expect(plan, "Experts are gathered across dc and gpu: no baseline fits the memory of a GPU.");
+    expect(plan, "Experts are gathered across dc and gpu: no form of EP fits the memory of a GPU.");
+}
+
+Test(decision, ep_inside_is_called_after_the_outermost_level)
+{
+    Plan *plan = plan_of(1, (const uint32_t[][2]){{2, 1}});
+    add(plan, "chosen", 1.0, 0.5, 200e6);
+    add(plan, "ep", 3.0, 2.5, 400e6);
+    add(plan, "ep_dedup", 2.0, 1.5, 400e6);
+    add(plan, "ep_inside", 1.0, 0.5, 200e6);
+    add(plan, "gather", 1.25, 0.5, 400e6);
+    expect(plan,
+           "Experts are gathered across dc, tokens are exchanged across gpu: as fast as EP inside each dc, the best "
+           "baseline; gathering all experts would take 1.25 s instead of 1 s.");
 }
 
 Test(decision, what_is_the_best_baseline_says_what_else_would_cost)
