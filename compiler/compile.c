@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "compiler/frontend/profile.h"
@@ -177,20 +178,22 @@ typedef struct {
     uint32_t dense_levels; // of those that are gathered again
 } Frugality;
 
+typedef struct {
+    Frugality how;
+    double best_s; // of its best single choice that fits; infinite if none does
+} Ranked;
+
 enum { FRUGALITIES_MAX = 2 * (LEVELS_MAX + 1) };
 
-// With gathered dense weights kept until the backward pass or gathered again, activations kept or computed again.
-static FaultKind solve_frugal(const CompileOptions *options, Frugality how, double share, Arena *arena, Diag *diag,
-                              Compilation *out)
+// Gathered dense weights kept until the backward pass or gathered again, activations kept or computed again.
+static const Spec *with_frugality(const Spec *request, Frugality how, Arena *arena)
 {
     Spec *spec = arena_alloc(arena, sizeof(*spec));
-    *spec = *out->spec;
+    *spec = *request;
     spec->plan.regather_dense = how.regather_dense;
     spec->plan.dense_levels = how.dense_levels;
     spec->plan.recomputes = how.recomputes;
-    out->spec = spec;
-    out->work = workload_derive(spec, arena);
-    return solve_with(options, share, arena, diag, out);
+    return spec;
 }
 
 // Does keeping what so many outermost levels gathered differ from keeping one level less, and from keeping all?
@@ -200,20 +203,20 @@ static bool keeps_between(const Cluster *cluster, uint32_t levels)
     return levels > 0 && wide >> (levels - 1) & 1 && wide >> levels;
 }
 
-static size_t list_dense(const Spec *spec, bool recomputes, Frugality *out)
+static size_t list_dense(const Spec *spec, bool recomputes, Ranked *out)
 {
     size_t count = 0;
     if (spec->plan.once_dense != ONCE_DENSE_NONE)
-        out[count++] = (Frugality){.recomputes = recomputes};
+        out[count++].how = (Frugality){.recomputes = recomputes};
     for (uint32_t levels = spec->cluster.level_count; levels-- > 0;)
         if (spec->plan.once_dense != ONCE_DENSE_ALL && (levels == 0 || keeps_between(&spec->cluster, levels)) &&
             (levels == 0 || spec->plan.once_dense == ONCE_DENSE_AUTO))
-            out[count++] = (Frugality){true, recomputes, levels};
+            out[count++].how = (Frugality){true, recomputes, levels};
     return count;
 }
 
 // Those that are asked for, the largest memory first.
-static size_t list_frugalities(const Spec *spec, Frugality out[FRUGALITIES_MAX])
+static size_t list_frugalities(const Spec *spec, Ranked out[FRUGALITIES_MAX])
 {
     size_t count = 0;
     if (spec->plan.recompute != RECOMPUTE_FULL)
@@ -223,21 +226,56 @@ static size_t list_frugalities(const Spec *spec, Frugality out[FRUGALITIES_MAX])
     return count;
 }
 
+static int compare_ranked(const void *a, const void *b)
+{
+    double left = ((const Ranked *)a)->best_s, right = ((const Ranked *)b)->best_s;
+    return (left > right) - (left < right);
+}
+
+// Which of them are worth a search, the most promising first: the first alone where every choice fits beside it; the
+// last alone where none fits anywhere, which says why. Returns how many.
+static size_t rank_frugalities(const Spec *spec, Ranked *list, size_t count, Arena *arena)
+{
+    enum { SEARCHED_MAX = 2 };
+    static const double close = 1.01; // mixes differ by as much from single choices
+    if (count < 2 || spec->plan.domain_request != DOMAIN_AUTO)
+        return count;
+    for (size_t i = 0; i < count; i++) {
+        bool all_fit = false;
+        const Spec *frugal = with_frugality(spec, list[i].how, arena);
+        list[i].best_s = planner_estimate(workload_derive(frugal, arena), arena, &all_fit);
+        if (i == 0 && all_fit)
+            return 1;
+    }
+    Ranked smallest = list[count - 1];
+    qsort(list, count, sizeof(*list), compare_ranked);
+    if (isinf(list[0].best_s)) {
+        list[0] = smallest;
+        return 1;
+    }
+    size_t kept = 1;
+    while (kept < count && kept < SEARCHED_MAX && list[kept].best_s < close * list[0].best_s)
+        kept++;
+    return kept;
+}
+
 // The fastest of those that fit; where none does, the one that takes least memory says why.
 static FaultKind solve(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
 {
     const Spec *spec = out->spec;
     if (spec->plan.pass == PASS_FORWARD || spec->model.abstract)
         return solve_with(options, share, arena, diag, out);
-    Frugality list[FRUGALITIES_MAX];
-    size_t count = list_frugalities(spec, list);
+    Ranked list[FRUGALITIES_MAX];
+    size_t count = rank_frugalities(spec, list, list_frugalities(spec, list), arena);
     Compilation best = *out;
     Diag *of_best = NULL;
     FaultKind code = FAULT_INFEASIBLE;
     for (size_t i = 0; i < count; i++) {
         Compilation tried = *out;
         Diag *of_tried = diag_create(arena);
-        FaultKind now = solve_frugal(options, list[i], share / (double)count, arena, of_tried, &tried);
+        tried.spec = with_frugality(spec, list[i].how, arena);
+        tried.work = workload_derive(tried.spec, arena);
+        FaultKind now = solve_with(options, share / (double)count, arena, of_tried, &tried);
         bool better = now == FAULT_NONE &&
                       (code != FAULT_NONE || tried.solution.cost.iteration_s < best.solution.cost.iteration_s);
         if (better || code != FAULT_NONE || (now != FAULT_NONE && now != FAULT_INFEASIBLE)) {

@@ -249,6 +249,20 @@ static size_t best_candidate(const Candidate *candidates, size_t count)
     return best;
 }
 
+double planner_estimate(const Workload *work, Arena *arena, bool *all_fit)
+{
+    Candidate *candidates;
+    size_t count;
+    *all_fit = false;
+    if (!planner_enumerate(work, arena, diag_create(arena), &candidates, &count))
+        return INFINITY;
+    *all_fit = true;
+    for (size_t i = 0; i < count; i++)
+        *all_fit = *all_fit && candidates[i].fits;
+    size_t best = best_candidate(candidates, count);
+    return best < count ? candidates[best].cost.iteration_s : INFINITY;
+}
+
 void planner_settle(Solution *solution, double objective_s)
 {
     solution->objective_s = objective_s;
