@@ -22,7 +22,7 @@
 enum {
     PLAN_MICRO_BATCHES_MAX = 4096,
     PLAN_UNROLLED_STEPS_MAX = 1 << 22,
-    UNROLL_ENOUGH = 3, // micro-batches after which nothing new happens: docs/ir.md, "Micro-batches"
+    UNROLL_ENOUGH = 4, // micro-batches after which nothing new happens: docs/ir.md, "Micro-batches"
 };
 
 // The plan with that many micro-batches, at least 1, unrolled; itself where it has one and is not to be changed, or is
