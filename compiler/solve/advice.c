@@ -6,6 +6,7 @@
 
 #include "compiler/lowering/lower.h"
 #include "ir/codec.h"
+#include "ir/unroll.h"
 
 enum { GROWN_MAX = 64 };  // times the GPUs there are
 enum { TRIES_MAX = 600 }; // configurations measured, all together; what was not tried is not spoken of
@@ -213,6 +214,35 @@ static void advise_tokens(Advising *a)
                   spec->model.batch > 1 ? " with 'batch = 1'" : "");
 }
 
+// What an update needs less memory with: what is kept of the forward pass, and how its tokens are cut.
+static void advise_update(Advising *a)
+{
+    const Spec *spec = a->work->spec;
+    Spec changed = *spec;
+    if (spec->plan.pass == PASS_FORWARD || spec->model.abstract)
+        return;
+    changed.plan.recomputes = true;
+    if (spec->plan.recompute == RECOMPUTE_NONE && fits(a, &changed))
+        diag_help(a->diag, "recomputing activations helps: 'recompute = full' fits");
+    changed = *spec;
+    changed.plan.regather_dense = true;
+    if (spec->plan.once_dense == ONCE_DENSE_ALL && fits(a, &changed))
+        diag_help(a->diag, "gathering dense weights again helps: 'once_dense = none' fits");
+    changed = *spec;
+    uint32_t *batch = &changed.model.batch, *count = &changed.plan.micro_batches;
+    bool found = false;
+    while (!found && *batch % 2 == 0 && *count <= PLAN_MICRO_BATCHES_MAX / 2 && a->tried < TRIES_MAX) {
+        *batch /= 2;
+        *count *= 2;
+        found = fits(a, &changed);
+    }
+    if (found)
+        diag_help(a->diag, "smaller micro-batches help: 'batch = %u' with 'micro_batches = %u' fits", *batch, *count);
+    changed = *spec;
+    if (halved_until_fits(a, &changed, count))
+        diag_help(a->diag, "fewer micro-batches help: 'micro_batches = %u' fits", *count);
+}
+
 void advise_memory(const Workload *work, const Candidate *smallest, Diag *diag)
 {
     Advising a = {.work = work, .smallest = smallest, .diag = diag, .memory = work->spec->cluster.device.memory_bytes};
@@ -225,8 +255,11 @@ void advise_memory(const Workload *work, const Candidate *smallest, Diag *diag)
         diag_help(diag, "another domain fits: 'domain = auto' finds it");
     if (freely.plan.domain_request == work->spec->plan.domain_request || work->spec->plan.domain_request == DOMAIN_EP)
         advise_gpus(&a, &parts); // sizes that were asked for mean another plan on another cluster
-    if (parts.experts + parts.others + parts.replicas < a.memory)
+    if (parts.experts + parts.others + parts.replicas < a.memory) {
+        a.tried = 0; // however many clusters were tried
+        advise_update(&a);
         advise_tokens(&a);
+    }
     diag_help(diag, "'memory = %s' per GPU is enough",
               format_bytes(value, round_up(EXTRAPOLATED * smallest->memory_bytes)));
 }
