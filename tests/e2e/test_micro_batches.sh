@@ -31,6 +31,26 @@ each = [plan["solution"]["micro_batch_s"] for plan in plans]
 assert each[0] > each[1] > each[2], each
 PYTHON
 
+# What --explain says of other numbers is what is planned with them, but for the effort of the search.
+expect 0 '' "$HEPC" --explain "$sample"
+grep -qE '^  4 .* now$' out || fail "--explain does not mark the present number: $(cat out)"
+expect 0 '' "$HEPC" --explain --json "$sample"
+python3 - out 1.json 2.json 4.json <<'PYTHON' || fail "--explain: $(cat out)"
+import json, sys
+rows = json.load(open(sys.argv[1]))["micro_batches"]
+plans = {m: json.load(open(path))["solution"] for m, path in zip((1, 2, 4), sys.argv[2:])}
+assert [row["micro_batches"] for row in rows] == [1, 2, 4, 8, 16, 32, 64]
+assert [row["now"] for row in rows] == [m == 4 for m in (1, 2, 4, 8, 16, 32, 64)]
+for row in rows:
+    assert row["fits"] and row["micro_batch_s"] * row["micro_batches"] == row["iteration_s"], row
+    if row["micro_batches"] in plans:
+        assert abs(row["iteration_s"] / plans[row["micro_batches"]]["iteration_s"] - 1) < 2e-3, row
+each = [row["micro_batch_s"] for row in rows]
+assert each == sorted(each, reverse=True), each
+PYTHON
+expect 0 '' "$HEPC" --explain "$HEP_SOURCE/samples/laptop.hep"
+grep -q 'micro-batches' out && fail "a forward pass has no micro-batches"
+
 # What every output says.
 expect 0 '' "$HEPC" --dump=summary 4.hepb
 grep -q '^pass training, 4 micro-batches per iteration' out && grep -q '^  activations: kept for the backward pass' out &&
