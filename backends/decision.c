@@ -189,6 +189,17 @@ static void append_why(const Plan *plan, Text *out)
     append_gain(plan, best, out);
 }
 
+static void append_micro_batches(const Plan *plan, Text *out)
+{
+    char value[FORMAT_MAX];
+    if (plan->micro_batches > 1)
+        text_format(out, " An iteration is %u micro-batches, %s each%s.", plan->micro_batches,
+                    format_time(value, plan->iteration_s / plan->micro_batches),
+                    plan->recompute ? "; activations are recomputed" : "");
+    else if (plan->recompute)
+        text_append(out, " Activations are recomputed.");
+}
+
 void decision_append(const Plan *plan, Text *out)
 {
     if (plan->choice_count == 0)
@@ -196,4 +207,5 @@ void decision_append(const Plan *plan, Text *out)
     append_what(plan, out);
     append_why(plan, out);
     text_append(out, ".");
+    append_micro_batches(plan, out);
 }

@@ -9,6 +9,7 @@
 #include "ir/plan_facts.h"
 #include "ir/simulate/simulate.h"
 #include "ir/text/plan_text.h"
+#include "ir/unroll.h"
 
 static const char *value_text(const Plan *plan, const Field *field, const void *record, Arena *arena)
 {
@@ -191,6 +192,9 @@ static void compare_figures(Diff *diff, Arena *arena)
     add_figure(diff, "iteration, predicted", "iteration_s", FIGURE_TIME, a->iteration_s, b->iteration_s);
     add_figure(diff, "iteration, simulated", "simulated_s", FIGURE_TIME, simulated_iteration_s(a),
                simulated_iteration_s(b));
+    if (a->micro_batches > 1 || b->micro_batches > 1)
+        add_figure(diff, "per micro-batch, predicted", "micro_batch_s", FIGURE_TIME, a->iteration_s / a->micro_batches,
+                   b->iteration_s / b->micro_batches);
     add_figure(diff, "memory per GPU", "memory_bytes", FIGURE_BYTES,
                a->strategy_count ? a->strategies[0].memory_bytes : 0,
                b->strategy_count ? b->strategies[0].memory_bytes : 0);
@@ -232,8 +236,8 @@ static void compare_steps(Diff *diff, Arena *arena)
             row->only[p] += match->other == NONE;
             row->changed += p == 0 && match->changed;
             row->moved += p == 0 && match->moved;
-            row->cost_s[p] += step->cost_s;
-            row->bytes[p] += step->bytes;
+            row->cost_s[p] += plan_step_runs(plan, step) * step->cost_s;
+            row->bytes[p] += plan_step_runs(plan, step) * step->bytes;
         }
     }
 }

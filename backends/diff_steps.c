@@ -132,8 +132,9 @@ void diff_match_steps(const Plan *const plans[2], StepMatch *matches[2], Arena *
         if (one->other == NONE)
             continue;
         const Step *x = &plans[0]->steps[i], *y = &plans[1]->steps[one->other];
-        one->changed = x->bytes != y->bytes || x->cost_s != y->cost_s || !same_group(plans[0], x, plans[1], y) ||
-                       !same_operands(plans[0], x, plans[1], y) || !same_waits(plans[0], x, plans[1], y, matches[0]);
+        one->changed = x->when != y->when || x->bytes != y->bytes || x->cost_s != y->cost_s ||
+                       !same_group(plans[0], x, plans[1], y) || !same_operands(plans[0], x, plans[1], y) ||
+                       !same_waits(plans[0], x, plans[1], y, matches[0]);
         matches[1][one->other].changed = one->changed;
         matches[1][one->other].moved = one->moved;
     }

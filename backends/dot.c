@@ -27,6 +27,8 @@ static void print_step(const Plan *plan, uint32_t index, Text *out)
         text_append(out, step->layer != NONE ? ", " : "\\n");
         append_escaped(out, plan->cluster.levels[step->level].name);
     }
+    if (step->when != WHEN_EVERY)
+        text_format(out, "\\n%s micro-batch", step_when_name(step->when));
     text_format(out, "\\n%s", format_time(value, step->cost_s));
     if (step->group != NONE)
         text_format(out, ", %s", format_bytes(value, step->bytes));
@@ -64,7 +66,11 @@ void dot_print(const Plan *plan, Text *out)
     text_append(out, " on ");
     append_escaped(out, plan->cluster.name);
     text_append(out, ". A box is a step: its predicted time, and the bytes that a GPU sends.\\n"
-                     "Dashed: the next step of a stream. Solid: a wait for a step of another stream.\"\n");
+                     "Dashed: the next step of a stream. Solid: a wait for a step of another stream.");
+    if (plan->micro_batches > 1)
+        text_format(out, "\\nOf %u micro-batches: a step of a later box is waited for in the one before.",
+                    plan->micro_batches);
+    text_append(out, "\"\n");
     for (int s = 0; s < STREAM_COUNT; s++)
         print_stream(plan, (Stream)s, out);
     for (uint32_t i = 0; i < plan->step_count; i++)

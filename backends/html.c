@@ -74,6 +74,10 @@ static void print_lead(const Plan *plan, Text *out)
                 plan->dispatch == DISPATCH_NAIVE ? "naive" : "deduplicated",
                 plan->exchange == EXCHANGE_PADDED ? ", padded exchanges" : "");
     print_compression(plan, out);
+    if (plan->pass == PASS_TRAINING && !plan->model.abstract)
+        text_format(out, ". An iteration has %u micro-batch%s of %llu tokens on each GPU; activations are %s",
+                    plan->micro_batches, plan->micro_batches == 1 ? "" : "es", (unsigned long long)model_tokens(model),
+                    plan->recompute ? "recomputed in the backward pass" : "kept for the backward pass");
     text_append(out, ".</p>\n");
 }
 
@@ -102,6 +106,9 @@ static void print_figures(const Plan *plan, const Simulation *simulation, Text *
     double ratio = plan_speed_up(plan, best);
     text_append(out, "<div class=\"figures\">\n");
     print_figure(format_time(value, simulation->iteration_s), "iteration, simulated", out);
+    if (plan->micro_batches > 1)
+        print_figure(format_time(value, simulation->iteration_s / plan->micro_batches), "per micro-batch, simulated",
+                     out);
     if (ratio > 0) {
         Text what = {0};
         snprintf(value, sizeof(value), "%.2f×", ratio);
@@ -123,7 +130,8 @@ void html_print(const Plan *written, const char *reasons, Text *out)
 {
     Arena *arena = arena_create();
     const Plan *plan = plan_unroll_all(written, arena);
-    const Report report = {.plan = plan, .simulation = simulate(plan, arena), .arena = arena, .out = out};
+    const Report report = {
+        .written = written, .plan = plan, .simulation = simulate(plan, arena), .arena = arena, .out = out};
     print_head(plan, out);
     print_decision(plan, out);
     print_lead(plan, out);

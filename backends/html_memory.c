@@ -6,6 +6,7 @@
 
 #include "backends/html_parts.h"
 #include "ir/simulate/occupancy.h"
+#include "ir/unroll.h"
 
 enum { LARGEST_SHOWN = 12, EDGED_HEIGHT = 4 }; // thinner buffers would be all edge
 
@@ -58,7 +59,18 @@ void html_memory_lane_print(const Report *report, int top)
 
 // ---- the arena -------------------------------------------------------------------------------
 
-static void print_buffer(const Report *report, uint32_t index, const BufferLife *life, int top)
+// Values of one buffer stand in a row and share its name.
+static bool same_buffer(const Plan *plan, uint32_t a, uint32_t b)
+{
+    return plan->buffers[a].name == plan->buffers[b].name;
+}
+
+static bool has_values(const Buffer *buffer)
+{
+    return buffer->span != SPAN_ITERATION;
+}
+
+static void print_buffer(const Report *report, uint32_t index, uint32_t value, const BufferLife *life, int top)
 {
     const Buffer *buffer = &report->plan->buffers[index];
     double unit = ARENA_HEIGHT / (double)report->plan->arena_bytes, bytes = (double)buffer_bytes(buffer);
@@ -71,6 +83,7 @@ static void print_buffer(const Report *report, uint32_t index, const BufferLife 
                 unit * bytes >= EDGED_HEIGHT ? " edged" : "", left, top + unit * (double)buffer->offset, right - left,
                 unit * bytes, bytes);
     html_escape(report->out, buffer->name);
+    text_append(report->out, html_micro_batch(report, has_values(buffer), value));
     text_format(report->out, "\n%s, %s of %llu × %llu, %s", format_bytes(size, bytes), dtype_name(buffer->dtype),
                 (unsigned long long)buffer->rows, (unsigned long long)buffer->cols, buffer_kind_name(buffer->kind));
     if (buffer->layer != NONE)
@@ -90,8 +103,10 @@ void html_arena_lane_print(const Report *report, int top)
     const BufferLife *lives = occupancy_buffers(report->plan, report->simulation, report->arena);
     print_ground("ground", top, ARENA_HEIGHT, "", report->out);
     text_append(report->out, "<g class=\"buffers\">\n");
-    for (uint32_t b = 0; b < report->plan->buffer_count; b++)
-        print_buffer(report, b, &lives[b], top);
+    for (uint32_t b = 0, value = 0; b < report->plan->buffer_count; b++) {
+        value = b > 0 && same_buffer(report->plan, b - 1, b) ? value + 1 : 0;
+        print_buffer(report, b, value, &lives[b], top);
+    }
     text_append(report->out, "</g>\n");
 }
 
@@ -105,7 +120,7 @@ static void print_kind(const Plan *plan, BufferKind kind, double live_bytes, Tex
     for (uint32_t b = 0; b < plan->buffer_count; b++)
         if (plan->buffers[b].kind == kind) {
             count++;
-            bytes += (double)buffer_bytes(&plan->buffers[b]);
+            bytes += (double)buffer_bytes(&plan->buffers[b]) * plan_buffer_values(plan, &plan->buffers[b]);
         }
     if (count == 0)
         return;
@@ -116,7 +131,7 @@ static void print_kind(const Plan *plan, BufferKind kind, double live_bytes, Tex
                 (int)kind, plan->arena_bytes ? 100 * live_bytes / (double)plan->arena_bytes : 0);
 }
 
-// Buffers that differ in their layer alone: "L3.experts", "L4.experts".
+// Buffers that differ in their layer alone, such as "L3.experts" and "L4.experts", and in their micro-batch.
 typedef struct {
     const Buffer *first;
     const char *name; // without the layer
@@ -135,7 +150,7 @@ static bool is_alike(const Live *live, const Buffer *buffer)
 {
     const Buffer *first = live->first;
     return first->kind == buffer->kind && first->dtype == buffer->dtype && first->rows == buffer->rows &&
-           first->cols == buffer->cols && first->layer != NONE && buffer->layer != NONE &&
+           first->cols == buffer->cols && (first->layer == NONE) == (buffer->layer == NONE) &&
            strcmp(live->name, name_without_layer(buffer)) == 0;
 }
 
@@ -198,10 +213,10 @@ static void print_largest(const Report *report, double time_s)
     char value[FORMAT_MAX], at[FORMAT_MAX];
     text_format(report->out,
                 "<div class=\"scroll\"><table class=\"stack\">\n<thead><tr><th>live at the peak, %s</th><th>kind</th>"
-                "<th class=\"n\">layers</th><th class=\"n\">buffers</th><th class=\"n\">rows × columns</th>"
+                "<th class=\"n\">layers</th><th class=\"n\">%s</th><th class=\"n\">rows × columns</th>"
                 "<th class=\"n\">size of one</th><th class=\"n\">together</th><th>share of the arena</th></tr>"
                 "</thead>\n<tbody>\n",
-                format_time(at, time_s));
+                format_time(at, time_s), plan->unrolled ? "values" : "buffers");
     for (uint32_t i = 0; i < count && i < LARGEST_SHOWN; i++)
         print_live(plan, &live[i], report->out);
     for (uint32_t i = LARGEST_SHOWN; i < count; i++) {
@@ -235,15 +250,18 @@ void html_memory_print(const Report *report)
                 "<th class=\"n\">sum of sizes</th><th class=\"n\">live at the peak</th><th>share of the arena</th></tr>"
                 "</thead>\n<tbody>\n");
     for (int k = 0; k < BUFFER_KIND_COUNT; k++)
-        print_kind(plan, (BufferKind)k, peak->bytes[k], out);
+        print_kind(report->written, (BufferKind)k, peak->bytes[k], out);
     text_format(out,
                 "</tbody></table></div>\n<p class=\"note\">All buffers lie in the arena of %s; engine '%s' takes %s "
                 "besides, for scratch and the like. At most %s of the arena are live at a time, first at %s. Buffers "
                 "share memory where the schedule guarantees that they are never live together, so the arena may be "
-                "larger than what is live in the simulated run. The timeline shows both over time.</p>\n",
+                "larger than what is live in the simulated run. %sThe timeline shows both over time.</p>\n",
                 format_bytes(arena, (double)plan->arena_bytes), engine_kind_name(plan->cluster.device.engine),
                 format_bytes(own, (double)plan->engine_bytes), format_bytes(live, memory_total(peak)),
-                format_time(at, peak->time_s));
+                format_time(at, peak->time_s),
+                plan->unrolled ? "What is used inside of a layer's pass alone has the memory of one micro-batch, which "
+                                 "the next one uses again; what outlives it has a value for each. "
+                               : "");
     print_largest(report, peak->time_s);
     text_append(out, "</section>\n");
 }

@@ -40,6 +40,13 @@ void html_worker_print(const Plan *plan, uint32_t position, Text *out)
     text_format(out, " %u", position);
 }
 
+const char *html_micro_batch(const Report *report, bool repeated, uint32_t micro_batch)
+{
+    if (!repeated || report->written->micro_batches < 2)
+        return "";
+    return arena_format(report->arena, " of micro-batch %u", micro_batch);
+}
+
 bool choices_equal(const Choice *a, const Choice *b)
 {
     return a->regather == b->regather && a->once == b->once && memcmp(a->domain, b->domain, sizeof(a->domain)) == 0;

@@ -9,7 +9,8 @@
 extern const char report_css[], report_js[];
 
 typedef struct {
-    const Plan *plan;
+    const Plan *written; // as its file has it
+    const Plan *plan;    // unrolled: every execution of a step, every value of a buffer
     const Simulation *simulation;
     Arena *arena;
     Text *out;
@@ -20,6 +21,9 @@ void html_time_print(const Report *report);       // where the time goes: overla
 void html_timeline_print(const Report *report);
 void html_cluster_print(const Report *report); // domains, links and traffic
 void html_memory_print(const Report *report);
+
+// " of micro-batch 2", for what an unrolled plan of several has; "" for the rest.
+const char *html_micro_batch(const Report *report, bool repeated, uint32_t micro_batch);
 
 // Units of the timeline's x axis: an iteration has so many.
 enum { TIMELINE_UNITS = 100000 };

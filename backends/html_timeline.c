@@ -106,7 +106,9 @@ static void print_step(const Timeline *timeline, uint32_t index, Text *out)
         text_append(out, " ");
         html_escape(out, plan->cluster.levels[step->level].name);
     }
-    text_format(out, "\nstep s%u", index);
+    bool unrolled = plan->unrolled;
+    text_format(out, "\nstep s%u%s", unrolled ? step->written : index,
+                html_micro_batch(timeline->report, step->when == WHEN_EVERY, step->micro_batch));
     if (step->layer != NONE)
         text_format(out, ", layer %d", step->layer);
     text_format(out, "\n%s: from %.7g to %.7g ms", format_time(a, end_s - begin_s), begin_s * 1e3, end_s * 1e3);
@@ -242,10 +244,14 @@ void html_timeline_print(const Report *report)
     }
     text_format(
         out,
-        ", %s, %u steps; all GPUs run the same schedule. Steps of odd layers are fainter.<span class=\"hint\"> "
+        ", %s, %u steps%s; all GPUs run the same schedule. Steps of odd layers are fainter.<span class=\"hint\"> "
         "Wheel to zoom, drag to move, double-click to see all; point at a step, at the memory or at a buffer to "
         "see what it is.</span></p>\n",
-        format_time(value, simulation->iteration_s), report->plan->step_count);
+        format_time(value, simulation->iteration_s), report->plan->step_count,
+        report->plan->unrolled
+            ? arena_format(report->arena, " in %u micro-batches, all of which pass a layer before the next begins",
+                           report->written->micro_batches)
+            : "");
     print_legend(report->plan, out);
     text_format(out, "<div class=\"timeline\" style=\"height:%dpx\" data-seconds=\"", timeline.height);
     text_number(out, simulation->iteration_s);

@@ -7,6 +7,7 @@
 #include "backends/decision.h"
 #include "ir/plan_facts.h"
 #include "ir/simulate/simulate.h"
+#include "ir/unroll.h"
 
 static cJSON *add_object(cJSON *parent, const char *key)
 {
@@ -161,9 +162,8 @@ static void add_solution(cJSON *root, const Plan *plan, double solve_s)
     else
         cJSON_AddNullToObject(object, "solve_s");
     cJSON_AddNumberToObject(object, "iteration_s", plan->iteration_s);
-    Arena *arena = arena_create();
     cJSON_AddNumberToObject(object, "simulated_s", simulated_iteration_s(plan));
-    arena_destroy(arena);
+    cJSON_AddNumberToObject(object, "micro_batch_s", plan->iteration_s / plan->micro_batches);
     add_throughput(object, plan, plan->iteration_s);
     add_verdict(object, plan);
     add_layers(object, plan);
@@ -214,6 +214,8 @@ void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out
         add_ports(root, &plan->cluster);
     add_model(root, plan);
     cJSON_AddStringToObject(root, "pass", pass_name(plan->pass));
+    cJSON_AddNumberToObject(root, "micro_batches", plan->micro_batches);
+    cJSON_AddBoolToObject(root, "recompute", plan->recompute);
     cJSON_AddStringToObject(root, "dispatch", dispatch_name(plan->dispatch));
     cJSON_AddStringToObject(root, "exchange", exchange_kind_name(plan->exchange));
     cJSON_AddStringToObject(root, "codec", codec_name(plan->codec));
@@ -233,6 +235,7 @@ void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out
     cJSON_AddStringToObject(root, "engine", engine_kind_name(plan->cluster.device.engine));
     cJSON_AddNumberToObject(root, "engine_bytes", (double)plan->engine_bytes);
     cJSON_AddNumberToObject(root, "steps", plan->step_count);
+    cJSON_AddNumberToObject(root, "executions", (double)plan_executions(plan));
     cJSON_AddNumberToObject(root, "plan_bytes", (double)plan_bytes);
     char *text = cJSON_Print(root);
     text_append(out, text);

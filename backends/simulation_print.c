@@ -83,6 +83,15 @@ static void print_parts(const Plan *plan, const Simulation *simulation, const Pa
                     parts[i].steps, format_time(value, parts[i].time_s), 100 * parts[i].time_s / whole(simulation));
 }
 
+// As the plan file has it; with its micro-batch, as "35/2", where it runs in each.
+static const char *step_number(const Plan *plan, uint32_t index, Arena *arena)
+{
+    const Step *step = &plan->steps[index];
+    if (plan->unrolled && step->when == WHEN_EVERY)
+        return arena_format(arena, "%u/%u", step->written, step->micro_batch);
+    return arena_format(arena, "%u", plan->unrolled ? step->written : index);
+}
+
 static void print_longest(const Plan *plan, const Simulation *simulation, PathStep *path, uint32_t length, Arena *arena,
                           Text *out)
 {
@@ -90,12 +99,13 @@ static void print_longest(const Plan *plan, const Simulation *simulation, PathSt
     qsort(path, length, sizeof(*path), compare_lengths);
     uint32_t shown = length < LONGEST_MAX ? length : LONGEST_MAX;
     text_format(out, "\n%-24s %8s %6s %-8s %12s %12s %8s%s\n%-24s %8s %6s %-8s %12s %12s %8s\n", "its longest steps",
-                "step", "layer", "level", "from", "takes", "share", simulation->class_of ? "  waits for" : "", "", "",
-                "", "", "", "", "%");
+                plan->unrolled ? "step/mb" : "step", "layer", "level", "from", "takes", "share",
+                simulation->class_of ? "  waits for" : "", "", "", "", "", "", "", "%");
     for (uint32_t i = 0; i < shown; i++) {
         const Step *step = &plan->steps[path[i].step];
         double takes_s = path[i].end_s - path[i].begin_s;
-        text_format(out, "%-24s %8u %6s %-8s %12s %12s %8.1f%s%s\n", op_info((int)step->op)->name, path[i].step,
+        text_format(out, "%-24s %8s %6s %-8s %12s %12s %8.1f%s%s\n", op_info((int)step->op)->name,
+                    step_number(plan, path[i].step, arena),
                     step->layer == NONE ? "-" : arena_format(arena, "%d", step->layer), level_name(plan, step->level),
                     format_time(begin, path[i].begin_s), format_time(takes, takes_s), 100 * takes_s / whole(simulation),
                     simulation->class_of ? "  " : "",
@@ -146,6 +156,9 @@ void simulation_print(const Plan *plan, const Simulation *simulation, Text *out)
     text_format(out, "simulated iteration: %s (predicted by the cost model: %s, %s)\n",
                 format_time(value, simulation->iteration_s), format_time(other, plan->iteration_s),
                 format_change(change, (plan->iteration_s - simulation->iteration_s) / whole(simulation)));
+    if (plan->unrolled)
+        text_format(out, "per micro-batch, of %u: %s\n", plan->micro_batches,
+                    format_time(value, simulation->iteration_s / plan->micro_batches));
     text_format(out, "communication: %s hidden behind computation, %s exposed%s\n",
                 format_time(value, simulation->last->hidden_s), format_time(other, simulation->last->exposed_s),
                 simulation->last->exposed_s > 0 ? "; under way while no computation runs:" : "");
@@ -172,7 +185,9 @@ static cJSON *path_to_json(const Plan *plan, const Simulation *simulation, Arena
     for (uint32_t i = 0; i < length; i++) {
         const Step *step = &plan->steps[path[i].step];
         cJSON *object = cJSON_CreateObject();
-        cJSON_AddNumberToObject(object, "step", path[i].step);
+        cJSON_AddNumberToObject(object, "step", plan->unrolled ? step->written : path[i].step);
+        if (plan->unrolled && step->when == WHEN_EVERY)
+            cJSON_AddNumberToObject(object, "micro_batch", step->micro_batch);
         cJSON_AddStringToObject(object, "op", op_info((int)step->op)->name);
         if (step->layer != NONE)
             cJSON_AddNumberToObject(object, "layer", step->layer);

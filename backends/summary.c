@@ -8,6 +8,7 @@
 #include "ir/codec.h"
 #include "ir/plan_facts.h"
 #include "ir/simulate/simulate.h"
+#include "ir/unroll.h"
 
 static void print_heading(const Plan *plan, Text *out)
 {
@@ -31,7 +32,10 @@ static void print_heading(const Plan *plan, Text *out)
     text_format(out, "; per GPU and MoE layer D = %s tokens, P = %s experts, pre-expert %s\n",
                 format_bytes(a, model->data_bytes), format_bytes(b, model->expert_bytes),
                 format_time((char[FORMAT_MAX]){0}, model->pre_expert_s));
-    text_format(out, "pass %s, dispatch %s%s, migration %s", pass_name(plan->pass), dispatch_name(plan->dispatch),
+    text_format(out, "pass %s, ", pass_name(plan->pass));
+    if (plan->micro_batches > 1)
+        text_format(out, "%u micro-batches per iteration, ", plan->micro_batches);
+    text_format(out, "dispatch %s%s, migration %s", dispatch_name(plan->dispatch),
                 plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->codec));
     if (codec_info(plan->codec)->encodes)
         text_format(out, " 1/%s", format_double(a, plan->codec_ratio));
@@ -86,6 +90,8 @@ static void print_simulated(const Plan *plan, Text *out)
     text_format(out, "this plan's schedule, simulated: %s", format_time(value, simulated_s));
     if (plan->iteration_s > 0)
         text_format(out, " (%s against the prediction)", format_change(value, simulated_s / plan->iteration_s - 1));
+    if (plan->micro_batches > 1)
+        text_format(out, ", %s per micro-batch", format_time(value, simulated_s / plan->micro_batches));
     text_append(out, "\n");
 }
 
@@ -149,6 +155,10 @@ static void print_choices(const Plan *plan, Text *out)
     if (plan->pass == PASS_TRAINING && !plan->model.abstract)
         text_format(out, "  dense weights: shared out over all GPUs, %s for the backward pass\n",
                     plan_format_gathered(plan, plan->regather_dense, plan->once_dense, gathered, sizeof(gathered)));
+    if (plan->pass == PASS_TRAINING && !plan->model.abstract)
+        text_format(out, "  activations: %s\n",
+                    plan->recompute ? "recomputed in the backward pass, from each layer's input"
+                                    : "kept for the backward pass");
     text_append(out, "\n");
 }
 
@@ -194,6 +204,9 @@ void summary_print(const Plan *plan, uint64_t plan_bytes, Text *out)
         text_format(out, ", %s for engine '%s'", format_bytes(value, (double)plan->engine_bytes),
                     engine_kind_name(plan->cluster.device.engine));
     text_append(out, "\n");
-    text_format(out, "schedule: %u steps, %u groups, %u cross-stream waits; plan file %s\n", plan->step_count,
-                plan->group_count, plan->after_count, format_bytes(size, (double)plan_bytes));
+    text_format(out, "schedule: %u steps", plan->step_count);
+    if (plan->micro_batches > 1)
+        text_format(out, ", executed %llu times in an iteration", (unsigned long long)plan_executions(plan));
+    text_format(out, ", %u groups, %u cross-stream waits; plan file %s\n", plan->group_count, plan->after_count,
+                format_bytes(size, (double)plan_bytes));
 }

@@ -202,6 +202,29 @@ static void print_even(const Explanation *e, Text *out)
                 e->solution->baselines[BASELINE_EP_DEDUP].fits ? "" : " It does not fit the memory, though.");
 }
 
+static void print_micro_batches(const Explanation *e, Text *out)
+{
+    char each[FORMAT_MAX], all[FORMAT_MAX];
+    if (e->micro_count == 0)
+        return;
+    text_append(out, "<h3>What micro-batches would make of an iteration</h3>\n<div class=\"scroll\">"
+                     "<table class=\"wrap stack\">\n<thead><tr><th>micro-batches</th><th class=\"n\">of each</th>"
+                     "<th class=\"n\">iteration</th><th>best choice</th></tr></thead>\n<tbody>\n");
+    for (uint32_t i = 0; i < e->micro_count; i++) {
+        const MicroBatchRow *row = &e->micro[i];
+        text_format(out, "<tr%s><th scope=\"row\">%u</th><td class=\"n\">%s</td><td class=\"n\">%s</td><td>",
+                    row->micro_batches == e->work->spec->plan.micro_batches ? " class=\"chosen\"" : "",
+                    row->micro_batches, row->fits ? format_time(each, row->iteration_s / row->micro_batches) : "–",
+                    row->fits ? format_time(all, row->iteration_s) : "–");
+        Text choice = {0};
+        explain_append_micro_batches(e, row, &choice);
+        html_escape(out, choice.data);
+        text_free(&choice);
+        text_append(out, "</td></tr>\n");
+    }
+    text_append(out, "</tbody></table></div>\n");
+}
+
 void explain_print_html(const Explanation *e, Text *out)
 {
     char name[128];
@@ -216,5 +239,6 @@ void explain_print_html(const Explanation *e, Text *out)
     print_runs(e, out);
     print_sensitivities(e, out);
     print_even(e, out);
+    print_micro_batches(e, out);
     text_append(out, "</section>\n");
 }

@@ -96,6 +96,17 @@ static void add_limits(cJSON *root, const Explanation *e)
     }
 }
 
+static void add_choice(cJSON *object, const Explanation *e, const Config *configs)
+{
+    Arena *arena = arena_create();
+    ConfigRun *runs = arena_alloc_array(arena, e->work->moe_count, sizeof(*runs));
+    size_t count = explain_runs(e->work, configs, false, runs);
+    cJSON *list = cJSON_AddArrayToObject(object, "runs");
+    for (size_t i = 0; i < count; i++)
+        add_run(append_object(list), &e->work->spec->cluster, &runs[i]);
+    arena_destroy(arena);
+}
+
 static void add_flip(cJSON *parent, const char *key, const Explanation *e, const Flip *flip)
 {
     cJSON *object = cJSON_AddObjectToObject(parent, key);
@@ -115,13 +126,7 @@ static void add_flip(cJSON *parent, const char *key, const Explanation *e, const
         cJSON_AddNullToObject(object, "prefetch");
     else
         cJSON_AddNumberToObject(object, "prefetch", flip->prefetch);
-    Arena *arena = arena_create();
-    ConfigRun *runs = arena_alloc_array(arena, e->work->moe_count, sizeof(*runs));
-    size_t count = explain_runs(e->work, flip->configs, false, runs);
-    cJSON *list = cJSON_AddArrayToObject(object, "runs");
-    for (size_t i = 0; i < count; i++)
-        add_run(append_object(list), &e->work->spec->cluster, &runs[i]);
-    arena_destroy(arena);
+    add_choice(object, e, flip->configs);
 }
 
 static void add_sensitivities(cJSON *root, const Explanation *e)
@@ -168,6 +173,24 @@ static void add_even(cJSON *root, const Explanation *e)
     }
 }
 
+static void add_micro_batches(cJSON *root, const Explanation *e)
+{
+    cJSON *list = cJSON_AddArrayToObject(root, "micro_batches");
+    for (uint32_t i = 0; i < e->micro_count; i++) {
+        const MicroBatchRow *row = &e->micro[i];
+        cJSON *object = append_object(list);
+        cJSON_AddNumberToObject(object, "micro_batches", row->micro_batches);
+        cJSON_AddBoolToObject(object, "now", row->micro_batches == e->work->spec->plan.micro_batches);
+        cJSON_AddBoolToObject(object, "fits", row->fits);
+        if (!row->fits)
+            continue;
+        cJSON_AddNumberToObject(object, "iteration_s", row->iteration_s);
+        cJSON_AddNumberToObject(object, "micro_batch_s", row->iteration_s / row->micro_batches);
+        cJSON_AddBoolToObject(object, "recompute", row->recomputes);
+        add_choice(object, e, row->configs);
+    }
+}
+
 static void add_more(cJSON *root, const Explanation *e)
 {
     cJSON *list = cJSON_AddArrayToObject(root, "more_bandwidth");
@@ -211,6 +234,7 @@ void explain_print_json(const Explanation *e, Text *out)
     add_sensitivities(root, e);
     cJSON_AddNumberToObject(root, "even_margin", EXPLAIN_EVEN);
     add_even(root, e);
+    add_micro_batches(root, e);
     add_more(root, e);
     char *text = cJSON_Print(root);
     text_append(out, text);

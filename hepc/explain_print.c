@@ -251,6 +251,40 @@ static void print_even(const Explanation *e, Text *out)
     }
 }
 
+void explain_append_micro_batches(const Explanation *e, const MicroBatchRow *row, Text *out)
+{
+    const Flip choice = {.configs = row->configs, .prefetch = row->prefetch};
+    if (!row->fits) {
+        text_append(out, "nothing fits the memory");
+        return;
+    }
+    if (row->micro_batches == e->work->spec->plan.micro_batches)
+        text_append(out, "now");
+    else
+        explain_append_choice(e, &choice, out);
+    if (row->recomputes)
+        text_append(out, ", activations recomputed");
+}
+
+static void print_micro_batches(const Explanation *e, Text *out)
+{
+    char each[FORMAT_MAX], all[FORMAT_MAX];
+    if (e->micro_count == 0)
+        return;
+    text_format(out,
+                "\nwhat micro-batches would make of an iteration, with the best choice for each number:\n"
+                "  %-6s %12s %12s\n",
+                "number", "of each", "iteration");
+    for (uint32_t i = 0; i < e->micro_count; i++) {
+        const MicroBatchRow *row = &e->micro[i];
+        text_format(out, "  %-6u %12s %12s  ", row->micro_batches,
+                    row->fits ? format_time(each, row->iteration_s / row->micro_batches) : "-",
+                    row->fits ? format_time(all, row->iteration_s) : "-");
+        explain_append_micro_batches(e, row, out);
+        text_append(out, "\n");
+    }
+}
+
 static void print_more(const Explanation *e, Text *out)
 {
     double now_s = e->solution->cost.iteration_s;
@@ -275,5 +309,6 @@ void explain_print(const Explanation *e, Text *out)
     print_limits(e, out);
     print_sensitivities(e, out);
     print_even(e, out);
+    print_micro_batches(e, out);
     print_more(e, out);
 }

@@ -16,6 +16,8 @@ const char *explain_format_quantity(const Explanation *explanation, Quantity qua
 const char *explain_format_links(const EvenPoint *even, double value, char out[FORMAT_MAX]);
 // Where plain EP is as good, in words.
 void explain_append_even(const EvenPoint *even, Text *out);
+// The choice with another number of micro-batches, in words.
+void explain_append_micro_batches(const Explanation *explanation, const MicroBatchRow *row, Text *out);
 // The choice beyond a flip, in words.
 void explain_append_choice(const Explanation *explanation, const Flip *flip, Text *out);
 

@@ -281,9 +281,7 @@ static bool check_micro_batches(Check *check)
     if (plan->micro_batches == 0 || plan->micro_batches > PLAN_MICRO_BATCHES_MAX)
         return fail(check, RECORD_PLAN, 0, "'micro_batches' is %" PRIu32 ": expected 1 to %d", plan->micro_batches,
                     PLAN_MICRO_BATCHES_MAX);
-    uint64_t runs = 0;
-    for (uint32_t i = 0; i < plan->step_count; i++)
-        runs += plan_step_runs(plan, &plan->steps[i]);
+    uint64_t runs = plan_executions(plan);
     if (plan->micro_batches > 1 && runs > PLAN_UNROLLED_STEPS_MAX)
         return fail(check, RECORD_PLAN, 0,
                     "%" PRIu32 " micro-batches make %" PRIu64 " executions of steps: expected at most %d",

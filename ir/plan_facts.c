@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ir/unroll.h"
+
 PlanMessages plan_messages(const Plan *plan)
 {
     PlanMessages messages = {0};
@@ -24,7 +26,7 @@ double *plan_layers_seconds(const Plan *plan, OpShape shape, Arena *arena)
     double *seconds = arena_alloc_array(arena, plan->model.layers, sizeof(*seconds));
     for (uint32_t i = 0; i < plan->step_count; i++)
         if (plan->steps[i].layer != NONE && op_info((int)plan->steps[i].op)->shape == shape)
-            seconds[plan->steps[i].layer] += plan->steps[i].cost_s;
+            seconds[plan->steps[i].layer] += plan_step_runs(plan, &plan->steps[i]) * plan->steps[i].cost_s;
     return seconds;
 }
 
@@ -139,7 +141,7 @@ double plan_tokens_per_s(const Plan *plan, double iteration_s)
 {
     if (plan->model.abstract || !(iteration_s > 0))
         return 0;
-    return (double)model_tokens(&plan->model) * (double)cluster_gpus(&plan->cluster) / iteration_s;
+    return (double)model_tokens(&plan->model) * plan->micro_batches * (double)cluster_gpus(&plan->cluster) / iteration_s;
 }
 
 double plan_flop_utilisation(const Plan *plan, double iteration_s)

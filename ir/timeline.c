@@ -101,6 +101,8 @@ static void add_step_arguments(cJSON *event, const Plan *plan, uint32_t index)
     const OpInfo *info = op_info((int)step->op);
     cJSON *args = cJSON_AddObjectToObject(event, "args");
     cJSON_AddNumberToObject(args, "step", index);
+    if (plan->unrolled && step->when == WHEN_EVERY)
+        cJSON_AddNumberToObject(args, "micro_batch", step->micro_batch);
     if (step->layer != NONE)
         cJSON_AddNumberToObject(args, "layer", step->layer);
     if (step->level != NONE)

@@ -29,6 +29,14 @@ uint32_t plan_step_runs(const Plan *plan, const Step *step)
     return step->when == WHEN_EVERY && !plan->unrolled ? plan->micro_batches : 1;
 }
 
+uint64_t plan_executions(const Plan *plan)
+{
+    uint64_t runs = 0;
+    for (uint32_t i = 0; i < plan->step_count; i++)
+        runs += plan_step_runs(plan, &plan->steps[i]);
+    return runs;
+}
+
 uint32_t plan_buffer_values(const Plan *plan, const Buffer *buffer)
 {
     return buffer->span == SPAN_ALL && !plan->unrolled ? plan->micro_batches : 1;

@@ -22,7 +22,7 @@
 enum {
     PLAN_MICRO_BATCHES_MAX = 4096,
     PLAN_UNROLLED_STEPS_MAX = 1 << 22,
-    UNROLL_ENOUGH = 3, // micro-batches after which nothing new happens: docs/ir.md, "Micro-batches"
+    UNROLL_ENOUGH = 4, // micro-batches after which nothing new happens: docs/ir.md, "Micro-batches"
 };
 
 // The plan with that many micro-batches, at least 1, unrolled; itself where it has one and is not to be changed, or is
@@ -43,6 +43,7 @@ uint32_t plan_segment_end(const Plan *plan, uint32_t first);
 bool step_runs(const Step *step, uint32_t index, uint32_t count);
 // How often an iteration executes the step, and how many values of the buffer the arena holds.
 uint32_t plan_step_runs(const Plan *plan, const Step *step);
+uint64_t plan_executions(const Plan *plan); // of all steps together
 uint32_t plan_buffer_values(const Plan *plan, const Buffer *buffer);
 // What the buffer takes of the arena: all its values, each aligned. False when that exceeds 63 bits.
 MUST_CHECK bool plan_buffer_bytes(const Plan *plan, const Buffer *buffer, uint64_t *out);

@@ -281,6 +281,7 @@ static void collect_sensitivities(const Workload *work, const PlannerOptions *op
             out->even[out->even_count++] = explain_even(work, options, solution, l);
     if (out->even_count > 1)
         out->even[out->even_count++] = explain_even(work, options, solution, LEVELS_MAX);
+    out->micro_count = explain_micro_batches(&choice, arena, out->micro);
 }
 
 static void collect_more(const Workload *work, const PlannerOptions *options, const Solution *solution,

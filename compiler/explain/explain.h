@@ -1,5 +1,5 @@
 // Why this plan: what each run of layers would cost otherwise, which limit binds, at which value of every
-// quantity the choice is given up, what more bandwidth buys. explain.c, explain_flip.c and explain_even.c collect the
+// quantity the choice is given up, what more bandwidth buys. explain*.c collect the
 // records, hepc/explain_print.h writes them; docs/planner.md defines them.
 #ifndef HEP_EXPLAIN_H
 #define HEP_EXPLAIN_H
@@ -77,6 +77,17 @@ typedef struct {
     uint32_t solves;
 } EvenPoint;
 
+// The best plan with another number of micro-batches per iteration, or the plan itself with its own.
+typedef struct {
+    uint32_t micro_batches;
+    bool fits, recomputes;
+    double iteration_s;
+    const Config *configs; // [moe_count]
+    uint32_t prefetch;
+} MicroBatchRow;
+
+enum { MICRO_BATCH_ROWS_MAX = 8 }; // 1, 2, 4, ... 64, and as many as the plan has
+
 enum { LIMITS_MAX = LEVELS_MAX + 3, SENSITIVITIES_MAX = LEVELS_MAX + 3, EXPLAIN_SOLVES_MAX = 12 };
 
 extern const double EXPLAIN_MARGIN; // relative
@@ -98,6 +109,8 @@ typedef struct {
     MoreBandwidth more[LEVELS_MAX];
     uint32_t even_count; // 0 where the choice was forced
     EvenPoint even[LEVELS_MAX + 1];
+    uint32_t micro_count; // 0 where the choice was forced, and where iterations have no micro-batches
+    MicroBatchRow micro[MICRO_BATCH_ROWS_MAX];
     double counted_s; // this plan if its exchanges were counted, where they are padded, else 0
     double free_s;    // the planner's own choice where one was forced, else 0
 } Explanation;
@@ -122,6 +135,7 @@ typedef struct {
 
 Sensitivity explain_sensitivity(const ExplainedChoice *choice, Quantity quantity, uint32_t level, Arena *arena);
 EvenPoint explain_even(const Workload *work, const PlannerOptions *options, const Solution *solution, uint32_t level);
+uint32_t explain_micro_batches(const ExplainedChoice *choice, Arena *arena, MicroBatchRow rows[MICRO_BATCH_ROWS_MAX]);
 // How explanations plan again: without GLPK, with less effort.
 PlannerOptions explain_options(const PlannerOptions *options);
 

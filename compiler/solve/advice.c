@@ -6,6 +6,7 @@
 
 #include "compiler/lowering/lower.h"
 #include "ir/codec.h"
+#include "ir/unroll.h"
 
 enum { GROWN_MAX = 64 };  // times the GPUs there are
 enum { TRIES_MAX = 300 }; // configurations measured for one question; what was not tried is not spoken of
@@ -285,6 +286,31 @@ static void advise_requests(Advising *a)
         diag_help(a->diag, "without what the codec remembers a plan fits: 'codec = dense'");
 }
 
+// What an update needs less memory with: what is kept of the forward pass, and how its tokens are cut.
+static void advise_update(Advising *a)
+{
+    const Spec *spec = a->work->spec;
+    Spec changed = *spec;
+    if (spec->plan.pass == PASS_FORWARD || spec->model.abstract)
+        return;
+    changed.plan.recomputes = true;
+    if (spec->plan.recompute == RECOMPUTE_NONE && fits(a, &changed))
+        diag_help(a->diag, "recomputing activations helps: 'recompute = full' fits");
+    changed = *spec;
+    uint32_t *batch = &changed.model.batch, *count = &changed.plan.micro_batches;
+    bool found = false;
+    while (!found && *batch % 2 == 0 && *count <= PLAN_MICRO_BATCHES_MAX / 2 && a->tried < TRIES_MAX) {
+        *batch /= 2;
+        *count *= 2;
+        found = fits(a, &changed);
+    }
+    if (found)
+        diag_help(a->diag, "smaller micro-batches help: 'batch = %u' with 'micro_batches = %u' fits", *batch, *count);
+    changed = *spec;
+    if (halved_until_fits(a, &changed, count))
+        diag_help(a->diag, "fewer micro-batches help: 'micro_batches = %u' fits", *count);
+}
+
 void advise_memory(const Workload *work, const Candidate *smallest, Diag *diag)
 {
     Advising a = {.work = work, .smallest = smallest, .diag = diag, .memory = work->spec->cluster.device.memory_bytes};
@@ -304,7 +330,12 @@ void advise_memory(const Workload *work, const Candidate *smallest, Diag *diag)
         diag_help(diag, "nothing may be dropped, so exchange buffers hold the worst case; 'capacity = 2' in the plan "
                         "block bounds them at twice the balanced load, and fits");
     // Fewer tokens are in vain where what is kept is too much.
-    if (parts.experts + parts.others + parts.replicas < a.memory && !advise_fewer_tokens(&a, work->spec, "") &&
+    bool leaves_room = parts.experts + parts.others + parts.replicas < a.memory;
+    a.tried = 0;
+    if (leaves_room)
+        advise_update(&a);
+    a.tried = 0;
+    if (leaves_room && !advise_fewer_tokens(&a, work->spec, "") &&
         tries_both)
         advise_fewer_tokens(&a, &bounded, " with 'capacity = 2' in the plan block");
     diag_help(diag, "'memory = %s' per GPU is enough",

@@ -50,7 +50,7 @@ bool check_rank(const Reference *reference, const Plan *plan, uint64_t rank, con
     if (ok) {
         host_to_f32(result->x.data, result->x.dtype, x, count);
         compare(x, expected, count, part);
-        double loss_error = fabs(result->loss - found.loss);
+        double loss_error = fabs(result->last_loss - found.loss);
         part->loss_error = !result->has_loss ? 0 : isnan(loss_error) ? INFINITY : loss_error;
         part->choice_excess = found.choice_excess;
     }

@@ -34,6 +34,7 @@ typedef struct {
 typedef struct {
     bool has_loss;
     double loss;              // mean over the micro-batches
+    double last_loss;         // of the last one
     int64_t nonfinite_step;   // first step whose output was not finite when the loss was found not to be; -1: not known
     const int32_t *tokens;    // [batch][sequence + 1]
     const int32_t *decisions; // [plan->choice_count][tokens][top_k], -1 for a dropped record

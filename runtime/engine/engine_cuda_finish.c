@@ -151,8 +151,10 @@ EngineResult cuda_result(const Engine *base)
     if (engine->tokens.data)
         result.tokens =
             engine->tokens_set + (engine->plan->micro_batches - 1) * engine->tokens.rows * engine->tokens.cols;
-    if (result.has_loss)
+    if (result.has_loss) {
         result.loss = mean_loss(engine);
+        result.last_loss = (double)engine->loss_seen[engine->plan->micro_batches - 1];
+    }
     if (!engine->options.record)
         return result;
     result.decisions = engine->decisions;

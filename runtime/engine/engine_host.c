@@ -276,8 +276,10 @@ static EngineResult host_result(const Engine *base)
     if (engine->tokens.data)
         result.tokens = engine_value(engine->tokens, last).data;
     result.has_loss = engine->loss.data != NULL;
-    for (uint32_t i = 0; i <= last && result.has_loss; i++)
-        result.loss += (double)*(const float *)engine_value(engine->loss, i).data / (last + 1);
+    for (uint32_t i = 0; i <= last && result.has_loss; i++) {
+        result.last_loss = (double)*(const float *)engine_value(engine->loss, i).data;
+        result.loss += result.last_loss / (last + 1);
+    }
     if (engine->final_x && engine->x.data) {
         result.x = engine->x;
         result.x.data = engine->final_x;

@@ -63,9 +63,12 @@ static void print_description(const Report *report, Text *out)
                 plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->codec));
     text_format(out,
                 "# model %s: %" PRIu32 " layers (%" PRIu32 " MoE), hidden %" PRIu32 ", %" PRIu32
-                " experts, top %" PRIu32 ", %s, %" PRIu64 " tokens per rank, %s pass\n",
+                " experts, top %" PRIu32 ", %s, %" PRIu64 " tokens per rank",
                 model->name, model->layers, plan->choice_count, model->hidden, model->experts, model->top_k,
-                dtype_name(model->dtype), model_tokens(model), pass_name(plan->pass));
+                dtype_name(model->dtype), model_tokens(model));
+    if (plan->micro_batches > 1)
+        text_format(out, " in each of %" PRIu32 " micro-batches", plan->micro_batches);
+    text_format(out, ", %s pass\n", pass_name(plan->pass));
     text_format(out, "# cluster %s: %" PRIu64 " ranks", plan->cluster.name, report->result->ranks);
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
         const Level *level = &plan->cluster.levels[l];
@@ -128,11 +131,17 @@ static void print_every_step(const Report *report, Text *out)
         char layer[16] = "-";
         if (step->layer != NONE)
             snprintf(layer, sizeof(layer), "%" PRId32, step->layer);
-        text_format(out, "%6" PRIu32 " %-19s %-8s %6s %-10s %12.4f %8.1f", s, info->name, level_name(plan, step->level),
+        char number[32];
+        snprintf(number, sizeof(number), "%" PRIu32, plan->unrolled ? step->written : s);
+        if (plan->unrolled && step->when == WHEN_EVERY)
+            snprintf(number, sizeof(number), "%" PRIu32 "/%" PRIu32, step->written, step->micro_batch);
+        text_format(out, "%6s %-19s %-8s %6s %-10s %12.4f %8.1f", number, info->name, level_name(plan, step->level),
                     layer, stream_name(info->stream), 1e3 * report->result->step_s[s],
                     100 * report->result->step_s[s] / report->result->median_s);
         print_rate(step_rate(plan, step, report->result->step_s[s]), out);
     }
+    if (plan->unrolled)
+        text_append(out, "# step 7/2: step 7 of the plan, in micro-batch 2 (from 0)\n");
     text_append(out, "# rate: FLOPs of matrix products, experts at the balanced load, or bytes that left the GPU; "
                      "limit: the cluster's\n# figures\n");
 }
@@ -211,6 +220,10 @@ static void print_iterations(const Report *report, Text *out)
         text_format(out, "%20.2f\n", result->median_s / predicted_s);
     else
         text_format(out, "%20s\n", "-");
+    if (report->plan->micro_batches > 1)
+        text_format(out, "# per micro-batch: %.3f ms (median), predicted %.3f ms\n",
+                    1e3 * result->median_s / report->plan->micro_batches,
+                    1e3 * predicted_s / report->plan->micro_batches);
     char tokens[FORMAT_MAX];
     text_format(out, "# %s tokens/s on all ranks, in the median\n",
                 format_count(tokens, plan_tokens_per_s(report->plan, result->median_s)));

@@ -59,6 +59,8 @@ static cJSON *json_steps(const Report *report)
         const Step *step = &plan->steps[s];
         cJSON *item = cJSON_CreateObject();
         cJSON_AddStringToObject(item, "op", op_info(step->op)->name);
+        if (plan->unrolled && step->when == WHEN_EVERY)
+            cJSON_AddNumberToObject(item, "micro_batch", step->micro_batch);
         if (step->layer == NONE)
             cJSON_AddNullToObject(item, "layer");
         else
@@ -201,6 +203,7 @@ void report_add_json(const Report *report, cJSON *root)
     cJSON_AddItemToObject(root, "iteration_s", json_times(result));
     cJSON_AddItemToObject(root, "iterations_s", cJSON_CreateDoubleArray(result->iteration_s, (int)result->iterations));
     cJSON_AddNumberToObject(root, "predicted_s", report->plan->iteration_s);
+    cJSON_AddNumberToObject(root, "micro_batches", report->plan->micro_batches);
     cJSON_AddNumberToObject(root, "tokens_per_s", plan_tokens_per_s(report->plan, result->median_s));
     cJSON_AddItemToObject(root, "traffic", json_traffic(report));
     cJSON_AddItemToObject(root, "check", json_check(&result->check));

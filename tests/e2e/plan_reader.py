@@ -29,7 +29,7 @@ class Format:
         self.version = int(re.search(r"`\.hepb`, version (\d+)", text)[1])
         self.magic = bytes.fromhex(re.search(r"magic: `([0-9A-F ]+)`", text)[1])
         self.codes = {}
-        for kind, codes in re.findall(r"^\| (an? [\w ]+) \| (\d+ `[^|]*) \|$", text, re.M):
+        for kind, codes in re.findall(r"^\| ([a-z][\w ]+) \| (\d+ `[^|]*) \|$", text, re.M):
             self.codes[kind] = {int(code): name for code, name in re.findall(r"(\d+) `(\w+)`", codes)}
         self.codes["an op"] = {int(code): name for name, code, *_ in ops}
         self.ops = {name: {"stream": stream, "shape": shape, "operands": re.findall(r"(\w+) `(\w+)`", operands)}
@@ -104,6 +104,15 @@ def read_record(form, strings, data, base, fields):
     return record
 
 
+def repeats(plan, number, other):
+    """Do both steps run in every micro-batch of one segment? Then a step may wait for one that comes behind it."""
+    steps = plan["step"]
+    between = steps[number:other + 1]
+    return (plan["plan"][0]["micro_batches"] > 1 and other < len(steps) and
+            steps[number]["when"] == steps[other]["when"] == "every" and
+            all(step["layer"] == steps[number]["layer"] for step in between))
+
+
 def take_lists(form, plan, data, found, numbers):
     (operand_at, operand_count), (edge_at, edge_count) = (found[numbers[name]] for name in ("operands", "edges"))
     operands = struct.unpack_from("<%di" % operand_count, data, operand_at)
@@ -115,7 +124,8 @@ def take_lists(form, plan, data, found, numbers):
         step["operands"] = {name: operands[operand + i] for i, (_, name) in enumerate(own)}
         operand += step["operand count"]
         step["after"] = edges[edge:edge + step["edge count"]]
-        need(all(before < number for before in step["after"]), "edges of step %d" % number)
+        need(all(before < number or repeats(plan, number, before) for before in step["after"]),
+             "edges of step %d" % number)
         edge += step["edge count"]
     need(operand == operand_count and edge == edge_count, "operands and edges")
 
@@ -139,7 +149,8 @@ def traffic(form, plan):
     for step in plan["step"]:
         shape = form.ops[step["op"]]["shape"]
         if shape != "local":
-            sent[max(step["level"], 0)][kinds[shape]] += step["bytes"]
+            times = plan["plan"][0]["micro_batches"] if step["when"] == "every" else 1
+            sent[max(step["level"], 0)][kinds[shape]] += times * step["bytes"]
     return sent
 
 

@@ -3,7 +3,7 @@
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 write() { # memory, plan keys, sed script
-  sed "s/memory = 80 GB/memory = $1/; s/^plan {/plan { ${2:-}/; ${3:-}" "$HEP_SOURCE/samples/two_dc.hep" >input.hep
+  sed "s/memory = 80 GB/memory = $1/; s/^plan {/plan { recompute = none  ${2:-}/; ${3:-}" "$HEP_SOURCE/samples/two_dc.hep" >input.hep
 }
 followed() { # pattern of the help, with one group; sed script with VALUE
   local value
@@ -60,6 +60,22 @@ PYTHON
 sed 's/1.1 GB/400 MB/; s/sequence = 8192/sequence = 1024/; s/inner = 256/inner = 2048/; s/domain = ep//' tokens.hep >input.hep
 expect 4 'no plan fits' "$HEPC" input.hep
 followed "more GPUs help with 'capacity = 2': level 'node' with 'count = ([0-9]+)'" 's/node { count = 2/node { count = VALUE/; s/training/training  capacity = 2/'
+
+# Updates of several micro-batches: what is kept of the forward pass, and how their tokens are cut.
+micro() { # memory, plan keys
+  sed "s/memory = 512 MB/memory = $1/; s/^  micro_batches = .*/  micro_batches = micro_batches  ${2:-}/" \
+    "$HEP_SOURCE/samples/laptop_training.hep" >input.hep
+}
+micro '11 MB'
+expect 4 'no plan fits' "$HEPC" input.hep
+followed "fewer micro-batches help: 'micro_batches = ([0-9]+)'" 's/^let micro_batches = .*/let micro_batches = VALUE/'
+cut=$(sed -nE "s/^help: smaller micro-batches help: 'batch = ([0-9]+)' with 'micro_batches = ([0-9]+)'.*/\1 \2/p" err)
+[ $((${cut% *} * ${cut#* })) = 32 ] || fail "batch times micro-batches is not what it was: '$cut'"
+sed "s/batch = 8/batch = ${cut% *}/; s/^let micro_batches = .*/let micro_batches = ${cut#* }/" input.hep >changed.hep
+expect 0 '' "$HEPC" changed.hep
+micro '14 MB' 'recompute = none'
+expect 4 'no plan fits' "$HEPC" input.hep
+followed "recomputing activations helps: 'recompute = (full)'" 's/recompute = none/recompute = VALUE/'
 
 # With fewer experts than GPUs each owns a part of one, and more GPUs own less each.
 cat >few.hep <<'HEP'

@@ -16,6 +16,15 @@ ln -s "$HEP_SOURCE/samples" "$HEP_SOURCE/README.md" .
   set -e
   . ./training.sh
 ) >out 2>err || fail "a training command of the README fails: $(cat err)"
+grep -E '^    (hepc samples/laptop_training.hep|hep-run --emulate-links -n 5)' "$HEP_SOURCE/README.md" | sed 's/^    //; s/-n 5/-n 1/' >update.sh
+[ "$(wc -l <update.sh)" = 2 ] || fail "the README has no two commands of micro-batches: $(cat update.sh)"
+(
+  hepc() { "$HEPC" "$@"; }
+  hep-run() { "$HEP_RUN" "$@"; }
+  set -e
+  . ./update.sh
+) >out 2>err || fail "a command of the README about micro-batches fails: $(cat err)"
+grep -q 'in each of 4 micro-batches' out || fail "the run says nothing of micro-batches: $(cat out)"
 [ -d checkpoints ] || fail "the README's training wrote no checkpoint"
 grep -oE 'docs/[a-z-]+\.md' "$HEP_SOURCE/README.md" | sort -u | while read -r page; do
   [ -f "$HEP_SOURCE/$page" ] || echo "$page"
