@@ -29,7 +29,7 @@ class Format:
         self.version = int(re.search(r"`\.hepb`, version (\d+)", text)[1])
         self.magic = bytes.fromhex(re.search(r"magic: `([0-9A-F ]+)`", text)[1])
         self.codes = {}
-        for kind, codes in re.findall(r"^\| (an? [\w ]+) \| (\d+ `[^|]*) \|$", text, re.M):
+        for kind, codes in re.findall(r"^\| ([\w ]+) \| (\d+ `[^|]*) \|$", text, re.M):
             self.codes[kind] = {int(code): name for code, name in re.findall(r"(\d+) `(\w+)`", codes)}
         self.codes["an op"] = {int(code): name for name, code, *_ in ops}
         self.ops = {name: {"stream": stream, "shape": shape, "operands": re.findall(r"(\w+) `(\w+)`", operands)}
@@ -104,6 +104,14 @@ def read_record(form, strings, data, base, fields):
     return record
 
 
+def in_segment(plan, number, later):
+    """Whether a later step is of the same run of steps of a layer, and both run in every micro-batch: the wait is then
+    for the micro-batch before; docs/ir.md, "Micro-batches"."""
+    run = plan["step"][number:later + 1]
+    return (plan["plan"][0]["micro_batches"] > 1 and later < len(plan["step"]) and
+            all(step["layer"] == run[0]["layer"] for step in run) and run[0]["when"] == run[-1]["when"] == "every")
+
+
 def take_lists(form, plan, data, found, numbers):
     (operand_at, operand_count), (edge_at, edge_count) = (found[numbers[name]] for name in ("operands", "edges"))
     operands = struct.unpack_from("<%di" % operand_count, data, operand_at)
@@ -115,7 +123,8 @@ def take_lists(form, plan, data, found, numbers):
         step["operands"] = {name: operands[operand + i] for i, (_, name) in enumerate(own)}
         operand += step["operand count"]
         step["after"] = edges[edge:edge + step["edge count"]]
-        need(all(before < number for before in step["after"]), "edges of step %d" % number)
+        for before in step["after"]:
+            need(before < number or in_segment(plan, number, before), "edges of step %d" % number)
         edge += step["edge count"]
     need(operand == operand_count and edge == edge_count, "operands and edges")
 
@@ -139,7 +148,8 @@ def traffic(form, plan):
     for step in plan["step"]:
         shape = form.ops[step["op"]]["shape"]
         if shape != "local":
-            sent[max(step["level"], 0)][kinds[shape]] += step["bytes"]
+            runs = plan["plan"][0]["micro_batches"] if step["when"] == "every" else 1
+            sent[max(step["level"], 0)][kinds[shape]] += runs * step["bytes"]
     return sent
 
 
