@@ -31,6 +31,8 @@ static void verify_span(Verifier *verifier, const Buffer *buffer)
 // What steps of every micro-batch do with a buffer that holds one value for all of them.
 typedef struct {
     bool read, summed;
+    uint32_t segment, last; // where a step that runs in the last micro-batch touched it, counted from 1, and which
+    bool written;           // by such a step
 } LoopUse;
 
 // A step that runs once talks of the iteration alone; a step that runs in every micro-batch adds to the iteration's
@@ -85,6 +87,29 @@ static void verify_once(Verifier *verifier, uint32_t index, const LoopUse *uses)
     }
 }
 
+// Within a segment what runs in the first micro-batch comes before all that runs in the last, wherever it is written:
+// where both touch a buffer it must be written there.
+static void verify_turns(Verifier *verifier, uint32_t index, uint32_t segment, LoopUse *uses)
+{
+    const Plan *plan = verifier->written;
+    const Step *step = &plan->steps[index];
+    const OpInfo *info = step_info(step);
+    const int32_t *operands = step_operands(plan, step);
+    for (uint32_t k = 0; k < info->operand_count && step->when != WHEN_EVERY; k++) {
+        LoopUse *use = operands[k] == NONE ? NULL : &uses[operands[k]];
+        bool writes = info->operands[k].role != ROLE_IN;
+        if (use && step->when == WHEN_FIRST && use->segment == segment && (writes || use->written))
+            verify_fail(verifier, PROPERTY_LOOP, index,
+                        "runs 'first', so before step %" PRIu32 ", which runs 'last', and both touch '%s'", use->last,
+                        plan->buffers[operands[k]].name);
+        if (use && step->when == WHEN_LAST) {
+            use->written = writes || (use->segment == segment && use->written);
+            use->segment = segment;
+            use->last = index;
+        }
+    }
+}
+
 void verify_loop(Verifier *verifier)
 {
     const Plan *plan = verifier->written;
@@ -98,8 +123,14 @@ void verify_loop(Verifier *verifier)
             verify_fail(verifier, PROPERTY_LOOP, i, "runs '%s': an iteration is one micro-batch",
                         step_when_name(plan->steps[i].when));
     }
-    for (uint32_t i = 0; i < plan->step_count && plan->micro_batches > 1; i++)
+    for (uint32_t i = 0, end = 0, segment = 0; i < plan->step_count && plan->micro_batches > 1; i++) {
+        if (i == end) {
+            end = plan_segment_end(plan, i);
+            segment++;
+        }
         verify_once(verifier, i, uses);
+        verify_turns(verifier, i, segment, uses);
+    }
     if (plan->micro_batches > 1 && (plan->pass == PASS_FORWARD || plan->model.abstract))
         verify_fail(verifier, PROPERTY_LOOP, NONE, "%" PRIu32 " micro-batches in a plan that %s", plan->micro_batches,
                     plan->pass == PASS_FORWARD ? "updates nothing" : "has no buffers");

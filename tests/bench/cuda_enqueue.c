@@ -12,6 +12,7 @@
 
 #include "ir/base/text.h"
 #include "ir/load/plan_file.h"
+#include "ir/unroll.h"
 #include "runtime/base/clock.h"
 #include "runtime/engine/engine.h"
 #include "runtime/training/data.h"
@@ -86,13 +87,21 @@ static bool is_left_out(const Plan *plan, uint32_t step, uint32_t iteration)
     return iteration % plan_step_period(plan, &plan->steps[step]) != 0;
 }
 
+static uint64_t micro_batch_tokens(const Plan *plan)
+{
+    return plan->model.batch * (plan->model.sequence + 1ull);
+}
+
 // Iterations from 0 to `iterations` - 1, the first of them as a warm-up; `graphs`: by replay where that can be.
 static bool rank_iterate(Rank *rank, uint32_t iteration, StepTime times[], bool graphs, Fault *fault)
 {
     const Plan *plan = rank->plan;
     EngineIteration of = {.tokens = rank->tokens, .update = iteration + 1, .learning_rate = 1e-4f};
-    DataBatch batch = {.seed = 1, .rank = rank->comm->rank, .iteration = iteration};
-    data_fill(rank->data, &plan->model, &batch, rank->tokens);
+    for (uint32_t i = 0; i < plan->micro_batches; i++) {
+        DataBatch batch = {
+            .seed = 1, .rank = rank->comm->rank, .iteration = (uint64_t)iteration * plan->micro_batches + i};
+        data_fill(rank->data, &plan->model, &batch, rank->tokens + i * micro_batch_tokens(plan));
+    }
     for (uint32_t s = 0; s < plan->step_count; s++)
         rank->left_out[s] = is_left_out(plan, s, iteration);
     cuda_engine.begin(rank->engine, &of);
@@ -310,7 +319,7 @@ static Plan *load(const char *path, char **content)
     arena_destroy(arena);
     if (!plan)
         exit(1);
-    return plan;
+    return (Plan *)plan_unroll_all(plan, plan->arena); // in its arena, which it ends with
 }
 
 // All ranks of the plan once, enqueueing or, of one rank, replaying.
@@ -365,7 +374,7 @@ int main(int argc, char **argv)
         ranks[r].enqueued = allocate(plan->step_count, sizeof(uint64_t));
         ranks[r].replay_s = allocate(options.iterations, sizeof(double));
         ranks[r].left_out = allocate(plan->step_count, sizeof(bool));
-        ranks[r].tokens = allocate(plan->model.batch * (plan->model.sequence + 1ull), sizeof(int32_t));
+        ranks[r].tokens = allocate(plan->micro_batches * micro_batch_tokens(plan), sizeof(int32_t));
     }
     struct cudaDeviceProp device;
     OpCost costs[OP_CODES] = {0};

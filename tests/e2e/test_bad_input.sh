@@ -102,7 +102,7 @@ model deep {
   layers = 61  hidden = 4096  heads = 32  vocabulary = 32000  sequence = 2048  batch = 1  dtype = bf16
   moe { experts = 8000  top_k = 4  inner = 1024  activation = swiglu }
 }
-plan { pass = training  capacity = 2 }
+plan { pass = training  capacity = 2  recompute = none }
 HEP
 expect 4 'no plan fits: even the smallest: dc=1 gpu=1 needs' "$HEPC" deep.hep
 

@@ -48,6 +48,19 @@ train half_begin -n 2 --warmup 2 --seed 7 --checkpoint half half.hepb
 train half_end -n 4 --resume half/step-000004 half.hepb
 [ "$(losses half_whole | tail -n 4)" = "$(losses half_end)" ] || fail "bf16: resumed losses are others"
 
+# Several micro-batches: a checkpoint lies between iterations, and data go on where they were.
+for how in none full; do
+  sed "s/pass = training/&  micro_batches = 4  recompute = $how/" model.hep >loop.hep
+  expect 0 '' "$HEPC" --domain dc=2,gpu=1 -o loop.hepb loop.hep
+  rm -rf loop
+  train loop_whole -n 6 loop.hepb
+  train loop_begin -n 3 --checkpoint loop --validate 2 loop.hepb
+  train loop_end -n 3 --resume loop loop.hepb
+  [ "$(losses loop_whole)" = "$(losses loop_begin loop_end)" ] || fail "micro-batches, $how: resumed losses are others"
+  [ $how = none ] || [ "$(losses loop_whole)" = "$first_losses" ] || fail "what is computed again differs"
+  first_losses=$(losses loop_whole)
+done
+
 # Fewer experts than ranks: each has a part of one.
 sed 's/experts = 8/experts = 2/' model.hep >few.hep
 expect 0 '' "$HEPC" --domain ep -o few.hepb few.hep

@@ -56,6 +56,9 @@ sed 's/pass = training/pass = training  dispatch = naive/' training.hep >naive.h
 sed 's/pass = training/pass = training  capacity = 1.25  exchange = padded/' training.hep >padded.hep
 sed 's/pass = training/pass = training  migration { codec = delta  ratio = 10 }/' training.hep >codec.hep
 
+sed 's/pass = training/pass = training  micro_batches = 3  recompute = none/' training.hep >kept.hep
+sed 's/pass = training/pass = training  micro_batches = 3  recompute = full/; s/f32/bf16/' training.hep >again.hep
+
 # name, domains, more options
 on_host() {
   expect 0 '' "$HEPC" --domain "$2" "$1.hep" -o plan.hepb && expect 0 '' "$HEP_RUN" plan.hepb --warmup 0 "${@:3}" --profile host.json
@@ -76,6 +79,8 @@ in_processes() {
 in_one_process training dc=1,gpu=1 -n 2
 in_one_process training dc=2,gpu=1 -n 2
 in_one_process naive dc=1,gpu=2 -n 2
+in_one_process kept dc=2,gpu=1 -n 2
+in_one_process again dc=1,gpu=2 -n 2
 # Of codecs there is no bound: nearer to the same codec on the host than to none.
 on_host training dc=2,gpu=1 -n 3 && mv host.json dense.json
 unlike=dense.json in_one_process codec dc=2,gpu=1 -n 3

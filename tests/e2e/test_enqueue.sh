@@ -27,13 +27,14 @@ HEP
 plan one 1 f32 4 "every = 2" "" 2
 plan many 2 bf16 2 "shared_experts = 1" "capacity = 1.25"
 plan sr 2 f16 4 "" "migration { codec = sr  ratio = 10 }"
+plan loop 1 bf16 4 "" "micro_batches = 2  recompute = full"
 plan delta 2 bf16 4 "" "migration { codec = delta  ratio = 10  gradient = topk  gradient_ratio = 10 }"
 
-for name in one many sr delta; do
+for name in one many sr loop delta; do
   "$bench" --iterations "$([ $name = one ] && echo 3 || echo 2)" --json "$name.json" "$name.hepb" >"$name.out" ||
     fail "$name.hepb: $(cat "$name.out")"
 done
-python3 - "$HEP_SOURCE/docs/architecture.md" one.json many.json sr.json delta.json <<'PY' || failures=$((failures + 1))
+python3 - "$HEP_SOURCE/docs/architecture.md" one.json many.json sr.json loop.json delta.json <<'PY' || failures=$((failures + 1))
 import json, re, sys
 table = {op: int(most) for op, most in re.findall(r"^\| `(\w+)` \| (\d+) \|", open(sys.argv[1]).read(), re.M)}
 seen = {}

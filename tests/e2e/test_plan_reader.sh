@@ -37,6 +37,16 @@ for sizes in dc=1,gpu=1 dc=2,gpu=1 dc=1,gpu=4 dc=2,gpu=8; do
   agree --domain $sizes --dispatch naive "$laptop"
 done
 
+# Bytes of steps of every micro-batch count as often; waits for the micro-batch before point forwards.
+sed '/^plan {/,/^}/c plan { pass = training  micro_batches = count  recompute = how }' "$laptop" >loop.hep
+sed -i '1i let how = none\nlet count = 3' loop.hep
+for how in none full; do
+  for sizes in dc=1,gpu=1 dc=2,gpu=4; do
+    agree --domain $sizes -D how=$how loop.hep
+  done
+done
+agree -D count=1 loop.hep
+
 expect 0 '' "$HEPC" "$laptop" -o plan.hepb
 python3 - "$docs" <<'PYTHON' || fail "damage"
 import sys, zlib, struct

@@ -74,6 +74,19 @@ PYTHON
   grep -q 'padded exchanges over .* of the bytes of rows were rows' out || fail "the report does not say what is padding"
 done
 
+# Iterations of several micro-batches: every strategy trains alike, sums of gradients and gathers are sent once.
+mkdir loop
+sed 's/pass = training/&  micro_batches = 3  recompute = full/; s/batch = 4/batch = 1/' model.hep >loop/model.hep
+(
+  cd loop || exit 1
+  run ep --domain ep --dispatch naive
+  run inner --domain dc=1,gpu=2
+  run loop --domain "0:dc=2,gpu=1; 1:dc=2,gpu=2,regather"
+  python3 ../check.py ep inner loop || fail "strategies do not train alike in three micro-batches"
+  [ "$failures" = 0 ]
+) || fail "three micro-batches"
+mv loop/loop.hepb loop/loop.json .
+
 # Experts that the GPUs do not divide: they own parts, and train as with every other choice of domains.
 mkdir parts
 for experts in 3 6; do
@@ -121,7 +134,7 @@ expect 2 'learning-rate' "$HEP_RUN" --learning-rate -1 outer.hepb
 if [ -z "${HEP_WITHOUT_MPI:-}" ] && command -v mpirun >/dev/null && ! grep -q 'built without MPI' err; then
   use_mpi
   export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0 # MPI keeps what it allocated
-  for name in mixed padded parts; do
+  for name in mixed padded parts loop; do
     expect 0 '' timeout 100 mpirun --oversubscribe -n 4 "$HEP_RUN" --warmup 0 -n 20 --json=mpi.json $name.hepb &&
       { python3 -c 'import json, sys
 a, b = (json.load(open(name + ".json")) for name in ("mpi", sys.argv[1]))

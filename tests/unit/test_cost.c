@@ -200,6 +200,85 @@ Test(cost, work_of_a_layer_is_counted)
     arena_destroy(arena);
 }
 
+static double level_s(double bytes)
+{
+    return 1e-4 + 3e-6 + bytes / 1e8; // four GPUs: latency, three messages, bytes through a port
+}
+
+// A sum that is rounded: a part of 2 bytes is added, and 4 are read, 2 written of each number in the end.
+Test(cost, sums_of_16_bit_gradients)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 8, 2);
+    spec.model.dtype = DTYPE_BF16;
+    cr_assert_eq(workload_sum_cost(&spec, 1000).part_s, 0); // of one micro-batch there is no sum
+    spec.plan.micro_batches = 2;
+    cr_assert(near(workload_sum_cost(&spec, 1000).part_s, 1000 * (2 + 4 + 4) / 1e9));
+    cr_assert(near(workload_sum_cost(&spec, 1000).once_s, 1000 * (4 + 4 + 2) / 1e9));
+}
+
+// The layer of above in three micro-batches, by hand, every second. Sums of gradients are f32: adding a part of f32
+// reads two numbers and writes one, clearing writes one, and nothing is rounded. Experts held: two of 1024 numbers;
+// dense weights, with the padding of shares: four of 560.
+Test(cost, a_pass_of_three_micro_batches)
+{
+    for (int again = 0; again < 2; again++) {
+        Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 8, 2);
+        spec.model.shared_experts = 1;
+        spec.cluster.levels[0].overhead_s = 1e-6;
+        spec.plan.pass = PASS_TRAINING;
+        spec.plan.dispatch = DISPATCH_NAIVE;
+        spec.plan.micro_batches = 3;
+        spec.plan.recomputes = again;
+        Arena *arena = arena_create();
+        const Workload *work = workload_derive(&spec, arena);
+        LayerCost cost;
+        cost_layer(work, 0, &(Config){.domain = {1}}, DISPATCH_NAIVE, &cost);
+        // 16 tokens x 2 records, 3/4 of them away: 24 rows of 64 bytes; with a record of 8 bytes each, and 3 counts.
+        double gate_s = 2 * 16 * 16 * 8 / 4e9 * 3, attention_s = gate_s + (32768 + 4096) / 4e9 * 3;
+        double shared_s = work->layers[0].dense_s, route_s = cost.route_s[0], expert_s = 65536 / 4e9 * 3;
+        double out_s = level_s(24 * 64 + cost.routing_bytes[0]), back_s = level_s(24 * 64);
+        cr_assert(near(cost.dispatch_s[0], out_s), "%g, not %g", cost.dispatch_s[0], out_s);
+        cr_assert(near(cost.combine_s[0], back_s), "%g, not %g", cost.combine_s[0], back_s);
+        cr_assert(near(work->layers[0].pre_expert_s, attention_s));
+        cr_assert(near(cost.expert_s, expert_s));
+        // Parts: 4 + 4 + 4 bytes a number; cleared once: 4.
+        double experts = 2 * 1024, dense = 4 * 560;
+        cr_assert(near(cost.expert_sums_s, experts * 12 / 1e9) && near(cost.expert_round_s, experts * 4 / 1e9));
+        cr_assert(near(work->layers[0].dense_sums_s, dense * 12 / 1e9));
+        cr_assert(near(work->layers[0].dense_round_s, dense * 4 / 1e9));
+
+        PassCost forward, backward;
+        cost_pass(work, 0, &cost, false, &forward);
+        cost_pass(work, 0, &cost, true, &backward);
+        double whole_s = attention_s + route_s + out_s + expert_s + back_s + shared_s;
+        cr_assert(near(forward.before_s, attention_s + route_s + out_s));
+        cr_assert(near(forward.compute_s, expert_s + 2 * whole_s));
+        cr_assert(near(forward.after_s, back_s + shared_s));
+        cr_assert(near(forward.pre_expert_s, 3 * attention_s) && near(forward.expert_s, 3 * expert_s));
+        cr_assert(near(forward.exchange_s, 3 * (out_s + back_s)) && near(forward.other_s, 3 * (shared_s + route_s)));
+        // The backward pass sends gradients out as results came back, and has the way out of the forward pass first.
+        double again_s = again ? attention_s + route_s / 2 + out_s : 0;
+        double before_s = again_s + route_s + back_s, computed_s = 2 * expert_s + experts * 12 / 1e9;
+        double after_s = out_s + 2 * shared_s + 2 * attention_s + dense * 12 / 1e9;
+        cr_assert(near(backward.before_s, before_s), "%g, not %g", backward.before_s, before_s);
+        cr_assert(near(backward.compute_s, computed_s + 2 * (before_s + computed_s + after_s) + experts * 4 / 1e9));
+        cr_assert(near(backward.after_s, after_s + dense * 4 / 1e9));
+        cr_assert(near(backward.pre_expert_s, 3 * (2 + again) * attention_s));
+        cr_assert(near(backward.exchange_s, 3 * (out_s + back_s + again * out_s)));
+        cr_assert(near(backward.expert_s, 6 * expert_s));
+        double sums_s = (experts + dense) * (3 * 12 + 4) / 1e9;
+        cr_assert(near(backward.other_s, 3 * (2 * shared_s + route_s * (1 + again / 2.0)) + sums_s));
+        cr_assert_eq(forward.port_before_s[0], cost.port_dispatch_s[0]);
+        cr_assert(near(backward.port_before_s[0], cost.port_combine_s[0] + again * cost.port_dispatch_s[0]));
+        cr_assert(near(backward.port_before_s[0] + backward.port_after_s[0],
+                       3 * (cost.port_combine_s[0] + (1 + again) * cost.port_dispatch_s[0])));
+        cr_assert(near(cost_dense_pass_s(work, 0, false), 3 * (attention_s + shared_s)));
+        cr_assert(near(cost_dense_pass_s(work, 0, true),
+                       3 * ((2 + again) * attention_s + 2 * shared_s + dense * 12 / 1e9) + dense * 4 / 1e9));
+        arena_destroy(arena);
+    }
+}
+
 // Counted over all choices of k of E experts.
 static double expected_distinct(uint32_t experts, uint32_t top_k, uint32_t domains)
 {

@@ -148,9 +148,9 @@ static void expect_errors(const char *old, const char *new, size_t errors, const
 
 Test(text, errors_say_what_is_wrong)
 {
-    expect_errors("hep_plan 4", "hep_plan 4", 1, "written by a newer version: format 4");
-    expect_errors("hep_plan 4", "hep_plan 2", 1, "written by an older version: format 2");
-    expect_errors("hep_plan 4", "plan 1", 1, "not a plan: expected 'hep_plan 3'");
+    expect_errors("hep_plan 4", "hep_plan 5", 1, "written by a newer version: format 5");
+    expect_errors("hep_plan 4", "hep_plan 3", 1, "written by an older version: format 3");
+    expect_errors("hep_plan 4", "plan 1", 1, "not a plan: expected 'hep_plan 4'");
     expect_errors("count 2", "count two", 1, "expected a whole number for 'count'");
     expect_errors("count 2", "count 99999999999", 1, "expected a whole number for 'count'");
     expect_errors("count 2", "cuont 2", 1, "did you mean 'count'?");

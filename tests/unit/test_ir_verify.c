@@ -288,7 +288,7 @@ Test(verify, sizes)
     EXPECT(plan->model.top_k = 2, SIZES, PLAN_ROUTE, "expected 4 for 2 record(s) a row");
     EXPECT(buffer(plan, "dense")->layer = NONE, SIZES, PLAN_PRE_EXPERT, "is of another layer");
     EXPECT(buffer(plan, "dense")->kind = BUFFER_INPUT, SIZES, PLAN_PRE_EXPERT, "expected a weight");
-    EXPECT(plan->model.layers = 2, SIZES, NONE, "the schedule has 1 layers, the model 2");
+    EXPECT(plan->model.layers = 2, SIZES, NONE, "the schedule computes attention 1 times, expected 2 for 2 layers");
 }
 
 Test(verify, claims)

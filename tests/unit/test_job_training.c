@@ -4,8 +4,10 @@
 #include <stdatomic.h>
 
 #include "compiled.h"
+#include "ir/unroll.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/job/job.h"
+#include "runtime/job/state.h"
 #include "runtime/training/step_sets.h"
 
 enum { ITERATIONS = 8 };
@@ -16,15 +18,25 @@ static const char model[] =
     "  device { compute = 4 GFLOP/s memory = 512 MB memory_bandwidth = 1 GB/s } }\n"
     "model small { layers = 2 hidden = 16 heads = 2 vocabulary = 32 sequence = 8 batch = 2 dtype = f32\n"
     "  moe { experts = 8 top_k = 2 inner = 16 activation = gelu } }\n"
-    "plan { pass = training  migration { MIGRATION } }\n"
+    "plan { pass = training  LOOP  migration { MIGRATION } }\n"
     "training { learning_rate = 0.01 }\n";
+
+// As it is executed: unrolled where `loop` says that an iteration has several micro-batches.
+static Compiled compile_looped(const char *loop, const char *migration, const char *domain)
+{
+    char text[1024];
+    const char *first = strstr(model, "LOOP"), *second = strstr(model, "MIGRATION");
+    snprintf(text, sizeof(text), "%.*s%s%.*s%s%s", (int)(first - model), model, loop,
+             (int)(second - first - (ptrdiff_t)strlen("LOOP")), first + strlen("LOOP"), migration,
+             second + strlen("MIGRATION"));
+    Compiled compiled = compiled_from(text, domain);
+    compiled.plan = (Plan *)plan_unroll_all(compiled.plan, compiled.arena);
+    return compiled;
+}
 
 static Compiled compile(const char *migration, const char *domain)
 {
-    char text[1024];
-    const char *at = strstr(model, "MIGRATION");
-    snprintf(text, sizeof(text), "%.*s%s%s", (int)(at - model), model, migration, at + strlen("MIGRATION"));
-    return compiled_from(text, domain);
+    return compile_looped("", migration, domain);
 }
 
 // ---- an engine that is spoilt --------------------------------------------------------------------
@@ -120,12 +132,43 @@ Test(job_training, names_the_first_step_that_is_not_finite)
     expect_found("dc=2,gpu=2", OP_LOSS, 0, OPERAND_loss, false);
 }
 
+// After the count-th attention, layer by layer. Its memory may be used again before the last micro-batch's loss, so
+// that a step after it is named, of the same layer and micro-batch.
+static void expect_micro_batch(const char *loop, uint32_t count, const char *words)
+{
+    Compiled compiled = compile_looped(loop, "codec = dense", "dc=2,gpu=1");
+    EngineOps engine = spoil(compiled.plan, OP_PRE_EXPERT, count, OPERAND_y);
+    JobResult result;
+    Fault fault;
+    cr_assert_not(run(compiled.plan, &engine, false, 0, &result, &fault));
+    cr_assert_geq(fault.step, spoilt.step);
+    const Step *found = &compiled.plan->steps[fault.step];
+    Text text = {0};
+    state_append_fault(compiled.plan, &fault, &text);
+    char expected[128];
+    snprintf(expected, sizeof(expected), "rank 2: step %u, '%s' of %s: the loss of iteration 4", found->written,
+             op_info((int)found->op)->name, words);
+    cr_expect(strstr(text.data, expected), "expected '%s', got: %s", expected, text.data);
+    text_free(&text);
+    job_result_free(&result);
+    compiled_free(&compiled);
+}
+
+Test(job_training, names_the_micro_batch)
+{
+    expect_micro_batch("micro_batches = 3  recompute = none", 0, "micro-batch 0 of layer 0");
+    expect_micro_batch("micro_batches = 3  recompute = none", 4, "micro-batch 1 of layer 1");
+    expect_micro_batch("micro_batches = 3  recompute = none", 5, "micro-batch 2 of layer 1");
+    expect_micro_batch("micro_batches = 3  recompute = full", 4, "micro-batch 1 of layer 1");
+}
+
 // ---- skipping updates -------------------------------------------------------------------------
 
-static void expect_skipped(const char *migration, const char *domain, Op op, Operand operand)
+static void expect_skipped_in(const char *loop, const char *migration, const char *domain, Op op, uint32_t count,
+                              Operand operand)
 {
-    Compiled compiled = compile(migration, domain);
-    EngineOps engine = spoil(compiled.plan, op, 0, operand);
+    Compiled compiled = compile_looped(loop, migration, domain);
+    EngineOps engine = spoil(compiled.plan, op, count, operand);
     JobResult clean, skipped, again;
     Fault fault;
     cr_assert(run(compiled.plan, &host_engine, true, 0, &clean, &fault), "%s", fault.message);
@@ -145,6 +188,11 @@ static void expect_skipped(const char *migration, const char *domain, Op op, Ope
     compiled_free(&compiled);
 }
 
+static void expect_skipped(const char *migration, const char *domain, Op op, Operand operand)
+{
+    expect_skipped_in("", migration, domain, op, 0, operand);
+}
+
 Test(job_training, leaves_out_updates_that_are_not_finite)
 {
     expect_skipped("codec = dense", "ep", OP_PRE_EXPERT, OPERAND_y);             // the loss
@@ -154,11 +202,25 @@ Test(job_training, leaves_out_updates_that_are_not_finite)
     expect_skipped("codec = sr  ratio = 4  shared_every = 2", "dc=2,gpu=2", OP_PRE_EXPERT, OPERAND_y);
 }
 
+// One micro-batch spoils the update of all.
+Test(job_training, leaves_out_updates_of_several_micro_batches)
+{
+    expect_skipped_in("micro_batches = 3  recompute = none", "codec = dense", "dc=2,gpu=1", OP_PRE_EXPERT, 1,
+                      OPERAND_y);
+    expect_skipped_in("micro_batches = 3  recompute = full", "codec = dense", "dc=2,gpu=1", OP_LOSS_BACKWARD, 1,
+                      OPERAND_dx);
+    expect_skipped_in("micro_batches = 2  recompute = full", "codec = delta  ratio = 4", "dc=2,gpu=2", OP_LOSS_BACKWARD,
+                      0, OPERAND_dx);
+}
+
 Test(job_training, splitting_the_iteration_changes_no_loss)
 {
+    static const char *const loops[] = {"", "micro_batches = 3  recompute = none",
+                                        "micro_batches = 2  recompute = full"};
     static const char *const migrations[] = {"codec = dense", "codec = delta  ratio = 4", "codec = sr  ratio = 4"};
-    for (size_t m = 0; m < COUNT_OF(migrations); m++) {
-        Compiled compiled = compile(migrations[m], "dc=2,gpu=1");
+    for (size_t m = 0; m < COUNT_OF(migrations) * COUNT_OF(loops); m++) {
+        Compiled compiled =
+            compile_looped(loops[m / COUNT_OF(migrations)], migrations[m % COUNT_OF(migrations)], "dc=2,gpu=1");
         JobResult whole, split;
         Fault fault;
         cr_assert(run(compiled.plan, &host_engine, false, 0, &whole, &fault), "%s", fault.message);
@@ -217,17 +279,25 @@ Test(job_training, writes_no_weights_that_are_not_finite)
 
 // ---- sets of steps -------------------------------------------------------------------------------
 
-Test(step_sets, evaluation_is_the_forward_pass)
+// Of a micro-batch before the last the loss's backward pass comes first; sums begin there.
+static bool is_backward(const Plan *plan, uint32_t step, uint32_t loss)
 {
-    Compiled compiled = compile("codec = delta  ratio = 4", "dc=2,gpu=2");
+    Op op = plan->steps[step].op;
+    return step > loss || op == OP_LOSS_BACKWARD || op == OP_CLEAR || op == OP_ACCUMULATE;
+}
+
+static void expect_evaluation(const char *loop)
+{
+    Compiled compiled = compile_looped(loop, "codec = delta  ratio = 4", "dc=2,gpu=2");
     const Plan *plan = compiled.plan;
     bool *left_out = calloc(plan->step_count, 1), *buffers = calloc(plan->buffer_count, 1);
     cr_assert(step_sets_evaluation(plan, left_out));
-    uint32_t loss = 0;
+    uint32_t loss = plan->step_count - 1;
     while (plan->steps[loss].op != OP_LOSS)
-        loss++;
+        loss--;
     for (uint32_t s = 0; s < plan->step_count; s++)
-        cr_expect(left_out[s] == (s > loss) || op_info((int)plan->steps[s].op)->stream == STREAM_MIGRATE, "step %u", s);
+        if (op_info((int)plan->steps[s].op)->stream != STREAM_MIGRATE)
+            cr_expect_eq(left_out[s], is_backward(plan, s, loss), "step %u", s);
     cr_assert(step_sets_written(plan, left_out, buffers));
     for (uint32_t b = 0; b < plan->buffer_count; b++)
         cr_expect_eq(buffers[b], plan->buffers[b].kind == BUFFER_REPLICA, "%s", plan->buffers[b].name);
@@ -236,9 +306,16 @@ Test(step_sets, evaluation_is_the_forward_pass)
     compiled_free(&compiled);
 }
 
-Test(step_sets, updates_are_the_second_half)
+Test(step_sets, evaluation_is_the_forward_pass)
 {
-    Compiled compiled = compile("codec = sr  ratio = 4", "dc=2,gpu=2");
+    expect_evaluation("");
+    expect_evaluation("micro_batches = 3  recompute = none");
+    expect_evaluation("micro_batches = 2  recompute = full");
+}
+
+static void expect_halves(const char *loop)
+{
+    Compiled compiled = compile_looped(loop, "codec = sr  ratio = 4", "dc=2,gpu=2");
     const Plan *plan = compiled.plan;
     bool *first = calloc(plan->step_count, 1), *second = calloc(plan->step_count, 1);
     cr_assert(step_sets_update(plan, first, second));
@@ -250,4 +327,11 @@ Test(step_sets, updates_are_the_second_half)
     free(first);
     free(second);
     compiled_free(&compiled);
+}
+
+Test(step_sets, updates_are_the_second_half)
+{
+    expect_halves("");
+    expect_halves("micro_batches = 3  recompute = none");
+    expect_halves("micro_batches = 2  recompute = full");
 }

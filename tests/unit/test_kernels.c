@@ -122,6 +122,48 @@ Test(kernels, bf16_rounds_to_nearest_even)
     cr_assert((got[0] & 0x7FFF) > 0x7F80);
 }
 
+// ---- sums of micro-batches -----------------------------------------------------------------------------
+
+// 300 parts of 1 + k / 4: integers and quarters are exact in f32, and in bf16 a sum would stop to grow at 256.
+Test(kernels, gradients_are_summed_in_f32)
+{
+    static const uint64_t counts[] = {1, 7, 1023, 1024, 1025, 4099};
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++)
+        for (size_t c = 0; c < COUNT_OF(counts); c++) {
+            Tensor part = make(dtypes[d], 1, counts[c]), sum = make(DTYPE_F32, 1, counts[c]);
+            for (uint64_t i = 0; i < counts[c]; i++) {
+                float value = 1 + (float)(i % 4) / 4;
+                host_from_f32(&value, element_in(part.data, dtypes[d], i), dtypes[d], 1);
+                ((float *)sum.data)[i] = 0;
+            }
+            for (int k = 0; k < 300; k++)
+                host_accumulate(part, sum);
+            for (uint64_t i = 0; i < counts[c]; i++)
+                cr_assert_eq(((const float *)sum.data)[i], (float)(300 + 75 * (i % 4)), "%s, element %llu of %llu: %g",
+                             dtype_name(dtypes[d]), (unsigned long long)i, (unsigned long long)counts[c],
+                             (double)((const float *)sum.data)[i]);
+            finish();
+        }
+}
+
+// To nearest, ties to even: f16 has steps of 2^-10 above 1, bf16 of 2^-7.
+Test(kernels, sums_of_gradients_round_once)
+{
+    const float values[] = {1, 0x1.002p0f, 0x1.006p0f, 0x1.002002p0f, 0x1.01p0f, 0x1.03p0f, 0x1.010002p0f, -0x1.03p0f};
+    const float as_f16[] = {1, 1, 0x1.008p0f, 0x1.004p0f, 0x1.01p0f, 0x1.03p0f, 0x1.01p0f, -0x1.03p0f};
+    const float as_bf16[] = {1, 1, 1, 1, 1, 0x1.04p0f, 0x1.02p0f, -0x1.04p0f};
+    const float *const expected[] = {values, as_f16, as_bf16};
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
+        Tensor sum = make(DTYPE_F32, 1, 8), gradient = make(dtypes[d], 1, 8);
+        memcpy(sum.data, values, sizeof(values));
+        host_round(sum, gradient);
+        for (uint64_t i = 0; i < 8; i++)
+            cr_assert_eq(at(gradient, i), (double)expected[d][i], "%s of %a: %a", dtype_name(dtypes[d]),
+                         (double)values[i], at(gradient, i));
+        finish();
+    }
+}
+
 Test(kernels, fast_exponential)
 {
     for (double x = -87; x < 88; x += 0.00731) {

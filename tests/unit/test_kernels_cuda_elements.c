@@ -93,6 +93,41 @@ Test(kernels_cuda, sum_of_parts)
     }
 }
 
+// What follows the first `skipped` elements, where whole registers are not aligned.
+static Tensor from_element(Tensor tensor, uint64_t skipped)
+{
+    return (Tensor){(char *)tensor.data + skipped * dtype_bytes(tensor.dtype), tensor.dtype, tensor.rows,
+                    tensor.cols - skipped};
+}
+
+// Both add one f32 to another, or round one: there is one result.
+static void check_sum(Dtype dtype, uint64_t cols, uint64_t skipped)
+{
+    Tensor sum = make_random(DTYPE_F32, 1, cols, 1), gradient = make(dtype, 1, cols);
+    Tensor sum_there = device_copy(sum), gradient_there = device_copy(gradient);
+    const CudaQueue *q = device_queue(0);
+    for (int i = 0; i < 3; i++) {
+        Tensor part = make_random(dtype, 1, cols, 1);
+        host_accumulate(from_element(part, skipped), from_element(sum, skipped));
+        EXPECT_SUCCESS(cuda_accumulate(q, from_element(device_copy(part), skipped), from_element(sum_there, skipped)));
+    }
+    expect_same(sum_there, sum, tensor_bytes(sum), "sum of micro-batches");
+    host_round(from_element(sum, skipped), from_element(gradient, skipped));
+    EXPECT_SUCCESS(cuda_round(q, from_element(sum_there, skipped), from_element(gradient_there, skipped)));
+    expect_same(gradient_there, gradient, tensor_bytes(gradient), "rounded sum");
+    device_finish();
+}
+
+Test(kernels_cuda, sums_of_micro_batches)
+{
+    static const uint64_t counts[] = {1, 7, 8, 9, 255, 2048, 2049, 5003};
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++)
+        for (size_t c = 0; c < COUNT_OF(counts); c++) {
+            check_sum(dtypes[d], counts[c], 0);
+            check_sum(dtypes[d], counts[c] + 1, 1);
+        }
+}
+
 static void check_adamw(Dtype dtype, uint64_t rows, uint64_t cols, double clip)
 {
     AdamW adamw = {.learning_rate = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .weight_decay = 0.1f};

@@ -9,6 +9,7 @@
 #include "grammar/ast.h"
 #include "ir/binary.h"
 #include "ir/text/plan_text.h"
+#include "ir/unroll.h"
 #include "ir/verify/verify.h"
 #include "lowered.h"
 #include "specs.h"
@@ -50,6 +51,29 @@ static Spec random_spec(void)
     return spec;
 }
 
+// Training in 1 to 5 micro-batches, with activations kept or computed again.
+static Spec random_looped_spec(void)
+{
+    Spec spec = random_spec();
+    spec.plan.pass = PASS_TRAINING;
+    spec.replica_levels = 0;
+    if (spec.model.experts % cluster_gpus(&spec.cluster)) { // parts of experts are not encoded
+        spec.plan.codec = CODEC_DENSE;
+        spec.plan.ratio = 1;
+    }
+    spec.model.layers = 1 + (spec.model.layers - 1) % 5;
+    spec.model.first_dense = spec.model.layers > 3 ? spec.model.first_dense : 0;
+    spec.model.every = spec.model.layers > 3 ? spec.model.every : 1;
+    spec.training.clip = rand() % 2 ? 1 : 0;
+    spec.plan.shared_every = spec.plan.codec == CODEC_SR && rand() % 2 ? 3 : 0;
+    spec.plan.gradient = spec.plan.codec == CODEC_DELTA && rand() % 2 ? GRADIENT_TOPK : GRADIENT_DENSE;
+    spec.plan.gradient_ratio = spec.plan.gradient == GRADIENT_TOPK ? 9 : 1;
+    spec.plan.micro_batches = 1 + (uint32_t)(rand() % 5);
+    spec.plan.recomputes = rand() % 2;
+    spec.plan.regather_dense = rand() % 2;
+    return spec;
+}
+
 static void expect_round_trips(const Plan *plan)
 {
     uint8_t *bytes, *again;
@@ -75,31 +99,111 @@ static void expect_round_trips(const Plan *plan)
     arena_destroy(arena);
 }
 
+static void check_configurations(const Spec *spec, size_t stride, int instance)
+{
+    Arena *arena = arena_create();
+    Workload *work = workload_derive(spec, arena);
+    Candidate *candidates;
+    size_t count;
+    cr_assert(planner_enumerate(work, arena, diag_create(arena), &candidates, &count));
+    for (size_t c = (size_t)instance % stride; c < count; c += stride) {
+        double bytes;
+        Plan *plan = lower_uniform(work, &candidates[c].config, spec->plan.dispatch, &bytes);
+        cr_assert_not_null(plan);
+        cr_assert_eq(bytes, plan_memory_bytes(plan));
+        // Of a few buffers more or less depends on how they pack: some kilobytes, whatever the size.
+        cr_assert(fabs(candidates[c].memory_bytes - bytes) <= 0.01 * bytes + 8192,
+                  "priced at %.0f bytes, allocates %.0f", candidates[c].memory_bytes, bytes);
+        lowered_claim(spec, &candidates[c], plan);
+        VerifyReport report;
+        cr_assert(plan_verify(plan, &report), "instance %d: %s", instance, report.items[0].message);
+        if (c % 3 == 0)
+            expect_round_trips(plan);
+        plan_destroy(plan);
+    }
+    arena_destroy(arena);
+}
+
 Test(lower, every_configuration_verifies_and_round_trips)
 {
     srand(17);
     for (int i = 0; i < 60; i++) {
         Spec spec = random_spec();
+        check_configurations(&spec, 1, i);
+    }
+}
+
+Test(lower, so_does_every_configuration_of_several_micro_batches)
+{
+    srand(18);
+    for (int i = 0; i < 60; i++) {
+        Spec spec = random_looped_spec();
+        check_configurations(&spec, 4, i);
+    }
+}
+
+// What an iteration's steps take alone, by kind as the cost model has it.
+typedef struct {
+    double pre_expert_s, exchange_s, expert_s, other_s;
+} Sums;
+
+static void add_cost(const Plan *plan, const Step *step, Sums *sums)
+{
+    double cost_s = plan_step_runs(plan, step) * step->cost_s;
+    switch (op_info((int)step->op)->shape) {
+    case SHAPE_GATHER:
+    case SHAPE_SCATTER:
+    case SHAPE_REDUCE:
+        return; // waited for, where nothing hides them
+    case SHAPE_EXCHANGE:
+        sums->exchange_s += cost_s;
+        return;
+    case SHAPE_LOCAL:
+        break;
+    }
+    bool attention = step->op == OP_PRE_EXPERT || step->op == OP_GATE || step->op == OP_PRE_EXPERT_BACKWARD;
+    bool expert = step->op == OP_EXPERT || step->op == OP_EXPERT_BACKWARD;
+    *(attention ? &sums->pre_expert_s : expert ? &sums->expert_s : &sums->other_s) += cost_s;
+}
+
+// The model leaves out what embedding and residuals move, and counts the gate's backward pass as
+// attention, whose step has it, too.
+Test(lower, steps_of_several_micro_batches_cost_what_the_model_says)
+{
+    for (int i = 0; i < 12; i++) {
+        Spec spec = spec_small_gpt((uint32_t[]){2, 4, 0}, 16, 2);
+        spec.plan.pass = PASS_TRAINING;
+        spec.model.layers = 3;
+        spec.model.first_dense = i % 2;
+        spec.model.ffn_inner = 24;
+        spec.model.shared_experts = i % 3 == 1;
+        spec.model.dtype = i % 2 ? DTYPE_BF16 : DTYPE_F32;
+        spec.plan.micro_batches = (uint32_t[]){1, 2, 5}[i % 3];
+        spec.plan.recomputes = i / 3 % 2;
         Arena *arena = arena_create();
-        Workload *work = workload_derive(&spec, arena);
-        Candidate *candidates;
-        size_t count;
-        cr_assert(planner_enumerate(work, arena, diag_create(arena), &candidates, &count));
-        for (size_t c = 0; c < count; c++) {
-            double bytes;
-            Plan *plan = lower_uniform(work, &candidates[c].config, spec.plan.dispatch, &bytes);
-            cr_assert_not_null(plan);
-            cr_assert_eq(bytes, plan_memory_bytes(plan));
-            // Of a few buffers more or less depends on how they pack: some kilobytes, whatever the size.
-            cr_assert(fabs(candidates[c].memory_bytes - bytes) <= 0.01 * bytes + 8192,
-                      "priced at %.0f bytes, allocates %.0f", candidates[c].memory_bytes, bytes);
-            lowered_claim(&spec, &candidates[c], plan);
-            VerifyReport report;
-            cr_assert(plan_verify(plan, &report), "instance %d: %s", i, report.items[0].message);
-            if (c % 3 == 0)
-                expect_round_trips(plan);
-            plan_destroy(plan);
+        const Workload *work = workload_derive(&spec, arena);
+        Config config = {.domain = {1 + (uint32_t)i / 6, 2}};
+        double bytes;
+        Plan *plan = lower_uniform(work, &config, spec.plan.dispatch, &bytes);
+        IterationCost cost;
+        cost_iteration(work, &config, spec.plan.dispatch, &cost);
+        Sums sums = {0};
+        double left_out_s = 0;
+        for (uint32_t s = 0; s < plan->step_count; s++) {
+            const Step *step = &plan->steps[s];
+            if (step->op == OP_EMBED || step->op == OP_RESIDUAL || step->op == OP_GATE_BACKWARD)
+                left_out_s += plan_step_runs(plan, step) * step->cost_s;
+            add_cost(plan, step, &sums);
         }
+        cr_expect_float_eq(sums.pre_expert_s, cost.pre_expert_s, 1e-9 * cost.pre_expert_s, "%d: attention: %g, not %g",
+                           i, sums.pre_expert_s, cost.pre_expert_s);
+        cr_expect_float_eq(sums.exchange_s, cost.exchange_s, 1e-9 * cost.exchange_s, "%d: exchanges: %g, not %g", i,
+                           sums.exchange_s, cost.exchange_s);
+        cr_expect_float_eq(sums.expert_s, cost.expert_s, 1e-9 * cost.expert_s, "%d: experts: %g, not %g", i,
+                           sums.expert_s, cost.expert_s);
+        cr_expect_float_eq(sums.other_s - left_out_s, cost.other_s, 1e-9 * cost.other_s, "%d: others: %g, not %g", i,
+                           sums.other_s - left_out_s, cost.other_s);
+        plan_destroy(plan);
         arena_destroy(arena);
     }
 }

@@ -1,5 +1,7 @@
 // The planner against exhaustive enumeration of every choice per layer, memory limit included; GLPK's
 // programme against the same; the closed form of one layer; and GLPK's failures must stay inside milp.c.
+// Enumerating takes most of the time: 300 instances with and without micro-batches, as few are hard.
+// builds: dev  seconds: 10
 #include <criterion/criterion.h>
 #include <glpk.h>
 #include <math.h>
@@ -72,6 +74,31 @@ static Instance random_instance(void)
     return in;
 }
 
+// Iterations of one, two or four micro-batches of a small model, with activations kept or computed again.
+static Instance random_looped_instance(void)
+{
+    static const uint32_t counts[] = {1, 2, 3, 4};
+    const uint32_t shape[] = {counts[rand() % 4], counts[rand() % 4], rand() % 2 ? 2 : 0};
+    Instance in = {.arena = arena_create(), .spec = spec_small_gpt(shape, 1 + (uint32_t)(rand() % 24), 1)};
+    Spec *spec = &in.spec;
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++) {
+        spec->cluster.levels[l].bandwidth_bytes_per_s = pow(10, uniform(6, 10));
+        spec->cluster.levels[l].latency_s = pow(10, uniform(-6, -3));
+    }
+    spec->cluster.device.compute_flops = pow(10, uniform(8, 11));
+    spec->cluster.device.memory_bandwidth = pow(10, uniform(8, 11));
+    spec->model.layers = 1 + (uint32_t)(rand() % 4);
+    spec->model.first_dense = spec->model.layers > 2 ? (uint32_t)(rand() % 2) : 0;
+    spec->model.ffn_inner = 24;
+    spec->model.top_k = 1 + (uint32_t)(rand() % (int)(spec->model.experts < 4 ? spec->model.experts : 4));
+    spec->model.dtype = rand() % 2 ? DTYPE_F32 : DTYPE_BF16;
+    spec->plan.pass = PASS_TRAINING;
+    spec->plan.regather_dense = rand() % 2;
+    spec->plan.micro_batches = 1u << rand() % 3;
+    spec->plan.recomputes = rand() % 2;
+    return in;
+}
+
 // The rest of the instance points into it, so it must stay where it is.
 static void complete_instance(Instance *in, int index)
 {
@@ -123,12 +150,11 @@ static double brute_force(const Instance *in, const bool *useful)
     }
 }
 
-Test(planner, search_finds_the_optimum_of_every_choice_per_layer)
+static void compare_with_brute_force(Instance (*instance)(void))
 {
-    srand(3);
     int infeasible = 0, compared = 0;
     for (int i = 0; i < 420; i++) {
-        Instance in = random_instance();
+        Instance in = instance();
         complete_instance(&in, i);
         if (in.work->moe_count == 0) {
             arena_destroy(in.arena);
@@ -155,11 +181,47 @@ Test(planner, search_finds_the_optimum_of_every_choice_per_layer)
     cr_assert_lt(infeasible, 60, "too many instances without any solution: %d", infeasible);
 }
 
+Test(planner, search_finds_the_optimum_of_every_choice_per_layer)
+{
+    srand(3);
+    compare_with_brute_force(random_instance);
+}
+
+Test(planner, and_of_several_micro_batches)
+{
+    srand(9);
+    compare_with_brute_force(random_looped_instance);
+}
+
+// The mix that GLPK found, priced and weighed by other means.
+static void check_found(const Instance *in, const Formulated *formulated, double expected_s, int index)
+{
+    Config configs[8];
+    double memory = 0;
+    for (uint32_t k = 0; k < in->work->moe_count; k++) {
+        int chosen = 0;
+        for (uint32_t c = 0; c < in->count; c++) {
+            int binary = formulated->binary[k * in->count + c];
+            if (binary < 0 || milp_value(formulated->milp, binary) < 0.5)
+                continue;
+            configs[k] = in->configs[c];
+            memory += in->candidates[c].memory;
+            chosen++;
+        }
+        cr_assert_eq(chosen, 1, "instance %d: %d configurations in layer %u", index, chosen, k);
+    }
+    IterationCost cost;
+    cost_mix(in->work, &(Mix){configs, in->prefetch}, in->spec.plan.dispatch, &cost);
+    cr_assert(fabs(cost.iteration_s - expected_s) <= 1e-6 * expected_s, "instance %d: %.9g, not %.9g", index,
+              cost.iteration_s, expected_s);
+    cr_assert_leq(memory, in->memory * (1 + 1e-6));
+}
+
 Test(planner, glpk_solves_the_same_programme)
 {
     srand(4);
-    for (int i = 0; i < 60; i++) {
-        Instance in = random_instance();
+    for (int i = 0; i < 90; i++) {
+        Instance in = i < 60 ? random_instance() : random_looped_instance();
         in.spec.model.layers = 1 + (uint32_t)(rand() % 3);
         complete_instance(&in, i);
         double expected_s = in.work->moe_count ? brute_force(&in, NULL) : INFINITY;
@@ -183,8 +245,11 @@ Test(planner, glpk_solves_the_same_programme)
                 cr_assert_eq(result.status, MILP_INFEASIBLE, "instance %d", i);
             } else {
                 cr_assert_eq(result.status, MILP_OPTIMAL, "instance %d: %s", i, result.fault.message);
-                cr_assert(fabs(result.objective * formulated.unit_s - expected_s) <= 1e-6 * expected_s,
-                          "instance %d: %.9g, not %.9g", i, result.objective * formulated.unit_s, expected_s);
+                // A binary within 1e-5 of 0 is 0 to GLPK, and what the horizon switches off creeps by that much of it.
+                double found_s = result.objective * formulated.unit_s, creep = i < 60 ? 1e-6 : 1e-4;
+                cr_assert(fabs(found_s - expected_s) <= creep * expected_s, "instance %d: %.9g, not %.9g", i, found_s,
+                          expected_s);
+                check_found(&in, &formulated, expected_s, i);
             }
             milp_destroy(formulated.milp);
         }
@@ -258,30 +323,6 @@ static MilpResult finish(const Instance *in, double known_s, double work, Formul
     *formulated = formulate(&programme, in->arena);
     MilpLimits limits = {.cutoff = known_s / formulated->unit_s, .work = work};
     return milp_solve(formulated->milp, &limits);
-}
-
-// The mix that GLPK found, priced and weighed by other means.
-static void check_found(const Instance *in, const Formulated *formulated, double expected_s, int index)
-{
-    Config configs[8];
-    double memory = 0;
-    for (uint32_t k = 0; k < in->work->moe_count; k++) {
-        int chosen = 0;
-        for (uint32_t c = 0; c < in->count; c++) {
-            int binary = formulated->binary[k * in->count + c];
-            if (binary < 0 || milp_value(formulated->milp, binary) < 0.5)
-                continue;
-            configs[k] = in->configs[c];
-            memory += in->candidates[c].memory;
-            chosen++;
-        }
-        cr_assert_eq(chosen, 1, "instance %d: %d configurations in layer %u", index, chosen, k);
-    }
-    IterationCost cost;
-    cost_mix(in->work, &(Mix){configs, in->prefetch}, in->spec.plan.dispatch, &cost);
-    cr_assert(fabs(cost.iteration_s - expected_s) <= 1e-6 * expected_s, "instance %d: %.9g, not %.9g", index,
-              cost.iteration_s, expected_s);
-    cr_assert_leq(memory, in->memory * (1 + 1e-6));
 }
 
 Test(planner, glpk_finds_the_optimum_below_what_is_known)

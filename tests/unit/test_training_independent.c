@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "compiler/lowering/lower.h"
+#include "ir/unroll.h"
 #include "runtime/comm/comm_threads.h"
 #include "runtime/engine/engine_host_internal.h"
 #include "runtime/training/data.h"
@@ -417,13 +418,14 @@ static double worst(const float *have, const double *want, uint64_t count)
     return off / fmax(largest, 1e-30);
 }
 
-static void compare_gradients(const Network *net, const Engine *engine)
+// The engine's are sums over the micro-batches.
+static void compare_gradients(const Network *net, const Engine *engine, uint32_t micro_batches)
 {
     for (uint32_t w = 0; w < net->count; w++) {
         const Weights *of = &net->weights[w];
         double *want = malloc(of->elements * sizeof(*want));
         for (uint64_t i = 0; i < of->elements; i++)
-            want[i] = tape[of->first + i].gradient;
+            want[i] = micro_batches * tape[of->first + i].gradient;
         // Sums of some hundred products in f32: 100 half-units in the last place.
         double off = worst(place_of(engine, of->gradient), want, of->elements);
         cr_expect_leq(off, 100 * 6e-8, "gradient of %s: off by %g of its largest", of->name, off);
@@ -437,28 +439,32 @@ static void train(Spec *spec)
     Arena *arena = arena_create();
     Workload *work = workload_derive(spec, arena);
     Config config = {.domain = {1}};
-    Plan *plan = lower_uniform(work, &config, DISPATCH_DEDUP, &bytes);
-    cr_assert_not_null(plan);
+    Plan *lowered = lower_uniform(work, &config, DISPATCH_DEDUP, &bytes);
+    cr_assert_not_null(lowered);
+    const Plan *plan = plan_unroll_all(lowered, arena);
+    uint64_t micro_batch = plan->model.batch * (plan->model.sequence + 1ull);
+    uint32_t micro_batches = plan->micro_batches;
     Fault fault = {0};
     ThreadWorld *world = thread_world_create(&plan->cluster, NULL, 30);
     Initial initial = {.plan = plan, .seed = 3};
     EngineOptions options = {.fill = initial_fill, .fill_context = &initial, .training = plan->training};
-    int32_t *tokens = calloc(plan->model.batch * (plan->model.sequence + 1), sizeof(*tokens));
+    int32_t *tokens = calloc(micro_batches * micro_batch, sizeof(*tokens));
     Engine *engine = host_engine.create(plan, thread_world_comm(world, 0), &options, &fault);
     cr_assert_not_null(engine, "%s", fault.message);
     Network net = {.dims = plan->model, .balance = plan->training.balance};
+    net.dims.batch *= micro_batches; // to the tape it is one batch
     network_create(&net, plan, engine);
     for (uint64_t t = 1; t <= STEPS; t++) {
         double rate = training_rate(&plan->training, t - 1);
-        data_fill(&(Data){0}, &plan->model, &(DataBatch){.seed = 3, .iteration = t - 1}, tokens);
+        data_fill(&(Data){0}, &net.dims, &(DataBatch){.seed = 3, .iteration = t - 1}, tokens);
         host_engine.begin(engine, &(EngineIteration){.tokens = tokens, .update = t, .learning_rate = (float)rate});
         for (uint32_t s = 0; s < plan->step_count; s++)
             cr_assert(host_engine.execute(engine, s, &fault), "%s", fault.message);
         EngineResult result = host_engine.result(engine);
-        double loss = step(&net, &plan->training, t, result.tokens);
+        double loss = step(&net, &plan->training, t, tokens);
         cr_expect_lt(fabs(result.loss - loss), 2e-6 * loss, "step %d: %.9g, not %.9g", (int)t, result.loss, loss);
         if (t == 1)
-            compare_gradients(&net, engine);
+            compare_gradients(&net, engine, micro_batches);
     }
     for (uint32_t w = 0; w < net.count; w++) {
         // Ten steps of `rate`; with epsilon far above the gradients' rounding each is off by little of itself.
@@ -469,7 +475,7 @@ static void train(Spec *spec)
     free(tokens);
     host_engine.destroy(engine);
     thread_world_destroy(world);
-    plan_destroy(plan);
+    plan_destroy(lowered);
     arena_destroy(arena);
     free(tape);
     tape = NULL;
@@ -512,5 +518,28 @@ Test(training_independent, gated_and_shared_experts, .timeout = 60)
     spec.model.activation = ACTIVATION_SWIGLU;
     spec.model.shared_experts = 1;
     spec.model.top_k = 3;
+    train(&spec);
+}
+
+// Three micro-batches are one batch to the tape. The load-balancing loss is a batch's by nature.
+Test(training_independent, micro_batches, .timeout = 60)
+{
+    Spec spec = spec_one_rank();
+    spec.plan.micro_batches = 3;
+    spec.training.balance = 0;
+    train(&spec);
+}
+
+Test(training_independent, micro_batches_computed_again, .timeout = 60)
+{
+    Spec spec = spec_one_rank();
+    spec.model.activation = ACTIVATION_SWIGLU;
+    spec.model.shared_experts = 1;
+    spec.model.top_k = 3;
+    spec.model.batch = 1;
+    spec.plan.micro_batches = 2;
+    spec.plan.recomputes = true;
+    spec.plan.regather_dense = true;
+    spec.training.balance = 0;
     train(&spec);
 }
