@@ -18,7 +18,7 @@ ADDITIONS = {
 
 '''),
         ("compiler/lowering/lower.c", "    layer->x = x;", '''    int32_t y = lowering_add_temporary(l, k, "mirrored", model->dtype, l->tokens, model->hidden);
-    add_step(l, OP_MIRROR, k, 0, (StepBuffers){.mirror = {.x = x, .y = y}});
+    lowering_add_local(l, OP_MIRROR, (int32_t)k, 0, (StepBuffers){.mirror = {.x = x, .y = y}});
     x = y;
 '''),
         ("kernels/host/kernels.h", "void host_residual(", "void host_mirror(Tensor x, Tensor y);\n"),
