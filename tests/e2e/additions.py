@@ -18,7 +18,7 @@ ADDITIONS = {
 
 '''),
         ("compiler/lowering/lower.c", "    layer->x = x;", '''    int32_t y = lowering_add_temporary(l, k, "mirrored", model->dtype, l->tokens, model->hidden);
-    add_step(l, OP_MIRROR, k, 0, (StepBuffers){.mirror = {.x = x, .y = y}});
+    lowering_add_local(l, OP_MIRROR, (int32_t)k, 0, (StepBuffers){.mirror = {.x = x, .y = y}});
     x = y;
 '''),
         ("kernels/host/kernels.h", "void host_residual(", "void host_mirror(Tensor x, Tensor y);\n"),
@@ -64,8 +64,8 @@ HEP_NAMES_END(Tempo, TEMPO_COUNT)
          'HEP_KEY(PLAN, tempo, ONE_OF(tempo), SpecPlan, tempo, OPTIONAL, ANY, VALUE(TEMPO_SLOW), 0, 0, "how fast")\n'),
         ("compiler/spec/spec.h", "    PlacementRequest placement;", "    Tempo tempo;\n"),
         ("ir/plan.h", "    Codec codec;", "    Tempo tempo;\n"),
-        ("ir/schema.c", '                                FIELD(Plan, "shared_every"',
-         '                                MAYBE(Plan, "tempo", tempo, ONE_OF(tempo)),\n'),
+        ("ir/schema.c", '                    FIELD(Plan, "shared_every"',
+         '                    MAYBE(Plan, "tempo", tempo, ONE_OF(tempo)),\n'),
         ("compiler/lowering/lower.c", "    plan->codec = spec->plan.codec;", "    plan->tempo = spec->plan.tempo;\n"),
         ("ir/binary.h", None, None),
         ("docs/plan-format.md", None, None),
