@@ -8,6 +8,7 @@
 #include "ir/simulate/occupancy.h"
 #include "ir/unroll.h"
 
+enum { VALUES_APART = 20000 };                 // beyond, those that each micro-batch overwrites are left out
 enum { LARGEST_SHOWN = 12, EDGED_HEIGHT = 4 }; // thinner buffers would be all edge
 
 static double position(const Report *report, double time_s)
@@ -103,7 +104,10 @@ void html_arena_lane_print(const Report *report, int top)
     const BufferLife *lives = occupancy_buffers(report->plan, report->simulation, report->arena);
     print_ground("ground", top, ARENA_HEIGHT, "", report->out);
     text_append(report->out, "<g class=\"buffers\">\n");
+    bool apart = report->plan->buffer_count <= VALUES_APART;
     for (uint32_t b = 0, value = 0; b < report->plan->buffer_count; b++) {
+        if (!apart && report->plan->buffers[b].span == SPAN_MICRO_BATCH)
+            continue; // gone as soon as the next one comes: too thin to be seen
         value = b > 0 && same_buffer(report->plan, b - 1, b) ? value + 1 : 0;
         print_buffer(report, b, value, &lives[b], top);
     }

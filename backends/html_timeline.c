@@ -7,6 +7,7 @@
 #include "ir/simulate/critical_path.h"
 #include "ir/simulate/occupancy.h"
 
+enum { DRAWN_APART = 20000, CROWD_UNITS = 40 }; // steps; units: less than a pixel
 enum { AXIS_HEIGHT = 22, LANE_HEIGHT = 30, PATH_HEIGHT = 4, PORT_HEIGHT = 34, LANE_GAP = 8 };
 
 typedef struct {
@@ -119,6 +120,49 @@ static void print_step(const Timeline *timeline, uint32_t index, Text *out)
     text_append(out, "</title></rect>\n");
 }
 
+// Steps of a stream that stand too close to be told apart.
+typedef struct {
+    uint32_t first, count;
+    double begin_s, end_s;
+} Crowd;
+
+static void print_crowd(const Timeline *timeline, const Crowd *crowd, Text *out)
+{
+    const OpInfo *info = op_info((int)timeline->report->plan->steps[crowd->first].op);
+    if (crowd->count == 1)
+        print_step(timeline, crowd->first, out);
+    if (crowd->count < 2)
+        return;
+    text_format(
+        out,
+        "<rect class=\"%c\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"%d\"><title>%u steps\nfrom %.7g to %.7g ms"
+        "</title></rect>\n",
+        shape_classes[info->shape], crowd->begin_s * timeline->scale, timeline->stream_top[info->stream],
+        (crowd->end_s - crowd->begin_s) * timeline->scale, LANE_HEIGHT, crowd->count, crowd->begin_s * 1e3,
+        crowd->end_s * 1e3);
+}
+
+// Where there are very many, neighbours share a box.
+static void print_steps(const Timeline *timeline, Text *out)
+{
+    const Plan *plan = timeline->report->plan;
+    double least_s = plan->unrolled && plan->step_count > DRAWN_APART ? CROWD_UNITS / timeline->scale : 0;
+    Crowd crowds[STREAM_COUNT] = {0};
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        const SimulatedStep *at = &timeline->report->simulation->last->steps[i];
+        Crowd *crowd = &crowds[op_info((int)plan->steps[i].op)->stream];
+        bool joins = crowd->count && at->end_s - crowd->begin_s < least_s;
+        if (!joins) {
+            print_crowd(timeline, crowd, out);
+            *crowd = (Crowd){.first = i, .begin_s = at->begin_s};
+        }
+        crowd->end_s = at->end_s;
+        crowd->count++;
+    }
+    for (int s = 0; s < STREAM_COUNT; s++)
+        print_crowd(timeline, &crowds[s], out);
+}
+
 static void print_path(const Timeline *timeline, Text *out)
 {
     const Plan *plan = timeline->report->plan;
@@ -186,8 +230,7 @@ static void print_plot(const Timeline *timeline, Text *out)
             text_format(out, "<rect class=\"ground\" x=\"0\" y=\"%d\" width=\"%d\" height=\"%d\"/>\n",
                         timeline->stream_top[s], TIMELINE_UNITS, LANE_HEIGHT);
     text_append(out, "<g class=\"schedule\">\n");
-    for (uint32_t i = 0; i < plan->step_count; i++)
-        print_step(timeline, i, out);
+    print_steps(timeline, out);
     text_append(out, "</g>\n");
     print_path(timeline, out);
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)

@@ -58,9 +58,10 @@ expect 0 '' "$HEPC" --emit=html -o forward.html "$samples/laptop.hep"
 expect 0 '' "$HEPC" -o light.hepb "$samples/light.hep"
 expect 0 '' "$HEPC" -o sites.hepb "$samples/six_sites.hep"
 expect 0 '' "$HEPC" --emit=html -o training.html light.hepb
+expect 0 '' "$HEPC" --emit=html -o micro.html "$samples/laptop_training.hep"
 expect 0 '' "$HEPC" --emit=html -o sites.html sites.hepb
 expect 0 '' "$HEPC" --emit=html -o layers.html "$samples/heterogeneous_layers.hep"
-for name in forward training sites layers; do
+for name in forward training micro sites layers; do
   prepare $name 1280 light $name.html
   prepare $name 420 light $name.html
 done
