@@ -229,7 +229,7 @@ void lowering_add_sums(Lowering *l, int32_t layer, int32_t summed, uint32_t from
                                     .layer = layer,
                                     .level = (int32_t)level,
                                     .group = builder_add_group(l->builder, GROUP_LEVEL, (int32_t)level, 1),
-                                    .cost_s = cost_group_s(l->spec, GROUP_LEVEL, level, sent, count - 1) / every,
+                                    .cost_s = cost_sum_s(l->spec, level, sent) / every,
                                     .bytes = sent / every},
                          operands);
     }

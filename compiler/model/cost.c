@@ -46,6 +46,22 @@ double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double byt
     return groups->latency_s + cluster->levels[0].overhead_s * peers + slowest_s;
 }
 
+double cost_sum_s(const Spec *spec, uint32_t level, double bytes)
+{
+    return 2 * cost_group_s(spec, GROUP_LEVEL, level, bytes / 2, spec->cluster.levels[level].count - 1.0);
+}
+
+// Adds the time that bytes keep each port from `level` inwards busy.
+static void add_port_bytes(const Spec *spec, uint32_t level, double bytes, double port_s[LEVELS_MAX])
+{
+    const Cluster *cluster = &spec->cluster;
+    for (uint32_t j = level; j < cluster->level_count; j++) {
+        double through = (double)cluster_gpus_below(cluster, j) * bytes;
+        port_s[j] += spec->outer && j == 0 ? through * spec->outer->port_s_per_byte
+                                           : through / cluster->levels[j].bandwidth_bytes_per_s;
+    }
+}
+
 // Adds the time each port from `level` inwards is busy with a collective at `level`. Start-up cost is
 // charged to the port of that level alone, which makes one layer on one tier the paper's formula.
 static void add_port_time(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers,
@@ -57,11 +73,7 @@ static void add_port_time(const Spec *spec, GroupKind kind, uint32_t level, doub
     bool heterogeneous = level == 0 && spec->outer;
     double latency_s = heterogeneous ? groups_of(spec, kind, peers)->latency_s : cluster->levels[level].latency_s;
     port_s[level] += latency_s + cluster->levels[level].overhead_s * peers;
-    for (uint32_t j = level; j < cluster->level_count; j++) {
-        double through = (double)cluster_gpus_below(cluster, j) * bytes;
-        port_s[j] += heterogeneous && j == 0 ? through * spec->outer->port_s_per_byte
-                                             : through / cluster->levels[j].bandwidth_bytes_per_s;
-    }
+    add_port_bytes(spec, level, bytes, port_s);
 }
 
 double cost_levels_s(const double of_level[LEVELS_MAX])
@@ -213,9 +225,13 @@ static void cost_mean(const Workload *work, const LayerWork *layer, LayerCost *c
     double every = spec->plan.shared_every;
     for (uint32_t l = 0; l < spec->cluster.level_count; l++) {
         double count = spec->cluster.levels[l].count, bytes = 2 * (count - 1) / count * layer->mean_bytes;
+        double port_s[LEVELS_MAX] = {0};
         cost->mean_bytes[l] = bytes / every;
-        cost->sync_s += cost_group_s(spec, GROUP_LEVEL, l, bytes, count - 1) / every;
-        add_port_time(spec, GROUP_LEVEL, l, bytes / every, (count - 1) / every, cost->port_reduce_s);
+        cost->sync_s += cost_sum_s(spec, l, bytes) / every;
+        for (int way = 0; way < 2; way++)
+            add_port_time(spec, GROUP_LEVEL, l, bytes / 2, count - 1, port_s);
+        for (uint32_t j = 0; j < LEVELS_MAX; j++)
+            cost->port_reduce_s[j] += port_s[j] / every;
     }
     cost->sync_s += layer->expert_bytes / every / spec->cluster.device.memory_bandwidth;
 }
@@ -231,7 +247,7 @@ void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, Bu
             continue;
         cost->bytes[l] = bytes;
         cost->step_s[l] = cost_group_s(spec, GROUP_GATHER, l, bytes, peers);
-        add_port_time(spec, GROUP_GATHER, l, bytes, peers, cost->port_s);
+        add_port_bytes(spec, l, bytes, cost->port_s);
     }
 }
 

@@ -69,6 +69,9 @@ double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, d
 // The same for groups of a kind, where the outermost level's slowest port, link and latency count:
 // a_max + o peers + max( c_0 V max(s_port, s_link / peers), max_{j >= 1} c_j V / B_j ), s in seconds per byte.
 double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers);
+// A sum over the workers of a level: everybody gets the summands of a part, then the sums of all others. Each way is a
+// collective of its own, with its start-up. `bytes`: sent, both ways together.
+double cost_sum_s(const Spec *spec, uint32_t level, double bytes);
 
 // Expected distinct domain prefixes at `level` that the top_k experts of a token fall into, under
 // uniform routing (hypergeometric) or that of the layer (routing.h); top_k for naive dispatch.

@@ -265,7 +265,7 @@ static double norm_s(const Workload *work, Traffic traffic[LEVELS_MAX])
     for (uint32_t l = 0; l < spec->cluster.level_count; l++) {
         double count = spec->cluster.levels[l].count, bytes = 2 * (count - 1) / count * sizeof(float);
         traffic[l].reduce_bytes += bytes;
-        total_s += cost_group_s(spec, GROUP_LEVEL, l, bytes, count - 1);
+        total_s += cost_sum_s(spec, l, bytes);
     }
     return total_s + work->owned_gradient_bytes / spec->cluster.device.memory_bandwidth;
 }

@@ -5,6 +5,7 @@
 
 #include "compiler/lowering/lower.h"
 
+enum { WHOLE_MAX = 16 };     // layers of a model that is lowered whole: in an instant
 enum { STEADY_PERIODS = 4 }; // from there on every period of layers takes the same memory
 
 static uint32_t count_moe(const Spec *spec)
@@ -33,6 +34,12 @@ Footprint footprint_measure(const Spec *spec, const Config *config, uint32_t pre
         return (Footprint){step, whole - step * moe_count};
     }
     double small = lower_memory_bytes(spec, config, prefetch, dispatch, shorter);
+    // What few layers use in turn hides what they add: the whole says that, where it is not too deep to be lowered.
+    if (spec->plan.pass == PASS_TRAINING && layers <= WHOLE_MAX) {
+        double whole = lower_memory_bytes(spec, config, prefetch, dispatch, layers);
+        double step = fmax(whole - small, 0) / ((layers - shorter) / period);
+        return (Footprint){step, whole - step * moe_count};
+    }
     double large = lower_memory_bytes(spec, config, prefetch, dispatch, longer);
     double step = fmax(large - small, 0);
     return (Footprint){step, large + step * ((layers - longer) / period) - step * moe_count};

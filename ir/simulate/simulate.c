@@ -56,6 +56,13 @@ static double peers(const Simulator *sim, const Step *step)
     return (double)group_size(&sim->plan->cluster, &sim->plan->groups[step->group]) - 1;
 }
 
+// How often a step pays its start-up in an iteration: a sum goes to and fro, some are made every few iterations only.
+static double startups(const Simulator *sim, const Step *step)
+{
+    double ways = op_info((int)step->op)->shape == SHAPE_REDUCE ? 2 : 1;
+    return ways / plan_step_period(sim->plan, step);
+}
+
 // ---- begin -----------------------------------------------------------------------------------
 
 static bool ready(const Simulator *sim, uint32_t class, uint32_t step, int32_t *cause)
@@ -78,7 +85,7 @@ static void begin(Simulator *sim, uint32_t class, int stream, uint32_t step, int
     *record(sim, class, step) = (SimulatedStep){.begin_s = sim->now_s, .cause = cause, .late_class = class};
     double delay_s = s->cost_s;
     if (s->group != NONE)
-        delay_s = sim->plan->cluster.levels[s->level < 0 ? 0 : s->level].overhead_s * peers(sim, s);
+        delay_s = sim->plan->cluster.levels[s->level < 0 ? 0 : s->level].overhead_s * peers(sim, s) * startups(sim, s);
     *activity_of(sim, class, stream) =
         (Activity){.active = true, .phase = PHASE_DELAY, .step = step, .until_s = sim->now_s + delay_s};
 }
@@ -122,7 +129,7 @@ static void count_end(Simulator *sim, uint32_t class, uint32_t step, double arri
 
 static void end_flow(Simulator *sim, const FlowKind *kind, uint32_t step)
 {
-    double arrival_s = sim->now_s + kind->latency_s;
+    double arrival_s = sim->now_s + kind->latency_s * startups(sim, &sim->plan->steps[step]);
     count_end(sim, kind->from, step, arrival_s);
     if (kind->to != kind->from)
         count_end(sim, kind->to, step, arrival_s);

@@ -147,6 +147,13 @@ static bool may_begin(const Brute *brute, uint64_t rank, uint32_t step)
     return true;
 }
 
+// A sum is two collectives, there and back; the shared expert's is made every few iterations, and counts for its part.
+static double startups(const Brute *brute, const Step *step)
+{
+    double ways = step->op == OP_ALL_REDUCE ? 2 : 1;
+    return ways / plan_step_period(brute->plan, step);
+}
+
 static bool begin_steps(Brute *brute)
 {
     const Plan *plan = brute->plan;
@@ -162,7 +169,7 @@ static bool begin_steps(Brute *brute)
             double wait_s = step->cost_s;
             if (step->group != NONE)
                 wait_s = plan->cluster.levels[step->level].overhead_s *
-                         (double)(group_size(&plan->cluster, &plan->groups[step->group]) - 1);
+                         (double)(group_size(&plan->cluster, &plan->groups[step->group]) - 1) * startups(brute, step);
             double now_s = brute->now_s;
             *l = (Lane){.step = l->next, .ready_s = now_s + wait_s, .arrived_s = now_s, .next = l->next + 1};
             any = true;
@@ -212,8 +219,8 @@ static bool begin_flows(Brute *brute, int stream)
             } else {
                 Flow probe = {.from = rank, .to = peer};
                 find_path(brute, &probe);
-                mine->arrived_s = fmax(mine->arrived_s, brute->now_s + probe.latency_s);
-                other->arrived_s = fmax(other->arrived_s, brute->now_s + probe.latency_s);
+                mine->arrived_s = fmax(mine->arrived_s, brute->now_s + probe.latency_s * startups(brute, step));
+                other->arrived_s = fmax(other->arrived_s, brute->now_s + probe.latency_s * startups(brute, step));
             }
             any = true;
         }
@@ -260,7 +267,8 @@ static bool send_for(Brute *brute, double elapsed_s)
         Lane *ends[] = {lane(brute, flow->from, flow->stream), lane(brute, flow->to, flow->stream)};
         for (size_t i = 0; i < 2; i++) {
             ends[i]->open--;
-            ends[i]->arrived_s = fmax(ends[i]->arrived_s, brute->now_s + flow->latency_s);
+            double latency_s = flow->latency_s * startups(brute, &brute->plan->steps[ends[i]->step]);
+            ends[i]->arrived_s = fmax(ends[i]->arrived_s, brute->now_s + latency_s);
         }
     }
     return ended;
