@@ -200,8 +200,11 @@ static bool print_sweep(const Options *options, const Sweep *sweep, Fault *fault
 static bool process_sweep(const Options *options, const char *content, size_t length, Fault *fault)
 {
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+    struct sigaction hang_up;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    if (sigaction(SIGHUP, NULL, &hang_up) == 0 && hang_up.sa_handler != SIG_IGN) // nohup
+        sigaction(SIGHUP, &action, NULL);
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
     CompileOptions compile = compile_options(options, content, length);
@@ -216,7 +219,7 @@ static bool process_sweep(const Options *options, const char *content, size_t le
     if (ok && sweep.row_count > 0)
         ok = print_sweep(options, &sweep, fault);
     if (ok && sweep.row_count != sweep.point_count)
-        ok = fault_reported(fault, FAULT_RUN);
+        ok = fault_reported(fault, FAULT_INTERRUPTED);
     arena_destroy(arena);
     return ok;
 }
@@ -342,6 +345,7 @@ static void run(void *context)
 int main(int argc, char **argv)
 {
     Run of = {.argc = argc, .argv = argv};
+    signal(SIGXFSZ, SIG_IGN); // a limit of file sizes is a fault like others
     memory_guard_json();
     argp_err_exit_status = exit_code_of(FAULT_USAGE);
     Fault exhausted = {0};

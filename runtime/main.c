@@ -3,7 +3,6 @@
 #include <argp.h>
 #include <inttypes.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +26,7 @@
 #include "runtime/report/profile.h"
 #include "runtime/report/report.h"
 #include "runtime/report/trace.h"
+#include "runtime/signals.h"
 
 enum { PLAN_BYTES_MAX = 1 << 30 };
 
@@ -137,34 +137,6 @@ static int load_plan(const Options *options, const World *world, bool is_first, 
 
 // ---- running ---------------------------------------------------------------------------------
 
-// Any thread may take a signal, and others read what its handler wrote.
-static atomic_int interrupted;
-static atomic_int state_asked;
-_Static_assert(ATOMIC_INT_LOCK_FREE == 2, "signal handlers write atomics, which must not take locks");
-
-static void on_state_signal(int signal_number)
-{
-    (void)signal_number;
-    atomic_store(&state_asked, 1);
-}
-
-static void on_signal(int signal_number)
-{
-    atomic_store(&interrupted, signal_number);
-}
-
-// The first signal ends the run in order; the next one is not caught any more. SIGUSR1 asks where the ranks stand.
-static void catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    struct sigaction state_action = {.sa_handler = on_state_signal, .sa_flags = SA_RESTART};
-    sigemptyset(&state_action.sa_mask);
-    sigaction(SIGUSR1, &state_action, NULL);
-}
-
 static void show_running(const JobProgress *progress)
 {
     char rate[FORMAT_MAX];
@@ -201,6 +173,19 @@ static void show_state(void *context, const char *lines)
     (void)context;
     fputs(isatty(STDERR_FILENO) ? "\r\033[K" : "", stderr);
     fputs(lines, stderr);
+}
+
+static void show_ending(int signal, const JobProgress *progress)
+{
+    char name[FORMAT_MAX], line[256];
+    snprintf(line, sizeof(line),
+             "hep-run: %s: ends after the iteration under way, %" PRIu32 " of %" PRIu32
+             "%s; a second signal ends it at once\n",
+             signals_describe(signal, name), progress->iteration + 1, progress->iterations,
+             progress->phase == JOB_WARMING_UP ? " to warm up" : "");
+    fputs(isatty(STDERR_FILENO) ? "\r\033[K" : "", stderr);
+    if (!launcher_print(line))
+        fputs(line, stderr);
 }
 
 typedef struct {
@@ -282,11 +267,32 @@ static int write_report(const Options *options, const Plan *plan, const JobResul
     return code;
 }
 
+// A signal ended the run: what is there, and how to continue.
+static void tell_interrupted(const Options *options, const JobResult *result)
+{
+    const char *checkpoint = options->job.training.checkpoint;
+    char name[FORMAT_MAX];
+    Text line = {0};
+    text_format(&line, "hep-run: interrupted by %s after iteration %" PRIu64 " of %" PRIu64,
+                signals_describe(result->signal, name), result->done, result->planned);
+    if (checkpoint)
+        text_format(&line, ": its checkpoint is in '%s', '--resume %s' continues", checkpoint, checkpoint);
+    text_append(&line, "\n");
+    if (!launcher_print(line.data))
+        fputs(line.data, stderr);
+    text_free(&line);
+}
+
 // Writes the report and, if the check failed, says so; the exit code of the run.
 static int conclude(const Options *options, const Plan *plan, const JobResult *result, bool is_first)
 {
     bool mismatch = result->check.done && !result->check.pass;
-    int code = is_first ? write_report(options, plan, result) : FAULT_NONE;
+    int code = is_first && result->iterations > 0 ? write_report(options, plan, result) : FAULT_NONE;
+    if (code == FAULT_NONE && result->signal != 0) {
+        if (is_first)
+            tell_interrupted(options, result);
+        return FAULT_INTERRUPTED;
+    }
     if (code != FAULT_NONE || !mismatch)
         return code;
     if (is_first)
@@ -345,11 +351,12 @@ static int run_plan(Options *options, const Plan *plan, const World *world, bool
             fprintf(stderr, "hep-run: iteration %" PRIu64 " is reached: nothing is left to do\n", until);
         return FAULT_NONE;
     }
-    options->job.interrupted = &interrupted;
+    options->job.interrupted = &signals_asked;
     options->job.progress = shows_progress ? show_progress : NULL;
-    options->job.state_asked = &state_asked;
+    options->job.state_asked = &signals_state_asked;
     options->job.tell_state = show_state;
-    catch_signals();
+    options->job.tell_ending = show_ending;
+    signals_catch(options->signal);
     if (options->job.emulate_links && !options->job.comm) // processes do not emulate
         warn_of_emulation(&plan->cluster);
     bool ok = job_run(plan, &options->job, &result, &fault);
@@ -387,14 +394,14 @@ static int calibrate(const Options *options, const CalibrateDevice *device, cons
     calibrate.comm = comm;
     calibrate.emulate_links = options->job.emulate_links;
     calibrate.timeout_s = options->job.timeout_s;
-    calibrate.interrupted = &interrupted;
+    calibrate.interrupted = &signals_asked;
     bool is_first = !comm || comm->rank == 0;
     bool shows_progress = is_first && !options->quiet && isatty(STDERR_FILENO);
     calibrate.progress = shows_progress ? show_calibration : NULL;
     Calibration calibration;
     Fault fault = {0};
     int code = FAULT_NONE;
-    catch_signals();
+    signals_catch(options->signal);
     if (options->job.emulate_links && is_first)
         warn_of_emulation(cluster);
     bool ok = calibrate_run(&calibrate, &calibration, &fault);
@@ -449,7 +456,7 @@ static bool join_world(const Options *options, const CudaPlugin *plugin, Plan **
                              .report = report_end,
                              .report_context = plan,
                              .end = end_process,
-                             .interrupted = &interrupted};
+                             .interrupted = &signals_asked};
     Fault fault = {0};
     if (world_join(named ? named : communicator_of_launcher(plugin), plugin ? plugin->worlds : NULL, &of_world, world,
                    &fault))
@@ -557,6 +564,7 @@ static void begin_sparingly(char **argv)
 int main(int argc, char **argv)
 {
     begin_sparingly(argv);
+    signals_prepare();
     Program program = {.argc = argc, .argv = argv};
     memory_guard_json();
     argp_err_exit_status = exit_code_of(FAULT_USAGE);

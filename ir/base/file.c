@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -135,9 +137,16 @@ static bool replace_probe(const char *target, Fault *fault)
     return file >= 0;
 }
 
+// A signal that ends the program waits until the new file has its name or is removed.
 static bool replace_file(const char *target, const void *data, size_t length, Fault *fault)
 {
     Text temporary = {0};
+    sigset_t held, before;
+    sigemptyset(&held);
+    sigaddset(&held, SIGHUP);
+    sigaddset(&held, SIGINT);
+    sigaddset(&held, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &held, &before);
     int file = create_temporary(target, &temporary, fault);
     bool ok = file >= 0;
     if (file >= 0) {
@@ -149,6 +158,7 @@ static bool replace_file(const char *target, const void *data, size_t length, Fa
         if (!ok)
             unlink(temporary.data);
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     text_free(&temporary);
     return ok;
 }

@@ -44,7 +44,7 @@ bool reader_goes_on(const CheckpointRank *rank, Fault *fault)
 {
     atomic_store(rank->alive_s, clock_now_s());
     return !rank->stopped || !atomic_load(rank->stopped) ||
-           fault_set(fault, FAULT_RUN, "interrupted while a checkpoint was read");
+           fault_set(fault, FAULT_INTERRUPTED, "interrupted while a checkpoint was read");
 }
 
 static ssize_t read_fully(int descriptor, char *out, size_t length)

@@ -127,7 +127,7 @@ static bool go_on(const CheckpointRank *rank, Fault *fault)
 {
     atomic_store(rank->alive_s, clock_now_s());
     return !rank->stopped || !atomic_load(rank->stopped) ||
-           fault_set(fault, FAULT_RUN, "interrupted while a checkpoint was written");
+           fault_set(fault, FAULT_INTERRUPTED, "interrupted while a checkpoint was written");
 }
 
 // What would end a training that continues from it is not written.

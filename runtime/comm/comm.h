@@ -89,6 +89,8 @@ typedef struct {
     void (*watch)(Comm *comm, const Watch *watch);
     // Makes every rank's pending and later calls fail soon with `cause`, or ends all processes of the world with it.
     void (*abort)(Comm *comm, const Fault *cause);
+    // Is it known that a process of this world has died? NULL: not known before a call fails.
+    bool (*lost)(const Comm *comm);
     // Adds this rank's counters since the last reset to totals[level]; then resets if asked.
     void (*traffic)(Comm *comm, CommTraffic totals[LEVELS_MAX], bool reset);
     // Likewise the times. No call of this rank is under way.

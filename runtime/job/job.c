@@ -11,12 +11,13 @@
 #include "ir/base/text.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/machine.h"
+#include "runtime/comm/comm_launcher.h"
 #include "runtime/job/job_internal.h"
 #include "runtime/job/preflight.h"
 #include "runtime/job/state.h"
 
 enum { SAMPLES_MAX = 1024 }; // iterations whose step times are kept, per rank: the last ones
-static const double supervise_s = 0.1;
+static const double supervise_s = 0.1, ending_s = 0.5, hasty_ending_s = 0.1;
 
 JobOptions job_options_default(void)
 {
@@ -149,24 +150,23 @@ static JobProgress job_progress(Job *job)
     return progress;
 }
 
-static void job_interrupt(Job *job)
+static void job_interrupt(Job *job, FaultKind kind)
 {
     JobProgress at = job_progress(job);
     Fault fault = {0};
     switch (at.phase) {
     case JOB_PREPARING:
-        fault_set(&fault, FAULT_RUN, "interrupted while ranks prepared");
+        fault_set(&fault, kind, "interrupted while ranks prepared");
         break;
     case JOB_WARMING_UP:
-        fault_set(&fault, FAULT_RUN, "interrupted in warm-up iteration %" PRIu32 " of %" PRIu32, at.iteration + 1,
+        fault_set(&fault, kind, "interrupted in warm-up iteration %" PRIu32 " of %" PRIu32, at.iteration + 1,
                   at.iterations);
         break;
     case JOB_RUNNING:
-        fault_set(&fault, FAULT_RUN, "interrupted in iteration %" PRIu32 " of %" PRIu32, at.iteration + 1,
-                  at.iterations);
+        fault_set(&fault, kind, "interrupted in iteration %" PRIu32 " of %" PRIu32, at.iteration + 1, at.iterations);
         break;
     case JOB_CHECKING:
-        fault_set(&fault, FAULT_RUN, "interrupted while checking");
+        fault_set(&fault, kind, "interrupted while checking");
         break;
     }
     job_abort(job, &fault);
@@ -200,11 +200,30 @@ static void job_tell_state(Job *job)
     text_free(&state.lines);
 }
 
+// After a signal: between iterations the ranks end by themselves, elsewhere, or without one of them, at once.
+static void job_end_early(Job *job)
+{
+    const JobOptions *options = job->options;
+    const Comm *comm = options->comm;
+    JobProgress at = job_progress(job);
+    double now_s = clock_now_s();
+    job->signalled_s = job->signalled_s > 0 ? job->signalled_s : now_s;
+    bool lost = comm && comm->ops->lost && comm->ops->lost(comm);
+    if (lost || at.phase == JOB_PREPARING || at.phase == JOB_CHECKING) {
+        job_interrupt(job, lost ? FAULT_RUN : FAULT_INTERRUPTED);
+        return;
+    }
+    double told_s = job->signalled_s + (launcher_is_hasty() ? hasty_ending_s : ending_s);
+    if (options->tell_ending && !job->ending_told && now_s >= told_s && (!comm || comm->rank == 0)) {
+        job->ending_told = true;
+        options->tell_ending(atomic_load(options->interrupted), &at);
+    }
+}
+
 // Waits for all ranks that were started.
 static void job_supervise(Job *job)
 {
     const JobOptions *options = job->options;
-    bool interrupted = false;
     pthread_mutex_lock(&job->mutex);
     while (job->ended < job->started) {
         struct timespec until = clock_timespec(clock_now_s() + supervise_s);
@@ -216,10 +235,8 @@ static void job_supervise(Job *job)
         }
         if (options->state_asked && atomic_exchange(options->state_asked, 0))
             job_tell_state(job);
-        if (options->interrupted && atomic_load(options->interrupted) && !interrupted) {
-            interrupted = true;
-            job_interrupt(job);
-        }
+        if (options->interrupted && atomic_load(options->interrupted) && !atomic_load(&job->stopped))
+            job_end_early(job);
         pthread_mutex_lock(&job->mutex);
     }
     pthread_mutex_unlock(&job->mutex);
@@ -258,6 +275,8 @@ static void job_destroy(Job *job)
 static bool result_summarise(JobResult *result)
 {
     uint32_t n = result->iterations;
+    if (n == 0)
+        return true;
     double *sorted = malloc(n * sizeof(*sorted));
     if (!sorted)
         return false;

@@ -49,7 +49,11 @@ typedef struct {
     double timeout_s;
     const uint64_t *trace_ranks; // [trace_count] whose last iteration is kept, ascending: JobResult.trace
     uint32_t trace_count;
-    const atomic_int *interrupted;                                // ends the job when it becomes non-zero; may be NULL
+    // The number of a signal, once one asks for the end: then the job ends after the iteration under way, with a
+    // checkpoint, and elsewhere at once. May be NULL.
+    const atomic_int *interrupted;
+    // When that iteration takes long after the signal, once, in the process of rank 0; may be NULL.
+    void (*tell_ending)(int signal, const JobProgress *progress);
     void (*progress)(void *context, const JobProgress *progress); // a few times a second; may be NULL
     void *progress_context;
     atomic_int *state_asked;                              // set to have the state reported; reset here; may be NULL
@@ -89,7 +93,9 @@ typedef struct {
     const char *replay_refusal;             // or why it did not; NULL where it never does
     const char *expert_refusal; // why experts are not multiplied by the fastest instructions; NULL: they are
     uint64_t ranks, seed;
-    uint32_t iterations;
+    uint32_t iterations;      // measured; fewer than asked for where a signal ended the run
+    int signal;               // that did; 0: the run is complete
+    uint64_t done, planned;   // iterations, warm-up included, of the whole training
     uint64_t first_iteration; // number of the first measured one in the whole training, from 1
     char *resumed;            // the checkpoint that was gone on from, or NULL
     bool same_strategy;       // it was written by: every rank continues bit by bit

@@ -41,6 +41,8 @@ typedef struct {
     double *exposed_s;               // [step] after these: waits for migration alone, summed over measured iterations
     double *histogram;               // [choice][expert] of this rank's tokens, or NULL
     bool *left_out;                  // [step] of the iteration under way
+    uint32_t measured;               // iterations so far
+    int signal;                      // that asked, here or in another process, to end after this iteration; 0
     double compute_s;                // of the measured iterations
     CommTimes times;                 // of its collectives, late_s and last_s in one piece
     double start_s;                  // of the last iteration
@@ -73,6 +75,8 @@ struct Job {
     _Atomic uint32_t phase, iteration; // of the first rank of this process
     _Atomic double loss, measured_since_s;
     atomic_bool stopped; // the run was interrupted: what takes long outside the steps ends soon
+    double signalled_s;  // of the supervisor: when it saw a signal; 0: none yet
+    bool ending_told;    // likewise
 };
 
 // Runs a rank; the argument is a Rank, the result NULL.

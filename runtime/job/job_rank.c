@@ -113,8 +113,20 @@ static void rank_keep_result(Rank *rank, uint32_t measured, double time_s, doubl
     atomic_store(&job->loss, result.has_loss ? loss : NAN);
 }
 
-// One iteration between barriers. `measured` is its index among the measured ones, or -1.
-static bool rank_iterate(Rank *rank, uint64_t iteration, int64_t measured)
+// The time of the slowest rank, and whether this iteration is to be the last: a signal reaches some processes before
+// others, or one alone.
+static bool rank_agree(Rank *rank, double *time_s)
+{
+    const atomic_int *interrupted = rank->job->options->interrupted;
+    double most[] = {*time_s, interrupted ? atomic_load(interrupted) : 0};
+    bool ok = rank->comm->ops->all_reduce_max(rank->comm, most, COUNT_OF(most), &rank->fault);
+    *time_s = most[0];
+    rank->signal = (int)most[1];
+    return ok;
+}
+
+// One iteration between barriers, measured or not.
+static bool rank_iterate(Rank *rank, uint64_t iteration, bool measured)
 {
     Job *job = rank->job;
     const CommOps *comm = rank->comm->ops;
@@ -127,10 +139,10 @@ static bool rank_iterate(Rank *rank, uint64_t iteration, int64_t measured)
     if (!rank_training_run(rank, iteration, &loss))
         return false;
     double time_s = clock_now_s() - rank->start_s;
-    if (!comm->all_reduce_max(rank->comm, &time_s, 1, &rank->fault))
+    if (!rank_agree(rank, &time_s))
         return false;
-    if (measured >= 0)
-        rank_keep_result(rank, (uint32_t)measured, time_s, loss);
+    if (measured)
+        rank_keep_result(rank, rank->measured++, time_s, loss);
     LossRow row = {.iteration = iteration + 1,
                    .loss = loss,
                    .learning_rate = learning_rate,
@@ -153,7 +165,8 @@ static bool rank_loop(Rank *rank)
 {
     Job *job = rank->job;
     const JobOptions *options = job->options;
-    for (uint32_t i = 0; i < options->warmup + options->iterations; i++) {
+    uint32_t count = options->warmup + options->iterations, i;
+    for (i = 0; i < count && rank->signal == 0; i++) {
         bool warm = i >= options->warmup;
         if (i == options->warmup) {
             rank_begin_measuring(rank);
@@ -164,8 +177,16 @@ static bool rank_loop(Rank *rank)
             atomic_store(&job->iteration, warm ? i - options->warmup : i);
             atomic_store(&job->phase, warm ? JOB_RUNNING : JOB_WARMING_UP);
         }
-        if (!rank_iterate(rank, job->begin.iteration + i, warm ? (int64_t)(i - options->warmup) : -1))
+        if (!rank_iterate(rank, job->begin.iteration + i, warm))
             return false;
+    }
+    if (i == count) // which comes after the last one is late
+        rank->signal = 0;
+    if (rank_is_first(rank)) {
+        job->result->iterations = rank->measured;
+        job->result->signal = rank->signal;
+        job->result->done = job->begin.iteration + i;
+        job->result->planned = job->begin.iteration + count;
     }
     return true;
 }

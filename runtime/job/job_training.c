@@ -409,6 +409,6 @@ bool rank_training_follow(Rank *rank, uint64_t done, const LossRow *row)
     }
     if (rank_is_first(rank) && job->loss_log && !loss_log_add(job->loss_log, &complete, &rank->fault))
         return false;
-    bool due = last || (options->checkpoint_every > 0 && done % options->checkpoint_every == 0);
+    bool due = last || rank->signal != 0 || (options->checkpoint_every > 0 && done % options->checkpoint_every == 0);
     return !job->checkpoints || !due || write_checkpoint(rank, done);
 }

@@ -90,8 +90,11 @@ static void print_description(const Report *report, Text *out)
     if (report->result->expert_refusal)
         text_format(out, "# experts are multiplied by wmma: %s\n", report->result->expert_refusal);
     text_format(out, "# routing %s, seed %" PRIu64 ", %" PRIu32 " iterations after %" PRIu32 " to warm up\n",
-                routing_name(report->options->routing), report->result->seed, report->options->iterations,
+                routing_name(report->options->routing), report->result->seed, report->result->iterations,
                 report->options->warmup);
+    if (report->result->signal)
+        text_format(out, "# a signal ended the run after iteration %" PRIu64 " of %" PRIu64 "\n", report->result->done,
+                    report->result->planned);
     if (report->result->resumed)
         text_format(
             out, "# resumed from %s: this run begins with iteration %" PRIu64 "%s\n", report->result->resumed,

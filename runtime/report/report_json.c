@@ -191,6 +191,7 @@ void report_add_json(const Report *report, cJSON *root)
         cJSON_AddStringToObject(root, "expert_refusal", result->expert_refusal);
     cJSON_AddNumberToObject(root, "ranks", (double)result->ranks);
     cJSON_AddNumberToObject(root, "iterations", result->iterations);
+    cJSON_AddBoolToObject(root, "interrupted", result->signal != 0);
     cJSON_AddNumberToObject(root, "warmup", report->options->warmup);
     cJSON_AddNumberToObject(root, "seed", (double)result->seed);
     cJSON_AddStringToObject(root, "routing", routing_name(report->options->routing));

@@ -76,7 +76,7 @@ expect 6 'another run writes its checkpoints there' "$HEP_RUN" -n 1 --resume sha
 # Ctrl-C leaves only complete checkpoints behind.
 kill -INT $owner
 wait $owner
-[ $? = 5 ] && grep -q 'interrupted' owner.err || fail "interrupted: $(cat owner.err)"
+[ $? = 75 ] && grep -q 'interrupted' owner.err || fail "interrupted: $(cat owner.err)"
 [ -z "$(find shared -name '*.tmp')" ] || fail "interrupted: leftovers $(echo shared/*)"
 expect 0 '' "$HEP_RUN" -n 1 --resume shared --checkpoint shared ep.hepb
 
