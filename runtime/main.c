@@ -119,7 +119,7 @@ static int load_plan(const Options *options, const World *world, bool is_first, 
     char *data = NULL;
     Fault fault = {0};
     Comm *comm = world_comm(world, NULL);
-    bool ok = preflight_same_work(comm, options->calibrate, options->levels, &fault);
+    bool ok = preflight_same_work(comm, options->calibrate, options->levels, options->job.training.until, &fault);
     int code = ok && is_first ? check_outputs(options) : FAULT_NONE;
     if (ok && is_first && code == FAULT_NONE && options->input)
         code = read_plan(options->input, &data, &length, plan);
@@ -173,6 +173,11 @@ static void show_state(void *context, const char *lines)
     (void)context;
     fputs(isatty(STDERR_FILENO) ? "\r\033[K" : "", stderr);
     fputs(lines, stderr);
+}
+
+static void show_warning(const char *line)
+{
+    fprintf(stderr, "%shep-run: warning: %s\n", isatty(STDERR_FILENO) ? "\r\033[K" : "", line);
 }
 
 static void show_ending(int signal, const JobProgress *progress)
@@ -336,7 +341,7 @@ static void warn_of_emulation(const Cluster *cluster)
     text_free(&lines);
 }
 
-static int run_plan(Options *options, const Plan *plan, const World *world, bool is_first)
+static int run_from(Options *options, const Plan *plan, const World *world, bool is_first, char **resumed)
 {
     if (!fits_pass(options, plan, is_first))
         return FAULT_USAGE;
@@ -344,7 +349,8 @@ static int run_plan(Options *options, const Plan *plan, const World *world, bool
     JobResult result;
     Fault fault = {0};
     uint64_t until = options->job.training.until;
-    if (until > 0 && !job_until(&options->job, &fault))
+    options->job.warn = show_warning;
+    if (until > 0 && !job_until(&options->job, resumed, &fault))
         return fail(world, plan, &fault);
     if (until > 0 && options->job.iterations == 0) {
         if (is_first)
@@ -364,6 +370,14 @@ static int run_plan(Options *options, const Plan *plan, const World *world, bool
         fputs("\r\033[K", stderr);
     int code = ok ? conclude(options, plan, &result, is_first) : fail(world, plan, &fault);
     job_result_free(&result);
+    return code;
+}
+
+static int run_plan(Options *options, const Plan *plan, const World *world, bool is_first)
+{
+    char *resumed = NULL; // which the options name
+    int code = run_from(options, plan, world, is_first, &resumed);
+    free(resumed);
     return code;
 }
 

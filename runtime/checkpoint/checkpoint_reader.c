@@ -110,3 +110,15 @@ bool reader_read(CheckpointReader *reader, uint64_t index, Fault *fault)
     reader->count = 0;
     return ok;
 }
+
+bool checkpoint_verify(const Checkpoint *checkpoint, uint64_t part, uint64_t parts, Fault *fault)
+{
+    _Atomic double alive_s = 0;
+    CheckpointRank nobody = {.alive_s = &alive_s};
+    CheckpointReader reader = {.checkpoint = checkpoint, .rank = &nobody, .chunk = malloc(CHECKPOINT_CHUNK)};
+    bool ok = reader.chunk || fault_set(fault, FAULT_MEMORY, "out of memory for a checkpoint");
+    for (uint64_t f = part; ok && f <= checkpoint->manifest.ranks; f += parts)
+        ok = reader_read(&reader, f, fault);
+    free(reader.chunk);
+    return ok;
+}

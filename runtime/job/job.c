@@ -52,14 +52,16 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
     result->step_s = calloc(2 * (size_t)plan->step_count + 1, sizeof(*result->step_s));
     result->trace = calloc((size_t)options->trace_count * plan->step_count + 1, sizeof(*result->trace));
     result->validation = calloc(validation_count(options) + 1, sizeof(*result->validation));
+    if (plan->capacity > 0)
+        result->dropped = calloc((size_t)plan->choice_count + 1, sizeof(*result->dropped));
     if (options->count_choices)
         result->histogram = calloc(histogram_count(plan) + 1, sizeof(*result->histogram));
     if (options->keep_outputs)
         result->outputs = calloc(options->comm ? 1 : result->ranks, output_bytes(plan) + 1);
     result->rank_times = calloc(result->ranks, sizeof(*result->rank_times));
     if (!result->iteration_s || !result->loss || !result->step_s || !result->trace || !result->rank_times ||
-        !result->validation || (options->count_choices && !result->histogram) ||
-        (options->keep_outputs && !result->outputs))
+        !result->validation || (plan->capacity > 0 && !result->dropped) ||
+        (options->count_choices && !result->histogram) || (options->keep_outputs && !result->outputs))
         return fault_set(fault, FAULT_MEMORY, "out of memory for the result");
     result->exposed_s = result->step_s + plan->step_count;
     return true;
@@ -256,6 +258,7 @@ static void job_destroy(Job *job)
         free(job->ranks[r].left_out);
         free(job->ranks[r].step_s);
         free(job->ranks[r].histogram);
+        free(job->ranks[r].dropped);
         free(job->ranks[r].times.late_s);
         free(job->ranks[r].last_times);
         rank_training_end(&job->ranks[r]);
@@ -322,6 +325,8 @@ void job_result_free(JobResult *result)
     free(result->trace);
     free(result->histogram);
     free(result->resumed);
+    free(result->resumed_otherwise);
+    free(result->dropped);
     free(result->validation);
     free(result->rank_times);
     free(result->outputs);

@@ -54,6 +54,7 @@ typedef struct {
     const atomic_int *interrupted;
     // When that iteration takes long after the signal, once, in the process of rank 0; may be NULL.
     void (*tell_ending)(int signal, const JobProgress *progress);
+    void (*warn)(const char *line);                               // in the process of rank 0; may be NULL
     void (*progress)(void *context, const JobProgress *progress); // a few times a second; may be NULL
     void *progress_context;
     atomic_int *state_asked;                              // set to have the state reported; reset here; may be NULL
@@ -64,9 +65,10 @@ typedef struct {
 JobOptions job_options_default(void);
 
 // For a training that is to run until an iteration, sets how many are left, 0 where it is there already. A checkpoint
-// to resume that is not there yet, in the directory that is written to, is no error: the training begins. False and a
-// fault where a checkpoint cannot be read.
-bool job_until(JobOptions *options, Fault *fault) MUST_CHECK;
+// to resume that is not there yet, in the directory that is written to, is no error: the training begins. One that is
+// damaged is set aside, with a warning, for the one before it, whose path is put into *resumed (malloc'ed) and the
+// options. False and a fault where none can be read. Collective in a world of processes.
+bool job_until(JobOptions *options, char **resumed, Fault *fault) MUST_CHECK;
 
 // Bytes that left a GPU in one iteration over one level. Numbers only.
 #define HEP_TRAFFIC(key, ...) double key;
@@ -99,6 +101,7 @@ typedef struct {
     uint64_t first_iteration; // number of the first measured one in the whole training, from 1
     char *resumed;            // the checkpoint that was gone on from, or NULL
     bool same_strategy;       // it was written by: every rank continues bit by bit
+    char *resumed_otherwise;  // settings that are not the checkpoint's, "NAME VALUE, was VALUE; ..."; NULL: none
     Validation *validation;   // [validation_count]
     uint32_t validation_count;
     uint64_t skipped; // iterations of this run without an update
@@ -115,6 +118,9 @@ typedef struct {
     // [trace_count][plan->step_count], seconds from the start of the iteration: of the first rank where all ranks are
     // on one machine and share its clock, else from when the rank itself began.
     StepTime *trace;
+    // [choice_count] what the gate chose and dropped beyond the capacity, of all ranks, as a share of what it chose, in
+    // all measured iterations; NULL where there is no capacity.
+    double *dropped;
     double *histogram; // [choice_count][experts] how often tokens of all ranks chose each, in all measured iterations
     // Final hidden states of the last iteration, in the model's dtype: [ranks of this process][tokens][hidden].
     void *outputs;

@@ -39,6 +39,7 @@ typedef struct {
     float *samples;                  // [step][SAMPLES_MAX or iterations]
     double *step_s;                  // [step] medians
     double *exposed_s;               // [step] after these: waits for migration alone, summed over measured iterations
+    double *dropped;                 // [choice_count] of the last iteration, of all ranks, or NULL
     double *histogram;               // [choice][expert] of this rank's tokens, or NULL
     bool *left_out;                  // [step] of the iteration under way
     uint32_t measured;               // iterations so far

@@ -188,6 +188,14 @@ static void rank_keep_output(Rank *rank)
         memcpy((char *)rank->job->result->outputs + (size_t)(rank - rank->job->ranks) * bytes, result.x.data, bytes);
 }
 
+static void rank_share_dropped(const Rank *rank)
+{
+    const Job *job = rank->job;
+    double chosen = (double)(model_tokens(&job->plan->model) * job->plan->model.top_k * job->rank_count);
+    for (uint32_t c = 0; c < job->plan->choice_count; c++)
+        job->result->dropped[c] /= chosen * rank->measured;
+}
+
 bool rank_reduce(Rank *rank)
 {
     const JobOptions *options = rank->job->options;
@@ -198,6 +206,8 @@ bool rank_reduce(Rank *rank)
         return false;
     if (rank_is_first(rank))
         memcpy(rank->job->result->step_s, rank->step_s, 2 * rank->job->plan->step_count * sizeof(*rank->step_s));
+    if (rank_is_first(rank) && rank->dropped)
+        rank_share_dropped(rank);
     if (options->keep_outputs)
         rank_keep_output(rank);
     return !options->check || rank->signal != 0 || rank_check(rank);

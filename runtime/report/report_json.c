@@ -23,6 +23,19 @@ static cJSON *json_times(const JobResult *result)
     return times;
 }
 
+// By MoE layer: what was dropped, as a share of what gates chose.
+static cJSON *json_dropped(const Report *report)
+{
+    cJSON *dropped = cJSON_CreateArray();
+    for (uint32_t c = 0; c < report->plan->choice_count; c++) {
+        cJSON *layer = cJSON_CreateObject();
+        cJSON_AddNumberToObject(layer, "layer", report->plan->choices[c].layer);
+        cJSON_AddNumberToObject(layer, "share", report->result->dropped[c]);
+        cJSON_AddItemToArray(dropped, layer);
+    }
+    return dropped;
+}
+
 static cJSON *json_traffic(const Report *report)
 {
     cJSON *levels = cJSON_CreateArray();
@@ -202,6 +215,8 @@ void report_add_json(const Report *report, cJSON *root)
     cJSON_AddItemToObject(root, "iterations_s", cJSON_CreateDoubleArray(result->iteration_s, (int)result->iterations));
     cJSON_AddNumberToObject(root, "predicted_s", report->plan->iteration_s);
     cJSON_AddItemToObject(root, "traffic", json_traffic(report));
+    if (result->dropped)
+        cJSON_AddItemToObject(root, "dropped", json_dropped(report));
     cJSON_AddItemToObject(root, "check", json_check(&result->check));
     int loss_count = result->has_loss ? (int)result->iterations : 0;
     cJSON_AddItemToObject(root, "loss", cJSON_CreateDoubleArray(result->loss, loss_count));

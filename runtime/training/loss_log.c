@@ -9,12 +9,13 @@
 
 #include "ir/base/text.h"
 
-static const char header[] = "iteration,loss,validation_loss,learning_rate,skipped,iteration_s\n";
+static const char columns[] = "iteration,loss,validation_loss,learning_rate,skipped,iteration_s";
 static const size_t log_limit = (size_t)1 << 32;
 
 struct LossLog {
     FILE *file;
     char *path;
+    uint32_t dropped_count; // columns
 };
 
 static bool system_fault(const char *path, int code, Fault *fault)
@@ -23,7 +24,7 @@ static bool system_fault(const char *path, int code, Fault *fault)
 }
 
 // The rows of an earlier run that are not run again. A file that is no log is not written over.
-static bool keep_rows(const char *path, uint64_t iteration, Text *kept, Fault *fault)
+static bool keep_rows(const char *path, const char *header, uint64_t iteration, Text *kept, Fault *fault)
 {
     size_t length;
     FILE *there = fopen(path, "re");
@@ -47,19 +48,31 @@ static bool keep_rows(const char *path, uint64_t iteration, Text *kept, Fault *f
     return ok;
 }
 
-LossLog *loss_log_open(const char *path, uint64_t iteration, Fault *fault)
+static void append_header(const Plan *plan, Text *out)
 {
-    Text text = {0};
-    text_append(&text, header);
+    text_append(out, columns);
+    for (uint32_t c = 0; plan->capacity > 0 && c < plan->choice_count; c++)
+        text_format(out, ",dropped_layer_%" PRIu32, plan->choices[c].layer);
+    text_append(out, "\n");
+}
+
+LossLog *loss_log_open(const char *path, uint64_t iteration, const Plan *plan, Fault *fault)
+{
+    Text text = {0}, header = {0};
+    append_header(plan, &header);
+    text_append(&text, header.data);
     LossLog *log = calloc(1, sizeof(*log));
     bool ok = (log && (log->path = strdup(path))) || fault_set(fault, FAULT_MEMORY, "out of memory");
-    if (ok && keep_rows(path, iteration, &text, fault)) {
+    if (ok)
+        log->dropped_count = plan->capacity > 0 ? plan->choice_count : 0;
+    if (ok && keep_rows(path, header.data, iteration, &text, fault)) {
         if (!file_write(path, text.data, text.length, fault))
             fault_prefix(fault, "--losses %s", path);
         else if (!(log->file = fopen(path, "ae")))
             system_fault(path, errno, fault);
     }
     text_free(&text);
+    text_free(&header);
     if (log && log->file)
         return log;
     loss_log_close(log);
@@ -71,8 +84,11 @@ bool loss_log_add(LossLog *log, const LossRow *row, Fault *fault)
     char loss[FORMAT_MAX], validation[FORMAT_MAX] = "";
     if (row->validated)
         format_double(validation, row->validation);
-    int put = fprintf(log->file, "%" PRIu64 ",%s,%s,%.7g,%d,%.6f\n", row->iteration, format_double(loss, row->loss),
+    int put = fprintf(log->file, "%" PRIu64 ",%s,%s,%.7g,%d,%.6f", row->iteration, format_double(loss, row->loss),
                       validation, row->learning_rate, row->skipped, row->iteration_s);
+    for (uint32_t c = 0; put >= 0 && row->dropped && c < log->dropped_count; c++)
+        put = fprintf(log->file, ",%.0f", row->dropped[c]);
+    put = put >= 0 ? fputc('\n', log->file) : put;
     return (put >= 0 && fflush(log->file) == 0) || system_fault(log->path, errno, fault);
 }
 
