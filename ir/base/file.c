@@ -48,16 +48,32 @@ static bool read_descriptor(int file, size_t limit_bytes, char **data, size_t *l
     memory_exhausted();
 }
 
+// A pipe that nobody writes to would be waited for, and some devices never end.
+int file_open_regular(const char *path, Fault *fault)
+{
+    struct stat there;
+    int file = stat(path, &there) == 0 ? 0 : -1;
+    if (file == 0 && !S_ISREG(there.st_mode) && !S_ISDIR(there.st_mode)) {
+        fault_set(fault, FAULT_IO, "%s: expected a regular file",
+                  S_ISFIFO(there.st_mode)   ? "a pipe"
+                  : S_ISSOCK(there.st_mode) ? "a socket"
+                                            : "a device");
+        return -1;
+    }
+    file = file == 0 ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+    if (file < 0)
+        system_fault(errno, fault);
+    return file;
+}
+
 char *file_read(const char *path, size_t limit_bytes, size_t *length, Fault *fault)
 {
     if (limit_bytes > SIZE_MAX - 2)
         limit_bytes = SIZE_MAX - 2;
     bool standard = strcmp(path, "-") == 0;
-    int file = standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0) {
-        system_fault(errno, fault);
+    int file = standard ? STDIN_FILENO : file_open_regular(path, fault);
+    if (file < 0)
         return NULL;
-    }
     char *data = NULL;
     bool ok = read_descriptor(file, limit_bytes, &data, length, fault);
     if (!standard)

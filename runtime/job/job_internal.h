@@ -100,8 +100,8 @@ uint64_t output_bytes(const Plan *plan); // of one rank's final hidden states
 bool rank_training_run(Rank *rank, uint64_t iteration, double *loss) MUST_CHECK;
 bool rank_training_prepare(Rank *rank) MUST_CHECK; // after the engine's creation: resumes, sets memory aside
 void rank_training_end(Rank *rank);
-// Gives the engine the inputs of an iteration; returns the learning rate.
-double rank_training_begin(Rank *rank, DataPart part, uint64_t iteration);
+// Gives the engine the inputs of an iteration.
+bool rank_training_begin(Rank *rank, DataPart part, uint64_t iteration, double *learning_rate) MUST_CHECK;
 // After an iteration, of which `done` are done: evaluates, writes a checkpoint and the log, where it is time to.
 bool rank_training_follow(Rank *rank, uint64_t done, const LossRow *row) MUST_CHECK;
 // What all ranks of this process share: the checkpoint to resume from, the directory for new ones. Collective in a

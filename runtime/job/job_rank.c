@@ -149,9 +149,10 @@ static bool rank_iterate(Rank *rank, uint64_t iteration, bool measured)
     Job *job = rank->job;
     const CommOps *comm = rank->comm->ops;
     uint64_t updates = rank->training.updates;
-    double loss, learning_rate = rank_training_begin(rank, DATA_TRAINING, iteration);
+    double loss, learning_rate;
     rank_leave_out(rank, iteration);
-    if (!comm->barrier(rank->comm, &rank->fault))
+    if (!rank_training_begin(rank, DATA_TRAINING, iteration, &learning_rate) ||
+        !comm->barrier(rank->comm, &rank->fault))
         return false;
     rank->start_s = clock_now_s();
     if (!rank_training_run(rank, iteration, &loss))

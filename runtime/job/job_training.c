@@ -340,7 +340,7 @@ void rank_training_end(Rank *rank)
     free(training->discarded.late_s);
 }
 
-double rank_training_begin(Rank *rank, DataPart part, uint64_t iteration)
+bool rank_training_begin(Rank *rank, DataPart part, uint64_t iteration, double *learning_rate)
 {
     const Job *job = rank->job;
     TrainingSettings settings = preflight_training(job->plan, job->options);
@@ -349,10 +349,12 @@ double rank_training_begin(Rank *rank, DataPart part, uint64_t iteration)
     EngineIteration of = {.tokens = rank->training.tokens,
                           .update = trains ? rank->training.updates + 1 : 1,
                           .learning_rate = trains ? (float)training_rate(&settings, iteration) : 0};
-    if (job->plan->model.vocabulary > 0)
-        data_fill(&job->data, &job->plan->model, &batch, rank->training.tokens);
+    if (job->plan->model.vocabulary > 0 &&
+        !data_fill(&job->data, &job->plan->model, &batch, rank->training.tokens, &rank->fault))
+        return false;
     job->options->engine->begin(rank->engine, &of);
-    return (double)of.learning_rate;
+    *learning_rate = (double)of.learning_rate;
+    return true;
 }
 
 // ---- numbers that are not finite -------------------------------------------------------------
@@ -459,9 +461,8 @@ static bool evaluate(Rank *rank, double *mean)
     bool ok = keep(rank, training->kept_by_evaluation, false);
     *mean = 0;
     for (uint32_t b = 0; ok && b < VALIDATION_BATCHES; b++) {
-        double loss;
-        rank_training_begin(rank, DATA_VALIDATION, b);
-        ok = comm->barrier(rank->comm, &rank->fault) &&
+        double loss, unused;
+        ok = rank_training_begin(rank, DATA_VALIDATION, b, &unused) && comm->barrier(rank->comm, &rank->fault) &&
              interpreter_run(rank->interpreter, training->evaluation, &rank->fault) && mean_loss(rank, &loss);
         *mean += ok ? loss / VALIDATION_BATCHES : 0;
     }

@@ -341,13 +341,14 @@ static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t 
         total = UINT64_MAX;
     if (options->engine->free_bytes)
         return check_device(plan, options, fault);
-    uint64_t available = machine_available_bytes(), limit = machine_thread_limit();
+    bool of_group;
+    uint64_t available = machine_available_bytes(&of_group), limit = machine_thread_limit();
     char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX];
     if (total > available)
-        return fault_set(fault, FAULT_RUN,
-                         "%" PRIu64 " ranks of %s each need %s of memory, %s are available on this machine", ranks,
+        return fault_set(fault, FAULT_RUN, "%" PRIu64 " ranks of %s each need %s of memory, %s are available %s", ranks,
                          format_bytes(each, (double)per_rank), format_bytes(need, (double)per_rank * (double)ranks),
-                         format_bytes(free_bytes, (double)available));
+                         format_bytes(free_bytes, (double)available),
+                         of_group ? "in this control group, which has a limit of its own" : "on this machine");
     if (!checked_mul(per_rank, local_ranks(plan, options), &of_process))
         of_process = UINT64_MAX;
     if (!check_process(of_process, fault))

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "ir/base/text.h"
 
@@ -27,10 +28,11 @@ static bool system_fault(const char *path, int code, Fault *fault)
 static bool keep_rows(const char *path, const char *header, uint64_t iteration, Text *kept, Fault *fault)
 {
     size_t length;
-    FILE *there = fopen(path, "re");
-    if (!there)
+    struct stat there;
+    if (stat(path, &there) != 0)
         return errno == ENOENT || system_fault(path, errno, fault);
-    fclose(there);
+    if (!S_ISREG(there.st_mode) && !S_ISDIR(there.st_mode)) // of a pipe or device nothing is kept
+        return true;
     char *text = file_read(path, log_limit, &length, fault);
     if (!text)
         return fault_prefix(fault, "--losses %s", path);

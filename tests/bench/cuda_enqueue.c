@@ -92,7 +92,8 @@ static bool rank_iterate(Rank *rank, uint32_t iteration, StepTime times[], bool 
     const Plan *plan = rank->plan;
     EngineIteration of = {.tokens = rank->tokens, .update = iteration + 1, .learning_rate = 1e-4f};
     DataBatch batch = {.seed = 1, .rank = rank->comm->rank, .iteration = iteration};
-    data_fill(rank->data, &plan->model, &batch, rank->tokens);
+    if (!data_fill(rank->data, &plan->model, &batch, rank->tokens, fault))
+        return false;
     for (uint32_t s = 0; s < plan->step_count; s++)
         rank->left_out[s] = is_left_out(plan, s, iteration);
     cuda_engine.begin(rank->engine, &of);
