@@ -218,10 +218,11 @@ static void print_fault(const Plan *plan, const Fault *fault)
     text_free(&line.text);
 }
 
-static int write_text(const char *path, Text *text)
+// `keeps`: what is there already.
+static int write_text(const char *path, bool keeps, Text *text)
 {
     Fault fault = {0};
-    if (!file_write(path, text->data, text->length, &fault))
+    if ((keeps && !file_set_aside(path, &fault)) || !file_write(path, text->data, text->length, &fault))
         fprintf(stderr, "hep-run: %s: %s\n", strcmp(path, "-") == 0 ? "standard output" : path, fault.message);
     text_free(text);
     return (int)fault.kind;
@@ -266,7 +267,8 @@ static int write_report(const Options *options, const Plan *plan, const JobResul
     if (paths[3])
         report_print(&report, &texts[3]);
     for (size_t i = 0; i < COUNT_OF(paths); i++) {
-        int written = paths[i] ? write_text(paths[i], &texts[i]) : FAULT_NONE;
+        bool keeps = !options->job.overwrite && (paths[i] == options->profile || paths[i] == options->json);
+        int written = paths[i] ? write_text(paths[i], keeps, &texts[i]) : FAULT_NONE;
         code = code == FAULT_NONE ? written : code;
     }
     return code;
@@ -427,7 +429,7 @@ static int calibrate(const Options *options, const CalibrateDevice *device, cons
         warn_of_calibration(&calibrate, &calibration);
         Text text = {0};
         calibration_print(&calibrate, &calibration, HEP_VERSION, (int64_t)time(NULL), &text);
-        code = write_text(options->calibrate, &text);
+        code = write_text(options->calibrate, false, &text);
     }
     calibration_free(&calibration);
     return code;
@@ -460,6 +462,23 @@ static __attribute__((noreturn)) void end_process(FaultKind kind, bool all)
     if (all)
         mpi_end_all(exit_code_of(kind));
     _exit(exit_code_of(kind));
+}
+
+// Processes that MPI does not join would each run all of the plan, and write over each other.
+static bool check_launcher(const Options *options)
+{
+    const Launcher *launcher = launcher_find(false);
+    uint64_t size = launcher ? strtoull(getenv(launcher->size), NULL, 10) : 0;
+    if (options->communicator || options->job.engine != &host_engine || !launcher || launcher->starts_mpi ||
+        size <= 1 || launcher_find(true))
+        return true;
+    if (launcher_rank() == 0)
+        fprintf(stderr,
+                "hep-run: %s started %" PRIu64
+                " processes, which engine host joins by MPI alone: start them with mpirun "
+                "or srun, start one process for all ranks, or take --engine cuda\n",
+                launcher->name, size);
+    return false;
 }
 
 // The world of processes, if this is to be one of them. False, with a message, when it cannot be had.
@@ -524,6 +543,10 @@ static void prepare(void *context)
         if (!parsed)
             print_fault(NULL, &fault);
         program->code = (int)fault.kind;
+        return;
+    }
+    if (!check_launcher(&program->options)) {
+        program->code = FAULT_USAGE;
         return;
     }
     bool joined = has_engine(&program->options.job, &program->plugin) &&

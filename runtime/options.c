@@ -46,6 +46,7 @@ enum {
     OPTION_PROFILE,
     OPTION_CALIBRATE,
     OPTION_LEVELS,
+    OPTION_OVERWRITE,
     OPTION_QUIET,
     OPTION_GENERATE,
 };
@@ -156,6 +157,9 @@ static const struct argp_option option_table[] = {
      "of a .hep file. PLAN says which levels there are and how large an expert is",
      0},
     {"levels", OPTION_LEVELS, "LEVELS", 0, "calibrate these without a plan, outermost first, such as dc=4,gpu=2", 0},
+    {"overwrite", OPTION_OVERWRITE, NULL, 0,
+     "replace what an earlier run wrote with --json, --profile or --losses, instead of renaming it to FILE.~1~, ...",
+     0},
     {"quiet", OPTION_QUIET, NULL, 0, "no progress line", 0},
     {"generate", OPTION_GENERATE, "KIND", OPTION_HIDDEN, "", 0},
     {0},
@@ -484,6 +488,9 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         return 0;
     case OPTION_CHECKPOINT_SIGNAL:
         options->signal = parse_signal(state, argument);
+        return 0;
+    case OPTION_OVERWRITE:
+        options->job.overwrite = true;
         return 0;
     case OPTION_QUIET:
         options->quiet = true;

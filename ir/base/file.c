@@ -231,3 +231,20 @@ bool file_is_same(const char *path, const char *other)
     return path && other && stat(path, &a) == 0 && stat(other, &b) == 0 && S_ISREG(a.st_mode) && a.st_dev == b.st_dev &&
            a.st_ino == b.st_ino;
 }
+
+bool file_set_aside(const char *path, Fault *fault)
+{
+    struct stat there;
+    if (strcmp(path, "-") == 0 || stat(path, &there) != 0 || !S_ISREG(there.st_mode) || there.st_size == 0)
+        return true;
+    char *target = resolve_target(path);
+    Text aside = {0};
+    for (int n = 1; aside.length == 0 || access(aside.data, F_OK) == 0; n++) {
+        text_free(&aside);
+        text_format(&aside, "%s.~%d~", target, n);
+    }
+    bool ok = rename(target, aside.data) == 0 || system_fault(errno, fault);
+    text_free(&aside);
+    free(target);
+    return ok;
+}

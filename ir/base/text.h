@@ -42,6 +42,10 @@ int file_open_regular(const char *path, Fault *fault) MUST_CHECK;
 // "-" is standard output.
 bool file_write(const char *path, const void *data, size_t length, Fault *fault) MUST_CHECK;
 
+// A file of an earlier run, if there is one with something in it, gets a name of its own beside: "PATH.~1~", or the
+// first number that is free.
+bool file_set_aside(const char *path, Fault *fault) MUST_CHECK;
+
 // Both paths lead to one existing regular file; false where one is NULL or leads nowhere.
 bool file_is_same(const char *path, const char *other);
 

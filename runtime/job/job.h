@@ -43,6 +43,7 @@ typedef struct {
     bool seed_given;                             // otherwise a resumed training keeps its own
     TrainingOptions training;
     bool emulate_links, check;
+    bool overwrite;     // files of an earlier run, instead of renaming them
     bool graphs;        // replay iterations as a whole where the engine can
     bool keep_outputs;  // JobResult.outputs
     bool count_choices; // JobResult.histogram

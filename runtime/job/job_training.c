@@ -206,7 +206,8 @@ static bool open_outputs(Job *job, Fault *fault)
     if (training->checkpoint && !job->checkpoints)
         return false;
     if (training->loss_log && first)
-        job->loss_log = loss_log_open(training->loss_log, job->begin.iteration, job->plan, fault);
+        job->loss_log =
+            loss_log_open(training->loss_log, job->begin.iteration, job->plan, job->options->overwrite, fault);
     return !training->loss_log || !first || job->loss_log;
 }
 

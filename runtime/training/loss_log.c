@@ -50,6 +50,13 @@ static bool keep_rows(const char *path, const char *header, uint64_t iteration, 
     return ok;
 }
 
+// Has it no rows?
+static bool is_bare(const char *path, size_t header_bytes)
+{
+    struct stat there;
+    return stat(path, &there) != 0 || (uint64_t)there.st_size <= header_bytes;
+}
+
 static void append_header(const Plan *plan, Text *out)
 {
     text_append(out, columns);
@@ -58,7 +65,7 @@ static void append_header(const Plan *plan, Text *out)
     text_append(out, "\n");
 }
 
-LossLog *loss_log_open(const char *path, uint64_t iteration, const Plan *plan, Fault *fault)
+LossLog *loss_log_open(const char *path, uint64_t iteration, const Plan *plan, bool overwrite, Fault *fault)
 {
     Text text = {0}, header = {0};
     append_header(plan, &header);
@@ -68,7 +75,9 @@ LossLog *loss_log_open(const char *path, uint64_t iteration, const Plan *plan, F
     if (ok)
         log->dropped_count = plan->capacity > 0 ? plan->choice_count : 0;
     if (ok && keep_rows(path, header.data, iteration, &text, fault)) {
-        if (!file_write(path, text.data, text.length, fault))
+        if (iteration == 0 && !overwrite && !is_bare(path, header.length) && !file_set_aside(path, fault))
+            fault_prefix(fault, "--losses %s", path);
+        else if (!file_write(path, text.data, text.length, fault))
             fault_prefix(fault, "--losses %s", path);
         else if (!(log->file = fopen(path, "ae")))
             system_fault(path, errno, fault);

@@ -1,5 +1,6 @@
-# What a job may take, and what it takes from: limits of control groups, files that are none, data that changes.
-# builds: fast  seconds: 4
+# What a job may take, and what it takes from: limits of control groups, files that are none, data that changes,
+# launchers, files of earlier runs.
+# builds: fast  seconds: 6
 . "$(dirname "$0")/checkpoint_lib.sh"
 compile ep --domain ep
 mkfifo pipe
@@ -37,6 +38,27 @@ for _ in $(seq 200); do [ "$(wc -l 2>/dev/null <cut.csv || echo 0)" -lt 3 ] || b
 : >text.txt
 wait $pid
 [ $? = 6 ] && grep -q '^hep-run: rank [0-3]: --data text.txt: the file has become shorter' err || fail "cut data: $(cat err)"
+
+# Started by torchrun, which MPI does not join: refused once, instead of run once per process.
+as_torchrun() { # RANK
+  expect 2 "$2" env WORLD_SIZE=4 RANK="$1" LOCAL_RANK="$1" MASTER_ADDR=localhost MASTER_PORT=29500 "$HEP_RUN" -n 1 ep.hepb
+}
+as_torchrun 0 '^hep-run: torchrun started 4 processes, which engine host joins by MPI alone: '
+as_torchrun 3 ''
+[ ! -s "$work/err" ] || fail "each process says it: $(cat "$work/err")"
+expect 0 '' env WORLD_SIZE=1 RANK=0 "$HEP_RUN" -n 1 ep.hepb
+
+# What an earlier run wrote is kept, unless it is to be overwritten; a resumed training continues in its log.
+again() { expect 0 '' "$HEP_RUN" ep.hepb -n "$1" --json=run.json --profile run.prof --losses run.csv "${@:2}"; }
+again 1
+again 2 --checkpoint log
+again 1 --resume log
+[ "$(tail -n +2 run.csv | wc -l) $(tail -n +2 run.csv.~1~ | wc -l)" = '3 1' ] || fail "rows that were kept: $(wc -l run.csv*)"
+[ "$(python3 -c 'import json; print(*(json.load(open("run." + f))["iterations"] for f in ("json", "json.~2~", "json.~1~", "prof", "prof.~2~", "prof.~1~")))')" = '1 2 1 1 2 1' ] ||
+  fail "reports that were kept: $(ls)"
+again 4 --overwrite
+[ "$(echo run.*)" = 'run.csv run.csv.~1~ run.json run.json.~1~ run.json.~2~ run.prof run.prof.~1~ run.prof.~2~' ] ||
+  fail "what is overwritten: $(echo run.*)"
 
 # The limit of the control group that the job is in, or of one above it. Files in place of the machine's own say so.
 read -r kind point < <(awk '$0 ~ / - cgroup2 / { print "v2", $5 } $0 ~ / - cgroup .*[, ]memory/ { print "v1", $5; exit }' \
