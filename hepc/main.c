@@ -342,9 +342,19 @@ static void run(void *context)
     free(options.checks.defines);
 }
 
+// argp ends the program by itself after --help: whether that could be written is known at the end alone.
+static void check_output(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return;
+    fputs("hepc: standard output: cannot be written\n", stderr);
+    _exit(exit_code_of(FAULT_IO));
+}
+
 int main(int argc, char **argv)
 {
     Run of = {.argc = argc, .argv = argv};
+    atexit(check_output);
     signal(SIGXFSZ, SIG_IGN); // a limit of file sizes is a fault like others
     memory_guard_json();
     argp_err_exit_status = exit_code_of(FAULT_USAGE);
@@ -353,9 +363,5 @@ int main(int argc, char **argv)
         of.fault = exhausted;
     if (of.fault.message[0])
         fprintf(stderr, "hepc: %s\n", of.fault.message);
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        fputs("hepc: standard output: cannot be written\n", stderr);
-        return exit_code_of(FAULT_IO);
-    }
     return exit_code_of(of.fault.kind);
 }

@@ -598,9 +598,19 @@ static void begin_sparingly(char **argv)
     execv("/proc/self/exe", argv);
 }
 
+// argp ends the program by itself after --help: whether that could be written is known at the end alone.
+static void check_output(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return;
+    fputs("hep-run: standard output: cannot be written\n", stderr);
+    _exit(exit_code_of(FAULT_IO));
+}
+
 int main(int argc, char **argv)
 {
     begin_sparingly(argv);
+    atexit(check_output);
     signals_prepare();
     Program program = {.argc = argc, .argv = argv};
     memory_guard_json();

@@ -14,6 +14,8 @@
 #include "ir/base/arena.h"
 #include "ir/base/text.h"
 
+enum { LINKS_MAX = 40 };
+
 static bool system_fault(int code, Fault *fault)
 {
     const char *reason = strerrordesc_np(code); // static storage, unlike strerror's
@@ -125,6 +127,17 @@ static char *resolve_target(const char *path)
     char *target = realpath(path, NULL);
     if (!target)
         target = strdup(path);
+    for (int links = 0; target && links < LINKS_MAX; links++) { // to what is not there yet
+        char next[PATH_MAX];
+        ssize_t length = readlink(target, next, sizeof(next) - 1);
+        if (length < 0)
+            break;
+        next[length] = '\0';
+        char *slash = next[0] == '/' ? NULL : strrchr(target, '/'), *joined = NULL;
+        int joining = asprintf(&joined, "%.*s%s", slash ? (int)(slash + 1 - target) : 0, target, next);
+        free(target);
+        target = joining < 0 ? NULL : joined;
+    }
     if (!target)
         memory_exhausted();
     return target;
@@ -184,6 +197,8 @@ static bool check_target(const char *path, bool *replaced, Fault *fault)
 {
     struct stat existing;
     bool exists = stat(path, &existing) == 0;
+    if (!exists && errno == ELOOP)
+        return system_fault(errno, fault);
     *replaced = !exists || S_ISREG(existing.st_mode);
     if (exists && S_ISDIR(existing.st_mode))
         return system_fault(EISDIR, fault);

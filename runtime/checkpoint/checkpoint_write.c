@@ -20,6 +20,7 @@ enum { KEPT = 2 };
 
 struct CheckpointDir {
     char *path;
+    bool made;      // by this run
     int descriptor; // holds the lock; -1 where this process does not manage the directory
     Manifest manifest;
 };
@@ -111,7 +112,8 @@ static bool check_space(const CheckpointDir *dir, uint64_t count, Fault *fault)
 
 static bool dir_manage(CheckpointDir *dir, const Plan *plan, uint64_t iteration, uint64_t count, Fault *fault)
 {
-    if (mkdir(dir->path, 0777) != 0 && errno != EEXIST)
+    dir->made = mkdir(dir->path, 0777) == 0;
+    if (!dir->made && errno != EEXIST)
         return io_fault(fault, dir->path);
     dir->descriptor = open(dir->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir->descriptor < 0)
@@ -149,6 +151,8 @@ void checkpoint_dir_close(CheckpointDir *dir)
     if (dir->descriptor >= 0) {
         if (!checkpoint_remove_unfinished(dir->path, &ignored))
             ignored.kind = FAULT_NONE;
+        if (dir->made)
+            (void)rmdir(dir->path); // where it is empty: the run has failed before
         close(dir->descriptor);
     }
     manifest_free(&dir->manifest);

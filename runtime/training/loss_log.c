@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "ir/base/text.h"
 
@@ -17,6 +18,7 @@ struct LossLog {
     FILE *file;
     char *path;
     uint32_t dropped_count; // columns
+    bool bare;              // no row yet
 };
 
 static bool system_fault(const char *path, int code, Fault *fault)
@@ -48,6 +50,12 @@ static bool keep_rows(const char *path, const char *header, uint64_t iteration, 
     }
     free(text);
     return ok;
+}
+
+static bool is_regular(const char *path)
+{
+    struct stat there;
+    return stat(path, &there) == 0 && S_ISREG(there.st_mode);
 }
 
 // Has it no rows?
@@ -82,6 +90,8 @@ LossLog *loss_log_open(const char *path, uint64_t iteration, const Plan *plan, b
         else if (!(log->file = fopen(path, "ae")))
             system_fault(path, errno, fault);
     }
+    if (log)
+        log->bare = text.length == header.length && is_regular(path);
     text_free(&text);
     text_free(&header);
     if (log && log->file)
@@ -95,6 +105,7 @@ bool loss_log_add(LossLog *log, const LossRow *row, Fault *fault)
     char loss[FORMAT_MAX], validation[FORMAT_MAX] = "";
     if (row->validated)
         format_double(validation, row->validation);
+    log->bare = false;
     int put = fprintf(log->file, "%" PRIu64 ",%s,%s,%.7g,%d,%.6f", row->iteration, format_double(loss, row->loss),
                       validation, row->learning_rate, row->skipped, row->iteration_s);
     for (uint32_t c = 0; put >= 0 && row->dropped && c < log->dropped_count; c++)
@@ -109,6 +120,8 @@ void loss_log_close(LossLog *log)
         return;
     if (log->file)
         fclose(log->file);
+    if (log->file && log->bare)
+        (void)unlink(log->path); // a run that has failed before its first iteration leaves none
     free(log->path);
     free(log);
 }
