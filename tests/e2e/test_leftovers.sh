@@ -49,7 +49,7 @@ if unshare -rm true 2>/dev/null && "$HEPC" --emit=chakra model.hep -o whole 2>/d
   bytes=$(cat whole.* | wc -c)
   mkdir disk
   cat >full <<SH
-mount -t tmpfs -o size=$((bytes * 2 / 3 / 4096 * 4))k none disk || exit 9
+mount -t tmpfs -o size=$((bytes * 2 / 3072))k none disk || exit 9
 "$HEPC" --emit=chakra model.hep -o disk/part 2>err
 echo \$? >code
 ls disk >left
