@@ -195,8 +195,7 @@ static void candidate_hear(Rendezvous *rendezvous, Candidate *candidate, uint64_
         candidate->socket = -1; // the peer's from now on
         (*joined)++;
     } else {
-        bool sent = frame_send_two(candidate->socket, FRAME_WELCOME, true, candidate->answer, SECRET_BYTES, fault,
-                                   sizeof(*fault));
+        bool sent = frame_send_welcome(candidate->socket, true, candidate->answer, fault, sizeof(*fault));
         (void)sent; // the fault is reported either way
         close(candidate->socket);
         candidate->socket = -1;
@@ -290,8 +289,7 @@ static bool welcome_all(Rendezvous *rendezvous, bool ok, Fault *fault)
         const Peer *peer = &rendezvous->peers[p];
         const void *data = ok ? (const void *)rendezvous->places : fault;
         uint64_t bytes = ok ? rendezvous->launch.size * sizeof(Place) : sizeof(*fault);
-        if (peer->socket >= 0 &&
-            !frame_send_two(peer->socket, FRAME_WELCOME, !ok, peer->proof, SECRET_BYTES, data, bytes) && ok)
+        if (peer->socket >= 0 && !frame_send_welcome(peer->socket, !ok, peer->proof, data, bytes) && ok)
             return fault_set(fault, FAULT_RUN, "rank %" PRIu64 " left before all had come", p + 1);
     }
     return ok;

@@ -19,28 +19,31 @@ int rendezvous_poll_ms(double until_s)
     return left_s <= 0 ? 0 : (int)fmin(left_s * 1e3 + 1, 1e6);
 }
 
-bool frame_send_two(int socket, FrameKind kind, bool failed, const void *first, uint64_t first_bytes, const void *data,
-                    uint64_t bytes)
+static bool send_whole(int socket, const void *data, uint64_t bytes)
 {
-    FrameHeader header = {.kind = kind, .failed = failed, .bytes = first_bytes + bytes};
-    const char *pieces[] = {(const char *)&header, first, data};
-    uint64_t sizes[] = {sizeof(header), first_bytes, bytes};
-    for (size_t p = 0; p < COUNT_OF(pieces); p++) {
-        for (uint64_t done = 0; done < sizes[p];) {
-            ssize_t sent = send(socket, pieces[p] + done, sizes[p] - done, MSG_NOSIGNAL);
-            if (sent < 0 && errno == EINTR)
-                continue;
-            if (sent <= 0)
-                return false;
-            done += (uint64_t)sent;
-        }
+    for (uint64_t done = 0; done < bytes;) {
+        ssize_t sent = send(socket, (const char *)data + done, bytes - done, MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent <= 0)
+            return false;
+        done += (uint64_t)sent;
     }
     return true;
 }
 
 bool frame_send(int socket, FrameKind kind, bool failed, const void *data, uint64_t bytes)
 {
-    return frame_send_two(socket, kind, failed, NULL, 0, data, bytes);
+    FrameHeader header = {.kind = kind, .failed = failed, .bytes = bytes};
+    return send_whole(socket, &header, sizeof(header)) && send_whole(socket, data, bytes);
+}
+
+bool frame_send_welcome(int socket, bool failed, const unsigned char proof[SECRET_BYTES], const void *data,
+                        uint64_t bytes)
+{
+    FrameHeader header = {.kind = FRAME_WELCOME, .failed = failed, .bytes = SECRET_BYTES + bytes};
+    return send_whole(socket, &header, sizeof(header)) && send_whole(socket, proof, SECRET_BYTES) &&
+           send_whole(socket, data, bytes);
 }
 
 bool frame_receive(int socket, void *data, uint64_t bytes, double until_s)

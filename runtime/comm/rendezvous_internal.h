@@ -114,8 +114,8 @@ struct Rendezvous {
 int rendezvous_poll_ms(double until_s);
 // Whole frames, bounded in time by the socket's own limits. False when the connection is gone or `time_s` is over.
 bool frame_send(int socket, FrameKind kind, bool failed, const void *data, uint64_t bytes) MUST_CHECK;
-bool frame_send_two(int socket, FrameKind kind, bool failed, const void *first, uint64_t first_bytes, const void *data,
-                    uint64_t bytes) MUST_CHECK; // what follows the header in two pieces
+bool frame_send_welcome(int socket, bool failed, const unsigned char proof[SECRET_BYTES], const void *data,
+                        uint64_t bytes) MUST_CHECK; // what follows the header: the proof, then the data
 bool frame_receive(int socket, void *data, uint64_t bytes, double until_s) MUST_CHECK;
 
 void rendezvous_socket_prepare(int socket, double timeout_s);

@@ -393,7 +393,7 @@ static void be_rank_0(int listener, const Secret *secret)
               frame_receive(peer, proof, sizeof(proof), until_s);
     memset(places, 0x1b, sizeof(places));
     job_secret_prove(secret, PROVES_FIRST, &said, sizeof(said), proof);
-    ok = ok && frame_send_two(peer, FRAME_WELCOME, false, proof, sizeof(proof), places, sizeof(places));
+    ok = ok && frame_send_welcome(peer, false, proof, places, sizeof(places));
     _exit(ok ? 0 : 1);
 }
 
