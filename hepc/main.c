@@ -200,8 +200,11 @@ static bool print_sweep(const Options *options, const Sweep *sweep, Fault *fault
 static bool process_sweep(const Options *options, const char *content, size_t length, Fault *fault)
 {
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+    struct sigaction hang_up;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    if (sigaction(SIGHUP, NULL, &hang_up) == 0 && hang_up.sa_handler != SIG_IGN) // nohup
+        sigaction(SIGHUP, &action, NULL);
     Arena *arena = arena_create();
     Diag *diag = diag_create(arena);
     CompileOptions compile = compile_options(options, content, length);
@@ -216,7 +219,7 @@ static bool process_sweep(const Options *options, const char *content, size_t le
     if (ok && sweep.row_count > 0)
         ok = print_sweep(options, &sweep, fault);
     if (ok && sweep.row_count != sweep.point_count)
-        ok = fault_reported(fault, FAULT_RUN);
+        ok = fault_reported(fault, FAULT_INTERRUPTED);
     arena_destroy(arena);
     return ok;
 }
@@ -339,9 +342,20 @@ static void run(void *context)
     free(options.checks.defines);
 }
 
+// argp ends the program by itself after --help: whether that could be written is known at the end alone.
+static void check_output(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return;
+    fputs("hepc: standard output: cannot be written\n", stderr);
+    _exit(exit_code_of(FAULT_IO));
+}
+
 int main(int argc, char **argv)
 {
     Run of = {.argc = argc, .argv = argv};
+    atexit(check_output);
+    signal(SIGXFSZ, SIG_IGN); // a limit of file sizes is a fault like others
     memory_guard_json();
     argp_err_exit_status = exit_code_of(FAULT_USAGE);
     Fault exhausted = {0};
@@ -349,9 +363,5 @@ int main(int argc, char **argv)
         of.fault = exhausted;
     if (of.fault.message[0])
         fprintf(stderr, "hepc: %s\n", of.fault.message);
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        fputs("hepc: standard output: cannot be written\n", stderr);
-        return exit_code_of(FAULT_IO);
-    }
     return exit_code_of(of.fault.kind);
 }

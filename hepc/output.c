@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "backends/chakra.h"
 #include "backends/dot.h"
@@ -94,6 +95,14 @@ static bool write_file(const char *path, Text *text, Fault *fault)
     return ok;
 }
 
+// Of ranks up to `end`, and of the groups.
+static void remove_chakra(const char *prefix, uint64_t end, Arena *arena)
+{
+    unlink(arena_format(arena, "%s.groups.json", prefix));
+    for (uint64_t rank = 0; rank < end; rank++)
+        unlink(arena_format(arena, "%s.%" PRIu64 ".et", prefix, rank));
+}
+
 static bool write_chakra(const Options *options, const Plan *plan, Fault *fault)
 {
     uint64_t ranks = cluster_gpus(&plan->cluster);
@@ -108,11 +117,14 @@ static bool write_chakra(const Options *options, const Plan *plan, Fault *fault)
     const Chakra *chakra = chakra_create(plan_unroll_all(plan, arena), arena);
     Text text = {0};
     chakra_print_groups(chakra, &text);
-    bool ok = write_file(arena_format(arena, "%s.groups.json", options->output), &text, fault);
-    for (uint64_t rank = 0; rank < ranks && ok; rank++) {
+    uint64_t rank;
+    bool ok = write_file(arena_format(arena, "%s.groups.json", options->output), &text, fault), began = ok;
+    for (rank = 0; rank < ranks && ok; rank++) {
         chakra_print_rank(chakra, rank, &text);
         ok = write_file(arena_format(arena, "%s.%" PRIu64 ".et", options->output, rank), &text, fault);
     }
+    if (began && !ok) // a part of them is of no use
+        remove_chakra(options->output, rank, arena);
     text_free(&text);
     arena_destroy(arena);
     return ok;

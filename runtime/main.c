@@ -3,7 +3,6 @@
 #include <argp.h>
 #include <inttypes.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +27,7 @@
 #include "runtime/report/profile.h"
 #include "runtime/report/report.h"
 #include "runtime/report/trace.h"
+#include "runtime/signals.h"
 
 enum { PLAN_BYTES_MAX = 1 << 30 };
 
@@ -122,7 +122,7 @@ static int load_plan(const Options *options, const World *world, bool is_first, 
     char *data = NULL;
     Fault fault = {0};
     Comm *comm = world_comm(world, NULL);
-    bool ok = preflight_same_work(comm, options->calibrate, options->levels, &fault);
+    bool ok = preflight_same_work(comm, options->calibrate, options->levels, options->job.training.until, &fault);
     int code = ok && is_first ? check_outputs(options) : FAULT_NONE;
     if (ok && is_first && code == FAULT_NONE && options->input)
         code = read_plan(options->input, &data, &length, plan);
@@ -139,34 +139,6 @@ static int load_plan(const Options *options, const World *world, bool is_first, 
 }
 
 // ---- running ---------------------------------------------------------------------------------
-
-// Any thread may take a signal, and others read what its handler wrote.
-static atomic_int interrupted;
-static atomic_int state_asked;
-_Static_assert(ATOMIC_INT_LOCK_FREE == 2, "signal handlers write atomics, which must not take locks");
-
-static void on_state_signal(int signal_number)
-{
-    (void)signal_number;
-    atomic_store(&state_asked, 1);
-}
-
-static void on_signal(int signal_number)
-{
-    atomic_store(&interrupted, signal_number);
-}
-
-// The first signal ends the run in order; the next one is not caught any more. SIGUSR1 asks where the ranks stand.
-static void catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    struct sigaction state_action = {.sa_handler = on_state_signal, .sa_flags = SA_RESTART};
-    sigemptyset(&state_action.sa_mask);
-    sigaction(SIGUSR1, &state_action, NULL);
-}
 
 static void show_running(const JobProgress *progress)
 {
@@ -206,6 +178,24 @@ static void show_state(void *context, const char *lines)
     fputs(lines, stderr);
 }
 
+static void show_warning(const char *line)
+{
+    fprintf(stderr, "%shep-run: warning: %s\n", isatty(STDERR_FILENO) ? "\r\033[K" : "", line);
+}
+
+static void show_ending(int signal, const JobProgress *progress)
+{
+    char name[FORMAT_MAX], line[256];
+    snprintf(line, sizeof(line),
+             "hep-run: %s: ends after the iteration under way, %" PRIu32 " of %" PRIu32
+             "%s; a second signal ends it at once\n",
+             signals_describe(signal, name), progress->iteration + 1, progress->iterations,
+             progress->phase == JOB_WARMING_UP ? " to warm up" : "");
+    fputs(isatty(STDERR_FILENO) ? "\r\033[K" : "", stderr);
+    if (!launcher_print(line))
+        fputs(line, stderr);
+}
+
 typedef struct {
     const Plan *plan;
     const Fault *fault;
@@ -231,10 +221,11 @@ static void print_fault(const Plan *plan, const Fault *fault)
     text_free(&line.text);
 }
 
-static int write_text(const char *path, Text *text)
+// `keeps`: what is there already.
+static int write_text(const char *path, bool keeps, Text *text)
 {
     Fault fault = {0};
-    if (!file_write(path, text->data, text->length, &fault))
+    if ((keeps && !file_set_aside(path, &fault)) || !file_write(path, text->data, text->length, &fault))
         fprintf(stderr, "hep-run: %s: %s\n", strcmp(path, "-") == 0 ? "standard output" : path, fault.message);
     text_free(text);
     return (int)fault.kind;
@@ -279,17 +270,39 @@ static int write_report(const Options *options, const Plan *plan, const JobResul
     if (paths[3])
         report_print(&report, &texts[3]);
     for (size_t i = 0; i < COUNT_OF(paths); i++) {
-        int written = paths[i] ? write_text(paths[i], &texts[i]) : FAULT_NONE;
+        bool keeps = !options->job.overwrite && (paths[i] == options->profile || paths[i] == options->json);
+        int written = paths[i] ? write_text(paths[i], keeps, &texts[i]) : FAULT_NONE;
         code = code == FAULT_NONE ? written : code;
     }
     return code;
+}
+
+// A signal ended the run: what is there, and how to continue.
+static void tell_interrupted(const Options *options, const JobResult *result)
+{
+    const char *checkpoint = options->job.training.checkpoint;
+    char name[FORMAT_MAX];
+    Text line = {0};
+    text_format(&line, "hep-run: interrupted by %s after iteration %" PRIu64 " of %" PRIu64,
+                signals_describe(result->signal, name), result->done, result->planned);
+    if (checkpoint)
+        text_format(&line, ": its checkpoint is in '%s', '--resume %s' continues", checkpoint, checkpoint);
+    text_append(&line, "\n");
+    if (!launcher_print(line.data))
+        fputs(line.data, stderr);
+    text_free(&line);
 }
 
 // Writes the report and, if the check failed, says so; the exit code of the run.
 static int conclude(const Options *options, const Plan *plan, const JobResult *result, bool is_first)
 {
     bool mismatch = result->check.done && !result->check.pass;
-    int code = is_first ? write_report(options, plan, result) : FAULT_NONE;
+    int code = is_first && result->iterations > 0 ? write_report(options, plan, result) : FAULT_NONE;
+    if (code == FAULT_NONE && result->signal != 0) {
+        if (is_first)
+            tell_interrupted(options, result);
+        return FAULT_INTERRUPTED;
+    }
     if (code != FAULT_NONE || !mismatch)
         return code;
     if (is_first)
@@ -333,7 +346,7 @@ static void warn_of_emulation(const Cluster *cluster)
     text_free(&lines);
 }
 
-static int run_plan(Options *options, const Plan *plan, const World *world, bool is_first)
+static int run_from(Options *options, const Plan *plan, const World *world, bool is_first, char **resumed)
 {
     if (!fits_pass(options, plan, is_first))
         return FAULT_USAGE;
@@ -341,18 +354,20 @@ static int run_plan(Options *options, const Plan *plan, const World *world, bool
     JobResult result;
     Fault fault = {0};
     uint64_t until = options->job.training.until;
-    if (until > 0 && !job_until(&options->job, &fault))
+    options->job.warn = show_warning;
+    if (until > 0 && !job_until(&options->job, resumed, &fault))
         return fail(world, plan, &fault);
     if (until > 0 && options->job.iterations == 0) {
         if (is_first)
             fprintf(stderr, "hep-run: iteration %" PRIu64 " is reached: nothing is left to do\n", until);
         return FAULT_NONE;
     }
-    options->job.interrupted = &interrupted;
+    options->job.interrupted = &signals_asked;
     options->job.progress = shows_progress ? show_progress : NULL;
-    options->job.state_asked = &state_asked;
+    options->job.state_asked = &signals_state_asked;
     options->job.tell_state = show_state;
-    catch_signals();
+    options->job.tell_ending = show_ending;
+    signals_catch(options->signal);
     if (options->job.emulate_links && !options->job.comm) // processes do not emulate
         warn_of_emulation(&plan->cluster);
     bool ok = job_run(plan, &options->job, &result, &fault);
@@ -360,6 +375,14 @@ static int run_plan(Options *options, const Plan *plan, const World *world, bool
         fputs("\r\033[K", stderr);
     int code = ok ? conclude(options, plan, &result, is_first) : fail(world, plan, &fault);
     job_result_free(&result);
+    return code;
+}
+
+static int run_plan(Options *options, const Plan *plan, const World *world, bool is_first)
+{
+    char *resumed = NULL; // which the options name
+    int code = run_from(options, plan, world, is_first, &resumed);
+    free(resumed);
     return code;
 }
 
@@ -390,14 +413,14 @@ static int calibrate(const Options *options, const CalibrateDevice *device, cons
     calibrate.comm = comm;
     calibrate.emulate_links = options->job.emulate_links;
     calibrate.timeout_s = options->job.timeout_s;
-    calibrate.interrupted = &interrupted;
+    calibrate.interrupted = &signals_asked;
     bool is_first = !comm || comm->rank == 0;
     bool shows_progress = is_first && !options->quiet && isatty(STDERR_FILENO);
     calibrate.progress = shows_progress ? show_calibration : NULL;
     Calibration calibration;
     Fault fault = {0};
     int code = FAULT_NONE;
-    catch_signals();
+    signals_catch(options->signal);
     if (options->job.emulate_links && is_first)
         warn_of_emulation(cluster);
     bool ok = calibrate_run(&calibrate, &calibration, &fault);
@@ -409,7 +432,7 @@ static int calibrate(const Options *options, const CalibrateDevice *device, cons
         warn_of_calibration(&calibrate, &calibration);
         Text text = {0};
         calibration_print(&calibrate, &calibration, HEP_VERSION, (int64_t)time(NULL), &text);
-        code = write_text(options->calibrate, &text);
+        code = write_text(options->calibrate, false, &text);
     }
     calibration_free(&calibration);
     return code;
@@ -444,6 +467,23 @@ static __attribute__((noreturn)) void end_process(FaultKind kind, bool all)
     _exit(exit_code_of(kind));
 }
 
+// Processes that MPI does not join would each run all of the plan, and write over each other.
+static bool check_launcher(const Options *options)
+{
+    const Launcher *launcher = launcher_find(false);
+    uint64_t size = launcher ? strtoull(getenv(launcher->size), NULL, 10) : 0;
+    if (options->communicator || options->job.engine != &host_engine || !launcher || launcher->starts_mpi ||
+        size <= 1 || launcher_find(true))
+        return true;
+    if (launcher_rank() == 0)
+        fprintf(stderr,
+                "hep-run: %s started %" PRIu64
+                " processes, which engine host joins by MPI alone: start them with mpirun "
+                "or srun, start one process for all ranks, or take --engine cuda\n",
+                launcher->name, size);
+    return false;
+}
+
 // The world of processes, if this is to be one of them. False, with a message, when it cannot be had.
 static bool join_world(const Options *options, const CudaPlugin *plugin, Plan **plan, World *world)
 {
@@ -452,7 +492,7 @@ static bool join_world(const Options *options, const CudaPlugin *plugin, Plan **
                              .report = report_end,
                              .report_context = plan,
                              .end = end_process,
-                             .interrupted = &interrupted};
+                             .interrupted = &signals_asked};
     Fault fault = {0};
     if (world_join(named ? named : communicator_of_launcher(plugin), plugin ? plugin->worlds : NULL, &of_world, world,
                    &fault))
@@ -508,6 +548,10 @@ static void prepare(void *context)
         program->code = (int)fault.kind;
         return;
     }
+    if (!check_launcher(&program->options)) {
+        program->code = FAULT_USAGE;
+        return;
+    }
     bool joined = has_engine(&program->options.job, &program->plugin) &&
                   join_world(&program->options, program->plugin, &program->plan, &program->world);
     program->code = joined
@@ -557,9 +601,20 @@ static void begin_sparingly(char **argv)
     execv("/proc/self/exe", argv);
 }
 
+// argp ends the program by itself after --help: whether that could be written is known at the end alone.
+static void check_output(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return;
+    fputs("hep-run: standard output: cannot be written\n", stderr);
+    _exit(exit_code_of(FAULT_IO));
+}
+
 int main(int argc, char **argv)
 {
     begin_sparingly(argv);
+    atexit(check_output);
+    signals_prepare();
     Program program = {.argc = argc, .argv = argv};
     memory_guard_json();
     argp_err_exit_status = exit_code_of(FAULT_USAGE);

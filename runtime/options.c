@@ -13,6 +13,7 @@
 #include "ir/base/exit_codes.h"
 #include "runtime/plugin/plugin.h"
 #include "runtime/report/report.h"
+#include "runtime/signals.h"
 
 enum {
     OPTION_WARMUP = 256,
@@ -30,6 +31,7 @@ enum {
     OPTION_VALIDATION,
     OPTION_SKIP_NONFINITE,
     OPTION_LOSSES,
+    OPTION_CHECKPOINT_SIGNAL,
     OPTION_CHECK,
     OPTION_JSON,
     OPTION_EMULATE_LINKS,
@@ -44,6 +46,7 @@ enum {
     OPTION_PROFILE,
     OPTION_CALIBRATE,
     OPTION_LEVELS,
+    OPTION_OVERWRITE,
     OPTION_QUIET,
     OPTION_GENERATE,
 };
@@ -87,9 +90,11 @@ static const char documentation[] =
 #undef X
         "\n"
         "Signals:\n"
+        "  SIGTERM: end the iteration, write a checkpoint if --checkpoint is given, and exit with 75; a second signal "
+        "ends the run at once\n"
+        "  SIGINT: as SIGTERM\n"
+        "  SIGHUP: as SIGTERM, unless it is ignored (nohup)\n"
         "  SIGUSR1: print the step that each stream of this process's ranks is at, to standard error, and continue\n"
-        "  SIGINT: end the run in order; a second one ends it at once\n"
-        "  SIGTERM: as SIGINT\n"
         "\n";
 
 // "; mpi: a process per rank", ...
@@ -110,6 +115,8 @@ static const struct argp_option option_table[] = {
     {"checkpoint", OPTION_CHECKPOINT, "DIR", 0,
      "write checkpoints to DIR, after the last iteration and as --every says; keep the last two", 0},
     {"every", OPTION_EVERY, "COUNT", 0, "iterations from one checkpoint to the next", 0},
+    {"checkpoint-signal", OPTION_CHECKPOINT_SIGNAL, "SIGNAL", 0,
+     "a signal more that does what SIGTERM does, such as USR2: what a scheduler sends ahead of its time limit", 0},
     {"resume", OPTION_RESUME, "DIR", 0,
      "resume from the last checkpoint in DIR, or from DIR if it is one itself; -n counts from there", 0},
     {"until", OPTION_UNTIL, "ITERATION", 0,
@@ -150,6 +157,9 @@ static const struct argp_option option_table[] = {
      "of a .hep file. PLAN says which levels there are and how large an expert is",
      0},
     {"levels", OPTION_LEVELS, "LEVELS", 0, "calibrate these without a plan, outermost first, such as dc=4,gpu=2", 0},
+    {"overwrite", OPTION_OVERWRITE, NULL, 0,
+     "replace what an earlier run wrote with --json, --profile or --losses, instead of renaming it to FILE.~1~, ...",
+     0},
     {"quiet", OPTION_QUIET, NULL, 0, "no progress line", 0},
     {"generate", OPTION_GENERATE, "KIND", OPTION_HIDDEN, "", 0},
     {0},
@@ -257,6 +267,7 @@ bool options_generate(const char *kind, Fault *fault)
     static const CommandWords words[] = {{OPTION_ENGINE, engine_name},
                                          {OPTION_COMMUNICATOR, communicator_name},
                                          {OPTION_ROUTING, routing_word},
+                                         {OPTION_CHECKPOINT_SIGNAL, signals_name},
                                          {COMMAND_ARGUMENT, input_ending}};
     static const Command command = {.name = "hep-run",
                                     .purpose = "execute a communication plan",
@@ -283,6 +294,18 @@ static Routing parse_routing(struct argp_state *state, const char *name)
     if (routing < 0)
         argp_error(state, "unknown routing '%s': expected learned, balanced or skewed", name);
     return (Routing)routing;
+}
+
+static int parse_signal(struct argp_state *state, const char *name)
+{
+    int signal = signals_parse(name);
+    Text names = {0};
+    for (size_t n = 0; signal == 0 && signals_name(n); n++)
+        text_format(&names, "%s%s", n == 0 ? "" : signals_name(n + 1) ? ", " : " or ", signals_name(n));
+    if (signal == 0)
+        argp_error(state, "--checkpoint-signal '%s': expected %s", name, names.data);
+    text_free(&names);
+    return signal;
 }
 
 static void check_calibrate(struct argp_state *state, const Options *options)
@@ -462,6 +485,12 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
         return 0;
     case OPTION_LEVELS:
         options->levels = argument;
+        return 0;
+    case OPTION_CHECKPOINT_SIGNAL:
+        options->signal = parse_signal(state, argument);
+        return 0;
+    case OPTION_OVERWRITE:
+        options->job.overwrite = true;
         return 0;
     case OPTION_QUIET:
         options->quiet = true;

@@ -13,6 +13,7 @@ typedef struct {
     const char *generate; // of --generate: nothing else counts
     bool quiet, every_step, iterations_given, warmup_given, validation_given;
     const char *training_option;      // the first one given that only training plans have a use for, or NULL
+    int signal;                       // of --checkpoint-signal; 0: none
     const Communicator *communicator; // NULL: as this process was started
     JobOptions job;
 } Options;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "ir/base/arena.h"
@@ -359,19 +360,17 @@ static void write_lp(Milp *milp, void *argument)
 
 bool milp_print(Milp *milp, Text *out, Fault *fault)
 {
-    char path[] = "/tmp/hepc-milp-XXXXXX"; // GLPK writes to named files only
-    int descriptor = mkstemp(path);
+    char path[32]; // GLPK writes to named files only: of one in memory, by its descriptor
+    int descriptor = memfd_create("milp", MFD_CLOEXEC);
     if (descriptor < 0)
-        return fault_set(fault, FAULT_IO, "%s: %s", path, strerrordesc_np(errno));
+        return fault_set(fault, FAULT_IO, "a file in memory: %s", strerrordesc_np(errno));
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", descriptor);
     WriteJob job = {.path = path, .status = -1};
     bool written = guarded(milp, write_lp, &job) && job.status == 0;
-    unlink(path); // before memory may run out
     if (milp->exhausted)
         memory_exhausted();
     size_t length = 0;
-    char unnamed[32];
-    snprintf(unnamed, sizeof(unnamed), "/proc/self/fd/%d", descriptor);
-    char *text = written ? file_read(unnamed, SIZE_MAX / 2, &length, fault) : NULL;
+    char *text = written ? file_read(path, SIZE_MAX / 2, &length, fault) : NULL;
     close(descriptor);
     if (!written)
         return fault_set(fault, FAULT_IO, "GLPK could not write the model");

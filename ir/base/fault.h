@@ -7,15 +7,16 @@
 #include "ir/base/base.h"
 
 typedef enum {
-    FAULT_NONE,       // nothing has happened
-    FAULT_MISMATCH,   // a result is not as it should be, or two plans differ
-    FAULT_USAGE,      // options that do not go with each other, or with the input
-    FAULT_INPUT,      // an input is wrong
-    FAULT_INFEASIBLE, // no plan fits
-    FAULT_RUN,        // a run failed: a peer, a link, a device, an interrupt
-    FAULT_IO,         // a file cannot be read or written
-    FAULT_MEMORY,     // memory has run out, of the machine or of a GPU
-    FAULT_INTERNAL,   // a mistake of this program
+    FAULT_NONE,        // nothing has happened
+    FAULT_MISMATCH,    // a result is not as it should be, or two plans differ
+    FAULT_USAGE,       // options that do not go with each other, or with the input
+    FAULT_INPUT,       // an input is wrong
+    FAULT_INFEASIBLE,  // no plan fits
+    FAULT_RUN,         // a run failed: a peer, a link, a device
+    FAULT_IO,          // a file cannot be read or written
+    FAULT_MEMORY,      // memory has run out, of the machine or of a GPU
+    FAULT_INTERNAL,    // a mistake of this program
+    FAULT_INTERRUPTED, // a signal asked for the end
     FAULT_KIND_COUNT
 } FaultKind;
 

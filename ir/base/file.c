@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +13,8 @@
 
 #include "ir/base/arena.h"
 #include "ir/base/text.h"
+
+enum { LINKS_MAX = 40 };
 
 static bool system_fault(int code, Fault *fault)
 {
@@ -46,16 +50,32 @@ static bool read_descriptor(int file, size_t limit_bytes, char **data, size_t *l
     memory_exhausted();
 }
 
+// A pipe that nobody writes to would be waited for, and some devices never end.
+int file_open_regular(const char *path, Fault *fault)
+{
+    struct stat there;
+    int file = stat(path, &there) == 0 ? 0 : -1;
+    if (file == 0 && !S_ISREG(there.st_mode) && !S_ISDIR(there.st_mode)) {
+        fault_set(fault, FAULT_IO, "%s: expected a regular file",
+                  S_ISFIFO(there.st_mode)   ? "a pipe"
+                  : S_ISSOCK(there.st_mode) ? "a socket"
+                                            : "a device");
+        return -1;
+    }
+    file = file == 0 ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+    if (file < 0)
+        system_fault(errno, fault);
+    return file;
+}
+
 char *file_read(const char *path, size_t limit_bytes, size_t *length, Fault *fault)
 {
     if (limit_bytes > SIZE_MAX - 2)
         limit_bytes = SIZE_MAX - 2;
     bool standard = strcmp(path, "-") == 0;
-    int file = standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0) {
-        system_fault(errno, fault);
+    int file = standard ? STDIN_FILENO : file_open_regular(path, fault);
+    if (file < 0)
         return NULL;
-    }
     char *data = NULL;
     bool ok = read_descriptor(file, limit_bytes, &data, length, fault);
     if (!standard)
@@ -107,6 +127,17 @@ static char *resolve_target(const char *path)
     char *target = realpath(path, NULL);
     if (!target)
         target = strdup(path);
+    for (int links = 0; target && links < LINKS_MAX; links++) { // to what is not there yet
+        char next[PATH_MAX];
+        ssize_t length = readlink(target, next, sizeof(next) - 1);
+        if (length < 0)
+            break;
+        next[length] = '\0';
+        char *slash = next[0] == '/' ? NULL : strrchr(target, '/'), *joined = NULL;
+        int joining = asprintf(&joined, "%.*s%s", slash ? (int)(slash + 1 - target) : 0, target, next);
+        free(target);
+        target = joining < 0 ? NULL : joined;
+    }
     if (!target)
         memory_exhausted();
     return target;
@@ -135,9 +166,16 @@ static bool replace_probe(const char *target, Fault *fault)
     return file >= 0;
 }
 
+// A signal that ends the program waits until the new file has its name or is removed.
 static bool replace_file(const char *target, const void *data, size_t length, Fault *fault)
 {
     Text temporary = {0};
+    sigset_t held, before;
+    sigemptyset(&held);
+    sigaddset(&held, SIGHUP);
+    sigaddset(&held, SIGINT);
+    sigaddset(&held, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &held, &before);
     int file = create_temporary(target, &temporary, fault);
     bool ok = file >= 0;
     if (file >= 0) {
@@ -149,6 +187,7 @@ static bool replace_file(const char *target, const void *data, size_t length, Fa
         if (!ok)
             unlink(temporary.data);
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     text_free(&temporary);
     return ok;
 }
@@ -158,6 +197,8 @@ static bool check_target(const char *path, bool *replaced, Fault *fault)
 {
     struct stat existing;
     bool exists = stat(path, &existing) == 0;
+    if (!exists && errno == ELOOP)
+        return system_fault(errno, fault);
     *replaced = !exists || S_ISREG(existing.st_mode);
     if (exists && S_ISDIR(existing.st_mode))
         return system_fault(EISDIR, fault);
@@ -204,4 +245,21 @@ bool file_is_same(const char *path, const char *other)
     struct stat a, b;
     return path && other && stat(path, &a) == 0 && stat(other, &b) == 0 && S_ISREG(a.st_mode) && a.st_dev == b.st_dev &&
            a.st_ino == b.st_ino;
+}
+
+bool file_set_aside(const char *path, Fault *fault)
+{
+    struct stat there;
+    if (strcmp(path, "-") == 0 || stat(path, &there) != 0 || !S_ISREG(there.st_mode) || there.st_size == 0)
+        return true;
+    char *target = resolve_target(path);
+    Text aside = {0};
+    for (int n = 1; aside.length == 0 || access(aside.data, F_OK) == 0; n++) {
+        text_free(&aside);
+        text_format(&aside, "%s.~%d~", target, n);
+    }
+    bool ok = rename(target, aside.data) == 0 || system_fault(errno, fault);
+    text_free(&aside);
+    free(target);
+    return ok;
 }

@@ -32,13 +32,19 @@ const char *format_double(char out[FORMAT_MAX], double value); // shortest round
 // Faults of files (FAULT_IO) have the system's reason for a message, without the path: what names the file is the
 // caller's, see fault_prefix.
 
-// Reads a whole file ("-" is standard input) into NUL-terminated malloc'ed memory, at most
+// Reads a whole regular file ("-": standard input, whatever that is) into NUL-terminated malloc'ed memory, at most
 // `limit_bytes`. NULL on failure.
+// file_open_regular: to be read piece by piece; -1 on failure.
 char *file_read(const char *path, size_t limit_bytes, size_t *length, Fault *fault) MUST_CHECK;
+int file_open_regular(const char *path, Fault *fault) MUST_CHECK;
 
 // Writes atomically: temporary file beside `path`, then rename; nothing is left on failure.
 // "-" is standard output.
 bool file_write(const char *path, const void *data, size_t length, Fault *fault) MUST_CHECK;
+
+// A file of an earlier run, if there is one with something in it, gets a name of its own beside: "PATH.~1~", or the
+// first number that is free.
+bool file_set_aside(const char *path, Fault *fault) MUST_CHECK;
 
 // Both paths lead to one existing regular file; false where one is NULL or leads nowhere.
 bool file_is_same(const char *path, const char *other);

@@ -10,6 +10,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "runtime/base/cgroup.h"
+
 // The number after `key` at the beginning of a line; with an empty key the first number of the file.
 static bool read_number(const char *path, const char *key, uint64_t *value)
 {
@@ -34,29 +36,13 @@ static uint64_t smaller(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-// Pages of files that the group has read can be given up: they are not in the way.
-static uint64_t group_available_bytes(const char *limit_path, const char *used_path, const char *stat_path,
-                                      const char *cache_key)
+uint64_t machine_available_bytes(bool *of_group)
 {
-    uint64_t limit, used, cache = 0;
-    if (!read_number(limit_path, "", &limit) || !read_number(used_path, "", &used))
-        return UINT64_MAX;
-    if (read_number(stat_path, cache_key, &cache))
-        used -= smaller(used, cache);
-    return limit > used ? limit - used : 0;
-}
-
-uint64_t machine_available_bytes(void)
-{
-    uint64_t available = UINT64_MAX, kibibytes;
+    uint64_t available = UINT64_MAX, kibibytes, group = cgroup_memory_bytes("");
     if (read_number("/proc/meminfo", "MemAvailable:", &kibibytes))
         available = kibibytes * 1024;
-    available = smaller(available, group_available_bytes("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current",
-                                                         "/sys/fs/cgroup/memory.stat", "inactive_file "));
-    available = smaller(available, group_available_bytes("/sys/fs/cgroup/memory/memory.limit_in_bytes",
-                                                         "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-                                                         "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file "));
-    return available;
+    *of_group = group < available;
+    return smaller(available, group);
 }
 
 uint64_t machine_process_bytes(void)
@@ -74,8 +60,7 @@ uint64_t machine_thread_limit(void)
     uint64_t threads = UINT64_MAX, value;
     if (read_number("/proc/sys/kernel/threads-max", "", &value))
         threads = smaller(threads, value);
-    if (read_number("/sys/fs/cgroup/pids.max", "", &value))
-        threads = smaller(threads, value);
+    threads = smaller(threads, cgroup_threads(""));
     struct rlimit limit;
     if (getrlimit(RLIMIT_NPROC, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
         threads = smaller(threads, limit.rlim_cur);

@@ -5,8 +5,8 @@
 #include "ir/base/base.h"
 
 // Memory that all processes together can still take: the least of what the system and the control group leave.
-// UINT64_MAX when none of them can be read.
-uint64_t machine_available_bytes(void);
+// UINT64_MAX when none of them can be read. `of_group`: it is the control group that leaves less.
+uint64_t machine_available_bytes(bool *of_group);
 // Address space that this process can still take. UINT64_MAX when there is no limit.
 uint64_t machine_process_bytes(void);
 // Threads that this user may have, as far as limits are known. UINT64_MAX when there is no limit.

@@ -71,7 +71,8 @@ static bool agree_on_memory(CalibrateRank *rank, double *memory_bytes)
 {
     const CalibrateDevice *device = rank->options->device;
     uint64_t sharing = device && rank->options->comm ? 1 : rank->comm->machine_size; // a process has its own device
-    uint64_t available = device ? device->free_bytes(rank->comm) : machine_available_bytes();
+    bool of_group;
+    uint64_t available = device ? device->free_bytes(rank->comm) : machine_available_bytes(&of_group);
     double least = -(double)available / (double)sharing;
     if (!rank->comm->ops->all_reduce_max(rank->comm, &least, 1, rank->fault))
         return false;

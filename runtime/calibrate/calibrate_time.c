@@ -14,7 +14,7 @@ bool calibrate_time(CalibrateRank *rank, CalibrateWork work, void *context, uint
     const CommOps *comm = rank->comm->ops;
     const atomic_int *interrupted = rank->options->interrupted;
     if (interrupted && atomic_load(interrupted))
-        return fault_set(rank->fault, FAULT_RUN, "interrupted while calibrating");
+        return fault_set(rank->fault, FAULT_INTERRUPTED, "interrupted while calibrating");
     if (!comm->barrier(rank->comm, rank->fault))
         return false;
     memset(times, 0, count * sizeof(*times));

@@ -7,14 +7,37 @@
 
 #include <stdatomic.h>
 
+#include "ir/base/text.h"
 #include "runtime/engine/engine.h"
 #include "runtime/training/data.h"
+
+// What changes how a training goes on, in the words of the language.
+#define HEP_SETTINGS(X)                                                                                                \
+    X(learning_rate)                                                                                                   \
+    X(beta1) X(beta2) X(epsilon) X(weight_decay) X(warmup) X(decay) X(final_rate) X(clip) X(balance) X(batch)          \
+        X(capacity)
+enum {
+#define SETTING(name) SETTING_##name,
+    HEP_SETTINGS(SETTING)
+#undef SETTING
+        SETTING_COUNT
+};
+
+typedef struct {
+    bool known;
+    double values[SETTING_COUNT];
+} SavedSettings;
+
+SavedSettings settings_of(const Plan *plan, const TrainingSettings *training);
+// "learning_rate 0.01, was 0.003; ...": appends nothing where nothing differs or is known.
+void settings_compare(const SavedSettings *there, const SavedSettings *here, Text *out);
 
 // How far a training has come, and on what.
 typedef struct {
     uint64_t iteration, skipped; // done; of these, without update
     uint64_t seed;
     DataIdentity data;
+    SavedSettings settings;
 } TrainingPoint;
 
 // One rank's part in a collective call.
@@ -33,8 +56,9 @@ typedef struct CheckpointDir CheckpointDir;
 
 // Opens, or makes, a directory for checkpoints of this plan's model; `first`: this process manages it for all (of a
 // world: rank 0's). Removes what a killed run left unfinished. NULL and a fault when it cannot be written, another run
-// writes there, or it holds checkpoints of another model or of iterations beyond `iteration`.
-CheckpointDir *checkpoint_dir_open(const char *path, const Plan *plan, uint64_t iteration, bool first,
+// writes there, it holds checkpoints of another model or of iterations beyond `iteration`, or the disk has not the
+// space for `count` more.
+CheckpointDir *checkpoint_dir_open(const char *path, const Plan *plan, uint64_t iteration, uint64_t count, bool first,
                                    Fault *fault) MUST_CHECK;
 void checkpoint_dir_close(CheckpointDir *dir); // takes NULL; removes an unfinished checkpoint
 
@@ -49,6 +73,14 @@ typedef struct Checkpoint Checkpoint; // immutable: ranks' threads share one
 
 // Whether `path` is a checkpoint or a directory with one.
 bool checkpoint_exists(const char *path);
+// The last one of a directory, and the one before a checkpoint in its directory; malloc'ed, NULL where there is none.
+char *checkpoint_last(const char *dir, Fault *fault);
+char *checkpoint_before(const char *path);
+// Whether its files are what the manifest says, those whose number is `part` modulo `parts`: reads them from end to
+// end.
+bool checkpoint_verify(const Checkpoint *checkpoint, uint64_t part, uint64_t parts, Fault *fault) MUST_CHECK;
+// Gives a checkpoint a name that no run takes it by: *name, malloc'ed.
+bool checkpoint_set_aside(const char *path, char **name, Fault *fault) MUST_CHECK;
 // `path`: a checkpoint, or a directory of them, of which the last is taken. Reads the manifest only. NULL and a fault
 // that names the file, and the checkpoint before it where there is one.
 Checkpoint *checkpoint_open(const char *path, Fault *fault) MUST_CHECK;

@@ -3,6 +3,8 @@
 #ifndef HEP_CHECKPOINT_INTERNAL_H
 #define HEP_CHECKPOINT_INTERNAL_H
 
+#include <cjson/cJSON.h>
+
 #include "ir/base/text.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/training/persistent.h"
@@ -97,6 +99,9 @@ bool manifest_parse(const char *path, const char *text, Manifest *out, Fault *fa
 // False and a fault that names the first dimension that differs; `where` begins the message.
 bool manifest_same_model(const Manifest *of, const Plan *plan, const char *where, Fault *fault) MUST_CHECK;
 bool manifest_same_strategy(const Manifest *a, const Manifest *b);
+// checkpoint_settings.c. False where they are damaged; a manifest may have none.
+void settings_print(const SavedSettings *settings, cJSON *root);
+bool settings_parse(const cJSON *root, SavedSettings *out) MUST_CHECK;
 
 // ---- reading ---------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ static void print_what(const Manifest *manifest, cJSON *root)
     cJSON_AddBoolToObject(data, "generated", manifest->point.data.generated);
     add_count(data, "bytes", manifest->point.data.bytes);
     add_crc(data, manifest->point.data.crc);
+    settings_print(&manifest->point.settings, root);
     cJSON *model = cJSON_AddObjectToObject(root, "model");
     cJSON_AddStringToObject(model, "name", manifest->model.name);
     cJSON_AddStringToObject(model, "dtype", dtype_name(manifest->model.dtype));
@@ -164,12 +165,13 @@ static bool parse_what(const cJSON *root, Manifest *out)
     char *end;
     out->point.seed = strtoull(seed, &end, 10);
     out->point.data.generated = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(data, "generated"));
-    bool ok =
-        *seed >= '0' && *seed <= '9' && *end == '\0' &&
-        get_count(root, "iteration", integers_max, &out->point.iteration) &&
-        get_count(root, "skipped", integers_max, &out->point.skipped) && out->point.skipped <= out->point.iteration &&
-        get_count(data, "bytes", integers_max, &out->point.data.bytes) && get_crc(data, &out->point.data.crc) &&
-        get_code(model, "dtype", &dtype_names, &dtype) && get_code(model, "activation", &activation_names, &activation);
+    bool ok = *seed >= '0' && *seed <= '9' && *end == '\0' &&
+              get_count(root, "iteration", integers_max, &out->point.iteration) &&
+              get_count(root, "skipped", integers_max, &out->point.skipped) &&
+              out->point.skipped <= out->point.iteration && settings_parse(root, &out->point.settings) &&
+              get_count(data, "bytes", integers_max, &out->point.data.bytes) && get_crc(data, &out->point.data.crc) &&
+              get_code(model, "dtype", &dtype_names, &dtype) &&
+              get_code(model, "activation", &activation_names, &activation);
     for (size_t d = 0; ok && manifest_dimension(d); d++)
         ok = get_u32(model, manifest_dimension(d), manifest_dimension_in(&out->model, d));
     if (ok) {

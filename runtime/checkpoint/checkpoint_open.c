@@ -1,8 +1,10 @@
 // Finding a checkpoint and reading its manifest; the files are read by checkpoint_read.c.
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "runtime/checkpoint/checkpoint_internal.h"
 
@@ -37,7 +39,7 @@ static char *parent_of(const char *path)
     return strndup(path, length > 1 ? length - 1 : length);
 }
 
-static char *last_of(const char *dir, Fault *fault)
+char *checkpoint_last(const char *dir, Fault *fault)
 {
     uint64_t *found;
     size_t count;
@@ -50,8 +52,7 @@ static char *last_of(const char *dir, Fault *fault)
     return path;
 }
 
-// The one before `path` in its directory, or NULL.
-static char *before_of(const char *path)
+char *checkpoint_before(const char *path)
 {
     uint64_t *found;
     size_t count;
@@ -97,7 +98,7 @@ bool checkpoint_exists(const char *path)
     if (file_exists(path, CHECKPOINT_MANIFEST))
         return true;
     Fault ignored = {0};
-    char *last = last_of(path, &ignored);
+    char *last = checkpoint_last(path, &ignored);
     bool found = last != NULL;
     free(last);
     return found;
@@ -110,12 +111,12 @@ Checkpoint *checkpoint_open(const char *path, Fault *fault)
         fault_set(fault, FAULT_MEMORY, "out of memory for a checkpoint");
         return NULL;
     }
-    checkpoint->path = file_exists(path, CHECKPOINT_MANIFEST) ? strdup(path) : last_of(path, fault);
+    checkpoint->path = file_exists(path, CHECKPOINT_MANIFEST) ? strdup(path) : checkpoint_last(path, fault);
     bool ok = checkpoint->path || fault_set(fault, FAULT_MEMORY, "out of memory for a checkpoint");
     for (size_t length = ok ? strlen(checkpoint->path) : 0; length > 1 && checkpoint->path[length - 1] == '/';)
         checkpoint->path[--length] = '\0';
     if (ok)
-        checkpoint->before = before_of(checkpoint->path);
+        checkpoint->before = checkpoint_before(checkpoint->path);
     if (ok && (read_manifest(checkpoint, fault) || checkpoint_suggest(checkpoint, fault)))
         return checkpoint;
     checkpoint_close(checkpoint);
@@ -161,4 +162,16 @@ bool checkpoint_is_same_strategy(const Checkpoint *checkpoint, const Plan *plan)
     bool same = manifest_same_strategy(&checkpoint->manifest, &own);
     manifest_free(&own);
     return same;
+}
+
+bool checkpoint_set_aside(const char *path, char **name, Fault *fault)
+{
+    Text aside = {0};
+    text_format(&aside, "%s.aside", path);
+    for (int n = 2; access(aside.data, F_OK) == 0; n++) {
+        text_free(&aside);
+        text_format(&aside, "%s.aside%d", path, n);
+    }
+    *name = aside.data;
+    return rename(path, aside.data) == 0 || fault_set(fault, FAULT_IO, "%s: %s", path, strerrordesc_np(errno));
 }

@@ -44,7 +44,7 @@ bool reader_goes_on(const CheckpointRank *rank, Fault *fault)
 {
     atomic_store(rank->alive_s, clock_now_s());
     return !rank->stopped || !atomic_load(rank->stopped) ||
-           fault_set(fault, FAULT_RUN, "interrupted while a checkpoint was read");
+           fault_set(fault, FAULT_INTERRUPTED, "interrupted while a checkpoint was read");
 }
 
 static ssize_t read_fully(int descriptor, char *out, size_t length)
@@ -108,5 +108,17 @@ bool reader_read(CheckpointReader *reader, uint64_t index, Fault *fault)
         close(descriptor);
     free(path);
     reader->count = 0;
+    return ok;
+}
+
+bool checkpoint_verify(const Checkpoint *checkpoint, uint64_t part, uint64_t parts, Fault *fault)
+{
+    _Atomic double alive_s = 0;
+    CheckpointRank nobody = {.alive_s = &alive_s};
+    CheckpointReader reader = {.checkpoint = checkpoint, .rank = &nobody, .chunk = malloc(CHECKPOINT_CHUNK)};
+    bool ok = reader.chunk || fault_set(fault, FAULT_MEMORY, "out of memory for a checkpoint");
+    for (uint64_t f = part; ok && f <= checkpoint->manifest.ranks; f += parts)
+        ok = reader_read(&reader, f, fault);
+    free(reader.chunk);
     return ok;
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "runtime/base/clock.h"
@@ -19,6 +20,7 @@ enum { KEPT = 2 };
 
 struct CheckpointDir {
     char *path;
+    bool made;      // by this run
     int descriptor; // holds the lock; -1 where this process does not manage the directory
     Manifest manifest;
 };
@@ -76,9 +78,42 @@ static bool probe(const char *path, Fault *fault)
     return ok;
 }
 
-static bool dir_manage(CheckpointDir *dir, const Plan *plan, uint64_t iteration, Fault *fault)
+static uint64_t checkpoint_bytes(const Manifest *manifest)
 {
-    if (mkdir(dir->path, 0777) != 0 && errno != EEXIST)
+    uint64_t bytes = 0;
+    for (uint32_t b = 0; b < manifest->buffer_count; b++)
+        bytes += saved_bytes(&manifest->buffers[b]) *
+                 (manifest->buffers[b].persistence == PERSISTENCE_EQUAL ? 1 : manifest->ranks);
+    return bytes;
+}
+
+// At most one more than those that are kept is there at a time, and earlier ones go for new ones.
+static bool check_space(const CheckpointDir *dir, uint64_t count, Fault *fault)
+{
+    struct statvfs disk;
+    uint64_t *found;
+    size_t there;
+    char each[FORMAT_MAX], need[FORMAT_MAX], left[FORMAT_MAX];
+    if (!checkpoint_list(dir->path, &found, &there, fault))
+        return false;
+    free(found);
+    uint64_t at_once = there < KEPT ? KEPT + 1 - there : 1, bytes = checkpoint_bytes(&dir->manifest);
+    count = count < at_once ? count : at_once;
+    if (statvfs(dir->path, &disk) != 0)
+        return io_fault(fault, dir->path);
+    double available = (double)disk.f_bavail * (double)disk.f_frsize;
+    return available >= (double)bytes * (double)count ||
+           fault_set(
+               fault, FAULT_IO,
+               "--checkpoint %s: checkpoints take %s each, %s at once besides what is there; the disk has %s left",
+               dir->path, format_bytes(each, (double)bytes), format_bytes(need, (double)bytes * (double)count),
+               format_bytes(left, available));
+}
+
+static bool dir_manage(CheckpointDir *dir, const Plan *plan, uint64_t iteration, uint64_t count, Fault *fault)
+{
+    dir->made = mkdir(dir->path, 0777) == 0;
+    if (!dir->made && errno != EEXIST)
         return io_fault(fault, dir->path);
     dir->descriptor = open(dir->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir->descriptor < 0)
@@ -88,10 +123,11 @@ static bool dir_manage(CheckpointDir *dir, const Plan *plan, uint64_t iteration,
         dir->descriptor = -1; // nothing there is this run's to clean up
         return fault_set(fault, FAULT_IO, "--checkpoint %s: another run writes its checkpoints there", dir->path);
     }
-    return probe(dir->path, fault) && look_around(dir, plan, iteration, fault);
+    return probe(dir->path, fault) && look_around(dir, plan, iteration, fault) && check_space(dir, count, fault);
 }
 
-CheckpointDir *checkpoint_dir_open(const char *path, const Plan *plan, uint64_t iteration, bool first, Fault *fault)
+CheckpointDir *checkpoint_dir_open(const char *path, const Plan *plan, uint64_t iteration, uint64_t count, bool first,
+                                   Fault *fault)
 {
     CheckpointDir *dir = calloc(1, sizeof(*dir));
     if (dir) {
@@ -99,7 +135,8 @@ CheckpointDir *checkpoint_dir_open(const char *path, const Plan *plan, uint64_t 
         dir->path = strdup(path);
     }
     bool ok = (dir && dir->path) || fault_set(fault, FAULT_MEMORY, "out of memory for checkpoints");
-    ok = ok && manifest_of_plan(plan, &dir->manifest, fault) && (!first || dir_manage(dir, plan, iteration, fault));
+    ok = ok && manifest_of_plan(plan, &dir->manifest, fault) &&
+         (!first || dir_manage(dir, plan, iteration, count, fault));
     if (ok)
         return dir;
     checkpoint_dir_close(dir);
@@ -114,6 +151,8 @@ void checkpoint_dir_close(CheckpointDir *dir)
     if (dir->descriptor >= 0) {
         if (!checkpoint_remove_unfinished(dir->path, &ignored))
             ignored.kind = FAULT_NONE;
+        if (dir->made)
+            (void)rmdir(dir->path); // where it is empty: the run has failed before
         close(dir->descriptor);
     }
     manifest_free(&dir->manifest);
@@ -127,7 +166,7 @@ static bool go_on(const CheckpointRank *rank, Fault *fault)
 {
     atomic_store(rank->alive_s, clock_now_s());
     return !rank->stopped || !atomic_load(rank->stopped) ||
-           fault_set(fault, FAULT_RUN, "interrupted while a checkpoint was written");
+           fault_set(fault, FAULT_INTERRUPTED, "interrupted while a checkpoint was written");
 }
 
 // What would end a training that continues from it is not written.

@@ -54,12 +54,14 @@ typedef struct {
     bool counts_known;          // recv_counts are given: nothing but rows travels
     uint64_t recv_capacity;     // rows of others that fit at `recv`; more is a fault
     Carries carries;            // for the byte counters
+    bool dispatches;            // what it brings is to be computed here: counted as received rows
 } Exchange;
 
 // Bytes that left this rank, by the level whose coordinate differs between sender and receiver.
 typedef struct {
     uint64_t exchange_bytes, routing_bytes, gather_bytes, reduce_bytes;
     uint64_t padding_bytes; // of exchange_bytes
+    uint64_t received_rows; // that others dispatched to this rank
 } CommTraffic;
 
 // Time that a rank's collectives took. A collective ends, for its rank, when it has all rows.
@@ -89,6 +91,8 @@ typedef struct {
     void (*watch)(Comm *comm, const Watch *watch);
     // Makes every rank's pending and later calls fail soon with `cause`, or ends all processes of the world with it.
     void (*abort)(Comm *comm, const Fault *cause);
+    // Is it known that a process of this world has died? NULL: not known before a call fails.
+    bool (*lost)(const Comm *comm);
     // Adds this rank's counters since the last reset to totals[level]; then resets if asked.
     void (*traffic)(Comm *comm, CommTraffic totals[LEVELS_MAX], bool reset);
     // Likewise the times. No call of this rank is under way.

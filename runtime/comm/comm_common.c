@@ -38,6 +38,14 @@ void comm_count_exchange(CommCounters *counters, const Exchange *exchange, uint3
     atomic_fetch_add(&counters->routing_bytes, routing);
 }
 
+void comm_count_received(CommCounters *counters, const Exchange *exchange, uint32_t member)
+{
+    if (!exchange->dispatches)
+        return;
+    uint64_t fixed = exchange->parts[0].fixed_rows;
+    atomic_fetch_add(&counters->received_rows, fixed ? fixed : (uint64_t)exchange->recv_counts[member]);
+}
+
 void comm_counters_add(CommCounters counters[LEVELS_MAX], CommTraffic totals[LEVELS_MAX], bool reset)
 {
     for (uint32_t l = 0; l < LEVELS_MAX; l++) {
@@ -47,6 +55,7 @@ void comm_counters_add(CommCounters counters[LEVELS_MAX], CommTraffic totals[LEV
         totals[l].gather_bytes += atomic_load(&of_level->gather_bytes);
         totals[l].reduce_bytes += atomic_load(&of_level->reduce_bytes);
         totals[l].padding_bytes += atomic_load(&of_level->padding_bytes);
+        totals[l].received_rows += atomic_load(&of_level->received_rows);
         if (!reset)
             continue;
         atomic_store(&of_level->exchange_bytes, 0);
@@ -54,6 +63,7 @@ void comm_counters_add(CommCounters counters[LEVELS_MAX], CommTraffic totals[LEV
         atomic_store(&of_level->gather_bytes, 0);
         atomic_store(&of_level->reduce_bytes, 0);
         atomic_store(&of_level->padding_bytes, 0);
+        atomic_store(&of_level->received_rows, 0);
     }
 }
 
@@ -65,6 +75,7 @@ void comm_counters_count(CommCounters counters[LEVELS_MAX], const CommTraffic mo
         atomic_fetch_add(&counters[l].gather_bytes, moved[l].gather_bytes);
         atomic_fetch_add(&counters[l].reduce_bytes, moved[l].reduce_bytes);
         atomic_fetch_add(&counters[l].padding_bytes, moved[l].padding_bytes);
+        atomic_fetch_add(&counters[l].received_rows, moved[l].received_rows);
     }
 }
 

@@ -8,7 +8,7 @@
 
 // One rank's, counted by all its streams.
 typedef struct {
-    _Atomic uint64_t exchange_bytes, routing_bytes, gather_bytes, reduce_bytes, padding_bytes;
+    _Atomic uint64_t exchange_bytes, routing_bytes, gather_bytes, reduce_bytes, padding_bytes, received_rows;
 } CommCounters;
 
 // Times of one member of a channel. Its stream alone writes it.
@@ -34,6 +34,9 @@ void comm_tally_add(CommTally *tally, uint32_t members, const uint64_t *ranks, C
 uint32_t comm_level_between(const Cluster *cluster, uint64_t a, uint64_t b);
 // Counts what `exchange` sends to member `member`, over `counters` of the level between the two ranks.
 void comm_count_exchange(CommCounters *counters, const Exchange *exchange, uint32_t member);
+// Counts the rows that it brings from member `member`, if they are counted; recv_counts are known, unless rows are
+// fixed.
+void comm_count_received(CommCounters *counters, const Exchange *exchange, uint32_t member);
 // Do the processes of a world stand at other places than the ranks of its plan? See Cluster.ports.
 bool comm_is_placed(const Comm *comm);
 // values [count]: the sum, or the largest, of what all processes gave, `gathered` by process [size][count]. Taken in

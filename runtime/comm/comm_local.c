@@ -202,6 +202,7 @@ static bool local_exchange(Comm *base, int handle, const Exchange *exchange, voi
         if (!comm_check_send(exchange, m, channel->ranks[m], fault))
             return false;
         comm_count_exchange(&comm->counters[channel->levels[m]], exchange, m);
+        comm_count_received(&comm->counters[channel->levels[m]], exchange, m);
     }
     return call(comm, channel, &(Offer){.exchange = *exchange, .ready = channel->ready}, NULL, stream, fault);
 }

@@ -92,6 +92,7 @@ static const CommOps mpi_ops = {
     .all_reduce_sum = mpi_all_reduce_sum,
     .watch = mpi_watch,
     .abort = mpi_abort,
+    .lost = mpi_lost,
     .traffic = mpi_traffic,
     .times = mpi_times,
 };

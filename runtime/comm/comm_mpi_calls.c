@@ -396,6 +396,9 @@ bool mpi_exchange(Comm *base, int handle, const Exchange *exchange, Fault *fault
         !exchange_rows(&call, exchange, true) || !call_complete(&call, false))
         return false;
     comm_tally_end(&channel->tally, &channel->tally.exchange, clock_now_s());
+    for (uint32_t m = 0; m < channel->member_count; m++)
+        if (m != channel->own)
+            comm_count_received(&world->counters[channel->levels[m]], exchange, m);
     return true;
 }
 

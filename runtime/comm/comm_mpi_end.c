@@ -45,6 +45,15 @@ static ProcessState state_of(const MpiWorld *world, uint64_t process)
     return machine_process_state(place->pid);
 }
 
+bool mpi_lost(const Comm *base)
+{
+    const MpiWorld *world = (const MpiWorld *)base;
+    for (uint64_t p = 0; p < base->size; p++)
+        if (state_of(world, p) == PROCESS_GONE)
+            return true;
+    return false;
+}
+
 static void append(Fault *fault, const char *text)
 {
     size_t length = strlen(fault->message);

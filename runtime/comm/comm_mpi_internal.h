@@ -125,6 +125,7 @@ double mpi_silence_s(const MpiWorld *world);
 
 // How all end when one fails: comm_mpi_end.c. The first is CommOps.abort; neither returns.
 void mpi_abort(Comm *base, const Fault *cause);
+bool mpi_lost(const Comm *base);                                 // see CommOps
 void mpi_end(MpiWorld *world, const Fault *cause);               // as the process that reports the cause
 bool mpi_places_learn(MpiWorld *world, Fault *fault) MUST_CHECK; // collective
 // Ends this process with a message if mpi_start_seen is not called within the time limit.

@@ -189,6 +189,7 @@ bool nccl_exchange(Comm *base, int handle, const Exchange *exchange, void *strea
         if (!comm_check_send(exchange, m, channel->ranks[m], fault))
             return false;
         comm_count_exchange(&world->counters[channel->levels[m]], exchange, m);
+        comm_count_received(&world->counters[channel->levels[m]], exchange, m);
     }
     if (!channel->nccl)
         return true;

@@ -359,7 +359,12 @@ bool threads_exchange(Comm *base, int handle, const Exchange *exchange, Fault *f
             return false;
         comm_count_exchange(&comm->counters[at->channel->members[at->own].flows[m].level], exchange, m);
     }
-    return call_run(comm, handle, &(Post){.kind = CALL_EXCHANGE, .exchange = *exchange}, fault);
+    if (!call_run(comm, handle, &(Post){.kind = CALL_EXCHANGE, .exchange = *exchange}, fault))
+        return false;
+    for (uint32_t m = 0; m < at->channel->member_count; m++)
+        if (m != at->own)
+            comm_count_received(&comm->counters[at->channel->members[at->own].flows[m].level], exchange, m);
+    return true;
 }
 
 bool threads_all_gather(Comm *base, int handle, const void *shard, void *gathered, uint64_t bytes, Fault *fault)

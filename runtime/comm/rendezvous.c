@@ -1,5 +1,5 @@
-// Joining: rank 0 listens, the others connect, introduce themselves and are told who is there. What goes over the
-// connections afterwards is in rendezvous_calls.c.
+// Joining: rank 0 listens (rendezvous_admit.c), the others connect, introduce themselves, prove that they are of the
+// job and are told who is there. What goes over the connections afterwards is in rendezvous_calls.c.
 #include "runtime/comm/rendezvous.h"
 
 #include <errno.h>
@@ -7,7 +7,6 @@
 #include <inttypes.h>
 #include <math.h>
 #include <netdb.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,150 +17,14 @@
 #include "runtime/base/clock.h"
 #include "runtime/comm/rendezvous_internal.h"
 
-static const double retry_s = 0.05, introduction_s = 5, slack_s = 2, farewell_s = 1;
-enum { SIZE_MAX_RANKS = 65536 };
-
-static void socket_prepare(int socket, double timeout_s)
-{
-    int on = 1;
-    struct timeval limit = {.tv_sec = (time_t)timeout_s + 1};
-    setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-}
+static const double retry_s = 0.05, slack_s = 2, farewell_s = 1;
+enum { SIZE_MAX_RANKS = 65536, INTRODUCTIONS_MAX = 20 };
 
 static Place own_place(void)
 {
     Place place = {.pid = getpid()};
     gethostname(place.host, sizeof(place.host) - 1);
     return place;
-}
-
-// ---- rank 0 ----------------------------------------------------------------------------------
-
-static int listen_at(uint16_t port, Fault *fault)
-{
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list;
-    char service[8];
-    int listener = -1, error = 0, on = 1, off = 0;
-    snprintf(service, sizeof(service), "%u", port);
-    if (getaddrinfo(NULL, service, &hints, &list) != 0)
-        list = NULL;
-    for (int family = AF_INET6; listener < 0 && list; family = AF_INET) { // the former takes both kinds
-        for (struct addrinfo *at = list; at && listener < 0; at = at->ai_next) {
-            listener = at->ai_family == family ? socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
-            if (listener < 0)
-                continue;
-            setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-            if (family == AF_INET6)
-                setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
-            if (bind(listener, at->ai_addr, at->ai_addrlen) == 0 && listen(listener, 1024) == 0)
-                continue;
-            error = errno;
-            close(listener);
-            listener = -1;
-        }
-        if (family == AF_INET)
-            break;
-    }
-    if (list)
-        freeaddrinfo(list);
-    if (listener < 0)
-        fault_set(fault, FAULT_RUN, "rank 0 cannot listen at port %u: %s: set MASTER_PORT to a free one", port,
-                  strerror(error));
-    return listener;
-}
-
-static bool admit_hello(Rendezvous *rendezvous, int socket, const Hello *hello, Fault *fault)
-{
-    const Launch *launch = &rendezvous->launch;
-    if (hello->fault_bytes != sizeof(Fault))
-        return fault_set(fault, FAULT_RUN, "the process on %.*s is another version of hep-run", PLACE_HOST_MAX,
-                         hello->place.host);
-    if (hello->size != launch->size)
-        return fault_set(fault, FAULT_RUN,
-                         "process %" PRId64 " on %.*s was told of %" PRIu64 " processes, rank 0 of %" PRIu64
-                         ": launch all together",
-                         hello->place.pid, PLACE_HOST_MAX, hello->place.host, hello->size, launch->size);
-    Peer *peer = hello->rank > 0 && hello->rank < launch->size ? &rendezvous->peers[hello->rank - 1] : NULL;
-    if (!peer || peer->socket >= 0)
-        return fault_set(fault, FAULT_RUN, "process %" PRId64 " on %.*s claims to be rank %" PRIu64 ", as another does",
-                         hello->place.pid, PLACE_HOST_MAX, hello->place.host, hello->rank);
-    peer->socket = socket;
-    rendezvous->places[hello->rank] = hello->place;
-    rendezvous->places[hello->rank].host[PLACE_HOST_MAX - 1] = '\0';
-    return true;
-}
-
-// One that says nothing, or something else, is none of ours.
-static bool admit(Rendezvous *rendezvous, int socket, uint64_t *joined, Fault *fault)
-{
-    FrameHeader header;
-    Hello hello;
-    double until_s = clock_now_s() + introduction_s;
-    socket_prepare(socket, rendezvous->timeout_s);
-    if (!frame_receive(socket, &header, sizeof(header), until_s) || header.kind != FRAME_HELLO ||
-        header.bytes != sizeof(hello) || !frame_receive(socket, &hello, sizeof(hello), until_s) ||
-        hello.magic != HELLO_MAGIC) {
-        close(socket);
-        return true;
-    }
-    if (admit_hello(rendezvous, socket, &hello, fault)) {
-        (*joined)++;
-        return true;
-    }
-    bool sent = frame_send(socket, FRAME_WELCOME, true, fault, sizeof(*fault));
-    (void)sent; // the fault is reported either way
-    close(socket);
-    return false;
-}
-
-static bool missing_fault(const Rendezvous *rendezvous, uint64_t joined, Fault *fault)
-{
-    uint64_t first = 0, missing = rendezvous->peer_count - joined;
-    while (rendezvous->peers[first].socket >= 0)
-        first++;
-    char more[48] = "";
-    if (missing > 1)
-        snprintf(more, sizeof(more), " (nor did %" PRIu64 " more)", missing - 1);
-    fault_set(fault, FAULT_RUN,
-              "rank %" PRIu64 " of %" PRIu64 " did not come to %s port %u within %g s%s: look at that process, its "
-              "machine and the network",
-              first + 1, rendezvous->launch.size, rendezvous->launch.host, rendezvous->launch.port,
-              rendezvous->timeout_s, more);
-    fault->peer = (int64_t)first + 1;
-    return false;
-}
-
-static bool welcome_all(Rendezvous *rendezvous, bool ok, Fault *fault)
-{
-    for (uint64_t p = 0; p < rendezvous->peer_count; p++) {
-        const void *data = ok ? (const void *)rendezvous->places : fault;
-        uint64_t bytes = ok ? rendezvous->launch.size * sizeof(Place) : sizeof(*fault);
-        if (rendezvous->peers[p].socket >= 0 &&
-            !frame_send(rendezvous->peers[p].socket, FRAME_WELCOME, !ok, data, bytes) && ok)
-            return fault_set(fault, FAULT_RUN, "rank %" PRIu64 " left before all had come", p + 1);
-    }
-    return ok;
-}
-
-static bool gather_all(Rendezvous *rendezvous, Fault *fault)
-{
-    double until_s = clock_now_s() + rendezvous->timeout_s;
-    int listener = rendezvous->peer_count > 0 ? listen_at(rendezvous->launch.port, fault) : -1;
-    uint64_t joined = 0;
-    bool ok = rendezvous->peer_count == 0 || listener >= 0;
-    while (ok && joined < rendezvous->peer_count) {
-        struct pollfd waiting = {.fd = listener, .events = POLLIN};
-        int ready = poll(&waiting, 1, rendezvous_poll_ms(until_s));
-        if (ready == 0 || clock_now_s() > until_s)
-            ok = missing_fault(rendezvous, joined, fault);
-        int peer = ok && ready > 0 ? accept4(listener, NULL, NULL, SOCK_CLOEXEC) : -1;
-        if (peer >= 0)
-            ok = admit(rendezvous, peer, &joined, fault);
-    }
-    if (listener >= 0)
-        close(listener);
-    return welcome_all(rendezvous, ok, fault);
 }
 
 // ---- the others ------------------------------------------------------------------------------
@@ -213,30 +76,113 @@ static int connect_to_first(const Launch *launch, double timeout_s, Fault *fault
     return peer;
 }
 
-static bool be_welcomed(Rendezvous *rendezvous, Fault *fault)
+static Welcome not_answered(const Launch *launch, Fault *fault)
+{
+    fault_set(fault, FAULT_RUN, "rank 0 at %s port %u did not answer: is that port another program's?", launch->host,
+              launch->port);
+    return WELCOME_FAILED;
+}
+
+// Whose answer this is, is not known: it is told apart by its number alone.
+static Welcome refused(const Launch *launch, int socket, uint64_t bytes, double until_s, Fault *fault)
+{
+    uint32_t reason;
+    if (bytes != sizeof(reason) || !frame_receive(socket, &reason, sizeof(reason), until_s))
+        return not_answered(launch, fault);
+    if (reason == REFUSED_SECRET)
+        fault_set(
+            fault, FAULT_RUN,
+            "rank 0 at %s port %u is of another job: set HEP_JOB_SECRET alike for all processes, or MASTER_PORT to "
+            "a port of this job's own",
+            launch->host, launch->port);
+    else
+        fault_set(fault, FAULT_RUN, "rank 0 at %s port %u is another version of hep-run", launch->host, launch->port);
+    return WELCOME_FAILED;
+}
+
+static bool prove(const Rendezvous *rendezvous, int socket, Said *said, double until_s)
+{
+    unsigned char proof[SECRET_BYTES];
+    if (!frame_receive(socket, said->challenge, SECRET_BYTES, until_s))
+        return false;
+    job_secret_prove(&rendezvous->launch.secret, PROVES_MEMBER, said, sizeof(*said), proof);
+    return frame_send(socket, FRAME_PROOF, false, proof, sizeof(proof));
+}
+
+// What follows is believed once rank 0 has proved to know the secret, too.
+static bool first_proves(const Rendezvous *rendezvous, int socket, const Said *said, double until_s)
+{
+    unsigned char proof[SECRET_BYTES], expected[SECRET_BYTES];
+    job_secret_prove(&rendezvous->launch.secret, PROVES_FIRST, said, sizeof(*said), expected);
+    return frame_receive(socket, proof, sizeof(proof), until_s) && job_secret_equal(proof, expected);
+}
+
+static Welcome be_welcomed(Rendezvous *rendezvous, int socket, const Said *said, double until_s, Fault *fault)
 {
     const Launch *launch = &rendezvous->launch;
-    double until_s = clock_now_s() + rendezvous->timeout_s + slack_s;
-    int first = rendezvous->peers[0].socket;
-    Hello hello = {.magic = HELLO_MAGIC,
-                   .fault_bytes = sizeof(Fault),
-                   .rank = launch->rank,
-                   .size = launch->size,
-                   .place = own_place()};
+    uint64_t places = launch->size * sizeof(Place);
+    char told[sizeof(Fault)];
     FrameHeader header;
-    Fault told;
-    bool answered = frame_send(first, FRAME_HELLO, false, &hello, sizeof(hello)) &&
-                    frame_receive(first, &header, sizeof(header), until_s) && header.kind == FRAME_WELCOME;
-    if (answered && header.failed && header.bytes == sizeof(told) &&
-        frame_receive(first, &told, sizeof(told), until_s)) {
-        *fault = (Fault){.kind = told.kind, .rank = -1, .step = -1, .peer = -1}; // rank 0 reports it
-        return false;
+    if (!frame_receive(socket, &header, sizeof(header), until_s))
+        return not_answered(launch, fault);
+    if (header.kind == FRAME_REFUSED)
+        return refused(launch, socket, header.bytes, until_s, fault);
+    if (header.kind != FRAME_WELCOME || !first_proves(rendezvous, socket, said, until_s))
+        return not_answered(launch, fault);
+    if (header.failed && header.bytes == SECRET_BYTES + sizeof(told) &&
+        frame_receive(socket, told, sizeof(told), until_s)) {
+        Fault cause = rendezvous_clean_fault(told);
+        *fault = (Fault){.kind = cause.kind, .rank = -1, .step = -1, .peer = -1}; // rank 0 reports it
+        return WELCOME_FAILED;
     }
-    if (answered && !header.failed && header.bytes == launch->size * sizeof(Place) &&
-        frame_receive(first, rendezvous->places, header.bytes, until_s))
-        return true;
-    return fault_set(fault, FAULT_RUN, "rank 0 at %s port %u did not answer: is that port another program's?",
-                     launch->host, launch->port);
+    if (header.failed || header.bytes != SECRET_BYTES + places ||
+        !frame_receive(socket, rendezvous->places, places, until_s))
+        return not_answered(launch, fault);
+    for (uint64_t r = 0; r < launch->size; r++)
+        rendezvous_clean_place(&rendezvous->places[r]);
+    return WELCOME_GOT;
+}
+
+Welcome rendezvous_introduce(Rendezvous *rendezvous, int socket, double until_s, Fault *fault)
+{
+    const Launch *launch = &rendezvous->launch;
+    FrameHeader header;
+    Said said = {.hello = {.magic = HELLO_MAGIC,
+                           .version = PROTOCOL_VERSION,
+                           .fault_bytes = sizeof(Fault),
+                           .rank = launch->rank,
+                           .size = launch->size,
+                           .place = own_place()}};
+    if (!job_secret_challenge(said.hello.challenge, fault))
+        return WELCOME_FAILED;
+    if (!frame_send(socket, FRAME_HELLO, false, &said.hello, sizeof(said.hello)) ||
+        !frame_receive(socket, &header, sizeof(header), until_s))
+        return clock_now_s() < until_s ? WELCOME_CLOSED : not_answered(launch, fault);
+    if (header.kind == FRAME_REFUSED)
+        return refused(launch, socket, header.bytes, until_s, fault);
+    if (header.kind != FRAME_CHALLENGE || header.bytes != SECRET_BYTES || !prove(rendezvous, socket, &said, until_s))
+        return not_answered(launch, fault);
+    return be_welcomed(rendezvous, socket, &said, until_s, fault);
+}
+
+// Rank 0 closes a connection that says nothing in time, or too many others do: who is not heard comes again.
+static bool join_first(Rendezvous *rendezvous, Fault *fault)
+{
+    Peer *first = &rendezvous->peers[0];
+    double until_s = clock_now_s() + rendezvous->timeout_s;
+    for (int attempt = 0; attempt < INTRODUCTIONS_MAX; attempt++) {
+        first->socket = connect_to_first(&rendezvous->launch, fmax(until_s - clock_now_s(), retry_s), fault);
+        if (first->socket < 0)
+            return false;
+        rendezvous_socket_prepare(first->socket, rendezvous->timeout_s);
+        Welcome welcome = rendezvous_introduce(rendezvous, first->socket, until_s + slack_s, fault);
+        if (welcome != WELCOME_CLOSED)
+            return welcome == WELCOME_GOT;
+        close(first->socket);
+        first->socket = -1;
+        clock_sleep_until(clock_now_s() + retry_s);
+    }
+    return not_answered(&rendezvous->launch, fault) == WELCOME_GOT;
 }
 
 // ---- both ------------------------------------------------------------------------------------
@@ -252,10 +198,10 @@ static bool memory_create(Rendezvous *rendezvous, Fault *fault)
     if (launch->size <= SIZE_MAX_RANKS) {
         rendezvous->standings = calloc(launch->size, sizeof(*rendezvous->standings));
         rendezvous->standings_s = calloc(launch->size, sizeof(*rendezvous->standings_s));
-        rendezvous->told_standings = calloc(launch->size, sizeof(*rendezvous->told_standings));
+        rendezvous->told = calloc(1, sizeof(Sign) + launch->size * sizeof(Standing));
     }
     if (!rendezvous->places || !rendezvous->peers || !rendezvous->standings || !rendezvous->standings_s ||
-        !rendezvous->told_standings)
+        !rendezvous->told)
         return fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " ranks", launch->size);
     for (uint64_t p = 0; p < rendezvous->peer_count; p++)
         rendezvous->peers[p] = (Peer){.socket = -1, .rank = launch->rank > 0 ? 0 : p + 1};
@@ -266,12 +212,8 @@ static bool memory_create(Rendezvous *rendezvous, Fault *fault)
 static bool join(Rendezvous *rendezvous, Fault *fault)
 {
     if (rendezvous->launch.rank == 0)
-        return gather_all(rendezvous, fault);
-    rendezvous->peers[0].socket = connect_to_first(&rendezvous->launch, rendezvous->timeout_s, fault);
-    if (rendezvous->peers[0].socket < 0)
-        return false;
-    socket_prepare(rendezvous->peers[0].socket, rendezvous->timeout_s);
-    return be_welcomed(rendezvous, fault);
+        return rendezvous_gather_all(rendezvous, fault);
+    return join_first(rendezvous, fault);
 }
 
 Rendezvous *rendezvous_create(const Launch *launch, double timeout_s, Fault *fault)
@@ -326,7 +268,7 @@ void rendezvous_destroy(Rendezvous *rendezvous)
     free(rendezvous->places);
     free(rendezvous->standings);
     free(rendezvous->standings_s);
-    free(rendezvous->told_standings);
+    free(rendezvous->told);
     free(rendezvous->peers);
     free(rendezvous);
 }

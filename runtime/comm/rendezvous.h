@@ -6,8 +6,8 @@
 #ifndef HEP_RENDEZVOUS_H
 #define HEP_RENDEZVOUS_H
 
-#include "ir/base/fault.h"
 #include "runtime/base/standing.h"
+#include "runtime/comm/job_secret.h"
 
 enum { RENDEZVOUS_HOST_MAX = 256 };
 
@@ -17,6 +17,7 @@ typedef struct {
     uint64_t local_rank;            // among the processes of this machine
     char host[RENDEZVOUS_HOST_MAX]; // where rank 0 listens
     uint16_t port;
+    Secret secret; // that the processes of this job have in common
 } Launch;
 
 typedef enum { LAUNCH_NONE, LAUNCH_FOUND, LAUNCH_WRONG } LaunchState;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "runtime/base/clock.h"
@@ -16,7 +17,8 @@
 
 // After the first cause: time for the ends of connections to show who is gone, and for rank 0 to pass it on.
 static const double settle_s = 0.3, told_s = 2;
-enum { FRAME_BYTES_MAX = 1 << 30, SIGNS_PER_TIMEOUT = 4 };
+enum { FRAME_BYTES_MAX = 1 << 30, PIECE_BYTES = 64 << 10, SIGNS_PER_TIMEOUT = 4 };
+static const double busy_share = 1e-4; // of a processor, from which on a process counts as doing something
 
 static bool is_first(const Rendezvous *rendezvous)
 {
@@ -95,12 +97,12 @@ void rendezvous_settle(Rendezvous *rendezvous, Fault *fault)
     pthread_mutex_lock(&rendezvous->mutex);
     const Peer *first = is_first(rendezvous) ? NULL : &rendezvous->peers[0];
     double until_s = rendezvous->failed_s + (first ? told_s : settle_s);
-    while (clock_now_s() < until_s && !rendezvous->told && !(first && first->gone)) {
+    while (clock_now_s() < until_s && !rendezvous->told_cause && !(first && first->gone)) {
         struct timespec until = clock_timespec(until_s);
         pthread_cond_timedwait(&rendezvous->changed, &rendezvous->mutex, &until);
     }
     *fault = rendezvous->cause;
-    if (!first || (rendezvous->launch.rank == 1 && !rendezvous->told))
+    if (!first || (rendezvous->launch.rank == 1 && !rendezvous->told_cause))
         append_gone(rendezvous, fault);
     else
         fault->message[0] = '\0';
@@ -110,11 +112,10 @@ void rendezvous_settle(Rendezvous *rendezvous, Fault *fault)
 // ---- reading ---------------------------------------------------------------------------------
 
 // The mutex is held.
-static void peer_ended(Rendezvous *rendezvous, Peer *peer, const char *how)
+static void peer_failed(Rendezvous *rendezvous, const Peer *peer, const char *how)
 {
     Fault fault = {0};
     char place[96];
-    peer->gone = true;
     rendezvous_describe(rendezvous, peer->rank, place, sizeof(place));
     fault_set(&fault, FAULT_RUN, "rank %" PRIu64 ", %s, %s", peer->rank, place, how);
     fault.peer = (int64_t)peer->rank;
@@ -123,6 +124,12 @@ static void peer_ended(Rendezvous *rendezvous, Peer *peer, const char *how)
     if (is_new)
         pass_on(rendezvous, &fault);
     pthread_mutex_lock(&rendezvous->mutex);
+}
+
+static void peer_ended(Rendezvous *rendezvous, Peer *peer, const char *how)
+{
+    peer->gone = true;
+    peer_failed(rendezvous, peer, how);
 }
 
 static bool frame_is_sane(const Rendezvous *rendezvous, const FrameHeader *header)
@@ -135,7 +142,7 @@ static bool frame_is_sane(const Rendezvous *rendezvous, const FrameHeader *heade
     case FRAME_ABORT:
         return header->bytes == sizeof(Fault);
     case FRAME_ALIVE:
-        return header->bytes == (is_first(rendezvous) ? 1 : rendezvous->launch.size) * sizeof(Standing);
+        return header->bytes == sizeof(Sign) + (is_first(rendezvous) ? 1 : rendezvous->launch.size) * sizeof(Standing);
     case FRAME_LEFT:
         return header->bytes == 0;
     }
@@ -178,19 +185,26 @@ static uint64_t standings_fill(Rendezvous *rendezvous)
 {
     uint64_t first = is_first(rendezvous) ? 0 : rendezvous->launch.rank;
     uint64_t count = is_first(rendezvous) ? rendezvous->launch.size : 1;
-    for (uint64_t r = 0; r < count; r++)
-        rendezvous->told_standings[r] = standing_now(rendezvous, first + r);
-    return count * sizeof(Standing);
+    Sign sign = {.idle_s = rendezvous->waits ? 0 : clock_now_s() - rendezvous->busy_s};
+    memcpy(rendezvous->told, &sign, sizeof(sign));
+    for (uint64_t r = 0; r < count; r++) {
+        Standing standing = standing_now(rendezvous, first + r);
+        memcpy(rendezvous->told + sizeof(sign) + r * sizeof(standing), &standing, sizeof(standing));
+    }
+    return sizeof(sign) + count * sizeof(Standing);
 }
 
 // The mutex is held.
-static void standings_take(Rendezvous *rendezvous, const Peer *peer)
+static void standings_take(Rendezvous *rendezvous, Peer *peer)
 {
     Standing standing;
+    Sign sign;
+    memcpy(&sign, peer->data, sizeof(sign));
+    peer->idle_s = sign.idle_s;
     uint64_t count = is_first(rendezvous) ? 1 : rendezvous->launch.size;
     for (uint64_t r = 0; r < count; r++) {
         uint64_t rank = is_first(rendezvous) ? peer->rank : r;
-        memcpy(&standing, peer->data + r * sizeof(standing), sizeof(standing));
+        memcpy(&standing, peer->data + sizeof(sign) + r * sizeof(standing), sizeof(standing));
         if (rank != rendezvous->launch.rank)
             standing_keep(rendezvous, rank, &standing);
     }
@@ -207,9 +221,8 @@ static void frame_take(Rendezvous *rendezvous, Peer *peer)
         pthread_cond_broadcast(&rendezvous->changed);
         break;
     case FRAME_ABORT:
-        memcpy(&cause, peer->data, sizeof(cause));
-        cause.message[sizeof(cause.message) - 1] = '\0';
-        rendezvous->told = rendezvous->told || !is_first(rendezvous);
+        cause = rendezvous_clean_fault(peer->data);
+        rendezvous->told_cause = rendezvous->told_cause || !is_first(rendezvous);
         if (!note_cause(rendezvous, &cause) || !is_first(rendezvous))
             break;
         pthread_mutex_unlock(&rendezvous->mutex);
@@ -224,15 +237,21 @@ static void frame_take(Rendezvous *rendezvous, Peer *peer)
         standings_take(rendezvous, peer);
         break;
     case FRAME_HELLO:
+    case FRAME_CHALLENGE:
+    case FRAME_PROOF:
+    case FRAME_REFUSED:
     case FRAME_WELCOME:
         break;
     }
     peer->header_read = peer->read = 0;
 }
 
-static bool peer_reserve(Peer *peer, uint64_t bytes)
+// Memory for more of the frame: no more at a time than has come, whatever its header says.
+static bool peer_reserve(Peer *peer)
 {
-    if (bytes <= peer->capacity)
+    uint64_t wanted = peer->read < PIECE_BYTES / 2 ? PIECE_BYTES : 2 * peer->read;
+    uint64_t bytes = wanted < peer->header.bytes ? wanted : peer->header.bytes;
+    if (peer->read < peer->capacity || bytes <= peer->capacity)
         return true;
     char *data = realloc(peer->data, bytes);
     if (data) {
@@ -243,12 +262,13 @@ static bool peer_reserve(Peer *peer, uint64_t bytes)
 }
 
 // Takes what has come, as far as it goes. The mutex is held: others look at the peer only while it is full.
-static void peer_read(Rendezvous *rendezvous, Peer *peer)
+void rendezvous_peer_read(Rendezvous *rendezvous, Peer *peer)
 {
     while (!peer->gone && !peer->left && !peer->full) {
         bool in_header = peer->header_read < sizeof(peer->header);
+        uint64_t end = peer->header.bytes < peer->capacity ? peer->header.bytes : peer->capacity;
         char *to = in_header ? (char *)&peer->header + peer->header_read : peer->data + peer->read;
-        uint64_t want = in_header ? sizeof(peer->header) - peer->header_read : peer->header.bytes - peer->read;
+        uint64_t want = in_header ? sizeof(peer->header) - peer->header_read : end - peer->read;
         ssize_t received = want > 0 ? recv(peer->socket, to, want, MSG_DONTWAIT) : 0;
         if (received < 0 && (errno == EAGAIN || errno == EINTR))
             return;
@@ -260,20 +280,37 @@ static void peer_read(Rendezvous *rendezvous, Peer *peer)
         *(in_header ? &peer->header_read : &peer->read) += (uint64_t)received;
         if (peer->header_read < sizeof(peer->header))
             continue;
-        if (in_header && (!frame_is_sane(rendezvous, &peer->header) || !peer_reserve(peer, peer->header.bytes)))
+        if ((in_header && !frame_is_sane(rendezvous, &peer->header)) || !peer_reserve(peer))
             peer_ended(rendezvous, peer, "sent what is no message of this program");
         else if (peer->read == peer->header.bytes)
             frame_take(rendezvous, peer);
     }
 }
 
+static double clock_read_s(clockid_t clock)
+{
+    struct timespec time;
+    clock_gettime(clock, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+// Has this process computed since it was last looked, this thread apart? The mutex is held.
+static void look_for_work(Rendezvous *rendezvous, double *computed_s, double now_s, double passed_s)
+{
+    double total_s = clock_read_s(CLOCK_PROCESS_CPUTIME_ID) - clock_read_s(CLOCK_THREAD_CPUTIME_ID);
+    if (total_s - *computed_s > busy_share * passed_s)
+        rendezvous->busy_s = now_s;
+    *computed_s = total_s;
+}
+
 // Sends signs of life, and looks for those of others unless this process itself was stopped meanwhile.
-static void look_for_life(Rendezvous *rendezvous, double *last_s, double period_s)
+static void look_for_life(Rendezvous *rendezvous, double *last_s, double *computed_s, double period_s)
 {
     double now_s = clock_now_s(), before_s = *last_s;
     if (now_s - before_s < period_s)
         return;
     *last_s = now_s;
+    look_for_work(rendezvous, computed_s, now_s, now_s - before_s);
     uint64_t bytes = standings_fill(rendezvous);
     for (uint64_t p = 0; p < rendezvous->peer_count; p++) {
         Peer *peer = &rendezvous->peers[p];
@@ -289,7 +326,7 @@ static void look_for_life(Rendezvous *rendezvous, double *last_s, double period_
         }
         pthread_mutex_unlock(&rendezvous->mutex);
         pthread_mutex_lock(&rendezvous->send_mutex);
-        bool sent = frame_send(peer->socket, FRAME_ALIVE, false, rendezvous->told_standings, bytes);
+        bool sent = frame_send(peer->socket, FRAME_ALIVE, false, rendezvous->told, bytes);
         (void)sent; // its end shows when it is read
         pthread_mutex_unlock(&rendezvous->send_mutex);
         pthread_mutex_lock(&rendezvous->mutex);
@@ -312,7 +349,7 @@ static void *reader_main(void *argument)
 {
     Rendezvous *rendezvous = argument;
     struct pollfd *polled = calloc(rendezvous->peer_count + 1, sizeof(*polled));
-    double period_s = rendezvous->timeout_s / SIGNS_PER_TIMEOUT, last_s = clock_now_s();
+    double period_s = rendezvous->timeout_s / SIGNS_PER_TIMEOUT, last_s = clock_now_s(), computed_s = 0;
     char woken[64];
     pthread_mutex_lock(&rendezvous->mutex);
     while (polled && !rendezvous->quit) {
@@ -324,8 +361,8 @@ static void *reader_main(void *argument)
         pthread_mutex_lock(&rendezvous->mutex);
         for (uint64_t p = 0; ready > 0 && p < rendezvous->peer_count; p++)
             if (polled[p + 1].revents)
-                peer_read(rendezvous, &rendezvous->peers[p]);
-        look_for_life(rendezvous, &last_s, period_s);
+                rendezvous_peer_read(rendezvous, &rendezvous->peers[p]);
+        look_for_life(rendezvous, &last_s, &computed_s, period_s);
     }
     pthread_mutex_unlock(&rendezvous->mutex);
     free(polled);
@@ -342,6 +379,7 @@ bool rendezvous_read_begin(Rendezvous *rendezvous, Fault *fault)
 {
     for (uint64_t p = 0; p < rendezvous->peer_count; p++)
         rendezvous->peers[p].heard_s = clock_now_s();
+    rendezvous->busy_s = clock_now_s();
     if (pipe2(rendezvous->wake, O_CLOEXEC | O_NONBLOCK) != 0)
         return fault_set(fault, FAULT_RUN, "cannot make a pipe: %s", strerror(errno));
     int error = pthread_create(&rendezvous->reader, NULL, reader_main, rendezvous);
@@ -379,9 +417,19 @@ static bool send_to(Rendezvous *rendezvous, Peer *peer, FrameKind kind, const vo
 // Copies what has come from the peer once it is there.
 static bool take_from(Rendezvous *rendezvous, Peer *peer, void *out, uint64_t bytes, Fault *fault)
 {
+    double began_s = clock_now_s();
     pthread_mutex_lock(&rendezvous->mutex);
-    while (!peer->full && !peer->left && rendezvous->cause.kind == FAULT_NONE)
-        pthread_cond_wait(&rendezvous->changed, &rendezvous->mutex);
+    rendezvous->waits = true;
+    while (!peer->full && !peer->left && rendezvous->cause.kind == FAULT_NONE) {
+        struct timespec until = clock_timespec(clock_now_s() + rendezvous->timeout_s / SIGNS_PER_TIMEOUT);
+        pthread_cond_timedwait(&rendezvous->changed, &rendezvous->mutex, &until);
+        if (!peer->full && !peer->left && rendezvous->cause.kind == FAULT_NONE &&
+            clock_now_s() - began_s > rendezvous->timeout_s && peer->idle_s > rendezvous->timeout_s)
+            peer_failed(rendezvous, peer,
+                        "runs, but has done nothing for longer than the time limit: look at what it waits for");
+    }
+    rendezvous->waits = false;
+    rendezvous->busy_s = clock_now_s();
     bool ok = peer->full && rendezvous->cause.kind == FAULT_NONE;
     if (ok && peer->header.bytes == bytes)
         memcpy(out, peer->data, bytes);

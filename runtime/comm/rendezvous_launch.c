@@ -58,8 +58,10 @@ static bool read_address(const Launcher *launcher, Launch *launch, Fault *fault)
     const char *host = getenv("MASTER_ADDR"), *nodes = getenv("SLURM_STEP_NODELIST");
     bool is_torchrun = strcmp(launcher->name, "torchrun") == 0;
     uint64_t port = job_port();
+    size_t length = host ? strlen(host) : 0;
+    bool brackets = length > 2 && host[0] == '[' && host[length - 1] == ']'; // of an IPv6 address, as in URLs
     if (host)
-        snprintf(launch->host, sizeof(launch->host), "%s", host);
+        snprintf(launch->host, sizeof(launch->host), "%.*s", (int)(brackets ? length - 2 : length), host + brackets);
     else if (is_one_machine(launcher, launch))
         snprintf(launch->host, sizeof(launch->host), "127.0.0.1");
     else if (strcmp(launcher->name, "srun") != 0 || !nodes || !first_host(nodes, launch->host))
@@ -70,6 +72,11 @@ static bool read_address(const Launcher *launcher, Launch *launch, Fault *fault)
     if ((is_torchrun || getenv("MASTER_PORT")) &&
         !read_number("MASTER_PORT", UINT16_MAX, "the port at which rank 0 listens", &port, fault))
         return false;
+    if (port == 0)
+        return fault_set(fault, FAULT_RUN,
+                         "MASTER_PORT is '0': expected the port at which rank 0 listens: a free one that all processes "
+                         "are told, from 1 to %d",
+                         UINT16_MAX - 1);
     // There torchrun's own store listens.
     const char *store = getenv("TORCHELASTIC_USE_AGENT_STORE");
     launch->port = (uint16_t)(port + (is_torchrun && store && strcmp(store, "True") == 0));
@@ -94,5 +101,6 @@ LaunchState launch_read(Launch *launch, Fault *fault)
         !read_number(launcher->local_rank, launch->size, "this process's number on its machine", &launch->local_rank,
                      fault))
         return LAUNCH_WRONG;
-    return read_address(launcher, launch, fault) ? LAUNCH_FOUND : LAUNCH_WRONG;
+    return read_address(launcher, launch, fault) && job_secret_read(&launch->secret, fault) ? LAUNCH_FOUND
+                                                                                            : LAUNCH_WRONG;
 }

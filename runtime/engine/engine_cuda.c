@@ -251,7 +251,7 @@ static bool weights_create(const CudaEngine *engine, Fault *fault)
     for (uint32_t b = 0; ok && b < plan->buffer_count && !is_stopped(engine); b++)
         ok = !is_persistent(&plan->buffers[b]) || buffer_upload(engine, b, staging, fault);
     free(staging);
-    return ok && (!is_stopped(engine) || fault_set(fault, FAULT_RUN, "interrupted while weights were made"));
+    return ok && (!is_stopped(engine) || fault_set(fault, FAULT_INTERRUPTED, "interrupted while weights were made"));
 }
 
 static bool optimizers_begin(CudaEngine *engine, Fault *fault)

@@ -51,8 +51,10 @@ bool engine_dispatch_exchange(const MessagePlace *place, const struct dispatch_t
                          "%" PRId64 " rows of this rank do not fit in a buffer of %" PRIu64
                          ": more tokens chose its experts than the plan reserves for",
                          (int64_t)own, t->next_rows.rows);
-    *exchange =
-        (Exchange){.send_counts = send_counts, .recv_counts = recv_counts, .recv_capacity = t->next_rows.rows - own};
+    *exchange = (Exchange){.send_counts = send_counts,
+                           .recv_counts = recv_counts,
+                           .recv_capacity = t->next_rows.rows - own,
+                           .dispatches = true};
     add_part(place, exchange, t->send_rows.data, row_at(t->next_rows, own), row_bytes(t->send_rows));
     if (t->send_records.data)
         add_part(place, exchange, t->send_records.data, row_at(t->next_records, own), row_bytes(t->send_records));

@@ -52,7 +52,7 @@ static bool weights_create(const HostEngine *engine, Fault *fault)
         if (plan->buffers[b].kind == BUFFER_WEIGHT || plan->buffers[b].kind == BUFFER_REPLICA)
             options->fill(options->fill_context, engine->kinds[b], plan->buffers[b].layer,
                           buffer_tensor(engine, (int32_t)b));
-    return !is_stopped(engine) || fault_set(fault, FAULT_RUN, "interrupted while weights were made");
+    return !is_stopped(engine) || fault_set(fault, FAULT_INTERRUPTED, "interrupted while weights were made");
 }
 
 static bool channel_open(const HostEngine *engine, HostStep *step, Fault *fault)

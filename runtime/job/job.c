@@ -11,12 +11,13 @@
 #include "ir/base/text.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/machine.h"
+#include "runtime/comm/comm_launcher.h"
 #include "runtime/job/job_internal.h"
 #include "runtime/job/preflight.h"
 #include "runtime/job/state.h"
 
 enum { SAMPLES_MAX = 1024 }; // iterations whose step times are kept, per rank: the last ones
-static const double supervise_s = 0.1;
+static const double supervise_s = 0.1, ending_s = 0.5, hasty_ending_s = 0.1;
 
 JobOptions job_options_default(void)
 {
@@ -51,14 +52,16 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
     result->step_s = calloc(2 * (size_t)plan->step_count + 1, sizeof(*result->step_s));
     result->trace = calloc((size_t)options->trace_count * plan->step_count + 1, sizeof(*result->trace));
     result->validation = calloc(validation_count(options) + 1, sizeof(*result->validation));
+    if (plan->capacity > 0)
+        result->dropped = calloc((size_t)plan->choice_count + 1, sizeof(*result->dropped));
     if (options->count_choices)
         result->histogram = calloc(histogram_count(plan) + 1, sizeof(*result->histogram));
     if (options->keep_outputs)
         result->outputs = calloc(options->comm ? 1 : result->ranks, output_bytes(plan) + 1);
     result->rank_times = calloc(result->ranks, sizeof(*result->rank_times));
     if (!result->iteration_s || !result->loss || !result->step_s || !result->trace || !result->rank_times ||
-        !result->validation || (options->count_choices && !result->histogram) ||
-        (options->keep_outputs && !result->outputs))
+        !result->validation || (plan->capacity > 0 && !result->dropped) ||
+        (options->count_choices && !result->histogram) || (options->keep_outputs && !result->outputs))
         return fault_set(fault, FAULT_MEMORY, "out of memory for the result");
     result->exposed_s = result->step_s + plan->step_count;
     return true;
@@ -150,24 +153,23 @@ static JobProgress job_progress(Job *job)
     return progress;
 }
 
-static void job_interrupt(Job *job)
+static void job_interrupt(Job *job, FaultKind kind)
 {
     JobProgress at = job_progress(job);
     Fault fault = {0};
     switch (at.phase) {
     case JOB_PREPARING:
-        fault_set(&fault, FAULT_RUN, "interrupted while ranks prepared");
+        fault_set(&fault, kind, "interrupted while ranks prepared");
         break;
     case JOB_WARMING_UP:
-        fault_set(&fault, FAULT_RUN, "interrupted in warm-up iteration %" PRIu32 " of %" PRIu32, at.iteration + 1,
+        fault_set(&fault, kind, "interrupted in warm-up iteration %" PRIu32 " of %" PRIu32, at.iteration + 1,
                   at.iterations);
         break;
     case JOB_RUNNING:
-        fault_set(&fault, FAULT_RUN, "interrupted in iteration %" PRIu32 " of %" PRIu32, at.iteration + 1,
-                  at.iterations);
+        fault_set(&fault, kind, "interrupted in iteration %" PRIu32 " of %" PRIu32, at.iteration + 1, at.iterations);
         break;
     case JOB_CHECKING:
-        fault_set(&fault, FAULT_RUN, "interrupted while checking");
+        fault_set(&fault, kind, "interrupted while checking");
         break;
     }
     job_abort(job, &fault);
@@ -201,11 +203,30 @@ static void job_tell_state(Job *job)
     text_free(&state.lines);
 }
 
+// After a signal: between iterations the ranks end by themselves, elsewhere, or without one of them, at once.
+static void job_end_early(Job *job)
+{
+    const JobOptions *options = job->options;
+    const Comm *comm = options->comm;
+    JobProgress at = job_progress(job);
+    double now_s = clock_now_s();
+    job->signalled_s = job->signalled_s > 0 ? job->signalled_s : now_s;
+    bool lost = comm && comm->ops->lost && comm->ops->lost(comm);
+    if (lost || at.phase == JOB_PREPARING || at.phase == JOB_CHECKING) {
+        job_interrupt(job, lost ? FAULT_RUN : FAULT_INTERRUPTED);
+        return;
+    }
+    double told_s = job->signalled_s + (launcher_is_hasty() ? hasty_ending_s : ending_s);
+    if (options->tell_ending && !job->ending_told && now_s >= told_s && (!comm || comm->rank == 0)) {
+        job->ending_told = true;
+        options->tell_ending(atomic_load(options->interrupted), &at);
+    }
+}
+
 // Waits for all ranks that were started.
 static void job_supervise(Job *job)
 {
     const JobOptions *options = job->options;
-    bool interrupted = false;
     pthread_mutex_lock(&job->mutex);
     while (job->ended < job->started) {
         struct timespec until = clock_timespec(clock_now_s() + supervise_s);
@@ -217,10 +238,8 @@ static void job_supervise(Job *job)
         }
         if (options->state_asked && atomic_exchange(options->state_asked, 0))
             job_tell_state(job);
-        if (options->interrupted && atomic_load(options->interrupted) && !interrupted) {
-            interrupted = true;
-            job_interrupt(job);
-        }
+        if (options->interrupted && atomic_load(options->interrupted) && !atomic_load(&job->stopped))
+            job_end_early(job);
         pthread_mutex_lock(&job->mutex);
     }
     pthread_mutex_unlock(&job->mutex);
@@ -240,6 +259,7 @@ static void job_destroy(Job *job)
         free(job->ranks[r].left_out);
         free(job->ranks[r].step_s);
         free(job->ranks[r].histogram);
+        free(job->ranks[r].dropped);
         free(job->ranks[r].times.late_s);
         free(job->ranks[r].last_times);
         rank_training_end(&job->ranks[r]);
@@ -259,6 +279,8 @@ static void job_destroy(Job *job)
 static bool result_summarise(JobResult *result)
 {
     uint32_t n = result->iterations;
+    if (n == 0)
+        return true;
     double *sorted = malloc(n * sizeof(*sorted));
     if (!sorted)
         return false;
@@ -304,6 +326,8 @@ void job_result_free(JobResult *result)
     free(result->trace);
     free(result->histogram);
     free(result->resumed);
+    free(result->resumed_otherwise);
+    free(result->dropped);
     free(result->validation);
     free(result->rank_times);
     free(result->outputs);

@@ -43,13 +43,19 @@ typedef struct {
     bool seed_given;                             // otherwise a resumed training keeps its own
     TrainingOptions training;
     bool emulate_links, check;
+    bool overwrite;     // files of an earlier run, instead of renaming them
     bool graphs;        // replay iterations as a whole where the engine can
     bool keep_outputs;  // JobResult.outputs
     bool count_choices; // JobResult.histogram
     double timeout_s;
     const uint64_t *trace_ranks; // [trace_count] whose last iteration is kept, ascending: JobResult.trace
     uint32_t trace_count;
-    const atomic_int *interrupted;                                // ends the job when it becomes non-zero; may be NULL
+    // The number of a signal, once one asks for the end: then the job ends after the iteration under way, with a
+    // checkpoint, and elsewhere at once. May be NULL.
+    const atomic_int *interrupted;
+    // When that iteration takes long after the signal, once, in the process of rank 0; may be NULL.
+    void (*tell_ending)(int signal, const JobProgress *progress);
+    void (*warn)(const char *line);                               // in the process of rank 0; may be NULL
     void (*progress)(void *context, const JobProgress *progress); // a few times a second; may be NULL
     void *progress_context;
     atomic_int *state_asked;                              // set to have the state reported; reset here; may be NULL
@@ -60,9 +66,10 @@ typedef struct {
 JobOptions job_options_default(void);
 
 // For a training that is to run until an iteration, sets how many are left, 0 where it is there already. A checkpoint
-// to resume that is not there yet, in the directory that is written to, is no error: the training begins. False and a
-// fault where a checkpoint cannot be read.
-bool job_until(JobOptions *options, Fault *fault) MUST_CHECK;
+// to resume that is not there yet, in the directory that is written to, is no error: the training begins. One that is
+// damaged is set aside, with a warning, for the one before it, whose path is put into *resumed (malloc'ed) and the
+// options. False and a fault where none can be read. Collective in a world of processes.
+bool job_until(JobOptions *options, char **resumed, Fault *fault) MUST_CHECK;
 
 // Bytes that left a GPU in one iteration over one level. Numbers only.
 #define HEP_TRAFFIC(key, ...) double key;
@@ -89,10 +96,13 @@ typedef struct {
     const char *replay_refusal;             // or why it did not; NULL where it never does
     const char *expert_refusal; // why experts are not multiplied by the fastest instructions; NULL: they are
     uint64_t ranks, seed;
-    uint32_t iterations;
+    uint32_t iterations;      // measured; fewer than asked for where a signal ended the run
+    int signal;               // that did; 0: the run is complete
+    uint64_t done, planned;   // iterations, warm-up included, of the whole training
     uint64_t first_iteration; // number of the first measured one in the whole training, from 1
     char *resumed;            // the checkpoint that was gone on from, or NULL
     bool same_strategy;       // it was written by: every rank continues bit by bit
+    char *resumed_otherwise;  // settings that are not the checkpoint's, "NAME VALUE, was VALUE; ..."; NULL: none
     Validation *validation;   // [validation_count]
     uint32_t validation_count;
     uint64_t skipped; // iterations of this run without an update
@@ -109,6 +119,9 @@ typedef struct {
     // [trace_count][plan->step_count], seconds from the start of the iteration: of the first rank where all ranks are
     // on one machine and share its clock, else from when the rank itself began.
     StepTime *trace;
+    // [choice_count] what the gate chose and dropped beyond the capacity, of all ranks, as a share of what it chose, in
+    // all measured iterations; NULL where there is no capacity.
+    double *dropped;
     double *histogram; // [choice_count][experts] how often tokens of all ranks chose each, in all measured iterations
     // Final hidden states of the last iteration, in the model's dtype: [ranks of this process][tokens][hidden].
     void *outputs;

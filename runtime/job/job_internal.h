@@ -39,8 +39,11 @@ typedef struct {
     float *samples;                  // [step][SAMPLES_MAX or iterations]
     double *step_s;                  // [step] medians
     double *exposed_s;               // [step] after these: waits for migration alone, summed over measured iterations
+    double *dropped;                 // [choice_count] of the last iteration, of all ranks, or NULL
     double *histogram;               // [choice][expert] of this rank's tokens, or NULL
     bool *left_out;                  // [step] of the iteration under way
+    uint32_t measured;               // iterations so far
+    int signal;                      // that asked, here or in another process, to end after this iteration; 0
     double compute_s;                // of the measured iterations
     CommTimes times;                 // of its collectives, late_s and last_s in one piece
     double start_s;                  // of the last iteration
@@ -73,6 +76,8 @@ struct Job {
     _Atomic uint32_t phase, iteration; // of the first rank of this process
     _Atomic double loss, measured_since_s;
     atomic_bool stopped; // the run was interrupted: what takes long outside the steps ends soon
+    double signalled_s;  // of the supervisor: when it saw a signal; 0: none yet
+    bool ending_told;    // likewise
 };
 
 // Runs a rank; the argument is a Rank, the result NULL.
@@ -95,8 +100,8 @@ uint64_t output_bytes(const Plan *plan); // of one rank's final hidden states
 bool rank_training_run(Rank *rank, uint64_t iteration, double *loss) MUST_CHECK;
 bool rank_training_prepare(Rank *rank) MUST_CHECK; // after the engine's creation: resumes, sets memory aside
 void rank_training_end(Rank *rank);
-// Gives the engine the inputs of an iteration; returns the learning rate.
-double rank_training_begin(Rank *rank, DataPart part, uint64_t iteration);
+// Gives the engine the inputs of an iteration.
+bool rank_training_begin(Rank *rank, DataPart part, uint64_t iteration, double *learning_rate) MUST_CHECK;
 // After an iteration, of which `done` are done: evaluates, writes a checkpoint and the log, where it is time to.
 bool rank_training_follow(Rank *rank, uint64_t done, const LossRow *row) MUST_CHECK;
 // What all ranks of this process share: the checkpoint to resume from, the directory for new ones. Collective in a

@@ -40,10 +40,12 @@ static bool rank_prepare(Rank *rank)
     rank->step_s = calloc(2 * (size_t)job->plan->step_count + 1, sizeof(*rank->step_s));
     if (job->options->count_choices)
         rank->histogram = calloc(histogram_count(job->plan) + 1, sizeof(*rank->histogram));
+    if (job->plan->capacity > 0)
+        rank->dropped = calloc((size_t)job->plan->choice_count + 1, sizeof(*rank->dropped));
     rank->times.late_s = calloc(2 * job->rank_count, sizeof(double));
     rank->left_out = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->left_out));
     rank->last_times = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->last_times));
-    bool histogram = rank->histogram || !job->options->count_choices;
+    bool histogram = (rank->histogram || !job->options->count_choices) && (rank->dropped || job->plan->capacity <= 0);
     if (!rank->samples || !rank->step_s || !rank->times.late_s || !rank->left_out || !rank->last_times || !histogram)
         return fault_set(&rank->fault, FAULT_MEMORY, "out of memory for step times");
     rank->exposed_s = rank->step_s + job->plan->step_count;
@@ -91,6 +93,20 @@ static void rank_count_choices(Rank *rank, const int32_t *decisions)
             rank->histogram[i / each * plan->model.experts + (uint64_t)decisions[i]]++;
 }
 
+// What all ranks' gates dropped in the iteration that has ended.
+static bool rank_count_dropped(Rank *rank)
+{
+    const Plan *plan = rank->job->plan;
+    const int32_t *decisions = rank->job->options->engine->result(rank->engine).decisions;
+    uint64_t each = model_tokens(&plan->model) * plan->model.top_k;
+    if (!rank->dropped)
+        return true;
+    memset(rank->dropped, 0, plan->choice_count * sizeof(*rank->dropped));
+    for (uint64_t i = 0; decisions && i < plan->choice_count * each; i++)
+        rank->dropped[i / each] += decisions[i] < 0;
+    return rank->comm->ops->all_reduce_sum(rank->comm, rank->dropped, plan->choice_count, &rank->fault);
+}
+
 // Some steps are of some iterations only.
 static void rank_leave_out(Rank *rank, uint64_t iteration)
 {
@@ -109,31 +125,47 @@ static void rank_keep_result(Rank *rank, uint32_t measured, double time_s, doubl
         return;
     job->result->iteration_s[measured] = time_s;
     job->result->loss[measured] = loss;
+    for (uint32_t c = 0; rank->dropped && c < job->plan->choice_count; c++)
+        job->result->dropped[c] += rank->dropped[c];
     job->result->has_loss = result.has_loss;
     atomic_store(&job->loss, result.has_loss ? loss : NAN);
 }
 
-// One iteration between barriers. `measured` is its index among the measured ones, or -1.
-static bool rank_iterate(Rank *rank, uint64_t iteration, int64_t measured)
+// The time of the slowest rank, and whether this iteration is to be the last: a signal reaches some processes before
+// others, or one alone.
+static bool rank_agree(Rank *rank, double *time_s)
+{
+    const atomic_int *interrupted = rank->job->options->interrupted;
+    double most[] = {*time_s, interrupted ? atomic_load(interrupted) : 0};
+    bool ok = rank->comm->ops->all_reduce_max(rank->comm, most, COUNT_OF(most), &rank->fault);
+    *time_s = most[0];
+    rank->signal = (int)most[1];
+    return ok;
+}
+
+// One iteration between barriers, measured or not.
+static bool rank_iterate(Rank *rank, uint64_t iteration, bool measured)
 {
     Job *job = rank->job;
     const CommOps *comm = rank->comm->ops;
     uint64_t updates = rank->training.updates;
-    double loss, learning_rate = rank_training_begin(rank, DATA_TRAINING, iteration);
+    double loss, learning_rate;
     rank_leave_out(rank, iteration);
-    if (!comm->barrier(rank->comm, &rank->fault))
+    if (!rank_training_begin(rank, DATA_TRAINING, iteration, &learning_rate) ||
+        !comm->barrier(rank->comm, &rank->fault))
         return false;
     rank->start_s = clock_now_s();
     if (!rank_training_run(rank, iteration, &loss))
         return false;
     double time_s = clock_now_s() - rank->start_s;
-    if (!comm->all_reduce_max(rank->comm, &time_s, 1, &rank->fault))
+    if (!rank_agree(rank, &time_s) || !rank_count_dropped(rank))
         return false;
-    if (measured >= 0)
-        rank_keep_result(rank, (uint32_t)measured, time_s, loss);
+    if (measured)
+        rank_keep_result(rank, rank->measured++, time_s, loss);
     LossRow row = {.iteration = iteration + 1,
                    .loss = loss,
                    .learning_rate = learning_rate,
+                   .dropped = rank->dropped,
                    .iteration_s = time_s,
                    .skipped = rank->training.updates == updates};
     return job->plan->pass != PASS_TRAINING || rank_training_follow(rank, iteration + 1, &row);
@@ -153,7 +185,8 @@ static bool rank_loop(Rank *rank)
 {
     Job *job = rank->job;
     const JobOptions *options = job->options;
-    for (uint32_t i = 0; i < options->warmup + options->iterations; i++) {
+    uint32_t count = options->warmup + options->iterations, i;
+    for (i = 0; i < count && rank->signal == 0; i++) {
         bool warm = i >= options->warmup;
         if (i == options->warmup) {
             rank_begin_measuring(rank);
@@ -164,8 +197,16 @@ static bool rank_loop(Rank *rank)
             atomic_store(&job->iteration, warm ? i - options->warmup : i);
             atomic_store(&job->phase, warm ? JOB_RUNNING : JOB_WARMING_UP);
         }
-        if (!rank_iterate(rank, job->begin.iteration + i, warm ? (int64_t)(i - options->warmup) : -1))
+        if (!rank_iterate(rank, job->begin.iteration + i, warm))
             return false;
+    }
+    if (i == count) // which comes after the last one is late
+        rank->signal = 0;
+    if (rank_is_first(rank)) {
+        job->result->iterations = rank->measured;
+        job->result->signal = rank->signal;
+        job->result->done = job->begin.iteration + i;
+        job->result->planned = job->begin.iteration + count;
     }
     return true;
 }

@@ -16,12 +16,12 @@ static int compare_floats(const void *a, const void *b)
 static bool rank_reduce_steps(Rank *rank)
 {
     Job *job = rank->job;
-    uint32_t kept = job->options->iterations < job->sample_count ? job->options->iterations : job->sample_count;
+    uint32_t kept = rank->measured < job->sample_count ? rank->measured : job->sample_count;
     for (uint32_t s = 0; s < job->plan->step_count; s++) {
         float *samples = rank->samples + (size_t)s * job->sample_count;
         qsort(samples, kept, sizeof(*samples), compare_floats);
         rank->step_s[s] = samples[kept / 2];
-        rank->exposed_s[s] /= job->options->iterations;
+        rank->exposed_s[s] /= rank->measured;
     }
     return rank->comm->ops->all_reduce_max(rank->comm, rank->step_s, 2 * job->plan->step_count, &rank->fault);
 }
@@ -85,7 +85,7 @@ static bool rank_reduce_level(Rank *rank, uint32_t level)
 #define HEP_TRAFFIC(key, column, REDUCTION, value) (double)(value),
 #include "runtime/comm/measures.def"
     };
-    double sums[MEASURES], most[MEASURES], iterations = job->options->iterations, out[MEASURES];
+    double sums[MEASURES], most[MEASURES], iterations = rank->measured, out[MEASURES];
     memcpy(sums, values, sizeof(sums));
     memcpy(most, values, sizeof(most));
     if (!comm->all_reduce_sum(rank->comm, sums, MEASURES, &rank->fault) ||
@@ -111,7 +111,7 @@ static bool rank_reduce_traffic(Rank *rank)
 
 static void fill_own_times(const Rank *rank, RankTimes *own)
 {
-    double iterations = rank->job->options->iterations;
+    double iterations = rank->measured;
 #define OWN(key, value)                              own->key = (value) / iterations;
 #define PEERS(key, value)                            own->key = rank->comm->device ? NAN : own->key;
 #define HEP_RANK_TIME(key, column, REDUCTION, value) REDUCTION(key, value)
@@ -123,7 +123,7 @@ static void fill_own_times(const Rank *rank, RankTimes *own)
 // What this rank measured of another one.
 static void add_peer_times(const Rank *rank, uint64_t r, RankTimes *of)
 {
-    double shares = (double)rank->job->options->iterations * (double)(rank->job->rank_count - 1);
+    double shares = (double)rank->measured * (double)(rank->job->rank_count - 1);
 #define OWN(key, value)
 #define PEERS(key, value)                            of->key += (value) / shares;
 #define HEP_RANK_TIME(key, column, REDUCTION, value) REDUCTION(key, value)
@@ -188,15 +188,27 @@ static void rank_keep_output(Rank *rank)
         memcpy((char *)rank->job->result->outputs + (size_t)(rank - rank->job->ranks) * bytes, result.x.data, bytes);
 }
 
+static void rank_share_dropped(const Rank *rank)
+{
+    const Job *job = rank->job;
+    double chosen = (double)(model_tokens(&job->plan->model) * job->plan->model.top_k * job->rank_count);
+    for (uint32_t c = 0; c < job->plan->choice_count; c++)
+        job->result->dropped[c] /= chosen * rank->measured;
+}
+
 bool rank_reduce(Rank *rank)
 {
     const JobOptions *options = rank->job->options;
+    if (rank->measured == 0) // a signal ended the run before
+        return true;
     if (!rank_reduce_steps(rank) || !rank_reduce_traffic(rank) || !rank_reduce_choices(rank) ||
         !rank_share_times(rank) || !rank_share_trace(rank))
         return false;
     if (rank_is_first(rank))
         memcpy(rank->job->result->step_s, rank->step_s, 2 * rank->job->plan->step_count * sizeof(*rank->step_s));
+    if (rank_is_first(rank) && rank->dropped)
+        rank_share_dropped(rank);
     if (options->keep_outputs)
         rank_keep_output(rank);
-    return !options->check || rank_check(rank);
+    return !options->check || rank->signal != 0 || rank_check(rank);
 }

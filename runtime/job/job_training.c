@@ -45,14 +45,80 @@ static bool check_data(const Job *job, const TrainingPoint *saved, const char *p
                      path, then->bytes, then->crc, now->bytes, now->crc);
 }
 
-bool job_until(JobOptions *options, Fault *fault)
+// Whether the checkpoint is whole, as far as this process looks; then how far it is.
+static bool is_sound(const char *path, const Comm *comm, uint64_t *done, Fault *fault)
+{
+    Checkpoint *checkpoint = checkpoint_open(path, fault);
+    bool ok = checkpoint && checkpoint_verify(checkpoint, comm ? comm->rank : 0, comm ? comm->size : 1, fault);
+    if (ok)
+        *done = checkpoint_point(checkpoint).iteration;
+    checkpoint_close(checkpoint);
+    return ok;
+}
+
+// In any process of the world.
+static bool any(Comm *comm, bool own)
+{
+    double most = own;
+    Fault ignored = {0};
+    return (comm && !comm->ops->all_reduce_max(comm, &most, 1, &ignored)) || most > 0;
+}
+
+// Tells of it, unless another process knows more.
+static bool step_back(const JobOptions *options, const char *path, const char *before, const Fault *cause, Fault *fault)
+{
+    char *aside = NULL;
+    Text line = {0};
+    *fault = (Fault){0};
+    if (checkpoint_set_aside(path, &aside, fault) && options->warn) {
+        text_format(&line, "%s; it is now %s, and the run resumes from %s",
+                    cause->message[0] ? cause->message : "a file of the last checkpoint is damaged", aside, before);
+        options->warn(line.data);
+        text_free(&line);
+    }
+    free(aside);
+    return fault->kind == FAULT_NONE;
+}
+
+// The last checkpoint of the directory that is whole. What follows it is set aside: training writes it again.
+static bool find_sound(const JobOptions *options, char **path, uint64_t *done, Fault *fault)
+{
+    Comm *comm = options->comm;
+    bool first = !comm || comm->rank == 0;
+    *path = checkpoint_last(options->training.resume, fault);
+    if (!preflight_agree(comm, *path != NULL, fault))
+        return false;
+    for (;;) {
+        Fault own = {0};
+        bool ok = is_sound(*path, comm, done, &own);
+        *fault = own;
+        if (preflight_agree(comm, ok, fault))
+            return true;
+        char *before = checkpoint_before(*path);
+        bool stays = any(comm, !before || (!ok && own.kind != FAULT_INPUT && own.kind != FAULT_IO));
+        if (!stays && !preflight_agree(comm, !first || step_back(options, *path, before, &own, fault), fault))
+            stays = true;
+        free(stays ? before : *path);
+        if (stays)
+            return false;
+        *path = before;
+        *fault = (Fault){0};
+    }
+}
+
+bool job_until(JobOptions *options, char **resumed, Fault *fault)
 {
     TrainingOptions *training = &options->training;
     if (training->resume && training->checkpoint && strcmp(training->resume, training->checkpoint) == 0 &&
         !checkpoint_exists(training->resume))
         training->resume = NULL;
     uint64_t done = 0;
-    if (training->resume) {
+    bool loops = training->resume && training->checkpoint && strcmp(training->resume, training->checkpoint) == 0;
+    if (loops) {
+        if (!find_sound(options, resumed, &done, fault))
+            return false;
+        training->resume = *resumed;
+    } else if (training->resume) {
         Checkpoint *checkpoint = checkpoint_open(training->resume, fault);
         if (!checkpoint)
             return false;
@@ -61,6 +127,29 @@ bool job_until(JobOptions *options, Fault *fault)
     }
     options->iterations = (uint32_t)(done < training->until ? training->until - done : 0);
     return true;
+}
+
+// What the run learns with that the checkpoint's did not, and on.
+static void tell_settings(Job *job, const TrainingPoint *saved)
+{
+    const DataIdentity *now = &job->data.identity, *then = &saved->data;
+    Text text = {0}, line = {0};
+    settings_compare(&saved->settings, &job->begin.settings, &text);
+    const char *separator = text.length > 0 ? "; " : "";
+    if (now->generated != then->generated)
+        text_format(&text, "%sdata %s, was %s", separator, data_kind(now), data_kind(then));
+    else if (now->bytes != then->bytes || now->crc != then->crc)
+        text_format(&text, "%sdata of %" PRIu64 " bytes with checksum %08" PRIx32 ", was %" PRIu64 " with %08" PRIx32,
+                    separator, now->bytes, now->crc, then->bytes, then->crc);
+    if (job->options->seed_given && job->options->seed != saved->seed)
+        text_format(&text, "%sseed %" PRIu64 ", was %" PRIu64, text.length > 0 ? "; " : "", job->options->seed,
+                    saved->seed);
+    if (text.length > 0 && job->options->warn && (!job->options->comm || job->options->comm->rank == 0)) {
+        text_format(&line, "resumed with other settings than before: %s", text.data);
+        job->options->warn(line.data);
+        text_free(&line);
+    }
+    job->result->resumed_otherwise = text.data;
 }
 
 static bool open_resumed(Job *job, Fault *fault)
@@ -76,6 +165,7 @@ static bool open_resumed(Job *job, Fault *fault)
         return false;
     job->begin.iteration = saved.iteration;
     job->begin.skipped = saved.skipped;
+    tell_settings(job, &saved);
     if (!job->options->seed_given)
         job->begin.seed = saved.seed;
     job->result->resumed = strdup(checkpoint_path(job->resumed));
@@ -108,19 +198,25 @@ static bool open_outputs(Job *job, Fault *fault)
 {
     const TrainingOptions *training = &job->options->training;
     bool first = !job->options->comm || job->options->comm->rank == 0;
+    uint64_t iterations = (uint64_t)job->options->warmup + job->options->iterations;
+    uint64_t written = training->checkpoint_every > 0 ? iterations / training->checkpoint_every + 1 : 1;
     if (training->checkpoint)
-        job->checkpoints = checkpoint_dir_open(training->checkpoint, job->plan, job->begin.iteration, first, fault);
+        job->checkpoints =
+            checkpoint_dir_open(training->checkpoint, job->plan, job->begin.iteration, written, first, fault);
     if (training->checkpoint && !job->checkpoints)
         return false;
     if (training->loss_log && first)
-        job->loss_log = loss_log_open(training->loss_log, job->begin.iteration, fault);
+        job->loss_log =
+            loss_log_open(training->loss_log, job->begin.iteration, job->plan, job->options->overwrite, fault);
     return !training->loss_log || !first || job->loss_log;
 }
 
 bool job_training_open(Job *job, Fault *fault)
 {
     Comm *comm = job->options->comm;
-    job->begin = (TrainingPoint){.seed = job->options->seed, .data = job->data.identity};
+    TrainingSettings settings = preflight_training(job->plan, job->options);
+    job->begin = (TrainingPoint){
+        .seed = job->options->seed, .data = job->data.identity, .settings = settings_of(job->plan, &settings)};
     if (!preflight_agree(comm, open_resumed(job, fault), fault) ||
         !preflight_agree(comm, same_files(job, fault), fault))
         return false;
@@ -250,7 +346,7 @@ void rank_training_end(Rank *rank)
     free(training->discarded.late_s);
 }
 
-double rank_training_begin(Rank *rank, DataPart part, uint64_t iteration)
+bool rank_training_begin(Rank *rank, DataPart part, uint64_t iteration, double *learning_rate)
 {
     const Job *job = rank->job;
     TrainingSettings settings = preflight_training(job->plan, job->options);
@@ -264,10 +360,13 @@ double rank_training_begin(Rank *rank, DataPart part, uint64_t iteration)
                            .rank = rank->comm->rank,
                            .iteration = iteration * micro_batches + i,
                            .part = part};
-        data_fill(&job->data, &job->plan->model, &batch, rank->training.tokens + i * micro_batch_tokens(job->plan));
+        int32_t *tokens = rank->training.tokens + i * micro_batch_tokens(job->plan);
+        if (!data_fill(&job->data, &job->plan->model, &batch, tokens, &rank->fault))
+            return false;
     }
     job->options->engine->begin(rank->engine, &of);
-    return (double)of.learning_rate;
+    *learning_rate = (double)of.learning_rate;
+    return true;
 }
 
 // ---- numbers that are not finite -------------------------------------------------------------
@@ -374,9 +473,8 @@ static bool evaluate(Rank *rank, double *mean)
     bool ok = keep(rank, training->kept_by_evaluation, false);
     *mean = 0;
     for (uint32_t b = 0; ok && b < VALIDATION_BATCHES; b++) {
-        double loss;
-        rank_training_begin(rank, DATA_VALIDATION, b);
-        ok = comm->barrier(rank->comm, &rank->fault) &&
+        double loss, unused;
+        ok = rank_training_begin(rank, DATA_VALIDATION, b, &unused) && comm->barrier(rank->comm, &rank->fault) &&
              interpreter_run(rank->interpreter, training->evaluation, &rank->fault) && mean_loss(rank, &loss);
         *mean += ok ? loss / VALIDATION_BATCHES : 0;
     }
@@ -419,6 +517,6 @@ bool rank_training_follow(Rank *rank, uint64_t done, const LossRow *row)
     }
     if (rank_is_first(rank) && job->loss_log && !loss_log_add(job->loss_log, &complete, &rank->fault))
         return false;
-    bool due = last || (options->checkpoint_every > 0 && done % options->checkpoint_every == 0);
+    bool due = last || rank->signal != 0 || (options->checkpoint_every > 0 && done % options->checkpoint_every == 0);
     return !job->checkpoints || !due || write_checkpoint(rank, done);
 }

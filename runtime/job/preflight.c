@@ -84,7 +84,8 @@ EngineOptions preflight_engine_options(const Plan *plan, const JobOptions *optio
                            .training = preflight_training(plan, options),
                            .graphs = options->graphs,
                            .begins = options->trace_count > 0,
-                           .record = options->check || options->keep_outputs || options->count_choices};
+                           .record =
+                               options->check || options->keep_outputs || options->count_choices || plan->capacity > 0};
 }
 
 static bool check_world(const Plan *plan, const JobOptions *options, Fault *fault)
@@ -213,15 +214,16 @@ static bool check_given(const JobOptions *options, Fault *fault)
     return true;
 }
 
-bool preflight_same_work(Comm *comm, bool calibrates, const char *levels, Fault *fault)
+bool preflight_same_work(Comm *comm, bool calibrates, const char *levels, uint64_t until, Fault *fault)
 {
-    enum { CALIBRATES, LEVELS, WORK_COUNT };
+    enum { CALIBRATES, LEVELS, UNTIL, WORK_COUNT };
+    static const char *const names[] = {"--calibrate", "--levels", "--until"};
     if (!comm)
         return true;
     uint64_t digest = 0; // below 2^32, so that a double holds it
     for (const char *c = levels ? levels : ""; *c; c++)
         digest = (digest * 31 + (unsigned char)*c + 1) % UINT32_MAX;
-    double own[WORK_COUNT] = {calibrates, (double)digest}, first[WORK_COUNT];
+    double own[WORK_COUNT] = {calibrates, (double)digest, (double)until}, first[WORK_COUNT];
     for (int w = 0; w < WORK_COUNT; w++)
         first[w] = comm->rank == 0 ? own[w] : -INFINITY;
     if (!comm->ops->all_reduce_max(comm, first, WORK_COUNT, fault))
@@ -230,7 +232,7 @@ bool preflight_same_work(Comm *comm, bool calibrates, const char *levels, Fault 
         if (own[w] == first[w])
             continue;
         fault_set(fault, FAULT_RUN, "started with another %s than rank 0: give every process the same options",
-                  w == CALIBRATES ? "--calibrate" : "--levels");
+                  names[w]);
         fault->rank = (int64_t)comm->rank;
         return false;
     }
@@ -339,13 +341,14 @@ static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t 
         total = UINT64_MAX;
     if (options->engine->free_bytes)
         return check_device(plan, options, fault);
-    uint64_t available = machine_available_bytes(), limit = machine_thread_limit();
+    bool of_group;
+    uint64_t available = machine_available_bytes(&of_group), limit = machine_thread_limit();
     char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX];
     if (total > available)
-        return fault_set(fault, FAULT_RUN,
-                         "%" PRIu64 " ranks of %s each need %s of memory, %s are available on this machine", ranks,
+        return fault_set(fault, FAULT_RUN, "%" PRIu64 " ranks of %s each need %s of memory, %s are available %s", ranks,
                          format_bytes(each, (double)per_rank), format_bytes(need, (double)per_rank * (double)ranks),
-                         format_bytes(free_bytes, (double)available));
+                         format_bytes(free_bytes, (double)available),
+                         of_group ? "in this control group, which has a limit of its own" : "on this machine");
     if (!checked_mul(per_rank, local_ranks(plan, options), &of_process))
         of_process = UINT64_MAX;
     if (!check_process(of_process, fault))

@@ -7,7 +7,7 @@
 // Whether all processes are to do the same: run a plan, or, where `calibrates`, measure the plan's levels or those that
 // `levels` (may be NULL) names. False and a fault where this one differs from rank 0. Collective; without a world
 // (`comm` NULL) true. To be asked before anything else that is collective: that differs, too.
-bool preflight_same_work(Comm *comm, bool calibrates, const char *levels, Fault *fault) MUST_CHECK;
+bool preflight_same_work(Comm *comm, bool calibrates, const char *levels, uint64_t until, Fault *fault) MUST_CHECK;
 
 // The plan's settings, or what the user said instead.
 TrainingSettings preflight_training(const Plan *plan, const JobOptions *options);

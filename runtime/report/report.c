@@ -94,13 +94,18 @@ static void print_description(const Report *report, Text *out)
     if (report->result->expert_refusal)
         text_format(out, "# experts are multiplied by wmma: %s\n", report->result->expert_refusal);
     text_format(out, "# routing %s, seed %" PRIu64 ", %" PRIu32 " iterations after %" PRIu32 " to warm up\n",
-                routing_name(report->options->routing), report->result->seed, report->options->iterations,
+                routing_name(report->options->routing), report->result->seed, report->result->iterations,
                 report->options->warmup);
+    if (report->result->signal)
+        text_format(out, "# a signal ended the run after iteration %" PRIu64 " of %" PRIu64 "\n", report->result->done,
+                    report->result->planned);
     if (report->result->resumed)
         text_format(
             out, "# resumed from %s: this run begins with iteration %" PRIu64 "%s\n", report->result->resumed,
             report->result->first_iteration - report->options->warmup,
             report->result->same_strategy ? "" : "; strategy or number of ranks changed, experts were redistributed");
+    if (report->result->resumed_otherwise)
+        text_format(out, "# settings that are not the checkpoint's: %s\n", report->result->resumed_otherwise);
 }
 
 // ---- steps -----------------------------------------------------------------------------------
@@ -267,6 +272,40 @@ static void print_fill(const Report *report, Text *out)
     }
 }
 
+// Who gets more rows than others computes for longer, and others wait.
+static void print_received(const Report *report, Text *out)
+{
+    const Plan *plan = report->plan;
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
+        const JobTraffic *traffic = &report->result->traffic[l];
+        if (traffic->received_rows > 0)
+            text_format(out,
+                        "tokens received over %s: %.0f rows/GPU on average, %.0f by the busiest rank: %.2f times\n",
+                        plan->cluster.levels[l].name, traffic->received_rows, traffic->most_received_rows,
+                        traffic->most_received_rows / traffic->received_rows);
+    }
+}
+
+// What gates dropped beyond the capacity, layer by layer.
+static void print_dropped(const Report *report, Text *out)
+{
+    const Plan *plan = report->plan;
+    const double *dropped = report->result->dropped;
+    if (!dropped)
+        return;
+    double sum = 0, most = 0;
+    text_format(out, "\n%-12s %10s\n%-12s %10s\n", "dropped", "layer", "", "%");
+    for (uint32_t c = 0; c < plan->choice_count; c++) {
+        char layer[FORMAT_MAX];
+        snprintf(layer, sizeof(layer), "layer %" PRIu32, plan->choices[c].layer);
+        text_format(out, "%-12s %10.2f\n", layer, 100 * dropped[c]);
+        sum += dropped[c] / plan->choice_count;
+        most = fmax(most, dropped[c]);
+    }
+    text_format(out, "capacity %g dropped %.2f %% of what gates chose, at most %.2f %% in a layer\n", plan->capacity,
+                100 * sum, 100 * most);
+}
+
 // ---- who waits for whom ----------------------------------------------------------------------
 
 enum { RANKS_SHOWN = 16 };
@@ -387,6 +426,8 @@ void report_print(const Report *report, Text *out)
     print_iterations(report, out);
     print_traffic(report, out);
     print_fill(report, out);
+    print_received(report, out);
+    print_dropped(report, out);
     print_ranks(report, out);
     if (report->plan->pass == PASS_TRAINING && report->result->has_loss)
         report_print_losses(report->result, out);

@@ -24,6 +24,19 @@ static cJSON *json_times(const JobResult *result)
     return times;
 }
 
+// By MoE layer: what was dropped, as a share of what gates chose.
+static cJSON *json_dropped(const Report *report)
+{
+    cJSON *dropped = cJSON_CreateArray();
+    for (uint32_t c = 0; c < report->plan->choice_count; c++) {
+        cJSON *layer = cJSON_CreateObject();
+        cJSON_AddNumberToObject(layer, "layer", report->plan->choices[c].layer);
+        cJSON_AddNumberToObject(layer, "share", report->result->dropped[c]);
+        cJSON_AddItemToArray(dropped, layer);
+    }
+    return dropped;
+}
+
 static cJSON *json_traffic(const Report *report)
 {
     cJSON *levels = cJSON_CreateArray();
@@ -194,6 +207,7 @@ void report_add_json(const Report *report, cJSON *root)
         cJSON_AddStringToObject(root, "expert_refusal", result->expert_refusal);
     cJSON_AddNumberToObject(root, "ranks", (double)result->ranks);
     cJSON_AddNumberToObject(root, "iterations", result->iterations);
+    cJSON_AddBoolToObject(root, "interrupted", result->signal != 0);
     cJSON_AddNumberToObject(root, "warmup", report->options->warmup);
     cJSON_AddNumberToObject(root, "seed", (double)result->seed);
     cJSON_AddStringToObject(root, "routing", routing_name(report->options->routing));
@@ -206,6 +220,8 @@ void report_add_json(const Report *report, cJSON *root)
     cJSON_AddNumberToObject(root, "micro_batches", report->plan->micro_batches);
     cJSON_AddNumberToObject(root, "tokens_per_s", plan_tokens_per_s(report->plan, result->median_s));
     cJSON_AddItemToObject(root, "traffic", json_traffic(report));
+    if (result->dropped)
+        cJSON_AddItemToObject(root, "dropped", json_dropped(report));
     cJSON_AddItemToObject(root, "check", json_check(&result->check));
     int loss_count = result->has_loss ? (int)result->iterations : 0;
     cJSON_AddItemToObject(root, "loss", cJSON_CreateDoubleArray(result->loss, loss_count));

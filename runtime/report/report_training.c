@@ -75,6 +75,8 @@ void report_add_training(const JobResult *result, cJSON *root)
     cJSON_AddNumberToObject(root, "first_iteration", (double)result->first_iteration);
     if (result->resumed)
         cJSON_AddStringToObject(root, "resumed", result->resumed);
+    if (result->resumed_otherwise)
+        cJSON_AddStringToObject(root, "resumed_otherwise", result->resumed_otherwise);
     cJSON *validation = cJSON_AddArrayToObject(root, "validation");
     for (uint32_t v = 0; v < result->validation_count; v++) {
         cJSON *item = cJSON_CreateObject();

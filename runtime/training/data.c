@@ -1,16 +1,17 @@
 // See data.h.
 #include "runtime/training/data.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include "ir/base/text.h"
 #include "runtime/training/random.h"
 
-enum { SOURCES = 8, KEY_WINDOW = 100, KEY_SOURCE, KEY_STEP, KEY_HELD_OUT };
-
-static const size_t file_limit = (size_t)1 << 40;
+enum { PIECE_BYTES = 1 << 20, SOURCES = 8, KEY_WINDOW = 100, KEY_SOURCE, KEY_STEP, KEY_HELD_OUT };
 
 static bool check_part(const DataOptions *options, const ModelDims *dims, size_t bytes, const char *part, Fault *fault)
 {
@@ -21,11 +22,9 @@ static bool check_part(const DataOptions *options, const ModelDims *dims, size_t
                                        options->path, bytes, part, batch, dims->batch, (uint64_t)dims->sequence);
 }
 
-static bool check_file(const DataOptions *options, const ModelDims *dims, const Data *data, Fault *fault)
+static bool check_file(const DataOptions *options, const ModelDims *dims, const Data *data, unsigned char largest,
+                       Fault *fault)
 {
-    unsigned char largest = 0;
-    for (size_t i = 0; i < data->count; i++)
-        largest = data->bytes[i] > largest ? data->bytes[i] : largest;
     if (data->count == 0)
         return fault_set(fault, FAULT_INPUT, "--data %s: the file is empty", options->path);
     if (!check_part(options, dims, data->training, options->validation_share > 0 ? " to train on" : "", fault))
@@ -38,19 +37,47 @@ static bool check_file(const DataOptions *options, const ModelDims *dims, const 
                                                    options->path, largest, dims->vocabulary);
 }
 
+static bool read_fault(const Data *data, ssize_t got, Fault *fault)
+{
+    return fault_set(fault, FAULT_IO, "--data %s: %s", data->path,
+                     got < 0 ? strerrordesc_np(errno) : "the file has become shorter");
+}
+
+// Length, checksum and the largest byte.
+static bool look_through(Data *data, unsigned char *largest, Fault *fault)
+{
+    unsigned char *piece = malloc(PIECE_BYTES);
+    ssize_t got = -1;
+    while (piece && (got = read(data->descriptor, piece, PIECE_BYTES)) != 0) {
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            break;
+        data->count += (size_t)got;
+        data->identity.crc = (uint32_t)crc32_z(data->identity.crc, piece, (size_t)got);
+        for (ssize_t i = 0; i < got; i++)
+            *largest = piece[i] > *largest ? piece[i] : *largest;
+    }
+    free(piece);
+    if (!piece)
+        return fault_set(fault, FAULT_MEMORY, "out of memory for --data %s", data->path);
+    return got == 0 || read_fault(data, got, fault);
+}
+
 bool data_open(const DataOptions *options, const ModelDims *dims, Data *out, Fault *fault)
 {
     *out = (Data){.sources = options->sources, .identity.generated = options->path == NULL};
     if (!options->path)
         return true;
-    char *bytes = file_read(options->path, file_limit, &out->count, fault);
-    if (!bytes)
+    unsigned char largest = 0;
+    out->path = options->path;
+    out->descriptor = file_open_regular(options->path, fault);
+    if (out->descriptor < 0)
         return fault_prefix(fault, "--data %s", options->path);
-    out->bytes = (unsigned char *)bytes;
+    bool ok = look_through(out, &largest, fault);
     out->training = out->count - (size_t)((double)out->count * options->validation_share);
     out->identity.bytes = out->count;
-    out->identity.crc = (uint32_t)crc32_z(0, out->bytes, out->count);
-    if (check_file(options, dims, out, fault))
+    if (ok && check_file(options, dims, out, largest, fault))
         return true;
     data_close(out);
     return false;
@@ -58,7 +85,8 @@ bool data_open(const DataOptions *options, const ModelDims *dims, Data *out, Fau
 
 void data_close(Data *data)
 {
-    free(data->bytes);
+    if (data->path && data->descriptor >= 0)
+        close(data->descriptor);
     *data = (Data){0};
 }
 
@@ -86,7 +114,26 @@ static void generate(const Data *data, const ModelDims *dims, uint64_t seed, uin
         words[i] = next_word(seed, source, words[i - 1], key + 1 + i, dims->vocabulary);
 }
 
-void data_fill(const Data *data, const ModelDims *dims, const DataBatch *batch, int32_t *tokens)
+// Bytes of a window become words, in place: those begin as the end of the memory for these.
+static bool read_window(const Data *data, uint64_t at, uint64_t length, int32_t *words, Fault *fault)
+{
+    unsigned char *bytes = (unsigned char *)(words + length) - length;
+    for (uint64_t done = 0; done < length;) {
+        ssize_t got = pread(data->descriptor, bytes + done, length - done, (off_t)(at + done));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return read_fault(data, got, fault);
+        done += (uint64_t)got;
+    }
+    for (uint64_t i = 0; i < length; i++) {
+        unsigned char byte = bytes[i]; // which lies behind the word, until the last
+        words[i] = byte;
+    }
+    return true;
+}
+
+bool data_fill(const Data *data, const ModelDims *dims, const DataBatch *batch, int32_t *tokens, Fault *fault)
 {
     uint64_t length = dims->sequence + 1ull;
     bool held_out = batch->part == DATA_VALIDATION;
@@ -96,12 +143,12 @@ void data_fill(const Data *data, const ModelDims *dims, const DataBatch *batch, 
         int32_t *words = tokens + b * length;
         uint64_t key = random_key(batch->seed, held_out ? KEY_HELD_OUT : KEY_WINDOW, batch->rank,
                                   batch->iteration * dims->batch + b);
-        if (!data->bytes) {
+        if (!data->path) {
             generate(data, dims, batch->seed, key, words);
             continue;
         }
-        const unsigned char *window = data->bytes + first + random_mix(key) % (bytes - length + 1);
-        for (uint64_t i = 0; i < length; i++)
-            words[i] = window[i];
+        if (!read_window(data, first + random_mix(key) % (bytes - length + 1), length, words, fault))
+            return false;
     }
+    return true;
 }

@@ -16,7 +16,8 @@ typedef struct {
 } DataIdentity;
 
 typedef struct {
-    unsigned char *bytes; // of the file; NULL: generated
+    const char *path; // the options'; NULL: generated
+    int descriptor;   // of the file, whose windows are read as they are wanted: processes share the system's copy
     size_t count;
     size_t training; // bytes at the start that are trained on; the others are held out
     bool sources;    // generated tokens have something to learn
@@ -47,6 +48,8 @@ typedef struct {
 // own in which a word is followed by one of four (probabilities 0.7, 0.2, 0.07, 0.03: 0.85 nats per token once the
 // source is known), so that experts have something to specialise in. Of generated data validation has other sequences
 // from the same sources.
-void data_fill(const Data *data, const ModelDims *dims, const DataBatch *batch, int32_t *tokens);
+// False and a fault where the file cannot be read any more.
+bool data_fill(const Data *data, const ModelDims *dims, const DataBatch *batch, int32_t *tokens,
+               Fault *fault) MUST_CHECK;
 
 #endif

@@ -6,15 +6,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "ir/base/text.h"
 
-static const char header[] = "iteration,loss,validation_loss,learning_rate,skipped,iteration_s\n";
+static const char columns[] = "iteration,loss,validation_loss,learning_rate,skipped,iteration_s";
 static const size_t log_limit = (size_t)1 << 32;
 
 struct LossLog {
     FILE *file;
     char *path;
+    uint32_t dropped_count; // columns
+    bool bare;              // no row yet
 };
 
 static bool system_fault(const char *path, int code, Fault *fault)
@@ -23,13 +27,14 @@ static bool system_fault(const char *path, int code, Fault *fault)
 }
 
 // The rows of an earlier run that are not run again. A file that is no log is not written over.
-static bool keep_rows(const char *path, uint64_t iteration, Text *kept, Fault *fault)
+static bool keep_rows(const char *path, const char *header, uint64_t iteration, Text *kept, Fault *fault)
 {
     size_t length;
-    FILE *there = fopen(path, "re");
-    if (!there)
+    struct stat there;
+    if (stat(path, &there) != 0)
         return errno == ENOENT || system_fault(path, errno, fault);
-    fclose(there);
+    if (!S_ISREG(there.st_mode) && !S_ISDIR(there.st_mode)) // of a pipe or device nothing is kept
+        return true;
     char *text = file_read(path, log_limit, &length, fault);
     if (!text)
         return fault_prefix(fault, "--losses %s", path);
@@ -47,19 +52,48 @@ static bool keep_rows(const char *path, uint64_t iteration, Text *kept, Fault *f
     return ok;
 }
 
-LossLog *loss_log_open(const char *path, uint64_t iteration, Fault *fault)
+static bool is_regular(const char *path)
 {
-    Text text = {0};
-    text_append(&text, header);
+    struct stat there;
+    return stat(path, &there) == 0 && S_ISREG(there.st_mode);
+}
+
+// Has it no rows?
+static bool is_bare(const char *path, size_t header_bytes)
+{
+    struct stat there;
+    return stat(path, &there) != 0 || (uint64_t)there.st_size <= header_bytes;
+}
+
+static void append_header(const Plan *plan, Text *out)
+{
+    text_append(out, columns);
+    for (uint32_t c = 0; plan->capacity > 0 && c < plan->choice_count; c++)
+        text_format(out, ",dropped_layer_%" PRIu32, plan->choices[c].layer);
+    text_append(out, "\n");
+}
+
+LossLog *loss_log_open(const char *path, uint64_t iteration, const Plan *plan, bool overwrite, Fault *fault)
+{
+    Text text = {0}, header = {0};
+    append_header(plan, &header);
+    text_append(&text, header.data);
     LossLog *log = calloc(1, sizeof(*log));
     bool ok = (log && (log->path = strdup(path))) || fault_set(fault, FAULT_MEMORY, "out of memory");
-    if (ok && keep_rows(path, iteration, &text, fault)) {
-        if (!file_write(path, text.data, text.length, fault))
+    if (ok)
+        log->dropped_count = plan->capacity > 0 ? plan->choice_count : 0;
+    if (ok && keep_rows(path, header.data, iteration, &text, fault)) {
+        if (iteration == 0 && !overwrite && !is_bare(path, header.length) && !file_set_aside(path, fault))
+            fault_prefix(fault, "--losses %s", path);
+        else if (!file_write(path, text.data, text.length, fault))
             fault_prefix(fault, "--losses %s", path);
         else if (!(log->file = fopen(path, "ae")))
             system_fault(path, errno, fault);
     }
+    if (log)
+        log->bare = text.length == header.length && is_regular(path);
     text_free(&text);
+    text_free(&header);
     if (log && log->file)
         return log;
     loss_log_close(log);
@@ -71,8 +105,12 @@ bool loss_log_add(LossLog *log, const LossRow *row, Fault *fault)
     char loss[FORMAT_MAX], validation[FORMAT_MAX] = "";
     if (row->validated)
         format_double(validation, row->validation);
-    int put = fprintf(log->file, "%" PRIu64 ",%s,%s,%.7g,%d,%.6f\n", row->iteration, format_double(loss, row->loss),
+    log->bare = false;
+    int put = fprintf(log->file, "%" PRIu64 ",%s,%s,%.7g,%d,%.6f", row->iteration, format_double(loss, row->loss),
                       validation, row->learning_rate, row->skipped, row->iteration_s);
+    for (uint32_t c = 0; put >= 0 && row->dropped && c < log->dropped_count; c++)
+        put = fprintf(log->file, ",%.0f", row->dropped[c]);
+    put = put >= 0 ? fputc('\n', log->file) : put;
     return (put >= 0 && fflush(log->file) == 0) || system_fault(log->path, errno, fault);
 }
 
@@ -82,6 +120,8 @@ void loss_log_close(LossLog *log)
         return;
     if (log->file)
         fclose(log->file);
+    if (log->file && log->bare)
+        (void)unlink(log->path); // a run that has failed before its first iteration leaves none
     free(log->path);
     free(log);
 }

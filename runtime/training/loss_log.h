@@ -3,6 +3,7 @@
 #define HEP_LOSS_LOG_H
 
 #include "ir/base/fault.h"
+#include "ir/plan.h"
 
 typedef struct LossLog LossLog;
 
@@ -12,12 +13,14 @@ typedef struct {
     double iteration_s;
     bool skipped; // the update
     bool validated;
-    double validation; // loss of held-out data after the iteration
+    double validation;     // loss of held-out data after the iteration
+    const double *dropped; // [choice_count] choices of all ranks' gates beyond the capacity, or NULL
 } LossRow;
 
 // A new file; or, for a training that was resumed after `iteration`, the file that is there without what follows that.
-// NULL and a fault that names the file.
-LossLog *loss_log_open(const char *path, uint64_t iteration, Fault *fault) MUST_CHECK;
+// Rows of another training, one that is not resumed, are kept beside (file_set_aside) unless `overwrite`.
+// NULL and a fault that names the file. A plan with a capacity has a column for every MoE layer.
+LossLog *loss_log_open(const char *path, uint64_t iteration, const Plan *plan, bool overwrite, Fault *fault) MUST_CHECK;
 // A row is in the file when this returns.
 bool loss_log_add(LossLog *log, const LossRow *row, Fault *fault) MUST_CHECK;
 void loss_log_close(LossLog *log); // takes NULL

@@ -12,9 +12,9 @@ import plans
 # What that machine has by itself: CUDA, NCCL, the C and C++ libraries.
 THERE = re.compile(r"/(libcu|libnccl|libnv|libstdc|libgcc_s|libc\.|libm\.|libpthread|libdl\.|librt\.|ld-)")
 LINKED = {"libopenblas.so.0": "libopenblas.so", "libcjson.so.1": "libcjson.so", "libz.so.1": "libz.so",
-          "libcriterion.so.3": "libcriterion.so"}
+          "libnettle.so.8": "libnettle.so", "libcriterion.so.3": "libcriterion.so"}
 HEADERS = ["zlib.h", "zconf.h", "cblas.h", "openblas_config.h"]
-HEADER_FOLDERS = ["cjson", "criterion"]
+HEADER_FOLDERS = ["cjson", "criterion", "nettle"]
 
 
 def needed(program):

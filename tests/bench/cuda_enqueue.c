@@ -100,7 +100,8 @@ static bool rank_iterate(Rank *rank, uint32_t iteration, StepTime times[], bool 
     for (uint32_t i = 0; i < plan->micro_batches; i++) {
         DataBatch batch = {
             .seed = 1, .rank = rank->comm->rank, .iteration = (uint64_t)iteration * plan->micro_batches + i};
-        data_fill(rank->data, &plan->model, &batch, rank->tokens + i * micro_batch_tokens(plan));
+        if (!data_fill(rank->data, &plan->model, &batch, rank->tokens + i * micro_batch_tokens(plan), fault))
+            return false;
     }
     for (uint32_t s = 0; s < plan->step_count; s++)
         rank->left_out[s] = is_left_out(plan, s, iteration);

@@ -76,12 +76,12 @@ expect 6 'another run writes its checkpoints there' "$HEP_RUN" -n 1 --resume sha
 # Ctrl-C leaves only complete checkpoints behind.
 kill -INT $owner
 wait $owner
-[ $? = 5 ] && grep -q 'interrupted' owner.err || fail "interrupted: $(cat owner.err)"
+[ $? = 75 ] && grep -q 'interrupted' owner.err || fail "interrupted: $(cat owner.err)"
 [ -z "$(find shared -name '*.tmp')" ] || fail "interrupted: leftovers $(echo shared/*)"
 expect 0 '' "$HEP_RUN" -n 1 --resume shared --checkpoint shared ep.hepb
 
 # A full disk: the run says which file of which rank and why, and the checkpoint before stays.
-full() { # COMMAND... : in `disk` there is room for one checkpoint and a part of another
+full() { # COMMAND... : in `disk` there is soon no space left for another checkpoint
   "$@" "$HEP_RUN" --learning-rate 0.01 -n 50 --checkpoint disk/ck --every 1 ep.hepb >out 2>err
   [ $? = 6 ] && grep -qE "rank [0-3]: disk/ck/step-[0-9]*.tmp/(rank-0000[0-3]|equal|manifest.json): $reason" err &&
     [ "$(grep -c '^hep-run:' err)" = 1 ]
@@ -90,8 +90,11 @@ if unshare -rm true 2>/dev/null; then
   mkdir disk
   bytes=$(($(stat -c %s kept/step-000010/* | paste -sd+)))
   cat >in_disk <<SH
-mount -t tmpfs -o size=$((bytes * 5 / 2 / 1024))k none disk && "\$@"
+mount -t tmpfs -o size=$((bytes * 4 / 1024))k none disk || exit 1
+(until [ -e disk/ck/step-000002 ]; do sleep 0.02; done; head -c $((bytes * 4)) /dev/zero >disk/others 2>others.err) &
+"\$@"
 code=\$?
+wait
 [ \$code != 6 ] || { ls disk/ck >left; HEP=1 "$HEP_RUN" -n 1 --resume disk/ck ep.hepb >resumed 2>&1 || code=99; }
 exit \$code
 SH
@@ -109,7 +112,7 @@ reason='File too large'
 
 if has_mpi outer.hepb; then
   rm -rf hurt && cp -r kept hurt && python3 damage.py flip hurt/step-000010/rank-00001
-  timeout 60 mpirun --oversubscribe -n 4 "$HEP_RUN" -n 1 --resume hurt outer.hepb >out 2>err
+  timeout 60 mpirun --oversubscribe -n 4 "$HEP_RUN" --learning-rate 0.01 -n 1 --resume hurt outer.hepb >out 2>err
   [ $? = 3 ] && grep -q 'hep-run: rank 1: .*/rank-00001: damaged' err && [ "$(grep -c '^hep-run:' err)" = 1 ] ||
     fail "a damaged file among processes: $(cat err)"
   if [ -e in_disk ]; then

@@ -160,7 +160,7 @@ fault stop-exchange 5 "$at_exchange${silent//gather group/.*}" STOP 2 'inside ex
 fault stop-anywhere 5 "${stopped/R/2}" STOP 2 exchange exchange.hepb
 fault stop-first 5 "${stopped/R/0}" STOP 0 exchange exchange.hepb
 fault kill-first 137 'rank [0-9]:.*; rank 0 is process TARGET on .*: that process is gone' KILL 0 migrate gather.hepb
-fault interrupt '[1-9][0-9]*' 'rank [0-9]:.*interrupted in (warm-up )?iteration' INT launcher migrate gather.hepb
+fault interrupt '[1-9][0-9]*' 'interrupted (by SIG[A-Z]*|while|in)' INT launcher migrate gather.hepb
 fault stop-start '[1-9][0-9]*' 'MPI did not come up|gave no sign of life' STOP 1 start gather.hepb
 settle
 fault kill-start '[1-9][0-9]*' '' KILL 1 start gather.hepb

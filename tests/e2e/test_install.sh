@@ -69,7 +69,7 @@ if [ "${HEP_HAS_CUDA:-OFF}" != OFF ]; then
 fi
 dpkg-deb --field "${packages[0]}" Depends >depends
 grep -iE 'cuda|cublas|nccl' depends && fail "the package depends on CUDA"
-for library in libc6 libopenblas libcjson zlib1g libglpk; do
+for library in libc6 libopenblas libcjson libnettle zlib1g libglpk; do
   grep -q "$library" depends || fail "the package does not depend on $library: $(cat depends)"
 done
 root=$work/root

@@ -124,7 +124,7 @@ wait $large
 code=$?
 if grep -q 'of memory' err; then
   echo "too little memory: interruption of large models is not tried"
-elif [ $code != 5 ] || ! grep -q 'interrupted' err || [ $((SECONDS - begin)) -gt 10 ]; then
+elif [ $code != 75 ] || ! grep -q 'interrupted' err || [ $((SECONDS - begin)) -gt 10 ]; then
   fail "interrupted while weights are made: $code after $((SECONDS - begin)) s: $(cat err)"
 fi
 finish

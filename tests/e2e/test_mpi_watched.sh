@@ -44,7 +44,7 @@ ends() { # SIGNAL TIMEOUT PATTERN
   done
   fail "$1: ranks are left behind"
 }
-ends TERM 60 'interrupted in'
+ends TERM 60 'interrupted by SIGTERM after iteration'
 ends STOP 6 "^hep-run: rank [0-9]: .*rank [0-9] (did not .*, and|gave no sign of life) for 6 s.*that process is stopped"
 
 # A rank that its processor serves one fifth of the time is named.

@@ -69,5 +69,5 @@ sleep 1
 kill -INT $large 2>/dev/null
 wait $large
 code=$?
-[ $code = 5 ] && grep -q 'interrupted' err || fail "interrupted while weights are made: $code: $(cat err)"
+[ $code = 75 ] && grep -q 'interrupted' err || fail "interrupted while weights are made: $code: $(cat err)"
 finish

@@ -169,6 +169,6 @@ expect 0 '' "$HEPC" --sweep compute=1,100 small.hep
 sleep 2
 kill -INT $!
 wait $!
-[ $? = 5 ] || fail "an interrupted sweep exits with 5"
+[ $? = 75 ] || fail "an interrupted sweep exits with 75"
 grep -q '^# interrupted after [0-9]* of 500 points' out || fail "rows of an interrupted sweep"
 finish

@@ -43,7 +43,7 @@ kill -0 $pid || fail "SIGUSR1 ended the run"
 kill -INT $pid
 wait $pid
 code=$?
-[ $code = 5 ] || fail "run exited with $code after SIGUSR1"
+[ $code = 75 ] || fail "run exited with $code after SIGUSR1"
 # Ctrl-C ends it cleanly and soon.
 "$HEP_RUN" plan.hepb --emulate-links --iterations 100000 >out 2>err &
 sleep 2
@@ -51,7 +51,7 @@ kill -INT $!
 SECONDS=0
 wait $!
 code=$?
-[ $code = 5 ] || fail "interrupted run exited with $code"
+[ $code = 75 ] || fail "interrupted run exited with $code"
 [ $SECONDS -le 5 ] || fail "it took $SECONDS s to end"
 grep -qi interrupted err || fail "no word of the interruption: $(cat err)"
 finish

@@ -82,7 +82,8 @@ static void *run_rank(void *argument)
     Initial initial = {.plan = plan, .seed = 7, .rank = rank->comm->rank};
     EngineOptions options = {.fill = initial_fill, .fill_context = &initial, .routing = rank->routing};
     int32_t *tokens = calloc(plan->model.batch * (plan->model.sequence + 1), sizeof(*tokens));
-    data_fill(&(Data){0}, &plan->model, &(DataBatch){.seed = 7, .rank = rank->comm->rank}, tokens);
+    cr_assert(
+        data_fill(&(Data){0}, &plan->model, &(DataBatch){.seed = 7, .rank = rank->comm->rank}, tokens, &(Fault){0}));
     Engine *engine = host_engine.create(plan, rank->comm, &options, &rank->fault);
     rank->ok = engine != NULL;
     if (engine) {

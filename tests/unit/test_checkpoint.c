@@ -261,12 +261,12 @@ Test(loss_log, goes_on_where_a_training_was_resumed)
     char path[] = "/tmp/test_loss_log.XXXXXX";
     close(mkstemp(path));
     Fault fault = {0};
-    LossLog *log = loss_log_open(path, 0, &fault);
+    LossLog *log = loss_log_open(path, 0, &(Plan){0}, false, &fault);
     for (uint64_t i = 1; i <= 5; i++)
         cr_assert(loss_log_add(log, &(LossRow){.iteration = i, .loss = 1.0 / (double)i}, &fault));
     loss_log_close(log);
-    log = loss_log_open(path, 3, &fault);
-    cr_assert(loss_log_add(log, &(LossRow){4, NAN, 0.5, 2, true, true, 0.25}, &fault));
+    log = loss_log_open(path, 3, &(Plan){0}, false, &fault);
+    cr_assert(loss_log_add(log, &(LossRow){4, NAN, 0.5, 2, true, true, 0.25, NULL}, &fault));
     loss_log_close(log);
     size_t length;
     char *text = file_read(path, 10000, &length, &fault);
@@ -276,7 +276,7 @@ Test(loss_log, goes_on_where_a_training_was_resumed)
     FILE *file = fopen(path, "w");
     fputs("my thesis\n", file);
     fclose(file);
-    cr_expect_null(loss_log_open(path, 0, &fault));
+    cr_expect_null(loss_log_open(path, 0, &(Plan){0}, false, &fault));
     cr_expect(strstr(fault.message, "will not be written over"), "%s", fault.message);
     unlink(path);
 }

@@ -30,7 +30,8 @@ static void file_done(char *path)
 static void fill(const Data *data, DataPart part, uint64_t seed, uint64_t rank, uint64_t iteration,
                  int32_t words[WORDS])
 {
-    data_fill(data, &dims, &(DataBatch){.seed = seed, .rank = rank, .iteration = iteration, .part = part}, words);
+    cr_assert(data_fill(data, &dims, &(DataBatch){.seed = seed, .rank = rank, .iteration = iteration, .part = part},
+                        words, &(Fault){0}));
 }
 
 static bool opens(const char *path, double share, bool validates, Data *data, Fault *fault)

@@ -110,7 +110,7 @@ Test(data, tokens_are_words)
     bool seen[50] = {0};
     uint64_t distinct = 0;
     Data data = {0};
-    data_fill(&data, &dims, &(DataBatch){.seed = 1}, a.data);
+    cr_assert(data_fill(&data, &dims, &(DataBatch){.seed = 1}, a.data, &(Fault){0}));
     for (uint64_t i = 0; i < 75; i++) {
         int32_t word = ((int32_t *)a.data)[i];
         cr_assert(word >= 0 && word < 50);
@@ -118,9 +118,9 @@ Test(data, tokens_are_words)
         seen[word] = true;
     }
     cr_assert(distinct > 25);
-    data_fill(&data, &dims, &(DataBatch){.seed = 1, .rank = 1}, b.data);
+    cr_assert(data_fill(&data, &dims, &(DataBatch){.seed = 1, .rank = 1}, b.data, &(Fault){0}));
     cr_assert_arr_neq(a.data, b.data, 75 * sizeof(int32_t));
-    data_fill(&data, &dims, &(DataBatch){.seed = 1, .iteration = 1}, b.data);
+    cr_assert(data_fill(&data, &dims, &(DataBatch){.seed = 1, .iteration = 1}, b.data, &(Fault){0}));
     cr_assert_arr_neq(a.data, b.data, 75 * sizeof(int32_t));
     free(a.data);
     free(b.data);
@@ -211,7 +211,7 @@ static HostRun host_run(const Plan *plan, uint64_t seed, uint64_t capacity)
     run.decisions = calloc(plan->choice_count * tokens * dims->top_k, sizeof(*run.decisions));
     Tensor embedding = make(dims->dtype, 1, model_embedding_elements(dims)), loss = make(DTYPE_F32, 1, 1);
     Tensor work = make_work(&run, OP_LOSS);
-    data_fill(&(Data){0}, dims, &(DataBatch){.seed = seed}, run.tokens.data);
+    cr_assert(data_fill(&(Data){0}, dims, &(DataBatch){.seed = seed}, run.tokens.data, &(Fault){0}));
     weights_fill_embedding(dims, seed, embedding);
     host_embed(dims, run.tokens, embedding, run.x);
     for (uint32_t layer = 0, moe = 0; layer < dims->layers; layer++)

@@ -456,7 +456,7 @@ static void train(Spec *spec)
     network_create(&net, plan, engine);
     for (uint64_t t = 1; t <= STEPS; t++) {
         double rate = training_rate(&plan->training, t - 1);
-        data_fill(&(Data){0}, &net.dims, &(DataBatch){.seed = 3, .iteration = t - 1}, tokens);
+        cr_assert(data_fill(&(Data){0}, &net.dims, &(DataBatch){.seed = 3, .iteration = t - 1}, tokens, &(Fault){0}));
         host_engine.begin(engine, &(EngineIteration){.tokens = tokens, .update = t, .learning_rate = (float)rate});
         for (uint32_t s = 0; s < plan->step_count; s++)
             cr_assert(host_engine.execute(engine, s, &fault), "%s", fault.message);
