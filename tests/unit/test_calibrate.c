@@ -28,8 +28,8 @@ static void calibrate(const Cluster *cluster, bool emulate, Calibration *calibra
         calibration_print(&options, calibration, "0", 0, text);
 }
 
-// The emulation passes nothing faster than it says. On a busy machine it may take longer; a bandwidth, which follows from
-// how much longer more bytes take, may seem higher, too.
+// The emulation passes nothing faster than it says. On a busy machine it may take longer; a bandwidth, which follows
+// from how much longer more bytes take, may seem higher, too.
 static bool is_near(const Spread *measured, double emulated)
 {
     cr_assert_leq(measured->median, 1.5 * emulated, "%g of %g", measured->median, emulated);
