@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -589,6 +591,40 @@ static bool guarded(void (*part)(void *context), Program *program)
     return program->code == FAULT_NONE;
 }
 
+static void loads_for_ever(int signal)
+{
+    static const char message[] = "hep-run: too little address space is left to this process (ulimit -v) to load "
+                                  "OpenBLAS, which takes 134 MB for matrix products\n";
+    (void)signal;
+    ssize_t ignored = write(STDERR_FILENO, message, sizeof(message) - 1);
+    (void)ignored;
+    _exit(exit_code_of(FAULT_RUN));
+}
+
+static void limit_loading(time_t cpu_s)
+{
+    struct sigaction action = {.sa_handler = cpu_s ? loads_for_ever : SIG_DFL};
+    struct itimerval timer = {.it_value.tv_sec = cpu_s};
+    setitimer(ITIMER_PROF, &timer, NULL);
+    sigaction(SIGPROF, &action, NULL);
+}
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) // which are not there yet, and take what there is
+static const time_t LOADING_CPU_S = 2;                              // forty times what it takes
+
+// Newer versions of OpenBLAS ask for memory for ever where there is none, before main begins.
+static void before_libraries(int argc, char **argv, char **environment)
+{
+    struct rlimit limit;
+    (void)argc;
+    (void)argv;
+    (void)environment;
+    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        limit_loading(LOADING_CPU_S);
+}
+__attribute__((section(".preinit_array"), used)) static void (*const begin)(int, char **, char **) = before_libraries;
+#endif
+
 // OpenBLAS starts a thread for every processor when it is loaded, and takes address space for each, trying for ever
 // where there is none; malloc reserves some for every thread. Where it is limited, the program begins again without.
 static void begin_sparingly(char **argv)
@@ -612,6 +648,7 @@ static void check_output(void)
 
 int main(int argc, char **argv)
 {
+    limit_loading(0);
     begin_sparingly(argv);
     atexit(check_output);
     signals_prepare();

@@ -1,7 +1,10 @@
-"""Builds every preset, then runs the tests of all of them. Called by scripts/test, whose --help says the rest."""
+"""Builds one preset after the other and runs the tests of those that are built meanwhile. Called by scripts/test, whose
+--help says the rest.
+"""
 import argparse
 import os
 import sys
+import threading
 import time
 
 sys.dont_write_bytecode = True
@@ -62,43 +65,56 @@ def plan_builds(presets):
     return planned
 
 
-def build_all(options):
+def build_one(name, targets, jobs):
+    say(f"== build {name}: {PRESETS[name].about}")
+    build = builds.build(ROOT, name, targets, jobs)
+    if build.ok:
+        say(f"built   {name:8} {build.wall_s:.0f} s wall, {build.cpu_s:.0f} s CPU")
+    else:
+        say(report.log_text(build.log, report.TAIL_LINES), f"FAIL: the {name} build ({build.log})")
+    return build
+
+
+def build_and_test(options):
+    """The first build has all cores, the others half of them beside the tests. One test more than there are cores: many
+    wait for processes of theirs, or for time to pass."""
+    runner = suite.Runner(ROOT, announce)
     done = []
     for name, targets in plan_builds(options.presets):
-        print(f"== build {name}: {PRESETS[name].about}", flush=True)
-        build = builds.build(ROOT, name, targets, options.jobs)
-        done.append(build)
-        if build.ok:
-            print(f"{build.wall_s:.0f} s wall, {build.cpu_s:.0f} s CPU", flush=True)
-        else:
-            report.print_log(build.log, report.TAIL_LINES)
-            print(f"FAIL: the {name} build ({build.log})", flush=True)
-    return done
+        jobs = (options.jobs + 1) // 2 if done else options.jobs
+        done.append(build_one(name, targets, jobs))
+        if done[-1].ok and name in options.presets:
+            tests = select(options, name)
+            say(f"== {len(tests)} tests of {name}")
+            runner.add(tests)
+        runner.allow(options.jobs - (options.jobs + 1) // 2 + 1)
+    runner.allow(options.jobs + 1)
+    return done, runner.finish()
 
 
-def select(options, built):
-    tests = []
-    for name in built:
-        for test in suite.discover(ROOT, name):
-            test.environment = {**PRESETS[name].environment, **test.environment}
-            if name in test.labels and (not options.quick or "quick" in test.labels):
-                tests.append(test)
-    return tests
+def select(options, preset):
+    tests = suite.discover(ROOT, preset)
+    for test in tests:
+        test.environment = {**PRESETS[preset].environment, **test.environment}
+    return [test for test in tests if preset in test.labels and (not options.quick or "quick" in test.labels)]
+
+
+_output = threading.Lock()
+
+
+def say(*texts):
+    with _output:
+        print(*texts, sep="\n", flush=True)
 
 
 def announce(result):
-    print(report.one_line(result), flush=True)
-    if result.verdict == suite.FAILED:
-        report.print_log(result.log)
+    say(report.one_line(result), *([report.log_text(result.log)] if result.verdict == suite.FAILED else []))
 
 
 def main():
     options = read_options()
     begin_s = time.monotonic()
-    done = build_all(options)
-    tests = select(options, [build.preset for build in done if build.ok and build.preset in options.presets])
-    print(f"== {len(tests)} tests", flush=True)
-    results = suite.Runner(ROOT, options.jobs, announce).run(tests)
+    done, results = build_and_test(options)
     report.print_slowest(done, results)
     report.print_times(done, results, time.monotonic() - begin_s, options.jobs)
     fallen = floor.check(ROOT, results, refresh=options.refresh_floor)
@@ -114,4 +130,4 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         processes.end_all()
-        sys.exit(130)
+        os._exit(130) # threads would start the next test

@@ -9,9 +9,9 @@ def one_line(result):
             f"{result.cpu_s:7.1f} s CPU")
 
 
-def print_log(path, lines=None):
+def log_text(path, lines=None):
     with open(path, encoding="utf-8", errors="replace") as file:
-        print("".join("  | " + line for line in file.readlines()[-(lines or 0):]), flush=True)
+        return "".join("  | " + line for line in file.readlines()[-(lines or 0):])
 
 
 def _table(title, rows):

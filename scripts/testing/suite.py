@@ -1,12 +1,13 @@
-"""The tests of built presets, as CTest knows them, run side by side on all cores, the longest first; those that judge
-clocks run alone, afterwards. Counts what they assert.
+"""The tests of built presets, as CTest knows them, run side by side, the longest first; those that judge clocks run
+alone, afterwards. Counts what they assert.
 """
+import heapq
 import json
 import os
 import re
 import subprocess
+import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import processes
@@ -84,30 +85,74 @@ def count_assertions(test, report):
 
 
 class Runner:
-    def __init__(self, root, jobs, announce):
+    """Tests may be added while others run: those of a preset once it is built."""
+
+    def __init__(self, root, announce):
         self.logs = os.path.join(root, "build", "logs")
-        self.jobs, self.announce = jobs, announce
-        self.lock = threading.Lock()
+        self.announce = announce
+        self.changed = threading.Condition()
+        self.waiting, self.alone, self.results = [], [], []
+        self.limit = self.running = 0
+        self.is_complete = False
+        self.threads = []
         os.makedirs(self.logs, exist_ok=True)
+
+    def add(self, tests):
+        with self.changed:
+            for test in tests:
+                if test.alone:
+                    self.alone.append(test)
+                else:
+                    heapq.heappush(self.waiting, (-test.cost, test.preset, test.name, test))
+            self.changed.notify_all()
+
+    def allow(self, limit):
+        """So many tests at once, from now on."""
+        with self.changed:
+            self.limit = limit
+            while len(self.threads) < limit:
+                self.threads.append(threading.Thread(target=self._work, daemon=True))
+                self.threads[-1].start()
+            self.changed.notify_all()
+
+    def finish(self):
+        """Once no test will be added: runs what is left and returns all results."""
+        with self.changed:
+            self.is_complete = True
+            self.changed.notify_all()
+        for thread in self.threads:
+            thread.join()
+        for test in self.alone:
+            self.results.append(self.run_one(test))
+        return self.results
+
+    def _work(self):
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.running < self.limit and self.waiting
+                                      or self.is_complete and not self.waiting)
+                if not self.waiting:
+                    return
+                test = heapq.heappop(self.waiting)[-1]
+                self.running += 1
+            result = self.run_one(test)
+            with self.changed:
+                self.results.append(result)
+                self.running -= 1
+                self.changed.notify_all()
 
     def run_one(self, test):
         log = os.path.join(self.logs, f"{test.preset}.{test.name}.log")
         report = os.path.join(self.logs, f"{test.preset}.{test.name}.json")
         if os.path.exists(report):
             os.remove(report)
-        environment = dict(test.environment)
+        # This Python itself: where it is chosen by a script, that takes longer than most of what tests ask of it.
+        environment = {"PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"], **test.environment}
         if test.name.startswith("unit."):
             environment["CRITERION_OUTPUTS"] = "json:" + report
         ended = processes.run(test.command, log, test.folder, environment, test.timeout_s)
         verdict = PASSED if ended.code == 0 else SKIPPED if ended.code == test.skip_code else FAILED
         count = count_assertions(test, report) if verdict != SKIPPED else 0
         result = Result(test, verdict, ended.wall_s, ended.cpu_s, log, count)
-        with self.lock:
-            self.announce(result)
+        self.announce(result)
         return result
-
-    def run(self, tests):
-        together = sorted((test for test in tests if not test.alone), key=lambda test: -test.cost)
-        with ThreadPoolExecutor(self.jobs) as pool:
-            results = list(pool.map(self.run_one, together))
-        return results + [self.run_one(test) for test in tests if test.alone]

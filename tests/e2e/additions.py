@@ -64,8 +64,7 @@ HEP_NAMES_END(Tempo, TEMPO_COUNT)
          'HEP_KEY(PLAN, tempo, ONE_OF(tempo), SpecPlan, tempo, OPTIONAL, ANY, VALUE(TEMPO_SLOW), 0, 0, "how fast")\n'),
         ("compiler/spec/spec.h", "    PlacementRequest placement;", "    Tempo tempo;\n"),
         ("ir/plan.h", "    Codec codec;", "    Tempo tempo;\n"),
-        ("ir/schema.c", '                    FIELD(Plan, "shared_every"',
-         '                    MAYBE(Plan, "tempo", tempo, ONE_OF(tempo)),\n'),
+        ("ir/schema.c", 'FIELD(Plan, "shared_every"', '                    MAYBE(Plan, "tempo", tempo, ONE_OF(tempo)),\n'),
         ("compiler/lowering/lower.c", "    plan->codec = spec->plan.codec;", "    plan->tempo = spec->plan.tempo;\n"),
         ("ir/binary.h", None, None),
         ("docs/plan-format.md", None, None),
@@ -109,8 +108,9 @@ def add(path, before, text):
         open(name, "w").write(text)
         return
     old = open(name).read()
-    assert old.count("\n" + before) == 1, "%s: not one line begins with %r" % (path, before)
-    open(name, "w").write(old.replace("\n" + before, "\n" + text + before))
+    places = [match.start() for match in re.finditer("^ *" + re.escape(before), old, re.M)] # indentation is clang-format's
+    assert len(places) == 1, "%s: not one line begins with %r" % (path, before)
+    open(name, "w").write(old[:places[0]] + text + old[places[0]:])
 
 
 shutil.copytree(source, copy, ignore=lambda folder, names: [

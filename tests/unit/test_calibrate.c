@@ -28,12 +28,13 @@ static void calibrate(const Cluster *cluster, bool emulate, Calibration *calibra
         calibration_print(&options, calibration, "0", 0, text);
 }
 
-// The emulation passes nothing faster than it says, on whatever machine; a busy one may take longer.
+// The emulation passes nothing faster than it says. On a busy machine it may take longer; a bandwidth, which follows
+// from how much longer more bytes take, may seem higher, too.
 static bool is_near(const Spread *measured, double emulated)
 {
-    cr_assert_leq(measured->median, 1.02 * emulated, "%g of %g", measured->median, emulated);
+    cr_assert_leq(measured->median, 1.5 * emulated, "%g of %g", measured->median, emulated);
     cr_assert(measured->min <= measured->median && measured->median <= measured->max && measured->count > 0);
-    return measured->median >= 0.8 * emulated;
+    return measured->median >= 0.8 * emulated && measured->median <= 1.02 * emulated;
 }
 
 static void assert_near(const Spread *measured, double emulated)
