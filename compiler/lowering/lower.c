@@ -12,10 +12,9 @@
 #include "ir/codec.h"
 #include "ir/exchange.h"
 
-static int32_t add_weight(Lowering *l, int32_t layer, const char *name, double rows, double cols)
+static int32_t add_weight(Lowering *l, int32_t layer, const char *name, Dtype dtype, double rows, double cols)
 {
-    BufferShape shape = {
-        .dtype = l->plan->model.dtype, .rows = rows, .cols = cols, .kind = BUFFER_WEIGHT, .layer = layer};
+    BufferShape shape = {.dtype = dtype, .rows = rows, .cols = cols, .kind = BUFFER_WEIGHT, .layer = layer};
     if (layer == NONE)
         return builder_add_buffer(l->builder, shape, "%s", name);
     return builder_add_buffer(l->builder, shape, "L%d.%s", layer, name);
@@ -169,7 +168,7 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
     for (uint32_t i = 0; i + 1 < layer->stage_count; i++)
         add_dispatch(l, k, layer, i);
     int32_t shared = NONE;
-    if (model->shared_experts) { // runs while the dispatch is under way
+    if (model_shared_inner(&l->plan->model)) { // runs while the dispatch is under way
         shared = lowering_add_temporary(l, k, "shared_results", dtype, l->tokens, model->hidden);
         StepBuffers operands = {.shared_expert = {.rows = first->rows, .dense = layer->held_dense, .results = shared}};
         add_step(l, OP_SHARED_EXPERT, k, l->work->layers[k].dense_s, operands);
@@ -193,7 +192,8 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
 // A bundle's weights as a rank owns them: its share when training, else all of it.
 static int32_t add_bundle(Lowering *l, int32_t layer, WeightKind kind)
 {
-    return add_weight(l, layer, weight_kind_name(kind), 1, (double)bundle_shape(l->plan, kind, layer).share);
+    BundleShape shape = bundle_shape(l->plan, kind, layer);
+    return add_weight(l, layer, weight_kind_name(kind), shape.dtype, 1, (double)shape.share);
 }
 
 static void add_layer_weights(Lowering *l, uint32_t k, LoweredLayer *layer)
@@ -201,7 +201,8 @@ static void add_layer_weights(Lowering *l, uint32_t k, LoweredLayer *layer)
     layer->dense = add_bundle(l, (int32_t)k, WEIGHT_DENSE);
     layer->experts = layer->mean = layer->sent = layer->replicas = NONE;
     if (l->work->layers[k].is_moe)
-        layer->experts = add_weight(l, (int32_t)k, "experts", l->share_rows, l->share_cols);
+        layer->experts =
+            add_weight(l, (int32_t)k, "experts", model_expert_dtype(&l->plan->model), l->share_rows, l->share_cols);
 }
 
 static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
@@ -393,6 +394,21 @@ static const char *copy(Arena *arena, const char *text)
     return arena_copy_string(arena, text, strlen(text));
 }
 
+// Layers whose dense weights the dimensions do not give.
+static void describe_layers(Lowering *l)
+{
+    const SpecModel *model = &l->spec->model;
+    Plan *plan = l->plan;
+    if (!spec_lists_layers(model))
+        return;
+    plan->layer_count = model->layers;
+    plan->layers = arena_alloc_array(plan->arena, model->layers, sizeof(*plan->layers));
+    for (uint32_t k = 0; k < model->layers; k++)
+        plan->layers[k] = (LayerDims){.mixer = copy(plan->arena, spec_mixer(model, k).name),
+                                      .elements = spec_dense_elements(model, k),
+                                      .bits = spec_dense_bits(model, k)};
+}
+
 static void describe(Lowering *l)
 {
     const Spec *spec = l->spec;
@@ -407,6 +423,7 @@ static void describe(Lowering *l)
         plan->cluster.levels[i].name = copy(plan->arena, spec->cluster.levels[i].name);
     plan->model = spec_dims(model);
     plan->model.name = copy(plan->arena, model->name);
+    describe_layers(l);
     plan->pass = spec->plan.pass;
     plan->dispatch = l->dispatch;
     plan->exchange = spec->plan.exchange;

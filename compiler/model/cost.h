@@ -50,8 +50,8 @@ double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, d
 // a_max + o peers + max( c_0 V max(s_port, s_link / peers), max_{j >= 1} c_j V / B_j ), s in seconds per byte.
 double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers);
 
-// Expected distinct domain prefixes at `level` that the top_k experts of a token fall into, under
-// uniform routing (hypergeometric) or that of the layer (routing.h); top_k for naive dispatch.
+// Expected distinct domain prefixes at `level` that the top_k experts of a token fall into, under uniform routing or
+// that of the layer (routing.h); for naive dispatch one for each expert that computes.
 double cost_expected_copies(const Workload *work, const LayerWork *layer, Dispatch dispatch, const Config *config,
                             uint32_t level);
 
