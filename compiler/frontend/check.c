@@ -249,6 +249,17 @@ static void check_volume_lists(Checker *checker)
                        model->layers);
 }
 
+// Does the block of an imported model say more than what passes it?
+static bool says_structure(const AstEntry *block)
+{
+    for (const AstEntry *entry = block->entries.first; entry; entry = entry->next)
+        if (!entry->name || (strcmp(entry->name, key_info(KEY_MODEL_sequence)->name) != 0 &&
+                             strcmp(entry->name, key_info(KEY_MODEL_batch)->name) != 0 &&
+                             strcmp(entry->name, block_info(BLOCK_ROUTING)->name) != 0))
+            return true;
+    return false;
+}
+
 static void check_model(Checker *checker)
 {
     SpecModel *model = &checker->spec->model;
@@ -256,6 +267,7 @@ static void check_model(Checker *checker)
     size_t mark = diag_error_count(checker->diag);
     model->name = block->label ? block->label : "";
     model->span = model->moe_span = block_head_span(block);
+    bool changed = says_structure(block);
     if (block->from && !import_model(block, model, checker->environment, checker->arena, checker->diag))
         return;
     check_block(checker, BLOCK_MODEL, block, model);
@@ -290,8 +302,14 @@ static void check_model(Checker *checker)
     check_attention(checker);
     check_mixers(checker, block);
     check_sizes(checker);
-    if (!block->from)
-        spec_count_parameters(model);
+    if (has_errors_since(checker, mark))
+        return;
+    spec_count_parameters(model);
+    if (block->from && !changed)
+        import_check_index(model, block->from->span,
+                           read_join_path(checker->arena, diag_source_name(checker->diag, block->from->span.source),
+                                          block->from->text),
+                           checker->arena, checker->diag);
 }
 
 static void check_model_and_routing(Checker *checker)
