@@ -516,7 +516,9 @@ double lower_memory_bytes(const Spec *spec, const Config *config, uint32_t prefe
     Arena *arena = arena_create();
     Spec prefix = *spec;
     prefix.model.layers = layers;
-    prefix.outer = NULL; // no matter of memory
+    prefix.outer = NULL; // no matter of memory, nor is routing
+    prefix.model.popularity = NULL;
+    prefix.model.layer_popularity = NULL;
     prefix.cluster.port_count = prefix.cluster.link_count = 0;
     double bytes = 0;
     const Workload *work = workload_derive(&prefix, arena);
