@@ -64,6 +64,14 @@ static void add_model(cJSON *root, const Plan *plan)
     cJSON_AddNumberToObject(object, "moe_layers", plan->choice_count);
     cJSON_AddNumberToObject(object, "experts", model->experts);
     cJSON_AddNumberToObject(object, "top_k", model->top_k);
+    if (model->groups) {
+        cJSON_AddNumberToObject(object, "groups", model->groups);
+        cJSON_AddNumberToObject(object, "group_top_k", model->group_top_k);
+    }
+    if (model->zero_experts)
+        cJSON_AddNumberToObject(object, "zero_experts", model->zero_experts);
+    if (model->expert_bits > 0)
+        cJSON_AddNumberToObject(object, "expert_bits", model->expert_bits);
     cJSON_AddNumberToObject(object, "total_parameters", model->total_parameters);
     cJSON_AddNumberToObject(object, "active_parameters", model->active_parameters);
     cJSON_AddNumberToObject(object, "data_bytes", model->data_bytes);

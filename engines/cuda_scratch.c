@@ -141,7 +141,7 @@ CudaFfn cuda_ffn_take(CudaScratch *scratch, const ModelDims *dims, Dtype dtype, 
 CudaShared cuda_shared_take(CudaScratch *scratch, const ModelDims *dims, Dtype dtype, uint64_t rows, bool is_backward)
 {
     CudaShared work = {0};
-    work.inner = inner_take(scratch, dims, dtype, times(rows, times(dims->shared_experts, dims->inner)), is_backward);
+    work.inner = inner_take(scratch, dims, dtype, times(rows, model_shared_inner(dims)), is_backward);
     if (is_backward)
         work.din = take_floats(scratch, times(rows, dims->hidden));
     return work;

@@ -67,7 +67,7 @@ static uint64_t ffn_elements(const ModelDims *dims, uint64_t rows, uint64_t pair
 static uint64_t shared_expert_elements(const ModelDims *dims, uint64_t rows, uint64_t pairs)
 {
     (void)pairs;
-    return feed_forward_elements(dims, rows, saturating_mul(dims->shared_experts, dims->inner));
+    return feed_forward_elements(dims, rows, model_shared_inner(dims));
 }
 
 static uint64_t unroute_elements(const ModelDims *dims, uint64_t rows, uint64_t pairs)
@@ -138,7 +138,7 @@ static uint64_t ffn_backward_elements(const ModelDims *dims, uint64_t rows, uint
 static uint64_t shared_expert_backward_elements(const ModelDims *dims, uint64_t rows, uint64_t pairs)
 {
     (void)pairs;
-    uint64_t inner = saturating_mul(dims->shared_experts, dims->inner);
+    uint64_t inner = model_shared_inner(dims);
     uint64_t sum = gradient_elements(dims, feed_forward_weights(dims, inner));
     return saturating_add(sum, feed_forward_backward_elements(dims, rows, inner));
 }

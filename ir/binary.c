@@ -397,8 +397,8 @@ static bool allocate(Reader *reader)
         counts[RECORD_LINK] > PLAN_LINKS_MAX || counts[RECORD_STRATEGY] > PLAN_STRATEGIES_MAX ||
         counts[RECORD_GROUP] > PLAN_GROUPS_MAX || counts[RECORD_BUFFER] > PLAN_BUFFERS_MAX ||
         counts[RECORD_STEP] > PLAN_STEPS_MAX || counts[RECORD_CHOICE] > PLAN_STEPS_MAX ||
-        counts[SECTION_OPERANDS] > INT32_MAX || counts[SECTION_AFTER] > INT32_MAX ||
-        counts[SECTION_STRINGS] > INT32_MAX) {
+        counts[RECORD_LAYER] > PLAN_LAYERS_MAX || counts[SECTION_OPERANDS] > INT32_MAX ||
+        counts[SECTION_AFTER] > INT32_MAX || counts[SECTION_STRINGS] > INT32_MAX) {
         return refuse(reader, "more records than a plan may have");
     }
     if (counts[RECORD_TRAFFIC] != counts[RECORD_STRATEGY] * counts[RECORD_LEVEL])
@@ -407,6 +407,7 @@ static bool allocate(Reader *reader)
     plan->cluster.level_count = (uint32_t)counts[RECORD_LEVEL];
     plan->cluster.port_count = (uint32_t)counts[RECORD_PORT];
     plan->cluster.link_count = (uint32_t)counts[RECORD_LINK];
+    plan->layer_count = (uint32_t)counts[RECORD_LAYER];
     plan->choice_count = (uint32_t)counts[RECORD_CHOICE];
     plan->strategy_count = (uint32_t)counts[RECORD_STRATEGY];
     plan->group_count = (uint32_t)counts[RECORD_GROUP];
@@ -416,6 +417,7 @@ static bool allocate(Reader *reader)
     plan->after_count = (uint32_t)counts[SECTION_AFTER];
     plan->cluster.ports = arena_alloc_array(plan->arena, plan->cluster.port_count, sizeof(*plan->cluster.ports));
     plan->cluster.links = arena_alloc_array(plan->arena, plan->cluster.link_count, sizeof(*plan->cluster.links));
+    plan->layers = arena_alloc_array(plan->arena, plan->layer_count, sizeof(*plan->layers));
     plan->choices = arena_alloc_array(plan->arena, plan->choice_count, sizeof(*plan->choices));
     plan->strategies = arena_alloc_array(plan->arena, plan->strategy_count, sizeof(*plan->strategies));
     plan->groups = arena_alloc_array(plan->arena, plan->group_count, sizeof(*plan->groups));

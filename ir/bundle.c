@@ -47,10 +47,16 @@ BundleShape bundle_shape(const Plan *plan, WeightKind kind, int32_t layer)
     const ModelDims *dims = &plan->model;
     uint64_t elements = kind == WEIGHT_EMBEDDING ? model_embedding_elements(dims)
                                                  : model_dense_elements(dims, plan_layer_is_moe(plan, layer));
+    Dtype dtype = dims->dtype;
+    if (kind != WEIGHT_EMBEDDING && layer >= 0 && (uint32_t)layer < plan->layer_count) {
+        const LayerDims *own = &plan->layers[layer];
+        elements = own->bits > 0 ? model_packed_bytes(own->elements, own->bits) : own->elements;
+        dtype = own->bits > 0 ? DTYPE_U8 : dtype;
+    }
     if (plan->pass == PASS_FORWARD)
-        return (BundleShape){elements, 1, elements};
+        return (BundleShape){elements, 1, elements, dtype};
     uint64_t owners = cluster_gpus(&plan->cluster);
-    return (BundleShape){elements, owners, share_elements(elements, owners)};
+    return (BundleShape){elements, owners, share_elements(elements, owners), dtype};
 }
 
 ModelRanges bundle_undecayed(const Plan *plan, WeightKind kind, int32_t layer, uint64_t rank)

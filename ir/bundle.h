@@ -18,9 +18,10 @@ uint64_t share_of_rank(const Cluster *cluster, uint64_t rank);
 uint32_t cluster_wide_levels(const Cluster *cluster);
 
 typedef struct {
-    uint64_t elements; // of the bundle
+    uint64_t elements; // of the bundle, or bytes where its weights take fewer bits than a dtype has
     uint64_t owners;   // 1 where every rank has it whole
     uint64_t share;    // elements that a rank owns
+    Dtype dtype;
 } BundleShape;
 
 // `kind`: WEIGHT_DENSE, of a layer, or WEIGHT_EMBEDDING.

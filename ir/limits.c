@@ -144,6 +144,7 @@ static bool check_counts(Check *check)
         {RECORD_LEVEL, plan->cluster.level_count, 1, LEVELS_MAX},
         {RECORD_PORT, plan->cluster.port_count, 0, PLAN_PORTS_MAX},
         {RECORD_LINK, plan->cluster.link_count, 0, PLAN_LINKS_MAX},
+        {RECORD_LAYER, plan->layer_count, 0, PLAN_LAYERS_MAX},
         {RECORD_CHOICE, plan->choice_count, 0, plan->model.layers},
         {RECORD_STRATEGY, plan->strategy_count, 0, PLAN_STRATEGIES_MAX},
         {RECORD_GROUP, plan->group_count, 0, PLAN_GROUPS_MAX},
@@ -250,10 +251,11 @@ static bool check_model(Check *check)
     } tensors[] = {
         {"embedding", ((double)m->vocabulary + m->sequence + 2) * hidden},
         {"attention", 2 * hidden * (1 + query + key)},
-        {"router", hidden * (2.0 + m->experts)},
+        {"router", hidden * (2.0 + m->experts + m->zero_experts)},
         {"feed-forward", hidden * (2 + matrices * m->ffn_inner)},
         {"expert", matrices * hidden * m->inner * (1.0 + m->experts)},
-        {"shared expert", matrices * hidden * m->inner * m->shared_experts},
+        {"shared expert",
+         matrices * hidden * (m->shared_inner ? m->shared_inner : (double)m->inner * m->shared_experts)},
         {"activation", (double)m->sequence * m->batch * hidden * (1.0 + m->top_k)},
     };
     if (m->layers == 0 || m->layers > PLAN_LAYERS_MAX)
@@ -263,6 +265,19 @@ static bool check_model(Check *check)
             return fail(check, RECORD_MODEL, 0, "the %s tensors have more than 2^53 elements", tensors[i].what);
     if (m->experts > INT32_MAX || (!m->abstract && m->top_k > m->experts))
         return fail(check, RECORD_MODEL, 0, "'top_k' is %" PRIu32 " of %" PRIu32 " experts", m->top_k, m->experts);
+    if (m->groups > MODEL_GROUPS_MAX)
+        return fail(check, RECORD_MODEL, 0, "'groups' is %" PRIu32 ": expected at most %d", m->groups,
+                    MODEL_GROUPS_MAX);
+    if (m->groups > 0 && (m->experts % m->groups != 0 || m->group_top_k == 0 || m->group_top_k > m->groups))
+        return fail(check, RECORD_MODEL, 0,
+                    "'group_top_k' is %" PRIu32 " of %" PRIu32 " groups of %" PRIu32 " experts: expected equal groups, "
+                    "and at most all of them",
+                    m->group_top_k, m->groups, m->experts);
+    if (m->groups > 0 && m->top_k > (uint64_t)m->experts / m->groups * m->group_top_k)
+        return fail(check, RECORD_MODEL, 0, "'top_k' is %" PRIu32 ", and %" PRIu32 " groups have fewer experts",
+                    m->top_k, m->group_top_k);
+    if (m->expert_bits > BITS_MAX)
+        return fail(check, RECORD_MODEL, 0, "'expert_bits' is more than %d", BITS_MAX);
     if (plan->replica_levels > plan->cluster.level_count)
         return fail(check, RECORD_PLAN, 0, "'replica_levels' is %" PRIu32 ", and there are %" PRIu32 " levels",
                     plan->replica_levels, plan->cluster.level_count);
@@ -286,6 +301,22 @@ static bool check_micro_batches(Check *check)
         return fail(check, RECORD_PLAN, 0,
                     "%" PRIu32 " micro-batches make %" PRIu64 " executions of steps: expected at most %d",
                     plan->micro_batches, runs, PLAN_UNROLLED_STEPS_MAX);
+    return true;
+}
+
+// All layers of the model, or none.
+static bool check_layers(Check *check)
+{
+    const Plan *plan = check->plan;
+    if (plan->layer_count > 0 && plan->layer_count != plan->model.layers)
+        return fail(check, RECORD_LAYER, 0, "%" PRIu32 " 'layer' records: expected one for each of %" PRIu32 " layers",
+                    plan->layer_count, plan->model.layers);
+    for (uint32_t i = 0; i < plan->layer_count; i++) {
+        if (plan->layers[i].elements == 0 || (double)plan->layers[i].elements > elements_max)
+            return fail(check, RECORD_LAYER, i, "'elements' must be from 1 to 2^53");
+        if (plan->layers[i].bits > BITS_MAX)
+            return fail(check, RECORD_LAYER, i, "'bits' is more than %d", BITS_MAX);
+    }
     return true;
 }
 
@@ -364,7 +395,8 @@ bool plan_within_limits(const Plan *plan, RecordPlace *place, Fault *fault)
 {
     Check check = {.plan = plan, .fault = fault};
     bool ok = check_counts(&check) && check_fields(&check) && check_cluster(&check) && check_ports(&check) &&
-              check_links(&check) && check_model(&check) && check_groups(&check) && check_micro_batches(&check) &&
+              check_links(&check) && check_model(&check) && check_layers(&check) && check_groups(&check) &&
+              check_micro_batches(&check) &&
               check_buffers(&check) && check_buffer_names(&check) && check_steps(&check);
     if (place)
         *place = check.place;

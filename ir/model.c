@@ -1,6 +1,8 @@
 // How large a model's tensors are. Layouts are those written beside the declarations in model.h.
 #include "ir/model.h"
 
+#include <math.h>
+
 uint64_t model_tokens(const ModelDims *dims)
 {
     return (uint64_t)dims->sequence * dims->batch;
@@ -39,7 +41,7 @@ uint64_t model_attention_elements(const ModelDims *dims)
 
 uint64_t model_router_elements(const ModelDims *dims)
 {
-    return norm_elements(dims) + (uint64_t)dims->hidden * dims->experts;
+    return norm_elements(dims) + (uint64_t)dims->hidden * ((uint64_t)dims->experts + dims->zero_experts);
 }
 
 uint64_t model_ffn_elements(const ModelDims *dims)
@@ -52,9 +54,48 @@ uint64_t model_expert_elements(const ModelDims *dims)
     return feed_forward_elements(dims, dims->inner);
 }
 
+uint64_t model_shared_inner(const ModelDims *dims)
+{
+    return dims->shared_inner ? dims->shared_inner : (uint64_t)dims->shared_experts * dims->inner;
+}
+
 uint64_t model_shared_elements(const ModelDims *dims)
 {
-    return feed_forward_elements(dims, (uint64_t)dims->shared_experts * dims->inner);
+    return feed_forward_elements(dims, model_shared_inner(dims));
+}
+
+uint64_t model_packed_bytes(uint64_t elements, double bits)
+{
+    return (uint64_t)ceil((double)elements * bits / 8);
+}
+
+bool model_limits_groups(const ModelDims *dims)
+{
+    return dims->groups > dims->group_top_k;
+}
+
+uint64_t model_group_bit(const ModelDims *dims, uint32_t expert)
+{
+    return model_limits_groups(dims) ? 1ull << expert / (dims->experts / dims->groups) : 0;
+}
+
+bool model_group_allows(const ModelDims *dims, uint64_t open, uint32_t expert)
+{
+    uint32_t count = 0;
+    for (uint64_t rest = open; rest; rest &= rest - 1)
+        count++;
+    return !model_limits_groups(dims) || count < dims->group_top_k || (open & model_group_bit(dims, expert));
+}
+
+Dtype model_expert_dtype(const ModelDims *dims)
+{
+    return dims->expert_bits > 0 ? DTYPE_U8 : dims->dtype;
+}
+
+uint64_t model_expert_units(const ModelDims *dims)
+{
+    uint64_t elements = model_expert_elements(dims);
+    return dims->expert_bits > 0 ? model_packed_bytes(elements, dims->expert_bits) : elements;
 }
 
 bool model_has_part(const ModelDims *dims, DensePart part, bool is_moe)
@@ -65,7 +106,7 @@ bool model_has_part(const ModelDims *dims, DensePart part, bool is_moe)
     case DENSE_ROUTER:
         return is_moe;
     case DENSE_SHARED:
-        return is_moe && dims->shared_experts > 0;
+        return is_moe && model_shared_inner(dims) > 0;
     case DENSE_FFN:
         return !is_moe;
     case DENSE_PARTS:

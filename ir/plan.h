@@ -18,6 +18,14 @@
 
 // ---- plan ------------------------------------------------------------------------------------
 
+// The dense weights of one layer of a model that can be planned, not executed: its layers mix tokens in ways that
+// hep-run does not know, or store weights in fewer bits than a dtype has.
+typedef struct {
+    const char *mixer; // what mixes tokens, as the input names it
+    uint64_t elements; // of the layer's dense bundle
+    double bits;       // of a stored weight, on average; 0: those of the model's dtype
+} LayerDims;
+
 // One per MoE layer, in layer order.
 typedef struct {
     uint32_t layer;              // index in the model
@@ -108,7 +116,9 @@ typedef struct {
     bool unrolled;             // every step runs once, every buffer holds one value (unroll.h); never stored
     TrainingSettings training; // where `pass` is training
 
+    uint32_t layer_count; // of `layers`: all of the model's, or 0 where the dimensions say it all
     uint32_t choice_count, strategy_count, group_count, buffer_count, step_count, operand_count, after_count;
+    LayerDims *layers;
     Choice *choices;
     Strategy *strategies;
     Group *groups;

@@ -5,7 +5,7 @@
 ShareShape plan_share_shape(const Plan *plan)
 {
     ShareShape shape = {.whole = plan->model.experts % share_gpus(&plan->cluster, plan->replica_levels) == 0};
-    share_shape(&plan->cluster, plan->replica_levels, plan->model.experts, model_expert_elements(&plan->model),
+    share_shape(&plan->cluster, plan->replica_levels, plan->model.experts, model_expert_units(&plan->model),
                 &shape.rows, &shape.cols);
     return shape;
 }
@@ -13,7 +13,7 @@ ShareShape plan_share_shape(const Plan *plan)
 ExpertShares plan_expert_shares(const Plan *plan, const uint32_t domain[LEVELS_MAX])
 {
     return expert_shares(&plan->cluster, plan->replica_levels, domain, plan->model.experts,
-                         model_expert_elements(&plan->model));
+                         model_expert_units(&plan->model));
 }
 
 uint32_t plan_expert_domain(const Plan *plan, const uint32_t domain[LEVELS_MAX], uint32_t expert, uint32_t level)

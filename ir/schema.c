@@ -64,12 +64,20 @@ static const RecordInfo records[RECORD_COUNT] = {
                                  FIELD(ModelDims, "top_k", top_k, U32),
                                  FIELD(ModelDims, "inner", inner, U32),
                                  FIELD(ModelDims, "shared_experts", shared_experts, U32),
+                                 MAYBE(ModelDims, "shared_inner", shared_inner, U32),
+                                 MAYBE(ModelDims, "groups", groups, U32),
+                                 MAYBE(ModelDims, "group_top_k", group_top_k, U32),
+                                 MAYBE(ModelDims, "zero_experts", zero_experts, U32),
+                                 MAYBE(ModelDims, "expert_bits", expert_bits, NUMBER),
                                  FIELD(ModelDims, "activation", activation, ONE_OF(activation)),
                                  AMOUNT(ModelDims, "data_bytes", data_bytes, BYTES),
                                  AMOUNT(ModelDims, "expert_bytes", expert_bytes, BYTES),
                                  AMOUNT(ModelDims, "pre_expert_s", pre_expert_s, SECONDS),
                                  AMOUNT(ModelDims, "total_parameters", total_parameters, PARAMETERS),
                                  AMOUNT(ModelDims, "active_parameters", active_parameters, PARAMETERS)}},
+    [RECORD_LAYER] = {.keyword = "layer",
+                      .fields = {FIRST(LayerDims, "mixer", mixer, NAME), FIELD(LayerDims, "elements", elements, U64),
+                                 MAYBE(LayerDims, "bits", bits, NUMBER)}},
     [RECORD_PLAN] = {.keyword = "plan",
                      .fields = {FIELD(Plan, "pass", pass, ONE_OF(pass)),
                                 FIELD(Plan, "dispatch", dispatch, ONE_OF(dispatch)),
@@ -189,6 +197,8 @@ uint32_t record_count(const Plan *plan, RecordKind kind)
         return plan->cluster.port_count;
     case RECORD_LINK:
         return plan->cluster.link_count;
+    case RECORD_LAYER:
+        return plan->layer_count;
     case RECORD_CHOICE:
         return plan->choice_count;
     case RECORD_STRATEGY:
@@ -228,6 +238,8 @@ void *record_at(const Plan *plan, RecordKind kind, uint32_t index)
         return owner;
     case RECORD_TRAINING:
         return &owner->training;
+    case RECORD_LAYER:
+        return &owner->layers[index];
     case RECORD_CHOICE:
         return &owner->choices[index];
     case RECORD_STRATEGY:

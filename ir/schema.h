@@ -15,6 +15,7 @@ typedef enum {
     RECORD_LINK,
     RECORD_DEVICE,
     RECORD_MODEL,
+    RECORD_LAYER, // of models that can be planned, not executed
     RECORD_PLAN,
     RECORD_TRAINING, // of training plans
     RECORD_CHOICE,
@@ -42,7 +43,7 @@ typedef enum {
 typedef enum { HEP_FIELD_TYPES(X) FIELD_TYPE_COUNT } FieldType;
 #undef X
 
-enum { FIELDS_MAX = 24 }; // one more than the longest record has
+enum { FIELDS_MAX = 32 }; // one more than the longest record has
 
 // What numbers are counted in. X(NAME, "text")
 #define HEP_FIELD_UNITS(X)                                                                                             \
@@ -94,6 +95,7 @@ enum {
     PLAN_GROUPS_MAX = 4096,
     PLAN_BUFFERS_MAX = 1 << 20,
     PLAN_STEPS_MAX = 1 << 20,
+    BITS_MAX = 64, // of a stored weight
 };
 
 // What any code may rely on before it walks a plan: known codes, indices in range (edges included),

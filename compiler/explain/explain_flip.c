@@ -167,9 +167,10 @@ static double largest(const Probing *p)
     const SpecModel *model = &p->work->spec->model;
     if (p->quantity != QUANTITY_BATCH || model->abstract)
         return INFINITY;
+    ModelDims dims = spec_dims(model);
     double routed = fmax((double)model->top_k * model->hidden, (double)model->top_k * model->inner),
            attended = (double)model->heads * fmax(model->sequence, model->head_dim),
-           dense = fmax(fmax(model->ffn_inner, (double)model->shared_experts * model->inner), model->vocabulary),
+           dense = fmax(fmax(model->ffn_inner, (double)model_shared_inner(&dims)), model->vocabulary),
            most = floor(0x1p53 / (4.0 * model->sequence * fmax(fmax(routed, attended), dense))) - 1;
     return fmax(model->batch, fmin(most, INT32_MAX));
 }

@@ -138,6 +138,8 @@ static void check_moe_layers(Checker *checker)
 {
     const SpecModel *model = &checker->spec->model;
     uint32_t moe_layers = 0;
+    if (model->is_moe) // a list that is not empty
+        return;
     for (uint32_t i = 0; i < model->layers; i++)
         moe_layers += spec_layer_is_moe(model, i);
     if (!moe_layers) {
@@ -187,6 +189,10 @@ static void set_model_defaults(Checker *checker)
         model->ffn_inner = 0;
     else if (!checker->keys[KEY_MODEL_inner])
         model->ffn_inner = 4 * model->hidden;
+    if (checker->keys[KEY_MOE_shared_inner] && !model->shared_experts)
+        model->shared_experts = 1;
+    if (model->shared_inner == model->shared_experts * (uint64_t)model->inner)
+        model->shared_inner = 0; // as shared_experts says
 }
 
 // Later stages multiply these in 64 bits and in doubles; below 2^53 both are exact.
@@ -212,6 +218,8 @@ static void check_sizes(Checker *checker)
         {tokens * m->ffn_inner * element, "dense activations ('sequence' x 'batch' x 'inner')", KEY_MODEL_inner},
         {tokens * m->shared_experts * m->inner * element, "shared activations ('shared_experts' x 'inner')",
          KEY_MOE_shared_experts},
+        {tokens * m->shared_inner * element, "shared activations ('shared_inner')", KEY_MOE_shared_inner},
+        {weights * m->shared_inner, "shared experts ('hidden' x 'shared_inner')", KEY_MOE_shared_inner},
         {weights * m->experts * m->inner, "experts ('experts' x 'hidden' x 'inner')", KEY_MOE_experts},
         {weights * m->shared_experts * m->inner, "shared experts ('shared_experts' x 'hidden' x 'inner')",
          KEY_MOE_shared_experts},
@@ -253,6 +261,17 @@ static void check_volume_lists(Checker *checker)
                        model->layers);
 }
 
+// Does the block of an imported model say more than what passes it?
+static bool says_structure(const AstEntry *block)
+{
+    for (const AstEntry *entry = block->entries.first; entry; entry = entry->next)
+        if (!entry->name || (strcmp(entry->name, key_info(KEY_MODEL_sequence)->name) != 0 &&
+                             strcmp(entry->name, key_info(KEY_MODEL_batch)->name) != 0 &&
+                             strcmp(entry->name, block_info(BLOCK_ROUTING)->name) != 0))
+            return true;
+    return false;
+}
+
 static void check_model(Checker *checker)
 {
     SpecModel *model = &checker->spec->model;
@@ -260,6 +279,7 @@ static void check_model(Checker *checker)
     size_t mark = diag_error_count(checker->diag);
     model->name = block->label ? block->label : "";
     model->span = model->moe_span = block_head_span(block);
+    bool changed = says_structure(block);
     if (block->from && !import_model(block, model, checker->environment, checker->arena, checker->diag))
         return;
     check_block(checker, BLOCK_MODEL, block, model);
@@ -278,19 +298,30 @@ static void check_model(Checker *checker)
     check_required_keys(checker, BLOCK_MOE, form);
     if (has_errors_since(checker, mark))
         return;
+    check_layer_lists(checker);
+    if (has_errors_since(checker, mark))
+        return;
     check_moe_layers(checker);
     check_volume_lists(checker);
     set_model_defaults(checker);
     check_top_k(checker);
+    check_groups(checker);
     if (model->abstract) {
         model->dtype = DTYPE_F32;
         model->batch = 0;
         return;
     }
     check_attention(checker);
+    check_mixers(checker, block);
     check_sizes(checker);
-    if (!block->from)
-        spec_count_parameters(model);
+    if (has_errors_since(checker, mark))
+        return;
+    spec_count_parameters(model);
+    if (block->from && !changed)
+        import_check_index(model, block->from->span,
+                           read_join_path(checker->arena, diag_source_name(checker->diag, block->from->span.source),
+                                          block->from->text),
+                           checker->arena, checker->diag);
 }
 
 static void check_model_and_routing(Checker *checker)
@@ -380,6 +411,22 @@ static void check_micro_batches(Checker *checker)
     }
 }
 
+// What is stored in few bits does not learn, and packets are of elements.
+static void check_weights(Checker *checker)
+{
+    SpecModel *model = &checker->spec->model;
+    const SpecPlan *plan = &checker->spec->plan;
+    bool encodes = (int)plan->codec == CODEC_AUTO || codec_info(plan->codec)->encodes;
+    if (plan->pass == PASS_FORWARD && !encodes)
+        return;
+    const AstEntry *key = model->expert_bits > 0 ? checker->keys[KEY_MOE_weights] : checker->keys[KEY_MODEL_weights];
+    bool asked = model->expert_bits > 0 || model->dense_bits > 0;
+    if (asked && key && !checker->blocks[BLOCK_MODEL]->from)
+        diag_warning(checker->diag, value_span(checker, key), "'weights' goes with %s: weights are stored as '%s' here",
+                     plan->pass == PASS_FORWARD ? "codec 'dense'" : "a forward pass", dtype_name(model->dtype));
+    model->expert_bits = model->dense_bits = 0;
+}
+
 static void check_plan(Checker *checker)
 {
     SpecPlan *plan = &checker->spec->plan;
@@ -398,6 +445,7 @@ static void check_plan(Checker *checker)
         check_exchange(checker);
         check_once_dense(checker);
         check_micro_batches(checker);
+        check_weights(checker);
     }
     const AstEntry *training = checker->blocks[BLOCK_TRAINING];
     check_block(checker, BLOCK_TRAINING, training ? training : &none, &checker->spec->training);

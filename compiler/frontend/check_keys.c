@@ -265,6 +265,26 @@ static void store_capacity(Checker *checker, const KeyInfo *key, const AstExpr *
         evaluate_quantity(checker, expr, key->name, (QuantityRange){KIND_NUMBER, key->min, key->max}, out);
 }
 
+// Bits that a weight takes, with the scales that formats have: one in f32 for 128 x 128 weights, one byte for 32.
+static void store_bits(Checker *checker, const KeyInfo *key, const AstExpr *expr, double *out)
+{
+    static const double bits[] = {0, 8 + 32.0 / (128 * 128), 4 + 8.0 / 32};
+    Value value = evaluate(checker->environment, expr);
+    const char *const *words = takes_info(key->takes)->words;
+    for (size_t i = 0; value.kind == VALUE_SYMBOL && i < COUNT_OF(bits); i++) {
+        if (strcmp(value.text, words[i]) == 0) {
+            *out = bits[i];
+            return;
+        }
+    }
+    if (value.kind == VALUE_SYMBOL)
+        environment_error(checker->environment, expr,
+                          "'%s' must be full, fp8, fp4 or a plain number of bits such as '4.5', got '%s'", key->name,
+                          value.text);
+    else
+        evaluate_quantity(checker, expr, key->name, (QuantityRange){KIND_NUMBER, key->min, key->max}, out);
+}
+
 // The keys that may be lists, one value per layer.
 static int find_volume(const KeyInfo *key)
 {
@@ -309,6 +329,8 @@ static void store_key(Checker *checker, const KeyInfo *key, const AstExpr *expr,
     void *field = (char *)target + key->offset;
     if (store_volumes(checker, key, expr, target))
         return;
+    if (key == &keys[KEY_MODEL_inner] && evaluate(checker->environment, expr).kind == VALUE_LIST)
+        return; // check_layers.c reads it
     if (key->takes == TAKES_ONE_OF) {
         int code = evaluate_choice(checker, expr, key);
         if (code >= 0)
@@ -317,6 +339,8 @@ static void store_key(Checker *checker, const KeyInfo *key, const AstExpr *expr,
         evaluate_count(checker, expr, key->name, key->min, key->max, field);
     } else if (key->takes == TAKES_CAPACITY) {
         store_capacity(checker, key, expr, field);
+    } else if (key->takes == TAKES_BITS) {
+        store_bits(checker, key, expr, field);
     } else if (takes_info(key->takes)->is_number) { // check_domain.c, check_links.c look at the others
         evaluate_quantity(checker, expr, key->name, key_range(key), field);
     }

@@ -30,6 +30,8 @@ typedef enum {
     X(BANDWIDTH, true, BANDWIDTH, NULL, NULL)                                                                          \
     X(RATE, true, RATE, NULL, NULL)                                                                                    \
     X(CAPACITY, true, NUMBER, "number or `off`", "off", NULL)                                                          \
+    X(BITS, true, NUMBER, "`full`, `fp8`, `fp4` or number of bits", "full", "fp8", "fp4", NULL)                        \
+    X(LAYERS, false, NUMBER, "list of layers", NULL)                                                                   \
     X(ONE_OF, false, NUMBER, "word", NULL) /* of the key's name table */                                               \
     X(DOMAIN, false, NUMBER, "name, record or list", "auto", "ep", "gather", NULL)                                     \
     X(NAMES, false, NUMBER, "list of names", NULL)                                                                     \
@@ -116,6 +118,14 @@ Span key_span(const Checker *checker, KeyId key, BlockId block);
 
 // check_links.c: names, ports and links of the outermost level's workers. Requires the levels checked.
 void check_links(Checker *checker, const AstEntry *cluster);
+
+// check_layers.c. Which layers have experts, and the sizes of dense ones: requires the keys of `model` and `moe`
+// stored.
+void check_layer_lists(Checker *checker);
+// What mixes tokens: requires heads and their sizes.
+void check_mixers(Checker *checker, const AstEntry *model);
+// Groups of experts that a token is limited to.
+void check_groups(Checker *checker);
 
 // check_routing.c: which experts are popular. Requires the model checked.
 void check_routing(Checker *checker);

@@ -133,6 +133,10 @@ void check_routing(Checker *checker)
         diag_error(checker->diag, block_head_span(block), "routing needs the number of experts: 'experts' in 'moe'");
         return;
     }
+    if (model->zero_experts) {
+        diag_error(checker->diag, block_head_span(block), "'routing' says nothing of 'zero_experts': give one of them");
+        return;
+    }
     if (skew)
         check_skew(checker, skew->value);
     if (histogram)

@@ -1,446 +1,267 @@
-// See import.h. Field names are those of the transformers library's configuration classes.
+// See import.h. Field names are those of the transformers library's configuration classes, and of the code that
+// publishers ship beside their models.
 #include "compiler/frontend/import.h"
 
-#include <cjson/cJSON.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "compiler/frontend/check_keys.h"
+#include "compiler/frontend/import_parts.h"
 #include "compiler/frontend/read.h"
 #include "grammar/parse.h"
 
-enum { CONFIG_BYTES_MAX = 1 << 24, ALIASES_MAX = 6 };
-
-// What a quantity is called in one family or another, and the key that it becomes; KEY_COUNT if it is none by itself.
-typedef struct {
-    const char *what;
-    KeyId key;
-    const char *names[ALIASES_MAX];
-} Field;
+enum { CONFIG_BYTES_MAX = 1 << 24 };
 
 static const Field
-    field_layers = {"number of layers", KEY_MODEL_layers, {"num_hidden_layers", "n_layer", "num_layers"}},
-    field_hidden = {"hidden size", KEY_MODEL_hidden, {"hidden_size", "n_embd", "d_model"}},
-    field_heads = {"attention heads", KEY_MODEL_heads, {"num_attention_heads", "n_head"}},
-    field_kv_heads = {"key-value heads", KEY_MODEL_kv_heads, {"num_key_value_heads"}},
-    field_head_dim = {"head size", KEY_MODEL_head_dim, {"head_dim"}},
-    field_vocabulary = {"vocabulary", KEY_MODEL_vocabulary, {"vocab_size"}},
+    field_layers = {"number of layers",
+                    KEY_MODEL_layers,
+                    {"num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_decoder_layers"}},
+    field_hidden = {"hidden size", KEY_MODEL_hidden, {"hidden_size", "n_embd", "d_model", "dim", "model_dim"}},
+    field_vocabulary = {"vocabulary", KEY_MODEL_vocabulary, {"vocab_size", "padded_vocab_size", "n_vocab"}},
     field_experts = {"number of experts",
                      KEY_MOE_experts,
-                     {"n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts"}},
+                     {"n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts", "num_routed_experts",
+                      "moe_num_primary_experts", "n_experts", "moe_num_routed_experts"}},
     field_top_k = {"experts per token",
                    KEY_MOE_top_k,
-                   {"num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts"}},
+                   {"num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k", "top_k_experts",
+                    "num_selected_experts", "experts_per_token", "moe_num_active_primary_experts",
+                    "num_activated_experts", "n_activated_experts", "moe_router_topk"}},
     field_expert_inner = {"expert size",
                           KEY_MOE_inner,
-                          {"moe_intermediate_size", "expert_ffn_hidden_size", "expert_dim"}},
-    field_inner = {"feed-forward size", KEY_COUNT, {"intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim"}},
+                          {"moe_intermediate_size", "expert_ffn_hidden_size", "expert_dim", "moe_ffn_hidden_size",
+                           "expert_intermediate_size", "moe_inter_dim", "expert_hidden_dim", "moe_hidden_size"}},
+    field_inner = {"feed-forward size",
+                   KEY_COUNT,
+                   {"intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "hidden_dim", "inter_dim",
+                    "dense_intermediate_size", "ffn_intermediate_size"}},
     field_dense_inner = {"dense feed-forward size", KEY_MODEL_inner, {"intermediate_size_mlp"}},
     field_shared = {"shared experts",
                     KEY_MOE_shared_experts,
-                    {"n_shared_experts", "num_shared_experts", "moe_num_shared_experts"}},
+                    {"n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert",
+                     "n_shared_expert", "num_share_experts"}},
     field_shared_inner = {"shared expert size",
-                          KEY_COUNT,
-                          {"shared_expert_intermediate_size", "shared_intermediate_size"}},
-    field_first_dense = {"dense layers at the start", KEY_MODEL_first_dense, {"first_k_dense_replace"}},
-    field_every = {"distance of MoE layers",
-                   KEY_MOE_every,
-                   {"decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", "expert_layer_period"}},
-    field_activation = {"activation", KEY_MOE_activation, {"hidden_act", "hidden_activation", "activation_function"}},
-    field_dtype = {"element type", KEY_MODEL_dtype, {"dtype", "torch_dtype"}};
+                          KEY_MOE_shared_inner,
+                          {"shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim",
+                           "moe_shared_expert_intermediate_size", "shared_expert_dim",
+                           "shared_expert_ffn_hidden_size"}},
+    field_zero = {"experts that compute nothing",
+                  KEY_MOE_zero_experts,
+                  {"zero_expert_num", "num_zero_experts", "n_zero_experts"}},
+    field_groups = {"groups of experts",
+                    KEY_MOE_groups,
+                    {"n_group", "num_expert_group", "moe_num_groups", "n_expert_groups", "num_expert_groups"}},
+    field_group_top_k = {"groups per token",
+                         KEY_MOE_group_top_k,
+                         {"topk_group", "moe_topk_group", "n_limited_groups", "num_limited_groups", "group_topk",
+                          "num_expert_groups_per_tok"}};
 
-typedef struct {
-    Arena *arena;
-    Diag *diag;
-    Span place; // of the file's name in the .hep file
-    const char *path;
-    const cJSON *config, *outer; // the text model's object, and the file's
-    Environment *environment;
-    const AstEntry *block; // of the model: what it says wins
-    Text keys, moe;        // what was found, as keys of the language
-    size_t errors;
-} Importer;
-
-static AstEntry *find_entry(AstEntries entries, const char *name)
-{
-    AstEntry *entry = entries.first;
-    while (entry && (!entry->name || strcmp(entry->name, name) != 0))
-        entry = entry->next;
-    return entry;
-}
-
-static const cJSON *find(const Importer *in, const Field *field, const char **name)
-{
-    for (size_t i = 0; i < ALIASES_MAX && field->names[i]; i++) {
-        const cJSON *item = cJSON_GetObjectItemCaseSensitive(in->config, field->names[i]);
-        if (!item)
-            item = cJSON_GetObjectItemCaseSensitive(in->outer, field->names[i]);
-        if (item && !cJSON_IsNull(item)) {
-            *name = field->names[i];
-            return item;
-        }
-    }
-    return NULL;
-}
-
-static bool is_not_finite(const cJSON *item) // see blank_not_finite
-{
-    return cJSON_IsString(item) && !item->valuestring[0];
-}
-
-// What the block says of a key itself; NULL if nothing.
-static const AstEntry *said(const Importer *in, KeyId key)
-{
-    const AstEntry *block = in->block;
-    if (key != KEY_COUNT && key_info(key)->block == BLOCK_MOE)
-        block = find_entry(in->block->entries, block_info(BLOCK_MOE)->name);
-    bool none = key == KEY_COUNT || !block || (block != in->block && block->kind != ENTRY_BLOCK);
-    const AstEntry *entry = none ? NULL : find_entry(block->entries, key_info(key)->name);
-    return entry && entry->kind == ENTRY_VALUE ? entry : NULL;
-}
-
-static double limit(const Field *field)
-{
-    return field->key == KEY_COUNT ? key_info(KEY_MODEL_inner)->max : key_info(field->key)->max;
-}
-
-// The number that the block gives; what is wrong with it the check of the block will say.
-static bool said_number(const Importer *in, const Field *field, double least, double *value)
-{
-    const AstEntry *entry = said(in, field->key);
-    if (!entry)
-        return false;
-    Value given = evaluate(in->environment, entry->value);
-    bool good = given.kind == VALUE_QUANTITY && given.number >= least && given.number <= limit(field) &&
-                given.number == floor(given.number);
-    *value = good ? given.number : least;
-    return true;
-}
-
-static void report_missing(Importer *in, const Field *field, const char *why)
-{
-    Text looked = {0};
-    for (size_t i = 0; i < ALIASES_MAX && field->names[i]; i++)
-        text_format(&looked, "%s'%s'", i ? ", " : "", field->names[i]);
-    diag_error(in->diag, in->place, "'%s' gives no %s%s", in->path, field->what, why);
-    diag_help(in->diag, "looked for %s%s", looked.data,
-              in->config == in->outer ? "" : ", inside 'text_config' and outside");
-    text_free(&looked);
-    bool moe = field->key != KEY_COUNT && key_info(field->key)->block == BLOCK_MOE;
-    if (field->key != KEY_COUNT)
-        diag_help(in->diag, "or write '%s%s = ...%s' into the block of the model", moe ? "moe { " : "",
-                  key_info(field->key)->name, moe ? " }" : "");
-    in->errors++;
-}
-
-// A whole number of at least `least`; -1 where neither the block nor the file says.
-static double number(Importer *in, const Field *field, double least, const char **name)
-{
-    double value;
-    *name = "the block";
-    if (said_number(in, field, least, &value))
-        return value;
-    *name = NULL;
-    const cJSON *item = find(in, field, name);
-    if (!item)
-        return -1;
-    value = item->valuedouble;
-    if (cJSON_IsNumber(item) && value >= least && value <= limit(field) && value == floor(value))
-        return value;
-    char *text = is_not_finite(item) ? NULL : cJSON_PrintUnformatted(item);
-    diag_error(in->diag, in->place, "'%s': '%s' must be a whole number from %g to %.0f, got %.40s", in->path, *name,
-               least, limit(field), text ? text : "one that is not finite");
-    cJSON_free(text);
-    in->errors++;
-    return -1;
-}
-
-static double required(Importer *in, const Field *field, double least, const char **name)
-{
-    double value = number(in, field, least, name);
-    if (!*name)
-        report_missing(in, field, "");
-    return value < 0 ? least : value;
-}
-
-static double optional(Importer *in, const Field *field, double least, double fallback, const char **name)
-{
-    double value = number(in, field, least, name);
-    return value < 0 ? fallback : value;
-}
-
-static void give(Text *keys, const char *key, double value, const char *source)
-{
-    text_format(keys, "%s = %.0f  # %s\n", key, value, source);
-}
-
-// ---- attention -------------------------------------------------------------------------------
-
-typedef struct {
-    double layers, hidden, heads, kv_heads, head_dim, vocabulary;
-    double attention; // parameters of one layer, without norms
-    double experts, top_k, expert_inner, inner, shared, first_dense, every;
-    Activation activation;
-} Sizes;
-
-static double plain_number(const Importer *in, const char *name)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(in->config, name);
-    return cJSON_IsNumber(item) && item->valuedouble >= 0 && item->valuedouble <= 1e9 ? item->valuedouble : 0;
-}
-
-// Latent attention: queries and key-values through low-rank projections. What is executed and priced in
-// its place is grouped attention of one key-value head with as many parameters.
-static void stand_in_for_latent(Importer *in, Sizes *s)
-{
-    double q_rank = plain_number(in, "q_lora_rank"), kv_rank = plain_number(in, "kv_lora_rank");
-    double nope = plain_number(in, "qk_nope_head_dim"), rope = plain_number(in, "qk_rope_head_dim");
-    double value = plain_number(in, "v_head_dim"), query = s->heads * (nope + rope);
-    double queries = q_rank > 0 ? s->hidden * q_rank + q_rank * query : s->hidden * query;
-    s->attention =
-        queries + s->hidden * (kv_rank + rope) + kv_rank * s->heads * (nope + value) + s->heads * value * s->hidden;
-    s->kv_heads = 1;
-    s->head_dim = fmax(1, round(s->attention / (2 * s->hidden * (s->heads + 1))));
-    text_append(&in->keys, "# latent attention, stood in for by grouped attention of as many parameters:\n");
-    give(&in->keys, "kv_heads", s->kv_heads, "of kv_lora_rank");
-    give(&in->keys, "head_dim", s->head_dim, "chosen for the parameter count");
-}
-
-static void import_attention(Importer *in, Sizes *s)
-{
-    const char *name = NULL;
-    s->heads = required(in, &field_heads, 1, &name);
-    give(&in->keys, "heads", s->heads, name ? name : "");
-    bool is_said = said(in, KEY_MODEL_kv_heads) || said(in, KEY_MODEL_head_dim);
-    if (plain_number(in, "kv_lora_rank") > 0 && !is_said) {
-        stand_in_for_latent(in, s);
-        return;
-    }
-    s->kv_heads = optional(in, &field_kv_heads, 1, s->heads, &name);
-    give(&in->keys, "kv_heads", s->kv_heads, name ? name : "as heads");
-    s->head_dim = optional(in, &field_head_dim, 1, fmax(1, floor(s->hidden / s->heads)), &name);
-    give(&in->keys, "head_dim", s->head_dim, name ? name : "hidden / heads");
-    s->attention = 2 * s->hidden * s->head_dim * (s->heads + s->kv_heads);
-}
+static const char *const tied_names[] = {"tie_word_embeddings",
+                                         "tied_embeddings",
+                                         "tie_embedding",
+                                         "tie_embeddings",
+                                         "tie_lm_head",
+                                         "share_embedding",
+                                         NULL};
+static const char *const activation_names_of[] = {"mlp_hidden_act",      "ffn_act_fn",
+                                                  "hidden_act",          "hidden_activation",
+                                                  "activation_function", "hidden_activation_function",
+                                                  "ffn_activation",      NULL};
 
 // ---- experts ---------------------------------------------------------------------------------
 
-// Of a list with one entry per layer, where 0 is a dense one: how many come first.
-static double dense_first(Importer *in, const cJSON *list, double layers, const char *name)
+// SiLU and GELU are gated in all families but where a field says otherwise; squared ReLU is none.
+static Activation import_activation(Importer *in)
 {
-    double dense = 0, count = 0;
-    bool moe = false, irregular = false;
-    const cJSON *item;
-    cJSON_ArrayForEach(item, list)
-    {
-        bool is_moe = item->valuedouble != 0;
-        irregular = irregular || (moe && !is_moe);
-        moe = moe || is_moe;
-        dense += !moe;
-        count++;
-    }
-    if (irregular || count != layers) {
-        diag_error(in->diag, in->place,
-                   "'%s': '%s' must have one entry per layer, dense layers first: other patterns cannot be planned",
-                   in->path, name);
-        diag_help(in->diag, "'first_dense' and 'every' in the block of the model say something else");
-        in->errors++;
-    }
-    return dense;
+    static const char *const gates[] = {"gated_linear_unit", "is_gated_act", "use_glu", "ffn_glu", "mlp_gated", NULL};
+    const char *name = NULL, *text = "";
+    Activation activation = ACTIVATION_SWIGLU;
+    const cJSON *item = import_find(in, activation_names_of, &name), *gated = import_find(in, gates, NULL);
+    if (cJSON_IsObject(item))
+        item = import_inside(in, item, "name");
+    if (cJSON_IsString(item))
+        text = item->valuestring;
+    bool plain = cJSON_IsFalse(gated);
+    if (strncmp(text, "relu", 4) == 0)
+        activation = ACTIVATION_RELU;
+    else if (plain)
+        activation = ACTIVATION_GELU;
+    text_format(&in->moe, "activation = %s  # %s%s\n", activation_name(activation),
+                name ? name : "none given: gated as usual",
+                name && activation == ACTIVATION_SWIGLU ? ", gated as all families with SiLU and GELU are" : "");
+    return activation;
 }
 
-// Of a list of the layers that are dense: how many these are, if they are the first ones.
-static double listed_first(Importer *in, const cJSON *list, double layers)
+// What stands beside the experts of a layer: shared experts, counted or as one size, or a dense branch.
+static void import_shared(Importer *in, const Sizes *s, bool dense_apart)
 {
-    bool *is_dense = arena_alloc_array(in->arena, (uint64_t)layers, sizeof(*is_dense));
-    double count = 0, first = 0;
-    bool outside = false;
-    const cJSON *item;
-    cJSON_ArrayForEach(item, list)
-    {
-        double layer = item->valuedouble;
-        bool good = cJSON_IsNumber(item) && layer >= 0 && layer < layers && layer == floor(layer);
-        outside = outside || !good;
-        if (good && !is_dense[(size_t)layer]) {
-            is_dense[(size_t)layer] = true;
-            count++;
-        }
+    const char *count_name = NULL, *inner_name = NULL, *branch = NULL;
+    double count = import_number(in, &field_shared, 0, &count_name);
+    double inner = import_number(in, &field_shared_inner, 0, &inner_name);
+    double branch_inner = 0;
+    const cJSON *mixed = import_member(in, "use_mixed_mlp_moe");
+    bool residual = import_is_true(in, "residual_moe") || import_is_true(in, "enable_moe_block");
+    if (import_is_true(in, "parallel_attn_mlp_res")) { // as wide as the model
+        branch = "parallel_attn_mlp_res";
+        (void)import_member(in, "use_residual");
+        branch_inner = s->hidden;
+    } else if (residual && s->inner > 0) {
+        branch = "a dense branch beside the experts";
+        branch_inner = s->inner;
+    } else if (strncmp(import_text(in, "model_type"), "longcat_flash", 13) == 0) {
+        branch = "two feed-forward parts a layer";
+        branch_inner = 2 * s->inner;
     }
-    while (first < layers && is_dense[(size_t)first])
-        first++;
-    if (outside || first != count) {
-        diag_error(in->diag, in->place,
-                   "'%s': 'mlp_only_layers' lists layers that are not the first ones: such models cannot be planned",
-                   in->path);
-        diag_help(in->diag, "'first_dense' and 'every' in the block of the model say something else");
-        in->errors++;
+    if (cJSON_IsFalse(mixed) && !import_said(in, KEY_MOE_shared_experts))
+        count = 0;
+    if (count < 0 && inner <= 0 && dense_apart) { // where dense layers have a size of their own
+        count = 1;
+        count_name = "intermediate_size_mlp";
     }
-    return first;
+    if (import_said(in, KEY_MOE_shared_experts) || import_said(in, KEY_MOE_shared_inner))
+        return;
+    if (count > 1 && inner > 0 && inner != count * s->expert_inner)
+        import_doubt(in, "'%s' is %.0f and '%s' is %.0f: the latter was taken for all shared experts together",
+                     count_name, count, inner_name, inner);
+    if (branch) {
+        import_give(&in->moe, "shared_inner", branch_inner + fmax(0, inner > 0 ? inner : count * s->expert_inner),
+                    branch);
+    } else if (inner > 0 && fmod(inner, s->expert_inner) != 0) {
+        import_give(&in->moe, "shared_inner", inner, inner_name);
+    } else if (inner > 0 || count > 0) {
+        import_give(&in->moe, "shared_experts", inner > 0 ? inner / s->expert_inner : count,
+                    inner > 0 ? inner_name : count_name);
+    }
 }
 
-// Layers listed as dense count only where they are the first ones, and nothing listed counts where the block says.
-static void import_pattern(Importer *in, Sizes *s)
+// Groups that limit a token, and choices that are no experts.
+static void import_router(Importer *in)
 {
-    const char *name = NULL, *every_name = NULL;
-    bool is_said = said(in, KEY_MODEL_first_dense) || said(in, KEY_MOE_every);
-    s->first_dense = optional(in, &field_first_dense, 0, 0, &name);
-    const cJSON *frequency = find(in, &field_every, &every_name);
-    const cJSON *dense = cJSON_GetObjectItemCaseSensitive(in->config, "mlp_only_layers");
-    s->every = 1;
-    if (!cJSON_IsArray(frequency) || said(in, KEY_MOE_every)) {
-        s->every = optional(in, &field_every, 1, 1, &every_name);
-    } else if (!is_said) {
-        s->first_dense = dense_first(in, frequency, s->layers, every_name);
-        name = every_name;
+    const char *name = NULL, *limit_name = NULL, *zero_name = NULL;
+    double groups = import_number(in, &field_groups, 0, &name);
+    double limit = import_number(in, &field_group_top_k, 0, &limit_name);
+    double zero = import_number(in, &field_zero, 0, &zero_name);
+    const char *kind = import_text(in, "zero_expert_type");
+    bool said = import_said(in, KEY_MOE_groups) || import_said(in, KEY_MOE_group_top_k);
+    if (groups > 1 && limit > 0 && limit < groups && !said && strcmp(import_text(in, "topk_method"), "greedy") != 0) {
+        import_give(&in->moe, "groups", groups, name);
+        import_give(&in->moe, "group_top_k", limit, limit_name);
     }
-    double listed = cJSON_IsArray(dense) && !is_said ? listed_first(in, dense, s->layers) : 0;
-    if (listed > s->first_dense) {
-        s->first_dense = listed;
-        name = "mlp_only_layers";
-    }
-    if (s->first_dense > 0)
-        give(&in->keys, "first_dense", s->first_dense, name ? name : "");
-    if (s->every > 1)
-        give(&in->moe, "every", s->every, every_name);
-    if ((s->first_dense > 0 || s->every > 1) && s->inner < 0)
-        report_missing(in, &field_inner, " for its dense layers");
-}
-
-static void import_activation(Importer *in, Sizes *s)
-{
-    const char *name = NULL;
-    s->activation = ACTIVATION_SWIGLU;
-    const cJSON *item = find(in, &field_activation, &name);
-    if (cJSON_IsString(item) && strncmp(item->valuestring, "relu", 4) == 0)
-        s->activation = ACTIVATION_RELU;
-    text_format(&in->moe, "activation = %s  # %s%s\n", activation_name(s->activation),
-                item ? name : "none given: gated as usual",
-                item && s->activation == ACTIVATION_SWIGLU ? ", gated as all families with SiLU and GELU are" : "");
-    const AstEntry *entry = said(in, KEY_MOE_activation);
-    Value given = entry ? evaluate(in->environment, entry->value) : (Value){0};
-    int code = given.kind == VALUE_SYMBOL ? name_code(&activation_names, given.text) : -1;
-    if (code >= 0)
-        s->activation = (Activation)code;
+    if (zero > 0)
+        import_give(&in->moe, "zero_experts", zero, zero_name);
+    if (zero > 0 && kind[0] && strcmp(kind, "identity") != 0 && strcmp(kind, "zero") != 0)
+        import_doubt(in, "'zero_expert_type' is '%.40s': taken for experts that compute nothing", kind);
 }
 
 static void import_experts(Importer *in, Sizes *s)
 {
     const char *name = NULL;
-    s->experts = number(in, &field_experts, 1, &name);
-    if (s->experts < 0) {
+    s->experts = import_number(in, &field_experts, 0, &name);
+    if (s->experts <= 0) {
         if (!in->errors)
-            report_missing(in, &field_experts, ": it describes a dense model, and there is nothing to plan for one");
+            import_report_missing(in, &field_experts,
+                                  ": it describes a dense model, and there is nothing to plan for one");
         return;
     }
-    give(&in->moe, "experts", s->experts, name);
-    s->top_k = required(in, &field_top_k, 1, &name);
-    give(&in->moe, "top_k", s->top_k, name ? name : "");
-    double inner = number(in, &field_inner, 1, &name);
+    import_give(&in->moe, "experts", s->experts, name);
+    s->top_k = import_required(in, &field_top_k, 1, &name);
+    import_give(&in->moe, "top_k", s->top_k, name ? name : "");
+    double inner = import_number(in, &field_inner, 1, &name);
     const char *inner_name = name;
-    s->expert_inner = optional(in, &field_expert_inner, 1, inner, &name);
-    if (s->expert_inner < 0)
-        report_missing(in, &field_expert_inner, "");
-    give(&in->moe, "inner", s->expert_inner, name ? name : inner_name);
-    s->inner = optional(in, &field_dense_inner, 1, inner, &name);
-    bool dense_apart = name && !said(in, KEY_MODEL_inner);
-    if (s->inner > 0)
-        give(&in->keys, "inner", s->inner, name ? name : inner_name);
-    // Where dense layers have a size of their own besides the experts', each MoE layer has a shared expert.
-    s->shared = optional(in, &field_shared, 0, dense_apart ? 1 : 0, &name);
-    const char *shared_name = name ? name : "intermediate_size_mlp";
-    double shared_inner = optional(in, &field_shared_inner, 0, -1, &name);
-    if (name && s->expert_inner > 0 && !said(in, KEY_MOE_shared_experts)) {
-        s->shared = ceil(shared_inner / s->expert_inner);
-        shared_name = name;
+    s->expert_inner = import_optional(in, &field_expert_inner, 1, inner, &name);
+    if (s->expert_inner < 0 && !in->errors)
+        import_report_missing(in, &field_expert_inner, "");
+    if (in->errors)
+        return;
+    import_give(&in->moe, "inner", s->expert_inner, name ? name : inner_name);
+    const AstEntry *said = import_said(in, KEY_MODEL_inner);
+    bool listed = said && evaluate(in->environment, said->value).kind == VALUE_LIST;
+    s->inner = listed ? -1 : import_optional(in, &field_dense_inner, 1, inner, &name);
+    bool dense_apart = name && !said;
+    s->inner_name = name ? name : inner_name;
+    import_shared(in, s, dense_apart);
+    import_router(in);
+    (void)import_activation(in);
+}
+
+// ---- layers ------------------------------------------------------------------------------------
+
+// Which layers have experts, by their first and their distance where that says it, else as a list.
+static void give_moe_layers(Importer *in, const Sizes *s)
+{
+    double first = 0, every = 0;
+    uint32_t layers = (uint32_t)s->layers, count = 0;
+    for (uint32_t k = 0; k < layers; k++)
+        count += s->kinds[k].part == PART_MOE;
+    while (first < layers && s->kinds[(uint32_t)first].part != PART_MOE)
+        first++;
+    for (double try_every = 1; try_every <= layers && every <= 0 && count > 0; try_every++) {
+        bool fits = fmod(first + 1, try_every) == 0;
+        for (uint32_t k = (uint32_t)first; k < layers && fits; k++)
+            fits = (s->kinds[k].part == PART_MOE) == (fmod(k + 1, try_every) == 0);
+        every = fits ? try_every : 0;
     }
-    if (s->shared > 0)
-        give(&in->moe, "shared_experts", s->shared, shared_name);
-    import_activation(in, s);
-    import_pattern(in, s);
+    if (!count) {
+        import_error(in, "no layer has experts");
+    } else if (every > 0) {
+        // As many dense layers at the start as there are, less what the distance says already.
+        double start = first + 1 == every ? 0 : first;
+        if (start > 0)
+            import_give(&in->keys, "first_dense", start, "layers with experts");
+        if (every > 1)
+            import_give(&in->moe, "every", every, "layers with experts");
+    } else {
+        text_append(&in->moe, "layers = [");
+        for (uint32_t k = 0, listed = 0; k < layers; k++)
+            if (s->kinds[k].part == PART_MOE)
+                text_format(&in->moe, "%s%u", listed++ ? ", " : "", k);
+        text_append(&in->moe, "]  # layers with experts\n");
+    }
+}
+
+static void import_dense_layers(Importer *in, const Sizes *s)
+{
+    bool dense = false, none = false;
+    for (uint32_t k = 0; k < s->layers; k++) {
+        dense = dense || s->kinds[k].part == PART_DENSE;
+        none = none || s->kinds[k].part == PART_NONE;
+    }
+    const AstEntry *said = import_said(in, KEY_MODEL_inner);
+    if (dense && s->inner < 0 && !said && !import_said(in, KEY_MOE_layers))
+        import_report_missing(in, &field_inner, " for its dense layers");
+    if (!none && s->inner > 0)
+        import_give(&in->keys, "inner", s->inner, s->inner_name);
+    if (!none || said)
+        return;
+    text_append(&in->keys, "inner = [");
+    for (uint32_t k = 0; k < s->layers; k++)
+        text_format(&in->keys, "%s%.0f", k ? ", " : "", s->kinds[k].part == PART_DENSE ? s->inner : 0);
+    text_append(&in->keys, "]  # layers with a feed-forward part\n");
 }
 
 // ---- the whole -------------------------------------------------------------------------------
 
 static void import_dtype(Importer *in)
 {
+    static const char *const names[] = {"dtype", "torch_dtype", NULL};
     static const struct {
         const char *theirs, *ours;
-    } dtypes[] = {{"bfloat16", "bf16"}, {"float16", "f16"}, {"float32", "f32"}};
+    } dtypes[] = {{"bfloat16", "bf16"}, {"float16", "f16"}, {"float32", "f32"}, {"float8_e4m3fn", "bf16"}};
     const char *name = NULL;
-    const cJSON *item = find(in, &field_dtype, &name);
+    const cJSON *item = import_find(in, names, &name);
     for (size_t i = 0; cJSON_IsString(item) && i < COUNT_OF(dtypes); i++)
         if (strcmp(item->valuestring, dtypes[i].theirs) == 0)
             text_format(&in->keys, "dtype = %s  # %s\n", dtypes[i].ours, name);
 }
 
-static void count_parameters(const Importer *in, const Sizes *s, SpecModel *model)
+// The entry that says the same thing: of the same name and, of mixers, with the same label.
+static AstEntry *find_given(AstEntries entries, const AstEntry *like)
 {
-    const cJSON *tied = cJSON_GetObjectItemCaseSensitive(in->config, "tie_word_embeddings");
-    if (!tied)
-        tied = cJSON_GetObjectItemCaseSensitive(in->outer, "tie_word_embeddings");
-    double moe_layers = 0, matrices = activation_matrices(s->activation);
-    double expert = matrices * s->hidden * s->expert_inner;
-    for (double k = s->first_dense; k < s->layers; k++)
-        moe_layers += fmod(k + 1, s->every) == 0;
-    double everywhere = (cJSON_IsTrue(tied) ? 1 : 2) * s->vocabulary * s->hidden + s->hidden +
-                        s->layers * (s->attention + 2 * s->hidden) +
-                        (s->layers - moe_layers) * matrices * s->hidden * s->inner +
-                        moe_layers * (s->hidden * s->experts + s->shared * expert);
-    model->total_parameters = everywhere + moe_layers * s->experts * expert;
-    model->active_parameters = everywhere + moe_layers * s->top_k * expert;
-}
-
-// Python writes numbers that are not finite by names that JSON lacks. They become empty strings, in as many bytes, so
-// that places stay where they are; only a field that is needed is the worse for it.
-static char *blank_not_finite(Arena *arena, const char *text, size_t length)
-{
-    static const char *const names[] = {"-Infinity", "Infinity", "NaN"};
-    char *plain = arena_copy_string(arena, text, length);
-    bool quoted = false;
-    for (size_t i = 0; i < length; i++) {
-        if (quoted && text[i] == '\\')
-            i++;
-        else if (text[i] == '"')
-            quoted = !quoted;
-        for (size_t n = 0; n < COUNT_OF(names) && !quoted && i < length; n++) {
-            size_t size = strlen(names[n]);
-            if (length - i < size || memcmp(plain + i, names[n], size) != 0)
-                continue;
-            memset(plain + i, ' ', size);
-            memset(plain + i, '"', 2);
-            i += size - 1;
-            break;
-        }
-    }
-    return plain;
-}
-
-static cJSON *load(Importer *in)
-{
-    Fault fault = {0};
-    size_t length = 0;
-    char *content = file_read(in->path, CONFIG_BYTES_MAX, &length, &fault);
-    if (!content) {
-        diag_error(in->diag, in->place, "cannot read '%s': %s", in->path, fault.message);
-        return NULL;
-    }
-    const char *text = arena_copy_string(in->arena, content, length), *end = NULL;
-    free(content);
-    char *plain = blank_not_finite(in->arena, text, length);
-    cJSON *json = cJSON_ParseWithLengthOpts(plain, length + 1, &end, true);
-    if (!json) {
-        size_t at = end ? (size_t)(end - plain) : 0;
-        at = at < length ? at : length ? length - 1 : 0;
-        Span span = {diag_add_source(in->diag, in->path, text, length, &in->place), (uint32_t)at, (uint32_t)at + 1};
-        diag_error(in->diag, span, "not JSON from here on");
-    } else if (!cJSON_IsObject(json)) {
-        diag_error(in->diag, in->place, "'%s' is JSON, but not the configuration of a model: expected an object",
-                   in->path);
-        cJSON_Delete(json);
-        json = NULL;
-    }
-    return json;
+    AstEntry *entry = entries.first;
+    while (entry && (!entry->name || strcmp(entry->name, like->name) != 0 ||
+                     (entry->label && like->label && strcmp(entry->label, like->label) != 0)))
+        entry = entry->next;
+    return entry;
 }
 
 // Appends what the block does not say itself.
@@ -448,7 +269,7 @@ static void merge(AstEntries *into, AstEntries from)
 {
     for (AstEntry *entry = from.first, *next; entry; entry = next) {
         next = entry->next;
-        AstEntry *given = find_entry(*into, entry->name);
+        AstEntry *given = find_given(*into, entry);
         if (given && given->kind == ENTRY_BLOCK && entry->kind == ENTRY_BLOCK)
             merge(&given->entries, entry->entries);
         if (given)
@@ -462,22 +283,73 @@ static void merge(AstEntries *into, AstEntries from)
     }
 }
 
-static bool read_config(Importer *in, AstEntry *block, SpecModel *model)
+// Kinds of models that are refused, with the reason.
+static bool is_refused(Importer *in)
 {
-    Sizes s = {0};
+    static const char *const encoders[] = {"num_encoder_layers", "encoder_layers", "num_sparse_encoder_layers", NULL};
+    const char *name = "is_encoder_decoder";
+    double layers = 0;
+    const cJSON *item = import_find(in, encoders, &name);
+    bool counted = item && import_number_of(item, &layers) && layers > 0;
+    if (import_is_true(in, "is_encoder_decoder") || counted) {
+        import_error(in,
+                     "it describes an encoder and a decoder ('%s'), and only models that are decoders alone can be "
+                     "planned",
+                     counted ? name : "is_encoder_decoder");
+    } else if (import_plain_number(in, "moe_latent_size") > 0) {
+        import_error(in,
+                     "its experts work on rows of a size of their own ('moe_latent_size'), which cannot be planned");
+    } else if (strcmp(import_text(in, "model_type"), "jetmoe") == 0) {
+        import_error(in, "its attention has experts, too ('model_type' is 'jetmoe'), which cannot be planned");
+    }
+    return in->errors > 0;
+}
+
+// Extra prediction heads have layers of their own, which are not counted.
+static uint32_t extra_layers(Importer *in)
+{
+    static const char *const names[] = {"num_nextn_predict_layers", "num_mtp_modules", "mtp_num_hidden_layers",
+                                        "num_mtp_layers",           "mtp_num_layers",  NULL};
+    double value = 0;
+    const cJSON *item = import_find(in, names, NULL);
+    return item && import_number_of(item, &value) && value > 0 && value < 100 ? (uint32_t)value : 0;
+}
+
+static bool read_config(Importer *in, Sizes *s, SpecModel *model)
+{
     const char *name = NULL;
-    s.layers = required(in, &field_layers, 1, &name);
-    give(&in->keys, "layers", s.layers, name ? name : "");
-    s.hidden = required(in, &field_hidden, 1, &name);
-    give(&in->keys, "hidden", s.hidden, name ? name : "");
-    import_attention(in, &s);
-    s.vocabulary = required(in, &field_vocabulary, 1, &name);
-    give(&in->keys, "vocabulary", s.vocabulary, name ? name : "");
+    if (is_refused(in))
+        return false;
+    s->layers = import_required(in, &field_layers, 1, &name);
+    import_give(&in->keys, "layers", s->layers, name ? name : "");
+    s->hidden = import_required(in, &field_hidden, 1, &name);
+    import_give(&in->keys, "hidden", s->hidden, name ? name : "");
+    if (in->errors) // nothing else is worth looking for
+        return false;
+    s->kinds = arena_alloc_array(in->arena, (uint64_t)s->layers, sizeof(*s->kinds));
+    import_layer_kinds(in, (uint32_t)s->layers, s->kinds);
+    import_attention(in, s);
+    s->vocabulary = import_required(in, &field_vocabulary, 1, &name);
+    import_give(&in->keys, "vocabulary", s->vocabulary, name ? name : "");
     import_dtype(in);
-    import_experts(in, &s);
+    import_experts(in, s);
     if (in->errors)
         return false;
-    count_parameters(in, &s, model);
+    bool said =
+        import_said(in, KEY_MODEL_first_dense) || import_said(in, KEY_MOE_every) || import_said(in, KEY_MOE_layers);
+    if (!said)
+        give_moe_layers(in, s);
+    import_dense_layers(in, s);
+    import_weights(in);
+    model->published = true;
+    model->head_apart = !cJSON_IsTrue(import_find(in, tied_names, NULL));
+    model->extra_layers = extra_layers(in);
+    return in->errors == 0;
+}
+
+// Parses what was found, and adds it to the block.
+static bool complete(Importer *in, AstEntry *block)
+{
     text_format(&in->keys, "moe {\n%s}\n", in->moe.data);
     const char *text = arena_copy_string(in->arena, in->keys.data, in->keys.length);
     const char *title = arena_format(in->arena, "%s, as read", in->path);
@@ -493,15 +365,18 @@ bool import_model(AstEntry *block, SpecModel *model, Environment *environment, A
     Importer in = {
         .arena = arena, .diag = diag, .place = block->from->span, .environment = environment, .block = block};
     in.path = read_join_path(arena, diag_source_name(diag, in.place.source), block->from->text);
-    cJSON *json = load(&in);
+    cJSON *json = import_load(arena, diag, in.place, in.path, CONFIG_BYTES_MAX, false);
     if (!json)
         return false;
-    const cJSON *inner = cJSON_GetObjectItemCaseSensitive(json, "text_config");
-    in.outer = json;
-    in.config = cJSON_IsObject(inner) ? inner : json;
-    bool good = read_config(&in, block, model);
+    import_choose_config(&in, json);
+    Sizes sizes = {0};
+    bool good = read_config(&in, &sizes, model);
+    if (good)
+        import_report_unknown(&in, sizes.layers);
+    good = good && complete(&in, block);
     cJSON_Delete(json);
     text_free(&in.keys);
     text_free(&in.moe);
+    text_free(&in.doubts);
     return good;
 }

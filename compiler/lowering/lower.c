@@ -13,10 +13,9 @@
 #include "ir/codec.h"
 #include "ir/unroll.h"
 
-static int32_t add_weight(Lowering *l, int32_t layer, const char *name, double rows, double cols)
+static int32_t add_weight(Lowering *l, int32_t layer, const char *name, Dtype dtype, double rows, double cols)
 {
-    BufferShape shape = {
-        .dtype = l->plan->model.dtype, .rows = rows, .cols = cols, .kind = BUFFER_WEIGHT, .layer = layer};
+    BufferShape shape = {.dtype = dtype, .rows = rows, .cols = cols, .kind = BUFFER_WEIGHT, .layer = layer};
     if (layer == NONE)
         return builder_add_buffer(l->builder, shape, "%s", name);
     return builder_add_buffer(l->builder, shape, "L%d.%s", layer, name);
@@ -67,7 +66,7 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
     lowering_send_rows(l, k, "");
     const Stage *first = &layer->stages[0];
     int32_t shared = NONE;
-    if (model->shared_experts) { // runs while the dispatch is under way
+    if (model_shared_inner(&l->plan->model)) { // runs while the dispatch is under way
         shared = lowering_add_temporary(l, k, "shared_results", dtype, l->tokens, model->hidden);
         StepBuffers operands = {.shared_expert = {.rows = first->rows, .dense = layer->held_dense, .results = shared}};
         lowering_add_local(l, OP_SHARED_EXPERT, (int32_t)k, l->work->layers[k].dense_s, operands);
@@ -92,7 +91,8 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
 // A bundle's weights as a rank owns them: its share when training, else all of it.
 static int32_t add_bundle(Lowering *l, int32_t layer, WeightKind kind)
 {
-    return add_weight(l, layer, weight_kind_name(kind), 1, (double)bundle_shape(l->plan, kind, layer).share);
+    BundleShape shape = bundle_shape(l->plan, kind, layer);
+    return add_weight(l, layer, weight_kind_name(kind), shape.dtype, 1, (double)shape.share);
 }
 
 static void add_layer_weights(Lowering *l, uint32_t k, LoweredLayer *layer)
@@ -100,7 +100,8 @@ static void add_layer_weights(Lowering *l, uint32_t k, LoweredLayer *layer)
     layer->dense = add_bundle(l, (int32_t)k, WEIGHT_DENSE);
     layer->experts = layer->mean = layer->sent = layer->replicas = NONE;
     if (l->work->layers[k].is_moe)
-        layer->experts = add_weight(l, (int32_t)k, "experts", l->share_rows, l->share_cols);
+        layer->experts =
+            add_weight(l, (int32_t)k, "experts", model_expert_dtype(&l->plan->model), l->share_rows, l->share_cols);
 }
 
 static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
@@ -292,6 +293,21 @@ static const char *copy(Arena *arena, const char *text)
     return arena_copy_string(arena, text, strlen(text));
 }
 
+// Layers whose dense weights the dimensions do not give.
+static void describe_layers(Lowering *l)
+{
+    const SpecModel *model = &l->spec->model;
+    Plan *plan = l->plan;
+    if (!spec_lists_layers(model))
+        return;
+    plan->layer_count = model->layers;
+    plan->layers = arena_alloc_array(plan->arena, model->layers, sizeof(*plan->layers));
+    for (uint32_t k = 0; k < model->layers; k++)
+        plan->layers[k] = (LayerDims){.mixer = copy(plan->arena, spec_mixer(model, k).name),
+                                      .elements = spec_dense_elements(model, k),
+                                      .bits = spec_dense_bits(model, k)};
+}
+
 static void describe(Lowering *l)
 {
     const Spec *spec = l->spec;
@@ -306,6 +322,7 @@ static void describe(Lowering *l)
         plan->cluster.levels[i].name = copy(plan->arena, spec->cluster.levels[i].name);
     plan->model = spec_dims(model);
     plan->model.name = copy(plan->arena, model->name);
+    describe_layers(l);
     plan->pass = spec->plan.pass;
     plan->dispatch = l->dispatch;
     plan->exchange = spec->plan.exchange;
@@ -405,7 +422,9 @@ double lower_memory_bytes(const Spec *spec, const Config *config, uint32_t prefe
     Arena *arena = arena_create();
     Spec prefix = *spec;
     prefix.model.layers = layers;
-    prefix.outer = NULL; // no matter of memory
+    prefix.outer = NULL; // no matter of memory, nor is routing
+    prefix.model.popularity = NULL;
+    prefix.model.layer_popularity = NULL;
     prefix.cluster.port_count = prefix.cluster.link_count = 0;
     double bytes = 0;
     const Workload *work = workload_derive(&prefix, arena);

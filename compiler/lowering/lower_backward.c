@@ -167,7 +167,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
     int32_t dresults[STAGES_MAX] = {dx}, counts[STAGES_MAX] = {NONE};
     scatter_gradients(l, k, layer, dresults, counts);
     // While the gradients travel:
-    int32_t dshared_rows = model->shared_experts ? add_shared_backward(l, k, dx, ddense) : NONE;
+    int32_t dshared_rows = model_shared_inner(&l->plan->model) ? add_shared_backward(l, k, dx, ddense) : NONE;
     int32_t held = l->config->regather ? lowering_add_gathers(l, k, true, lowering_prefetch_limit(l)) : layer->held;
     bool migrated = l->held_rows > l->share_rows;
     RowGradients drows = {

@@ -97,16 +97,12 @@ double cost_expected_copies(const Workload *work, const LayerWork *layer, Dispat
     const Spec *spec = work->spec;
     if (layer->routing && dispatch != DISPATCH_NAIVE)
         return routing_load(layer->routing, config->domain, level, dispatch).copies;
-    double top_k = spec->model.top_k, experts = spec->model.experts;
-    if (dispatch == DISPATCH_NAIVE || experts <= 0)
-        return top_k;
-    double prefixes = 1;
+    if (dispatch == DISPATCH_NAIVE || spec->model.experts == 0)
+        return spec->model.top_k * spec_computing_part(&spec->model);
+    uint64_t prefixes = 1;
     for (uint32_t l = 0; l <= level; l++)
         prefixes *= spec->cluster.levels[l].count / config->domain[l];
-    double missed = 1, inside = experts / prefixes;
-    for (double i = 0; i < top_k && missed > 0; i++)
-        missed *= fmax(0, experts - inside - i) / (experts - i);
-    return prefixes * (1 - missed);
+    return routing_uniform_copies(&spec->model, prefixes);
 }
 
 double config_held_shards(const Spec *spec, const Config *config)
@@ -331,7 +327,7 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     cost->expert_s = layer->expert_compute_s;
     if (layer->expert_flops > 0) {
         double experts_held = spec->model.experts / workload_shards(spec) * held;
-        double rows = layer->tokens * spec->model.top_k / experts_held;
+        double rows = layer->tokens * spec->model.top_k * spec_computing_part(&spec->model) / experts_held;
         cost->expert_s += layer->expert_scale * workload_matrix_s(&spec->cluster.device, layer->expert_flops, rows);
     }
     if (layer->routing) // what all GPUs of a domain hold is computed by all of them

@@ -25,6 +25,12 @@ Popularity *routing_create(const Spec *spec, const double *popularity, Arena *ar
 // Exchange at `level` under domain sizes `domain`. Remembers what it has computed.
 RoutingLoad routing_load(Popularity *routing, const uint32_t domain[LEVELS_MAX], uint32_t level, Dispatch dispatch);
 
+// Expected destinations of a token among `prefixes` equal blocks of the experts, where all experts are alike: its top_k
+// are drawn without replacement from experts and zero experts, which are no destination. With groups, they are drawn
+// one after another until they lie in group_top_k groups, and then from these groups alone, which is what choosing the
+// groups with the best expert comes to.
+double routing_uniform_copies(const SpecModel *model, uint64_t prefixes);
+
 // Probability that a token's top_k experts include each one; sums to top_k. `popularity` need not sum to 1.
 void routing_inclusion(const double *popularity, uint32_t experts, uint32_t top_k, double *out);
 

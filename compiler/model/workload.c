@@ -1,6 +1,8 @@
 // The work of each layer, derived from the checked spec: see workload.h.
 #include "compiler/model/workload.h"
 
+#include <math.h>
+
 #include "ir/bundle.h"
 #include "ir/codec.h"
 
@@ -39,8 +41,8 @@ static double share_bytes(const Spec *spec)
 {
     ModelDims dims = spec_dims(&spec->model);
     uint64_t rows, cols;
-    share_shape(&spec->cluster, spec->replica_levels, dims.experts, model_expert_elements(&dims), &rows, &cols);
-    return (double)rows * (double)cols * dtype_bytes(dims.dtype);
+    share_shape(&spec->cluster, spec->replica_levels, dims.experts, model_expert_units(&dims), &rows, &cols);
+    return (double)rows * (double)cols * dtype_bytes(model_expert_dtype(&dims));
 }
 
 static void derive_abstract(const SpecModel *model, uint32_t index, LayerWork *layer)
@@ -53,28 +55,46 @@ static void derive_abstract(const SpecModel *model, uint32_t index, LayerWork *l
     layer->expert_bytes = spec_volume(model, VOLUME_EXPERT, index);
 }
 
-static void derive_executed(const Spec *spec, LayerWork *layer)
+// Tokens that one sees on average, itself included as half: attention is causal.
+static double seen_tokens(const SpecModel *model, const SpecMixer *mixer)
+{
+    double sequence = model->sequence, window = mixer->window;
+    if (mixer->chunk > 0)
+        return fmin(mixer->chunk, sequence) / 2;
+    if (window <= 0 || window >= sequence)
+        return sequence / 2;
+    return window - window * window / (2 * sequence);
+}
+
+// Projections, then scores and weighted values, then what a recurrent state takes.
+static double mixer_flops(const SpecModel *model, const SpecMixer *mixer, double tokens)
+{
+    return 2 * tokens * mixer->parameters + 4 * tokens * seen_tokens(model, mixer) * mixer->scored +
+           tokens * mixer->state;
+}
+
+static void derive_executed(const Spec *spec, uint32_t index, LayerWork *layer)
 {
     const SpecModel *model = &spec->model;
     const Device *device = &spec->cluster.device;
-    double tokens = (double)model->sequence * model->batch;
-    double hidden = model->hidden, attended = (double)model->heads * model->head_dim;
-    double shared_kv = (double)model->kv_heads * model->head_dim;
+    double tokens = (double)model->sequence * model->batch, hidden = model->hidden;
     double matrices = activation_matrices(model->activation);
+    ModelDims dims = spec_dims(model);
+    SpecMixer mixer = spec_mixer(model, index);
     layer->tokens = tokens;
     layer->row_bytes = hidden * dtype_bytes(model->dtype);
-    // Projections, then scores and weighted values over the causal half.
-    double attention = 2 * tokens * hidden * (2 * attended + 2 * shared_kv) + 2 * tokens * model->sequence * attended;
-    layer->pre_expert_s = workload_matrix_s(device, attention, tokens);
+    layer->pre_expert_s = workload_matrix_s(device, mixer_flops(model, &mixer, tokens), tokens);
     if (!layer->is_moe) {
-        layer->dense_s = workload_matrix_s(device, 2 * tokens * matrices * hidden * model->ffn_inner, tokens);
+        double inner = spec_layer_inner(model, index);
+        layer->dense_s = workload_matrix_s(device, 2 * tokens * matrices * hidden * inner, tokens);
         return;
     }
-    layer->gate_s = workload_matrix_s(device, 2 * tokens * hidden * model->experts, tokens);
+    double outputs = (double)model->experts + model->zero_experts;
+    layer->gate_s = workload_matrix_s(device, 2 * tokens * hidden * outputs, tokens);
     layer->pre_expert_s += layer->gate_s;
-    layer->dense_s =
-        workload_matrix_s(device, 2 * tokens * matrices * hidden * model->inner * model->shared_experts, tokens);
-    layer->expert_flops = 2 * tokens * model->top_k * matrices * hidden * model->inner;
+    layer->dense_s = workload_matrix_s(device, 2 * tokens * (double)model_shared_elements(&dims), tokens);
+    double visited = model->top_k * spec_computing_part(model); // experts per token
+    layer->expert_flops = 2 * tokens * visited * matrices * hidden * model->inner;
     layer->data_bytes = tokens * model->top_k * layer->row_bytes;
     layer->expert_bytes = share_bytes(spec);
 }
@@ -111,14 +131,17 @@ static double held_elements(const Spec *spec, double share_bytes)
     return share_bytes / dtype_bytes(spec->model.dtype) * (double)cluster_gpus(&spec->cluster);
 }
 
-static void derive_dense(const Spec *spec, const ModelDims *dims, LayerWork *layer, Workload *work)
+static void derive_dense(const Spec *spec, uint32_t index, LayerWork *layer, Workload *work)
 {
-    uint64_t elements = model_dense_elements(dims, layer->is_moe);
+    const SpecModel *model = &spec->model;
+    uint64_t elements = spec_dense_elements(model, index);
+    double bits = spec_dense_bits(model, index);
     layer->dense_share_bytes = bundle_share_bytes(spec, elements);
     SumCost sums = workload_sum_cost(spec, held_elements(spec, layer->dense_share_bytes));
     layer->dense_sums_s = sums.part_s;
     layer->dense_round_s = sums.once_s;
-    work->dense_bytes += (double)elements * dtype_bytes(dims->dtype);
+    work->dense_bytes +=
+        bits > 0 ? (double)model_packed_bytes(elements, bits) : (double)elements * dtype_bytes(model->dtype);
     work->owned_gradient_bytes += layer->dense_share_bytes;
 }
 
@@ -153,7 +176,7 @@ static void derive_packets(const Spec *spec, LayerWork *layer)
         return;
     ModelDims dims = spec_dims(&spec->model);
     uint64_t elements = model_expert_elements(&dims);
-    double experts = layer->expert_bytes / ((double)elements * dtype_bytes(dims.dtype));
+    double experts = layer->expert_bytes / ((double)elements * dtype_bytes(dims.dtype)); // not packed ones
     if (codec_info(plan->codec)->encodes)
         layer->sent_bytes = experts * (double)codec_packet_bytes(elements, dims.dtype, plan->ratio);
     if (plan->gradient != GRADIENT_DENSE)
@@ -180,14 +203,14 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
         if (model->abstract)
             derive_abstract(model, k, layer);
         else
-            derive_executed(spec, layer);
+            derive_executed(spec, k, layer);
         if (model->times)
             take_measured(spec, k, layer);
         derive_packets(spec, layer);
         work->moe_count += layer->is_moe;
         work->owned_gradient_bytes += layer->expert_bytes;
         if (!model->abstract)
-            derive_dense(spec, &dims, layer, work);
+            derive_dense(spec, k, layer, work);
     }
     if (!model->abstract) {
         double tokens = (double)model->sequence * model->batch;

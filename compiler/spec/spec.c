@@ -1,10 +1,14 @@
 // Questions about a checked spec.
 #include "compiler/spec/spec.h"
 
+#include <math.h>
+
 #include "ir/codec.h"
 
 bool spec_layer_is_moe(const SpecModel *model, uint32_t index)
 {
+    if (model->is_moe)
+        return model->is_moe[index];
     return index >= model->first_dense && (index + 1) % model->every == 0;
 }
 
@@ -27,27 +31,87 @@ ModelDims spec_dims(const SpecModel *model)
         .top_k = model->top_k,
         .inner = model->inner,
         .shared_experts = model->shared_experts,
+        .shared_inner = model->shared_inner,
+        .groups = model->groups,
+        .group_top_k = model->group_top_k,
+        .zero_experts = model->zero_experts,
+        .expert_bits = model->expert_bits,
         .activation = model->activation,
         .total_parameters = model->total_parameters,
         .active_parameters = model->active_parameters,
     };
 }
 
+SpecMixer spec_mixer(const SpecModel *model, uint32_t layer)
+{
+    uint32_t index = model->mixer ? model->mixer[layer] : model->mixer_count;
+    if (index < model->mixer_count)
+        return model->mixers[index];
+    double attended = (double)model->heads * model->head_dim, shared = (double)model->kv_heads * model->head_dim;
+    return (SpecMixer){.name = "attention", .parameters = 2 * model->hidden * (attended + shared), .scored = attended};
+}
+
+bool spec_lists_layers(const SpecModel *model)
+{
+    return model->mixer_count > 0 || model->inner_each || model->dense_bits > 0;
+}
+
+uint32_t spec_layer_inner(const SpecModel *model, uint32_t layer)
+{
+    return model->inner_each ? model->inner_each[layer] : model->ffn_inner;
+}
+
+// Without the norms, router included: what is stored in few bits, and what is not.
+static double dense_matrices(const SpecModel *model, uint32_t layer)
+{
+    ModelDims dims = spec_dims(model);
+    double matrices = activation_matrices(model->activation);
+    double feed_forward = spec_layer_is_moe(model, layer) ? (double)model_shared_elements(&dims)
+                                                          : matrices * model->hidden * spec_layer_inner(model, layer);
+    return spec_mixer(model, layer).parameters + feed_forward;
+}
+
+uint64_t spec_dense_elements(const SpecModel *model, uint32_t layer)
+{
+    ModelDims dims = spec_dims(model);
+    double router = spec_layer_is_moe(model, layer) ? (double)(model_router_elements(&dims)) : 2.0 * model->hidden;
+    return (uint64_t)(dense_matrices(model, layer) + router + 2.0 * model->hidden);
+}
+
+double spec_dense_bits(const SpecModel *model, uint32_t layer)
+{
+    if (model->dense_bits <= 0)
+        return 0;
+    double all = (double)spec_dense_elements(model, layer), matrices = dense_matrices(model, layer);
+    return (matrices * model->dense_bits + (all - matrices) * 8.0 * dtype_bytes(model->dtype)) / all;
+}
+
+double spec_computing_part(const SpecModel *model)
+{
+    double outputs = (double)model->experts + model->zero_experts;
+    return outputs > 0 ? model->experts / outputs : 1;
+}
+
 void spec_count_parameters(SpecModel *model)
 {
     ModelDims dims = spec_dims(model);
-    double everywhere = (double)model_embedding_elements(&dims), expert = (double)model_expert_elements(&dims);
-    double moe_layers = 0;
+    double hidden = model->hidden, expert = (double)model_expert_elements(&dims), moe_layers = 0;
+    double everywhere = (double)model_embedding_elements(&dims);
+    if (model->published)
+        everywhere = (model->head_apart ? 2 : 1) * hidden * model->vocabulary + hidden;
     for (uint32_t k = 0; k < model->layers; k++) {
         bool is_moe = spec_layer_is_moe(model, k);
         moe_layers += is_moe;
-        everywhere += (double)model_attention_elements(&dims);
-        everywhere += is_moe ? (double)(model_router_elements(&dims) + model_shared_elements(&dims))
-                             : (double)model_ffn_elements(&dims);
+        everywhere += (double)spec_dense_elements(model, k);
+        if (!model->published)
+            continue;
+        bool has_mixer = spec_mixer(model, k).parameters > 0, has_inner = is_moe || spec_layer_inner(model, k) > 0;
+        everywhere -= (4.0 - has_mixer - has_inner) * hidden; // one gain for each part that is there, and no bias
     }
     model->total_parameters = everywhere + moe_layers * model->experts * expert;
-    double positions = (double)model->sequence * model->hidden; // of which a token adds one row
-    model->active_parameters = everywhere - positions + moe_layers * model->top_k * expert;
+    double positions = model->published ? 0 : (double)model->sequence * hidden; // of which a token adds one row
+    model->active_parameters =
+        everywhere - positions + moe_layers * model->top_k * spec_computing_part(model) * expert;
 }
 
 double spec_volume(const SpecModel *model, Volume volume, uint32_t layer)

@@ -23,6 +23,18 @@ typedef struct {
 
 typedef enum { VOLUME_DATA, VOLUME_EXPERT, VOLUME_PRE_EXPERT, VOLUME_EXPERT_COMPUTE, VOLUME_COUNT } Volume;
 
+// What mixes tokens in some of the layers before the experts, where that is not attention over the whole sequence
+// with projections as the model's heads have them.
+typedef struct {
+    const char *name;
+    double parameters; // of its projections, one layer, without norms
+    double scored;     // elements of a row that scores and weighted values of one pair of tokens take: heads x head_dim
+    double state;      // FLOPs per token besides projections and scores: of a recurrent state
+    uint32_t window;   // tokens that one sees: itself and those before; 0: all
+    uint32_t chunk;    // tokens of a chunk, the only ones that they see; 0: no chunks
+    Span span;
+} SpecMixer;
+
 typedef struct {
     const char *name;
     bool abstract; // `moe { data expert pre_expert expert_compute }` were given instead of dimensions
@@ -31,7 +43,14 @@ typedef struct {
     uint32_t ffn_inner;   // dense layers' inner size
     uint32_t first_dense; // so many layers at the start are dense
     uint32_t every;       // then layer i is MoE if (i + 1) % every == 0
-    uint32_t experts, top_k, inner, shared_experts;
+    bool *is_moe;         // [layers], instead; NULL: as these two say
+    uint32_t *inner_each; // [layers], dense layers' inner sizes where they differ, 0: none; NULL: ffn_inner
+    uint32_t mixer_count;
+    SpecMixer *mixers; // [mixer_count]
+    uint32_t *mixer;   // [layers], index of the layer's; mixer_count: attention as the heads have it; NULL: all layers
+    uint32_t experts, top_k, inner, shared_experts, shared_inner; // the last as in ModelDims
+    uint32_t groups, group_top_k, zero_experts;                   // as in ModelDims
+    double dense_bits, expert_bits; // in which forward plans store weights; 0: those of dtype
     Activation activation;
     // Abstract workloads: per GPU, MoE layer and direction.
     double data_bytes, expert_bytes, pre_expert_s, expert_compute_s;
@@ -40,8 +59,10 @@ typedef struct {
     const MeasuredTimes *times; // of a profile; NULL: derived from FLOPs
     double *each[VOLUME_COUNT]; // [layers], where layers differ; else NULL
     uint32_t each_count[VOLUME_COUNT];
-    // Of the whole network, and of what one token passes; 0 for abstract workloads. An imported model's are those
-    // of the model itself, where the network that is executed stands in for some of it.
+    bool published;        // read from a configuration: parameters are counted as those who publish models do
+    bool head_apart;       // of such a model: the output is not tied to the embedding
+    uint32_t extra_layers; // of such a model: layers of extra prediction heads, which are not counted
+    // Of the whole network, and of what one token passes; 0 for abstract workloads.
     double total_parameters, active_parameters;
     Span span, moe_span;
 } SpecModel;
@@ -116,8 +137,22 @@ double spec_volume(const SpecModel *model, Volume volume, uint32_t layer);
 // The network's dimensions as plans carry them; volumes are left 0.
 ModelDims spec_dims(const SpecModel *model);
 
-// Sets the parameter counts from the dimensions.
+// Sets the parameter counts from the dimensions: those of the network that is executed or, of a published model, its
+// own: without positions and biases, and with an output apart where it has one.
 void spec_count_parameters(SpecModel *model);
+
+// What mixes the tokens of a layer.
+SpecMixer spec_mixer(const SpecModel *model, uint32_t layer);
+// Is there a layer whose mixer or inner size the dimensions do not give? Then plans list all layers, and are not
+// executed.
+bool spec_lists_layers(const SpecModel *model);
+// Of a layer that is dense: its inner size, 0 where it has no feed-forward part.
+uint32_t spec_layer_inner(const SpecModel *model, uint32_t layer);
+// A layer's dense bundle: its elements, and the bits that one takes in a forward pass, on average; 0: those of dtype.
+uint64_t spec_dense_elements(const SpecModel *model, uint32_t layer);
+double spec_dense_bits(const SpecModel *model, uint32_t layer);
+// Of the experts that a token chooses, the part that computes.
+double spec_computing_part(const SpecModel *model);
 
 // Is layer `index` (0-based) an MoE layer?
 bool spec_layer_is_moe(const SpecModel *model, uint32_t index);

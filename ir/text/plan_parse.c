@@ -88,6 +88,10 @@ static void *new_record(Parser *parser, RecordKind kind)
         *(WorkerLink *)list_add(parser, list, sizeof(WorkerLink)) = (WorkerLink){0};
         plan->cluster.links = list->items;
         return &plan->cluster.links[plan->cluster.link_count++];
+    case RECORD_LAYER:
+        *(LayerDims *)list_add(parser, list, sizeof(LayerDims)) = (LayerDims){.mixer = ""};
+        plan->layers = list->items;
+        return &plan->layers[plan->layer_count++];
     case RECORD_CHOICE:
         list_add(parser, list, sizeof(Choice));
         plan->choices = list->items;

@@ -78,7 +78,8 @@ static bool is_left_out(const Field *field, const void *value)
         return false;
     if (field->type == FIELD_NUMBER)
         return *(const double *)value == 0;
-    return *(const int32_t *)value == (field->type == FIELD_ONE_OF ? 0 : NONE);
+    bool counts = field->type == FIELD_ONE_OF || field->type == FIELD_U32;
+    return *(const int32_t *)value == (counts ? 0 : NONE);
 }
 
 // The field of a record as it is printed; empty where it is omitted.
@@ -180,6 +181,7 @@ static void comment_record(const Plan *plan, RecordKind kind, uint32_t index, Te
         break;
     case RECORD_TRAINING:
     case RECORD_MODEL:
+    case RECORD_LAYER:
     case RECORD_CHOICE:
     case RECORD_TRAFFIC:
     case RECORD_COUNT:
@@ -348,6 +350,7 @@ void plan_print(const Plan *plan, Text *out)
     print_single(plan, RECORD_DEVICE, out);
     text_append(out, "\n");
     print_single(plan, RECORD_MODEL, out);
+    print_table(plan, RECORD_LAYER, "  ", out);
     text_append(out, "\n");
     print_single(plan, RECORD_PLAN, out);
     if (record_count(plan, RECORD_TRAINING))

@@ -14,9 +14,9 @@ static bool weight_matches(const Plan *plan, const Buffer *buffer, uint64_t elem
 }
 
 // The shares of all owners.
-static bool bundle_matches(const Plan *plan, const Buffer *buffer, BundleShape shape)
+static bool bundle_matches(const Buffer *buffer, BundleShape shape)
 {
-    return buffer->dtype == plan->model.dtype && buffer->rows == shape.owners && buffer->cols == shape.share;
+    return buffer->dtype == shape.dtype && buffer->rows == shape.owners && buffer->cols == shape.share;
 }
 
 // A rank's share of the experts, or as many as it holds after gathering.
@@ -26,7 +26,7 @@ static bool shares_match(const Plan *plan, const Step *step, const Buffer *buffe
     if (!choice)
         return false;
     ExpertShares shares = plan_expert_shares(plan, choice->domain);
-    return buffer->dtype == plan->model.dtype && buffer->cols == shares.cols &&
+    return buffer->dtype == model_expert_dtype(&plan->model) && buffer->cols == shares.cols &&
            buffer->rows == shares.rows * (held ? shares.members : 1);
 }
 
@@ -55,9 +55,9 @@ static bool contents_match(const Plan *plan, const Step *step, Contents contents
     case CONTENTS_SCALAR:
         return buffer->dtype == DTYPE_F32 && buffer->rows == 1 && buffer->cols == 1;
     case CONTENTS_EMBEDDING:
-        return bundle_matches(plan, buffer, bundle_shape(plan, WEIGHT_EMBEDDING, NONE));
+        return bundle_matches(buffer, bundle_shape(plan, WEIGHT_EMBEDDING, NONE));
     case CONTENTS_DENSE:
-        return bundle_matches(plan, buffer, bundle_shape(plan, WEIGHT_DENSE, step->layer));
+        return bundle_matches(buffer, bundle_shape(plan, WEIGHT_DENSE, step->layer));
     case CONTENTS_HELD_EXPERTS:
         return shares_match(plan, step, buffer, true);
     case CONTENTS_OWN_EXPERTS:

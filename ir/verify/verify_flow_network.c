@@ -47,7 +47,7 @@ void flow_residual(Flow *flow)
     int32_t k = flow->layer;
     flow_take(flow, OPERAND_x, value_plain(HOLDS_ATTENDED, k));
     flow_take(flow, OPERAND_results, value_staged(HOLDS_RESULTS, k, 0));
-    if (flow->plan->model.shared_experts)
+    if (model_shared_inner(&flow->plan->model))
         flow_take(flow, OPERAND_shared_results, value_plain(HOLDS_SHARED_RESULTS, k));
     else
         flow_take_none(flow, OPERAND_shared_results);
@@ -88,7 +88,7 @@ void flow_gate_backward(Flow *flow)
     flow_take(flow, OPERAND_records, value_staged(HOLDS_RECORDS, k, 0));
     flow_take(flow, OPERAND_drows, value_staged(HOLDS_DROWS, k, 0));
     flow_take(flow, OPERAND_drecords, value_staged(HOLDS_DRECORDS, k, 0));
-    if (flow->plan->model.shared_experts)
+    if (model_shared_inner(&flow->plan->model))
         flow_take(flow, OPERAND_dshared_rows, value_plain(HOLDS_DSHARED_ROWS, k));
     else
         flow_take_none(flow, OPERAND_dshared_rows);

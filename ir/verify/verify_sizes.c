@@ -360,7 +360,7 @@ static void verify_volumes(Verifier *verifier)
                  (double)model_tokens(dims) * dims->top_k * dims->hidden * element);
     ShareShape share = plan_share_shape(plan);
     double sent = !codec_info(plan->codec)->encodes
-                      ? (double)share.cols * element
+                      ? (double)share.cols * dtype_bytes(model_expert_dtype(dims))
                       : (double)codec_packet_bytes(share.cols, dims->dtype, plan->codec_ratio);
     expect_claim(verifier, "expert_bytes", dims->expert_bytes, (double)share.rows * sent);
     if (plan_memory_bytes(plan) > plan->cluster.device.memory_bytes)

@@ -216,7 +216,7 @@ cudaError_t cuda_shared_expert(const CudaQueue *queue, const ModelDims *dims, Te
 {
     CudaScratch scratch = scratch_of(queue);
     CudaShared work = cuda_shared_take(&scratch, dims, shared.dtype, rows.rows, false);
-    uint64_t inner = static_cast<uint64_t>(dims->shared_experts) * dims->inner;
+    uint64_t inner = model_shared_inner(dims);
     Layer layer = {dims, shared.dtype, rows.rows, inner, shared.data, work.inner};
     return forward(queue, layer, rows.data, 0, results.data);
 }
@@ -226,7 +226,7 @@ cudaError_t cuda_shared_expert_backward(const CudaQueue *queue, const ModelDims 
 {
     CudaScratch scratch = scratch_of(queue);
     CudaShared work = cuda_shared_take(&scratch, dims, shared.dtype, rows.rows, true);
-    uint64_t inner = static_cast<uint64_t>(dims->shared_experts) * dims->inner;
+    uint64_t inner = model_shared_inner(dims);
     Layer layer = {dims, shared.dtype, rows.rows, inner, shared.data, work.inner};
     TRY(backward(queue, layer, rows.data, dx.data, work.din, DTYPE_F32, dshared.data));
     return convert(queue->stream, work.din, DTYPE_F32, drows.data, drows.dtype, rows.rows * dims->hidden);

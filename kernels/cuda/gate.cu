@@ -277,6 +277,12 @@ cudaError_t multiply_logits(const CudaQueue *queue, const ModelDims *dims, const
                            0, matrix_of(work.logits, DTYPE_F32, dims->experts));
 }
 
+GateDims dims_of(const ModelDims *dims, uint64_t tokens)
+{
+    uint32_t group_experts = model_limits_groups(dims) ? dims->experts / dims->groups : 0;
+    return {tokens, dims->experts, dims->top_k, group_experts, dims->group_top_k};
+}
+
 cudaError_t drop_late(cudaStream_t stream, const GateDims &dims, uint64_t capacity_rows, const CudaGate &work,
                       Record *records)
 {
@@ -295,7 +301,7 @@ cudaError_t cuda_gate(const CudaQueue *queue, const ModelDims *dims, Routing rou
 {
     CudaScratch scratch = scratch_of(queue);
     CudaGate work = cuda_gate_take(&scratch, dims, router.dtype, x.rows, false);
-    GateDims sizes = {x.rows, dims->experts, dims->top_k};
+    GateDims sizes = dims_of(dims, x.rows);
     if (x.rows == 0)
         return cudaSuccess;
     Record *out = static_cast<Record *>(records.data);
@@ -319,7 +325,7 @@ cudaError_t cuda_gate_backward(const CudaQueue *queue, const ModelDims *dims, fl
     CudaScratch scratch = scratch_of(queue);
     uint64_t tokens = x.rows, hidden = dims->hidden, experts = dims->experts;
     CudaGate work = cuda_gate_take(&scratch, dims, router.dtype, tokens, true);
-    GateDims sizes = {tokens, dims->experts, dims->top_k};
+    GateDims sizes = dims_of(dims, tokens);
     cudaStream_t stream = queue->stream;
     const Record *chosen = static_cast<const Record *>(records.data);
     const float *matrix;

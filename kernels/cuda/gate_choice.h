@@ -11,7 +11,7 @@ namespace
 
 struct GateDims {
     uint64_t tokens;
-    uint32_t experts, top_k;
+    uint32_t experts, top_k, group_experts, group_top_k; // group_experts 0: no groups that limit a token
 };
 
 // ---- fixed routings, as in kernels/host/gate.c ---------------------------------------------------
@@ -71,6 +71,20 @@ __device__ inline bool is_candidate(const GateDims &dims, Routing routing, uint6
     return false;
 }
 
+// As model_group_allows: by which groups are open, a bit each.
+__device__ inline uint64_t group_bit(const GateDims &dims, uint32_t expert)
+{
+    return dims.group_experts > 0 ? 1ull << expert / dims.group_experts : 0;
+}
+
+__device__ inline bool group_allows(const GateDims &dims, uint64_t open, uint32_t expert)
+{
+    uint32_t count = 0;
+    for (uint64_t rest = open; rest; rest &= rest - 1)
+        count++;
+    return dims.group_experts == 0 || count < dims.group_top_k || (open & group_bit(dims, expert));
+}
+
 // ---- choice --------------------------------------------------------------------------------------
 
 // Descending by logit, ties by ascending expert; a logit that is not a number comes last.
@@ -92,15 +106,16 @@ __device__ inline Candidate candidate_of(const float *logits, uint32_t expert)
     return {logit == logit ? logit : -INFINITY, static_cast<int32_t>(expert)};
 }
 
-// By a warp: the first candidate after `last`.
+// By a warp: the first candidate after `last` in groups that are open or may be opened.
 __device__ inline Candidate next_candidate(const GateDims &dims, Routing routing, uint64_t token, const float *logits,
-                                           Candidate last)
+                                           Candidate last, uint64_t open)
 {
     Candidate best = {0, -1};
     for (uint32_t expert = threadIdx.x % WARP; expert < dims.experts; expert += WARP) {
         Candidate own = candidate_of(logits, expert);
         bool is_left = last.expert < 0 || comes_before(last, own);
-        if (is_left && comes_before(own, best) && is_candidate(dims, routing, token, expert))
+        if (is_left && comes_before(own, best) && is_candidate(dims, routing, token, expert) &&
+            (routing != ROUTING_LEARNED || group_allows(dims, open, expert)))
             best = own;
     }
 #pragma unroll
@@ -139,8 +154,10 @@ __device__ inline void choose(const GateDims &dims, Routing routing, uint64_t to
 {
     bool leads = threadIdx.x % WARP == 0;
     Candidate last = {0, -1};
+    uint64_t open = 0;
     for (uint32_t i = 0; i < dims.top_k; i++) {
-        last = next_candidate(dims, routing, token, logits, last);
+        last = next_candidate(dims, routing, token, logits, last, open);
+        open |= group_bit(dims, static_cast<uint32_t>(last.expert));
         if (leads)
             chosen[i] = {last.expert, logits[last.expert]};
     }

@@ -71,7 +71,7 @@ void host_ffn(const ModelDims *dims, Tensor x, Tensor ffn, Tensor y, Tensor work
 
 void host_shared_expert(const ModelDims *dims, Tensor rows, Tensor shared, Tensor results, Tensor work)
 {
-    uint64_t hidden = dims->hidden, inner = (uint64_t)dims->shared_experts * dims->inner;
+    uint64_t hidden = dims->hidden, inner = model_shared_inner(dims);
     Scratch scratch = scratch_begin(work);
     FeedForward ff = feed_forward_begin(dims, shared.dtype, inner, smaller(rows.rows, SCRATCH_ROWS), &scratch);
     assert(results.rows >= rows.rows);
@@ -202,7 +202,7 @@ void host_ffn_backward(const ModelDims *dims, Tensor x, Tensor ffn, Tensor dx, T
 void host_shared_expert_backward(const ModelDims *dims, Tensor rows, Tensor shared, Tensor dx, Tensor drows,
                                  Tensor dshared, Tensor work)
 {
-    uint64_t hidden = dims->hidden, inner = (uint64_t)dims->shared_experts * dims->inner;
+    uint64_t hidden = dims->hidden, inner = model_shared_inner(dims);
     uint64_t elements = model_shared_elements(dims);
     Scratch scratch = scratch_begin(work);
     float *gradient = scratch_gradient(&scratch, dshared, elements);

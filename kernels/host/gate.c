@@ -68,8 +68,30 @@ static uint32_t skewed_expert(const ModelDims *dims, uint64_t token, uint32_t ch
     return 1 + (hash / 10 + choice) % (pool - 1);
 }
 
+// One after another, best first, from groups that are open or may still be opened.
+static void choose_in_groups(const ModelDims *dims, const float *logits, Record *chosen)
+{
+    uint64_t open = 0;
+    for (uint32_t i = 0; i < dims->top_k; i++) {
+        int32_t best = -1;
+        for (uint32_t expert = 0; expert < dims->experts; expert++) {
+            bool after = i == 0 || logits[expert] < chosen[i - 1].weight ||
+                         (logits[expert] == chosen[i - 1].weight && (int32_t)expert > chosen[i - 1].expert);
+            if (after && (best < 0 || logits[expert] > logits[best]) && model_group_allows(dims, open, expert))
+                best = (int32_t)expert;
+        }
+        assert(best >= 0);
+        chosen[i] = (Record){.expert = best, .weight = logits[best]};
+        open |= model_group_bit(dims, (uint32_t)best);
+    }
+}
+
 static void choose_experts(const ModelDims *dims, Routing routing, uint64_t token, const float *logits, Record *chosen)
 {
+    if (routing == ROUTING_LEARNED && model_limits_groups(dims)) {
+        choose_in_groups(dims, logits, chosen);
+        return;
+    }
     uint32_t candidates = routing == ROUTING_LEARNED ? dims->experts : dims->top_k, count = 0;
     for (uint32_t i = 0; i < candidates; i++) {
         uint32_t expert = i;

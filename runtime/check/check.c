@@ -13,7 +13,7 @@ uint64_t check_bytes(const Plan *plan)
     // x in double and float and about as much again four times in the reference; there the inner
     // vectors of all tokens as well, and one matrix as stored and in double; the mean of the experts.
     const ModelDims *dims = &plan->model;
-    uint64_t inner = dims->inner, shared = (uint64_t)dims->inner * dims->shared_experts;
+    uint64_t inner = dims->inner, shared = model_shared_inner(dims);
     inner = shared > inner ? shared : inner;
     inner = dims->ffn_inner > inner ? dims->ffn_inner : inner;
     uint64_t widest = inner > dims->vocabulary ? inner : dims->vocabulary;

@@ -162,12 +162,54 @@ static bool is_chosen(const int32_t *chosen, uint64_t top_k, uint64_t expert)
     return false;
 }
 
-// The largest logit below `limit` of the experts that are not among those chosen.
+static uint64_t open_groups(const ModelDims *dims, const int32_t *chosen)
+{
+    uint64_t open = 0;
+    for (uint64_t j = 0; j < dims->top_k; j++)
+        open |= chosen[j] >= 0 ? model_group_bit(dims, (uint32_t)chosen[j]) : 0;
+    return open;
+}
+
+// Not chosen, although the groups of the chosen would have allowed it.
+static bool is_passed_over(const Run *run, const int32_t *chosen, uint64_t expert)
+{
+    const ModelDims *dims = run->dims;
+    return !is_chosen(chosen, dims->top_k, expert) &&
+           model_group_allows(dims, open_groups(dims, chosen), (uint32_t)expert);
+}
+
+// By how much the best expert of groups that were not opened exceeds the best of the worst that was: 0 where groups do
+// not limit, or where records were dropped, whose groups nobody knows.
+static double groups_excess(const Run *run, uint64_t token, const float *router, const int32_t *chosen)
+{
+    const ModelDims *dims = run->dims;
+    double closed = -INFINITY, opened[MODEL_GROUPS_MAX], least = INFINITY;
+    uint64_t open = open_groups(dims, chosen);
+    for (uint64_t j = 0; j < dims->top_k; j++)
+        if (chosen[j] < 0)
+            return 0;
+    if (!model_limits_groups(dims))
+        return 0;
+    for (uint32_t g = 0; g < dims->groups; g++)
+        opened[g] = -INFINITY;
+    for (uint32_t expert = 0; expert < dims->experts; expert++) {
+        double logit = router_logit(run, token, router, expert), *of = &opened[expert / (dims->experts / dims->groups)];
+        if (!model_group_allows(dims, open, expert))
+            closed = fmax(closed, logit);
+        else if (open & model_group_bit(dims, expert))
+            *of = fmax(*of, logit);
+    }
+    for (uint32_t g = 0; g < dims->groups; g++)
+        least = open >> g & 1 ? fmin(least, opened[g]) : least;
+    return fmax(closed - least, 0);
+}
+
+// The largest logit below `limit` of the experts that were passed over.
 static double next_passed_over(const Run *run, uint64_t token, const float *router, const int32_t *chosen, double limit)
 {
     double best = -INFINITY;
     for (uint64_t expert = 0; expert < run->dims->experts; expert++) {
-        double logit = is_chosen(chosen, run->dims->top_k, expert) ? limit : router_logit(run, token, router, expert);
+        double logit = is_passed_over(run, chosen, expert) ? router_logit(run, token, router, expert) : limit;
         best = logit < limit ? fmax(best, logit) : best;
     }
     return best;
@@ -187,13 +229,14 @@ static double token_excess(const Run *run, uint64_t token, const float *router, 
     for (uint64_t expert = 0; expert < run->dims->experts; expert++) {
         double logit = router_logit(run, token, router, expert);
         *squares += logit * logit;
-        above += !is_chosen(chosen, top_k, expert) && logit > least;
+        above += is_passed_over(run, chosen, expert) && logit > least;
     }
+    double excess = groups_excess(run, token, router, chosen);
     if (above <= dropped)
-        return 0;
+        return excess;
     for (uint64_t n = 0; n <= dropped; n++)
         best = next_passed_over(run, token, router, chosen, best);
-    return fmax(best - least, 0);
+    return fmax(best - least, excess);
 }
 
 static void follow_choices(Run *run, const float *router, const int32_t *decisions)
@@ -256,12 +299,11 @@ static void moe_layer(Run *run, const Choice *choice, const int32_t *decisions)
         weights_fill_mean_expert(run->dims, run->seed, choice->layer, run->mean);
     for (uint32_t expert = 0; expert < run->dims->experts && !is_stopped(run); expert++)
         visit_expert(run, choice, expert, decisions);
-    if (run->dims->shared_experts == 0)
+    if (model_shared_inner(run->dims) == 0)
         return;
     Tensor tensor = stored(run, model_shared_elements(run->dims));
     weights_fill_shared(run->dims, run->seed, choice->layer, tensor);
-    feed_forward(run, run->tokens, (uint64_t)run->dims->shared_experts * run->dims->inner, run->norm,
-                 loaded(run, tensor), run->out);
+    feed_forward(run, run->tokens, model_shared_inner(run->dims), run->norm, loaded(run, tensor), run->out);
     add_to_x(run);
 }
 
@@ -298,7 +340,7 @@ static uint64_t largest_tensor(const ModelDims *dims)
     uint64_t elements = larger(model_embedding_elements(dims), model_attention_elements(dims));
     elements = larger(elements, larger(model_router_elements(dims), model_expert_elements(dims)));
     elements = larger(elements, dims->ffn_inner ? model_ffn_elements(dims) : 0);
-    return larger(elements, dims->shared_experts ? model_shared_elements(dims) : 0);
+    return larger(elements, model_shared_inner(dims) ? model_shared_elements(dims) : 0);
 }
 
 static void run_end(Run *run)
@@ -329,7 +371,7 @@ static bool run_begin(Run *run, const Reference *reference, uint64_t rank, doubl
 {
     const ModelDims *dims = &reference->plan->model;
     uint64_t tokens = model_tokens(dims), hidden = dims->hidden, elements = largest_tensor(dims);
-    uint64_t shared_inner = (uint64_t)dims->shared_experts * dims->inner;
+    uint64_t shared_inner = model_shared_inner(dims);
     *run = (Run){.plan = reference->plan,
                  .rank = rank,
                  .dims = dims,

@@ -25,8 +25,8 @@ static void add_layer(const Plan *plan, bool is_moe, Path *path)
     const ModelDims *dims = &plan->model;
     double hidden = dims->hidden, queries = (double)dims->heads * dims->head_dim;
     double inner = is_moe ? dims->inner : dims->ffn_inner;
-    bool has_shared = is_moe && dims->shared_experts > 0;
-    double shared = has_shared ? (double)dims->shared_experts * dims->inner : 0;
+    bool has_shared = is_moe && model_shared_inner(dims) > 0;
+    double shared = has_shared ? (double)model_shared_inner(dims) : 0;
     path->stores += 7 + 5 + (is_moe ? 1 + plan->cluster.level_count + 4 * has_shared : 0);
     path->terms += 5 * hidden + dims->head_dim + dims->sequence + queries; // norm, products, scores, context
     path->terms += 4 * hidden + inner + shared + dims->top_k;              // norm, router, up, gate; down; records

@@ -168,7 +168,7 @@ static Tensor padding_of(Tensor bundle, uint64_t elements)
 
 Tensor engine_dense_padding(const Plan *plan, const Step *step, Tensor dense)
 {
-    return padding_of(dense, model_dense_elements(&plan->model, plan_layer_is_moe(plan, step->layer)));
+    return padding_of(dense, bundle_shape(plan, WEIGHT_DENSE, step->layer).elements);
 }
 
 Tensor engine_embedding_padding(const Plan *plan, Tensor embedding)

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "ir/base/text.h"
 #include "kernels/host/kernels.h"
@@ -13,10 +14,38 @@
 
 enum { PLANNED_MAX = 128 };
 
+// Structure that the planner knows and no kernel computes.
+static bool check_layers(const Plan *plan, Fault *fault)
+{
+    if (plan->model.expert_bits > 0)
+        return fault_set(fault, FAULT_INPUT,
+                         "experts of %.4g bits a weight: can be simulated, not executed; plan with 'weights = full'",
+                         plan->model.expert_bits);
+    if (plan->model.zero_experts > 0)
+        return fault_set(fault, FAULT_INPUT,
+                         "experts that compute nothing ('zero_experts'): can be simulated, not "
+                         "executed");
+    for (uint32_t k = 0; k < plan->layer_count; k++) {
+        if (plan->layers[k].bits > 0)
+            return fault_set(fault, FAULT_INPUT,
+                             "dense weights of %.4g bits: can be simulated, not executed; plan with 'weights = full'",
+                             plan->layers[k].bits);
+        if (strcmp(plan->layers[k].mixer, "attention") != 0)
+            return fault_set(fault, FAULT_INPUT,
+                             "layer %" PRIu32 " mixes tokens by '%s', and only attention over the whole sequence is "
+                             "executed: such a plan can be simulated",
+                             k, plan->layers[k].mixer);
+    }
+    return plan->layer_count == 0 ||
+           fault_set(fault, FAULT_INPUT, "dense layers of several sizes: can be simulated, not executed");
+}
+
 static bool check_executable(const Plan *plan, const EngineOps *engine, Fault *fault)
 {
     if (plan->model.abstract)
         return fault_set(fault, FAULT_INPUT, "abstract workload: can be simulated, not executed");
+    if (!check_layers(plan, fault))
+        return false;
     size_t op_count;
     const OpInfo *ops = op_table(&op_count);
     Text missing = {0};

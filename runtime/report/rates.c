@@ -39,9 +39,9 @@ static double step_flops(const Plan *plan, const Step *step)
     case OP_EXPERT_BACKWARD:
         return 2 * tokens * dims->top_k * feed_forward_flops(dims, dims->inner);
     case OP_SHARED_EXPERT:
-        return tokens * feed_forward_flops(dims, (double)dims->inner * dims->shared_experts);
+        return tokens * feed_forward_flops(dims, (double)model_shared_inner(dims));
     case OP_SHARED_EXPERT_BACKWARD:
-        return 2 * tokens * feed_forward_flops(dims, (double)dims->inner * dims->shared_experts);
+        return 2 * tokens * feed_forward_flops(dims, (double)model_shared_inner(dims));
     case OP_LOSS:
         return 2 * tokens * dims->hidden * dims->vocabulary;
     case OP_LOSS_BACKWARD:

@@ -125,7 +125,7 @@ static void fill_ffn(Filler *filler, const ModelDims *dims)
 
 static void fill_shared(Filler *filler, const ModelDims *dims)
 {
-    fill_feed_forward(filler, dims, (uint64_t)dims->shared_experts * dims->inner);
+    fill_feed_forward(filler, dims, model_shared_inner(dims));
 }
 
 static const struct {

@@ -283,6 +283,79 @@ Test(cost, a_pass_of_three_micro_batches)
     }
 }
 
+// By hand, as above: 16 tokens in sequences of 8, a device of 4 GFLOP/s that takes three times as long for 16 rows.
+Test(cost, mixers_are_counted)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 8, 2);
+    SpecMixer mixers[] = {{.name = "sliding", .parameters = 1000, .scored = 16, .window = 2},
+                          {.name = "chunked", .parameters = 1000, .scored = 16, .chunk = 4},
+                          {.name = "state", .parameters = 500, .state = 70},
+                          {.name = "whole", .parameters = 1000, .scored = 16, .window = 8}};
+    uint32_t of[] = {0, 1, 2, 3, 4}, inner[] = {0, 0, 10, 0, 0};
+    bool is_moe[] = {true, true, false, false, true};
+    spec.model.layers = 5;
+    spec.model.mixers = mixers;
+    spec.model.mixer_count = 4;
+    spec.model.mixer = of;
+    spec.model.is_moe = is_moe;
+    spec.model.inner_each = inner;
+    Arena *arena = arena_create();
+    const Workload *work = workload_derive(&spec, arena);
+    // A token of 8 sees 2 - 4/16 of a window of 2, half of a chunk of 4, half of all 8: of 16 elements each way.
+    const double flops[] = {2 * 16 * 1000 + 4 * 16 * 1.75 * 16, 2 * 16 * 1000 + 4 * 16 * 2 * 16, 2 * 16 * 500 + 16 * 70,
+                            2 * 16 * 1000 + 4 * 16 * 4 * 16, 2 * 16 * 1024 + 4 * 16 * 4 * 16};
+    for (uint32_t k = 0; k < 5; k++) {
+        double expected = flops[k] / 4e9 * 3 + work->layers[k].gate_s;
+        cr_assert(near(work->layers[k].pre_expert_s, expected), "layer %u: %g", k, work->layers[k].pre_expert_s);
+        cr_assert_eq(work->layers[k].is_moe, is_moe[k]);
+    }
+    cr_assert(near(work->layers[2].dense_s, 2 * 16 * 2 * 16 * 10 / 4e9 * 3), "%g", work->layers[2].dense_s);
+    cr_assert_eq(work->layers[3].dense_s, 0);
+    cr_assert_eq(work->moe_count, 3);
+    // Two norms of 32; router 128; feed-forward 2 x 16 x 10.
+    cr_assert_eq(spec_dense_elements(&spec.model, 0), 1000 + 64 + 128);
+    cr_assert_eq(spec_dense_elements(&spec.model, 2), 500 + 64 + 320);
+    cr_assert_eq(spec_dense_elements(&spec.model, 3), 1000 + 64);
+    cr_assert_eq(spec_dense_elements(&spec.model, 4), 1024 + 64 + 128);
+    arena_destroy(arena);
+}
+
+// Eight experts on four GPUs, two each of two matrices of 16 x 32: 1024 weights.
+Test(cost, weights_in_few_bits)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 8, 2);
+    spec.model.expert_bits = 4.25;
+    spec.model.dense_bits = 8;
+    Arena *arena = arena_create();
+    const Workload *work = workload_derive(&spec, arena);
+    cr_assert_eq(work->layers[0].expert_bytes, 2 * 1024 * 4.25 / 8);
+    cr_assert_eq(work->layers[0].sent_bytes, 2 * 1024 * 4.25 / 8);
+    cr_assert_eq(work->layers[0].row_bytes, 64); // activations keep their type
+    // 1024 weights of attention in bytes; norms and router, 64 + 128, in f32.
+    cr_assert(near(spec_dense_bits(&spec.model, 0) * (1024 + 192), 1024 * 8 + 192 * 32));
+    LayerCost cost;
+    cost_layer(work, 0, &(Config){.domain = {4}}, DISPATCH_DEDUP, &cost);
+    cr_assert_eq(cost.gather_bytes[0], 3 * 2 * 1024 * 4.25 / 8);
+    arena_destroy(arena);
+}
+
+// Four of the twelve choices compute nothing: two thirds of the rows and of the work are left.
+Test(cost, zero_experts_compute_and_send_nothing)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 8, 3);
+    spec.model.zero_experts = 4;
+    Arena *arena = arena_create();
+    const Workload *work = workload_derive(&spec, arena);
+    cr_assert(near(work->layers[0].gate_s, 2 * 16 * 16 * 12 / 4e9 * 3));
+    cr_assert(near(work->layers[0].expert_flops, 2 * 16 * 2 * 2 * 16 * 32)); // two of three
+    LayerCost cost;
+    cost_layer(work, 0, &(Config){.domain = {1}}, DISPATCH_NAIVE, &cost);
+    cr_assert(near(cost.send_rows[0], 16 * 2 * 3 / 4.0)); // to three of four GPUs
+    cr_assert(near(cost.payload_bytes[0], 16 * 2 * 3 / 4.0 * 64));
+    cr_assert_eq(spec_computing_part(&spec.model), 8.0 / 12);
+    arena_destroy(arena);
+}
+
 // Counted over all choices of k of E experts.
 static double expected_distinct(uint32_t experts, uint32_t top_k, uint32_t domains)
 {

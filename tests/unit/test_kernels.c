@@ -382,6 +382,62 @@ Test(kernels, gate_chooses_the_largest_logits)
     }
 }
 
+// Groups with the best experts, then the best experts of these, found here by sorting out one after the other.
+static void check_groups(const Gate *gate)
+{
+    uint32_t experts = gate->dims.experts, group = experts / gate->dims.groups;
+    double *norm = plain_norm(gate->x, gate->x.rows, 19, gate->router, 0);
+    double *logits = plain_multiply(norm, gate->router, 38, gate->x.rows, experts, 19);
+    for (uint64_t t = 0; t < gate->x.rows; t++) {
+        double *own = logits + t * experts, best[16];
+        bool open[16] = {false};
+        for (uint32_t g = 0; g < gate->dims.groups; g++) {
+            best[g] = -INFINITY;
+            for (uint32_t e = g * group; e < (g + 1) * group; e++)
+                best[g] = fmax(best[g], own[e]);
+        }
+        for (uint32_t n = 0; n < gate->dims.group_top_k; n++) {
+            uint32_t most = UINT32_MAX;
+            for (uint32_t g = 0; g < gate->dims.groups; g++)
+                if (!open[g] && (most == UINT32_MAX || best[g] > best[most]))
+                    most = g;
+            open[most] = true;
+        }
+        for (uint32_t j = 0; j < gate->dims.top_k; j++) {
+            uint32_t most = UINT32_MAX;
+            for (uint32_t e = 0; e < experts; e++)
+                if (open[e / group] && (most == UINT32_MAX || own[e] > own[most]))
+                    most = e;
+            cr_assert_eq(record(gate->records, t * gate->dims.top_k + j)->expert, (int32_t)most);
+            own[most] = -INFINITY;
+        }
+    }
+    free(norm);
+    free(logits);
+}
+
+Test(kernels, groups_limit_the_choice)
+{
+    const uint32_t experts[] = {8, 12, 64, 6}, top_k[] = {2, 5, 8, 3}, groups[] = {4, 3, 8, 2}, limits[] = {1, 2, 4, 1};
+    for (size_t i = 0; i < COUNT_OF(experts); i++) {
+        Gate gate = {.dims = {.dtype = DTYPE_F32,
+                              .hidden = 19,
+                              .experts = experts[i],
+                              .top_k = top_k[i],
+                              .groups = groups[i],
+                              .group_top_k = limits[i]}};
+        gate.x = make_random(DTYPE_F32, 70, 19, 1);
+        gate.router = make_random(DTYPE_F32, 1, model_router_elements(&gate.dims), 0.8);
+        gate.rows = make(DTYPE_F32, 70, 19);
+        gate.records = make(DTYPE_I32, 70, 2 * top_k[i]);
+        host_gate(&gate.dims, ROUTING_LEARNED, 0, gate.x, gate.router, gate.rows, gate.records,
+                  make_work(&gate.dims, OP_GATE, 70, 1, 1));
+        check_groups(&gate);
+        check_gate(&gate, false);
+        finish();
+    }
+}
+
 Test(kernels, equal_logits_choose_lower_experts)
 {
     ModelDims dims = {.dtype = DTYPE_F32, .hidden = 6, .experts = 5, .top_k = 3};

@@ -210,17 +210,26 @@ typedef struct {
     uint32_t hidden, experts, top_k, tokens;
     Routing routing;
     uint64_t capacity;
+    uint32_t groups, group_top_k;
 } GateCase;
 
 static const GateCase gate_cases[] = {
-    {16, 4, 2, 9, ROUTING_LEARNED, 0},    {259, 33, 3, 70, ROUTING_LEARNED, 0}, {64, 64, 8, 300, ROUTING_LEARNED, 20},
-    {8, 1, 1, 5, ROUTING_LEARNED, 0},     {8, 1, 1, 5, ROUTING_LEARNED, 2},     {32, 70, 2, 600, ROUTING_LEARNED, 11},
-    {40, 12, 3, 64, ROUTING_BALANCED, 0}, {40, 12, 3, 64, ROUTING_SKEWED, 7},   {16, 8, 2, 1, ROUTING_LEARNED, 0},
+    {16, 4, 2, 9, ROUTING_LEARNED, 0, 0, 0},     {259, 33, 3, 70, ROUTING_LEARNED, 0, 0, 0},
+    {64, 64, 8, 300, ROUTING_LEARNED, 20, 0, 0}, {8, 1, 1, 5, ROUTING_LEARNED, 0, 0, 0},
+    {8, 1, 1, 5, ROUTING_LEARNED, 2, 0, 0},      {32, 70, 2, 600, ROUTING_LEARNED, 11, 0, 0},
+    {40, 12, 3, 64, ROUTING_BALANCED, 0, 0, 0},  {40, 12, 3, 64, ROUTING_SKEWED, 7, 0, 0},
+    {16, 8, 2, 1, ROUTING_LEARNED, 0, 0, 0},     {24, 32, 5, 80, ROUTING_LEARNED, 0, 8, 2},
+    {24, 96, 6, 60, ROUTING_LEARNED, 9, 12, 3},
 };
 
 static ModelDims gate_dims(const GateCase *c, Dtype dtype)
 {
-    return (ModelDims){.dtype = dtype, .hidden = c->hidden, .experts = c->experts, .top_k = c->top_k};
+    return (ModelDims){.dtype = dtype,
+                       .hidden = c->hidden,
+                       .experts = c->experts,
+                       .top_k = c->top_k,
+                       .groups = c->groups,
+                       .group_top_k = c->group_top_k};
 }
 
 // Logits agree to rounding, but a choice may hang on it: the host's logits must be further apart than that, or both

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compiler/lowering/lower.h"
+#include "compiler/solve/footprint.h"
 #include "grammar/ast.h"
 #include "ir/binary.h"
 #include "ir/text/plan_text.h"
@@ -316,4 +318,42 @@ Test(lower, two_tier_example_of_the_paper)
     }
     plan_destroy(plan);
     arena_destroy(arena);
+}
+
+// Layers that no `first_dense` and `every` describe: the memory that is extrapolated from some of them is that of all.
+Test(lower, memory_of_listed_layers_is_extrapolated, .timeout = 60)
+{
+    enum { LAYERS = 40 };
+    SpecMixer mixers[] = {{.name = "state", .parameters = 3000, .state = 10}, {.name = "none"}};
+    uint32_t mixer[LAYERS], inner[LAYERS], seen = 0;
+    bool is_moe[LAYERS];
+    // 0: an odd start and an odd end; 1: every third layer; 2: nothing repeats; 3: a few layers.
+    for (int pattern = 0; pattern < 4; pattern++) {
+        for (int pass = 0; pass < 2; pass++) {
+            Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 8, 2);
+            for (uint32_t k = 0; k < LAYERS; k++) {
+                bool odd = pattern == 0 && (k < 2 || k == LAYERS - 1);
+                is_moe[k] = pattern == 2 ? (k * k / 7) % 3 == 1 : !odd && (pattern != 1 || k % 3 == 1);
+                mixer[k] = pattern == 2 ? (k * 5 / 3) % 3 : k % 3;
+                inner[k] = k % 2 ? 0 : 24;
+            }
+            spec.plan.pass = pass ? PASS_TRAINING : PASS_FORWARD;
+            spec.model.layers = pattern == 3 ? 5 : LAYERS;
+            spec.model.ffn_inner = 24;
+            spec.model.is_moe = is_moe;
+            spec.model.mixers = mixers;
+            spec.model.mixer_count = 2;
+            spec.model.mixer = mixer;
+            spec.model.inner_each = inner;
+            const Config config = {.domain = {2, 1}};
+            double all = lower_memory_bytes(&spec, &config, 0, DISPATCH_DEDUP, spec.model.layers);
+            double total = footprint_total(&spec, &config, 0, DISPATCH_DEDUP);
+            cr_expect(fabs(total / all - 1) < 0.01, "pattern %d, pass %d: %.0f, lowered %.0f", pattern, pass, total,
+                      all);
+            Footprint of = footprint_measure(&spec, &config, 0, DISPATCH_DEDUP);
+            cr_expect(of.per_layer_bytes > 0, "pattern %d", pattern);
+            seen++;
+        }
+    }
+    cr_assert_eq(seen, 8);
 }

@@ -167,3 +167,98 @@ Test(routing, skew_makes_larger_domains_pay)
     cr_assert_gt(size[1], size[0]);
     arena_destroy(arena);
 }
+
+// ---- groups, and choices that are no experts ---------------------------------------------------
+
+static double copies_of(SpecModel model, uint64_t prefixes)
+{
+    return routing_uniform_copies(&model, prefixes);
+}
+
+static bool is(double a, double b)
+{
+    return fabs(a - b) < 1e-12;
+}
+
+Test(routing, uniform_copies_by_hand)
+{
+    SpecModel plain = {.experts = 8, .top_k = 2};
+    cr_assert(is(copies_of(plain, 2), 2 * (1 - 4.0 / 8 * 3 / 7)));
+    // Half of the choices are none: a block of two of eight outputs is missed by two draws with 6/8 x 5/7.
+    SpecModel zero = {.experts = 4, .zero_experts = 4, .top_k = 2};
+    cr_assert(is(copies_of(zero, 2), 2 * (1 - 6.0 / 8 * 5 / 7)));
+    cr_assert(is(copies_of(zero, 1), 1 - 4.0 / 8 * 3 / 7)); // not even one, if both are none
+    // Two of four experts, both of one of two groups: two places of single experts, one of two groups.
+    SpecModel pairs = {.experts = 4, .top_k = 2, .groups = 2, .group_top_k = 1};
+    cr_assert(is(copies_of(pairs, 4), 2));
+    cr_assert(is(copies_of(pairs, 2), 1));
+    // Three experts of at most two of four pairs: always two groups. A half of the groups is missed if the first draw
+    // lies in the other half (1/2), and then the second in its other group (2/7), which opens both; or in the same
+    // group (1/7) and the third in that other group (2/6).
+    SpecModel quarters = {.experts = 8, .top_k = 3, .groups = 4, .group_top_k = 2};
+    cr_assert(is(copies_of(quarters, 4), 2));
+    cr_assert(is(copies_of(quarters, 8), 3));
+    cr_assert(is(copies_of(quarters, 2), 2 * (1 - 0.5 * (2.0 / 7 + 1.0 / 7 * 2 / 6))));
+    // Blocks of two across groups of three, two experts of one group: the outer blocks are hit whenever their group is
+    // (two of three cannot both be the third), the middle one unless the two others are drawn.
+    SpecModel across = {.experts = 6, .top_k = 2, .groups = 2, .group_top_k = 1};
+    cr_assert(is(copies_of(across, 3), 0.5 + 2.0 / 3 + 0.5));
+    // As many groups as there are limit nothing.
+    SpecModel all = {.experts = 8, .top_k = 2, .groups = 4, .group_top_k = 4};
+    cr_assert(is(copies_of(all, 2), copies_of(plain, 2)));
+}
+
+// 8 groups of 32, 4 of them, top 8: 3.982 groups and 7.465 of 64 places by 3000 draws of an independent script.
+Test(routing, published_groups_bound_the_nodes)
+{
+    SpecModel model = {.experts = 256, .top_k = 8, .groups = 8, .group_top_k = 4};
+    double nodes = copies_of(model, 8), gpus = copies_of(model, 64);
+    cr_assert(nodes <= 4 && fabs(nodes - 3.982) < 0.005, "%g", nodes);
+    cr_assert(fabs(gpus - 7.465) < 0.03, "%g", gpus);
+    cr_assert(nodes * 7 / 8 < 3.5);
+}
+
+// What is drawn for skewed routing with groups, where all experts are as popular, is what the formula says of them.
+Test(routing, skewed_groups_agree_where_all_are_alike)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){4, 4, 0}, 32, 4);
+    spec.model.groups = 8;
+    spec.model.group_top_k = 2;
+    Arena *arena = arena_create();
+    const uint32_t domain[LEVELS_MAX] = {1, 1};
+    Popularity *alike = routing_create(&spec, zipf(32, 0, arena), arena);
+    for (uint32_t level = 0; level < 2; level++) {
+        RoutingLoad load = routing_load(alike, domain, level, DISPATCH_DEDUP);
+        double expected = copies_of(spec.model, level ? 16 : 4);
+        cr_assert(fabs(load.copies - expected) < 0.02 * expected, "%g, formula %g", load.copies, expected);
+    }
+    cr_assert(fabs(routing_load(alike, domain, 1, DISPATCH_NAIVE).copies - 4) < 1e-9);
+    // All of zipf(3) is in the first groups: fewer places than where nothing limits, and never more than two groups.
+    Popularity *skewed = routing_create(&spec, zipf(32, 1, arena), arena);
+    spec.model.group_top_k = 8;
+    Popularity *free_choice = routing_create(&spec, zipf(32, 1, arena), arena);
+    double limited = routing_load(skewed, domain, 0, DISPATCH_DEDUP).copies;
+    cr_assert(limited <= 2 && limited < routing_load(free_choice, domain, 0, DISPATCH_DEDUP).copies);
+    arena_destroy(arena);
+}
+
+// One draw chooses in proportion to popularity, however many experts there are.
+Test(routing, many_experts)
+{
+    enum { EXPERTS = 16384 };
+    Arena *arena = arena_create();
+    double *popularity = zipf(EXPERTS, 1.1, arena), *included = zipf(EXPERTS, 0, arena), total = 0, sum = 0;
+    popularity[7] = 0;
+    for (int e = 0; e < EXPERTS; e++)
+        total += popularity[e];
+    routing_inclusion(popularity, EXPERTS, 1, included);
+    for (int e = 0; e < EXPERTS; e += 41)
+        cr_assert(fabs(included[e] * total / popularity[e] - 1) < 0.01, "expert %d: %g, of its popularity %g", e,
+                  included[e], popularity[e] / total);
+    cr_assert_eq(included[7], 0);
+    routing_inclusion(popularity, EXPERTS, 8, included);
+    for (int e = 0; e < EXPERTS; e++)
+        sum += included[e];
+    cr_assert(fabs(sum - 8) < 1e-9);
+    arena_destroy(arena);
+}
