@@ -14,8 +14,8 @@
 // What changes how a training goes on, in the words of the language.
 #define HEP_SETTINGS(X)                                                                                                \
     X(learning_rate)                                                                                                   \
-    X(beta1) X(beta2) X(epsilon) X(weight_decay) X(warmup) X(decay) X(final_rate) X(clip) X(balance) X(batch)          \
-        X(capacity)
+    X(beta1)                                                                                                           \
+    X(beta2) X(epsilon) X(weight_decay) X(warmup) X(decay) X(final_rate) X(clip) X(balance) X(batch) X(capacity)
 enum {
 #define SETTING(name) SETTING_##name,
     HEP_SETTINGS(SETTING)
