@@ -396,8 +396,7 @@ bool plan_within_limits(const Plan *plan, RecordPlace *place, Fault *fault)
     Check check = {.plan = plan, .fault = fault};
     bool ok = check_counts(&check) && check_fields(&check) && check_cluster(&check) && check_ports(&check) &&
               check_links(&check) && check_model(&check) && check_layers(&check) && check_groups(&check) &&
-              check_micro_batches(&check) &&
-              check_buffers(&check) && check_buffer_names(&check) && check_steps(&check);
+              check_micro_batches(&check) && check_buffers(&check) && check_buffer_names(&check) && check_steps(&check);
     if (place)
         *place = check.place;
     return ok;

@@ -141,7 +141,8 @@ double plan_tokens_per_s(const Plan *plan, double iteration_s)
 {
     if (plan->model.abstract || !(iteration_s > 0))
         return 0;
-    return (double)model_tokens(&plan->model) * plan->micro_batches * (double)cluster_gpus(&plan->cluster) / iteration_s;
+    return (double)model_tokens(&plan->model) * plan->micro_batches * (double)cluster_gpus(&plan->cluster) /
+           iteration_s;
 }
 
 double plan_flop_utilisation(const Plan *plan, double iteration_s)

@@ -335,8 +335,7 @@ void advise_memory(const Workload *work, const Candidate *smallest, Diag *diag)
     if (leaves_room)
         advise_update(&a);
     a.tried = 0;
-    if (leaves_room && !advise_fewer_tokens(&a, work->spec, "") &&
-        tries_both)
+    if (leaves_room && !advise_fewer_tokens(&a, work->spec, "") && tries_both)
         advise_fewer_tokens(&a, &bounded, " with 'capacity = 2' in the plan block");
     diag_help(diag, "'memory = %s' per GPU is enough",
               format_bytes(value, round_up(EXTRAPOLATED * smallest->memory_bytes)));

@@ -63,7 +63,8 @@ static void choose_components(Building *b)
 {
     StageProblem *problem = b->problem;
     uint32_t reads = 0;
-    bool port[LEVELS_MAX] = {false}, waits_for_returns = returns_are_limited(b->work, b->work->spec->plan.regather_dense);
+    bool port[LEVELS_MAX] = {false},
+         waits_for_returns = returns_are_limited(b->work, b->work->spec->plan.regather_dense);
     for (uint32_t k = 0; k < b->work->layer_count; k++) {
         if (!b->work->layers[k].is_moe || b->work->layers[k].kind != k)
             continue;

@@ -110,8 +110,7 @@ void spec_count_parameters(SpecModel *model)
     }
     model->total_parameters = everywhere + moe_layers * model->experts * expert;
     double positions = model->published ? 0 : (double)model->sequence * hidden; // of which a token adds one row
-    model->active_parameters =
-        everywhere - positions + moe_layers * model->top_k * spec_computing_part(model) * expert;
+    model->active_parameters = everywhere - positions + moe_layers * model->top_k * spec_computing_part(model) * expert;
 }
 
 double spec_volume(const SpecModel *model, Volume volume, uint32_t layer)
