@@ -36,7 +36,8 @@ uint64_t engine_kept_counts(const Plan *plan)
 
 uint64_t engine_decisions_bytes(const Plan *plan)
 {
-    return (uint64_t)plan->choice_count * model_tokens(&plan->model) * plan->model.top_k * sizeof(int32_t);
+    uint64_t choices = (uint64_t)plan->micro_batches * plan->choice_count;
+    return choices * model_tokens(&plan->model) * plan->model.top_k * sizeof(int32_t);
 }
 
 uint64_t engine_final_bytes(const Plan *plan)

@@ -138,41 +138,50 @@ static StepSpec bundle_step(Lowering *l, Op op, int32_t layer, uint32_t level, c
                       .bytes = cost->bytes[level]};
 }
 
-// From level `first` inwards, of what levels outside it left in `shard`. Returns what steps read; `kept`, if given:
-// what levels that are gathered once left.
-static int32_t gather_bundle_levels(Lowering *l, int32_t layer, int32_t bundle, int32_t shard, uint32_t first,
-                                    int32_t after_step, int32_t *kept)
+// A bundle on its way to those who read it.
+typedef struct {
+    int32_t layer, bundle;
+    int32_t shard; // what the levels so far left
+    int32_t kept;  // what levels that are gathered once left
+    const char *suffix;
+} BundleGather;
+
+// From level `first` inwards.
+static void gather_bundle_levels(Lowering *l, BundleGather *of, uint32_t first, int32_t after_step)
 {
     const Cluster *cluster = &l->spec->cluster;
-    BundleCost cost = bundle_cost(l, bundle);
-    double rows = (double)builder_buffer(l->builder, shard)->rows;
+    BundleCost cost = bundle_cost(l, of->bundle);
+    double rows = (double)builder_buffer(l->builder, of->shard)->rows;
     for (uint32_t level = first; level < cluster->level_count && l->spec->plan.pass == PASS_TRAINING; level++) {
-        if (kept && level <= l->spec->plan.dense_levels)
-            *kept = shard;
+        if (level <= l->spec->plan.dense_levels)
+            of->kept = of->shard;
         if (cluster->levels[level].count == 1)
             continue;
         rows *= cluster->levels[level].count;
         char name[BUFFER_NAME_MAX];
-        snprintf(name, sizeof(name), "%s%s", cluster->levels[level].name, kept ? "" : ".again");
-        int32_t gathered = add_held(l, layer, bundle, rows, name);
-        StepBuffers operands = {.gather = {.shard = shard, .gathered = gathered}};
-        int32_t step = builder_add_step(l->builder, bundle_step(l, OP_GATHER, layer, level, &cost), operands);
+        snprintf(name, sizeof(name), "%s%s", cluster->levels[level].name, of->suffix);
+        int32_t gathered = add_held(l, of->layer, of->bundle, rows, name);
+        StepBuffers operands = {.gather = {.shard = of->shard, .gathered = gathered}};
+        int32_t step = builder_add_step(l->builder, bundle_step(l, OP_GATHER, of->layer, level, &cost), operands);
         if (after_step != NONE)
             builder_add_after(l->builder, step, after_step);
-        shard = gathered;
+        of->shard = gathered;
     }
-    return shard;
 }
 
 int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t after_step, int32_t *kept)
 {
-    *kept = bundle;
-    return gather_bundle_levels(l, layer, bundle, bundle, 0, after_step, kept);
+    BundleGather of = {.layer = layer, .bundle = bundle, .shard = bundle, .kept = bundle, .suffix = ""};
+    gather_bundle_levels(l, &of, 0, after_step);
+    *kept = of.kept;
+    return of.shard;
 }
 
 int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle, int32_t kept, int32_t after_step)
 {
-    return gather_bundle_levels(l, layer, bundle, kept, l->spec->plan.dense_levels, after_step, NULL);
+    BundleGather of = {.layer = layer, .bundle = bundle, .shard = kept, .suffix = ".again"};
+    gather_bundle_levels(l, &of, l->spec->plan.dense_levels, after_step);
+    return of.shard;
 }
 
 int32_t lowering_add_bundle_gradient(Lowering *l, int32_t layer, int32_t bundle, int32_t held)

@@ -250,12 +250,9 @@ static int left_ms(const MilpLimits *limits)
     return (int)(1e3 * fmax(0, fmin(left_s, TIME_LIMIT_S)));
 }
 
-// GLPK's status of the relaxation.
-static int solve_relaxation(Milp *milp)
+static int run_simplex(Milp *milp)
 {
     const MilpLimits *limits = milp->limits;
-    glp_scale_prob(milp->problem, GLP_SF_AUTO);
-    glp_adv_basis(milp->problem, 0);
     glp_smcp simplex;
     glp_init_smcp(&simplex);
     simplex.msg_lev = GLP_MSG_OFF;
@@ -266,6 +263,20 @@ static int solve_relaxation(Milp *milp)
     int stopped = glp_simplex(milp->problem, &simplex);
     milp->is_stopped = stopped == GLP_EITLIM || stopped == GLP_ETMLIM;
     return stopped == 0 ? glp_get_status(milp->problem) : GLP_UNDEF;
+}
+
+// GLPK's status of the relaxation. What seems infeasible is tried once more from another basis, unscaled: coefficients
+// that differ by many orders can mislead the first attempt, and an infeasible programme counts as a proof.
+static int solve_relaxation(Milp *milp)
+{
+    glp_scale_prob(milp->problem, GLP_SF_AUTO);
+    glp_adv_basis(milp->problem, 0);
+    int status = run_simplex(milp);
+    if (status != GLP_NOFEAS)
+        return status;
+    glp_unscale_prob(milp->problem);
+    glp_std_basis(milp->problem);
+    return run_simplex(milp);
 }
 
 static void keep_values(Milp *milp)

@@ -38,7 +38,8 @@ typedef struct {
     int64_t nonfinite_step;   // first step whose output was not finite when the loss was found not to be; -1: not known
     const int32_t *tokens;    // [batch][sequence + 1]
     const int32_t *decisions; // [plan->choice_count][tokens][top_k], -1 for a dropped record
-    Tensor x;                 // [tokens][hidden], before the final norm
+    const int32_t *all_decisions; // the same of all micro-batches, one after another
+    Tensor x;                     // [tokens][hidden], before the final norm
 } EngineResult;
 
 typedef struct {

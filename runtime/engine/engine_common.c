@@ -204,6 +204,12 @@ double engine_gradient_scale(const TrainingSettings *settings, uint64_t summands
     return settings->clip > 0 && norm > settings->clip ? scale * settings->clip / norm : scale;
 }
 
+const int32_t *engine_last_decisions(const Plan *plan, const int32_t *all)
+{
+    uint64_t each = plan->choice_count * model_tokens(&plan->model) * plan->model.top_k;
+    return all ? all + (plan->micro_batches - 1) * each : NULL;
+}
+
 uint64_t engine_capacity_rows(const Plan *plan)
 {
     const ModelDims *dims = &plan->model;

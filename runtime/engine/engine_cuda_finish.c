@@ -157,7 +157,8 @@ EngineResult cuda_result(const Engine *base)
     }
     if (!engine->options.record)
         return result;
-    result.decisions = engine->decisions;
+    result.decisions = engine_last_decisions(engine->plan, engine->decisions);
+    result.all_decisions = engine->decisions;
     if (engine->x.data) {
         result.x = engine->x;
         result.x.data = engine->final_x;

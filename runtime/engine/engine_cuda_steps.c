@@ -74,10 +74,13 @@ static bool prepare_gate(CudaStep *step, Fault *fault)
 {
     (void)fault;
     const Plan *plan = step->engine->plan;
-    const Choice *choice = plan_choice_of_layer(plan, plan->steps[step->index].layer);
+    const Step *of = &plan->steps[step->index];
+    const Choice *choice = plan_choice_of_layer(plan, of->layer);
     uint64_t records = model_tokens(&plan->model) * plan->model.top_k;
     if (choice && step->engine->kept_records)
-        step->of.kept_records = step->engine->kept_records + (uint64_t)(choice - plan->choices) * records;
+        step->of.kept_records =
+            step->engine->kept_records +
+            ((uint64_t)of->micro_batch * plan->choice_count + (uint64_t)(choice - plan->choices)) * records;
     return true;
 }
 

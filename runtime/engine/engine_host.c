@@ -83,10 +83,13 @@ static bool prepare_gate(HostStep *step, Fault *fault)
 {
     (void)fault;
     const Plan *plan = step->engine->plan;
-    const Choice *choice = plan_choice_of_layer(plan, plan->steps[step->index].layer);
+    const Step *of = &plan->steps[step->index];
+    const Choice *choice = plan_choice_of_layer(plan, of->layer);
     uint64_t records = model_tokens(&plan->model) * plan->model.top_k;
     if (choice && step->engine->decisions)
-        step->of.decisions = step->engine->decisions + (uint64_t)(choice - plan->choices) * records;
+        step->of.decisions =
+            step->engine->decisions +
+            ((uint64_t)of->micro_batch * plan->choice_count + (uint64_t)(choice - plan->choices)) * records;
     return true;
 }
 
@@ -272,7 +275,9 @@ static EngineResult host_result(const Engine *base)
 {
     const HostEngine *engine = (const HostEngine *)base;
     uint32_t last = engine->plan->micro_batches - 1;
-    EngineResult result = {.decisions = engine->decisions, .nonfinite_step = engine->nonfinite_step};
+    EngineResult result = {.decisions = engine_last_decisions(engine->plan, engine->decisions),
+                           .all_decisions = engine->decisions,
+                           .nonfinite_step = engine->nonfinite_step};
     if (engine->tokens.data)
         result.tokens = engine_value(engine->tokens, last).data;
     result.has_loss = engine->loss.data != NULL;

@@ -88,22 +88,22 @@ static void rank_count_choices(Rank *rank, const int32_t *decisions)
 {
     const Plan *plan = rank->job->plan;
     uint64_t each = model_tokens(&plan->model) * plan->model.top_k;
-    for (uint64_t i = 0; rank->histogram && i < plan->choice_count * each; i++)
+    for (uint64_t i = 0; rank->histogram && i < plan->micro_batches * plan->choice_count * each; i++)
         if (decisions[i] >= 0)
-            rank->histogram[i / each * plan->model.experts + (uint64_t)decisions[i]]++;
+            rank->histogram[i / each % plan->choice_count * plan->model.experts + (uint64_t)decisions[i]]++;
 }
 
 // What all ranks' gates dropped in the iteration that has ended.
 static bool rank_count_dropped(Rank *rank)
 {
     const Plan *plan = rank->job->plan;
-    const int32_t *decisions = rank->job->options->engine->result(rank->engine).decisions;
+    const int32_t *decisions = rank->job->options->engine->result(rank->engine).all_decisions;
     uint64_t each = model_tokens(&plan->model) * plan->model.top_k;
     if (!rank->dropped)
         return true;
     memset(rank->dropped, 0, plan->choice_count * sizeof(*rank->dropped));
-    for (uint64_t i = 0; decisions && i < plan->choice_count * each; i++)
-        rank->dropped[i / each] += decisions[i] < 0;
+    for (uint64_t i = 0; decisions && i < plan->micro_batches * plan->choice_count * each; i++)
+        rank->dropped[i / each % plan->choice_count] += decisions[i] < 0;
     return rank->comm->ops->all_reduce_sum(rank->comm, rank->dropped, plan->choice_count, &rank->fault);
 }
 
@@ -120,7 +120,7 @@ static void rank_keep_result(Rank *rank, uint32_t measured, double time_s, doubl
     Job *job = rank->job;
     EngineResult result = job->options->engine->result(rank->engine);
     rank_keep_times(rank, measured);
-    rank_count_choices(rank, result.decisions);
+    rank_count_choices(rank, result.all_decisions);
     if (!rank_is_first(rank))
         return;
     job->result->iteration_s[measured] = time_s;

@@ -191,7 +191,8 @@ static void rank_keep_output(Rank *rank)
 static void rank_share_dropped(const Rank *rank)
 {
     const Job *job = rank->job;
-    double chosen = (double)(model_tokens(&job->plan->model) * job->plan->model.top_k * job->rank_count);
+    double chosen =
+        (double)(model_tokens(&job->plan->model) * job->plan->micro_batches * job->plan->model.top_k * job->rank_count);
     for (uint32_t c = 0; c < job->plan->choice_count; c++)
         job->result->dropped[c] /= chosen * rank->measured;
 }

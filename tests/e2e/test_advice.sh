@@ -51,7 +51,9 @@ split() { sed -nE "s/.*; ([0-9.]+ [kMG]?B) are gathered weights, their gradients
 long=$(split)
 sed 's/sequence = 8192/sequence = 4096/' tokens.hep >half.hep
 expect 4 'does not fit' "$HEPC" half.hep
-python3 - $long $(split) <<'PYTHON' || fail "parts that grow with tokens: $long, $(split)"
+short=$(split)
+# shellcheck disable=SC2086 # two words each
+python3 - $long $short <<'PYTHON' || fail "parts that grow with tokens: $long, $short"
 import sys
 gathered, tokens, gathered_half, tokens_half = (float(sys.argv[i]) * {"MB": 1e6, "GB": 1e9}[sys.argv[i + 1]] for i in (1, 3, 5, 7))
 assert abs(gathered_half / gathered - 1) < 0.1 and abs(tokens_half / tokens - 0.5) < 0.05, sys.argv
