@@ -180,8 +180,10 @@ typedef struct {
 
 typedef struct {
     Frugality how;
-    double best_s; // of its best single choice that fits; infinite if none does
+    double best_s; // of its best single choice that fits; infinite if none does; 0 where nothing is chosen
 } Ranked;
+
+enum { SEARCHED_MAX = 4 };
 
 enum { FRUGALITIES_MAX = 2 * (LEVELS_MAX + 1) };
 
@@ -232,12 +234,10 @@ static int compare_ranked(const void *a, const void *b)
     return (left > right) - (left < right);
 }
 
-// Which of them are worth a search, the most promising first: the first alone where every choice fits beside it; the
-// last alone where none fits anywhere, which says why. Returns how many.
+// The most promising first: the first alone where every choice fits beside it; the last alone where none fits anywhere,
+// which says why. Returns how many are left.
 static size_t rank_frugalities(const Spec *spec, Ranked *list, size_t count, Arena *arena)
 {
-    enum { SEARCHED_MAX = 2 };
-    static const double close = 1.01; // mixes differ by as much from single choices
     if (count < 2 || spec->plan.domain_request != DOMAIN_AUTO)
         return count;
     for (size_t i = 0; i < count; i++) {
@@ -253,10 +253,17 @@ static size_t rank_frugalities(const Spec *spec, Ranked *list, size_t count, Are
         list[0] = smallest;
         return 1;
     }
-    size_t kept = 1;
-    while (kept < count && kept < SEARCHED_MAX && list[kept].best_s < close * list[0].best_s)
-        kept++;
-    return kept;
+    return count;
+}
+
+// Could it beat what was found? Mixes differ a little from single choices; what was found may be slower than its own
+// best single choice seemed, where that took more memory than was estimated.
+static bool is_worth_searching(const Ranked *of, size_t searched, FaultKind code, const Solution *found)
+{
+    static const double close = 1.01;
+    if (isinf(of->best_s) || (of->best_s > 0 && searched >= SEARCHED_MAX))
+        return false;
+    return code != FAULT_NONE || of->best_s < (searched == 1 ? close : 1) * found->cost.iteration_s;
 }
 
 // The fastest of those that fit; where none does, the one that takes least memory says why.
@@ -265,17 +272,17 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
     const Spec *spec = out->spec;
     if (spec->plan.pass == PASS_FORWARD || spec->model.abstract)
         return solve_with(options, share, arena, diag, out);
-    Ranked list[FRUGALITIES_MAX];
+    Ranked list[FRUGALITIES_MAX] = {0};
     size_t count = rank_frugalities(spec, list, list_frugalities(spec, list), arena);
     Compilation best = *out;
     Diag *of_best = NULL;
     FaultKind code = FAULT_INFEASIBLE;
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count && (i == 0 || is_worth_searching(&list[i], i, code, &best.solution)); i++) {
         Compilation tried = *out;
         Diag *of_tried = diag_create(arena);
         tried.spec = with_frugality(spec, list[i].how, arena);
         tried.work = workload_derive(tried.spec, arena);
-        FaultKind now = solve_with(options, share / (double)count, arena, of_tried, &tried);
+        FaultKind now = solve_with(options, share / fmin((double)count, SEARCHED_MAX), arena, of_tried, &tried);
         bool better = now == FAULT_NONE &&
                       (code != FAULT_NONE || tried.solution.cost.iteration_s < best.solution.cost.iteration_s);
         if (better || code != FAULT_NONE || (now != FAULT_NONE && now != FAULT_INFEASIBLE)) {

@@ -29,7 +29,10 @@ static void scratch_most(const Plan *plan, uint64_t (*step_bytes)(const Plan *, 
                          uint64_t most[STREAM_COUNT])
 {
     for (uint32_t s = 0; s < plan->step_count; s++) {
-        uint64_t bytes = step_bytes(plan, &plan->steps[s]), *of = &most[op_info((int)plan->steps[s].op)->stream];
+        const Step *step = &plan->steps[s];
+        if (step->when == WHEN_EVERY && step->micro_batch > 0) // as in the first
+            continue;
+        uint64_t bytes = step_bytes(plan, step), *of = &most[op_info((int)step->op)->stream];
         *of = bytes > *of ? bytes : *of;
     }
 }
@@ -102,7 +105,7 @@ uint64_t engine_own_bytes(const Plan *plan, EngineKind engine)
         host_memory_lay_out(plan, &host);
         return beside_arena(plan, host.total);
     case ENGINE_CUDA:
-        cuda_memory_lay_out(plan, false, &cuda);
+        cuda_memory_lay_out(plan, plan->capacity > 0, &cuda); // what gates drop is counted
         return saturating_add(beside_arena(plan, cuda.total), engine_library_bytes(plan, engine));
     case ENGINE_KIND_COUNT:
         break;

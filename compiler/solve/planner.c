@@ -160,32 +160,46 @@ static bool can_regather(const Spec *spec)
 }
 
 // Takes the configuration if it is faster than the candidate and fits; with replicas kept, and gathered again.
-static void price_kept_and_again(const Workload *work, Config config, Dispatch dispatch, Candidate *candidate)
+static void price_kept_and_again(const Workload *work, Config config, Dispatch dispatch, MemoryOf memory_of,
+                                 Candidate *candidate)
 {
     bool regather = can_regather(work->spec) && config_held_shards(work->spec, &config) > 1;
     do {
         Candidate other;
-        price(work, &config, dispatch, estimated_bytes, &other);
+        price(work, &config, dispatch, memory_of, &other);
         if (other.fits && (!candidate->fits || other.cost.iteration_s < candidate->cost.iteration_s))
             *candidate = other;
     } while (regather && config_next_kept(work->spec, &config));
 }
 
 // What is gathered, experts and dense weights, is kept or gathered again, whichever is faster and fits.
-static void price_baseline(const Workload *work, int baseline, Arena *arena, Candidate *candidate)
+static void price_baseline(const Workload *work, int baseline, MemoryOf memory_of, Arena *arena, Candidate *candidate)
 {
     Config config = baseline_config(baseline, work->spec);
     Dispatch dispatch = baseline_dispatch(baseline, work->spec);
-    price(work, &config, dispatch, estimated_bytes, candidate);
+    price(work, &config, dispatch, memory_of, candidate);
     if (work->spec->plan.pass == PASS_FORWARD)
         return;
-    price_kept_and_again(work, config, dispatch, candidate);
+    price_kept_and_again(work, config, dispatch, memory_of, candidate);
     if (work->spec->plan.once_dense != ONCE_DENSE_AUTO)
         return;
     Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *work->spec;
     spec->plan.regather_dense = !spec->plan.regather_dense;
-    price_kept_and_again(workload_derive(spec, arena), config, dispatch, candidate);
+    price_kept_and_again(workload_derive(spec, arena), config, dispatch, memory_of, candidate);
+}
+
+// By estimated memory; what then seems to fit and to beat the plan is lowered.
+static void price_baselines(const Workload *work, Solution *solution, Arena *arena)
+{
+    for (int b = 0; b < BASELINE_COUNT; b++) {
+        Candidate *baseline = &solution->baselines[b];
+        if (!planner_has_baseline(b, work->spec))
+            continue;
+        price_baseline(work, b, estimated_bytes, arena, baseline);
+        if (baseline->fits && baseline->cost.iteration_s < solution->cost.iteration_s)
+            price_baseline(work, b, exact_bytes, arena, baseline);
+    }
 }
 
 static int compare_candidates(const void *a, const void *b)
@@ -442,9 +456,7 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
         if (rival->fits && better && !mix_is(work, &solution->mix, &rival->config))
             solution->runner_up = i;
     }
-    for (int b = 0; b < BASELINE_COUNT; b++)
-        if (planner_has_baseline(b, spec))
-            price_baseline(work, b, arena, &solution->baselines[b]);
+    price_baselines(work, solution, arena);
     solution->solve_s = clock_now_s() - begin_s;
     return true;
 }

@@ -41,7 +41,7 @@ model m {
   layers = 4  hidden = 1024  heads = 16  vocabulary = 1000  sequence = 8192
   moe { experts = 64  top_k = 8  inner = 256 }
 }
-plan { pass = training  domain = ep }
+plan { pass = training  recompute = none  domain = ep }
 HEP
 cp tokens.hep input.hep
 expect 4 'the forced domain does not fit' "$HEPC" input.hep
@@ -91,7 +91,7 @@ model m {
   layers = 16  hidden = 1024  heads = 16  vocabulary = 1000  sequence = 256
   moe { experts = 8  inner = 4096 }
 }
-plan { pass = training  capacity = 2 }
+plan { pass = training  capacity = 2  recompute = none }
 HEP
 sed 's/memory = 1 GB/memory = 1.3 GB/' few.hep >input.hep
 expect 4 'no plan fits' "$HEPC" input.hep

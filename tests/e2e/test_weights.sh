@@ -71,6 +71,8 @@ for levels, experts, domains in CASES:
         begin = trained("begin", model(levels, experts, dtype, "naive", "all"), ["--domain", "ep"], rate="0", iterations=1)
         moved = weights.distance(plain, begin)
         variants = [("ep", "dedup", "none", "")]
+        if len(levels) > 1 and "dc=2,gpu=2" in domains:  # between the two: what came over the outer level is kept
+            variants += [("dc=2,gpu=2", "dedup", "none", ",once=dc")]
         for i, domain in enumerate(domains):
             variants += [(domain, "naive" if i % 2 else "dedup", "all", ""), (domain, "dedup" if i % 2 else "naive", "none", ",regather")]
         for domain, dispatch, once, again in variants:
