@@ -96,7 +96,7 @@ cat >deep.hep <<'HEP'
 cluster planet {
   level dc  { count = 1000  bandwidth = 10 Gbit/s   latency = 5 ms }
   level gpu { count = 8     bandwidth = 400 Gbit/s  latency = 5 us }
-  device    { compute = 300 TFLOP/s  memory = 29 GB  memory_bandwidth = 3 TB/s }
+  device    { compute = 300 TFLOP/s  memory = 28.5 GB  memory_bandwidth = 3 TB/s }
 }
 model deep {
   layers = 61  hidden = 4096  heads = 32  vocabulary = 32000  sequence = 2048  batch = 1  dtype = bf16

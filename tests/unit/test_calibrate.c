@@ -1,5 +1,5 @@
 // Calibration under emulated links finds what is emulated: transfers are never faster than that, and not much slower.
-// builds: fast  seconds: 10
+// builds: fast  seconds: 10  alone
 #include <criterion/criterion.h>
 #include <math.h>
 #include <string.h>
@@ -98,12 +98,23 @@ Test(calibrate, finds_emulated_ports)
     calibration_free(&found);
 }
 
+// Of the four workers below: what two that talk to nobody else can reach.
+static double pair_bandwidth(const Cluster *cluster, uint32_t a, uint32_t b)
+{
+    const WorkerPort *ports = cluster->ports;
+    return a == 1 && b == 3 ? 3e6 : fmin(ports[a].bandwidth_bytes_per_s, ports[b].bandwidth_bytes_per_s);
+}
+
 static bool ports_near(const Cluster *cluster, const Calibration *found)
 {
     bool near = found->port_count == cluster->port_count;
     for (uint32_t p = 0; near && p < cluster->port_count; p++)
         near = is_near(&found->ports[p], cluster->ports[p].bandwidth_bytes_per_s);
-    return near && is_near(&found->pairs[1 * 4 + 3], 3e6) && is_near(&found->pairs[2 * 4 + 1], 8e6);
+    for (uint32_t a = 0; near && a < cluster->port_count; a++)
+        for (uint32_t b = 0; near && b < cluster->port_count; b++)
+            if (a != b && found->pairs[a * 4 + b].count > 0)
+                near = is_near(&found->pairs[a * 4 + b], pair_bandwidth(cluster, a < b ? a : b, a < b ? b : a));
+    return near && found->pairs[1 * 4 + 3].count > 0 && found->pairs[2 * 4 + 1].count > 0;
 }
 
 Test(calibrate, finds_unlike_ports_and_links)
