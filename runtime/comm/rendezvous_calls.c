@@ -18,7 +18,7 @@
 // After the first cause: time for the ends of connections to show who is gone, and for rank 0 to pass it on.
 static const double settle_s = 0.3, told_s = 2;
 enum { FRAME_BYTES_MAX = 1 << 30, PIECE_BYTES = 64 << 10, SIGNS_PER_TIMEOUT = 4 };
-static const double busy_share = 1e-4; // of a processor, from which on a process counts as doing something
+static const double busy_share = 2e-3; // of a processor, from which on a process counts as doing something
 
 static bool is_first(const Rendezvous *rendezvous)
 {
