@@ -5,8 +5,8 @@
 //   for every segment, in the order of the plan:
 //       for every micro-batch: the steps of the segment that run in it, in the order of the plan
 //
-// so that the weights of a layer are gathered once, in front of all micro-batches, and the sum of their gradients
-// returns once, behind all of them.
+// so that the weights of a layer are gathered once, before all micro-batches, and the sum of their gradients
+// returns once, after all of them.
 //
 // Waits. `after` names steps of other streams. Step b waits for the latest execution of step a that comes before b in
 // that order; where none does, it waits for nothing. A step of the same segment with an index that is not smaller is

@@ -296,7 +296,7 @@ static void take_once(Checker *checker, uint32_t source, char *text, char *word,
                   "the innermost level whose gathers happen once: what is inside is gathered again for the "
                   "backward pass");
     } else if (level >= 0 && codec_info(checker->spec->plan.codec)->encodes) {
-        diag_error(checker->diag, span, "packets of codec '%s' are decoded behind all levels: expected 'all' or 'none'",
+        diag_error(checker->diag, span, "packets of codec '%s' are decoded after all levels: expected 'all' or 'none'",
                    codec_name(checker->spec->plan.codec));
     }
     take_word(checker, source, text, word, key + length, run);

@@ -99,7 +99,7 @@ static bool part_is(const char *at, const char *const words[])
     return false;
 }
 
-// The number after the first part that is one of these words; -1 if there is none. `at` moves behind it.
+// The number after the first part that is one of these words; -1 if there is none. `at` moves past it.
 static int64_t number_after(const char **at, const char *const words[], bool *found)
 {
     for (const char *part = *at; *part; part += part_length(part) + (part[part_length(part)] == '.')) {

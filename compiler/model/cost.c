@@ -128,7 +128,7 @@ bool config_next_kept(const Spec *spec, Config *config)
         config->regather = config_held_shards(spec, config) > 1;
         return config->regather;
     }
-    if (codec_info(spec->plan.codec)->encodes) // packets are decoded behind all levels
+    if (codec_info(spec->plan.codec)->encodes) // packets are decoded after all levels
         return false;
     for (uint32_t once = config->once + 1; once < levels; once++) {
         if (config->domain[once - 1] == 1 || !gathers_among(config, once, levels))

@@ -219,7 +219,7 @@ bool mpi_listener_start(MpiWorld *world, Fault *fault)
 }
 
 // No question is open any more in any process, all are past a barrier: what may still be on its way are signs of
-// life, and the last message is behind them.
+// life, and the last message comes after them.
 void mpi_listener_stop(MpiWorld *world)
 {
     Listener *listener = world->listener;

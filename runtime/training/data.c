@@ -127,7 +127,7 @@ static bool read_window(const Data *data, uint64_t at, uint64_t length, int32_t 
         done += (uint64_t)got;
     }
     for (uint64_t i = 0; i < length; i++) {
-        unsigned char byte = bytes[i]; // which lies behind the word, until the last
+        unsigned char byte = bytes[i]; // which lies past the word, until the last
         words[i] = byte;
     }
     return true;

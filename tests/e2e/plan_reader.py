@@ -105,7 +105,7 @@ def read_record(form, strings, data, base, fields):
 
 
 def repeats(plan, number, other):
-    """Do both steps run in every micro-batch of one segment? Then a step may wait for one that comes behind it."""
+    """Do both steps run in every micro-batch of one segment? Then a step may wait for one that comes after it."""
     steps = plan["step"]
     between = steps[number:other + 1]
     return (plan["plan"][0]["micro_batches"] > 1 and other < len(steps) and
