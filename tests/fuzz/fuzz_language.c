@@ -1,9 +1,6 @@
 // Any bytes as a .hep text: read, check and print diagnostics; what is accepted must print as a
 // text that is accepted again.
-#include <stdlib.h>
-
-#include "compiler/frontend/check.h"
-#include "grammar/parse.h"
+#include "input.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -31,12 +28,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     if (ast)
         print_again(ast, arena);
-    char *printed = NULL;
-    size_t length;
-    FILE *out = open_memstream(&printed, &length);
-    diag_print(diag, out, true);
-    fclose(out);
-    free(printed);
+    print_diagnostics(diag);
     arena_destroy(arena);
     return 0;
 }

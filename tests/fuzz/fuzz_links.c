@@ -1,5 +1,5 @@
 // Any bytes as a table of measured bandwidths between sites, with names and without: positive and symmetric, or errors.
-#include "file_input.h"
+#include "input.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

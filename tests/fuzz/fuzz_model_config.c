@@ -1,5 +1,5 @@
 // Any bytes as the configuration of a model that a description imports: a model that passes the checks, or errors.
-#include "file_input.h"
+#include "input.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

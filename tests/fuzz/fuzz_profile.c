@@ -1,6 +1,6 @@
 // Any bytes as a profile of a run: times and counts of the model that it is of, or errors.
 #include "compiler/frontend/profile.h"
-#include "file_input.h"
+#include "input.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

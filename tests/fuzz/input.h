@@ -1,6 +1,6 @@
-// Fuzz targets of what is read from files by name: the input becomes a file in memory, whose name this is.
-#ifndef HEP_FUZZ_FILE_INPUT_H
-#define HEP_FUZZ_FILE_INPUT_H
+// What fuzz targets of the compiler share.
+#ifndef HEP_FUZZ_INPUT_H
+#define HEP_FUZZ_INPUT_H
 
 #include <stdint.h>
 #include <stdio.h>
@@ -12,7 +12,8 @@
 #include "compiler/frontend/check.h"
 #include "grammar/parse.h"
 
-static const char *file_input(const uint8_t *data, size_t size)
+// For what is read from files by name: the input becomes a file in memory, whose name this is.
+static inline const char *file_input(const uint8_t *data, size_t size)
 {
     static char path[32];
     static int file = -1;
@@ -26,7 +27,7 @@ static const char *file_input(const uint8_t *data, size_t size)
 }
 
 // A description: what is wrong with it is reported and printed.
-static const Spec *check_description(const char *text, Arena *arena, Diag *diag)
+static inline const Spec *check_description(const char *text, Arena *arena, Diag *diag)
 {
     size_t length = strlen(text);
     uint32_t source = diag_add_source(diag, "fuzz", text, length, NULL);
@@ -37,7 +38,7 @@ static const Spec *check_description(const char *text, Arena *arena, Diag *diag)
     return spec;
 }
 
-static void print_diagnostics(const Diag *diag)
+static inline void print_diagnostics(const Diag *diag)
 {
     char *printed = NULL;
     size_t length;
