@@ -72,18 +72,18 @@ cJSON *import_load(Arena *arena, Diag *diag, Span place, const char *path, size_
 
 // ---- names of tensors --------------------------------------------------------------------------
 
+enum { SEEN_LAYERS_MAX = 10000, SEEN_EXPERTS_MAX = 1000000 };
+
 typedef struct {
     uint32_t experts; // one more than the largest that is named
     bool has_experts;
 } SeenLayer;
 
 typedef struct {
-    SeenLayer *layers; // [PLAN_LAYERS]
+    SeenLayer *layers; // [SEEN_LAYERS_MAX]
     uint32_t layer_count;
     bool others; // of another network beside the text model
 } Seen;
-
-enum { SEEN_LAYERS_MAX = 10000, SEEN_EXPERTS_MAX = 1000000 };
 
 // The part of a name between dots that begins at `at`.
 static size_t part_length(const char *at)
@@ -217,10 +217,12 @@ static void compare_size(const Comparison *c, const cJSON *json)
         return;
     double extra = fmax(0, (double)c->seen->layer_count - c->model->layers);
     double least = stored_bytes(c->model, 0), most = stored_bytes(c->model, extra), size = total->valuedouble;
-    bool too_small = size<least *(1 - SIZE_TOLERANCE), too_large = size> most * (1 + SIZE_TOLERANCE);
+    bool too_small = size < (1 - SIZE_TOLERANCE) * least;
+    bool too_large = size > (1 + SIZE_TOLERANCE) * most;
     char theirs[FORMAT_MAX], ours[FORMAT_MAX];
     if (too_small || (too_large && !c->seen->others && !c->model->extra_layers) ||
-        (too_large && c->model->extra_layers && size > stored_bytes(c->model, c->model->extra_layers + 1) * 1.03))
+        (too_large && c->model->extra_layers &&
+         size > (1 + SIZE_TOLERANCE) * stored_bytes(c->model, c->model->extra_layers + 1)))
         diag_warning(c->diag, c->place, "'%s' has %s of tensors, and the configuration was read as %s", c->path,
                      format_bytes(theirs, size), format_bytes(ours, most));
 }
