@@ -516,7 +516,7 @@ static bool has_engine(JobOptions *job, const CudaPlugin **plugin)
         ok = *plugin;
         job->engine = ok ? (*plugin)->engine : NULL;
     }
-    if (ok && (!job->engine->available || job->engine->available(&fault)))
+    if (ok && job->engine->available(&fault))
         return true;
     if (launcher_rank() == 0)
         print_fault(NULL, &fault);

@@ -17,7 +17,7 @@ typedef struct {
 
 // How ranks measure where their memory is not the host's.
 struct CalibrateDevice {
-    // As EngineOps.join and leave.
+    // As those of EngineDevice.
     Comm *(*join)(ThreadWorld *world, uint64_t rank, Fault *fault);
     void (*leave)(Comm *comm);
     uint64_t (*free_bytes)(const Comm *comm);

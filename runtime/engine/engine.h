@@ -46,21 +46,40 @@ typedef struct {
     double start_s, end_s; // CLOCK_MONOTONIC; start is after the steps it waits for, at once unless `begins` is set
 } StepTime;
 
+// What an engine has whose memory is a device's.
+typedef struct {
+    // What is free of the memory of the device of this rank, or of this process.
+    uint64_t (*free_bytes)(const Comm *comm);
+    // The communicator of a rank whose peers are threads of this process. `leave` takes NULL.
+    Comm *(*join)(ThreadWorld *world, uint64_t rank, Fault *fault);
+    void (*leave)(Comm *comm);
+} EngineDevice;
+
+// What an engine has that enqueues steps: they are done when `finish` returns, not when `execute` does.
+typedef struct {
+    // Enqueues all steps at once. False without a fault: they are to be executed one by one.
+    bool (*replay)(Engine *engine, const bool *left_out, Fault *fault);
+    // All steps were enqueued: waits until they are done, and replaces the times of those that it measured itself. A
+    // fault may name rank and step.
+    bool (*finish)(Engine *engine, StepTime times[], Fault *fault);
+    // Why `replay` does not, or NULL: reported.
+    const char *(*replay_refusal)(const Engine *engine);
+    // Why experts are not multiplied by the device's fastest instructions, or NULL: reported.
+    const char *(*expert_refusal)(const Engine *engine);
+} EngineQueue;
+
+// Every function is there; a part that is NULL is one that the engine does without.
 typedef struct {
     const char *name;
-    EngineKind kind; // whose memory engines/ counts
-    // Whether this build and this machine have what the engine needs: else false and a fault. NULL: they always have.
+    EngineKind kind;            // whose memory engines/ counts
+    const EngineDevice *device; // NULL: its memory is the host's, its communicators are those of threads and processes
+    const EngineQueue *queue;   // NULL: a step is done when `execute` returns
+    // Whether this build and this machine have what the engine needs: else false and a fault.
     bool (*available)(Fault *fault);
     // Derived from the engine's own dispatch: there is no second list.
     bool (*supports)(Op op);
     // Memory that `create` takes for one rank of the plan; UINT64_MAX when it cannot be addressed.
     uint64_t (*bytes)(const Plan *plan, const EngineOptions *options);
-    // What is free of the device whose memory that is. NULL: it is the machine's.
-    uint64_t (*free_bytes)(const Comm *comm);
-    // The communicator of a rank whose peers are threads of this process, where the engine's memory is not the host's.
-    // NULL: that of the world of threads serves. `leave` takes NULL.
-    Comm *(*join)(ThreadWorld *world, uint64_t rank, Fault *fault);
-    void (*leave)(Comm *comm);
     // Allocates everything, fills the weights and opens the channels. The plan is verified and has
     // supported ops only. NULL and a fault on failure.
     Engine *(*create)(const Plan *plan, Comm *comm, const EngineOptions *options, Fault *fault);
@@ -69,23 +88,15 @@ typedef struct {
     void (*begin)(Engine *engine, const EngineIteration *iteration);
     // Steps of different streams may run at the same time, in the order that the plan gives.
     bool (*execute)(Engine *engine, uint32_t step, Fault *fault);
-    // Executes all steps at once. False without a fault: they are to be executed one by one, as where it is NULL.
-    bool (*replay)(Engine *engine, const bool *left_out, Fault *fault);
-    // All steps were executed: waits until they are done, and replaces the times of those that it measured itself. A
-    // fault may name rank and step. NULL: a step is done when `execute` returns.
-    bool (*finish)(Engine *engine, StepTime times[], Fault *fault);
-    // Why `replay` does not, or NULL: reported.
-    const char *(*replay_refusal)(const Engine *engine);
-    // Why experts are not multiplied by the device's fastest instructions, or NULL: reported.
-    const char *(*expert_refusal)(const Engine *engine);
     EngineResult (*result)(const Engine *engine);
-    // Copies `bytes` of a buffer, from `offset` on, out or in. No step is under way. NULL where the engine cannot.
+    // Copies `bytes` of a buffer, from `offset` on, out or in. No step is under way.
     bool (*read)(const Engine *engine, uint32_t buffer, uint64_t offset, uint64_t bytes, void *out, Fault *fault);
     bool (*write)(Engine *engine, uint32_t buffer, uint64_t offset, uint64_t bytes, const void *from, Fault *fault);
 } EngineOps;
 
 extern const EngineOps host_engine;
-extern const EngineOps cuda_engine; // outside of its plug-in a name alone: engine_cuda_named.c
+// Outside of its plug-in its name, `available`, which is false, and `supports` alone: engine_cuda_named.c.
+extern const EngineOps cuda_engine;
 
 const EngineOps *engine_find(const char *name); // NULL for an unknown name
 const char *engine_name(size_t index);          // NULL beyond the last engine

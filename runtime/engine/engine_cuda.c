@@ -361,23 +361,31 @@ static const char *cuda_expert_refusal(const Engine *base)
     return kernel.refusal;
 }
 
-const EngineOps cuda_engine = {
-    .name = "cuda",
-    .kind = ENGINE_CUDA,
-    .available = cuda_available,
-    .supports = cuda_supports,
-    .bytes = cuda_bytes,
+static const EngineDevice cuda_device = {
     .free_bytes = cuda_free_bytes,
     .join = local_comm_create,
     .leave = local_comm_destroy,
-    .create = cuda_create,
-    .destroy = cuda_destroy,
-    .begin = cuda_begin,
-    .execute = cuda_execute,
+};
+
+static const EngineQueue cuda_queue = {
     .replay = cuda_replay,
     .finish = cuda_finish,
     .replay_refusal = cuda_replay_refusal,
     .expert_refusal = cuda_expert_refusal,
+};
+
+const EngineOps cuda_engine = {
+    .name = "cuda",
+    .kind = ENGINE_CUDA,
+    .device = &cuda_device,
+    .queue = &cuda_queue,
+    .available = cuda_available,
+    .supports = cuda_supports,
+    .bytes = cuda_bytes,
+    .create = cuda_create,
+    .destroy = cuda_destroy,
+    .begin = cuda_begin,
+    .execute = cuda_execute,
     .result = cuda_result,
     .read = cuda_read,
     .write = cuda_write,

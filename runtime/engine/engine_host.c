@@ -310,9 +310,16 @@ static bool host_write(Engine *base, uint32_t buffer, uint64_t offset, uint64_t 
     return true;
 }
 
+static bool host_available(Fault *fault)
+{
+    (void)fault;
+    return true;
+}
+
 const EngineOps host_engine = {
     .name = "host",
     .kind = ENGINE_HOST,
+    .available = host_available,
     .supports = host_supports,
     .bytes = host_bytes,
     .create = host_create,

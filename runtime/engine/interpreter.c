@@ -161,8 +161,8 @@ static void finish(Interpreter *interpreter)
 {
     Fault fault = {0};
     atomic_store(&interpreter->finishing, true);
-    if (interpreter->ops->finish && !atomic_load(&interpreter->failed) &&
-        !interpreter->ops->finish(interpreter->engine, interpreter->times, &fault))
+    if (interpreter->ops->queue && !atomic_load(&interpreter->failed) &&
+        !interpreter->ops->queue->finish(interpreter->engine, interpreter->times, &fault))
         step_fail(interpreter, -1, &fault);
     atomic_store(&interpreter->finishing, false);
 }
@@ -171,9 +171,9 @@ static void finish(Interpreter *interpreter)
 static bool replay(Interpreter *interpreter, const bool *left_out)
 {
     Fault fault = {0};
-    if (!interpreter->ops->replay)
+    if (!interpreter->ops->queue)
         return false;
-    bool done = interpreter->ops->replay(interpreter->engine, left_out, &fault);
+    bool done = interpreter->ops->queue->replay(interpreter->engine, left_out, &fault);
     if (!done && fault.kind != FAULT_NONE)
         step_fail(interpreter, -1, &fault);
     return done || fault.kind != FAULT_NONE;

@@ -101,8 +101,8 @@ static Comm *rank_join(const Job *job, uint64_t local, Fault *fault)
 {
     if (!job->world)
         return job->options->comm;
-    const EngineOps *engine = job->options->engine;
-    return engine->join ? engine->join(job->world, local, fault) : thread_world_comm(job->world, local);
+    const EngineDevice *device = job->options->engine->device;
+    return device ? device->join(job->world, local, fault) : thread_world_comm(job->world, local);
 }
 
 static Fault job_cause(const Job *job)
@@ -264,8 +264,8 @@ static void job_destroy(Job *job)
         free(job->ranks[r].last_times);
         rank_training_end(&job->ranks[r]);
     }
-    for (uint64_t r = 0; job->world && job->ranks && job->options->engine->leave && r < job->local_count; r++)
-        job->options->engine->leave(job->ranks[r].comm);
+    for (uint64_t r = 0; job->world && job->ranks && job->options->engine->device && r < job->local_count; r++)
+        job->options->engine->device->leave(job->ranks[r].comm);
     free(job->ranks);
     job_training_close(job);
     data_close(&job->data);

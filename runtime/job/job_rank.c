@@ -51,12 +51,12 @@ static bool rank_prepare(Rank *rank)
     rank->exposed_s = rank->step_s + job->plan->step_count;
     rank->times.last_s = rank->times.late_s + job->rank_count;
     rank->comm->ops->watch(rank->comm, &(Watch){.point = rank_point, .life_s = rank_life_s, .context = rank});
-    if (rank_is_first(rank) && job->options->engine->replay_refusal) {
-        job->result->replay_refusal = job->options->engine->replay_refusal(rank->engine);
+    const EngineQueue *queue = job->options->engine->queue;
+    if (rank_is_first(rank) && queue) {
+        job->result->replay_refusal = queue->replay_refusal(rank->engine);
         job->result->replays = !job->result->replay_refusal;
+        job->result->expert_refusal = queue->expert_refusal(rank->engine);
     }
-    if (rank_is_first(rank) && job->options->engine->expert_refusal)
-        job->result->expert_refusal = job->options->engine->expert_refusal(rank->engine);
     atomic_store(&rank->prepared, true);
     return rank_training_prepare(rank);
 }

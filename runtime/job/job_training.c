@@ -377,7 +377,7 @@ static bool locate(Rank *rank, int64_t *step, int64_t *on)
     const Job *job = rank->job;
     const CommOps *comm = rank->comm->ops;
     int64_t own = job->options->engine->result(rank->engine).nonfinite_step;
-    if (own < 0 && job->options->engine->read)
+    if (own < 0)
         own = nonfinite_step(job->plan, job->options->engine, rank->engine, job->plan->step_count);
     double first = own < 0 ? -INFINITY : -(double)own;
     if (!comm->all_reduce_max(rank->comm, &first, 1, &rank->fault))

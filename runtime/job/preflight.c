@@ -79,11 +79,8 @@ static bool check_training(const Plan *plan, const JobOptions *options, Fault *f
 {
     const TrainingOptions *training = &options->training;
     bool asks = training->checkpoint || training->resume || training->validate_every > 0 || training->skip_nonfinite;
-    if (asks && plan->pass != PASS_TRAINING)
-        return fault_set(fault, FAULT_USAGE, "checkpoints, validation and updates are of training plans only");
-    return !asks || (options->engine->read && options->engine->write) ||
-           fault_set(fault, FAULT_RUN, "engine '%s' cannot write or read checkpoints, nor undo steps",
-                     options->engine->name);
+    return !asks || plan->pass == PASS_TRAINING ||
+           fault_set(fault, FAULT_USAGE, "checkpoints, validation and updates are of training plans only");
 }
 
 static uint32_t stream_count(const Plan *plan)
@@ -301,7 +298,7 @@ static bool check_device(const Plan *plan, const JobOptions *options, Fault *fau
 {
     EngineOptions of_engine = preflight_engine_options(plan, options);
     uint64_t ranks = options->comm ? 1 : cluster_gpus(&plan->cluster), per_rank, total;
-    uint64_t available = options->engine->free_bytes(options->comm);
+    uint64_t available = options->engine->device->free_bytes(options->comm);
     per_rank = options->engine->bytes(plan, &of_engine);
     if (checked_mul(per_rank, ranks, &total) && total <= available)
         return true;
@@ -341,7 +338,7 @@ uint64_t preflight_product_bytes(const Plan *plan, const JobOptions *options, ui
 {
     enum { THREAD_BYTES = 16 << 20 }; // a stack, and some more
     uint64_t ranks = local_ranks(plan, options), space = machine_process_bytes(), threads, taken;
-    if (space == UINT64_MAX || options->engine->free_bytes) // products of devices take none
+    if (space == UINT64_MAX || options->engine->device) // products of devices take none
         return UINT64_MAX;
     if (!checked_mul(ranks * stream_count(plan), THREAD_BYTES, &threads) ||
         !checked_mul(rank_bytes(plan, options, samples), ranks, &taken) || !checked_add(taken, threads, &taken))
@@ -368,7 +365,7 @@ static bool check_machine(const Plan *plan, const JobOptions *options, uint32_t 
     uint64_t per_rank = rank_bytes(plan, options, samples), total, threads, of_process;
     if (!checked_mul(per_rank, ranks, &total))
         total = UINT64_MAX;
-    if (options->engine->free_bytes)
+    if (options->engine->device)
         return check_device(plan, options, fault);
     bool of_group;
     uint64_t available = machine_available_bytes(&of_group), limit = machine_thread_limit();

@@ -109,9 +109,9 @@ static bool rank_iterate(Rank *rank, uint32_t iteration, StepTime times[], bool 
     if (!rank->comm->ops->barrier(rank->comm, fault))
         return false;
     double begin_s = clock_now_s();
-    if (graphs && cuda_engine.replay(rank->engine, rank->left_out, fault)) {
+    if (graphs && cuda_engine.queue->replay(rank->engine, rank->left_out, fault)) {
         rank->replay_s[rank->replays++] = clock_now_s() - begin_s;
-        return cuda_engine.finish(rank->engine, times, fault);
+        return cuda_engine.queue->finish(rank->engine, times, fault);
     }
     for (uint32_t s = 0; s < plan->step_count && !fault->message[0]; s++) {
         if (rank->left_out[s])
@@ -124,7 +124,7 @@ static bool rank_iterate(Rank *rank, uint32_t iteration, StepTime times[], bool 
         uint64_t own = emulation_enqueued() - before;
         rank->enqueued[s] = own > rank->enqueued[s] ? own : rank->enqueued[s];
     }
-    return !fault->message[0] && cuda_engine.finish(rank->engine, times, fault);
+    return !fault->message[0] && cuda_engine.queue->finish(rank->engine, times, fault);
 }
 
 static void rank_run(Rank *rank, bool graphs)
@@ -141,7 +141,7 @@ static void rank_run(Rank *rank, bool graphs)
     rank->engine = cuda_engine.create(plan, rank->comm, &settings, &fault);
     if (!rank->engine)
         fail(options.path, fault.message);
-    rank->refusal = cuda_engine.replay_refusal(rank->engine);
+    rank->refusal = cuda_engine.queue->replay_refusal(rank->engine);
     for (uint32_t i = 0; i < options.iterations; i++)
         if (!rank_iterate(rank, i, times, graphs, &fault))
             fail(options.path, fault.message);
@@ -332,7 +332,7 @@ static void run_ranks(const Plan *plan, const Data *data, Rank ranks[], bool gra
     for (uint32_t r = 0; r < count; r++) {
         ranks[r].plan = plan;
         ranks[r].data = data;
-        ranks[r].comm = world ? cuda_engine.join(world, r, &fault) : NULL;
+        ranks[r].comm = world ? cuda_engine.device->join(world, r, &fault) : NULL;
         if (!ranks[r].comm)
             fail("ranks", fault.message);
     }
@@ -343,7 +343,7 @@ static void run_ranks(const Plan *plan, const Data *data, Rank ranks[], bool gra
     for (uint32_t r = 1; r < count; r++)
         pthread_join(ranks[r].thread, NULL);
     for (uint32_t r = 0; r < count; r++)
-        cuda_engine.leave(ranks[r].comm);
+        cuda_engine.device->leave(ranks[r].comm);
     thread_world_destroy(world);
 }
 
