@@ -1,7 +1,6 @@
 // The op table: ops.def and operands.def as data. Owns nothing but the expansion and the look-ups.
 #include "ir/ops.h"
 
-#include <string.h>
 
 #define HEP_OPERAND(name, text, contents, weight) static const char text_of_##name[] = text;
 #include "ir/operands.def"
@@ -63,14 +62,6 @@ const OpInfo *op_info(int code)
     if (code < 0 || (size_t)code >= COUNT_OF(places) || places[code] == 0)
         return NULL;
     return &ops[places[code] - 1];
-}
-
-const OpInfo *op_find(const char *name)
-{
-    for (size_t i = 0; i < COUNT_OF(ops); i++)
-        if (strcmp(ops[i].name, name) == 0)
-            return &ops[i];
-    return NULL;
 }
 
 int32_t op_operand_index(const OpInfo *info, Operand operand)

@@ -78,7 +78,6 @@ typedef struct {
 
 extern const NameTable op_names;
 const OpInfo *op_info(int code);         // NULL for an unknown code
-const OpInfo *op_find(const char *name); // NULL for an unknown name
 const OpInfo *op_table(size_t *count);   // all ops, in the order of ops.def
 
 // Where the operand is among those of the op; -1 where the op has none of it.

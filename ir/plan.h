@@ -181,10 +181,8 @@ typedef struct {
 ShareShape plan_share_shape(const Plan *plan);
 // What the domain size vector S (of one layer) puts where. For plans whose choices are valid.
 ExpertShares plan_expert_shares(const Plan *plan, const uint32_t domain[LEVELS_MAX]);
-// - destination domain at `level` for a row that must meet `expert`
-// - slot of `expert` among those that `rank` holds after gathering: its index in the block of the rank's place; -1 if
-//   not held
-uint32_t plan_expert_domain(const Plan *plan, const uint32_t domain[LEVELS_MAX], uint32_t expert, uint32_t level);
+// Slot of `expert` among those that `rank` holds after gathering: its index in the block of the rank's place; -1 if not
+// held.
 int64_t plan_expert_slot(const Plan *plan, const uint32_t domain[LEVELS_MAX], uint64_t rank, uint32_t expert);
 
 #endif

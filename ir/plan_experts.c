@@ -16,12 +16,6 @@ ExpertShares plan_expert_shares(const Plan *plan, const uint32_t domain[LEVELS_M
                          model_expert_units(&plan->model));
 }
 
-uint32_t plan_expert_domain(const Plan *plan, const uint32_t domain[LEVELS_MAX], uint32_t expert, uint32_t level)
-{
-    ExpertShares shares = plan_expert_shares(plan, domain);
-    return share_member(&shares, expert, level);
-}
-
 int64_t plan_expert_slot(const Plan *plan, const uint32_t domain[LEVELS_MAX], uint64_t rank, uint32_t expert)
 {
     ExpertShares shares = plan_expert_shares(plan, domain);

@@ -83,16 +83,15 @@ Test(codec_memory, an_expert_is_decoded_unless_its_owner_computes_it)
     const uint32_t domains[][2] = {{1, 1}, {2, 1}, {1, 2}, {2, 2}, {1, 4}, {2, 4}};
     for (size_t d = 0; d < COUNT_OF(domains); d++) {
         Plan *plan = two_by_four(domains[d][0], domains[d][1]);
+        const ExpertShares shares = plan_expert_shares(plan, plan->choices[0].domain);
         uint32_t decoded = 0;
         for (uint64_t rank = 0; rank < 8; rank++)
             for (uint32_t e = 0; e < 16; e++) {
                 uint64_t at = rank;
                 for (uint32_t l = 0; l < 2; l++) {
                     Group group = {GROUP_EXCHANGE, (int32_t)l, domains[d][l]};
-                    at = group_member_rank(&plan->cluster, &group, at,
-                                           plan_expert_domain(plan, plan->choices[0].domain, e, l));
+                    at = group_member_rank(&plan->cluster, &group, at, share_member(&shares, e, l));
                 }
-                ExpertShares shares = plan_expert_shares(plan, plan->choices[0].domain);
                 uint64_t first = share_owned(&shares, at).first / model_expert_elements(&plan->model);
                 bool owner = e >= first && e < first + 2;
                 cr_assert_eq(reference_is_decoded(plan, plan->choices[0].domain, rank, e), !owner, "rank %d, expert %u",
