@@ -83,7 +83,7 @@ static bool device_memory_create(CudaEngine *engine, Fault *fault)
     }
     memory_hand_out(engine);
     // NaN in every floating dtype: what is read unwritten shows.
-    return cuda_check(cudaMemset(engine->memory, 0xFF, total), "fill the GPU's memory", fault);
+    return cuda_check_settled(cudaMemset(engine->memory, 0xFF, total), "fill the GPU's memory", fault);
 }
 
 static int32_t unplaced; // stands for a place while places are counted
@@ -180,7 +180,7 @@ static bool host_memory_create(CudaEngine *engine, Fault *fault)
 static bool maps_upload(CudaEngine *engine, Fault *fault)
 {
     uint64_t entries = engine_map_entries(engine->plan) * engine->maps.map_count;
-    return cuda_check(
+    return cuda_check_settled(
         cudaMemcpy(engine->device_maps, engine->maps.memory, entries * sizeof(int32_t), cudaMemcpyHostToDevice),
         "copy the places of experts", fault);
 }
@@ -228,8 +228,9 @@ static bool buffer_upload(const CudaEngine *engine, uint32_t buffer, char *stagi
     Tensor out = {.data = staging, .dtype = of->dtype, .rows = of->rows, .cols = of->cols};
     memset(staging, 0xFF, buffer_bytes(of)); // what is no weight shows, as in the rest of the arena
     return !options->fill(options->fill_context, engine->kinds[buffer], of->layer, out) ||
-           cuda_check(cudaMemcpy(engine->memory + of->offset, staging, buffer_bytes(of), cudaMemcpyHostToDevice),
-                      "copy weights", fault);
+           cuda_check_settled(
+               cudaMemcpy(engine->memory + of->offset, staging, buffer_bytes(of), cudaMemcpyHostToDevice),
+               "copy weights", fault);
 }
 
 static bool is_persistent(const Buffer *buffer)
@@ -345,9 +346,9 @@ static bool cuda_write(Engine *base, uint32_t buffer, uint64_t offset, uint64_t 
     const CudaEngine *engine = (const CudaEngine *)base;
     assert(offset + bytes <= buffer_bytes(&engine->plan->buffers[buffer]));
     return cuda_use_device(engine, fault) &&
-           cuda_check(cudaMemcpy(engine->memory + engine->plan->buffers[buffer].offset + offset, from, bytes,
-                                 cudaMemcpyHostToDevice),
-                      "write the GPU's memory", fault);
+           cuda_check_settled(cudaMemcpy(engine->memory + engine->plan->buffers[buffer].offset + offset, from, bytes,
+                                         cudaMemcpyHostToDevice),
+                              "write the GPU's memory", fault);
 }
 
 static const char *cuda_expert_refusal(const Engine *base)
