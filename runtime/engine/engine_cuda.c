@@ -70,15 +70,30 @@ static uint64_t cuda_free_bytes(const Comm *comm)
     return available;
 }
 
+static bool memory_allocate(CudaEngine *engine, uint64_t bytes, Fault *fault)
+{
+    Comm *comm = engine->comm;
+    return comm->device->allocate ? comm->device->allocate(comm, bytes, (void **)&engine->memory, fault)
+                                  : cuda_check(cudaMalloc((void **)&engine->memory, bytes), "allocate memory", fault);
+}
+
+static void memory_release(CudaEngine *engine)
+{
+    if (engine->comm->device->release)
+        engine->comm->device->release(engine->comm, engine->memory);
+    else
+        cudaFree(engine->memory);
+}
+
 static bool device_memory_create(CudaEngine *engine, Fault *fault)
 {
     cuda_memory_lay_out(engine->plan, engine->options.record, &engine->layout);
     uint64_t total = engine->layout.total;
-    cudaError_t error = cudaMalloc((void **)&engine->memory, total);
-    if (error != cudaSuccess) {
+    Fault cause = {0};
+    if (!memory_allocate(engine, total, &cause)) {
         char bytes[FORMAT_MAX], available[FORMAT_MAX];
         return fault_set(fault, FAULT_MEMORY, "out of GPU memory for %s: %s; %s are free",
-                         format_bytes(bytes, (double)total), cudaGetErrorString(error),
+                         format_bytes(bytes, (double)total), cause.message,
                          format_bytes(available, (double)cuda_free_bytes(engine->comm)));
     }
     memory_hand_out(engine);
@@ -282,7 +297,8 @@ static void cuda_destroy(Engine *base)
     if (!engine)
         return;
     cudaSetDevice(engine->comm->device_index);
-    cuda_graph_destroy(engine);
+    cuda_graph_drop(engine);
+    engine->comm->device->detach(engine->comm);
     for (uint32_t s = 0; engine->steps && s < engine->plan->step_count; s++) {
         event_destroy(engine->steps[s].begun);
         event_destroy(engine->steps[s].done);
@@ -297,8 +313,9 @@ static void cuda_destroy(Engine *base)
         if (engine->streams[s])
             cudaStreamDestroy(engine->streams[s]);
     }
-    cudaFree(engine->memory);
+    memory_release(engine);
     cudaFreeHost(engine->pinned);
+    pthread_mutex_destroy(&engine->graph_lock);
     expert_maps_destroy(&engine->maps);
     free(engine->steps);
     free(engine->awaited_memory);
@@ -322,10 +339,16 @@ static Engine *cuda_create(const Plan *plan, Comm *comm, const EngineOptions *op
     assert(comm->device);
     *engine = (CudaEngine){.ops = &cuda_engine, .plan = plan, .comm = comm, .options = *options};
     engine->capacity_rows = engine_capacity_rows(plan);
+    pthread_mutex_init(&engine->graph_lock, NULL);
     if (cuda_use_device(engine, fault) && host_memory_create(engine, fault) && device_memory_create(engine, fault) &&
         pinned_memory_create(engine, fault) && maps_upload(engine, fault) && streams_create(engine, fault) &&
         cuda_steps_create(engine, fault) && weights_create(engine, fault) && optimizers_begin(engine, fault) &&
-        comm->device->attach(comm, engine->memory, engine->layout.total, fault))
+        comm->device->attach(comm,
+                             &(DeviceUse){.memory = engine->memory,
+                                          .bytes = engine->layout.total,
+                                          .drop_graphs = cuda_graph_drop,
+                                          .context = engine},
+                             fault))
         return (Engine *)engine;
     cuda_destroy((Engine *)engine);
     return NULL;
