@@ -398,6 +398,7 @@ const EngineOps cuda_engine = {
     .destroy = cuda_destroy,
     .begin = cuda_begin,
     .execute = cuda_execute,
+    .settle = cuda_settle,
     .replay = cuda_replay,
     .finish = cuda_finish,
     .replay_refusal = cuda_replay_refusal,
