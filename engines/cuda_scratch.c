@@ -54,6 +54,17 @@ CudaRanking cuda_ranking_take(CudaScratch *scratch, uint64_t item_bound, uint64_
     return ranking;
 }
 
+CudaEmbed cuda_embed_take(CudaScratch *scratch, const ModelDims *dims)
+{
+    CudaEmbed work;
+    uint64_t tokens = model_tokens(dims);
+    work.ranking = cuda_ranking_take(scratch, tokens, 1 << CUDA_WORD_DIGIT);
+    work.orders[0] = take_words(scratch, tokens);
+    work.orders[1] = take_words(scratch, tokens);
+    work.partial = take_floats(scratch, times(blocks_for(tokens, CUDA_WORD_CHUNK), 2ull * dims->hidden));
+    return work;
+}
+
 CudaNormSums cuda_norm_sums_take(CudaScratch *scratch, uint64_t rows, uint64_t hidden)
 {
     CudaNormSums sums;

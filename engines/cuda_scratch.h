@@ -20,6 +20,8 @@ enum {
     CUDA_GROUPED_TILE = 128,    // rows of an expert that a block of threads multiplies
     CUDA_FEW_EXPERTS = 64,      // that the gate chooses among in one launch
     CUDA_LOGITS_MAX = 1 << 25,  // of the loss at once, but for 256 tokens at least
+    CUDA_WORD_DIGIT = 6,        // bits that a pass sorts tokens by
+    CUDA_WORD_CHUNK = 32,       // sorted tokens whose gradients are summed first
     CUDA_SQUARE_BLOCKS = 1024,  // partial sums at most; their number does not depend on the GPU
 };
 
@@ -40,6 +42,14 @@ typedef struct {
 } CudaRanking;
 
 CudaRanking cuda_ranking_take(CudaScratch *scratch, uint64_t item_bound, uint64_t keys);
+
+typedef struct {
+    CudaRanking ranking; // of digits of words
+    uint32_t *orders[2]; // [tokens]
+    float *partial;      // [chunks][2][hidden]
+} CudaEmbed;
+
+CudaEmbed cuda_embed_take(CudaScratch *scratch, const ModelDims *dims);
 
 typedef struct {
     float *moments; // [rows][2]

@@ -88,6 +88,11 @@ static void take_shared_expert_backward(StepSizes *s)
     cuda_shared_take(&s->taken, s->dims, t->dense.dtype, t->rows.rows, true);
 }
 
+static void take_embed_backward(StepSizes *s)
+{
+    cuda_embed_take(&s->taken, s->dims);
+}
+
 static void take_loss(StepSizes *s)
 {
     cuda_loss_take(&s->taken, s->dims, s->operands->loss.embedding.dtype, false);
@@ -120,6 +125,7 @@ static void (*const takes[])(StepSizes *) = {
     [OP_SHARED_EXPERT_BACKWARD] = take_shared_expert_backward,
     [OP_FFN_BACKWARD] = take_ffn_backward,
     [OP_PRE_EXPERT_BACKWARD] = take_pre_expert_backward,
+    [OP_EMBED_BACKWARD] = take_embed_backward,
     [OP_SQUARES] = take_squares,
 };
 

@@ -44,7 +44,7 @@ static void *device_allocate(const Comm *comm, uint64_t bytes)
     void *memory = NULL;
     if (cudaSetDevice(comm->device_index) != cudaSuccess || cudaMalloc(&memory, bytes) != cudaSuccess)
         return NULL;
-    return cudaMemset(memory, 0, bytes) == cudaSuccess ? memory : NULL;
+    return cudaMemset(memory, 0, bytes) == cudaSuccess && cudaStreamSynchronize(NULL) == cudaSuccess ? memory : NULL;
 }
 
 static void device_release(void *memory)
@@ -240,7 +240,7 @@ static bool weights_upload(const Tensor *to, uint32_t expert, const ModelDims *d
     weights_fill_experts(dims, 0, 0, expert, 1, staging);
     cudaError_t error = cudaMemcpy(to->data, staging.data, bytes, cudaMemcpyHostToDevice);
     free(staging.data);
-    return cuda_check(error, "copy weights", fault);
+    return cuda_check_settled(error, "copy weights", fault);
 }
 
 static bool run_create(CalibrateRank *rank, Dtype dtype, DeviceRun *run)
@@ -257,7 +257,7 @@ static bool run_create(CalibrateRank *rank, Dtype dtype, DeviceRun *run)
     if (!cuda_check(cudaSetDevice(rank->comm->device_index), "use the GPU", rank->fault) ||
         !cuda_check(cudaMalloc((void **)&run->memory, bytes), "allocate an expert on the GPU", rank->fault) ||
         !cuda_check(cudaMalloc(&run->work, work_bytes), "allocate scratch on the GPU", rank->fault) ||
-        !cuda_check(cudaMemset(run->memory, 0, bytes), "fill the GPU's memory", rank->fault) ||
+        !cuda_check_settled(cudaMemset(run->memory, 0, bytes), "fill the GPU's memory", rank->fault) ||
         !cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "create a stream", rank->fault))
         return false;
     run_lay_out(run);
@@ -266,12 +266,12 @@ static bool run_create(CalibrateRank *rank, Dtype dtype, DeviceRun *run)
                       rank->fault) &&
            weights_upload(&run->weights, 0, &run->dims, rank->fault) &&
            weights_upload(&run->mean, 1, &run->dims, rank->fault) &&
-           cuda_check(cudaMemcpy(run->rows.data, run->weights.data,
-                                 run->weights.cols < run->rows.rows * run->rows.cols
-                                     ? run->weights.cols * dtype_bytes(run->weights.dtype)
-                                     : run->rows.rows * run->rows.cols * dtype_bytes(run->rows.dtype),
-                                 cudaMemcpyDeviceToDevice),
-                      "fill rows", rank->fault);
+           cuda_check_settled(cudaMemcpy(run->rows.data, run->weights.data,
+                                         run->weights.cols < run->rows.rows * run->rows.cols
+                                             ? run->weights.cols * dtype_bytes(run->weights.dtype)
+                                             : run->rows.rows * run->rows.cols * dtype_bytes(run->rows.dtype),
+                                         cudaMemcpyDeviceToDevice),
+                              "fill rows", rank->fault);
 }
 
 static bool measure_rows(CalibrateRank *rank, DeviceRun *run, uint32_t rows, Spread *flops)
@@ -296,7 +296,7 @@ static bool measure_all(CalibrateRank *rank, DeviceRun *run)
     if (!calibrate_repeated(rank, encode_once, run, &run->repeats, dense, &out->encode_bandwidth))
         return false;
     for (uint64_t row = 0, bytes = run->packet.cols; row < HELD; row++)
-        if (!cuda_check(
+        if (!cuda_check_settled(
                 cudaMemcpy((char *)run->gathered.data + row * bytes, run->packet.data, bytes, cudaMemcpyDeviceToDevice),
                 "copy packets", rank->fault))
             return false;

@@ -99,11 +99,22 @@ typedef struct {
     void (*times)(Comm *comm, CommTimes *totals, bool reset);
 } CommOps;
 
+typedef struct {
+    void *memory;
+    uint64_t bytes;
+    // Destroys what holds collectives to run them again: who aborts calls it first, from any thread.
+    void (*drop_graphs)(void *context);
+    void *context;
+} DeviceUse;
+
 // Collectives on device memory. They are enqueued on `stream` (a cudaStream_t), one after another, and done when that
 // gets there; the caller may have to wait for its peers to enqueue theirs. Parts, shard and gathered are device memory;
 // counts are the host's and known.
 typedef struct {
     bool captures; // may be called while the stream is captured into a graph
+    // Collectives of all channels are to be called one after another, in one order on all ranks; and nothing that has
+    // not run before may run while they do, as the driver loads kernels only when nothing runs.
+    bool ordered;
     bool (*exchange)(Comm *comm, int channel, const Exchange *exchange, void *stream, Fault *fault);
     bool (*all_gather)(Comm *comm, int channel, const void *shard, void *gathered, uint64_t bytes, void *stream,
                        Fault *fault);
@@ -115,8 +126,13 @@ typedef struct {
     // not). NULL where peers are of this process.
     void (*stand)(Comm *comm, const Standing *standing);
     Standing (*standing)(Comm *comm, uint64_t rank);
-    // Memory that collectives will use, before the first of them. All ranks together, after all channels are open.
-    bool (*attach)(Comm *comm, void *memory, uint64_t bytes, Fault *fault);
+    // Device memory from which it moves rows without staging them. NULL: any is; then the caller allocates.
+    bool (*allocate)(Comm *comm, uint64_t bytes, void **memory, Fault *fault);
+    void (*release)(Comm *comm, void *memory);
+    // What collectives will use, before the first of them. All ranks together, after all channels are open.
+    bool (*attach)(Comm *comm, const DeviceUse *use, Fault *fault);
+    // Before that memory is freed and after the graphs have gone. Nothing where nothing is attached.
+    void (*detach)(Comm *comm);
 } DeviceCommOps;
 
 struct Comm {

@@ -233,10 +233,15 @@ static bool local_poll(Comm *base, Fault *fault)
     return cause.kind == FAULT_NONE;
 }
 
-static bool local_attach(Comm *base, void *memory, uint64_t bytes, Fault *fault)
+static bool local_attach(Comm *base, const DeviceUse *use, Fault *fault)
 {
-    (void)base, (void)memory, (void)bytes, (void)fault; // one GPU: every rank reaches all of its memory
+    (void)base, (void)use, (void)fault; // one GPU: every rank reaches all of its memory
     return true;
+}
+
+static void local_detach(Comm *base)
+{
+    (void)base;
 }
 
 static bool local_barrier(Comm *base, Fault *fault)
@@ -303,6 +308,7 @@ static const DeviceCommOps local_device_ops = {
     .poll = local_poll,
     .count = local_count,
     .attach = local_attach,
+    .detach = local_detach,
 };
 
 Comm *local_comm_create(ThreadWorld *world, uint64_t rank, Fault *fault)

@@ -50,16 +50,27 @@ static void nccl_watch(Comm *base, const Watch *watch)
     (void)base, (void)watch;
 }
 
+// Together: one that is told alone waits for work that may wait for another's.
+static void abort_all(NcclWorld *world)
+{
+    ncclGroupStart();
+    for (uint32_t c = 0; c < world->channel_count; c++)
+        if (world->channels[c]->nccl)
+            ncclCommAbort(world->channels[c]->nccl);
+    if (world->nccl)
+        ncclCommAbort(world->nccl);
+    ncclGroupEnd();
+}
+
 static void nccl_abort(Comm *base, const Fault *cause)
 {
     NcclWorld *world = (NcclWorld *)base;
     rendezvous_abort(world->rendezvous, cause);
     pthread_rwlock_wrlock(&world->lock);
-    for (uint32_t c = 0; !world->dead && c < world->channel_count; c++)
-        if (world->channels[c].nccl)
-            ncclCommAbort(world->channels[c].nccl);
-    if (!world->dead && world->nccl)
-        ncclCommAbort(world->nccl);
+    if (!world->dead && world->use.drop_graphs) // what ends a communicator waits for graphs that hold calls of it
+        world->use.drop_graphs(world->use.context);
+    if (!world->dead)
+        abort_all(world);
     world->dead = true;
     pthread_rwlock_unlock(&world->lock);
 }
@@ -106,13 +117,17 @@ static const CommOps nccl_ops = {
 
 static const DeviceCommOps nccl_device_ops = {
     .captures = true,
+    .ordered = true,
     .exchange = nccl_exchange,
     .all_gather = nccl_all_gather,
     .poll = nccl_poll,
     .count = nccl_count,
     .stand = nccl_stand,
     .standing = nccl_standing,
+    .allocate = nccl_allocate,
+    .release = nccl_release,
     .attach = nccl_attach,
+    .detach = nccl_detach,
 };
 
 // ---- joining ---------------------------------------------------------------------------------
@@ -190,6 +205,7 @@ static Comm *nccl_world_create(const WorldOptions *options, Fault *fault)
                          .rank = launch.rank,
                          .size = launch.size,
                          .timeout_s = options->timeout_s};
+    setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0);
     world->gathered = calloc(launch.size * REDUCE_COUNT_MAX, sizeof(*world->gathered));
     if (!world->gathered)
         fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " ranks", launch.size);

@@ -12,7 +12,8 @@ static bool channel_create(NcclWorld *world, NcclChannel *channel, const Group *
 {
     const Cluster *cluster = world->comm.cluster;
     uint64_t members = group_size(cluster, group), rank = world->comm.rank;
-    *channel = (NcclChannel){.group = *group, .member_count = (uint32_t)members};
+    channel->group = *group;
+    channel->member_count = (uint32_t)members;
     channel->own = (uint32_t)group_index(cluster, group, rank);
     channel->ranks = calloc(members, sizeof(*channel->ranks));
     channel->levels = calloc(members, sizeof(*channel->levels));
@@ -32,6 +33,11 @@ static bool channel_split(NcclWorld *world, NcclChannel *channel, Fault *fault)
     config.blocking = 0;
     if (channel->member_count == 1)
         return true;
+    int multiprocessors = 0;
+    if (!cuda_check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, world->comm.device_index),
+                    "ask for the GPU's size", fault))
+        return false;
+    config.maxCTAs = nccl_block_limit(multiprocessors);
     if (!nccl_enter(world, fault))
         return false;
     ncclResult_t result =
@@ -64,7 +70,7 @@ static bool await_stream(NcclWorld *world, Fault *fault)
 // than in a step. All ranks open their channels in one order.
 static bool channel_connect(NcclWorld *world, int handle, Fault *fault)
 {
-    NcclChannel *channel = &world->channels[handle];
+    NcclChannel *channel = world->channels[handle];
     uint32_t members = channel->member_count;
     int32_t *ones = malloc(members * sizeof(*ones));
     char *memory = NULL;
@@ -88,66 +94,127 @@ static bool channel_connect(NcclWorld *world, int handle, Fault *fault)
     return ok;
 }
 
+// A place in the list, which who aborts walks through.
+static NcclChannel *channel_add(NcclWorld *world, Fault *fault)
+{
+    NcclChannel *channel = calloc(1, sizeof(*channel));
+    pthread_rwlock_wrlock(&world->lock);
+    NcclChannel **channels = realloc(world->channels, (world->channel_count + 1) * sizeof(*channels));
+    if (channels)
+        world->channels = channels;
+    bool ok = channel && channels;
+    if (ok) {
+        pthread_mutex_init(&channel->lock, NULL);
+        channels[world->channel_count++] = channel;
+    }
+    pthread_rwlock_unlock(&world->lock);
+    if (ok)
+        return channel;
+    free(channel);
+    fault_set(fault, FAULT_MEMORY, "out of memory for a channel");
+    return NULL;
+}
+
 int nccl_open(Comm *base, const Group *group, Stream stream, Fault *fault)
 {
     (void)stream; // each has channels of its own
     NcclWorld *world = (NcclWorld *)base;
-    pthread_rwlock_wrlock(&world->lock); // who aborts walks through the list
-    NcclChannel *channels = realloc(world->channels, (world->channel_count + 1) * sizeof(*channels));
-    int handle = (int)world->channel_count;
-    if (channels) {
-        world->channels = channels;
-        world->channels[world->channel_count++] = (NcclChannel){0};
-    }
-    pthread_rwlock_unlock(&world->lock);
-    if (!channels) {
-        fault_set(fault, FAULT_MEMORY, "out of memory for a channel");
+    NcclChannel *channel = channel_add(world, fault);
+    if (!channel)
         return -1;
-    }
+    int handle = (int)world->channel_count - 1;
     CommTraffic uncounted[LEVELS_MAX] = {0};
-    NcclChannel *channel = &world->channels[handle];
     bool ok = channel_create(world, channel, group, fault) && channel_split(world, channel, fault) &&
               channel_connect(world, handle, fault);
     comm_counters_add(world->counters, uncounted, true);
     return ok ? handle : -1;
 }
 
+// Destroyed, or false where a peer did not end it, too.
+static bool channel_end(NcclWorld *world, const NcclChannel *channel)
+{
+    Fault ignored = {0};
+    if (!nccl_settle(world, channel->nccl, ncclCommFinalize(channel->nccl), "end a communicator", &ignored))
+        return false;
+    ncclCommDestroy(channel->nccl);
+    return true;
+}
+
 void nccl_channels_close(NcclWorld *world)
 {
+    nccl_detach(&world->comm);
+    for (uint32_t c = 0; !world->dead && c < world->channel_count; c++)
+        if (world->channels[c]->nccl && channel_end(world, world->channels[c]))
+            world->channels[c]->nccl = NULL;
+    ncclGroupStart();
+    for (uint32_t c = 0; !world->dead && c < world->channel_count; c++)
+        if (world->channels[c]->nccl)
+            ncclCommAbort(world->channels[c]->nccl);
+    ncclGroupEnd();
     for (uint32_t c = 0; c < world->channel_count; c++) {
-        NcclChannel *channel = &world->channels[c];
-        Fault ignored = {0};
-        if (!world->dead && channel->nccl && channel->registered)
-            ncclCommDeregister(channel->nccl, channel->registered);
-        if (!world->dead && channel->nccl &&
-            nccl_settle(world, channel->nccl, ncclCommFinalize(channel->nccl), "end a communicator", &ignored))
-            ncclCommDestroy(channel->nccl);
-        else if (!world->dead && channel->nccl)
-            ncclCommAbort(channel->nccl);
+        NcclChannel *channel = world->channels[c];
+        pthread_mutex_destroy(&channel->lock);
         free(channel->ranks);
         free(channel->levels);
+        free(channel);
     }
     world->channel_count = 0;
 }
 
-bool nccl_attach(Comm *base, void *memory, uint64_t bytes, Fault *fault)
+// ---- memory ----------------------------------------------------------------------------------
+
+bool nccl_allocate(Comm *base, uint64_t bytes, void **memory, Fault *fault)
+{
+    (void)base;
+    ncclResult_t result = ncclMemAlloc(memory, bytes);
+    cudaGetLastError(); // that it does not fit is said here, and not by the next kernel
+    return result == ncclSuccess || nccl_failed(NULL, result, "allocate memory", fault);
+}
+
+void nccl_release(Comm *base, void *memory)
+{
+    (void)base;
+    if (memory)
+        ncclMemFree(memory);
+}
+
+bool nccl_attach(Comm *base, const DeviceUse *use, Fault *fault)
 {
     NcclWorld *world = (NcclWorld *)base;
+    pthread_rwlock_wrlock(&world->lock);
+    world->use = *use;
+    pthread_rwlock_unlock(&world->lock);
     for (uint32_t c = 0; c < world->channel_count; c++) {
-        NcclChannel *channel = &world->channels[c];
+        NcclChannel *channel = world->channels[c];
         if (!channel->nccl)
             continue;
         if (!nccl_enter(world, fault))
             return false;
-        ncclResult_t result = ncclCommRegister(channel->nccl, memory, bytes, &channel->registered);
+        pthread_mutex_lock(&channel->lock);
+        ncclResult_t result = ncclCommRegister(channel->nccl, use->memory, use->bytes, &channel->registered);
         Fault refused = {0}; // then rows are staged in NCCL's own buffers
         if (!nccl_settle(world, channel->nccl, result, "register memory", &refused))
             channel->registered = NULL;
+        pthread_mutex_unlock(&channel->lock);
         nccl_leave(world);
         if (rendezvous_aborted(world->rendezvous, fault))
             return false;
     }
     return true;
+}
+
+void nccl_detach(Comm *base)
+{
+    NcclWorld *world = (NcclWorld *)base;
+    pthread_rwlock_wrlock(&world->lock);
+    for (uint32_t c = 0; c < world->channel_count; c++) {
+        NcclChannel *channel = world->channels[c];
+        if (!world->dead && channel->nccl && channel->registered)
+            ncclCommDeregister(channel->nccl, channel->registered);
+        channel->registered = NULL;
+    }
+    world->use = (DeviceUse){0};
+    pthread_rwlock_unlock(&world->lock);
 }
 
 // ---- the two collectives ---------------------------------------------------------------------
@@ -180,7 +247,7 @@ static ncclResult_t pair_enqueue(const NcclChannel *channel, const Exchange *exc
 bool nccl_exchange(Comm *base, int handle, const Exchange *exchange, void *stream, Fault *fault)
 {
     NcclWorld *world = (NcclWorld *)base;
-    NcclChannel *channel = &world->channels[handle];
+    NcclChannel *channel = world->channels[handle];
     if (!comm_check_receive(exchange, channel->member_count, channel->own, channel->ranks, fault))
         return false;
     for (uint32_t m = 0; m < channel->member_count; m++) {
@@ -195,11 +262,13 @@ bool nccl_exchange(Comm *base, int handle, const Exchange *exchange, void *strea
         return true;
     if (!nccl_enter(world, fault))
         return false;
+    pthread_mutex_lock(&channel->lock);
     ncclResult_t result = ncclGroupStart();
     for (uint32_t i = 1; i < channel->member_count && went(result); i++)
         result = pair_enqueue(channel, exchange, (channel->own + i) % channel->member_count, stream);
     ncclResult_t ended = ncclGroupEnd();
     bool ok = nccl_settle(world, channel->nccl, went(result) ? ended : result, "exchange rows", fault);
+    pthread_mutex_unlock(&channel->lock);
     nccl_leave(world);
     return ok;
 }
@@ -209,7 +278,7 @@ bool nccl_all_gather(Comm *base, int handle, const void *shard, void *gathered, 
                      Fault *fault)
 {
     NcclWorld *world = (NcclWorld *)base;
-    NcclChannel *channel = &world->channels[handle];
+    NcclChannel *channel = world->channels[handle];
     for (uint32_t m = 0; m < channel->member_count; m++)
         if (m != channel->own)
             atomic_fetch_add(&world->counters[channel->levels[m]].gather_bytes, bytes);
@@ -219,10 +288,24 @@ bool nccl_all_gather(Comm *base, int handle, const void *shard, void *gathered, 
                           fault);
     if (!nccl_enter(world, fault))
         return false;
+    pthread_mutex_lock(&channel->lock);
     ncclResult_t result = ncclAllGather(shard, gathered, bytes, ncclInt8, channel->nccl, stream);
     bool ok = nccl_settle(world, channel->nccl, result, "gather shards", fault);
+    pthread_mutex_unlock(&channel->lock);
     nccl_leave(world);
     return ok;
+}
+
+static bool channel_look(const NcclWorld *world, const NcclChannel *channel, Fault *fault)
+{
+    ncclResult_t state = ncclSuccess;
+    char group[128];
+    if (ncclCommGetAsyncError(channel->nccl, &state) == ncclSuccess &&
+        (state == ncclSuccess || state == ncclInProgress))
+        return true;
+    comm_describe_group(world->comm.cluster, &channel->group, group, sizeof(group));
+    return fault_set(fault, FAULT_RUN, "NCCL failed in %s: '%s': %s", group, ncclGetErrorString(state),
+                     ncclGetLastError(channel->nccl));
 }
 
 bool nccl_poll(Comm *base, Fault *fault)
@@ -232,15 +315,11 @@ bool nccl_poll(Comm *base, Fault *fault)
         return false;
     bool ok = true;
     for (uint32_t c = 0; ok && c < world->channel_count; c++) {
-        const NcclChannel *channel = &world->channels[c];
-        ncclResult_t state = ncclSuccess;
-        char group[128];
-        if (!channel->nccl || (ncclCommGetAsyncError(channel->nccl, &state) == ncclSuccess &&
-                               (state == ncclSuccess || state == ncclInProgress)))
+        NcclChannel *channel = world->channels[c];
+        if (!channel->nccl || pthread_mutex_trylock(&channel->lock) != 0) // who has it asks
             continue;
-        comm_describe_group(world->comm.cluster, &channel->group, group, sizeof(group));
-        ok = fault_set(fault, FAULT_RUN, "NCCL failed in %s: '%s': %s", group, ncclGetErrorString(state),
-                       ncclGetLastError(channel->nccl));
+        ok = channel_look(world, channel, fault);
+        pthread_mutex_unlock(&channel->lock);
     }
     nccl_leave(world);
     return ok;

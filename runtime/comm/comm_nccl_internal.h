@@ -2,7 +2,9 @@
 //
 // NCCL's communicators do not block: what they are doing is asked for, so that a failed peer cannot hold a thread.
 // `lock` is held for reading inside every call of NCCL on a communicator, for writing by who aborts them all: after
-// that they are gone.
+// that they are gone. A channel's lock is held by the thread that uses its communicator: asking one for errors frees
+// what its last launch left, so that two threads may not ask at once. The engine calls collectives one after another
+// (DeviceCommOps.ordered), and NCCL_LAUNCH_ORDER_IMPLICIT keeps the device to that order.
 #ifndef HEP_COMM_NCCL_INTERNAL_H
 #define HEP_COMM_NCCL_INTERNAL_H
 
@@ -15,6 +17,7 @@
 #include "runtime/comm/world.h"
 
 typedef struct {
+    pthread_mutex_t lock;
     Group group;
     uint32_t own, member_count;
     uint64_t *ranks;  // [member_count]
@@ -30,8 +33,9 @@ typedef struct {
     pthread_rwlock_t lock;
     bool dead;       // all communicators were aborted
     ncclComm_t nccl; // of all processes, by their numbers
-    NcclChannel *channels;
+    NcclChannel **channels;
     uint32_t channel_count;
+    DeviceUse use; // memory NULL where nothing is attached
     CommCounters counters[LEVELS_MAX];
     double *gathered;    // [size][REDUCE_COUNT_MAX]
     cudaStream_t stream; // of what is done when channels are opened
@@ -48,13 +52,20 @@ bool nccl_settle(NcclWorld *world, ncclComm_t nccl, ncclResult_t result, const c
 // False, with the reason as the fault. `nccl`: whose last error is asked for, or NULL.
 bool nccl_failed(ncclComm_t nccl, ncclResult_t result, const char *what, Fault *fault);
 
+// How many blocks each of the device's collectives may run: all that can be under way at once fit on a quarter of its
+// multiprocessors, and products have the rest. NCCL_MAX_CTAS in the environment goes before it.
+int nccl_block_limit(int multiprocessors);
+
 // CommOps.open and the functions of DeviceCommOps: comm_nccl_calls.c.
 int nccl_open(Comm *comm, const Group *group, Stream stream, Fault *fault);
 bool nccl_exchange(Comm *comm, int channel, const Exchange *exchange, void *stream, Fault *fault);
 bool nccl_all_gather(Comm *comm, int channel, const void *shard, void *gathered, uint64_t bytes, void *stream,
                      Fault *fault);
 bool nccl_poll(Comm *comm, Fault *fault);
-bool nccl_attach(Comm *comm, void *memory, uint64_t bytes, Fault *fault);
+bool nccl_allocate(Comm *comm, uint64_t bytes, void **memory, Fault *fault);
+void nccl_release(Comm *comm, void *memory);
+bool nccl_attach(Comm *comm, const DeviceUse *use, Fault *fault);
+void nccl_detach(Comm *comm);
 void nccl_channels_close(NcclWorld *world);
 
 #endif

@@ -21,6 +21,13 @@ void nccl_leave(NcclWorld *world)
     pthread_rwlock_unlock(&world->lock);
 }
 
+int nccl_block_limit(int multiprocessors)
+{
+    enum { SHARE = 4, AT_ONCE = STREAM_COUNT - 1 }; // streams that meet other ranks
+    int limit = multiprocessors / SHARE / AT_ONCE;
+    return limit > 0 ? limit : 1;
+}
+
 bool nccl_failed(ncclComm_t nccl, ncclResult_t result, const char *what, Fault *fault)
 {
     const char *detail = nccl ? ncclGetLastError(nccl) : "";

@@ -70,20 +70,35 @@ static uint64_t cuda_free_bytes(const Comm *comm)
     return available;
 }
 
+static bool memory_allocate(CudaEngine *engine, uint64_t bytes, Fault *fault)
+{
+    Comm *comm = engine->comm;
+    return comm->device->allocate ? comm->device->allocate(comm, bytes, (void **)&engine->memory, fault)
+                                  : cuda_check(cudaMalloc((void **)&engine->memory, bytes), "allocate memory", fault);
+}
+
+static void memory_release(CudaEngine *engine)
+{
+    if (engine->comm->device->release)
+        engine->comm->device->release(engine->comm, engine->memory);
+    else
+        cudaFree(engine->memory);
+}
+
 static bool device_memory_create(CudaEngine *engine, Fault *fault)
 {
     cuda_memory_lay_out(engine->plan, engine->options.record, &engine->layout);
     uint64_t total = engine->layout.total;
-    cudaError_t error = cudaMalloc((void **)&engine->memory, total);
-    if (error != cudaSuccess) {
+    Fault cause = {0};
+    if (!memory_allocate(engine, total, &cause)) {
         char bytes[FORMAT_MAX], available[FORMAT_MAX];
         return fault_set(fault, FAULT_MEMORY, "out of GPU memory for %s: %s; %s are free",
-                         format_bytes(bytes, (double)total), cudaGetErrorString(error),
+                         format_bytes(bytes, (double)total), cause.message,
                          format_bytes(available, (double)cuda_free_bytes(engine->comm)));
     }
     memory_hand_out(engine);
     // NaN in every floating dtype: what is read unwritten shows.
-    return cuda_check(cudaMemset(engine->memory, 0xFF, total), "fill the GPU's memory", fault);
+    return cuda_check_settled(cudaMemset(engine->memory, 0xFF, total), "fill the GPU's memory", fault);
 }
 
 static int32_t unplaced; // stands for a place while places are counted
@@ -180,7 +195,7 @@ static bool host_memory_create(CudaEngine *engine, Fault *fault)
 static bool maps_upload(CudaEngine *engine, Fault *fault)
 {
     uint64_t entries = engine_map_entries(engine->plan) * engine->maps.map_count;
-    return cuda_check(
+    return cuda_check_settled(
         cudaMemcpy(engine->device_maps, engine->maps.memory, entries * sizeof(int32_t), cudaMemcpyHostToDevice),
         "copy the places of experts", fault);
 }
@@ -228,8 +243,9 @@ static bool buffer_upload(const CudaEngine *engine, uint32_t buffer, char *stagi
     Tensor out = {.data = staging, .dtype = of->dtype, .rows = of->rows, .cols = of->cols};
     memset(staging, 0xFF, buffer_bytes(of)); // what is no weight shows, as in the rest of the arena
     return !options->fill(options->fill_context, engine->kinds[buffer], of->layer, out) ||
-           cuda_check(cudaMemcpy(engine->memory + of->offset, staging, buffer_bytes(of), cudaMemcpyHostToDevice),
-                      "copy weights", fault);
+           cuda_check_settled(
+               cudaMemcpy(engine->memory + of->offset, staging, buffer_bytes(of), cudaMemcpyHostToDevice),
+               "copy weights", fault);
 }
 
 static bool is_persistent(const Buffer *buffer)
@@ -281,7 +297,8 @@ static void cuda_destroy(Engine *base)
     if (!engine)
         return;
     cudaSetDevice(engine->comm->device_index);
-    cuda_graph_destroy(engine);
+    cuda_graph_drop(engine);
+    engine->comm->device->detach(engine->comm);
     for (uint32_t s = 0; engine->steps && s < engine->plan->step_count; s++) {
         event_destroy(engine->steps[s].begun);
         event_destroy(engine->steps[s].done);
@@ -296,8 +313,9 @@ static void cuda_destroy(Engine *base)
         if (engine->streams[s])
             cudaStreamDestroy(engine->streams[s]);
     }
-    cudaFree(engine->memory);
+    memory_release(engine);
     cudaFreeHost(engine->pinned);
+    pthread_mutex_destroy(&engine->graph_lock);
     expert_maps_destroy(&engine->maps);
     free(engine->steps);
     free(engine->awaited_memory);
@@ -321,10 +339,16 @@ static Engine *cuda_create(const Plan *plan, Comm *comm, const EngineOptions *op
     assert(comm->device);
     *engine = (CudaEngine){.ops = &cuda_engine, .plan = plan, .comm = comm, .options = *options};
     engine->capacity_rows = engine_capacity_rows(plan);
+    pthread_mutex_init(&engine->graph_lock, NULL);
     if (cuda_use_device(engine, fault) && host_memory_create(engine, fault) && device_memory_create(engine, fault) &&
         pinned_memory_create(engine, fault) && maps_upload(engine, fault) && streams_create(engine, fault) &&
         cuda_steps_create(engine, fault) && weights_create(engine, fault) && optimizers_begin(engine, fault) &&
-        comm->device->attach(comm, engine->memory, engine->layout.total, fault))
+        comm->device->attach(comm,
+                             &(DeviceUse){.memory = engine->memory,
+                                          .bytes = engine->layout.total,
+                                          .drop_graphs = cuda_graph_drop,
+                                          .context = engine},
+                             fault))
         return (Engine *)engine;
     cuda_destroy((Engine *)engine);
     return NULL;
@@ -345,9 +369,9 @@ static bool cuda_write(Engine *base, uint32_t buffer, uint64_t offset, uint64_t 
     const CudaEngine *engine = (const CudaEngine *)base;
     assert(offset + bytes <= buffer_bytes(&engine->plan->buffers[buffer]));
     return cuda_use_device(engine, fault) &&
-           cuda_check(cudaMemcpy(engine->memory + engine->plan->buffers[buffer].offset + offset, from, bytes,
-                                 cudaMemcpyHostToDevice),
-                      "write the GPU's memory", fault);
+           cuda_check_settled(cudaMemcpy(engine->memory + engine->plan->buffers[buffer].offset + offset, from, bytes,
+                                         cudaMemcpyHostToDevice),
+                              "write the GPU's memory", fault);
 }
 
 static const char *cuda_expert_refusal(const Engine *base)
@@ -368,6 +392,7 @@ static const EngineDevice cuda_device = {
 };
 
 static const EngineQueue cuda_queue = {
+    .settle = cuda_settle,
     .replay = cuda_replay,
     .finish = cuda_finish,
     .replay_refusal = cuda_replay_refusal,

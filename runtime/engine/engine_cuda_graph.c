@@ -83,14 +83,43 @@ static bool steps_capture(CudaEngine *engine, cudaStream_t origin, cudaGraph_t *
     return ok && cuda_check(error, "end a graph", fault);
 }
 
+static bool was_dropped(Fault *fault)
+{
+    return fault_set(fault, FAULT_RUN, "the communicators were ended");
+}
+
+// Kernels keep the priorities of the streams that they were captured from: exchanges go before products.
+static bool graph_instantiate(CudaEngine *engine, cudaGraph_t graph, Fault *fault)
+{
+    cudaGraphExec_t exec;
+    if (!cuda_check(cudaGraphInstantiate(&exec, graph, cudaGraphInstantiateFlagUseNodePriority), "make a graph", fault))
+        return false;
+    pthread_mutex_lock(&engine->graph_lock);
+    bool dropped = engine->graph_dropped;
+    if (!dropped)
+        engine->graph = exec;
+    pthread_mutex_unlock(&engine->graph_lock);
+    if (dropped)
+        cudaGraphExecDestroy(exec);
+    return !dropped || was_dropped(fault);
+}
+
+static bool graph_launch(CudaEngine *engine, cudaStream_t origin, Fault *fault)
+{
+    pthread_mutex_lock(&engine->graph_lock);
+    bool ok = engine->graph ? cuda_check(cudaGraphLaunch(engine->graph, origin), "launch a graph", fault)
+                            : was_dropped(fault);
+    pthread_mutex_unlock(&engine->graph_lock);
+    return ok;
+}
+
 static bool graph_create(CudaEngine *engine, cudaStream_t origin, Fault *fault)
 {
     cudaGraph_t graph = NULL;
     CommTraffic before[LEVELS_MAX] = {0};
     Comm *comm = engine->comm;
     comm->ops->traffic(comm, before, false);
-    bool ok = steps_capture(engine, origin, &graph, fault) &&
-              cuda_check(cudaGraphInstantiate(&engine->graph, graph, 0), "make a graph", fault);
+    bool ok = steps_capture(engine, origin, &graph, fault) && graph_instantiate(engine, graph, fault);
     if (graph)
         cudaGraphDestroy(graph);
     memset(engine->captured, 0, sizeof(engine->captured));
@@ -102,6 +131,7 @@ static bool graph_create(CudaEngine *engine, cudaStream_t origin, Fault *fault)
         engine->captured[l].reduce_bytes -= before[l].reduce_bytes;
         engine->captured[l].padding_bytes = 0; // is looked at after every iteration
     }
+    engine->is_captured = ok;
     if (ok)
         memcpy(engine->counts_captured, engine->counts, engine->counts_total * sizeof(int32_t));
     return ok;
@@ -115,21 +145,29 @@ static bool leaves_out(const CudaEngine *engine, const bool *left_out)
     return any;
 }
 
+static bool all_ran(const CudaEngine *engine)
+{
+    for (uint32_t s = 0; s < engine->plan->step_count; s++)
+        if (atomic_load(&engine->steps[s].enqueued) == 0)
+            return false;
+    return true;
+}
+
 bool cuda_replay(Engine *base, const bool *left_out, Fault *fault)
 {
     CudaEngine *engine = (CudaEngine *)base;
     cudaStream_t origin = engine->streams[STREAM_COMPUTE];
-    // The first iteration learns the counts that the graph is made with.
-    if (leaves_out(engine, left_out) || engine->iteration < 2 || !origin || cuda_replay_refusal(base))
+    // An iteration before learns the counts that the graph is made with, and loads the kernels.
+    if (leaves_out(engine, left_out) || !all_ran(engine) || !origin || cuda_replay_refusal(base))
         return false;
     if (!cuda_use_device(engine, fault) || !cuda_check(engine->begin_error, "copy the inputs", fault))
         return false;
-    bool is_new = !engine->graph;
+    bool is_new = !engine->is_captured;
     if (is_new && !graph_create(engine, origin, fault))
         return false;
     if (!is_new)
         engine->comm->device->count(engine->comm, engine->captured);
-    if (!cuda_check(cudaGraphLaunch(engine->graph, origin), "launch a graph", fault))
+    if (!graph_launch(engine, origin, fault))
         return false;
     for (uint32_t s = 0; s < engine->plan->step_count; s++)
         atomic_store(&engine->steps[s].enqueued, engine->iteration);
@@ -150,8 +188,13 @@ bool cuda_graph_check(const CudaEngine *engine, Fault *fault)
     return true;
 }
 
-void cuda_graph_destroy(CudaEngine *engine)
+void cuda_graph_drop(void *context)
 {
+    CudaEngine *engine = context;
+    pthread_mutex_lock(&engine->graph_lock);
     if (engine->graph)
-        cudaGraphExecDestroy(engine->graph);
+        cudaGraphExecDestroy(engine->graph); // of one under way: when that has ended
+    engine->graph = NULL;
+    engine->graph_dropped = true;
+    pthread_mutex_unlock(&engine->graph_lock);
 }

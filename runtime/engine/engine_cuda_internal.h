@@ -6,6 +6,7 @@
 #define HEP_ENGINE_CUDA_INTERNAL_H
 
 #include <cuda_runtime_api.h>
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "engines/engine_memory.h"
@@ -119,8 +120,10 @@ struct CudaEngine {
     int64_t nonfinite_step; // see EngineResult
     cudaError_t begin_error;
 
-    bool capturing;
-    cudaGraphExec_t graph;            // NULL until captured
+    bool capturing, is_captured;
+    pthread_mutex_t graph_lock;
+    cudaGraphExec_t graph;            // of what was captured; guarded by it: who aborts destroys it
+    bool graph_dropped;               // likewise: it was, for good
     CommTraffic captured[LEVELS_MAX]; // what one replay moves
     uint64_t replayed;                // number of the iteration that it last was
     int32_t *counts_captured;         // [counts_total] what `counts` were when it was captured
@@ -164,6 +167,7 @@ static inline cudaStream_t cuda_home_stream(const CudaEngine *engine)
 // Waits for what was enqueued before the event, but not for ever: a failed or missing peer ends it.
 bool cuda_await(CudaEngine *engine, cudaEvent_t event, Fault *fault) MUST_CHECK;
 
+bool cuda_settle(Engine *base, uint32_t step, Fault *fault);
 void cuda_begin(Engine *base, const EngineIteration *iteration);
 bool cuda_execute(Engine *base, uint32_t step, Fault *fault);
 bool cuda_finish(Engine *base, StepTime times[], Fault *fault);
@@ -172,6 +176,6 @@ bool cuda_replay(Engine *base, const bool *left_out, Fault *fault);
 const char *cuda_replay_refusal(const Engine *base);
 // Did the graph that was replayed fit?
 bool cuda_graph_check(const CudaEngine *engine, Fault *fault) MUST_CHECK;
-void cuda_graph_destroy(CudaEngine *engine);
+void cuda_graph_drop(void *engine); // for good; takes one without a graph
 
 #endif

@@ -18,8 +18,9 @@ static bool parts_upload(CudaStep *step, Tensor own, Fault *fault)
     for (uint32_t m = 0; m < members; m++)
         parts[m] = comm_summand(&group, own, m);
     cudaError_t error = cudaMemcpy(step->of.parts, parts, members * sizeof(*parts), cudaMemcpyHostToDevice);
+    bool ok = cuda_check_settled(error, "copy the places of summands", fault);
     free(parts);
-    return cuda_check(error, "copy the places of summands", fault);
+    return ok;
 }
 
 // ---- one step --------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 // The step loop. A step is done when its counter equals the number of the iteration; a stream that
 // finds a counter behind sleeps on the rank's condition until the step's stream wakes it.
+// Where a communicator wants its collectives in one order on all ranks (DeviceCommOps.ordered) a collective waits, too,
+// for the one before it in the plan; and in an iteration that has steps which never ran each waits until the one before
+// it is done, on the device.
 // Owns the streams' threads and the times; what a step does is the engine's business.
 #include "runtime/engine/interpreter.h"
 
@@ -31,12 +34,15 @@ struct Interpreter {
     uint32_t *step_memory;
     _Atomic uint32_t *done; // [step] number of the last iteration it was done in
     bool *awaited;          // [step] another stream waits for it
+    uint32_t *turn_after;   // [step] where collectives have one order: the one before it, plus one; 0: none
+    bool *ran;              // [step] likewise: has been in an iteration
     StepTime *times;
 
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     uint32_t iteration;   // number of the iteration under way; guarded by mutex
     const bool *left_out; // of it; guarded by mutex until it begins
+    bool one_by_one;      // it has steps that never ran; guarded likewise
     uint32_t running;     // streams other than the first that are not through
     uint32_t others;
     bool quit;
@@ -102,11 +108,23 @@ static bool step_execute(Interpreter *interpreter, uint32_t index)
 {
     Fault fault = {0};
     interpreter->times[index].start_s = clock_now_s();
-    bool ok = interpreter->ops->execute(interpreter->engine, index, &fault);
+    bool ok = interpreter->ops->execute(interpreter->engine, index, &fault) &&
+              (!interpreter->one_by_one || !interpreter->ops->queue ||
+               interpreter->ops->queue->settle(interpreter->engine, index, &fault));
     interpreter->times[index].end_s = clock_now_s();
     if (!ok)
         step_fail(interpreter, index, &fault);
     return ok;
+}
+
+// Waits for the step that has its turn before this one. False once another stream has failed.
+static bool turn_await(Interpreter *interpreter, StreamState *stream, uint32_t index, uint32_t iteration)
+{
+    uint32_t after = interpreter->one_by_one ? index : interpreter->turn_after[index];
+    if (after == 0)
+        return true;
+    stream_waits(stream, after - 1);
+    return step_await(interpreter, after - 1, iteration);
 }
 
 static void stream_run(Interpreter *interpreter, StreamState *stream, uint32_t iteration)
@@ -121,6 +139,8 @@ static void stream_run(Interpreter *interpreter, StreamState *stream, uint32_t i
             if (!step_await(interpreter, plan->after[step->after_first + a], iteration))
                 return;
         }
+        if (!turn_await(interpreter, stream, index, iteration))
+            return;
         stream_waits(stream, -1);
         if (atomic_load_explicit(&interpreter->failed, memory_order_relaxed))
             return;
@@ -179,11 +199,28 @@ static bool replay(Interpreter *interpreter, const bool *left_out)
     return done || fault.kind != FAULT_NONE;
 }
 
+static bool is_ordered(const Interpreter *interpreter)
+{
+    return interpreter->comm->device && interpreter->comm->device->ordered;
+}
+
+// Has the iteration steps that were in none before?
+static bool note_new_steps(Interpreter *interpreter, const bool *left_out)
+{
+    bool any = false;
+    for (uint32_t s = 0; s < interpreter->plan->step_count; s++) {
+        any = any || (!interpreter->ran[s] && !(left_out && left_out[s]));
+        interpreter->ran[s] = interpreter->ran[s] || !(left_out && left_out[s]);
+    }
+    return any;
+}
+
 static void step_by_step(Interpreter *interpreter, const bool *left_out)
 {
     pthread_mutex_lock(&interpreter->mutex);
     uint32_t iteration = ++interpreter->iteration;
     interpreter->left_out = left_out;
+    interpreter->one_by_one = is_ordered(interpreter) && note_new_steps(interpreter, left_out);
     interpreter->running = interpreter->others;
     pthread_cond_broadcast(&interpreter->changed);
     pthread_mutex_unlock(&interpreter->mutex);
@@ -218,7 +255,10 @@ static bool interpreter_allocate(Interpreter *interpreter)
     interpreter->done = calloc(steps, sizeof(*interpreter->done));
     interpreter->awaited = calloc(steps, sizeof(*interpreter->awaited));
     interpreter->times = calloc(steps, sizeof(*interpreter->times));
-    return interpreter->step_memory && interpreter->done && interpreter->awaited && interpreter->times;
+    interpreter->turn_after = calloc(steps, sizeof(*interpreter->turn_after));
+    interpreter->ran = calloc(steps, sizeof(*interpreter->ran));
+    return interpreter->turn_after && interpreter->ran && interpreter->step_memory && interpreter->done &&
+           interpreter->awaited && interpreter->times;
 }
 
 static void streams_divide(Interpreter *interpreter)
@@ -243,6 +283,20 @@ static void streams_divide(Interpreter *interpreter)
     for (uint32_t i = 0; i < plan->step_count; i++) {
         for (uint32_t a = 0; a < plan->steps[i].after_count; a++)
             interpreter->awaited[plan->after[plan->steps[i].after_first + a]] = true;
+    }
+}
+
+// All steps are awaited: in some iterations by the next one.
+static void turns_resolve(Interpreter *interpreter)
+{
+    const Plan *plan = interpreter->plan;
+    uint32_t before = 0;
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        interpreter->awaited[s] = true;
+        if (plan->steps[s].group == NONE || group_size(&plan->cluster, &plan->groups[plan->steps[s].group]) < 2)
+            continue;
+        interpreter->turn_after[s] = before;
+        before = s + 1;
     }
 }
 
@@ -278,6 +332,8 @@ Interpreter *interpreter_create(const Plan *plan, const EngineOps *ops, Engine *
     bool ok = interpreter_allocate(interpreter) || fault_set(fault, FAULT_MEMORY, "out of memory");
     if (ok) {
         streams_divide(interpreter);
+        if (is_ordered(interpreter))
+            turns_resolve(interpreter);
         ok = streams_start(interpreter, fault);
     }
     if (!ok) {
@@ -304,6 +360,8 @@ void interpreter_destroy(Interpreter *interpreter)
     free(interpreter->step_memory);
     free((void *)interpreter->done);
     free(interpreter->awaited);
+    free(interpreter->turn_after);
+    free(interpreter->ran);
     free(interpreter->times);
     free(interpreter);
 }

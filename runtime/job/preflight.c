@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engines/engine_memory.h"
 #include "ir/base/text.h"
 #include "kernels/host/kernels.h"
 #include "runtime/base/machine.h"
@@ -300,6 +301,8 @@ static bool check_device(const Plan *plan, const JobOptions *options, Fault *fau
     uint64_t ranks = options->comm ? 1 : cluster_gpus(&plan->cluster), per_rank, total;
     uint64_t available = options->engine->device->free_bytes(options->comm);
     per_rank = options->engine->bytes(plan, &of_engine);
+    if (options->comm && !checked_add(per_rank, engine_library_bytes(plan, options->engine->kind), &per_rank))
+        per_rank = UINT64_MAX;
     if (checked_mul(per_rank, ranks, &total) && total <= available)
         return true;
     char need[FORMAT_MAX], each[FORMAT_MAX], free_bytes[FORMAT_MAX], planned[PLANNED_MAX];

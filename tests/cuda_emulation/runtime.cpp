@@ -1,6 +1,7 @@
 // The functions of the CUDA runtime that hep calls, on the processor: device memory is guarded host memory filled with
 // NaN, streams run what they are given at once, events remember the time, a captured graph is a list of what was
-// enqueued. Linked instead of libcudart.
+// enqueued. What CUDA forbids is refused, in captures above all. Linked instead of libcudart.
+#include "doubles.h"
 #include "emulate.h"
 #include "stream_worker.h"
 
@@ -14,6 +15,7 @@
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -28,7 +30,9 @@ using Work = std::function<void()>;
 
 struct CUgraph_st {
     std::vector<Work> work;
-    bool invalid;
+    cudaError_t invalid; // why the capture was, or cudaSuccess
+    cudaStreamCaptureMode mode;
+    std::thread::id thread; // that began it
 };
 
 struct CUgraphExec_st {
@@ -38,6 +42,7 @@ struct CUgraphExec_st {
 struct CUstream_st {
     CUgraph_st *capture; // the graph that this stream's work becomes part of
     bool is_origin;      // of the capture
+    bool is_joined;      // since its last captured work another stream of the capture has waited for it
     int priority;
     std::unique_ptr<emulation::StreamWorker> worker; // where streams are threads
 };
@@ -45,7 +50,9 @@ struct CUstream_st {
 struct CUevent_st {
     std::shared_ptr<emulation::EventState> state; // work that is enqueued may outlive the event
     bool recorded;
-    CUgraph_st *capture; // recorded in a stream that was captured
+    bool is_timed;
+    CUgraph_st *capture;   // recorded in a stream that was captured
+    CUstream_st *recorder; // the stream, while it is captured
 };
 
 namespace
@@ -61,12 +68,20 @@ const bool counts_memory = getenv("HEP_EMULATION_COUNT_MEMORY") != nullptr;
 // Freed memory serves again: page by page from the kernel, and back, it would take most of the time.
 const bool memory_is_kept = mallopt(M_MMAP_MAX, 0) && mallopt(M_TRIM_THRESHOLD, INT_MAX);
 
+struct Allocation {
+    size_t bytes;
+    bool by_nccl; // ncclMemFree frees it, and nothing else
+};
+
 std::mutex lock;
-std::unordered_map<void *, size_t> allocations;
+std::unordered_map<void *, Allocation> allocations;
+std::unordered_map<void *, size_t> pinned;
+emulation_free_hook *before_free; // what NCCL has to say of memory that is freed
 std::vector<CUstream_st *> streams;
 size_t allocated;
 thread_local cudaError_t last_error;
-CUstream_st default_stream;
+thread_local int current_device;
+CUstream_st default_stream; // the legacy one
 
 cudaError_t result(cudaError_t error)
 {
@@ -95,17 +110,44 @@ bool guards_hold(const unsigned char *base, size_t bytes)
     return true;
 }
 
+// Events remember captures that are over.
+bool is_under_way(const CUgraph_st *capture)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    for (CUstream_st *stream : streams)
+        if (stream->capture == capture)
+            return true;
+    return false;
+}
+
+cudaError_t invalidate(CUgraph_st *capture, cudaError_t why)
+{
+    if (is_under_way(capture) && capture->invalid == cudaSuccess)
+        capture->invalid = why;
+    return result(why);
+}
+
+// Copies and fills that the caller gave no stream of its own run late, too. Its thread lives as long as the program.
+emulation::StreamWorker *legacy_worker()
+{
+    static emulation::StreamWorker *const worker = emulation::async_us() > 0 ? new emulation::StreamWorker : nullptr;
+    return worker;
+}
+
+emulation::StreamWorker *worker_of(CUstream_st *stream)
+{
+    return stream == &default_stream ? legacy_worker() : stream->worker.get();
+}
+
 // A capture ends the wait for what is enqueued: on a GPU it would wait for ever.
 cudaError_t synchronize(cudaStream_t stream)
 {
     CUstream_st *s = stream_of(stream);
-    if (!s->capture) {
-        if (s->worker)
-            s->worker->drain();
-        return cudaSuccess;
-    }
-    s->capture->invalid = true;
-    return result(cudaErrorStreamCaptureUnsupported);
+    if (s->capture)
+        return invalidate(s->capture, cudaErrorStreamCaptureUnsupported);
+    if (worker_of(s))
+        worker_of(s)->drain();
+    return cudaSuccess;
 }
 
 void drain_all()
@@ -114,6 +156,8 @@ void drain_all()
     for (CUstream_st *stream : streams)
         if (stream->worker)
             stream->worker->drain();
+    if (legacy_worker())
+        legacy_worker()->drain();
 }
 
 bool any_capture()
@@ -125,17 +169,47 @@ bool any_capture()
     return default_stream.capture != nullptr;
 }
 
+// What allocates or frees is forbidden while a capture is under way, but in the relaxed mode: of any thread in the
+// global one, of its own otherwise.
+cudaError_t capture_forbids()
+{
+    CUgraph_st *forbids = nullptr;
+    {
+        std::lock_guard<std::mutex> hold(lock);
+        for (CUstream_st *stream : streams) {
+            CUgraph_st *capture = stream->is_origin ? stream->capture : nullptr;
+            bool own = capture && capture->thread == std::this_thread::get_id();
+            if (capture && (capture->mode == cudaStreamCaptureModeGlobal ||
+                            (capture->mode == cudaStreamCaptureModeThreadLocal && own)))
+                forbids = capture;
+        }
+    }
+    return forbids ? invalidate(forbids, cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+
+bool is_pinned(const void *memory, size_t bytes)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    const char *first = static_cast<const char *>(memory);
+    for (const auto &[begin, size] : pinned)
+        if (first >= static_cast<char *>(begin) && first + bytes <= static_cast<char *>(begin) + size)
+            return true;
+    return false;
+}
+
 } // namespace
 
 cudaError_t emulation::submit(cudaStream_t stream, Work work)
 {
     CUstream_st *s = stream_of(stream);
-    if (s->capture)
+    if (s->capture) {
         s->capture->work.push_back(std::move(work));
-    else if (s->worker)
-        s->worker->push(std::move(work));
-    else
+        s->is_joined = false;
+    } else if (worker_of(s)) {
+        worker_of(s)->push(std::move(work));
+    } else {
         work();
+    }
     return cudaSuccess;
 }
 
@@ -158,8 +232,10 @@ uint64_t emulation_enqueued(void)
 
 cudaError_t cudaMalloc(void **memory, size_t bytes)
 {
-    std::lock_guard<std::mutex> hold(lock);
     *memory = nullptr;
+    if (capture_forbids() != cudaSuccess)
+        return last_error;
+    std::lock_guard<std::mutex> hold(lock);
     if (counts_memory) {
         fprintf(stderr, "allocates %zu\n", bytes);
         _exit(0);
@@ -175,7 +251,7 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
     memset(base + GUARD + bytes, GUARD_BYTE, whole - GUARD - bytes);
     ASAN_POISON_MEMORY_REGION(base, GUARD); // reads show, too
     ASAN_POISON_MEMORY_REGION(base + GUARD + bytes, whole - GUARD - bytes);
-    allocations[base + GUARD] = bytes;
+    allocations[base + GUARD] = {bytes, false};
     allocated += bytes;
     *memory = base + GUARD;
     return cudaSuccess;
@@ -185,18 +261,23 @@ cudaError_t cudaFree(void *memory)
 {
     if (!memory)
         return cudaSuccess;
+    if (capture_forbids() != cudaSuccess)
+        return last_error;
     drain_all();
     std::lock_guard<std::mutex> hold(lock);
     auto found = allocations.find(memory);
-    if (found == allocations.end())
+    if (found == allocations.end() || found->second.by_nccl)
         return result(cudaErrorInvalidValue);
+    size_t bytes = found->second.bytes;
+    if (before_free)
+        before_free(memory, bytes);
     unsigned char *base = static_cast<unsigned char *>(memory) - GUARD;
-    ASAN_UNPOISON_MEMORY_REGION(base, found->second + 2 * GUARD);
-    if (!guards_hold(base, found->second)) {
-        fprintf(stderr, "emulation: device memory of %zu bytes was written outside its bounds\n", found->second);
+    ASAN_UNPOISON_MEMORY_REGION(base, bytes + 2 * GUARD);
+    if (!guards_hold(base, bytes)) {
+        fprintf(stderr, "emulation: device memory of %zu bytes was written outside its bounds\n", bytes);
         abort();
     }
-    allocated -= found->second;
+    allocated -= bytes;
     allocations.erase(found);
     free(base);
     return cudaSuccess;
@@ -205,7 +286,11 @@ cudaError_t cudaFree(void *memory)
 cudaError_t cudaMallocHost(void **memory, size_t bytes)
 {
     *memory = malloc(bytes ? bytes : 1);
-    return result(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
+    if (!*memory)
+        return result(cudaErrorMemoryAllocation);
+    std::lock_guard<std::mutex> hold(lock);
+    pinned[*memory] = bytes;
+    return cudaSuccess;
 }
 
 cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned)
@@ -215,6 +300,13 @@ cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned)
 
 cudaError_t cudaFreeHost(void *memory)
 {
+    if (!memory)
+        return cudaSuccess;
+    {
+        std::lock_guard<std::mutex> hold(lock);
+        if (pinned.erase(memory) == 0)
+            return result(cudaErrorInvalidValue);
+    }
     free(memory);
     return cudaSuccess;
 }
@@ -236,9 +328,23 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     });
 }
 
+// Returns when `from` may be written again. To the device that is when it was read, unless it is pinned: what follows in
+// another stream that does not wait for the legacy one may still find what was there before.
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
 {
-    return any_capture() ? result(cudaErrorStreamCaptureUnsupported) : cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+    if (any_capture())
+        return result(cudaErrorStreamCaptureUnsupported);
+    if (kind != cudaMemcpyHostToDevice || is_pinned(from, bytes)) {
+        cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+        return error != cudaSuccess || kind == cudaMemcpyDeviceToDevice ? error : synchronize(nullptr);
+    }
+    const char *first = static_cast<const char *>(from);
+    auto staged = std::make_shared<std::vector<char>>(first, first + bytes);
+    emulation::count_enqueued();
+    return emulation::submit(nullptr, [=] {
+        if (bytes > 0)
+            memmove(to, staged->data(), bytes);
+    });
 }
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream)
@@ -260,7 +366,7 @@ cudaError_t cudaMemset(void *to, int value, size_t bytes)
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned, int priority)
 {
     std::lock_guard<std::mutex> hold(lock);
-    *stream = new CUstream_st{nullptr, false, priority, nullptr};
+    *stream = new CUstream_st{nullptr, false, true, priority, nullptr};
     if (emulation::async_us() > 0)
         (*stream)->worker = std::make_unique<emulation::StreamWorker>();
     streams.push_back(*stream);
@@ -279,6 +385,8 @@ cudaError_t cudaStreamCreate(cudaStream_t *stream)
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
+    if (stream->capture)
+        invalidate(stream->capture, cudaErrorStreamCaptureUnsupported);
     if (stream->worker)
         stream->worker->drain();
     std::lock_guard<std::mutex> hold(lock);
@@ -300,7 +408,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
     CUstream_st *s = stream_of(stream);
-    if (!s->capture && s->worker && !s->worker->is_idle())
+    if (!s->capture && worker_of(s) && !worker_of(s)->is_idle())
         return cudaErrorNotReady;
     return synchronize(stream);
 }
@@ -313,9 +421,10 @@ cudaError_t cudaDeviceSynchronize(void)
     return cudaSuccess;
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
 {
-    *event = new CUevent_st{std::make_shared<emulation::EventState>(), false, nullptr};
+    bool is_timed = !(flags & cudaEventDisableTiming);
+    *event = new CUevent_st{std::make_shared<emulation::EventState>(), false, is_timed, nullptr, nullptr};
     return cudaSuccess;
 }
 
@@ -336,7 +445,10 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
     bool external = flags & cudaEventRecordExternal;
     std::shared_ptr<emulation::EventState> state = event->state;
     CUgraph_st *capture = stream_of(stream)->capture;
+    if (external && !capture)
+        return result(cudaErrorInvalidValue);
     event->capture = external ? nullptr : capture;
+    event->recorder = event->capture ? stream_of(stream) : nullptr;
     event->recorded = true;
     if (capture && !external)
         return cudaSuccess;
@@ -352,21 +464,21 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
     if (event->capture)
-        return result(cudaErrorCapturedEvent);
+        return invalidate(event->capture, cudaErrorCapturedEvent);
     return event->state->is_reached() ? cudaSuccess : cudaErrorNotReady;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     if (event->capture)
-        return result(cudaErrorCapturedEvent);
+        return invalidate(event->capture, cudaErrorCapturedEvent);
     event->state->await(event->state->last());
     return cudaSuccess;
 }
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
 {
-    if (!from->recorded || !to->recorded)
+    if (!from->recorded || !to->recorded || !from->is_timed || !to->is_timed)
         return result(cudaErrorInvalidResourceHandle);
     if (!from->state->is_reached() || !to->state->is_reached())
         return cudaErrorNotReady;
@@ -375,17 +487,32 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
 }
 
 // The work before the event is done first, or comes before in the graph; a stream that waits for a captured event
-// joins.
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
+// joins. What was recorded outside of a capture cannot be waited for in it, but as a node of its own.
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
 {
     CUstream_st *s = stream_of(stream);
-    if (event->capture && !s->capture)
+    if (event->capture) {
+        if (!is_under_way(event->capture))
+            return result(cudaErrorCapturedEvent);
+        if (s->capture && s->capture != event->capture)
+            return invalidate(s->capture, cudaErrorStreamCaptureMerge);
+        if (s == &default_stream)
+            return invalidate(event->capture, cudaErrorStreamCaptureImplicit);
+        if (!s->capture)
+            s->is_joined = false;
         s->capture = event->capture;
-    if (s->capture || !s->worker)
+        if (event->recorder != s)
+            event->recorder->is_joined = true;
         return cudaSuccess;
+    }
+    if (s->capture && event->recorded && !(flags & cudaEventWaitExternal))
+        return invalidate(s->capture, cudaErrorStreamCaptureIsolation);
     std::shared_ptr<emulation::EventState> state = event->state;
     uint64_t record = state->last();
-    s->worker->push([=] { state->await(record); });
+    if (s->capture)
+        return emulation::submit(stream, [=] { state->await(state->last()); });
+    if (worker_of(s))
+        worker_of(s)->push([=] { state->await(record); });
     return cudaSuccess;
 }
 
@@ -394,14 +521,52 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
     return emulation::submit(stream, [=] { function(data); });
 }
 
+cudaError_t emulation_launch_owned(cudaStream_t stream, cudaHostFn_t function, void *data, cudaHostFn_t retire)
+{
+    std::shared_ptr<void> owner(data, retire);
+    return emulation::submit(stream, [=] { function(owner.get()); });
+}
+
+int emulation_capturing(cudaStream_t stream)
+{
+    return stream_of(stream)->capture != nullptr;
+}
+
+void emulation_set_free_hook(emulation_free_hook *hook)
+{
+    before_free = hook;
+}
+
+int emulation_set_owner(void *memory, int by_nccl)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    auto found = allocations.find(memory);
+    if (found == allocations.end() || found->second.by_nccl == static_cast<bool>(by_nccl))
+        return 0;
+    found->second.by_nccl = by_nccl;
+    return 1;
+}
+
+int emulation_is_device_memory(const void *memory, size_t bytes)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    const char *first = static_cast<const char *>(memory);
+    for (const auto &[begin, allocation] : allocations)
+        if (first >= static_cast<char *>(begin) && first + bytes <= static_cast<char *>(begin) + allocation.bytes)
+            return 1;
+    return 0;
+}
+
 // ---- graphs --------------------------------------------------------------------------------------
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode)
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode)
 {
     if (!stream || stream->capture)
         return result(cudaErrorStreamCaptureUnsupported);
-    stream->capture = new CUgraph_st{{}, false};
+    std::lock_guard<std::mutex> hold(lock);
+    stream->capture = new CUgraph_st{{}, cudaSuccess, mode, std::this_thread::get_id()};
     stream->is_origin = true;
+    stream->is_joined = true;
     return cudaSuccess;
 }
 
@@ -411,16 +576,23 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
     if (!stream->capture || !stream->is_origin)
         return result(cudaErrorStreamCaptureUnmatched);
     CUgraph_st *captured = stream->capture;
+    if (captured->mode != cudaStreamCaptureModeRelaxed && captured->thread != std::this_thread::get_id())
+        return result(cudaErrorStreamCaptureWrongThread);
+    bool joined = true;
     {
         std::lock_guard<std::mutex> hold(lock);
-        for (CUstream_st *other : streams)
-            if (other->capture == captured)
-                other->capture = nullptr;
+        for (CUstream_st *other : streams) {
+            if (other->capture != captured)
+                continue;
+            joined = joined && (other == stream || other->is_joined);
+            other->capture = nullptr;
+        }
     }
     stream->is_origin = false;
-    if (captured->invalid) {
+    if (captured->invalid != cudaSuccess || !joined) {
+        bool invalid = captured->invalid != cudaSuccess;
         delete captured;
-        return result(cudaErrorStreamCaptureInvalidated);
+        return result(invalid ? cudaErrorStreamCaptureInvalidated : cudaErrorStreamCaptureUnjoined);
     }
     *graph = captured;
     return cudaSuccess;
@@ -440,6 +612,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
+    if (stream_of(stream)->capture)
+        return invalidate(stream_of(stream)->capture, cudaErrorStreamCaptureUnsupported);
     for (const Work &work : exec->work) {
         cudaError_t error = emulation::submit(stream, work);
         if (error != cudaSuccess)
@@ -474,12 +648,15 @@ cudaError_t cudaSetDevice(int device)
 {
     int count;
     cudaError_t error = cudaGetDeviceCount(&count);
-    return error != cudaSuccess ? error : result(device < count ? cudaSuccess : cudaErrorInvalidDevice);
+    if (error != cudaSuccess || device < 0 || device >= count)
+        return error != cudaSuccess ? error : result(cudaErrorInvalidDevice);
+    current_device = device;
+    return cudaSuccess;
 }
 
 cudaError_t cudaGetDevice(int *device)
 {
-    *device = 0;
+    *device = current_device;
     return cudaSuccess;
 }
 

@@ -113,6 +113,10 @@ for name in ("exchange_bytes", "padding_bytes", "routing_bytes"):
 for once, many in zip(first["traffic"], replayed["traffic"]):
     assert once["padding_bytes"] != many["padding_bytes"], "the gate chose alike in every iteration"
 PYTHON
+# A rank dies while the others replay: what ends a communicator waits for graphs that hold calls of it.
+VICTIM=1 processes 4 plan.hepb -n 1000000 && fail "a rank died, and the others went on with their graphs"
+grep -Eq '^hep-run: .*rank 1, process [0-9]+ on .*is gone' err.0 || fail "no word of the dead rank: $(cat err.*)"
+cat err.* | grep '^emulat' && fail "NCCL was used as it must not be"
 in_processes naive dc=1,gpu=1 -n 2
 grep -q "'exchange = padded' with a 'capacity'" cuda.json || fail "counted exchanges are replayed, or no reason says why not"
 
@@ -121,6 +125,7 @@ SECONDS=0
 VICTIM=2 processes 4 plan.hepb -n 1000000 && fail "a rank died, and the others continued"
 [ $SECONDS -lt 60 ] || fail "it took $SECONDS s to end"
 grep -Eq '^hep-run: .*rank 2, process [0-9]+ on .*is gone' err.0 || fail "no word of the dead rank: $(cat err.*)"
+cat err.* | grep '^emulat' && fail "NCCL was used as it must not be"
 [ "$(cat err.* | grep -c '^hep-run:')" = 1 ] || fail "more than one word: $(cat err.*)"
 # A rank whose device makes no progress while its process lives is named, and what it is at.
 STUCK=1 processes 4 plan.hepb -n 1000000 --no-graph --timeout 4 && fail "a device hung, and nobody noticed"

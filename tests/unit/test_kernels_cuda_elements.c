@@ -24,7 +24,8 @@ Test(kernels_cuda, embed_and_its_gradient)
             Tensor dembedding = make_random(dtypes[d], 1, elements, 1);
             Tensor tokens_there = device_copy(tokens), x_there = device_like(x);
             Tensor dembedding_there = device_copy(dembedding);
-            const CudaQueue *q = device_queue(0);
+            StepTensors operands = {.embed_backward = {.tokens = tokens, .dx = dx, .dembedding = dembedding}};
+            const CudaQueue *q = device_queue(cuda_op_scratch(&dims, OP_EMBED_BACKWARD, &operands, 1));
             host_embed(&dims, tokens, embedding, x);
             EXPECT_SUCCESS(cuda_embed(q, &dims, tokens_there, device_copy(embedding), x_there));
             expect_same(x_there, x, tensor_bytes(x), "embed");
@@ -36,18 +37,46 @@ Test(kernels_cuda, embed_and_its_gradient)
     }
 }
 
-Test(kernels_cuda, gradient_of_one_word_and_many_tokens)
+// The words of batches that share each with many tokens, and some with one: those of a chunk, of several, and between.
+static void expect_word_sums(Dtype dtype, uint32_t vocabulary, int32_t (*word_of)(uint64_t token), uint32_t hidden)
 {
-    ModelDims dims = {.dtype = DTYPE_F32, .hidden = 3, .vocabulary = 2, .sequence = 100, .batch = 7};
-    Tensor tokens = make(DTYPE_I32, dims.batch, dims.sequence + 1), dx = make_random(DTYPE_F32, 700, 3, 1);
-    Tensor dembedding = make_random(DTYPE_F32, 1, model_embedding_elements(&dims), 1);
+    ModelDims dims = {.dtype = dtype, .hidden = hidden, .vocabulary = vocabulary, .sequence = 100, .batch = 7};
+    Tensor tokens = make(DTYPE_I32, dims.batch, dims.sequence + 1), dx = make_random(dtype, 700, hidden, 1);
+    uint64_t elements = model_embedding_elements(&dims);
+    Tensor dembedding = make_random(dtype, 1, elements, 1);
     for (uint64_t i = 0; i < tokens.rows * tokens.cols; i++)
-        ((int32_t *)tokens.data)[i] = 1;
+        ((int32_t *)tokens.data)[i] = word_of(i);
     Tensor there = device_copy(dembedding);
+    StepTensors operands = {.embed_backward = {.tokens = tokens, .dx = dx, .dembedding = dembedding}};
+    const CudaQueue *q = device_queue(cuda_op_scratch(&dims, OP_EMBED_BACKWARD, &operands, 1));
     host_embed_backward(&dims, tokens, dx, dembedding);
-    EXPECT_SUCCESS(cuda_embed_backward(device_queue(0), &dims, device_copy(tokens), device_copy(dx), there));
-    expect_near(there, dembedding, model_embedding_elements(&dims), elementwise_tolerance(DTYPE_F32), "one word");
+    EXPECT_SUCCESS(cuda_embed_backward(q, &dims, device_copy(tokens), device_copy(dx), there));
+    // each side makes 700 roundings at most, of numbers not larger than the result by much
+    expect_near(there, dembedding, elements, elementwise_tolerance(dtype) + 2 * 700 * rounding(DTYPE_F32), "words");
     device_finish();
+}
+
+static int32_t one_word(uint64_t token)
+{
+    (void)token;
+    return 1;
+}
+
+static int32_t few_words(uint64_t token)
+{
+    return (int32_t)(token * token % 11);
+}
+
+static int32_t many_words(uint64_t token)
+{
+    return token % 3 ? (int32_t)(token * 7919 % 70001) : 70000;
+}
+
+Test(kernels_cuda, gradients_of_words)
+{
+    expect_word_sums(DTYPE_F32, 2, one_word, 3);
+    expect_word_sums(DTYPE_F16, 11, few_words, 16);
+    expect_word_sums(DTYPE_BF16, 70001, many_words, 9);
 }
 
 Test(kernels_cuda, residual_with_and_without_shared)
