@@ -22,6 +22,8 @@ typedef struct {
     double decode_bandwidth; // and that are decoded
     EngineKind engine;       // that plans are for: whose scratch counts in the memory they promise
     double peak_flops;       // what its data sheet promises; 0: not known, `compute_flops` counts
+    double
+        backward_flops; // sustained by products of backward passes; 0: `compute_flops`; in no plan, whose steps have it
 } Device;
 
 // A worker of the outermost level, where these differ. A plan places workers at positions x_0: which of

@@ -265,12 +265,14 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
     // them. The forward pass's way out may come before it.
     const double *out_s = backward ? cost->combine_s : cost->dispatch_s;
     const double *back_s = backward ? cost->dispatch_s : cost->combine_s;
-    double count = work->spec->plan.micro_batches, twice = backward ? 2 : 1;
+    double count = work->spec->plan.micro_batches;
     double again = backward && work->spec->plan.recomputes ? 1 : 0;
     double route_s = cost_levels_s(cost->route_s), exchange_s = cost_levels_s(out_s) + cost_levels_s(back_s);
-    double own_s = twice * layer->pre_expert_s, dense_s = twice * layer->dense_s, sums_s = 0, once_s = 0;
+    double own_s = backward ? layer->pre_expert_backward_s : layer->pre_expert_s, sums_s = 0, once_s = 0;
+    double dense_s = backward ? layer->dense_backward_s : layer->dense_s;
+    double expert_s = backward ? cost->expert_backward_s : cost->expert_s;
     *pass = (PassCost){.before_s = route_s + cost_levels_s(out_s) + again * again_s(layer, cost),
-                       .compute_s = twice * cost->expert_s,
+                       .compute_s = expert_s,
                        .after_s = cost_levels_s(back_s) + dense_s};
     *(backward ? &pass->after_s : &pass->before_s) += own_s;
     if (backward) {
@@ -281,7 +283,7 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
     }
     pass->pre_expert_s = count * (own_s + again * layer->pre_expert_s);
     pass->exchange_s = count * (exchange_s + again * cost_levels_s(cost->dispatch_s));
-    pass->expert_s = count * twice * cost->expert_s;
+    pass->expert_s = count * expert_s;
     pass->other_s = count * (dense_s + route_s * (1 + again / 2) + sums_s) + once_s;
     double others_s = (count - 1) * (pass->before_s + pass->compute_s + pass->after_s);
     pass->compute_s += others_s + (backward ? cost->expert_round_s : 0);
@@ -297,11 +299,36 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
 double cost_dense_pass_s(const Workload *work, uint32_t index, bool backward)
 {
     const LayerWork *layer = &work->layers[index];
-    double once_s = layer->pre_expert_s + layer->dense_s, count = work->spec->plan.micro_batches;
+    double count = work->spec->plan.micro_batches;
     if (!backward)
-        return count * once_s;
+        return count * (layer->pre_expert_s + layer->dense_s);
     double again_s = work->spec->plan.recomputes ? layer->pre_expert_s : 0;
-    return count * (2 * once_s + again_s + layer->dense_sums_s) + layer->dense_round_s;
+    return count * (layer->pre_expert_backward_s + layer->dense_backward_s + again_s + layer->dense_sums_s) +
+           layer->dense_round_s;
+}
+
+// `held`: shares of the layer's experts that a GPU holds.
+static void cost_experts(const Workload *work, const LayerWork *layer, const Config *config, Dispatch dispatch,
+                         double held, LayerCost *cost)
+{
+    const Spec *spec = work->spec;
+    const Device *device = &spec->cluster.device;
+    cost->expert_s = layer->expert_compute_s;
+    cost->expert_backward_s = layer->expert_backward * layer->expert_compute_s;
+    if (layer->expert_flops > 0) {
+        double experts_held = spec->model.experts / workload_shards(spec) * held;
+        double rows = layer->tokens * spec->model.top_k * spec_computing_part(&spec->model) / experts_held;
+        cost->expert_s += layer->expert_scale * workload_matrix_s(device, layer->expert_flops, rows);
+        cost->expert_backward_s += layer->expert_backward_scale *
+                                   workload_backward_s(device, layer->expert_backward * layer->expert_flops, rows);
+    }
+    if (!layer->routing)
+        return;
+    // What all GPUs of a domain hold is computed by all of them.
+    double busiest =
+        routing_load(layer->routing, config->domain, spec->cluster.level_count - 1, dispatch).busiest_experts;
+    cost->expert_s *= busiest;
+    cost->expert_backward_s *= busiest;
 }
 
 void cost_layer(const Workload *work, uint32_t index, const Config *config, Dispatch dispatch, LayerCost *cost)
@@ -324,15 +351,7 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
         cost_migration(work, layer, config, l, held, cost);
         held *= config->domain[l];
     }
-    cost->expert_s = layer->expert_compute_s;
-    if (layer->expert_flops > 0) {
-        double experts_held = spec->model.experts / workload_shards(spec) * held;
-        double rows = layer->tokens * spec->model.top_k * spec_computing_part(&spec->model) / experts_held;
-        cost->expert_s += layer->expert_scale * workload_matrix_s(&spec->cluster.device, layer->expert_flops, rows);
-    }
-    if (layer->routing) // what all GPUs of a domain hold is computed by all of them
-        cost->expert_s *=
-            routing_load(layer->routing, config->domain, spec->cluster.level_count - 1, dispatch).busiest_experts;
+    cost_experts(work, layer, config, dispatch, held, cost);
     if (held > 1 && codec_info(spec->plan.codec)->encodes)
         cost->codec_s = layer->expert_bytes *
                         (1 / spec->cluster.device.encode_bandwidth + held / spec->cluster.device.decode_bandwidth);

@@ -29,8 +29,8 @@ void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, Bu
 typedef struct {
     double dispatch_s[LEVELS_MAX], combine_s[LEVELS_MAX]; // one exchange each way at that level
     double gather_s[LEVELS_MAX], reduce_s[LEVELS_MAX];
-    double route_s[LEVELS_MAX];                                  // moving rows in and out of send buffers
-    double expert_s;                                             // forward; twice that backward
+    double route_s[LEVELS_MAX]; // moving rows in and out of send buffers
+    double expert_s, expert_backward_s;
     double send_rows[LEVELS_MAX];                                // expected rows a GPU sends to others, one way
     double payload_bytes[LEVELS_MAX], routing_bytes[LEVELS_MAX]; // of one dispatch; a combine carries the payload
     double padding_bytes[LEVELS_MAX];                            // of the payload, what is expected to be no row
