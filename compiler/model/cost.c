@@ -25,11 +25,18 @@ double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, d
     return cluster->levels[level].latency_s + cluster->levels[level].overhead_s * peers + slowest_s;
 }
 
-// Of the groups at level 0 that have so many peers.
-static const WorstPair *groups_of(const Spec *spec, GroupKind kind, double peers)
+// Pairs in the groups at level 0 that have so many peers.
+static PairLines lines_of(const Spec *spec, GroupKind kind, double peers)
 {
+    const Outer *outer = spec->outer;
     uint32_t members = (uint32_t)peers + 1;
-    return outer_group(spec->outer, kind, kind == GROUP_GATHER ? members : spec->cluster.levels[0].count / members);
+    uint32_t domain = kind == GROUP_GATHER ? members : spec->cluster.levels[0].count / members;
+    PairLines lines = *outer_lines(outer, kind, domain);
+    const WorstPair *worst = outer_group(outer, kind, domain);
+    if (lines.count == 0)
+        pair_lines_add(&lines,
+                       (PairLine){worst->latency_s, fmax(outer->port_s_per_byte, worst->link_s_per_byte / peers)});
+    return lines;
 }
 
 double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers)
@@ -37,13 +44,13 @@ double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double byt
     const Cluster *cluster = &spec->cluster;
     if (level > 0 || !spec->outer || peers <= 0)
         return cost_collective_s(cluster, level, bytes, peers);
-    const WorstPair *groups = groups_of(spec, kind, peers);
-    double s_per_byte = fmax(spec->outer->port_s_per_byte, groups->link_s_per_byte / peers);
-    double slowest_s = (double)cluster_gpus_below(cluster, 0) * bytes * s_per_byte;
+    PairLines lines = lines_of(spec, kind, peers);
+    double inner_s = 0;
     for (uint32_t j = 1; j < cluster->level_count; j++)
-        slowest_s =
-            fmax(slowest_s, (double)cluster_gpus_below(cluster, j) * bytes / cluster->levels[j].bandwidth_bytes_per_s);
-    return groups->latency_s + cluster->levels[0].overhead_s * peers + slowest_s;
+        inner_s =
+            fmax(inner_s, (double)cluster_gpus_below(cluster, j) * bytes / cluster->levels[j].bandwidth_bytes_per_s);
+    double slowest_s = pair_lines_s(&lines, (double)cluster_gpus_below(cluster, 0) * bytes, inner_s);
+    return cluster->levels[0].overhead_s * peers + slowest_s;
 }
 
 double cost_sum_s(const Spec *spec, uint32_t level, double bytes)
@@ -62,18 +69,15 @@ static void add_port_bytes(const Spec *spec, uint32_t level, double bytes, doubl
     }
 }
 
-// Adds the time each port from `level` inwards is busy with a collective at `level`. Start-up cost is
-// charged to the port of that level alone, which makes one layer on one tier the paper's formula.
-static void add_port_time(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers,
-                          double port_s[LEVELS_MAX])
+// What is on its way when the port of `level` has let the last bytes through: of workers that differ those of the
+// slowest port.
+static double port_latency_s(const Spec *spec, GroupKind kind, uint32_t level, double peers)
 {
     if (peers <= 0)
-        return;
-    const Cluster *cluster = &spec->cluster;
-    bool heterogeneous = level == 0 && spec->outer;
-    double latency_s = heterogeneous ? groups_of(spec, kind, peers)->latency_s : cluster->levels[level].latency_s;
-    port_s[level] += latency_s + cluster->levels[level].overhead_s * peers;
-    add_port_bytes(spec, level, bytes, port_s);
+        return 0;
+    if (level > 0 || !spec->outer)
+        return spec->cluster.levels[level].latency_s;
+    return lines_of(spec, kind, peers).lines[0].latency_s;
 }
 
 double cost_levels_s(const double of_level[LEVELS_MAX])
@@ -186,8 +190,9 @@ static void cost_exchange(const Workload *work, const LayerWork *layer, const Co
     double back_bytes = busiest * cost->payload_bytes[level];
     cost->dispatch_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, out_bytes, peers);
     cost->combine_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, back_bytes, peers);
-    add_port_time(spec, GROUP_EXCHANGE, level, out_bytes, peers, cost->port_dispatch_s);
-    add_port_time(spec, GROUP_EXCHANGE, level, back_bytes, peers, cost->port_combine_s);
+    add_port_bytes(spec, level, out_bytes, cost->port_dispatch_s);
+    add_port_bytes(spec, level, back_bytes, cost->port_combine_s);
+    cost->port_latency_s[level] = fmax(cost->port_latency_s[level], port_latency_s(spec, GROUP_EXCHANGE, level, peers));
 }
 
 static void cost_migration(const Workload *work, const LayerWork *layer, const Config *config, uint32_t level,
@@ -196,13 +201,15 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
     double peers = config->domain[level] - 1.0;
     cost->gather_bytes[level] = layer->sent_bytes * shards_before * peers;
     cost->gather_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers);
-    add_port_time(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers, cost->port_gather_s);
+    add_port_bytes(work->spec, level, cost->gather_bytes[level], cost->port_gather_s);
+    cost->port_latency_s[level] =
+        fmax(cost->port_latency_s[level], port_latency_s(work->spec, GROUP_GATHER, level, peers));
     if (work->spec->plan.pass == PASS_FORWARD)
         return;
     if (config->regather && level >= config->once) {
         cost->again_bytes[level] = cost->gather_bytes[level];
         cost->again_s += cost->gather_s[level];
-        add_port_time(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers, cost->port_again_s);
+        add_port_bytes(work->spec, level, cost->gather_bytes[level], cost->port_again_s);
     }
     // Gradients go home the gather reversed: whole sums, or packets of what the others are to get.
     cost->reduce_bytes[level] = layer->returned_bytes * shards_before * peers;
@@ -211,7 +218,7 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
             layer->expert_bytes * shards_before *
             (peers / work->spec->cluster.device.encode_bandwidth + 1 / work->spec->cluster.device.decode_bandwidth);
     cost->reduce_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers);
-    add_port_time(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers, cost->port_reduce_s);
+    add_port_bytes(work->spec, level, cost->reduce_bytes[level], cost->port_reduce_s);
 }
 
 // The shared expert is summed over all GPUs that hold different experts, a share of the sum in every iteration.
@@ -224,8 +231,7 @@ static void cost_mean(const Workload *work, const LayerWork *layer, LayerCost *c
         double port_s[LEVELS_MAX] = {0};
         cost->mean_bytes[l] = bytes / every;
         cost->sync_s += cost_sum_s(spec, l, bytes) / every;
-        for (int way = 0; way < 2; way++)
-            add_port_time(spec, GROUP_LEVEL, l, bytes / 2, count - 1, port_s);
+        add_port_bytes(spec, l, bytes, port_s);
         for (uint32_t j = 0; j < LEVELS_MAX; j++)
             cost->port_reduce_s[j] += port_s[j] / every;
     }
@@ -291,8 +297,11 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
     for (uint32_t j = 0; j < LEVELS_MAX; j++) {
         double out = backward ? cost->port_combine_s[j] + again * cost->port_dispatch_s[j] : cost->port_dispatch_s[j];
         double back = backward ? cost->port_dispatch_s[j] : cost->port_combine_s[j];
-        pass->port_before_s[j] = out;
-        pass->port_after_s[j] = back + (count - 1) * (out + back);
+        // Latencies keep no port busy, but the last one before the wait is waited for.
+        bool gathers = (backward ? cost->again_bytes[j] : cost->gather_bytes[j]) > 0;
+        double latency_s = gathers || out_s[j] > 0 ? cost->port_latency_s[j] : 0;
+        pass->port_before_s[j] = out + latency_s;
+        pass->port_after_s[j] = back + (count - 1) * (out + back) - latency_s;
     }
 }
 
