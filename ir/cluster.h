@@ -22,6 +22,8 @@ typedef struct {
     double decode_bandwidth; // and that are decoded
     EngineKind engine;       // that plans are for: whose scratch counts in the memory they promise
     double peak_flops;       // what its data sheet promises; 0: not known, `compute_flops` counts
+    double
+        backward_flops; // sustained by products of backward passes; 0: `compute_flops`; in no plan, whose steps have it
 } Device;
 
 // A worker of the outermost level, where these differ. A plan places workers at positions x_0: which of
@@ -78,6 +80,26 @@ typedef struct {
     double latency_s;       // the largest
     double link_s_per_byte; // of the slowest link; 0: only ports limit
 } WorstPair;
+
+// The same without taking the latency of one pair for the bandwidth of another: a collective in which every GPU sends V
+// bytes to its peers takes the largest of latency_s + c_0 V s_per_byte over these lines, none of which is above another
+// everywhere. A pair with a link of its own is exact; of all others the slowest port and the largest latency make one
+// line. Should there be more, neighbours are joined, which makes them slower.
+enum { PAIR_LINES_MAX = 8 };
+
+typedef struct {
+    double latency_s, s_per_byte; // by the pair's ports, or by its link of which it has 1 / peers of V
+} PairLine;
+
+typedef struct {
+    uint32_t count;                 // 0: all workers alike
+    PairLine lines[PAIR_LINES_MAX]; // latencies ascend, s_per_byte descend
+} PairLines;
+
+void pair_lines_add(PairLines *lines, PairLine line);
+// `bytes`: c_0 V; `inner_s`: what the ports of inner levels take, which every pair waits for.
+double pair_lines_s(const PairLines *lines, double bytes, double inner_s);
+PairLines cluster_pair_lines(const Cluster *cluster, const Group *group, uint32_t linked[]);
 
 // `linked` is scratch of one number per port.
 WorstPair cluster_worst_pair(const Cluster *cluster, const Group *group, uint32_t linked[]);

@@ -49,6 +49,7 @@ static void scale_volumes(const Workload *work, double factor, Workload *changed
         *layer = work->layers[k];
         layer->data_bytes *= factor;
         layer->pre_expert_s *= factor;
+        layer->pre_expert_backward_s *= factor;
         layer->expert_compute_s *= factor;
     }
 }

@@ -2,7 +2,8 @@
 // and batch (in which alone a profile may differ from the model); `loss_s`; `layers`, one object each: `pre_expert_s`
 // (attention), `dense_s` (feed-forward, or shared experts), and where there are experts `gate_s`, `expert_s`,
 // `expert_flops` and `expert_rows` (of the busiest GPU: time, FLOPs, rows per expert), `histogram` (how often each
-// expert was chosen). Times in seconds, for the tokens of one GPU.
+// expert was chosen). Profiles of training plans have each of these times of the backward pass, too, as
+// `loss_backward_s` and so on. Times in seconds, for the tokens of one GPU.
 #include "compiler/frontend/profile.h"
 
 #include <cjson/cJSON.h>
@@ -40,6 +41,21 @@ static bool read_seconds(const cJSON *object, const char *key, double *out)
     return read_number(object, key, out) && *out <= seconds_max;
 }
 
+// 0 where it was not measured.
+static bool read_optional_seconds(const cJSON *object, const char *key, double *out)
+{
+    *out = 0;
+    return !cJSON_GetObjectItemCaseSensitive(object, key) || read_seconds(object, key, out);
+}
+
+static bool read_backward(const cJSON *layer, MeasuredLayer *out)
+{
+    return read_optional_seconds(layer, "pre_expert_backward_s", &out->pre_expert_backward_s) &&
+           read_optional_seconds(layer, "gate_backward_s", &out->gate_backward_s) &&
+           read_optional_seconds(layer, "dense_backward_s", &out->dense_backward_s) &&
+           read_optional_seconds(layer, "expert_backward_s", &out->expert_backward_s);
+}
+
 static bool read_histogram(const Reader *reader, const cJSON *layer, uint32_t index)
 {
     SpecModel *model = reader->model;
@@ -65,6 +81,8 @@ static bool read_layer(const Reader *reader, const cJSON *layer, uint32_t index,
 {
     if (!read_seconds(layer, "pre_expert_s", &out->pre_expert_s) || !read_seconds(layer, "dense_s", &out->dense_s))
         return complain(reader, "'pre_expert_s' and 'dense_s', in seconds", index);
+    if (!read_backward(layer, out))
+        return complain(reader, "times of the backward pass in seconds", index);
     if (!spec_layer_is_moe(reader->model, index))
         return true;
     if (!read_seconds(layer, "gate_s", &out->gate_s) || !read_seconds(layer, "expert_s", &out->expert_s) ||
@@ -110,7 +128,9 @@ static bool read_profile(const Reader *reader, const cJSON *root)
     MeasuredTimes *times = arena_alloc(reader->arena, sizeof(*times));
     const cJSON *layers = cJSON_GetObjectItemCaseSensitive(root, "layers");
     if (!read_number(cJSON_GetObjectItemCaseSensitive(root, "model"), "batch", &batch) || batch < 1 ||
-        !read_seconds(root, "loss_s", &times->loss_s) || cJSON_GetArraySize(layers) != (int)model->layers) {
+        !read_seconds(root, "loss_s", &times->loss_s) ||
+        !read_optional_seconds(root, "loss_backward_s", &times->loss_backward_s) ||
+        cJSON_GetArraySize(layers) != (int)model->layers) {
         diag_error_plain(reader->diag, "%s: expected 'batch', 'loss_s' and an object in 'layers' for each of them",
                          reader->path);
         return false;

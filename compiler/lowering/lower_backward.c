@@ -154,7 +154,7 @@ static int32_t add_shared_backward(Lowering *l, uint32_t k, int32_t dx, int32_t 
                                                        .dx = dx,
                                                        .drows = dshared_rows,
                                                        .ddense = ddense}};
-    lowering_add_local(l, OP_SHARED_EXPERT_BACKWARD, (int32_t)k, 2 * l->work->layers[k].dense_s, operands);
+    lowering_add_local(l, OP_SHARED_EXPERT_BACKWARD, (int32_t)k, l->work->layers[k].dense_backward_s, operands);
     return dshared_rows;
 }
 
@@ -187,8 +187,11 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
                                               .drows = drows.rows,
                                               .drecords = drows.records,
                                               .dexperts = sum.part}};
-    StepSpec step = {
-        .op = OP_EXPERT_BACKWARD, .layer = (int32_t)k, .level = NONE, .group = NONE, .cost_s = 2 * l->cost.expert_s};
+    StepSpec step = {.op = OP_EXPERT_BACKWARD,
+                     .layer = (int32_t)k,
+                     .level = NONE,
+                     .group = NONE,
+                     .cost_s = l->cost.expert_backward_s};
     lowering_note_read(l, lowering_limited(l, builder_add_step(l->builder, step, expert)));
     lowering_accumulate(l, &sum, sum.part);
     lowering_end_sum(l, &sum);
@@ -203,7 +206,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
                                           .dense = layer->held_dense,
                                           .dx = dx,
                                           .ddense = ddense}};
-    lowering_add_local(l, OP_GATE_BACKWARD, (int32_t)k, 2 * l->work->layers[k].gate_s, gate);
+    lowering_add_local(l, OP_GATE_BACKWARD, (int32_t)k, l->work->layers[k].gate_backward_s, gate);
 }
 
 // What the backward pass reads of the forward pass, from the layer's input: rows travel to the experts again, results
@@ -233,11 +236,12 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
         add_moe_backward(l, k, dx, sum.part);
     } else {
         StepBuffers ffn = {.ffn_backward = {.x = layer->y, .dense = layer->held_dense, .dx = dx, .ddense = sum.part}};
-        lowering_add_local(l, OP_FFN_BACKWARD, (int32_t)k, 2 * work->dense_s, ffn);
+        lowering_add_local(l, OP_FFN_BACKWARD, (int32_t)k, work->dense_backward_s, ffn);
     }
     StepBuffers attention = {
         .pre_expert_backward = {.x = layer->x, .dense = layer->held_dense, .dx = dx, .ddense = sum.part}};
-    lowering_add_local(l, OP_PRE_EXPERT_BACKWARD, (int32_t)k, 2 * work->pre_expert_s, attention);
+    lowering_add_local(l, OP_PRE_EXPERT_BACKWARD, (int32_t)k, work->pre_expert_backward_s - work->gate_backward_s,
+                       attention);
     lowering_accumulate(l, &sum, sum.part);
     lowering_end_sum(l, &sum);
     note_update(l, (int32_t)k, layer->dense, lowering_return_bundle(l, (int32_t)k, layer->dense, sum.whole));
@@ -260,7 +264,7 @@ void lowering_add_backward(Lowering *l)
                                           .embedding = l->held_embedding,
                                           .dx = dx,
                                           .dembedding = sum.part}};
-    lowering_add_local(l, OP_LOSS_BACKWARD, NONE, 2 * l->work->loss_s, loss);
+    lowering_add_local(l, OP_LOSS_BACKWARD, NONE, l->work->loss_backward_s, loss);
     lowering_accumulate(l, &sum, sum.part);
     l->read_count = 0;
     l->returned = l->limit = NONE;

@@ -25,11 +25,18 @@ double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, d
     return cluster->levels[level].latency_s + cluster->levels[level].overhead_s * peers + slowest_s;
 }
 
-// Of the groups at level 0 that have so many peers.
-static const WorstPair *groups_of(const Spec *spec, GroupKind kind, double peers)
+// Pairs in the groups at level 0 that have so many peers.
+static PairLines lines_of(const Spec *spec, GroupKind kind, double peers)
 {
+    const Outer *outer = spec->outer;
     uint32_t members = (uint32_t)peers + 1;
-    return outer_group(spec->outer, kind, kind == GROUP_GATHER ? members : spec->cluster.levels[0].count / members);
+    uint32_t domain = kind == GROUP_GATHER ? members : spec->cluster.levels[0].count / members;
+    PairLines lines = *outer_lines(outer, kind, domain);
+    const WorstPair *worst = outer_group(outer, kind, domain);
+    if (lines.count == 0)
+        pair_lines_add(&lines,
+                       (PairLine){worst->latency_s, fmax(outer->port_s_per_byte, worst->link_s_per_byte / peers)});
+    return lines;
 }
 
 double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers)
@@ -37,13 +44,13 @@ double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double byt
     const Cluster *cluster = &spec->cluster;
     if (level > 0 || !spec->outer || peers <= 0)
         return cost_collective_s(cluster, level, bytes, peers);
-    const WorstPair *groups = groups_of(spec, kind, peers);
-    double s_per_byte = fmax(spec->outer->port_s_per_byte, groups->link_s_per_byte / peers);
-    double slowest_s = (double)cluster_gpus_below(cluster, 0) * bytes * s_per_byte;
+    PairLines lines = lines_of(spec, kind, peers);
+    double inner_s = 0;
     for (uint32_t j = 1; j < cluster->level_count; j++)
-        slowest_s =
-            fmax(slowest_s, (double)cluster_gpus_below(cluster, j) * bytes / cluster->levels[j].bandwidth_bytes_per_s);
-    return groups->latency_s + cluster->levels[0].overhead_s * peers + slowest_s;
+        inner_s =
+            fmax(inner_s, (double)cluster_gpus_below(cluster, j) * bytes / cluster->levels[j].bandwidth_bytes_per_s);
+    double slowest_s = pair_lines_s(&lines, (double)cluster_gpus_below(cluster, 0) * bytes, inner_s);
+    return cluster->levels[0].overhead_s * peers + slowest_s;
 }
 
 double cost_sum_s(const Spec *spec, uint32_t level, double bytes)
@@ -62,18 +69,15 @@ static void add_port_bytes(const Spec *spec, uint32_t level, double bytes, doubl
     }
 }
 
-// Adds the time each port from `level` inwards is busy with a collective at `level`. Start-up cost is
-// charged to the port of that level alone, which makes one layer on one tier the paper's formula.
-static void add_port_time(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers,
-                          double port_s[LEVELS_MAX])
+// What is on its way when the port of `level` has let the last bytes through: of workers that differ those of the
+// slowest port.
+static double port_latency_s(const Spec *spec, GroupKind kind, uint32_t level, double peers)
 {
     if (peers <= 0)
-        return;
-    const Cluster *cluster = &spec->cluster;
-    bool heterogeneous = level == 0 && spec->outer;
-    double latency_s = heterogeneous ? groups_of(spec, kind, peers)->latency_s : cluster->levels[level].latency_s;
-    port_s[level] += latency_s + cluster->levels[level].overhead_s * peers;
-    add_port_bytes(spec, level, bytes, port_s);
+        return 0;
+    if (level > 0 || !spec->outer)
+        return spec->cluster.levels[level].latency_s;
+    return lines_of(spec, kind, peers).lines[0].latency_s;
 }
 
 double cost_levels_s(const double of_level[LEVELS_MAX])
@@ -186,8 +190,9 @@ static void cost_exchange(const Workload *work, const LayerWork *layer, const Co
     double back_bytes = busiest * cost->payload_bytes[level];
     cost->dispatch_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, out_bytes, peers);
     cost->combine_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, back_bytes, peers);
-    add_port_time(spec, GROUP_EXCHANGE, level, out_bytes, peers, cost->port_dispatch_s);
-    add_port_time(spec, GROUP_EXCHANGE, level, back_bytes, peers, cost->port_combine_s);
+    add_port_bytes(spec, level, out_bytes, cost->port_dispatch_s);
+    add_port_bytes(spec, level, back_bytes, cost->port_combine_s);
+    cost->port_latency_s[level] = fmax(cost->port_latency_s[level], port_latency_s(spec, GROUP_EXCHANGE, level, peers));
 }
 
 static void cost_migration(const Workload *work, const LayerWork *layer, const Config *config, uint32_t level,
@@ -196,13 +201,15 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
     double peers = config->domain[level] - 1.0;
     cost->gather_bytes[level] = layer->sent_bytes * shards_before * peers;
     cost->gather_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers);
-    add_port_time(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers, cost->port_gather_s);
+    add_port_bytes(work->spec, level, cost->gather_bytes[level], cost->port_gather_s);
+    cost->port_latency_s[level] =
+        fmax(cost->port_latency_s[level], port_latency_s(work->spec, GROUP_GATHER, level, peers));
     if (work->spec->plan.pass == PASS_FORWARD)
         return;
     if (config->regather && level >= config->once) {
         cost->again_bytes[level] = cost->gather_bytes[level];
         cost->again_s += cost->gather_s[level];
-        add_port_time(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers, cost->port_again_s);
+        add_port_bytes(work->spec, level, cost->gather_bytes[level], cost->port_again_s);
     }
     // Gradients go home the gather reversed: whole sums, or packets of what the others are to get.
     cost->reduce_bytes[level] = layer->returned_bytes * shards_before * peers;
@@ -211,7 +218,7 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
             layer->expert_bytes * shards_before *
             (peers / work->spec->cluster.device.encode_bandwidth + 1 / work->spec->cluster.device.decode_bandwidth);
     cost->reduce_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers);
-    add_port_time(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers, cost->port_reduce_s);
+    add_port_bytes(work->spec, level, cost->reduce_bytes[level], cost->port_reduce_s);
 }
 
 // The shared expert is summed over all GPUs that hold different experts, a share of the sum in every iteration.
@@ -224,8 +231,7 @@ static void cost_mean(const Workload *work, const LayerWork *layer, LayerCost *c
         double port_s[LEVELS_MAX] = {0};
         cost->mean_bytes[l] = bytes / every;
         cost->sync_s += cost_sum_s(spec, l, bytes) / every;
-        for (int way = 0; way < 2; way++)
-            add_port_time(spec, GROUP_LEVEL, l, bytes / 2, count - 1, port_s);
+        add_port_bytes(spec, l, bytes, port_s);
         for (uint32_t j = 0; j < LEVELS_MAX; j++)
             cost->port_reduce_s[j] += port_s[j] / every;
     }
@@ -265,12 +271,14 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
     // them. The forward pass's way out may come before it.
     const double *out_s = backward ? cost->combine_s : cost->dispatch_s;
     const double *back_s = backward ? cost->dispatch_s : cost->combine_s;
-    double count = work->spec->plan.micro_batches, twice = backward ? 2 : 1;
+    double count = work->spec->plan.micro_batches;
     double again = backward && work->spec->plan.recomputes ? 1 : 0;
     double route_s = cost_levels_s(cost->route_s), exchange_s = cost_levels_s(out_s) + cost_levels_s(back_s);
-    double own_s = twice * layer->pre_expert_s, dense_s = twice * layer->dense_s, sums_s = 0, once_s = 0;
+    double own_s = backward ? layer->pre_expert_backward_s : layer->pre_expert_s, sums_s = 0, once_s = 0;
+    double dense_s = backward ? layer->dense_backward_s : layer->dense_s;
+    double expert_s = backward ? cost->expert_backward_s : cost->expert_s;
     *pass = (PassCost){.before_s = route_s + cost_levels_s(out_s) + again * again_s(layer, cost),
-                       .compute_s = twice * cost->expert_s,
+                       .compute_s = expert_s,
                        .after_s = cost_levels_s(back_s) + dense_s};
     *(backward ? &pass->after_s : &pass->before_s) += own_s;
     if (backward) {
@@ -281,7 +289,7 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
     }
     pass->pre_expert_s = count * (own_s + again * layer->pre_expert_s);
     pass->exchange_s = count * (exchange_s + again * cost_levels_s(cost->dispatch_s));
-    pass->expert_s = count * twice * cost->expert_s;
+    pass->expert_s = count * expert_s;
     pass->other_s = count * (dense_s + route_s * (1 + again / 2) + sums_s) + once_s;
     double others_s = (count - 1) * (pass->before_s + pass->compute_s + pass->after_s);
     pass->compute_s += others_s + (backward ? cost->expert_round_s : 0);
@@ -289,19 +297,47 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
     for (uint32_t j = 0; j < LEVELS_MAX; j++) {
         double out = backward ? cost->port_combine_s[j] + again * cost->port_dispatch_s[j] : cost->port_dispatch_s[j];
         double back = backward ? cost->port_dispatch_s[j] : cost->port_combine_s[j];
-        pass->port_before_s[j] = out;
-        pass->port_after_s[j] = back + (count - 1) * (out + back);
+        // Latencies keep no port busy, but the last one before the wait is waited for.
+        bool gathers = (backward ? cost->again_bytes[j] : cost->gather_bytes[j]) > 0;
+        double latency_s = gathers || out_s[j] > 0 ? cost->port_latency_s[j] : 0;
+        pass->port_before_s[j] = out + latency_s;
+        pass->port_after_s[j] = back + (count - 1) * (out + back) - latency_s;
     }
 }
 
 double cost_dense_pass_s(const Workload *work, uint32_t index, bool backward)
 {
     const LayerWork *layer = &work->layers[index];
-    double once_s = layer->pre_expert_s + layer->dense_s, count = work->spec->plan.micro_batches;
+    double count = work->spec->plan.micro_batches;
     if (!backward)
-        return count * once_s;
+        return count * (layer->pre_expert_s + layer->dense_s);
     double again_s = work->spec->plan.recomputes ? layer->pre_expert_s : 0;
-    return count * (2 * once_s + again_s + layer->dense_sums_s) + layer->dense_round_s;
+    return count * (layer->pre_expert_backward_s + layer->dense_backward_s + again_s + layer->dense_sums_s) +
+           layer->dense_round_s;
+}
+
+// `held`: shares of the layer's experts that a GPU holds.
+static void cost_experts(const Workload *work, const LayerWork *layer, const Config *config, Dispatch dispatch,
+                         double held, LayerCost *cost)
+{
+    const Spec *spec = work->spec;
+    const Device *device = &spec->cluster.device;
+    cost->expert_s = layer->expert_compute_s;
+    cost->expert_backward_s = layer->expert_backward * layer->expert_compute_s;
+    if (layer->expert_flops > 0) {
+        double experts_held = spec->model.experts / workload_shards(spec) * held;
+        double rows = layer->tokens * spec->model.top_k * spec_computing_part(&spec->model) / experts_held;
+        cost->expert_s += layer->expert_scale * workload_matrix_s(device, layer->expert_flops, rows);
+        cost->expert_backward_s += layer->expert_backward_scale *
+                                   workload_backward_s(device, layer->expert_backward * layer->expert_flops, rows);
+    }
+    if (!layer->routing)
+        return;
+    // What all GPUs of a domain hold is computed by all of them.
+    double busiest =
+        routing_load(layer->routing, config->domain, spec->cluster.level_count - 1, dispatch).busiest_experts;
+    cost->expert_s *= busiest;
+    cost->expert_backward_s *= busiest;
 }
 
 void cost_layer(const Workload *work, uint32_t index, const Config *config, Dispatch dispatch, LayerCost *cost)
@@ -324,15 +360,7 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
         cost_migration(work, layer, config, l, held, cost);
         held *= config->domain[l];
     }
-    cost->expert_s = layer->expert_compute_s;
-    if (layer->expert_flops > 0) {
-        double experts_held = spec->model.experts / workload_shards(spec) * held;
-        double rows = layer->tokens * spec->model.top_k * spec_computing_part(&spec->model) / experts_held;
-        cost->expert_s += layer->expert_scale * workload_matrix_s(&spec->cluster.device, layer->expert_flops, rows);
-    }
-    if (layer->routing) // what all GPUs of a domain hold is computed by all of them
-        cost->expert_s *=
-            routing_load(layer->routing, config->domain, spec->cluster.level_count - 1, dispatch).busiest_experts;
+    cost_experts(work, layer, config, dispatch, held, cost);
     if (held > 1 && codec_info(spec->plan.codec)->encodes)
         cost->codec_s = layer->expert_bytes *
                         (1 / spec->cluster.device.encode_bandwidth + held / spec->cluster.device.decode_bandwidth);

@@ -29,8 +29,8 @@ void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, Bu
 typedef struct {
     double dispatch_s[LEVELS_MAX], combine_s[LEVELS_MAX]; // one exchange each way at that level
     double gather_s[LEVELS_MAX], reduce_s[LEVELS_MAX];
-    double route_s[LEVELS_MAX];                                  // moving rows in and out of send buffers
-    double expert_s;                                             // forward; twice that backward
+    double route_s[LEVELS_MAX]; // moving rows in and out of send buffers
+    double expert_s, expert_backward_s;
     double send_rows[LEVELS_MAX];                                // expected rows a GPU sends to others, one way
     double payload_bytes[LEVELS_MAX], routing_bytes[LEVELS_MAX]; // of one dispatch; a combine carries the payload
     double padding_bytes[LEVELS_MAX];                            // of the payload, what is expected to be no row
@@ -41,8 +41,9 @@ typedef struct {
     // Busy time of the port of level j by everything that passes it, summed over the levels.
     double port_dispatch_s[LEVELS_MAX], port_combine_s[LEVELS_MAX], port_gather_s[LEVELS_MAX],
         port_reduce_s[LEVELS_MAX];
-    double expert_sums_s;  // several micro-batches: adding up gradients of held experts, of one of them
-    double expert_round_s; // and what is done once: clearing, and rounding the sum
+    double port_latency_s[LEVELS_MAX]; // of what passes the port of level j last before experts are computed
+    double expert_sums_s;              // several micro-batches: adding up gradients of held experts, of one of them
+    double expert_round_s;             // and what is done once: clearing, and rounding the sum
     double again_s, port_again_s[LEVELS_MAX], again_bytes[LEVELS_MAX]; // gathered again, with encoding and decoding
     double codec_s;                                                    // encode + decode
     double mean_bytes[LEVELS_MAX];                                     // of the shared expert's sum, per iteration
@@ -66,8 +67,8 @@ double cost_dense_pass_s(const Workload *work, uint32_t layer, bool backward);
 
 // t_l(V, peers) = a_l + o_l peers + max_{j >= l} c_j V / B_j; 0 without peers.
 double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, double peers);
-// The same for groups of a kind, where the outermost level's slowest port, link and latency count:
-// a_max + o peers + max( c_0 V max(s_port, s_link / peers), max_{j >= 1} c_j V / B_j ), s in seconds per byte.
+// The same for groups of a kind, where workers of the outermost level differ: the slowest pair p counts,
+// o peers + max_p ( a_p + max( c_0 V max(s_port, s_link / peers), max_{j >= 1} c_j V / B_j ) ), s in seconds per byte.
 double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers);
 // A sum over the workers of a level: everybody gets the summands of a part, then the sums of all others. Each way is a
 // collective of its own, with its start-up. `bytes`: sent, both ways together.

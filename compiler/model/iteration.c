@@ -60,10 +60,15 @@ double iteration_loss_s(const Workload *work)
     return work->spec->plan.micro_batches * work->loss_s;
 }
 
+static double loss_backward_s(const Workload *work)
+{
+    return work->spec->plan.micro_batches * work->loss_backward_s;
+}
+
 Clock clock_begin_backward(const Workload *work, double forward_s)
 {
     Clock clock = clock_at(forward_s); // gathers for the backward pass start with it
-    clock.at_s[CLOCK_CHAIN] = forward_s + 2 * iteration_loss_s(work) + embedding_sums_s(work);
+    clock.at_s[CLOCK_CHAIN] = forward_s + loss_backward_s(work) + embedding_sums_s(work);
     return clock;
 }
 
@@ -139,9 +144,10 @@ static bool shares_dense(const Workload *work)
 static void pass_dense(const Workload *work, const ClockedLayer *of, bool backward, double *at_s, IterationCost *out)
 {
     const LayerWork *layer = &work->layers[of->layer];
-    double all_s = cost_dense_pass_s(work, of->layer, backward), twice = backward ? 2 : 1;
-    double attention_s = work->spec->plan.micro_batches * layer->pre_expert_s *
-                         (twice + (backward && work->spec->plan.recomputes ? 1 : 0));
+    double all_s = cost_dense_pass_s(work, of->layer, backward);
+    double own_s = backward ? layer->pre_expert_backward_s : layer->pre_expert_s;
+    double again_s = backward && work->spec->plan.recomputes ? layer->pre_expert_s : 0;
+    double attention_s = work->spec->plan.micro_batches * (own_s + again_s);
     at_s[CLOCK_CHAIN] += all_s;
     if (!out)
         return;
@@ -360,7 +366,7 @@ static void add_costs(CostCache *cache, IterationCost *out)
     double last_s = embedding_return_s(work, out->traffic), update_s = norm_s(work, out->traffic) + work->optimizer_s;
     out->return_s = end_s - clock.at_s[CLOCK_CHAIN] + last_s;
     out->iteration_s = end_s + last_s + update_s;
-    out->other_s += 2 * loss_s + embedding_sums_s(work) + update_s;
+    out->other_s += loss_backward_s(work) + embedding_sums_s(work) + update_s;
 }
 
 void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, IterationCost *out)

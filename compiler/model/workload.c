@@ -3,14 +3,26 @@
 
 #include <math.h>
 
+#include "compiler/model/backward.h"
 #include "ir/bundle.h"
 #include "ir/codec.h"
 
-double workload_matrix_s(const Device *device, double flops, double rows)
+static double matrix_s(const Device *device, double rate, double flops, double rows)
 {
     if (flops <= 0 || rows <= 0)
         return 0;
-    return flops / device->compute_flops * (1 + device->half_rate_rows / rows);
+    return flops / rate * (1 + device->half_rate_rows / rows);
+}
+
+double workload_matrix_s(const Device *device, double flops, double rows)
+{
+    return matrix_s(device, device->compute_flops, flops, rows);
+}
+
+double workload_backward_s(const Device *device, double flops, double rows)
+{
+    double rate = device->backward_flops > 0 ? device->backward_flops : device->compute_flops;
+    return matrix_s(device, rate, flops, rows);
 }
 
 Workload workload_counted(const Workload *work, Spec *spec)
@@ -48,6 +60,8 @@ static double share_bytes(const Spec *spec)
 static void derive_abstract(const SpecModel *model, uint32_t index, LayerWork *layer)
 {
     layer->pre_expert_s = spec_volume(model, VOLUME_PRE_EXPERT, index);
+    layer->pre_expert_backward_s = BACKWARD_ABSTRACT * layer->pre_expert_s;
+    layer->expert_backward = BACKWARD_ABSTRACT;
     if (!layer->is_moe)
         return;
     layer->expert_compute_s = spec_volume(model, VOLUME_EXPERT_COMPUTE, index);
@@ -66,11 +80,28 @@ static double seen_tokens(const SpecModel *model, const SpecMixer *mixer)
     return window - window * window / (2 * sequence);
 }
 
-// Projections, then scores and weighted values, then what a recurrent state takes.
-static double mixer_flops(const SpecModel *model, const SpecMixer *mixer, double tokens)
+static MixerFlops mixer_flops(const SpecModel *model, const SpecMixer *mixer, double tokens)
 {
-    return 2 * tokens * mixer->parameters + 4 * tokens * seen_tokens(model, mixer) * mixer->scored +
-           tokens * mixer->state;
+    return (MixerFlops){.projected = 2 * tokens * mixer->parameters,
+                        .scored = 4 * tokens * seen_tokens(model, mixer) * mixer->scored,
+                        .state = tokens * mixer->state};
+}
+
+static void derive_mixer(const Spec *spec, uint32_t index, LayerWork *layer)
+{
+    const Device *device = &spec->cluster.device;
+    SpecMixer mixer = spec_mixer(&spec->model, index);
+    MixerFlops flops = mixer_flops(&spec->model, &mixer, layer->tokens);
+    layer->pre_expert_s = workload_matrix_s(device, flops.projected + flops.scored + flops.state, layer->tokens);
+    layer->pre_expert_backward_s = workload_backward_s(device, backward_mixer(spec, index, flops), layer->tokens);
+}
+
+static void derive_dense_layers(const Spec *spec, double flops, LayerWork *layer)
+{
+    const Device *device = &spec->cluster.device;
+    layer->dense_s = workload_matrix_s(device, flops, layer->tokens);
+    layer->dense_backward_s =
+        workload_backward_s(device, flops * backward_feed_forward(spec->model.activation), layer->tokens);
 }
 
 static void derive_executed(const Spec *spec, uint32_t index, LayerWork *layer)
@@ -80,23 +111,45 @@ static void derive_executed(const Spec *spec, uint32_t index, LayerWork *layer)
     double tokens = (double)model->sequence * model->batch, hidden = model->hidden;
     double matrices = activation_matrices(model->activation);
     ModelDims dims = spec_dims(model);
-    SpecMixer mixer = spec_mixer(model, index);
     layer->tokens = tokens;
     layer->row_bytes = hidden * dtype_bytes(model->dtype);
-    layer->pre_expert_s = workload_matrix_s(device, mixer_flops(model, &mixer, tokens), tokens);
+    derive_mixer(spec, index, layer);
     if (!layer->is_moe) {
-        double inner = spec_layer_inner(model, index);
-        layer->dense_s = workload_matrix_s(device, 2 * tokens * matrices * hidden * inner, tokens);
+        derive_dense_layers(spec, 2 * tokens * matrices * hidden * spec_layer_inner(model, index), layer);
         return;
     }
-    double outputs = (double)model->experts + model->zero_experts;
-    layer->gate_s = workload_matrix_s(device, 2 * tokens * hidden * outputs, tokens);
+    double gate_flops = 2 * tokens * hidden * ((double)model->experts + model->zero_experts);
+    layer->gate_s = workload_matrix_s(device, gate_flops, tokens);
+    layer->gate_backward_s = workload_backward_s(device, backward_gate(spec) * gate_flops, tokens);
     layer->pre_expert_s += layer->gate_s;
-    layer->dense_s = workload_matrix_s(device, 2 * tokens * (double)model_shared_elements(&dims), tokens);
+    layer->pre_expert_backward_s += layer->gate_backward_s;
+    derive_dense_layers(spec, 2 * tokens * (double)model_shared_elements(&dims), layer);
+    layer->expert_backward = backward_feed_forward(model->activation);
     double visited = model->top_k * spec_computing_part(model); // experts per token
     layer->expert_flops = 2 * tokens * visited * matrices * hidden * model->inner;
     layer->data_bytes = tokens * model->top_k * layer->row_bytes;
     layer->expert_bytes = share_bytes(spec);
+}
+
+// Of a backward pass that was not measured the time that was derived, as much longer or shorter as the forward pass
+// was.
+static double measured_backward_s(double derived_s, double derived_forward_s, double forward_s, double backward_s)
+{
+    if (backward_s > 0)
+        return backward_s;
+    return derived_forward_s > 0 ? derived_s * forward_s / derived_forward_s : 0;
+}
+
+static void take_measured_experts(const Device *device, const MeasuredLayer *measured, LayerWork *layer)
+{
+    double derived_s = workload_matrix_s(device, measured->expert_flops, measured->expert_rows);
+    if (measured->expert_s <= 0 || derived_s <= 0)
+        return;
+    layer->expert_scale = layer->expert_backward_scale = measured->expert_s / derived_s;
+    if (measured->expert_backward_s > 0)
+        layer->expert_backward_scale =
+            measured->expert_backward_s /
+            workload_backward_s(device, layer->expert_backward * measured->expert_flops, measured->expert_rows);
 }
 
 // Times that were measured replace those derived; they grow with the tokens.
@@ -105,12 +158,20 @@ static void take_measured(const Spec *spec, uint32_t index, LayerWork *layer)
     const MeasuredTimes *times = spec->model.times;
     const MeasuredLayer *measured = &times->layers[index];
     double scale = layer->tokens / times->tokens;
-    layer->gate_s = scale * measured->gate_s;
-    layer->pre_expert_s = scale * measured->pre_expert_s + layer->gate_s;
-    layer->dense_s = scale * measured->dense_s;
-    double derived_s = workload_matrix_s(&spec->cluster.device, measured->expert_flops, measured->expert_rows);
-    if (measured->expert_s > 0 && derived_s > 0)
-        layer->expert_scale = measured->expert_s / derived_s;
+    double gate_s = scale * measured->gate_s, dense_s = scale * measured->dense_s;
+    double attention_s = scale * measured->pre_expert_s;
+    double attention_backward_s =
+        measured_backward_s(layer->pre_expert_backward_s - layer->gate_backward_s, layer->pre_expert_s - layer->gate_s,
+                            attention_s, scale * measured->pre_expert_backward_s);
+    layer->gate_backward_s =
+        measured_backward_s(layer->gate_backward_s, layer->gate_s, gate_s, scale * measured->gate_backward_s);
+    layer->dense_backward_s =
+        measured_backward_s(layer->dense_backward_s, layer->dense_s, dense_s, scale * measured->dense_backward_s);
+    layer->pre_expert_backward_s = attention_backward_s + layer->gate_backward_s;
+    layer->gate_s = gate_s;
+    layer->pre_expert_s = attention_s + gate_s;
+    layer->dense_s = dense_s;
+    take_measured_experts(&spec->cluster.device, measured, layer);
 }
 
 double optimizer_bytes_per_parameter(Dtype dtype)
@@ -151,8 +212,10 @@ static bool layers_alike(const LayerWork *a, const LayerWork *b)
            a->expert_flops == b->expert_flops && a->expert_compute_s == b->expert_compute_s &&
            a->data_bytes == b->data_bytes && a->expert_bytes == b->expert_bytes && a->sent_bytes == b->sent_bytes &&
            a->tokens == b->tokens && a->row_bytes == b->row_bytes && a->gate_s == b->gate_s &&
-           a->expert_scale == b->expert_scale && a->routing == b->routing &&
-           a->dense_share_bytes == b->dense_share_bytes;
+           a->expert_scale == b->expert_scale && a->pre_expert_backward_s == b->pre_expert_backward_s &&
+           a->dense_backward_s == b->dense_backward_s && a->gate_backward_s == b->gate_backward_s &&
+           a->expert_backward == b->expert_backward && a->expert_backward_scale == b->expert_backward_scale &&
+           a->routing == b->routing && a->dense_share_bytes == b->dense_share_bytes;
 }
 
 // Looks back along the kinds only, of which there are few.
@@ -185,6 +248,21 @@ static void derive_packets(const Spec *spec, LayerWork *layer)
         layer->mean_bytes = (double)elements * dtype_bytes(dims.dtype);
 }
 
+static void derive_loss(const Spec *spec, double tokens, Workload *work)
+{
+    const SpecModel *model = &spec->model;
+    const MeasuredTimes *times = model->times;
+    double flops = 2 * tokens * model->hidden * model->vocabulary;
+    work->loss_s = workload_matrix_s(&spec->cluster.device, flops, tokens);
+    work->loss_backward_s = workload_backward_s(&spec->cluster.device, flops * backward_loss(spec), tokens);
+    if (!times)
+        return;
+    double scale = tokens / times->tokens;
+    work->loss_backward_s =
+        measured_backward_s(work->loss_backward_s, work->loss_s, scale * times->loss_s, scale * times->loss_backward_s);
+    work->loss_s = scale * times->loss_s;
+}
+
 Workload *workload_derive(const Spec *spec, Arena *arena)
 {
     const SpecModel *model = &spec->model;
@@ -198,7 +276,7 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
     for (uint32_t k = 0; k < model->layers; k++) {
         LayerWork *layer = &work->layers[k];
         layer->is_moe = spec_layer_is_moe(model, k);
-        layer->expert_scale = 1;
+        layer->expert_scale = layer->expert_backward_scale = 1;
         layer->routing = model->layer_popularity ? routing_create(spec, model->layer_popularity[k], arena) : same;
         if (model->abstract)
             derive_abstract(model, k, layer);
@@ -214,9 +292,7 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
     }
     if (!model->abstract) {
         double tokens = (double)model->sequence * model->batch;
-        work->loss_s = workload_matrix_s(&spec->cluster.device, 2 * tokens * model->hidden * model->vocabulary, tokens);
-        if (model->times)
-            work->loss_s = model->times->loss_s * tokens / model->times->tokens;
+        derive_loss(spec, tokens, work);
         uint64_t embedding = model_embedding_elements(&dims);
         work->embedding_share_bytes = bundle_share_bytes(spec, embedding);
         work->dense_bytes += element * (double)embedding;

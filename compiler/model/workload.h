@@ -5,15 +5,17 @@
 
 #include "compiler/model/routing.h"
 
-// One model layer on one GPU. Times are of the forward pass.
+// One model layer on one GPU. Times are of the forward pass unless their names say otherwise.
 typedef struct {
     bool is_moe;
-    uint32_t kind;            // the first layer that is just like this one
-    double pre_expert_s;      // PE: attention, and the gate where there is one
-    double gate_s;            // the gate's part of it; 0 for abstract workloads
-    double dense_s;           // dense feed-forward layer, or the shared experts of an MoE layer
+    uint32_t kind;       // the first layer that is just like this one
+    double pre_expert_s; // PE: attention, and the gate where there is one
+    double gate_s;       // the gate's part of it; 0 for abstract workloads
+    double dense_s;      // dense feed-forward layer, or the shared experts of an MoE layer
+    double pre_expert_backward_s, gate_backward_s, dense_backward_s;
     double expert_flops;      // of all records of one GPU's tokens
     double expert_compute_s;  // given (abstract workloads); else 0 and expert_flops counts
+    double expert_backward;   // FLOPs of the experts' backward pass, or its time, over those of the forward pass
     double data_bytes;        // D: tokens x top_k x row bytes; one direction, before deduplication
     double expert_bytes;      // P: a GPU's share of the experts, uncompressed
     double sent_bytes;        // P as sent, after compression
@@ -25,14 +27,16 @@ typedef struct {
     double tokens;            // 0 for abstract workloads
     double row_bytes;         // bytes of a hidden vector; 0 for abstract workloads
     double expert_scale;      // time of the experts over that of their FLOPs: 1 unless measured
-    Popularity *routing;      // NULL: uniform
+    double expert_backward_scale;
+    Popularity *routing; // NULL: uniform
 } LayerWork;
 
 typedef struct {
     const Spec *spec;
     uint32_t layer_count, moe_count;
-    LayerWork *layers;            // [layer_count], in the arena
-    double loss_s;                // final norm, logits and cross-entropy
+    LayerWork *layers; // [layer_count], in the arena
+    double loss_s;     // final norm, logits and cross-entropy
+    double loss_backward_s;
     double dense_bytes;           // dense weights of all layers, embedding and final norm, whole
     double embedding_share_bytes; // training: what a GPU owns of embedding and final norm
     double owned_gradient_bytes;  // of everything that a GPU owns: what the optimizer reads
@@ -46,8 +50,10 @@ Workload *workload_derive(const Spec *spec, Arena *arena);
 // The same work with counted exchanges; `spec` is filled and must live as long.
 Workload workload_counted(const Workload *work, Spec *spec);
 
-// Time of matrix products of `rows` rows that cost `flops` in total on one GPU: rate halves at half_rate_rows.
+// Time of matrix products of `rows` rows that cost `flops` in total on one GPU: rate halves at half_rate_rows. Those of
+// the backward pass may have a rate of their own.
 double workload_matrix_s(const Device *device, double flops, double rows);
+double workload_backward_s(const Device *device, double flops, double rows);
 
 // What summing gradients of so many elements over the micro-batches of an iteration takes: 0 where there is one.
 typedef struct {

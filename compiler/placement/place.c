@@ -23,6 +23,7 @@ static double price_config(Pricing *pricing, const Config *config, const Placeme
 {
     pricing->domain->gather = profile->row;
     pricing->domain->exchange = profile->column;
+    pricing->domain->gather_lines.count = pricing->domain->exchange_lines.count = 0;
     IterationCost cost;
     cost_iteration(&pricing->work, config, pricing->spec.plan.dispatch, &cost);
     return cost.iteration_s;
@@ -212,6 +213,34 @@ static bool list_candidates(const Workload *work, Arena *arena, Diag *diag, Cand
     return true;
 }
 
+// What no placement stays below of which only the worst figures are known, maybe of different pairs.
+static PairLines least_lines(const Cluster *cluster, const Pairs *pairs, const Outer *outer, const WorstPair *floor,
+                             double peers)
+{
+    PairLines lines = {0};
+    double fastest = 0, least_s = INFINITY;
+    for (uint32_t w = 0; w < cluster->port_count; w++)
+        fastest = fmax(fastest, cluster->ports[w].bandwidth_bytes_per_s);
+    for (uint32_t a = 0; a < pairs->count; a++)
+        for (uint32_t b = 0; b < pairs->count; b++)
+            least_s = a == b ? least_s : fmin(least_s, pairs->latency_s[(size_t)a * pairs->count + b]);
+    if (peers <= 0)
+        return lines;
+    pair_lines_add(&lines, (PairLine){floor->latency_s, 1 / fastest});
+    pair_lines_add(&lines, (PairLine){least_s, fmax(outer->port_s_per_byte, floor->link_s_per_byte / peers)});
+    return lines;
+}
+
+// Do pairs differ in their latency? Else the worst pair is a line.
+static bool latencies_differ(const Pairs *pairs)
+{
+    for (uint32_t a = 0; a < pairs->count; a++)
+        for (uint32_t b = a + 1; b < pairs->count; b++)
+            if (pairs->latency_s[(size_t)a * pairs->count + b] != pairs->latency_s[1])
+                return true;
+    return false;
+}
+
 // What no placement with any mix stays below: the mix solved as if every domain size had its own placement,
 // each as good as any can be.
 static double bound_all(const Workload *work, const PlannerOptions *options, const Placement *placements, size_t count,
@@ -226,8 +255,12 @@ static double bound_all(const Workload *work, const PlannerOptions *options, con
         for (size_t p = 0; p < count; p++)
             if (placements[p].domain == outer.domains[i].domain)
                 floor = placements[p].floor;
-        outer.domains[i].gather = floor.row;
-        outer.domains[i].exchange = floor.column;
+        OuterDomain *domain = &outer.domains[i];
+        double rows = domain->domain - 1.0, columns = (double)pairs->count / domain->domain - 1;
+        domain->gather = floor.row;
+        domain->exchange = floor.column;
+        domain->gather_lines = least_lines(&spec.cluster, pairs, &outer, &floor.row, rows);
+        domain->exchange_lines = least_lines(&spec.cluster, pairs, &outer, &floor.column, columns);
     }
     spec.outer = &outer;
     relaxed.spec = &spec;
@@ -291,10 +324,11 @@ bool place_and_solve(const Workload **work, const PlannerOptions *options, Arena
     // The search's bound is on one configuration for all layers; mixes have a weaker one.
     bool single = given->moe_count <= 1 || spec->plan.domain_request != DOMAIN_AUTO;
     double bound_s = found.bound_s;
-    if (!single) {
+    if (!single)
         try_others(given, options, &found, arena, work, solution);
+    // The search takes the worst latency and the worst bandwidth of a group for one pair's.
+    if (!single || latencies_differ(pairs_of_cluster(&spec->cluster, arena)))
         bound_s = bound_all(given, options, found.placements, found.count, arena);
-    }
     // No placement has a plan below it, whatever the search on this one could show of its own plans.
     solution->bound_s = fmin(solution->objective_s, bound_s);
     planner_settle(solution, solution->objective_s);

@@ -21,12 +21,14 @@ const Outer *outer_measure(const Cluster *cluster, Arena *arena)
         domain->domain = size;
         domain->gather = cluster_worst_pair(cluster, &(Group){GROUP_GATHER, 0, size}, linked);
         domain->exchange = cluster_worst_pair(cluster, &(Group){GROUP_EXCHANGE, 0, size}, linked);
+        domain->gather_lines = cluster_pair_lines(cluster, &(Group){GROUP_GATHER, 0, size}, linked);
+        domain->exchange_lines = cluster_pair_lines(cluster, &(Group){GROUP_EXCHANGE, 0, size}, linked);
     }
     outer->port_s_per_byte = 1 / cluster_slowest_port(cluster);
     return outer;
 }
 
-const WorstPair *outer_group(const Outer *outer, GroupKind kind, uint32_t domain)
+static const OuterDomain *find_domain(const Outer *outer, uint32_t domain)
 {
     size_t low = 0, high = outer->count - 1;
     while (low < high) {
@@ -36,7 +38,25 @@ const WorstPair *outer_group(const Outer *outer, GroupKind kind, uint32_t domain
         else
             high = middle;
     }
-    return kind == GROUP_GATHER ? &outer->domains[low].gather : &outer->domains[low].exchange;
+    return &outer->domains[low];
+}
+
+const WorstPair *outer_group(const Outer *outer, GroupKind kind, uint32_t domain)
+{
+    const OuterDomain *found = find_domain(outer, domain);
+    return kind == GROUP_GATHER ? &found->gather : &found->exchange;
+}
+
+const PairLines *outer_lines(const Outer *outer, GroupKind kind, uint32_t domain)
+{
+    const OuterDomain *found = find_domain(outer, domain);
+    return kind == GROUP_GATHER ? &found->gather_lines : &found->exchange_lines;
+}
+
+static void scale_lines(PairLines *lines, double factor)
+{
+    for (uint32_t i = 0; i < lines->count; i++)
+        lines->lines[i].s_per_byte /= factor;
 }
 
 const Outer *outer_scale(const Outer *outer, double factor, Arena *arena)
@@ -51,6 +71,8 @@ const Outer *outer_scale(const Outer *outer, double factor, Arena *arena)
         scaled->domains[d] = outer->domains[d];
         scaled->domains[d].gather.link_s_per_byte /= factor;
         scaled->domains[d].exchange.link_s_per_byte /= factor;
+        scale_lines(&scaled->domains[d].gather_lines, factor);
+        scale_lines(&scaled->domains[d].exchange_lines, factor);
     }
     return scaled;
 }

@@ -9,6 +9,7 @@
 typedef struct {
     uint32_t domain;
     WorstPair gather, exchange;
+    PairLines gather_lines, exchange_lines; // none: `gather` and `exchange` are lines
 } OuterDomain;
 
 typedef struct {
@@ -22,6 +23,7 @@ const Outer *outer_measure(const Cluster *cluster, Arena *arena);
 
 // `domain` divides the count. Groups of kind LEVEL and WORLD are those of an exchange with domains of one.
 const WorstPair *outer_group(const Outer *outer, GroupKind kind, uint32_t domain);
+const PairLines *outer_lines(const Outer *outer, GroupKind kind, uint32_t domain);
 
 // The same with every port and link `factor` times as fast, for what-if questions.
 const Outer *outer_scale(const Outer *outer, double factor, Arena *arena);

@@ -14,11 +14,13 @@ typedef struct {
     double pre_expert_s, gate_s, dense_s; // as in LayerWork, but the gate apart
     // The busiest GPU's experts: time, and what it computed in that time, so many rows for each expert. 0: not known.
     double expert_s, expert_flops, expert_rows;
+    // The same of the backward pass; 0: not measured.
+    double pre_expert_backward_s, gate_backward_s, dense_backward_s, expert_backward_s;
 } MeasuredLayer;
 
 typedef struct {
-    double tokens, loss_s;
-    MeasuredLayer *layers; // [model layers]
+    double tokens, loss_s, loss_backward_s; // the last 0: not measured
+    MeasuredLayer *layers;                  // [model layers]
 } MeasuredTimes;
 
 typedef enum { VOLUME_DATA, VOLUME_EXPERT, VOLUME_PRE_EXPERT, VOLUME_EXPERT_COMPUTE, VOLUME_COUNT } Volume;

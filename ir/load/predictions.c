@@ -9,16 +9,21 @@
 
 static const double CLOSE = 1e-6; // relative: the compiler adds up the same terms in another order
 
-// Latency, and seconds per byte and worker, of level 0 where workers differ.
-static WorstPair outer_pair(const Plan *plan, const Group *group, double peers)
+// Of level 0, where workers may differ.
+static PairLines pairs_of(const Plan *plan, const Group *group, uint32_t level)
 {
+    PairLines lines = {0};
+    const Level *alike = &plan->cluster.levels[level];
+    if (level > 0 || plan->cluster.port_count == 0) {
+        pair_lines_add(&lines, (PairLine){alike->latency_s, 1 / alike->bandwidth_bytes_per_s});
+        return lines;
+    }
     uint32_t *linked = calloc(plan->cluster.port_count, sizeof(*linked));
     if (!linked)
         memory_exhausted();
-    WorstPair worst = cluster_worst_pair(&plan->cluster, group, linked);
+    lines = cluster_pair_lines(&plan->cluster, group, linked);
     free(linked);
-    worst.link_s_per_byte = fmax(1 / cluster_slowest_port(&plan->cluster), worst.link_s_per_byte / peers);
-    return worst;
+    return lines;
 }
 
 // Exchanges of the backward pass are taken to last as long as those of the forward pass, whose records differ.
@@ -45,16 +50,13 @@ double predictions_transfer_s(const Plan *plan, const Step *step)
     double peers = (double)group_size(cluster, group) - 1, bytes = step->bytes * fmax(1, step->busiest);
     if (peers <= 0)
         return NAN;
-    bool heterogeneous = level == 0 && cluster->port_count > 0;
-    WorstPair pair = {.latency_s = cluster->levels[level].latency_s,
-                      .link_s_per_byte = 1 / cluster->levels[level].bandwidth_bytes_per_s};
-    if (heterogeneous)
-        pair = outer_pair(plan, group, peers);
-    double slowest_s = (double)cluster_gpus_below(cluster, level) * bytes * pair.link_s_per_byte;
+    PairLines lines = pairs_of(plan, group, level);
+    double inner_s = 0;
     for (uint32_t j = level + 1; j < cluster->level_count; j++)
-        slowest_s =
-            fmax(slowest_s, (double)cluster_gpus_below(cluster, j) * bytes / cluster->levels[j].bandwidth_bytes_per_s);
-    return pair.latency_s + cluster->levels[level].overhead_s * peers + slowest_s;
+        inner_s =
+            fmax(inner_s, (double)cluster_gpus_below(cluster, j) * bytes / cluster->levels[j].bandwidth_bytes_per_s);
+    double slowest_s = pair_lines_s(&lines, (double)cluster_gpus_below(cluster, level) * bytes, inner_s);
+    return cluster->levels[level].overhead_s * peers + slowest_s;
 }
 
 void predictions_check(const char *name, const Plan *plan, Diag *diag)

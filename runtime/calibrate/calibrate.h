@@ -9,7 +9,7 @@
 #include "ir/base/text.h"
 #include "runtime/comm/comm_threads.h"
 
-enum { MATRIX_SIZES = 5 };
+enum { MATRIX_SIZES = 5, BACKWARD_SIZES = 2 };
 
 typedef struct {
     double median, min, max;
@@ -34,7 +34,9 @@ typedef struct {
     Spread *ports;       // [port_count] bandwidths in bytes/s, by position; one worker at a time talks to all others
     Spread *pairs;       // [port_count][port_count] bandwidths of two workers that talk to nobody else
     MatrixMeasure matrices[MATRIX_SIZES];
+    MatrixMeasure backward[BACKWARD_SIZES];    // the same of their gradients
     double compute_flops, half_rate_rows;      // of the curve through `matrices`
+    double backward_flops;                     // of the curve with the same half-rate rows through `backward`
     Spread dtype_flops[DTYPE_COUNT];           // of GPUs: FLOP/s of the largest number of rows in the other dtypes
     Spread memory_bandwidth;                   // bytes/s read and written by one rank while all ranks do
     Spread encode_bandwidth, decode_bandwidth; // bytes/s of dense experts, likewise

@@ -138,6 +138,7 @@ typedef struct {
     void *work;
     char *memory; // weights, mean, rows, results, packets, experts
     Tensor weights, mean, rows, results, packet, gathered, experts;
+    Tensor dresults, drows, dweights;
     uint32_t repeats;
     uint64_t copied_bytes;
 } DeviceRun;
@@ -149,6 +150,16 @@ static bool expert_once(void *context, Fault *fault)
     for (uint32_t i = 0; i < run->repeats && error == cudaSuccess; i++)
         error = cuda_shared_expert(&run->queue, &run->dims, run->rows, run->weights, run->results);
     return cuda_check(error, "compute an expert", fault) && await(run->comm, run->queue.stream, fault);
+}
+
+static bool backward_once(void *context, Fault *fault)
+{
+    DeviceRun *run = context;
+    cudaError_t error = cudaSuccess;
+    for (uint32_t i = 0; i < run->repeats && error == cudaSuccess; i++)
+        error = cuda_shared_expert_backward(&run->queue, &run->dims, run->rows, run->weights, run->dresults, run->drows,
+                                            run->dweights);
+    return cuda_check(error, "compute gradients of an expert", fault) && await(run->comm, run->queue.stream, fault);
 }
 
 // Reads and writes as many bytes.
@@ -211,16 +222,25 @@ static uint64_t run_lay_out(DeviceRun *run)
     run->packet = tensor_take(&used, run->memory, 1, packet, DTYPE_U8);
     run->gathered = tensor_take(&used, run->memory, HELD, packet, DTYPE_U8);
     run->experts = tensor_take(&used, run->memory, HELD, elements, dims->dtype);
+    run->dresults = tensor_take(&used, run->memory, most, dims->hidden, dims->dtype);
+    run->drows = tensor_take(&used, run->memory, most, dims->hidden, dims->dtype);
+    run->dweights = tensor_take(&used, run->memory, 1, elements, dims->dtype);
     return used;
 }
 
 static uint64_t run_work_bytes(const DeviceRun *run)
 {
     StepTensors expert = {.shared_expert = {.rows = run->rows, .dense = run->weights, .results = run->results}};
+    StepTensors backward = {.shared_expert_backward = {.rows = run->rows,
+                                                       .dense = run->weights,
+                                                       .dx = run->dresults,
+                                                       .drows = run->drows,
+                                                       .ddense = run->dweights}};
     StepTensors encode = {.encode = {.own_experts = run->weights, .mean = run->mean, .packet = run->packet}};
     StepTensors decode = {
         .decode = {.packet = run->gathered, .own = run->weights, .mean = run->mean, .experts = run->experts}};
     uint64_t bytes[] = {cuda_op_scratch(&run->dims, OP_SHARED_EXPERT, &expert, 1),
+                        cuda_op_scratch(&run->dims, OP_SHARED_EXPERT_BACKWARD, &backward, 1),
                         cuda_op_scratch(&run->dims, OP_ENCODE, &encode, 1),
                         cuda_op_scratch(&run->dims, OP_DECODE, &decode, 1)};
     uint64_t most = 0;
@@ -281,6 +301,21 @@ static bool measure_rows(CalibrateRank *rank, DeviceRun *run, uint32_t rows, Spr
     return calibrate_repeated(rank, expert_once, run, &run->repeats, amount, flops);
 }
 
+static bool measure_backward(CalibrateRank *rank, DeviceRun *run)
+{
+    for (uint32_t m = 0; m < BACKWARD_SIZES; m++) {
+        MatrixMeasure *measure = &rank->calibration->backward[m];
+        measure->rows = calibrate_backward_counts[m];
+        run->rows.rows = run->dresults.rows = run->drows.rows = measure->rows;
+        calibrate_say(rank, "gradients of an expert, %u rows", measure->rows);
+        if (!calibrate_repeated(rank, backward_once, run, &run->repeats,
+                                calibrate_backward_amount(&run->dims, measure->rows), &measure->flops))
+            return false;
+    }
+    calibrate_fit_backward(rank->calibration);
+    return true;
+}
+
 static bool measure_all(CalibrateRank *rank, DeviceRun *run)
 {
     Calibration *out = rank->calibration;
@@ -292,6 +327,8 @@ static bool measure_all(CalibrateRank *rank, DeviceRun *run)
             return false;
     }
     calibrate_fit_rate(out);
+    if (!measure_backward(rank, run))
+        return false;
     calibrate_say(rank, "encoding, decoding and copies");
     if (!calibrate_repeated(rank, encode_once, run, &run->repeats, dense, &out->encode_bandwidth))
         return false;

@@ -9,6 +9,7 @@
 enum { STREAMED_BYTES = 48 << 20 };
 
 const uint32_t calibrate_row_counts[MATRIX_SIZES] = {4, 16, 64, 256, 1024};
+const uint32_t calibrate_backward_counts[BACKWARD_SIZES] = {64, 1024};
 
 // ---- matrix products -------------------------------------------------------------------------
 
@@ -16,6 +17,7 @@ const uint32_t calibrate_row_counts[MATRIX_SIZES] = {4, 16, 64, 256, 1024};
 typedef struct {
     ModelDims dims;
     Tensor rows, weights, results, work;
+    Tensor dresults, drows, dweights;
     uint32_t repeats;
 } ExpertRun;
 
@@ -25,6 +27,16 @@ static bool compute_once(void *context, Fault *fault)
     (void)fault;
     for (uint32_t i = 0; i < run->repeats; i++)
         host_shared_expert(&run->dims, run->rows, run->weights, run->results, run->work);
+    return true;
+}
+
+static bool compute_backward(void *context, Fault *fault)
+{
+    ExpertRun *run = context;
+    (void)fault;
+    for (uint32_t i = 0; i < run->repeats; i++)
+        host_shared_expert_backward(&run->dims, run->rows, run->weights, run->dresults, run->drows, run->dweights,
+                                    run->work);
     return true;
 }
 
@@ -52,6 +64,9 @@ static void expert_free(ExpertRun *run)
     free(run->weights.data);
     free(run->results.data);
     free(run->work.data);
+    free(run->dresults.data);
+    free(run->drows.data);
+    free(run->dweights.data);
 }
 
 static bool expert_create(const ModelDims *dims, ExpertRun *run)
@@ -63,8 +78,14 @@ static bool expert_create(const ModelDims *dims, ExpertRun *run)
         tensor_create(activation_matrices(dims->activation), (uint64_t)dims->hidden * dims->inner, dims->dtype);
     run->rows = tensor_create(most, dims->hidden, dims->dtype);
     run->results = tensor_create(most, dims->hidden, dims->dtype);
-    run->work = tensor_create(1, host_scratch_elements(&run->dims, OP_SHARED_EXPERT, most, 1, 1), DTYPE_F32);
-    return tensor_fill(&run->weights) && tensor_fill(&run->rows) && run->results.data && run->work.data;
+    run->dresults = tensor_create(most, dims->hidden, dims->dtype);
+    run->drows = tensor_create(most, dims->hidden, dims->dtype);
+    run->dweights = tensor_create(run->weights.rows, run->weights.cols, dims->dtype);
+    uint64_t forward = host_scratch_elements(&run->dims, OP_SHARED_EXPERT, most, 1, 1);
+    uint64_t backward = host_scratch_elements(&run->dims, OP_SHARED_EXPERT_BACKWARD, most, 1, 1);
+    run->work = tensor_create(1, forward > backward ? forward : backward, DTYPE_F32);
+    return tensor_fill(&run->weights) && tensor_fill(&run->rows) && tensor_fill(&run->dresults) && run->results.data &&
+           run->drows.data && run->dweights.data && run->work.data;
 }
 
 static bool measure_rows(CalibrateRank *rank, ExpertRun *run, MatrixMeasure *measure)
@@ -72,6 +93,32 @@ static bool measure_rows(CalibrateRank *rank, ExpertRun *run, MatrixMeasure *mea
     run->rows.rows = measure->rows;
     double flops = 2.0 * measure->rows * activation_matrices(run->dims.activation) * run->dims.hidden * run->dims.inner;
     return calibrate_repeated(rank, compute_once, run, &run->repeats, flops, &measure->flops);
+}
+
+double calibrate_backward_amount(const ModelDims *dims, double rows)
+{
+    double matrices = activation_matrices(dims->activation);
+    return 2 * rows * (3 * matrices - 1) * dims->hidden * dims->inner;
+}
+
+static bool measure_backward(CalibrateRank *rank, ExpertRun *run, MatrixMeasure *measure)
+{
+    run->rows.rows = run->dresults.rows = run->drows.rows = measure->rows;
+    return calibrate_repeated(rank, compute_backward, run, &run->repeats,
+                              calibrate_backward_amount(&run->dims, measure->rows), &measure->flops);
+}
+
+// As below, with the half-rate rows of the forward pass.
+void calibrate_fit_backward(Calibration *calibration)
+{
+    double aa = 0, a = 0;
+    for (uint32_t m = 0; m < BACKWARD_SIZES; m++) {
+        const MatrixMeasure *measure = &calibration->backward[m];
+        double rate = measure->flops.median * (1 + calibration->half_rate_rows / measure->rows);
+        aa += rate * rate;
+        a += rate;
+    }
+    calibration->backward_flops = a > 0 ? aa / a : 0;
 }
 
 // The curve that the cost model uses, time per FLOP = (1 + half / rows) / rate, with the least squares of relative
@@ -107,9 +154,16 @@ static bool measure_matrices(CalibrateRank *rank)
         calibrate_say(rank, "an expert, %u rows", calibrate_row_counts[m]);
         ok = measure_rows(rank, &run, &rank->calibration->matrices[m]);
     }
+    for (uint32_t m = 0; ok && m < BACKWARD_SIZES; m++) {
+        rank->calibration->backward[m].rows = calibrate_backward_counts[m];
+        calibrate_say(rank, "gradients of an expert, %u rows", calibrate_backward_counts[m]);
+        ok = measure_backward(rank, &run, &rank->calibration->backward[m]);
+    }
     expert_free(&run);
     if (ok)
         calibrate_fit_rate(rank->calibration);
+    if (ok)
+        calibrate_fit_backward(rank->calibration);
     return ok;
 }
 

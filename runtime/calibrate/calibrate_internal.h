@@ -77,8 +77,13 @@ Spread level_rate(const LevelRun *run, Spread times);
 enum { WORKERS_MAX = 64 };
 
 extern const uint32_t calibrate_row_counts[MATRIX_SIZES];
-// The curve of the cost model through the measured matrix products.
+extern const uint32_t calibrate_backward_counts[BACKWARD_SIZES];
+// The curves of the cost model through the measured matrix products.
 void calibrate_fit_rate(Calibration *calibration);
+void calibrate_fit_backward(Calibration *calibration);
+// FLOPs of an expert's backward pass for so many rows: it computes the way into the inner dimension again, and two
+// gradients of every product.
+double calibrate_backward_amount(const ModelDims *dims, double rows);
 
 bool calibrate_device(CalibrateRank *rank) MUST_CHECK;
 bool calibrate_codec(CalibrateRank *rank) MUST_CHECK;

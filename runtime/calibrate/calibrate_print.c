@@ -152,13 +152,18 @@ static void print_links(const Cluster *cluster, const Calibration *calibration, 
 
 static void print_device(const CalibrateOptions *options, const Calibration *calibration, Text *out)
 {
-    char a[FORMAT_MAX], b[FORMAT_MAX], c[FORMAT_MAX], d[FORMAT_MAX], e[FORMAT_MAX];
+    char a[FORMAT_MAX], b[FORMAT_MAX], c[FORMAT_MAX], d[FORMAT_MAX], e[FORMAT_MAX], f[FORMAT_MAX];
     const ModelDims *dims = options->dims;
     text_format(out, "  # An expert of hidden %" PRIu32 ", inner %" PRIu32 ", %s, %s, on every rank at once:\n",
                 dims->hidden, dims->inner, activation_name(dims->activation), dtype_name(dims->dtype));
     for (uint32_t m = 0; m < MATRIX_SIZES; m++) {
         text_format(out, "  # %6" PRIu32 " rows", calibration->matrices[m].rows);
         print_spread("", &calibration->matrices[m].flops, format_rate, out);
+        text_append(out, "\n");
+    }
+    for (uint32_t m = 0; m < BACKWARD_SIZES; m++) {
+        text_format(out, "  # %6" PRIu32 " rows, its gradients", calibration->backward[m].rows);
+        print_spread("", &calibration->backward[m].flops, format_rate, out);
         text_append(out, "\n");
     }
     for (int dtype = 0; dtype < DTYPE_COUNT; dtype++)
@@ -175,10 +180,12 @@ static void print_device(const CalibrateOptions *options, const Calibration *cal
     print_spread("  # The same expert encoded, every rank:", &calibration->encode_bandwidth, format_bytes, out);
     print_spread(" per second; decoded:", &calibration->decode_bandwidth, format_bytes, out);
     text_format(out,
-                " per second\n  device {\n    compute = %s  half_rate_rows = %.3g\n    memory = %s  memory_bandwidth = "
+                " per second\n  device {\n    compute = %s  backward_compute = %s  half_rate_rows = %.3g\n    memory = "
+                "%s  memory_bandwidth = "
                 "%s/s\n    encode_bandwidth = %s/s  decode_bandwidth = %s/s%s\n  }\n",
-                format_rate(a, calibration->compute_flops), calibration->half_rate_rows,
-                format_bytes(b, calibration->memory_bytes), format_bytes(c, calibration->memory_bandwidth.median),
+                format_rate(a, calibration->compute_flops), format_rate(f, calibration->backward_flops),
+                calibration->half_rate_rows, format_bytes(b, calibration->memory_bytes),
+                format_bytes(c, calibration->memory_bandwidth.median),
                 format_bytes(d, calibration->encode_bandwidth.median),
                 format_bytes(e, calibration->decode_bandwidth.median), options->device ? "  engine = cuda" : "");
 }
@@ -230,6 +237,10 @@ void calibration_print_warnings(const CalibrateOptions *options, const Calibrati
     for (uint32_t m = 0; m < MATRIX_SIZES; m++) {
         snprintf(what, sizeof(what), "compute rate of %" PRIu32 " rows", calibration->matrices[m].rows);
         warn(what, &calibration->matrices[m].flops, format_rate, out);
+    }
+    for (uint32_t m = 0; m < BACKWARD_SIZES; m++) {
+        snprintf(what, sizeof(what), "compute rate of the gradients of %u rows", calibration->backward[m].rows);
+        warn(what, &calibration->backward[m].flops, format_rate, out);
     }
     warn("memory bandwidth", &calibration->memory_bandwidth, format_bytes, out);
     warn("bandwidth of encoding", &calibration->encode_bandwidth, format_bytes, out);

@@ -6,15 +6,29 @@
 #include <math.h>
 #include <stdlib.h>
 
-// Sum over the steps of an op in a layer; of no layer: NONE.
+// Of an op in a layer, of no layer: NONE. Micro-batches and recomputed activations execute it several times: the mean.
 static double op_s(const Report *report, Op op, int32_t layer)
 {
-    double sum = 0;
+    double sum = 0, executions = 0;
     for (uint32_t s = 0; s < report->plan->step_count; s++) {
         const Step *step = &report->plan->steps[s];
-        sum += step->op == op && step->layer == layer ? report->result->step_s[s] : 0;
+        if (step->op != op || step->layer != layer)
+            continue;
+        sum += report->result->step_s[s];
+        executions++;
     }
-    return sum;
+    return executions > 0 ? sum / executions : 0;
+}
+
+static void add_backward(const Report *report, int32_t layer, cJSON *item)
+{
+    if (report->plan->pass != PASS_TRAINING)
+        return;
+    cJSON_AddNumberToObject(item, "pre_expert_backward_s", op_s(report, OP_PRE_EXPERT_BACKWARD, layer));
+    cJSON_AddNumberToObject(item, "dense_backward_s",
+                            op_s(report, OP_FFN_BACKWARD, layer) + op_s(report, OP_SHARED_EXPERT_BACKWARD, layer));
+    cJSON_AddNumberToObject(item, "gate_backward_s", op_s(report, OP_GATE_BACKWARD, layer));
+    cJSON_AddNumberToObject(item, "expert_backward_s", op_s(report, OP_EXPERT_BACKWARD, layer));
 }
 
 static const Choice *choice_of(const Plan *plan, uint32_t layer)
@@ -57,6 +71,7 @@ static cJSON *json_layer(const Report *report, uint32_t layer)
     cJSON_AddNumberToObject(item, "layer", layer);
     cJSON_AddNumberToObject(item, "pre_expert_s", op_s(report, OP_PRE_EXPERT, index));
     cJSON_AddNumberToObject(item, "dense_s", op_s(report, OP_FFN, index) + op_s(report, OP_SHARED_EXPERT, index));
+    add_backward(report, index, item);
     if (!choice)
         return item;
     const double *histogram = report->result->histogram + (size_t)(choice - plan->choices) * model->experts;
@@ -94,6 +109,8 @@ void profile_print(const Report *report, Text *out)
     cJSON_AddNumberToObject(dims, "top_k", model->top_k);
     cJSON_AddNumberToObject(dims, "inner", model->inner);
     cJSON_AddNumberToObject(root, "loss_s", op_s(report, OP_LOSS, NONE));
+    if (report->plan->pass == PASS_TRAINING)
+        cJSON_AddNumberToObject(root, "loss_backward_s", op_s(report, OP_LOSS_BACKWARD, NONE));
     cJSON_AddItemToObject(root, "layers", json_layers(report));
     report_add_json(report, root);
     char *printed = cJSON_Print(root);

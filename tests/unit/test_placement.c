@@ -44,20 +44,54 @@ Test(outer, the_worst_worker_decides)
     add_link(&spec, 0, 1, 1e8, 2e-3);
     add_link(&spec, 1, 2, 4e8, 5e-2);
     spec.outer = outer_measure(&spec.cluster, arena);
-    // Domains {0, 1}, {2, 3}: the link between 0 and 1 is slowest, the port of 3 the farthest.
-    cr_assert_float_eq(cost_group_s(&spec, GROUP_GATHER, 0, 1e6, 1), 7e-3 + 1e6 / 1e8, 1e-12);
+    // Domains {0, 1}, {2, 3}: the link between 0 and 1 is slowest, the port of 3 the farthest, at which the port of 2
+    // is.
+    cr_assert_float_eq(cost_group_s(&spec, GROUP_GATHER, 0, 1e6, 1), 2e-3 + 1e6 / 1e8, 1e-12);
+    cr_assert_float_eq(cost_group_s(&spec, GROUP_GATHER, 0, 1e5, 1), 7e-3 + 1e5 / 5e8, 1e-12);
     // Columns {0, 2}, {1, 3}: no links, and the slow port of 2.
     cr_assert_float_eq(cost_group_s(&spec, GROUP_EXCHANGE, 0, 1e6, 1), 7e-3 + 1e6 / 5e8, 1e-12);
-    // All: a third of the bytes over each link; 3e6 / 3 over 0-1 takes longer than 3e6 through port 2.
-    cr_assert_float_eq(cost_group_s(&spec, GROUP_LEVEL, 0, 3e6, 3), 5e-2 + 1e6 / 1e8, 1e-12);
+    // All: a third of the bytes over each link. The far link 1-2 has as much as the port of 2 takes for all; with more
+    // bytes the slow link 0-1 comes last.
+    cr_assert_float_eq(cost_group_s(&spec, GROUP_LEVEL, 0, 3e6, 3), 5e-2 + 3e6 / 5e8, 1e-12);
+    cr_assert_float_eq(cost_group_s(&spec, GROUP_LEVEL, 0, 3e8, 3), 2e-3 + 1e8 / 1e8, 1e-12);
     cr_assert_float_eq(cost_group_s(&spec, GROUP_LEVEL, 0, 0, 3), 5e-2, 1e-12);
     cr_assert_eq(cost_group_s(&spec, GROUP_GATHER, 0, 1e6, 0), 0);
     const Outer *twice = outer_scale(spec.outer, 2, arena);
     cr_assert_eq(twice->port_s_per_byte, 1 / 1e9);
     cr_assert_eq(outer_group(twice, GROUP_GATHER, 2)->link_s_per_byte, 1 / 2e8);
+    const PairLines *lines = outer_lines(twice, GROUP_GATHER, 2);
+    cr_assert_eq(lines->lines[0].s_per_byte, 1 / 2e8);
+    cr_assert_eq(lines->lines[0].latency_s, 2e-3);
     spec.cluster.port_count = 0;
     cr_assert_null(outer_measure(&spec.cluster, arena));
     arena_destroy(arena);
+}
+
+// Lines that another is above of everywhere are dropped; beyond PAIR_LINES_MAX the two closest become one above both.
+Test(placement, lines_of_pairs)
+{
+    PairLines lines = {0};
+    pair_lines_add(&lines, (PairLine){2, 30});
+    pair_lines_add(&lines, (PairLine){5, 10});
+    pair_lines_add(&lines, (PairLine){2, 20});
+    pair_lines_add(&lines, (PairLine){4, 10});
+    cr_assert_eq(lines.count, 2);
+    cr_assert_eq(pair_lines_s(&lines, 0.1, 0), 6);   // 5 + 1, not 2 + 3
+    cr_assert_eq(pair_lines_s(&lines, 1, 0), 32);    // 2 + 30, not 5 + 10
+    cr_assert_eq(pair_lines_s(&lines, 0.1, 10), 15); // inner ports: 5 + 10
+    pair_lines_add(&lines, (PairLine){5, 40});       // above all
+    cr_assert_eq(lines.count, 1);
+    cr_assert_eq(pair_lines_s(&lines, 0, 0), 5);
+    lines.count = 0;
+    for (int i = 0; i < PAIR_LINES_MAX; i++)
+        pair_lines_add(&lines, (PairLine){i == 7 ? 6.5 : i, 100 - 10 * i});
+    cr_assert_eq(lines.count, PAIR_LINES_MAX);
+    pair_lines_add(&lines, (PairLine){20, 1});
+    cr_assert_eq(lines.count, PAIR_LINES_MAX);
+    cr_assert_eq(lines.lines[7].latency_s, 20);
+    cr_assert_eq(lines.lines[6].latency_s, 6.5);
+    cr_assert_eq(lines.lines[6].s_per_byte, 40);
+    cr_assert_eq(lines.lines[5].latency_s, 5);
 }
 
 // ---- brute force -----------------------------------------------------------------------------
@@ -69,30 +103,59 @@ typedef struct {
     double best_s;
 } Brute;
 
+// Of the pairs of rows, or of columns, that send `bytes` to so many peers: how long the slowest takes, and the latency
+// of the pair with the least bandwidth.
+typedef struct {
+    double slowest_s, slope, latency_s;
+} BruteGroup;
+
+static void brute_include(BruteGroup *group, double bytes, double slope, double latency_s)
+{
+    group->slowest_s = fmax(group->slowest_s, latency_s + bytes * slope);
+    if (slope > group->slope || (slope == group->slope && latency_s > group->latency_s)) {
+        group->slope = slope;
+        group->latency_s = latency_s;
+    }
+}
+
+static BruteGroup brute_group(const Brute *brute, bool column, double bytes, double peers)
+{
+    uint32_t n = brute->count, s = brute->domain;
+    BruteGroup group = {0};
+    double others_slope = 0, others_latency_s = 0; // of pairs without a link, as if they were one
+    for (uint32_t x = 0; x < n && peers > 0; x++)
+        for (uint32_t y = 0; y < n; y++) {
+            size_t at = brute->order[x] * n + brute->order[y];
+            const WorkerPort *a = &brute->spec->cluster.ports[brute->order[x]];
+            const WorkerPort *b = &brute->spec->cluster.ports[brute->order[y]];
+            double port = fmax(1 / a->bandwidth_bytes_per_s, 1 / b->bandwidth_bytes_per_s);
+            double link = brute->pairs->s_per_byte[at], latency_s = brute->pairs->latency_s[at];
+            if (x == y || (column ? x % s != y % s : x / s != y / s))
+                continue;
+            if (link > 0) {
+                brute_include(&group, bytes, fmax(port, link / peers), latency_s);
+                continue;
+            }
+            others_slope = fmax(others_slope, port);
+            others_latency_s = fmax(others_latency_s, latency_s);
+        }
+    if (others_slope > 0)
+        brute_include(&group, bytes, others_slope, others_latency_s);
+    return group;
+}
+
 // One layer on one tier of one GPU per worker, forward, naive: docs/cost-model.md by hand, over the pairs.
 static double brute_price(const Brute *brute)
 {
     uint32_t n = brute->count, s = brute->domain;
-    double row_link = 0, row_latency = 0, column_link = 0, column_latency = 0, port = 0;
-    for (uint32_t x = 0; x < n; x++) {
-        port = fmax(port, 1 / brute->spec->cluster.ports[x].bandwidth_bytes_per_s);
-        for (uint32_t y = 0; y < n; y++) {
-            size_t at = brute->order[x] * n + brute->order[y];
-            if (x != y && x / s == y / s) {
-                row_link = fmax(row_link, brute->pairs->s_per_byte[at]);
-                row_latency = fmax(row_latency, brute->pairs->latency_s[at]);
-            } else if (x != y && x % s == y % s) {
-                column_link = fmax(column_link, brute->pairs->s_per_byte[at]);
-                column_latency = fmax(column_latency, brute->pairs->latency_s[at]);
-            }
-        }
-    }
     const SpecModel *model = &brute->spec->model;
-    double experts = model->expert_bytes * (s - 1), tokens = model->data_bytes * (n - s) / n;
-    double gather_s = s > 1 ? row_latency + experts * fmax(port, row_link / (s - 1)) : 0;
-    double exchange_s = s < n ? column_latency + tokens * fmax(port, column_link / (n / s - 1)) : 0;
-    double busy_s = (s > 1 ? row_latency + experts * port : 0) + (s < n ? column_latency + tokens * port : 0);
-    return fmax(model->pre_expert_s + exchange_s, fmax(gather_s, busy_s)) + exchange_s;
+    double experts = model->expert_bytes * (s - 1), tokens = model->data_bytes * (n - s) / n, port = 0;
+    for (uint32_t x = 0; x < n; x++)
+        port = fmax(port, 1 / brute->spec->cluster.ports[x].bandwidth_bytes_per_s);
+    BruteGroup row = brute_group(brute, false, experts, s - 1.0);
+    BruteGroup column = brute_group(brute, true, tokens, (double)n / s - 1);
+    double busy_s = (experts + tokens) * port + fmax(row.latency_s, column.latency_s);
+    return fmax(model->pre_expert_s + column.slowest_s, fmax(row.slowest_s, busy_s)) + column.slowest_s;
 }
 
 // The first worker stays at the origin: rows and columns may be permuted.
@@ -141,7 +204,8 @@ static Spec random_network(uint32_t count, Arena *arena)
             spec.cluster.ports[a].bandwidth_bytes_per_s *= uniform(0.5, 2);
         for (uint32_t b = a + 1; b < count; b++)
             if (uniform(0, 1) < density)
-                add_link(&spec, a, b, bandwidth * pow(10, uniform(-2, 0)), uniform(0, far));
+                add_link(&spec, a, b, bandwidth * pow(10, uniform(-2, 0)),
+                         far > 0 ? uniform(0, far) : spec.cluster.levels[0].latency_s);
     }
     return spec;
 }
@@ -149,7 +213,8 @@ static Spec random_network(uint32_t count, Arena *arena)
 Test(placement, equals_brute_force_over_all_assignments)
 {
     srand(11);
-    int moved = 0;
+    int moved = 0, exact = 0;
+    double excess = 0;
     for (int i = 0; i < 200; i++) {
         Arena *arena = arena_create();
         Spec spec = random_network(i % 10 == 0 ? 8 : i % 2 ? 6 : 4, arena);
@@ -164,13 +229,23 @@ Test(placement, equals_brute_force_over_all_assignments)
         PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED};
         cr_assert(place_and_solve(&placed, &options, arena, diag, &solution, &infeasible));
         double best_s = brute_best(&spec, arena);
-        cr_assert(fabs(solution.objective_s - best_s) <= 1e-9 * best_s, "instance %d: %.12g, not %.12g", i,
-                  solution.objective_s, best_s);
-        cr_assert_neq(solution.status, STATUS_FEASIBLE, "instance %d: gap %g", i, solution.gap);
+        bool alike = true; // else placements are compared by figures that may be of different pairs
+        for (uint32_t l = 0; l < spec.cluster.link_count; l++)
+            alike = alike && spec.cluster.links[l].latency_s == spec.cluster.levels[0].latency_s;
+        exact += alike;
+        cr_assert_geq(solution.objective_s, best_s * (1 - 1e-9), "instance %d", i);
+        cr_assert_leq(solution.objective_s, best_s * (alike ? 1 + 1e-9 : 1.3), "instance %d: %.12g, not %.12g", i,
+                      solution.objective_s, best_s);
+        cr_assert_leq(solution.bound_s, best_s * (1 + 1e-9), "instance %d: bound %.12g over %.12g", i, solution.bound_s,
+                      best_s);
+        excess += solution.objective_s / best_s - 1;
+        cr_assert(!alike || solution.status != STATUS_FEASIBLE, "instance %d: gap %g", i, solution.gap);
         for (uint32_t x = 0; x < spec.cluster.port_count; x++)
             moved += placed->spec->cluster.ports[x].worker != x;
         arena_destroy(arena);
     }
+    cr_assert_gt(exact, 50);
+    cr_assert_lt(excess / 200, 0.01, "%g", excess / 200);
     cr_assert_gt(moved, 200, "placing matters in these instances");
 }
 

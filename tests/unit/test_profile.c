@@ -48,6 +48,10 @@ Test(profile, replaces_times_and_routing)
     // 4 GFLOP of 32 rows take a device of 4 GFLOP/s and 32 half-rate rows 2 s, as measured.
     cr_assert_float_eq(work->layers[0].expert_scale, 1, 1e-12);
     cr_assert_eq(work->layers[1].expert_scale, 1);
+    // The backward pass was not measured: as much slower as the forward pass was.
+    double slower = work->loss_s / derived->loss_s;
+    cr_assert_float_eq(work->loss_backward_s, slower * derived->loss_backward_s, 1e-9 * work->loss_backward_s);
+    cr_assert_eq(work->layers[0].expert_backward_scale, 1);
     cr_assert_neq(work->layers[0].kind, work->layers[1].kind);
     cr_assert_eq(derived->layers[1].kind, 0);
     // Even choices cost what uniform routing does; uneven ones have a busiest GPU.
@@ -60,6 +64,34 @@ Test(profile, replaces_times_and_routing)
     cr_assert_eq(even.busiest[0], 1);
     cr_assert_gt(uneven.busiest[0], 1.2);
     cr_assert_gt(uneven.expert_s, 1.2 * uniform.expert_s);
+    arena_destroy(arena);
+}
+
+// Times of the backward pass are taken as they are, for twice the tokens; of experts, over those that their FLOPs take:
+// 2.5 x 4 GFLOP of 32 rows, 5 s.
+Test(profile, measures_the_backward_pass_apart)
+{
+    Arena *arena = arena_create();
+    Spec spec = spec_small_gpt((uint32_t[]){2, 0, 0}, 4, 2);
+    const Workload *derived = workload_derive(&spec, arena);
+    char both[1024];
+    snprintf(both, sizeof(both),
+             "{\"pre_expert_backward_s\": 1, \"gate_backward_s\": 0.5, \"dense_backward_s\": 3, "
+             "\"expert_backward_s\": 15, %s",
+             layer_0 + 1);
+    cr_assert_eq(read_parts(head, both, layer_1, &spec, arena), 0);
+    const Workload *work = workload_derive(&spec, arena);
+    cr_assert_float_eq(work->layers[0].gate_backward_s, 1, 1e-12);
+    cr_assert_float_eq(work->layers[0].pre_expert_backward_s, 3, 1e-12);
+    cr_assert_float_eq(work->layers[0].dense_backward_s, 6, 1e-12);
+    cr_assert_float_eq(work->layers[0].expert_scale, 1, 1e-12);
+    cr_assert_float_eq(work->layers[0].expert_backward_scale, 3, 1e-12);
+    double slower = 0.25 * 2 / (derived->layers[1].pre_expert_s - derived->layers[1].gate_s) * 2;
+    double attention_s = derived->layers[1].pre_expert_backward_s - derived->layers[1].gate_backward_s;
+    cr_assert_float_eq(work->layers[1].pre_expert_backward_s - work->layers[1].gate_backward_s, slower * attention_s,
+                       1e-9 * slower * attention_s);
+    both[sizeof("{\"pre_expert_backward_s\": ") - 1] = 'x';
+    cr_assert_geq(read_parts(head, both, layer_1, &spec, arena), 1);
     arena_destroy(arena);
 }
 
