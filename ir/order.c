@@ -201,6 +201,81 @@ bool lifetimes_lasts(const Lifetimes *lifetimes, uint32_t buffer)
     return lifetimes->of[buffer].end[STREAM_COMPUTE] == UINT32_MAX;
 }
 
+Lifetimes *lifetimes_merge(const Lifetimes *lifetimes, const uint32_t *first, uint32_t count, Arena *arena)
+{
+    Lifetimes *merged = arena_alloc(arena, sizeof(*merged));
+    merged->of = arena_alloc_array(arena, count, sizeof(*merged->of));
+    for (uint32_t i = 0; i < count; i++) {
+        Lifetime *life = &merged->of[i];
+        memset(life->before, 0xff, sizeof(life->before));
+        for (uint32_t b = first[i]; b < first[i + 1]; b++)
+            for (int s = 0; s < STREAM_COUNT; s++) {
+                const Lifetime *part = &lifetimes->of[b];
+                life->end[s] = life->end[s] > part->end[s] ? life->end[s] : part->end[s];
+                life->before[s] = life->before[s] < part->before[s] ? life->before[s] : part->before[s];
+            }
+    }
+    return merged;
+}
+
+// ---- in segments -------------------------------------------------------------------------------
+
+typedef uint32_t StreamCounts[STREAM_COUNT];
+
+// [segments]: steps of each stream up to the end of the segment.
+static StreamCounts *count_steps(const Plan *plan, const Order *order, uint32_t *segments, Arena *arena)
+{
+    StreamCounts *counts = arena_alloc_array(arena, (size_t)plan->step_count + 1, sizeof(*counts));
+    StreamCounts total = {0};
+    *segments = 0;
+    for (uint32_t first = 0, end; first < plan->step_count; first = end) {
+        end = plan_segment_end(plan, first);
+        for (uint32_t i = first; i < end; i++)
+            total[order->stream[i]]++;
+        memcpy(counts[(*segments)++], total, sizeof(total));
+    }
+    return counts;
+}
+
+static bool all_at_most(const StreamCounts a, const StreamCounts b)
+{
+    bool all = true;
+    for (int s = 0; s < STREAM_COUNT; s++)
+        all &= a[s] <= b[s];
+    return all;
+}
+
+static Stay find_stay(const StreamCounts *counts, uint32_t segments, const Lifetime *life)
+{
+    Stay stay = {0, UINT32_MAX};
+    for (uint32_t high = segments; stay.since < high;) {
+        uint32_t middle = stay.since + (high - stay.since) / 2;
+        if (all_at_most(counts[middle], life->before))
+            stay.since = middle + 1;
+        else
+            high = middle;
+    }
+    for (uint32_t low = 0, high = segments; low < high;) {
+        uint32_t middle = low + (high - low) / 2;
+        if (all_at_most(life->end, counts[middle]))
+            stay.last = high = middle;
+        else
+            low = middle + 1;
+    }
+    return stay;
+}
+
+const Stay *lifetimes_stays(const Plan *plan, const Order *order, const Lifetimes *lifetimes, uint32_t buffer_count,
+                            Arena *arena)
+{
+    uint32_t segments;
+    const StreamCounts *counts = count_steps(plan, order, &segments, arena);
+    Stay *stays = arena_alloc_array(arena, buffer_count, sizeof(*stays));
+    for (uint32_t b = 0; b < buffer_count; b++)
+        stays[b] = find_stay(counts, segments, &lifetimes->of[b]);
+    return stays;
+}
+
 // ---- as streams see them -----------------------------------------------------------------------
 
 // First steps, which happen before all others that touch the buffer.

@@ -26,6 +26,19 @@ typedef struct Lifetimes Lifetimes;
 Lifetimes *lifetimes_create(const Plan *plan, const Order *order, Arena *arena);
 // Every step that touches one of the two buffers happens before every step that touches the other.
 bool lifetimes_disjoint(const Lifetimes *lifetimes, uint32_t a, uint32_t b);
+// Lifetimes of groups of buffers, each from the first to the last step that touches one of its group: group `i` are
+// buffers first[i] to before first[i + 1].
+Lifetimes *lifetimes_merge(const Lifetimes *lifetimes, const uint32_t *first, uint32_t count, Arena *arena);
+
+// When a buffer may meet others, in segments of the plan (unroll.h): one whose last segment comes before `since` is
+// never alive together with it. `last`: of the steps that touch it; UINT32_MAX: it lives to the end.
+typedef struct {
+    uint32_t since, last;
+} Stay;
+
+const Stay *lifetimes_stays(const Plan *plan, const Order *order, const Lifetimes *lifetimes, uint32_t buffer_count,
+                            Arena *arena);
+
 // A buffer's life as seen from the stream of its first step: that step, and the stream's first step that happens after
 // every step that touches the buffer; NONE: none does. `first` is NONE, too, unless that step happens before all others
 // that touch the buffer.
