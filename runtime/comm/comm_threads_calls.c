@@ -49,6 +49,7 @@ static bool call_timeout(Call *call)
               "rank %" PRIu64 " did not %s in %s%s, and for %g s no rank moved or computed anything",
               channel->ranks[first], call->left > 0 ? "arrive" : "take its rows", group, others,
               call->comm->world->timeout_s);
+    call->fault->late = true;
     thread_world_tell_peer(call->comm->world, channel->ranks[first], channel->stream, call->fault);
     return false;
 }
