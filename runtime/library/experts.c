@@ -138,6 +138,7 @@ static void *gatherer_run(void *argument)
             gather_next(context);
     }
     pthread_mutex_unlock(&context->mutex);
+    context_tell(context, 1u << STREAM_MIGRATE);
     return NULL;
 }
 
@@ -326,6 +327,7 @@ static void *returner_run(void *argument)
             pthread_cond_wait(&context->changed, &context->mutex);
     }
     pthread_mutex_unlock(&context->mutex);
+    context_tell(context, 1u << STREAM_SYNC);
     return NULL;
 }
 

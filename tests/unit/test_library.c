@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "compiled.h"
+#include "hub.h"
 #include "ir/binary.h"
 
 static const char *const description =
@@ -252,16 +253,49 @@ static void check_weights(const MoeCase *of, const hep_plan *plan, const Worker 
     }
 }
 
-static void run_case(const MoeCase *of, const char *domain)
+typedef enum {
+    OVER_THREADS,
+    OVER_HUB,
+    OVER_HUB_GATHERING,
+    OVER_HUB_UNCHECKED,
+    OVER_HUB_IN_ONE_THREAD,
+    OVER_COUNT
+} Over;
+
+static Hub hub;
+static HubRank hub_ranks[RANKS];
+
+static void make_comms(Over over, double timeout_s, hep_comm *comms[RANKS])
+{
+    hep_comm_options options = {.struct_bytes = sizeof(options), .device = -1, .timeout_s = timeout_s};
+    if (over == OVER_THREADS) {
+        cr_assert_eq(hep_comm_threads(RANKS, &options, comms), HEP_OK);
+        return;
+    }
+    hub_init(&hub, timeout_s);
+    memset(hub_ranks, 0, sizeof(hub_ranks));
+    hep_carrier carrier = {.struct_bytes = sizeof(carrier),
+                           .one_thread = over == OVER_HUB_IN_ONE_THREAD,
+                           .unchecked = over == OVER_HUB_UNCHECKED,
+                           .open = hub_open,
+                           .exchange = hub_exchange,
+                           .all_gather = over == OVER_HUB_GATHERING ? hub_all_gather : NULL,
+                           .why = hub_why};
+    for (int r = 0; r < RANKS; r++) {
+        hub_ranks[r].hub = &hub;
+        cr_assert_eq(hep_comm_carrier(r, RANKS, &carrier, &hub_ranks[r], &options, &comms[r]), HEP_OK);
+    }
+}
+
+static void run_case(const MoeCase *of, const char *domain, Over over)
 {
     hep_plan *plan = plan_make(of, domain);
     hep_comm *comms[RANKS];
     static Worker workers[RANKS];
     pthread_t threads[RANKS];
-    hep_comm_options options = {.struct_bytes = sizeof(options), .device = -1, .timeout_s = 20};
     double *dup[LAYERS], *ddown[LAYERS];
     memset(workers, 0, sizeof(workers));
-    cr_assert_eq(hep_comm_threads(RANKS, &options, comms), HEP_OK);
+    make_comms(over, 20, comms);
     for (int k = 0; k < LAYERS; k++) {
         dup[k] = calloc((size_t)of->experts * ELEMENTS, sizeof(double));
         ddown[k] = calloc((size_t)of->experts * ELEMENTS, sizeof(double));
@@ -328,6 +362,17 @@ Test(library, layers_compute_what_they_do_in_one_place)
             of.naive = kind % 2;
             of.expanded = kind / 2;
             of.wide_indices = kind == 1 || kind == 2;
-            run_case(&of, domains[d].text);
+            run_case(&of, domains[d].text, OVER_THREADS);
+        }
+}
+
+Test(library, carriers_bring_the_same)
+{
+    for (int over = OVER_HUB; over < OVER_COUNT; over++)
+        for (size_t d = 0; d < COUNT_OF(domains); d++) {
+            MoeCase of = case_of(d);
+            of.naive = (int)d % 2;
+            run_case(&of, domains[d].text, (Over)over);
+            cr_assert_eq(hub.mismatches, 0);
         }
 }
