@@ -3,7 +3,6 @@
 // A guard lists the arenas that its action created, so that none is lost by the jump out of it.
 #include "ir/base/arena.h"
 
-#include <cjson/cJSON.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -77,25 +76,16 @@ bool memory_guard(void (*action)(void *context), void *context, Fault *fault)
     return ended || fault_set(fault, FAULT_MEMORY, "out of memory");
 }
 
+bool memory_is_guarded(void)
+{
+    return innermost != NULL;
+}
+
 _Noreturn void memory_exhausted(void)
 {
     if (!innermost)
         abort();
     longjmp(innermost->escape, 1);
-}
-
-// cJSON has no state that a jump out of its functions would leave damaged.
-static void *json_allocate(size_t bytes)
-{
-    void *memory = malloc(bytes);
-    if (!memory && innermost)
-        memory_exhausted();
-    return memory;
-}
-
-void memory_guard_json(void)
-{
-    cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = json_allocate, .free_fn = free});
 }
 
 Arena *arena_create(void)

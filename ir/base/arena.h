@@ -24,6 +24,7 @@ char *arena_format(Arena *arena, const char *format, ...) PRINTF_LIKE(2, 3);
 MUST_CHECK bool memory_guard(void (*action)(void *context), void *context, Fault *fault);
 // Leaves the innermost guard's action. Without a guard, which is a mistake of ours, the process is aborted.
 _Noreturn void memory_exhausted(void);
+bool memory_is_guarded(void); // is the thread inside one?
 // Makes cJSON's allocations end guarded actions, too. For programs, before they use it; others get NULL from cJSON.
 void memory_guard_json(void);
 

@@ -33,6 +33,7 @@ typedef struct {
     int64_t rank;         // -1: unknown or all
     int64_t step;         // index in the plan, -1: outside the schedule
     int64_t peer;         // the rank that was waited for, -1: none
+    bool late;            // it did not come in time
     bool peer_told;       // the peer said where it stands:
     uint32_t peer_stream; // its stream (plan.h) of the same kind,
     StreamPoint peer_at;  // the point of that (since_s is not kept)

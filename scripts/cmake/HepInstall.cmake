@@ -14,8 +14,30 @@ install(DIRECTORY samples/ DESTINATION ${CMAKE_INSTALL_DATADIR}/hep/samples)
 install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTERN "*.md" PATTERN "*.svg")
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
+# libhep: what programs load, and what they are built with.
+set(HEP_STATIC_LIBS "-lz -lm -lpthread")
+set(hep_config_folder ${CMAKE_INSTALL_LIBDIR}/cmake/hep)
+file(RELATIVE_PATH HEP_PREFIX_FROM_CONFIG /prefix/${hep_config_folder} /prefix)
+configure_file(scripts/cmake/hepConfig.cmake.in ${CMAKE_BINARY_DIR}/hepConfig.cmake @ONLY)
+include(CMakePackageConfigHelpers)
+write_basic_package_version_file(${CMAKE_BINARY_DIR}/hepConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(TARGETS hep_shared LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT library NAMELINK_COMPONENT development)
+install(FILES ${CMAKE_BINARY_DIR}/lib/libhep.a DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development)
+install(FILES runtime/hep.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
+install(FILES ${CMAKE_BINARY_DIR}/hepConfig.cmake ${CMAKE_BINARY_DIR}/hepConfigVersion.cmake
+  DESTINATION ${hep_config_folder} COMPONENT development)
+# The prefix may be given to cmake --install.
+install(CODE "
+  set(HEP_STATIC_LIBS \"${HEP_STATIC_LIBS}\")
+  set(PROJECT_VERSION \"${PROJECT_VERSION}\")
+  set(CMAKE_INSTALL_LIBDIR \"${CMAKE_INSTALL_LIBDIR}\")
+  set(CMAKE_INSTALL_INCLUDEDIR \"${CMAKE_INSTALL_INCLUDEDIR}\")
+  configure_file(\"${CMAKE_SOURCE_DIR}/scripts/cmake/hep.pc.in\" \"${CMAKE_BINARY_DIR}/hep.pc\" @ONLY)
+  file(INSTALL DESTINATION \"\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_LIBDIR}/pkgconfig\" TYPE FILE
+    FILES \"${CMAKE_BINARY_DIR}/hep.pc\")" COMPONENT development)
+
 # All that is installed and not in the source tree.
-add_custom_target(programs DEPENDS ${programs})
+add_custom_target(programs DEPENDS ${programs} hep_shared hep_static)
 
 # zsh of Debian looks for what packages bring elsewhere than for what administrators install.
 function(hep_install_zsh file)

@@ -78,14 +78,20 @@ function(hep_view name out) # directories...
   set(${out} ${view} PARENT_SCOPE)
 endfunction()
 
+#
+# IN_LIBRARY: libhep holds it, too. Nobody replaces its functions by others of the same name.
 function(hep_module name)
-  cmake_parse_arguments(arg "" "" "DIRECTORIES;SOURCES;DEPENDS" ${ARGN})
+  cmake_parse_arguments(arg "IN_LIBRARY" "" "DIRECTORIES;SOURCES;DEPENDS" ${ARGN})
   if(NOT arg_DIRECTORIES)
     set(arg_DIRECTORIES ${name})
   endif()
   hep_view(${name} view ${arg_DIRECTORIES})
   add_library(hep_${name} STATIC ${arg_SOURCES})
   target_include_directories(hep_${name} PUBLIC ${view})
+  if(arg_IN_LIBRARY)
+    set_target_properties(hep_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+    target_compile_options(hep_${name} PRIVATE -fno-semantic-interposition)
+  endif()
   foreach(dependency IN LISTS arg_DEPENDS)
     target_link_libraries(hep_${name} PUBLIC hep_${dependency})
   endforeach()

@@ -22,6 +22,18 @@ set(CPACK_DEBIAN_CUDA_PACKAGE_NAME hep-cuda)
 set(CPACK_DEBIAN_CUDA_PACKAGE_SHLIBDEPS OFF)
 set(CPACK_DEBIAN_CUDA_PACKAGE_DEPENDS "hep (= ${PROJECT_VERSION})")
 set(CPACK_DEBIAN_CUDA_PACKAGE_RECOMMENDS "")
+set(CPACK_DEBIAN_LIBRARY_PACKAGE_NAME libhep0)
+set(CPACK_DEBIAN_LIBRARY_PACKAGE_SECTION libs)
+set(CPACK_DEBIAN_LIBRARY_PACKAGE_RECOMMENDS "")
+set(CPACK_COMPONENT_LIBRARY_DESCRIPTION "communication of Mixture-of-Experts plans, as a library
+ Executes the communication of plans that hepc made on the caller's tensors.")
+set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME libhep-dev)
+set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
+set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SHLIBDEPS OFF)
+set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_DEPENDS "libhep0 (= ${PROJECT_VERSION}), zlib1g-dev")
+set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_RECOMMENDS "")
+set(CPACK_COMPONENT_DEVELOPMENT_DESCRIPTION "header, static library and build files of libhep
+ For programs that execute plans by hep.h.")
 set(CPACK_COMPONENT_CUDA_DESCRIPTION "the CUDA engine of hep-run
  It needs the runtime libraries of CUDA ${HEP_HAVE_CUDA}: cudart, cuBLAS and NCCL.")
 include(CPack)

@@ -64,7 +64,7 @@ layers_in_order() { # folder, layers...
     grep -rnE "#include \"$folder/($later)/" "$folder/$layer" && fail "$folder/$layer includes a layer after it"
   done
 }
-layers_in_order runtime base comm engine training checkpoint calibrate plugin check job report
+layers_in_order runtime base comm engine library training checkpoint calibrate plugin check job report
 layers_in_order compiler spec frontend model lowering solve placement explain
 layers_in_order ir base text verify simulate load
 # No circle of calls between files, none of includes between folders; and a circle would be found.
