@@ -1,12 +1,13 @@
-// See footprint.h.
+// See footprint.h. Deep models are lowered without most of their layers: what those add is counted buffer by buffer.
 #include "compiler/solve/footprint.h"
 
 #include <math.h>
 
 #include "compiler/lowering/lower.h"
+#include "ir/ops.h"
+#include "ir/unroll.h"
 
-enum { WHOLE_MAX = 16 };     // layers of a model that is lowered whole: in an instant
-enum { STEADY_PERIODS = 4 }; // from there on every period of layers takes the same memory
+enum { STEADY_PERIODS = 5 }; // of layers, that show what all take in turn
 
 static uint32_t count_moe(const Spec *spec)
 {
@@ -66,13 +67,113 @@ static Repetition find_repetition(const SpecModel *model)
     return best;
 }
 
-// Memory of the model less `removed` of the layers that repeat.
-static double measure_less(const Spec *spec, const Mixing *mixing, const Repetition *of, uint32_t removed)
+typedef struct {
+    double bytes; // of a rank
+    double kept;  // of it what the layers of a period add while others are passed through
+} Lowered;
+
+// ---- what layers add ---------------------------------------------------------------------------
+
+// Who touches a buffer.
+typedef struct {
+    bool forward, backward, stream[STREAM_COUNT];
+} Touched;
+
+static Touched *find_touched(const Plan *plan, Arena *arena)
+{
+    Touched *touched = arena_alloc_array(arena, plan->buffer_count, sizeof(*touched));
+    bool backward = false;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        const Step *step = &plan->steps[i];
+        const OpInfo *info = op_info((int)step->op);
+        const int32_t *operands = step_operands(plan, step);
+        for (uint32_t k = 0; k < info->operand_count; k++) {
+            if (operands[k] == NONE)
+                continue;
+            Touched *of = &touched[operands[k]];
+            *(backward ? &of->backward : &of->forward) = true;
+            of->stream[info->stream] = true;
+        }
+        backward = backward || step->op == OP_LOSS;
+    }
+    return touched;
+}
+
+// Layers `first` to before `end`.
+typedef struct {
+    uint32_t first, end;
+} Period;
+
+// Do weights and their gradients run ahead of others without limit?
+typedef struct {
+    bool gathers, returns;
+} Unlimited;
+
+// What a period of layers adds to the others' memory: what outlives the iteration, and the largest of what is there
+// before the first layer, between the passes, and after the last: experts that are gathered ahead, what the backward
+// pass reads of the forward pass, gradients that wait for their way home.
+static double kept_bytes(const Plan *plan, const Period *of, Unlimited unlimited)
+{
+    Arena *arena = arena_create();
+    const Touched *touched = find_touched(plan, arena);
+    double lasts = 0, before = 0, between = 0, after = 0;
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        const Buffer *buffer = &plan->buffers[b];
+        const Touched *by = &touched[b];
+        uint64_t bytes;
+        if (buffer->layer < (int32_t)of->first || buffer->layer >= (int32_t)of->end ||
+            !plan_buffer_bytes(plan, buffer, &bytes))
+            continue;
+        if (buffer->kind != BUFFER_TEMPORARY)
+            lasts += (double)bytes;
+        else if (by->forward && by->backward)
+            between += (double)bytes;
+        else if (unlimited.gathers && by->forward && by->stream[STREAM_MIGRATE] && by->stream[STREAM_COMPUTE])
+            before += (double)bytes;
+        else if (unlimited.returns && by->backward && by->stream[STREAM_SYNC] && by->stream[STREAM_COMPUTE])
+            after += (double)bytes;
+    }
+    arena_destroy(arena);
+    return lasts + fmax(before, fmax(between, after));
+}
+
+// A model as deep as it is in `spec`. Where layers repeat twice, the last period but one is looked at, for the loss
+// reads what the last layer leaves.
+static Lowered lower_prefix(const Spec *spec, const Mixing *mixing, const Repetition *of)
+{
+    Arena *arena = arena_create();
+    Spec prefix = *spec;
+    prefix.outer = NULL; // no matter of memory, nor is routing
+    prefix.model.popularity = NULL;
+    prefix.model.layer_popularity = NULL;
+    prefix.cluster.port_count = prefix.cluster.link_count = 0;
+    const Workload *work = workload_derive(&prefix, arena);
+    Mix mix = mix_uniform(work, mixing->config, mixing->prefetch, arena);
+    Lowered lowered = {0};
+    // Waits that others imply do no harm, for once.
+    Plan *plan = lower_with(work, &mix, mixing->dispatch, PLAN_PASSES_ALL & ~(1u << PLAN_PASS_PRUNE), &lowered.bytes);
+    Period period = {.end = of->end - of->begin >= 2 * of->period ? of->end - of->period : of->end};
+    period.first = period.end > of->period ? period.end - of->period : 0;
+    const Unlimited unlimited = {spec->plan.pass == PASS_FORWARD && mixing->prefetch == PREFETCH_UNLIMITED,
+                                 !returns_are_limited(work, spec->plan.regather_dense || mixing->config->regather)};
+    if (plan)
+        lowered.kept = kept_bytes(plan, &period, unlimited);
+    plan_destroy(plan);
+    arena_destroy(arena);
+    return lowered;
+}
+
+// ---- models ------------------------------------------------------------------------------------
+
+// The model less `removed` of the layers that repeat.
+static Lowered lower_less(const Spec *spec, const Mixing *mixing, const Repetition *of, uint32_t removed)
 {
     Arena *arena = arena_create();
     Spec less = *spec;
     SpecModel *model = &less.model;
     const SpecModel *all = &spec->model;
+    Repetition left = *of;
+    left.end -= removed;
     model->layers -= removed;
     model->is_moe = arena_alloc_array(arena, model->layers, sizeof(*model->is_moe));
     model->mixer = all->mixer ? arena_alloc_array(arena, model->layers, sizeof(*model->mixer)) : NULL;
@@ -85,57 +186,35 @@ static double measure_less(const Spec *spec, const Mixing *mixing, const Repetit
         if (model->inner_each)
             model->inner_each[k] = all->inner_each[from];
     }
-    double bytes = lower_memory_bytes(&less, mixing->config, mixing->prefetch, mixing->dispatch, model->layers);
+    Lowered lowered = lower_prefix(&less, mixing, &left);
     arena_destroy(arena);
-    return bytes;
+    return lowered;
 }
 
-static Footprint measure_listed(const Spec *spec, const Mixing *mixing, uint32_t steady)
+static Repetition repetition_of(const Spec *spec)
 {
-    const Repetition of = find_repetition(&spec->model);
-    uint32_t moe_count = count_moe(spec), length = of.end - of.begin, small = shown(&spec->model, &of, steady);
-    uint32_t whole = spec->model.layers, removed = whole > small + of.period ? whole - small : 0;
-    if (removed) {
-        double less = measure_less(spec, mixing, &of, removed);
-        double more = measure_less(spec, mixing, &of, removed - of.period), all = fmax(more - less, 0);
-        double step = all / of.moe_count;
-        return (Footprint){step, more + all * (removed / of.period - 1) - step * moe_count};
-    }
-    double bytes = measure_less(spec, mixing, &of, 0), step = 0;
-    if (moe_count > of.moe_count && length >= of.period && whole > of.period)
-        step = fmax(0, bytes - measure_less(spec, mixing, &of, of.period)) / of.moe_count;
-    return (Footprint){step, bytes - step * moe_count};
+    const SpecModel *model = &spec->model;
+    if (count_moe(spec) == 0)
+        return (Repetition){model->layers - 1, model->layers, 1, 1};
+    if (model->is_moe || spec_lists_layers(model))
+        return find_repetition(model);
+    return (Repetition){model->first_dense, model->layers, model->every, 1};
 }
 
 Footprint footprint_measure(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch)
 {
     if (spec->model.abstract)
         return (Footprint){0};
-    uint32_t period = spec->model.every, layers = spec->model.layers, head = spec->model.first_dense;
     uint32_t window = mix_window(spec->plan.pass, config, prefetch), steady = STEADY_PERIODS;
-    if (window <= PREFETCH_MAX && window + 2 > steady)
-        steady = window + 2;
-    if (spec->model.is_moe || spec_lists_layers(&spec->model))
-        return measure_listed(spec, &(Mixing){config, prefetch, dispatch}, steady);
-    uint32_t moe_count = count_moe(spec);
-    uint32_t shorter = head + (layers > head ? (layers - head) % period : 0) + steady * period;
-    uint32_t longer = shorter + period;
-    if (layers <= longer) {
-        double whole = lower_memory_bytes(spec, config, prefetch, dispatch, layers);
-        double step = moe_count > 1 ? whole - lower_memory_bytes(spec, config, prefetch, dispatch, layers - period) : 0;
-        step = fmax(step, 0);
-        return (Footprint){step, whole - step * moe_count};
-    }
-    double small = lower_memory_bytes(spec, config, prefetch, dispatch, shorter);
-    // What few layers use in turn hides what they add: the whole says that, where it is not too deep to be lowered.
-    if (spec->plan.pass == PASS_TRAINING && layers <= WHOLE_MAX) {
-        double whole = lower_memory_bytes(spec, config, prefetch, dispatch, layers);
-        double step = fmax(whole - small, 0) / ((layers - shorter) / period);
-        return (Footprint){step, whole - step * moe_count};
-    }
-    double large = lower_memory_bytes(spec, config, prefetch, dispatch, longer);
-    double step = fmax(large - small, 0);
-    return (Footprint){step, large + step * ((layers - longer) / period) - step * moe_count};
+    if (window <= PREFETCH_MAX && window + 3 > steady)
+        steady = window + 3;
+    const Mixing mixing = {config, prefetch, dispatch};
+    const Repetition of = repetition_of(spec);
+    uint32_t small = shown(&spec->model, &of, steady), whole = spec->model.layers;
+    uint32_t removed = whole > small ? (whole - small) / of.period : 0;
+    Lowered lowered = lower_less(spec, &mixing, &of, removed * of.period);
+    double step = lowered.kept / of.moe_count;
+    return (Footprint){step, lowered.bytes + lowered.kept * removed - step * count_moe(spec)};
 }
 
 double footprint_total(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch)

@@ -1,5 +1,5 @@
 // The memory of a rank as a sum: what every MoE layer adds under its configuration, and what the layers
-// use in turn. Measured by lowering, which has the last word on every plan.
+// use in turn. Measured by lowering a few layers; lowering the whole plan has the last word.
 #ifndef HEP_FOOTPRINT_H
 #define HEP_FOOTPRINT_H
 
@@ -10,8 +10,9 @@ typedef struct {
     double per_layer_bytes, shared_bytes;
 } Footprint;
 
-// One configuration for all layers: exact for small models, extrapolated from two prefixes of a deep
-// one, since beyond its first layers every period of `every` layers adds the same. 0 for abstract workloads.
+// One configuration for all layers. A deep model is lowered with a few of the layers that repeat; what the others add
+// is the sum of the buffers that a layer keeps while others are passed through. Exact but for how buffers pack, within
+// one per cent. 0 for abstract workloads.
 Footprint footprint_measure(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch);
 
 // What a rank needs according to the lowering, which has the last word.

@@ -144,6 +144,47 @@ Test(lower, so_does_every_configuration_of_several_micro_batches)
     }
 }
 
+// Memory of deep models is not measured but added up, layer by layer: held against whole lowerings.
+typedef struct {
+    int compared, exact;
+} Added;
+
+static void compare_added(const char *what, const Spec *spec, double added, double bytes, Added *of)
+{
+    of->compared++;
+    of->exact += added == bytes;
+    cr_expect(fabs(added - bytes) <= 0.01 * bytes, "%s of %u layers, %s, %u micro-batches: %.0f, lowered %.0f", what,
+              spec->model.layers, spec->plan.recomputes ? "recomputed" : "kept", spec->plan.micro_batches, added,
+              bytes);
+}
+
+Test(lower, memory_of_deep_models_is_what_their_layers_add)
+{
+    enum { LAYERS_MAX = 24 };
+    Added uniform = {0};
+    srand(19);
+    for (int i = 0; i < 60; i++) {
+        Spec spec = random_looped_spec();
+        spec.model.layers = LAYERS_MAX / 2 + (uint32_t)rand() % (LAYERS_MAX / 2);
+        spec.model.every = 1 + (uint32_t)(rand() % 2);
+        spec.model.first_dense = (uint32_t)(rand() % 3);
+        Arena *arena = arena_create();
+        const Workload *work = workload_derive(&spec, arena);
+        Candidate *candidates;
+        size_t count;
+        cr_assert(planner_enumerate(work, arena, diag_create(arena), &candidates, &count));
+        for (int k = 0; k < 3; k++) {
+            const Config *config = &candidates[(size_t)rand() % count].config;
+            uint32_t prefetch = rand() % 2 ? PREFETCH_UNLIMITED : (uint32_t)(rand() % 3);
+            Mix mix = mix_uniform(work, config, prefetch, arena);
+            compare_added("one choice", &spec, footprint_total(&spec, config, prefetch, spec.plan.dispatch),
+                          footprint_lowered(work, &mix, spec.plan.dispatch), &uniform);
+        }
+        arena_destroy(arena);
+    }
+    cr_expect(uniform.exact >= 0.85 * uniform.compared, "%d of %d are exact", uniform.exact, uniform.compared);
+}
+
 // What an iteration's steps take alone, by kind as the cost model has it.
 typedef struct {
     double pre_expert_s, exchange_s, expert_s, other_s;
