@@ -330,11 +330,16 @@ uint32_t multipliers_find(const StageProblem *problem, const OptionsInPlay *opti
     return count;
 }
 
-double multipliers_reduced_s(const StageProblem *problem, const OptionsInPlay *options, const Multipliers *m,
-                             uint32_t stage, uint32_t option)
+void multipliers_reduced_s(const StageProblem *problem, const OptionsInPlay *options, const Multipliers *m,
+                           uint32_t stage, double reduced_s[])
 {
-    uint32_t best = 0;
     const double *flow = m->edges + (size_t)stage * (problem->forward_count + problem->backward_count);
-    double best_s = best_price(problem, options, stage, flow, m->memory_price, &best);
-    return option_price(problem, &problem->stages[stage].options[option], flow, m->memory_price) - best_s;
+    double best_s = INFINITY;
+    for (uint32_t i = 0; i < options->kept_count[stage]; i++) {
+        const StageOption *option = &problem->stages[stage].options[options->kept[stage][i]];
+        reduced_s[i] = option_price(problem, option, flow, m->memory_price);
+        best_s = fmin(best_s, reduced_s[i]);
+    }
+    for (uint32_t i = 0; i < options->kept_count[stage]; i++)
+        reduced_s[i] -= best_s;
 }
