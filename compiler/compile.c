@@ -9,6 +9,7 @@
 #include "compiler/frontend/profile.h"
 #include "compiler/frontend/read.h"
 #include "compiler/placement/place.h"
+#include "compiler/solve/footprint.h"
 #include "compiler/solve/rank.h"
 #include "ir/base/clock.h"
 #include "ir/bundle.h"
@@ -149,10 +150,9 @@ static FaultKind make_plan(PlanPassSet without, Diag *diag, Compilation *out)
 // NULL after reporting that the profile is not one of this model.
 static const Spec *apply_overrides(const Spec *checked, const CompileOptions *options, Arena *arena, Diag *diag)
 {
-    if (options->dispatch == NONE && !options->profile)
-        return checked;
     Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *checked;
+    spec->footprints = footprint_table_create(arena);
     if (options->dispatch != NONE)
         spec->plan.dispatch = (Dispatch)options->dispatch;
     return !options->profile || profile_read(options->profile, &spec->model, arena, diag) ? spec : NULL;

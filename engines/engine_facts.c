@@ -1,6 +1,8 @@
 // See engine_facts.h.
 #include "engines/engine_facts.h"
 
+#include "ir/unroll.h"
+
 bool engine_has_stream(const Plan *plan, Stream stream)
 {
     for (uint32_t s = 0; s < plan->step_count; s++)
@@ -30,7 +32,8 @@ uint64_t engine_kept_counts(const Plan *plan)
     uint64_t total = 0;
     for (uint32_t s = 0; s < plan->step_count && plan->exchange == EXCHANGE_PADDED; s++)
         if (plan->steps[s].op == OP_ROUTE)
-            total += step_buffer(plan, &plan->steps[s], OPERAND_send_counts)->rows;
+            total +=
+                plan_step_runs(plan, &plan->steps[s]) * step_buffer(plan, &plan->steps[s], OPERAND_send_counts)->rows;
     return total;
 }
 

@@ -7,6 +7,7 @@
 #include "engines/host_scratch.h"
 #include "engines/saturating.h"
 #include "engines/sums.h"
+#include "ir/unroll.h"
 
 static uint64_t align(uint64_t bytes)
 {
@@ -58,7 +59,7 @@ void cuda_memory_lay_out(const Plan *plan, bool records, CudaMemory *memory)
     for (uint32_t s = 0; s < STREAM_COUNT; s++)
         memory->queues[s] = reserve(total, most[s]);
     memory->maps = reserve(total, engine_map_entries(plan) * plan->choice_count * sizeof(int32_t));
-    memory->lost = reserve(total, plan->step_count * sizeof(uint64_t));
+    memory->lost = reserve(total, plan_executions(plan) * sizeof(uint64_t));
     memory->factors = reserve(total, CUDA_FACTORS_BYTES);
     memory->kept_counts = reserve(total, engine_kept_counts(plan) * sizeof(int32_t));
     memory->sums = reserve(total, sums.scratch);

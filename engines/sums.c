@@ -2,6 +2,7 @@
 #include "engines/sums.h"
 
 #include "engines/saturating.h"
+#include "ir/unroll.h"
 
 uint64_t sums_scatter_scratch(uint32_t members, uint64_t shard, Dtype dtype)
 {
@@ -30,7 +31,7 @@ PlanSums sums_of_plan(const Plan *plan)
         uint64_t bytes = scatters ? sums_scatter_scratch(members, elements, buffer->dtype)
                                   : sums_reduce_scratch(members, elements, buffer->dtype);
         sums.scratch = bytes > sums.scratch ? bytes : sums.scratch;
-        sums.steps++;
+        sums.steps += plan_step_runs(plan, step);
     }
     return sums;
 }

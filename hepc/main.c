@@ -1,5 +1,6 @@
 // hepc: the program. Distinguishes inputs, calls the pipeline or loads a plan, and says what is to be printed.
 #include <argp.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -351,11 +352,21 @@ static void check_output(void)
     _exit(exit_code_of(FAULT_IO));
 }
 
+// Thousands of plans are lowered and forgotten: what they took is not to be given back to the system each time.
+static void keep_freed_memory(void)
+{
+#ifdef M_TRIM_THRESHOLD
+    mallopt(M_TRIM_THRESHOLD, 256 << 20);
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);
+#endif
+}
+
 int main(int argc, char **argv)
 {
     Run of = {.argc = argc, .argv = argv};
     atexit(check_output);
     signal(SIGXFSZ, SIG_IGN); // a limit of file sizes is a fault like others
+    keep_freed_memory();
     memory_guard_json();
     argp_err_exit_status = exit_code_of(FAULT_USAGE);
     Fault exhausted = {0};

@@ -11,7 +11,6 @@
 #include "engines/engine_memory.h"
 #include "ir/bundle.h"
 #include "ir/codec.h"
-#include "ir/unroll.h"
 
 static int32_t add_weight(Lowering *l, int32_t layer, const char *name, Dtype dtype, double rows, double cols)
 {
@@ -392,8 +391,7 @@ Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPa
         loop_complete(plan, arena);
         outer_describe(&spec->cluster, plan);
         addressable = plan_passes_run(plan, passes, arena);
-        plan->engine_bytes =
-            addressable ? engine_own_bytes(plan_unroll_all(plan, arena), plan->cluster.device.engine) : 0;
+        plan->engine_bytes = addressable ? engine_own_bytes(plan, plan->cluster.device.engine) : 0;
         *bytes = plan_memory_bytes(plan);
     }
     arena_destroy(arena);

@@ -2,6 +2,7 @@
 #include "compiler/solve/footprint.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "compiler/lowering/lower.h"
 #include "ir/ops.h"
@@ -201,20 +202,143 @@ static Repetition repetition_of(const Spec *spec)
     return (Repetition){model->first_dense, model->layers, model->every, 1};
 }
 
+static Footprint measure(const Spec *spec, const Mixing *mixing)
+{
+    uint32_t window = mix_window(spec->plan.pass, mixing->config, mixing->prefetch), steady = STEADY_PERIODS;
+    if (window <= PREFETCH_MAX && window + 3 > steady)
+        steady = window + 3;
+    const Repetition of = repetition_of(spec);
+    uint32_t small = shown(&spec->model, &of, steady), whole = spec->model.layers;
+    uint32_t removed = whole > small ? (whole - small) / of.period : 0;
+    Lowered lowered = lower_less(spec, mixing, &of, removed * of.period);
+    double step = lowered.kept / of.moe_count;
+    return (Footprint){step, lowered.bytes + lowered.kept * removed - step * count_moe(spec)};
+}
+
+// ---- what was measured -------------------------------------------------------------------------
+
+enum { SLOTS_FIRST = 256 };
+
+typedef struct {
+    bool used;
+    Config config;
+    uint32_t prefetch;
+    Dispatch dispatch;
+    Footprint footprint;
+} Slot;
+
+// Of specs that are alike in all that memory depends on.
+typedef struct Measured {
+    struct Measured *next;
+    Spec spec;
+    Slot *slots;
+    uint32_t count, capacity; // a power of two
+} Measured;
+
+struct FootprintTable {
+    Arena *arena;
+    Measured *first; // the latest one that was asked for
+};
+
+FootprintTable *footprint_table_create(Arena *arena)
+{
+    FootprintTable *table = arena_alloc(arena, sizeof(*table));
+    table->arena = arena;
+    return table;
+}
+
+// The spec without what is no matter of memory. Specs are compared byte by byte: where bytes that mean nothing differ,
+// one is measured twice.
+static Spec memory_part(const Spec *spec)
+{
+    Spec part = *spec;
+    Cluster *cluster = &part.cluster;
+    for (uint32_t l = 0; l < cluster->level_count; l++)
+        cluster->levels[l].bandwidth_bytes_per_s = cluster->levels[l].latency_s = cluster->levels[l].overhead_s = 0;
+    Device *device = &cluster->device;
+    device->compute_flops = device->memory_bytes = device->memory_bandwidth = device->half_rate_rows = 0;
+    device->encode_bandwidth = device->decode_bandwidth = device->peak_flops = 0;
+    cluster->ports = NULL;
+    cluster->links = NULL;
+    cluster->port_count = cluster->link_count = 0;
+    part.outer = NULL;
+    part.model.popularity = NULL;
+    part.model.layer_popularity = NULL;
+    part.model.times = NULL;
+    return part;
+}
+
+static Measured *find_measured(FootprintTable *table, const Spec *spec)
+{
+    const Spec part = memory_part(spec);
+    for (Measured **link = &table->first; *link; link = &(*link)->next)
+        if (memcmp(&(*link)->spec, &part, sizeof(part)) == 0) {
+            Measured *found = *link;
+            *link = found->next;
+            found->next = table->first;
+            return table->first = found;
+        }
+    Measured *fresh = arena_alloc(table->arena, sizeof(*fresh));
+    memcpy(&fresh->spec, &part, sizeof(part));
+    fresh->next = table->first;
+    fresh->capacity = SLOTS_FIRST;
+    fresh->slots = arena_alloc_array(table->arena, fresh->capacity, sizeof(*fresh->slots));
+    return table->first = fresh;
+}
+
+// The slot of the choice, or the free one where it belongs.
+static Slot *find_slot(Slot *slots, uint32_t capacity, const Mixing *mixing)
+{
+    const Config *config = mixing->config;
+    uint32_t hash = mixing->prefetch * 31 + (uint32_t)mixing->dispatch * 7 + config->regather + 2 * config->once;
+    for (uint32_t l = 0; l < LEVELS_MAX; l++)
+        hash = hash * 2654435761U + config->domain[l];
+    for (uint32_t i = hash ^ hash >> 16;; i++) {
+        Slot *slot = &slots[i & (capacity - 1)];
+        if (!slot->used || (config_equal(&slot->config, config) && slot->prefetch == mixing->prefetch &&
+                            slot->dispatch == mixing->dispatch))
+            return slot;
+    }
+}
+
+static void grow(FootprintTable *table, Measured *of)
+{
+    uint32_t capacity = 2 * of->capacity;
+    Slot *slots = arena_alloc_array(table->arena, capacity, sizeof(*slots));
+    for (uint32_t i = 0; i < of->capacity; i++)
+        if (of->slots[i].used) {
+            const Mixing mixing = {&of->slots[i].config, of->slots[i].prefetch, of->slots[i].dispatch};
+            *find_slot(slots, capacity, &mixing) = of->slots[i];
+        }
+    of->slots = slots;
+    of->capacity = capacity;
+}
+
+// The same prefetch for all that make a plan wait for the same.
+static uint32_t usual_prefetch(const Spec *spec, const Config *config, uint32_t prefetch)
+{
+    bool limits = config->regather || spec->plan.regather_dense || spec->plan.pass == PASS_FORWARD;
+    if (!limits)
+        return PREFETCH_UNLIMITED;
+    return spec->plan.pass == PASS_TRAINING && prefetch > PREFETCH_REGATHER ? PREFETCH_UNLIMITED : prefetch;
+}
+
 Footprint footprint_measure(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch)
 {
     if (spec->model.abstract)
         return (Footprint){0};
-    uint32_t window = mix_window(spec->plan.pass, config, prefetch), steady = STEADY_PERIODS;
-    if (window <= PREFETCH_MAX && window + 3 > steady)
-        steady = window + 3;
-    const Mixing mixing = {config, prefetch, dispatch};
-    const Repetition of = repetition_of(spec);
-    uint32_t small = shown(&spec->model, &of, steady), whole = spec->model.layers;
-    uint32_t removed = whole > small ? (whole - small) / of.period : 0;
-    Lowered lowered = lower_less(spec, &mixing, &of, removed * of.period);
-    double step = lowered.kept / of.moe_count;
-    return (Footprint){step, lowered.bytes + lowered.kept * removed - step * count_moe(spec)};
+    const Mixing mixing = {config, usual_prefetch(spec, config, prefetch), dispatch};
+    if (!spec->footprints)
+        return measure(spec, &mixing);
+    Measured *of = find_measured(spec->footprints, spec);
+    if (2 * of->count >= of->capacity)
+        grow(spec->footprints, of);
+    Slot *slot = find_slot(of->slots, of->capacity, &mixing);
+    if (!slot->used) {
+        *slot = (Slot){true, *config, mixing.prefetch, dispatch, measure(spec, &mixing)};
+        of->count++;
+    }
+    return slot->footprint;
 }
 
 double footprint_total(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch)

@@ -13,7 +13,14 @@ typedef struct {
 // One configuration for all layers. A deep model is lowered with a few of the layers that repeat; what the others add
 // is the sum of the buffers that a layer keeps while others are passed through. Exact but for how buffers pack, within
 // one per cent. 0 for abstract workloads.
+// What `spec.footprints` has is not measured again.
 Footprint footprint_measure(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch);
+
+// Remembers, in the arena, what is measured of specs that carry it and of all copies of theirs, whatever becomes of
+// these: bandwidths and the device's memory may change, for all else it measures again.
+typedef struct FootprintTable FootprintTable;
+
+FootprintTable *footprint_table_create(Arena *arena);
 
 // What a rank needs according to the lowering, which has the last word.
 double footprint_lowered(const Workload *work, const Mix *mix, Dispatch dispatch);

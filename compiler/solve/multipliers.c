@@ -10,6 +10,7 @@ typedef struct {
     const OptionsInPlay *options;
     uint32_t edge_count;   // forward and backward together
     double **weights;      // [stages][edges][kept]: of every option's maps, side by side as paths ask for them
+    double **maps;         // [stages][kept][edges]: the same, option by option; alike stages share both
     double **memory;       // [stages][kept]: of every option
     double **share;        // [stages][kept]: the mixed strategy
     double **loss;         // [stages][kept]: cumulated
@@ -61,9 +62,9 @@ static void mix_maps(Game *game)
         double *mixed = game->mixed + k * edges;
         for (size_t i = 0; i < kept; i++) {
             double share = game->share[k][i];
-            const double *weights = game->weights[k] + i;
+            const double *map = game->maps[k] + i * edges;
             for (size_t e = 0; share >= SHARE_MIN && e < edges; e++)
-                mixed[e] += share * weights[e * kept]; // -INFINITY where an option lacks the edge: the bound stays one
+                mixed[e] += share * map[e]; // -INFINITY where an option lacks the edge: the bound stays one
         }
     }
 }
@@ -225,21 +226,43 @@ static void play(Game *game, double incumbent_s, uint32_t rounds)
         game->flow[e] /= total_weight;
 }
 
-static void copy_options(Game *game, uint32_t k)
+// Has the stage the same options in play as the one before?
+static bool is_like_previous(const Game *game, uint32_t k)
+{
+    const PlanStage *stages = game->problem->stages;
+    const OptionsInPlay *options = game->options;
+    return k > 0 && stages[k].options == stages[k - 1].options &&
+           options->kept_count[k] == options->kept_count[k - 1] &&
+           memcmp(options->kept[k], options->kept[k - 1], options->kept_count[k] * sizeof(**options->kept)) == 0;
+}
+
+static void copy_options(Game *game, uint32_t k, Arena *arena)
 {
     const StageProblem *problem = game->problem;
-    size_t kept = game->options->kept_count[k];
+    size_t kept = game->options->kept_count[k], edges = game->edge_count;
+    double *absent = game->absent + k * edges;
+    if (is_like_previous(game, k)) {
+        game->weights[k] = game->weights[k - 1];
+        game->maps[k] = game->maps[k - 1];
+        game->memory[k] = game->memory[k - 1];
+        memcpy(absent, absent - edges, edges * sizeof(*absent));
+        return;
+    }
+    game->weights[k] = arena_alloc_array(arena, kept * edges + 1, sizeof(**game->weights));
+    game->maps[k] = arena_alloc_array(arena, kept * edges + 1, sizeof(**game->maps));
+    game->memory[k] = arena_alloc_array(arena, kept + 1, sizeof(**game->memory));
     for (size_t i = 0; i < kept; i++) {
         const StageOption *option = &problem->stages[k].options[game->options->kept[k][i]];
-        double *weights = game->weights[k] + i;
-        for (uint32_t e = 0; e < problem->forward_count; e++)
-            weights[e * kept] = option->forward[e];
-        for (uint32_t e = 0; e < problem->backward_count; e++)
-            weights[(problem->forward_count + e) * kept] = option->backward[e];
+        double *map = game->maps[k] + i * edges;
+        memcpy(map, option->forward, problem->forward_count * sizeof(*map));
+        if (problem->backward_count)
+            memcpy(map + problem->forward_count, option->backward, problem->backward_count * sizeof(*map));
         game->memory[k][i] = option->memory;
-        for (uint32_t e = 0; e < game->edge_count; e++)
-            if (weights[e * kept] == -INFINITY)
-                game->absent[(size_t)k * game->edge_count + e] = -INFINITY;
+        for (size_t e = 0; e < edges; e++) {
+            game->weights[k][e * kept + i] = map[e];
+            if (map[e] == -INFINITY)
+                absent[e] = -INFINITY;
+        }
     }
 }
 
@@ -258,16 +281,14 @@ static Game *create_game(const StageProblem *problem, const OptionsInPlay *optio
         game->path[pass] = arena_alloc_array(arena, stages + 1, 1);
         game->came_from[pass] = arena_alloc_array(arena, (size_t)(stages + 1) * STAGE_CLOCK_MAX, 1);
     }
-    double ***by_stage[] = {&game->weights, &game->memory, &game->share, &game->loss};
+    double ***by_stage[] = {&game->weights, &game->maps, &game->memory, &game->share, &game->loss};
     for (size_t i = 0; i < COUNT_OF(by_stage); i++)
         *by_stage[i] = arena_alloc_array(arena, stages + 1, sizeof(**by_stage[i]));
     for (uint32_t k = 0; k < stages; k++) {
         size_t kept = options->kept_count[k];
-        game->weights[k] = arena_alloc_array(arena, kept * game->edge_count + 1, sizeof(**game->weights));
-        game->memory[k] = arena_alloc_array(arena, kept + 1, sizeof(**game->memory));
         game->share[k] = arena_alloc_array(arena, kept + 1, sizeof(**game->share));
         game->loss[k] = arena_alloc_array(arena, kept + 1, sizeof(**game->loss));
-        copy_options(game, k);
+        copy_options(game, k, arena);
     }
     return game;
 }
@@ -330,11 +351,16 @@ uint32_t multipliers_find(const StageProblem *problem, const OptionsInPlay *opti
     return count;
 }
 
-double multipliers_reduced_s(const StageProblem *problem, const OptionsInPlay *options, const Multipliers *m,
-                             uint32_t stage, uint32_t option)
+void multipliers_reduced_s(const StageProblem *problem, const OptionsInPlay *options, const Multipliers *m,
+                           uint32_t stage, double reduced_s[])
 {
-    uint32_t best = 0;
     const double *flow = m->edges + (size_t)stage * (problem->forward_count + problem->backward_count);
-    double best_s = best_price(problem, options, stage, flow, m->memory_price, &best);
-    return option_price(problem, &problem->stages[stage].options[option], flow, m->memory_price) - best_s;
+    double best_s = INFINITY;
+    for (uint32_t i = 0; i < options->kept_count[stage]; i++) {
+        const StageOption *option = &problem->stages[stage].options[options->kept[stage][i]];
+        reduced_s[i] = option_price(problem, option, flow, m->memory_price);
+        best_s = fmin(best_s, reduced_s[i]);
+    }
+    for (uint32_t i = 0; i < options->kept_count[stage]; i++)
+        reduced_s[i] -= best_s;
 }

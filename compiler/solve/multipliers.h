@@ -32,8 +32,8 @@ typedef struct {
 uint32_t multipliers_find(const StageProblem *problem, const OptionsInPlay *options, double incumbent_s,
                           uint32_t rounds, Multipliers out[MULTIPLIERS_MAX], Arena *arena);
 
-// What `option` of `stage` adds to the bound over the best in play: its reduced cost, >= 0.
-double multipliers_reduced_s(const StageProblem *problem, const OptionsInPlay *options, const Multipliers *m,
-                             uint32_t stage, uint32_t option);
+// What every option in play of a stage adds to the bound over the best of them: its reduced cost, >= 0.
+void multipliers_reduced_s(const StageProblem *problem, const OptionsInPlay *options, const Multipliers *m,
+                           uint32_t stage, double reduced_s[]);
 
 #endif

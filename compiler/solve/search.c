@@ -49,6 +49,7 @@ typedef struct {
     uint32_t bound_count;
     double *least_memory; // [stages + 1]: what the rest takes at least
     OptionsInPlay options;
+    double *reduced_s; // [options of a stage]: scratch
     double cutoff_s;
     double work;
 } Search;
@@ -170,10 +171,10 @@ static void fix_by_reduced_cost(Search *s)
     for (uint32_t b = 0; b < s->bound_count; b++)
         for (uint32_t k = 0; k < s->problem->stage_count; k++) {
             uint32_t left = 0;
+            multipliers_reduced_s(s->problem, &s->options, &s->bounds[b], k, s->reduced_s);
             for (uint32_t i = 0; i < s->options.kept_count[k]; i++) {
                 uint32_t o = s->options.kept[k][i];
-                double with_s = s->bounds[b].value_s;
-                with_s += multipliers_reduced_s(s->problem, &s->options, &s->bounds[b], k, o);
+                double with_s = s->bounds[b].value_s + s->reduced_s[i];
                 if (!(with_s >= limit_s(s))) // NaN where the bound is -INFINITY, and says nothing
                     s->options.kept[k][left++] = o;
             }
@@ -353,6 +354,10 @@ static void prepare(Search *s, Arena *arena)
     s->options.kept = arena_alloc_array(arena, stages + 1, sizeof(*s->options.kept));
     s->options.kept_count = arena_alloc_array(arena, stages + 1, sizeof(*s->options.kept_count));
     s->least_memory = arena_alloc_array(arena, stages + 1, sizeof(*s->least_memory));
+    uint32_t options_max = 0;
+    for (uint32_t k = 0; k < stages; k++)
+        options_max = problem->stages[k].option_count > options_max ? problem->stages[k].option_count : options_max;
+    s->reduced_s = arena_alloc_array(arena, (size_t)options_max + 1, sizeof(*s->reduced_s));
     for (uint32_t k = stages; k-- > 0;) {
         const PlanStage *stage = &problem->stages[k];
         s->options.kept[k] = arena_alloc_array(arena, stage->option_count, sizeof(**s->options.kept));

@@ -115,6 +115,7 @@ typedef struct {
     // Forward passes with fewer experts than GPUs: outermost levels where experts, which do not change, are gathered
     // once and for all. Their domain is S_l = n_l and nothing is gathered there.
     uint32_t replica_levels;
+    struct FootprintTable *footprints; // what was measured of specs with this memory, or NULL (solve/footprint.h)
 } Spec;
 
 // In a forward pass with fewer experts than GPUs the fewest outermost levels without which every GPU has whole experts;
