@@ -56,6 +56,13 @@ const Buffer *step_sent(const Plan *plan, const Step *step)
     return &plan->buffers[step_buffers(plan, step).all[0]];
 }
 
+uint32_t plan_step_startups(const Plan *plan, const Step *step)
+{
+    if (op_info((int)step->op)->shape == SHAPE_REDUCE)
+        return 2;
+    return step->op == OP_DISPATCH && plan->exchange == EXCHANGE_COUNTED && !plan->model.abstract ? 2 : 1;
+}
+
 uint32_t plan_step_period(const Plan *plan, const Step *step)
 {
     if (step->op == OP_MEAN_EXPERT)

@@ -161,6 +161,10 @@ const Buffer *step_buffer(const Plan *plan, const Step *step, Operand operand);
 // What a step that is not local sends.
 const Buffer *step_sent(const Plan *plan, const Step *step);
 
+// Start-ups that a step pays one after another: a sum goes to and fro, and counts go ahead of the rows of a counted
+// dispatch, which cannot be placed before.
+uint32_t plan_step_startups(const Plan *plan, const Step *step);
+
 // Iterations from one execution of a step to the next, the first being in iteration 0: the mean of experts is not
 // summed every time.
 uint32_t plan_step_period(const Plan *plan, const Step *step);

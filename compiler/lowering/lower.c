@@ -260,7 +260,7 @@ static void add_abstract_backward(AbstractChain *chain, uint32_t k)
         lowering_enter(l, k);
         int32_t gathered = l->config->regather ? add_abstract_gathers(l, k, lowering_prefetch_limit(l)) : NONE;
         for (uint32_t level = 0; level < levels; level++)
-            chain_exchange(chain, OP_DISPATCH, k, level, l->cost.combine_s[level]);
+            chain_exchange(chain, OP_DISPATCH, k, level, l->cost.dispatch_backward_s[level]);
         chain_compute(chain, OP_EXPERT_BACKWARD, k, l->cost.expert_backward_s);
         if (gathered != NONE)
             builder_add_after(l->builder, chain->last, gathered);
@@ -270,7 +270,7 @@ static void add_abstract_backward(AbstractChain *chain, uint32_t k)
         for (uint32_t level = levels; level-- > 0;)
             add_abstract_migration(l, home, k, level, computed);
         for (uint32_t level = levels; level-- > 0;)
-            chain_exchange(chain, OP_COMBINE_BACKWARD, k, level, l->cost.dispatch_s[level]);
+            chain_exchange(chain, OP_COMBINE_BACKWARD, k, level, l->cost.combine_backward_s[level]);
     }
     chain_compute(chain, OP_PRE_EXPERT_BACKWARD, k, work->pre_expert_backward_s);
 }

@@ -84,7 +84,7 @@ static void scatter_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, int3
                                     .layer = (int32_t)k,
                                     .level = from->level,
                                     .group = from->group,
-                                    .cost_s = l->cost.combine_s[level],
+                                    .cost_s = l->cost.dispatch_backward_s[level],
                                     .bytes = l->cost.payload_bytes[level] + l->cost.counts_bytes[level],
                                     .busiest = l->cost.busiest[level]},
                          dispatch);
@@ -119,7 +119,7 @@ static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *lay
                                     .layer = (int32_t)k,
                                     .level = from->level,
                                     .group = from->group,
-                                    .cost_s = l->cost.dispatch_s[level],
+                                    .cost_s = l->cost.combine_backward_s[level],
                                     .bytes = l->cost.payload_bytes[level] + l->cost.weights_bytes[level],
                                     .busiest = l->cost.busiest[level]},
                          combine);

@@ -39,18 +39,27 @@ static PairLines lines_of(const Spec *spec, GroupKind kind, double peers)
     return lines;
 }
 
-double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers)
+// With so many start-ups, one after another.
+static double startups_s(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers, double startups)
 {
     const Cluster *cluster = &spec->cluster;
     if (level > 0 || !spec->outer || peers <= 0)
-        return cost_collective_s(cluster, level, bytes, peers);
+        return cost_collective_s(cluster, level, bytes, peers) +
+               (startups - 1) * cost_collective_s(cluster, level, 0, peers);
     PairLines lines = lines_of(spec, kind, peers);
+    for (uint32_t i = 0; i < lines.count; i++)
+        lines.lines[i].latency_s *= startups;
     double inner_s = 0;
     for (uint32_t j = 1; j < cluster->level_count; j++)
         inner_s =
             fmax(inner_s, (double)cluster_gpus_below(cluster, j) * bytes / cluster->levels[j].bandwidth_bytes_per_s);
     double slowest_s = pair_lines_s(&lines, (double)cluster_gpus_below(cluster, 0) * bytes, inner_s);
-    return cluster->levels[0].overhead_s * peers + slowest_s;
+    return startups * cluster->levels[0].overhead_s * peers + slowest_s;
+}
+
+double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double bytes, double peers)
+{
+    return startups_s(spec, kind, level, bytes, peers, 1);
 }
 
 double cost_sum_s(const Spec *spec, uint32_t level, double bytes)
@@ -188,8 +197,12 @@ static void cost_exchange(const Workload *work, const LayerWork *layer, const Co
     // The group waits for its busiest member.
     double out_bytes = busiest * (cost->payload_bytes[level] + cost->routing_bytes[level]);
     double back_bytes = busiest * cost->payload_bytes[level];
-    cost->dispatch_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, out_bytes, peers);
+    // Counts go ahead of what is dispatched.
+    double startups = spec->model.abstract || spec->plan.exchange == EXCHANGE_PADDED ? 1 : 2;
+    cost->dispatch_s[level] = startups_s(spec, GROUP_EXCHANGE, level, out_bytes, peers, startups);
     cost->combine_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, back_bytes, peers);
+    cost->dispatch_backward_s[level] = startups_s(spec, GROUP_EXCHANGE, level, back_bytes, peers, startups);
+    cost->combine_backward_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, out_bytes, peers);
     add_port_bytes(spec, level, out_bytes, cost->port_dispatch_s);
     add_port_bytes(spec, level, back_bytes, cost->port_combine_s);
     cost->port_latency_s[level] = fmax(cost->port_latency_s[level], port_latency_s(spec, GROUP_EXCHANGE, level, peers));
@@ -269,8 +282,8 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
     const LayerWork *layer = &work->layers[index];
     // Backward: gradients of rows go out as combine brought rows, those of rows and weights come back as dispatch took
     // them. The forward pass's way out may come before it.
-    const double *out_s = backward ? cost->combine_s : cost->dispatch_s;
-    const double *back_s = backward ? cost->dispatch_s : cost->combine_s;
+    const double *out_s = backward ? cost->dispatch_backward_s : cost->dispatch_s;
+    const double *back_s = backward ? cost->combine_backward_s : cost->combine_s;
     double count = work->spec->plan.micro_batches;
     double again = backward && work->spec->plan.recomputes ? 1 : 0;
     double route_s = cost_levels_s(cost->route_s), exchange_s = cost_levels_s(out_s) + cost_levels_s(back_s);

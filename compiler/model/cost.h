@@ -28,6 +28,7 @@ void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, Bu
 // What one layer costs under a configuration; of a layer without experts its dense weights alone.
 typedef struct {
     double dispatch_s[LEVELS_MAX], combine_s[LEVELS_MAX]; // one exchange each way at that level
+    double dispatch_backward_s[LEVELS_MAX], combine_backward_s[LEVELS_MAX];
     double gather_s[LEVELS_MAX], reduce_s[LEVELS_MAX];
     double route_s[LEVELS_MAX]; // moving rows in and out of send buffers
     double expert_s, expert_backward_s;

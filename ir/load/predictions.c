@@ -55,8 +55,11 @@ double predictions_transfer_s(const Plan *plan, const Step *step)
     for (uint32_t j = level + 1; j < cluster->level_count; j++)
         inner_s =
             fmax(inner_s, (double)cluster_gpus_below(cluster, j) * bytes / cluster->levels[j].bandwidth_bytes_per_s);
+    uint32_t startups = plan_step_startups(plan, step);
+    for (uint32_t i = 0; i < lines.count; i++)
+        lines.lines[i].latency_s *= startups;
     double slowest_s = pair_lines_s(&lines, (double)cluster_gpus_below(cluster, level) * bytes, inner_s);
-    return cluster->levels[level].overhead_s * peers + slowest_s;
+    return startups * cluster->levels[level].overhead_s * peers + slowest_s;
 }
 
 void predictions_check(const char *name, const Plan *plan, Diag *diag)

@@ -56,11 +56,10 @@ static double peers(const Simulator *sim, const Step *step)
     return (double)group_size(&sim->plan->cluster, &sim->plan->groups[step->group]) - 1;
 }
 
-// How often a step pays its start-up in an iteration: a sum goes to and fro, some are made every few iterations only.
+// How often a step pays its start-up in an iteration: some sums are made every few iterations only.
 static double startups(const Simulator *sim, const Step *step)
 {
-    double ways = op_info((int)step->op)->shape == SHAPE_REDUCE ? 2 : 1;
-    return ways / plan_step_period(sim->plan, step);
+    return (double)plan_step_startups(sim->plan, step) / plan_step_period(sim->plan, step);
 }
 
 // ---- begin -----------------------------------------------------------------------------------

@@ -57,10 +57,7 @@ static void device_release(void *memory)
 // A level's exchanges of one rank.
 typedef struct {
     Comm *comm;
-    uint32_t members, own;
     cudaStream_t stream;
-    int32_t *counts; // device: [2][members], sent and received
-    int32_t *pinned; // [3][members]: sent, received, ones
 } DeviceLevel;
 
 static void level_end(void *context)
@@ -68,8 +65,6 @@ static void level_end(void *context)
     DeviceLevel *level = context;
     if (!level)
         return;
-    cudaFree(level->counts);
-    cudaFreeHost(level->pinned);
     if (level->stream)
         cudaStreamDestroy(level->stream);
     free(level);
@@ -77,55 +72,26 @@ static void level_end(void *context)
 
 static void *level_begin(Comm *comm, uint32_t members, uint32_t own, Fault *fault)
 {
+    (void)members;
+    (void)own;
     DeviceLevel *level = calloc(1, sizeof(*level));
     bool ok = level || fault_set(fault, FAULT_MEMORY, "out of memory");
     if (ok)
-        *level = (DeviceLevel){.comm = comm, .members = members, .own = own};
+        level->comm = comm;
     ok = ok && cuda_check(cudaSetDevice(comm->device_index), "use the GPU", fault) &&
-         cuda_check(cudaStreamCreateWithFlags(&level->stream, cudaStreamNonBlocking), "create a stream", fault) &&
-         cuda_check(cudaMalloc((void **)&level->counts, 2ull * members * sizeof(int32_t)), "allocate counts", fault) &&
-         cuda_check(cudaMallocHost((void **)&level->pinned, 3ull * members * sizeof(int32_t)), "pin memory", fault);
-    for (uint32_t m = 0; ok && m < members; m++)
-        level->pinned[2 * members + m] = 1;
+         cuda_check(cudaStreamCreateWithFlags(&level->stream, cudaStreamNonBlocking), "create a stream", fault);
     if (ok)
         return level;
     level_end(level);
     return NULL;
 }
 
-// As a dispatch does it: counts first, through the host, then rows.
 static bool level_exchange_on_device(void *context, int channel, const Exchange *exchange, Fault *fault)
 {
     DeviceLevel *level = context;
     Comm *comm = level->comm;
-    uint32_t members = level->members;
-    uint64_t bytes = members * sizeof(int32_t);
-    int32_t *sent = level->pinned, *received = sent + members, *ones = received + members;
-    Exchange counts = {
-        .part_count = 1,
-        .parts = {{.send = level->counts, .recv = level->counts + members, .row_bytes = sizeof(int32_t)}},
-        .send_layout = ROWS_ALL,
-        .recv_layout = ROWS_ALL,
-        .send_counts = ones,
-        .recv_counts = ones,
-        .counts_known = true,
-        .recv_capacity = members,
-        .carries = CARRIES_COUNTS};
-    for (uint32_t m = 0; m < members; m++)
-        sent[m] = exchange->send_counts[m], received[m] = 0;
-    if (!cuda_check(cudaSetDevice(comm->device_index), "use the GPU", fault) ||
-        !cuda_check(cudaMemcpyAsync(level->counts, sent, bytes, cudaMemcpyHostToDevice, level->stream), "copy counts",
-                    fault) ||
-        !comm->device->exchange(comm, channel, &counts, level->stream, fault) ||
-        !cuda_check(cudaMemcpyAsync(received, level->counts + members, bytes, cudaMemcpyDeviceToHost, level->stream),
-                    "copy counts", fault) ||
-        !await(comm, level->stream, fault))
-        return false;
-    Exchange rows = *exchange;
-    rows.counts_known = true;
-    for (uint32_t m = 0; m < members; m++) // nobody sends itself anything here
-        rows.recv_counts[m] = m == level->own ? 0 : received[m];
-    return comm->device->exchange(comm, channel, &rows, level->stream, fault) && await(comm, level->stream, fault);
+    return cuda_check(cudaSetDevice(comm->device_index), "use the GPU", fault) &&
+           comm->device->exchange(comm, channel, exchange, level->stream, fault) && await(comm, level->stream, fault);
 }
 
 // ---- the device ------------------------------------------------------------------------------

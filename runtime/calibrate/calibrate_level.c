@@ -1,5 +1,6 @@
 // One exchange of a rank with its siblings of a level, and what its time makes of the port.
 #include <math.h>
+#include <string.h>
 
 #include "runtime/calibrate/calibrate_internal.h"
 
@@ -7,11 +8,13 @@ bool level_exchange(void *context, Fault *fault)
 {
     LevelRun *run = context;
     Comm *comm = run->rank->comm;
+    memcpy(run->recv_counts, run->send_counts, run->members * sizeof(*run->recv_counts)); // everybody gets as much back
     Exchange exchange = {
         .part_count = 1,
         .parts = {{.send = run->send, .recv = run->recv, .row_bytes = run->row_bytes}},
         .send_counts = run->send_counts,
         .recv_counts = run->recv_counts,
+        .counts_known = true,
         .recv_capacity = run->rows_max,
     };
     const CalibrateDevice *device = run->rank->options->device;

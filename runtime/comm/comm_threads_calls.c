@@ -187,6 +187,22 @@ static bool exchange_check_capacity(const Call *call, const Exchange *exchange)
     return comm_check_receive(exchange, channel->member_count, call->own, channel->ranks, call->fault);
 }
 
+// Counts go ahead of rows, as MPI sends them: a message to each peer, and the farthest one's latency.
+static double counts_s(const Call *call)
+{
+    const Channel *channel = call->channel;
+    double latency_s = 0, overhead_s = 0;
+    for (uint32_t m = 0; call->comm->world->links && m < channel->member_count; m++) {
+        LinkFlow way;
+        if (m == call->own)
+            continue;
+        links_flow_begin(call->comm->world->links, &way, channel->ranks[m], channel->ranks[call->own], 0, 0);
+        latency_s = fmax(latency_s, way.latency_s);
+        overhead_s += way.overhead_s;
+    }
+    return latency_s + overhead_s;
+}
+
 // Where rows go depends on the counts of all peers: nothing moves before the last of them has come.
 static bool call_admit_counted(Call *call)
 {
@@ -208,6 +224,7 @@ static bool call_admit_counted(Call *call)
     }
     if (!exchange_check_capacity(call, exchange))
         return false;
+    start_s += counts_s(call);
     for (uint32_t m = 0; m < channel->member_count; m++) {
         if (m != call->own && !flow_begin(call, m, start_s))
             return false;

@@ -1,9 +1,11 @@
 // Each property of the verifier, broken alone on a plan that is fine otherwise.
 #include <criterion/criterion.h>
 
+#include "compiler/lowering/lower.h"
 #include "ir/memory.h"
 #include "ir/verify/verify.h"
 #include "plans.h"
+#include "specs.h"
 
 static VerifyReport report;
 
@@ -98,6 +100,9 @@ Test(verify, choices)
     EXPECT(plan->choices[0].layer = 1, CHOICES, NONE, "layer 1 is none of the 1 layers");
     EXPECT((plan->model.layers = 2, plan->choices[1] = plan->choices[0], plan->choice_count = 2), CHOICES, NONE,
            "layer 0 follows layer 0: expected ascending layers");
+    EXPECT((plan->model.layers = 2, plan->choices[1] = plan->choices[0], plan->choices[0].layer = 1,
+            plan->choice_count = 2),
+           CHOICES, NONE, "layer 0 follows layer 1: expected ascending layers");
 }
 
 Test(verify, steps)
@@ -249,6 +254,51 @@ Test(verify, abstract_plans_have_structure_and_no_buffers)
     plan_destroy(plan);
 }
 
+// Domains of two among four workers, where the layer chose domains of one: rows go another way than the choice says.
+Test(verify, exchanges_are_those_of_the_choice)
+{
+    Plan *plan = abstract_plan();
+    plan->cluster.levels[0].count = 4;
+    plan->model.experts = 8;
+    expect_valid(plan);
+    plan->groups[1].domain = 2;
+    expect_violation(plan, PROPERTY_EXCHANGE, PLAN_DISPATCH, "the domain size is 2, and the layer's choice is 1");
+}
+
+// Of a lowered plan, whose traffic no strategy claims yet.
+static bool violates(const Plan *plan, Property property, uint32_t step, const char *message)
+{
+    bool found = false, valid = plan_verify(plan, &report);
+    for (uint32_t i = 0; i < verify_report_count(&report); i++)
+        found |= report.items[i].property == property && report.items[i].step == step &&
+                 strstr(report.items[i].message, message);
+    return found && !valid;
+}
+
+static uint32_t find_step(const Plan *plan, Op op)
+{
+    for (uint32_t i = 0; i < plan->step_count; i++)
+        if (plan->steps[i].op == op)
+            return i;
+    abort();
+}
+
+// Gradients cannot go home before they are computed; abstract plans have no buffers that would show it.
+Test(verify, gradients_of_abstract_plans_go_home_when_they_are_there)
+{
+    Spec spec = spec_one_tier(4, 1e9, 1e-4, 1e6, 1e6, 1e-3);
+    spec.plan.pass = PASS_TRAINING;
+    Arena *arena = arena_create();
+    double bytes;
+    Plan *plan = lower_uniform(workload_derive(&spec, arena), &(Config){.domain = {4}}, DISPATCH_NAIVE, &bytes);
+    uint32_t home = find_step(plan, OP_REDUCE_SCATTER);
+    cr_assert(!violates(plan, PROPERTY_GATHER, home, ""));
+    plan->steps[home].after_count = 0;
+    cr_assert(violates(plan, PROPERTY_GATHER, home, ""), "%s", report.items[0].message);
+    plan_destroy(plan);
+    arena_destroy(arena);
+}
+
 Test(verify, flow)
 {
     EXPECT(use(plan, PLAN_GATE, OPERAND_x, "x"), FLOW, PLAN_GATE,
@@ -298,6 +348,7 @@ Test(verify, claims)
     EXPECT(plan->model.data_bytes = 5, CLAIMS, NONE, "data_bytes is given as 5, it is 32");
     EXPECT(plan->strategies[0].memory_bytes = 4, CLAIMS, NONE, "memory of the chosen strategy");
     EXPECT(plan->strategies[0].fits = false, CLAIMS, NONE, "said not to fit");
+    EXPECT((plan->strategy_count = 1, plan->strategies[0].fits = false), CLAIMS, NONE, "said not to fit");
     EXPECT(plan->cluster.device.memory_bytes = 1000, CLAIMS, NONE, "exceed the device's 1000");
     EXPECT(plan->engine_bytes = 4096, CLAIMS, NONE, "memory of the chosen strategy");
     EXPECT(plan->choices[0].regather = true, CLAIMS, NONE, "gathers again in a forward pass");

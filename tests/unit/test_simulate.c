@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "ir/simulate/critical_path.h"
+#include "ir/simulate/occupancy.h"
 #include "ir/simulate/simulate.h"
 
 enum { STEPS_MAX = 8 };
@@ -24,6 +26,7 @@ static void toy_init(Toy *toy)
     toy->groups[1] = (Group){GROUP_GATHER, 0, 2};
     toy->groups[2] = (Group){GROUP_EXCHANGE, 1, 1};
     toy->groups[3] = (Group){GROUP_GATHER, 1, 4};
+    toy->plan.model.abstract = true;
     toy->plan.groups = toy->groups;
     toy->plan.steps = toy->steps;
     toy->plan.after = toy->after;
@@ -66,6 +69,21 @@ Test(simulate, one_transfer_takes_latency_and_bytes_through_the_shared_port)
     toy_init(&toy);
     add(&toy, OP_DISPATCH, 2, 0, 1e6, NONE);
     expect(&toy, 1e-4 + 3e-5 + 1e6 / 1e9); // three messages
+}
+
+// Of a plan whose rows have counts these go ahead: another latency, and another three messages.
+Test(simulate, counts_are_a_start_up_ahead_of_what_is_dispatched)
+{
+    Toy toy;
+    toy_init(&toy);
+    toy.plan.model.abstract = false;
+    add(&toy, OP_DISPATCH, 2, 0, 1e6, NONE);
+    expect(&toy, 2 * (1e-4 + 3e-5) + 1e6 / 1e9);
+    toy.steps[0].op = OP_COMBINE;
+    expect(&toy, 1e-4 + 3e-5 + 1e6 / 1e9);
+    toy.steps[0].op = OP_DISPATCH;
+    toy.plan.exchange = EXCHANGE_PADDED;
+    expect(&toy, 1e-4 + 3e-5 + 1e6 / 1e9);
 }
 
 Test(simulate, gather_and_exchange_share_a_port_by_flows)
@@ -123,6 +141,108 @@ Test(simulate, chain_fork_and_join)
     cr_assert_eq(simulation->last->steps[sent].cause, (int32_t)first);
     cr_assert(fabs(simulation->last->hidden_s + simulation->last->exposed_s - (5e-3 + 1.3e-4)) < 1e-3);
     arena_destroy(arena);
+}
+
+// 5 ms of transfers beside a computation of 10 ms, then 5 ms beside none.
+Test(simulate, what_computation_covers_is_hidden)
+{
+    Toy toy;
+    toy_init(&toy);
+    uint32_t computed = add(&toy, OP_PRE_EXPERT, NONE, 10e-3, 0, NONE);
+    add(&toy, OP_DISPATCH, 0, 0, 1e6, NONE);
+    add(&toy, OP_COMBINE, 0, 0, 1e6, (int32_t)computed);
+    Arena *arena = arena_create();
+    const SimulatedClass *last = simulate(&toy.plan, arena)->last;
+    cr_assert_float_eq(last->hidden_s, 5e-3, 1e-9);
+    cr_assert_float_eq(last->exposed_s, 5e-3, 1e-9);
+    cr_assert_float_eq(last->stream_busy_s[STREAM_COMPUTE], 10e-3, 1e-9);
+    cr_assert_float_eq(last->stream_busy_s[STREAM_EXCHANGE], 10e-3, 1e-9);
+    toy.steps[0].cost_s = 12e-3; // it covers the whole of the dispatch, and nothing of the combine
+    last = simulate(&toy.plan, arena)->last;
+    cr_assert_float_eq(last->hidden_s, 5e-3, 1e-9);
+    cr_assert_float_eq(last->exposed_s, 5e-3, 1e-9);
+    arena_destroy(arena);
+}
+
+// Three times the bytes of an average member, through a port of four GPUs.
+Test(simulate, a_group_waits_for_its_busiest_member)
+{
+    Toy toy;
+    toy_init(&toy);
+    uint32_t step = add(&toy, OP_DISPATCH, 0, 0, 1e6, NONE);
+    toy.steps[step].busiest = 3;
+    expect(&toy, 1e-3 + 12e6 / 1e9);
+    Arena *arena = arena_create();
+    cr_assert_float_eq(simulate(&toy.plan, arena)->last->port_busy_s[0], 12e-3, 1e-9);
+    cr_assert_float_eq(simulate(&toy.plan, arena)->last->port_busy_s[1], 3e-3, 1e-9);
+    arena_destroy(arena);
+}
+
+// To and fro: two latencies, and twice three messages.
+Test(simulate, a_sum_starts_up_twice)
+{
+    Toy toy;
+    toy_init(&toy);
+    toy.groups[2] = (Group){GROUP_LEVEL, 1, 1};
+    add(&toy, OP_ALL_REDUCE, 2, 0, 1e6, NONE);
+    expect(&toy, 2 * (1e-4 + 3e-5) + 1e6 / 1e9);
+}
+
+Test(simulate, the_critical_path_begins_with_the_first_step)
+{
+    Toy toy;
+    toy_init(&toy);
+    add(&toy, OP_PRE_EXPERT, NONE, 3e-3, 0, NONE);
+    add(&toy, OP_DISPATCH, 2, 0, 1e6, NONE); // over before
+    Arena *arena = arena_create();
+    PathStep *path;
+    cr_assert_eq(critical_path(&toy.plan, simulate(&toy.plan, arena), arena, &path), 1);
+    cr_assert_eq(path[0].step, 0);
+    uint32_t last = add(&toy, OP_EXPERT, NONE, 1e-3, 0, 1);
+    cr_assert_eq(critical_path(&toy.plan, simulate(&toy.plan, arena), arena, &path), 2);
+    cr_assert_eq(path[0].step, 0);
+    cr_assert_eq(path[1].step, last);
+    cr_assert_float_eq(path[1].begin_s, 3e-3, 1e-12);
+    arena_destroy(arena);
+}
+
+// 1 MB of each of four GPUs passes the outer port in 5 ms; what stays inside passes the inner one alone.
+Test(simulate, ports_carry_what_passes_them)
+{
+    Toy toy;
+    toy_init(&toy);
+    add(&toy, OP_DISPATCH, 0, 0, 1e6, NONE);
+    add(&toy, OP_GATHER, 3, 0, 3e5, NONE);
+    Arena *arena = arena_create();
+    PortSample *samples;
+    const Simulation *simulation = simulate(&toy.plan, arena);
+    uint32_t count = occupancy_port(&toy.plan, simulation, 0, arena, &samples);
+    cr_assert_eq(count, 2);
+    cr_assert_float_eq(samples[0].bytes_per_s[STREAM_EXCHANGE], 4e6 / 5e-3, 1);
+    cr_assert_eq(samples[0].bytes_per_s[STREAM_MIGRATE], 0);
+    cr_assert_float_eq(samples[1].time_s, 5e-3, 1e-9);
+    cr_assert_eq(samples[1].bytes_per_s[STREAM_EXCHANGE], 0);
+    count = occupancy_port(&toy.plan, simulation, 1, arena, &samples);
+    double gathered_s = simulation->last->steps[1].end_s;
+    cr_assert_eq(count, 3);
+    cr_assert_float_eq(samples[0].bytes_per_s[STREAM_EXCHANGE], 1e6 / 5e-3, 1);
+    cr_assert_float_eq(samples[0].bytes_per_s[STREAM_MIGRATE], 3e5 / gathered_s, 1);
+    cr_assert_float_eq(samples[1].time_s, gathered_s, 1e-9);
+    cr_assert_eq(samples[1].bytes_per_s[STREAM_MIGRATE], 0);
+    arena_destroy(arena);
+}
+
+Test(simulate, the_peak_has_the_most_bytes_of_all_kinds)
+{
+    MemorySample samples[4] = {{.time_s = 0, .bytes = {[BUFFER_WEIGHT] = 3, [BUFFER_TEMPORARY] = 1}},
+                               {.time_s = 1, .bytes = {[BUFFER_WEIGHT] = 3, [BUFFER_TEMPORARY] = 4}},
+                               {.time_s = 2, .bytes = {[BUFFER_TEMPORARY] = 6}},
+                               {.time_s = 3, .bytes = {[BUFFER_WEIGHT] = 7}}};
+    cr_assert_eq(memory_total(&samples[1]), 7);
+    cr_assert_eq(occupancy_peak(samples, 4), &samples[1]); // the first of equals
+    cr_assert_eq(occupancy_peak(samples, 1), &samples[0]);
+    samples[3].bytes[BUFFER_STATE] = 1;
+    cr_assert_eq(occupancy_peak(samples, 4), &samples[3]);
 }
 
 Test(simulate, an_empty_plan_takes_no_time)

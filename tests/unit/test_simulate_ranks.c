@@ -148,9 +148,11 @@ static bool may_begin(const Brute *brute, uint64_t rank, uint32_t step)
 }
 
 // A sum is two collectives, there and back; the shared expert's is made every few iterations, and counts for its part.
+// What is dispatched waits for its counts.
 static double startups(const Brute *brute, const Step *step)
 {
-    double ways = step->op == OP_ALL_REDUCE ? 2 : 1;
+    bool counted = step->op == OP_DISPATCH && brute->plan->exchange == EXCHANGE_COUNTED && !brute->plan->model.abstract;
+    double ways = step->op == OP_ALL_REDUCE || counted ? 2 : 1;
     return ways / plan_step_period(brute->plan, step);
 }
 
