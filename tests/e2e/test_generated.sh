@@ -8,12 +8,12 @@ ln -s "$HEPC" bin/hepc
 ln -s "$HEP_RUN" bin/hep-run
 PATH=$work/bin:$PATH
 for program in hepc hep-run; do
-  $program --help >$program.help || fail "no help of $program"
-  $program --generate=man >$program.1 || fail "no man page of $program"
-  $program --generate=bash >bash/$program || fail "no completion of $program for bash"
-  $program --generate=zsh >zsh/_$program || fail "no completion of $program for zsh"
-  $program --generate=fish >fish/$program.fish || fail "no completion of $program for fish"
-  expect 2 "expected man, bash, zsh" $program --generate=nothing
+  "$program" --help >$program.help || fail "no help of $program"
+  "$program" --generate=man >$program.1 || fail "no man page of $program"
+  "$program" --generate=bash >bash/$program || fail "no completion of $program for bash"
+  "$program" --generate=zsh >zsh/_$program || fail "no completion of $program for zsh"
+  "$program" --generate=fish >fish/$program.fish || fail "no completion of $program for fish"
+  expect 2 "expected man, bash, zsh" "$program" --generate=nothing
 done
 hepc --generate=vim >vim/syntax/hep.vim || fail "no syntax file for vim"
 hepc --generate=textmate >hep.tmLanguage.json || fail "no syntax file for editors with TextMate grammars"
@@ -22,7 +22,7 @@ cp -r "$HEP_SOURCE/scripts/editors/vim/ftdetect" vim
 # ---- man pages: every option of --usage, every example on a line of its own, no complaint of the formatter
 page_as_text() { groff -man -Tascii -P-c -P-b -P-u -ww -rLL=200n "$1.1" 2>"$1.complaints"; }
 for program in hepc hep-run; do
-  $program --usage | grep -oE '\[--[a-z-]+' | tr -d '[' | sort -u >options
+  "$program" --usage | grep -oE '\[--[a-z-]+' | tr -d '[' | sort -u >options
   [ "$(wc -l <options)" -ge 20 ] || fail "--usage of $program lists few options: $(cat options)"
   if command -v groff >/dev/null; then
     page_as_text $program >$program.txt

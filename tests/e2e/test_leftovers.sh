@@ -22,10 +22,15 @@ for program in "$HEPC" "$HEP_RUN"; do
     [ $? = 6 ] && grep -q ': standard output: cannot be written' err || fail "$program $option: $(cat err)"
   done
 done
-for command in "$HEPC --help-language" "$HEPC --check model.hep" "$HEPC --dump=ir model.hep" "$HEP_RUN ep.hepb -n 1" "$HEP_RUN ep.hepb -n 1 --json"; do
-  $command >/dev/full 2>err
-  [ $? = 6 ] || fail "$command: $(cat err)"
-done
+takes_nothing() {
+  "$@" >/dev/full 2>err
+  [ $? = 6 ] || fail "$*: $(cat err)"
+}
+takes_nothing "$HEPC" --help-language
+takes_nothing "$HEPC" --check model.hep
+takes_nothing "$HEPC" --dump=ir model.hep
+takes_nothing "$HEP_RUN" ep.hepb -n 1
+takes_nothing "$HEP_RUN" ep.hepb -n 1 --json
 
 # No temporary files are made, wherever they would be.
 mkdir empty

@@ -10,4 +10,6 @@ shellcheck "${scripts[@]}" || fail "see above"
 # A fault of that kind is found.
 printf '#!/bin/sh\ncat %s\n' "\$1" >"$work/faulty"
 shellcheck "$work/faulty" >/dev/null && fail "an unquoted expansion goes unnoticed"
+# What shellcheck lets pass: a command that is a variable, with its words, of which one may be a path with a space.
+grep -nE '^[[:space:]]*([A-Za-z_]+=[^ (]* )*\$\{?[A-Za-z_]+\}?([[:space:]]|$)' "${scripts[@]}" && fail "an unquoted command"
 finish
