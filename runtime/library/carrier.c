@@ -220,7 +220,8 @@ static bool hear_notices(CarrierComm *comm, int number, const Fault *own, Fault 
     return true;
 }
 
-static bool note_differs(const Channel *channel, uint32_t member, const Note *own, const Note *theirs, Fault *fault)
+// All members see all notes: they all find out.
+static bool note_differs(Channel *channel, uint32_t member, const Note *own, const Note *theirs, Fault *fault)
 {
     char here[64], there[64];
     comm_describe_call(&own->call, here, sizeof(here));
@@ -233,10 +234,11 @@ static bool note_differs(const Channel *channel, uint32_t member, const Note *ow
     else
         fault_set(fault, FAULT_MISMATCH, "%s here is not the one that rank %" PRIu64 " is in", here, rank);
     fault->peer = (int64_t)rank;
+    channel->told = true;
     return false;
 }
 
-static bool check_note(const Channel *channel, uint32_t member, const Exchange *exchange, Fault *fault)
+static bool check_note(Channel *channel, uint32_t member, const Exchange *exchange, Fault *fault)
 {
     const Note *theirs = note_of(channel, member), *own = &channel->sent[0];
     if (theirs->mark != NOTE_MARK || !comm_calls_equal(&own->call, &theirs->call) ||

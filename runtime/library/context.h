@@ -97,6 +97,7 @@ struct hep_context {
     uint32_t queue_first, queue_end, passes;
     uint32_t in_use; // layers whose slot is taken
     bool unlimited;  // slots, in this pass
+    bool keeps;      // nothing is dropped after its use
     bool backward;
     ReturnJob *returns, **returns_end;
     uint32_t returning;
