@@ -115,15 +115,6 @@ uint32_t order_prune_after(Plan *plan)
 
 // ---- lifetimes ---------------------------------------------------------------------------------
 
-typedef struct {
-    uint32_t end[STREAM_COUNT];    // one past the position of the last step of each stream that touches it
-    uint32_t before[STREAM_COUNT]; // so many steps of each stream happen before all that touch it
-} Lifetime;
-
-struct Lifetimes {
-    Lifetime *of; // [buffers]
-};
-
 static void lifetime_touch(Lifetime *life, const Order *order, uint32_t step)
 {
     Stream stream = (Stream)order->stream[step];
@@ -180,20 +171,6 @@ Lifetimes *lifetimes_create(const Plan *plan, const Order *order, Arena *arena)
         }
     }
     return lifetimes;
-}
-
-static bool lifetime_before(const Lifetime *a, const Lifetime *b)
-{
-    bool before = true;
-    for (int s = 0; s < STREAM_COUNT; s++)
-        before &= a->end[s] <= b->before[s];
-    return before;
-}
-
-bool lifetimes_disjoint(const Lifetimes *lifetimes, uint32_t a, uint32_t b)
-{
-    const Lifetime *x = &lifetimes->of[a], *y = &lifetimes->of[b];
-    return lifetime_before(x, y) || lifetime_before(y, x);
 }
 
 bool lifetimes_lasts(const Lifetimes *lifetimes, uint32_t buffer)

@@ -21,11 +21,27 @@ uint32_t order_prune_after(Plan *plan);
 // to its last step; one that is an operand of a `loss` step or of the last step
 // of the compute stream lives to the end of the iteration, so that results can be read there.
 // An iteration begins when every stream has finished the one before.
-typedef struct Lifetimes Lifetimes;
+typedef struct {
+    uint32_t end[STREAM_COUNT];    // one past the position of the last step of each stream that touches it
+    uint32_t before[STREAM_COUNT]; // so many steps of each stream happen before all that touch it
+} Lifetime;
+
+typedef struct {
+    Lifetime *of; // [buffers]
+} Lifetimes;
 
 Lifetimes *lifetimes_create(const Plan *plan, const Order *order, Arena *arena);
 // Every step that touches one of the two buffers happens before every step that touches the other.
-bool lifetimes_disjoint(const Lifetimes *lifetimes, uint32_t a, uint32_t b);
+static inline bool lifetimes_disjoint(const Lifetimes *lifetimes, uint32_t a, uint32_t b)
+{
+    const Lifetime *x = &lifetimes->of[a], *y = &lifetimes->of[b];
+    bool x_first = true, y_first = true;
+    for (int s = 0; s < STREAM_COUNT; s++) {
+        x_first &= x->end[s] <= y->before[s];
+        y_first &= y->end[s] <= x->before[s];
+    }
+    return x_first || y_first;
+}
 // Lifetimes of groups of buffers, each from the first to the last step that touches one of its group: group `i` are
 // buffers first[i] to before first[i + 1].
 Lifetimes *lifetimes_merge(const Lifetimes *lifetimes, const uint32_t *first, uint32_t count, Arena *arena);

@@ -219,9 +219,9 @@ static int compare_candidates(const void *a, const void *b)
     return memcmp(left->config.domain, right->config.domain, sizeof(left->config.domain));
 }
 
-bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates, size_t *count)
+// Every configuration, in no order and without a price.
+static bool list_configs(const Spec *spec, Arena *arena, Diag *diag, Candidate **candidates, size_t *count)
 {
-    const Spec *spec = work->spec;
     uint32_t levels = spec->cluster.level_count;
     size_t choices[LEVELS_MAX], total = 1;
     for (uint32_t l = 0; l < levels; l++) {
@@ -244,9 +244,20 @@ bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate
             config.domain[l] = nth_divisor(spec->cluster.levels[l].count, rest % choices[l]);
         if (!spec_domain_is_valid(spec, config.domain))
             continue;
-        price(work, &config, spec->plan.dispatch, estimated_bytes, &(*candidates)[(*count)++]);
+        (*candidates)[(*count)++].config = config;
         while (regather && config_next_kept(spec, &config))
-            price(work, &config, spec->plan.dispatch, estimated_bytes, &(*candidates)[(*count)++]);
+            (*candidates)[(*count)++].config = config;
+    }
+    return true;
+}
+
+bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates, size_t *count)
+{
+    if (!list_configs(work->spec, arena, diag, candidates, count))
+        return false;
+    for (size_t i = 0; i < *count; i++) {
+        Config config = (*candidates)[i].config;
+        price(work, &config, work->spec->plan.dispatch, estimated_bytes, &(*candidates)[i]);
     }
     qsort(*candidates, *count, sizeof(**candidates), compare_candidates);
     return true;
@@ -263,18 +274,55 @@ static size_t best_candidate(const Candidate *candidates, size_t count)
     return best;
 }
 
+static int compare_times(const void *a, const void *b)
+{
+    const Candidate *left = a, *right = b;
+    if (left->cost.iteration_s != right->cost.iteration_s)
+        return left->cost.iteration_s < right->cost.iteration_s ? -1 : 1;
+    return compare_candidates(a, b);
+}
+
+static bool all_candidates_fit(const Workload *work, const Candidate *candidates, size_t count)
+{
+    bool all = true;
+    for (size_t i = 0; i < count && all; i++) {
+        Candidate priced;
+        price(work, &candidates[i].config, work->spec->plan.dispatch, estimated_bytes, &priced);
+        all = priced.fits;
+    }
+    return all;
+}
+
+// With its replicas gathered again and as late as possible, which takes least.
+static bool domain_may_fit(const Workload *work, const Config *of)
+{
+    Config config = *of;
+    config.regather = can_regather(work->spec) && config_held_shards(work->spec, &config) > 1;
+    config.once = 0;
+    return estimated_bytes(work, &config, 0, work->spec->plan.dispatch) <= work->spec->cluster.device.memory_bytes;
+}
+
 double planner_estimate(const Workload *work, Arena *arena, bool *all_fit)
 {
     Candidate *candidates;
     size_t count;
+    Dispatch dispatch = work->spec->plan.dispatch;
+    double best_s = INFINITY;
     *all_fit = false;
-    if (!planner_enumerate(work, arena, diag_create(arena), &candidates, &count))
+    if (!list_configs(work->spec, arena, diag_create(arena), &candidates, &count))
         return INFINITY;
-    *all_fit = true;
     for (size_t i = 0; i < count; i++)
-        *all_fit = *all_fit && candidates[i].fits;
-    size_t best = best_candidate(candidates, count);
-    return best < count ? candidates[best].cost.iteration_s : INFINITY;
+        cost_uniform(work, &candidates[i].config, PREFETCH_UNLIMITED, dispatch, &candidates[i].cost);
+    qsort(candidates, count, sizeof(*candidates), compare_times);
+    *all_fit = all_candidates_fit(work, candidates, count);
+    for (size_t i = 0; i < count && candidates[i].cost.iteration_s < best_s; i++) {
+        Candidate priced;
+        if (!domain_may_fit(work, &candidates[i].config))
+            continue;
+        price(work, &candidates[i].config, dispatch, estimated_bytes, &priced);
+        best_s = priced.fits ? fmin(best_s, priced.cost.iteration_s) : best_s;
+    }
+    return best_s;
 }
 
 void planner_settle(Solution *solution, double objective_s)
