@@ -41,10 +41,11 @@ static void print_compression(const Plan *plan, Text *out)
 {
     char value[FORMAT_MAX];
     if (codec_info(plan->codec)->encodes)
-        text_format(out, ", experts compressed by %s to 1/%s", codec_name(plan->codec),
-                    format_double(value, plan->codec_ratio));
-    if (plan->gradient_ratio > 1)
-        text_format(out, ", their gradients to 1/%s by top-k", format_double(value, plan->gradient_ratio));
+        text_format(out, ", experts compressed by %s to %s", codec_name(plan->codec),
+                    format_packing(value, plan_packing(plan), plan->model.dtype));
+    if (plan->gradient != GRADIENT_DENSE)
+        text_format(out, ", their gradients by %s to %s", gradient_name(plan->gradient),
+                    format_packing(value, plan_gradient_packing(plan), plan->model.dtype));
 }
 
 static void print_lead(const Plan *plan, Text *out)

@@ -227,9 +227,13 @@ void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out
     cJSON_AddStringToObject(root, "dispatch", dispatch_name(plan->dispatch));
     cJSON_AddStringToObject(root, "exchange", exchange_kind_name(plan->exchange));
     cJSON_AddStringToObject(root, "codec", codec_name(plan->codec));
-    cJSON_AddNumberToObject(root, "codec_ratio", plan->codec_ratio);
+    double ratio = codec_info(plan->codec)->encodes ? packing_ratio(plan_packing(plan), plan->model.dtype) : 1;
+    cJSON_AddNumberToObject(root, "codec_ratio", ratio);
     cJSON_AddNumberToObject(root, "shared_every", plan->shared_every);
-    cJSON_AddNumberToObject(root, "gradient_ratio", plan->gradient_ratio);
+    bool returns = plan->gradient != GRADIENT_DENSE;
+    double returned = returns ? packing_ratio(plan_gradient_packing(plan), plan->model.dtype) : 1;
+    cJSON_AddStringToObject(root, "gradient", gradient_name(plan->gradient));
+    cJSON_AddNumberToObject(root, "gradient_ratio", returned);
     add_solution(root, plan, solve_s);
     assignment_add_json(root, plan);
     add_baselines(root, plan);

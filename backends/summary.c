@@ -38,11 +38,12 @@ static void print_heading(const Plan *plan, Text *out)
     text_format(out, "dispatch %s%s, migration %s", dispatch_name(plan->dispatch),
                 plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->codec));
     if (codec_info(plan->codec)->encodes)
-        text_format(out, " 1/%s", format_double(a, plan->codec_ratio));
+        text_format(out, " %s", format_packing(a, plan_packing(plan), model->dtype));
     if (plan->shared_every > 0)
         text_format(out, ", shared expert summed every %u iterations", plan->shared_every);
-    if (plan->gradient_ratio > 1)
-        text_format(out, ", gradients home as top-k 1/%s", format_double(a, plan->gradient_ratio));
+    if (plan->gradient != GRADIENT_DENSE)
+        text_format(out, ", gradients home as %s %s", gradient_name(plan->gradient),
+                    format_packing(a, plan_gradient_packing(plan), model->dtype));
     if (plan->replica_levels)
         text_format(out, "; experts replicated over %s", cluster->levels[0].name);
     text_append(out, "\n\n");

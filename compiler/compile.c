@@ -303,7 +303,8 @@ static const Spec *with_codec(const Spec *request, Codec codec, Arena *arena)
     Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *request;
     spec->plan.codec = codec;
-    spec->plan.ratio = !codec_info(codec)->encodes ? 1 : request->plan.ratio;
+    spec->plan.ratio =
+        codec_info(codec)->encodes && packet_has_ratio(codec_info(codec)->form) ? request->plan.ratio : 1;
     return spec;
 }
 

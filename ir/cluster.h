@@ -14,16 +14,17 @@ typedef struct {
 } Level;
 
 typedef struct {
-    double compute_flops;    // sustained FLOP/s of one GPU
-    double memory_bytes;     // of one GPU
-    double memory_bandwidth; // bytes/s
-    double half_rate_rows;   // rows at which a matrix product reaches half the rate
-    double encode_bandwidth; // dense bytes of experts or gradients that are encoded per second,
-    double decode_bandwidth; // and that are decoded
-    EngineKind engine;       // that plans are for: whose scratch counts in the memory they promise
-    double peak_flops;       // what its data sheet promises; 0: not known, `compute_flops` counts
-    double
-        backward_flops; // sustained by products of backward passes; 0: `compute_flops`; in no plan, whose steps have it
+    double compute_flops;                            // sustained FLOP/s of one GPU
+    double memory_bytes;                             // of one GPU
+    double memory_bandwidth;                         // bytes/s
+    double half_rate_rows;                           // rows at which a matrix product reaches half the rate
+    double encode_bandwidth;                         // dense bytes of experts or gradients that are encoded per second,
+    double decode_bandwidth;                         // and that are decoded, where packets hold the largest elements;
+    double quantize_bandwidth, dequantize_bandwidth; // the same where they hold some bits of every element
+    EngineKind engine; // that plans are for: whose scratch counts in the memory they promise
+    double peak_flops; // what its data sheet promises; 0: not known, `compute_flops` counts
+    // Sustained by products of backward passes; 0: `compute_flops`. In no plan: steps have it.
+    double backward_flops;
 } Device;
 
 // A worker of the outermost level, where these differ. A plan places workers at positions x_0: which of

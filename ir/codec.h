@@ -1,11 +1,10 @@
 // The geometry of packets, which compiler, verifier, runtime and kernels share: how many elements of a vector travel
 // where values are compressed, and how many bytes that takes. What is chosen, and what values mean, is for the kernels
-// (kernels/host/codec.c).
+// (kernels/host/codec.c, packet.c); docs/packets.md has every form bit by bit.
 //
-// A vector of `elements` is cut into blocks of CODEC_BLOCK, the last one shorter. Of each block the k largest elements
-// by magnitude are kept. A packet holds, block by block, k values (bf16) and then their k indices in the block (u16,
-// ascending): a block's part begins at a multiple of 4 bytes, and both streams of a block are contiguous. All blocks
-// but the last take the same, so that the place of a block is a product.
+// A vector of `elements` is cut into blocks of CODEC_BLOCK, the last one shorter. A packet holds one part per block,
+// one after another; all parts but the last are equally long, so that the place of a block is a product. Parts begin at
+// multiples of 2 bytes; a packet ends with zeros up to a multiple of 4 bytes.
 #ifndef HEP_CODEC_H
 #define HEP_CODEC_H
 
@@ -13,24 +12,50 @@
 
 enum {
     CODEC_BLOCK = 4096,      // elements
-    CODEC_ELEMENT_BYTES = 4, // of one that is kept: value and index
+    CODEC_ELEMENT_BYTES = 4, // of one that is kept among others that are not: value and index
+    CODEC_SCALE_BYTES = 2,   // bf16
 };
+
+// What a block's part is: the largest elements, with their indices; or few bits of every element, times a scale.
+typedef enum {
+    PACKET_LARGEST, // k values (bf16), then their k indices in the block (u16, ascending)
+    PACKET_SIGN,    // the scale, the mean magnitude; a bit per element, set where it is negative, in 32-bit words
+} PacketForm;
+
+// How a vector becomes a packet.
+typedef struct {
+    PacketForm form;
+    double ratio; // dense bytes / bytes sent, as requested; 1 of forms that have a size of their own
+} Packing;
 
 // What sets a codec apart: compiler, verifier, engines and the reference ask these, and none by name.
 typedef struct {
-    bool encodes;   // packets travel, encoded before a gather and decoded after it; else experts as they are
-    bool has_mean;  // they hold what differs from the mean of all experts, which is summed now and then
-    bool remembers; // they hold what differs from what was `sent`, which receivers keep as `replicas`
+    bool encodes;    // packets travel, encoded before a gather and decoded after it; else experts as they are
+    bool has_mean;   // they hold what differs from the mean of all experts, which is summed now and then
+    bool remembers;  // they hold what differs from what was `sent`, which receivers keep as `replicas`
+    PacketForm form; // of its packets
 } CodecInfo;
 
 const CodecInfo *codec_info(Codec codec); // or CODEC_COUNT, of a request that leaves it open
 
-// k of a block of `elements` (at most CODEC_BLOCK) at `ratio`, dense bytes / bytes sent, everything counted: rounded
-// down, at least 1 and at most `elements`. 0 for an empty block.
-uint32_t codec_kept(uint64_t elements, Dtype dtype, double ratio);
+Packing codec_packing(Codec codec, double ratio);
+Packing gradient_packing(GradientReturn gradient, double ratio);
+
+// Whether packets of a form are as large as a ratio says. Others hold some bits of every element.
+bool packet_has_ratio(PacketForm form);
+// Dense bytes / bytes sent of a whole block: what was requested, or what comes of the form.
+double packing_ratio(Packing packing, Dtype dtype);
+
+// k of a block of `elements` (at most CODEC_BLOCK): how many elements its part of the packet holds. What a ratio buys
+// with everything counted, rounded down, at least 1 and at most `elements`; all of them where there is no ratio. 0 for
+// an empty block.
+uint32_t packing_kept(Packing packing, uint64_t elements, Dtype dtype);
+// Bytes of the part of a block of `elements`, at most CODEC_BLOCK.
+uint32_t packing_block_bytes(Packing packing, uint64_t elements, Dtype dtype);
 
 uint64_t codec_blocks(uint64_t elements);
-// Bytes of one vector's packet, a multiple of 4. Never overflows: at most 4 x elements, UINT64_MAX where that is more.
-uint64_t codec_packet_bytes(uint64_t elements, Dtype dtype, double ratio);
+uint32_t packing_sign_words(uint32_t elements); // of a block
+// Bytes of one vector's packet, a multiple of 4. Never overflows: UINT64_MAX where 4 x elements are more.
+uint64_t packing_bytes(Packing packing, uint64_t elements, Dtype dtype);
 
 #endif

@@ -11,6 +11,7 @@
 
 #include "ir/base/arena.h"
 #include "ir/cluster.h"
+#include "ir/codec.h"
 #include "ir/model.h"
 #include "ir/names.h"
 #include "ir/ops.h"
@@ -97,9 +98,10 @@ typedef struct {
     Dispatch dispatch;
     ExchangeKind exchange; // padded: every message is as large as `plan_message_rows` says
     Codec codec;
-    double codec_ratio;      // dense bytes / bytes sent, as requested; 1 for dense. See ir/codec.h
+    double codec_ratio;      // dense bytes / bytes sent, as requested; 1 where there is none. See ir/codec.h
     uint32_t shared_every;   // iterations between two sums of the mean expert that `sr` subtracts; 0: none
-    double gradient_ratio;   // the same for gradients of migrated experts; 1: dense
+    GradientReturn gradient; // the same for gradients of migrated experts
+    double gradient_ratio;
     double capacity;         // rows per expert and source over the balanced load; 0: nothing is dropped
     uint32_t replica_levels; // outermost levels whose experts are gathered from the start; 0 in training
     uint32_t replica_slots;  // gathered layers alive at once, where replicas are dropped after use; 0: no limit
@@ -183,6 +185,9 @@ typedef struct {
 } ShareShape;
 
 ShareShape plan_share_shape(const Plan *plan);
+// How experts, and gradients on their way home, become packets, where they do.
+Packing plan_packing(const Plan *plan);
+Packing plan_gradient_packing(const Plan *plan);
 // What the domain size vector S (of one layer) puts where. For plans whose choices are valid.
 ExpertShares plan_expert_shares(const Plan *plan, const uint32_t domain[LEVELS_MAX]);
 // Slot of `expert` among those that `rank` holds after gathering: its index in the block of the rank's place; -1 if not

@@ -2,6 +2,16 @@
 // among those gathered. Pure functions of a plan whose choices are valid; the rules are those of ir/share.h.
 #include "ir/plan.h"
 
+Packing plan_packing(const Plan *plan)
+{
+    return codec_packing(plan->codec, plan->codec_ratio);
+}
+
+Packing plan_gradient_packing(const Plan *plan)
+{
+    return gradient_packing(plan->gradient, plan->gradient_ratio);
+}
+
 ShareShape plan_share_shape(const Plan *plan)
 {
     ShareShape shape = {.whole = plan->model.experts % share_gpus(&plan->cluster, plan->replica_levels) == 0};

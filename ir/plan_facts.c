@@ -90,8 +90,16 @@ static const struct {
     {"codec_dense", "dense experts", "dense experts", false, false},
     {"codec_sr", "experts by sr", "experts by sr", false, false},
     {"codec_delta", "experts by delta", "experts by delta", false, false},
+    {"codec_sign", "experts by sign", "experts by sign", false, false},
     {"counted", "counted messages", "counted messages", false, false},
 };
+
+const char *format_packing(char out[FORMAT_MAX], Packing packing, Dtype dtype)
+{
+    int digits = packet_has_ratio(packing.form) ? 15 : 3;
+    snprintf(out, FORMAT_MAX, "1/%.*g", digits, packing_ratio(packing, dtype));
+    return out;
+}
 
 const char *plan_strategy_title(const Strategy *strategy, bool chosen)
 {

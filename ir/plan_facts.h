@@ -44,6 +44,8 @@ double plan_speed_up(const Plan *plan, const Strategy *over); // 0 where one of 
 // workloads given by volumes have no tokens.
 double plan_tokens_per_s(const Plan *plan, double iteration_s);
 double plan_flop_utilisation(const Plan *plan, double iteration_s);
+// "1/50": what packets are of the dense bytes.
+const char *format_packing(char out[FORMAT_MAX], Packing packing, Dtype dtype);
 // One past the last of the choices from `first` on that are all alike.
 uint32_t plan_choice_run_end(const Plan *plan, uint32_t first);
 // Bytes one worker of `level` sends through its port in the chosen strategy: what crosses a level also

@@ -271,7 +271,7 @@ static void collect_sensitivities(const Workload *work, const PlannerOptions *op
         if (spec->cluster.levels[l].count > 1)
             *next++ = explain_sensitivity(&choice, QUANTITY_BANDWIDTH, l, arena);
     *next++ = explain_sensitivity(&choice, QUANTITY_BATCH, 0, arena);
-    if (codec_info(spec->plan.codec)->encodes)
+    if (codec_info(spec->plan.codec)->encodes && packet_has_ratio(spec_packing(spec).form))
         *next++ = explain_sensitivity(&choice, QUANTITY_RATIO, 0, arena);
     if (!spec->model.abstract)
         *next++ = explain_sensitivity(&choice, QUANTITY_MEMORY, 0, arena);

@@ -80,6 +80,10 @@ static void check_device(Checker *checker)
         device->encode_bandwidth = device->memory_bandwidth / 2;
     if (!checker->keys[KEY_DEVICE_decode_bandwidth])
         device->decode_bandwidth = device->memory_bandwidth / 2;
+    if (!checker->keys[KEY_DEVICE_quantize_bandwidth])
+        device->quantize_bandwidth = device->memory_bandwidth / 2;
+    if (!checker->keys[KEY_DEVICE_dequantize_bandwidth])
+        device->dequantize_bandwidth = device->memory_bandwidth / 2;
     if (peak && device->peak_flops > 0 && device->peak_flops < device->compute_flops)
         diag_error(checker->diag, value_span(checker, peak),
                    "'peak' is less than 'compute', %s, which is what is sustained",
@@ -334,13 +338,18 @@ static void check_model_and_routing(Checker *checker)
 
 // ---- plan ------------------------------------------------------------------------------------
 
-// A ratio that goes with what it is of.
-static void check_ratio(Checker *checker, const AstEntry *ratio, bool dense, const char *what, double *value)
+// A ratio goes with packets that have one.
+static void check_ratio(Checker *checker, const AstEntry *ratio, Packing packing, const char *name, double *value)
 {
-    if (dense && ratio)
-        diag_error(checker->diag, value_span(checker, ratio), "'%s' does not go with %s", ratio->name, what);
+    bool dense = strcmp(name, codec_name(CODEC_DENSE)) == 0, varies = !dense && packet_has_ratio(packing.form);
+    if (ratio && dense)
+        diag_error(checker->diag, value_span(checker, ratio), "'%s' does not go with 'dense', which sends everything",
+                   ratio->name);
+    else if (ratio && !varies)
+        diag_error(checker->diag, value_span(checker, ratio), "'%s' does not go with '%s', whose packets are 1/%.3g",
+                   ratio->name, name, packing_ratio(packing, checker->spec->model.dtype));
     if (!ratio)
-        *value = dense ? 1 : 50;
+        *value = varies ? 50 : 1;
 }
 
 static void check_migration(Checker *checker)
@@ -349,16 +358,17 @@ static void check_migration(Checker *checker)
     const AstEntry *codec = checker->keys[KEY_MIGRATION_codec], *shared = checker->keys[KEY_MIGRATION_shared_every];
     bool automatic = (int)plan->codec == CODEC_AUTO;
     plan->codec_span = codec ? value_span(checker, codec) : plan->span;
-    check_ratio(checker, checker->keys[KEY_MIGRATION_ratio], !codec_info(plan->codec)->encodes,
-                "dense migration, which sends everything", &plan->ratio);
-    check_ratio(checker, checker->keys[KEY_MIGRATION_gradient_ratio], plan->gradient == GRADIENT_DENSE,
-                "dense gradients, which are sent whole", &plan->gradient_ratio);
-    if (plan->gradient_ratio <= 1)
+    Packing experts = codec_packing(plan->codec, 1), gradients = gradient_packing(plan->gradient, 1);
+    check_ratio(checker, checker->keys[KEY_MIGRATION_ratio], experts, automatic ? "auto" : codec_name(plan->codec),
+                &plan->ratio);
+    check_ratio(checker, checker->keys[KEY_MIGRATION_gradient_ratio], gradients, gradient_name(plan->gradient),
+                &plan->gradient_ratio);
+    if (packet_has_ratio(gradients.form) && plan->gradient_ratio <= 1)
         plan->gradient = GRADIENT_DENSE; // the largest are all
     if (shared && !automatic && !codec_info(plan->codec)->has_mean)
         diag_error(checker->diag, value_span(checker, shared),
                    "'shared_every' goes with codec 'sr', which has a shared expert");
-    if (plan->gradient == GRADIENT_TOPK && plan->pass == PASS_FORWARD)
+    if (plan->gradient != GRADIENT_DENSE && plan->pass == PASS_FORWARD)
         diag_error(checker->diag, value_span(checker, checker->keys[KEY_MIGRATION_gradient]),
                    "a forward pass has no gradients: 'gradient' goes with pass 'training'");
 }

@@ -328,6 +328,7 @@ static void describe(Lowering *l)
     plan->codec = spec->plan.codec;
     plan->codec_ratio = spec->plan.ratio;
     plan->shared_every = codec_info(spec->plan.codec)->has_mean ? spec->plan.shared_every : 0;
+    plan->gradient = spec->plan.gradient;
     plan->gradient_ratio = spec->plan.gradient_ratio;
     plan->training = spec->training;
     plan->capacity = spec->plan.capacity;

@@ -10,9 +10,9 @@ static double dense_bytes(const Lowering *l, double rows)
     return rows * l->share_cols * dtype_bytes(l->plan->model.dtype);
 }
 
-static double packet_bytes(const Lowering *l, double ratio)
+static double packet_bytes(const Lowering *l, Packing packing)
 {
-    return (double)codec_packet_bytes(model_expert_elements(&l->plan->model), l->plan->model.dtype, ratio);
+    return (double)packing_bytes(packing, model_expert_elements(&l->plan->model), l->plan->model.dtype);
 }
 
 static int32_t add_local(Lowering *l, Op op, uint32_t k, double cost_s, StepBuffers operands)
@@ -81,6 +81,7 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, bool again, int32_t after_
     LoweredLayer *layer = &l->layers[k];
     const char *suffix = again ? ".again" : "";
     const Device *device = &l->spec->cluster.device;
+    const Packing packing = spec_packing(l->spec);
     if (l->held_rows == l->share_rows)
         return layer->experts;
     if (!codec_info(l->spec->plan.codec)->encodes)
@@ -89,10 +90,11 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, bool again, int32_t after_
     add_memories(l, k, layer);
     char name[BUFFER_NAME_MAX];
     snprintf(name, sizeof(name), "packet%s", suffix);
-    int32_t packet = lowering_add_temporary(l, k, name, DTYPE_U8, l->share_rows, packet_bytes(l, l->spec->plan.ratio));
+    int32_t packet = lowering_add_temporary(l, k, name, DTYPE_U8, l->share_rows, packet_bytes(l, packing));
     StepBuffers encode = {
         .encode = {.own_experts = layer->experts, .mean = layer->mean, .sent = layer->sent, .packet = packet}};
-    int32_t step = add_local(l, OP_ENCODE, k, dense_bytes(l, l->share_rows) / device->encode_bandwidth, encode);
+    int32_t step =
+        add_local(l, OP_ENCODE, k, cost_encode_s(device, packing.form, dense_bytes(l, l->share_rows)), encode);
     if (after_step != NONE)
         builder_add_after(l->builder, step, after_step);
     packet = gather_levels(l, k, suffix, packet, l->spec->replica_levels, after_step);
@@ -106,7 +108,7 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, bool again, int32_t after_
                                      .mean = layer->mean,
                                      .experts = decoded,
                                      .replicas = layer->replicas}};
-    add_local(l, OP_DECODE, k, dense_bytes(l, l->held_rows) / device->decode_bandwidth, decode);
+    add_local(l, OP_DECODE, k, cost_decode_s(device, packing.form, dense_bytes(l, l->held_rows)), decode);
     return layer->replicas == NONE ? decoded : layer->replicas;
 }
 
@@ -261,7 +263,8 @@ static void return_packets(Lowering *l, uint32_t k, uint32_t level, StepSpec ste
     const Device *device = &l->spec->cluster.device;
     const char *level_name = l->spec->cluster.levels[level].name;
     double held = (double)builder_buffer(l->builder, dheld)->rows, own = held / l->config->domain[level];
-    double bytes = packet_bytes(l, l->spec->plan.gradient_ratio);
+    Packing packing = spec_gradient_packing(l->spec);
+    double bytes = packet_bytes(l, packing);
     char name[BUFFER_NAME_MAX];
     snprintf(name, sizeof(name), "error.%s", level_name);
     int32_t error = add_experts(l, k, BUFFER_REPLICA, name, held);
@@ -272,10 +275,10 @@ static void return_packets(Lowering *l, uint32_t k, uint32_t level, StepSpec ste
     StepBuffers encode = {.encode_gradient = {.gathered = dheld, .error = error, .packets = packets}};
     StepBuffers send = {.return_packets = {.packets = packets, .received = received}};
     StepBuffers decode = {.decode_gradient = {.gathered = dheld, .received = received, .shard = shard}};
-    add_local(l, OP_ENCODE_GRADIENT, k, dense_bytes(l, held - own) / device->encode_bandwidth, encode);
+    add_local(l, OP_ENCODE_GRADIENT, k, cost_encode_s(device, packing.form, dense_bytes(l, held - own)), encode);
     step.op = OP_RETURN_PACKETS;
     builder_add_step(l->builder, step, send);
-    l->returned = add_local(l, OP_DECODE_GRADIENT, k, dense_bytes(l, own) / device->decode_bandwidth, decode);
+    l->returned = add_local(l, OP_DECODE_GRADIENT, k, cost_decode_s(device, packing.form, dense_bytes(l, own)), decode);
 }
 
 int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)

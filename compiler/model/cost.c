@@ -134,6 +134,23 @@ static bool gathers_among(const Config *config, uint32_t first, uint32_t end)
     return any;
 }
 
+double cost_encode_s(const Device *device, PacketForm form, double bytes)
+{
+    return bytes / (packet_has_ratio(form) ? device->encode_bandwidth : device->quantize_bandwidth);
+}
+
+double cost_decode_s(const Device *device, PacketForm form, double bytes)
+{
+    return bytes / (packet_has_ratio(form) ? device->decode_bandwidth : device->dequantize_bandwidth);
+}
+
+// Dense bytes that are encoded, then those that are decoded.
+static double packet_s(const Spec *spec, PacketForm form, double encoded, double decoded)
+{
+    const Device *device = &spec->cluster.device;
+    return cost_encode_s(device, form, encoded) + cost_decode_s(device, form, decoded);
+}
+
 bool config_next_kept(const Spec *spec, Config *config)
 {
     uint32_t levels = spec->cluster.level_count;
@@ -227,9 +244,8 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
     // Gradients go home the gather reversed: whole sums, or packets of what the others are to get.
     cost->reduce_bytes[level] = layer->returned_bytes * shards_before * peers;
     if (work->spec->plan.gradient != GRADIENT_DENSE && peers > 0)
-        cost->sync_s +=
-            layer->expert_bytes * shards_before *
-            (peers / work->spec->cluster.device.encode_bandwidth + 1 / work->spec->cluster.device.decode_bandwidth);
+        cost->sync_s += packet_s(work->spec, spec_gradient_packing(work->spec).form,
+                                 layer->expert_bytes * shards_before * peers, layer->expert_bytes * shards_before);
     cost->reduce_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers);
     add_port_bytes(work->spec, level, cost->reduce_bytes[level], cost->port_reduce_s);
 }
@@ -375,8 +391,7 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     }
     cost_experts(work, layer, config, dispatch, held, cost);
     if (held > 1 && codec_info(spec->plan.codec)->encodes)
-        cost->codec_s = layer->expert_bytes *
-                        (1 / spec->cluster.device.encode_bandwidth + held / spec->cluster.device.decode_bandwidth);
+        cost->codec_s = packet_s(spec, spec_packing(spec).form, layer->expert_bytes, held * layer->expert_bytes);
     cost->again_s += config->regather ? cost->codec_s : 0;
     if (spec->plan.pass == PASS_FORWARD)
         return;

@@ -75,6 +75,10 @@ double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double byt
 // collective of its own, with its start-up. `bytes`: sent, both ways together.
 double cost_sum_s(const Spec *spec, uint32_t level, double bytes);
 
+// Packets of so many dense bytes, made and read.
+double cost_encode_s(const Device *device, PacketForm form, double bytes);
+double cost_decode_s(const Device *device, PacketForm form, double bytes);
+
 // Expected distinct domain prefixes at `level` that the top_k experts of a token fall into, under uniform routing or
 // that of the layer (routing.h); for naive dispatch one for each expert that computes.
 double cost_expected_copies(const Workload *work, const LayerWork *layer, Dispatch dispatch, const Config *config,

@@ -233,17 +233,19 @@ static void classify(Workload *work)
 static void derive_packets(const Spec *spec, LayerWork *layer)
 {
     const SpecPlan *plan = &spec->plan;
-    layer->sent_bytes = layer->expert_bytes / plan->ratio;
-    layer->returned_bytes = layer->expert_bytes / plan->gradient_ratio;
+    bool encodes = codec_info(plan->codec)->encodes, returns = plan->gradient != GRADIENT_DENSE;
+    Packing sent = spec_packing(spec), returned = spec_gradient_packing(spec);
+    layer->sent_bytes = layer->expert_bytes / (encodes ? packing_ratio(sent, spec->model.dtype) : 1);
+    layer->returned_bytes = layer->expert_bytes / (returns ? packing_ratio(returned, spec->model.dtype) : 1);
     if (spec->model.abstract || !layer->is_moe)
         return;
     ModelDims dims = spec_dims(&spec->model);
     uint64_t elements = model_expert_elements(&dims);
     double experts = layer->expert_bytes / ((double)elements * dtype_bytes(dims.dtype)); // not packed ones
-    if (codec_info(plan->codec)->encodes)
-        layer->sent_bytes = experts * (double)codec_packet_bytes(elements, dims.dtype, plan->ratio);
-    if (plan->gradient != GRADIENT_DENSE)
-        layer->returned_bytes = experts * (double)codec_packet_bytes(elements, dims.dtype, plan->gradient_ratio);
+    if (encodes)
+        layer->sent_bytes = experts * (double)packing_bytes(sent, elements, dims.dtype);
+    if (returns)
+        layer->returned_bytes = experts * (double)packing_bytes(returned, elements, dims.dtype);
     if (codec_info(plan->codec)->has_mean && plan->shared_every > 0)
         layer->mean_bytes = (double)elements * dtype_bytes(dims.dtype);
 }

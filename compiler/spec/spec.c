@@ -139,6 +139,16 @@ bool spec_owns_whole_experts(const Spec *spec)
     return spec->model.experts % share_gpus(&spec->cluster, spec->replica_levels) == 0;
 }
 
+Packing spec_packing(const Spec *spec)
+{
+    return codec_packing(spec->plan.codec, spec->plan.ratio);
+}
+
+Packing spec_gradient_packing(const Spec *spec)
+{
+    return gradient_packing(spec->plan.gradient, spec->plan.gradient_ratio);
+}
+
 bool spec_encodes_experts(const Spec *spec)
 {
     bool weights = (int)spec->plan.codec != CODEC_AUTO && codec_info(spec->plan.codec)->encodes;

@@ -91,10 +91,10 @@ typedef struct {
     uint32_t forced_count;       // runs of layers with their own; of layers in several the last counts
     ForcedRun *forced;
     Codec codec;
-    double ratio;          // 1 for dense
+    double ratio;          // 1 where packets have none
     uint32_t shared_every; // of sr, 0: without a shared expert
     GradientReturn gradient;
-    double gradient_ratio;  // 1 for dense
+    double gradient_ratio;  // 1 where packets have none
     double capacity;        // 0: nothing is dropped
     OnceDense once_dense;   // as requested
     bool regather_dense;    // what is planned with: of ONCE_DENSE_AUTO one after the other,
@@ -121,6 +121,10 @@ typedef struct {
 // In a forward pass with fewer experts than GPUs the fewest outermost levels without which every GPU has whole experts;
 // 0 if there are none, and in training, where every expert has one owner.
 uint32_t spec_replica_levels(const Cluster *cluster, Pass pass, uint64_t experts);
+
+// How experts, and gradients on their way home, become packets, where they do.
+Packing spec_packing(const Spec *spec);
+Packing spec_gradient_packing(const Spec *spec);
 
 // Does every GPU own whole experts, not parts of some?
 bool spec_owns_whole_experts(const Spec *spec);

@@ -248,7 +248,9 @@ static void verify_gathers(Verifier *verifier, const Choice *choice, const uint3
                            OpShape shape)
 {
     const Plan *plan = verifier->plan;
-    const Op op = shape == SHAPE_GATHER ? OP_GATHER : plan->gradient_ratio > 1 ? OP_RETURN_PACKETS : OP_REDUCE_SCATTER;
+    const Op op = shape == SHAPE_GATHER              ? OP_GATHER
+                  : plan->gradient != GRADIENT_DENSE ? OP_RETURN_PACKETS
+                                                     : OP_REDUCE_SCATTER;
     int32_t expected[2 * LEVELS_MAX];
     uint32_t wanted = expect_gathers(plan, choice, shape, expected), matched = 0, before = 0;
     char text[96];

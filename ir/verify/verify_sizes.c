@@ -221,8 +221,8 @@ static void verify_codec_sizes(Verifier *verifier, uint32_t index)
         const Buffer *like = step_buffer(plan, step, packets[i].like);
         if (!packet || !like)
             continue;
-        uint64_t bytes = codec_packet_bytes(model_expert_elements(&plan->model), plan->model.dtype,
-                                            packets[i].gradient ? plan->gradient_ratio : plan->codec_ratio);
+        Packing packing = packets[i].gradient ? plan_gradient_packing(plan) : plan_packing(plan);
+        uint64_t bytes = packing_bytes(packing, model_expert_elements(&plan->model), plan->model.dtype);
         if (packet->rows != like->rows || packet->cols != bytes)
             verify_fail(verifier, PROPERTY_SIZES, index,
                         "'%s' is %" PRIu64 " x %" PRIu64 ", expected %" PRIu64 " packets of %" PRIu64 " bytes",
@@ -361,7 +361,7 @@ static void verify_volumes(Verifier *verifier)
     ShareShape share = plan_share_shape(plan);
     double sent = !codec_info(plan->codec)->encodes
                       ? (double)share.cols * dtype_bytes(model_expert_dtype(dims))
-                      : (double)codec_packet_bytes(share.cols, dims->dtype, plan->codec_ratio);
+                      : (double)packing_bytes(plan_packing(plan), share.cols, dims->dtype);
     expect_claim(verifier, "expert_bytes", dims->expert_bytes, (double)share.rows * sent);
     if (plan_memory_bytes(plan) > plan->cluster.device.memory_bytes)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE,
@@ -379,15 +379,21 @@ static void verify_codec(Verifier *verifier)
         gathers = gathers || (plan->steps[i].op == OP_GATHER && !verify_carries_dense(verifier, &plan->steps[i]));
         encodes = encodes || plan->steps[i].op == OP_ENCODE;
     }
+    bool returns = plan->gradient != GRADIENT_DENSE;
     if (!codec_info(plan->codec)->encodes)
         expect_claim(verifier, "the ratio of dense migration", plan->codec_ratio, 1);
-    if (plan->pass == PASS_FORWARD)
-        expect_claim(verifier, "the ratio of gradients in a forward pass", plan->gradient_ratio, 1);
+    else if (!packet_has_ratio(plan_packing(plan).form))
+        expect_claim(verifier, "the ratio of packets that have a size of their own", plan->codec_ratio, 1);
+    if (!returns || !packet_has_ratio(plan_gradient_packing(plan).form))
+        expect_claim(verifier, "the ratio of gradients that have none", plan->gradient_ratio, 1);
+    if (returns && plan->pass == PASS_FORWARD)
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "gradients return as '%s' in a forward pass",
+                    gradient_name(plan->gradient));
     bool expected = gathers && codec_info(plan->codec)->encodes;
     if (!plan->model.abstract && encodes != expected)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "migration is '%s', yet experts are %s", codec_name(plan->codec),
                     encodes ? "encoded" : "not encoded");
-    bool packets = encodes || plan->gradient_ratio > 1;
+    bool packets = encodes || returns;
     if (!plan->model.abstract && packets && plan->choice_count > 0 && !plan_share_shape(plan).whole)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "packets are of whole experts, yet GPUs own parts of them");
 }
@@ -413,7 +419,7 @@ void verify_claims(Verifier *verifier)
     for (uint32_t c = 0; c < plan->choice_count; c++)
         if (plan->choices[c].regather && (plan->pass == PASS_FORWARD || codec_info(plan->codec)->remembers))
             verify_fail(verifier, PROPERTY_CLAIMS, NONE, "layer %" PRIu32 " gathers again %s", plan->choices[c].layer,
-                        plan->pass == PASS_FORWARD ? "in a forward pass" : "what 'delta' keeps");
+                        plan->pass == PASS_FORWARD ? "in a forward pass" : "what its codec keeps");
     for (uint32_t c = 0; c < plan->choice_count; c++)
         verify_once_levels(verifier, plan->choices[c].regather, plan->choices[c].once, "gathered experts");
     verify_once_levels(verifier, plan->regather_dense, plan->once_dense, "gathered dense weights");

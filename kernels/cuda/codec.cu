@@ -2,7 +2,7 @@
 // What receivers add to their copies and what the sender adds to its own is the same sum, element by element, so that
 // all keep the same bits.
 #include "kernels/cuda/internal.h"
-#include "kernels/cuda/select.h"
+#include "kernels/cuda/packet.h"
 
 namespace
 {
@@ -22,9 +22,9 @@ dim3 codec_grid(uint64_t cols, uint64_t rows)
     return dim3(static_cast<unsigned>(codec_blocks(cols)), static_cast<unsigned>(rows));
 }
 
-__device__ __forceinline__ uint16_t *packet_row(void *packets, uint64_t packet_bytes, uint64_t row)
+__device__ __forceinline__ uint8_t *packet_row(void *packets, uint64_t packet_bytes, uint64_t row)
 {
-    return reinterpret_cast<uint16_t *>(static_cast<char *>(packets) + row * packet_bytes);
+    return static_cast<uint8_t *>(packets) + row * packet_bytes;
 }
 
 struct Packets {
@@ -33,9 +33,9 @@ struct Packets {
     PacketShape shape;
 };
 
-Packets packets_of(Tensor packets, uint64_t cols, Dtype dtype, double ratio)
+Packets packets_of(Tensor packets, uint64_t cols, Dtype dtype, Packing packing)
 {
-    return {packets.data, packets.cols, packet_shape(cols, dtype, ratio)};
+    return {packets.data, packets.cols, packet_shape(cols, dtype, packing)};
 }
 
 // mean: one row, NULL if absent; sent: as experts, NULL of codecs that remember nothing.
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(SELECT_THREADS)
     encode_kernel(const T *__restrict__ experts, const T *__restrict__ mean, T *__restrict__ sent, Packets packets,
                   bool aligned)
 {
-    __shared__ SelectShared memory;
+    __shared__ PacketShared memory;
     Elements own = own_elements();
     uint64_t cols = packets.shape.cols;
     Eight<T> difference, base = {};
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(SELECT_THREADS)
     for (int i = 0; i < SELECT_EACH; i++)
         difference.values[i] -= base.values[i];
     PacketBlock block = packets.shape.at(packet_row(packets.data, packets.bytes, own.row), own.block);
-    uint32_t kept = write_packet(&memory, block, difference.values);
+    uint32_t kept = write_packet(&memory, packets.shape.form, block, difference.values);
 #pragma unroll
     for (int i = 0; i < SELECT_EACH; i++)
         if (sent && (kept >> i & 1))
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(SELECT_THREADS)
 }
 
 template <typename T>
-cudaError_t encode(const CudaQueue *queue, const CodecInfo *codec, double ratio, Tensor experts, Tensor base,
+cudaError_t encode(const CudaQueue *queue, const CodecInfo *codec, Packing packing, Tensor experts, Tensor base,
                    Tensor packet)
 {
     uint64_t cols = experts.cols;
@@ -71,7 +71,7 @@ cudaError_t encode(const CudaQueue *queue, const CodecInfo *codec, double ratio,
     T *from = static_cast<T *>(base.data);
     return launch(queue->stream, codec_grid(cols, experts.rows), SELECT_THREADS, 0, encode_kernel<T>,
                   static_cast<const T *>(experts.data), codec->remembers ? nullptr : from,
-                  codec->remembers ? from : nullptr, packets_of(packet, cols, experts.dtype, ratio), aligned);
+                  codec->remembers ? from : nullptr, packets_of(packet, cols, experts.dtype, packing), aligned);
 }
 
 // ---- decode --------------------------------------------------------------------------------------
@@ -82,15 +82,6 @@ struct Decode {
     uint64_t own_first, own_rows;
     bool begins;
 };
-
-template <typename T> __device__ __forceinline__ void add_packet(const PacketBlock &block, T *to)
-{
-    for (uint32_t i = threadIdx.x; i < block.kept; i += blockDim.x) {
-        T *element = &to[block.indices[i]];
-        float value = __bfloat162float(reinterpret_cast<const __nv_bfloat16 *>(block.values)[i]);
-        *element = from_f32<T>(to_f32(*element) + value);
-    }
-}
 
 template <typename T>
 __global__ void __launch_bounds__(SELECT_THREADS)
@@ -112,18 +103,18 @@ __global__ void __launch_bounds__(SELECT_THREADS)
         return;
     __syncthreads(); // the block's other threads add to what this one wrote
     PacketBlock block = packets.shape.at(packet_row(packets.data, packets.bytes, place.row), place.block);
-    add_packet(block, row + place.block * CODEC_BLOCK);
+    add_packet(packets.shape.form, block, row + place.block * CODEC_BLOCK);
 }
 
 template <typename T>
-cudaError_t decode(const CudaQueue *queue, const CodecInfo *codec, double ratio, uint64_t own_first, Tensor packet,
+cudaError_t decode(const CudaQueue *queue, const CodecInfo *codec, Packing packing, uint64_t own_first, Tensor packet,
                    Tensor own, Tensor mean, Tensor experts)
 {
     uint64_t cols = experts.cols;
     Decode what = {own_first, own.rows, !codec->remembers};
     bool aligned = is_aligned<T>(experts.data, cols) && is_aligned<T>(own.data, 0) && is_aligned<T>(mean.data, 0);
     return launch(queue->stream, codec_grid(cols, experts.rows), SELECT_THREADS, 0, decode_kernel<T>, what,
-                  packets_of(packet, cols, experts.dtype, ratio), static_cast<const T *>(own.data),
+                  packets_of(packet, cols, experts.dtype, packing), static_cast<const T *>(own.data),
                   static_cast<const T *>(mean.data), static_cast<T *>(experts.data), aligned);
 }
 
@@ -160,7 +151,7 @@ __global__ void __launch_bounds__(SELECT_THREADS)
     encode_gradient_kernel(uint64_t own_first, uint64_t own_count, const T *__restrict__ gathered,
                            T *__restrict__ error, Packets packets, bool aligned)
 {
-    __shared__ SelectShared memory;
+    __shared__ PacketShared memory;
     Elements place = own_elements();
     uint64_t cols = packets.shape.cols, row = place.row * cols;
     if (place.row >= own_first && place.row - own_first < own_count)
@@ -173,7 +164,7 @@ __global__ void __launch_bounds__(SELECT_THREADS)
     for (int i = 0; i < SELECT_EACH; i++)
         values[i] = due.values[i] += left.values[i];
     PacketBlock block = packets.shape.at(packet_row(packets.data, packets.bytes, place.row), place.block);
-    uint32_t kept = write_packet(&memory, block, values);
+    uint32_t kept = write_packet(&memory, packets.shape.form, block, values);
 #pragma unroll
     for (int i = 0; i < SELECT_EACH; i++)
         due.values[i] -= kept >> i & 1 ? values[i] : 0;
@@ -181,13 +172,13 @@ __global__ void __launch_bounds__(SELECT_THREADS)
 }
 
 template <typename T>
-cudaError_t encode_gradient(const CudaQueue *queue, double ratio, uint64_t own_first, uint64_t own_count,
+cudaError_t encode_gradient(const CudaQueue *queue, Packing packing, uint64_t own_first, uint64_t own_count,
                             Tensor gathered, Tensor error, Tensor packets)
 {
     uint64_t cols = gathered.cols;
     return launch(queue->stream, codec_grid(cols, gathered.rows), SELECT_THREADS, 0, encode_gradient_kernel<T>,
                   own_first, own_count, static_cast<const T *>(gathered.data), static_cast<T *>(error.data),
-                  packets_of(packets, cols, gathered.dtype, ratio),
+                  packets_of(packets, cols, gathered.dtype, packing),
                   is_aligned<T>(gathered.data, cols) && is_aligned<T>(error.data, 0));
 }
 
@@ -212,7 +203,7 @@ __global__ void __launch_bounds__(SELECT_THREADS)
         PacketBlock block =
             packets.shape.at(packet_row(packets.data, packets.bytes, member * rows + place.row), place.block);
         __syncthreads();
-        add_packet(block, sums);
+        add_packet(packets.shape.form, block, sums);
     }
     __syncthreads();
 #pragma unroll
@@ -222,12 +213,12 @@ __global__ void __launch_bounds__(SELECT_THREADS)
 }
 
 template <typename T>
-cudaError_t decode_gradient(const CudaQueue *queue, double ratio, uint64_t own, Tensor gathered, Tensor received,
+cudaError_t decode_gradient(const CudaQueue *queue, Packing packing, uint64_t own, Tensor gathered, Tensor received,
                             Tensor shard)
 {
     return launch(queue->stream, codec_grid(shard.cols, shard.rows), SELECT_THREADS, 0, decode_gradient_kernel<T>, own,
                   gathered.rows / shard.rows, shard.rows, static_cast<const T *>(gathered.data),
-                  packets_of(received, shard.cols, shard.dtype, ratio), static_cast<T *>(shard.data),
+                  packets_of(received, shard.cols, shard.dtype, packing), static_cast<T *>(shard.data),
                   is_aligned<T>(gathered.data, shard.cols) && is_aligned<T>(shard.data, 0));
 }
 
@@ -238,20 +229,20 @@ bool is_empty(Tensor tensor)
 
 } // namespace
 
-cudaError_t cuda_encode(const CudaQueue *queue, const CodecInfo *codec, double ratio, Tensor experts, Tensor base,
+cudaError_t cuda_encode(const CudaQueue *queue, const CodecInfo *codec, Packing packing, Tensor experts, Tensor base,
                         Tensor packet)
 {
     if (is_empty(experts))
         return cudaSuccess;
-    return BY_DTYPE(experts.dtype, encode, queue, codec, ratio, experts, base, packet);
+    return BY_DTYPE(experts.dtype, encode, queue, codec, packing, experts, base, packet);
 }
 
-cudaError_t cuda_decode(const CudaQueue *queue, const CodecInfo *codec, double ratio, uint64_t own_first, Tensor packet,
-                        Tensor own, Tensor mean, Tensor experts)
+cudaError_t cuda_decode(const CudaQueue *queue, const CodecInfo *codec, Packing packing, uint64_t own_first,
+                        Tensor packet, Tensor own, Tensor mean, Tensor experts)
 {
     if (is_empty(packet))
         return cudaSuccess;
-    return BY_DTYPE(own.dtype, decode, queue, codec, ratio, own_first, packet, own, mean, experts);
+    return BY_DTYPE(own.dtype, decode, queue, codec, packing, own_first, packet, own, mean, experts);
 }
 
 cudaError_t cuda_mean(const CudaQueue *queue, uint64_t all, Tensor experts, Tensor shared)
@@ -261,18 +252,18 @@ cudaError_t cuda_mean(const CudaQueue *queue, uint64_t all, Tensor experts, Tens
     return BY_DTYPE(experts.dtype, mean, queue, all, experts, shared);
 }
 
-cudaError_t cuda_encode_gradient(const CudaQueue *queue, double ratio, uint64_t own_first, uint64_t own_count,
+cudaError_t cuda_encode_gradient(const CudaQueue *queue, Packing packing, uint64_t own_first, uint64_t own_count,
                                  Tensor gathered, Tensor error, Tensor packets)
 {
     if (is_empty(gathered))
         return cudaSuccess;
-    return BY_DTYPE(gathered.dtype, encode_gradient, queue, ratio, own_first, own_count, gathered, error, packets);
+    return BY_DTYPE(gathered.dtype, encode_gradient, queue, packing, own_first, own_count, gathered, error, packets);
 }
 
-cudaError_t cuda_decode_gradient(const CudaQueue *queue, double ratio, uint64_t own, Tensor gathered, Tensor received,
-                                 Tensor shard)
+cudaError_t cuda_decode_gradient(const CudaQueue *queue, Packing packing, uint64_t own, Tensor gathered,
+                                 Tensor received, Tensor shard)
 {
     if (is_empty(shard))
         return cudaSuccess;
-    return BY_DTYPE(shard.dtype, decode_gradient, queue, ratio, own, gathered, received, shard);
+    return BY_DTYPE(shard.dtype, decode_gradient, queue, packing, own, gathered, received, shard);
 }

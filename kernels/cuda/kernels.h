@@ -123,15 +123,15 @@ cudaError_t cuda_optimizer(const CudaQueue *queue, const AdamWFactors *factors, 
 
 // ---- compression ---------------------------------------------------------------------------------
 
-cudaError_t cuda_encode(const CudaQueue *queue, const CodecInfo *codec, double ratio, Tensor experts, Tensor base,
+cudaError_t cuda_encode(const CudaQueue *queue, const CodecInfo *codec, Packing packing, Tensor experts, Tensor base,
                         Tensor packet);
-cudaError_t cuda_decode(const CudaQueue *queue, const CodecInfo *codec, double ratio, uint64_t own_first, Tensor packet,
-                        Tensor own, Tensor mean, Tensor experts);
+cudaError_t cuda_decode(const CudaQueue *queue, const CodecInfo *codec, Packing packing, uint64_t own_first,
+                        Tensor packet, Tensor own, Tensor mean, Tensor experts);
 cudaError_t cuda_mean(const CudaQueue *queue, uint64_t all, Tensor experts, Tensor shared);
-cudaError_t cuda_encode_gradient(const CudaQueue *queue, double ratio, uint64_t own_first, uint64_t own_count,
+cudaError_t cuda_encode_gradient(const CudaQueue *queue, Packing packing, uint64_t own_first, uint64_t own_count,
                                  Tensor gathered, Tensor error, Tensor packets);
-cudaError_t cuda_decode_gradient(const CudaQueue *queue, double ratio, uint64_t own, Tensor gathered, Tensor received,
-                                 Tensor shard);
+cudaError_t cuda_decode_gradient(const CudaQueue *queue, Packing packing, uint64_t own, Tensor gathered,
+                                 Tensor received, Tensor shard);
 
 // ---- sums ----------------------------------------------------------------------------------------
 

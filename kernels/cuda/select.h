@@ -1,6 +1,7 @@
 // The largest elements of a codec block (ir/codec.h) by magnitude, as kernels/host/select.c chooses them: the block's
 // threads hold eight neighbours each, a radix search finds the k-th largest key with histograms in shared memory, a
 // scan gives every kept element its place, ascending by index. One pass over the data, which stays in registers.
+// packet.h uses it.
 #ifndef HEP_CUDA_SELECT_H
 #define HEP_CUDA_SELECT_H
 
@@ -110,36 +111,16 @@ __device__ __forceinline__ uint32_t block_scan(SelectShared *shared, uint32_t ow
     return sum - own;
 }
 
-// A codec block's part of a packet.
-struct PacketBlock {
+// What of a codec block is kept, and where: values (bf16) and their indices in the block.
+struct Selection {
     uint32_t count, kept;
-    uint16_t *values, *indices; // bf16; in the block
+    uint16_t *values, *indices;
 };
 
-// `block`: which of the row's; `kept`: of all blocks but the last, `kept_last` of that.
-struct PacketShape {
-    uint64_t cols;
-    uint32_t kept, kept_last;
-
-    __device__ __forceinline__ PacketBlock at(uint16_t *packet, uint64_t block) const
-    {
-        uint64_t first = block * CODEC_BLOCK;
-        bool whole = first + CODEC_BLOCK <= cols;
-        uint32_t own = whole ? kept : kept_last;
-        uint16_t *values = packet + 2 * block * kept;
-        return {static_cast<uint32_t>(whole ? uint64_t{CODEC_BLOCK} : cols - first), own, values, values + own};
-    }
-};
-
-inline PacketShape packet_shape(uint64_t cols, Dtype dtype, double ratio)
-{
-    return {cols, codec_kept(CODEC_BLOCK, dtype, ratio), codec_kept(cols % CODEC_BLOCK, dtype, ratio)};
-}
-
-// By the whole block: writes the packet of `values`. Returns which of this thread's elements it holds, bit i for
-// element i; what receivers will read of those replaces them.
-__device__ __forceinline__ uint32_t write_packet(SelectShared *shared, const PacketBlock &block,
-                                                 float (&values)[SELECT_EACH])
+// By the whole block: writes the `kept` largest of `values`. Returns which of this thread's elements these are, bit i
+// for element i; what receivers will read of those replaces them.
+__device__ __forceinline__ uint32_t write_largest(SelectShared *shared, const Selection &block,
+                                                  float (&values)[SELECT_EACH])
 {
     uint32_t first = threadIdx.x * SELECT_EACH, above = 0, equal = 0, kept = 0;
     Bound bound = find_bound(shared, values, first, block.count, block.kept);

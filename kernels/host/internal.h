@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engines/host_scratch.h"
+#include "ir/codec.h"
 #include "kernels/host/kernels.h"
 
 static inline uint64_t smaller(uint64_t a, uint64_t b)
@@ -118,6 +119,25 @@ uint64_t origin_lower_bound(const int32_t *origin, uint64_t count, uint64_t boun
 // The indices, ascending, of the `kept` largest magnitudes of `count` values, kept <= count <= CODEC_BLOCK. Equal ones
 // by lower index, NaN before all.
 void select_largest(const float *values, uint32_t count, uint32_t kept, uint16_t *indices);
+
+// ---- packets -----------------------------------------------------------------------------------
+
+// The part of a packet that belongs to one block of a vector.
+typedef struct {
+    PacketForm form;
+    uint64_t first; // of its elements in the vector
+    uint32_t count, kept;
+    uint8_t *data;
+    uint32_t bytes, padding; // zeros after the last block's part
+} PacketBlock;
+
+// `index`: of the block in a vector [cols] of `vectors`.
+PacketBlock packet_block(Packing packing, Tensor vectors, uint64_t index, void *packet);
+void packet_write(const PacketBlock *block, const float *values); // values [count]
+// to [count] += factor x what the part decodes to; factor 1 or -1.
+void packet_add(const PacketBlock *block, float factor, float *to);
+// Of the form that keeps the largest: the indices of the values, [kept].
+uint16_t *packet_indices(const PacketBlock *block);
 
 // ---- vectors -----------------------------------------------------------------------------------
 

@@ -145,18 +145,18 @@ void host_squares(Tensor gradient, Tensor before, Tensor squares);
 void host_optimizer(const AdamW *adamw, const ModelRanges *undecayed, Tensor weights, Tensor gradient, Tensor state);
 
 // ---- compression ---------------------------------------------------------------------------------
-// Packets: u8 [vectors][codec_packet_bytes] as ir/codec.h lays them out, `ratio` as there, the vectors' dtype deciding
-// with it how many elements a block keeps. Those are its largest by magnitude, equal ones by lower index, NaN before
-// all; their values are rounded to bf16.
+// Packets: u8 [vectors][packing_bytes] as ir/codec.h and docs/packets.md lay them out. Where a packing has a ratio, it
+// decides with the vectors' dtype how many elements a block keeps: its largest by magnitude, equal ones by lower index,
+// NaN before all.
 
 // One packet for each of this rank's experts [own][elements], of what differs from `base`: of a codec that remembers
 // what was sent [own][elements], which every receiver holds and to which the packet is added; else the mean of experts
 // [1][elements], 0 where it is absent (HybridEP, section IV-B).
-void host_encode(const CodecInfo *codec, double ratio, Tensor experts, Tensor base, Tensor packet);
+void host_encode(const CodecInfo *codec, Packing packing, Tensor experts, Tensor base, Tensor packet);
 // The packets of all experts that this rank holds, [held], into `experts` [held][elements]: of a codec that remembers
 // added to what is there, as host_encode added them to what was sent; else mean + residual, rounded. The rows from
 // own_first are this rank's: copied exactly from `own` [own][elements], their packets unread.
-void host_decode(const CodecInfo *codec, double ratio, uint64_t own_first, Tensor packet, Tensor own, Tensor mean,
+void host_decode(const CodecInfo *codec, Packing packing, uint64_t own_first, Tensor packet, Tensor own, Tensor mean,
                  Tensor experts);
 // shared [1][elements] = sum of experts [own][elements] / all: this rank's summand of the mean over `all` experts.
 void host_mean(uint64_t all, Tensor experts, Tensor shared);
@@ -164,11 +164,11 @@ void host_mean(uint64_t all, Tensor experts, Tensor shared);
 // Gradients return as packets of gathered [held][elements] + error; what is left out becomes the error, and so travels
 // later (error feedback; Stich et al., Sparsified SGD with Memory, algorithm 1). The `own_count` rows from own_first
 // are this rank's: they do not travel, their errors and packets stay as they are.
-void host_encode_gradient(double ratio, uint64_t own_first, uint64_t own_count, Tensor gathered, Tensor error,
+void host_encode_gradient(Packing packing, uint64_t own_first, uint64_t own_count, Tensor gathered, Tensor error,
                           Tensor packets);
 // shard [own][elements] = own rows of gathered [members x own][elements], plus the packets of the other members in
 // their order, [members x own]. `own`: this rank's index among the members. Sums in f32, rounded once.
-void host_decode_gradient(double ratio, uint64_t own, Tensor gathered, Tensor received, Tensor shard);
+void host_decode_gradient(Packing packing, uint64_t own, Tensor gathered, Tensor received, Tensor shard);
 
 // dtype conversion of `count` elements; `from` and `to` do not overlap.
 void host_to_f32(const void *from, Dtype dtype, float *to, uint64_t count);

@@ -39,8 +39,9 @@ typedef struct {
     double backward_flops;                     // of the curve with the same half-rate rows through `backward`
     Spread dtype_flops[DTYPE_COUNT];           // of GPUs: FLOP/s of the largest number of rows in the other dtypes
     Spread memory_bandwidth;                   // bytes/s read and written by one rank while all ranks do
-    Spread encode_bandwidth, decode_bandwidth; // bytes/s of dense experts, likewise
-    double memory_bytes;                       // a rank's share of what its machine has left
+    Spread encode_bandwidth, decode_bandwidth; // bytes/s of dense experts, likewise: by their largest elements
+    Spread quantize_bandwidth, dequantize_bandwidth; // by some bits of every element
+    double memory_bytes;                             // a rank's share of what its machine has left
     const char *communicator;
     double load;                            // of the machine before it began, see machine_load
     uint32_t processors, processors_online; // see machine_processors

@@ -14,7 +14,7 @@
 #include "runtime/training/weights.h"
 
 enum { COPIED_BYTES = 256 << 20, HELD = 4 }; // HELD: experts that are decoded, one of them the rank's own
-static const double ratio = 50, look_s = 20e-6;
+static const double look_s = 20e-6;
 
 static bool await(Comm *comm, cudaStream_t stream, Fault *fault)
 {
@@ -102,8 +102,10 @@ typedef struct {
     ModelDims dims;
     CudaQueue queue;
     void *work;
-    char *memory; // weights, mean, rows, results, packets, experts
-    Tensor weights, mean, rows, results, packet, gathered, experts;
+    char *memory;           // weights, mean, rows, results, packets, experts
+    const CodecInfo *codec; // what is measured now
+    Packing packing;
+    Tensor weights, mean, rows, results, packet, gathered, experts; // mean: also what was sent
     Tensor dresults, drows, dweights;
     uint32_t repeats;
     uint64_t copied_bytes;
@@ -144,7 +146,7 @@ static bool encode_once(void *context, Fault *fault)
     DeviceRun *run = context;
     cudaError_t error = cudaSuccess;
     for (uint32_t i = 0; i < run->repeats && error == cudaSuccess; i++)
-        error = cuda_encode(&run->queue, codec_info(CODEC_SR), ratio, run->weights, run->mean, run->packet);
+        error = cuda_encode(&run->queue, run->codec, run->packing, run->weights, run->mean, run->packet);
     return cuda_check(error, "encode an expert", fault) && await(run->comm, run->queue.stream, fault);
 }
 
@@ -153,8 +155,8 @@ static bool decode_once(void *context, Fault *fault)
     DeviceRun *run = context;
     cudaError_t error = cudaSuccess;
     for (uint32_t i = 0; i < run->repeats && error == cudaSuccess; i++)
-        error = cuda_decode(&run->queue, codec_info(CODEC_SR), ratio, 0, run->gathered, run->weights, run->mean,
-                            run->experts);
+        error = cuda_decode(&run->queue, run->codec, run->packing, 0, run->gathered, run->weights,
+                            run->codec->remembers ? (Tensor){0} : run->mean, run->experts);
     return cuda_check(error, "decode experts", fault) && await(run->comm, run->queue.stream, fault);
 }
 
@@ -180,7 +182,12 @@ static uint64_t run_lay_out(DeviceRun *run)
 {
     const ModelDims *dims = &run->dims;
     uint64_t used = 0, elements = model_expert_elements(dims), most = calibrate_row_counts[MATRIX_SIZES - 1];
-    uint64_t packet = codec_packet_bytes(elements, dims->dtype, ratio);
+    uint64_t packet = 0;
+    for (size_t i = 0; i < CALIBRATE_CODECS; i++) {
+        uint64_t bytes =
+            packing_bytes(codec_packing(calibrate_codecs[i].codec, calibrate_codecs[i].ratio), elements, dims->dtype);
+        packet = bytes > packet ? bytes : packet;
+    }
     run->weights = tensor_take(&used, run->memory, 1, elements, dims->dtype);
     run->mean = tensor_take(&used, run->memory, 1, elements, dims->dtype);
     run->rows = tensor_take(&used, run->memory, most, dims->hidden, dims->dtype);
@@ -282,10 +289,24 @@ static bool measure_backward(CalibrateRank *rank, DeviceRun *run)
     return true;
 }
 
+static bool measure_codec(CalibrateRank *rank, DeviceRun *run, Spread *encoded, Spread *decoded)
+{
+    double dense = (double)model_expert_elements(&run->dims) * dtype_bytes(run->dims.dtype);
+    uint64_t bytes = packing_bytes(run->packing, run->weights.cols, run->dims.dtype);
+    run->packet.cols = run->gathered.cols = bytes;
+    if (!calibrate_repeated(rank, encode_once, run, &run->repeats, dense, encoded))
+        return false;
+    for (uint64_t row = 0; row < HELD; row++)
+        if (!cuda_check_settled(
+                cudaMemcpy((char *)run->gathered.data + row * bytes, run->packet.data, bytes, cudaMemcpyDeviceToDevice),
+                "copy packets", rank->fault))
+            return false;
+    return calibrate_repeated(rank, decode_once, run, &run->repeats, HELD * dense, decoded);
+}
+
 static bool measure_all(CalibrateRank *rank, DeviceRun *run)
 {
     Calibration *out = rank->calibration;
-    double dense = (double)model_expert_elements(&run->dims) * dtype_bytes(run->dims.dtype);
     for (uint32_t m = 0; m < MATRIX_SIZES; m++) {
         out->matrices[m].rows = calibrate_row_counts[m];
         calibrate_say(rank, "an expert, %u rows", calibrate_row_counts[m]);
@@ -296,15 +317,15 @@ static bool measure_all(CalibrateRank *rank, DeviceRun *run)
     if (!measure_backward(rank, run))
         return false;
     calibrate_say(rank, "encoding, decoding and copies");
-    if (!calibrate_repeated(rank, encode_once, run, &run->repeats, dense, &out->encode_bandwidth))
-        return false;
-    for (uint64_t row = 0, bytes = run->packet.cols; row < HELD; row++)
-        if (!cuda_check_settled(
-                cudaMemcpy((char *)run->gathered.data + row * bytes, run->packet.data, bytes, cudaMemcpyDeviceToDevice),
-                "copy packets", rank->fault))
+    Spread *encoded[] = {&out->encode_bandwidth, &out->quantize_bandwidth};
+    Spread *decoded[] = {&out->decode_bandwidth, &out->dequantize_bandwidth};
+    for (size_t i = 0; i < CALIBRATE_CODECS; i++) {
+        run->codec = codec_info(calibrate_codecs[i].codec);
+        run->packing = codec_packing(calibrate_codecs[i].codec, calibrate_codecs[i].ratio);
+        if (!measure_codec(rank, run, encoded[i], decoded[i]))
             return false;
-    return calibrate_repeated(rank, decode_once, run, &run->repeats, HELD * dense, &out->decode_bandwidth) &&
-           calibrate_repeated(rank, copy_once, run, &run->repeats, 2.0 * (double)run->copied_bytes,
+    }
+    return calibrate_repeated(rank, copy_once, run, &run->repeats, 2.0 * (double)run->copied_bytes,
                               &out->memory_bandwidth);
 }
 

@@ -2,6 +2,7 @@
 #ifndef HEP_CALIBRATE_INTERNAL_H
 #define HEP_CALIBRATE_INTERNAL_H
 
+#include "ir/codec.h"
 #include "runtime/calibrate/calibrate.h"
 
 enum { SAMPLES = 5, SAMPLES_MAX = 25 };
@@ -78,6 +79,15 @@ enum { WORKERS_MAX = 64 };
 
 extern const uint32_t calibrate_row_counts[MATRIX_SIZES];
 extern const uint32_t calibrate_backward_counts[BACKWARD_SIZES];
+// What is measured of codecs: packets of the largest elements, then of bits of all of them.
+enum { CALIBRATE_CODECS = 2 };
+
+typedef struct {
+    Codec codec;
+    double ratio;
+} CalibrateCodec;
+
+extern const CalibrateCodec calibrate_codecs[CALIBRATE_CODECS];
 // The curves of the cost model through the measured matrix products.
 void calibrate_fit_rate(Calibration *calibration);
 void calibrate_fit_backward(Calibration *calibration);

@@ -152,7 +152,8 @@ static void print_links(const Cluster *cluster, const Calibration *calibration, 
 
 static void print_device(const CalibrateOptions *options, const Calibration *calibration, Text *out)
 {
-    char a[FORMAT_MAX], b[FORMAT_MAX], c[FORMAT_MAX], d[FORMAT_MAX], e[FORMAT_MAX], f[FORMAT_MAX];
+    char a[FORMAT_MAX], b[FORMAT_MAX], c[FORMAT_MAX], d[FORMAT_MAX], e[FORMAT_MAX], f[FORMAT_MAX], g[FORMAT_MAX],
+        h[FORMAT_MAX];
     const ModelDims *dims = options->dims;
     text_format(out, "  # An expert of hidden %" PRIu32 ", inner %" PRIu32 ", %s, %s, on every rank at once:\n",
                 dims->hidden, dims->inner, activation_name(dims->activation), dtype_name(dims->dtype));
@@ -179,15 +180,19 @@ static void print_device(const CalibrateOptions *options, const Calibration *cal
     text_append(out, " per second\n");
     print_spread("  # The same expert encoded, every rank:", &calibration->encode_bandwidth, format_bytes, out);
     print_spread(" per second; decoded:", &calibration->decode_bandwidth, format_bytes, out);
-    text_format(out,
-                " per second\n  device {\n    compute = %s  backward_compute = %s  half_rate_rows = %.3g\n    memory = "
-                "%s  memory_bandwidth = "
-                "%s/s\n    encode_bandwidth = %s/s  decode_bandwidth = %s/s%s\n  }\n",
-                format_rate(a, calibration->compute_flops), format_rate(f, calibration->backward_flops),
-                calibration->half_rate_rows, format_bytes(b, calibration->memory_bytes),
-                format_bytes(c, calibration->memory_bandwidth.median),
-                format_bytes(d, calibration->encode_bandwidth.median),
-                format_bytes(e, calibration->decode_bandwidth.median), options->device ? "  engine = cuda" : "");
+    print_spread(" per second\n  # In a bit per weight:", &calibration->quantize_bandwidth, format_bytes, out);
+    print_spread(" per second; decoded:", &calibration->dequantize_bandwidth, format_bytes, out);
+    text_format(
+        out,
+        " per second\n  device {\n    compute = %s  backward_compute = %s  half_rate_rows = %.3g\n    memory = "
+        "%s  memory_bandwidth = "
+        "%s/s\n    encode_bandwidth = %s/s  decode_bandwidth = %s/s\n    quantize_bandwidth = %s/s  "
+        "dequantize_bandwidth = %s/s%s\n  }\n",
+        format_rate(a, calibration->compute_flops), format_rate(h, calibration->backward_flops),
+        calibration->half_rate_rows, format_bytes(b, calibration->memory_bytes),
+        format_bytes(c, calibration->memory_bandwidth.median), format_bytes(d, calibration->encode_bandwidth.median),
+        format_bytes(e, calibration->decode_bandwidth.median), format_bytes(f, calibration->quantize_bandwidth.median),
+        format_bytes(g, calibration->dequantize_bandwidth.median), options->device ? "  engine = cuda" : "");
 }
 
 void calibration_print(const CalibrateOptions *options, const Calibration *calibration, const char *version,
@@ -245,4 +250,6 @@ void calibration_print_warnings(const CalibrateOptions *options, const Calibrati
     warn("memory bandwidth", &calibration->memory_bandwidth, format_bytes, out);
     warn("bandwidth of encoding", &calibration->encode_bandwidth, format_bytes, out);
     warn("bandwidth of decoding", &calibration->decode_bandwidth, format_bytes, out);
+    warn("bandwidth of quantizing", &calibration->quantize_bandwidth, format_bytes, out);
+    warn("bandwidth of dequantizing", &calibration->dequantize_bandwidth, format_bytes, out);
 }

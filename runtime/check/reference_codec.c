@@ -43,6 +43,7 @@ static float rounded_bf16(float value)
 void reference_decode(const Plan *plan, Tensor mean, Tensor expert)
 {
     Part parts[CODEC_BLOCK];
+    Packing packing = plan_packing(plan);
     float weights[CODEC_BLOCK], base[CODEC_BLOCK] = {0};
     uint64_t size = dtype_bytes(expert.dtype);
     for (uint64_t first = 0; first < expert.cols; first += CODEC_BLOCK) {
@@ -54,7 +55,7 @@ void reference_decode(const Plan *plan, Tensor mean, Tensor expert)
         for (uint32_t i = 0; i < count; i++)
             parts[i] = (Part){weights[i] - base[i], i};
         qsort(parts, count, sizeof(*parts), compare);
-        for (uint32_t k = 0; k < codec_kept(count, expert.dtype, plan->codec_ratio); k++)
+        for (uint32_t k = 0; k < packing_kept(packing, count, expert.dtype); k++)
             base[parts[k].index] += rounded_bf16(parts[k].value);
         host_from_f32(base, stored, expert.dtype, count);
         for (uint32_t i = 0; i < count; i++)

@@ -17,7 +17,7 @@ bool cuda_run_encode(CudaStep *step, Fault *fault)
     const struct encode_tensors *t = &step->operands.encode;
     const Plan *plan = step->engine->plan;
     const CodecInfo *codec = codec_info(plan->codec);
-    return launched(cuda_encode(queue_of(step), codec, plan->codec_ratio, t->own_experts,
+    return launched(cuda_encode(queue_of(step), codec, plan_packing(plan), t->own_experts,
                                 codec->remembers ? t->sent : t->mean, t->packet),
                     fault);
 }
@@ -27,8 +27,8 @@ bool cuda_run_decode(CudaStep *step, Fault *fault)
     const struct decode_tensors *t = &step->operands.decode;
     const Plan *plan = step->engine->plan;
     const CodecInfo *codec = codec_info(plan->codec);
-    return launched(cuda_decode(queue_of(step), codec, plan->codec_ratio, step->of.own_slot, t->packet, t->own, t->mean,
-                                codec->remembers ? t->replicas : t->experts),
+    return launched(cuda_decode(queue_of(step), codec, plan_packing(plan), step->of.own_slot, t->packet, t->own,
+                                t->mean, codec->remembers ? t->replicas : t->experts),
                     fault);
 }
 
@@ -42,7 +42,7 @@ bool cuda_run_encode_gradient(CudaStep *step, Fault *fault)
 {
     const struct encode_gradient_tensors *t = &step->operands.encode_gradient;
     uint64_t own_count = t->gathered.rows / step->place.members;
-    return launched(cuda_encode_gradient(queue_of(step), step->engine->plan->gradient_ratio,
+    return launched(cuda_encode_gradient(queue_of(step), plan_gradient_packing(step->engine->plan),
                                          step->place.own * own_count, own_count, t->gathered, t->error, t->packets),
                     fault);
 }
@@ -57,7 +57,7 @@ bool cuda_run_return_packets(CudaStep *step, Fault *fault)
 bool cuda_run_decode_gradient(CudaStep *step, Fault *fault)
 {
     const struct decode_gradient_tensors *t = &step->operands.decode_gradient;
-    return launched(cuda_decode_gradient(queue_of(step), step->engine->plan->gradient_ratio, step->place.own,
+    return launched(cuda_decode_gradient(queue_of(step), plan_gradient_packing(step->engine->plan), step->place.own,
                                          t->gathered, t->received, t->shard),
                     fault);
 }

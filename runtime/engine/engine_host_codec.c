@@ -8,7 +8,7 @@ bool host_run_encode(const HostStep *step, Fault *fault)
     const struct encode_tensors *t = &step->operands.encode;
     const Plan *plan = step->engine->plan;
     const CodecInfo *codec = codec_info(plan->codec);
-    host_encode(codec, plan->codec_ratio, t->own_experts, codec->remembers ? t->sent : t->mean, t->packet);
+    host_encode(codec, plan_packing(plan), t->own_experts, codec->remembers ? t->sent : t->mean, t->packet);
     return true;
 }
 
@@ -18,7 +18,7 @@ bool host_run_decode(const HostStep *step, Fault *fault)
     const struct decode_tensors *t = &step->operands.decode;
     const Plan *plan = step->engine->plan;
     const CodecInfo *codec = codec_info(plan->codec);
-    host_decode(codec, plan->codec_ratio, step->of.own_slot, t->packet, t->own, t->mean,
+    host_decode(codec, plan_packing(plan), step->of.own_slot, t->packet, t->own, t->mean,
                 codec->remembers ? t->replicas : t->experts);
     return true;
 }
@@ -36,7 +36,7 @@ bool host_run_encode_gradient(const HostStep *step, Fault *fault)
     (void)fault;
     const struct encode_gradient_tensors *t = &step->operands.encode_gradient;
     uint64_t own_count = t->gathered.rows / step->place.members;
-    host_encode_gradient(step->engine->plan->gradient_ratio, step->place.own * own_count, own_count, t->gathered,
+    host_encode_gradient(plan_gradient_packing(step->engine->plan), step->place.own * own_count, own_count, t->gathered,
                          t->error, t->packets);
     return true;
 }
@@ -52,6 +52,7 @@ bool host_run_decode_gradient(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct decode_gradient_tensors *t = &step->operands.decode_gradient;
-    host_decode_gradient(step->engine->plan->gradient_ratio, step->place.own, t->gathered, t->received, t->shard);
+    host_decode_gradient(plan_gradient_packing(step->engine->plan), step->place.own, t->gathered, t->received,
+                         t->shard);
     return true;
 }

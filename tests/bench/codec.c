@@ -1,6 +1,6 @@
 // What compression costs a core, beside what the same core does anyway: encoding after an AdamW step of the same
 // weights, as a pass of its own and block by block while these are in the cache (what fusing the two could gain), and
-// decoding beside a copy of the experts. f32, processor time, medians.
+// encoding and decoding beside a copy of the experts in the same run. f32, processor time, medians.
 // Usage: codec [elements of an expert] [experts]; default 1048576 and 8.
 #include <math.h>
 #include <stdio.h>
@@ -12,15 +12,15 @@
 #include "ir/codec.h"
 #include "kernels/host/kernels.h"
 
-#define sr    codec_info(CODEC_SR)
-#define delta codec_info(CODEC_DELTA)
+#define sr codec_info(CODEC_SR)
 
 enum { REPEATS = 7 };
 
 typedef struct {
     uint64_t elements, experts;
-    double ratio;
-    Tensor weights, gradient, state, sent, packet, decoded;
+    Codec codec; // that remembers what it sent
+    Packing packing;
+    Tensor weights, gradient, state, sent, packet, packets, decoded;
     char *copied;
 } Work;
 
@@ -47,15 +47,18 @@ static Tensor make(Dtype dtype, uint64_t rows, uint64_t cols, float scale)
     return tensor;
 }
 
-static Work work_create(uint64_t elements, uint64_t experts, double ratio)
+static Work work_create(uint64_t elements, uint64_t experts, Codec codec, double ratio)
 {
-    Work work = {.elements = elements, .experts = experts, .ratio = ratio};
+    Packing packing = codec_packing(codec, ratio);
+    Work work = {.elements = elements, .experts = experts, .codec = codec, .packing = packing};
     work.weights = make(DTYPE_F32, experts, elements, 0.05f);
     work.gradient = make(DTYPE_F32, experts, elements, 0.01f);
     work.state = make(DTYPE_F32, experts, 2 * elements, 0.01f);
     work.sent = make(DTYPE_F32, experts, elements, 0.05f);
     work.decoded = make(DTYPE_F32, experts, elements, 0.05f);
-    work.packet = make(DTYPE_U8, experts, codec_packet_bytes(elements, DTYPE_F32, ratio), 0);
+    work.packet = make(DTYPE_U8, experts, packing_bytes(packing, elements, DTYPE_F32), 0);
+    // Also of blocks by themselves, each a packet that ends with zeros.
+    work.packets = make(DTYPE_U8, experts * elements / CODEC_BLOCK, packing_bytes(packing, CODEC_BLOCK, DTYPE_F32), 0);
     work.copied = allocate(experts * elements * sizeof(float));
     memcpy(work.sent.data, work.weights.data, experts * elements * sizeof(float));
     for (uint64_t i = 0; i < 2 * experts * elements; i++) // moments of a run under way: second ones are squares
@@ -67,8 +70,8 @@ static Work work_create(uint64_t elements, uint64_t experts, double ratio)
 
 static void work_destroy(Work *work)
 {
-    void *owned[] = {work->weights.data, work->gradient.data, work->state.data, work->sent.data,
-                     work->packet.data,  work->decoded.data,  work->copied};
+    void *owned[] = {work->weights.data, work->gradient.data, work->state.data,   work->sent.data,
+                     work->packet.data,  work->packets.data,  work->decoded.data, work->copied};
     for (size_t i = 0; i < COUNT_OF(owned); i++)
         free(owned[i]);
 }
@@ -87,7 +90,7 @@ static void update(Work *work)
 
 static void encode(Work *work)
 {
-    host_encode(delta, work->ratio, work->weights, work->sent, work->packet);
+    host_encode(codec_info(work->codec), work->packing, work->weights, work->sent, work->packet);
 }
 
 static void update_then_encode(Work *work)
@@ -105,13 +108,13 @@ static Tensor block_of(Tensor tensor, uint64_t block, uint64_t cols)
 static void update_and_encode(Work *work)
 {
     AdamW adamw = settings();
-    uint64_t bytes = codec_packet_bytes(CODEC_BLOCK, DTYPE_F32, work->ratio);
+    uint64_t bytes = packing_bytes(work->packing, CODEC_BLOCK, DTYPE_F32);
     for (uint64_t b = 0; b < work->experts * work->elements / CODEC_BLOCK; b++) {
         Tensor weights = block_of(work->weights, b, CODEC_BLOCK);
         host_optimizer(&adamw, &(ModelRanges){0}, weights, block_of(work->gradient, b, CODEC_BLOCK),
                        block_of(work->state, b, 2 * CODEC_BLOCK));
-        host_encode(delta, work->ratio, weights, block_of(work->sent, b, CODEC_BLOCK),
-                    block_of(work->packet, b, bytes));
+        host_encode(codec_info(work->codec), work->packing, weights, block_of(work->sent, b, CODEC_BLOCK),
+                    block_of(work->packets, b, bytes));
     }
 }
 
@@ -123,13 +126,13 @@ static void copy(Work *work)
 static void decode_sr(Work *work)
 {
     Tensor own = {work->weights.data, DTYPE_F32, 0, work->elements};
-    host_decode(sr, work->ratio, 0, work->packet, own, block_of(work->weights, 0, work->elements), work->decoded);
+    host_decode(sr, work->packing, 0, work->packet, own, block_of(work->weights, 0, work->elements), work->decoded);
 }
 
-static void decode_delta(Work *work)
+static void decode(Work *work)
 {
     Tensor own = {work->weights.data, DTYPE_F32, 0, work->elements};
-    host_decode(delta, work->ratio, 0, work->packet, own, (Tensor){0}, work->decoded);
+    host_decode(codec_info(work->codec), work->packing, 0, work->packet, own, (Tensor){0}, work->decoded);
 }
 
 static int compare(const void *a, const void *b)
@@ -150,7 +153,7 @@ static double processor_now_s(void)
 static double median_s(const Work *like, void (*run)(Work *))
 {
     double times[REPEATS];
-    Work begun = work_create(like->elements, like->experts, like->ratio), *work = &begun;
+    Work begun = work_create(like->elements, like->experts, like->codec, like->packing.ratio), *work = &begun;
     update(work);
     encode(work);
     run(work);
@@ -177,8 +180,8 @@ static double left_out(const Work *work, Tensor shared)
 {
     Tensor own = {work->weights.data, DTYPE_F32, 0, work->elements};
     double errors = 0, squares = 0;
-    host_encode(sr, work->ratio, work->weights, shared, work->packet);
-    host_decode(sr, work->ratio, 0, work->packet, own, shared, work->decoded);
+    host_encode(sr, work->packing, work->weights, shared, work->packet);
+    host_decode(sr, work->packing, 0, work->packet, own, shared, work->decoded);
     for (uint64_t i = 0; i < work->experts * work->elements; i++) {
         double weight = (double)((float *)work->weights.data)[i];
         double error = weight - (double)((float *)work->decoded.data)[i];
@@ -190,7 +193,7 @@ static double left_out(const Work *work, Tensor shared)
 
 static void print_left_out(uint64_t elements, uint64_t experts, double ratio)
 {
-    Work work = work_create(elements, experts, ratio);
+    Work work = work_create(elements, experts, CODEC_SR, ratio);
     Tensor mean = make(DTYPE_F32, 1, elements, 0);
     host_mean(experts, work.weights, mean);
     printf("sr leaves out, of the norm of experts as they are drawn: %.2f, without shared expert %.2f\n\n",
@@ -199,21 +202,23 @@ static void print_left_out(uint64_t elements, uint64_t experts, double ratio)
     work_destroy(&work);
 }
 
-static void measure(uint64_t elements, uint64_t experts, double ratio)
+static void measure(uint64_t elements, uint64_t experts, Codec codec, double ratio)
 {
-    Work work = {.elements = elements, .experts = experts, .ratio = ratio};
+    Work work = {.elements = elements, .experts = experts, .codec = codec, .packing = codec_packing(codec, ratio)};
     char title[64];
-    snprintf(title, sizeof(title), "delta, ratio %g", ratio);
-    double adamw_s = median_s(&work, update);
+    snprintf(title, sizeof(title), "%s, 1/%.4g", codec_name(codec), packing_ratio(work.packing, DTYPE_F32));
+    double adamw_s = median_s(&work, update), copy_s = median_s(&work, copy);
     printf("%-44s %10s %10s %10s\n%-44s %10s %10s %10s\n", title, "time", "dense", "over", "", "ms", "GB/s", "AdamW");
     print_line(&work, "AdamW", adamw_s, adamw_s);
     print_line(&work, "AdamW, then encode", median_s(&work, update_then_encode), adamw_s);
     print_line(&work, "AdamW and encode, block by block", median_s(&work, update_and_encode), adamw_s);
-    double copy_s = median_s(&work, copy);
     printf("%-44s %10s %10s %10s\n", "", "", "", "copy");
     print_line(&work, "copy of the experts", copy_s, copy_s);
+    print_line(&work, "encode", median_s(&work, encode), copy_s);
+    print_line(&work, "decode", median_s(&work, decode), copy_s);
+    if (!packet_has_ratio(work.packing.form))
+        return;
     print_line(&work, "decode, sr", median_s(&work, decode_sr), copy_s);
-    print_line(&work, "decode, delta", median_s(&work, decode_delta), copy_s);
     print_left_out(elements, experts, ratio);
 }
 
@@ -228,7 +233,8 @@ int main(int argc, char **argv)
     host_kernels_init(1, UINT64_MAX);
     printf("# %llu experts of %llu elements, f32, processor time of one core; medians of %d\n\n",
            (unsigned long long)experts, (unsigned long long)elements, REPEATS);
-    measure(elements, experts, 50);
-    measure(elements, experts, 200);
+    measure(elements, experts, CODEC_DELTA, 50);
+    measure(elements, experts, CODEC_DELTA, 200);
+    measure(elements, experts, CODEC_SIGN, 1);
     return exit_code_of(FAULT_NONE);
 }

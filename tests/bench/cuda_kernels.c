@@ -403,7 +403,8 @@ static void run_adamw(const void *operands)
 static void run_encode(const void *operands)
 {
     const Training *t = operands;
-    CHECK(cuda_encode(&bench.queue, codec_info(CODEC_SR), t->ratio, t->weights, t->shared, t->packet));
+    CHECK(cuda_encode(&bench.queue, codec_info(CODEC_SR), codec_packing(CODEC_SR, t->ratio), t->weights, t->shared,
+                      t->packet));
 }
 
 static void run_adamw_then_encode(const void *operands)
@@ -416,7 +417,8 @@ static void run_decode(const void *operands)
 {
     const Training *t = operands;
     Tensor own = {t->weights.data, t->weights.dtype, 0, t->weights.cols};
-    CHECK(cuda_decode(&bench.queue, codec_info(CODEC_SR), t->ratio, 0, t->packet, own, t->shared, t->decoded));
+    CHECK(cuda_decode(&bench.queue, codec_info(CODEC_SR), codec_packing(CODEC_SR, t->ratio), 0, t->packet, own,
+                      t->shared, t->decoded));
 }
 
 static void run_expert_copy(const void *operands)
@@ -441,7 +443,7 @@ static void measure_training(void)
                   .gradient = make_random(DTYPE_BF16, rows, cols, 1),
                   .state = make(DTYPE_F32, rows, 3 * cols),
                   .shared = make_random(DTYPE_BF16, 1, cols, 1),
-                  .packet = make(DTYPE_U8, rows, codec_packet_bytes(cols, DTYPE_BF16, 50)),
+                  .packet = make(DTYPE_U8, rows, packing_bytes(codec_packing(CODEC_SR, 50), cols, DTYPE_BF16)),
                   .decoded = make(DTYPE_BF16, rows, cols)};
     CHECK(cudaMemcpy(bench.factors, &factors, sizeof(factors), cudaMemcpyHostToDevice));
     CHECK(cuda_optimizer_begin(&bench.queue, t.weights, t.state));

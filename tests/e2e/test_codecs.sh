@@ -37,6 +37,7 @@ run whole_delta f32 'codec = delta  ratio = 1' --domain dc=2,gpu=2
 run whole_sr f32 'codec = sr  ratio = 1  shared_every = 4' --domain dc=2,gpu=2
 run whole_topk f32 'codec = dense  gradient = topk  gradient_ratio = 1.001' --domain dc=2,gpu=2
 run delta f32 'codec = delta  ratio = 20' --domain dc=2,gpu=2
+run sign f32 'codec = sign' --domain dc=2,gpu=2
 run sr f32 'codec = sr  ratio = 20  shared_every = 4' --domain dc=2,gpu=2
 run alone f32 'codec = sr  ratio = 20  shared_every = 0' --domain dc=2,gpu=1
 run again f32 'codec = sr  ratio = 20  shared_every = 8' --domain "0-1:dc=2,gpu=2,regather"
@@ -68,7 +69,7 @@ for name in sys.argv[1:]:
 gathered = {name: load(name + ".plan")["traffic"][0]["gather_bytes"] for name in ("dense", "sr", "delta")}
 assert 20 <= gathered["dense"] / gathered["delta"] < 22 and gathered["sr"] == gathered["delta"], gathered
 PYTHON
-python3 check.py whole_delta whole_sr whole_topk delta sr alone again topk all half brain || fail "compressed training"
+python3 check.py whole_delta whole_sr whole_topk delta sign sr alone again topk all half brain || fail "compressed training"
 
 # After the last iteration receivers hold the replicas that owners believe they hold, byte for byte.
 compile equal bf16 training 'codec = delta  ratio = 20  gradient = topk' --domain "0:dc=2,gpu=2; 1:dc=1,gpu=2" &&
@@ -104,7 +105,7 @@ python3 replicas.py || fail "replicas differ from what was sent"
 
 # The forward pass against a reference that applies the codec to the seeded weights; nothing else would pass.
 for domain in dc=2,gpu=2 dc=1,gpu=2 dc=2,gpu=1; do
-  for codec in 'sr  ratio = 20' 'sr  ratio = 20  shared_every = 0' 'delta  ratio = 20'; do
+  for codec in 'sr  ratio = 20' 'sr  ratio = 20  shared_every = 0' 'delta  ratio = 20' sign; do
     compile check f32 forward "codec = $codec" --domain $domain &&
       expect 0 '' "$HEP_RUN" -n 2 --check check.hepb
   done

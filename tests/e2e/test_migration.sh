@@ -25,7 +25,10 @@ codec, ratio, every, gradient, clip = sys.argv[2], float(sys.argv[3]), int(sys.a
 elements, own, layers, members = 3 * 64 * 160, 2, 2, {"dc": 2, "gpu": 4}
 def packet(ratio):
     return sum(4 * max(1, int(min(4096, elements - at) * 4 / ratio / 4)) for at in range(0, elements, 4096))
-sent = elements * 4 if codec == "dense" else packet(ratio)
+def bits(block): # bytes of whole blocks, of which an expert of 30720 elements has 7.5
+    return (7 * block(4096) + block(2048) + 3) // 4 * 4
+packets = {"dense": elements * 4, "sign": bits(lambda n: 2 + n // 8)}
+sent = packets.get(codec) or packet(ratio)
 home = elements * 4 if gradient == 1 else packet(gradient)
 def share(elements): # of the 8 GPUs, rounded up to 8 elements
     return 4 * 8 * -(-elements // 64)
@@ -69,8 +72,10 @@ check 'codec = sr  ratio = 50  shared_every = 3' 'clip = 0.5' sr 50 3 1 clip
 check 'codec = sr  ratio = 7.5  shared_every = 0' '' sr 7.5 0 1 -
 check 'codec = delta  ratio = 200' '' delta 200 0 1 -
 check 'codec = delta  ratio = 50  gradient = topk  gradient_ratio = 20' '' delta 50 0 20 -
+check 'codec = sign' '' sign 1 0 1 -
+says 'migration sign 1/31.9' "$HEPC" --dump=summary plan.hepb
 check 'gradient = topk' '' dense 1 0 50 -
-says 'gradients home as top-k 1/50' "$HEPC" --dump=summary plan.hepb
+says 'gradients home as topk 1/50' "$HEPC" --dump=summary plan.hepb
 says 'iteration' "$HEPC" --simulate plan.hepb
 
 # Where the codec is open the fastest is taken, and the others are listed.
@@ -82,7 +87,7 @@ says 'dense experts' "$HEPC" auto.hep
 python3 - <<'PYTHON' || fail 'not the fastest codec'
 import json
 plan = json.load(open("auto.json"))
-others = [plan["baselines"][name]["iteration_s"] for name in ("codec_dense", "codec_sr")]
+others = [plan["baselines"][name]["iteration_s"] for name in ("codec_dense", "codec_sr", "codec_sign")]
 assert plan["codec"] == "delta" and plan["solution"]["iteration_s"] <= min(others), others
 PYTHON
 sed 's/100 Mbit/400 Gbit/; s/10 Gbit/400 Gbit/; s/1 ms/1 us/' auto.hep >fast.hep

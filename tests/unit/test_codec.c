@@ -12,9 +12,14 @@
 static const uint64_t sizes[] = {1, 5, 255, 511, 512, 700, CODEC_BLOCK, CODEC_BLOCK + 1, 3 * CODEC_BLOCK + 777};
 enum { SIZES = sizeof(sizes) / sizeof(*sizes) };
 
-static Tensor make_packets(Tensor vectors, double ratio)
+static Packing largest(double ratio)
 {
-    return make(DTYPE_U8, vectors.rows, codec_packet_bytes(vectors.cols, vectors.dtype, ratio));
+    return (Packing){PACKET_LARGEST, ratio};
+}
+
+static Tensor make_packets(Tensor vectors, Packing packing)
+{
+    return make(DTYPE_U8, vectors.rows, packing_bytes(packing, vectors.cols, vectors.dtype));
 }
 
 static Tensor make_zero(Dtype dtype, uint64_t rows, uint64_t cols)
@@ -149,19 +154,20 @@ static Tensor poison_own(Tensor packets)
 
 static void check_sr(Dtype dtype, uint64_t elements, double ratio, bool with_shared)
 {
+    Packing packing = largest(ratio);
     Tensor experts = make_random(dtype, HELD, elements, 1), decoded = make(dtype, HELD, elements);
     Tensor shared = with_shared ? make_random(dtype, 1, elements, 0.5) : (Tensor){0};
-    Tensor packets = make_packets(experts, ratio);
-    host_encode(sr, ratio, experts, shared, packets);
+    Tensor packets = make_packets(experts, packing);
+    host_encode(sr, packing, experts, shared, packets);
     Tensor again = copy_of(packets);
-    host_encode(sr, ratio, experts, shared, again);
+    host_encode(sr, packing, experts, shared, again);
     cr_assert(same(packets, again), "the same input must give the same packet");
-    host_decode(sr, ratio, OWN, poison_own(packets), row_of(experts, OWN), shared, decoded);
+    host_decode(sr, packing, OWN, poison_own(packets), row_of(experts, OWN), shared, decoded);
     cr_assert(same(row_of(experts, OWN), row_of(decoded, OWN)), "own experts are used as they are");
     // bf16 keeps 8 bits of a value, its sum with the shared expert is rounded once more.
     double rounding = 0x1p-8 + (dtype == DTYPE_F32 ? 0x1p-23 : dtype == DTYPE_F16 ? 0x1p-10 : 0x1p-7);
     for (uint64_t row = 0; row < HELD; row++) {
-        uint64_t exact = 0, kept = codec_packet_bytes(elements, dtype, ratio) / CODEC_ELEMENT_BYTES;
+        uint64_t exact = 0, kept = packing_bytes(packing, elements, dtype) / CODEC_ELEMENT_BYTES;
         for (uint64_t i = 0; i < elements; i++) {
             double base = with_shared ? at(shared, i) : 0, was = at(experts, row * elements + i);
             double is = at(decoded, row * elements + i);
@@ -195,14 +201,14 @@ static void drift(Tensor weights, double scale)
     }
 }
 
-static void check_delta_replicas(Dtype dtype, uint64_t elements)
+static void check_replicas(Dtype dtype, uint64_t elements, Packing packing)
 {
     Tensor experts = make_random(dtype, HELD, elements, 1), sent = copy_of(experts), replicas = copy_of(experts);
-    Tensor packets = make_packets(experts, 50);
+    Tensor packets = make_packets(experts, packing);
     for (int update = 0; update < 100; update++) {
         drift(experts, 0.01);
-        host_encode(delta, 50, experts, sent, packets);
-        host_decode(delta, 50, OWN, poison_own(packets), row_of(experts, OWN), (Tensor){0}, replicas);
+        host_encode(delta, packing, experts, sent, packets);
+        host_decode(delta, packing, OWN, poison_own(packets), row_of(experts, OWN), (Tensor){0}, replicas);
         cr_assert(same(row_of(experts, OWN), row_of(replicas, OWN)), "own experts are used as they are");
         for (uint64_t row = 0; row < HELD; row += HELD - 1)
             cr_assert(same(row_of(sent, row), row_of(replicas, row)), "update %d of %llu elements in %s", update,
@@ -211,11 +217,13 @@ static void check_delta_replicas(Dtype dtype, uint64_t elements)
     finish();
 }
 
-Test(codec, delta_keeps_sender_and_receivers_equal)
+Test(codec, sender_and_receivers_stay_equal)
 {
     for (int d = 0; d < 3; d++)
-        for (int s = 0; s < SIZES; s++)
-            check_delta_replicas(dtypes[d], sizes[s]);
+        for (int s = 0; s < SIZES; s++) {
+            check_replicas(dtypes[d], sizes[s], largest(50));
+            check_replicas(dtypes[d], sizes[s], (Packing){PACKET_SIGN, 1});
+        }
 }
 
 // The weights rest: what was left out travels later, until replicas are the weights.
@@ -224,10 +232,10 @@ Test(codec, delta_sends_later_what_it_left_out)
     for (int d = 0; d < 3; d++) {
         Dtype dtype = dtypes[d];
         Tensor experts = make_random(dtype, 1, 2 * CODEC_BLOCK + 100, 1);
-        Tensor sent = make_zero(dtype, 1, experts.cols), packet = make_packets(experts, 10);
+        Tensor sent = make_zero(dtype, 1, experts.cols), packet = make_packets(experts, largest(10));
         double before = norm(experts, sent);
         for (int update = 0; update < 60; update++) {
-            host_encode(delta, 10, experts, sent, packet);
+            host_encode(delta, largest(10), experts, sent, packet);
             double after = norm(experts, sent);
             cr_assert(after < before || after == 0, "update %d: %g after %g", update, after, before);
             before = after;
@@ -242,15 +250,56 @@ Test(codec, values_that_are_no_numbers_travel)
 {
     for (int d = 0; d < 3; d++) {
         Tensor experts = make_random(dtypes[d], 1, CODEC_BLOCK + 9, 1), sent = copy_of(experts);
-        Tensor replicas = copy_of(experts), packet = make_packets(experts, 200);
+        Tensor replicas = copy_of(experts), packet = make_packets(experts, largest(200));
         const uint64_t places[] = {7, CODEC_BLOCK + 8};
         for (int p = 0; p < 2; p++) {
             float bad = p ? INFINITY : NAN;
             host_from_f32(&bad, element_in(experts.data, dtypes[d], places[p]), dtypes[d], 1);
         }
-        host_encode(delta, 200, experts, sent, packet);
-        host_decode(delta, 200, 1, packet, (Tensor){sent.data, dtypes[d], 0, sent.cols}, (Tensor){0}, replicas);
+        host_encode(delta, largest(200), experts, sent, packet);
+        host_decode(delta, largest(200), 1, packet, (Tensor){sent.data, dtypes[d], 0, sent.cols}, (Tensor){0},
+                    replicas);
         cr_assert(isnan(at(replicas, places[0])) && isinf(at(replicas, places[1])));
+        finish();
+    }
+}
+
+// ---- signs -----------------------------------------------------------------------------------------
+
+static void expect_packet(Packing packing, const float *values, uint64_t count, const uint8_t *want, uint64_t bytes)
+{
+    Tensor experts = make(DTYPE_F32, 1, count), sent = make_zero(DTYPE_F32, 1, count);
+    Tensor packet = make_packets(experts, packing);
+    memcpy(experts.data, values, count * sizeof(*values));
+    cr_assert_eq(packet.cols, bytes);
+    host_encode(delta, packing, experts, sent, packet);
+    cr_assert_arr_eq(packet.data, want, bytes);
+    finish();
+}
+
+// 3.5 / 3 is 1 + 21.33 / 128: 0x3F95 in bf16. Of 40 elements element i is bit i / 2 of word i % 2.
+Test(codec, signs_by_hand)
+{
+    const uint8_t three[] = {0x95, 0x3F, 0x02, 0, 0, 0, 0, 0};
+    const uint8_t forty[] = {0x00, 0x3F, 0, 0, 0x08, 0, 0x02, 0, 0, 0, 0, 0};
+    float halves[40];
+    for (int i = 0; i < 40; i++)
+        halves[i] = i == 3 || i == 38 ? -0.5f : 0.5f;
+    expect_packet((Packing){PACKET_SIGN, 1}, (const float[]){1, -2, 0.5f}, 3, three, sizeof(three));
+    expect_packet((Packing){PACKET_SIGN, 1}, halves, 40, forty, sizeof(forty));
+}
+
+// What the weights rest at is approached: |w - sent| sinks to the scale of the last step, which halves now and then.
+Test(codec, signs_approach_weights_that_rest)
+{
+    for (int s = 0; s < SIZES; s++) {
+        Packing packing = {PACKET_SIGN, 1};
+        Tensor experts = make_random(DTYPE_F32, 1, sizes[s], 1), sent = make_zero(DTYPE_F32, 1, sizes[s]);
+        Tensor packet = make_packets(experts, packing);
+        double before = norm(experts, sent);
+        for (int update = 0; update < 60; update++)
+            host_encode(delta, packing, experts, sent, packet);
+        cr_assert(norm(experts, sent) <= 0.1 * before, "%g of %g left", norm(experts, sent), before);
         finish();
     }
 }
@@ -276,16 +325,16 @@ Test(codec, mean_of_all_experts)
 // After any number of rounds, what was decoded and the error that is left are together what went in.
 static void check_feedback(Dtype dtype, uint64_t elements)
 {
-    const double ratio = 20;
+    const Packing packing = largest(20);
     Tensor gathered = make(dtype, HELD, elements), error = make_zero(dtype, HELD, elements);
-    Tensor packets = make_packets(gathered, ratio), own = copy_of(row_of(packets, OWN));
+    Tensor packets = make_packets(gathered, packing), own = copy_of(row_of(packets, OWN));
     Tensor decoded = make(dtype, HELD, elements);
     double *in = numbers(HELD * elements), *out = numbers(HELD * elements);
     for (int round = 0; round < 30; round++) {
         fill_random(gathered, 1);
-        host_encode_gradient(ratio, OWN, 1, gathered, error, packets);
+        host_encode_gradient(packing, OWN, 1, gathered, error, packets);
         cr_assert(same(row_of(packets, OWN), own), "own gradients do not travel");
-        host_decode(sr, ratio, OWN, packets, row_of(gathered, OWN), (Tensor){0}, decoded);
+        host_decode(sr, packing, OWN, packets, row_of(gathered, OWN), (Tensor){0}, decoded);
         for (uint64_t i = 0; i < HELD * elements; i++) {
             in[i] += at(gathered, i);
             out[i] += at(decoded, i);
@@ -313,19 +362,19 @@ Test(codec, gradients_left_out_stay_in_the_error)
 Test(codec, gradients_of_all_members_meet_at_the_owner)
 {
     enum { MEMBERS = 4, SHARD = 2, ME = 2 };
-    const double ratio = 8;
+    const Packing packing = largest(8);
     for (int d = 0; d < 3; d++)
         for (int s = 0; s < SIZES; s++) {
             Tensor gathered = make_random(dtypes[d], MEMBERS * SHARD, sizes[s], 1);
             Tensor others = make_random(dtypes[d], MEMBERS * SHARD, sizes[s], 1);
             Tensor error = make_zero(dtypes[d], MEMBERS * SHARD, sizes[s]), shard = make(dtypes[d], SHARD, sizes[s]);
-            Tensor received = make_packets(others, ratio), decoded = make(dtypes[d], MEMBERS * SHARD, sizes[s]);
-            host_encode_gradient(ratio, ME * SHARD, SHARD, others, error, received);
-            host_decode_gradient(ratio, ME, gathered, received, shard);
+            Tensor received = make_packets(others, packing), decoded = make(dtypes[d], MEMBERS * SHARD, sizes[s]);
+            host_encode_gradient(packing, ME * SHARD, SHARD, others, error, received);
+            host_decode_gradient(packing, ME, gathered, received, shard);
             for (uint64_t b = 0; b < SHARD * received.cols; b++) // only to be decoded below
                 ((uint8_t *)received.data)[ME * SHARD * received.cols + b] = 0;
-            host_decode(sr, ratio, MEMBERS * SHARD, received, (Tensor){shard.data, dtypes[d], 0, sizes[s]}, (Tensor){0},
-                        decoded);
+            host_decode(sr, packing, MEMBERS * SHARD, received, (Tensor){shard.data, dtypes[d], 0, sizes[s]},
+                        (Tensor){0}, decoded);
             for (uint64_t i = 0; i < SHARD * sizes[s]; i++) {
                 double sum = at(gathered, ME * SHARD * sizes[s] + i);
                 for (uint64_t m = 0; m < MEMBERS; m++)

@@ -61,7 +61,8 @@ Test(names, codes_are_stable)
         cr_assert_not_null(op_info(stored[i].code));
         cr_assert_str_eq(op_info(stored[i].code)->name, stored[i].name);
     }
-    cr_assert(DTYPE_F32 == 0 && DTYPE_U8 == 4 && STREAM_SYNC == 3 && CODEC_DELTA == 2 && GROUP_WORLD == 3);
+    cr_assert(DTYPE_F32 == 0 && DTYPE_U8 == 4 && STREAM_SYNC == 3 && CODEC_DELTA == 2 && CODEC_SIGN == 3 &&
+              GROUP_WORLD == 3);
     cr_assert(BUFFER_WEIGHT == 0 && BUFFER_STATE == 4 && STATUS_FORCED == 2 && PASS_TRAINING == 1 &&
               DISPATCH_DEDUP == 1);
 }

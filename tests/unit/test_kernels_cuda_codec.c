@@ -20,9 +20,9 @@ static const CodecCase cases[] = {
     {2, 9, 1000, true},
 };
 
-static Tensor make_packets(const CodecCase *c, Dtype dtype, uint64_t rows)
+static Tensor make_packets(const CodecCase *c, Dtype dtype, Packing packing, uint64_t rows)
 {
-    return make(DTYPE_U8, rows, codec_packet_bytes(c->cols, dtype, c->ratio));
+    return make(DTYPE_U8, rows, packing_bytes(packing, c->cols, dtype));
 }
 
 static Tensor make_values(const CodecCase *c, Dtype dtype, uint64_t rows)
@@ -36,21 +36,23 @@ static Tensor make_values(const CodecCase *c, Dtype dtype, uint64_t rows)
 }
 
 // Everything that is rounded here is rounded once from the same f32 number on both sides, so bytes are equal.
-static void encode_both(const CodecCase *c, Dtype dtype, const CodecInfo *codec, bool has_mean)
+static void encode_both(const CodecCase *c, Dtype dtype, Codec of, bool has_mean)
 {
-    Tensor experts = make_values(c, dtype, c->rows), none = {0}, packet = make_packets(c, dtype, c->rows);
+    const CodecInfo *codec = codec_info(of);
+    Packing packing = codec_packing(of, c->ratio);
+    Tensor experts = make_values(c, dtype, c->rows), none = {0}, packet = make_packets(c, dtype, packing, c->rows);
     Tensor mean = has_mean ? make_random(dtype, 1, c->cols, 0.5) : none;
     Tensor base = codec->remembers ? make_random(dtype, c->rows, c->cols, 0.5) : mean;
     Tensor packet_there = device_like(packet), base_there = device_copy(base), mean_there = device_copy(mean);
     const CudaQueue *q = device_queue(0);
-    EXPECT_SUCCESS(cuda_encode(q, codec, c->ratio, device_copy(experts), base_there, packet_there));
-    host_encode(codec, c->ratio, experts, base, packet);
+    EXPECT_SUCCESS(cuda_encode(q, codec, packing, device_copy(experts), base_there, packet_there));
+    host_encode(codec, packing, experts, base, packet);
     expect_same(packet_there, packet, tensor_bytes(packet), "packet");
     if (codec->remembers)
         expect_same(base_there, base, tensor_bytes(base), "what was sent");
 
     uint64_t held = c->rows + 2;
-    Tensor own = make_random(dtype, 2, c->cols, 1), packets = make_packets(c, dtype, held);
+    Tensor own = make_random(dtype, 2, c->cols, 1), packets = make_packets(c, dtype, packing, held);
     memset(packets.data, 0xFF, tensor_bytes(packets)); // own packets are not read
     for (uint64_t r = 0; r < held; r++)
         if (r < 1 || r >= 3)
@@ -58,8 +60,8 @@ static void encode_both(const CodecCase *c, Dtype dtype, const CodecInfo *codec,
                    packet.cols);
     Tensor decoded = make_random(dtype, held, c->cols, 1), decoded_there = device_copy(decoded);
     EXPECT_SUCCESS(
-        cuda_decode(q, codec, c->ratio, 1, device_copy(packets), device_copy(own), mean_there, decoded_there));
-    host_decode(codec, c->ratio, 1, packets, own, mean, decoded);
+        cuda_decode(q, codec, packing, 1, device_copy(packets), device_copy(own), mean_there, decoded_there));
+    host_decode(codec, packing, 1, packets, own, mean, decoded);
     expect_same(decoded_there, decoded, tensor_bytes(decoded), "decoded experts");
     device_finish();
 }
@@ -68,9 +70,10 @@ Test(kernels_cuda, experts_encode_and_decode)
 {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
         for (size_t i = 0; i < COUNT_OF(cases); i++) {
-            encode_both(&cases[i], dtypes[d], codec_info(CODEC_SR), false);
-            encode_both(&cases[i], dtypes[d], codec_info(CODEC_SR), true);
-            encode_both(&cases[i], dtypes[d], codec_info(CODEC_DELTA), false);
+            encode_both(&cases[i], dtypes[d], CODEC_SR, false);
+            encode_both(&cases[i], dtypes[d], CODEC_SR, true);
+            encode_both(&cases[i], dtypes[d], CODEC_DELTA, false);
+            encode_both(&cases[i], dtypes[d], CODEC_SIGN, false);
         }
     }
 }
@@ -89,21 +92,22 @@ Test(kernels_cuda, mean_of_experts)
     }
 }
 
-static void gradient_both(const CodecCase *c, Dtype dtype)
+static void gradient_both(const CodecCase *c, Dtype dtype, GradientReturn gradient)
 {
+    Packing packing = gradient_packing(gradient, c->ratio);
     uint64_t members = 3, own = 1, held = members * c->rows;
     Tensor gathered = make_values(c, dtype, held), error = make_random(dtype, held, c->cols, 0.1);
-    Tensor packets = make_packets(c, dtype, held), shard = make(dtype, c->rows, c->cols);
+    Tensor packets = make_packets(c, dtype, packing, held), shard = make(dtype, c->rows, c->cols);
     Tensor gathered_there = device_copy(gathered), error_there = device_copy(error), shard_there = device_like(shard);
     Tensor packets_there = device_like(packets);
     const CudaQueue *q = device_queue(0);
     EXPECT_SUCCESS(
-        cuda_encode_gradient(q, c->ratio, own * c->rows, c->rows, gathered_there, error_there, packets_there));
-    host_encode_gradient(c->ratio, own * c->rows, c->rows, gathered, error, packets);
+        cuda_encode_gradient(q, packing, own * c->rows, c->rows, gathered_there, error_there, packets_there));
+    host_encode_gradient(packing, own * c->rows, c->rows, gathered, error, packets);
     expect_same(packets_there, packets, tensor_bytes(packets), "packets of gradients");
     expect_same(error_there, error, tensor_bytes(error), "what was left out");
-    EXPECT_SUCCESS(cuda_decode_gradient(q, c->ratio, own, gathered_there, packets_there, shard_there));
-    host_decode_gradient(c->ratio, own, gathered, packets, shard);
+    EXPECT_SUCCESS(cuda_decode_gradient(q, packing, own, gathered_there, packets_there, shard_there));
+    host_decode_gradient(packing, own, gathered, packets, shard);
     expect_same(shard_there, shard, tensor_bytes(shard), "sums of gradients");
     device_finish();
 }
@@ -112,5 +116,5 @@ Test(kernels_cuda, gradients_encode_and_decode)
 {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++)
         for (size_t i = 0; i < COUNT_OF(cases); i++)
-            gradient_both(&cases[i], dtypes[d]);
+            gradient_both(&cases[i], dtypes[d], GRADIENT_TOPK);
 }

@@ -36,8 +36,8 @@ static Spec random_spec(void)
     spec.model.activation = (Activation)(rand() % ACTIVATION_COUNT);
     spec.plan.pass = (Pass)(rand() % 2);
     spec.plan.dispatch = (Dispatch)(rand() % 2);
-    spec.plan.codec = (Codec)(rand() % 3);
-    spec.plan.ratio = spec.plan.codec == CODEC_DENSE ? 1 : 7.5;
+    spec.plan.codec = (Codec)(rand() % CODEC_COUNT);
+    spec.plan.ratio = spec.plan.codec == CODEC_SR || spec.plan.codec == CODEC_DELTA ? 7.5 : 1;
     spec.plan.capacity = rand() % 2 ? 1.5 : 0;
     spec.plan.exchange = spec.plan.capacity > 0 ? (ExchangeKind)(spec.model.layers % 2) : EXCHANGE_COUNTED;
     if (shape[0] > 1 && rand() % 3 == 0) { // copies, or parts of experts, which are not encoded

@@ -224,8 +224,8 @@ static Spec random_spec(uint32_t micro_batches)
     spec.model.dtype = rand() % 2 ? DTYPE_F32 : DTYPE_BF16;
     spec.training.clip = rand() % 2 ? 1 : 0;
     spec.plan.pass = PASS_TRAINING;
-    spec.plan.codec = (Codec)(rand() % 3);
-    spec.plan.ratio = spec.plan.codec == CODEC_DENSE ? 1 : 7.5;
+    spec.plan.codec = (Codec)(rand() % CODEC_COUNT);
+    spec.plan.ratio = spec.plan.codec == CODEC_SR || spec.plan.codec == CODEC_DELTA ? 7.5 : 1;
     spec.plan.shared_every = spec.plan.codec == CODEC_SR ? 2 : 0;
     spec.plan.regather_dense = rand() % 2;
     spec.plan.micro_batches = micro_batches;
