@@ -11,7 +11,8 @@ if(TARGET hep-cuda)
 endif()
 install(DIRECTORY presets/ DESTINATION ${CMAKE_INSTALL_DATADIR}/hep/presets FILES_MATCHING PATTERN "*.hep")
 install(DIRECTORY samples/ DESTINATION ${CMAKE_INSTALL_DATADIR}/hep/samples)
-install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTERN "*.md" PATTERN "*.svg")
+install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTERN "*.md" PATTERN "*.svg"
+  PATTERN "*.schema.json")
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 # libhep: what programs load, and what they are built with.
