@@ -37,6 +37,11 @@ install(CODE "
   file(INSTALL DESTINATION \"\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_LIBDIR}/pkgconfig\" TYPE FILE
     FILES \"${CMAKE_BINARY_DIR}/hep.pc\")" COMPONENT development)
 
+# The Python package: as Debian has it, beside libhep0; and what a wheel brings along (python/pyproject.toml).
+install(DIRECTORY python/hep DESTINATION lib/python3/dist-packages COMPONENT python FILES_MATCHING PATTERN "*.py"
+  PATTERN "py.typed")
+install(FILES $<TARGET_FILE:hep_shared> DESTINATION lib RENAME libhep.so.0 COMPONENT wheel EXCLUDE_FROM_ALL)
+
 # All that is installed and not in the source tree.
 add_custom_target(programs DEPENDS ${programs} hep_shared hep_static)
 
