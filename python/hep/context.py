@@ -79,7 +79,7 @@ class _Callbacks:
         self.carrier = carrier
         self.sizes: dict[int, int] = {}
         self.failure: Optional[BaseException] = None
-        self.words = threading.local()
+        self.words: dict[int, Any] = {}  # by thread: those of the library are no Python threads, and have no locals
         self.record = _native.CarrierRecord(
             one_thread=carrier.one_thread, unchecked=carrier.unchecked, open=_native.OPEN(self._open),
             exchange=_native.EXCHANGE(self._exchange), all_gather=_native.ALL_GATHER(self._all_gather),
@@ -92,7 +92,7 @@ class _Callbacks:
         except BaseException as error:  # C cannot pass it on
             self.failure = self.failure or error
             text = "%s: %s" % (type(error).__name__, error)
-            self.words.last = ctypes.create_string_buffer(text.split("\n")[0].encode()[:400])
+            self.words[threading.get_ident()] = ctypes.create_string_buffer(text.split("\n")[0].encode()[:400])
             return 1
 
     def _open(self, _user: Any, channel: int, ranks: Any, count: int, own: int) -> int:
@@ -110,7 +110,7 @@ class _Callbacks:
         self._guard(self.carrier.abort, (why or b"").decode(errors="replace"))
 
     def _why(self, _user: Any) -> int:
-        words = getattr(self.words, "last", None)
+        words = self.words.get(threading.get_ident())
         return ctypes.addressof(words) if words is not None else 0
 
 
