@@ -298,8 +298,9 @@ HEP_API int hep_rank(const hep_context *context);
 
 /* Local; no transfer of the layer is under way. own: [count], or one tensor (above). grads: where the sums of returned
  * gradients are added, shaped and counted as `own`, f32 or the plan's dtype; NULL: this layer returns none. full:
- * [count], the caller's memory for the gathered experts; NULL: given to hep_gathered's layer by hep_rebind instead. All
- * are used until they are bound again, or the context is destroyed. */
+ * [count], the caller's memory for the gathered experts. All are used until they are bound again, which may be at any
+ * time between transfers of the layer, or the context is destroyed. Where layers are dropped after use (regather) and
+ * hep_facts.prefetch_slots is n > 0, the layers that are gathered as number i and i + n of a pass may share `full`. */
 HEP_API hep_status hep_bind(hep_context *context, int layer, int count, const hep_tensor own[],
                             const hep_tensor grads[], const hep_tensor full[]);
 
@@ -394,7 +395,7 @@ typedef struct {
 /* What this rank sent since the last reset, per level: levels[facts.levels], of which the first one's struct_bytes
  * counts; times may be NULL. From any thread, while
  * no transfer is under way for exact figures. */
-HEP_API hep_status hep_count(hep_context *context, hep_traffic levels[], hep_times *times, int reset);
+HEP_API hep_status hep_count(hep_context *context, hep_traffic *levels, hep_times *times, int reset);
 
 /* What codecs remember of weights and gradients, rank by rank, for the caller's checkpoint: 0 bytes of a plan without
  * codecs. */

@@ -73,6 +73,8 @@ static inline RouteRange route_range(const RouteTable *table, const int32_t *cou
 uint64_t host_route(const RouteTable *table, uint64_t row_count, uint32_t fanout, Tensor rows, Tensor records,
                     Tensor next_rows, Tensor next_records, Tensor send_rows, Tensor send_records, Tensor send_counts,
                     Tensor origin);
+// counts [members]: how many rows it would put out for each; what host_route writes to send_counts.
+void host_route_counts(const RouteTable *table, uint64_t row_count, Tensor records, int32_t *counts);
 void host_unroute(const RouteTable *table, uint64_t row_count, uint32_t fanout, Tensor results, Tensor returned,
                   Tensor send_counts, Tensor origin, Tensor rows, Tensor work);
 

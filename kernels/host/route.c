@@ -66,6 +66,11 @@ static void count_copies(const RouteTable *table, const Record *records, uint64_
     }
 }
 
+void host_route_counts(const RouteTable *table, uint64_t row_count, Tensor records, int32_t *counts)
+{
+    count_copies(table, records.data, row_count, (uint32_t)(records.cols / 2), counts);
+}
+
 // Counts become the places of the members' first rows: own rows from 0, the others one after another.
 static void counts_to_cursors(const RouteTable *table, int32_t *counts)
 {

@@ -40,8 +40,32 @@ typedef struct {
 
 enum { EXCHANGE_PARTS_MAX = 3 };
 
-// What the rows of part 0 are; the other parts and counts are routing.
-typedef enum { CARRIES_ROWS, CARRIES_SUMS, CARRIES_COUNTS } Carries;
+// What the rows are. Of token rows, part 0's; the other parts and counts are routing.
+typedef enum { CARRIES_ROWS, CARRIES_SUMS, CARRIES_COUNTS, CARRIES_WEIGHTS } Carries;
+
+// What a collective is for, where its members may not mean the same one: steps of a plan follow each other, calls of
+// somebody else's program may not. X(NAME, "text")
+#define HEP_CALLS(X)                                                                                                   \
+    X(STEP, "a step of the plan")                                                                                      \
+    X(CREATE, "hep_create")                                                                                            \
+    X(DISPATCH, "hep_dispatch")                                                                                        \
+    X(DISPATCH_FINISH, "hep_dispatch_finish")                                                                          \
+    X(COMBINE, "hep_combine")                                                                                          \
+    X(COMBINE_BACKWARD, "hep_combine_backward")                                                                        \
+    X(DISPATCH_BACKWARD, "hep_dispatch_backward")                                                                      \
+    X(GATHER, "a gather of hep_begin")                                                                                 \
+    X(RETURN, "hep_return")                                                                                            \
+    X(DENSE_GATHER, "hep_dense_gather")                                                                                \
+    X(DENSE_RETURN, "hep_dense_return")
+#define X(name, text) CALL_OF_##name,
+typedef enum { HEP_CALLS(X) CALL_KINDS } CallPurpose;
+#undef X
+
+typedef struct {
+    CallPurpose purpose;
+    int32_t layer; // with experts, as callers count them; NONE
+    int32_t pass;  // which of several such calls
+} CommCall;
 
 typedef struct {
     uint32_t part_count;
@@ -54,7 +78,8 @@ typedef struct {
     bool counts_known;          // recv_counts are given: nothing but rows travels
     uint64_t recv_capacity;     // rows of others that fit at `recv`; more is a fault
     Carries carries;            // for the byte counters
-    bool dispatches;            // what it brings is to be computed here: counted as received rows
+    CommCall call;
+    bool dispatches; // what it brings is to be computed here: counted as received rows
 } Exchange;
 
 // Bytes that left this rank, by the level whose coordinate differs between sender and receiver.

@@ -23,11 +23,13 @@ void comm_count_exchange(CommCounters *counters, const Exchange *exchange, uint3
     uint64_t routing = comm_sends_counts(exchange) ? sizeof(int32_t) : 0;
     _Atomic uint64_t *of[] = {[CARRIES_ROWS] = &counters->exchange_bytes,
                               [CARRIES_SUMS] = &counters->reduce_bytes,
-                              [CARRIES_COUNTS] = &counters->routing_bytes};
+                              [CARRIES_COUNTS] = &counters->routing_bytes,
+                              [CARRIES_WEIGHTS] = &counters->gather_bytes};
+    bool routes = exchange->carries == CARRIES_ROWS || exchange->carries == CARRIES_COUNTS;
     for (uint32_t p = 0; p < exchange->part_count; p++) {
         const ExchangePart *part = &exchange->parts[p];
         uint64_t rows = part->fixed_rows ? part->fixed_rows : (uint64_t)exchange->send_counts[member];
-        if (p > 0)
+        if (p > 0 && routes)
             routing += rows * part->row_bytes;
         else
             atomic_fetch_add(of[exchange->carries], rows * part->row_bytes);
@@ -145,6 +147,24 @@ bool comm_check_receive(const Exchange *exchange, uint32_t members, uint32_t own
                          ": more tokens chose experts of this rank than the plan reserves for",
                          rows, exchange->recv_capacity);
     return true;
+}
+
+const char *comm_describe_call(const CommCall *call, char *out, size_t size)
+{
+#define X(name, text) text,
+    static const char *const names[] = {HEP_CALLS(X)};
+#undef X
+    const char *name = (size_t)call->purpose < COUNT_OF(names) ? names[call->purpose] : "an unknown call";
+    if (call->layer == NONE)
+        snprintf(out, size, "%s", name);
+    else
+        snprintf(out, size, "%s of layer %" PRId32, name, call->layer);
+    return out;
+}
+
+bool comm_calls_equal(const CommCall *a, const CommCall *b)
+{
+    return a->purpose == b->purpose && a->layer == b->layer && a->pass == b->pass;
 }
 
 void comm_describe_group(const Cluster *cluster, const Group *group, char *out, size_t size)

@@ -63,6 +63,8 @@ typedef struct {
 CommRows comm_rows_to(const Exchange *exchange, uint32_t part, uint32_t member, uint32_t own);
 CommRows comm_rows_from(const Exchange *exchange, uint32_t part, uint32_t member, uint32_t own);
 
+const char *comm_describe_call(const CommCall *call, char *out, size_t size); // returns `out`
+bool comm_calls_equal(const CommCall *a, const CommCall *b);
 void comm_describe_group(const Cluster *cluster, const Group *group, char *out, size_t size);
 
 #endif

@@ -30,7 +30,8 @@ static Exchange scatter_exchange(const SumGroup *group, const void *from, uint64
                       .recv_counts = recv,
                       .counts_known = true,
                       .recv_capacity = (uint64_t)recv[group->own] * group->members,
-                      .carries = CARRIES_SUMS};
+                      .carries = CARRIES_SUMS,
+                      .call = group->call};
 }
 
 Exchange comm_shards_exchange(const SumGroup *group, Tensor gathered, Tensor shard)
@@ -88,7 +89,8 @@ Exchange comm_sums_exchange(const SumGroup *group, Tensor gradient, Tensor own)
                       .recv_counts = recv,
                       .counts_known = true,
                       .recv_capacity = elements,
-                      .carries = CARRIES_SUMS};
+                      .carries = CARRIES_SUMS,
+                      .call = group->call};
 }
 
 const void *comm_summand(const SumGroup *group, Tensor own, uint32_t member)
@@ -118,12 +120,24 @@ static void add_up(const SumGroup *group, Tensor own, void *out)
     }
 }
 
-bool comm_reduce_scatter(const SumGroup *group, Tensor gathered, Tensor shard, Fault *fault)
+bool comm_reduce_scatter(const SumGroup *group, uint32_t count, const Tensor gathered[], const Tensor shard[],
+                         Fault *fault)
 {
-    Exchange shards = comm_shards_exchange(group, gathered, shard);
+    SumGroup parts[EXCHANGE_PARTS_MAX] = {*group};
+    Exchange shards = comm_shards_exchange(group, gathered[0], shard[0]);
+    shards.part_count = count;
+    for (uint32_t p = 1; p < count; p++) {
+        const ExchangePart *before = &shards.parts[p - 1];
+        parts[p] = *group;
+        parts[p].scratch = (char *)before->recv + before->row_bytes * shard[p - 1].rows * (group->members - 1);
+        shards.parts[p] = (ExchangePart){.send = gathered[p].data,
+                                         .recv = parts[p].scratch,
+                                         .row_bytes = shard[p].cols * dtype_bytes(shard[p].dtype)};
+    }
     if (!group->comm->ops->exchange(group->comm, group->channel, &shards, fault))
         return false;
-    add_up(group, comm_own_shard(gathered, shard, group->own), shard.data);
+    for (uint32_t p = 0; p < count; p++)
+        add_up(&parts[p], comm_own_shard(gathered[p], shard[p], group->own), shard[p].data);
     return true;
 }
 

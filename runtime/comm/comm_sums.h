@@ -14,6 +14,7 @@ typedef struct {
     uint32_t members, own;
     int32_t *counts; // [2][members], scratch
     void *scratch;   // as large as engines/sums.h says
+    CommCall call;
 } SumGroup;
 
 // The part of `elements` that a member sums: its first element and how many.
@@ -32,8 +33,10 @@ Exchange comm_sums_exchange(const SumGroup *group, Tensor gradient, Tensor own);
 // Where a member's summand lies: in the scratch, but the own one at `own`.
 const void *comm_summand(const SumGroup *group, Tensor own, uint32_t member);
 
-// Host memory. gathered: [members] shards of the shard's size. Every member ends with the sum of its shards.
-bool comm_reduce_scatter(const SumGroup *group, Tensor gathered, Tensor shard, Fault *fault) MUST_CHECK;
+// Host memory. gathered: [members] shards of the shard's size. Every member ends with the sums of its shards, of which
+// `count`, at most EXCHANGE_PARTS_MAX, of as many rows travel together; a sum may be where the own summand is.
+bool comm_reduce_scatter(const SumGroup *group, uint32_t count, const Tensor gathered[], const Tensor shard[],
+                         Fault *fault) MUST_CHECK;
 // Every member ends with the same sum. Sends 2 (members - 1) / members of the elements.
 bool comm_all_reduce(const SumGroup *group, Tensor gradient, Fault *fault) MUST_CHECK;
 

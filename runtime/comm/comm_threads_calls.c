@@ -84,6 +84,20 @@ static bool call_mismatch(const Call *call, uint32_t peer, const char *what, uin
     return false;
 }
 
+static bool call_differs(const Call *call, uint32_t peer, const CommCall *own, const CommCall *theirs)
+{
+    char here[64], there[64];
+    comm_describe_call(own, here, sizeof(here));
+    comm_describe_call(theirs, there, sizeof(there));
+    uint64_t rank = call->channel->ranks[peer];
+    if (strcmp(here, there) == 0)
+        fault_set(call->fault, FAULT_MISMATCH, "%s here is not the one that rank %" PRIu64 " is in", here, rank);
+    else
+        fault_set(call->fault, FAULT_MISMATCH, "this rank is in %s, rank %" PRIu64 " in %s", here, rank, there);
+    call->fault->peer = (int64_t)rank;
+    return false;
+}
+
 // Do both sides speak of the same call?
 static bool call_match(const Call *call, uint32_t peer)
 {
@@ -92,6 +106,8 @@ static bool call_match(const Call *call, uint32_t peer)
         return call_mismatch(call, peer, "the kind of collective", own->kind, other->kind);
     if (own->kind == CALL_ALL_GATHER)
         return own->bytes == other->bytes || call_mismatch(call, peer, "the shard's size", own->bytes, other->bytes);
+    if (!comm_calls_equal(&own->exchange.call, &other->exchange.call))
+        return call_differs(call, peer, &own->exchange.call, &other->exchange.call);
     if (own->exchange.part_count != other->exchange.part_count)
         return call_mismatch(call, peer, "the number of parts", own->exchange.part_count, other->exchange.part_count);
     for (uint32_t p = 0; p < own->exchange.part_count; p++) {

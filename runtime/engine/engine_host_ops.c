@@ -5,6 +5,7 @@
 
 #include "runtime/comm/comm_sums.h"
 #include "runtime/engine/engine_host_internal.h"
+#include "runtime/engine/host_moves.h"
 #include "runtime/engine/nonfinite.h"
 
 static uint64_t counted_rows(Tensor counts)
@@ -95,14 +96,13 @@ bool host_run_route(const HostStep *step, Fault *fault)
     Tensor rows = t->rows, records = t->records, counts = t->counts;
     uint64_t row_count = stage_rows(step, counts, records.rows);
     uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
-    uint64_t lost = host_route(&step->of.route.table, row_count, fanout, rows, records, t->next_rows, t->next_records,
-                               t->send_rows, t->send_records, t->send_counts, t->origin);
-    if (lost > 0)
-        return fault_set(fault, FAULT_RUN,
-                         "%" PRIu64 " rows do not fit in buffers of %" PRIu64 " and %" PRIu64
-                         " rows: more tokens chose experts of one domain than the plan reserves for",
-                         lost, t->next_rows.rows, t->send_rows.rows);
-    return true;
+    return host_move_route(&step->of.route.table, row_count, fanout, t, fault);
+}
+
+static Meeting meeting_of(const HostStep *step)
+{
+    return (Meeting){
+        .comm = step->engine->comm, .channel = step->channel, .place = step->place, .call = {.layer = NONE}};
 }
 
 bool host_exchange(const HostStep *step, const Exchange *exchange, Fault *fault)
@@ -113,15 +113,8 @@ bool host_exchange(const HostStep *step, const Exchange *exchange, Fault *fault)
 
 bool host_run_dispatch(const HostStep *step, Fault *fault)
 {
-    const struct dispatch_tensors *t = &step->operands.dispatch;
-    const int32_t *send_counts = t->send_counts.data;
-    int32_t *next_counts = t->next_counts.data;
-    Exchange exchange;
-    if (!engine_dispatch_exchange(&step->place, t, send_counts, next_counts, &exchange, fault))
-        return false;
-    next_counts[step->place.own] = send_counts[step->place.own];
-    return host_exchange(step, &exchange, fault) &&
-           (!step->place.message_rows || engine_counts_check(&step->place, next_counts, fault));
+    Meeting meeting = meeting_of(step);
+    return host_move_dispatch(&meeting, &step->operands.dispatch, false, fault);
 }
 
 bool host_run_expert(const HostStep *step, Fault *fault)
@@ -140,8 +133,8 @@ bool host_run_expert(const HostStep *step, Fault *fault)
 static bool send_back(const HostStep *step, Op op, Fault *fault)
 {
     ReturnTensors t = engine_return_tensors(op, &step->operands);
-    Exchange exchange = engine_return_exchange(&step->place, &t, t.next_counts.data, t.send_counts.data);
-    return host_exchange(step, &exchange, fault);
+    Meeting meeting = meeting_of(step);
+    return host_move_back(&meeting, &t, fault);
 }
 
 bool host_run_combine(const HostStep *step, Fault *fault)
@@ -356,7 +349,7 @@ static SumGroup sum_group(const HostStep *step)
 bool host_run_reduce_scatter(const HostStep *step, Fault *fault)
 {
     SumGroup group = sum_group(step);
-    return comm_reduce_scatter(&group, step->operands.reduce_scatter.gathered, step->operands.reduce_scatter.shard,
+    return comm_reduce_scatter(&group, 1, &step->operands.reduce_scatter.gathered, &step->operands.reduce_scatter.shard,
                                fault);
 }
 

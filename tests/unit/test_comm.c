@@ -237,7 +237,7 @@ static bool sum_many(Comm *comm, Fault *fault)
                 uint64_t own = sizes[s] / 3;
                 Tensor shard = {shard_data, dtypes[d], 1, own}, gathered = {data, dtypes[d], 3, own};
                 fill_summands(gathered, comm->rank);
-                if (!comm_reduce_scatter(&group, gathered, shard, fault))
+                if (!comm_reduce_scatter(&group, 1, &gathered, &shard, fault))
                     return false;
                 for (uint64_t i = 0; i < own; i++)
                     cr_assert_eq(value_at(shard, i), sum_of(comm->rank, group.own * own + i));

@@ -1,0 +1,132 @@
+// A plan on a communicator: what tokens.c, experts.c and dense.c share. Who may be inside a context, and what becomes
+// of a failure, is decided in context.c alone: public functions begin with context_enter and end with context_leave.
+#ifndef HEP_LIBRARY_CONTEXT_H
+#define HEP_LIBRARY_CONTEXT_H
+
+#include <pthread.h>
+
+#include "ir/bundle.h"
+#include "runtime/engine/engine_common.h"
+#include "runtime/engine/host_moves.h"
+#include "runtime/library/library.h"
+#include "runtime/library/links.h"
+
+enum { PARAMETERS_MAX = 16 }; // of an expert
+
+// A level that rows of a layer cross.
+typedef struct {
+    uint32_t level;
+    Meeting meeting; // its call is set by who meets
+    RouteTable table;
+} Hop;
+
+// A level that weights cross: shards of the outer levels lie together.
+typedef struct {
+    uint32_t level, members, own;
+    Meeting gather, home;
+} Crossing;
+
+typedef enum {
+    EXPERTS_IDLE,   // not asked for in this pass, or dropped
+    EXPERTS_QUEUED, // begun, not yet moving
+    EXPERTS_MOVING,
+    EXPERTS_READY,
+    EXPERTS_USED
+} ExpertsState;
+
+// An MoE layer.
+typedef struct {
+    const Choice *choice;
+    const ExpertMap *map;
+    ExpertShares shares;
+    bool whole; // shares are whole experts
+    uint64_t own_slot;
+    uint32_t hop_count, crossing_count;
+    Hop hops[LEVELS_MAX];
+    Crossing crossings[LEVELS_MAX]; // outermost first
+    // Bound, guarded by the context's mutex while transfers use it:
+    uint32_t parameters; // 0: not bound
+    Tensor own[PARAMETERS_MAX], grads[PARAMETERS_MAX], full[PARAMETERS_MAX];
+    bool has_grads;
+    ExpertsState state;
+    bool present; // `full` holds the weights of the last gather
+    char *kept;   // what came over the levels that are crossed once, where the rest is gathered again
+    uint64_t kept_bytes;
+    bool has_kept;
+} Layer;
+
+typedef struct ReturnJob {
+    struct ReturnJob *next;
+    uint32_t layer;
+    Tensor full[PARAMETERS_MAX];
+    double scale;
+} ReturnJob;
+
+// Scratch of one thread, which grows as needed.
+typedef struct {
+    char *memory;
+    uint64_t bytes;
+} Pool;
+
+struct hep_context {
+    hep_plan *handle;
+    const Plan *plan;
+    Link link; // the communicator
+    Comm *comm;
+    uint64_t rank; // of the plan
+    uint64_t max_tokens;
+    ExpertMaps maps;
+    Layer *layers; // [plan->choice_count]
+    uint32_t dense_count;
+    Crossing dense[LEVELS_MAX];
+    int world;       // channel of everybody
+    int32_t *counts; // [2][ranks], of the caller's thread
+
+    atomic_bool busy;
+    atomic_bool failed;
+    pthread_mutex_t mutex; // guards what follows, and layers' states
+    pthread_cond_t changed;
+    Fault fault;
+    bool threads_run, stopping;
+    pthread_t gatherer, returner;
+    uint32_t *queue; // [choice_count]: layers to gather
+    uint32_t queue_first, queue_end, passes;
+    uint32_t in_use; // layers whose slot is taken
+    bool unlimited;  // slots, in this pass
+    bool backward;
+    ReturnJob *returns, **returns_end;
+    uint32_t returning;
+    double waited_s;
+    Pool gather_pool, return_pool, caller_pool;
+    int32_t *gather_counts, *return_counts; // [2][ranks]
+    _Atomic uint64_t dense_gathered[LEVELS_MAX], dense_returned[LEVELS_MAX];
+};
+
+// Begins a public function of a context. False: it has failed before, or another call is under way, and `*status` is
+// what to return.
+bool context_enter(hep_context *context, hep_status *status) MUST_CHECK;
+// Ends it. On a fault the context has failed, and so do those of all ranks.
+hep_status context_leave(hep_context *context, bool ok, Fault *fault);
+// The context fails, by a thread that is inside no public function.
+void context_fail(hep_context *context, const Fault *fault);
+Layer *context_layer(hep_context *context, int layer, Fault *fault) MUST_CHECK;
+
+// At least `bytes`; NULL and a fault when there are none.
+void *pool_take(Pool *pool, uint64_t bytes, Fault *fault) MUST_CHECK;
+
+// What a tensor of the caller has to be. cols: -1 any; rows: -1 any.
+typedef struct {
+    const char *name;
+    int64_t rows, cols;
+    uint32_t dtypes; // bits by hep_dtype
+} TensorShape;
+
+bool tensor_check(const hep_tensor *tensor, const TensorShape *shape, Fault *fault) MUST_CHECK;
+// The same, as kernels take it. For dtypes that both know.
+bool tensor_take(const hep_tensor *tensor, const TensorShape *shape, Tensor *out, Fault *fault) MUST_CHECK;
+
+// experts.c: the threads that move weights.
+bool experts_start(hep_context *context, Fault *fault) MUST_CHECK;
+void experts_stop(hep_context *context);
+
+#endif

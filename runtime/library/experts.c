@@ -1,0 +1,451 @@
+// Experts' weights: who may ask for what, and two threads of a context, one that gathers in the plan's order as far as
+// slots allow, one that returns gradients. Where the communicator wants one thread alone, the caller's does both.
+#include "runtime/library/experts.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "runtime/base/clock.h"
+
+// ---- binding ---------------------------------------------------------------------------------------
+
+static uint32_t dtype_bit(const hep_context *context)
+{
+    return 1u << context->plan->model.dtype;
+}
+
+// Parameters of the experts that a rank holds; their columns add up to an expert.
+static bool take_held(const hep_context *context, const Layer *layer, const hep_tensor given[], TensorShape shape,
+                      Tensor out[], Fault *fault)
+{
+    uint64_t elements = 0, expected = layer->shares.expert_elements;
+    shape.rows = (int64_t)layer->shares.block_experts;
+    shape.cols = -1;
+    shape.dtypes = dtype_bit(context);
+    for (uint32_t p = 0; p < layer->parameters; p++) {
+        if (!tensor_take(&given[p], &shape, &out[p], fault))
+            return false;
+        elements += out[p].cols;
+    }
+    return elements == expected ||
+           fault_set(fault, FAULT_USAGE,
+                     "the parameters of an expert have %" PRIu64 " elements, the plan's have %" PRIu64, elements,
+                     expected);
+}
+
+static bool take_owned(const Layer *layer, const hep_tensor given[], TensorShape shape, Tensor out[], Fault *fault)
+{
+    for (uint32_t p = 0; p < layer->parameters; p++) {
+        if (!layer->whole && p > 0)
+            break; // one piece of a block
+        shape.rows = (int64_t)layer->shares.rows;
+        shape.cols = (int64_t)(layer->whole ? layer->full[p].cols : layer->shares.cols);
+        if (!tensor_take(&given[p], &shape, &out[p], fault))
+            return false;
+    }
+    return true;
+}
+
+// What of a layer hep_bind is given.
+typedef struct {
+    int layer, count;
+    const hep_tensor *own, *grads, *full;
+} Binding;
+
+static bool bind(hep_context *context, const Binding *call, Fault *fault)
+{
+    Layer *layer = context_layer(context, call->layer, fault);
+    if (!layer || !library_given(call->own, "own", fault) || !library_given(call->full, "full", fault))
+        return false;
+    if (call->count < 1 || call->count > PARAMETERS_MAX)
+        return fault_set(fault, FAULT_USAGE, "%d parameters of an expert: expected 1 to %d", call->count,
+                         PARAMETERS_MAX);
+    pthread_mutex_lock(&context->mutex);
+    bool moves = layer->state == EXPERTS_QUEUED || layer->state == EXPERTS_MOVING || context->returning > 0;
+    pthread_mutex_unlock(&context->mutex);
+    if (moves)
+        return fault_set(fault, FAULT_MISMATCH, "layer %d is bound while transfers are under way", call->layer);
+    Layer bound = *layer; // no thread looks at it before hep_begin
+    bound.parameters = (uint32_t)call->count;
+    uint32_t of_grads = dtype_bit(context) | 1u << HEP_F32;
+    if (!take_held(context, &bound, call->full, (TensorShape){.name = "full"}, bound.full, fault) ||
+        !take_owned(&bound, call->own, (TensorShape){.name = "own", .dtypes = dtype_bit(context)}, bound.own, fault))
+        return false;
+    bound.has_grads = call->grads;
+    if (call->grads &&
+        !take_owned(&bound, call->grads, (TensorShape){.name = "grads", .dtypes = of_grads}, bound.grads, fault))
+        return false;
+    bound.present = false;
+    bound.state = EXPERTS_IDLE;
+    pthread_mutex_lock(&context->mutex);
+    *layer = bound;
+    pthread_mutex_unlock(&context->mutex);
+    return true;
+}
+
+// Many parameters because they are what a layer is bound to: hep.h.
+hep_status hep_bind(hep_context *context, int layer, int count, const hep_tensor own[], const hep_tensor grads[],
+                    const hep_tensor full[])
+{
+    hep_status status;
+    Fault fault = {0};
+    if (!context_enter(context, &status))
+        return status;
+    Binding call = {.layer = layer, .count = count, .own = own, .grads = grads, .full = full};
+    return context_leave(context, bind(context, &call, &fault), &fault);
+}
+
+// ---- gathers ---------------------------------------------------------------------------------------
+
+static bool slot_free(const hep_context *context)
+{
+    return context->unlimited || context->in_use < context->plan->replica_slots;
+}
+
+// Takes the next layer of the queue; the mutex is held.
+static uint32_t queue_pop(hep_context *context)
+{
+    uint32_t layer = context->queue[context->queue_first++];
+    context->layers[layer].state = EXPERTS_MOVING;
+    context->in_use++;
+    return layer;
+}
+
+// The mutex is held, but not while weights move.
+static void gather_next(hep_context *context)
+{
+    uint32_t layer = queue_pop(context);
+    bool again = context->backward;
+    Fault fault = {0};
+    pthread_mutex_unlock(&context->mutex);
+    bool ok = experts_gather(context, layer, again, &fault);
+    if (!ok)
+        context_fail(context, &fault);
+    pthread_mutex_lock(&context->mutex);
+    context->layers[layer].state = ok ? EXPERTS_READY : EXPERTS_IDLE;
+    context->layers[layer].present = ok;
+    pthread_cond_broadcast(&context->changed);
+}
+
+static void *gatherer_run(void *argument)
+{
+    hep_context *context = argument;
+    pthread_mutex_lock(&context->mutex);
+    while (!context->stopping && !atomic_load(&context->failed)) {
+        if (context->queue_first == context->queue_end || !slot_free(context))
+            pthread_cond_wait(&context->changed, &context->mutex);
+        else
+            gather_next(context);
+    }
+    pthread_mutex_unlock(&context->mutex);
+    return NULL;
+}
+
+enum { BEGIN_FLAGS = HEP_BACKWARD | HEP_WEIGHTS_SAME | HEP_NO_REGATHER };
+
+static bool check_begin(const hep_context *context, int flags, Fault *fault)
+{
+    if (flags & ~BEGIN_FLAGS)
+        return fault_set(fault, FAULT_USAGE, "unknown flags %#x", (unsigned)flags);
+    if (flags & HEP_BACKWARD && context->plan->pass != PASS_TRAINING)
+        return fault_set(fault, FAULT_MISMATCH, "the plan has no backward pass: compile with 'pass = training'");
+    for (uint32_t k = 0; k < context->plan->choice_count; k++) {
+        if (!context->layers[k].parameters)
+            return fault_set(fault, FAULT_MISMATCH, "layer %" PRIu32 " is not bound", k);
+        if (context->layers[k].state == EXPERTS_QUEUED || context->layers[k].state == EXPERTS_MOVING)
+            return fault_set(fault, FAULT_MISMATCH, "layer %" PRIu32 " was begun before, and nobody has waited for it",
+                             k);
+    }
+    return true;
+}
+
+// The mutex is held.
+static void queue_layers(hep_context *context, int flags)
+{
+    uint32_t count = context->plan->choice_count;
+    context->backward = flags & HEP_BACKWARD;
+    context->unlimited = context->plan->replica_slots == 0 || flags & HEP_NO_REGATHER;
+    context->queue_first = context->queue_end = context->in_use = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t k = context->backward ? count - 1 - i : i;
+        Layer *layer = &context->layers[k];
+        if (layer->present && flags & (HEP_BACKWARD | HEP_WEIGHTS_SAME)) {
+            layer->state = EXPERTS_READY;
+            continue;
+        }
+        layer->has_kept = layer->has_kept && context->backward;
+        layer->present = false;
+        layer->state = EXPERTS_QUEUED;
+        context->queue[context->queue_end++] = k;
+    }
+}
+
+hep_status hep_begin(hep_context *context, int flags, void *stream)
+{
+    (void)stream;
+    hep_status status;
+    Fault fault = {0};
+    if (!context_enter(context, &status))
+        return status;
+    pthread_mutex_lock(&context->mutex);
+    bool ok = check_begin(context, flags, &fault);
+    if (ok)
+        queue_layers(context, flags);
+    pthread_cond_broadcast(&context->changed);
+    pthread_mutex_unlock(&context->mutex);
+    return context_leave(context, ok, &fault);
+}
+
+// A layer in line, while nothing moves and no slot is free: the caller alone could free one.
+static bool is_stuck(const hep_context *context, const Layer *layer)
+{
+    if (layer->state != EXPERTS_QUEUED || slot_free(context))
+        return false;
+    for (uint32_t k = 0; k < context->plan->choice_count; k++)
+        if (context->layers[k].state == EXPERTS_MOVING)
+            return false;
+    return true;
+}
+
+static bool is_failed(hep_context *context, Fault *fault)
+{
+    if (!atomic_load(&context->failed))
+        return false;
+    *fault = context->fault;
+    return true;
+}
+
+// The mutex is held.
+static bool await_layer(hep_context *context, int index, Fault *fault)
+{
+    Layer *layer = &context->layers[index];
+    while (layer->state == EXPERTS_QUEUED || layer->state == EXPERTS_MOVING) {
+        if (is_failed(context, fault))
+            return false;
+        if (!context->threads_run)
+            gather_next(context);
+        else if (is_stuck(context, layer))
+            return fault_set(fault, FAULT_MISMATCH,
+                             "layer %d waits for a slot, of which the plan has %" PRIu32
+                             ": hep_used of an earlier layer was not called",
+                             index, context->plan->replica_slots);
+        else
+            pthread_cond_wait(&context->changed, &context->mutex);
+    }
+    if (is_failed(context, fault))
+        return false;
+    if (layer->present && layer->state != EXPERTS_IDLE)
+        return true;
+    return fault_set(fault, FAULT_MISMATCH, "hep_begin did not start a gather of layer %d%s", index,
+                     layer->state == EXPERTS_USED ? ", whose experts were dropped after their use" : "");
+}
+
+static bool check_pass_flags(int flags, Fault *fault)
+{
+    return !(flags & ~(HEP_BACKWARD | HEP_NO_REGATHER)) ||
+           fault_set(fault, FAULT_USAGE, "unknown flags %#x", (unsigned)flags);
+}
+
+hep_status hep_gathered(hep_context *context, int layer, int flags, void *stream)
+{
+    (void)stream;
+    hep_status status;
+    Fault fault = {0};
+    if (!context_enter(context, &status))
+        return status;
+    bool ok = check_pass_flags(flags, &fault) && context_layer(context, layer, &fault);
+    if (ok) {
+        double begin_s = clock_now_s();
+        pthread_mutex_lock(&context->mutex);
+        ok = await_layer(context, layer, &fault);
+        context->waited_s += clock_now_s() - begin_s;
+        pthread_mutex_unlock(&context->mutex);
+    }
+    return context_leave(context, ok, &fault);
+}
+
+// The mutex is held.
+static bool release(hep_context *context, int index, int flags, Fault *fault)
+{
+    Layer *layer = &context->layers[index];
+    if (layer->state != EXPERTS_READY)
+        return fault_set(fault, FAULT_MISMATCH, "hep_used of layer %d without hep_gathered", index);
+    bool drops = context->plan->pass == PASS_TRAINING ? layer->choice->regather : context->plan->replica_slots > 0;
+    layer->state = EXPERTS_USED;
+    layer->present = !drops || context->unlimited || flags & HEP_NO_REGATHER;
+    if (context->in_use > 0)
+        context->in_use--;
+    return true;
+}
+
+hep_status hep_used(hep_context *context, int layer, int flags, void *stream)
+{
+    (void)stream;
+    hep_status status;
+    Fault fault = {0};
+    if (!context_enter(context, &status))
+        return status;
+    bool ok = check_pass_flags(flags, &fault) && context_layer(context, layer, &fault);
+    if (ok) {
+        pthread_mutex_lock(&context->mutex);
+        ok = release(context, layer, flags, &fault);
+        pthread_cond_broadcast(&context->changed);
+        pthread_mutex_unlock(&context->mutex);
+    }
+    return context_leave(context, ok, &fault);
+}
+
+// ---- gradients -------------------------------------------------------------------------------------
+
+// The mutex is held, but not while gradients move.
+static void return_next(hep_context *context)
+{
+    ReturnJob *job = context->returns;
+    Fault fault = {0};
+    pthread_mutex_unlock(&context->mutex);
+    bool ok = experts_return(context, job, &fault);
+    if (!ok)
+        context_fail(context, &fault);
+    pthread_mutex_lock(&context->mutex);
+    context->returns = job->next;
+    if (!context->returns)
+        context->returns_end = &context->returns;
+    context->returning--;
+    free(job);
+    pthread_cond_broadcast(&context->changed);
+}
+
+static void *returner_run(void *argument)
+{
+    hep_context *context = argument;
+    pthread_mutex_lock(&context->mutex);
+    while (!context->stopping && !atomic_load(&context->failed)) {
+        if (context->returns)
+            return_next(context);
+        else
+            pthread_cond_wait(&context->changed, &context->mutex);
+    }
+    pthread_mutex_unlock(&context->mutex);
+    return NULL;
+}
+
+static bool check_return(const hep_context *context, int index, const Layer *layer, int count, Fault *fault)
+{
+    if (context->plan->pass != PASS_TRAINING)
+        return fault_set(fault, FAULT_MISMATCH, "the plan has no backward pass: compile with 'pass = training'");
+    if (!layer->parameters || !layer->has_grads)
+        return fault_set(fault, FAULT_MISMATCH, "layer %d was bound without 'grads'", index);
+    return (uint32_t)count == layer->parameters ||
+           fault_set(fault, FAULT_USAGE, "%d gradients: layer %d was bound with %" PRIu32 " parameters", count, index,
+                     layer->parameters);
+}
+
+static bool check_columns(const Layer *layer, const ReturnJob *job, Fault *fault)
+{
+    for (uint32_t p = 0; p < layer->parameters; p++)
+        if (job->full[p].cols != layer->full[p].cols)
+            return fault_set(fault, FAULT_USAGE, "gradient %" PRIu32 " has %" PRIu64 " columns, the parameter %" PRIu64,
+                             p, job->full[p].cols, layer->full[p].cols);
+    return true;
+}
+
+// What of a layer hep_return is given.
+typedef struct {
+    int layer, count;
+    const hep_tensor *full;
+    double scale;
+} Returning;
+
+static bool begin_return(hep_context *context, const Returning *call, Fault *fault)
+{
+    const Layer *layer = context_layer(context, call->layer, fault);
+    if (!layer || !library_given(call->full, "full_grads", fault) ||
+        !check_return(context, call->layer, layer, call->count, fault))
+        return false;
+    ReturnJob *job = calloc(1, sizeof(*job));
+    if (!job)
+        return fault_set(fault, FAULT_MEMORY, "out of memory for a return of gradients");
+    *job = (ReturnJob){.layer = (uint32_t)call->layer, .scale = call->scale};
+    if (!take_held(context, layer, call->full, (TensorShape){.name = "full_grads"}, job->full, fault) ||
+        !check_columns(layer, job, fault)) {
+        free(job);
+        return false;
+    }
+    pthread_mutex_lock(&context->mutex);
+    *context->returns_end = job;
+    context->returns_end = &job->next;
+    context->returning++;
+    if (!context->threads_run)
+        return_next(context);
+    bool ok = !is_failed(context, fault);
+    pthread_cond_broadcast(&context->changed);
+    pthread_mutex_unlock(&context->mutex);
+    return ok;
+}
+
+// Many parameters because they are what a return has: hep.h.
+hep_status hep_return(hep_context *context, int layer, int count, const hep_tensor full_grads[], double scale,
+                      void *stream)
+{
+    (void)stream;
+    hep_status status;
+    Fault fault = {0};
+    if (!context_enter(context, &status))
+        return status;
+    Returning call = {.layer = layer, .count = count, .full = full_grads, .scale = scale};
+    return context_leave(context, begin_return(context, &call, &fault), &fault);
+}
+
+hep_status hep_finish(hep_context *context, void *stream)
+{
+    (void)stream;
+    hep_status status;
+    Fault fault = {0};
+    if (!context_enter(context, &status))
+        return status;
+    double begin_s = clock_now_s();
+    pthread_mutex_lock(&context->mutex);
+    while (context->returning > 0 && !atomic_load(&context->failed))
+        pthread_cond_wait(&context->changed, &context->mutex);
+    context->waited_s += clock_now_s() - begin_s;
+    bool ok = !is_failed(context, &fault);
+    pthread_mutex_unlock(&context->mutex);
+    return context_leave(context, ok, &fault);
+}
+
+// ---- the threads -----------------------------------------------------------------------------------
+
+bool experts_start(hep_context *context, Fault *fault)
+{
+    if (context->link.handle->one_thread)
+        return true;
+    if (pthread_create(&context->gatherer, NULL, gatherer_run, context) != 0)
+        return fault_set(fault, FAULT_MEMORY, "a thread cannot be started");
+    if (pthread_create(&context->returner, NULL, returner_run, context) != 0) {
+        pthread_mutex_lock(&context->mutex);
+        context->stopping = true;
+        pthread_cond_broadcast(&context->changed);
+        pthread_mutex_unlock(&context->mutex);
+        pthread_join(context->gatherer, NULL);
+        return fault_set(fault, FAULT_MEMORY, "a thread cannot be started");
+    }
+    context->threads_run = true;
+    return true;
+}
+
+void experts_stop(hep_context *context)
+{
+    pthread_mutex_lock(&context->mutex);
+    context->stopping = true;
+    pthread_cond_broadcast(&context->changed);
+    pthread_mutex_unlock(&context->mutex);
+    if (context->threads_run) {
+        pthread_join(context->gatherer, NULL);
+        pthread_join(context->returner, NULL);
+    }
+    while (context->returns) {
+        ReturnJob *job = context->returns;
+        context->returns = job->next;
+        free(job);
+    }
+}

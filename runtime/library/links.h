@@ -1,0 +1,35 @@
+// Communicators as the library's handles: what joins a context to the ranks of its plan.
+#ifndef HEP_LIBRARY_LINKS_H
+#define HEP_LIBRARY_LINKS_H
+
+#include "runtime/comm/comm.h"
+#include "runtime/library/library.h"
+
+typedef struct {
+    // One context's communicator: every rank joins once per context, in the same order. NULL and a fault on failure.
+    Comm *(*join)(hep_comm *handle, const hep_plan *plan, void **state, Fault *fault);
+    // Instead of joining: ranks that join get the fault. NULL: they find out that this one does not come.
+    void (*refuse)(hep_comm *handle, const Fault *fault);
+    // The context's threads are through.
+    void (*leave)(hep_comm *handle, Comm *comm, void *state);
+    void (*destroy)(hep_comm *handle);
+} LinkOps;
+
+struct hep_comm {
+    const LinkOps *ops;
+    atomic_uint references; // the caller's, and one of every context
+    int rank, ranks;
+    double timeout_s;
+    bool one_thread; // collectives only inside the caller's calls
+};
+
+// What a context holds of its communicator.
+typedef struct {
+    hep_comm *handle; // counted
+    void *state;
+} Link;
+
+bool link_options(const hep_comm_options *from, hep_comm_options *options, Fault *fault) MUST_CHECK;
+void link_drop(hep_comm *handle); // takes NULL
+
+#endif

@@ -1,0 +1,317 @@
+// The way back along a route: results into the tokens they came from; and both directions of the backward pass.
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "engines/host_scratch.h"
+#include "runtime/library/route.h"
+
+// Scratch of one call, freed together.
+typedef struct {
+    void *pieces[3 * LEVELS_MAX + 8];
+    uint32_t count;
+} Scrap;
+
+static void *scrap_take(Scrap *scrap, uint64_t bytes, Fault *fault)
+{
+    void *piece = malloc(bytes + 1);
+    if (piece)
+        scrap->pieces[scrap->count++] = piece;
+    else
+        fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " bytes of rows", bytes);
+    return piece;
+}
+
+static void scrap_free(Scrap *scrap)
+{
+    while (scrap->count)
+        free(scrap->pieces[--scrap->count]);
+}
+
+static bool scrap_tensor(Scrap *scrap, Dtype dtype, uint64_t rows, uint64_t cols, Tensor *out, Fault *fault)
+{
+    *out = (Tensor){.dtype = dtype, .rows = rows, .cols = cols};
+    out->data = scrap_take(scrap, rows * cols * dtype_bytes(dtype), fault);
+    return out->data;
+}
+
+static Tensor counts_tensor(int32_t *counts, const Meeting *meeting)
+{
+    return (Tensor){.data = counts, .dtype = DTYPE_I32, .rows = meeting->place.members, .cols = 1};
+}
+
+static Tensor origin_tensor(const Stage *stage)
+{
+    return (Tensor){.data = stage->origin, .dtype = DTYPE_I32, .rows = stage->own + stage->sent, .cols = 1};
+}
+
+static uint32_t fanout_of(const hep_route *route, uint32_t hop)
+{
+    return hop == 0 ? route->fanout : 1;
+}
+
+// Rows of the stage that the hop leaves, as sums come back to it.
+static uint64_t stage_rows(const hep_route *route, uint32_t hop)
+{
+    return route->stages[hop].record_rows / fanout_of(route, hop);
+}
+
+// ---- results ---------------------------------------------------------------------------------------
+
+static bool return_hop(const hep_route *route, uint32_t hop, Tensor results, Tensor sums, Scrap *scrap, Fault *fault)
+{
+    const Stage *stage = &route->stages[hop];
+    Meeting meeting = route_meeting(route, hop, CALL_OF_COMBINE);
+    const ModelDims *model = &route->context->plan->model;
+    uint32_t fanout = fanout_of(route, hop);
+    uint64_t work_elements = host_scratch_elements(model, OP_UNROUTE, results.rows, 1, fanout);
+    Tensor returned, work;
+    if (!scrap_tensor(scrap, results.dtype, stage->sent, results.cols, &returned, fault) ||
+        !scrap_tensor(scrap, DTYPE_F32, 1, work_elements, &work, fault))
+        return false;
+    ReturnTensors travel = {.part_count = 1,
+                            .from = {results},
+                            .to = {returned},
+                            .next_counts = counts_tensor(stage->next_counts, &meeting),
+                            .send_counts = counts_tensor(stage->send_counts, &meeting)};
+    if (!host_move_back(&meeting, &travel, fault))
+        return false;
+    host_unroute(&route->of->hops[hop].table, stage->record_rows, fanout, results, returned, travel.send_counts,
+                 origin_tensor(stage), sums, work);
+    return true;
+}
+
+static bool combine(const hep_route *route, Tensor results, Tensor out, Scrap *scrap, Fault *fault)
+{
+    if (route->of->hop_count == 0)
+        memcpy(out.data, results.data, out.rows * out.cols * dtype_bytes(out.dtype));
+    for (uint32_t hop = route->of->hop_count; hop-- > 0;) {
+        Tensor sums = out;
+        if (hop > 0 && !scrap_tensor(scrap, out.dtype, stage_rows(route, hop), out.cols, &sums, fault))
+            return false;
+        if (!return_hop(route, hop, results, sums, scrap, fault))
+            return false;
+        results = sums;
+    }
+    return true;
+}
+
+// Rows of the last stage; more where they are expanded.
+static bool take_rows(const hep_route *route, const hep_tensor *tensor, const char *name, Tensor *out, Fault *fault)
+{
+    const ModelDims *model = &route->context->plan->model;
+    if (!route->finished)
+        return fault_set(fault, FAULT_MISMATCH, "hep_dispatch_finish was not called for this route");
+    TensorShape shape = {name, (int64_t)route_rows(route), model->hidden, 1u << model->dtype};
+    return tensor_take(tensor, &shape, out, fault);
+}
+
+static bool take_tokens(const hep_route *route, const hep_tensor *tensor, const char *name, Tensor *out, Fault *fault)
+{
+    const ModelDims *model = &route->context->plan->model;
+    TensorShape shape = {name, (int64_t)route->tokens, model->hidden, 1u << model->dtype};
+    return tensor_take(tensor, &shape, out, fault);
+}
+
+static bool last_stage_tensor(const hep_route *route, Scrap *scrap, Tensor *out, Fault *fault)
+{
+    const ModelDims *model = &route->context->plan->model;
+    return scrap_tensor(scrap, model->dtype, route->stages[route->of->hop_count].record_rows, model->hidden, out,
+                        fault);
+}
+
+static bool run_combine(hep_route *route, const hep_tensor *results, const hep_tensor *out, Scrap *scrap, Fault *fault)
+{
+    Tensor from, to, folded;
+    if (!take_rows(route, results, "results", &from, fault) || !take_tokens(route, out, "out", &to, fault))
+        return false;
+    if (route->expanded) {
+        if (!last_stage_tensor(route, scrap, &folded, fault) || !route_fold_rows(route, from, folded, fault))
+            return false;
+        from = folded;
+    }
+    return combine(route, from, to, scrap, fault);
+}
+
+hep_status hep_combine(hep_route *route, const hep_tensor *results, const hep_tensor *out, void *stream)
+{
+    (void)stream;
+    hep_status status;
+    Fault fault = {0};
+    Scrap scrap = {.count = 0};
+    if (!library_given(route, "route", &fault))
+        return library_end(&fault);
+    if (!context_enter(route->context, &status))
+        return status;
+    bool ok = run_combine(route, results, out, &scrap, &fault);
+    scrap_free(&scrap);
+    return context_leave(route->context, ok, &fault);
+}
+
+// ---- backward: gradients of results ----------------------------------------------------------------
+
+static bool send_gradients(const hep_route *route, uint32_t hop, Tensor drows, Tensor dresults, Scrap *scrap,
+                           Fault *fault)
+{
+    const Stage *stage = &route->stages[hop];
+    Meeting meeting = route_meeting(route, hop, CALL_OF_COMBINE_BACKWARD);
+    Tensor sent, counts;
+    // Counts travel once more, as in the schedule: they are compared with what came before.
+    if (!scrap_tensor(scrap, drows.dtype, stage->sent, drows.cols, &sent, fault) ||
+        !scrap_tensor(scrap, DTYPE_I32, meeting.place.members, 1, &counts, fault))
+        return false;
+    struct dispatch_tensors travel = {.send_rows = sent,
+                                      .send_counts = counts_tensor(stage->send_counts, &meeting),
+                                      .next_rows = dresults,
+                                      .next_counts = counts};
+    host_unroute_backward(&route->of->hops[hop].table, fanout_of(route, hop), drows, travel.send_counts,
+                          origin_tensor(stage), dresults, sent);
+    if (!host_move_dispatch(&meeting, &travel, false, fault))
+        return false;
+    return memcmp(counts.data, stage->next_counts, counts.rows * sizeof(int32_t)) == 0 ||
+           fault_set(fault, FAULT_MISMATCH, "other ranks go back along another route of layer %d", route->layer);
+}
+
+static bool run_combine_backward(hep_route *route, const hep_tensor *dout, const hep_tensor *dresults, Scrap *scrap,
+                                 Fault *fault)
+{
+    Tensor from, given, to;
+    if (!take_tokens(route, dout, "dout", &from, fault) || !take_rows(route, dresults, "dresults", &given, fault))
+        return false;
+    uint32_t hops = route->of->hop_count;
+    for (uint32_t hop = 0; hop < hops; hop++) {
+        to = given;
+        if ((hop + 1 < hops || route->expanded) &&
+            !scrap_tensor(scrap, from.dtype, route->stages[hop + 1].record_rows, from.cols, &to, fault))
+            return false;
+        if (!send_gradients(route, hop, from, to, scrap, fault))
+            return false;
+        from = to;
+    }
+    if (route->expanded)
+        route_spread_rows(route, from, given);
+    else if (hops == 0)
+        memcpy(given.data, from.data, from.rows * from.cols * dtype_bytes(from.dtype));
+    return true;
+}
+
+static bool check_training(const hep_route *route, Fault *fault)
+{
+    return route->context->plan->pass == PASS_TRAINING ||
+           fault_set(fault, FAULT_MISMATCH, "the plan has no backward pass: compile with 'pass = training'");
+}
+
+hep_status hep_combine_backward(hep_route *route, const hep_tensor *dout, const hep_tensor *dresults, void *stream)
+{
+    (void)stream;
+    hep_status status;
+    Fault fault = {0};
+    Scrap scrap = {.count = 0};
+    if (!library_given(route, "route", &fault))
+        return library_end(&fault);
+    if (!context_enter(route->context, &status))
+        return status;
+    bool ok = check_training(route, &fault) && run_combine_backward(route, dout, dresults, &scrap, &fault);
+    scrap_free(&scrap);
+    return context_leave(route->context, ok, &fault);
+}
+
+// ---- backward: gradients of rows and gate weights --------------------------------------------------
+
+typedef struct {
+    Tensor rows, records; // records: f32
+} Gradients;
+
+static bool return_gradients(const hep_route *route, uint32_t hop, Gradients from, Gradients to, Scrap *scrap,
+                             Fault *fault)
+{
+    const Stage *stage = &route->stages[hop];
+    Meeting meeting = route_meeting(route, hop, CALL_OF_DISPATCH_BACKWARD);
+    Gradients returned;
+    if (!scrap_tensor(scrap, from.rows.dtype, stage->sent, from.rows.cols, &returned.rows, fault) ||
+        !scrap_tensor(scrap, DTYPE_F32, stage->sent, route->per_row, &returned.records, fault))
+        return false;
+    ReturnTensors travel = {.part_count = 2,
+                            .from = {from.rows, from.records},
+                            .to = {returned.rows, returned.records},
+                            .next_counts = counts_tensor(stage->next_counts, &meeting),
+                            .send_counts = counts_tensor(stage->send_counts, &meeting)};
+    if (!host_move_back(&meeting, &travel, fault))
+        return false;
+    host_route_backward(&route->of->hops[hop].table, stage->record_rows, fanout_of(route, hop), from.rows, from.records,
+                        returned.rows, returned.records, travel.send_counts, origin_tensor(stage), to.rows, to.records);
+    return true;
+}
+
+static bool send_home(const hep_route *route, Gradients from, Gradients to, Scrap *scrap, Fault *fault)
+{
+    uint32_t hops = route->of->hop_count;
+    for (uint32_t hop = hops; hop-- > 0;) {
+        Gradients next = to;
+        uint64_t rows = route->stages[hop].record_rows;
+        if (hop > 0 && (!scrap_tensor(scrap, to.rows.dtype, rows, to.rows.cols, &next.rows, fault) ||
+                        !scrap_tensor(scrap, DTYPE_F32, rows, route->per_row, &next.records, fault)))
+            return false;
+        if (!return_gradients(route, hop, from, next, scrap, fault))
+            return false;
+        from = next;
+    }
+    if (hops > 0)
+        return true;
+    memcpy(to.rows.data, from.rows.data, to.rows.rows * to.rows.cols * dtype_bytes(to.rows.dtype));
+    memcpy(to.records.data, from.records.data, to.records.rows * to.records.cols * sizeof(float));
+    return true;
+}
+
+// A call of hep_dispatch_backward.
+typedef struct {
+    const hep_tensor *dx, *dweights, *out_dx, *out_dweights;
+} Backward;
+
+static bool take_backward(const hep_route *route, const Backward *call, Gradients *from, Gradients *to, Fault *fault)
+{
+    TensorShape of_records = {"dweights", (int64_t)route_rows(route), route->expanded ? 1 : route->per_row,
+                              1u << HEP_F32},
+                of_weights = {"out_dweights", (int64_t)route->tokens, route->top_k, 1u << HEP_F32};
+    if (!take_rows(route, call->dx, "dx", &from->rows, fault) ||
+        !tensor_take(call->dweights, &of_records, &from->records, fault) ||
+        !take_tokens(route, call->out_dx, "out_dx", &to->rows, fault) ||
+        !tensor_take(call->out_dweights, &of_weights, &to->records, fault))
+        return false;
+    to->records.rows = route->tokens * route->fanout; // the same memory, by records
+    to->records.cols = route->per_row;
+    return true;
+}
+
+static bool run_dispatch_backward(hep_route *route, const Backward *call, Scrap *scrap, Fault *fault)
+{
+    Gradients from, to, folded;
+    if (!take_backward(route, call, &from, &to, fault))
+        return false;
+    if (route->expanded) {
+        uint64_t rows = route->stages[route->of->hop_count].record_rows;
+        if (!last_stage_tensor(route, scrap, &folded.rows, fault) ||
+            !scrap_tensor(scrap, DTYPE_F32, rows, route->per_row, &folded.records, fault) ||
+            !route_fold_rows(route, from.rows, folded.rows, fault))
+            return false;
+        route_fold_records(route, from.records.data, folded.records.data);
+        from = folded;
+    }
+    return send_home(route, from, to, scrap, fault);
+}
+
+hep_status hep_dispatch_backward(hep_route *route, const hep_tensor *dx, const hep_tensor *dweights,
+                                 const hep_tensor *out_dx, const hep_tensor *out_dweights, void *stream)
+{
+    (void)stream;
+    hep_status status;
+    Fault fault = {0};
+    Scrap scrap = {.count = 0};
+    Backward call = {.dx = dx, .dweights = dweights, .out_dx = out_dx, .out_dweights = out_dweights};
+    if (!library_given(route, "route", &fault))
+        return library_end(&fault);
+    if (!context_enter(route->context, &status))
+        return status;
+    bool ok = check_training(route, &fault) && run_dispatch_backward(route, &call, &scrap, &fault);
+    scrap_free(&scrap);
+    return context_leave(route->context, ok, &fault);
+}

@@ -1,0 +1,49 @@
+// Routes: what one dispatch leaves behind for the way back and for the backward pass. Shared by tokens.c, which makes
+// them, results.c, which goes back along them, and expand.c, where every expert of a row gets a row of its own.
+#ifndef HEP_LIBRARY_ROUTE_H
+#define HEP_LIBRARY_ROUTE_H
+
+#include "runtime/library/context.h"
+
+// Rows between two exchanges: those of the caller first, those for its experts last.
+typedef struct {
+    uint64_t record_rows;
+    Tensor rows, records; // while they are needed; records of the last stage stay
+    // Of the exchange after it, if any:
+    int32_t *send_counts, *next_counts; // [members], one allocation
+    int32_t *origin;
+    uint64_t own, sent; // rows that stay, and that leave
+} Stage;
+
+struct hep_route {
+    atomic_uint references;
+    hep_context *context;
+    Layer *of;
+    int layer;
+    bool expanded, finished;
+    uint64_t tokens;
+    uint32_t top_k, fanout, per_row; // record rows a token; records of each
+    Tensor x;                        // the caller's
+    Stage stages[LEVELS_MAX + 1];
+    // Expanded: [pair_count] records of the last stage, ordered by the slots of their experts.
+    uint64_t pair_count;
+    uint32_t *pairs;
+    Tensor received; // rows of the last stage
+};
+
+Meeting route_meeting(const hep_route *route, uint32_t hop, CallPurpose purpose);
+uint64_t route_rows(const hep_route *route); // that the caller sees
+// The last hop: rows arrive in `rows`.
+bool route_receive(hep_route *route, Tensor rows, Fault *fault) MUST_CHECK;
+
+// Receives all rows and orders their records.
+bool route_expand(hep_route *route, Fault *fault) MUST_CHECK;
+void route_expansion_free(hep_route *route);
+void route_give_expanded(const hep_route *route, Tensor rows);
+// rows [pairs] -> the sums over the records of a row [last stage's rows]; and the reverse, copies.
+bool route_fold_rows(const hep_route *route, Tensor expanded, Tensor rows, Fault *fault) MUST_CHECK;
+void route_spread_rows(const hep_route *route, Tensor rows, Tensor expanded);
+// f32, of records: [pairs] -> [rows][per_row], 0 where no record is.
+void route_fold_records(const hep_route *route, const float *expanded, float *records);
+
+#endif

@@ -1,0 +1,382 @@
+// Tokens of the caller: dispatch, combine and the backward pass of each, by the moves of host_moves.h. A route keeps,
+// for every level that rows cross, who got which of them.
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "engines/host_scratch.h"
+#include "runtime/library/route.h"
+
+enum { FLOATS = 1u << HEP_F32 | 1u << HEP_F16 | 1u << HEP_BF16, INDICES = 1u << HEP_I32 | 1u << HEP_I64 };
+
+static void record_fill(hep_route *route, const hep_tensor *experts, const float *weights)
+{
+    Record *records = route->stages[0].records.data;
+    uint64_t count = route->tokens * route->top_k;
+    for (uint64_t i = 0; i < count; i++) {
+        int64_t expert =
+            experts->dtype == HEP_I64 ? ((const int64_t *)experts->data)[i] : ((const int32_t *)experts->data)[i];
+        records[i] = (Record){.expert = (int32_t)expert, .weight = weights[i]};
+    }
+}
+
+static bool check_experts(const hep_route *route, const hep_tensor *experts, Fault *fault)
+{
+    int64_t all = route->context->plan->model.experts;
+    for (uint64_t i = 0; i < route->tokens * route->top_k; i++) {
+        int64_t expert =
+            experts->dtype == HEP_I64 ? ((const int64_t *)experts->data)[i] : ((const int32_t *)experts->data)[i];
+        if (expert < -1 || expert >= all)
+            return fault_set(fault, FAULT_USAGE, "token %" PRIu64 " names expert %" PRId64 " of %" PRId64,
+                             i / route->top_k, expert, all);
+    }
+    return true;
+}
+
+static Tensor tensor_of(void *data, Dtype dtype, uint64_t rows, uint64_t cols)
+{
+    return (Tensor){.data = data, .dtype = dtype, .rows = rows, .cols = cols};
+}
+
+static bool stage_rows_make(hep_route *route, uint32_t stage, Fault *fault)
+{
+    const ModelDims *model = &route->context->plan->model;
+    Stage *of = &route->stages[stage];
+    void *rows = malloc(of->record_rows * model->hidden * dtype_bytes(model->dtype) + 1);
+    of->rows = tensor_of(rows, model->dtype, of->record_rows, model->hidden);
+    return rows || fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " rows", of->record_rows);
+}
+
+static bool stage_records_make(hep_route *route, uint32_t stage, Fault *fault)
+{
+    Stage *of = &route->stages[stage];
+    void *records = malloc(of->record_rows * route->per_row * sizeof(Record) + 1);
+    of->records = tensor_of(records, DTYPE_I32, of->record_rows, 2ull * route->per_row);
+    return records || fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " records", of->record_rows);
+}
+
+Meeting route_meeting(const hep_route *route, uint32_t hop, CallPurpose purpose)
+{
+    Meeting meeting = route->of->hops[hop].meeting;
+    meeting.call = (CommCall){.purpose = purpose, .layer = route->layer, .pass = (int32_t)hop};
+    return meeting;
+}
+
+static uint64_t sum_counts(const int32_t *counts, uint32_t members)
+{
+    uint64_t sum = 0;
+    for (uint32_t m = 0; m < members; m++)
+        sum += (uint64_t)counts[m];
+    return sum;
+}
+
+static Tensor counts_tensor(int32_t *counts, uint32_t members)
+{
+    return tensor_of(counts, DTYPE_I32, members, 1);
+}
+
+// How many rows of stage `hop` go where, and how many come instead.
+static bool count_hop(hep_route *route, uint32_t hop, Fault *fault)
+{
+    Stage *from = &route->stages[hop], *to = from + 1;
+    const RouteTable *table = &route->of->hops[hop].table;
+    uint32_t members = table->members;
+    from->send_counts = malloc(2ull * members * sizeof(int32_t));
+    if (!from->send_counts)
+        return fault_set(fault, FAULT_MEMORY, "out of memory for a route");
+    from->next_counts = from->send_counts + members;
+    host_route_counts(table, from->record_rows, from->records, from->send_counts);
+    from->own = (uint64_t)from->send_counts[table->own];
+    uint64_t all = sum_counts(from->send_counts, members);
+    from->sent = all - from->own;
+    from->origin = malloc((all + 1) * sizeof(int32_t));
+    if (!from->origin)
+        return fault_set(fault, FAULT_MEMORY, "out of memory for a route");
+    Meeting meeting = route_meeting(route, hop, CALL_OF_DISPATCH);
+    if (!host_move_counts(&meeting, counts_tensor(from->send_counts, members),
+                          counts_tensor(from->next_counts, members), route->context->counts, fault))
+        return false;
+    for (uint32_t m = 0; m < members; m++)
+        if (from->next_counts[m] < 0)
+            return fault_set(fault, FAULT_RUN, "member %" PRIu32 " says that it sends %" PRId32 " rows", m,
+                             from->next_counts[m]);
+    to->record_rows = sum_counts(from->next_counts, members);
+    return to->record_rows <= INT32_MAX ||
+           fault_set(fault, FAULT_RUN, "%" PRIu64 " rows would arrive: more than %d", to->record_rows, INT32_MAX);
+}
+
+// The rows themselves; those of the stage before are then needed no more.
+static bool move_hop(hep_route *route, uint32_t hop, Fault *fault)
+{
+    Stage *from = &route->stages[hop], *to = from + 1;
+    const RouteTable *table = &route->of->hops[hop].table;
+    uint32_t members = table->members, fanout = hop == 0 ? route->fanout : 1;
+    uint64_t row_bytes = from->rows.cols * dtype_bytes(from->rows.dtype);
+    uint64_t record_bytes = route->per_row * sizeof(Record);
+    char *sent = pool_take(&route->context->caller_pool, from->sent * (row_bytes + record_bytes) + 1, fault);
+    if (!sent)
+        return false;
+    Tensor send_rows = tensor_of(sent, from->rows.dtype, from->sent, from->rows.cols);
+    Tensor send_records = tensor_of(sent + from->sent * row_bytes, DTYPE_I32, from->sent, from->records.cols);
+    struct route_tensors split = {.rows = from->rows,
+                                  .records = from->records,
+                                  .next_rows = to->rows,
+                                  .next_records = to->records,
+                                  .send_rows = send_rows,
+                                  .send_records = send_records,
+                                  .send_counts = counts_tensor(from->send_counts, members),
+                                  .origin = tensor_of(from->origin, DTYPE_I32, from->own + from->sent, 1)};
+    struct dispatch_tensors travel = {.send_rows = send_rows,
+                                      .send_records = send_records,
+                                      .send_counts = split.send_counts,
+                                      .next_rows = to->rows,
+                                      .next_records = to->records,
+                                      .next_counts = counts_tensor(from->next_counts, members)};
+    Meeting meeting = route_meeting(route, hop, CALL_OF_DISPATCH_FINISH);
+    return host_move_route(table, from->record_rows, fanout, &split, fault) &&
+           host_move_dispatch(&meeting, &travel, true, fault);
+}
+
+// What was of use for the next stage alone. Rows of the first stage are the caller's.
+static void stage_drop(hep_route *route, uint32_t stage)
+{
+    Stage *of = &route->stages[stage];
+    if (stage > 0)
+        free(of->rows.data);
+    free(of->records.data);
+    of->rows.data = of->records.data = NULL;
+}
+
+static bool dispatch_begin(hep_route *route, Fault *fault)
+{
+    uint32_t hops = route->of->hop_count;
+    for (uint32_t hop = 0; hop < hops; hop++) {
+        if (!count_hop(route, hop, fault))
+            return false;
+        if (hop + 1 == hops)
+            break;
+        if (!stage_rows_make(route, hop + 1, fault) || !stage_records_make(route, hop + 1, fault) ||
+            !move_hop(route, hop, fault))
+            return false;
+        stage_drop(route, hop);
+    }
+    return true;
+}
+
+bool route_receive(hep_route *route, Tensor rows, Fault *fault)
+{
+    uint32_t last = route->of->hop_count;
+    Stage *end = &route->stages[last];
+    end->rows = rows;
+    if (last == 0) {
+        memcpy(rows.data, route->x.data, rows.rows * rows.cols * dtype_bytes(rows.dtype));
+        return true;
+    }
+    bool ok = stage_records_make(route, last, fault) && move_hop(route, last - 1, fault);
+    stage_drop(route, last - 1);
+    return ok;
+}
+
+// ---- routes ----------------------------------------------------------------------------------------
+
+static hep_route *route_make(hep_context *context, int layer, uint64_t tokens, int flags, Fault *fault)
+{
+    hep_route *route = calloc(1, sizeof(*route));
+    if (!route) {
+        fault_set(fault, FAULT_MEMORY, "out of memory for a route");
+        return NULL;
+    }
+    const Plan *plan = context->plan;
+    Layer *of = &context->layers[layer];
+    bool naive = plan->dispatch == DISPATCH_NAIVE && of->hop_count > 0; // else there is nobody to send copies to
+    *route = (hep_route){.context = context,
+                         .of = of,
+                         .layer = layer,
+                         .expanded = flags & HEP_EXPANDED,
+                         .tokens = tokens,
+                         .top_k = plan->model.top_k,
+                         .fanout = naive ? plan->model.top_k : 1,
+                         .per_row = naive ? 1 : plan->model.top_k};
+    atomic_init(&route->references, 1);
+    route->stages[0].record_rows = tokens * route->fanout;
+    return route;
+}
+
+void hep_route_keep(hep_route *route)
+{
+    if (route)
+        atomic_fetch_add(&route->references, 1);
+}
+
+void hep_route_free(hep_route *route)
+{
+    if (!route || atomic_fetch_sub(&route->references, 1) != 1)
+        return;
+    for (uint32_t s = 0; s <= LEVELS_MAX; s++) {
+        free(route->stages[s].send_counts);
+        free(route->stages[s].origin);
+        free(route->stages[s].records.data);
+        if (s > 0 && s < route->of->hop_count)
+            free(route->stages[s].rows.data);
+    }
+    route_expansion_free(route);
+    free(route);
+}
+
+static bool take_tokens(const hep_context *context, const hep_tensor *x, const hep_tensor *experts,
+                        const hep_tensor *weights, Tensor taken[2], Fault *fault)
+{
+    const ModelDims *model = &context->plan->model;
+    TensorShape of_x = {"x", -1, model->hidden, 1u << model->dtype};
+    if (!tensor_take(x, &of_x, &taken[0], fault))
+        return false;
+    TensorShape of_experts = {"experts", x->rows, model->top_k, INDICES},
+                of_weights = {"weights", x->rows, model->top_k, 1u << HEP_F32};
+    if (!tensor_check(experts, &of_experts, fault) || !tensor_take(weights, &of_weights, &taken[1], fault))
+        return false;
+    return (uint64_t)x->rows <= context->max_tokens ||
+           fault_set(fault, FAULT_USAGE, "%" PRId64 " tokens: the context was created for at most %" PRIu64, x->rows,
+                     context->max_tokens);
+}
+
+// A call of hep_dispatch.
+typedef struct {
+    const hep_tensor *x, *experts, *weights;
+    int layer, flags;
+} Dispatching;
+
+static bool dispatch(hep_context *context, const Dispatching *call, hep_route **route, Fault *fault)
+{
+    Tensor taken[2];
+    if (!context_layer(context, call->layer, fault) ||
+        !take_tokens(context, call->x, call->experts, call->weights, taken, fault))
+        return false;
+    if (call->flags & ~HEP_EXPANDED)
+        return fault_set(fault, FAULT_USAGE, "unknown flags %#x", (unsigned)call->flags);
+    hep_route *made = route_make(context, call->layer, (uint64_t)call->x->rows, call->flags, fault);
+    if (!made)
+        return false;
+    made->x = made->stages[0].rows = taken[0];
+    bool ok = check_experts(made, call->experts, fault) && stage_records_make(made, 0, fault);
+    if (ok) {
+        record_fill(made, call->experts, taken[1].data);
+        ok = dispatch_begin(made, fault) && (!made->expanded || route_expand(made, fault));
+    }
+    if (ok)
+        *route = made;
+    else
+        hep_route_free(made);
+    return ok;
+}
+
+// Many parameters because they are what a dispatch has: hep.h.
+hep_status hep_dispatch(hep_context *context, int layer, const hep_tensor *x, const hep_tensor *experts,
+                        const hep_tensor *weights, int flags, void *stream, hep_route **route)
+{
+    (void)stream;
+    hep_status status;
+    Fault fault = {0};
+    if (!context_enter(context, &status))
+        return status;
+    if (route)
+        *route = NULL;
+    Dispatching call = {.x = x, .experts = experts, .weights = weights, .layer = layer, .flags = flags};
+    bool ok = library_given(route, "route", &fault) && dispatch(context, &call, route, &fault);
+    return context_leave(context, ok, &fault);
+}
+
+// ---- what arrives ----------------------------------------------------------------------------------
+
+uint64_t route_rows(const hep_route *route)
+{
+    return route->expanded ? route->pair_count : route->stages[route->of->hop_count].record_rows;
+}
+
+static uint32_t route_records(const hep_route *route)
+{
+    return route->expanded ? 1 : route->per_row;
+}
+
+static void count_experts(const hep_route *route, int64_t *per_expert)
+{
+    const Stage *end = &route->stages[route->of->hop_count];
+    const Record *records = end->records.data;
+    memset(per_expert, 0, route->of->shares.block_experts * sizeof(*per_expert));
+    for (uint64_t i = 0; i < end->record_rows * route->per_row; i++)
+        if (records[i].expert >= 0 && route->of->map->slot_of_expert[records[i].expert] >= 0)
+            per_expert[route->of->map->slot_of_expert[records[i].expert]]++;
+}
+
+hep_status hep_route_rows(hep_route *route, int64_t *rows, int64_t *records, int64_t *per_expert)
+{
+    Fault fault = {0};
+    if (!library_given(route, "route", &fault))
+        return library_end(&fault);
+    if (rows)
+        *rows = (int64_t)route_rows(route);
+    if (records)
+        *records = route_records(route);
+    if (!per_expert)
+        return HEP_OK;
+    if (!route->stages[route->of->hop_count].records.data) {
+        fault_set(&fault, FAULT_MISMATCH,
+                  "rows of each expert are known after hep_dispatch_finish, or with HEP_EXPANDED");
+        return library_end(&fault);
+    }
+    count_experts(route, per_expert);
+    return HEP_OK;
+}
+
+// Records of the last stage as the caller takes them.
+static void give_records(const hep_route *route, const hep_tensor *experts, float *weights)
+{
+    const Record *records = route->stages[route->of->hop_count].records.data;
+    const int32_t *slots = route->of->map->slot_of_expert;
+    int64_t none = (int64_t)route->of->shares.block_experts;
+    for (uint64_t i = 0; i < route_rows(route) * route_records(route); i++) {
+        Record record = records[route->expanded ? route->pairs[i] : i];
+        int64_t slot = record.expert >= 0 ? slots[record.expert] : -1;
+        slot = slot < 0 ? none : slot;
+        if (experts->dtype == HEP_I64)
+            ((int64_t *)experts->data)[i] = slot;
+        else
+            ((int32_t *)experts->data)[i] = (int32_t)slot;
+        weights[i] = slot == none ? 0 : record.weight;
+    }
+}
+
+static bool finish(hep_route *route, const hep_tensor *x, const hep_tensor *experts, const hep_tensor *weights,
+                   Fault *fault)
+{
+    const ModelDims *model = &route->context->plan->model;
+    int64_t rows = (int64_t)route_rows(route);
+    TensorShape of_x = {"x", rows, model->hidden, 1u << model->dtype},
+                of_experts = {"experts", rows, route_records(route), INDICES},
+                of_weights = {"weights", rows, route_records(route), 1u << HEP_F32};
+    Tensor to, to_weights;
+    if (route->finished)
+        return fault_set(fault, FAULT_MISMATCH, "hep_dispatch_finish was called for this route before");
+    if (!tensor_take(x, &of_x, &to, fault) || !tensor_check(experts, &of_experts, fault) ||
+        !tensor_take(weights, &of_weights, &to_weights, fault))
+        return false;
+    if (route->expanded)
+        route_give_expanded(route, to);
+    else if (!route_receive(route, to, fault))
+        return false;
+    route->finished = true;
+    give_records(route, experts, to_weights.data);
+    return true;
+}
+
+hep_status hep_dispatch_finish(hep_route *route, const hep_tensor *x, const hep_tensor *experts,
+                               const hep_tensor *weights, void *stream)
+{
+    (void)stream;
+    hep_status status;
+    Fault fault = {0};
+    if (!library_given(route, "route", &fault))
+        return library_end(&fault);
+    if (!context_enter(route->context, &status))
+        return status;
+    return context_leave(route->context, finish(route, x, experts, weights, &fault), &fault);
+}

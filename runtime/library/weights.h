@@ -1,0 +1,31 @@
+// Shares of weights, gathered over levels and returned: where they lie among those gathered, and how they move. No
+// threads here: experts.c decides when, dense.c waits.
+#ifndef HEP_LIBRARY_WEIGHTS_H
+#define HEP_LIBRARY_WEIGHTS_H
+
+#include "runtime/library/context.h"
+
+// A bundle's tensors as shares: [rows] of each tensor are one member's, and lie one member's after another's, outermost
+// level fastest. Each tensor [members of all levels x rows][cols].
+typedef struct {
+    uint32_t tensor_count;
+    Tensor tensors[PARAMETERS_MAX];
+    uint64_t rows, slot; // of a share; the own share's number
+    uint32_t crossing_count;
+    const Crossing *crossings; // outermost first
+    CommCall call;
+    int32_t *counts; // [2][ranks], scratch
+    Pool *pool;
+} Shares;
+
+// The own shares are in their places, or, from crossing `first` on, what came over the ones before it.
+bool shares_gather(const Shares *shares, uint32_t first, Fault *fault) MUST_CHECK;
+// The sums of own shares are in their places; what else is there is of no use.
+bool shares_return(const Shares *shares, Fault *fault) MUST_CHECK;
+// Shares that crossings before `end` have put together, around the own one: the first, and how many.
+void shares_block(const Shares *shares, uint32_t end, uint64_t *first, uint64_t *count);
+
+// to += scale x from, elements of any floating dtypes.
+void weights_add(Tensor from, double scale, Tensor to);
+
+#endif

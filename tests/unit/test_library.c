@@ -1,0 +1,333 @@
+// libhep with ranks that are threads: results, gradients and bytes of MoE layers under plans of many shapes, against
+// the same layers in one place; gathers, returns, dense bundles; and callers that do what they should not. builds: dev
+// seconds: 5
+#include "moe_client.h"
+
+#include <pthread.h>
+
+#include "compiled.h"
+#include "ir/binary.h"
+
+static const char *const description =
+    "cluster c { level dc { count = 2  bandwidth = 1 Gbit/s  latency = 1 ms }\n"
+    "            level gpu { count = 4  bandwidth = 10 Gbit/s  latency = 10 us }\n"
+    "            device { compute = 1 TFLOP/s  memory = 8 GB  memory_bandwidth = 100 GB/s } }\n"
+    "model m { layers = 2  hidden = 16  heads = 2  vocabulary = 64  sequence = 8  batch = 1  dtype = f32\n"
+    "          moe { experts = %d  top_k = 2  inner = 8  activation = gelu } }\n"
+    "plan { pass = %s  dispatch = %s  micro_batches = %d }\n";
+
+enum { HIDDEN = 16, INNER = 8, RANKS = 8, LAYERS = 2, ELEMENTS = HIDDEN * INNER };
+
+static hep_plan *plan_make(const MoeCase *of, const char *domain)
+{
+    char text[1024];
+    snprintf(text, sizeof(text), description, of->experts, of->training ? "training" : "forward",
+             of->naive ? "naive" : "dedup", of->micro_batches);
+    Compiled compiled = compiled_from(text, domain);
+    uint8_t *bytes;
+    size_t length;
+    Fault fault = {0};
+    cr_assert(plan_encode(compiled.plan, &bytes, &length, &fault), "%s", fault.message);
+    hep_plan *plan;
+    cr_assert_eq(hep_plan_parse(bytes, length, &plan), HEP_OK);
+    free(bytes);
+    compiled_free(&compiled);
+    return plan;
+}
+
+// ---- one rank --------------------------------------------------------------------------------------
+
+typedef struct {
+    MoeRank rank; // first
+    hep_plan *plan;
+    hep_comm *comm;
+    MoeLayer layers[LAYERS];
+    MoeAnswer answers[LAYERS][4];
+    double *dup[LAYERS], *ddown[LAYERS]; // of all ranks together, [experts][ELEMENTS]
+    hep_traffic traffic[2];
+} Worker;
+
+static bool bind_layer(Worker *worker, int index)
+{
+    const MoeCase *of = worker->rank.of;
+    MoeLayer *layer = &worker->layers[index];
+    int first;
+    int64_t owned, count;
+    hep_layer facts = {.struct_bytes = sizeof(facts)};
+    cr_assert_eq(hep_plan_layer(worker->plan, index, &facts), HEP_OK);
+    cr_assert_eq(hep_plan_held(worker->plan, index, worker->rank.rank, &first, &layer->gathered), HEP_OK);
+    cr_assert_eq(hep_plan_owned(worker->plan, index, worker->rank.rank, &owned, &count), HEP_OK);
+    cr_assert_eq(layer->gathered, facts.gathered);
+    layer->own = facts.own;
+    int64_t rows = facts.own ? facts.own : 1, cols = facts.own ? ELEMENTS : facts.own_elements;
+    hep_tensor own[MOE_PARAMETERS], grads[MOE_PARAMETERS], full[MOE_PARAMETERS];
+    for (int p = 0; p < MOE_PARAMETERS; p++) {
+        layer->mine[p] = calloc((size_t)(rows * cols), sizeof(float));
+        layer->grads[p] = calloc((size_t)(rows * cols), sizeof(float));
+        layer->full[p] = malloc((size_t)layer->gathered * ELEMENTS * sizeof(float));
+        memset(layer->full[p], 0xff, (size_t)layer->gathered * ELEMENTS * sizeof(float));
+        layer->dfull[p] = calloc((size_t)layer->gathered * ELEMENTS, sizeof(double));
+        layer->sent[p] = malloc((size_t)layer->gathered * ELEMENTS * sizeof(float));
+        own[p] = moe_tensor(layer->mine[p], rows, cols, HEP_F32);
+        grads[p] = moe_tensor(layer->grads[p], rows, cols, HEP_F32);
+        full[p] = moe_tensor(layer->full[p], layer->gathered, ELEMENTS, HEP_F32);
+    }
+    for (int64_t i = 0; i < count; i++) { // of experts laid one after another, [up][down] each
+        int64_t expert = (owned + i) / (2 * ELEMENTS), at = (owned + i) % (2 * ELEMENTS);
+        float weight = moe_weight(at >= ELEMENTS, index, (int)expert, (int)(at % ELEMENTS));
+        if (facts.own)
+            layer->mine[at >= ELEMENTS][(expert - owned / (2 * ELEMENTS)) * ELEMENTS + at % ELEMENTS] = weight;
+        else
+            layer->mine[0][i] = weight;
+    }
+    return moe_ok(&worker->rank,
+                  hep_bind(worker->rank.context, index, MOE_PARAMETERS, own, of->training ? grads : NULL, full),
+                  "bind");
+}
+
+static bool check_gathered(Worker *worker, int index)
+{
+    const MoeLayer *layer = &worker->layers[index];
+    int first, count;
+    cr_assert_eq(hep_plan_held(worker->plan, index, worker->rank.rank, &first, &count), HEP_OK);
+    for (int e = 0; e < count; e++)
+        for (int p = 0; p < MOE_PARAMETERS; p++)
+            for (int i = 0; i < ELEMENTS; i++)
+                if (layer->full[p][e * ELEMENTS + i] != moe_weight(p, index, first + e, i)) {
+                    snprintf(worker->rank.problem, sizeof(worker->rank.problem),
+                             "rank %d, layer %d: expert %d has a wrong weight", worker->rank.rank, index, first + e);
+                    return false;
+                }
+    return true;
+}
+
+static bool forward(Worker *worker, int micro, MoeRows rows[LAYERS])
+{
+    MoeRank *rank = &worker->rank;
+    for (int k = 0; k < LAYERS; k++) {
+        if (!moe_ok(rank, hep_gathered(rank->context, k, 0, NULL), "gathered") || !check_gathered(worker, k) ||
+            !moe_layer_forward(rank, k, micro, &worker->layers[k], &worker->answers[k][micro], &rows[k]))
+            return false;
+        if (micro + 1 == rank->of->micro_batches && !moe_ok(rank, hep_used(rank->context, k, 0, NULL), "used"))
+            return false;
+    }
+    return true;
+}
+
+static const double scale = 0.25;
+
+static bool backward(Worker *worker, MoeRows rows[][LAYERS])
+{
+    MoeRank *rank = &worker->rank;
+    if (!moe_ok(rank, hep_begin(rank->context, HEP_BACKWARD, NULL), "begin backward"))
+        return false;
+    for (int k = LAYERS; k-- > 0;) {
+        MoeLayer *layer = &worker->layers[k];
+        if (!moe_ok(rank, hep_gathered(rank->context, k, HEP_BACKWARD, NULL), "gathered") || !check_gathered(worker, k))
+            return false;
+        for (int micro = 0; micro < rank->of->micro_batches; micro++)
+            if (!moe_layer_backward(rank, k, micro, layer, &worker->answers[k][micro], &rows[micro][k]))
+                return false;
+        hep_tensor sent[MOE_PARAMETERS];
+        for (int p = 0; p < MOE_PARAMETERS; p++) {
+            for (int i = 0; i < layer->gathered * ELEMENTS; i++)
+                layer->sent[p][i] = (float)layer->dfull[p][i];
+            sent[p] = moe_tensor(layer->sent[p], layer->gathered, ELEMENTS, HEP_F32);
+        }
+        if (!moe_ok(rank, hep_used(rank->context, k, HEP_BACKWARD, NULL), "used") ||
+            !moe_ok(rank, hep_return(rank->context, k, MOE_PARAMETERS, sent, scale, NULL), "return"))
+            return false;
+    }
+    return moe_ok(rank, hep_finish(rank->context, NULL), "finish");
+}
+
+static bool check_gradients(Worker *worker, int index)
+{
+    const MoeLayer *layer = &worker->layers[index];
+    int64_t owned, count;
+    cr_assert_eq(hep_plan_owned(worker->plan, index, worker->rank.rank, &owned, &count), HEP_OK);
+    double *expected = calloc((size_t)count + 1, sizeof(*expected));
+    float *is = calloc((size_t)count + 1, sizeof(*is));
+    for (int64_t i = 0; i < count; i++) {
+        int64_t expert = (owned + i) / (2 * ELEMENTS), at = (owned + i) % (2 * ELEMENTS);
+        const double *of = at >= ELEMENTS ? worker->ddown[index] : worker->dup[index];
+        expected[i] = scale * of[expert * ELEMENTS + at % ELEMENTS];
+        is[i] = layer->own ? layer->grads[at >= ELEMENTS][(expert - owned / (2 * ELEMENTS)) * ELEMENTS + at % ELEMENTS]
+                           : layer->grads[0][i];
+    }
+    bool ok = moe_equal(&worker->rank, "an expert's gradient", is, expected, count);
+    free(expected);
+    free(is);
+    return ok;
+}
+
+static bool iteration(Worker *worker)
+{
+    MoeRank *rank = &worker->rank;
+    MoeRows rows[4][LAYERS] = {0};
+    bool ok = moe_ok(rank, hep_begin(rank->context, 0, NULL), "begin");
+    for (int micro = 0; micro < rank->of->micro_batches && ok; micro++)
+        ok = forward(worker, micro, rows[micro]);
+    if (ok && rank->of->training) {
+        ok = backward(worker, rows);
+        for (int k = 0; k < LAYERS && ok; k++)
+            ok = check_gradients(worker, k);
+    }
+    for (int micro = 0; micro < 4; micro++)
+        for (int k = 0; k < LAYERS; k++)
+            moe_rows_free(&rows[micro][k]);
+    return ok;
+}
+
+static void *worker_run(void *argument)
+{
+    Worker *worker = argument;
+    MoeRank *rank = &worker->rank;
+    hep_options options = {.struct_bytes = sizeof(options), .max_tokens = MOE_TOKENS_MAX};
+    bool ok = moe_ok(rank, hep_create(worker->plan, worker->comm, &options, &rank->context), "create");
+    for (int k = 0; k < LAYERS && ok; k++)
+        ok = bind_layer(worker, k);
+    ok = ok && iteration(worker);
+    worker->traffic[0].struct_bytes = sizeof(worker->traffic[0]);
+    if (ok)
+        ok = moe_ok(rank, hep_count(rank->context, worker->traffic, NULL, 1), "count");
+    hep_destroy(rank->context);
+    hep_comm_free(worker->comm);
+    return NULL;
+}
+
+static void worker_free(Worker *worker)
+{
+    for (int k = 0; k < LAYERS; k++)
+        for (int p = 0; p < MOE_PARAMETERS; p++) {
+            free(worker->layers[k].mine[p]);
+            free(worker->layers[k].full[p]);
+            free(worker->layers[k].grads[p]);
+            free(worker->layers[k].dfull[p]);
+            free(worker->layers[k].sent[p]);
+        }
+}
+
+// ---- all ranks -------------------------------------------------------------------------------------
+
+// Rows that a rank sends in a dispatch come back in a combine, sent by others: a pair of exchanges sends what the rank
+// sends and what it receives. Over all ranks both are the same.
+static void check_traffic(const MoeCase *of, const Worker workers[])
+{
+    int pairs = of->training ? 2 : 1, per_row = of->naive ? 1 : of->top_k;
+    for (int l = 0; l < of->levels; l++) {
+        double rows = 0, messages = 0, exchange = 0, routing = 0;
+        for (int r = 0; r < RANKS; r++) {
+            exchange += workers[r].traffic[l].exchange;
+            routing += workers[r].traffic[l].routing;
+            for (int k = 0; k < LAYERS; k++)
+                for (int micro = 0; micro < of->micro_batches; micro++) {
+                    MoeSent sent = moe_sent(of, k, micro, r);
+                    rows += (double)sent.rows[l];
+                    messages += (double)sent.messages[l];
+                }
+        }
+        cr_assert_eq(exchange, rows * 2 * pairs * HIDDEN * 4, "level %d: %g bytes of rows, not %g", l, exchange,
+                     rows * 2 * pairs * HIDDEN * 4);
+        // Out: 8 bytes a record, 4 a message; back: gradients of gate weights, and counts once more.
+        double expected = rows * per_row * 8 + messages * 4 + (of->training ? messages * 4 + rows * per_row * 4 : 0);
+        cr_assert_eq(routing, expected, "level %d: %g bytes of routing, not %g", l, routing, expected);
+    }
+}
+
+// Every rank sends its share, and what outer levels brought of others', to the other members of a level.
+static void check_weights(const MoeCase *of, const hep_plan *plan, const Worker *worker)
+{
+    double share = (double)of->experts / RANKS * 2 * ELEMENTS * sizeof(float), together = 1;
+    for (int l = 0; l < of->levels; l++) {
+        hep_traffic planned = {.struct_bytes = sizeof(planned)};
+        double expected = LAYERS * share * together * (of->domain[l] - 1);
+        cr_assert_eq(hep_plan_traffic(plan, l, &planned), HEP_OK);
+        cr_assert_eq(worker->traffic[l].gather, expected, "level %d: %g bytes of experts, not %g", l,
+                     worker->traffic[l].gather, expected);
+        cr_assert_eq(worker->traffic[l].reduce, of->training ? expected : 0);
+        cr_assert_float_eq(planned.gather, expected, 1e-6 * expected);
+        cr_assert_float_eq(planned.reduce, of->training ? expected : 0, 1e-6 * expected);
+        together *= of->domain[l];
+    }
+}
+
+static void run_case(const MoeCase *of, const char *domain)
+{
+    hep_plan *plan = plan_make(of, domain);
+    hep_comm *comms[RANKS];
+    static Worker workers[RANKS];
+    pthread_t threads[RANKS];
+    hep_comm_options options = {.struct_bytes = sizeof(options), .device = -1, .timeout_s = 20};
+    double *dup[LAYERS], *ddown[LAYERS];
+    memset(workers, 0, sizeof(workers));
+    cr_assert_eq(hep_comm_threads(RANKS, &options, comms), HEP_OK);
+    for (int k = 0; k < LAYERS; k++) {
+        dup[k] = calloc((size_t)of->experts * ELEMENTS, sizeof(double));
+        ddown[k] = calloc((size_t)of->experts * ELEMENTS, sizeof(double));
+    }
+    for (int r = 0; r < RANKS; r++) {
+        workers[r] = (Worker){.rank = {.of = of, .rank = r}, .plan = plan, .comm = comms[r]};
+        for (int k = 0; k < LAYERS; k++) {
+            workers[r].dup[k] = dup[k];
+            workers[r].ddown[k] = ddown[k];
+            for (int micro = 0; micro < of->micro_batches; micro++)
+                workers[r].answers[k][micro] = moe_answer(of, k, micro, r, dup[k], ddown[k]);
+        }
+    }
+    for (int r = 0; r < RANKS; r++)
+        pthread_create(&threads[r], NULL, worker_run, &workers[r]);
+    for (int r = 0; r < RANKS; r++)
+        pthread_join(threads[r], NULL);
+    for (int r = 0; r < RANKS; r++)
+        cr_assert(!workers[r].rank.problem[0], "%s, %s: %s", domain, of->naive ? "naive" : "dedup",
+                  workers[r].rank.problem);
+    check_traffic(of, workers);
+    for (int r = 0; r < RANKS; r++) {
+        check_weights(of, plan, &workers[r]);
+        worker_free(&workers[r]);
+        for (int k = 0; k < LAYERS; k++)
+            for (int micro = 0; micro < of->micro_batches; micro++)
+                moe_answer_free(&workers[r].answers[k][micro]);
+    }
+    for (int k = 0; k < LAYERS; k++) {
+        free(dup[k]);
+        free(ddown[k]);
+    }
+    hep_plan_free(plan);
+}
+
+static const int some_tokens[RANKS] = {5, 0, 7, 3, 16, 1, 0, 8};
+static const struct {
+    const char *text;
+    int domain[2];
+} domains[] = {{"dc=1,gpu=1", {1, 1}}, {"dc=2,gpu=1", {2, 1}}, {"dc=1,gpu=4", {1, 4}},
+               {"dc=2,gpu=2", {2, 2}}, {"dc=1,gpu=2", {1, 2}}, {"dc=2,gpu=4", {2, 4}}};
+
+static MoeCase case_of(size_t domain)
+{
+    return (MoeCase){.levels = 2,
+                     .counts = {2, 4},
+                     .domain = {domains[domain].domain[0], domains[domain].domain[1]},
+                     .layers = LAYERS,
+                     .hidden = HIDDEN,
+                     .inner = INNER,
+                     .experts = 16,
+                     .top_k = 2,
+                     .micro_batches = 2,
+                     .training = true,
+                     .tokens = some_tokens,
+                     .tolerance = 1e-5};
+}
+
+Test(library, layers_compute_what_they_do_in_one_place)
+{
+    for (size_t d = 0; d < COUNT_OF(domains); d++)
+        for (int kind = 0; kind < 4; kind++) {
+            MoeCase of = case_of(d);
+            of.naive = kind % 2;
+            of.expanded = kind / 2;
+            of.wide_indices = kind == 1 || kind == 2;
+            run_case(&of, domains[d].text);
+        }
+}
