@@ -62,10 +62,27 @@ bool context_enter(hep_context *context, hep_status *status)
     return false;
 }
 
+void context_tell(hep_context *context, uint32_t streams)
+{
+    const LinkOps *ops = context->link.handle->ops;
+    bool of_caller = streams & CALLER_STREAMS;
+    if (ops->tell && context->comm && atomic_load(&context->failed))
+        ops->tell(context->comm, streams, context->ahead, of_caller ? context->ahead_count : 0);
+}
+
+void context_expect(hep_context *context, const Layer *layer, bool back)
+{
+    context->ahead_count = layer->hop_count;
+    for (uint32_t h = 0; h < layer->hop_count; h++)
+        context->ahead[back ? layer->hop_count - 1 - h : h] = layer->hops[h].meeting.channel;
+}
+
 hep_status context_leave(hep_context *context, bool ok, Fault *fault)
 {
     if (!ok)
         context_fail(context, fault);
+    context_tell(context, context->threads_run ? CALLER_STREAMS : ALL_STREAMS);
+    context->ahead_count = 0;
     atomic_store(&context->busy, false);
     return atomic_load(&context->failed) ? status_of(context) : HEP_OK;
 }
@@ -98,6 +115,10 @@ void hep_abort(hep_context *context, const char *why)
     Fault fault = {0};
     fault_set(&fault, FAULT_INTERRUPTED, "%s", why ? why : "the caller aborted");
     context_fail(context, &fault);
+    if (atomic_exchange(&context->busy, true))
+        return; // the call under way tells
+    context_tell(context, context->threads_run ? CALLER_STREAMS : ALL_STREAMS);
+    atomic_store(&context->busy, false);
 }
 
 int hep_rank(const hep_context *context)
@@ -171,11 +192,16 @@ static bool open_hop(hep_context *context, uint32_t layer, uint32_t level, Fault
     return true;
 }
 
-static bool open_crossing(const hep_context *context, uint32_t level, uint32_t domain, Crossing *crossing, Fault *fault)
+// Of experts, which two threads of the context move; of dense weights, moved by the caller's alone.
+static bool open_crossing(const hep_context *context, uint32_t level, uint32_t domain, bool dense, Crossing *crossing,
+                          Fault *fault)
 {
     *crossing = (Crossing){.level = level};
-    if (!open_channel(context, GROUP_GATHER, level, domain, STREAM_MIGRATE, &crossing->gather, fault) ||
-        !open_channel(context, GROUP_GATHER, level, domain, STREAM_SYNC, &crossing->home, fault))
+    Stream stream = dense ? STREAM_EXCHANGE : STREAM_MIGRATE;
+    if (!open_channel(context, GROUP_GATHER, level, domain, stream, &crossing->gather, fault))
+        return false;
+    crossing->home = crossing->gather;
+    if (!dense && !open_channel(context, GROUP_GATHER, level, domain, STREAM_SYNC, &crossing->home, fault))
         return false;
     crossing->members = crossing->gather.place.members;
     crossing->own = crossing->gather.place.own;
@@ -193,7 +219,7 @@ static bool open_gather(hep_context *context, uint32_t layer, uint32_t level, Fa
             if (other->level == level && other->members == domain)
                 *crossing = *other;
         }
-    return crossing->members || open_crossing(context, level, domain, crossing, fault);
+    return crossing->members || open_crossing(context, level, domain, false, crossing, fault);
 }
 
 static bool open_layer(hep_context *context, uint32_t index, Fault *fault)
@@ -218,10 +244,11 @@ static bool open_layer(hep_context *context, uint32_t index, Fault *fault)
 static bool open_dense(hep_context *context, Fault *fault)
 {
     const Cluster *cluster = &context->plan->cluster;
-    for (uint32_t l = 0; l < cluster->level_count; l++)
-        if (cluster->levels[l].count > 1 &&
-            !open_crossing(context, l, cluster->levels[l].count, &context->dense[context->dense_count++], fault))
+    for (uint32_t l = 0; l < cluster->level_count; l++) {
+        uint32_t count = cluster->levels[l].count;
+        if (count > 1 && !open_crossing(context, l, count, true, &context->dense[context->dense_count++], fault))
             return false;
+    }
     return true;
 }
 
@@ -240,7 +267,7 @@ static bool agree(hep_context *context, Fault *fault)
     Meeting meeting = {.comm = context->comm,
                        .place = {.own = (uint32_t)context->rank, .members = (uint32_t)ranks},
                        .call = {.purpose = CALL_OF_CREATE, .layer = NONE}};
-    context->world = meeting.channel = context->comm->ops->open(context->comm, &world, STREAM_COMPUTE, fault);
+    context->world = meeting.channel = context->comm->ops->open(context->comm, &world, STREAM_EXCHANGE, fault);
     all[context->rank] = (Terms){.digest = context->handle->digest, .max_tokens = context->max_tokens, .abi = HEP_ABI};
     Terms own = all[context->rank];
     MovedShards terms = {.count = 1,
@@ -323,8 +350,11 @@ static hep_context *context_make(const hep_plan *plan, hep_comm *comm, uint64_t 
         return context;
     if (fault->rank < 0)
         fault->rank = (int64_t)context->rank;
-    if (context->comm)
+    if (context->comm) {
         context->comm->ops->abort(context->comm, fault);
+        atomic_store(&context->failed, true);
+        context_tell(context, ALL_STREAMS);
+    }
     context_free(context);
     return NULL;
 }

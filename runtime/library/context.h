@@ -23,7 +23,7 @@ typedef struct {
 // A level that weights cross: shards of the outer levels lie together.
 typedef struct {
     uint32_t level, members, own;
-    Meeting gather, home;
+    Meeting gather, home; // dense: the same
 } Crossing;
 
 typedef enum {
@@ -82,6 +82,10 @@ struct hep_context {
     int world;       // channel of everybody
     int32_t *counts; // [2][ranks], of the caller's thread
 
+    // Channels that the call under way meets others on, in order: where they find out if it fails.
+    int ahead[LEVELS_MAX];
+    uint32_t ahead_count;
+
     atomic_bool busy;
     atomic_bool failed;
     pthread_mutex_t mutex; // guards what follows, and layers' states
@@ -93,6 +97,7 @@ struct hep_context {
     uint32_t queue_first, queue_end, passes;
     uint32_t in_use; // layers whose slot is taken
     bool unlimited;  // slots, in this pass
+    bool keeps;      // nothing is dropped after its use
     bool backward;
     ReturnJob *returns, **returns_end;
     uint32_t returning;
@@ -109,6 +114,12 @@ bool context_enter(hep_context *context, hep_status *status) MUST_CHECK;
 hep_status context_leave(hep_context *context, bool ok, Fault *fault);
 // The context fails, by a thread that is inside no public function.
 void context_fail(hep_context *context, const Fault *fault);
+// Tells ranks that wait for this one on channels of these streams (bits), once the context has failed: those of the
+// calling thread.
+enum { CALLER_STREAMS = 1u << STREAM_EXCHANGE, ALL_STREAMS = (1u << STREAM_COUNT) - 1 };
+void context_tell(hep_context *context, uint32_t streams);
+// The call under way meets others on the layer's hops, first to last or `back`.
+void context_expect(hep_context *context, const Layer *layer, bool back);
 Layer *context_layer(hep_context *context, int layer, Fault *fault) MUST_CHECK;
 
 // At least `bytes`; NULL and a fault when there are none.

@@ -138,6 +138,7 @@ static void *gatherer_run(void *argument)
             gather_next(context);
     }
     pthread_mutex_unlock(&context->mutex);
+    context_tell(context, 1u << STREAM_MIGRATE);
     return NULL;
 }
 
@@ -164,7 +165,8 @@ static void queue_layers(hep_context *context, int flags)
 {
     uint32_t count = context->plan->choice_count;
     context->backward = flags & HEP_BACKWARD;
-    context->unlimited = context->plan->replica_slots == 0 || flags & HEP_NO_REGATHER;
+    context->keeps = flags & HEP_NO_REGATHER;
+    context->unlimited = context->plan->replica_slots == 0 || context->keeps;
     context->queue_first = context->queue_end = context->in_use = 0;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t k = context->backward ? count - 1 - i : i;
@@ -272,7 +274,7 @@ static bool release(hep_context *context, int index, int flags, Fault *fault)
         return fault_set(fault, FAULT_MISMATCH, "hep_used of layer %d without hep_gathered", index);
     bool drops = context->plan->pass == PASS_TRAINING ? layer->choice->regather : context->plan->replica_slots > 0;
     layer->state = EXPERTS_USED;
-    layer->present = !drops || context->unlimited || flags & HEP_NO_REGATHER;
+    layer->present = !drops || context->keeps || flags & HEP_NO_REGATHER;
     if (context->in_use > 0)
         context->in_use--;
     return true;
@@ -326,6 +328,7 @@ static void *returner_run(void *argument)
             pthread_cond_wait(&context->changed, &context->mutex);
     }
     pthread_mutex_unlock(&context->mutex);
+    context_tell(context, 1u << STREAM_SYNC);
     return NULL;
 }
 

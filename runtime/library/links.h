@@ -10,6 +10,9 @@ typedef struct {
     Comm *(*join)(hep_comm *handle, const hep_plan *plan, void **state, Fault *fault);
     // Instead of joining: ranks that join get the fault. NULL: they find out that this one does not come.
     void (*refuse)(hep_comm *handle, const Fault *fault);
+    // A rank that has failed tells those that it would have met, on its channels of the streams (bits), `first` those
+    // it would have come to first. Blocks until they come there, or their time is up. NULL: abort has done so.
+    void (*tell)(Comm *comm, uint32_t streams, const int *first, uint32_t count);
     // The context's threads are through.
     void (*leave)(hep_comm *handle, Comm *comm, void *state);
     void (*destroy)(hep_comm *handle);

@@ -22,19 +22,6 @@ int hep_has_mpi(void)
     return 0;
 }
 
-hep_status hep_comm_carrier(int rank, int ranks, const hep_carrier *carrier, void *user,
-                            const hep_comm_options *options, hep_comm **comm)
-{
-    (void)rank;
-    (void)ranks;
-    (void)carrier;
-    (void)user;
-    (void)options;
-    if (comm)
-        *comm = NULL;
-    return pending("hep_comm_carrier");
-}
-
 hep_status hep_nccl_id(uint8_t id[128])
 {
     (void)id;

@@ -142,6 +142,7 @@ hep_status hep_combine(hep_route *route, const hep_tensor *results, const hep_te
         return library_end(&fault);
     if (!context_enter(route->context, &status))
         return status;
+    context_expect(route->context, route->of, true);
     bool ok = run_combine(route, results, out, &scrap, &fault);
     scrap_free(&scrap);
     return context_leave(route->context, ok, &fault);
@@ -210,6 +211,7 @@ hep_status hep_combine_backward(hep_route *route, const hep_tensor *dout, const 
         return library_end(&fault);
     if (!context_enter(route->context, &status))
         return status;
+    context_expect(route->context, route->of, false);
     bool ok = check_training(route, &fault) && run_combine_backward(route, dout, dresults, &scrap, &fault);
     scrap_free(&scrap);
     return context_leave(route->context, ok, &fault);
@@ -311,6 +313,7 @@ hep_status hep_dispatch_backward(hep_route *route, const hep_tensor *dx, const h
         return library_end(&fault);
     if (!context_enter(route->context, &status))
         return status;
+    context_expect(route->context, route->of, true);
     bool ok = check_training(route, &fault) && run_dispatch_backward(route, &call, &scrap, &fault);
     scrap_free(&scrap);
     return context_leave(route->context, ok, &fault);

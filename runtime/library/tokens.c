@@ -248,8 +248,11 @@ typedef struct {
 static bool dispatch(hep_context *context, const Dispatching *call, hep_route **route, Fault *fault)
 {
     Tensor taken[2];
-    if (!context_layer(context, call->layer, fault) ||
-        !take_tokens(context, call->x, call->experts, call->weights, taken, fault))
+    const Layer *layer = context_layer(context, call->layer, fault);
+    if (!layer)
+        return false;
+    context_expect(context, layer, false);
+    if (!take_tokens(context, call->x, call->experts, call->weights, taken, fault))
         return false;
     if (call->flags & ~HEP_EXPANDED)
         return fault_set(fault, FAULT_USAGE, "unknown flags %#x", (unsigned)call->flags);
@@ -378,5 +381,6 @@ hep_status hep_dispatch_finish(hep_route *route, const hep_tensor *x, const hep_
         return library_end(&fault);
     if (!context_enter(route->context, &status))
         return status;
+    context_expect(route->context, route->of, true); // the last hop
     return context_leave(route->context, finish(route, x, experts, weights, &fault), &fault);
 }

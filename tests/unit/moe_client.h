@@ -24,6 +24,7 @@ enum {
 typedef struct {
     int levels, counts[MOE_LEVELS], domain[MOE_LEVELS]; // outermost first
     int layers, hidden, inner, experts, top_k, micro_batches;
+    int once, replica_levels; // levels that are gathered once, outermost first; that are not gathered
     bool training, naive, expanded, wide_indices; // i64
     const int *tokens;                            // [ranks]
     double tolerance;

@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "compiled.h"
+#include "hub.h"
 #include "ir/binary.h"
 
 static const char *const description =
@@ -14,16 +15,20 @@ static const char *const description =
     "            device { compute = 1 TFLOP/s  memory = 8 GB  memory_bandwidth = 100 GB/s } }\n"
     "model m { layers = 2  hidden = 16  heads = 2  vocabulary = 64  sequence = 8  batch = 1  dtype = f32\n"
     "          moe { experts = %d  top_k = 2  inner = 8  activation = gelu } }\n"
-    "plan { pass = %s  dispatch = %s  micro_batches = %d }\n";
+    "plan { pass = %s  dispatch = %s %s }\n";
 
 enum { HIDDEN = 16, INNER = 8, RANKS = 8, LAYERS = 2, ELEMENTS = HIDDEN * INNER };
 
+static uint32_t prefetch = PREFETCH_UNLIMITED;
+
 static hep_plan *plan_make(const MoeCase *of, const char *domain)
 {
-    char text[1024];
+    char text[1024], micro_batches[40] = "";
+    if (of->training)
+        snprintf(micro_batches, sizeof(micro_batches), "micro_batches = %d", of->micro_batches);
     snprintf(text, sizeof(text), description, of->experts, of->training ? "training" : "forward",
-             of->naive ? "naive" : "dedup", of->micro_batches);
-    Compiled compiled = compiled_from(text, domain);
+             of->naive ? "naive" : "dedup", micro_batches);
+    Compiled compiled = compiled_with(text, domain, prefetch);
     uint8_t *bytes;
     size_t length;
     Fault fault = {0};
@@ -235,33 +240,72 @@ static void check_traffic(const MoeCase *of, const Worker workers[])
     }
 }
 
-// Every rank sends its share, and what outer levels brought of others', to the other members of a level.
+// Every rank sends its share, and what outer levels brought of others', to the other members of a level; once more in
+// the backward pass over levels that are gathered `again`. Replica levels, the first ones, are not crossed.
 static void check_weights(const MoeCase *of, const hep_plan *plan, const Worker *worker)
 {
-    double share = (double)of->experts / RANKS * 2 * ELEMENTS * sizeof(float), together = 1;
+    int owners = RANKS;
+    for (int l = 0; l < of->replica_levels; l++)
+        owners /= of->counts[l];
+    double share = (double)of->experts / owners * 2 * ELEMENTS * sizeof(float), together = 1;
     for (int l = 0; l < of->levels; l++) {
         hep_traffic planned = {.struct_bytes = sizeof(planned)};
-        double expected = LAYERS * share * together * (of->domain[l] - 1);
+        bool crossed = l >= of->replica_levels;
+        double once = crossed ? LAYERS * share * together * (of->domain[l] - 1) : 0;
+        double gathered = l >= of->once ? 2 * once : once;
         cr_assert_eq(hep_plan_traffic(plan, l, &planned), HEP_OK);
-        cr_assert_eq(worker->traffic[l].gather, expected, "level %d: %g bytes of experts, not %g", l,
-                     worker->traffic[l].gather, expected);
-        cr_assert_eq(worker->traffic[l].reduce, of->training ? expected : 0);
-        cr_assert_float_eq(planned.gather, expected, 1e-6 * expected);
-        cr_assert_float_eq(planned.reduce, of->training ? expected : 0, 1e-6 * expected);
-        together *= of->domain[l];
+        cr_assert_eq(worker->traffic[l].gather, gathered, "level %d: %g bytes of experts, not %g", l,
+                     worker->traffic[l].gather, gathered);
+        cr_assert_eq(worker->traffic[l].reduce, of->training ? once : 0);
+        cr_assert_float_eq(planned.gather, gathered, 1e-6 * gathered, "level %d: %g planned", l, planned.gather);
+        cr_assert_float_eq(planned.reduce, of->training ? once : 0, 1e-6 * once);
+        together *= crossed ? of->domain[l] : 1;
     }
 }
 
-static void run_case(const MoeCase *of, const char *domain)
+typedef enum {
+    OVER_THREADS,
+    OVER_HUB,
+    OVER_HUB_GATHERING,
+    OVER_HUB_UNCHECKED,
+    OVER_HUB_IN_ONE_THREAD,
+    OVER_COUNT
+} Over;
+
+static Hub hub;
+static HubRank hub_ranks[RANKS];
+
+static void make_comms(Over over, double timeout_s, hep_comm *comms[RANKS])
+{
+    hep_comm_options options = {.struct_bytes = sizeof(options), .device = -1, .timeout_s = timeout_s};
+    if (over == OVER_THREADS) {
+        cr_assert_eq(hep_comm_threads(RANKS, &options, comms), HEP_OK);
+        return;
+    }
+    hub_init(&hub, timeout_s);
+    memset(hub_ranks, 0, sizeof(hub_ranks));
+    hep_carrier carrier = {.struct_bytes = sizeof(carrier),
+                           .one_thread = over == OVER_HUB_IN_ONE_THREAD,
+                           .unchecked = over == OVER_HUB_UNCHECKED,
+                           .open = hub_open,
+                           .exchange = hub_exchange,
+                           .all_gather = over == OVER_HUB_GATHERING ? hub_all_gather : NULL,
+                           .why = hub_why};
+    for (int r = 0; r < RANKS; r++) {
+        hub_ranks[r].hub = &hub;
+        cr_assert_eq(hep_comm_carrier(r, RANKS, &carrier, &hub_ranks[r], &options, &comms[r]), HEP_OK);
+    }
+}
+
+static void run_case(const MoeCase *of, const char *domain, Over over)
 {
     hep_plan *plan = plan_make(of, domain);
     hep_comm *comms[RANKS];
     static Worker workers[RANKS];
     pthread_t threads[RANKS];
-    hep_comm_options options = {.struct_bytes = sizeof(options), .device = -1, .timeout_s = 20};
     double *dup[LAYERS], *ddown[LAYERS];
     memset(workers, 0, sizeof(workers));
-    cr_assert_eq(hep_comm_threads(RANKS, &options, comms), HEP_OK);
+    make_comms(over, 20, comms);
     for (int k = 0; k < LAYERS; k++) {
         dup[k] = calloc((size_t)of->experts * ELEMENTS, sizeof(double));
         ddown[k] = calloc((size_t)of->experts * ELEMENTS, sizeof(double));
@@ -316,6 +360,7 @@ static MoeCase case_of(size_t domain)
                      .top_k = 2,
                      .micro_batches = 2,
                      .training = true,
+                     .once = 2,
                      .tokens = some_tokens,
                      .tolerance = 1e-5};
 }
@@ -328,6 +373,131 @@ Test(library, layers_compute_what_they_do_in_one_place)
             of.naive = kind % 2;
             of.expanded = kind / 2;
             of.wide_indices = kind == 1 || kind == 2;
-            run_case(&of, domains[d].text);
+            run_case(&of, domains[d].text, OVER_THREADS);
         }
+}
+
+Test(library, carriers_bring_the_same)
+{
+    for (int over = OVER_HUB; over < OVER_COUNT; over++)
+        for (size_t d = 0; d < COUNT_OF(domains); d++) {
+            MoeCase of = case_of(d);
+            of.naive = (int)d % 2;
+            run_case(&of, domains[d].text, (Over)over);
+            cr_assert_eq(hub.mismatches, 0);
+        }
+}
+
+// Shares that begin and end inside of experts: 12 experts on 8 ranks.
+Test(library, experts_are_owned_in_pieces)
+{
+    for (int over = 0; over < 2; over++)
+        for (size_t d = 3; d < COUNT_OF(domains); d++) {
+            MoeCase of = case_of(d);
+            of.experts = 12;
+            of.micro_batches = 1;
+            run_case(&of, domains[d].text, (Over)over);
+        }
+}
+
+// What is dropped after the forward pass is gathered again, but for what came over the outermost levels; with as many
+// layers at a time as there are slots.
+Test(library, experts_are_gathered_again)
+{
+    const struct {
+        const char *domain;
+        int once;
+    } cases[] = {{"dc=2,gpu=2,once=none", 0}, {"dc=2,gpu=2,once=dc", 1}, {"dc=2,gpu=4,once=dc", 1}};
+    for (uint32_t slots = 0; slots < 2; slots++)
+        for (size_t c = 0; c < COUNT_OF(cases); c++)
+            for (int experts = 12; experts <= 16; experts += 4) {
+                MoeCase of = case_of(c == 2 ? 5 : 3);
+                of.once = cases[c].once;
+                of.experts = experts;
+                of.micro_batches = 1;
+                prefetch = slots ? 0 : PREFETCH_UNLIMITED;
+                run_case(&of, cases[c].domain, OVER_THREADS);
+            }
+}
+
+Test(library, forward_plans_begin_with_replicas)
+{
+    MoeCase of = case_of(1);
+    of.training = false;
+    of.experts = 4;
+    of.micro_batches = 1;
+    of.replica_levels = 1;
+    run_case(&of, domains[1].text, OVER_THREADS);
+}
+
+// ---- dense weights ---------------------------------------------------------------------------------
+
+typedef struct {
+    hep_plan *plan;
+    hep_comm *comm;
+    int rank;
+    const char *problem;
+} Dense;
+
+enum { BUNDLE = 100 }; // 13 elements a rank, rounded up to 16: the last ranks' are padding
+
+static float bundle_element(int64_t index)
+{
+    return index < BUNDLE ? (float)index + 0.5f : 0;
+}
+
+static void *dense_run(void *argument)
+{
+    Dense *dense = argument;
+    hep_context *context = NULL;
+    float share[16], full[RANKS * 16], sum[16] = {0};
+    int64_t elements = 0, first = 0;
+    hep_traffic traffic[2] = {{.struct_bytes = sizeof(traffic[0])}};
+    bool ok = hep_create(dense->plan, dense->comm, NULL, &context) == HEP_OK &&
+              hep_dense_share(context, BUNDLE, &elements, &first) == HEP_OK && elements == 16;
+    for (int64_t i = 0; i < 16; i++)
+        share[i] = bundle_element(first + i);
+    hep_tensor own = moe_tensor(share, 1, 16, HEP_F32), all = moe_tensor(full, 1, RANKS * 16, HEP_F32),
+               back = moe_tensor(sum, 1, 16, HEP_F32);
+    ok = ok && hep_dense_gather(context, &own, &all, NULL) == HEP_OK;
+    for (int64_t i = 0; ok && i < RANKS * 16; i++)
+        if (full[i] != bundle_element(i))
+            dense->problem = "a gathered element";
+    for (int64_t i = 0; i < RANKS * 16; i++)
+        full[i] = bundle_element(i) * (float)(dense->rank + 1);
+    ok = ok && hep_dense_return(context, &all, 0.5, &back, NULL) == HEP_OK;
+    for (int64_t i = 0; ok && i < 16; i++)
+        if (sum[i] != bundle_element(first + i) * 18) // (1 + ... + 8) / 2
+            dense->problem = "a returned sum";
+    // Outermost first: 16 elements to the other data centre, 32 to each of three others inside.
+    ok = ok && hep_count(context, traffic, NULL, 0) == HEP_OK;
+    if (ok && (traffic[0].dense_gather != 64 || traffic[1].dense_gather != 384 || traffic[0].dense_reduce != 64 ||
+               traffic[1].dense_reduce != 384 || traffic[0].gather != 0 || traffic[1].reduce != 0))
+        dense->problem = "bytes";
+    if (!ok)
+        dense->problem = "a call";
+    hep_destroy(context);
+    hep_comm_free(dense->comm);
+    return NULL;
+}
+
+Test(library, dense_bundles_are_owned_in_equal_shares)
+{
+    MoeCase of = case_of(0);
+    hep_plan *plan = plan_make(&of, domains[0].text);
+    for (int over = 0; over < 2; over++) {
+        Dense ranks[RANKS];
+        hep_comm *comms[RANKS];
+        pthread_t threads[RANKS];
+        make_comms((Over)over, 20, comms);
+        for (int r = 0; r < RANKS; r++) {
+            ranks[r] = (Dense){.plan = plan, .comm = comms[r], .rank = r};
+            pthread_create(&threads[r], NULL, dense_run, &ranks[r]);
+        }
+        for (int r = 0; r < RANKS; r++) {
+            pthread_join(threads[r], NULL);
+            cr_assert_null(ranks[r].problem, "rank %d: %s", r, ranks[r].problem);
+        }
+    }
+    hep_plan_free(plan);
 }
