@@ -112,20 +112,22 @@ def _stand_in(experts: nn.Module, count: int, weights: Mapping[str, torch.Tensor
 
 def _check_computation(experts: nn.Module, name: str, kernel: Callable[..., torch.Tensor],
                        weights: Mapping[str, torch.Tensor], plan: Plan) -> None:
-    """Runs the module as it is, and its computation on the last half of the experts, on random rows: rows whose experts
-    lie in the first half alone give 0, others what these contribute. Without communication."""
+    """Runs the module as it is, and its computation on the last half of the experts, on random rows, of which those
+    without such an expert are left out and the others come in another order: results are the same. No communication."""
     generator = torch.Generator().manual_seed(1)
     like = next(iter(weights.values()))
-    rows = torch.randn(8, plan.hidden, generator=generator).to(like)
-    index = torch.stack([torch.randperm(plan.experts, generator=generator)[:plan.top_k] for _ in range(8)])
-    gate = torch.rand(8, plan.top_k, generator=generator).to(like)
+    rows = torch.randn(16, plan.hidden, generator=generator).to(like)
+    index = torch.stack([torch.randperm(plan.experts, generator=generator)[:plan.top_k] for _ in range(16)])
     first = plan.experts // 2
     held = index >= first
+    gate = torch.rand(16, plan.top_k, generator=generator).to(like) * held
+    arrive = held.any(1).nonzero().flatten().flip(0)
     part = {of: weight.detach()[first:] for of, weight in weights.items()}
+    count = plan.experts - first
     with torch.no_grad():
-        expected = experts(rows, index, gate * held)
-        count = plan.experts - first
-        found = kernel(_stand_in(experts, count, part), rows, torch.where(held, index - first, count), gate * held)
+        expected = experts(rows, index, gate)[arrive]
+        found = kernel(_stand_in(experts, count, part), rows[arrive], torch.where(held, index - first, count)[arrive],
+                       gate[arrive])
     error = (found - expected).abs().max().item()
     bound = 4 * torch.finfo(like.dtype).eps * plan.top_k * max(expected.abs().max().item(), 1e-30)
     if not error <= max(bound, 1e-30):

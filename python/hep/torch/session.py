@@ -7,12 +7,14 @@ calls the same layers in the same order: all decisions here follow from what the
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..context import BACKWARD, WEIGHTS_SAME, Communicator, Context, Tensor, Times
 from ..error import Error, Status
@@ -322,24 +324,25 @@ def _private(gradients: list[torch.Tensor]) -> list[torch.Tensor]:
     return own
 
 
+_watched: "weakref.WeakSet[Session]" = weakref.WeakSet()
+
+
+def _stepped(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    updated = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for session in list(_watched):
+        if any(id(parameter) in updated for parameter in session.parameters()):
+            session.weights_changed()
+
+
 def _watch_optimizers(session: Session) -> None:
-    """Steps of optimizers change weights. Fused ones do so behind autograd's back: a hook sees all."""
-    import weakref
+    """Steps of optimizers change weights. Fused ones do so behind autograd's back: one hook, which stays, sees all."""
+    global _is_watching
+    if not _is_watching:
+        register_optimizer_step_post_hook(_stepped)
+        _is_watching = True
+    _watched.add(session)
 
-    from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    of = weakref.ref(session)
-
-    def stepped(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        found = of()
-        if found is None:
-            handle.remove()
-            return
-        own = {id(parameter) for parameter in found.parameters()}
-        if any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
-            found.weights_changed()
-
-    handle = register_optimizer_step_post_hook(stepped)
-
+_is_watching = False
 
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "dict[str, torch.Tensor]"], torch.Tensor]
