@@ -87,6 +87,7 @@ static CompileStage last_stage(const Options *options)
     case DUMP_SUMMARY:
     case DUMP_IR:
     case DUMP_JSON:
+    case DUMP_LAYOUT:
     case DUMP_DOT:
     case DUMP_TRACE:
     case DUMP_HTML:

@@ -12,6 +12,7 @@
     X(MILP, "milp", "the programme given to GLPK, in CPLEX LP format")                                                 \
     X(IR, "ir", "the schedule as text; hepc reads it back")                                                            \
     X(JSON, "json", "the plan for programs")                                                                           \
+    X(LAYOUT, "layout", "placement of experts and groups as lists of ranks, as JSON for other launchers")              \
     X(DOT, "dot", "the schedule as a graph, for Graphviz")                                                             \
     X(TRACE, "trace", "the simulated run as Chrome trace events, for Perfetto and chrome://tracing")                   \
     X(HTML, "html", "a report to open in a browser: comparison, reasons, timeline, links, memory")                     \

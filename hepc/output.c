@@ -11,6 +11,7 @@
 #include "backends/dot.h"
 #include "backends/html.h"
 #include "backends/json.h"
+#include "backends/layout.h"
 #include "backends/simulation_print.h"
 #include "backends/summary.h"
 #include "backends/trace.h"
@@ -155,6 +156,9 @@ static bool print_plan(const Options *options, const Plan *plan, const PlanConte
         break;
     case DUMP_JSON:
         json_print(plan, context->solve_s, encoded_bytes, &text);
+        break;
+    case DUMP_LAYOUT:
+        layout_print(plan, &text);
         break;
     case DUMP_DOT:
         dot_print(plan, &text);

@@ -11,7 +11,8 @@ if(TARGET hep-cuda)
 endif()
 install(DIRECTORY presets/ DESTINATION ${CMAKE_INSTALL_DATADIR}/hep/presets FILES_MATCHING PATTERN "*.hep")
 install(DIRECTORY samples/ DESTINATION ${CMAKE_INSTALL_DATADIR}/hep/samples)
-install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTERN "*.md" PATTERN "*.svg")
+install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTERN "*.md" PATTERN "*.svg"
+  PATTERN "*.schema.json")
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 # libhep: what programs load, and what they are built with.
@@ -39,6 +40,11 @@ install(CODE "
   configure_file(\"${CMAKE_SOURCE_DIR}/scripts/cmake/hep.pc.in\" \"${CMAKE_BINARY_DIR}/hep.pc\" @ONLY)
   file(INSTALL DESTINATION \"\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_LIBDIR}/pkgconfig\" TYPE FILE
     FILES \"${CMAKE_BINARY_DIR}/hep.pc\")" COMPONENT development)
+
+# The Python package: as Debian has it, beside libhep0; and what a wheel brings along (python/pyproject.toml).
+install(DIRECTORY python/hep DESTINATION lib/python3/dist-packages COMPONENT python FILES_MATCHING PATTERN "*.py"
+  PATTERN "py.typed")
+install(FILES $<TARGET_FILE:hep_shared> DESTINATION lib RENAME libhep.so.0 COMPONENT wheel EXCLUDE_FROM_ALL)
 
 # All that is installed and not in the source tree.
 add_custom_target(programs DEPENDS ${programs} hep_shared hep_static)

@@ -34,6 +34,15 @@ set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_DEPENDS "libhep0 (= ${PROJECT_VERSION}), zl
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_RECOMMENDS "")
 set(CPACK_COMPONENT_DEVELOPMENT_DESCRIPTION "header, static library and build files of libhep
  For programs that execute plans by hep.h.")
+set(CPACK_DEBIAN_PYTHON_PACKAGE_NAME python3-hep)
+set(CPACK_DEBIAN_PYTHON_PACKAGE_SECTION python)
+set(CPACK_DEBIAN_PYTHON_PACKAGE_SHLIBDEPS OFF)
+set(CPACK_DEBIAN_PYTHON_PACKAGE_DEPENDS "libhep0 (= ${PROJECT_VERSION}), python3 (>= 3.9)")
+set(CPACK_DEBIAN_PYTHON_PACKAGE_RECOMMENDS "")
+set(CPACK_DEBIAN_PYTHON_PACKAGE_SUGGESTS "python3-torch")
+set(CPACK_COMPONENT_PYTHON_DESCRIPTION "plans of Mixture-of-Experts communication in Python
+ Reads plans; with PyTorch, trains models of experts by them.")
+set(CPACK_COMPONENT_WHEEL_DISABLED ON)
 set(CPACK_COMPONENT_CUDA_DESCRIPTION "the CUDA engine of hep-run
  It needs the runtime libraries of CUDA ${HEP_HAVE_CUDA}: cudart, cuBLAS and NCCL.")
 include(CPack)

@@ -1,0 +1,329 @@
+"""hep.torch in real models: four processes over gloo train what one process trains unchanged, on the same global batch.
+
+python_torch.py FOLDER: with mixtral/config.json and qwen3_moe/config.json, and plans KIND.NAME.hepb for two sites of two
+ranks. Processes are forked after all is imported, as that takes longer than what they do.
+"""
+import contextlib
+import os
+import sys
+import time
+import traceback
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import hep
+import hep.torch
+
+RANKS, SEQUENCES, TOKENS, VOCABULARY = 4, 2, 12, 96
+TOLERANCE = 1e-5  # of the largest value: sums of f32 in another order
+FOLDER = sys.argv[1]
+
+
+def build(kind):
+    torch.manual_seed(5)
+    config = AutoConfig.from_pretrained(os.path.join(FOLDER, kind))
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
+
+
+def batch(micro_batches):
+    """Tokens [micro-batch, rank, sequence, token]."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(0, VOCABULARY, (micro_batches, RANKS, SEQUENCES, TOKENS), generator=generator)
+
+
+def load(kind, name):
+    return hep.Plan.load(os.path.join(FOLDER, "%s.%s.hepb" % (kind, name)))
+
+
+def error(found, expected):
+    assert found.shape == expected.shape, (found.shape, expected.shape)
+    return ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-20)).item()
+
+
+def near(what, found, expected, tolerance=TOLERANCE):
+    is_near = error(found, expected) <= tolerance
+    assert is_near, "%s: differs by %g of the largest value" % (what, error(found, expected))
+
+
+# ---- what one process computes -----------------------------------------------------------------------------------
+
+
+class Reference:
+    """Losses, logits and gradients of the unchanged model, and what it is after steps of AdamW."""
+
+    STEPS = 3
+
+    def __init__(self, kind, micro_batches, balance=False):
+        self.kind, self.micro_batches, self.balance = kind, micro_batches, balance
+        model = build(kind)
+        self.initial = {name: value.clone() for name, value in model.state_dict().items()}
+        optimizer = make_optimizer(model.parameters())
+        self.losses = []
+        for step in range(self.STEPS):
+            loss, logits = self.run(model)
+            self.losses.append(loss)
+            if step == 0:
+                self.logits = logits
+                self.gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+                self.norm = nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.no_grad():
+            self.trained = model(input_ids=batch(1)[0].reshape(-1, TOKENS)).logits
+
+    def run(self, model):
+        tokens, logits, total = batch(self.micro_batches), [], 0
+        for micro_batch in tokens.reshape(self.micro_batches, -1, TOKENS):
+            out = model(input_ids=micro_batch, labels=micro_batch, output_router_logits=self.balance)
+            (out.loss / self.micro_batches).backward()
+            logits.append(out.logits.detach())
+            total += out.loss.item() / self.micro_batches
+        return total, torch.stack(logits)
+
+
+def make_optimizer(parameters):
+    return torch.optim.AdamW(parameters, lr=1e-2, eps=1e-3, foreach=False)
+
+
+# ---- the same on four --------------------------------------------------------------------------------------------
+
+
+def train(parallel, reference, model=None):
+    """One iteration of this rank: the loss and the logits of its sequences."""
+    model, rank = model or parallel.model, parallel.session.rank
+    count, logits, total = reference.micro_batches, [], 0
+    ddp = model if isinstance(model, nn.parallel.DistributedDataParallel) else None
+    for index, tokens in enumerate(batch(count)[:, rank]):
+        with parallel.no_sync(ddp) if index + 1 < count else contextlib.nullcontext():
+            out = model(input_ids=tokens, labels=tokens, output_router_logits=reference.balance)
+            (out.loss / count).backward()
+        logits.append(out.logits.detach())
+        total += out.loss.item() / count
+    total = torch.tensor(total)
+    dist.all_reduce(total)
+    return total.item() / RANKS, torch.stack(logits)
+
+
+def check_gradients(parallel, reference):
+    experts = parallel.gradients()
+    of_model = dict(parallel.model.named_parameters())
+    assert set(experts) | (set(of_model) - set(parallel.expert_names())) == set(reference.gradients)
+    for name, expected in reference.gradients.items():
+        near(name, experts[name] if name in experts else of_model[name].grad, expected)
+
+
+def check_state(parallel, reference):
+    """The state is that of the unchanged model, bit for bit; what is loaded comes out again."""
+    state = parallel.state_dict()
+    assert list(state) and set(state) == set(reference.initial)
+    for name, value in reference.initial.items():
+        assert torch.equal(state[name], value), name
+    other = {name: value + 1 for name, value in state.items()}
+    parallel.load_state_dict(other)
+    assert all(torch.equal(value, other[name]) for name, value in parallel.state_dict().items())
+    parallel.load_state_dict(reference.initial)
+
+
+def scenario(name, reference, with_ddp=False, checkpointing=None):
+    model = build(reference.kind)
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": checkpointing == "reentrant"})
+    plan = load(reference.kind, name)
+    parallel = hep.torch.parallelize(model, plan, timeout_s=60)
+    check_state(parallel, reference)
+    wrapped = parallel.ddp() if with_ddp else model
+    optimizer = make_optimizer(model.parameters())
+    for step in range(Reference.STEPS):
+        if step == 1:
+            parallel.count(reset=True)
+        loss, logits = train(parallel, reference, wrapped)
+        if step == 1 and not checkpointing:
+            check_bytes(parallel)
+        assert abs(loss - reference.losses[step]) < TOLERANCE, (name, step, loss, reference.losses)
+        if not with_ddp:
+            parallel.average_dense_gradients()
+        if step == 0:
+            rank = parallel.session.rank
+            near("logits", logits, reference.logits.view(-1, RANKS, SEQUENCES, *logits.shape[2:])[:, rank])
+            check_gradients(parallel, reference)
+            near("norm", parallel.clip_grad_norm_(1e9), reference.norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    check_trained(parallel, reference)
+    parallel.close()
+
+
+def check_bytes(parallel):
+    """Experts and their gradients cost what the plan says, in one iteration of all micro-batches; rows may vary."""
+    counted, _ = parallel.count()
+    for level, traffic in enumerate(counted):
+        planned = parallel.plan.traffic(level)
+        assert traffic.reduce == planned.reduce, (level, traffic, planned)
+        if parallel.plan.micro_batches == 1 or not any(of.regather for of in parallel.plan.layers):
+            assert traffic.gather == planned.gather, (level, traffic, planned)
+        assert bool(traffic.exchange) == bool(planned.exchange), (level, traffic, planned)
+
+
+def check_trained(parallel, reference):
+    """After the steps: the shared model in evaluation, and an unchanged one that loads its state, with each other bit
+    for bit and with the reference's."""
+    tokens = batch(1)[0]
+    plain = build(reference.kind)
+    plain.load_state_dict(parallel.state_dict())
+    with torch.no_grad():
+        found = parallel.model(input_ids=tokens[parallel.session.rank]).logits
+        near("loaded", plain(input_ids=tokens[parallel.session.rank]).logits, found)
+    expected = reference.trained.view(RANKS, SEQUENCES, *found.shape[1:])[parallel.session.rank]
+    near("trained", found, expected, 1e-4)  # steps of AdamW enlarge the last digits of small gradients
+
+
+def uneven(kind):
+    """Ranks with different numbers of tokens, and one that has one token of one expert at most: nobody waits."""
+    reference = build(kind)
+    model = build(kind)
+    parallel = hep.torch.parallelize(model, load(kind, "ep"), timeout_s=60, gradient_scale=1)
+    rank = parallel.session.rank
+    lengths = [9, 1, 5, 3]
+    generator = torch.Generator().manual_seed(8)
+    rows = [torch.randint(0, VOCABULARY, (1, length), generator=generator) for length in lengths]
+    for tokens in rows:
+        reference(input_ids=tokens).logits.square().sum().backward()
+    model(input_ids=rows[rank]).logits.square().sum().backward()
+    expected = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    for name, gradient in parallel.gradients().items():
+        near(name, gradient, expected[name])
+    model.eval()
+    with torch.no_grad():
+        for length in (0, lengths[rank]):  # none at all, for the layer itself
+            layer = parallel.session.shards[0]
+            x = torch.zeros(length, parallel.plan.hidden)
+            choice = torch.zeros(length, parallel.plan.top_k, dtype=torch.long) + torch.arange(parallel.plan.top_k)
+            y = model.model.layers[0].mlp.experts(x, choice, torch.ones(length, parallel.plan.top_k))
+            assert y.shape == x.shape and layer is not None
+    parallel.close()
+
+
+# ---- misuse: an exception on every rank, within the time-out ---------------------------------------------------------
+
+
+def raises(status, words, function, within_s=20):
+    begin = time.monotonic()
+    try:
+        function()
+    except hep.Error as failed:
+        assert failed.status in status and words in str(failed), failed
+        assert time.monotonic() - begin < within_s, time.monotonic() - begin
+        return failed
+    raise AssertionError("nothing was raised: " + words)
+
+
+def misuse_alike():
+    """What every rank finds by itself."""
+    S = hep.Status
+    model = build("mixtral")
+    raises([S.BAD_PLAN], "made for another model: width of an expert: 40, the model's 48",
+           lambda: hep.torch.parallelize(model, load("qwen3_moe", "ep")))
+    raises([S.BAD_PLAN], "is torch.bfloat16, the plan is for torch.float32",
+           lambda: hep.torch.parallelize(build("mixtral").bfloat16(), load("mixtral", "ep")))
+    raises([S.BAD_PLAN], "the plan is for 8 ranks, the process group has 4",
+           lambda: hep.torch.Session(load("mixtral", "eight")))
+    model.config.model_type = "olmoe"
+    raises([S.UNSUPPORTED], "family 'olmoe' are not supported", lambda: hep.torch.parallelize(model, load("mixtral", "ep")))
+    raises([S.UNSUPPORTED], "no model of transformers", lambda: hep.torch.parallelize(nn.Linear(2, 2), load("mixtral", "ep")))
+    model.config.model_type = "mixtral"
+    experts = model.model.layers[1].mlp.experts
+    experts.act_fn = nn.ReLU()  # of this module alone: what is kept of it does as it does, and is no fault
+    experts._apply_gate = lambda gate_up: gate_up.chunk(2, -1)[0] * torch.arange(gate_up.shape[0]).unsqueeze(1)
+    model.config._experts_implementation = "batched_mm"
+    raises([S.UNSUPPORTED], "'model.layers.1.mlp.experts' computes its experts in another way",
+           lambda: hep.torch.parallelize(model, load("mixtral", "ep")))
+
+
+def misuse_skips(rank):
+    """One rank leaves a layer out: others wait for it in another than it is in."""
+    model = build("mixtral")
+    parallel = hep.torch.parallelize(model, load("mixtral", "ep"), timeout_s=4)
+    if rank == 1:
+        model.model.layers[2].mlp.forward = lambda rows: rows
+    tokens = batch(1)[0, rank]
+    S = hep.Status
+    raises([S.COMM, S.TIMEOUT, S.BAD_CALL, S.ABORTED], "", lambda: model(input_ids=tokens, labels=tokens).loss.backward())
+    # It stays so.
+    raises([S.COMM, S.TIMEOUT, S.BAD_CALL, S.ABORTED], "", lambda: model(input_ids=tokens), 2)
+    parallel.close()
+
+
+def misuse_weights(rank):
+    """One rank has other weights."""
+    model = build("qwen3_moe")
+    if rank == 2:
+        with torch.no_grad():
+            model.lm_head.weight[0, 0] += 1
+    raises([hep.Status.COMM], "rank 2 has other weights than rank 0",
+           lambda: hep.torch.parallelize(model, load("qwen3_moe", "ep"), timeout_s=20))
+
+
+def groups(rank):
+    """The plan's groups as process groups: experts gathered by hand are those that the plan says a rank holds."""
+    plan = load("mixtral", "hybrid")
+    made = hep.torch.ProcessGroups(plan)
+    held = torch.tensor(list(plan.owned(0, rank)))
+    for group in made.crossed(0, hep.Use.GATHER):
+        parts = [torch.empty_like(held) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(parts, held, group=group)
+        held = torch.cat(parts)
+    assert held.tolist() == list(plan.held(0, rank)), held
+    made.close()
+
+
+# ---- processes -----------------------------------------------------------------------------------------------------
+
+
+def run_rank(rank, references):
+    dist.init_process_group("gloo", init_method="file://%s/store" % FOLDER, rank=rank, world_size=RANKS)
+    plain, accumulated, balanced, qwen, qwen4 = references
+    work = [("mixtral, EP", lambda: scenario("ep", plain, with_ddp=True)),
+            ("mixtral, hybrid, 4 micro-batches", lambda: scenario("hybrid", accumulated, with_ddp=True)),
+            ("mixtral, unlike layers gathered again", lambda: scenario("unlike", plain)),
+            ("mixtral, gather, balance", lambda: scenario("gather", balanced)),
+            ("mixtral, recomputed", lambda: scenario("unlike", plain, checkpointing="exact")),
+            ("mixtral, recomputed, reentrant", lambda: scenario("ep", plain, checkpointing="reentrant")),
+            ("qwen3_moe, EP, 4 micro-batches", lambda: scenario("ep", qwen4)),
+            ("qwen3_moe, hybrid outside", lambda: scenario("outside", qwen)),
+            ("qwen3_moe, gather, 4 micro-batches", lambda: scenario("gather", qwen4)),
+            ("qwen3_moe, naive", lambda: scenario("naive", qwen)),
+            ("uneven", lambda: uneven("mixtral")), ("groups", lambda: groups(rank)),
+            ("other weights", lambda: misuse_weights(rank)), ("misuse", misuse_alike),
+            ("a layer left out", lambda: misuse_skips(rank))]
+    for name, function in work:
+        begin = time.monotonic()
+        try:
+            function()
+        except BaseException:
+            print("rank %d, %s:\n%s" % (rank, name, traceback.format_exc()), flush=True)
+            os._exit(1)
+        if rank == 0:
+            print("%-40s %.2f s" % (name, time.monotonic() - begin), flush=True)
+    sys.stdout.flush()
+    os._exit(0)  # process groups of a failed session cannot be left in good order
+
+
+def main():
+    torch.set_num_threads(1)
+    references = [Reference("mixtral", 1), Reference("mixtral", 4), Reference("mixtral", 1, balance=True),
+                  Reference("qwen3_moe", 1), Reference("qwen3_moe", 4)]
+    children = []
+    for rank in range(RANKS):
+        child = os.fork()
+        if child == 0:
+            run_rank(rank, references)
+        children.append(child)
+    codes = [os.waitpid(child, 0)[1] for child in children]
+    assert codes == [0] * RANKS, codes
+    print("all good")
+
+
+main()

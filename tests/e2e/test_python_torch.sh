@@ -1,0 +1,49 @@
+# hep.torch: small models of Mixtral's and Qwen3-MoE's families on four processes over gloo, against the unchanged model
+# in one: loss, logits, gradients, norms, steps, states, bytes; misuse. Importing transformers takes most of the time.
+# builds: fast  seconds: 30
+. "$(dirname "$0")/lib.sh"
+cd "$work" || exit 1
+python=$("$HEP_SOURCE/scripts/testing/torch_environment.sh" 2>why) || { echo "SKIP: $(cat why)"; exit 77; }
+export HEP_LIBRARY PYTHONPATH=$HEP_SOURCE/python PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+HEP_LIBRARY=$(dirname "$(dirname "$HEPC")")/lib/libhep.so
+
+mkdir mixtral qwen3_moe
+common='"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+  "max_position_embeddings": 64, "num_experts_per_tok": 2, "tie_word_embeddings": false, "use_cache": false'
+cat >mixtral/config.json <<JSON
+{"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "intermediate_size": 48, "num_local_experts": 8,
+  $common}
+JSON
+cat >qwen3_moe/config.json <<JSON
+{"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "intermediate_size": 64,
+  "moe_intermediate_size": 40, "head_dim": 8, "num_experts": 8, "decoder_sparse_step": 1, "mlp_only_layers": [],
+  "norm_topk_prob": true, $common}
+JSON
+plan() { # family, name, options of hepc
+  local kind=$1 name=$2
+  shift 2
+  cat >"$kind.hep" <<HEP
+let sites = 2
+let micro_batches = 1
+cluster two {
+  level site { count = sites  bandwidth = 100 Mbit/s  latency = 1 ms }
+  level gpu  { count = 2  bandwidth = 800 Mbit/s  latency = 100 us }
+  device     { compute = 8 GFLOP/s  memory = 512 MB  memory_bandwidth = 2 GB/s }
+}
+model tiny from "$kind/config.json" { sequence = 12  batch = 2  dtype = f32 }
+plan { pass = training  micro_batches = micro_batches }
+HEP
+  expect 0 '' "$HEPC" "$kind.hep" "$@" -o "$kind.$name.hepb"
+}
+plan mixtral ep --domain ep
+plan mixtral eight --domain ep -D sites=4
+plan mixtral hybrid --domain "site=1,gpu=2" -D micro_batches=4
+plan mixtral unlike --domain "0-1:site=2,gpu=1,regather; 2:site=1,gpu=2; 3:site=2,gpu=2,regather"
+plan mixtral gather --domain gather
+plan qwen3_moe ep --domain ep -D micro_batches=4
+plan qwen3_moe outside --domain "site=2,gpu=1"
+plan qwen3_moe gather --domain gather -D micro_batches=4
+plan qwen3_moe naive --domain ep --dispatch naive
+timeout 600 "$python" "$HEP_SOURCE/tests/e2e/python_torch.py" "$work" >log 2>&1 || fail "hep.torch: $(tail -60 log)"
+cat log
+finish
