@@ -93,7 +93,7 @@ static double solve_binding(Choosing *c, MixDepth *depth, const double *sizes, s
         double group_s = -INFINITY;
         if (!c->solution->timed_out)
             group_s = solve_below(c, depth, sizes[first], c->memory_bytes - sizes[first], &limits);
-        if (first != last || group_s == -INFINITY)
+        if (!c->options->quick && (first != last || group_s == -INFINITY))
             group_s = solve_below(c, depth, sizes[first], c->memory_bytes - sizes[last], &bound);
         bound_s = fmin(bound_s, group_s);
     }
