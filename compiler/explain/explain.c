@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "compiler/lowering/lower.h"
+#include "compiler/solve/footprint.h"
 #include "ir/codec.h"
 
 const double EXPLAIN_STEP = 1e9 / 8;
@@ -42,20 +42,27 @@ typedef struct {
     const Solution *solution;
     const Candidate *candidates; // all there are, where a choice was forced too
     size_t count;
-    double *price_s;   // [count]: of the mix with that candidate in the run that is looked at
-    signed char *fits; // [count]: -1 not known
-    Config *changed;   // [moe_count]
+    double *price_s; // [count]: of the mix with that candidate in the run that is looked at
+    bool *excluded;  // [count]: by memory
+    Config *changed; // [moe_count]
 } Rivalry;
 
-static bool rival_fits(Rivalry *r, size_t candidate)
+// By estimate, but close calls are lowered.
+static bool mix_fits(const Rivalry *r)
 {
-    if (r->fits[candidate] < 0) {
-        const Mix mix = {.configs = r->changed, .prefetch = r->solution->mix.prefetch};
-        double bytes = 0;
-        plan_destroy(lower(r->work, &mix, r->work->spec->plan.dispatch, &bytes));
-        r->fits[candidate] = bytes <= r->work->spec->cluster.device.memory_bytes;
+    static const double close = 1.005;
+    const Spec *spec = r->work->spec;
+    const Mix mix = {.configs = r->changed, .prefetch = r->solution->mix.prefetch};
+    double memory = spec->cluster.device.memory_bytes;
+    double added = 0, shared = 0;
+    for (uint32_t k = 0; k < r->work->moe_count; k++) {
+        Footprint footprint = footprint_measure(spec, &r->changed[k], mix.prefetch, spec->plan.dispatch);
+        added += footprint.per_layer_bytes;
+        shared = fmax(shared, footprint.shared_bytes);
     }
-    return r->fits[candidate];
+    if (added + shared <= memory || added + shared > close * memory)
+        return added + shared <= memory;
+    return footprint_lowered(r->work, &mix, spec->plan.dispatch) <= memory;
 }
 
 static void set_run(Rivalry *r, uint32_t first_moe, uint32_t count, const Config *config)
@@ -73,14 +80,15 @@ static Rival find_rival(Rivalry *r, const ExplainRun *run, uint32_t first_moe, u
             const Config *config = &r->candidates[c].config;
             bool other = level == LEVELS_MAX ? !config_equal(config, &run->run.config)
                                              : config->domain[level] != run->run.config.domain[level];
-            if (other && r->fits[c] != 0 && (best == r->count || r->price_s[c] < r->price_s[best]))
+            if (other && !r->excluded[c] && (best == r->count || r->price_s[c] < r->price_s[best]))
                 best = c;
         }
         if (best == r->count || !isfinite(r->price_s[best]))
             return (Rival){0};
         const Config *config = &r->candidates[best].config;
         set_run(r, first_moe, run->run.moe_layers, config);
-        if (rival_fits(r, best))
+        r->excluded[best] = !mix_fits(r);
+        if (!r->excluded[best])
             return (Rival){.found = true, .config = *config, .iteration_s = r->price_s[best]};
     }
 }
@@ -109,7 +117,7 @@ static void explain_run(Rivalry *r, uint32_t first_moe, double cutoff_s, Explain
 {
     Mix mix = {.configs = r->changed, .prefetch = r->solution->mix.prefetch};
     memcpy(r->changed, r->solution->mix.configs, r->work->moe_count * sizeof(*r->changed));
-    memset(r->fits, -1, r->count);
+    memset(r->excluded, 0, r->count * sizeof(*r->excluded));
     for (size_t c = 0; c < r->count; c++) {
         r->price_s[c] = INFINITY;
         if (r->candidates[c].cost.iteration_s > cutoff_s)
@@ -140,7 +148,7 @@ static void collect_runs(const Workload *work, const Solution *solution, Arena *
             r.count = 0; // too many to look at
     }
     r.price_s = arena_alloc_array(scratch, r.count + 1, sizeof(*r.price_s));
-    r.fits = arena_alloc_array(scratch, r.count + 1, sizeof(*r.fits));
+    r.excluded = arena_alloc_array(scratch, r.count + 1, sizeof(*r.excluded));
     r.changed = arena_alloc_array(scratch, work->moe_count + 1, sizeof(*r.changed));
     double cutoff_s = out->run_count ? price_cutoff(&r, out->run_count) : 0;
     uint32_t first_moe = 0;

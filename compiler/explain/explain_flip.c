@@ -101,6 +101,7 @@ PlannerOptions explain_options(const PlannerOptions *options)
     PlannerOptions again = *options;
     again.limits = (SearchLimits){.gap = EXPLAIN_MARGIN / 10, .effort = 0.02};
     again.glpk = again.advise = false;
+    again.quick = true;
     return again;
 }
 

@@ -82,7 +82,7 @@ static double solve_binding(Choosing *c, MixDepth *depth, const double *sizes, s
 {
     SearchLimits limits = c->options->limits, bound = c->options->limits;
     bool is_small = c->work->moe_count * c->solution->count <= BINARIES_FEW;
-    size_t groups_max = is_small ? count : shared_groups[has_many_layers(c)];
+    size_t groups_max = is_small ? count : shared_groups[has_many_layers(c) || c->options->quick];
     size_t groups = count < groups_max ? count : groups_max;
     double effort = limits.effort > 0 ? limits.effort : 1;
     limits.effort = bound.effort = groups < count ? effort / (double)groups_max : effort;
@@ -93,7 +93,7 @@ static double solve_binding(Choosing *c, MixDepth *depth, const double *sizes, s
         double group_s = -INFINITY;
         if (!c->solution->timed_out)
             group_s = solve_below(c, depth, sizes[first], c->memory_bytes - sizes[first], &limits);
-        if (first != last || group_s == -INFINITY)
+        if (!c->options->quick && (first != last || group_s == -INFINITY))
             group_s = solve_below(c, depth, sizes[first], c->memory_bytes - sizes[last], &bound);
         bound_s = fmin(bound_s, group_s);
     }
@@ -193,7 +193,8 @@ void mix_choose(Choosing *c, Diag *diag)
         }
         if (!c->found)
             break;
-        solution->memory_bytes = footprint_lowered(c->work, &solution->mix, c->work->spec->plan.dispatch);
+        solution->memory_bytes =
+            c->options->quick ? 0 : footprint_lowered(c->work, &solution->mix, c->work->spec->plan.dispatch);
         settled = solution->memory_bytes <= device_bytes;
         c->memory_bytes -= fmax(0, solution->memory_bytes - device_bytes);
     }

@@ -457,7 +457,7 @@ static size_t best_that_fits(const Choosing *c)
     Dispatch dispatch = c->work->spec->plan.dispatch;
     for (;;) {
         size_t best = best_candidate(solution->candidates, solution->count);
-        if (best == solution->count)
+        if (best == solution->count || c->options->quick)
             return best;
         Candidate *candidate = &solution->candidates[best];
         Config config = candidate->config;
@@ -476,7 +476,8 @@ static bool choose_freely(Choosing *c, Diag *diag, bool *infeasible)
     solution->uniform = best_that_fits(c);
     if (solution->uniform == solution->count) {
         *infeasible = true;
-        report_too_big(c, smallest_candidate(c), "no plan fits: even the smallest", diag);
+        if (!c->options->quick)
+            report_too_big(c, smallest_candidate(c), "no plan fits: even the smallest", diag);
         return false;
     }
     mix_choose(c, diag);
@@ -504,7 +505,8 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
         if (rival->fits && better && !mix_is(work, &solution->mix, &rival->config))
             solution->runner_up = i;
     }
-    price_baselines(work, solution, arena);
+    if (!options->quick)
+        price_baselines(work, solution, arena);
     solution->solve_s = clock_now_s() - begin_s;
     return true;
 }

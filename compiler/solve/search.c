@@ -114,20 +114,92 @@ static void try_uniform(Search *s, uint32_t *choice)
     offer(s, choice);
 }
 
+// The incumbent around one stage: what changing that stage's option alone gives follows from its maps.
+typedef struct {
+    double clock[STAGE_CLOCK_MAX], functional[STAGE_CLOCK_MAX]; // of the stages before
+    double (*ahead)[STAGE_CLOCK_MAX];  // [stages + 1]: longest ways through this stage and those after, forward
+    double (*turned)[STAGE_CLOCK_MAX]; // [stages + 1]: the clock of the backward pass after these stages
+    double memory;                     // of all stages
+} Around;
+
+static void look_ahead(const StageProblem *problem, const uint32_t *choice, Around *around)
+{
+    uint32_t stages = problem->stage_count, count = problem->clock_count;
+    for (uint32_t i = 0; i < STAGE_CLOCK_MAX; i++)
+        around->ahead[stages][i] = i == 0 ? 0 : -INFINITY; // the chain ends the forward pass
+    memcpy(around->turned[stages], problem->turn, sizeof(problem->turn));
+    for (uint32_t k = stages; k-- > 0;) {
+        const StageOption *option = &problem->stages[k].options[choice[k]];
+        double *ahead = around->ahead[k], *turned = around->turned[k];
+        for (uint32_t i = 0; i < count; i++)
+            ahead[i] = turned[i] = -INFINITY;
+        for (uint32_t e = 0; e < problem->forward_count; e++) {
+            StageEdge edge = problem->forward[e];
+            ahead[edge.from] = fmax(ahead[edge.from], option->forward[e] + around->ahead[k + 1][edge.to]);
+        }
+        for (uint32_t e = 0; e < problem->backward_count; e++) {
+            StageEdge edge = problem->backward[e];
+            turned[edge.to] = fmax(turned[edge.to], option->backward[e] + around->turned[k + 1][edge.from]);
+        }
+    }
+    memcpy(around->clock, problem->begin, sizeof(around->clock));
+    stages_begin_functional(problem, around->functional);
+    around->memory = stages_memory(problem, choice);
+}
+
+static double changed_s(const StageProblem *problem, const Around *around, uint32_t stage, const StageOption *option)
+{
+    double forward_s = -INFINITY, backward_s = -INFINITY;
+    for (uint32_t e = 0; e < problem->forward_count; e++) {
+        StageEdge edge = problem->forward[e];
+        double way_s = around->clock[edge.from] + option->forward[e] + around->ahead[stage + 1][edge.to];
+        forward_s = way_s > forward_s ? way_s : forward_s;
+    }
+    for (uint32_t e = 0; e < problem->backward_count; e++) {
+        StageEdge edge = problem->backward[e];
+        double way_s = around->turned[stage + 1][edge.from] + option->backward[e] + around->functional[edge.to];
+        backward_s = way_s > backward_s ? way_s : backward_s;
+    }
+    return forward_s + problem->loss_s + (problem->training ? backward_s : 0);
+}
+
+static void pass_stage(const StageProblem *problem, const StageOption *option, Around *around)
+{
+    double next[STAGE_CLOCK_MAX];
+    stages_forward(problem, option, around->clock, next);
+    memcpy(around->clock, next, problem->clock_count * sizeof(*next));
+    if (!problem->training)
+        return;
+    stages_functional(problem, option, around->functional, next);
+    memcpy(around->functional, next, problem->clock_count * sizeof(*next));
+}
+
 // Improves the incumbent by changing one stage at a time, until nothing helps.
-static void try_moves(Search *s, uint32_t *choice)
+static void try_moves(Search *s, uint32_t *choice, Arena *scratch)
 {
     const StageProblem *problem = s->problem;
     if (!s->out->found || problem->stage_count > MOVES_STAGES_MAX)
         return;
+    size_t stages = problem->stage_count;
+    Around around = {.ahead = arena_alloc_array(scratch, stages + 1, sizeof(*around.ahead)),
+                     .turned = arena_alloc_array(scratch, stages + 1, sizeof(*around.turned))};
     for (bool better = true; better && !out_of_time(s);) {
         double before_s = s->out->objective_s;
-        for (uint32_t k = 0; k < problem->stage_count; k++) {
-            memcpy(choice, s->out->choice, problem->stage_count * sizeof(*choice));
+        look_ahead(problem, s->out->choice, &around);
+        for (uint32_t k = 0; k < stages; k++) {
+            const StageOption *options = problem->stages[k].options;
             for (uint32_t i = 0; i < s->options.kept_count[k]; i++) {
-                choice[k] = s->options.kept[k][i];
+                uint32_t o = s->options.kept[k][i];
+                double memory = around.memory - options[s->out->choice[k]].memory + options[o].memory;
+                if (memory > problem->memory * (1 + TIE) ||
+                    changed_s(problem, &around, k, &options[o]) >= s->out->objective_s * (1 - TIE))
+                    continue;
+                memcpy(choice, s->out->choice, stages * sizeof(*choice));
+                choice[k] = o;
                 offer(s, choice);
+                around.memory = stages_memory(problem, s->out->choice);
             }
+            pass_stage(problem, &options[s->out->choice[k]], &around);
         }
         better = s->out->objective_s < before_s * (1 - 1e-6);
     }
@@ -427,7 +499,7 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
     }
     if (!limits->bound_only) {
         try_uniform(&s, choice);
-        try_moves(&s, choice);
+        try_moves(&s, choice, scratch);
     }
     double incumbent_s = fmin(cutoff_s, out->found ? out->objective_s : 1);
     // Fewer rounds where every round is long.
