@@ -49,11 +49,14 @@ static void check_level(Checker *checker, const AstEntry *entry)
     if (index == 0) {
         checker->worker_names = names;
         checker->link_matrix = links;
-    } else if (names || links) {
-        diag_error(checker->diag, (names ? names : links)->name_span,
-                   "only workers of the outermost level, '%s' here, can be named or have links of their own",
-                   cluster->levels[0].name);
+        return;
     }
+    if (names)
+        check_inner_names(checker, names, index);
+    if (links)
+        diag_error(checker->diag, links->name_span,
+                   "only workers of the outermost level, '%s' here, can have links of their own",
+                   cluster->levels[0].name);
 }
 
 static void check_gpu_count(Checker *checker)

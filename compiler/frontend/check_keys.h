@@ -98,6 +98,7 @@ typedef struct {
     // Names that were misspelt, and reported as that, are not reported as missing too.
     bool misspelt_blocks[BLOCK_COUNT], misspelt_keys[KEY_COUNT];
     const AstEntry *worker_names, *link_matrix; // of the outermost level; NULL if not given
+    const AstEntry *inner_names[LEVELS_MAX];    // of levels inside it
 } Checker;
 
 // Checks the entries of `entry`, a block `id` (or the whole file, BLOCK_FILE), and stores keys in
@@ -118,6 +119,11 @@ Span key_span(const Checker *checker, KeyId key, BlockId block);
 
 // check_links.c: names, ports and links of the outermost level's workers. Requires the levels checked.
 void check_links(Checker *checker, const AstEntry *cluster);
+
+// check_inner_ports.c: `port` blocks of levels inside the outermost one, which make their level as slow as that worker.
+bool check_is_inner_port(const Checker *checker, const AstEntry *block);
+void check_inner_port(Checker *checker, const AstEntry *block);
+void check_inner_names(Checker *checker, const AstEntry *names, uint32_t level);
 
 // check_layers.c. Which layers have experts, and the sizes of dense ones: requires the keys of `model` and `moe`
 // stored.

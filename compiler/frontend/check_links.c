@@ -118,7 +118,7 @@ static bool check_reference_level(Links *links, const AstExpr *expr)
         if (l == 0)
             return true;
         diag_error(links->checker->diag, expr->span,
-                   "only workers of the outermost level, '%s' here, can have ports or links of their own", names[0]);
+                   "only workers of the outermost level, '%s' here, can have links of their own", names[0]);
         return false;
     }
     diag_error(links->checker->diag, expr->span, "cluster '%s' has no level '%s'", cluster->name, expr->text);
@@ -373,8 +373,11 @@ void check_links(Checker *checker, const AstEntry *cluster)
         .checker = checker, .cluster = &checker->spec->cluster, .count = checker->spec->cluster.levels[0].count};
     bool ports = checker->worker_names, linked = checker->link_matrix;
     for (const AstEntry *entry = cluster->entries.first; entry; entry = entry->next) {
-        ports |= is_worker_block(entry, BLOCK_PORT);
         linked |= is_worker_block(entry, BLOCK_LINK);
+        if (is_worker_block(entry, BLOCK_PORT) && check_is_inner_port(checker, entry))
+            check_inner_port(checker, entry);
+        else
+            ports |= is_worker_block(entry, BLOCK_PORT);
     }
     if ((!ports && !linked) || is_too_many(&links, linked))
         return;
@@ -391,7 +394,7 @@ void check_links(Checker *checker, const AstEntry *cluster)
         links.names = links.matrix.names;
     make_ports(&links);
     for (const AstEntry *entry = cluster->entries.first; entry; entry = entry->next)
-        if (is_worker_block(entry, BLOCK_PORT))
+        if (is_worker_block(entry, BLOCK_PORT) && !check_is_inner_port(checker, entry))
             add_port(&links, entry);
     for (const AstEntry *entry = cluster->entries.first; entry; entry = entry->next)
         if (is_worker_block(entry, BLOCK_LINK))

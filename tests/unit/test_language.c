@@ -65,6 +65,28 @@ static bool is_refused(const char *text, const char *message)
     return refused && said;
 }
 
+// Every group waits for its slowest member: a level is as slow as the slowest of its workers, in either respect.
+Test(language, inner_levels_are_as_slow_as_their_slowest_worker)
+{
+    const Spec *spec =
+        check("cluster c {\n"
+              "  level dc   { count = 2  bandwidth = 10 Gbit/s }\n"
+              "  level node { count = 2  bandwidth = 8 Gbit/s  latency = 10 us  names = [a, b] }\n"
+              "  level gpu  { count = 2  bandwidth = 80 Gbit/s  latency = 3 us }\n"
+              "  port node[1] { bandwidth = 2 Gbit/s }\n"
+              "  port node[a] { bandwidth = 4 Gbit/s  latency = 30 us }\n"
+              "  port gpu[0], gpu[1] { bandwidth = 800 Gbit/s }\n" // no slower than the level
+              "}\n"
+              "model m { layers = 1  hidden = 64  heads = 4  vocabulary = 256  sequence = 32 moe { experts = 8 } }\n");
+    const Cluster *cluster = &spec->cluster;
+    cr_assert_eq(cluster->levels[1].bandwidth_bytes_per_s, 0.25e9);
+    cr_assert_eq(cluster->levels[1].latency_s, 30e-6);
+    cr_assert_eq(cluster->levels[2].bandwidth_bytes_per_s, 10e9);
+    cr_assert_eq(cluster->levels[2].latency_s, 3e-6);
+    cr_assert_eq(cluster->levels[0].bandwidth_bytes_per_s, 1.25e9);
+    cr_assert_eq(cluster->port_count, 0);
+}
+
 Test(language, every_value_of_a_full_file)
 {
     const Spec *spec =
