@@ -1,6 +1,6 @@
 # hep.torch: small models of Mixtral's and Qwen3-MoE's families on four processes over gloo, against the unchanged model
 # in one: loss, logits, gradients, norms, steps, states, bytes; misuse. Importing transformers takes most of the time.
-# builds: fast  seconds: 30
+# builds: fast  seconds: 60
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 python=$("$HEP_SOURCE/scripts/testing/torch_environment.sh" 2>why) || { echo "SKIP: $(cat why)"; exit 77; }
@@ -46,4 +46,14 @@ plan qwen3_moe gather --domain gather -D micro_batches=4
 plan qwen3_moe naive --domain ep --dispatch naive
 timeout 600 "$python" "$HEP_SOURCE/tests/e2e/python_torch.py" "$work" >log 2>&1 || fail "hep.torch: $(tail -60 log)"
 cat log
+
+# docs/pytorch.md: torchrun prints the losses of one process, and the bytes of the plan.
+sample=$HEP_SOURCE/samples/pytorch
+expect 0 '' "$HEPC" "$sample/two_sites.hep" -o plan.hepb
+train=("$sample/train.py" --data "$HEP_SOURCE/README.md" --steps 3 --sequence 16 --batch 1)
+expect 0 '' "$python" "${train[@]}" && grep '^step' out | cut -c1-22 >alone
+expect 0 '' "$python" -m torch.distributed.run --standalone --nproc-per-node 4 "${train[@]}" --plan plan.hepb
+grep '^step' out | cut -c1-22 | diff alone - >differ || fail "losses differ: $(cat differ)"
+[ "$(wc -l <alone)" = 3 ] || fail "no three steps: $(cat alone)"
+grep -q '^site  sent per step: rows 0.00 MB (plan 0.00), experts 3.15 MB (plan 3.15)$' out || fail "bytes: $(cat out)"
 finish
