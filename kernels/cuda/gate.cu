@@ -20,9 +20,11 @@ __global__ void choose_kernel(GateDims dims, Routing routing, const float *__res
 
 // ---- few experts ---------------------------------------------------------------------------------
 
-// The whole gate in one kernel, where a block's logits fit in shared memory: what is normalised goes out as rows and
-// into products from registers, so that x is all that is read of size.
-constexpr int FEW_EXPERTS = CUDA_FEW_EXPERTS, GATE_TOKENS = 4, GATE_COLUMNS = 8;  // tokens a block; experts at a time
+// The whole gate in one kernel, where a block's logits fit in shared memory. With very few experts what is normalised
+// goes out as rows and into products from registers, so that x is all that is read of size; a block of GATE_TOKENS
+// reads the whole matrix, which caches hold.
+constexpr int FEW_EXPERTS = CUDA_FEW_EXPERTS, VERY_FEW_EXPERTS = 16;
+constexpr int GATE_TOKENS = 4, GATE_COLUMNS = 8;                    // tokens a block; experts at a time
 constexpr int GATE_THREADS = 128, GATE_WARPS = GATE_THREADS / WARP; // 160 registers a thread, none spilled
 static_assert(GATE_WARPS >= GATE_TOKENS, "a warp chooses for every token");
 
@@ -88,7 +90,7 @@ __global__ void __launch_bounds__(GATE_THREADS)
                 Record *__restrict__ records)
 {
     __shared__ float scratch[WARP], partial[GATE_WARPS][GATE_TOKENS][GATE_COLUMNS];
-    __shared__ float logits[GATE_TOKENS][FEW_EXPERTS + GATE_COLUMNS];
+    __shared__ float logits[GATE_TOKENS][VERY_FEW_EXPERTS + GATE_COLUMNS];
     uint64_t first_token = static_cast<uint64_t>(blockIdx.x) * GATE_TOKENS;
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     Moments moments[GATE_TOKENS];
@@ -123,12 +125,110 @@ __global__ void __launch_bounds__(GATE_THREADS)
         choose(gate.dims, gate.routing, token, logits[warp], records + token * gate.dims.top_k, gate.weigh);
 }
 
+// With more, a block of 64 tokens takes the matrix in slices through shared memory: it is read once for 64 tokens. A
+// warp has eight tokens, a lane two experts, whose sums stay in registers.
+constexpr int TILE_TOKENS = 64, TILE_THREADS = 256, TILE_DEPTH = 32, EACH_TOKENS = 8, EACH_EXPERTS = FEW_EXPERTS / WARP;
+constexpr int LOADED_OF_TILE = 8;             // elements of a slice a thread
+constexpr int TOKEN_STRIDE = TILE_TOKENS + 4; // rows of whole 16-byte vectors
+static_assert(TILE_THREADS / WARP * EACH_TOKENS == TILE_TOKENS, "every token has its warp");
+static_assert(TILE_TOKENS * TILE_DEPTH == TILE_THREADS * LOADED_OF_TILE, "every thread loads as much of x");
+static_assert(FEW_EXPERTS * TILE_DEPTH == TILE_THREADS * LOADED_OF_TILE, "and of the matrix");
+
+struct alignas(16) GateTile {
+    float tokens[TILE_DEPTH][TOKEN_STRIDE]; // normalised
+    float matrix[TILE_DEPTH][FEW_EXPERTS];
+};
+
+// Slice `depth` of the block's tokens and of the matrix; normalised rows go out.
+template <typename T>
+__device__ void load_gate_tile(const Gate &gate, const T *x, const T *parameters, const Moments *moments,
+                               uint64_t first_token, uint64_t depth, T *out, GateTile *tile)
+{
+    uint32_t row = threadIdx.x / (TILE_DEPTH / LOADED_OF_TILE);
+    uint32_t column = threadIdx.x % (TILE_DEPTH / LOADED_OF_TILE) * LOADED_OF_TILE;
+    uint64_t at = depth + column, token = first_token + row, hidden = gate.hidden;
+    bool inside = token < gate.dims.tokens && at < hidden;
+    Run<T, LOADED_OF_TILE> gain = {}, bias = {}, values = {};
+    if (inside) {
+        gain.load(parameters, at, hidden, gate.aligned);
+        bias.load(parameters + hidden, at, hidden, gate.aligned);
+        values.load(x + token * hidden, at, hidden, gate.aligned);
+    }
+#pragma unroll
+    for (int i = 0; i < LOADED_OF_TILE; i++) {
+        values.values[i] =
+            (values.values[i] - moments[row].mean) * moments[row].scale * gain.values[i] + bias.values[i];
+        tile->tokens[column + i][row] = values.values[i];
+    }
+    if (inside && out)
+        values.store(out + token * hidden, at, hidden, gate.aligned);
+    uint32_t line = threadIdx.x / (FEW_EXPERTS / LOADED_OF_TILE);
+    uint32_t first = threadIdx.x % (FEW_EXPERTS / LOADED_OF_TILE) * LOADED_OF_TILE;
+    Run<T, LOADED_OF_TILE> experts = {};
+    if (depth + line < hidden && first < gate.dims.experts)
+        experts.load(parameters + 2 * hidden + (depth + line) * gate.dims.experts, first, gate.dims.experts,
+                     gate.matrix_aligned);
+#pragma unroll
+    for (int i = 0; i < LOADED_OF_TILE; i++)
+        tile->matrix[line][first + i] = experts.values[i];
+}
+
+template <typename T>
+__global__ void __launch_bounds__(TILE_THREADS)
+    gate_tiles_kernel(Gate gate, const T *__restrict__ x, const T *__restrict__ parameters, T *__restrict__ rows,
+                      Record *__restrict__ records)
+{
+    __shared__ Moments moments[TILE_TOKENS];
+    __shared__ GateTile tile;
+    __shared__ float logits[TILE_TOKENS][FEW_EXPERTS + 1];
+    uint64_t first_token = static_cast<uint64_t>(blockIdx.x) * TILE_TOKENS;
+    uint32_t own = threadIdx.x / WARP * EACH_TOKENS, lane = threadIdx.x % WARP;
+    float sums[EACH_TOKENS][EACH_EXPERTS] = {};
+    for (uint32_t t = own; t < own + EACH_TOKENS; t++) {
+        uint64_t token = first_token + t < gate.dims.tokens ? first_token + t : gate.dims.tokens - 1;
+        Moments found = warp_moments_of(x + token * gate.hidden, gate.hidden, gate.aligned);
+        if (lane == 0)
+            moments[t] = found;
+    }
+    for (uint64_t depth = 0; depth < gate.hidden; depth += TILE_DEPTH) {
+        __syncthreads(); // moments are there, and the slice before is used up
+        load_gate_tile(gate, x, parameters, moments, first_token, depth, rows, &tile);
+        __syncthreads();
+#pragma unroll 8
+        for (int k = 0; k < TILE_DEPTH; k++) {
+            alignas(16) float tokens[EACH_TOKENS];
+            *reinterpret_cast<float4 *>(tokens) = *reinterpret_cast<const float4 *>(&tile.tokens[k][own]);
+            *reinterpret_cast<float4 *>(tokens + 4) = *reinterpret_cast<const float4 *>(&tile.tokens[k][own + 4]);
+#pragma unroll
+            for (int e = 0; e < EACH_EXPERTS; e++) {
+                float factor = tile.matrix[k][e * WARP + lane];
+#pragma unroll
+                for (int t = 0; t < EACH_TOKENS; t++)
+                    sums[t][e] += tokens[t] * factor;
+            }
+        }
+    }
+#pragma unroll
+    for (int t = 0; t < EACH_TOKENS; t++)
+#pragma unroll
+        for (int e = 0; e < EACH_EXPERTS; e++)
+            logits[own + t][e * WARP + lane] = sums[t][e];
+    __syncwarp();
+    for (uint32_t t = own; t < own + EACH_TOKENS && first_token + t < gate.dims.tokens; t++)
+        choose(gate.dims, gate.routing, first_token + t, logits[t], records + (first_token + t) * gate.dims.top_k,
+               gate.weigh);
+}
+
 template <typename T>
 cudaError_t gate_few(cudaStream_t stream, Gate gate, Tensor x, Tensor router, Tensor rows, Tensor records)
 {
     const T *parameters = static_cast<const T *>(router.data);
     gate.aligned = is_aligned<T>(x.data, gate.hidden) && is_aligned<T>(parameters, 0) && is_aligned<T>(rows.data, 0);
     gate.matrix_aligned = is_aligned<T>(parameters + 2 * gate.hidden, gate.dims.experts);
+    if (gate.dims.experts > VERY_FEW_EXPERTS)
+        return launch(stream, static_cast<unsigned>(blocks_for(gate.dims.tokens, TILE_TOKENS)), TILE_THREADS, 0,
+                      gate_tiles_kernel<T>, gate, static_cast<const T *>(x.data), parameters,
+                      static_cast<T *>(rows.data), static_cast<Record *>(records.data));
     return launch(stream, static_cast<unsigned>(blocks_for(gate.dims.tokens, GATE_TOKENS)), GATE_THREADS, 0,
                   gate_kernel<T>, gate, static_cast<const T *>(x.data), parameters, static_cast<T *>(rows.data),
                   static_cast<Record *>(records.data));

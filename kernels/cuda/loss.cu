@@ -16,16 +16,22 @@ struct Softmax {
     float largest, sum;
 };
 
-// By a whole block.
+// By a whole block, in one pass: what was summed is scaled when a larger logit comes.
 __device__ Softmax softmax_of(const float *logits, uint64_t words, float *scratch)
 {
-    float largest = -INFINITY, sum = 0;
-    for (uint64_t w = threadIdx.x; w < words; w += blockDim.x)
-        largest = fmaxf(largest, logits[w]);
-    largest = block_reduce(largest, Max(), scratch);
-    for (uint64_t w = threadIdx.x; w < words; w += blockDim.x)
-        sum += expf(logits[w] - largest);
-    return {largest, block_reduce(sum, Add(), scratch)};
+    float own = -INFINITY, sum = 0;
+#pragma unroll 4
+    for (uint64_t w = threadIdx.x; w < words; w += blockDim.x) {
+        float logit = logits[w];
+        if (logit > own) {
+            sum = sum * expf(own - logit) + 1;
+            own = logit;
+        } else {
+            sum += expf(logit - own);
+        }
+    }
+    float largest = block_reduce(own, Max(), scratch);
+    return {largest, block_reduce(own == -INFINITY ? sum : sum * expf(own - largest), Add(), scratch)};
 }
 
 // losses [tokens]; a block a token, `first` is the first of them.

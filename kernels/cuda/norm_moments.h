@@ -36,6 +36,31 @@ template <typename T> __device__ Moments moments_of(const T *row, uint64_t hidde
     return {mean, 1.0f / sqrtf(variance + EPSILON)};
 }
 
+// By a warp, likewise.
+template <typename T> __device__ Moments warp_moments_of(const T *row, uint64_t hidden, bool aligned)
+{
+    Piece<T> piece;
+    float sum = 0, squares = 0;
+    uint64_t first = threadIdx.x % WARP * Piece<T>::LENGTH, step = WARP * Piece<T>::LENGTH;
+#pragma unroll 4
+    for (uint64_t at = first; at < hidden; at += step) {
+        piece.load(row, at, hidden, aligned);
+#pragma unroll
+        for (int i = 0; i < Piece<T>::LENGTH; i++)
+            sum += piece.values[i];
+    }
+    float mean = warp_reduce(sum, Add()) / static_cast<float>(hidden);
+#pragma unroll 4
+    for (uint64_t at = first; at < hidden; at += step) {
+        piece.load(row, at, hidden, aligned);
+#pragma unroll
+        for (int i = 0; i < Piece<T>::LENGTH; i++)
+            squares += at + i < hidden ? (piece.values[i] - mean) * (piece.values[i] - mean) : 0;
+    }
+    float variance = warp_reduce(squares, Add()) / static_cast<float>(hidden);
+    return {mean, 1.0f / sqrtf(variance + EPSILON)};
+}
+
 } // namespace
 
 #endif

@@ -3,7 +3,7 @@
 #ifndef HEP_CUDA_WARP_TILE_H
 #define HEP_CUDA_WARP_TILE_H
 
-#include "kernels/cuda/fragment.h"
+#include "kernels/cuda/mma.h"
 
 namespace
 {
@@ -14,7 +14,8 @@ constexpr int ROW_FRAGMENTS = WARP_ROWS / FRAGMENT, COL_FRAGMENTS = WARP_COLS / 
 // Tiles of shared memory: a as [rows][depth], or [depth][rows] if A_TRANSPOSED; b as [depth][cols], or [cols][depth] if
 // B_TRANSPOSED; `stride` elements from line to line.
 template <typename T, bool A_TRANSPOSED, bool B_TRANSPOSED> struct WarpTile {
-    FragmentSum sums[ROW_FRAGMENTS][COL_FRAGMENTS];
+    static constexpr int HALVES = 2, HALF = FRAGMENT / 2; // a fragment's columns, as mma takes them
+    float sums[ROW_FRAGMENTS][COL_FRAGMENTS][HALVES][4];
 
     __device__ __forceinline__ void clear()
     {
@@ -22,7 +23,31 @@ template <typename T, bool A_TRANSPOSED, bool B_TRANSPOSED> struct WarpTile {
         for (int i = 0; i < ROW_FRAGMENTS; i++)
 #pragma unroll
             for (int j = 0; j < COL_FRAGMENTS; j++)
-                fragment_clear(sums[i][j]);
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    sums[i][j][0][e] = sums[i][j][1][e] = 0;
+    }
+
+    // The 16 x 16 elements from `row` and `k` on; quarters in the order that mma.h says: rows first.
+    template <int STRIDE> __device__ __forceinline__ void load_rows(uint32_t (&to)[4], const T *a, int row, int k)
+    {
+        int lane = threadIdx.x % WARP, line = lane % HALF, second = lane / HALF % 2 * HALF,
+            third = lane / FRAGMENT * HALF;
+        if (A_TRANSPOSED)
+            load_matrices_transposed(to, a + (k + line + third) * STRIDE + row + second);
+        else
+            load_matrices(to, a + (row + line + second) * STRIDE + k + third);
+    }
+
+    // Likewise from `k` and `col` on; depth first: two registers for each half of the columns.
+    template <int STRIDE> __device__ __forceinline__ void load_cols(uint32_t (&to)[4], const T *b, int k, int col)
+    {
+        int lane = threadIdx.x % WARP, line = lane % HALF, second = lane / HALF % 2 * HALF,
+            third = lane / FRAGMENT * HALF;
+        if (B_TRANSPOSED)
+            load_matrices(to, b + (col + line + third) * STRIDE + k + second);
+        else
+            load_matrices_transposed(to, b + (k + line + second) * STRIDE + col + third);
     }
 
     // first_col[j]: where the columns of fragment j begin.
@@ -32,30 +57,34 @@ template <typename T, bool A_TRANSPOSED, bool B_TRANSPOSED> struct WarpTile {
     {
 #pragma unroll
         for (int k = 0; k < DEPTH; k += FRAGMENT) {
-            FragmentA<T, A_TRANSPOSED> rows[ROW_FRAGMENTS];
-            FragmentB<T, B_TRANSPOSED> cols[COL_FRAGMENTS];
+            uint32_t rows[ROW_FRAGMENTS][4], cols[COL_FRAGMENTS][4];
 #pragma unroll
-            for (int i = 0; i < ROW_FRAGMENTS; i++) {
-                int row = first_row + i * FRAGMENT;
-                fragment_load(rows[i], A_TRANSPOSED ? a + k * A_STRIDE + row : a + row * A_STRIDE + k, A_STRIDE);
-            }
+            for (int i = 0; i < ROW_FRAGMENTS; i++)
+                load_rows<A_STRIDE>(rows[i], a, first_row + i * FRAGMENT, k);
 #pragma unroll
-            for (int j = 0; j < COL_FRAGMENTS; j++) {
-                int col = first_col[j];
-                fragment_load(cols[j], B_TRANSPOSED ? b + col * B_STRIDE + k : b + k * B_STRIDE + col, B_STRIDE);
-            }
+            for (int j = 0; j < COL_FRAGMENTS; j++)
+                load_cols<B_STRIDE>(cols[j], b, k, first_col[j]);
 #pragma unroll
             for (int i = 0; i < ROW_FRAGMENTS; i++)
 #pragma unroll
                 for (int j = 0; j < COL_FRAGMENTS; j++)
-                    fragment_multiply_add(sums[i][j], rows[i], cols[j]);
+#pragma unroll
+                    for (int h = 0; h < HALVES; h++)
+                        mma_16x8x16<T>(sums[i][j][h], rows[i], cols[j][2 * h], cols[j][2 * h + 1]);
         }
     }
 
     // Fragment i, j as [16][16] in shared memory, `stride` from row to row; to be read after __syncwarp.
     __device__ __forceinline__ void store(int i, int j, float *to, int stride) const
     {
-        fragment_store(to, sums[i][j], stride);
+        int lane = threadIdx.x % WARP;
+        float *own = to + lane / 4 * stride + lane % 4 * 2;
+#pragma unroll
+        for (int h = 0; h < HALVES; h++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                own[e / 2 * HALF * stride + h * HALF + e % 2] = sums[i][j][h][e];
+        }
     }
 };
 

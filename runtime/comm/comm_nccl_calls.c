@@ -296,13 +296,15 @@ bool nccl_all_gather(Comm *base, int handle, const void *shard, void *gathered, 
     return ok;
 }
 
-static bool channel_look(const NcclWorld *world, const NcclChannel *channel, Fault *fault)
+static bool channel_look(NcclWorld *world, const NcclChannel *channel, Fault *fault)
 {
     ncclResult_t state = ncclSuccess;
     char group[128];
     if (ncclCommGetAsyncError(channel->nccl, &state) == ncclSuccess &&
         (state == ncclSuccess || state == ncclInProgress))
         return true;
+    if (nccl_await_cause(world, state, fault))
+        return false;
     comm_describe_group(world->comm.cluster, &channel->group, group, sizeof(group));
     return fault_set(fault, FAULT_RUN, "NCCL failed in %s: '%s': %s", group, ncclGetErrorString(state),
                      ncclGetLastError(channel->nccl));

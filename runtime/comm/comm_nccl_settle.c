@@ -5,7 +5,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/comm/comm_nccl_internal.h"
 
-static const double spin_s = 200e-6, sleep_s = 100e-6;
+static const double spin_s = 200e-6, sleep_s = 100e-6, cause_s = 2;
 
 bool nccl_enter(NcclWorld *world, Fault *fault)
 {
@@ -37,6 +37,17 @@ bool nccl_failed(ncclComm_t nccl, ncclResult_t result, const char *what, Fault *
                      shared ? "; processes that share a GPU need an NCCL_HOSTID each" : "");
 }
 
+bool nccl_await_cause(NcclWorld *world, ncclResult_t result, Fault *fault)
+{
+    double until_s = clock_now_s() + (result == ncclRemoteError || result == ncclSystemError ? cause_s : 0);
+    bool known = rendezvous_aborted(world->rendezvous, fault);
+    while (!known && clock_now_s() < until_s) {
+        clock_sleep_until(clock_now_s() + sleep_s);
+        known = rendezvous_aborted(world->rendezvous, fault);
+    }
+    return known;
+}
+
 bool nccl_settle(NcclWorld *world, ncclComm_t nccl, ncclResult_t result, const char *what, Fault *fault)
 {
     double began_s = clock_now_s();
@@ -58,5 +69,5 @@ bool nccl_settle(NcclWorld *world, ncclComm_t nccl, ncclResult_t result, const c
         else
             clock_sleep_until(now_s + sleep_s);
     }
-    return result == ncclSuccess || nccl_failed(nccl, result, what, fault);
+    return result == ncclSuccess || (!nccl_await_cause(world, result, fault) && nccl_failed(nccl, result, what, fault));
 }

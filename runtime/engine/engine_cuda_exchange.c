@@ -54,7 +54,7 @@ static bool learn_counts(CudaStep *step, Tensor send_counts, Tensor next_counts,
     if (step->engine->capturing)
         return true;
     return cuda_check(cudaEventRecord(step->counted, stream), "record an event", fault) &&
-           cuda_await(step->engine, step->counted, fault);
+           cuda_await(step->engine, step->counted, true, fault);
 }
 
 // ---- padded ----------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ bool cuda_finish(Engine *base, StepTime times[], Fault *fault)
 {
     CudaEngine *engine = (CudaEngine *)base;
     bool ok = cuda_use_device(engine, fault) && results_enqueue(engine, fault) &&
-              cuda_await(engine, engine->ended[STREAM_COMPUTE], fault) && lost_check(engine, fault) &&
+              cuda_await(engine, engine->ended[STREAM_COMPUTE], false, fault) && lost_check(engine, fault) &&
               cuda_graph_check(engine, fault) && times_read(engine, times, fault) && kept_read(engine, fault) &&
               cuda_count_padding(engine, fault);
     if (ok)

@@ -164,8 +164,9 @@ static inline cudaStream_t cuda_home_stream(const CudaEngine *engine)
     return NULL;
 }
 
-// Waits for what was enqueued before the event, but not for ever: a failed or missing peer ends it.
-bool cuda_await(CudaEngine *engine, cudaEvent_t event, Fault *fault) MUST_CHECK;
+// Waits for what was enqueued before the event, but not for ever: a failed or missing peer ends it. `hurries`: nothing
+// is enqueued meanwhile, so that what the host is late by is lost.
+bool cuda_await(CudaEngine *engine, cudaEvent_t event, bool hurries, Fault *fault) MUST_CHECK;
 
 bool cuda_settle(Engine *base, uint32_t step, Fault *fault);
 void cuda_begin(Engine *base, const EngineIteration *iteration);

@@ -77,7 +77,7 @@ static bool step_enqueue(CudaEngine *engine, CudaStep *step, Fault *fault)
 bool cuda_settle(Engine *base, uint32_t index, Fault *fault)
 {
     CudaEngine *engine = (CudaEngine *)base;
-    return cuda_use_device(engine, fault) && cuda_await(engine, engine->steps[index].done, fault);
+    return cuda_use_device(engine, fault) && cuda_await(engine, engine->steps[index].done, false, fault);
 }
 
 bool cuda_execute(Engine *base, uint32_t index, Fault *fault)

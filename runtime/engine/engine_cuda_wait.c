@@ -4,12 +4,29 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include "runtime/base/clock.h"
 #include "runtime/comm/comm_common.h"
 #include "runtime/engine/engine_cuda_internal.h"
 
-static const double spin_s = 100e-6, sleep_s = 50e-6, look_s = 0.1;
+// How long a wait asks over and over, and how long it sleeps between two questions from then on.
+typedef struct {
+    double spin_s, sleep_s;
+} Patience;
+static const Patience patient = {100e-6, 50e-6}, hurrying = {500e-6, 20e-6};
+static const double look_s = 0.1;
+enum { TIMER_SLACK_NS = 1000 };
+
+// Timers of a thread may be 50 us late unless it asks for less.
+static void sleep_until(double time_s)
+{
+    static _Thread_local bool is_sharp;
+    if (!is_sharp)
+        prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS);
+    is_sharp = true;
+    clock_sleep_until(time_s);
+}
 
 // The first step of a stream that was enqueued in this iteration and is not done, or NONE.
 static int64_t step_under_way(const CudaEngine *engine, Stream stream)
@@ -184,8 +201,9 @@ static bool look_for_progress(const CudaEngine *engine, Progress *progress, Faul
     return time_out(engine, step, fault);
 }
 
-bool cuda_await(CudaEngine *engine, cudaEvent_t event, Fault *fault)
+bool cuda_await(CudaEngine *engine, cudaEvent_t event, bool hurries, Fault *fault)
 {
+    const Patience *patience = hurries ? &hurrying : &patient;
     Progress progress = {.moved_s = clock_now_s()};
     double began_s = progress.moved_s, looked_s = began_s;
     for (;;) {
@@ -202,9 +220,9 @@ bool cuda_await(CudaEngine *engine, cudaEvent_t event, Fault *fault)
             if (!look_for_progress(engine, &progress, fault))
                 return false;
         }
-        if (now_s - began_s < spin_s)
+        if (now_s - began_s < patience->spin_s)
             sched_yield();
         else
-            clock_sleep_until(now_s + sleep_s);
+            sleep_until(now_s + patience->sleep_s);
     }
 }

@@ -14,8 +14,9 @@ ROUNDS = ["--warmup", "0", "--timeout", "20"]
 class Tester:
     """Programs and plans, and runs of them."""
 
-    def __init__(self, session, programs, folder, names):
+    def __init__(self, session, programs, folder, names, fault_count):
         self.session, self.programs, self.folder, self.names = session, programs, folder, names
+        self.faults = fault_count
 
     def program(self, name):
         for folder in self.programs:
@@ -103,6 +104,66 @@ def kernels(tester):
         tester.session.record("kernels", "device tests", SKIPPED, "not built: no Criterion")
 
 
+def laptop(tester):
+    """The sample that README begins with, forward and training, against the host engine: all ranks on one GPU."""
+    session = tester.session
+    for name in plans.LAPTOP:
+        if not os.path.exists(tester.plan(name)):
+            session.record("laptop", name, SKIPPED, "no such plan")
+            continue
+        more = ["-n", "2"] if name == "laptop" else ["-n", "4"]
+        paths = {engine: session.path(f"{name}.{engine}.json") for engine in ("host", "cuda")}
+        for engine, path in paths.items():
+            command = tester.hep_run("--engine", engine, tester.plan(name), *ROUNDS, *more, "--profile", path)
+            code, output = session.run(command, 60)
+            if code:
+                session.record("laptop", name, FAILED, f"engine {engine}: exit code {code}", output)
+                break
+        else:
+            verdict, said = compare.compare(compare.load(paths["host"]), compare.load(paths["cuda"]), [])
+            session.record("laptop", name, FAILED if verdict else PASSED, said)
+
+
+def rows_in(path):
+    """Of the file that --losses writes: iterations that are done."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return max(0, len(file.read().splitlines()) - 1)
+    except OSError:
+        return 0
+
+
+def fault(tester, plan, number, options):
+    """A rank is killed in the middle of a training: all others must end, soon and for that reason."""
+    session, losses = tester.session, tester.session.path(f"losses.{number}.csv")
+    host = tester.on_host(plan, plan.name, tester.options(plan))
+    if host is None:
+        return
+    ranks, victim = host["ranks"], 1 + number % (host["ranks"] - 1)
+    command = tester.hep_run("--engine", "cuda", tester.plan(plan.name), "--warmup", "0", "-n", "1000000", "--timeout",
+                             "20", "--quiet", "--losses", losses, *options)
+    ended = session.kill_a_rank(ranks, command, victim, lambda: rows_in(losses) >= 5, 90)
+    name = " ".join([plan.name, *options, f"rank {victim} dies"])
+    done, output = rows_in(losses), "".join(said for _, said in ended)
+    if any(code == 124 for code, _ in ended):
+        session.record("faults", name, FAILED, "a rank hung", output)
+    elif done < 5:
+        session.record("faults", name, FAILED, "it did not get to train", output)
+    elif any(code == 0 for code, _ in ended) or "is gone" not in output:
+        session.record("faults", name, FAILED, "the others did not say why they ended", output)
+    else:
+        session.record("faults", name, PASSED, f"after iteration {done}")
+
+
+def faults(tester):
+    """Failures after a graph with NCCL's calls was captured, without graphs, and where the host waits for counts."""
+    cases = [("train_ep_f32_padded", []), ("train_all_f32", []), ("train_ep_f32_padded", ["--no-graph"]),
+             ("train_dc_bf16", [])]
+    cases = [(plan, options) for name, options in cases for plan in tester.matrix() if plan.name == name]
+    for number in range(tester.faults if cases else 0):
+        fault(tester, cases[number % len(cases)][0], number, cases[number % len(cases)][1])
+
+
 def one_process(tester):
     """Strategies, dtypes, passes and codecs against the host engine, all ranks on one GPU in one process."""
     for plan in tester.matrix():
@@ -110,7 +171,7 @@ def one_process(tester):
 
 
 def nccl(tester):
-    """The same as a process per rank, over NCCL, in the cases that move different things."""
+    """The same as a process per rank on one GPU, over NCCL, in the cases that move different things."""
     chosen = ["train_ep_f32", "train_all_f32", "train_dc_bf16", "train_gpu_f16", "forward_dc_f16",
               "train_gpu_f32_naive", "train_dc_f32_delta", "train_all_bf16_sr", "train_dc_f16_topk",
               "train_ep_bf16_padded"]
@@ -139,11 +200,12 @@ def sanitizer(tester):
              for name in ("train_all_f32", "train_gpu_bf16", "train_dc_f32_delta")
              if not tester.names or name in tester.names]
     tests = [f"test_kernels_cuda_{kernels}_device" for kernels in ("route", "expert")]
-    cases += [(name, [tester.program(name)]) for name in tests if tester.program(name)]
-    for tool in ("memcheck", "racecheck"):
-        for name, command in cases:
-            tester.session.attempt("sanitizer", f"{tool} {name}", [checker, "--tool", tool, "--error-exitcode", "9",
-                                                                  "--target-processes", "all", *command], 240)
+    rest = [(name, [tester.program(name)]) for name in tests if tester.program(name)]
+    runs = [(tool, *case) for tool in ("memcheck", "racecheck") for case in cases[:1]]  # the smallest plan first
+    runs += [(tool, *case) for tool in ("memcheck", "racecheck") for case in cases[1:] + rest]
+    for tool, name, command in runs:
+        tester.session.attempt("sanitizer", f"{tool} {name}", [checker, "--tool", tool, "--error-exitcode", "9",
+                                                              "--target-processes", "all", *command], 240)
 
 
 def calibrate(tester):
@@ -190,8 +252,11 @@ def bench(tester):
         session.record("bench", "experts by wgmma", FAILED, refusal)
 
 
-PARTS = {"kernels": kernels, "plans": one_process, "bench": bench, "nccl": nccl, "graph": graph, "calibrate": calibrate,
-         "sanitizer": sanitizer}
+# In the order of what they tell. A part has its share of the time, the later ones what is left.
+PARTS = {"kernels": kernels, "laptop": laptop, "nccl": nccl, "faults": faults, "bench": bench, "sanitizer": sanitizer,
+         "graph": graph, "plans": one_process, "calibrate": calibrate}
+SHARES = {"kernels": 0.15, "laptop": 0.1, "nccl": 0.15, "faults": 0.15, "bench": 0.2, "sanitizer": 0.15, "graph": 0.15,
+          "plans": 0.7, "calibrate": 1}
 
 
 def build(session, source, folder, deps):

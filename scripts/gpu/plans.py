@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DOMAINS = {"ep": "dc=1,gpu=1", "dc": "dc=2,gpu=1", "gpu": "dc=1,gpu=2", "all": "dc=2,gpu=2"}
 CODECS = {
     "dense": "",
@@ -15,6 +16,7 @@ CODECS = {
     "topk": "  migration { gradient = topk  gradient_ratio = 10 }",
 }
 LAYER, PAIR = "layer", "pair"
+LAPTOP = {"laptop": "forward", "laptop_training": "training"}  # samples/laptop.hep
 
 # name; strategy of DOMAINS; options: more of hepc's
 Plan = collections.namedtuple("Plan", "name strategy dtype training codec activation options")
@@ -90,6 +92,12 @@ def make(hepc, folder, names=None):
         if not names or plan.name in names:
             options = ["--domain", DOMAINS[plan.strategy], *plan.options]
             ok = compile_plan(hepc, folder, plan.name, describe(plan), options) and ok
+    with open(os.path.join(SOURCE, "samples", "laptop.hep"), encoding="utf-8") as file:
+        laptop = file.read()
+    for name, what in LAPTOP.items():
+        if not names or name in names:
+            text = laptop.replace("pass = forward", f"pass = {what}")
+            ok = compile_plan(hepc, folder, name, text, []) and ok
     for name, ranks in ((LAYER, 1), (PAIR, 2)):
         if not names or name in names:
             ok = compile_plan(hepc, folder, name, LARGE % ranks, []) and ok

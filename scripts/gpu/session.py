@@ -19,6 +19,10 @@ class OutOfTime(Exception):
     pass
 
 
+class PartOver(Exception):
+    """The part has had its share of the time."""
+
+
 class Session:
     def __init__(self, out, work, budget_s, facts):
         self.out, self.work = out, work
@@ -26,7 +30,9 @@ class Session:
         self.facts = facts
         self.results, self.measured = [], {}
         self.criteria = criteria.judge({})
-        self.environment = dict(os.environ)
+        self.part_until_s = None
+        # What NCCL's threads may not do is an error, whatever its version takes for granted.
+        self.environment = {**os.environ, "NCCL_LAUNCH_RACE_FATAL": "1"}
 
     # ---- what is kept -----------------------------------------------------------------------
 
@@ -35,6 +41,14 @@ class Session:
 
     def left_s(self):
         return self.budget_s - self.elapsed_s()
+
+    def begin_tests(self):
+        """From here on the budget counts: building is not in it."""
+        self.began_s = time.monotonic()
+
+    def begin_part(self, share):
+        """`share` of the whole time is the part's; the last ones have what is left."""
+        self.part_until_s = time.monotonic() + share * self.budget_s
 
     def write(self):
         found = {**self.facts, "elapsed_s": round(self.elapsed_s(), 1), "criteria": self.criteria,
@@ -85,27 +99,42 @@ class Session:
             return 124, output.decode(errors="replace") + "ended for taking too long\n"
 
     def limit(self, seconds):
-        """When what may take so long has to be done. Raises OutOfTime where nothing is left."""
+        """When what may take so long has to be done. Raises where nothing is left, of all or of the part's share."""
         if self.left_s() <= 0:
             raise OutOfTime
-        return time.monotonic() + min(seconds, self.left_s())
+        left_s = self.left_s()
+        if self.part_until_s is not None:
+            left_s = min(left_s, self.part_until_s - time.monotonic())
+        if left_s <= 0:
+            raise PartOver
+        return time.monotonic() + min(seconds, left_s)
 
     def run(self, command, seconds, environment=None):
         return self.finish(self.start(command, environment), self.limit(seconds))
 
-    def run_ranks(self, count, command, seconds):
+    def start_ranks(self, count, command):
         """A process per rank, as torchrun would start them, each with its own NCCL_HOSTID, so that NCCL takes them for
         hosts and lets them share a GPU: they talk through sockets."""
-        until_s = self.limit(seconds)
         port = str(random.randrange(21000, 29000))
-        processes = []
-        for rank in range(count):
-            processes.append(self.start(command, {
-                "RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port, "NCCL_HOSTID": f"host{rank}", "NCCL_SOCKET_IFNAME": "lo"}))
-        ended = [self.finish(process, until_s) for process in processes]
+        return [self.start(command, {
+            "RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port, "NCCL_HOSTID": f"host{rank}", "NCCL_SOCKET_IFNAME": "lo"}) for rank in range(count)]
+
+    def run_ranks(self, count, command, seconds):
+        until_s = self.limit(seconds)
+        ended = [self.finish(process, until_s) for process in self.start_ranks(count, command)]
         codes = [code for code, _ in ended if code]
         return (codes[0] if codes else 0), "".join(output for _, output in ended)
+
+    def kill_a_rank(self, count, command, victim, is_time, seconds):
+        """Kills a rank once is_time() says so; (exit code, output) of every other one. 124: it hung."""
+        until_s = self.limit(seconds)
+        processes = self.start_ranks(count, command)
+        while not is_time() and time.monotonic() < until_s and all(process.poll() is None for process in processes):
+            time.sleep(0.05)
+        os.killpg(processes[victim].pid, signal.SIGKILL)
+        ended = [self.finish(process, until_s) for process in processes]
+        return [found for rank, found in enumerate(ended) if rank != victim]
 
     def attempt(self, part, name, command, seconds, environment=None):
         """Runs and records; true where it passed."""

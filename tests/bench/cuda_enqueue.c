@@ -22,10 +22,16 @@ enum { EMPTY_LAUNCHES = 2000, RANKS_MAX = 64, OP_CODES = 64, PLAN_BYTES = 1 << 3
 
 #ifdef HEP_EMULATED
 uint64_t emulation_enqueued(void);
+uint64_t emulation_product_flops(void);
 static const bool is_emulated = true;
 #else
 static const bool is_emulated = false;
 static uint64_t emulation_enqueued(void)
+{
+    return 0;
+}
+
+static uint64_t emulation_product_flops(void)
 {
     return 0;
 }
@@ -47,6 +53,7 @@ typedef struct {
     Engine *engine;
     double *step_s;     // [steps][iterations]
     uint64_t *enqueued; // [steps]
+    uint64_t *flops;    // [steps] of products
     double *replay_s;   // [iterations]
     bool *left_out;     // [steps], of the iteration
     int32_t *tokens;    // likewise
@@ -116,13 +123,14 @@ static bool rank_iterate(Rank *rank, uint32_t iteration, StepTime times[], bool 
     for (uint32_t s = 0; s < plan->step_count && !fault->message[0]; s++) {
         if (rank->left_out[s])
             continue;
-        uint64_t before = emulation_enqueued();
+        uint64_t before = emulation_enqueued(), flops_before = emulation_product_flops();
         begin_s = clock_now_s();
         if (!cuda_engine.execute(rank->engine, s, fault))
             return false;
         rank->step_s[(size_t)s * options.iterations + iteration] = clock_now_s() - begin_s;
         uint64_t own = emulation_enqueued() - before;
         rank->enqueued[s] = own > rank->enqueued[s] ? own : rank->enqueued[s];
+        rank->flops[s] = emulation_product_flops() - flops_before;
     }
     return !fault->message[0] && cuda_engine.queue->finish(rank->engine, times, fault);
 }
@@ -163,6 +171,7 @@ typedef struct {
     double step_s; // median over iterations, mean over steps
     uint32_t steps;
     uint64_t enqueued; // by one step, at most
+    uint64_t flops;    // likewise
     bool meets;        // waits for other ranks, or for the device
 } OpCost;
 
@@ -180,6 +189,7 @@ static void op_costs(Rank *rank, OpCost costs[OP_CODES])
         cost->steps++;
         cost->meets = cost->meets || plan->steps[s].group != NONE;
         cost->enqueued = rank->enqueued[s] > cost->enqueued ? rank->enqueued[s] : cost->enqueued;
+        cost->flops = rank->flops[s] > cost->flops ? rank->flops[s] : cost->flops;
     }
     free(values);
 }
@@ -246,7 +256,8 @@ static void print_json(FILE *out, Rank *rank, const OpCost costs[OP_CODES], doub
         fprintf(out, "%s\n  {\"op\": \"%s\", \"steps\": %u, \"meets\": %s, \"enqueue_us\": %.3f, \"ratio\": %.3f",
                 comma, op_info(op)->name, cost->steps, cost->meets ? "true" : "false", 1e6 * step_s, step_s / empty_s);
         if (is_emulated)
-            fprintf(out, ", \"enqueues\": %llu", (unsigned long long)cost->enqueued);
+            fprintf(out, ", \"enqueues\": %llu, \"product_flops\": %llu", (unsigned long long)cost->enqueued,
+                    (unsigned long long)cost->flops);
         fprintf(out, "}");
         comma = ",";
         local_s += cost->meets ? 0 : cost->step_s;
@@ -273,8 +284,10 @@ static const char documentation[] =
     "Of a plan for one GPU it also replays a graph. Keys of the JSON: device, emulated (then times are the\n"
     "interpreter's share alone), iterations, ranks, steps, empty_launch_us (median),\n"
     "ops[{op, steps, meets (other ranks: then the time holds waiting), enqueue_us (median over iterations, mean over\n"
-    "steps), ratio (to an empty kernel), enqueues (kernels, products, copies and fills of one step at most; emulated\n"
-    "only)}], local_step_us and local_step_ratio (mean over steps that meet nobody), replay{host_us (of the call that\n"
+    "steps), ratio (to an empty kernel), enqueues (kernels, products, copies and fills of one step at most), "
+    "product_flops\n"
+    "(of cuBLAS's; both emulated only)}], local_step_us and local_step_ratio (mean over steps that meet nobody), "
+    "replay{host_us (of the call that\n"
     "launches the graph), step_us (the same by step), step_ratio} or null with replay_refusal; measures[{name, "
     "time_s,\n"
     "at_most (what is asked for, not of the emulation)}].\n"
@@ -373,6 +386,7 @@ int main(int argc, char **argv)
     for (uint32_t r = 0; r < count; r++) {
         ranks[r].step_s = allocate((size_t)plan->step_count * options.iterations, sizeof(double));
         ranks[r].enqueued = allocate(plan->step_count, sizeof(uint64_t));
+        ranks[r].flops = allocate(plan->step_count, sizeof(uint64_t));
         ranks[r].replay_s = allocate(options.iterations, sizeof(double));
         ranks[r].left_out = allocate(plan->step_count, sizeof(bool));
         ranks[r].tokens = allocate(plan->micro_batches * micro_batch_tokens(plan), sizeof(int32_t));
@@ -397,6 +411,7 @@ int main(int argc, char **argv)
     for (uint32_t r = 0; r < count; r++) {
         free(ranks[r].step_s);
         free(ranks[r].enqueued);
+        free(ranks[r].flops);
         free(ranks[r].replay_s);
         free(ranks[r].left_out);
         free(ranks[r].tokens);

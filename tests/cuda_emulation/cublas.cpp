@@ -126,6 +126,8 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
     if (!handle || !handle->has_workspace || m < 0 || n < 0 || k < 0 || batch_count < 0 || !strides_fit)
         return CUBLAS_STATUS_INVALID_VALUE;
     emulation::count_enqueued();
+    emulation::count_flops(2 * static_cast<uint64_t>(m) * static_cast<uint64_t>(n) * static_cast<uint64_t>(k) *
+                           static_cast<uint64_t>(batch_count));
     emulation::submit(handle->stream, [=] {
         for (int batch = 0; batch < batch_count; batch++)
             multiply(m, n, k, factor, left, right, keep, c, c_type, ldc, c_stride, batch);

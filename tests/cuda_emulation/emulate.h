@@ -75,7 +75,8 @@ void product_until(unsigned pending_groups);
 
 // Runs at once or, while the stream is captured, becomes part of the graph.
 cudaError_t submit(cudaStream_t stream, std::function<void()> work);
-void count_enqueued(); // one more kernel, product, copy or fill
+void count_enqueued();            // one more kernel, product, copy or fill
+void count_flops(uint64_t flops); // of a product
 void run_grid(dim3 grid, unsigned threads, size_t shared_bytes, const std::function<void()> &kernel);
 bool grid_is_valid(dim3 grid, unsigned threads, size_t shared_bytes);
 

@@ -41,25 +41,26 @@ template <typename T> float half_of(uint64_t pair, int which)
     return to_f32(value);
 }
 
+// All lanes show what their registers hold, and see all others' until everybody has read.
 template <typename T> void mma_16x8x16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b_low, uint32_t b_high)
 {
+    const uint32_t registers[6] = {a[0], a[1], a[2], a[3], b_low, b_high};
+    float own[6][2];
+    for (int r = 0; r < 6; r++)
+        for (int half = 0; half < 2; half++)
+            own[r][half] = half_of<T>(registers[r], half);
+    const uint64_t *all = emulation::warp_meet(reinterpret_cast<uintptr_t>(own));
     int quad = emulation_lane() / 4 * 4, col = emulation_lane() % 4 * 2;
-    float rows[2][16], columns[2][16];
-    for (int part = 0; part < 2; part++) { // columns 0 .. 7 of a, then 8 .. 15
-        const uint64_t *all = emulation::warp_meet(a[2 * part] | static_cast<uint64_t>(a[2 * part + 1]) << 32);
-        for (int k = 0; k < 8; k++) {
-            rows[0][8 * part + k] = half_of<T>(all[quad + k / 2], k % 2);
-            rows[1][8 * part + k] = half_of<T>(all[quad + k / 2] >> 32, k % 2);
+    for (int k = 0; k < 16; k++) {
+        auto of_row = reinterpret_cast<const float(*)[2]>(all[quad + k % 8 / 2]);
+        for (int c = 0; c < 2; c++) {
+            auto of_column = reinterpret_cast<const float(*)[2]>(all[(col + c) * 4 + k % 8 / 2]);
+            float factor = of_column[4 + k / 8][k % 2];
+            sums[c] += of_row[k / 8 * 2][k % 2] * factor;
+            sums[2 + c] += of_row[k / 8 * 2 + 1][k % 2] * factor;
         }
     }
-    const uint64_t *all = emulation::warp_meet(b_low | static_cast<uint64_t>(b_high) << 32);
-    for (int c = 0; c < 2; c++) {
-        for (int k = 0; k < 16; k++)
-            columns[c][k] = half_of<T>(all[(col + c) * 4 + k % 8 / 2] >> (k < 8 ? 0 : 32), k % 2);
-    }
-    for (int i = 0; i < 4; i++)
-        for (int k = 0; k < 16; k++)
-            sums[i] += rows[i / 2][k] * columns[i % 2][k];
+    __syncwarp();
 }
 
 #endif

@@ -220,12 +220,25 @@ void emulation::count_enqueued()
     enqueued++;
 }
 
+static thread_local uint64_t product_flops;
+
+void emulation::count_flops(uint64_t flops)
+{
+    product_flops += flops;
+}
+
 extern "C" {
 
 // Kernels, products, copies and fills that the calling thread has enqueued so far.
 uint64_t emulation_enqueued(void)
 {
     return enqueued;
+}
+
+// Multiplications and additions of the products that it has given cuBLAS.
+uint64_t emulation_product_flops(void)
+{
+    return product_flops;
 }
 
 // ---- memory --------------------------------------------------------------------------------------

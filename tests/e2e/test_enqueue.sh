@@ -1,5 +1,5 @@
 # What every step of the CUDA engine enqueues, counted by the emulation, against the table in docs/architecture.md; the
-# benchmark that holds the host's time against an empty kernel.
+# benchmark that holds the host's time against an empty kernel; FLOPs of its products, against docs/cuda.md.
 # builds: fast  seconds: 4
 . "$(dirname "$0")/lib.sh"
 [ -n "${HEP_RUN_EMULATED:-}" ] || { echo "SKIP: no emulation of CUDA in this build"; exit 77; }
@@ -55,6 +55,19 @@ if not one["replay"] or one["replay"]["host_us"] <= 0:
     print("FAIL: a plan of one GPU was not replayed:", one.get("replay_refusal"))
     wrong = True
 sys.exit(bool(wrong))
+PY
+# hidden 16 in 4 heads, dense layers of 4 x 16, 8 tokens of one sequence: what the formulas of docs/cuda.md say for each op's products.
+"$HEP_SOURCE/scripts/gpu/roofline.py" --check "$HEP_SOURCE/docs/cuda.md" || fail "docs/cuda.md has other figures"
+"$HEP_SOURCE/scripts/gpu/roofline.py" --flops T=8,S=8,H=16,A=16,K=16,F=64,E=4,k=2,I=8,V=16,s=4 >flops.json ||
+  fail "no FLOPs"
+python3 - one.json flops.json <<'PY' || failures=$((failures + 1))
+import json, sys
+ops, flops = (json.load(open(path)) for path in sys.argv[1:])
+counted = {op["op"]: op["product_flops"] for op in ops["ops"]}
+compared = {op for op in counted if counted[op] or flops.get(op)}
+wrong = {op: (counted[op], flops.get(op)) for op in compared if counted[op] != flops.get(op)}
+print(*(f"FAIL: {op}: products of {a} FLOPs, docs/cuda.md says {b}" for op, (a, b) in sorted(wrong.items())), sep="\n", end="")
+sys.exit(bool(wrong) or len(compared) < 7)
 PY
 "$bench" --help | grep -q 'empty_launch_us' || fail "--help does not list the keys"
 expect 64 'expected 2 to 10000' "$bench" --iterations 1 one.hepb

@@ -63,7 +63,7 @@ test_gpu() { # exit code, arguments...
   expect "$code" '' env PATH="$work/path:$PATH" "$HEP_SOURCE/scripts/test-gpu" --from programs --programs packed \
     --plans forward_dc_bf16,train_all_f32 --out "$work/found.json" "$@" || cat out
 }
-test_gpu 1
+test_gpu 1 --faults 1
 python3 - <<'PYTHON' || fail "not what was there to find: $(cat found.json out)"
 import json
 found = json.load(open("found.json"))
@@ -74,6 +74,9 @@ assert by_part["kernels"] == {"test_good_device": "passed", "test_bad_device": "
 assert set(by_part["plans"].values()) == {"passed"} and len(by_part["plans"]) == 2
 assert set(by_part["graph"].values()) == {"passed"} and len(by_part["graph"]) == 2
 assert set(by_part["sanitizer"].values()) <= {"passed"}
+assert set(by_part["faults"].values()) == {"passed"} and len(by_part["faults"]) == 1, by_part["faults"]
+assert set(by_part["laptop"].values()) == {"skipped"} # not brought along: 16 ranks, here
+assert [part for part in by_part if part != "nccl"][:4] == ["kernels", "laptop", "faults", "bench"], list(by_part)
 assert by_part["calibrate"] == {"one process": "passed", "2 processes": "passed"}
 for block in ("one process", "2 processes"):
     block = found["measured"]["calibration, " + block]
