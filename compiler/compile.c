@@ -10,6 +10,7 @@
 #include "compiler/frontend/read.h"
 #include "compiler/placement/place.h"
 #include "compiler/solve/footprint.h"
+#include "compiler/solve/frugality.h"
 #include "compiler/solve/rank.h"
 #include "ir/base/clock.h"
 #include "ir/bundle.h"
@@ -171,13 +172,8 @@ static FaultKind solve_with(const CompileOptions *options, double share, Arena *
     return FAULT_NONE;
 }
 
-// What is planned one way, and then another where that leaves memory to bind: what takes more memory comes first, and
-// is faster where it fits.
-typedef struct {
-    bool regather_dense, recomputes;
-    uint32_t dense_levels; // of those that are gathered again
-} Frugality;
-
+// Ways of saving memory are planned one after the other: what takes more memory comes first, and is faster where it
+// fits.
 typedef struct {
     Frugality how;
     double best_s; // of its best single choice that fits; infinite if none does; 0 where nothing is chosen
@@ -185,46 +181,12 @@ typedef struct {
 
 enum { SEARCHED_MAX = 4 };
 
-enum { FRUGALITIES_MAX = 2 * (LEVELS_MAX + 1) };
-
-// Gathered dense weights kept until the backward pass or gathered again, activations kept or computed again.
-static const Spec *with_frugality(const Spec *request, Frugality how, Arena *arena)
+static size_t list_ways(const Spec *spec, Ranked out[FRUGALITIES_MAX])
 {
-    Spec *spec = arena_alloc(arena, sizeof(*spec));
-    *spec = *request;
-    spec->plan.regather_dense = how.regather_dense;
-    spec->plan.dense_levels = how.dense_levels;
-    spec->plan.recomputes = how.recomputes;
-    return spec;
-}
-
-// Does keeping what so many outermost levels gathered differ from keeping one level less, and from keeping all?
-static bool keeps_between(const Cluster *cluster, uint32_t levels)
-{
-    uint32_t wide = cluster_wide_levels(cluster);
-    return levels > 0 && wide >> (levels - 1) & 1 && wide >> levels;
-}
-
-static size_t list_dense(const Spec *spec, bool recomputes, Ranked *out)
-{
-    size_t count = 0;
-    if (spec->plan.once_dense != ONCE_DENSE_NONE)
-        out[count++].how = (Frugality){.recomputes = recomputes};
-    for (uint32_t levels = spec->cluster.level_count; levels-- > 0;)
-        if (spec->plan.once_dense != ONCE_DENSE_ALL && (levels == 0 || keeps_between(&spec->cluster, levels)) &&
-            (levels == 0 || spec->plan.once_dense == ONCE_DENSE_AUTO))
-            out[count++].how = (Frugality){true, recomputes, levels};
-    return count;
-}
-
-// Those that are asked for, the largest memory first.
-static size_t list_frugalities(const Spec *spec, Ranked out[FRUGALITIES_MAX])
-{
-    size_t count = 0;
-    if (spec->plan.recompute != RECOMPUTE_FULL)
-        count += list_dense(spec, false, out);
-    if (spec->plan.recompute != RECOMPUTE_NONE)
-        count += list_dense(spec, true, out + count);
+    Frugality list[FRUGALITIES_MAX];
+    size_t count = frugality_list(spec, list);
+    for (size_t i = 0; i < count; i++)
+        out[i] = (Ranked){.how = list[i]};
     return count;
 }
 
@@ -236,13 +198,13 @@ static int compare_ranked(const void *a, const void *b)
 
 // The most promising first: the first alone where every choice fits beside it; the last alone where none fits anywhere,
 // which says why. Returns how many are left.
-static size_t rank_frugalities(const Spec *spec, Ranked *list, size_t count, Arena *arena)
+static size_t rank_ways(const Spec *spec, Ranked *list, size_t count, Arena *arena)
 {
     if (count < 2 || spec->plan.domain_request != DOMAIN_AUTO)
         return count;
     for (size_t i = 0; i < count; i++) {
         bool all_fit = false;
-        const Spec *frugal = with_frugality(spec, list[i].how, arena);
+        const Spec *frugal = frugality_apply(spec, list[i].how, arena);
         list[i].best_s = planner_estimate(workload_derive(frugal, arena), arena, &all_fit);
         if (i == 0 && all_fit)
             return 1;
@@ -273,14 +235,14 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
     if (spec->plan.pass == PASS_FORWARD || spec->model.abstract)
         return solve_with(options, share, arena, diag, out);
     Ranked list[FRUGALITIES_MAX] = {0};
-    size_t count = rank_frugalities(spec, list, list_frugalities(spec, list), arena);
+    size_t count = rank_ways(spec, list, list_ways(spec, list), arena);
     Compilation best = *out;
     Diag *of_best = NULL;
     FaultKind code = FAULT_INFEASIBLE;
     for (size_t i = 0; i < count && (i == 0 || is_worth_searching(&list[i], i, code, &best.solution)); i++) {
         Compilation tried = *out;
         Diag *of_tried = diag_create(arena);
-        tried.spec = with_frugality(spec, list[i].how, arena);
+        tried.spec = frugality_apply(spec, list[i].how, arena);
         tried.work = workload_derive(tried.spec, arena);
         FaultKind now = solve_with(options, share / fmin((double)count, SEARCHED_MAX), arena, of_tried, &tried);
         bool better = now == FAULT_NONE &&

@@ -8,8 +8,9 @@
 #include "ir/order.h"
 #include "ir/unroll.h"
 
-enum { PASSING_MAX = 4 };            // segments that a buffer meets which passes through
-static const double PAIRS_MAX = 5e7; // that are looked at, for buffers that stay
+enum { PASSING_MAX = 4 }; // segments that a buffer meets which passes through
+enum { BUFFERS_MAX = 1 << 16 };
+static const double PAIRS_MAX = 2e7; // that are looked at, for buffers that stay
 
 typedef struct {
     uint32_t buffer;
@@ -200,6 +201,8 @@ static void allocate(Fit *fit, uint32_t segments)
 
 bool memory_place_best_fit(Plan *plan, uint64_t base, Arena *scratch)
 {
+    if (plan->buffer_count > BUFFERS_MAX)
+        return false;
     const Plan *unrolled = plan_unroll(plan, repeated(plan), scratch);
     const Order *order = order_create(unrolled, scratch);
     const Lifetimes *of_values = lifetimes_create(unrolled, order, scratch);

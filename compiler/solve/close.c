@@ -7,6 +7,7 @@
 
 enum {
     BINARIES_MAX = 1500,        // of a programme that GLPK may be able to finish
+    STAGES_MOST = 64,           // more stages get no more work
     CONFIRM_BINARIES_MAX = 120, // of a programme that GLPK confirms
 };
 
@@ -112,7 +113,7 @@ static bool close_depth(Choosing *c, MixDepth *depth, double *work, Diag *diag)
 
 bool mix_close(Choosing *c, Diag *diag)
 {
-    double work = WORK_PER_STAGE * c->work->moe_count;
+    double work = WORK_PER_STAGE * fmin(c->work->moe_count, STAGES_MOST);
     bool closing = false;
     for (uint32_t i = 0; i < c->depth_count && work > 0; i++) {
         MixDepth *depth = &c->depths[i];

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "compiler/solve/advice.h"
+#include "compiler/solve/frugality.h"
 #include "compiler/solve/mix.h"
 #include "ir/base/clock.h"
 #include "ir/codec.h"
@@ -172,7 +173,8 @@ static void price_kept_and_again(const Workload *work, Config config, Dispatch d
     } while (regather && config_next_kept(work->spec, &config));
 }
 
-// What is gathered, experts and dense weights, is kept or gathered again, whichever is faster and fits.
+// In the way of saving memory that suits it, whichever is faster and fits: what is gathered, experts and dense weights,
+// is kept or gathered again, activations are kept or computed again. The plan's own way says why nothing fits.
 static void price_baseline(const Workload *work, int baseline, MemoryOf memory_of, Arena *arena, Candidate *candidate)
 {
     Config config = baseline_config(baseline, work->spec);
@@ -181,12 +183,12 @@ static void price_baseline(const Workload *work, int baseline, MemoryOf memory_o
     if (work->spec->plan.pass == PASS_FORWARD)
         return;
     price_kept_and_again(work, config, dispatch, memory_of, candidate);
-    if (work->spec->plan.once_dense != ONCE_DENSE_AUTO)
-        return;
-    Spec *spec = arena_alloc(arena, sizeof(*spec));
-    *spec = *work->spec;
-    spec->plan.regather_dense = !spec->plan.regather_dense;
-    price_kept_and_again(workload_derive(spec, arena), config, dispatch, memory_of, candidate);
+    Frugality ways[FRUGALITIES_MAX];
+    size_t count = work->spec->model.abstract ? 0 : frugality_list(work->spec, ways);
+    for (size_t i = 0; i < count; i++) {
+        const Workload *frugal = workload_derive(frugality_apply(work->spec, ways[i], arena), arena);
+        price_kept_and_again(frugal, config, dispatch, memory_of, candidate);
+    }
 }
 
 // By estimated memory; what then seems to fit and to beat the plan is lowered.

@@ -1,0 +1,43 @@
+// See frugality.h.
+#include "compiler/solve/frugality.h"
+
+#include "ir/bundle.h"
+
+const Spec *frugality_apply(const Spec *request, Frugality how, Arena *arena)
+{
+    Spec *spec = arena_alloc(arena, sizeof(*spec));
+    *spec = *request;
+    spec->plan.regather_dense = how.regather_dense;
+    spec->plan.dense_levels = how.dense_levels;
+    spec->plan.recomputes = how.recomputes;
+    return spec;
+}
+
+// Does keeping what so many outermost levels gathered differ from keeping one level less, and from keeping all?
+static bool keeps_between(const Cluster *cluster, uint32_t levels)
+{
+    uint32_t wide = cluster_wide_levels(cluster);
+    return levels > 0 && wide >> (levels - 1) & 1 && wide >> levels;
+}
+
+static size_t list_dense(const Spec *spec, bool recomputes, Frugality *out)
+{
+    size_t count = 0;
+    if (spec->plan.once_dense != ONCE_DENSE_NONE)
+        out[count++] = (Frugality){.recomputes = recomputes};
+    for (uint32_t levels = spec->cluster.level_count; levels-- > 0;)
+        if (spec->plan.once_dense != ONCE_DENSE_ALL && (levels == 0 || keeps_between(&spec->cluster, levels)) &&
+            (levels == 0 || spec->plan.once_dense == ONCE_DENSE_AUTO))
+            out[count++] = (Frugality){true, recomputes, levels};
+    return count;
+}
+
+size_t frugality_list(const Spec *spec, Frugality out[FRUGALITIES_MAX])
+{
+    size_t count = 0;
+    if (spec->plan.recompute != RECOMPUTE_FULL)
+        count += list_dense(spec, false, out);
+    if (spec->plan.recompute != RECOMPUTE_NONE)
+        count += list_dense(spec, true, out + count);
+    return count;
+}

@@ -1,0 +1,22 @@
+// Ways of saving memory that are planned one after the other, for all layers alike: gathered dense weights are kept
+// until the backward pass, or what came over outermost levels, or gathered again; activations are kept or computed
+// again.
+#ifndef HEP_FRUGALITY_H
+#define HEP_FRUGALITY_H
+
+#include "compiler/spec/spec.h"
+
+typedef struct {
+    bool regather_dense, recomputes;
+    uint32_t dense_levels; // whose gathered shares are kept, where dense weights are gathered again
+} Frugality;
+
+enum { FRUGALITIES_MAX = 2 * (LEVELS_MAX + 1) };
+
+// Those that the plan block asks for, the largest memory first. Returns how many.
+size_t frugality_list(const Spec *spec, Frugality out[FRUGALITIES_MAX]);
+
+// The same spec, planned that way; in the arena.
+const Spec *frugality_apply(const Spec *request, Frugality how, Arena *arena);
+
+#endif
