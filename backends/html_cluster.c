@@ -186,6 +186,14 @@ static void print_level(const Plan *plan, uint32_t level, double most, Text *out
     text_append(out, "</tr>\n");
 }
 
+// The swatch stays beside the first word, where a narrow column has to break the title.
+static void print_traffic_head(const TrafficKind *kind, Text *out)
+{
+    int first = (int)strcspn(kind->title, " ");
+    text_format(out, "<th class=\"n\"><span class=\"keyed\"><i class=\"key %c\"></i>%.*s</span>%s<br>sent/GPU</th>",
+                kind->mark, first, kind->title, kind->title + first);
+}
+
 void html_cluster_print(const Report *report)
 {
     const Plan *plan = report->plan;
@@ -197,8 +205,7 @@ void html_cluster_print(const Report *report)
                 "<div class=\"scroll\"><table class=\"stack\">\n<thead><tr><th>level</th><th class=\"n\">workers</th>"
                 "<th class=\"n\">bandwidth and<br>latency of a port</th>");
     for (size_t kind = 0; kind < traffic_kind_count(plan); kind++)
-        text_format(out, "<th class=\"n\"><i class=\"key %c\"></i>%s<br>sent/GPU</th>", traffic_kinds[kind].mark,
-                    traffic_kinds[kind].title);
+        print_traffic_head(&traffic_kinds[kind], out);
     text_append(out, "<th class=\"n\">sent through<br>a port</th><th>sent/GPU, by kind</th></tr></thead>\n<tbody>\n");
     double most = 0;
     for (uint32_t l = 0; l < plan->cluster.level_count && plan->strategy_count > 0; l++) {

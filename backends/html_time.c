@@ -36,11 +36,11 @@ static void print_part(const Report *report, const TimePart *part)
 static const char *const set_keys[STREAM_SETS] = {
     [1U << STREAM_EXCHANGE] = "e",
     [1U << STREAM_MIGRATE] = "g",
-    [1U << STREAM_SYNC] = "r",
+    [1U << STREAM_SYNC] = "s",
     [1U << STREAM_EXCHANGE | 1U << STREAM_MIGRATE] = "eg",
-    [1U << STREAM_EXCHANGE | 1U << STREAM_SYNC] = "er",
-    [1U << STREAM_MIGRATE | 1U << STREAM_SYNC] = "gr",
-    [1U << STREAM_EXCHANGE | 1U << STREAM_MIGRATE | 1U << STREAM_SYNC] = "egr",
+    [1U << STREAM_EXCHANGE | 1U << STREAM_SYNC] = "es",
+    [1U << STREAM_MIGRATE | 1U << STREAM_SYNC] = "gs",
+    [1U << STREAM_EXCHANGE | 1U << STREAM_MIGRATE | 1U << STREAM_SYNC] = "egs",
 };
 
 static uint32_t add_exposed_parts(const Report *report, TimePart parts[PARTS_MAX], uint32_t count)
@@ -98,7 +98,7 @@ static void print_busy(const Report *report, const char *kind, const char *name,
 static void print_busy_shares(const Report *report)
 {
     static const char *const keys[STREAM_COUNT] = {
-        [STREAM_COMPUTE] = "l", [STREAM_EXCHANGE] = "e", [STREAM_MIGRATE] = "g", [STREAM_SYNC] = "r"};
+        [STREAM_COMPUTE] = "l", [STREAM_EXCHANGE] = "e", [STREAM_MIGRATE] = "g", [STREAM_SYNC] = "s"};
     const Cluster *cluster = &report->plan->cluster;
     char bandwidth[FORMAT_MAX];
     text_append(report->out, "<table>\n<thead><tr><th>busy</th><th class=\"n\">bandwidth</th><th class=\"n\">time</th>"

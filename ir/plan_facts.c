@@ -48,7 +48,7 @@ const TrafficKind traffic_kinds[] = {
     {"tokens", "exchange_bytes", 'e', offsetof(Traffic, exchange_bytes)},
     {"routing", "routing_bytes", 'q', offsetof(Traffic, routing_bytes)},
     {"experts", "gather_bytes", 'g', offsetof(Traffic, gather_bytes)},
-    {"gradients", "reduce_bytes", 'r', offsetof(Traffic, reduce_bytes)},
+    {"gradients", "reduce_bytes", 's', offsetof(Traffic, reduce_bytes)},
     {"dense weights", "dense_gather_bytes", 'd', offsetof(Traffic, dense_gather_bytes)},
     {"dense gradients", "dense_reduce_bytes", 'h', offsetof(Traffic, dense_reduce_bytes)},
 };

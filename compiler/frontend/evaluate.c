@@ -2,6 +2,7 @@
 // itself is an error. Requires expressions of bounded depth, as the parser provides.
 #include "compiler/frontend/evaluate.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -89,15 +90,33 @@ static void adopt_unit(AstExpr *number, const AstExpr *original)
         number->unit = original->unit;
 }
 
+// What stands before '=' is one name; of keys there is no telling which block is meant.
+static bool names_a_let(const char *define, Span span, Diag *diag)
+{
+    const char *begin = define + strspn(define, " \t"), *end = strchr(define, '=');
+    while (end && end > begin && isspace((unsigned char)end[-1]))
+        end--;
+    if (!end || end == begin) {
+        diag_error(diag, span, "expected name=value");
+        return false;
+    }
+    for (const char *at = begin; at < end; at++)
+        if (!isalnum((unsigned char)*at) && *at != '_') {
+            span = (Span){span.source, (uint32_t)(begin - define), (uint32_t)(end - define)};
+            diag_error(diag, span, "'%.*s' is not the name of a let", (int)(end - begin), begin);
+            diag_help(diag, "-D replaces lets: write 'let x = ...' in the file, and 'x' as the value of the key");
+            return false;
+        }
+    return true;
+}
+
 void environment_override(Environment *environment, const char *define)
 {
     Diag *diag = environment->diag;
     size_t length = strlen(define);
     uint32_t source = diag_add_source(diag, "-D", define, length, NULL);
-    if (!strchr(define, '=')) {
-        diag_error(diag, (Span){source, 0, (uint32_t)length}, "expected name=value");
+    if (!names_a_let(define, (Span){source, 0, (uint32_t)length}, diag))
         return;
-    }
     Ast *ast = grammar_parse(environment->arena, diag, source, define, length);
     if (!ast)
         return;
