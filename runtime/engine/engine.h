@@ -70,7 +70,7 @@ typedef struct {
     // Steps of different streams may run at the same time, in the order that the plan gives.
     bool (*execute)(Engine *engine, uint32_t step, Fault *fault);
     // Waits until a step that was executed is done. NULL: it is.
-    bool (*settle)(Engine *engine, uint32_t step, Fault *fault);
+    bool (*complete)(Engine *engine, uint32_t step, Fault *fault);
     // Executes all steps at once. False without a fault: they are to be executed one by one, as where it is NULL.
     bool (*replay)(Engine *engine, const bool *left_out, Fault *fault);
     // All steps were executed: waits until they are done, and replaces the times of those that it measured itself. A

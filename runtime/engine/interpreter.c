@@ -109,8 +109,8 @@ static bool step_execute(Interpreter *interpreter, uint32_t index)
     Fault fault = {0};
     interpreter->times[index].start_s = clock_now_s();
     bool ok = interpreter->ops->execute(interpreter->engine, index, &fault) &&
-              (!interpreter->one_by_one || !interpreter->ops->settle ||
-               interpreter->ops->settle(interpreter->engine, index, &fault));
+              (!interpreter->one_by_one || !interpreter->ops->complete ||
+               interpreter->ops->complete(interpreter->engine, index, &fault));
     interpreter->times[index].end_s = clock_now_s();
     if (!ok)
         step_fail(interpreter, index, &fault);
