@@ -49,8 +49,8 @@ void nccl_leave(NcclWorld *world);
 // Inside: waits until the communicator has done what was asked of it; `result` is what that call returned.
 bool nccl_settle(NcclWorld *world, ncclComm_t nccl, ncclResult_t result, const char *what, Fault *fault) MUST_CHECK;
 
-// NCCL may notice a dead peer before the rendezvous does, and cannot say which: true, with the cause as the fault, where
-// that is known or soon will be.
+// NCCL may notice a dead peer before the rendezvous does, and cannot say which: true, with the cause as the fault,
+// where that is known or soon will be.
 bool nccl_await_cause(NcclWorld *world, ncclResult_t result, Fault *fault) MUST_CHECK;
 
 // False, with the reason as the fault. `nccl`: whose last error is asked for, or NULL.

@@ -60,7 +60,7 @@ typedef struct {
     // Enqueues all steps at once. False without a fault: they are to be executed one by one.
     bool (*replay)(Engine *engine, const bool *left_out, Fault *fault);
     // Waits until a step that was enqueued is done.
-    bool (*settle)(Engine *engine, uint32_t step, Fault *fault);
+    bool (*complete)(Engine *engine, uint32_t step, Fault *fault);
     // All steps were enqueued: waits until they are done, and replaces the times of those that it measured itself. A
     // fault may name rank and step.
     bool (*finish)(Engine *engine, StepTime times[], Fault *fault);

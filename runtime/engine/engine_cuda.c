@@ -392,7 +392,7 @@ static const EngineDevice cuda_device = {
 };
 
 static const EngineQueue cuda_queue = {
-    .settle = cuda_settle,
+    .complete = cuda_complete,
     .replay = cuda_replay,
     .finish = cuda_finish,
     .replay_refusal = cuda_replay_refusal,

@@ -168,7 +168,7 @@ static inline cudaStream_t cuda_home_stream(const CudaEngine *engine)
 // is enqueued meanwhile, so that what the host is late by is lost.
 bool cuda_await(CudaEngine *engine, cudaEvent_t event, bool hurries, Fault *fault) MUST_CHECK;
 
-bool cuda_settle(Engine *base, uint32_t step, Fault *fault);
+bool cuda_complete(Engine *base, uint32_t step, Fault *fault);
 void cuda_begin(Engine *base, const EngineIteration *iteration);
 bool cuda_execute(Engine *base, uint32_t step, Fault *fault);
 bool cuda_finish(Engine *base, StepTime times[], Fault *fault);

@@ -74,7 +74,7 @@ static bool step_enqueue(CudaEngine *engine, CudaStep *step, Fault *fault)
            time_record(engine, step->done, stream, fault);
 }
 
-bool cuda_settle(Engine *base, uint32_t index, Fault *fault)
+bool cuda_complete(Engine *base, uint32_t index, Fault *fault)
 {
     CudaEngine *engine = (CudaEngine *)base;
     return cuda_use_device(engine, fault) && cuda_await(engine, engine->steps[index].done, false, fault);

@@ -110,7 +110,7 @@ static bool step_execute(Interpreter *interpreter, uint32_t index)
     interpreter->times[index].start_s = clock_now_s();
     bool ok = interpreter->ops->execute(interpreter->engine, index, &fault) &&
               (!interpreter->one_by_one || !interpreter->ops->queue ||
-               interpreter->ops->queue->settle(interpreter->engine, index, &fault));
+               interpreter->ops->queue->complete(interpreter->engine, index, &fault));
     interpreter->times[index].end_s = clock_now_s();
     if (!ok)
         step_fail(interpreter, index, &fault);

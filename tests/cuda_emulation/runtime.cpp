@@ -33,6 +33,7 @@ struct CUgraph_st {
     cudaError_t invalid; // why the capture was, or cudaSuccess
     cudaStreamCaptureMode mode;
     std::thread::id thread; // that began it
+    int least, greatest;    // priorities of its streams that had work
 };
 
 struct CUgraphExec_st {
@@ -204,6 +205,8 @@ cudaError_t emulation::submit(cudaStream_t stream, Work work)
     CUstream_st *s = stream_of(stream);
     if (s->capture) {
         s->capture->work.push_back(std::move(work));
+        s->capture->least = std::min(s->capture->least, s->priority);
+        s->capture->greatest = std::max(s->capture->greatest, s->priority);
         s->is_joined = false;
     } else if (worker_of(s)) {
         worker_of(s)->push(std::move(work));
@@ -577,7 +580,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
     if (!stream || stream->capture)
         return result(cudaErrorStreamCaptureUnsupported);
     std::lock_guard<std::mutex> hold(lock);
-    stream->capture = new CUgraph_st{{}, cudaSuccess, mode, std::this_thread::get_id()};
+    stream->capture = new CUgraph_st{{}, cudaSuccess, mode, std::this_thread::get_id(), INT_MAX, INT_MIN};
     stream->is_origin = true;
     stream->is_joined = true;
     return cudaSuccess;
@@ -617,8 +620,11 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *
     return cudaSuccess;
 }
 
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
+// Not forbidden, and never meant.
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags)
 {
+    if (graph->least < graph->greatest && !(flags & cudaGraphInstantiateFlagUseNodePriority))
+        fprintf(stderr, "emulation: a graph forgets the priorities of the streams that it was captured from\n");
     *exec = new CUgraphExec_st{graph->work};
     return cudaSuccess;
 }

@@ -96,6 +96,8 @@ in_processes training dc=1,gpu=1 -n 2
 in_processes training dc=2,gpu=2 -n 3
 in_processes f16 dc=1,gpu=1 -n 3 --routing balanced
 
+grep '^emulation:' err.* && fail "a replayed graph is not as fast as its steps"
+
 # Padded messages have one size while the gate changes its mind: replayed, and the same to the last bit as if not.
 in_one_process padded dc=1,gpu=1 -n 3
 grep -q 'ranks of one process wait for each other' cuda.json || fail "one process replays, or no reason says why not"
