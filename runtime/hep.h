@@ -227,7 +227,7 @@ HEP_API int hep_has_mpi(void);
 /* Carried by the caller, e.g. by torch.distributed. A channel is a set of ranks, for one of the uses above; calls on
  * one channel come in one order on all its members, those of different channels may come at the same time, from threads
  * of the library's own, unless `one_thread`. All functions return 0, or else the communicator has failed for good; what
- * is waited for has to fail by itself when a peer does not come within the time-out. */
+ * is waited for has to fail by itself, with HEP_TIMEOUT, when a peer does not come within the time-out. */
 typedef struct {
     uint32_t struct_bytes;
     int32_t one_thread; /* 1: called only from inside the caller's own calls; then nothing overlaps */

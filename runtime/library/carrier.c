@@ -113,8 +113,14 @@ static bool carrier_fault(CarrierComm *comm, const char *what, int code, Fault *
     const hep_carrier *carrier = &comm->link->carrier;
     const char *why = carrier->why ? carrier->why(comm->link->user) : NULL;
     atomic_store(&comm->link->broken, true);
-    return why ? fault_set(fault, FAULT_RUN, "%s failed: %.380s", what, why)
-               : fault_set(fault, FAULT_RUN, "%s failed (%d)", what, code);
+    if (why)
+        fault_set(fault, FAULT_RUN, "%s failed: %.380s", what, why);
+    else if (code == HEP_TIMEOUT)
+        fault_set(fault, FAULT_RUN, "%s failed: a rank did not come in time", what);
+    else
+        fault_set(fault, FAULT_RUN, "%s failed (%d)", what, code);
+    fault->late = code == HEP_TIMEOUT;
+    return false;
 }
 
 static bool channel_connect(CarrierComm *comm, const Channel *channel, int number, Fault *fault)

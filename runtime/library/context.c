@@ -51,8 +51,8 @@ bool context_enter(hep_context *context, hep_status *status)
     }
     if (atomic_exchange(&context->busy, true)) {
         fault_set(&fault, FAULT_MISMATCH, "another thread is inside a call of this context");
-        context_fail(context, &fault);
-        *status = HEP_BAD_CALL;
+        context_fail(context, &fault); // unless it has before
+        *status = status_of(context);
         return false;
     }
     if (!atomic_load(&context->failed))
@@ -131,6 +131,36 @@ Layer *context_layer(hep_context *context, int layer, Fault *fault)
     return library_choice(context->plan, layer, fault) ? &context->layers[layer] : NULL;
 }
 
+// The op of the schedule that a call stands for.
+static Op op_of(CallPurpose purpose)
+{
+    static const Op ops[] = {[CALL_OF_DISPATCH] = OP_DISPATCH,
+                             [CALL_OF_DISPATCH_FINISH] = OP_DISPATCH,
+                             [CALL_OF_COMBINE] = OP_COMBINE,
+                             [CALL_OF_COMBINE_BACKWARD] = OP_DISPATCH,
+                             [CALL_OF_DISPATCH_BACKWARD] = OP_COMBINE_BACKWARD,
+                             [CALL_OF_GATHER] = OP_GATHER,
+                             [CALL_OF_RETURN] = OP_REDUCE_SCATTER};
+    return (size_t)purpose < COUNT_OF(ops) ? ops[purpose] : (Op)0;
+}
+
+bool context_blame(const hep_context *context, const CommCall *call, uint32_t level, bool ok, Fault *fault)
+{
+    const Plan *plan = context->plan;
+    bool last = call->purpose == CALL_OF_COMBINE_BACKWARD; // rows go out a second time
+    if (ok || call->layer == NONE || fault->rank >= 0 || fault->step >= 0)
+        return ok;
+    for (uint32_t s = 0; s < plan->step_count && (last || fault->step < 0); s++) {
+        const Step *step = &plan->steps[s];
+        bool weights = step->op == OP_GATHER || step->op == OP_REDUCE_SCATTER;
+        int32_t sent = step_operands(plan, step)[0];
+        if (step->op == op_of(call->purpose) && step->layer == (int32_t)plan->choices[call->layer].layer &&
+            step->level == (int32_t)level && (!weights || context->kinds[sent] == WEIGHT_EXPERTS))
+            fault->step = s;
+    }
+    return ok;
+}
+
 void *pool_take(Pool *pool, uint64_t bytes, Fault *fault)
 {
     if (bytes <= pool->bytes && pool->memory)
@@ -161,11 +191,9 @@ static bool check_plan(const Plan *plan, Fault *fault)
     return !what || fault_set(fault, FAULT_INFEASIBLE, "this version of the library does not execute %s", what);
 }
 
-static bool open_channel(const hep_context *context, GroupKind kind, uint32_t level, uint32_t domain, Stream stream,
-                         Meeting *meeting, Fault *fault)
+static bool open_channel(const hep_context *context, Group group, Stream stream, Meeting *meeting, Fault *fault)
 {
     Comm *comm = context->comm;
-    Group group = {.kind = kind, .level = (int32_t)level, .domain = domain};
     *meeting = (Meeting){.comm = comm, .place = engine_group_place(context->plan, &group, context->rank)};
     meeting->channel = comm->ops->open(comm, &group, stream, fault);
     return meeting->channel >= 0;
@@ -176,14 +204,14 @@ static bool open_hop(hep_context *context, uint32_t layer, uint32_t level, Fault
 {
     Layer *of = &context->layers[layer];
     uint32_t domain = of->choice->domain[level];
+    Group group = {.kind = GROUP_EXCHANGE, .level = (int32_t)level, .domain = domain};
     Hop *hop = &of->hops[of->hop_count++];
     hop->level = level;
     for (uint32_t k = 0; k < layer; k++)
         for (uint32_t h = 0; h < context->layers[k].hop_count; h++)
             if (context->layers[k].hops[h].level == level && context->layers[k].choice->domain[level] == domain)
                 hop->meeting = context->layers[k].hops[h].meeting;
-    if (!hop->meeting.comm &&
-        !open_channel(context, GROUP_EXCHANGE, level, domain, STREAM_EXCHANGE, &hop->meeting, fault))
+    if (!hop->meeting.comm && !open_channel(context, group, STREAM_EXCHANGE, &hop->meeting, fault))
         return false;
     hop->table = (RouteTable){.member_of_expert = of->map->member_of_expert[level],
                               .experts = context->plan->model.experts,
@@ -198,10 +226,11 @@ static bool open_crossing(const hep_context *context, uint32_t level, uint32_t d
 {
     *crossing = (Crossing){.level = level};
     Stream stream = dense ? STREAM_EXCHANGE : STREAM_MIGRATE;
-    if (!open_channel(context, GROUP_GATHER, level, domain, stream, &crossing->gather, fault))
+    Group group = {.kind = GROUP_GATHER, .level = (int32_t)level, .domain = domain};
+    if (!open_channel(context, group, stream, &crossing->gather, fault))
         return false;
     crossing->home = crossing->gather;
-    if (!dense && !open_channel(context, GROUP_GATHER, level, domain, STREAM_SYNC, &crossing->home, fault))
+    if (!dense && !open_channel(context, group, STREAM_SYNC, &crossing->home, fault))
         return false;
     crossing->members = crossing->gather.place.members;
     crossing->own = crossing->gather.place.own;
@@ -300,9 +329,13 @@ static bool create_parts(hep_context *context, Fault *fault)
     context->gather_counts = calloc(2 * ranks, sizeof(*context->counts));
     context->return_counts = calloc(2 * ranks, sizeof(*context->counts));
     context->returns_end = &context->returns;
-    if (!context->layers || !context->queue || !context->counts || !context->gather_counts || !context->return_counts ||
+    context->store = store_create();
+    context->kinds = calloc(context->plan->buffer_count + 1, sizeof(*context->kinds));
+    if (!context->store || !context->kinds || !context->layers || !context->queue || !context->counts ||
+        !context->gather_counts || !context->return_counts ||
         !expert_maps_create(&context->maps, context->plan, context->rank))
         return fault_set(fault, FAULT_MEMORY, "out of memory for a context");
+    bundle_kinds(context->plan, context->kinds);
     for (uint32_t k = 0; k < layers; k++)
         if (!open_layer(context, k, fault))
             return false;
@@ -318,12 +351,15 @@ static void context_free(hep_context *context)
         free(context->layers[k].kept);
     free(context->layers);
     free(context->queue);
+    free(context->kinds);
     free(context->counts);
     free(context->gather_counts);
     free(context->return_counts);
     free(context->gather_pool.memory);
     free(context->return_pool.memory);
     free(context->caller_pool.memory);
+    store_close(context->store);
+    store_drop(context->store);
     expert_maps_destroy(&context->maps);
     pthread_mutex_destroy(&context->mutex);
     pthread_cond_destroy(&context->changed);

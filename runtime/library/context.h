@@ -10,6 +10,7 @@
 #include "runtime/engine/host_moves.h"
 #include "runtime/library/library.h"
 #include "runtime/library/links.h"
+#include "runtime/library/store.h"
 
 enum { PARAMETERS_MAX = 16 }; // of an expert
 
@@ -76,7 +77,8 @@ struct hep_context {
     uint64_t rank; // of the plan
     uint64_t max_tokens;
     ExpertMaps maps;
-    Layer *layers; // [plan->choice_count]
+    WeightKind *kinds; // [buffers]
+    Layer *layers;     // [plan->choice_count]
     uint32_t dense_count;
     Crossing dense[LEVELS_MAX];
     int world;       // channel of everybody
@@ -103,6 +105,7 @@ struct hep_context {
     uint32_t returning;
     double waited_s;
     Pool gather_pool, return_pool, caller_pool;
+    Store *store;                           // of routes and of what calls need
     int32_t *gather_counts, *return_counts; // [2][ranks]
     _Atomic uint64_t dense_gathered[LEVELS_MAX], dense_returned[LEVELS_MAX];
 };
@@ -121,6 +124,9 @@ void context_tell(hep_context *context, uint32_t streams);
 // The call under way meets others on the layer's hops, first to last or `back`.
 void context_expect(hep_context *context, const Layer *layer, bool back);
 Layer *context_layer(hep_context *context, int layer, Fault *fault) MUST_CHECK;
+
+// Returns `ok`. If not, and the fault is this rank's: which step of the plan the call stood for.
+bool context_blame(const hep_context *context, const CommCall *call, uint32_t level, bool ok, Fault *fault);
 
 // At least `bytes`; NULL and a fault when there are none.
 void *pool_take(Pool *pool, uint64_t bytes, Fault *fault) MUST_CHECK;

@@ -22,10 +22,17 @@ hep_status hep_dense_share(const hep_context *context, int64_t elements, int64_t
     return HEP_OK;
 }
 
-// What the caller gave, as shares of a bundle; the own one's tensor.
-static bool take_bundle(hep_context *context, const hep_tensor *share, const hep_tensor *full, CallPurpose purpose,
-                        Shares *shares, Tensor *own, Fault *fault)
+// What the caller gave.
+typedef struct {
+    const hep_tensor *share, *full;
+    CallPurpose purpose;
+} Bundle;
+
+// As shares of a bundle; the own one's tensor.
+static bool take_bundle(hep_context *context, const Bundle *bundle, Shares *shares, Tensor *own, Fault *fault)
 {
+    const hep_tensor *share = bundle->share, *full = bundle->full;
+    CallPurpose purpose = bundle->purpose;
     uint32_t dtypes = 1u << HEP_F32 | 1u << HEP_F16 | 1u << HEP_BF16;
     uint64_t ranks = cluster_gpus(&context->plan->cluster);
     TensorShape of_share = {"share", 1, -1, dtypes};
@@ -38,6 +45,7 @@ static bool take_bundle(hep_context *context, const hep_tensor *share, const hep
                        .slot = share_of_rank(&context->plan->cluster, context->rank),
                        .crossing_count = context->dense_count,
                        .crossings = context->dense,
+                       .context = context,
                        .call = {.purpose = purpose, .layer = NONE},
                        .counts = context->counts,
                        .pool = &context->caller_pool};
@@ -70,7 +78,7 @@ static bool gather(hep_context *context, const hep_tensor *share, const hep_tens
 {
     Shares shares;
     Tensor own;
-    if (!take_bundle(context, share, full, CALL_OF_DENSE_GATHER, &shares, &own, fault))
+    if (!take_bundle(context, &(Bundle){share, full, CALL_OF_DENSE_GATHER}, &shares, &own, fault))
         return false;
     Tensor place = own_place(&shares);
     if (place.data != own.data)
@@ -93,7 +101,7 @@ static bool send_home(hep_context *context, const hep_tensor *full, double scale
 {
     Shares shares;
     Tensor own;
-    if (!take_bundle(context, share, full, CALL_OF_DENSE_RETURN, &shares, &own, fault))
+    if (!take_bundle(context, &(Bundle){share, full, CALL_OF_DENSE_RETURN}, &shares, &own, fault))
         return false;
     count_bytes(&shares, context->dense_returned);
     if (!shares_return(&shares, fault))

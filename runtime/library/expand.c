@@ -12,7 +12,7 @@ static int32_t slot_of(const hep_route *route, const Record *record)
 // A counting sort: records in their order, by slot.
 static bool order_pairs(hep_route *route, Fault *fault)
 {
-    const Stage *end = &route->stages[route->of->hop_count];
+    const Stage *end = &route->stages[route->hop_count];
     uint64_t records = end->record_rows * route->per_row, held = route->of->shares.block_experts;
     uint32_t *places = calloc(held + 1, sizeof(*places));
     const Record *all = end->records.data;
@@ -24,30 +24,24 @@ static bool order_pairs(hep_route *route, Fault *fault)
     for (uint64_t e = 0; e < held; e++)
         places[e + 1] += places[e];
     route->pair_count = places[held];
-    route->pairs = malloc((route->pair_count + 1) * sizeof(*route->pairs));
+    route->pairs = store_take(route->store, route->pair_count * sizeof(*route->pairs), fault);
     for (uint64_t i = 0; i < records && route->pairs; i++)
         if (slot_of(route, &all[i]) >= 0)
             route->pairs[places[slot_of(route, &all[i])]++] = (uint32_t)i;
     free(places);
-    return route->pairs || fault_set(fault, FAULT_MEMORY, "out of memory for a route");
+    return route->pairs;
 }
 
 bool route_expand(hep_route *route, Fault *fault)
 {
     const ModelDims *model = &route->context->plan->model;
-    uint64_t rows = route->stages[route->of->hop_count].record_rows;
+    uint64_t rows = route->stages[route->hop_count].record_rows;
     Tensor all = {.dtype = model->dtype, .rows = rows, .cols = model->hidden};
-    all.data = malloc(rows * all.cols * dtype_bytes(all.dtype) + 1);
+    all.data = store_take(route->store, rows * all.cols * dtype_bytes(all.dtype), fault);
     if (!all.data)
-        return fault_set(fault, FAULT_MEMORY, "out of memory for rows");
+        return false;
     route->received = all;
     return route_receive(route, all, fault) && order_pairs(route, fault);
-}
-
-void route_expansion_free(hep_route *route)
-{
-    free(route->received.data);
-    free(route->pairs);
 }
 
 void route_give_expanded(const hep_route *route, Tensor rows)
@@ -80,10 +74,10 @@ static void fold_block(const hep_route *route, Tensor expanded, float *sums, uin
 
 bool route_fold_rows(const hep_route *route, Tensor expanded, Tensor rows, Fault *fault)
 {
-    float *sums = malloc(rows.rows * COLUMNS * sizeof(*sums) + 1);
+    float *sums = store_take(route->store, rows.rows * COLUMNS * sizeof(*sums), fault);
     uint64_t size = dtype_bytes(rows.dtype);
     if (!sums)
-        return fault_set(fault, FAULT_MEMORY, "out of memory for sums");
+        return false;
     for (uint64_t column = 0; column < rows.cols; column += COLUMNS) {
         uint64_t count = rows.cols - column < COLUMNS ? rows.cols - column : COLUMNS;
         memset(sums, 0, rows.rows * count * sizeof(*sums));
@@ -91,13 +85,13 @@ bool route_fold_rows(const hep_route *route, Tensor expanded, Tensor rows, Fault
         for (uint64_t r = 0; r < rows.rows; r++)
             host_from_f32(sums + r * count, (char *)rows.data + (r * rows.cols + column) * size, rows.dtype, count);
     }
-    free(sums);
+    store_give(route->store, sums);
     return true;
 }
 
 void route_fold_records(const hep_route *route, const float *expanded, float *records)
 {
-    memset(records, 0, route->stages[route->of->hop_count].record_rows * route->per_row * sizeof(*records));
+    memset(records, 0, route->stages[route->hop_count].record_rows * route->per_row * sizeof(*records));
     for (uint64_t i = 0; i < route->pair_count; i++)
         records[route->pairs[i]] = expanded[i];
 }

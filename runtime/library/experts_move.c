@@ -5,13 +5,15 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-static Shares shares_of(const Layer *layer, CallPurpose purpose, uint32_t index, const Tensor tensors[])
+static Shares shares_of(const hep_context *context, CallPurpose purpose, uint32_t index, const Tensor tensors[])
 {
+    const Layer *layer = &context->layers[index];
     Shares shares = {.tensor_count = layer->parameters,
                      .rows = layer->shares.rows,
                      .slot = layer->own_slot,
                      .crossing_count = layer->crossing_count,
                      .crossings = layer->crossings,
+                     .context = context,
                      .call = {.purpose = purpose, .layer = (int32_t)index}};
     memcpy(shares.tensors, tensors, layer->parameters * sizeof(*tensors));
     return shares;
@@ -85,7 +87,7 @@ static void place_own(const Layer *layer, const Shares *shares)
 static bool gather_whole(hep_context *context, uint32_t index, bool again, Fault *fault)
 {
     Layer *layer = &context->layers[index];
-    Shares shares = shares_of(layer, CALL_OF_GATHER, index, layer->full);
+    Shares shares = shares_of(context, CALL_OF_GATHER, index, layer->full);
     shares.counts = context->gather_counts;
     shares.pool = &context->gather_pool;
     place_own(layer, &shares);
@@ -95,7 +97,7 @@ static bool gather_whole(hep_context *context, uint32_t index, bool again, Fault
 static bool return_whole(hep_context *context, const ReturnJob *job, Fault *fault)
 {
     Layer *layer = &context->layers[job->layer];
-    Shares shares = shares_of(layer, CALL_OF_RETURN, job->layer, job->full);
+    Shares shares = shares_of(context, CALL_OF_RETURN, job->layer, job->full);
     shares.counts = context->return_counts;
     shares.pool = &context->return_pool;
     if (!shares_return(&shares, fault))
@@ -127,7 +129,7 @@ static bool block_make(const hep_context *context, uint32_t index, CallPurpose p
     if (!block->memory)
         return fault_set(fault, FAULT_MEMORY, "out of memory for a block of experts");
     Tensor all = {.data = block->memory, .dtype = dtype, .rows = members, .cols = share};
-    block->shares = shares_of(layer, purpose, index, layer->full);
+    block->shares = shares_of(context, purpose, index, layer->full);
     block->shares.tensor_count = 1;
     block->shares.tensors[0] = all;
     return true;

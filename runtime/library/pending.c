@@ -8,20 +8,6 @@ static hep_status pending(const char *what)
     return library_end(&fault);
 }
 
-hep_status hep_comm_mpi(int fortran_comm, const hep_comm_options *options, hep_comm **comm)
-{
-    (void)fortran_comm;
-    (void)options;
-    if (comm)
-        *comm = NULL;
-    return pending("hep_comm_mpi");
-}
-
-int hep_has_mpi(void)
-{
-    return 0;
-}
-
 hep_status hep_nccl_id(uint8_t id[128])
 {
     (void)id;

@@ -1,30 +1,26 @@
 // The way back along a route: results into the tokens they came from; and both directions of the backward pass.
-#include <inttypes.h>
-#include <stdlib.h>
-
 #include "engines/host_scratch.h"
 #include "runtime/library/route.h"
 
 // Scratch of one call, freed together.
 typedef struct {
+    Store *store;
     void *pieces[3 * LEVELS_MAX + 8];
     uint32_t count;
 } Scrap;
 
 static void *scrap_take(Scrap *scrap, uint64_t bytes, Fault *fault)
 {
-    void *piece = malloc(bytes + 1);
+    void *piece = store_take(scrap->store, bytes, fault);
     if (piece)
         scrap->pieces[scrap->count++] = piece;
-    else
-        fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " bytes of rows", bytes);
     return piece;
 }
 
 static void scrap_free(Scrap *scrap)
 {
     while (scrap->count)
-        free(scrap->pieces[--scrap->count]);
+        store_give(scrap->store, scrap->pieces[--scrap->count]);
 }
 
 static bool scrap_tensor(Scrap *scrap, Dtype dtype, uint64_t rows, uint64_t cols, Tensor *out, Fault *fault)
@@ -73,7 +69,7 @@ static bool return_hop(const hep_route *route, uint32_t hop, Tensor results, Ten
                             .to = {returned},
                             .next_counts = counts_tensor(stage->next_counts, &meeting),
                             .send_counts = counts_tensor(stage->send_counts, &meeting)};
-    if (!host_move_back(&meeting, &travel, fault))
+    if (!route_blame(route, hop, &meeting, host_move_back(&meeting, &travel, fault), fault))
         return false;
     host_unroute(&route->of->hops[hop].table, stage->record_rows, fanout, results, returned, travel.send_counts,
                  origin_tensor(stage), sums, work);
@@ -82,9 +78,9 @@ static bool return_hop(const hep_route *route, uint32_t hop, Tensor results, Ten
 
 static bool combine(const hep_route *route, Tensor results, Tensor out, Scrap *scrap, Fault *fault)
 {
-    if (route->of->hop_count == 0)
+    if (route->hop_count == 0)
         memcpy(out.data, results.data, out.rows * out.cols * dtype_bytes(out.dtype));
-    for (uint32_t hop = route->of->hop_count; hop-- > 0;) {
+    for (uint32_t hop = route->hop_count; hop-- > 0;) {
         Tensor sums = out;
         if (hop > 0 && !scrap_tensor(scrap, out.dtype, stage_rows(route, hop), out.cols, &sums, fault))
             return false;
@@ -115,8 +111,7 @@ static bool take_tokens(const hep_route *route, const hep_tensor *tensor, const 
 static bool last_stage_tensor(const hep_route *route, Scrap *scrap, Tensor *out, Fault *fault)
 {
     const ModelDims *model = &route->context->plan->model;
-    return scrap_tensor(scrap, model->dtype, route->stages[route->of->hop_count].record_rows, model->hidden, out,
-                        fault);
+    return scrap_tensor(scrap, model->dtype, route->stages[route->hop_count].record_rows, model->hidden, out, fault);
 }
 
 static bool run_combine(hep_route *route, const hep_tensor *results, const hep_tensor *out, Scrap *scrap, Fault *fault)
@@ -137,11 +132,11 @@ hep_status hep_combine(hep_route *route, const hep_tensor *results, const hep_te
     (void)stream;
     hep_status status;
     Fault fault = {0};
-    Scrap scrap = {.count = 0};
     if (!library_given(route, "route", &fault))
         return library_end(&fault);
     if (!context_enter(route->context, &status))
         return status;
+    Scrap scrap = {.store = route->store};
     context_expect(route->context, route->of, true);
     bool ok = run_combine(route, results, out, &scrap, &fault);
     scrap_free(&scrap);
@@ -166,7 +161,7 @@ static bool send_gradients(const hep_route *route, uint32_t hop, Tensor drows, T
                                       .next_counts = counts};
     host_unroute_backward(&route->of->hops[hop].table, fanout_of(route, hop), drows, travel.send_counts,
                           origin_tensor(stage), dresults, sent);
-    if (!host_move_dispatch(&meeting, &travel, false, fault))
+    if (!route_blame(route, hop, &meeting, host_move_dispatch(&meeting, &travel, false, fault), fault))
         return false;
     return memcmp(counts.data, stage->next_counts, counts.rows * sizeof(int32_t)) == 0 ||
            fault_set(fault, FAULT_MISMATCH, "other ranks go back along another route of layer %d", route->layer);
@@ -178,7 +173,7 @@ static bool run_combine_backward(hep_route *route, const hep_tensor *dout, const
     Tensor from, given, to;
     if (!take_tokens(route, dout, "dout", &from, fault) || !take_rows(route, dresults, "dresults", &given, fault))
         return false;
-    uint32_t hops = route->of->hop_count;
+    uint32_t hops = route->hop_count;
     for (uint32_t hop = 0; hop < hops; hop++) {
         to = given;
         if ((hop + 1 < hops || route->expanded) &&
@@ -206,11 +201,11 @@ hep_status hep_combine_backward(hep_route *route, const hep_tensor *dout, const 
     (void)stream;
     hep_status status;
     Fault fault = {0};
-    Scrap scrap = {.count = 0};
     if (!library_given(route, "route", &fault))
         return library_end(&fault);
     if (!context_enter(route->context, &status))
         return status;
+    Scrap scrap = {.store = route->store};
     context_expect(route->context, route->of, false);
     bool ok = check_training(route, &fault) && run_combine_backward(route, dout, dresults, &scrap, &fault);
     scrap_free(&scrap);
@@ -237,7 +232,7 @@ static bool return_gradients(const hep_route *route, uint32_t hop, Gradients fro
                             .to = {returned.rows, returned.records},
                             .next_counts = counts_tensor(stage->next_counts, &meeting),
                             .send_counts = counts_tensor(stage->send_counts, &meeting)};
-    if (!host_move_back(&meeting, &travel, fault))
+    if (!route_blame(route, hop, &meeting, host_move_back(&meeting, &travel, fault), fault))
         return false;
     host_route_backward(&route->of->hops[hop].table, stage->record_rows, fanout_of(route, hop), from.rows, from.records,
                         returned.rows, returned.records, travel.send_counts, origin_tensor(stage), to.rows, to.records);
@@ -246,7 +241,7 @@ static bool return_gradients(const hep_route *route, uint32_t hop, Gradients fro
 
 static bool send_home(const hep_route *route, Gradients from, Gradients to, Scrap *scrap, Fault *fault)
 {
-    uint32_t hops = route->of->hop_count;
+    uint32_t hops = route->hop_count;
     for (uint32_t hop = hops; hop-- > 0;) {
         Gradients next = to;
         uint64_t rows = route->stages[hop].record_rows;
@@ -290,7 +285,7 @@ static bool run_dispatch_backward(hep_route *route, const Backward *call, Scrap 
     if (!take_backward(route, call, &from, &to, fault))
         return false;
     if (route->expanded) {
-        uint64_t rows = route->stages[route->of->hop_count].record_rows;
+        uint64_t rows = route->stages[route->hop_count].record_rows;
         if (!last_stage_tensor(route, scrap, &folded.rows, fault) ||
             !scrap_tensor(scrap, DTYPE_F32, rows, route->per_row, &folded.records, fault) ||
             !route_fold_rows(route, from.rows, folded.rows, fault))
@@ -307,12 +302,12 @@ hep_status hep_dispatch_backward(hep_route *route, const hep_tensor *dx, const h
     (void)stream;
     hep_status status;
     Fault fault = {0};
-    Scrap scrap = {.count = 0};
     Backward call = {.dx = dx, .dweights = dweights, .out_dx = out_dx, .out_dweights = out_dweights};
     if (!library_given(route, "route", &fault))
         return library_end(&fault);
     if (!context_enter(route->context, &status))
         return status;
+    Scrap scrap = {.store = route->store};
     context_expect(route->context, route->of, true);
     bool ok = check_training(route, &fault) && run_dispatch_backward(route, &call, &scrap, &fault);
     scrap_free(&scrap);

@@ -42,17 +42,17 @@ static bool stage_rows_make(hep_route *route, uint32_t stage, Fault *fault)
 {
     const ModelDims *model = &route->context->plan->model;
     Stage *of = &route->stages[stage];
-    void *rows = malloc(of->record_rows * model->hidden * dtype_bytes(model->dtype) + 1);
+    void *rows = store_take(route->store, of->record_rows * model->hidden * dtype_bytes(model->dtype), fault);
     of->rows = tensor_of(rows, model->dtype, of->record_rows, model->hidden);
-    return rows || fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " rows", of->record_rows);
+    return rows;
 }
 
 static bool stage_records_make(hep_route *route, uint32_t stage, Fault *fault)
 {
     Stage *of = &route->stages[stage];
-    void *records = malloc(of->record_rows * route->per_row * sizeof(Record) + 1);
+    void *records = store_take(route->store, of->record_rows * route->per_row * sizeof(Record), fault);
     of->records = tensor_of(records, DTYPE_I32, of->record_rows, 2ull * route->per_row);
-    return records || fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " records", of->record_rows);
+    return records;
 }
 
 Meeting route_meeting(const hep_route *route, uint32_t hop, CallPurpose purpose)
@@ -60,6 +60,11 @@ Meeting route_meeting(const hep_route *route, uint32_t hop, CallPurpose purpose)
     Meeting meeting = route->of->hops[hop].meeting;
     meeting.call = (CommCall){.purpose = purpose, .layer = route->layer, .pass = (int32_t)hop};
     return meeting;
+}
+
+bool route_blame(const hep_route *route, uint32_t hop, const Meeting *meeting, bool ok, Fault *fault)
+{
+    return context_blame(route->context, &meeting->call, route->of->hops[hop].level, ok, fault);
 }
 
 static uint64_t sum_counts(const int32_t *counts, uint32_t members)
@@ -81,20 +86,21 @@ static bool count_hop(hep_route *route, uint32_t hop, Fault *fault)
     Stage *from = &route->stages[hop], *to = from + 1;
     const RouteTable *table = &route->of->hops[hop].table;
     uint32_t members = table->members;
-    from->send_counts = malloc(2ull * members * sizeof(int32_t));
+    from->send_counts = store_take(route->store, 2ull * members * sizeof(int32_t), fault);
     if (!from->send_counts)
-        return fault_set(fault, FAULT_MEMORY, "out of memory for a route");
+        return false;
     from->next_counts = from->send_counts + members;
     host_route_counts(table, from->record_rows, from->records, from->send_counts);
     from->own = (uint64_t)from->send_counts[table->own];
     uint64_t all = sum_counts(from->send_counts, members);
     from->sent = all - from->own;
-    from->origin = malloc((all + 1) * sizeof(int32_t));
+    from->origin = store_take(route->store, all * sizeof(int32_t), fault);
     if (!from->origin)
-        return fault_set(fault, FAULT_MEMORY, "out of memory for a route");
+        return false;
     Meeting meeting = route_meeting(route, hop, CALL_OF_DISPATCH);
-    if (!host_move_counts(&meeting, counts_tensor(from->send_counts, members),
-                          counts_tensor(from->next_counts, members), route->context->counts, fault))
+    bool ok = host_move_counts(&meeting, counts_tensor(from->send_counts, members),
+                               counts_tensor(from->next_counts, members), route->context->counts, fault);
+    if (!route_blame(route, hop, &meeting, ok, fault))
         return false;
     for (uint32_t m = 0; m < members; m++)
         if (from->next_counts[m] < 0)
@@ -133,8 +139,9 @@ static bool move_hop(hep_route *route, uint32_t hop, Fault *fault)
                                       .next_records = to->records,
                                       .next_counts = counts_tensor(from->next_counts, members)};
     Meeting meeting = route_meeting(route, hop, CALL_OF_DISPATCH_FINISH);
-    return host_move_route(table, from->record_rows, fanout, &split, fault) &&
-           host_move_dispatch(&meeting, &travel, true, fault);
+    bool ok = host_move_route(table, from->record_rows, fanout, &split, fault) &&
+              host_move_dispatch(&meeting, &travel, true, fault);
+    return route_blame(route, hop, &meeting, ok, fault);
 }
 
 // What was of use for the next stage alone. Rows of the first stage are the caller's.
@@ -142,14 +149,14 @@ static void stage_drop(hep_route *route, uint32_t stage)
 {
     Stage *of = &route->stages[stage];
     if (stage > 0)
-        free(of->rows.data);
-    free(of->records.data);
+        store_give(route->store, of->rows.data);
+    store_give(route->store, of->records.data);
     of->rows.data = of->records.data = NULL;
 }
 
 static bool dispatch_begin(hep_route *route, Fault *fault)
 {
-    uint32_t hops = route->of->hop_count;
+    uint32_t hops = route->hop_count;
     for (uint32_t hop = 0; hop < hops; hop++) {
         if (!count_hop(route, hop, fault))
             return false;
@@ -165,7 +172,7 @@ static bool dispatch_begin(hep_route *route, Fault *fault)
 
 bool route_receive(hep_route *route, Tensor rows, Fault *fault)
 {
-    uint32_t last = route->of->hop_count;
+    uint32_t last = route->hop_count;
     Stage *end = &route->stages[last];
     end->rows = rows;
     if (last == 0) {
@@ -189,8 +196,10 @@ static hep_route *route_make(hep_context *context, int layer, uint64_t tokens, i
     const Plan *plan = context->plan;
     Layer *of = &context->layers[layer];
     bool naive = plan->dispatch == DISPATCH_NAIVE && of->hop_count > 0; // else there is nobody to send copies to
-    *route = (hep_route){.context = context,
+    *route = (hep_route){.store = store_keep(context->store),
+                         .context = context,
                          .of = of,
+                         .hop_count = of->hop_count,
                          .layer = layer,
                          .expanded = flags & HEP_EXPANDED,
                          .tokens = tokens,
@@ -213,13 +222,15 @@ void hep_route_free(hep_route *route)
     if (!route || atomic_fetch_sub(&route->references, 1) != 1)
         return;
     for (uint32_t s = 0; s <= LEVELS_MAX; s++) {
-        free(route->stages[s].send_counts);
-        free(route->stages[s].origin);
-        free(route->stages[s].records.data);
-        if (s > 0 && s < route->of->hop_count)
-            free(route->stages[s].rows.data);
+        store_give(route->store, route->stages[s].send_counts);
+        store_give(route->store, route->stages[s].origin);
+        store_give(route->store, route->stages[s].records.data);
+        if (s > 0 && s < route->hop_count)
+            store_give(route->store, route->stages[s].rows.data);
     }
-    route_expansion_free(route);
+    store_give(route->store, route->received.data);
+    store_give(route->store, route->pairs);
+    store_drop(route->store);
     free(route);
 }
 
@@ -292,7 +303,7 @@ hep_status hep_dispatch(hep_context *context, int layer, const hep_tensor *x, co
 
 uint64_t route_rows(const hep_route *route)
 {
-    return route->expanded ? route->pair_count : route->stages[route->of->hop_count].record_rows;
+    return route->expanded ? route->pair_count : route->stages[route->hop_count].record_rows;
 }
 
 static uint32_t route_records(const hep_route *route)
@@ -302,7 +313,7 @@ static uint32_t route_records(const hep_route *route)
 
 static void count_experts(const hep_route *route, int64_t *per_expert)
 {
-    const Stage *end = &route->stages[route->of->hop_count];
+    const Stage *end = &route->stages[route->hop_count];
     const Record *records = end->records.data;
     memset(per_expert, 0, route->of->shares.block_experts * sizeof(*per_expert));
     for (uint64_t i = 0; i < end->record_rows * route->per_row; i++)
@@ -321,7 +332,7 @@ hep_status hep_route_rows(hep_route *route, int64_t *rows, int64_t *records, int
         *records = route_records(route);
     if (!per_expert)
         return HEP_OK;
-    if (!route->stages[route->of->hop_count].records.data) {
+    if (!route->stages[route->hop_count].records.data) {
         fault_set(&fault, FAULT_MISMATCH,
                   "rows of each expert are known after hep_dispatch_finish, or with HEP_EXPANDED");
         return library_end(&fault);
@@ -333,7 +344,7 @@ hep_status hep_route_rows(hep_route *route, int64_t *rows, int64_t *records, int
 // Records of the last stage as the caller takes them.
 static void give_records(const hep_route *route, const hep_tensor *experts, float *weights)
 {
-    const Record *records = route->stages[route->of->hop_count].records.data;
+    const Record *records = route->stages[route->hop_count].records.data;
     const int32_t *slots = route->of->map->slot_of_expert;
     int64_t none = (int64_t)route->of->shares.block_experts;
     for (uint64_t i = 0; i < route_rows(route) * route_records(route); i++) {

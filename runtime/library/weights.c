@@ -42,7 +42,8 @@ bool shares_gather(const Shares *shares, uint32_t first, Fault *fault)
         for (uint32_t t = 0; t < shares->tensor_count; t += MOVE_PARTS_MAX) {
             MovedShards parts = moved(shares, c, t);
             meeting.call.pass = (int32_t)t;
-            if (!host_move_gather(&meeting, &parts, fault))
+            bool ok = host_move_gather(&meeting, &parts, fault);
+            if (!context_blame(shares->context, &shares->call, shares->crossings[c].level, ok, fault))
                 return false;
         }
     }
@@ -66,7 +67,8 @@ bool shares_return(const Shares *shares, Fault *fault)
             MovedShards parts = moved(shares, c, t);
             meeting.call.pass = (int32_t)t;
             void *scratch = pool_take(shares->pool, scatter_scratch(&parts, meeting.place.members) + 1, fault);
-            if (!scratch || !host_move_scatter(&meeting, &parts, scratch, fault))
+            bool ok = scratch && host_move_scatter(&meeting, &parts, scratch, fault);
+            if (!context_blame(shares->context, &shares->call, shares->crossings[c].level, ok, fault))
                 return false;
         }
     }

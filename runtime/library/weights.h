@@ -13,6 +13,7 @@ typedef struct {
     uint64_t rows, slot; // of a share; the own share's number
     uint32_t crossing_count;
     const Crossing *crossings; // outermost first
+    const hep_context *context;
     CommCall call;
     int32_t *counts; // [2][ranks], scratch
     Pool *pool;

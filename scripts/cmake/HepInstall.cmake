@@ -17,6 +17,10 @@ install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 # libhep: what programs load, and what they are built with.
 set(HEP_STATIC_LIBS "-lz -lm -lpthread")
+if(HEP_HAVE_MPI)
+  list(JOIN MPI_C_LIBRARIES " " mpi_libraries)
+  string(APPEND HEP_STATIC_LIBS " ${mpi_libraries}")
+endif()
 set(hep_config_folder ${CMAKE_INSTALL_LIBDIR}/cmake/hep)
 file(RELATIVE_PATH HEP_PREFIX_FROM_CONFIG /prefix/${hep_config_folder} /prefix)
 configure_file(scripts/cmake/hepConfig.cmake.in ${CMAKE_BINARY_DIR}/hepConfig.cmake @ONLY)

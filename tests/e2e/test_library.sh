@@ -14,7 +14,6 @@ export PKG_CONFIG_PATH=$pkg LD_LIBRARY_PATH=$library
 cc=("${CC:-cc}" -Wall -Wextra -Werror -pedantic -O1)
 
 # ---- what is seen of it
-sed 's|/\*|\n/*|g' "$prefix/include/hep.h" | grep -oE '\bhep_[a-z_]+\(' "$prefix/include/hep.h" | sort -u >named
 grep -oE 'HEP_API [^;(]*\bhep_[a-z_]+' "$prefix/include/hep.h" | grep -oE 'hep_[a-z_]+$' | sort -u >declared
 nm -D --defined-only "$library/libhep.so" | awk '{print $3}' | sort -u >exported
 diff declared exported >differ || fail "libhep.so does not export what hep.h declares: $(cat differ)"
@@ -25,8 +24,9 @@ diff "$HEP_SOURCE/tests/golden/library/symbols" exported >differ ||
 # It needs no library that a wheel could not bring along.
 ldd "$library/libhep.so" | grep -E 'openblas|cjson|nettle|glpk|cuda' && fail "libhep.so needs more than it should"
 for language in c c++; do
-  echo '#include <hep.h>' | "${CC:-cc}" -x $language -std=$([ $language = c ] && echo c99 || echo c++11) -Wall -Wextra \
-    -Werror -pedantic -I "$prefix/include" -fsyntax-only - || fail "hep.h is not $language"
+  standard=$([ $language = c ] && echo c99 || echo c++11)
+  echo '#include <hep.h>' | "${CC:-cc}" -x $language "-std=$standard" -Wall -Wextra -Werror -pedantic \
+    -I "$prefix/include" -fsyntax-only - || fail "hep.h is not $language"
 done
 # Sizes of structs: what wrappers copy.
 {
@@ -49,6 +49,15 @@ grep -q '^  rank 3: owns 1 experts from 3 on, holds 2 to 3$' out || fail "layout
 expect 1 'layout: file cannot be read: none.hepb: No such file or directory' ./layout none.hepb
 head -c 100 plan.hepb >cut.hepb
 expect 1 'layout: bad plan: cut.hepb: not a usable plan: ' ./layout cut.hepb
+# shellcheck disable=SC2046
+expect 0 '' "${cc[@]}" "$HEP_SOURCE/samples/library/moe.c" $(pkg-config --cflags --libs hep) -lpthread -o moe || finish
+for domain in "site=1,gpu=1" "site=2,gpu=1" "site=1,gpu=4" "site=2,gpu=2"; do
+  expect 0 '' "$HEPC" "$HEP_SOURCE/samples/laptop_training.hep" --domain "$domain" -o moe.hepb
+  expect 0 '' ./moe moe.hepb
+  grep -qx '8 ranks, 3 layers: largest error 0' out || fail "moe under $domain: $(cat out)"
+done
+expect 0 '' "$HEPC" "$HEP_SOURCE/samples/padded.hep" -o padded.hepb
+expect 1 'moe: not supported: .*padded exchanges|expected a training plan in f32' ./moe padded.hepb
 mkdir app
 cp "$HEP_SOURCE"/samples/library/*.c app
 cat >app/CMakeLists.txt <<'CMAKE'

@@ -1,7 +1,7 @@
 // libhep with ranks that are threads: results, gradients and bytes of MoE layers under plans of many shapes, against
 // the same layers in one place; gathers, returns, dense bundles; and callers that do what they should not. builds: dev
 // seconds: 5
-#include "moe_client.h"
+#include "moe_worker.h"
 
 #include <pthread.h>
 
@@ -17,7 +17,13 @@ static const char *const description =
     "          moe { experts = %d  top_k = 2  inner = 8  activation = gelu } }\n"
     "plan { pass = %s  dispatch = %s %s }\n";
 
-enum { HIDDEN = 16, INNER = 8, RANKS = 8, LAYERS = 2, ELEMENTS = HIDDEN * INNER };
+enum {
+    HIDDEN = MOE_WORKER_HIDDEN,
+    INNER = MOE_WORKER_INNER,
+    RANKS = 8,
+    LAYERS = MOE_WORKER_LAYERS,
+    ELEMENTS = MOE_WORKER_ELEMENTS
+};
 
 static uint32_t prefetch = PREFETCH_UNLIMITED;
 
@@ -40,184 +46,11 @@ static hep_plan *plan_make(const MoeCase *of, const char *domain)
     return plan;
 }
 
-// ---- one rank --------------------------------------------------------------------------------------
-
-typedef struct {
-    MoeRank rank; // first
-    hep_plan *plan;
-    hep_comm *comm;
-    MoeLayer layers[LAYERS];
-    MoeAnswer answers[LAYERS][4];
-    double *dup[LAYERS], *ddown[LAYERS]; // of all ranks together, [experts][ELEMENTS]
-    hep_traffic traffic[2];
-} Worker;
-
-static bool bind_layer(Worker *worker, int index)
-{
-    const MoeCase *of = worker->rank.of;
-    MoeLayer *layer = &worker->layers[index];
-    int first;
-    int64_t owned, count;
-    hep_layer facts = {.struct_bytes = sizeof(facts)};
-    cr_assert_eq(hep_plan_layer(worker->plan, index, &facts), HEP_OK);
-    cr_assert_eq(hep_plan_held(worker->plan, index, worker->rank.rank, &first, &layer->gathered), HEP_OK);
-    cr_assert_eq(hep_plan_owned(worker->plan, index, worker->rank.rank, &owned, &count), HEP_OK);
-    cr_assert_eq(layer->gathered, facts.gathered);
-    layer->own = facts.own;
-    int64_t rows = facts.own ? facts.own : 1, cols = facts.own ? ELEMENTS : facts.own_elements;
-    hep_tensor own[MOE_PARAMETERS], grads[MOE_PARAMETERS], full[MOE_PARAMETERS];
-    for (int p = 0; p < MOE_PARAMETERS; p++) {
-        layer->mine[p] = calloc((size_t)(rows * cols), sizeof(float));
-        layer->grads[p] = calloc((size_t)(rows * cols), sizeof(float));
-        layer->full[p] = malloc((size_t)layer->gathered * ELEMENTS * sizeof(float));
-        memset(layer->full[p], 0xff, (size_t)layer->gathered * ELEMENTS * sizeof(float));
-        layer->dfull[p] = calloc((size_t)layer->gathered * ELEMENTS, sizeof(double));
-        layer->sent[p] = malloc((size_t)layer->gathered * ELEMENTS * sizeof(float));
-        own[p] = moe_tensor(layer->mine[p], rows, cols, HEP_F32);
-        grads[p] = moe_tensor(layer->grads[p], rows, cols, HEP_F32);
-        full[p] = moe_tensor(layer->full[p], layer->gathered, ELEMENTS, HEP_F32);
-    }
-    for (int64_t i = 0; i < count; i++) { // of experts laid one after another, [up][down] each
-        int64_t expert = (owned + i) / (2 * ELEMENTS), at = (owned + i) % (2 * ELEMENTS);
-        float weight = moe_weight(at >= ELEMENTS, index, (int)expert, (int)(at % ELEMENTS));
-        if (facts.own)
-            layer->mine[at >= ELEMENTS][(expert - owned / (2 * ELEMENTS)) * ELEMENTS + at % ELEMENTS] = weight;
-        else
-            layer->mine[0][i] = weight;
-    }
-    return moe_ok(&worker->rank,
-                  hep_bind(worker->rank.context, index, MOE_PARAMETERS, own, of->training ? grads : NULL, full),
-                  "bind");
-}
-
-static bool check_gathered(Worker *worker, int index)
-{
-    const MoeLayer *layer = &worker->layers[index];
-    int first, count;
-    cr_assert_eq(hep_plan_held(worker->plan, index, worker->rank.rank, &first, &count), HEP_OK);
-    for (int e = 0; e < count; e++)
-        for (int p = 0; p < MOE_PARAMETERS; p++)
-            for (int i = 0; i < ELEMENTS; i++)
-                if (layer->full[p][e * ELEMENTS + i] != moe_weight(p, index, first + e, i)) {
-                    snprintf(worker->rank.problem, sizeof(worker->rank.problem),
-                             "rank %d, layer %d: expert %d has a wrong weight", worker->rank.rank, index, first + e);
-                    return false;
-                }
-    return true;
-}
-
-static bool forward(Worker *worker, int micro, MoeRows rows[LAYERS])
-{
-    MoeRank *rank = &worker->rank;
-    for (int k = 0; k < LAYERS; k++) {
-        if (!moe_ok(rank, hep_gathered(rank->context, k, 0, NULL), "gathered") || !check_gathered(worker, k) ||
-            !moe_layer_forward(rank, k, micro, &worker->layers[k], &worker->answers[k][micro], &rows[k]))
-            return false;
-        if (micro + 1 == rank->of->micro_batches && !moe_ok(rank, hep_used(rank->context, k, 0, NULL), "used"))
-            return false;
-    }
-    return true;
-}
-
-static const double scale = 0.25;
-
-static bool backward(Worker *worker, MoeRows rows[][LAYERS])
-{
-    MoeRank *rank = &worker->rank;
-    if (!moe_ok(rank, hep_begin(rank->context, HEP_BACKWARD, NULL), "begin backward"))
-        return false;
-    for (int k = LAYERS; k-- > 0;) {
-        MoeLayer *layer = &worker->layers[k];
-        if (!moe_ok(rank, hep_gathered(rank->context, k, HEP_BACKWARD, NULL), "gathered") || !check_gathered(worker, k))
-            return false;
-        for (int micro = 0; micro < rank->of->micro_batches; micro++)
-            if (!moe_layer_backward(rank, k, micro, layer, &worker->answers[k][micro], &rows[micro][k]))
-                return false;
-        hep_tensor sent[MOE_PARAMETERS];
-        for (int p = 0; p < MOE_PARAMETERS; p++) {
-            for (int i = 0; i < layer->gathered * ELEMENTS; i++)
-                layer->sent[p][i] = (float)layer->dfull[p][i];
-            sent[p] = moe_tensor(layer->sent[p], layer->gathered, ELEMENTS, HEP_F32);
-        }
-        if (!moe_ok(rank, hep_used(rank->context, k, HEP_BACKWARD, NULL), "used") ||
-            !moe_ok(rank, hep_return(rank->context, k, MOE_PARAMETERS, sent, scale, NULL), "return"))
-            return false;
-    }
-    return moe_ok(rank, hep_finish(rank->context, NULL), "finish");
-}
-
-static bool check_gradients(Worker *worker, int index)
-{
-    const MoeLayer *layer = &worker->layers[index];
-    int64_t owned, count;
-    cr_assert_eq(hep_plan_owned(worker->plan, index, worker->rank.rank, &owned, &count), HEP_OK);
-    double *expected = calloc((size_t)count + 1, sizeof(*expected));
-    float *is = calloc((size_t)count + 1, sizeof(*is));
-    for (int64_t i = 0; i < count; i++) {
-        int64_t expert = (owned + i) / (2 * ELEMENTS), at = (owned + i) % (2 * ELEMENTS);
-        const double *of = at >= ELEMENTS ? worker->ddown[index] : worker->dup[index];
-        expected[i] = scale * of[expert * ELEMENTS + at % ELEMENTS];
-        is[i] = layer->own ? layer->grads[at >= ELEMENTS][(expert - owned / (2 * ELEMENTS)) * ELEMENTS + at % ELEMENTS]
-                           : layer->grads[0][i];
-    }
-    bool ok = moe_equal(&worker->rank, "an expert's gradient", is, expected, count);
-    free(expected);
-    free(is);
-    return ok;
-}
-
-static bool iteration(Worker *worker)
-{
-    MoeRank *rank = &worker->rank;
-    MoeRows rows[4][LAYERS] = {0};
-    bool ok = moe_ok(rank, hep_begin(rank->context, 0, NULL), "begin");
-    for (int micro = 0; micro < rank->of->micro_batches && ok; micro++)
-        ok = forward(worker, micro, rows[micro]);
-    if (ok && rank->of->training) {
-        ok = backward(worker, rows);
-        for (int k = 0; k < LAYERS && ok; k++)
-            ok = check_gradients(worker, k);
-    }
-    for (int micro = 0; micro < 4; micro++)
-        for (int k = 0; k < LAYERS; k++)
-            moe_rows_free(&rows[micro][k]);
-    return ok;
-}
-
-static void *worker_run(void *argument)
-{
-    Worker *worker = argument;
-    MoeRank *rank = &worker->rank;
-    hep_options options = {.struct_bytes = sizeof(options), .max_tokens = MOE_TOKENS_MAX};
-    bool ok = moe_ok(rank, hep_create(worker->plan, worker->comm, &options, &rank->context), "create");
-    for (int k = 0; k < LAYERS && ok; k++)
-        ok = bind_layer(worker, k);
-    ok = ok && iteration(worker);
-    worker->traffic[0].struct_bytes = sizeof(worker->traffic[0]);
-    if (ok)
-        ok = moe_ok(rank, hep_count(rank->context, worker->traffic, NULL, 1), "count");
-    hep_destroy(rank->context);
-    hep_comm_free(worker->comm);
-    return NULL;
-}
-
-static void worker_free(Worker *worker)
-{
-    for (int k = 0; k < LAYERS; k++)
-        for (int p = 0; p < MOE_PARAMETERS; p++) {
-            free(worker->layers[k].mine[p]);
-            free(worker->layers[k].full[p]);
-            free(worker->layers[k].grads[p]);
-            free(worker->layers[k].dfull[p]);
-            free(worker->layers[k].sent[p]);
-        }
-}
-
 // ---- all ranks -------------------------------------------------------------------------------------
 
 // Rows that a rank sends in a dispatch come back in a combine, sent by others: a pair of exchanges sends what the rank
 // sends and what it receives. Over all ranks both are the same.
-static void check_traffic(const MoeCase *of, const Worker workers[])
+static void check_traffic(const MoeCase *of, const MoeWorker workers[])
 {
     int pairs = of->training ? 2 : 1, per_row = of->naive ? 1 : of->top_k;
     for (int l = 0; l < of->levels; l++) {
@@ -242,7 +75,7 @@ static void check_traffic(const MoeCase *of, const Worker workers[])
 
 // Every rank sends its share, and what outer levels brought of others', to the other members of a level; once more in
 // the backward pass over levels that are gathered `again`. Replica levels, the first ones, are not crossed.
-static void check_weights(const MoeCase *of, const hep_plan *plan, const Worker *worker)
+static void check_weights(const MoeCase *of, const hep_plan *plan, const MoeWorker *worker)
 {
     int owners = RANKS;
     for (int l = 0; l < of->replica_levels; l++)
@@ -301,7 +134,7 @@ static void run_case(const MoeCase *of, const char *domain, Over over)
 {
     hep_plan *plan = plan_make(of, domain);
     hep_comm *comms[RANKS];
-    static Worker workers[RANKS];
+    static MoeWorker workers[RANKS];
     pthread_t threads[RANKS];
     double *dup[LAYERS], *ddown[LAYERS];
     memset(workers, 0, sizeof(workers));
@@ -311,7 +144,7 @@ static void run_case(const MoeCase *of, const char *domain, Over over)
         ddown[k] = calloc((size_t)of->experts * ELEMENTS, sizeof(double));
     }
     for (int r = 0; r < RANKS; r++) {
-        workers[r] = (Worker){.rank = {.of = of, .rank = r}, .plan = plan, .comm = comms[r]};
+        workers[r] = (MoeWorker){.rank = {.of = of, .rank = r}, .plan = plan, .comm = comms[r]};
         for (int k = 0; k < LAYERS; k++) {
             workers[r].dup[k] = dup[k];
             workers[r].ddown[k] = ddown[k];
@@ -320,7 +153,7 @@ static void run_case(const MoeCase *of, const char *domain, Over over)
         }
     }
     for (int r = 0; r < RANKS; r++)
-        pthread_create(&threads[r], NULL, worker_run, &workers[r]);
+        pthread_create(&threads[r], NULL, moe_worker_run, &workers[r]);
     for (int r = 0; r < RANKS; r++)
         pthread_join(threads[r], NULL);
     for (int r = 0; r < RANKS; r++)
@@ -329,7 +162,7 @@ static void run_case(const MoeCase *of, const char *domain, Over over)
     check_traffic(of, workers);
     for (int r = 0; r < RANKS; r++) {
         check_weights(of, plan, &workers[r]);
-        worker_free(&workers[r]);
+        moe_worker_free(&workers[r]);
         for (int k = 0; k < LAYERS; k++)
             for (int micro = 0; micro < of->micro_batches; micro++)
                 moe_answer_free(&workers[r].answers[k][micro]);
