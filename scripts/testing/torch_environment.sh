@@ -39,7 +39,7 @@ python3 -m venv "$folder" >build/torch.log 2>&1 || give_up "python3 has no venv:
 echo "installing PyTorch into build/torch, for tests of hep.torch" >&2
 # shellcheck disable=SC2086 # options are words
 timeout 1200 "$folder/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir --retries 1 --timeout 20 \
-  ${HEP_TORCH_PIP:-} 'torch>=2.5' 'transformers>=5,<6' numpy >build/torch.log 2>&1 ||
+  ${HEP_TORCH_PIP:-} 'torch>=2.5' 'transformers>=5,<6' >build/torch.log 2>&1 ||
   give_up "$(grep -m1 ERROR build/torch.log || echo "pip failed")"
 serves "$folder/bin/python" || give_up "pip found no torch 2.5 and transformers 5 for $(python3 --version)"
 rm -f build/torch.log

@@ -15,4 +15,19 @@ HEP_LIBRARY=libm.so.6 expect 1 'ImportError: libm.so.6 is no libhep of this vers
 grep -oE 'HEP_API [^;(]*\bhep_[a-z_]+' "$HEP_SOURCE/runtime/hep.h" | grep -oE 'hep_[a-z_]+$' | sort -u >declared
 python3 -c 'from hep import _native; print("\n".join(sorted(_native.PROTOTYPES)))' | LC_ALL=C sort >bound
 diff <(LC_ALL=C sort declared) bound >differ || fail "the binding and hep.h differ: $(cat differ)"
+
+# As a wheel has it, libhep lies beside the package, and is found there; Debian's package has no library of its own.
+build=$(dirname "$(dirname "$HEPC")")
+for component in wheel python; do
+  prefix=$work/$component
+  [ "$component" = wheel ] && prefix=$work/wheel/hep
+  expect 0 '' cmake -DCMAKE_INSTALL_PREFIX="$prefix" -DCMAKE_INSTALL_COMPONENT="$component" -P "$build/cmake_install.cmake"
+done
+cp -r "$HEP_SOURCE"/python/hep/*.py "$work/wheel/hep"
+(unset HEP_LIBRARY && PYTHONPATH=$work/wheel expect 0 '' python3 -c 'import hep; print(hep.Plan.load("plan.hepb").ranks)' &&
+  grep -qx 8 out) || fail "the package does not find the library beside it"
+package=$work/python/lib/python3/dist-packages/hep
+[ -f "$package/py.typed" ] && [ -f "$package/torch/session.py" ] && [ ! -e "$package/lib" ] ||
+  fail "Debian's package: $(ls "$package")"
+PYTHONPATH=$work/python/lib/python3/dist-packages expect 0 '' python3 -c 'import hep' || fail "Debian's package"
 finish
