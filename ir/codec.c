@@ -14,20 +14,27 @@ const CodecInfo *codec_info(Codec codec)
     return &infos[codec];
 }
 
+// The fewer elements travel, the more of them are worth than their last bits.
+static Packing with_ratio(PacketForm form, double ratio)
+{
+    return (Packing){form == PACKET_LARGEST && ratio > CODEC_SHORT_ABOVE ? PACKET_SHORT : form, ratio};
+}
+
 Packing codec_packing(Codec codec, double ratio)
 {
-    return (Packing){codec_info(codec)->form, ratio};
+    return with_ratio(codec_info(codec)->form, ratio);
 }
 
 Packing gradient_packing(GradientReturn gradient, double ratio)
 {
-    static const PacketForm forms[GRADIENT_COUNT] = {[GRADIENT_TOPK] = PACKET_LARGEST};
-    return (Packing){forms[gradient], ratio};
+    static const PacketForm forms[GRADIENT_COUNT] = {
+        [GRADIENT_TOPK] = PACKET_LARGEST, [GRADIENT_Q4] = PACKET_Q4, [GRADIENT_TERNARY] = PACKET_TERNARY};
+    return with_ratio(forms[gradient], ratio);
 }
 
 bool packet_has_ratio(PacketForm form)
 {
-    return form == PACKET_LARGEST;
+    return form == PACKET_LARGEST || form == PACKET_SHORT;
 }
 
 double packing_ratio(Packing packing, Dtype dtype)
@@ -39,7 +46,9 @@ double packing_ratio(Packing packing, Dtype dtype)
 
 uint32_t packing_kept(Packing packing, uint64_t elements, Dtype dtype)
 {
-    double kept = (double)elements * dtype_bytes(dtype) / packing.ratio / CODEC_ELEMENT_BYTES;
+    double bytes = (double)elements * dtype_bytes(dtype) / packing.ratio;
+    double kept =
+        packing.form == PACKET_SHORT ? (bytes - CODEC_SCALE_BYTES) / CODEC_SHORT_BYTES : bytes / CODEC_ELEMENT_BYTES;
     if (elements == 0)
         return 0;
     if (kept >= (double)elements || !packet_has_ratio(packing.form))
@@ -52,6 +61,14 @@ uint32_t packing_sign_words(uint32_t elements)
     return (elements + 31) / 32;
 }
 
+// A scale for every group; of each, short or not, as many elements to a byte as `each`.
+static uint32_t groups_bytes(uint64_t elements, uint32_t each)
+{
+    uint32_t whole = CODEC_SCALE_BYTES + (CODEC_GROUP + each - 1) / each, rest = (uint32_t)(elements % CODEC_GROUP);
+    uint32_t last = rest > 0 ? CODEC_SCALE_BYTES + (rest + each - 1) / each : 0;
+    return (uint32_t)(elements / CODEC_GROUP) * whole + last;
+}
+
 uint32_t packing_block_bytes(Packing packing, uint64_t elements, Dtype dtype)
 {
     if (elements == 0)
@@ -59,6 +76,12 @@ uint32_t packing_block_bytes(Packing packing, uint64_t elements, Dtype dtype)
     switch (packing.form) {
     case PACKET_LARGEST:
         return packing_kept(packing, elements, dtype) * CODEC_ELEMENT_BYTES;
+    case PACKET_SHORT:
+        return CODEC_SCALE_BYTES + packing_kept(packing, elements, dtype) * CODEC_SHORT_BYTES;
+    case PACKET_Q4:
+        return groups_bytes(elements, 2);
+    case PACKET_TERNARY:
+        return groups_bytes(elements, 5);
     case PACKET_SIGN:
         return CODEC_SCALE_BYTES + packing_sign_words((uint32_t)elements) * (uint32_t)sizeof(uint32_t);
     }

@@ -13,13 +13,19 @@
 enum {
     CODEC_BLOCK = 4096,      // elements
     CODEC_ELEMENT_BYTES = 4, // of one that is kept among others that are not: value and index
+    CODEC_SHORT_BYTES = 2,   // the same, of packets for large ratios
+    CODEC_SHORT_ABOVE = 50,  // ratios that get these
     CODEC_SCALE_BYTES = 2,   // bf16
+    CODEC_GROUP = 128,       // elements with a scale of their own, where a block has more than one
 };
 
 // What a block's part is: the largest elements, with their indices; or few bits of every element, times a scale.
 typedef enum {
     PACKET_LARGEST, // k values (bf16), then their k indices in the block (u16, ascending)
+    PACKET_SHORT,   // a scale, the largest magnitude over 7; k x 12 bits of index and 4 of a multiple of the scale
     PACKET_SIGN,    // the scale, the mean magnitude; a bit per element, set where it is negative, in 32-bit words
+    PACKET_Q4,      // of each group a scale, the largest magnitude over 7, and 4 bits of every element
+    PACKET_TERNARY, // of each group a scale and, five to a byte, minus 1, 0 or 1 of every element
 } PacketForm;
 
 // How a vector becomes a packet.

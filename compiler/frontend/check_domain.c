@@ -9,18 +9,18 @@
 
 // ---- whole experts ---------------------------------------------------------------------------
 
-// Packets are of whole experts: where a GPU owns parts of some, nothing can be encoded.
+// A mean of experts is subtracted from whole ones: where a GPU owns parts of some, there is none.
 static void check_packets(Checker *checker)
 {
     const Spec *spec = checker->spec;
-    if (!spec_encodes_experts(spec) || spec_owns_whole_experts(spec))
+    if (!spec_needs_whole_experts(spec) || spec_owns_whole_experts(spec))
         return;
-    bool experts = (int)spec->plan.codec != CODEC_AUTO && codec_info(spec->plan.codec)->encodes;
     uint64_t gpus = share_gpus(&spec->cluster, spec->replica_levels), below = spec->model.experts / gpus * gpus;
-    const AstEntry *of = checker->keys[experts ? KEY_MIGRATION_codec : KEY_MIGRATION_gradient];
-    diag_error(checker->diag, value_span(checker, of),
-               "%llu GPUs own parts of %u experts, and only whole experts can be encoded: '%s' can only be 'dense'",
-               (unsigned long long)gpus, spec->model.experts, experts ? "codec" : "gradient");
+    diag_error(
+        checker->diag, value_span(checker, checker->keys[KEY_MIGRATION_codec]),
+        "%llu GPUs own parts of %u experts, and '%s' subtracts the mean of whole ones: expected 'dense', 'delta' "
+        "or 'sign'",
+        (unsigned long long)gpus, spec->model.experts, codec_name(spec->plan.codec));
     if (below)
         diag_help(checker->diag, "%llu or %llu experts, a multiple of the GPUs, would do", (unsigned long long)below,
                   (unsigned long long)(below + gpus));

@@ -12,7 +12,7 @@ static double dense_bytes(const Lowering *l, double rows)
 
 static double packet_bytes(const Lowering *l, Packing packing)
 {
-    return (double)packing_bytes(packing, model_expert_elements(&l->plan->model), l->plan->model.dtype);
+    return (double)packing_bytes(packing, (uint64_t)l->share_cols, l->plan->model.dtype);
 }
 
 static int32_t add_local(Lowering *l, Op op, uint32_t k, double cost_s, StepBuffers operands)

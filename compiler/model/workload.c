@@ -240,14 +240,14 @@ static void derive_packets(const Spec *spec, LayerWork *layer)
     if (spec->model.abstract || !layer->is_moe)
         return;
     ModelDims dims = spec_dims(&spec->model);
-    uint64_t elements = model_expert_elements(&dims);
-    double experts = layer->expert_bytes / ((double)elements * dtype_bytes(dims.dtype)); // not packed ones
+    uint64_t rows, cols; // of a share: a packet each
+    share_shape(&spec->cluster, spec->replica_levels, dims.experts, model_expert_units(&dims), &rows, &cols);
     if (encodes)
-        layer->sent_bytes = experts * (double)packing_bytes(sent, elements, dims.dtype);
+        layer->sent_bytes = (double)rows * (double)packing_bytes(sent, cols, dims.dtype);
     if (returns)
-        layer->returned_bytes = experts * (double)packing_bytes(returned, elements, dims.dtype);
+        layer->returned_bytes = (double)rows * (double)packing_bytes(returned, cols, dims.dtype);
     if (codec_info(plan->codec)->has_mean && plan->shared_every > 0)
-        layer->mean_bytes = (double)elements * dtype_bytes(dims.dtype);
+        layer->mean_bytes = (double)model_expert_elements(&dims) * dtype_bytes(dims.dtype);
 }
 
 static void derive_loss(const Spec *spec, double tokens, Workload *work)

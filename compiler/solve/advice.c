@@ -187,7 +187,7 @@ static bool fits_with_count(Advising *a, const Spec *spec, uint32_t level, uint3
     double shared = (double)cluster_gpus(&spec->cluster) / (double)cluster_gpus(&larger.cluster);
     double others = parts->others * (larger.plan.pass == PASS_TRAINING ? shared : 1);
     double kept = others + parts->experts * owned / parts->owned;
-    bool encodable = !spec_encodes_experts(&larger) || spec_owns_whole_experts(&larger);
+    bool encodable = !spec_needs_whole_experts(&larger) || spec_owns_whole_experts(&larger);
     return owned < parts->owned && encodable && kept < a->memory && fits(a, &larger);
 }
 

@@ -149,10 +149,9 @@ Packing spec_gradient_packing(const Spec *spec)
     return gradient_packing(spec->plan.gradient, spec->plan.gradient_ratio);
 }
 
-bool spec_encodes_experts(const Spec *spec)
+bool spec_needs_whole_experts(const Spec *spec)
 {
-    bool weights = (int)spec->plan.codec != CODEC_AUTO && codec_info(spec->plan.codec)->encodes;
-    return !spec->model.abstract && (weights || spec->plan.gradient != GRADIENT_DENSE);
+    return !spec->model.abstract && (int)spec->plan.codec != CODEC_AUTO && codec_info(spec->plan.codec)->has_mean;
 }
 
 bool spec_domain_is_valid(const Spec *spec, const uint32_t domain[LEVELS_MAX])

@@ -128,8 +128,8 @@ Packing spec_gradient_packing(const Spec *spec);
 
 // Does every GPU own whole experts, not parts of some?
 bool spec_owns_whole_experts(const Spec *spec);
-// Are weights or gradients of experts encoded, which takes whole experts? With `auto` they are where they can be.
-bool spec_encodes_experts(const Spec *spec);
+// Does the codec subtract the mean of all experts, which takes whole ones? `auto` does where it can.
+bool spec_needs_whole_experts(const Spec *spec);
 // Do the places that the sizes make divide the experts? Sizes divide their levels' counts.
 bool spec_domain_is_valid(const Spec *spec, const uint32_t domain[LEVELS_MAX]);
 // The valid sizes that gather least, among them those with the largest sizes outermost; where `domain` is not 0 its

@@ -204,7 +204,7 @@ static void verify_unroute(Verifier *verifier, uint32_t index, const Shape *shap
         verify_fail(verifier, PROPERTY_SIZES, index, "sums other results than step %" PRId32 " sent back", combine);
 }
 
-// A row of a packet is one expert's; memories are of their kind and as large as what they are of.
+// A row of a packet is one expert's, or one share's; memories are of their kind and as large as what they are of.
 static void verify_codec_sizes(Verifier *verifier, uint32_t index)
 {
     static const struct {
@@ -222,7 +222,7 @@ static void verify_codec_sizes(Verifier *verifier, uint32_t index)
         if (!packet || !like)
             continue;
         Packing packing = packets[i].gradient ? plan_gradient_packing(plan) : plan_packing(plan);
-        uint64_t bytes = packing_bytes(packing, model_expert_elements(&plan->model), plan->model.dtype);
+        uint64_t bytes = packing_bytes(packing, plan_share_shape(plan).cols, plan->model.dtype);
         if (packet->rows != like->rows || packet->cols != bytes)
             verify_fail(verifier, PROPERTY_SIZES, index,
                         "'%s' is %" PRIu64 " x %" PRIu64 ", expected %" PRIu64 " packets of %" PRIu64 " bytes",
@@ -393,9 +393,10 @@ static void verify_codec(Verifier *verifier)
     if (!plan->model.abstract && encodes != expected)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "migration is '%s', yet experts are %s", codec_name(plan->codec),
                     encodes ? "encoded" : "not encoded");
-    bool packets = encodes || returns;
-    if (!plan->model.abstract && packets && plan->choice_count > 0 && !plan_share_shape(plan).whole)
-        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "packets are of whole experts, yet GPUs own parts of them");
+    bool subtracts = encodes && codec_info(plan->codec)->has_mean;
+    if (!plan->model.abstract && subtracts && plan->choice_count > 0 && !plan_share_shape(plan).whole)
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "'%s' subtracts the mean of whole experts, yet GPUs own parts",
+                    codec_name(plan->codec));
 }
 
 // What is kept of weights that are gathered again.

@@ -111,11 +111,36 @@ __device__ __forceinline__ uint32_t block_scan(SelectShared *shared, uint32_t ow
     return sum - own;
 }
 
-// What of a codec block is kept, and where: values (bf16) and their indices in the block.
+// What of a codec block is kept, and where: values (bf16) and their indices in the block; or, where a scale is given,
+// `indices` with a multiple of that above 12 bits.
 struct Selection {
     uint32_t count, kept;
     uint16_t *values, *indices;
+    float scale, inverse;
 };
+
+// The nearest multiple of a scale, even ones of two, from -7 to 7, plus 8; what is no number becomes one.
+__device__ __forceinline__ uint32_t step_of(float value, float inverse)
+{
+    float steps = value * inverse;
+    steps = steps > -7 ? steps : -7;
+    steps = steps < 7 ? steps : 7;
+    return static_cast<uint32_t>(__float2int_rn(steps) + 8);
+}
+
+// Returns what receivers will read of it.
+__device__ __forceinline__ float write_element(const Selection &block, uint32_t place, uint32_t index, float value)
+{
+    if (!block.values) {
+        uint32_t step = step_of(value, block.inverse);
+        block.indices[place] = static_cast<uint16_t>(index | step << 12);
+        return block.scale * static_cast<float>(static_cast<int>(step) - 8);
+    }
+    __nv_bfloat16 stored = __float2bfloat16_rn(value);
+    reinterpret_cast<__nv_bfloat16 *>(block.values)[place] = stored;
+    block.indices[place] = static_cast<uint16_t>(index);
+    return __bfloat162float(stored);
+}
 
 // By the whole block: writes the `kept` largest of `values`. Returns which of this thread's elements these are, bit i
 // for element i; what receivers will read of those replaces them.
@@ -139,10 +164,7 @@ __device__ __forceinline__ uint32_t write_largest(SelectShared *shared, const Se
         bool is_equal = inside && key == bound.least;
         if (is_above || (is_equal && equal_before < bound.ties)) {
             uint32_t place = above_before + (equal_before < bound.ties ? equal_before : bound.ties);
-            __nv_bfloat16 value = __float2bfloat16_rn(values[i]);
-            reinterpret_cast<__nv_bfloat16 *>(block.values)[place] = value;
-            block.indices[place] = static_cast<uint16_t>(first + i);
-            values[i] = __bfloat162float(value);
+            values[i] = write_element(block, place, first + i, values[i]);
             kept |= 1u << i;
         }
         above_before += is_above;

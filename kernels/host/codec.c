@@ -17,22 +17,21 @@ static void check_packets(Packing packing, Tensor vectors, Tensor packets)
 
 // ---- blocks ------------------------------------------------------------------------------------
 
-// out = `count` elements of a, less those of b where there is one.
-static void subtract(const void *a, const void *b, Dtype dtype, uint64_t count, float *out)
+// out = `count` elements of a, plus `sign` times those of b where there is one.
+static void combine(const void *a, const void *b, float sign, Dtype dtype, uint64_t count, float *out)
 {
     float stored[CODEC_BLOCK];
-    const float *less = b;
+    const float *second = b, *first = a;
     if (b && dtype != DTYPE_F32) {
         host_to_f32(b, dtype, stored, count);
-        less = stored;
+        second = stored;
     }
-    const float *from = a;
     if (!b || dtype != DTYPE_F32) {
         host_to_f32(a, dtype, out, count);
-        from = out;
+        first = out;
     }
     for (uint64_t i = 0; b && i < count; i++)
-        out[i] = from[i] - less[i];
+        out[i] = first[i] + sign * second[i];
 }
 
 // Adds the elements that a packet of the largest has to those of a vector, each sum rounded to its dtype.
@@ -41,8 +40,8 @@ static void add_some(const PacketBlock *block, void *target, Dtype dtype)
     float sums[CODEC_BLOCK], values[CODEC_BLOCK];
     uint32_t elements[CODEC_BLOCK];
     uint16_t *halves = (uint16_t *)elements;
-    const uint16_t *indices = packet_indices(block);
-    host_to_f32(block->data, DTYPE_BF16, values, block->kept);
+    uint16_t indices[CODEC_BLOCK];
+    packet_elements(block, indices, values);
     for (uint32_t i = 0; i < block->kept; i++) {
         assert(indices[i] < block->count);
         halves[i] = ((uint16_t *)target)[indices[i]];
@@ -81,9 +80,9 @@ void host_encode(const CodecInfo *codec, Packing packing, Tensor experts, Tensor
         const char *from = codec->remembers ? row_in(base, row) : base.data;
         for (uint64_t b = 0; b < codec_blocks(experts.cols); b++) {
             PacketBlock block = packet_block(packing, experts, b, row_in(packet, row));
-            subtract(element_in(row_in(experts, row), experts.dtype, block.first),
-                     from ? element_at(from, experts.dtype, block.first) : NULL, experts.dtype, block.count,
-                     difference);
+            combine(element_in(row_in(experts, row), experts.dtype, block.first),
+                    from ? element_at(from, experts.dtype, block.first) : NULL, -1, experts.dtype, block.count,
+                    difference);
             packet_write(&block, difference);
             if (codec->remembers)
                 block_add(&block, row_in(base, row), base.dtype);
@@ -140,15 +139,13 @@ void host_mean(uint64_t all, Tensor experts, Tensor shared)
 
 static void encode_gradient_row(Packing packing, Tensor gathered, Tensor error, uint64_t row, void *packet)
 {
-    float due[CODEC_BLOCK], left[CODEC_BLOCK];
+    float due[CODEC_BLOCK];
     Dtype dtype = gathered.dtype;
     for (uint64_t b = 0; b < codec_blocks(gathered.cols); b++) {
         PacketBlock block = packet_block(packing, gathered, b, packet);
         void *kept_back = element_in(row_in(error, row), dtype, block.first);
-        host_to_f32(element_at(row_in(gathered, row), dtype, block.first), dtype, due, block.count);
-        host_to_f32(kept_back, dtype, left, block.count);
-        for (uint32_t i = 0; i < block.count; i++)
-            due[i] += left[i];
+        const void *gradient = element_at(row_in(gathered, row), dtype, block.first);
+        combine(gradient, kept_back, 1, dtype, block.count, due);
         packet_write(&block, due);
         packet_add(&block, -1, due);
         host_from_f32(due, kept_back, dtype, block.count);

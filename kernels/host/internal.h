@@ -136,8 +136,8 @@ PacketBlock packet_block(Packing packing, Tensor vectors, uint64_t index, void *
 void packet_write(const PacketBlock *block, const float *values); // values [count]
 // to [count] += factor x what the part decodes to; factor 1 or -1.
 void packet_add(const PacketBlock *block, float factor, float *to);
-// Of the form that keeps the largest: the indices of the values, [kept].
-uint16_t *packet_indices(const PacketBlock *block);
+// Of forms that keep the largest: those elements, [kept].
+void packet_elements(const PacketBlock *block, uint16_t *indices, float *values);
 
 // ---- vectors -----------------------------------------------------------------------------------
 

@@ -40,6 +40,13 @@ static float rounded_bf16(float value)
     return value;
 }
 
+// The nearest of 15 multiples of `step`.
+static float in_steps(float value, float step)
+{
+    float inverse = step > 0 ? 1 / step : 0;
+    return step * fminf(fmaxf(rintf(value * inverse), -7), 7);
+}
+
 void reference_decode(const Plan *plan, Tensor mean, Tensor expert)
 {
     Part parts[CODEC_BLOCK];
@@ -55,8 +62,10 @@ void reference_decode(const Plan *plan, Tensor mean, Tensor expert)
         for (uint32_t i = 0; i < count; i++)
             parts[i] = (Part){weights[i] - base[i], i};
         qsort(parts, count, sizeof(*parts), compare);
+        float step = rounded_bf16(fabsf(parts[0].value) / 7);
         for (uint32_t k = 0; k < packing_kept(packing, count, expert.dtype); k++)
-            base[parts[k].index] += rounded_bf16(parts[k].value);
+            base[parts[k].index] +=
+                packing.form == PACKET_SHORT ? in_steps(parts[k].value, step) : rounded_bf16(parts[k].value);
         host_from_f32(base, stored, expert.dtype, count);
         for (uint32_t i = 0; i < count; i++)
             base[i] = 0;

@@ -180,7 +180,7 @@ migrate() { # NAME MIGRATION
   expect 0 '' "$HEPC" --domain dc=2,gpu=1 -o "$1.hepb" "$1.hep"
 }
 migrate sr 'codec = sr  ratio = 8  shared_every = 3'
-migrate delta 'codec = delta  ratio = 8  gradient = topk  gradient_ratio = 8'
+migrate delta 'codec = delta  ratio = 8  gradient = ternary'
 for codec in sr delta; do
   train ${codec}_whole -n 10 $codec.hepb
   train ${codec}_begin -n 5 --validate 2 --checkpoint of_$codec $codec.hepb

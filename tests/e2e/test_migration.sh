@@ -21,15 +21,18 @@ HEP
 cat >expected.py <<'PYTHON'
 import json, sys
 plan = json.load(open(sys.argv[1]))
-codec, ratio, every, gradient, clip = sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]), sys.argv[6] == "clip"
+codec, ratio, every, gradient, clip = sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), sys.argv[5], sys.argv[6] == "clip"
 elements, own, layers, members = 3 * 64 * 160, 2, 2, {"dc": 2, "gpu": 4}
-def packet(ratio):
-    return sum(4 * max(1, int(min(4096, elements - at) * 4 / ratio / 4)) for at in range(0, elements, 4096))
 def bits(block): # bytes of whole blocks, of which an expert of 30720 elements has 7.5
     return (7 * block(4096) + block(2048) + 3) // 4 * 4
-packets = {"dense": elements * 4, "sign": bits(lambda n: 2 + n // 8)}
+def packet(ratio):
+    def block(n): # beyond 50x a scale and 2 bytes an element
+        return 2 + 2 * int((n * 4 / ratio - 2) / 2) if ratio > 50 else 4 * max(1, int(n * 4 / ratio / 4))
+    return bits(block)
+packets = {"dense": elements * 4, "sign": bits(lambda n: 2 + n // 8), "q4": bits(lambda n: n // 128 * 66),
+           "ternary": bits(lambda n: n // 128 * 28)}
 sent = packets.get(codec) or packet(ratio)
-home = elements * 4 if gradient == 1 else packet(gradient)
+home = packets.get(gradient) or packet(float(gradient))
 def share(elements): # of the 8 GPUs, rounded up to 8 elements
     return 4 * 8 * -(-elements // 64)
 dense = 2 * share(64 + 64 + 4 * 64 * 64 + 64 + 64 + 64 * 16) + share((256 + 32 + 2) * 64)
@@ -65,15 +68,18 @@ check() { # migration, training, and what expected.py needs
   "$HEPC" --dump=ir plan.hepb -o plan.ir && "$HEPC" plan.ir -o again.hepb && cmp plan.hepb again.hepb ||
     fail "text and binary differ: $*"
 }
-check 'codec = dense' '' dense 1 0 1 -
-check 'codec = dense' 'clip = 1  warmup = 10' dense 1 0 1 clip
-check 'codec = sr  ratio = 50' '' sr 50 16 1 -
-check 'codec = sr  ratio = 50  shared_every = 3' 'clip = 0.5' sr 50 3 1 clip
-check 'codec = sr  ratio = 7.5  shared_every = 0' '' sr 7.5 0 1 -
-check 'codec = delta  ratio = 200' '' delta 200 0 1 -
+check 'codec = dense' '' dense 1 0 dense -
+check 'codec = dense' 'clip = 1  warmup = 10' dense 1 0 dense clip
+check 'codec = sr  ratio = 50' '' sr 50 16 dense -
+check 'codec = sr  ratio = 50  shared_every = 3' 'clip = 0.5' sr 50 3 dense clip
+check 'codec = sr  ratio = 7.5  shared_every = 0' '' sr 7.5 0 dense -
+check 'codec = delta  ratio = 200' '' delta 200 0 dense -
 check 'codec = delta  ratio = 50  gradient = topk  gradient_ratio = 20' '' delta 50 0 20 -
-check 'codec = sign' '' sign 1 0 1 -
+check 'codec = sign' '' sign 1 0 dense -
 says 'migration sign 1/31.9' "$HEPC" --dump=summary plan.hepb
+check 'gradient = q4' '' dense 1 0 q4 -
+check 'codec = sign  gradient = ternary' 'clip = 1' sign 1 0 ternary clip
+check 'gradient = topk  gradient_ratio = 100' '' dense 1 0 100 -
 check 'gradient = topk' '' dense 1 0 50 -
 says 'gradients home as topk 1/50' "$HEPC" --dump=summary plan.hepb
 says 'iteration' "$HEPC" --simulate plan.hepb

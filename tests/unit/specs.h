@@ -12,7 +12,7 @@ static inline Spec spec_one_tier(uint32_t gpus, double bandwidth, double latency
     spec.cluster.name = "one";
     spec.cluster.level_count = 1;
     spec.cluster.levels[0] = (Level){"gpu", gpus, bandwidth, latency_s, 0};
-    spec.cluster.device = (Device){60e12, 80e9, 2e12, 32, 1e12, 1e12, ENGINE_HOST, 0, 0};
+    spec.cluster.device = (Device){60e12, 80e9, 2e12, 32, 1e12, 1e12, 1e12, 1e12, ENGINE_HOST, 0, 0};
     spec.model = (SpecModel){.name = "m",
                              .abstract = true,
                              .layers = 1,
@@ -35,7 +35,7 @@ static inline Spec spec_small_gpt(const uint32_t counts[3], uint32_t experts, ui
     for (uint32_t l = 0; l < 3 && counts[l]; l++)
         spec.cluster.levels[spec.cluster.level_count++] =
             (Level){names[l], counts[l], 1e8 * (l * l + 1), 1e-4 / (l + 1), 0};
-    spec.cluster.device = (Device){4e9, 1e9, 1e9, 32, 5e8, 5e8, ENGINE_HOST, 0, 0};
+    spec.cluster.device = (Device){4e9, 1e9, 1e9, 32, 5e8, 5e8, 5e8, 5e8, ENGINE_HOST, 0, 0};
     spec.model = (SpecModel){.name = "gpt",
                              .dtype = DTYPE_F32,
                              .layers = 2,

@@ -222,6 +222,7 @@ Test(codec, sender_and_receivers_stay_equal)
     for (int d = 0; d < 3; d++)
         for (int s = 0; s < SIZES; s++) {
             check_replicas(dtypes[d], sizes[s], largest(50));
+            check_replicas(dtypes[d], sizes[s], (Packing){PACKET_SHORT, 200});
             check_replicas(dtypes[d], sizes[s], (Packing){PACKET_SIGN, 1});
         }
 }
@@ -320,12 +321,84 @@ Test(codec, mean_of_all_experts)
         }
 }
 
+// ---- few bits --------------------------------------------------------------------------------------
+
+// The scale is 3.5 / 7; byte 0 has the elements 0 and 2, byte 1 the elements 1 and, above, none. 1.25 lies between
+// 2 and 3 steps: 2 is even. A second group begins with its own scale, 1.
+Test(codec, four_bits_by_hand)
+{
+    const uint8_t three[] = {0x00, 0x3F, 8 + 7 + ((8 - 4) << 4), 8 + 2, 0, 0, 0, 0};
+    expect_packet((Packing){PACKET_Q4, 1}, (const float[]){3.5f, 1.25f, -2}, 3, three, 4);
+    float values[CODEC_GROUP + 1];
+    uint8_t want[72] = {0x00, 0x3F};
+    for (int i = 0; i < CODEC_GROUP; i++)
+        values[i] = i == 70 ? -3.5f : i == 6 ? 0.6f : 0;
+    values[CODEC_GROUP] = -7;
+    memset(want + 2, 0x88, 64);
+    want[2 + 6] = (8 + 1) | (8 - 7) << 4; // 0.6 is nearer to one step than to two; element 70 is 64 + 6
+    want[66] = 0x80, want[67] = 0x3F, want[68] = 8 - 7;
+    expect_packet((Packing){PACKET_Q4, 1}, values, CODEC_GROUP + 1, want, sizeof(want));
+}
+
+// Mean magnitude 1, bound 0.7: two elements count, their mean is 2.5. In base 3, lowest first, byte 0 of 2 has the
+// elements 0, 2, 4, byte 1 the elements 1, 3, 5.
+Test(codec, signs_and_zeros_by_hand)
+{
+    const float values[] = {3, 0.25f, -2, 0.5f, 0, 0.25f};
+    const uint8_t want[] = {0x20, 0x40, 2 + 3 * 0 + 9 * 1, 1 + 3 * 1 + 9 * 1};
+    expect_packet((Packing){PACKET_TERNARY, 1}, values, 6, want, sizeof(want));
+}
+
+// At ratio 4 of 20 bytes 5 are bought: 2 of scale, one element of 2. The scale is 14 / 7, the element 7 steps.
+Test(codec, short_elements_by_hand)
+{
+    const float values[] = {1, -14, 3, 0, 2};
+    const uint8_t want[] = {0x00, 0x40, 1, (8 - 7) << 4};
+    expect_packet((Packing){PACKET_SHORT, 4}, values, 5, want, sizeof(want));
+}
+
+// Of every element what is left is at most half a step, or, of few bits, less than the largest.
+Test(codec, few_bits_come_near)
+{
+    const struct {
+        PacketForm form;
+        double left;
+    } forms[] = {{PACKET_Q4, 0.11}, {PACKET_TERNARY, 0.5}, {PACKET_SIGN, 0.62}};
+    for (size_t f = 0; f < COUNT_OF(forms); f++)
+        for (int d = 0; d < 3; d++)
+            for (int s = 0; s < SIZES; s++) {
+                Packing packing = {forms[f].form, 1};
+                Tensor experts = make_random(dtypes[d], 1, sizes[s], 1), sent = make_zero(dtypes[d], 1, sizes[s]);
+                Tensor packet = make_packets(experts, packing);
+                double before = norm(experts, sent);
+                host_encode(delta, packing, experts, sent, packet);
+                cr_assert(norm(experts, sent) <= forms[f].left * before, "form %d: %g of %g left", (int)forms[f].form,
+                          norm(experts, sent), before);
+                finish();
+            }
+}
+
+// What is no number makes its group, or its block, one that is none; others are as they are.
+Test(codec, no_number_stays_none_in_few_bits)
+{
+    for (int p = PACKET_SIGN; p <= PACKET_TERNARY; p++)
+        for (int bad = 0; bad < 2; bad++) {
+            Packing packing = {(PacketForm)p, 1};
+            Tensor experts = make_random(DTYPE_F32, 1, 2 * CODEC_BLOCK, 1),
+                   sent = make_zero(DTYPE_F32, 1, experts.cols);
+            Tensor packet = make_packets(experts, packing);
+            ((float *)experts.data)[5] = bad ? INFINITY : NAN;
+            host_encode(delta, packing, experts, sent, packet);
+            cr_assert(!isfinite(at(sent, 5)) && isfinite(at(sent, CODEC_BLOCK)), "form %d", p);
+            finish();
+        }
+}
+
 // ---- gradients -------------------------------------------------------------------------------------
 
 // After any number of rounds, what was decoded and the error that is left are together what went in.
-static void check_feedback(Dtype dtype, uint64_t elements)
+static void check_feedback(Dtype dtype, uint64_t elements, Packing packing)
 {
-    const Packing packing = largest(20);
     Tensor gathered = make(dtype, HELD, elements), error = make_zero(dtype, HELD, elements);
     Tensor packets = make_packets(gathered, packing), own = copy_of(row_of(packets, OWN));
     Tensor decoded = make(dtype, HELD, elements);
@@ -354,15 +427,17 @@ static void check_feedback(Dtype dtype, uint64_t elements)
 Test(codec, gradients_left_out_stay_in_the_error)
 {
     for (int d = 0; d < 3; d++) {
-        check_feedback(dtypes[d], 3);
-        check_feedback(dtypes[d], CODEC_BLOCK + 333);
+        const Packing packings[] = {largest(20), {PACKET_SHORT, 100}, {PACKET_Q4, 1}, {PACKET_TERNARY, 1}};
+        for (size_t p = 0; p < COUNT_OF(packings); p++) {
+            check_feedback(dtypes[d], 3, packings[p]);
+            check_feedback(dtypes[d], CODEC_BLOCK + 333, packings[p]);
+        }
     }
 }
 
-Test(codec, gradients_of_all_members_meet_at_the_owner)
+static void check_meeting(Packing packing)
 {
     enum { MEMBERS = 4, SHARD = 2, ME = 2 };
-    const Packing packing = largest(8);
     for (int d = 0; d < 3; d++)
         for (int s = 0; s < SIZES; s++) {
             Tensor gathered = make_random(dtypes[d], MEMBERS * SHARD, sizes[s], 1);
@@ -383,4 +458,12 @@ Test(codec, gradients_of_all_members_meet_at_the_owner)
             }
             finish();
         }
+}
+
+Test(codec, gradients_of_all_members_meet_at_the_owner)
+{
+    check_meeting(largest(8));
+    check_meeting((Packing){PACKET_SHORT, 60});
+    check_meeting((Packing){PACKET_Q4, 1});
+    check_meeting((Packing){PACKET_TERNARY, 1});
 }

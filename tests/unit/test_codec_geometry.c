@@ -60,6 +60,36 @@ Test(codec_geometry, signs)
     cr_assert_eq(packing_bytes(sign, UINT64_MAX, DTYPE_F32), UINT64_MAX);
 }
 
+// Of each 128 elements, or the rest of them, a scale and a byte for 2 or 5.
+Test(codec_geometry, groups)
+{
+    const Packing q4 = gradient_packing(GRADIENT_Q4, 1), ternary = gradient_packing(GRADIENT_TERNARY, 1);
+    cr_assert_eq(packing_bytes(q4, CODEC_BLOCK, DTYPE_F32), 32 * 66);
+    cr_assert_eq(packing_bytes(q4, CODEC_BLOCK + 128 + 5, DTYPE_BF16), 32 * 66 + 66 + 2 + 3 + 1);
+    cr_assert_eq(packing_bytes(q4, 1, DTYPE_F32), 4);
+    cr_assert_eq(packing_bytes(ternary, CODEC_BLOCK, DTYPE_F32), 32 * 28);
+    cr_assert_eq(packing_bytes(ternary, 2 * CODEC_BLOCK + 11, DTYPE_F16), 64 * 28 + 2 + 3 + 3);
+    cr_assert_eq(packing_kept(ternary, 11, DTYPE_F16), 11);
+    cr_assert_float_eq(packing_ratio(q4, DTYPE_F32), 512 / 66.0, 1e-12);
+    cr_assert_float_eq(packing_ratio(ternary, DTYPE_BF16), 256 / 28.0, 1e-12);
+}
+
+// Beyond 50x an element takes 2 bytes, and a block 2 of scale: 4096 * 4 / 100 is 163.84, of which 161.84 buy 80.
+Test(codec_geometry, large_ratios_get_short_elements)
+{
+    const Packing at = codec_packing(CODEC_DELTA, 50), above = codec_packing(CODEC_DELTA, 100);
+    cr_assert_eq(at.form, PACKET_LARGEST);
+    cr_assert_eq(above.form, PACKET_SHORT);
+    cr_assert_eq(gradient_packing(GRADIENT_TOPK, 100).form, PACKET_SHORT);
+    cr_assert_eq(codec_packing(CODEC_SIGN, 100).form, PACKET_SIGN);
+    cr_assert_eq(packing_kept(above, CODEC_BLOCK, DTYPE_F32), 80);
+    cr_assert_eq(packing_bytes(above, CODEC_BLOCK, DTYPE_F32), 164);
+    cr_assert_eq(packing_kept(above, CODEC_BLOCK, DTYPE_BF16), 39);
+    cr_assert_eq(packing_bytes(above, 3 * CODEC_BLOCK, DTYPE_BF16), 240);
+    cr_assert_eq(packing_kept(above, 3, DTYPE_F32), 1);
+    cr_assert_eq(packing_bytes(above, 3, DTYPE_F32), 4);
+}
+
 Test(codec_geometry, sizes_do_not_overflow)
 {
     cr_assert_eq(packing_bytes(largest(1), UINT64_MAX, DTYPE_F32), UINT64_MAX);

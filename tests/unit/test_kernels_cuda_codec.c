@@ -18,6 +18,8 @@ static const CodecCase cases[] = {
     {2, CODEC_BLOCK + 1, 50, true},
     {1, 5000, 1, false},
     {2, 9, 1000, true},
+    {1, CODEC_BLOCK + 130, 51, false},
+    {1, 2 * CODEC_BLOCK + 257, 200, true},
 };
 
 static Tensor make_packets(const CodecCase *c, Dtype dtype, Packing packing, uint64_t rows)
@@ -116,5 +118,6 @@ Test(kernels_cuda, gradients_encode_and_decode)
 {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++)
         for (size_t i = 0; i < COUNT_OF(cases); i++)
-            gradient_both(&cases[i], dtypes[d], GRADIENT_TOPK);
+            for (int g = GRADIENT_TOPK; g < GRADIENT_COUNT; g++)
+                gradient_both(&cases[i], dtypes[d], (GradientReturn)g);
 }

@@ -40,12 +40,11 @@ static Spec random_spec(void)
     spec.plan.ratio = spec.plan.codec == CODEC_SR || spec.plan.codec == CODEC_DELTA ? 7.5 : 1;
     spec.plan.capacity = rand() % 2 ? 1.5 : 0;
     spec.plan.exchange = spec.plan.capacity > 0 ? (ExchangeKind)(spec.model.layers % 2) : EXCHANGE_COUNTED;
-    if (shape[0] > 1 && rand() % 3 == 0) { // copies, or parts of experts, which are not encoded
+    if (shape[0] > 1 && rand() % 3 == 0) { // copies, or parts of experts, which have no mean
         bool training = spec.plan.pass == PASS_TRAINING;
         spec.replica_levels = !training;
         spec.model.experts = ranks / shape[0];
-        spec.plan.codec = training ? CODEC_DENSE : spec.plan.codec;
-        spec.plan.ratio = training ? 1 : spec.plan.ratio;
+        spec.plan.codec = training && spec.plan.codec == CODEC_SR ? CODEC_DELTA : spec.plan.codec;
         spec.model.top_k = spec.model.experts > 1 ? spec.model.top_k : 1;
     }
     for (uint32_t l = 0; l < spec.cluster.level_count && spec.model.layers % 2; l++)
@@ -59,16 +58,14 @@ static Spec random_looped_spec(void)
     Spec spec = random_spec();
     spec.plan.pass = PASS_TRAINING;
     spec.replica_levels = 0;
-    if (spec.model.experts % cluster_gpus(&spec.cluster)) { // parts of experts are not encoded
-        spec.plan.codec = CODEC_DENSE;
-        spec.plan.ratio = 1;
-    }
+    if (spec.model.experts % cluster_gpus(&spec.cluster) && spec.plan.codec == CODEC_SR) // parts have no mean
+        spec.plan.codec = CODEC_DELTA;
     spec.model.layers = 1 + (spec.model.layers - 1) % 5;
     spec.model.first_dense = spec.model.layers > 3 ? spec.model.first_dense : 0;
     spec.model.every = spec.model.layers > 3 ? spec.model.every : 1;
     spec.training.clip = rand() % 2 ? 1 : 0;
     spec.plan.shared_every = spec.plan.codec == CODEC_SR && rand() % 2 ? 3 : 0;
-    spec.plan.gradient = spec.plan.codec == CODEC_DELTA && rand() % 2 ? GRADIENT_TOPK : GRADIENT_DENSE;
+    spec.plan.gradient = (GradientReturn)(rand() % GRADIENT_COUNT);
     spec.plan.gradient_ratio = spec.plan.gradient == GRADIENT_TOPK ? 9 : 1;
     spec.plan.micro_batches = 1 + (uint32_t)(rand() % 5);
     spec.plan.recomputes = rand() % 2;

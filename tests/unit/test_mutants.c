@@ -655,9 +655,9 @@ static Spec shape(int i)
         spec.plan.shared_every = 4;
     } else if (i >= 5) { // delta, packets of gradients, the norm
         spec.training.clip = 1;
-        spec.plan.codec = i == 6 ? CODEC_DELTA : spec.plan.codec;
+        spec.plan.codec = i == 6 ? CODEC_DELTA : i == 5 ? CODEC_SIGN : spec.plan.codec;
         spec.plan.ratio = i == 6 ? 7.5 : 1;
-        spec.plan.gradient = i == 6 ? GRADIENT_TOPK : GRADIENT_DENSE;
+        spec.plan.gradient = i == 6 ? GRADIENT_TOPK : i == 5 ? GRADIENT_TERNARY : GRADIENT_DENSE;
         spec.plan.gradient_ratio = i == 6 ? 9 : 1;
         spec.plan.pass = PASS_TRAINING;
     }
