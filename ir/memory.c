@@ -17,7 +17,7 @@ typedef struct {
     uint64_t begin, end;
 } Placed;
 
-// Of two micro-batches; what may be alive together in any two is so in these (docs/ir.md, "Micro-batches").
+// Of two micro-batches of a lap; what may be alive together in any is so in these (docs/ir.md, "Micro-batches").
 typedef struct {
     const Lifetimes *lifetimes;
     const uint32_t *values; // plan_first_values
@@ -116,14 +116,9 @@ bool memory_plan_apart(Plan *plan)
     return true;
 }
 
-static uint32_t repeated(const Plan *plan)
-{
-    return plan->micro_batches > 1 ? 2 : 1;
-}
-
 static uint64_t place_large(Plan *plan, uint64_t base, Arena *scratch)
 {
-    const Plan *steps = plan_unroll_steps(plan, repeated(plan), scratch);
+    const Plan *steps = plan_unroll_lap_steps(plan, scratch);
     const Order *order = order_create(steps, scratch);
     return memory_place_in_order(plan, steps, order, lifetimes_create(steps, order, scratch), base, scratch);
 }
@@ -142,13 +137,13 @@ bool memory_plan(Plan *plan, Arena *scratch)
         if (plan->buffers[b].kind == BUFFER_TEMPORARY && plan_buffer_bytes(plan, &plan->buffers[b], &bytes))
             queue[count++] = (Placed){.buffer = b, .end = bytes};
     }
-    if (count * repeated(plan) > PAIRED_MAX) {
+    if (count * laps_at_most(plan_laps(plan), 2).each > PAIRED_MAX) {
         plan->arena_bytes = place_large(plan, base, scratch);
         return true;
     }
-    const Plan *unrolled = plan_unroll(plan, repeated(plan), scratch);
+    const Plan *unrolled = plan_unroll_lap(plan, scratch);
     Lives lives = {lifetimes_create(unrolled, order_create(unrolled, scratch), scratch),
-                   plan_first_values(plan, repeated(plan), scratch)};
+                   plan_lap_values(plan, scratch)};
     qsort(queue, count, sizeof(*queue), compare_sizes);
     plan->arena_bytes = base;
     for (uint32_t i = 0; i < count; i++) {

@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "ir/bundle.h"
 #include "ir/codec.h"
 
 bool spec_layer_is_moe(const SpecModel *model, uint32_t index)
@@ -183,6 +184,22 @@ bool spec_least_domain(const Spec *spec, uint32_t domain[LEVELS_MAX])
         rest /= members;
     }
     return true;
+}
+
+Laps spec_laps(const Spec *spec)
+{
+    uint32_t each = spec->plan.lap ? spec->plan.lap : spec->plan.micro_batches;
+    return (Laps){spec->plan.micro_batches / each, each};
+}
+
+uint32_t spec_outer_levels(const Spec *spec)
+{
+    uint32_t wide = cluster_wide_levels(&spec->cluster), outermost = 1;
+    if (spec->plan.pass != PASS_TRAINING || spec->model.abstract || spec_encodes_experts(spec))
+        return 0;
+    while (wide && !(wide >> (outermost - 1) & 1))
+        outermost++;
+    return wide && wide >> outermost ? outermost : 0;
 }
 
 void spec_ep_domain(const Spec *spec, uint32_t domain[LEVELS_MAX])

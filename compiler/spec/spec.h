@@ -7,6 +7,7 @@
 #include "compiler/spec/outer.h"
 #include "ir/base/diag.h"
 #include "ir/plan.h"
+#include "ir/unroll.h"
 
 // What an abstract workload may give layer by layer.
 // What a run measured of one layer (profile.h). Seconds on one GPU for MeasuredTimes.tokens tokens.
@@ -98,6 +99,8 @@ typedef struct {
     bool regather_dense;    // what is planned with: of ONCE_DENSE_AUTO one after the other,
     uint32_t dense_levels;  // with so many outermost levels whose gathered shares are kept all the same
     uint32_t micro_batches; // of an iteration
+    uint32_t lap_request;   // micro-batches of a lap, as requested; 0: the planner's choice
+    uint32_t lap;           // what is planned with; 0: all micro-batches
     Recompute recompute;    // as requested
     bool recomputes;        // what is planned with: of RECOMPUTE_AUTO one after the other
     Span span, domain_span, codec_span, capacity_span;
@@ -153,6 +156,14 @@ uint64_t spec_dense_elements(const SpecModel *model, uint32_t layer);
 double spec_dense_bits(const SpecModel *model, uint32_t layer);
 // Of the experts that a token chooses, the part that computes.
 double spec_computing_part(const SpecModel *model);
+
+// How an iteration is planned: so many laps of so many micro-batches.
+Laps spec_laps(const Spec *spec);
+
+// Outermost levels over which training gathers weights and returns gradients on streams of their own, so that nothing
+// slow stands between the transfers inside: the outermost one with several workers, where there are more inside. 0
+// where weights or gradients of experts are encoded, which the streams inside do for all levels.
+uint32_t spec_outer_levels(const Spec *spec);
 
 // Is layer `index` (0-based) an MoE layer?
 bool spec_layer_is_moe(const SpecModel *model, uint32_t index);
