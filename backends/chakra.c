@@ -55,7 +55,7 @@ static uint32_t step_dependencies(const Chakra *chakra, uint32_t index, uint64_t
 static bool is_implied(const Plan *plan, uint32_t index, int32_t before, int32_t (*done)[STREAM_COUNT])
 {
     const Step *step = &plan->steps[index];
-    Stream own = op_info((int)step->op)->stream;
+    Stream own = step_stream(plan, step);
     bool implied = false;
     for (int s = 0; s < STREAM_COUNT; s++)
         done[index][s] = before == NONE ? NONE : done[before][s];
@@ -72,14 +72,15 @@ static bool is_implied(const Plan *plan, uint32_t index, int32_t before, int32_t
 static void number_nodes(Chakra *chakra, Arena *arena)
 {
     const Plan *plan = chakra->plan;
-    int32_t last[STREAM_COUNT] = {NONE, NONE, NONE, NONE};
+    int32_t last[STREAM_COUNT] = {NONE, NONE, NONE, NONE, NONE, NONE};
     int32_t(*done)[STREAM_COUNT] = arena_alloc_array(arena, (size_t)plan->step_count + 1, sizeof(*done));
     uint64_t next = 0;
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
         const OpInfo *info = op_info((int)step->op);
-        chakra->before[i] = is_implied(plan, i, last[info->stream], done) ? NONE : last[info->stream];
-        last[info->stream] = (int32_t)i;
+        Stream stream = step_stream(plan, step);
+        chakra->before[i] = is_implied(plan, i, last[stream], done) ? NONE : last[stream];
+        last[stream] = (int32_t)i;
         chakra->first_node[i] = next;
         chakra->node_count[i] = 1;
         if (info->shape == SHAPE_EXCHANGE)

@@ -3,6 +3,7 @@
 #include "backends/decision.h"
 
 #include <math.h>
+#include <stdio.h>
 
 #include "ir/plan_facts.h"
 
@@ -191,9 +192,11 @@ static void append_why(const Plan *plan, Text *out)
 
 static void append_micro_batches(const Plan *plan, Text *out)
 {
-    char value[FORMAT_MAX];
+    char value[FORMAT_MAX], laps[FORMAT_MAX] = "";
+    if (plan->lap > 0)
+        snprintf(laps, sizeof(laps), " in laps of %u", plan->lap);
     if (plan->micro_batches > 1)
-        text_format(out, " An iteration is %u micro-batches, %s each%s.", plan->micro_batches,
+        text_format(out, " An iteration is %u micro-batches%s, %s each%s.", plan->micro_batches, laps,
                     format_time(value, plan->iteration_s / plan->micro_batches),
                     plan->recompute ? "; activations are recomputed" : "");
     else if (plan->recompute)

@@ -88,7 +88,7 @@ static void mark_moved(const Plan *const plans[2], Stream stream, StepMatch *mat
     int32_t *before = arena_alloc_array(arena, (size_t)count + 1, sizeof(*before));
     for (uint32_t i = 0; i < count; i++) {
         int32_t other = matches[0][i].other;
-        if (other == NONE || op_info((int)plans[0]->steps[i].op)->stream != stream)
+        if (other == NONE || step_stream(plans[0], &plans[0]->steps[i]) != stream)
             continue;
         uint32_t low = 0, high = piles;
         while (low < high) {

@@ -39,7 +39,7 @@ static void print_stream(const Plan *plan, Stream stream, Text *out)
 {
     int64_t before = -1;
     for (uint32_t i = 0; i < plan->step_count; i++) {
-        if (op_info((int)plan->steps[i].op)->stream != stream)
+        if (step_stream(plan, &plan->steps[i]) != stream)
             continue;
         if (before < 0)
             text_format(out, "  subgraph cluster_%s {\n    label=\"%s\"\n", stream_name(stream), stream_name(stream));

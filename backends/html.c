@@ -79,6 +79,8 @@ static void print_lead(const Plan *plan, Text *out)
         text_format(out, ". An iteration has %u micro-batch%s of %llu tokens on each GPU; activations are %s",
                     plan->micro_batches, plan->micro_batches == 1 ? "" : "es", (unsigned long long)model_tokens(model),
                     plan->recompute ? "recomputed in the backward pass" : "kept for the backward pass");
+    if (plan->lap > 0)
+        text_format(out, "; %u micro-batches pass a layer before the next one begins", plan->lap);
     text_append(out, ".</p>\n");
 }
 

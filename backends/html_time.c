@@ -98,7 +98,8 @@ static void print_busy(const Report *report, const char *kind, const char *name,
 static void print_busy_shares(const Report *report)
 {
     static const char *const keys[STREAM_COUNT] = {
-        [STREAM_COMPUTE] = "l", [STREAM_EXCHANGE] = "e", [STREAM_MIGRATE] = "g", [STREAM_SYNC] = "s"};
+        [STREAM_COMPUTE] = "l", [STREAM_EXCHANGE] = "e",      [STREAM_MIGRATE] = "g",
+        [STREAM_SYNC] = "s",    [STREAM_MIGRATE_OUTER] = "g", [STREAM_SYNC_OUTER] = "s"};
     const Cluster *cluster = &report->plan->cluster;
     char bandwidth[FORMAT_MAX];
     text_append(report->out, "<table>\n<thead><tr><th>busy</th><th class=\"n\">bandwidth</th><th class=\"n\">time</th>"

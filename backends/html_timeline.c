@@ -6,6 +6,7 @@
 #include "backends/simulation_print.h"
 #include "ir/simulate/critical_path.h"
 #include "ir/simulate/occupancy.h"
+#include "ir/unroll.h"
 
 enum { DRAWN_APART = 20000, CROWD_UNITS = 40 }; // steps; units: less than a pixel
 enum { AXIS_HEIGHT = 22, LANE_HEIGHT = 30, PATH_HEIGHT = 4, PORT_HEIGHT = 34, LANE_GAP = 8 };
@@ -29,7 +30,7 @@ static void lay_out(Timeline *timeline)
     for (int s = 0; s < STREAM_COUNT; s++)
         timeline->stream_top[s] = NONE;
     for (uint32_t i = 0; i < plan->step_count; i++)
-        timeline->stream_top[op_info((int)plan->steps[i].op)->stream] = 0;
+        timeline->stream_top[step_stream(plan, &plan->steps[i])] = 0;
     for (int s = 0; s < STREAM_COUNT; s++)
         if (timeline->stream_top[s] != NONE) {
             timeline->stream_top[s] = timeline->height;
@@ -102,14 +103,15 @@ static void print_step(const Timeline *timeline, uint32_t index, Text *out)
     char a[FORMAT_MAX], b[FORMAT_MAX];
     text_format(out, "<rect class=\"%c%s\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"%d\"><title>%s",
                 shape_classes[info->shape], odd ? " o" : "", begin_s * timeline->scale,
-                timeline->stream_top[info->stream], (end_s - begin_s) * timeline->scale, LANE_HEIGHT, info->name);
+                timeline->stream_top[step_stream(plan, step)], (end_s - begin_s) * timeline->scale, LANE_HEIGHT,
+                info->name);
     if (step->level != NONE) {
         text_append(out, " ");
         html_escape(out, plan->cluster.levels[step->level].name);
     }
     bool unrolled = plan->unrolled;
     text_format(out, "\nstep s%u%s", unrolled ? step->written : index,
-                html_micro_batch(timeline->report, step->when == WHEN_EVERY, step->micro_batch));
+                html_micro_batch(timeline->report, step_repeats(step), step->micro_batch));
     if (step->layer != NONE)
         text_format(out, ", layer %d", step->layer);
     text_format(out, "\n%s: from %.7g to %.7g ms", format_time(a, end_s - begin_s), begin_s * 1e3, end_s * 1e3);
@@ -128,7 +130,8 @@ typedef struct {
 
 static void print_crowd(const Timeline *timeline, const Crowd *crowd, Text *out)
 {
-    const OpInfo *info = op_info((int)timeline->report->plan->steps[crowd->first].op);
+    const Plan *plan = timeline->report->plan;
+    const Step *first = &plan->steps[crowd->first];
     if (crowd->count == 1)
         print_step(timeline, crowd->first, out);
     if (crowd->count < 2)
@@ -137,9 +140,9 @@ static void print_crowd(const Timeline *timeline, const Crowd *crowd, Text *out)
         out,
         "<rect class=\"%c\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"%d\"><title>%u steps\nfrom %.7g to %.7g ms"
         "</title></rect>\n",
-        shape_classes[info->shape], crowd->begin_s * timeline->scale, timeline->stream_top[info->stream],
-        (crowd->end_s - crowd->begin_s) * timeline->scale, LANE_HEIGHT, crowd->count, crowd->begin_s * 1e3,
-        crowd->end_s * 1e3);
+        shape_classes[op_info((int)first->op)->shape], crowd->begin_s * timeline->scale,
+        timeline->stream_top[step_stream(plan, first)], (crowd->end_s - crowd->begin_s) * timeline->scale, LANE_HEIGHT,
+        crowd->count, crowd->begin_s * 1e3, crowd->end_s * 1e3);
 }
 
 // Where there are very many, neighbours share a box.
@@ -150,7 +153,7 @@ static void print_steps(const Timeline *timeline, Text *out)
     Crowd crowds[STREAM_COUNT] = {0};
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const SimulatedStep *at = &timeline->report->simulation->last->steps[i];
-        Crowd *crowd = &crowds[op_info((int)plan->steps[i].op)->stream];
+        Crowd *crowd = &crowds[step_stream(plan, &plan->steps[i])];
         bool joins = crowd->count && at->end_s - crowd->begin_s < least_s;
         if (!joins) {
             print_crowd(timeline, crowd, out);
@@ -171,7 +174,7 @@ static void print_path(const Timeline *timeline, Text *out)
     text_append(out, "<path class=\"critical\" d=\"");
     for (uint32_t i = 0; i < length; i++) {
         double width = (path[i].end_s - path[i].begin_s) * timeline->scale;
-        int lane = timeline->stream_top[op_info((int)plan->steps[path[i].step].op)->stream];
+        int lane = timeline->stream_top[step_stream(plan, &plan->steps[path[i].step])];
         if (width > 0)
             text_format(out, "M%.1f %dh%.1fv%dh%.1fz", path[i].begin_s * timeline->scale,
                         lane + LANE_HEIGHT - PATH_HEIGHT / 2, width, PATH_HEIGHT, -width);

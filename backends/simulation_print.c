@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "ir/simulate/critical_path.h"
+#include "ir/unroll.h"
 
 enum { LONGEST_MAX = 12, NAMES_MAX = 4 };
 
@@ -34,8 +35,10 @@ static const char *carried_name(const Plan *plan, Stream stream)
     case STREAM_EXCHANGE:
         return "tokens";
     case STREAM_MIGRATE:
+    case STREAM_MIGRATE_OUTER:
         return "experts";
     case STREAM_SYNC:
+    case STREAM_SYNC_OUTER:
         return plan->pass == PASS_TRAINING ? "gradients" : "means of experts";
     case STREAM_COUNT:
         break;
@@ -46,7 +49,7 @@ static const char *carried_name(const Plan *plan, Stream stream)
 const char *simulation_carried_name(const Plan *plan, unsigned streams, Arena *arena)
 {
     const char *name = "";
-    for (int s = 0; s < STREAM_COUNT; s++) {
+    for (int s = 0; streams >> s; s++) {
         if (!(streams & 1U << s))
             continue;
         bool last = streams >> s == 1;
@@ -87,7 +90,7 @@ static void print_parts(const Plan *plan, const Simulation *simulation, const Pa
 static const char *step_number(const Plan *plan, uint32_t index, Arena *arena)
 {
     const Step *step = &plan->steps[index];
-    if (plan->unrolled && step->when == WHEN_EVERY)
+    if (plan->unrolled && step_repeats(step))
         return arena_format(arena, "%u/%u", step->written, step->micro_batch);
     return arena_format(arena, "%u", plan->unrolled ? step->written : index);
 }
@@ -186,7 +189,7 @@ static cJSON *path_to_json(const Plan *plan, const Simulation *simulation, Arena
         const Step *step = &plan->steps[path[i].step];
         cJSON *object = cJSON_CreateObject();
         cJSON_AddNumberToObject(object, "step", plan->unrolled ? step->written : path[i].step);
-        if (plan->unrolled && step->when == WHEN_EVERY)
+        if (plan->unrolled && step_repeats(step))
             cJSON_AddNumberToObject(object, "micro_batch", step->micro_batch);
         cJSON_AddStringToObject(object, "op", op_info((int)step->op)->name);
         if (step->layer != NONE)
@@ -205,7 +208,7 @@ static cJSON *path_to_json(const Plan *plan, const Simulation *simulation, Arena
 static const char *streams_key(unsigned streams, Arena *arena)
 {
     const char *key = "";
-    for (int s = 0; s < STREAM_COUNT; s++)
+    for (int s = 0; streams >> s; s++)
         if (streams & 1U << s)
             key = arena_format(arena, "%s%s%s", key, *key ? "+" : "", stream_name((Stream)s));
     return key;
@@ -229,7 +232,8 @@ static cJSON *class_to_json(const Plan *plan, const Simulation *simulation, uint
             cJSON_AddNumberToObject(exposed, streams_key(set, arena), class->exposed_with_s[set]);
     cJSON *streams = cJSON_AddObjectToObject(object, "stream_busy_s");
     for (int s = 0; s < STREAM_COUNT; s++)
-        cJSON_AddNumberToObject(streams, stream_name((Stream)s), class->stream_busy_s[s]);
+        if (plan_has_stream(plan, (Stream)s))
+            cJSON_AddNumberToObject(streams, stream_name((Stream)s), class->stream_busy_s[s]);
     cJSON *ports = cJSON_AddObjectToObject(object, "port_busy_s");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         cJSON_AddNumberToObject(ports, plan->cluster.levels[l].name, class->port_busy_s[l]);

@@ -35,6 +35,8 @@ static void print_heading(const Plan *plan, Text *out)
     text_format(out, "pass %s, ", pass_name(plan->pass));
     if (plan->micro_batches > 1)
         text_format(out, "%u micro-batches per iteration, ", plan->micro_batches);
+    if (plan->lap > 0)
+        text_format(out, "in laps of %u, ", plan->lap);
     text_format(out, "dispatch %s%s, migration %s", dispatch_name(plan->dispatch),
                 plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->codec));
     if (codec_info(plan->codec)->encodes)

@@ -23,7 +23,7 @@ static void write_port(Tracer *tracer, uint32_t level)
     for (uint32_t i = 0; i < count; i++) {
         uint32_t n = 0;
         for (int s = 0; s < STREAM_COUNT; s++) {
-            if (s == STREAM_COMPUTE)
+            if (s == STREAM_COMPUTE || !plan_has_stream(tracer->plan, (Stream)s))
                 continue;
             names[n] = stream_name((Stream)s);
             values[n++] = samples[i].bytes_per_s[s] * 8e-9;
@@ -56,7 +56,7 @@ static void write_class(Tracer *tracer, uint32_t class)
     if (tracer->simulation->class_of)
         name = arena_format(tracer->arena, "predicted: %s",
                             simulation_class_name(plan, tracer->simulation, class, tracer->arena));
-    timeline_write_process(&tracer->timeline, process, name);
+    timeline_write_process(&tracer->timeline, plan, process, name);
     for (uint32_t i = 0; i < plan->step_count; i++)
         timeline_write_step(&tracer->timeline, plan, process, i, steps[i].begin_s, steps[i].end_s);
     for (uint32_t i = 0; i < plan->step_count; i++) {

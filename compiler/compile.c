@@ -229,11 +229,9 @@ static bool is_worth_searching(const Ranked *of, size_t searched, FaultKind code
 }
 
 // The fastest of those that fit; where none does, the one that takes least memory says why.
-static FaultKind solve(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
+static FaultKind solve_lap(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
 {
     const Spec *spec = out->spec;
-    if (spec->plan.pass == PASS_FORWARD || spec->model.abstract)
-        return solve_with(options, share, arena, diag, out);
     Ranked list[FRUGALITIES_MAX] = {0};
     size_t count = rank_ways(spec, list, list_ways(spec, list), arena);
     Compilation best = *out;
@@ -256,6 +254,51 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
             break;
     }
     *out = best;
+    diag_append(diag, of_best);
+    return code;
+}
+
+static const Spec *with_lap(const Spec *request, uint32_t lap, Arena *arena)
+{
+    Spec *spec = arena_alloc(arena, sizeof(*spec));
+    *spec = *request;
+    spec->plan.lap = lap;
+    return spec;
+}
+
+// May laps of fewer micro-batches do better?
+static bool is_open(const Compilation *found, FaultKind code, bool asked)
+{
+    return !asked && (code == FAULT_INFEASIBLE || (code == FAULT_NONE && found->solution.memory_binds));
+}
+
+// Laps of all micro-batches, or of fewer, which take less memory and gather more often: where memory binds, from the
+// largest down until a smaller one is no faster. Where none fits, that of all says why.
+static FaultKind solve(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
+{
+    const Spec *spec = out->spec;
+    if (spec->plan.pass == PASS_FORWARD || spec->model.abstract)
+        return solve_with(options, share, arena, diag, out);
+    Diag *of_best = diag_create(arena);
+    FaultKind code = solve_lap(options, share, arena, of_best, out);
+    bool asked = spec->plan.lap_request > 0 || spec_encodes_experts(spec);
+    for (uint32_t lap = spec->plan.micro_batches - 1; lap > 0 && is_open(out, code, asked); lap--) {
+        if (spec->plan.micro_batches % lap != 0)
+            continue;
+        Compilation tried = *out;
+        Diag *of_tried = diag_create(arena);
+        tried.spec = with_lap(spec, lap, arena);
+        FaultKind now = solve_lap(options, share, arena, of_tried, &tried);
+        bool better = now == FAULT_NONE &&
+                      (code != FAULT_NONE || tried.solution.cost.iteration_s < out->solution.cost.iteration_s);
+        if (now == FAULT_NONE && !better)
+            break;
+        if (!better)
+            continue;
+        *out = tried;
+        of_best = of_tried;
+        code = now;
+    }
     diag_append(diag, of_best);
     return code;
 }

@@ -6,7 +6,7 @@
 bool engine_has_stream(const Plan *plan, Stream stream)
 {
     for (uint32_t s = 0; s < plan->step_count; s++)
-        if (op_info((int)plan->steps[s].op)->stream == stream)
+        if (step_stream(plan, &plan->steps[s]) == stream)
             return true;
     return false;
 }

@@ -33,7 +33,7 @@ static void scratch_most(const Plan *plan, uint64_t (*step_bytes)(const Plan *, 
         const Step *step = &plan->steps[s];
         if (step->when == WHEN_EVERY && step->micro_batch > 0) // as in the first
             continue;
-        uint64_t bytes = step_bytes(plan, step), *of = &most[op_info((int)step->op)->stream];
+        uint64_t bytes = step_bytes(plan, step), *of = &most[step_stream(plan, step)];
         *of = bytes > *of ? bytes : *of;
     }
 }
@@ -45,7 +45,9 @@ void host_memory_lay_out(const Plan *plan, HostMemory *memory)
     scratch_most(plan, host_step_bytes, most);
     for (uint32_t s = 0; s < STREAM_COUNT; s++)
         memory->scratch[s] = reserve(&memory->total, most[s]);
-    memory->sums = reserve(&memory->total, sums_of_plan(plan).scratch);
+    PlanSums sums = sums_of_plan(plan);
+    for (uint32_t s = 0; s < SUM_STREAMS; s++)
+        memory->sums[s] = reserve(&memory->total, sums.scratch[s]);
 }
 
 void cuda_memory_lay_out(const Plan *plan, bool records, CudaMemory *memory)
@@ -62,7 +64,8 @@ void cuda_memory_lay_out(const Plan *plan, bool records, CudaMemory *memory)
     memory->lost = reserve(total, plan_executions(plan) * sizeof(uint64_t));
     memory->factors = reserve(total, CUDA_FACTORS_BYTES);
     memory->kept_counts = reserve(total, engine_kept_counts(plan) * sizeof(int32_t));
-    memory->sums = reserve(total, sums.scratch);
+    for (uint32_t s = 0; s < SUM_STREAMS; s++)
+        memory->sums[s] = reserve(total, sums.scratch[s]);
     memory->parts_stride = align(sums.members_most * sizeof(void *));
     memory->parts = reserve(total, sums.steps * memory->parts_stride);
     uint64_t kept = engine_decisions_bytes(plan) / sizeof(int32_t) * RECORD_BYTES;
@@ -75,8 +78,7 @@ static bool is_first_of_communicator(const Plan *plan, uint32_t index)
 {
     const Step *step = &plan->steps[index];
     for (uint32_t s = 0; s < index; s++)
-        if (plan->steps[s].group == step->group &&
-            op_info((int)plan->steps[s].op)->stream == op_info((int)step->op)->stream)
+        if (plan->steps[s].group == step->group && step_stream(plan, &plan->steps[s]) == step_stream(plan, step))
             return false;
     return step->group != NONE;
 }

@@ -3,7 +3,7 @@
 #ifndef HEP_ENGINE_MEMORY_H
 #define HEP_ENGINE_MEMORY_H
 
-#include "ir/plan.h"
+#include "engines/sums.h"
 
 enum {
     // Of every communicator, for each of its other members: NCCL's documented default of NCCL_BUFFSIZE. It allocates by
@@ -18,7 +18,7 @@ typedef struct {
 
 typedef struct {
     MemoryPart scratch[STREAM_COUNT]; // of the stream's step that takes most; steps of a stream follow each other
-    MemoryPart sums;                  // what sums receive
+    MemoryPart sums[SUM_STREAMS];     // what sums receive
     uint64_t total;                   // with the arena
 } HostMemory;
 
@@ -30,7 +30,7 @@ typedef struct {
     MemoryPart lost;                 // rows without a place, by step
     MemoryPart factors;
     MemoryPart kept_counts; // of routes, where exchanges are padded
-    MemoryPart sums;
+    MemoryPart sums[SUM_STREAMS];
     MemoryPart parts;                // of every step that sums, the places of the summands
     uint64_t parts_stride;           // from one such step to the next
     MemoryPart kept_records, kept_x; // of `records`: what is kept of an iteration

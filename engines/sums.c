@@ -14,6 +14,11 @@ uint64_t sums_reduce_scratch(uint32_t members, uint64_t elements, Dtype dtype)
     return saturating_mul(members - 1, saturating_mul(elements / members + 1, dtype_bytes(dtype)));
 }
 
+uint32_t sums_stream(const Plan *plan, const Step *step)
+{
+    return step_stream(plan, step) == STREAM_SYNC_OUTER;
+}
+
 PlanSums sums_of_plan(const Plan *plan)
 {
     PlanSums sums = {0};
@@ -30,7 +35,8 @@ PlanSums sums_of_plan(const Plan *plan)
         uint64_t elements = saturating_mul(buffer->rows, buffer->cols);
         uint64_t bytes = scatters ? sums_scatter_scratch(members, elements, buffer->dtype)
                                   : sums_reduce_scratch(members, elements, buffer->dtype);
-        sums.scratch = bytes > sums.scratch ? bytes : sums.scratch;
+        uint64_t *scratch = &sums.scratch[sums_stream(plan, step)];
+        *scratch = bytes > *scratch ? bytes : *scratch;
         sums.steps += plan_step_runs(plan, step);
     }
     return sums;

@@ -8,10 +8,14 @@
 uint64_t sums_scatter_scratch(uint32_t members, uint64_t shard, Dtype dtype);
 uint64_t sums_reduce_scratch(uint32_t members, uint64_t elements, Dtype dtype);
 
+enum { SUM_STREAMS = 2 }; // streams that sum: which of them a step runs on
+
+uint32_t sums_stream(const Plan *plan, const Step *step);
+
 typedef struct {
-    uint64_t scratch;      // of the largest sum, bytes
-    uint32_t members_most; // of the groups of the stream that sums
-    uint32_t steps;        // that sum
+    uint64_t scratch[SUM_STREAMS]; // of the largest sum of each stream, bytes
+    uint32_t members_most;         // of their groups
+    uint32_t steps;                // that sum
 } PlanSums;
 
 PlanSums sums_of_plan(const Plan *plan);

@@ -112,7 +112,11 @@ void bundle_kinds(const Plan *plan, WeightKind kinds[])
             note_kind(plan, kinds, of.reduce_scatter.shard, kinds[of.reduce_scatter.gathered]);
         else if (plan->steps[s].op == OP_ACCUMULATE && of.accumulate.part != NONE)
             note_kind(plan, kinds, of.accumulate.sum, kinds[of.accumulate.part]);
+        else if (plan->steps[s].op == OP_ADD_RETURNED && of.add_returned.part != NONE)
+            note_kind(plan, kinds, of.add_returned.sum, kinds[of.add_returned.part]);
         else if (plan->steps[s].op == OP_ROUND && of.round.sum != NONE)
             note_kind(plan, kinds, of.round.gradient, kinds[of.round.sum]);
+        else if (plan->steps[s].op == OP_ROUND_RETURNED && of.round_returned.sum != NONE)
+            note_kind(plan, kinds, of.round_returned.gradient, kinds[of.round_returned.sum]);
     }
 }

@@ -281,6 +281,9 @@ static bool check_model(Check *check)
     if (plan->replica_levels > plan->cluster.level_count)
         return fail(check, RECORD_PLAN, 0, "'replica_levels' is %" PRIu32 ", and there are %" PRIu32 " levels",
                     plan->replica_levels, plan->cluster.level_count);
+    if (plan->outer_levels > plan->cluster.level_count)
+        return fail(check, RECORD_PLAN, 0, "'outer_levels' is %" PRIu32 ", and there are %" PRIu32 " levels",
+                    plan->outer_levels, plan->cluster.level_count);
     if (plan->once_dense > plan->cluster.level_count)
         return fail(check, RECORD_PLAN, 0, "'once_dense' is %" PRIu32 ", and there are %" PRIu32 " levels",
                     plan->once_dense, plan->cluster.level_count);
@@ -296,6 +299,11 @@ static bool check_micro_batches(Check *check)
     if (plan->micro_batches == 0 || plan->micro_batches > PLAN_MICRO_BATCHES_MAX)
         return fail(check, RECORD_PLAN, 0, "'micro_batches' is %" PRIu32 ": expected 1 to %d", plan->micro_batches,
                     PLAN_MICRO_BATCHES_MAX);
+    if (plan->lap > 0 && (plan->lap >= plan->micro_batches || plan->micro_batches % plan->lap != 0))
+        return fail(check, RECORD_PLAN, 0,
+                    "'lap' is %" PRIu32 ": expected less than the %" PRIu32
+                    " micro-batches, which it divides, or 0 for all of them",
+                    plan->lap, plan->micro_batches);
     uint64_t runs = plan_executions(plan);
     if (plan->micro_batches > 1 && runs > PLAN_UNROLLED_STEPS_MAX)
         return fail(check, RECORD_PLAN, 0,

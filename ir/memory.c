@@ -49,7 +49,7 @@ bool memory_plan_apart(Plan *plan)
 
 static uint64_t place_large(Plan *plan, uint64_t base, Arena *scratch)
 {
-    const Plan *steps = plan_unroll_steps(plan, plan->micro_batches > 1 ? 2 : 1, scratch);
+    const Plan *steps = plan_unroll_lap_steps(plan, scratch);
     const Order *order = order_create(steps, scratch);
     return memory_place_in_order(plan, steps, order, lifetimes_create(steps, order, scratch), base, scratch);
 }

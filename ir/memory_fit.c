@@ -25,7 +25,7 @@ typedef struct {
 typedef struct {
     const Plan *plan;
     const Lifetimes *lifetimes, *of_values;
-    const uint32_t *values; // plan_first_values
+    const uint32_t *values; // plan_lap_values
     Item *items;            // in the order of their sizes
     uint32_t count;
     uint32_t *placed, placed_count;   // by offset
@@ -39,11 +39,6 @@ typedef struct {
 typedef struct {
     uint64_t bytes, free_from, best, best_gap;
 } Search;
-
-static uint32_t repeated(const Plan *plan)
-{
-    return plan->micro_batches > 1 ? 2 : 1;
-}
 
 static bool passes(const Item *item)
 {
@@ -203,10 +198,10 @@ bool memory_place_best_fit(Plan *plan, uint64_t base, Arena *scratch)
 {
     if (plan->buffer_count > BUFFERS_MAX)
         return false;
-    const Plan *unrolled = plan_unroll(plan, repeated(plan), scratch);
+    const Plan *unrolled = plan_unroll_lap(plan, scratch);
     const Order *order = order_create(unrolled, scratch);
     const Lifetimes *of_values = lifetimes_create(unrolled, order, scratch);
-    const uint32_t *values = plan_first_values(plan, repeated(plan), scratch);
+    const uint32_t *values = plan_lap_values(plan, scratch);
     const Lifetimes *lifetimes = lifetimes_merge(of_values, values, plan->buffer_count, scratch);
     Fit fit = {.plan = plan, .lifetimes = lifetimes, .of_values = of_values, .values = values, .arena = scratch};
     fit.items = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*fit.items));

@@ -62,7 +62,7 @@ uint64_t memory_place_in_order(Plan *plan, const Plan *steps, const Order *order
     for (int s = 0; s < STREAM_COUNT; s++)
         pools[s].gaps = gaps_create(scratch);
     for (uint32_t i = 0; i < steps->step_count; i++) {
-        Pool *pool = &pools[op_info((int)steps->steps[i].op)->stream];
+        Pool *pool = &pools[step_stream(steps, &steps->steps[i])];
         for (int64_t b = free.first[i]; b != NONE; b = free.next[b]) {
             uint64_t offset = plan->buffers[b].offset, bytes = size_of(plan, (uint32_t)b);
             if (bytes)
@@ -80,7 +80,7 @@ uint64_t memory_place_in_order(Plan *plan, const Plan *steps, const Order *order
         if (plan->buffers[b].kind != BUFFER_TEMPORARY)
             continue;
         if (lives[b].first != NONE) {
-            plan->buffers[b].offset += pool_base[op_info((int)steps->steps[lives[b].first].op)->stream];
+            plan->buffers[b].offset += pool_base[step_stream(steps, &steps->steps[lives[b].first])];
         } else { // nobody says when it is free
             plan->buffers[b].offset = end;
             end += size_of(plan, b);

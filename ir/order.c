@@ -19,7 +19,7 @@ Order *order_create(const Plan *plan, Arena *arena)
     uint32_t last[STREAM_COUNT][STREAM_COUNT] = {0}; // clock of each stream's latest step
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
-        Stream stream = op_info((int)step->op)->stream;
+        Stream stream = step_stream(plan, step);
         uint32_t *clock = last[stream];
         for (uint32_t k = 0; k < step->after_count; k++) {
             uint32_t earlier = plan->after[step->after_first + k];
@@ -79,7 +79,7 @@ static uint32_t written_wait(const Plan *plan, const Plan *unrolled, const Step 
 static void mark_needed(const Plan *plan, const Plan *unrolled, Arena *scratch, bool *needed)
 {
     const Order *order = order_create(unrolled, scratch);
-    int64_t previous[STREAM_COUNT] = {-1, -1, -1, -1};
+    int64_t previous[STREAM_COUNT] = {-1, -1, -1, -1, -1, -1};
     for (uint32_t i = 0; i < unrolled->step_count; i++) {
         const Step *step = &unrolled->steps[i];
         const uint32_t *after = unrolled->after + step->after_first;
@@ -94,8 +94,10 @@ uint32_t order_prune_after(Plan *plan)
 {
     Arena *scratch = arena_create();
     bool *needed = arena_alloc_array(scratch, (size_t)plan->after_count + 1, sizeof(*needed));
-    uint32_t enough = plan->micro_batches < UNROLL_ENOUGH ? plan->micro_batches : UNROLL_ENOUGH;
+    Laps enough = laps_at_most(plan_laps(plan), UNROLL_ENOUGH);
     mark_needed(plan, plan_unroll_steps(plan, enough, scratch), scratch, needed);
+    if (plan->micro_batches > 1) // what flow follows has one: there, less comes before the last execution of a step
+        mark_needed(plan, plan_unroll_steps(plan, (Laps){1, 1}, scratch), scratch, needed);
     uint32_t *kept = arena_alloc_array(plan->arena, plan->after_count, sizeof(*kept)), count = 0;
     for (uint32_t i = 0; i < plan->step_count; i++) {
         Step *step = &plan->steps[i];
@@ -130,14 +132,19 @@ static void lifetime_extend_to_end(Lifetime *life)
     memset(life->end, 0xff, sizeof(life->end));
 }
 
-// Results of the iteration stay readable after it.
+// Results of the iteration stay readable after it: all losses, and what the last one was computed from.
 static void keep_results(const Plan *plan, const Order *order, Lifetimes *lifetimes)
 {
-    int64_t last = -1;
-    for (uint32_t i = 0; i < plan->step_count; i++)
-        last = order->stream[i] == STREAM_COMPUTE ? i : last;
+    int64_t last = -1, last_loss = -1;
     for (uint32_t i = 0; i < plan->step_count; i++) {
-        if (plan->steps[i].op != OP_LOSS && i != last)
+        last = order->stream[i] == STREAM_COMPUTE ? i : last;
+        last_loss = plan->steps[i].op == OP_LOSS ? i : last_loss;
+    }
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        int32_t loss = plan->steps[i].op == OP_LOSS ? step_buffers(plan, &plan->steps[i]).loss.loss : NONE;
+        if (loss != NONE)
+            lifetime_extend_to_end(&lifetimes->of[loss]);
+        if (i != last_loss && i != last)
             continue;
         const OpInfo *info = op_info((int)plan->steps[i].op);
         const int32_t *operands = step_operands(plan, &plan->steps[i]);
@@ -145,6 +152,14 @@ static void keep_results(const Plan *plan, const Order *order, Lifetimes *lifeti
             if (operands[k] != NONE)
                 lifetime_extend_to_end(&lifetimes->of[operands[k]]);
     }
+}
+
+// Does the buffer's life begin and end in the plan? Not what laps before and after this one use, too.
+static bool is_temporary(const Plan *plan, uint32_t buffer)
+{
+    const Buffer *of = &plan->buffers[buffer];
+    bool stays = plan->one_lap && (of->span == SPAN_ITERATION || of->span == SPAN_ALL);
+    return of->kind == BUFFER_TEMPORARY && !stays;
 }
 
 Lifetimes *lifetimes_create(const Plan *plan, const Order *order, Arena *arena)
@@ -165,7 +180,7 @@ Lifetimes *lifetimes_create(const Plan *plan, const Order *order, Arena *arena)
     }
     keep_results(plan, order, lifetimes);
     for (uint32_t b = 0; b < plan->buffer_count; b++) {
-        if (plan->buffers[b].kind != BUFFER_TEMPORARY || !touched[b]) {
+        if (!is_temporary(plan, b) || !touched[b]) {
             lifetime_extend_to_end(&lifetimes->of[b]);
             memset(lifetimes->of[b].before, 0, sizeof(lifetimes->of[b].before));
         }
@@ -273,7 +288,7 @@ static StreamLife *find_first_steps(const Plan *plan, const Order *order, Arena 
         }
     }
     for (uint32_t b = 0; b < plan->buffer_count; b++)
-        lives[b].first = lives[b].first < 0 || plan->buffers[b].kind != BUFFER_TEMPORARY ? NONE : lives[b].first;
+        lives[b].first = lives[b].first < 0 || !is_temporary(plan, b) ? NONE : lives[b].first;
     return lives;
 }
 

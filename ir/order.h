@@ -18,9 +18,10 @@ uint32_t order_prune_after(Plan *plan);
 
 // The memory-relevant lifetime of every buffer. WEIGHT, INPUT, GRADIENT and STATE buffers, and
 // temporaries that no step touches, live for the whole iteration. A TEMPORARY lives from its first
-// to its last step; one that is an operand of a `loss` step or of the last step
-// of the compute stream lives to the end of the iteration, so that results can be read there.
-// An iteration begins when every stream has finished the one before.
+// to its last step; a loss, and an operand of the last `loss` step or of the last step of the compute stream, lives to
+// the end of the iteration, so that results can be read there.
+// An iteration begins when every stream has finished the one before, and so does a lap: in one lap of several, what
+// holds values of the iteration lives throughout.
 typedef struct {
     uint32_t end[STREAM_COUNT];    // one past the position of the last step of each stream that touches it
     uint32_t before[STREAM_COUNT]; // so many steps of each stream happen before all that touch it

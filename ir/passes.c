@@ -6,6 +6,7 @@
 
 #include "ir/memory.h"
 #include "ir/order.h"
+#include "ir/unroll.h"
 
 static Stream stream_of(const Plan *plan, uint32_t step)
 {
@@ -96,6 +97,8 @@ static void drop_waits_for_sums(Plan *plan, uint32_t end)
 // Sums come after the last step of the backward pass, before the first update or the norm.
 static bool hold_sums(Plan *plan, Arena *scratch)
 {
+    if (plan_laps(plan).count > 1) // those of one lap are the next one's
+        return true;
     uint32_t *order = arena_alloc_array(scratch, plan->step_count, sizeof(*order)), count = 0, end = 0;
     while (end < plan->step_count && !begins_update(plan->steps[end].op))
         end++;

@@ -51,6 +51,21 @@ const Buffer *step_buffer(const Plan *plan, const Step *step, Operand operand)
     return buffer == NONE ? NULL : &plan->buffers[buffer];
 }
 
+Stream step_stream(const Plan *plan, const Step *step)
+{
+    const OpInfo *info = op_info((int)step->op);
+    if (step->level < 0 || (uint32_t)step->level >= plan->outer_levels)
+        return info->stream;
+    return info->shape == SHAPE_GATHER    ? STREAM_MIGRATE_OUTER
+           : info->shape == SHAPE_SCATTER ? STREAM_SYNC_OUTER
+                                          : info->stream;
+}
+
+bool plan_has_stream(const Plan *plan, Stream stream)
+{
+    return plan->outer_levels > 0 || (stream != STREAM_MIGRATE_OUTER && stream != STREAM_SYNC_OUTER);
+}
+
 const Buffer *step_sent(const Plan *plan, const Step *step)
 {
     return &plan->buffers[step_buffers(plan, step).all[0]];

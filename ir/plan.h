@@ -105,9 +105,11 @@ typedef struct {
     double capacity;         // rows per expert and source over the balanced load; 0: nothing is dropped
     uint32_t replica_levels; // outermost levels whose experts are gathered from the start; 0 in training
     uint32_t replica_slots;  // gathered layers alive at once, where replicas are dropped after use; 0: no limit
+    uint32_t outer_levels;   // training: gathers and returns over so many outermost levels have streams of their own
     bool regather_dense;     // training: the same of gathered dense weights, and of so many outermost levels
     uint32_t once_dense;
     uint32_t micro_batches; // of an iteration; weights are updated once. `steps` say when each runs
+    uint32_t lap;           // of these, so many pass a layer before the next one; 0: all (unroll.h)
     bool recompute;         // training: a layer's activations are dropped after the forward pass, computed again
     const char *solver;
     SolveStatus status;
@@ -116,6 +118,7 @@ typedef struct {
     uint64_t arena_bytes;      // of a rank's buffers
     uint64_t engine_bytes;     // what the engine of the device takes of a rank's memory besides (engines/)
     bool unrolled;             // every step runs once, every buffer holds one value (unroll.h); never stored
+    bool one_lap;              // unrolled: a lap of several, before and after which others are; never stored
     TrainingSettings training; // where `pass` is training
 
     uint32_t layer_count; // of `layers`: all of the model's, or 0 where the dimensions say it all
@@ -139,6 +142,12 @@ static inline const int32_t *step_operands(const Plan *plan, const Step *step)
 {
     return plan->operands + step->operand_first;
 }
+
+// The stream that a step runs on: its op's, or where it crosses one of the plan's outer levels the outer one of those.
+// What the stream carries is what the op's own does.
+Stream step_stream(const Plan *plan, const Step *step);
+// Does the plan know the stream? The outer ones exist where it has outer levels.
+bool plan_has_stream(const Plan *plan, Stream stream);
 
 // The operands of one step by name: `step_buffers(plan, step).route.origin`, of a step whose op is known.
 typedef union {

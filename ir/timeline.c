@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "ir/unroll.h"
+
 static double microseconds(double time_s)
 {
     return round(time_s * 1e9) / 1e3;
@@ -74,11 +76,13 @@ static void write_place(Timeline *timeline, const char *what, int process, int t
     event_write(timeline, event);
 }
 
-void timeline_write_process(Timeline *timeline, int process, const char *name)
+void timeline_write_process(Timeline *timeline, const Plan *plan, int process, const char *name)
 {
     write_name(timeline, "process_name", process, 0, name);
     write_place(timeline, "process_sort_index", process, 0, process);
     for (int s = 0; s < STREAM_COUNT; s++) {
+        if (!plan_has_stream(plan, (Stream)s))
+            continue;
         write_name(timeline, "thread_name", process, stream_thread((Stream)s), stream_name((Stream)s));
         write_place(timeline, "thread_sort_index", process, stream_thread((Stream)s), s);
     }
@@ -101,7 +105,7 @@ static void add_step_arguments(cJSON *event, const Plan *plan, uint32_t index)
     const OpInfo *info = op_info((int)step->op);
     cJSON *args = cJSON_AddObjectToObject(event, "args");
     cJSON_AddNumberToObject(args, "step", index);
-    if (plan->unrolled && step->when == WHEN_EVERY)
+    if (plan->unrolled && step_repeats(step))
         cJSON_AddNumberToObject(args, "micro_batch", step->micro_batch);
     if (step->layer != NONE)
         cJSON_AddNumberToObject(args, "layer", step->layer);
@@ -126,7 +130,7 @@ void timeline_write_step(Timeline *timeline, const Plan *plan, int process, uint
     double begin_us = microseconds(begin_s);
     Text name = {0};
     append_step_name(&name, plan, step);
-    cJSON *event = event_create("X", name.data, process, stream_thread(info->stream));
+    cJSON *event = event_create("X", name.data, process, stream_thread(step_stream(plan, &plan->steps[step])));
     text_free(&name);
     cJSON_AddStringToObject(event, "cat", info->shape == SHAPE_LOCAL ? "local" : "communication");
     cJSON_AddNumberToObject(event, "ts", begin_us);
@@ -138,8 +142,8 @@ void timeline_write_step(Timeline *timeline, const Plan *plan, int process, uint
 
 void timeline_write_wait(Timeline *timeline, const Plan *plan, int process, const TimelineWait *wait)
 {
-    Stream from = op_info((int)plan->steps[wait->cause].op)->stream;
-    Stream to = op_info((int)plan->steps[wait->step].op)->stream;
+    Stream from = step_stream(plan, &plan->steps[wait->cause]);
+    Stream to = step_stream(plan, &plan->steps[wait->step]);
     if (from == to)
         return;
     double number = (double)(process - 1) * plan->step_count + wait->step; // arrows are told apart over the whole file

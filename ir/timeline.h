@@ -22,7 +22,7 @@ Timeline timeline_begin(const Plan *plan, Text *out);
 void timeline_end(Timeline *timeline);
 
 // Names the process and the tracks of its streams.
-void timeline_write_process(Timeline *timeline, int process, const char *name);
+void timeline_write_process(Timeline *timeline, const Plan *plan, int process, const char *name);
 void timeline_write_step(Timeline *timeline, const Plan *plan, int process, uint32_t step, double begin_s,
                          double end_s);
 

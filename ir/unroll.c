@@ -9,7 +9,24 @@ uint32_t plan_segment_end(const Plan *plan, uint32_t first)
     return end;
 }
 
-bool step_runs(const Step *step, uint32_t index, uint32_t count)
+Laps plan_laps(const Plan *plan)
+{
+    uint32_t each = plan->lap ? plan->lap : plan->micro_batches;
+    return (Laps){plan->micro_batches / each, each};
+}
+
+Laps laps_at_most(Laps laps, uint32_t most)
+{
+    return (Laps){laps.count < most ? laps.count : most, laps.each < most ? laps.each : most};
+}
+
+bool plan_has_laps(const Plan *plan)
+{
+    Laps laps = plan_laps(plan);
+    return laps.count > 1 && laps.each > 1;
+}
+
+bool step_runs(const Step *step, uint32_t index, Laps laps)
 {
     switch (step->when) {
     case WHEN_EVERY:
@@ -17,16 +34,32 @@ bool step_runs(const Step *step, uint32_t index, uint32_t count)
     case WHEN_FIRST:
         return index == 0;
     case WHEN_LAST:
-        return index + 1 == count;
+        return index + 1 == laps.count * laps.each;
+    case WHEN_LAP_FIRST:
+        return index % laps.each == 0;
+    case WHEN_LAP_LAST:
+        return (index + 1) % laps.each == 0;
     case STEP_WHEN_COUNT:
         break;
     }
     return false;
 }
 
+bool step_repeats(const Step *step)
+{
+    return step->when != WHEN_FIRST && step->when != WHEN_LAST;
+}
+
+static uint32_t runs_of(const Step *step, Laps laps)
+{
+    if (step->when == WHEN_EVERY)
+        return laps.count * laps.each;
+    return step_repeats(step) ? laps.count : 1;
+}
+
 uint32_t plan_step_runs(const Plan *plan, const Step *step)
 {
-    return step->when == WHEN_EVERY && !plan->unrolled ? plan->micro_batches : 1;
+    return plan->unrolled ? 1 : runs_of(step, plan_laps(plan));
 }
 
 uint64_t plan_executions(const Plan *plan)
@@ -39,7 +72,9 @@ uint64_t plan_executions(const Plan *plan)
 
 uint32_t plan_buffer_values(const Plan *plan, const Buffer *buffer)
 {
-    return buffer->span == SPAN_ALL && !plan->unrolled ? plan->micro_batches : 1;
+    if (plan->unrolled || (buffer->span != SPAN_ALL && buffer->span != SPAN_LAP_ALL))
+        return 1;
+    return buffer->span == SPAN_ALL ? plan->micro_batches : plan_laps(plan).each;
 }
 
 bool plan_buffer_bytes(const Plan *plan, const Buffer *buffer, uint64_t *out)
@@ -51,34 +86,54 @@ bool plan_buffer_bytes(const Plan *plan, const Buffer *buffer, uint64_t *out)
 typedef struct {
     const Plan *from;
     Plan *to;
-    uint32_t count;         // micro-batches
+    Laps laps;
     const uint32_t *values; // plan_first_values; NULL: buffers stay
     int64_t *latest;        // [from->step_count]: its latest execution; NONE
 } Unroll;
 
-const uint32_t *plan_first_values(const Plan *plan, uint32_t micro_batches, Arena *arena)
+static uint32_t count_values(BufferSpan span, Laps laps)
+{
+    switch (span) {
+    case SPAN_ITERATION:
+        return 1;
+    case SPAN_LAP:
+        return laps.count;
+    case SPAN_MICRO_BATCH:
+    case SPAN_ALL:
+    case SPAN_LAP_ALL:
+    case BUFFER_SPAN_COUNT:
+        break;
+    }
+    return laps.count * laps.each;
+}
+
+const uint32_t *plan_first_values(const Plan *plan, Laps laps, Arena *arena)
 {
     uint32_t *first = arena_alloc_array(arena, (size_t)plan->buffer_count + 1, sizeof(*first));
-    for (uint32_t b = 0; b < plan->buffer_count; b++) {
-        bool one = plan->unrolled || plan->buffers[b].span == SPAN_ITERATION;
-        first[b + 1] = first[b] + (one ? 1 : micro_batches);
-    }
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        first[b + 1] = first[b] + (plan->unrolled ? 1 : count_values(plan->buffers[b].span, laps));
     return first;
+}
+
+// At how many values from the first one the value lies; 0: in the same memory.
+static uint32_t place_of_value(BufferSpan span, uint32_t value, Laps laps)
+{
+    return span == SPAN_ALL ? value : span == SPAN_LAP_ALL ? value % laps.each : 0;
 }
 
 static void unroll_buffers(Unroll *u, Arena *arena)
 {
     const Plan *from = u->from;
-    u->values = plan_first_values(from, u->count, arena);
+    u->values = plan_first_values(from, u->laps, arena);
     u->to->buffer_count = u->values[from->buffer_count];
     u->to->buffers = arena_alloc_array(arena, (size_t)u->to->buffer_count + 1, sizeof(*u->to->buffers));
     for (uint32_t b = 0; b < from->buffer_count; b++) {
         uint64_t stride = 0;
-        if (from->buffers[b].span == SPAN_ALL && !buffer_aligned_bytes(&from->buffers[b], &stride))
+        if (!buffer_aligned_bytes(&from->buffers[b], &stride))
             stride = 0; // no plan within its limits
         for (uint32_t i = u->values[b]; i < u->values[b + 1]; i++) {
             u->to->buffers[i] = from->buffers[b];
-            u->to->buffers[i].offset += (i - u->values[b]) * stride;
+            u->to->buffers[i].offset += place_of_value(from->buffers[b].span, i - u->values[b], u->laps) * stride;
         }
     }
 }
@@ -87,8 +142,9 @@ static int32_t value_in(const Unroll *u, int32_t buffer, uint32_t micro_batch)
 {
     if (buffer == NONE || !u->values)
         return buffer;
-    const uint32_t *first = &u->values[buffer];
-    return (int32_t)(first[0] + (first[1] - first[0] > 1 ? micro_batch : 0));
+    BufferSpan span = u->from->buffers[buffer].span;
+    uint32_t value = span == SPAN_ITERATION ? 0 : span == SPAN_LAP ? micro_batch / u->laps.each : micro_batch;
+    return (int32_t)(u->values[buffer] + value);
 }
 
 // What the step's execution before waited for, this one does, too.
@@ -128,7 +184,7 @@ static void allocate_steps(Unroll *u, Arena *arena)
     uint64_t steps = 0, waits = 0, operands = 0;
     for (uint32_t i = 0; i < u->from->step_count; i++) {
         const Step *step = &u->from->steps[i];
-        uint64_t runs = step->when == WHEN_EVERY ? u->count : 1;
+        uint64_t runs = runs_of(step, u->laps);
         steps += runs;
         waits += runs * step->after_count;
         operands += runs * op_info((int)step->op)->operand_count;
@@ -146,38 +202,75 @@ static void allocate_steps(Unroll *u, Arena *arena)
         u->latest[i] = NONE;
 }
 
-static const Plan *unroll(const Plan *plan, uint32_t micro_batches, bool buffers, Arena *arena)
+// A lap of several: without what runs once.
+static bool is_left_out(const Unroll *u, const Step *step)
 {
+    return u->to->one_lap && !step_repeats(step);
+}
+
+static void add_lap(Unroll *u, uint32_t first_micro_batch)
+{
+    const Plan *plan = u->from;
+    for (uint32_t first = 0, end; first < plan->step_count; first = end) {
+        end = plan_segment_end(plan, first);
+        for (uint32_t i = first_micro_batch; i < first_micro_batch + u->laps.each; i++)
+            for (uint32_t s = first; s < end; s++)
+                if (step_runs(&plan->steps[s], i, u->laps) && !is_left_out(u, &plan->steps[s]))
+                    add_step(u, s, i);
+    }
+}
+
+static const Plan *unroll(const Plan *plan, Laps laps, bool buffers, bool one_lap, Arena *arena)
+{
+    uint32_t micro_batches = laps.count * laps.each;
     if (plan->unrolled || (plan->micro_batches == 1 && micro_batches == 1))
         return plan;
-    Unroll u = {.from = plan, .to = arena_alloc(arena, sizeof(Plan)), .count = micro_batches};
+    Unroll u = {.from = plan, .to = arena_alloc(arena, sizeof(Plan)), .laps = laps};
     *u.to = *plan;
     u.to->micro_batches = micro_batches;
+    u.to->lap = laps.count > 1 ? laps.each : 0;
     u.to->unrolled = true;
+    u.to->one_lap = one_lap;
     if (buffers)
         unroll_buffers(&u, arena);
     allocate_steps(&u, arena);
-    for (uint32_t first = 0, end; first < plan->step_count; first = end) {
-        end = plan_segment_end(plan, first);
-        for (uint32_t i = 0; i < micro_batches; i++)
-            for (uint32_t s = first; s < end; s++)
-                if (step_runs(&plan->steps[s], i, micro_batches))
-                    add_step(&u, s, i);
-    }
+    for (uint32_t lap = 0; lap < laps.count; lap++)
+        add_lap(&u, lap * laps.each);
     return u.to;
 }
 
-const Plan *plan_unroll(const Plan *plan, uint32_t micro_batches, Arena *arena)
+const Plan *plan_unroll(const Plan *plan, Laps laps, Arena *arena)
 {
-    return unroll(plan, micro_batches, true, arena);
+    return unroll(plan, laps, true, false, arena);
 }
 
 const Plan *plan_unroll_all(const Plan *plan, Arena *arena)
 {
-    return plan_unroll(plan, plan->micro_batches, arena);
+    return plan_unroll(plan, plan_laps(plan), arena);
 }
 
-const Plan *plan_unroll_steps(const Plan *plan, uint32_t micro_batches, Arena *arena)
+const Plan *plan_unroll_steps(const Plan *plan, Laps laps, Arena *arena)
 {
-    return unroll(plan, micro_batches, false, arena);
+    return unroll(plan, laps, false, false, arena);
+}
+
+// Two micro-batches, if a lap has more than one.
+static Laps shortest(const Plan *plan)
+{
+    return (Laps){1, laps_at_most(plan_laps(plan), 2).each};
+}
+
+const Plan *plan_unroll_lap(const Plan *plan, Arena *arena)
+{
+    return unroll(plan, shortest(plan), true, plan_laps(plan).count > 1, arena);
+}
+
+const Plan *plan_unroll_lap_steps(const Plan *plan, Arena *arena)
+{
+    return unroll(plan, shortest(plan), false, plan_laps(plan).count > 1, arena);
+}
+
+const uint32_t *plan_lap_values(const Plan *plan, Arena *arena)
+{
+    return plan_first_values(plan, shortest(plan), arena);
 }

@@ -408,10 +408,19 @@ static void check_once_dense(Checker *checker)
                    "'once_dense' goes with a model that is given by its dimensions");
 }
 
+// The micro-batches of a lap divide those of the iteration.
+static void check_lap(Checker *checker)
+{
+    SpecPlan *plan = &checker->spec->plan;
+    const AstEntry *key = checker->keys[KEY_PLAN_lap];
+    if (key && plan->lap_request)
+        check_lap_size(checker, value_span(checker, key), plan->lap_request);
+}
+
 // What goes with training a model that is executed alone.
 static void check_micro_batches(Checker *checker)
 {
-    static const KeyId keys[] = {KEY_PLAN_micro_batches, KEY_PLAN_recompute};
+    static const KeyId keys[] = {KEY_PLAN_micro_batches, KEY_PLAN_lap, KEY_PLAN_recompute};
     SpecPlan *plan = &checker->spec->plan;
     plan->recomputes = plan->recompute == RECOMPUTE_FULL;
     for (size_t i = 0; i < COUNT_OF(keys); i++) {
@@ -422,6 +431,7 @@ static void check_micro_batches(Checker *checker)
             diag_error(checker->diag, value_span(checker, key),
                        "'%s' goes with a model that is given by its dimensions", key->name);
     }
+    check_lap(checker);
 }
 
 // What is stored in few bits does not learn, and packets are of elements.

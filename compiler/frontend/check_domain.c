@@ -305,6 +305,62 @@ static void take_once(Checker *checker, uint32_t source, char *text, char *word,
     run->once = level >= 0 && !all ? (uint32_t)level + 1 : 0;
 }
 
+void check_lap_size(Checker *checker, Span span, uint64_t lap)
+{
+    SpecPlan *plan = &checker->spec->plan;
+    bool encodes = (int)plan->codec != CODEC_AUTO && spec_encodes_experts(checker->spec);
+    if (lap == 0 || lap > plan->micro_batches || plan->micro_batches % lap != 0) {
+        diag_error(checker->diag, span, "a lap has a number of micro-batches that divides the %u of the iteration",
+                   plan->micro_batches);
+        return;
+    }
+    if (lap < plan->micro_batches && encodes) {
+        diag_error(checker->diag, span, "experts that are encoded go with one lap of all %u micro-batches",
+                   plan->micro_batches);
+        return;
+    }
+    plan->lap_request = (uint32_t)lap;
+    plan->lap = lap < plan->micro_batches ? plan->lap_request : 0;
+}
+
+static bool is_in_name(char c)
+{
+    return c == '_' || (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z');
+}
+
+static char *find_lap(char *text)
+{
+    char *word = strstr(text, "lap=");
+    while (word && word > text && is_in_name(word[-1]))
+        word = strstr(word + 1, "lap=");
+    return word;
+}
+
+// "lap=4": so many micro-batches pass a layer before the next one; of the whole plan, wherever it is written. It is
+// blanked out, with what sets it apart.
+static void take_lap(Checker *checker, uint32_t source, char *text)
+{
+    char *word = find_lap(text);
+    if (!word)
+        return;
+    size_t key = strlen("lap="), length = strspn(word + key, "0123456789"), end = key + length;
+    uint32_t begin = (uint32_t)(word - text) + (uint32_t)key;
+    Span span = {source, begin, begin + (uint32_t)(length ? length : 1)};
+    unsigned long lap = length && length < 10 ? strtoul(word + key, NULL, 10) : 0;
+    memset(word, ' ', end);
+    char *before = word;
+    while (before > text && before[-1] == ' ')
+        before--;
+    if (before > text && before[-1] == ',')
+        before[-1] = ' ';
+    else if (word[end] == ',')
+        word[end] = ' ';
+    if (checker->spec->plan.pass == PASS_FORWARD || checker->spec->model.abstract)
+        diag_error(checker->diag, span, "laps go with training a model that is given by its dimensions");
+    else
+        check_lap_size(checker, span, lap);
+}
+
 static void check_part(Checker *checker, uint32_t source, const char *option, size_t begin, size_t end, ForcedRun *run)
 {
     size_t length = strlen(option), sizes = parse_layers(checker, source, option, begin, end, run);
@@ -328,11 +384,15 @@ static void check_part(Checker *checker, uint32_t source, const char *option, si
 }
 
 // "dc=2,gpu=8", or for layers apart "0-3:dc=2,gpu=8; 4-11:dc=1,gpu=8,regather".
-static void check_domain_option(Checker *checker, const char *option)
+static void check_domain_option(Checker *checker, const char *given)
 {
     SpecPlan *plan = &checker->spec->plan;
-    size_t length = strlen(option), parts = 1, mark = diag_error_count(checker->diag);
-    uint32_t source = diag_add_source(checker->diag, "--domain", option, length, NULL);
+    size_t length = strlen(given), parts = 1, mark = diag_error_count(checker->diag);
+    uint32_t source = diag_add_source(checker->diag, "--domain", given, length, NULL);
+    char *option = arena_copy_string(checker->arena, given, length);
+    take_lap(checker, source, option);
+    if (strspn(option, " ") == length && strspn(given, " ") < length)
+        return; // nothing else
     for (const char *c = option; *c; c++)
         parts += *c == ';';
     ForcedRun *runs = arena_alloc_array(checker->arena, parts, sizeof(*runs));

@@ -137,6 +137,8 @@ void check_groups(Checker *checker);
 void check_routing(Checker *checker);
 
 // check_domain.c: who owns whole experts, and domain sizes. Requires cluster, model and plan block checked.
+// The number of micro-batches of a lap that is asked for: takes it, or reports why not.
+void check_lap_size(Checker *checker, Span span, uint64_t lap);
 void check_shares_and_domain(Checker *checker, const char *domain_option);
 
 #endif

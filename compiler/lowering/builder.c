@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/unroll.h"
+
 typedef struct {
     uint32_t *items;
     uint32_t count, capacity;
@@ -100,19 +102,19 @@ int32_t builder_add_group(Builder *builder, GroupKind kind, int32_t level, uint3
     return (int32_t)plan->group_count++;
 }
 
-static Stream step_stream(const Builder *builder, uint32_t step)
+static Stream stream_of(const Builder *builder, uint32_t step)
 {
-    return op_info(builder->steps[step].op)->stream;
+    return step_stream(builder->plan, &builder->steps[step]);
 }
 
 void builder_add_after(Builder *builder, int32_t step, int32_t earlier)
 {
     assert(earlier < step);
-    if (step_stream(builder, (uint32_t)step) == step_stream(builder, (uint32_t)earlier))
+    if (stream_of(builder, (uint32_t)step) == stream_of(builder, (uint32_t)earlier))
         return;
     List *list = &builder->after[step];
     for (uint32_t i = 0; i < list->count; i++) {
-        if (step_stream(builder, list->items[i]) != step_stream(builder, (uint32_t)earlier))
+        if (stream_of(builder, list->items[i]) != stream_of(builder, (uint32_t)earlier))
             continue;
         if (list->items[i] < (uint32_t)earlier) // the later step of a stream implies the earlier
             list->items[i] = (uint32_t)earlier;
@@ -137,6 +139,36 @@ static void depend(Builder *builder, int32_t step, int32_t buffer, OperandRole r
     access->writer = step;
 }
 
+// What migrates weights comes before all micro-batches, what sends gradients home and what updates after them.
+static StepWhen usual_when(Op op)
+{
+    switch (op_info((int)op)->stream) {
+    case STREAM_MIGRATE:
+    case STREAM_MIGRATE_OUTER:
+        return WHEN_FIRST;
+    case STREAM_SYNC:
+    case STREAM_SYNC_OUTER:
+        return WHEN_LAST;
+    case STREAM_COMPUTE:
+        return op == OP_ROUND || op == OP_SQUARES || op == OP_OPTIMIZER ? WHEN_LAST : WHEN_EVERY;
+    case STREAM_EXCHANGE:
+    case STREAM_COUNT:
+        break;
+    }
+    return WHEN_EVERY;
+}
+
+static StepWhen when_of(const Plan *plan, const StepSpec *spec)
+{
+    StepWhen when = spec->when == WHEN_EVERY ? usual_when(spec->op) : spec->when;
+    Laps laps = plan_laps(plan);
+    if (plan->micro_batches == 1 || plan->model.abstract)
+        return WHEN_EVERY;
+    if (!spec->each_lap || laps.count == 1 || when == WHEN_EVERY)
+        return when;
+    return laps.each == 1 ? WHEN_EVERY : when == WHEN_FIRST ? WHEN_LAP_FIRST : WHEN_LAP_LAST;
+}
+
 int32_t builder_add_step(Builder *builder, StepSpec spec, StepBuffers operands)
 {
     Plan *plan = builder->plan;
@@ -150,7 +182,7 @@ int32_t builder_add_step(Builder *builder, StepSpec spec, StepBuffers operands)
         .layer = spec.layer,
         .level = spec.level,
         .group = spec.group,
-        .when = builder->plan->micro_batches > 1 ? spec.when : WHEN_EVERY,
+        .when = when_of(plan, &spec),
         .operand_first = plan->operand_count,
         .cost_s = spec.cost_s,
         .bytes = spec.bytes,

@@ -31,7 +31,8 @@ typedef struct {
     int32_t layer, level, group;
     double cost_s, bytes;
     double busiest; // of the bytes, over the average; 0 where all GPUs are alike
-    StepWhen when;  // WHEN_EVERY: as loop_complete has it for the op
+    StepWhen when;  // of several micro-batches; WHEN_EVERY: as is usual for the op
+    bool each_lap;  // what would run once per iteration runs once per lap
 } StepSpec;
 
 // Operands by name: `(StepBuffers){.gather = {.shard = a, .gathered = b}}`; every operand of the op is named, and

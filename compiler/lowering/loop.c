@@ -5,53 +5,57 @@
 
 #include "ir/unroll.h"
 
-static StepWhen usual_when(Op op)
-{
-    switch (op_info((int)op)->stream) {
-    case STREAM_MIGRATE:
-        return WHEN_FIRST;
-    case STREAM_SYNC:
-        return WHEN_LAST;
-    case STREAM_COMPUTE:
-        return op == OP_ROUND || op == OP_SQUARES || op == OP_OPTIMIZER ? WHEN_LAST : WHEN_EVERY;
-    case STREAM_EXCHANGE:
-    case STREAM_COUNT:
-        break;
-    }
-    return WHEN_EVERY;
-}
-
 // ---- spans -------------------------------------------------------------------------------------
 
-// What steps that run once touch holds for the iteration, as what outlives it does. Everything else is a micro-batch's:
-// of all of them at once where two segments touch it.
-static void set_spans(Plan *plan, Arena *scratch)
+// Who touches a buffer.
+typedef struct {
+    bool once, once_per_lap; // steps that run so seldom
+    bool crosses;            // several segments
+    uint32_t segment;        // the last one, from 1; 0: none yet
+} Sharing;
+
+static void note_sharing(const Plan *plan, Sharing *sharing)
 {
-    bool *shared = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*shared));
-    bool *crosses = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*crosses));
-    uint32_t *segment = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*segment)); // 0: none yet
     for (uint32_t first = 0, end, number = 1; first < plan->step_count; first = end, number++) {
         end = plan_segment_end(plan, first);
         for (uint32_t i = first; i < end; i++) {
-            const int32_t *operands = step_operands(plan, &plan->steps[i]);
-            for (uint32_t k = 0; k < op_info((int)plan->steps[i].op)->operand_count; k++) {
-                int32_t b = operands[k];
-                if (b == NONE)
+            const Step *step = &plan->steps[i];
+            const int32_t *operands = step_operands(plan, step);
+            for (uint32_t k = 0; k < op_info((int)step->op)->operand_count; k++) {
+                Sharing *of = operands[k] == NONE ? NULL : &sharing[operands[k]];
+                if (!of)
                     continue;
-                shared[b] |= plan->steps[i].when != WHEN_EVERY;
-                crosses[b] |= segment[b] && segment[b] != number;
-                segment[b] = number;
+                of->once |= !step_repeats(step);
+                of->once_per_lap |= step_repeats(step) && step->when != WHEN_EVERY;
+                of->crosses |= of->segment && of->segment != number;
+                of->segment = number;
             }
         }
     }
-    for (uint32_t b = 0; b < plan->buffer_count; b++) {
-        Buffer *buffer = &plan->buffers[b];
-        bool own = buffer->kind == BUFFER_TEMPORARY && !shared[b];
-        buffer->span = buffer->kind == BUFFER_INPUT ? SPAN_ALL
-                       : !own                       ? SPAN_ITERATION
-                       : crosses[b]                 ? SPAN_ALL
-                                                    : SPAN_MICRO_BATCH;
-    }
+}
+
+// What steps that run once touch holds for the iteration, as what outlives it does; what steps touch that run once per
+// lap, for the lap. Everything else is a micro-batch's: of all of a lap at once where two segments touch it.
+static BufferSpan span_of(const Plan *plan, const Buffer *buffer, const Sharing *sharing)
+{
+    Laps laps = plan_laps(plan);
+    if (buffer->kind == BUFFER_INPUT)
+        return SPAN_ALL;
+    if (buffer->kind != BUFFER_TEMPORARY || sharing->once)
+        return SPAN_ITERATION;
+    if (sharing->once_per_lap)
+        return SPAN_LAP;
+    if (!sharing->crosses || laps.each == 1)
+        return SPAN_MICRO_BATCH;
+    return laps.count == 1 ? SPAN_ALL : SPAN_LAP_ALL;
+}
+
+static void set_spans(Plan *plan, Arena *scratch)
+{
+    Sharing *sharing = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*sharing));
+    note_sharing(plan, sharing);
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        plan->buffers[b].span = span_of(plan, &plan->buffers[b], &sharing[b]);
     for (uint32_t i = 0; i < plan->step_count; i++) // each micro-batch has a loss, and all are read in the end
         if (plan->steps[i].op == OP_LOSS)
             plan->buffers[step_operand(plan, &plan->steps[i], OPERAND_loss)].span = SPAN_ALL;
@@ -59,54 +63,83 @@ static void set_spans(Plan *plan, Arena *scratch)
 
 // ---- waits -------------------------------------------------------------------------------------
 
-// Who of a segment touched a buffer last; readers: since that write, the latest of each stream.
+// An execution of a step; `step` NONE: none.
 typedef struct {
-    uint32_t segment, round;
-    int64_t writer, readers[STREAM_COUNT];
-    uint32_t writer_round, reader_round[STREAM_COUNT];
+    int64_t step;
+    uint32_t micro_batch;
+} Execution;
+
+// Who touched a value last; readers: since that write, the latest of each stream.
+typedef struct {
+    Execution writer, readers[STREAM_COUNT];
 } Touch;
 
 typedef struct {
+    uint32_t *items;
+    uint32_t count, capacity;
+} Waits;
+
+typedef struct {
     Plan *plan;
-    Touch *touches;                 // [buffers]
-    int64_t (*waits)[STREAM_COUNT]; // [steps]: for the latest step of each stream of the micro-batch before; NONE
-    uint32_t segment, round;        // the second round finds what the first one left
+    Arena *scratch;
+    const uint32_t *places; // [buffers + 1]: the first of the places that each buffer's values take
+    Touch *touches;         // [places]
+    Waits *waits;           // [steps]: for steps of the micro-batch or the lap before
+    Laps laps;              // one of two micro-batches at most: the second finds what the first left
+    Execution now;
 } Loop;
 
 static Stream stream_of(const Plan *plan, int64_t step)
 {
-    return op_info((int)plan->steps[step].op)->stream;
+    return step_stream(plan, &plan->steps[step]);
+}
+
+static void add_wait(Loop *loop, uint32_t step, uint32_t earlier)
+{
+    Waits *of = &loop->waits[step];
+    for (uint32_t i = 0; i < of->count; i++)
+        if (of->items[i] == earlier)
+            return;
+    if (of->count == of->capacity) {
+        uint32_t *fresh = arena_alloc_array(loop->scratch, 2 * (size_t)of->capacity + 4, sizeof(*fresh));
+        if (of->count)
+            memcpy(fresh, of->items, of->count * sizeof(*fresh));
+        of->items = fresh;
+        of->capacity = 2 * of->capacity + 4;
+    }
+    of->items[of->count++] = earlier;
 }
 
 // The step waits for one of the micro-batch before, unless its own execution in this one, which comes first, stands in.
-static void wait_for(Loop *loop, uint32_t step, int64_t earlier, uint32_t round)
+static void wait_for(Loop *loop, const Execution *earlier)
 {
-    if (earlier == NONE || round == loop->round || earlier < step ||
-        stream_of(loop->plan, earlier) == stream_of(loop->plan, step))
+    uint32_t step = (uint32_t)loop->now.step;
+    if (earlier->step == NONE || earlier->micro_batch == loop->now.micro_batch || earlier->step < loop->now.step ||
+        stream_of(loop->plan, earlier->step) == stream_of(loop->plan, step))
         return;
-    int64_t *wait = &loop->waits[step][stream_of(loop->plan, earlier)];
-    *wait = *wait > earlier ? *wait : earlier;
+    add_wait(loop, step, (uint32_t)earlier->step);
 }
 
-static void touch(Loop *loop, uint32_t step, int32_t buffer, OperandRole role)
+static void touch(Loop *loop, Touch *of, OperandRole role)
 {
-    Touch *of = &loop->touches[buffer];
-    Stream stream = stream_of(loop->plan, step);
-    if (of->segment != loop->segment) {
-        *of = (Touch){.segment = loop->segment, .writer = NONE};
-        memset(of->readers, 0xff, sizeof(of->readers)); // NONE
-    }
-    wait_for(loop, step, of->writer, of->writer_round);
+    wait_for(loop, &of->writer);
     if (role == ROLE_IN) {
-        of->readers[stream] = step;
-        of->reader_round[stream] = loop->round;
+        of->readers[stream_of(loop->plan, loop->now.step)] = loop->now;
         return;
     }
-    for (int s = 0; s < STREAM_COUNT; s++)
-        wait_for(loop, step, of->readers[s], of->reader_round[s]);
-    memset(of->readers, 0xff, sizeof(of->readers));
-    of->writer = step;
-    of->writer_round = loop->round;
+    for (int s = 0; s < STREAM_COUNT; s++) {
+        wait_for(loop, &of->readers[s]);
+        of->readers[s].step = NONE;
+    }
+    of->writer = loop->now;
+}
+
+// Where the value of the buffer lies that the execution touches.
+static uint32_t place_of(const Loop *loop, int32_t buffer)
+{
+    BufferSpan span = loop->plan->buffers[buffer].span;
+    bool has_places = span == SPAN_ALL || span == SPAN_LAP_ALL;
+    return loop->places[buffer] + (has_places ? loop->now.micro_batch : 0);
 }
 
 static void find_waits(Loop *loop, uint32_t first, uint32_t end)
@@ -116,25 +149,63 @@ static void find_waits(Loop *loop, uint32_t first, uint32_t end)
         const Step *step = &plan->steps[i];
         const OpInfo *info = op_info((int)step->op);
         const int32_t *operands = step_operands(plan, step);
-        for (uint32_t k = 0; k < info->operand_count && step->when == WHEN_EVERY; k++)
-            if (operands[k] != NONE && plan->buffers[operands[k]].span != SPAN_ALL)
-                touch(loop, i, operands[k], info->operands[k].role);
+        loop->now.step = i;
+        for (uint32_t k = 0; k < info->operand_count && step_runs(step, loop->now.micro_batch, loop->laps); k++)
+            if (operands[k] != NONE)
+                touch(loop, &loop->touches[place_of(loop, operands[k])], info->operands[k].role);
+    }
+}
+
+static void find_all_waits(Loop *loop)
+{
+    const Plan *plan = loop->plan;
+    for (uint32_t first = 0, end; first < plan->step_count; first = end) {
+        end = plan_segment_end(plan, first);
+        for (uint32_t i = 0; i < loop->laps.each; i++) {
+            loop->now = (Execution){.micro_batch = i};
+            find_waits(loop, first, end);
+        }
+    }
+}
+
+// A lap begins when every stream has finished the one before: the first step of each stream that laps repeat waits for
+// the last ones of all others.
+static void separate_laps(Loop *loop, Arena *scratch)
+{
+    const Plan *unrolled = plan_unroll_steps(loop->plan, (Laps){2, loop->laps.each}, scratch);
+    int64_t last[STREAM_COUNT];
+    bool begun[STREAM_COUNT] = {false};
+    memset(last, 0xff, sizeof(last)); // NONE
+    for (uint32_t i = 0; i < unrolled->step_count; i++) {
+        const Step *step = &unrolled->steps[i];
+        Stream stream = step_stream(unrolled, step);
+        if (!step_repeats(step))
+            continue;
+        if (step->micro_batch < loop->laps.each) {
+            last[stream] = step->written;
+            continue;
+        }
+        for (int s = 0; s < STREAM_COUNT && !begun[stream]; s++)
+            if (s != (int)stream && last[s] != NONE)
+                add_wait(loop, step->written, (uint32_t)last[s]);
+        begun[stream] = true;
     }
 }
 
 static void add_waits(Loop *loop)
 {
     Plan *plan = loop->plan;
-    size_t most = plan->after_count + (size_t)plan->step_count * STREAM_COUNT;
+    size_t most = plan->after_count;
+    for (uint32_t i = 0; i < plan->step_count; i++)
+        most += loop->waits[i].count;
     uint32_t *after = arena_alloc_array(plan->arena, most + 1, sizeof(*after)), count = 0;
     for (uint32_t i = 0; i < plan->step_count; i++) {
         Step *step = &plan->steps[i];
         uint32_t first = count;
         for (uint32_t k = 0; k < step->after_count; k++)
             after[count++] = plan->after[step->after_first + k];
-        for (int s = 0; s < STREAM_COUNT; s++)
-            if (loop->waits[i][s] != NONE)
-                after[count++] = (uint32_t)loop->waits[i][s];
+        for (uint32_t k = 0; k < loop->waits[i].count; k++)
+            after[count++] = loop->waits[i].items[k];
         step->after_first = first;
         step->after_count = count - first;
     }
@@ -146,19 +217,17 @@ void loop_complete(Plan *plan, Arena *scratch)
 {
     if (plan->micro_batches == 1 || plan->model.abstract)
         return;
-    for (uint32_t i = 0; i < plan->step_count; i++)
-        if (plan->steps[i].when == WHEN_EVERY)
-            plan->steps[i].when = usual_when(plan->steps[i].op);
     set_spans(plan, scratch);
-    Loop loop = {.plan = plan,
-                 .touches = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(Touch)),
-                 .waits = arena_alloc_array(scratch, (size_t)plan->step_count + 1, sizeof(*loop.waits))};
-    memset(loop.waits, 0xff, plan->step_count * sizeof(*loop.waits)); // NONE
-    for (uint32_t first = 0, end; first < plan->step_count; first = end) {
-        end = plan_segment_end(plan, first);
-        loop.segment++;
-        for (loop.round = 0; loop.round < 2; loop.round++)
-            find_waits(&loop, first, end);
-    }
+    Loop loop = {.plan = plan, .scratch = scratch, .laps = {1, laps_at_most(plan_laps(plan), 2).each}};
+    uint32_t *places = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*places));
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        places[b + 1] = places[b] + loop.laps.each;
+    loop.places = places;
+    loop.touches = arena_alloc_array(scratch, (size_t)places[plan->buffer_count] + 1, sizeof(Touch));
+    memset(loop.touches, 0xff, ((size_t)places[plan->buffer_count] + 1) * sizeof(Touch)); // NONE
+    loop.waits = arena_alloc_array(scratch, (size_t)plan->step_count + 1, sizeof(*loop.waits));
+    find_all_waits(&loop);
+    if (plan_laps(plan).count > 1)
+        separate_laps(&loop, scratch);
     add_waits(&loop);
 }

@@ -333,9 +333,12 @@ static void describe(Lowering *l)
     plan->training = spec->training;
     plan->capacity = spec->plan.capacity;
     plan->replica_levels = spec->replica_levels;
+    plan->outer_levels = spec_outer_levels(spec);
     plan->regather_dense = spec->plan.regather_dense;
     plan->once_dense = spec->plan.regather_dense ? spec->plan.dense_levels : 0;
     plan->micro_batches = spec->plan.micro_batches;
+    Laps laps = spec_laps(spec);
+    plan->lap = laps.count > 1 ? laps.each : 0;
     plan->recompute = spec->plan.recomputes;
     plan->replica_slots = l->mix->prefetch == PREFETCH_UNLIMITED ? 0 : l->mix->prefetch + 1;
     plan->choices = arena_alloc_array(plan->arena, l->work->moe_count, sizeof(*plan->choices));
@@ -368,6 +371,7 @@ Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPa
                   .plan = plan,
                   .builder = builder_create(arena, plan),
                   .limit = NONE};
+    memset(l.outer_reads, 0xff, sizeof(l.outer_reads)); // NONE
     l.layers = arena_alloc_array(arena, work->layer_count, sizeof(*l.layers));
     l.moe_index = arena_alloc_array(arena, work->layer_count, sizeof(*l.moe_index));
     l.reads = arena_alloc_array(arena, work->layer_count, sizeof(*l.reads));

@@ -178,7 +178,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
                              : lowering_add_gradient(l, layer->experts, (int32_t)k);
     if (returns_are_limited(l->work, l->config->regather))
         l->limit = lowering_return_limit(l);
-    GradientSum sum = lowering_begin_sum(l, (int32_t)k, dheld);
+    GradientSum sum = lowering_begin_sum(l, (int32_t)k, dheld, lowering_returns_each_lap(l));
     StepBuffers expert = {.expert_backward = {.rows = last->rows,
                                               .records = last->records,
                                               .counts = last->counts,
@@ -231,7 +231,8 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
         add_again(l, k);
     l->limit = returns_are_limited(l->work, l->spec->plan.regather_dense) ? lowering_return_limit(l) : NONE;
     GradientSum sum =
-        lowering_begin_sum(l, (int32_t)k, lowering_add_bundle_gradient(l, (int32_t)k, layer->dense, layer->held_dense));
+        lowering_begin_sum(l, (int32_t)k, lowering_add_bundle_gradient(l, (int32_t)k, layer->dense, layer->held_dense),
+                           lowering_returns_dense_each_lap(l));
     if (work->is_moe) {
         add_moe_backward(l, k, dx, sum.part);
     } else {
@@ -258,7 +259,7 @@ void lowering_add_backward(Lowering *l)
         .dtype = model->dtype, .rows = l->tokens, .cols = model->hidden, .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t dx = builder_add_buffer(l->builder, shape, "dx");
     GradientSum sum =
-        lowering_begin_sum(l, NONE, lowering_add_bundle_gradient(l, NONE, l->embedding, l->held_embedding));
+        lowering_begin_sum(l, NONE, lowering_add_bundle_gradient(l, NONE, l->embedding, l->held_embedding), false);
     StepBuffers loss = {.loss_backward = {.x = l->final_x,
                                           .tokens = l->tokens_buffer,
                                           .embedding = l->held_embedding,

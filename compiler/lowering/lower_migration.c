@@ -1,9 +1,12 @@
 // Lowering of migration: experts to those who gather them, encoded where the plan says so; their gradients home again;
 // and the sums over ranks. The forward pass (lower.c) and the backward pass (lower_backward.c) call it.
 #include <stdio.h>
+#include <string.h>
 
 #include "compiler/lowering/lowering.h"
+#include "ir/bundle.h"
 #include "ir/codec.h"
+#include "ir/unroll.h"
 
 static double dense_bytes(const Lowering *l, double rows)
 {
@@ -28,6 +31,39 @@ static int32_t add_experts(Lowering *l, uint32_t k, BufferKind kind, const char 
     return builder_add_buffer(l->builder, shape, "L%u.%s", k, name);
 }
 
+// ---- how far gathers run ahead -----------------------------------------------------------------
+
+// A gather of several levels, outermost first.
+typedef struct {
+    uint32_t sizes[LEVELS_MAX]; // members that each level brings together
+    uint32_t once;              // what levels before this one bring is kept until the backward pass
+    int32_t after;              // where it is not: the step whose end leaves room for it; NONE
+    bool passed_on;             // what the level before brought, over an outer level, is for the next one alone
+} Gathering;
+
+// Is what the level brings kept by nobody and read by the next level alone?
+static bool is_passed_on(const Lowering *l, const Gathering *of, uint32_t level)
+{
+    uint32_t next = level + 1, levels = l->spec->cluster.level_count;
+    while (next < levels && of->sizes[next] == 1)
+        next++;
+    return next < levels && !(level < of->once && next >= of->once);
+}
+
+// A gather over an outer level runs ahead of those inside, but only so far as there is room for what it brings.
+static void limit_gather(Lowering *l, Gathering *of, uint32_t level, int32_t step)
+{
+    if (of->after != NONE && level >= of->once)
+        builder_add_after(l->builder, step, of->after);
+    if (of->passed_on) {
+        memmove(l->outer_reads + 1, l->outer_reads, (OUTER_SLOTS - 1) * sizeof(*l->outer_reads));
+        l->outer_reads[0] = step;
+    }
+    of->passed_on = level < l->plan->outer_levels && is_passed_on(l, of, level);
+    if (of->passed_on && l->outer_reads[OUTER_SLOTS - 1] != NONE)
+        builder_add_after(l->builder, step, l->outer_reads[OUTER_SLOTS - 1]);
+}
+
 // ---- experts ---------------------------------------------------------------------------------
 
 // From level `first` inwards; notes what levels that are gathered once left.
@@ -38,6 +74,9 @@ static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_
     const Buffer *own = builder_buffer(l->builder, shard);
     double rows = (double)own->rows, cols = (double)own->cols;
     Dtype dtype = own->dtype;
+    bool training = spec->plan.pass == PASS_TRAINING;
+    Gathering of = {.once = !training ? 0 : l->config->regather ? l->config->once : UINT32_MAX, .after = after_step};
+    memcpy(of.sizes, l->config->domain, sizeof(of.sizes));
     for (uint32_t level = first; level < spec->cluster.level_count; level++) {
         if (level == l->config->once)
             l->layers[k].kept = shard;
@@ -56,10 +95,10 @@ static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_
                                                    .level = (int32_t)level,
                                                    .group = group,
                                                    .cost_s = l->cost.gather_s[level],
-                                                   .bytes = l->cost.gather_bytes[level]},
+                                                   .bytes = l->cost.gather_bytes[level],
+                                                   .each_lap = level >= of.once},
                                         operands);
-        if (after_step != NONE)
-            builder_add_after(l->builder, step, after_step);
+        limit_gather(l, &of, level, step);
         shard = gathered;
     }
     return shard;
@@ -122,6 +161,26 @@ static int32_t add_held(Lowering *l, int32_t layer, int32_t bundle, double rows,
     return builder_add_buffer(l->builder, shape, "%s.%s", own->name, what);
 }
 
+// Does a level from `first` inwards bring several members together?
+static bool crosses_inside(const Lowering *l, const uint32_t sizes[LEVELS_MAX], uint32_t first)
+{
+    bool crosses = false;
+    for (uint32_t level = first; level < l->spec->cluster.level_count; level++)
+        crosses = crosses || sizes[level] > 1;
+    return crosses;
+}
+
+bool lowering_returns_each_lap(const Lowering *l)
+{
+    return plan_laps(l->plan).count > 1 && l->config->regather && crosses_inside(l, l->config->domain, l->config->once);
+}
+
+bool lowering_returns_dense_each_lap(const Lowering *l)
+{
+    uint32_t wide = cluster_wide_levels(&l->spec->cluster);
+    return plan_laps(l->plan).count > 1 && l->spec->plan.regather_dense && wide >> l->spec->plan.dense_levels;
+}
+
 static BundleCost bundle_cost(const Lowering *l, int32_t bundle)
 {
     BundleCost cost;
@@ -154,6 +213,10 @@ static void gather_bundle_levels(Lowering *l, BundleGather *of, uint32_t first, 
     const Cluster *cluster = &l->spec->cluster;
     BundleCost cost = bundle_cost(l, of->bundle);
     double rows = (double)builder_buffer(l->builder, of->shard)->rows;
+    bool again = of->layer != NONE && l->spec->plan.regather_dense; // the embedding is kept
+    Gathering gathering = {.once = again ? l->spec->plan.dense_levels : UINT32_MAX, .after = after_step};
+    for (uint32_t level = 0; level < cluster->level_count; level++)
+        gathering.sizes[level] = cluster->levels[level].count;
     for (uint32_t level = first; level < cluster->level_count && l->spec->plan.pass == PASS_TRAINING; level++) {
         if (level <= l->spec->plan.dense_levels)
             of->kept = of->shard;
@@ -164,9 +227,10 @@ static void gather_bundle_levels(Lowering *l, BundleGather *of, uint32_t first, 
         snprintf(name, sizeof(name), "%s%s", cluster->levels[level].name, of->suffix);
         int32_t gathered = add_held(l, of->layer, of->bundle, rows, name);
         StepBuffers operands = {.gather = {.shard = of->shard, .gathered = gathered}};
-        int32_t step = builder_add_step(l->builder, bundle_step(l, OP_GATHER, of->layer, level, &cost), operands);
-        if (after_step != NONE)
-            builder_add_after(l->builder, step, after_step);
+        StepSpec spec = bundle_step(l, OP_GATHER, of->layer, level, &cost);
+        spec.each_lap = level >= gathering.once;
+        int32_t step = builder_add_step(l->builder, spec, operands);
+        limit_gather(l, &gathering, level, step);
         of->shard = gathered;
     }
 }
@@ -192,23 +256,61 @@ int32_t lowering_add_bundle_gradient(Lowering *l, int32_t layer, int32_t bundle,
                           : add_held(l, layer, bundle, (double)builder_buffer(l->builder, held)->rows, "dwhole");
 }
 
+// A gradient on its way home, level by level.
+typedef struct {
+    int32_t layer, gradient;
+    bool each_lap; // levels inside the boundary are crossed once per lap,
+    uint32_t once; // which are those from this one on
+    bool summed;   // what laps brought was added up
+} Return;
+
+static bool is_crossed_each_lap(const Return *of, uint32_t level)
+{
+    return of->each_lap && level >= of->once;
+}
+
+// Before the first level that is crossed once, gradients of all laps become the iteration's. `shard`: the buffer for
+// what then goes on.
+static void leave_laps(Lowering *l, Return *of, int32_t shard)
+{
+    of->gradient = lowering_sum_laps(l, of->layer, of->gradient, shard);
+    of->summed = true;
+}
+
+static int32_t add_return_step(Lowering *l, const Return *of, StepSpec step, int32_t shard)
+{
+    step.each_lap = is_crossed_each_lap(of, (uint32_t)step.level);
+    StepBuffers operands = {.reduce_scatter = {.gathered = of->gradient, .shard = shard}};
+    int32_t index = builder_add_step(l->builder, step, operands);
+    if (step.each_lap || plan_laps(l->plan).count == 1) // a step of the last lap holds back no other
+        l->returned = index;
+    return shard;
+}
+
 int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t gradient)
 {
     const Cluster *cluster = &l->spec->cluster;
     BundleCost cost = bundle_cost(l, bundle);
     double rows = (double)builder_buffer(l->builder, gradient)->rows;
+    Return of = {.layer = layer,
+                 .gradient = gradient,
+                 .each_lap = layer != NONE && lowering_returns_dense_each_lap(l),
+                 .once = l->spec->plan.dense_levels};
     for (uint32_t level = cluster->level_count; level-- > 0;) {
         if (cluster->levels[level].count == 1)
             continue;
+        if (of.each_lap && level < of.once && !of.summed)
+            leave_laps(l, &of, add_held(l, layer, bundle, rows, "dkept"));
         rows /= cluster->levels[level].count;
         char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof(name), "d.%s", cluster->levels[level].name);
-        int32_t shard = rows == 1 ? lowering_add_gradient(l, bundle, layer) : add_held(l, layer, bundle, rows, name);
-        StepBuffers operands = {.reduce_scatter = {.gathered = gradient, .shard = shard}};
-        l->returned = builder_add_step(l->builder, bundle_step(l, OP_REDUCE_SCATTER, layer, level, &cost), operands);
-        gradient = shard;
+        bool home = rows == 1 && (!of.each_lap || of.summed);
+        int32_t shard = home ? lowering_add_gradient(l, bundle, layer) : add_held(l, layer, bundle, rows, name);
+        of.gradient = add_return_step(l, &of, bundle_step(l, OP_REDUCE_SCATTER, layer, level, &cost), shard);
     }
-    return gradient;
+    if (of.each_lap && !of.summed)
+        leave_laps(l, &of, lowering_add_gradient(l, bundle, layer));
+    return of.gradient;
 }
 
 // ---- gradients -------------------------------------------------------------------------------
@@ -285,14 +387,18 @@ int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
 {
     const Spec *spec = l->spec;
     double rows = l->held_rows;
+    Return of = {
+        .layer = (int32_t)k, .gradient = dheld, .each_lap = lowering_returns_each_lap(l), .once = l->config->once};
     for (uint32_t level = spec->cluster.level_count; level-- > 0;) {
         uint32_t domain = l->config->domain[level];
         if (domain == 1)
             continue;
+        if (of.each_lap && level < of.once && !of.summed)
+            leave_laps(l, &of, add_experts(l, k, BUFFER_TEMPORARY, "dkept", rows));
         rows /= domain;
         char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof(name), "dexperts.%s", spec->cluster.levels[level].name);
-        bool home = rows == l->share_rows;
+        bool home = rows == l->share_rows && (!of.each_lap || of.summed);
         int32_t shard = home ? lowering_add_gradient(l, l->layers[k].experts, (int32_t)k)
                              : add_experts(l, k, BUFFER_TEMPORARY, name, rows);
         StepSpec step = {.op = OP_REDUCE_SCATTER,
@@ -301,12 +407,13 @@ int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
                          .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain),
                          .cost_s = l->cost.reduce_s[level],
                          .bytes = l->cost.reduce_bytes[level]};
-        StepBuffers operands = {.reduce_scatter = {.gathered = dheld, .shard = shard}};
         if (spec->plan.gradient == GRADIENT_DENSE)
-            l->returned = builder_add_step(l->builder, step, operands);
+            add_return_step(l, &of, step, shard);
         else
-            return_packets(l, k, level, step, dheld, shard);
-        dheld = shard;
+            return_packets(l, k, level, step, of.gradient, shard);
+        of.gradient = shard;
     }
-    return dheld;
+    if (of.each_lap && !of.summed)
+        leave_laps(l, &of, lowering_add_gradient(l, l->layers[k].experts, (int32_t)k));
+    return of.gradient;
 }

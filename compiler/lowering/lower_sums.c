@@ -1,6 +1,7 @@
 // Lowering of sums of gradients over the micro-batches of an iteration: see lowering.h. Where weights have 16 bits sums
 // have 32, and what goes home is rounded once.
 #include "compiler/lowering/lowering.h"
+#include "ir/unroll.h"
 
 static bool sums(const Lowering *l)
 {
@@ -24,7 +25,7 @@ static int32_t add_like(Lowering *l, int32_t buffer, Dtype dtype, const char *su
     return builder_add_buffer(l->builder, shape, "%s.%s", of->name, suffix);
 }
 
-static void add_clear(Lowering *l, int32_t layer, int32_t buffer, StepWhen when)
+static void add_clear(Lowering *l, int32_t layer, int32_t buffer, StepWhen when, bool each_lap)
 {
     double bytes = elements(l, buffer) * dtype_bytes(builder_buffer(l->builder, buffer)->dtype);
     StepSpec step = {.op = OP_CLEAR,
@@ -32,20 +33,29 @@ static void add_clear(Lowering *l, int32_t layer, int32_t buffer, StepWhen when)
                      .level = NONE,
                      .group = NONE,
                      .cost_s = lowering_move_s(l, bytes),
-                     .when = when};
-    lowering_limited(l, builder_add_step(l->builder, step, (StepBuffers){.clear = {.sum = buffer}}));
+                     .when = when,
+                     .each_lap = each_lap};
+    int32_t index = builder_add_step(l->builder, step, (StepBuffers){.clear = {.sum = buffer}});
+    if (when == WHEN_EVERY || each_lap || plan_laps(l->plan).count == 1) // otherwise it holds back one lap of several
+        lowering_limited(l, index);
 }
 
-GradientSum lowering_begin_sum(Lowering *l, int32_t layer, int32_t whole)
+// A lap of one micro-batch has one part, which is its sum.
+static bool is_one_part(const Lowering *l, const GradientSum *of)
 {
-    GradientSum of = {.layer = layer, .part = whole, .sum = whole, .whole = whole};
-    if (!sums(l))
+    return of->each_lap && plan_laps(l->plan).each == 1;
+}
+
+GradientSum lowering_begin_sum(Lowering *l, int32_t layer, int32_t whole, bool each_lap)
+{
+    GradientSum of = {.layer = layer, .part = whole, .sum = whole, .whole = whole, .each_lap = each_lap};
+    if (!sums(l) || is_one_part(l, &of))
         return of;
     Dtype dtype = builder_buffer(l->builder, whole)->dtype;
     of.part = add_like(l, whole, dtype, "part");
     if (dtype != DTYPE_F32)
         of.sum = add_like(l, whole, DTYPE_F32, "sum");
-    add_clear(l, layer, of.sum, WHEN_FIRST);
+    add_clear(l, layer, of.sum, WHEN_FIRST, each_lap);
     return of;
 }
 
@@ -54,16 +64,21 @@ int32_t lowering_add_cleared_part(Lowering *l, const GradientSum *of, const char
     if (!sums(l))
         return of->whole;
     int32_t part = add_like(l, of->whole, builder_buffer(l->builder, of->whole)->dtype, suffix);
-    add_clear(l, of->layer, part, WHEN_EVERY);
+    add_clear(l, of->layer, part, WHEN_EVERY, false);
     return part;
 }
 
 void lowering_accumulate(Lowering *l, const GradientSum *of, int32_t part)
 {
-    if (!sums(l))
+    if (!sums(l) || is_one_part(l, of))
         return;
     StepBuffers operands = {.accumulate = {.part = part, .sum = of->sum}};
     lowering_add_local(l, OP_ACCUMULATE, of->layer, workload_sum_cost(l->spec, elements(l, part)).part_s, operands);
+}
+
+static double round_s(const Lowering *l, int32_t sum)
+{
+    return lowering_move_s(l, elements(l, sum) * (sizeof(float) + dtype_bytes(l->spec->model.dtype)));
 }
 
 void lowering_end_sum(Lowering *l, const GradientSum *of)
@@ -71,6 +86,35 @@ void lowering_end_sum(Lowering *l, const GradientSum *of)
     if (!sums(l) || of->sum == of->whole)
         return;
     StepBuffers operands = {.round = {.sum = of->sum, .gradient = of->whole}};
-    double bytes = elements(l, of->sum) * (sizeof(float) + dtype_bytes(l->spec->model.dtype));
-    lowering_add_local(l, OP_ROUND, of->layer, lowering_move_s(l, bytes), operands);
+    StepSpec step = {.op = OP_ROUND,
+                     .layer = of->layer,
+                     .level = NONE,
+                     .group = NONE,
+                     .cost_s = round_s(l, of->sum),
+                     .each_lap = of->each_lap};
+    lowering_limited(l, builder_add_step(l->builder, step, operands));
+}
+
+// On the way home: computation waits for nothing of it.
+int32_t lowering_sum_laps(Lowering *l, int32_t layer, int32_t part, int32_t whole)
+{
+    bool is_rounded = builder_buffer(l->builder, whole)->dtype != DTYPE_F32;
+    int32_t sum = is_rounded ? add_like(l, whole, DTYPE_F32, "laps") : whole;
+    add_clear(l, layer, sum, WHEN_FIRST, false);
+    StepSpec step = {.op = OP_ADD_RETURNED,
+                     .layer = layer,
+                     .level = NONE,
+                     .group = NONE,
+                     .cost_s = workload_sum_cost(l->spec, elements(l, part)).part_s,
+                     .each_lap = true};
+    int32_t added = builder_add_step(l->builder, step, (StepBuffers){.add_returned = {.part = part, .sum = sum}});
+    l->returned = added; // the part has room for the next one
+    if (!is_rounded)
+        return whole;
+    step.op = OP_ROUND_RETURNED;
+    step.cost_s = round_s(l, sum);
+    step.each_lap = false;
+    StepBuffers operands = {.round_returned = {.sum = sum, .gradient = whole}};
+    builder_add_step(l->builder, step, operands);
+    return whole;
 }

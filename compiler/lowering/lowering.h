@@ -35,6 +35,10 @@ typedef struct {
 
 enum { UPDATES_PER_LAYER_MAX = 2 };
 
+// So many gathered shares that came over the outer levels may wait for the levels inside: of dense weights and of
+// experts one that is read, and one that is made meanwhile.
+enum { OUTER_SLOTS = 4 };
+
 typedef struct {
     const Workload *work;
     const Spec *spec;
@@ -58,9 +62,10 @@ typedef struct {
     int32_t embedding, held_embedding; // as owned, as steps read it
     WeightUpdate *updates;
     uint32_t update_count;
-    int32_t returned;          // the last step that brings gradients home; NONE if there was none
-    int32_t home[RETURNS_MAX]; // the same after the layers before, latest first
-    int32_t limit;             // what the next step of the computation waits for besides its data
+    int32_t returned;                 // the last step that brings gradients home; NONE if there was none
+    int32_t home[RETURNS_MAX];        // the same after the layers before, latest first
+    int32_t outer_reads[OUTER_SLOTS]; // the last steps that read what came over the outer levels alone, latest first
+    int32_t limit;                    // what the next step of the computation waits for besides its data
 } Lowering;
 
 // lowering.c.
@@ -95,17 +100,24 @@ void lowering_send_rows(Lowering *l, uint32_t layer, const char *suffix);
 typedef struct {
     int32_t layer; // NONE for the embedding
     int32_t part, sum, whole;
+    bool each_lap; // the sum is a lap's: what it becomes on its way home is added up (lowering_sum_laps)
 } GradientSum;
 
 // `whole`: the buffer of what goes home, as large as one part.
-GradientSum lowering_begin_sum(Lowering *l, int32_t layer, int32_t whole);
+GradientSum lowering_begin_sum(Lowering *l, int32_t layer, int32_t whole, bool each_lap);
 // A part of another kind, that begins as zeros, and is added to the same sum.
 int32_t lowering_add_cleared_part(Lowering *l, const GradientSum *of, const char *suffix);
 void lowering_accumulate(Lowering *l, const GradientSum *of, int32_t part);
 // Ends the sum; `whole` holds it.
 void lowering_end_sum(Lowering *l, const GradientSum *of);
 
+// Adds a gradient of each lap to the iteration's, which `whole` is: as large; returns it.
+int32_t lowering_sum_laps(Lowering *l, int32_t layer, int32_t part, int32_t whole);
+
 // lower_migration.c.
+// Do gradients of the experts, or of dense weights, go home over the levels inside the boundary once per lap?
+bool lowering_returns_each_lap(const Lowering *l);
+bool lowering_returns_dense_each_lap(const Lowering *l);
 // All-gathers the experts of a layer, outer level first, or again what was not kept of them; returns the buffer the
 // expert step reads.
 int32_t lowering_add_gathers(Lowering *l, uint32_t layer, bool again, int32_t after_step);

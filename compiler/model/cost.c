@@ -225,6 +225,29 @@ static void cost_exchange(const Workload *work, const LayerWork *layer, const Co
     cost->port_latency_s[level] = fmax(cost->port_latency_s[level], port_latency_s(spec, GROUP_EXCHANGE, level, peers));
 }
 
+// Do gradients of experts go home over the levels inside the boundary once per lap?
+static bool returns_each_lap(const Spec *spec, const Config *config)
+{
+    return spec_laps(spec).count > 1 && config->regather &&
+           gathers_among(config, config->once, spec->cluster.level_count);
+}
+
+// What is held of a bundle before the levels inside the boundary: shares.
+static double shares_outside(const uint32_t sizes[LEVELS_MAX], uint32_t once)
+{
+    double shares = 1;
+    for (uint32_t l = 0; l < once; l++)
+        shares *= sizes[l];
+    return shares;
+}
+
+// Adding up what laps bring home: in each of them, and zeros and rounding once.
+static double lap_sums_s(const Spec *spec, double elements)
+{
+    SumCost sums = workload_sum_cost(spec, elements);
+    return sums.part_s + sums.once_s / spec_laps(spec).count;
+}
+
 static void cost_migration(const Workload *work, const LayerWork *layer, const Config *config, uint32_t level,
                            double shards_before, LayerCost *cost)
 {
@@ -238,7 +261,7 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
         return;
     if (config->regather && level >= config->once) {
         cost->again_bytes[level] = cost->gather_bytes[level];
-        cost->again_s += cost->gather_s[level];
+        *(level < spec_outer_levels(work->spec) ? &cost->again_outer_s : &cost->again_s) += cost->gather_s[level];
         add_port_bytes(work->spec, level, cost->gather_bytes[level], cost->port_again_s);
     }
     // Gradients go home the gather reversed: whole sums, or packets of what the others are to get.
@@ -248,6 +271,11 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
                                  layer->expert_bytes * shards_before * peers, layer->expert_bytes * shards_before);
     cost->reduce_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers);
     add_port_bytes(work->spec, level, cost->reduce_bytes[level], cost->port_reduce_s);
+    if (returns_each_lap(work->spec, config) && level >= config->once) {
+        cost->lap_reduce_bytes[level] = cost->reduce_bytes[level];
+        cost->lap_reduce_s[level] = cost->reduce_s[level];
+        add_port_bytes(work->spec, level, cost->reduce_bytes[level], cost->port_lap_reduce_s);
+    }
 }
 
 // The shared expert is summed over all GPUs that hold different experts, a share of the sum in every iteration.
@@ -300,7 +328,7 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
     // them. The forward pass's way out may come before it.
     const double *out_s = backward ? cost->dispatch_backward_s : cost->dispatch_s;
     const double *back_s = backward ? cost->combine_backward_s : cost->combine_s;
-    double count = work->spec->plan.micro_batches;
+    double count = spec_laps(work->spec).each;
     double again = backward && work->spec->plan.recomputes ? 1 : 0;
     double route_s = cost_levels_s(cost->route_s), exchange_s = cost_levels_s(out_s) + cost_levels_s(back_s);
     double own_s = backward ? layer->pre_expert_backward_s : layer->pre_expert_s, sums_s = 0, once_s = 0;
@@ -337,7 +365,7 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
 double cost_dense_pass_s(const Workload *work, uint32_t index, bool backward)
 {
     const LayerWork *layer = &work->layers[index];
-    double count = work->spec->plan.micro_batches;
+    double count = spec_laps(work->spec).each;
     if (!backward)
         return count * (layer->pre_expert_s + layer->dense_s);
     double again_s = work->spec->plan.recomputes ? layer->pre_expert_s : 0;
@@ -379,6 +407,14 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     cost->dense_return = cost->dense;
     if (spec->plan.pass == PASS_TRAINING && spec->plan.regather_dense)
         cost_bundle_inside(spec, layer->dense_share_bytes, spec->plan.dense_levels, &cost->dense_again);
+    if (workload_returns_dense_each_lap(spec)) {
+        uint32_t counts[LEVELS_MAX] = {0};
+        for (uint32_t l = 0; l < spec->cluster.level_count; l++)
+            counts[l] = spec->cluster.levels[l].count;
+        cost->dense_lap_return = cost->dense_again;
+        cost->dense_lap_sums_s = lap_sums_s(spec, layer->dense_share_bytes / dtype_bytes(spec->model.dtype) *
+                                                      shares_outside(counts, spec->plan.dense_levels));
+    }
     if (!layer->is_moe)
         return;
     double held = 1;
@@ -396,7 +432,11 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     if (spec->plan.pass == PASS_FORWARD)
         return;
     if (!spec->model.abstract) {
-        SumCost sums = workload_sum_cost(spec, layer->expert_bytes * held / dtype_bytes(spec->model.dtype));
+        bool each_lap = returns_each_lap(spec, config);
+        double elements = layer->expert_bytes / dtype_bytes(spec->model.dtype);
+        SumCost sums = workload_lap_sum_cost(spec, elements * held, each_lap);
+        if (each_lap)
+            cost->lap_sums_s = lap_sums_s(spec, elements * shares_outside(config->domain, config->once));
         cost->expert_sums_s = sums.part_s;
         cost->expert_round_s = sums.once_s;
     }

@@ -43,17 +43,22 @@ typedef struct {
     double port_dispatch_s[LEVELS_MAX], port_combine_s[LEVELS_MAX], port_gather_s[LEVELS_MAX],
         port_reduce_s[LEVELS_MAX];
     double port_latency_s[LEVELS_MAX]; // of what passes the port of level j last before experts are computed
-    double expert_sums_s;              // several micro-batches: adding up gradients of held experts, of one of them
-    double expert_round_s;             // and what is done once: clearing, and rounding the sum
-    double again_s, port_again_s[LEVELS_MAX], again_bytes[LEVELS_MAX]; // gathered again, with encoding and decoding
-    double codec_s;                                                    // encode + decode
-    double mean_bytes[LEVELS_MAX];                                     // of the shared expert's sum, per iteration
-    double sync_s; // on the way home besides `reduce_s`: encoding, the shared expert's sum
+    double expert_sums_s;  // several micro-batches: adding up gradients of held experts, of one of them
+    double expert_round_s; // and what is done once: clearing, and rounding the sum
+    // Gathered again, with encoding and decoding; over the outer levels apart.
+    double again_s, again_outer_s, port_again_s[LEVELS_MAX], again_bytes[LEVELS_MAX];
+    double codec_s;                // encode + decode
+    double mean_bytes[LEVELS_MAX]; // of the shared expert's sum, per iteration
+    double sync_s;                 // on the way home besides `reduce_s`: encoding, the shared expert's sum
     BundleCost dense, dense_again, dense_return; // training: dense weights gathered, again, gradients on their way home
+    // Several laps: what of the returns each of them has, and adding that up where it ends.
+    double lap_reduce_s[LEVELS_MAX], lap_reduce_bytes[LEVELS_MAX], port_lap_reduce_s[LEVELS_MAX], lap_sums_s;
+    BundleCost dense_lap_return;
+    double dense_lap_sums_s;
 } LayerCost;
 
-// What all micro-batches of a pass take of one layer with experts. The chain of the first one waits for the experts
-// between `before_s` and `compute_s`; what follows of it and all of the others comes after that wait.
+// What all micro-batches of a lap's pass take of one layer with experts. The chain of the first one waits for the
+// experts between `before_s` and `compute_s`; what follows of it and all of the others comes after that wait.
 typedef struct {
     double before_s;                                            // until the experts are needed
     double compute_s;                                           // from there until they were read for the last time

@@ -18,6 +18,34 @@ uint32_t dense_window(const Workload *work, uint32_t prefetch)
     return prefetch < PREFETCH_REGATHER ? prefetch : PREFETCH_REGATHER;
 }
 
+uint32_t mix_outer_window(const Spec *spec, const Config *config, uint32_t prefetch)
+{
+    bool kept = config->regather && config->once >= spec_outer_levels(spec);
+    return kept ? PREFETCH_UNLIMITED : mix_window(spec->plan.pass, config, prefetch);
+}
+
+uint32_t dense_outer_window(const Workload *work, uint32_t prefetch)
+{
+    bool kept = work->spec->plan.dense_levels >= spec_outer_levels(work->spec);
+    return kept ? PREFETCH_UNLIMITED : dense_window(work, prefetch);
+}
+
+double outer_levels_s(const Spec *spec, const double of_level[LEVELS_MAX])
+{
+    double total_s = 0;
+    for (uint32_t l = 0; l < spec_outer_levels(spec); l++)
+        total_s += of_level[l];
+    return total_s;
+}
+
+double inner_levels_s(const Spec *spec, const double of_level[LEVELS_MAX])
+{
+    double total_s = 0;
+    for (uint32_t l = spec_outer_levels(spec); l < LEVELS_MAX; l++)
+        total_s += of_level[l];
+    return total_s;
+}
+
 bool returns_are_limited(const Workload *work, bool regather)
 {
     return regather || work->spec->plan.recomputes;
@@ -30,7 +58,7 @@ static Clock clock_at(double s)
         clock.at_s[i] = -INFINITY;
     for (int i = CLOCK_RETURN; i < CLOCK_PORT; i++)
         clock.at_s[i] = -INFINITY;
-    clock.at_s[CLOCK_CHAIN] = clock.at_s[CLOCK_QUEUE] = s;
+    clock.at_s[CLOCK_CHAIN] = clock.at_s[CLOCK_QUEUE] = clock.at_s[CLOCK_OUTER] = s;
     for (uint32_t j = 0; j < LEVELS_MAX; j++)
         clock.at_s[CLOCK_PORT + j] = s;
     return clock;
@@ -44,25 +72,27 @@ Clock clock_begin(const Workload *work)
     BundleCost embedding;
     cost_bundle(work->spec, work->embedding_share_bytes, &embedding);
     clock.at_s[CLOCK_CHAIN] = clock.at_s[CLOCK_QUEUE] = cost_levels_s(embedding.step_s);
+    clock.at_s[CLOCK_OUTER] = outer_levels_s(work->spec, embedding.step_s);
     for (uint32_t j = 0; j < LEVELS_MAX; j++)
         clock.at_s[CLOCK_PORT + j] = embedding.port_s[j];
     return clock;
 }
 
-// Adding up the embedding's gradient: the parts of the loss, and those of the words.
+// Adding up the embedding's gradient in a lap: the parts of the loss, and those of the words.
 static double embedding_sums_s(const Workload *work)
 {
-    return work->spec->plan.micro_batches * work->embedding_sums_s + work->embedding_round_s;
+    Laps laps = spec_laps(work->spec);
+    return laps.each * work->embedding_sums_s + work->embedding_round_s / laps.count;
 }
 
 double iteration_loss_s(const Workload *work)
 {
-    return work->spec->plan.micro_batches * work->loss_s;
+    return spec_laps(work->spec).each * work->loss_s;
 }
 
 static double loss_backward_s(const Workload *work)
 {
-    return work->spec->plan.micro_batches * work->loss_backward_s;
+    return spec_laps(work->spec).each * work->loss_backward_s;
 }
 
 Clock clock_begin_backward(const Workload *work, double forward_s)
@@ -72,11 +102,59 @@ Clock clock_begin_backward(const Workload *work, double forward_s)
     return clock;
 }
 
-static void advance_queue(double *at_s, double gather_s, uint32_t window)
+// A gather: what crosses the outer levels, then the rest; each waits for what was read so many layers before.
+typedef struct {
+    double outer_s, inner_s;
+    uint32_t outer_window, window;
+} Gathering;
+
+static void advance(double *at_s, int queue, double gather_s, uint32_t window)
 {
     if (window <= PREFETCH_MAX)
-        at_s[CLOCK_QUEUE] = fmax(at_s[CLOCK_QUEUE], at_s[CLOCK_READ + window]);
-    at_s[CLOCK_QUEUE] += gather_s;
+        at_s[queue] = fmax(at_s[queue], at_s[CLOCK_READ + window]);
+    at_s[queue] += gather_s;
+}
+
+static void advance_queue(const Spec *spec, double *at_s, const Gathering *of)
+{
+    if (spec_outer_levels(spec) > 0) {
+        advance(at_s, CLOCK_OUTER, of->outer_s, of->outer_window);
+        at_s[CLOCK_QUEUE] = fmax(at_s[CLOCK_QUEUE], at_s[CLOCK_OUTER]);
+    }
+    advance(at_s, CLOCK_QUEUE, of->inner_s, of->window);
+}
+
+// Gradients on their way home: levels inside first, the outer ones follow.
+typedef struct {
+    const double *step_s, *port_s; // [LEVELS_MAX]: of each level; how long ports are busy
+    double more_s;                 // on the way besides
+    bool every_port;               // they pass ports that they keep busy for no time, too
+} Returning;
+
+static void advance_returns(const Spec *spec, double *at_s, const Returning *of)
+{
+    uint32_t outer = spec_outer_levels(spec);
+    int home = outer ? CLOCK_OUTER_RETURN : CLOCK_RETURN;
+    at_s[CLOCK_RETURN] += inner_levels_s(spec, of->step_s) + of->more_s;
+    for (uint32_t j = 0; j < spec->cluster.level_count; j++) {
+        if (!of->every_port && of->port_s[j] <= 0)
+            continue;
+        at_s[CLOCK_PORT + j] += of->port_s[j];
+        if (j >= outer)
+            at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], at_s[CLOCK_PORT + j]);
+    }
+    if (!outer)
+        return;
+    at_s[home] = fmax(at_s[home], at_s[CLOCK_RETURN]) + outer_levels_s(spec, of->step_s);
+    for (uint32_t j = 0; j < outer; j++)
+        if (of->every_port || of->port_s[j] > 0)
+            at_s[home] = fmax(at_s[home], at_s[CLOCK_PORT + j]);
+}
+
+// When gradients are home.
+static double returned_s(const Spec *spec, const double *at_s)
+{
+    return at_s[spec_outer_levels(spec) ? CLOCK_OUTER_RETURN : CLOCK_RETURN];
 }
 
 // Where gradients are not to wait in many layers: those of the layer RETURNS_MAX before are home.
@@ -85,10 +163,10 @@ static double returns_before(const double *at_s)
     return at_s[CLOCK_HOME + RETURNS_MAX - 1];
 }
 
-static void note_returns(double *at_s)
+static void note_returns(const Spec *spec, double *at_s)
 {
     memmove(at_s + CLOCK_HOME + 1, at_s + CLOCK_HOME, (RETURNS_MAX - 1) * sizeof(*at_s));
-    at_s[CLOCK_HOME] = at_s[CLOCK_RETURN];
+    at_s[CLOCK_HOME] = returned_s(spec, at_s);
 }
 
 static void note_read(double *at_s, double read_s)
@@ -102,7 +180,9 @@ static void await_dense(const Workload *work, const ClockedLayer *of, const Bund
                         IterationCost *out)
 {
     double ready_s = at_s[CLOCK_CHAIN];
-    advance_queue(at_s, cost_levels_s(dense->step_s), dense_window(work, of->prefetch));
+    const Gathering gathering = {outer_levels_s(work->spec, dense->step_s), inner_levels_s(work->spec, dense->step_s),
+                                 dense_outer_window(work, of->prefetch), dense_window(work, of->prefetch)};
+    advance_queue(work->spec, at_s, &gathering);
     at_s[CLOCK_CHAIN] = fmax(at_s[CLOCK_CHAIN], at_s[CLOCK_QUEUE]);
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
         if (dense->port_s[j] <= 0)
@@ -125,14 +205,11 @@ static void await_returns(double *at_s, IterationCost *out)
 // Their gradient queues on its way home as soon as it is complete.
 static void return_dense(const Workload *work, const ClockedLayer *of, double *at_s)
 {
-    const BundleCost *dense = &of->cost->dense_return;
-    at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], at_s[CLOCK_CHAIN]) + cost_levels_s(dense->step_s);
-    for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
-        if (dense->port_s[j] <= 0)
-            continue;
-        at_s[CLOCK_PORT + j] += dense->port_s[j];
-        at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], at_s[CLOCK_PORT + j]);
-    }
+    const BundleCost *dense = of->last ? &of->cost->dense_return : &of->cost->dense_lap_return;
+    at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], at_s[CLOCK_CHAIN]);
+    advance_returns(
+        work->spec, at_s,
+        &(Returning){.step_s = dense->step_s, .port_s = dense->port_s, .more_s = of->cost->dense_lap_sums_s});
 }
 
 static bool shares_dense(const Workload *work)
@@ -147,7 +224,7 @@ static void pass_dense(const Workload *work, const ClockedLayer *of, bool backwa
     double all_s = cost_dense_pass_s(work, of->layer, backward);
     double own_s = backward ? layer->pre_expert_backward_s : layer->pre_expert_s;
     double again_s = backward && work->spec->plan.recomputes ? layer->pre_expert_s : 0;
-    double attention_s = work->spec->plan.micro_batches * (own_s + again_s);
+    double attention_s = spec_laps(work->spec).each * (own_s + again_s);
     at_s[CLOCK_CHAIN] += all_s;
     if (!out)
         return;
@@ -171,21 +248,24 @@ void clock_forward(const Workload *work, const ClockedLayer *of, Clock *clock, I
     const LayerWork *layer = &work->layers[of->layer];
     const LayerCost *cost = of->cost;
     double *at_s = clock->at_s;
-    if (shares_dense(work))
-        await_dense(work, of, &cost->dense, at_s, out);
+    if (shares_dense(work) && (of->first || work->spec->plan.regather_dense))
+        await_dense(work, of, of->first ? &cost->dense : &cost->dense_again, at_s, out);
     if (!layer->is_moe) {
         pass_dense(work, of, false, at_s, out);
         return;
     }
     PassCost pass;
     cost_pass(work, of->layer, cost, false, &pass);
-    double gather_s = cost_levels_s(cost->gather_s) + cost->codec_s;
-    advance_queue(at_s, gather_s, mix_window(work->spec->plan.pass, of->config, of->prefetch));
+    const Gathering gathering = {of->first ? outer_levels_s(work->spec, cost->gather_s) : cost->again_outer_s,
+                                 of->first ? inner_levels_s(work->spec, cost->gather_s) + cost->codec_s : cost->again_s,
+                                 mix_outer_window(work->spec, of->config, of->prefetch),
+                                 mix_window(work->spec->plan.pass, of->config, of->prefetch)};
+    advance_queue(work->spec, at_s, &gathering);
     double ready_s = at_s[CLOCK_CHAIN] + pass.before_s;
     double start_s = fmax(ready_s, at_s[CLOCK_QUEUE]);
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
         double *port_s = &at_s[CLOCK_PORT + j];
-        *port_s += cost->port_gather_s[j] + pass.port_before_s[j];
+        *port_s += (of->first ? cost->port_gather_s[j] : cost->port_again_s[j]) + pass.port_before_s[j];
         start_s = fmax(start_s, *port_s);
         *port_s += pass.port_after_s[j];
     }
@@ -208,7 +288,7 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
         pass_dense(work, of, true, at_s, out);
         if (shares_dense(work))
             return_dense(work, of, at_s);
-        note_returns(at_s);
+        note_returns(work->spec, at_s);
         return;
     }
     PassCost pass;
@@ -216,7 +296,10 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     double ready_s = at_s[CLOCK_CHAIN] + pass.before_s;
     double start_s = ready_s;
     if (config->regather) {
-        advance_queue(at_s, cost->again_s, mix_window(PASS_TRAINING, config, of->prefetch));
+        const Gathering gathering = {cost->again_outer_s, cost->again_s,
+                                     mix_outer_window(work->spec, config, of->prefetch),
+                                     mix_window(PASS_TRAINING, config, of->prefetch)};
+        advance_queue(work->spec, at_s, &gathering);
         start_s = fmax(start_s, at_s[CLOCK_QUEUE]);
     }
     if (returns_are_limited(work, config->regather))
@@ -230,16 +313,16 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     }
     double computed_s = start_s + pass.compute_s;
     note_read(at_s, computed_s);
-    double return_s = fmax(at_s[CLOCK_RETURN], computed_s) + cost_levels_s(cost->reduce_s) + cost->sync_s;
-    for (uint32_t j = 0; j < levels; j++) {
-        at_s[CLOCK_PORT + j] += cost->port_reduce_s[j];
-        return_s = fmax(return_s, at_s[CLOCK_PORT + j]);
-    }
-    at_s[CLOCK_RETURN] = return_s;
+    at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], computed_s);
+    const Returning returning = {.step_s = of->last ? cost->reduce_s : cost->lap_reduce_s,
+                                 .port_s = of->last ? cost->port_reduce_s : cost->port_lap_reduce_s,
+                                 .more_s = cost->sync_s + cost->lap_sums_s,
+                                 .every_port = true};
+    advance_returns(work->spec, at_s, &returning);
     at_s[CLOCK_CHAIN] = computed_s + pass.after_s;
     if (shares_dense(work))
         return_dense(work, of, at_s);
-    note_returns(at_s);
+    note_returns(work->spec, at_s);
     note_spent(&pass, start_s - ready_s, out);
 }
 
@@ -249,6 +332,17 @@ static void add_bundle_traffic(const BundleCost *cost, uint32_t levels, Traffic 
         traffic[l].dense_gather_bytes += cost->bytes[l];
         traffic[l].dense_reduce_bytes += cost->bytes[l];
     }
+}
+
+// Gathers of a bundle again, and returns over the levels inside the boundary, in several laps.
+static double gathers_again(const Spec *spec)
+{
+    return 2.0 * spec_laps(spec).count - 1; // forward in all laps but the first, backward in all
+}
+
+static double laps_before_last(const Spec *spec)
+{
+    return spec_laps(spec).count - 1.0;
 }
 
 // The embedding, gathered in the beginning; its gradient on its way home: its last part is known when everything else
@@ -291,16 +385,19 @@ static void add_traffic(const Workload *work, uint32_t layer, const LayerCost *c
     double count = work->spec->plan.micro_batches, again = work->spec->plan.recomputes ? 1 : 0;
     double exchanges = count * ((training ? 4 : 2) + again);
     add_bundle_traffic(&cost->dense, levels, traffic);
-    for (uint32_t l = 0; l < levels; l++)
-        traffic[l].dense_gather_bytes += cost->dense_again.bytes[l];
+    double gathers = gathers_again(work->spec), returns = laps_before_last(work->spec);
+    for (uint32_t l = 0; l < levels; l++) {
+        traffic[l].dense_gather_bytes += gathers * cost->dense_again.bytes[l];
+        traffic[l].dense_reduce_bytes += returns * cost->dense_lap_return.bytes[l];
+    }
     for (uint32_t l = 0; l < levels && work->layers[layer].is_moe; l++) {
         traffic[l].exchange_bytes += exchanges * cost->payload_bytes[l];
         traffic[l].padding_bytes += exchanges * cost->padding_bytes[l];
         traffic[l].routing_bytes += count * (1 + again) * cost->routing_bytes[l];
         if (training)
             traffic[l].routing_bytes += count * (cost->counts_bytes[l] + cost->weights_bytes[l]);
-        traffic[l].gather_bytes += cost->gather_bytes[l] + cost->again_bytes[l];
-        traffic[l].reduce_bytes += cost->reduce_bytes[l] + cost->mean_bytes[l];
+        traffic[l].gather_bytes += cost->gather_bytes[l] + gathers * cost->again_bytes[l];
+        traffic[l].reduce_bytes += cost->reduce_bytes[l] + returns * cost->lap_reduce_bytes[l] + cost->mean_bytes[l];
     }
 }
 
@@ -323,7 +420,8 @@ static const LayerCost *cached_cost(CostCache *cache, uint32_t layer, uint32_t m
     if (!cache->known || layers[layer].kind != layers[cache->layer].kind || !config_equal(config, &cache->config)) {
         cost_layer(cache->work, layer, config, cache->dispatch, &cache->cost);
         for (uint32_t l = 0; l < LEVELS_MAX && cache->without_gradients; l++)
-            cache->cost.port_reduce_s[l] = cache->cost.dense_return.port_s[l] = 0;
+            cache->cost.port_reduce_s[l] = cache->cost.dense_return.port_s[l] = cache->cost.port_lap_reduce_s[l] =
+                cache->cost.dense_lap_return.port_s[l] = 0;
         cache->layer = layer;
         cache->config = *config;
         cache->known = true;
@@ -331,42 +429,81 @@ static const LayerCost *cached_cost(CostCache *cache, uint32_t layer, uint32_t m
     return &cache->cost;
 }
 
+static const Config no_config = {0};
+
+// One lap: where the time of its chain went, and when everything that it began is done.
+static double add_lap(CostCache *cache, ClockedLayer of, Clock clock, IterationCost *out)
+{
+    const Workload *work = cache->work;
+    double loss_s = iteration_loss_s(work);
+    uint32_t moe = 0;
+    for (uint32_t k = 0; k < work->layer_count; k++) {
+        of.config = work->layers[k].is_moe ? &cache->mix->configs[moe] : &no_config;
+        of.cost = cached_cost(cache, k, moe);
+        of.layer = k;
+        clock_forward(work, &of, &clock, out);
+        moe += work->layers[k].is_moe;
+    }
+    out->other_s += loss_s;
+    if (work->spec->plan.pass == PASS_FORWARD)
+        return clock.at_s[CLOCK_CHAIN] + loss_s;
+    clock = clock_begin_backward(work, clock.at_s[CLOCK_CHAIN] + loss_s);
+    for (uint32_t k = work->layer_count; k-- > 0;) {
+        moe -= work->layers[k].is_moe;
+        of.config = work->layers[k].is_moe ? &cache->mix->configs[moe] : &no_config;
+        of.cost = cached_cost(cache, k, moe);
+        of.layer = k;
+        clock_backward(work, &of, &clock, out);
+    }
+    double end_s = fmax(clock.at_s[CLOCK_CHAIN], returned_s(work->spec, clock.at_s));
+    out->return_s += end_s - clock.at_s[CLOCK_CHAIN];
+    out->other_s += loss_backward_s(work) + embedding_sums_s(work);
+    return end_s;
+}
+
+static void add_times(double *at, double lap, double times)
+{
+    *at += times * lap;
+}
+
+// Laps alike: one begins when the one before has ended.
+static double add_laps(CostCache *cache, ClockedLayer of, uint32_t count, IterationCost *out)
+{
+    IterationCost lap = {0};
+    if (count == 0)
+        return 0;
+    double lap_s = add_lap(cache, of, clock_at(0), &lap);
+    add_times(&out->pre_expert_s, lap.pre_expert_s, count);
+    add_times(&out->exchange_s, lap.exchange_s, count);
+    add_times(&out->expert_s, lap.expert_s, count);
+    add_times(&out->gather_wait_s, lap.gather_wait_s, count);
+    add_times(&out->other_s, lap.other_s, count);
+    add_times(&out->return_s, lap.return_s, count);
+    return count * lap_s;
+}
+
 static void add_costs(CostCache *cache, IterationCost *out)
 {
     const Workload *work = cache->work;
-    const Mix *mix = cache->mix;
     *out = (IterationCost){0};
-    Clock clock = clock_begin(work);
-    out->gather_wait_s = clock.at_s[CLOCK_CHAIN];
-    uint32_t moe = 0;
-    static const Config none = {0};
-    for (uint32_t k = 0; k < work->layer_count; k++) {
-        bool is_moe = work->layers[k].is_moe;
-        const Config *config = is_moe ? &mix->configs[moe] : &none;
-        const LayerCost *cost = cached_cost(cache, k, moe);
-        clock_forward(work, &(ClockedLayer){k, cost, config, mix->prefetch}, &clock, out);
-        add_traffic(work, k, cost, out->traffic);
-        moe += is_moe;
-    }
-    double loss_s = iteration_loss_s(work), forward_s = clock.at_s[CLOCK_CHAIN] + loss_s;
-    out->other_s += loss_s;
-    out->iteration_s = forward_s;
+    for (uint32_t k = 0, moe = 0; k < work->layer_count; moe += work->layers[k++].is_moe)
+        add_traffic(work, k, cached_cost(cache, k, moe), out->traffic);
+    uint32_t laps = spec_laps(work->spec).count;
+    ClockedLayer of = {.prefetch = cache->mix->prefetch, .first = true, .last = laps == 1};
+    Clock begin = clock_begin(work);
+    out->gather_wait_s = begin.at_s[CLOCK_CHAIN];
+    double end_s = add_lap(cache, of, begin, out);
+    of.first = false;
+    end_s += laps > 2 ? add_laps(cache, of, laps - 2, out) : 0;
+    of.last = true;
+    end_s += laps > 1 ? add_laps(cache, of, 1, out) : 0;
+    out->iteration_s = end_s;
     if (work->spec->plan.pass == PASS_FORWARD)
         return;
-
-    clock = clock_begin_backward(work, forward_s);
-    for (uint32_t k = work->layer_count; k-- > 0;) {
-        bool is_moe = work->layers[k].is_moe;
-        moe -= is_moe;
-        const LayerCost *cost = cached_cost(cache, k, moe);
-        const Config *config = is_moe ? &mix->configs[moe] : &none;
-        clock_backward(work, &(ClockedLayer){k, cost, config, mix->prefetch}, &clock, out);
-    }
-    double end_s = fmax(clock.at_s[CLOCK_CHAIN], clock.at_s[CLOCK_RETURN]);
     double last_s = embedding_return_s(work, out->traffic), update_s = norm_s(work, out->traffic) + work->optimizer_s;
-    out->return_s = end_s - clock.at_s[CLOCK_CHAIN] + last_s;
-    out->iteration_s = end_s + last_s + update_s;
-    out->other_s += loss_backward_s(work) + embedding_sums_s(work) + update_s;
+    out->return_s += last_s;
+    out->iteration_s += last_s + update_s;
+    out->other_s += update_s;
 }
 
 void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, IterationCost *out)

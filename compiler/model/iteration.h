@@ -23,8 +23,12 @@ enum {
 // the experts of MoE layer i - window - 1 were read. Unlimited where the replica is kept anyway.
 uint32_t mix_window(Pass pass, const Config *config, uint32_t prefetch);
 
+// The same of the part of it that crosses the outer levels: unlimited where what they bring is kept.
+uint32_t mix_outer_window(const Spec *spec, const Config *config, uint32_t prefetch);
+
 // The same of the gather of a layer's dense weights: until the experts of that many MoE layers before were read.
 uint32_t dense_window(const Workload *work, uint32_t prefetch);
+uint32_t dense_outer_window(const Workload *work, uint32_t prefetch);
 
 // Do gradients of weights wait for those of the layer RETURNS_MAX before, so that they do not pile up? Where memory is
 // saved: the weights are gathered again, or activations are computed again.
@@ -34,7 +38,9 @@ bool returns_are_limited(const Workload *work, bool regather);
 enum {
     CLOCK_CHAIN,                           // computation and exchanges
     CLOCK_QUEUE,                           // gathers
+    CLOCK_OUTER,                           // those over the outer levels, where there are (spec_outer_levels)
     CLOCK_RETURN,                          // gradients on their way home
+    CLOCK_OUTER_RETURN,                    // those over the outer levels, where there are: at home
     CLOCK_HOME,                            // those of the layers before were home, latest first
     CLOCK_PORT = CLOCK_HOME + RETURNS_MAX, // of each level: busy until
     CLOCK_READ = CLOCK_PORT + LEVELS_MAX,  // experts of the MoE layers before were read, latest first
@@ -59,16 +65,20 @@ typedef struct {
     const LayerCost *cost;
     const Config *config;
     uint32_t prefetch; // of the mix
+    bool first, last;  // of the laps of an iteration: its gathers bring what is kept, its returns reach the owners
 } ClockedLayer;
 
 // Adds one layer's forward or backward pass to the clock, and to `out` what it spent, if given.
 void clock_forward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out);
 void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out);
+// Of times by level: what the outer levels take, and the others.
+double outer_levels_s(const Spec *spec, const double of_level[LEVELS_MAX]);
+double inner_levels_s(const Spec *spec, const double of_level[LEVELS_MAX]);
 // The clock before the first layer, when the embedding was gathered, and before the backward pass when the forward pass
 // ended at `forward_s`.
 Clock clock_begin(const Workload *work);
 Clock clock_begin_backward(const Workload *work, double forward_s);
-double iteration_loss_s(const Workload *work); // of all micro-batches, forward
+double iteration_loss_s(const Workload *work); // of all micro-batches of a lap, forward
 // Seconds of what follows the backward pass, the same for every mix: the embedding's gradient on its way home, the norm
 // and the optimizer.
 double iteration_tail_s(const Workload *work);

@@ -44,6 +44,22 @@ SumCost workload_sum_cost(const Spec *spec, double elements)
                      .once_s = elements * (sum_bytes + rounded) / rate};
 }
 
+SumCost workload_lap_sum_cost(const Spec *spec, double elements, bool each_lap)
+{
+    SumCost cost = workload_sum_cost(spec, elements);
+    Laps laps = spec_laps(spec);
+    if (each_lap && laps.each == 1)
+        return (SumCost){0}; // the one part is the sum
+    cost.once_s /= each_lap ? 1 : laps.count;
+    return cost;
+}
+
+bool workload_returns_dense_each_lap(const Spec *spec)
+{
+    return spec_laps(spec).count > 1 && spec->plan.regather_dense &&
+           cluster_wide_levels(&spec->cluster) >> spec->plan.dense_levels;
+}
+
 double workload_shards(const Spec *spec)
 {
     return (double)share_gpus(&spec->cluster, spec->replica_levels);
@@ -198,7 +214,8 @@ static void derive_dense(const Spec *spec, uint32_t index, LayerWork *layer, Wor
     uint64_t elements = spec_dense_elements(model, index);
     double bits = spec_dense_bits(model, index);
     layer->dense_share_bytes = bundle_share_bytes(spec, elements);
-    SumCost sums = workload_sum_cost(spec, held_elements(spec, layer->dense_share_bytes));
+    SumCost sums = workload_lap_sum_cost(spec, held_elements(spec, layer->dense_share_bytes),
+                                         workload_returns_dense_each_lap(spec));
     layer->dense_sums_s = sums.part_s;
     layer->dense_round_s = sums.once_s;
     work->dense_bytes +=

@@ -62,6 +62,10 @@ typedef struct {
 } SumCost;
 
 SumCost workload_sum_cost(const Spec *spec, double elements);
+// The same of a bundle's gradients, `once_s` of each lap; `each_lap`: their sums go home once per lap.
+SumCost workload_lap_sum_cost(const Spec *spec, double elements, bool each_lap);
+// Do sums of dense weights' gradients go home once per lap?
+bool workload_returns_dense_each_lap(const Spec *spec);
 
 // GPUs that share a copy of the experts.
 double workload_shards(const Spec *spec);

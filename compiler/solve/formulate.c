@@ -10,9 +10,10 @@ enum { LP_NAME_MAX = 160 };
 
 // One MoE layer's coefficients under one configuration, in time units.
 typedef struct {
-    double before, queue, compute, after;
-    double backward_before, backward_queue, backward_compute, backward_after, reduce;
-    double backward_kept, returns_free, unlimited, backward_unlimited; // minus the horizon where a row does not hold
+    double before, outer, queue, compute, after;
+    double backward_before, backward_outer, backward_queue, backward_compute, backward_after, reduce, outer_reduce;
+    // Minus the horizon where a row does not hold.
+    double backward_kept, returns_free, unlimited, backward_unlimited, outer_unlimited, backward_outer_unlimited;
     double port_before[LEVELS_MAX], port_after[LEVELS_MAX];
     double backward_port_before[LEVELS_MAX], backward_port_after[LEVELS_MAX], port_reduce[LEVELS_MAX];
 } Terms;
@@ -28,6 +29,7 @@ typedef struct {
     bool port_used[LEVELS_MAX];
     // Columns of the layer before; -1 stands for time 0.
     int end, queue, port[LEVELS_MAX], returned, *read; // read: [moe_count], of this pass
+    int outer, outer_returned;                         // where there are outer levels
     int home[RETURNS_MAX];                             // `returned` after the layers before, latest first
     uint32_t read_count;
 } Formulation;
@@ -36,24 +38,30 @@ static void fill_terms(const Formulation *f, uint32_t layer, const LayerCost *co
 {
     double unit_s = f->unit_s, horizon = f->horizon;
     uint32_t window = mix_window(f->work->spec->plan.pass, config, f->programme->prefetch);
-    double gather = cost_levels_s(cost->gather_s) + cost->codec_s;
+    const Spec *spec = f->work->spec;
+    uint32_t outer_window = mix_outer_window(spec, config, f->programme->prefetch);
     PassCost forward, backward;
     cost_pass(f->work, layer, cost, false, &forward);
     cost_pass(f->work, layer, cost, true, &backward);
     *terms = (Terms){
         .before = forward.before_s / unit_s,
-        .queue = gather / unit_s,
+        .outer = outer_levels_s(spec, cost->gather_s) / unit_s,
+        .queue = (inner_levels_s(spec, cost->gather_s) + cost->codec_s) / unit_s,
         .compute = forward.compute_s / unit_s,
         .after = forward.after_s / unit_s,
         .backward_before = backward.before_s / unit_s,
+        .backward_outer = cost->again_outer_s / unit_s,
         .backward_queue = cost->again_s / unit_s,
         .backward_compute = backward.compute_s / unit_s,
         .backward_after = backward.after_s / unit_s,
-        .reduce = (cost_levels_s(cost->reduce_s) + cost->sync_s) / unit_s,
+        .reduce = (inner_levels_s(spec, cost->reduce_s) + cost->sync_s) / unit_s,
+        .outer_reduce = outer_levels_s(spec, cost->reduce_s) / unit_s,
         .backward_kept = config->regather ? 0 : -horizon,
         .returns_free = returns_are_limited(f->work, config->regather) ? 0 : -horizon,
         .unlimited = window <= PREFETCH_MAX ? 0 : -horizon,
+        .outer_unlimited = outer_window <= PREFETCH_MAX ? 0 : -horizon,
         .backward_unlimited = config->regather && window <= PREFETCH_MAX ? 0 : -horizon,
+        .backward_outer_unlimited = config->regather && outer_window <= PREFETCH_MAX ? 0 : -horizon,
     };
     for (uint32_t j = 0; j < LEVELS_MAX; j++) {
         terms->port_before[j] = (cost->port_gather_s[j] + forward.port_before_s[j]) / unit_s;
@@ -110,8 +118,25 @@ static void formulate_ports(Formulation *f, const char *pass, int start, size_t 
     }
 }
 
+// A queue of gathers in one pass: what a layer adds to it, and where its gather does not wait for room.
+typedef struct {
+    const char *room, *begins, *then; // names of rows and columns
+    size_t gather, lifted;            // terms
+} GatherQueue;
+
+static const GatherQueue queues[2] = {
+    {"room_for_replica", "gather_begins", "gathers_then", TERM(queue), TERM(unlimited)},
+    {"back_room_for_replica", "back_gather_begins", "back_gathers_then", TERM(backward_queue),
+     TERM(backward_unlimited)},
+};
+static const GatherQueue outer_queues[2] = {
+    {"outer_room", "outer_gather_begins", "outer_gathers_then", TERM(outer), TERM(outer_unlimited)},
+    {"back_outer_room", "back_outer_gather_begins", "back_outer_gathers_then", TERM(backward_outer),
+     TERM(backward_outer_unlimited)},
+};
+
 // The gather waits until the experts `window` + 1 MoE layers before were read.
-static void formulate_window(Formulation *f, const char *name, int queue, bool backward)
+static void formulate_window(Formulation *f, const GatherQueue *of, int queue)
 {
     bool limited[PREFETCH_MAX + 1] = {false};
     for (uint32_t c = 0; c < f->programme->count; c++) {
@@ -119,15 +144,26 @@ static void formulate_window(Formulation *f, const char *name, int queue, bool b
         if (window <= PREFETCH_MAX)
             limited[window] = true;
     }
-    size_t gather = backward ? TERM(backward_queue) : TERM(queue);
-    size_t lifted = backward ? TERM(backward_unlimited) : TERM(unlimited);
     for (uint32_t window = 0; window <= PREFETCH_MAX; window++) {
         if (!limited[window] || window >= f->read_count)
             continue;
-        int begun = add_time(f, backward ? "back_gather_begins" : "gather_begins");
-        row_after(f, name, begun, f->read[f->read_count - window - 1], lifted, 0);
-        row_after(f, backward ? "back_gathers_then" : "gathers_then", queue, begun, gather, 0);
+        int begun = add_time(f, of->begins);
+        row_after(f, of->room, begun, f->read[f->read_count - window - 1], of->lifted, 0);
+        row_after(f, of->then, queue, begun, of->gather, 0);
     }
+}
+
+// What crosses the outer levels comes before the rest.
+static void formulate_outer(Formulation *f, int queue, bool backward)
+{
+    if (spec_outer_levels(f->work->spec) == 0)
+        return;
+    int outer = add_time(f, backward ? "back_outer_queue" : "outer_queue");
+    row_after(f, backward ? "back_outer_gathered" : "outer_gathered", outer, f->outer, outer_queues[backward].gather,
+              0);
+    formulate_window(f, &outer_queues[backward], outer);
+    row_after(f, backward ? "back_outer_there" : "outer_there", queue, outer, queues[backward].gather, 0);
+    f->outer = outer;
 }
 
 // What a layer's dense weights take one way, in time units; all 0 where every GPU has them whole.
@@ -140,8 +176,18 @@ static BundleCost dense_cost(const Formulation *f, uint32_t layer, bool again)
     return cost;
 }
 
-// A port carries a layer's dense weights, or their gradients: `there` comes no sooner.
-static void formulate_dense_ports(Formulation *f, const char *pass, const BundleCost *dense, int there)
+// Columns that come no sooner than what passed the ports of inner levels, and those of the outer ones.
+typedef struct {
+    int inner, outer;
+} Arrival;
+
+static int arrival_at(const Formulation *f, Arrival there, uint32_t level)
+{
+    return level < spec_outer_levels(f->work->spec) ? there.outer : there.inner;
+}
+
+// A port carries a layer's dense weights, or their gradients.
+static void formulate_dense_ports(Formulation *f, const char *pass, const BundleCost *dense, Arrival there)
 {
     for (uint32_t j = 0; j < f->work->spec->cluster.level_count; j++) {
         if (dense->port_s[j] <= 0)
@@ -151,9 +197,29 @@ static void formulate_dense_ports(Formulation *f, const char *pass, const Bundle
         int busy = add_time(f, name);
         row_after(f, name, busy, f->port[j], NO_TERM, dense->port_s[j] / f->unit_s);
         snprintf(name, sizeof(name), "%spassed_%s", pass, f->work->spec->cluster.levels[j].name);
-        row_after(f, name, there, busy, NO_TERM, 0);
+        row_after(f, name, arrival_at(f, there, j), busy, NO_TERM, 0);
         f->port[j] = busy;
     }
+}
+
+static void formulate_dense_outer(Formulation *f, const char *pass, const BundleCost *dense, int queue)
+{
+    const Spec *spec = f->work->spec;
+    if (spec_outer_levels(spec) == 0)
+        return;
+    double crossing = outer_levels_s(spec, dense->step_s) / f->unit_s;
+    char name[LP_NAME_MAX];
+    snprintf(name, sizeof(name), "%souter_queue", pass);
+    int outer = add_time(f, name);
+    row_after(f, name, outer, f->outer, NO_TERM, crossing);
+    uint32_t window = dense_outer_window(f->work, f->programme->prefetch);
+    if (window < f->read_count) {
+        snprintf(name, sizeof(name), "%souter_room", pass);
+        row_after(f, name, outer, f->read[f->read_count - window - 1], NO_TERM, crossing);
+    }
+    snprintf(name, sizeof(name), "%souter_there", pass);
+    row_after(f, name, queue, outer, NO_TERM, inner_levels_s(spec, dense->step_s) / f->unit_s);
+    f->outer = outer;
 }
 
 // The layer begins when its dense weights are there; f->end becomes that time.
@@ -164,12 +230,13 @@ static void formulate_dense(Formulation *f, uint32_t layer, bool backward)
         (backward && !work->spec->plan.regather_dense))
         return;
     BundleCost dense = dense_cost(f, layer, backward);
-    double gather = cost_levels_s(dense.step_s) / f->unit_s;
+    double gather = inner_levels_s(work->spec, dense.step_s) / f->unit_s;
     const char *pass = backward ? "back_dense_" : "dense_";
     char name[LP_NAME_MAX];
     snprintf(name, sizeof(name), "%squeue", pass);
     int queue = add_time(f, name);
     row_after(f, name, queue, f->queue, NO_TERM, gather);
+    formulate_dense_outer(f, pass, &dense, queue);
     uint32_t window = dense_window(work, f->programme->prefetch);
     if (window < f->read_count) {
         snprintf(name, sizeof(name), "%sroom", pass);
@@ -180,9 +247,15 @@ static void formulate_dense(Formulation *f, uint32_t layer, bool backward)
     row_after(f, name, begin, f->end, NO_TERM, 0);
     snprintf(name, sizeof(name), "%sthere", pass);
     row_after(f, name, begin, queue, NO_TERM, 0);
-    formulate_dense_ports(f, pass, &dense, begin);
+    formulate_dense_ports(f, pass, &dense, (Arrival){begin, begin});
     f->queue = queue;
     f->end = begin;
+}
+
+// When gradients are home: over the outer levels, where there are.
+static int *home_column(Formulation *f)
+{
+    return spec_outer_levels(f->work->spec) ? &f->outer_returned : &f->returned;
 }
 
 // Gradients of dense weights queue on their way home behind what is there, once the layer is done.
@@ -190,20 +263,29 @@ static void formulate_dense_return(Formulation *f, uint32_t layer)
 {
     if (f->work->dense_bytes <= 0)
         return;
+    const Spec *spec = f->work->spec;
     BundleCost dense = dense_cost(f, layer, false);
-    double home = cost_levels_s(dense.step_s) / f->unit_s;
-    int returned = add_time(f, "dense_returned");
+    double home = inner_levels_s(spec, dense.step_s) / f->unit_s;
+    int returned = add_time(f, "dense_returned"), outer = returned;
     row_after(f, "dense_return", returned, f->end, NO_TERM, home);
     if (f->returned >= 0)
         row_after(f, "dense_return_queue", returned, f->returned, NO_TERM, home);
-    formulate_dense_ports(f, "dense_return_", &dense, returned);
+    if (spec_outer_levels(spec)) {
+        double crossing = outer_levels_s(spec, dense.step_s) / f->unit_s;
+        outer = add_time(f, "dense_outer_returned");
+        row_after(f, "dense_outer_return", outer, returned, NO_TERM, crossing);
+        if (f->outer_returned >= 0)
+            row_after(f, "dense_outer_return_queue", outer, f->outer_returned, NO_TERM, crossing);
+    }
+    formulate_dense_ports(f, "dense_return_", &dense, (Arrival){returned, outer});
     f->returned = returned;
+    f->outer_returned = outer;
 }
 
 static void note_returns(Formulation *f)
 {
     memmove(f->home + 1, f->home, (RETURNS_MAX - 1) * sizeof(*f->home));
-    f->home[0] = f->returned;
+    f->home[0] = *home_column(f);
 }
 
 static void formulate_forward(Formulation *f, uint32_t layer)
@@ -219,7 +301,8 @@ static void formulate_forward(Formulation *f, uint32_t layer)
     }
     int start = add_time(f, "start"), queue = add_time(f, "queue");
     row_after(f, "gathered", queue, f->queue, TERM(queue), 0);
-    formulate_window(f, "room_for_replica", queue, false);
+    formulate_outer(f, queue, false);
+    formulate_window(f, &queues[false], queue);
     row_after(f, "tokens_there", start, f->end, TERM(before), 0);
     row_after(f, "experts_there", start, queue, NO_TERM, 0);
     formulate_ports(f, "", start, TERM(port_before), TERM(port_after));
@@ -233,7 +316,7 @@ static void formulate_forward(Formulation *f, uint32_t layer)
 }
 
 // What is on its way to its sum cannot be there before it passed the ports.
-static void formulate_return_ports(Formulation *f, const char *what, int there, size_t busy_for)
+static void formulate_return_ports(Formulation *f, const char *what, Arrival there, size_t busy_for)
 {
     for (uint32_t j = 0; j < f->work->spec->cluster.level_count; j++) {
         if (!f->port_used[j])
@@ -243,7 +326,7 @@ static void formulate_return_ports(Formulation *f, const char *what, int there, 
         int busy = add_time(f, name);
         row_after(f, name, busy, f->port[j], busy_for + j * sizeof(double), 0);
         snprintf(name, sizeof(name), "%s_passed_%s", what, f->work->spec->cluster.levels[j].name);
-        row_after(f, name, there, busy, NO_TERM, 0);
+        row_after(f, name, arrival_at(f, there, j), busy, NO_TERM, 0);
         f->port[j] = busy;
     }
 }
@@ -257,6 +340,18 @@ static void formulate_return_limit(Formulation *f)
     row_after(f, "back_dense_begins", begin, f->end, NO_TERM, 0);
     row_after(f, "back_dense_limit", begin, f->home[RETURNS_MAX - 1], NO_TERM, 0);
     f->end = begin;
+}
+
+// What crosses the outer levels follows; returns the column that says when it is home.
+static int formulate_outer_return(Formulation *f, int returned)
+{
+    if (spec_outer_levels(f->work->spec) == 0)
+        return returned;
+    int outer = add_time(f, "outer_returned");
+    row_after(f, "outer_return", outer, returned, TERM(outer_reduce), 0);
+    if (f->outer_returned >= 0)
+        row_after(f, "outer_return_queue", outer, f->outer_returned, TERM(outer_reduce), 0);
+    return outer;
 }
 
 static void formulate_backward(Formulation *f, uint32_t layer)
@@ -277,7 +372,8 @@ static void formulate_backward(Formulation *f, uint32_t layer)
     int computed = add_time(f, "back_computed"), returned = add_time(f, "returned");
     f->moe--;
     row_after(f, "back_gathered", queue, f->queue, TERM(backward_queue), 0);
-    formulate_window(f, "back_room_for_replica", queue, true);
+    formulate_outer(f, queue, true);
+    formulate_window(f, &queues[true], queue);
     row_after(f, "back_tokens_there", start, f->end, TERM(backward_before), 0);
     row_after(f, "back_experts_there", start, queue, TERM(backward_kept), 0);
     if (f->home[RETURNS_MAX - 1] >= 0)
@@ -288,11 +384,13 @@ static void formulate_backward(Formulation *f, uint32_t layer)
     row_after(f, "return_computed", returned, computed, TERM(reduce), 0);
     if (f->returned >= 0)
         row_after(f, "return_queue", returned, f->returned, TERM(reduce), 0);
-    formulate_return_ports(f, "return", returned, TERM(port_reduce));
+    int outer = formulate_outer_return(f, returned);
+    formulate_return_ports(f, "return", (Arrival){returned, outer}, TERM(port_reduce));
     row_after(f, "back_combined", end, computed, TERM(backward_after), 0);
     f->end = end;
     f->queue = queue;
     f->returned = returned;
+    f->outer_returned = outer;
     formulate_dense_return(f, layer);
     note_returns(f);
 }
@@ -390,7 +488,7 @@ static void formulate_training(Formulation *f, int iteration)
     double loss = iteration_loss_s(work) / f->unit_s, tail = iteration_tail_s(work) / f->unit_s;
     int middle = milp_add_continuous(f->milp, "forward_done", 0);
     row_after(f, "forward", middle, f->end, NO_TERM, loss);
-    f->queue = middle;
+    f->queue = f->outer = middle;
     for (uint32_t j = 0; j < LEVELS_MAX; j++)
         f->port[j] = middle;
     int backward = milp_add_continuous(f->milp, "backward_begins", 0);
@@ -401,8 +499,8 @@ static void formulate_training(Formulation *f, int iteration)
         formulate_backward(f, k);
     f->layer = work->layer_count;
     row_after(f, "last", iteration, f->end, NO_TERM, tail);
-    if (f->returned >= 0)
-        row_after(f, "last_return", iteration, f->returned, NO_TERM, tail);
+    if (*home_column(f) >= 0)
+        row_after(f, "last_return", iteration, *home_column(f), NO_TERM, tail);
 }
 
 // When training, the embedding is gathered before anything else.
@@ -415,6 +513,10 @@ static void formulate_begin(Formulation *f)
     f->layer = work->layer_count; // the whole network
     f->end = f->queue = milp_add_continuous(f->milp, "embedding_there", 0);
     row_after(f, "embedding", f->end, -1, NO_TERM, clock.at_s[CLOCK_CHAIN] / f->unit_s);
+    if (spec_outer_levels(work->spec)) {
+        f->outer = milp_add_continuous(f->milp, "embedding_crossed", 0);
+        row_after(f, "embedding_outer", f->outer, -1, NO_TERM, clock.at_s[CLOCK_OUTER] / f->unit_s);
+    }
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
         if (clock.at_s[CLOCK_PORT + j] <= 0)
             continue;
@@ -442,7 +544,9 @@ Formulated formulate(const Programme *programme, Arena *arena)
                      .horizon = horizon_s / unit_s,
                      .end = -1,
                      .queue = -1,
+                     .outer = -1,
                      .returned = -1,
+                     .outer_returned = -1,
                      .home = {-1, -1}};
     size_t binaries = (size_t)work->moe_count * programme->count;
     f.binary = arena_alloc_array(arena, binaries ? binaries : 1, sizeof(*f.binary));

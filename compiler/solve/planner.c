@@ -9,6 +9,7 @@
 
 #include "compiler/solve/advice.h"
 #include "compiler/solve/frugality.h"
+#include "compiler/solve/laps.h"
 #include "compiler/solve/mix.h"
 #include "ir/base/clock.h"
 #include "ir/codec.h"
@@ -482,7 +483,10 @@ static bool choose_freely(Choosing *c, Diag *diag, bool *infeasible)
             report_too_big(c, smallest_candidate(c), "no plan fits: even the smallest", diag);
         return false;
     }
-    mix_choose(c, diag);
+    if (spec_laps(c->work->spec).count > 1)
+        laps_choose(c);
+    else
+        mix_choose(c, diag);
     return true;
 }
 

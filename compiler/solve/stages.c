@@ -37,7 +37,8 @@ static void pass_layer(const Building *b, const StageChoice *choice, uint32_t la
     LayerCost dense;
     if (!is_moe)
         cost_layer(b->work, layer, &none, b->dispatch, &dense);
-    const ClockedLayer of = {layer, is_moe ? choice->cost : &dense, is_moe ? choice->config : &none, b->prefetch};
+    const ClockedLayer of = {layer, is_moe ? choice->cost : &dense, is_moe ? choice->config : &none, b->prefetch, true,
+                             true};
     if (backward)
         clock_backward(b->work, &of, clock, NULL);
     else
@@ -75,7 +76,8 @@ static void choose_components(Building *b)
                 port[j] = port[j] || cost_port_s(&cost, j) > 0;
             waits_for_returns = waits_for_returns || b->candidates[c].config.regather;
             uint32_t windows[] = {mix_window(b->work->spec->plan.pass, &b->candidates[c].config, b->prefetch),
-                                  dense_window(b->work, b->prefetch)};
+                                  mix_outer_window(b->work->spec, &b->candidates[c].config, b->prefetch),
+                                  dense_window(b->work, b->prefetch), dense_outer_window(b->work, b->prefetch)};
             for (size_t w = 0; w < COUNT_OF(windows); w++)
                 if (windows[w] <= PREFETCH_MAX && windows[w] + 1 > reads)
                     reads = windows[w] + 1;
@@ -83,9 +85,14 @@ static void choose_components(Building *b)
     }
     uint32_t count = 0;
     b->used[count++] = CLOCK_CHAIN;
+    bool outer = spec_outer_levels(b->work->spec) > 0;
     b->used[count++] = CLOCK_QUEUE;
+    if (outer)
+        b->used[count++] = CLOCK_OUTER;
     if (problem->training)
         b->used[count++] = CLOCK_RETURN;
+    if (outer)
+        b->used[count++] = CLOCK_OUTER_RETURN;
     for (uint32_t i = 0; waits_for_returns && i < RETURNS_MAX; i++)
         b->used[count++] = (uint8_t)(CLOCK_HOME + i);
     for (uint32_t j = 0; j < LEVELS_MAX; j++)
@@ -222,7 +229,7 @@ StageProblem *stages_build(const Workload *work, const StageCandidate *candidate
     for (uint32_t i = 0; i < problem->clock_count; i++) {
         problem->begin[i] = begin.at_s[b.used[i]];
         problem->turn[i] = turn.at_s[b.used[i]];
-        bool ends = b.used[i] == CLOCK_CHAIN || b.used[i] == CLOCK_RETURN;
+        bool ends = b.used[i] == CLOCK_CHAIN || b.used[i] == CLOCK_RETURN || b.used[i] == CLOCK_OUTER_RETURN;
         problem->end[i] = ends ? tail_s : -INFINITY;
     }
     return problem;

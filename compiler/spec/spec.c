@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "ir/bundle.h"
 #include "ir/codec.h"
 
 bool spec_layer_is_moe(const SpecModel *model, uint32_t index)
@@ -154,6 +155,12 @@ bool spec_needs_whole_experts(const Spec *spec)
     return !spec->model.abstract && (int)spec->plan.codec != CODEC_AUTO && codec_info(spec->plan.codec)->has_mean;
 }
 
+bool spec_encodes_experts(const Spec *spec)
+{
+    bool weights = (int)spec->plan.codec != CODEC_AUTO && codec_info(spec->plan.codec)->encodes;
+    return !spec->model.abstract && (weights || spec->plan.gradient != GRADIENT_DENSE);
+}
+
 bool spec_domain_is_valid(const Spec *spec, const uint32_t domain[LEVELS_MAX])
 {
     return spec->model.experts % share_places(&spec->cluster, domain) == 0;
@@ -192,6 +199,23 @@ bool spec_least_domain(const Spec *spec, uint32_t domain[LEVELS_MAX])
         rest /= members;
     }
     return true;
+}
+
+Laps spec_laps(const Spec *spec)
+{
+    uint32_t all = spec->plan.micro_batches, lap = spec->plan.lap;
+    uint32_t each = lap > 0 && all % lap == 0 ? lap : all;
+    return (Laps){all / each, each};
+}
+
+uint32_t spec_outer_levels(const Spec *spec)
+{
+    uint32_t wide = cluster_wide_levels(&spec->cluster), outermost = 1;
+    if (spec->plan.pass != PASS_TRAINING || spec->model.abstract || spec_encodes_experts(spec))
+        return 0;
+    while (wide && !(wide >> (outermost - 1) & 1))
+        outermost++;
+    return wide && wide >> outermost ? outermost : 0;
 }
 
 void spec_ep_domain(const Spec *spec, uint32_t domain[LEVELS_MAX])

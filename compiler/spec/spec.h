@@ -7,6 +7,7 @@
 #include "compiler/spec/outer.h"
 #include "ir/base/diag.h"
 #include "ir/plan.h"
+#include "ir/unroll.h"
 
 // What an abstract workload may give layer by layer.
 // What a run measured of one layer (profile.h). Seconds on one GPU for MeasuredTimes.tokens tokens.
@@ -100,6 +101,8 @@ typedef struct {
     bool regather_dense;    // what is planned with: of ONCE_DENSE_AUTO one after the other,
     uint32_t dense_levels;  // with so many outermost levels whose gathered shares are kept all the same
     uint32_t micro_batches; // of an iteration
+    uint32_t lap_request;   // micro-batches of a lap, as requested; 0: the planner's choice
+    uint32_t lap;           // what is planned with; 0: all micro-batches
     Recompute recompute;    // as requested
     bool recomputes;        // what is planned with: of RECOMPUTE_AUTO one after the other
     Span span, domain_span, codec_span, capacity_span;
@@ -130,6 +133,8 @@ Packing spec_gradient_packing(const Spec *spec);
 bool spec_owns_whole_experts(const Spec *spec);
 // Does the codec subtract the mean of all experts, which takes whole ones? `auto` does where it can.
 bool spec_needs_whole_experts(const Spec *spec);
+// Are weights or gradients of experts encoded? With `auto` they are where they can be.
+bool spec_encodes_experts(const Spec *spec);
 // Do the places that the sizes make divide the experts? Sizes divide their levels' counts.
 bool spec_domain_is_valid(const Spec *spec, const uint32_t domain[LEVELS_MAX]);
 // The valid sizes that gather least, among them those with the largest sizes outermost; where `domain` is not 0 its
@@ -160,6 +165,14 @@ uint64_t spec_dense_elements(const SpecModel *model, uint32_t layer);
 double spec_dense_bits(const SpecModel *model, uint32_t layer);
 // Of the experts that a token chooses, the part that computes.
 double spec_computing_part(const SpecModel *model);
+
+// How an iteration is planned: so many laps of so many micro-batches; one of all, where `lap` does not divide these.
+Laps spec_laps(const Spec *spec);
+
+// Outermost levels over which training gathers weights and returns gradients on streams of their own, so that nothing
+// slow stands between the transfers inside: the outermost one with several workers, where there are more inside. 0
+// where weights or gradients of experts are encoded, which the streams inside do for all levels.
+uint32_t spec_outer_levels(const Spec *spec);
 
 // Is layer `index` (0-based) an MoE layer?
 bool spec_layer_is_moe(const SpecModel *model, uint32_t index);

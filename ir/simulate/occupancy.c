@@ -114,7 +114,7 @@ uint32_t occupancy_port(const Plan *plan, const Simulation *simulation, uint32_t
         double begin_s = simulation->last->steps[i].begin_s, end_s = simulation->last->steps[i].end_s;
         if (step->group == NONE || step->level > (int32_t)level || end_s <= begin_s || step->bytes <= 0)
             continue;
-        int stream = (int)op_info((int)step->op)->stream;
+        int stream = (int)step_stream(plan, step);
         double bytes_per_s = step->bytes * gpus / (end_s - begin_s);
         changes[change_count++] = (Change){begin_s, bytes_per_s, stream};
         changes[change_count++] = (Change){end_s, -bytes_per_s, stream};

@@ -113,14 +113,14 @@ static bool start_ready_steps(Simulator *sim)
 
 static bool has_reached(const Simulator *sim, uint32_t class, uint32_t step)
 {
-    const Activity *activity = activity_of(sim, class, (int)op_info((int)sim->plan->steps[step].op)->stream);
+    const Activity *activity = activity_of(sim, class, (int)step_stream(sim->plan, &sim->plan->steps[step]));
     return activity->active && activity->step == step && activity->phase == PHASE_TRANSFER;
 }
 
 // A flow has ended at `class`: its step waits for the last one to arrive.
 static void count_end(Simulator *sim, uint32_t class, uint32_t step, double arrival_s)
 {
-    Activity *activity = activity_of(sim, class, (int)op_info((int)sim->plan->steps[step].op)->stream);
+    Activity *activity = activity_of(sim, class, (int)step_stream(sim->plan, &sim->plan->steps[step]));
     activity->until_s = fmax(activity->until_s, arrival_s);
     if (--activity->outstanding == 0)
         activity->phase = PHASE_LATENCY;
@@ -211,7 +211,7 @@ static void pass_time(Simulator *sim, double next_s)
     double elapsed_s = next_s - sim->now_s;
     for (uint32_t c = 0; c < sim->classes->count; c++) {
         SimulatedClass *class = &sim->out->classes[c];
-        unsigned communicating = 0; // set of streams
+        unsigned communicating = 0; // set of streams of ops
         bool computing = false;
         for (int s = 0; s < STREAM_COUNT; s++) {
             const Activity *activity = activity_of(sim, c, s);
@@ -220,7 +220,7 @@ static void pass_time(Simulator *sim, double next_s)
             class->stream_busy_s[s] += elapsed_s;
             bool local = sim->plan->steps[activity->step].group == NONE;
             computing = computing || local;
-            communicating |= local ? 0 : 1U << s;
+            communicating |= local ? 0 : 1U << op_info((int)sim->plan->steps[activity->step].op)->stream;
         }
         if (communicating)
             *(computing ? &class->hidden_s : &class->exposed_s) += elapsed_s;
@@ -262,7 +262,7 @@ static void sort_steps(Simulator *sim)
     for (int s = 0; s < STREAM_COUNT; s++)
         sim->queue[s] = arena_alloc_array(sim->arena, plan->step_count, sizeof(uint32_t));
     for (uint32_t i = 0; i < plan->step_count; i++) {
-        Stream stream = op_info((int)plan->steps[i].op)->stream;
+        Stream stream = step_stream(plan, &plan->steps[i]);
         sim->queue[stream][sim->queue_count[stream]++] = i;
     }
 }

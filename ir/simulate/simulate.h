@@ -8,7 +8,7 @@
 
 #include "ir/plan.h"
 
-enum { STREAM_SETS = 1 << STREAM_COUNT }; // sets of streams, one bit each
+enum { STREAM_SETS = 1 << (STREAM_SYNC + 1) }; // sets of what ops' own streams carry, one bit each
 
 typedef struct {
     double begin_s, end_s;
@@ -24,7 +24,7 @@ typedef struct {
     double stream_busy_s[STREAM_COUNT];
     double port_busy_s[LEVELS_MAX];     // bytes that passed a port of the level over its bandwidth
     double hidden_s, exposed_s;         // time with communication under way: beside computation, alone
-    double exposed_with_s[STREAM_SETS]; // the exposed time, by the set of streams that communicate
+    double exposed_with_s[STREAM_SETS]; // the exposed time, by the set of what is under way
 } SimulatedClass;
 
 typedef struct {

@@ -138,7 +138,7 @@ static void comment_step(const Plan *plan, uint32_t index, Text *out)
 {
     const Step *step = &plan->steps[index];
     char time[FORMAT_MAX], bytes[FORMAT_MAX];
-    text_format(out, "%s %s", stream_name(op_info((int)step->op)->stream), format_time(time, step->cost_s + 0.0));
+    text_format(out, "%s %s", stream_name(step_stream(plan, step)), format_time(time, step->cost_s + 0.0));
     if (step->bytes > 0)
         text_format(out, ", %s", format_bytes(bytes, step->bytes + 0.0));
 }

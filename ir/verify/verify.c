@@ -129,7 +129,16 @@ static void verify_step(Verifier *verifier, uint32_t index)
                     step->group);
 }
 
-// Steps of one segment that run in every micro-batch may wait for those of the one before.
+// Steps of one segment that run in every micro-batch may wait for those of the one before, steps that run in every lap
+// for those of the lap before.
+static bool waits_for_before(const Plan *plan, const Step *step, uint32_t earlier, uint32_t segment_end)
+{
+    if (!step_repeats(step) || !step_repeats(&plan->steps[earlier]))
+        return false;
+    bool every = step->when == WHEN_EVERY && plan->steps[earlier].when == WHEN_EVERY;
+    return plan_laps(plan).count > 1 || (plan->micro_batches > 1 && every && earlier < segment_end);
+}
+
 static void verify_edges(Verifier *verifier)
 {
     const Plan *plan = verifier->written;
@@ -138,14 +147,12 @@ static void verify_edges(Verifier *verifier)
         end = i < end ? end : plan_segment_end(plan, i);
         for (uint32_t k = 0; k < step->after_count; k++) {
             uint32_t earlier = plan->after[step->after_first + k];
-            bool before = plan->micro_batches > 1 && earlier < end && step->when == WHEN_EVERY &&
-                          plan->steps[earlier].when == WHEN_EVERY;
-            if (earlier >= i && !before)
+            if (earlier >= i && !waits_for_before(plan, step, earlier, end))
                 verify_fail(verifier, PROPERTY_EDGES, i, "waits for step %" PRIu32 ", which does not come before it",
                             earlier);
-            else if (step_info(&plan->steps[earlier])->stream == step_info(step)->stream)
+            else if (step_stream(plan, &plan->steps[earlier]) == step_stream(plan, step))
                 verify_fail(verifier, PROPERTY_EDGES, i, "waits for step %" PRIu32 " of its own stream, '%s'", earlier,
-                            stream_name(step_info(step)->stream));
+                            stream_name(step_stream(plan, step)));
         }
     }
 }
@@ -164,11 +171,11 @@ static const WeightKind *verify_kinds(const Verifier *verifier)
     return kinds;
 }
 
-static void verify_repeated_use(const Verifier *verifier, uint32_t count, bool accesses)
+static void verify_repeated_use(const Verifier *verifier, Laps laps, bool accesses)
 {
     Verifier of = *verifier;
     of.scratch = arena_create();
-    of.plan = plan_unroll(verifier->written, count, of.scratch);
+    of.plan = plan_unroll(verifier->written, laps, of.scratch);
     of.order = order_create(of.plan, of.scratch);
     if (accesses)
         verify_accesses(&of);
@@ -181,10 +188,10 @@ static void verify_repeated_use(const Verifier *verifier, uint32_t count, bool a
 // for the places of values: where a buffer holds those of all micro-batches, each lies elsewhere.
 static void verify_unrolled(Verifier *verifier)
 {
-    uint32_t all = verifier->written->micro_batches, enough = all < UNROLL_ENOUGH ? all : UNROLL_ENOUGH;
+    Laps all = plan_laps(verifier->written), enough = laps_at_most(all, UNROLL_ENOUGH);
     if (!verifier->report->total)
         verify_repeated_use(verifier, enough, true);
-    if (all > enough && !verifier->report->total)
+    if ((all.each > enough.each || all.count > enough.count) && !verifier->report->total)
         verify_repeated_use(verifier, all, false);
 }
 
@@ -201,7 +208,7 @@ bool plan_verify(const Plan *plan, VerifyReport *report)
             return false;
     }
     verifier.scratch = arena_create();
-    verifier.plan = plan_unroll(plan, 1, verifier.scratch);
+    verifier.plan = plan_unroll(plan, (Laps){1, 1}, verifier.scratch);
     verifier.order = order_create(verifier.plan, verifier.scratch);
     verifier.kinds = verify_kinds(&verifier);
     verify_operands(&verifier);

@@ -213,7 +213,7 @@ void verify_accesses(Verifier *verifier)
             if (operands[k] == NONE)
                 continue;
             bool reads = info->operands[k].role == ROLE_IN;
-            (reads ? accesses[operands[k]].read : accesses[operands[k]].write)[info->stream] = i;
+            (reads ? accesses[operands[k]].read : accesses[operands[k]].write)[step_stream(plan, &plan->steps[i])] = i;
         }
     }
 }
@@ -236,6 +236,6 @@ void verify_memory(Verifier *verifier)
                         "'%s' ends at %" PRIu64 ", beyond the arena of %" PRIu64 " bytes", buffer->name,
                         buffer->offset + bytes, plan->arena_bytes);
     }
-    if (plan->micro_batches == 1) // else in the order of several: verify_unrolled
+    if (plan->micro_batches == 1) // otherwise in the order of all of them, which orders more
         verify_overlaps(verifier);
 }

@@ -75,6 +75,16 @@ void flow_round(Flow *flow)
     flow_give(flow, OPERAND_gradient, sum);
 }
 
+void flow_add_returned(Flow *flow)
+{
+    flow_accumulate(flow);
+}
+
+void flow_round_returned(Flow *flow)
+{
+    flow_round(flow);
+}
+
 // Sums the mean of experts, or squares; what it is of, and where it comes from, stays.
 void flow_all_reduce(Flow *flow)
 {

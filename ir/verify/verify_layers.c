@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "ir/bundle.h"
+#include "ir/unroll.h"
 #include "ir/verify/verify_parts.h"
 
 // Steps of one layer that a property is about, in plan order, beside what it expects.
@@ -244,6 +245,16 @@ static void verify_gather_link(Verifier *verifier, uint32_t before, uint32_t ste
         verify_fail(verifier, PROPERTY_GATHER, step, "does not continue with what step %" PRIu32 " left", before);
 }
 
+// Between the levels that each lap crosses and those crossed once, gradients of all laps are added up: flow follows
+// them.
+static bool leaves_laps(const Verifier *verifier, const Choice *choice, uint32_t before, uint32_t step)
+{
+    const Step *steps = verifier->plan->steps;
+    int32_t once = (int32_t)choice->once;
+    return step_info(&steps[step])->shape == SHAPE_SCATTER && plan_laps(verifier->written).count > 1 &&
+           choice->regather && steps[step].level < once && steps[before].level >= once;
+}
+
 static void verify_gathers(Verifier *verifier, const Choice *choice, const uint32_t *steps, uint32_t count,
                            OpShape shape)
 {
@@ -271,7 +282,7 @@ static void verify_gathers(Verifier *verifier, const Choice *choice, const uint3
                         plan->groups[step->group].domain, choice->domain[step->level]);
         // Not the first of a round. Packets of gradients are decoded in between: the flow follows them.
         if (matched > 0 && matched != count_first_round(plan, choice) && !plan->model.abstract &&
-            op != OP_RETURN_PACKETS)
+            op != OP_RETURN_PACKETS && !leaves_laps(verifier, choice, before, steps[i]))
             verify_gather_link(verifier, before, steps[i]);
         before = steps[i];
         matched++;

@@ -284,7 +284,8 @@ static void verify_sum(Verifier *verifier, uint32_t index, const Shape *shape)
     const Plan *plan = verifier->plan;
     const Step *step = &plan->steps[index];
     const Buffer *sum = step_buffer(plan, step, OPERAND_sum);
-    const Buffer *other = step_buffer(plan, step, step->op == OP_ROUND ? OPERAND_gradient : OPERAND_part);
+    const Buffer *other = step_buffer(
+        plan, step, step->op == OP_ROUND || step->op == OP_ROUND_RETURNED ? OPERAND_gradient : OPERAND_part);
     if (sum->dtype != DTYPE_F32)
         verify_fail(verifier, PROPERTY_SIZES, index, "the sum '%s' is %s, expected f32", sum->name,
                     dtype_name(sum->dtype));
@@ -306,6 +307,8 @@ static void (*const rules[])(Verifier *, uint32_t index, const Shape *) = {
     [OP_OPTIMIZER] = verify_optimizer,
     [OP_ACCUMULATE] = verify_sum,
     [OP_ROUND] = verify_sum,
+    [OP_ADD_RETURNED] = verify_sum,
+    [OP_ROUND_RETURNED] = verify_sum,
 };
 
 static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *shape)

@@ -40,7 +40,8 @@ static void memory_hand_out(CudaEngine *engine)
     engine->lost = place_of(engine, layout->lost);
     engine->factors = place_of(engine, layout->factors);
     engine->kept_counts = place_of(engine, layout->kept_counts);
-    engine->sum_scratch = place_of(engine, layout->sums);
+    for (uint32_t s = 0; s < SUM_STREAMS; s++)
+        engine->sum_scratch[s] = place_of(engine, layout->sums[s]);
     for (uint32_t s = 0; s < engine->plan->step_count; s++) {
         Op op = engine->plan->steps[s].op;
         if (op != OP_REDUCE_SCATTER && op != OP_ALL_REDUCE)
@@ -140,7 +141,7 @@ static bool pinned_memory_create(CudaEngine *engine, Fault *fault)
     uint64_t tokens = (uint64_t)plan->model.batch * (plan->model.sequence + 1);
     uint64_t bytes[] = {engine->counts_total * sizeof(int32_t),
                         members * sizeof(int32_t),
-                        2ull * members * sizeof(int32_t),
+                        2ull * SUM_STREAMS * members * sizeof(int32_t),
                         plan->step_count * sizeof(uint64_t),
                         sizeof(AdamWFactors),
                         plan->micro_batches * tokens * sizeof(int32_t),
@@ -156,7 +157,8 @@ static bool pinned_memory_create(CudaEngine *engine, Fault *fault)
     memset(engine->pinned, 0, total);
     engine->counts = (int32_t *)(engine->pinned + offsets[0]);
     engine->ones = (int32_t *)(engine->pinned + offsets[1]);
-    engine->sum_counts = (int32_t *)(engine->pinned + offsets[2]);
+    for (uint32_t s = 0; s < SUM_STREAMS; s++)
+        engine->sum_counts[s] = (int32_t *)(engine->pinned + offsets[2]) + 2ull * s * members;
     engine->lost_seen = (uint64_t *)(engine->pinned + offsets[3]);
     engine->factors_set = (AdamWFactors *)(engine->pinned + offsets[4]);
     engine->tokens_set = (int32_t *)(engine->pinned + offsets[5]);
@@ -217,9 +219,10 @@ static bool streams_create(CudaEngine *engine, Fault *fault)
         if (!engine_has_stream(engine->plan, (Stream)s))
             continue;
         MemoryPart work = engine->layout.queues[s];
-        int priority = s == STREAM_EXCHANGE || s == STREAM_MIGRATE ? greatest : least;
-        if (!cuda_check(cudaStreamCreateWithPriority(&engine->streams[s], cudaStreamNonBlocking, priority),
-                        "create a stream", fault) ||
+        bool is_awaited = s == STREAM_EXCHANGE || s == STREAM_MIGRATE || s == STREAM_MIGRATE_OUTER;
+        if (!cuda_check(
+                cudaStreamCreateWithPriority(&engine->streams[s], cudaStreamNonBlocking, is_awaited ? greatest : least),
+                "create a stream", fault) ||
             !cuda_check(cuda_queue_create(&engine->queues[s], engine->streams[s], s == STREAM_COMPUTE,
                                           place_of(engine, work), work.bytes),
                         "prepare matrix products", fault))

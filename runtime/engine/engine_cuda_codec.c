@@ -50,7 +50,8 @@ bool cuda_run_encode_gradient(CudaStep *step, Fault *fault)
 bool cuda_run_return_packets(CudaStep *step, Fault *fault)
 {
     const struct return_packets_tensors *t = &step->operands.return_packets;
-    Exchange exchange = engine_packet_exchange(t->packets, t->received, step->place.members, step->engine->sum_counts);
+    Exchange exchange =
+        engine_packet_exchange(t->packets, t->received, step->place.members, step->engine->sum_counts[0]);
     return cuda_exchange(step, &exchange, fault);
 }
 

@@ -97,7 +97,7 @@ struct CudaEngine {
     AdamWFactors *factors;
     int32_t *kept_counts; // [engine_kept_counts] send counts of routes, where exchanges are padded
     uint64_t kept_used;   // of these, given to routes
-    void *sum_scratch;
+    void *sum_scratch[SUM_STREAMS];
     Record *kept_records; // [choices][tokens][top_k]
     void *kept_x;
 
@@ -105,7 +105,7 @@ struct CudaEngine {
     char *pinned;
     int32_t *counts;            // of all buffers of counts, see counts_of_buffer
     int32_t **counts_of_buffer; // [buffers], NULL where a buffer has none
-    int32_t *ones, *sum_counts;
+    int32_t *ones, *sum_counts[SUM_STREAMS];
     int32_t *counts_seen; // of kept_counts
     uint64_t *lost_seen;
     AdamWFactors *factors_set;

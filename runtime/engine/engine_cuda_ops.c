@@ -252,6 +252,18 @@ bool cuda_run_round(CudaStep *step, Fault *fault)
     return launched(cuda_round(queue_of(step), t->sum, t->gradient), fault);
 }
 
+bool cuda_run_add_returned(CudaStep *step, Fault *fault)
+{
+    const struct add_returned_tensors *t = &step->operands.add_returned;
+    return launched(cuda_accumulate(queue_of(step), t->part, t->sum), fault);
+}
+
+bool cuda_run_round_returned(CudaStep *step, Fault *fault)
+{
+    const struct round_returned_tensors *t = &step->operands.round_returned;
+    return launched(cuda_round(queue_of(step), t->sum, t->gradient), fault);
+}
+
 bool cuda_run_squares(CudaStep *step, Fault *fault)
 {
     const struct squares_tensors *t = &step->operands.squares;
@@ -271,12 +283,13 @@ bool cuda_run_optimizer(CudaStep *step, Fault *fault)
 SumGroup cuda_sum_group(const CudaStep *step)
 {
     const CudaEngine *engine = step->engine;
+    uint32_t stream = sums_stream(engine->plan, &engine->plan->steps[step->index]);
     return (SumGroup){.comm = engine->comm,
                       .channel = step->channel,
                       .members = step->place.members,
                       .own = step->place.own,
-                      .counts = engine->sum_counts,
-                      .scratch = engine->sum_scratch};
+                      .counts = engine->sum_counts[stream],
+                      .scratch = engine->sum_scratch[stream]};
 }
 
 static bool add_up(const CudaStep *step, Tensor out, Fault *fault)

@@ -260,9 +260,9 @@ static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
     step->engine = engine;
     step->run = cuda_handler(of->op);
     step->index = index;
-    step->stream = info->stream;
-    if (engine->first_step[info->stream] == UINT32_MAX)
-        engine->first_step[info->stream] = index;
+    step->stream = step_stream(plan, of);
+    if (engine->first_step[step->stream] == UINT32_MAX)
+        engine->first_step[step->stream] = index;
     snprintf(step->label, sizeof(step->label), of->layer == NONE ? "%s" : "%s %" PRId32, info->name, of->layer);
     step->operands = step_tensors(plan, of, engine->memory);
     if (of->group != NONE && !channel_open(engine, step, fault))
@@ -279,9 +279,9 @@ static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
 // The step of its own stream that comes before it, or NONE.
 static int64_t step_before(const Plan *plan, uint32_t index)
 {
-    Stream stream = op_info(plan->steps[index].op)->stream;
+    Stream stream = step_stream(plan, &plan->steps[index]);
     for (uint32_t s = index; s-- > 0;)
-        if (op_info(plan->steps[s].op)->stream == stream)
+        if (step_stream(plan, &plan->steps[s]) == stream)
             return s;
     return NONE;
 }

@@ -127,7 +127,7 @@ static uint64_t find_cause(const CudaEngine *engine, int64_t step, Fault *fault)
         step = first_step(plan, &standing);
         fault->peer = peer;
         fault->peer_told = iteration > 0;
-        fault->peer_stream = step < 0 ? STREAM_COMPUTE : op_info(plan->steps[step].op)->stream;
+        fault->peer_stream = step < 0 ? STREAM_COMPUTE : step_stream(plan, &plan->steps[step]);
         fault->peer_at = (StreamPoint){.step = step, .awaited = -1};
         fault->peer_for_s = standing.still_s;
         hops++;

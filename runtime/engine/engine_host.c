@@ -59,7 +59,7 @@ static bool channel_open(const HostEngine *engine, HostStep *step, Fault *fault)
 {
     const Plan *plan = engine->plan;
     const Step *of = &plan->steps[step->index];
-    Stream stream = op_info((int)of->op)->stream;
+    Stream stream = step_stream(plan, of);
     const Group *group = &plan->groups[of->group];
     int *channel = &engine->channels[(uint32_t)of->group * STREAM_COUNT + stream];
     if (*channel < 0)
@@ -161,7 +161,7 @@ static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
     *step = (HostStep){.engine = engine, .run = handlers[of->op], .index = index};
     step->operands = step_tensors(plan, of, engine->memory);
     uint64_t elements = host_step_scratch(plan, of);
-    const MemoryPart *scratch = &engine->layout.scratch[op_info((int)of->op)->stream];
+    const MemoryPart *scratch = &engine->layout.scratch[step_stream(plan, of)];
     if (elements)
         step->work =
             (Tensor){.data = engine->memory + scratch->offset, .dtype = DTYPE_F32, .rows = 1, .cols = elements};
@@ -191,15 +191,18 @@ static bool memory_create(HostEngine *engine, Fault *fault)
     engine->steps = calloc(plan->step_count + 1, sizeof(*engine->steps));
     engine->channels = malloc(channels * sizeof(*engine->channels));
     engine->kinds = malloc((plan->buffer_count + 1) * sizeof(*engine->kinds));
-    engine->sum_counts = malloc((2ull * sums_of_plan(plan).members_most + 1) * sizeof(*engine->sum_counts));
+    uint32_t counts = 2 * sums_of_plan(plan).members_most;
+    engine->sum_counts[0] = malloc((SUM_STREAMS * (size_t)counts + 1) * sizeof(**engine->sum_counts));
     if (engine->options.record) {
         engine->decisions = malloc(engine_decisions_bytes(plan) + 1);
         engine->final_x = malloc(engine_final_bytes(plan) + 1);
     }
-    if (!engine->memory || !engine->steps || !engine->channels || !engine->kinds || !engine->sum_counts ||
+    if (!engine->memory || !engine->steps || !engine->channels || !engine->kinds || !engine->sum_counts[0] ||
         (engine->options.record && (!engine->final_x || !engine->decisions)) ||
         !expert_maps_create(&engine->maps, plan, engine->comm->rank))
         return false;
+    for (uint32_t s = 1; s < SUM_STREAMS; s++)
+        engine->sum_counts[s] = engine->sum_counts[0] + (size_t)s * counts;
     for (size_t c = 0; c < channels; c++)
         engine->channels[c] = -1;
     bundle_kinds(plan, engine->kinds);
@@ -216,7 +219,7 @@ static void host_destroy(Engine *base)
     free(engine->steps);
     free(engine->channels);
     free(engine->kinds);
-    free(engine->sum_counts);
+    free(engine->sum_counts[0]);
     free(engine->decisions);
     free(engine->final_x);
     expert_maps_destroy(&engine->maps);

@@ -44,7 +44,8 @@ bool host_run_encode_gradient(const HostStep *step, Fault *fault)
 bool host_run_return_packets(const HostStep *step, Fault *fault)
 {
     const struct return_packets_tensors *t = &step->operands.return_packets;
-    Exchange exchange = engine_packet_exchange(t->packets, t->received, step->place.members, step->engine->sum_counts);
+    Exchange exchange =
+        engine_packet_exchange(t->packets, t->received, step->place.members, step->engine->sum_counts[0]);
     return host_exchange(step, &exchange, fault);
 }
 

@@ -39,10 +39,10 @@ struct HostEngine {
     char *memory; // one allocation: the plan's arena, then the engine's own
     HostStep *steps;
     ExpertMaps maps;
-    WeightKind *kinds; // [buffers]
-    int *channels;     // [group][stream], -1 while not opened
-    int32_t *sum_counts;
-    uint64_t updates; // of the optimizer, from 1
+    WeightKind *kinds;                // [buffers]
+    int *channels;                    // [group][stream], -1 while not opened
+    int32_t *sum_counts[SUM_STREAMS]; // in one allocation
+    uint64_t updates;                 // of the optimizer, from 1
     float learning_rate;
     int64_t nonfinite_step; // see EngineResult
     int32_t *decisions;

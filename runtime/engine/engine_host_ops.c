@@ -309,6 +309,20 @@ bool host_run_round(const HostStep *step, Fault *fault)
     return true;
 }
 
+bool host_run_add_returned(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    host_accumulate(step->operands.add_returned.part, step->operands.add_returned.sum);
+    return true;
+}
+
+bool host_run_round_returned(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    host_round(step->operands.round_returned.sum, step->operands.round_returned.gradient);
+    return true;
+}
+
 bool host_run_squares(const HostStep *step, Fault *fault)
 {
     (void)fault;
@@ -338,12 +352,13 @@ bool host_run_optimizer(const HostStep *step, Fault *fault)
 static SumGroup sum_group(const HostStep *step)
 {
     const HostEngine *engine = step->engine;
+    uint32_t stream = sums_stream(engine->plan, &engine->plan->steps[step->index]);
     return (SumGroup){.comm = engine->comm,
                       .channel = step->channel,
                       .members = step->place.members,
                       .own = step->place.own,
-                      .counts = engine->sum_counts,
-                      .scratch = engine->memory + engine->layout.sums.offset};
+                      .counts = engine->sum_counts[stream],
+                      .scratch = engine->memory + engine->layout.sums[stream].offset};
 }
 
 bool host_run_reduce_scatter(const HostStep *step, Fault *fault)

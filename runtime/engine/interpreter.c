@@ -273,7 +273,7 @@ static void streams_divide(Interpreter *interpreter)
         atomic_store(&stream->current, -1);
         atomic_store(&stream->awaited, -1);
         for (uint32_t i = 0; i < plan->step_count; i++) {
-            if (op_info(plan->steps[i].op)->stream == (Stream)s)
+            if (step_stream(plan, &plan->steps[i]) == (Stream)s)
                 *next++ = i;
         }
         stream->step_count = (uint32_t)(next - stream->steps);

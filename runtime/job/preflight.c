@@ -89,7 +89,7 @@ static uint32_t stream_count(const Plan *plan)
     bool used[STREAM_COUNT] = {false};
     uint32_t count = 0;
     for (uint32_t s = 0; s < plan->step_count; s++) {
-        Stream stream = op_info(plan->steps[s].op)->stream;
+        Stream stream = step_stream(plan, &plan->steps[s]);
         count += !used[stream];
         used[stream] = true;
     }

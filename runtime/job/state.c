@@ -5,13 +5,15 @@
 
 #include <inttypes.h>
 
+#include "ir/unroll.h"
+
 // "step 12, 'gather' of layer 0 at level 'dc'".
 static void append_step(const Plan *plan, int64_t index, Text *out)
 {
     const Step *step = &plan->steps[index];
     text_format(out, "step %" PRId64 ", '%s'", plan->unrolled ? (int64_t)step->written : index,
                 op_info(step->op)->name);
-    if (plan->unrolled && step->when == WHEN_EVERY)
+    if (plan->unrolled && step_repeats(step))
         text_format(out, " of micro-batch %" PRIu32, step->micro_batch);
     if (step->layer != NONE)
         text_format(out, " of layer %" PRId32, step->layer);

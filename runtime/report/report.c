@@ -4,6 +4,7 @@
 #include "engines/engine_memory.h"
 #include "ir/base/sort.h"
 #include "ir/plan_facts.h"
+#include "ir/unroll.h"
 #include "runtime/job/exposure.h"
 #include "runtime/report/columns.h"
 #include "runtime/report/rates.h"
@@ -68,6 +69,8 @@ static void print_description(const Report *report, Text *out)
                 dtype_name(model->dtype), model_tokens(model));
     if (plan->micro_batches > 1)
         text_format(out, " in each of %" PRIu32 " micro-batches", plan->micro_batches);
+    if (plan->lap > 0)
+        text_format(out, ", %" PRIu32 " a lap", plan->lap);
     text_format(out, ", %s pass\n", pass_name(plan->pass));
     text_format(out, "# cluster %s: %" PRIu64 " ranks", plan->cluster.name, report->result->ranks);
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
@@ -138,10 +141,10 @@ static void print_every_step(const Report *report, Text *out)
             snprintf(layer, sizeof(layer), "%" PRId32, step->layer);
         char number[32];
         snprintf(number, sizeof(number), "%" PRIu32, plan->unrolled ? step->written : s);
-        if (plan->unrolled && step->when == WHEN_EVERY)
+        if (plan->unrolled && step_repeats(step))
             snprintf(number, sizeof(number), "%" PRIu32 "/%" PRIu32, step->written, step->micro_batch);
         text_format(out, "%6s %-19s %-8s %6s %-10s %12.4f %8.1f", number, info->name, level_name(plan, step->level),
-                    layer, stream_name(info->stream), 1e3 * report->result->step_s[s],
+                    layer, stream_name(step_stream(plan, step)), 1e3 * report->result->step_s[s],
                     100 * report->result->step_s[s] / report->result->median_s);
         print_rate(step_rate(plan, step, report->result->step_s[s]), out);
     }
@@ -201,8 +204,8 @@ static void print_step_groups(const Report *report, Text *out)
         StepGroup group = group_of(report, &plan->steps[s], times);
         const OpInfo *info = op_info(group.op);
         text_format(out, "%-19s %-8s %-10s %6" PRIu32 " %10.3f %10.3f %10.3f %10.3f %8.1f\n", info->name,
-                    level_name(plan, group.level), stream_name(info->stream), group.count, 1e3 * group.min_s,
-                    1e3 * group.median_s, 1e3 * group.max_s, 1e3 * group.sum_s,
+                    level_name(plan, group.level), stream_name(step_stream(plan, &plan->steps[s])), group.count,
+                    1e3 * group.min_s, 1e3 * group.median_s, 1e3 * group.max_s, 1e3 * group.sum_s,
                     100 * group.sum_s / report->result->median_s);
     }
     text_append(out, "# times are the slowest rank's, with its waits for peers; share is of the median iteration, and "

@@ -8,6 +8,7 @@
 #include "ir/base/sort.h"
 #include "ir/codec.h"
 #include "ir/plan_facts.h"
+#include "ir/unroll.h"
 #include "runtime/check/tolerance.h"
 #include "runtime/job/exposure.h"
 #include "runtime/job/preflight.h"
@@ -72,7 +73,7 @@ static cJSON *json_steps(const Report *report)
         const Step *step = &plan->steps[s];
         cJSON *item = cJSON_CreateObject();
         cJSON_AddStringToObject(item, "op", op_info(step->op)->name);
-        if (plan->unrolled && step->when == WHEN_EVERY)
+        if (plan->unrolled && step_repeats(step))
             cJSON_AddNumberToObject(item, "micro_batch", step->micro_batch);
         if (step->layer == NONE)
             cJSON_AddNullToObject(item, "layer");
@@ -82,7 +83,7 @@ static cJSON *json_steps(const Report *report)
             cJSON_AddNullToObject(item, "level");
         else
             cJSON_AddStringToObject(item, "level", plan->cluster.levels[step->level].name);
-        cJSON_AddStringToObject(item, "stream", stream_name(op_info(step->op)->stream));
+        cJSON_AddStringToObject(item, "stream", stream_name(step_stream(plan, step)));
         cJSON_AddNumberToObject(item, "median_s", report->result->step_s[s]);
         cJSON_AddNumberToObject(item, "predicted_s", step->cost_s);
         StepRate rate = step_rate(plan, step, report->result->step_s[s]);
@@ -155,7 +156,7 @@ static size_t idle_times(const Report *report, double *idle_s)
         const StepTime *times = report->result->trace + (size_t)t * plan->step_count;
         double stream_end_s[STREAM_COUNT] = {0};
         for (uint32_t s = 0; s < plan->step_count; s++) {
-            double *end_s = &stream_end_s[op_info(plan->steps[s].op)->stream], free_s = *end_s;
+            double *end_s = &stream_end_s[step_stream(plan, &plan->steps[s])], free_s = *end_s;
             for (uint32_t a = 0; a < plan->steps[s].after_count; a++)
                 free_s = fmax(free_s, times[plan->after[plan->steps[s].after_first + a]].end_s);
             if (*end_s > 0 && times[s].end_s > 0)

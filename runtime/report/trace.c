@@ -81,10 +81,10 @@ static void write_rank(Timeline *timeline, const Plan *plan, uint64_t rank, cons
     double stream_end_s[STREAM_COUNT] = {0};
     int process = TIMELINE_RANK_0 + (int)rank;
     snprintf(name, sizeof(name), "rank %" PRIu64, rank);
-    timeline_write_process(timeline, process, name);
+    timeline_write_process(timeline, plan, process, name);
     for (uint32_t s = 0; s < plan->step_count; s++) {
         timeline_write_step(timeline, plan, process, s, times[s].start_s, times[s].end_s);
-        double *own_end_s = &stream_end_s[op_info((int)plan->steps[s].op)->stream];
+        double *own_end_s = &stream_end_s[step_stream(plan, &plan->steps[s])];
         int32_t cause = find_cause(plan, times, s, *own_end_s);
         if (cause != NONE) {
             TimelineWait wait = {.step = s,

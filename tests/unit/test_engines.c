@@ -67,7 +67,8 @@ Test(engines, parts_follow_each_other)
     cr_assert_eq(host.scratch[STREAM_COMPUTE].bytes, (4 * most + 255) / 256 * 256);
     for (int s = 0; s < STREAM_COUNT; s++)
         at = expect_part(host.scratch[s], at);
-    cr_assert_eq(expect_part(host.sums, at), host.total);
+    at = expect_part(host.sums[0], at);
+    cr_assert_eq(expect_part(host.sums[1], at), host.total);
     cr_assert_eq(engine_own_bytes(plan, ENGINE_HOST), host.total - plan->arena_bytes);
 
     CudaMemory cuda;
@@ -76,8 +77,8 @@ Test(engines, parts_follow_each_other)
     for (int s = 0; s < STREAM_COUNT; s++)
         at = expect_part(cuda.queues[s], at);
     cr_assert_geq(cuda.queues[STREAM_COMPUTE].bytes, 32 << 20, "cuBLAS's workspace is part of it");
-    const MemoryPart parts[] = {cuda.maps, cuda.lost,  cuda.factors,      cuda.kept_counts,
-                                cuda.sums, cuda.parts, cuda.kept_records, cuda.kept_x};
+    const MemoryPart parts[] = {cuda.maps,    cuda.lost,  cuda.factors,      cuda.kept_counts, cuda.sums[0],
+                                cuda.sums[1], cuda.parts, cuda.kept_records, cuda.kept_x};
     for (size_t p = 0; p < COUNT_OF(parts); p++)
         at = expect_part(parts[p], at);
     cr_assert_eq(at, cuda.total);

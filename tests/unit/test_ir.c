@@ -308,7 +308,7 @@ static void reach(const Plan *plan, bool *before)
     uint32_t n = plan->step_count;
     for (uint32_t b = 0; b < n; b++) {
         for (uint32_t a = 0; a < b; a++) {
-            bool direct = op_info((int)plan->steps[a].op)->stream == op_info((int)plan->steps[b].op)->stream;
+            bool direct = step_stream(plan, &plan->steps[a]) == step_stream(plan, &plan->steps[b]);
             for (uint32_t k = 0; k < plan->steps[b].after_count; k++)
                 direct |= plan->after[plan->steps[b].after_first + k] == a;
             if (!direct)

@@ -10,6 +10,7 @@
 #include "compiler/solve/footprint.h"
 #include "grammar/ast.h"
 #include "ir/binary.h"
+#include "ir/simulate/simulate.h"
 #include "ir/text/plan_text.h"
 #include "ir/unroll.h"
 #include "ir/verify/verify.h"
@@ -52,7 +53,7 @@ static Spec random_spec(void)
     return spec;
 }
 
-// Training in 1 to 5 micro-batches, with activations kept or computed again.
+// Training in several micro-batches, also in laps, with activations kept or computed again.
 static Spec random_looped_spec(void)
 {
     Spec spec = random_spec();
@@ -67,7 +68,11 @@ static Spec random_looped_spec(void)
     spec.plan.shared_every = spec.plan.codec == CODEC_SR && rand() % 2 ? 3 : 0;
     spec.plan.gradient = (GradientReturn)(rand() % GRADIENT_COUNT);
     spec.plan.gradient_ratio = spec.plan.gradient == GRADIENT_TOPK ? 9 : 1;
-    spec.plan.micro_batches = 1 + (uint32_t)(rand() % 5);
+    static const uint32_t loops[][2] = {{1, 0}, {2, 0}, {3, 0}, {5, 0}, {2, 1},
+                                        {4, 2}, {6, 2}, {6, 3}, {3, 1}, {12, 3}};
+    int loop = rand() % (spec.plan.codec == CODEC_DENSE ? 10 : 4); // laps bring no packets
+    spec.plan.micro_batches = loops[loop][0];
+    spec.plan.lap = loops[loop][1];
     spec.plan.recomputes = rand() % 2;
     spec.plan.regather_dense = rand() % 2;
     return spec;
@@ -394,4 +399,90 @@ Test(lower, memory_of_listed_layers_is_extrapolated, .timeout = 60)
         }
     }
     cr_assert_eq(seen, 8);
+}
+
+static uint32_t steps_on(const Plan *plan, Stream stream)
+{
+    uint32_t count = 0;
+    for (uint32_t s = 0; s < plan->step_count; s++)
+        count += step_stream(plan, &plan->steps[s]) == stream;
+    return count;
+}
+
+// Training gathers and returns over the outermost level with several workers beside the levels inside; one layer, all
+// gathered: three bundles each way.
+Test(lower, outer_levels_have_streams_of_their_own)
+{
+    static const struct {
+        uint32_t counts[3];
+        Pass pass;
+        Codec codec;
+        uint32_t outer_levels, outer, inner; // steps of gathers
+    } cases[] = {{{2, 4, 0}, PASS_TRAINING, CODEC_DENSE, 1, 3, 3}, {{2, 2, 2}, PASS_TRAINING, CODEC_DENSE, 1, 3, 6},
+                 {{1, 2, 4}, PASS_TRAINING, CODEC_DENSE, 2, 3, 3}, {{1, 4, 0}, PASS_TRAINING, CODEC_DENSE, 0, 0, 3},
+                 {{2, 4, 0}, PASS_FORWARD, CODEC_DENSE, 0, 0, 2},  {{2, 4, 0}, PASS_TRAINING, CODEC_DELTA, 0, 0, 8},
+                 {{4, 1, 1}, PASS_TRAINING, CODEC_DENSE, 0, 0, 3}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        Spec spec = spec_small_gpt(cases[i].counts, 16, 2);
+        spec.model.layers = 1;
+        spec.plan.pass = cases[i].pass;
+        spec.plan.codec = cases[i].codec;
+        spec.plan.ratio = cases[i].codec == CODEC_DENSE ? 1 : 8;
+        Config config = {0};
+        for (uint32_t l = 0; l < spec.cluster.level_count; l++)
+            config.domain[l] = spec.cluster.levels[l].count;
+        Arena *arena = arena_create();
+        double bytes;
+        Plan *plan = lower_uniform(workload_derive(&spec, arena), &config, DISPATCH_DEDUP, &bytes);
+        cr_expect_eq(plan->outer_levels, cases[i].outer_levels, "%zu: %u", i, plan->outer_levels);
+        cr_expect_eq(steps_on(plan, STREAM_MIGRATE_OUTER), cases[i].outer, "%zu: %u", i,
+                     steps_on(plan, STREAM_MIGRATE_OUTER));
+        cr_expect_eq(steps_on(plan, STREAM_MIGRATE), cases[i].inner, "%zu: %u", i, steps_on(plan, STREAM_MIGRATE));
+        if (cases[i].pass == PASS_TRAINING)
+            cr_expect_eq(steps_on(plan, STREAM_SYNC_OUTER), cases[i].outer, "%zu", i);
+        plan_destroy(plan);
+        arena_destroy(arena);
+    }
+}
+
+// Time alone of what crosses a level, in one direction.
+static double crossing_s(const Plan *plan, Op op, int32_t level)
+{
+    double total_s = 0;
+    for (uint32_t s = 0; s < plan->step_count; s++)
+        if (plan->steps[s].op == op && plan->steps[s].level == level)
+            total_s += plan->steps[s].bytes * (double)cluster_gpus_below(&plan->cluster, (uint32_t)level) /
+                       plan->cluster.levels[level].bandwidth_bytes_per_s;
+    return total_s;
+}
+
+// Links are all that counts; eight equal layers. The slow one carries without pause; the levels inside take their part
+// meanwhile, but for that of the last bundle of each pass.
+Test(lower, levels_inside_take_their_part_while_the_outer_one_carries)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 4, 0}, 8, 2);
+    spec.model.layers = 8;
+    spec.model.vocabulary = 8;
+    spec.plan.pass = PASS_TRAINING;
+    spec.cluster.levels[0].bandwidth_bytes_per_s = 1e6;
+    spec.cluster.levels[1].bandwidth_bytes_per_s = 2e6;
+    spec.cluster.levels[0].latency_s = spec.cluster.levels[1].latency_s = 0;
+    spec.cluster.device.compute_flops = spec.cluster.device.memory_bandwidth = 1e15;
+    Config config = {.domain = {2, 4}};
+    Arena *arena = arena_create();
+    const Workload *work = workload_derive(&spec, arena);
+    double bytes;
+    Plan *plan = lower_uniform(work, &config, DISPATCH_DEDUP, &bytes);
+    double outer_s = crossing_s(plan, OP_GATHER, 0) + crossing_s(plan, OP_REDUCE_SCATTER, 0);
+    double inner_s = crossing_s(plan, OP_GATHER, 1) + crossing_s(plan, OP_REDUCE_SCATTER, 1);
+    cr_assert_gt(inner_s, 0.3 * outer_s); // in turn they would take as much more
+    IterationCost cost;
+    cost_iteration(work, &config, DISPATCH_DEDUP, &cost);
+    double simulated_s = simulated_iteration_s(plan);
+    cr_expect(simulated_s >= outer_s && simulated_s <= outer_s + inner_s / 8, "simulated %g s, outer %g, inner %g",
+              simulated_s, outer_s, inner_s);
+    cr_expect(cost.iteration_s >= outer_s && cost.iteration_s <= outer_s + inner_s / 8, "predicted %g s, outer %g",
+              cost.iteration_s, outer_s);
+    plan_destroy(plan);
+    arena_destroy(arena);
 }

@@ -300,3 +300,51 @@ Test(micro_batches, other_layers_and_the_norm, .timeout = 120)
     spec.training.clip = 1e-2;
     check(spec, 2, "a limit to the norm");
 }
+
+// Six micro-batches in laps of 1, 2 and 3, with weights kept, gathered again, and in between, against one batch.
+static void check_laps(Spec spec, size_t index, uint32_t dense_levels, const char *name)
+{
+    Config config = configuration(&spec, index);
+    Outcome whole = train(&spec, &config, name);
+    for (uint32_t lap = 1; lap <= 3; lap++) {
+        Spec of = divided(spec, 6, lap == 2);
+        of.plan.lap = lap;
+        of.plan.regather_dense = lap != 3;
+        of.plan.dense_levels = of.plan.regather_dense ? dense_levels : 0;
+        char what[96];
+        snprintf(what, sizeof(what), "%s, configuration %zu, laps of %u", name, index, lap);
+        Outcome laps = train(&of, &config, what);
+        expect_alike(&laps, &whole, what);
+        outcome_free(&laps);
+    }
+    outcome_free(&whole);
+}
+
+// All that experts can do: exchanged, gathered and kept, gathered again over all levels, over those inside.
+Test(micro_batches, laps, .timeout = 240)
+{
+    static const struct {
+        bool regather;
+        uint32_t once;
+    } kinds[] = {{false, 0}, {true, 0}, {true, 1}};
+    for (int dtype = 0; dtype < 2; dtype++) {
+        Spec spec = spec_training((uint32_t[]){2, 2, 2}, 8, 8);
+        spec.model.dtype = dtype ? DTYPE_BF16 : DTYPE_F32;
+        spec.training.clip = dtype ? 0 : 1e-2;
+        Arena *arena = arena_create();
+        Candidate *candidates;
+        size_t count, seen = 0;
+        cr_assert(planner_enumerate(workload_derive(&spec, arena), arena, diag_create(arena), &candidates, &count));
+        for (size_t i = 0; i < COUNT_OF(kinds); i++)
+            for (size_t c = count; c-- > 0;) { // the one that gathers most
+                const Config *config = &candidates[c].config;
+                if (config->regather != kinds[i].regather || config->once != kinds[i].once)
+                    continue;
+                check_laps(spec, c, (uint32_t)i % 2, dtype ? "2 x 2 x 2, bf16" : "2 x 2 x 2");
+                seen++;
+                break;
+            }
+        cr_assert_eq(seen, COUNT_OF(kinds));
+        arena_destroy(arena);
+    }
+}

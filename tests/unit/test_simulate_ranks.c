@@ -163,7 +163,7 @@ static bool begin_steps(Brute *brute)
     for (uint64_t rank = 0; rank < brute->ranks; rank++)
         for (int s = 0; s < STREAM_COUNT; s++) {
             Lane *l = lane(brute, rank, s);
-            while (l->next < plan->step_count && (int)op_info((int)plan->steps[l->next].op)->stream != s)
+            while (l->next < plan->step_count && (int)step_stream(plan, &plan->steps[l->next]) != s)
                 l->next++;
             if (l->step != NONE || l->next == plan->step_count || !may_begin(brute, rank, l->next))
                 continue;

@@ -125,8 +125,8 @@ Test(unroll, executions_and_waits)
     toy_init(&toy);
     Arena *arena = arena_create();
     expect_executions(plan_unroll_all(&toy.plan, arena), three, COUNT_OF(three));
-    expect_executions(plan_unroll_steps(&toy.plan, 3, arena), three, COUNT_OF(three));
-    expect_executions(plan_unroll(&toy.plan, 1, arena), one, COUNT_OF(one));
+    expect_executions(plan_unroll_steps(&toy.plan, (Laps){1, 3}, arena), three, COUNT_OF(three));
+    expect_executions(plan_unroll(&toy.plan, (Laps){1, 1}, arena), one, COUNT_OF(one));
     arena_destroy(arena);
 }
 
@@ -158,7 +158,7 @@ Test(unroll, values_are_buffers)
     for (uint32_t b = 0; b < unrolled->buffer_count; b++)
         cr_expect_eq(unrolled->buffers[b].offset, offsets[b], "value %u lies at %u", b,
                      (unsigned)unrolled->buffers[b].offset);
-    const uint32_t *first = plan_first_values(&toy.plan, 3, arena);
+    const uint32_t *first = plan_first_values(&toy.plan, (Laps){1, 3}, arena);
     static const uint32_t firsts[] = {0, 3, 4, 5, 8, 11, 14, 15};
     for (int b = 0; b <= BUFFERS; b++)
         cr_expect_eq(first[b], firsts[b]);
@@ -172,7 +172,7 @@ Test(unroll, values_are_buffers)
     expect_operand(unrolled, 13, OPERAND_sum, 14);
     expect_operand(unrolled, 16, OPERAND_tokens, 2);
     expect_operand(unrolled, 17, OPERAND_gradient, 14);
-    expect_operand(plan_unroll_steps(&toy.plan, 3, arena), 8, OPERAND_next_rows, ROWS);
+    expect_operand(plan_unroll_steps(&toy.plan, (Laps){1, 3}, arena), 8, OPERAND_next_rows, ROWS);
     arena_destroy(arena);
 }
 
@@ -182,7 +182,7 @@ Test(unroll, what_is_unrolled_stays)
     toy_init(&toy);
     Arena *arena = arena_create();
     const Plan *unrolled = plan_unroll_all(&toy.plan, arena);
-    cr_expect_eq(plan_unroll(unrolled, 5, arena), unrolled);
+    cr_expect_eq(plan_unroll(unrolled, (Laps){1, 5}, arena), unrolled);
     cr_expect_eq(unrolled->micro_batches, 3);
     cr_expect(unrolled->unrolled && !toy.plan.unrolled);
     toy.plan.micro_batches = 1;
@@ -254,7 +254,7 @@ static Plan *random_plan(uint32_t micro_batches, PlanPassSet passes, Arena *aren
 // The order and the waits of unroll.h's first comment, straight from its words.
 static void check_by_the_rule(const Plan *plan, uint32_t count, Arena *arena)
 {
-    const Plan *unrolled = plan_unroll(plan, count, arena);
+    const Plan *unrolled = plan_unroll(plan, (Laps){1, count}, arena);
     Plan *all = arena_alloc(arena, sizeof(*all)); // with every wait that the rule names
     *all = *unrolled;
     all->steps = arena_alloc_array(arena, unrolled->step_count, sizeof(*all->steps));
