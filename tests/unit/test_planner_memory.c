@@ -1,9 +1,8 @@
 // The planner, both bundles and the memory of real lowerings in play, against trying everything: every mix of
-// configurations, replicas kept or gathered again, dense weights kept or gathered again, every prefetch depth; times by
-// cost_mix, memory by footprint_measure. Where lowering has the last word and excludes the best mix of the estimates,
-// the planner may only be slower.
-// builds: fast  seconds: 12
-// Why so long: 300 instances, each a few thousand mixes and dozens of lowerings.
+// configurations, replicas kept, gathered again, or over levels inside a boundary alone, dense weights the same, every
+// prefetch depth; of one micro-batch or several; times by cost_mix, memory by footprint_measure. Where lowering has the
+// last word and excludes the best mix of the estimates, the planner may only be slower. builds: fast  seconds: 12 Why
+// so long: 300 instances, each a few thousand mixes and dozens of lowerings.
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
@@ -13,7 +12,7 @@
 #include "compiler/solve/planner.h"
 #include "specs.h"
 
-enum { INSTANCES = 300, LAYERS_MAX = 3, CANDIDATES_MAX = 16, MIXES_MAX = 600, DEPTHS = 6 };
+enum { INSTANCES = 300, LAPPED = 40, LAYERS_MAX = 3, CANDIDATES_MAX = 16, MIXES_MAX = 600, DEPTHS = 6, SIDES = 3 };
 
 static const PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED, .glpk = false};
 static const uint32_t depths[DEPTHS] = {PREFETCH_UNLIMITED, 8, 4, 2, 1, 0};
@@ -46,6 +45,10 @@ static Spec random_spec(void)
     spec.model.inner = any_of((const uint32_t[]){16, 64, 256}, 3);
     spec.plan.pass = rand() % 5 ? PASS_TRAINING : PASS_FORWARD;
     spec.plan.capacity = rand() % 2 ? 2 : 0;
+    if (spec.plan.pass == PASS_TRAINING) {
+        spec.plan.micro_batches = 1 + (uint32_t)(rand() % 4);
+        spec.plan.recomputes = rand() % 2;
+    }
     spec.replica_levels = spec_replica_levels(&spec.cluster, spec.plan.pass, experts);
     return spec;
 }
@@ -55,11 +58,12 @@ typedef struct {
     Candidate *candidates;
     size_t count;
     Footprint footprints[DEPTHS][CANDIDATES_MAX];
-} Side; // dense weights kept, or gathered again
+} Side; // dense weights kept, gathered again, or over the level inside alone
 
 typedef struct {
     double iteration_s;
     bool regathers; // anything
+    bool once;      // but for what came over the level outside
     bool fits;      // by lowering, whichever of the best is taken
 } Best;
 
@@ -114,8 +118,11 @@ static void keep_best(const Side *side, const Mix *mix, double iteration_s, Best
         return;
     best->iteration_s = iteration_s;
     best->regathers = side->work->spec->plan.regather_dense;
-    for (uint32_t i = 0; i < side->work->moe_count; i++)
+    best->once = side->work->spec->plan.dense_levels > 0;
+    for (uint32_t i = 0; i < side->work->moe_count; i++) {
         best->regathers = best->regathers || mix->configs[i].regather;
+        best->once = best->once || mix->configs[i].once > 0;
+    }
 }
 
 // Of the best mixes there may be several: the planner finds any of them.
@@ -126,8 +133,8 @@ static void lower_best(const Side *side, const Mix *mix, double iteration_s, Bes
                                        side->work->spec->cluster.device.memory_bytes;
 }
 
-// Of both ways with dense weights; INFINITY where nothing fits.
-static double planned(Side sides[2], int side_count, Arena *arena)
+// Of all ways with dense weights; INFINITY where nothing fits.
+static double planned(Side sides[SIDES], int side_count, Arena *arena)
 {
     double best_s = INFINITY;
     for (int s = 0; s < side_count; s++) {
@@ -161,17 +168,26 @@ Test(planner_memory, gradients_of_weights_gathered_again_do_not_pile_up)
     }
 }
 
+// The same instance with dense weights in every way; returns how many there are.
+static int list_specs(Spec spec, Spec specs[SIDES])
+{
+    for (uint32_t s = 0; s < SIDES; s++) {
+        specs[s] = spec;
+        specs[s].plan.regather_dense = s > 0;
+        specs[s].plan.dense_levels = s > 1;
+    }
+    return spec.plan.pass == PASS_FORWARD ? 1 : spec.cluster.levels[1].count > 1 ? SIDES : 2;
+}
+
 Test(planner_memory, plans_are_the_best_of_all_mixes_that_fit)
 {
     srand(16);
-    int compared = 0, training = 0, binding = 0, overruled = 0, regathered = 0;
+    int compared = 0, training = 0, binding = 0, overruled = 0, regathered = 0, once = 0, several = 0;
     while (compared < INSTANCES) {
         Arena *arena = arena_create();
-        Spec specs[2] = {random_spec()};
-        specs[1] = specs[0];
-        specs[1].plan.regather_dense = true;
-        int side_count = specs[0].plan.pass == PASS_TRAINING ? 2 : 1;
-        Side sides[2];
+        Spec specs[SIDES];
+        int side_count = list_specs(random_spec(), specs);
+        Side sides[SIDES];
         double least = INFINITY, most = 0;
         bool small = true;
         for (int s = 0; s < side_count; s++)
@@ -182,7 +198,8 @@ Test(planner_memory, plans_are_the_best_of_all_mixes_that_fit)
             continue;
         }
         double memory = binds ? least + (most - least) * pow(uniform(0, 1), 2) : 2 * most;
-        specs[0].cluster.device.memory_bytes = specs[1].cluster.device.memory_bytes = memory;
+        for (int s = 0; s < SIDES; s++)
+            specs[s].cluster.device.memory_bytes = memory;
         Best best = {.iteration_s = INFINITY, .fits = true};
         for (int s = 0; s < side_count; s++)
             visit_all(&sides[s], memory, keep_best, &best);
@@ -196,7 +213,9 @@ Test(planner_memory, plans_are_the_best_of_all_mixes_that_fit)
                   planned_s, best.iteration_s);
         overruled += !best.fits;
         compared++;
-        training += side_count == 2;
+        training += side_count > 1;
+        several += specs[0].plan.micro_batches > 1;
+        once += best.once;
         binding += binds;
         regathered += best.regathers;
         arena_destroy(arena);
@@ -204,5 +223,47 @@ Test(planner_memory, plans_are_the_best_of_all_mixes_that_fit)
     cr_assert_gt(training, INSTANCES / 2);
     cr_assert_gt(binding, INSTANCES / 3);
     cr_assert_gt(regathered, 15, "%d", regathered);
+    cr_assert_gt(once, 3, "%d", once);
+    cr_assert_gt(several, INSTANCES / 3);
     cr_assert_lt(overruled, INSTANCES / 10, "lowering excludes the best of %d", overruled);
+}
+
+// In several laps the planner takes single choices and pairs: never one that does not fit, none slower than the best
+// single choice, and its bound lies below the best of all mixes.
+Test(planner_memory, laps_are_planned_within_their_bound)
+{
+    srand(17);
+    int compared = 0, binding = 0;
+    while (compared < LAPPED) {
+        Arena *arena = arena_create();
+        Spec spec = random_spec();
+        spec.plan.micro_batches = 4;
+        spec.plan.lap = 1 + (uint32_t)(rand() % 2);
+        spec.plan.regather_dense = rand() % 2;
+        Side side;
+        double least = INFINITY, most = 0;
+        if (spec.plan.pass == PASS_FORWARD || !prepare(&side, &spec, arena, &least, &most) || !side.work->moe_count) {
+            arena_destroy(arena);
+            continue;
+        }
+        spec.cluster.device.memory_bytes = least + (most - least) * uniform(0, 1.2);
+        Best best = {.iteration_s = INFINITY, .fits = true};
+        visit_all(&side, spec.cluster.device.memory_bytes, keep_best, &best);
+        Solution solution;
+        bool infeasible;
+        if (planner_solve(side.work, &options, arena, diag_create(arena), &solution, &infeasible)) {
+            cr_expect_leq(solution.memory_bytes, spec.cluster.device.memory_bytes, "instance %d", compared);
+            cr_expect_leq(solution.cost.iteration_s,
+                          solution.candidates[solution.uniform].cost.iteration_s * (1 + 1e-9), "instance %d", compared);
+            cr_expect_leq(solution.bound_s, best.iteration_s * (1 + 1e-9), "instance %d: bound %.9g, best %.9g",
+                          compared, solution.bound_s, best.iteration_s);
+            cr_expect_geq(solution.cost.iteration_s, best.iteration_s * (1 - 1e-9), "instance %d", compared);
+            binding += solution.memory_binds;
+        } else {
+            cr_expect(infeasible);
+        }
+        compared++;
+        arena_destroy(arena);
+    }
+    cr_assert_gt(binding, 1, "%d", binding);
 }
