@@ -364,19 +364,16 @@ static bool find_own_address(const Launch *launch, Address *own, Fault *fault)
     return found || fault_set(fault, FAULT_RUN, "no way to rank 0 at %s", launch->host);
 }
 
-static bool listen_for_all(TcpLink *link, Address *own, Fault *fault)
+// At that address alone, at whatever port is free.
+static bool listen_at(TcpLink *link, Address *own, Fault *fault)
 {
-    Address any = {.any.sa_family = own->any.sa_family}; // at all of this machine's
-    socklen_t length = address_bytes(&any);
-    link->listener = socket(any.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (link->listener < 0 || bind(link->listener, &any.any, length) != 0 || listen(link->listener, SOMAXCONN) != 0 ||
-        getsockname(link->listener, &any.any, &length) != 0)
-        return fault_set(fault, FAULT_RUN, "no port to listen at: %s", strerror(errno));
-    if (own->any.sa_family == AF_INET)
-        own->v4.sin_port = any.v4.sin_port;
-    else
-        own->v6.sin6_port = any.v6.sin6_port;
-    return true;
+    socklen_t length = address_bytes(own);
+    in_port_t *port = own->any.sa_family == AF_INET ? &own->v4.sin_port : &own->v6.sin6_port;
+    *port = 0;
+    link->listener = socket(own->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    return (link->listener >= 0 && bind(link->listener, &own->any, length) == 0 &&
+            listen(link->listener, SOMAXCONN) == 0 && getsockname(link->listener, &own->any, &length) == 0) ||
+           fault_set(fault, FAULT_RUN, "no port to listen at: %s", strerror(errno));
 }
 
 static bool join(TcpLink *link, const Launch *launch, Fault *fault)
@@ -390,7 +387,7 @@ static bool join(TcpLink *link, const Launch *launch, Fault *fault)
     link->places = calloc(launch->size, sizeof(*link->places));
     if (!link->places)
         return fault_set(fault, FAULT_MEMORY, "out of memory for a communicator");
-    if (!find_own_address(launch, &own, fault) || !listen_for_all(link, &own, fault) ||
+    if (!find_own_address(launch, &own, fault) || !listen_at(link, &own, fault) ||
         (link->rank == 0 && !job_secret_challenge(link->token.bytes, fault))) {
         rendezvous_abort(link->rendezvous, fault);
         return false;
