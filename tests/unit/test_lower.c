@@ -210,6 +210,33 @@ Test(lower, steps_of_several_micro_batches_cost_what_the_model_says)
     }
 }
 
+// By hand: two of eight experts are owned, 8192 bytes at 500 MB/s are encoded, four GPUs' of them decoded at 2 GB/s. Of
+// gradients those of three others are encoded, and the own ones decoded.
+Test(lower, encoding_and_decoding_take_what_they_move)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 8, 2);
+    spec.cluster.device.encode_bandwidth = 5e8;
+    spec.cluster.device.decode_bandwidth = 2e9;
+    spec.model.layers = 1;
+    spec.plan.pass = PASS_TRAINING;
+    spec.plan.codec = CODEC_DELTA;
+    spec.plan.gradient = GRADIENT_TOPK;
+    spec.plan.ratio = spec.plan.gradient_ratio = 8;
+    Arena *arena = arena_create();
+    double bytes, costs[4] = {0};
+    Plan *plan = lower_uniform(workload_derive(&spec, arena), &(Config){.domain = {4}}, DISPATCH_DEDUP, &bytes);
+    const Op ops[] = {OP_ENCODE, OP_DECODE, OP_ENCODE_GRADIENT, OP_DECODE_GRADIENT};
+    const double expected[] = {8192 / 5e8, 4 * 8192 / 2e9, 3 * 8192 / 5e8, 8192 / 2e9};
+    for (uint32_t s = 0; s < plan->step_count; s++)
+        for (size_t o = 0; o < COUNT_OF(ops); o++)
+            costs[o] += plan->steps[s].op == ops[o] ? plan->steps[s].cost_s : 0;
+    for (size_t o = 0; o < COUNT_OF(ops); o++)
+        cr_expect_float_eq(costs[o], expected[o], 1e-12, "%s: %g, not %g", op_info(ops[o])->name, costs[o],
+                           expected[o]);
+    plan_destroy(plan);
+    arena_destroy(arena);
+}
+
 Test(lower, buffers_share_memory)
 {
     Spec spec = spec_small_gpt((uint32_t[]){2, 4, 0}, 16, 2);
