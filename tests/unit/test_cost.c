@@ -256,6 +256,11 @@ Test(cost, a_pass_of_three_micro_batches)
         // Counts are a start-up ahead of it, each time that something is dispatched.
         double counts_s = level_s(0), rows_s = level_s(24 * 64 + cost.routing_bytes[0]);
         double out_s = counts_s + rows_s, back_s = level_s(24 * 64);
+        // Rows are copied out and back, each copy read and written: 32 records' rows of 64 bytes.
+        cr_assert(near(route_s, 2 * 32 * 64 / 1e9), "%g", route_s);
+        cr_assert_eq(cost.routing_bytes[0], 24 * 8 + 3 * 4);
+        cr_assert_eq(cost.counts_bytes[0], 3 * 4);
+        cr_assert_eq(cost.weights_bytes[0], 24 * 4);
         cr_assert(near(cost.dispatch_s[0], out_s), "%g, not %g", cost.dispatch_s[0], out_s);
         cr_assert(near(cost.combine_s[0], back_s), "%g, not %g", cost.combine_s[0], back_s);
         cr_assert(near(work->layers[0].pre_expert_s, attention_s));
@@ -352,6 +357,45 @@ Test(cost, backward_passes_have_a_rate)
     cr_assert_eq(work->layers[0].pre_expert_backward_s, 1);
     cr_assert_eq(cost.expert_backward_s, 0.5);
     arena_destroy(arena);
+}
+
+// Weight and gradient are read, the weight written; two moments, and of 16 bits a master copy, read and written in f32.
+// A layer's dense weights are 1024 of attention, 64 of norms, 128 of the router; words and places 72 x 16, the last
+// norm 32. Of four GPUs each owns 304, 2048 of experts, and 296.
+Test(cost, an_optimizer_moves_what_a_gpu_owns)
+{
+    cr_assert_eq(optimizer_bytes_per_parameter(DTYPE_F32), 3 * 4 + 2 * 2 * 4);
+    cr_assert_eq(optimizer_bytes_per_parameter(DTYPE_BF16), 3 * 2 + 2 * 3 * 4);
+    Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 8, 2);
+    spec.plan.pass = PASS_TRAINING;
+    Arena *arena = arena_create();
+    const Workload *work = workload_derive(&spec, arena);
+    cr_assert_eq(work->dense_bytes, 4 * (2 * 1216 + 1184));
+    cr_assert_eq(work->owned_gradient_bytes, 4 * (2 * (304 + 2048) + 296));
+    cr_assert(near(work->optimizer_s, 28 * (2 * (304 + 2048) + 296) / 1e9));
+    arena_destroy(arena);
+}
+
+// All again, then all but what came over the outermost level, where both levels gather. Packets are decoded after all
+// levels, so they are gathered again whole.
+Test(cost, what_is_gathered_again)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 8, 2);
+    Config config = {.domain = {2, 2}};
+    cr_assert(config_next_kept(&spec, &config));
+    cr_assert(config.regather);
+    cr_assert_eq(config.once, 0);
+    cr_assert(config_next_kept(&spec, &config));
+    cr_assert_eq(config.once, 1);
+    cr_assert(!config_next_kept(&spec, &config));
+    config = (Config){.domain = {2, 1}, .regather = true};
+    cr_assert(!config_next_kept(&spec, &config));
+    config = (Config){.domain = {1, 1}};
+    cr_assert(!config_next_kept(&spec, &config));
+    spec.plan.codec = CODEC_SR;
+    config = (Config){.domain = {2, 2}, .regather = true};
+    cr_assert(!config_next_kept(&spec, &config));
+    cr_assert_eq(config.once, 0);
 }
 
 // By hand, as above: 16 tokens in sequences of 8, a device of 4 GFLOP/s that takes three times as long for 16 rows.

@@ -253,6 +253,66 @@ Test(lower, steps_of_several_micro_batches_cost_what_the_model_says)
     }
 }
 
+// Volumes without tensors: the same steps, each once.
+Test(lower, steps_of_abstract_workloads_cost_what_the_model_says)
+{
+    Spec spec = spec_one_tier(4, 1e9, 1e-4, 1e6, 1e6, 1e-3);
+    spec.cluster.level_count = 2;
+    spec.cluster.levels[1] = (Level){"gpu", 2, 4e9, 1e-5, 0};
+    spec.model.layers = 3;
+    spec.model.first_dense = 1;
+    spec.model.expert_compute_s = 2e-3;
+    spec.plan.pass = PASS_TRAINING;
+    Arena *arena = arena_create();
+    const Workload *work = workload_derive(&spec, arena);
+    Config config = {.domain = {2, 1}};
+    double bytes;
+    Plan *plan = lower_uniform(work, &config, DISPATCH_NAIVE, &bytes);
+    IterationCost cost;
+    cost_iteration(work, &config, DISPATCH_NAIVE, &cost);
+    Sums sums = {0};
+    uint32_t exchanges = 0, gathers = 0;
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        add_cost(plan, &plan->steps[s], &sums);
+        exchanges += op_info((int)plan->steps[s].op)->shape == SHAPE_EXCHANGE;
+        gathers += plan->steps[s].op == OP_GATHER || plan->steps[s].op == OP_REDUCE_SCATTER;
+    }
+    cr_assert_eq(exchanges, 2 * 2 * 4); // layers, levels; out and back, both passes
+    cr_assert_eq(gathers, 2 * 2);       // layers; experts, gradients
+    cr_assert_float_eq(sums.exchange_s, cost.exchange_s, 1e-12);
+    cr_assert_float_eq(sums.expert_s, 2 * 3 * 2e-3, 1e-12);
+    cr_assert_float_eq(sums.pre_expert_s, 3 * 3 * 1e-3, 1e-12);
+    plan_destroy(plan);
+    arena_destroy(arena);
+}
+
+// By hand: two of eight experts are owned, 8192 bytes at 500 MB/s are encoded, four GPUs' of them decoded at 2 GB/s. Of
+// gradients those of three others are encoded, and the own ones decoded.
+Test(lower, encoding_and_decoding_take_what_they_move)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 8, 2);
+    spec.cluster.device.encode_bandwidth = 5e8;
+    spec.cluster.device.decode_bandwidth = 2e9;
+    spec.model.layers = 1;
+    spec.plan.pass = PASS_TRAINING;
+    spec.plan.codec = CODEC_DELTA;
+    spec.plan.gradient = GRADIENT_TOPK;
+    spec.plan.ratio = spec.plan.gradient_ratio = 8;
+    Arena *arena = arena_create();
+    double bytes, costs[4] = {0};
+    Plan *plan = lower_uniform(workload_derive(&spec, arena), &(Config){.domain = {4}}, DISPATCH_DEDUP, &bytes);
+    const Op ops[] = {OP_ENCODE, OP_DECODE, OP_ENCODE_GRADIENT, OP_DECODE_GRADIENT};
+    const double expected[] = {8192 / 5e8, 4 * 8192 / 2e9, 3 * 8192 / 5e8, 8192 / 2e9};
+    for (uint32_t s = 0; s < plan->step_count; s++)
+        for (size_t o = 0; o < COUNT_OF(ops); o++)
+            costs[o] += plan->steps[s].op == ops[o] ? plan->steps[s].cost_s : 0;
+    for (size_t o = 0; o < COUNT_OF(ops); o++)
+        cr_expect_float_eq(costs[o], expected[o], 1e-12, "%s: %g, not %g", op_info(ops[o])->name, costs[o],
+                           expected[o]);
+    plan_destroy(plan);
+    arena_destroy(arena);
+}
+
 Test(lower, buffers_share_memory)
 {
     Spec spec = spec_small_gpt((uint32_t[]){2, 4, 0}, 16, 2);

@@ -547,6 +547,15 @@ Test(planner, simulation_confirms_the_model_where_nothing_contends)
            hybrids);
 }
 
+Test(planner, configurations_have_names)
+{
+    char text[64], few[8];
+    Cluster cluster = {.level_count = 3, .levels = {{.name = "dc"}, {.name = "node"}, {.name = "gpu"}}};
+    const Config config = {.domain = {2, 1, 8}};
+    cr_assert_str_eq(config_format(&cluster, &config, text, sizeof(text)), "dc=2 node=1 gpu=8");
+    cr_assert_str_eq(config_format(&cluster, &config, few, sizeof(few)), "dc=2 no");
+}
+
 Test(milp, prints_cplex_lp_with_names)
 {
     Spec spec = spec_one_tier(8, 16e9, 0, 8e6, 2.35e6, 0.49e-3);
