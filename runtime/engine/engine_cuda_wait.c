@@ -1,6 +1,7 @@
 // Waiting for the device, which polls: a peer that has failed leaves work there that never ends. While nothing moves,
 // ranks learn where the others stand, and who lets whom wait.
 #include <inttypes.h>
+#include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,11 +11,9 @@
 #include "runtime/comm/comm_common.h"
 #include "runtime/engine/engine_cuda_internal.h"
 
-// How long a wait asks over and over, and how long it sleeps between two questions from then on.
-typedef struct {
-    double spin_s, sleep_s;
-} Patience;
-static const Patience patient = {100e-6, 50e-6}, hurrying = {500e-6, 20e-6};
+// A wait asks over and over, then sleeps between two questions for a share of the time that it has taken already.
+static const double spin_s = 100e-6, hurrying_spin_s = 300e-6, share = 1.0 / 32, sleep_least_s = 20e-6,
+                    sleep_most_s = 500e-6;
 static const double look_s = 0.1;
 enum { TIMER_SLACK_NS = 1000 };
 
@@ -203,7 +202,7 @@ static bool look_for_progress(const CudaEngine *engine, Progress *progress, Faul
 
 bool cuda_await(CudaEngine *engine, cudaEvent_t event, bool hurries, Fault *fault)
 {
-    const Patience *patience = hurries ? &hurrying : &patient;
+    const double spins_s = hurries ? hurrying_spin_s : spin_s;
     Progress progress = {.moved_s = clock_now_s()};
     double began_s = progress.moved_s, looked_s = began_s;
     for (;;) {
@@ -220,9 +219,9 @@ bool cuda_await(CudaEngine *engine, cudaEvent_t event, bool hurries, Fault *faul
             if (!look_for_progress(engine, &progress, fault))
                 return false;
         }
-        if (now_s - began_s < patience->spin_s)
+        if (now_s - began_s < spins_s)
             sched_yield();
         else
-            sleep_until(now_s + patience->sleep_s);
+            sleep_until(now_s + fmin(fmax(share * (now_s - began_s), sleep_least_s), sleep_most_s));
     }
 }

@@ -14,7 +14,17 @@ agree() {
   "$HEP_SOURCE/scripts/gpu/compare.py" "$1" "$2" ${3:+--unlike "${@:3}"} || { cat "$1" "$2" | grep -A9 '"loss"'; return 1; }
 }
 
-# With STUCK=RANK the device of that rank hangs for a while; with VICTIM=RANK that rank is killed after DELAY seconds.
+await_iterations() {
+  local i
+  for i in $(seq 400); do
+    [ ! -s losses.csv ] || [ "$(wc -l <losses.csv)" -lt 5 ] || return 0
+    sleep 0.05
+  done
+  fail "four iterations took more than $((i / 20)) s"
+}
+
+# With STUCK=RANK the device of that rank hangs for a while; with VICTIM=RANK that rank is killed once four iterations
+# are in losses.csv.
 # processes COUNT ARGUMENTS...: as torchrun would start them; the exit code of the first that failed. Leaves err.RANK.
 processes() {
   local count=$1 port=$((RANDOM % 8000 + 21000)) code=0 ended rank
@@ -25,7 +35,7 @@ processes() {
       timeout 120 "$EMULATED" --engine cuda --timeout 20 "$@" >"out.$rank" 2>"err.$rank" </dev/null &
     pids+=($!)
   done
-  [ -z "${VICTIM:-}" ] || { sleep "${DELAY:-3}"; kill -KILL "$(pgrep -P "${pids[$VICTIM]}")" 2>/dev/null; }
+  [ -z "${VICTIM:-}" ] || { await_iterations; kill -KILL "$(pgrep -P "${pids[$VICTIM]}")" 2>/dev/null; }
   for rank in "${!pids[@]}"; do
     wait "${pids[$rank]}" 2>/dev/null
     ended=$?
@@ -116,7 +126,8 @@ for once, many in zip(first["traffic"], replayed["traffic"]):
     assert once["padding_bytes"] != many["padding_bytes"], "the gate chose alike in every iteration"
 PYTHON
 # A rank dies while the others replay: what ends a communicator waits for graphs that hold calls of it.
-VICTIM=1 processes 4 plan.hepb -n 1000000 && fail "a rank died, and the others went on with their graphs"
+rm -f losses.csv
+VICTIM=1 processes 4 plan.hepb --warmup 0 -n 1000000 --losses losses.csv && fail "a rank died, and the others went on with their graphs"
 grep -Eq '^hep-run: .*rank 1, process [0-9]+ on .*is gone' err.0 || fail "no word of the dead rank: $(cat err.*)"
 cat err.* | grep '^emulat' && fail "NCCL was used as it must not be"
 in_processes naive dc=1,gpu=1 -n 2
@@ -124,7 +135,8 @@ grep -q "'exchange = padded' with a 'capacity'" cuda.json || fail "counted excha
 
 # A rank that dies ends all others soon; rank 0 says which it was, once. Of a wrong world, rank 0 says so.
 SECONDS=0
-VICTIM=2 processes 4 plan.hepb -n 1000000 && fail "a rank died, and the others continued"
+rm -f losses.csv
+VICTIM=2 processes 4 plan.hepb --warmup 0 -n 1000000 --losses losses.csv && fail "a rank died, and the others continued"
 [ $SECONDS -lt 60 ] || fail "it took $SECONDS s to end"
 grep -Eq '^hep-run: .*rank 2, process [0-9]+ on .*is gone' err.0 || fail "no word of the dead rank: $(cat err.*)"
 cat err.* | grep '^emulat' && fail "NCCL was used as it must not be"
