@@ -40,8 +40,8 @@ class ExpertShards:
         self.names = list(weights)
         self.shapes = [weight.shape[1:] for weight in weights.values()]
         self._check(weights)
-        self.parameters = [nn.Parameter(self._deal(list(weights.values()), index),
-                                        requires_grad=all(weight.requires_grad for weight in weights.values()))
+        frozen = any(isinstance(weight, nn.Parameter) and not weight.requires_grad for weight in weights.values())
+        self.parameters = [nn.Parameter(self._deal(list(weights.values()), index), requires_grad=not frozen)
                            for index in range(len(self.names) if self.of.own else 1)]
         self.full: list[torch.Tensor] = []
         self.grads: list[torch.Tensor] = []
