@@ -224,6 +224,11 @@ HEP_API hep_status hep_comm_threads(int ranks, const hep_comm_options *options, 
 HEP_API hep_status hep_comm_mpi(int fortran_comm, const hep_comm_options *options, hep_comm **comm);
 HEP_API int hep_has_mpi(void);
 
+/* Over TCP, of the processes that torchrun, mpirun or srun started: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or
+ * what mpirun and srun set in their place. COLLECTIVE. Once per process at a time. Processes of another job are told
+ * apart by HEP_JOB_SECRET or what the launcher said; a process that dies is noticed by all others. */
+HEP_API hep_status hep_comm_tcp(const hep_comm_options *options, hep_comm **comm);
+
 /* Carried by the caller, e.g. by torch.distributed. A channel is a set of ranks, for one of the uses above; calls on
  * one channel come in one order on all its members, those of different channels may come at the same time, from threads
  * of the library's own, unless `one_thread`. All functions return 0, or else the communicator has failed for good; what

@@ -1,5 +1,5 @@
 // A plan on a communicator: what tokens.c, experts.c and dense.c share. Who may be inside a context, and what becomes
-// of a failure, is decided in context.c alone: public functions begin with context_enter and end with context_leave.
+// of a failure, is decided in entry.c alone: public functions begin with context_enter and end with context_leave.
 #ifndef HEP_LIBRARY_CONTEXT_H
 #define HEP_LIBRARY_CONTEXT_H
 
@@ -115,6 +115,8 @@ struct hep_context {
 bool context_enter(hep_context *context, hep_status *status) MUST_CHECK;
 // Ends it. On a fault the context has failed, and so do those of all ranks.
 hep_status context_leave(hep_context *context, bool ok, Fault *fault);
+// The communicator's rank of one of the plan; -1 for others.
+int64_t context_process(const hep_context *context, int64_t rank);
 // The context fails, by a thread that is inside no public function.
 void context_fail(hep_context *context, const Fault *fault);
 // Tells ranks that wait for this one on channels of these streams (bits), once the context has failed: those of the

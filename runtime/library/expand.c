@@ -10,7 +10,7 @@ static int32_t slot_of(const hep_route *route, const Record *record)
 }
 
 // A counting sort: records in their order, by slot.
-static bool order_pairs(hep_route *route, Fault *fault)
+bool route_order_pairs(hep_route *route, Fault *fault)
 {
     const Stage *end = &route->stages[route->hop_count];
     uint64_t records = end->record_rows * route->per_row, held = route->of->shares.block_experts;
@@ -30,18 +30,6 @@ static bool order_pairs(hep_route *route, Fault *fault)
             route->pairs[places[slot_of(route, &all[i])]++] = (uint32_t)i;
     free(places);
     return route->pairs;
-}
-
-bool route_expand(hep_route *route, Fault *fault)
-{
-    const ModelDims *model = &route->context->plan->model;
-    uint64_t rows = route->stages[route->hop_count].record_rows;
-    Tensor all = {.dtype = model->dtype, .rows = rows, .cols = model->hidden};
-    all.data = store_take(route->store, rows * all.cols * dtype_bytes(all.dtype), fault);
-    if (!all.data)
-        return false;
-    route->received = all;
-    return route_receive(route, all, fault) && order_pairs(route, fault);
 }
 
 void route_give_expanded(const hep_route *route, Tensor rows)

@@ -37,11 +37,9 @@ Meeting route_meeting(const hep_route *route, uint32_t hop, CallPurpose purpose)
 // Returns `ok`. If not, which step of the plan that was goes into the fault.
 bool route_blame(const hep_route *route, uint32_t hop, const Meeting *meeting, bool ok, Fault *fault);
 uint64_t route_rows(const hep_route *route); // that the caller sees
-// The last hop: rows arrive in `rows`.
-bool route_receive(hep_route *route, Tensor rows, Fault *fault) MUST_CHECK;
 
-// Receives all rows and orders their records.
-bool route_expand(hep_route *route, Fault *fault) MUST_CHECK;
+// Of rows that have been received.
+bool route_order_pairs(hep_route *route, Fault *fault) MUST_CHECK;
 void route_give_expanded(const hep_route *route, Tensor rows);
 // rows [pairs] -> the sums over the records of a row [last stage's rows]; and the reverse, copies.
 bool route_fold_rows(const hep_route *route, Tensor expanded, Tensor rows, Fault *fault) MUST_CHECK;

@@ -12,6 +12,10 @@ static const struct {
     [HEP_F32] = {"f32", 4, DTYPE_F32}, [HEP_F16] = {"f16", 2, DTYPE_F16}, [HEP_BF16] = {"bf16", 2, DTYPE_BF16},
     [HEP_I32] = {"i32", 4, DTYPE_I32}, [HEP_I64] = {"i64", 8, -1},        [HEP_U8] = {"u8", 1, DTYPE_U8}};
 
+// Of floating dtypes either's codes are the other's.
+_Static_assert((int)HEP_F32 == (int)DTYPE_F32 && (int)HEP_F16 == (int)DTYPE_F16 && (int)HEP_BF16 == (int)DTYPE_BF16,
+               "dtypes of hep.h and of plans differ");
+
 static void list_dtypes(uint32_t bits, char *out, size_t size)
 {
     size_t used = 0;

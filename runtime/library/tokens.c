@@ -170,7 +170,7 @@ static bool dispatch_begin(hep_route *route, Fault *fault)
     return true;
 }
 
-bool route_receive(hep_route *route, Tensor rows, Fault *fault)
+static bool receive_rows(hep_route *route, Tensor rows, Fault *fault)
 {
     uint32_t last = route->hop_count;
     Stage *end = &route->stages[last];
@@ -182,6 +182,17 @@ bool route_receive(hep_route *route, Tensor rows, Fault *fault)
     bool ok = stage_records_make(route, last, fault) && move_hop(route, last - 1, fault);
     stage_drop(route, last - 1);
     return ok;
+}
+
+// Receives all rows at once: how many there will be, expanded, only their records tell.
+static bool expand(hep_route *route, Fault *fault)
+{
+    const ModelDims *model = &route->context->plan->model;
+    uint64_t rows = route->stages[route->hop_count].record_rows;
+    Tensor all = {.dtype = model->dtype, .rows = rows, .cols = model->hidden};
+    all.data = store_take(route->store, rows * all.cols * dtype_bytes(all.dtype), fault);
+    route->received = all;
+    return all.data && receive_rows(route, all, fault) && route_order_pairs(route, fault);
 }
 
 // ---- routes ----------------------------------------------------------------------------------------
@@ -274,7 +285,7 @@ static bool dispatch(hep_context *context, const Dispatching *call, hep_route **
     bool ok = check_experts(made, call->experts, fault) && stage_records_make(made, 0, fault);
     if (ok) {
         record_fill(made, call->experts, taken[1].data);
-        ok = dispatch_begin(made, fault) && (!made->expanded || route_expand(made, fault));
+        ok = dispatch_begin(made, fault) && (!made->expanded || expand(made, fault));
     }
     if (ok)
         *route = made;
@@ -375,7 +386,7 @@ static bool finish(hep_route *route, const hep_tensor *x, const hep_tensor *expe
         return false;
     if (route->expanded)
         route_give_expanded(route, to);
-    else if (!route_receive(route, to, fault))
+    else if (!receive_rows(route, to, fault))
         return false;
     route->finished = true;
     give_records(route, experts, to_weights.data);

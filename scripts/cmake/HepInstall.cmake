@@ -16,7 +16,7 @@ install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTE
 install(FILES README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 # libhep: what programs load, and what they are built with.
-set(HEP_STATIC_LIBS "-lz -lm -lpthread")
+set(HEP_STATIC_LIBS "-lnettle -lz -lm -lpthread")
 if(HEP_HAVE_MPI)
   list(JOIN MPI_C_LIBRARIES " " mpi_libraries)
   string(APPEND HEP_STATIC_LIBS " ${mpi_libraries}")

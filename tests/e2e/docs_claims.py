@@ -100,7 +100,7 @@ def check_options():
             others |= set(re.findall(r"--[a-z][a-z-]+", open(path, errors="replace").read()))
     foreign = set("""--mca --hostfile --map-by --bind-to --ntasks-per-node --mpi --distribution --oversubscribe
         --kill-on-bad-exit --nodes --time --requeue --open-mode --signal --nproc-per-node --no-python --preset --build
-        --install --prefix --target --no-install-recommends --test-dir --depth""".split())
+        --install --component --prefix --target --no-install-recommends --test-dir --depth""".split())
     for page, content in pages.items():
         for command, option in re.findall(r"\b(hepc|hep-run)\b[^\n|`]*?\s(--[a-z][a-z-]+)", content):
             if option not in programs[command] | foreign:
