@@ -6,6 +6,7 @@ ranks. Processes are forked after all is imported, as that takes longer than wha
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -21,6 +22,9 @@ import hep.torch
 RANKS, SEQUENCES, TOKENS, VOCABULARY = 4, 2, 12, 96
 TOLERANCE = 1e-5  # of the largest value: sums of f32 in another order
 FOLDER = sys.argv[1]
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    PORT = free.getsockname()[1]
 
 
 def build(kind):
@@ -128,12 +132,12 @@ def check_state(parallel, reference):
     parallel.load_state_dict(reference.initial)
 
 
-def scenario(name, reference, with_ddp=False, checkpointing=None):
+def scenario(name, reference, with_ddp=False, checkpointing=None, transport="torch"):
     model = build(reference.kind)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": checkpointing == "reentrant"})
     plan = load(reference.kind, name)
-    parallel = hep.torch.parallelize(model, plan, timeout_s=60)
+    parallel = hep.torch.parallelize(model, plan, timeout_s=60, transport=transport)
     check_state(parallel, reference)
     wrapped = parallel.ddp() if with_ddp else model
     optimizer = make_optimizer(model.parameters())
@@ -373,6 +377,7 @@ def groups(rank):
 
 
 def run_rank(rank, references):
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(PORT))
     try:
         dist.init_process_group("gloo", init_method="file://%s/store" % FOLDER, rank=rank, world_size=RANKS)
         do_all(rank, references)
@@ -392,7 +397,7 @@ def do_all(rank, references):
             ("mixtral, recomputed", lambda: scenario("unlike", plain, checkpointing="exact")),
             ("mixtral, recomputed, reentrant", lambda: scenario("ep", plain, checkpointing="reentrant")),
             ("qwen3_moe, EP, 4 micro-batches", lambda: scenario("ep", qwen4)),
-            ("qwen3_moe, hybrid outside", lambda: scenario("outside", qwen)),
+            ("qwen3_moe, hybrid outside, TCP", lambda: scenario("outside", qwen, transport="tcp")),
             ("qwen3_moe, gather, 4 micro-batches", lambda: scenario("gather", qwen4)),
             ("qwen3_moe, naive", lambda: scenario("naive", qwen)),
             ("mixtral, experts in pieces", lambda: scenario("pieces", pieces)),
@@ -401,7 +406,7 @@ def do_all(rank, references):
             ("layers", lambda: layers(rank)), ("uneven", lambda: uneven("mixtral")), ("groups", lambda: groups(rank)),
             ("other weights", lambda: misuse_weights(rank)), ("misuse", misuse_alike),
             ("a layer left out", lambda: misuse_skips(rank))]
-    for name, function in work[int(os.environ.get("DEV_FROM", 0)):]:
+    for name, function in work:
         begin = time.monotonic()
         function()
         if rank == 0:
