@@ -49,8 +49,8 @@ def _array(tensors: Optional[Sequence[Tensor]]) -> Any:
 
 class Carrier:
     """What carries a communicator's bytes: subclasses send them by whatever the caller has. Addresses are memory of the
-    library's, for the time of the call. A method that raises fails the communicator for good, on this rank; it has to do
-    so by itself when a peer does not come within the time-out.
+    library's, for the time of the call. A method that raises fails the communicator for good, on this rank; it has to
+    raise TimeoutError by itself when a peer does not come within the time-out.
     """
 
     one_thread = False  #: True: called only from inside the caller's own calls; then nothing overlaps
@@ -93,7 +93,7 @@ class _Callbacks:
             self.failure = self.failure or error
             text = "%s: %s" % (type(error).__name__, error)
             self.words[threading.get_ident()] = ctypes.create_string_buffer(text.split("\n")[0].encode()[:400])
-            return 1
+            return int(Status.TIMEOUT if isinstance(error, TimeoutError) else Status.COMM)
 
     def _open(self, _user: Any, channel: int, ranks: Any, count: int, own: int) -> int:
         self.sizes[channel] = count
@@ -139,6 +139,14 @@ class Communicator:
         """Over MPI, which was initialised with MPI_THREAD_MULTIPLE: mpi4py's comm.py2f(). Collective."""
         handle = ctypes.c_void_p()
         check(_lib.hep_comm_mpi(fortran_comm, _options(timeout_s, device), ctypes.byref(handle)))
+        assert handle.value is not None
+        return cls(handle.value)
+
+    @classmethod
+    def tcp(cls, timeout_s: float = 0, device: int = -1) -> "Communicator":
+        """Over TCP, of the processes that torchrun, mpirun or srun started, one per process at a time. Collective."""
+        handle = ctypes.c_void_p()
+        check(_lib.hep_comm_tcp(_options(timeout_s, device), ctypes.byref(handle)))
         assert handle.value is not None
         return cls(handle.value)
 

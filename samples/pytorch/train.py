@@ -26,6 +26,8 @@ def read_options():
     parser.add_argument("--micro-batches", type=int, default=2, metavar="N", help="of a step (2)")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="sequences of a rank and micro-batch (4)")
     parser.add_argument("--sequence", type=int, default=128, metavar="N", help="bytes of a sequence (128)")
+    parser.add_argument("--transport", default="torch", choices=("torch", "tcp"),
+                        help="rows and experts travel over torch.distributed, or libhep's own connections (torch)")
     parser.add_argument("--save", metavar="FILE", help="write the state of the whole model there at the end")
     return parser.parse_args()
 
@@ -62,8 +64,9 @@ def main():
 
         dist.init_process_group("gloo")
         rank = dist.get_rank()
-        parallel = hep.torch.parallelize(model, hep.Plan.load(options.plan))  # experts are shared out from here on
-        trained = parallel.ddp()                                              # dense weights as ever
+        parallel = hep.torch.parallelize(model, hep.Plan.load(options.plan),  # experts are shared out from here on
+                                         transport=options.transport)
+        trained = parallel.ddp()  # dense weights as ever
         no_sync = lambda: parallel.no_sync(trained)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(options.steps):

@@ -1,10 +1,12 @@
 """hep.torch in real models: four processes over gloo train what one process trains unchanged, on the same global batch.
 
-python_torch.py FOLDER: with mixtral/config.json and qwen3_moe/config.json, and plans KIND.NAME.hepb for two sites of two
+python_torch.py FOLDER: with config.json of the folders mixtral, six (experts) and qwen3_moe, and plans KIND.NAME.hepb for two sites of two
 ranks. Processes are forked after all is imported, as that takes longer than what they do.
 """
 import contextlib
 import os
+import signal
+import socket
 import sys
 import time
 import traceback
@@ -20,6 +22,9 @@ import hep.torch
 RANKS, SEQUENCES, TOKENS, VOCABULARY = 4, 2, 12, 96
 TOLERANCE = 1e-5  # of the largest value: sums of f32 in another order
 FOLDER = sys.argv[1]
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    PORT = free.getsockname()[1]
 
 
 def build(kind):
@@ -127,12 +132,12 @@ def check_state(parallel, reference):
     parallel.load_state_dict(reference.initial)
 
 
-def scenario(name, reference, with_ddp=False, checkpointing=None):
+def scenario(name, reference, with_ddp=False, checkpointing=None, transport="torch"):
     model = build(reference.kind)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": checkpointing == "reentrant"})
     plan = load(reference.kind, name)
-    parallel = hep.torch.parallelize(model, plan, timeout_s=60)
+    parallel = hep.torch.parallelize(model, plan, timeout_s=60, transport=transport)
     check_state(parallel, reference)
     wrapped = parallel.ddp() if with_ddp else model
     optimizer = make_optimizer(model.parameters())
@@ -204,6 +209,95 @@ def uneven(kind):
             y = model.model.layers[0].mlp.experts(x, choice, torch.ones(length, parallel.plan.top_k))
             assert y.shape == x.shape and layer is not None
     parallel.close()
+
+
+def autocast(kind):
+    """Rows travel in f32, experts compute in bf16: as one process does, but for choices that a last digit flips."""
+    one, model = build(kind), build(kind)
+    parallel = hep.torch.parallelize(model, load(kind, "ep"), timeout_s=60)
+    tokens = batch(1)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        alone = one(input_ids=tokens.reshape(-1, TOKENS), labels=tokens.reshape(-1, TOKENS))
+        out = model(input_ids=tokens[parallel.session.rank], labels=tokens[parallel.session.rank])
+    out.loss.backward()
+    alone.loss.backward()
+    expected = alone.logits.detach().view(RANKS, SEQUENCES, TOKENS, -1)
+    expected = expected[parallel.session.rank].float()
+    differs = (out.logits.float() - expected).abs().amax(-1) > 0.05 * expected.abs().max()
+    assert differs.float().mean() <= 0.1, differs.float().mean()
+    of_one = dict(one.named_parameters())
+    for name, gradient in parallel.gradients().items():
+        assert gradient.dtype == torch.float32
+        off = (gradient - of_one[name].grad).norm() / of_one[name].grad.norm()
+        assert off < 0.15, (name, off)
+    parallel.close()
+
+
+def frozen(kind, reference):
+    """Experts that are not trained return no gradients; all else has its own."""
+    model = build(kind)
+    for layer in model.model.layers:
+        layer.mlp.experts.requires_grad_(False)
+    parallel = hep.torch.parallelize(model, load(kind, "hybrid"), timeout_s=60)
+    for index in range(reference.micro_batches):
+        tokens = batch(reference.micro_batches)[index, parallel.session.rank]
+        (model(input_ids=tokens, labels=tokens).loss / reference.micro_batches).backward()
+    parallel.average_dense_gradients()
+    for name, parameter in model.named_parameters():
+        if name in parallel.expert_names():
+            assert parameter.grad is None, name
+        else:
+            near(name, parameter.grad, reference.gradients[name])
+    assert sum(traffic.reduce for traffic in parallel.count()[0]) == 0
+    parallel.close()
+
+
+def plain_experts(rows, index, weights, experts):
+    """A kernel of one's own: relu between two matrices."""
+    out = torch.zeros_like(rows)
+    for expert in range(len(experts["up"])):
+        row, place = (index == expert).nonzero(as_tuple=True)
+        inner = torch.relu(rows[row] @ experts["up"][expert].T) @ experts["down"][expert].T
+        out = out.index_add(0, row, inner * weights[row, place].unsqueeze(1))
+    return out
+
+
+def layers(rank):
+    """MoELayer, with a last rank that has no tokens: against the same kernel on all experts and rows."""
+    plan = load("mixtral", "unlike")
+    generator = torch.Generator().manual_seed(2)
+    up, down = (torch.randn(8, *shape, generator=generator) for shape in ((72, 32), (32, 72)))
+    counts = [5, 1, 7, 0]
+    x = [torch.randn(count, 32, generator=generator) for count in counts]
+    index = [torch.stack([torch.randperm(8, generator=generator)[:2] for _ in range(count)])
+             if count else torch.empty(0, 2, dtype=torch.long) for count in counts]
+    gate = [torch.rand(count, 2, generator=generator) for count in counts]
+    session = hep.torch.Session(plan, timeout_s=60, gradient_scale=1)
+    made = nn.ModuleList([hep.torch.MoELayer(session, k, {"up": up + k, "down": down}, plain_experts) for k in range(4)])
+    rows, weights = x[rank].requires_grad_(), gate[rank].requires_grad_()
+    y = rows
+    for layer in made:
+        y = y + layer(y, index[rank], weights) / 100
+    y.square().sum().backward()
+    whole = [torch.nn.Parameter(up + k) for k in range(4)]
+    all_rows = torch.cat([part.detach() for part in x]).requires_grad_()
+    all_gates = torch.cat([part.detach() for part in gate]).requires_grad_()
+    expected = all_rows
+    for k in range(4):
+        expected = expected + plain_experts(expected, torch.cat(index), all_gates, {"up": whole[k], "down": down}) / 100
+    expected.square().sum().backward()
+    place = slice(sum(counts[:rank]), sum(counts[:rank + 1]))
+    if counts[rank]:
+        near("y", y, expected[place])
+        near("x", rows.grad, all_rows.grad[place])
+        near("gate", weights.grad, all_gates.grad[place])
+    for k, layer in enumerate(made):
+        owned = plan.owned(k, rank)
+        near("up", layer.up.grad, whole[k].grad[owned.start:owned.stop])
+    raises([hep.Status.BAD_ARGUMENT], "rows of 31 elements", lambda: made[0](torch.zeros(2, 31), index[0][:2], gate[0][:2]))
+    raises([hep.Status.BAD_CALL], "layer 0 has its experts", lambda: session.add(0, {"up": up, "down": down}))
+    session.close()
+    raises([hep.Status.BAD_CALL], "the context was closed", lambda: made[0](rows, index[rank], weights))
 
 
 # ---- misuse: an exception on every rank, within the time-out ---------------------------------------------------------
@@ -283,8 +377,19 @@ def groups(rank):
 
 
 def run_rank(rank, references):
-    dist.init_process_group("gloo", init_method="file://%s/store" % FOLDER, rank=rank, world_size=RANKS)
-    plain, accumulated, balanced, qwen, qwen4 = references
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(PORT))
+    try:
+        dist.init_process_group("gloo", init_method="file://%s/store" % FOLDER, rank=rank, world_size=RANKS)
+        do_all(rank, references)
+    except BaseException:
+        print("rank %d:\n%s" % (rank, traceback.format_exc()), flush=True)
+        os._exit(1)
+    sys.stdout.flush()
+    os._exit(0)  # process groups of a failed session cannot be left in good order
+
+
+def do_all(rank, references):
+    plain, accumulated, balanced, qwen, qwen4, pieces = references
     work = [("mixtral, EP", lambda: scenario("ep", plain, with_ddp=True)),
             ("mixtral, hybrid, 4 micro-batches", lambda: scenario("hybrid", accumulated, with_ddp=True)),
             ("mixtral, unlike layers gathered again", lambda: scenario("unlike", plain)),
@@ -292,37 +397,39 @@ def run_rank(rank, references):
             ("mixtral, recomputed", lambda: scenario("unlike", plain, checkpointing="exact")),
             ("mixtral, recomputed, reentrant", lambda: scenario("ep", plain, checkpointing="reentrant")),
             ("qwen3_moe, EP, 4 micro-batches", lambda: scenario("ep", qwen4)),
-            ("qwen3_moe, hybrid outside", lambda: scenario("outside", qwen)),
+            ("qwen3_moe, hybrid outside, TCP", lambda: scenario("outside", qwen, transport="tcp")),
             ("qwen3_moe, gather, 4 micro-batches", lambda: scenario("gather", qwen4)),
             ("qwen3_moe, naive", lambda: scenario("naive", qwen)),
-            ("uneven", lambda: uneven("mixtral")), ("groups", lambda: groups(rank)),
+            ("mixtral, experts in pieces", lambda: scenario("pieces", pieces)),
+            ("mixtral, layers share memory", lambda: scenario("slots", plain)),
+            ("autocast", lambda: autocast("mixtral")), ("frozen", lambda: frozen("mixtral", accumulated)),
+            ("layers", lambda: layers(rank)), ("uneven", lambda: uneven("mixtral")), ("groups", lambda: groups(rank)),
             ("other weights", lambda: misuse_weights(rank)), ("misuse", misuse_alike),
             ("a layer left out", lambda: misuse_skips(rank))]
     for name, function in work:
         begin = time.monotonic()
-        try:
-            function()
-        except BaseException:
-            print("rank %d, %s:\n%s" % (rank, name, traceback.format_exc()), flush=True)
-            os._exit(1)
+        function()
         if rank == 0:
             print("%-40s %.2f s" % (name, time.monotonic() - begin), flush=True)
-    sys.stdout.flush()
-    os._exit(0)  # process groups of a failed session cannot be left in good order
 
 
 def main():
     torch.set_num_threads(1)
     references = [Reference("mixtral", 1), Reference("mixtral", 4), Reference("mixtral", 1, balance=True),
-                  Reference("qwen3_moe", 1), Reference("qwen3_moe", 4)]
+                  Reference("qwen3_moe", 1), Reference("qwen3_moe", 4), Reference("six", 1)]
     children = []
     for rank in range(RANKS):
         child = os.fork()
         if child == 0:
             run_rank(rank, references)
         children.append(child)
-    codes = [os.waitpid(child, 0)[1] for child in children]
-    assert codes == [0] * RANKS, codes
+    while children:
+        child, code = os.wait()
+        children.remove(child)
+        if code:  # what the others wait for does not come
+            for other in children:
+                os.kill(other, signal.SIGKILL)
+            sys.exit("a process failed")
     print("all good")
 
 

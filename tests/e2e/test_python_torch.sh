@@ -19,6 +19,7 @@ cat >qwen3_moe/config.json <<JSON
   "moe_intermediate_size": 40, "head_dim": 8, "num_experts": 8, "decoder_sparse_step": 1, "mlp_only_layers": [],
   "norm_topk_prob": true, $common}
 JSON
+mkdir six && sed 's/"num_local_experts": 8/"num_local_experts": 6/' mixtral/config.json >six/config.json
 plan() { # family, name, options of hepc
   local kind=$1 name=$2
   shift 2
@@ -40,6 +41,8 @@ plan mixtral eight --domain ep -D sites=4
 plan mixtral hybrid --domain "site=1,gpu=2" -D micro_batches=4
 plan mixtral unlike --domain "0-1:site=2,gpu=1,regather; 2:site=1,gpu=2; 3:site=2,gpu=2,regather"
 plan mixtral gather --domain gather
+plan mixtral slots --domain "site=2,gpu=1,regather" --prefetch 1
+plan six pieces --domain "site=1,gpu=2"
 plan qwen3_moe ep --domain ep -D micro_batches=4
 plan qwen3_moe outside --domain "site=2,gpu=1"
 plan qwen3_moe gather --domain gather -D micro_batches=4

@@ -2,8 +2,10 @@
 the carrier by which libhep communicates over them."""
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Optional
 
@@ -121,6 +123,17 @@ class _Channel:
         return torch.cat([pieces[member] for member in after])
 
 
+@contextlib.contextmanager
+def _timeouts() -> Iterator[None]:
+    """torch has no exception of its own for a time-out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if re.search(r"timed? ?out", str(error), re.IGNORECASE):
+            raise TimeoutError(str(error)) from error
+        raise
+
+
 class GroupCarrier(Carrier):
     """Carries libhep's bytes over torch.distributed: a process group of host memory (gloo) per channel."""
 
@@ -130,12 +143,24 @@ class GroupCarrier(Carrier):
         self._channels: dict[int, _Channel] = {}
 
     def open(self, channel: int, ranks: list[int], own: int) -> None:
+        with _timeouts():
+            self._open(channel, ranks, own)
+
+    def exchange(self, channel: int, send: int, send_bytes: list[int], recv: int, recv_bytes: list[int]) -> None:
+        with _timeouts():
+            self._exchange(channel, send, send_bytes, recv, recv_bytes)
+
+    def all_gather(self, channel: int, own: int, all_: int, count: int) -> None:
+        with _timeouts():
+            self._all_gather(channel, own, all_, count)
+
+    def _open(self, channel: int, ranks: list[int], own: int) -> None:
         all_ranks = [_global_rank(self._parent, rank) for rank in ranks]
         group = dist.new_group(all_ranks, backend="gloo", timeout=self._timeout, use_local_synchronization=True)
         ascending = sorted(all_ranks)
         self._channels[channel] = _Channel(group, [ascending.index(rank) for rank in all_ranks], own)
 
-    def exchange(self, channel: int, send: int, send_bytes: list[int], recv: int, recv_bytes: list[int]) -> None:
+    def _exchange(self, channel: int, send: int, send_bytes: list[int], recv: int, recv_bytes: list[int]) -> None:
         of = self._channels[channel]
         sent, received = _view(send, sum(send_bytes)), _view(recv, sum(recv_bytes))
         if of.ascends:
@@ -146,7 +171,7 @@ class GroupCarrier(Carrier):
                                of.to_group(send_bytes), group=of.group)
         received.copy_(of.permute(arrived, recv_bytes, back=True))
 
-    def all_gather(self, channel: int, own: int, all_: int, count: int) -> None:
+    def _all_gather(self, channel: int, own: int, all_: int, count: int) -> None:
         of = self._channels[channel]
         pieces = [_view(all_ + member * count, count) for member in range(len(of.places))]
         given = _view(own, count)

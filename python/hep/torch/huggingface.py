@@ -332,7 +332,8 @@ def _hook(model: nn.Module, parallel: Parallel) -> None:
 
 
 def parallelize(model: nn.Module, plan: Plan, *, group: Optional[dist.ProcessGroup] = None,
-                timeout_s: float = TIMEOUT_S, max_tokens: int = 0, gradient_scale: Optional[float] = None) -> Parallel:
+                timeout_s: float = TIMEOUT_S, max_tokens: int = 0, gradient_scale: Optional[float] = None,
+                transport: str = "torch") -> Parallel:
     """Shares out the experts of a model of Hugging Face (Mixtral, Qwen3-MoE; transformers 5) by a plan, in place.
     Collective: every rank of `group` (None: the world) has the same model, whole, and the same plan.
 
@@ -354,7 +355,8 @@ def parallelize(model: nn.Module, plan: Plan, *, group: Optional[dist.ProcessGro
         kernels.append(_kernel_of(experts))
         weights.append(_weights_of(experts, name))
         _check_computation(experts, name, kernels[-1], weights[-1], plan)
-    session = Session(plan, group, timeout_s=timeout_s, max_tokens=max_tokens, gradient_scale=gradient_scale)
+    session = Session(plan, group, timeout_s=timeout_s, max_tokens=max_tokens, gradient_scale=gradient_scale,
+                      transport=transport)
     _check_alike(session, model)
     shards = [session.add(layer, given) for layer, given in enumerate(weights)]
     for (_, experts), of, kernel in zip(found, shards, kernels):

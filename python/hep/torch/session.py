@@ -40,8 +40,8 @@ class ExpertShards:
         self.names = list(weights)
         self.shapes = [weight.shape[1:] for weight in weights.values()]
         self._check(weights)
-        self.parameters = [nn.Parameter(self._deal(list(weights.values()), index),
-                                        requires_grad=all(weight.requires_grad for weight in weights.values()))
+        frozen = any(isinstance(weight, nn.Parameter) and not weight.requires_grad for weight in weights.values())
+        self.parameters = [nn.Parameter(self._deal(list(weights.values()), index), requires_grad=not frozen)
                            for index in range(len(self.names) if self.of.own else 1)]
         self.full: list[torch.Tensor] = []
         self.grads: list[torch.Tensor] = []
@@ -136,18 +136,18 @@ class Session:
     """A plan on torch.distributed. Collective: all ranks of `group` (None: the world) create it with the same plan.
 
     timeout_s: how long a collective waits for a rank that does not come. max_tokens: most tokens of a rank in one
-    forward pass; 0: those of the plan. gradient_scale: what sums of experts' gradients over ranks are multiplied by;
+    forward pass; 0: those of the plan. transport: "torch" for torch.distributed, by process groups over gloo, or "tcp" for
+    connections of libhep's own, which are faster, between processes that torchrun, mpirun or srun started; then `group` is
+    the world, and a process has one session at a time. gradient_scale: what sums of experts' gradients over ranks are multiplied by;
     None: 1 / ranks, which is the mean that DistributedDataParallel makes of other gradients.
     """
 
     def __init__(self, plan: Plan, group: Optional[dist.ProcessGroup] = None, *, timeout_s: float = TIMEOUT_S,
-                 max_tokens: int = 0, gradient_scale: Optional[float] = None) -> None:
+                 max_tokens: int = 0, gradient_scale: Optional[float] = None, transport: str = "torch") -> None:
         self.plan, self.group = plan, group
         self.rank, self.ranks = check_world(plan, group)
         self.gradient_scale = 1 / self.ranks if gradient_scale is None else gradient_scale
-        self._carrier = GroupCarrier(group, timeout_s)
-        comm = Communicator.carried(self.rank, self.ranks, self._carrier, timeout_s)
-        self.context = Context(plan, comm, max_tokens)
+        self.context = Context(plan, self._communicator(transport, timeout_s), max_tokens)
         self.shards: list[Optional[ExpertShards]] = [None] * plan.moe_layers
         self._bound: list[Optional[list[int]]] = [None] * plan.moe_layers
         self._changed = True  # weights, since they were gathered
@@ -157,6 +157,15 @@ class Session:
         self._in_flight: list[torch.Tensor] = []
         self._returned: set[int] = set()
         _watch_optimizers(self)
+
+    def _communicator(self, transport: str, timeout_s: float) -> Communicator:
+        if transport == "torch":
+            return Communicator.carried(self.rank, self.ranks, GroupCarrier(self.group, timeout_s), timeout_s)
+        if transport != "tcp":
+            raise Error(Status.BAD_ARGUMENT, "transport '%s': expected 'torch' or 'tcp'" % transport, self.rank)
+        if self.group is not None and dist.get_world_size(self.group) != dist.get_world_size():
+            raise Error(Status.UNSUPPORTED, "transport 'tcp' is of all processes: give no group", self.rank)
+        return Communicator.tcp(timeout_s)
 
     # ---- weights
 
