@@ -67,6 +67,8 @@ static Spec random_looped_spec(void)
     spec.plan.shared_every = spec.plan.codec == CODEC_SR && rand() % 2 ? 3 : 0;
     spec.plan.gradient = (GradientReturn)(rand() % GRADIENT_COUNT);
     spec.plan.gradient_ratio = spec.plan.gradient == GRADIENT_TOPK ? 9 : 1;
+    if (spec.plan.gradient != GRADIENT_DENSE || spec.plan.codec != CODEC_DENSE)
+        spec.plan.whole_levels = (uint32_t)rand() % spec.cluster.level_count;
     spec.plan.micro_batches = 1 + (uint32_t)(rand() % 5);
     spec.plan.recomputes = rand() % 2;
     spec.plan.regather_dense = rand() % 2;
