@@ -233,6 +233,7 @@ void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out
     cJSON_AddNumberToObject(root, "shared_every", plan->shared_every);
     bool returns = plan->gradient != GRADIENT_DENSE;
     double returned = returns ? packing_ratio(plan_gradient_packing(plan), plan->model.dtype) : 1;
+    cJSON_AddNumberToObject(root, "whole_levels", plan->whole_levels);
     cJSON_AddStringToObject(root, "gradient", gradient_name(plan->gradient));
     cJSON_AddNumberToObject(root, "gradient_ratio", returned);
     add_solution(root, plan, solve_s);

@@ -41,6 +41,8 @@ static void print_heading(const Plan *plan, Text *out)
                 plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->codec));
     if (codec_info(plan->codec)->encodes)
         text_format(out, " %s", format_packing(a, plan_packing(plan), model->dtype));
+    if (plan->whole_levels > 0)
+        text_format(out, ", packets over %s alone", cluster->levels[plan_coded_levels(plan) - 1].name);
     if (plan->shared_every > 0)
         text_format(out, ", shared expert summed every %u iterations", plan->shared_every);
     if (plan->gradient != GRADIENT_DENSE)

@@ -310,6 +310,8 @@ static const Spec *with_codec(const Spec *request, Codec codec, Arena *arena)
     spec->plan.codec = codec;
     spec->plan.ratio =
         codec_info(codec)->encodes && packet_has_ratio(codec_info(codec)->form) ? request->plan.ratio : 1;
+    if (!codec_info(codec)->encodes && spec->plan.gradient == GRADIENT_DENSE)
+        spec->plan.whole_levels = 0;
     return spec;
 }
 

@@ -102,6 +102,7 @@ typedef struct {
     uint32_t shared_every;   // iterations between two sums of the mean expert that `sr` subtracts; 0: none
     GradientReturn gradient; // the same for gradients of migrated experts
     double gradient_ratio;
+    uint32_t whole_levels;   // innermost levels where both travel as they are, whatever codecs say
     double capacity;         // rows per expert and source over the balanced load; 0: nothing is dropped
     uint32_t replica_levels; // outermost levels whose experts are gathered from the start; 0 in training
     uint32_t replica_slots;  // gathered layers alive at once, where replicas are dropped after use; 0: no limit
@@ -197,6 +198,9 @@ ShareShape plan_share_shape(const Plan *plan);
 // How experts, and gradients on their way home, become packets, where they do.
 Packing plan_packing(const Plan *plan);
 Packing plan_gradient_packing(const Plan *plan);
+// Outermost levels that packets cross, where there are any; and how many shares packets bring together there.
+uint32_t plan_coded_levels(const Plan *plan);
+uint64_t plan_coded_members(const Plan *plan, const uint32_t domain[LEVELS_MAX]);
 // What the domain size vector S (of one layer) puts where. For plans whose choices are valid.
 ExpertShares plan_expert_shares(const Plan *plan, const uint32_t domain[LEVELS_MAX]);
 // Slot of `expert` among those that `rank` holds after gathering: its index in the block of the rank's place; -1 if not

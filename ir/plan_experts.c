@@ -12,6 +12,19 @@ Packing plan_gradient_packing(const Plan *plan)
     return gradient_packing(plan->gradient, plan->gradient_ratio);
 }
 
+uint32_t plan_coded_levels(const Plan *plan)
+{
+    return plan->cluster.level_count - plan->whole_levels;
+}
+
+uint64_t plan_coded_members(const Plan *plan, const uint32_t domain[LEVELS_MAX])
+{
+    uint64_t members = 1;
+    for (uint32_t l = plan->replica_levels; l < plan_coded_levels(plan); l++)
+        members *= domain[l];
+    return members;
+}
+
 ShareShape plan_share_shape(const Plan *plan)
 {
     ShareShape shape = {.whole = plan->model.experts % share_gpus(&plan->cluster, plan->replica_levels) == 0};

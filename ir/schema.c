@@ -89,6 +89,7 @@ static const RecordInfo records[RECORD_COUNT] = {
                                 FIELD(Plan, "shared_every", shared_every, U32),
                                 FIELD(Plan, "gradient", gradient, ONE_OF(gradient)),
                                 FIELD(Plan, "gradient_ratio", gradient_ratio, NUMBER),
+                                MAYBE(Plan, "whole_levels", whole_levels, U32),
                                 FIELD(Plan, "capacity", capacity, NUMBER),
                                 FIELD(Plan, "replica_levels", replica_levels, U32),
                                 FIELD(Plan, "replica_slots", replica_slots, U32),

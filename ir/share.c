@@ -83,12 +83,24 @@ ElementRange share_held(const ExpertShares *shares, uint64_t rank)
     return (ElementRange){share_place(shares, rank) * elements, elements};
 }
 
-ElementRange share_owned(const ExpertShares *shares, uint64_t rank)
+// The block's elements from share `slot` on, `count` shares: none beyond its end, where the last shares are padding.
+static ElementRange shares_from(const ExpertShares *shares, uint64_t rank, uint64_t slot, uint64_t count)
 {
     ElementRange block = share_held(shares, rank);
-    uint64_t share = shares->rows * shares->cols, begin = share_slot(shares, rank) * share;
+    uint64_t share = shares->rows * shares->cols, begin = slot * share;
     if (begin >= block.count)
         return (ElementRange){block.first + block.count, 0};
-    uint64_t left = block.count - begin;
-    return (ElementRange){block.first + begin, left < share ? left : share};
+    uint64_t left = block.count - begin, length = count * share;
+    return (ElementRange){block.first + begin, left < length ? left : length};
+}
+
+ElementRange share_owned(const ExpertShares *shares, uint64_t rank)
+{
+    return shares_from(shares, rank, share_slot(shares, rank), 1);
+}
+
+ElementRange share_held_part(const ExpertShares *shares, uint64_t rank, uint64_t count)
+{
+    uint64_t parts = count > 0 ? count : 1;
+    return shares_from(shares, rank, share_slot(shares, rank) / parts * parts, count);
 }

@@ -47,5 +47,8 @@ typedef struct {
 
 ElementRange share_owned(const ExpertShares *shares, uint64_t rank);
 ElementRange share_held(const ExpertShares *shares, uint64_t rank); // the block of its place
+// Of that, the `count` shares that gathers over the outermost levels bring together: count is a product of their domain
+// sizes.
+ElementRange share_held_part(const ExpertShares *shares, uint64_t rank, uint64_t count);
 
 #endif

@@ -170,6 +170,7 @@ static void lift_gathers(const Workload *work, Workload *changed, Spec *spec, Ar
     for (uint32_t k = 0; k < work->layer_count; k++)
         changed->layers[k].sent_bytes = 0;
     spec->plan.codec = CODEC_DENSE;
+    spec->plan.whole_levels = 0;
 }
 
 static double lifted_s(const Workload *work, const Solution *solution, const ExplainLimit *limit)

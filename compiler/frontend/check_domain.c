@@ -9,6 +9,14 @@
 
 // ---- whole experts ---------------------------------------------------------------------------
 
+static int find_level(const Cluster *cluster, const char *name)
+{
+    for (uint32_t l = 0; l < cluster->level_count; l++)
+        if (strcmp(cluster->levels[l].name, name) == 0)
+            return (int)l;
+    return -1;
+}
+
 // A mean of experts is subtracted from whole ones: where a GPU owns parts of some, there is none.
 static void check_packets(Checker *checker)
 {
@@ -26,6 +34,25 @@ static void check_packets(Checker *checker)
                   (unsigned long long)(below + gpus));
     else
         diag_help(checker->diag, "%llu experts, one for every GPU, would do", (unsigned long long)gpus);
+}
+
+// Where packets are decoded.
+static void check_coded_levels(Checker *checker)
+{
+    Spec *spec = checker->spec;
+    const AstEntry *key = checker->keys[KEY_MIGRATION_levels];
+    bool encodes = (int)spec->plan.codec == CODEC_AUTO || codec_info(spec->plan.codec)->encodes;
+    if (!key)
+        return;
+    int level = key->value->kind == EXPR_NAME ? find_level(&spec->cluster, key->value->text) : -1;
+    if (level < 0)
+        diag_error(checker->diag, value_span(checker, key),
+                   "'levels' must be a level of the cluster: the innermost that packets cross");
+    else if (!encodes && spec->plan.gradient == GRADIENT_DENSE)
+        diag_error(checker->diag, value_span(checker, key),
+                   "'levels' goes with a 'codec' or a 'gradient': here everything travels whole");
+    else
+        spec->plan.whole_levels = spec->cluster.level_count - 1 - (uint32_t)level;
 }
 
 // ---- domain sizes ----------------------------------------------------------------------------
@@ -70,14 +97,6 @@ static void set_size(Checker *checker, uint32_t level, const AstExpr *expr)
         return;
     }
     spec->plan.domain[level] = size;
-}
-
-static int find_level(const Cluster *cluster, const char *name)
-{
-    for (uint32_t l = 0; l < cluster->level_count; l++)
-        if (strcmp(cluster->levels[l].name, name) == 0)
-            return (int)l;
-    return -1;
 }
 
 static void report_unknown_level(Checker *checker, const AstEntry *entry)
@@ -270,14 +289,17 @@ static size_t parse_layers(Checker *checker, uint32_t source, const char *option
 // A word that says what is kept of gathered experts is no size: it is blanked out, with what sets it apart.
 static void take_word(Checker *checker, uint32_t source, char *text, char *word, size_t length, ForcedRun *run)
 {
+    uint32_t coded = spec_coded_levels(checker->spec);
     Span span = {source, (uint32_t)(word - text), (uint32_t)((size_t)(word - text) + length)};
     run->regather = true;
     memset(word, ' ', length);
     if (checker->spec->plan.pass == PASS_FORWARD)
         diag_error(checker->diag, span, "nothing is gathered again in a forward pass");
-    else if (codec_info(checker->spec->plan.codec)->remembers)
-        diag_error(checker->diag, span, "codec '%s' keeps its replicas: nothing is gathered again",
-                   codec_name(checker->spec->plan.codec));
+    else if (codec_info(checker->spec->plan.codec)->remembers &&
+             (run->once < coded || checker->spec->plan.whole_levels == 0))
+        diag_error(checker->diag, span, "codec '%s' keeps its replicas: nothing is gathered again%s",
+                   codec_name(checker->spec->plan.codec),
+                   checker->spec->plan.whole_levels > 0 ? " but inside of 'levels'" : "");
     while (word > text && (word[-1] == ' ' || word[-1] == ','))
         *--word = ' ';
 }
@@ -295,14 +317,16 @@ static void take_once(Checker *checker, uint32_t source, char *text, char *word,
         diag_help(checker->diag,
                   "the innermost level whose gathers happen once: what is inside is gathered again for the "
                   "backward pass");
-    } else if (level >= 0 && codec_info(checker->spec->plan.codec)->encodes) {
-        diag_error(checker->diag, span, "packets of codec '%s' are decoded after all levels: expected 'all' or 'none'",
-                   codec_name(checker->spec->plan.codec));
+    } else if (level >= 0 && codec_info(checker->spec->plan.codec)->encodes &&
+               (uint32_t)level + 1 < spec_coded_levels(checker->spec)) {
+        diag_error(checker->diag, span, "packets of codec '%s' are decoded after %s: expected 'all' or 'none'",
+                   codec_name(checker->spec->plan.codec),
+                   checker->spec->plan.whole_levels > 0 ? "'levels'" : "all levels");
     }
-    take_word(checker, source, text, word, key + length, run);
     all |= level == (int)checker->spec->cluster.level_count - 1;
-    run->regather = !all;
     run->once = level >= 0 && !all ? (uint32_t)level + 1 : 0;
+    take_word(checker, source, text, word, key + length, run);
+    run->regather = !all;
 }
 
 void check_lap_size(Checker *checker, Span span, uint64_t lap)
@@ -422,6 +446,7 @@ void check_shares_and_domain(Checker *checker, const char *domain_option)
     Spec *spec = checker->spec;
     if (spec->model.experts) // an abstract workload that does not say: every GPU owns its share
         spec->replica_levels = spec_replica_levels(&spec->cluster, spec->plan.pass, spec->model.experts);
+    check_coded_levels(checker);
     check_packets(checker);
     const AstEntry *in_file = checker->keys[KEY_PLAN_domain];
     fill_domain(checker->spec, false);

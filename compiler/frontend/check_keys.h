@@ -34,6 +34,7 @@ typedef enum {
     X(LAYERS, false, NUMBER, "list of layers", NULL)                                                                   \
     X(ONE_OF, false, NUMBER, "word", NULL) /* of the key's name table */                                               \
     X(DOMAIN, false, NUMBER, "name, record or list", "auto", "ep", "gather", NULL)                                     \
+    X(WORKERS_OF, false, NUMBER, "level", NULL)                                                                        \
     X(NAMES, false, NUMBER, "list of names", NULL)                                                                     \
     X(FILE, false, NUMBER, "file name", NULL)                                                                          \
     X(SKEW, false, NUMBER, "law", "uniform", "zipf", NULL)

@@ -330,6 +330,7 @@ static void describe(Lowering *l)
     plan->shared_every = codec_info(spec->plan.codec)->has_mean ? spec->plan.shared_every : 0;
     plan->gradient = spec->plan.gradient;
     plan->gradient_ratio = spec->plan.gradient_ratio;
+    plan->whole_levels = spec->plan.whole_levels;
     plan->training = spec->training;
     plan->capacity = spec->plan.capacity;
     plan->replica_levels = spec->replica_levels;

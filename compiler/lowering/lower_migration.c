@@ -66,18 +66,26 @@ static void limit_gather(Lowering *l, Gathering *of, uint32_t level, int32_t ste
 
 // ---- experts ---------------------------------------------------------------------------------
 
-// From level `first` inwards; notes what levels that are gathered once left.
-static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_t shard, uint32_t first,
-                             int32_t after_step)
+// Levels, and the step that their gathers wait for.
+typedef struct {
+    uint32_t first, end;
+    int32_t after_step; // NONE
+} GatherRange;
+
+// From the outermost of the levels inwards; notes what levels that are gathered once left.
+static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_t shard, GatherRange range)
 {
     const Spec *spec = l->spec;
     const Buffer *own = builder_buffer(l->builder, shard);
     double rows = (double)own->rows, cols = (double)own->cols;
     Dtype dtype = own->dtype;
     bool training = spec->plan.pass == PASS_TRAINING;
-    Gathering of = {.once = !training ? 0 : l->config->regather ? l->config->once : UINT32_MAX, .after = after_step};
+    Gathering of = {.once = !training             ? 0
+                            : l->config->regather ? l->config->once
+                                                  : UINT32_MAX,
+                    .after = range.after_step};
     memcpy(of.sizes, l->config->domain, sizeof(of.sizes));
-    for (uint32_t level = first; level < spec->cluster.level_count; level++) {
+    for (uint32_t level = range.first; level < range.end; level++) {
         if (level == l->config->once)
             l->layers[k].kept = shard;
         uint32_t domain = l->config->domain[level];
@@ -105,28 +113,23 @@ static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_
 }
 
 // What the codec remembers of a layer, once for all passes.
-static void add_memories(Lowering *l, uint32_t k, LoweredLayer *layer)
+static void add_memories(Lowering *l, uint32_t k, double coded_rows, LoweredLayer *layer)
 {
     if (layer->mean == NONE && l->work->layers[k].mean_bytes > 0)
         layer->mean = add_experts(l, k, BUFFER_REPLICA, "mean", 1);
     if (layer->sent == NONE && codec_info(l->spec->plan.codec)->remembers) {
         layer->sent = add_experts(l, k, BUFFER_REPLICA, "sent", l->share_rows);
-        layer->replicas = add_experts(l, k, BUFFER_REPLICA, "replicas", l->held_rows);
+        layer->replicas = add_experts(l, k, BUFFER_REPLICA, "replicas", coded_rows);
     }
 }
 
-int32_t lowering_add_gathers(Lowering *l, uint32_t k, bool again, int32_t after_step)
+// The experts as packets, over the levels that these cross; returns what is decoded of them.
+static int32_t gather_packets(Lowering *l, uint32_t k, const char *suffix, double coded_rows, int32_t after_step)
 {
     LoweredLayer *layer = &l->layers[k];
-    const char *suffix = again ? ".again" : "";
     const Device *device = &l->spec->cluster.device;
     const Packing packing = spec_packing(l->spec);
-    if (l->held_rows == l->share_rows)
-        return layer->experts;
-    if (!codec_info(l->spec->plan.codec)->encodes)
-        return again ? gather_levels(l, k, suffix, layer->kept, l->config->once, after_step)
-                     : gather_levels(l, k, suffix, layer->experts, l->spec->replica_levels, after_step);
-    add_memories(l, k, layer);
+    add_memories(l, k, coded_rows, layer);
     char name[BUFFER_NAME_MAX];
     snprintf(name, sizeof(name), "packet%s", suffix);
     int32_t packet = lowering_add_temporary(l, k, name, DTYPE_U8, l->share_rows, packet_bytes(l, packing));
@@ -136,19 +139,37 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, bool again, int32_t after_
         add_local(l, OP_ENCODE, k, cost_encode_s(device, packing.form, dense_bytes(l, l->share_rows)), encode);
     if (after_step != NONE)
         builder_add_after(l->builder, step, after_step);
-    packet = gather_levels(l, k, suffix, packet, l->spec->replica_levels, after_step);
+    GatherRange range = {l->spec->replica_levels, spec_coded_levels(l->spec), after_step};
+    packet = gather_levels(l, k, suffix, packet, range);
     int32_t decoded = NONE;
     if (layer->replicas == NONE) {
         snprintf(name, sizeof(name), "decoded%s", suffix);
-        decoded = add_experts(l, k, BUFFER_TEMPORARY, name, l->held_rows);
+        decoded = add_experts(l, k, BUFFER_TEMPORARY, name, coded_rows);
     }
     StepBuffers decode = {.decode = {.packet = packet,
                                      .own = layer->experts,
                                      .mean = layer->mean,
                                      .experts = decoded,
                                      .replicas = layer->replicas}};
-    add_local(l, OP_DECODE, k, cost_decode_s(device, packing.form, dense_bytes(l, l->held_rows)), decode);
+    add_local(l, OP_DECODE, k, cost_decode_s(device, packing.form, dense_bytes(l, coded_rows)), decode);
     return layer->replicas == NONE ? decoded : layer->replicas;
+}
+
+int32_t lowering_add_gathers(Lowering *l, uint32_t k, bool again, int32_t after_step)
+{
+    LoweredLayer *layer = &l->layers[k];
+    const char *suffix = again ? ".again" : "";
+    double coded_rows = l->share_rows * config_coded_shards(l->spec, l->config);
+    uint32_t coded = spec_coded_levels(l->spec), levels = l->spec->cluster.level_count;
+    bool packets = codec_info(l->spec->plan.codec)->encodes && coded_rows > l->share_rows;
+    if (l->held_rows == l->share_rows)
+        return layer->experts;
+    if (again && (!packets || l->config->once >= coded))
+        return gather_levels(l, k, suffix, layer->kept, (GatherRange){l->config->once, levels, after_step});
+    if (!packets)
+        return gather_levels(l, k, suffix, layer->experts, (GatherRange){l->spec->replica_levels, levels, after_step});
+    int32_t decoded = gather_packets(l, k, suffix, coded_rows, after_step);
+    return gather_levels(l, k, suffix, decoded, (GatherRange){coded, levels, after_step});
 }
 
 // ---- bundles that all GPUs own shares of -------------------------------------------------------
@@ -407,7 +428,7 @@ int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
                          .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain),
                          .cost_s = l->cost.reduce_s[level],
                          .bytes = l->cost.reduce_bytes[level]};
-        if (spec->plan.gradient == GRADIENT_DENSE)
+        if (spec->plan.gradient == GRADIENT_DENSE || level >= spec_coded_levels(spec))
             add_return_step(l, &of, step, shard);
         else
             return_packets(l, k, level, step, of.gradient, shard);

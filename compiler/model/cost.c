@@ -126,6 +126,14 @@ double config_held_shards(const Spec *spec, const Config *config)
     return held;
 }
 
+double config_coded_shards(const Spec *spec, const Config *config)
+{
+    double coded = 1;
+    for (uint32_t l = spec->replica_levels; l < spec_coded_levels(spec); l++)
+        coded *= config->domain[l];
+    return coded;
+}
+
 static bool gathers_among(const Config *config, uint32_t first, uint32_t end)
 {
     bool any = false;
@@ -151,18 +159,24 @@ static double packet_s(const Spec *spec, PacketForm form, double encoded, double
     return cost_encode_s(device, form, encoded) + cost_decode_s(device, form, decoded);
 }
 
+// Packets are decoded after the levels that they cross: what is gathered again either begins inside of these, or with
+// packets that are made again, which takes a codec that remembers nothing.
+static bool can_gather_again(const Spec *spec, const Config *config, uint32_t once)
+{
+    const CodecInfo *codec = codec_info(spec->plan.codec);
+    if (!gathers_among(config, once > spec->replica_levels ? once : spec->replica_levels, spec->cluster.level_count))
+        return false;
+    if (codec->encodes && config_coded_shards(spec, config) > 1 && once < spec_coded_levels(spec))
+        return once == 0 && !codec->remembers;
+    return once == 0 || config->domain[once - 1] > 1 || once == spec_coded_levels(spec);
+}
+
 bool config_next_kept(const Spec *spec, Config *config)
 {
-    uint32_t levels = spec->cluster.level_count;
-    if (!config->regather) {
-        config->regather = config_held_shards(spec, config) > 1;
-        return config->regather;
-    }
-    if (codec_info(spec->plan.codec)->encodes) // packets are decoded after all levels
-        return false;
-    for (uint32_t once = config->once + 1; once < levels; once++) {
-        if (config->domain[once - 1] == 1 || !gathers_among(config, once, levels))
+    for (uint32_t once = config->regather ? config->once + 1 : 0; once < spec->cluster.level_count; once++) {
+        if (!can_gather_again(spec, config, once))
             continue;
+        config->regather = true;
         config->once = once;
         return true;
     }
@@ -252,7 +266,8 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
                            double shards_before, LayerCost *cost)
 {
     double peers = config->domain[level] - 1.0;
-    cost->gather_bytes[level] = layer->sent_bytes * shards_before * peers;
+    bool coded = level < spec_coded_levels(work->spec);
+    cost->gather_bytes[level] = (coded ? layer->sent_bytes : layer->expert_bytes) * shards_before * peers;
     cost->gather_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers);
     add_port_bytes(work->spec, level, cost->gather_bytes[level], cost->port_gather_s);
     cost->port_latency_s[level] =
@@ -265,8 +280,8 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
         add_port_bytes(work->spec, level, cost->gather_bytes[level], cost->port_again_s);
     }
     // Gradients go home the gather reversed: whole sums, or packets of what the others are to get.
-    cost->reduce_bytes[level] = layer->returned_bytes * shards_before * peers;
-    if (work->spec->plan.gradient != GRADIENT_DENSE && peers > 0)
+    cost->reduce_bytes[level] = (coded ? layer->returned_bytes : layer->expert_bytes) * shards_before * peers;
+    if (coded && work->spec->plan.gradient != GRADIENT_DENSE && peers > 0)
         cost->sync_s += packet_s(work->spec, spec_gradient_packing(work->spec).form,
                                  layer->expert_bytes * shards_before * peers, layer->expert_bytes * shards_before);
     cost->reduce_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers);
@@ -426,9 +441,10 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
         held *= config->domain[l];
     }
     cost_experts(work, layer, config, dispatch, held, cost);
-    if (held > 1 && codec_info(spec->plan.codec)->encodes)
-        cost->codec_s = packet_s(spec, spec_packing(spec).form, layer->expert_bytes, held * layer->expert_bytes);
-    cost->again_s += config->regather ? cost->codec_s : 0;
+    double coded = config_coded_shards(spec, config);
+    if (coded > 1 && codec_info(spec->plan.codec)->encodes)
+        cost->codec_s = packet_s(spec, spec_packing(spec).form, layer->expert_bytes, coded * layer->expert_bytes);
+    cost->again_s += config->regather && config->once < spec_coded_levels(spec) ? cost->codec_s : 0;
     if (spec->plan.pass == PASS_FORWARD)
         return;
     if (!spec->model.abstract) {
@@ -440,6 +456,6 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
         cost->expert_sums_s = sums.part_s;
         cost->expert_round_s = sums.once_s;
     }
-    if (held > 1 && layer->mean_bytes > 0)
+    if (coded > 1 && layer->mean_bytes > 0)
         cost_mean(work, layer, cost);
 }

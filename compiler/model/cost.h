@@ -98,6 +98,8 @@ double cost_port_s(const LayerCost *cost, uint32_t level);
 
 // Product of S over the levels that share experts: how many shares a GPU holds after gathering.
 double config_held_shards(const Spec *spec, const Config *config);
+// The same over the levels that packets cross.
+double config_coded_shards(const Spec *spec, const Config *config);
 
 // The next way to gather the same domain again, after keeping all: all levels, then all but the outermost, and so on,
 // where levels inside and outside gather anything. False, and unchanged, after the last.

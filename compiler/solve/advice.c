@@ -136,7 +136,7 @@ static bool next_sizes(const Spec *spec, uint32_t domain[LEVELS_MAX])
 // The next valid configuration, replicas kept and, where they can be, gathered again.
 static bool next_config(const Spec *spec, Config *config)
 {
-    bool regather = spec->plan.pass == PASS_TRAINING && !codec_info(spec->plan.codec)->remembers;
+    bool regather = spec->plan.pass == PASS_TRAINING;
     if (regather && config_next_kept(spec, config))
         return true;
     config->regather = false;
@@ -280,6 +280,7 @@ static void advise_requests(Advising *a)
         diag_help(a->diag, "gathering dense weights again for the backward pass helps: 'once_dense = auto' fits");
     freely = *a->work->spec;
     freely.plan.codec = CODEC_DENSE;
+    freely.plan.whole_levels = freely.plan.gradient == GRADIENT_DENSE ? 0 : freely.plan.whole_levels;
     freely.plan.ratio = 1;
     a->tried = 0;
     if (codec_info(a->work->spec->plan.codec)->remembers && fits(a, &freely))

@@ -158,7 +158,7 @@ static void price(const Workload *work, const Config *config, Dispatch dispatch,
 
 static bool can_regather(const Spec *spec)
 {
-    return spec->plan.pass == PASS_TRAINING && !codec_info(spec->plan.codec)->remembers; // whose replicas stay
+    return spec->plan.pass == PASS_TRAINING;
 }
 
 // Takes the configuration if it is faster than the candidate and fits; with replicas kept, and gathered again.

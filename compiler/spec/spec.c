@@ -150,6 +150,11 @@ Packing spec_gradient_packing(const Spec *spec)
     return gradient_packing(spec->plan.gradient, spec->plan.gradient_ratio);
 }
 
+uint32_t spec_coded_levels(const Spec *spec)
+{
+    return spec->cluster.level_count - spec->plan.whole_levels;
+}
+
 bool spec_needs_whole_experts(const Spec *spec)
 {
     return !spec->model.abstract && (int)spec->plan.codec != CODEC_AUTO && codec_info(spec->plan.codec)->has_mean;

@@ -95,6 +95,7 @@ typedef struct {
     double ratio;          // 1 where packets have none
     uint32_t shared_every; // of sr, 0: without a shared expert
     GradientReturn gradient;
+    uint32_t whole_levels;  // innermost levels inside which experts and gradients travel as they are
     double gradient_ratio;  // 1 where packets have none
     double capacity;        // 0: nothing is dropped
     OnceDense once_dense;   // as requested
@@ -131,6 +132,8 @@ Packing spec_gradient_packing(const Spec *spec);
 
 // Does every GPU own whole experts, not parts of some?
 bool spec_owns_whole_experts(const Spec *spec);
+uint32_t spec_coded_levels(const Spec *spec); // outermost levels that packets cross, where there are any
+
 // Does the codec subtract the mean of all experts, which takes whole ones? `auto` does where it can.
 bool spec_needs_whole_experts(const Spec *spec);
 // Are weights or gradients of experts encoded? With `auto` they are where they can be.

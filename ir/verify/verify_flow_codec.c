@@ -50,7 +50,8 @@ void flow_decode(Flow *flow)
     const LayerFlow *layer = flow_layer(flow);
     int32_t weights = layer->weights[WEIGHT_EXPERTS];
     bool replicas = codec_info(flow->plan->codec)->remembers;
-    flow_take(flow, OPERAND_packet, value_split(HOLDS_PACKET, k, layer->gathered, weights));
+    uint32_t levels = layer->gathered & ((1u << plan_coded_levels(flow->plan)) - 1);
+    flow_take(flow, OPERAND_packet, value_split(HOLDS_PACKET, k, levels, weights));
     flow_take(flow, OPERAND_own, value_split(HOLDS_WEIGHT, k, 0, weights));
     take_mean(flow);
     if (replicas)
@@ -58,8 +59,7 @@ void flow_decode(Flow *flow)
     if (flow_operand(flow, OPERAND_experts) == NONE && !replicas)
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "misses operand 'experts'");
     flow_take_none(flow, replicas ? OPERAND_experts : OPERAND_replicas);
-    flow_give(flow, replicas ? OPERAND_replicas : OPERAND_experts,
-              value_split(HOLDS_WEIGHT, k, layer->gathered, weights));
+    flow_give(flow, replicas ? OPERAND_replicas : OPERAND_experts, value_split(HOLDS_WEIGHT, k, levels, weights));
 }
 
 void flow_mean_expert(Flow *flow)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "ir/bundle.h"
+#include "ir/codec.h"
 #include "ir/unroll.h"
 #include "ir/verify/verify_parts.h"
 
@@ -234,6 +235,21 @@ static uint32_t count_first_round(const Plan *plan, const Choice *choice)
     return count;
 }
 
+// What experts and their gradients cross a level with.
+static Op migration_op(const Plan *plan, OpShape shape, int32_t level)
+{
+    bool packets = plan->gradient != GRADIENT_DENSE && level < (int32_t)plan_coded_levels(plan);
+    return shape == SHAPE_GATHER ? OP_GATHER : packets ? OP_RETURN_PACKETS : OP_REDUCE_SCATTER;
+}
+
+// Whether packets are decoded between two steps: the flow follows them.
+static bool decodes_between(const Plan *plan, const Step *before, const Step *step)
+{
+    int32_t coded = (int32_t)plan_coded_levels(plan);
+    bool gathered = step->op == OP_GATHER && codec_info(plan->codec)->encodes;
+    return step->op == OP_RETURN_PACKETS || (gathered && before->level < coded && step->level >= coded);
+}
+
 // What one level gathered is the next level's shard; on the way back, what one level summed is what
 // the next one sums.
 static void verify_gather_link(Verifier *verifier, uint32_t before, uint32_t step)
@@ -255,13 +271,15 @@ static bool leaves_laps(const Verifier *verifier, const Choice *choice, uint32_t
            choice->regather && steps[step].level < once && steps[before].level >= once;
 }
 
+static const char *describe_migration(const Plan *plan, OpShape shape, int32_t level, char text[96])
+{
+    return describe(plan, migration_op(plan, shape, level), level, text);
+}
+
 static void verify_gathers(Verifier *verifier, const Choice *choice, const uint32_t *steps, uint32_t count,
                            OpShape shape)
 {
     const Plan *plan = verifier->plan;
-    const Op op = shape == SHAPE_GATHER              ? OP_GATHER
-                  : plan->gradient != GRADIENT_DENSE ? OP_RETURN_PACKETS
-                                                     : OP_REDUCE_SCATTER;
     int32_t expected[2 * LEVELS_MAX];
     uint32_t wanted = expect_gathers(plan, choice, shape, expected), matched = 0, before = 0;
     char text[96];
@@ -269,27 +287,27 @@ static void verify_gathers(Verifier *verifier, const Choice *choice, const uint3
         const Step *step = &plan->steps[steps[i]];
         if (step_info(step)->shape != shape || verify_carries_dense(verifier, step))
             continue;
-        if (matched == wanted || step->level != expected[matched] || step->op != op) {
+        if (matched == wanted || step->level != expected[matched] ||
+            step->op != migration_op(plan, shape, step->level)) {
             verify_fail(verifier, PROPERTY_GATHER, steps[i],
                         "layer %" PRIu32 ": found '%s' over level '%.40s': expected %s", choice->layer,
                         step_info(step)->name, plan->cluster.levels[step->level].name,
-                        matched == wanted ? "no more" : describe(plan, op, expected[matched], text));
+                        matched == wanted ? "no more" : describe_migration(plan, shape, expected[matched], text));
             return;
         }
         if (plan->groups[step->group].domain != choice->domain[step->level])
             verify_fail(verifier, PROPERTY_GATHER, steps[i],
                         "the domain size is %" PRIu32 ", and the layer's choice is %" PRIu32,
                         plan->groups[step->group].domain, choice->domain[step->level]);
-        // Not the first of a round. Packets of gradients are decoded in between: the flow follows them.
-        if (matched > 0 && matched != count_first_round(plan, choice) && !plan->model.abstract &&
-            op != OP_RETURN_PACKETS && !leaves_laps(verifier, choice, before, steps[i]))
+        if (matched > 0 && matched != count_first_round(plan, choice) && !plan->model.abstract && // not a round's first
+            !decodes_between(plan, &plan->steps[before], step) && !leaves_laps(verifier, choice, before, steps[i]))
             verify_gather_link(verifier, before, steps[i]);
         before = steps[i];
         matched++;
     }
     if (matched < wanted)
         verify_fail(verifier, PROPERTY_GATHER, NONE, "layer %" PRIu32 " misses %s", choice->layer,
-                    describe(plan, op, expected[matched], text));
+                    describe_migration(plan, shape, expected[matched], text));
 }
 
 static const uint32_t *find_op(const Plan *plan, const uint32_t *steps, uint32_t count, Op op)

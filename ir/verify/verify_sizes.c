@@ -379,10 +379,13 @@ static void verify_codec(Verifier *verifier)
     const Plan *plan = verifier->plan;
     bool gathers = false, encodes = false;
     for (uint32_t i = 0; i < plan->step_count; i++) {
-        gathers = gathers || (plan->steps[i].op == OP_GATHER && !verify_carries_dense(verifier, &plan->steps[i]));
+        gathers = gathers || (plan->steps[i].op == OP_GATHER && !verify_carries_dense(verifier, &plan->steps[i]) &&
+                              plan->steps[i].level < (int32_t)plan_coded_levels(plan));
         encodes = encodes || plan->steps[i].op == OP_ENCODE;
     }
     bool returns = plan->gradient != GRADIENT_DENSE;
+    if (plan->whole_levels > 0 && !returns && !codec_info(plan->codec)->encodes)
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "everything travels whole, not only inside the innermost levels");
     if (!codec_info(plan->codec)->encodes)
         expect_claim(verifier, "the ratio of dense migration", plan->codec_ratio, 1);
     else if (!packet_has_ratio(plan_packing(plan).form))
@@ -400,6 +403,15 @@ static void verify_codec(Verifier *verifier)
     if (!plan->model.abstract && subtracts && plan->choice_count > 0 && !plan_share_shape(plan).whole)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "'%s' subtracts the mean of whole experts, yet GPUs own parts",
                     codec_name(plan->codec));
+}
+
+// Whether the levels that are gathered again are some of those that packets cross: all of them, or none, unless a codec
+// remembers what it sent once an iteration.
+static bool makes_packets_again(const Plan *plan, const Choice *choice)
+{
+    const CodecInfo *codec = codec_info(plan->codec);
+    bool coded = codec->encodes && plan_coded_members(plan, choice->domain) > 1;
+    return coded && choice->once < plan_coded_levels(plan) && (codec->remembers || choice->once > 0);
 }
 
 // What is kept of weights that are gathered again.
@@ -421,7 +433,7 @@ void verify_claims(Verifier *verifier)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "exchanges are padded, yet %s",
                     plan->model.abstract ? "the model is abstract" : "there is no capacity");
     for (uint32_t c = 0; c < plan->choice_count; c++)
-        if (plan->choices[c].regather && (plan->pass == PASS_FORWARD || codec_info(plan->codec)->remembers))
+        if (plan->choices[c].regather && (plan->pass == PASS_FORWARD || makes_packets_again(plan, &plan->choices[c])))
             verify_fail(verifier, PROPERTY_CLAIMS, NONE, "layer %" PRIu32 " gathers again %s", plan->choices[c].layer,
                         plan->pass == PASS_FORWARD ? "in a forward pass" : "what its codec keeps");
     for (uint32_t c = 0; c < plan->choice_count; c++)

@@ -16,7 +16,8 @@ bool reference_approximates(const Plan *plan)
 bool reference_is_decoded(const Plan *plan, const uint32_t domain[LEVELS_MAX], uint64_t rank, uint32_t expert)
 {
     ExpertShares shares = plan_expert_shares(plan, domain);
-    return expert % shares.block_experts / shares.rows != share_slot(&shares, rank);
+    uint64_t members = plan_coded_members(plan, domain); // inside, what was decoded travels whole
+    return expert % shares.block_experts / shares.rows % members != share_slot(&shares, rank) % members;
 }
 
 typedef struct {

@@ -86,7 +86,8 @@ static Laid laid_out(const Manifest *manifest, const SavedBuffer *of, uint64_t r
 {
     ExpertShares shares = manifest_shares(manifest, of->layer);
     bool held = of->persistence == PERSISTENCE_HELD;
-    return (Laid){held ? share_held(&shares, rank) : share_owned(&shares, rank), shares.cols, of->cols};
+    return (Laid){held ? share_held_part(&shares, rank, of->rows / shares.rows) : share_owned(&shares, rank),
+                  shares.cols, of->cols};
 }
 
 // Where a value of an element lies: part `part` of its row.

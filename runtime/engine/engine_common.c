@@ -78,7 +78,7 @@ uint64_t engine_own_slot(const Plan *plan, uint64_t rank, int32_t layer)
     if (!choice)
         return 0;
     ExpertShares shares = plan_expert_shares(plan, choice->domain);
-    return share_slot(&shares, rank) * shares.rows;
+    return share_slot(&shares, rank) % plan_coded_members(plan, choice->domain) * shares.rows;
 }
 
 const int32_t *engine_slots(const Plan *plan, const ExpertMaps *maps, uint32_t step, Fault *fault)

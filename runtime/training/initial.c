@@ -16,7 +16,8 @@ static void fill_experts(const Initial *initial, int32_t layer, bool held, Tenso
     if (!choice)
         return;
     ExpertShares shares = plan_expert_shares(plan, choice->domain);
-    ElementRange range = held ? share_held(&shares, initial->rank) : share_owned(&shares, initial->rank);
+    uint64_t count = out.rows / shares.rows; // of replicas: what packets bring together
+    ElementRange range = held ? share_held_part(&shares, initial->rank, count) : share_owned(&shares, initial->rank);
     weights_fill_expert_range(&plan->model, initial->seed, choice->layer, range.first, range.count, out);
 }
 

@@ -47,9 +47,8 @@ static Tensor make(Dtype dtype, uint64_t rows, uint64_t cols, float scale)
     return tensor;
 }
 
-static Work work_create(uint64_t elements, uint64_t experts, Codec codec, double ratio)
+static Work work_create(uint64_t elements, uint64_t experts, Codec codec, Packing packing)
 {
-    Packing packing = codec_packing(codec, ratio);
     Work work = {.elements = elements, .experts = experts, .codec = codec, .packing = packing};
     work.weights = make(DTYPE_F32, experts, elements, 0.05f);
     work.gradient = make(DTYPE_F32, experts, elements, 0.01f);
@@ -135,6 +134,20 @@ static void decode(Work *work)
     host_decode(codec_info(work->codec), work->packing, 0, work->packet, own, (Tensor){0}, work->decoded);
 }
 
+// With feedback of what is left out; nothing is the rank's own.
+static void encode_gradient(Work *work)
+{
+    host_encode_gradient(work->packing, work->experts, 0, work->gradient, work->sent, work->packet);
+}
+
+// What another member sent of the second half of the experts, added to the first half.
+static void decode_gradient(Work *work)
+{
+    Tensor shard = work->decoded;
+    shard.rows = work->experts / 2;
+    host_decode_gradient(work->packing, 0, work->gradient, work->packet, shard);
+}
+
 static int compare(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -153,7 +166,7 @@ static double processor_now_s(void)
 static double median_s(const Work *like, void (*run)(Work *))
 {
     double times[REPEATS];
-    Work begun = work_create(like->elements, like->experts, like->codec, like->packing.ratio), *work = &begun;
+    Work begun = work_create(like->elements, like->experts, like->codec, like->packing), *work = &begun;
     update(work);
     encode(work);
     run(work);
@@ -193,7 +206,7 @@ static double left_out(const Work *work, Tensor shared)
 
 static void print_left_out(uint64_t elements, uint64_t experts, double ratio)
 {
-    Work work = work_create(elements, experts, CODEC_SR, ratio);
+    Work work = work_create(elements, experts, CODEC_SR, codec_packing(CODEC_SR, ratio));
     Tensor mean = make(DTYPE_F32, 1, elements, 0);
     host_mean(experts, work.weights, mean);
     printf("sr leaves out, of the norm of experts as they are drawn: %.2f, without shared expert %.2f\n\n",
@@ -222,12 +235,26 @@ static void measure(uint64_t elements, uint64_t experts, Codec codec, double rat
     print_left_out(elements, experts, ratio);
 }
 
+static void measure_gradient(uint64_t elements, uint64_t experts, GradientReturn gradient, double ratio)
+{
+    Packing packing = gradient_packing(gradient, ratio);
+    Work work = {.elements = elements, .experts = experts, .codec = CODEC_DELTA, .packing = packing};
+    char title[64];
+    snprintf(title, sizeof(title), "gradients, %s 1/%.4g", gradient_name(gradient), packing_ratio(packing, DTYPE_F32));
+    double copy_s = median_s(&work, copy);
+    printf("%-44s %10s %10s %10s\n%-44s %10s %10s %10s\n", title, "time", "dense", "over", "", "ms", "GB/s", "copy");
+    print_line(&work, "copy", copy_s, copy_s);
+    print_line(&work, "encode with feedback", median_s(&work, encode_gradient), copy_s);
+    print_line(&work, "decode and add, of half of them", median_s(&work, decode_gradient), copy_s);
+}
+
 int main(int argc, char **argv)
 {
     uint64_t elements = argc > 1 ? strtoull(argv[1], NULL, 10) : 1048576;
     uint64_t experts = argc > 2 ? strtoull(argv[2], NULL, 10) : 8;
-    if (elements == 0 || elements % CODEC_BLOCK || elements > 1u << 30 || experts == 0 || experts > 1024) {
-        fprintf(stderr, "usage: codec [elements, a multiple of %d] [experts]\n", CODEC_BLOCK);
+    if (elements == 0 || elements % CODEC_BLOCK || elements > 1u << 30 || experts == 0 || experts % 2 ||
+        experts > 1024) {
+        fprintf(stderr, "usage: codec [elements, a multiple of %d] [experts, an even number]\n", CODEC_BLOCK);
         return exit_code_of(FAULT_USAGE);
     }
     host_kernels_init(1, UINT64_MAX);
@@ -236,5 +263,9 @@ int main(int argc, char **argv)
     measure(elements, experts, CODEC_DELTA, 50);
     measure(elements, experts, CODEC_DELTA, 200);
     measure(elements, experts, CODEC_SIGN, 1);
+    measure_gradient(elements, experts, GRADIENT_TOPK, 50);
+    measure_gradient(elements, experts, GRADIENT_TOPK, 200);
+    measure_gradient(elements, experts, GRADIENT_Q4, 1);
+    measure_gradient(elements, experts, GRADIENT_TERNARY, 1);
     return exit_code_of(FAULT_NONE);
 }

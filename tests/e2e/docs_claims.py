@@ -139,7 +139,7 @@ def check_keys():
     keys = set(re.findall(r"^\| `(\w+)` \|", reference, re.M))
     blocks = set(re.findall(r"^### `(\w+)", reference, re.M))
     takes = " ".join(line.split("|")[2] for line in reference.split("\n") if line.startswith("| `"))
-    choices = set(re.findall(r"`(\w+)`", takes)) | {"off", "auto", "expression", "value", "link", "how"}
+    choices = set(re.findall(r"`(\w+)`", takes)) | {"off", "auto", "expression", "value", "link", "how", "dc"}
     language = pages["docs/language.md"].split("## Blocks and keys")[0]
     for cell in re.findall(r"^\| (`[^|]*) \|", language, re.M):
         for key in re.findall(r"`(\w+)`", cell):

@@ -43,6 +43,8 @@ run alone f32 'codec = sr  ratio = 20  shared_every = 0' --domain dc=2,gpu=1
 run again f32 'codec = sr  ratio = 20  shared_every = 8' --domain "0-1:dc=2,gpu=2,regather"
 run topk f32 'codec = dense  gradient = topk  gradient_ratio = 20' --domain dc=2,gpu=1
 run q4 f32 'codec = sign  gradient = q4' --domain dc=2,gpu=2
+run levels f32 'codec = sign  gradient = q4  levels = dc' --domain dc=2,gpu=2
+run inside f32 'codec = sign  gradient = q4  levels = dc' --domain dc=2,gpu=2,once=dc
 run ternary f32 'codec = sign  gradient = ternary' --domain dc=2,gpu=1
 run short bf16 'codec = delta  ratio = 100  gradient = topk  gradient_ratio = 100' --domain dc=2,gpu=2
 run all f32 'codec = delta  ratio = 20  gradient = topk  gradient_ratio = 20' --domain "0:dc=2,gpu=2; 1:dc=1,gpu=2"
@@ -71,17 +73,22 @@ for name in sys.argv[2:]:
 # Sent once, what gathers of 20-fold compression cost; dense weights travel whole.
 if sys.argv[1] != "dense":
     sys.exit()
+# Whether what was decoded is gathered again changes no bit, and packets cross the outer level alone.
+assert load("levels")["loss"] == load("inside")["loss"]
+(outer, inner), whole = load("levels.plan")["traffic"], load("dense.plan")["traffic"]
+assert outer["gather_bytes"] < whole[0]["gather_bytes"] / 30 and inner["gather_bytes"] == whole[1]["gather_bytes"]
 gathered = {name: load(name + ".plan")["traffic"][0]["gather_bytes"] for name in ("dense", "sr", "delta")}
 assert 20 <= gathered["dense"] / gathered["delta"] < 22 and gathered["sr"] == gathered["delta"], gathered
 PYTHON
-python3 check.py dense whole_delta whole_sr whole_topk delta sign sr alone again topk q4 ternary short all half brain || fail "compressed training"
+python3 check.py dense whole_delta whole_sr whole_topk delta sign sr alone again topk q4 levels inside ternary short all half brain || fail "compressed training"
 
 # Where GPUs own parts of experts packets are of their shares; a run that resumes knows what was sent and left out.
 cp model.hep whole.hep && sed -i 's/experts = 8/experts = 6/' model.hep
 run parts_dense f32 'codec = dense' --domain dc=2,gpu=2
 run parts f32 'codec = sign  gradient = q4' --domain dc=2,gpu=2
+run parts_levels bf16 'codec = delta  ratio = 20  gradient = ternary  levels = dc' --domain dc=2,gpu=2
 run parts_topk bf16 'codec = delta  ratio = 20  gradient = topk' --domain dc=2,gpu=2
-python3 check.py parts_dense parts parts_topk || fail "compressed training of parts"
+python3 check.py parts_dense parts parts_levels parts_topk || fail "compressed training of parts"
 expect 0 '' "$HEP_RUN" --warmup 0 -n 12 --checkpoint halves --json=half1.json parts.hepb
 expect 0 '' "$HEP_RUN" --warmup 0 -n 12 --resume halves --json=half2.json parts.hepb
 python3 -c '
@@ -124,7 +131,7 @@ python3 replicas.py || fail "replicas differ from what was sent"
 
 # The forward pass against a reference that applies the codec to the seeded weights; nothing else would pass.
 for domain in dc=2,gpu=2 dc=1,gpu=2 dc=2,gpu=1; do
-  for codec in 'sr  ratio = 20' 'sr  ratio = 64' 'sr  ratio = 20  shared_every = 0' 'delta  ratio = 20' sign; do
+  for codec in 'sr  ratio = 20' 'sr  ratio = 20  levels = dc' 'sr  ratio = 64' 'sr  ratio = 20  shared_every = 0' 'delta  ratio = 20' sign; do
     compile check f32 forward "codec = $codec" --domain $domain &&
       expect 0 '' "$HEP_RUN" -n 2 --check check.hepb
   done
@@ -136,7 +143,7 @@ expect 0 '' "$HEP_RUN" --warmup 0 -n 1 --check again.hepb
 if [ -z "${HEP_WITHOUT_MPI:-}" ] && command -v mpirun >/dev/null && ! grep -q 'built without MPI' err; then
   use_mpi
   export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0 # MPI keeps what it allocated
-  for name in sr all brain ternary; do
+  for name in sr all brain levels ternary; do
     expect 0 '' timeout 100 mpirun --oversubscribe -n 4 "$HEP_RUN" --warmup 0 -n 24 --json=$name.mpi.json $name.hepb &&
       { python3 -c '
 import json, sys

@@ -22,6 +22,7 @@ cat >expected.py <<'PYTHON'
 import json, sys
 plan = json.load(open(sys.argv[1]))
 codec, ratio, every, gradient, clip = sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), sys.argv[5], sys.argv[6] == "clip"
+coded = sys.argv[7:] or ["dc", "gpu"] # levels that packets cross
 elements, own, layers, members = 3 * 64 * 160, 2, 2, {"dc": 2, "gpu": 4}
 def bits(block): # bytes of whole blocks, of which an expert of 30720 elements has 7.5
     return (7 * block(4096) + block(2048) + 3) // 4 * 4
@@ -40,12 +41,13 @@ before = 1
 for level in plan["traffic"]:
     n = members[level["level"]]
     around = 2 * (n - 1) / n
-    reduce = layers * own * before * (n - 1) * home
+    out, back = (sent, home) if level["level"] in coded else (elements * 4, elements * 4)
+    reduce = layers * own * before * (n - 1) * back
     if codec == "sr" and every:
         reduce += layers * around * 4 * elements / every
     if clip:
         reduce += around * 4
-    want = {"gather_bytes": layers * own * before * (n - 1) * sent, "reduce_bytes": reduce, "exchange_bytes": 0,
+    want = {"gather_bytes": layers * own * before * (n - 1) * out, "reduce_bytes": reduce, "exchange_bytes": 0,
             "dense_gather_bytes": dense * before * (n - 1), "dense_reduce_bytes": dense * before * (n - 1)}
     for key, value in want.items():
         assert abs(level[key] - value) <= 1e-9 * max(1, value), (level["level"], key, level[key], value)
@@ -77,6 +79,8 @@ check 'codec = delta  ratio = 200' '' delta 200 0 dense -
 check 'codec = delta  ratio = 50  gradient = topk  gradient_ratio = 20' '' delta 50 0 20 -
 check 'codec = sign' '' sign 1 0 dense -
 says 'migration sign 1/31.9' "$HEPC" --dump=summary plan.hepb
+check 'codec = sign  gradient = q4  levels = dc' '' sign 1 0 q4 - dc
+says 'packets over dc alone' "$HEPC" --dump=summary plan.hepb
 check 'gradient = q4' '' dense 1 0 q4 -
 check 'codec = sign  gradient = ternary' 'clip = 1' sign 1 0 ternary clip
 check 'gradient = topk  gradient_ratio = 100' '' dense 1 0 100 -

@@ -77,6 +77,25 @@ Test(codec_memory, replicas_begin_as_the_weights_in_the_order_of_slots)
     check_replicas(2, 4);
 }
 
+// With packets over the outer level alone: what it brings together are the shares of the ranks that differ there.
+Test(codec_memory, replicas_of_outer_levels_are_those_that_packets_bring)
+{
+    Plan *plan = two_by_four(2, 4);
+    plan->whole_levels = 1;
+    uint64_t elements = model_expert_elements(&plan->model), bytes = 2 * elements * sizeof(float);
+    for (uint64_t rank = 0; rank < 8; rank++) {
+        Tensor replicas = make(DTYPE_F32, 4, elements), own = make(DTYPE_F32, 2, elements);
+        cr_assert(initial_fill(&(Initial){plan, SEED, rank}, WEIGHT_REPLICAS, LAYER, replicas));
+        for (uint64_t dc = 0; dc < 2; dc++) {
+            cr_assert(initial_fill(&(Initial){plan, SEED, 4 * dc + rank % 4}, WEIGHT_EXPERTS, LAYER, own));
+            cr_assert_arr_eq((char *)replicas.data + dc * bytes, own.data, bytes);
+        }
+        cr_assert_eq(engine_own_slot(plan, rank, LAYER), 2 * (rank / 4));
+    }
+    plan_destroy(plan);
+    finish();
+}
+
 // Follows a row from level to level, as the exchanges take it, and asks whether it ends at the owner.
 Test(codec_memory, an_expert_is_decoded_unless_its_owner_computes_it)
 {

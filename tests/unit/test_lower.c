@@ -68,6 +68,8 @@ static Spec random_looped_spec(void)
     spec.plan.shared_every = spec.plan.codec == CODEC_SR && rand() % 2 ? 3 : 0;
     spec.plan.gradient = (GradientReturn)(rand() % GRADIENT_COUNT);
     spec.plan.gradient_ratio = spec.plan.gradient == GRADIENT_TOPK ? 9 : 1;
+    if (spec.plan.gradient != GRADIENT_DENSE || spec.plan.codec != CODEC_DENSE)
+        spec.plan.whole_levels = (uint32_t)rand() % spec.cluster.level_count;
     static const uint32_t loops[][2] = {{1, 0}, {2, 0}, {3, 0}, {5, 0}, {2, 1},
                                         {4, 2}, {6, 2}, {6, 3}, {3, 1}, {12, 3}};
     int loop = rand() % (spec.plan.codec == CODEC_DENSE ? 10 : 4); // laps bring no packets

@@ -688,6 +688,7 @@ static Spec shape(int i)
         spec.plan.ratio = i == 6 ? 7.5 : 1;
         spec.plan.gradient = i == 6 ? GRADIENT_TOPK : i == 5 ? GRADIENT_TERNARY : GRADIENT_DENSE;
         spec.plan.gradient_ratio = i == 6 ? 9 : 1;
+        spec.plan.whole_levels = i == 6; // packets are decoded before the last level
         spec.plan.pass = PASS_TRAINING;
     }
     spec.replica_levels = i == 2;
