@@ -355,7 +355,7 @@ static const Spec *with_codec(const Spec *request, Codec codec, Arena *arena)
 
 // Every codec gets a plan of its own; the fastest is taken, of equals the one that comes first. Whichever is not taken
 // is part of the comparison. A codec whose plans do not fit is none of them; if that is so for all, dense says why.
-// Where GPUs own parts of experts nothing can be encoded.
+// Where GPUs own parts of experts, or in laps, nothing can be encoded.
 static FaultKind solve_each_codec(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
 {
     static const double clear = 1e-9;
@@ -363,7 +363,8 @@ static FaultKind solve_each_codec(const CompileOptions *options, Arena *arena, D
     for (int codec = 0; codec < CODEC_COUNT; codec++) {
         tried[codec] = *out;
         tried[codec].spec = with_codec(out->spec, (Codec)codec, arena);
-        if (spec_encodes_experts(tried[codec].spec) && !spec_owns_whole_experts(out->spec))
+        bool can_encode = spec_owns_whole_experts(out->spec) && out->spec->plan.lap == 0;
+        if (spec_encodes_experts(tried[codec].spec) && !can_encode)
             continue;
         tried[codec].work = workload_derive(tried[codec].spec, arena);
         FaultKind code = solve(options, 1.0 / CODEC_COUNT, arena, diag_create(arena), &tried[codec]);
