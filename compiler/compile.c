@@ -313,6 +313,18 @@ static bool is_open(const Compilation *found, FaultKind code, bool asked)
     return !asked && (code == FAULT_INFEASIBLE || (code == FAULT_NONE && found->solution.memory_binds));
 }
 
+// Does a lap of so many look faster than what was found, in the way that saves memory there?
+static bool is_promising(const Compilation *found, FaultKind code, uint32_t lap, Arena *arena)
+{
+    static const double clear = 0.99;
+    bool all_fit;
+    if (code != FAULT_NONE)
+        return true;
+    const Spec *spec = with_lap(found->spec, lap, arena);
+    double best_s = planner_estimate(workload_derive(spec, arena), arena, &all_fit);
+    return best_s < clear * found->solution.cost.iteration_s;
+}
+
 // Laps of all micro-batches, or of fewer, which take less memory and gather more often: where memory binds, from the
 // largest down until a smaller one is no faster. Where none fits, that of all says why.
 static FaultKind solve(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
@@ -326,6 +338,8 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
     for (uint32_t lap = spec->plan.micro_batches - 1; lap > 0 && is_open(out, code, asked); lap--) {
         if (spec->plan.micro_batches % lap != 0)
             continue;
+        if (!is_promising(out, code, lap, arena))
+            break;
         Compilation tried = *out;
         Diag *of_tried = diag_create(arena);
         tried.spec = with_lap(spec, lap, arena);
