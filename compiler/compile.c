@@ -272,6 +272,18 @@ static bool is_open(const Compilation *found, FaultKind code, bool asked)
     return !asked && (code == FAULT_INFEASIBLE || (code == FAULT_NONE && found->solution.memory_binds));
 }
 
+// Does a lap of so many look faster than what was found, in the way that saves memory there?
+static bool is_promising(const Compilation *found, FaultKind code, uint32_t lap, Arena *arena)
+{
+    static const double clear = 0.99;
+    bool all_fit;
+    if (code != FAULT_NONE)
+        return true;
+    const Spec *spec = with_lap(found->spec, lap, arena);
+    double best_s = planner_estimate(workload_derive(spec, arena), arena, &all_fit);
+    return best_s < clear * found->solution.cost.iteration_s;
+}
+
 // Laps of all micro-batches, or of fewer, which take less memory and gather more often: where memory binds, from the
 // largest down until a smaller one is no faster. Where none fits, that of all says why.
 static FaultKind solve(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
@@ -285,6 +297,8 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
     for (uint32_t lap = spec->plan.micro_batches - 1; lap > 0 && is_open(out, code, asked); lap--) {
         if (spec->plan.micro_batches % lap != 0)
             continue;
+        if (!is_promising(out, code, lap, arena))
+            break;
         Compilation tried = *out;
         Diag *of_tried = diag_create(arena);
         tried.spec = with_lap(spec, lap, arena);
@@ -317,7 +331,7 @@ static const Spec *with_codec(const Spec *request, Codec codec, Arena *arena)
 
 // Every codec gets a plan of its own; the fastest is taken, of equals the one that comes first. Whichever is not taken
 // is part of the comparison. A codec whose plans do not fit is none of them; if that is so for all, dense says why.
-// Where GPUs own parts of experts these have no mean.
+// Where GPUs own parts of experts these have no mean; in laps nothing is encoded.
 static FaultKind solve_each_codec(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
 {
     static const double clear = 1e-9;
@@ -325,7 +339,9 @@ static FaultKind solve_each_codec(const CompileOptions *options, Arena *arena, D
     for (int codec = 0; codec < CODEC_COUNT; codec++) {
         tried[codec] = *out;
         tried[codec].spec = with_codec(out->spec, (Codec)codec, arena);
-        if (spec_needs_whole_experts(tried[codec].spec) && !spec_owns_whole_experts(out->spec))
+        const Spec *spec = tried[codec].spec;
+        if ((spec_needs_whole_experts(spec) && !spec_owns_whole_experts(spec)) ||
+            (spec_encodes_experts(spec) && spec->plan.lap > 0))
             continue;
         tried[codec].work = workload_derive(tried[codec].spec, arena);
         FaultKind code = solve(options, 1.0 / CODEC_COUNT, arena, diag_create(arena), &tried[codec]);

@@ -12,12 +12,14 @@ static bool is_asked_for(const SpecPlan *plan, bool recomputes)
     return plan->recompute == RECOMPUTE_AUTO || (plan->recompute == RECOMPUTE_FULL) == recomputes;
 }
 
-// With the same treatment of dense weights as the plan that is explained.
+// With the same treatment of dense weights as the plan that is explained, and laps as long where they divide.
 static void plan_with(const ExplainedChoice *choice, bool recomputes, Arena *arena, MicroBatchRow *row)
 {
     Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *choice->work->spec;
     spec->plan.micro_batches = row->micro_batches;
+    if (spec->plan.lap > 0 && (row->micro_batches <= spec->plan.lap || row->micro_batches % spec->plan.lap != 0))
+        spec->plan.lap = 0;
     spec->plan.recomputes = recomputes;
     PlannerOptions again = explain_options(choice->options);
     Arena *scratch = arena_create();

@@ -308,6 +308,7 @@ static void advise_update(Advising *a)
     if (found)
         diag_help(a->diag, "smaller micro-batches help: 'batch = %u' with 'micro_batches = %u' fits", *batch, *count);
     changed = *spec;
+    changed.plan.lap = 0; // which another number need not be a multiple of
     if (halved_until_fits(a, &changed, count))
         diag_help(a->diag, "fewer micro-batches help: 'micro_batches = %u' fits", *count);
 }

@@ -156,6 +156,11 @@ python3 -c 'import json, sys
 layers = json.load(open(sys.argv[1]))["solution"]["layers"]
 assert [(l["domain"], l["regather"]) for l in layers] == 4 * [([2, 8], False)] + 8 * [([1, 8], True)], layers' "$work/out" ||
   fail "forced runs of layers"
+expect 0 '' "$HEPC" --dump=json --domain 'site=2,once=site,lap=2' "$HEP_SOURCE/samples/laptop_training.hep"
+python3 -c 'import json, sys
+plan = json.load(open(sys.argv[1]))
+assert (plan["micro_batches"], plan["lap"], plan["solution"]["layers"][-1]["once"]) == (4, 2, "site"), plan["lap"]' "$work/out" ||
+  fail "--domain with a lap"
 expect 3 "expected layers such as '3' or '0-3', from 0 to 11" "$HEPC" --domain 0-99:dc=2 "$two_dc"
 expect 3 "no level 'foo'" "$HEPC" --domain '0-3:dc=2;4:foo=1' "$two_dc"
 expect 3 "'auto' goes with nothing else" "$HEPC" --domain 0-3:auto "$two_dc"
