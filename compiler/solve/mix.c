@@ -88,14 +88,17 @@ static double solve_binding(Choosing *c, MixDepth *depth, const double *sizes, s
     limits.effort = bound.effort = groups < count ? effort / (double)groups_max : effort;
     bound.bound_only = true;
     double bound_s = INFINITY;
-    for (size_t g = 0; g < groups; g++) {
+    for (size_t g = 0; g < groups && !c->solution->timed_out; g++) {
         size_t first = g * count / groups, last = (g + 1) * count / groups - 1;
-        double group_s = -INFINITY;
-        if (!c->solution->timed_out)
-            group_s = solve_below(c, depth, sizes[first], c->memory_bytes - sizes[first], &limits);
-        if (!c->options->quick && (first != last || group_s == -INFINITY))
-            group_s = solve_below(c, depth, sizes[first], c->memory_bytes - sizes[last], &bound);
-        bound_s = fmin(bound_s, group_s);
+        double group_s = solve_below(c, depth, sizes[first], c->memory_bytes - sizes[first], &limits);
+        if (first == last)
+            bound_s = fmin(bound_s, group_s);
+    }
+    // Bounds come after all choices: those that are not better than the best of them are seen at once.
+    for (size_t g = 0; g < groups && !c->options->quick; g++) {
+        size_t first = g * count / groups, last = (g + 1) * count / groups - 1;
+        if (first != last || c->solution->timed_out)
+            bound_s = fmin(bound_s, solve_below(c, depth, sizes[first], c->memory_bytes - sizes[last], &bound));
     }
     return bound_s;
 }

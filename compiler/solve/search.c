@@ -96,6 +96,18 @@ static void offer(Search *s, const uint32_t *choice)
     memcpy(s->out->choice, choice, s->problem->stage_count * sizeof(*choice));
 }
 
+// Of the same candidate everywhere, whatever memory it takes.
+static double slowest_s(const StageProblem *problem, uint32_t *choice)
+{
+    double most_s = 0;
+    for (uint32_t o = 0; o < problem->stages[0].option_count; o++) {
+        for (uint32_t k = 0; k < problem->stage_count; k++)
+            choice[k] = o;
+        most_s = fmax(most_s, stages_evaluate(problem, choice));
+    }
+    return most_s;
+}
+
 // The same candidate everywhere, and the least memory everywhere.
 static void try_uniform(Search *s, uint32_t *choice)
 {
@@ -501,7 +513,9 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
         try_uniform(&s, choice);
         try_moves(&s, choice, scratch);
     }
-    double incumbent_s = fmin(cutoff_s, out->found ? out->objective_s : 1);
+    double incumbent_s = fmin(cutoff_s, out->found ? out->objective_s : INFINITY);
+    if (incumbent_s == INFINITY)
+        incumbent_s = slowest_s(problem, choice);
     // Fewer rounds where every round is long.
     double size = (double)problem->stage_count * problem->stages[0].option_count;
     double effort = limits->effort > 0 ? limits->effort : 1;
