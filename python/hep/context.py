@@ -191,6 +191,7 @@ class Context:
 
     def __init__(self, plan: Plan, comm: Communicator, max_tokens: int = 0) -> None:
         self.plan, self._comm = plan, comm
+        self.failed = False  #: a call has failed, and so do all that follow
         handle = ctypes.c_void_p()
         self._handle: Any = None
         self._check(_lib.hep_create(plan._handle, comm._handle, _native.OptionsRecord(max_tokens=max_tokens),
@@ -204,6 +205,7 @@ class Context:
             try:
                 check(status, self._handle)
             except Error as error:
+                self.failed = True
                 raise error from self._comm.failure
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ ranks. Processes are forked after all is imported, as that takes longer than wha
 """
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import hep
 import hep.torch
+import transformers.integrations.moe  # noqa: F401 (parallelize would import it in each process)
 
 RANKS, SEQUENCES, TOKENS, VOCABULARY = 4, 2, 12, 96
 TOLERANCE = 1e-5  # of the largest value: sums of f32 in another order
@@ -98,7 +100,7 @@ def make_optimizer(parameters):
 
 def train(parallel, reference, model=None):
     """One iteration of this rank: the loss and the logits of its sequences."""
-    model, rank = model or parallel.model, parallel.session.rank
+    model, rank = parallel.model if model is None else model, parallel.session.rank
     count, logits, total = reference.micro_batches, [], 0
     ddp = model if isinstance(model, nn.parallel.DistributedDataParallel) else None
     for index, tokens in enumerate(batch(count)[:, rank]):
@@ -339,14 +341,29 @@ def misuse_alike():
 def misuse_skips(rank):
     """One rank leaves a layer out: others wait for it in another than it is in."""
     model = build("mixtral")
-    parallel = hep.torch.parallelize(model, load("mixtral", "ep"), timeout_s=4)
+    parallel = hep.torch.parallelize(model, load("mixtral", "ep"), timeout_s=60)
     if rank == 1:
         model.model.layers[2].mlp.forward = lambda rows: rows
     tokens = batch(1)[0, rank]
     S = hep.Status
-    raises([S.COMM, S.TIMEOUT, S.BAD_CALL, S.ABORTED], "", lambda: model(input_ids=tokens, labels=tokens).loss.backward())
-    # It stays so.
-    raises([S.COMM, S.TIMEOUT, S.BAD_CALL, S.ABORTED], "", lambda: model(input_ids=tokens), 2)
+    failed = raises([S.BAD_CALL, S.COMM], "hep_dispatch of layer 3",
+                    lambda: model(input_ids=tokens, labels=tokens).loss.backward())
+    assert "hep_dispatch of layer 2" in failed.message and "rank 1" in failed.message + " rank %s" % failed.rank, failed
+    raises([failed.status], failed.message, lambda: model(input_ids=tokens), 2)  # it stays so
+    parallel.close()
+
+
+def misuse_absent(rank):
+    """One rank does not come: the others end within the time-out."""
+    dist.barrier()  # all are here now
+    parallel = hep.torch.parallelize(build("mixtral"), load("mixtral", "ep"), timeout_s=6)
+    store = dist.distributed_c10d._get_default_store()
+    if rank == 3:
+        store.wait(["raised 0", "raised 1", "raised 2"])
+    else:
+        failed = raises([hep.Status.TIMEOUT, hep.Status.COMM], "", lambda: parallel.model(input_ids=batch(1)[0, rank]), 15)
+        assert re.search("time-?out|timed out", failed.message, re.IGNORECASE), failed
+        store.set("raised %d" % rank, "")
     parallel.close()
 
 
@@ -405,7 +422,7 @@ def do_all(rank, references):
             ("autocast", lambda: autocast("mixtral")), ("frozen", lambda: frozen("mixtral", accumulated)),
             ("layers", lambda: layers(rank)), ("uneven", lambda: uneven("mixtral")), ("groups", lambda: groups(rank)),
             ("other weights", lambda: misuse_weights(rank)), ("misuse", misuse_alike),
-            ("a layer left out", lambda: misuse_skips(rank))]
+            ("a layer left out", lambda: misuse_skips(rank)), ("a rank that does not come", lambda: misuse_absent(rank))]
     for name, function in work:
         begin = time.monotonic()
         function()

@@ -123,17 +123,6 @@ class _Channel:
         return torch.cat([pieces[member] for member in after])
 
 
-@contextlib.contextmanager
-def _timeouts() -> Iterator[None]:
-    """torch has no exception of its own for a time-out."""
-    try:
-        yield
-    except RuntimeError as error:
-        if re.search(r"timed? ?out", str(error), re.IGNORECASE):
-            raise TimeoutError(str(error)) from error
-        raise
-
-
 class GroupCarrier(Carrier):
     """Carries libhep's bytes over torch.distributed: a process group of host memory (gloo) per channel."""
 
@@ -141,17 +130,35 @@ class GroupCarrier(Carrier):
         self._parent = group
         self._timeout = timedelta(seconds=timeout_s)
         self._channels: dict[int, _Channel] = {}
+        GroupCarrier._made += 1  # all ranks of a group make theirs in one order
+        self._notice = "hep/%s/%d" % (getattr(group, "group_name", "world"), GroupCarrier._made)
+        self._store = dist.distributed_c10d._get_default_store()
+
+    _made = 0
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """torch has no exception of its own for a time-out, and none that says why another rank broke off."""
+        try:
+            yield
+        except RuntimeError as error:
+            with contextlib.suppress(RuntimeError):
+                if self._store.check([self._notice]):
+                    raise ConnectionError(self._store.get(self._notice).decode(errors="replace")) from error
+            if re.search(r"timed? ?out", str(error), re.IGNORECASE):
+                raise TimeoutError(str(error)) from error
+            raise
 
     def open(self, channel: int, ranks: list[int], own: int) -> None:
-        with _timeouts():
+        with self._explained():
             self._open(channel, ranks, own)
 
     def exchange(self, channel: int, send: int, send_bytes: list[int], recv: int, recv_bytes: list[int]) -> None:
-        with _timeouts():
+        with self._explained():
             self._exchange(channel, send, send_bytes, recv, recv_bytes)
 
     def all_gather(self, channel: int, own: int, all_: int, count: int) -> None:
-        with _timeouts():
+        with self._explained():
             self._all_gather(channel, own, all_, count)
 
     def _open(self, channel: int, ranks: list[int], own: int) -> None:
@@ -183,6 +190,8 @@ class GroupCarrier(Carrier):
         dist.all_gather(by_rank, given, group=of.group)
 
     def abort(self, why: str) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._store.compare_set(self._notice, "", "rank %d: %s" % (dist.get_rank(self._parent), why))
         for channel in self._channels.values():
             backend = channel.group._get_backend(torch.device("cpu"))
             if hasattr(backend, "abort"):

@@ -147,6 +147,7 @@ class Session:
         self.plan, self.group = plan, group
         self.rank, self.ranks = check_world(plan, group)
         self.gradient_scale = 1 / self.ranks if gradient_scale is None else gradient_scale
+        self._carrier: Optional[GroupCarrier] = None
         self.context = Context(plan, self._communicator(transport, timeout_s), max_tokens)
         self.shards: list[Optional[ExpertShards]] = [None] * plan.moe_layers
         self._bound: list[Optional[list[int]]] = [None] * plan.moe_layers
@@ -160,7 +161,8 @@ class Session:
 
     def _communicator(self, transport: str, timeout_s: float) -> Communicator:
         if transport == "torch":
-            return Communicator.carried(self.rank, self.ranks, GroupCarrier(self.group, timeout_s), timeout_s)
+            self._carrier = GroupCarrier(self.group, timeout_s)
+            return Communicator.carried(self.rank, self.ranks, self._carrier, timeout_s)
         if transport != "tcp":
             raise Error(Status.BAD_ARGUMENT, "transport '%s': expected 'torch' or 'tcp'" % transport, self.rank)
         if self.group is not None and dist.get_world_size(self.group) != dist.get_world_size():
@@ -318,8 +320,10 @@ class Session:
         return self.context.count(reset)
 
     def close(self) -> None:
-        """Frees what the library holds; all ranks are to be done with it."""
+        """Frees what the library holds, and its process groups; all ranks are to be done with it."""
         self.context.close()
+        if self._carrier is not None and not self.context.failed:  # else others may still be in them
+            self._carrier.close()
 
 
 def _private(gradients: list[torch.Tensor]) -> list[torch.Tensor]:
