@@ -160,6 +160,18 @@ inline unsigned __float_as_uint(float value)
     return bits;
 }
 
+inline float __uint_as_float(unsigned bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+inline int __float2int_rn(float value) // to the nearest, even ones of two
+{
+    return static_cast<int>(rintf(value));
+}
+
 inline float __fdividef(float dividend, float divisor)
 {
     return dividend / divisor;

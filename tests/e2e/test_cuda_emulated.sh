@@ -64,7 +64,7 @@ sed 's/f32/f16/; s/swiglu/gelu/' small.hep >f16.hep
 sed 's/pass = forward/pass = training/' small.hep >training.hep
 sed 's/pass = training/pass = training  dispatch = naive/' training.hep >naive.hep
 sed 's/pass = training/pass = training  capacity = 1.25  exchange = padded/' training.hep >padded.hep
-sed 's/pass = training/pass = training  migration { codec = delta  ratio = 10 }/' training.hep >codec.hep
+sed 's/pass = training/pass = training  migration { codec = sign  gradient = q4 }/' training.hep >codec.hep
 
 sed 's/pass = training/pass = training  micro_batches = 3  recompute = none/' training.hep >kept.hep
 sed 's/pass = training/pass = training  micro_batches = 3  recompute = full/; s/f32/bf16/' training.hep >again.hep
