@@ -446,7 +446,8 @@ static void verify_replica_slots(Verifier *verifier)
     for (uint32_t i = 0; i < plan->step_count; i++) {
         const Step *step = &plan->steps[i];
         const Choice *choice = gathers_experts(verifier, i) ? verify_find_choice(plan, step->layer) : NULL;
-        if (!choice || (plan->pass == PASS_TRAINING && !choice->regather))
+        bool kept = choice && plan->pass == PASS_TRAINING && (!choice->regather || step->level < (int32_t)choice->once);
+        if (!choice || kept)
             continue;
         uint32_t place = (uint32_t)(choice - plan->choices);
         bool again = place < forward.count && forward.steps[place] < i;

@@ -548,3 +548,27 @@ Test(lower, levels_inside_take_their_part_while_the_outer_one_carries)
     plan_destroy(plan);
     arena_destroy(arena);
 }
+
+// What came over levels outside the boundary is kept, so its gather waits for no room, however few layers' experts
+// there is room for; levels inside wait.
+Test(lower, what_is_kept_waits_for_no_room)
+{
+    for (uint32_t prefetch = 0; prefetch < 2; prefetch++)
+        for (uint32_t once = 0; once < 3; once++) {
+            Spec spec = spec_small_gpt((uint32_t[]){2, 2, 2}, 16, 2);
+            spec.plan.pass = PASS_TRAINING;
+            spec.model.layers = 5;
+            spec.plan.micro_batches = 4;
+            spec.plan.lap = prefetch ? 2 : 0;
+            Arena *arena = arena_create();
+            const Workload *work = workload_derive(&spec, arena);
+            Config config = {.domain = {2, 2, 2}, .regather = true, .once = once};
+            Mix mix = mix_uniform(work, &config, prefetch, arena);
+            Plan *plan = lowered_mix(&spec, work, &mix);
+            VerifyReport report;
+            cr_expect(plan_verify(plan, &report), "prefetch %u, once %u: %s", prefetch, once, report.items[0].message);
+            cr_expect_eq(plan->replica_slots, prefetch + 1);
+            plan_destroy(plan);
+            arena_destroy(arena);
+        }
+}
