@@ -23,6 +23,7 @@ typedef struct {
     Finalist items[FINALISTS_MAX];
     uint32_t count;
     uint64_t steps;    // of the plans lowered so far
+    uint64_t latest;   // of the latest of them: the next one has about as many
     double deadline_s; // 0: none
     bool timed_out;
 } Final;
@@ -31,7 +32,7 @@ static bool may_simulate(Final *final)
 {
     if (final->deadline_s > 0 && clock_now_s() > final->deadline_s)
         final->timed_out = true;
-    return !final->timed_out && final->steps <= STEPS_MAX;
+    return !final->timed_out && final->steps + final->latest <= STEPS_MAX;
 }
 
 // Joins unless it does not fit, is there already, or enough steps were simulated.
@@ -49,7 +50,8 @@ static void enter(Final *final, Mix mix)
     }
     double bytes = 0;
     Plan *plan = lower(final->work, &mix, spec->plan.dispatch, &bytes);
-    final->steps += plan ? (uint64_t)plan->step_count * plan->micro_batches : 0;
+    final->latest = plan ? (uint64_t)plan->step_count * plan->micro_batches : 0;
+    final->steps += final->latest;
     if (plan && bytes <= spec->cluster.device.memory_bytes && final->count < FINALISTS_MAX) {
         Finalist *finalist = &final->items[final->count++];
         *finalist = (Finalist){.mix = mix, .memory_bytes = bytes};
