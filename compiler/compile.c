@@ -106,14 +106,15 @@ static FaultKind report_violations(const VerifyReport *report, Diag *diag)
 }
 
 // Running ahead can cost more than it gains: what runs ahead shares ports with what is needed now. A pass whose
-// absence makes the simulated iteration shorter is omitted, unless the time limit has struck.
+// absence makes the simulated iteration shorter is omitted, unless the time limit has struck or the plan is very large.
 static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
 {
     static const PlanPass doubtful[] = {PLAN_PASS_HOIST, PLAN_PASS_OVERLAP};
     static const double clear = 1e-6;
+    enum { STEPS_MAX = 200000 };
     Dispatch dispatch = out->spec->plan.dispatch;
     Plan *best = lower_with(out->work, &out->solution.mix, dispatch, passes, bytes);
-    bool tries = best && !out->solution.timed_out;
+    bool tries = best && !out->solution.timed_out && best->step_count <= STEPS_MAX;
     double best_s = tries ? simulated_iteration_s(best) : 0;
     out->passes = passes;
     for (size_t i = 0; i < COUNT_OF(doubtful) && tries; i++) {

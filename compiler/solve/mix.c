@@ -86,6 +86,7 @@ static double solve_binding(Choosing *c, MixDepth *depth, const double *sizes, s
     size_t groups = count < groups_max ? count : groups_max;
     double effort = limits.effort > 0 ? limits.effort : 1;
     limits.effort = bound.effort = groups < count ? effort / (double)groups_max : effort;
+    bound.effort /= 4; // most of what a bound can be is seen early
     bound.bound_only = true;
     double bound_s = INFINITY;
     for (size_t g = 0; g < groups && !c->solution->timed_out; g++) {

@@ -26,6 +26,7 @@ typedef struct {
     Finalist items[FINALISTS_MAX];
     uint32_t count;
     uint64_t steps, steps_max; // of the plans lowered so far, and after which no more are
+    uint64_t latest;           // of the latest of them: the next one has about as many
     double deadline_s;         // 0: none
     bool timed_out;
 } Final;
@@ -34,7 +35,7 @@ static bool may_simulate(Final *final)
 {
     if (final->deadline_s > 0 && clock_now_s() > final->deadline_s)
         final->timed_out = true;
-    return !final->timed_out && final->steps <= final->steps_max;
+    return !final->timed_out && final->steps + final->latest <= final->steps_max;
 }
 
 // Lowers and simulates. False if it does not fit.
@@ -44,7 +45,8 @@ static bool run(Final *final, Mix mix, Finalist *out)
     double bytes = 0;
     Plan *plan = lower(final->work, &mix, spec->plan.dispatch, &bytes);
     bool fits = plan && bytes <= spec->cluster.device.memory_bytes;
-    final->steps += plan ? (uint64_t)plan->step_count * plan->micro_batches : 0;
+    final->latest = plan ? (uint64_t)plan->step_count * plan->micro_batches : 0;
+    final->steps += final->latest;
     if (fits) {
         *out = (Finalist){.mix = mix, .memory_bytes = bytes};
         cost_mix(final->work, &mix, spec->plan.dispatch, &out->cost);
