@@ -13,7 +13,7 @@ static const char *const description =
     "cluster c { level dc { count = 2  bandwidth = 1 Gbit/s  latency = 1 ms }\n"
     "            level gpu { count = 4  bandwidth = 10 Gbit/s  latency = 10 us }\n"
     "            device { compute = 1 TFLOP/s  memory = 8 GB  memory_bandwidth = 100 GB/s } }\n"
-    "model m { layers = 2  hidden = 16  heads = 2  vocabulary = 64  sequence = 8  batch = 1  dtype = f32\n"
+    "model m { layers = 2  hidden = 16  heads = 2  vocabulary = 64  sequence = 8  batch = 1  dtype = %s\n"
     "          moe { experts = %d  top_k = 2  inner = 8  activation = gelu } }\n"
     "plan { pass = %s  dispatch = %s %s }\n";
 
@@ -26,13 +26,14 @@ enum {
 };
 
 static uint32_t prefetch = PREFETCH_UNLIMITED;
+static const char *dtype = "f32";
 
 static hep_plan *plan_make(const MoeCase *of, const char *domain)
 {
     char text[1024], micro_batches[40] = "";
     if (of->training)
         snprintf(micro_batches, sizeof(micro_batches), "micro_batches = %d", of->micro_batches);
-    snprintf(text, sizeof(text), description, of->experts, of->training ? "training" : "forward",
+    snprintf(text, sizeof(text), description, dtype, of->experts, of->training ? "training" : "forward",
              of->naive ? "naive" : "dedup", micro_batches);
     Compiled compiled = compiled_with(text, domain, prefetch);
     uint8_t *bytes;
@@ -331,6 +332,115 @@ Test(library, dense_bundles_are_owned_in_equal_shares)
             pthread_join(threads[r], NULL);
             cr_assert_null(ranks[r].problem, "rank %d: %s", r, ranks[r].problem);
         }
+    }
+    hep_plan_free(plan);
+}
+
+// ---- 16 bits ---------------------------------------------------------------------------------------
+
+typedef struct {
+    hep_plan *plan;
+    hep_comm *comm;
+    int rank;
+    const char *problem;
+} Half;
+
+// bf16 of small whole numbers, which are exact.
+static uint16_t half_of(int number)
+{
+    float value = (float)number;
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof(bits));
+    return (uint16_t)(bits >> 16);
+}
+
+enum { HALF_TOKENS = 4, HALF_EXPERT = 2 * ELEMENTS, HALF_HELD = 4, HALF_OWN = 2 };
+
+// Experts give back their rows: a token's result is as many times itself as it has experts.
+static bool half_rows(Half *half, hep_context *context)
+{
+    uint16_t x[HALF_TOKENS * HIDDEN], out[HALF_TOKENS * HIDDEN], rows[RANKS * HALF_TOKENS * 2 * HIDDEN];
+    float gates[HALF_TOKENS * 2] = {0}, weights[RANKS * HALF_TOKENS * 4];
+    int32_t experts[HALF_TOKENS * 2], slots[RANKS * HALF_TOKENS * 4];
+    for (int i = 0; i < HALF_TOKENS * HIDDEN; i++)
+        x[i] = half_of((half->rank * 7 + i) % 100);
+    for (int i = 0; i < HALF_TOKENS * 2; i++)
+        experts[i] = (half->rank + i * 5) % 16;
+    hep_tensor tx = moe_tensor(x, HALF_TOKENS, HIDDEN, HEP_BF16), te = moe_tensor(experts, HALF_TOKENS, 2, HEP_I32),
+               tg = moe_tensor(gates, HALF_TOKENS, 2, HEP_F32), to = moe_tensor(out, HALF_TOKENS, HIDDEN, HEP_BF16);
+    hep_route *route;
+    int64_t count, records;
+    if (hep_dispatch(context, 0, &tx, &te, &tg, HEP_EXPANDED, NULL, &route) != HEP_OK)
+        return false;
+    bool ok = hep_route_rows(route, &count, &records, NULL) == HEP_OK;
+    hep_tensor rx = moe_tensor(rows, count, HIDDEN, HEP_BF16), re = moe_tensor(slots, count, records, HEP_I32),
+               rw = moe_tensor(weights, count, records, HEP_F32);
+    ok =
+        ok && hep_dispatch_finish(route, &rx, &re, &rw, NULL) == HEP_OK && hep_combine(route, &rx, &to, NULL) == HEP_OK;
+    hep_route_free(route);
+    for (int i = 0; i < HALF_TOKENS * HIDDEN && ok; i++)
+        if (out[i] != half_of(2 * ((half->rank * 7 + i) % 100)))
+            half->problem = "a result";
+    return ok;
+}
+
+static bool half_weights(Half *half, hep_context *context)
+{
+    static uint16_t own[RANKS][LAYERS][HALF_OWN * HALF_EXPERT], full[RANKS][LAYERS][HALF_HELD * HALF_EXPERT];
+    float grads[LAYERS][HALF_OWN * HALF_EXPERT] = {0};
+    int first, held;
+    bool ok = true;
+    for (int k = 0; k < LAYERS && ok; k++) {
+        for (int i = 0; i < HALF_OWN * HALF_EXPERT; i++)
+            own[half->rank][k][i] = half_of(half->rank * 2 + i / HALF_EXPERT + 1);
+        hep_tensor to = moe_tensor(own[half->rank][k], HALF_OWN, HALF_EXPERT, HEP_BF16),
+                   tg = moe_tensor(grads[k], HALF_OWN, HALF_EXPERT, HEP_F32),
+                   tf = moe_tensor(full[half->rank][k], HALF_HELD, HALF_EXPERT, HEP_BF16);
+        ok = hep_bind(context, k, 1, &to, &tg, &tf) == HEP_OK;
+    }
+    ok = ok && hep_begin(context, 0, NULL) == HEP_OK && hep_gathered(context, 0, 0, NULL) == HEP_OK &&
+         hep_gathered(context, 1, 0, NULL) == HEP_OK &&
+         hep_plan_held(half->plan, 0, half->rank, &first, &held) == HEP_OK && held == HALF_HELD;
+    for (int i = 0; i < HALF_HELD * HALF_EXPERT && ok; i++)
+        if (full[half->rank][0][i] != half_of(first + i / HALF_EXPERT + 1))
+            half->problem = "a weight";
+    hep_tensor sent = moe_tensor(full[half->rank][0], HALF_HELD, HALF_EXPERT, HEP_BF16);
+    ok = ok && hep_return(context, 0, 1, &sent, 0.25, NULL) == HEP_OK && hep_finish(context, NULL) == HEP_OK;
+    for (int i = 0; i < HALF_OWN * HALF_EXPERT && ok; i++) // both holders of an expert sent its number
+        if (grads[0][i] != 0.5f * (float)(half->rank * 2 + i / HALF_EXPERT + 1))
+            half->problem = "a gradient";
+    return ok;
+}
+
+static void *half_run(void *argument)
+{
+    Half *half = argument;
+    hep_context *context = NULL;
+    bool ok = hep_create(half->plan, half->comm, NULL, &context) == HEP_OK && half_weights(half, context) &&
+              half_rows(half, context);
+    if (!ok)
+        half->problem = "a call";
+    hep_destroy(context);
+    hep_comm_free(half->comm);
+    return NULL;
+}
+
+Test(library, rows_and_weights_may_have_16_bits)
+{
+    MoeCase of = case_of(4); // dc=1, gpu=2: 4 experts held, 2 owned
+    Half ranks[RANKS];
+    hep_comm *comms[RANKS];
+    pthread_t threads[RANKS];
+    dtype = "bf16";
+    hep_plan *plan = plan_make(&of, domains[4].text);
+    make_comms(OVER_THREADS, 20, comms);
+    for (int r = 0; r < RANKS; r++) {
+        ranks[r] = (Half){.plan = plan, .comm = comms[r], .rank = r};
+        pthread_create(&threads[r], NULL, half_run, &ranks[r]);
+    }
+    for (int r = 0; r < RANKS; r++) {
+        pthread_join(threads[r], NULL);
+        cr_assert_null(ranks[r].problem, "rank %d: %s", r, ranks[r].problem);
     }
     hep_plan_free(plan);
 }
