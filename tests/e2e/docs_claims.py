@@ -95,7 +95,8 @@ def check_options():
                 problems.append("%s takes %s, which no page names" % (name, option))
     # What other programs take, of those that pages speak of.
     others = set()
-    for path in glob.glob(source + "/scripts/**/*", recursive=True) + glob.glob(source + "/tests/**/*", recursive=True):
+    for path in [path for of in ("scripts", "tests", "samples")
+                 for path in glob.glob("%s/%s/**/*" % (source, of), recursive=True)]:
         if os.path.isfile(path) and not path.endswith((".hepb", ".svg")):
             others |= set(re.findall(r"--[a-z][a-z-]+", open(path, errors="replace").read()))
     foreign = set("""--mca --hostfile --map-by --bind-to --ntasks-per-node --mpi --distribution --oversubscribe

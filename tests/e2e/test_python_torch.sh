@@ -54,9 +54,10 @@ cat log
 sample=$HEP_SOURCE/samples/pytorch
 expect 0 '' "$HEPC" "$sample/two_sites.hep" -o plan.hepb
 train=("$sample/train.py" --data "$HEP_SOURCE/README.md" --steps 3 --sequence 16 --batch 1)
-expect 0 '' "$python" "${train[@]}" && grep '^step' out | cut -c1-22 >alone
+expect 0 '' "$python" "${train[@]}" && grep '^step' out >alone
 expect 0 '' "$python" -m torch.distributed.run --standalone --nproc-per-node 4 "${train[@]}" --plan plan.hepb
-grep '^step' out | cut -c1-22 | diff alone - >differ || fail "losses differ: $(cat differ)"
+grep '^step' out | paste alone - | awk '{ off = $4 - $10; bad += off > 3e-5 || off < -3e-5 } END { exit bad > 0 }' ||
+  fail "losses differ: $(grep '^step' out | paste alone -)"
 [ "$(wc -l <alone)" = 3 ] || fail "no three steps: $(cat alone)"
 grep -q '^site  sent per step: rows 0.00 MB (plan 0.00), experts 3.15 MB (plan 3.15)$' out || fail "bytes: $(cat out)"
 finish

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import re
+import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Optional
@@ -20,6 +21,7 @@ DTYPES = {torch.float32: DType.F32, torch.float16: DType.F16, torch.bfloat16: DT
           torch.int64: DType.I64, torch.uint8: DType.U8}
 TORCH_DTYPES = {dtype: of for of, dtype in DTYPES.items()}
 TIMEOUT_S = 300.0
+NOTICE_S = 2.0  # between looks for the notice of a rank that has failed
 
 
 def describe(tensor: torch.Tensor, rows: Optional[int] = None) -> Tensor:
@@ -171,11 +173,11 @@ class GroupCarrier(Carrier):
         of = self._channels[channel]
         sent, received = _view(send, sum(send_bytes)), _view(recv, sum(recv_bytes))
         if of.ascends:
-            dist.all_to_all_single(received, sent, recv_bytes, send_bytes, group=of.group)
+            self._wait(dist.all_to_all_single(received, sent, recv_bytes, send_bytes, group=of.group, async_op=True))
             return
         arrived = torch.empty_like(received)
-        dist.all_to_all_single(arrived, of.permute(sent, send_bytes), of.to_group(recv_bytes),
-                               of.to_group(send_bytes), group=of.group)
+        self._wait(dist.all_to_all_single(arrived, of.permute(sent, send_bytes), of.to_group(recv_bytes),
+                                          of.to_group(send_bytes), group=of.group, async_op=True))
         received.copy_(of.permute(arrived, recv_bytes, back=True))
 
     def _all_gather(self, channel: int, own: int, all_: int, count: int) -> None:
@@ -187,11 +189,33 @@ class GroupCarrier(Carrier):
         by_rank: list[Any] = [None] * len(pieces)
         for member, place in enumerate(of.places):
             by_rank[place] = pieces[member]
-        dist.all_gather(by_rank, given, group=of.group)
+        self._wait(dist.all_gather(by_rank, given, group=of.group, async_op=True))
+
+    def _wait(self, work: Any) -> None:
+        """Until it is done. Connections that break are noticed at once; a peer that failed elsewhere by its notice."""
+        end_s = time.monotonic() + self._timeout.total_seconds()
+        while True:
+            try:
+                work.wait(timeout=timedelta(seconds=NOTICE_S))
+                return
+            except RuntimeError:
+                if work.is_completed() or time.monotonic() > end_s + NOTICE_S or self._store.check([self._notice]):
+                    if not work.is_completed():
+                        self._break_off(work)
+                    raise
+
+    def _break_off(self, work: Any) -> None:
+        """Its memory is the library's: nothing may arrive there any more."""
+        self._abort_groups()
+        with contextlib.suppress(RuntimeError):
+            work.wait(timeout=timedelta(seconds=NOTICE_S))
 
     def abort(self, why: str) -> None:
         with contextlib.suppress(RuntimeError):
             self._store.compare_set(self._notice, "", "rank %d: %s" % (dist.get_rank(self._parent), why))
+        self._abort_groups()
+
+    def _abort_groups(self) -> None:
         for channel in self._channels.values():
             backend = channel.group._get_backend(torch.device("cpu"))
             if hasattr(backend, "abort"):
