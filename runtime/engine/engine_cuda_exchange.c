@@ -16,10 +16,20 @@ static bool copied(cudaError_t error, Fault *fault)
     return cuda_check(error, "enqueue a copy", fault);
 }
 
+bool cuda_collective_first(const CudaStep *step, Fault *fault)
+{
+    CudaEngine *engine = step->engine;
+    if (!engine->comm->device->ordered || atomic_load(&step->enqueued) > 0)
+        return true;
+    return cuda_check(cudaEventRecord(step->counted, stream_of(step)), "record an event", fault) &&
+           cuda_await(engine, step->counted, false, fault);
+}
+
 bool cuda_exchange(const CudaStep *step, const Exchange *exchange, Fault *fault)
 {
     Comm *comm = step->engine->comm;
-    return comm->device->exchange(comm, step->channel, exchange, stream_of(step), fault);
+    return comm->device->exchange(comm, step->channel, exchange, stream_of(step), fault) &&
+           cuda_collective_first(step, fault);
 }
 
 // ---- counted ---------------------------------------------------------------------------------

@@ -136,6 +136,8 @@ struct CudaEngine {
 CudaHandler cuda_handler(Op op); // in engine_cuda_steps.c; NULL for an unknown op
 
 bool cuda_exchange(const CudaStep *step, const Exchange *exchange, Fault *fault) MUST_CHECK;
+// After a collective: in a step's first run it is awaited, as kernels that the step launches after it are loaded then.
+bool cuda_collective_first(const CudaStep *step, Fault *fault) MUST_CHECK;
 // What the counts that a padded plan keeps say of padding, for the byte counters.
 bool cuda_count_padding(const CudaEngine *engine, Fault *fault) MUST_CHECK;
 

@@ -149,7 +149,8 @@ bool cuda_run_gather(CudaStep *step, Fault *fault)
     const struct gather_tensors *t = &step->operands.gather;
     Comm *comm = step->engine->comm;
     return comm->device->all_gather(comm, step->channel, t->shard.data, t->gathered.data,
-                                    t->shard.rows * tensor_row_bytes(t->shard), stream_of(step), fault);
+                                    t->shard.rows * tensor_row_bytes(t->shard), stream_of(step), fault) &&
+           cuda_collective_first(step, fault);
 }
 
 // ---- backward --------------------------------------------------------------------------------

@@ -75,8 +75,9 @@ void product_until(unsigned pending_groups);
 
 // Runs at once or, while the stream is captured, becomes part of the graph.
 cudaError_t submit(cudaStream_t stream, std::function<void()> work);
-void count_enqueued();            // one more kernel, product, copy or fill
-void count_flops(uint64_t flops); // of a product
+void count_enqueued();                // one more kernel, product, copy or fill
+void load_kernel(const void *kernel); // before every launch
+void count_flops(uint64_t flops);     // of a product
 void run_grid(dim3 grid, unsigned threads, size_t shared_bytes, const std::function<void()> &kernel);
 bool grid_is_valid(dim3 grid, unsigned threads, size_t shared_bytes);
 
@@ -197,6 +198,7 @@ cudaError_t launch(cudaStream_t stream, dim3 grid, unsigned threads, size_t shar
     if (!emulation::grid_is_valid(grid, threads, shared_bytes))
         return cudaErrorInvalidConfiguration;
     emulation::count_enqueued();
+    emulation::load_kernel(reinterpret_cast<const void *>(kernel));
     std::tuple<std::decay_t<Parameters>...> bound(static_cast<Parameters>(arguments)...);
     return emulation::submit(
         stream, [=] { emulation::run_grid(grid, threads, shared_bytes, [&] { std::apply(kernel, bound); }); });

@@ -5,6 +5,7 @@
 //   messages between two ranks meet in the order of the calls, and must be as long on both sides;
 //   a communicator that does not block launches after ncclGroupEnd has returned, and is used again only when it has;
 //   one launch at a time on a device, and launches of several communicators in one order on all ranks they share;
+//   no kernel is launched for the first time while collectives are under way: it is loaded then;
 //   one thread at a time asks for errors of a communicator whose launch is under way;
 //   what ends a communicator waits for the work of its streams and for graphs that hold calls of it: outside of a group
 //   before the next one is told to end;
@@ -372,11 +373,20 @@ static Batch *batch_create(const Call *calls, uint32_t count)
     return batch;
 }
 
+static _Atomic int under_way; // batches of streams, of all communicators that have peers
+
+static int count_under_way(void)
+{
+    return atomic_load(&under_way);
+}
+
 // No stream and no graph runs it any more.
 static void batch_retire(void *argument)
 {
     Batch *batch = argument;
     atomic_fetch_sub(batch->captured ? &batch->comm->graphs : &batch->comm->pending, 1);
+    if (!batch->captured && batch->comm->size > 1)
+        atomic_fetch_sub(&under_way, 1);
     free(batch->calls);
     free(batch);
 }
@@ -409,6 +419,9 @@ static ncclResult_t launch_end(Batch *batch)
     cudaStream_t stream = batch->calls[0].stream;
     batch->captured = emulation_capturing(stream);
     atomic_fetch_add(batch->captured ? &comm->graphs : &comm->pending, 1);
+    if (!batch->captured && comm->size > 1)
+        atomic_fetch_add(&under_way, 1);
+    emulation_set_collectives_hook(count_under_way);
     return emulation_launch_owned(stream, batch_run, batch, batch_retire) == cudaSuccess ? ncclSuccess
                                                                                          : ncclUnhandledCudaError;
 }

@@ -17,6 +17,7 @@
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -78,6 +79,8 @@ std::mutex lock;
 std::unordered_map<void *, Allocation> allocations;
 std::unordered_map<void *, size_t> pinned;
 emulation_free_hook *before_free; // what NCCL has to say of memory that is freed
+emulation_collectives_hook *collectives;
+std::unordered_set<const void *> loaded; // kernels
 std::vector<CUstream_st *> streams;
 size_t allocated;
 thread_local cudaError_t last_error;
@@ -221,6 +224,15 @@ static thread_local uint64_t enqueued;
 void emulation::count_enqueued()
 {
     enqueued++;
+}
+
+void emulation::load_kernel(const void *kernel)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    if (!loaded.insert(kernel).second || !collectives || collectives() == 0)
+        return;
+    fprintf(stderr, "emulation: a kernel is loaded while collectives are under way: peers that do so, too, wait for ever\n");
+    abort();
 }
 
 static thread_local uint64_t product_flops;
@@ -551,6 +563,11 @@ int emulation_capturing(cudaStream_t stream)
 void emulation_set_free_hook(emulation_free_hook *hook)
 {
     before_free = hook;
+}
+
+void emulation_set_collectives_hook(emulation_collectives_hook *hook)
+{
+    collectives = hook;
 }
 
 int emulation_set_owner(void *memory, int by_nccl)

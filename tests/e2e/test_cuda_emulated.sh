@@ -142,8 +142,8 @@ grep -Eq '^hep-run: .*rank 2, process [0-9]+ on .*is gone' err.0 || fail "no wor
 cat err.* | grep '^emulat' && fail "NCCL was used as it must not be"
 [ "$(cat err.* | grep -c '^hep-run:')" = 1 ] || fail "more than one word: $(cat err.*)"
 # A rank whose device makes no progress while its process lives is named, and what it is at.
-STUCK=1 processes 4 plan.hepb -n 1000000 --no-graph --timeout 4 && fail "a device hung, and nobody noticed"
-grep -Eq "^hep-run: rank [023]: step [0-9]+, '[a-z-]+'.*: rank 1[ ,].* did not .*; there, stream '[a-z]+' is (at step|between)" \
+HEP_EMULATION_PATIENCE=60 STUCK=1 processes 4 plan.hepb -n 1000000 --no-graph --timeout 4 && fail "a device hung, and nobody noticed"
+grep -Eq "^hep-run: rank [023]: step [0-9]+, '[a-z_-]+'.*: rank 1[ ,].* did not .*; there, stream '[a-z]+' is (at step|between)" \
   err.0 || fail "who is waited for is not named: $(cat err.*)"
 processes 3 plan.hepb -n 1 && fail "three processes ran a plan of four ranks"
 grep -q 'the plan has 4 ranks, but 3 processes were started' err.0 || fail "wrong world: $(cat err.*)"

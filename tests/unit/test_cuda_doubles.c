@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kernels/cuda/kernels.h"
 #include "runtime/comm/comm_nccl_internal.h"
 
 enum { COUNT = 64 };
@@ -242,6 +243,42 @@ Test(cuda_doubles, two_threads_ask_for_errors, .signal = SIGABRT)
     for (int i = 0; i < 20000; i++)
         if (gather(comm, stream, memory) == ncclInProgress)
             settle(comm);
+}
+
+// Any kernel: the embedding of one token.
+static cudaError_t run_kernel(void)
+{
+    ModelDims dims = {.dtype = DTYPE_F32, .hidden = 4, .vocabulary = 1, .sequence = 1, .batch = 1, .heads = 1};
+    CudaQueue queue = {.stream = stream_create()};
+    Tensor tokens = {memory_create(), DTYPE_I32, 1, 2}, embedding = {memory_create(), DTYPE_F32, 1, 8};
+    Tensor x = {memory_create(), DTYPE_F32, 1, 4};
+    CUDA(cudaMemset(tokens.data, 0, COUNT), cudaSuccess);
+    CUDA(cudaStreamSynchronize(NULL), cudaSuccess);
+    cudaError_t error = cuda_embed(&queue, &dims, tokens, embedding, x);
+    CUDA(cudaStreamSynchronize(queue.stream), cudaSuccess);
+    return error;
+}
+
+static ncclComm_t waiting_collective(void)
+{
+    ncclComm_t comms[2];
+    comms_create(comms, 2, 1);
+    NCCL(gather(comms[0], stream_create(), memory_create()), ncclSuccess);
+    return comms[0];
+}
+
+Test(cuda_doubles, kernels_loaded_behind_a_collective, .signal = SIGABRT)
+{
+    waiting_collective();
+    run_kernel();
+}
+
+Test(cuda_doubles, kernels_loaded_before_a_collective)
+{
+    CUDA(run_kernel(), cudaSuccess);
+    ncclComm_t comm = waiting_collective();
+    CUDA(run_kernel(), cudaSuccess);
+    NCCL(ncclCommAbort(comm), ncclSuccess);
 }
 
 // ---- messages --------------------------------------------------------------------------------
