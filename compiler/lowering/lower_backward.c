@@ -269,7 +269,7 @@ void lowering_add_backward(Lowering *l)
     lowering_accumulate(l, &sum, sum.part);
     l->read_count = 0;
     l->returned = l->limit = NONE;
-    for (int i = 0; i < RETURNS_MAX; i++)
+    for (unsigned i = 0; i < RETURNS_MAX; i++)
         l->home[i] = NONE;
     for (uint32_t k = l->work->layer_count; k-- > 0;)
         add_layer_backward(l, k, dx);
