@@ -9,7 +9,7 @@ import ctypes
 import threading
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Optional
 
 from . import _native
@@ -132,7 +132,7 @@ class Communicator:
         """Of ranks that are threads of this process, all of them."""
         handles = (ctypes.c_void_p * max(ranks, 1))()
         check(_lib.hep_comm_threads(ranks, _options(timeout_s, -1), handles))
-        return [cls(handle) for handle in handles]
+        return [cls(handle or 0) for handle in handles]
 
     @classmethod
     def mpi(cls, fortran_comm: int, timeout_s: float = 0, device: int = -1) -> "Communicator":
@@ -288,8 +288,8 @@ class Context:
         levels[0].struct_bytes = ctypes.sizeof(_native.TrafficRecord)
         times = _native.TimesRecord()
         self._check(_lib.hep_count(self._open_handle(), levels, times, int(reset)))
-        return ([Traffic(*[getattr(level, name) for name in Traffic.__dataclass_fields__]) for level in levels],
-                Times(*[getattr(times, name) for name in Times.__dataclass_fields__]))
+        return ([Traffic(*[getattr(level, of.name) for of in fields(Traffic)]) for level in levels],
+                Times(*[getattr(times, of.name) for of in fields(Times)]))
 
     def state(self) -> bytes:
         """What codecs remember, for this rank's checkpoint."""

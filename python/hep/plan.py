@@ -4,7 +4,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Union
 
@@ -119,9 +119,9 @@ class Share:
     count: int
 
 
-def _members(record: Any, dataclass_of: type, **more: Any) -> Any:
-    return dataclass_of(**{name: more[name] if name in more else getattr(record, name)
-                           for name in dataclass_of.__dataclass_fields__})
+def _members(record: Any, dataclass_of: Any, **more: Any) -> Any:
+    names = [field.name for field in fields(dataclass_of)]
+    return dataclass_of(**{name: more[name] if name in more else getattr(record, name) for name in names})
 
 
 class Plan:

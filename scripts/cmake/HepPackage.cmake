@@ -42,7 +42,8 @@ set(CPACK_DEBIAN_PYTHON_PACKAGE_RECOMMENDS "")
 set(CPACK_DEBIAN_PYTHON_PACKAGE_SUGGESTS "python3-torch")
 set(CPACK_COMPONENT_PYTHON_DESCRIPTION "plans of Mixture-of-Experts communication in Python
  Reads plans; with PyTorch, trains models of experts by them.")
-set(CPACK_COMPONENT_WHEEL_DISABLED ON)
 set(CPACK_COMPONENT_CUDA_DESCRIPTION "the CUDA engine of hep-run
  It needs the runtime libraries of CUDA ${HEP_HAVE_CUDA}: cudart, cuBLAS and NCCL.")
+get_cmake_property(CPACK_COMPONENTS_ALL COMPONENTS)
+list(REMOVE_ITEM CPACK_COMPONENTS_ALL wheel) # of python/pyproject.toml alone
 include(CPack)

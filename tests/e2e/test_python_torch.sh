@@ -1,6 +1,6 @@
 # hep.torch: small models of Mixtral's and Qwen3-MoE's families on four processes over gloo, against the unchanged model
 # in one: loss, logits, gradients, norms, steps, states, bytes; misuse. Importing transformers takes most of the time.
-# builds: fast  seconds: 60
+# builds: fast  seconds: 80
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 python=$("$HEP_SOURCE/scripts/testing/torch_environment.sh" 2>why) || { echo "SKIP: $(cat why)"; exit 77; }
