@@ -2,7 +2,8 @@
 // property meant for its kind, or be shown harmless by a rule that looks at the plan alone. A table of kills per kind
 // and property is printed. Plans broken by hand, with exact messages, are in test_ir_verify.c.
 // Training plans of several micro-batches are broken where their loop is, too; what is harmless then is looked at in
-// all micro-batches, unrolled. builds: dev  seconds: 12
+// all micro-batches, unrolled.
+// builds: dev  seconds: 12
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
