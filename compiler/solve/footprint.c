@@ -110,6 +110,12 @@ typedef struct {
     bool gathers, returns;
 } Unlimited;
 
+// Do all laps of several use the same value?
+static bool is_kept_by_laps(const Plan *plan, const Buffer *buffer)
+{
+    return plan_laps(plan).count > 1 && (buffer->span == SPAN_ITERATION || buffer->span == SPAN_ALL);
+}
+
 // What a period of layers adds to the others' memory: what outlives the iteration, and the largest of what is there
 // before the first layer, between the passes, and after the last: experts that are gathered ahead, what the backward
 // pass reads of the forward pass, gradients that wait for their way home.
@@ -125,7 +131,7 @@ static double kept_bytes(const Plan *plan, const Period *of, Unlimited unlimited
         if (buffer->layer < (int32_t)of->first || buffer->layer >= (int32_t)of->end ||
             !plan_buffer_bytes(plan, buffer, &bytes))
             continue;
-        if (buffer->kind != BUFFER_TEMPORARY)
+        if (buffer->kind != BUFFER_TEMPORARY || is_kept_by_laps(plan, buffer))
             lasts += (double)bytes;
         else if (by->forward && by->backward)
             between += (double)bytes;
