@@ -303,9 +303,15 @@ static bool call_advance(Call *call)
     if (!flow)
         return call_wait(call, INFINITY);
     ThreadWorld *world = call->comm->world;
+    Member *sender = &call->channel->members[peer];
+    if (thread_world_aborted(world, call->fault))
+        return false;
+    if (sender->post.withdrawn)
+        return call_wait(call, INFINITY);
     double now_s = clock_now_s(), ahead_s = flow->moved + flow->chunk < flow->total ? run_ahead_s : 0;
     if (world->links && flow->ready_s > now_s + ahead_s)
         return call_wait(call, flow->ready_s);
+    flow->copying = true;
     pthread_mutex_unlock(&call->channel->mutex);
     flow_copy(flow);
     atomic_store(&world->progress_s, now_s);
@@ -313,9 +319,21 @@ static bool call_advance(Call *call)
     if (!taken)
         flow_begin_chunk(call, flow);
     pthread_mutex_lock(&call->channel->mutex);
+    flow->copying = false;
+    if (sender->post.withdrawn)
+        pthread_cond_signal(&sender->changed);
     if (taken)
         call_take(call, flow, peer);
     return true;
+}
+
+// A call that fails leaves when nobody reads any more what it sends.
+static void call_withdraw(Call *call)
+{
+    call->member->post.withdrawn = true;
+    for (uint32_t m = 0; m < call->channel->member_count; m++)
+        while (m != call->own && call->channel->members[m].flows[call->own].copying)
+            pthread_cond_wait(&call->member->changed, &call->channel->mutex);
 }
 
 static void call_post(Call *call, const Post *post)
@@ -377,6 +395,8 @@ static bool call_run(ThreadComm *comm, int handle, const Post *post, Fault *faul
     CommTally *tally = &call.member->tally;
     comm_tally_begin(tally, own, call.member->post.posted_s);
     bool ok = call_transfer(&call);
+    if (!ok)
+        call_withdraw(&call);
     comm_tally_end(tally, post->kind == CALL_EXCHANGE ? &tally->exchange : &tally->gather, clock_now_s());
     pthread_mutex_unlock(&channel->mutex);
     return ok;

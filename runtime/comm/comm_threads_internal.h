@@ -20,6 +20,7 @@ typedef struct {
     CallKind kind;
     double posted_s;
     uint64_t pending; // receivers that have not taken their share
+    bool withdrawn;   // the call has failed: what it sends may be gone
     Exchange exchange;
     const void *shard;
     void *gathered;
@@ -31,6 +32,7 @@ typedef enum { FLOW_WAITING, FLOW_MOVING, FLOW_TAKEN } FlowState;
 // What one member receives from one peer in its current call.
 typedef struct {
     FlowState state;
+    bool copying;   // a chunk, without the channel's mutex: the sender may not leave
     uint32_t level; // outermost level at which the two ranks differ
     const char *source[EXCHANGE_PARTS_MAX];
     char *target[EXCHANGE_PARTS_MAX];
