@@ -68,14 +68,15 @@ micro() { # memory, plan keys
   sed "s/memory = 512 MB/memory = $1/; s/^  micro_batches = .*/  micro_batches = micro_batches  ${2:-}/" \
     "$HEP_SOURCE/samples/laptop_training.hep" >input.hep
 }
-micro '11 MB'
+# All of them in one lap, since smaller laps would fit.
+micro '11 MB' 'lap = micro_batches'
 expect 4 'no plan fits' "$HEPC" input.hep
 followed "fewer micro-batches help: 'micro_batches = ([0-9]+)'" 's/^let micro_batches = .*/let micro_batches = VALUE/'
 cut=$(sed -nE "s/^help: smaller micro-batches help: 'batch = ([0-9]+)' with 'micro_batches = ([0-9]+)'.*/\1 \2/p" err)
 [ $((${cut% *} * ${cut#* })) = 32 ] || fail "batch times micro-batches is not what it was: '$cut'"
 sed "s/batch = 8/batch = ${cut% *}/; s/^let micro_batches = .*/let micro_batches = ${cut#* }/" input.hep >changed.hep
 expect 0 '' "$HEPC" changed.hep
-micro '14 MB' 'recompute = none'
+micro '14 MB' 'recompute = none  lap = micro_batches'
 expect 4 'no plan fits' "$HEPC" input.hep
 followed "recomputing activations helps: 'recompute = (full)'" 's/recompute = none/recompute = VALUE/'
 

@@ -42,7 +42,7 @@ plans = {m: json.load(open(path))["solution"] for m, path in zip((1, 2, 4), sys.
 assert [row["micro_batches"] for row in rows] == [1, 2, 4, 8, 16, 32, 64]
 assert [row["now"] for row in rows] == [m == 4 for m in (1, 2, 4, 8, 16, 32, 64)]
 for row in rows:
-    assert row["fits"] and row["micro_batch_s"] * row["micro_batches"] == row["iteration_s"], row
+    assert row["fits"] and abs(row["micro_batch_s"] * row["micro_batches"] - row["iteration_s"]) < 1e-12, row
     if row["micro_batches"] in plans:
         assert abs(row["iteration_s"] / plans[row["micro_batches"]]["iteration_s"] - 1) < 2e-3, row
 each = [row["micro_batch_s"] for row in rows]

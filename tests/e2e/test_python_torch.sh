@@ -11,8 +11,8 @@ mkdir mixtral qwen3_moe
 common='"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
   "max_position_embeddings": 64, "num_experts_per_tok": 2, "tie_word_embeddings": false, "use_cache": false'
 cat >mixtral/config.json <<JSON
-{"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "intermediate_size": 48, "num_local_experts": 8,
-  $common}
+{"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "intermediate_size": 48,
+  "num_local_experts": 8, $common}
 JSON
 cat >qwen3_moe/config.json <<JSON
 {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "intermediate_size": 64,

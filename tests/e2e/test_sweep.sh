@@ -34,7 +34,7 @@ for row, record, bandwidth in zip(rows, sweep["rows"], (1, 10, 100)):
 PYTHON
 expect 0 '' "$HEPC" --sweep sequences=2:6:2 "$sample" # a let of the file
 [ "$(grep -c 'dc=' "$work/out")" = 3 ] || fail "three values of a let: $(cat "$work/out")"
-expect 0 'only whole experts can be encoded' "$HEPC" --sweep gpu.count=2,3,8 "$sample"
+expect 0 'subtracts the mean of whole ones' "$HEPC" --sweep gpu.count=2,3,8 "$sample"
 grep -q '^3  *not valid' "$work/out" || fail "a count that does not divide"
 expect 0 '' "$HEPC" --sweep memory=1,80 "$sample"
 grep -q '^1  *does not fit' "$work/out" || fail "too little memory"

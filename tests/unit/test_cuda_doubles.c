@@ -519,7 +519,7 @@ Test(cuda_doubles, captures_of_threads_and_events)
 
 Test(cuda_doubles, collectives_leave_most_of_the_device)
 {
-    cr_assert_eq(nccl_block_limit(132), 11, "33 of an H200's multiprocessors, for three streams");
-    cr_assert_eq(nccl_block_limit(108), 9);
+    cr_assert_eq(nccl_block_limit(132), 6, "33 of an H200's multiprocessors, for five streams");
+    cr_assert_eq(nccl_block_limit(108), 5);
     cr_assert_eq(nccl_block_limit(1), 1);
 }

@@ -1,6 +1,7 @@
 // libhep with ranks that are threads: results, gradients and bytes of MoE layers under plans of many shapes, against
-// the same layers in one place; gathers, returns, dense bundles; and callers that do what they should not. builds: dev
-// seconds: 5
+// the same layers in one place; gathers, returns, dense bundles; and callers that do what they should not.
+//
+// builds: dev  seconds: 5
 #include "moe_worker.h"
 
 #include <pthread.h>

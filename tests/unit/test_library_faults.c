@@ -1,5 +1,7 @@
 // libhep and callers that do what they should not: every rank gets an error that says what was wrong, none waits for
-// ever, and nothing is read or written that is not the caller's. builds: dev  seconds: 4
+// ever, and nothing is read or written that is not the caller's.
+//
+// builds: dev  seconds: 4
 #include "moe_client.h"
 
 #include <pthread.h>

@@ -1,5 +1,7 @@
 // More of anything never makes a plan slower: of random inputs each bandwidth, the compute, the memory grows or a
-// latency falls, and what is planned then takes at most 0.1 % longer when simulated. builds: fast  seconds: 5
+// latency falls, and what is planned then takes at most 0.1 % longer when simulated.
+//
+// builds: fast  seconds: 5
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>

@@ -1,8 +1,10 @@
 // The planner, both bundles and the memory of real lowerings in play, against trying everything: every mix of
 // configurations, replicas kept, gathered again, or over levels inside a boundary alone, dense weights the same, every
 // prefetch depth; of one micro-batch or several; times by cost_mix, memory by footprint_measure. Where lowering has the
-// last word and excludes the best mix of the estimates, the planner may only be slower. builds: fast  seconds: 12 Why
-// so long: 300 instances, each a few thousand mixes and dozens of lowerings.
+// last word and excludes the best mix of the estimates, the planner may only be slower. Why it
+// takes so long: 300 instances, each a few thousand mixes and dozens of lowerings.
+//
+// builds: fast  seconds: 12
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
