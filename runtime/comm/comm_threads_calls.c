@@ -331,9 +331,11 @@ static bool call_advance(Call *call)
 static void call_withdraw(Call *call)
 {
     call->member->post.withdrawn = true;
-    for (uint32_t m = 0; m < call->channel->member_count; m++)
-        while (m != call->own && call->channel->members[m].flows[call->own].copying)
+    for (uint32_t m = 0; m < call->channel->member_count; m++) {
+        const Member *peer = &call->channel->members[m]; // without flows until it opens the channel
+        while (m != call->own && peer->flows && peer->flows[call->own].copying)
             pthread_cond_wait(&call->member->changed, &call->channel->mutex);
+    }
 }
 
 static void call_post(Call *call, const Post *post)
