@@ -72,7 +72,7 @@ static Spec random_looped_spec(void)
         spec.plan.whole_levels = (uint32_t)rand() % spec.cluster.level_count;
     static const uint32_t loops[][2] = {{1, 0}, {2, 0}, {3, 0}, {5, 0}, {2, 1},
                                         {4, 2}, {6, 2}, {6, 3}, {3, 1}, {12, 3}};
-    int loop = rand() % (spec.plan.codec == CODEC_DENSE ? 10 : 4); // laps bring no packets
+    int loop = rand() % (spec_encodes_experts(&spec) ? 4 : 10); // laps bring no packets
     spec.plan.micro_batches = loops[loop][0];
     spec.plan.lap = loops[loop][1];
     spec.plan.recomputes = rand() % 2;
@@ -157,7 +157,8 @@ static void compare_added(const char *what, const Spec *spec, double added, doub
 {
     of->compared++;
     of->exact += added == bytes;
-    cr_expect(fabs(added - bytes) <= 0.01 * bytes, "%s of %u layers, %s, %u micro-batches: %.0f, lowered %.0f", what,
+    // How the few buffers of one layer pack beside another's makes some kilobytes, whatever the size.
+    cr_expect(fabs(added - bytes) <= 0.01 * bytes + 8192, "%s of %u layers, %s, %u micro-batches: %.0f, lowered %.0f", what,
               spec->model.layers, spec->plan.recomputes ? "recomputed" : "kept", spec->plan.micro_batches, added,
               bytes);
 }
