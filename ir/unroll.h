@@ -49,7 +49,7 @@ const uint32_t *plan_first_values(const Plan *plan, Laps laps, Arena *arena);
 const Plan *plan_unroll_steps(const Plan *plan, Laps laps, Arena *arena);
 
 // A lap of two micro-batches, which shows when buffers of any lap are in use: where there are others before and after
-// it, what runs once per iteration is left out, since most laps have none of it. The same with the steps of the plan's
+// it, what runs once per iteration is skipped, since most laps have none of it. The same with the steps of the plan's
 // own buffers; and first values as above.
 const Plan *plan_unroll_lap(const Plan *plan, Arena *arena);
 const Plan *plan_unroll_lap_steps(const Plan *plan, Arena *arena);

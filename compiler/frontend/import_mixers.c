@@ -233,8 +233,8 @@ static Mixer convolution(const Sizes *s, double kernel)
 // Linear attention with as many heads as the other: queries, keys, values, a gate of the output, the output.
 static Mixer lightning(Importer *in, const Sizes *s)
 {
-    static const char *const told[] = {"attn_type_list", "layer_group_size", NULL};
-    if (!import_find(in, told, NULL))
+    static const char *const lists[] = {"attn_type_list", "layer_group_size", NULL};
+    if (!import_find(in, lists, NULL))
         import_doubt(in, "sizes of the recurrent layers were not found: they are taken for linear attention with as "
                          "many heads as the others, and a gate");
     double wide = s->heads * s->head_dim;

@@ -1,5 +1,5 @@
 // What the files of the importer share: the configuration being read, and how its fields are found. Every member of it
-// that is read is marked, so that those which nobody looked at can be told at the end. Private to import*.c.
+// that is read is marked, so that unread fields can be reported at the end. Private to import*.c.
 #ifndef HEP_IMPORT_PARTS_H
 #define HEP_IMPORT_PARTS_H
 

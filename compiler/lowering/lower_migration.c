@@ -37,11 +37,11 @@ static int32_t add_experts(Lowering *l, uint32_t k, BufferKind kind, const char 
 typedef struct {
     uint32_t sizes[LEVELS_MAX]; // members that each level brings together
     uint32_t once;              // what levels before this one bring is kept until the backward pass
-    int32_t after;              // where it is not: the step whose end leaves room for it; NONE
+    int32_t after;              // where it is not: the step that uses the same memory before; NONE
     bool passed_on;             // what the level before brought, over an outer level, is for the next one alone
 } Gathering;
 
-// Is what the level brings kept by nobody and read by the next level alone?
+// Does the next level alone read what this level brings?
 static bool is_passed_on(const Lowering *l, const Gathering *of, uint32_t level)
 {
     uint32_t next = level + 1, levels = l->spec->cluster.level_count;
@@ -50,7 +50,7 @@ static bool is_passed_on(const Lowering *l, const Gathering *of, uint32_t level)
     return next < levels && !(level < of->once && next >= of->once);
 }
 
-// A gather over an outer level runs ahead of those inside, but only so far as there is room for what it brings.
+// A gather over an outer level runs ahead of those inside, with at most OUTER_SLOTS results that they have not read.
 static void limit_gather(Lowering *l, Gathering *of, uint32_t level, int32_t step)
 {
     if (of->after != NONE && level >= of->once)

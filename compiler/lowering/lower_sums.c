@@ -108,7 +108,7 @@ int32_t lowering_sum_laps(Lowering *l, int32_t layer, int32_t part, int32_t whol
                      .cost_s = workload_sum_cost(l->spec, elements(l, part)).part_s,
                      .each_lap = true};
     int32_t added = builder_add_step(l->builder, step, (StepBuffers){.add_returned = {.part = part, .sum = sum}});
-    l->returned = added; // the part has room for the next one
+    l->returned = added; // from here on the next gradient may overwrite the part
     if (!is_rounded)
         return whole;
     step.op = OP_ROUND_RETURNED;

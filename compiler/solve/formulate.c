@@ -118,9 +118,9 @@ static void formulate_ports(Formulation *f, const char *pass, int start, size_t 
     }
 }
 
-// A queue of gathers in one pass: what a layer adds to it, and where its gather does not wait for room.
+// A queue of gathers in one pass: what a layer adds to it, and where its gather does not wait for a free slot.
 typedef struct {
-    const char *room, *begins, *then; // names of rows and columns
+    const char *slot, *begins, *then; // names of rows and columns
     size_t gather, lifted;            // terms
 } GatherQueue;
 
@@ -148,7 +148,7 @@ static void formulate_window(Formulation *f, const GatherQueue *of, int queue)
         if (!limited[window] || window >= f->read_count)
             continue;
         int begun = add_time(f, of->begins);
-        row_after(f, of->room, begun, f->read[f->read_count - window - 1], of->lifted, 0);
+        row_after(f, of->slot, begun, f->read[f->read_count - window - 1], of->lifted, 0);
         row_after(f, of->then, queue, begun, of->gather, 0);
     }
 }

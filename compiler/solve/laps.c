@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-enum { PAIRED_MAX = 24 }; // of the fastest choices that do not fit: those that layers get as far as there is room
+enum { PAIRED_MAX = 24 }; // of the fastest choices that do not fit: those that layers get as far as memory allows
 
 static const double TIE = 1e-11;
 
@@ -85,15 +85,15 @@ static Mix pair_mix(const Choosing *c, const Config *some, uint32_t count, bool 
     return (Mix){.configs = configs, .prefetch = others->prefetch};
 }
 
-// In how many layers the choice has room beside another one, by estimated memory.
-static uint32_t count_room(const Choosing *c, size_t some, size_t others)
+// How many layers may have the first choice if the others have the second, by estimated memory.
+static uint32_t count_layers_that_fit(const Choosing *c, size_t some, size_t others)
 {
     const Footprint *a = &c->footprints[some], *b = &c->footprints[others];
     double more = a->per_layer_bytes - b->per_layer_bytes, all = c->work->moe_count;
-    double room = c->memory_bytes - fmax(a->shared_bytes, b->shared_bytes) - all * b->per_layer_bytes;
-    if (room < 0)
+    double free_bytes = c->memory_bytes - fmax(a->shared_bytes, b->shared_bytes) - all * b->per_layer_bytes;
+    if (free_bytes < 0)
         return 0;
-    return more <= 0 ? c->work->moe_count : (uint32_t)fmin(all, room / more);
+    return more <= 0 ? c->work->moe_count : (uint32_t)fmin(all, free_bytes / more);
 }
 
 static bool fits(const Choosing *c, const Mix *mix, double *bytes)
@@ -106,7 +106,7 @@ static bool fits(const Choosing *c, const Mix *mix, double *bytes)
 static void try_pair(Choosing *c, size_t some, size_t others, bool last)
 {
     Solution *solution = c->solution;
-    uint32_t count = count_room(c, some, others);
+    uint32_t count = count_layers_that_fit(c, some, others);
     for (int cut = 0; cut < 3 && count > 0; cut++, count -= count > 8 ? count / 8 : 1) {
         Mix mix = pair_mix(c, &solution->candidates[some].config, count, last, &solution->candidates[others]);
         IterationCost cost;

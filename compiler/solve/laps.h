@@ -1,5 +1,5 @@
 // The choice where an iteration has several laps (ir/unroll.h): the best single configuration that fits, or two of
-// them, a faster one for as many layers as there is room for. Private to planner.c.
+// them, a faster one for as many layers as memory allows. Private to planner.c.
 #ifndef HEP_SOLVE_LAPS_H
 #define HEP_SOLVE_LAPS_H
 
