@@ -132,9 +132,7 @@ hep_status hep_combine(hep_route *route, const hep_tensor *results, const hep_te
     (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!library_given(route, "route", &fault))
-        return library_end(&fault);
-    if (!context_enter(route->context, &status))
+    if (!route_enter(route, &status))
         return status;
     Scrap scrap = {.store = route->store};
     context_expect(route->context, route->of, true);
@@ -201,9 +199,7 @@ hep_status hep_combine_backward(hep_route *route, const hep_tensor *dout, const 
     (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!library_given(route, "route", &fault))
-        return library_end(&fault);
-    if (!context_enter(route->context, &status))
+    if (!route_enter(route, &status))
         return status;
     Scrap scrap = {.store = route->store};
     context_expect(route->context, route->of, false);
@@ -303,9 +299,7 @@ hep_status hep_dispatch_backward(hep_route *route, const hep_tensor *dx, const h
     hep_status status;
     Fault fault = {0};
     Backward call = {.dx = dx, .dweights = dweights, .out_dx = out_dx, .out_dweights = out_dweights};
-    if (!library_given(route, "route", &fault))
-        return library_end(&fault);
-    if (!context_enter(route->context, &status))
+    if (!route_enter(route, &status))
         return status;
     Scrap scrap = {.store = route->store};
     context_expect(route->context, route->of, true);

@@ -33,6 +33,8 @@ struct hep_route {
     Tensor received; // rows of the last stage
 };
 
+// Begins a call of a route, as context_enter does of a context; `route` is the caller's, and may be NULL.
+bool route_enter(hep_route *route, hep_status *status) MUST_CHECK;
 Meeting route_meeting(const hep_route *route, uint32_t hop, CallPurpose purpose);
 // Returns `ok`. If not, which step of the plan that was goes into the fault.
 bool route_blame(const hep_route *route, uint32_t hop, const Meeting *meeting, bool ok, Fault *fault);

@@ -55,6 +55,15 @@ static bool stage_records_make(hep_route *route, uint32_t stage, Fault *fault)
     return records;
 }
 
+bool route_enter(hep_route *route, hep_status *status)
+{
+    Fault fault = {0};
+    if (library_given(route, "route", &fault))
+        return context_enter(route->context, status);
+    *status = library_end(&fault);
+    return false;
+}
+
 Meeting route_meeting(const hep_route *route, uint32_t hop, CallPurpose purpose)
 {
     Meeting meeting = route->of->hops[hop].meeting;
@@ -399,9 +408,7 @@ hep_status hep_dispatch_finish(hep_route *route, const hep_tensor *x, const hep_
     (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!library_given(route, "route", &fault))
-        return library_end(&fault);
-    if (!context_enter(route->context, &status))
+    if (!route_enter(route, &status))
         return status;
     context_expect(route->context, route->of, true); // the last hop
     return context_leave(route->context, finish(route, x, experts, weights, &fault), &fault);

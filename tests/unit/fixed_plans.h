@@ -8,6 +8,20 @@
 
 typedef enum { FORWARD_EP, FORWARD_GATHER, FORWARD_ONE, TRAINING_ONE } FixedPlan;
 
+// The plan as the library reads it; what was compiled is freed.
+static inline hep_plan *plan_handed_over(Compiled *compiled)
+{
+    uint8_t *bytes;
+    size_t length;
+    Fault fault = {0};
+    cr_assert(plan_encode(compiled->plan, &bytes, &length, &fault), "%s", fault.message);
+    hep_plan *plan;
+    cr_assert_eq(hep_plan_parse(bytes, length, &plan), HEP_OK);
+    free(bytes);
+    compiled_free(compiled);
+    return plan;
+}
+
 // Two layers of 8 experts, hidden 16, inner 8; 2 x 2 ranks, or one.
 static inline hep_plan *fixed_plan(FixedPlan which)
 {
@@ -22,15 +36,7 @@ static inline hep_plan *fixed_plan(FixedPlan which)
              one ? "" : "level dc { count = 2  bandwidth = 1 Gbit/s  latency = 1 ms }", one ? 1 : 2,
              which == TRAINING_ONE ? "training" : "forward");
     Compiled compiled = compiled_from(text, one ? "gpu=1" : which == FORWARD_EP ? "dc=1,gpu=1" : "dc=2,gpu=2");
-    uint8_t *bytes;
-    size_t length;
-    Fault fault = {0};
-    cr_assert(plan_encode(compiled.plan, &bytes, &length, &fault), "%s", fault.message);
-    hep_plan *plan;
-    cr_assert_eq(hep_plan_parse(bytes, length, &plan), HEP_OK);
-    free(bytes);
-    compiled_free(&compiled);
-    return plan;
+    return plan_handed_over(&compiled);
 }
 
 #endif

@@ -7,8 +7,8 @@
 #include <pthread.h>
 
 #include "compiled.h"
+#include "fixed_plans.h"
 #include "hub.h"
-#include "ir/binary.h"
 
 static const char *const description =
     "cluster c { level dc { count = 2  bandwidth = 1 Gbit/s  latency = 1 ms }\n"
@@ -37,15 +37,7 @@ static hep_plan *plan_make(const MoeCase *of, const char *domain)
     snprintf(text, sizeof(text), description, dtype, of->experts, of->training ? "training" : "forward",
              of->naive ? "naive" : "dedup", micro_batches);
     Compiled compiled = compiled_with(text, domain, prefetch);
-    uint8_t *bytes;
-    size_t length;
-    Fault fault = {0};
-    cr_assert(plan_encode(compiled.plan, &bytes, &length, &fault), "%s", fault.message);
-    hep_plan *plan;
-    cr_assert_eq(hep_plan_parse(bytes, length, &plan), HEP_OK);
-    free(bytes);
-    compiled_free(&compiled);
-    return plan;
+    return plan_handed_over(&compiled);
 }
 
 // ---- all ranks -------------------------------------------------------------------------------------
