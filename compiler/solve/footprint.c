@@ -264,6 +264,7 @@ static Spec memory_part(const Spec *spec)
     Device *device = &cluster->device;
     device->compute_flops = device->memory_bytes = device->memory_bandwidth = device->half_rate_rows = 0;
     device->encode_bandwidth = device->decode_bandwidth = device->peak_flops = 0;
+    device->quantize_bandwidth = device->dequantize_bandwidth = device->backward_flops = 0;
     cluster->ports = NULL;
     cluster->links = NULL;
     cluster->port_count = cluster->link_count = 0;
