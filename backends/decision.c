@@ -192,11 +192,13 @@ static void append_why(const Plan *plan, Text *out)
 
 static void append_micro_batches(const Plan *plan, Text *out)
 {
-    char value[FORMAT_MAX], laps[FORMAT_MAX] = "";
+    char value[FORMAT_MAX], laps[FORMAT_MAX] = "", turns[FORMAT_MAX] = "";
     if (plan->lap > 0)
         snprintf(laps, sizeof(laps), " in laps of %u", plan->lap);
+    if (plan->abreast > 0)
+        snprintf(turns, sizeof(turns), ", %u at a time in turns", plan->abreast);
     if (plan->micro_batches > 1)
-        text_format(out, " An iteration is %u micro-batches%s, %s each%s.", plan->micro_batches, laps,
+        text_format(out, " An iteration is %u micro-batches%s%s, %s each%s.", plan->micro_batches, laps, turns,
                     format_time(value, plan->iteration_s / plan->micro_batches),
                     plan->recompute ? "; activations are recomputed" : "");
     else if (plan->recompute)

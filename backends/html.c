@@ -81,6 +81,9 @@ static void print_lead(const Plan *plan, Text *out)
                     plan->recompute ? "recomputed in the backward pass" : "kept for the backward pass");
     if (plan->lap > 0)
         text_format(out, "; %u micro-batches pass a layer before the next one begins", plan->lap);
+    if (plan->abreast > 0)
+        text_format(out, "; %u at a time in turns, so that rows of one travel while another is computed",
+                    plan->abreast);
     text_append(out, ".</p>\n");
 }
 

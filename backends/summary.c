@@ -164,6 +164,8 @@ static void print_choices(const Plan *plan, Text *out)
         text_format(out, "  activations: %s\n",
                     plan->recompute ? "recomputed in the backward pass, from each layer's input"
                                     : "kept for the backward pass");
+    if (plan->abreast > 0)
+        text_format(out, "  micro-batches: %u at a time pass a layer in turns\n", plan->abreast);
     text_append(out, "\n");
 }
 

@@ -307,6 +307,12 @@ static bool check_micro_batches(Check *check)
                     "'lap' is %" PRIu32 ": expected less than the %" PRIu32
                     " micro-batches, which it divides, or 0 for all of them",
                     plan->lap, plan->micro_batches);
+    uint32_t each = plan_laps(plan).each;
+    if (plan->abreast == 1 || plan->abreast > PLAN_ABREAST_MAX || (plan->abreast > 0 && each % plan->abreast != 0))
+        return fail(check, RECORD_PLAN, 0,
+                    "'abreast' is %" PRIu32 ": expected 2 to %d, a divisor of the %" PRIu32
+                    " micro-batches of a lap, or 0 for none",
+                    plan->abreast, PLAN_ABREAST_MAX, each);
     uint64_t runs = plan_executions(plan);
     if (plan->micro_batches > 1 && runs > PLAN_UNROLLED_STEPS_MAX)
         return fail(check, RECORD_PLAN, 0,

@@ -94,7 +94,7 @@ uint32_t order_prune_after(Plan *plan)
 {
     Arena *scratch = arena_create();
     bool *needed = arena_alloc_array(scratch, (size_t)plan->after_count + 1, sizeof(*needed));
-    Laps enough = laps_at_most(plan_laps(plan), UNROLL_ENOUGH);
+    Laps enough = plan_laps_at_most(plan, UNROLL_ENOUGH);
     mark_needed(plan, plan_unroll_steps(plan, enough, scratch), scratch, needed);
     if (plan->micro_batches > 1) // what flow follows has one: there, less comes before the last execution of a step
         mark_needed(plan, plan_unroll_steps(plan, (Laps){1, 1}, scratch), scratch, needed);

@@ -111,6 +111,7 @@ typedef struct {
     uint32_t once_dense;
     uint32_t micro_batches; // of an iteration; weights are updated once. `steps` say when each runs
     uint32_t lap;           // of these, so many pass a layer before the next one; 0: all (unroll.h)
+    uint32_t abreast;       // of those, so many at a time, in turns; 0: one after the other
     bool recompute;         // training: a layer's activations are dropped after the forward pass, computed again
     const char *solver;
     SolveStatus status;

@@ -98,6 +98,7 @@ static const RecordInfo records[RECORD_COUNT] = {
                                 FIELD(Plan, "once_dense", once_dense, U32),
                                 FIELD(Plan, "micro_batches", micro_batches, U32),
                                 MAYBE(Plan, "lap", lap, U32),
+                                MAYBE(Plan, "abreast", abreast, U32),
                                 FIELD(Plan, "recompute", recompute, BOOL),
                                 FIELD(Plan, "solver", solver, NAME),
                                 FIELD(Plan, "status", status, ONE_OF(status)),

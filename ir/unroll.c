@@ -15,9 +15,32 @@ Laps plan_laps(const Plan *plan)
     return (Laps){plan->micro_batches / each, each};
 }
 
-Laps laps_at_most(Laps laps, uint32_t most)
+uint32_t plan_abreast(const Plan *plan)
 {
-    return (Laps){laps.count < most ? laps.count : most, laps.each < most ? laps.each : most};
+    return plan->abreast > 1 ? plan->abreast : 1;
+}
+
+Laps plan_laps_at_most(const Plan *plan, uint32_t most)
+{
+    Laps laps = plan_laps(plan);
+    uint32_t each = most * plan_abreast(plan);
+    return (Laps){laps.count < most ? laps.count : most, laps.each < each ? laps.each : each};
+}
+
+uint32_t plan_phases(const Plan *plan, uint32_t first, uint32_t end, uint32_t *phases)
+{
+    uint32_t phase = 0;
+    bool exchanged = false;
+    for (uint32_t s = first; s < end; s++) {
+        Stream stream = step_stream(plan, &plan->steps[s]);
+        if (exchanged && stream == STREAM_COMPUTE) {
+            phase++;
+            exchanged = false;
+        }
+        exchanged = exchanged || stream == STREAM_EXCHANGE;
+        phases[s - first] = phase;
+    }
+    return phase + 1;
 }
 
 bool plan_has_laps(const Plan *plan)
@@ -72,9 +95,21 @@ uint64_t plan_executions(const Plan *plan)
 
 uint32_t plan_buffer_values(const Plan *plan, const Buffer *buffer)
 {
-    if (plan->unrolled || (buffer->span != SPAN_ALL && buffer->span != SPAN_LAP_ALL))
+    if (plan->unrolled)
         return 1;
-    return buffer->span == SPAN_ALL ? plan->micro_batches : plan_laps(plan).each;
+    switch (buffer->span) {
+    case SPAN_MICRO_BATCH:
+        return plan_abreast(plan);
+    case SPAN_ALL:
+        return plan->micro_batches;
+    case SPAN_LAP_ALL:
+        return plan_laps(plan).each;
+    case SPAN_ITERATION:
+    case SPAN_LAP:
+    case BUFFER_SPAN_COUNT:
+        break;
+    }
+    return 1;
 }
 
 bool plan_buffer_bytes(const Plan *plan, const Buffer *buffer, uint64_t *out)
@@ -87,8 +122,13 @@ typedef struct {
     const Plan *from;
     Plan *to;
     Laps laps;
+    uint32_t abreast;       // micro-batches
     const uint32_t *values; // plan_first_values; NULL: buffers stay
     int64_t *latest;        // [from->step_count]: its latest execution; NONE
+    int64_t *in_place;      // [from->step_count][abreast]: the same in each place of those that go abreast
+    int64_t *awaited;       // [from->after_count]: the latest execution that was waited for
+    uint32_t *phases;       // [from->step_count]: of every segment so far
+    uint32_t segment_first, segment_end;
 } Unroll;
 
 static uint32_t count_values(BufferSpan span, Laps laps)
@@ -116,9 +156,21 @@ const uint32_t *plan_first_values(const Plan *plan, Laps laps, Arena *arena)
 }
 
 // At how many values from the first one the value lies; 0: in the same memory.
-static uint32_t place_of_value(BufferSpan span, uint32_t value, Laps laps)
+static uint32_t place_of_value(const Unroll *u, BufferSpan span, uint32_t value)
 {
-    return span == SPAN_ALL ? value : span == SPAN_LAP_ALL ? value % laps.each : 0;
+    switch (span) {
+    case SPAN_MICRO_BATCH:
+        return value % u->abreast;
+    case SPAN_ALL:
+        return value;
+    case SPAN_LAP_ALL:
+        return value % u->laps.each;
+    case SPAN_ITERATION:
+    case SPAN_LAP:
+    case BUFFER_SPAN_COUNT:
+        break;
+    }
+    return 0;
 }
 
 static void unroll_buffers(Unroll *u, Arena *arena)
@@ -133,7 +185,7 @@ static void unroll_buffers(Unroll *u, Arena *arena)
             stride = 0; // no plan within its limits
         for (uint32_t i = u->values[b]; i < u->values[b + 1]; i++) {
             u->to->buffers[i] = from->buffers[b];
-            u->to->buffers[i].offset += place_of_value(from->buffers[b].span, i - u->values[b], u->laps) * stride;
+            u->to->buffers[i].offset += place_of_value(u, from->buffers[b].span, i - u->values[b]) * stride;
         }
     }
 }
@@ -147,16 +199,32 @@ static int32_t value_in(const Unroll *u, int32_t buffer, uint32_t micro_batch)
     return (int32_t)(u->values[buffer] + value);
 }
 
-// What the step's execution before waited for, this one does, too.
+// The execution of step `named` that the one of `index` in the micro-batch waits for; NONE.
+static int64_t execution_before(const Unroll *u, uint32_t index, uint32_t named, uint32_t micro_batch)
+{
+    int64_t latest = u->latest[named], same = u->in_place[(size_t)named * u->abreast + micro_batch % u->abreast];
+    if (u->abreast == 1 || named < u->segment_first || named >= u->segment_end)
+        return latest;
+    bool repeats = u->from->steps[named].when == WHEN_EVERY, begins_lap = micro_batch % u->laps.each == 0;
+    if (!repeats || (named >= index && begins_lap))
+        return latest;
+    // What the first micro-batches of a lap wait for of the lap before, the first one of them does.
+    uint32_t expected = named < index ? micro_batch : micro_batch - u->abreast;
+    return same != NONE && u->to->steps[same].micro_batch == expected ? same : NONE;
+}
+
+// What executions of the step waited for before, this one does, too.
 static void add_waits(Unroll *u, uint32_t index, Step *step)
 {
     const Step *written = &u->from->steps[index];
     Plan *to = u->to;
     step->after_first = to->after_count;
-    for (uint32_t k = 0; k < written->after_count; k++) {
-        int64_t earlier = u->latest[u->from->after[written->after_first + k]];
-        if (earlier != NONE && earlier > u->latest[index])
-            to->after[to->after_count++] = (uint32_t)earlier;
+    for (uint32_t k = written->after_first; k < written->after_first + written->after_count; k++) {
+        int64_t earlier = execution_before(u, index, u->from->after[k], step->micro_batch);
+        if (earlier <= u->awaited[k])
+            continue;
+        to->after[to->after_count++] = (uint32_t)earlier;
+        u->awaited[k] = earlier;
     }
     step->after_count = to->after_count - step->after_first;
 }
@@ -170,7 +238,7 @@ static void add_step(Unroll *u, uint32_t index, uint32_t micro_batch)
     step->micro_batch = micro_batch;
     step->written = index;
     add_waits(u, index, step);
-    u->latest[index] = at;
+    u->latest[index] = u->in_place[(size_t)index * u->abreast + micro_batch % u->abreast] = at;
     if (!u->values)
         return;
     const int32_t *operands = step_operands(u->from, step);
@@ -197,9 +265,23 @@ static void allocate_steps(Unroll *u, Arena *arena)
         to->operands = arena_alloc_array(arena, operands + 1, sizeof(*to->operands));
         to->operand_count = 0;
     }
-    u->latest = arena_alloc_array(arena, (size_t)u->from->step_count + 1, sizeof(*u->latest));
-    for (uint32_t i = 0; i < u->from->step_count; i++)
-        u->latest[i] = NONE;
+}
+
+static int64_t *none(size_t count, Arena *arena)
+{
+    int64_t *items = arena_alloc_array(arena, count + 1, sizeof(*items));
+    for (size_t i = 0; i < count; i++)
+        items[i] = NONE;
+    return items;
+}
+
+static void allocate_executions(Unroll *u, Arena *arena)
+{
+    uint32_t steps = u->from->step_count;
+    u->latest = none(steps, arena);
+    u->in_place = u->abreast > 1 ? none((size_t)steps * u->abreast, arena) : u->latest;
+    u->awaited = none(u->from->after_count, arena);
+    u->phases = arena_alloc_array(arena, (size_t)steps + 1, sizeof(*u->phases));
 }
 
 // A lap of several: without what runs once.
@@ -208,15 +290,43 @@ static bool is_left_out(const Unroll *u, const Step *step)
     return u->to->one_lap && !step_repeats(step);
 }
 
+// Of the segment's steps from `first` on those of its first phase. Returns one past the last.
+static uint32_t phase_end(const Unroll *u, uint32_t first, uint32_t end)
+{
+    uint32_t s = first;
+    while (s < end && u->phases[s] == u->phases[first])
+        s++;
+    return s;
+}
+
+static void add_phase(Unroll *u, uint32_t first, uint32_t end, uint32_t micro_batch)
+{
+    const Plan *plan = u->from;
+    for (uint32_t s = first; s < end; s++)
+        if (step_runs(&plan->steps[s], micro_batch, u->laps) && !is_left_out(u, &plan->steps[s]))
+            add_step(u, s, micro_batch);
+}
+
+static void add_segment(Unroll *u, uint32_t first, uint32_t end, uint32_t first_micro_batch)
+{
+    u->segment_first = first;
+    u->segment_end = end;
+    if (u->abreast > 1)
+        plan_phases(u->from, first, end, u->phases + first);
+    for (uint32_t i = first_micro_batch; i < first_micro_batch + u->laps.each; i += u->abreast)
+        for (uint32_t from = first, to; from < end; from = to) {
+            to = u->abreast > 1 ? phase_end(u, from, end) : end;
+            for (uint32_t k = 0; k < u->abreast; k++)
+                add_phase(u, from, to, i + k);
+        }
+}
+
 static void add_lap(Unroll *u, uint32_t first_micro_batch)
 {
     const Plan *plan = u->from;
     for (uint32_t first = 0, end; first < plan->step_count; first = end) {
         end = plan_segment_end(plan, first);
-        for (uint32_t i = first_micro_batch; i < first_micro_batch + u->laps.each; i++)
-            for (uint32_t s = first; s < end; s++)
-                if (step_runs(&plan->steps[s], i, u->laps) && !is_left_out(u, &plan->steps[s]))
-                    add_step(u, s, i);
+        add_segment(u, first, end, first_micro_batch);
     }
 }
 
@@ -225,7 +335,9 @@ static const Plan *unroll(const Plan *plan, Laps laps, bool buffers, bool one_la
     uint32_t micro_batches = laps.count * laps.each;
     if (plan->unrolled || (plan->micro_batches == 1 && micro_batches == 1))
         return plan;
-    Unroll u = {.from = plan, .to = arena_alloc(arena, sizeof(Plan)), .laps = laps};
+    Unroll u = {.from = plan, .to = arena_alloc(arena, sizeof(Plan)), .laps = laps, .abreast = plan_abreast(plan)};
+    if (laps.each % u.abreast != 0) // one micro-batch, which shows what flows where
+        u.abreast = 1;
     *u.to = *plan;
     u.to->micro_batches = micro_batches;
     u.to->lap = laps.count > 1 ? laps.each : 0;
@@ -234,6 +346,7 @@ static const Plan *unroll(const Plan *plan, Laps laps, bool buffers, bool one_la
     if (buffers)
         unroll_buffers(&u, arena);
     allocate_steps(&u, arena);
+    allocate_executions(&u, arena);
     for (uint32_t lap = 0; lap < laps.count; lap++)
         add_lap(&u, lap * laps.each);
     return u.to;
@@ -254,10 +367,10 @@ const Plan *plan_unroll_steps(const Plan *plan, Laps laps, Arena *arena)
     return unroll(plan, laps, false, false, arena);
 }
 
-// Two micro-batches, if a lap has more than one.
+// Two micro-batches, or twice those that go abreast, if a lap has more.
 static Laps shortest(const Plan *plan)
 {
-    return (Laps){1, laps_at_most(plan_laps(plan), 2).each};
+    return (Laps){1, plan_laps_at_most(plan, 2).each};
 }
 
 const Plan *plan_unroll_lap(const Plan *plan, Arena *arena)

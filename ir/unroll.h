@@ -2,16 +2,21 @@
 // which in the first or the last alone, of the iteration or of a lap, each step says (`when`). The order they run in:
 //
 //   a segment is a run of steps that name the same layer, or none: a layer's forward pass, its backward pass, the loss;
+//   a phase of a segment ends where computation follows an exchange;
 //   for every lap of so many micro-batches, which is all of them where the plan does not say:
 //       for every segment, in the order of the plan:
-//           for every micro-batch of the lap: the steps of the segment that run in it, in the order of the plan
+//           for every so many micro-batches of the lap as go abreast, one where the plan does not say:
+//               for every phase of the segment, and each of these micro-batches: the steps of the phase that run in it,
+//               in the order of the plan
 //
 // so that what a layer's weights are gathered into once per lap serves all micro-batches of the lap, and what their
-// gradients add up to returns once, after them.
+// gradients add up to returns once, after them; and so that of two micro-batches abreast one's rows are exchanged while
+// the other's are computed.
 //
-// Waits. `after` names steps of other streams. Step b waits for the latest execution of step a that comes before b in
-// that order; where none does, it waits for nothing. A step with an index that is not smaller is that of the
-// micro-batch before, of the same segment, or of the lap before.
+// Waits. `after` names steps of other streams. Step b waits for the execution of step a in its own micro-batch, where
+// both are of one segment and a comes first; a step with an index that is not smaller is that of the micro-batch before,
+// or, of several abreast, of the one in the same place of those before. Otherwise it waits for the latest execution of a
+// that comes before b in that order, which may be in the lap before; where there is none, for nothing.
 //
 // Unrolling writes every execution down as a step of its own, and every value of a buffer as a buffer of its own. What
 // orders, times, verifies or executes steps walks an unrolled plan; there is one statement of the loop, which is here.
@@ -23,7 +28,10 @@
 enum {
     PLAN_MICRO_BATCHES_MAX = 4096,
     PLAN_UNROLLED_STEPS_MAX = 1 << 22,
-    UNROLL_ENOUGH = 4, // laps, and micro-batches of each, after which nothing new happens: docs/ir.md, "Micro-batches"
+    PLAN_ABREAST_MAX = 16,
+    // Laps, and times so many micro-batches of each as go abreast, after which nothing new happens: docs/ir.md,
+    // "Micro-batches".
+    UNROLL_ENOUGH = 4,
 };
 
 // So many laps of so many micro-batches.
@@ -32,9 +40,13 @@ typedef struct {
 } Laps;
 
 Laps plan_laps(const Plan *plan);
-Laps laps_at_most(Laps laps, uint32_t most); // no more laps, and no more micro-batches of each
+uint32_t plan_abreast(const Plan *plan); // at least 1
+Laps plan_laps_at_most(const Plan *plan, uint32_t most); // no more laps, and no more times those that go abreast
 // Are there several laps of several micro-batches? Otherwise steps and buffers have no need to speak of laps.
 bool plan_has_laps(const Plan *plan);
+
+// [end - first]: the phase of each step of the segment, from 0 on. Returns how many there are.
+uint32_t plan_phases(const Plan *plan, uint32_t first, uint32_t end, uint32_t *phases);
 
 // The plan with so many laps, at least one of one, unrolled; itself where it has one micro-batch and is not to be
 // changed, or is unrolled. It shares cluster, model, choices and names with `plan`, which must live as long; the rest
@@ -48,7 +60,7 @@ const uint32_t *plan_first_values(const Plan *plan, Laps laps, Arena *arena);
 // The same, but that steps name the buffers of the plan as written: what is alike in all micro-batches is one buffer.
 const Plan *plan_unroll_steps(const Plan *plan, Laps laps, Arena *arena);
 
-// A lap of two micro-batches, which shows when buffers of any lap are in use: where there are others before and after
+// A lap of two micro-batches, or twice those that go abreast, which shows when buffers of any lap are in use: where there are others before and after
 // it, what runs once per iteration is skipped, since most laps have none of it. The same with the steps of the plan's
 // own buffers; and first values as above.
 const Plan *plan_unroll_lap(const Plan *plan, Arena *arena);

@@ -420,9 +420,10 @@ static void check_lap(Checker *checker)
 // What goes with training a model that is executed alone.
 static void check_micro_batches(Checker *checker)
 {
-    static const KeyId keys[] = {KEY_PLAN_micro_batches, KEY_PLAN_lap, KEY_PLAN_recompute};
+    static const KeyId keys[] = {KEY_PLAN_micro_batches, KEY_PLAN_lap, KEY_PLAN_recompute, KEY_PLAN_interleave};
     SpecPlan *plan = &checker->spec->plan;
     plan->recomputes = plan->recompute == RECOMPUTE_FULL;
+    plan->interleaves = plan->interleave == INTERLEAVE_FULL;
     for (size_t i = 0; i < COUNT_OF(keys); i++) {
         const AstEntry *key = checker->keys[keys[i]];
         if (key && plan->pass == PASS_FORWARD)

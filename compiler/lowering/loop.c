@@ -85,7 +85,9 @@ typedef struct {
     const uint32_t *places; // [buffers + 1]: the first of the places that each buffer's values take
     Touch *touches;         // [places]
     Waits *waits;           // [steps]: for steps of the micro-batch or the lap before
-    Laps laps;              // one of two micro-batches at most: the second finds what the first left
+    Laps laps; // one of two micro-batches at most, or twice those that go abreast: they find what others left
+    uint32_t abreast;
+    uint32_t *phases; // [steps]: of the segment
     Execution now;
 } Loop;
 
@@ -139,13 +141,17 @@ static uint32_t place_of(const Loop *loop, int32_t buffer)
 {
     BufferSpan span = loop->plan->buffers[buffer].span;
     bool has_places = span == SPAN_ALL || span == SPAN_LAP_ALL;
-    return loop->places[buffer] + (has_places ? loop->now.micro_batch : 0);
+    uint32_t of = span == SPAN_MICRO_BATCH ? loop->now.micro_batch % loop->abreast : 0;
+    return loop->places[buffer] + (has_places ? loop->now.micro_batch : of);
 }
 
-static void find_waits(Loop *loop, uint32_t first, uint32_t end)
+// Of a segment's steps those of the phase.
+static void find_waits(Loop *loop, uint32_t first, uint32_t end, uint32_t phase)
 {
     const Plan *plan = loop->plan;
     for (uint32_t i = first; i < end; i++) {
+        if (loop->phases[i - first] != phase)
+            continue;
         const Step *step = &plan->steps[i];
         const OpInfo *info = op_info((int)step->op);
         const int32_t *operands = step_operands(plan, step);
@@ -161,10 +167,13 @@ static void find_all_waits(Loop *loop)
     const Plan *plan = loop->plan;
     for (uint32_t first = 0, end; first < plan->step_count; first = end) {
         end = plan_segment_end(plan, first);
-        for (uint32_t i = 0; i < loop->laps.each; i++) {
-            loop->now = (Execution){.micro_batch = i};
-            find_waits(loop, first, end);
-        }
+        uint32_t phases = plan_phases(plan, first, end, loop->phases);
+        for (uint32_t i = 0; i < loop->laps.each; i += loop->abreast)
+            for (uint32_t phase = 0; phase < phases; phase++)
+                for (uint32_t k = 0; k < loop->abreast; k++) {
+                    loop->now = (Execution){.micro_batch = i + k};
+                    find_waits(loop, first, end, phase);
+                }
     }
 }
 
@@ -218,7 +227,11 @@ void loop_complete(Plan *plan, Arena *scratch)
     if (plan->micro_batches == 1 || plan->model.abstract)
         return;
     set_spans(plan, scratch);
-    Loop loop = {.plan = plan, .scratch = scratch, .laps = {1, laps_at_most(plan_laps(plan), 2).each}};
+    Loop loop = {.plan = plan,
+                 .scratch = scratch,
+                 .laps = {1, plan_laps_at_most(plan, 2).each},
+                 .abreast = plan_abreast(plan),
+                 .phases = arena_alloc_array(scratch, (size_t)plan->step_count + 1, sizeof(*loop.phases))};
     uint32_t *places = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*places));
     for (uint32_t b = 0; b < plan->buffer_count; b++)
         places[b + 1] = places[b] + loop.laps.each;

@@ -340,6 +340,7 @@ static void describe(Lowering *l)
     plan->micro_batches = spec->plan.micro_batches;
     Laps laps = spec_laps(spec);
     plan->lap = laps.count > 1 ? laps.each : 0;
+    plan->abreast = spec_abreast(spec) > 1 ? spec_abreast(spec) : 0;
     plan->recompute = spec->plan.recomputes;
     plan->replica_slots = l->mix->prefetch == PREFETCH_UNLIMITED ? 0 : l->mix->prefetch + 1;
     plan->choices = arena_alloc_array(plan->arena, l->work->moe_count, sizeof(*plan->choices));

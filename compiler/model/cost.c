@@ -336,6 +336,71 @@ static double again_s(const LayerWork *layer, const LayerCost *cost)
     return layer->pre_expert_s + cost_levels_s(cost->route_s) / 2 + cost_levels_s(cost->dispatch_s);
 }
 
+// What one micro-batch's pass of a layer does in turn: it computes, then rows travel over a level.
+typedef struct {
+    double compute_s[3 * LEVELS_MAX + 1], exchange_s[3 * LEVELS_MAX + 1];
+    uint32_t count;
+} Turns;
+
+static void compute_in_turn(Turns *turns, double s)
+{
+    turns->compute_s[turns->count] += s;
+}
+
+static void exchange_in_turn(Turns *turns, double s)
+{
+    if (s > 0)
+        turns->exchange_s[turns->count++] = s;
+}
+
+// Rows out to the experts, over the outer levels first.
+static void go_out(Turns *turns, const LayerCost *cost, const double out_s[LEVELS_MAX])
+{
+    for (uint32_t l = 0; l < LEVELS_MAX; l++) {
+        compute_in_turn(turns, cost->route_s[l] / 2);
+        exchange_in_turn(turns, out_s[l]);
+    }
+}
+
+static void come_back(Turns *turns, const LayerCost *cost, const double back_s[LEVELS_MAX])
+{
+    for (uint32_t l = LEVELS_MAX; l-- > 0;) {
+        exchange_in_turn(turns, back_s[l]);
+        compute_in_turn(turns, cost->route_s[l] / 2);
+    }
+}
+
+// So many micro-batches abreast, each of which computes in turn while rows of others travel: of either kind one at a
+// time, in the order of the phases (ir/unroll.h).
+static double abreast_s(const Turns *turns, uint32_t abreast)
+{
+    enum { PLACES_MAX = 3 };
+    double computed_s = 0, exchanged_s = 0, there_s[PLACES_MAX] = {0};
+    for (uint32_t turn = 0; turn <= turns->count; turn++)
+        for (uint32_t k = 0; k < abreast; k++) {
+            computed_s = fmax(computed_s, there_s[k]) + turns->compute_s[turn];
+            exchanged_s = fmax(exchanged_s, computed_s) + turns->exchange_s[turn];
+            there_s[k] = exchanged_s;
+        }
+    return computed_s;
+}
+
+static double interleaved_s(const Workload *work, const LayerWork *layer, const LayerCost *cost, bool backward)
+{
+    Turns turns = {0};
+    if (!backward || work->spec->plan.recomputes) {
+        compute_in_turn(&turns, layer->pre_expert_s);
+        go_out(&turns, cost, cost->dispatch_s);
+    }
+    if (backward)
+        go_out(&turns, cost, cost->dispatch_backward_s);
+    compute_in_turn(&turns, backward ? cost->expert_backward_s + cost->expert_sums_s : cost->expert_s);
+    come_back(&turns, cost, backward ? cost->combine_backward_s : cost->combine_s);
+    compute_in_turn(&turns, backward ? layer->pre_expert_backward_s + layer->dense_backward_s + layer->dense_sums_s
+                                     : layer->dense_s);
+    return abreast_s(&turns, spec_abreast(work->spec));
+}
+
 void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool backward, PassCost *pass)
 {
     const LayerWork *layer = &work->layers[index];
@@ -363,7 +428,12 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
     pass->exchange_s = count * (exchange_s + again * cost_levels_s(cost->dispatch_s));
     pass->expert_s = count * expert_s;
     pass->other_s = count * (dense_s + route_s * (1 + again / 2) + sums_s) + once_s;
-    double others_s = (count - 1) * (pass->before_s + pass->compute_s + pass->after_s);
+    double one_s = pass->before_s + pass->compute_s + pass->after_s, others_s = (count - 1) * one_s;
+    if (spec_abreast(work->spec) > 1) { // of what they take together, what is no computation was not hidden
+        double all_s = count / spec_abreast(work->spec) * interleaved_s(work, layer, cost, backward);
+        pass->exchange_s -= one_s + others_s - all_s;
+        others_s = all_s - one_s;
+    }
     pass->compute_s += others_s + (backward ? cost->expert_round_s : 0);
     pass->after_s += backward ? layer->dense_round_s : 0;
     for (uint32_t j = 0; j < LEVELS_MAX; j++) {

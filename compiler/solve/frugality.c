@@ -10,6 +10,7 @@ const Spec *frugality_apply(const Spec *request, Frugality how, Arena *arena)
     spec->plan.regather_dense = how.regather_dense;
     spec->plan.dense_levels = how.dense_levels;
     spec->plan.recomputes = how.recomputes;
+    spec->plan.interleaves = how.interleaves;
     return spec;
 }
 
@@ -20,24 +21,35 @@ static bool keeps_between(const Cluster *cluster, uint32_t levels)
     return levels > 0 && wide >> (levels - 1) & 1 && wide >> levels;
 }
 
-static size_t list_dense(const Spec *spec, bool recomputes, Frugality *out)
+static size_t list_dense(const Spec *spec, bool interleaves, bool recomputes, Frugality *out)
 {
     size_t count = 0;
     if (spec->plan.once_dense != ONCE_DENSE_NONE)
-        out[count++] = (Frugality){.recomputes = recomputes};
+        out[count++] = (Frugality){.recomputes = recomputes, .interleaves = interleaves};
     for (uint32_t levels = spec->cluster.level_count; levels-- > 0;)
         if (spec->plan.once_dense != ONCE_DENSE_ALL && (levels == 0 || keeps_between(&spec->cluster, levels)) &&
             (levels == 0 || spec->plan.once_dense == ONCE_DENSE_AUTO))
-            out[count++] = (Frugality){true, recomputes, levels};
+            out[count++] = (Frugality){true, recomputes, interleaves, levels};
+    return count;
+}
+
+static size_t list_activations(const Spec *spec, bool interleaves, Frugality *out)
+{
+    size_t count = 0;
+    if (spec->plan.recompute != RECOMPUTE_FULL)
+        count += list_dense(spec, interleaves, false, out);
+    if (spec->plan.recompute != RECOMPUTE_NONE)
+        count += list_dense(spec, interleaves, true, out + count);
     return count;
 }
 
 size_t frugality_list(const Spec *spec, Frugality out[FRUGALITIES_MAX])
 {
     size_t count = 0;
-    if (spec->plan.recompute != RECOMPUTE_FULL)
-        count += list_dense(spec, false, out);
-    if (spec->plan.recompute != RECOMPUTE_NONE)
-        count += list_dense(spec, true, out + count);
+    bool can = spec_abreast_possible(spec) > 1;
+    if (can && spec->plan.interleave != INTERLEAVE_NONE)
+        count += list_activations(spec, true, out);
+    if (!can || spec->plan.interleave != INTERLEAVE_FULL)
+        count += list_activations(spec, false, out + count);
     return count;
 }

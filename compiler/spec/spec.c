@@ -213,6 +213,17 @@ Laps spec_laps(const Spec *spec)
     return (Laps){all / each, each};
 }
 
+uint32_t spec_abreast_possible(const Spec *spec)
+{
+    uint32_t each = spec_laps(spec).each;
+    return each % 2 == 0 ? 2 : each % 3 == 0 ? 3 : 1;
+}
+
+uint32_t spec_abreast(const Spec *spec)
+{
+    return spec->plan.interleaves ? spec_abreast_possible(spec) : 1;
+}
+
 uint32_t spec_outer_levels(const Spec *spec)
 {
     uint32_t wide = cluster_wide_levels(&spec->cluster), outermost = 1;

@@ -106,6 +106,8 @@ typedef struct {
     uint32_t lap;           // what is planned with; 0: all micro-batches
     Recompute recompute;    // as requested
     bool recomputes;        // what is planned with: of RECOMPUTE_AUTO one after the other
+    Interleave interleave;  // as requested
+    bool interleaves;       // what is planned with, where a lap allows it (spec_abreast)
     Span span, domain_span, codec_span, capacity_span;
 } SpecPlan;
 
@@ -171,6 +173,11 @@ double spec_computing_part(const SpecModel *model);
 
 // How an iteration is planned: so many laps of so many micro-batches; one of all, where `lap` does not divide these.
 Laps spec_laps(const Spec *spec);
+
+// How many micro-batches of a lap can go abreast (ir/unroll.h): the fewest, of two or three, that divide it; 1: none.
+// And how many do.
+uint32_t spec_abreast_possible(const Spec *spec);
+uint32_t spec_abreast(const Spec *spec);
 
 // Outermost levels over which training gathers weights and returns gradients on streams of their own, so that nothing
 // slow stands between the transfers inside: the outermost one with several workers, where there are more inside. 0

@@ -188,7 +188,7 @@ static void verify_repeated_use(const Verifier *verifier, Laps laps, bool access
 // for the places of values: where a buffer holds those of all micro-batches, each lies elsewhere.
 static void verify_unrolled(Verifier *verifier)
 {
-    Laps all = plan_laps(verifier->written), enough = laps_at_most(all, UNROLL_ENOUGH);
+    Laps all = plan_laps(verifier->written), enough = plan_laps_at_most(verifier->written, UNROLL_ENOUGH);
     if (!verifier->report->total)
         verify_repeated_use(verifier, enough, true);
     if ((all.each > enough.each || all.count > enough.count) && !verifier->report->total)

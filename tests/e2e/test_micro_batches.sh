@@ -76,7 +76,7 @@ size = {"f32": 4, "i32": 4}
 sums, counts = {}, {}
 for dtype, rows, cols, kind, rest in re.findall(
         r"^buffer .*? dtype (\w+) +rows (\d+) +cols (\d+) +kind (\w+)(.*)$", text, re.M):
-    values = 4 if "span all" in rest else 1
+    values = 4 if "span all" in rest else 2 if "span micro_batch" in rest else 1 # two go abreast
     sums[kind] = sums.get(kind, 0) + values * size[dtype] * int(rows) * int(cols)
     counts[kind] = counts.get(kind, 0) + 1
 rows = re.findall(r'<i class="key k\d"></i>(\w+)</th><td class="n">(\d+)</td><td class="n">([\d.]+) (k?M?)B</td>', page)
@@ -88,6 +88,23 @@ for kind, count, value, unit in rows:
 assert "of micro-batch 3" in page and "of micro-batch 4" not in page
 assert "An iteration has 4 micro-batches of 512 tokens on each GPU; activations are kept" in page
 PYTHON
+
+# In turns, two or three at a time, or one after the other: what is asked for, else what is faster; the same losses.
+for way in none full; do
+  sed "s/pass = training/pass = training  interleave = $way/" "$sample" >way.hep
+  expect 0 '' "$HEPC" -D micro_batches=4 --domain site=1,gpu=2 way.hep -o way.hepb
+  expect 0 '' "$HEPC" --dump=json way.hepb -o way.json
+  expect 0 '' "$HEP_RUN" -n 2 --losses $way.csv way.hepb && cut -d, -f1-5 $way.csv >$way.losses
+  python3 -c "import json; plan = json.load(open('way.json'))
+assert plan['abreast'] == (2 if '$way' == 'full' else 1), plan['abreast']" || fail "interleave = $way"
+done
+cmp none.losses full.losses || fail "micro-batches in turns train otherwise"
+grep -q 'abreast' plan.ir && grep -q ', 2 at a time in turns, ' report.html || fail "the plan does not interleave"
+expect 0 '' "$HEPC" -D micro_batches=9 "$HEP_SOURCE/samples/laptop_training.hep" -o way.hepb
+expect 0 '' "$HEPC" --dump=summary way.hepb
+grep -q '3 at a time pass a layer in turns' out || fail "nine micro-batches: $(cat out)"
+sed 's/pass = training/pass = forward  interleave = full/; /^training/d' "$sample" >forward.hep
+expect 3 "'interleave' goes with pass 'training'" "$HEPC" forward.hep
 
 # Plain EP and the plan come to the same losses, and the check holds what was computed last.
 # Of fewer tokens, which run as the sample does: experts are gathered over the slow link.

@@ -362,6 +362,29 @@ Test(cost, backward_passes_have_a_rate)
 // Weight and gradient are read, the weight written; two moments, and of 16 bits a master copy, read and written in f32.
 // A layer's dense weights are 1024 of attention, 64 of norms, 128 of the router; words and places 72 x 16, the last
 // norm 32. Of four GPUs each owns 304, 2048 of experts, and 296.
+// Two micro-batches abreast: attention 0-1 and 1-2, rows on their way out 1-3 and 3-5, experts 3-4 and 5-6, results on
+// their way back 5-7 and 7-9. One after the other they would take 6 each.
+Test(cost, micro_batches_abreast_hide_exchanges)
+{
+    Spec spec = {.plan = {.pass = PASS_TRAINING, .micro_batches = 4, .interleaves = true}};
+    LayerWork layer = {.is_moe = true, .pre_expert_s = 1};
+    const Workload work = {.spec = &spec, .layers = &layer, .layer_count = 1, .moe_count = 1};
+    const LayerCost cost = {.dispatch_s = {2}, .combine_s = {2}, .expert_s = 1};
+    PassCost pass;
+    cost_pass(&work, 0, &cost, false, &pass);
+    cr_expect(near(pass.before_s + pass.compute_s + pass.after_s, 2 * 9));
+    cr_expect(near(pass.pre_expert_s, 4) && near(pass.expert_s, 4) && near(pass.other_s, 0));
+    cr_expect(near(pass.exchange_s, 18 - 8));
+    spec.plan.lap = 1; // which has nothing to go abreast
+    cost_pass(&work, 0, &cost, false, &pass);
+    cr_expect(near(pass.before_s + pass.compute_s + pass.after_s, 6) && near(pass.exchange_s, 4));
+    // Three: attention until 3, rows out 1-7, experts 3-4, 5-6 and 7-8, results back 7-9, 9-11 and 11-13.
+    spec.plan.lap = 3;
+    spec.plan.micro_batches = 9;
+    cost_pass(&work, 0, &cost, false, &pass);
+    cr_expect(near(pass.before_s + pass.compute_s + pass.after_s, 13));
+}
+
 Test(cost, an_optimizer_moves_what_a_gpu_owns)
 {
     cr_assert_eq(optimizer_bytes_per_parameter(DTYPE_F32), 3 * 4 + 2 * 2 * 4);

@@ -247,8 +247,9 @@ static void check(Spec spec, size_t index, const char *name)
         snprintf(what, sizeof(what), "%s, configuration %zu, %u", name, index, counts[i]);
         Outcome parts = train(&kept_spec, &config, what);
         expect_alike(&parts, &whole, what);
-        if (i != 1) { // computed again, and gathered again: the same bits
+        if (i != 1) { // computed again, gathered again, in turns: the same bits
             again_spec.plan.regather_dense = i == 2;
+            again_spec.plan.interleaves = true;
             Outcome again = train(&again_spec, &config, what);
             expect_same(&again, &parts, what);
             outcome_free(&again);
@@ -311,6 +312,7 @@ static void check_laps(Spec spec, size_t index, uint32_t dense_levels, const cha
         of.plan.lap = lap;
         of.plan.regather_dense = lap != 3;
         of.plan.dense_levels = of.plan.regather_dense ? dense_levels : 0;
+        of.plan.interleaves = lap == 2;
         char what[96];
         snprintf(what, sizeof(what), "%s, configuration %zu, laps of %u", name, index, lap);
         Outcome laps = train(&of, &config, what);

@@ -574,8 +574,8 @@ static void change_count(Trial *trial)
     bool exchanges = false;
     for (uint32_t s = 0; s < good->step_count; s++)
         exchanges |= op_info((int)good->steps[s].op)->shape == SHAPE_EXCHANGE;
-    const uint32_t all = good->micro_batches, each = plan_laps(good).each;
-    const uint32_t alone[][2] = {{all + 1, 0}, {all - 1, 0}, {1, 0}};
+    const uint32_t all = good->micro_batches, each = plan_laps(good).each, by = plan_abreast(good);
+    const uint32_t alone[][2] = {{all + by, 0}, {all - by, 0}, {by > 1 ? 3 * all : 1, 0}};
     const uint32_t of_laps[][2] = {{all + each, good->lap}, {all, 0}, {2 * all, 2 * each}};
     for (size_t i = 0; i < COUNT_OF(alone); i++) {
         const uint32_t *others = good->lap ? of_laps[i] : alone[i];
@@ -627,7 +627,7 @@ static void print_scores(const Score *scores)
     }
 }
 
-enum { SHAPES = 7, LOOPS = 4, LAPS = 3 };
+enum { SHAPES = 7, LOOPS = 4, LAPS = 4 };
 
 // Training of 2 or 3 micro-batches, with activations kept or computed again, sums in the weights' dtype or in f32.
 static Spec looped_shape(int i)
@@ -649,10 +649,10 @@ static Spec looped_shape(int i)
     return spec;
 }
 
-// One layer in laps: two of two micro-batches, two of three, three of one.
+// One layer in laps: two of two micro-batches, two of three, three of one; one of four, two of which go abreast.
 static Spec lapped_shape(int i)
 {
-    static const uint32_t laps[][2] = {{4, 2}, {6, 3}, {3, 1}};
+    static const uint32_t laps[][2] = {{4, 2}, {6, 3}, {3, 1}, {4, 0}};
     Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 4, 2);
     spec.model.layers = 1;
     spec.model.dtype = i == 1 ? DTYPE_F32 : DTYPE_BF16;
@@ -662,6 +662,7 @@ static Spec lapped_shape(int i)
     spec.plan.recomputes = i == 0;
     spec.plan.regather_dense = i != 1;
     spec.plan.dense_levels = i == 0;
+    spec.plan.interleaves = i == 3;
     return spec;
 }
 

@@ -130,6 +130,58 @@ Test(unroll, executions_and_waits)
     arena_destroy(arena);
 }
 
+// Four micro-batches, two abreast. The layer has two phases, as the expert follows the exchange: attention and rows of
+// both, then experts of both, each after its own rows. Attention of the third waits for the rows of the first (6), that
+// of the fourth for those of the second (8).
+static const Execution abreast[] = {
+    {EMBED, 0, {-1}},
+    {EMBED, 1, {-1}},
+    {EMBED, 2, {-1}},
+    {EMBED, 3, {-1}},
+    {GATHER, 0, {-1}},
+    {ATTENTION, 0, {-1}},
+    {DISPATCH, 0, {5, -1}},
+    {ATTENTION, 1, {-1}},
+    {DISPATCH, 1, {7, -1}},
+    {EXPERT, 0, {4, 6, -1}},
+    {EXPERT, 1, {8, -1}},
+    {ATTENTION, 2, {6, -1}},
+    {DISPATCH, 2, {11, -1}},
+    {ATTENTION, 3, {8, -1}},
+    {DISPATCH, 3, {13, -1}},
+    {EXPERT, 2, {12, -1}},
+    {EXPERT, 3, {14, -1}},
+    {CLEAR, 0, {-1}},
+    {LOSS, 0, {14, -1}},
+    {LOSS, 1, {-1}},
+    {LOSS, 2, {-1}},
+    {LOSS, 3, {-1}},
+    {OPTIMIZER, 3, {4, 14, -1}},
+};
+
+Test(unroll, micro_batches_abreast)
+{
+    Toy toy;
+    toy_init(&toy);
+    toy.plan.micro_batches = 4;
+    toy.plan.abreast = 2;
+    Arena *arena = arena_create();
+    uint32_t phases[4];
+    cr_expect_eq(plan_phases(&toy.plan, GATHER, CLEAR, phases), 2);
+    static const uint32_t expected[] = {0, 0, 0, 1};
+    for (int s = 0; s < 4; s++)
+        cr_expect_eq(phases[s], expected[s], "step %d of the layer", s);
+    const Plan *unrolled = plan_unroll_all(&toy.plan, arena);
+    expect_executions(unrolled, abreast, COUNT_OF(abreast));
+    expect_executions(plan_unroll(&toy.plan, (Laps){1, 1}, arena), one, COUNT_OF(one));
+    cr_expect_eq(plan_buffer_values(&toy.plan, &toy.buffers[X]), 4);
+    cr_expect_eq(plan_buffer_values(&toy.plan, &toy.buffers[Y]), 2); // one each, in turns
+    const uint32_t *first = plan_first_values(&toy.plan, (Laps){1, 4}, arena);
+    for (uint32_t i = 0; i < 4; i++)
+        cr_expect_eq(unrolled->buffers[first[Y] + i].offset, toy.buffers[Y].offset + i % 2 * 512);
+    arena_destroy(arena);
+}
+
 Test(unroll, segments_are_runs_of_steps_of_a_layer)
 {
     Toy toy;
@@ -230,6 +282,7 @@ static Spec random_spec(uint32_t micro_batches)
     spec.plan.regather_dense = rand() % 2;
     spec.plan.micro_batches = micro_batches;
     spec.plan.recomputes = rand() % 2;
+    spec.plan.interleaves = rand() % 2;
     return spec;
 }
 
@@ -251,9 +304,32 @@ static Plan *random_plan(uint32_t micro_batches, PlanPassSet passes, Arena *aren
     return lower_with(work, &mix, spec->plan.dispatch, passes, &bytes);
 }
 
+// The latest of the executions before `at` of the step, or that in the micro-batch; -1.
+static int64_t find_execution(const Plan *all, uint32_t at, uint32_t step, int64_t micro_batch)
+{
+    for (uint32_t e = at; e-- > 0;)
+        if (all->steps[e].written == step && (micro_batch < 0 || all->steps[e].micro_batch == micro_batch))
+            return e;
+    return -1;
+}
+
+// In which turn of its segment a step is: after how many exchanges that computation follows.
+static uint32_t turn_of(const Plan *plan, uint32_t first, uint32_t step)
+{
+    uint32_t turn = 0;
+    bool travels = false;
+    for (uint32_t s = first; s <= step; s++) {
+        Stream stream = step_stream(plan, &plan->steps[s]);
+        turn += travels && stream == STREAM_COMPUTE;
+        travels = stream == STREAM_EXCHANGE || (travels && stream != STREAM_COMPUTE);
+    }
+    return turn;
+}
+
 // The order and the waits of unroll.h's first comment, straight from its words.
 static void check_by_the_rule(const Plan *plan, uint32_t count, Arena *arena)
 {
+    uint32_t together = plan->abreast > 0 && count % plan->abreast == 0 ? plan->abreast : 1;
     const Plan *unrolled = plan_unroll(plan, (Laps){1, count}, arena);
     Plan *all = arena_alloc(arena, sizeof(*all)); // with every wait that the rule names
     *all = *unrolled;
@@ -264,24 +340,29 @@ static void check_by_the_rule(const Plan *plan, uint32_t count, Arena *arena)
     for (uint32_t first = 0, end; first < plan->step_count; first = end) {
         for (end = first; end < plan->step_count && plan->steps[end].layer == plan->steps[first].layer;)
             end++;
-        for (uint32_t i = 0; i < count; i++)
-            for (uint32_t s = first; s < end; s++) {
-                StepWhen when = plan->steps[s].when;
-                if ((when == WHEN_FIRST && i > 0) || (when == WHEN_LAST && i + 1 < count))
-                    continue;
-                Step *step = &all->steps[at];
-                *step = unrolled->steps[at];
-                cr_assert(step->written == s && step->micro_batch == i);
-                step->after_first = all->after_count;
-                for (uint32_t k = 0; k < plan->steps[s].after_count; k++)
-                    for (uint32_t e = at; e-- > 0;)
-                        if (all->steps[e].written == plan->after[plan->steps[s].after_first + k]) {
-                            all->after[all->after_count++] = e;
-                            break;
-                        }
-                step->after_count = all->after_count - step->after_first;
-                at++;
+        uint32_t turns = together > 1 ? turn_of(plan, first, end - 1) + 1 : 1;
+        for (uint32_t n = 0; n < count * turns * (end - first); n++) {
+            uint32_t s = first + n % (end - first), rest = n / (end - first);
+            uint32_t turn = rest / together % turns, i = rest / together / turns * together + rest % together;
+            StepWhen when = plan->steps[s].when;
+            if ((when == WHEN_FIRST && i > 0) || (when == WHEN_LAST && i + 1 < count) ||
+                (together > 1 && turn_of(plan, first, s) != turn))
+                continue;
+            Step *step = &all->steps[at];
+            *step = unrolled->steps[at];
+            cr_assert(step->written == s && step->micro_batch == i);
+            step->after_first = all->after_count;
+            for (uint32_t k = 0; k < plan->steps[s].after_count; k++) {
+                uint32_t other = plan->after[plan->steps[s].after_first + k];
+                bool near = together > 1 && other >= first && other < end && plan->steps[other].when == WHEN_EVERY;
+                int64_t of = other < s ? i : (int64_t)i - together;
+                int64_t e = near && of < 0 ? -1 : find_execution(all, at, other, near ? of : -1);
+                if (e >= 0)
+                    all->after[all->after_count++] = (uint32_t)e;
             }
+            step->after_count = all->after_count - step->after_first;
+            at++;
+        }
     }
     cr_assert_eq(at, unrolled->step_count);
     const Order *have = order_create(unrolled, arena), *want = order_create(all, arena);
