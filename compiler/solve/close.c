@@ -111,9 +111,19 @@ static bool close_depth(Choosing *c, MixDepth *depth, double *work, Diag *diag)
     return depth->bound_s > before_s || mix_known_s(c) < known_s;
 }
 
+// The share of the usual work that is worth spending on what can still be won.
+static double worth(const Choosing *c)
+{
+    static const double all = 1e-2, least = 0.1;
+    double bound_s = INFINITY;
+    for (uint32_t i = 0; i < c->depth_count; i++)
+        bound_s = fmin(bound_s, c->depths[i].bound_s);
+    return fmin(1, fmax(least, (1 - bound_s / mix_known_s(c)) / all));
+}
+
 bool mix_close(Choosing *c, Diag *diag)
 {
-    double work = WORK_PER_STAGE * fmin(c->work->moe_count, STAGES_MOST);
+    double work = WORK_PER_STAGE * fmin(c->work->moe_count, STAGES_MOST) * worth(c);
     bool closing = false;
     for (uint32_t i = 0; i < c->depth_count && work > 0; i++) {
         MixDepth *depth = &c->depths[i];
