@@ -27,9 +27,9 @@ typedef struct {
 
 enum { QUICK_ROUNDS = 40, BLOCK = 4 };
 
-static const double SHARE_MIN = 1e-3;   // smaller shares are left out of the maps: any paths make a bound
-static const double EXPONENT_MAX = 7;   // exp(-7) is below SHARE_MIN
-static const double STALLED = 0.05;     // of what is missing to the incumbent: a smaller gain is none
+static const double SHARE_MIN = 1e-3; // smaller shares are left out of the maps: any paths make a bound
+static const double EXPONENT_MAX = 7; // exp(-7) is below SHARE_MIN
+static const double STALLED = 0.05;   // of what is missing to the incumbent: a smaller gain is none
 
 static double option_price(const StageProblem *problem, const StageOption *option, const double *flow, double price)
 {
