@@ -22,7 +22,8 @@ const uint32_t mix_prefetches[PREFETCH_DEPTHS] = {PREFETCH_UNLIMITED, 8, 4, 2, 1
 double mix_known_s(const Choosing *c)
 {
     const Solution *solution = c->solution;
-    return c->found ? solution->objective_s : solution->candidates[solution->uniform].cost.iteration_s;
+    double known_s = c->found ? solution->objective_s : solution->candidates[solution->uniform].cost.iteration_s;
+    return c->options->cutoff_s > 0 ? fmin(known_s, c->options->cutoff_s) : known_s;
 }
 
 bool mix_is_open(const Choosing *c, const MixDepth *depth)
