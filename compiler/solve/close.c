@@ -7,6 +7,7 @@
 
 enum {
     BINARIES_MAX = 1500,        // of a programme that GLPK may be able to finish
+    BINARIES_LIKELY = 400,      // of one that it probably finishes
     STAGES_MOST = 64,           // more stages get no more work
     CONFIRM_BINARIES_MAX = 120, // of a programme that GLPK confirms
 };
@@ -112,14 +113,19 @@ static bool close_depth(Choosing *c, MixDepth *depth, double *work, Diag *diag)
     return depth->bound_s > before_s || mix_known_s(c) < known_s;
 }
 
-// The share of the usual work that is worth spending on what can still be won.
+// The share of the usual work that is worth spending on what can still be won: all of it where GLPK is likely to
+// finish.
 static double worth(const Choosing *c)
 {
     static const double all = 1e-2, least = 0.1;
     double bound_s = INFINITY;
-    for (uint32_t i = 0; i < c->depth_count; i++)
+    size_t most = 0;
+    for (uint32_t i = 0; i < c->depth_count; i++) {
+        size_t useful = mix_is_open(c, &c->depths[i]) ? count_useful(c, &c->depths[i]) : 0;
+        most = useful > most ? useful : most;
         bound_s = fmin(bound_s, c->depths[i].bound_s);
-    return fmin(1, fmax(least, (1 - bound_s / mix_known_s(c)) / all));
+    }
+    return most <= BINARIES_LIKELY ? 1 : fmin(1, fmax(least, (1 - bound_s / mix_known_s(c)) / all));
 }
 
 bool mix_close(Choosing *c, Diag *diag)
