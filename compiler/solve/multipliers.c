@@ -25,7 +25,7 @@ typedef struct {
     double memory_price;
 } Game;
 
-enum { QUICK_ROUNDS = 40, BLOCK = 4 };
+enum { QUICK_ROUNDS = 40, STALLS_MAX = 4, BLOCK = 4 };
 
 static const double SHARE_MIN = 1e-3; // smaller shares are left out of the maps: any paths make a bound
 static const double EXPONENT_MAX = 7; // exp(-7) is below SHARE_MIN
@@ -431,6 +431,7 @@ static Priced settle(Bounding *b, uint32_t rounds)
     double unit_s = b->incumbent_s / fmax(1, problem->stage_count), before_s = -INFINITY;
     uint32_t last = b->game->round + rounds;
     Priced priced = {.price = b->game->memory_price, .value_s = -INFINITY};
+    int stalls = 0;
     for (uint32_t part = QUICK_ROUNDS; b->game->round < last; part *= 2) {
         uint32_t until = b->game->round + part > last ? last : b->game->round + part;
         play(b->game, unit_s, until);
@@ -441,7 +442,10 @@ static Priced settle(Bounding *b, uint32_t rounds)
             keep_spare(b);
         }
         double missing_s = b->incumbent_s - priced.value_s;
-        if (missing_s <= 0 || priced.value_s - before_s < STALLED * missing_s)
+        stalls = priced.value_s - before_s < STALLED * missing_s ? stalls + 1 : 0;
+        // Bounds first fall, at times, before they rise; where another price follows, that one matters more.
+        bool is_last = priced.price == 0 && priced.excess <= 0;
+        if (missing_s <= 0 || stalls == (is_last ? STALLS_MAX : 1))
             break;
         before_s = priced.value_s;
     }
