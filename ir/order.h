@@ -37,7 +37,7 @@ static inline bool lifetimes_disjoint(const Lifetimes *lifetimes, uint32_t a, ui
 {
     const Lifetime *x = &lifetimes->of[a], *y = &lifetimes->of[b];
     bool x_first = true, y_first = true;
-    for (int s = 0; s < STREAM_COUNT; s++) {
+    for (int s = 0; s < STREAM_COUNT && (x_first || y_first); s++) {
         x_first &= x->end[s] <= y->before[s];
         y_first &= y->end[s] <= x->before[s];
     }

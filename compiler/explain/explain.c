@@ -214,6 +214,7 @@ static double replanned_s(const Workload *work, const PlannerOptions *options, c
     PlannerOptions again = explain_options(options);
     IterationCost kept;
     cost_mix(changed, &solution->mix, changed->spec->plan.dispatch, &kept);
+    again.cutoff_s = kept.iteration_s;
     Solution other;
     bool infeasible;
     double best_s = kept.iteration_s;

@@ -51,7 +51,7 @@ static bool is_even(Probing *p, double value, double *ep_s, double *best_s)
     Solution other;
     bool infeasible;
     cost_mix(work, &p->solution->mix, work->spec->plan.dispatch, &kept);
-    *best_s = kept.iteration_s;
+    *best_s = p->options.cutoff_s = kept.iteration_s;
     p->out->solves++;
     if (planner_solve(work, &p->options, scratch, diag_create(scratch), &other, &infeasible))
         *best_s = fmin(*best_s, other.objective_s);

@@ -139,8 +139,10 @@ static bool probe(const Probing *p, double value, bool planned, Flip *flip)
     if (fits || planned) {
         Solution other;
         bool infeasible;
+        PlannerOptions options = p->options;
+        options.cutoff_s = fits ? kept.iteration_s / (1 + p->slack) : 0;
         flip->solves++;
-        bool solved = planner_solve(work, &p->options, scratch, diag_create(scratch), &other, &infeasible);
+        bool solved = planner_solve(work, &options, scratch, diag_create(scratch), &other, &infeasible);
         given_up = !fits || (solved && kept.iteration_s > other.objective_s * (1 + p->slack));
         if (given_up) {
             flip->outcome = solved ? FLIP_CHOICE : FLIP_NOTHING_FITS;

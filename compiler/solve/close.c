@@ -7,6 +7,7 @@
 
 enum {
     BINARIES_MAX = 1500,        // of a programme that GLPK may be able to finish
+    BINARIES_LIKELY = 400,      // of one that it probably finishes
     STAGES_MOST = 64,           // more stages get no more work
     CONFIRM_BINARIES_MAX = 120, // of a programme that GLPK confirms
 };
@@ -22,7 +23,8 @@ const uint32_t mix_prefetches[PREFETCH_DEPTHS] = {PREFETCH_UNLIMITED, 8, 4, 2, 1
 double mix_known_s(const Choosing *c)
 {
     const Solution *solution = c->solution;
-    return c->found ? solution->objective_s : solution->candidates[solution->uniform].cost.iteration_s;
+    double known_s = c->found ? solution->objective_s : solution->candidates[solution->uniform].cost.iteration_s;
+    return c->options->cutoff_s > 0 ? fmin(known_s, c->options->cutoff_s) : known_s;
 }
 
 bool mix_is_open(const Choosing *c, const MixDepth *depth)
@@ -111,9 +113,24 @@ static bool close_depth(Choosing *c, MixDepth *depth, double *work, Diag *diag)
     return depth->bound_s > before_s || mix_known_s(c) < known_s;
 }
 
+// The share of the usual work that is worth spending on what can still be won: all of it where GLPK is likely to
+// finish.
+static double worth(const Choosing *c)
+{
+    static const double all = 1e-2, least = 0.1;
+    double bound_s = INFINITY;
+    size_t most = 0;
+    for (uint32_t i = 0; i < c->depth_count; i++) {
+        size_t useful = mix_is_open(c, &c->depths[i]) ? count_useful(c, &c->depths[i]) : 0;
+        most = useful > most ? useful : most;
+        bound_s = fmin(bound_s, c->depths[i].bound_s);
+    }
+    return most <= BINARIES_LIKELY ? 1 : fmin(1, fmax(least, (1 - bound_s / mix_known_s(c)) / all));
+}
+
 bool mix_close(Choosing *c, Diag *diag)
 {
-    double work = WORK_PER_STAGE * fmin(c->work->moe_count, STAGES_MOST);
+    double work = WORK_PER_STAGE * fmin(c->work->moe_count, STAGES_MOST) * worth(c);
     bool closing = false;
     for (uint32_t i = 0; i < c->depth_count && work > 0; i++) {
         MixDepth *depth = &c->depths[i];

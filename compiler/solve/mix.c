@@ -58,12 +58,12 @@ static double solve_below(Choosing *c, MixDepth *depth, double shared_bytes, dou
                                                    .index = (uint32_t)i};
     StageProblem *problem = stages_build(c->work, candidates, count, depth->prefetch, memory_free, scratch);
     SearchResult result;
-    search_solve(problem, limits, c->found ? solution->objective_s : INFINITY, scratch, &result);
+    search_solve(problem, limits, mix_known_s(c), scratch, &result);
     solution->timed_out = solution->timed_out || result.timed_out;
     if (limits->bound_only)
-        result.bound_s = fmin(result.bound_s, c->found ? solution->objective_s : INFINITY);
+        result.bound_s = fmin(result.bound_s, mix_known_s(c));
     note_useful(c, problem, &result, depth);
-    if (result.found && (!c->found || result.objective_s < solution->objective_s * (1 - TIE)))
+    if (result.found && result.objective_s < mix_known_s(c) * (1 - TIE))
         take(c, problem, &result, depth->prefetch);
     arena_destroy(scratch);
     return result.bound_s;

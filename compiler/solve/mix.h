@@ -37,7 +37,7 @@ bool mix_depth_differs(const Workload *work, uint32_t prefetch);
 // Sets mix, objective, bound, memory and the solver's name.
 void mix_choose(Choosing *choosing, Diag *diag);
 
-// close.c. What there is to beat: the best mix known, or the best single configuration.
+// close.c. What there is to beat: the best mix known, or the best single configuration, or what the caller has.
 double mix_known_s(const Choosing *choosing);
 bool mix_is_open(const Choosing *choosing, const MixDepth *depth);
 void mix_measure(Choosing *choosing, uint32_t prefetch); // fills footprints

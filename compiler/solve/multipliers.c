@@ -8,22 +8,28 @@
 typedef struct {
     const StageProblem *problem;
     const OptionsInPlay *options;
-    uint32_t edge_count;   // forward and backward together
-    double **weights;      // [stages][edges][kept]: of every option's maps, side by side as paths ask for them
-    double **maps;         // [stages][kept][edges]: the same, option by option; alike stages share both
-    double **memory;       // [stages][kept]: of every option
-    double **share;        // [stages][kept]: the mixed strategy
-    double **loss;         // [stages][kept]: cumulated
-    double *mixed;         // [stages][edges]: weights of the maps under the shares
-    double *absent;        // [stages][edges]: -INFINITY where the maps of some option lack the edge, else 0
-    uint8_t *path[2];      // [stages]: edges of the longest path, forward and backward
-    uint8_t *came_from[2]; // [stages][clock]: edge that decided each component
-    double *flow;          // [stages][edges]: average of the paths
+    uint32_t edge_count;                    // forward and backward together
+    uint32_t first[2][STAGE_CLOCK_MAX + 1]; // of each component, the first of the edges that lead to it
+    double **weights; // [stages][edges][kept]: of every option's maps, side by side as paths ask for them
+    double **maps;    // [stages][kept][edges]: the same, option by option, 0 where absent; alike stages share both
+    double **memory;  // [stages][kept]: of every option
+    double **share;   // [stages][kept]: the mixed strategy
+    double **loss;    // [stages][kept]: cumulated
+    double *mixed;    // [stages][edges]: weights of the maps under the shares
+    double *absent;   // [stages][edges]: -INFINITY where the maps of some option lack the edge, else 0
+    uint8_t *path[2]; // [stages]: edges of the longest path, forward and backward
+    double (*clock[2])[STAGE_CLOCK_MAX]; // [stages + 1]: before and after every stage, in the order of the pass
+    double *flow;                        // [stages][edges]: sum of the paths, by weight
+    double weight;                       // of all of them
+    uint32_t round;
     double memory_price;
 } Game;
 
-static const double SHARE_MIN = 1e-5;  // smaller shares are left out of the maps
-static const double EXPONENT_MAX = 12; // exp(-12) is below SHARE_MIN
+enum { QUICK_ROUNDS = 40, STALLS_MAX = 4, BLOCK = 4 };
+
+static const double SHARE_MIN = 1e-3; // smaller shares are left out of the maps: any paths make a bound
+static const double EXPONENT_MAX = 7; // exp(-7) is below SHARE_MIN
+static const double STALLED = 0.05;   // of what is missing to the incumbent: a smaller gain is none
 
 static double option_price(const StageProblem *problem, const StageOption *option, const double *flow, double price)
 {
@@ -53,67 +59,106 @@ static double best_price(const StageProblem *problem, const OptionsInPlay *optio
     return best_s;
 }
 
-static void mix_maps(Game *game)
+// Stages with the same maps are mixed together, so that each map is read once for all of them.
+static void mix_block(Game *game, uint32_t first, uint32_t count)
 {
-    const StageProblem *problem = game->problem;
-    memcpy(game->mixed, game->absent, (size_t)problem->stage_count * game->edge_count * sizeof(*game->mixed));
-    for (uint32_t k = 0; k < problem->stage_count; k++) {
-        size_t kept = game->options->kept_count[k], edges = game->edge_count;
-        double *mixed = game->mixed + k * edges;
-        for (size_t i = 0; i < kept; i++) {
-            double share = game->share[k][i];
-            const double *map = game->maps[k] + i * edges;
-            for (size_t e = 0; share >= SHARE_MIN && e < edges; e++)
-                mixed[e] += share * map[e]; // -INFINITY where an option lacks the edge: the bound stays one
+    size_t kept = game->options->kept_count[first], edges = game->edge_count;
+    double *mixed = game->mixed + first * edges;
+    for (size_t i = 0; i < kept; i++) {
+        const double *restrict map = game->maps[first] + i * edges;
+        double share[BLOCK] = {0}, most = 0;
+        for (uint32_t s = 0; s < count; s++) {
+            share[s] = game->share[first + s][i];
+            most = share[s] > most ? share[s] : most;
+        }
+        for (uint32_t s = 0; s < count && most >= SHARE_MIN; s++) {
+            double *restrict of = mixed + s * edges;
+            for (size_t e = 0; e < edges && share[s] >= SHARE_MIN; e++)
+                of[e] += share[s] * map[e];
         }
     }
 }
 
-// One stage of the longest path: what each component becomes, and through which edge.
-static void extend(const StageEdge *edges, uint32_t count, const double *weights, double clock[STAGE_CLOCK_MAX],
-                   uint8_t came_from[STAGE_CLOCK_MAX])
+static void mix_maps(Game *game)
 {
-    double next[STAGE_CLOCK_MAX];
-    for (uint32_t i = 0; i < STAGE_CLOCK_MAX; i++)
-        next[i] = -INFINITY;
-    for (uint32_t e = 0; e < count; e++) {
-        double at_s = clock[edges[e].from] + weights[e];
-        if (at_s > next[edges[e].to]) {
-            next[edges[e].to] = at_s;
-            came_from[edges[e].to] = (uint8_t)e;
-        }
+    uint32_t stages = game->problem->stage_count;
+    memcpy(game->mixed, game->absent, (size_t)stages * game->edge_count * sizeof(*game->mixed));
+    for (uint32_t first = 0, end; first < stages; first = end) {
+        for (end = first + 1; end < stages && end - first < BLOCK && game->maps[end] == game->maps[first];)
+            end++;
+        mix_block(game, first, end - first);
     }
-    memcpy(clock, next, sizeof(next));
+}
+
+// One stage of the longest path: what each component becomes.
+static void extend(const StageEdge *edges, const uint32_t *first, uint32_t components, const double *weights,
+                   const double *before, double *after)
+{
+    for (uint32_t to = 0; to < components; to++) {
+        double latest = -INFINITY;
+        for (uint32_t e = first[to]; e < first[to + 1]; e++) {
+            double at_s = before[edges[e].from] + weights[e];
+            latest = at_s > latest ? at_s : latest;
+        }
+        after[to] = latest;
+    }
+}
+
+// The edge through which the component got its value.
+static uint32_t decisive_edge(const StageEdge *edges, const uint32_t *first, uint32_t to, const double *weights,
+                              const double *before)
+{
+    uint32_t decisive = first[to];
+    for (uint32_t e = first[to] + 1; e < first[to + 1]; e++)
+        if (before[edges[e].from] + weights[e] > before[edges[decisive].from] + weights[decisive])
+            decisive = e;
+    return decisive;
+}
+
+// Back from component `at` at the end of the forward pass.
+static void trace_forward(Game *game, uint32_t at)
+{
+    const StageProblem *problem = game->problem;
+    for (uint32_t k = problem->stage_count; k-- > 0;) {
+        const double *weights = game->mixed + (size_t)k * game->edge_count;
+        uint32_t edge = decisive_edge(problem->forward, game->first[0], at, weights, game->clock[0][k]);
+        game->path[0][k] = (uint8_t)edge;
+        at = problem->forward[edge].from;
+    }
+}
+
+// The backward pass goes through the stages from the last to the first; so back is forth.
+static void trace_backward(Game *game, uint32_t at)
+{
+    const StageProblem *problem = game->problem;
+    for (uint32_t k = 0; k < problem->stage_count; k++) {
+        const double *weights = game->mixed + (size_t)k * game->edge_count + problem->forward_count;
+        uint32_t edge = decisive_edge(problem->backward, game->first[1], at, weights, game->clock[1][k + 1]);
+        game->path[1][k] = (uint8_t)edge;
+        at = problem->backward[edge].from;
+    }
 }
 
 static void find_path(Game *game)
 {
     const StageProblem *problem = game->problem;
-    uint32_t stages = problem->stage_count, width = game->edge_count;
-    double clock[STAGE_CLOCK_MAX];
-    memcpy(clock, problem->begin, sizeof(clock));
+    uint32_t stages = problem->stage_count, count = problem->clock_count;
     for (uint32_t k = 0; k < stages; k++)
-        extend(problem->forward, problem->forward_count, game->mixed + (size_t)k * width, clock,
-               game->came_from[0] + k * STAGE_CLOCK_MAX);
-    if (problem->training) {
-        memcpy(clock, problem->turn, sizeof(clock));
-        for (uint32_t k = stages; k-- > 0;)
-            extend(problem->backward, problem->backward_count, game->mixed + (size_t)k * width + problem->forward_count,
-                   clock, game->came_from[1] + k * STAGE_CLOCK_MAX);
-        uint32_t at = 0;
-        for (uint32_t i = 1; i < problem->clock_count; i++)
-            if (clock[i] + problem->end[i] > clock[at] + problem->end[at])
-                at = i;
-        for (uint32_t k = 0; k < stages; k++) {
-            game->path[1][k] = game->came_from[1][k * STAGE_CLOCK_MAX + at];
-            at = problem->backward[game->path[1][k]].from;
-        }
-    }
-    uint32_t at = 0; // the chain ends the forward pass
-    for (uint32_t k = stages; k-- > 0;) {
-        game->path[0][k] = game->came_from[0][k * STAGE_CLOCK_MAX + at];
-        at = problem->forward[game->path[0][k]].from;
-    }
+        extend(problem->forward, game->first[0], count, game->mixed + (size_t)k * game->edge_count, game->clock[0][k],
+               game->clock[0][k + 1]);
+    trace_forward(game, 0); // the chain ends the forward pass
+    if (!problem->training)
+        return;
+    for (uint32_t k = stages; k-- > 0;)
+        extend(problem->backward, game->first[1], count,
+               game->mixed + (size_t)k * game->edge_count + problem->forward_count, game->clock[1][k + 1],
+               game->clock[1][k]);
+    const double *clock = game->clock[1][0];
+    uint32_t at = 0;
+    for (uint32_t i = 1; i < count; i++)
+        if (clock[i] + problem->end[i] > clock[at] + problem->end[at])
+            at = i;
+    trace_backward(game, at);
 }
 
 // Shares from cumulated losses: softmax of -rate x loss.
@@ -157,73 +202,96 @@ static void answer(Game *game, double weight)
     }
 }
 
-static void evaluate(const Game *game, Multipliers *m, Arena *arena)
+static Multipliers multipliers_create(const Game *game, Arena *arena)
+{
+    size_t stages = game->problem->stage_count;
+    Multipliers m = {.rest_s = arena_alloc_array(arena, stages + 1, sizeof(*m.rest_s)),
+                     .edges = arena_alloc_array(arena, stages * game->edge_count + 1, sizeof(*m.edges))};
+    m.clock_weight = arena_alloc_array(arena, stages + 1, sizeof(*m.clock_weight));
+    m.functional_weight = arena_alloc_array(arena, stages + 1, sizeof(*m.functional_weight));
+    return m;
+}
+
+// Functional weights come from the end of the backward pass, clock weights from that of the forward.
+static void weigh(const Game *game, Multipliers *m)
 {
     const StageProblem *problem = game->problem;
     uint32_t stages = problem->stage_count, width = game->edge_count;
-    *m = (Multipliers){
-        .clock_weight = arena_alloc_array(arena, stages + 1, sizeof(*m->clock_weight)),
-        .functional_weight = arena_alloc_array(arena, stages + 1, sizeof(*m->functional_weight)),
-        .rest_s = arena_alloc_array(arena, stages + 1, sizeof(*m->rest_s)),
-        .edges = arena_alloc_array(arena, (size_t)stages * width + 1, sizeof(*m->edges)),
-        .memory_price = game->memory_price,
-    };
-    memcpy(m->edges, game->flow, (size_t)stages * width * sizeof(*m->edges));
-    // Functional weights come from the end of the backward pass, clock weights from that of the forward.
-    double(*beta)[STAGE_CLOCK_MAX] = m->functional_weight;
-    if (problem->training) {
-        for (uint32_t k = 0; k < stages; k++) {
-            const double *flow = game->flow + (size_t)k * width + problem->forward_count;
-            for (uint32_t e = 0; e < problem->backward_count; e++) {
-                if (k == 0)
-                    beta[0][problem->backward[e].to] += flow[e];
-                beta[k + 1][problem->backward[e].from] += flow[e];
-            }
+    double(*alpha)[STAGE_CLOCK_MAX] = m->clock_weight, (*beta)[STAGE_CLOCK_MAX] = m->functional_weight;
+    memset(alpha, 0, (stages + 1) * sizeof(*alpha));
+    memset(beta, 0, (stages + 1) * sizeof(*beta));
+    for (uint32_t k = 0; k < stages; k++) {
+        const double *flow = m->edges + (size_t)k * width + problem->forward_count;
+        for (uint32_t e = 0; e < problem->backward_count; e++) {
+            if (k == 0)
+                beta[0][problem->backward[e].to] += flow[e];
+            beta[k + 1][problem->backward[e].from] += flow[e];
         }
     }
-    double(*alpha)[STAGE_CLOCK_MAX] = m->clock_weight;
     alpha[stages][0] = 1;
+    for (uint32_t k = 0; k < stages; k++)
+        for (uint32_t e = 0; e < problem->forward_count; e++)
+            alpha[k][problem->forward[e].from] += m->edges[(size_t)k * width + e];
+}
+
+// The bound that the average of the paths gives. Returns what the best options of all stages take of the memory.
+static double evaluate(const Game *game, Multipliers *m)
+{
+    const StageProblem *problem = game->problem;
+    uint32_t stages = problem->stage_count, width = game->edge_count;
+    double used = 0;
+    m->memory_price = game->memory_price;
+    for (size_t e = 0; e < (size_t)stages * width; e++)
+        m->edges[e] = game->flow[e] / game->weight;
+    weigh(game, m);
     m->rest_s[stages] = problem->loss_s;
     for (uint32_t i = 0; problem->training && i < problem->clock_count; i++)
-        if (beta[stages][i] > 0)
-            m->rest_s[stages] += beta[stages][i] * problem->turn[i];
+        if (m->functional_weight[stages][i] > 0)
+            m->rest_s[stages] += m->functional_weight[stages][i] * problem->turn[i];
     for (uint32_t k = stages; k-- > 0;) {
-        const double *flow = game->flow + (size_t)k * width;
-        for (uint32_t e = 0; e < problem->forward_count; e++)
-            alpha[k][problem->forward[e].from] += flow[e];
-        uint32_t best;
-        double best_s = best_price(problem, game->options, k, flow, game->memory_price, &best);
-        m->rest_s[k] = m->rest_s[k + 1] + best_s;
+        uint32_t best = 0;
+        const double *flow = m->edges + (size_t)k * width;
+        m->rest_s[k] = m->rest_s[k + 1] + best_price(problem, game->options, k, flow, m->memory_price, &best);
+        used += problem->stages[k].options[best].memory;
     }
     double begin[STAGE_CLOCK_MAX];
     stages_begin_functional(problem, begin);
-    m->value_s = m->rest_s[0] - (game->memory_price > 0 ? game->memory_price * problem->memory : 0);
+    m->value_s = m->rest_s[0] - (m->memory_price > 0 ? m->memory_price * problem->memory : 0);
     for (uint32_t i = 0; i < problem->clock_count; i++) {
-        if (alpha[0][i] > 0)
-            m->value_s += alpha[0][i] * problem->begin[i];
-        if (beta[0][i] > 0)
-            m->value_s += beta[0][i] * begin[i];
+        if (m->clock_weight[0][i] > 0)
+            m->value_s += m->clock_weight[0][i] * problem->begin[i];
+        if (m->functional_weight[0][i] > 0)
+            m->value_s += m->functional_weight[0][i] * begin[i];
+    }
+    return used;
+}
+
+static void play(Game *game, double unit_s, uint32_t until)
+{
+    while (game->round < until) {
+        game->round++;
+        update_shares(game, 4 / (unit_s * game->round));
+        mix_maps(game);
+        find_path(game);
+        answer(game, game->round); // later paths answer better shares
+        game->weight += game->round;
     }
 }
 
-static void play(Game *game, double incumbent_s, uint32_t rounds)
+// Another price for the memory. The paths so far stay in the game, with the weight of half as many rounds.
+static void reprice(Game *game, double price)
 {
     const StageProblem *problem = game->problem;
-    uint32_t stages = problem->stage_count;
-    for (uint32_t k = 0; k < stages; k++)
-        memset(game->loss[k], 0, game->options->kept_count[k] * sizeof(**game->loss));
-    size_t entries = (size_t)stages * game->edge_count;
-    memset(game->flow, 0, entries * sizeof(*game->flow));
-    double unit_s = incumbent_s / fmax(1, stages), total_weight = 0;
-    for (uint32_t round = 1; round <= rounds; round++) {
-        update_shares(game, 4 / (unit_s * round));
-        mix_maps(game);
-        find_path(game);
-        answer(game, round); // later paths answer better shares
-        total_weight += round;
-    }
-    for (size_t e = 0; e < entries; e++)
-        game->flow[e] /= total_weight;
+    game->round = (game->round + 1) / 2;
+    double weight = game->round * (game->round + 1.0) / 2, part = weight / game->weight;
+    double more = weight * (price - game->memory_price);
+    for (size_t e = 0; e < (size_t)problem->stage_count * game->edge_count; e++)
+        game->flow[e] *= part;
+    for (uint32_t k = 0; k < problem->stage_count; k++)
+        for (uint32_t i = 0; i < game->options->kept_count[k]; i++)
+            game->loss[k][i] = part * game->loss[k][i] + more * game->memory[k][i];
+    game->weight = weight;
+    game->memory_price = price;
 }
 
 // Has the stage the same options in play as the one before?
@@ -260,9 +328,22 @@ static void copy_options(Game *game, uint32_t k, Arena *arena)
         game->memory[k][i] = option->memory;
         for (size_t e = 0; e < edges; e++) {
             game->weights[k][e * kept + i] = map[e];
-            if (map[e] == -INFINITY)
-                absent[e] = -INFINITY;
+            if (map[e] == -INFINITY) {
+                absent[e] = -INFINITY; // the bound stays one
+                map[e] = 0;
+            }
         }
+    }
+}
+
+// Edges come in the order of the components that they lead to.
+static void index_edges(const StageEdge *edges, uint32_t count, uint32_t first[STAGE_CLOCK_MAX + 1])
+{
+    uint32_t e = 0;
+    for (uint32_t to = 0; to <= STAGE_CLOCK_MAX; to++) {
+        while (e < count && edges[e].to < to)
+            e++;
+        first[to] = e;
     }
 }
 
@@ -279,8 +360,12 @@ static Game *create_game(const StageProblem *problem, const OptionsInPlay *optio
     game->flow = arena_alloc_array(arena, entries, sizeof(*game->flow));
     for (int pass = 0; pass < 2; pass++) {
         game->path[pass] = arena_alloc_array(arena, stages + 1, 1);
-        game->came_from[pass] = arena_alloc_array(arena, (size_t)(stages + 1) * STAGE_CLOCK_MAX, 1);
+        game->clock[pass] = arena_alloc_array(arena, (size_t)stages + 1, sizeof(**game->clock));
     }
+    memcpy(game->clock[0][0], problem->begin, sizeof(problem->begin));
+    memcpy(game->clock[1][stages], problem->turn, sizeof(problem->turn));
+    index_edges(problem->forward, problem->forward_count, game->first[0]);
+    index_edges(problem->backward, problem->backward_count, game->first[1]);
     double ***by_stage[] = {&game->weights, &game->maps, &game->memory, &game->share, &game->loss};
     for (size_t i = 0; i < COUNT_OF(by_stage); i++)
         *by_stage[i] = arena_alloc_array(arena, stages + 1, sizeof(**by_stage[i]));
@@ -293,62 +378,127 @@ static Game *create_game(const StageProblem *problem, const OptionsInPlay *optio
     return game;
 }
 
-// Memory of the options that are best under a bound.
-static double memory_under(const Game *game, const Multipliers *m)
+// ---- bounds ------------------------------------------------------------------------------------
+
+// One price of the memory: its bound, and by how much its best options exceed the memory.
+typedef struct {
+    double price, value_s, excess;
+} Priced;
+
+typedef struct {
+    Game *game;
+    double incumbent_s;
+    Multipliers *out; // [MULTIPLIERS_MAX]
+    uint32_t count;
+    Multipliers spare;
+    Arena *arena;
+} Bounding;
+
+static uint32_t find_extreme(const Bounding *b, bool worst)
 {
-    double used = 0;
-    for (uint32_t k = 0; k < game->problem->stage_count; k++) {
-        uint32_t best = 0;
-        best_price(game->problem, game->options, k, m->edges + (size_t)k * game->edge_count, m->memory_price, &best);
-        used += game->problem->stages[k].options[best].memory;
+    uint32_t found = 0;
+    for (uint32_t i = 1; i < b->count; i++)
+        if (worst ? b->out[i].value_s < b->out[found].value_s : b->out[i].value_s > b->out[found].value_s)
+            found = i;
+    return found;
+}
+
+static double best_value(const Bounding *b)
+{
+    return b->count ? b->out[find_extreme(b, false)].value_s : -INFINITY;
+}
+
+// The spare joins; where there are enough, in the place of the worst, if it is better.
+static void keep_spare(Bounding *b)
+{
+    if (b->count < MULTIPLIERS_MAX) {
+        b->out[b->count++] = b->spare;
+        b->spare = multipliers_create(b->game, b->arena);
+        return;
     }
-    return used;
+    uint32_t worst = find_extreme(b, true);
+    if (b->spare.value_s <= b->out[worst].value_s)
+        return;
+    Multipliers other = b->out[worst];
+    b->out[worst] = b->spare;
+    b->spare = other;
+}
+
+// Plays at one price, twice as many rounds each time, until the bound gains little of what is missing.
+static Priced settle(Bounding *b, uint32_t rounds)
+{
+    const StageProblem *problem = b->game->problem;
+    double unit_s = b->incumbent_s / fmax(1, problem->stage_count), before_s = -INFINITY;
+    uint32_t last = b->game->round + rounds;
+    Priced priced = {.price = b->game->memory_price, .value_s = -INFINITY};
+    int stalls = 0;
+    for (uint32_t part = QUICK_ROUNDS; b->game->round < last; part *= 2) {
+        uint32_t until = b->game->round + part > last ? last : b->game->round + part;
+        play(b->game, unit_s, until);
+        double used = evaluate(b->game, &b->spare);
+        if (b->spare.value_s > priced.value_s) {
+            priced.value_s = b->spare.value_s;
+            priced.excess = used - problem->memory;
+            keep_spare(b);
+        }
+        double missing_s = b->incumbent_s - priced.value_s;
+        stalls = priced.value_s - before_s < STALLED * missing_s ? stalls + 1 : 0;
+        // Bounds first fall, at times, before they rise; where another price follows, that one matters more.
+        bool is_last = priced.price == 0 && priced.excess <= 0;
+        if (missing_s <= 0 || stalls == (is_last ? STALLS_MAX : 1))
+            break;
+        before_s = priced.value_s;
+    }
+    return priced;
+}
+
+// The next price to try, given one at which too much memory is used and one at which too little is, if that is known:
+// where their tangents meet, or where the tangent reaches the incumbent. 0: nothing is to be gained.
+static double next_price(const Bounding *b, const Priced *low, const Priced *high)
+{
+    double best_s = best_value(b), missing_s = b->incumbent_s - best_s;
+    if (high->price == 0)
+        return fmax(2 * low->price, low->price + (b->incumbent_s - low->value_s) / low->excess);
+    double slope = low->excess - high->excess, span = high->price - low->price;
+    double price = (high->value_s - low->value_s + low->excess * low->price - high->excess * high->price) / slope;
+    double at_most_s = low->value_s + low->excess * (price - low->price);
+    if (!(at_most_s > best_s + STALLED * missing_s))
+        return 0;
+    return fmin(fmax(price, low->price + span / 8), high->price - span / 8);
+}
+
+// The memory's price: a search for the best bound, which is concave in it.
+static void find_price(Bounding *b, Priced low, uint32_t rounds)
+{
+    enum { PRICES = 8, PRICES_MANY = 2 };
+    int prices = b->game->problem->stage_count > STAGES_MANY ? PRICES_MANY : PRICES;
+    Priced high = {0};
+    for (int step = 0; step < prices && low.excess > 0 && best_value(b) < b->incumbent_s; step++) {
+        double price = next_price(b, &low, &high);
+        if (price <= 0)
+            return;
+        reprice(b->game, price);
+        Priced priced = settle(b, rounds);
+        *(priced.excess > 0 ? &low : &high) = priced;
+    }
 }
 
 uint32_t multipliers_find(const StageProblem *problem, const OptionsInPlay *options, double incumbent_s,
                           uint32_t rounds, Multipliers out[MULTIPLIERS_MAX], Arena *arena)
 {
-    enum { QUICK_ROUNDS = 40, PRICES = 8, PRICES_MANY = 2 };
     Arena *scratch = arena_create();
-    Game *game = create_game(problem, options, scratch);
-    uint32_t count = 0;
-    if (rounds > QUICK_ROUNDS) { // often enough to see that nothing is to be gained
-        play(game, incumbent_s, QUICK_ROUNDS);
-        evaluate(game, &out[0], arena);
-        count = out[0].value_s >= incumbent_s;
-    }
-    if (count == 0) {
-        play(game, incumbent_s, rounds);
-        evaluate(game, &out[count++], arena);
-    }
-    // The memory's price, by bisection on whether the best options of the bound fit.
-    double low = 0, high = 0, best_s = out[0].value_s;
-    int prices = problem->stage_count > STAGES_MANY ? PRICES_MANY : PRICES;
-    for (int step = 0; problem->memory < INFINITY && step < prices && best_s < incumbent_s; step++) {
-        const Multipliers *m = &out[count - 1];
-        double used = memory_under(game, m);
-        if (used <= problem->memory && step == 0)
-            break;
-        if (used <= problem->memory)
-            high = m->memory_price;
-        else
-            low = m->memory_price;
-        double first = 0.1 * incumbent_s / fmax(used, 1);
-        game->memory_price = high > 0 ? 0.5 * (low + high) : low > 0 ? 4 * low : first;
-        play(game, incumbent_s, rounds / 4 + 1);
-        if (count < MULTIPLIERS_MAX)
-            count++;
-        evaluate(game, &out[count - 1], arena);
-        best_s = fmax(best_s, out[count - 1].value_s);
-    }
+    Bounding b = {.game = create_game(problem, options, scratch), .incumbent_s = incumbent_s, .out = out};
+    b.arena = arena;
+    b.spare = multipliers_create(b.game, arena);
+    Priced unpriced = settle(&b, rounds);
+    if (problem->memory < INFINITY)
+        find_price(&b, unpriced, rounds / 4 + 1);
     arena_destroy(scratch);
-    for (uint32_t i = 1; i < count; i++)
-        if (out[i].value_s > out[0].value_s) {
-            Multipliers better = out[i];
-            out[i] = out[0];
-            out[0] = better;
-        }
-    return count;
+    uint32_t best = find_extreme(&b, false);
+    Multipliers first = out[0];
+    out[0] = out[best];
+    out[best] = first;
+    return b.count;
 }
 
 void multipliers_reduced_s(const StageProblem *problem, const OptionsInPlay *options, const Multipliers *m,

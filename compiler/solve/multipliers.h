@@ -19,7 +19,7 @@ typedef struct {
     double value_s;                               // the bound on the whole problem
 } Multipliers;
 
-enum { MULTIPLIERS_MAX = 6 };
+enum { MULTIPLIERS_MAX = 4 };
 
 // The options of every stage that are in play: indices into the stage's options.
 typedef struct {

@@ -16,6 +16,8 @@
 
 enum { CANDIDATES_MAX = 4096 };
 
+static const double PROMISING = 4; // times the best single choice: slower ones are no part of what is estimated
+
 const char *const baseline_names[BASELINE_COUNT] = {"ep", "ep_dedup", "ep_inside", "gather"};
 
 // The outermost level that has several workers; level_count if none has.
@@ -328,6 +330,33 @@ double planner_estimate(const Workload *work, Arena *arena, bool *all_fit)
     return best_s;
 }
 
+// Where a figure is asked for: the configurations that are not much slower than the best that fits, and none where no
+// domain does. Time comes first: memory takes longer to find out.
+static bool enumerate_promising(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates, size_t *count)
+{
+    Dispatch dispatch = work->spec->plan.dispatch;
+    if (!list_configs(work->spec, arena, diag, candidates, count))
+        return false;
+    for (size_t i = 0; i < *count; i++)
+        cost_uniform(work, &(*candidates)[i].config, PREFETCH_UNLIMITED, dispatch, &(*candidates)[i].cost);
+    qsort(*candidates, *count, sizeof(**candidates), compare_times);
+    size_t fitting = 0, taken = 0;
+    while (fitting < *count && !domain_may_fit(work, &(*candidates)[fitting].config))
+        fitting++;
+    if (fitting == *count)
+        *count = 0;
+    for (double most_s = INFINITY; taken < *count && (*candidates)[taken].cost.iteration_s <= most_s; taken++) {
+        Candidate *candidate = &(*candidates)[taken];
+        Config config = candidate->config;
+        price(work, &config, dispatch, estimated_bytes, candidate);
+        if (candidate->fits)
+            most_s = fmin(most_s, PROMISING * candidate->cost.iteration_s);
+    }
+    *count = taken;
+    qsort(*candidates, *count, sizeof(**candidates), compare_candidates);
+    return true;
+}
+
 void planner_settle(Solution *solution, double objective_s)
 {
     solution->objective_s = objective_s;
@@ -474,7 +503,8 @@ static size_t best_that_fits(const Choosing *c)
 static bool choose_freely(Choosing *c, Diag *diag, bool *infeasible)
 {
     Solution *solution = c->solution;
-    if (!planner_enumerate(c->work, c->arena, diag, &solution->candidates, &solution->count))
+    if (!(c->options->quick ? enumerate_promising : planner_enumerate)(c->work, c->arena, diag, &solution->candidates,
+                                                                       &solution->count))
         return false;
     solution->uniform = best_that_fits(c);
     if (solution->uniform == solution->count) {

@@ -40,6 +40,7 @@ typedef struct {
 
 typedef struct {
     SearchLimits limits;
+    double cutoff_s;     // slower mixes than this are of no interest; 0: all are
     double time_limit_s; // of a compilation, which sets the deadline of its searches; 0: none
     uint32_t prefetch;   // force it; PREFETCH_UNLIMITED: the planner's choice
     bool glpk;           // let GLPK close what the search leaves open, and confirm small programmes

@@ -71,10 +71,14 @@ static double *label_functional(const StageProblem *problem, Label *label)
     return label->clock + problem->clock_count;
 }
 
+static double best_known_s(const Search *s)
+{
+    return fmin(s->cutoff_s, s->out->found ? s->out->objective_s : INFINITY);
+}
+
 static double limit_s(const Search *s)
 {
-    double best_s = fmin(s->cutoff_s, s->out->found ? s->out->objective_s : INFINITY);
-    return best_s * (1 - TIE);
+    return best_known_s(s) * (1 - TIE);
 }
 
 static bool out_of_time(Search *s)
@@ -247,6 +251,30 @@ static void prune_dominated(Search *s)
                 s->options.kept[k][s->options.kept_count[k]++] = o;
         }
     }
+}
+
+// Drops options that leave too little memory for the other stages.
+static void fix_by_memory(Search *s)
+{
+    const StageProblem *problem = s->problem;
+    for (uint32_t k = 0; k < problem->stage_count && problem->memory < INFINITY; k++) {
+        double least = s->least_memory[k] - s->least_memory[k + 1], others = s->least_memory[0] - least;
+        uint32_t left = 0;
+        for (uint32_t i = 0; i < s->options.kept_count[k]; i++) {
+            uint32_t o = s->options.kept[k][i];
+            if (others + problem->stages[k].options[o].memory <= problem->memory * (1 + TIE))
+                s->options.kept[k][left++] = o;
+        }
+        s->options.kept_count[k] = left;
+    }
+}
+
+static bool is_infeasible(const Search *s)
+{
+    bool feasible = true;
+    for (uint32_t k = 0; k < s->problem->stage_count; k++)
+        feasible = feasible && s->options.kept_count[k] > 0;
+    return !feasible;
 }
 
 // Drops options that no choice better than the incumbent can contain.
@@ -451,6 +479,7 @@ static void prepare(Search *s, Arena *arena)
         s->least_memory[k] = s->least_memory[k + 1] + least;
     }
     prune_dominated(s);
+    fix_by_memory(s);
 }
 
 static void report_useful(const Search *s, Arena *arena)
@@ -474,16 +503,24 @@ static double sweep_work(const Search *s)
     return work;
 }
 
+// The share of the usual work that is worth spending on what can still be won.
+static double worth(const Search *s)
+{
+    static const double all = 1e-2, least = 0.1;
+    double best_s = best_known_s(s), gap = best_s < INFINITY ? (best_s - s->out->bound_s) / best_s : 1;
+    return fmin(1, fmax(least, gap / all));
+}
+
 // Sweeps with ever wider beams, until nothing that was cut off can be better, or the work is done.
 static void widen(Search *s, double effort, uint32_t *choice)
 {
     uint32_t stages = s->problem->stage_count;
     bool many = stages > STAGES_MANY;
-    double work_max = effort * fmax(WORK_LEAST, WORK_PER_STAGE * (many ? STAGES_MANY : stages));
+    double work_max = effort * fmax(WORK_LEAST, WORK_PER_STAGE * (many ? STAGES_MANY : stages) * worth(s));
     double first = many ? fmax(1, fmin(FIRST_WIDTH, work_max / fmax(1, sweep_work(s)))) : FIRST_WIDTH;
     for (uint32_t width = (uint32_t)first;; width *= WIDENING) {
         double cut_s = sweep(s, width, choice);
-        double best_s = fmin(s->cutoff_s, s->out->found ? s->out->objective_s : INFINITY);
+        double best_s = best_known_s(s);
         s->out->bound_s = fmax(s->out->bound_s, fmin(best_s, cut_s));
         if (cut_s >= best_s * (1 - TIE) || s->out->timed_out || s->work > work_max)
             break;
@@ -509,6 +546,12 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
         arena_destroy(scratch);
         return;
     }
+    if (is_infeasible(&s)) {
+        out->bound_s = INFINITY;
+        report_useful(&s, arena);
+        arena_destroy(scratch);
+        return;
+    }
     if (!limits->bound_only) {
         try_uniform(&s, choice);
         try_moves(&s, choice, scratch);
@@ -529,7 +572,7 @@ void search_solve(const StageProblem *problem, const SearchLimits *limits, doubl
     for (uint32_t b = 0; b < s.bound_count; b++)
         out->bound_s = fmax(out->bound_s, s.bounds[b].value_s);
     fix_by_reduced_cost(&s);
-    if (!limits->bound_only)
+    if (!limits->bound_only && out->bound_s < best_known_s(&s) * (1 - limits->gap))
         widen(&s, effort, choice);
     report_useful(&s, arena);
     arena_destroy(scratch);

@@ -30,7 +30,8 @@ typedef struct {
     const Config *config;
 } StageChoice;
 
-static void pass_layer(const Building *b, const StageChoice *choice, uint32_t layer, bool backward, Clock *clock)
+// All of `clocks`: [clock_count].
+static void pass_layer(const Building *b, const StageChoice *choice, uint32_t layer, bool backward, Clock *clocks)
 {
     static const Config none = {0};
     bool is_moe = layer == choice->layers->moe;
@@ -39,24 +40,23 @@ static void pass_layer(const Building *b, const StageChoice *choice, uint32_t la
         cost_layer(b->work, layer, &none, b->dispatch, &dense);
     const ClockedLayer of = {layer, is_moe ? choice->cost : &dense, is_moe ? choice->config : &none, b->prefetch, true,
                              true};
-    if (backward)
-        clock_backward(b->work, &of, clock, NULL);
-    else
-        clock_forward(b->work, &of, clock, NULL);
+    for (uint32_t i = 0; i < b->problem->clock_count; i++)
+        (backward ? clock_backward : clock_forward)(b->work, &of, &clocks[i], NULL);
 }
 
+// Of the components in use: what the others hold, nothing waits for.
 static void respond(const Building *b, const StageChoice *choice, bool backward, Response response)
 {
     const StageLayers *layers = choice->layers;
-    for (int from = 0; from < CLOCK_SIZE; from++) {
-        Clock clock;
+    Clock clocks[CLOCK_SIZE];
+    for (uint32_t from = 0; from < b->problem->clock_count; from++)
         for (int i = 0; i < CLOCK_SIZE; i++)
-            clock.at_s[i] = i == from ? 0 : -INFINITY;
-        for (uint32_t i = 0; i <= layers->last - layers->first; i++)
-            pass_layer(b, choice, backward ? layers->last - i : layers->first + i, backward, &clock);
+            clocks[from].at_s[i] = i == b->used[from] ? 0 : -INFINITY;
+    for (uint32_t i = 0; i <= layers->last - layers->first; i++)
+        pass_layer(b, choice, backward ? layers->last - i : layers->first + i, backward, clocks);
+    for (uint32_t from = 0; from < b->problem->clock_count; from++)
         for (int to = 0; to < CLOCK_SIZE; to++)
-            response[to][from] = clock.at_s[to];
-    }
+            response[to][b->used[from]] = clocks[from].at_s[to];
 }
 
 // Chain, queue, the ports that carry anything, gradients on their way, and as many reads as a gather looks back.
