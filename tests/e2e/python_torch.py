@@ -4,6 +4,7 @@ python_torch.py FOLDER [CASE...]: with config.json of the folders mixtral, six (
 ranks. Processes are forked after all is imported, as that takes longer than what they do.
 """
 import contextlib
+import json
 import os
 import re
 import signal
@@ -503,6 +504,47 @@ def families(rank, references):
     python_families.other_balance(hep.torch.parallelize, plan, rank)
 
 
+def profiles(kind, rank):
+    """Counts of choices are those of the routers of one process; hepc takes the file (test_python_torch.sh)."""
+    model, plain = build(kind), build(kind)
+    parallel = hep.torch.parallelize(model, load(kind, "outside"), timeout_s=60)
+    path = os.path.join(FOLDER, "profile.json")
+    begin = time.monotonic()
+    with hep.torch.profile(parallel, path):
+        for tokens in batch(2)[:, rank]:
+            model(input_ids=tokens, labels=tokens).loss.backward()
+    elapsed = time.monotonic() - begin
+    dist.barrier()
+    expected = torch.zeros(4, 8)
+    for k, layer in enumerate(plain.model.layers):
+        def count(_module, _given, out, k=k):
+            expected[k] += torch.bincount(out[-1].flatten(), minlength=8)
+
+        layer.mlp.gate.register_forward_hook(count)
+    with torch.no_grad():
+        for tokens in batch(2):
+            plain(input_ids=tokens.reshape(-1, TOKENS))
+    with open(path) as file:
+        found = json.load(file)
+    assert torch.equal(torch.tensor([layer["histogram"] for layer in found["layers"]]), expected)
+    assert expected.sum() == 4 * 2 * RANKS * SEQUENCES * TOKENS * 2
+    total = found["loss_s"]
+    for layer in found["layers"]:
+        times = [layer[name] for name in ("pre_expert_s", "gate_s", "expert_s")]
+        assert min(times) > 0 and layer["dense_s"] == 0, layer
+        assert layer["expert_rows"] == SEQUENCES * TOKENS * 2 / 4  # of the 4 experts that a rank holds
+        assert layer["expert_flops"] >= 2 * SEQUENCES * TOKENS * 2 * 3 * 32 * 40  # of even routing
+        total += sum(times)
+    assert total < elapsed, (total, elapsed)
+    raises([hep.Status.BAD_CALL], "no forward pass", lambda: run_nothing(parallel, path))
+    parallel.close()
+
+
+def run_nothing(parallel, path):
+    with hep.torch.profile(parallel, path):
+        pass
+
+
 def do_all(rank, references, of_families):
     plain, accumulated, balanced, qwen, qwen4, pieces = references
     work = [("mixtral, EP", lambda: scenario("ep", plain, with_ddp=True)),
@@ -519,6 +561,7 @@ def do_all(rank, references, of_families):
             ("mixtral, layers share memory", lambda: scenario("slots", plain)),
             ("autocast", lambda: autocast("mixtral")), ("frozen", lambda: frozen("mixtral", accumulated)),
             ("layers", lambda: layers(rank)), ("uneven", lambda: uneven("mixtral")), ("groups", lambda: groups(rank)),
+            ("profile", lambda: profiles("qwen3_moe", rank)),
             ("families", lambda: families(rank, of_families)),
             ("other weights", lambda: misuse_weights(rank)), ("misuse", lambda: misuse_alike(rank)),
             ("a layer left out", lambda: misuse_skips(rank)), ("layers swapped", lambda: misuse_swaps(rank)),

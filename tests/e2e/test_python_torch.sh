@@ -1,7 +1,7 @@
 # hep.torch: small models of Mixtral's and Qwen3-MoE's families on four processes over gloo, against the unchanged model
 # in one: loss, logits, gradients, norms, steps, states, bytes; misuse; other families, and what is refused; steps on
 # eight. With HEP_TORCH_LONG=1: all families that work, 20 steps. Importing transformers takes most of the time.
-# builds: fast  seconds: 80
+# builds: fast  seconds: 95
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 python=$("$HEP_SOURCE/scripts/testing/torch_environment.sh" 2>why) || { echo "SKIP: $(cat why)"; exit 77; }
@@ -69,6 +69,7 @@ plan qwen3_moe gather --domain gather -D micro_batches=4
 plan qwen3_moe naive --domain ep --dispatch naive
 timeout 600 "$python" "$HEP_SOURCE/tests/e2e/python_torch.py" "$work" >log 2>&1 || fail "hep.torch: $(tail -60 log)"
 cat log
+expect 0 '' "$HEPC" qwen3_moe.hep --profile profile.json -o profiled.hepb
 
 # docs/pytorch.md: torchrun prints the losses of one process, and the bytes of the plan.
 sample=$HEP_SOURCE/samples/pytorch

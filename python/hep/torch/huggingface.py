@@ -321,6 +321,10 @@ class Parallel:
         """Names of the parameters that differ from rank to rank."""
         return [name for name, parameter in self.model.named_parameters() if id(parameter) in self._own]
 
+    def layer_names(self) -> list[str]:
+        """Names of the modules of experts, in the order of the plan's MoE layers."""
+        return list(self._experts)
+
     # ---- training
 
     def ddp(self, **options: Any) -> nn.parallel.DistributedDataParallel:
