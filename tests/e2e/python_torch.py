@@ -504,6 +504,39 @@ def families(rank, references):
     python_families.other_balance(hep.torch.parallelize, plan, rank)
 
 
+def distributed_checkpoint(rank, plain):
+    """torch.distributed.checkpoint: what one plan saves, another loads, and the unchanged model, bit for bit."""
+    import torch.distributed.checkpoint as dcp
+
+    path = os.path.join(FOLDER, "dcp")
+    parallel = hep.torch.parallelize(build("mixtral"), load("mixtral", "unlike"), timeout_s=60)
+    dcp.save(parallel.sharded_state_dict(), checkpoint_id=path)
+    parallel.close()
+    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata["model.layers.0.mlp.experts.down_proj"]
+    assert list(stored.size) == [8, 32, 48] and len(stored.chunks) == 4, stored  # no rank wrote another's
+    model = build("mixtral")
+    parallel = hep.torch.parallelize(model, load("mixtral", "ep"), timeout_s=60)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(rank)
+    dcp.load(parallel.sharded_state_dict(), checkpoint_id=path)
+    parallel.weights_changed()
+    found = parallel.state_dict()
+    assert set(found) == set(plain.initial)
+    for name, value in plain.initial.items():
+        assert torch.equal(found[name], value), name
+    tokens = batch(1)[0, rank]
+    with torch.no_grad():
+        near("logits", model(input_ids=tokens).logits, plain.logits.view(RANKS, SEQUENCES, TOKENS, -1)[rank])
+    pieces = hep.torch.parallelize(build("six"), load("six", "pieces"), timeout_s=60)
+    raises([hep.Status.UNSUPPORTED], "are no whole experts", pieces.sharded_state_dict)
+    pieces.close()
+    unchanged = {name: torch.zeros_like(value) for name, value in plain.initial.items()}
+    dcp.load(unchanged, checkpoint_id=path)
+    assert all(torch.equal(unchanged[name], value) for name, value in plain.initial.items())
+    parallel.close()
+
+
 def profiles(kind, rank):
     """Counts of choices are those of the routers of one process; hepc takes the file (test_python_torch.sh)."""
     model, plain = build(kind), build(kind)
@@ -561,7 +594,7 @@ def do_all(rank, references, of_families):
             ("mixtral, layers share memory", lambda: scenario("slots", plain)),
             ("autocast", lambda: autocast("mixtral")), ("frozen", lambda: frozen("mixtral", accumulated)),
             ("layers", lambda: layers(rank)), ("uneven", lambda: uneven("mixtral")), ("groups", lambda: groups(rank)),
-            ("profile", lambda: profiles("qwen3_moe", rank)),
+            ("checkpoint", lambda: distributed_checkpoint(rank, plain)), ("profile", lambda: profiles("qwen3_moe", rank)),
             ("families", lambda: families(rank, of_families)),
             ("other weights", lambda: misuse_weights(rank)), ("misuse", lambda: misuse_alike(rank)),
             ("a layer left out", lambda: misuse_skips(rank)), ("layers swapped", lambda: misuse_swaps(rank)),

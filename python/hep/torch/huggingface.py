@@ -18,7 +18,7 @@ from ..context import Times
 from ..error import Error, Status
 from ..plan import Plan, Traffic
 from .balance import is_load_balancing_loss, load_balancing_loss
-from .groups import TIMEOUT_S
+from .groups import TIMEOUT_S, global_rank
 from .layer import apply_experts
 from .session import ExpertShards, Session
 
@@ -308,6 +308,7 @@ class Parallel:
     def __init__(self, model: nn.Module, session: Session, experts: dict[str, ExpertShards]) -> None:
         self.model, self.session, self._experts = model, session, experts
         self._own = {id(parameter) for shards in experts.values() for parameter in shards.parameters}
+        self._meshes: dict[Any, Any] = {}
         self._has_balance = False  # the forward pass has summed its load-balancing loss over ranks
 
     @property
@@ -383,6 +384,42 @@ class Parallel:
             for name, whole in shards.gather(list(shards.parameters), self.session.group).items():
                 state["%s.%s" % (prefix, name)] = whole
         return state
+
+    def sharded_state_dict(self) -> dict[str, torch.Tensor]:
+        """The model's for torch.distributed.checkpoint, by its names: experts as DTensors that are this rank's share of
+        the whole ones, all else as it is. Nothing is gathered. Collective. Shares have to be whole experts.
+
+        save() writes what any number of ranks, under any plan, and the unchanged model load again; load() into it changes
+        the model, and is followed by weights_changed().
+        """
+        own = set(self.expert_names())
+        state = {name: value.detach() for name, value in self.model.state_dict().items() if name not in own}
+        for prefix, shards in self._experts.items():
+            for name, value in self._sharded(shards).items():
+                state["%s.%s" % (prefix, name)] = value
+        return state
+
+    def _sharded(self, shards: ExpertShards) -> dict[str, torch.Tensor]:
+        from torch.distributed.tensor import DTensor, Replicate, Shard
+
+        if not shards.of.own:
+            raise _refuse("shares of layer %d are no whole experts: save state_dict(), whole" % shards.of.model_layer)
+        mesh = self._mesh_of(shards.layer)
+        return {name: DTensor.from_local(parameter.detach(), mesh, [Replicate(), Shard(0)], run_check=False)
+                for name, parameter in zip(shards.names, shards.parameters)}
+
+    def _mesh_of(self, layer: int) -> Any:
+        """Ranks [copies][owners], owners in the order of the experts that they own."""
+        from torch.distributed.device_mesh import DeviceMesh
+
+        plan, ranks = self.plan, range(self.session.ranks)
+        by_first: dict[int, list[int]] = {}
+        for rank in ranks:
+            by_first.setdefault(plan.owned(layer, rank).start, []).append(global_rank(self.session.group, rank))
+        order = tuple(zip(*[by_first[first] for first in sorted(by_first)]))
+        if order not in self._meshes:
+            self._meshes[order] = DeviceMesh("cpu", torch.tensor(order), mesh_dim_names=("copies", "owners"))
+        return self._meshes[order]
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """Gradients of experts, gathered from their owners, by the names of the whole model. Collective."""
