@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A Python with PyTorch and transformers, for the tests of hep.torch.
+# A Python with PyTorch and transformers, for the tests of hep.torch; one that is made here also has Megatron-Core and
+# torchtitan, for those of hep.adapters, where pip finds them.
 #   scripts/testing/torch_environment.sh             prints its path; without one, why there is none, and fails
 #   scripts/testing/torch_environment.sh --install   makes one in build/torch if there is none: several GB, minutes
 # It is the one that HEP_TORCH_PYTHON names, python3 itself, or build/torch. HEP_TORCH_PIP: options of pip for the
@@ -42,5 +43,9 @@ timeout 1200 "$folder/bin/pip" install --quiet --disable-pip-version-check --no-
   ${HEP_TORCH_PIP:-} 'torch>=2.5' 'transformers>=5,<6' >build/torch.log 2>&1 ||
   give_up "$(grep -m1 ERROR build/torch.log || echo "pip failed")"
 serves "$folder/bin/python" || give_up "pip found no torch 2.5 and transformers 5 for $(python3 --version)"
+# What adapters are for: without the many packages that these ask for and their tests do not. They may be missing.
+# shellcheck disable=SC2086 # options are words
+timeout 300 "$folder/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir --retries 1 --timeout 20 \
+  ${HEP_TORCH_PIP:-} --no-deps megatron-core torchtitan spmd_types tyro docstring_parser >>build/torch.log 2>&1
 rm -f build/torch.log
 echo "$folder/bin/python"

@@ -1,14 +1,16 @@
 """hep.torch in real models: four processes over gloo train what one process trains unchanged, on the same global batch.
 
-python_torch.py FOLDER: with config.json of the folders mixtral, six (experts) and qwen3_moe, and plans KIND.NAME.hepb for two sites of two
+python_torch.py FOLDER [CASE...]: with config.json of the folders mixtral, six (experts) and qwen3_moe, and plans KIND.NAME.hepb for two sites of two
 ranks. Processes are forked after all is imported, as that takes longer than what they do.
 """
 import contextlib
+import json
 import os
 import re
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 
@@ -19,11 +21,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import hep
 import hep.torch
+import python_families
+import python_steps
 import transformers.integrations.moe  # noqa: F401 (parallelize would import it in each process)
 
 RANKS, SEQUENCES, TOKENS, VOCABULARY = 4, 2, 12, 96
 TOLERANCE = 1e-5  # of the largest value: sums of f32 in another order
 FOLDER = sys.argv[1]
+IS_LONG = bool(os.environ.get("HEP_TORCH_LONG"))  # all families, 20 steps
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     PORT = free.getsockname()[1]
@@ -316,8 +321,8 @@ def raises(status, words, function, within_s=20):
     raise AssertionError("nothing was raised: " + words)
 
 
-def misuse_alike():
-    """What every rank finds by itself."""
+def misuse_alike(rank):
+    """What a rank finds by itself, whatever others do."""
     S = hep.Status
     model = build("mixtral")
     raises([S.BAD_PLAN], "made for another model: width of an expert: 40, the model's 48",
@@ -326,10 +331,12 @@ def misuse_alike():
            lambda: hep.torch.parallelize(build("mixtral").bfloat16(), load("mixtral", "ep")))
     raises([S.BAD_PLAN], "the plan is for 8 ranks, the process group has 4",
            lambda: hep.torch.Session(load("mixtral", "eight")))
-    model.config.model_type = "olmoe"
-    raises([S.UNSUPPORTED], "family 'olmoe' are not supported", lambda: hep.torch.parallelize(model, load("mixtral", "ep")))
+    for odd, words in python_families.refused(rank, RANKS):
+        before = list(odd.state_dict())
+        raises([S.UNSUPPORTED], words, lambda: hep.torch.parallelize(odd, load("families", "hybrid")))
+        assert list(odd.state_dict()) == before and not any("forward" in of.__dict__ and python_families.is_experts(of)
+                                                            for of in odd.modules()), words
     raises([S.UNSUPPORTED], "no model of transformers", lambda: hep.torch.parallelize(nn.Linear(2, 2), load("mixtral", "ep")))
-    model.config.model_type = "mixtral"
     experts = model.model.layers[1].mlp.experts
     experts.act_fn = nn.ReLU()  # of this module alone: what is kept of it does as it does, and is no fault
     experts._apply_gate = lambda gate_up: gate_up.chunk(2, -1)[0] * torch.arange(gate_up.shape[0]).unsqueeze(1)
@@ -351,6 +358,64 @@ def misuse_skips(rank):
     assert "hep_dispatch of layer 2" in failed.message and "rank 1" in failed.message + " rank %s" % failed.rank, failed
     raises([failed.status], failed.message, lambda: model(input_ids=tokens), 2)  # it stays so
     parallel.close()
+
+
+def misuse_swaps(rank):
+    """One rank calls two layers in the other order."""
+    model = build("mixtral")
+    parallel = hep.torch.parallelize(model, load("mixtral", "ep"), timeout_s=60)
+    if rank == 2:
+        layers = model.model.layers
+        layers[1].mlp, layers[2].mlp = layers[2].mlp, layers[1].mlp
+    tokens = batch(1)[0, rank]
+    failed = raises([hep.Status.BAD_CALL, hep.Status.COMM], "hep_dispatch of layer ", lambda: model(input_ids=tokens))
+    assert "layer 1" in failed.message and "layer 2" in failed.message, failed
+    parallel.close()
+
+
+def misuse_no_sync(rank):
+    """One rank takes the last micro-batch for one of the first: the others wait for its gradients."""
+    model = build("mixtral")
+    parallel = hep.torch.parallelize(model, load("mixtral", "hybrid"), timeout_s=6)
+    tokens = batch(1)[0, rank]
+
+    def train():
+        with parallel.no_sync() if rank == 1 else contextlib.nullcontext():
+            model(input_ids=tokens, labels=tokens).loss.backward()
+        parallel.weights_changed()
+        model(input_ids=tokens, labels=tokens).loss.backward()
+
+    raises([hep.Status.BAD_CALL, hep.Status.COMM, hep.Status.TIMEOUT], "", train, 30)
+    parallel.close()
+
+
+def misuse_threads(rank):
+    """A second thread calls while the first one is inside: on one rank, and all find out."""
+    session = hep.torch.Session(load("mixtral", "ep"), timeout_s=8)
+    weights = {"up": torch.zeros(8, 72, 32), "down": torch.zeros(8, 32, 72)}
+    made = [hep.torch.MoELayer(session, k, weights, plain_experts) for k in range(4)]
+    index, gate = torch.tensor([[0, 7]]), torch.ones(1, 2)
+    dist.barrier()
+    found = []
+
+    def call():
+        try:
+            made[0](torch.zeros(1, 32), index, gate)
+        except hep.Error as failed:
+            found.append(failed)
+
+    if rank == 3:
+        time.sleep(1)
+    if rank == 0:  # inside of dispatch, for rank 3
+        first = threading.Thread(target=call)
+        first.start()
+        time.sleep(0.4)
+        raises([hep.Status.BAD_CALL], "thread", lambda: session.context.gathered(0))
+        first.join()
+    else:
+        call()
+    assert found and found[0].status in (hep.Status.BAD_CALL, hep.Status.COMM, hep.Status.TIMEOUT), found
+    session.close()
 
 
 def misuse_absent(rank):
@@ -393,11 +458,11 @@ def groups(rank):
 # ---- processes -----------------------------------------------------------------------------------------------------
 
 
-def run_rank(rank, references):
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(PORT))
+def run_rank(rank, ranks, work):
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(PORT))
     try:
-        dist.init_process_group("gloo", init_method="file://%s/store" % FOLDER, rank=rank, world_size=RANKS)
-        do_all(rank, references)
+        dist.init_process_group("gloo", init_method="file://%s/store.%d" % (FOLDER, ranks), rank=rank, world_size=ranks)
+        work(rank)
     except BaseException:
         print("rank %d:\n%s" % (rank, traceback.format_exc()), flush=True)
         os._exit(1)
@@ -405,7 +470,115 @@ def run_rank(rank, references):
     os._exit(0)  # process groups of a failed session cannot be left in good order
 
 
-def do_all(rank, references):
+def run_all(ranks, work):
+    """work(rank) in processes of their own, which begin as copies of this one."""
+    children = []
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            run_rank(rank, ranks, work)
+        children.append(child)
+    while children:
+        child, code = os.wait()
+        children.remove(child)
+        if code:  # what the others wait for does not come
+            for other in children:
+                os.kill(other, signal.SIGKILL)
+            sys.exit("a process failed")
+
+
+def steps(rank, references):
+    for reference in references:
+        kind = "%s.%d" % (str(reference.dtype).rpartition(".")[2], reference.micro_batches)
+        begin = time.monotonic()
+        worst = python_steps.check(hep.torch.parallelize, load("steps", kind), reference, rank)
+        if rank == 0:
+            print("eight processes, %-24s %.2f s; off by %.3f of what is allowed" % (kind, time.monotonic() - begin, worst),
+                  flush=True)
+
+
+def families(rank, references):
+    plan = load("families", "hybrid")
+    for reference in references:
+        python_families.check(hep.torch.parallelize, plan, reference, rank)
+    python_families.other_balance(hep.torch.parallelize, plan, rank)
+
+
+def distributed_checkpoint(rank, plain):
+    """torch.distributed.checkpoint: what one plan saves, another loads, and the unchanged model, bit for bit."""
+    import torch.distributed.checkpoint as dcp
+
+    path = os.path.join(FOLDER, "dcp")
+    parallel = hep.torch.parallelize(build("mixtral"), load("mixtral", "unlike"), timeout_s=60)
+    dcp.save(parallel.sharded_state_dict(), checkpoint_id=path)
+    parallel.close()
+    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata["model.layers.0.mlp.experts.down_proj"]
+    assert list(stored.size) == [8, 32, 48] and len(stored.chunks) == 4, stored  # no rank wrote another's
+    model = build("mixtral")
+    parallel = hep.torch.parallelize(model, load("mixtral", "ep"), timeout_s=60)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(rank)
+    dcp.load(parallel.sharded_state_dict(), checkpoint_id=path)
+    parallel.weights_changed()
+    found = parallel.state_dict()
+    assert set(found) == set(plain.initial)
+    for name, value in plain.initial.items():
+        assert torch.equal(found[name], value), name
+    tokens = batch(1)[0, rank]
+    with torch.no_grad():
+        near("logits", model(input_ids=tokens).logits, plain.logits.view(RANKS, SEQUENCES, TOKENS, -1)[rank])
+    pieces = hep.torch.parallelize(build("six"), load("six", "pieces"), timeout_s=60)
+    raises([hep.Status.UNSUPPORTED], "are no whole experts", pieces.sharded_state_dict)
+    pieces.close()
+    unchanged = {name: torch.zeros_like(value) for name, value in plain.initial.items()}
+    dcp.load(unchanged, checkpoint_id=path)
+    assert all(torch.equal(unchanged[name], value) for name, value in plain.initial.items())
+    parallel.close()
+
+
+def profiles(kind, rank):
+    """Counts of choices are those of the routers of one process; hepc takes the file (test_python_torch.sh)."""
+    model, plain = build(kind), build(kind)
+    parallel = hep.torch.parallelize(model, load(kind, "outside"), timeout_s=60)
+    path = os.path.join(FOLDER, "profile.json")
+    begin = time.monotonic()
+    with hep.torch.profile(parallel, path):
+        for tokens in batch(2)[:, rank]:
+            model(input_ids=tokens, labels=tokens).loss.backward()
+    elapsed = time.monotonic() - begin
+    dist.barrier()
+    expected = torch.zeros(4, 8)
+    for k, layer in enumerate(plain.model.layers):
+        def count(_module, _given, out, k=k):
+            expected[k] += torch.bincount(out[-1].flatten(), minlength=8)
+
+        layer.mlp.gate.register_forward_hook(count)
+    with torch.no_grad():
+        for tokens in batch(2):
+            plain(input_ids=tokens.reshape(-1, TOKENS))
+    with open(path) as file:
+        found = json.load(file)
+    assert torch.equal(torch.tensor([layer["histogram"] for layer in found["layers"]]), expected)
+    assert expected.sum() == 4 * 2 * RANKS * SEQUENCES * TOKENS * 2
+    total = found["loss_s"]
+    for layer in found["layers"]:
+        times = [layer[name] for name in ("pre_expert_s", "gate_s", "expert_s")]
+        assert min(times) > 0 and layer["dense_s"] == 0, layer
+        assert layer["expert_rows"] == SEQUENCES * TOKENS * 2 / 4  # of the 4 experts that a rank holds
+        assert layer["expert_flops"] >= 2 * SEQUENCES * TOKENS * 2 * 3 * 32 * 40  # of even routing
+        total += sum(times)
+    assert total < elapsed, (total, elapsed)
+    raises([hep.Status.BAD_CALL], "no forward pass", lambda: run_nothing(parallel, path))
+    parallel.close()
+
+
+def run_nothing(parallel, path):
+    with hep.torch.profile(parallel, path):
+        pass
+
+
+def do_all(rank, references, of_families):
     plain, accumulated, balanced, qwen, qwen4, pieces = references
     work = [("mixtral, EP", lambda: scenario("ep", plain, with_ddp=True)),
             ("mixtral, hybrid, 4 micro-batches", lambda: scenario("hybrid", accumulated, with_ddp=True)),
@@ -421,9 +594,14 @@ def do_all(rank, references):
             ("mixtral, layers share memory", lambda: scenario("slots", plain)),
             ("autocast", lambda: autocast("mixtral")), ("frozen", lambda: frozen("mixtral", accumulated)),
             ("layers", lambda: layers(rank)), ("uneven", lambda: uneven("mixtral")), ("groups", lambda: groups(rank)),
-            ("other weights", lambda: misuse_weights(rank)), ("misuse", misuse_alike),
-            ("a layer left out", lambda: misuse_skips(rank)), ("a rank that does not come", lambda: misuse_absent(rank))]
+            ("checkpoint", lambda: distributed_checkpoint(rank, plain)), ("profile", lambda: profiles("qwen3_moe", rank)),
+            ("families", lambda: families(rank, of_families)),
+            ("other weights", lambda: misuse_weights(rank)), ("misuse", lambda: misuse_alike(rank)),
+            ("a layer left out", lambda: misuse_skips(rank)), ("layers swapped", lambda: misuse_swaps(rank)),
+            ("gradients kept back", lambda: misuse_no_sync(rank)), ("a second thread", lambda: misuse_threads(rank)), ("a rank that does not come", lambda: misuse_absent(rank))]
     for name, function in work:
+        if len(sys.argv) > 2 and name not in sys.argv[2:]:
+            continue
         begin = time.monotonic()
         function()
         if rank == 0:
@@ -434,19 +612,11 @@ def main():
     torch.set_num_threads(1)
     references = [Reference("mixtral", 1), Reference("mixtral", 4), Reference("mixtral", 1, balance=True),
                   Reference("qwen3_moe", 1), Reference("qwen3_moe", 4), Reference("six", 1)]
-    children = []
-    for rank in range(RANKS):
-        child = os.fork()
-        if child == 0:
-            run_rank(rank, references)
-        children.append(child)
-    while children:
-        child, code = os.wait()
-        children.remove(child)
-        if code:  # what the others wait for does not come
-            for other in children:
-                os.kill(other, signal.SIGKILL)
-            sys.exit("a process failed")
+    of_families = python_families.prepare(IS_LONG)
+    of_steps = [python_steps.Reference(micro_batches, 20 if IS_LONG else 3) for micro_batches in ((1, 4) if IS_LONG else (4,))]
+    of_steps.append(python_steps.Reference(1, 1, torch.bfloat16))
+    run_all(RANKS, lambda rank: do_all(rank, references, of_families))
+    run_all(python_steps.RANKS, lambda rank: steps(rank, of_steps))
     print("all good")
 
 

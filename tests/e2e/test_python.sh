@@ -9,6 +9,18 @@ expect 0 '' "$HEPC" "$HEP_SOURCE/samples/laptop_training.hep" --domain "site=1,g
 expect 0 '' "$HEPC" --emit=layout plan.hepb -o plan.json
 python3 "$HEP_SOURCE/tests/e2e/python_plan.py" plan.hepb plan.json "$HEP_SOURCE/tests/golden/library/sizes" ||
   fail "hep.Plan"
+# Options for a job that only wants placement: 2 sites of 4 ranks, which share 8 experts.
+options() { # domain, framework
+  expect 0 '' "$HEPC" "$HEP_SOURCE/samples/laptop_training.hep" --domain "$1" -o placed.hepb
+  python3 -m hep.adapters.options placed.hepb "$2" 2>&1
+}
+[ "$(options ep megatron)" = \
+  "--num-experts 8 --moe-router-topk 2 --expert-model-parallel-size 8 --moe-token-dispatcher-type alltoall" ] ||
+  fail "options of Megatron: $(options ep megatron)"
+[ "$(options site=2,gpu=1 torchtitan)" = "--parallelism.expert_parallel_degree 4" ] ||
+  fail "options of torchtitan: $(options site=2,gpu=1 torchtitan)"
+[[ $(options site=1,gpu=2 megatron) == *"expert-parallel ranks do not follow one another"* ]] ||
+  fail "ranks that do not follow one another: $(options site=1,gpu=2 megatron)"
 HEP_LIBRARY=none.so expect 1 'ImportError: libhep cannot be loaded: none.so: .*HEP_LIBRARY' python3 -c 'import hep'
 HEP_LIBRARY=libm.so.6 expect 1 'ImportError: libm.so.6 is no libhep of this version: .*hep_abi' python3 -c 'import hep'
 # Every function of the header is bound, and none that it has not.

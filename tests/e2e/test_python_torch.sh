@@ -1,10 +1,11 @@
 # hep.torch: small models of Mixtral's and Qwen3-MoE's families on four processes over gloo, against the unchanged model
-# in one: loss, logits, gradients, norms, steps, states, bytes; misuse. Importing transformers takes most of the time.
-# builds: fast  seconds: 80
+# in one: loss, logits, gradients, norms, steps, states, bytes; misuse; other families, and what is refused; steps on
+# eight. With HEP_TORCH_LONG=1: all families that work, 20 steps. Importing transformers takes most of the time.
+# builds: fast  seconds: 95
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 python=$("$HEP_SOURCE/scripts/testing/torch_environment.sh" 2>why) || { echo "SKIP: $(cat why)"; exit 77; }
-export HEP_LIBRARY PYTHONPATH=$HEP_SOURCE/python PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+export HEP_LIBRARY PYTHONPATH=$HEP_SOURCE/python PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 HEP_LIBRARY=$(dirname "$(dirname "$HEPC")")/lib/libhep.so
 
 mkdir mixtral qwen3_moe
@@ -36,6 +37,25 @@ plan { pass = training  micro_batches = micro_batches }
 HEP
   expect 0 '' "$HEPC" "$kind.hep" "$@" -o "$kind.$name.hepb"
 }
+cat >families.hep <<'HEP'
+let sites = 2
+let micro_batches = 1
+cluster two {
+  level site { count = sites  bandwidth = 100 Mbit/s  latency = 1 ms }
+  level gpu  { count = 2  bandwidth = 800 Mbit/s  latency = 100 us }
+  device     { compute = 8 GFLOP/s  memory = 512 MB  memory_bandwidth = 2 GB/s }
+}
+model families {
+  layers = 2  hidden = 32  heads = 4  vocabulary = 96  sequence = 8  batch = 1  dtype = f32
+  moe { experts = 8  top_k = 2  inner = 40  activation = swiglu }
+}
+plan { pass = training  micro_batches = micro_batches }
+HEP
+sed 's/dtype = f32/dtype = bf16/' families.hep >bf16.hep
+expect 0 '' "$HEPC" families.hep --domain "site=1,gpu=2" -o families.hybrid.hepb
+expect 0 '' "$HEPC" families.hep --domain "site=2,gpu=1" -D sites=4 -o steps.float32.1.hepb
+expect 0 '' "$HEPC" families.hep --domain "site=2,gpu=1" -D sites=4 -D micro_batches=4 -o steps.float32.4.hepb
+expect 0 '' "$HEPC" bf16.hep --domain "site=2,gpu=1" -D sites=4 -o steps.bfloat16.1.hepb
 plan mixtral ep --domain ep
 plan mixtral eight --domain ep -D sites=4
 plan mixtral hybrid --domain "site=1,gpu=2" -D micro_batches=4
@@ -49,6 +69,7 @@ plan qwen3_moe gather --domain gather -D micro_batches=4
 plan qwen3_moe naive --domain ep --dispatch naive
 timeout 600 "$python" "$HEP_SOURCE/tests/e2e/python_torch.py" "$work" >log 2>&1 || fail "hep.torch: $(tail -60 log)"
 cat log
+expect 0 '' "$HEPC" qwen3_moe.hep --profile profile.json -o profiled.hepb
 
 # docs/pytorch.md: torchrun prints the losses of one process, and the bytes of the plan.
 sample=$HEP_SOURCE/samples/pytorch

@@ -1,6 +1,7 @@
 """The load-balancing loss over all ranks' tokens: the mean of ranks' losses is another number, with other gradients."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Optional, Union
 
 import torch
@@ -33,6 +34,13 @@ def load_balancing_loss(gate_logits: Union[torch.Tensor, tuple[torch.Tensor, ...
 
     gate_logits: of each layer, [tokens, experts]. attention_mask: [batch, sequence], 0 where tokens do not count.
     """
+    sums = _sums(gate_logits, num_experts, top_k, attention_mask)
+    return _loss(_SumOverRanks.apply(sums, group), num_experts)
+
+
+def _sums(gate_logits: Union[torch.Tensor, tuple[torch.Tensor, ...]], num_experts: int, top_k: int,
+          attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
+    """Of each expert how often it was chosen, and its probabilities; and how many rows there were."""
     layers = gate_logits if isinstance(gate_logits, (tuple, list)) else (gate_logits,)
     chosen = layers[0].new_zeros(num_experts, dtype=torch.float32)
     probability = torch.zeros_like(chosen)
@@ -45,7 +53,24 @@ def load_balancing_loss(gate_logits: Union[torch.Tensor, tuple[torch.Tensor, ...
         chosen = chosen.index_add(0, index.reshape(-1), weight.repeat_interleave(top_k))
         probability = probability + (probabilities * weight.unsqueeze(-1)).sum(0)
         rows = rows + weight.sum().cpu()
-    sums = torch.cat([chosen, probability, rows.to(chosen)])
-    total = _SumOverRanks.apply(sums, group)
+    return torch.cat([chosen, probability, rows.to(chosen)])
+
+
+def _loss(total: torch.Tensor, num_experts: int) -> torch.Tensor:
     chosen, probability, count = total.split([num_experts, num_experts, 1])
     return num_experts * torch.sum(chosen.detach() / count.detach() * probability / count.detach())
+
+
+def is_load_balancing_loss(function: Callable[..., Any]) -> bool:
+    """Whether a function of transformers computes what load_balancing_loss does, of one rank: tried out, with and without
+    a mask. Local."""
+    generator = torch.Generator().manual_seed(3)
+    logits = tuple(torch.randn(6, 5, generator=generator) for _ in range(2))
+    for mask in (None, torch.tensor([[1, 1, 0], [1, 0, 1]])):
+        try:
+            found = function(logits, 5, 2, mask)
+        except Exception:
+            return False
+        if not torch.is_tensor(found) or not torch.allclose(found, _loss(_sums(logits, 5, 2, mask), 5), rtol=1e-5):
+            return False
+    return True

@@ -69,7 +69,7 @@ class ProcessGroups:
                 if use not in planned.uses:
                     continue
                 for ranks in planned.sets:
-                    made = dist.new_group([_global_rank(group, rank) for rank in ranks], backend=backend,
+                    made = dist.new_group([global_rank(group, rank) for rank in ranks], backend=backend,
                                           timeout=timedelta(seconds=timeout_s))
                     if self.rank in ranks:
                         self._groups[planned.index, use] = made
@@ -91,8 +91,9 @@ class ProcessGroups:
         self._groups.clear()
 
 
-def _global_rank(group: Optional[dist.ProcessGroup], rank: int) -> int:
-    return rank if group is None else dist.get_global_rank(group, rank)
+def global_rank(group: Optional[dist.ProcessGroup], rank: int) -> int:
+    """A rank of the group as torch.distributed counts it."""
+    return rank if group is None else dist.getglobal_rank(group, rank)
 
 
 def _view(address: int, count: int) -> torch.Tensor:
@@ -164,7 +165,7 @@ class GroupCarrier(Carrier):
             self._all_gather(channel, own, all_, count)
 
     def _open(self, channel: int, ranks: list[int], own: int) -> None:
-        all_ranks = [_global_rank(self._parent, rank) for rank in ranks]
+        all_ranks = [global_rank(self._parent, rank) for rank in ranks]
         group = dist.new_group(all_ranks, backend="gloo", timeout=self._timeout, use_local_synchronization=True)
         ascending = sorted(all_ranks)
         self._channels[channel] = _Channel(group, [ascending.index(rank) for rank in all_ranks], own)

@@ -1,6 +1,7 @@
 """Rows to their experts and back, as functions of autograd, and the layer made of them."""
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Optional
 
@@ -117,7 +118,13 @@ def apply_experts(session: Session, shards: ExpertShards, x: torch.Tensor, index
     call = _Call(session, shards.layer, rows_in.shape[0])
     rows, row_weights, row_index, *full = _Enter.apply(call, rows_in, weights.float().contiguous(), index.contiguous(),
                                                        *shards.parameters)
+    watch = None if session._backward else session.watch  # what is computed again was seen before
+    if watch:
+        watch(shards.layer, index, None)
+    begin_s = time.perf_counter()
     results = kernel(rows, row_index, row_weights.to(weights.dtype), dict(zip(shards.names, full)))
+    if watch:
+        watch(shards.layer, index, time.perf_counter() - begin_s)
     if results.shape != rows.shape:
         raise Error(Status.BAD_ARGUMENT, "results of shape %s for rows of %s" % (list(results.shape),
                                                                                  list(rows.shape)), session.rank)

@@ -157,6 +157,7 @@ class Session:
         self._synchronises = True
         self._in_flight: list[torch.Tensor] = []
         self._returned: set[int] = set()
+        self.watch: Optional[Watch] = None  # told what forward passes do (profile)
         _watch_optimizers(self)
 
     def _communicator(self, transport: str, timeout_s: float) -> Communicator:
@@ -358,4 +359,5 @@ def _watch_optimizers(session: Session) -> None:
 
 _is_watching = False
 
+Watch = Callable[[int, torch.Tensor, Optional[float]], None]
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "dict[str, torch.Tensor]"], torch.Tensor]
