@@ -1,11 +1,14 @@
 """hep.torch in real models: four processes over gloo train what one process trains unchanged, on the same global batch.
 
-python_torch.py FOLDER: with config.json of the folders mixtral, six (experts) and qwen3_moe, and plans KIND.NAME.hepb for two sites of two
-ranks. Processes are forked after all is imported, as that takes longer than what they do.
+python_torch.py FOLDER SCRIPT ARGUMENTS...: with config.json of the folders mixtral, six (experts) and qwen3_moe, and
+plans KIND.NAME.hepb for two sites of two ranks. Then the script is run: by itself, and by torchrun with --plan plan.hepb.
+What it prints goes to the files alone and shared. Processes are forked after all is imported, as that takes longer than
+what they do; torchrun's, too, by its own agent.
 """
 import contextlib
 import os
 import re
+import runpy
 import signal
 import socket
 import sys
@@ -15,6 +18,7 @@ import traceback
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import hep
@@ -447,7 +451,36 @@ def main():
             for other in children:
                 os.kill(other, signal.SIGKILL)
             sys.exit("a process failed")
+    script(*sys.argv[2:])
     print("all good")
+
+
+# ---- a script, by itself and by torchrun ---------------------------------------------------------------------------
+
+
+def run_script(output, path, *arguments):
+    """As `python PATH ARGUMENTS` does. One process writes at a time."""
+    file = os.open(os.path.join(FOLDER, output), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, sys.stdout.fileno())
+    sys.argv = [path, *arguments]
+    runpy.run_path(path, run_name="__main__")
+    sys.stdout.flush()
+
+
+def script(path, *arguments):
+    child = os.fork()
+    if child == 0:
+        try:
+            run_script("alone", path, *arguments)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, "%s failed" % path
+    # What `torchrun --standalone --nproc-per-node 4` sets, but for how processes start.
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=RANKS, run_id="hep", rdzv_backend="c10d",
+                          rdzv_endpoint="localhost:0", max_restarts=0, start_method="fork")
+    elastic_launch(config, run_script)("shared", path, *arguments, "--plan", os.path.join(FOLDER, "plan.hepb"))
 
 
 main()
