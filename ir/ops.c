@@ -1,7 +1,6 @@
 // The op table: ops.def and operands.def as data. Owns nothing but the expansion and the look-ups.
 #include "ir/ops.h"
 
-
 #define HEP_OPERAND(name, text, contents, weight) static const char text_of_##name[] = text;
 #include "ir/operands.def"
 

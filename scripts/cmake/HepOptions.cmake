@@ -49,6 +49,11 @@ endif()
 if(HEP_SANITIZE) # device code has compute-sanitizer
   add_compile_options(
     "$<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${HEP_SANITIZE};-fno-omit-frame-pointer;-fno-sanitize-recover=all>")
+  # What UndefinedBehaviorSanitizer says of null and of sizes of objects, AddressSanitizer says too. By gcc the former takes
+  # an eighth of the time to compile; the fuzz build, by clang, has both.
+  if("${HEP_SANITIZE}" MATCHES "address.*undefined" AND CMAKE_C_COMPILER_ID STREQUAL GNU)
+    add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-fno-sanitize=null,object-size>")
+  endif()
   add_link_options(-fsanitize=${HEP_SANITIZE})
   # The tests are many programs, each of which holds the whole library.
   include(CheckLinkerFlag)

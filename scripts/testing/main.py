@@ -19,7 +19,7 @@ from builds import Preset  # noqa: E402
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PRESETS = {
     "dev": Preset("warnings are errors, AddressSanitizer, UndefinedBehaviorSanitizer",
-                  environment={"ASAN_OPTIONS": "detect_leaks=1",
+                  environment={"ASAN_OPTIONS": "detect_leaks=1:malloc_context_size=10",
                                "LSAN_OPTIONS": f"suppressions='{ROOT}/tests/unit/leaks.supp':print_suppressions=0"}),
     "fast": Preset("as users build it, for what takes long or looks at clocks; CUDA kernels by nvcc"),
     "tsan": Preset("the runtime under ThreadSanitizer", targets=["hep-run"], needs=("fast", "hepc"),

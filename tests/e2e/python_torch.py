@@ -1,12 +1,15 @@
 """hep.torch in real models: four processes over gloo train what one process trains unchanged, on the same global batch.
 
-python_torch.py FOLDER [CASE...]: with config.json of the folders mixtral, six (experts) and qwen3_moe, and plans KIND.NAME.hepb for two sites of two
-ranks. Processes are forked after all is imported, as that takes longer than what they do.
+python_torch.py FOLDER SCRIPT ARGUMENTS...: with config.json of the folders mixtral, six (experts) and qwen3_moe, and
+plans KIND.NAME.hepb for two sites of two ranks. Then the script is run: by itself, and by torchrun with --plan plan.hepb.
+What it prints goes to the files alone and shared. Processes are forked after all is imported, as that takes longer than
+what they do; torchrun's, too, by its own agent. HEP_TORCH_CASES: names of cases, separated by commas; all.
 """
 import contextlib
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import sys
@@ -17,6 +20,7 @@ import traceback
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import hep
@@ -29,6 +33,7 @@ RANKS, SEQUENCES, TOKENS, VOCABULARY = 4, 2, 12, 96
 TOLERANCE = 1e-5  # of the largest value: sums of f32 in another order
 FOLDER = sys.argv[1]
 IS_LONG = bool(os.environ.get("HEP_TORCH_LONG"))  # all families, 20 steps
+CASES = [name for name in os.environ.get("HEP_TORCH_CASES", "").split(",") if name]
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     PORT = free.getsockname()[1]
@@ -600,7 +605,7 @@ def do_all(rank, references, of_families):
             ("a layer left out", lambda: misuse_skips(rank)), ("layers swapped", lambda: misuse_swaps(rank)),
             ("gradients kept back", lambda: misuse_no_sync(rank)), ("a second thread", lambda: misuse_threads(rank)), ("a rank that does not come", lambda: misuse_absent(rank))]
     for name, function in work:
-        if len(sys.argv) > 2 and name not in sys.argv[2:]:
+        if CASES and name not in CASES:
             continue
         begin = time.monotonic()
         function()
@@ -617,7 +622,36 @@ def main():
     of_steps.append(python_steps.Reference(1, 1, torch.bfloat16))
     run_all(RANKS, lambda rank: do_all(rank, references, of_families))
     run_all(python_steps.RANKS, lambda rank: steps(rank, of_steps))
+    script(*sys.argv[2:])
     print("all good")
+
+
+# ---- a script, by itself and by torchrun ---------------------------------------------------------------------------
+
+
+def run_script(output, path, *arguments):
+    """As `python PATH ARGUMENTS` does. One process writes at a time."""
+    file = os.open(os.path.join(FOLDER, output), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, sys.stdout.fileno())
+    sys.argv = [path, *arguments]
+    runpy.run_path(path, run_name="__main__")
+    sys.stdout.flush()
+
+
+def script(path, *arguments):
+    child = os.fork()
+    if child == 0:
+        try:
+            run_script("alone", path, *arguments)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, "%s failed" % path
+    # What `torchrun --standalone --nproc-per-node 4` sets, but for how processes start.
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=RANKS, run_id="hep", rdzv_backend="c10d",
+                          rdzv_endpoint="localhost:0", max_restarts=0, start_method="fork")
+    elastic_launch(config, run_script)("shared", path, *arguments, "--plan", os.path.join(FOLDER, "plan.hepb"))
 
 
 main()

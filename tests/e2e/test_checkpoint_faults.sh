@@ -53,8 +53,8 @@ train before -n 1 --resume hurt/step-000009 outer.hepb
 [ "$(losses before)" = "$(losses whole | sed -n 10p)" ] || fail "the checkpoint before continues differently"
 
 # Killed at any instant: what is there is complete, and resumes as if nothing had happened.
-train reference -n 602 ep.hepb
-for _ in 1 2 3 4 5; do
+firsts=() last=0
+for round in 0 1 2 3 4; do
   rm -rf killed
   "$HEP_RUN" --learning-rate 0.01 -n 600 --checkpoint killed --every 1 ep.hepb >out 2>err &
   victim=$!
@@ -62,10 +62,16 @@ for _ in 1 2 3 4 5; do
   sleep "0.$((RANDOM % 4))$((RANDOM % 10))"
   kill -KILL $victim 2>/dev/null # on a fast machine it may be through
   wait $victim 2>/dev/null
-  train survivor -n 2 --resume killed --checkpoint killed ep.hepb || break
-  at=$(python3 -c 'import json; print(json.load(open("survivor.json"))["first_iteration"])')
-  [ "$(losses survivor)" = "$(losses reference | sed -n "$at,$((at + 1))p")" ] || fail "killed: continues differently at $at"
+  train survivor$round -n 2 --resume killed --checkpoint killed ep.hepb || break
+  at=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["first_iteration"])' survivor$round.json)
+  firsts+=("$at")
+  last=$((at > last ? at : last))
   [ -z "$(find killed -name '*.tmp')" ] || fail "killed: leftovers $(echo killed/*)"
+done
+train reference -n $((last + 1)) ep.hepb
+for round in "${!firsts[@]}"; do
+  at=${firsts[round]}
+  [ "$(losses "survivor$round")" = "$(losses reference | sed -n "$at,$((at + 1))p")" ] || fail "killed: continues differently at $at"
 done
 
 # A directory is one run's.

@@ -1,6 +1,6 @@
 # What the documentation says that programs print, take and are made of: messages, options, dumps, exit codes, keys,
 # fields of JSON, and files. Both ways where a list is meant to be whole.
-# builds: dev  seconds: 5
+# builds: fast  seconds: 5
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 "$HEPC" --help >hepc.help && "$HEP_RUN" --help >hep-run.help && "$HEPC" --help-language >language.help || fail "no help"

@@ -1,5 +1,5 @@
 # The figures of HybridEP (arXiv 2510.19470) as a user gets them: hepc --dump=json.
-# builds: dev
+# builds: fast
 . "$(dirname "$0")/lib.sh"
 cd "$HEP_SOURCE/samples" || exit 1
 cat >"$work/check.py" <<'PYTHON'

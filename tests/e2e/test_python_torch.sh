@@ -1,7 +1,7 @@
 # hep.torch: small models of Mixtral's and Qwen3-MoE's families on four processes over gloo, against the unchanged model
 # in one: loss, logits, gradients, norms, steps, states, bytes; misuse; other families, and what is refused; steps on
 # eight. With HEP_TORCH_LONG=1: all families that work, 20 steps. Importing transformers takes most of the time.
-# builds: fast  seconds: 95
+# builds: fast  seconds: 60
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 python=$("$HEP_SOURCE/scripts/testing/torch_environment.sh" 2>why) || { echo "SKIP: $(cat why)"; exit 77; }
@@ -67,18 +67,23 @@ plan qwen3_moe ep --domain ep -D micro_batches=4
 plan qwen3_moe outside --domain "site=2,gpu=1"
 plan qwen3_moe gather --domain gather -D micro_batches=4
 plan qwen3_moe naive --domain ep --dispatch naive
-timeout 600 "$python" "$HEP_SOURCE/tests/e2e/python_torch.py" "$work" >log 2>&1 || fail "hep.torch: $(tail -60 log)"
-cat log
-expect 0 '' "$HEPC" qwen3_moe.hep --profile profile.json -o profiled.hepb
-
 # docs/pytorch.md: torchrun prints the losses of one process, and the bytes of the plan.
 sample=$HEP_SOURCE/samples/pytorch
 expect 0 '' "$HEPC" "$sample/two_sites.hep" -o plan.hepb
 train=("$sample/train.py" --data "$HEP_SOURCE/README.md" --steps 3 --sequence 16 --batch 1)
-expect 0 '' "$python" "${train[@]}" && grep '^step' out >alone
-expect 0 '' "$python" -m torch.distributed.run --standalone --nproc-per-node 4 "${train[@]}" --plan plan.hepb
-grep '^step' out | paste alone - | awk '{ off = $4 - $10; bad += off > 3e-5 || off < -3e-5 } END { exit bad > 0 }' ||
-  fail "losses differ: $(grep '^step' out | paste alone -)"
-[ "$(wc -l <alone)" = 3 ] || fail "no three steps: $(cat alone)"
-grep -q '^site  sent per step: rows 0.00 MB (plan 0.00), experts 3.15 MB (plan 3.15)$' out || fail "bytes: $(cat out)"
+timeout 600 "$python" "$HEP_SOURCE/tests/e2e/python_torch.py" "$work" "${train[@]}" >log 2>&1 ||
+  fail "hep.torch: $(tail -60 log)"
+cat log
+expect 0 '' "$HEPC" qwen3_moe.hep --profile profile.json -o profiled.hepb
+for run in alone shared; do
+  grep '^step' "$run" >"$run.steps"
+  [ "$(wc -l <"$run.steps")" = 3 ] || fail "no three steps: $(cat "$run")"
+done
+paste alone.steps shared.steps | awk '{ off = $4 - $10; bad += off > 3e-5 || off < -3e-5 } END { exit bad > 0 }' ||
+  fail "losses differ: $(paste alone.steps shared.steps)"
+grep -q '^site  sent per step: rows 0.00 MB (plan 0.00), experts 3.15 MB (plan 3.15)$' shared ||
+  fail "bytes: $(cat shared)"
+sed -n 's/.* experts \(.*\) MB (plan \(.*\))$/\1 \2/p' shared | awk '{ bad += $1 != $2 } END { exit bad > 0 || NR != 2 }' ||
+  fail "bytes of experts at both levels: $(cat shared)"
+grep -q 'sent per step' alone && fail "one process sends nothing: $(cat alone)"
 finish

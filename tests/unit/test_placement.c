@@ -1,12 +1,13 @@
 // The placement of heterogeneous workers: against brute force over all assignments, its bound against what a longer
 // search finds, its gap on three families of networks, and the cost of heterogeneous links against sums by hand.
-// builds: dev  seconds: 6
+// builds: dev fast  seconds: 5
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "compiler/placement/place.h"
+#include "effort.h"
 #include "ir/base/sort.h"
 #include "specs.h"
 
@@ -215,7 +216,7 @@ Test(placement, equals_brute_force_over_all_assignments)
     srand(11);
     int moved = 0, exact = 0;
     double excess = 0;
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < INSTANCES(200); i++) {
         Arena *arena = arena_create();
         Spec spec = random_network(i % 10 == 0 ? 8 : i % 2 ? 6 : 4, arena);
         if (i % 4 < 2) { // left to choose, gathering from all or from none is often best, and placing no matter
@@ -244,9 +245,9 @@ Test(placement, equals_brute_force_over_all_assignments)
             moved += placed->spec->cluster.ports[x].worker != x;
         arena_destroy(arena);
     }
-    cr_assert_gt(exact, 50);
-    cr_assert_lt(excess / 200, 0.01, "%g", excess / 200);
-    cr_assert_gt(moved, 200, "placing matters in these instances");
+    cr_assert_gt(exact, INSTANCES(50));
+    cr_assert_lt(excess / INSTANCES(200), 0.01, "%g", excess / INSTANCES(200));
+    cr_assert_gt(moved, INSTANCES(200), "placing matters in these instances");
 }
 
 // ---- families --------------------------------------------------------------------------------
@@ -288,7 +289,7 @@ static void check_bound(const Workload *work, const Candidate *candidates, size_
 Test(placement, gaps_are_small_and_bounds_hold, .timeout = 200)
 {
     static const uint32_t counts[] = {12, 16, 24, 32};
-    enum { EACH = 3 };
+    enum { EACH = INSTANCES(3) };
     srand(5);
     for (int family = 0; family < FAMILY_COUNT; family++) {
         double gaps[COUNT_OF(counts) * EACH];

@@ -1,7 +1,7 @@
 // The simulator's classes, flows and events against a simulation without any of these: every rank by itself, every
 // flow between two ranks by itself, time in small steps. Clusters are random: ports and links alike or not, two
 // passes, forced and free domains.
-// builds: dev  seconds: 5
+// builds: dev fast  seconds: 5
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "compiler/compile.h"
+#include "effort.h"
 #include "ir/simulate/simulate.h"
 
 enum { STEPS_OF_TIME = 40000, PATH_MAX_PORTS = 2 * LEVELS_MAX + 1 };
@@ -399,11 +400,11 @@ static void compare(int kind, int instances)
 Test(simulate_ranks, equal_links)
 {
     srand(11);
-    compare(0, 20);
+    compare(0, INSTANCES(20));
 }
 
 Test(simulate_ranks, unlike_ports_and_links)
 {
     srand(12);
-    compare(1, 60);
+    compare(1, INSTANCES(60));
 }
