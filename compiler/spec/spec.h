@@ -97,7 +97,9 @@ typedef struct {
     GradientReturn gradient;
     uint32_t whole_levels;  // innermost levels inside which experts and gradients travel as they are
     double gradient_ratio;  // 1 where packets have none
-    double capacity;        // 0: nothing is dropped
+    TokenFormat tokens_all;         // what `tokens` says of all ways
+    TokenFormat tokens[TOKEN_WAYS]; // in what rows travel; of a forward pass none of gradients
+    double capacity;                // 0: nothing is dropped
     OnceDense once_dense;   // as requested
     bool regather_dense;    // what is planned with: of ONCE_DENSE_AUTO one after the other,
     uint32_t dense_levels;  // with so many outermost levels whose gathered shares are kept all the same

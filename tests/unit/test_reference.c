@@ -289,7 +289,7 @@ static void check_plan(ModelDims dims, uint32_t first_moe, uint64_t capacity, bo
 {
     Plan *plan = make_plan(dims, first_moe);
     HostRun run = host_run(plan, 42, capacity);
-    double tolerance = tolerance_hidden(plan), may_exceed = tolerance_choice(plan), loss_error, excess;
+    double tolerance = tolerance_hidden(plan, 0), may_exceed = tolerance_choice(plan, 0), loss_error, excess;
     double error = compare(&run, run.decisions, &loss_error, &excess);
     if (getenv("HEP_TEST_VERBOSE"))
         cr_log_warn("%s, %u layers: error %.3g, loss %.3g, tolerance %.3g, choices %.3g", dtype_name(dims.dtype),
