@@ -5,7 +5,7 @@
 namespace
 {
 
-constexpr unsigned ROW_WARPS = 4, ROW_THREADS = ROW_WARPS * WARP;
+constexpr unsigned ROW_WARPS = 4, ROW_THREADS = ROW_WARPS * WARP, WHOLE_THREADS = WARP;
 constexpr int EACH = 4;                           // elements of a thread
 constexpr unsigned SHORT_THREADS = TOKEN_SHORT_BLOCK / EACH; // that hold a block of 32
 static_assert(WARP * EACH == TOKEN_BLOCK, "a warp holds a block");
@@ -72,7 +72,7 @@ template <TokenFormat F> __device__ __forceinline__ float largest_magnitude(cons
 #pragma unroll
     for (int i = 0; i < EACH; i++)
         largest = max(largest, __float_as_uint(x[i]) & 0x7FFFFFFFu);
-    for (unsigned distance = (F == TOKENS_INT4 ? SHORT_THREADS : WARP) / 2; distance > 0; distance /= 2)
+    for (unsigned distance = (F == TOKENS_INT4 ? SHORT_THREADS : WHOLE_THREADS) / 2; distance > 0; distance /= 2)
         largest = max(largest, __shfl_xor_sync(WHOLE_WARP, largest, distance));
     return __uint_as_float(largest);
 }
