@@ -104,7 +104,6 @@ typedef struct {
     GradientReturn gradient; // the same for gradients of migrated experts
     double gradient_ratio;
     uint32_t whole_levels;   // innermost levels where both travel as they are, whatever codecs say
-    TokenFormat tokens[TOKEN_WAYS]; // in what rows travel
     double capacity;         // rows per expert and source over the balanced load; 0: nothing is dropped
     uint32_t replica_levels; // outermost levels whose experts are gathered from the start; 0 in training
     uint32_t replica_slots;  // gathered layers alive at once, where replicas are dropped after use; 0: no limit
@@ -114,6 +113,8 @@ typedef struct {
     uint32_t micro_batches; // of an iteration; weights are updated once. `steps` say when each runs
     uint32_t lap;           // of these, so many pass a layer before the next one; 0: all (unroll.h)
     bool recompute;         // training: a layer's activations are dropped after the forward pass, computed again
+    // In what rows travel.
+    TokenFormat tokens[TOKEN_WAYS];
     const char *solver;
     SolveStatus status;
     double gap;                // relative; 0 when proven

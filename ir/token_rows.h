@@ -9,7 +9,6 @@
 #include "ir/names.h"
 #include "ir/ops.h"
 
-
 enum {
     TOKEN_BLOCK = 128,      // elements with a scale of their own, where an element takes 8 bits
     TOKEN_SHORT_BLOCK = 32, // where it takes 4

@@ -35,10 +35,9 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
     int32_t sent = lowering_encode_rows(l, k, WAY_COMBINE, name, lowering_arrived_end(from + 1, results));
     snprintf(name, sizeof(name), "returned.%s", level_name);
     int32_t returned = lowering_add_rows(l, k, WAY_COMBINE, name, from->send_capacity);
-    StepBuffers combine = {.combine = {.results = sent,
-                                       .next_counts = from->next_counts,
-                                       .send_counts = from->send_counts,
-                                       .returned = returned}};
+    StepBuffers combine = {
+        .combine = {
+            .results = sent, .next_counts = from->next_counts, .send_counts = from->send_counts, .returned = returned}};
     builder_add_step(l->builder,
                      (StepSpec){.op = OP_COMBINE,
                                 .layer = (int32_t)k,

@@ -82,16 +82,16 @@ static int32_t scatter_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, i
                                              .next_rows = dresults,
                                              .next_records = NONE,
                                              .next_counts = counts}};
-        builder_add_step(l->builder,
-                         (StepSpec){.op = OP_DISPATCH,
-                                    .layer = (int32_t)k,
-                                    .level = from->level,
-                                    .group = from->group,
-                                    .cost_s = l->cost.dispatch_backward_s[level],
-                                    .bytes = l->cost.payload_bytes[WAY_COMBINE_GRADIENT][level] +
-                                             l->cost.counts_bytes[level],
-                                    .busiest = l->cost.busiest[level]},
-                         dispatch);
+        builder_add_step(
+            l->builder,
+            (StepSpec){.op = OP_DISPATCH,
+                       .layer = (int32_t)k,
+                       .level = from->level,
+                       .group = from->group,
+                       .cost_s = l->cost.dispatch_backward_s[level],
+                       .bytes = l->cost.payload_bytes[WAY_COMBINE_GRADIENT][level] + l->cost.counts_bytes[level],
+                       .busiest = l->cost.busiest[level]},
+            dispatch);
         before = dresults;
     }
     return before;
@@ -111,7 +111,8 @@ static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *lay
         const char *level_name = l->spec->cluster.levels[level].name;
         char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof(name), "packed_drows.%s", level_name);
-        int32_t sent = lowering_encode_rows(l, k, WAY_DISPATCH_GRADIENT, name, lowering_arrived_end(from + 1, last.rows));
+        int32_t sent =
+            lowering_encode_rows(l, k, WAY_DISPATCH_GRADIENT, name, lowering_arrived_end(from + 1, last.rows));
         snprintf(name, sizeof(name), "returned_drows.%s", level_name);
         int32_t returned = lowering_add_rows(l, k, WAY_DISPATCH_GRADIENT, name, from->send_capacity);
         snprintf(name, sizeof(name), "returned_drecords.%s", level_name);
@@ -122,16 +123,16 @@ static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *lay
                                                     .send_counts = from->send_counts,
                                                     .returned = returned,
                                                     .returned_records = returned_records}};
-        builder_add_step(l->builder,
-                         (StepSpec){.op = OP_COMBINE_BACKWARD,
-                                    .layer = (int32_t)k,
-                                    .level = from->level,
-                                    .group = from->group,
-                                    .cost_s = l->cost.combine_backward_s[level],
-                                    .bytes = l->cost.payload_bytes[WAY_DISPATCH_GRADIENT][level] +
-                                             l->cost.weights_bytes[level],
-                                    .busiest = l->cost.busiest[level]},
-                         combine);
+        builder_add_step(
+            l->builder,
+            (StepSpec){.op = OP_COMBINE_BACKWARD,
+                       .layer = (int32_t)k,
+                       .level = from->level,
+                       .group = from->group,
+                       .cost_s = l->cost.combine_backward_s[level],
+                       .bytes = l->cost.payload_bytes[WAY_DISPATCH_GRADIENT][level] + l->cost.weights_bytes[level],
+                       .busiest = l->cost.busiest[level]},
+            combine);
         snprintf(name, sizeof(name), "unpacked_drows.%s", level_name);
         returned = lowering_decode_rows(l, k, WAY_DISPATCH_GRADIENT, name, lowering_returned_end(from, returned));
         RowGradients summed;

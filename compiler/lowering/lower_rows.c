@@ -74,10 +74,9 @@ int32_t lowering_decode_rows(Lowering *l, uint32_t layer, TokenWay way, const ch
     if (l->spec->plan.tokens[way] == TOKENS_FULL)
         return from.rows;
     int32_t rows = lowering_add_temporary(l, layer, name, model->dtype, from.capacity, model->hidden);
-    StepBuffers decode = {.decode_rows = {.packed_rows = from.rows,
-                                          .counts = from.counts,
-                                          .send_counts = from.send_counts,
-                                          .rows = rows}};
+    StepBuffers decode = {
+        .decode_rows = {
+            .packed_rows = from.rows, .counts = from.counts, .send_counts = from.send_counts, .rows = rows}};
     lowering_add_local(l, OP_DECODE_ROWS, (int32_t)layer, l->cost.decode_s[way][from.level], decode);
     return rows;
 }

@@ -100,9 +100,8 @@ double cost_levels_s(const double of_level[LEVELS_MAX])
 double cost_port_s(const LayerCost *cost, uint32_t level)
 {
     return cost->port_exchange_s[WAY_DISPATCH][level] + cost->port_exchange_s[WAY_COMBINE][level] +
-           cost->port_gather_s[level] +
-           cost->port_again_s[level] + cost->port_reduce_s[level] + cost->dense.port_s[level] +
-           cost->dense_again.port_s[level] + cost->dense_return.port_s[level];
+           cost->port_gather_s[level] + cost->port_again_s[level] + cost->port_reduce_s[level] +
+           cost->dense.port_s[level] + cost->dense_again.port_s[level] + cost->dense_return.port_s[level];
 }
 
 double cost_expected_copies(const Workload *work, const LayerWork *layer, Dispatch dispatch, const Config *config,
@@ -227,8 +226,8 @@ static void cost_exchange_times(const Spec *spec, uint32_t level, double busiest
 {
     // Counts go ahead of what is dispatched.
     double startups = spec->model.abstract || spec->plan.exchange == EXCHANGE_PADDED ? 1 : 2;
-    const double beside[TOKEN_WAYS] = {[WAY_DISPATCH] = cost->routing_bytes[level],
-                                       [WAY_DISPATCH_GRADIENT] = cost->routing_bytes[level]};
+    const double beside[TOKEN_WAYS] = {
+        [WAY_DISPATCH] = cost->routing_bytes[level], [WAY_DISPATCH_GRADIENT] = cost->routing_bytes[level]};
     double *const times[TOKEN_WAYS] = {[WAY_DISPATCH] = cost->dispatch_s,
                                        [WAY_COMBINE] = cost->combine_s,
                                        [WAY_DISPATCH_GRADIENT] = cost->combine_backward_s,
@@ -236,8 +235,8 @@ static void cost_exchange_times(const Spec *spec, uint32_t level, double busiest
     for (uint32_t way = 0; way < TOKEN_WAYS; way++) {
         // The group waits for its busiest member.
         double bytes = busiest * (cost->payload_bytes[way][level] + beside[way]);
-        times[way][level] = startups_s(spec, GROUP_EXCHANGE, level, bytes, peers,
-                                       way_goes_out((TokenWay)way) ? startups : 1);
+        times[way][level] =
+            startups_s(spec, GROUP_EXCHANGE, level, bytes, peers, way_goes_out((TokenWay)way) ? startups : 1);
         add_port_bytes(spec, level, bytes, cost->port_exchange_s[way]);
     }
     cost->busiest[level] = busiest;
@@ -398,10 +397,10 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
     double own_s = backward ? layer->pre_expert_backward_s : layer->pre_expert_s, sums_s = 0, once_s = 0;
     double dense_s = backward ? layer->dense_backward_s : layer->dense_s;
     double expert_s = backward ? cost->expert_backward_s : cost->expert_s;
-    *pass = (PassCost){
-        .before_s = route_s + cost_levels_s(out_s) + packing_s(cost, out_way) + again * again_s(layer, cost),
-        .compute_s = expert_s,
-        .after_s = cost_levels_s(back_s) + packing_s(cost, back_way) + dense_s};
+    *pass =
+        (PassCost){.before_s = route_s + cost_levels_s(out_s) + packing_s(cost, out_way) + again * again_s(layer, cost),
+                   .compute_s = expert_s,
+                   .after_s = cost_levels_s(back_s) + packing_s(cost, back_way) + dense_s};
     *(backward ? &pass->after_s : &pass->before_s) += own_s;
     if (backward) {
         pass->compute_s += cost->expert_sums_s;

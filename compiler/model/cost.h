@@ -32,7 +32,7 @@ typedef struct {
     double gather_s[LEVELS_MAX], reduce_s[LEVELS_MAX];
     double route_s[LEVELS_MAX]; // moving rows in and out of send buffers
     double expert_s, expert_backward_s;
-    double send_rows[LEVELS_MAX];                                // expected rows a GPU sends to others, one way
+    double send_rows[LEVELS_MAX]; // expected rows a GPU sends to others, one way
     // Rows of one exchange, as large as they travel, and of that what is expected to be no row.
     double payload_bytes[TOKEN_WAYS][LEVELS_MAX], padding_bytes[TOKEN_WAYS][LEVELS_MAX];
     double routing_bytes[LEVELS_MAX]; // of one dispatch, besides
@@ -45,8 +45,8 @@ typedef struct {
     // Busy time of the port of level j by everything that passes it, summed over the levels.
     double port_exchange_s[TOKEN_WAYS][LEVELS_MAX], port_gather_s[LEVELS_MAX], port_reduce_s[LEVELS_MAX];
     double port_latency_s[LEVELS_MAX]; // of what passes the port of level j last before experts are computed
-    double expert_sums_s;  // several micro-batches: adding up gradients of held experts, of one of them
-    double expert_round_s; // and what is done once: clearing, and rounding the sum
+    double expert_sums_s;              // several micro-batches: adding up gradients of held experts, of one of them
+    double expert_round_s;             // and what is done once: clearing, and rounding the sum
     // Gathered again, with encoding and decoding; over the outer levels apart.
     double again_s, again_outer_s, port_again_s[LEVELS_MAX], again_bytes[LEVELS_MAX];
     double codec_s;                // encode + decode

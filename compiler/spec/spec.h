@@ -97,9 +97,7 @@ typedef struct {
     GradientReturn gradient;
     uint32_t whole_levels;  // innermost levels inside which experts and gradients travel as they are
     double gradient_ratio;  // 1 where packets have none
-    TokenFormat tokens_all;         // what `tokens` says of all ways
-    TokenFormat tokens[TOKEN_WAYS]; // in what rows travel; of a forward pass none of gradients
-    double capacity;                // 0: nothing is dropped
+    double capacity;        // 0: nothing is dropped
     OnceDense once_dense;   // as requested
     bool regather_dense;    // what is planned with: of ONCE_DENSE_AUTO one after the other,
     uint32_t dense_levels;  // with so many outermost levels whose gathered shares are kept all the same
@@ -108,6 +106,8 @@ typedef struct {
     uint32_t lap;           // what is planned with; 0: all micro-batches
     Recompute recompute;    // as requested
     bool recomputes;        // what is planned with: of RECOMPUTE_AUTO one after the other
+    // In what rows travel: what `tokens` says of all ways, and what that comes to; of a forward pass gradients in none.
+    TokenFormat tokens_all, tokens[TOKEN_WAYS];
     Span span, domain_span, codec_span, capacity_span;
 } SpecPlan;
 

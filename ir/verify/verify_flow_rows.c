@@ -106,11 +106,9 @@ void flow_route(Flow *flow)
     flow_take(flow, OPERAND_rows, travelling(flow, WAY_DISPATCH, value_staged(HOLDS_ROWS, k, levels)));
     flow_take(flow, OPERAND_records, value_staged(HOLDS_RECORDS, k, levels));
     take_stage_counts(flow, levels, k);
-    flow_give(flow, OPERAND_next_rows,
-              travelling(flow, WAY_DISPATCH, value_split(HOLDS_OWN_ROWS, k, levels, step)));
+    flow_give(flow, OPERAND_next_rows, travelling(flow, WAY_DISPATCH, value_split(HOLDS_OWN_ROWS, k, levels, step)));
     flow_give(flow, OPERAND_next_records, value_split(HOLDS_OWN_RECORDS, k, levels, step));
-    flow_give(flow, OPERAND_send_rows,
-              travelling(flow, WAY_DISPATCH, value_split(HOLDS_SENT_ROWS, k, levels, step)));
+    flow_give(flow, OPERAND_send_rows, travelling(flow, WAY_DISPATCH, value_split(HOLDS_SENT_ROWS, k, levels, step)));
     flow_give(flow, OPERAND_send_records, value_split(HOLDS_SENT_RECORDS, k, levels, step));
     flow_give(flow, OPERAND_send_counts, value_split(HOLDS_SEND_COUNTS, k, levels, step));
     flow_give(flow, OPERAND_origin, value_split(HOLDS_ORIGIN, k, levels, step));

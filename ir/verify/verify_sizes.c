@@ -308,8 +308,7 @@ static void verify_packed_rows(Verifier *verifier, uint32_t index, const Shape *
 {
     const Step *step = &verifier->plan->steps[index];
     bool first = step->op == OP_ENCODE_ROWS && step_operand(verifier->plan, step, OPERAND_counts) == NONE;
-    expect_rows(verifier, index, OPERAND_rows,
-                first ? shape->tokens : rows_of(verifier, index, OPERAND_packed_rows));
+    expect_rows(verifier, index, OPERAND_rows, first ? shape->tokens : rows_of(verifier, index, OPERAND_packed_rows));
     expect_rows(verifier, index, OPERAND_packed_rows, rows_of(verifier, index, OPERAND_rows));
 }
 
@@ -453,9 +452,11 @@ void verify_claims(Verifier *verifier)
     if (plan->exchange == EXCHANGE_PADDED && (plan->model.abstract || plan->capacity <= 0))
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "exchanges are padded, yet %s",
                     plan->model.abstract ? "the model is abstract" : "there is no capacity");
-    bool gradients = plan->tokens[WAY_DISPATCH_GRADIENT] != TOKENS_FULL || plan->tokens[WAY_COMBINE_GRADIENT] != TOKENS_FULL;
+    bool gradients =
+        plan->tokens[WAY_DISPATCH_GRADIENT] != TOKENS_FULL || plan->tokens[WAY_COMBINE_GRADIENT] != TOKENS_FULL;
     if ((plan->model.abstract && plan_packs_rows(plan)) || (plan->pass == PASS_FORWARD && gradients))
-        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "rows are packed%s, yet %s", gradients ? ", of gradients, too" : "",
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "rows are packed%s, yet %s",
+                    gradients ? ", of gradients, too" : "",
                     plan->model.abstract ? "the model is abstract" : "a forward pass has no gradients");
     for (uint32_t c = 0; c < plan->choice_count; c++)
         if (plan->choices[c].regather && (plan->pass == PASS_FORWARD || makes_packets_again(plan, &plan->choices[c])))

@@ -45,8 +45,7 @@ static const char *describe_value(const Flow *flow, Value value, char out[160])
 
 static bool value_equal(Value a, Value b)
 {
-    return a.holds == b.holds && a.layer == b.layer && a.levels == b.levels && a.from == b.from &&
-           a.packed == b.packed;
+    return a.holds == b.holds && a.layer == b.layer && a.levels == b.levels && a.from == b.from && a.packed == b.packed;
 }
 
 void flow_take(const Flow *flow, Operand operand, Value expected)

@@ -79,7 +79,8 @@ void host_route_counts(const RouteTable *table, uint64_t row_count, Tensor recor
 void host_unroute(const RouteTable *table, uint64_t row_count, uint32_t fanout, Tensor results, Tensor returned,
                   Tensor send_counts, Tensor origin, Tensor rows, Tensor work);
 
-// The first `count` rows, [..][hidden], in a format that is not full, as packed rows, u8 [..][token_row_bytes]; and back.
+// The first `count` rows, [..][hidden], in a format that is not full, as packed rows, u8 [..][token_row_bytes]; and
+// back.
 void host_encode_rows(TokenFormat format, uint64_t count, Tensor rows, Tensor packed);
 void host_decode_rows(TokenFormat format, uint64_t count, Tensor packed, Tensor rows);
 

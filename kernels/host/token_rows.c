@@ -6,9 +6,9 @@
 
 enum { INT8_STEPS = 127, INT4_STEPS = 7 }; // a scale is the largest magnitude over so many
 
-#define FP8_MOST       448.0f // 1.75 x 2^8
-#define FP8_LEAST      0x1p-6f // of those with a full fraction
-#define SCALE_LEAST    0x1p-126f // below it, 1 over a scale may be none: everything is 0
+#define FP8_MOST    448.0f    // 1.75 x 2^8
+#define FP8_LEAST   0x1p-6f   // of those with a full fraction
+#define SCALE_LEAST 0x1p-126f // below it, 1 over a scale may be none: everything is 0
 
 BODY uint32_t float_bits(float value)
 {

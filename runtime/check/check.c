@@ -17,7 +17,8 @@ uint64_t check_bytes(const Plan *plan)
     inner = shared > inner ? shared : inner;
     inner = dims->ffn_inner > inner ? dims->ffn_inner : inner;
     uint64_t widest = inner > dims->vocabulary ? inner : dims->vocabulary;
-    return model_tokens(dims) * (dims->hidden * ((plan_packs_rows(plan) ? 7 : 6) * sizeof(double) + sizeof(float)) + 2 * inner * sizeof(double)) +
+    return model_tokens(dims) * (dims->hidden * ((plan_packs_rows(plan) ? 7 : 6) * sizeof(double) + sizeof(float)) +
+                                 2 * inner * sizeof(double)) +
            3 * widest * dims->hidden * 2 * sizeof(double) +
            (codec_info(plan->codec)->has_mean ? model_expert_elements(dims) * dtype_bytes(dims->dtype) : 0);
 }

@@ -29,8 +29,8 @@ uint64_t check_bytes(const Plan *plan);
 // the plan leaves nothing to compare.
 bool check_rank(const Reference *reference, const Plan *plan, uint64_t rank, const EngineResult *result,
                 CheckPart *part, Fault *fault) MUST_CHECK;
-// `all`: maxima of errors and of `packed`, and sums of the rest, over all ranks. `learned`: tokens take the experts with the largest
-// logits; else the choice of experts is not judged.
+// `all`: maxima of errors and of `packed`, and sums of the rest, over all ranks. `learned`: tokens take the experts
+// with the largest logits; else the choice of experts is not judged.
 CheckVerdict check_conclude(const Plan *plan, const CheckPart *all, bool learned);
 
 #endif

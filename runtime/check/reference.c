@@ -363,8 +363,8 @@ static uint64_t largest_tensor(const ModelDims *dims)
 
 static void run_end(Run *run)
 {
-    void *owned[] = {run->norm,   run->out,      run->q,      run->k,      run->v,       run->context,
-                     run->act,    run->gate,     run->scores, run->chosen, run->weights, run->weights_of_records,
+    void *owned[] = {run->norm,   run->out,       run->q,      run->k,      run->v,       run->context,
+                     run->act,    run->gate,      run->scores, run->chosen, run->weights, run->weights_of_records,
                      run->stored, run->mean.data, run->before};
     for (size_t i = 0; i < COUNT_OF(owned); i++)
         free(owned[i]);
@@ -457,7 +457,8 @@ bool reference_run(const Reference *reference, const ReferenceInput *input, doub
             dense_layer(&run, layer);
         }
     }
-    *result = (ReferenceResult){.loss = mean_loss(&run, input->tokens), .choice_excess = run.choice_excess, .packed = run.packed};
+    *result = (ReferenceResult){
+        .loss = mean_loss(&run, input->tokens), .choice_excess = run.choice_excess, .packed = run.packed};
     run_end(&run);
     return !is_stopped(&run) || fault_set(fault, FAULT_RUN, "the comparison with the reference was ended");
 }

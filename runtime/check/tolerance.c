@@ -82,16 +82,15 @@ double tolerance_choice(const Plan *plan, double packed)
     return 2 * tolerance_hidden(plan, packed);
 }
 
-// 12. A packed element is off by at most half a step, evenly: by steps / sqrt(12). Scales are rounded (2^-9), which moves
+// 12. A packed element is off by at most half a step, evenly: by steps / sqrt(12). Scales are rounded (2^-9), which
+// moves
 //     steps and no value by more. fp8 has 8 steps between powers of 2: half of one is at most 2^-4 of the element, so
 //     its mean square is below 2^-8 / 3 of the element's. The others have one step for all, the block's largest
 //     magnitude over so many; of n normal values the square of the largest is 2 ln(2 n) times their mean square, about.
 static double packed_variance(TokenFormat format)
 {
     double steps = format == TOKENS_INT8 ? 127 : 7, largest = 2 * log(2.0 * token_block(format));
-    return format == TOKENS_FULL  ? 0
-           : format == TOKENS_FP8 ? 0x1p-8 / 3
-                                  : largest / (12 * steps * steps);
+    return format == TOKENS_FULL ? 0 : format == TOKENS_FP8 ? 0x1p-8 / 3 : largest / (12 * steps * steps);
 }
 
 // Rows are packed once on their way out, so that what experts make of them has an error of about the same relative
@@ -102,9 +101,9 @@ double tolerance_packed(const Plan *plan, const Choice *choice)
     uint32_t levels = 0;
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         levels += plan->cluster.levels[l].count > choice->domain[l];
-    return levels == 0 ? 0
-                       : packed_variance(plan->tokens[WAY_DISPATCH]) +
-                             levels * packed_variance(plan->tokens[WAY_COMBINE]);
+    return levels == 0
+               ? 0
+               : packed_variance(plan->tokens[WAY_DISPATCH]) + levels * packed_variance(plan->tokens[WAY_COMBINE]);
 }
 
 // Relative variance of what a rank's gradients are made of, and of the weights that they have moved (7.).

@@ -18,9 +18,9 @@ double tolerance_choice(const Plan *plan, double packed);
 // that this has of x's mean square.
 double tolerance_packed(const Plan *plan, const Choice *choice);
 
-// Nats that the mean loss over all ranks may be off, where no experts travel by a codec, nor rows packed. `moved`: the sum of
-// the learning rates of the updates before; 0 for the initial weights. `turned`: how many tokens took other experts so
-// far, over all ranks and layers.
+// Nats that the mean loss over all ranks may be off, where no experts travel by a codec, nor rows packed. `moved`: the
+// sum of the learning rates of the updates before; 0 for the initial weights. `turned`: how many tokens took other
+// experts so far, over all ranks and layers.
 double tolerance_loss(const Plan *plan, double moved, double turned);
 
 // How often rounding is expected to turn round which experts a token takes, in an iteration over all ranks and layers.

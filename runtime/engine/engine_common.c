@@ -157,8 +157,8 @@ bool engine_packed_rows(const Plan *plan, uint64_t rank, uint32_t step, PackedRo
     if (way < 0 || way >= TOKEN_WAYS || (dispatch && dispatch->group == NONE))
         return fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s'): no exchange carries its rows", step,
                          op_info((int)of->op)->name);
-    *packed = (PackedRows){.format = plan->tokens[way],
-                           .own = dispatch ? engine_step_place(plan, dispatch, rank).own : 0};
+    *packed =
+        (PackedRows){.format = plan->tokens[way], .own = dispatch ? engine_step_place(plan, dispatch, rank).own : 0};
     return true;
 }
 

@@ -130,8 +130,8 @@ static void json_add_loss_tolerances(const Report *report, const char *key, doub
     for (uint32_t i = 0; report->result->has_loss && i < report->result->iterations; i++) {
         double moved = moved_before(report, i);
         bool known = exact || (moved == 0 && !packs);
-        cJSON_AddItemToArray(tolerances, known ? cJSON_CreateNumber(tolerance_loss(plan, moved, turned))
-                                               : cJSON_CreateNull());
+        cJSON_AddItemToArray(tolerances,
+                             known ? cJSON_CreateNumber(tolerance_loss(plan, moved, turned)) : cJSON_CreateNull());
     }
 }
 

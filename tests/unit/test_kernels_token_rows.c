@@ -17,7 +17,8 @@ static Tensor row_of(const float *values, uint64_t count)
 
 static void expect_bytes(TokenFormat format, const uint8_t *bytes, uint64_t count, const float *values)
 {
-    Tensor row = row_of(ten, COUNT_OF(ten)), packed = make(DTYPE_U8, 1, count), back = make(DTYPE_F32, 1, COUNT_OF(ten));
+    Tensor row = row_of(ten, COUNT_OF(ten)), packed = make(DTYPE_U8, 1, count),
+           back = make(DTYPE_F32, 1, COUNT_OF(ten));
     host_encode_rows(format, 1, row, packed);
     for (uint64_t i = 0; i < count; i++)
         cr_expect_eq(((uint8_t *)packed.data)[i], bytes[i], "%s: byte %llu is 0x%02X, not 0x%02X",
@@ -67,14 +68,10 @@ static const struct {
     TokenFormat format;
     uint32_t bytes, packed, back; // hashes of the packed row and of what it unpacks to
 } rows[] = {
-    {130, TOKENS_FP8, 136, 0x7FFC9D3Du, 0x91FE20F6u},
-    {130, TOKENS_INT8, 136, 0x1D00C399u, 0xAA24202Du},
-    {130, TOKENS_INT4, 76, 0x40C62B40u, 0x960145E8u},
-    {257, TOKENS_FP8, 264, 0xCD08D81Du, 0xD1922B0Au},
-    {257, TOKENS_INT8, 264, 0xB5921A97u, 0x14EFABE9u},
-    {257, TOKENS_INT4, 148, 0x080283DAu, 0x466A9621u},
-    {77, TOKENS_FP8, 80, 0xD3B57E80u, 0xDE9DC16Fu},
-    {77, TOKENS_INT8, 80, 0xB0C8D62Eu, 0x44129F95u},
+    {130, TOKENS_FP8, 136, 0x7FFC9D3Du, 0x91FE20F6u},  {130, TOKENS_INT8, 136, 0x1D00C399u, 0xAA24202Du},
+    {130, TOKENS_INT4, 76, 0x40C62B40u, 0x960145E8u},  {257, TOKENS_FP8, 264, 0xCD08D81Du, 0xD1922B0Au},
+    {257, TOKENS_INT8, 264, 0xB5921A97u, 0x14EFABE9u}, {257, TOKENS_INT4, 148, 0x080283DAu, 0x466A9621u},
+    {77, TOKENS_FP8, 80, 0xD3B57E80u, 0xDE9DC16Fu},    {77, TOKENS_INT8, 80, 0xB0C8D62Eu, 0x44129F95u},
     {77, TOKENS_INT4, 48, 0xA269B9EEu, 0x96959FCDu},
 };
 
@@ -83,7 +80,8 @@ Test(kernels, long_rows_have_bytes_of_an_independent_script)
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
         uint64_t cols = rows[i].cols;
         uint32_t state = (uint32_t)cols;
-        Tensor row = make(DTYPE_F32, 1, cols), packed = make(DTYPE_U8, 1, rows[i].bytes), back = make(DTYPE_F32, 1, cols);
+        Tensor row = make(DTYPE_F32, 1, cols), packed = make(DTYPE_U8, 1, rows[i].bytes),
+               back = make(DTYPE_F32, 1, cols);
         for (uint64_t c = 0; c < cols; c++) {
             state = (state * 1103515245u + 12345u) & 0x7FFFFFFFu;
             float value = (float)((int32_t)((state >> 8) % 2001) - 1000) / 64 * (c % 37 ? 1 : 0x1p-9f);
@@ -149,7 +147,8 @@ Test(kernels, rows_are_near_what_they_were)
                 uint64_t first = i / cols * cols + i % cols / block * block;
                 for (uint64_t k = first; k < first + block && k < (i / cols + 1) * cols; k++)
                     largest = fmax(largest, fabs(at(from, k)));
-                double bound = steps[format] > 0 ? largest / steps[format] / 2 : fabs(at(from, i)) / 16 + largest * 0x1p-18;
+                double bound =
+                    steps[format] > 0 ? largest / steps[format] / 2 : fabs(at(from, i)) / 16 + largest * 0x1p-18;
                 cr_assert(fabs(at(back, i) - at(from, i)) <= bound * 1.01 + 0x1p-8 * fabs(at(from, i)),
                           "%s, %s, element %llu: %g became %g", token_format_name((TokenFormat)format),
                           dtype_name(dtypes[d]), (unsigned long long)i, at(from, i), at(back, i));

@@ -588,8 +588,8 @@ static void change_count(Trial *trial)
     }
 }
 
-// Other rows than the plan has buffers and steps for. Where no rows travel it makes no difference; formats whose rows are
-// as large make another plan, and a good one.
+// Other rows than the plan has buffers and steps for. Where no rows travel it makes no difference; formats whose rows
+// are as large make another plan, and a good one.
 static void change_formats(Trial *trial)
 {
     const Plan *good = trial->good;

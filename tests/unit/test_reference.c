@@ -385,8 +385,8 @@ Test(reference, tolerance_holds_for_deep_models)
     }
 }
 
-// Rows that travel packed over one of two levels: as far off as the tolerance says, and no less of it than a twentieth; a
-// scale that is twice too large (of 4 bits four times), of one row of one way, is too far off.
+// Rows that travel packed over one of two levels: as far off as the tolerance says, and no less of it than a twentieth;
+// a scale that is twice too large (of 4 bits four times), of one row of one way, is too far off.
 Test(reference, packed_rows_and_one_wrong_scale)
 {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
