@@ -1,5 +1,7 @@
 // The way of the rows in the verifier's walk: out level by level, through the experts, and back the way they came;
 // backward, gradients go the same ways. See verify_flow.h.
+#include <inttypes.h>
+
 #include "ir/verify/verify_flow.h"
 
 // Counts that say how full the stage is: those of the exchange it came by.
@@ -48,13 +50,22 @@ static TokenWay way_of(Holding holds)
 // Packed rows are in the format of their way, which engines find out from who moves them.
 static void take_way(const Flow *flow, Value rows)
 {
+    const Plan *plan = flow->plan;
     TokenWay way = way_of(rows.holds);
+    const Buffer *packed = &plan->buffers[flow_operand(flow, OPERAND_packed_rows)];
     int8_t moved = flow->ways[flow_operand(flow, OPERAND_packed_rows)];
-    const char *name = flow->plan->buffers[flow_operand(flow, OPERAND_packed_rows)].name;
-    if (way == TOKEN_WAYS || flow->plan->tokens[way] == TOKENS_FULL)
-        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "'%.40s' holds what is not packed in this plan", name);
-    else if (moved != (int8_t)way)
-        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "'%.40s' is %s", name,
+    if (way == TOKEN_WAYS || plan->tokens[way] == TOKENS_FULL) {
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "'%.40s' holds what is not packed in this plan",
+                    packed->name);
+        return;
+    }
+    uint64_t bytes = token_row_bytes(plan->tokens[way], plan->model.hidden, plan->model.dtype);
+    if (packed->cols != bytes)
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step,
+                    "'%.40s' has rows of %" PRIu64 " bytes, expected %" PRIu64 " in '%s'", packed->name, packed->cols,
+                    bytes, token_format_name(plan->tokens[way]));
+    if (moved != (int8_t)way)
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "'%.40s' is %s", packed->name,
                     moved < 0 ? "moved by no step" : "moved as something else, too");
 }
 
