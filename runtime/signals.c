@@ -79,6 +79,18 @@ static void catch_one(int number, void (*handler)(int))
     sigaction(number, &action, NULL);
 }
 
+// Libraries that MPI brings along take SIGHUP before `main` runs (UCX does, to show its state), whoever started the
+// program: whether it was to be ignored is looked up before any library is initialised.
+static bool ignores_hangup;
+
+static void note_hangup(void)
+{
+    struct sigaction before;
+    ignores_hangup = sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler == SIG_IGN;
+}
+
+__attribute__((section(".preinit_array"), used)) static void (*const at_first)(void) = note_hangup;
+
 void signals_prepare(void)
 {
     signal(SIGXFSZ, SIG_IGN);
@@ -86,11 +98,12 @@ void signals_prepare(void)
 
 void signals_catch(int chosen)
 {
-    struct sigaction before;
     catch_one(SIGUSR1, on_state);
     catch_one(SIGINT, on_end);
     catch_one(SIGTERM, on_end);
-    if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+    if (ignores_hangup)
+        signal(SIGHUP, SIG_IGN);
+    else
         catch_one(SIGHUP, on_end);
     if (chosen != 0)
         catch_one(chosen, on_end);

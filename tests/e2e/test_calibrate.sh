@@ -111,10 +111,13 @@ if command -v mpirun >/dev/null && "$HEP_RUN" --help | grep -q mpi; then
     grep -q 'levels make 2 ranks, but 1 process was started' err || fail "one process: $(cat err)"
     expect 0 '' timeout 100 mpirun --oversubscribe -n 2 "$HEP_RUN" --calibrate measured.hep --levels dc=2
     expect 0 '' "$HEPC" --check calibrated.hep
-    expect 5 'rank 1: started with another --levels than rank 0' timeout 100 mpirun --oversubscribe \
-      -n 1 "$HEP_RUN" --calibrate - --levels dc=2 : -n 1 "$HEP_RUN" --calibrate - --levels dc=3
-    expect 5 'rank 1: started with another --calibrate than rank 0' timeout 100 mpirun --oversubscribe \
-      -n 1 "$HEP_RUN" plan.hepb : -n 1 "$HEP_RUN" --calibrate - plan.hepb
+    # Not as two programs of one launch: there are versions of mpirun that crash on it.
+    # shellcheck disable=SC2016 # for the ranks' shells
+    by_rank=(timeout 100 mpirun --oversubscribe -n 2 sh -c '[ "$OMPI_COMM_WORLD_RANK" = 0 ] && exec "$0" $1; exec "$0" $2')
+    expect 5 'rank 1: started with another --levels than rank 0' "${by_rank[@]}" "$HEP_RUN" \
+      '--calibrate - --levels dc=2' '--calibrate - --levels dc=3'
+    expect 5 'rank 1: started with another --calibrate than rank 0' "${by_rank[@]}" "$HEP_RUN" \
+      plan.hepb '--calibrate - plan.hepb'
     grep -q '2 ranks, communicator mpi' measured.hep || fail "not over MPI: $(cat measured.hep)"
   fi
 fi

@@ -105,6 +105,7 @@ one() {
   kill -KILL "$launcher" 2>/dev/null
   wait "$launcher" 2>/dev/null
   echo $? >code
+  tr -d '\0' <err >text && mv text err # Open MPI 5 prints its strings with their ends
 }
 
 # Checks what a round left: CODE is a pattern.

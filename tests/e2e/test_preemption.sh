@@ -63,12 +63,20 @@ rm -rf ck losses.csv
 timeout 1 "${run[@]}" --until 100000 --checkpoint ck --losses losses.csv ep.hepb 2>err
 ended TERM $(($? == 124 ? 75 : $?))
 
-# A hang-up that is ignored (nohup) is.
-(trap '' HUP; exec "${run[@]}" --until $total --losses nohup.csv ep.hepb 2>err) &
-pid=$!
-caught $pid 15
-kill -HUP $pid
-wait $pid || fail "nohup: $? $(cat err)"
+# A hang-up that is ignored (nohup) is, also where a library takes the signal before `main`, as UCX does.
+cat >taker.c <<'C'
+#include <signal.h>
+static void show(int number) { (void)number; }
+__attribute__((constructor)) static void take(void) { signal(SIGHUP, show); }
+C
+expect 0 '' "${CC:-cc}" -shared -fPIC taker.c -o taker.so
+for preload in '' "$PWD/taker.so"; do
+  (trap '' HUP; LD_PRELOAD=$preload exec "${run[@]}" --until $total --losses nohup.csv --overwrite ep.hepb 2>err) &
+  pid=$!
+  caught $pid 15
+  kill -HUP $pid
+  wait $pid || fail "nohup, '$preload': $? $(cat err)"
+done
 
 # A long iteration: what the run waits for is said; a second signal does not wait. Nor does one before the first.
 sed 's/1 Gbit/200 kbit/' model.hep >slow.hep

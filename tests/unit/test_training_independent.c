@@ -462,14 +462,15 @@ static void train(Spec *spec)
             cr_assert(host_engine.execute(engine, s, &fault), "%s", fault.message);
         EngineResult result = host_engine.result(engine);
         double loss = step(&net, &plan->training, t, tokens);
-        cr_expect_lt(fabs(result.loss - loss), 2e-6 * loss, "step %d: %.9g, not %.9g", (int)t, result.loss, loss);
+        cr_expect_lt(fabs(result.loss - loss), 1e-5 * loss, "step %d: %.9g, not %.9g", (int)t, result.loss, loss);
         if (t == 1)
             compare_gradients(&net, engine, micro_batches);
     }
     for (uint32_t w = 0; w < net.count; w++) {
-        // Ten steps of `rate`; with epsilon far above the gradients' rounding each is off by little of itself.
+        // Ten steps of `rate`; with epsilon far above the gradients' rounding each is off by little of itself. How
+        // little depends on the order in which BLAS and compiler add: 1e-5 with some, 4e-5 with others.
         double off = worst(place_of(engine, net.weights[w].buffer), net.weights[w].values, net.weights[w].elements);
-        cr_expect_leq(off, 2e-5, "%s: off by %g of its largest", net.weights[w].name, off);
+        cr_expect_leq(off, 1e-4, "%s: off by %g of its largest", net.weights[w].name, off);
         free(net.weights[w].values);
     }
     free(tokens);
