@@ -46,6 +46,7 @@ static void print_compression(const Plan *plan, Text *out)
     if (plan->gradient != GRADIENT_DENSE)
         text_format(out, ", their gradients by %s to %s", gradient_name(plan->gradient),
                     format_packing(value, plan_gradient_packing(plan), plan->model.dtype));
+    plan_append_tokens(plan, out);
 }
 
 static void print_lead(const Plan *plan, Text *out)

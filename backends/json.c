@@ -212,6 +212,14 @@ static void add_baselines(cJSON *root, const Plan *plan)
     }
 }
 
+// In what rows travel, by what they are.
+static void add_tokens(cJSON *root, const Plan *plan)
+{
+    cJSON *tokens = add_object(root, "tokens");
+    for (uint32_t way = 0; way < (plan->pass == PASS_TRAINING ? TOKEN_WAYS : WAY_COMBINE + 1); way++)
+        cJSON_AddStringToObject(tokens, token_way_name((TokenWay)way), token_format_name(plan->tokens[way]));
+}
+
 void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out)
 {
     cJSON *root = cJSON_CreateObject();
@@ -237,6 +245,7 @@ void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out
     cJSON_AddNumberToObject(root, "whole_levels", plan->whole_levels);
     cJSON_AddStringToObject(root, "gradient", gradient_name(plan->gradient));
     cJSON_AddNumberToObject(root, "gradient_ratio", returned);
+    add_tokens(root, plan);
     add_solution(root, plan, solve_s);
     assignment_add_json(root, plan);
     add_baselines(root, plan);

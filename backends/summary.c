@@ -48,6 +48,7 @@ static void print_heading(const Plan *plan, Text *out)
     if (plan->gradient != GRADIENT_DENSE)
         text_format(out, ", gradients home as %s %s", gradient_name(plan->gradient),
                     format_packing(a, plan_gradient_packing(plan), model->dtype));
+    plan_append_tokens(plan, out);
     if (plan->replica_levels)
         text_format(out, "; experts replicated over %s", cluster->levels[0].name);
     text_append(out, "\n\n");

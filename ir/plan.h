@@ -16,6 +16,7 @@
 #include "ir/names.h"
 #include "ir/ops.h"
 #include "ir/share.h"
+#include "ir/token_rows.h"
 
 // ---- plan ------------------------------------------------------------------------------------
 
@@ -113,6 +114,8 @@ typedef struct {
     uint32_t lap;           // of these, so many pass a layer before the next one; 0: all (unroll.h)
     uint32_t abreast;       // of those, so many at a time, in turns; 0: one after the other
     bool recompute;         // training: a layer's activations are dropped after the forward pass, computed again
+    // In what rows travel.
+    TokenFormat tokens[TOKEN_WAYS];
     const char *solver;
     SolveStatus status;
     double gap;                // relative; 0 when proven
@@ -177,6 +180,15 @@ const Buffer *step_sent(const Plan *plan, const Step *step);
 // Start-ups that a step pays one after another: a sum goes to and fro, and counts go ahead of the rows of a counted
 // dispatch, which cannot be placed before.
 uint32_t plan_step_startups(const Plan *plan, const Step *step);
+
+bool plan_packs_rows(const Plan *plan); // of any way
+// Does a step of the op carry rows from one place to another as they are, packed or not?
+bool plan_moves_rows(Op op);
+// What the rows are that a step exchanges. Packed rows in a buffer are what the first step that moves them says, a
+// TokenWay; -1 where none does. `ways` [buffers]: the same of all, and TOKEN_WAYS where steps do not agree.
+TokenWay plan_exchange_way(const Plan *plan, const Step *step);
+int plan_packed_way(const Plan *plan, int32_t buffer);
+void plan_packed_ways(const Plan *plan, int8_t ways[]);
 
 // Iterations from one execution of a step to the next, the first being in iteration 0: the mean of experts is not
 // summed every time.

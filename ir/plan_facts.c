@@ -94,6 +94,31 @@ static const struct {
     {"counted", "counted messages", "counted messages", false, false},
 };
 
+const char *token_way_name(TokenWay way)
+{
+    static const char *const names[TOKEN_WAYS] = {[WAY_DISPATCH] = "dispatch",
+                                                  [WAY_COMBINE] = "combine",
+                                                  [WAY_DISPATCH_GRADIENT] = "dispatch_gradient",
+                                                  [WAY_COMBINE_GRADIENT] = "combine_gradient"};
+    return names[way];
+}
+
+void plan_append_tokens(const Plan *plan, Text *out)
+{
+    uint32_t ways = plan->pass == PASS_TRAINING ? TOKEN_WAYS : WAY_COMBINE + 1;
+    bool alike = true;
+    for (uint32_t way = 1; way < ways; way++)
+        alike &= plan->tokens[way] == plan->tokens[0];
+    if (!plan_packs_rows(plan))
+        return;
+    text_append(out, ", rows in ");
+    for (uint32_t way = 0; way < (alike ? 1 : ways); way++) {
+        text_format(out, "%s%s", way ? ", " : "", token_format_name(plan->tokens[way]));
+        if (!alike)
+            text_format(out, " (%s)", token_way_name((TokenWay)way));
+    }
+}
+
 const char *format_packing(char out[FORMAT_MAX], Packing packing, Dtype dtype)
 {
     int digits = packet_has_ratio(packing.form) ? 15 : 3;

@@ -46,6 +46,10 @@ double plan_tokens_per_s(const Plan *plan, double iteration_s);
 double plan_flop_utilisation(const Plan *plan, double iteration_s);
 // "1/50": what packets are of the dense bytes.
 const char *format_packing(char out[FORMAT_MAX], Packing packing, Dtype dtype);
+// ", rows in fp8", or which rows in what where they differ; nothing where all travel as activations are.
+void plan_append_tokens(const Plan *plan, Text *out);
+// What a way is called, in keys and words: "dispatch", "combine_gradient".
+const char *token_way_name(TokenWay way);
 // One past the last of the choices from `first` on that are all alike.
 uint32_t plan_choice_run_end(const Plan *plan, uint32_t first);
 // Bytes one worker of `level` sends through its port in the chosen strategy: what crosses a level also

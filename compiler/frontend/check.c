@@ -451,6 +451,28 @@ static void check_weights(Checker *checker)
     model->expert_bits = model->dense_bits = 0;
 }
 
+// What `tokens = ...` says of all, the block says one by one; without packed rows nothing is said.
+static void check_tokens(Checker *checker)
+{
+    static const KeyId keys[TOKEN_WAYS] = {KEY_TOKENS_dispatch, KEY_TOKENS_combine, KEY_TOKENS_dispatch_gradient,
+                                           KEY_TOKENS_combine_gradient};
+    SpecPlan *plan = &checker->spec->plan;
+    const AstEntry *block = checker->blocks[BLOCK_TOKENS], *all = checker->keys[KEY_PLAN_tokens];
+    const AstEntry none = {.name_span = plan->span};
+    for (uint32_t way = 0; way < TOKEN_WAYS; way++)
+        plan->tokens[way] = plan->tokens_all;
+    check_block(checker, BLOCK_TOKENS, block ? block : &none, plan);
+    if (checker->spec->model.abstract && (block || all))
+        diag_error(checker->diag, block ? block_head_span(block) : value_span(checker, all),
+                   "'tokens' needs a model given by its dimensions: volumes do not say how many rows there are");
+    for (uint32_t way = WAY_DISPATCH_GRADIENT; way <= WAY_COMBINE_GRADIENT && plan->pass == PASS_FORWARD; way++) {
+        plan->tokens[way] = TOKENS_FULL;
+        if (checker->keys[keys[way]])
+            diag_error(checker->diag, value_span(checker, checker->keys[keys[way]]),
+                       "a forward pass has no gradients: '%s' goes with pass 'training'", key_info(keys[way])->name);
+    }
+}
+
 static void check_plan(Checker *checker)
 {
     SpecPlan *plan = &checker->spec->plan;
@@ -466,6 +488,7 @@ static void check_plan(Checker *checker)
     plan->capacity_span = capacity ? value_span(checker, capacity) : plan->span;
     if (!has_errors_since(checker, mark)) {
         check_migration(checker);
+        check_tokens(checker);
         check_exchange(checker);
         check_once_dense(checker);
         check_micro_batches(checker);

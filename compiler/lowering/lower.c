@@ -31,21 +31,24 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
     uint32_t level = (uint32_t)from->level;
     const char *level_name = l->spec->cluster.levels[level].name;
     char name[BUFFER_NAME_MAX];
+    snprintf(name, sizeof(name), "packed_results.%s", level_name);
+    int32_t sent = lowering_encode_rows(l, k, WAY_COMBINE, name, lowering_arrived_end(from + 1, results));
     snprintf(name, sizeof(name), "returned.%s", level_name);
-    int32_t returned = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
-    StepBuffers combine = {.combine = {.results = results,
-                                       .next_counts = from->next_counts,
-                                       .send_counts = from->send_counts,
-                                       .returned = returned}};
+    int32_t returned = lowering_add_rows(l, k, WAY_COMBINE, name, from->send_capacity);
+    StepBuffers combine = {
+        .combine = {
+            .results = sent, .next_counts = from->next_counts, .send_counts = from->send_counts, .returned = returned}};
     builder_add_step(l->builder,
                      (StepSpec){.op = OP_COMBINE,
                                 .layer = (int32_t)k,
                                 .level = from->level,
                                 .group = from->group,
                                 .cost_s = l->cost.combine_s[level],
-                                .bytes = l->cost.payload_bytes[level],
+                                .bytes = l->cost.payload_bytes[WAY_COMBINE][level],
                                 .busiest = l->cost.busiest[level]},
                      combine);
+    snprintf(name, sizeof(name), "unpacked_returned.%s", level_name);
+    returned = lowering_decode_rows(l, k, WAY_COMBINE, name, lowering_returned_end(from, returned));
     snprintf(name, sizeof(name), "summed.%s", level_name);
     int32_t summed = lowering_add_temporary(l, k, name, dtype, from->row_capacity, hidden);
     StepBuffers unroute = {.unroute = {.results = results,
@@ -70,6 +73,7 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
         StepBuffers operands = {.shared_expert = {.rows = first->rows, .dense = layer->held_dense, .results = shared}};
         lowering_add_local(l, OP_SHARED_EXPERT, (int32_t)k, l->work->layers[k].dense_s, operands);
     }
+    lowering_receive_rows(l, k, "");
     Stage *last = &layer->stages[layer->stage_count - 1];
     int32_t results = lowering_add_temporary(l, k, "results", dtype, last->row_capacity, model->hidden);
     StepBuffers expert = {.expert = {.rows = last->rows,
@@ -196,7 +200,7 @@ static void chain_exchange(AbstractChain *chain, Op op, uint32_t k, uint32_t lev
                      .level = (int32_t)level,
                      .group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, domain),
                      .cost_s = cost_s,
-                     .bytes = l->cost.payload_bytes[level],
+                     .bytes = l->cost.payload_bytes[WAY_DISPATCH][level], // as of all ways, without dimensions
                      .busiest = l->cost.busiest[level]};
     chain->last = add_bare_step(l, step, chain->last);
 }
@@ -331,6 +335,7 @@ static void describe(Lowering *l)
     plan->gradient = spec->plan.gradient;
     plan->gradient_ratio = spec->plan.gradient_ratio;
     plan->whole_levels = spec->plan.whole_levels;
+    memcpy(plan->tokens, spec->plan.tokens, sizeof(plan->tokens));
     plan->training = spec->training;
     plan->capacity = spec->plan.capacity;
     plan->replica_levels = spec->replica_levels;

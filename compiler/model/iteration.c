@@ -378,12 +378,19 @@ double iteration_tail_s(const Workload *work)
     return embedding_return_s(work, traffic) + norm_s(work, traffic) + work->optimizer_s;
 }
 
+// Of a micro-batch, over all exchanges at a level.
+static double sent_bytes(const double of[TOKEN_WAYS][LEVELS_MAX], uint32_t level, bool training, double again)
+{
+    double gradients = of[WAY_DISPATCH_GRADIENT][level] + of[WAY_COMBINE_GRADIENT][level];
+    return of[WAY_DISPATCH][level] + of[WAY_COMBINE][level] + (training ? gradients : 0) +
+           again * of[WAY_DISPATCH][level];
+}
+
 static void add_traffic(const Workload *work, uint32_t layer, const LayerCost *cost, Traffic traffic[LEVELS_MAX])
 {
     bool training = work->spec->plan.pass == PASS_TRAINING;
     uint32_t levels = work->spec->cluster.level_count;
     double count = work->spec->plan.micro_batches, again = work->spec->plan.recomputes ? 1 : 0;
-    double exchanges = count * ((training ? 4 : 2) + again);
     add_bundle_traffic(&cost->dense, levels, traffic);
     double gathers = gathers_again(work->spec), returns = laps_before_last(work->spec);
     for (uint32_t l = 0; l < levels; l++) {
@@ -391,8 +398,8 @@ static void add_traffic(const Workload *work, uint32_t layer, const LayerCost *c
         traffic[l].dense_reduce_bytes += returns * cost->dense_lap_return.bytes[l];
     }
     for (uint32_t l = 0; l < levels && work->layers[layer].is_moe; l++) {
-        traffic[l].exchange_bytes += exchanges * cost->payload_bytes[l];
-        traffic[l].padding_bytes += exchanges * cost->padding_bytes[l];
+        traffic[l].exchange_bytes += count * sent_bytes(cost->payload_bytes, l, training, again);
+        traffic[l].padding_bytes += count * sent_bytes(cost->padding_bytes, l, training, again);
         traffic[l].routing_bytes += count * (1 + again) * cost->routing_bytes[l];
         if (training)
             traffic[l].routing_bytes += count * (cost->counts_bytes[l] + cost->weights_bytes[l]);

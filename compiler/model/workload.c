@@ -246,6 +246,17 @@ static void classify(Workload *work)
     }
 }
 
+// What travels of token rows.
+static void derive_rows(const Spec *spec, LayerWork *layer)
+{
+    const SpecModel *model = &spec->model;
+    for (uint32_t way = 0; way < TOKEN_WAYS; way++)
+        layer->packed_share[way] =
+            model->abstract
+                ? 1
+                : (double)token_row_bytes(spec->plan.tokens[way], model->hidden, model->dtype) / layer->row_bytes;
+}
+
 // What travels of experts and of their gradients: whole packets, or volumes over the ratio.
 static void derive_packets(const Spec *spec, LayerWork *layer)
 {
@@ -303,6 +314,7 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
             derive_executed(spec, k, layer);
         if (model->times)
             take_measured(spec, k, layer);
+        derive_rows(spec, layer);
         derive_packets(spec, layer);
         work->moe_count += layer->is_moe;
         work->owned_gradient_bytes += layer->expert_bytes;

@@ -108,6 +108,8 @@ typedef struct {
     bool recomputes;        // what is planned with: of RECOMPUTE_AUTO one after the other
     Interleave interleave;  // as requested
     bool interleaves;       // what is planned with, where a lap allows it (spec_abreast)
+    // In what rows travel: what `tokens` says of all ways, and what that comes to; of a forward pass gradients in none.
+    TokenFormat tokens_all, tokens[TOKEN_WAYS];
     Span span, domain_span, codec_span, capacity_span;
 } SpecPlan;
 

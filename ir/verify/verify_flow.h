@@ -63,6 +63,7 @@ typedef struct {
     uint32_t levels; // one bit each: crossed by the rows, gathered by weights, summed over by gradients; of `PARTS`,
                      // the parts (DensePart)
     int32_t from;    // the step that counted or ordered rows, the buffer of weights
+    bool packed;     // rows in the format of the exchange that carries them
 } Value;
 
 // What a layer's way out laid down for the way back.
@@ -84,6 +85,7 @@ typedef struct {
     uint32_t all;            // levels with several workers
     uint32_t shared;         // levels that dense weights are gathered over
     const WeightKind *kinds; // [buffers]: which weights they hold, see bundle_kinds
+    int8_t *ways;            // [buffers]: of plan_packed_ways
     int32_t weight_count;
 } Flow;
 
@@ -92,6 +94,7 @@ typedef struct {
 Value value_plain(Holding holds, int32_t layer);
 Value value_staged(Holding holds, int32_t layer, uint32_t levels);
 Value value_split(Holding holds, int32_t layer, uint32_t levels, int32_t from);
+Value value_packed(Value value, bool packed);
 
 // Of the step that is looked at: the buffer of an operand, NONE without it, and what it holds.
 int32_t flow_operand(const Flow *flow, Operand operand);

@@ -101,20 +101,29 @@ static void verify_return(Verifier *verifier, uint32_t dispatch, uint32_t combin
     }
 }
 
+// What a combine returns, unpacked where it travels packed.
+static int32_t returned_rows(const Plan *plan, const uint32_t *steps, uint32_t count, uint32_t combine)
+{
+    int32_t returned = operand_of(plan, combine, OPERAND_returned);
+    for (uint32_t i = 0; i < count; i++)
+        if (plan->steps[steps[i]].op == OP_DECODE_ROWS && operand_of(plan, steps[i], OPERAND_packed_rows) == returned)
+            return operand_of(plan, steps[i], OPERAND_rows);
+    return returned;
+}
+
 // Rows that leave at `dispatch` were split off by a route step before it, and what returns at
 // `combine` is put back by an unroute step after it that knows where each row came from.
 static void verify_routing(Verifier *verifier, const uint32_t *steps, uint32_t count, uint32_t dispatch,
                            uint32_t combine)
 {
     const Plan *plan = verifier->plan;
-    int32_t route = NONE, unroute = NONE;
+    int32_t route = NONE, unroute = NONE, returned = returned_rows(plan, steps, count, combine);
     for (uint32_t i = 0; i < count; i++) {
         Op op = plan->steps[steps[i]].op;
         if (op == OP_ROUTE &&
             operand_of(plan, steps[i], OPERAND_send_rows) == operand_of(plan, dispatch, OPERAND_send_rows)) {
             route = (int32_t)steps[i];
-        } else if (op == OP_UNROUTE &&
-                   operand_of(plan, steps[i], OPERAND_returned) == operand_of(plan, combine, OPERAND_returned)) {
+        } else if (op == OP_UNROUTE && operand_of(plan, steps[i], OPERAND_returned) == returned) {
             unroute = (int32_t)steps[i];
         }
     }

@@ -14,7 +14,8 @@ typedef struct {
     uint32_t fanout, records; // record rows per token at the gate, records per row
     // Of the steps before the one that is looked at: by buffer, the last that wrote it, NONE if none did.
     int32_t *route;   // as its `origin`
-    int32_t *combine; // as what it `returned`
+    int32_t *combine; // as what it `returned`, unpacked where that travels packed
+    int32_t *packed;  // not a step: the rows that were packed into it
 } Shape;
 
 static Shape plan_shape(const Plan *plan, Arena *scratch)
@@ -24,9 +25,10 @@ static Shape plan_shape(const Plan *plan, Arena *scratch)
                    .fanout = naive ? plan->model.top_k : 1,
                    .records = naive ? 1 : plan->model.top_k,
                    .route = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*shape.route)),
-                   .combine = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*shape.combine))};
+                   .combine = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*shape.combine)),
+                   .packed = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*shape.packed))};
     for (uint32_t b = 0; b < plan->buffer_count; b++)
-        shape.route[b] = shape.combine[b] = NONE;
+        shape.route[b] = shape.combine[b] = shape.packed[b] = NONE;
     return shape;
 }
 
@@ -39,6 +41,11 @@ static void note_writers(const Plan *plan, uint32_t index, Shape *shape)
         shape->route[origin] = (int32_t)index;
     if (returned != NONE)
         shape->combine[returned] = (int32_t)index;
+    if (step->op == OP_ENCODE_ROWS)
+        shape->packed[step_buffers(plan, step).encode_rows.packed_rows] = step_buffers(plan, step).encode_rows.rows;
+    if (step->op == OP_DECODE_ROWS)
+        shape->combine[step_buffers(plan, step).decode_rows.rows] =
+            shape->combine[step_buffers(plan, step).decode_rows.packed_rows];
 }
 
 static void expect_rows(Verifier *verifier, uint32_t index, Operand operand, uint64_t rows)
@@ -200,8 +207,10 @@ static void verify_unroute(Verifier *verifier, uint32_t index, const Shape *shap
     // What was sent back is part of the same results.
     int32_t returned = step_operand(plan, &plan->steps[index], OPERAND_returned);
     int32_t combine = returned == NONE ? NONE : shape->combine[returned];
-    if (combine != NONE && step_operand(plan, &plan->steps[combine], OPERAND_results) !=
-                               step_operand(plan, &plan->steps[index], OPERAND_results))
+    int32_t sent = combine == NONE ? NONE : step_operand(plan, &plan->steps[combine], OPERAND_results);
+    if (sent != NONE && shape->packed[sent] != NONE)
+        sent = shape->packed[sent];
+    if (sent != NONE && sent != step_operand(plan, &plan->steps[index], OPERAND_results))
         verify_fail(verifier, PROPERTY_SIZES, index, "sums other results than step %" PRId32 " sent back", combine);
 }
 
@@ -295,6 +304,15 @@ static void verify_sum(Verifier *verifier, uint32_t index, const Shape *shape)
                     other->name, sum->name);
 }
 
+// As many packed rows as rows; before the first exchange those of all tokens.
+static void verify_packed_rows(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    const Step *step = &verifier->plan->steps[index];
+    bool first = step->op == OP_ENCODE_ROWS && step_operand(verifier->plan, step, OPERAND_counts) == NONE;
+    expect_rows(verifier, index, OPERAND_rows, first ? shape->tokens : rows_of(verifier, index, OPERAND_packed_rows));
+    expect_rows(verifier, index, OPERAND_packed_rows, rows_of(verifier, index, OPERAND_rows));
+}
+
 // What else holds of some ops.
 static void (*const rules[])(Verifier *, uint32_t index, const Shape *) = {
     [OP_ROUTE] = verify_route,
@@ -302,6 +320,8 @@ static void (*const rules[])(Verifier *, uint32_t index, const Shape *) = {
     [OP_UNROUTE] = verify_unroute,
     [OP_UNROUTE_BACKWARD] = verify_unroute_backward,
     [OP_DISPATCH] = verify_dispatch,
+    [OP_ENCODE_ROWS] = verify_packed_rows,
+    [OP_DECODE_ROWS] = verify_packed_rows,
     [OP_EXPERT] = verify_expert,
     [OP_EXPERT_BACKWARD] = verify_expert,
     [OP_GATE_BACKWARD] = verify_gate_backward,
@@ -433,6 +453,12 @@ void verify_claims(Verifier *verifier)
     if (plan->exchange == EXCHANGE_PADDED && (plan->model.abstract || plan->capacity <= 0))
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "exchanges are padded, yet %s",
                     plan->model.abstract ? "the model is abstract" : "there is no capacity");
+    bool gradients =
+        plan->tokens[WAY_DISPATCH_GRADIENT] != TOKENS_FULL || plan->tokens[WAY_COMBINE_GRADIENT] != TOKENS_FULL;
+    if ((plan->model.abstract && plan_packs_rows(plan)) || (plan->pass == PASS_FORWARD && gradients))
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "rows are packed%s, yet %s",
+                    gradients ? ", of gradients, too" : "",
+                    plan->model.abstract ? "the model is abstract" : "a forward pass has no gradients");
     for (uint32_t c = 0; c < plan->choice_count; c++)
         if (plan->choices[c].regather && (plan->pass == PASS_FORWARD || makes_packets_again(plan, &plan->choices[c])))
             verify_fail(verifier, PROPERTY_CLAIMS, NONE, "layer %" PRIu32 " gathers again %s", plan->choices[c].layer,

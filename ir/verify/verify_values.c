@@ -25,7 +25,7 @@ Value flow_value(const Flow *flow, Operand operand)
 
 static const char *describe_value(const Flow *flow, Value value, char out[160])
 {
-    int length = snprintf(out, 160, "%s", holding_names[value.holds]);
+    int length = snprintf(out, 160, "%s%s", value.packed ? "packed " : "", holding_names[value.holds]);
     if (value.holds != HOLDS_NOTHING && value.layer != NONE)
         length += snprintf(out + length, 160 - (size_t)length, " of layer %" PRId32, value.layer);
     for (uint32_t l = 0; value.holds != HOLDS_PARTS && l < flow->plan->cluster.level_count && length < 120; l++)
@@ -45,7 +45,7 @@ static const char *describe_value(const Flow *flow, Value value, char out[160])
 
 static bool value_equal(Value a, Value b)
 {
-    return a.holds == b.holds && a.layer == b.layer && a.levels == b.levels && a.from == b.from;
+    return a.holds == b.holds && a.layer == b.layer && a.levels == b.levels && a.from == b.from && a.packed == b.packed;
 }
 
 void flow_take(const Flow *flow, Operand operand, Value expected)
@@ -86,6 +86,12 @@ Value value_plain(Holding holds, int32_t layer)
 Value value_staged(Holding holds, int32_t layer, uint32_t levels)
 {
     return (Value){.holds = holds, .layer = layer, .levels = levels, .from = NONE};
+}
+
+Value value_packed(Value value, bool packed)
+{
+    value.packed = packed;
+    return value;
 }
 
 Value value_split(Holding holds, int32_t layer, uint32_t levels, int32_t route)

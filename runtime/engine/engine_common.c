@@ -146,6 +146,22 @@ bool engine_route_create(const Plan *plan, const ExpertMaps *maps, uint64_t rank
     return true;
 }
 
+// ---- packed rows -----------------------------------------------------------------------------
+
+bool engine_packed_rows(const Plan *plan, uint64_t rank, uint32_t step, PackedRows *packed, Fault *fault)
+{
+    const Step *of = &plan->steps[step], *dispatch = NULL;
+    int way = plan_packed_way(plan, step_operand(plan, of, OPERAND_packed_rows));
+    if (step_operand(plan, of, OPERAND_send_counts) != NONE)
+        dispatch = engine_route_dispatch(plan, of);
+    if (way < 0 || way >= TOKEN_WAYS || (dispatch && dispatch->group == NONE))
+        return fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s'): no exchange carries its rows", step,
+                         op_info((int)of->op)->name);
+    *packed =
+        (PackedRows){.format = plan->tokens[way], .own = dispatch ? engine_step_place(plan, dispatch, rank).own : 0};
+    return true;
+}
+
 // ---- bundles ---------------------------------------------------------------------------------
 
 static Tensor elements_of(Tensor whole, uint64_t first, uint64_t count)

@@ -45,6 +45,15 @@ typedef struct {
 bool engine_route_create(const Plan *plan, const ExpertMaps *maps, uint64_t rank, uint32_t step, StepRoute *route,
                          Fault *fault) MUST_CHECK;
 
+// In what rows travel that a step packs or unpacks; of those that came back also who this rank is among those that they
+// were sent to. False and a fault: no step carries them.
+typedef struct {
+    TokenFormat format;
+    uint32_t own;
+} PackedRows;
+
+bool engine_packed_rows(const Plan *plan, uint64_t rank, uint32_t step, PackedRows *packed, Fault *fault) MUST_CHECK;
+
 // The part of a layer's dense weights, or of their gradients, that a step works on: [1][elements].
 Tensor engine_dense_part(const ModelDims *dims, Tensor dense, DensePart part);
 // What a bundle has beyond its elements, which is 0; none where `bundle` is not longer.

@@ -43,6 +43,12 @@ typedef struct {
     bool counts_known; // an exchange before it brought them
 } CudaExchange;
 
+// Of steps that pack rows or unpack them.
+typedef struct {
+    TokenFormat format;
+    CudaRows present;
+} CudaPacked;
+
 struct CudaStep {
     CudaEngine *engine;
     CudaHandler run;
@@ -62,6 +68,7 @@ struct CudaStep {
         CudaRoute route;
         CudaExperts experts;
         CudaExchange exchange;
+        CudaPacked packed;
         Record *kept_records;  // device, where the gate's choice is recorded, or NULL
         uint64_t own_slot;     // of own experts among those held, where they are decoded
         bool is_final;         // its output is the final hidden state

@@ -105,6 +105,20 @@ bool cuda_run_route(CudaStep *step, Fault *fault)
                     fault);
 }
 
+bool cuda_run_encode_rows(CudaStep *step, Fault *fault)
+{
+    const struct encode_rows_tensors *t = &step->operands.encode_rows;
+    const CudaPacked *of = &step->of.packed;
+    return launched(cuda_encode_rows(queue_of(step), of->format, of->present, t->rows, t->packed_rows), fault);
+}
+
+bool cuda_run_decode_rows(CudaStep *step, Fault *fault)
+{
+    const struct decode_rows_tensors *t = &step->operands.decode_rows;
+    const CudaPacked *of = &step->of.packed;
+    return launched(cuda_decode_rows(queue_of(step), of->format, of->present, t->packed_rows, t->rows), fault);
+}
+
 bool cuda_run_expert(CudaStep *step, Fault *fault)
 {
     const struct expert_tensors *t = &step->operands.expert;

@@ -129,6 +129,30 @@ static bool prepare_route_backward(CudaStep *step, Fault *fault)
     return route_create(step, step->operands.route_backward.counts, step->operands.route_backward.drecords.rows, fault);
 }
 
+static bool packed_create(CudaStep *step, Tensor counts, Tensor send_counts, uint64_t rows, Fault *fault)
+{
+    const CudaEngine *engine = step->engine;
+    PackedRows packed;
+    if (!engine_packed_rows(engine->plan, engine->comm->rank, step->index, &packed, fault))
+        return false;
+    CudaRows present = rows_present(engine, send_counts.data ? send_counts : counts, rows);
+    present.left_out = send_counts.data && present.counts ? packed.own + 1 : 0;
+    step->of.packed = (CudaPacked){.format = packed.format, .present = present};
+    return true;
+}
+
+static bool prepare_encode_rows(CudaStep *step, Fault *fault)
+{
+    const struct encode_rows_tensors *t = &step->operands.encode_rows;
+    return packed_create(step, t->counts, (Tensor){0}, t->rows.rows, fault);
+}
+
+static bool prepare_decode_rows(CudaStep *step, Fault *fault)
+{
+    const struct decode_rows_tensors *t = &step->operands.decode_rows;
+    return packed_create(step, t->counts, t->send_counts, t->rows.rows, fault);
+}
+
 static bool experts_create(CudaStep *step, Tensor rows, Tensor records, Tensor counts, Fault *fault)
 {
     const CudaEngine *engine = step->engine;
@@ -225,6 +249,8 @@ static bool (*const prepares[])(CudaStep *, Fault *) = {
     [OP_GATE] = prepare_gate,
     [OP_ROUTE] = prepare_route,
     [OP_UNROUTE] = prepare_unroute,
+    [OP_ENCODE_ROWS] = prepare_encode_rows,
+    [OP_DECODE_ROWS] = prepare_decode_rows,
     [OP_UNROUTE_BACKWARD] = prepare_unroute_backward,
     [OP_ROUTE_BACKWARD] = prepare_route_backward,
     [OP_EXPERT] = prepare_expert,

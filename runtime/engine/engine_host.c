@@ -99,6 +99,12 @@ static bool prepare_route(HostStep *step, Fault *fault)
     return engine_route_create(engine->plan, &engine->maps, engine->comm->rank, step->index, &step->of.route, fault);
 }
 
+static bool prepare_packed(HostStep *step, Fault *fault)
+{
+    const HostEngine *engine = step->engine;
+    return engine_packed_rows(engine->plan, engine->comm->rank, step->index, &step->of.packed, fault);
+}
+
 static bool prepare_expert(HostStep *step, Fault *fault)
 {
     step->of.slot_of_expert = engine_slots(step->engine->plan, &step->engine->maps, step->index, fault);
@@ -142,6 +148,8 @@ static bool (*const prepares[])(HostStep *, Fault *) = {
     [OP_GATE] = prepare_gate,
     [OP_ROUTE] = prepare_route,
     [OP_UNROUTE] = prepare_route,
+    [OP_ENCODE_ROWS] = prepare_packed,
+    [OP_DECODE_ROWS] = prepare_packed,
     [OP_ROUTE_BACKWARD] = prepare_route,
     [OP_UNROUTE_BACKWARD] = prepare_route,
     [OP_EXPERT] = prepare_expert,

@@ -26,6 +26,7 @@ struct HostStep {
         uint64_t own_slot;     // of own experts among those held, where they are decoded
         bool is_final;         // its output is the final hidden state
         ModelRanges undecayed; // of optimizer steps
+        PackedRows packed;     // of steps that pack rows or unpack them
     } of;
 };
 

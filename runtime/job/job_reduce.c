@@ -160,7 +160,7 @@ static bool rank_check(Rank *rank)
     CheckPart part;
     if (!check_rank(job->reference, job->plan, rank->comm->rank, &result, &part, &rank->fault))
         return false;
-    double errors[] = {part.max_abs_error, part.loss_error, part.choice_excess};
+    double errors[] = {part.max_abs_error, part.loss_error, part.choice_excess, part.packed};
     double sums[] = {part.square_sum, part.element_count};
     if (!comm->all_reduce_max(rank->comm, errors, COUNT_OF(errors), &rank->fault) ||
         !comm->all_reduce_sum(rank->comm, sums, COUNT_OF(sums), &rank->fault))
@@ -168,6 +168,7 @@ static bool rank_check(Rank *rank)
     CheckPart all = {.max_abs_error = errors[0],
                      .loss_error = errors[1],
                      .choice_excess = errors[2],
+                     .packed = errors[3],
                      .square_sum = sums[0],
                      .element_count = sums[1]};
     if (rank_is_first(rank))

@@ -17,6 +17,8 @@ static bool check_plan(const Plan *plan, Fault *fault)
         what = "plans with padded exchanges; compile with 'exchange = counted'";
     else if (plan->codec != CODEC_DENSE || plan->gradient_ratio != 1)
         what = "plans that compress experts or gradients; compile with 'codec = dense' and without 'gradient'";
+    else if (plan_packs_rows(plan))
+        what = "plans whose token rows travel packed; compile with 'tokens = full'";
     else if (plan->model.expert_bits != 0)
         what = "experts that are stored in fewer bits than a dtype has";
     return !what || fault_set(fault, FAULT_INFEASIBLE, "this version of the library does not execute %s", what);

@@ -316,7 +316,7 @@ Test(verify, traffic)
     EXPECT(plan->steps[PLAN_COMBINE].bytes += 1e-3, TRAFFIC, NONE, "level 'dc': the steps send");
     EXPECT(plan->steps[PLAN_DISPATCH].bytes += 5;
            plan->steps[PLAN_COMBINE].bytes -= 5, TRAFFIC, PLAN_COMBINE,
-           "sends 27 bytes of rows, step 5, which exchanges the same rows, 35.333333333333336");
+           "sends 1.6875 rows, step 5, which exchanges the same ones, 2.2083333333333335");
     EXPECT(plan->strategies[0].traffic[0].exchange_bytes += 5;
            plan->strategies[0].traffic[0].routing_bytes -= 5, TRAFFIC, NONE,
            "level 'dc': the steps send 64 bytes of rows, the strategy says 69");
