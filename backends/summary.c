@@ -38,16 +38,16 @@ static void print_heading(const Plan *plan, Text *out)
     if (plan->lap > 0)
         text_format(out, "in laps of %u, ", plan->lap);
     text_format(out, "dispatch %s%s, migration %s", dispatch_name(plan->dispatch),
-                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->codec));
-    if (codec_info(plan->codec)->encodes)
-        text_format(out, " %s", format_packing(a, plan_packing(plan), model->dtype));
-    if (plan->whole_levels > 0)
+                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->experts.codec));
+    if (codec_info(plan->experts.codec)->encodes)
+        text_format(out, " %s", format_packing(a, coding_packing(&plan->experts), model->dtype));
+    if (plan->experts.whole_levels > 0)
         text_format(out, ", packets over %s alone", cluster->levels[plan_coded_levels(plan) - 1].name);
     if (plan->shared_every > 0)
         text_format(out, ", shared expert summed every %u iterations", plan->shared_every);
-    if (plan->gradient != GRADIENT_DENSE)
-        text_format(out, ", gradients home as %s %s", gradient_name(plan->gradient),
-                    format_packing(a, plan_gradient_packing(plan), model->dtype));
+    if (plan->experts.gradient != GRADIENT_DENSE)
+        text_format(out, ", gradients home as %s %s", gradient_name(plan->experts.gradient),
+                    format_packing(a, coding_gradient_packing(&plan->experts), model->dtype));
     if (plan->replica_levels)
         text_format(out, "; experts replicated over %s", cluster->levels[0].name);
     text_append(out, "\n\n");

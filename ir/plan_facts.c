@@ -91,6 +91,7 @@ static const struct {
     {"codec_sr", "experts by sr", "experts by sr", false, false},
     {"codec_delta", "experts by delta", "experts by delta", false, false},
     {"codec_sign", "experts by sign", "experts by sign", false, false},
+    {"codec_q4", "experts by q4", "experts by q4", false, false},
     {"counted", "counted messages", "counted messages", false, false},
 };
 

@@ -19,7 +19,7 @@ uint64_t check_bytes(const Plan *plan)
     uint64_t widest = inner > dims->vocabulary ? inner : dims->vocabulary;
     return model_tokens(dims) * (dims->hidden * (6 * sizeof(double) + sizeof(float)) + 2 * inner * sizeof(double)) +
            3 * widest * dims->hidden * 2 * sizeof(double) +
-           (codec_info(plan->codec)->has_mean ? model_expert_elements(dims) * dtype_bytes(dims->dtype) : 0);
+           (codec_info(plan->experts.codec)->has_mean ? model_expert_elements(dims) * dtype_bytes(dims->dtype) : 0);
 }
 
 static void compare(const float *x, const double *reference, uint64_t count, CheckPart *part)

@@ -61,7 +61,7 @@ static void print_description(const Report *report, Text *out)
     text_format(out, "# hep-run %s, plan %s: ", report->version, report->plan_name);
     print_domain(plan, out);
     text_format(out, ", dispatch %s%s, migration %s\n", dispatch_name(plan->dispatch),
-                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->codec));
+                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->experts.codec));
     text_format(out,
                 "# model %s: %" PRIu32 " layers (%" PRIu32 " MoE), hidden %" PRIu32 ", %" PRIu32
                 " experts, top %" PRIu32 ", %s, %" PRIu64 " tokens per rank",

@@ -81,7 +81,7 @@ Test(codec_memory, replicas_begin_as_the_weights_in_the_order_of_slots)
 Test(codec_memory, replicas_of_outer_levels_are_those_that_packets_bring)
 {
     Plan *plan = two_by_four(2, 4);
-    plan->whole_levels = 1;
+    plan->experts.whole_levels = 1;
     uint64_t elements = model_expert_elements(&plan->model), bytes = 2 * elements * sizeof(float);
     for (uint64_t rank = 0; rank < 8; rank++) {
         Tensor replicas = make(DTYPE_F32, 4, elements), own = make(DTYPE_F32, 2, elements);

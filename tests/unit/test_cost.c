@@ -171,9 +171,9 @@ Test(cost, padding_and_codecs_cost_what_they_move)
     cr_assert_eq(cost.padding_bytes[0], 0);
     spec.plan.capacity = 1.5;
     spec.plan.pass = PASS_TRAINING;
-    spec.plan.codec = CODEC_DELTA;
-    spec.plan.gradient = GRADIENT_TOPK;
-    spec.plan.ratio = spec.plan.gradient_ratio = 8;
+    spec.plan.experts.codec = CODEC_DELTA;
+    spec.plan.experts.gradient = GRADIENT_TOPK;
+    spec.plan.experts.ratio = spec.plan.experts.gradient_ratio = 8;
     cost_layer(workload_derive(&spec, arena), 0, &(Config){.domain = {4}}, DISPATCH_NAIVE, &cost);
     cr_assert(near(cost.codec_s, 8192 * (1 / 5e8 + 4 / 2e9)), "%g", cost.codec_s);
     cr_assert(near(cost.sync_s, 8192 * (3 / 5e8 + 1 / 2e9)), "%g", cost.sync_s);
@@ -205,8 +205,8 @@ Test(cost, work_of_a_layer_is_counted)
     cr_assert(near(cost.dense.step_s[0], 1e-4 + 3e-6 + 3 * 2240 / 1e8), "%g", cost.dense.step_s[0]);
     cr_assert(near(cost.dense_return.step_s[0], cost.dense.step_s[0]));
     // Every fourth iteration the mean of the experts, 4096 bytes, is summed and subtracted from the 8192 held.
-    spec.plan.codec = CODEC_SR;
-    spec.plan.ratio = 8;
+    spec.plan.experts.codec = CODEC_SR;
+    spec.plan.experts.ratio = 8;
     spec.plan.shared_every = 4;
     cost_layer(workload_derive(&spec, arena), 0, &(Config){.domain = {4}}, DISPATCH_DEDUP, &cost);
     cr_assert_eq(cost.mean_bytes[0], 1536);
@@ -392,7 +392,7 @@ Test(cost, what_is_gathered_again)
     cr_assert(!config_next_kept(&spec, &config));
     config = (Config){.domain = {1, 1}};
     cr_assert(!config_next_kept(&spec, &config));
-    spec.plan.codec = CODEC_SR;
+    spec.plan.experts.codec = CODEC_SR;
     config = (Config){.domain = {2, 2}, .regather = true};
     cr_assert(!config_next_kept(&spec, &config));
     cr_assert_eq(config.once, 0);

@@ -642,8 +642,8 @@ static Spec looped_shape(int i)
     spec.plan.regather_dense = i == 1;
     spec.training.clip = i == 0;
     if (i == 3) { // experts travel by a codec, and so do their gradients
-        spec.plan.codec = CODEC_SR;
-        spec.plan.ratio = 7.5;
+        spec.plan.experts.codec = CODEC_SR;
+        spec.plan.experts.ratio = 7.5;
         spec.plan.shared_every = 4;
     }
     return spec;
@@ -675,8 +675,8 @@ static Spec shape(int i)
     Spec spec = spec_small_gpt(counts[i % 3], i % 3 == 2 ? 8 : 16, 2);
     spec.plan.pass = i % 2 ? PASS_TRAINING : PASS_FORWARD;
     spec.plan.dispatch = i % 4 < 2 ? DISPATCH_DEDUP : DISPATCH_NAIVE;
-    spec.plan.codec = i == 1 || i == 4 ? CODEC_SR : CODEC_DENSE;
-    spec.plan.ratio = spec.plan.codec == CODEC_SR ? 7.5 : 1;
+    spec.plan.experts.codec = i == 1 || i == 4 ? CODEC_SR : CODEC_DENSE;
+    spec.plan.experts.ratio = spec.plan.experts.codec == CODEC_SR ? 7.5 : 1;
     spec.plan.capacity = i == 3 ? 1.5 : 0;
     spec.plan.exchange = i == 1 || i == 4 ? EXCHANGE_PADDED : EXCHANGE_COUNTED;
     spec.plan.capacity = spec.plan.exchange == EXCHANGE_PADDED ? 1.25 : spec.plan.capacity;
@@ -685,11 +685,11 @@ static Spec shape(int i)
         spec.plan.shared_every = 4;
     } else if (i >= 5) { // delta, packets of gradients, the norm
         spec.training.clip = 1;
-        spec.plan.codec = i == 6 ? CODEC_DELTA : i == 5 ? CODEC_SIGN : spec.plan.codec;
-        spec.plan.ratio = i == 6 ? 7.5 : 1;
-        spec.plan.gradient = i == 6 ? GRADIENT_TOPK : i == 5 ? GRADIENT_TERNARY : GRADIENT_DENSE;
-        spec.plan.gradient_ratio = i == 6 ? 9 : 1;
-        spec.plan.whole_levels = i == 6; // packets are decoded before the last level
+        spec.plan.experts.codec = i == 6 ? CODEC_DELTA : i == 5 ? CODEC_SIGN : spec.plan.experts.codec;
+        spec.plan.experts.ratio = i == 6 ? 7.5 : 1;
+        spec.plan.experts.gradient = i == 6 ? GRADIENT_TOPK : i == 5 ? GRADIENT_TERNARY : GRADIENT_DENSE;
+        spec.plan.experts.gradient_ratio = i == 6 ? 9 : 1;
+        spec.plan.experts.whole_levels = i == 6; // packets are decoded before the last level
         spec.plan.pass = PASS_TRAINING;
     }
     spec.replica_levels = i == 2;
