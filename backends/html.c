@@ -46,6 +46,14 @@ static void print_compression(const Plan *plan, Text *out)
     if (plan->experts.gradient != GRADIENT_DENSE)
         text_format(out, ", their gradients by %s to %s", gradient_name(plan->experts.gradient),
                     format_packing(value, coding_gradient_packing(&plan->experts), plan->model.dtype));
+    if (codec_info(plan->dense.codec)->encodes)
+        text_format(out, ", dense weights by %s to %s", codec_name(plan->dense.codec),
+                    format_packing(value, coding_packing(&plan->dense), plan->model.dtype));
+    if (plan->dense.gradient != GRADIENT_DENSE)
+        text_format(out, ", dense gradients by %s to %s", gradient_name(plan->dense.gradient),
+                    format_packing(value, coding_gradient_packing(&plan->dense), plan->model.dtype));
+    if (plan->whole_iterations > 0)
+        text_format(out, ", all of them whole in the first %u iterations", plan->whole_iterations);
 }
 
 static void print_lead(const Plan *plan, Text *out)

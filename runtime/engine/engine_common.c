@@ -72,7 +72,7 @@ const ExpertMap *expert_map_of_layer(const ExpertMaps *maps, const Plan *plan, i
 
 // ---- experts and packets ---------------------------------------------------------------------
 
-static uint64_t own_slot(const Plan *plan, uint64_t rank, const Coding *coding, int32_t layer)
+uint64_t engine_own_slot(const Plan *plan, const Coding *coding, uint64_t rank, int32_t layer)
 {
     const Choice *choice = plan_choice_of_layer(plan, layer);
     if (coding == &plan->dense) { // as gathers over the levels of packets, outermost first, lay shares down
@@ -125,7 +125,7 @@ StepPackets engine_step_packets(const Plan *plan, const WeightKind kinds[], uint
                          .packing = packing,
                          .bytes = packing_bytes(packing, elements, plan->model.dtype),
                          .whole_bytes = packing_bytes((Packing){PACKET_WHOLE, 1}, elements, plan->model.dtype),
-                         .own_slot = of->op == OP_DECODE ? own_slot(plan, rank, coding, of->layer) : 0};
+                         .own_slot = of->op == OP_DECODE ? engine_own_slot(plan, coding, rank, of->layer) : 0};
 }
 
 Packing engine_packing(const StepPackets *of, bool whole)

@@ -35,6 +35,8 @@ typedef struct {
     uint64_t own_slot;           // where packets are decoded: of the first own row among those gathered
 } StepPackets;
 
+// Where the first own row lies among those that packets bring together.
+uint64_t engine_own_slot(const Plan *plan, const Coding *coding, uint64_t rank, int32_t layer);
 // kinds: those of bundle_kinds.
 StepPackets engine_step_packets(const Plan *plan, const WeightKind kinds[], uint64_t rank, uint32_t step);
 // Of an iteration in which packets hold whole values, or of another: what they are, and their tensor.

@@ -60,8 +60,10 @@ static void print_description(const Report *report, Text *out)
     char a[FORMAT_MAX], b[FORMAT_MAX];
     text_format(out, "# hep-run %s, plan %s: ", report->version, report->plan_name);
     print_domain(plan, out);
-    text_format(out, ", dispatch %s%s, migration %s\n", dispatch_name(plan->dispatch),
-                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->experts.codec));
+    text_format(out, ", dispatch %s%s, migration %s%s%s\n", dispatch_name(plan->dispatch),
+                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->experts.codec),
+                coding_encodes(&plan->dense) ? ", dense weights " : "",
+                coding_encodes(&plan->dense) ? codec_name(plan->dense.codec) : "");
     text_format(out,
                 "# model %s: %" PRIu32 " layers (%" PRIu32 " MoE), hidden %" PRIu32 ", %" PRIu32
                 " experts, top %" PRIu32 ", %s, %" PRIu64 " tokens per rank",

@@ -124,7 +124,7 @@ static double moved_before(const Report *report, uint32_t index)
 static void json_add_loss_tolerances(const Report *report, const char *key, double turned, cJSON *root)
 {
     const Plan *plan = report->plan;
-    bool exact = !codec_info(plan->experts.codec)->encodes && plan->experts.gradient == GRADIENT_DENSE;
+    bool exact = !coding_encodes(&plan->experts) && !coding_encodes(&plan->dense);
     cJSON *tolerances = cJSON_AddArrayToObject(root, key);
     for (uint32_t i = 0; report->result->has_loss && i < report->result->iterations; i++) {
         double moved = moved_before(report, i);

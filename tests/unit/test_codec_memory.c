@@ -62,7 +62,7 @@ static void check_replicas(uint32_t outer, uint32_t inner)
             held += slot >= 0;
         }
         cr_assert_eq(held, replicas.rows);
-        char *own = (char *)replicas.data + engine_own_slot(plan, rank, LAYER) * bytes;
+        char *own = (char *)replicas.data + engine_own_slot(plan, &plan->experts, rank, LAYER) * bytes;
         cr_assert_arr_eq(own, sent.data, 2 * bytes, "own experts are where decoding looks for them");
     }
     plan_destroy(plan);
@@ -90,7 +90,7 @@ Test(codec_memory, replicas_of_outer_levels_are_those_that_packets_bring)
             cr_assert(initial_fill(&(Initial){plan, SEED, 4 * dc + rank % 4}, WEIGHT_EXPERTS, LAYER, own));
             cr_assert_arr_eq((char *)replicas.data + dc * bytes, own.data, bytes);
         }
-        cr_assert_eq(engine_own_slot(plan, rank, LAYER), 2 * (rank / 4));
+        cr_assert_eq(engine_own_slot(plan, &plan->experts, rank, LAYER), 2 * (rank / 4));
     }
     plan_destroy(plan);
     finish();

@@ -53,6 +53,19 @@ static Spec random_spec(void)
     return spec;
 }
 
+static void random_dense_coding(Spec *spec)
+{
+    static const Codec codecs[] = {CODEC_DENSE, CODEC_DELTA, CODEC_SIGN, CODEC_Q4};
+    Coding *dense = &spec->plan.dense;
+    dense->codec = codecs[rand() % 4];
+    dense->ratio = dense->codec == CODEC_DELTA ? 8 : 1;
+    dense->gradient = (GradientReturn)(rand() % GRADIENT_COUNT);
+    dense->gradient_ratio = dense->gradient == GRADIENT_TOPK ? 9 : 1;
+    if (coding_encodes(dense))
+        dense->whole_levels = (uint32_t)rand() % spec->cluster.level_count;
+    spec->plan.whole_iterations = spec_encodes(spec) && rand() % 3 == 0 ? 5 : 0;
+}
+
 // Training in several micro-batches, also in laps, with activations kept or computed again.
 static Spec random_looped_spec(void)
 {
@@ -72,11 +85,16 @@ static Spec random_looped_spec(void)
         spec.plan.experts.whole_levels = (uint32_t)rand() % spec.cluster.level_count;
     static const uint32_t loops[][2] = {{1, 0}, {2, 0}, {3, 0}, {5, 0}, {2, 1},
                                         {4, 2}, {6, 2}, {6, 3}, {3, 1}, {12, 3}};
-    int loop = rand() % (spec_encodes_experts(&spec) ? 4 : 10); // laps bring no packets
+    random_dense_coding(&spec);
+    int loop = rand() % (spec_encodes(&spec) ? 4 : 10); // laps bring no packets
     spec.plan.micro_batches = loops[loop][0];
     spec.plan.lap = loops[loop][1];
     spec.plan.recomputes = rand() % 2;
     spec.plan.regather_dense = rand() % 2;
+    if (coding_encodes(&spec.plan.dense)) { // what packets bring is kept
+        spec.plan.regather_dense = spec.plan.regather_dense && spec.plan.dense.whole_levels > 0;
+        spec.plan.dense_levels = coding_levels(&spec.plan.dense, spec.cluster.level_count);
+    }
     return spec;
 }
 
