@@ -13,10 +13,10 @@ void flow_gather(Flow *flow)
         *weights = shard.from;
     Holding holds = shard.holds == HOLDS_PACKET ? HOLDS_PACKET : HOLDS_WEIGHT;
     flow_take(flow, OPERAND_shard, value_split(holds, k, shard.levels, *weights));
-    const Coding *coding = plan_coding(flow->plan, flow_carried(flow, OPERAND_shard));
-    bool packed = codec_info(coding->codec)->encodes && level < coding_levels(coding, flow->plan->cluster.level_count);
-    if (packed && holds != HOLDS_PACKET)
-        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "weights cross this level whole, not as packets");
+    const Coding *dense = &flow->plan->dense; // of experts claims say so
+    bool packed = codec_info(dense->codec)->encodes && level < coding_levels(dense, flow->plan->cluster.level_count);
+    if (packed && holds != HOLDS_PACKET && flow_carried(flow, OPERAND_shard) != WEIGHT_EXPERTS)
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "dense weights cross this level whole, not as packets");
     if (shard.levels >> level)
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "this level, or one inside it, was gathered before");
     flow_give(flow, OPERAND_gathered, value_split(holds, k, shard.levels | 1u << level, *weights));
