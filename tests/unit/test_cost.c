@@ -182,6 +182,35 @@ Test(cost, padding_and_codecs_cost_what_they_move)
 
 // By hand: 16 tokens of 16 numbers, two heads of 8, sequences of 8; two matrices of 16 x 32 an expert, two experts a
 // GPU. A device of 4 GFLOP/s takes (1 + 32 / rows) times as long.
+// 8 GPUs, two data centres of four. A share of 5000 elements of f32 is 20000 bytes. By `sign` its packet has a block of
+// 4096 (514 bytes) and one of 904 (2 + 4 * 29), with two zeros 632; by `q4` 39 groups of 66 bytes and one of 8 elements
+// (6), 2580.
+Test(cost, dense_weights_in_packets)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 4, 0}, 8, 2);
+    spec.plan.pass = PASS_TRAINING;
+    spec.plan.dense = (Coding){CODEC_SIGN, 1, GRADIENT_Q4, 1, 1};
+    BundleCost gather, back;
+    cost_bundle(&spec, 20000, BUNDLE_GATHER, &gather);
+    cost_bundle(&spec, 20000, BUNDLE_RETURN, &back);
+    cr_expect_eq(gather.bytes[0], 632);
+    cr_expect_eq(back.bytes[0], 2580);
+    cr_expect_eq(gather.bytes[1], 2 * 3 * 20000.0); // inside whole: the shares of both
+    cr_expect_eq(back.bytes[1], gather.bytes[1]);
+    // The device quantizes and restores 5e8 bytes a second: a share and both; of gradients the other's and the own one.
+    cr_expect_float_eq(gather.codec_s, (20000 + 2 * 20000) / 5e8, 1e-12);
+    cr_expect_float_eq(back.codec_s, (20000 + 20000) / 5e8, 1e-12);
+    spec.plan.dense.whole_levels = 0;
+    cost_bundle(&spec, 20000, BUNDLE_GATHER, &gather);
+    cost_bundle(&spec, 20000, BUNDLE_RETURN, &back);
+    cr_expect_eq(gather.bytes[1], 2 * 3 * 632.0);
+    cr_expect_eq(back.bytes[1], 2 * 3 * 2580.0);
+    cr_expect_float_eq(gather.codec_s, (20000 + 8 * 20000) / 5e8, 1e-12);
+    cr_expect_float_eq(back.codec_s, (20000 + 20000 + 2 * 3 * 20000 + 2 * 20000) / 5e8, 1e-12);
+    cost_bundle_inside(&spec, 20000, 2, BUNDLE_GATHER, &gather);
+    cr_expect_eq(gather.codec_s, 0);
+}
+
 Test(cost, work_of_a_layer_is_counted)
 {
     Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 8, 2);
