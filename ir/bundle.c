@@ -185,8 +185,7 @@ static void name_memories(const Plan *plan, WeightKind kinds[])
         StepBuffers of = step_buffers(plan, step);
         note_memory(plan, kinds, step_operand(plan, step, OPERAND_mean), WEIGHT_MEAN);
         if (step->op == OP_ENCODE)
-            note_memory(plan, kinds, of.encode.sent,
-                        memory_of(kinds, of.encode.own, WEIGHT_SENT, WEIGHT_DENSE_SENT));
+            note_memory(plan, kinds, of.encode.sent, memory_of(kinds, of.encode.own, WEIGHT_SENT, WEIGHT_DENSE_SENT));
         else if (step->op == OP_DECODE)
             note_memory(plan, kinds, of.decode.replicas,
                         memory_of(kinds, of.decode.own, WEIGHT_REPLICAS, WEIGHT_DENSE_REPLICAS));

@@ -81,8 +81,8 @@ typedef struct {
 } OpInfo;
 
 extern const NameTable op_names;
-const OpInfo *op_info(int code);         // NULL for an unknown code
-const OpInfo *op_table(size_t *count);   // all ops, in the order of ops.def
+const OpInfo *op_info(int code);       // NULL for an unknown code
+const OpInfo *op_table(size_t *count); // all ops, in the order of ops.def
 
 // Where the operand is among those of the op; -1 where the op has none of it.
 int32_t op_operand_index(const OpInfo *info, Operand operand);

@@ -96,15 +96,15 @@ typedef struct {
     ModelDims model;
     Pass pass;
     Dispatch dispatch;
-    ExchangeKind exchange; // padded: every message is as large as `plan_message_rows` says
-    Coding experts, dense;   // how both travel; the embedding as dense weights do
-    uint32_t shared_every;   // iterations between two sums of the mean expert that `sr` subtracts; 0: none
+    ExchangeKind exchange;     // padded: every message is as large as `plan_message_rows` says
+    Coding experts, dense;     // how both travel; the embedding as dense weights do
+    uint32_t shared_every;     // iterations between two sums of the mean expert that `sr` subtracts; 0: none
     uint32_t whole_iterations; // training: in so many first iterations packets hold whole values
-    double capacity;         // rows per expert and source over the balanced load; 0: nothing is dropped
-    uint32_t replica_levels; // outermost levels whose experts are gathered from the start; 0 in training
-    uint32_t replica_slots;  // gathered layers alive at once, where replicas are dropped after use; 0: no limit
-    uint32_t outer_levels;   // training: gathers and returns over so many outermost levels have streams of their own
-    bool regather_dense;     // training: the same of gathered dense weights, and of so many outermost levels
+    double capacity;           // rows per expert and source over the balanced load; 0: nothing is dropped
+    uint32_t replica_levels;   // outermost levels whose experts are gathered from the start; 0 in training
+    uint32_t replica_slots;    // gathered layers alive at once, where replicas are dropped after use; 0: no limit
+    uint32_t outer_levels;     // training: gathers and returns over so many outermost levels have streams of their own
+    bool regather_dense;       // training: the same of gathered dense weights, and of so many outermost levels
     uint32_t once_dense;
     uint32_t micro_batches; // of an iteration; weights are updated once. `steps` say when each runs
     uint32_t lap;           // of these, so many pass a layer before the next one; 0: all (unroll.h)

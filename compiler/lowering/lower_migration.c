@@ -100,8 +100,7 @@ static int32_t encode_own(Lowering *l, const Coded *of, const char *suffix, int3
     char name[BUFFER_NAME_MAX];
     snprintf(name, sizeof(name), "packet%s", suffix);
     int32_t packet = add_packets(l, of, packing, name, rows);
-    StepBuffers operands = {
-        .encode = {.own = of->own, .mean = of->mean, .sent = of->memory->sent, .packet = packet}};
+    StepBuffers operands = {.encode = {.own = of->own, .mean = of->mean, .sent = of->memory->sent, .packet = packet}};
     double encode_s = cost_encode_s(&l->spec->cluster.device, packing.form, coded_bytes(l, of, rows));
     int32_t step = add_codec_step(l, OP_ENCODE, of, encode_s, operands);
     if (after_step != NONE)
@@ -120,11 +119,9 @@ static int32_t decode_gathered(Lowering *l, const Coded *of, const char *suffix,
         snprintf(name, sizeof(name), "decoded%s", suffix);
         decoded = add_coded(l, of, BUFFER_TEMPORARY, name, rows);
     }
-    StepBuffers operands = {.decode = {.packet = packet,
-                                       .own = of->own,
-                                       .mean = of->mean,
-                                       .gathered = decoded,
-                                       .replicas = of->memory->replicas}};
+    StepBuffers operands = {
+        .decode = {
+            .packet = packet, .own = of->own, .mean = of->mean, .gathered = decoded, .replicas = of->memory->replicas}};
     double decode_s = cost_decode_s(&l->spec->cluster.device, form, coded_bytes(l, of, rows));
     add_codec_step(l, OP_DECODE, of, decode_s, operands);
     return decoded == NONE ? of->memory->replicas : decoded;
@@ -135,7 +132,8 @@ static void return_packets(Lowering *l, const Coded *of, StepSpec step, int32_t 
 {
     const Device *device = &l->spec->cluster.device;
     const char *level_name = l->spec->cluster.levels[step.level].name;
-    double held = (double)builder_buffer(l->builder, dheld)->rows, own = (double)builder_buffer(l->builder, shard)->rows;
+    double held = (double)builder_buffer(l->builder, dheld)->rows,
+           own = (double)builder_buffer(l->builder, shard)->rows;
     Packing packing = coding_gradient_packing(of->coding);
     char name[BUFFER_NAME_MAX];
     snprintf(name, sizeof(name), "error.%s", level_name);
@@ -151,8 +149,8 @@ static void return_packets(Lowering *l, const Coded *of, StepSpec step, int32_t 
     add_codec_step(l, OP_ENCODE_GRADIENT, of, encode_s, encode);
     step.op = OP_RETURN_PACKETS;
     builder_add_step(l->builder, step, send);
-    l->returned = add_codec_step(l, OP_DECODE_GRADIENT, of,
-                                 cost_decode_s(device, packing.form, coded_bytes(l, of, own)), decode);
+    l->returned =
+        add_codec_step(l, OP_DECODE_GRADIENT, of, cost_decode_s(device, packing.form, coded_bytes(l, of, own)), decode);
 }
 
 // ---- how far gathers run ahead -----------------------------------------------------------------
@@ -270,12 +268,8 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, bool again, int32_t after_
 static Coded coded_bundle(const Lowering *l, int32_t layer, int32_t bundle, CodecMemory *memory)
 {
     const Cluster *cluster = &l->spec->cluster;
-    Coded of = {.coding = &l->spec->plan.dense,
-                .layer = layer,
-                .own = bundle,
-                .mean = NONE,
-                .memory = memory,
-                .members = 1};
+    Coded of = {
+        .coding = &l->spec->plan.dense, .layer = layer, .own = bundle, .mean = NONE, .memory = memory, .members = 1};
     for (uint32_t level = 0; level < coding_levels(of.coding, cluster->level_count); level++)
         of.members *= cluster->levels[level].count;
     snprintf(of.prefix, sizeof(of.prefix), "%s", builder_buffer(l->builder, bundle)->name);
@@ -393,8 +387,7 @@ int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
 int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle, int32_t kept, int32_t after_step)
 {
     BundleGather of = {.layer = layer, .bundle = bundle, .shard = kept, .suffix = ".again"};
-    gather_bundle_levels(l, &of,
-                         (GatherRange){l->spec->plan.dense_levels, l->spec->cluster.level_count, after_step});
+    gather_bundle_levels(l, &of, (GatherRange){l->spec->plan.dense_levels, l->spec->cluster.level_count, after_step});
     return of.shard;
 }
 

@@ -469,7 +469,8 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     cost_experts(work, layer, config, dispatch, held, cost);
     double coded = config_coded_shards(spec, config);
     if (coded > 1 && codec_info(spec->plan.experts.codec)->encodes)
-        cost->codec_s = packet_s(spec, coding_packing(&spec->plan.experts).form, layer->expert_bytes, coded * layer->expert_bytes);
+        cost->codec_s =
+            packet_s(spec, coding_packing(&spec->plan.experts).form, layer->expert_bytes, coded * layer->expert_bytes);
     cost->again_s += config->regather && config->once < spec_coded_levels(spec) ? cost->codec_s : 0;
     if (spec->plan.pass == PASS_FORWARD)
         return;

@@ -47,8 +47,8 @@ typedef struct {
     double port_dispatch_s[LEVELS_MAX], port_combine_s[LEVELS_MAX], port_gather_s[LEVELS_MAX],
         port_reduce_s[LEVELS_MAX];
     double port_latency_s[LEVELS_MAX]; // of what passes the port of level j last before experts are computed
-    double expert_sums_s;  // several micro-batches: adding up gradients of held experts, of one of them
-    double expert_round_s; // and what is done once: clearing, and rounding the sum
+    double expert_sums_s;              // several micro-batches: adding up gradients of held experts, of one of them
+    double expert_round_s;             // and what is done once: clearing, and rounding the sum
     // Gathered again, with encoding and decoding; over the outer levels apart.
     double again_s, again_outer_s, port_again_s[LEVELS_MAX], again_bytes[LEVELS_MAX];
     double codec_s;                // encode + decode

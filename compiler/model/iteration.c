@@ -208,11 +208,10 @@ static void return_dense(const Workload *work, const ClockedLayer *of, double *a
 {
     const BundleCost *dense = of->last ? &of->cost->dense_return : &of->cost->dense_lap_return;
     at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], at_s[CLOCK_CHAIN]);
-    advance_returns(
-        work->spec, at_s,
-        &(Returning){.step_s = dense->step_s,
-                     .port_s = dense->port_s,
-                     .more_s = dense->codec_s + of->cost->dense_lap_sums_s});
+    advance_returns(work->spec, at_s,
+                    &(Returning){.step_s = dense->step_s,
+                                 .port_s = dense->port_s,
+                                 .more_s = dense->codec_s + of->cost->dense_lap_sums_s});
 }
 
 static bool shares_dense(const Workload *work)

@@ -280,7 +280,8 @@ static void advise_requests(Advising *a)
         diag_help(a->diag, "gathering dense weights again for the backward pass helps: 'once_dense = auto' fits");
     freely = *a->work->spec;
     freely.plan.experts.codec = CODEC_DENSE;
-    freely.plan.experts.whole_levels = freely.plan.experts.gradient == GRADIENT_DENSE ? 0 : freely.plan.experts.whole_levels;
+    freely.plan.experts.whole_levels =
+        freely.plan.experts.gradient == GRADIENT_DENSE ? 0 : freely.plan.experts.whole_levels;
     freely.plan.experts.ratio = 1;
     a->tried = 0;
     if (codec_info(a->work->spec->plan.experts.codec)->remembers && fits(a, &freely))

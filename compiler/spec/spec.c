@@ -147,7 +147,8 @@ uint32_t spec_coded_levels(const Spec *spec)
 
 bool spec_needs_whole_experts(const Spec *spec)
 {
-    return !spec->model.abstract && (int)spec->plan.experts.codec != CODEC_AUTO && codec_info(spec->plan.experts.codec)->has_mean;
+    return !spec->model.abstract && (int)spec->plan.experts.codec != CODEC_AUTO &&
+           codec_info(spec->plan.experts.codec)->has_mean;
 }
 
 bool spec_encodes_experts(const Spec *spec)

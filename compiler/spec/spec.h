@@ -91,18 +91,18 @@ typedef struct {
     uint32_t domain[LEVELS_MAX]; // for DOMAIN_FORCED: spec_least_domain of those named
     uint32_t forced_count;       // runs of layers with their own; of layers in several the last counts
     ForcedRun *forced;
-    Coding experts, dense;  // how both travel; of experts the codec may be CODEC_AUTO
-    uint32_t shared_every;  // of sr, 0: without a shared expert
+    Coding experts, dense;     // how both travel; of experts the codec may be CODEC_AUTO
+    uint32_t shared_every;     // of sr, 0: without a shared expert
     uint32_t whole_iterations; // so many first iterations in which packets hold whole values
-    double capacity;        // 0: nothing is dropped
-    OnceDense once_dense;   // as requested
-    bool regather_dense;    // what is planned with: of ONCE_DENSE_AUTO one after the other,
-    uint32_t dense_levels;  // with so many outermost levels whose gathered shares are kept all the same
-    uint32_t micro_batches; // of an iteration
-    uint32_t lap_request;   // micro-batches of a lap, as requested; 0: the planner's choice
-    uint32_t lap;           // what is planned with; 0: all micro-batches
-    Recompute recompute;    // as requested
-    bool recomputes;        // what is planned with: of RECOMPUTE_AUTO one after the other
+    double capacity;           // 0: nothing is dropped
+    OnceDense once_dense;      // as requested
+    bool regather_dense;       // what is planned with: of ONCE_DENSE_AUTO one after the other,
+    uint32_t dense_levels;     // with so many outermost levels whose gathered shares are kept all the same
+    uint32_t micro_batches;    // of an iteration
+    uint32_t lap_request;      // micro-batches of a lap, as requested; 0: the planner's choice
+    uint32_t lap;              // what is planned with; 0: all micro-batches
+    Recompute recompute;       // as requested
+    bool recomputes;           // what is planned with: of RECOMPUTE_AUTO one after the other
     Span span, domain_span, codec_span, capacity_span;
 } SpecPlan;
 

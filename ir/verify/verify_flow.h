@@ -68,9 +68,9 @@ typedef struct {
 // What a layer's way out laid down for the way back.
 typedef struct {
     int32_t route[LEVELS_MAX], dispatch[LEVELS_MAX];
-    int32_t weights[WEIGHT_KINDS];                 // buffers
+    int32_t weights[WEIGHT_KINDS];                // buffers
     int32_t remembered[WEIGHT_KINDS][LEVELS_MAX]; // by codecs; errors are one per level, others the first
-    uint32_t exchanged, gathered;                  // levels, of the choice
+    uint32_t exchanged, gathered;                 // levels, of the choice
 } LayerFlow;
 
 typedef struct {

@@ -86,7 +86,8 @@ void flow_decode(Flow *flow)
     if (flow_operand(flow, OPERAND_gathered) == NONE && !replicas)
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "misses operand 'gathered'");
     flow_take_none(flow, replicas ? OPERAND_gathered : OPERAND_replicas);
-    flow_give(flow, replicas ? OPERAND_replicas : OPERAND_gathered, value_split(HOLDS_WEIGHT, k, bundle.coded, weights));
+    flow_give(flow, replicas ? OPERAND_replicas : OPERAND_gathered,
+              value_split(HOLDS_WEIGHT, k, bundle.coded, weights));
 }
 
 void flow_mean_expert(Flow *flow)

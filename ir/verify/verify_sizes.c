@@ -233,9 +233,8 @@ static void verify_own(Verifier *verifier, uint32_t index, const Buffer *own, We
     uint64_t rows = dense ? 1 : experts.rows;
     uint64_t cols = dense ? bundle_shape(plan, kind, plan->steps[index].layer).share : experts.cols;
     if (own->rows != rows || own->cols != cols || own->dtype != plan->model.dtype)
-        verify_fail(verifier, PROPERTY_SIZES, index,
-                    "'%s' is no share of weights: expected %s %" PRIu64 " x %" PRIu64, own->name,
-                    dtype_name(plan->model.dtype), rows, cols);
+        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' is no share of weights: expected %s %" PRIu64 " x %" PRIu64,
+                    own->name, dtype_name(plan->model.dtype), rows, cols);
 }
 
 static uint64_t coded_members(const Plan *plan, const Step *step, WeightKind kind)

@@ -1,5 +1,6 @@
-// Compression of weights that are gathered, as a difference, and of gradients that return, with error feedback. Packets as ir/codec.h lays them out. What receivers add to their copies and what the sender adds to its own
-// goes through one function, so that all keep the same bits.
+// Compression of weights that are gathered, as a difference, and of gradients that return, with error feedback. Packets
+// as ir/codec.h lays them out. What receivers add to their copies and what the sender adds to its own goes through one
+// function, so that all keep the same bits.
 #include "ir/codec.h"
 #include "kernels/host/internal.h"
 

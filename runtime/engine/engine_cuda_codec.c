@@ -59,8 +59,7 @@ bool cuda_run_encode_gradient(CudaStep *step, Fault *fault)
 bool cuda_run_return_packets(CudaStep *step, Fault *fault)
 {
     const struct return_packets_tensors *t = &step->operands.return_packets;
-    Exchange exchange =
-        engine_packet_exchange(packets_of(step, t->packets), packets_of(step, t->received),
+    Exchange exchange = engine_packet_exchange(packets_of(step, t->packets), packets_of(step, t->received),
                                                step->place.members, step->engine->sum_counts[0]);
     return cuda_exchange(step, &exchange, fault);
 }

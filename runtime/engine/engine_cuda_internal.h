@@ -59,7 +59,7 @@ struct CudaStep {
     int channel;               // of steps that meet others
     MessagePlace place;        // among those; of gradients that are packed, among those that the packets travel between
     StepPackets packets;
-    union {                    // of the op; of gates; of others
+    union { // of the op; of gates; of others
         CudaRoute route;
         CudaExperts experts;
         CudaExchange exchange;

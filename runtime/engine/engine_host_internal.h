@@ -20,7 +20,7 @@ struct HostStep {
     int channel;        // of steps that meet others
     MessagePlace place; // among those; of gradients that are packed, among those that the packets travel between
     StepPackets packets;
-    union {             // of the op; of others
+    union { // of the op; of others
         StepRoute route;
         const int32_t *slot_of_expert;
         int32_t *decisions;    // where its choice is recorded, or NULL
@@ -44,7 +44,7 @@ struct HostEngine {
     int32_t *sum_counts[SUM_STREAMS]; // in one allocation
     uint64_t updates;                 // of the optimizer, from 1
     float learning_rate;
-    bool whole; // packets hold whole values in this iteration
+    bool whole;             // packets hold whole values in this iteration
     int64_t nonfinite_step; // see EngineResult
     int32_t *decisions;
     void *final_x;

@@ -7,11 +7,11 @@
 
 // Codes are stored in checkpoints, by name.
 #define HEP_PERSISTENCES(X)                                                                                            \
-    X(NONE, "none")   /* does not outlive an iteration */                                                              \
-    X(EQUAL, "equal") /* the same on every rank: the mean expert */                                                    \
-    X(SHARE, "share") /* a flat share of a bundle that all ranks own together: weights, state */                       \
-    X(OWN, "own")     /* the share of experts that the rank owns: weights, state, what was sent of them */             \
-    X(HELD, "held")   /* of the experts that the rank holds: replicas, what gradients have left out */               \
+    X(NONE, "none")         /* does not outlive an iteration */                                                        \
+    X(EQUAL, "equal")       /* the same on every rank: the mean expert */                                              \
+    X(SHARE, "share")       /* a flat share of a bundle that all ranks own together: weights, state */                 \
+    X(OWN, "own")           /* the share of experts that the rank owns: weights, state, what was sent of them */       \
+    X(HELD, "held")         /* of the experts that the rank holds: replicas, what gradients have left out */           \
     X(GATHERED, "gathered") /* the same of a bundle that all ranks own together: shares next to the rank's own */
 
 #define X(name, text) PERSISTENCE_##name,
@@ -37,7 +37,8 @@ typedef enum {
 typedef struct {
     Persistence persistence;
     Rebuild rebuild;
-    uint32_t parts;    // of PERSISTENCE_SHARE and _GATHERED: so many values of each element, one part of the buffer after another
+    uint32_t parts; // of PERSISTENCE_SHARE and _GATHERED: so many values of each element, one part of the buffer after
+                    // another
     uint64_t elements; // of that bundle, all ranks' shares together without padding
 } PersistentInfo;
 

@@ -124,14 +124,16 @@ Test(codec_memory, replicas_of_dense_weights_are_the_shares_next_to_the_own_one)
             cr_assert(initial_fill(&initial, WEIGHT_DENSE_ERROR, bundles[b].layer, error));
             cr_assert_arr_eq(error.data, zero.data, 2 * bytes);
             for (uint64_t dc = 0; dc < 2; dc++) {
-                cr_assert(initial_fill(&(Initial){plan, SEED, 4 * dc + rank % 4}, bundles[b].kind, bundles[b].layer, own));
+                cr_assert(
+                    initial_fill(&(Initial){plan, SEED, 4 * dc + rank % 4}, bundles[b].kind, bundles[b].layer, own));
                 cr_assert_arr_eq((char *)replicas.data + dc * bytes, own.data, bytes);
                 cr_assert(rank / 4 != dc || memcmp(sent.data, own.data, bytes) == 0);
             }
             cr_assert_eq(engine_own_slot(plan, &plan->dense, rank, bundles[b].layer), rank / 4);
         }
     }
-    plan->dense.whole_levels = 0; // packets over both levels: gpu 3 of dc 1 comes after the 3 before it, of two dcs each
+    plan->dense.whole_levels =
+        0; // packets over both levels: gpu 3 of dc 1 comes after the 3 before it, of two dcs each
     cr_assert_eq(engine_own_slot(plan, &plan->dense, 7, LAYER), 1 + 3 * 2);
     cr_assert_eq(engine_own_slot(plan, &plan->dense, 2, LAYER), 0 + 2 * 2);
     plan_destroy(plan);

@@ -45,7 +45,8 @@ static Spec random_spec(void)
         bool training = spec.plan.pass == PASS_TRAINING;
         spec.replica_levels = !training;
         spec.model.experts = ranks / shape[0];
-        spec.plan.experts.codec = training && spec.plan.experts.codec == CODEC_SR ? CODEC_DELTA : spec.plan.experts.codec;
+        spec.plan.experts.codec =
+            training && spec.plan.experts.codec == CODEC_SR ? CODEC_DELTA : spec.plan.experts.codec;
         spec.model.top_k = spec.model.experts > 1 ? spec.model.top_k : 1;
     }
     for (uint32_t l = 0; l < spec.cluster.level_count && spec.model.layers % 2; l++)
@@ -175,8 +176,8 @@ static void compare_added(const char *what, const Spec *spec, double added, doub
 {
     of->compared++;
     of->exact += added == bytes;
-    // How the few buffers of one layer pack beside another's makes some kilobytes, whatever the size; packets that may be
-    // whole are as large as what they are of.
+    // How the few buffers of one layer pack beside another's makes some kilobytes, whatever the size; packets that may
+    // be whole are as large as what they are of.
     double slack = spec->plan.whole_iterations > 0 ? 0.03 : 0.01;
     cr_expect(fabs(added - bytes) <= slack * bytes + 8192, "%s of %u layers, %s, %u micro-batches: %.0f, lowered %.0f",
               what, spec->model.layers, spec->plan.recomputes ? "recomputed" : "kept", spec->plan.micro_batches, added,

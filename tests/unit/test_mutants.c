@@ -694,8 +694,8 @@ static Spec shape(int i)
         spec.plan.experts.gradient = i == 6 ? GRADIENT_TOPK : i == 5 ? GRADIENT_TERNARY : GRADIENT_DENSE;
         spec.plan.experts.gradient_ratio = i == 6 ? 9 : 1;
         spec.plan.experts.whole_levels = i == 6; // packets are decoded before the last level
-        spec.plan.dense = i == 5 ? (Coding){CODEC_SIGN, 1, GRADIENT_TERNARY, 1, 0}
-                                 : (Coding){CODEC_DELTA, 7.5, GRADIENT_TOPK, 9, 1};
+        spec.plan.dense =
+            i == 5 ? (Coding){CODEC_SIGN, 1, GRADIENT_TERNARY, 1, 0} : (Coding){CODEC_DELTA, 7.5, GRADIENT_TOPK, 9, 1};
         spec.plan.whole_iterations = i == 6 ? 3 : 0;
         spec.plan.pass = PASS_TRAINING;
     }
