@@ -175,7 +175,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
         lowering_add_temporary(l, k, "drecords", DTYPE_F32, last->record_rows, l->records),
     };
     int32_t dheld = migrated ? lowering_add_temporary(l, k, "dheld", model->dtype, l->held_rows, l->share_cols)
-                             : lowering_add_gradient(l, layer->experts, (int32_t)k);
+                             : lowering_add_gradient_sum(l, layer->experts, (int32_t)k);
     if (returns_are_limited(l->work, l->config->regather))
         l->limit = lowering_return_limit(l);
     GradientSum sum = lowering_begin_sum(l, (int32_t)k, dheld, lowering_returns_each_lap(l));
@@ -255,6 +255,8 @@ void lowering_add_backward(Lowering *l)
     const SpecModel *model = &l->spec->model;
     l->updates =
         arena_alloc_array(l->arena, 1 + (size_t)UPDATES_PER_LAYER_MAX * l->work->layer_count, sizeof(*l->updates));
+    l->leaving.buffers =
+        arena_alloc_array(l->arena, 1 + (size_t)2 * LEVELS_MAX * l->work->layer_count, sizeof(*l->leaving.buffers));
     BufferShape shape = {
         .dtype = model->dtype, .rows = l->tokens, .cols = model->hidden, .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t dx = builder_add_buffer(l->builder, shape, "dx");

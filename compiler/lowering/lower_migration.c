@@ -1,5 +1,6 @@
 // Lowering of migration: experts to those who gather them, encoded where the plan says so; their gradients home again;
 // and the sums over ranks. The forward pass (lower.c) and the backward pass (lower_backward.c) call it.
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -393,29 +394,58 @@ int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle,
 
 int32_t lowering_add_bundle_gradient(Lowering *l, int32_t layer, int32_t bundle, int32_t held)
 {
-    return held == bundle ? lowering_add_gradient(l, bundle, layer)
+    return held == bundle ? lowering_add_gradient_sum(l, bundle, layer)
                           : add_held(l, layer, bundle, (double)builder_buffer(l->builder, held)->rows, "dwhole");
 }
 
 // A gradient on its way home, level by level.
 typedef struct {
-    int32_t layer, gradient;
+    int32_t layer, weights, gradient;
     bool each_lap; // levels inside the boundary are crossed once per lap,
     uint32_t once; // which are those from this one on
     bool summed;   // what laps brought was added up
 } Return;
+
+// For so many shares of a gradient that leaves the last lap.
+static int32_t leaving_slot(Lowering *l, const Return *of, double rows)
+{
+    LeavingSlots *slots = &l->leaving;
+    const Buffer *own = builder_buffer(l->builder, of->weights);
+    uint32_t alike = 0, oldest = slots->count;
+    for (uint32_t i = slots->count; i-- > 0;) {
+        const Buffer *slot = builder_buffer(l->builder, slots->buffers[i]);
+        if (slot->rows != (uint64_t)rows || slot->cols != own->cols)
+            continue;
+        alike++;
+        oldest = i;
+    }
+    BufferShape shape = {
+        .dtype = own->dtype, .rows = rows, .cols = (double)own->cols, .kind = BUFFER_TEMPORARY, .layer = NONE};
+    int32_t slot = alike < LEAVING_SLOTS ? builder_add_buffer(l->builder, shape, "leaving.%" PRIu32, slots->count)
+                                         : slots->buffers[oldest];
+    if (alike < LEAVING_SLOTS)
+        oldest = slots->count++;
+    memmove(slots->buffers + oldest, slots->buffers + oldest + 1,
+            (slots->count - 1 - oldest) * sizeof(*slots->buffers));
+    return slots->buffers[slots->count - 1] = slot;
+}
 
 static bool is_crossed_each_lap(const Return *of, uint32_t level)
 {
     return of->each_lap && level >= of->once;
 }
 
-// Before the first level that is crossed once, gradients of all laps become the iteration's. `shard`: the buffer for
-// what then goes on.
-static void leave_laps(Lowering *l, Return *of, int32_t shard)
+// Before the first level that is crossed once, gradients of all laps become the iteration's: so many shares, which then
+// travel on.
+static void leave_laps(Lowering *l, Return *of, double rows)
 {
-    of->gradient = lowering_sum_laps(l, of->layer, of->gradient, shard);
+    int32_t sum = lowering_sum_laps(l, of->layer, of->gradient, NONE);
     of->summed = true;
+    of->gradient = sum;
+    if (builder_buffer(l->builder, of->weights)->dtype == DTYPE_F32)
+        return;
+    of->gradient = leaving_slot(l, of, rows);
+    lowering_round_laps(l, of->layer, sum, of->gradient);
 }
 
 static int32_t add_return_step(Lowering *l, const Return *of, StepSpec step, int32_t shard)
@@ -436,6 +466,7 @@ int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
     const Coded coded = coded_bundle(l, layer, bundle, NULL);
     uint32_t packed = coded.coding->gradient == GRADIENT_DENSE ? 0 : coding_levels(coded.coding, cluster->level_count);
     Return of = {.layer = layer,
+                 .weights = bundle,
                  .gradient = gradient,
                  .each_lap = layer != NONE && lowering_returns_dense_each_lap(l),
                  .once = l->spec->plan.dense_levels};
@@ -443,12 +474,14 @@ int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
         if (cluster->levels[level].count == 1)
             continue;
         if (of.each_lap && level < of.once && !of.summed)
-            leave_laps(l, &of, add_held(l, layer, bundle, rows, "dkept"));
+            leave_laps(l, &of, rows);
         rows /= cluster->levels[level].count;
         char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof(name), "d.%s", cluster->levels[level].name);
         bool home = rows == 1 && (!of.each_lap || of.summed);
-        int32_t shard = home ? lowering_add_gradient(l, bundle, layer) : add_held(l, layer, bundle, rows, name);
+        int32_t shard = home        ? lowering_add_gradient(l, bundle, layer)
+                        : of.summed ? leaving_slot(l, &of, rows)
+                                    : add_held(l, layer, bundle, rows, name);
         StepSpec step = bundle_step(l, OP_REDUCE_SCATTER, layer, level, &cost);
         if (level >= packed)
             add_return_step(l, &of, step, shard);
@@ -457,21 +490,31 @@ int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
         of.gradient = shard;
     }
     if (of.each_lap && !of.summed)
-        leave_laps(l, &of, lowering_add_gradient(l, bundle, layer));
+        return lowering_sum_laps(l, layer, of.gradient, lowering_add_gradient_sum(l, bundle, layer));
     return of.gradient;
 }
 
 // ---- gradients -------------------------------------------------------------------------------
 
-int32_t lowering_add_gradient(Lowering *l, int32_t weight, int32_t layer)
+static int32_t add_gradient(Lowering *l, int32_t weight, int32_t layer, bool is_sum)
 {
     const Buffer *buffer = builder_buffer(l->builder, weight);
-    BufferShape shape = {.dtype = buffer->dtype,
+    BufferShape shape = {.dtype = is_sum ? DTYPE_F32 : buffer->dtype,
                          .rows = (double)buffer->rows,
                          .cols = (double)buffer->cols,
                          .kind = BUFFER_GRADIENT,
                          .layer = layer};
     return builder_add_buffer(l->builder, shape, "%s.gradient", buffer->name);
+}
+
+int32_t lowering_add_gradient(Lowering *l, int32_t weight, int32_t layer)
+{
+    return add_gradient(l, weight, layer, false);
+}
+
+int32_t lowering_add_gradient_sum(Lowering *l, int32_t weight, int32_t layer)
+{
+    return add_gradient(l, weight, layer, l->plan->micro_batches > 1);
 }
 
 void lowering_add_sums(Lowering *l, int32_t layer, int32_t summed, uint32_t from_level, uint32_t to_level, double every)
@@ -512,20 +555,24 @@ int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
     const Spec *spec = l->spec;
     double rows = l->held_rows;
     const Coded coded = coded_experts(l, k);
-    Return of = {
-        .layer = (int32_t)k, .gradient = dheld, .each_lap = lowering_returns_each_lap(l), .once = l->config->once};
+    Return of = {.layer = (int32_t)k,
+                 .weights = l->layers[k].experts,
+                 .gradient = dheld,
+                 .each_lap = lowering_returns_each_lap(l),
+                 .once = l->config->once};
     for (uint32_t level = spec->cluster.level_count; level-- > 0;) {
         uint32_t domain = l->config->domain[level];
         if (domain == 1)
             continue;
         if (of.each_lap && level < of.once && !of.summed)
-            leave_laps(l, &of, add_experts(l, k, BUFFER_TEMPORARY, "dkept", rows));
+            leave_laps(l, &of, rows);
         rows /= domain;
         char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof(name), "dexperts.%s", spec->cluster.levels[level].name);
         bool home = rows == l->share_rows && (!of.each_lap || of.summed);
-        int32_t shard = home ? lowering_add_gradient(l, l->layers[k].experts, (int32_t)k)
-                             : add_experts(l, k, BUFFER_TEMPORARY, name, rows);
+        int32_t shard = home        ? lowering_add_gradient(l, of.weights, (int32_t)k)
+                        : of.summed ? leaving_slot(l, &of, rows)
+                                    : add_experts(l, k, BUFFER_TEMPORARY, name, rows);
         StepSpec step = {.op = OP_REDUCE_SCATTER,
                          .layer = (int32_t)k,
                          .level = (int32_t)level,
@@ -539,6 +586,6 @@ int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
         of.gradient = shard;
     }
     if (of.each_lap && !of.summed)
-        leave_laps(l, &of, lowering_add_gradient(l, l->layers[k].experts, (int32_t)k));
+        return lowering_sum_laps(l, (int32_t)k, of.gradient, lowering_add_gradient_sum(l, of.weights, (int32_t)k));
     return of.gradient;
 }

@@ -1,5 +1,5 @@
 // Lowering of sums of gradients over the micro-batches of an iteration: see lowering.h. Where weights have 16 bits sums
-// have 32, and what goes home is rounded once.
+// have 32; what travels is rounded once, and the owner's sum stays as it is.
 #include "compiler/lowering/lowering.h"
 #include "ir/unroll.h"
 
@@ -51,9 +51,8 @@ GradientSum lowering_begin_sum(Lowering *l, int32_t layer, int32_t whole, bool e
     GradientSum of = {.layer = layer, .part = whole, .sum = whole, .whole = whole, .each_lap = each_lap};
     if (!sums(l) || is_one_part(l, &of))
         return of;
-    Dtype dtype = builder_buffer(l->builder, whole)->dtype;
-    of.part = add_like(l, whole, dtype, "part");
-    if (dtype != DTYPE_F32)
+    of.part = add_like(l, whole, l->spec->model.dtype, "part");
+    if (builder_buffer(l->builder, whole)->dtype != DTYPE_F32)
         of.sum = add_like(l, whole, DTYPE_F32, "sum");
     add_clear(l, layer, of.sum, WHEN_FIRST, each_lap);
     return of;
@@ -63,7 +62,7 @@ int32_t lowering_add_cleared_part(Lowering *l, const GradientSum *of, const char
 {
     if (!sums(l))
         return of->whole;
-    int32_t part = add_like(l, of->whole, builder_buffer(l->builder, of->whole)->dtype, suffix);
+    int32_t part = add_like(l, of->whole, l->spec->model.dtype, suffix);
     add_clear(l, of->layer, part, WHEN_EVERY, false);
     return part;
 }
@@ -96,10 +95,9 @@ void lowering_end_sum(Lowering *l, const GradientSum *of)
 }
 
 // On the way home: computation waits for nothing of it.
-int32_t lowering_sum_laps(Lowering *l, int32_t layer, int32_t part, int32_t whole)
+int32_t lowering_sum_laps(Lowering *l, int32_t layer, int32_t part, int32_t gradient)
 {
-    bool is_rounded = builder_buffer(l->builder, whole)->dtype != DTYPE_F32;
-    int32_t sum = is_rounded ? add_like(l, whole, DTYPE_F32, "laps") : whole;
+    int32_t sum = gradient == NONE ? add_like(l, part, DTYPE_F32, "laps") : gradient;
     add_clear(l, layer, sum, WHEN_FIRST, false);
     StepSpec step = {.op = OP_ADD_RETURNED,
                      .layer = layer,
@@ -109,12 +107,11 @@ int32_t lowering_sum_laps(Lowering *l, int32_t layer, int32_t part, int32_t whol
                      .each_lap = true};
     int32_t added = builder_add_step(l->builder, step, (StepBuffers){.add_returned = {.part = part, .sum = sum}});
     l->returned = added; // from here on the next gradient may overwrite the part
-    if (!is_rounded)
-        return whole;
-    step.op = OP_ROUND_RETURNED;
-    step.cost_s = round_s(l, sum);
-    step.each_lap = false;
-    StepBuffers operands = {.round_returned = {.sum = sum, .gradient = whole}};
-    builder_add_step(l->builder, step, operands);
-    return whole;
+    return sum;
+}
+
+void lowering_round_laps(Lowering *l, int32_t layer, int32_t sum, int32_t rounded)
+{
+    StepSpec step = {.op = OP_ROUND_RETURNED, .layer = layer, .level = NONE, .group = NONE, .cost_s = round_s(l, sum)};
+    builder_add_step(l->builder, step, (StepBuffers){.round_returned = {.sum = sum, .gradient = rounded}});
 }

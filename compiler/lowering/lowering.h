@@ -41,6 +41,15 @@ typedef struct {
 
 enum { UPDATES_PER_LAYER_MAX = 2 };
 
+// Of several laps, what leaves the last one for the outer levels takes memory that nothing else shares. Layers take
+// turns: so many gradients of a size may be under way there.
+enum { LEAVING_SLOTS = 4 };
+
+typedef struct {
+    int32_t *buffers; // [2 LEVELS_MAX layers], the one that waited longest first
+    uint32_t count;
+} LeavingSlots;
+
 // So many gathered shares that came over the outer levels may wait for the levels inside: of dense weights and of
 // experts one that is read, and one that is made meanwhile.
 enum { OUTER_SLOTS = 4 };
@@ -68,8 +77,9 @@ typedef struct {
     int32_t embedding, held_embedding; // as owned, as steps read it
     WeightUpdate *updates;
     uint32_t update_count;
-    int32_t returned;                 // the last step that brings gradients home; NONE if there was none
-    int32_t home[RETURNS_MAX];        // the same after the layers before, latest first
+    int32_t returned;          // the last step that brings gradients home; NONE if there was none
+    int32_t home[RETURNS_MAX]; // the same after the layers before, latest first
+    LeavingSlots leaving;
     int32_t outer_reads[OUTER_SLOTS]; // the last steps that read what came over the outer levels alone, latest first
     int32_t limit;                    // what the next step of the computation waits for besides its data
 } Lowering;
@@ -102,7 +112,7 @@ void lowering_send_rows(Lowering *l, uint32_t layer, const char *suffix);
 
 // lower_sums.c.
 // The gradient of some weights: what steps of a micro-batch write, and the sum over the iteration's. Where that has one
-// micro-batch all three are one buffer; where weights are f32 the sum is what goes home.
+// micro-batch all three are one buffer; where what goes home is f32, it is the sum.
 typedef struct {
     int32_t layer; // NONE for the embedding
     int32_t part, sum, whole;
@@ -117,8 +127,11 @@ void lowering_accumulate(Lowering *l, const GradientSum *of, int32_t part);
 // Ends the sum; `whole` holds it.
 void lowering_end_sum(Lowering *l, const GradientSum *of);
 
-// Adds a gradient of each lap to the iteration's, which `whole` is: as large; returns it.
-int32_t lowering_sum_laps(Lowering *l, int32_t layer, int32_t part, int32_t whole);
+// Adds a gradient of each lap to the iteration's sum, in f32 and as large: the owner's `gradient`, or, for NONE, one that
+// travels on. Returns the sum.
+int32_t lowering_sum_laps(Lowering *l, int32_t layer, int32_t part, int32_t gradient);
+// What travels on, where weights have 16 bits.
+void lowering_round_laps(Lowering *l, int32_t layer, int32_t sum, int32_t rounded);
 
 // lower_migration.c.
 // Do gradients of the experts, or of dense weights, go home over the levels inside the boundary once per lap?
@@ -136,8 +149,10 @@ int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle,
 // owner's gradient.
 int32_t lowering_add_bundle_gradient(Lowering *l, int32_t layer, int32_t bundle, int32_t held);
 int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t gradient);
-// The gradient of a weight buffer: as large.
+// The gradient of a weight buffer: as large. One that is a sum over micro-batches is f32; one that arrives over a link
+// has the dtype in which it travels, that of the weights.
 int32_t lowering_add_gradient(Lowering *l, int32_t weight, int32_t layer);
+int32_t lowering_add_gradient_sum(Lowering *l, int32_t weight, int32_t layer);
 // Sums a buffer over the ranks, one level after another, inner first; in each of `every` iterations.
 void lowering_add_sums(Lowering *l, int32_t layer, int32_t summed, uint32_t from_level, uint32_t to_level,
                        double every);

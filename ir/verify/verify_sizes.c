@@ -170,7 +170,7 @@ static void verify_route_backward(Verifier *verifier, uint32_t index, const Shap
                             shape);
 }
 
-// Two moments a weight, and a master copy where weights are 16-bit.
+// Two moments a weight, and a master copy where weights are 16-bit. The gradient is as it travelled, or a sum.
 static void verify_optimizer(Verifier *verifier, uint32_t index, const Shape *shape)
 {
     (void)shape;
@@ -179,7 +179,8 @@ static void verify_optimizer(Verifier *verifier, uint32_t index, const Shape *sh
     const Buffer *gradient = step_buffer(plan, &plan->steps[index], OPERAND_gradient);
     const Buffer *state = step_buffer(plan, &plan->steps[index], OPERAND_state);
     uint64_t values = dtype_bytes(weights->dtype) < 4 ? 3 : 2;
-    if (gradient->dtype != weights->dtype || gradient->rows != weights->rows || gradient->cols != weights->cols)
+    bool has_dtype = gradient->dtype == weights->dtype || gradient->dtype == DTYPE_F32;
+    if (!has_dtype || gradient->rows != weights->rows || gradient->cols != weights->cols)
         verify_fail(verifier, PROPERTY_SIZES, index, "'%s' differs in shape from '%s'", gradient->name, weights->name);
     if (state->rows != weights->rows || state->cols != values * weights->cols)
         verify_fail(verifier, PROPERTY_SIZES, index,

@@ -117,7 +117,8 @@ AdamWFactors cuda_adamw_factors(const AdamW *adamw, double clip);
 // squares = before (0 if absent) + the sum of the gradient's squares, in double precision until it is complete.
 cudaError_t cuda_squares(const CudaQueue *queue, Tensor gradient, Tensor before, Tensor squares);
 cudaError_t cuda_optimizer_begin(const CudaQueue *queue, Tensor weights, Tensor state);
-// squares: of all gradients, f32 [1]; where they are given, gradients shrink to the factors' largest norm.
+// gradient: of the weights' dtype, or f32. squares: of all gradients, f32 [1]; where they are given, gradients shrink
+// to the factors' largest norm.
 cudaError_t cuda_optimizer(const CudaQueue *queue, const AdamWFactors *factors, const ModelRanges *undecayed,
                            Tensor squares, Tensor weights, Tensor gradient, Tensor state);
 

@@ -16,12 +16,12 @@ __device__ __forceinline__ float gradient_scale(const AdamWFactors &f, const flo
     return norm > f.clip && f.clip > 0 ? f.scale * f.clip / norm : f.scale;
 }
 
-// A buffer's weights [rows][cols] with their gradient; state f32 [rows][2 cols], or [3 cols] with a master copy for
-// 16-bit weights.
-template <typename T> struct Weights {
+// A buffer's weights [rows][cols] with their gradient, of the same dtype or f32; state f32 [rows][2 cols], or [3 cols]
+// with a master copy for 16-bit weights.
+template <typename T, typename Gradient> struct Weights {
     static constexpr bool HAS_MASTER = sizeof(T) == 2;
     T *weights;
-    const T *gradient;
+    const Gradient *gradient;
     float *state;
     uint64_t rows, cols;
     bool aligned;
@@ -37,19 +37,20 @@ __device__ __forceinline__ bool decays(const ModelRanges &undecayed, uint64_t el
 }
 
 // EACH neighbours of a row from `first` on.
-template <typename T>
-__device__ __forceinline__ void update(const AdamWFactors &f, float scale, const Weights<T> &of, uint64_t row,
+template <typename T, typename Gradient>
+__device__ __forceinline__ void update(const AdamWFactors &f, float scale, const Weights<T, Gradient> &of, uint64_t row,
                                        uint64_t first)
 {
     uint64_t cols = of.cols;
     float *moments = of.state + row * (of.HAS_MASTER ? 3 : 2) * cols;
     T *weights = of.weights + row * cols;
-    Run<T, EACH> g, stored;
+    Run<Gradient, EACH> g;
+    Run<T, EACH> stored;
     Run<float, EACH> m, v, w;
     g.load(of.gradient + row * cols, first, cols, of.aligned);
     m.load(moments, first, cols, of.aligned);
     v.load(moments + cols, first, cols, of.aligned);
-    if constexpr (Weights<T>::HAS_MASTER)
+    if constexpr (of.HAS_MASTER)
         w.load(moments + 2 * cols, first, cols, of.aligned);
     else
         w.load(weights, first, cols, of.aligned);
@@ -64,14 +65,14 @@ __device__ __forceinline__ void update(const AdamWFactors &f, float scale, const
     }
     m.store(moments, first, cols, of.aligned);
     v.store(moments + cols, first, cols, of.aligned);
-    if constexpr (Weights<T>::HAS_MASTER)
+    if constexpr (of.HAS_MASTER)
         w.store(moments + 2 * cols, first, cols, of.aligned);
     stored.store(weights, first, cols, of.aligned);
 }
 
-template <typename T>
+template <typename T, typename Gradient>
 __global__ void __launch_bounds__(BLOCK_THREADS)
-    adamw_kernel(const AdamWFactors *__restrict__ factors, const float *__restrict__ squares, Weights<T> of)
+    adamw_kernel(const AdamWFactors *__restrict__ factors, const float *__restrict__ squares, Weights<T, Gradient> of)
 {
     AdamWFactors f = *factors;
     uint64_t per_row = (of.cols + EACH - 1) / EACH;
@@ -102,13 +103,13 @@ template <typename T> cudaError_t begin(const CudaQueue *queue, Tensor weights, 
                   weights.cols);
 }
 
-template <typename T>
-Weights<T> weights_of(const ModelRanges *undecayed, Tensor weights, Tensor gradient, Tensor state)
+template <typename T, typename Gradient>
+Weights<T, Gradient> weights_of(const ModelRanges *undecayed, Tensor weights, Tensor gradient, Tensor state)
 {
-    bool aligned = is_aligned<T>(weights.data, weights.cols) && is_aligned<T>(gradient.data, 0) &&
+    bool aligned = is_aligned<T>(weights.data, weights.cols) && is_aligned<Gradient>(gradient.data, 0) &&
                    is_aligned<float>(state.data, weights.cols);
     return {static_cast<T *>(weights.data),
-            static_cast<const T *>(gradient.data),
+            static_cast<const Gradient *>(gradient.data),
             static_cast<float *>(state.data),
             weights.rows,
             weights.cols,
@@ -116,14 +117,23 @@ Weights<T> weights_of(const ModelRanges *undecayed, Tensor weights, Tensor gradi
             *undecayed};
 }
 
+template <typename T, typename Gradient>
+cudaError_t step_with(const CudaQueue *queue, const AdamWFactors *factors, const ModelRanges *undecayed, Tensor squares,
+                      Tensor weights, Tensor gradient, Tensor state)
+{
+    uint64_t threads = weights.rows * blocks_for(weights.cols, EACH);
+    return launch(queue->stream, static_cast<unsigned>(blocks_for(threads, BLOCK_THREADS)), BLOCK_THREADS, 0,
+                  adamw_kernel<T, Gradient>, factors, static_cast<const float *>(squares.data),
+                  weights_of<T, Gradient>(undecayed, weights, gradient, state));
+}
+
 template <typename T>
 cudaError_t step(const CudaQueue *queue, const AdamWFactors *factors, const ModelRanges *undecayed, Tensor squares,
                  Tensor weights, Tensor gradient, Tensor state)
 {
-    uint64_t threads = weights.rows * blocks_for(weights.cols, EACH);
-    return launch(queue->stream, static_cast<unsigned>(blocks_for(threads, BLOCK_THREADS)), BLOCK_THREADS, 0,
-                  adamw_kernel<T>, factors, static_cast<const float *>(squares.data),
-                  weights_of<T>(undecayed, weights, gradient, state));
+    if (gradient.dtype == DTYPE_F32)
+        return step_with<T, float>(queue, factors, undecayed, squares, weights, gradient, state);
+    return step_with<T, T>(queue, factors, undecayed, squares, weights, gradient, state);
 }
 
 // ---- norm of gradients ---------------------------------------------------------------------------

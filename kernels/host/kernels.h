@@ -142,6 +142,7 @@ typedef struct {
 void host_optimizer_begin(Tensor weights, Tensor state); // before the first step: moments 0, master copy
 // squares, before: f32 [1][1]; squares = before (0 if absent) + the sum of the gradient's squares.
 void host_squares(Tensor gradient, Tensor before, Tensor squares);
+// gradient: of the weights' dtype, or f32.
 void host_optimizer(const AdamW *adamw, const ModelRanges *undecayed, Tensor weights, Tensor gradient, Tensor state);
 
 // ---- compression ---------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ static void update_block(const Factors *factors, Tensor weights, Tensor gradient
 void host_optimizer(const AdamW *adamw, const ModelRanges *undecayed, Tensor weights, Tensor gradient, Tensor state)
 {
     check_shapes(weights, state);
-    assert(adamw->step > 0 && gradient.dtype == weights.dtype);
+    assert(adamw->step > 0 && (gradient.dtype == weights.dtype || gradient.dtype == DTYPE_F32));
     assert(gradient.rows == weights.rows && gradient.cols == weights.cols);
     Factors decaying = factors_of(adamw), constant = decaying;
     constant.decay = 1;

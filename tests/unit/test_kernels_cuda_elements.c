@@ -157,7 +157,7 @@ Test(kernels_cuda, sums_of_micro_batches)
         }
 }
 
-static void check_adamw(Dtype dtype, uint64_t rows, uint64_t cols, double clip)
+static void check_adamw(Dtype dtype, Dtype of_gradient, uint64_t rows, uint64_t cols, double clip)
 {
     AdamW adamw = {.learning_rate = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .weight_decay = 0.1f};
     Tensor weights = make_random(dtype, rows, cols, 1), none = {0};
@@ -169,7 +169,7 @@ static void check_adamw(Dtype dtype, uint64_t rows, uint64_t cols, double clip)
     host_optimizer_begin(weights, state);
     EXPECT_SUCCESS(cuda_optimizer_begin(q, weights_there, state_there));
     for (adamw.step = 1; adamw.step <= 3; adamw.step++) {
-        Tensor gradient = make_random(dtype, rows, cols, 1);
+        Tensor gradient = make_random(of_gradient, rows, cols, 1);
         adamw.gradient_scale = 0.5f;
         AdamWFactors values = cuda_adamw_factors(&adamw, clip);
         EXPECT_SUCCESS(cudaMemcpy(factors.data, &values, sizeof(values), cudaMemcpyHostToDevice));
@@ -191,11 +191,14 @@ static void check_adamw(Dtype dtype, uint64_t rows, uint64_t cols, double clip)
 Test(kernels_cuda, adamw)
 {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
-        check_adamw(dtypes[d], 1, 1, 0);
-        check_adamw(dtypes[d], 3, 333, 0);
-        check_adamw(dtypes[d], 5, 1024, 0);
-        check_adamw(dtypes[d], 2, 100, 0.25);
-        check_adamw(dtypes[d], 2, 100, 1e6);
+        Dtype own = dtypes[d];
+        check_adamw(own, own, 1, 1, 0);
+        check_adamw(own, own, 3, 333, 0);
+        check_adamw(own, own, 5, 1024, 0);
+        check_adamw(own, own, 2, 100, 0.25);
+        check_adamw(own, own, 2, 100, 1e6);
+        check_adamw(own, DTYPE_F32, 3, 333, 0); // a sum over micro-batches
+        check_adamw(own, DTYPE_F32, 5, 1024, 0.25);
     }
 }
 

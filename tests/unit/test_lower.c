@@ -594,3 +594,40 @@ Test(lower, what_is_kept_waits_for_no_room)
             arena_destroy(arena);
         }
 }
+
+// Gradients that leave the laps for the outer level take turns in memory, and what ends at its owner stays in f32. Each
+// GPU of 2 x 2 owns half of one of two experts: over `dc`, once, two shares; `gpu` is crossed in every lap.
+Test(lower, gradients_that_leave_laps_take_turns)
+{
+    enum { LAYERS = 12 };
+    for (uint32_t once = 0; once < 2; once++) {
+        Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 2, 1);
+        spec.plan.pass = PASS_TRAINING;
+        spec.model.layers = LAYERS;
+        spec.model.dtype = DTYPE_BF16;
+        spec.plan.micro_batches = 4;
+        spec.plan.lap = 2;
+        Arena *arena = arena_create();
+        const Workload *work = workload_derive(&spec, arena);
+        Config config = {.domain = {2, 2}, .regather = true, .once = once};
+        Mix mix = mix_uniform(work, &config, PREFETCH_UNLIMITED, arena);
+        Plan *plan = lowered_mix(&spec, work, &mix);
+        VerifyReport report;
+        cr_expect(plan_verify(plan, &report), "once %u: %s", once, report.items[0].message);
+        uint32_t leaving = 0, rounded = 0, sums = 0;
+        for (uint32_t b = 0; b < plan->buffer_count; b++)
+            leaving += strncmp(plan->buffers[b].name, "leaving", 7) == 0;
+        for (uint32_t i = 0; i < plan->step_count; i++) {
+            const Step *step = &plan->steps[i];
+            bool is_expert = step->layer != NONE && step->op == OP_OPTIMIZER &&
+                             strstr(step_buffer(plan, step, OPERAND_weights)->name, "experts");
+            rounded += step->op == OP_ROUND_RETURNED;
+            sums += is_expert && step_buffer(plan, step, OPERAND_gradient)->dtype == DTYPE_F32;
+        }
+        cr_expect_eq(leaving, once ? 4 : 0, "%u buffers", leaving);
+        cr_expect_eq(rounded, once ? LAYERS : 0);
+        cr_expect_eq(sums, once ? 0 : LAYERS);
+        plan_destroy(plan);
+        arena_destroy(arena);
+    }
+}
