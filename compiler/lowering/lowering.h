@@ -127,8 +127,8 @@ void lowering_accumulate(Lowering *l, const GradientSum *of, int32_t part);
 // Ends the sum; `whole` holds it.
 void lowering_end_sum(Lowering *l, const GradientSum *of);
 
-// Adds a gradient of each lap to the iteration's sum, in f32 and as large: the owner's `gradient`, or, for NONE, one that
-// travels on. Returns the sum.
+// Adds a gradient of each lap to the iteration's sum, in f32 and as large: the owner's `gradient`, or, for NONE, one
+// that travels on. Returns the sum.
 int32_t lowering_sum_laps(Lowering *l, int32_t layer, int32_t part, int32_t gradient);
 // What travels on, where weights have 16 bits.
 void lowering_round_laps(Lowering *l, int32_t layer, int32_t sum, int32_t rounded);
