@@ -294,7 +294,7 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
         return solve_with(options, share, arena, diag, out);
     Diag *of_best = diag_create(arena);
     FaultKind code = solve_lap(options, share, arena, of_best, out);
-    bool asked = spec->plan.lap_request > 0 || spec_encodes_experts(spec);
+    bool asked = spec->plan.lap_request > 0 || spec_encodes(spec);
     for (uint32_t lap = spec->plan.micro_batches - 1; lap > 0 && is_open(out, code, asked); lap--) {
         if (spec->plan.micro_batches % lap != 0)
             continue;
@@ -322,11 +322,11 @@ static const Spec *with_codec(const Spec *request, Codec codec, Arena *arena)
 {
     Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *request;
-    spec->plan.codec = codec;
-    spec->plan.ratio =
-        codec_info(codec)->encodes && packet_has_ratio(codec_info(codec)->form) ? request->plan.ratio : 1;
-    if (!codec_info(codec)->encodes && spec->plan.gradient == GRADIENT_DENSE)
-        spec->plan.whole_levels = 0;
+    spec->plan.experts.codec = codec;
+    spec->plan.experts.ratio =
+        codec_info(codec)->encodes && packet_has_ratio(codec_info(codec)->form) ? request->plan.experts.ratio : 1;
+    if (!codec_info(codec)->encodes && spec->plan.experts.gradient == GRADIENT_DENSE)
+        spec->plan.experts.whole_levels = 0;
     return spec;
 }
 
@@ -355,7 +355,7 @@ static FaultKind solve_each_codec(const CompileOptions *options, Arena *arena, D
             best = &tried[codec];
     }
     const Spec *spec = best ? best->spec : with_codec(out->spec, CODEC_DENSE, arena);
-    out->codecs[spec->plan.codec] = NULL;
+    out->codecs[spec->plan.experts.codec] = NULL;
     out->spec = spec;
     out->work = best ? best->work : workload_derive(spec, arena);
     if (!best)
@@ -379,7 +379,7 @@ static FaultKind run_stages(const CompileOptions *options, Arena *arena, Diag *d
     out->spec = apply_overrides(checked, options, arena, diag);
     if (!out->spec)
         return FAULT_INPUT;
-    bool any_codec = (int)out->spec->plan.codec == CODEC_AUTO;
+    bool any_codec = (int)out->spec->plan.experts.codec == CODEC_AUTO;
     out->work = workload_derive(any_codec ? with_codec(out->spec, CODEC_DENSE, arena) : out->spec, arena);
     if (options->stop_after == STAGE_CHECK)
         return FAULT_NONE;

@@ -60,8 +60,10 @@ static void print_description(const Report *report, Text *out)
     char a[FORMAT_MAX], b[FORMAT_MAX];
     text_format(out, "# hep-run %s, plan %s: ", report->version, report->plan_name);
     print_domain(plan, out);
-    text_format(out, ", dispatch %s%s, migration %s", dispatch_name(plan->dispatch),
-                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->codec));
+    text_format(out, ", dispatch %s%s, migration %s%s%s", dispatch_name(plan->dispatch),
+                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->experts.codec),
+                coding_encodes(&plan->dense) ? ", dense weights " : "",
+                coding_encodes(&plan->dense) ? codec_name(plan->dense.codec) : "");
     plan_append_tokens(plan, out);
     text_append(out, "\n");
     text_format(out,
