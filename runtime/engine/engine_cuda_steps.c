@@ -136,7 +136,7 @@ static bool packed_create(CudaStep *step, Tensor counts, Tensor send_counts, uin
     if (!engine_packed_rows(engine->plan, engine->comm->rank, step->index, &packed, fault))
         return false;
     CudaRows present = rows_present(engine, send_counts.data ? send_counts : counts, rows);
-    present.left_out = send_counts.data && present.counts ? packed.own + 1 : 0;
+    present.skipped = send_counts.data && present.counts ? packed.own + 1 : 0;
     step->of.packed = (CudaPacked){.format = packed.format, .present = present};
     return true;
 }
