@@ -286,7 +286,7 @@ static bool is_promising(const Compilation *found, FaultKind code, uint32_t lap,
 }
 
 // Laps of all micro-batches, or of fewer, which take less memory and gather more often: where memory binds, from the
-// largest down until a smaller one is no faster. Where none fits, that of all says why.
+// largest down until a smaller one is no faster. Where none fits, the one that misses least says why.
 static FaultKind solve(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
 {
     const Spec *spec = out->spec;
@@ -306,9 +306,11 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
         FaultKind now = solve_lap(options, share, arena, of_tried, &tried);
         bool better = now == FAULT_NONE &&
                       (code != FAULT_NONE || tried.solution.cost.iteration_s < out->solution.cost.iteration_s);
+        bool misses_less = now == FAULT_INFEASIBLE && code == FAULT_INFEASIBLE &&
+                           tried.solution.missing_bytes < out->solution.missing_bytes;
         if (now == FAULT_NONE && !better)
             break;
-        if (!better)
+        if (!better && !misses_less)
             continue;
         *out = tried;
         of_best = of_tried;
