@@ -117,6 +117,11 @@ static void expect_round_trips(const Plan *plan)
     cr_assert_not_null(parsed);
     cr_assert(plan_encode(parsed, &again, &again_length, &fault), "%s", fault.message);
     cr_assert(length == again_length && memcmp(bytes, again, length) == 0);
+    // What is not stored would be missed here.
+    VerifyReport report;
+    cr_assert(plan_verify(parsed, &report), "read back: %s", report.items[0].message);
+    cr_assert_eq(plan_executions(parsed), plan_executions(plan));
+    cr_assert_eq(plan_abreast(parsed), plan_abreast(plan));
     free(bytes);
     free(again);
     text_free(&text);
