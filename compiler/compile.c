@@ -135,8 +135,28 @@ static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
     return best;
 }
 
-static FaultKind make_plan(PlanPassSet without, Diag *diag, Compilation *out)
+// Micro-batches take no turns where that gains nothing: what would travel meanwhile is gathered.
+static void drop_idle_turns(Compilation *out, Arena *arena)
 {
+    static const double equal = 1e-9;
+    if (spec_abreast(out->spec) == 1 || out->spec->plan.interleave != INTERLEAVE_AUTO)
+        return;
+    Spec *spec = arena_alloc(arena, sizeof(*spec));
+    *spec = *out->spec;
+    spec->plan.interleaves = false;
+    const Workload *work = workload_derive(spec, arena);
+    IterationCost cost;
+    cost_mix(work, &out->solution.mix, spec->plan.dispatch, &cost);
+    if (cost.iteration_s > (1 + equal) * out->solution.cost.iteration_s)
+        return;
+    out->spec = spec;
+    out->work = work;
+    out->solution.cost = cost;
+}
+
+static FaultKind make_plan(PlanPassSet without, Arena *arena, Diag *diag, Compilation *out)
+{
+    drop_idle_turns(out, arena);
     const Spec *spec = out->spec;
     double bytes = 0;
     out->plan = lower_best(out, PLAN_PASSES_ALL & ~without, &bytes);
@@ -390,7 +410,7 @@ static FaultKind run_stages(const CompileOptions *options, Arena *arena, Diag *d
         return code;
     if (options->stop_after == STAGE_SOLVE)
         return FAULT_NONE;
-    return make_plan(options->without, diag, out);
+    return make_plan(options->without, arena, diag, out);
 }
 
 bool compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out, Fault *fault)
