@@ -14,9 +14,9 @@
 // the other's are computed.
 //
 // Waits. `after` names steps of other streams. Step b waits for the execution of step a in its own micro-batch, where
-// both are of one segment and a comes first; a step with an index that is not smaller is that of the micro-batch before,
-// or, of several abreast, of the one in the same place of those before. Otherwise it waits for the latest execution of a
-// that comes before b in that order, which may be in the lap before; where there is none, for nothing.
+// both are of one segment and a comes first; a step with an index that is not smaller is that of the micro-batch
+// before, or, of several abreast, of the one in the same place of those before. Otherwise it waits for the latest
+// execution of a that comes before b in that order, which may be in the lap before; where there is none, for nothing.
 //
 // Unrolling writes every execution down as a step of its own, and every value of a buffer as a buffer of its own. What
 // orders, times, verifies or executes steps walks an unrolled plan; there is one statement of the loop, which is here.
@@ -40,7 +40,7 @@ typedef struct {
 } Laps;
 
 Laps plan_laps(const Plan *plan);
-uint32_t plan_abreast(const Plan *plan); // at least 1
+uint32_t plan_abreast(const Plan *plan);                 // at least 1
 Laps plan_laps_at_most(const Plan *plan, uint32_t most); // no more laps, and no more times those that go abreast
 // Are there several laps of several micro-batches? Otherwise steps and buffers have no need to speak of laps.
 bool plan_has_laps(const Plan *plan);
@@ -60,9 +60,9 @@ const uint32_t *plan_first_values(const Plan *plan, Laps laps, Arena *arena);
 // The same, but that steps name the buffers of the plan as written: what is alike in all micro-batches is one buffer.
 const Plan *plan_unroll_steps(const Plan *plan, Laps laps, Arena *arena);
 
-// A lap of two micro-batches, or twice those that go abreast, which shows when buffers of any lap are in use: where there are others before and after
-// it, what runs once per iteration is skipped, since most laps have none of it. The same with the steps of the plan's
-// own buffers; and first values as above.
+// A lap of two micro-batches, or twice those that go abreast, which shows when buffers of any lap are in use: where
+// there are others before and after it, what runs once per iteration is skipped, since most laps have none of it. The
+// same with the steps of the plan's own buffers; and first values as above.
 const Plan *plan_unroll_lap(const Plan *plan, Arena *arena);
 const Plan *plan_unroll_lap_steps(const Plan *plan, Arena *arena);
 const uint32_t *plan_lap_values(const Plan *plan, Arena *arena);

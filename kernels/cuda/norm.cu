@@ -8,7 +8,7 @@ namespace
 
 constexpr uint64_t CHUNK = CUDA_NORM_CHUNK;
 static_assert(sizeof(Moments) == 2 * sizeof(float), "scratch has two floats a row");
-constexpr int EACH = 4;        // elements a thread, of the gradient
+constexpr int EACH = 4; // elements a thread, of the gradient
 
 template <typename T>
 __global__ void norm_kernel(const T *__restrict__ x, const T *__restrict__ parameters, T *__restrict__ out,

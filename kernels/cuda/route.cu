@@ -58,8 +58,8 @@ struct PlaceCopies {
     {
         bool stays = member == own;
         uint64_t own_places = place_rows ? place_rows : counts[own];
-        uint64_t first = place_rows ? (member - (member > own)) * place_rows
-                                    : begins[member] - (member > own ? counts[own] : 0);
+        uint64_t first =
+            place_rows ? (member - (member > own)) * place_rows : begins[member] - (member > own ? counts[own] : 0);
         uint64_t index = stays ? rank : first + rank;
         uint64_t order = stays ? index : own_places + index;
         const Side &side = stays ? next : send;

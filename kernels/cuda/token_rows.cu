@@ -6,7 +6,7 @@ namespace
 {
 
 constexpr unsigned ROW_WARPS = 4, ROW_THREADS = ROW_WARPS * WARP, WHOLE_THREADS = WARP;
-constexpr int EACH = 4;                           // elements of a thread
+constexpr int EACH = 4;                                      // elements of a thread
 constexpr unsigned SHORT_THREADS = TOKEN_SHORT_BLOCK / EACH; // that hold a block of 32
 static_assert(WARP * EACH == TOKEN_BLOCK, "a warp holds a block");
 
