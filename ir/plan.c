@@ -6,7 +6,7 @@ Plan *plan_create(void)
     Arena *arena = arena_create();
     Plan *plan = arena_alloc(arena, sizeof(*plan));
     plan->arena = arena;
-    plan->codec_ratio = plan->gradient_ratio = 1;
+    plan->experts.ratio = plan->experts.gradient_ratio = plan->dense.ratio = plan->dense.gradient_ratio = 1;
     plan->micro_batches = 1;
     plan->solver = "";
     return plan;

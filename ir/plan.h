@@ -97,18 +97,15 @@ typedef struct {
     ModelDims model;
     Pass pass;
     Dispatch dispatch;
-    ExchangeKind exchange; // padded: every message is as large as `plan_message_rows` says
-    Codec codec;
-    double codec_ratio;      // dense bytes / bytes sent, as requested; 1 where there is none. See ir/codec.h
-    uint32_t shared_every;   // iterations between two sums of the mean expert that `sr` subtracts; 0: none
-    GradientReturn gradient; // the same for gradients of migrated experts
-    double gradient_ratio;
-    uint32_t whole_levels;   // innermost levels where both travel as they are, whatever codecs say
-    double capacity;         // rows per expert and source over the balanced load; 0: nothing is dropped
-    uint32_t replica_levels; // outermost levels whose experts are gathered from the start; 0 in training
-    uint32_t replica_slots;  // gathered layers alive at once, where replicas are dropped after use; 0: no limit
-    uint32_t outer_levels;   // training: gathers and returns over so many outermost levels have streams of their own
-    bool regather_dense;     // training: the same of gathered dense weights, and of so many outermost levels
+    ExchangeKind exchange;     // padded: every message is as large as `plan_message_rows` says
+    Coding experts, dense;     // how both travel; the embedding as dense weights do
+    uint32_t shared_every;     // iterations between two sums of the mean expert that `sr` subtracts; 0: none
+    uint32_t whole_iterations; // training: in so many first iterations packets hold whole values
+    double capacity;           // rows per expert and source over the balanced load; 0: nothing is dropped
+    uint32_t replica_levels;   // outermost levels whose experts are gathered from the start; 0 in training
+    uint32_t replica_slots;    // gathered layers alive at once, where replicas are dropped after use; 0: no limit
+    uint32_t outer_levels;     // training: gathers and returns over so many outermost levels have streams of their own
+    bool regather_dense;       // training: the same of gathered dense weights, and of so many outermost levels
     uint32_t once_dense;
     uint32_t micro_batches; // of an iteration; weights are updated once. `steps` say when each runs
     uint32_t lap;           // of these, so many pass a layer before the next one; 0: all (unroll.h)
@@ -208,10 +205,12 @@ typedef struct {
 } ShareShape;
 
 ShareShape plan_share_shape(const Plan *plan);
-// How experts, and gradients on their way home, become packets, where they do.
-Packing plan_packing(const Plan *plan);
-Packing plan_gradient_packing(const Plan *plan);
-// Outermost levels that packets cross, where there are any; and how many shares packets bring together there.
+// How a bundle travels of which a buffer holds weights, or what is made of these: see bundle_kinds (ir/bundle.h).
+const Coding *plan_coding(const Plan *plan, WeightKind kind);
+// Bytes of a place for the packet of a vector, which may hold it whole.
+uint64_t plan_packet_bytes(const Plan *plan, Packing packing, uint64_t elements);
+// Of experts: how many outermost levels packets cross, where there are any, and how many shares they bring together
+// there.
 uint32_t plan_coded_levels(const Plan *plan);
 uint64_t plan_coded_members(const Plan *plan, const uint32_t domain[LEVELS_MAX]);
 // What the domain size vector S (of one layer) puts where. For plans whose choices are valid.

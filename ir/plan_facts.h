@@ -54,6 +54,8 @@ const char *token_way_name(TokenWay way);
 uint32_t plan_choice_run_end(const Plan *plan, uint32_t first);
 // Bytes one worker of `level` sends through its port in the chosen strategy: what crosses a level also
 // crosses the ports inside.
+// Adds what iterations in which packets hold whole values send beyond that, times `share`, to traffic [levels].
+void plan_add_whole_traffic(const Plan *plan, double share, Traffic traffic[LEVELS_MAX]);
 double plan_port_bytes(const Plan *plan, uint32_t level);
 // The domain column of a comparison: "per layer" for the plan itself where its layers differ.
 // What becomes of gathered weights between forward and backward pass, in words: "kept", "gathered again", "kept over

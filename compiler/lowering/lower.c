@@ -101,7 +101,8 @@ static int32_t add_bundle(Lowering *l, int32_t layer, WeightKind kind)
 static void add_layer_weights(Lowering *l, uint32_t k, LoweredLayer *layer)
 {
     layer->dense = add_bundle(l, (int32_t)k, WEIGHT_DENSE);
-    layer->experts = layer->mean = layer->sent = layer->replicas = NONE;
+    layer->experts = layer->mean = NONE;
+    layer->memory = (CodecMemory){NONE, NONE};
     if (l->work->layers[k].is_moe)
         layer->experts =
             add_weight(l, (int32_t)k, "experts", model_expert_dtype(&l->plan->model), l->share_rows, l->share_cols);
@@ -269,7 +270,7 @@ static void add_abstract_backward(AbstractChain *chain, uint32_t k)
         if (gathered != NONE)
             builder_add_after(l->builder, chain->last, gathered);
         int32_t computed = chain->last;
-        Op home = l->spec->plan.gradient == GRADIENT_DENSE ? OP_REDUCE_SCATTER : OP_RETURN_PACKETS;
+        Op home = l->spec->plan.experts.gradient == GRADIENT_DENSE ? OP_REDUCE_SCATTER : OP_RETURN_PACKETS;
         lowering_note_read(l, computed);
         for (uint32_t level = levels; level-- > 0;)
             add_abstract_migration(l, home, k, level, computed);
@@ -329,12 +330,10 @@ static void describe(Lowering *l)
     plan->pass = spec->plan.pass;
     plan->dispatch = l->dispatch;
     plan->exchange = spec->plan.exchange;
-    plan->codec = spec->plan.codec;
-    plan->codec_ratio = spec->plan.ratio;
-    plan->shared_every = codec_info(spec->plan.codec)->has_mean ? spec->plan.shared_every : 0;
-    plan->gradient = spec->plan.gradient;
-    plan->gradient_ratio = spec->plan.gradient_ratio;
-    plan->whole_levels = spec->plan.whole_levels;
+    plan->experts = spec->plan.experts;
+    plan->dense = spec->plan.dense;
+    plan->shared_every = codec_info(spec->plan.experts.codec)->has_mean ? spec->plan.shared_every : 0;
+    plan->whole_iterations = spec_encodes(spec) ? spec->plan.whole_iterations : 0;
     memcpy(plan->tokens, spec->plan.tokens, sizeof(plan->tokens));
     plan->training = spec->training;
     plan->capacity = spec->plan.capacity;

@@ -18,15 +18,21 @@ typedef struct {
 
 enum { STAGES_MAX = LEVELS_MAX + 1 };
 
+// What a codec remembers: NONE where it does not.
+typedef struct {
+    int32_t sent, replicas;
+} CodecMemory;
+
 typedef struct {
     int32_t x, y; // input of the pre-expert part and of the gate (or dense layer)
     uint32_t stage_count;
     Stage stages[STAGES_MAX];
-    int32_t dense, experts;       // weights, as owned
-    int32_t held_dense;           // what steps read: as owned, or gathered
-    int32_t held;                 // the same of experts
-    int32_t kept_dense, kept;     // what is kept of them until the backward pass, where the rest is gathered again
-    int32_t mean, sent, replicas; // what the codec remembers
+    int32_t dense, experts;   // weights, as owned
+    int32_t held_dense;       // what steps read: as owned, or gathered
+    int32_t held;             // the same of experts
+    int32_t kept_dense, kept; // what is kept of them until the backward pass, where the rest is gathered again
+    int32_t mean;             // what the codec of the experts subtracts
+    CodecMemory memory;       // of it
 } LoweredLayer;
 
 // A weight buffer that the optimizer will update.

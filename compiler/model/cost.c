@@ -163,7 +163,7 @@ static double packet_s(const Spec *spec, PacketForm form, double encoded, double
 // packets that are made again, which takes a codec that remembers nothing.
 static bool can_gather_again(const Spec *spec, const Config *config, uint32_t once)
 {
-    const CodecInfo *codec = codec_info(spec->plan.codec);
+    const CodecInfo *codec = codec_info(spec->plan.experts.codec);
     if (!gathers_among(config, once > spec->replica_levels ? once : spec->replica_levels, spec->cluster.level_count))
         return false;
     if (codec->encodes && config_coded_shards(spec, config) > 1 && once < spec_coded_levels(spec))
@@ -319,8 +319,8 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
     }
     // Gradients go home the gather reversed: whole sums, or packets of what the others are to get.
     cost->reduce_bytes[level] = (coded ? layer->returned_bytes : layer->expert_bytes) * shards_before * peers;
-    if (coded && work->spec->plan.gradient != GRADIENT_DENSE && peers > 0)
-        cost->sync_s += packet_s(work->spec, spec_gradient_packing(work->spec).form,
+    if (coded && work->spec->plan.experts.gradient != GRADIENT_DENSE && peers > 0)
+        cost->sync_s += packet_s(work->spec, coding_gradient_packing(&work->spec->plan.experts).form,
                                  layer->expert_bytes * shards_before * peers, layer->expert_bytes * shards_before);
     cost->reduce_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers);
     add_port_bytes(work->spec, level, cost->reduce_bytes[level], cost->port_reduce_s);
@@ -348,24 +348,49 @@ static void cost_mean(const Workload *work, const LayerWork *layer, LayerCost *c
     cost->sync_s += layer->expert_bytes / every / spec->cluster.device.memory_bandwidth;
 }
 
-void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, BundleCost *cost)
+// How dense weights travel one way.
+typedef struct {
+    uint32_t levels; // that packets cross: 0 where nothing is encoded
+    PacketForm form;
+    double sent_bytes; // of a share's packet
+} BundlePackets;
+
+static BundlePackets bundle_packets(const Spec *spec, double share_bytes, BundleWay way)
 {
-    *cost = (BundleCost){0};
-    double held_bytes = share_bytes;
-    for (uint32_t l = 0; l < spec->cluster.level_count && share_bytes > 0; l++) {
-        double peers = spec->cluster.levels[l].count - 1.0, bytes = held_bytes * peers;
-        held_bytes *= peers + 1;
-        if (l < first)
-            continue;
-        cost->bytes[l] = bytes;
-        cost->step_s[l] = cost_group_s(spec, GROUP_GATHER, l, bytes, peers);
-        add_port_bytes(spec, l, bytes, cost->port_s);
-    }
+    const Coding *coding = &spec->plan.dense;
+    Packing packing = way == BUNDLE_GATHER ? coding_packing(coding) : coding_gradient_packing(coding);
+    bool encodes = way == BUNDLE_GATHER ? codec_info(coding->codec)->encodes : coding->gradient != GRADIENT_DENSE;
+    uint64_t elements = (uint64_t)(share_bytes / dtype_bytes(spec->model.dtype));
+    return (BundlePackets){.levels = encodes ? coding_levels(coding, spec->cluster.level_count) : 0,
+                           .form = packing.form,
+                           .sent_bytes = (double)packing_bytes(packing, elements, spec->model.dtype)};
 }
 
-void cost_bundle(const Spec *spec, double share_bytes, BundleCost *cost)
+void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, BundleWay way, BundleCost *cost)
 {
-    cost_bundle_inside(spec, share_bytes, 0, cost);
+    BundlePackets packets = bundle_packets(spec, share_bytes, way);
+    double shares = 1, coded = 1;
+    *cost = (BundleCost){0};
+    for (uint32_t l = 0; l < spec->cluster.level_count && share_bytes > 0; l++) {
+        double peers = spec->cluster.levels[l].count - 1.0, before = shares;
+        bool packed = l < packets.levels;
+        shares *= peers + 1;
+        coded = packed ? shares : coded;
+        if (l < first)
+            continue;
+        cost->bytes[l] = (packed ? packets.sent_bytes : share_bytes) * before * peers;
+        cost->step_s[l] = cost_group_s(spec, GROUP_GATHER, l, cost->bytes[l], peers);
+        add_port_bytes(spec, l, cost->bytes[l], cost->port_s);
+        if (packed && peers > 0 && way == BUNDLE_RETURN)
+            cost->codec_s += packet_s(spec, packets.form, share_bytes * before * peers, share_bytes * before);
+    }
+    if (way == BUNDLE_GATHER && coded > 1 && first == 0)
+        cost->codec_s = packet_s(spec, packets.form, share_bytes, share_bytes * coded);
+}
+
+void cost_bundle(const Spec *spec, double share_bytes, BundleWay way, BundleCost *cost)
+{
+    cost_bundle_inside(spec, share_bytes, 0, way, cost);
 }
 
 // Packing and unpacking the rows of an exchange.
@@ -542,10 +567,11 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     const LayerWork *layer = &work->layers[index];
     *cost = (LayerCost){0};
     if (spec->plan.pass == PASS_TRAINING)
-        cost_bundle(spec, layer->dense_share_bytes, &cost->dense);
-    cost->dense_return = cost->dense;
+        cost_bundle(spec, layer->dense_share_bytes, BUNDLE_GATHER, &cost->dense);
+    if (spec->plan.pass == PASS_TRAINING)
+        cost_bundle(spec, layer->dense_share_bytes, BUNDLE_RETURN, &cost->dense_return);
     if (spec->plan.pass == PASS_TRAINING && spec->plan.regather_dense)
-        cost_bundle_inside(spec, layer->dense_share_bytes, spec->plan.dense_levels, &cost->dense_again);
+        cost_bundle_inside(spec, layer->dense_share_bytes, spec->plan.dense_levels, BUNDLE_GATHER, &cost->dense_again);
     if (workload_returns_dense_each_lap(spec)) {
         uint32_t counts[LEVELS_MAX] = {0};
         for (uint32_t l = 0; l < spec->cluster.level_count; l++)
@@ -566,8 +592,9 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     }
     cost_experts(work, layer, config, dispatch, held, cost);
     double coded = config_coded_shards(spec, config);
-    if (coded > 1 && codec_info(spec->plan.codec)->encodes)
-        cost->codec_s = packet_s(spec, spec_packing(spec).form, layer->expert_bytes, coded * layer->expert_bytes);
+    if (coded > 1 && codec_info(spec->plan.experts.codec)->encodes)
+        cost->codec_s =
+            packet_s(spec, coding_packing(&spec->plan.experts).form, layer->expert_bytes, coded * layer->expert_bytes);
     cost->again_s += config->regather && config->once < spec_coded_levels(spec) ? cost->codec_s : 0;
     if (spec->plan.pass == PASS_FORWARD)
         return;

@@ -15,15 +15,19 @@ typedef struct {
 
 bool config_equal(const Config *a, const Config *b);
 
-// A bundle of which every GPU owns a share, one way: gathered outermost level first, or its gradient returned.
+// A bundle of which every GPU owns a share, one way.
 typedef struct {
     double step_s[LEVELS_MAX], bytes[LEVELS_MAX];
     double port_s[LEVELS_MAX]; // busy time of the port of level j, summed over the levels
+    double codec_s;            // encoding and decoding
 } BundleCost;
 
-void cost_bundle(const Spec *spec, double share_bytes, BundleCost *cost);
-// Of that what levels from `first` inwards take.
-void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, BundleCost *cost);
+// Gathered outermost level first, or its gradient returned the other way.
+typedef enum { BUNDLE_GATHER, BUNDLE_RETURN } BundleWay;
+
+void cost_bundle(const Spec *spec, double share_bytes, BundleWay way, BundleCost *cost);
+// Of that what levels from `first` inwards take, which packets do not cross unless it is 0.
+void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, BundleWay way, BundleCost *cost);
 
 // What one layer costs under a configuration; of a layer without experts its dense weights alone.
 typedef struct {

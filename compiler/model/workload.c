@@ -261,8 +261,8 @@ static void derive_rows(const Spec *spec, LayerWork *layer)
 static void derive_packets(const Spec *spec, LayerWork *layer)
 {
     const SpecPlan *plan = &spec->plan;
-    bool encodes = codec_info(plan->codec)->encodes, returns = plan->gradient != GRADIENT_DENSE;
-    Packing sent = spec_packing(spec), returned = spec_gradient_packing(spec);
+    bool encodes = codec_info(plan->experts.codec)->encodes, returns = plan->experts.gradient != GRADIENT_DENSE;
+    Packing sent = coding_packing(&spec->plan.experts), returned = coding_gradient_packing(&spec->plan.experts);
     layer->sent_bytes = layer->expert_bytes / (encodes ? packing_ratio(sent, spec->model.dtype) : 1);
     layer->returned_bytes = layer->expert_bytes / (returns ? packing_ratio(returned, spec->model.dtype) : 1);
     if (spec->model.abstract || !layer->is_moe)
@@ -274,7 +274,7 @@ static void derive_packets(const Spec *spec, LayerWork *layer)
         layer->sent_bytes = (double)rows * (double)packing_bytes(sent, cols, dims.dtype);
     if (returns)
         layer->returned_bytes = (double)rows * (double)packing_bytes(returned, cols, dims.dtype);
-    if (codec_info(plan->codec)->has_mean && plan->shared_every > 0)
+    if (codec_info(plan->experts.codec)->has_mean && plan->shared_every > 0)
         layer->mean_bytes = (double)model_expert_elements(&dims) * dtype_bytes(dims.dtype);
 }
 

@@ -2,6 +2,7 @@
 // checks the answer against the cost model and the lowering.
 #include "compiler/solve/planner.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -404,10 +405,13 @@ static double round_up(double bytes)
 static void report_too_big(const Choosing *c, const Candidate *smallest, const char *subject, Diag *diag)
 {
     const Spec *spec = c->work->spec;
-    char need[FORMAT_MAX], have[FORMAT_MAX], missing[FORMAT_MAX], config[256];
+    char need[FORMAT_MAX], have[FORMAT_MAX], missing[FORMAT_MAX], config[256], lap[FORMAT_MAX] = "";
     double memory = spec->cluster.device.memory_bytes;
-    diag_error(diag, spec->memory_span, "%s: %s needs %s per GPU, the device has %s (%s missing)", subject,
-               config_format(&spec->cluster, &smallest->config, config, sizeof(config)),
+    c->solution->missing_bytes = smallest->memory_bytes - memory;
+    if (spec->plan.lap > 0)
+        snprintf(lap, sizeof(lap), " in laps of %" PRIu32, spec->plan.lap);
+    diag_error(diag, spec->memory_span, "%s: %s%s needs %s per GPU, the device has %s (%s missing)", subject,
+               config_format(&spec->cluster, &smallest->config, config, sizeof(config)), lap,
                format_bytes(need, round_up(smallest->memory_bytes)), format_bytes(have, memory),
                format_bytes(missing, smallest->memory_bytes - memory));
     if (c->options->advise)
@@ -434,6 +438,15 @@ static const Candidate *smallest_candidate(const Choosing *c)
             fmax(smallest->memory_bytes, exact_bytes(c->work, &smallest->config, smallest->prefetch, dispatch));
     }
     return smallest;
+}
+
+// Of the candidate that is estimated to take least, what the device has not.
+static double estimated_missing_bytes(const Choosing *c)
+{
+    double least = INFINITY;
+    for (size_t i = 0; i < c->solution->count; i++)
+        least = fmin(least, c->solution->candidates[i].memory_bytes);
+    return least - c->work->spec->cluster.device.memory_bytes;
 }
 
 // The configurations that were asked for, layer by layer.
@@ -519,7 +532,9 @@ static bool choose_freely(Choosing *c, Diag *diag, bool *infeasible)
     solution->uniform = best_that_fits(c);
     if (solution->uniform == solution->count) {
         *infeasible = true;
-        if (!c->options->quick && !c->options->tentative)
+        if (c->options->tentative)
+            solution->missing_bytes = estimated_missing_bytes(c);
+        else if (!c->options->quick)
             report_too_big(c, smallest_candidate(c), "no plan fits: even the smallest", diag);
         return false;
     }

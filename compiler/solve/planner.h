@@ -32,10 +32,11 @@ typedef struct {
     const char *solver;
     SolveStatus status;
     double objective_s, bound_s, gap, solve_s;
-    bool memory_binds; // it excludes mixes that might be faster
-    bool broken;       // our mistake: the choice does not cost what the search said
-    bool timed_out;    // the time limit struck: another run may end elsewhere
-    bool ranked;       // the simulation preferred this to the optimum of the model
+    bool memory_binds;    // it excludes mixes that might be faster
+    bool broken;          // our mistake: the choice does not cost what the search said
+    bool timed_out;       // the time limit struck: another run may end elsewhere
+    bool ranked;          // the simulation preferred this to the optimum of the model
+    double missing_bytes; // where nothing fits: what the smallest choice takes beyond the device's memory
 } Solution;
 
 typedef struct {
@@ -45,7 +46,7 @@ typedef struct {
     uint32_t prefetch;   // force it; PREFETCH_UNLIMITED: the planner's choice
     bool glpk;           // let GLPK close what the search leaves open, and confirm small programmes
     bool advise;         // say what would fit, where nothing does
-    bool tentative;      // where nothing fits, do not say why
+    bool tentative;      // where nothing fits, do not say why, and estimate by how much
     bool quick; // a figure is asked for, no plan: memory is estimated, never lowered, and there are no baselines
 } PlannerOptions;
 

@@ -26,9 +26,8 @@ static bool shares_match(const Plan *plan, const Step *step, const Buffer *buffe
     if (!choice)
         return false;
     ExpertShares shares = plan_expert_shares(plan, choice->domain);
-    uint64_t members = step->op == OP_DECODE ? plan_coded_members(plan, choice->domain) : shares.members;
     return buffer->dtype == model_expert_dtype(&plan->model) && buffer->cols == shares.cols &&
-           buffer->rows == shares.rows * (held ? members : 1);
+           buffer->rows == shares.rows * (held ? shares.members : 1);
 }
 
 // Rows as activations are; or packed, in one of the plan's formats, where a step moves them and nothing else. Which of

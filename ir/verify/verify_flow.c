@@ -55,7 +55,7 @@ static void begin(Flow *flow)
 // The mean of experts is whole again, where training began to sum it.
 static void verify_mean_end(const Flow *flow, const LayerFlow *layer)
 {
-    int32_t mean = layer->remembered[WEIGHT_MEAN];
+    int32_t mean = layer->remembered[WEIGHT_MEAN][0];
     if (mean == NONE)
         return;
     Value value = flow->values[mean];

@@ -247,7 +247,7 @@ static uint32_t count_first_round(const Plan *plan, const Choice *choice)
 // What experts and their gradients cross a level with.
 static Op migration_op(const Plan *plan, OpShape shape, int32_t level)
 {
-    bool packets = plan->gradient != GRADIENT_DENSE && level < (int32_t)plan_coded_levels(plan);
+    bool packets = plan->experts.gradient != GRADIENT_DENSE && level < (int32_t)plan_coded_levels(plan);
     return shape == SHAPE_GATHER ? OP_GATHER : packets ? OP_RETURN_PACKETS : OP_REDUCE_SCATTER;
 }
 
@@ -255,7 +255,7 @@ static Op migration_op(const Plan *plan, OpShape shape, int32_t level)
 static bool decodes_between(const Plan *plan, const Step *before, const Step *step)
 {
     int32_t coded = (int32_t)plan_coded_levels(plan);
-    bool gathered = step->op == OP_GATHER && codec_info(plan->codec)->encodes;
+    bool gathered = step->op == OP_GATHER && codec_info(plan->experts.codec)->encodes;
     return step->op == OP_RETURN_PACKETS || (gathered && before->level < coded && step->level >= coded);
 }
 
@@ -419,6 +419,11 @@ static void verify_dense(Verifier *verifier)
                         "dense weights are shared out over all %" PRIu32 " workers of level '%.40s', and the domain"
                         " size is %" PRIu32,
                         level->count, level->name, plan->groups[step->group].domain);
+        bool packets = plan->dense.gradient != GRADIENT_DENSE &&
+                       step->level < (int32_t)coding_levels(&plan->dense, plan->cluster.level_count);
+        if (step->op != OP_GATHER && step->op != (packets ? OP_RETURN_PACKETS : OP_REDUCE_SCATTER))
+            verify_fail(verifier, PROPERTY_GATHER, i, "gradients of dense weights return as '%s' over level '%.40s'",
+                        packets ? gradient_name(plan->dense.gradient) : gradient_name(GRADIENT_DENSE), level->name);
         (step->op == OP_GATHER ? gathers : returns)[step->layer == NONE ? layers : (uint32_t)step->layer]++;
     }
     for (uint32_t k = 0; k <= layers && plan->pass == PASS_TRAINING && !plan->model.abstract; k++) {

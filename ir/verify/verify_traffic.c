@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/bundle.h"
+#include "ir/codec.h"
 #include "ir/exchange.h"
 #include "ir/unroll.h"
 #include "ir/verify/verify_parts.h"
@@ -30,6 +32,21 @@ static double runs_of(const Verifier *verifier, uint32_t step)
     return plan_step_runs(verifier->written, &verifier->written->steps[step]);
 }
 
+// Of packets, whose places may be larger, what they hold after the iterations in which they are whole.
+static double sent_bytes(const Verifier *verifier, const Step *step)
+{
+    const Plan *plan = verifier->plan;
+    const Buffer *buffer = step_sent(plan, step);
+    WeightKind kind = verifier->kinds[step_buffers(plan, step).all[0]];
+    const Coding *coding = plan_coding(plan, kind);
+    bool gather = step->op == OP_GATHER && buffer->dtype == DTYPE_U8 && codec_info(coding->codec)->encodes;
+    if (!gather && step->op != OP_RETURN_PACKETS)
+        return (double)buffer_bytes(buffer);
+    Packing packing = gather ? coding_packing(coding) : coding_gradient_packing(coding);
+    uint64_t elements = bundle_vector_elements(plan, kind, step->layer);
+    return (double)buffer->rows * (double)packing_bytes(packing, elements, plan->model.dtype);
+}
+
 // A gather, or a sum, sends what its tensors make it.
 static void verify_step_traffic(Verifier *verifier, uint32_t index)
 {
@@ -40,7 +57,7 @@ static void verify_step_traffic(Verifier *verifier, uint32_t index)
         return;
     const Buffer *buffer = step_sent(plan, step);
     double members = (double)group_size(&plan->cluster, &plan->groups[step->group]);
-    double sent = (members - 1) * (double)buffer_bytes(buffer) / plan_step_period(plan, step);
+    double sent = (members - 1) * sent_bytes(verifier, step) / plan_step_period(plan, step);
     if (shape == SHAPE_SCATTER)
         sent /= members;
     else if (shape == SHAPE_REDUCE)

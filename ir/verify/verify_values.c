@@ -126,16 +126,31 @@ uint32_t flow_gathered(const Flow *flow, Operand weights)
     return weights == OPERAND_dense || weights == OPERAND_embedding ? flow->shared : 0;
 }
 
-int32_t flow_take_weights(Flow *flow, Operand weights)
+WeightKind flow_carried(const Flow *flow, Operand operand)
+{
+    int32_t buffer = flow_operand(flow, operand);
+    WeightKind kind = buffer == NONE ? WEIGHT_NONE : flow->kinds[buffer];
+    kind = bundle_weights(kind, flow->plan->steps[flow->step].layer);
+    return kind == WEIGHT_DENSE || kind == WEIGHT_EMBEDDING ? kind : WEIGHT_EXPERTS;
+}
+
+int32_t flow_note_weights(Flow *flow, Operand weights, WeightKind kind)
 {
     LayerFlow *layer = flow_layer(flow);
-    WeightKind kind = operand_weight(weights);
     for (uint32_t other = 0; layer->weights[kind] == NONE && other < WEIGHT_KINDS; other++)
         if (layer->weights[other] != NONE && layer->weights[other] == flow_value(flow, weights).from)
             verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "the layer's '%s' are its '%s', too",
                         operand_name(weights), weight_kind_name((WeightKind)other));
     if (layer->weights[kind] == NONE)
         layer->weights[kind] = flow_value(flow, weights).from;
+    return layer->weights[kind];
+}
+
+int32_t flow_take_weights(Flow *flow, Operand weights)
+{
+    LayerFlow *layer = flow_layer(flow);
+    WeightKind kind = operand_weight(weights);
+    (void)flow_note_weights(flow, weights, kind);
     flow_take(flow, weights,
               value_split(HOLDS_WEIGHT, flow->plan->steps[flow->step].layer, flow_gathered(flow, weights),
                           layer->weights[kind]));

@@ -50,7 +50,7 @@ typedef struct {
     const int32_t *counts;
     uint32_t members;
     uint64_t rows;
-    uint32_t left_out; // 1 + the member whose rows are not among them; 0: none
+    uint32_t skipped; // 1 + the member whose rows are not among them; 0: none
 } CudaRows;
 
 cudaError_t cuda_embed(const CudaQueue *queue, const ModelDims *dims, Tensor tokens, Tensor embedding, Tensor x);

@@ -20,7 +20,7 @@ uint64_t check_bytes(const Plan *plan)
     return model_tokens(dims) * (dims->hidden * ((plan_packs_rows(plan) ? 7 : 6) * sizeof(double) + sizeof(float)) +
                                  2 * inner * sizeof(double)) +
            3 * widest * dims->hidden * 2 * sizeof(double) +
-           (codec_info(plan->codec)->has_mean ? model_expert_elements(dims) * dtype_bytes(dims->dtype) : 0);
+           (codec_info(plan->experts.codec)->has_mean ? model_expert_elements(dims) * dtype_bytes(dims->dtype) : 0);
 }
 
 static void compare(const float *x, const double *reference, uint64_t count, CheckPart *part)

@@ -161,9 +161,10 @@ bool cuda_run_loss(CudaStep *step, Fault *fault)
 bool cuda_run_gather(CudaStep *step, Fault *fault)
 {
     const struct gather_tensors *t = &step->operands.gather;
+    Tensor shard = engine_packets(&step->packets, step->engine->whole, t->shard);
     Comm *comm = step->engine->comm;
-    return comm->device->all_gather(comm, step->channel, t->shard.data, t->gathered.data,
-                                    t->shard.rows * tensor_row_bytes(t->shard), stream_of(step), fault) &&
+    return comm->device->all_gather(comm, step->channel, shard.data, t->gathered.data,
+                                    shard.rows * tensor_row_bytes(shard), stream_of(step), fault) &&
            cuda_collective_first(step, fault);
 }
 

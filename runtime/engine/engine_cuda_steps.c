@@ -136,7 +136,7 @@ static bool packed_create(CudaStep *step, Tensor counts, Tensor send_counts, uin
     if (!engine_packed_rows(engine->plan, engine->comm->rank, step->index, &packed, fault))
         return false;
     CudaRows present = rows_present(engine, send_counts.data ? send_counts : counts, rows);
-    present.left_out = send_counts.data && present.counts ? packed.own + 1 : 0;
+    present.skipped = send_counts.data && present.counts ? packed.own + 1 : 0;
     step->of.packed = (CudaPacked){.format = packed.format, .present = present};
     return true;
 }
@@ -209,14 +209,6 @@ static bool prepare_loss(CudaStep *step, Fault *fault)
     return true;
 }
 
-static bool prepare_decode(CudaStep *step, Fault *fault)
-{
-    (void)fault;
-    const CudaEngine *engine = step->engine;
-    step->of.own_slot = engine_own_slot(engine->plan, engine->comm->rank, engine->plan->steps[step->index].layer);
-    return true;
-}
-
 static bool prepare_packets(CudaStep *step, Fault *fault)
 {
     const CudaEngine *engine = step->engine;
@@ -259,7 +251,6 @@ static bool (*const prepares[])(CudaStep *, Fault *) = {
     [OP_COMBINE] = prepare_exchange,
     [OP_COMBINE_BACKWARD] = prepare_exchange,
     [OP_LOSS] = prepare_loss,
-    [OP_DECODE] = prepare_decode,
     [OP_ENCODE_GRADIENT] = prepare_packets,
     [OP_DECODE_GRADIENT] = prepare_packets,
     [OP_REDUCE_SCATTER] = prepare_reduce_scatter,
@@ -291,6 +282,7 @@ static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
         engine->first_step[step->stream] = index;
     snprintf(step->label, sizeof(step->label), of->layer == NONE ? "%s" : "%s %" PRId32, info->name, of->layer);
     step->operands = step_tensors(plan, of, engine->memory);
+    step->packets = engine_step_packets(plan, engine->kinds, engine->comm->rank, index);
     if (of->group != NONE && !channel_open(engine, step, fault))
         return false;
     if ((size_t)of->op < COUNT_OF(prepares) && prepares[of->op] && !prepares[of->op](step, fault))

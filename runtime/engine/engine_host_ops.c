@@ -214,9 +214,10 @@ bool host_run_loss(const HostStep *step, Fault *fault)
 bool host_run_gather(const HostStep *step, Fault *fault)
 {
     const struct gather_tensors *t = &step->operands.gather;
+    Tensor shard = engine_packets(&step->packets, step->engine->whole, t->shard);
     Comm *comm = step->engine->comm;
-    return comm->ops->all_gather(comm, step->channel, t->shard.data, t->gathered.data,
-                                 t->shard.rows * row_bytes(t->shard), fault);
+    return comm->ops->all_gather(comm, step->channel, shard.data, t->gathered.data, shard.rows * row_bytes(shard),
+                                 fault);
 }
 
 // ---- backward --------------------------------------------------------------------------------

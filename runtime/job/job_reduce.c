@@ -74,13 +74,12 @@ static const Reduction reductions[] = {
 enum { MEASURES = COUNT_OF(reductions) };
 _Static_assert(sizeof(JobTraffic) == MEASURES * sizeof(double), "traffic is reduced as an array of numbers");
 
-static bool rank_reduce_level(Rank *rank, uint32_t level)
+// `plan`: what was expected of the level.
+static bool rank_reduce_level(Rank *rank, uint32_t level, const Traffic *plan)
 {
-    static const Traffic none;
     Job *job = rank->job;
     const CommOps *comm = rank->comm->ops;
     const CommTraffic *own = &rank->traffic[level];
-    const Traffic *plan = job->plan->strategy_count ? &job->plan->strategies[0].traffic[level] : &none;
     const double values[MEASURES] = {
 #define HEP_TRAFFIC(key, column, REDUCTION, value) (double)(value),
 #include "runtime/comm/measures.def"
@@ -103,8 +102,13 @@ static bool rank_reduce_level(Rank *rank, uint32_t level)
 static bool rank_reduce_traffic(Rank *rank)
 {
     rank->comm->ops->traffic(rank->comm, rank->traffic, true);
-    for (uint32_t l = 0; l < rank->job->plan->cluster.level_count; l++)
-        if (!rank_reduce_level(rank, l))
+    const Plan *plan = rank->job->plan;
+    Traffic planned[LEVELS_MAX] = {0};
+    if (plan->strategy_count > 0)
+        memcpy(planned, plan->strategies[0].traffic, sizeof(planned));
+    plan_add_whole_traffic(plan, (double)rank->measured_whole / rank->measured, planned);
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++)
+        if (!rank_reduce_level(rank, l, &planned[l]))
             return false;
     return true;
 }

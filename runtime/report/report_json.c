@@ -125,7 +125,7 @@ static void json_add_loss_tolerances(const Report *report, const char *key, doub
 {
     const Plan *plan = report->plan;
     bool packs = plan_packs_rows(plan);
-    bool exact = !codec_info(plan->codec)->encodes && plan->gradient == GRADIENT_DENSE && !packs;
+    bool exact = !coding_encodes(&plan->experts) && !coding_encodes(&plan->dense) && !packs;
     cJSON *tolerances = cJSON_AddArrayToObject(root, key);
     for (uint32_t i = 0; report->result->has_loss && i < report->result->iterations; i++) {
         double moved = moved_before(report, i);

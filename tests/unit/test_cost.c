@@ -216,9 +216,9 @@ Test(cost, padding_and_codecs_cost_what_they_move)
     cr_assert_eq(cost.padding_bytes[WAY_DISPATCH][0], 0);
     spec.plan.capacity = 1.5;
     spec.plan.pass = PASS_TRAINING;
-    spec.plan.codec = CODEC_DELTA;
-    spec.plan.gradient = GRADIENT_TOPK;
-    spec.plan.ratio = spec.plan.gradient_ratio = 8;
+    spec.plan.experts.codec = CODEC_DELTA;
+    spec.plan.experts.gradient = GRADIENT_TOPK;
+    spec.plan.experts.ratio = spec.plan.experts.gradient_ratio = 8;
     cost_layer(workload_derive(&spec, arena), 0, &(Config){.domain = {4}}, DISPATCH_NAIVE, &cost);
     cr_assert(near(cost.codec_s, 8192 * (1 / 5e8 + 4 / 2e9)), "%g", cost.codec_s);
     cr_assert(near(cost.sync_s, 8192 * (3 / 5e8 + 1 / 2e9)), "%g", cost.sync_s);
@@ -227,6 +227,35 @@ Test(cost, padding_and_codecs_cost_what_they_move)
 
 // By hand: 16 tokens of 16 numbers, two heads of 8, sequences of 8; two matrices of 16 x 32 an expert, two experts a
 // GPU. A device of 4 GFLOP/s takes (1 + 32 / rows) times as long.
+// 8 GPUs, two data centres of four. A share of 5000 elements of f32 is 20000 bytes. By `sign` its packet has a block of
+// 4096 (514 bytes) and one of 904 (2 + 4 * 29), with two zeros 632; by `q4` 39 groups of 66 bytes and one of 8 elements
+// (6), 2580.
+Test(cost, dense_weights_in_packets)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 4, 0}, 8, 2);
+    spec.plan.pass = PASS_TRAINING;
+    spec.plan.dense = (Coding){CODEC_SIGN, 1, GRADIENT_Q4, 1, 1};
+    BundleCost gather, back;
+    cost_bundle(&spec, 20000, BUNDLE_GATHER, &gather);
+    cost_bundle(&spec, 20000, BUNDLE_RETURN, &back);
+    cr_expect_eq(gather.bytes[0], 632);
+    cr_expect_eq(back.bytes[0], 2580);
+    cr_expect_eq(gather.bytes[1], 2 * 3 * 20000.0); // inside whole: the shares of both
+    cr_expect_eq(back.bytes[1], gather.bytes[1]);
+    // The device quantizes and restores 5e8 bytes a second: a share and both; of gradients the other's and the own one.
+    cr_expect_float_eq(gather.codec_s, (20000 + 2 * 20000) / 5e8, 1e-12);
+    cr_expect_float_eq(back.codec_s, (20000 + 20000) / 5e8, 1e-12);
+    spec.plan.dense.whole_levels = 0;
+    cost_bundle(&spec, 20000, BUNDLE_GATHER, &gather);
+    cost_bundle(&spec, 20000, BUNDLE_RETURN, &back);
+    cr_expect_eq(gather.bytes[1], 2 * 3 * 632.0);
+    cr_expect_eq(back.bytes[1], 2 * 3 * 2580.0);
+    cr_expect_float_eq(gather.codec_s, (20000 + 8 * 20000) / 5e8, 1e-12);
+    cr_expect_float_eq(back.codec_s, (20000 + 20000 + 2 * 3 * 20000 + 2 * 20000) / 5e8, 1e-12);
+    cost_bundle_inside(&spec, 20000, 2, BUNDLE_GATHER, &gather);
+    cr_expect_eq(gather.codec_s, 0);
+}
+
 Test(cost, work_of_a_layer_is_counted)
 {
     Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 8, 2);
@@ -250,8 +279,8 @@ Test(cost, work_of_a_layer_is_counted)
     cr_assert(near(cost.dense.step_s[0], 1e-4 + 3e-6 + 3 * 2240 / 1e8), "%g", cost.dense.step_s[0]);
     cr_assert(near(cost.dense_return.step_s[0], cost.dense.step_s[0]));
     // Every fourth iteration the mean of the experts, 4096 bytes, is summed and subtracted from the 8192 held.
-    spec.plan.codec = CODEC_SR;
-    spec.plan.ratio = 8;
+    spec.plan.experts.codec = CODEC_SR;
+    spec.plan.experts.ratio = 8;
     spec.plan.shared_every = 4;
     cost_layer(workload_derive(&spec, arena), 0, &(Config){.domain = {4}}, DISPATCH_DEDUP, &cost);
     cr_assert_eq(cost.mean_bytes[0], 1536);
@@ -463,7 +492,7 @@ Test(cost, what_is_gathered_again)
     cr_assert(!config_next_kept(&spec, &config));
     config = (Config){.domain = {1, 1}};
     cr_assert(!config_next_kept(&spec, &config));
-    spec.plan.codec = CODEC_SR;
+    spec.plan.experts.codec = CODEC_SR;
     config = (Config){.domain = {2, 2}, .regather = true};
     cr_assert(!config_next_kept(&spec, &config));
     cr_assert_eq(config.once, 0);

@@ -352,7 +352,7 @@ Test(verify, claims)
     EXPECT(plan->cluster.device.memory_bytes = 1000, CLAIMS, NONE, "exceed the device's 1000");
     EXPECT(plan->engine_bytes = 4096, CLAIMS, NONE, "memory of the chosen strategy");
     EXPECT(plan->choices[0].regather = true, CLAIMS, NONE, "gathers again in a forward pass");
-    EXPECT(plan->codec_ratio = 2, CLAIMS, NONE, "ratio of dense migration");
-    EXPECT(plan->codec = CODEC_SR, CLAIMS, NONE, "experts are not encoded");
+    EXPECT(plan->experts.ratio = 2, CLAIMS, NONE, "ratio of dense migration");
+    EXPECT(plan->experts.codec = CODEC_SR, CLAIMS, NONE, "experts are not encoded");
     EXPECT(plan->strategies[1].name = "hybrid", CLAIMS, NONE, "two strategies are called 'hybrid'");
 }

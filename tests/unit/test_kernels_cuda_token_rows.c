@@ -48,7 +48,7 @@ Test(kernels_cuda, rows_that_are_not_there_are_left_alone)
     const int32_t counts[] = {2, 3, 1};
     const CudaQueue *q = device_queue(0);
     Tensor rows = make_random(DTYPE_F32, 6, 40, 1), packed = make(DTYPE_U8, 6, 44), back = make(DTYPE_F32, 6, 40);
-    CudaRows sent = {.counts = device_table(counts, 3), .members = 3, .rows = 6, .left_out = 2};
+    CudaRows sent = {.counts = device_table(counts, 3), .members = 3, .rows = 6, .skipped = 2};
     Tensor packed_there = device_like(packed), back_there = device_like(back);
     memset(packed.data, 0xFF, tensor_bytes(packed));
     memset(back.data, 0xFF, tensor_bytes(back));

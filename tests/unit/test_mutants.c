@@ -667,9 +667,13 @@ static Spec looped_shape(int i)
     spec.plan.tokens[WAY_DISPATCH] = i == 1 ? TOKENS_INT4 : TOKENS_FULL;
     spec.plan.tokens[WAY_DISPATCH_GRADIENT] = i == 1 ? TOKENS_FP8 : TOKENS_FULL;
     if (i == 3) { // experts travel by a codec, and so do their gradients
-        spec.plan.codec = CODEC_SR;
-        spec.plan.ratio = 7.5;
+        spec.plan.experts.codec = CODEC_SR;
+        spec.plan.experts.ratio = 7.5;
         spec.plan.shared_every = 4;
+    }
+    if (i % 2) { // so do dense weights, and gradients of these
+        spec.plan.dense = (Coding){CODEC_Q4, 1, GRADIENT_Q4, 1, 1};
+        spec.plan.dense_levels = 1;
     }
     return spec;
 }
@@ -701,8 +705,8 @@ static Spec shape(int i)
     Spec spec = spec_small_gpt(counts[i % 3], i % 3 == 2 ? 8 : 16, 2);
     spec.plan.pass = i % 2 ? PASS_TRAINING : PASS_FORWARD;
     spec.plan.dispatch = i % 4 < 2 ? DISPATCH_DEDUP : DISPATCH_NAIVE;
-    spec.plan.codec = i == 1 || i == 4 ? CODEC_SR : CODEC_DENSE;
-    spec.plan.ratio = spec.plan.codec == CODEC_SR ? 7.5 : 1;
+    spec.plan.experts.codec = i == 1 || i == 4 ? CODEC_SR : CODEC_DENSE;
+    spec.plan.experts.ratio = spec.plan.experts.codec == CODEC_SR ? 7.5 : 1;
     spec.plan.capacity = i == 3 ? 1.5 : 0;
     spec.plan.exchange = i == 1 || i == 4 ? EXCHANGE_PADDED : EXCHANGE_COUNTED;
     spec.plan.capacity = spec.plan.exchange == EXCHANGE_PADDED ? 1.25 : spec.plan.capacity;
@@ -713,11 +717,14 @@ static Spec shape(int i)
         spec.plan.shared_every = 4;
     } else if (i >= 5) { // delta, packets of gradients, the norm
         spec.training.clip = 1;
-        spec.plan.codec = i == 6 ? CODEC_DELTA : i == 5 ? CODEC_SIGN : spec.plan.codec;
-        spec.plan.ratio = i == 6 ? 7.5 : 1;
-        spec.plan.gradient = i == 6 ? GRADIENT_TOPK : i == 5 ? GRADIENT_TERNARY : GRADIENT_DENSE;
-        spec.plan.gradient_ratio = i == 6 ? 9 : 1;
-        spec.plan.whole_levels = i == 6; // packets are decoded before the last level
+        spec.plan.experts.codec = i == 6 ? CODEC_DELTA : i == 5 ? CODEC_SIGN : spec.plan.experts.codec;
+        spec.plan.experts.ratio = i == 6 ? 7.5 : 1;
+        spec.plan.experts.gradient = i == 6 ? GRADIENT_TOPK : i == 5 ? GRADIENT_TERNARY : GRADIENT_DENSE;
+        spec.plan.experts.gradient_ratio = i == 6 ? 9 : 1;
+        spec.plan.experts.whole_levels = i == 6; // packets are decoded before the last level
+        spec.plan.dense =
+            i == 5 ? (Coding){CODEC_SIGN, 1, GRADIENT_TERNARY, 1, 0} : (Coding){CODEC_DELTA, 7.5, GRADIENT_TOPK, 9, 1};
+        spec.plan.whole_iterations = i == 6 ? 3 : 0;
         spec.plan.pass = PASS_TRAINING;
     }
     spec.replica_levels = i == 2;
