@@ -217,6 +217,15 @@ static int compare_ranked(const void *a, const void *b)
     return (left > right) - (left < right);
 }
 
+// See planner_estimate; what it takes is not kept.
+static double estimate_s(const Spec *spec, bool *all_fit)
+{
+    Arena *arena = arena_create();
+    double best_s = planner_estimate(workload_derive(spec, arena), arena, all_fit);
+    arena_destroy(arena);
+    return best_s;
+}
+
 // The most promising first: the first alone where every choice fits beside it; the last alone where none fits anywhere,
 // which says why. Returns how many are left.
 static size_t rank_ways(const Spec *spec, Ranked *list, size_t count, Arena *arena)
@@ -225,8 +234,7 @@ static size_t rank_ways(const Spec *spec, Ranked *list, size_t count, Arena *are
         return count;
     for (size_t i = 0; i < count; i++) {
         bool all_fit = false;
-        const Spec *frugal = frugality_apply(spec, list[i].how, arena);
-        list[i].best_s = planner_estimate(workload_derive(frugal, arena), arena, &all_fit);
+        list[i].best_s = estimate_s(frugality_apply(spec, list[i].how, arena), &all_fit);
         if (i == 0 && all_fit)
             return 1;
     }
@@ -288,9 +296,9 @@ static const Spec *with_lap(const Spec *request, uint32_t lap, Arena *arena)
 }
 
 // May laps of fewer micro-batches do better?
-static bool is_open(const Compilation *found, FaultKind code, bool asked)
+static bool is_open(const Compilation *found, FaultKind code)
 {
-    return !asked && (code == FAULT_INFEASIBLE || (code == FAULT_NONE && found->solution.memory_binds));
+    return code == FAULT_INFEASIBLE || (code == FAULT_NONE && found->solution.memory_binds);
 }
 
 // Does a lap of so many look faster than what was found, in the way that saves memory there?
@@ -300,9 +308,15 @@ static bool is_promising(const Compilation *found, FaultKind code, uint32_t lap,
     bool all_fit;
     if (code != FAULT_NONE)
         return true;
-    const Spec *spec = with_lap(found->spec, lap, arena);
-    double best_s = planner_estimate(workload_derive(spec, arena), arena, &all_fit);
-    return best_s < clear * found->solution.cost.iteration_s;
+    return estimate_s(with_lap(found->spec, lap, arena), &all_fit) < clear * found->solution.cost.iteration_s;
+}
+
+// As `solve_lap`, of several tries: why nothing fits is left unsaid, which takes longer to find out than that.
+static FaultKind try_lap(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
+{
+    CompileOptions tentative = *options;
+    tentative.planner.tentative = true;
+    return solve_lap(&tentative, share, arena, diag, out);
 }
 
 // Laps of all micro-batches, or of fewer, which take less memory and gather more often: where memory binds, from the
@@ -312,10 +326,12 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
     const Spec *spec = out->spec;
     if (spec->plan.pass == PASS_FORWARD || spec->model.abstract)
         return solve_with(options, share, arena, diag, out);
-    Diag *of_best = diag_create(arena);
-    FaultKind code = solve_lap(options, share, arena, of_best, out);
     bool asked = spec->plan.lap_request > 0 || spec_encodes(spec);
-    for (uint32_t lap = spec->plan.micro_batches - 1; lap > 0 && is_open(out, code, asked); lap--) {
+    if (asked || spec->plan.micro_batches == 1)
+        return solve_lap(options, share, arena, diag, out);
+    Diag *of_best = diag_create(arena);
+    FaultKind code = try_lap(options, share, arena, of_best, out);
+    for (uint32_t lap = spec->plan.micro_batches - 1; lap > 0 && is_open(out, code); lap--) {
         if (spec->plan.micro_batches % lap != 0)
             continue;
         if (!is_promising(out, code, lap, arena))
@@ -323,7 +339,7 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
         Compilation tried = *out;
         Diag *of_tried = diag_create(arena);
         tried.spec = with_lap(spec, lap, arena);
-        FaultKind now = solve_lap(options, share, arena, of_tried, &tried);
+        FaultKind now = try_lap(options, share, arena, of_tried, &tried);
         bool better = now == FAULT_NONE &&
                       (code != FAULT_NONE || tried.solution.cost.iteration_s < out->solution.cost.iteration_s);
         bool misses_less = now == FAULT_INFEASIBLE && code == FAULT_INFEASIBLE &&
@@ -336,6 +352,8 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
         of_best = of_tried;
         code = now;
     }
+    if (code == FAULT_INFEASIBLE)
+        return solve_with(options, share, arena, diag, out);
     diag_append(diag, of_best);
     return code;
 }

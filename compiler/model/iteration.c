@@ -256,24 +256,23 @@ void clock_forward(const Workload *work, const ClockedLayer *of, Clock *clock, I
         pass_dense(work, of, false, at_s, out);
         return;
     }
-    PassCost pass;
-    cost_pass(work, of->layer, cost, false, &pass);
+    const PassCost *pass = &of->passes[0];
     const Gathering gathering = {of->first ? outer_levels_s(work->spec, cost->gather_s) : cost->again_outer_s,
                                  of->first ? inner_levels_s(work->spec, cost->gather_s) + cost->codec_s : cost->again_s,
                                  mix_outer_window(work->spec, of->config, of->prefetch),
                                  mix_window(work->spec->plan.pass, of->config, of->prefetch)};
     advance_queue(work->spec, at_s, &gathering);
-    double ready_s = at_s[CLOCK_CHAIN] + pass.before_s;
+    double ready_s = at_s[CLOCK_CHAIN] + pass->before_s;
     double start_s = fmax(ready_s, at_s[CLOCK_QUEUE]);
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
         double *port_s = &at_s[CLOCK_PORT + j];
-        *port_s += (of->first ? cost->port_gather_s[j] : cost->port_again_s[j]) + pass.port_before_s[j];
+        *port_s += (of->first ? cost->port_gather_s[j] : cost->port_again_s[j]) + pass->port_before_s[j];
         start_s = fmax(start_s, *port_s);
-        *port_s += pass.port_after_s[j];
+        *port_s += pass->port_after_s[j];
     }
-    note_read(at_s, start_s + pass.compute_s);
-    at_s[CLOCK_CHAIN] = start_s + pass.compute_s + pass.after_s;
-    note_spent(&pass, start_s - ready_s, out);
+    note_read(at_s, start_s + pass->compute_s);
+    at_s[CLOCK_CHAIN] = start_s + pass->compute_s + pass->after_s;
+    note_spent(pass, start_s - ready_s, out);
 }
 
 void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out)
@@ -293,9 +292,8 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
         note_returns(work->spec, at_s);
         return;
     }
-    PassCost pass;
-    cost_pass(work, of->layer, cost, true, &pass);
-    double ready_s = at_s[CLOCK_CHAIN] + pass.before_s;
+    const PassCost *pass = &of->passes[1];
+    double ready_s = at_s[CLOCK_CHAIN] + pass->before_s;
     double start_s = ready_s;
     if (config->regather) {
         const Gathering gathering = {cost->again_outer_s, cost->again_s,
@@ -309,11 +307,11 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     uint32_t levels = work->spec->cluster.level_count;
     for (uint32_t j = 0; j < levels; j++) {
         double *port_s = &at_s[CLOCK_PORT + j];
-        *port_s += pass.port_before_s[j] + cost->port_again_s[j];
+        *port_s += pass->port_before_s[j] + cost->port_again_s[j];
         start_s = fmax(start_s, *port_s);
-        *port_s += pass.port_after_s[j];
+        *port_s += pass->port_after_s[j];
     }
-    double computed_s = start_s + pass.compute_s;
+    double computed_s = start_s + pass->compute_s;
     note_read(at_s, computed_s);
     at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], computed_s);
     const Returning returning = {.step_s = of->last ? cost->reduce_s : cost->lap_reduce_s,
@@ -321,11 +319,11 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
                                  .more_s = cost->sync_s + cost->lap_sums_s,
                                  .every_port = true};
     advance_returns(work->spec, at_s, &returning);
-    at_s[CLOCK_CHAIN] = computed_s + pass.after_s;
+    at_s[CLOCK_CHAIN] = computed_s + pass->after_s;
     if (shares_dense(work))
         return_dense(work, of, at_s);
     note_returns(work->spec, at_s);
-    note_spent(&pass, start_s - ready_s, out);
+    note_spent(pass, start_s - ready_s, out);
 }
 
 static void add_bundle_traffic(const BundleCost *gathered, const BundleCost *returned, uint32_t levels,
@@ -421,6 +419,7 @@ typedef struct {
     Config config;
     bool known, without_gradients;
     LayerCost cost;
+    PassCost passes[2]; // where the layer has experts
 } CostCache;
 
 static const LayerCost *cached_cost(CostCache *cache, uint32_t layer, uint32_t moe)
@@ -433,6 +432,8 @@ static const LayerCost *cached_cost(CostCache *cache, uint32_t layer, uint32_t m
         for (uint32_t l = 0; l < LEVELS_MAX && cache->without_gradients; l++)
             cache->cost.port_reduce_s[l] = cache->cost.dense_return.port_s[l] = cache->cost.port_lap_reduce_s[l] =
                 cache->cost.dense_lap_return.port_s[l] = 0;
+        for (int backward = 0; backward < 2 && layers[layer].is_moe; backward++)
+            cost_pass(cache->work, layer, &cache->cost, backward, &cache->passes[backward]);
         cache->layer = layer;
         cache->config = *config;
         cache->known = true;
@@ -448,6 +449,7 @@ static double add_lap(CostCache *cache, ClockedLayer of, Clock clock, IterationC
     const Workload *work = cache->work;
     double loss_s = iteration_loss_s(work);
     uint32_t moe = 0;
+    of.passes = cache->passes;
     for (uint32_t k = 0; k < work->layer_count; k++) {
         of.config = work->layers[k].is_moe ? &cache->mix->configs[moe] : &no_config;
         of.cost = cached_cost(cache, k, moe);

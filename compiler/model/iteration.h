@@ -63,6 +63,7 @@ typedef struct {
 typedef struct {
     uint32_t layer;
     const LayerCost *cost;
+    const PassCost *passes; // forward, backward
     const Config *config;
     uint32_t prefetch; // of the mix
     bool first, last;  // of the laps of an iteration: its gathers bring what is kept, its returns reach the owners

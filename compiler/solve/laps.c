@@ -5,6 +5,7 @@
 #include <math.h>
 
 enum { PAIRED_MAX = 24 }; // of the fastest choices that do not fit: those that layers get as far as memory allows
+enum { LOWERED_LAYERS_MAX = 20000 }; // of all pairs whose memory is asked for: of very deep models a few are tried
 
 static const double TIE = 1e-11;
 
@@ -102,8 +103,9 @@ static bool fits(const Choosing *c, const Mix *mix, double *bytes)
     return *bytes <= c->work->spec->cluster.device.memory_bytes;
 }
 
-// Takes the pair, with fewer layers where it does not fit, if it is faster than what is known.
-static void try_pair(Choosing *c, size_t some, size_t others, bool last)
+// Takes the pair, with fewer layers where it does not fit, if it is faster than what is known and so many layers may
+// still be lowered.
+static void try_pair(Choosing *c, size_t some, size_t others, bool last, uint32_t *layers_left)
 {
     Solution *solution = c->solution;
     uint32_t count = count_layers_that_fit(c, some, others);
@@ -114,6 +116,9 @@ static void try_pair(Choosing *c, size_t some, size_t others, bool last)
         double bytes;
         if (cost.iteration_s >= solution->objective_s * (1 - TIE))
             return;
+        if (c->work->layer_count > *layers_left)
+            return;
+        *layers_left -= c->work->layer_count;
         if (!fits(c, &mix, &bytes))
             continue;
         solution->mix = mix;
@@ -142,6 +147,7 @@ void laps_choose(Choosing *c)
     c->footprints = arena_alloc_array(c->arena, solution->count, sizeof(*c->footprints));
     mix_measure(c, uniform->prefetch);
     bool *tried = arena_alloc_array(c->arena, solution->count, sizeof(*tried));
+    uint32_t layers_left = LOWERED_LAYERS_MAX;
     for (int pairs = 0; pairs < PAIRED_MAX; pairs++) {
         size_t best = solution->count;
         for (size_t i = 0; i < solution->count; i++)
@@ -153,8 +159,8 @@ void laps_choose(Choosing *c)
             break;
         tried[best] = true;
         solution->memory_binds = true;
-        try_pair(c, best, solution->uniform, false);
-        try_pair(c, best, solution->uniform, true);
+        try_pair(c, best, solution->uniform, false, &layers_left);
+        try_pair(c, best, solution->uniform, true, &layers_left);
     }
     solution->bound_s = fmin(bound_s(c), solution->objective_s);
 }

@@ -143,9 +143,8 @@ static bool is_alike(const Workload *work, const Config *config, uint32_t a, uin
     return alike && dense_window(work, a) == dense_window(work, b);
 }
 
-// With the deepest prefetch that fits the memory.
-static void price(const Workload *work, const Config *config, Dispatch dispatch, MemoryOf memory_of,
-                  Candidate *candidate)
+// With the deepest prefetch that fits the memory; without a cost.
+static void fit(const Workload *work, const Config *config, Dispatch dispatch, MemoryOf memory_of, Candidate *candidate)
 {
     const Spec *spec = work->spec;
     *candidate = (Candidate){.config = *config, .prefetch = PREFETCH_UNLIMITED};
@@ -156,6 +155,13 @@ static void price(const Workload *work, const Config *config, Dispatch dispatch,
         candidate->memory_bytes = memory_of(work, config, mix_prefetches[i], dispatch);
         candidate->fits = candidate->memory_bytes <= spec->cluster.device.memory_bytes;
     }
+}
+
+// The same and what it then costs.
+static void price(const Workload *work, const Config *config, Dispatch dispatch, MemoryOf memory_of,
+                  Candidate *candidate)
+{
+    fit(work, config, dispatch, memory_of, candidate);
     cost_uniform(work, config, candidate->prefetch, dispatch, &candidate->cost);
 }
 
@@ -179,7 +185,7 @@ static void price_kept_and_again(const Workload *work, Config config, Dispatch d
 
 // In the way of saving memory that suits it, whichever is faster and fits: what is gathered, experts and dense weights,
 // is kept or gathered again, activations are kept or computed again. The plan's own way says why nothing fits.
-static void price_baseline(const Workload *work, int baseline, MemoryOf memory_of, Arena *arena, Candidate *candidate)
+static void price_baseline(const Workload *work, int baseline, MemoryOf memory_of, Candidate *candidate)
 {
     Config config = baseline_config(baseline, work->spec);
     Dispatch dispatch = baseline_dispatch(baseline, work->spec);
@@ -190,21 +196,23 @@ static void price_baseline(const Workload *work, int baseline, MemoryOf memory_o
     Frugality ways[FRUGALITIES_MAX];
     size_t count = work->spec->model.abstract ? 0 : frugality_list(work->spec, ways);
     for (size_t i = 0; i < count; i++) {
+        Arena *arena = arena_create();
         const Workload *frugal = workload_derive(frugality_apply(work->spec, ways[i], arena), arena);
         price_kept_and_again(frugal, config, dispatch, memory_of, candidate);
+        arena_destroy(arena);
     }
 }
 
 // By estimated memory; what then seems to fit and to beat the plan is lowered.
-static void price_baselines(const Workload *work, Solution *solution, Arena *arena)
+static void price_baselines(const Workload *work, Solution *solution)
 {
     for (int b = 0; b < BASELINE_COUNT; b++) {
         Candidate *baseline = &solution->baselines[b];
         if (!planner_has_baseline(b, work->spec))
             continue;
-        price_baseline(work, b, estimated_bytes, arena, baseline);
+        price_baseline(work, b, estimated_bytes, baseline);
         if (baseline->fits && baseline->cost.iteration_s < solution->cost.iteration_s)
-            price_baseline(work, b, exact_bytes, arena, baseline);
+            price_baseline(work, b, exact_bytes, baseline);
     }
 }
 
@@ -292,9 +300,9 @@ static bool all_candidates_fit(const Workload *work, const Candidate *candidates
 {
     bool all = true;
     for (size_t i = 0; i < count && all; i++) {
-        Candidate priced;
-        price(work, &candidates[i].config, work->spec->plan.dispatch, estimated_bytes, &priced);
-        all = priced.fits;
+        Candidate fitted;
+        fit(work, &candidates[i].config, work->spec->plan.dispatch, estimated_bytes, &fitted);
+        all = fitted.fits;
     }
     return all;
 }
@@ -322,11 +330,13 @@ double planner_estimate(const Workload *work, Arena *arena, bool *all_fit)
     qsort(candidates, count, sizeof(*candidates), compare_times);
     *all_fit = all_candidates_fit(work, candidates, count);
     for (size_t i = 0; i < count && candidates[i].cost.iteration_s < best_s; i++) {
-        Candidate priced;
+        Candidate fitted;
         if (!domain_may_fit(work, &candidates[i].config))
             continue;
-        price(work, &candidates[i].config, dispatch, estimated_bytes, &priced);
-        best_s = priced.fits ? fmin(best_s, priced.cost.iteration_s) : best_s;
+        fit(work, &candidates[i].config, dispatch, estimated_bytes, &fitted);
+        if (fitted.fits && fitted.prefetch != PREFETCH_UNLIMITED)
+            cost_uniform(work, &fitted.config, fitted.prefetch, dispatch, &candidates[i].cost);
+        best_s = fitted.fits ? fmin(best_s, candidates[i].cost.iteration_s) : best_s;
     }
     return best_s;
 }
@@ -430,6 +440,15 @@ static const Candidate *smallest_candidate(const Choosing *c)
     return smallest;
 }
 
+// Of the candidate that is estimated to take least, what the device has not.
+static double estimated_missing_bytes(const Choosing *c)
+{
+    double least = INFINITY;
+    for (size_t i = 0; i < c->solution->count; i++)
+        least = fmin(least, c->solution->candidates[i].memory_bytes);
+    return least - c->work->spec->cluster.device.memory_bytes;
+}
+
 // The configurations that were asked for, layer by layer.
 static const Config *forced_configs(const Choosing *c)
 {
@@ -513,7 +532,9 @@ static bool choose_freely(Choosing *c, Diag *diag, bool *infeasible)
     solution->uniform = best_that_fits(c);
     if (solution->uniform == solution->count) {
         *infeasible = true;
-        if (!c->options->quick)
+        if (c->options->tentative)
+            solution->missing_bytes = estimated_missing_bytes(c);
+        else if (!c->options->quick)
             report_too_big(c, smallest_candidate(c), "no plan fits: even the smallest", diag);
         return false;
     }
@@ -546,7 +567,7 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
             solution->runner_up = i;
     }
     if (!options->quick)
-        price_baselines(work, solution, arena);
+        price_baselines(work, solution);
     solution->solve_s = clock_now_s() - begin_s;
     return true;
 }

@@ -46,6 +46,7 @@ typedef struct {
     uint32_t prefetch;   // force it; PREFETCH_UNLIMITED: the planner's choice
     bool glpk;           // let GLPK close what the search leaves open, and confirm small programmes
     bool advise;         // say what would fit, where nothing does
+    bool tentative;      // where nothing fits, do not say why, and estimate by how much
     bool quick; // a figure is asked for, no plan: memory is estimated, never lowered, and there are no baselines
 } PlannerOptions;
 

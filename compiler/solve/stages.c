@@ -36,10 +36,18 @@ static void pass_layer(const Building *b, const StageChoice *choice, uint32_t la
     static const Config none = {0};
     bool is_moe = layer == choice->layers->moe;
     LayerCost dense;
-    if (!is_moe)
+    PassCost passes[2] = {0};
+    if (is_moe)
+        cost_pass(b->work, layer, choice->cost, backward, &passes[backward]);
+    else
         cost_layer(b->work, layer, &none, b->dispatch, &dense);
-    const ClockedLayer of = {layer, is_moe ? choice->cost : &dense, is_moe ? choice->config : &none, b->prefetch, true,
-                             true};
+    const ClockedLayer of = {.layer = layer,
+                             .cost = is_moe ? choice->cost : &dense,
+                             .passes = passes,
+                             .config = is_moe ? choice->config : &none,
+                             .prefetch = b->prefetch,
+                             .first = true,
+                             .last = true};
     for (uint32_t i = 0; i < b->problem->clock_count; i++)
         (backward ? clock_backward : clock_forward)(b->work, &of, &clocks[i], NULL);
 }

@@ -1,8 +1,6 @@
 // Reading a checkpoint that another strategy, or another number of ranks, wrote. A rank's file holds flat shares of the
 // experts, of dense weights and of their state: what a rank needs are ranges of elements, which are copied from the
 // files of their owners. What codecs remember is made from the weights.
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -209,10 +207,11 @@ static bool read_row(const CheckpointReader *reader, uint64_t index, uint64_t fr
                      Fault *fault)
 {
     char *path = checkpoint_join(reader->checkpoint->path, reader->checkpoint->manifest.files[index].name);
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
-    bool ok = descriptor >= 0 && pread(descriptor, row, bytes, (off_t)from) == (ssize_t)bytes;
+    int descriptor = file_open_regular(path, fault);
+    bool ok = descriptor >= 0 && (pread(descriptor, row, bytes, (off_t)from) == (ssize_t)bytes ||
+                                  fault_set(fault, FAULT_IO, "it ends early"));
     if (!ok)
-        fault_set(fault, FAULT_IO, "%s: %s", path, descriptor < 0 ? strerrordesc_np(errno) : "it ends early");
+        fault_prefix(fault, "%s", path);
     if (descriptor >= 0)
         close(descriptor);
     free(path);

@@ -1,7 +1,6 @@
 // A rank's reader of a checkpoint: a list of copies, from a range of a file to a range of a buffer, which are made when
 // the file is read. Files are read from end to end, so that their checksums are known.
 #include <errno.h>
-#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,10 +96,10 @@ bool reader_read(CheckpointReader *reader, uint64_t index, Fault *fault)
 {
     const SavedFile *file = &reader->checkpoint->manifest.files[index];
     char *path = checkpoint_join(reader->checkpoint->path, file->name);
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    int descriptor = file_open_regular(path, fault);
     bool ok = descriptor >= 0;
     if (!ok) {
-        fault_set(fault, FAULT_IO, "%s: %s", path, strerrordesc_np(errno));
+        fault_prefix(fault, "%s", path);
         checkpoint_suggest(reader->checkpoint, fault);
     }
     ok = ok && read_open_file(reader, file, path, descriptor, fault);

@@ -58,9 +58,9 @@ static bool read_address(const Launcher *launcher, Launch *launch, Fault *fault)
     const char *host = getenv("MASTER_ADDR"), *nodes = getenv("SLURM_STEP_NODELIST");
     bool is_torchrun = strcmp(launcher->name, "torchrun") == 0;
     uint64_t port = job_port();
-    size_t length = host ? strlen(host) : 0;
+    size_t length = host ? strlen(host) : 0;                                 // empty: as if it were not set
     bool brackets = length > 2 && host[0] == '[' && host[length - 1] == ']'; // of an IPv6 address, as in URLs
-    if (host)
+    if (length > 0)
         snprintf(launch->host, sizeof(launch->host), "%.*s", (int)(brackets ? length - 2 : length), host + brackets);
     else if (is_one_machine(launcher, launch))
         snprintf(launch->host, sizeof(launch->host), "127.0.0.1");

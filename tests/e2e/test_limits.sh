@@ -60,6 +60,12 @@ again 4 --overwrite
 [ "$(echo run.*)" = 'run.csv run.csv.~1~ run.json run.json.~1~ run.json.~2~ run.prof run.prof.~1~ run.prof.~2~' ] ||
   fail "what is overwritten: $(echo run.*)"
 
+# The files of a checkpoint are regular ones, too.
+for name in manifest.json equal rank-00001; do
+  rm -rf piped && cp -r log piped && rm "piped/step-000002/$name" && mkfifo "piped/step-000002/$name"
+  refused "piped/step-000002/$name: a pipe" "$HEP_RUN" ep.hepb -n 1 --resume piped
+done
+
 # The limit of the control group that the job is in, or of one above it. Files in place of the machine's own say so.
 read -r kind point < <(awk '$0 ~ / - cgroup2 / { print "v2", $5 } $0 ~ / - cgroup .*[, ]memory/ { print "v1", $5; exit }' \
   /proc/self/mountinfo | sort | head -n 1)

@@ -509,6 +509,7 @@ static const LaunchCase cases[] = {
     {{"WORLD_SIZE=4"}, LAUNCH_WRONG, 0, 0, 0, "RANK is not set", 0},
     {{"WORLD_SIZE=4", "RANK=0", "MASTER_ADDR=paris"}, LAUNCH_WRONG, 0, 0, 0, "MASTER_PORT is not set", 0},
     {{"WORLD_SIZE=4", "RANK=0", "MASTER_PORT=77"}, LAUNCH_WRONG, 0, 0, 0, "set MASTER_ADDR", 0},
+    {{"WORLD_SIZE=4", "RANK=0", "MASTER_ADDR=", "MASTER_PORT=77"}, LAUNCH_WRONG, 0, 0, 0, "set MASTER_ADDR", 0},
     {{"WORLD_SIZE=4", "RANK=0", "MASTER_ADDR=paris", "MASTER_PORT=0"}, LAUNCH_WRONG, 0, 0, 0, "MASTER_PORT is '0'", 0},
     {{"WORLD_SIZE=4", "RANK=0", "MASTER_ADDR=[fe80::1]", "MASTER_PORT=7"}, LAUNCH_FOUND, 0, 4, 0, "fe80::1", 7},
     {{"WORLD_SIZE=4", "RANK=0", "MASTER_ADDR=oslo", "MASTER_PORT=7", "HEP_JOB_SECRET=short"},
