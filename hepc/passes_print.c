@@ -44,13 +44,13 @@ void passes_print(const Compilation *compilation, Text *out)
     Arena *arena = arena_create();
     for (int p = 0; p < PLAN_PASS_COUNT; p++) {
         passes |= 1u << p;
-        bool left_out = !(compilation->passes & 1u << p);
-        if (left_out)
+        bool skipped = !(compilation->passes & 1u << p);
+        if (skipped)
             passes &= ~(1u << p);
         else
             figures = measure(compilation, passes);
         print_row(arena_format(arena, "+ %s", plan_pass_info((PlanPass)p)->name), &figures,
-                  left_out ? "  skipped: slower with it, or asked for" : "", out);
+                  skipped ? "  skipped: slower with it, or asked for" : "", out);
     }
     arena_destroy(arena);
 }

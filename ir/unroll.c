@@ -285,7 +285,7 @@ static void allocate_executions(Unroll *u, Arena *arena)
 }
 
 // A lap of several: without what runs once.
-static bool is_left_out(const Unroll *u, const Step *step)
+static bool is_skipped(const Unroll *u, const Step *step)
 {
     return u->to->one_lap && !step_repeats(step);
 }
@@ -303,7 +303,7 @@ static void add_phase(Unroll *u, uint32_t first, uint32_t end, uint32_t micro_ba
 {
     const Plan *plan = u->from;
     for (uint32_t s = first; s < end; s++)
-        if (step_runs(&plan->steps[s], micro_batch, u->laps) && !is_left_out(u, &plan->steps[s]))
+        if (step_runs(&plan->steps[s], micro_batch, u->laps) && !is_skipped(u, &plan->steps[s]))
             add_step(u, s, micro_batch);
 }
 

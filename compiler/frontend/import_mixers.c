@@ -463,7 +463,7 @@ static Stored stored_as(Importer *in, const cJSON *config)
 }
 
 // Does a list of modules that stay as they are name attention, or experts?
-static bool leaves_out(Importer *in, const cJSON *config, const char *const parts[])
+static bool skips_any(Importer *in, const cJSON *config, const char *const parts[])
 {
     static const char *const lists[] = {"modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules",
                                         "llm_int8_skip_modules"};
@@ -487,6 +487,6 @@ void import_weights(Importer *in)
     if (stored.bits <= 0 || stored.bits > 32)
         return;
     text_format(&in->moe, "weights = %.8g  # %s\n", stored.bits, stored.source);
-    if (!leaves_out(in, config, of_attention))
+    if (!skips_any(in, config, of_attention))
         text_format(&in->keys, "weights = %.8g  # %s\n", stored.bits, stored.source);
 }

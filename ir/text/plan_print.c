@@ -72,7 +72,7 @@ void plan_print_value(const Plan *plan, const Field *field, const void *value, T
     }
 }
 
-static bool is_left_out(const Field *field, const void *value)
+static bool is_skipped(const Field *field, const void *value)
 {
     if (!field->optional)
         return false;
@@ -87,7 +87,7 @@ static void print_field(const Plan *plan, const Field *field, const void *record
 {
     const void *value = (const char *)record + field->offset;
     out->length = 0;
-    if (is_left_out(field, value))
+    if (is_skipped(field, value))
         return;
     if (!field->positional)
         text_format(out, "%s ", field->key);

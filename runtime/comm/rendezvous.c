@@ -121,7 +121,7 @@ static Welcome be_welcomed(Rendezvous *rendezvous, int socket, const Said *said,
 {
     const Launch *launch = &rendezvous->launch;
     uint64_t places = launch->size * sizeof(Place);
-    char told[sizeof(Fault)];
+    char cause_text[sizeof(Fault)];
     FrameHeader header;
     if (!frame_receive(socket, &header, sizeof(header), until_s))
         return not_answered(launch, fault);
@@ -129,9 +129,9 @@ static Welcome be_welcomed(Rendezvous *rendezvous, int socket, const Said *said,
         return refused(launch, socket, header.bytes, until_s, fault);
     if (header.kind != FRAME_WELCOME || !first_proves(rendezvous, socket, said, until_s))
         return not_answered(launch, fault);
-    if (header.failed && header.bytes == SECRET_BYTES + sizeof(told) &&
-        frame_receive(socket, told, sizeof(told), until_s)) {
-        Fault cause = rendezvous_clean_fault(told);
+    if (header.failed && header.bytes == SECRET_BYTES + sizeof(cause_text) &&
+        frame_receive(socket, cause_text, sizeof(cause_text), until_s)) {
+        Fault cause = rendezvous_clean_fault(cause_text);
         *fault = (Fault){.kind = cause.kind, .rank = -1, .step = -1, .peer = -1}; // rank 0 reports it
         return WELCOME_FAILED;
     }
@@ -198,10 +198,10 @@ static bool memory_create(Rendezvous *rendezvous, Fault *fault)
     if (launch->size <= SIZE_MAX_RANKS) {
         rendezvous->standings = calloc(launch->size, sizeof(*rendezvous->standings));
         rendezvous->standings_s = calloc(launch->size, sizeof(*rendezvous->standings_s));
-        rendezvous->told = calloc(1, sizeof(Sign) + launch->size * sizeof(Standing));
+        rendezvous->sign_of_life = calloc(1, sizeof(Sign) + launch->size * sizeof(Standing));
     }
     if (!rendezvous->places || !rendezvous->peers || !rendezvous->standings || !rendezvous->standings_s ||
-        !rendezvous->told)
+        !rendezvous->sign_of_life)
         return fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " ranks", launch->size);
     for (uint64_t p = 0; p < rendezvous->peer_count; p++)
         rendezvous->peers[p] = (Peer){.socket = -1, .rank = launch->rank > 0 ? 0 : p + 1};
@@ -268,7 +268,7 @@ void rendezvous_destroy(Rendezvous *rendezvous)
     free(rendezvous->places);
     free(rendezvous->standings);
     free(rendezvous->standings_s);
-    free(rendezvous->told);
+    free(rendezvous->sign_of_life);
     free(rendezvous->peers);
     free(rendezvous);
 }

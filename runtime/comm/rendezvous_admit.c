@@ -104,8 +104,8 @@ static void refuse(Rendezvous *rendezvous, Candidate *candidate, RefusedFor reas
     rendezvous->refused++;
     snprintf(rendezvous->refusal, sizeof(rendezvous->refusal), "%s: %s", host, words[reason]);
     uint32_t code = reason;
-    bool told = reason >= REFUSED_VERSION && frame_send(candidate->socket, FRAME_REFUSED, false, &code, sizeof(code));
-    (void)told; // it learns it by the connection's end
+    bool sent = reason >= REFUSED_VERSION && frame_send(candidate->socket, FRAME_REFUSED, false, &code, sizeof(code));
+    (void)sent; // it learns it by the connection's end
     close(candidate->socket);
     candidate->socket = -1;
 }

@@ -186,10 +186,10 @@ static uint64_t standings_fill(Rendezvous *rendezvous)
     uint64_t first = is_first(rendezvous) ? 0 : rendezvous->launch.rank;
     uint64_t count = is_first(rendezvous) ? rendezvous->launch.size : 1;
     Sign sign = {.idle_s = rendezvous->waits ? 0 : clock_now_s() - rendezvous->busy_s};
-    memcpy(rendezvous->told, &sign, sizeof(sign));
+    memcpy(rendezvous->sign_of_life, &sign, sizeof(sign));
     for (uint64_t r = 0; r < count; r++) {
         Standing standing = standing_now(rendezvous, first + r);
-        memcpy(rendezvous->told + sizeof(sign) + r * sizeof(standing), &standing, sizeof(standing));
+        memcpy(rendezvous->sign_of_life + sizeof(sign) + r * sizeof(standing), &standing, sizeof(standing));
     }
     return sizeof(sign) + count * sizeof(Standing);
 }
@@ -326,7 +326,7 @@ static void look_for_life(Rendezvous *rendezvous, double *last_s, double *comput
         }
         pthread_mutex_unlock(&rendezvous->mutex);
         pthread_mutex_lock(&rendezvous->send_mutex);
-        bool sent = frame_send(peer->socket, FRAME_ALIVE, false, rendezvous->told, bytes);
+        bool sent = frame_send(peer->socket, FRAME_ALIVE, false, rendezvous->sign_of_life, bytes);
         (void)sent; // its end shows when it is read
         pthread_mutex_unlock(&rendezvous->send_mutex);
         pthread_mutex_lock(&rendezvous->mutex);

@@ -92,7 +92,7 @@ struct Rendezvous {
     Place *places;       // [size]
     Standing *standings; // [size] at standings_s each
     double *standings_s; // [size] CLOCK_MONOTONIC
-    char *told;          // the reader's: a sign of life as it is sent
+    char *sign_of_life;  // the reader's: a sign of life as it is sent
     Peer *peers;         // [peer_count]; of rank 0 those of ranks 1.., of others that of rank 0
     uint64_t peer_count;
     pthread_mutex_t mutex, send_mutex;

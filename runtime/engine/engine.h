@@ -59,7 +59,7 @@ typedef struct {
 // What an engine has that enqueues steps: they are done when `finish` returns, not when `execute` does.
 typedef struct {
     // Enqueues all steps at once. False without a fault: they are to be executed one by one.
-    bool (*replay)(Engine *engine, const bool *left_out, Fault *fault);
+    bool (*replay)(Engine *engine, const bool *skipped_steps, Fault *fault);
     // Waits until a step that was enqueued is done.
     bool (*complete)(Engine *engine, uint32_t step, Fault *fault);
     // All steps were enqueued: waits until they are done, and replaces the times of those that it measured itself. A

@@ -137,11 +137,11 @@ static bool graph_create(CudaEngine *engine, cudaStream_t origin, Fault *fault)
     return ok;
 }
 
-static bool leaves_out(const CudaEngine *engine, const bool *left_out)
+static bool skips_any(const CudaEngine *engine, const bool *skipped_steps)
 {
     bool any = false;
-    for (uint32_t s = 0; left_out && s < engine->plan->step_count; s++)
-        any = any || left_out[s];
+    for (uint32_t s = 0; skipped_steps && s < engine->plan->step_count; s++)
+        any = any || skipped_steps[s];
     return any;
 }
 
@@ -153,13 +153,13 @@ static bool all_ran(const CudaEngine *engine)
     return true;
 }
 
-bool cuda_replay(Engine *base, const bool *left_out, Fault *fault)
+bool cuda_replay(Engine *base, const bool *skipped_steps, Fault *fault)
 {
     CudaEngine *engine = (CudaEngine *)base;
     cudaStream_t origin = engine->streams[STREAM_COMPUTE];
     // An iteration before learns the counts that the graph is made with, and loads the kernels.
     // One is made of iterations with packets as they will be from then on.
-    if (engine->whole || leaves_out(engine, left_out) || !all_ran(engine) || !origin || cuda_replay_refusal(base))
+    if (engine->whole || skips_any(engine, skipped_steps) || !all_ran(engine) || !origin || cuda_replay_refusal(base))
         return false;
     if (!cuda_use_device(engine, fault) || !cuda_check(engine->begin_error, "copy the inputs", fault))
         return false;

@@ -183,7 +183,7 @@ void cuda_begin(Engine *base, const EngineIteration *iteration);
 bool cuda_execute(Engine *base, uint32_t step, Fault *fault);
 bool cuda_finish(Engine *base, StepTime times[], Fault *fault);
 EngineResult cuda_result(const Engine *base);
-bool cuda_replay(Engine *base, const bool *left_out, Fault *fault);
+bool cuda_replay(Engine *base, const bool *skipped_steps, Fault *fault);
 const char *cuda_replay_refusal(const Engine *base);
 // Did the graph that was replayed fit?
 bool cuda_graph_check(const CudaEngine *engine, Fault *fault) MUST_CHECK;

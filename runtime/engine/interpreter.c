@@ -40,10 +40,10 @@ struct Interpreter {
 
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    uint32_t iteration;   // number of the iteration under way; guarded by mutex
-    const bool *left_out; // of it; guarded by mutex until it begins
-    bool one_by_one;      // it has steps that never ran; guarded likewise
-    uint32_t running;     // streams other than the first that are not through
+    uint32_t iteration;        // number of the iteration under way; guarded by mutex
+    const bool *skipped_steps; // of it; guarded by mutex until it begins
+    bool one_by_one;           // it has steps that never ran; guarded likewise
+    uint32_t running;          // streams other than the first that are not through
     uint32_t others;
     bool quit;
     _Atomic uint32_t sleepers;
@@ -144,7 +144,7 @@ static void stream_run(Interpreter *interpreter, StreamState *stream, uint32_t i
         stream_waits(stream, -1);
         if (atomic_load_explicit(&interpreter->failed, memory_order_relaxed))
             return;
-        if (interpreter->left_out && interpreter->left_out[index])
+        if (interpreter->skipped_steps && interpreter->skipped_steps[index])
             interpreter->times[index].start_s = interpreter->times[index].end_s = clock_now_s();
         else if (!step_execute(interpreter, index))
             return;
@@ -188,12 +188,12 @@ static void finish(Interpreter *interpreter)
 }
 
 // All steps at once, if the engine can: true when that is done, or has failed.
-static bool replay(Interpreter *interpreter, const bool *left_out)
+static bool replay(Interpreter *interpreter, const bool *skipped_steps)
 {
     Fault fault = {0};
     if (!interpreter->ops->queue)
         return false;
-    bool done = interpreter->ops->queue->replay(interpreter->engine, left_out, &fault);
+    bool done = interpreter->ops->queue->replay(interpreter->engine, skipped_steps, &fault);
     if (!done && fault.kind != FAULT_NONE)
         step_fail(interpreter, -1, &fault);
     return done || fault.kind != FAULT_NONE;
@@ -205,22 +205,22 @@ static bool is_ordered(const Interpreter *interpreter)
 }
 
 // Has the iteration steps that were in none before?
-static bool note_new_steps(Interpreter *interpreter, const bool *left_out)
+static bool note_new_steps(Interpreter *interpreter, const bool *skipped_steps)
 {
     bool any = false;
     for (uint32_t s = 0; s < interpreter->plan->step_count; s++) {
-        any = any || (!interpreter->ran[s] && !(left_out && left_out[s]));
-        interpreter->ran[s] = interpreter->ran[s] || !(left_out && left_out[s]);
+        any = any || (!interpreter->ran[s] && !(skipped_steps && skipped_steps[s]));
+        interpreter->ran[s] = interpreter->ran[s] || !(skipped_steps && skipped_steps[s]);
     }
     return any;
 }
 
-static void step_by_step(Interpreter *interpreter, const bool *left_out)
+static void step_by_step(Interpreter *interpreter, const bool *skipped_steps)
 {
     pthread_mutex_lock(&interpreter->mutex);
     uint32_t iteration = ++interpreter->iteration;
-    interpreter->left_out = left_out;
-    interpreter->one_by_one = is_ordered(interpreter) && note_new_steps(interpreter, left_out);
+    interpreter->skipped_steps = skipped_steps;
+    interpreter->one_by_one = is_ordered(interpreter) && note_new_steps(interpreter, skipped_steps);
     interpreter->running = interpreter->others;
     pthread_cond_broadcast(&interpreter->changed);
     pthread_mutex_unlock(&interpreter->mutex);
@@ -232,10 +232,10 @@ static void step_by_step(Interpreter *interpreter, const bool *left_out)
     pthread_mutex_unlock(&interpreter->mutex);
 }
 
-bool interpreter_run(Interpreter *interpreter, const bool *left_out, Fault *fault)
+bool interpreter_run(Interpreter *interpreter, const bool *skipped_steps, Fault *fault)
 {
-    if (!replay(interpreter, left_out))
-        step_by_step(interpreter, left_out);
+    if (!replay(interpreter, skipped_steps))
+        step_by_step(interpreter, skipped_steps);
     finish(interpreter);
     pthread_mutex_lock(&interpreter->mutex);
     bool ok = interpreter->fault.kind == FAULT_NONE;

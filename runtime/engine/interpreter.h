@@ -13,9 +13,9 @@ Interpreter *interpreter_create(const Plan *plan, const EngineOps *ops, Engine *
 void interpreter_destroy(Interpreter *interpreter); // takes NULL; no iteration is under way
 
 // One iteration: returns when all streams are through. On a fault the world is aborted, so that no
-// other rank waits for this one; the fault names rank, step and op. `left_out`: [step] those that are not executed,
-// the same on all ranks; NULL: none. Order and waits stay as they are.
-bool interpreter_run(Interpreter *interpreter, const bool *left_out, Fault *fault);
+// other rank waits for this one; the fault names rank, step and op. `skipped_steps`: [step] those that are not
+// executed, the same on all ranks; NULL: none. Order and waits stay as they are.
+bool interpreter_run(Interpreter *interpreter, const bool *skipped_steps, Fault *fault);
 
 // Of the last iteration; a step that was skipped took no time.
 const StepTime *interpreter_times(const Interpreter *interpreter);

@@ -256,7 +256,7 @@ static void job_destroy(Job *job)
     for (uint64_t r = 0; job->ranks && r < job->started; r++) {
         job->options->engine->destroy(job->ranks[r].engine);
         free(job->ranks[r].samples);
-        free(job->ranks[r].left_out);
+        free(job->ranks[r].skipped_steps);
         free(job->ranks[r].step_s);
         free(job->ranks[r].histogram);
         free(job->ranks[r].dropped);

@@ -19,7 +19,7 @@ typedef struct {
     bool *evaluation;         // [step] skipped when the loss is evaluated; NULL where it never is
     bool *before_update;      // [step] skipped until the update is decided on; NULL where it is not asked
     bool *update;             // [step] skipped in the update
-    bool *left_out;           // [step] of the half under way
+    bool *skipped_steps;      // [step] of the half under way
     int32_t *tokens;          // of the iteration under way
     char *kept;               // contents of persistent buffers, while steps run that may be undone
     bool *kept_by_evaluation; // [buffer]
@@ -41,7 +41,7 @@ typedef struct {
     double *exposed_s;               // [step] after these: waits for migration alone, summed over measured iterations
     double *dropped;                 // [choice_count] of the last iteration, of all ranks, or NULL
     double *histogram;               // [choice][expert] of this rank's tokens, or NULL
-    bool *left_out;                  // [step] of the iteration under way
+    bool *skipped_steps;             // [step] of the iteration under way
     uint32_t measured;               // iterations so far
     uint32_t measured_whole;         // of these, in which packets held whole values
     int signal;                      // that asked, here or in another process, to end after this iteration; 0

@@ -43,10 +43,11 @@ static bool rank_prepare(Rank *rank)
     if (job->plan->capacity > 0)
         rank->dropped = calloc((size_t)job->plan->choice_count + 1, sizeof(*rank->dropped));
     rank->times.late_s = calloc(2 * job->rank_count, sizeof(double));
-    rank->left_out = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->left_out));
+    rank->skipped_steps = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->skipped_steps));
     rank->last_times = calloc((size_t)job->plan->step_count + 1, sizeof(*rank->last_times));
     bool histogram = (rank->histogram || !job->options->count_choices) && (rank->dropped || job->plan->capacity <= 0);
-    if (!rank->samples || !rank->step_s || !rank->times.late_s || !rank->left_out || !rank->last_times || !histogram)
+    if (!rank->samples || !rank->step_s || !rank->times.late_s || !rank->skipped_steps || !rank->last_times ||
+        !histogram)
         return fault_set(&rank->fault, FAULT_MEMORY, "out of memory for step times");
     rank->exposed_s = rank->step_s + job->plan->step_count;
     rank->times.last_s = rank->times.late_s + job->rank_count;
@@ -112,7 +113,7 @@ static void rank_leave_out(Rank *rank, uint64_t iteration)
 {
     const Plan *plan = rank->job->plan;
     for (uint32_t s = 0; s < plan->step_count; s++)
-        rank->left_out[s] = iteration % plan_step_period(plan, &plan->steps[s]) != 0;
+        rank->skipped_steps[s] = iteration % plan_step_period(plan, &plan->steps[s]) != 0;
 }
 
 static void rank_keep_result(Rank *rank, uint32_t measured, double time_s, double loss)

@@ -291,9 +291,9 @@ static bool allocate(Rank *rank)
     if (ok && rank->job->options->training.skip_nonfinite) {
         training->before_update = calloc(steps, sizeof(bool));
         training->update = calloc(steps, sizeof(bool));
-        training->left_out = calloc(steps, sizeof(bool));
+        training->skipped_steps = calloc(steps, sizeof(bool));
         training->kept_by_update = calloc(buffers, sizeof(bool));
-        ok = training->before_update && training->update && training->left_out && training->kept_by_update;
+        ok = training->before_update && training->update && training->skipped_steps && training->kept_by_update;
     }
     return ok;
 }
@@ -338,7 +338,7 @@ void rank_training_end(Rank *rank)
     free(training->evaluation);
     free(training->before_update);
     free(training->update);
-    free(training->left_out);
+    free(training->skipped_steps);
     free(training->kept_by_evaluation);
     free(training->kept_by_update);
     free(training->tokens);
@@ -416,10 +416,10 @@ static bool mean_loss(Rank *rank, double *loss)
 // Those of a half of the iteration, less what is not of this iteration at all.
 static bool run_half(Rank *rank, const bool *half)
 {
-    bool *left_out = rank->training.left_out;
+    bool *skipped_steps = rank->training.skipped_steps;
     for (uint32_t s = 0; s < rank->job->plan->step_count; s++)
-        left_out[s] = half[s] || rank->left_out[s];
-    return interpreter_run(rank->interpreter, left_out, &rank->fault);
+        skipped_steps[s] = half[s] || rank->skipped_steps[s];
+    return interpreter_run(rank->interpreter, skipped_steps, &rank->fault);
 }
 
 // Everything but the update; then that, if loss and gradients are finite on all ranks.
@@ -455,7 +455,7 @@ bool rank_training_run(Rank *rank, uint64_t iteration, double *loss)
 {
     if (rank->training.update)
         return run_in_two(rank, iteration) && mean_loss(rank, loss);
-    if (!interpreter_run(rank->interpreter, rank->left_out, &rank->fault))
+    if (!interpreter_run(rank->interpreter, rank->skipped_steps, &rank->fault))
         return false;
     rank->training.updates++;
     return mean_loss(rank, loss) && (isfinite(*loss) || not_finite(rank, iteration));

@@ -31,7 +31,7 @@ typedef struct {
     uint64_t *ranks;  // of the plan
     uint32_t *levels; // between this rank and each
     uint32_t sequence;
-    bool told;                        // that this rank has failed
+    bool reported;                    // that this rank has failed
     Note *sent, *got;                 // [members], those of others first to last
     int64_t *send_bytes, *recv_bytes; // [members]
     Pool send_pool, recv_pool;
@@ -213,7 +213,7 @@ static bool hear_notices(CarrierComm *comm, int number, const Fault *own, Fault 
     even_bytes(channel, channel->send_bytes, own ? sizeof(Notice) : 0);
     for (uint32_t m = 0; m + 1 < channel->members; m++)
         sent[m] = notice;
-    channel->told = true;
+    channel->reported = true;
     if (!carry(comm, number, sent, got, fault) || failed == 0)
         return true;
     got[0].message[sizeof(got[0].message) - 1] = '\0';
@@ -240,7 +240,7 @@ static bool note_differs(Channel *channel, uint32_t member, const Note *own, con
     else
         fault_set(fault, FAULT_MISMATCH, "%s here is not the one that rank %" PRIu64 " is in", here, rank);
     fault->peer = (int64_t)rank;
-    channel->told = true;
+    channel->reported = true;
     return false;
 }
 
@@ -437,9 +437,9 @@ static void tell(CarrierComm *comm, int number)
     pthread_mutex_lock(&comm->mutex);
     cause = comm->cause;
     pthread_mutex_unlock(&comm->mutex);
-    if (channel->told || channel->members == 1 || atomic_load(&comm->link->broken))
+    if (channel->reported || channel->members == 1 || atomic_load(&comm->link->broken))
         return;
-    channel->told = true;
+    channel->reported = true;
     for (uint32_t m = 0; m + 1 < channel->members; m++)
         channel->sent[m] = (Note){.mark = NOTE_MARK, .failed = 1};
     if (exchange_notes(comm, number, &ignored))

@@ -37,7 +37,7 @@ static void set_mark(const Plan *plan, uint32_t step, bool (*how)(OperandRole), 
             set[operands[o]] = value;
 }
 
-bool step_sets_evaluation(const Plan *plan, bool left_out[])
+bool step_sets_evaluation(const Plan *plan, bool skipped_steps[])
 {
     bool *needed = calloc(plan->buffer_count + 1, sizeof(*needed)), found = false;
     for (uint32_t s = plan->step_count; needed && s-- > 0;) {
@@ -45,7 +45,7 @@ bool step_sets_evaluation(const Plan *plan, bool left_out[])
         bool takes_part = op == OP_LOSS || (op != OP_OPTIMIZER && plan_step_period(plan, &plan->steps[s]) == 1 &&
                                             step_uses(plan, s, writes, needed));
         found = found || op == OP_LOSS;
-        left_out[s] = !takes_part;
+        skipped_steps[s] = !takes_part;
         if (!takes_part)
             continue;
         set_mark(plan, s, writes, false, needed);
@@ -92,7 +92,7 @@ bool step_sets_update(const Plan *plan, bool first[], bool second[])
     return ok;
 }
 
-bool step_sets_written(const Plan *plan, const bool left_out[], bool buffers[])
+bool step_sets_written(const Plan *plan, const bool skipped_steps[], bool buffers[])
 {
     PersistentInfo *infos = malloc((plan->buffer_count + 1) * sizeof(*infos));
     if (!infos || !persistent_infos(plan, infos)) {
@@ -101,7 +101,7 @@ bool step_sets_written(const Plan *plan, const bool left_out[], bool buffers[])
     }
     memset(buffers, 0, plan->buffer_count * sizeof(*buffers));
     for (uint32_t s = 0; s < plan->step_count; s++)
-        if (!left_out[s])
+        if (!skipped_steps[s])
             set_mark(plan, s, writes, true, buffers);
     for (uint32_t b = 0; b < plan->buffer_count; b++)
         buffers[b] = buffers[b] && infos[b].persistence != PERSISTENCE_NONE;

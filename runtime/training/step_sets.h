@@ -5,8 +5,8 @@
 
 #include "ir/plan.h"
 
-// left_out [step]: all but the steps whose results the loss depends on. False and a plan without a loss.
-bool step_sets_evaluation(const Plan *plan, bool left_out[]) MUST_CHECK;
+// skipped_steps [step]: all but the steps whose results the loss depends on. False and a plan without a loss.
+bool step_sets_evaluation(const Plan *plan, bool skipped_steps[]) MUST_CHECK;
 
 // first [step]: what to skip so that everything runs but the optimizer and what follows from updated weights;
 // second [step]: what to skip to run the rest afterwards. False where the plan uses memory again that the rest
@@ -15,6 +15,6 @@ bool step_sets_update(const Plan *plan, bool first[], bool second[]) MUST_CHECK;
 
 // buffers [buffer]: those that outlive an iteration and that a step which is not left out writes. False when memory
 // runs out.
-bool step_sets_written(const Plan *plan, const bool left_out[], bool buffers[]) MUST_CHECK;
+bool step_sets_written(const Plan *plan, const bool skipped_steps[], bool buffers[]) MUST_CHECK;
 
 #endif

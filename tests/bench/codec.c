@@ -210,7 +210,7 @@ static void print_line(const Work *work, const char *what, double time_s, double
 
 // How far decoded experts are from the weights, both norms over all of them: what `sr` leaves out where experts were
 // drawn independently, with their mean as the shared expert and without.
-static double left_out(const Work *work, Tensor shared)
+static double skipped(const Work *work, Tensor shared)
 {
     Tensor own = {work->weights.data, DTYPE_F32, 0, work->elements};
     double errors = 0, squares = 0;
@@ -231,7 +231,7 @@ static void print_left_out(uint64_t elements, uint64_t experts, double ratio)
     Tensor mean = make(DTYPE_F32, 1, elements, 0);
     host_mean(experts, work.weights, mean);
     printf("sr leaves out, of the norm of experts as they are drawn: %.2f, without shared expert %.2f\n\n",
-           left_out(&work, mean), left_out(&work, (Tensor){0}));
+           skipped(&work, mean), skipped(&work, (Tensor){0}));
     free(mean.data);
     work_destroy(&work);
 }

@@ -55,7 +55,7 @@ typedef struct {
     uint64_t *enqueued; // [steps]
     uint64_t *flops;    // [steps] of products
     double *replay_s;   // [iterations]
-    bool *left_out;     // [steps], of the iteration
+    bool *skipped;      // [steps], of the iteration
     int32_t *tokens;    // likewise
     uint32_t replays;
     const char *refusal;
@@ -89,7 +89,7 @@ static double median(double *values, size_t count)
 
 // ---- ranks -----------------------------------------------------------------------------------
 
-static bool is_left_out(const Plan *plan, uint32_t step, uint32_t iteration)
+static bool is_skipped(const Plan *plan, uint32_t step, uint32_t iteration)
 {
     return iteration % plan_step_period(plan, &plan->steps[step]) != 0;
 }
@@ -111,17 +111,17 @@ static bool rank_iterate(Rank *rank, uint32_t iteration, StepTime times[], bool 
             return false;
     }
     for (uint32_t s = 0; s < plan->step_count; s++)
-        rank->left_out[s] = is_left_out(plan, s, iteration);
+        rank->skipped[s] = is_skipped(plan, s, iteration);
     cuda_engine.begin(rank->engine, &of);
     if (!rank->comm->ops->barrier(rank->comm, fault))
         return false;
     double begin_s = clock_now_s();
-    if (graphs && cuda_engine.queue->replay(rank->engine, rank->left_out, fault)) {
+    if (graphs && cuda_engine.queue->replay(rank->engine, rank->skipped, fault)) {
         rank->replay_s[rank->replays++] = clock_now_s() - begin_s;
         return cuda_engine.queue->finish(rank->engine, times, fault);
     }
     for (uint32_t s = 0; s < plan->step_count && !fault->message[0]; s++) {
-        if (rank->left_out[s])
+        if (rank->skipped[s])
             continue;
         uint64_t before = emulation_enqueued(), flops_before = emulation_product_flops();
         begin_s = clock_now_s();
@@ -183,7 +183,7 @@ static void op_costs(Rank *rank, OpCost costs[OP_CODES])
         OpCost *cost = &costs[plan->steps[s].op]; // codes are less: op_info knows no others
         size_t count = 0;
         for (uint32_t i = 1; i < options.iterations; i++)
-            if (!is_left_out(plan, s, i))
+            if (!is_skipped(plan, s, i))
                 values[count++] = rank->step_s[(size_t)s * options.iterations + i];
         cost->step_s += median(values, count);
         cost->steps++;
@@ -388,7 +388,7 @@ int main(int argc, char **argv)
         ranks[r].enqueued = allocate(plan->step_count, sizeof(uint64_t));
         ranks[r].flops = allocate(plan->step_count, sizeof(uint64_t));
         ranks[r].replay_s = allocate(options.iterations, sizeof(double));
-        ranks[r].left_out = allocate(plan->step_count, sizeof(bool));
+        ranks[r].skipped = allocate(plan->step_count, sizeof(bool));
         ranks[r].tokens = allocate(plan->micro_batches * micro_batch_tokens(plan), sizeof(int32_t));
     }
     struct cudaDeviceProp device;
@@ -413,7 +413,7 @@ int main(int argc, char **argv)
         free(ranks[r].enqueued);
         free(ranks[r].flops);
         free(ranks[r].replay_s);
-        free(ranks[r].left_out);
+        free(ranks[r].skipped);
         free(ranks[r].tokens);
     }
     free(ranks);

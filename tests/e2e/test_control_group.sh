@@ -26,13 +26,13 @@ hierarchies() {
       fi
     done
 }
-# In this shell's group, or at the top. Sets `group` and the name of its `limit_file`.
+# In this shell's group, or the one above it. Sets `group` and the name of its `limit_file`.
 make_group() {
   local kind point own parent
   while read -r kind point own; do
     limit_file=memory.max
     [ "$kind" = v2 ] || limit_file=memory.limit_in_bytes
-    for parent in "$point${own%/}" "$point"; do
+    for parent in "$point${own%/}" "$point${own%/*}"; do
       group=$parent/hep-test-$$
       mkdir "$group" 2>/dev/null || continue
       # There is no such file where the parent leaves memory to nobody below it.

@@ -290,18 +290,18 @@ static void expect_evaluation(const char *loop)
 {
     Compiled compiled = compile_looped(loop, "codec = delta  ratio = 4", "dc=2,gpu=2");
     const Plan *plan = compiled.plan;
-    bool *left_out = calloc(plan->step_count, 1), *buffers = calloc(plan->buffer_count, 1);
-    cr_assert(step_sets_evaluation(plan, left_out));
+    bool *skipped_steps = calloc(plan->step_count, 1), *buffers = calloc(plan->buffer_count, 1);
+    cr_assert(step_sets_evaluation(plan, skipped_steps));
     uint32_t loss = plan->step_count - 1;
     while (plan->steps[loss].op != OP_LOSS)
         loss--;
     for (uint32_t s = 0; s < plan->step_count; s++)
         if (op_info((int)plan->steps[s].op)->stream != STREAM_MIGRATE)
-            cr_expect_eq(left_out[s], is_backward(plan, s, loss), "step %u", s);
-    cr_assert(step_sets_written(plan, left_out, buffers));
+            cr_expect_eq(skipped_steps[s], is_backward(plan, s, loss), "step %u", s);
+    cr_assert(step_sets_written(plan, skipped_steps, buffers));
     for (uint32_t b = 0; b < plan->buffer_count; b++)
         cr_expect_eq(buffers[b], plan->buffers[b].kind == BUFFER_REPLICA, "%s", plan->buffers[b].name);
-    free(left_out);
+    free(skipped_steps);
     free(buffers);
     compiled_free(&compiled);
 }
