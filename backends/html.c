@@ -40,12 +40,21 @@ static void print_decision(const Plan *plan, Text *out)
 static void print_compression(const Plan *plan, Text *out)
 {
     char value[FORMAT_MAX];
-    if (codec_info(plan->codec)->encodes)
-        text_format(out, ", experts compressed by %s to %s", codec_name(plan->codec),
-                    format_packing(value, plan_packing(plan), plan->model.dtype));
-    if (plan->gradient != GRADIENT_DENSE)
-        text_format(out, ", their gradients by %s to %s", gradient_name(plan->gradient),
-                    format_packing(value, plan_gradient_packing(plan), plan->model.dtype));
+    if (codec_info(plan->experts.codec)->encodes)
+        text_format(out, ", experts compressed by %s to %s", codec_name(plan->experts.codec),
+                    format_packing(value, coding_packing(&plan->experts), plan->model.dtype));
+    if (plan->experts.gradient != GRADIENT_DENSE)
+        text_format(out, ", their gradients by %s to %s", gradient_name(plan->experts.gradient),
+                    format_packing(value, coding_gradient_packing(&plan->experts), plan->model.dtype));
+    if (codec_info(plan->dense.codec)->encodes)
+        text_format(out, ", dense weights by %s to %s", codec_name(plan->dense.codec),
+                    format_packing(value, coding_packing(&plan->dense), plan->model.dtype));
+    if (plan->dense.gradient != GRADIENT_DENSE)
+        text_format(out, ", dense gradients by %s to %s", gradient_name(plan->dense.gradient),
+                    format_packing(value, coding_gradient_packing(&plan->dense), plan->model.dtype));
+    if (plan->whole_iterations > 0)
+        text_format(out, ", all of them whole in the first %u iterations", plan->whole_iterations);
+    plan_append_tokens(plan, out);
 }
 
 static void print_lead(const Plan *plan, Text *out)

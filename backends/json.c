@@ -212,6 +212,27 @@ static void add_baselines(cJSON *root, const Plan *plan)
     }
 }
 
+// In what rows travel, by what they are.
+static void add_tokens(cJSON *root, const Plan *plan)
+{
+    cJSON *tokens = add_object(root, "tokens");
+    for (uint32_t way = 0; way < (plan->pass == PASS_TRAINING ? TOKEN_WAYS : WAY_COMBINE + 1); way++)
+        cJSON_AddStringToObject(tokens, token_way_name((TokenWay)way), token_format_name(plan->tokens[way]));
+}
+
+// How weights of a kind of bundle travel.
+static void add_coding(cJSON *object, const Plan *plan, const Coding *coding)
+{
+    bool encodes = codec_info(coding->codec)->encodes, returns = coding->gradient != GRADIENT_DENSE;
+    double sent = encodes ? packing_ratio(coding_packing(coding), plan->model.dtype) : 1;
+    double returned = returns ? packing_ratio(coding_gradient_packing(coding), plan->model.dtype) : 1;
+    cJSON_AddStringToObject(object, "codec", codec_name(coding->codec));
+    cJSON_AddNumberToObject(object, "codec_ratio", sent);
+    cJSON_AddNumberToObject(object, "whole_levels", coding->whole_levels);
+    cJSON_AddStringToObject(object, "gradient", gradient_name(coding->gradient));
+    cJSON_AddNumberToObject(object, "gradient_ratio", returned);
+}
+
 void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out)
 {
     cJSON *root = cJSON_CreateObject();
@@ -228,15 +249,11 @@ void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out
     cJSON_AddBoolToObject(root, "recompute", plan->recompute);
     cJSON_AddStringToObject(root, "dispatch", dispatch_name(plan->dispatch));
     cJSON_AddStringToObject(root, "exchange", exchange_kind_name(plan->exchange));
-    cJSON_AddStringToObject(root, "codec", codec_name(plan->codec));
-    double ratio = codec_info(plan->codec)->encodes ? packing_ratio(plan_packing(plan), plan->model.dtype) : 1;
-    cJSON_AddNumberToObject(root, "codec_ratio", ratio);
+    add_coding(root, plan, &plan->experts);
     cJSON_AddNumberToObject(root, "shared_every", plan->shared_every);
-    bool returns = plan->gradient != GRADIENT_DENSE;
-    double returned = returns ? packing_ratio(plan_gradient_packing(plan), plan->model.dtype) : 1;
-    cJSON_AddNumberToObject(root, "whole_levels", plan->whole_levels);
-    cJSON_AddStringToObject(root, "gradient", gradient_name(plan->gradient));
-    cJSON_AddNumberToObject(root, "gradient_ratio", returned);
+    add_coding(add_object(root, "dense"), plan, &plan->dense);
+    cJSON_AddNumberToObject(root, "whole_iterations", plan->whole_iterations);
+    add_tokens(root, plan);
     add_solution(root, plan, solve_s);
     assignment_add_json(root, plan);
     add_baselines(root, plan);

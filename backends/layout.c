@@ -191,7 +191,7 @@ static void add_placement(cJSON *placements, const Plan *plan, const Choice *cho
 static bool moves_experts(const Plan *plan, const Step *step, const WeightKind kinds[])
 {
     int32_t sent = step_operands(plan, step)[0];
-    return sent == NONE || kinds[sent] != WEIGHT_DENSE;
+    return sent == NONE || plan_coding(plan, kinds[sent]) == &plan->experts;
 }
 
 // Groups in which the layer's steps of a stream meet, in the order of the first pass.

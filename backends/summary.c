@@ -10,6 +10,34 @@
 #include "ir/simulate/simulate.h"
 #include "ir/unroll.h"
 
+// How dense weights travel, where that is not whole; and iterations in which everything does.
+static void print_dense(const Plan *plan, Text *out)
+{
+    const Coding *dense = &plan->dense;
+    char packing[FORMAT_MAX];
+    if (coding_encodes(dense))
+        text_format(out, "dense weights %s", codec_name(dense->codec));
+    if (codec_info(dense->codec)->encodes)
+        text_format(out, " %s", format_packing(packing, coding_packing(dense), plan->model.dtype));
+    if (dense->whole_levels > 0)
+        text_format(out, ", packets over %s alone",
+                    plan->cluster.levels[coding_levels(dense, plan->cluster.level_count) - 1].name);
+    if (dense->gradient != GRADIENT_DENSE)
+        text_format(out, ", gradients home as %s %s", gradient_name(dense->gradient),
+                    format_packing(packing, coding_gradient_packing(dense), plan->model.dtype));
+    text_append(out, coding_encodes(dense) ? "\n" : "");
+    if (plan->whole_iterations == 0 || plan->strategy_count == 0)
+        return;
+    Traffic traffic[LEVELS_MAX];
+    memcpy(traffic, plan->strategies[0].traffic, sizeof(traffic));
+    plan_add_whole_traffic(plan, 1, traffic);
+    text_format(out, "packets are whole in the first %u iterations, which send", plan->whole_iterations);
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++)
+        text_format(out, "%s %s over %s", l > 0 ? "," : "", format_bytes(packing, traffic_total(&traffic[l])),
+                    plan->cluster.levels[l].name);
+    text_append(out, " per GPU\n");
+}
+
 static void print_heading(const Plan *plan, Text *out)
 {
     const Cluster *cluster = &plan->cluster;
@@ -38,19 +66,22 @@ static void print_heading(const Plan *plan, Text *out)
     if (plan->lap > 0)
         text_format(out, "in laps of %u, ", plan->lap);
     text_format(out, "dispatch %s%s, migration %s", dispatch_name(plan->dispatch),
-                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->codec));
-    if (codec_info(plan->codec)->encodes)
-        text_format(out, " %s", format_packing(a, plan_packing(plan), model->dtype));
-    if (plan->whole_levels > 0)
+                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->experts.codec));
+    if (codec_info(plan->experts.codec)->encodes)
+        text_format(out, " %s", format_packing(a, coding_packing(&plan->experts), model->dtype));
+    if (plan->experts.whole_levels > 0)
         text_format(out, ", packets over %s alone", cluster->levels[plan_coded_levels(plan) - 1].name);
     if (plan->shared_every > 0)
         text_format(out, ", shared expert summed every %u iterations", plan->shared_every);
-    if (plan->gradient != GRADIENT_DENSE)
-        text_format(out, ", gradients home as %s %s", gradient_name(plan->gradient),
-                    format_packing(a, plan_gradient_packing(plan), model->dtype));
+    if (plan->experts.gradient != GRADIENT_DENSE)
+        text_format(out, ", gradients home as %s %s", gradient_name(plan->experts.gradient),
+                    format_packing(a, coding_gradient_packing(&plan->experts), model->dtype));
+    plan_append_tokens(plan, out);
     if (plan->replica_levels)
         text_format(out, "; experts replicated over %s", cluster->levels[0].name);
-    text_append(out, "\n\n");
+    text_append(out, "\n");
+    print_dense(plan, out);
+    text_append(out, "\n");
 }
 
 // Columns are as wide as the names in them: two levels must not come to be called the same.

@@ -135,8 +135,28 @@ static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
     return best;
 }
 
-static FaultKind make_plan(PlanPassSet without, Diag *diag, Compilation *out)
+// Micro-batches take no turns where that gains nothing: what would travel meanwhile is gathered.
+static void drop_idle_turns(Compilation *out, Arena *arena)
 {
+    static const double equal = 1e-9;
+    if (spec_abreast(out->spec) == 1 || out->spec->plan.interleave != INTERLEAVE_AUTO)
+        return;
+    Spec *spec = arena_alloc(arena, sizeof(*spec));
+    *spec = *out->spec;
+    spec->plan.interleaves = false;
+    const Workload *work = workload_derive(spec, arena);
+    IterationCost cost;
+    cost_mix(work, &out->solution.mix, spec->plan.dispatch, &cost);
+    if (cost.iteration_s > (1 + equal) * out->solution.cost.iteration_s)
+        return;
+    out->spec = spec;
+    out->work = work;
+    out->solution.cost = cost;
+}
+
+static FaultKind make_plan(PlanPassSet without, Arena *arena, Diag *diag, Compilation *out)
+{
+    drop_idle_turns(out, arena);
     const Spec *spec = out->spec;
     double bytes = 0;
     out->plan = lower_best(out, PLAN_PASSES_ALL & ~without, &bytes);
@@ -286,7 +306,7 @@ static bool is_promising(const Compilation *found, FaultKind code, uint32_t lap,
 }
 
 // Laps of all micro-batches, or of fewer, which take less memory and gather more often: where memory binds, from the
-// largest down until a smaller one is no faster. Where none fits, that of all says why.
+// largest down until a smaller one is no faster. Where none fits, the one that misses least says why.
 static FaultKind solve(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
 {
     const Spec *spec = out->spec;
@@ -294,7 +314,7 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
         return solve_with(options, share, arena, diag, out);
     Diag *of_best = diag_create(arena);
     FaultKind code = solve_lap(options, share, arena, of_best, out);
-    bool asked = spec->plan.lap_request > 0 || spec_encodes_experts(spec);
+    bool asked = spec->plan.lap_request > 0 || spec_encodes(spec);
     for (uint32_t lap = spec->plan.micro_batches - 1; lap > 0 && is_open(out, code, asked); lap--) {
         if (spec->plan.micro_batches % lap != 0)
             continue;
@@ -306,9 +326,11 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
         FaultKind now = solve_lap(options, share, arena, of_tried, &tried);
         bool better = now == FAULT_NONE &&
                       (code != FAULT_NONE || tried.solution.cost.iteration_s < out->solution.cost.iteration_s);
+        bool misses_less = now == FAULT_INFEASIBLE && code == FAULT_INFEASIBLE &&
+                           tried.solution.missing_bytes < out->solution.missing_bytes;
         if (now == FAULT_NONE && !better)
             break;
-        if (!better)
+        if (!better && !misses_less)
             continue;
         *out = tried;
         of_best = of_tried;
@@ -322,11 +344,11 @@ static const Spec *with_codec(const Spec *request, Codec codec, Arena *arena)
 {
     Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = *request;
-    spec->plan.codec = codec;
-    spec->plan.ratio =
-        codec_info(codec)->encodes && packet_has_ratio(codec_info(codec)->form) ? request->plan.ratio : 1;
-    if (!codec_info(codec)->encodes && spec->plan.gradient == GRADIENT_DENSE)
-        spec->plan.whole_levels = 0;
+    spec->plan.experts.codec = codec;
+    spec->plan.experts.ratio =
+        codec_info(codec)->encodes && packet_has_ratio(codec_info(codec)->form) ? request->plan.experts.ratio : 1;
+    if (!codec_info(codec)->encodes && spec->plan.experts.gradient == GRADIENT_DENSE)
+        spec->plan.experts.whole_levels = 0;
     return spec;
 }
 
@@ -355,7 +377,7 @@ static FaultKind solve_each_codec(const CompileOptions *options, Arena *arena, D
             best = &tried[codec];
     }
     const Spec *spec = best ? best->spec : with_codec(out->spec, CODEC_DENSE, arena);
-    out->codecs[spec->plan.codec] = NULL;
+    out->codecs[spec->plan.experts.codec] = NULL;
     out->spec = spec;
     out->work = best ? best->work : workload_derive(spec, arena);
     if (!best)
@@ -379,7 +401,7 @@ static FaultKind run_stages(const CompileOptions *options, Arena *arena, Diag *d
     out->spec = apply_overrides(checked, options, arena, diag);
     if (!out->spec)
         return FAULT_INPUT;
-    bool any_codec = (int)out->spec->plan.codec == CODEC_AUTO;
+    bool any_codec = (int)out->spec->plan.experts.codec == CODEC_AUTO;
     out->work = workload_derive(any_codec ? with_codec(out->spec, CODEC_DENSE, arena) : out->spec, arena);
     if (options->stop_after == STAGE_CHECK)
         return FAULT_NONE;
@@ -388,7 +410,7 @@ static FaultKind run_stages(const CompileOptions *options, Arena *arena, Diag *d
         return code;
     if (options->stop_after == STAGE_SOLVE)
         return FAULT_NONE;
-    return make_plan(options->without, diag, out);
+    return make_plan(options->without, arena, diag, out);
 }
 
 bool compile_file(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out, Fault *fault)

@@ -79,44 +79,134 @@ ModelRanges bundle_undecayed(const Plan *plan, WeightKind kind, int32_t layer, u
     return own;
 }
 
-// What codecs remember are no weights, and the other way round: a step may use both as operands of one name.
-static bool is_of_kind(WeightKind kind, BufferKind buffer)
+WeightKind bundle_weights(WeightKind kind, int32_t layer)
 {
-    bool remembered = kind == WEIGHT_MEAN || kind == WEIGHT_SENT || kind == WEIGHT_REPLICAS || kind == WEIGHT_ERROR;
-    return kind != WEIGHT_NONE && remembered == (buffer == BUFFER_REPLICA);
+    bool remembered = kind == WEIGHT_DENSE_SENT || kind == WEIGHT_DENSE_REPLICAS || kind == WEIGHT_DENSE_ERROR;
+    return !remembered ? kind : layer == NONE ? WEIGHT_EMBEDDING : WEIGHT_DENSE;
 }
 
-static void note_kind(const Plan *plan, WeightKind kinds[], int32_t buffer, WeightKind kind)
+uint64_t bundle_vector_elements(const Plan *plan, WeightKind kind, int32_t layer)
 {
-    if (buffer != NONE && kinds[buffer] == WEIGHT_NONE && is_of_kind(kind, plan->buffers[buffer].kind))
+    bool shared = kind == WEIGHT_DENSE || kind == WEIGHT_EMBEDDING;
+    return shared ? bundle_shape(plan, kind, layer).share : plan_share_shape(plan).cols;
+}
+
+static bool is_memory(WeightKind kind)
+{
+    return kind >= WEIGHT_MEAN;
+}
+
+static void note_kind(WeightKind kinds[], int32_t buffer, WeightKind kind)
+{
+    if (buffer != NONE && kinds[buffer] == WEIGHT_NONE)
         kinds[buffer] = kind;
 }
 
-// Uses come after gathers and before returns: backwards for what is gathered, forwards for gradients.
+// One buffer holds what another one does, or what is made of it.
+static void pass_on(WeightKind kinds[], int32_t from, int32_t to)
+{
+    if (from != NONE)
+        note_kind(kinds, to, kinds[from]);
+}
+
+// Weights are known where they are used: what they were made of came before.
+static void trace_weights(const Plan *plan, WeightKind kinds[])
+{
+    for (uint32_t s = plan->step_count; s-- > 0;) {
+        StepBuffers of = step_buffers(plan, &plan->steps[s]);
+        if (plan->steps[s].op == OP_GATHER) {
+            pass_on(kinds, of.gather.gathered, of.gather.shard);
+        } else if (plan->steps[s].op == OP_DECODE) {
+            int32_t decoded = of.decode.replicas == NONE ? of.decode.gathered : of.decode.replicas;
+            pass_on(kinds, decoded, of.decode.packet);
+            pass_on(kinds, decoded, of.decode.own);
+        } else if (plan->steps[s].op == OP_ENCODE) {
+            pass_on(kinds, of.encode.packet, of.encode.own);
+        }
+    }
+}
+
+// Gradients are known where they are made: what is made of them comes after.
+static void trace_gradients(const Plan *plan, WeightKind kinds[])
+{
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        StepBuffers of = step_buffers(plan, &plan->steps[s]);
+        switch (plan->steps[s].op) {
+        case OP_REDUCE_SCATTER:
+            pass_on(kinds, of.reduce_scatter.gathered, of.reduce_scatter.shard);
+            break;
+        case OP_ENCODE_GRADIENT:
+            pass_on(kinds, of.encode_gradient.gathered, of.encode_gradient.packets);
+            break;
+        case OP_RETURN_PACKETS:
+            pass_on(kinds, of.return_packets.packets, of.return_packets.received);
+            break;
+        case OP_DECODE_GRADIENT:
+            pass_on(kinds, of.decode_gradient.gathered, of.decode_gradient.shard);
+            break;
+        case OP_ACCUMULATE:
+            pass_on(kinds, of.accumulate.part, of.accumulate.sum);
+            break;
+        case OP_ADD_RETURNED:
+            pass_on(kinds, of.add_returned.part, of.add_returned.sum);
+            break;
+        case OP_ROUND:
+            pass_on(kinds, of.round.sum, of.round.gradient);
+            break;
+        case OP_ROUND_RETURNED:
+            pass_on(kinds, of.round_returned.sum, of.round_returned.gradient);
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+static void note_memory(const Plan *plan, WeightKind kinds[], int32_t buffer, WeightKind kind)
+{
+    if (buffer != NONE && plan->buffers[buffer].kind == BUFFER_REPLICA && kinds[buffer] == WEIGHT_NONE)
+        kinds[buffer] = kind;
+}
+
+static WeightKind memory_of(const WeightKind kinds[], int32_t weights, WeightKind of_experts, WeightKind of_dense)
+{
+    bool dense = weights != NONE && (kinds[weights] == WEIGHT_DENSE || kinds[weights] == WEIGHT_EMBEDDING);
+    return dense ? of_dense : of_experts;
+}
+
+// What codecs remember are no weights, although steps use replicas as such: they are called what they are.
+static void name_memories(const Plan *plan, WeightKind kinds[])
+{
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        if (plan->buffers[b].kind == BUFFER_REPLICA)
+            kinds[b] = WEIGHT_NONE;
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        StepBuffers of = step_buffers(plan, step);
+        note_memory(plan, kinds, step_operand(plan, step, OPERAND_mean), WEIGHT_MEAN);
+        if (step->op == OP_ENCODE)
+            note_memory(plan, kinds, of.encode.sent, memory_of(kinds, of.encode.own, WEIGHT_SENT, WEIGHT_DENSE_SENT));
+        else if (step->op == OP_DECODE)
+            note_memory(plan, kinds, of.decode.replicas,
+                        memory_of(kinds, of.decode.own, WEIGHT_REPLICAS, WEIGHT_DENSE_REPLICAS));
+        else if (step->op == OP_ENCODE_GRADIENT)
+            note_memory(plan, kinds, of.encode_gradient.error,
+                        memory_of(kinds, of.encode_gradient.gathered, WEIGHT_ERROR, WEIGHT_DENSE_ERROR));
+    }
+}
+
 void bundle_kinds(const Plan *plan, WeightKind kinds[])
 {
     memset(kinds, 0, plan->buffer_count * sizeof(*kinds)); // WEIGHT_NONE
     for (uint32_t s = 0; s < plan->step_count; s++) {
         const OpInfo *info = op_info((int)plan->steps[s].op);
-        for (uint32_t o = 0; o < info->operand_count; o++)
-            note_kind(plan, kinds, step_operands(plan, &plan->steps[s])[o], operand_weight(info->operands[o].operand));
+        for (uint32_t o = 0; o < info->operand_count; o++) {
+            WeightKind kind = operand_weight(info->operands[o].operand);
+            if (!is_memory(kind))
+                note_kind(kinds, step_operands(plan, &plan->steps[s])[o], kind);
+        }
     }
-    for (uint32_t s = plan->step_count; s-- > 0;) {
-        StepBuffers of = step_buffers(plan, &plan->steps[s]);
-        if (plan->steps[s].op == OP_GATHER && of.gather.gathered != NONE)
-            note_kind(plan, kinds, of.gather.shard, kinds[of.gather.gathered]);
-    }
-    for (uint32_t s = 0; s < plan->step_count; s++) {
-        StepBuffers of = step_buffers(plan, &plan->steps[s]);
-        if (plan->steps[s].op == OP_REDUCE_SCATTER && of.reduce_scatter.gathered != NONE)
-            note_kind(plan, kinds, of.reduce_scatter.shard, kinds[of.reduce_scatter.gathered]);
-        else if (plan->steps[s].op == OP_ACCUMULATE && of.accumulate.part != NONE)
-            note_kind(plan, kinds, of.accumulate.sum, kinds[of.accumulate.part]);
-        else if (plan->steps[s].op == OP_ADD_RETURNED && of.add_returned.part != NONE)
-            note_kind(plan, kinds, of.add_returned.sum, kinds[of.add_returned.part]);
-        else if (plan->steps[s].op == OP_ROUND && of.round.sum != NONE)
-            note_kind(plan, kinds, of.round.gradient, kinds[of.round.sum]);
-        else if (plan->steps[s].op == OP_ROUND_RETURNED && of.round_returned.sum != NONE)
-            note_kind(plan, kinds, of.round_returned.gradient, kinds[of.round_returned.sum]);
-    }
+    trace_weights(plan, kinds);
+    trace_gradients(plan, kinds);
+    name_memories(plan, kinds);
 }

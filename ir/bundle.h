@@ -33,6 +33,12 @@ ModelRanges bundle_undecayed(const Plan *plan, WeightKind kind, int32_t layer, u
 // where it holds none. Gradients count as the weights that they are of.
 void bundle_kinds(const Plan *plan, WeightKind kinds[]);
 
+// Of weights that all ranks own together, or of what a codec remembers of these: the weights.
+WeightKind bundle_weights(WeightKind kind, int32_t layer);
+
+// Elements of a vector that packets are made of: of the share of a bundle, or of one of experts.
+uint64_t bundle_vector_elements(const Plan *plan, WeightKind kind, int32_t layer);
+
 bool plan_layer_is_moe(const Plan *plan, int32_t layer);
 
 #endif

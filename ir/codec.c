@@ -6,6 +6,7 @@ static const CodecInfo infos[CODEC_COUNT + 1] = {
     [CODEC_SR] = {.encodes = true, .has_mean = true},
     [CODEC_DELTA] = {.encodes = true, .remembers = true},
     [CODEC_SIGN] = {.encodes = true, .remembers = true, .form = PACKET_SIGN},
+    [CODEC_Q4] = {.encodes = true, .remembers = true, .form = PACKET_Q4},
     [CODEC_COUNT] = {.encodes = true}, // not decided yet
 };
 
@@ -30,6 +31,26 @@ Packing gradient_packing(GradientReturn gradient, double ratio)
     static const PacketForm forms[GRADIENT_COUNT] = {
         [GRADIENT_TOPK] = PACKET_LARGEST, [GRADIENT_Q4] = PACKET_Q4, [GRADIENT_TERNARY] = PACKET_TERNARY};
     return with_ratio(forms[gradient], ratio);
+}
+
+Packing coding_packing(const Coding *coding)
+{
+    return codec_packing(coding->codec, coding->ratio);
+}
+
+Packing coding_gradient_packing(const Coding *coding)
+{
+    return gradient_packing(coding->gradient, coding->gradient_ratio);
+}
+
+uint32_t coding_levels(const Coding *coding, uint32_t level_count)
+{
+    return level_count - coding->whole_levels;
+}
+
+bool coding_encodes(const Coding *coding)
+{
+    return codec_info(coding->codec)->encodes || coding->gradient != GRADIENT_DENSE;
 }
 
 bool packet_has_ratio(PacketForm form)
@@ -82,6 +103,8 @@ uint32_t packing_block_bytes(Packing packing, uint64_t elements, Dtype dtype)
         return groups_bytes(elements, 2);
     case PACKET_TERNARY:
         return groups_bytes(elements, 5);
+    case PACKET_WHOLE:
+        return (uint32_t)elements * dtype_bytes(dtype);
     case PACKET_SIGN:
         return CODEC_SCALE_BYTES + packing_sign_words((uint32_t)elements) * (uint32_t)sizeof(uint32_t);
     }

@@ -26,6 +26,7 @@ typedef enum {
     PACKET_SIGN,    // the scale, the mean magnitude; a bit per element, set where it is negative, in 32-bit words
     PACKET_Q4,      // of each group a scale, the largest magnitude over 7, and 4 bits of every element
     PACKET_TERNARY, // of each group a scale and, five to a byte, minus 1, 0 or 1 of every element
+    PACKET_WHOLE,   // the elements as they are, in their dtype
 } PacketForm;
 
 // How a vector becomes a packet.
@@ -43,6 +44,22 @@ typedef struct {
 } CodecInfo;
 
 const CodecInfo *codec_info(Codec codec); // or CODEC_COUNT, of a request that leaves it open
+
+// How weights of a kind of bundle travel, and their gradients.
+typedef struct {
+    Codec codec;
+    double ratio;            // dense bytes / bytes sent, as requested; 1 where there is none
+    GradientReturn gradient; // the same for gradients that go home
+    double gradient_ratio;
+    uint32_t whole_levels; // innermost levels where both travel as they are, whatever codecs say
+} Coding;
+
+// How weights, and gradients on their way home, become packets, where they do.
+Packing coding_packing(const Coding *coding);
+Packing coding_gradient_packing(const Coding *coding);
+// Outermost levels that packets cross, where there are any.
+uint32_t coding_levels(const Coding *coding, uint32_t level_count);
+bool coding_encodes(const Coding *coding); // weights or gradients
 
 Packing codec_packing(Codec codec, double ratio);
 Packing gradient_packing(GradientReturn gradient, double ratio);

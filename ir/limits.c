@@ -278,9 +278,11 @@ static bool check_model(Check *check)
                     m->top_k, m->group_top_k);
     if (m->expert_bits > BITS_MAX)
         return fail(check, RECORD_MODEL, 0, "'expert_bits' is more than %d", BITS_MAX);
-    if (plan->whole_levels >= plan->cluster.level_count && plan->whole_levels > 0)
-        return fail(check, RECORD_PLAN, 0, "'whole_levels' is %" PRIu32 ", and there are %" PRIu32 " levels",
-                    plan->whole_levels, plan->cluster.level_count);
+    const uint32_t whole[] = {plan->experts.whole_levels, plan->dense.whole_levels};
+    for (size_t i = 0; i < COUNT_OF(whole); i++)
+        if (whole[i] >= plan->cluster.level_count && whole[i] > 0)
+            return fail(check, RECORD_PLAN, 0, "'%s' is %" PRIu32 ", and there are %" PRIu32 " levels",
+                        i == 0 ? "whole_levels" : "dense_whole_levels", whole[i], plan->cluster.level_count);
     if (plan->replica_levels > plan->cluster.level_count)
         return fail(check, RECORD_PLAN, 0, "'replica_levels' is %" PRIu32 ", and there are %" PRIu32 " levels",
                     plan->replica_levels, plan->cluster.level_count);

@@ -43,7 +43,8 @@ typedef enum { ROLE_IN, ROLE_OUT, ROLE_INOUT, ROLE_PART } OperandRole;
 typedef enum { HEP_CONTENTS(X) } Contents;
 #undef X
 
-// X(NAME, "text"): weights of a layer or of the network, then what codecs remember of a layer's experts.
+// X(NAME, "text"): weights of a layer or of the network, what codecs remember of a layer's experts, and of dense
+// weights, or in buffers of no layer of the embedding.
 #define HEP_WEIGHTS(X)                                                                                                 \
     X(NONE, "none")                                                                                                    \
     X(EMBEDDING, "embedding")                                                                                          \
@@ -52,7 +53,10 @@ typedef enum { HEP_CONTENTS(X) } Contents;
     X(MEAN, "mean")                                                                                                    \
     X(SENT, "sent")                                                                                                    \
     X(REPLICAS, "replicas")                                                                                            \
-    X(ERROR, "error")
+    X(ERROR, "error")                                                                                                  \
+    X(DENSE_SENT, "sent")                                                                                              \
+    X(DENSE_REPLICAS, "replicas")                                                                                      \
+    X(DENSE_ERROR, "error")
 #define X(name, text) WEIGHT_##name,
 typedef enum { HEP_WEIGHTS(X) WEIGHT_KINDS } WeightKind;
 #undef X

@@ -6,7 +6,7 @@ Plan *plan_create(void)
     Arena *arena = arena_create();
     Plan *plan = arena_alloc(arena, sizeof(*plan));
     plan->arena = arena;
-    plan->codec_ratio = plan->gradient_ratio = 1;
+    plan->experts.ratio = plan->experts.gradient_ratio = plan->dense.ratio = plan->dense.gradient_ratio = 1;
     plan->micro_batches = 1;
     plan->solver = "";
     return plan;
@@ -76,6 +76,63 @@ uint32_t plan_step_startups(const Plan *plan, const Step *step)
     if (op_info((int)step->op)->shape == SHAPE_REDUCE)
         return 2;
     return step->op == OP_DISPATCH && plan->exchange == EXCHANGE_COUNTED && !plan->model.abstract ? 2 : 1;
+}
+
+TokenWay plan_exchange_way(const Plan *plan, const Step *step)
+{
+    bool dispatch = step->op == OP_DISPATCH && step->operand_first < plan->operand_count;
+    return exchange_way(step->op, dispatch && step_buffers(plan, step).dispatch.send_records != NONE);
+}
+
+bool plan_packs_rows(const Plan *plan)
+{
+    bool packs = false;
+    for (uint32_t way = 0; way < TOKEN_WAYS; way++)
+        packs |= plan->tokens[way] != TOKENS_FULL;
+    return packs;
+}
+
+bool plan_moves_rows(Op op)
+{
+    return op == OP_ROUTE || op == OP_UNROUTE_BACKWARD || op_info((int)op)->shape == SHAPE_EXCHANGE;
+}
+
+// The way of rows that a step moves; -1 where it moves none.
+static int8_t moved_way(const Plan *plan, const Step *step)
+{
+    if (!plan_moves_rows(step->op))
+        return -1;
+    return (int8_t)(step->op == OP_ROUTE              ? WAY_DISPATCH
+                    : step->op == OP_UNROUTE_BACKWARD ? WAY_COMBINE_GRADIENT
+                                                      : plan_exchange_way(plan, step));
+}
+
+int plan_packed_way(const Plan *plan, int32_t buffer)
+{
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        int8_t way = moved_way(plan, step);
+        for (uint32_t o = 0; o < op_info((int)step->op)->operand_count && way >= 0; o++)
+            if (step_operands(plan, step)[o] == buffer)
+                return way;
+    }
+    return -1;
+}
+
+void plan_packed_ways(const Plan *plan, int8_t ways[])
+{
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        ways[b] = -1;
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        const OpInfo *info = op_info((int)step->op);
+        int8_t way = moved_way(plan, step);
+        for (uint32_t o = 0; o < info->operand_count && way >= 0; o++) {
+            int32_t b = step_operands(plan, step)[o];
+            if (b != NONE && plan->buffers[b].dtype == DTYPE_U8)
+                ways[b] = (int8_t)(ways[b] < 0 || ways[b] == way ? way : TOKEN_WAYS);
+        }
+    }
 }
 
 uint32_t plan_step_period(const Plan *plan, const Step *step)

@@ -16,6 +16,7 @@
 #include "ir/names.h"
 #include "ir/ops.h"
 #include "ir/share.h"
+#include "ir/token_rows.h"
 
 // ---- plan ------------------------------------------------------------------------------------
 
@@ -96,23 +97,22 @@ typedef struct {
     ModelDims model;
     Pass pass;
     Dispatch dispatch;
-    ExchangeKind exchange; // padded: every message is as large as `plan_message_rows` says
-    Codec codec;
-    double codec_ratio;      // dense bytes / bytes sent, as requested; 1 where there is none. See ir/codec.h
-    uint32_t shared_every;   // iterations between two sums of the mean expert that `sr` subtracts; 0: none
-    GradientReturn gradient; // the same for gradients of migrated experts
-    double gradient_ratio;
-    uint32_t whole_levels;   // innermost levels where both travel as they are, whatever codecs say
-    double capacity;         // rows per expert and source over the balanced load; 0: nothing is dropped
-    uint32_t replica_levels; // outermost levels whose experts are gathered from the start; 0 in training
-    uint32_t replica_slots;  // gathered layers alive at once, where replicas are dropped after use; 0: no limit
-    uint32_t outer_levels;   // training: gathers and returns over so many outermost levels have streams of their own
-    bool regather_dense;     // training: the same of gathered dense weights, and of so many outermost levels
+    ExchangeKind exchange;     // padded: every message is as large as `plan_message_rows` says
+    Coding experts, dense;     // how both travel; the embedding as dense weights do
+    uint32_t shared_every;     // iterations between two sums of the mean expert that `sr` subtracts; 0: none
+    uint32_t whole_iterations; // training: in so many first iterations packets hold whole values
+    double capacity;           // rows per expert and source over the balanced load; 0: nothing is dropped
+    uint32_t replica_levels;   // outermost levels whose experts are gathered from the start; 0 in training
+    uint32_t replica_slots;    // gathered layers alive at once, where replicas are dropped after use; 0: no limit
+    uint32_t outer_levels;     // training: gathers and returns over so many outermost levels have streams of their own
+    bool regather_dense;       // training: the same of gathered dense weights, and of so many outermost levels
     uint32_t once_dense;
     uint32_t micro_batches; // of an iteration; weights are updated once. `steps` say when each runs
     uint32_t lap;           // of these, so many pass a layer before the next one; 0: all (unroll.h)
     uint32_t abreast;       // of those, so many at a time, in turns; 0: one after the other
     bool recompute;         // training: a layer's activations are dropped after the forward pass, computed again
+    // In what rows travel.
+    TokenFormat tokens[TOKEN_WAYS];
     const char *solver;
     SolveStatus status;
     double gap;                // relative; 0 when proven
@@ -178,6 +178,15 @@ const Buffer *step_sent(const Plan *plan, const Step *step);
 // dispatch, which cannot be placed before.
 uint32_t plan_step_startups(const Plan *plan, const Step *step);
 
+bool plan_packs_rows(const Plan *plan); // of any way
+// Does a step of the op carry rows from one place to another as they are, packed or not?
+bool plan_moves_rows(Op op);
+// What the rows are that a step exchanges. Packed rows in a buffer are what the first step that moves them says, a
+// TokenWay; -1 where none does. `ways` [buffers]: the same of all, and TOKEN_WAYS where steps do not agree.
+TokenWay plan_exchange_way(const Plan *plan, const Step *step);
+int plan_packed_way(const Plan *plan, int32_t buffer);
+void plan_packed_ways(const Plan *plan, int8_t ways[]);
+
 // Iterations from one execution of a step to the next, the first being in iteration 0: the mean of experts is not
 // summed every time.
 uint32_t plan_step_period(const Plan *plan, const Step *step);
@@ -196,10 +205,12 @@ typedef struct {
 } ShareShape;
 
 ShareShape plan_share_shape(const Plan *plan);
-// How experts, and gradients on their way home, become packets, where they do.
-Packing plan_packing(const Plan *plan);
-Packing plan_gradient_packing(const Plan *plan);
-// Outermost levels that packets cross, where there are any; and how many shares packets bring together there.
+// How a bundle travels of which a buffer holds weights, or what is made of these: see bundle_kinds (ir/bundle.h).
+const Coding *plan_coding(const Plan *plan, WeightKind kind);
+// Bytes of a place for the packet of a vector, which may hold it whole.
+uint64_t plan_packet_bytes(const Plan *plan, Packing packing, uint64_t elements);
+// Of experts: how many outermost levels packets cross, where there are any, and how many shares they bring together
+// there.
 uint32_t plan_coded_levels(const Plan *plan);
 uint64_t plan_coded_members(const Plan *plan, const uint32_t domain[LEVELS_MAX]);
 // What the domain size vector S (of one layer) puts where. For plans whose choices are valid.

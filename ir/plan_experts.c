@@ -2,19 +2,23 @@
 // among those gathered. Pure functions of a plan whose choices are valid; the rules are those of ir/share.h.
 #include "ir/plan.h"
 
-Packing plan_packing(const Plan *plan)
+const Coding *plan_coding(const Plan *plan, WeightKind kind)
 {
-    return codec_packing(plan->codec, plan->codec_ratio);
+    bool dense = kind == WEIGHT_DENSE || kind == WEIGHT_EMBEDDING || kind == WEIGHT_DENSE_SENT ||
+                 kind == WEIGHT_DENSE_REPLICAS || kind == WEIGHT_DENSE_ERROR;
+    return dense ? &plan->dense : &plan->experts;
 }
 
-Packing plan_gradient_packing(const Plan *plan)
+uint64_t plan_packet_bytes(const Plan *plan, Packing packing, uint64_t elements)
 {
-    return gradient_packing(plan->gradient, plan->gradient_ratio);
+    uint64_t bytes = packing_bytes(packing, elements, plan->model.dtype);
+    uint64_t whole = packing_bytes((Packing){PACKET_WHOLE, 1}, elements, plan->model.dtype);
+    return plan->whole_iterations > 0 && whole > bytes ? whole : bytes;
 }
 
 uint32_t plan_coded_levels(const Plan *plan)
 {
-    return plan->cluster.level_count - plan->whole_levels;
+    return coding_levels(&plan->experts, plan->cluster.level_count);
 }
 
 uint64_t plan_coded_members(const Plan *plan, const uint32_t domain[LEVELS_MAX])

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ir/bundle.h"
 #include "ir/unroll.h"
 
 PlanMessages plan_messages(const Plan *plan)
@@ -91,8 +92,34 @@ static const struct {
     {"codec_sr", "experts by sr", "experts by sr", false, false},
     {"codec_delta", "experts by delta", "experts by delta", false, false},
     {"codec_sign", "experts by sign", "experts by sign", false, false},
+    {"codec_q4", "experts by q4", "experts by q4", false, false},
     {"counted", "counted messages", "counted messages", false, false},
 };
+
+const char *token_way_name(TokenWay way)
+{
+    static const char *const names[TOKEN_WAYS] = {[WAY_DISPATCH] = "dispatch",
+                                                  [WAY_COMBINE] = "combine",
+                                                  [WAY_DISPATCH_GRADIENT] = "dispatch_gradient",
+                                                  [WAY_COMBINE_GRADIENT] = "combine_gradient"};
+    return names[way];
+}
+
+void plan_append_tokens(const Plan *plan, Text *out)
+{
+    uint32_t ways = plan->pass == PASS_TRAINING ? TOKEN_WAYS : WAY_COMBINE + 1;
+    bool alike = true;
+    for (uint32_t way = 1; way < ways; way++)
+        alike &= plan->tokens[way] == plan->tokens[0];
+    if (!plan_packs_rows(plan))
+        return;
+    text_append(out, ", rows in ");
+    for (uint32_t way = 0; way < (alike ? 1 : ways); way++) {
+        text_format(out, "%s%s", way ? ", " : "", token_format_name(plan->tokens[way]));
+        if (!alike)
+            text_format(out, " (%s)", token_way_name((TokenWay)way));
+    }
+}
 
 const char *format_packing(char out[FORMAT_MAX], Packing packing, Dtype dtype)
 {
@@ -185,6 +212,41 @@ double plan_port_bytes(const Plan *plan, uint32_t level)
     for (uint32_t outer = 0; outer <= level && plan->strategy_count > 0; outer++)
         through += traffic_total(&plan->strategies[0].traffic[outer]);
     return through * (double)cluster_gpus_below(&plan->cluster, level);
+}
+
+// What a rank sends in a step in which packets hold whole values; `bytes` of one that sends none.
+static double whole_bytes(const Plan *plan, const Step *step, const WeightKind kinds[])
+{
+    OpShape shape = op_info((int)step->op)->shape;
+    int32_t sent = shape == SHAPE_GATHER || step->op == OP_RETURN_PACKETS ? step_buffers(plan, step).all[0] : NONE;
+    if (sent == NONE || plan->buffers[sent].dtype != DTYPE_U8)
+        return step->bytes;
+    uint64_t elements = bundle_vector_elements(plan, kinds[sent], step->layer);
+    double members = (double)group_size(&plan->cluster, &plan->groups[step->group]);
+    double packets = (double)plan->buffers[sent].rows * (members - 1) / (shape == SHAPE_GATHER ? 1 : members);
+    return packets * (double)packing_bytes((Packing){PACKET_WHOLE, 1}, elements, plan->model.dtype);
+}
+
+void plan_add_whole_traffic(const Plan *plan, double share, Traffic traffic[LEVELS_MAX])
+{
+    if (plan->whole_iterations == 0)
+        return;
+    Arena *arena = arena_create();
+    WeightKind *kinds = arena_alloc_array(arena, (size_t)plan->buffer_count + 1, sizeof(*kinds));
+    bundle_kinds(plan, kinds);
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        const Step *step = &plan->steps[i];
+        double more = share * plan_step_runs(plan, step) * (whole_bytes(plan, step, kinds) - step->bytes);
+        if (more == 0)
+            continue;
+        Traffic *of = &traffic[step->level];
+        bool dense = plan_coding(plan, kinds[step_buffers(plan, step).all[0]]) == &plan->dense;
+        if (step->op == OP_GATHER)
+            *(dense ? &of->dense_gather_bytes : &of->gather_bytes) += more;
+        else
+            *(dense ? &of->dense_reduce_bytes : &of->reduce_bytes) += more;
+    }
+    arena_destroy(arena);
 }
 
 const char *plan_format_domain(const Plan *plan, const uint32_t domain[LEVELS_MAX], char *out, size_t size)

@@ -46,10 +46,16 @@ double plan_tokens_per_s(const Plan *plan, double iteration_s);
 double plan_flop_utilisation(const Plan *plan, double iteration_s);
 // "1/50": what packets are of the dense bytes.
 const char *format_packing(char out[FORMAT_MAX], Packing packing, Dtype dtype);
+// ", rows in fp8", or which rows in what where they differ; nothing where all travel as activations are.
+void plan_append_tokens(const Plan *plan, Text *out);
+// What a way is called, in keys and words: "dispatch", "combine_gradient".
+const char *token_way_name(TokenWay way);
 // One past the last of the choices from `first` on that are all alike.
 uint32_t plan_choice_run_end(const Plan *plan, uint32_t first);
 // Bytes one worker of `level` sends through its port in the chosen strategy: what crosses a level also
 // crosses the ports inside.
+// Adds what iterations in which packets hold whole values send beyond that, times `share`, to traffic [levels].
+void plan_add_whole_traffic(const Plan *plan, double share, Traffic traffic[LEVELS_MAX]);
 double plan_port_bytes(const Plan *plan, uint32_t level);
 // The domain column of a comparison: "per layer" for the plan itself where its layers differ.
 // What becomes of gathered weights between forward and backward pass, in words: "kept", "gathered again", "kept over

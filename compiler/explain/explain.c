@@ -169,8 +169,8 @@ static void lift_gathers(const Workload *work, Workload *changed, Spec *spec, Ar
     memcpy(changed->layers, work->layers, work->layer_count * sizeof(*changed->layers));
     for (uint32_t k = 0; k < work->layer_count; k++)
         changed->layers[k].sent_bytes = 0;
-    spec->plan.codec = CODEC_DENSE;
-    spec->plan.whole_levels = 0;
+    spec->plan.experts.codec = CODEC_DENSE;
+    spec->plan.experts.whole_levels = 0;
 }
 
 static double lifted_s(const Workload *work, const Solution *solution, const ExplainLimit *limit)
@@ -281,7 +281,7 @@ static void collect_sensitivities(const Workload *work, const PlannerOptions *op
         if (spec->cluster.levels[l].count > 1)
             *next++ = explain_sensitivity(&choice, QUANTITY_BANDWIDTH, l, arena);
     *next++ = explain_sensitivity(&choice, QUANTITY_BATCH, 0, arena);
-    if (codec_info(spec->plan.codec)->encodes && packet_has_ratio(spec_packing(spec).form))
+    if (codec_info(spec->plan.experts.codec)->encodes && packet_has_ratio(coding_packing(&spec->plan.experts).form))
         *next++ = explain_sensitivity(&choice, QUANTITY_RATIO, 0, arena);
     if (!spec->model.abstract)
         *next++ = explain_sensitivity(&choice, QUANTITY_MEMORY, 0, arena);

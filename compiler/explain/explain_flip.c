@@ -33,7 +33,7 @@ double explain_now(const Workload *work, Quantity quantity, uint32_t level)
     case QUANTITY_BATCH:
         return spec->model.abstract ? 1 : spec->model.batch;
     case QUANTITY_RATIO:
-        return spec->plan.ratio;
+        return spec->plan.experts.ratio;
     case QUANTITY_MEMORY:
         return spec->cluster.device.memory_bytes;
     }
@@ -86,7 +86,7 @@ const Workload *explain_change(const Workload *work, Quantity quantity, uint32_t
         }
         break;
     case QUANTITY_RATIO:
-        spec->plan.ratio = value;
+        spec->plan.experts.ratio = value;
         set_ratio(work, value, changed, arena);
         break;
     case QUANTITY_MEMORY:

@@ -355,25 +355,81 @@ static void check_ratio(Checker *checker, const AstEntry *ratio, Packing packing
         *value = varies ? 50 : 1;
 }
 
+// What was said of a kind of bundle; NULL what was not.
+typedef struct {
+    const AstEntry *ratio, *gradient, *gradient_ratio;
+} CodingKeys;
+
+static void check_coding(Checker *checker, const CodingKeys *keys, Coding *coding)
+{
+    bool automatic = (int)coding->codec == CODEC_AUTO;
+    Packing weights = codec_packing(coding->codec, 1), gradients = gradient_packing(coding->gradient, 1);
+    check_ratio(checker, keys->ratio, weights, automatic ? "auto" : codec_name(coding->codec), &coding->ratio);
+    check_ratio(checker, keys->gradient_ratio, gradients, gradient_name(coding->gradient), &coding->gradient_ratio);
+    if (packet_has_ratio(gradients.form) && coding->gradient_ratio <= 1)
+        coding->gradient = GRADIENT_DENSE; // the largest are all
+    if (coding->gradient != GRADIENT_DENSE && checker->spec->plan.pass == PASS_FORWARD)
+        diag_error(checker->diag, value_span(checker, keys->gradient),
+                   "a forward pass has no gradients: 'gradient' goes with pass 'training'");
+}
+
 static void check_migration(Checker *checker)
 {
     SpecPlan *plan = &checker->spec->plan;
     const AstEntry *codec = checker->keys[KEY_MIGRATION_codec], *shared = checker->keys[KEY_MIGRATION_shared_every];
-    bool automatic = (int)plan->codec == CODEC_AUTO;
+    const CodingKeys keys = {.ratio = checker->keys[KEY_MIGRATION_ratio],
+                             .gradient = checker->keys[KEY_MIGRATION_gradient],
+                             .gradient_ratio = checker->keys[KEY_MIGRATION_gradient_ratio]};
+    bool automatic = (int)plan->experts.codec == CODEC_AUTO;
     plan->codec_span = codec ? value_span(checker, codec) : plan->span;
-    Packing experts = codec_packing(plan->codec, 1), gradients = gradient_packing(plan->gradient, 1);
-    check_ratio(checker, checker->keys[KEY_MIGRATION_ratio], experts, automatic ? "auto" : codec_name(plan->codec),
-                &plan->ratio);
-    check_ratio(checker, checker->keys[KEY_MIGRATION_gradient_ratio], gradients, gradient_name(plan->gradient),
-                &plan->gradient_ratio);
-    if (packet_has_ratio(gradients.form) && plan->gradient_ratio <= 1)
-        plan->gradient = GRADIENT_DENSE; // the largest are all
-    if (shared && !automatic && !codec_info(plan->codec)->has_mean)
+    check_coding(checker, &keys, &plan->experts);
+    if (shared && !automatic && !codec_info(plan->experts.codec)->has_mean)
         diag_error(checker->diag, value_span(checker, shared),
                    "'shared_every' goes with codec 'sr', which has a shared expert");
-    if (plan->gradient != GRADIENT_DENSE && plan->pass == PASS_FORWARD)
-        diag_error(checker->diag, value_span(checker, checker->keys[KEY_MIGRATION_gradient]),
-                   "a forward pass has no gradients: 'gradient' goes with pass 'training'");
+}
+
+// Shares of dense weights travel when training a model that is executed; there is no mean to subtract.
+static void check_dense(Checker *checker)
+{
+    SpecPlan *plan = &checker->spec->plan;
+    const AstEntry *block = checker->blocks[BLOCK_DENSE];
+    const CodingKeys keys = {.ratio = checker->keys[KEY_DENSE_ratio],
+                             .gradient = checker->keys[KEY_DENSE_gradient],
+                             .gradient_ratio = checker->keys[KEY_DENSE_gradient_ratio]};
+    plan->dense.ratio = plan->dense.ratio >= 1 ? plan->dense.ratio : 1;
+    plan->dense.gradient_ratio = plan->dense.gradient_ratio >= 1 ? plan->dense.gradient_ratio : 1;
+    if (!block)
+        return;
+    if (plan->pass == PASS_FORWARD) {
+        diag_error(checker->diag, block_head_span(block),
+                   "in a forward pass every GPU has the dense weights: 'dense' goes with pass 'training'");
+        return;
+    }
+    if (checker->spec->model.abstract) {
+        diag_error(checker->diag, block_head_span(block), "'dense' goes with a model that is given by its dimensions");
+        return;
+    }
+    if (codec_info(plan->dense.codec)->has_mean)
+        diag_error(checker->diag, value_span(checker, checker->keys[KEY_DENSE_codec]),
+                   "'%s' subtracts the mean of experts, which dense weights have not: expected 'dense', 'delta', "
+                   "'sign' or 'q4'",
+                   codec_name(plan->dense.codec));
+    check_coding(checker, &keys, &plan->dense);
+}
+
+// Iterations in which packets hold whole values come before others that are smaller.
+static void check_whole_iterations(Checker *checker)
+{
+    const AstEntry *key = checker->keys[KEY_PLAN_whole_iterations];
+    const SpecPlan *plan = &checker->spec->plan;
+    if (!key || plan->whole_iterations == 0)
+        return;
+    if (plan->pass == PASS_FORWARD || checker->spec->model.abstract)
+        diag_error(checker->diag, value_span(checker, key),
+                   "'whole_iterations' goes with training a model that is given by its dimensions");
+    else if (!coding_encodes(&plan->experts) && !coding_encodes(&plan->dense)) // `auto` may
+        diag_error(checker->diag, value_span(checker, key),
+                   "'whole_iterations' goes with a 'codec' or a 'gradient': here everything always travels whole");
 }
 
 // Messages that are always as long as they can get: how long that is, dimensions and a capacity must say.
@@ -440,7 +496,7 @@ static void check_weights(Checker *checker)
 {
     SpecModel *model = &checker->spec->model;
     const SpecPlan *plan = &checker->spec->plan;
-    bool encodes = (int)plan->codec == CODEC_AUTO || codec_info(plan->codec)->encodes;
+    bool encodes = (int)plan->experts.codec == CODEC_AUTO || codec_info(plan->experts.codec)->encodes;
     if (plan->pass == PASS_FORWARD && !encodes)
         return;
     const AstEntry *key = model->expert_bits > 0 ? checker->keys[KEY_MOE_weights] : checker->keys[KEY_MODEL_weights];
@@ -449,6 +505,28 @@ static void check_weights(Checker *checker)
         diag_warning(checker->diag, value_span(checker, key), "'weights' goes with %s: weights are stored as '%s' here",
                      plan->pass == PASS_FORWARD ? "codec 'dense'" : "a forward pass", dtype_name(model->dtype));
     model->expert_bits = model->dense_bits = 0;
+}
+
+// What `tokens = ...` says of all, the block says one by one; without packed rows nothing is said.
+static void check_tokens(Checker *checker)
+{
+    static const KeyId keys[TOKEN_WAYS] = {KEY_TOKENS_dispatch, KEY_TOKENS_combine, KEY_TOKENS_dispatch_gradient,
+                                           KEY_TOKENS_combine_gradient};
+    SpecPlan *plan = &checker->spec->plan;
+    const AstEntry *block = checker->blocks[BLOCK_TOKENS], *all = checker->keys[KEY_PLAN_tokens];
+    const AstEntry none = {.name_span = plan->span};
+    for (uint32_t way = 0; way < TOKEN_WAYS; way++)
+        plan->tokens[way] = plan->tokens_all;
+    check_block(checker, BLOCK_TOKENS, block ? block : &none, plan);
+    if (checker->spec->model.abstract && (block || all))
+        diag_error(checker->diag, block ? block_head_span(block) : value_span(checker, all),
+                   "'tokens' needs a model given by its dimensions: volumes do not say how many rows there are");
+    for (uint32_t way = WAY_DISPATCH_GRADIENT; way <= WAY_COMBINE_GRADIENT && plan->pass == PASS_FORWARD; way++) {
+        plan->tokens[way] = TOKENS_FULL;
+        if (checker->keys[keys[way]])
+            diag_error(checker->diag, value_span(checker, checker->keys[keys[way]]),
+                       "a forward pass has no gradients: '%s' goes with pass 'training'", key_info(keys[way])->name);
+    }
 }
 
 static void check_plan(Checker *checker)
@@ -461,11 +539,15 @@ static void check_plan(Checker *checker)
     const AstEntry *migration = checker->blocks[BLOCK_MIGRATION];
     size_t mark = diag_error_count(checker->diag);
     check_block(checker, BLOCK_MIGRATION, migration ? migration : &none, plan);
+    check_block(checker, BLOCK_DENSE, checker->blocks[BLOCK_DENSE] ? checker->blocks[BLOCK_DENSE] : &none, plan);
     const AstEntry *domain = checker->keys[KEY_PLAN_domain], *capacity = checker->keys[KEY_PLAN_capacity];
     plan->domain_span = domain ? value_span(checker, domain) : plan->span;
     plan->capacity_span = capacity ? value_span(checker, capacity) : plan->span;
     if (!has_errors_since(checker, mark)) {
         check_migration(checker);
+        check_tokens(checker);
+        check_dense(checker);
+        check_whole_iterations(checker);
         check_exchange(checker);
         check_once_dense(checker);
         check_micro_batches(checker);

@@ -29,7 +29,7 @@ static void check_packets(Checker *checker)
         checker->diag, value_span(checker, checker->keys[KEY_MIGRATION_codec]),
         "%llu GPUs own parts of %u experts, and '%s' subtracts the mean of whole ones: expected 'dense', 'delta' "
         "or 'sign'",
-        (unsigned long long)gpus, experts, codec_name(spec->plan.codec));
+        (unsigned long long)gpus, experts, codec_name(spec->plan.experts.codec));
     for (uint32_t d = 1; d <= experts; d++)
         if (experts % d == 0 && d < gpus)
             below = d;
@@ -41,23 +41,32 @@ static void check_packets(Checker *checker)
         diag_help(checker->diag, "up to %u GPUs, one for every expert, could own whole ones", experts);
 }
 
-// Where packets are decoded.
-static void check_coded_levels(Checker *checker)
+// Where packets are decoded. `key` may be NULL.
+static void check_coded_levels(Checker *checker, const AstEntry *key, Coding *coding)
 {
     Spec *spec = checker->spec;
-    const AstEntry *key = checker->keys[KEY_MIGRATION_levels];
-    bool encodes = (int)spec->plan.codec == CODEC_AUTO || codec_info(spec->plan.codec)->encodes;
     if (!key)
         return;
     int level = key->value->kind == EXPR_NAME ? find_level(&spec->cluster, key->value->text) : -1;
     if (level < 0)
         diag_error(checker->diag, value_span(checker, key),
                    "'levels' must be a level of the cluster: the innermost that packets cross");
-    else if (!encodes && spec->plan.gradient == GRADIENT_DENSE)
+    else if (!coding_encodes(coding)) // `auto` may
         diag_error(checker->diag, value_span(checker, key),
                    "'levels' goes with a 'codec' or a 'gradient': here everything travels whole");
     else
-        spec->plan.whole_levels = spec->cluster.level_count - 1 - (uint32_t)level;
+        coding->whole_levels = spec->cluster.level_count - 1 - (uint32_t)level;
+}
+
+// Dense weights that packets brought are kept: nothing brings those again.
+static void check_kept_dense(Checker *checker)
+{
+    const SpecPlan *plan = &checker->spec->plan;
+    const AstEntry *key = checker->keys[KEY_PLAN_once_dense];
+    if (!key || plan->once_dense != ONCE_DENSE_NONE || !coding_encodes(&plan->dense))
+        return;
+    diag_error(checker->diag, value_span(checker, key),
+               "dense weights that are encoded are not gathered again over all levels: expected 'auto' or 'all'");
 }
 
 // ---- domain sizes ----------------------------------------------------------------------------
@@ -300,11 +309,11 @@ static void take_word(Checker *checker, uint32_t source, char *text, char *word,
     memset(word, ' ', length);
     if (checker->spec->plan.pass == PASS_FORWARD)
         diag_error(checker->diag, span, "nothing is gathered again in a forward pass");
-    else if (codec_info(checker->spec->plan.codec)->remembers &&
-             (run->once < coded || checker->spec->plan.whole_levels == 0))
+    else if (codec_info(checker->spec->plan.experts.codec)->remembers &&
+             (run->once < coded || checker->spec->plan.experts.whole_levels == 0))
         diag_error(checker->diag, span, "codec '%s' keeps its replicas: nothing is gathered again%s",
-                   codec_name(checker->spec->plan.codec),
-                   checker->spec->plan.whole_levels > 0 ? " but inside of 'levels'" : "");
+                   codec_name(checker->spec->plan.experts.codec),
+                   checker->spec->plan.experts.whole_levels > 0 ? " but inside of 'levels'" : "");
     while (word > text && (word[-1] == ' ' || word[-1] == ','))
         *--word = ' ';
 }
@@ -322,11 +331,11 @@ static void take_once(Checker *checker, uint32_t source, char *text, char *word,
         diag_help(checker->diag,
                   "the innermost level whose gathers happen once: what is inside is gathered again for the "
                   "backward pass");
-    } else if (level >= 0 && codec_info(checker->spec->plan.codec)->encodes &&
+    } else if (level >= 0 && codec_info(checker->spec->plan.experts.codec)->encodes &&
                (uint32_t)level + 1 < spec_coded_levels(checker->spec)) {
         diag_error(checker->diag, span, "packets of codec '%s' are decoded after %s: expected 'all' or 'none'",
-                   codec_name(checker->spec->plan.codec),
-                   checker->spec->plan.whole_levels > 0 ? "'levels'" : "all levels");
+                   codec_name(checker->spec->plan.experts.codec),
+                   checker->spec->plan.experts.whole_levels > 0 ? "'levels'" : "all levels");
     }
     all |= level == (int)checker->spec->cluster.level_count - 1;
     run->once = level >= 0 && !all ? (uint32_t)level + 1 : 0;
@@ -337,15 +346,15 @@ static void take_once(Checker *checker, uint32_t source, char *text, char *word,
 void check_lap_size(Checker *checker, Span span, uint64_t lap)
 {
     SpecPlan *plan = &checker->spec->plan;
-    bool encodes = (int)plan->codec != CODEC_AUTO && spec_encodes_experts(checker->spec);
+    bool automatic = (int)plan->experts.codec == CODEC_AUTO && !coding_encodes(&plan->dense);
     if (lap == 0 || lap > plan->micro_batches || plan->micro_batches % lap != 0) {
         diag_error(checker->diag, span, "a lap has a number of micro-batches that divides the %u of the iteration",
                    plan->micro_batches);
         return;
     }
-    if (lap < plan->micro_batches && encodes) {
-        diag_error(checker->diag, span, "experts that are encoded go with one lap of all %u micro-batches",
-                   plan->micro_batches);
+    if (lap < plan->micro_batches && !automatic && spec_encodes(checker->spec)) {
+        diag_error(checker->diag, span, "%s that are encoded go with one lap of all %u micro-batches",
+                   spec_encodes_experts(checker->spec) ? "experts" : "dense weights", plan->micro_batches);
         return;
     }
     plan->lap_request = (uint32_t)lap;
@@ -451,7 +460,9 @@ void check_shares_and_domain(Checker *checker, const char *domain_option)
     Spec *spec = checker->spec;
     if (spec->model.experts) // an abstract workload that does not say: every GPU owns its share
         spec->replica_levels = spec_replica_levels(&spec->cluster, spec->plan.pass, spec->model.experts);
-    check_coded_levels(checker);
+    check_coded_levels(checker, checker->keys[KEY_MIGRATION_levels], &spec->plan.experts);
+    check_coded_levels(checker, checker->keys[KEY_DENSE_levels], &spec->plan.dense);
+    check_kept_dense(checker);
     check_packets(checker);
     const AstEntry *in_file = checker->keys[KEY_PLAN_domain];
     fill_domain(checker->spec, false);

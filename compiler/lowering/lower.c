@@ -31,21 +31,24 @@ static int32_t add_combine(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_
     uint32_t level = (uint32_t)from->level;
     const char *level_name = l->spec->cluster.levels[level].name;
     char name[BUFFER_NAME_MAX];
+    snprintf(name, sizeof(name), "packed_results.%s", level_name);
+    int32_t sent = lowering_encode_rows(l, k, WAY_COMBINE, name, lowering_arrived_end(from + 1, results));
     snprintf(name, sizeof(name), "returned.%s", level_name);
-    int32_t returned = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
-    StepBuffers combine = {.combine = {.results = results,
-                                       .next_counts = from->next_counts,
-                                       .send_counts = from->send_counts,
-                                       .returned = returned}};
+    int32_t returned = lowering_add_rows(l, k, WAY_COMBINE, name, from->send_capacity);
+    StepBuffers combine = {
+        .combine = {
+            .results = sent, .next_counts = from->next_counts, .send_counts = from->send_counts, .returned = returned}};
     builder_add_step(l->builder,
                      (StepSpec){.op = OP_COMBINE,
                                 .layer = (int32_t)k,
                                 .level = from->level,
                                 .group = from->group,
                                 .cost_s = l->cost.combine_s[level],
-                                .bytes = l->cost.payload_bytes[level],
+                                .bytes = l->cost.payload_bytes[WAY_COMBINE][level],
                                 .busiest = l->cost.busiest[level]},
                      combine);
+    snprintf(name, sizeof(name), "unpacked_returned.%s", level_name);
+    returned = lowering_decode_rows(l, k, WAY_COMBINE, name, lowering_returned_end(from, returned));
     snprintf(name, sizeof(name), "summed.%s", level_name);
     int32_t summed = lowering_add_temporary(l, k, name, dtype, from->row_capacity, hidden);
     StepBuffers unroute = {.unroute = {.results = results,
@@ -70,6 +73,7 @@ static int32_t add_moe(Lowering *l, uint32_t k, LoweredLayer *layer)
         StepBuffers operands = {.shared_expert = {.rows = first->rows, .dense = layer->held_dense, .results = shared}};
         lowering_add_local(l, OP_SHARED_EXPERT, (int32_t)k, l->work->layers[k].dense_s, operands);
     }
+    lowering_receive_rows(l, k, "");
     Stage *last = &layer->stages[layer->stage_count - 1];
     int32_t results = lowering_add_temporary(l, k, "results", dtype, last->row_capacity, model->hidden);
     StepBuffers expert = {.expert = {.rows = last->rows,
@@ -97,7 +101,8 @@ static int32_t add_bundle(Lowering *l, int32_t layer, WeightKind kind)
 static void add_layer_weights(Lowering *l, uint32_t k, LoweredLayer *layer)
 {
     layer->dense = add_bundle(l, (int32_t)k, WEIGHT_DENSE);
-    layer->experts = layer->mean = layer->sent = layer->replicas = NONE;
+    layer->experts = layer->mean = NONE;
+    layer->memory = (CodecMemory){NONE, NONE};
     if (l->work->layers[k].is_moe)
         layer->experts =
             add_weight(l, (int32_t)k, "experts", model_expert_dtype(&l->plan->model), l->share_rows, l->share_cols);
@@ -196,7 +201,7 @@ static void chain_exchange(AbstractChain *chain, Op op, uint32_t k, uint32_t lev
                      .level = (int32_t)level,
                      .group = builder_add_group(l->builder, GROUP_EXCHANGE, (int32_t)level, domain),
                      .cost_s = cost_s,
-                     .bytes = l->cost.payload_bytes[level],
+                     .bytes = l->cost.payload_bytes[WAY_DISPATCH][level], // as of all ways, without dimensions
                      .busiest = l->cost.busiest[level]};
     chain->last = add_bare_step(l, step, chain->last);
 }
@@ -265,7 +270,7 @@ static void add_abstract_backward(AbstractChain *chain, uint32_t k)
         if (gathered != NONE)
             builder_add_after(l->builder, chain->last, gathered);
         int32_t computed = chain->last;
-        Op home = l->spec->plan.gradient == GRADIENT_DENSE ? OP_REDUCE_SCATTER : OP_RETURN_PACKETS;
+        Op home = l->spec->plan.experts.gradient == GRADIENT_DENSE ? OP_REDUCE_SCATTER : OP_RETURN_PACKETS;
         lowering_note_read(l, computed);
         for (uint32_t level = levels; level-- > 0;)
             add_abstract_migration(l, home, k, level, computed);
@@ -325,12 +330,11 @@ static void describe(Lowering *l)
     plan->pass = spec->plan.pass;
     plan->dispatch = l->dispatch;
     plan->exchange = spec->plan.exchange;
-    plan->codec = spec->plan.codec;
-    plan->codec_ratio = spec->plan.ratio;
-    plan->shared_every = codec_info(spec->plan.codec)->has_mean ? spec->plan.shared_every : 0;
-    plan->gradient = spec->plan.gradient;
-    plan->gradient_ratio = spec->plan.gradient_ratio;
-    plan->whole_levels = spec->plan.whole_levels;
+    plan->experts = spec->plan.experts;
+    plan->dense = spec->plan.dense;
+    plan->shared_every = codec_info(spec->plan.experts.codec)->has_mean ? spec->plan.shared_every : 0;
+    plan->whole_iterations = spec_encodes(spec) ? spec->plan.whole_iterations : 0;
+    memcpy(plan->tokens, spec->plan.tokens, sizeof(plan->tokens));
     plan->training = spec->training;
     plan->capacity = spec->plan.capacity;
     plan->replica_levels = spec->replica_levels;

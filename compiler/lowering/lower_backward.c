@@ -51,44 +51,50 @@ static void add_optimizer(Lowering *l, const WeightUpdate *update, int32_t squar
 }
 
 // Result gradients of every stage, ascending: what dispatch did for rows.
-static void scatter_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, int32_t dresults[], int32_t counts[])
+// Takes those of the first stage, returns those of the last one, as they travel.
+static int32_t scatter_gradients(Lowering *l, uint32_t k, LoweredLayer *layer, int32_t dx)
 {
-    double hidden = l->spec->model.hidden;
-    Dtype dtype = l->spec->model.dtype;
+    if (layer->stage_count == 1)
+        return dx;
+    int32_t before =
+        lowering_encode_rows(l, k, WAY_COMBINE_GRADIENT, "packed_dx", lowering_first_end(&layer->stages[0], dx));
     for (uint32_t i = 0; i + 1 < layer->stage_count; i++) {
         Stage *from = &layer->stages[i], *to = from + 1;
         uint32_t level = (uint32_t)from->level;
         const char *level_name = l->spec->cluster.levels[level].name;
         char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof(name), "dresults.%s", level_name);
-        dresults[i + 1] = lowering_add_temporary(l, k, name, dtype, to->row_capacity, hidden);
+        int32_t dresults = lowering_add_rows(l, k, WAY_COMBINE_GRADIENT, name, to->row_capacity);
         snprintf(name, sizeof(name), "send_dresults.%s", level_name);
-        int32_t send = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
+        int32_t send = lowering_add_rows(l, k, WAY_COMBINE_GRADIENT, name, from->send_capacity);
         snprintf(name, sizeof(name), "dcounts.%s", level_name);
-        counts[i + 1] = lowering_add_temporary(l, k, name, DTYPE_I32,
-                                               l->spec->cluster.levels[level].count / l->config->domain[level], 1);
-        StepBuffers unroute = {.unroute_backward = {.drows = dresults[i],
+        int32_t counts = lowering_add_temporary(l, k, name, DTYPE_I32,
+                                                l->spec->cluster.levels[level].count / l->config->domain[level], 1);
+        StepBuffers unroute = {.unroute_backward = {.drows = before,
                                                     .send_counts = from->send_counts,
                                                     .origin = from->origin,
-                                                    .dresults = dresults[i + 1],
+                                                    .dresults = dresults,
                                                     .send_rows = send}};
         lowering_add_local(l, OP_UNROUTE_BACKWARD, (int32_t)k, l->cost.route_s[level] / 2, unroute);
         StepBuffers dispatch = {.dispatch = {.send_rows = send,
                                              .send_records = NONE,
                                              .send_counts = from->send_counts,
-                                             .next_rows = dresults[i + 1],
+                                             .next_rows = dresults,
                                              .next_records = NONE,
-                                             .next_counts = counts[i + 1]}};
-        builder_add_step(l->builder,
-                         (StepSpec){.op = OP_DISPATCH,
-                                    .layer = (int32_t)k,
-                                    .level = from->level,
-                                    .group = from->group,
-                                    .cost_s = l->cost.dispatch_backward_s[level],
-                                    .bytes = l->cost.payload_bytes[level] + l->cost.counts_bytes[level],
-                                    .busiest = l->cost.busiest[level]},
-                         dispatch);
+                                             .next_counts = counts}};
+        builder_add_step(
+            l->builder,
+            (StepSpec){.op = OP_DISPATCH,
+                       .layer = (int32_t)k,
+                       .level = from->level,
+                       .group = from->group,
+                       .cost_s = l->cost.dispatch_backward_s[level],
+                       .bytes = l->cost.payload_bytes[WAY_COMBINE_GRADIENT][level] + l->cost.counts_bytes[level],
+                       .busiest = l->cost.busiest[level]},
+            dispatch);
+        before = dresults;
     }
+    return before;
 }
 
 typedef struct {
@@ -104,25 +110,31 @@ static RowGradients collect_gradients(Lowering *l, uint32_t k, LoweredLayer *lay
         uint32_t level = (uint32_t)from->level;
         const char *level_name = l->spec->cluster.levels[level].name;
         char name[BUFFER_NAME_MAX];
+        snprintf(name, sizeof(name), "packed_drows.%s", level_name);
+        int32_t sent =
+            lowering_encode_rows(l, k, WAY_DISPATCH_GRADIENT, name, lowering_arrived_end(from + 1, last.rows));
         snprintf(name, sizeof(name), "returned_drows.%s", level_name);
-        int32_t returned = lowering_add_temporary(l, k, name, dtype, from->send_capacity, hidden);
+        int32_t returned = lowering_add_rows(l, k, WAY_DISPATCH_GRADIENT, name, from->send_capacity);
         snprintf(name, sizeof(name), "returned_drecords.%s", level_name);
         int32_t returned_records = lowering_add_temporary(l, k, name, DTYPE_F32, from->send_capacity, l->records);
-        StepBuffers combine = {.combine_backward = {.drows = last.rows,
+        StepBuffers combine = {.combine_backward = {.drows = sent,
                                                     .drecords = last.records,
                                                     .next_counts = from->next_counts,
                                                     .send_counts = from->send_counts,
                                                     .returned = returned,
                                                     .returned_records = returned_records}};
-        builder_add_step(l->builder,
-                         (StepSpec){.op = OP_COMBINE_BACKWARD,
-                                    .layer = (int32_t)k,
-                                    .level = from->level,
-                                    .group = from->group,
-                                    .cost_s = l->cost.combine_backward_s[level],
-                                    .bytes = l->cost.payload_bytes[level] + l->cost.weights_bytes[level],
-                                    .busiest = l->cost.busiest[level]},
-                         combine);
+        builder_add_step(
+            l->builder,
+            (StepSpec){.op = OP_COMBINE_BACKWARD,
+                       .layer = (int32_t)k,
+                       .level = from->level,
+                       .group = from->group,
+                       .cost_s = l->cost.combine_backward_s[level],
+                       .bytes = l->cost.payload_bytes[WAY_DISPATCH_GRADIENT][level] + l->cost.weights_bytes[level],
+                       .busiest = l->cost.busiest[level]},
+            combine);
+        snprintf(name, sizeof(name), "unpacked_drows.%s", level_name);
+        returned = lowering_decode_rows(l, k, WAY_DISPATCH_GRADIENT, name, lowering_returned_end(from, returned));
         RowGradients summed;
         snprintf(name, sizeof(name), "drows.%s", level_name);
         summed.rows = lowering_add_temporary(l, k, name, dtype, from->row_capacity, hidden);
@@ -164,11 +176,13 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
     LoweredLayer *layer = &l->layers[k];
     const SpecModel *model = &l->spec->model;
     Stage *first = &layer->stages[0], *last = &layer->stages[layer->stage_count - 1];
-    int32_t dresults[STAGES_MAX] = {dx}, counts[STAGES_MAX] = {NONE};
-    scatter_gradients(l, k, layer, dresults, counts);
+    int32_t dresults = scatter_gradients(l, k, layer, dx);
     // While the gradients travel:
     int32_t dshared_rows = model_shared_inner(&l->plan->model) ? add_shared_backward(l, k, dx, ddense) : NONE;
     int32_t held = l->config->regather ? lowering_add_gathers(l, k, true, lowering_prefetch_limit(l)) : layer->held;
+    if (last != first)
+        dresults =
+            lowering_decode_rows(l, k, WAY_COMBINE_GRADIENT, "unpacked_dresults", lowering_arrived_end(last, dresults));
     bool migrated = l->held_rows > l->share_rows;
     RowGradients drows = {
         lowering_add_temporary(l, k, "drows", model->dtype, last->row_capacity, model->hidden),
@@ -183,7 +197,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
                                               .records = last->records,
                                               .counts = last->counts,
                                               .experts = held,
-                                              .dresults = dresults[layer->stage_count - 1],
+                                              .dresults = dresults,
                                               .drows = drows.rows,
                                               .drecords = drows.records,
                                               .dexperts = sum.part}};
@@ -218,6 +232,7 @@ static void add_again(Lowering *l, uint32_t k)
         return;
     lowering_enter(l, k);
     lowering_send_rows(l, k, ".again");
+    lowering_receive_rows(l, k, ".again");
 }
 
 static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)

@@ -14,11 +14,6 @@ static double dense_bytes(const Lowering *l, double rows)
     return rows * l->share_cols * dtype_bytes(l->plan->model.dtype);
 }
 
-static double packet_bytes(const Lowering *l, Packing packing)
-{
-    return (double)packing_bytes(packing, (uint64_t)l->share_cols, l->plan->model.dtype);
-}
-
 static int32_t add_local(Lowering *l, Op op, uint32_t k, double cost_s, StepBuffers operands)
 {
     StepSpec step = {.op = op, .layer = (int32_t)k, .level = NONE, .group = NONE, .cost_s = cost_s};
@@ -30,6 +25,133 @@ static int32_t add_experts(Lowering *l, uint32_t k, BufferKind kind, const char 
     BufferShape shape = {
         .dtype = l->plan->model.dtype, .rows = rows, .kind = kind, .layer = (int32_t)k, .cols = l->share_cols};
     return builder_add_buffer(l->builder, shape, "L%u.%s", k, name);
+}
+
+// ---- packets -----------------------------------------------------------------------------------
+
+// A bundle that packets are made of: experts of a layer, its dense weights, or the embedding.
+typedef struct {
+    const Coding *coding;
+    int32_t layer, own; // weights, as owned
+    int32_t mean;       // subtracted; NONE without
+    CodecMemory *memory;
+    char prefix[BUFFER_NAME_MAX]; // of names
+    double members;               // shares that packets bring together
+} Coded;
+
+static Coded coded_experts(Lowering *l, uint32_t k)
+{
+    LoweredLayer *layer = &l->layers[k];
+    Coded of = {.coding = &l->spec->plan.experts,
+                .layer = (int32_t)k,
+                .own = layer->experts,
+                .mean = layer->mean,
+                .memory = &layer->memory,
+                .members = config_coded_shards(l->spec, l->config)};
+    snprintf(of.prefix, sizeof(of.prefix), "L%u", k);
+    return of;
+}
+
+// A buffer of shares like those of the bundle, or of their packets.
+static int32_t add_coded(Lowering *l, const Coded *of, BufferKind kind, const char *name, double rows)
+{
+    const Buffer *own = builder_buffer(l->builder, of->own);
+    BufferShape shape = {
+        .dtype = own->dtype, .rows = rows, .cols = (double)own->cols, .kind = kind, .layer = of->layer};
+    return builder_add_buffer(l->builder, shape, "%s.%s", of->prefix, name);
+}
+
+static int32_t add_packets(Lowering *l, const Coded *of, Packing packing, const char *name, double rows)
+{
+    const Buffer *own = builder_buffer(l->builder, of->own);
+    BufferShape shape = {.dtype = DTYPE_U8,
+                         .rows = rows,
+                         .cols = (double)plan_packet_bytes(l->plan, packing, own->cols),
+                         .kind = BUFFER_TEMPORARY,
+                         .layer = of->layer};
+    return builder_add_buffer(l->builder, shape, "%s.%s", of->prefix, name);
+}
+
+static double coded_bytes(const Lowering *l, const Coded *of, double rows)
+{
+    const Buffer *own = builder_buffer(l->builder, of->own);
+    return rows * (double)own->cols * dtype_bytes(own->dtype);
+}
+
+static double own_rows(const Lowering *l, const Coded *of)
+{
+    return (double)builder_buffer(l->builder, of->own)->rows;
+}
+
+static int32_t add_codec_step(Lowering *l, Op op, const Coded *of, double cost_s, StepBuffers operands)
+{
+    StepSpec step = {.op = op, .layer = of->layer, .level = NONE, .group = NONE, .cost_s = cost_s};
+    return builder_add_step(l->builder, step, operands);
+}
+
+// The rank's own share as a packet, which is returned.
+static int32_t encode_own(Lowering *l, const Coded *of, const char *suffix, int32_t after_step)
+{
+    const Packing packing = coding_packing(of->coding);
+    double rows = own_rows(l, of);
+    if (of->memory->sent == NONE && codec_info(of->coding->codec)->remembers) {
+        of->memory->sent = add_coded(l, of, BUFFER_REPLICA, "sent", rows);
+        of->memory->replicas = add_coded(l, of, BUFFER_REPLICA, "replicas", rows * of->members);
+    }
+    char name[BUFFER_NAME_MAX];
+    snprintf(name, sizeof(name), "packet%s", suffix);
+    int32_t packet = add_packets(l, of, packing, name, rows);
+    StepBuffers operands = {.encode = {.own = of->own, .mean = of->mean, .sent = of->memory->sent, .packet = packet}};
+    double encode_s = cost_encode_s(&l->spec->cluster.device, packing.form, coded_bytes(l, of, rows));
+    int32_t step = add_codec_step(l, OP_ENCODE, of, encode_s, operands);
+    if (after_step != NONE)
+        builder_add_after(l->builder, step, after_step);
+    return packet;
+}
+
+// What all packets that were brought together hold.
+static int32_t decode_gathered(Lowering *l, const Coded *of, const char *suffix, int32_t packet)
+{
+    const PacketForm form = coding_packing(of->coding).form;
+    double rows = own_rows(l, of) * of->members;
+    int32_t decoded = NONE;
+    if (of->memory->replicas == NONE) {
+        char name[BUFFER_NAME_MAX];
+        snprintf(name, sizeof(name), "decoded%s", suffix);
+        decoded = add_coded(l, of, BUFFER_TEMPORARY, name, rows);
+    }
+    StepBuffers operands = {
+        .decode = {
+            .packet = packet, .own = of->own, .mean = of->mean, .gathered = decoded, .replicas = of->memory->replicas}};
+    double decode_s = cost_decode_s(&l->spec->cluster.device, form, coded_bytes(l, of, rows));
+    add_codec_step(l, OP_DECODE, of, decode_s, operands);
+    return decoded == NONE ? of->memory->replicas : decoded;
+}
+
+// Gradients as packets to the members of a group; what these leave out goes another time. `step`: their return.
+static void return_packets(Lowering *l, const Coded *of, StepSpec step, int32_t dheld, int32_t shard)
+{
+    const Device *device = &l->spec->cluster.device;
+    const char *level_name = l->spec->cluster.levels[step.level].name;
+    double held = (double)builder_buffer(l->builder, dheld)->rows,
+           own = (double)builder_buffer(l->builder, shard)->rows;
+    Packing packing = coding_gradient_packing(of->coding);
+    char name[BUFFER_NAME_MAX];
+    snprintf(name, sizeof(name), "error.%s", level_name);
+    int32_t error = add_coded(l, of, BUFFER_REPLICA, name, held);
+    snprintf(name, sizeof(name), "dpackets.%s", level_name);
+    int32_t packets = add_packets(l, of, packing, name, held);
+    snprintf(name, sizeof(name), "received.%s", level_name);
+    int32_t received = add_packets(l, of, packing, name, held);
+    StepBuffers encode = {.encode_gradient = {.gathered = dheld, .error = error, .packets = packets}};
+    StepBuffers send = {.return_packets = {.packets = packets, .received = received}};
+    StepBuffers decode = {.decode_gradient = {.gathered = dheld, .received = received, .shard = shard}};
+    double encode_s = cost_encode_s(device, packing.form, coded_bytes(l, of, held - own));
+    add_codec_step(l, OP_ENCODE_GRADIENT, of, encode_s, encode);
+    step.op = OP_RETURN_PACKETS;
+    builder_add_step(l->builder, step, send);
+    l->returned =
+        add_codec_step(l, OP_DECODE_GRADIENT, of, cost_decode_s(device, packing.form, coded_bytes(l, of, own)), decode);
 }
 
 // ---- how far gathers run ahead -----------------------------------------------------------------
@@ -113,47 +235,16 @@ static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_
     return shard;
 }
 
-// What the codec remembers of a layer, once for all passes.
-static void add_memories(Lowering *l, uint32_t k, double coded_rows, LoweredLayer *layer)
-{
-    if (layer->mean == NONE && l->work->layers[k].mean_bytes > 0)
-        layer->mean = add_experts(l, k, BUFFER_REPLICA, "mean", 1);
-    if (layer->sent == NONE && codec_info(l->spec->plan.codec)->remembers) {
-        layer->sent = add_experts(l, k, BUFFER_REPLICA, "sent", l->share_rows);
-        layer->replicas = add_experts(l, k, BUFFER_REPLICA, "replicas", coded_rows);
-    }
-}
-
 // The experts as packets, over the levels that these cross; returns what is decoded of them.
-static int32_t gather_packets(Lowering *l, uint32_t k, const char *suffix, double coded_rows, int32_t after_step)
+static int32_t gather_packets(Lowering *l, uint32_t k, const char *suffix, int32_t after_step)
 {
     LoweredLayer *layer = &l->layers[k];
-    const Device *device = &l->spec->cluster.device;
-    const Packing packing = spec_packing(l->spec);
-    add_memories(l, k, coded_rows, layer);
-    char name[BUFFER_NAME_MAX];
-    snprintf(name, sizeof(name), "packet%s", suffix);
-    int32_t packet = lowering_add_temporary(l, k, name, DTYPE_U8, l->share_rows, packet_bytes(l, packing));
-    StepBuffers encode = {
-        .encode = {.own_experts = layer->experts, .mean = layer->mean, .sent = layer->sent, .packet = packet}};
-    int32_t step =
-        add_local(l, OP_ENCODE, k, cost_encode_s(device, packing.form, dense_bytes(l, l->share_rows)), encode);
-    if (after_step != NONE)
-        builder_add_after(l->builder, step, after_step);
+    if (layer->mean == NONE && l->work->layers[k].mean_bytes > 0)
+        layer->mean = add_experts(l, k, BUFFER_REPLICA, "mean", 1);
+    Coded of = coded_experts(l, k);
+    int32_t packet = encode_own(l, &of, suffix, after_step);
     GatherRange range = {l->spec->replica_levels, spec_coded_levels(l->spec), after_step};
-    packet = gather_levels(l, k, suffix, packet, range);
-    int32_t decoded = NONE;
-    if (layer->replicas == NONE) {
-        snprintf(name, sizeof(name), "decoded%s", suffix);
-        decoded = add_experts(l, k, BUFFER_TEMPORARY, name, coded_rows);
-    }
-    StepBuffers decode = {.decode = {.packet = packet,
-                                     .own = layer->experts,
-                                     .mean = layer->mean,
-                                     .experts = decoded,
-                                     .replicas = layer->replicas}};
-    add_local(l, OP_DECODE, k, cost_decode_s(device, packing.form, dense_bytes(l, coded_rows)), decode);
-    return layer->replicas == NONE ? decoded : layer->replicas;
+    return decode_gathered(l, &of, suffix, gather_levels(l, k, suffix, packet, range));
 }
 
 int32_t lowering_add_gathers(Lowering *l, uint32_t k, bool again, int32_t after_step)
@@ -162,25 +253,42 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, bool again, int32_t after_
     const char *suffix = again ? ".again" : "";
     double coded_rows = l->share_rows * config_coded_shards(l->spec, l->config);
     uint32_t coded = spec_coded_levels(l->spec), levels = l->spec->cluster.level_count;
-    bool packets = codec_info(l->spec->plan.codec)->encodes && coded_rows > l->share_rows;
+    bool packets = codec_info(l->spec->plan.experts.codec)->encodes && coded_rows > l->share_rows;
     if (l->held_rows == l->share_rows)
         return layer->experts;
     if (again && (!packets || l->config->once >= coded))
         return gather_levels(l, k, suffix, layer->kept, (GatherRange){l->config->once, levels, after_step});
     if (!packets)
         return gather_levels(l, k, suffix, layer->experts, (GatherRange){l->spec->replica_levels, levels, after_step});
-    int32_t decoded = gather_packets(l, k, suffix, coded_rows, after_step);
+    int32_t decoded = gather_packets(l, k, suffix, after_step);
     return gather_levels(l, k, suffix, decoded, (GatherRange){coded, levels, after_step});
 }
 
 // ---- bundles that all GPUs own shares of -------------------------------------------------------
 
+static Coded coded_bundle(const Lowering *l, int32_t layer, int32_t bundle, CodecMemory *memory)
+{
+    const Cluster *cluster = &l->spec->cluster;
+    Coded of = {
+        .coding = &l->spec->plan.dense, .layer = layer, .own = bundle, .mean = NONE, .memory = memory, .members = 1};
+    for (uint32_t level = 0; level < coding_levels(of.coding, cluster->level_count); level++)
+        of.members *= cluster->levels[level].count;
+    snprintf(of.prefix, sizeof(of.prefix), "%s", builder_buffer(l->builder, bundle)->name);
+    return of;
+}
+
+// Rows as long as those of `like`.
+static int32_t add_rows_like(Lowering *l, int32_t layer, int32_t bundle, int32_t like, double rows, const char *what)
+{
+    const Buffer *of = builder_buffer(l->builder, like);
+    BufferShape shape = {
+        .dtype = of->dtype, .rows = rows, .cols = (double)of->cols, .kind = BUFFER_TEMPORARY, .layer = layer};
+    return builder_add_buffer(l->builder, shape, "%s.%s", builder_buffer(l->builder, bundle)->name, what);
+}
+
 static int32_t add_held(Lowering *l, int32_t layer, int32_t bundle, double rows, const char *what)
 {
-    const Buffer *own = builder_buffer(l->builder, bundle);
-    BufferShape shape = {
-        .dtype = own->dtype, .rows = rows, .cols = (double)own->cols, .kind = BUFFER_TEMPORARY, .layer = layer};
-    return builder_add_buffer(l->builder, shape, "%s.%s", own->name, what);
+    return add_rows_like(l, layer, bundle, bundle, rows, what);
 }
 
 // Does a level from `first` inwards bring several members together?
@@ -203,10 +311,10 @@ bool lowering_returns_dense_each_lap(const Lowering *l)
     return plan_laps(l->plan).count > 1 && l->spec->plan.regather_dense && wide >> l->spec->plan.dense_levels;
 }
 
-static BundleCost bundle_cost(const Lowering *l, int32_t bundle)
+static BundleCost bundle_cost(const Lowering *l, int32_t bundle, BundleWay way)
 {
     BundleCost cost;
-    cost_bundle(l->spec, (double)buffer_bytes(builder_buffer(l->builder, bundle)), &cost);
+    cost_bundle(l->spec, (double)buffer_bytes(builder_buffer(l->builder, bundle)), way, &cost);
     return cost;
 }
 
@@ -229,17 +337,16 @@ typedef struct {
     const char *suffix;
 } BundleGather;
 
-// From level `first` inwards.
-static void gather_bundle_levels(Lowering *l, BundleGather *of, uint32_t first, int32_t after_step)
+static void gather_bundle_levels(Lowering *l, BundleGather *of, GatherRange range)
 {
     const Cluster *cluster = &l->spec->cluster;
-    BundleCost cost = bundle_cost(l, of->bundle);
+    BundleCost cost = bundle_cost(l, of->bundle, BUNDLE_GATHER);
     double rows = (double)builder_buffer(l->builder, of->shard)->rows;
     bool again = of->layer != NONE && l->spec->plan.regather_dense; // the embedding is kept
-    Gathering gathering = {.once = again ? l->spec->plan.dense_levels : UINT32_MAX, .after = after_step};
+    Gathering gathering = {.once = again ? l->spec->plan.dense_levels : UINT32_MAX, .after = range.after_step};
     for (uint32_t level = 0; level < cluster->level_count; level++)
         gathering.sizes[level] = cluster->levels[level].count;
-    for (uint32_t level = first; level < cluster->level_count && l->spec->plan.pass == PASS_TRAINING; level++) {
+    for (uint32_t level = range.first; level < range.end; level++) {
         if (level <= l->spec->plan.dense_levels)
             of->kept = of->shard;
         if (cluster->levels[level].count == 1)
@@ -247,7 +354,7 @@ static void gather_bundle_levels(Lowering *l, BundleGather *of, uint32_t first, 
         rows *= cluster->levels[level].count;
         char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof(name), "%s%s", cluster->levels[level].name, of->suffix);
-        int32_t gathered = add_held(l, of->layer, of->bundle, rows, name);
+        int32_t gathered = add_rows_like(l, of->layer, of->bundle, of->shard, rows, name);
         StepBuffers operands = {.gather = {.shard = of->shard, .gathered = gathered}};
         StepSpec spec = bundle_step(l, OP_GATHER, of->layer, level, &cost);
         spec.each_lap = level >= gathering.once;
@@ -260,7 +367,20 @@ static void gather_bundle_levels(Lowering *l, BundleGather *of, uint32_t first, 
 int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t after_step, int32_t *kept)
 {
     BundleGather of = {.layer = layer, .bundle = bundle, .shard = bundle, .kept = bundle, .suffix = ""};
-    gather_bundle_levels(l, &of, 0, after_step);
+    const Coding *coding = &l->spec->plan.dense;
+    uint32_t levels = l->spec->cluster.level_count, first = 0;
+    CodecMemory memory = {NONE, NONE};
+    const Coded coded = coded_bundle(l, layer, bundle, &memory);
+    *kept = bundle;
+    if (l->spec->plan.pass == PASS_FORWARD)
+        return bundle;
+    if (codec_info(coding->codec)->encodes && coded.members > 1) {
+        first = coding_levels(coding, levels);
+        of.shard = encode_own(l, &coded, "", after_step);
+        gather_bundle_levels(l, &of, (GatherRange){0, first, after_step});
+        of.kept = of.shard = decode_gathered(l, &coded, "", of.shard);
+    }
+    gather_bundle_levels(l, &of, (GatherRange){first, levels, after_step});
     *kept = of.kept;
     return of.shard;
 }
@@ -268,7 +388,7 @@ int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
 int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle, int32_t kept, int32_t after_step)
 {
     BundleGather of = {.layer = layer, .bundle = bundle, .shard = kept, .suffix = ".again"};
-    gather_bundle_levels(l, &of, l->spec->plan.dense_levels, after_step);
+    gather_bundle_levels(l, &of, (GatherRange){l->spec->plan.dense_levels, l->spec->cluster.level_count, after_step});
     return of.shard;
 }
 
@@ -341,8 +461,10 @@ static int32_t add_return_step(Lowering *l, const Return *of, StepSpec step, int
 int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t gradient)
 {
     const Cluster *cluster = &l->spec->cluster;
-    BundleCost cost = bundle_cost(l, bundle);
+    BundleCost cost = bundle_cost(l, bundle, BUNDLE_RETURN);
     double rows = (double)builder_buffer(l->builder, gradient)->rows;
+    const Coded coded = coded_bundle(l, layer, bundle, NULL);
+    uint32_t packed = coded.coding->gradient == GRADIENT_DENSE ? 0 : coding_levels(coded.coding, cluster->level_count);
     Return of = {.layer = layer,
                  .weights = bundle,
                  .gradient = gradient,
@@ -360,7 +482,12 @@ int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
         int32_t shard = home        ? lowering_add_gradient(l, bundle, layer)
                         : of.summed ? leaving_slot(l, &of, rows)
                                     : add_held(l, layer, bundle, rows, name);
-        of.gradient = add_return_step(l, &of, bundle_step(l, OP_REDUCE_SCATTER, layer, level, &cost), shard);
+        StepSpec step = bundle_step(l, OP_REDUCE_SCATTER, layer, level, &cost);
+        if (level >= packed)
+            add_return_step(l, &of, step, shard);
+        else
+            return_packets(l, &coded, step, of.gradient, shard);
+        of.gradient = shard;
     }
     if (of.each_lap && !of.summed)
         return lowering_sum_laps(l, layer, of.gradient, lowering_add_gradient_sum(l, bundle, layer));
@@ -423,34 +550,11 @@ void lowering_add_mean(Lowering *l, uint32_t k)
     lowering_add_sums(l, (int32_t)k, layer->mean, 0, l->spec->cluster.level_count, every);
 }
 
-// Packets of the largest parts of gradients to the members of a domain; what is left out goes another time.
-static void return_packets(Lowering *l, uint32_t k, uint32_t level, StepSpec step, int32_t dheld, int32_t shard)
-{
-    const Device *device = &l->spec->cluster.device;
-    const char *level_name = l->spec->cluster.levels[level].name;
-    double held = (double)builder_buffer(l->builder, dheld)->rows, own = held / l->config->domain[level];
-    Packing packing = spec_gradient_packing(l->spec);
-    double bytes = packet_bytes(l, packing);
-    char name[BUFFER_NAME_MAX];
-    snprintf(name, sizeof(name), "error.%s", level_name);
-    int32_t error = add_experts(l, k, BUFFER_REPLICA, name, held);
-    snprintf(name, sizeof(name), "dpackets.%s", level_name);
-    int32_t packets = lowering_add_temporary(l, k, name, DTYPE_U8, held, bytes);
-    snprintf(name, sizeof(name), "received.%s", level_name);
-    int32_t received = lowering_add_temporary(l, k, name, DTYPE_U8, held, bytes);
-    StepBuffers encode = {.encode_gradient = {.gathered = dheld, .error = error, .packets = packets}};
-    StepBuffers send = {.return_packets = {.packets = packets, .received = received}};
-    StepBuffers decode = {.decode_gradient = {.gathered = dheld, .received = received, .shard = shard}};
-    add_local(l, OP_ENCODE_GRADIENT, k, cost_encode_s(device, packing.form, dense_bytes(l, held - own)), encode);
-    step.op = OP_RETURN_PACKETS;
-    builder_add_step(l->builder, step, send);
-    l->returned = add_local(l, OP_DECODE_GRADIENT, k, cost_decode_s(device, packing.form, dense_bytes(l, own)), decode);
-}
-
 int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
 {
     const Spec *spec = l->spec;
     double rows = l->held_rows;
+    const Coded coded = coded_experts(l, k);
     Return of = {.layer = (int32_t)k,
                  .weights = l->layers[k].experts,
                  .gradient = dheld,
@@ -475,10 +579,10 @@ int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
                          .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain),
                          .cost_s = l->cost.reduce_s[level],
                          .bytes = l->cost.reduce_bytes[level]};
-        if (spec->plan.gradient == GRADIENT_DENSE || level >= spec_coded_levels(spec))
+        if (spec->plan.experts.gradient == GRADIENT_DENSE || level >= spec_coded_levels(spec))
             add_return_step(l, &of, step, shard);
         else
-            return_packets(l, k, level, step, of.gradient, shard);
+            return_packets(l, &coded, step, of.gradient, shard);
         of.gradient = shard;
     }
     if (of.each_lap && !of.summed)

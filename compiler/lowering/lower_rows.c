@@ -34,6 +34,53 @@ static void plan_stages(Lowering *l, LoweredLayer *layer)
     }
 }
 
+int32_t lowering_add_rows(Lowering *l, uint32_t layer, TokenWay way, const char *name, double rows)
+{
+    const SpecModel *model = &l->spec->model;
+    TokenFormat format = l->spec->plan.tokens[way];
+    double bytes = (double)token_row_bytes(format, model->hidden, model->dtype);
+    return format == TOKENS_FULL ? lowering_add_temporary(l, layer, name, model->dtype, rows, model->hidden)
+                                 : lowering_add_temporary(l, layer, name, DTYPE_U8, rows, bytes);
+}
+
+RowsEnd lowering_first_end(const Stage *first, int32_t rows)
+{
+    return (RowsEnd){rows, NONE, NONE, first->row_capacity, (uint32_t)first->level};
+}
+
+RowsEnd lowering_arrived_end(const Stage *stage, int32_t rows)
+{
+    return (RowsEnd){rows, stage->counts, NONE, stage->row_capacity, (uint32_t)stage[-1].level};
+}
+
+RowsEnd lowering_returned_end(const Stage *from, int32_t rows)
+{
+    return (RowsEnd){rows, NONE, from->send_counts, from->send_capacity, (uint32_t)from->level};
+}
+
+int32_t lowering_encode_rows(Lowering *l, uint32_t layer, TokenWay way, const char *name, RowsEnd from)
+{
+    if (l->spec->plan.tokens[way] == TOKENS_FULL)
+        return from.rows;
+    int32_t packed = lowering_add_rows(l, layer, way, name, from.capacity);
+    StepBuffers encode = {.encode_rows = {.rows = from.rows, .counts = from.counts, .packed_rows = packed}};
+    lowering_add_local(l, OP_ENCODE_ROWS, (int32_t)layer, l->cost.encode_s[way][from.level], encode);
+    return packed;
+}
+
+int32_t lowering_decode_rows(Lowering *l, uint32_t layer, TokenWay way, const char *name, RowsEnd from)
+{
+    const SpecModel *model = &l->spec->model;
+    if (l->spec->plan.tokens[way] == TOKENS_FULL)
+        return from.rows;
+    int32_t rows = lowering_add_temporary(l, layer, name, model->dtype, from.capacity, model->hidden);
+    StepBuffers decode = {
+        .decode_rows = {
+            .packed_rows = from.rows, .counts = from.counts, .send_counts = from.send_counts, .rows = rows}};
+    lowering_add_local(l, OP_DECODE_ROWS, (int32_t)layer, l->cost.decode_s[way][from.level], decode);
+    return rows;
+}
+
 static int32_t add_records(Lowering *l, uint32_t layer, const char *name, double rows)
 {
     return lowering_add_temporary(l, layer, name, DTYPE_I32, rows, 2.0 * l->records);
@@ -42,26 +89,24 @@ static int32_t add_records(Lowering *l, uint32_t layer, const char *name, double
 static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t index, const char *suffix)
 {
     Stage *from = &layer->stages[index], *to = from + 1;
-    double hidden = l->spec->model.hidden;
-    Dtype dtype = l->spec->model.dtype;
     uint32_t level = (uint32_t)from->level;
     double members = l->spec->cluster.levels[level].count / l->config->domain[level];
     const char *level_name = l->spec->cluster.levels[level].name;
     char name[BUFFER_NAME_MAX];
 #define NAME(what) (snprintf(name, sizeof(name), "%s.%s%s", what, level_name, suffix), name)
-    to->rows = lowering_add_temporary(l, k, NAME("rows"), dtype, to->row_capacity, hidden);
+    to->packed = lowering_add_rows(l, k, WAY_DISPATCH, NAME("rows"), to->row_capacity);
     to->records = add_records(l, k, NAME("records"), to->record_rows);
     to->counts = lowering_add_temporary(l, k, NAME("counts"), DTYPE_I32, members, 1);
-    int32_t send_rows = lowering_add_temporary(l, k, NAME("send_rows"), dtype, from->send_capacity, hidden);
+    int32_t send_rows = lowering_add_rows(l, k, WAY_DISPATCH, NAME("send_rows"), from->send_capacity);
     int32_t send_records = add_records(l, k, NAME("send_records"), from->send_capacity);
     from->send_counts = lowering_add_temporary(l, k, NAME("send_counts"), DTYPE_I32, members, 1);
     from->origin = lowering_add_temporary(l, k, NAME("origin"), DTYPE_I32, from->origin_rows, 1);
     from->next_counts = to->counts;
 #undef NAME
-    StepBuffers route = {.route = {.rows = from->rows,
+    StepBuffers route = {.route = {.rows = from->packed,
                                    .records = from->records,
                                    .counts = from->counts,
-                                   .next_rows = to->rows,
+                                   .next_rows = to->packed,
                                    .next_records = to->records,
                                    .send_rows = send_rows,
                                    .send_records = send_records,
@@ -71,7 +116,7 @@ static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t 
     StepBuffers dispatch = {.dispatch = {.send_rows = send_rows,
                                          .send_records = send_records,
                                          .send_counts = from->send_counts,
-                                         .next_rows = to->rows,
+                                         .next_rows = to->packed,
                                          .next_records = to->records,
                                          .next_counts = to->counts}};
     builder_add_step(l->builder,
@@ -80,7 +125,7 @@ static void add_dispatch(Lowering *l, uint32_t k, LoweredLayer *layer, uint32_t 
                                 .level = from->level,
                                 .group = from->group,
                                 .cost_s = l->cost.dispatch_s[level],
-                                .bytes = l->cost.payload_bytes[level] + l->cost.routing_bytes[level],
+                                .bytes = l->cost.payload_bytes[WAY_DISPATCH][level] + l->cost.routing_bytes[level],
                                 .busiest = l->cost.busiest[level]},
                      dispatch);
 }
@@ -110,6 +155,22 @@ void lowering_send_rows(Lowering *l, uint32_t k, const char *suffix)
     StepBuffers gate = {
         .gate = {.x = layer->y, .dense = layer->held_dense, .rows = first->rows, .records = first->records}};
     lowering_add_local(l, OP_GATE, (int32_t)k, l->work->layers[k].gate_s, gate);
+    first->packed = first->rows;
+    if (layer->stage_count == 1)
+        return;
+    snprintf(name, sizeof(name), "packed_rows%s", suffix);
+    first->packed = lowering_encode_rows(l, k, WAY_DISPATCH, name, lowering_first_end(first, first->rows));
     for (uint32_t i = 0; i + 1 < layer->stage_count; i++)
         add_dispatch(l, k, layer, i, suffix);
+}
+
+void lowering_receive_rows(Lowering *l, uint32_t k, const char *suffix)
+{
+    LoweredLayer *layer = &l->layers[k];
+    Stage *last = &layer->stages[layer->stage_count - 1];
+    char name[BUFFER_NAME_MAX];
+    if (layer->stage_count == 1)
+        return;
+    snprintf(name, sizeof(name), "unpacked_rows%s", suffix);
+    last->rows = lowering_decode_rows(l, k, WAY_DISPATCH, name, lowering_arrived_end(last, last->packed));
 }

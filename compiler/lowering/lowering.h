@@ -11,21 +11,28 @@ typedef struct {
     int32_t level, group;                            // of the exchange that leaves this stage; NONE at the last
     double row_capacity, send_capacity, record_rows; // rows of `rows`, of the send buffer, of `records`
     double origin_rows;                              // of the `origin` of the route that leaves
-    int32_t rows, records, counts;                   // counts NONE at stage 0
+    int32_t rows, records, counts;                   // counts NONE at stage 0; rows NONE inside, where packed ones pass
+    int32_t packed;                                  // the same rows as they travel; `rows` where that is as they are
     int32_t send_counts, origin, next_counts;        // of the exchange that leaves
 } Stage;
 
 enum { STAGES_MAX = LEVELS_MAX + 1 };
 
+// What a codec remembers: NONE where it does not.
+typedef struct {
+    int32_t sent, replicas;
+} CodecMemory;
+
 typedef struct {
     int32_t x, y; // input of the pre-expert part and of the gate (or dense layer)
     uint32_t stage_count;
     Stage stages[STAGES_MAX];
-    int32_t dense, experts;       // weights, as owned
-    int32_t held_dense;           // what steps read: as owned, or gathered
-    int32_t held;                 // the same of experts
-    int32_t kept_dense, kept;     // what is kept of them until the backward pass, where the rest is gathered again
-    int32_t mean, sent, replicas; // what the codec remembers
+    int32_t dense, experts;   // weights, as owned
+    int32_t held_dense;       // what steps read: as owned, or gathered
+    int32_t held;             // the same of experts
+    int32_t kept_dense, kept; // what is kept of them until the backward pass, where the rest is gathered again
+    int32_t mean;             // what the codec of the experts subtracts
+    CodecMemory memory;       // of it
 } LoweredLayer;
 
 // A weight buffer that the optimizer will update.
@@ -99,10 +106,29 @@ int32_t lowering_limited(Lowering *l, int32_t step);
 int32_t lowering_add_local(Lowering *l, Op op, int32_t layer, double cost_s, StepBuffers operands);
 
 // lower_rows.c. Names of buffers end with `suffix`.
+// Buffers for rows as an exchange carries them.
+int32_t lowering_add_rows(Lowering *l, uint32_t layer, TokenWay way, const char *name, double rows);
+// Rows at one end of an exchange at `level`, and how many they are: as OP_ENCODE_ROWS and OP_DECODE_ROWS take them.
+typedef struct {
+    int32_t rows, counts, send_counts;
+    double capacity;
+    uint32_t level;
+} RowsEnd;
+// Rows before the first exchange; those that arrived in a stage; those that were sent from one, and came back.
+RowsEnd lowering_first_end(const Stage *first, int32_t rows);
+RowsEnd lowering_arrived_end(const Stage *stage, int32_t rows);
+RowsEnd lowering_returned_end(const Stage *from, int32_t rows);
+// Packs rows for an exchange, or unpacks them after it, into a buffer called `name`; returns that, or `from.rows` where
+// rows travel as they are.
+int32_t lowering_encode_rows(Lowering *l, uint32_t layer, TokenWay way, const char *name, RowsEnd from);
+int32_t lowering_decode_rows(Lowering *l, uint32_t layer, TokenWay way, const char *name, RowsEnd from);
 // Attention of a layer, from its `x` to its `y`.
 void lowering_attend(Lowering *l, uint32_t layer, const char *suffix);
-// Rows of an MoE layer from `y` through the gate to those who hold the experts: sets the layer's stages.
+// Rows of an MoE layer from `y` through the gate to those who hold the experts: sets the layer's stages, but for the
+// rows of the last one.
 void lowering_send_rows(Lowering *l, uint32_t layer, const char *suffix);
+// The rows that the experts take, once they are there. What is computed while rows travel is added before.
+void lowering_receive_rows(Lowering *l, uint32_t layer, const char *suffix);
 
 // lower_sums.c.
 // The gradient of some weights: what steps of a micro-batch write, and the sum over the iteration's. Where that has one

@@ -99,9 +99,9 @@ double cost_levels_s(const double of_level[LEVELS_MAX])
 
 double cost_port_s(const LayerCost *cost, uint32_t level)
 {
-    return cost->port_dispatch_s[level] + cost->port_combine_s[level] + cost->port_gather_s[level] +
-           cost->port_again_s[level] + cost->port_reduce_s[level] + cost->dense.port_s[level] +
-           cost->dense_again.port_s[level] + cost->dense_return.port_s[level];
+    return cost->port_exchange_s[WAY_DISPATCH][level] + cost->port_exchange_s[WAY_COMBINE][level] +
+           cost->port_gather_s[level] + cost->port_again_s[level] + cost->port_reduce_s[level] +
+           cost->dense.port_s[level] + cost->dense_again.port_s[level] + cost->dense_return.port_s[level];
 }
 
 double cost_expected_copies(const Workload *work, const LayerWork *layer, Dispatch dispatch, const Config *config,
@@ -163,7 +163,7 @@ static double packet_s(const Spec *spec, PacketForm form, double encoded, double
 // packets that are made again, which takes a codec that remembers nothing.
 static bool can_gather_again(const Spec *spec, const Config *config, uint32_t once)
 {
-    const CodecInfo *codec = codec_info(spec->plan.codec);
+    const CodecInfo *codec = codec_info(spec->plan.experts.codec);
     if (!gathers_among(config, once > spec->replica_levels ? once : spec->replica_levels, spec->cluster.level_count))
         return false;
     if (codec->encodes && config_coded_shards(spec, config) > 1 && once < spec_coded_levels(spec))
@@ -192,8 +192,55 @@ static void pad(const Spec *spec, const LayerWork *layer, const Config *config, 
     double rows =
         peers * exchange_rows_bound(&spec->cluster, &dims, dispatch, spec->plan.capacity, config->domain, level);
     cost->send_rows[level] = fmin(cost->send_rows[level], rows);
-    cost->payload_bytes[level] = rows * layer->row_bytes;
-    cost->padding_bytes[level] = (rows - cost->send_rows[level]) * layer->row_bytes;
+    for (uint32_t way = 0; way < TOKEN_WAYS; way++) {
+        double row_bytes = layer->row_bytes * layer->packed_share[way];
+        cost->payload_bytes[way][level] = rows * row_bytes;
+        cost->padding_bytes[way][level] = (rows - cost->send_rows[level]) * row_bytes;
+    }
+}
+
+// Rows as activations that are packed where they begin, and unpacked where they end. `held`: of the stage inside the
+// exchange, `sent`: of those that it sends.
+static void cost_packing(const Spec *spec, const LayerWork *layer, double held, double sent, uint32_t level,
+                         LayerCost *cost)
+{
+    const Device *device = &spec->cluster.device;
+    for (uint32_t way = 0; way < TOKEN_WAYS; way++) {
+        if (spec->plan.tokens[way] == TOKENS_FULL)
+            continue;
+        if (!way_goes_out((TokenWay)way)) {
+            cost->encode_s[way][level] = held * layer->row_bytes / device->quantize_bandwidth;
+            cost->decode_s[way][level] = sent * layer->row_bytes / device->dequantize_bandwidth;
+            continue;
+        }
+        bool first = cost_levels_s(cost->encode_s[way]) <= 0;
+        for (uint32_t outer = 0; outer < level; outer++)
+            cost->decode_s[way][outer] = 0;
+        cost->encode_s[way][level] = first ? layer->tokens * layer->row_bytes / device->quantize_bandwidth : 0;
+        cost->decode_s[way][level] = held * layer->row_bytes / device->dequantize_bandwidth;
+    }
+}
+
+// What exchanges of a layer at one level take, where that much of what they send is the busiest GPU's.
+static void cost_exchange_times(const Spec *spec, uint32_t level, double busiest, double peers, LayerCost *cost)
+{
+    // Counts go ahead of what is dispatched.
+    double startups = spec->model.abstract || spec->plan.exchange == EXCHANGE_PADDED ? 1 : 2;
+    const double beside[TOKEN_WAYS] = {
+        [WAY_DISPATCH] = cost->routing_bytes[level], [WAY_DISPATCH_GRADIENT] = cost->routing_bytes[level]};
+    double *const times[TOKEN_WAYS] = {[WAY_DISPATCH] = cost->dispatch_s,
+                                       [WAY_COMBINE] = cost->combine_s,
+                                       [WAY_DISPATCH_GRADIENT] = cost->combine_backward_s,
+                                       [WAY_COMBINE_GRADIENT] = cost->dispatch_backward_s};
+    for (uint32_t way = 0; way < TOKEN_WAYS; way++) {
+        // The group waits for its busiest member.
+        double bytes = busiest * (cost->payload_bytes[way][level] + beside[way]);
+        times[way][level] =
+            startups_s(spec, GROUP_EXCHANGE, level, bytes, peers, way_goes_out((TokenWay)way) ? startups : 1);
+        add_port_bytes(spec, level, bytes, cost->port_exchange_s[way]);
+    }
+    cost->busiest[level] = busiest;
+    cost->port_latency_s[level] = fmax(cost->port_latency_s[level], port_latency_s(spec, GROUP_EXCHANGE, level, peers));
 }
 
 static void cost_exchange(const Workload *work, const LayerWork *layer, const Config *config, Dispatch dispatch,
@@ -210,7 +257,8 @@ static void cost_exchange(const Workload *work, const LayerWork *layer, const Co
     if (layer->routing)
         busiest = routing_load(layer->routing, config->domain, level, dispatch).busiest_exchange;
     double moved = copies * (count - domain) / count; // rows per token that leave
-    cost->payload_bytes[level] = layer->data_bytes * moved / top_k;
+    for (uint32_t way = 0; way < TOKEN_WAYS; way++)
+        cost->payload_bytes[way][level] = layer->data_bytes * moved / top_k * layer->packed_share[way];
     cost->send_rows[level] = layer->tokens * moved;
     if (!spec->model.abstract) {
         double stage_rows = layer->tokens * copies;
@@ -219,24 +267,14 @@ static void cost_exchange(const Workload *work, const LayerWork *layer, const Co
             pad(spec, layer, config, dispatch, level, cost);
             busiest = 1; // all send as much
         }
-        double rows = cost->payload_bytes[level] / layer->row_bytes, records = dispatch == DISPATCH_NAIVE ? 1 : top_k;
+        double rows = cost->payload_bytes[WAY_COMBINE][level] / (layer->row_bytes * layer->packed_share[WAY_COMBINE]);
+        double records = dispatch == DISPATCH_NAIVE ? 1 : top_k;
         cost->routing_bytes[level] = exchange_routing_bytes(OP_DISPATCH, true, rows, records, peers);
         cost->counts_bytes[level] = exchange_routing_bytes(OP_DISPATCH, false, rows, records, peers);
         cost->weights_bytes[level] = exchange_routing_bytes(OP_COMBINE_BACKWARD, true, rows, records, peers);
+        cost_packing(spec, layer, busiest * stage_rows, busiest * rows, level, cost);
     }
-    cost->busiest[level] = busiest;
-    // The group waits for its busiest member.
-    double out_bytes = busiest * (cost->payload_bytes[level] + cost->routing_bytes[level]);
-    double back_bytes = busiest * cost->payload_bytes[level];
-    // Counts go ahead of what is dispatched.
-    double startups = spec->model.abstract || spec->plan.exchange == EXCHANGE_PADDED ? 1 : 2;
-    cost->dispatch_s[level] = startups_s(spec, GROUP_EXCHANGE, level, out_bytes, peers, startups);
-    cost->combine_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, back_bytes, peers);
-    cost->dispatch_backward_s[level] = startups_s(spec, GROUP_EXCHANGE, level, back_bytes, peers, startups);
-    cost->combine_backward_s[level] = cost_group_s(spec, GROUP_EXCHANGE, level, out_bytes, peers);
-    add_port_bytes(spec, level, out_bytes, cost->port_dispatch_s);
-    add_port_bytes(spec, level, back_bytes, cost->port_combine_s);
-    cost->port_latency_s[level] = fmax(cost->port_latency_s[level], port_latency_s(spec, GROUP_EXCHANGE, level, peers));
+    cost_exchange_times(spec, level, busiest, peers, cost);
 }
 
 // Do gradients of experts go home over the levels inside the boundary once per lap?
@@ -281,8 +319,8 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
     }
     // Gradients go home the gather reversed: whole sums, or packets of what the others are to get.
     cost->reduce_bytes[level] = (coded ? layer->returned_bytes : layer->expert_bytes) * shards_before * peers;
-    if (coded && work->spec->plan.gradient != GRADIENT_DENSE && peers > 0)
-        cost->sync_s += packet_s(work->spec, spec_gradient_packing(work->spec).form,
+    if (coded && work->spec->plan.experts.gradient != GRADIENT_DENSE && peers > 0)
+        cost->sync_s += packet_s(work->spec, coding_gradient_packing(&work->spec->plan.experts).form,
                                  layer->expert_bytes * shards_before * peers, layer->expert_bytes * shards_before);
     cost->reduce_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers);
     add_port_bytes(work->spec, level, cost->reduce_bytes[level], cost->port_reduce_s);
@@ -310,30 +348,62 @@ static void cost_mean(const Workload *work, const LayerWork *layer, LayerCost *c
     cost->sync_s += layer->expert_bytes / every / spec->cluster.device.memory_bandwidth;
 }
 
-void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, BundleCost *cost)
+// How dense weights travel one way.
+typedef struct {
+    uint32_t levels; // that packets cross: 0 where nothing is encoded
+    PacketForm form;
+    double sent_bytes; // of a share's packet
+} BundlePackets;
+
+static BundlePackets bundle_packets(const Spec *spec, double share_bytes, BundleWay way)
 {
-    *cost = (BundleCost){0};
-    double held_bytes = share_bytes;
-    for (uint32_t l = 0; l < spec->cluster.level_count && share_bytes > 0; l++) {
-        double peers = spec->cluster.levels[l].count - 1.0, bytes = held_bytes * peers;
-        held_bytes *= peers + 1;
-        if (l < first)
-            continue;
-        cost->bytes[l] = bytes;
-        cost->step_s[l] = cost_group_s(spec, GROUP_GATHER, l, bytes, peers);
-        add_port_bytes(spec, l, bytes, cost->port_s);
-    }
+    const Coding *coding = &spec->plan.dense;
+    Packing packing = way == BUNDLE_GATHER ? coding_packing(coding) : coding_gradient_packing(coding);
+    bool encodes = way == BUNDLE_GATHER ? codec_info(coding->codec)->encodes : coding->gradient != GRADIENT_DENSE;
+    uint64_t elements = (uint64_t)(share_bytes / dtype_bytes(spec->model.dtype));
+    return (BundlePackets){.levels = encodes ? coding_levels(coding, spec->cluster.level_count) : 0,
+                           .form = packing.form,
+                           .sent_bytes = (double)packing_bytes(packing, elements, spec->model.dtype)};
 }
 
-void cost_bundle(const Spec *spec, double share_bytes, BundleCost *cost)
+void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, BundleWay way, BundleCost *cost)
 {
-    cost_bundle_inside(spec, share_bytes, 0, cost);
+    BundlePackets packets = bundle_packets(spec, share_bytes, way);
+    double shares = 1, coded = 1;
+    *cost = (BundleCost){0};
+    for (uint32_t l = 0; l < spec->cluster.level_count && share_bytes > 0; l++) {
+        double peers = spec->cluster.levels[l].count - 1.0, before = shares;
+        bool packed = l < packets.levels;
+        shares *= peers + 1;
+        coded = packed ? shares : coded;
+        if (l < first)
+            continue;
+        cost->bytes[l] = (packed ? packets.sent_bytes : share_bytes) * before * peers;
+        cost->step_s[l] = cost_group_s(spec, GROUP_GATHER, l, cost->bytes[l], peers);
+        add_port_bytes(spec, l, cost->bytes[l], cost->port_s);
+        if (packed && peers > 0 && way == BUNDLE_RETURN)
+            cost->codec_s += packet_s(spec, packets.form, share_bytes * before * peers, share_bytes * before);
+    }
+    if (way == BUNDLE_GATHER && coded > 1 && first == 0)
+        cost->codec_s = packet_s(spec, packets.form, share_bytes, share_bytes * coded);
+}
+
+void cost_bundle(const Spec *spec, double share_bytes, BundleWay way, BundleCost *cost)
+{
+    cost_bundle_inside(spec, share_bytes, 0, way, cost);
+}
+
+// Packing and unpacking the rows of an exchange.
+static double packing_s(const LayerCost *cost, TokenWay way)
+{
+    return cost_levels_s(cost->encode_s[way]) + cost_levels_s(cost->decode_s[way]);
 }
 
 // From the layer's input to the experts, a second time.
 static double again_s(const LayerWork *layer, const LayerCost *cost)
 {
-    return layer->pre_expert_s + cost_levels_s(cost->route_s) / 2 + cost_levels_s(cost->dispatch_s);
+    return layer->pre_expert_s + cost_levels_s(cost->route_s) / 2 + cost_levels_s(cost->dispatch_s) +
+           packing_s(cost, WAY_DISPATCH);
 }
 
 // What one micro-batch's pass of a layer does in turn: it computes, then rows travel over a level.
@@ -354,19 +424,21 @@ static void exchange_in_turn(Turns *turns, double s)
 }
 
 // Rows out to the experts, over the outer levels first.
-static void go_out(Turns *turns, const LayerCost *cost, const double out_s[LEVELS_MAX])
+static void go_out(Turns *turns, const LayerCost *cost, TokenWay way, const double out_s[LEVELS_MAX])
 {
     for (uint32_t l = 0; l < LEVELS_MAX; l++) {
-        compute_in_turn(turns, cost->route_s[l] / 2);
+        compute_in_turn(turns, cost->route_s[l] / 2 + cost->encode_s[way][l]);
         exchange_in_turn(turns, out_s[l]);
+        compute_in_turn(turns, cost->decode_s[way][l]);
     }
 }
 
-static void come_back(Turns *turns, const LayerCost *cost, const double back_s[LEVELS_MAX])
+static void come_back(Turns *turns, const LayerCost *cost, TokenWay way, const double back_s[LEVELS_MAX])
 {
     for (uint32_t l = LEVELS_MAX; l-- > 0;) {
+        compute_in_turn(turns, cost->encode_s[way][l]);
         exchange_in_turn(turns, back_s[l]);
-        compute_in_turn(turns, cost->route_s[l] / 2);
+        compute_in_turn(turns, cost->decode_s[way][l] + cost->route_s[l] / 2);
     }
 }
 
@@ -390,12 +462,15 @@ static double interleaved_s(const Workload *work, const LayerWork *layer, const 
     Turns turns = {0};
     if (!backward || work->spec->plan.recomputes) {
         compute_in_turn(&turns, layer->pre_expert_s);
-        go_out(&turns, cost, cost->dispatch_s);
+        go_out(&turns, cost, WAY_DISPATCH, cost->dispatch_s);
     }
     if (backward)
-        go_out(&turns, cost, cost->dispatch_backward_s);
+        go_out(&turns, cost, WAY_COMBINE_GRADIENT, cost->dispatch_backward_s);
     compute_in_turn(&turns, backward ? cost->expert_backward_s + cost->expert_sums_s : cost->expert_s);
-    come_back(&turns, cost, backward ? cost->combine_backward_s : cost->combine_s);
+    if (backward)
+        come_back(&turns, cost, WAY_DISPATCH_GRADIENT, cost->combine_backward_s);
+    else
+        come_back(&turns, cost, WAY_COMBINE, cost->combine_s);
     compute_in_turn(&turns, backward ? layer->pre_expert_backward_s + layer->dense_backward_s + layer->dense_sums_s
                                      : layer->dense_s);
     return abreast_s(&turns, spec_abreast(work->spec));
@@ -410,13 +485,17 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
     const double *back_s = backward ? cost->combine_backward_s : cost->combine_s;
     double count = spec_laps(work->spec).each;
     double again = backward && work->spec->plan.recomputes ? 1 : 0;
+    TokenWay out_way = backward ? WAY_COMBINE_GRADIENT : WAY_DISPATCH;
+    TokenWay back_way = backward ? WAY_DISPATCH_GRADIENT : WAY_COMBINE;
+    double packed_s = packing_s(cost, out_way) + packing_s(cost, back_way) + again * packing_s(cost, WAY_DISPATCH);
     double route_s = cost_levels_s(cost->route_s), exchange_s = cost_levels_s(out_s) + cost_levels_s(back_s);
     double own_s = backward ? layer->pre_expert_backward_s : layer->pre_expert_s, sums_s = 0, once_s = 0;
     double dense_s = backward ? layer->dense_backward_s : layer->dense_s;
     double expert_s = backward ? cost->expert_backward_s : cost->expert_s;
-    *pass = (PassCost){.before_s = route_s + cost_levels_s(out_s) + again * again_s(layer, cost),
-                       .compute_s = expert_s,
-                       .after_s = cost_levels_s(back_s) + dense_s};
+    *pass =
+        (PassCost){.before_s = route_s + cost_levels_s(out_s) + packing_s(cost, out_way) + again * again_s(layer, cost),
+                   .compute_s = expert_s,
+                   .after_s = cost_levels_s(back_s) + packing_s(cost, back_way) + dense_s};
     *(backward ? &pass->after_s : &pass->before_s) += own_s;
     if (backward) {
         pass->compute_s += cost->expert_sums_s;
@@ -427,7 +506,7 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
     pass->pre_expert_s = count * (own_s + again * layer->pre_expert_s);
     pass->exchange_s = count * (exchange_s + again * cost_levels_s(cost->dispatch_s));
     pass->expert_s = count * expert_s;
-    pass->other_s = count * (dense_s + route_s * (1 + again / 2) + sums_s) + once_s;
+    pass->other_s = count * (dense_s + route_s * (1 + again / 2) + packed_s + sums_s) + once_s;
     double one_s = pass->before_s + pass->compute_s + pass->after_s, others_s = (count - 1) * one_s;
     if (spec_abreast(work->spec) > 1) { // of what they take together, what is no computation was not hidden
         double all_s = count / spec_abreast(work->spec) * interleaved_s(work, layer, cost, backward);
@@ -437,8 +516,8 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
     pass->compute_s += others_s + (backward ? cost->expert_round_s : 0);
     pass->after_s += backward ? layer->dense_round_s : 0;
     for (uint32_t j = 0; j < LEVELS_MAX; j++) {
-        double out = backward ? cost->port_combine_s[j] + again * cost->port_dispatch_s[j] : cost->port_dispatch_s[j];
-        double back = backward ? cost->port_dispatch_s[j] : cost->port_combine_s[j];
+        double out = cost->port_exchange_s[out_way][j] + again * cost->port_exchange_s[WAY_DISPATCH][j];
+        double back = cost->port_exchange_s[back_way][j];
         // Latencies keep no port busy, but the last one before the wait is waited for.
         bool gathers = (backward ? cost->again_bytes[j] : cost->gather_bytes[j]) > 0;
         double latency_s = gathers || out_s[j] > 0 ? cost->port_latency_s[j] : 0;
@@ -488,10 +567,11 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     const LayerWork *layer = &work->layers[index];
     *cost = (LayerCost){0};
     if (spec->plan.pass == PASS_TRAINING)
-        cost_bundle(spec, layer->dense_share_bytes, &cost->dense);
-    cost->dense_return = cost->dense;
+        cost_bundle(spec, layer->dense_share_bytes, BUNDLE_GATHER, &cost->dense);
+    if (spec->plan.pass == PASS_TRAINING)
+        cost_bundle(spec, layer->dense_share_bytes, BUNDLE_RETURN, &cost->dense_return);
     if (spec->plan.pass == PASS_TRAINING && spec->plan.regather_dense)
-        cost_bundle_inside(spec, layer->dense_share_bytes, spec->plan.dense_levels, &cost->dense_again);
+        cost_bundle_inside(spec, layer->dense_share_bytes, spec->plan.dense_levels, BUNDLE_GATHER, &cost->dense_again);
     if (workload_returns_dense_each_lap(spec)) {
         uint32_t counts[LEVELS_MAX] = {0};
         for (uint32_t l = 0; l < spec->cluster.level_count; l++)
@@ -512,8 +592,9 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     }
     cost_experts(work, layer, config, dispatch, held, cost);
     double coded = config_coded_shards(spec, config);
-    if (coded > 1 && codec_info(spec->plan.codec)->encodes)
-        cost->codec_s = packet_s(spec, spec_packing(spec).form, layer->expert_bytes, coded * layer->expert_bytes);
+    if (coded > 1 && codec_info(spec->plan.experts.codec)->encodes)
+        cost->codec_s =
+            packet_s(spec, coding_packing(&spec->plan.experts).form, layer->expert_bytes, coded * layer->expert_bytes);
     cost->again_s += config->regather && config->once < spec_coded_levels(spec) ? cost->codec_s : 0;
     if (spec->plan.pass == PASS_FORWARD)
         return;

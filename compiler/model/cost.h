@@ -15,15 +15,19 @@ typedef struct {
 
 bool config_equal(const Config *a, const Config *b);
 
-// A bundle of which every GPU owns a share, one way: gathered outermost level first, or its gradient returned.
+// A bundle of which every GPU owns a share, one way.
 typedef struct {
     double step_s[LEVELS_MAX], bytes[LEVELS_MAX];
     double port_s[LEVELS_MAX]; // busy time of the port of level j, summed over the levels
+    double codec_s;            // encoding and decoding
 } BundleCost;
 
-void cost_bundle(const Spec *spec, double share_bytes, BundleCost *cost);
-// Of that what levels from `first` inwards take.
-void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, BundleCost *cost);
+// Gathered outermost level first, or its gradient returned the other way.
+typedef enum { BUNDLE_GATHER, BUNDLE_RETURN } BundleWay;
+
+void cost_bundle(const Spec *spec, double share_bytes, BundleWay way, BundleCost *cost);
+// Of that what levels from `first` inwards take, which packets do not cross unless it is 0.
+void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, BundleWay way, BundleCost *cost);
 
 // What one layer costs under a configuration; of a layer without experts its dense weights alone.
 typedef struct {
@@ -32,16 +36,18 @@ typedef struct {
     double gather_s[LEVELS_MAX], reduce_s[LEVELS_MAX];
     double route_s[LEVELS_MAX]; // moving rows in and out of send buffers
     double expert_s, expert_backward_s;
-    double send_rows[LEVELS_MAX];                                // expected rows a GPU sends to others, one way
-    double payload_bytes[LEVELS_MAX], routing_bytes[LEVELS_MAX]; // of one dispatch; a combine carries the payload
-    double padding_bytes[LEVELS_MAX];                            // of the payload, what is expected to be no row
+    double send_rows[LEVELS_MAX]; // expected rows a GPU sends to others, one way
+    // Rows of one exchange, as large as they travel, and of that what is expected to be no row.
+    double payload_bytes[TOKEN_WAYS][LEVELS_MAX], padding_bytes[TOKEN_WAYS][LEVELS_MAX];
+    double routing_bytes[LEVELS_MAX]; // of one dispatch, besides
+    // Packing rows for an exchange and unpacking them after it; on the way out once, at the first and the last level.
+    double encode_s[TOKEN_WAYS][LEVELS_MAX], decode_s[TOKEN_WAYS][LEVELS_MAX];
     // Besides gradients of rows: their counts on the way out, and those of gate weights on the way back.
     double counts_bytes[LEVELS_MAX], weights_bytes[LEVELS_MAX];
     double busiest[LEVELS_MAX]; // bytes of the busiest GPU over those, which are averages
     double gather_bytes[LEVELS_MAX], reduce_bytes[LEVELS_MAX];
     // Busy time of the port of level j by everything that passes it, summed over the levels.
-    double port_dispatch_s[LEVELS_MAX], port_combine_s[LEVELS_MAX], port_gather_s[LEVELS_MAX],
-        port_reduce_s[LEVELS_MAX];
+    double port_exchange_s[TOKEN_WAYS][LEVELS_MAX], port_gather_s[LEVELS_MAX], port_reduce_s[LEVELS_MAX];
     double port_latency_s[LEVELS_MAX]; // of what passes the port of level j last before experts are computed
     double expert_sums_s;              // several micro-batches: adding up gradients of held experts, of one of them
     double expert_round_s;             // and what is done once: clearing, and rounding the sum

@@ -70,8 +70,8 @@ Clock clock_begin(const Workload *work)
     if (work->spec->plan.pass == PASS_FORWARD)
         return clock;
     BundleCost embedding;
-    cost_bundle(work->spec, work->embedding_share_bytes, &embedding);
-    clock.at_s[CLOCK_CHAIN] = clock.at_s[CLOCK_QUEUE] = cost_levels_s(embedding.step_s);
+    cost_bundle(work->spec, work->embedding_share_bytes, BUNDLE_GATHER, &embedding);
+    clock.at_s[CLOCK_CHAIN] = clock.at_s[CLOCK_QUEUE] = cost_levels_s(embedding.step_s) + embedding.codec_s;
     clock.at_s[CLOCK_OUTER] = outer_levels_s(work->spec, embedding.step_s);
     for (uint32_t j = 0; j < LEVELS_MAX; j++)
         clock.at_s[CLOCK_PORT + j] = embedding.port_s[j];
@@ -180,7 +180,8 @@ static void await_dense(const Workload *work, const ClockedLayer *of, const Bund
                         IterationCost *out)
 {
     double ready_s = at_s[CLOCK_CHAIN];
-    const Gathering gathering = {outer_levels_s(work->spec, dense->step_s), inner_levels_s(work->spec, dense->step_s),
+    const Gathering gathering = {outer_levels_s(work->spec, dense->step_s),
+                                 inner_levels_s(work->spec, dense->step_s) + dense->codec_s,
                                  dense_outer_window(work, of->prefetch), dense_window(work, of->prefetch)};
     advance_queue(work->spec, at_s, &gathering);
     at_s[CLOCK_CHAIN] = fmax(at_s[CLOCK_CHAIN], at_s[CLOCK_QUEUE]);
@@ -207,9 +208,10 @@ static void return_dense(const Workload *work, const ClockedLayer *of, double *a
 {
     const BundleCost *dense = of->last ? &of->cost->dense_return : &of->cost->dense_lap_return;
     at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], at_s[CLOCK_CHAIN]);
-    advance_returns(
-        work->spec, at_s,
-        &(Returning){.step_s = dense->step_s, .port_s = dense->port_s, .more_s = of->cost->dense_lap_sums_s});
+    advance_returns(work->spec, at_s,
+                    &(Returning){.step_s = dense->step_s,
+                                 .port_s = dense->port_s,
+                                 .more_s = dense->codec_s + of->cost->dense_lap_sums_s});
 }
 
 static bool shares_dense(const Workload *work)
@@ -326,11 +328,12 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     note_spent(&pass, start_s - ready_s, out);
 }
 
-static void add_bundle_traffic(const BundleCost *cost, uint32_t levels, Traffic traffic[LEVELS_MAX])
+static void add_bundle_traffic(const BundleCost *gathered, const BundleCost *returned, uint32_t levels,
+                               Traffic traffic[LEVELS_MAX])
 {
     for (uint32_t l = 0; l < levels; l++) {
-        traffic[l].dense_gather_bytes += cost->bytes[l];
-        traffic[l].dense_reduce_bytes += cost->bytes[l];
+        traffic[l].dense_gather_bytes += gathered->bytes[l];
+        traffic[l].dense_reduce_bytes += returned->bytes[l];
     }
 }
 
@@ -349,10 +352,11 @@ static double laps_before_last(const Spec *spec)
 // is.
 static double embedding_return_s(const Workload *work, Traffic traffic[LEVELS_MAX])
 {
-    BundleCost embedding;
-    cost_bundle(work->spec, work->embedding_share_bytes, &embedding);
-    add_bundle_traffic(&embedding, work->spec->cluster.level_count, traffic);
-    return cost_levels_s(embedding.step_s);
+    BundleCost gathered, returned;
+    cost_bundle(work->spec, work->embedding_share_bytes, BUNDLE_GATHER, &gathered);
+    cost_bundle(work->spec, work->embedding_share_bytes, BUNDLE_RETURN, &returned);
+    add_bundle_traffic(&gathered, &returned, work->spec->cluster.level_count, traffic);
+    return cost_levels_s(returned.step_s) + returned.codec_s;
 }
 
 // The norm of the gradient, where it is limited: one pass over what a GPU owns, one number summed over all GPUs.
@@ -378,21 +382,28 @@ double iteration_tail_s(const Workload *work)
     return embedding_return_s(work, traffic) + norm_s(work, traffic) + work->optimizer_s;
 }
 
+// Of a micro-batch, over all exchanges at a level.
+static double sent_bytes(const double of[TOKEN_WAYS][LEVELS_MAX], uint32_t level, bool training, double again)
+{
+    double gradients = of[WAY_DISPATCH_GRADIENT][level] + of[WAY_COMBINE_GRADIENT][level];
+    return of[WAY_DISPATCH][level] + of[WAY_COMBINE][level] + (training ? gradients : 0) +
+           again * of[WAY_DISPATCH][level];
+}
+
 static void add_traffic(const Workload *work, uint32_t layer, const LayerCost *cost, Traffic traffic[LEVELS_MAX])
 {
     bool training = work->spec->plan.pass == PASS_TRAINING;
     uint32_t levels = work->spec->cluster.level_count;
     double count = work->spec->plan.micro_batches, again = work->spec->plan.recomputes ? 1 : 0;
-    double exchanges = count * ((training ? 4 : 2) + again);
-    add_bundle_traffic(&cost->dense, levels, traffic);
+    add_bundle_traffic(&cost->dense, &cost->dense_return, levels, traffic);
     double gathers = gathers_again(work->spec), returns = laps_before_last(work->spec);
     for (uint32_t l = 0; l < levels; l++) {
         traffic[l].dense_gather_bytes += gathers * cost->dense_again.bytes[l];
         traffic[l].dense_reduce_bytes += returns * cost->dense_lap_return.bytes[l];
     }
     for (uint32_t l = 0; l < levels && work->layers[layer].is_moe; l++) {
-        traffic[l].exchange_bytes += exchanges * cost->payload_bytes[l];
-        traffic[l].padding_bytes += exchanges * cost->padding_bytes[l];
+        traffic[l].exchange_bytes += count * sent_bytes(cost->payload_bytes, l, training, again);
+        traffic[l].padding_bytes += count * sent_bytes(cost->padding_bytes, l, training, again);
         traffic[l].routing_bytes += count * (1 + again) * cost->routing_bytes[l];
         if (training)
             traffic[l].routing_bytes += count * (cost->counts_bytes[l] + cost->weights_bytes[l]);

@@ -246,12 +246,23 @@ static void classify(Workload *work)
     }
 }
 
+// What travels of token rows.
+static void derive_rows(const Spec *spec, LayerWork *layer)
+{
+    const SpecModel *model = &spec->model;
+    for (uint32_t way = 0; way < TOKEN_WAYS; way++)
+        layer->packed_share[way] =
+            model->abstract
+                ? 1
+                : (double)token_row_bytes(spec->plan.tokens[way], model->hidden, model->dtype) / layer->row_bytes;
+}
+
 // What travels of experts and of their gradients: whole packets, or volumes over the ratio.
 static void derive_packets(const Spec *spec, LayerWork *layer)
 {
     const SpecPlan *plan = &spec->plan;
-    bool encodes = codec_info(plan->codec)->encodes, returns = plan->gradient != GRADIENT_DENSE;
-    Packing sent = spec_packing(spec), returned = spec_gradient_packing(spec);
+    bool encodes = codec_info(plan->experts.codec)->encodes, returns = plan->experts.gradient != GRADIENT_DENSE;
+    Packing sent = coding_packing(&spec->plan.experts), returned = coding_gradient_packing(&spec->plan.experts);
     layer->sent_bytes = layer->expert_bytes / (encodes ? packing_ratio(sent, spec->model.dtype) : 1);
     layer->returned_bytes = layer->expert_bytes / (returns ? packing_ratio(returned, spec->model.dtype) : 1);
     if (spec->model.abstract || !layer->is_moe)
@@ -263,7 +274,7 @@ static void derive_packets(const Spec *spec, LayerWork *layer)
         layer->sent_bytes = (double)rows * (double)packing_bytes(sent, cols, dims.dtype);
     if (returns)
         layer->returned_bytes = (double)rows * (double)packing_bytes(returned, cols, dims.dtype);
-    if (codec_info(plan->codec)->has_mean && plan->shared_every > 0)
+    if (codec_info(plan->experts.codec)->has_mean && plan->shared_every > 0)
         layer->mean_bytes = (double)model_expert_elements(&dims) * dtype_bytes(dims.dtype);
 }
 
@@ -303,6 +314,7 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
             derive_executed(spec, k, layer);
         if (model->times)
             take_measured(spec, k, layer);
+        derive_rows(spec, layer);
         derive_packets(spec, layer);
         work->moe_count += layer->is_moe;
         work->owned_gradient_bytes += layer->expert_bytes;

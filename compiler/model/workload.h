@@ -28,6 +28,8 @@ typedef struct {
     double row_bytes;         // bytes of a hidden vector; 0 for abstract workloads
     double expert_scale;      // time of the experts over that of their FLOPs: 1 unless measured
     double expert_backward_scale;
+    // What a row takes as it travels, over `row_bytes`: 1 where it is not packed.
+    double packed_share[TOKEN_WAYS];
     Popularity *routing; // NULL: uniform
 } LayerWork;
 

@@ -279,11 +279,12 @@ static void advise_requests(Advising *a)
     if (a->work->spec->plan.once_dense == ONCE_DENSE_ALL && fits(a, &freely))
         diag_help(a->diag, "gathering dense weights again for the backward pass helps: 'once_dense = auto' fits");
     freely = *a->work->spec;
-    freely.plan.codec = CODEC_DENSE;
-    freely.plan.whole_levels = freely.plan.gradient == GRADIENT_DENSE ? 0 : freely.plan.whole_levels;
-    freely.plan.ratio = 1;
+    freely.plan.experts.codec = CODEC_DENSE;
+    freely.plan.experts.whole_levels =
+        freely.plan.experts.gradient == GRADIENT_DENSE ? 0 : freely.plan.experts.whole_levels;
+    freely.plan.experts.ratio = 1;
     a->tried = 0;
-    if (codec_info(a->work->spec->plan.codec)->remembers && fits(a, &freely))
+    if (codec_info(a->work->spec->plan.experts.codec)->remembers && fits(a, &freely))
         diag_help(a->diag, "without what the codec remembers a plan fits: 'codec = dense'");
 }
 

@@ -167,12 +167,13 @@ static void formulate_outer(Formulation *f, int queue, bool backward)
 }
 
 // What a layer's dense weights take one way, in time units; all 0 where every GPU has them whole.
-static BundleCost dense_cost(const Formulation *f, uint32_t layer, bool again)
+static BundleCost dense_cost(const Formulation *f, uint32_t layer, bool again, BundleWay way)
 {
     BundleCost cost = {0};
     const Spec *spec = f->work->spec;
     if (spec->plan.pass == PASS_TRAINING)
-        cost_bundle_inside(spec, f->work->layers[layer].dense_share_bytes, again ? spec->plan.dense_levels : 0, &cost);
+        cost_bundle_inside(spec, f->work->layers[layer].dense_share_bytes, again ? spec->plan.dense_levels : 0, way,
+                           &cost);
     return cost;
 }
 
@@ -229,8 +230,8 @@ static void formulate_dense(Formulation *f, uint32_t layer, bool backward)
     if (work->spec->plan.pass == PASS_FORWARD || work->dense_bytes <= 0 ||
         (backward && !work->spec->plan.regather_dense))
         return;
-    BundleCost dense = dense_cost(f, layer, backward);
-    double gather = inner_levels_s(work->spec, dense.step_s) / f->unit_s;
+    BundleCost dense = dense_cost(f, layer, backward, BUNDLE_GATHER);
+    double gather = (inner_levels_s(work->spec, dense.step_s) + dense.codec_s) / f->unit_s;
     const char *pass = backward ? "back_dense_" : "dense_";
     char name[LP_NAME_MAX];
     snprintf(name, sizeof(name), "%squeue", pass);
@@ -264,8 +265,8 @@ static void formulate_dense_return(Formulation *f, uint32_t layer)
     if (f->work->dense_bytes <= 0)
         return;
     const Spec *spec = f->work->spec;
-    BundleCost dense = dense_cost(f, layer, false);
-    double home = inner_levels_s(spec, dense.step_s) / f->unit_s;
+    BundleCost dense = dense_cost(f, layer, false, BUNDLE_RETURN);
+    double home = (inner_levels_s(spec, dense.step_s) + dense.codec_s) / f->unit_s;
     int returned = add_time(f, "dense_returned"), outer = returned;
     row_after(f, "dense_return", returned, f->end, NO_TERM, home);
     if (f->returned >= 0)

@@ -21,12 +21,14 @@ static bool keeps_between(const Cluster *cluster, uint32_t levels)
     return levels > 0 && wide >> (levels - 1) & 1 && wide >> levels;
 }
 
+// What packets bring is kept: of dense weights that are encoded levels inside those alone may be gathered again.
 static size_t list_dense(const Spec *spec, bool interleaves, bool recomputes, Frugality *out)
 {
-    size_t count = 0;
+    const Coding *dense = &spec->plan.dense;
+    size_t count = 0, least = coding_encodes(dense) ? coding_levels(dense, spec->cluster.level_count) : 0;
     if (spec->plan.once_dense != ONCE_DENSE_NONE)
         out[count++] = (Frugality){.recomputes = recomputes, .interleaves = interleaves};
-    for (uint32_t levels = spec->cluster.level_count; levels-- > 0;)
+    for (uint32_t levels = spec->cluster.level_count; levels-- > least;)
         if (spec->plan.once_dense != ONCE_DENSE_ALL && (levels == 0 || keeps_between(&spec->cluster, levels)) &&
             (levels == 0 || spec->plan.once_dense == ONCE_DENSE_AUTO))
             out[count++] = (Frugality){true, recomputes, interleaves, levels};

@@ -2,6 +2,7 @@
 // checks the answer against the cost model and the lowering.
 #include "compiler/solve/planner.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -394,10 +395,13 @@ static double round_up(double bytes)
 static void report_too_big(const Choosing *c, const Candidate *smallest, const char *subject, Diag *diag)
 {
     const Spec *spec = c->work->spec;
-    char need[FORMAT_MAX], have[FORMAT_MAX], missing[FORMAT_MAX], config[256];
+    char need[FORMAT_MAX], have[FORMAT_MAX], missing[FORMAT_MAX], config[256], lap[FORMAT_MAX] = "";
     double memory = spec->cluster.device.memory_bytes;
-    diag_error(diag, spec->memory_span, "%s: %s needs %s per GPU, the device has %s (%s missing)", subject,
-               config_format(&spec->cluster, &smallest->config, config, sizeof(config)),
+    c->solution->missing_bytes = smallest->memory_bytes - memory;
+    if (spec->plan.lap > 0)
+        snprintf(lap, sizeof(lap), " in laps of %" PRIu32, spec->plan.lap);
+    diag_error(diag, spec->memory_span, "%s: %s%s needs %s per GPU, the device has %s (%s missing)", subject,
+               config_format(&spec->cluster, &smallest->config, config, sizeof(config)), lap,
                format_bytes(need, round_up(smallest->memory_bytes)), format_bytes(have, memory),
                format_bytes(missing, smallest->memory_bytes - memory));
     if (c->options->advise)

@@ -32,10 +32,11 @@ typedef struct {
     const char *solver;
     SolveStatus status;
     double objective_s, bound_s, gap, solve_s;
-    bool memory_binds; // it excludes mixes that might be faster
-    bool broken;       // our mistake: the choice does not cost what the search said
-    bool timed_out;    // the time limit struck: another run may end elsewhere
-    bool ranked;       // the simulation preferred this to the optimum of the model
+    bool memory_binds;    // it excludes mixes that might be faster
+    bool broken;          // our mistake: the choice does not cost what the search said
+    bool timed_out;       // the time limit struck: another run may end elsewhere
+    bool ranked;          // the simulation preferred this to the optimum of the model
+    double missing_bytes; // where nothing fits: what the smallest choice takes beyond the device's memory
 } Solution;
 
 typedef struct {

@@ -140,30 +140,26 @@ bool spec_owns_whole_experts(const Spec *spec)
     return spec->model.experts % share_gpus(&spec->cluster, spec->replica_levels) == 0;
 }
 
-Packing spec_packing(const Spec *spec)
-{
-    return codec_packing(spec->plan.codec, spec->plan.ratio);
-}
-
-Packing spec_gradient_packing(const Spec *spec)
-{
-    return gradient_packing(spec->plan.gradient, spec->plan.gradient_ratio);
-}
-
 uint32_t spec_coded_levels(const Spec *spec)
 {
-    return spec->cluster.level_count - spec->plan.whole_levels;
+    return coding_levels(&spec->plan.experts, spec->cluster.level_count);
 }
 
 bool spec_needs_whole_experts(const Spec *spec)
 {
-    return !spec->model.abstract && (int)spec->plan.codec != CODEC_AUTO && codec_info(spec->plan.codec)->has_mean;
+    return !spec->model.abstract && (int)spec->plan.experts.codec != CODEC_AUTO &&
+           codec_info(spec->plan.experts.codec)->has_mean;
 }
 
 bool spec_encodes_experts(const Spec *spec)
 {
-    bool weights = (int)spec->plan.codec != CODEC_AUTO && codec_info(spec->plan.codec)->encodes;
-    return !spec->model.abstract && (weights || spec->plan.gradient != GRADIENT_DENSE);
+    bool weights = (int)spec->plan.experts.codec != CODEC_AUTO && codec_info(spec->plan.experts.codec)->encodes;
+    return !spec->model.abstract && (weights || spec->plan.experts.gradient != GRADIENT_DENSE);
+}
+
+bool spec_encodes(const Spec *spec)
+{
+    return spec_encodes_experts(spec) || coding_encodes(&spec->plan.dense);
 }
 
 bool spec_domain_is_valid(const Spec *spec, const uint32_t domain[LEVELS_MAX])
@@ -227,7 +223,7 @@ uint32_t spec_abreast(const Spec *spec)
 uint32_t spec_outer_levels(const Spec *spec)
 {
     uint32_t wide = cluster_wide_levels(&spec->cluster), outermost = 1;
-    if (spec->plan.pass != PASS_TRAINING || spec->model.abstract || spec_encodes_experts(spec))
+    if (spec->plan.pass != PASS_TRAINING || spec->model.abstract || spec_encodes(spec))
         return 0;
     while (wide && !(wide >> (outermost - 1) & 1))
         outermost++;

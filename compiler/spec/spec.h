@@ -91,23 +91,22 @@ typedef struct {
     uint32_t domain[LEVELS_MAX]; // for DOMAIN_FORCED: spec_least_domain of those named
     uint32_t forced_count;       // runs of layers with their own; of layers in several the last counts
     ForcedRun *forced;
-    Codec codec;
-    double ratio;          // 1 where packets have none
-    uint32_t shared_every; // of sr, 0: without a shared expert
-    GradientReturn gradient;
-    uint32_t whole_levels;  // innermost levels inside which experts and gradients travel as they are
-    double gradient_ratio;  // 1 where packets have none
-    double capacity;        // 0: nothing is dropped
-    OnceDense once_dense;   // as requested
-    bool regather_dense;    // what is planned with: of ONCE_DENSE_AUTO one after the other,
-    uint32_t dense_levels;  // with so many outermost levels whose gathered shares are kept all the same
-    uint32_t micro_batches; // of an iteration
-    uint32_t lap_request;   // micro-batches of a lap, as requested; 0: the planner's choice
-    uint32_t lap;           // what is planned with; 0: all micro-batches
-    Recompute recompute;    // as requested
-    bool recomputes;        // what is planned with: of RECOMPUTE_AUTO one after the other
-    Interleave interleave;  // as requested
-    bool interleaves;       // what is planned with, where a lap allows it (spec_abreast)
+    Coding experts, dense;     // how both travel; of experts the codec may be CODEC_AUTO
+    uint32_t shared_every;     // of sr, 0: without a shared expert
+    uint32_t whole_iterations; // so many first iterations in which packets hold whole values
+    double capacity;           // 0: nothing is dropped
+    OnceDense once_dense;      // as requested
+    bool regather_dense;       // what is planned with: of ONCE_DENSE_AUTO one after the other,
+    uint32_t dense_levels;     // with so many outermost levels whose gathered shares are kept all the same
+    uint32_t micro_batches;    // of an iteration
+    uint32_t lap_request;      // micro-batches of a lap, as requested; 0: the planner's choice
+    uint32_t lap;              // what is planned with; 0: all micro-batches
+    Recompute recompute;       // as requested
+    bool recomputes;           // what is planned with: of RECOMPUTE_AUTO one after the other
+    Interleave interleave;     // as requested
+    bool interleaves;          // what is planned with, where a lap allows it (spec_abreast)
+    // In what rows travel: what `tokens` says of all ways, and what that comes to; of a forward pass gradients in none.
+    TokenFormat tokens_all, tokens[TOKEN_WAYS];
     Span span, domain_span, codec_span, capacity_span;
 } SpecPlan;
 
@@ -128,10 +127,6 @@ typedef struct {
 // 0 if there are none, and in training, where every expert has one owner.
 uint32_t spec_replica_levels(const Cluster *cluster, Pass pass, uint64_t experts);
 
-// How experts, and gradients on their way home, become packets, where they do.
-Packing spec_packing(const Spec *spec);
-Packing spec_gradient_packing(const Spec *spec);
-
 // Does every GPU own whole experts, not parts of some?
 bool spec_owns_whole_experts(const Spec *spec);
 uint32_t spec_coded_levels(const Spec *spec); // outermost levels that packets cross, where there are any
@@ -140,6 +135,8 @@ uint32_t spec_coded_levels(const Spec *spec); // outermost levels that packets c
 bool spec_needs_whole_experts(const Spec *spec);
 // Are weights or gradients of experts encoded? With `auto` they are where they can be.
 bool spec_encodes_experts(const Spec *spec);
+// Are weights or gradients of any bundle?
+bool spec_encodes(const Spec *spec);
 // Do the places that the sizes make divide the experts? Sizes divide their levels' counts.
 bool spec_domain_is_valid(const Spec *spec, const uint32_t domain[LEVELS_MAX]);
 // The valid sizes that gather least, among them those with the largest sizes outermost; where `domain` is not 0 its

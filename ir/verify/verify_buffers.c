@@ -26,9 +26,22 @@ static bool shares_match(const Plan *plan, const Step *step, const Buffer *buffe
     if (!choice)
         return false;
     ExpertShares shares = plan_expert_shares(plan, choice->domain);
-    uint64_t members = step->op == OP_DECODE ? plan_coded_members(plan, choice->domain) : shares.members;
     return buffer->dtype == model_expert_dtype(&plan->model) && buffer->cols == shares.cols &&
-           buffer->rows == shares.rows * (held ? members : 1);
+           buffer->rows == shares.rows * (held ? shares.members : 1);
+}
+
+// Rows as activations are; or packed, in one of the plan's formats, where a step moves them and nothing else. Which of
+// these is for verify_flow_rows.c.
+static bool rows_match(const Plan *plan, const Step *step, const Buffer *buffer)
+{
+    const ModelDims *dims = &plan->model;
+    bool packed = false;
+    for (uint32_t way = 0; way < TOKEN_WAYS; way++)
+        packed |= plan->tokens[way] != TOKENS_FULL &&
+                  buffer->cols == token_row_bytes(plan->tokens[way], dims->hidden, dims->dtype);
+    if (buffer->dtype == DTYPE_U8)
+        return packed && plan_moves_rows(step->op);
+    return buffer->dtype == dims->dtype && buffer->cols == dims->hidden;
 }
 
 static bool contents_match(const Plan *plan, const Step *step, Contents contents, const Buffer *buffer)
@@ -38,7 +51,7 @@ static bool contents_match(const Plan *plan, const Step *step, Contents contents
     case CONTENTS_ANYTHING:
         return true;
     case CONTENTS_HIDDEN:
-        return buffer->dtype == dims->dtype && buffer->cols == dims->hidden;
+        return rows_match(plan, step, buffer);
     case CONTENTS_RECORDS:
         return buffer->dtype == DTYPE_I32 && buffer->cols >= 2 && buffer->cols % 2 == 0;
     case CONTENTS_COUNTS:
@@ -85,6 +98,28 @@ static void verify_gathered_shape(Verifier *verifier, uint32_t index, const Buff
     }
 }
 
+// What moves rows leaves them as they are: all of its rows are as large.
+static void verify_moved_rows(Verifier *verifier, uint32_t index)
+{
+    const Plan *plan = verifier->plan;
+    const Step *step = &plan->steps[index];
+    const OpInfo *info = step_info(step);
+    const Buffer *first = NULL;
+    for (uint32_t k = 0; k < info->operand_count && plan_moves_rows(step->op); k++) {
+        int32_t at = step_operands(plan, step)[k];
+        if (at == NONE || info->operands[k].contents != CONTENTS_HIDDEN)
+            continue;
+        const Buffer *buffer = &plan->buffers[at];
+        if (first && (buffer->dtype != first->dtype || buffer->cols != first->cols))
+            verify_fail(verifier, PROPERTY_OPERANDS, index,
+                        "rows of '%s' (%s %" PRIu64 " x %" PRIu64 ") are not those of '%s' (%s %" PRIu64 " x %" PRIu64
+                        "), which it moves",
+                        buffer->name, dtype_name(buffer->dtype), buffer->rows, buffer->cols, first->name,
+                        dtype_name(first->dtype), first->rows, first->cols);
+        first = first ? first : buffer;
+    }
+}
+
 static void verify_step_operands(Verifier *verifier, uint32_t index)
 {
     const Plan *plan = verifier->plan;
@@ -108,6 +143,7 @@ static void verify_step_operands(Verifier *verifier, uint32_t index)
             verify_fail(verifier, PROPERTY_OPERANDS, index, "op '%s' writes the input '%s'", info->name, buffer->name);
         }
     }
+    verify_moved_rows(verifier, index);
     if (complete && (step->op == OP_GATHER || step->op == OP_REDUCE_SCATTER))
         verify_gathered_shape(verifier, index, step_buffer(plan, step, OPERAND_shard),
                               step_buffer(plan, step, OPERAND_gathered));

@@ -55,7 +55,7 @@ static void begin(Flow *flow)
 // The mean of experts is whole again, where training began to sum it.
 static void verify_mean_end(const Flow *flow, const LayerFlow *layer)
 {
-    int32_t mean = layer->remembered[WEIGHT_MEAN];
+    int32_t mean = layer->remembered[WEIGHT_MEAN][0];
     if (mean == NONE)
         return;
     Value value = flow->values[mean];
@@ -90,7 +90,9 @@ void verify_flow(Verifier *verifier)
     Flow flow = {.verifier = verifier,
                  .plan = plan,
                  .values = arena_alloc_array(verifier->scratch, plan->buffer_count, sizeof(Value)),
-                 .layers = arena_alloc_array(verifier->scratch, (size_t)plan->model.layers + 1, sizeof(LayerFlow))};
+                 .layers = arena_alloc_array(verifier->scratch, (size_t)plan->model.layers + 1, sizeof(LayerFlow)),
+                 .ways = arena_alloc_array(verifier->scratch, (size_t)plan->buffer_count + 1, sizeof(int8_t))};
+    plan_packed_ways(plan, flow.ways);
     begin(&flow);
     for (flow.step = 0; flow.step < plan->step_count; flow.step++)
         flow_step(&flow);

@@ -63,14 +63,15 @@ typedef struct {
     uint32_t levels; // one bit each: crossed by the rows, gathered by weights, summed over by gradients; of `PARTS`,
                      // the parts (DensePart)
     int32_t from;    // the step that counted or ordered rows, the buffer of weights
+    bool packed;     // rows in the format of the exchange that carries them
 } Value;
 
 // What a layer's way out laid down for the way back.
 typedef struct {
     int32_t route[LEVELS_MAX], dispatch[LEVELS_MAX];
-    int32_t weights[WEIGHT_KINDS];                 // buffers
-    int32_t remembered[WEIGHT_ERROR + LEVELS_MAX]; // by codecs; errors are one per level
-    uint32_t exchanged, gathered;                  // levels, of the choice
+    int32_t weights[WEIGHT_KINDS];                // buffers
+    int32_t remembered[WEIGHT_KINDS][LEVELS_MAX]; // by codecs; errors are one per level, others the first
+    uint32_t exchanged, gathered;                 // levels, of the choice
 } LayerFlow;
 
 typedef struct {
@@ -84,6 +85,7 @@ typedef struct {
     uint32_t all;            // levels with several workers
     uint32_t shared;         // levels that dense weights are gathered over
     const WeightKind *kinds; // [buffers]: which weights they hold, see bundle_kinds
+    int8_t *ways;            // [buffers]: of plan_packed_ways
     int32_t weight_count;
 } Flow;
 
@@ -92,6 +94,7 @@ typedef struct {
 Value value_plain(Holding holds, int32_t layer);
 Value value_staged(Holding holds, int32_t layer, uint32_t levels);
 Value value_split(Holding holds, int32_t layer, uint32_t levels, int32_t from);
+Value value_packed(Value value, bool packed);
 
 // Of the step that is looked at: the buffer of an operand, NONE without it, and what it holds.
 int32_t flow_operand(const Flow *flow, Operand operand);
@@ -105,6 +108,8 @@ void flow_take_none(const Flow *flow, Operand operand);
 void flow_take_tokens(const Flow *flow);
 // One buffer is the layer's weights of the operand's kind throughout, and was not updated yet. Returns it.
 int32_t flow_take_weights(Flow *flow, Operand weights);
+// What is known as the weights of a kind; of the first step that uses them those that the operand holds.
+int32_t flow_note_weights(Flow *flow, Operand weights, WeightKind kind);
 void flow_give(Flow *flow, Operand operand, Value value);
 // Levels that the weights of an operand were gathered over.
 uint32_t flow_gathered(const Flow *flow, Operand weights);
@@ -112,6 +117,8 @@ uint32_t flow_gathered(const Flow *flow, Operand weights);
 Value flow_whole_gradient(int32_t layer, uint32_t levels, int32_t weights);
 // A part of the gradient of the layer's dense weights, which the step reads, is written; with the last one it is whole.
 void flow_give_part(Flow *flow, DensePart part);
+// Which weights a step carries: those that the buffer of the operand holds, or was made of.
+WeightKind flow_carried(const Flow *flow, Operand operand);
 
 // ---- ops -----------------------------------------------------------------------------------------
 

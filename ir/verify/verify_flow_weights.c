@@ -1,25 +1,22 @@
 // The way of the weights in the verifier's walk: shares to those who gather them, gradients back to their owners and
 // their norm, and one update of everything. See verify_flow.h.
+#include "ir/codec.h"
 #include "ir/verify/verify_flow.h"
-
-// Which weights the step carries: those that the buffer of the operand holds, or was made of.
-static WeightKind carried_kind(const Flow *flow, Operand operand)
-{
-    int32_t buffer = flow_operand(flow, operand);
-    WeightKind kind = buffer == NONE ? WEIGHT_NONE : flow->kinds[buffer];
-    return kind == WEIGHT_DENSE || kind == WEIGHT_EMBEDDING ? kind : WEIGHT_EXPERTS;
-}
 
 void flow_gather(Flow *flow)
 {
     int32_t k = flow->layer;
     uint32_t level = flow->level;
     Value shard = flow_value(flow, OPERAND_shard);
-    int32_t *weights = &flow_layer(flow)->weights[carried_kind(flow, OPERAND_shard)];
+    int32_t *weights = &flow_layer(flow)->weights[flow_carried(flow, OPERAND_shard)];
     if (shard.holds == HOLDS_WEIGHT && *weights == NONE)
         *weights = shard.from;
     Holding holds = shard.holds == HOLDS_PACKET ? HOLDS_PACKET : HOLDS_WEIGHT;
     flow_take(flow, OPERAND_shard, value_split(holds, k, shard.levels, *weights));
+    const Coding *dense = &flow->plan->dense; // of experts claims say so
+    bool packed = codec_info(dense->codec)->encodes && level < coding_levels(dense, flow->plan->cluster.level_count);
+    if (packed && holds != HOLDS_PACKET && flow_carried(flow, OPERAND_shard) != WEIGHT_EXPERTS)
+        verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "dense weights cross this level whole, not as packets");
     if (shard.levels >> level)
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "this level, or one inside it, was gathered before");
     flow_give(flow, OPERAND_gathered, value_split(holds, k, shard.levels | 1u << level, *weights));
@@ -30,7 +27,7 @@ void flow_reduce_scatter(Flow *flow)
     int32_t k = flow->layer;
     uint32_t level = flow->level;
     Value gathered = flow_value(flow, OPERAND_gathered);
-    int32_t weights = flow_layer(flow)->weights[carried_kind(flow, OPERAND_gathered)];
+    int32_t weights = flow_layer(flow)->weights[flow_carried(flow, OPERAND_gathered)];
     flow_take(flow, OPERAND_gathered, value_split(HOLDS_DGATHERED, k, gathered.levels, weights));
     if (flow_last_level(gathered.levels) != (int32_t)level)
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "the level is not the last that was gathered");

@@ -101,20 +101,29 @@ static void verify_return(Verifier *verifier, uint32_t dispatch, uint32_t combin
     }
 }
 
+// What a combine returns, unpacked where it travels packed.
+static int32_t returned_rows(const Plan *plan, const uint32_t *steps, uint32_t count, uint32_t combine)
+{
+    int32_t returned = operand_of(plan, combine, OPERAND_returned);
+    for (uint32_t i = 0; i < count; i++)
+        if (plan->steps[steps[i]].op == OP_DECODE_ROWS && operand_of(plan, steps[i], OPERAND_packed_rows) == returned)
+            return operand_of(plan, steps[i], OPERAND_rows);
+    return returned;
+}
+
 // Rows that leave at `dispatch` were split off by a route step before it, and what returns at
 // `combine` is put back by an unroute step after it that knows where each row came from.
 static void verify_routing(Verifier *verifier, const uint32_t *steps, uint32_t count, uint32_t dispatch,
                            uint32_t combine)
 {
     const Plan *plan = verifier->plan;
-    int32_t route = NONE, unroute = NONE;
+    int32_t route = NONE, unroute = NONE, returned = returned_rows(plan, steps, count, combine);
     for (uint32_t i = 0; i < count; i++) {
         Op op = plan->steps[steps[i]].op;
         if (op == OP_ROUTE &&
             operand_of(plan, steps[i], OPERAND_send_rows) == operand_of(plan, dispatch, OPERAND_send_rows)) {
             route = (int32_t)steps[i];
-        } else if (op == OP_UNROUTE &&
-                   operand_of(plan, steps[i], OPERAND_returned) == operand_of(plan, combine, OPERAND_returned)) {
+        } else if (op == OP_UNROUTE && operand_of(plan, steps[i], OPERAND_returned) == returned) {
             unroute = (int32_t)steps[i];
         }
     }
@@ -238,7 +247,7 @@ static uint32_t count_first_round(const Plan *plan, const Choice *choice)
 // What experts and their gradients cross a level with.
 static Op migration_op(const Plan *plan, OpShape shape, int32_t level)
 {
-    bool packets = plan->gradient != GRADIENT_DENSE && level < (int32_t)plan_coded_levels(plan);
+    bool packets = plan->experts.gradient != GRADIENT_DENSE && level < (int32_t)plan_coded_levels(plan);
     return shape == SHAPE_GATHER ? OP_GATHER : packets ? OP_RETURN_PACKETS : OP_REDUCE_SCATTER;
 }
 
@@ -246,7 +255,7 @@ static Op migration_op(const Plan *plan, OpShape shape, int32_t level)
 static bool decodes_between(const Plan *plan, const Step *before, const Step *step)
 {
     int32_t coded = (int32_t)plan_coded_levels(plan);
-    bool gathered = step->op == OP_GATHER && codec_info(plan->codec)->encodes;
+    bool gathered = step->op == OP_GATHER && codec_info(plan->experts.codec)->encodes;
     return step->op == OP_RETURN_PACKETS || (gathered && before->level < coded && step->level >= coded);
 }
 
@@ -410,6 +419,11 @@ static void verify_dense(Verifier *verifier)
                         "dense weights are shared out over all %" PRIu32 " workers of level '%.40s', and the domain"
                         " size is %" PRIu32,
                         level->count, level->name, plan->groups[step->group].domain);
+        bool packets = plan->dense.gradient != GRADIENT_DENSE &&
+                       step->level < (int32_t)coding_levels(&plan->dense, plan->cluster.level_count);
+        if (step->op != OP_GATHER && step->op != (packets ? OP_RETURN_PACKETS : OP_REDUCE_SCATTER))
+            verify_fail(verifier, PROPERTY_GATHER, i, "gradients of dense weights return as '%s' over level '%.40s'",
+                        packets ? gradient_name(plan->dense.gradient) : gradient_name(GRADIENT_DENSE), level->name);
         (step->op == OP_GATHER ? gathers : returns)[step->layer == NONE ? layers : (uint32_t)step->layer]++;
     }
     for (uint32_t k = 0; k <= layers && plan->pass == PASS_TRAINING && !plan->model.abstract; k++) {

@@ -43,7 +43,7 @@ bool verify_carries_dense(const Verifier *verifier, const Step *step)
         return false;
     int32_t sent = step_buffers(verifier->plan, step).all[0];
     WeightKind kind = sent == NONE ? WEIGHT_NONE : verifier->kinds[sent];
-    return kind == WEIGHT_DENSE || kind == WEIGHT_EMBEDDING;
+    return kind == WEIGHT_DENSE || kind == WEIGHT_EMBEDDING || kind == WEIGHT_DENSE_REPLICAS;
 }
 
 const Choice *verify_find_choice(const Plan *plan, int32_t layer)

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "ir/bundle.h"
 #include "ir/codec.h"
 #include "ir/exchange.h"
 #include "ir/verify/verify_parts.h"
@@ -14,7 +15,8 @@ typedef struct {
     uint32_t fanout, records; // record rows per token at the gate, records per row
     // Of the steps before the one that is looked at: by buffer, the last that wrote it, NONE if none did.
     int32_t *route;   // as its `origin`
-    int32_t *combine; // as what it `returned`
+    int32_t *combine; // as what it `returned`, unpacked where that travels packed
+    int32_t *packed;  // not a step: the rows that were packed into it
 } Shape;
 
 static Shape plan_shape(const Plan *plan, Arena *scratch)
@@ -24,9 +26,10 @@ static Shape plan_shape(const Plan *plan, Arena *scratch)
                    .fanout = naive ? plan->model.top_k : 1,
                    .records = naive ? 1 : plan->model.top_k,
                    .route = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*shape.route)),
-                   .combine = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*shape.combine))};
+                   .combine = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*shape.combine)),
+                   .packed = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*shape.packed))};
     for (uint32_t b = 0; b < plan->buffer_count; b++)
-        shape.route[b] = shape.combine[b] = NONE;
+        shape.route[b] = shape.combine[b] = shape.packed[b] = NONE;
     return shape;
 }
 
@@ -39,6 +42,11 @@ static void note_writers(const Plan *plan, uint32_t index, Shape *shape)
         shape->route[origin] = (int32_t)index;
     if (returned != NONE)
         shape->combine[returned] = (int32_t)index;
+    if (step->op == OP_ENCODE_ROWS)
+        shape->packed[step_buffers(plan, step).encode_rows.packed_rows] = step_buffers(plan, step).encode_rows.rows;
+    if (step->op == OP_DECODE_ROWS)
+        shape->combine[step_buffers(plan, step).decode_rows.rows] =
+            shape->combine[step_buffers(plan, step).decode_rows.packed_rows];
 }
 
 static void expect_rows(Verifier *verifier, uint32_t index, Operand operand, uint64_t rows)
@@ -200,41 +208,130 @@ static void verify_unroute(Verifier *verifier, uint32_t index, const Shape *shap
     // What was sent back is part of the same results.
     int32_t returned = step_operand(plan, &plan->steps[index], OPERAND_returned);
     int32_t combine = returned == NONE ? NONE : shape->combine[returned];
-    if (combine != NONE && step_operand(plan, &plan->steps[combine], OPERAND_results) !=
-                               step_operand(plan, &plan->steps[index], OPERAND_results))
+    int32_t sent = combine == NONE ? NONE : step_operand(plan, &plan->steps[combine], OPERAND_results);
+    if (sent != NONE && shape->packed[sent] != NONE)
+        sent = shape->packed[sent];
+    if (sent != NONE && sent != step_operand(plan, &plan->steps[index], OPERAND_results))
         verify_fail(verifier, PROPERTY_SIZES, index, "sums other results than step %" PRId32 " sent back", combine);
 }
 
-// A row of a packet is one expert's, or one share's; memories are of their kind and as large as what they are of.
-static void verify_codec_sizes(Verifier *verifier, uint32_t index)
+static void expect_shape(Verifier *verifier, uint32_t index, const Buffer *buffer, uint64_t rows, const Buffer *like)
 {
-    static const struct {
-        Operand operand, like; // as many rows as that one
-        bool gradient;
-    } packets[] = {{OPERAND_packet, OPERAND_own_experts, false}, {OPERAND_packet, OPERAND_experts, false},
-                   {OPERAND_packet, OPERAND_replicas, false},    {OPERAND_packets, OPERAND_gathered, true},
-                   {OPERAND_received, OPERAND_gathered, true},   {OPERAND_received, OPERAND_packets, true}};
-    static const Operand memories[] = {OPERAND_mean, OPERAND_sent, OPERAND_replicas, OPERAND_error};
+    if (buffer && (buffer->rows != rows || buffer->cols != like->cols || buffer->dtype != like->dtype))
+        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' differs in shape from '%s': expected %" PRIu64 " rows",
+                    buffer->name, like->name, rows);
+}
+
+static void expect_packets(Verifier *verifier, uint32_t index, Operand operand, Packing packing, uint64_t rows,
+                           const Buffer *of)
+{
+    const Plan *plan = verifier->plan;
+    const Buffer *packet = step_buffer(plan, &plan->steps[index], operand);
+    uint64_t bytes = plan_packet_bytes(plan, packing, of->cols);
+    if (packet->rows != rows || packet->cols != bytes)
+        verify_fail(verifier, PROPERTY_SIZES, index,
+                    "'%s' is %" PRIu64 " x %" PRIu64 ", expected %" PRIu64 " packets of %" PRIu64 " bytes",
+                    packet->name, packet->rows, packet->cols, rows, bytes);
+}
+
+// What a rank owns of the bundle that a step encodes or decodes.
+static void verify_own(Verifier *verifier, uint32_t index, const Buffer *own, WeightKind kind)
+{
+    const Plan *plan = verifier->plan;
+    ShareShape experts = plan_share_shape(plan);
+    bool dense = kind == WEIGHT_DENSE || kind == WEIGHT_EMBEDDING;
+    uint64_t rows = dense ? 1 : experts.rows;
+    uint64_t cols = dense ? bundle_shape(plan, kind, plan->steps[index].layer).share : experts.cols;
+    if (own->rows != rows || own->cols != cols || own->dtype != plan->model.dtype)
+        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' is no share of weights: expected %s %" PRIu64 " x %" PRIu64,
+                    own->name, dtype_name(plan->model.dtype), rows, cols);
+}
+
+static uint64_t coded_members(const Plan *plan, const Step *step, WeightKind kind)
+{
+    const Coding *coding = plan_coding(plan, kind);
+    const Choice *choice = verify_find_choice(plan, step->layer);
+    uint64_t members = 1;
+    if (coding == &plan->experts)
+        return choice ? plan_coded_members(plan, choice->domain) : 1;
+    for (uint32_t l = 0; l < coding_levels(coding, plan->cluster.level_count); l++)
+        members *= plan->cluster.levels[l].count;
+    return members;
+}
+
+// A packet is a row's: an expert, or a share.
+static void verify_encode(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    (void)shape;
+    const Plan *plan = verifier->plan;
+    StepBuffers of = step_buffers(plan, &plan->steps[index]);
+    const Buffer *own = &plan->buffers[of.encode.own];
+    WeightKind kind = verifier->kinds[of.encode.own];
+    verify_own(verifier, index, own, kind);
+    expect_shape(verifier, index, step_buffer(plan, &plan->steps[index], OPERAND_sent), own->rows, own);
+    expect_packets(verifier, index, OPERAND_packet, coding_packing(plan_coding(plan, kind)), own->rows, own);
+}
+
+static void verify_decode(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    (void)shape;
     const Plan *plan = verifier->plan;
     const Step *step = &plan->steps[index];
-    for (size_t i = 0; i < COUNT_OF(packets); i++) {
-        const Buffer *packet = step_buffer(plan, step, packets[i].operand);
-        const Buffer *like = step_buffer(plan, step, packets[i].like);
-        if (!packet || !like)
-            continue;
-        Packing packing = packets[i].gradient ? plan_gradient_packing(plan) : plan_packing(plan);
-        uint64_t bytes = packing_bytes(packing, plan_share_shape(plan).cols, plan->model.dtype);
-        if (packet->rows != like->rows || packet->cols != bytes)
-            verify_fail(verifier, PROPERTY_SIZES, index,
-                        "'%s' is %" PRIu64 " x %" PRIu64 ", expected %" PRIu64 " packets of %" PRIu64 " bytes",
-                        packet->name, packet->rows, packet->cols, like->rows, bytes);
-    }
-    const Buffer *error = step_buffer(plan, step, OPERAND_error), *gathered = step_buffer(plan, step, OPERAND_gathered);
-    if (error && gathered &&
-        (error->dtype != gathered->dtype || error->rows != gathered->rows || error->cols != gathered->cols))
-        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' differs in shape from '%s'", error->name, gathered->name);
+    StepBuffers of = step_buffers(plan, step);
+    const Buffer *own = &plan->buffers[of.decode.own];
+    WeightKind kind = verifier->kinds[of.decode.own];
+    uint64_t rows = own->rows * coded_members(plan, step, kind);
+    verify_own(verifier, index, own, kind);
+    expect_shape(verifier, index, step_buffer(plan, step, OPERAND_gathered), rows, own);
+    expect_shape(verifier, index, step_buffer(plan, step, OPERAND_replicas), rows, own);
+    expect_packets(verifier, index, OPERAND_packet, coding_packing(plan_coding(plan, kind)), rows, own);
+}
+
+static Packing gradient_packing_of(const Verifier *verifier, int32_t gathered)
+{
+    return coding_gradient_packing(plan_coding(verifier->plan, verifier->kinds[gathered]));
+}
+
+static void verify_encode_gradient(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    (void)shape;
+    const Plan *plan = verifier->plan;
+    StepBuffers of = step_buffers(plan, &plan->steps[index]);
+    const Buffer *gathered = &plan->buffers[of.encode_gradient.gathered];
+    expect_shape(verifier, index, &plan->buffers[of.encode_gradient.error], gathered->rows, gathered);
+    expect_packets(verifier, index, OPERAND_packets, gradient_packing_of(verifier, of.encode_gradient.gathered),
+                   gathered->rows, gathered);
+}
+
+static void verify_return_packets(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    (void)shape;
+    const Plan *plan = verifier->plan;
+    StepBuffers of = step_buffers(plan, &plan->steps[index]);
+    const Buffer *packets = &plan->buffers[of.return_packets.packets];
+    expect_shape(verifier, index, &plan->buffers[of.return_packets.received], packets->rows, packets);
+}
+
+static void verify_decode_gradient(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    (void)shape;
+    const Plan *plan = verifier->plan;
+    StepBuffers of = step_buffers(plan, &plan->steps[index]);
+    const Buffer *gathered = &plan->buffers[of.decode_gradient.gathered];
+    const Buffer *shard = &plan->buffers[of.decode_gradient.shard];
+    uint64_t members = shard->rows ? gathered->rows / shard->rows : 0;
+    expect_shape(verifier, index, shard, members ? gathered->rows / members : 0, gathered);
+    expect_packets(verifier, index, OPERAND_received, gradient_packing_of(verifier, of.decode_gradient.gathered),
+                   gathered->rows, gathered);
+}
+
+// Memories are of their kind, and of the step's layer.
+static void verify_memories(Verifier *verifier, uint32_t index)
+{
+    static const Operand memories[] = {OPERAND_mean, OPERAND_sent, OPERAND_replicas, OPERAND_error};
+    const Step *step = &verifier->plan->steps[index];
     for (size_t i = 0; i < COUNT_OF(memories); i++) {
-        const Buffer *memory = step_buffer(plan, step, memories[i]);
+        const Buffer *memory = step_buffer(verifier->plan, step, memories[i]);
         if (memory && (memory->kind != BUFFER_REPLICA || memory->layer != step->layer))
             verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') is not what the layer remembers",
                         memory->name, operand_name(memories[i]));
@@ -252,8 +349,8 @@ static void verify_weights(Verifier *verifier, uint32_t index)
         if (!buffer)
             continue;
         WeightKind kind = operand_weight(operands[i]);
-        bool gathered = kind == WEIGHT_EXPERTS ? buffer->kind == BUFFER_TEMPORARY || buffer->kind == BUFFER_REPLICA
-                                               : buffer->kind == BUFFER_TEMPORARY && plan->pass == PASS_TRAINING;
+        bool gathered = (buffer->kind == BUFFER_TEMPORARY || buffer->kind == BUFFER_REPLICA) &&
+                        (kind == WEIGHT_EXPERTS || plan->pass == PASS_TRAINING);
         if (buffer->kind != BUFFER_WEIGHT && !gathered)
             verify_fail(verifier, PROPERTY_SIZES, index, "'%s' (operand '%s') is of kind '%s', expected a weight",
                         buffer->name, operand_name(operands[i]), buffer_kind_name(buffer->kind));
@@ -295,13 +392,29 @@ static void verify_sum(Verifier *verifier, uint32_t index, const Shape *shape)
                     other->name, sum->name);
 }
 
+// As many packed rows as rows; before the first exchange those of all tokens.
+static void verify_packed_rows(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    const Step *step = &verifier->plan->steps[index];
+    bool first = step->op == OP_ENCODE_ROWS && step_operand(verifier->plan, step, OPERAND_counts) == NONE;
+    expect_rows(verifier, index, OPERAND_rows, first ? shape->tokens : rows_of(verifier, index, OPERAND_packed_rows));
+    expect_rows(verifier, index, OPERAND_packed_rows, rows_of(verifier, index, OPERAND_rows));
+}
+
 // What else holds of some ops.
 static void (*const rules[])(Verifier *, uint32_t index, const Shape *) = {
+    [OP_ENCODE] = verify_encode,
+    [OP_DECODE] = verify_decode,
+    [OP_ENCODE_GRADIENT] = verify_encode_gradient,
+    [OP_RETURN_PACKETS] = verify_return_packets,
+    [OP_DECODE_GRADIENT] = verify_decode_gradient,
     [OP_ROUTE] = verify_route,
     [OP_ROUTE_BACKWARD] = verify_route_backward,
     [OP_UNROUTE] = verify_unroute,
     [OP_UNROUTE_BACKWARD] = verify_unroute_backward,
     [OP_DISPATCH] = verify_dispatch,
+    [OP_ENCODE_ROWS] = verify_packed_rows,
+    [OP_DECODE_ROWS] = verify_packed_rows,
     [OP_EXPERT] = verify_expert,
     [OP_EXPERT_BACKWARD] = verify_expert,
     [OP_GATE_BACKWARD] = verify_gate_backward,
@@ -317,7 +430,7 @@ static void verify_step_sizes(Verifier *verifier, uint32_t index, const Shape *s
     Op op = verifier->plan->steps[index].op;
     verify_record_width(verifier, index, shape);
     verify_weights(verifier, index);
-    verify_codec_sizes(verifier, index);
+    verify_memories(verifier, index);
     verify_token_rows(verifier, index, shape);
     if ((size_t)op < COUNT_OF(rules) && rules[op])
         rules[op](verifier, index, shape);
@@ -363,9 +476,9 @@ static void verify_volumes(Verifier *verifier)
     expect_claim(verifier, "data_bytes", dims->data_bytes,
                  (double)model_tokens(dims) * dims->top_k * dims->hidden * element);
     ShareShape share = plan_share_shape(plan);
-    double sent = !codec_info(plan->codec)->encodes
+    double sent = !codec_info(plan->experts.codec)->encodes
                       ? (double)share.cols * dtype_bytes(model_expert_dtype(dims))
-                      : (double)packing_bytes(plan_packing(plan), share.cols, dims->dtype);
+                      : (double)packing_bytes(coding_packing(&plan->experts), share.cols, dims->dtype);
     expect_claim(verifier, "expert_bytes", dims->expert_bytes, (double)share.rows * sent);
     if (plan_memory_bytes(plan) > plan->cluster.device.memory_bytes)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE,
@@ -374,7 +487,23 @@ static void verify_volumes(Verifier *verifier)
                     plan->cluster.device.memory_bytes);
 }
 
-// Experts are encoded where they migrate compressed, and nowhere else.
+static void verify_ratios(Verifier *verifier, const Coding *coding)
+{
+    bool encodes = codec_info(coding->codec)->encodes, returns = coding->gradient != GRADIENT_DENSE;
+    if (coding->whole_levels > 0 && !coding_encodes(coding))
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "everything travels whole, not only inside the innermost levels");
+    if (!encodes)
+        expect_claim(verifier, "the ratio of dense migration", coding->ratio, 1);
+    else if (!packet_has_ratio(coding_packing(coding).form))
+        expect_claim(verifier, "the ratio of packets that have a size of their own", coding->ratio, 1);
+    if (!returns || !packet_has_ratio(coding_gradient_packing(coding).form))
+        expect_claim(verifier, "the ratio of gradients that have none", coding->gradient_ratio, 1);
+    if (returns && verifier->plan->pass == PASS_FORWARD)
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "gradients return as '%s' in a forward pass",
+                    gradient_name(coding->gradient));
+}
+
+// Experts are encoded where they migrate compressed, and nowhere else. Of dense weights flow says so.
 static void verify_codec(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
@@ -382,35 +511,33 @@ static void verify_codec(Verifier *verifier)
     for (uint32_t i = 0; i < plan->step_count; i++) {
         gathers = gathers || (plan->steps[i].op == OP_GATHER && !verify_carries_dense(verifier, &plan->steps[i]) &&
                               plan->steps[i].level < (int32_t)plan_coded_levels(plan));
-        encodes = encodes || plan->steps[i].op == OP_ENCODE;
+        int32_t own = plan->steps[i].op == OP_ENCODE ? step_operand(plan, &plan->steps[i], OPERAND_own) : NONE;
+        encodes = encodes || (own != NONE && plan_coding(plan, verifier->kinds[own]) == &plan->experts);
     }
-    bool returns = plan->gradient != GRADIENT_DENSE;
-    if (plan->whole_levels > 0 && !returns && !codec_info(plan->codec)->encodes)
-        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "everything travels whole, not only inside the innermost levels");
-    if (!codec_info(plan->codec)->encodes)
-        expect_claim(verifier, "the ratio of dense migration", plan->codec_ratio, 1);
-    else if (!packet_has_ratio(plan_packing(plan).form))
-        expect_claim(verifier, "the ratio of packets that have a size of their own", plan->codec_ratio, 1);
-    if (!returns || !packet_has_ratio(plan_gradient_packing(plan).form))
-        expect_claim(verifier, "the ratio of gradients that have none", plan->gradient_ratio, 1);
-    if (returns && plan->pass == PASS_FORWARD)
-        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "gradients return as '%s' in a forward pass",
-                    gradient_name(plan->gradient));
-    bool expected = gathers && codec_info(plan->codec)->encodes;
+    verify_ratios(verifier, &plan->experts);
+    verify_ratios(verifier, &plan->dense);
+    bool expected = gathers && codec_info(plan->experts.codec)->encodes;
     if (!plan->model.abstract && encodes != expected)
-        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "migration is '%s', yet experts are %s", codec_name(plan->codec),
-                    encodes ? "encoded" : "not encoded");
-    bool subtracts = encodes && codec_info(plan->codec)->has_mean;
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "migration is '%s', yet experts are %s",
+                    codec_name(plan->experts.codec), encodes ? "encoded" : "not encoded");
+    bool subtracts = encodes && codec_info(plan->experts.codec)->has_mean;
     if (!plan->model.abstract && subtracts && plan->choice_count > 0 && !plan_share_shape(plan).whole)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "'%s' subtracts the mean of whole experts, yet GPUs own parts",
-                    codec_name(plan->codec));
+                    codec_name(plan->experts.codec));
+    if (codec_info(plan->dense.codec)->has_mean ||
+        (coding_encodes(&plan->dense) && (plan->pass == PASS_FORWARD || plan->model.abstract)))
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "there are no dense weights for '%s'",
+                    codec_name(plan->dense.codec));
+    if (plan->whole_iterations > 0 && !coding_encodes(&plan->experts) && !coding_encodes(&plan->dense))
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "packets are whole in %" PRIu32 " iterations, and there are none",
+                    plan->whole_iterations);
 }
 
 // Whether the levels that are gathered again are some of those that packets cross: all of them, or none, unless a codec
 // remembers what it sent once an iteration.
 static bool makes_packets_again(const Plan *plan, const Choice *choice)
 {
-    const CodecInfo *codec = codec_info(plan->codec);
+    const CodecInfo *codec = codec_info(plan->experts.codec);
     bool coded = codec->encodes && plan_coded_members(plan, choice->domain) > 1;
     return coded && choice->once < plan_coded_levels(plan) && (codec->remembers || choice->once > 0);
 }
@@ -433,6 +560,12 @@ void verify_claims(Verifier *verifier)
     if (plan->exchange == EXCHANGE_PADDED && (plan->model.abstract || plan->capacity <= 0))
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "exchanges are padded, yet %s",
                     plan->model.abstract ? "the model is abstract" : "there is no capacity");
+    bool gradients =
+        plan->tokens[WAY_DISPATCH_GRADIENT] != TOKENS_FULL || plan->tokens[WAY_COMBINE_GRADIENT] != TOKENS_FULL;
+    if ((plan->model.abstract && plan_packs_rows(plan)) || (plan->pass == PASS_FORWARD && gradients))
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "rows are packed%s, yet %s",
+                    gradients ? ", of gradients, too" : "",
+                    plan->model.abstract ? "the model is abstract" : "a forward pass has no gradients");
     for (uint32_t c = 0; c < plan->choice_count; c++)
         if (plan->choices[c].regather && (plan->pass == PASS_FORWARD || makes_packets_again(plan, &plan->choices[c])))
             verify_fail(verifier, PROPERTY_CLAIMS, NONE, "layer %" PRIu32 " gathers again %s", plan->choices[c].layer,
@@ -440,6 +573,9 @@ void verify_claims(Verifier *verifier)
     for (uint32_t c = 0; c < plan->choice_count; c++)
         verify_once_levels(verifier, plan->choices[c].regather, plan->choices[c].once, "gathered experts");
     verify_once_levels(verifier, plan->regather_dense, plan->once_dense, "gathered dense weights");
+    if (plan->regather_dense && coding_encodes(&plan->dense) &&
+        plan->once_dense < coding_levels(&plan->dense, plan->cluster.level_count))
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "dense weights are gathered again over levels that packets cross");
     if (plan->regather_dense && (plan->pass == PASS_FORWARD || plan->model.abstract))
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "there are no dense weights to gather again");
     if (plan->recompute && (plan->pass == PASS_FORWARD || plan->model.abstract))

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/bundle.h"
+#include "ir/codec.h"
 #include "ir/exchange.h"
 #include "ir/unroll.h"
 #include "ir/verify/verify_parts.h"
@@ -30,6 +32,21 @@ static double runs_of(const Verifier *verifier, uint32_t step)
     return plan_step_runs(verifier->written, &verifier->written->steps[step]);
 }
 
+// Of packets, whose places may be larger, what they hold after the iterations in which they are whole.
+static double sent_bytes(const Verifier *verifier, const Step *step)
+{
+    const Plan *plan = verifier->plan;
+    const Buffer *buffer = step_sent(plan, step);
+    WeightKind kind = verifier->kinds[step_buffers(plan, step).all[0]];
+    const Coding *coding = plan_coding(plan, kind);
+    bool gather = step->op == OP_GATHER && buffer->dtype == DTYPE_U8 && codec_info(coding->codec)->encodes;
+    if (!gather && step->op != OP_RETURN_PACKETS)
+        return (double)buffer_bytes(buffer);
+    Packing packing = gather ? coding_packing(coding) : coding_gradient_packing(coding);
+    uint64_t elements = bundle_vector_elements(plan, kind, step->layer);
+    return (double)buffer->rows * (double)packing_bytes(packing, elements, plan->model.dtype);
+}
+
 // A gather, or a sum, sends what its tensors make it.
 static void verify_step_traffic(Verifier *verifier, uint32_t index)
 {
@@ -40,7 +57,7 @@ static void verify_step_traffic(Verifier *verifier, uint32_t index)
         return;
     const Buffer *buffer = step_sent(plan, step);
     double members = (double)group_size(&plan->cluster, &plan->groups[step->group]);
-    double sent = (members - 1) * (double)buffer_bytes(buffer) / plan_step_period(plan, step);
+    double sent = (members - 1) * sent_bytes(verifier, step) / plan_step_period(plan, step);
     if (shape == SHAPE_SCATTER)
         sent /= members;
     else if (shape == SHAPE_REDUCE)
@@ -54,26 +71,35 @@ static void verify_step_traffic(Verifier *verifier, uint32_t index)
 
 // How many rows cross a level, routing decides; but all exchanges of a layer at that level carry the same rows.
 typedef struct {
-    double payload_bytes; // rows alone, of the first exchange
-    int64_t step;         // which that was; NONE before
+    double rows;  // of the first exchange
+    int64_t step; // which that was; NONE before
 } Crossing;
 
-// Rows that an exchange sends: its bytes, less the counts of every peer, over what a row and its routing take.
+// Bytes of a row as an exchange carries it.
+static double row_bytes(const Plan *plan, const Step *step)
+{
+    TokenFormat format = plan->tokens[plan_exchange_way(plan, step)];
+    return (double)token_row_bytes(format, plan->model.hidden, plan->model.dtype);
+}
+
+// Rows that an exchange sends: its bytes, less the counts of every peer, over what a row and its routing take. Without
+// dimensions a byte counts as a row.
 static double rows_of(const Plan *plan, const Step *step)
 {
     const ModelDims *model = &plan->model;
+    if (model->abstract)
+        return step->bytes;
     bool with_records = step->op == OP_DISPATCH && step_buffers(plan, step).dispatch.send_records != NONE;
     double records = plan->dispatch == DISPATCH_NAIVE ? 1 : model->top_k;
-    double row_bytes = (double)model->hidden * dtype_bytes(model->dtype);
     double peers = (double)group_size(&plan->cluster, &plan->groups[step->group]) - 1;
     double counts = exchange_routing_bytes(step->op, with_records, 0, records, peers);
-    return (step->bytes - counts) / (row_bytes + exchange_routing_bytes(step->op, with_records, 1, records, 0));
+    double routing = exchange_routing_bytes(step->op, with_records, 1, records, 0);
+    return (step->bytes - counts) / (row_bytes(plan, step) + routing);
 }
 
 static double payload_of(const Plan *plan, const Step *step)
 {
-    const ModelDims *model = &plan->model;
-    return model->abstract ? step->bytes : rows_of(plan, step) * (double)model->hidden * dtype_bytes(model->dtype);
+    return plan->model.abstract ? step->bytes : rows_of(plan, step) * row_bytes(plan, step);
 }
 
 // What is padded has one size.
@@ -91,13 +117,13 @@ static void verify_message(Verifier *verifier, uint32_t index)
 
 static void verify_crossing(Verifier *verifier, uint32_t index, Crossing *crossing)
 {
-    double payload = payload_of(verifier->plan, &verifier->plan->steps[index]);
+    double rows = rows_of(verifier->plan, &verifier->plan->steps[index]);
     if (crossing->step == NONE)
-        *crossing = (Crossing){payload, index};
-    else if (differ(payload, crossing->payload_bytes))
+        *crossing = (Crossing){rows, index};
+    else if (differ(rows, crossing->rows))
         verify_fail(verifier, PROPERTY_TRAFFIC, index,
-                    "sends %.17g bytes of rows, step %lld, which exchanges the same rows, %.17g", payload,
-                    (long long)crossing->step, crossing->payload_bytes);
+                    "sends %.17g rows, step %lld, which exchanges the same ones, %.17g", rows,
+                    (long long)crossing->step, crossing->rows);
 }
 
 static int compare_choices(const void *left, const void *right)
@@ -127,10 +153,10 @@ static void verify_alike_layers(Verifier *verifier, const Crossing *crossings)
             const Crossing *own = &crossings[(size_t)sorted[c]->layer * LEVELS_MAX + l];
             const Crossing *other = &crossings[(size_t)sorted[c - 1]->layer * LEVELS_MAX + l];
             if (memcmp(sorted[c]->domain, sorted[c - 1]->domain, sizeof(sorted[c]->domain)) == 0 &&
-                is_uniform(plan, own) && is_uniform(plan, other) && differ(own->payload_bytes, other->payload_bytes)) {
+                is_uniform(plan, own) && is_uniform(plan, other) && differ(own->rows, other->rows)) {
                 verify_fail(verifier, PROPERTY_TRAFFIC, own->step,
-                            "sends %.17g bytes of rows, step %lld of layer %u, whose domains are the same, %.17g",
-                            own->payload_bytes, (long long)other->step, sorted[c - 1]->layer, other->payload_bytes);
+                            "sends %.17g rows, step %lld of layer %u, whose domains are the same, %.17g", own->rows,
+                            (long long)other->step, sorted[c - 1]->layer, other->rows);
             }
         }
     }

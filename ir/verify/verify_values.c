@@ -25,7 +25,7 @@ Value flow_value(const Flow *flow, Operand operand)
 
 static const char *describe_value(const Flow *flow, Value value, char out[160])
 {
-    int length = snprintf(out, 160, "%s", holding_names[value.holds]);
+    int length = snprintf(out, 160, "%s%s", value.packed ? "packed " : "", holding_names[value.holds]);
     if (value.holds != HOLDS_NOTHING && value.layer != NONE)
         length += snprintf(out + length, 160 - (size_t)length, " of layer %" PRId32, value.layer);
     for (uint32_t l = 0; value.holds != HOLDS_PARTS && l < flow->plan->cluster.level_count && length < 120; l++)
@@ -45,7 +45,7 @@ static const char *describe_value(const Flow *flow, Value value, char out[160])
 
 static bool value_equal(Value a, Value b)
 {
-    return a.holds == b.holds && a.layer == b.layer && a.levels == b.levels && a.from == b.from;
+    return a.holds == b.holds && a.layer == b.layer && a.levels == b.levels && a.from == b.from && a.packed == b.packed;
 }
 
 void flow_take(const Flow *flow, Operand operand, Value expected)
@@ -88,6 +88,12 @@ Value value_staged(Holding holds, int32_t layer, uint32_t levels)
     return (Value){.holds = holds, .layer = layer, .levels = levels, .from = NONE};
 }
 
+Value value_packed(Value value, bool packed)
+{
+    value.packed = packed;
+    return value;
+}
+
 Value value_split(Holding holds, int32_t layer, uint32_t levels, int32_t route)
 {
     return (Value){.holds = holds, .layer = layer, .levels = levels, .from = route};
@@ -120,16 +126,31 @@ uint32_t flow_gathered(const Flow *flow, Operand weights)
     return weights == OPERAND_dense || weights == OPERAND_embedding ? flow->shared : 0;
 }
 
-int32_t flow_take_weights(Flow *flow, Operand weights)
+WeightKind flow_carried(const Flow *flow, Operand operand)
+{
+    int32_t buffer = flow_operand(flow, operand);
+    WeightKind kind = buffer == NONE ? WEIGHT_NONE : flow->kinds[buffer];
+    kind = bundle_weights(kind, flow->plan->steps[flow->step].layer);
+    return kind == WEIGHT_DENSE || kind == WEIGHT_EMBEDDING ? kind : WEIGHT_EXPERTS;
+}
+
+int32_t flow_note_weights(Flow *flow, Operand weights, WeightKind kind)
 {
     LayerFlow *layer = flow_layer(flow);
-    WeightKind kind = operand_weight(weights);
     for (uint32_t other = 0; layer->weights[kind] == NONE && other < WEIGHT_KINDS; other++)
         if (layer->weights[other] != NONE && layer->weights[other] == flow_value(flow, weights).from)
             verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "the layer's '%s' are its '%s', too",
                         operand_name(weights), weight_kind_name((WeightKind)other));
     if (layer->weights[kind] == NONE)
         layer->weights[kind] = flow_value(flow, weights).from;
+    return layer->weights[kind];
+}
+
+int32_t flow_take_weights(Flow *flow, Operand weights)
+{
+    LayerFlow *layer = flow_layer(flow);
+    WeightKind kind = operand_weight(weights);
+    (void)flow_note_weights(flow, weights, kind);
     flow_take(flow, weights,
               value_split(HOLDS_WEIGHT, flow->plan->steps[flow->step].layer, flow_gathered(flow, weights),
                           layer->weights[kind]));

@@ -49,13 +49,14 @@ __global__ void __launch_bounds__(SELECT_THREADS)
     uint64_t cols = packets.shape.cols;
     Eight<T> difference, base = {};
     difference.load(experts + own.row * cols, own.first, cols, aligned);
-    if (mean || sent)
+    bool whole = packets.shape.form == PACKET_WHOLE; // stands for itself
+    if ((mean || sent) && !whole)
         base.load(sent ? sent + own.row * cols : mean, own.first, cols, aligned);
 #pragma unroll
     for (int i = 0; i < SELECT_EACH; i++)
         difference.values[i] -= base.values[i];
     PacketBlock block = packets.shape.at(packet_row(packets.data, packets.bytes, own.row), own.block);
-    uint32_t kept = write_packet(&memory, packets.shape.form, block, difference.values);
+    uint32_t kept = write_packet<T>(&memory, packets.shape.form, block, difference.values);
 #pragma unroll
     for (int i = 0; i < SELECT_EACH; i++)
         if (sent && (kept >> i & 1))
@@ -103,7 +104,7 @@ __global__ void __launch_bounds__(SELECT_THREADS)
         return;
     __syncthreads(); // the block's other threads add to what this one wrote
     PacketBlock block = packets.shape.at(packet_row(packets.data, packets.bytes, place.row), place.block);
-    add_packet(packets.shape.form, block, row + place.block * CODEC_BLOCK);
+    add_packet<T>(packets.shape.form, block, row + place.block * CODEC_BLOCK);
 }
 
 template <typename T>
@@ -111,7 +112,10 @@ cudaError_t decode(const CudaQueue *queue, const CodecInfo *codec, Packing packi
                    Tensor own, Tensor mean, Tensor experts)
 {
     uint64_t cols = experts.cols;
-    Decode what = {own_first, own.rows, !codec->remembers};
+    bool whole = packing.form == PACKET_WHOLE; // stands for itself
+    Decode what = {own_first, own.rows, !codec->remembers || whole};
+    if (whole)
+        mean.data = nullptr;
     bool aligned = is_aligned<T>(experts.data, cols) && is_aligned<T>(own.data, 0) && is_aligned<T>(mean.data, 0);
     return launch(queue->stream, codec_grid(cols, experts.rows), SELECT_THREADS, 0, decode_kernel<T>, what,
                   packets_of(packet, cols, experts.dtype, packing), static_cast<const T *>(own.data),
@@ -164,7 +168,7 @@ __global__ void __launch_bounds__(SELECT_THREADS)
     for (int i = 0; i < SELECT_EACH; i++)
         values[i] = due.values[i] += left.values[i];
     PacketBlock block = packets.shape.at(packet_row(packets.data, packets.bytes, place.row), place.block);
-    uint32_t kept = write_packet(&memory, packets.shape.form, block, values);
+    uint32_t kept = write_packet<T>(&memory, packets.shape.form, block, values);
 #pragma unroll
     for (int i = 0; i < SELECT_EACH; i++)
         due.values[i] -= kept >> i & 1 ? values[i] : 0;
@@ -203,7 +207,7 @@ __global__ void __launch_bounds__(SELECT_THREADS)
         PacketBlock block =
             packets.shape.at(packet_row(packets.data, packets.bytes, member * rows + place.row), place.block);
         __syncthreads();
-        add_packet(packets.shape.form, block, sums);
+        add_packet<T>(packets.shape.form, block, sums);
     }
     __syncthreads();
 #pragma unroll

@@ -241,7 +241,7 @@ static __device__ __forceinline__ uint64_t present_rows(const CudaRows &rows)
         return rows.rows;
     uint64_t sum = 0;
     for (uint32_t m = 0; m < rows.members; m++)
-        sum += static_cast<uint64_t>(rows.counts[m]);
+        sum += m + 1 == rows.skipped ? 0 : static_cast<uint64_t>(rows.counts[m]);
     return sum < rows.rows ? sum : rows.rows;
 }
 

@@ -50,6 +50,7 @@ typedef struct {
     const int32_t *counts;
     uint32_t members;
     uint64_t rows;
+    uint32_t skipped; // 1 + the member whose rows are not among them; 0: none
 } CudaRows;
 
 cudaError_t cuda_embed(const CudaQueue *queue, const ModelDims *dims, Tensor tokens, Tensor embedding, Tensor x);
@@ -69,6 +70,8 @@ cudaError_t cuda_route(const CudaQueue *queue, const RouteTable *table, CudaRows
 cudaError_t cuda_unroute(const CudaQueue *queue, const RouteTable *table, CudaRows present, uint32_t fanout,
                          uint32_t copies_max, Tensor results, Tensor returned, Tensor send_counts, Tensor origin,
                          Tensor rows);
+cudaError_t cuda_encode_rows(const CudaQueue *queue, TokenFormat format, CudaRows present, Tensor rows, Tensor packed);
+cudaError_t cuda_decode_rows(const CudaQueue *queue, TokenFormat format, CudaRows present, Tensor packed, Tensor rows);
 // `slot_of_expert` [experts] is a device array; `held`: rows of `experts`. Records whose expert is not held are added
 // to *lost (device).
 cudaError_t cuda_expert(const CudaQueue *queue, const ModelDims *dims, const int32_t *slot_of_expert, CudaRows present,

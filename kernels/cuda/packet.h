@@ -252,8 +252,23 @@ __device__ __forceinline__ void write_ternary(PacketShared *shared, const Packet
     }
 }
 
+template <typename T>
+__device__ __forceinline__ void write_whole(const PacketBlock &block, float (&values)[SELECT_EACH])
+{
+    uint32_t first = threadIdx.x * SELECT_EACH;
+    T *data = reinterpret_cast<T *>(block.data);
+#pragma unroll
+    for (int i = 0; i < SELECT_EACH; i++) {
+        T stored = from_f32<T>(values[i]);
+        if (first + i < block.count)
+            data[first + i] = stored;
+        values[i] = to_f32(stored);
+    }
+}
+
 // By the whole block: writes the part of `values`. Returns which of this thread's elements it holds, bit i for element
 // i; what receivers will read of those replaces them.
+template <typename T>
 __device__ __forceinline__ uint32_t write_packet(PacketShared *shared, PacketForm form, const PacketBlock &block,
                                                  float (&values)[SELECT_EACH])
 {
@@ -271,6 +286,8 @@ __device__ __forceinline__ uint32_t write_packet(PacketShared *shared, PacketFor
         write_signs(shared, block, values);
     else if (form == PACKET_Q4)
         write_q4(shared, block, values);
+    else if (form == PACKET_WHOLE)
+        write_whole<T>(block, values);
     else
         write_ternary(shared, block, values);
     uint32_t own = first < block.count ? block.count - first : 0;
@@ -278,8 +295,11 @@ __device__ __forceinline__ uint32_t write_packet(PacketShared *shared, PacketFor
 }
 
 // What the part says of an element, where it holds all.
+template <typename T>
 __device__ __forceinline__ float read_element(PacketForm form, const PacketBlock &block, uint32_t element)
 {
+    if (form == PACKET_WHOLE)
+        return to_f32(reinterpret_cast<const T *>(block.data)[element]);
     if (form == PACKET_SIGN) {
         uint32_t words = (block.count + 31) / 32, bit = element / words;
         uint8_t byte = block.data[CODEC_SCALE_BYTES + 4 * (element % words) + bit / 8];
@@ -298,8 +318,10 @@ __device__ __forceinline__ float read_element(PacketForm form, const PacketBlock
     return scale * static_cast<float>(static_cast<int>(code % 3) - 1);
 }
 
-// By the whole block: adds what the part says to the elements of the block, each sum rounded to its dtype.
-template <typename T> __device__ __forceinline__ void add_packet(PacketForm form, const PacketBlock &block, T *to)
+// By the whole block: adds what the part, of a vector of `Stored`, says to the elements of the block, each sum rounded
+// to its dtype.
+template <typename Stored, typename T>
+__device__ __forceinline__ void add_packet(PacketForm form, const PacketBlock &block, T *to)
 {
     if (form == PACKET_LARGEST || form == PACKET_SHORT) {
         Selection largest = form == PACKET_LARGEST ? block.largest() : block.short_ones(0, 0);
@@ -318,7 +340,7 @@ template <typename T> __device__ __forceinline__ void add_packet(PacketForm form
 #pragma unroll
     for (int i = 0; i < SELECT_EACH; i++)
         if (first + i < block.count)
-            to[first + i] = from_f32<T>(to_f32(to[first + i]) + read_element(form, block, first + i));
+            to[first + i] = from_f32<T>(to_f32(to[first + i]) + read_element<Stored>(form, block, first + i));
 }
 
 } // namespace

@@ -1,6 +1,6 @@
-// Compression of what migrates: experts as the largest elements of a difference, gradients that return with error
-// feedback. Packets as ir/codec.h lays them out. What receivers add to their copies and what the sender adds to its own
-// goes through one function, so that all keep the same bits.
+// Compression of weights that are gathered, as a difference, and of gradients that return, with error feedback. Packets
+// as ir/codec.h lays them out. What receivers add to their copies and what the sender adds to its own goes through one
+// function, so that all keep the same bits.
 #include "ir/codec.h"
 #include "kernels/host/internal.h"
 
@@ -69,7 +69,13 @@ static void block_add(const PacketBlock *block, void *to, Dtype dtype)
     }
 }
 
-// ---- experts -----------------------------------------------------------------------------------
+// ---- weights -----------------------------------------------------------------------------------
+
+// Do packets hold a difference? Whole ones stand for themselves: what was there before does not matter.
+static bool is_difference(Packing packing)
+{
+    return packing.form != PACKET_WHOLE;
+}
 
 void host_encode(const CodecInfo *codec, Packing packing, Tensor experts, Tensor base, Tensor packet)
 {
@@ -77,7 +83,9 @@ void host_encode(const CodecInfo *codec, Packing packing, Tensor experts, Tensor
     assert(packet.rows == experts.rows && base.rows == (codec->remembers ? experts.rows : base.data ? 1 : base.rows));
     float difference[CODEC_BLOCK];
     for (uint64_t row = 0; row < experts.rows; row++) {
-        const char *from = codec->remembers ? row_in(base, row) : base.data;
+        const char *from = !is_difference(packing) ? NULL : codec->remembers ? row_in(base, row) : base.data;
+        if (codec->remembers && !from)
+            memset(row_in(base, row), 0, base.cols * dtype_bytes(base.dtype));
         for (uint64_t b = 0; b < codec_blocks(experts.cols); b++) {
             PacketBlock block = packet_block(packing, experts, b, row_in(packet, row));
             combine(element_in(row_in(experts, row), experts.dtype, block.first),
@@ -109,9 +117,10 @@ void host_decode(const CodecInfo *codec, Packing packing, uint64_t own_first, Te
             memcpy(row_in(experts, row), row_in(own, row - own_first), bytes);
             continue;
         }
-        if (!codec->remembers && mean.data)
+        bool begins = !codec->remembers || !is_difference(packing);
+        if (begins && is_difference(packing) && mean.data)
             memcpy(row_in(experts, row), mean.data, bytes);
-        else if (!codec->remembers)
+        else if (begins)
             memset(row_in(experts, row), 0, bytes);
         decode_row(packing, row_in(packet, row), experts, row);
     }

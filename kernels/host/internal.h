@@ -125,6 +125,7 @@ void select_largest(const float *values, uint32_t count, uint32_t kept, uint16_t
 // The part of a packet that belongs to one block of a vector.
 typedef struct {
     PacketForm form;
+    Dtype dtype;    // of the vector
     uint64_t first; // of its elements in the vector
     uint32_t count, kept;
     uint8_t *data;

@@ -7,6 +7,7 @@
 #include "engines/tensor.h"
 #include "ir/codec.h"
 #include "ir/model.h"
+#include "ir/token_rows.h"
 
 typedef struct {
     int32_t expert; // global; -1: none
@@ -77,6 +78,11 @@ uint64_t host_route(const RouteTable *table, uint64_t row_count, uint32_t fanout
 void host_route_counts(const RouteTable *table, uint64_t row_count, Tensor records, int32_t *counts);
 void host_unroute(const RouteTable *table, uint64_t row_count, uint32_t fanout, Tensor results, Tensor returned,
                   Tensor send_counts, Tensor origin, Tensor rows, Tensor work);
+
+// The first `count` rows, [..][hidden], in a format that is not full, as packed rows, u8 [..][token_row_bytes]; and
+// back.
+void host_encode_rows(TokenFormat format, uint64_t count, Tensor rows, Tensor packed);
+void host_decode_rows(TokenFormat format, uint64_t count, Tensor packed, Tensor rows);
 
 // `slot_of_expert`: [experts], place in `experts` ([held][expert elements]) or -1 if not held.
 // `row_count` record rows; results row r / fanout receives the sum. Returns the number of records

@@ -17,6 +17,7 @@ PacketBlock packet_block(Packing packing, Tensor vectors, uint64_t index, void *
     bool last = first + count == vectors.cols;
     return (PacketBlock){
         .form = packing.form,
+        .dtype = vectors.dtype,
         .first = first,
         .count = (uint32_t)count,
         .kept = packing_kept(packing, count, vectors.dtype),
@@ -309,6 +310,16 @@ static void elements_add(const PacketBlock *block, float factor, float *to)
     }
 }
 
+// ---- whole elements ----------------------------------------------------------------------------
+
+static void whole_add(const PacketBlock *block, float factor, float *to)
+{
+    float values[CODEC_BLOCK];
+    host_to_f32(block->data, block->dtype, values, block->count);
+    for (uint32_t i = 0; i < block->count; i++)
+        to[i] += factor * values[i];
+}
+
 // ---- all forms ---------------------------------------------------------------------------------
 
 BODY void write_body(const PacketBlock *block, const float *values)
@@ -327,6 +338,9 @@ BODY void write_body(const PacketBlock *block, const float *values)
     case PACKET_SIGN:
         sign_write(block, values);
         break;
+    case PACKET_WHOLE:
+        host_from_f32(values, block->data, block->dtype, block->count);
+        break;
     }
 }
 
@@ -343,6 +357,9 @@ BODY void add_body(const PacketBlock *block, float factor, float *to)
         break;
     case PACKET_SIGN:
         sign_add(block, factor, to);
+        break;
+    case PACKET_WHOLE:
+        whole_add(block, factor, to);
         break;
     }
 }

@@ -209,9 +209,9 @@ static uint64_t run_work_bytes(const DeviceRun *run)
                                                        .dx = run->dresults,
                                                        .drows = run->drows,
                                                        .ddense = run->dweights}};
-    StepTensors encode = {.encode = {.own_experts = run->weights, .mean = run->mean, .packet = run->packet}};
+    StepTensors encode = {.encode = {.own = run->weights, .mean = run->mean, .packet = run->packet}};
     StepTensors decode = {
-        .decode = {.packet = run->gathered, .own = run->weights, .mean = run->mean, .experts = run->experts}};
+        .decode = {.packet = run->gathered, .own = run->weights, .mean = run->mean, .gathered = run->experts}};
     uint64_t bytes[] = {cuda_op_scratch(&run->dims, OP_SHARED_EXPERT, &expert, 1),
                         cuda_op_scratch(&run->dims, OP_SHARED_EXPERT_BACKWARD, &backward, 1),
                         cuda_op_scratch(&run->dims, OP_ENCODE, &encode, 1),

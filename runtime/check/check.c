@@ -17,9 +17,10 @@ uint64_t check_bytes(const Plan *plan)
     inner = shared > inner ? shared : inner;
     inner = dims->ffn_inner > inner ? dims->ffn_inner : inner;
     uint64_t widest = inner > dims->vocabulary ? inner : dims->vocabulary;
-    return model_tokens(dims) * (dims->hidden * (6 * sizeof(double) + sizeof(float)) + 2 * inner * sizeof(double)) +
+    return model_tokens(dims) * (dims->hidden * ((plan_packs_rows(plan) ? 7 : 6) * sizeof(double) + sizeof(float)) +
+                                 2 * inner * sizeof(double)) +
            3 * widest * dims->hidden * 2 * sizeof(double) +
-           (codec_info(plan->codec)->has_mean ? model_expert_elements(dims) * dtype_bytes(dims->dtype) : 0);
+           (codec_info(plan->experts.codec)->has_mean ? model_expert_elements(dims) * dtype_bytes(dims->dtype) : 0);
 }
 
 static void compare(const float *x, const double *reference, uint64_t count, CheckPart *part)
@@ -53,6 +54,7 @@ bool check_rank(const Reference *reference, const Plan *plan, uint64_t rank, con
         double loss_error = fabs(result->last_loss - found.loss);
         part->loss_error = !result->has_loss ? 0 : isnan(loss_error) ? INFINITY : loss_error;
         part->choice_excess = found.choice_excess;
+        part->packed = found.packed;
     }
     free(expected);
     free(x);
@@ -62,10 +64,10 @@ bool check_rank(const Reference *reference, const Plan *plan, uint64_t rank, con
 CheckVerdict check_conclude(const Plan *plan, const CheckPart *all, bool learned)
 {
     CheckVerdict verdict = {.done = true, .max_abs_error = all->max_abs_error, .loss_error = all->loss_error};
-    verdict.tolerance = tolerance_hidden(plan) * sqrt(all->square_sum / fmax(all->element_count, 1));
-    verdict.loss_tolerance = tolerance_hidden(plan);
+    verdict.tolerance = tolerance_hidden(plan, all->packed) * sqrt(all->square_sum / fmax(all->element_count, 1));
+    verdict.loss_tolerance = tolerance_hidden(plan, all->packed);
     verdict.choice_excess = learned ? all->choice_excess : 0;
-    verdict.choice_tolerance = learned ? tolerance_choice(plan) : 0;
+    verdict.choice_tolerance = learned ? tolerance_choice(plan, all->packed) : 0;
     verdict.pass = verdict.max_abs_error <= verdict.tolerance && verdict.loss_error <= verdict.loss_tolerance &&
                    verdict.choice_excess <= verdict.choice_tolerance;
     return verdict;

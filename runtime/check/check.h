@@ -10,6 +10,7 @@ typedef struct {
     double max_abs_error; // largest |x - reference x|; infinite where x is not a number
     double loss_error;    // |loss - reference loss|
     double choice_excess; // of ReferenceResult
+    double packed;        // likewise
     double square_sum;    // of the reference x
     double element_count;
 } CheckPart;
@@ -28,8 +29,8 @@ uint64_t check_bytes(const Plan *plan);
 // the plan leaves nothing to compare.
 bool check_rank(const Reference *reference, const Plan *plan, uint64_t rank, const EngineResult *result,
                 CheckPart *part, Fault *fault) MUST_CHECK;
-// `all`: maxima of the errors and sums of the rest, over all ranks. `learned`: tokens take the experts with the largest
-// logits; else the choice of experts is not judged.
+// `all`: maxima of errors and of `packed`, and sums of the rest, over all ranks. `learned`: tokens take the experts
+// with the largest logits; else the choice of experts is not judged.
 CheckVerdict check_conclude(const Plan *plan, const CheckPart *all, bool learned);
 
 #endif

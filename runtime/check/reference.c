@@ -9,6 +9,7 @@
 
 #include "runtime/check/reference_codec.h"
 #include "runtime/check/reference_math.h"
+#include "runtime/check/tolerance.h"
 #include "runtime/training/weights.h"
 
 struct Reference {
@@ -34,7 +35,9 @@ typedef struct {
     float *weights;              // the tensor at hand
     void *stored;                // the same in the plan's dtype
     Tensor mean;                 // of the layer's experts, as stored, where they are sent without it
+    double *before;              // [H], x without what the layer's experts add, where rows travel packed; else NULL
     double choice_excess;        // see ReferenceResult
+    double packed;               // likewise
 } Run;
 
 static bool is_stopped(const Run *run)
@@ -292,13 +295,28 @@ static void visit_expert(Run *run, const Choice *choice, uint32_t expert, const 
     }
 }
 
+// What experts of others added to x is as far off as packing makes it.
+static void note_packed(Run *run, const Choice *choice)
+{
+    double added = 0, whole = 0;
+    for (uint64_t i = 0; i < run->tokens * run->dims->hidden; i++) {
+        added += (run->x[i] - run->before[i]) * (run->x[i] - run->before[i]);
+        whole += run->x[i] * run->x[i];
+    }
+    run->packed += whole > 0 ? tolerance_packed(run->plan, choice) * added / whole : 0;
+}
+
 static void moe_layer(Run *run, const Choice *choice, const int32_t *decisions)
 {
     gate_layer(run, choice->layer, decisions);
     if (run->mean.data)
         weights_fill_mean_expert(run->dims, run->seed, choice->layer, run->mean);
+    if (run->before)
+        memcpy(run->before, run->x, run->tokens * run->dims->hidden * sizeof(*run->before));
     for (uint32_t expert = 0; expert < run->dims->experts && !is_stopped(run); expert++)
         visit_expert(run, choice, expert, decisions);
+    if (run->before)
+        note_packed(run, choice);
     if (model_shared_inner(run->dims) == 0)
         return;
     Tensor tensor = stored(run, model_shared_elements(run->dims));
@@ -345,9 +363,9 @@ static uint64_t largest_tensor(const ModelDims *dims)
 
 static void run_end(Run *run)
 {
-    void *owned[] = {run->norm,   run->out,      run->q,      run->k,      run->v,       run->context,
-                     run->act,    run->gate,     run->scores, run->chosen, run->weights, run->weights_of_records,
-                     run->stored, run->mean.data};
+    void *owned[] = {run->norm,   run->out,       run->q,      run->k,      run->v,       run->context,
+                     run->act,    run->gate,      run->scores, run->chosen, run->weights, run->weights_of_records,
+                     run->stored, run->mean.data, run->before};
     for (size_t i = 0; i < COUNT_OF(owned); i++)
         free(owned[i]);
 }
@@ -384,6 +402,7 @@ static bool run_begin(Run *run, const Reference *reference, uint64_t rank, doubl
     run->inner_max = larger(larger(dims->inner, dims->ffn_inner), shared_inner);
     run->norm = doubles_alloc(tokens, hidden);
     run->out = doubles_alloc(tokens, hidden);
+    run->before = plan_packs_rows(reference->plan) ? doubles_alloc(tokens, hidden) : NULL;
     run->q = doubles_alloc(tokens, run->queries);
     run->k = doubles_alloc(tokens, run->keys);
     run->v = doubles_alloc(tokens, run->keys);
@@ -396,7 +415,8 @@ static bool run_begin(Run *run, const Reference *reference, uint64_t rank, doubl
     run->weights = calloc(elements, sizeof(*run->weights));
     run->stored = calloc(elements, dtype_bytes(dims->dtype));
     return run->norm && run->out && run->q && run->k && run->v && run->context && run->act && run->gate &&
-           run->scores && run->weights_of_records && run->chosen && run->weights && run->stored && mean_begin(run);
+           run->scores && run->weights_of_records && run->chosen && run->weights && run->stored &&
+           (run->before || !plan_packs_rows(reference->plan)) && mean_begin(run);
 }
 
 static bool check_decisions(const Plan *plan, const int32_t *decisions, Fault *fault)
@@ -437,7 +457,8 @@ bool reference_run(const Reference *reference, const ReferenceInput *input, doub
             dense_layer(&run, layer);
         }
     }
-    *result = (ReferenceResult){.loss = mean_loss(&run, input->tokens), .choice_excess = run.choice_excess};
+    *result = (ReferenceResult){
+        .loss = mean_loss(&run, input->tokens), .choice_excess = run.choice_excess, .packed = run.packed};
     run_end(&run);
     return !is_stopped(&run) || fault_set(fault, FAULT_RUN, "the comparison with the reference was ended");
 }

@@ -22,6 +22,7 @@ typedef struct {
     // By how much the router's logit of an expert that a token passed over exceeds that of one it chose, over the root
     // mean square of the layer's logits; the largest of all tokens and layers, 0 where none does.
     double choice_excess;
+    double packed; // relative variance that packing rows may add to x (tolerance.h)
 } ReferenceResult;
 
 typedef struct {

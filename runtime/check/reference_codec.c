@@ -8,7 +8,7 @@
 
 bool reference_approximates(const Plan *plan)
 {
-    const CodecInfo *codec = codec_info(plan->codec);
+    const CodecInfo *codec = codec_info(plan->experts.codec);
     return codec->encodes && !codec->remembers;
 }
 
@@ -51,7 +51,7 @@ static float in_steps(float value, float step)
 void reference_decode(const Plan *plan, Tensor mean, Tensor expert)
 {
     Part parts[CODEC_BLOCK];
-    Packing packing = plan_packing(plan);
+    Packing packing = coding_packing(&plan->experts);
     float weights[CODEC_BLOCK], base[CODEC_BLOCK] = {0};
     uint64_t size = dtype_bytes(expert.dtype);
     for (uint64_t first = 0; first < expert.cols; first += CODEC_BLOCK) {

@@ -68,18 +68,42 @@ static double rounding_variance(const Plan *plan, const Path *path)
 // 4. What is compared is the largest single difference against the RMS of all of x. The largest of
 //    10^7 normal deviations is 5.3 standard deviations; rows whose RMS is above the whole's, gated
 //    products and attention, whose derivatives exceed 1 in places, take the rest of a factor of 10.
-double tolerance_hidden(const Plan *plan)
+double tolerance_hidden(const Plan *plan, double packed)
 {
     const double safety = 10;
     Path path = path_of(plan);
-    return safety * sqrt(rounding_variance(plan, &path));
+    return safety * sqrt(rounding_variance(plan, &path) + packed);
 }
 
 // A logit is a product of a normalised row, whose relative error is that of x, with a random column: it has x's
 // relative error in units of the RMS of logits. Two logits are compared.
-double tolerance_choice(const Plan *plan)
+double tolerance_choice(const Plan *plan, double packed)
 {
-    return 2 * tolerance_hidden(plan);
+    return 2 * tolerance_hidden(plan, packed);
+}
+
+// 12. A packed element is off by at most half a step, evenly: by steps / sqrt(12). Scales are rounded (2^-9), which
+// moves
+//     steps and no value by more. fp8 has 8 steps between powers of 2: half of one is at most 2^-4 of the element, so
+//     its mean square is below 2^-8 / 3 of the element's. The others have one step for all, the block's largest
+//     magnitude over so many; of n normal values the square of the largest is 2 ln(2 n) times their mean square, about.
+static double packed_variance(TokenFormat format)
+{
+    double steps = format == TOKENS_INT8 ? 127 : 7, largest = 2 * log(2.0 * token_block(format));
+    return format == TOKENS_FULL ? 0 : format == TOKENS_FP8 ? 0x1p-8 / 3 : largest / (12 * steps * steps);
+}
+
+// Rows are packed once on their way out, so that what experts make of them has an error of about the same relative
+// size (3.); what they make is packed once at every level that it is sent over. Partial sums are of experts that know
+// nothing of each other: their squares add up to those of the whole.
+double tolerance_packed(const Plan *plan, const Choice *choice)
+{
+    uint32_t levels = 0;
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++)
+        levels += plan->cluster.levels[l].count > choice->domain[l];
+    return levels == 0
+               ? 0
+               : packed_variance(plan->tokens[WAY_DISPATCH]) + levels * packed_variance(plan->tokens[WAY_COMBINE]);
 }
 
 // Relative variance of what a rank's gradients are made of, and of the weights that they have moved (7.).

@@ -32,6 +32,19 @@ static const SavedBuffer *experts_of(const CheckpointReader *reader, int32_t lay
     return NULL;
 }
 
+// The same of a bundle that all ranks own together.
+static const SavedBuffer *bundle_of(const CheckpointReader *reader, int32_t layer)
+{
+    const Plan *plan = reader->rank->plan;
+    for (uint32_t b = 0; b < reader->own.buffer_count; b++) {
+        const SavedBuffer *of = &reader->own.buffers[b];
+        const Buffer *buffer = &plan->buffers[of->buffer];
+        if (of->persistence == PERSISTENCE_SHARE && buffer->kind == BUFFER_WEIGHT && buffer->layer == layer)
+            return of;
+    }
+    return NULL;
+}
+
 // Values for each element of experts: one weight, or several of the optimizer's state. 1 for what is no experts'.
 static uint64_t parts_of(const Manifest *manifest, const SavedBuffer *of)
 {
@@ -55,12 +68,13 @@ static const SavedBuffer *source_of(const CheckpointReader *reader, const SavedB
 {
     const SavedBuffer *like = of;
     if (of->rebuild == REBUILD_WEIGHTS)
-        like = experts_of(reader, reader->rank->plan->buffers[of->buffer].layer);
+        like = (persistence_is_shared(of->persistence) ? bundle_of : experts_of)(
+            reader, reader->rank->plan->buffers[of->buffer].layer);
     const Manifest *manifest = &reader->checkpoint->manifest;
     const SavedBuffer *source = like ? find_saved(manifest, like->name) : NULL;
     if (!source || source->dtype != of->dtype || source->persistence != like->persistence)
         return NULL;
-    if (of->persistence == PERSISTENCE_SHARE)
+    if (persistence_is_shared(of->persistence))
         return holds_bundle(manifest, source, of) ? source : NULL;
     bool fits = source->layer == like->layer && parts_of(manifest, source) == parts_of(&reader->own, of) &&
                 (source->persistence != PERSISTENCE_EQUAL || (source->rows == of->rows && source->cols == of->cols));
@@ -153,8 +167,9 @@ static bool add_share(CheckpointReader *reader, uint64_t index, const SavedBuffe
     const SavedBuffer *source = source_of(reader, of);
     uint64_t there = source->cols / of->parts, here = of->cols / of->parts, element = dtype_bytes(of->dtype);
     uint64_t from = share_of_file(&reader->checkpoint->manifest, index) * there;
-    uint64_t to = share_of_rank(&reader->rank->plan->cluster, reader->rank->comm->rank) * here;
-    uint64_t first = from > to ? from : to, end = from + there < to + here ? from + there : to + here;
+    uint64_t own = share_of_rank(&reader->rank->plan->cluster, reader->rank->comm->rank), all = of->rows * here;
+    uint64_t to = own / of->rows * all; // a row for each of the shares next to the own one
+    uint64_t first = from > to ? from : to, end = from + there < to + all ? from + there : to + all;
     for (uint64_t part = 0; first < end && part < of->parts; part++) {
         CheckpointCopy copy = {source->offset + (part * there + first - from) * element, (end - first) * element,
                                (uint32_t)of->buffer, (part * here + first - to) * element};
@@ -268,7 +283,7 @@ bool reader_deal(CheckpointReader *reader, Fault *fault)
     for (uint32_t b = 0; b < reader->own.buffer_count; b++) {
         const SavedBuffer *of = &reader->own.buffers[b], *source = source_of(reader, of);
         every_file = every_file || needs_mean(reader, of);
-        bool clears = of->rebuild == REBUILD_ZERO || of->persistence == PERSISTENCE_SHARE; // its padding
+        bool clears = of->rebuild == REBUILD_ZERO || persistence_is_shared(of->persistence); // its padding
         if (clears && !fill_zero(reader, of, fault))
             return false;
         if (of->persistence == PERSISTENCE_EQUAL && source &&
@@ -282,7 +297,7 @@ bool reader_deal(CheckpointReader *reader, Fault *fault)
             const SavedBuffer *of = &reader->own.buffers[b];
             if (of->persistence == PERSISTENCE_EQUAL || of->rebuild == REBUILD_ZERO)
                 continue;
-            bool shares = of->persistence == PERSISTENCE_SHARE;
+            bool shares = persistence_is_shared(of->persistence);
             if (!(shares ? add_share : add_experts)(reader, f, of, fault))
                 return false;
         }

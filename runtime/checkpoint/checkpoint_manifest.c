@@ -137,7 +137,7 @@ bool manifest_of_plan(const Plan *plan, Manifest *out, Fault *fault)
 {
     *out = (Manifest){.model = plan->model,
                       .dispatch = plan->dispatch,
-                      .codec = plan->codec,
+                      .codec = plan->experts.codec,
                       .ranks = cluster_gpus(&plan->cluster),
                       .level_count = plan->cluster.level_count,
                       .choice_count = plan->choice_count};

@@ -27,6 +27,7 @@ typedef struct {
     const int32_t *tokens; // [micro-batches][batch][sequence + 1], copied; not looked at where the plan takes none
     uint64_t update;       // from 1: which of the optimizer
     float learning_rate;   // of that update
+    bool whole;            // packets hold whole values (Plan.whole_iterations)
 } EngineIteration;
 
 // What the last iteration left behind; pointers are the engine's, NULL where nothing was recorded. Of several

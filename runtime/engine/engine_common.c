@@ -72,13 +72,72 @@ const ExpertMap *expert_map_of_layer(const ExpertMaps *maps, const Plan *plan, i
 
 // ---- experts and packets ---------------------------------------------------------------------
 
-uint64_t engine_own_slot(const Plan *plan, uint64_t rank, int32_t layer)
+uint64_t engine_own_slot(const Plan *plan, const Coding *coding, uint64_t rank, int32_t layer)
 {
     const Choice *choice = plan_choice_of_layer(plan, layer);
+    if (coding == &plan->dense) { // as gathers over the levels of packets, outermost first, lay shares down
+        uint64_t slot = 0, stride = 1;
+        for (uint32_t l = 0; l < coding_levels(coding, plan->cluster.level_count); l++) {
+            slot += cluster_coordinate(&plan->cluster, rank, l) * stride;
+            stride *= plan->cluster.levels[l].count;
+        }
+        return slot;
+    }
     if (!choice)
         return 0;
     ExpertShares shares = plan_expert_shares(plan, choice->domain);
     return share_slot(&shares, rank) % plan_coded_members(plan, choice->domain) * shares.rows;
+}
+
+// The buffer that tells of which weights a step's packets are; NONE without packets.
+static int32_t packed_buffer(const Plan *plan, const Step *step)
+{
+    StepBuffers of = step_buffers(plan, step);
+    switch (step->op) {
+    case OP_ENCODE:
+        return of.encode.packet;
+    case OP_DECODE:
+        return of.decode.packet;
+    case OP_ENCODE_GRADIENT:
+        return of.encode_gradient.packets;
+    case OP_RETURN_PACKETS:
+        return of.return_packets.packets;
+    case OP_DECODE_GRADIENT:
+        return of.decode_gradient.gathered;
+    case OP_GATHER:
+        return plan->buffers[of.gather.shard].dtype == DTYPE_U8 ? of.gather.shard : NONE;
+    default:
+        return NONE;
+    }
+}
+
+StepPackets engine_step_packets(const Plan *plan, const WeightKind kinds[], uint64_t rank, uint32_t step)
+{
+    const Step *of = &plan->steps[step];
+    int32_t buffer = plan->model.abstract ? NONE : packed_buffer(plan, of);
+    const Coding *coding = buffer == NONE ? NULL : plan_coding(plan, kinds[buffer]);
+    bool weights = of->op == OP_ENCODE || of->op == OP_DECODE || of->op == OP_GATHER;
+    if (!coding || (weights && !codec_info(coding->codec)->encodes)) // weights may be stored in bytes, too
+        return (StepPackets){0};
+    uint64_t elements = bundle_vector_elements(plan, kinds[buffer], of->layer);
+    Packing packing = weights ? coding_packing(coding) : coding_gradient_packing(coding);
+    return (StepPackets){.coding = coding,
+                         .packing = packing,
+                         .bytes = packing_bytes(packing, elements, plan->model.dtype),
+                         .whole_bytes = packing_bytes((Packing){PACKET_WHOLE, 1}, elements, plan->model.dtype),
+                         .own_slot = of->op == OP_DECODE ? engine_own_slot(plan, coding, rank, of->layer) : 0};
+}
+
+Packing engine_packing(const StepPackets *of, bool whole)
+{
+    return whole ? (Packing){PACKET_WHOLE, 1} : of->packing;
+}
+
+Tensor engine_packets(const StepPackets *of, bool whole, Tensor packets)
+{
+    if (of->coding)
+        packets.cols = whole ? of->whole_bytes : of->bytes;
+    return packets;
 }
 
 const int32_t *engine_slots(const Plan *plan, const ExpertMaps *maps, uint32_t step, Fault *fault)
@@ -143,6 +202,22 @@ bool engine_route_create(const Plan *plan, const ExpertMaps *maps, uint64_t rank
                                    .own = place.own,
                                    .place_rows = place.message_rows},
                          .fanout = fanout_of(plan, step_operand(plan, of, OPERAND_origin))};
+    return true;
+}
+
+// ---- packed rows -----------------------------------------------------------------------------
+
+bool engine_packed_rows(const Plan *plan, uint64_t rank, uint32_t step, PackedRows *packed, Fault *fault)
+{
+    const Step *of = &plan->steps[step], *dispatch = NULL;
+    int way = plan_packed_way(plan, step_operand(plan, of, OPERAND_packed_rows));
+    if (step_operand(plan, of, OPERAND_send_counts) != NONE)
+        dispatch = engine_route_dispatch(plan, of);
+    if (way < 0 || way >= TOKEN_WAYS || (dispatch && dispatch->group == NONE))
+        return fault_set(fault, FAULT_INPUT, "step %" PRIu32 " ('%s'): no exchange carries its rows", step,
+                         op_info((int)of->op)->name);
+    *packed =
+        (PackedRows){.format = plan->tokens[way], .own = dispatch ? engine_step_place(plan, dispatch, rank).own : 0};
     return true;
 }
 

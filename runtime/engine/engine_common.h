@@ -27,8 +27,22 @@ const ExpertMap *expert_map_of_layer(const ExpertMaps *maps, const Plan *plan, i
 
 const Choice *plan_choice_of_layer(const Plan *plan, int32_t layer); // NULL if it has no experts
 
-// Where own experts lie among those that a rank holds.
-uint64_t engine_own_slot(const Plan *plan, uint64_t rank, int32_t layer);
+// How a step that makes packets, carries or reads them finds them.
+typedef struct {
+    const Coding *coding; // NULL where a step has nothing to do with packets
+    Packing packing;
+    uint64_t bytes, whole_bytes; // of a packet; in iterations in which packets hold whole values
+    uint64_t own_slot;           // where packets are decoded: of the first own row among those gathered
+} StepPackets;
+
+// Where the first own row lies among those that packets bring together.
+uint64_t engine_own_slot(const Plan *plan, const Coding *coding, uint64_t rank, int32_t layer);
+// kinds: those of bundle_kinds.
+StepPackets engine_step_packets(const Plan *plan, const WeightKind kinds[], uint64_t rank, uint32_t step);
+// Of an iteration in which packets hold whole values, or of another: what they are, and their tensor.
+Packing engine_packing(const StepPackets *of, bool whole);
+Tensor engine_packets(const StepPackets *of, bool whole, Tensor packets);
+
 // Where each expert is among those that the rank holds, for a step of an MoE layer. NULL and a fault for others.
 const int32_t *engine_slots(const Plan *plan, const ExpertMaps *maps, uint32_t step, Fault *fault) MUST_CHECK;
 
@@ -44,6 +58,15 @@ typedef struct {
 // False and a fault where there is no dispatch, or the layer has no experts.
 bool engine_route_create(const Plan *plan, const ExpertMaps *maps, uint64_t rank, uint32_t step, StepRoute *route,
                          Fault *fault) MUST_CHECK;
+
+// In what rows travel that a step packs or unpacks; of those that came back also who this rank is among those that they
+// were sent to. False and a fault: no step carries them.
+typedef struct {
+    TokenFormat format;
+    uint32_t own;
+} PackedRows;
+
+bool engine_packed_rows(const Plan *plan, uint64_t rank, uint32_t step, PackedRows *packed, Fault *fault) MUST_CHECK;
 
 // The part of a layer's dense weights, or of their gradients, that a step works on: [1][elements].
 Tensor engine_dense_part(const ModelDims *dims, Tensor dense, DensePart part);

@@ -158,7 +158,8 @@ bool cuda_replay(Engine *base, const bool *left_out, Fault *fault)
     CudaEngine *engine = (CudaEngine *)base;
     cudaStream_t origin = engine->streams[STREAM_COMPUTE];
     // An iteration before learns the counts that the graph is made with, and loads the kernels.
-    if (leaves_out(engine, left_out) || !all_ran(engine) || !origin || cuda_replay_refusal(base))
+    // One is made of iterations with packets as they will be from then on.
+    if (engine->whole || leaves_out(engine, left_out) || !all_ran(engine) || !origin || cuda_replay_refusal(base))
         return false;
     if (!cuda_use_device(engine, fault) || !cuda_check(engine->begin_error, "copy the inputs", fault))
         return false;

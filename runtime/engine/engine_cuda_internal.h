@@ -43,6 +43,12 @@ typedef struct {
     bool counts_known; // an exchange before it brought them
 } CudaExchange;
 
+// Of steps that pack rows or unpack them.
+typedef struct {
+    TokenFormat format;
+    CudaRows present;
+} CudaPacked;
+
 struct CudaStep {
     CudaEngine *engine;
     CudaHandler run;
@@ -58,12 +64,13 @@ struct CudaStep {
     _Atomic uint64_t enqueued; // number of the iteration in which it last was
     int channel;               // of steps that meet others
     MessagePlace place;        // among those; of gradients that are packed, among those that the packets travel between
-    union {                    // of the op; of gates; of others
+    StepPackets packets;
+    union { // of the op; of gates; of others
         CudaRoute route;
         CudaExperts experts;
         CudaExchange exchange;
+        CudaPacked packed;
         Record *kept_records;  // device, where the gate's choice is recorded, or NULL
-        uint64_t own_slot;     // of own experts among those held, where they are decoded
         bool is_final;         // its output is the final hidden state
         const void **parts;    // of sums: device array
         ModelRanges undecayed; // of optimizer steps
@@ -76,6 +83,7 @@ struct CudaEngine {
     Comm *comm;
     EngineOptions options;
     uint64_t capacity_rows; // of the gate
+    bool whole;             // packets hold whole values in this iteration
     ExpertMaps maps;
     WeightKind *kinds; // [buffers]
     CudaStep *steps;

@@ -105,6 +105,20 @@ bool cuda_run_route(CudaStep *step, Fault *fault)
                     fault);
 }
 
+bool cuda_run_encode_rows(CudaStep *step, Fault *fault)
+{
+    const struct encode_rows_tensors *t = &step->operands.encode_rows;
+    const CudaPacked *of = &step->of.packed;
+    return launched(cuda_encode_rows(queue_of(step), of->format, of->present, t->rows, t->packed_rows), fault);
+}
+
+bool cuda_run_decode_rows(CudaStep *step, Fault *fault)
+{
+    const struct decode_rows_tensors *t = &step->operands.decode_rows;
+    const CudaPacked *of = &step->of.packed;
+    return launched(cuda_decode_rows(queue_of(step), of->format, of->present, t->packed_rows, t->rows), fault);
+}
+
 bool cuda_run_expert(CudaStep *step, Fault *fault)
 {
     const struct expert_tensors *t = &step->operands.expert;
@@ -147,9 +161,10 @@ bool cuda_run_loss(CudaStep *step, Fault *fault)
 bool cuda_run_gather(CudaStep *step, Fault *fault)
 {
     const struct gather_tensors *t = &step->operands.gather;
+    Tensor shard = engine_packets(&step->packets, step->engine->whole, t->shard);
     Comm *comm = step->engine->comm;
-    return comm->device->all_gather(comm, step->channel, t->shard.data, t->gathered.data,
-                                    t->shard.rows * tensor_row_bytes(t->shard), stream_of(step), fault) &&
+    return comm->device->all_gather(comm, step->channel, shard.data, t->gathered.data,
+                                    shard.rows * tensor_row_bytes(shard), stream_of(step), fault) &&
            cuda_collective_first(step, fault);
 }
 

@@ -20,6 +20,7 @@ static cudaError_t inputs_enqueue(CudaEngine *engine, const EngineIteration *ite
                                     cudaMemcpyHostToDevice, home);
     }
     const TrainingSettings *settings = &engine->options.training;
+    engine->whole = iteration->whole;
     AdamW adamw = {.learning_rate = iteration->learning_rate,
                    .beta1 = (float)settings->beta1,
                    .beta2 = (float)settings->beta2,

@@ -129,6 +129,30 @@ static bool prepare_route_backward(CudaStep *step, Fault *fault)
     return route_create(step, step->operands.route_backward.counts, step->operands.route_backward.drecords.rows, fault);
 }
 
+static bool packed_create(CudaStep *step, Tensor counts, Tensor send_counts, uint64_t rows, Fault *fault)
+{
+    const CudaEngine *engine = step->engine;
+    PackedRows packed;
+    if (!engine_packed_rows(engine->plan, engine->comm->rank, step->index, &packed, fault))
+        return false;
+    CudaRows present = rows_present(engine, send_counts.data ? send_counts : counts, rows);
+    present.skipped = send_counts.data && present.counts ? packed.own + 1 : 0;
+    step->of.packed = (CudaPacked){.format = packed.format, .present = present};
+    return true;
+}
+
+static bool prepare_encode_rows(CudaStep *step, Fault *fault)
+{
+    const struct encode_rows_tensors *t = &step->operands.encode_rows;
+    return packed_create(step, t->counts, (Tensor){0}, t->rows.rows, fault);
+}
+
+static bool prepare_decode_rows(CudaStep *step, Fault *fault)
+{
+    const struct decode_rows_tensors *t = &step->operands.decode_rows;
+    return packed_create(step, t->counts, t->send_counts, t->rows.rows, fault);
+}
+
 static bool experts_create(CudaStep *step, Tensor rows, Tensor records, Tensor counts, Fault *fault)
 {
     const CudaEngine *engine = step->engine;
@@ -185,14 +209,6 @@ static bool prepare_loss(CudaStep *step, Fault *fault)
     return true;
 }
 
-static bool prepare_decode(CudaStep *step, Fault *fault)
-{
-    (void)fault;
-    const CudaEngine *engine = step->engine;
-    step->of.own_slot = engine_own_slot(engine->plan, engine->comm->rank, engine->plan->steps[step->index].layer);
-    return true;
-}
-
 static bool prepare_packets(CudaStep *step, Fault *fault)
 {
     const CudaEngine *engine = step->engine;
@@ -225,6 +241,8 @@ static bool (*const prepares[])(CudaStep *, Fault *) = {
     [OP_GATE] = prepare_gate,
     [OP_ROUTE] = prepare_route,
     [OP_UNROUTE] = prepare_unroute,
+    [OP_ENCODE_ROWS] = prepare_encode_rows,
+    [OP_DECODE_ROWS] = prepare_decode_rows,
     [OP_UNROUTE_BACKWARD] = prepare_unroute_backward,
     [OP_ROUTE_BACKWARD] = prepare_route_backward,
     [OP_EXPERT] = prepare_expert,
@@ -233,7 +251,6 @@ static bool (*const prepares[])(CudaStep *, Fault *) = {
     [OP_COMBINE] = prepare_exchange,
     [OP_COMBINE_BACKWARD] = prepare_exchange,
     [OP_LOSS] = prepare_loss,
-    [OP_DECODE] = prepare_decode,
     [OP_ENCODE_GRADIENT] = prepare_packets,
     [OP_DECODE_GRADIENT] = prepare_packets,
     [OP_REDUCE_SCATTER] = prepare_reduce_scatter,
@@ -265,6 +282,7 @@ static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
         engine->first_step[step->stream] = index;
     snprintf(step->label, sizeof(step->label), of->layer == NONE ? "%s" : "%s %" PRId32, info->name, of->layer);
     step->operands = step_tensors(plan, of, engine->memory);
+    step->packets = engine_step_packets(plan, engine->kinds, engine->comm->rank, index);
     if (of->group != NONE && !channel_open(engine, step, fault))
         return false;
     if ((size_t)of->op < COUNT_OF(prepares) && prepares[of->op] && !prepares[of->op](step, fault))

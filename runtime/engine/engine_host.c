@@ -99,6 +99,12 @@ static bool prepare_route(HostStep *step, Fault *fault)
     return engine_route_create(engine->plan, &engine->maps, engine->comm->rank, step->index, &step->of.route, fault);
 }
 
+static bool prepare_packed(HostStep *step, Fault *fault)
+{
+    const HostEngine *engine = step->engine;
+    return engine_packed_rows(engine->plan, engine->comm->rank, step->index, &step->of.packed, fault);
+}
+
 static bool prepare_expert(HostStep *step, Fault *fault)
 {
     step->of.slot_of_expert = engine_slots(step->engine->plan, &step->engine->maps, step->index, fault);
@@ -110,14 +116,6 @@ static bool prepare_loss(HostStep *step, Fault *fault)
     (void)fault;
     if (step->engine->plan->steps[step->index].micro_batch == 0)
         step->engine->loss = step->operands.loss.loss;
-    return true;
-}
-
-static bool prepare_decode(HostStep *step, Fault *fault)
-{
-    (void)fault;
-    const HostEngine *engine = step->engine;
-    step->of.own_slot = engine_own_slot(engine->plan, engine->comm->rank, engine->plan->steps[step->index].layer);
     return true;
 }
 
@@ -142,12 +140,13 @@ static bool (*const prepares[])(HostStep *, Fault *) = {
     [OP_GATE] = prepare_gate,
     [OP_ROUTE] = prepare_route,
     [OP_UNROUTE] = prepare_route,
+    [OP_ENCODE_ROWS] = prepare_packed,
+    [OP_DECODE_ROWS] = prepare_packed,
     [OP_ROUTE_BACKWARD] = prepare_route,
     [OP_UNROUTE_BACKWARD] = prepare_route,
     [OP_EXPERT] = prepare_expert,
     [OP_EXPERT_BACKWARD] = prepare_expert,
     [OP_LOSS] = prepare_loss,
-    [OP_DECODE] = prepare_decode,
     [OP_ENCODE_GRADIENT] = prepare_packets,
     [OP_DECODE_GRADIENT] = prepare_packets,
     [OP_OPTIMIZER] = prepare_optimizer,
@@ -160,6 +159,7 @@ static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
     HostStep *step = &engine->steps[index];
     *step = (HostStep){.engine = engine, .run = handlers[of->op], .index = index};
     step->operands = step_tensors(plan, of, engine->memory);
+    step->packets = engine_step_packets(plan, engine->kinds, engine->comm->rank, index);
     uint64_t elements = host_step_scratch(plan, of);
     const MemoryPart *scratch = &engine->layout.scratch[step_stream(plan, of)];
     if (elements)
@@ -262,6 +262,7 @@ static void host_begin(Engine *base, const EngineIteration *iteration)
     HostEngine *engine = (HostEngine *)base;
     engine->updates = iteration->update;
     engine->learning_rate = iteration->learning_rate;
+    engine->whole = iteration->whole;
     engine->nonfinite_step = -1;
     uint64_t count = engine->tokens.rows * engine->tokens.cols;
     for (uint32_t i = 0; i < engine->plan->micro_batches && engine->tokens.data; i++)

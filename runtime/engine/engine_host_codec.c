@@ -1,14 +1,23 @@
-// The codecs' ops of the host engine: experts and gradients as packets, and the mean of experts. Kernels do the work;
+// The codecs' ops of the host engine: weights and gradients as packets, and the mean of experts. Kernels do the work;
 // here is whose rows are whose.
 #include "runtime/engine/engine_host_internal.h"
+
+static Packing packing_of(const HostStep *step)
+{
+    return engine_packing(&step->packets, step->engine->whole);
+}
+
+static Tensor packets_of(const HostStep *step, Tensor packets)
+{
+    return engine_packets(&step->packets, step->engine->whole, packets);
+}
 
 bool host_run_encode(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct encode_tensors *t = &step->operands.encode;
-    const Plan *plan = step->engine->plan;
-    const CodecInfo *codec = codec_info(plan->codec);
-    host_encode(codec, plan_packing(plan), t->own_experts, codec->remembers ? t->sent : t->mean, t->packet);
+    const CodecInfo *codec = codec_info(step->packets.coding->codec);
+    host_encode(codec, packing_of(step), t->own, codec->remembers ? t->sent : t->mean, packets_of(step, t->packet));
     return true;
 }
 
@@ -16,10 +25,9 @@ bool host_run_decode(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct decode_tensors *t = &step->operands.decode;
-    const Plan *plan = step->engine->plan;
-    const CodecInfo *codec = codec_info(plan->codec);
-    host_decode(codec, plan_packing(plan), step->of.own_slot, t->packet, t->own, t->mean,
-                codec->remembers ? t->replicas : t->experts);
+    const CodecInfo *codec = codec_info(step->packets.coding->codec);
+    host_decode(codec, packing_of(step), step->packets.own_slot, packets_of(step, t->packet), t->own, t->mean,
+                codec->remembers ? t->replicas : t->gathered);
     return true;
 }
 
@@ -36,16 +44,16 @@ bool host_run_encode_gradient(const HostStep *step, Fault *fault)
     (void)fault;
     const struct encode_gradient_tensors *t = &step->operands.encode_gradient;
     uint64_t own_count = t->gathered.rows / step->place.members;
-    host_encode_gradient(plan_gradient_packing(step->engine->plan), step->place.own * own_count, own_count, t->gathered,
-                         t->error, t->packets);
+    host_encode_gradient(packing_of(step), step->place.own * own_count, own_count, t->gathered, t->error,
+                         packets_of(step, t->packets));
     return true;
 }
 
 bool host_run_return_packets(const HostStep *step, Fault *fault)
 {
     const struct return_packets_tensors *t = &step->operands.return_packets;
-    Exchange exchange =
-        engine_packet_exchange(t->packets, t->received, step->place.members, step->engine->sum_counts[0]);
+    Exchange exchange = engine_packet_exchange(packets_of(step, t->packets), packets_of(step, t->received),
+                                               step->place.members, step->engine->sum_counts[0]);
     return host_exchange(step, &exchange, fault);
 }
 
@@ -53,7 +61,6 @@ bool host_run_decode_gradient(const HostStep *step, Fault *fault)
 {
     (void)fault;
     const struct decode_gradient_tensors *t = &step->operands.decode_gradient;
-    host_decode_gradient(plan_gradient_packing(step->engine->plan), step->place.own, t->gathered, t->received,
-                         t->shard);
+    host_decode_gradient(packing_of(step), step->place.own, t->gathered, packets_of(step, t->received), t->shard);
     return true;
 }

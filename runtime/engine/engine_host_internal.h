@@ -19,13 +19,14 @@ struct HostStep {
     Tensor work;        // its scratch; nothing where the op takes none
     int channel;        // of steps that meet others
     MessagePlace place; // among those; of gradients that are packed, among those that the packets travel between
-    union {             // of the op; of others
+    StepPackets packets;
+    union { // of the op; of others
         StepRoute route;
         const int32_t *slot_of_expert;
         int32_t *decisions;    // where its choice is recorded, or NULL
-        uint64_t own_slot;     // of own experts among those held, where they are decoded
         bool is_final;         // its output is the final hidden state
         ModelRanges undecayed; // of optimizer steps
+        PackedRows packed;     // of steps that pack rows or unpack them
     } of;
 };
 
@@ -44,6 +45,7 @@ struct HostEngine {
     int32_t *sum_counts[SUM_STREAMS]; // in one allocation
     uint64_t updates;                 // of the optimizer, from 1
     float learning_rate;
+    bool whole;             // packets hold whole values in this iteration
     int64_t nonfinite_step; // see EngineResult
     int32_t *decisions;
     void *final_x;

@@ -117,6 +117,33 @@ bool host_run_dispatch(const HostStep *step, Fault *fault)
     return host_move_dispatch(&meeting, &step->operands.dispatch, false, fault);
 }
 
+// Those that arrived, those that were sent, or all.
+static uint64_t packed_count(const HostStep *step, Tensor counts, Tensor send_counts, uint64_t rows)
+{
+    bool counted = step->engine->plan->exchange == EXCHANGE_COUNTED;
+    if (counted && send_counts.data)
+        return counted_rows(send_counts) - (uint64_t)((const int32_t *)send_counts.data)[step->of.packed.own];
+    return stage_rows(step, counts, rows);
+}
+
+bool host_run_encode_rows(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const struct encode_rows_tensors *t = &step->operands.encode_rows;
+    host_encode_rows(step->of.packed.format, packed_count(step, t->counts, (Tensor){0}, t->rows.rows), t->rows,
+                     t->packed_rows);
+    return true;
+}
+
+bool host_run_decode_rows(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const struct decode_rows_tensors *t = &step->operands.decode_rows;
+    host_decode_rows(step->of.packed.format, packed_count(step, t->counts, t->send_counts, t->rows.rows),
+                     t->packed_rows, t->rows);
+    return true;
+}
+
 bool host_run_expert(const HostStep *step, Fault *fault)
 {
     const struct expert_tensors *t = &step->operands.expert;
@@ -187,9 +214,10 @@ bool host_run_loss(const HostStep *step, Fault *fault)
 bool host_run_gather(const HostStep *step, Fault *fault)
 {
     const struct gather_tensors *t = &step->operands.gather;
+    Tensor shard = engine_packets(&step->packets, step->engine->whole, t->shard);
     Comm *comm = step->engine->comm;
-    return comm->ops->all_gather(comm, step->channel, t->shard.data, t->gathered.data,
-                                 t->shard.rows * row_bytes(t->shard), fault);
+    return comm->ops->all_gather(comm, step->channel, shard.data, t->gathered.data, shard.rows * row_bytes(shard),
+                                 fault);
 }
 
 // ---- backward --------------------------------------------------------------------------------

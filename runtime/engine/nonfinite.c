@@ -4,11 +4,12 @@
 enum { CHUNK_ELEMENTS = 4096 };
 
 // What a step writes that has a value in every place, or in as many rows as its operand `counts` says. Not where rows
-// are split: what is for others, and what stays, are places for more than there is.
+// are split: what is for others, and what stays, are places for more than there is; nor where they are unpacked, among
+// them what came back.
 static bool is_output(const OpInfo *info, const OperandInfo *operand)
 {
     bool whole = info->shape == SHAPE_LOCAL || info->shape == SHAPE_GATHER;
-    bool splits = op_operand_index(info, OPERAND_send_rows) >= 0;
+    bool splits = op_operand_index(info, OPERAND_send_rows) >= 0 || op_operand_index(info, OPERAND_packed_rows) >= 0;
     return whole && !splits && (operand->role == ROLE_OUT || operand->role == ROLE_INOUT) &&
            (operand->contents == CONTENTS_HIDDEN || operand->contents == CONTENTS_SCALAR ||
             operand->contents == CONTENTS_HELD_EXPERTS || operand->contents == CONTENTS_ANYTHING);

@@ -43,6 +43,7 @@ typedef struct {
     double *histogram;               // [choice][expert] of this rank's tokens, or NULL
     bool *left_out;                  // [step] of the iteration under way
     uint32_t measured;               // iterations so far
+    uint32_t measured_whole;         // of these, in which packets held whole values
     int signal;                      // that asked, here or in another process, to end after this iteration; 0
     double compute_s;                // of the measured iterations
     CommTimes times;                 // of its collectives, late_s and last_s in one piece

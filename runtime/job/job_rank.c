@@ -160,6 +160,7 @@ static bool rank_iterate(Rank *rank, uint64_t iteration, bool measured)
     double time_s = clock_now_s() - rank->start_s;
     if (!rank_agree(rank, &time_s) || !rank_count_dropped(rank))
         return false;
+    rank->measured_whole += measured && updates < job->plan->whole_iterations;
     if (measured)
         rank_keep_result(rank, rank->measured++, time_s, loss);
     LossRow row = {.iteration = iteration + 1,

@@ -74,13 +74,12 @@ static const Reduction reductions[] = {
 enum { MEASURES = COUNT_OF(reductions) };
 _Static_assert(sizeof(JobTraffic) == MEASURES * sizeof(double), "traffic is reduced as an array of numbers");
 
-static bool rank_reduce_level(Rank *rank, uint32_t level)
+// `plan`: what was expected of the level.
+static bool rank_reduce_level(Rank *rank, uint32_t level, const Traffic *plan)
 {
-    static const Traffic none;
     Job *job = rank->job;
     const CommOps *comm = rank->comm->ops;
     const CommTraffic *own = &rank->traffic[level];
-    const Traffic *plan = job->plan->strategy_count ? &job->plan->strategies[0].traffic[level] : &none;
     const double values[MEASURES] = {
 #define HEP_TRAFFIC(key, column, REDUCTION, value) (double)(value),
 #include "runtime/comm/measures.def"
@@ -103,8 +102,13 @@ static bool rank_reduce_level(Rank *rank, uint32_t level)
 static bool rank_reduce_traffic(Rank *rank)
 {
     rank->comm->ops->traffic(rank->comm, rank->traffic, true);
-    for (uint32_t l = 0; l < rank->job->plan->cluster.level_count; l++)
-        if (!rank_reduce_level(rank, l))
+    const Plan *plan = rank->job->plan;
+    Traffic planned[LEVELS_MAX] = {0};
+    if (plan->strategy_count > 0)
+        memcpy(planned, plan->strategies[0].traffic, sizeof(planned));
+    plan_add_whole_traffic(plan, (double)rank->measured_whole / rank->measured, planned);
+    for (uint32_t l = 0; l < plan->cluster.level_count; l++)
+        if (!rank_reduce_level(rank, l, &planned[l]))
             return false;
     return true;
 }
@@ -160,7 +164,7 @@ static bool rank_check(Rank *rank)
     CheckPart part;
     if (!check_rank(job->reference, job->plan, rank->comm->rank, &result, &part, &rank->fault))
         return false;
-    double errors[] = {part.max_abs_error, part.loss_error, part.choice_excess};
+    double errors[] = {part.max_abs_error, part.loss_error, part.choice_excess, part.packed};
     double sums[] = {part.square_sum, part.element_count};
     if (!comm->all_reduce_max(rank->comm, errors, COUNT_OF(errors), &rank->fault) ||
         !comm->all_reduce_sum(rank->comm, sums, COUNT_OF(sums), &rank->fault))
@@ -168,6 +172,7 @@ static bool rank_check(Rank *rank)
     CheckPart all = {.max_abs_error = errors[0],
                      .loss_error = errors[1],
                      .choice_excess = errors[2],
+                     .packed = errors[3],
                      .square_sum = sums[0],
                      .element_count = sums[1]};
     if (rank_is_first(rank))

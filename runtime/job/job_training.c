@@ -353,7 +353,8 @@ bool rank_training_begin(Rank *rank, DataPart part, uint64_t iteration, double *
     bool trains = part == DATA_TRAINING;
     EngineIteration of = {.tokens = rank->training.tokens,
                           .update = trains ? rank->training.updates + 1 : 1,
-                          .learning_rate = trains ? (float)training_rate(&settings, iteration) : 0};
+                          .learning_rate = trains ? (float)training_rate(&settings, iteration) : 0,
+                          .whole = rank->training.updates < job->plan->whole_iterations};
     uint32_t micro_batches = job->plan->micro_batches;
     for (uint32_t i = 0; i < micro_batches && job->plan->model.vocabulary > 0; i++) {
         DataBatch batch = {.seed = job->begin.seed,

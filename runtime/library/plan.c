@@ -185,7 +185,7 @@ hep_status hep_plan_facts(const hep_plan *handle, hep_facts *facts)
                         .training = plan->pass == PASS_TRAINING,
                         .dispatch = (int32_t)plan->dispatch,
                         .padded = plan->exchange == EXCHANGE_PADDED,
-                        .codec = (int32_t)plan->codec,
+                        .codec = (int32_t)plan->experts.codec,
                         .micro_batches = (int32_t)plan->micro_batches,
                         .recompute = plan->recompute,
                         .groups = (int32_t)plan->group_count,
@@ -195,8 +195,8 @@ hep_status hep_plan_facts(const hep_plan *handle, hep_facts *facts)
                         .expert_elements = (int64_t)model_expert_elements(model),
                         .iteration_s = plan->iteration_s,
                         .memory_bytes = plan_memory_bytes(plan),
-                        .codec_ratio = plan->codec_ratio,
-                        .gradient_ratio = plan->gradient_ratio};
+                        .codec_ratio = plan->experts.ratio,
+                        .gradient_ratio = plan->experts.gradient_ratio};
     if (!library_give(facts, &filled, sizeof(filled), &fault))
         return library_end(&fault);
     return HEP_OK;

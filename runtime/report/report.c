@@ -53,15 +53,24 @@ static void print_domain(const Plan *plan, Text *out)
     text_append(out, alike ? "" : " (first MoE layer; others differ)");
 }
 
+static void print_choice(const Plan *plan, Text *out)
+{
+    print_domain(plan, out);
+    text_format(out, ", dispatch %s%s, migration %s%s%s", dispatch_name(plan->dispatch),
+                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->experts.codec),
+                coding_encodes(&plan->dense) ? ", dense weights " : "",
+                coding_encodes(&plan->dense) ? codec_name(plan->dense.codec) : "");
+    plan_append_tokens(plan, out);
+    text_append(out, "\n");
+}
+
 static void print_description(const Report *report, Text *out)
 {
     const Plan *plan = report->plan;
     const ModelDims *model = &plan->model;
     char a[FORMAT_MAX], b[FORMAT_MAX];
     text_format(out, "# hep-run %s, plan %s: ", report->version, report->plan_name);
-    print_domain(plan, out);
-    text_format(out, ", dispatch %s%s, migration %s\n", dispatch_name(plan->dispatch),
-                plan->exchange == EXCHANGE_PADDED ? ", exchanges padded" : "", codec_name(plan->codec));
+    print_choice(plan, out);
     text_format(out,
                 "# model %s: %" PRIu32 " layers (%" PRIu32 " MoE), hidden %" PRIu32 ", %" PRIu32
                 " experts, top %" PRIu32 ", %s, %" PRIu64 " tokens per rank",

@@ -124,12 +124,14 @@ static double moved_before(const Report *report, uint32_t index)
 static void json_add_loss_tolerances(const Report *report, const char *key, double turned, cJSON *root)
 {
     const Plan *plan = report->plan;
-    bool exact = !codec_info(plan->codec)->encodes && plan->gradient == GRADIENT_DENSE;
+    bool packs = plan_packs_rows(plan);
+    bool exact = !coding_encodes(&plan->experts) && !coding_encodes(&plan->dense) && !packs;
     cJSON *tolerances = cJSON_AddArrayToObject(root, key);
     for (uint32_t i = 0; report->result->has_loss && i < report->result->iterations; i++) {
         double moved = moved_before(report, i);
-        cJSON_AddItemToArray(tolerances, exact || moved == 0 ? cJSON_CreateNumber(tolerance_loss(plan, moved, turned))
-                                                             : cJSON_CreateNull());
+        bool known = exact || (moved == 0 && !packs);
+        cJSON_AddItemToArray(tolerances,
+                             known ? cJSON_CreateNumber(tolerance_loss(plan, moved, turned)) : cJSON_CreateNull());
     }
 }
 

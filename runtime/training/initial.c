@@ -21,11 +21,17 @@ static void fill_experts(const Initial *initial, int32_t layer, bool held, Tenso
     weights_fill_expert_range(&plan->model, initial->seed, choice->layer, range.first, range.count, out);
 }
 
-// The rank's first element of a bundle.
-static uint64_t first_of(const Initial *initial, WeightKind kind, int32_t layer)
+// The rank's share of a bundle, or all shares next to it that packets bring together: as many as rows.
+static void fill_bundle(const Initial *initial, WeightKind kind, int32_t layer, Tensor out)
 {
-    BundleShape shape = bundle_shape(initial->plan, kind, layer);
-    return shape.owners > 1 ? share_of_rank(&initial->plan->cluster, initial->rank) * shape.share : 0;
+    const Plan *plan = initial->plan;
+    BundleShape shape = bundle_shape(plan, kind, layer);
+    uint64_t index = shape.owners > 1 ? share_of_rank(&plan->cluster, initial->rank) : 0;
+    uint64_t first = index / out.rows * out.rows * shape.share;
+    if (kind == WEIGHT_EMBEDDING)
+        weights_fill_embedding_share(&plan->model, initial->seed, first, out);
+    else
+        weights_fill_dense(&plan->model, initial->seed, (uint32_t)layer, plan_layer_is_moe(plan, layer), first, out);
 }
 
 bool initial_fill(const void *context, WeightKind kind, int32_t layer, Tensor out)
@@ -37,10 +43,10 @@ bool initial_fill(const void *context, WeightKind kind, int32_t layer, Tensor ou
     uint32_t of = layer == NONE ? 0 : (uint32_t)layer;
     switch (kind) {
     case WEIGHT_EMBEDDING:
-        weights_fill_embedding_share(dims, seed, first_of(initial, kind, layer), out);
-        return true;
     case WEIGHT_DENSE:
-        weights_fill_dense(dims, seed, of, plan_layer_is_moe(plan, layer), first_of(initial, kind, layer), out);
+    case WEIGHT_DENSE_SENT:
+    case WEIGHT_DENSE_REPLICAS:
+        fill_bundle(initial, bundle_weights(kind, layer), layer, out);
         return true;
     case WEIGHT_EXPERTS:
     case WEIGHT_SENT:
@@ -53,6 +59,7 @@ bool initial_fill(const void *context, WeightKind kind, int32_t layer, Tensor ou
         fill_experts(initial, layer, true, out);
         return true;
     case WEIGHT_ERROR:
+    case WEIGHT_DENSE_ERROR:
         memset(out.data, 0, out.rows * out.cols * dtype_bytes(out.dtype));
         return true;
     case WEIGHT_NONE:

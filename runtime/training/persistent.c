@@ -21,14 +21,23 @@ static PersistentInfo info_of_kind(const Plan *plan, WeightKind kind, int32_t la
         [WEIGHT_ERROR] = {.persistence = PERSISTENCE_HELD, .rebuild = REBUILD_ZERO},
         [WEIGHT_MEAN] = {.persistence = PERSISTENCE_EQUAL, .rebuild = REBUILD_MEAN},
     };
-    if (kind != WEIGHT_DENSE && kind != WEIGHT_EMBEDDING)
-        return kind == WEIGHT_NONE ? (PersistentInfo){.persistence = PERSISTENCE_EQUAL} : of_experts[kind];
-    BundleShape shape = bundle_shape(plan, kind, layer);
-    return (PersistentInfo){
-        .persistence = plan->pass == PASS_TRAINING ? PERSISTENCE_SHARE : PERSISTENCE_EQUAL,
-        .parts = parts,
-        .elements = shape.elements,
+    static const PersistentInfo of_dense[WEIGHT_KINDS] = {
+        [WEIGHT_EMBEDDING] = {.persistence = PERSISTENCE_SHARE},
+        [WEIGHT_DENSE] = {.persistence = PERSISTENCE_SHARE},
+        [WEIGHT_DENSE_SENT] = {.persistence = PERSISTENCE_SHARE, .rebuild = REBUILD_WEIGHTS},
+        [WEIGHT_DENSE_REPLICAS] = {.persistence = PERSISTENCE_GATHERED, .rebuild = REBUILD_WEIGHTS},
+        [WEIGHT_DENSE_ERROR] = {.persistence = PERSISTENCE_GATHERED, .rebuild = REBUILD_ZERO},
     };
+    PersistentInfo info = of_dense[kind];
+    if (kind == WEIGHT_NONE)
+        return (PersistentInfo){.persistence = PERSISTENCE_EQUAL};
+    if (info.persistence == PERSISTENCE_NONE)
+        return of_experts[kind];
+    if (plan->pass != PASS_TRAINING)
+        info.persistence = PERSISTENCE_EQUAL;
+    info.parts = parts;
+    info.elements = bundle_shape(plan, bundle_weights(kind, layer), layer).elements;
+    return info;
 }
 
 bool persistent_infos(const Plan *plan, PersistentInfo infos[])

@@ -61,6 +61,8 @@ OPS = [
         Kernel("down", "R*I*s + E*H*I*s + R*H*s", "2*R*H*I"),
         Kernel("sum over a row's experts", "2*R*H*s")]),
     Op("unroute", "R*H*s + T*H*s", [Kernel("list copies", "8*R"), Kernel("sum", "R*H*s + T*H*s")]),
+    Op("encode_rows", "T*H*s + T*H*65/64", [Kernel("pack in 8 bits", "T*H*s + T*H*65/64")]),
+    Op("decode_rows", "R*H*65/64 + R*H*s", [Kernel("unpack 8 bits", "R*H*65/64 + R*H*s")]),
     Op("residual", "3*T*H*s", [Kernel("add", "3*T*H*s")]),
     Op("loss", "T*H*s + V*H*s", [NORM, LOGITS, Kernel("softmax, in one pass", "4*T*V")]),
     Op("loss_backward", "2*T*H*s + 2*V*H*s", [

@@ -1,6 +1,7 @@
 // What compression costs a core, beside what the same core does anyway: encoding after an AdamW step of the same
 // weights, as a pass of its own and block by block while these are in the cache (what fusing the two could gain), and
-// encoding and decoding beside a copy of the experts in the same run. f32, processor time, medians.
+// encoding and decoding beside a copy of the experts in the same run; and token rows of 4096 elements, as many. f32,
+// processor time, medians.
 // Usage: codec [elements of an expert] [experts]; default 1048576 and 8.
 #include <math.h>
 #include <stdio.h>
@@ -14,13 +15,14 @@
 
 #define sr codec_info(CODEC_SR)
 
-enum { REPEATS = 7 };
+enum { REPEATS = 7, ROW = CODEC_BLOCK };
 
 typedef struct {
     uint64_t elements, experts;
     Codec codec; // that remembers what it sent
     Packing packing;
-    Tensor weights, gradient, state, sent, packet, packets, decoded;
+    TokenFormat rows; // of token rows
+    Tensor weights, gradient, state, sent, packet, packets, decoded, packed;
     char *copied;
 } Work;
 
@@ -58,6 +60,7 @@ static Work work_create(uint64_t elements, uint64_t experts, Codec codec, Packin
     work.packet = make(DTYPE_U8, experts, packing_bytes(packing, elements, DTYPE_F32), 0);
     // Also of blocks by themselves, each a packet that ends with zeros.
     work.packets = make(DTYPE_U8, experts * elements / CODEC_BLOCK, packing_bytes(packing, CODEC_BLOCK, DTYPE_F32), 0);
+    work.packed = make(DTYPE_U8, experts * elements / ROW, token_row_bytes(TOKENS_INT8, ROW, DTYPE_F32), 0);
     work.copied = allocate(experts * elements * sizeof(float));
     memcpy(work.sent.data, work.weights.data, experts * elements * sizeof(float));
     for (uint64_t i = 0; i < 2 * experts * elements; i++) // moments of a run under way: second ones are squares
@@ -69,8 +72,8 @@ static Work work_create(uint64_t elements, uint64_t experts, Codec codec, Packin
 
 static void work_destroy(Work *work)
 {
-    void *owned[] = {work->weights.data, work->gradient.data, work->state.data,   work->sent.data,
-                     work->packet.data,  work->packets.data,  work->decoded.data, work->copied};
+    void *owned[] = {work->weights.data, work->gradient.data, work->state.data,  work->sent.data, work->packet.data,
+                     work->packets.data, work->decoded.data,  work->packed.data, work->copied};
     for (size_t i = 0; i < COUNT_OF(owned); i++)
         free(owned[i]);
 }
@@ -148,6 +151,21 @@ static void decode_gradient(Work *work)
     host_decode_gradient(work->packing, 0, work->gradient, work->packet, shard);
 }
 
+// The experts' elements as token rows.
+static void pack_rows(Work *work)
+{
+    Tensor rows = {work->weights.data, DTYPE_F32, work->packed.rows, ROW};
+    Tensor packed = {work->packed.data, DTYPE_U8, work->packed.rows, token_row_bytes(work->rows, ROW, DTYPE_F32)};
+    host_encode_rows(work->rows, rows.rows, rows, packed);
+}
+
+static void unpack_rows(Work *work)
+{
+    Tensor rows = {work->decoded.data, DTYPE_F32, work->packed.rows, ROW};
+    Tensor packed = {work->packed.data, DTYPE_U8, work->packed.rows, token_row_bytes(work->rows, ROW, DTYPE_F32)};
+    host_decode_rows(work->rows, rows.rows, packed, rows);
+}
+
 static int compare(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -167,8 +185,11 @@ static double median_s(const Work *like, void (*run)(Work *))
 {
     double times[REPEATS];
     Work begun = work_create(like->elements, like->experts, like->codec, like->packing), *work = &begun;
+    work->rows = like->rows;
     update(work);
     encode(work);
+    if (work->rows != TOKENS_FULL)
+        pack_rows(work);
     run(work);
     for (int r = 0; r < REPEATS; r++) {
         double begin_s = processor_now_s();
@@ -248,6 +269,23 @@ static void measure_gradient(uint64_t elements, uint64_t experts, GradientReturn
     print_line(&work, "decode and add, of half of them", median_s(&work, decode_gradient), copy_s);
 }
 
+static void measure_rows(uint64_t elements, uint64_t experts, TokenFormat format)
+{
+    Work work = {.elements = elements,
+                 .experts = experts,
+                 .codec = CODEC_DELTA,
+                 .packing = codec_packing(CODEC_DELTA, 50),
+                 .rows = format};
+    char title[64];
+    snprintf(title, sizeof(title), "token rows, %s 1/%.4g", token_format_name(format),
+             (double)ROW * sizeof(float) / (double)token_row_bytes(format, ROW, DTYPE_F32));
+    double copy_s = median_s(&work, copy);
+    printf("%-44s %10s %10s %10s\n%-44s %10s %10s %10s\n", title, "time", "dense", "over", "", "ms", "GB/s", "copy");
+    print_line(&work, "copy", copy_s, copy_s);
+    print_line(&work, "pack", median_s(&work, pack_rows), copy_s);
+    print_line(&work, "unpack", median_s(&work, unpack_rows), copy_s);
+}
+
 int main(int argc, char **argv)
 {
     uint64_t elements = argc > 1 ? strtoull(argv[1], NULL, 10) : 1048576;
@@ -267,5 +305,7 @@ int main(int argc, char **argv)
     measure_gradient(elements, experts, GRADIENT_TOPK, 200);
     measure_gradient(elements, experts, GRADIENT_Q4, 1);
     measure_gradient(elements, experts, GRADIENT_TERNARY, 1);
+    for (int format = TOKENS_FP8; format < TOKEN_FORMAT_COUNT; format++)
+        measure_rows(elements, experts, (TokenFormat)format);
     return exit_code_of(FAULT_NONE);
 }

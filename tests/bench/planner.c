@@ -70,8 +70,8 @@ static Workload *make_workload(const Case *c, Spec *spec, Arena *arena)
                               .expert_compute_s = 2e-3};
     spec->plan = (SpecPlan){.pass = c->training ? PASS_TRAINING : PASS_FORWARD,
                             .dispatch = DISPATCH_NAIVE,
-                            .ratio = 1,
-                            .gradient_ratio = 1,
+                            .experts.ratio = 1,
+                            .experts.gradient_ratio = 1,
                             .micro_batches = 1};
     Workload *work = workload_derive(spec, arena);
     uint64_t state = 1;

@@ -134,7 +134,9 @@ static Spec one_rank_spec(uint32_t hidden, uint32_t tokens)
                              .top_k = 2,
                              .inner = 4 * hidden,
                              .activation = ACTIVATION_RELU};
-    spec.plan = (SpecPlan){.pass = PASS_FORWARD, .dispatch = DISPATCH_DEDUP, .ratio = 1, .micro_batches = 1};
+    const Coding whole = {.ratio = 1, .gradient_ratio = 1};
+    spec.plan = (SpecPlan){
+        .pass = PASS_FORWARD, .dispatch = DISPATCH_DEDUP, .experts = whole, .dense = whole, .micro_batches = 1};
     return spec;
 }
 

@@ -80,6 +80,11 @@ micro '14 MB' 'recompute = none  lap = micro_batches'
 expect 4 'no plan fits' "$HEPC" input.hep
 followed "recomputing activations helps: 'recompute = (full)'" 's/recompute = none/recompute = VALUE/'
 
+# Laps of one take least: what they miss is said, and enough.
+micro '9 MB'
+expect 4 'no plan fits: even the smallest: .* in laps of 1 needs ' "$HEPC" input.hep
+followed "'memory = ([0-9.]+ MB)'" 's/memory = 9 MB/memory = VALUE/'
+
 # With fewer experts than GPUs each owns a part of one, and more GPUs own less each.
 cat >few.hep <<'HEP'
 let nodes = 2

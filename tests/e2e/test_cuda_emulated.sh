@@ -65,6 +65,9 @@ sed 's/pass = forward/pass = training/' small.hep >training.hep
 sed 's/pass = training/pass = training  dispatch = naive/' training.hep >naive.hep
 sed 's/pass = training/pass = training  capacity = 1.25  exchange = padded/' training.hep >padded.hep
 sed 's/pass = training/pass = training  migration { codec = sign  gradient = q4 }/' training.hep >codec.hep
+sed 's/pass = training/pass = training  tokens = fp8  tokens { combine = int8  combine_gradient = int4 }/' training.hep >rows.hep
+sed 's/tokens = fp8/tokens = int8/' rows.hep >int8.hep
+sed 's/pass = forward/pass = forward  tokens = fp8/' bf16.hep >rows16.hep
 
 sed 's/pass = training/pass = training  micro_batches = 3  recompute = none/' training.hep >kept.hep
 sed 's/pass = training/pass = training  micro_batches = 3  recompute = full/; s/f32/bf16/' training.hep >again.hep
@@ -94,6 +97,10 @@ in_one_process again dc=1,gpu=2 -n 2
 # Of codecs there is no bound: nearer to the same codec on the host than to none.
 on_host training dc=2,gpu=1 -n 3 && mv host.json dense.json
 unlike=dense.json in_one_process codec dc=2,gpu=1 -n 3
+# The same of packed rows, where a rounding apart may be a step apart.
+on_host int8 dc=1,gpu=1 -n 2 && mv host.json int8.json
+unlike=int8.json in_one_process rows dc=1,gpu=1 -n 2
+in_one_process rows16 dc=1,gpu=1 -n 1 --check --routing balanced
 in_one_process bf16 dc=2,gpu=1 -n 2 --check --routing balanced
 unset HEP_EXPERT_KERNEL
 expect 0 '' "$EMULATED" --engine cuda plan.hepb --warmup 0 -n 1 --profile cuda.json

@@ -103,6 +103,8 @@ grep -q 'abreast' plan.ir && grep -q ', 2 at a time in turns, ' report.html || f
 expect 0 '' "$HEPC" -D micro_batches=9 "$HEP_SOURCE/samples/laptop_training.hep" -o way.hepb
 expect 0 '' "$HEPC" --dump=summary way.hepb
 grep -q '3 at a time pass a layer in turns' out || fail "nine micro-batches: $(cat out)"
+expect 0 '' "$HEPC" --domain gather --dump=json "$sample" # nothing travels meanwhile
+python3 -c "import json; assert json.load(open('out'))['abreast'] == 1" || fail "turns that gain nothing"
 sed 's/pass = training/pass = forward  interleave = full/; /^training/d' "$sample" >forward.hep
 expect 3 "'interleave' goes with pass 'training'" "$HEPC" forward.hep
 

@@ -237,7 +237,7 @@ static void change_plan(Mutation *m)
         plan->dispatch = (Dispatch)draw(m, DISPATCH_COUNT);
         break;
     case 2:
-        plan->codec = (Codec)draw(m, CODEC_COUNT);
+        (draw(m, 2) ? &plan->experts : &plan->dense)->codec = (Codec)draw(m, CODEC_COUNT);
         break;
     case 3:
         plan->capacity = near_number(m, plan->capacity);

@@ -21,8 +21,9 @@ static inline Spec spec_one_tier(uint32_t gpus, double bandwidth, double latency
                              .data_bytes = data,
                              .expert_bytes = expert,
                              .pre_expert_s = pre_s};
-    spec.plan = (SpecPlan){
-        .pass = PASS_FORWARD, .dispatch = DISPATCH_NAIVE, .ratio = 1, .gradient_ratio = 1, .micro_batches = 1};
+    spec.plan = (SpecPlan){.pass = PASS_FORWARD, .dispatch = DISPATCH_NAIVE, .micro_batches = 1};
+    spec.plan.experts.ratio = spec.plan.experts.gradient_ratio = 1;
+    spec.plan.dense.ratio = spec.plan.dense.gradient_ratio = 1;
     return spec;
 }
 
@@ -51,8 +52,9 @@ static inline Spec spec_small_gpt(const uint32_t counts[3], uint32_t experts, ui
                              .top_k = top_k,
                              .inner = 32,
                              .activation = ACTIVATION_GELU};
-    spec.plan = (SpecPlan){
-        .pass = PASS_FORWARD, .dispatch = DISPATCH_DEDUP, .ratio = 1, .gradient_ratio = 1, .micro_batches = 1};
+    spec.plan = (SpecPlan){.pass = PASS_FORWARD, .dispatch = DISPATCH_DEDUP, .micro_batches = 1};
+    spec.plan.experts.ratio = spec.plan.experts.gradient_ratio = 1;
+    spec.plan.dense.ratio = spec.plan.dense.gradient_ratio = 1;
     return spec;
 }
 

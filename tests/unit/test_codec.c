@@ -357,6 +357,39 @@ Test(codec, short_elements_by_hand)
     expect_packet((Packing){PACKET_SHORT, 4}, values, 5, want, sizeof(want));
 }
 
+// Weights as they are, whatever was there before: senders and receivers then hold them. Gradients leave nothing out.
+Test(codec, whole_packets_lose_nothing)
+{
+    const Packing whole = {PACKET_WHOLE, 1};
+    static const Codec codecs[] = {CODEC_SR, CODEC_SIGN};
+    for (int d = 0; d < 3; d++)
+        for (int s = 0; s < SIZES; s++)
+            for (size_t c = 0; c < COUNT_OF(codecs); c++) {
+                const CodecInfo *codec = codec_info(codecs[c]);
+                Tensor weights = make_random(dtypes[d], 2, sizes[s], 1), packet = make_packets(weights, whole);
+                Tensor sent = make_random(dtypes[d], codec->remembers ? 2 : 1, sizes[s], 1);
+                Tensor replicas = make_random(dtypes[d], 2, sizes[s], 1);
+                Tensor none = {.dtype = dtypes[d], .cols = sizes[s]};
+                host_encode(codec, whole, weights, sent, packet);
+                host_decode(codec, whole, 0, packet, none, sent, replicas);
+                cr_assert(same(replicas, weights));
+                cr_assert(!codec->remembers || same(sent, weights));
+                Tensor gathered = make_random(dtypes[d], 2, sizes[s], 1), error = make_zero(dtypes[d], 2, sizes[s]);
+                Tensor sum = make(dtypes[d], 1, sizes[s]), zero = make_zero(dtypes[d], 2, sizes[s]);
+                host_encode_gradient(whole, 0, 1, gathered, error, packet);
+                cr_assert(same(error, zero));
+                host_decode_gradient(whole, 0, gathered, packet, sum);
+                for (uint64_t i = 0; i < sizes[s]; i++) { // in f32, rounded once
+                    float want = (float)at(gathered, i) + (float)at(gathered, sizes[s] + i), stored;
+                    uint32_t bits;
+                    host_from_f32(&want, &bits, dtypes[d], 1);
+                    host_to_f32(&bits, dtypes[d], &stored, 1);
+                    cr_assert_eq((float)at(sum, i), stored);
+                }
+                finish();
+            }
+}
+
 // Of every element what is left is at most half a step, or, of few bits, less than the largest.
 Test(codec, few_bits_come_near)
 {

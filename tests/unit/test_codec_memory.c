@@ -1,5 +1,6 @@
 // What codecs remember before the first iteration, and which experts a rank's tokens meet decoded: every rank makes and
 // finds it alone, and the same as the others.
+#include "ir/bundle.h"
 #include "runtime/check/reference_codec.h"
 #include "runtime/engine/engine_common.h"
 #include "runtime/training/initial.h"
@@ -62,7 +63,7 @@ static void check_replicas(uint32_t outer, uint32_t inner)
             held += slot >= 0;
         }
         cr_assert_eq(held, replicas.rows);
-        char *own = (char *)replicas.data + engine_own_slot(plan, rank, LAYER) * bytes;
+        char *own = (char *)replicas.data + engine_own_slot(plan, &plan->experts, rank, LAYER) * bytes;
         cr_assert_arr_eq(own, sent.data, 2 * bytes, "own experts are where decoding looks for them");
     }
     plan_destroy(plan);
@@ -81,7 +82,7 @@ Test(codec_memory, replicas_begin_as_the_weights_in_the_order_of_slots)
 Test(codec_memory, replicas_of_outer_levels_are_those_that_packets_bring)
 {
     Plan *plan = two_by_four(2, 4);
-    plan->whole_levels = 1;
+    plan->experts.whole_levels = 1;
     uint64_t elements = model_expert_elements(&plan->model), bytes = 2 * elements * sizeof(float);
     for (uint64_t rank = 0; rank < 8; rank++) {
         Tensor replicas = make(DTYPE_F32, 4, elements), own = make(DTYPE_F32, 2, elements);
@@ -90,8 +91,51 @@ Test(codec_memory, replicas_of_outer_levels_are_those_that_packets_bring)
             cr_assert(initial_fill(&(Initial){plan, SEED, 4 * dc + rank % 4}, WEIGHT_EXPERTS, LAYER, own));
             cr_assert_arr_eq((char *)replicas.data + dc * bytes, own.data, bytes);
         }
-        cr_assert_eq(engine_own_slot(plan, rank, LAYER), 2 * (rank / 4));
+        cr_assert_eq(engine_own_slot(plan, &plan->experts, rank, LAYER), 2 * (rank / 4));
     }
+    plan_destroy(plan);
+    finish();
+}
+
+// Of dense weights and of the embedding packets over the outer level bring the shares of the ranks that differ there:
+// neighbours, since gathers lay shares down outermost level first. All shares together are the bundle.
+Test(codec_memory, replicas_of_dense_weights_are_the_shares_next_to_the_own_one)
+{
+    static const struct {
+        int32_t layer;
+        WeightKind kind;
+    } bundles[] = {{LAYER, WEIGHT_DENSE}, {NONE, WEIGHT_EMBEDDING}};
+    Plan *plan = two_by_four(2, 4);
+    plan->pass = PASS_TRAINING;
+    plan->model.heads = plan->model.kv_heads = 3;
+    plan->model.head_dim = 4;
+    plan->model.vocabulary = 33;
+    plan->model.sequence = 5;
+    plan->dense.whole_levels = 1;
+    for (size_t b = 0; b < COUNT_OF(bundles); b++) {
+        uint64_t share = bundle_shape(plan, bundles[b].kind, bundles[b].layer).share, bytes = share * sizeof(float);
+        for (uint64_t rank = 0; rank < 8; rank++) {
+            Tensor replicas = make(DTYPE_F32, 2, share), sent = make(DTYPE_F32, 1, share);
+            Tensor own = make(DTYPE_F32, 1, share), error = make(DTYPE_F32, 2, share), zero = make(DTYPE_F32, 2, share);
+            const Initial initial = {plan, SEED, rank};
+            memset(zero.data, 0, 2 * bytes);
+            cr_assert(initial_fill(&initial, WEIGHT_DENSE_REPLICAS, bundles[b].layer, replicas));
+            cr_assert(initial_fill(&initial, WEIGHT_DENSE_SENT, bundles[b].layer, sent));
+            cr_assert(initial_fill(&initial, WEIGHT_DENSE_ERROR, bundles[b].layer, error));
+            cr_assert_arr_eq(error.data, zero.data, 2 * bytes);
+            for (uint64_t dc = 0; dc < 2; dc++) {
+                cr_assert(
+                    initial_fill(&(Initial){plan, SEED, 4 * dc + rank % 4}, bundles[b].kind, bundles[b].layer, own));
+                cr_assert_arr_eq((char *)replicas.data + dc * bytes, own.data, bytes);
+                cr_assert(rank / 4 != dc || memcmp(sent.data, own.data, bytes) == 0);
+            }
+            cr_assert_eq(engine_own_slot(plan, &plan->dense, rank, bundles[b].layer), rank / 4);
+        }
+    }
+    plan->dense.whole_levels =
+        0; // packets over both levels: gpu 3 of dc 1 comes after the 3 before it, of two dcs each
+    cr_assert_eq(engine_own_slot(plan, &plan->dense, 7, LAYER), 1 + 3 * 2);
+    cr_assert_eq(engine_own_slot(plan, &plan->dense, 2, LAYER), 0 + 2 * 2);
     plan_destroy(plan);
     finish();
 }

@@ -126,9 +126,9 @@ Test(cost, heterogeneous_ports_and_links_are_those_of_the_group)
     cost_layer(work, 0, &(Config){.domain = {1, 1}}, DISPATCH_NAIVE, &cost);
     cr_assert(near(cost.dispatch_s[0], 0.02503), "%g", cost.dispatch_s[0]);
     cr_assert(near(cost.dispatch_s[1], 0.000903), "%g", cost.dispatch_s[1]);
-    cr_assert(near(cost.port_dispatch_s[0], 0.012), "%g", cost.port_dispatch_s[0]);
-    cr_assert(near(cost.port_dispatch_s[1], 0.002), "%g", cost.port_dispatch_s[1]);
-    cr_assert_eq(cost.port_dispatch_s[2], 0);
+    cr_assert(near(cost.port_exchange_s[WAY_DISPATCH][0], 0.012), "%g", cost.port_exchange_s[WAY_DISPATCH][0]);
+    cr_assert(near(cost.port_exchange_s[WAY_DISPATCH][1], 0.002), "%g", cost.port_exchange_s[WAY_DISPATCH][1]);
+    cr_assert_eq(cost.port_exchange_s[WAY_DISPATCH][2], 0);
     cr_assert_eq(cost.port_latency_s[0], 1e-3);
     cr_assert_eq(cost.port_latency_s[1], 1e-4);
     // Experts of three others, of 1 MB.
@@ -142,6 +142,51 @@ Test(cost, heterogeneous_ports_and_links_are_those_of_the_group)
     // A GPU's own port that is slower than all of that.
     spec.cluster.levels[1].bandwidth_bytes_per_s = 1e7;
     cr_assert(near(cost_group_s(&spec, GROUP_GATHER, 0, 4e6, 3), 3e-3 + 3e-5 + 4e6 / 1e7));
+    arena_destroy(arena);
+}
+
+// By hand: 16 tokens of 64 bytes visit two of eight experts, two on each of four GPUs: 32 rows, 24 of which are sent.
+// In 8 bits a row is 16 + 2 bytes, up to 20, in 4 bits 8 + 2, up to 12. Packed and unpacked are activations.
+Test(cost, packed_rows_cost_what_they_take)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 8, 2);
+    const double sent[TOKEN_WAYS] = {24 * 20, 24 * 12, 24 * 20, 24 * 64};
+    spec.plan.pass = PASS_TRAINING;
+    spec.plan.tokens[WAY_DISPATCH] = TOKENS_FP8;
+    spec.plan.tokens[WAY_COMBINE] = TOKENS_INT4;
+    spec.plan.tokens[WAY_DISPATCH_GRADIENT] = TOKENS_INT8;
+    spec.cluster.device.quantize_bandwidth = 1e9;
+    spec.cluster.device.dequantize_bandwidth = 2e9;
+    Arena *arena = arena_create();
+    LayerCost cost;
+    Workload *work = workload_derive(&spec, arena);
+    cost_layer(work, 0, &(Config){.domain = {1}}, DISPATCH_NAIVE, &cost);
+    for (uint32_t way = 0; way < TOKEN_WAYS; way++)
+        cr_assert(near(cost.payload_bytes[way][0], sent[way]), "way %u: %g", way, cost.payload_bytes[way][0]);
+    // Three peers at 1e8 bytes/s. Rows have a record of 8 bytes, and peers a count; the way back a weight of 4 bytes.
+    cr_assert(near(cost.dispatch_s[0], 2e-4 + (480 + 24 * 8 + 3 * 4) / 1e8), "%g", cost.dispatch_s[0]);
+    cr_assert(near(cost.combine_s[0], 1e-4 + 288 / 1e8), "%g", cost.combine_s[0]);
+    cr_assert(near(cost.encode_s[WAY_DISPATCH][0], 16 * 64 / 1e9) &&
+              near(cost.decode_s[WAY_DISPATCH][0], 32 * 64 / 2e9));
+    cr_assert(near(cost.encode_s[WAY_COMBINE][0], 32 * 64 / 1e9) && near(cost.decode_s[WAY_COMBINE][0], 24 * 64 / 2e9));
+    cr_assert_eq(cost.encode_s[WAY_COMBINE_GRADIENT][0] + cost.decode_s[WAY_COMBINE_GRADIENT][0], 0);
+    PassCost pass, full;
+    cost_pass(work, 0, &cost, false, &pass);
+    memset(cost.encode_s, 0, sizeof(cost.encode_s));
+    memset(cost.decode_s, 0, sizeof(cost.decode_s));
+    cost_pass(work, 0, &cost, false, &full);
+    cr_assert(near(pass.before_s - full.before_s, 16 * 64 / 1e9 + 32 * 64 / 2e9));
+    cr_assert(near(pass.after_s - full.after_s, 32 * 64 / 1e9 + 24 * 64 / 2e9));
+    // Over three levels rows are packed once on the way out, before the first exchange, and unpacked after the last.
+    spec.cluster.level_count = 3;
+    for (uint32_t l = 0; l < 3; l++)
+        spec.cluster.levels[l] = (Level){l == 0 ? "a" : l == 1 ? "b" : "c", 2, 1e8, 1e-4, 0};
+    cost_layer(workload_derive(&spec, arena), 0, &(Config){.domain = {2, 1, 1}}, DISPATCH_NAIVE, &cost);
+    cr_assert_eq(cost.encode_s[WAY_DISPATCH][0] + cost.decode_s[WAY_DISPATCH][0] + cost.decode_s[WAY_DISPATCH][1], 0);
+    cr_assert(near(cost.encode_s[WAY_DISPATCH][1], 16 * 64 / 1e9) &&
+              near(cost.decode_s[WAY_DISPATCH][2], 32 * 64 / 2e9));
+    cr_assert_eq(cost.encode_s[WAY_DISPATCH][2], 0);
+    cr_assert(cost.encode_s[WAY_COMBINE][1] > 0 && cost.encode_s[WAY_COMBINE][2] > 0);
     arena_destroy(arena);
 }
 
@@ -159,21 +204,21 @@ Test(cost, padding_and_codecs_cost_what_they_move)
     LayerCost cost;
     cost_layer(workload_derive(&spec, arena), 0, &(Config){.domain = {1}}, DISPATCH_NAIVE, &cost);
     cr_assert_eq(cost.send_rows[0], 24);
-    cr_assert_eq(cost.payload_bytes[0], 36 * 64);
-    cr_assert_eq(cost.padding_bytes[0], 12 * 64);
+    cr_assert_eq(cost.payload_bytes[WAY_DISPATCH][0], 36 * 64);
+    cr_assert_eq(cost.padding_bytes[WAY_DISPATCH][0], 12 * 64);
     cr_assert_eq(cost.codec_s, 0);
     // Half of the balanced load, two rows an expert and source: twelve rows are all that can be sent, and none is
     // padding.
     spec.plan.capacity = 0.5;
     cost_layer(workload_derive(&spec, arena), 0, &(Config){.domain = {1}}, DISPATCH_NAIVE, &cost);
     cr_assert_eq(cost.send_rows[0], 12);
-    cr_assert_eq(cost.payload_bytes[0], 12 * 64);
-    cr_assert_eq(cost.padding_bytes[0], 0);
+    cr_assert_eq(cost.payload_bytes[WAY_DISPATCH][0], 12 * 64);
+    cr_assert_eq(cost.padding_bytes[WAY_DISPATCH][0], 0);
     spec.plan.capacity = 1.5;
     spec.plan.pass = PASS_TRAINING;
-    spec.plan.codec = CODEC_DELTA;
-    spec.plan.gradient = GRADIENT_TOPK;
-    spec.plan.ratio = spec.plan.gradient_ratio = 8;
+    spec.plan.experts.codec = CODEC_DELTA;
+    spec.plan.experts.gradient = GRADIENT_TOPK;
+    spec.plan.experts.ratio = spec.plan.experts.gradient_ratio = 8;
     cost_layer(workload_derive(&spec, arena), 0, &(Config){.domain = {4}}, DISPATCH_NAIVE, &cost);
     cr_assert(near(cost.codec_s, 8192 * (1 / 5e8 + 4 / 2e9)), "%g", cost.codec_s);
     cr_assert(near(cost.sync_s, 8192 * (3 / 5e8 + 1 / 2e9)), "%g", cost.sync_s);
@@ -182,6 +227,35 @@ Test(cost, padding_and_codecs_cost_what_they_move)
 
 // By hand: 16 tokens of 16 numbers, two heads of 8, sequences of 8; two matrices of 16 x 32 an expert, two experts a
 // GPU. A device of 4 GFLOP/s takes (1 + 32 / rows) times as long.
+// 8 GPUs, two data centres of four. A share of 5000 elements of f32 is 20000 bytes. By `sign` its packet has a block of
+// 4096 (514 bytes) and one of 904 (2 + 4 * 29), with two zeros 632; by `q4` 39 groups of 66 bytes and one of 8 elements
+// (6), 2580.
+Test(cost, dense_weights_in_packets)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 4, 0}, 8, 2);
+    spec.plan.pass = PASS_TRAINING;
+    spec.plan.dense = (Coding){CODEC_SIGN, 1, GRADIENT_Q4, 1, 1};
+    BundleCost gather, back;
+    cost_bundle(&spec, 20000, BUNDLE_GATHER, &gather);
+    cost_bundle(&spec, 20000, BUNDLE_RETURN, &back);
+    cr_expect_eq(gather.bytes[0], 632);
+    cr_expect_eq(back.bytes[0], 2580);
+    cr_expect_eq(gather.bytes[1], 2 * 3 * 20000.0); // inside whole: the shares of both
+    cr_expect_eq(back.bytes[1], gather.bytes[1]);
+    // The device quantizes and restores 5e8 bytes a second: a share and both; of gradients the other's and the own one.
+    cr_expect_float_eq(gather.codec_s, (20000 + 2 * 20000) / 5e8, 1e-12);
+    cr_expect_float_eq(back.codec_s, (20000 + 20000) / 5e8, 1e-12);
+    spec.plan.dense.whole_levels = 0;
+    cost_bundle(&spec, 20000, BUNDLE_GATHER, &gather);
+    cost_bundle(&spec, 20000, BUNDLE_RETURN, &back);
+    cr_expect_eq(gather.bytes[1], 2 * 3 * 632.0);
+    cr_expect_eq(back.bytes[1], 2 * 3 * 2580.0);
+    cr_expect_float_eq(gather.codec_s, (20000 + 8 * 20000) / 5e8, 1e-12);
+    cr_expect_float_eq(back.codec_s, (20000 + 20000 + 2 * 3 * 20000 + 2 * 20000) / 5e8, 1e-12);
+    cost_bundle_inside(&spec, 20000, 2, BUNDLE_GATHER, &gather);
+    cr_expect_eq(gather.codec_s, 0);
+}
+
 Test(cost, work_of_a_layer_is_counted)
 {
     Spec spec = spec_small_gpt((uint32_t[]){4, 0, 0}, 8, 2);
@@ -205,8 +279,8 @@ Test(cost, work_of_a_layer_is_counted)
     cr_assert(near(cost.dense.step_s[0], 1e-4 + 3e-6 + 3 * 2240 / 1e8), "%g", cost.dense.step_s[0]);
     cr_assert(near(cost.dense_return.step_s[0], cost.dense.step_s[0]));
     // Every fourth iteration the mean of the experts, 4096 bytes, is summed and subtracted from the 8192 held.
-    spec.plan.codec = CODEC_SR;
-    spec.plan.ratio = 8;
+    spec.plan.experts.codec = CODEC_SR;
+    spec.plan.experts.ratio = 8;
     spec.plan.shared_every = 4;
     cost_layer(workload_derive(&spec, arena), 0, &(Config){.domain = {4}}, DISPATCH_DEDUP, &cost);
     cr_assert_eq(cost.mean_bytes[0], 1536);
@@ -295,10 +369,13 @@ Test(cost, a_pass_of_three_micro_batches)
         cr_assert(near(backward.expert_s, 7.5 * expert_s));
         double sums_s = (experts + dense) * (3 * 12 + 4) / 1e9;
         cr_assert(near(backward.other_s, 3 * (2.5 * shared_s + route_s * (1 + again / 2.0)) + sums_s));
-        cr_assert(near(forward.port_before_s[0], cost.port_dispatch_s[0] + 1e-4)); // the rows' last latency
-        cr_assert(near(backward.port_before_s[0], cost.port_combine_s[0] + again * cost.port_dispatch_s[0] + 1e-4));
-        cr_assert(near(backward.port_before_s[0] + backward.port_after_s[0],
-                       3 * (cost.port_combine_s[0] + (1 + again) * cost.port_dispatch_s[0])));
+        cr_assert(
+            near(forward.port_before_s[0], cost.port_exchange_s[WAY_DISPATCH][0] + 1e-4)); // the rows' last latency
+        cr_assert(near(backward.port_before_s[0],
+                       cost.port_exchange_s[WAY_COMBINE][0] + again * cost.port_exchange_s[WAY_DISPATCH][0] + 1e-4));
+        cr_assert(
+            near(backward.port_before_s[0] + backward.port_after_s[0],
+                 3 * (cost.port_exchange_s[WAY_COMBINE][0] + (1 + again) * cost.port_exchange_s[WAY_DISPATCH][0])));
         cr_assert(near(cost_dense_pass_s(work, 0, false), 3 * (attention_s + shared_s)));
         cr_assert(near(cost_dense_pass_s(work, 0, true),
                        3 * (backward_s + again * attention_s + 2.5 * shared_s + dense * 12 / 1e9) + dense * 4 / 1e9));
@@ -415,7 +492,7 @@ Test(cost, what_is_gathered_again)
     cr_assert(!config_next_kept(&spec, &config));
     config = (Config){.domain = {1, 1}};
     cr_assert(!config_next_kept(&spec, &config));
-    spec.plan.codec = CODEC_SR;
+    spec.plan.experts.codec = CODEC_SR;
     config = (Config){.domain = {2, 2}, .regather = true};
     cr_assert(!config_next_kept(&spec, &config));
     cr_assert_eq(config.once, 0);
@@ -489,7 +566,7 @@ Test(cost, zero_experts_compute_and_send_nothing)
     LayerCost cost;
     cost_layer(work, 0, &(Config){.domain = {1}}, DISPATCH_NAIVE, &cost);
     cr_assert(near(cost.send_rows[0], 16 * 2 * 3 / 4.0)); // to three of four GPUs
-    cr_assert(near(cost.payload_bytes[0], 16 * 2 * 3 / 4.0 * 64));
+    cr_assert(near(cost.payload_bytes[WAY_DISPATCH][0], 16 * 2 * 3 / 4.0 * 64));
     cr_assert_eq(spec_computing_part(&spec.model), 8.0 / 12);
     arena_destroy(arena);
 }
@@ -539,8 +616,8 @@ Test(cost, gathers_send_each_expert_once_over_the_outer_port)
     cr_assert(near(data_bytes, 16 * 2 * 16 * 4.0));
     cr_assert(near(cost.gather_bytes[0], expert_bytes));         // from the one peer in the other data centre
     cr_assert(near(cost.gather_bytes[1], 2 * expert_bytes * 3)); // then both shards from three neighbours
-    cr_assert(near(cost.payload_bytes[0], data_bytes / 2));
-    cr_assert_eq(cost.payload_bytes[1], 0);
+    cr_assert(near(cost.payload_bytes[WAY_DISPATCH][0], data_bytes / 2));
+    cr_assert_eq(cost.payload_bytes[WAY_DISPATCH][1], 0);
     arena_destroy(arena);
 }
 
@@ -553,9 +630,9 @@ Test(cost, replica_levels_exchange_and_gather_nothing)
     Config config = {.domain = {2, 1}};
     LayerCost cost;
     cost_layer(work, 0, &config, DISPATCH_DEDUP, &cost);
-    cr_assert_eq(cost.payload_bytes[0], 0);
+    cr_assert_eq(cost.payload_bytes[WAY_DISPATCH][0], 0);
     cr_assert_eq(cost.gather_bytes[0], 0);
-    cr_assert_gt(cost.payload_bytes[1], 0);
+    cr_assert_gt(cost.payload_bytes[WAY_DISPATCH][1], 0);
     cr_assert_eq(config_held_shards(&spec, &config), 1);
     arena_destroy(arena);
 }

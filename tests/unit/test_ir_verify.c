@@ -316,7 +316,7 @@ Test(verify, traffic)
     EXPECT(plan->steps[PLAN_COMBINE].bytes += 1e-3, TRAFFIC, NONE, "level 'dc': the steps send");
     EXPECT(plan->steps[PLAN_DISPATCH].bytes += 5;
            plan->steps[PLAN_COMBINE].bytes -= 5, TRAFFIC, PLAN_COMBINE,
-           "sends 27 bytes of rows, step 5, which exchanges the same rows, 35.333333333333336");
+           "sends 1.6875 rows, step 5, which exchanges the same ones, 2.2083333333333335");
     EXPECT(plan->strategies[0].traffic[0].exchange_bytes += 5;
            plan->strategies[0].traffic[0].routing_bytes -= 5, TRAFFIC, NONE,
            "level 'dc': the steps send 64 bytes of rows, the strategy says 69");
@@ -352,7 +352,7 @@ Test(verify, claims)
     EXPECT(plan->cluster.device.memory_bytes = 1000, CLAIMS, NONE, "exceed the device's 1000");
     EXPECT(plan->engine_bytes = 4096, CLAIMS, NONE, "memory of the chosen strategy");
     EXPECT(plan->choices[0].regather = true, CLAIMS, NONE, "gathers again in a forward pass");
-    EXPECT(plan->codec_ratio = 2, CLAIMS, NONE, "ratio of dense migration");
-    EXPECT(plan->codec = CODEC_SR, CLAIMS, NONE, "experts are not encoded");
+    EXPECT(plan->experts.ratio = 2, CLAIMS, NONE, "ratio of dense migration");
+    EXPECT(plan->experts.codec = CODEC_SR, CLAIMS, NONE, "experts are not encoded");
     EXPECT(plan->strategies[1].name = "hybrid", CLAIMS, NONE, "two strategies are called 'hybrid'");
 }

@@ -38,10 +38,9 @@ static Tensor make_values(const CodecCase *c, Dtype dtype, uint64_t rows)
 }
 
 // Everything that is rounded here is rounded once from the same f32 number on both sides, so bytes are equal.
-static void encode_both(const CodecCase *c, Dtype dtype, Codec of, bool has_mean)
+static void encode_both(const CodecCase *c, Dtype dtype, Codec of, Packing packing, bool has_mean)
 {
     const CodecInfo *codec = codec_info(of);
-    Packing packing = codec_packing(of, c->ratio);
     Tensor experts = make_values(c, dtype, c->rows), none = {0}, packet = make_packets(c, dtype, packing, c->rows);
     Tensor mean = has_mean ? make_random(dtype, 1, c->cols, 0.5) : none;
     Tensor base = codec->remembers ? make_random(dtype, c->rows, c->cols, 0.5) : mean;
@@ -72,10 +71,11 @@ Test(kernels_cuda, experts_encode_and_decode)
 {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++) {
         for (size_t i = 0; i < COUNT_OF(cases); i++) {
-            encode_both(&cases[i], dtypes[d], CODEC_SR, false);
-            encode_both(&cases[i], dtypes[d], CODEC_SR, true);
-            encode_both(&cases[i], dtypes[d], CODEC_DELTA, false);
-            encode_both(&cases[i], dtypes[d], CODEC_SIGN, false);
+            for (int codec = CODEC_SR; codec < CODEC_COUNT; codec++)
+                encode_both(&cases[i], dtypes[d], (Codec)codec, codec_packing((Codec)codec, cases[i].ratio), false);
+            encode_both(&cases[i], dtypes[d], CODEC_SR, codec_packing(CODEC_SR, cases[i].ratio), true);
+            encode_both(&cases[i], dtypes[d], CODEC_SR, (Packing){PACKET_WHOLE, 1}, true);
+            encode_both(&cases[i], dtypes[d], CODEC_SIGN, (Packing){PACKET_WHOLE, 1}, false);
         }
     }
 }
@@ -94,9 +94,8 @@ Test(kernels_cuda, mean_of_experts)
     }
 }
 
-static void gradient_both(const CodecCase *c, Dtype dtype, GradientReturn gradient)
+static void gradient_both(const CodecCase *c, Dtype dtype, Packing packing)
 {
-    Packing packing = gradient_packing(gradient, c->ratio);
     uint64_t members = 3, own = 1, held = members * c->rows;
     Tensor gathered = make_values(c, dtype, held), error = make_random(dtype, held, c->cols, 0.1);
     Tensor packets = make_packets(c, dtype, packing, held), shard = make(dtype, c->rows, c->cols);
@@ -117,7 +116,9 @@ static void gradient_both(const CodecCase *c, Dtype dtype, GradientReturn gradie
 Test(kernels_cuda, gradients_encode_and_decode)
 {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++)
-        for (size_t i = 0; i < COUNT_OF(cases); i++)
+        for (size_t i = 0; i < COUNT_OF(cases); i++) {
             for (int g = GRADIENT_TOPK; g < GRADIENT_COUNT; g++)
-                gradient_both(&cases[i], dtypes[d], (GradientReturn)g);
+                gradient_both(&cases[i], dtypes[d], gradient_packing((GradientReturn)g, cases[i].ratio));
+            gradient_both(&cases[i], dtypes[d], (Packing){PACKET_WHOLE, 1});
+        }
 }

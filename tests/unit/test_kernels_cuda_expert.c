@@ -61,8 +61,8 @@ static Operands make_step(const ExpertCase *c, Dtype dtype)
     // Sums of `hidden` and `inner` products that stay near 1.
     s.experts = make_random(dtype, c->held, model_expert_elements(&s.dims), 1 / sqrt(c->hidden));
     const int32_t counts[3] = {0, (int32_t)(s.record_rows / 2), (int32_t)(s.record_rows - s.record_rows / 2)};
-    s.present =
-        c->counted ? (CudaRows){device_table(counts, 3), 3, capacity * c->fanout} : (CudaRows){NULL, 0, s.record_rows};
+    s.present = c->counted ? (CudaRows){.counts = device_table(counts, 3), .members = 3, .rows = capacity * c->fanout}
+                           : (CudaRows){.rows = s.record_rows};
     s.rows_there = device_copy(s.rows);
     s.records_there = device_copy(s.records);
     s.experts_there = device_copy(s.experts);

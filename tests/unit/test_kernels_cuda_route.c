@@ -57,7 +57,8 @@ static CudaRows counted(Routed *r, bool is_counted, uint64_t rows, uint64_t boun
 {
     const int32_t parts[2] = {(int32_t)(rows / 3), (int32_t)(rows - rows / 3)};
     (void)r;
-    return is_counted ? (CudaRows){device_table(parts, 2), 2, bound} : (CudaRows){NULL, 0, rows};
+    return is_counted ? (CudaRows){.counts = device_table(parts, 2), .members = 2, .rows = bound}
+                      : (CudaRows){.rows = rows};
 }
 
 static Routed make_routed(const RouteCase *c, Dtype dtype)

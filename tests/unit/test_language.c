@@ -137,8 +137,8 @@ Test(language, every_value_of_a_full_file)
     cr_assert_eq(plan->domain[0], 2);
     cr_assert_eq(plan->domain[1], 4);
     cr_assert_eq(plan->capacity, 1.25);
-    cr_assert_eq(plan->codec, CODEC_DELTA);
-    cr_assert_eq(plan->ratio, 20);
+    cr_assert_eq(plan->experts.codec, CODEC_DELTA);
+    cr_assert_eq(plan->experts.ratio, 20);
     cr_assert_eq(spec->replica_levels, 0);
 }
 
@@ -167,9 +167,9 @@ Test(language, defaults)
     cr_assert_eq(plan->capacity, 0);
     cr_assert_eq(plan->exchange, EXCHANGE_COUNTED);
     cr_assert_eq(check(CLUSTER MODEL "plan { exchange = padded capacity = 2 }")->plan.exchange, EXCHANGE_PADDED);
-    cr_assert_eq(plan->codec, CODEC_DENSE);
-    cr_assert_eq(plan->ratio, 1);
-    cr_assert_eq(check(CLUSTER MODEL "plan { migration { codec = sr } }")->plan.ratio, 50);
+    cr_assert_eq(plan->experts.codec, CODEC_DENSE);
+    cr_assert_eq(plan->experts.ratio, 1);
+    cr_assert_eq(check(CLUSTER MODEL "plan { migration { codec = sr } }")->plan.experts.ratio, 50);
     cr_assert_eq(check(CLUSTER MODEL "plan { capacity = off }")->plan.capacity, 0);
     const char *dense = CLUSTER "model m { " DIMENSIONS "first_dense = 1 moe { experts = 8 } }";
     cr_assert_eq(check(dense)->model.ffn_inner, 256);

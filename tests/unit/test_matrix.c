@@ -91,7 +91,7 @@ static void compare(const Plan *plan, const JobResult *result, Baseline *baselin
         largest = fmax(largest, fabs((double)outputs[i] - baseline->outputs[i]));
         square += (double)baseline->outputs[i] * baseline->outputs[i];
     }
-    double allowed = 2 * tolerance_hidden(plan) * sqrt(square / (double)count);
+    double allowed = 2 * tolerance_hidden(plan, 0) * sqrt(square / (double)count);
     cr_assert_leq(largest, allowed, "%s: differs from plain EP by %g, allowed %g", name, largest, allowed);
     cr_assert(fabs(result->loss[0] - baseline->loss) <= allowed, "%s: loss %g, plain EP %g", name, result->loss[0],
               baseline->loss);

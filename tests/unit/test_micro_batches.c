@@ -135,7 +135,7 @@ static Outcome train(const Spec *spec, const Config *config, const char *name)
     for (uint32_t u = 0; u < UPDATES; u++)
         out.loss[u] = result.loss[u];
     double moved = largest_movement(&out);
-    out.hidden = tolerance_hidden(plan);
+    out.hidden = tolerance_hidden(plan, 0);
     out.loss_tolerance = tolerance_loss(plan, moved, 0);
     job_result_free(&result);
     plan_destroy(plan);

@@ -28,6 +28,7 @@
     X(ALTER_BYTES, "alter bytes")                                                                                      \
     X(MOVE_BYTES, "move bytes elsewhere")                                                                              \
     X(CHANGE_CHOICE, "change a choice")                                                                                \
+    X(CHANGE_FORMAT, "change how rows travel")                                                                         \
     X(DUPLICATE_STEP, "duplicate a send")                                                                              \
     X(DROP_STEP, "drop a send")                                                                                        \
     X(SWAP_STEPS, "swap two collectives")                                                                              \
@@ -59,6 +60,7 @@ static const uint32_t meant[MUTATOR_COUNT] = {
     [MUTATE_ALTER_BYTES] = P(TRAFFIC),
     [MUTATE_MOVE_BYTES] = P(TRAFFIC),
     [MUTATE_CHANGE_CHOICE] = P(CHOICES) | P(OPERANDS) | P(EXCHANGE) | P(GATHER),
+    [MUTATE_CHANGE_FORMAT] = P(OPERANDS) | P(FLOW) | P(CLAIMS),
     [MUTATE_DUPLICATE_STEP] = P(EXCHANGE) | P(GATHER) | P(FLOW),
     [MUTATE_DROP_STEP] = P(READS) | P(RACES) | P(MEMORY) | P(EXCHANGE) | P(GATHER) | P(FLOW),
     [MUTATE_SWAP_STEPS] = P(EDGES) | P(READS) | P(RACES) | P(MEMORY) | P(EXCHANGE) | P(GATHER) | P(FLOW),
@@ -586,6 +588,26 @@ static void change_count(Trial *trial)
     }
 }
 
+// Other rows than the plan has buffers and steps for. Where no rows travel it makes no difference; formats whose rows
+// are as large make another plan, and a good one.
+static void change_formats(Trial *trial)
+{
+    const Plan *good = trial->good;
+    bool exchanges = false;
+    for (uint32_t s = 0; s < good->step_count; s++)
+        exchanges |= op_info((int)good->steps[s].op)->shape == SHAPE_EXCHANGE;
+    for (uint32_t way = 0; way < TOKEN_WAYS; way++) {
+        for (int format = 0; format < TOKEN_FORMAT_COUNT; format++) {
+            bool none = good->pass == PASS_FORWARD && way >= WAY_DISPATCH_GRADIENT; // there are no gradients
+            bool as_large = format != TOKENS_FULL && token_block((TokenFormat)format) == token_block(good->tokens[way]);
+            if (format == (int)good->tokens[way])
+                continue;
+            start(trial)->tokens[way] = (TokenFormat)format;
+            judge(trial, MUTATE_CHANGE_FORMAT, !none && (as_large || !exchanges), "the plan");
+        }
+    }
+}
+
 // ---- plans ---------------------------------------------------------------------------------------
 
 static void try_plan(const Plan *plan, Score *scores)
@@ -602,6 +624,7 @@ static void try_plan(const Plan *plan, Score *scores)
     move_bytes(&trial);
     change_buffers(&trial);
     change_choices(&trial);
+    change_formats(&trial);
     add_and_drop_steps(&trial);
     swap_steps(&trial);
     if (plan->micro_batches > 1) {
@@ -641,10 +664,16 @@ static Spec looped_shape(int i)
     spec.plan.recomputes = i % 3 == 1 || i == 2;
     spec.plan.regather_dense = i == 1;
     spec.training.clip = i == 0;
+    spec.plan.tokens[WAY_DISPATCH] = i == 1 ? TOKENS_INT4 : TOKENS_FULL;
+    spec.plan.tokens[WAY_DISPATCH_GRADIENT] = i == 1 ? TOKENS_FP8 : TOKENS_FULL;
     if (i == 3) { // experts travel by a codec, and so do their gradients
-        spec.plan.codec = CODEC_SR;
-        spec.plan.ratio = 7.5;
+        spec.plan.experts.codec = CODEC_SR;
+        spec.plan.experts.ratio = 7.5;
         spec.plan.shared_every = 4;
+    }
+    if (i % 2) { // so do dense weights, and gradients of these
+        spec.plan.dense = (Coding){CODEC_Q4, 1, GRADIENT_Q4, 1, 1};
+        spec.plan.dense_levels = 1;
     }
     return spec;
 }
@@ -676,21 +705,26 @@ static Spec shape(int i)
     Spec spec = spec_small_gpt(counts[i % 3], i % 3 == 2 ? 8 : 16, 2);
     spec.plan.pass = i % 2 ? PASS_TRAINING : PASS_FORWARD;
     spec.plan.dispatch = i % 4 < 2 ? DISPATCH_DEDUP : DISPATCH_NAIVE;
-    spec.plan.codec = i == 1 || i == 4 ? CODEC_SR : CODEC_DENSE;
-    spec.plan.ratio = spec.plan.codec == CODEC_SR ? 7.5 : 1;
+    spec.plan.experts.codec = i == 1 || i == 4 ? CODEC_SR : CODEC_DENSE;
+    spec.plan.experts.ratio = spec.plan.experts.codec == CODEC_SR ? 7.5 : 1;
     spec.plan.capacity = i == 3 ? 1.5 : 0;
     spec.plan.exchange = i == 1 || i == 4 ? EXCHANGE_PADDED : EXCHANGE_COUNTED;
     spec.plan.capacity = spec.plan.exchange == EXCHANGE_PADDED ? 1.25 : spec.plan.capacity;
     spec.model.shared_experts = i == 5;
+    for (uint32_t way = 0; way < TOKEN_WAYS && (i == 1 || i == 3); way++) // all of them, or each in its own way
+        spec.plan.tokens[way] = i == 1 ? TOKENS_INT8 : (TokenFormat)((way + 1) % TOKEN_FORMAT_COUNT);
     if (i == 1) {
         spec.plan.shared_every = 4;
     } else if (i >= 5) { // delta, packets of gradients, the norm
         spec.training.clip = 1;
-        spec.plan.codec = i == 6 ? CODEC_DELTA : i == 5 ? CODEC_SIGN : spec.plan.codec;
-        spec.plan.ratio = i == 6 ? 7.5 : 1;
-        spec.plan.gradient = i == 6 ? GRADIENT_TOPK : i == 5 ? GRADIENT_TERNARY : GRADIENT_DENSE;
-        spec.plan.gradient_ratio = i == 6 ? 9 : 1;
-        spec.plan.whole_levels = i == 6; // packets are decoded before the last level
+        spec.plan.experts.codec = i == 6 ? CODEC_DELTA : i == 5 ? CODEC_SIGN : spec.plan.experts.codec;
+        spec.plan.experts.ratio = i == 6 ? 7.5 : 1;
+        spec.plan.experts.gradient = i == 6 ? GRADIENT_TOPK : i == 5 ? GRADIENT_TERNARY : GRADIENT_DENSE;
+        spec.plan.experts.gradient_ratio = i == 6 ? 9 : 1;
+        spec.plan.experts.whole_levels = i == 6; // packets are decoded before the last level
+        spec.plan.dense =
+            i == 5 ? (Coding){CODEC_SIGN, 1, GRADIENT_TERNARY, 1, 0} : (Coding){CODEC_DELTA, 7.5, GRADIENT_TOPK, 9, 1};
+        spec.plan.whole_iterations = i == 6 ? 3 : 0;
         spec.plan.pass = PASS_TRAINING;
     }
     spec.replica_levels = i == 2;

@@ -276,9 +276,9 @@ static Spec random_spec(uint32_t micro_batches)
     spec.model.dtype = rand() % 2 ? DTYPE_F32 : DTYPE_BF16;
     spec.training.clip = rand() % 2 ? 1 : 0;
     spec.plan.pass = PASS_TRAINING;
-    spec.plan.codec = (Codec)(rand() % CODEC_COUNT);
-    spec.plan.ratio = spec.plan.codec == CODEC_SR || spec.plan.codec == CODEC_DELTA ? 7.5 : 1;
-    spec.plan.shared_every = spec.plan.codec == CODEC_SR ? 2 : 0;
+    spec.plan.experts.codec = (Codec)(rand() % CODEC_COUNT);
+    spec.plan.experts.ratio = spec.plan.experts.codec == CODEC_SR || spec.plan.experts.codec == CODEC_DELTA ? 7.5 : 1;
+    spec.plan.shared_every = spec.plan.experts.codec == CODEC_SR ? 2 : 0;
     spec.plan.regather_dense = rand() % 2;
     spec.plan.micro_batches = micro_batches;
     spec.plan.recomputes = rand() % 2;
@@ -290,7 +290,7 @@ static Plan *random_plan(uint32_t micro_batches, PlanPassSet passes, Arena *aren
 {
     Spec *spec = arena_alloc(arena, sizeof(*spec));
     *spec = random_spec(micro_batches);
-    if (spec->plan.codec == CODEC_SR) // parts of experts have no mean
+    if (spec->plan.experts.codec == CODEC_SR) // parts of experts have no mean
         spec->model.experts = (uint32_t)cluster_gpus(&spec->cluster);
     Workload *work = workload_derive(spec, arena);
     Candidate *candidates;
