@@ -42,6 +42,8 @@ static const char *shown_text(const Plan *plan, const Field *field, const void *
         return arena_format(arena, "%s", format_rate(out, value));
     case UNIT_PARAMETERS:
         return arena_format(arena, "%s", format_count(out, value));
+    case UNIT_SHARE:
+        return arena_format(arena, "%.3g %%", 100 * value);
     }
     return "";
 }

@@ -6,28 +6,40 @@
 
 enum { ROWS_MAX = 64 };
 
-static double slowest_s(const Plan *plan)
+// What the longest bar stands for. Slower strategies are cut there: the baseline to beat, not the slowest, gives the
+// scale.
+static double longest_bar_s(const Plan *plan, const Strategy *best)
 {
     double slowest = 0;
     for (uint32_t i = 0; i < plan->strategy_count; i++)
         slowest = fmax(slowest, plan->strategies[i].iteration_s);
+    if (best && best->iteration_s > 0)
+        slowest = fmin(slowest, 1.5 * best->iteration_s);
     return slowest > 0 ? slowest : 1;
 }
 
-static void print_strategy(const Plan *plan, uint32_t index, const Strategy *best, Text *out)
+static void print_bar(const Strategy *strategy, double longest_s, Text *out)
+{
+    double exposed_s = fmin(strategy->exposed_s, strategy->iteration_s), hidden_s = strategy->iteration_s - exposed_s;
+    double hidden_part = fmin(hidden_s / longest_s, 1), part = fmin(strategy->iteration_s / longest_s, 1);
+    text_format(out,
+                "<td class=\"bar\"><i class=\"l\" style=\"width:%.1f%%\"></i><i class=\"%s\" "
+                "style=\"width:%.1f%%\"></i></td>",
+                100 * hidden_part, strategy->iteration_s > longest_s ? "cut" : "x", 100 * (part - hidden_part));
+}
+
+static void print_strategy(const Plan *plan, uint32_t index, const Strategy *best, double longest_s, Text *out)
 {
     const Strategy *strategy = &plan->strategies[index];
-    double scale = 100 / slowest_s(plan), exposed_s = fmin(strategy->exposed_s, strategy->iteration_s);
     char domain[DOMAIN_TEXT_MAX], value[FORMAT_MAX], exposed[FORMAT_MAX];
     text_format(out, "<tr%s><th scope=\"row\">", index == 0 ? " class=\"chosen\"" : "");
     html_escape(out, plan_strategy_title(strategy, index == 0));
     text_format(out, "%s</th><td>", strategy == best ? " <small>best baseline</small>" : "");
     html_escape(out, plan_strategy_domain(plan, strategy, index == 0, domain, sizeof(domain)));
-    text_format(out,
-                "</td><td class=\"bar\"><i class=\"l\" style=\"width:%.1f%%\"></i><i class=\"x\" "
-                "style=\"width:%.1f%%\"></i></td><td class=\"n\">%s</td><td class=\"n\">%s</td>",
-                scale * (strategy->iteration_s - exposed_s), scale * exposed_s,
-                format_time(value, strategy->iteration_s), format_time(exposed, strategy->exposed_s));
+    text_append(out, "</td>");
+    print_bar(strategy, longest_s, out);
+    text_format(out, "<td class=\"n\">%s</td><td class=\"n\">%s</td>", format_time(value, strategy->iteration_s),
+                format_time(exposed, strategy->exposed_s));
     if (best && best->iteration_s > 0 && strategy->iteration_s > 0)
         text_format(out, "<td class=\"n\">%.2f×</td>", best->iteration_s / strategy->iteration_s);
     else
@@ -62,12 +74,18 @@ static void print_strategies(const Report *report)
     const Plan *plan = report->plan;
     Text *out = report->out;
     const Strategy *best = plan_best_baseline(plan);
-    text_append(out,
-                "<section>\n<h2>Comparison</h2>\n<p class=\"legend\"><span><i class=\"key l\"></i>computation, and "
-                "what it hides</span> <span><i class=\"key x\"></i>transfers, exposed</span></p>\n"
-                "<div class=\"scroll\"><table class=\"stack\">\n<thead><tr><th>strategy</th>"
-                "<th>domain,<br>workers</th><th colspan=\"2\">iteration,<br>predicted</th>"
-                "<th class=\"n\">exposed<br>transfers</th><th class=\"n\">speed-up over<br>best baseline</th>");
+    double longest_s = longest_bar_s(plan, best);
+    bool cut = false;
+    for (uint32_t i = 0; i < plan->strategy_count; i++)
+        cut = cut || plan->strategies[i].iteration_s > longest_s;
+    text_format(
+        out,
+        "<section>\n<h2>Comparison</h2>\n<p class=\"legend bars\"><span><i class=\"key l\"></i>computation, and "
+        "what it hides</span> <span><i class=\"key x\"></i>transfers, exposed</span>%s</p>\n"
+        "<div class=\"scroll\"><table class=\"stack\">\n<thead><tr><th>strategy</th>"
+        "<th>domain,<br>workers</th><th colspan=\"2\">iteration,<br>predicted</th>"
+        "<th class=\"n\">exposed<br>transfers</th><th class=\"n\">speed-up over<br>best baseline</th>",
+        cut ? " <span><i class=\"key cut\"></i>longer than drawn</span>" : "");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
         text_append(out, "<th class=\"n\">");
         html_escape(out, plan->cluster.levels[l].name);
@@ -75,9 +93,9 @@ static void print_strategies(const Report *report)
     }
     text_append(out, "<th class=\"n\">memory<br>per GPU</th></tr></thead>\n<tbody>\n");
     for (uint32_t i = 1; i < plan->strategy_count; i++)
-        print_strategy(plan, i, best, out);
+        print_strategy(plan, i, best, longest_s, out);
     if (plan->strategy_count > 0)
-        print_strategy(plan, 0, best, out);
+        print_strategy(plan, 0, best, longest_s, out);
     text_append(out, "</tbody></table></div>\n");
     print_verdict(report);
     text_append(out, "</section>\n");
@@ -156,10 +174,10 @@ static void print_choices(const Report *report)
     if (plan->choice_count == 0)
         return;
     const LayerCost *costs = layer_costs(report);
-    text_append(out,
-                "<section>\n<h2>Choice per layer</h2>\n<p class=\"legend\"><span><i class=\"key e\"></i>share sent "
-                "as tokens</span> <span><i class=\"key g\"></i>share replaced by gathered experts</span></p>\n"
-                "<div class=\"scroll\"><table class=\"choices stack\">\n<thead><tr><th>MoE<br>layers</th>");
+    text_append(
+        out, "<section>\n<h2>Choice per layer</h2>\n<p class=\"legend bars\"><span><i class=\"key e\"></i>share sent "
+             "as tokens</span> <span><i class=\"key g\"></i>share replaced by gathered experts</span></p>\n"
+             "<div class=\"scroll\"><table class=\"choices stack\">\n<thead><tr><th>MoE<br>layers</th>");
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
         text_append(out, "<th class=\"n\">");
         html_escape(out, plan->cluster.levels[l].name);

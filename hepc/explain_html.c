@@ -137,7 +137,7 @@ static void print_flip(const Explanation *e, const Sensitivity *s, const Flip *f
         text_format(out, "not up to %s</td>", explain_format_quantity(e, s->quantity, flip->searched, value));
         return;
     }
-    text_format(out, "at %s: ", explain_format_quantity(e, s->quantity, flip->value, value));
+    text_format(out, "%s %s: ", explain_flip_at(s, flip), explain_format_quantity(e, s->quantity, flip->value, value));
     Text choice = {0};
     if (flip->outcome == FLIP_NOTHING_FITS)
         text_append(&choice, "nothing fits the memory");

@@ -159,10 +159,16 @@ void explain_append_choice(const Explanation *e, const Flip *flip, Text *out)
     if (same)
         text_append(out, "the same domains");
     if (flip->prefetch != mix->prefetch && flip->prefetch != PREFETCH_UNLIMITED)
-        text_format(out, ", gathers at most %u layers ahead", flip->prefetch);
+        text_format(out, flip->prefetch ? ", gathers at most %u layer%s ahead" : ", gathers no layer ahead",
+                    flip->prefetch, flip->prefetch == 1 ? "" : "s");
     else if (flip->prefetch != mix->prefetch)
         text_append(out, ", gathers as far ahead as they get");
     arena_destroy(arena);
+}
+
+const char *explain_flip_at(const Sensitivity *s, const Flip *flip)
+{
+    return fabs(log(flip->value / s->now)) < 0.005 ? "already at" : "at";
 }
 
 static void print_flip(const Explanation *e, const Sensitivity *s, const Flip *flip, const char *word, Text *out)
@@ -175,7 +181,8 @@ static void print_flip(const Explanation *e, const Sensitivity *s, const Flip *f
                     explain_format_quantity(e, s->quantity, flip->searched, value));
         return;
     }
-    text_format(out, "    %s: at %s ", word, explain_format_quantity(e, s->quantity, flip->value, value));
+    text_format(out, "    %s: %s %s ", word, explain_flip_at(s, flip),
+                explain_format_quantity(e, s->quantity, flip->value, value));
     if (fabs(log(flip->value / flip->holds)) > 0.01)
         text_format(out, "(not yet at %s) ", explain_format_quantity(e, s->quantity, flip->holds, value));
     if (flip->outcome == FLIP_NOTHING_FITS) {

@@ -18,6 +18,8 @@ const char *explain_format_links(const EvenPoint *even, double value, char out[F
 void explain_append_even(const EvenPoint *even, Text *out);
 // The choice with another number of micro-batches, in words.
 void explain_append_micro_batches(const Explanation *explanation, const MicroBatchRow *row, Text *out);
+// "at", or "already at" where the choice flips right here: one that simulation ranked first may lose by prediction.
+const char *explain_flip_at(const Sensitivity *sensitivity, const Flip *flip);
 // The choice beyond a flip, in words.
 void explain_append_choice(const Explanation *explanation, const Flip *flip, Text *out);
 

@@ -66,7 +66,7 @@ static const struct argp_option option_table[] = {
      0},
     {"define", 'D', "NAME=VALUE", 0, "override 'let NAME', e.g. -D \"link=10 Gbit/s\"; may be repeated", 0},
     {"domain", OPTION_DOMAIN, "SIZES", 0,
-     "force the strategy: auto, ep, gather, or sizes such as dc=2,gpu=8 (levels not named: least); for layers apart "
+     "force the strategy: auto, ep, gather, or sizes such as dc=2,gpu=8 (levels not named: least); per layer "
      "\"0-3:dc=2,gpu=8; 4-11:gpu=8,regather\" (layers not named: ep); once=LEVEL keeps what that level and those "
      "outside gather, lap=N takes N micro-batches through a layer at a time",
      0},

@@ -113,7 +113,7 @@ static const RecordInfo records[RECORD_COUNT] = {
                     FIELD(Plan, "recompute", recompute, BOOL),
                     FIELD(Plan, "solver", solver, NAME),
                     FIELD(Plan, "status", status, ONE_OF(status)),
-                    FIELD(Plan, "gap", gap, NUMBER),
+                    AMOUNT(Plan, "gap", gap, SHARE),
                     AMOUNT(Plan, "iteration_s", iteration_s, SECONDS),
                     FIELD(Plan, "arena_bytes", arena_bytes, U64),
                     FIELD(Plan, "engine_bytes", engine_bytes, U64)}},

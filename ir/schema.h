@@ -48,7 +48,8 @@ enum { FIELDS_MAX = 40 }; // one more than the longest record has
 // What numbers are counted in. X(NAME, "text")
 #define HEP_FIELD_UNITS(X)                                                                                             \
     X(NONE, "")                                                                                                        \
-    X(BYTES, "B") X(SECONDS, "s") X(LINK_RATE, "B/s") X(MEMORY_RATE, "B/s") X(FLOP_RATE, "FLOP/s") X(PARAMETERS, "")
+    X(BYTES, "B")                                                                                                      \
+    X(SECONDS, "s") X(LINK_RATE, "B/s") X(MEMORY_RATE, "B/s") X(FLOP_RATE, "FLOP/s") X(PARAMETERS, "") X(SHARE, "")
 #define X(name, ...) UNIT_##name,
 typedef enum { HEP_FIELD_UNITS(X) UNIT_COUNT } FieldUnit;
 #undef X

@@ -116,7 +116,7 @@ static const struct argp_option option_table[] = {
      "write checkpoints to DIR, after the last iteration and as --every says; keep the last two", 0},
     {"every", OPTION_EVERY, "COUNT", 0, "iterations from one checkpoint to the next", 0},
     {"checkpoint-signal", OPTION_CHECKPOINT_SIGNAL, "SIGNAL", 0,
-     "a signal more that does what SIGTERM does, such as USR2: what a scheduler sends ahead of its time limit", 0},
+     "another signal that acts as SIGTERM, such as USR2, which a scheduler sends before its time limit", 0},
     {"resume", OPTION_RESUME, "DIR", 0,
      "resume from the last checkpoint in DIR, or from DIR if it is one itself; -n counts from there", 0},
     {"until", OPTION_UNTIL, "ITERATION", 0,

@@ -23,17 +23,22 @@ static void check_packets(Checker *checker)
     const Spec *spec = checker->spec;
     if (!spec_needs_whole_experts(spec) || spec_owns_whole_experts(spec))
         return;
-    uint64_t gpus = share_gpus(&spec->cluster, spec->replica_levels), below = spec->model.experts / gpus * gpus;
+    uint64_t gpus = share_gpus(&spec->cluster, spec->replica_levels);
+    uint32_t experts = spec->model.experts, below = 1, above = experts;
     diag_error(
         checker->diag, value_span(checker, checker->keys[KEY_MIGRATION_codec]),
         "%llu GPUs own parts of %u experts, and '%s' subtracts the mean of whole ones: expected 'dense', 'delta' "
         "or 'sign'",
-        (unsigned long long)gpus, spec->model.experts, codec_name(spec->plan.experts.codec));
-    if (below)
-        diag_help(checker->diag, "%llu or %llu experts, a multiple of the GPUs, would do", (unsigned long long)below,
-                  (unsigned long long)(below + gpus));
+        (unsigned long long)gpus, experts, codec_name(spec->plan.experts.codec));
+    for (uint32_t d = 1; d <= experts; d++)
+        if (experts % d == 0 && d < gpus)
+            below = d;
+        else if (experts % d == 0 && d < above)
+            above = d;
+    if (gpus < experts)
+        diag_help(checker->diag, "%u or %u GPUs, which divide %u experts, would own whole ones", below, above, experts);
     else
-        diag_help(checker->diag, "%llu experts, one for every GPU, would do", (unsigned long long)gpus);
+        diag_help(checker->diag, "up to %u GPUs, one for every expert, could own whole ones", experts);
 }
 
 // Where packets are decoded. `key` may be NULL.

@@ -17,6 +17,13 @@ static void print_spread(const char *what, const Spread *spread, Format format, 
                 spread->unreliable ? ": unreliable" : "");
 }
 
+static const char *format_memory_rate(char out[FORMAT_MAX], double bytes_per_s)
+{
+    size_t length = strlen(format_bytes(out, bytes_per_s));
+    snprintf(out + length, FORMAT_MAX - length, "/s");
+    return out;
+}
+
 // Load that half of the processors carry holds up whoever wants all of them.
 static bool is_busy(const Calibration *calibration)
 {
@@ -28,7 +35,7 @@ static void print_machine(const char *before, const Calibration *calibration, Te
     if (is_busy(calibration))
         text_format(out,
                     "%sOther programs were running before it began: a load of %.1f on %" PRIu32
-                    " processors. Measure when there are none.\n",
+                    " processors. Measure when the machine is idle.\n",
                     before, calibration->load, calibration->processors_online);
     if (calibration->processors < calibration->processors_online)
         text_format(out, "%sThe first process may use %" PRIu32 " of %" PRIu32 " processors (its affinity mask).\n",
@@ -176,15 +183,15 @@ static void print_device(const CalibrateOptions *options, const Calibration *cal
         }
     text_format(
         out, "  # %s, every rank:", options->device ? options->device->memory_words : "Memory, two reads and a write");
-    print_spread("", &calibration->memory_bandwidth, format_bytes, out);
-    text_append(out, " per second\n");
-    print_spread("  # The same expert encoded, every rank:", &calibration->encode_bandwidth, format_bytes, out);
-    print_spread(" per second; decoded:", &calibration->decode_bandwidth, format_bytes, out);
-    print_spread(" per second\n  # In a bit per weight:", &calibration->quantize_bandwidth, format_bytes, out);
-    print_spread(" per second; decoded:", &calibration->dequantize_bandwidth, format_bytes, out);
+    print_spread("", &calibration->memory_bandwidth, format_memory_rate, out);
+    text_append(out, "\n");
+    print_spread("  # The same expert encoded, every rank:", &calibration->encode_bandwidth, format_memory_rate, out);
+    print_spread("; decoded:", &calibration->decode_bandwidth, format_memory_rate, out);
+    print_spread("\n  # In a bit per weight:", &calibration->quantize_bandwidth, format_memory_rate, out);
+    print_spread("; decoded:", &calibration->dequantize_bandwidth, format_memory_rate, out);
     text_format(
         out,
-        " per second\n  device {\n    compute = %s  backward_compute = %s  half_rate_rows = %.3g\n    memory = "
+        "\n  device {\n    compute = %s  backward_compute = %s  half_rate_rows = %.3g\n    memory = "
         "%s  memory_bandwidth = "
         "%s/s\n    encode_bandwidth = %s/s  decode_bandwidth = %s/s\n    quantize_bandwidth = %s/s  "
         "dequantize_bandwidth = %s/s%s\n  }\n",
@@ -247,9 +254,9 @@ void calibration_print_warnings(const CalibrateOptions *options, const Calibrati
         snprintf(what, sizeof(what), "compute rate of the gradients of %u rows", calibration->backward[m].rows);
         warn(what, &calibration->backward[m].flops, format_rate, out);
     }
-    warn("memory bandwidth", &calibration->memory_bandwidth, format_bytes, out);
-    warn("bandwidth of encoding", &calibration->encode_bandwidth, format_bytes, out);
-    warn("bandwidth of decoding", &calibration->decode_bandwidth, format_bytes, out);
-    warn("bandwidth of quantizing", &calibration->quantize_bandwidth, format_bytes, out);
-    warn("bandwidth of dequantizing", &calibration->dequantize_bandwidth, format_bytes, out);
+    warn("memory bandwidth", &calibration->memory_bandwidth, format_memory_rate, out);
+    warn("bandwidth of encoding", &calibration->encode_bandwidth, format_memory_rate, out);
+    warn("bandwidth of decoding", &calibration->decode_bandwidth, format_memory_rate, out);
+    warn("bandwidth of quantizing", &calibration->quantize_bandwidth, format_memory_rate, out);
+    warn("bandwidth of dequantizing", &calibration->dequantize_bandwidth, format_memory_rate, out);
 }

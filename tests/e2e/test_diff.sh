@@ -60,6 +60,7 @@ PYTHON
 # Settings have units, and digits enough to differ; files' own numbers are in the JSON.
 expect 1 '' "$HEPC" --diff laptop.hepb -D "link=11 Mbit/s" "$laptop"
 grep -qE '^level dc +bandwidth +100 Mbit/s +11 Mbit/s$' out || fail "units of a bandwidth: $(cat out)"
+grep -qE '^plan +gap +[0-9.]+ % +[0-9.]+ %$' out || fail "a gap in per cent: $(cat out)"
 expect 1 '' "$HEPC" --diff laptop.hepb -D "link=100.01 Mbit/s" "$laptop"
 grep -qE '^level dc +bandwidth +12500000 B/s +12501250 B/s$' out || fail "digits of a bandwidth: $(cat out)"
 expect 1 '' "$HEPC" --diff laptop.hepb "$HEP_SOURCE/samples/two_dc.hep"

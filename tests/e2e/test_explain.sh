@@ -88,6 +88,8 @@ done
 expect 0 '' "$HEPC" --explain "$samples/laptop.hep"
 grep -qE '^  dc bandwidth, now 100 Mbit/s: (at no bandwidth: even unlimited, it takes [0-9.]+x as long|from)' out || fail "plain EP: $(cat out)"
 grep -q '^  all bandwidths, in proportion: ' out || fail "all links together"
+# The plan is the best of several by simulated time: by prediction another one is faster right here.
+grep -q '^    more: already at 100 Mbit/s ' out || fail "a flip at the value itself: $(cat out)"
 # Forced: no flips, but what the planner would have done; heterogeneous workers; no mixtures.
 expect 0 '' "$HEPC" --domain ep --explain "$samples/laptop.hep"
 grep -q "the choice was forced; the planner's own takes" out || fail "a forced choice: $(cat out)"

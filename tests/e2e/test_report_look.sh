@@ -30,6 +30,29 @@ fixed = [width for width in re.findall(r"min-width: (\d+)px", css) if int(width)
 assert not fixed, "widths that a narrow window does not have: %s" % fixed
 PYTHON
 
+# Bars of the comparison: the best baseline takes two thirds of the column, what takes more than 1.5 times as long is cut.
+expect 0 '' "$HEPC" -o light.hepb "$samples/light.hep"
+for input in "$samples/laptop.hep" light.hepb "$samples/training/qwen3_30b_a3b.hep"; do
+  expect 0 '' "$HEPC" --emit=html -o bars.html "$input"
+  python3 - <<'PYTHON' || fail "bars of $input"
+import re
+page = open("bars.html").read().split("<h2>Comparison</h2>")[1].split("</table>")[0]
+rows = page.split("<tr")[2:]
+units = {"s": 1, "ms": 1e-3, "us": 1e-6}
+shown = [re.search(r'<td class="n">([\d.]+) (s|ms|us)</td>', row).groups() for row in rows]  # three digits
+times = [float(number) * units[unit] for number, unit in shown]
+assert len(times) > 3
+best = [time for row, time in zip(rows, times) if "best baseline</small>" in row]
+assert len(best) == 1
+for row, time in zip(rows, times):
+    width = sum(float(text) for text in re.findall(r"width:([\d.]+)%", row))
+    longest = min(max(times), 1.5 * best[0])
+    assert abs(width - min(100, 100 * time / longest)) < 1, (row, time)
+    assert abs(time - longest) < 0.01 * longest or ('class="cut"' in row) == (time > longest), row
+assert ("longer than drawn" in page) == ('class="cut"' in page)
+PYTHON
+done
+
 browser=
 for candidate in chromium chromium-browser google-chrome; do
   command -v "$candidate" >/dev/null && browser=$candidate && break
@@ -55,7 +78,6 @@ sys.stdout.write(page.replace("</body>", "<script>" + script + "</script></body>
 
 # A forward pass with its reasons, a training with returned gradients, sites that differ, layers that differ.
 expect 0 '' "$HEPC" --emit=html -o forward.html "$samples/laptop.hep"
-expect 0 '' "$HEPC" -o light.hepb "$samples/light.hep"
 expect 0 '' "$HEPC" -o sites.hepb "$samples/six_sites.hep"
 expect 0 '' "$HEPC" --emit=html -o training.html light.hepb
 expect 0 '' "$HEPC" --emit=html -o micro.html "$samples/laptop_training.hep"

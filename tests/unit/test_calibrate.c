@@ -182,14 +182,16 @@ Test(calibrate, warns_of_figures_that_are_no_good)
     calibration_print_warnings(&options, &found, &text);
     cr_assert_eq(text.length, 0, "%s", text.data);
     found.levels[0].latency_s.unreliable = true;
+    found.memory_bandwidth = (Spread){535e6, 363e6, 2.24e9, 5, true};
     found.load = 5.4;
     found.processors = 1;
     calibration_print_warnings(&options, &found, &text);
     cr_assert_str_eq(text.data,
-                     "Other programs were running before it began: a load of 5.4 on 2 processors. Measure when there "
-                     "are none.\nThe first process may use 1 of 2 processors (its affinity mask).\n"
+                     "Other programs were running before it began: a load of 5.4 on 2 processors. Measure when the "
+                     "machine is idle.\nThe first process may use 1 of 2 processors (its affinity mask).\n"
                      "latency of level 'dc' is unreliable: 25 samples from 100 us to 9 ms, of which 2 ms is the middle "
-                     "one\n");
+                     "one\nmemory bandwidth is unreliable: 5 samples from 363 MB/s to 2.24 GB/s, of which 535 MB/s is "
+                     "the middle one\n");
     text_free(&text);
     calibration_print(&options, &found, "0", 0, &text);
     cr_assert(strstr(text.data, "2 ms (100 us to 9 ms in 25: unreliable)"), "%s", text.data);
