@@ -100,7 +100,8 @@ unlike=dense.json in_one_process codec dc=2,gpu=1 -n 3
 # The same of packed rows, where a rounding apart may be a step apart.
 on_host int8 dc=1,gpu=1 -n 2 && mv host.json int8.json
 unlike=int8.json in_one_process rows dc=1,gpu=1 -n 2
-in_one_process rows16 dc=1,gpu=1 -n 1 --check --routing balanced
+on_host bf16 dc=1,gpu=1 -n 1 --routing balanced && mv host.json full.json
+unlike=full.json in_one_process rows16 dc=1,gpu=1 -n 1 --check --routing balanced
 in_one_process bf16 dc=2,gpu=1 -n 2 --check --routing balanced
 unset HEP_EXPERT_KERNEL
 expect 0 '' "$EMULATED" --engine cuda plan.hepb --warmup 0 -n 1 --profile cuda.json
