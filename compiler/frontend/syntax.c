@@ -81,11 +81,11 @@ static void print_vim(Text *out)
     Words blocks = block_words(), keys = key_words(), choices = choice_words(), units = unit_words();
     text_append(out, "\" Syntax of .hep files; made from the tables of blocks, keys and units.\n"
                      "if exists(\"b:current_syntax\")\n  finish\nendif\n\n"
-                     "syn keyword hepStatement let include from\nsyn keyword hepChoice ");
-    append_joined(&choices, " ", "/", out);
-    text_append(out, "\nsyn keyword hepBlock "); // the later one wins: 'training' is a pass, too
-    append_joined(&blocks, " ", "/", out);
-    text_append(out, "\n\" A key is one before '=' alone: names of levels may be the same words.\n"
+                     "syn keyword hepStatement let include from\nsyn match hepChoice /\\<\\%(");
+    append_joined(&choices, "\\|", "\\/", out);
+    text_append(out, "\\)\\>/\nsyn match hepBlock /\\<\\%("); // of matches the later one wins: 'dense' is a codec, too
+    append_joined(&blocks, "\\|", "\\/", out);
+    text_append(out, "\\)\\>/\n\" A key is one before '=' alone: names of levels may be the same words.\n"
                      "syn match hepKey /\\<\\%(");
     append_joined(&keys, "\\|", "\\/", out);
     text_append(out, "\\)\\>\\ze\\s*=/\nsyn match hepNumber "

@@ -27,7 +27,7 @@ HEP
 plan one 1 f32 4 "every = 2" "" 2
 plan many 2 bf16 2 "shared_experts = 1" "capacity = 1.25"
 plan sr 2 f16 4 "" "migration { codec = sr  ratio = 10 }"
-plan loop 1 bf16 4 "" "micro_batches = 2  recompute = full"
+plan loop 2 bf16 4 "" "micro_batches = 2  recompute = full"
 plan delta 2 bf16 4 "" "migration { codec = delta  ratio = 10  gradient = topk  gradient_ratio = 10 }"
 
 for name in one many sr loop delta; do
