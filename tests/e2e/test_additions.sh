@@ -36,7 +36,7 @@ expect 3 "did you mean 'brisk'" "$hepc" wrong.hep
 "$hepc" --help-language >language.md
 grep -qF "| \`tempo\` | \`slow\` \`brisk\` | \`slow\` |  | how fast |" language.md || fail "the reference"
 "$hepc" --generate=vim >hep.vim
-grep 'hepChoice.* brisk' hep.vim >/dev/null || fail "syntax files"
+grep 'hepChoice.*|brisk' hep.vim >/dev/null || fail "syntax files"
 sed 's/tempo = brisk/tempo = slow/' brisk.hep >slow.hep
 expect 0 '' "$hepc" slow.hep -o slow.hepb
 "$hepc" --diff slow.hepb brisk.hepb >changes

@@ -43,10 +43,12 @@ ended() {
   [ "$rows" = "$at" ] || fail "$1: $rows rows, $at iterations"
 }
 
-endings=(TERM INT)
-# Under nohup a shell has no children that catch it.
+# What this shell was told to ignore (by nohup, or as a job in the background) its children do, too.
 ignored=$(sed -n 's/^SigIgn:\s*//p' /proc/$$/status)
-(((0x${ignored: -8} & 1) != 0)) || endings+=(HUP)
+endings=()
+for signal in TERM INT HUP; do
+  (((0x${ignored: -8} >> ($(kill -l $signal) - 1) & 1) != 0)) || endings+=("$signal")
+done
 for signal in "${endings[@]}" USR2; do
   rm -rf ck losses.csv run.json
   "${run[@]}" --until 100000 --resume ck --checkpoint ck --losses losses.csv --checkpoint-signal USR2 --json=run.json \
