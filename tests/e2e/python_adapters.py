@@ -88,7 +88,9 @@ def megatron(rank):
             moe_router_load_balancing_type="none", moe_token_dispatcher_type="allgather", **more)
         spec = get_moe_module_spec(use_te=False, num_experts=EXPERTS, moe_grouped_gemm=False)
         groups = Groups(alone if ranks == 1 else dist.group.WORLD)
-        layer = MoELayer(config, submodules=spec.submodules, layer_number=1, pg_collection=groups)
+        # A ModuleSpec, or in later versions a partial MoELayer.
+        submodules = spec.submodules if hasattr(spec, "submodules") else spec.keywords["submodules"]
+        layer = MoELayer(config, submodules=submodules, layer_number=1, pg_collection=groups)
         layer.router.gating = lambda rows: rows @ layer.router.weight.T  # its own moves weights to a GPU
         with torch.no_grad():
             layer.router.weight.copy_(torch.randn(EXPERTS, HIDDEN, generator=torch.Generator().manual_seed(1)))
