@@ -113,7 +113,7 @@ judge() { # NAME CODE PATTERN SILENT
   local count
   grep -qxE "$2" code || fail "$1: exit code $(cat code)"
   [ "$(cat took_ms)" -le $(((timeout_s + 5) * 1000)) ] || fail "$1: took $(cat took_ms) ms"
-  count=$(grep '^hep-run:' err | grep -vc 'ends after the iteration under way') # printed while it waits for that
+  count=$(grep -aoE 'hep-run: .*' err | grep -avc 'ends after the iteration under way') # printed while it waits for that
   [[ $count =~ ^${4:-1}$ ]] || fail "$1: $count messages: $(cat err)"
   [ -z "$3" ] || grep -qE "${3//TARGET/$(cat target)}" err || fail "$1: not '$3' but: $(cat err)"
   ! grep '^never at a step' err || fail "$1: the signal came too soon"
