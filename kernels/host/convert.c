@@ -4,20 +4,6 @@
 
 #include "kernels/host/internal.h"
 
-static uint32_t float_bits(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof(bits));
-    return bits;
-}
-
-static float bits_float(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof(value));
-    return value;
-}
-
 static void bf16_to_f32(const uint16_t *from, float *to, uint64_t count)
 {
     for (uint64_t i = 0; i < count; i++)

@@ -193,4 +193,19 @@ static inline float exp_f32(float x)
 void convert_f16_to_f32_portable(const uint16_t *from, float *to, uint64_t count);
 void convert_f32_to_f16_portable(const float *from, uint16_t *to, uint64_t count);
 
+// The bits of a float, and back.
+static inline __attribute__((always_inline)) uint32_t float_bits(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+static inline __attribute__((always_inline)) float bits_float(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
 #endif

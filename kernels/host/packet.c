@@ -83,20 +83,6 @@ static float scale_load(const uint8_t *from)
 // Of W words word w has in bit b the sign of element b W + w: neighbours in memory are neighbours in vectors.
 enum { SIGN_WORDS = CODEC_BLOCK / 32 };
 
-BODY uint32_t float_bits(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof(bits));
-    return bits;
-}
-
-BODY float bits_float(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof(value));
-    return value;
-}
-
 BODY void sign_write(const PacketBlock *block, const float *restrict values)
 {
     uint32_t words[SIGN_WORDS] = {0}, count = packing_sign_words(block->count);

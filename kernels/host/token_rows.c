@@ -10,20 +10,6 @@ enum { INT8_STEPS = 127, INT4_STEPS = 7 }; // a scale is the largest magnitude o
 #define FP8_LEAST   0x1p-6f   // of those with a full fraction
 #define SCALE_LEAST 0x1p-126f // below it, 1 over a scale may be none: everything is 0
 
-BODY uint32_t float_bits(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof(bits));
-    return bits;
-}
-
-BODY float bits_float(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof(value));
-    return value;
-}
-
 // The largest magnitude, as the bits of floats compare: NaN above all.
 BODY float largest_magnitude(const float *restrict x, uint32_t count)
 {
