@@ -101,3 +101,12 @@ class Exchange:
         rows, row_weights = self._sent
         out: torch.Tensor = _Combine.apply(self, results.to(rows.dtype), rows, row_weights)
         return out
+
+
+def moe_layers(model: torch.nn.Module, kind: type, session: Session) -> list[Any]:
+    """The model's modules of that kind, in order: as many as the plan has layers with experts."""
+    layers = [module for module in model.modules() if isinstance(module, kind)]
+    if len(layers) != session.plan.moe_layers:
+        raise Error(Status.BAD_PLAN, "the plan has %d layers with experts, the model %d"
+                    % (session.plan.moe_layers, len(layers)), session.rank)
+    return layers

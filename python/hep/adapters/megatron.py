@@ -16,7 +16,7 @@ from megatron.core.transformer.moe.token_dispatcher import MoETokenDispatcher
 
 from ..error import Error, Status
 from ..torch.session import Session
-from .exchange import Exchange
+from .exchange import Exchange, moe_layers
 
 
 class HepTokenDispatcher(MoETokenDispatcher):  # type: ignore[misc]
@@ -65,10 +65,7 @@ class HepTokenDispatcher(MoETokenDispatcher):  # type: ignore[misc]
 
 def use_plan(model: torch.nn.Module, session: Session) -> None:
     """Puts a dispatcher under the plan into every MoELayer of the model, in order."""
-    layers = [module for module in model.modules() if isinstance(module, MoELayer)]
-    if len(layers) != session.plan.moe_layers:
-        raise Error(Status.BAD_PLAN, "the plan has %d layers with experts, the model %d"
-                    % (session.plan.moe_layers, len(layers)), session.rank)
+    layers = moe_layers(model, MoELayer, session)
     made = []
     for index, layer in enumerate(layers):
         old = layer.token_dispatcher

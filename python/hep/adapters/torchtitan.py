@@ -16,7 +16,7 @@ from torchtitan.models.common.token_dispatcher import BaseEPTokenDispatcher
 
 from ..error import Error, Status
 from ..torch.session import Session
-from .exchange import Exchange
+from .exchange import Exchange, moe_layers
 
 
 class HepTokenDispatcher(BaseEPTokenDispatcher):  # type: ignore[misc]
@@ -56,10 +56,7 @@ class HepTokenDispatcher(BaseEPTokenDispatcher):  # type: ignore[misc]
 
 def use_plan(model: torch.nn.Module, session: Session) -> None:
     """Puts a dispatcher under the plan into every RoutedExperts of the model, in order."""
-    layers = [module for module in model.modules() if isinstance(module, RoutedExperts)]
-    if len(layers) != session.plan.moe_layers:
-        raise Error(Status.BAD_PLAN, "the plan has %d layers with experts, the model %d"
-                    % (session.plan.moe_layers, len(layers)), session.rank)
+    layers = moe_layers(model, RoutedExperts, session)
     made = []
     for index, layer in enumerate(layers):
         old = layer.token_dispatcher
