@@ -27,8 +27,8 @@ static void check_packets(Checker *checker)
     uint32_t experts = spec->model.experts, below = 1, above = experts;
     diag_error(
         checker->diag, value_span(checker, checker->keys[KEY_MIGRATION_codec]),
-        "%llu GPUs own parts of %u experts, and '%s' subtracts the mean of whole ones: expected 'dense', 'delta' "
-        "or 'sign'",
+        "%llu GPUs own parts of %u experts, and '%s' subtracts the mean of whole ones: expected 'dense', 'delta', "
+        "'sign' or 'q4'",
         (unsigned long long)gpus, experts, codec_name(spec->plan.experts.codec));
     for (uint32_t d = 1; d <= experts; d++)
         if (experts % d == 0 && d < gpus)
