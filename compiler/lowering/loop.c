@@ -140,9 +140,10 @@ static void touch(Loop *loop, Touch *of, OperandRole role)
 static uint32_t place_of(const Loop *loop, int32_t buffer)
 {
     BufferSpan span = loop->plan->buffers[buffer].span;
+    if (span == SPAN_MICRO_BATCH)
+        return loop->places[buffer] + loop->now.micro_batch % loop->abreast;
     bool has_places = span == SPAN_ALL || span == SPAN_LAP_ALL;
-    uint32_t of = span == SPAN_MICRO_BATCH ? loop->now.micro_batch % loop->abreast : 0;
-    return loop->places[buffer] + (has_places ? loop->now.micro_batch : of);
+    return loop->places[buffer] + (has_places ? loop->now.micro_batch : 0);
 }
 
 // Of a segment's steps those of the phase.
