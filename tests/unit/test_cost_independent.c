@@ -6,7 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "compiler/model/iteration.h"
+#include "compiler/solve/stages.h"
 #include "ir/bundle.h"
 #include "specs.h"
 
@@ -940,4 +940,41 @@ Test(cost_independent, times_and_traffic_of_random_plans)
         }
         arena_destroy(in->arena);
     }
+}
+
+// What the search adds up of every mix: max-plus maps stage by stage. Iterations of one lap.
+Test(cost_independent, stages_add_up_to_the_same)
+{
+    srand(18);
+    uint32_t compared = 0;
+    for (int i = 0; i < 600; i++) {
+        Case *in = random_case();
+        uint32_t moe = in->work->moe_count, choice[LAYERS] = {0};
+        StageCandidate candidates[LAYERS];
+        for (uint32_t c = 0; c < LAYERS; c++)
+            candidates[c] = (StageCandidate){in->configs[c], pick(1, 10), c};
+        for (uint32_t repeat = 0; repeat < 3 && moe > 0 && in->laps == 1; repeat++) {
+            StageProblem *problem = stages_build(in->work, candidates, LAYERS, in->prefetch, 20, in->arena);
+            Config of_layer[LAYERS];
+            double memory = 0;
+            memcpy(of_layer, in->configs, sizeof(of_layer));
+            for (uint32_t k = 0, m = 0; k < in->spec.model.layers; k++)
+                if (in->is_moe[k]) {
+                    choice[m] = one_of(LAYERS);
+                    memory += candidates[choice[m]].memory;
+                    in->configs[k] = of_layer[choice[m++]];
+                }
+            derive(in);
+            Spent spent = {0};
+            double expected_s = iteration(in, &spent);
+            cr_assert(agree(stages_evaluate(problem, choice), expected_s), "case %d: %.12g, not %.12g", i,
+                      stages_evaluate(problem, choice), expected_s);
+            cr_assert(agree(stages_memory(problem, choice), memory));
+            cr_assert_eq(problem->stages[0].options[choice[0]].candidate, choice[0]);
+            memcpy(in->configs, of_layer, sizeof(of_layer));
+            compared++;
+        }
+        arena_destroy(in->arena);
+    }
+    cr_assert_gt(compared, 600);
 }
