@@ -438,6 +438,56 @@ Test(verify, sizes)
     EXPECT(plan->model.layers = 2, SIZES, NONE, "the schedule computes attention 1 times, expected 2 for 2 layers");
 }
 
+static uint32_t find_buffer(const Plan *plan, BufferKind kind, BufferSpan span)
+{
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        if (plan->buffers[b].kind == kind && plan->buffers[b].span == span)
+            return b;
+    abort();
+}
+
+// Eight values lie one after another, and what is always alive in the place of the last one: seen by those who look at
+// all micro-batches.
+Test(verify, every_value_has_its_place)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 8, 2);
+    spec.plan.pass = PASS_TRAINING;
+    spec.plan.micro_batches = 8;
+    Arena *arena = arena_create();
+    double bytes;
+    Plan *plan = lower_uniform(workload_derive(&spec, arena), &(Config){.domain = {2, 1}}, DISPATCH_DEDUP, &bytes);
+    Buffer *all = &plan->buffers[find_buffer(plan, BUFFER_TEMPORARY, SPAN_ALL)];
+    Buffer *state = &plan->buffers[find_buffer(plan, BUFFER_STATE, SPAN_ITERATION)];
+    uint64_t value, of_state;
+    cr_assert(buffer_aligned_bytes(all, &value) && buffer_aligned_bytes(state, &of_state));
+    all->offset = plan->arena_bytes;
+    state->offset = all->offset + 8 * value;
+    plan->arena_bytes = state->offset + of_state;
+    cr_assert(!is_refused(plan), "%s", report.items[0].message);
+    state->offset -= value;
+    cr_assert(is_refused(plan));
+    cr_assert_eq(report.items[0].property, PROPERTY_MEMORY);
+    plan_destroy(plan);
+    arena_destroy(arena);
+}
+
+Test(verify, what_has_no_buffers_has_one_micro_batch)
+{
+    Spec spec = spec_one_tier(4, 1e9, 1e-4, 1e6, 1e6, 1e-3);
+    spec.plan.pass = PASS_TRAINING;
+    Arena *arena = arena_create();
+    double bytes;
+    Plan *plan = lower_uniform(workload_derive(&spec, arena), &(Config){.domain = {4}}, DISPATCH_NAIVE, &bytes);
+    plan->micro_batches = 2;
+    cr_assert(is_refused(plan));
+    bool said = false;
+    for (uint32_t i = 0; i < verify_report_count(&report); i++)
+        said |= report.items[i].property == PROPERTY_LOOP && strstr(report.items[i].message, "has no buffers");
+    cr_assert(said, "%s", report.items[0].message);
+    plan_destroy(plan);
+    arena_destroy(arena);
+}
+
 // Of weights that are gathered again one level is, at least, even where nothing is gathered.
 Test(verify, claims_of_training_plans)
 {
