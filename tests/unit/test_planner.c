@@ -11,6 +11,7 @@
 
 #include "compiler/lowering/lower.h"
 #include "compiler/solve/planner.h"
+#include "effort.h"
 #include "ir/simulate/simulate.h"
 #include "specs.h"
 
@@ -154,7 +155,7 @@ static double brute_force(const Instance *in, const bool *useful)
 static void compare_with_brute_force(Instance (*instance)(void))
 {
     int infeasible = 0, compared = 0;
-    for (int i = 0; i < 420; i++) {
+    for (int i = 0; i < FEW_OF(420); i++) {
         Instance in = instance();
         complete_instance(&in, i);
         if (in.work->moe_count == 0) {
@@ -178,7 +179,7 @@ static void compare_with_brute_force(Instance (*instance)(void))
         }
         arena_destroy(in.arena);
     }
-    cr_assert_geq(compared, 300);
+    cr_assert_geq(compared, FEW_OF(300));
     cr_assert_lt(infeasible, 60, "too many instances without any solution: %d", infeasible);
 }
 
@@ -286,7 +287,7 @@ Test(planner, options_of_a_better_choice_are_not_dropped)
 {
     srand(7);
     int better = 0;
-    for (int i = 0; i < 420; i++) {
+    for (int i = 0; i < FEW_OF(420); i++) {
         Instance in = random_instance();
         complete_instance(&in, i);
         double known_s = in.work->moe_count ? best_single(&in) : INFINITY;
@@ -302,7 +303,7 @@ Test(planner, options_of_a_better_choice_are_not_dropped)
         }
         arena_destroy(in.arena);
     }
-    cr_assert_geq(better, 60);
+    cr_assert_geq(better, FEW_OF(60));
 }
 
 // GLPK with what a search that looks for no choice leaves: its options, and an incumbent to beat.
@@ -331,7 +332,7 @@ Test(planner, glpk_finds_the_optimum_below_what_is_known)
 {
     srand(7);
     int better = 0, proven = 0, stopped = 0;
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < FEW_OF(200); i++) {
         Instance in = random_instance();
         complete_instance(&in, i);
         double known_s = in.work->moe_count ? best_single(&in) : INFINITY;
@@ -360,9 +361,9 @@ Test(planner, glpk_finds_the_optimum_below_what_is_known)
         milp_destroy(formulated.milp);
         arena_destroy(in.arena);
     }
-    cr_assert_geq(better, 20);
-    cr_assert_geq(proven, 50);
-    cr_assert_geq(stopped, 20);
+    cr_assert_geq(better, FEW_OF(20));
+    cr_assert_geq(proven, FEW_OF(50));
+    cr_assert_geq(stopped, FEW_OF(20));
 }
 
 // Layers that differ: too many mixes for the search to prove the best, few enough for GLPK.
