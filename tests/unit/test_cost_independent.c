@@ -942,6 +942,35 @@ Test(cost_independent, times_and_traffic_of_random_plans)
     }
 }
 
+// How busy a layer keeps each port.
+Test(cost_independent, ports_are_busy_with_all_that_passes_them)
+{
+    srand(19);
+    for (int i = 0; i < 300; i++) {
+        Case *in = random_case();
+        for (uint32_t k = 0; k < in->spec.model.layers; k++) {
+            const Layer *layer = &in->layers[k];
+            double every = in->spec.plan.shared_every > 0 ? in->spec.plan.shared_every : 1;
+            LayerCost cost;
+            cost_layer(in->work, k, &in->configs[k], in->spec.plan.dispatch, &cost);
+            Transfers ways[] = {exchanged(layer, WAY_DISPATCH), exchanged(layer, WAY_COMBINE)};
+            for (uint32_t j = 0; j < in->spec.cluster.level_count; j++) {
+                const Transfers *all[] = {&ways[0],          &ways[1],      &layer->gather,
+                                          &layer->dense,     &layer->again, &layer->dense_again,
+                                          &layer->dense_home};
+                double expected_s = port_s(&in->spec, &layer->mean, j) / every;
+                bool training = in->spec.plan.pass == PASS_TRAINING;
+                expected_s += training ? port_s(&in->spec, &layer->home, j) : 0;
+                for (size_t t = 0; t < COUNT_OF(all); t++)
+                    expected_s += port_s(&in->spec, all[t], j);
+                cr_assert(agree(cost_port_s(&cost, j), expected_s), "case %d: %.12g, not %.12g", i,
+                          cost_port_s(&cost, j), expected_s);
+            }
+        }
+        arena_destroy(in->arena);
+    }
+}
+
 // What the search adds up of every mix: max-plus maps stage by stage. Iterations of one lap.
 Test(cost_independent, stages_add_up_to_the_same)
 {
