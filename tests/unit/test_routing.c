@@ -374,3 +374,21 @@ Test(routing, loads_of_all_draws)
         arena_destroy(arena);
     }
 }
+
+// Popularities are proportions: in thousandths or millions they mean the same.
+Test(routing, popularity_has_no_unit)
+{
+    enum { EXPERTS = 24 };
+    Arena *arena = arena_create();
+    double *popularity = zipf(EXPERTS, 0.8, arena), scaled[EXPERTS], is_included[EXPERTS], included[EXPERTS];
+    routing_inclusion(popularity, EXPERTS, 3, included);
+    for (double scale = 1e-12; scale < 1e13; scale *= 1e8) {
+        for (int e = 0; e < EXPERTS; e++)
+            scaled[e] = scale * popularity[e];
+        routing_inclusion(scaled, EXPERTS, 3, is_included);
+        for (int e = 0; e < EXPERTS; e++)
+            cr_assert(fabs(is_included[e] / included[e] - 1) < 1e-9, "%g: %g, not %g", scale, is_included[e],
+                      included[e]);
+    }
+    arena_destroy(arena);
+}
