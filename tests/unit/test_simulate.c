@@ -206,6 +206,44 @@ Test(simulate, the_critical_path_begins_with_the_first_step)
     arena_destroy(arena);
 }
 
+// Two dispatches of 5 ms, computation of 2 and 1 ms, and between them what takes as long as another part.
+Test(simulate, the_critical_path_adds_up_by_op_and_level)
+{
+    Toy toy;
+    toy_init(&toy);
+    add(&toy, OP_PRE_EXPERT, NONE, 2e-3, 0, NONE);
+    uint32_t there = add(&toy, OP_DISPATCH, 0, 0, 1e6, 0);
+    add(&toy, OP_EXPERT, NONE, 3e-3, 0, (int32_t)there);
+    uint32_t again = add(&toy, OP_DISPATCH, 0, 0, 1e6, 2);
+    add(&toy, OP_PRE_EXPERT, NONE, 1e-3, 0, (int32_t)again);
+    uint32_t inside = add(&toy, OP_DISPATCH, 2, 0, 1e6, 4);
+    Arena *arena = arena_create();
+    PathStep *path;
+    PathPart *parts;
+    uint32_t length = critical_path(&toy.plan, simulate(&toy.plan, arena), arena, &path);
+    cr_assert_eq(length, 6);
+    cr_assert_eq(path[5].step, inside);
+    uint32_t count = critical_path_parts(&toy.plan, path, length, arena, &parts);
+    static const struct {
+        Op op;
+        int32_t level;
+        uint32_t steps;
+        double time_s;
+    } expected[] = {{OP_DISPATCH, 0, 2, 10e-3},
+                    {OP_PRE_EXPERT, NONE, 2, 3e-3},
+                    {OP_EXPERT, NONE, 1, 3e-3},
+                    {OP_DISPATCH, 1, 1, 1e-4 + 3e-5 + 1e-3}};
+    cr_assert_eq(count, 4);
+    for (uint32_t i = 0; i < count; i++) {
+        cr_assert_eq(parts[i].info->op, expected[i].op, "part %u", i);
+        cr_assert_eq(parts[i].level, expected[i].level);
+        cr_assert_eq(parts[i].steps, expected[i].steps);
+        cr_assert_float_eq(parts[i].time_s, expected[i].time_s, 1e-9);
+    }
+    cr_assert_eq(critical_path_parts(&toy.plan, path, 0, arena, &parts), 0);
+    arena_destroy(arena);
+}
+
 // 1 MB of each of four GPUs passes the outer port in 5 ms; what stays inside passes the inner one alone.
 Test(simulate, ports_carry_what_passes_them)
 {
