@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "ir/simulate/classes.h"
 #include "ir/simulate/critical_path.h"
 #include "ir/simulate/occupancy.h"
 #include "ir/simulate/simulate.h"
@@ -281,6 +282,94 @@ Test(simulate, the_peak_has_the_most_bytes_of_all_kinds)
     cr_assert_eq(occupancy_peak(samples, 1), &samples[0]);
     samples[3].bytes[BUFFER_STATE] = 1;
     cr_assert_eq(occupancy_peak(samples, 4), &samples[3]);
+}
+
+// Four workers, the last with half the port, in pairs: what differs is what a worker's peers are, too.
+Test(simulate, workers_are_alike_whose_peers_are)
+{
+    Toy toy;
+    toy_init(&toy);
+    WorkerPort ports[] = {{"a", 0, 1e9, 1e-3}, {"b", 1, 1e9, 1e-3}, {"c", 2, 1e9, 1e-3}, {"d", 3, 5e8, 1e-3}};
+    toy.plan.cluster.levels[0].count = toy.plan.cluster.port_count = 4;
+    toy.plan.cluster.ports = ports;
+    toy.plan.group_count = 2;
+    toy.groups[0] = (Group){GROUP_EXCHANGE, 0, 2}; // 0 with 2, 1 with 3
+    toy.groups[1] = (Group){GROUP_GATHER, 0, 2};   // 0 with 1, 2 with 3
+    add(&toy, OP_GATHER, 1, 0, 1e6, NONE);
+    Arena *arena = arena_create();
+    const Simulation *all = simulate(&toy.plan, arena);
+    cr_assert_eq(all->class_count, 4);
+    for (uint32_t w = 0; w < 4; w++) {
+        cr_assert_eq(all->classes[all->class_of[w]].first_worker, w);
+        cr_assert_eq(all->classes[w].workers, 1);
+        // 4 MB through the slower of the two ports.
+        cr_assert_float_eq(all->classes[all->class_of[w]].end_s, 1e-3 + 4e6 / (w < 2 ? 1e9 : 5e8), 1e-9, "%u", w);
+        cr_assert_float_eq(all->classes[all->class_of[w]].port_busy_s[0], 4e6 / (w < 3 ? 1e9 : 5e8), 1e-9);
+    }
+    // Without exchanges the first two see the same.
+    toy.groups[0] = (Group){GROUP_GATHER, 0, 2};
+    all = simulate(&toy.plan, arena);
+    cr_assert_eq(all->class_count, 3);
+    cr_assert_eq(all->class_of[0], all->class_of[1]);
+    cr_assert_eq(all->classes[all->class_of[0]].workers, 2);
+    arena_destroy(arena);
+}
+
+// Three workers who send each other 6 MB: over a link of 100 MB/s and 5 ms between the first two; the third has half of
+// its port for each of them, 500 MB/s.
+Test(simulate, links_limit_what_passes_between_two)
+{
+    Toy toy;
+    toy_init(&toy);
+    WorkerPort ports[] = {{"a", 0, 1e9, 1e-3}, {"b", 1, 1e9, 1e-3}, {"c", 2, 1e9, 2e-3}};
+    WorkerLink links[] = {{0, 1, 1e8, 5e-3}};
+    toy.plan.cluster.levels[0].count = toy.plan.cluster.port_count = 3;
+    toy.plan.cluster.ports = ports;
+    toy.plan.cluster.links = links;
+    toy.plan.cluster.link_count = 1;
+    toy.plan.group_count = 1;
+    toy.groups[0] = (Group){GROUP_GATHER, 0, 3};
+    add(&toy, OP_GATHER, 0, 0, 3e6, NONE);
+    Arena *arena = arena_create();
+    const Simulation *all = simulate(&toy.plan, arena);
+    cr_assert_eq(all->class_count, 2);
+    cr_assert_eq(all->class_of[0], all->class_of[1]);
+    cr_assert_eq(all->last, &all->classes[all->class_of[0]]);
+    cr_assert_float_eq(all->classes[all->class_of[0]].end_s, 5e-3 + 6e6 / 1e8, 1e-9);
+    cr_assert_float_eq(all->classes[all->class_of[2]].end_s, 2e-3 + 6e6 / 5e8, 1e-9);
+    // All share one link's rate where the link is as fast as half a port: 12 ms, and each its own latency.
+    links[0].bandwidth_bytes_per_s = 5e8;
+    all = simulate(&toy.plan, arena);
+    cr_assert_float_eq(all->classes[all->class_of[0]].end_s, 5e-3 + 12e-3, 1e-9);
+    cr_assert_float_eq(all->classes[all->class_of[2]].end_s, 2e-3 + 12e-3, 1e-9);
+    arena_destroy(arena);
+}
+
+// One kind of worker more than are told apart: all have the slowest port and link, and the largest latency.
+Test(simulate, too_many_kinds_of_workers_are_as_the_slowest)
+{
+    enum { WORKERS = CLASSES_MAX + 1 };
+    for (uint32_t more = 0; more < 2; more++) {
+        Toy toy;
+        toy_init(&toy);
+        WorkerPort ports[WORKERS];
+        for (uint32_t w = 0; w < WORKERS; w++)
+            ports[w] = (WorkerPort){"w", w, 1e9 + 1e6 * (w < CLASSES_MAX ? w : w - 1 + more), 1e-3};
+        ports[1].latency_s = 2e-3;
+        toy.plan.cluster.levels[0].count = toy.plan.cluster.port_count = WORKERS;
+        toy.plan.cluster.ports = ports;
+        toy.plan.group_count = 1;
+        toy.groups[0] = (Group){GROUP_LEVEL, 0, 1};
+        add(&toy, OP_ALL_REDUCE, 0, 0, 1e6 * (WORKERS - 1), NONE);
+        Arena *arena = arena_create();
+        const Simulation *all = simulate(&toy.plan, arena);
+        cr_assert_eq(all->merged, more == 1);
+        cr_assert_eq(all->class_count, more ? 1 : CLASSES_MAX);
+        cr_assert_eq(all->class_of == NULL, more == 1);
+        if (more) // there and back, each with its latency
+            cr_assert_float_eq(all->iteration_s, 2 * 2e-3 + 4e6 * (WORKERS - 1) / 1e9, 1e-9);
+        arena_destroy(arena);
+    }
 }
 
 Test(simulate, an_empty_plan_takes_no_time)
