@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compiler/solve/frugality.h"
 #include "compiler/solve/planner.h"
 #include "specs.h"
 
@@ -150,4 +151,60 @@ Test(estimate, rivals_of_the_plan)
         }
         arena_destroy(arena);
     }
+}
+
+// Two data centres of four GPUs: dense weights kept, gathered again over the inner level, or over both; activations
+// kept or computed again; micro-batches in turns or one after another, where there are several.
+Test(estimate, ways_to_save_memory)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 4, 0}, 8, 2);
+    Frugality ways[FRUGALITIES_MAX];
+    spec.plan.pass = PASS_TRAINING;
+    spec.plan.micro_batches = 4;
+    cr_assert_eq(frugality_list(&spec, ways), 12);
+    static const struct {
+        bool regather;
+        uint32_t levels;
+    } dense[] = {{false, 0}, {true, 1}, {true, 0}};
+    for (uint32_t i = 0; i < 12; i++) {
+        cr_assert_eq(ways[i].interleaves, i < 6);
+        cr_assert_eq(ways[i].recomputes, i / 3 % 2);
+        cr_assert_eq(ways[i].regather_dense, dense[i % 3].regather, "way %u", i);
+        cr_assert_eq(ways[i].dense_levels, dense[i % 3].levels, "way %u", i);
+    }
+    Arena *arena = arena_create();
+    const Spec *frugal = frugality_apply(&spec, ways[4], arena);
+    cr_assert(frugal->plan.interleaves && frugal->plan.recomputes && frugal->plan.regather_dense);
+    cr_assert_eq(frugal->plan.dense_levels, 1);
+    spec.plan.micro_batches = 1; // nothing to take turns
+    cr_assert_eq(frugality_list(&spec, ways), 6);
+    spec.plan.recompute = RECOMPUTE_FULL;
+    cr_assert_eq(frugality_list(&spec, ways), 3);
+    cr_assert(ways[0].recomputes && !ways[0].interleaves);
+    spec.plan.once_dense = ONCE_DENSE_NONE; // nothing is kept
+    cr_assert_eq(frugality_list(&spec, ways), 1);
+    cr_assert(ways[0].regather_dense && ways[0].dense_levels == 0);
+    spec.plan.once_dense = ONCE_DENSE_ALL;
+    spec.plan.recompute = RECOMPUTE_NONE;
+    cr_assert_eq(frugality_list(&spec, ways), 1);
+    cr_assert(!ways[0].regather_dense && !ways[0].recomputes);
+    // One level wide: what is kept of it is all, or nothing.
+    spec.plan.once_dense = ONCE_DENSE_AUTO;
+    spec.cluster.levels[1].count = 1;
+    cr_assert_eq(frugality_list(&spec, ways), 2);
+    // Packets over the outer level: that one is kept.
+    spec.cluster.levels[1].count = 4;
+    spec.plan.dense = (Coding){CODEC_SIGN, 1, GRADIENT_DENSE, 1, 1};
+    cr_assert_eq(frugality_list(&spec, ways), 2);
+    cr_assert_eq(ways[1].dense_levels, 1);
+    spec.plan.dense.codec = CODEC_DENSE;
+    spec.plan.dense.whole_levels = 0;
+    spec.plan.micro_batches = 4;
+    spec.plan.interleave = INTERLEAVE_FULL;
+    cr_assert_eq(frugality_list(&spec, ways), 3);
+    cr_assert(ways[2].interleaves);
+    spec.plan.interleave = INTERLEAVE_NONE;
+    cr_assert_eq(frugality_list(&spec, ways), 3);
+    cr_assert(!ways[0].interleaves && !ways[2].interleaves);
+    arena_destroy(arena);
 }

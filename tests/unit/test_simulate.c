@@ -372,6 +372,29 @@ Test(simulate, too_many_kinds_of_workers_are_as_the_slowest)
     }
 }
 
+// As many kinds of ports as are told apart, in pairs: the last two workers have ports like others, whose peers differ.
+Test(simulate, kinds_that_peers_make_count_too)
+{
+    enum { WORKERS = CLASSES_MAX + 2 };
+    for (uint32_t like = 1; like < 3; like++) {
+        Toy toy;
+        toy_init(&toy);
+        WorkerPort ports[WORKERS];
+        for (uint32_t w = 0; w < WORKERS; w++)
+            ports[w] = (WorkerPort){"w", w, 1e9 + 1e6 * (w % CLASSES_MAX), 1e-3};
+        ports[WORKERS - 1].bandwidth_bytes_per_s = ports[like].bandwidth_bytes_per_s;
+        toy.plan.cluster.levels[0].count = toy.plan.cluster.port_count = WORKERS;
+        toy.plan.cluster.ports = ports;
+        toy.plan.group_count = 1;
+        toy.groups[0] = (Group){GROUP_GATHER, 0, 2};
+        add(&toy, OP_GATHER, 0, 0, 1e6, NONE);
+        Arena *arena = arena_create();
+        const Simulation *all = simulate(&toy.plan, arena);
+        cr_assert_eq(all->class_count, like == 1 ? CLASSES_MAX : 1); // 0 and 1 are pairs twice; or 18 kinds
+        arena_destroy(arena);
+    }
+}
+
 Test(simulate, an_empty_plan_takes_no_time)
 {
     Toy toy;
