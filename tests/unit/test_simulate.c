@@ -124,6 +124,16 @@ Test(simulate, an_outer_transfer_slows_an_inner_one_on_the_inner_port)
     add(&toy, OP_GATHER, 3, 0, 3e6, NONE);   // three flows: 3/4 of the GPU's port
     // 250 MB/s and 750 MB/s for 4 ms; both end there.
     expect(&toy, 4e-3 + 1e-3);
+    // A billionth of all bytes and bandwidths: the same.
+    Arena *arena = arena_create();
+    for (uint32_t i = 0; i < 2; i++) {
+        toy.plan.cluster.levels[i].bandwidth_bytes_per_s *= 1e-9;
+        toy.steps[i].bytes *= 1e-9;
+    }
+    const SimulatedClass *last = simulate(&toy.plan, arena)->last;
+    cr_assert_float_eq(last->steps[0].end_s, 5e-3, 1e-9);
+    cr_assert_float_eq(last->steps[1].end_s, 4.1e-3, 1e-9);
+    arena_destroy(arena);
 }
 
 Test(simulate, chain_fork_and_join)
@@ -268,6 +278,16 @@ Test(simulate, ports_carry_what_passes_them)
     cr_assert_float_eq(samples[0].bytes_per_s[STREAM_MIGRATE], 3e5 / gathered_s, 1);
     cr_assert_float_eq(samples[1].time_s, gathered_s, 1e-9);
     cr_assert_eq(samples[1].bytes_per_s[STREAM_MIGRATE], 0);
+    // What ends and what begins at the same time is one sample.
+    toy_init(&toy);
+    add(&toy, OP_DISPATCH, 0, 0, 1e6, NONE);
+    add(&toy, OP_COMBINE, 0, 0, 5e5, NONE);
+    count = occupancy_port(&toy.plan, simulate(&toy.plan, arena), 0, arena, &samples);
+    cr_assert_eq(count, 3);
+    cr_assert_float_eq(samples[1].time_s, 5e-3, 1e-9);
+    cr_assert_float_eq(samples[1].bytes_per_s[STREAM_EXCHANGE], 2e6 / 3e-3, 1);
+    cr_assert_float_eq(samples[2].time_s, 8e-3, 1e-9);
+    cr_assert_eq(samples[2].bytes_per_s[STREAM_EXCHANGE], 0);
     arena_destroy(arena);
 }
 
