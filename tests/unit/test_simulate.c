@@ -124,15 +124,16 @@ Test(simulate, an_outer_transfer_slows_an_inner_one_on_the_inner_port)
     add(&toy, OP_GATHER, 3, 0, 3e6, NONE);   // three flows: 3/4 of the GPU's port
     // 250 MB/s and 750 MB/s for 4 ms; both end there.
     expect(&toy, 4e-3 + 1e-3);
-    // A billionth of all bytes and bandwidths: the same.
+    // Half of the outer port, which leaves the gather 875 MB/s; and a billionth of all bytes and bandwidths.
+    toy.plan.cluster.levels[0].bandwidth_bytes_per_s /= 2;
     Arena *arena = arena_create();
     for (uint32_t i = 0; i < 2; i++) {
         toy.plan.cluster.levels[i].bandwidth_bytes_per_s *= 1e-9;
         toy.steps[i].bytes *= 1e-9;
     }
     const SimulatedClass *last = simulate(&toy.plan, arena)->last;
-    cr_assert_float_eq(last->steps[0].end_s, 5e-3, 1e-9);
-    cr_assert_float_eq(last->steps[1].end_s, 4.1e-3, 1e-9);
+    cr_assert_float_eq(last->steps[0].end_s, 1e-3 + 8e-3, 1e-9);
+    cr_assert_float_eq(last->steps[1].end_s, 1e-4 + 3e6 / 875e6, 1e-9);
     arena_destroy(arena);
 }
 
