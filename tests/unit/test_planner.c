@@ -578,6 +578,13 @@ Test(milp, prints_cplex_lp_with_names)
     arena_destroy(arena);
 }
 
+Test(milp, the_solver_has_a_name_and_a_version)
+{
+    char name[64];
+    snprintf(name, sizeof(name), "GLPK %s", glp_version());
+    cr_assert_str_eq(milp_solver_name(), name);
+}
+
 Test(milp, errors_inside_glpk_become_a_status)
 {
     Milp *milp = milp_create("broken");

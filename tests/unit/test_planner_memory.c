@@ -15,15 +15,7 @@
 #include "effort.h"
 #include "specs.h"
 
-enum {
-    COUNT = FEW_OF(300),
-    LAPPED = FEW_OF(40),
-    LAYERS_MAX = 3,
-    CANDIDATES_MAX = 16,
-    MIXES_MAX = 600,
-    DEPTHS = 6,
-    SIDES = 3
-};
+enum { COUNT = FEW_OF(300), LAPPED = 40, LAYERS_MAX = 3, CANDIDATES_MAX = 16, MIXES_MAX = 600, DEPTHS = 6, SIDES = 3 };
 
 static const PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED, .glpk = false};
 static const uint32_t depths[DEPTHS] = {PREFETCH_UNLIMITED, 8, 4, 2, 1, 0};
@@ -276,5 +268,5 @@ Test(planner_memory, laps_are_planned_within_their_bound)
         compared++;
         arena_destroy(arena);
     }
-    cr_assert_geq(binding, FEW_OF(2), "%d", binding);
+    cr_assert_gt(binding, 1, "%d", binding);
 }

@@ -265,6 +265,39 @@ Test(search, options_that_are_worse_in_everything_are_dropped)
     cr_assert_gt(dropped, 200);
 }
 
+// With any gap allowed, the answer is what changing one stage at a time comes to: no other option of any stage is
+// faster that fits, and none of the same option everywhere. Every other problem has exactly the memory of one choice.
+Test(search, no_single_change_is_better)
+{
+    srand(27);
+    for (int i = 0; i < 200; i++) {
+        Arena *arena = arena_create();
+        StageProblem *problem = random_problem(arena, 1 + one_of(CLOCKS), 2 + one_of(STAGES - 1), 2 + one_of(4));
+        uint32_t options = problem->stages[0].option_count, choice[STAGES];
+        for (uint32_t k = 0; k < problem->stage_count; k++)
+            choice[k] = one_of(options);
+        if (i % 2)
+            problem->memory = stages_memory(problem, choice);
+        SearchResult result;
+        search_solve(problem, &(SearchLimits){.gap = 1}, INFINITY, arena, &result);
+        for (uint32_t k = 0; k < problem->stage_count && result.found; k++)
+            for (uint32_t o = 0; o < options; o++) {
+                memcpy(choice, result.choice, problem->stage_count * sizeof(*choice));
+                choice[k] = o;
+                if (memory_of(problem, choice, problem->stage_count) <= problem->memory)
+                    cr_assert_geq(taken_s(problem, choice), result.objective_s * (1 - 1.1e-6), "problem %d", i);
+            }
+        for (uint32_t o = 0; o < options && result.found; o++) {
+            for (uint32_t k = 0; k < problem->stage_count; k++)
+                choice[k] = o;
+            if (memory_of(problem, choice, problem->stage_count) <= problem->memory)
+                cr_assert_geq(taken_s(problem, choice), result.objective_s * (1 - 1e-9), "problem %d", i);
+        }
+        cr_assert_eq(result.label_count, 0); // nothing else was tried
+        arena_destroy(arena);
+    }
+}
+
 // Where a beam is narrow, or time is over, the answer is one, and the bound still is below every choice.
 Test(search, bounds_hold_where_the_search_is_cut_short)
 {
