@@ -151,6 +151,7 @@ Test(simulate, chain_fork_and_join)
     const Simulation *simulation = simulate(&toy.plan, arena);
     cr_assert_eq(simulation->last->steps[4].cause, (int32_t)sent);
     cr_assert_eq(simulation->last->steps[sent].cause, (int32_t)first);
+    cr_assert_eq(simulation->last->steps[3].cause, (int32_t)first); // the one before on its stream
     cr_assert(fabs(simulation->last->hidden_s + simulation->last->exposed_s - (5e-3 + 1.3e-4)) < 1e-3);
     arena_destroy(arena);
 }
