@@ -367,7 +367,7 @@ Test(planner, glpk_finds_the_optimum_below_what_is_known)
 }
 
 // Layers that differ: too many mixes for the search to prove the best, few enough for GLPK.
-static Workload *many_heterogeneous_layers(Spec *spec, Arena *arena)
+static Workload *many_heterogeneous_layers(Spec *spec, uint32_t layers, int seed, Arena *arena)
 {
     *spec = spec_one_tier(8, 1e9, 0, 8e6, 1e6, 2e-3);
     spec->cluster.level_count = 3;
@@ -375,10 +375,10 @@ static Workload *many_heterogeneous_layers(Spec *spec, Arena *arena)
     for (uint32_t l = 0; l < 3; l++)
         spec->cluster.levels[l] =
             (Level){(const char *[]){"dc", "node", "gpu"}[l], counts[l], 1.25e9 * pow(10, l), 1e-4 / (1 + l), 0};
-    spec->model.layers = 24;
+    spec->model.layers = layers;
     spec->plan.pass = PASS_TRAINING;
     Workload *work = workload_derive(spec, arena);
-    srand(8);
+    srand((unsigned)seed);
     for (uint32_t k = 0; k < work->layer_count; k++) {
         LayerWork *layer = &work->layers[k];
         layer->kind = k;
@@ -394,7 +394,7 @@ Test(planner, glpk_proves_what_the_search_leaves_open)
 {
     Arena *arena = arena_create();
     Spec spec;
-    const Workload *work = many_heterogeneous_layers(&spec, arena);
+    const Workload *work = many_heterogeneous_layers(&spec, 24, 8, arena);
     PlannerOptions alone = options;
     alone.glpk = false;
     Solution open, closed;
@@ -413,6 +413,35 @@ Test(planner, glpk_proves_what_the_search_leaves_open)
     cr_assert(fabs(result.objective * formulated.unit_s - closed.objective_s) <= 1e-6 * closed.objective_s);
     milp_destroy(formulated.milp);
     arena_destroy(arena);
+}
+
+// The same of fewer layers, where a search with next to no work leaves something open: what GLPK makes of that is what
+// a search with all of its work proves.
+Test(planner, glpk_closes_what_a_short_search_leaves)
+{
+    uint32_t open = 0;
+    for (int seed = 1; seed <= 12; seed++) {
+        Arena *arena = arena_create();
+        Spec spec;
+        const Workload *work = many_heterogeneous_layers(&spec, 8, seed, arena);
+        PlannerOptions full = {.prefetch = PREFETCH_UNLIMITED}, brief = full, closing = options;
+        brief.limits.effort = closing.limits.effort = 1e-9;
+        Solution proven, left, closed;
+        bool infeasible;
+        cr_assert(planner_solve(work, &full, arena, diag_create(arena), &proven, &infeasible));
+        cr_assert(planner_solve(work, &brief, arena, diag_create(arena), &left, &infeasible));
+        cr_assert(planner_solve(work, &closing, arena, diag_create(arena), &closed, &infeasible));
+        cr_assert_eq(closed.status, STATUS_OPTIMAL, "seed %d: gap %g", seed, closed.gap);
+        cr_assert_leq(closed.objective_s, proven.objective_s * (1 + 2e-6), "seed %d", seed);
+        cr_assert_geq(closed.objective_s, proven.bound_s * (1 - 2e-6), "seed %d", seed);
+        cr_assert_leq(left.bound_s, proven.objective_s * (1 + 1e-9));
+        cr_assert_geq(left.objective_s, proven.bound_s * (1 - 1e-9));
+        cr_assert_str_eq(closed.solver, milp_solver_name());
+        cr_assert_str_eq(left.solver, "exact search");
+        open += left.status != STATUS_OPTIMAL;
+        arena_destroy(arena);
+    }
+    cr_assert_geq(open, 3, "%u", open);
 }
 
 // The paper's closed form: p = 0 if 2D >= G P, else 1 - B PE / (P (G - 1)), clamped to [0, 1], rounded to the better
