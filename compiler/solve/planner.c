@@ -307,13 +307,18 @@ static bool all_candidates_fit(const Workload *work, const Candidate *candidates
     return all;
 }
 
-// With its replicas gathered again and as late as possible, which takes least.
+// As late as possible, with its replicas gathered again or, where that frees nothing, kept: one of them takes least.
 static bool domain_may_fit(const Workload *work, const Config *of)
 {
+    const Spec *spec = work->spec;
     Config config = *of;
-    config.regather = can_regather(work->spec) && config_held_shards(work->spec, &config) > 1;
-    config.once = 0;
-    return estimated_bytes(work, &config, 0, work->spec->plan.dispatch) <= work->spec->cluster.device.memory_bytes;
+    bool fits = false;
+    for (int again = 0; again < 2 && !fits; again++) {
+        config.regather = again && can_regather(spec) && config_held_shards(spec, &config) > 1;
+        config.once = 0;
+        fits = estimated_bytes(work, &config, 0, spec->plan.dispatch) <= spec->cluster.device.memory_bytes;
+    }
+    return fits;
 }
 
 double planner_estimate(const Workload *work, Arena *arena, bool *all_fit)
