@@ -235,6 +235,37 @@ static void add_again(Lowering *l, uint32_t k)
     lowering_receive_rows(l, k, ".again");
 }
 
+static void add_words(Lowering *l, int32_t dx, const GradientSum *sum, int32_t part)
+{
+    StepBuffers embed = {.embed_backward = {.tokens = l->tokens_buffer, .dx = dx, .dembedding = part}};
+    lowering_add_local(l, OP_EMBED_BACKWARD, NONE, 0, embed);
+    lowering_accumulate(l, sum, part);
+    lowering_end_sum(l, sum);
+}
+
+static void note_home(Lowering *l)
+{
+    memmove(l->home + 1, l->home, (RETURNS_MAX - 1) * sizeof(*l->home));
+    l->home[0] = l->returned;
+}
+
+// The two halves of the embedding's gradient, where each goes home after its use. The first one counts as a layer's.
+static int32_t return_loss_half(Lowering *l, const GradientSum *sum)
+{
+    lowering_end_sum(l, sum);
+    int32_t laps = lowering_return_first_half(l, sum->whole);
+    note_home(l);
+    return laps;
+}
+
+static int32_t return_words_half(Lowering *l, int32_t dx, int32_t laps)
+{
+    l->limit = lowering_return_limit(l);
+    GradientSum sum = lowering_begin_sum(l, NONE, lowering_add_half_gradient(l, ".words"), true);
+    add_words(l, dx, &sum, lowering_clear_part(l, &sum));
+    return lowering_return_second_half(l, sum.whole, laps);
+}
+
 static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
 {
     const LayerWork *work = &l->work->layers[k];
@@ -261,8 +292,7 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
     lowering_accumulate(l, &sum, sum.part);
     lowering_end_sum(l, &sum);
     note_update(l, (int32_t)k, layer->dense, lowering_return_bundle(l, (int32_t)k, layer->dense, sum.whole));
-    memmove(l->home + 1, l->home, (RETURNS_MAX - 1) * sizeof(*l->home));
-    l->home[0] = l->returned;
+    note_home(l);
 }
 
 void lowering_add_backward(Lowering *l)
@@ -275,8 +305,10 @@ void lowering_add_backward(Lowering *l)
     BufferShape shape = {
         .dtype = model->dtype, .rows = l->tokens, .cols = model->hidden, .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t dx = builder_add_buffer(l->builder, shape, "dx");
-    GradientSum sum =
-        lowering_begin_sum(l, NONE, lowering_add_bundle_gradient(l, NONE, l->embedding, l->held_embedding), false);
+    bool halves = spec_regathers_embedding(l->spec);
+    int32_t whole = halves ? lowering_add_half_gradient(l, "")
+                           : lowering_add_bundle_gradient(l, NONE, l->embedding, l->held_embedding);
+    GradientSum sum = lowering_begin_sum(l, NONE, whole, halves);
     StepBuffers loss = {.loss_backward = {.x = l->final_x,
                                           .tokens = l->tokens_buffer,
                                           .embedding = l->held_embedding,
@@ -288,14 +320,18 @@ void lowering_add_backward(Lowering *l)
     l->returned = l->limit = NONE;
     for (unsigned i = 0; i < RETURNS_MAX; i++)
         l->home[i] = NONE;
-    for (uint32_t k = l->work->layer_count; k-- > 0;)
-        add_layer_backward(l, k, dx);
-    int32_t part = lowering_add_cleared_part(l, &sum, "words");
-    StepBuffers embed = {.embed_backward = {.tokens = l->tokens_buffer, .dx = dx, .dembedding = part}};
-    lowering_add_local(l, OP_EMBED_BACKWARD, NONE, 0, embed);
-    lowering_accumulate(l, &sum, part);
-    lowering_end_sum(l, &sum);
-    note_update(l, NONE, l->embedding, lowering_return_bundle(l, NONE, l->embedding, sum.whole));
+    if (halves) {
+        int32_t laps = return_loss_half(l, &sum);
+        for (uint32_t k = l->work->layer_count; k-- > 0;)
+            add_layer_backward(l, k, dx);
+        note_update(l, NONE, l->embedding, return_words_half(l, dx, laps));
+    } else {
+        for (uint32_t k = l->work->layer_count; k-- > 0;)
+            add_layer_backward(l, k, dx);
+        int32_t part = lowering_add_cleared_part(l, &sum, "words");
+        add_words(l, dx, &sum, part);
+        note_update(l, NONE, l->embedding, lowering_return_bundle(l, NONE, l->embedding, sum.whole));
+    }
     int32_t squares = l->spec->training.clip > 0 ? add_norm(l) : NONE;
     for (uint32_t i = 0; i < l->update_count; i++)
         add_optimizer(l, &l->updates[i], squares);

@@ -337,17 +337,23 @@ typedef struct {
     const char *suffix;
 } BundleGather;
 
+// Outermost levels over which the bundle is gathered once, where it is gathered again.
+static uint32_t once_levels(const Lowering *l, int32_t layer)
+{
+    return layer == NONE ? spec_embedding_levels(l->spec) : l->spec->plan.dense_levels;
+}
+
 static void gather_bundle_levels(Lowering *l, BundleGather *of, GatherRange range)
 {
     const Cluster *cluster = &l->spec->cluster;
     BundleCost cost = bundle_cost(l, of->bundle, BUNDLE_GATHER);
     double rows = (double)builder_buffer(l->builder, of->shard)->rows;
-    bool again = of->layer != NONE && l->spec->plan.regather_dense; // the embedding is kept
-    Gathering gathering = {.once = again ? l->spec->plan.dense_levels : UINT32_MAX, .after = range.after_step};
+    bool again = of->layer == NONE ? spec_regathers_embedding(l->spec) : l->spec->plan.regather_dense;
+    Gathering gathering = {.once = again ? once_levels(l, of->layer) : UINT32_MAX, .after = range.after_step};
     for (uint32_t level = 0; level < cluster->level_count; level++)
         gathering.sizes[level] = cluster->levels[level].count;
     for (uint32_t level = range.first; level < range.end; level++) {
-        if (level <= l->spec->plan.dense_levels)
+        if (level <= once_levels(l, of->layer))
             of->kept = of->shard;
         if (cluster->levels[level].count == 1)
             continue;
@@ -388,7 +394,7 @@ int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
 int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle, int32_t kept, int32_t after_step)
 {
     BundleGather of = {.layer = layer, .bundle = bundle, .shard = kept, .suffix = ".again"};
-    gather_bundle_levels(l, &of, (GatherRange){l->spec->plan.dense_levels, l->spec->cluster.level_count, after_step});
+    gather_bundle_levels(l, &of, (GatherRange){once_levels(l, layer), l->spec->cluster.level_count, after_step});
     return of.shard;
 }
 
@@ -404,6 +410,8 @@ typedef struct {
     bool each_lap; // levels inside the boundary are crossed once per lap,
     uint32_t once; // which are those from this one on
     bool summed;   // what laps brought was added up
+    double rows;   // of a bundle: shares that are left
+    const char *suffix;
 } Return;
 
 // For so many shares of a gradient that leaves the last lap.
@@ -437,9 +445,8 @@ static bool is_crossed_each_lap(const Return *of, uint32_t level)
 
 // Before the first level that is crossed once, gradients of all laps become the iteration's: so many shares, which then
 // travel on.
-static void leave_laps(Lowering *l, Return *of, double rows)
+static void leave_laps(Lowering *l, Return *of, int32_t sum, double rows)
 {
-    int32_t sum = lowering_sum_laps(l, of->layer, of->gradient, NONE);
     of->summed = true;
     of->gradient = sum;
     if (builder_buffer(l->builder, of->weights)->dtype == DTYPE_F32)
@@ -458,40 +465,108 @@ static int32_t add_return_step(Lowering *l, const Return *of, StepSpec step, int
     return shard;
 }
 
+static void return_level(Lowering *l, Return *of, uint32_t level)
+{
+    const BundleCost cost = bundle_cost(l, of->weights, BUNDLE_RETURN);
+    const Coded coded = coded_bundle(l, of->layer, of->weights, NULL);
+    const Level *crossed = &l->spec->cluster.levels[level];
+    uint32_t levels = l->spec->cluster.level_count;
+    uint32_t packed = coded.coding->gradient == GRADIENT_DENSE ? 0 : coding_levels(coded.coding, levels);
+    of->rows /= crossed->count;
+    char name[BUFFER_NAME_MAX];
+    snprintf(name, sizeof(name), "d.%s%s", crossed->name, of->suffix);
+    bool home = of->rows == 1 && (!of->each_lap || of->summed);
+    int32_t shard = home         ? lowering_add_gradient(l, of->weights, of->layer)
+                    : of->summed ? leaving_slot(l, of, of->rows)
+                                 : add_held(l, of->layer, of->weights, of->rows, name);
+    StepSpec step = bundle_step(l, OP_REDUCE_SCATTER, of->layer, level, &cost);
+    if (level >= packed)
+        add_return_step(l, of, step, shard);
+    else
+        return_packets(l, &coded, step, of->gradient, shard);
+    of->gradient = shard;
+}
+
+// Over the levels `first` to before `end`, inner level first.
+static void return_levels(Lowering *l, Return *of, uint32_t first, uint32_t end)
+{
+    for (uint32_t level = end; level-- > first;)
+        if (l->spec->cluster.levels[level].count > 1)
+            return_level(l, of, level);
+}
+
+// A bundle's gradient up to where what laps bring is added up; home where nothing is.
+static void return_inside(Lowering *l, Return *of)
+{
+    of->rows = (double)builder_buffer(l->builder, of->gradient)->rows;
+    return_levels(l, of, of->each_lap ? of->once : 0, l->spec->cluster.level_count);
+}
+
+// What is added up there: the owner's gradient, where no level lies outside.
+static int32_t begin_laps(Lowering *l, const Return *of)
+{
+    int32_t home = of->rows == 1 ? lowering_add_gradient_sum(l, of->weights, of->layer) : NONE;
+    return lowering_begin_laps(l, of->layer, of->gradient, home);
+}
+
+// From there home.
+static int32_t return_outside(Lowering *l, Return *of, int32_t sum)
+{
+    if (of->rows == 1)
+        return sum;
+    leave_laps(l, of, sum, of->rows);
+    return_levels(l, of, 0, of->once);
+    return of->gradient;
+}
+
 int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t gradient)
 {
-    const Cluster *cluster = &l->spec->cluster;
-    BundleCost cost = bundle_cost(l, bundle, BUNDLE_RETURN);
-    double rows = (double)builder_buffer(l->builder, gradient)->rows;
-    const Coded coded = coded_bundle(l, layer, bundle, NULL);
-    uint32_t packed = coded.coding->gradient == GRADIENT_DENSE ? 0 : coding_levels(coded.coding, cluster->level_count);
     Return of = {.layer = layer,
                  .weights = bundle,
                  .gradient = gradient,
                  .each_lap = layer != NONE && lowering_returns_dense_each_lap(l),
-                 .once = l->spec->plan.dense_levels};
-    for (uint32_t level = cluster->level_count; level-- > 0;) {
-        if (cluster->levels[level].count == 1)
-            continue;
-        if (of.each_lap && level < of.once && !of.summed)
-            leave_laps(l, &of, rows);
-        rows /= cluster->levels[level].count;
-        char name[BUFFER_NAME_MAX];
-        snprintf(name, sizeof(name), "d.%s", cluster->levels[level].name);
-        bool home = rows == 1 && (!of.each_lap || of.summed);
-        int32_t shard = home        ? lowering_add_gradient(l, bundle, layer)
-                        : of.summed ? leaving_slot(l, &of, rows)
-                                    : add_held(l, layer, bundle, rows, name);
-        StepSpec step = bundle_step(l, OP_REDUCE_SCATTER, layer, level, &cost);
-        if (level >= packed)
-            add_return_step(l, &of, step, shard);
-        else
-            return_packets(l, &coded, step, of.gradient, shard);
-        of.gradient = shard;
-    }
-    if (of.each_lap && !of.summed)
-        return lowering_sum_laps(l, layer, of.gradient, lowering_add_gradient_sum(l, bundle, layer));
-    return of.gradient;
+                 .once = once_levels(l, layer),
+                 .suffix = ""};
+    return_inside(l, &of);
+    if (!of.each_lap)
+        return of.gradient;
+    int32_t sum = begin_laps(l, &of);
+    lowering_add_lap(l, layer, of.gradient, sum);
+    return return_outside(l, &of, sum);
+}
+
+int32_t lowering_add_half_gradient(Lowering *l, const char *suffix)
+{
+    char name[BUFFER_NAME_MAX];
+    snprintf(name, sizeof(name), "dwhole%s", suffix);
+    return add_held(l, NONE, l->embedding, (double)builder_buffer(l->builder, l->held_embedding)->rows, name);
+}
+
+static Return half_return(const Lowering *l, int32_t gradient, const char *suffix)
+{
+    return (Return){.layer = NONE,
+                    .weights = l->embedding,
+                    .gradient = gradient,
+                    .each_lap = true,
+                    .once = once_levels(l, NONE),
+                    .suffix = suffix};
+}
+
+int32_t lowering_return_first_half(Lowering *l, int32_t gradient)
+{
+    Return of = half_return(l, gradient, "");
+    return_inside(l, &of);
+    int32_t sum = begin_laps(l, &of);
+    lowering_add_lap(l, NONE, of.gradient, sum);
+    return sum;
+}
+
+int32_t lowering_return_second_half(Lowering *l, int32_t gradient, int32_t sum)
+{
+    Return of = half_return(l, gradient, ".words");
+    return_inside(l, &of);
+    lowering_add_lap(l, NONE, of.gradient, sum);
+    return return_outside(l, &of, sum);
 }
 
 // ---- gradients -------------------------------------------------------------------------------
@@ -550,6 +625,13 @@ void lowering_add_mean(Lowering *l, uint32_t k)
     lowering_add_sums(l, (int32_t)k, layer->mean, 0, l->spec->cluster.level_count, every);
 }
 
+static int32_t sum_laps(Lowering *l, const Return *of, int32_t home)
+{
+    int32_t sum = lowering_begin_laps(l, of->layer, of->gradient, home);
+    lowering_add_lap(l, of->layer, of->gradient, sum);
+    return sum;
+}
+
 int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
 {
     const Spec *spec = l->spec;
@@ -565,7 +647,7 @@ int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
         if (domain == 1)
             continue;
         if (of.each_lap && level < of.once && !of.summed)
-            leave_laps(l, &of, rows);
+            leave_laps(l, &of, sum_laps(l, &of, NONE), rows);
         rows /= domain;
         char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof(name), "dexperts.%s", spec->cluster.levels[level].name);
@@ -586,6 +668,6 @@ int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
         of.gradient = shard;
     }
     if (of.each_lap && !of.summed)
-        return lowering_sum_laps(l, (int32_t)k, of.gradient, lowering_add_gradient_sum(l, of.weights, (int32_t)k));
+        return sum_laps(l, &of, lowering_add_gradient_sum(l, of.weights, (int32_t)k));
     return of.gradient;
 }

@@ -76,6 +76,7 @@ typedef struct {
     uint32_t read_count;
     int32_t tokens_buffer, final_x;
     int32_t embedding, held_embedding; // as owned, as steps read it
+    int32_t kept_embedding;            // what is kept of it, where it is gathered again for the loss
     WeightUpdate *updates;
     uint32_t update_count;
     int32_t returned;          // the last step that brings gradients home; NONE if there was none
@@ -91,9 +92,10 @@ void lowering_enter(Lowering *l, uint32_t layer);
 // Notes the step that last reads the experts of a layer in this pass.
 void lowering_note_read(Lowering *l, int32_t step);
 // The step a gather must wait for so that it runs ahead no farther than the mix allows; NONE. Of experts, of the layer
-// that was entered; of dense weights.
+// that was entered; of dense weights; of the embedding, before the loss.
 int32_t lowering_prefetch_limit(const Lowering *l);
 int32_t lowering_dense_limit(const Lowering *l);
+int32_t lowering_embedding_limit(const Lowering *l);
 // Gradients that are whole until they are home, of weights that are gathered again: those of a layer wait for the layer
 // RETURNS_MAX before. The step to wait for; NONE.
 int32_t lowering_return_limit(const Lowering *l);
@@ -141,15 +143,17 @@ typedef struct {
 
 // `whole`: the buffer of what goes home, as large as one part.
 GradientSum lowering_begin_sum(Lowering *l, int32_t layer, int32_t whole, bool each_lap);
-// A part of another kind, that begins as zeros, and is added to the same sum.
+// A part of another kind, that begins as zeros, and is added to the same sum. And the sum's own part, as zeros.
 int32_t lowering_add_cleared_part(Lowering *l, const GradientSum *of, const char *suffix);
+int32_t lowering_clear_part(Lowering *l, const GradientSum *of);
 void lowering_accumulate(Lowering *l, const GradientSum *of, int32_t part);
 // Ends the sum; `whole` holds it.
 void lowering_end_sum(Lowering *l, const GradientSum *of);
 
-// Adds a gradient of each lap to the iteration's sum, in f32 and as large: the owner's `gradient`, or, for NONE, one
-// that travels on. Returns the sum.
-int32_t lowering_sum_laps(Lowering *l, int32_t layer, int32_t part, int32_t gradient);
+// The iteration's sum of what laps bring, in f32 and as large as `part`: the owner's `gradient`, or, for NONE, one that
+// travels on.
+int32_t lowering_begin_laps(Lowering *l, int32_t layer, int32_t part, int32_t gradient);
+void lowering_add_lap(Lowering *l, int32_t layer, int32_t part, int32_t sum);
 // What travels on, where weights have 16 bits.
 void lowering_round_laps(Lowering *l, int32_t layer, int32_t sum, int32_t rounded);
 
@@ -169,6 +173,11 @@ int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle,
 // owner's gradient.
 int32_t lowering_add_bundle_gradient(Lowering *l, int32_t layer, int32_t bundle, int32_t held);
 int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t gradient);
+// The same where the embedding is gathered again: of the loss, then of the words, which are added up at the boundary.
+// A buffer for each half; what is home after the second one is the owner's gradient.
+int32_t lowering_add_half_gradient(Lowering *l, const char *suffix);
+int32_t lowering_return_first_half(Lowering *l, int32_t gradient);
+int32_t lowering_return_second_half(Lowering *l, int32_t gradient, int32_t sum);
 // The gradient of a weight buffer: as large. One that is a sum over micro-batches is f32; one that arrives over a link
 // has the dtype in which it travels, that of the weights.
 int32_t lowering_add_gradient(Lowering *l, int32_t weight, int32_t layer);
