@@ -109,7 +109,7 @@ static FaultKind report_violations(const VerifyReport *report, Diag *diag)
 // absence makes the simulated iteration shorter is omitted, unless the time limit has struck or the plan is very large.
 static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
 {
-    static const PlanPass doubtful[] = {PLAN_PASS_HOIST, PLAN_PASS_OVERLAP};
+    static const PlanPass doubtful[] = {PLAN_PASS_HOIST, PLAN_PASS_OVERLAP, PLAN_PASS_YIELD};
     static const double clear = 1e-6;
     enum { STEPS_MAX = 200000 };
     Dispatch dispatch = out->spec->plan.dispatch;

@@ -379,7 +379,9 @@ Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPa
                   .arena = arena,
                   .plan = plan,
                   .builder = builder_create(arena, plan),
-                  .limit = NONE};
+                  .limit = NONE,
+                  .outer_gather = NONE,
+                  .gathered_first = NONE};
     memset(l.outer_reads, 0xff, sizeof(l.outer_reads)); // NONE
     l.layers = arena_alloc_array(arena, work->layer_count, sizeof(*l.layers));
     l.moe_index = arena_alloc_array(arena, work->layer_count, sizeof(*l.moe_index));
