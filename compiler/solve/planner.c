@@ -184,7 +184,11 @@ static void price_kept_and_again(const Workload *work, Config config, Dispatch d
     bool regather = can_regather(work->spec) && config_held_shards(work->spec, &config) > 1;
     do {
         Candidate other;
-        price(work, &config, dispatch, memory_of, &other);
+        price(work, &config, dispatch, estimated_bytes, &other);
+        other.fits = may_fit(work, &other);
+        bool promises = other.fits && (!candidate->fits || other.cost.iteration_s < candidate->cost.iteration_s);
+        if (promises && memory_of != estimated_bytes)
+            price(work, &config, dispatch, memory_of, &other);
         if (other.fits && (!candidate->fits || other.cost.iteration_s < candidate->cost.iteration_s))
             *candidate = other;
     } while (regather && config_next_kept(work->spec, &config));
@@ -210,7 +214,7 @@ static void price_baseline(const Workload *work, int baseline, MemoryOf memory_o
     }
 }
 
-// By estimated memory; what then seems to fit and to beat the plan is lowered.
+// By estimated memory; what then seems to fit and to beat the plan, or to fit barely, is lowered.
 static void price_baselines(const Workload *work, Solution *solution)
 {
     for (int b = 0; b < BASELINE_COUNT; b++) {
@@ -218,7 +222,8 @@ static void price_baselines(const Workload *work, Solution *solution)
         if (!planner_has_baseline(b, work->spec))
             continue;
         price_baseline(work, b, estimated_bytes, baseline);
-        if (baseline->fits && baseline->cost.iteration_s < solution->cost.iteration_s)
+        bool barely = baseline->memory_bytes > work->spec->cluster.device.memory_bytes;
+        if (baseline->fits && (barely || baseline->cost.iteration_s < solution->cost.iteration_s))
             price_baseline(work, b, exact_bytes, baseline);
     }
 }
