@@ -39,8 +39,8 @@ static uint64_t smaller(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-// Ranks that send to this one are as many as there are places, and each place holds as large a part of the experts: with
-// a limit for every expert and source all experts' limits together are that of what a rank holds.
+// Ranks that send to this one are as many as there are places, and each place holds as large a part of the experts:
+// with a limit for every expert and source all experts' limits together are that of what a rank holds.
 uint64_t engine_held_records(const Plan *plan, const Step *step)
 {
     StepTensors tensors = step_tensors(plan, step, NULL);

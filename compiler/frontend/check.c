@@ -456,8 +456,8 @@ static void check_once(Checker *checker, const AstEntry *key, const char *name)
         diag_error(checker->diag, value_span(checker, key),
                    "in a forward pass every GPU has the dense weights: '%s' goes with pass 'training'", name);
     else if (key && checker->spec->model.abstract)
-        diag_error(checker->diag, value_span(checker, key),
-                   "'%s' goes with a model that is given by its dimensions", name);
+        diag_error(checker->diag, value_span(checker, key), "'%s' goes with a model that is given by its dimensions",
+                   name);
 }
 
 // Whether gathered dense weights are kept, and the embedding.
@@ -471,7 +471,7 @@ static void check_once_dense(Checker *checker)
     check_once(checker, embedding, "once_embedding");
     if (embedding && plan->regather_embedding && plan->micro_batches < 2)
         diag_error(checker->diag, value_span(checker, embedding),
-                   "one micro-batch uses the embedding once each way: 'once_embedding = none' goes with several");
+                   "'once_embedding = none' needs several 'micro_batches': expected 'auto' or 'all'");
 }
 
 // The micro-batches of a lap divide those of the iteration.

@@ -401,7 +401,8 @@ int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
 int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle, int32_t kept, int32_t after_step)
 {
     BundleGather of = {.layer = layer, .bundle = bundle, .shard = kept, .suffix = ".again"};
-    gather_bundle_levels(l, &of, (GatherRange){lowering_once_levels(l, layer), l->spec->cluster.level_count, after_step});
+    gather_bundle_levels(l, &of,
+                         (GatherRange){lowering_once_levels(l, layer), l->spec->cluster.level_count, after_step});
     return of.shard;
 }
 

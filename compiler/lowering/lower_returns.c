@@ -166,14 +166,14 @@ static ReturnPath bundle_return(const Lowering *l, int32_t layer, int32_t bundle
     const Coding *coding = &l->spec->plan.dense;
     BundleCost cost = lowering_bundle_cost(l, bundle, BUNDLE_RETURN);
     ReturnPath of = {.layer = layer,
-                         .weights = bundle,
-                         .gradient = gradient,
-                         .sum = NONE,
-                         .rows = (double)builder_buffer(l->builder, gradient)->rows,
-                         .owned_rows = 1,
-                         .packed = coding->gradient == GRADIENT_DENSE ? 0 : coding_levels(coding, cluster->level_count),
-                         .once = lowering_once_levels(l, layer),
-                         .suffix = ""};
+                     .weights = bundle,
+                     .gradient = gradient,
+                     .sum = NONE,
+                     .rows = (double)builder_buffer(l->builder, gradient)->rows,
+                     .owned_rows = 1,
+                     .packed = coding->gradient == GRADIENT_DENSE ? 0 : coding_levels(coding, cluster->level_count),
+                     .once = lowering_once_levels(l, layer),
+                     .suffix = ""};
     snprintf(of.name, sizeof(of.name), "%s.d", builder_buffer(l->builder, bundle)->name);
     for (uint32_t level = 0; level < cluster->level_count; level++)
         of.sizes[level] = cluster->levels[level].count;
@@ -209,15 +209,15 @@ void lowering_return_experts(Lowering *l, uint32_t k, int32_t dheld)
 {
     const Coding *coding = &l->spec->plan.experts;
     ReturnPath of = {.layer = (int32_t)k,
-                         .weights = l->layers[k].experts,
-                         .gradient = dheld,
-                         .sum = NONE,
-                         .rows = l->held_rows,
-                         .owned_rows = l->share_rows,
-                         .packed = coding->gradient == GRADIENT_DENSE ? 0 : spec_coded_levels(l->spec),
-                         .each_lap = lowering_returns_each_lap(l),
-                         .once = l->config->once,
-                         .suffix = ""};
+                     .weights = l->layers[k].experts,
+                     .gradient = dheld,
+                     .sum = NONE,
+                     .rows = l->held_rows,
+                     .owned_rows = l->share_rows,
+                     .packed = coding->gradient == GRADIENT_DENSE ? 0 : spec_coded_levels(l->spec),
+                     .each_lap = lowering_returns_each_lap(l),
+                     .once = l->config->once,
+                     .suffix = ""};
     snprintf(of.name, sizeof(of.name), "L%u.dexperts", k);
     memcpy(of.sizes, l->config->domain, sizeof(of.sizes));
     memcpy(of.step_s, l->cost.reduce_s, sizeof(of.step_s));

@@ -105,7 +105,7 @@ typedef struct {
     int32_t limit;                    // what the next step of the computation waits for besides its data
     int32_t outer_gather;             // the last gather over the outer levels since gradients went home
     int32_t gathered_first;           // of these, what returns over the outer levels wait for; NONE
-    ReturnPath pending[PENDING_MAX]; // which have not crossed the outer levels
+    ReturnPath pending[PENDING_MAX];  // which have not crossed the outer levels
     uint32_t pending_count;
     int32_t embedding_sum; // where both halves of its gradient meet
 } Lowering;
@@ -216,7 +216,8 @@ void lowering_add_mean(Lowering *l, uint32_t layer);
 
 // lower_returns.c.
 // Gradients go home over the levels inside, and are noted for the update once they are there: of a bundle, of gathered
-// experts; where the embedding is gathered again, what the loss left, then that of the words, which meet at the boundary.
+// experts; where the embedding is gathered again, what the loss left, then that of the words, which meet at the
+// boundary.
 void lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t gradient);
 void lowering_return_experts(Lowering *l, uint32_t layer, int32_t dheld);
 void lowering_return_loss_half(Lowering *l, int32_t gradient);

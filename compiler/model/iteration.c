@@ -418,8 +418,8 @@ static double laps_before_last(const Spec *spec)
     return spec_laps(spec).count - 1.0;
 }
 
-// The embedding's gradient, whose last part is known when everything else is, on its way home: over the levels that laps
-// cross, in each of them, and over the others, at the end of the iteration.
+// The embedding's gradient, whose last part is known when everything else is, on its way home: over the levels that
+// laps cross, in each of them, and over the others, at the end of the iteration.
 static double words_return_s(const Workload *work)
 {
     EmbeddingCost embedding;

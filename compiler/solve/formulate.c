@@ -203,8 +203,7 @@ static void formulate_dense_ports(Formulation *f, const char *pass, const Bundle
     }
 }
 
-static void formulate_dense_outer(Formulation *f, const char *pass, const BundleCost *dense, int queue,
-                                  uint32_t window)
+static void formulate_dense_outer(Formulation *f, const char *pass, const BundleCost *dense, int queue, uint32_t window)
 {
     const Spec *spec = f->work->spec;
     if (spec_outer_levels(spec) == 0)

@@ -1,7 +1,7 @@
 // Ways of saving memory that are planned one after the other, for all layers alike: gathered dense weights are kept
-// until the backward pass, or what came over outermost levels, or gathered again; the embedding is kept throughout, with
-// the sum of its gradients, or gathered for each use; activations are kept or computed again; micro-batches go abreast,
-// each with buffers of its own for the rows that travel, or one after the other.
+// until the backward pass, or what came over outermost levels, or gathered again; the embedding is kept throughout,
+// with the sum of its gradients, or gathered for each use; activations are kept or computed again; micro-batches go
+// abreast, each with buffers of its own for the rows that travel, or one after the other.
 #ifndef HEP_FRUGALITY_H
 #define HEP_FRUGALITY_H
 

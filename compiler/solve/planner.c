@@ -18,7 +18,7 @@
 enum { CANDIDATES_MAX = 4096 };
 enum { LOWERED_MAX = 8 }; // candidates that are lowered to know which one is smallest, or whether those fit that may
 
-static const double CLOSE = 1.03; // times what there is: what is estimated to take so much may fit
+static const double CLOSE = 1.03;  // times what there is: what is estimated to take so much may fit
 static const double PROMISING = 4; // times the best single choice: slower ones are no part of what is estimated
 
 const char *const baseline_names[BASELINE_COUNT] = {"ep", "ep_dedup", "ep_inside", "gather"};

@@ -103,7 +103,8 @@ cudaError_t cuda_shared_expert_backward(const CudaQueue *queue, const ModelDims 
 cudaError_t cuda_unroute_backward(const CudaQueue *queue, const RouteTable *table, uint32_t fanout, Tensor drows,
                                   Tensor send_counts, Tensor origin, Tensor dresults, Tensor send_rows);
 cudaError_t cuda_expert_backward(const CudaQueue *queue, const ModelDims *dims, CudaSlots slots, CudaRows present,
-                                 uint32_t fanout, Tensor rows, Tensor records, Tensor experts, Tensor dresults, Tensor drows, Tensor drecords, Tensor dexperts, uint64_t *lost);
+                                 uint32_t fanout, Tensor rows, Tensor records, Tensor experts, Tensor dresults,
+                                 Tensor drows, Tensor drecords, Tensor dexperts, uint64_t *lost);
 cudaError_t cuda_route_backward(const CudaQueue *queue, const RouteTable *table, CudaRows present, uint32_t fanout,
                                 uint32_t copies_max, Tensor drows_next, Tensor drecords_next, Tensor returned,
                                 Tensor returned_records, Tensor send_counts, Tensor origin, Tensor drows,

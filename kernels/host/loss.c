@@ -141,8 +141,8 @@ static void logits_backward(const Loss *loss, uint64_t first_row, uint64_t rows,
     }
 }
 
-// The backward pass goes through the rows for every block of words, so that it holds the gradient of a block of words in
-// f32, not that of all.
+// The backward pass goes through the rows for every block of words, so that it holds the gradient of a block of words
+// in f32, not that of all.
 typedef struct {
     Loss loss; // with sums of all rows
     Tensor x;
@@ -173,7 +173,8 @@ static void sum_rows(const LossGradient *g)
     }
 }
 
-// Gradients of a block of rows: by `normed` added to dnormed, by the embeddings of so many words to gradient [words][H].
+// Gradients of a block of rows: by `normed` added to dnormed, by the embeddings of so many words to gradient
+// [words][H].
 static void block_backward(const LossGradient *g, uint64_t first_row, uint64_t first_word, uint64_t words,
                            float *gradient)
 {

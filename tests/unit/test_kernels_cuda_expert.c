@@ -124,8 +124,8 @@ static void forward_both(const ExpertCase *c, Dtype dtype, bool warp_groups)
         return;
     uint64_t lost = host_expert(&s.dims, s.slots, s.record_rows, c->fanout, s.rows, s.records, s.experts, results,
                                 make_work(&s.dims, OP_EXPERT, s.rows.rows, c->records, c->fanout));
-    EXPECT_SUCCESS(cuda_expert(q, &s.dims, slots, s.present, c->fanout, s.rows_there, s.records_there,
-                               s.experts_there, results_there, lost_there));
+    EXPECT_SUCCESS(cuda_expert(q, &s.dims, slots, s.present, c->fanout, s.rows_there, s.records_there, s.experts_there,
+                               results_there, lost_there));
     cr_assert_eq(counter_value(lost_there), lost);
     cr_assert((lost > 0) == c->absent);
     expect_near(results_there, results, c->rows * c->hidden, expert_tolerance(c, dtype), "expert");
@@ -200,7 +200,8 @@ Test(kernels_cuda, expert_pairs_beyond_the_most)
     const ExpertCase *c = &cases[0];
     Operands s = make_step(c, DTYPE_F32);
     uint64_t *lost_there = device_counter(), most = held_pairs(&s) - TOO_MANY;
-    Tensor results_there = device_like(s.rows), drecords_there = device_like(make(DTYPE_F32, s.records.rows, c->records));
+    Tensor results_there = device_like(s.rows),
+           drecords_there = device_like(make(DTYPE_F32, s.records.rows, c->records));
     Tensor drows_there = device_like(s.rows), dexperts_there = device_like(s.experts);
     StepTensors operands = {.expert_backward = {.rows = s.rows, .records = s.records, .experts = s.experts}};
     const CudaQueue *q = device_queue(cuda_op_scratch(&s.dims, OP_EXPERT_BACKWARD, &operands, most));

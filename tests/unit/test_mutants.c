@@ -678,8 +678,8 @@ static Spec looped_shape(int i)
     return spec;
 }
 
-// One layer in laps: two of two micro-batches, two of three, three of one; one of four, two of which go abreast. In some
-// the embedding is gathered for each use: dense weights are kept over the outer level, not at all, or over all.
+// One layer in laps: two of two micro-batches, two of three, three of one; one of four, two of which go abreast. In
+// some the embedding is gathered for each use: dense weights are kept over the outer level, not at all, or over all.
 static Spec lapped_shape(int i)
 {
     static const uint32_t laps[][2] = {{4, 2}, {6, 3}, {3, 1}, {4, 0}, {4, 2}, {3, 1}, {2, 0}};
