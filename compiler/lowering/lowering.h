@@ -123,6 +123,8 @@ int32_t lowering_embedding_limit(const Lowering *l);
 // Gradients that are whole until they are home, of weights that are gathered again: those of a layer wait for the layer
 // RETURNS_MAX before. The step to wait for; NONE.
 int32_t lowering_return_limit(const Lowering *l);
+// The weights will be updated by the gradient, which is home.
+void lowering_note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient);
 int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols);
 // Expected seconds to read and write `bytes` of device memory.
 double lowering_move_s(const Lowering *l, double bytes);
@@ -226,7 +228,6 @@ void lowering_return_words_half(Lowering *l, int32_t gradient);
 void lowering_go_home(Lowering *l);
 
 // lower_backward.c.
-void lowering_note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient);
 void lowering_add_backward(Lowering *l);
 
 #endif
