@@ -93,6 +93,7 @@ static Spec random_looped_spec(void)
     spec.plan.recomputes = rand() % 2;
     spec.plan.regather_dense = rand() % 2;
     spec.plan.interleaves = rand() % 2;
+    spec.plan.regather_embedding = rand() % 2;
     if (coding_encodes(&spec.plan.dense)) { // what packets bring is kept
         spec.plan.regather_dense = spec.plan.regather_dense && spec.plan.dense.whole_levels > 0;
         spec.plan.dense_levels = coding_levels(&spec.plan.dense, spec.cluster.level_count);

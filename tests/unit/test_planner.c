@@ -97,6 +97,7 @@ static Instance random_looped_instance(void)
     spec->plan.regather_dense = rand() % 2;
     spec->plan.micro_batches = 1u << rand() % 3;
     spec->plan.recomputes = rand() % 2;
+    spec->plan.regather_embedding = rand() % 2;
     return in;
 }
 
