@@ -115,6 +115,7 @@ typedef struct {
 void lowering_enter(Lowering *l, uint32_t layer);
 // Notes the step that last reads the experts of a layer in this pass.
 void lowering_note_read(Lowering *l, int32_t step);
+void lowering_note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient);
 // The step a gather must wait for so that it runs ahead no farther than the mix allows; NONE. Of experts, of the layer
 // that was entered; of dense weights; of the embedding, before the loss.
 int32_t lowering_prefetch_limit(const Lowering *l);
