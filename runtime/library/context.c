@@ -17,8 +17,6 @@ static bool check_plan(const Plan *plan, Fault *fault)
         what = "plans with padded exchanges; compile with 'exchange = counted'";
     else if (coding_encodes(&plan->experts) || coding_encodes(&plan->dense))
         what = "plans that compress experts or gradients; compile with 'codec = dense' and without 'gradient'";
-    else if (plan_packs_rows(plan))
-        what = "plans whose token rows travel packed; compile with 'tokens = full'";
     else if (plan->model.expert_bits != 0)
         what = "experts that are stored in fewer bits than a dtype has";
     return !what || fault_set(fault, FAULT_INFEASIBLE, "this version of the library does not execute %s", what);

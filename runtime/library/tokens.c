@@ -38,13 +38,38 @@ static Tensor tensor_of(void *data, Dtype dtype, uint64_t rows, uint64_t cols)
     return (Tensor){.data = data, .dtype = dtype, .rows = rows, .cols = cols};
 }
 
-static bool stage_rows_make(hep_route *route, uint32_t stage, Fault *fault)
+bool route_packs(const hep_route *route, TokenWay way)
+{
+    return route->hop_count > 0 && route->context->plan->tokens[way] != TOKENS_FULL;
+}
+
+Tensor route_travelling(const hep_route *route, TokenWay way, uint64_t rows)
 {
     const ModelDims *model = &route->context->plan->model;
+    TokenFormat format = route->context->plan->tokens[way];
+    return route_packs(route, way)
+               ? tensor_of(NULL, DTYPE_U8, rows, token_row_bytes(format, model->hidden, model->dtype))
+               : tensor_of(NULL, model->dtype, rows, model->hidden);
+}
+
+static bool stage_rows_make(hep_route *route, uint32_t stage, uint64_t rows, Fault *fault)
+{
     Stage *of = &route->stages[stage];
-    void *rows = store_take(route->store, of->record_rows * model->hidden * dtype_bytes(model->dtype), fault);
-    of->rows = tensor_of(rows, model->dtype, of->record_rows, model->hidden);
-    return rows;
+    of->rows = route_travelling(route, WAY_DISPATCH, rows);
+    of->rows.data = store_take(route->store, rows * of->rows.cols * dtype_bytes(of->rows.dtype), fault);
+    of->has_rows = of->rows.data;
+    return of->has_rows;
+}
+
+// Where rows travel packed, they are so from the first stage on.
+static bool pack_tokens(hep_route *route, Fault *fault)
+{
+    if (!route_packs(route, WAY_DISPATCH))
+        return true;
+    if (!stage_rows_make(route, 0, route->tokens, fault))
+        return false;
+    host_encode_rows(route->context->plan->tokens[WAY_DISPATCH], route->tokens, route->x, route->stages[0].rows);
+    return true;
 }
 
 static bool stage_records_make(hep_route *route, uint32_t stage, Fault *fault)
@@ -153,14 +178,22 @@ static bool move_hop(hep_route *route, uint32_t hop, Fault *fault)
     return route_blame(route, hop, &meeting, ok, fault);
 }
 
-// What was of use for the next stage alone. Rows of the first stage are the caller's.
+static void rows_drop(hep_route *route, uint32_t stage)
+{
+    Stage *of = &route->stages[stage];
+    if (of->has_rows)
+        store_give(route->store, of->rows.data);
+    of->rows.data = NULL;
+    of->has_rows = false;
+}
+
+// What was of use for the next stage alone.
 static void stage_drop(hep_route *route, uint32_t stage)
 {
     Stage *of = &route->stages[stage];
-    if (stage > 0)
-        store_give(route->store, of->rows.data);
+    rows_drop(route, stage);
     store_give(route->store, of->records.data);
-    of->rows.data = of->records.data = NULL;
+    of->records.data = NULL;
 }
 
 static bool dispatch_begin(hep_route *route, Fault *fault)
@@ -171,8 +204,8 @@ static bool dispatch_begin(hep_route *route, Fault *fault)
             return false;
         if (hop + 1 == hops)
             break;
-        if (!stage_rows_make(route, hop + 1, fault) || !stage_records_make(route, hop + 1, fault) ||
-            !move_hop(route, hop, fault))
+        if (!stage_rows_make(route, hop + 1, route->stages[hop + 1].record_rows, fault) ||
+            !stage_records_make(route, hop + 1, fault) || !move_hop(route, hop, fault))
             return false;
         stage_drop(route, hop);
     }
@@ -183,13 +216,19 @@ static bool receive_rows(hep_route *route, Tensor rows, Fault *fault)
 {
     uint32_t last = route->hop_count;
     Stage *end = &route->stages[last];
+    bool packed = route_packs(route, WAY_DISPATCH);
     end->rows = rows;
     if (last == 0) {
         memcpy(rows.data, route->x.data, rows.rows * rows.cols * dtype_bytes(rows.dtype));
         return true;
     }
+    if (packed && !stage_rows_make(route, last, rows.rows, fault))
+        return false;
     bool ok = stage_records_make(route, last, fault) && move_hop(route, last - 1, fault);
     stage_drop(route, last - 1);
+    if (ok && packed)
+        host_decode_rows(route->context->plan->tokens[WAY_DISPATCH], rows.rows, end->rows, rows);
+    rows_drop(route, last);
     return ok;
 }
 
@@ -244,9 +283,7 @@ void hep_route_free(hep_route *route)
     for (uint32_t s = 0; s <= LEVELS_MAX; s++) {
         store_give(route->store, route->stages[s].send_counts);
         store_give(route->store, route->stages[s].origin);
-        store_give(route->store, route->stages[s].records.data);
-        if (s > 0 && s < route->hop_count)
-            store_give(route->store, route->stages[s].rows.data);
+        stage_drop(route, s);
     }
     store_give(route->store, route->received.data);
     store_give(route->store, route->pairs);
@@ -294,7 +331,7 @@ static bool dispatch(hep_context *context, const Dispatching *call, hep_route **
     bool ok = check_experts(made, call->experts, fault) && stage_records_make(made, 0, fault);
     if (ok) {
         record_fill(made, call->experts, taken[1].data);
-        ok = dispatch_begin(made, fault) && (!made->expanded || expand(made, fault));
+        ok = pack_tokens(made, fault) && dispatch_begin(made, fault) && (!made->expanded || expand(made, fault));
     }
     if (ok)
         *route = made;

@@ -28,6 +28,10 @@ typedef struct {
     bool training, naive, expanded, wide_indices; // i64
     const int *tokens;                            // [ranks]
     double tolerance;
+    // Of rows that travel packed: what arrives of the rows to experts, and of gradients of results. NULL: what was
+    // sent.
+    void (*packs)(float *row, int hidden);
+    bool packs_x, packs_dout;
 } MoeCase;
 
 static inline int moe_ranks(const MoeCase *of)
@@ -152,6 +156,10 @@ static inline MoeAnswer moe_answer(const MoeCase *of, int layer, int micro, int 
             x[h] = moe_x(of, layer, micro, rank, t, h);
             dout[h] = moe_dout(of, layer, micro, rank, t, h);
         }
+        if (of->packs_x)
+            of->packs(x, of->hidden);
+        if (of->packs_dout)
+            of->packs(dout, of->hidden);
         for (int k = 0; k < of->top_k; k++) {
             int expert = moe_expert(of, layer, micro, rank, t, k);
             if (expert < 0)
