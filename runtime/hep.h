@@ -103,8 +103,11 @@ HEP_API void hep_plan_free(hep_plan *plan);                                     
 /* A number of the plan's content: all ranks' must be equal. */
 HEP_API uint64_t hep_plan_digest(const hep_plan *plan);
 
-enum { HEP_NAIVE = 0, HEP_DEDUP = 1 };             /* hep_facts.dispatch: a row per record, or a row per destination */
-enum { HEP_DENSE = 0, HEP_SR = 1, HEP_DELTA = 2 }; /* hep_facts.codec of experts that migrate */
+enum { HEP_NAIVE = 0, HEP_DEDUP = 1 }; /* hep_facts.dispatch: a row per record, or a row per destination */
+/* hep_facts.codec of weights that travel; .gradient of gradients that return; .row_formats of token rows. */
+enum { HEP_DENSE = 0, HEP_SR = 1, HEP_DELTA = 2, HEP_SIGN = 3, HEP_Q4 = 4 };
+enum { HEP_GRADIENT_DENSE = 0, HEP_GRADIENT_TOPK = 1, HEP_GRADIENT_Q4 = 2, HEP_GRADIENT_TERNARY = 3 };
+enum { HEP_TOKENS_FULL = 0, HEP_TOKENS_FP8 = 1, HEP_TOKENS_INT8 = 2, HEP_TOKENS_INT4 = 3 };
 
 typedef struct {
     uint32_t struct_bytes;
@@ -127,6 +130,10 @@ typedef struct {
     double iteration_s;                 /* predicted, of all micro-batches */
     double memory_bytes;                /* of a rank, that hep-run takes */
     double codec_ratio, gradient_ratio; /* 1: dense */
+    int32_t gradient;                   /* HEP_GRADIENT_*: of experts */
+    int32_t dense_codec, dense_gradient;
+    int32_t row_formats[4];   /* HEP_TOKENS_*: of rows to experts, of results, of gradients of rows, of results */
+    int32_t whole_iterations; /* so many first ones in which packets hold whole values */
 } hep_facts;
 
 HEP_API hep_status hep_plan_facts(const hep_plan *plan, hep_facts *facts);
@@ -274,7 +281,7 @@ typedef struct {
 
 /* COLLECTIVE. All ranks give the same plan and options (NULL: defaults). HEP_BAD_PLAN: a plan for another number of
  * ranks, or not the same everywhere. HEP_UNSUPPORTED: a plan that the library does not execute: abstract workloads,
- * padded exchanges, codecs, weights in less than 16 bits. */
+ * padded exchanges, weights in less than 16 bits. */
 HEP_API hep_status hep_create(const hep_plan *plan, hep_comm *comm, const hep_options *options, hep_context **context);
 /* Pending and later calls of all ranks fail with HEP_ABORTED and `why` (may be NULL). From any thread. */
 HEP_API void hep_abort(hep_context *context, const char *why);
@@ -299,6 +306,10 @@ HEP_API int hep_rank(const hep_context *context);
  *   gathered, used         likewise
  *   return      once per layer, when the gradients of all micro-batches are summed: starts their way home
  *   finish      before the optimizer: all returned gradients are there
+ *
+ * Where the plan compresses experts or gradients, they travel as packets over its outer levels, and `full` is what
+ * receivers make of these: own experts exactly, others approximately. What is left out goes with the next packets; the
+ * context remembers it (hep_state_save). The first packets of weights hold whole values.
  */
 
 /* Local; no transfer of the layer is under way. own: [count], or one tensor (above). grads: where the sums of returned
@@ -344,6 +355,26 @@ HEP_API hep_status hep_dense_gather(hep_context *context, const hep_tensor *shar
  */
 HEP_API hep_status hep_dense_return(hep_context *context, const hep_tensor *full, double scale, const hep_tensor *share,
                                     void *stream);
+
+/* The same in the background, one transfer after another in the order of calls, those of experts' gradients among them;
+ * and as packets where the plan compresses dense weights: then in no other way. Bundles have numbers, the same on all
+ * ranks, 0 to HEP_BUNDLES_MAX - 1. */
+#define HEP_BUNDLES_MAX 65536
+
+/* Local; no transfer of the bundle is under way. share, full: as above; grad: where sums of returned gradients are
+ * added, shaped as `share`, of any floating dtype; NULL: none are returned. All are used until they are bound again,
+ * which takes a share of as many elements and the same dtype. */
+HEP_API hep_status hep_dense_bind(hep_context *context, int bundle, const hep_tensor *share, const hep_tensor *grad,
+                                  const hep_tensor *full);
+/* COLLECTIVE, but returns at once: `full` is gathered, of weights that may not change until gathered returns.
+ * HEP_WEIGHTS_SAME: they are as they were, so that packets need not travel once more. */
+HEP_API hep_status hep_dense_begin(hep_context *context, int bundle, int flags, void *stream);
+/* Waits until the bundle's transfers are done. HEP_BAD_CALL: begin did not start one. */
+HEP_API hep_status hep_dense_gathered(hep_context *context, int bundle, void *stream);
+/* COLLECTIVE, but returns at once: full_grad [1][ranks x share], which is overwritten until hep_finish, times `scale`,
+ * summed over all ranks, is added to `grad`. Training plans. */
+HEP_API hep_status hep_dense_send(hep_context *context, int bundle, const hep_tensor *full_grad, double scale,
+                                  void *stream);
 
 /* ---- tokens -------------------------------------------------------------------------------------------------- *
  *   dispatch        tokens' rows leave; what arrives is counted
@@ -403,7 +434,10 @@ typedef struct {
 HEP_API hep_status hep_count(hep_context *context, hep_traffic *levels, hep_times *times, int reset);
 
 /* What codecs remember of weights and gradients, rank by rank, for the caller's checkpoint: 0 bytes of a plan without
- * codecs. */
+ * codecs. A state is of one rank of one plan, of its layers and the bundles that were bound when it was saved, and
+ * loads into such a one. Between transfers: all that was begun was waited for. Loading NULL, 0 bytes, forgets
+ * everything: the next packets hold whole values. After either, what was gathered is to be gathered again. All ranks
+ * load alike. */
 HEP_API hep_status hep_state_bytes(hep_context *context, uint64_t *bytes);
 HEP_API hep_status hep_state_save(hep_context *context, void *bytes, uint64_t size, void *stream);
 HEP_API hep_status hep_state_load(hep_context *context, const void *bytes, uint64_t size, void *stream);

@@ -196,7 +196,13 @@ hep_status hep_plan_facts(const hep_plan *handle, hep_facts *facts)
                         .iteration_s = plan->iteration_s,
                         .memory_bytes = plan_memory_bytes(plan),
                         .codec_ratio = plan->experts.ratio,
-                        .gradient_ratio = plan->experts.gradient_ratio};
+                        .gradient_ratio = plan->experts.gradient_ratio,
+                        .gradient = (int32_t)plan->experts.gradient,
+                        .dense_codec = (int32_t)plan->dense.codec,
+                        .dense_gradient = (int32_t)plan->dense.gradient,
+                        .whole_iterations = (int32_t)plan->whole_iterations};
+    for (uint32_t way = 0; way < TOKEN_WAYS; way++)
+        filled.row_formats[way] = (int32_t)plan->tokens[way];
     if (!library_give(facts, &filled, sizeof(filled), &fault))
         return library_end(&fault);
     return HEP_OK;
