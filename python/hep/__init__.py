@@ -8,10 +8,11 @@ from . import _native
 from .context import (BACKWARD, EXPANDED, NO_REGATHER, WEIGHTS_SAME, Carrier, Communicator, Context, Route, Tensor,
                       Times, has_mpi)
 from .error import Error, Status
-from .plan import Codec, Dispatch, DType, Group, GroupKind, Layer, Level, Plan, Share, Traffic, Use
+from .plan import (Codec, Dispatch, DType, GradientCodec, Group, GroupKind, Layer, Level, Plan, RowFormat, Share,
+                   Traffic, Use)
 
 __version__: str = _native.lib.hep_version().decode()
 
 __all__ = ["BACKWARD", "EXPANDED", "NO_REGATHER", "WEIGHTS_SAME", "Carrier", "Codec", "Communicator", "Context",
-           "DType", "Dispatch", "Error", "Group", "GroupKind", "Layer", "Level", "Plan", "Route", "Share", "Status",
-           "Tensor", "Times", "Traffic", "Use", "has_mpi"]
+           "DType", "Dispatch", "Error", "GradientCodec", "Group", "GroupKind", "Layer", "Level", "Plan", "Route",
+           "RowFormat", "Share", "Status", "Tensor", "Times", "Traffic", "Use", "has_mpi"]

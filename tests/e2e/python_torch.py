@@ -197,6 +197,50 @@ def check_trained(parallel, reference):
     near("trained", found, expected, 1e-4)  # steps of AdamW enlarge the last digits of small gradients
 
 
+def compressed(reference):
+    """Experts and gradients as packets. The first ones are whole: logits are the reference's. What is saved with what
+    codecs remember goes on with the same losses, bit for bit."""
+    model = build(reference.kind)
+    parallel = hep.torch.parallelize(model, load(reference.kind, "packed"), timeout_s=60)
+    assert parallel.plan.codec == hep.Codec.Q4 and parallel.plan.gradient_codec == hep.GradientCodec.Q4
+
+    def step(of):
+        parallel.count(reset=True)
+        loss, logits = train(of, reference)
+        of.average_dense_gradients()
+        with torch.no_grad():
+            for parameter in of.model.parameters():
+                parameter -= 0.05 * parameter.grad
+                parameter.grad = None
+        of.weights_changed()
+        return loss, logits
+
+    losses = []
+    for index in range(4):
+        if index == 2:
+            saved = {name: value.clone() for name, value in parallel.state_dict().items()}
+            remembered = parallel.codec_state()
+        loss, logits = step(parallel)
+        losses.append(loss)
+        if index == 0:
+            near("logits", logits, reference.logits.view(-1, RANKS, SEQUENCES, *logits.shape[2:])[:, parallel.session.rank])
+        if index:
+            check_bytes(parallel)
+    assert losses == sorted(losses, reverse=True), losses
+    ranks = [None] * RANKS
+    dist.all_gather_object(ranks, sorted(remembered))
+    assert len(remembered) == 1 and len({name for names in ranks for name in names}) == RANKS, ranks
+    parallel.load_state_dict(saved)
+    assert parallel.load_codec_state(remembered)
+    assert [step(parallel)[0] for _ in range(2)] == losses[2:]
+    # A rank that has none: all begin anew, with whole packets.
+    parallel.load_state_dict(saved)
+    assert not parallel.load_codec_state({} if parallel.session.rank == 1 else remembered)
+    begun = step(parallel)[0]
+    assert begun != losses[2] and abs(begun - losses[2]) < 1e-3, (begun, losses)
+    parallel.close()
+
+
 def uneven(kind):
     """Ranks with different numbers of tokens, and one that has one token of one expert at most: nobody waits."""
     reference = build(kind)
@@ -597,6 +641,7 @@ def do_all(rank, references, of_families):
             ("qwen3_moe, naive", lambda: scenario("naive", qwen)),
             ("mixtral, experts in pieces", lambda: scenario("pieces", pieces)),
             ("mixtral, layers share memory", lambda: scenario("slots", plain)),
+            ("compressed experts", lambda: compressed(plain)),
             ("autocast", lambda: autocast("mixtral")), ("frozen", lambda: frozen("mixtral", accumulated)),
             ("layers", lambda: layers(rank)), ("uneven", lambda: uneven("mixtral")), ("groups", lambda: groups(rank)),
             ("checkpoint", lambda: distributed_checkpoint(rank, plain)), ("profile", lambda: profiles("qwen3_moe", rank)),

@@ -61,6 +61,8 @@ plan mixtral eight --domain ep -D sites=4
 plan mixtral hybrid --domain "site=1,gpu=2" -D micro_batches=4
 plan mixtral unlike --domain "0-1:site=2,gpu=1,regather; 2:site=1,gpu=2; 3:site=2,gpu=2,regather"
 plan mixtral gather --domain gather
+sed 's/plan { /&migration { codec = q4  gradient = q4 } /' mixtral.hep >packed.hep
+expect 0 '' "$HEPC" packed.hep --domain "site=2,gpu=1" -o mixtral.packed.hepb
 plan mixtral slots --domain "site=2,gpu=1,regather" --prefetch 1
 plan six pieces --domain "site=1,gpu=2"
 plan qwen3_moe ep --domain ep -D micro_batches=4

@@ -430,8 +430,17 @@ class Parallel:
                 found["%s.%s" % (prefix, name)] = whole
         return found
 
+    def codec_state(self) -> dict[str, torch.Tensor]:
+        """What this rank remembers of weights and gradients that the plan compresses: Session.codec_state."""
+        return self.session.codec_state()
+
+    def load_codec_state(self, state: Optional[Mapping[str, torch.Tensor]] = None) -> bool:
+        """After weights were loaded: goes on with what was saved beside them. Collective: Session.load_codec_state."""
+        return self.session.load_codec_state(state)
+
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Takes the state of the whole model, which state_dict gives and transformers saves."""
+        """Takes the state of the whole model, which state_dict gives and transformers saves. Codecs forget what they
+        remember, until load_codec_state. Collective."""
         of_experts = {"%s.%s" % (prefix, name) for prefix, shards in self._experts.items() for name in shards.names}
         missing = sorted(of_experts - set(state))
         if missing:
@@ -445,6 +454,7 @@ class Parallel:
             raise Error(Status.BAD_ARGUMENT, "the state is of another model: '%s'"
                         % (lacking or list(absent.unexpected_keys))[0], self.session.rank)
         self.session.weights_changed()
+        self.session.load_codec_state()
 
     # ---- the rest
 

@@ -314,6 +314,38 @@ class Session:
         finally:
             self._synchronises = before
 
+    # ---- what codecs remember
+
+    def _state_key(self, rank: int) -> str:
+        return "hep.codecs/%016x/%d" % (self.plan.digest, rank)
+
+    def codec_state(self) -> dict[str, torch.Tensor]:
+        """What this rank remembers of compressed weights and gradients, to be saved beside the weights, by a name that no
+        other rank or plan has; empty where the plan compresses nothing. Between steps. Not collective."""
+        self._drain()
+        state = torch.empty(self.context.state_bytes, dtype=torch.uint8)
+        if state.numel() == 0:
+            return {}
+        self.context.save_state(state.data_ptr(), state.numel())
+        return {self._state_key(self.rank): state}
+
+    def load_codec_state(self, state: Optional[Mapping[str, torch.Tensor]] = None) -> bool:
+        """Goes on with what codec_state gave. Where a rank does not find its own, or with None, all forget everything: the
+        next packets hold whole values. Whether it was found. Collective."""
+        size, own = self.context.state_bytes, (state or {}).get(self._state_key(self.rank))
+        if size == 0:
+            return False
+        self._drain()
+        found = torch.tensor([int(own is not None and own.numel() == size)])
+        dist.all_reduce(found, dist.ReduceOp.MIN, group=self.group)
+        self._changed = True
+        if own is None or not found.item():
+            self.context.load_state(0, 0)
+            return False
+        held = own.to("cpu", torch.uint8).contiguous()
+        self.context.load_state(held.data_ptr(), size)
+        return True
+
     # ---- the rest
 
     def count(self, reset: bool = False) -> tuple[list[Traffic], Times]:
