@@ -134,6 +134,7 @@ typedef struct {
     int32_t dense_codec, dense_gradient;
     int32_t row_formats[4];   /* HEP_TOKENS_*: of rows to experts, of results, of gradients of rows, of results */
     int32_t whole_iterations; /* so many first ones in which packets hold whole values */
+    double capacity;          /* records of an expert from a rank over the balanced number; 0: no limit */
 } hep_facts;
 
 HEP_API hep_status hep_plan_facts(const hep_plan *plan, hep_facts *facts);
@@ -281,7 +282,7 @@ typedef struct {
 
 /* COLLECTIVE. All ranks give the same plan and options (NULL: defaults). HEP_BAD_PLAN: a plan for another number of
  * ranks, or not the same everywhere. HEP_UNSUPPORTED: a plan that the library does not execute: abstract workloads,
- * padded exchanges, weights in less than 16 bits. */
+ * weights in less than 16 bits. */
 HEP_API hep_status hep_create(const hep_plan *plan, hep_comm *comm, const hep_options *options, hep_context **context);
 /* Pending and later calls of all ranks fail with HEP_ABORTED and `why` (may be NULL). From any thread. */
 HEP_API void hep_abort(hep_context *context, const char *why);
@@ -389,12 +390,18 @@ HEP_API hep_status hep_dense_send(hep_context *context, int bundle, const hep_te
  */
 
 enum {
-    HEP_EXPANDED = 8 /* a row for each of a row's experts, ordered by expert */
+    HEP_EXPANDED = 8, /* a row for each of a row's experts, ordered by expert */
+    HEP_DROP = 16     /* what exceeds the plan's capacity is dropped, the last tokens' choices first */
 };
 
 /* COLLECTIVE. x [tokens][hidden] in the plan's dtype; experts [tokens][top_k], i32 or i64, global numbers, -1 where a
  * token has fewer; a token names an expert once. weights [tokens][top_k] f32: of the gate. Ranks may have different
- * numbers of tokens, also none. x and weights must stay as they are until dispatch_finish. */
+ * numbers of tokens, also none. x and weights must stay as they are until dispatch_finish.
+ *
+ * Where messages are padded (hep_facts.padded) an expert takes at most hep_facts.capacity times its balanced share of
+ * hep_options.max_tokens from a rank: more is HEP_BAD_ARGUMENT, or is dropped with HEP_DROP. A choice that is dropped
+ * adds nothing to its token's result, and its weight gets no gradient. As many rows arrive in every dispatch; those
+ * that nobody sent name no expert and are 0. */
 HEP_API hep_status hep_dispatch(hep_context *context, int layer, const hep_tensor *x, const hep_tensor *experts,
                                 const hep_tensor *weights, int flags, void *stream, hep_route **route);
 /* Rows that will arrive and how many experts each names: their tensors are [rows][hidden] and [rows][records].

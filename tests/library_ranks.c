@@ -25,6 +25,8 @@ static MoeCase case_of(const hep_plan *plan)
     of.top_k = facts.top_k;
     of.training = facts.training;
     of.naive = facts.dispatch == HEP_NAIVE;
+    if (facts.padded)
+        of.capacity = (int)ceil(facts.capacity * MOE_TOKENS_MAX * facts.top_k / facts.experts);
     for (int l = 0; l < facts.levels; l++) {
         hep_level level = {.struct_bytes = sizeof(level)};
         if (hep_plan_level(plan, l, &level) != HEP_OK)

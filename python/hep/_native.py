@@ -42,7 +42,7 @@ class FactsRecord(Record):
                 ("tokens", c_int64), ("expert_elements", c_int64), ("iteration_s", c_double),
                 ("memory_bytes", c_double), ("codec_ratio", c_double), ("gradient_ratio", c_double),
                 ("gradient", c_int32), ("dense_codec", c_int32), ("dense_gradient", c_int32),
-                ("row_formats", c_int32 * 4), ("whole_iterations", c_int32)]
+                ("row_formats", c_int32 * 4), ("whole_iterations", c_int32), ("capacity", c_double)]
 
 
 class LevelRecord(Record):

@@ -22,6 +22,7 @@ BACKWARD = 1  #: flag of begin, gathered and used: the backward pass
 WEIGHTS_SAME = 2  #: of begin: weights have not changed since they were gathered
 NO_REGATHER = 4  #: of begin and used: nothing is dropped between forward and backward pass
 EXPANDED = 8  #: of dispatch: a row for each of a row's experts, ordered by expert
+DROP = 16  #: of dispatch: what exceeds the plan's capacity is dropped
 
 
 @dataclass(frozen=True)

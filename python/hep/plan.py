@@ -246,6 +246,11 @@ class Plan:
         return bool(self._facts.padded)
 
     @property
+    def capacity(self) -> float:
+        """Tokens of a rank that choose an expert, over the balanced number; 0: no limit."""
+        return float(self._facts.capacity)
+
+    @property
     def codec(self) -> Codec:
         """Of experts that migrate."""
         return Codec(self._facts.codec)

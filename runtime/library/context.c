@@ -2,8 +2,10 @@
 #include "runtime/library/context.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 
+#include "ir/exchange.h"
 #include "runtime/base/clock.h"
 #include "runtime/library/coded.h"
 
@@ -14,8 +16,6 @@ static bool check_plan(const Plan *plan, Fault *fault)
     const char *what = NULL;
     if (plan->model.abstract)
         what = "abstract workloads: the plan has volumes, no tensors";
-    else if (plan->exchange == EXCHANGE_PADDED)
-        what = "plans with padded exchanges; compile with 'exchange = counted'";
     else if (plan->model.expert_bits != 0)
         what = "experts that are stored in fewer bits than a dtype has";
     return !what || fault_set(fault, FAULT_INFEASIBLE, "this version of the library does not execute %s", what);
@@ -27,6 +27,30 @@ static bool open_channel(const hep_context *context, Group group, Stream stream,
     *meeting = (Meeting){.comm = comm, .place = engine_group_place(context->plan, &group, context->rank)};
     meeting->channel = comm->ops->open(comm, &group, stream, fault);
     return meeting->channel >= 0;
+}
+
+// The plan's model with as many tokens as a rank may have.
+static ModelDims dims_of(const hep_context *context)
+{
+    ModelDims dims = context->plan->model;
+    dims.sequence = (uint32_t)context->max_tokens;
+    dims.batch = 1;
+    return dims;
+}
+
+// Rows of every message at a level, where messages are padded.
+static bool find_message_rows(const hep_context *context, const Choice *choice, uint32_t level, uint64_t *out,
+                              Fault *fault)
+{
+    const Plan *plan = context->plan;
+    ModelDims dims = dims_of(context);
+    *out = 0;
+    if (plan->exchange != EXCHANGE_PADDED)
+        return true;
+    double rows = exchange_rows_bound(&plan->cluster, &dims, plan->dispatch, plan->capacity, choice->domain, level);
+    *out = rows < INT32_MAX ? (uint64_t)rows : 0;
+    return rows * plan->cluster.levels[level].count * dims.top_k < INT32_MAX ||
+           fault_set(fault, FAULT_INFEASIBLE, "padded messages of %.0f rows are too large", rows);
 }
 
 // Layers with the same domain size at a level meet on the same channels.
@@ -43,10 +67,13 @@ static bool open_hop(hep_context *context, uint32_t layer, uint32_t level, Fault
                 hop->meeting = context->layers[k].hops[h].meeting;
     if (!hop->meeting.comm && !open_channel(context, group, STREAM_EXCHANGE, &hop->meeting, fault))
         return false;
+    if (!find_message_rows(context, of->choice, level, &hop->meeting.place.message_rows, fault))
+        return false;
     hop->table = (RouteTable){.member_of_expert = of->map->member_of_expert[level],
                               .experts = context->plan->model.experts,
                               .members = hop->meeting.place.members,
-                              .own = hop->meeting.place.own};
+                              .own = hop->meeting.place.own,
+                              .place_rows = hop->meeting.place.message_rows};
     return true;
 }
 
@@ -203,9 +230,14 @@ static bool create_parts(hep_context *context, Fault *fault)
     context->courier_lane.counts = calloc(2 * ranks, sizeof(*context->counts));
     context->jobs_end = &context->jobs;
     context->store = store_create();
+    context->taken = calloc(context->plan->model.experts + 1, sizeof(*context->taken));
+    ModelDims dims = dims_of(context);
+    if (context->plan->capacity > 0)
+        context->capacity_rows =
+            (uint64_t)ceil(context->plan->capacity * (double)model_tokens(&dims) * dims.top_k / dims.experts);
     context->kinds = calloc(context->plan->buffer_count + 1, sizeof(*context->kinds));
-    if (!context->store || !context->kinds || !context->layers || !context->queue || !context->counts ||
-        !context->gather_lane.counts || !context->courier_lane.counts ||
+    if (!context->store || !context->taken || !context->kinds || !context->layers || !context->queue ||
+        !context->counts || !context->gather_lane.counts || !context->courier_lane.counts ||
         !expert_maps_create(&context->maps, context->plan, context->rank))
         return fault_set(fault, FAULT_MEMORY, "out of memory for a context");
     bundle_kinds(context->plan, context->kinds);
@@ -247,6 +279,7 @@ static void context_free(hep_context *context)
     free_weights(context);
     free(context->queue);
     free(context->kinds);
+    free(context->taken);
     free(context->counts);
     lane_free(&context->gather_lane);
     lane_free(&context->courier_lane);

@@ -120,6 +120,8 @@ struct hep_context {
     Comm *comm;
     uint64_t rank; // of the plan
     uint64_t max_tokens;
+    uint64_t capacity_rows; // most records of an expert from a rank; 0: no limit
+    uint32_t *taken;        // [experts], of the caller's thread
     ExpertMaps maps;
     WeightKind *kinds; // [buffers]
     Layer *layers;     // [plan->choice_count]

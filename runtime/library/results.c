@@ -223,6 +223,8 @@ static bool run_combine_backward(hep_route *route, const hep_tensor *dout, const
         unpack(route, WAY_COMBINE_GRADIENT, from, to);
         from = to;
     }
+    if (hops > 0)
+        route_clear_padding(route, from);
     if (route->expanded)
         route_spread_rows(route, from, given);
     else if (hops == 0)

@@ -45,6 +45,9 @@ uint64_t route_rows(const hep_route *route); // that the caller sees
 bool route_packs(const hep_route *route, TokenWay way);
 Tensor route_travelling(const hep_route *route, TokenWay way, uint64_t rows);
 
+// Rows of the last stage that only fill up messages become 0.
+void route_clear_padding(const hep_route *route, Tensor rows);
+
 // Of rows that have been received.
 bool route_order_pairs(hep_route *route, Fault *fault) MUST_CHECK;
 void route_give_expanded(const hep_route *route, Tensor rows);

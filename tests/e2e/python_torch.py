@@ -241,6 +241,23 @@ def compressed(reference):
     parallel.close()
 
 
+def overfull(kind):
+    """More tokens choose an expert than padded messages have room for: an error, or dropped."""
+    rank, tokens = dist.get_rank(), batch(1)[0, dist.get_rank()]
+    parallel = hep.torch.parallelize(build(kind), load(kind, "narrow"), timeout_s=10, drop=True)
+    assert parallel.plan.padded and parallel.plan.capacity == 1
+    dropped = parallel.model(input_ids=tokens).logits
+    assert bool(dropped.isfinite().all())
+    dropped.sum().backward()
+    near("more room", dropped, build(kind)(input_ids=tokens).logits, 1)
+    parallel.close()
+    dist.barrier()
+    parallel = hep.torch.parallelize(build(kind), load(kind, "narrow"), timeout_s=10)
+    raises([hep.Status.BAD_ARGUMENT], "times by tokens of this rank", lambda: parallel.model(input_ids=tokens))
+    dist.barrier()
+    assert error(dropped.detach(), build(kind)(input_ids=tokens).logits.detach()) > 1e-3, rank
+
+
 def uneven(kind):
     """Ranks with different numbers of tokens, and one that has one token of one expert at most: nobody waits."""
     reference = build(kind)
@@ -641,6 +658,7 @@ def do_all(rank, references, of_families):
             ("qwen3_moe, naive", lambda: scenario("naive", qwen)),
             ("mixtral, experts in pieces", lambda: scenario("pieces", pieces)),
             ("mixtral, layers share memory", lambda: scenario("slots", plain)),
+            ("padded messages", lambda: scenario("padded", plain)), ("too many for padded messages", lambda: overfull("mixtral")),
             ("compressed experts", lambda: compressed(plain)),
             ("autocast", lambda: autocast("mixtral")), ("frozen", lambda: frozen("mixtral", accumulated)),
             ("layers", lambda: layers(rank)), ("uneven", lambda: uneven("mixtral")), ("groups", lambda: groups(rank)),

@@ -17,6 +17,7 @@ model m {
 }
 plan { pass = training }
 HEP
+sed 's/plan { /&capacity = 1  exchange = padded  /' moe.hep >padded.hep
 over_mpi() { timeout 100 mpirun --oversubscribe -n 4 "$program" mpi "$@" >ranks 2>err; }
 over_tcp() { # as torchrun would
   local rank port=$((20000 + $$ % 10000))
@@ -35,6 +36,9 @@ for way in "${ways[@]}"; do
     "$way" plan.hepb 60
     [ "$(grep -c ': right$' ranks)" = 4 ] || fail "$way, $domain: $(cat ranks err)"
   done
+  expect 0 '' "$HEPC" padded.hep --domain "dc=1,gpu=2" -o padded.hepb
+  "$way" padded.hepb 60
+  [ "$(grep -c ': right$' ranks)" = 4 ] || fail "$way, padded: $(cat ranks err)"
   "$way" plan.hepb 2 absent
   [ "$(grep -c 'did not come for 2 s$' ranks)" = 3 ] || fail "$way, a rank that does not come: $(cat ranks err)"
 done

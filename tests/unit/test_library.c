@@ -29,7 +29,8 @@ enum {
 
 static uint32_t prefetch = PREFETCH_UNLIMITED;
 static const char *dtype = "f32";
-static const char *tokens = "";        // keys of rows that travel packed
+static const char *tokens = ""; // keys of rows that travel packed, or of padded messages
+static bool is_padded;
 static const double *row_bytes = NULL; // [4] by way; NULL: f32
 
 static hep_plan *plan_make(const MoeCase *of, const char *domain)
@@ -44,6 +45,45 @@ static hep_plan *plan_make(const MoeCase *of, const char *domain)
 }
 
 // ---- all ranks -------------------------------------------------------------------------------------
+
+// Rows of a message at a level, of the definition: what all ranks together have at most that meet there, each as many
+// as it has tokens, or its experts there take.
+static double message_rows(const MoeCase *of, int level)
+{
+    double sources = 1, places = 1;
+    for (int l = 0; l <= level; l++) {
+        sources *= l < level ? of->counts[l] / of->domain[l] : 1;
+        places *= of->counts[l] / of->domain[l];
+    }
+    double inside = of->experts / places, most = inside < of->top_k ? inside : of->top_k;
+    double own = MOE_TOKENS_MAX * (of->naive ? most : 1);
+    return sources * (own < of->capacity * inside ? own : of->capacity * inside);
+}
+
+// Every message is as long as it can get, in every direction; counts go with it.
+static void check_padded(const MoeCase *of, const MoeWorker workers[])
+{
+    for (int l = 0; l < of->levels; l++) {
+        double messages = of->counts[l] / of->domain[l] - 1, rows = messages * message_rows(of, l), sent = 0;
+        int ways = of->training ? 4 : 2, calls = LAYERS * of->micro_batches, per_row = of->naive ? 1 : of->top_k;
+        for (int r = 0; r < RANKS; r++) {
+            const hep_traffic *is = &workers[r].traffic[l];
+            double routing = rows * per_row * 8 + messages * 4;
+            routing += of->training ? messages * 4 + rows * per_row * 4 : 0;
+            cr_assert_eq(is->exchange, calls * ways * rows * HIDDEN * 4, "level %d: %g bytes of rows, not %g", l,
+                         is->exchange, calls * ways * rows * HIDDEN * 4);
+            cr_assert_eq(is->routing, calls * routing, "level %d: %g bytes of routing, not %g", l, is->routing,
+                         calls * routing);
+            sent += is->exchange - is->padding;
+        }
+        double full = 0;
+        for (int r = 0; r < RANKS; r++)
+            for (int call = 0; call < calls; call++)
+                full += moe_sent(of, call % LAYERS, call / LAYERS, r).rows[l];
+        cr_assert_eq(sent, full * ways * HIDDEN * 4, "level %d: %g bytes are no padding, not %g", l, sent,
+                     full * ways * HIDDEN * 4);
+    }
+}
 
 // Rows that a rank sends in a dispatch come back in a combine, sent by others: a pair of exchanges sends what the rank
 // sends and what it receives. Over all ranks both are the same.
@@ -158,7 +198,10 @@ static void run_case(const MoeCase *of, const char *domain, Over over)
     for (int r = 0; r < RANKS; r++)
         cr_expect(!workers[r].rank.problem[0], "%s, %s %s: %s", domain, of->naive ? "naive" : "dedup", tokens,
                   workers[r].rank.problem);
-    check_traffic(of, workers);
+    if (is_padded)
+        check_padded(of, workers);
+    else
+        check_traffic(of, workers);
     for (int r = 0; r < RANKS; r++) {
         check_weights(of, plan, &workers[r]);
         moe_worker_free(&workers[r]);
@@ -263,6 +306,24 @@ Test(library, rows_may_travel_packed)
     // Where nothing is exchanged nothing is packed.
     MoeCase none = case_of(5);
     run_case(&none, domains[5].text, OVER_THREADS);
+}
+
+// Messages of one size, whatever is sent. Experts take 16 x 2 / 16 records from a rank at most, or 3 times as many;
+// what is beyond that is dropped. A capacity drops where messages are counted, too.
+Test(library, messages_may_be_padded)
+{
+    for (size_t form = 0; form < 3; form++)
+        for (size_t d = 0; d < COUNT_OF(domains); d++) {
+            MoeCase of = case_of(d);
+            of.naive = (form + d) % 2;
+            of.expanded = (form + d) / 2 % 2;
+            of.capacity = form < 2 ? 2 : 6;
+            is_padded = form > 0;
+            tokens = of.capacity == 6 ? "capacity = 3  exchange = padded"
+                     : is_padded      ? "capacity = 1  exchange = padded"
+                                      : "capacity = 1";
+            run_case(&of, domains[d].text, d % 2 ? OVER_HUB : OVER_THREADS);
+        }
 }
 
 // Shares that begin and end inside of experts: 12 experts on 8 ranks.

@@ -531,7 +531,7 @@ def _hook(model: nn.Module, parallel: Parallel) -> None:
 
 def parallelize(model: nn.Module, plan: Plan, *, group: Optional[dist.ProcessGroup] = None,
                 timeout_s: float = TIMEOUT_S, max_tokens: int = 0, gradient_scale: Optional[float] = None,
-                transport: str = "torch") -> Parallel:
+                transport: str = "torch", drop: bool = False) -> Parallel:
     """Shares out the experts of a model of Hugging Face (transformers 5) by a plan, in place. Collective: every rank of
     `group` (None: the world) has the same model, whole, and the same plan.
 
@@ -556,7 +556,7 @@ def parallelize(model: nn.Module, plan: Plan, *, group: Optional[dist.ProcessGro
         _check_computation(layer, plan)
     _probe(model, layers, plan)
     session = Session(plan, group, timeout_s=timeout_s, max_tokens=max_tokens, gradient_scale=gradient_scale,
-                      transport=transport)
+                      transport=transport, drop=drop)
     _check_alike(session, model)
     shards = [session.add(index, layer.weights) for index, layer in enumerate(layers)]
     for layer, of in zip(layers, shards):

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from ..context import BACKWARD, WEIGHTS_SAME, Communicator, Context, Tensor, Times
+from ..context import BACKWARD, DROP, WEIGHTS_SAME, Communicator, Context, Tensor, Times
 from ..error import Error, Status
 from ..plan import Plan, Traffic
 from .groups import TIMEOUT_S, TORCH_DTYPES, GroupCarrier, check_world, describe
@@ -138,13 +138,16 @@ class Session:
     timeout_s: how long a collective waits for a rank that does not come. max_tokens: most tokens of a rank in one
     forward pass; 0: those of the plan. transport: "torch" for torch.distributed, by process groups over gloo, or "tcp" for
     connections of libhep's own, which are faster, between processes that torchrun, mpirun or srun started; then `group` is
-    the world, and a process has one session at a time. gradient_scale: what sums of experts' gradients over ranks are multiplied by;
-    None: 1 / ranks, which is the mean that DistributedDataParallel makes of other gradients.
+    the world, and a process has one session at a time. gradient_scale: what sums of experts' gradients over ranks are
+    multiplied by; None: 1 / ranks, which is the mean that DistributedDataParallel makes of other gradients. drop: choices
+    of experts beyond the plan's capacity are dropped; else they are an error where messages are padded.
     """
 
     def __init__(self, plan: Plan, group: Optional[dist.ProcessGroup] = None, *, timeout_s: float = TIMEOUT_S,
-                 max_tokens: int = 0, gradient_scale: Optional[float] = None, transport: str = "torch") -> None:
+                 max_tokens: int = 0, gradient_scale: Optional[float] = None, transport: str = "torch",
+                 drop: bool = False) -> None:
         self.plan, self.group = plan, group
+        self.dispatch_flags = DROP if drop else 0
         self.rank, self.ranks = check_world(plan, group)
         self.gradient_scale = 1 / self.ranks if gradient_scale is None else gradient_scale
         self._carrier: Optional[GroupCarrier] = None
