@@ -467,6 +467,16 @@ static void any_weights(hep_context *context, Memory *memory, uint32_t *state)
                all = odd_tensor(state, memory->rows, 1, 16, HEP_F32);
     (void)hep_dense_gather(context, maybe(state, &share), maybe(state, &all), NULL);
     (void)hep_dense_return(context, maybe(state, &all), 2, maybe(state, &share), NULL);
+    int bundle = dice(state, 15) ? 1 : (int)dice(state, 9) - 4;
+    (void)hep_dense_bind(context, bundle, maybe(state, &share), dice(state, 9) ? &share : NULL, maybe(state, &all));
+    (void)hep_dense_begin(context, 1, dice(state, 9) ? 0 : (int)dice(state, 16), NULL);
+    (void)hep_dense_gathered(context, dice(state, 9) ? 1 : 2, NULL);
+    (void)hep_dense_send(context, 1, maybe(state, &all), 2, NULL);
+    (void)hep_finish(context, NULL);
+    uint64_t bytes = 1;
+    (void)hep_state_bytes(context, dice(state, 9) ? &bytes : NULL);
+    (void)hep_state_save(context, memory->rows, bytes, NULL);
+    (void)hep_state_load(context, dice(state, 9) ? memory->rows : NULL, bytes, NULL);
 }
 
 Test(library_faults, arguments_of_all_kinds_end_in_a_status)
