@@ -34,11 +34,18 @@ static bool take_share(const hep_tensor *share, const char *name, int64_t cols, 
            (out->cols > 0 || fault_set(fault, FAULT_USAGE, "'%s' has no elements", name));
 }
 
-static bool take_full(const hep_context *context, const hep_tensor *full, const char *name, Tensor share,
-                      uint32_t dtypes, Tensor *out, Fault *fault)
+// All ranks' shares, of as many elements as this one's.
+static bool take_full(const hep_context *context, const hep_tensor *full, TensorShape shape, Tensor share, Tensor *out,
+                      Fault *fault)
 {
-    uint64_t ranks = cluster_gpus(&context->plan->cluster);
-    return tensor_take(full, &(TensorShape){name, 1, (int64_t)(ranks * share.cols), dtypes}, out, fault);
+    shape.rows = 1;
+    shape.cols = (int64_t)(cluster_gpus(&context->plan->cluster) * share.cols);
+    return tensor_take(full, &shape, out, fault);
+}
+
+static TensorShape full_shape(const char *name, uint32_t dtypes)
+{
+    return (TensorShape){.name = name, .dtypes = dtypes};
 }
 
 // ---- bundles that are not bound --------------------------------------------------------------------
@@ -64,7 +71,7 @@ hep_status hep_dense_gather(hep_context *context, const hep_tensor *share, const
         return status;
     Job job = {.kind = JOB_DENSE_GATHER, .number = NONE};
     bool ok = check_unbound(context, &fault) && take_share(share, "share", -1, FLOATS, &job.share, &fault) &&
-              take_full(context, full, "full", job.share, 1u << share->dtype, &job.all, &fault) &&
+              take_full(context, full, full_shape("full", 1u << share->dtype), job.share, &job.all, &fault) &&
               move_and_wait(context, &job, &fault);
     return context_leave(context, ok, &fault);
 }
@@ -79,7 +86,7 @@ hep_status hep_dense_return(hep_context *context, const hep_tensor *full, double
         return status;
     Job job = {.kind = JOB_DENSE_RETURN, .scale = scale, .number = NONE};
     bool ok = check_unbound(context, &fault) && take_share(share, "share", -1, FLOATS, &job.share, &fault) &&
-              take_full(context, full, "full", job.share, FLOATS, &job.all, &fault) &&
+              take_full(context, full, full_shape("full", FLOATS), job.share, &job.all, &fault) &&
               move_and_wait(context, &job, &fault);
     return context_leave(context, ok, &fault);
 }
@@ -129,7 +136,7 @@ typedef struct {
 static bool take_binding(const hep_context *context, const Binding *call, Bundle *out, Fault *fault)
 {
     if (!take_share(call->share, "share", -1, FLOATS, &out->share, fault) ||
-        !take_full(context, call->full, "full", out->share, 1u << call->share->dtype, &out->full, fault))
+        !take_full(context, call->full, full_shape("full", 1u << call->share->dtype), out->share, &out->full, fault))
         return false;
     out->has_grad = call->grad;
     return !call->grad || take_share(call->grad, "grad", (int64_t)out->share.cols, FLOATS, &out->grad, fault);
@@ -241,7 +248,8 @@ static bool send(hep_context *context, int number, const hep_tensor *full, doubl
                .share = of->grad,
                .number = number};
     uint32_t dtypes = of->coded.returns ? 1u << of->share.dtype : FLOATS;
-    if (!take_full(context, full, "full_grad", of->share, dtypes, &job.all, fault) || !jobs_add(context, &job, fault))
+    if (!take_full(context, full, full_shape("full_grad", dtypes), of->share, &job.all, fault) ||
+        !jobs_add(context, &job, fault))
         return false;
     of->returns++;
     return true;
