@@ -236,6 +236,11 @@ HEP_API int hep_has_mpi(void);
  * what mpirun and srun set in their place. COLLECTIVE. Once per process at a time. Processes of another job are told
  * apart by HEP_JOB_SECRET or what the launcher said; a process that dies is noticed by all others. */
 HEP_API hep_status hep_comm_tcp(const hep_comm_options *options, hep_comm **comm);
+/* The same of processes that know each other already, as many as they like of such communicators: rank 0 listens at
+ * `port` of `host`, where the others reach it; `secret`, the same on all of them and random, is what they recognise
+ * each other by. COLLECTIVE; waits for a minute at most. */
+HEP_API hep_status hep_comm_tcp_at(int rank, int ranks, const char *host, int port, const uint8_t secret[32],
+                                   const hep_comm_options *options, hep_comm **comm);
 
 /* Carried by the caller, e.g. by torch.distributed. A channel is a set of ranks, for one of the uses above; calls on
  * one channel come in one order on all its members, those of different channels may come at the same time, from threads
