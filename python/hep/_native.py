@@ -125,6 +125,7 @@ PROTOTYPES: dict[str, list[Any]] = {
     "hep_comm_mpi": [c_int, POINTER(CommOptionsRecord), POINTER(_HANDLE)],
     "hep_has_mpi": [],
     "hep_comm_tcp": [POINTER(CommOptionsRecord), POINTER(_HANDLE)],
+    "hep_comm_tcp_at": [c_int, c_int, c_char_p, c_int, c_char_p, POINTER(CommOptionsRecord), POINTER(_HANDLE)],
     "hep_comm_carrier": [c_int, c_int, POINTER(CarrierRecord), c_void_p, POINTER(CommOptionsRecord),
                          POINTER(_HANDLE)],
     "hep_nccl_id": [POINTER(c_uint8)],

@@ -152,6 +152,23 @@ class Communicator:
         return cls(handle.value)
 
     @classmethod
+    def tcp_at(cls, rank: int, ranks: int, host: str, port: int, secret: bytes, timeout_s: float = 0,
+               device: int = -1) -> "Communicator":
+        """Over TCP, of processes that know each other: rank 0 listens at that port of the host. secret: 32 bytes, the same
+        on all of them. Collective."""
+        if len(secret) != 32:
+            raise Error(Status.BAD_ARGUMENT, "a secret of %d bytes, expected 32" % len(secret), rank)
+        handle = ctypes.c_void_p()
+        check(_lib.hep_comm_tcp_at(rank, ranks, host.encode(), port, secret, _options(timeout_s, device),
+                                   ctypes.byref(handle)))
+        assert handle.value is not None
+        return cls(handle.value)
+
+    def close(self) -> None:
+        """Frees it, for those who do not wait until nobody refers to it. Its contexts go on."""
+        self._free()
+
+    @classmethod
     def carried(cls, rank: int, ranks: int, carrier: Carrier, timeout_s: float = 0,
                 device: int = -1) -> "Communicator":
         """Carried by the caller."""

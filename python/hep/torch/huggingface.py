@@ -435,7 +435,7 @@ class Parallel:
         return self.session.codec_state()
 
     def load_codec_state(self, state: Optional[Mapping[str, torch.Tensor]] = None) -> bool:
-        """After weights were loaded: goes on with what was saved beside them. Collective: Session.load_codec_state."""
+        """After weights were loaded: resumes with what was saved beside them. Collective: Session.load_codec_state."""
         return self.session.load_codec_state(state)
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -531,7 +531,7 @@ def _hook(model: nn.Module, parallel: Parallel) -> None:
 
 def parallelize(model: nn.Module, plan: Plan, *, group: Optional[dist.ProcessGroup] = None,
                 timeout_s: float = TIMEOUT_S, max_tokens: int = 0, gradient_scale: Optional[float] = None,
-                transport: str = "torch", drop: bool = False) -> Parallel:
+                transport: str = "auto", drop: bool = False) -> Parallel:
     """Shares out the experts of a model of Hugging Face (transformers 5) by a plan, in place. Collective: every rank of
     `group` (None: the world) has the same model, whole, and the same plan.
 
