@@ -493,7 +493,9 @@ def misuse_absent(rank, transport):
         store.wait(["raised %s %d" % (transport, of) for of in range(3)])
     else:
         failed = raises([hep.Status.TIMEOUT, hep.Status.COMM], "", lambda: parallel.model(input_ids=batch(1)[0, rank]), 15)
-        assert re.search("time-?out|timed out|did not come for", failed.message, re.IGNORECASE), failed
+        # One that gives up earlier closes its connections: that is what others may see.
+        words = "time-?out|timed out|did not come for|reset by peer|broken pipe|closed"
+        assert re.search(words, failed.message, re.IGNORECASE), failed
         store.set("raised %s %d" % (transport, rank), "")
     parallel.close()
 
