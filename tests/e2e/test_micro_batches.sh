@@ -1,6 +1,6 @@
 # Iterations of several micro-batches as users see them: choice, bytes and times against their number, what every output
 # says of them, a run that equals plain EP's, checks, checkpoints.
-# builds: dev  seconds: 12
+# builds: fast  seconds: 8
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 sample=$HEP_SOURCE/samples/laptop_training.hep
