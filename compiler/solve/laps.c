@@ -103,6 +103,12 @@ static bool fits(const Choosing *c, const Mix *mix, double *bytes)
     return *bytes <= c->work->spec->cluster.device.memory_bytes;
 }
 
+static double known_s(const Choosing *c)
+{
+    double cutoff_s = c->options->cutoff_s > 0 ? c->options->cutoff_s : INFINITY;
+    return fmin(c->solution->objective_s, cutoff_s);
+}
+
 // Takes the pair, with fewer layers where it does not fit, if it is faster than what is known and so many layers may
 // still be lowered.
 static void try_pair(Choosing *c, size_t some, size_t others, bool last, uint32_t *layers_left)
@@ -114,7 +120,7 @@ static void try_pair(Choosing *c, size_t some, size_t others, bool last, uint32_
         IterationCost cost;
         cost_mix(c->work, &mix, c->work->spec->plan.dispatch, &cost);
         double bytes;
-        if (cost.iteration_s >= solution->objective_s * (1 - TIE))
+        if (cost.iteration_s >= known_s(c) * (1 - TIE))
             return;
         if (c->work->layer_count > *layers_left)
             return;

@@ -143,18 +143,29 @@ static bool is_alike(const Workload *work, const Config *config, uint32_t a, uin
     return alike && dense_window(work, a) == dense_window(work, b);
 }
 
-// With the deepest prefetch that fits the memory; without a cost.
+static void measure(const Workload *work, uint32_t prefetch, Dispatch dispatch, MemoryOf memory_of,
+                    Candidate *candidate)
+{
+    candidate->prefetch = prefetch;
+    candidate->memory_bytes = memory_of(work, &candidate->config, prefetch, dispatch);
+    candidate->fits = candidate->memory_bytes <= work->spec->cluster.device.memory_bytes;
+}
+
+// With the deepest prefetch that fits the memory; without a cost. What does not fit where nothing runs ahead, which
+// takes least, is not measured at the depths between.
 static void fit(const Workload *work, const Config *config, Dispatch dispatch, MemoryOf memory_of, Candidate *candidate)
 {
-    const Spec *spec = work->spec;
-    *candidate = (Candidate){.config = *config, .prefetch = PREFETCH_UNLIMITED};
-    for (size_t i = 0; i < PREFETCH_DEPTHS && !candidate->fits; i++) {
-        if (i > 0 && is_alike(work, config, mix_prefetches[i], candidate->prefetch))
-            continue;
-        candidate->prefetch = mix_prefetches[i];
-        candidate->memory_bytes = memory_of(work, config, mix_prefetches[i], dispatch);
-        candidate->fits = candidate->memory_bytes <= spec->cluster.device.memory_bytes;
-    }
+    *candidate = (Candidate){.config = *config};
+    measure(work, PREFETCH_UNLIMITED, dispatch, memory_of, candidate);
+    if (candidate->fits || is_alike(work, config, 0, PREFETCH_UNLIMITED))
+        return;
+    Candidate least = *candidate;
+    measure(work, 0, dispatch, memory_of, &least);
+    for (size_t i = 1; i + 1 < PREFETCH_DEPTHS && least.fits && !candidate->fits; i++)
+        if (!is_alike(work, config, mix_prefetches[i], candidate->prefetch))
+            measure(work, mix_prefetches[i], dispatch, memory_of, candidate);
+    if (!candidate->fits)
+        *candidate = least;
 }
 
 // The same and what it then costs.
@@ -177,6 +188,10 @@ static void price_kept_and_again(const Workload *work, Config config, Dispatch d
     bool regather = can_regather(work->spec) && config_held_shards(work->spec, &config) > 1;
     do {
         Candidate other;
+        IterationCost least; // where nothing waits for memory
+        cost_uniform(work, &config, PREFETCH_UNLIMITED, dispatch, &least);
+        if (candidate->fits && least.iteration_s >= candidate->cost.iteration_s)
+            continue;
         price(work, &config, dispatch, memory_of, &other);
         if (other.fits && (!candidate->fits || other.cost.iteration_s < candidate->cost.iteration_s))
             *candidate = other;
@@ -322,13 +337,15 @@ double planner_estimate(const Workload *work, Arena *arena, bool *all_fit)
     size_t count;
     Dispatch dispatch = work->spec->plan.dispatch;
     double best_s = INFINITY;
-    *all_fit = false;
+    if (all_fit)
+        *all_fit = false;
     if (!list_configs(work->spec, arena, diag_create(arena), &candidates, &count))
         return INFINITY;
     for (size_t i = 0; i < count; i++)
         cost_uniform(work, &candidates[i].config, PREFETCH_UNLIMITED, dispatch, &candidates[i].cost);
     qsort(candidates, count, sizeof(*candidates), compare_times);
-    *all_fit = all_candidates_fit(work, candidates, count);
+    if (all_fit)
+        *all_fit = all_candidates_fit(work, candidates, count);
     for (size_t i = 0; i < count && candidates[i].cost.iteration_s < best_s; i++) {
         Candidate fitted;
         if (!domain_may_fit(work, &candidates[i].config))
@@ -377,6 +394,16 @@ void planner_settle(Solution *solution, double objective_s)
         solution->bound_s = objective_s;
     if (solution->status != STATUS_FORCED)
         solution->status = solution->gap > 0 ? STATUS_FEASIBLE : STATUS_OPTIMAL;
+}
+
+static bool is_slower(const PlannerOptions *options, double iteration_s)
+{
+    return options->cutoff_s > 0 && iteration_s >= options->cutoff_s;
+}
+
+bool planner_is_cut_off(const PlannerOptions *options, const Solution *solution)
+{
+    return is_slower(options, solution->cost.iteration_s);
 }
 
 static bool finish(Choosing *c, Diag *diag)
@@ -505,14 +532,16 @@ static bool choose_forced(Choosing *c, Diag *diag, bool *infeasible)
     return fits;
 }
 
-// The best single choice that fits: estimates admit, lowering decides. `count` if there is none.
+// The best single choice that fits: estimates admit, lowering decides, where it is of interest. `count` if there is
+// none.
 static size_t best_that_fits(const Choosing *c)
 {
     const Solution *solution = c->solution;
     Dispatch dispatch = c->work->spec->plan.dispatch;
     for (;;) {
         size_t best = best_candidate(solution->candidates, solution->count);
-        if (best == solution->count || c->options->quick)
+        if (best == solution->count || c->options->quick ||
+            is_slower(c->options, solution->candidates[best].cost.iteration_s))
             return best;
         Candidate *candidate = &solution->candidates[best];
         Config config = candidate->config;
@@ -566,7 +595,7 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
         if (rival->fits && better && !mix_is(work, &solution->mix, &rival->config))
             solution->runner_up = i;
     }
-    if (!options->quick)
+    if (!options->quick && !planner_is_cut_off(options, solution))
         price_baselines(work, solution);
     solution->solve_s = clock_now_s() - begin_s;
     return true;

@@ -58,8 +58,8 @@ Dispatch baseline_dispatch(int baseline, const Spec *spec);
 // Every point of the choice, priced. Reports to `diag` when there are too many.
 bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates,
                        size_t *count) MUST_CHECK;
-// Seconds of the best single choice that fits, by estimated memory; infinite if none does. `all_fit`: memory excludes
-// no choice.
+// Seconds of the best single choice that fits, by estimated memory; infinite if none does. `all_fit`, unless NULL:
+// memory excludes no choice.
 double planner_estimate(const Workload *work, Arena *arena, bool *all_fit);
 // Fills everything. False after reporting; *infeasible tells whether it is because nothing fits.
 bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *arena, Diag *diag, Solution *solution,
@@ -67,6 +67,8 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
 // The programme over all candidates of a solution, as --dump=milp shows it.
 Formulated planner_formulate(const Workload *work, const Solution *solution, Arena *arena);
 
+// Is what was found of no interest? Then it lacks baselines, and comes without much effort.
+bool planner_is_cut_off(const PlannerOptions *options, const Solution *solution);
 // Sets objective, gap and status from the bound that is known.
 void planner_settle(Solution *solution, double objective_s);
 
