@@ -180,16 +180,20 @@ static const Spec *apply_overrides(const Spec *checked, const CompileOptions *op
     return !options->profile || profile_read(options->profile, &spec->model, arena, diag) ? spec : NULL;
 }
 
-// With a share of the time limit.
-static FaultKind solve_with(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
+// With a share of the time limit. What is no faster than `known_s`, if that is not 0, need not be looked at closely.
+static FaultKind solve_with(const CompileOptions *options, double share, double known_s, Arena *arena, Diag *diag,
+                            Compilation *out)
 {
     PlannerOptions planner = options->planner;
+    if (out->spec->cluster.port_count == 0) // where workers stand is found by plans that nothing is known of
+        planner.cutoff_s = known_s;
     if (planner.time_limit_s > 0)
         planner.limits.deadline_s = clock_now_s() + share * planner.time_limit_s;
     bool infeasible = false;
     if (!place_and_solve(&out->work, &planner, arena, diag, &out->solution, &infeasible))
         return out->solution.broken ? FAULT_INTERNAL : infeasible ? FAULT_INFEASIBLE : FAULT_INPUT;
-    rank_by_simulation(out->work, &planner, &out->solution, arena);
+    if (!planner_is_cut_off(&planner, &out->solution))
+        rank_by_simulation(out->work, &planner, &out->solution, arena);
     return FAULT_NONE;
 }
 
@@ -268,8 +272,10 @@ static bool is_worth_searching(const Ranked *of, size_t searched, FaultKind code
     return code != FAULT_NONE || of->best_s < (searched == 1 ? close : 1) * found->cost.iteration_s;
 }
 
-// The fastest of those that fit; where none does, the one that takes least memory says why.
-static FaultKind solve_lap(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
+// The fastest of those that fit, if it is faster than `known_s`, unless that is 0; where none does, the one that takes
+// least memory says why.
+static FaultKind solve_lap(const CompileOptions *options, double share, double known_s, Arena *arena, Diag *diag,
+                           Compilation *out)
 {
     const Spec *spec = out->spec;
     Ranked list[FRUGALITIES_MAX] = {0};
@@ -282,7 +288,9 @@ static FaultKind solve_lap(const CompileOptions *options, double share, Arena *a
         Diag *of_tried = diag_create(arena);
         tried.spec = frugality_apply(spec, list[i].how, arena);
         tried.work = workload_derive(tried.spec, arena);
-        FaultKind now = solve_with(options, share / fmin((double)count, SEARCHED_MAX), arena, of_tried, &tried);
+        double faster_s = code == FAULT_NONE ? best.solution.cost.iteration_s : known_s;
+        FaultKind now =
+            solve_with(options, share / fmin((double)count, SEARCHED_MAX), faster_s, arena, of_tried, &tried);
         bool better = now == FAULT_NONE &&
                       (code != FAULT_NONE || tried.solution.cost.iteration_s < best.solution.cost.iteration_s);
         if (better || code != FAULT_NONE || (now != FAULT_NONE && now != FAULT_INFEASIBLE)) {
@@ -322,11 +330,12 @@ static bool is_promising(const Compilation *found, FaultKind code, uint32_t lap,
 }
 
 // As `solve_lap`, of several tries: why nothing fits is left unsaid, which takes longer to find out than that.
-static FaultKind try_lap(const CompileOptions *options, double share, Arena *arena, Diag *diag, Compilation *out)
+static FaultKind try_lap(const CompileOptions *options, double share, double known_s, Arena *arena, Diag *diag,
+                         Compilation *out)
 {
     CompileOptions tentative = *options;
     tentative.planner.tentative = true;
-    return solve_lap(&tentative, share, arena, diag, out);
+    return solve_lap(&tentative, share, known_s, arena, diag, out);
 }
 
 // Laps of all micro-batches, or of fewer, which take less memory and gather more often: where memory binds, from the
@@ -335,12 +344,12 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
 {
     const Spec *spec = out->spec;
     if (spec->plan.pass == PASS_FORWARD || spec->model.abstract)
-        return solve_with(options, share, arena, diag, out);
+        return solve_with(options, share, 0, arena, diag, out);
     bool asked = spec->plan.lap_request > 0 || spec_encodes(spec);
     if (asked || spec->plan.micro_batches == 1)
-        return solve_lap(options, share, arena, diag, out);
+        return solve_lap(options, share, 0, arena, diag, out);
     Diag *of_best = diag_create(arena);
-    FaultKind code = try_lap(options, share, arena, of_best, out);
+    FaultKind code = try_lap(options, share, 0, arena, of_best, out);
     for (uint32_t lap = spec->plan.micro_batches - 1; lap > 0 && is_open(out, code); lap--) {
         if (spec->plan.micro_batches % lap != 0)
             continue;
@@ -349,7 +358,8 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
         Compilation tried = *out;
         Diag *of_tried = diag_create(arena);
         tried.spec = with_lap(spec, lap, arena);
-        FaultKind now = try_lap(options, share, arena, of_tried, &tried);
+        double known_s = code == FAULT_NONE ? out->solution.cost.iteration_s : 0;
+        FaultKind now = try_lap(options, share, known_s, arena, of_tried, &tried);
         bool better = now == FAULT_NONE &&
                       (code != FAULT_NONE || tried.solution.cost.iteration_s < out->solution.cost.iteration_s);
         bool misses_less = now == FAULT_INFEASIBLE && code == FAULT_INFEASIBLE &&
@@ -363,7 +373,7 @@ static FaultKind solve(const CompileOptions *options, double share, Arena *arena
         code = now;
     }
     if (code == FAULT_INFEASIBLE)
-        return solve_with(options, share, arena, diag, out);
+        return solve_with(options, share, 0, arena, diag, out);
     diag_append(diag, of_best);
     return code;
 }

@@ -13,25 +13,30 @@ enum { BUFFERS_MAX = 1 << 16 };
 static const double PAIRS_MAX = 2e7; // that are looked at, for buffers that stay
 
 typedef struct {
-    uint32_t buffer;
-    uint64_t begin, end;
+    uint32_t buffer, first_value, end_value; // plan_lap_values
     Stay stay;
+    Lifetime life; // of all values; a copy, for pairs of items are all that is looked at
+    uint64_t begin, end;
 } Item;
 
 typedef struct {
-    uint32_t *items, count, capacity;
+    uint64_t begin;
+    uint32_t item;
+} Placed;
+
+// By offset.
+typedef struct {
+    Placed *items;
+    uint32_t count, capacity;
 } List;
 
 typedef struct {
     const Plan *plan;
-    const Lifetimes *lifetimes, *of_values;
-    const uint32_t *values; // plan_lap_values
-    Item *items;            // in the order of their sizes
+    const Lifetimes *of_values;
+    Item *items; // in the order of their sizes
     uint32_t count;
-    uint32_t *placed, placed_count;   // by offset
-    uint32_t *staying, staying_count; // of these those that stay
-    List *passing;                    // [segments]: those that pass through
-    uint32_t *near;                   // [count]: those that pass through where the present one does
+    List placed, staying; // all, and of these those that stay
+    List *passing;        // [segments]: those that pass through
     Arena *arena;
 } Fit;
 
@@ -45,62 +50,60 @@ static bool passes(const Item *item)
     return item->stay.last != UINT32_MAX && item->stay.last - item->stay.since < PASSING_MAX;
 }
 
+static bool values_are_disjoint(const Fit *fit, const Item *a, const Item *b)
+{
+    for (uint32_t i = a->first_value; i < a->end_value; i++)
+        for (uint32_t j = b->first_value; j < b->end_value; j++)
+            if (!lifetimes_disjoint(fit->of_values, i, j))
+                return false;
+    return true;
+}
+
 // Where both are of one micro-batch in one segment, those of the other micro-batches may alternate.
 static bool is_disjoint(const Fit *fit, const Item *a, const Item *b)
 {
-    if (a->stay.last < b->stay.since || b->stay.last < a->stay.since ||
-        lifetimes_disjoint(fit->lifetimes, a->buffer, b->buffer))
+    if (a->stay.last < b->stay.since || b->stay.last < a->stay.since || lives_disjoint(&a->life, &b->life))
         return true;
-    const uint32_t *of_a = &fit->values[a->buffer], *of_b = &fit->values[b->buffer];
-    if (a->stay.last != b->stay.last || of_a[1] - of_a[0] == 1 || of_b[1] - of_b[0] == 1)
-        return false;
-    bool disjoint = true;
-    for (uint32_t i = of_a[0]; i < of_a[1] && disjoint; i++)
-        for (uint32_t j = of_b[0]; j < of_b[1] && disjoint; j++)
-            disjoint = lifetimes_disjoint(fit->of_values, i, j);
-    return disjoint;
+    return a->stay.last == b->stay.last && a->end_value - a->first_value > 1 && b->end_value - b->first_value > 1 &&
+           values_are_disjoint(fit, a, b);
 }
 
 // ---- who is where ------------------------------------------------------------------------------
 
-static void list_add(Arena *arena, List *list, uint32_t item)
+static void list_insert(Arena *arena, List *list, Placed placed)
 {
     if (list->count == list->capacity) {
         uint32_t capacity = list->capacity ? 2 * list->capacity : 16;
-        uint32_t *items = arena_alloc_array(arena, capacity, sizeof(*items));
+        Placed *items = arena_alloc_array(arena, capacity, sizeof(*items));
         if (list->count)
             memcpy(items, list->items, list->count * sizeof(*items));
         list->items = items;
         list->capacity = capacity;
     }
-    list->items[list->count++] = item;
-}
-
-static void insert_by_offset(const Fit *fit, uint32_t *list, uint32_t *count, uint32_t index)
-{
-    uint32_t low = 0, high = *count;
+    uint32_t low = 0, high = list->count;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        if (fit->items[list[middle]].begin <= fit->items[index].begin)
+        if (list->items[middle].begin <= placed.begin)
             low = middle + 1;
         else
             high = middle;
     }
-    memmove(list + low + 1, list + low, (*count - low) * sizeof(*list));
-    list[low] = index;
-    ++*count;
+    memmove(list->items + low + 1, list->items + low, (list->count - low) * sizeof(*list->items));
+    list->items[low] = placed;
+    list->count++;
 }
 
 static void place(Fit *fit, uint32_t index, uint64_t begin)
 {
     Item *item = &fit->items[index];
+    const Placed placed = {begin, index};
     item->end = begin + item->end; // its size, until here
     item->begin = begin;
-    insert_by_offset(fit, fit->placed, &fit->placed_count, index);
+    list_insert(fit->arena, &fit->placed, placed);
     if (!passes(item))
-        insert_by_offset(fit, fit->staying, &fit->staying_count, index);
+        list_insert(fit->arena, &fit->staying, placed);
     for (uint32_t s = item->stay.since; passes(item) && s <= item->stay.last; s++)
-        list_add(fit->arena, &fit->passing[s], index);
+        list_insert(fit->arena, &fit->passing[s], placed);
 }
 
 // ---- gaps --------------------------------------------------------------------------------------
@@ -124,37 +127,43 @@ static void look_at(const Fit *fit, Search *search, const Item *item, uint32_t o
         skip(search, placed);
 }
 
-// Those that pass through a segment of the item, each once, by offset. Returns how many.
-static uint32_t find_near(Fit *fit, const Item *item)
+// What is left of a list.
+typedef struct {
+    const Placed *next, *end;
+} Rest;
+
+static uint32_t add_rest(Rest *rests, uint32_t count, const List *list)
+{
+    if (list->count > 0)
+        rests[count++] = (Rest){list->items, list->items + list->count};
+    return count;
+}
+
+// Lists that hold whatever the item may meet, some of it more than once.
+static uint32_t find_lists(const Fit *fit, const Item *item, Rest rests[PASSING_MAX + 1])
 {
     uint32_t count = 0;
-    for (uint32_t s = item->stay.since; s <= item->stay.last; s++) {
-        const List *list = &fit->passing[s];
-        for (uint32_t i = 0; i < list->count; i++) {
-            const Item *other = &fit->items[list->items[i]];
-            bool is_first = s == item->stay.since || s == other->stay.since;
-            if (is_first && !is_disjoint(fit, other, item))
-                insert_by_offset(fit, fit->near, &count, list->items[i]);
-        }
-    }
+    if (!passes(item))
+        return add_rest(rests, count, &fit->placed);
+    count = add_rest(rests, count, &fit->staying);
+    for (uint32_t s = item->stay.since; s <= item->stay.last; s++)
+        count = add_rest(rests, count, &fit->passing[s]);
     return count;
 }
 
 // The smallest gap from `base` on that holds the item, between buffers that it may not share memory with; after them
 // all if there is none.
-static uint64_t best_fit(Fit *fit, const Item *item, uint64_t base)
+static uint64_t best_fit(const Fit *fit, const Item *item, uint64_t base)
 {
     Search search = {.bytes = item->end, .free_from = base, .best_gap = UINT64_MAX};
-    if (passes(item)) {
-        uint32_t near = find_near(fit, item);
-        for (uint32_t i = 0, k = 0; i < near || k < fit->staying_count;) {
-            bool is_near = k == fit->staying_count ||
-                           (i < near && fit->items[fit->near[i]].begin <= fit->items[fit->staying[k]].begin);
-            look_at(fit, &search, item, is_near ? fit->near[i++] : fit->staying[k++]);
-        }
-    } else {
-        for (uint32_t i = 0; i < fit->placed_count; i++)
-            look_at(fit, &search, item, fit->placed[i]);
+    Rest rests[PASSING_MAX + 1];
+    for (uint32_t count = find_lists(fit, item, rests); count > 0;) {
+        uint32_t first = 0;
+        for (uint32_t i = 1; i < count; i++)
+            first = rests[i].next->begin < rests[first].next->begin ? i : first;
+        look_at(fit, &search, item, rests[first].next->item);
+        if (++rests[first].next == rests[first].end)
+            rests[first] = rests[--count];
     }
     return search.best_gap == UINT64_MAX ? search.free_from : search.best;
 }
@@ -170,7 +179,7 @@ static int compare_sizes(const void *a, const void *b)
 }
 
 // Largest first. Returns the pairs that are looked at for buffers that stay.
-static double list_items(Fit *fit, const Stay *stays)
+static double list_items(Fit *fit, const Stay *stays, const Lifetimes *lifetimes, const uint32_t *values)
 {
     double staying = 0;
     for (uint32_t b = 0; b < fit->plan->buffer_count; b++) {
@@ -178,20 +187,12 @@ static double list_items(Fit *fit, const Stay *stays)
         if (fit->plan->buffers[b].kind == BUFFER_TEMPORARY &&
             plan_buffer_bytes(fit->plan, &fit->plan->buffers[b], &bytes)) {
             Item *item = &fit->items[fit->count++];
-            *item = (Item){.buffer = b, .end = bytes, .stay = stays[b]};
+            *item = (Item){b, values[b], values[b + 1], stays[b], lifetimes->of[b], .end = bytes};
             staying += passes(item) ? 0 : 1;
         }
     }
     qsort(fit->items, fit->count, sizeof(*fit->items), compare_sizes);
     return staying * fit->count;
-}
-
-static void allocate(Fit *fit, uint32_t segments)
-{
-    fit->placed = arena_alloc_array(fit->arena, fit->count, sizeof(*fit->placed));
-    fit->staying = arena_alloc_array(fit->arena, fit->count, sizeof(*fit->staying));
-    fit->near = arena_alloc_array(fit->arena, fit->count, sizeof(*fit->near));
-    fit->passing = arena_alloc_array(fit->arena, (size_t)segments + 1, sizeof(*fit->passing));
 }
 
 bool memory_place_best_fit(Plan *plan, uint64_t base, Arena *scratch)
@@ -203,11 +204,12 @@ bool memory_place_best_fit(Plan *plan, uint64_t base, Arena *scratch)
     const Lifetimes *of_values = lifetimes_create(unrolled, order, scratch);
     const uint32_t *values = plan_lap_values(plan, scratch);
     const Lifetimes *lifetimes = lifetimes_merge(of_values, values, plan->buffer_count, scratch);
-    Fit fit = {.plan = plan, .lifetimes = lifetimes, .of_values = of_values, .values = values, .arena = scratch};
+    const Stay *stays = lifetimes_stays(unrolled, order, lifetimes, plan->buffer_count, scratch);
+    Fit fit = {.plan = plan, .of_values = of_values, .arena = scratch};
     fit.items = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*fit.items));
-    if (list_items(&fit, lifetimes_stays(unrolled, order, lifetimes, plan->buffer_count, scratch)) > PAIRS_MAX)
+    if (list_items(&fit, stays, lifetimes, values) > PAIRS_MAX)
         return false;
-    allocate(&fit, plan->step_count);
+    fit.passing = arena_alloc_array(scratch, (size_t)plan->step_count + 1, sizeof(*fit.passing));
     plan->arena_bytes = base;
     for (uint32_t i = 0; i < fit.count; i++) {
         place(&fit, i, best_fit(&fit, &fit.items[i], base));

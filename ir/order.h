@@ -32,16 +32,20 @@ typedef struct {
 } Lifetimes;
 
 Lifetimes *lifetimes_create(const Plan *plan, const Order *order, Arena *arena);
-// Every step that touches one of the two buffers happens before every step that touches the other.
+// Every step that touches one of the two happens before every step that touches the other. Signs are added up: branches
+// would be guesses.
+static inline bool lives_disjoint(const Lifetime *x, const Lifetime *y)
+{
+    int64_t x_late = 0, y_late = 0; // negative: not all of x comes before y, or of y before x
+    for (int s = 0; s < STREAM_COUNT; s++) {
+        x_late |= (int64_t)y->before[s] - x->end[s];
+        y_late |= (int64_t)x->before[s] - y->end[s];
+    }
+    return (x_late & y_late) >= 0;
+}
 static inline bool lifetimes_disjoint(const Lifetimes *lifetimes, uint32_t a, uint32_t b)
 {
-    const Lifetime *x = &lifetimes->of[a], *y = &lifetimes->of[b];
-    bool x_first = true, y_first = true;
-    for (int s = 0; s < STREAM_COUNT && (x_first || y_first); s++) {
-        x_first &= x->end[s] <= y->before[s];
-        y_first &= y->end[s] <= x->before[s];
-    }
-    return x_first || y_first;
+    return lives_disjoint(&lifetimes->of[a], &lifetimes->of[b]);
 }
 // Lifetimes of groups of buffers, each from the first to the last step that touches one of its group: group `i` are
 // buffers first[i] to before first[i + 1].

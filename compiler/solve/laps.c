@@ -115,6 +115,12 @@ static bool fits(const Choosing *c, const Mix *mix, double *bytes)
     return *bytes <= c->work->spec->cluster.device.memory_bytes;
 }
 
+static double known_s(const Choosing *c)
+{
+    double cutoff_s = c->options->cutoff_s > 0 ? c->options->cutoff_s : INFINITY;
+    return fmin(c->solution->objective_s, cutoff_s);
+}
+
 typedef enum { PAIR_SLOWER, PAIR_TOO_LARGE, PAIR_TAKEN } PairOutcome;
 
 // Takes the pair with so many layers if it fits, is faster than what is known, and so many layers may still be lowered.
@@ -126,7 +132,7 @@ static PairOutcome take_pair(Choosing *c, const Pair *pair, uint32_t count, uint
     IterationCost cost;
     double bytes;
     cost_mix(c->work, &mix, c->work->spec->plan.dispatch, &cost);
-    if (cost.iteration_s >= solution->objective_s * (1 - TIE) || c->work->layer_count > *layers_left)
+    if (cost.iteration_s >= known_s(c) * (1 - TIE) || c->work->layer_count > *layers_left)
         return PAIR_SLOWER;
     *layers_left -= c->work->layer_count;
     if (!fits(c, &mix, &bytes))

@@ -5,6 +5,12 @@
 #include <math.h>
 #include <string.h>
 
+// One option of a stage's mix.
+typedef struct {
+    const double *map;
+    double share;
+} Part;
+
 typedef struct {
     const StageProblem *problem;
     const OptionsInPlay *options;
@@ -15,6 +21,7 @@ typedef struct {
     double **memory;  // [stages][kept]: of every option
     double **share;   // [stages][kept]: the mixed strategy
     double **loss;    // [stages][kept]: cumulated
+    Part *parts;      // [kept]: of the stage that is mixed
     double *mixed;    // [stages][edges]: weights of the maps under the shares
     double *absent;   // [stages][edges]: -INFINITY where the maps of some option lack the edge, else 0
     uint8_t *path[2]; // [stages]: edges of the longest path, forward and backward
@@ -25,7 +32,7 @@ typedef struct {
     double memory_price;
 } Game;
 
-enum { QUICK_ROUNDS = 40, STALLS_MAX = 4, BLOCK = 4 };
+enum { QUICK_ROUNDS = 40, STALLS_MAX = 4, BLOCK = 8 };
 
 static const double SHARE_MIN = 1e-3; // smaller shares are left out of the maps: any paths make a bound
 static const double EXPONENT_MAX = 7; // exp(-7) is below SHARE_MIN
@@ -59,34 +66,36 @@ static double best_price(const StageProblem *problem, const OptionsInPlay *optio
     return best_s;
 }
 
-// Stages with the same maps are mixed together, so that each map is read once for all of them.
-static void mix_block(Game *game, uint32_t first, uint32_t count)
+static size_t list_parts(const Game *game, uint32_t stage, Part *parts)
 {
-    size_t kept = game->options->kept_count[first], edges = game->edge_count;
-    double *mixed = game->mixed + first * edges;
-    for (size_t i = 0; i < kept; i++) {
-        const double *restrict map = game->maps[first] + i * edges;
-        double share[BLOCK] = {0}, most = 0;
-        for (uint32_t s = 0; s < count; s++) {
-            share[s] = game->share[first + s][i];
-            most = share[s] > most ? share[s] : most;
-        }
-        for (uint32_t s = 0; s < count && most >= SHARE_MIN; s++) {
-            double *restrict of = mixed + s * edges;
-            for (size_t e = 0; e < edges && share[s] >= SHARE_MIN; e++)
-                of[e] += share[s] * map[e];
-        }
-    }
+    size_t count = 0;
+    for (size_t i = 0; i < game->options->kept_count[stage]; i++)
+        if (game->share[stage][i] >= SHARE_MIN)
+            parts[count++] = (Part){game->maps[stage] + i * game->edge_count, game->share[stage][i]};
+    return count;
 }
 
+// So many edges at a time that their sums stay in registers.
 static void mix_maps(Game *game)
 {
-    uint32_t stages = game->problem->stage_count;
-    memcpy(game->mixed, game->absent, (size_t)stages * game->edge_count * sizeof(*game->mixed));
-    for (uint32_t first = 0, end; first < stages; first = end) {
-        for (end = first + 1; end < stages && end - first < BLOCK && game->maps[end] == game->maps[first];)
-            end++;
-        mix_block(game, first, end - first);
+    uint32_t edges = game->edge_count;
+    for (uint32_t k = 0; k < game->problem->stage_count; k++) {
+        double *mixed = game->mixed + (size_t)k * edges, *absent = game->absent + (size_t)k * edges;
+        size_t parts = list_parts(game, k, game->parts);
+        uint32_t e = 0;
+        for (; e + BLOCK <= edges; e += BLOCK) {
+            double sum[BLOCK];
+            memcpy(sum, absent + e, sizeof(sum));
+            for (size_t i = 0; i < parts; i++)
+                for (int j = 0; j < BLOCK; j++)
+                    sum[j] += game->parts[i].share * game->parts[i].map[e + j];
+            memcpy(mixed + e, sum, sizeof(sum));
+        }
+        for (; e < edges; e++) {
+            mixed[e] = absent[e];
+            for (size_t i = 0; i < parts; i++)
+                mixed[e] += game->parts[i].share * game->parts[i].map[e];
+        }
     }
 }
 
@@ -369,12 +378,15 @@ static Game *create_game(const StageProblem *problem, const OptionsInPlay *optio
     double ***by_stage[] = {&game->weights, &game->maps, &game->memory, &game->share, &game->loss};
     for (size_t i = 0; i < COUNT_OF(by_stage); i++)
         *by_stage[i] = arena_alloc_array(arena, stages + 1, sizeof(**by_stage[i]));
+    size_t most = 0;
     for (uint32_t k = 0; k < stages; k++) {
         size_t kept = options->kept_count[k];
+        most = kept > most ? kept : most;
         game->share[k] = arena_alloc_array(arena, kept + 1, sizeof(**game->share));
         game->loss[k] = arena_alloc_array(arena, kept + 1, sizeof(**game->loss));
         copy_options(game, k, arena);
     }
+    game->parts = arena_alloc_array(arena, most + 1, sizeof(*game->parts));
     return game;
 }
 

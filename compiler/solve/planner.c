@@ -145,18 +145,29 @@ static bool is_alike(const Workload *work, const Config *config, uint32_t a, uin
     return alike && dense_window(work, a) == dense_window(work, b);
 }
 
-// With the deepest prefetch that fits the memory; without a cost.
+static void measure(const Workload *work, uint32_t prefetch, Dispatch dispatch, MemoryOf memory_of,
+                    Candidate *candidate)
+{
+    candidate->prefetch = prefetch;
+    candidate->memory_bytes = memory_of(work, &candidate->config, prefetch, dispatch);
+    candidate->fits = candidate->memory_bytes <= work->spec->cluster.device.memory_bytes;
+}
+
+// With the deepest prefetch that fits the memory; without a cost. What does not fit where nothing runs ahead, which
+// takes least, is not measured at the depths between.
 static void fit(const Workload *work, const Config *config, Dispatch dispatch, MemoryOf memory_of, Candidate *candidate)
 {
-    const Spec *spec = work->spec;
-    *candidate = (Candidate){.config = *config, .prefetch = PREFETCH_UNLIMITED};
-    for (size_t i = 0; i < PREFETCH_DEPTHS && !candidate->fits; i++) {
-        if (i > 0 && is_alike(work, config, mix_prefetches[i], candidate->prefetch))
-            continue;
-        candidate->prefetch = mix_prefetches[i];
-        candidate->memory_bytes = memory_of(work, config, mix_prefetches[i], dispatch);
-        candidate->fits = candidate->memory_bytes <= spec->cluster.device.memory_bytes;
-    }
+    *candidate = (Candidate){.config = *config};
+    measure(work, PREFETCH_UNLIMITED, dispatch, memory_of, candidate);
+    if (candidate->fits || is_alike(work, config, 0, PREFETCH_UNLIMITED))
+        return;
+    Candidate least = *candidate;
+    measure(work, 0, dispatch, memory_of, &least);
+    for (size_t i = 1; i + 1 < PREFETCH_DEPTHS && least.fits && !candidate->fits; i++)
+        if (!is_alike(work, config, mix_prefetches[i], candidate->prefetch))
+            measure(work, mix_prefetches[i], dispatch, memory_of, candidate);
+    if (!candidate->fits)
+        *candidate = least;
 }
 
 static bool may_fit(const Workload *work, const Candidate *candidate)
@@ -184,6 +195,10 @@ static void price_kept_and_again(const Workload *work, Config config, Dispatch d
     bool regather = can_regather(work->spec) && config_held_shards(work->spec, &config) > 1;
     do {
         Candidate other;
+        IterationCost least; // where nothing waits for memory
+        cost_uniform(work, &config, PREFETCH_UNLIMITED, dispatch, &least);
+        if (candidate->fits && least.iteration_s >= candidate->cost.iteration_s)
+            continue;
         price(work, &config, dispatch, estimated_bytes, &other);
         other.fits = may_fit(work, &other);
         bool promises = other.fits && (!candidate->fits || other.cost.iteration_s < candidate->cost.iteration_s);
@@ -396,6 +411,16 @@ void planner_settle(Solution *solution, double objective_s)
         solution->status = solution->gap > 0 ? STATUS_FEASIBLE : STATUS_OPTIMAL;
 }
 
+static bool is_slower(const PlannerOptions *options, double iteration_s)
+{
+    return options->cutoff_s > 0 && iteration_s >= options->cutoff_s;
+}
+
+bool planner_is_cut_off(const PlannerOptions *options, const Solution *solution)
+{
+    return is_slower(options, solution->cost.iteration_s);
+}
+
 static bool finish(Choosing *c, Diag *diag)
 {
     Solution *solution = c->solution;
@@ -546,7 +571,8 @@ static bool lower_candidate(const Choosing *c, size_t index)
     return candidate->fits && candidate->cost.iteration_s <= estimated_s;
 }
 
-// The best single choice that fits: estimates admit, lowering decides. `count` if there is none.
+// The best single choice that fits: estimates admit, lowering decides, where it is of interest. `count` if there
+// is none.
 static size_t best_that_fits(const Choosing *c)
 {
     const Solution *solution = c->solution;
@@ -554,7 +580,9 @@ static size_t best_that_fits(const Choosing *c)
     for (int close = 0;;) {
         size_t best = best_candidate(solution->candidates, solution->count);
         size_t other = close < LOWERED_MAX ? best_close(c, best, lowered) : solution->count;
-        if (c->options->quick)
+        bool slower = best < solution->count && is_slower(c->options, solution->candidates[best].cost.iteration_s) &&
+                      (other == solution->count || is_slower(c->options, solution->candidates[other].cost.iteration_s));
+        if (c->options->quick || slower)
             return best;
         if (other < solution->count) {
             close++;
@@ -609,7 +637,7 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
         if (rival->fits && better && !mix_is(work, &solution->mix, &rival->config))
             solution->runner_up = i;
     }
-    if (!options->quick)
+    if (!options->quick && !planner_is_cut_off(options, solution))
         price_baselines(work, solution);
     solution->solve_s = clock_now_s() - begin_s;
     return true;

@@ -72,6 +72,8 @@ bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *a
 // The programme over all candidates of a solution, as --dump=milp shows it.
 Formulated planner_formulate(const Workload *work, const Solution *solution, Arena *arena);
 
+// Is what was found of no interest? Then it lacks baselines, and comes without much effort.
+bool planner_is_cut_off(const PlannerOptions *options, const Solution *solution);
 // Sets objective, gap and status from the bound that is known.
 void planner_settle(Solution *solution, double objective_s);
 

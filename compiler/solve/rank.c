@@ -164,9 +164,16 @@ static void try_neighbours(Final *final, double model_s, Finalist *best)
     }
 }
 
+// Has the plan so many steps that no second one could be simulated? Every layer has two in each pass, or more.
+static bool is_too_large(const Workload *work)
+{
+    uint64_t passes = work->spec->plan.pass == PASS_TRAINING ? 2 : 1;
+    return 2 * passes * work->layer_count * (uint64_t)work->spec->plan.micro_batches > STEPS_MAX / 2;
+}
+
 void rank_by_simulation(const Workload *work, const PlannerOptions *options, Solution *solution, Arena *arena)
 {
-    if (solution->status == STATUS_FORCED || work->moe_count == 0)
+    if (solution->status == STATUS_FORCED || work->moe_count == 0 || is_too_large(work))
         return;
     Final *final = arena_alloc(arena, sizeof(*final));
     final->work = work;
