@@ -125,14 +125,18 @@ double spec_volume(const SpecModel *model, Volume volume, uint32_t layer)
     return model->each[volume] ? model->each[volume][layer] : alike[volume];
 }
 
-uint32_t spec_replica_levels(const Cluster *cluster, Pass pass, uint64_t experts)
+uint32_t spec_replica_levels(const Spec *spec)
 {
-    if (pass == PASS_TRAINING || experts >= cluster_gpus(cluster))
+    const Cluster *cluster = &spec->cluster;
+    uint32_t requested = spec->plan.replicas, experts = spec->model.experts;
+    if (spec->plan.pass == PASS_TRAINING)
         return 0;
-    for (uint32_t kept = 1; kept < cluster->level_count; kept++)
+    if (experts >= cluster_gpus(cluster))
+        return requested;
+    for (uint32_t kept = requested > 0 ? requested : 1; kept < cluster->level_count; kept++)
         if (experts % share_gpus(cluster, kept) == 0)
             return kept;
-    return 0;
+    return requested;
 }
 
 bool spec_owns_whole_experts(const Spec *spec)

@@ -95,6 +95,7 @@ typedef struct {
     uint32_t shared_every;     // of sr, 0: without a shared expert
     uint32_t whole_iterations; // so many first iterations in which packets hold whole values
     double capacity;           // 0: nothing is dropped
+    uint32_t replicas;         // forward: outermost levels over which experts are gathered once, as requested; 0: none
     OnceDense once_dense;      // as requested
     bool regather_dense;       // what is planned with: of ONCE_DENSE_AUTO one after the other,
     uint32_t dense_levels;     // with so many outermost levels whose gathered shares are kept all the same
@@ -117,15 +118,15 @@ typedef struct {
     SpecModel model;
     SpecPlan plan;
     TrainingSettings training;
-    // Forward passes with fewer experts than GPUs: outermost levels where experts, which do not change, are gathered
-    // once and for all. Their domain is S_l = n_l and nothing is gathered there.
+    // Forward passes: outermost levels where experts, which do not change, are gathered once and for all, before the
+    // first iteration. Their domain is S_l = n_l and nothing is gathered there.
     uint32_t replica_levels;
     struct FootprintTable *footprints; // what was measured of specs with this memory, or NULL (solve/footprint.h)
 } Spec;
 
-// In a forward pass with fewer experts than GPUs the fewest outermost levels without which every GPU has whole experts;
-// 0 if there are none, and in training, where every expert has one owner.
-uint32_t spec_replica_levels(const Cluster *cluster, Pass pass, uint64_t experts);
+// In a forward pass as many outermost levels as were requested; with fewer experts than GPUs at least the fewest
+// without which every GPU has whole experts, if there are some. 0 in training, where every expert has one owner.
+uint32_t spec_replica_levels(const Spec *spec);
 
 // Does every GPU own whole experts, not parts of some?
 bool spec_owns_whole_experts(const Spec *spec);
