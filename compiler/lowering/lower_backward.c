@@ -6,9 +6,23 @@
 #include "compiler/lowering/lowering.h"
 
 // Updates come after the whole backward pass: earlier, the compute stream would wait for the network.
+// Updates go from the last layer to the first, the embedding's comes last; of a layer experts are first.
+static bool comes_before(const Lowering *l, const WeightUpdate *a, const WeightUpdate *b)
+{
+    return a->layer > b->layer || (a->layer == b->layer && a->layer != NONE && b->weight == l->layers[a->layer].dense);
+}
+
+// Of a gradient that waits for its bucket, nothing yet.
 static void note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient)
 {
-    l->updates[l->update_count++] = (WeightUpdate){.layer = layer, .weight = weight, .gradient = gradient};
+    const WeightUpdate update = {.layer = layer, .weight = weight, .gradient = gradient};
+    uint32_t at = l->update_count;
+    if (gradient == NONE)
+        return;
+    for (; at > 0 && comes_before(l, &update, &l->updates[at - 1]); at--)
+        l->updates[at] = l->updates[at - 1];
+    l->updates[at] = update;
+    l->update_count++;
 }
 
 // Adds the squares of a gradient to `before`; returns the sum.
@@ -235,6 +249,20 @@ static void add_again(Lowering *l, uint32_t k)
     lowering_receive_rows(l, k, ".again");
 }
 
+// Gradients that wait cross the slowest level: those of experts, then those of dense weights.
+static void end_bucket(Lowering *l)
+{
+    l->joins = false;
+    for (int dense = 0; dense < 2; dense++)
+        for (uint32_t i = 0; i < l->waiting_count; i++) {
+            Return *of = &l->waiting[i];
+            if (of->experts != dense)
+                note_update(l, of->layer, of->weights, lowering_return_waiting(l, of));
+        }
+    l->joins = false;
+    l->waiting_count = 0;
+}
+
 static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
 {
     const LayerWork *work = &l->work->layers[k];
@@ -261,6 +289,9 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
     lowering_accumulate(l, &sum, sum.part);
     lowering_end_sum(l, &sum);
     note_update(l, (int32_t)k, layer->dense, lowering_return_bundle(l, (int32_t)k, layer->dense, sum.whole));
+    if (l->bucket > 0 && k % l->bucket > 0)
+        return;
+    end_bucket(l);
     memmove(l->home + 1, l->home, (RETURNS_MAX - 1) * sizeof(*l->home));
     l->home[0] = l->returned;
 }

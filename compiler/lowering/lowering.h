@@ -23,6 +23,34 @@ typedef struct {
     int32_t sent, replicas;
 } CodecMemory;
 
+// A gather of several levels, outermost first.
+typedef struct {
+    uint32_t sizes[LEVELS_MAX]; // members that each level brings together
+    uint32_t once;              // what levels before this one bring is kept until the backward pass
+    int32_t after;              // where it is not: the step that uses the same memory before; NONE
+    bool passed_on;             // what the level before brought, over an outer level, is for the next one alone
+    int32_t shard;              // what the levels so far left
+} Gathering;
+
+// A bundle on its way to those who read it.
+typedef struct {
+    int32_t layer, bundle;
+    int32_t kept; // what levels that are gathered once left
+    const char *suffix;
+    Gathering levels;
+} BundleGather;
+
+// A gradient on its way home, level by level.
+typedef struct {
+    int32_t layer, weights, gradient;
+    bool experts;               // of a layer, or a bundle
+    uint32_t sizes[LEVELS_MAX]; // members among which each level divides it
+    double rows;                // of what the levels so far left
+    bool each_lap;              // levels inside the boundary are crossed once per lap,
+    uint32_t once;              // which are those from this one on
+    bool summed;                // what laps brought was added up
+} Return;
+
 typedef struct {
     int32_t x, y; // input of the pre-expert part and of the gate (or dense layer)
     uint32_t stage_count;
@@ -33,6 +61,9 @@ typedef struct {
     int32_t kept_dense, kept; // what is kept of them until the backward pass, where the rest is gathered again
     int32_t mean;             // what the codec of the experts subtracts
     CodecMemory memory;       // of it
+    BundleGather dense_ahead; // gathered over the slowest level with the bucket, where there is one;
+    Gathering experts_ahead;
+    bool is_dense_ahead, are_experts_ahead; // and which of the two are
 } LoweredLayer;
 
 // A weight buffer that the optimizer will update.
@@ -52,8 +83,8 @@ typedef struct {
 } LeavingSlots;
 
 // So many gathered shares that came over the outer levels may wait for the levels inside: of dense weights and of
-// experts one that is read, and one that is made meanwhile.
-enum { OUTER_SLOTS = 4 };
+// experts one that is read, and one that is made meanwhile. Those of a bucket count as one.
+enum { OUTER_SLOTS = 4, OUTER_READS = 2 * PLAN_BUCKET_MAX + 1 };
 
 typedef struct {
     const Workload *work;
@@ -81,8 +112,12 @@ typedef struct {
     int32_t returned;          // the last step that brings gradients home; NONE if there was none
     int32_t home[RETURNS_MAX]; // the same after the layers before, latest first
     LeavingSlots leaving;
-    int32_t outer_reads[OUTER_SLOTS]; // the last steps that read what came over the outer levels alone, latest first
+    int32_t outer_reads[OUTER_READS]; // the last steps that read what came over the outer levels alone, latest first
     int32_t limit;                    // what the next step of the computation waits for besides its data
+    uint32_t bucket;                  // layers whose bundles cross the slowest level together; 0: each on its own
+    bool joins;                       // of the bucket at hand, bundles have begun to
+    Return *waiting;                  // [2 bucket]: gradients that do when all of the bucket are there
+    uint32_t waiting_count;
 } Lowering;
 
 // lowering.c.
@@ -165,8 +200,12 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t layer, bool again, int32_t af
 // pass, where the rest is gathered again.
 int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t after_step, int32_t *kept);
 int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle, int32_t kept, int32_t after_step);
+// All-gathers dense weights, or experts of the layer that was entered, of a layer over the slowest level alone, ahead
+// of the others, which the two functions above then do. Where there is nothing to gather, or no way to, nothing.
+void lowering_gather_dense_ahead(Lowering *l, uint32_t layer);
+void lowering_gather_experts_ahead(Lowering *l, uint32_t layer);
 // A buffer for the gradient of a bundle as steps read it, and where it goes from there, inner level first: returns the
-// owner's gradient.
+// owner's gradient, or NONE where it waits for the rest of the bucket.
 int32_t lowering_add_bundle_gradient(Lowering *l, int32_t layer, int32_t bundle, int32_t held);
 int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t gradient);
 // The gradient of a weight buffer: as large. One that is a sum over micro-batches is f32; one that arrives over a link
@@ -179,8 +218,10 @@ void lowering_add_sums(Lowering *l, int32_t layer, int32_t summed, uint32_t from
 // Sums the shared expert of codec `sr` again, where the layer has one, from the weights before their update: nothing in
 // this iteration needs it any more.
 void lowering_add_mean(Lowering *l, uint32_t layer);
-// Sends gradients of gathered experts to their owners; returns the gradient of the own experts.
+// Sends gradients of gathered experts to their owners; returns the gradient of the own experts, or NONE likewise.
 int32_t lowering_return_gradients(Lowering *l, uint32_t layer, int32_t dheld);
+// Sends one that waited over the slowest level; returns the owner's gradient.
+int32_t lowering_return_waiting(Lowering *l, Return *of);
 void lowering_add_backward(Lowering *l);
 
 #endif

@@ -234,6 +234,37 @@ uint32_t spec_outer_levels(const Spec *spec)
     return wide && wide >> outermost ? outermost : 0;
 }
 
+uint32_t spec_bucket(const Spec *spec)
+{
+    bool can = spec->plan.pass == PASS_TRAINING && !spec->model.abstract && !spec_encodes(spec) &&
+               spec_laps(spec).count == 1 && cluster_wide_levels(&spec->cluster) != 0;
+    return can ? spec->plan.bucket : 0;
+}
+
+uint32_t spec_bucket_level(const Spec *spec)
+{
+    uint32_t wide = cluster_wide_levels(&spec->cluster), level = 0;
+    while (!(wide >> level & 1))
+        level++;
+    return level;
+}
+
+bool spec_leads_bucket(const Spec *spec, uint32_t layer)
+{
+    uint32_t bucket = spec_bucket(spec);
+    return bucket == 0 || layer % bucket == 0;
+}
+
+bool spec_experts_lead_bucket(const Spec *spec, uint32_t layer, uint32_t domain)
+{
+    uint32_t bucket = spec_bucket(spec), first = bucket ? layer - layer % bucket : layer;
+    if (bucket && domain == spec->cluster.levels[spec_bucket_level(spec)].count)
+        return false; // they join dense weights
+    while (first < layer && !spec_layer_is_moe(&spec->model, first))
+        first++;
+    return first == layer;
+}
+
 void spec_ep_domain(const Spec *spec, uint32_t domain[LEVELS_MAX])
 {
     for (uint32_t l = 0; l < LEVELS_MAX; l++)

@@ -106,6 +106,8 @@ typedef struct {
     bool recomputes;           // what is planned with: of RECOMPUTE_AUTO one after the other
     Interleave interleave;     // as requested
     bool interleaves;          // what is planned with, where a lap allows it (spec_abreast)
+    uint32_t bucket_request;   // layers, 0 or BUCKET_AUTO, as requested
+    uint32_t bucket;           // what is planned with, where it can be (spec_bucket)
     // In what rows travel: what `tokens` says of all ways, and what that comes to; of a forward pass gradients in none.
     TokenFormat tokens_all, tokens[TOKEN_WAYS];
     Span span, domain_span, codec_span, capacity_span;
@@ -181,6 +183,17 @@ uint32_t spec_abreast(const Spec *spec);
 // slow stands between the transfers inside: the outermost one with several workers, where there are more inside. 0
 // where weights or gradients of experts are encoded, which the streams inside do for all levels.
 uint32_t spec_outer_levels(const Spec *spec);
+
+// Layers whose weights cross the slowest level together, and their gradients; 0: every bundle on its own, as where
+// there is no training, several laps, or anything encoded. Buckets are counted from the first layer.
+enum { BUCKET_AUTO = UINT32_MAX };
+uint32_t spec_bucket(const Spec *spec);
+// The slowest level, where there are buckets: the outermost with several workers.
+uint32_t spec_bucket_level(const Spec *spec);
+// Does the layer's dense bundle begin what its bucket gathers there, and end what it returns? Its experts, with a
+// domain of so many workers there? What does not joins that, and saves a start-up.
+bool spec_leads_bucket(const Spec *spec, uint32_t layer);
+bool spec_experts_lead_bucket(const Spec *spec, uint32_t layer, uint32_t domain);
 
 // Is layer `index` (0-based) an MoE layer?
 bool spec_layer_is_moe(const SpecModel *model, uint32_t index);

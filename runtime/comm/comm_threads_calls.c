@@ -399,7 +399,8 @@ static bool call_run(ThreadComm *comm, int handle, const Post *post, Fault *faul
     bool ok = call_transfer(&call);
     if (!ok)
         call_withdraw(&call);
-    comm_tally_end(tally, post->kind == CALL_EXCHANGE ? &tally->exchange : &tally->gather, clock_now_s());
+    bool rows = post->kind == CALL_EXCHANGE && post->exchange.carries != CARRIES_WEIGHTS;
+    comm_tally_end(tally, rows ? &tally->exchange : &tally->gather, clock_now_s());
     pthread_mutex_unlock(&channel->mutex);
     return ok;
 }

@@ -211,9 +211,24 @@ bool host_run_loss(const HostStep *step, Fault *fault)
     return true;
 }
 
+// The shards of a run, each a part of one exchange, whose rows are whole shards.
+static bool gather_run(const HostStep *first, Fault *fault)
+{
+    Exchange exchange = {.send_layout = ROWS_SAME, .recv_layout = ROWS_ALL, .carries = CARRIES_WEIGHTS};
+    for (const HostStep *step = first; step; step = step->next) {
+        const struct gather_tensors *t = &step->operands.gather;
+        const ExchangePart part = engine_shard_part(t->shard, t->gathered);
+        exchange.parts[exchange.part_count++] = part;
+        memcpy((char *)part.recv + step->place.own * part.row_bytes, part.send, part.row_bytes);
+    }
+    return host_exchange(first, &exchange, fault);
+}
+
 bool host_run_gather(const HostStep *step, Fault *fault)
 {
     const struct gather_tensors *t = &step->operands.gather;
+    if (step->joined || step->next)
+        return step->joined || gather_run(step, fault);
     Tensor shard = engine_packets(&step->packets, step->engine->whole, t->shard);
     Comm *comm = step->engine->comm;
     return comm->ops->all_gather(comm, step->channel, shard.data, t->gathered.data, shard.rows * row_bytes(shard),
@@ -392,8 +407,15 @@ static SumGroup sum_group(const HostStep *step)
 bool host_run_reduce_scatter(const HostStep *step, Fault *fault)
 {
     SumGroup group = sum_group(step);
-    return comm_reduce_scatter(&group, 1, &step->operands.reduce_scatter.gathered, &step->operands.reduce_scatter.shard,
-                               fault);
+    Tensor gathered[PLAN_RUN_MAX], shard[PLAN_RUN_MAX];
+    uint32_t count = 0;
+    if (step->joined)
+        return true;
+    for (const HostStep *of = step; of; of = of->next) {
+        gathered[count] = of->operands.reduce_scatter.gathered;
+        shard[count++] = of->operands.reduce_scatter.shard;
+    }
+    return comm_reduce_scatter(&group, count, gathered, shard, fault);
 }
 
 bool host_run_all_reduce(const HostStep *step, Fault *fault)
