@@ -128,32 +128,6 @@ static int32_t decode_gathered(Lowering *l, const Coded *of, const char *suffix,
     return decoded == NONE ? of->memory->replicas : decoded;
 }
 
-// Gradients as packets to the members of a group; what these leave out goes another time. `step`: their return.
-static void return_packets(Lowering *l, const Coded *of, StepSpec step, int32_t dheld, int32_t shard)
-{
-    const Device *device = &l->spec->cluster.device;
-    const char *level_name = l->spec->cluster.levels[step.level].name;
-    double held = (double)builder_buffer(l->builder, dheld)->rows,
-           own = (double)builder_buffer(l->builder, shard)->rows;
-    Packing packing = coding_gradient_packing(of->coding);
-    char name[BUFFER_NAME_MAX];
-    snprintf(name, sizeof(name), "error.%s", level_name);
-    int32_t error = add_coded(l, of, BUFFER_REPLICA, name, held);
-    snprintf(name, sizeof(name), "dpackets.%s", level_name);
-    int32_t packets = add_packets(l, of, packing, name, held);
-    snprintf(name, sizeof(name), "received.%s", level_name);
-    int32_t received = add_packets(l, of, packing, name, held);
-    StepBuffers encode = {.encode_gradient = {.gathered = dheld, .error = error, .packets = packets}};
-    StepBuffers send = {.return_packets = {.packets = packets, .received = received}};
-    StepBuffers decode = {.decode_gradient = {.gathered = dheld, .received = received, .shard = shard}};
-    double encode_s = cost_encode_s(device, packing.form, coded_bytes(l, of, held - own));
-    add_codec_step(l, OP_ENCODE_GRADIENT, of, encode_s, encode);
-    step.op = OP_RETURN_PACKETS;
-    builder_add_step(l->builder, step, send);
-    l->returned =
-        add_codec_step(l, OP_DECODE_GRADIENT, of, cost_decode_s(device, packing.form, coded_bytes(l, of, own)), decode);
-}
-
 // ---- how far gathers run ahead -----------------------------------------------------------------
 
 // Does the next level alone read what this level brings?
@@ -171,6 +145,8 @@ static void limit_gather(Lowering *l, Gathering *of, uint32_t level, int32_t ste
 {
     if (of->after != NONE && level >= of->once)
         builder_add_after(l->builder, step, of->after);
+    if (level < l->plan->outer_levels)
+        l->outer_gather = step;
     if (of->passed_on) {
         memmove(l->outer_reads + 1, l->outer_reads, (OUTER_READS - 1) * sizeof(*l->outer_reads));
         l->outer_reads[0] = step;
@@ -305,6 +281,38 @@ static Coded coded_bundle(const Lowering *l, int32_t layer, int32_t bundle, Code
     return of;
 }
 
+static void return_packets(Lowering *l, const Coded *of, StepSpec step, int32_t dheld, int32_t shard)
+{
+    const Device *device = &l->spec->cluster.device;
+    const char *level_name = l->spec->cluster.levels[step.level].name;
+    double held = (double)builder_buffer(l->builder, dheld)->rows,
+           own = (double)builder_buffer(l->builder, shard)->rows;
+    Packing packing = coding_gradient_packing(of->coding);
+    char name[BUFFER_NAME_MAX];
+    snprintf(name, sizeof(name), "error.%s", level_name);
+    int32_t error = add_coded(l, of, BUFFER_REPLICA, name, held);
+    snprintf(name, sizeof(name), "dpackets.%s", level_name);
+    int32_t packets = add_packets(l, of, packing, name, held);
+    snprintf(name, sizeof(name), "received.%s", level_name);
+    int32_t received = add_packets(l, of, packing, name, held);
+    StepBuffers encode = {.encode_gradient = {.gathered = dheld, .error = error, .packets = packets}};
+    StepBuffers send = {.return_packets = {.packets = packets, .received = received}};
+    StepBuffers decode = {.decode_gradient = {.gathered = dheld, .received = received, .shard = shard}};
+    double encode_s = cost_encode_s(device, packing.form, coded_bytes(l, of, held - own));
+    add_codec_step(l, OP_ENCODE_GRADIENT, of, encode_s, encode);
+    step.op = OP_RETURN_PACKETS;
+    builder_add_step(l->builder, step, send);
+    l->returned =
+        add_codec_step(l, OP_DECODE_GRADIENT, of, cost_decode_s(device, packing.form, coded_bytes(l, of, own)), decode);
+}
+
+void lowering_return_packets(Lowering *l, int32_t weights, StepSpec step, int32_t gradient, int32_t shard)
+{
+    bool experts = step.layer != NONE && l->layers[step.layer].experts == weights;
+    const Coded of = experts ? coded_experts(l, (uint32_t)step.layer) : coded_bundle(l, step.layer, weights, NULL);
+    return_packets(l, &of, step, gradient, shard);
+}
+
 // Rows as long as those of `like`.
 static int32_t add_rows_like(Lowering *l, int32_t layer, int32_t bundle, int32_t like, double rows, const char *what)
 {
@@ -339,7 +347,7 @@ bool lowering_returns_dense_each_lap(const Lowering *l)
     return plan_laps(l->plan).count > 1 && l->spec->plan.regather_dense && wide >> l->spec->plan.dense_levels;
 }
 
-static BundleCost bundle_cost(const Lowering *l, int32_t bundle, BundleWay way)
+BundleCost lowering_bundle_cost(const Lowering *l, int32_t bundle, BundleWay way)
 {
     BundleCost cost;
     cost_bundle(l->spec, (double)buffer_bytes(builder_buffer(l->builder, bundle)), way, &cost);
@@ -359,12 +367,17 @@ static StepSpec bundle_step(Lowering *l, Op op, int32_t layer, uint32_t level, c
                       .startup_s = cost->startup_s};
 }
 
+uint32_t lowering_once_levels(const Lowering *l, int32_t layer)
+{
+    return layer == NONE ? spec_embedding_levels(l->spec) : l->spec->plan.dense_levels;
+}
+
 static BundleGather begin_bundle_gather(const Lowering *l, int32_t layer, int32_t bundle, const char *suffix)
 {
     const Cluster *cluster = &l->spec->cluster;
-    bool again = layer != NONE && l->spec->plan.regather_dense; // the embedding is kept
+    bool again = layer == NONE ? spec_regathers_embedding(l->spec) : l->spec->plan.regather_dense;
     BundleGather of = {.layer = layer, .bundle = bundle, .kept = bundle, .suffix = suffix};
-    of.levels = (Gathering){.once = again ? l->spec->plan.dense_levels : UINT32_MAX, .shard = bundle};
+    of.levels = (Gathering){.once = again ? lowering_once_levels(l, layer) : UINT32_MAX, .shard = bundle};
     for (uint32_t level = 0; level < cluster->level_count; level++)
         of.levels.sizes[level] = cluster->levels[level].count;
     return of;
@@ -373,12 +386,12 @@ static BundleGather begin_bundle_gather(const Lowering *l, int32_t layer, int32_
 static void gather_bundle_levels(Lowering *l, BundleGather *of, GatherRange range)
 {
     const Cluster *cluster = &l->spec->cluster;
-    BundleCost cost = bundle_cost(l, of->bundle, BUNDLE_GATHER);
+    BundleCost cost = lowering_bundle_cost(l, of->bundle, BUNDLE_GATHER);
     Gathering *gathering = &of->levels;
     double rows = (double)builder_buffer(l->builder, gathering->shard)->rows;
     gathering->after = range.after_step;
     for (uint32_t level = range.first; level < range.end; level++) {
-        if (level <= l->spec->plan.dense_levels)
+        if (level <= lowering_once_levels(l, of->layer))
             of->kept = gathering->shard;
         if (cluster->levels[level].count == 1)
             continue;
@@ -435,7 +448,8 @@ int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle,
 {
     BundleGather of = begin_bundle_gather(l, layer, bundle, ".again");
     of.levels.shard = kept;
-    gather_bundle_levels(l, &of, (GatherRange){l->spec->plan.dense_levels, l->spec->cluster.level_count, after_step});
+    gather_bundle_levels(l, &of,
+                         (GatherRange){lowering_once_levels(l, layer), l->spec->cluster.level_count, after_step});
     return of.levels.shard;
 }
 
@@ -445,56 +459,11 @@ int32_t lowering_add_bundle_gradient(Lowering *l, int32_t layer, int32_t bundle,
                           : add_held(l, layer, bundle, (double)builder_buffer(l->builder, held)->rows, "dwhole");
 }
 
-// For so many shares of a gradient that leaves the last lap.
-static int32_t leaving_slot(Lowering *l, const Return *of, double rows)
+int32_t lowering_add_half_gradient(Lowering *l, const char *suffix)
 {
-    LeavingSlots *slots = &l->leaving;
-    const Buffer *own = builder_buffer(l->builder, of->weights);
-    uint32_t alike = 0, oldest = slots->count;
-    for (uint32_t i = slots->count; i-- > 0;) {
-        const Buffer *slot = builder_buffer(l->builder, slots->buffers[i]);
-        if (slot->rows != (uint64_t)rows || slot->cols != own->cols)
-            continue;
-        alike++;
-        oldest = i;
-    }
-    BufferShape shape = {
-        .dtype = own->dtype, .rows = rows, .cols = (double)own->cols, .kind = BUFFER_TEMPORARY, .layer = NONE};
-    int32_t slot = alike < LEAVING_SLOTS ? builder_add_buffer(l->builder, shape, "leaving.%" PRIu32, slots->count)
-                                         : slots->buffers[oldest];
-    if (alike < LEAVING_SLOTS)
-        oldest = slots->count++;
-    memmove(slots->buffers + oldest, slots->buffers + oldest + 1,
-            (slots->count - 1 - oldest) * sizeof(*slots->buffers));
-    return slots->buffers[slots->count - 1] = slot;
-}
-
-static bool is_crossed_each_lap(const Return *of, uint32_t level)
-{
-    return of->each_lap && level >= of->once;
-}
-
-// Before the first level that is crossed once, gradients of all laps become the iteration's: so many shares, which then
-// travel on.
-static void leave_laps(Lowering *l, Return *of, double rows)
-{
-    int32_t sum = lowering_sum_laps(l, of->layer, of->gradient, NONE);
-    of->summed = true;
-    of->gradient = sum;
-    if (builder_buffer(l->builder, of->weights)->dtype == DTYPE_F32)
-        return;
-    of->gradient = leaving_slot(l, of, rows);
-    lowering_round_laps(l, of->layer, sum, of->gradient);
-}
-
-static int32_t add_return_step(Lowering *l, const Return *of, StepSpec step, int32_t shard)
-{
-    step.each_lap = is_crossed_each_lap(of, (uint32_t)step.level);
-    StepBuffers operands = {.reduce_scatter = {.gathered = of->gradient, .shard = shard}};
-    int32_t index = builder_add_step(l->builder, step, operands);
-    if (step.each_lap || plan_laps(l->plan).count == 1) // a step of the last lap holds back no other
-        l->returned = index;
-    return shard;
+    char name[BUFFER_NAME_MAX];
+    snprintf(name, sizeof(name), "dwhole%s", suffix);
+    return add_held(l, NONE, l->embedding, (double)builder_buffer(l->builder, l->held_embedding)->rows, name);
 }
 
 // ---- gradients -------------------------------------------------------------------------------
@@ -551,106 +520,4 @@ void lowering_add_mean(Lowering *l, uint32_t k)
     StepBuffers operands = {.mean_expert = {.own_experts = layer->experts, .mean = layer->mean}};
     add_local(l, OP_MEAN_EXPERT, k, lowering_move_s(l, dense_bytes(l, l->share_rows)) / every, operands);
     lowering_add_sums(l, (int32_t)k, layer->mean, 0, l->spec->cluster.level_count, every);
-}
-
-// ---- gradients on their way home ---------------------------------------------------------------
-
-static StepSpec return_step(Lowering *l, const Return *of, uint32_t level)
-{
-    if (!of->experts) {
-        const BundleCost cost = bundle_cost(l, of->weights, BUNDLE_RETURN);
-        return bundle_step(l, OP_REDUCE_SCATTER, of->layer, level, &cost);
-    }
-    return (StepSpec){.op = OP_REDUCE_SCATTER,
-                      .layer = of->layer,
-                      .level = (int32_t)level,
-                      .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, of->sizes[level]),
-                      .cost_s = l->cost.reduce_s[level],
-                      .bytes = l->cost.reduce_bytes[level],
-                      .joins = l->joins,
-                      .startup_s = l->cost.startup_s};
-}
-
-// What a level leaves on the way.
-static int32_t add_part(Lowering *l, const Return *of, uint32_t level)
-{
-    char name[BUFFER_NAME_MAX];
-    snprintf(name, sizeof(name), "%s.%s", of->experts ? "dexperts" : "d", l->spec->cluster.levels[level].name);
-    return of->experts ? add_experts(l, (uint32_t)of->layer, BUFFER_TEMPORARY, name, of->rows)
-                       : add_held(l, of->layer, of->weights, of->rows, name);
-}
-
-static void return_over(Lowering *l, Return *of, uint32_t level)
-{
-    double own = (double)builder_buffer(l->builder, of->weights)->rows;
-    if (of->sizes[level] == 1)
-        return;
-    if (of->each_lap && level < of->once && !of->summed)
-        leave_laps(l, of, of->rows);
-    of->rows /= of->sizes[level];
-    bool home = of->rows == own && (!of->each_lap || of->summed);
-    int32_t shard = home         ? lowering_add_gradient(l, of->weights, of->layer)
-                    : of->summed ? leaving_slot(l, of, of->rows)
-                                 : add_part(l, of, level);
-    const Coded coded =
-        of->experts ? coded_experts(l, (uint32_t)of->layer) : coded_bundle(l, of->layer, of->weights, NULL);
-    bool packed =
-        coded.coding->gradient != GRADIENT_DENSE && level < coding_levels(coded.coding, l->spec->cluster.level_count);
-    StepSpec step = return_step(l, of, level);
-    if (packed)
-        return_packets(l, &coded, step, of->gradient, shard);
-    else
-        add_return_step(l, of, step, shard);
-    of->gradient = shard;
-}
-
-// Over all levels, or those inside the slowest one, where it waits for its bucket.
-static int32_t return_home(Lowering *l, Return *of)
-{
-    uint32_t slowest = l->bucket > 0 ? spec_bucket_level(l->spec) : 0;
-    bool waits = l->bucket > 0 && of->layer != NONE && of->sizes[slowest] > 1;
-    for (uint32_t level = l->spec->cluster.level_count; level-- > (waits ? slowest + 1 : 0);)
-        return_over(l, of, level);
-    if (waits) {
-        l->waiting[l->waiting_count++] = *of;
-        return NONE;
-    }
-    if (of->each_lap && !of->summed)
-        return lowering_sum_laps(l, of->layer, of->gradient, lowering_add_gradient_sum(l, of->weights, of->layer));
-    return of->gradient;
-}
-
-int32_t lowering_return_waiting(Lowering *l, Return *of)
-{
-    if (of->experts)
-        lowering_enter(l, (uint32_t)of->layer);
-    return_over(l, of, spec_bucket_level(l->spec));
-    l->joins = true;
-    return of->gradient;
-}
-
-int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t gradient)
-{
-    Return of = {.layer = layer,
-                 .weights = bundle,
-                 .gradient = gradient,
-                 .rows = (double)builder_buffer(l->builder, gradient)->rows,
-                 .each_lap = layer != NONE && lowering_returns_dense_each_lap(l),
-                 .once = l->spec->plan.dense_levels};
-    for (uint32_t level = 0; level < l->spec->cluster.level_count; level++)
-        of.sizes[level] = l->spec->cluster.levels[level].count;
-    return return_home(l, &of);
-}
-
-int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
-{
-    Return of = {.layer = (int32_t)k,
-                 .weights = l->layers[k].experts,
-                 .gradient = dheld,
-                 .experts = true,
-                 .rows = l->held_rows,
-                 .each_lap = lowering_returns_each_lap(l),
-                 .once = l->config->once};
-    memcpy(of.sizes, l->config->domain, sizeof(of.sizes));
-    return return_home(l, &of);
 }

@@ -206,6 +206,22 @@ bool spec_least_domain(const Spec *spec, uint32_t domain[LEVELS_MAX])
     return true;
 }
 
+bool spec_can_regather_embedding(const Spec *spec)
+{
+    return spec->plan.pass == PASS_TRAINING && !spec->model.abstract && spec->plan.micro_batches > 1 &&
+           !coding_encodes(&spec->plan.dense) && cluster_wide_levels(&spec->cluster) >> spec_embedding_levels(spec);
+}
+
+bool spec_regathers_embedding(const Spec *spec)
+{
+    return spec->plan.regather_embedding && spec_can_regather_embedding(spec);
+}
+
+uint32_t spec_embedding_levels(const Spec *spec)
+{
+    return spec->plan.regather_dense ? spec->plan.dense_levels : 0;
+}
+
 Laps spec_laps(const Spec *spec)
 {
     uint32_t all = spec->plan.micro_batches, lap = spec->plan.lap;
