@@ -93,6 +93,9 @@ static void print_lead(const Plan *plan, Text *out)
     if (plan->abreast > 0)
         text_format(out, "; %u at a time in turns, so that rows of one travel while another is computed",
                     plan->abreast);
+    if (plan->bucket > 0)
+        text_format(out, "; weights of %u layer%s cross the slowest level together", plan->bucket,
+                    plan->bucket == 1 ? "" : "s");
     text_append(out, ".</p>\n");
 }
 

@@ -247,6 +247,7 @@ void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out
     cJSON_AddNumberToObject(root, "micro_batches", plan->micro_batches);
     cJSON_AddNumberToObject(root, "lap", plan_laps(plan).each);
     cJSON_AddNumberToObject(root, "abreast", plan_abreast(plan));
+    cJSON_AddNumberToObject(root, "bucket", plan->bucket);
     cJSON_AddBoolToObject(root, "recompute", plan->recompute);
     cJSON_AddStringToObject(root, "dispatch", dispatch_name(plan->dispatch));
     cJSON_AddStringToObject(root, "exchange", exchange_kind_name(plan->exchange));

@@ -199,6 +199,9 @@ static void print_choices(const Plan *plan, Text *out)
                                     : "kept for the backward pass");
     if (plan->abreast > 0)
         text_format(out, "  micro-batches: %u at a time pass a layer in turns\n", plan->abreast);
+    if (plan->bucket > 0)
+        text_format(out, "  buckets: weights of %u layer%s cross the slowest level together\n", plan->bucket,
+                    plan->bucket == 1 ? "" : "s");
     text_append(out, "\n");
 }
 

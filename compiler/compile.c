@@ -424,6 +424,86 @@ static FaultKind solve_each_codec(const CompileOptions *options, Arena *arena, D
     return FAULT_NONE;
 }
 
+static const Spec *with_bucket(const Spec *request, uint32_t bucket, Arena *arena)
+{
+    Spec *spec = arena_alloc(arena, sizeof(*spec));
+    *spec = *request;
+    spec->plan.bucket = bucket;
+    return spec;
+}
+
+// The mix in buckets of so many layers, or the best single choice there.
+static double bucketed_s(const Compilation *found, uint32_t bucket, Arena *arena)
+{
+    const Workload *work = workload_derive(with_bucket(found->work->spec, bucket, arena), arena);
+    IterationCost cost;
+    cost_mix(work, &found->solution.mix, found->spec->plan.dispatch, &cost);
+    if (found->spec->plan.domain_request != DOMAIN_AUTO)
+        return cost.iteration_s;
+    return fmin(cost.iteration_s, estimate(with_bucket(found->spec, bucket, arena)).best_s);
+}
+
+// Start-ups that weights of a layer pay over the slowest level, forward and backward, are what buckets can save.
+static double startups_s(const Spec *spec)
+{
+    enum { BUNDLES = 2 };
+    double layers = spec->model.layers;
+    return 2 * BUNDLES * layers * spec->cluster.levels[spec_bucket_level(spec)].latency_s;
+}
+
+// Infinite if it does not fit.
+static double simulated_s(const Compilation *found, uint32_t bucket, Arena *arena)
+{
+    const Workload *work = workload_derive(with_bucket(found->work->spec, bucket, arena), arena);
+    double bytes = 0;
+    Plan *plan = lower(work, &found->solution.mix, found->spec->plan.dispatch, &bytes);
+    double time_s = plan && bytes <= found->spec->cluster.device.memory_bytes ? simulated_iteration_s(plan) : INFINITY;
+    plan_destroy(plan);
+    return time_s;
+}
+
+// What was found with weights in buckets, planned for buckets as large as the model likes them, of the size that the
+// simulation finds best; unchanged where that is none. In a lap of all micro-batches, with nothing encoded.
+static void choose_bucket(const CompileOptions *options, Arena *arena, Compilation *out)
+{
+    static const double clear = 5e-3, better = 1e-3;
+    uint32_t layers = out->spec->model.layers, best = 0;
+    if (out->spec->plan.bucket_request != BUCKET_AUTO || !spec_bucket(with_bucket(out->spec, 1, arena)) ||
+        out->solution.timed_out)
+        return;
+    double least_s = (1 - clear) * out->solution.cost.iteration_s;
+    if (startups_s(out->spec) < clear * out->solution.cost.iteration_s)
+        return;
+    for (uint32_t bucket = 1; bucket <= PLAN_BUCKET_MAX && bucket < 2 * layers; bucket *= 2) {
+        double model_s = bucketed_s(out, bucket, arena);
+        best = model_s < least_s ? bucket : best;
+        least_s = fmin(least_s, (1 - better) * model_s);
+    }
+    Compilation tried = *out;
+    if (best == 0)
+        return;
+    tried.spec = with_bucket(out->spec, best, arena);
+    tried.work = workload_derive(tried.spec, arena);
+    if (solve_with(options, 1, 0, arena, diag_create(arena), &tried) != FAULT_NONE)
+        return;
+    least_s = (1 - better) * simulated_s(out, 0, arena);
+    best = 0;
+    for (uint32_t bucket = 1; bucket <= PLAN_BUCKET_MAX && bucket < 2 * layers; bucket *= 2) {
+        double time_s = simulated_s(&tried, bucket, arena);
+        best = time_s < least_s ? bucket : best;
+        least_s = fmin(least_s, (1 - better) * time_s);
+    }
+    if (best == 0)
+        return;
+    if (best != tried.spec->plan.bucket) {
+        tried.spec = with_bucket(out->spec, best, arena);
+        tried.work = workload_derive(tried.spec, arena);
+        if (solve_with(options, 1, 0, arena, diag_create(arena), &tried) != FAULT_NONE)
+            return;
+    }
+    *out = tried;
+}
+
 static FaultKind run_stages(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
 {
     out->ast = read_text(options->name, options->text, options->length, arena, diag);
@@ -446,6 +526,7 @@ static FaultKind run_stages(const CompileOptions *options, Arena *arena, Diag *d
     FaultKind code = any_codec ? solve_each_codec(options, arena, diag, out) : solve(options, 1, arena, diag, out);
     if (code != FAULT_NONE)
         return code;
+    choose_bucket(options, arena, out);
     if (options->stop_after == STAGE_SOLVE)
         return FAULT_NONE;
     return make_plan(options->without, arena, diag, out);

@@ -12,8 +12,11 @@ enum { SUM_STREAMS = 2 }; // streams that sum: which of them a step runs on
 
 uint32_t sums_stream(const Plan *plan, const Step *step);
 
+// Where the summands of a scatter begin in the scratch: after those of the run before it (plan_run_next).
+uint64_t sums_run_offset(const Plan *plan, uint32_t step);
+
 typedef struct {
-    uint64_t scratch[SUM_STREAMS]; // of the largest sum of each stream, bytes
+    uint64_t scratch[SUM_STREAMS]; // of the largest sum of each stream, or run, bytes
     uint32_t members_most;         // of their groups
     uint32_t steps;                // that sum
 } PlanSums;

@@ -315,6 +315,9 @@ static bool check_micro_batches(Check *check)
                     "'abreast' is %" PRIu32 ": expected 2 to %d, a divisor of the %" PRIu32
                     " micro-batches of a lap, or 0 for none",
                     plan->abreast, PLAN_ABREAST_MAX, each);
+    if (plan->bucket > PLAN_BUCKET_MAX || (plan->bucket > 0 && plan->pass == PASS_FORWARD))
+        return fail(check, RECORD_PLAN, 0, "'bucket' is %" PRIu32 ": expected %s", plan->bucket,
+                    plan->pass == PASS_FORWARD ? "0 in a forward pass" : "at most 8 layers");
     uint64_t runs = plan_executions(plan);
     if (plan->micro_batches > 1 && runs > PLAN_UNROLLED_STEPS_MAX)
         return fail(check, RECORD_PLAN, 0,

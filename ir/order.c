@@ -8,7 +8,7 @@
 
 struct Order {
     uint8_t *stream;                 // [steps]
-    uint32_t (*clock)[STREAM_COUNT]; // [steps] steps of each stream up to and including this one
+    uint32_t (*clock)[STREAM_COUNT]; // [steps] steps of each stream up to and including this one; a run counts as one
 };
 
 Order *order_create(const Plan *plan, Arena *arena)
@@ -27,7 +27,7 @@ Order *order_create(const Plan *plan, Arena *arena)
             for (int s = 0; s < STREAM_COUNT; s++)
                 clock[s] = clock[s] > order->clock[earlier][s] ? clock[s] : order->clock[earlier][s];
         }
-        clock[stream]++;
+        clock[stream] += !step->joined; // a run is one event
         memcpy(order->clock[i], clock, sizeof(order->clock[i]));
         order->stream[i] = (uint8_t)stream;
     }
@@ -36,7 +36,8 @@ Order *order_create(const Plan *plan, Arena *arena)
 
 bool order_before(const Order *order, uint32_t a, uint32_t b)
 {
-    return a != b && order->clock[b][order->stream[a]] >= order->clock[a][order->stream[a]];
+    uint8_t stream = order->stream[a];
+    return order->clock[b][stream] >= order->clock[a][stream] + (order->stream[b] == stream);
 }
 
 // Steps of `stream` that happen before `step`, `step` itself excluded: always the first so many.
@@ -51,6 +52,13 @@ static uint32_t position_of(const Order *order, uint32_t step)
     return order->clock[step][order->stream[step]] - 1;
 }
 
+// Are they one step, or of one run?
+static bool is_same_event(const Order *order, uint32_t a, uint32_t b)
+{
+    uint8_t stream = order->stream[a];
+    return order->stream[b] == stream && order->clock[a][stream] == order->clock[b][stream];
+}
+
 // Is edge `k` of the step implied by the stream's previous step or by another edge?
 static bool edge_redundant(const Order *order, const Step *step, const uint32_t *after, uint32_t k, int64_t previous)
 {
@@ -58,7 +66,7 @@ static bool edge_redundant(const Order *order, const Step *step, const uint32_t 
     if (previous >= 0 && ((uint32_t)previous == earlier || order_before(order, earlier, (uint32_t)previous)))
         return true;
     for (uint32_t other = 0; other < step->after_count; other++)
-        if (order_before(order, earlier, after[other]) || (after[other] == earlier && other < k))
+        if (order_before(order, earlier, after[other]) || (other < k && is_same_event(order, after[other], earlier)))
             return true;
     return false;
 }
@@ -223,7 +231,7 @@ static StreamCounts *count_steps(const Plan *plan, const Order *order, uint32_t 
     for (uint32_t first = 0, end; first < plan->step_count; first = end) {
         end = plan_segment_end(plan, first);
         for (uint32_t i = first; i < end; i++)
-            total[order->stream[i]]++;
+            total[order->stream[i]] += !plan->steps[i].joined;
         memcpy(counts[(*segments)++], total, sizeof(total));
     }
     return counts;
@@ -308,7 +316,8 @@ const StreamLife *lifetimes_by_stream(const Plan *plan, const Order *order, cons
     for (int s = 0; s < STREAM_COUNT; s++)
         steps[s] = arena_alloc_array(arena, plan->step_count, sizeof(**steps));
     for (uint32_t i = 0; i < plan->step_count; i++)
-        steps[order->stream[i]][count[order->stream[i]]++] = i;
+        if (!plan->steps[i].joined)
+            steps[order->stream[i]][count[order->stream[i]]++] = i;
     for (uint32_t b = 0; b < plan->buffer_count; b++) {
         if (lives[b].first == NONE)
             continue;

@@ -1,7 +1,7 @@
 // Which step of a plan happens before which: steps of one stream run in index order, and `after`
-// edges order steps of different streams. Of plans of several micro-batches, unrolled (unroll.h). Requires known ops
-// and edges that point to smaller indices. Vector clocks, one counter per stream: O(steps x streams) to build, O(1) to
-// ask.
+// edges order steps of different streams; steps of a run (plan_run_next) happen together. Of plans of several
+// micro-batches, unrolled (unroll.h). Requires known ops and edges that point to smaller indices. Vector clocks, one
+// counter per stream: O(steps x streams) to build, O(1) to ask.
 #ifndef HEP_ORDER_H
 #define HEP_ORDER_H
 

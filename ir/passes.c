@@ -49,7 +49,7 @@ static bool hold_gathers(Plan *plan, Arena *scratch)
     int32_t *extra = arena_alloc_array(scratch, plan->step_count, sizeof(*extra)), used = NONE;
     for (uint32_t i = 0; i < plan->step_count; i++) {
         Op op = plan->steps[i].op;
-        extra[i] = stream_of(plan, i) == STREAM_MIGRATE ? used : NONE;
+        extra[i] = stream_of(plan, i) == STREAM_MIGRATE && !plan->steps[i].joined ? used : NONE;
         used = op == OP_EXPERT || op == OP_EXPERT_BACKWARD ? (int32_t)i : used;
     }
     add_waits(plan, extra);
@@ -112,7 +112,7 @@ static bool hold_sums(Plan *plan, Arena *scratch)
     reorder(plan, order, scratch);
     int32_t *extra = arena_alloc_array(scratch, plan->step_count, sizeof(*extra)), computed = NONE;
     for (uint32_t i = 0; i < plan->step_count; i++) {
-        extra[i] = stream_of(plan, i) == STREAM_SYNC ? computed : NONE;
+        extra[i] = stream_of(plan, i) == STREAM_SYNC && !plan->steps[i].joined ? computed : NONE;
         computed = i < end && stream_of(plan, i) == STREAM_COMPUTE ? (int32_t)i : computed;
     }
     add_waits(plan, extra);

@@ -71,8 +71,19 @@ const Buffer *step_sent(const Plan *plan, const Step *step)
     return &plan->buffers[step_buffers(plan, step).all[0]];
 }
 
+int64_t plan_run_next(const Plan *plan, uint32_t step)
+{
+    Stream stream = step_stream(plan, &plan->steps[step]);
+    for (uint32_t next = step + 1; next < plan->step_count; next++)
+        if (step_stream(plan, &plan->steps[next]) == stream)
+            return plan->steps[next].joined ? (int64_t)next : NONE;
+    return NONE;
+}
+
 uint32_t plan_step_startups(const Plan *plan, const Step *step)
 {
+    if (step->joined)
+        return 0;
     if (op_info((int)step->op)->shape == SHAPE_REDUCE)
         return 2;
     return step->op == OP_DISPATCH && plan->exchange == EXCHANGE_COUNTED && !plan->model.abstract ? 2 : 1;

@@ -83,6 +83,7 @@ typedef struct {
     Op op;
     int32_t layer, level, group;       // NONE where it has none; group indexes plan->groups
     StepWhen when;                     // WHEN_EVERY where an iteration is one micro-batch
+    bool joined;                       // one collective with the step before it on its stream: see plan_run_next
     uint32_t operand_first;            // into plan->operands; as many as op_info says; NONE if absent
     uint32_t after_first, after_count; // into plan->after: steps of other streams (unroll.h, "Waits")
     double cost_s;                     // predicted time of this step alone
@@ -111,6 +112,7 @@ typedef struct {
     uint32_t micro_batches;  // of an iteration; weights are updated once. `steps` say when each runs
     uint32_t lap;            // of these, so many pass a layer before the next one; 0: all (unroll.h)
     uint32_t abreast;        // of those, so many at a time, in turns; 0: one after the other
+    uint32_t bucket;         // training: weights of so many layers travel together where they can; 0: one by one
     bool recompute;          // training: a layer's activations are dropped after the forward pass, computed again
     // In what rows travel.
     TokenFormat tokens[TOKEN_WAYS];
@@ -175,8 +177,14 @@ const Buffer *step_buffer(const Plan *plan, const Step *step, Operand operand);
 // What a step that is not local sends.
 const Buffer *step_sent(const Plan *plan, const Step *step);
 
-// Start-ups that a step pays one after another: a sum goes to and fro, and counts go ahead of the rows of a counted
-// dispatch, which cannot be placed before.
+// A run: a step that meets others and the joined ones that follow it on its stream. They are one collective, which
+// begins when what the first waits for is done, and pays one start-up; all of them are done when it is. The step that
+// follows `step` in its run; NONE at its end.
+int64_t plan_run_next(const Plan *plan, uint32_t step);
+enum { PLAN_RUN_MAX = 16, PLAN_BUCKET_MAX = 8 }; // steps of a run; layers, each of which has two bundles
+
+// Start-ups that a step pays one after another: none where it joins another; a sum goes to and fro, and counts go ahead
+// of the rows of a counted dispatch, which cannot be placed before.
 uint32_t plan_step_startups(const Plan *plan, const Step *step);
 
 bool plan_packs_rows(const Plan *plan); // of any way

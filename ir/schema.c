@@ -105,6 +105,7 @@ static const RecordInfo records[RECORD_COUNT] = {
                     FIELD(Plan, "micro_batches", micro_batches, U32),
                     MAYBE(Plan, "lap", lap, U32),
                     MAYBE(Plan, "abreast", abreast, U32),
+                    MAYBE(Plan, "bucket", bucket, U32),
                     FIELD(Plan, "recompute", recompute, BOOL),
                     FIELD(Plan, "solver", solver, NAME),
                     FIELD(Plan, "status", status, ONE_OF(status)),
@@ -154,9 +155,10 @@ static const RecordInfo records[RECORD_COUNT] = {
     [RECORD_STEP] = {.keyword = "step",
                      .id = 's',
                      .fields = {FIRST(Step, "op", op, ONE_OF(op)), MAYBE(Step, "when", when, ONE_OF(step_when)),
-                                MAYBE(Step, "layer", layer, LAYER), MAYBE(Step, "level", level, LEVEL),
-                                MAYBE(Step, "group", group, GROUP), AMOUNT(Step, "cost_s", cost_s, SECONDS),
-                                MAYBE(Step, "bytes", bytes, NUMBER), MAYBE(Step, "busiest", busiest, NUMBER)}},
+                                MAYBE(Step, "joined", joined, BOOL), MAYBE(Step, "layer", layer, LAYER),
+                                MAYBE(Step, "level", level, LEVEL), MAYBE(Step, "group", group, GROUP),
+                                AMOUNT(Step, "cost_s", cost_s, SECONDS), MAYBE(Step, "bytes", bytes, NUMBER),
+                                MAYBE(Step, "busiest", busiest, NUMBER)}},
 };
 
 const char *field_unit_name(FieldUnit unit)

@@ -486,10 +486,12 @@ static void check_lap(Checker *checker)
 // What goes with training a model that is executed alone.
 static void check_micro_batches(Checker *checker)
 {
-    static const KeyId keys[] = {KEY_PLAN_micro_batches, KEY_PLAN_lap, KEY_PLAN_recompute, KEY_PLAN_interleave};
+    static const KeyId keys[] = {KEY_PLAN_micro_batches, KEY_PLAN_lap, KEY_PLAN_recompute, KEY_PLAN_interleave,
+                                 KEY_PLAN_bucket};
     SpecPlan *plan = &checker->spec->plan;
     plan->recomputes = plan->recompute == RECOMPUTE_FULL;
     plan->interleaves = plan->interleave == INTERLEAVE_FULL;
+    plan->bucket = plan->bucket_request == BUCKET_AUTO ? 0 : plan->bucket_request;
     for (size_t i = 0; i < COUNT_OF(keys); i++) {
         const AstEntry *key = checker->keys[keys[i]];
         if (key && plan->pass == PASS_FORWARD)
@@ -545,6 +547,7 @@ static void check_plan(Checker *checker)
     const AstEntry *block = checker->blocks[BLOCK_PLAN];
     const AstEntry none = {.name_span = checker->spec->model.span};
     plan->span = block ? block_head_span(block) : checker->spec->model.span;
+    plan->bucket_request = BUCKET_AUTO;
     check_block(checker, BLOCK_PLAN, block ? block : &none, plan);
     const AstEntry *migration = checker->blocks[BLOCK_MIGRATION];
     size_t mark = diag_error_count(checker->diag);

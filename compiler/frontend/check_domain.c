@@ -58,6 +58,24 @@ static void check_coded_levels(Checker *checker, const AstEntry *key, Coding *co
         coding->whole_levels = spec->cluster.level_count - 1 - (uint32_t)level;
 }
 
+// Over which levels experts are gathered once and for all.
+static void check_replicas(Checker *checker)
+{
+    Spec *spec = checker->spec;
+    const AstEntry *key = checker->keys[KEY_PLAN_replicas];
+    if (!key)
+        return;
+    int level = key->value->kind == EXPR_NAME ? find_level(&spec->cluster, key->value->text) : -1;
+    if (level < 0)
+        diag_error(checker->diag, value_span(checker, key),
+                   "'replicas' must be a level of the cluster: the innermost over which experts are gathered once");
+    else if (spec->plan.pass == PASS_TRAINING)
+        diag_error(checker->diag, value_span(checker, key),
+                   "experts change in every iteration of training: 'replicas' goes with pass 'forward'");
+    else
+        spec->plan.replicas = (uint32_t)level + 1;
+}
+
 // Dense weights that packets brought are kept: nothing brings those again.
 static void check_kept_dense(Checker *checker)
 {
@@ -114,8 +132,8 @@ static void set_size(Checker *checker, uint32_t level, const AstExpr *expr)
         diag_error(checker->diag, expr->span, "the domain size of '%s' can only be its count %u here, got %u", of->name,
                    of->count, size);
         diag_note(checker->diag, key_span(checker, KEY_MOE_experts, BLOCK_MOE),
-                  "there are fewer experts than GPUs: in a forward pass every worker of '%s' has all of them from the "
-                  "start",
+                  "in a forward pass experts do not change: the workers of '%s' gathered theirs before the first "
+                  "iteration",
                   of->name);
         return;
     }
@@ -467,8 +485,9 @@ static void check_domain_option(Checker *checker, const char *given)
 void check_shares_and_domain(Checker *checker, const char *domain_option)
 {
     Spec *spec = checker->spec;
+    check_replicas(checker);
     if (spec->model.experts) // an abstract workload that does not say: every GPU owns its share
-        spec->replica_levels = spec_replica_levels(&spec->cluster, spec->plan.pass, spec->model.experts);
+        spec->replica_levels = spec_replica_levels(spec);
     check_coded_levels(checker, checker->keys[KEY_MIGRATION_levels], &spec->plan.experts);
     check_coded_levels(checker, checker->keys[KEY_DENSE_levels], &spec->plan.dense);
     check_kept_dense(checker);

@@ -285,6 +285,19 @@ static void store_bits(Checker *checker, const KeyInfo *key, const AstExpr *expr
         evaluate_quantity(checker, expr, key->name, (QuantityRange){KIND_NUMBER, key->min, key->max}, out);
 }
 
+static void store_bucket(Checker *checker, const KeyInfo *key, const AstExpr *expr, uint32_t *out)
+{
+    Value value = evaluate(checker->environment, expr);
+    if (value.kind == VALUE_SYMBOL && strcmp(value.text, "none") == 0)
+        *out = 0;
+    else if (value.kind == VALUE_SYMBOL && strcmp(value.text, "auto") != 0)
+        environment_error(checker->environment, expr,
+                          "'%s' must be auto, none or a plain number of layers such as '4', got '%s'", key->name,
+                          value.text);
+    else if (value.kind != VALUE_SYMBOL)
+        evaluate_count(checker, expr, key->name, key->min, key->max, out);
+}
+
 // The keys that may be lists, one value per layer.
 static int find_volume(const KeyInfo *key)
 {
@@ -341,6 +354,8 @@ static void store_key(Checker *checker, const KeyInfo *key, const AstExpr *expr,
         store_capacity(checker, key, expr, field);
     } else if (key->takes == TAKES_BITS) {
         store_bits(checker, key, expr, field);
+    } else if (key->takes == TAKES_BUCKET) {
+        store_bucket(checker, key, expr, field);
     } else if (takes_info(key->takes)->is_number) { // check_domain.c, check_links.c look at the others
         evaluate_quantity(checker, expr, key->name, key_range(key), field);
     }

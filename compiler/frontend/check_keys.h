@@ -31,6 +31,7 @@ typedef enum {
     X(RATE, true, RATE, NULL, NULL)                                                                                    \
     X(CAPACITY, true, NUMBER, "number or `off`", "off", NULL)                                                          \
     X(BITS, true, NUMBER, "`full`, `fp8`, `fp4` or number of bits", "full", "fp8", "fp4", NULL)                        \
+    X(BUCKET, true, NUMBER, "`auto`, `none` or number of layers", "auto", "none", NULL)                                \
     X(LAYERS, false, NUMBER, "list of layers", NULL)                                                                   \
     X(ONE_OF, false, NUMBER, "word", NULL) /* of the key's name table */                                               \
     X(DOMAIN, false, NUMBER, "name, record or list", "auto", "ep", "gather", NULL)                                     \

@@ -27,7 +27,10 @@ struct Builder {
     Access *accesses;
     Group *groups;
     Step *steps;
-    List *after; // per step
+    List *after;                                       // per step
+    int32_t latest[STREAM_COUNT], first[STREAM_COUNT]; // step of each stream, and of the run that it is of; NONE
+    uint32_t length[STREAM_COUNT];                     // of that run
+    double joined_startup_s;                           // of the latest step that joined
     int32_t *operands;
     uint32_t buffer_capacity, group_capacity, step_capacity, operand_capacity;
     double total_bytes;
@@ -56,6 +59,7 @@ Builder *builder_create(Arena *arena, Plan *plan)
     Builder *builder = arena_alloc(arena, sizeof(*builder));
     builder->arena = arena;
     builder->plan = plan;
+    memset(builder->latest, 0xff, sizeof(builder->latest)); // NONE
     return builder;
 }
 
@@ -107,11 +111,27 @@ static Stream stream_of(const Builder *builder, uint32_t step)
     return step_stream(builder->plan, &builder->steps[step]);
 }
 
+// The step ends the run that it joined, and begins one.
+static void part(Builder *builder, int32_t step)
+{
+    Step *of = &builder->steps[step];
+    Stream stream = stream_of(builder, (uint32_t)step);
+    assert(builder->latest[stream] == step);
+    of->joined = false;
+    of->cost_s += builder->joined_startup_s;
+    builder->first[stream] = step;
+    builder->length[stream] = 1;
+}
+
 void builder_add_after(Builder *builder, int32_t step, int32_t earlier)
 {
     assert(earlier < step);
     if (stream_of(builder, (uint32_t)step) == stream_of(builder, (uint32_t)earlier))
         return;
+    if (builder->steps[step].joined && earlier < builder->first[stream_of(builder, (uint32_t)step)])
+        step = builder->first[stream_of(builder, (uint32_t)step)];
+    else if (builder->steps[step].joined)
+        part(builder, step);
     List *list = &builder->after[step];
     for (uint32_t i = 0; i < list->count; i++) {
         if (stream_of(builder, list->items[i]) != stream_of(builder, (uint32_t)earlier))
@@ -169,6 +189,21 @@ static StepWhen when_of(const Plan *plan, const StepSpec *spec)
     return laps.each == 1 ? WHEN_EVERY : when == WHEN_FIRST ? WHEN_LAP_FIRST : WHEN_LAP_LAST;
 }
 
+// Notes the step as the latest of its stream, of the run of the one before if it asks for that and they are alike.
+static void add_to_run(Builder *builder, int32_t index, const StepSpec *spec)
+{
+    Step *step = &builder->steps[index];
+    Stream stream = stream_of(builder, (uint32_t)index);
+    const Step *before = builder->latest[stream] == NONE ? NULL : &builder->steps[builder->latest[stream]];
+    builder->latest[stream] = index;
+    step->joined = spec->joins && before && before->op == step->op && before->group == step->group &&
+                   before->when == step->when && builder->length[stream] < PLAN_RUN_MAX;
+    builder->first[stream] = step->joined ? builder->first[stream] : index;
+    builder->length[stream] = step->joined ? builder->length[stream] + 1 : 1;
+    builder->joined_startup_s = spec->startup_s;
+    step->cost_s -= step->joined ? spec->startup_s : 0;
+}
+
 int32_t builder_add_step(Builder *builder, StepSpec spec, StepBuffers operands)
 {
     Plan *plan = builder->plan;
@@ -188,6 +223,7 @@ int32_t builder_add_step(Builder *builder, StepSpec spec, StepBuffers operands)
         .bytes = spec.bytes,
         .busiest = spec.busiest > 1 ? spec.busiest : 0,
     };
+    add_to_run(builder, index, &spec);
     for (uint32_t i = 0; i < info->operand_count; i++) {
         builder->operands = grow(builder->arena, builder->operands, plan->operand_count, &builder->operand_capacity,
                                  sizeof(*builder->operands));

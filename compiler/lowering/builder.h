@@ -33,13 +33,18 @@ typedef struct {
     double busiest; // of the bytes, over the average; 0 where all GPUs are alike
     StepWhen when;  // of several micro-batches; WHEN_EVERY: as is usual for the op
     bool each_lap;  // what would run once per iteration runs once per lap
+    // It joins the step before it on its stream, where that is alike and began no earlier than what this one waits for;
+    // then it takes so much less.
+    bool joins;
+    double startup_s;
 } StepSpec;
 
 // Operands by name: `(StepBuffers){.gather = {.shard = a, .gathered = b}}`; every operand of the op is named, and
 // absent ones are NONE. Dependencies follow from the buffers: the step waits for the last writer of what it reads and,
 // for what it writes, for the last writer and all readers, where these run on other streams. Returns the step's index.
 int32_t builder_add_step(Builder *builder, StepSpec step, StepBuffers operands);
-// One more edge (a prefetch limit, say); ignored when both steps share a stream.
+// One more edge (a prefetch limit, say); ignored when both steps share a stream. What a joined step waits for, the
+// first of its run does, or else it joins no more.
 void builder_add_after(Builder *builder, int32_t step, int32_t earlier);
 
 // Bytes all buffers together would need; beyond what a plan can hold when it exceeds 2^62.

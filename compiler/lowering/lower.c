@@ -108,12 +108,33 @@ static void add_layer_weights(Lowering *l, uint32_t k, LoweredLayer *layer)
             add_weight(l, (int32_t)k, "experts", model_expert_dtype(&l->plan->model), l->share_rows, l->share_cols);
 }
 
+// The weights of the bucket's layers, and what gathers them over the slowest level: dense ones, then experts.
+static void begin_bucket(Lowering *l, uint32_t first)
+{
+    uint32_t end = first + l->bucket < l->work->layer_count ? first + l->bucket : l->work->layer_count;
+    l->joins = false;
+    for (uint32_t k = first; k < end; k++)
+        add_layer_weights(l, k, &l->layers[k]);
+    for (uint32_t k = first; k < end; k++)
+        lowering_gather_dense_ahead(l, k);
+    for (uint32_t k = first; k < end; k++) {
+        if (!l->work->layers[k].is_moe)
+            continue;
+        lowering_enter(l, k);
+        lowering_gather_experts_ahead(l, k);
+    }
+    l->joins = false;
+}
+
 static int32_t add_layer(Lowering *l, uint32_t k, int32_t x)
 {
     const LayerWork *work = &l->work->layers[k];
     LoweredLayer *layer = &l->layers[k];
     const SpecModel *model = &l->spec->model;
-    add_layer_weights(l, k, layer);
+    if (l->bucket == 0)
+        add_layer_weights(l, k, layer);
+    else if (k % l->bucket == 0)
+        begin_bucket(l, k);
     layer->held_dense =
         lowering_gather_bundle(l, (int32_t)k, layer->dense, lowering_dense_limit(l), &layer->kept_dense);
     if (work->is_moe)
@@ -348,6 +369,7 @@ static void describe(Lowering *l)
     Laps laps = spec_laps(spec);
     plan->lap = laps.count > 1 ? laps.each : 0;
     plan->abreast = spec_abreast(spec) > 1 ? spec_abreast(spec) : 0;
+    plan->bucket = spec_bucket(spec);
     plan->recompute = spec->plan.recomputes;
     plan->replica_slots = l->mix->prefetch == PREFETCH_UNLIMITED ? 0 : l->mix->prefetch + 1;
     plan->choices = arena_alloc_array(plan->arena, l->work->moe_count, sizeof(*plan->choices));
@@ -381,7 +403,8 @@ Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPa
                   .builder = builder_create(arena, plan),
                   .limit = NONE,
                   .outer_gather = NONE,
-                  .gathered_first = NONE};
+                  .gathered_first = NONE,
+                  .bucket = spec_bucket(spec)};
     memset(l.outer_reads, 0xff, sizeof(l.outer_reads)); // NONE
     l.layers = arena_alloc_array(arena, work->layer_count, sizeof(*l.layers));
     l.moe_index = arena_alloc_array(arena, work->layer_count, sizeof(*l.moe_index));

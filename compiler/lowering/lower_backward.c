@@ -264,7 +264,8 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
     const LayerWork *work = &l->work->layers[k];
     LoweredLayer *layer = &l->layers[k];
     gather_again(l, k);
-    lowering_go_home(l);
+    if (l->bucket == 0 || k + 1 == l->work->layer_count || (k + 1) % l->bucket == 0)
+        lowering_go_home(l);
     if (l->plan->recompute)
         add_again(l, k);
     l->limit = returns_are_limited(l->work, l->spec->plan.regather_dense) ? lowering_return_limit(l) : NONE;

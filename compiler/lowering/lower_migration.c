@@ -130,14 +130,6 @@ static int32_t decode_gathered(Lowering *l, const Coded *of, const char *suffix,
 
 // ---- how far gathers run ahead -----------------------------------------------------------------
 
-// A gather of several levels, outermost first.
-typedef struct {
-    uint32_t sizes[LEVELS_MAX]; // members that each level brings together
-    uint32_t once;              // what levels before this one bring is kept until the backward pass
-    int32_t after;              // where it is not: the step that uses the same memory before; NONE
-    bool passed_on;             // what the level before brought, over an outer level, is for the next one alone
-} Gathering;
-
 // Does the next level alone read what this level brings?
 static bool is_passed_on(const Lowering *l, const Gathering *of, uint32_t level)
 {
@@ -147,7 +139,8 @@ static bool is_passed_on(const Lowering *l, const Gathering *of, uint32_t level)
     return next < levels && !(level < of->once && next >= of->once);
 }
 
-// A gather over an outer level runs ahead of those inside, with at most OUTER_SLOTS results that they have not read.
+// A gather over an outer level runs ahead of those inside, with at most OUTER_SLOTS results that they have not read, or
+// those of two buckets.
 static void limit_gather(Lowering *l, Gathering *of, uint32_t level, int32_t step)
 {
     if (of->after != NONE && level >= of->once)
@@ -155,12 +148,13 @@ static void limit_gather(Lowering *l, Gathering *of, uint32_t level, int32_t ste
     if (level < l->plan->outer_levels)
         l->outer_gather = step;
     if (of->passed_on) {
-        memmove(l->outer_reads + 1, l->outer_reads, (OUTER_SLOTS - 1) * sizeof(*l->outer_reads));
+        memmove(l->outer_reads + 1, l->outer_reads, (OUTER_READS - 1) * sizeof(*l->outer_reads));
         l->outer_reads[0] = step;
     }
     of->passed_on = level < l->plan->outer_levels && is_passed_on(l, of, level);
-    if (of->passed_on && l->outer_reads[OUTER_SLOTS - 1] != NONE)
-        builder_add_after(l->builder, step, l->outer_reads[OUTER_SLOTS - 1]);
+    int32_t read = l->outer_reads[l->bucket > 0 ? 2 * l->bucket : OUTER_SLOTS - 1];
+    if (of->passed_on && read != NONE)
+        builder_add_after(l->builder, step, read);
 }
 
 // ---- experts ---------------------------------------------------------------------------------
@@ -171,22 +165,26 @@ typedef struct {
     int32_t after_step; // NONE
 } GatherRange;
 
+// Of the layer that was entered, from what `shard` holds.
+static Gathering begin_expert_gathers(const Lowering *l, int32_t shard)
+{
+    bool training = l->spec->plan.pass == PASS_TRAINING;
+    Gathering of = {.once = !training ? 0 : l->config->regather ? l->config->once : UINT32_MAX, .shard = shard};
+    memcpy(of.sizes, l->config->domain, sizeof(of.sizes));
+    return of;
+}
+
 // From the outermost of the levels inwards; notes what levels that are gathered once left.
-static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_t shard, GatherRange range)
+static int32_t continue_gathers(Lowering *l, uint32_t k, const char *suffix, Gathering *of, GatherRange range)
 {
     const Spec *spec = l->spec;
-    const Buffer *own = builder_buffer(l->builder, shard);
+    const Buffer *own = builder_buffer(l->builder, of->shard);
     double rows = (double)own->rows, cols = (double)own->cols;
     Dtype dtype = own->dtype;
-    bool training = spec->plan.pass == PASS_TRAINING;
-    Gathering of = {.once = !training             ? 0
-                            : l->config->regather ? l->config->once
-                                                  : UINT32_MAX,
-                    .after = range.after_step};
-    memcpy(of.sizes, l->config->domain, sizeof(of.sizes));
+    of->after = range.after_step;
     for (uint32_t level = range.first; level < range.end; level++) {
         if (level == l->config->once)
-            l->layers[k].kept = shard;
+            l->layers[k].kept = of->shard;
         uint32_t domain = l->config->domain[level];
         if (domain == 1)
             continue;
@@ -194,7 +192,7 @@ static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_
         char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof(name), "gathered.%s%s", spec->cluster.levels[level].name, suffix);
         int32_t gathered = lowering_add_temporary(l, k, name, dtype, rows, cols);
-        StepBuffers operands = {.gather = {.shard = shard, .gathered = gathered}};
+        StepBuffers operands = {.gather = {.shard = of->shard, .gathered = gathered}};
         int32_t group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain);
         int32_t step = builder_add_step(l->builder,
                                         (StepSpec){.op = OP_GATHER,
@@ -203,12 +201,39 @@ static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_
                                                    .group = group,
                                                    .cost_s = l->cost.gather_s[level],
                                                    .bytes = l->cost.gather_bytes[level],
-                                                   .each_lap = level >= of.once},
+                                                   .each_lap = level >= of->once,
+                                                   .joins = l->joins,
+                                                   .startup_s = l->cost.startup_s},
                                         operands);
-        limit_gather(l, &of, level, step);
-        shard = gathered;
+        limit_gather(l, of, level, step);
+        of->shard = gathered;
     }
-    return shard;
+    return of->shard;
+}
+
+static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_t shard, GatherRange range)
+{
+    Gathering of = begin_expert_gathers(l, shard);
+    return continue_gathers(l, k, suffix, &of, range);
+}
+
+// The slowest level alone.
+static GatherRange slowest_level(const Lowering *l)
+{
+    uint32_t level = spec_bucket_level(l->spec);
+    return (GatherRange){level, level + 1, NONE};
+}
+
+void lowering_gather_experts_ahead(Lowering *l, uint32_t k)
+{
+    LoweredLayer *layer = &l->layers[k];
+    GatherRange range = slowest_level(l);
+    layer->are_experts_ahead = experts_gather_in_buckets(l->spec, l->config) && l->config->domain[range.first] > 1;
+    if (!layer->are_experts_ahead)
+        return;
+    layer->experts_ahead = begin_expert_gathers(l, layer->experts);
+    (void)continue_gathers(l, k, "", &layer->experts_ahead, range);
+    l->joins = true;
 }
 
 // The experts as packets, over the levels that these cross; returns what is decoded of them.
@@ -234,6 +259,9 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, bool again, int32_t after_
         return layer->experts;
     if (again && (!packets || l->config->once >= coded))
         return gather_levels(l, k, suffix, layer->kept, (GatherRange){l->config->once, levels, after_step});
+    if (!again && layer->are_experts_ahead)
+        return continue_gathers(l, k, suffix, &layer->experts_ahead,
+                                (GatherRange){spec_bucket_level(l->spec) + 1, levels, after_step});
     if (!packets)
         return gather_levels(l, k, suffix, layer->experts, (GatherRange){l->spec->replica_levels, levels, after_step});
     int32_t decoded = gather_packets(l, k, suffix, after_step);
@@ -334,52 +362,55 @@ static StepSpec bundle_step(Lowering *l, Op op, int32_t layer, uint32_t level, c
                       .level = (int32_t)level,
                       .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, count),
                       .cost_s = cost->step_s[level],
-                      .bytes = cost->bytes[level]};
+                      .bytes = cost->bytes[level],
+                      .joins = l->joins,
+                      .startup_s = cost->startup_s};
 }
-
-// A bundle on its way to those who read it.
-typedef struct {
-    int32_t layer, bundle;
-    int32_t shard; // what the levels so far left
-    int32_t kept;  // what levels that are gathered once left
-    const char *suffix;
-} BundleGather;
 
 uint32_t lowering_once_levels(const Lowering *l, int32_t layer)
 {
     return layer == NONE ? spec_embedding_levels(l->spec) : l->spec->plan.dense_levels;
 }
 
+static BundleGather begin_bundle_gather(const Lowering *l, int32_t layer, int32_t bundle, const char *suffix)
+{
+    const Cluster *cluster = &l->spec->cluster;
+    bool again = layer == NONE ? spec_regathers_embedding(l->spec) : l->spec->plan.regather_dense;
+    BundleGather of = {.layer = layer, .bundle = bundle, .kept = bundle, .suffix = suffix};
+    of.levels = (Gathering){.once = again ? lowering_once_levels(l, layer) : UINT32_MAX, .shard = bundle};
+    for (uint32_t level = 0; level < cluster->level_count; level++)
+        of.levels.sizes[level] = cluster->levels[level].count;
+    return of;
+}
+
 static void gather_bundle_levels(Lowering *l, BundleGather *of, GatherRange range)
 {
     const Cluster *cluster = &l->spec->cluster;
     BundleCost cost = lowering_bundle_cost(l, of->bundle, BUNDLE_GATHER);
-    double rows = (double)builder_buffer(l->builder, of->shard)->rows;
-    bool again = of->layer == NONE ? spec_regathers_embedding(l->spec) : l->spec->plan.regather_dense;
-    Gathering gathering = {.once = again ? lowering_once_levels(l, of->layer) : UINT32_MAX, .after = range.after_step};
-    for (uint32_t level = 0; level < cluster->level_count; level++)
-        gathering.sizes[level] = cluster->levels[level].count;
+    Gathering *gathering = &of->levels;
+    double rows = (double)builder_buffer(l->builder, gathering->shard)->rows;
+    gathering->after = range.after_step;
     for (uint32_t level = range.first; level < range.end; level++) {
         if (level <= lowering_once_levels(l, of->layer))
-            of->kept = of->shard;
+            of->kept = gathering->shard;
         if (cluster->levels[level].count == 1)
             continue;
         rows *= cluster->levels[level].count;
         char name[BUFFER_NAME_MAX];
         snprintf(name, sizeof(name), "%s%s", cluster->levels[level].name, of->suffix);
-        int32_t gathered = add_rows_like(l, of->layer, of->bundle, of->shard, rows, name);
-        StepBuffers operands = {.gather = {.shard = of->shard, .gathered = gathered}};
+        int32_t gathered = add_rows_like(l, of->layer, of->bundle, gathering->shard, rows, name);
+        StepBuffers operands = {.gather = {.shard = gathering->shard, .gathered = gathered}};
         StepSpec spec = bundle_step(l, OP_GATHER, of->layer, level, &cost);
-        spec.each_lap = level >= gathering.once;
+        spec.each_lap = level >= gathering->once;
         int32_t step = builder_add_step(l->builder, spec, operands);
-        limit_gather(l, &gathering, level, step);
-        of->shard = gathered;
+        limit_gather(l, gathering, level, step);
+        gathering->shard = gathered;
     }
 }
 
 int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t after_step, int32_t *kept)
 {
-    BundleGather of = {.layer = layer, .bundle = bundle, .shard = bundle, .kept = bundle, .suffix = ""};
+    BundleGather of = begin_bundle_gather(l, layer, bundle, "");
     const Coding *coding = &l->spec->plan.dense;
     uint32_t levels = l->spec->cluster.level_count, first = 0;
     CodecMemory memory = {NONE, NONE};
@@ -389,21 +420,37 @@ int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
         return bundle;
     if (codec_info(coding->codec)->encodes && coded.members > 1) {
         first = coding_levels(coding, levels);
-        of.shard = encode_own(l, &coded, "", after_step);
+        of.levels.shard = encode_own(l, &coded, "", after_step);
         gather_bundle_levels(l, &of, (GatherRange){0, first, after_step});
-        of.kept = of.shard = decode_gathered(l, &coded, "", of.shard);
+        of.kept = of.levels.shard = decode_gathered(l, &coded, "", of.levels.shard);
+    }
+    if (layer != NONE && l->layers[layer].is_dense_ahead) {
+        of = l->layers[layer].dense_ahead;
+        first = spec_bucket_level(l->spec) + 1;
     }
     gather_bundle_levels(l, &of, (GatherRange){first, levels, after_step});
     *kept = of.kept;
-    return of.shard;
+    return of.levels.shard;
+}
+
+void lowering_gather_dense_ahead(Lowering *l, uint32_t k)
+{
+    LoweredLayer *layer = &l->layers[k];
+    layer->is_dense_ahead = dense_gathers_in_buckets(l->spec);
+    if (!layer->is_dense_ahead)
+        return;
+    layer->dense_ahead = begin_bundle_gather(l, (int32_t)k, layer->dense, "");
+    gather_bundle_levels(l, &layer->dense_ahead, slowest_level(l));
+    l->joins = true;
 }
 
 int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle, int32_t kept, int32_t after_step)
 {
-    BundleGather of = {.layer = layer, .bundle = bundle, .shard = kept, .suffix = ".again"};
+    BundleGather of = begin_bundle_gather(l, layer, bundle, ".again");
+    of.levels.shard = kept;
     gather_bundle_levels(l, &of,
                          (GatherRange){lowering_once_levels(l, layer), l->spec->cluster.level_count, after_step});
-    return of.shard;
+    return of.levels.shard;
 }
 
 int32_t lowering_add_bundle_gradient(Lowering *l, int32_t layer, int32_t bundle, int32_t held)

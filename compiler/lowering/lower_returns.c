@@ -92,7 +92,9 @@ static void return_level(Lowering *l, ReturnPath *of, uint32_t level)
                      .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, of->sizes[level]),
                      .cost_s = of->step_s[level],
                      .bytes = of->bytes[level],
-                     .each_lap = of->each_lap && level >= of->once};
+                     .each_lap = of->each_lap && level >= of->once,
+                     .joins = l->joins,
+                     .startup_s = of->startup_s};
     if (level >= of->packed)
         add_return_step(l, of, step, shard);
     else
@@ -135,7 +137,8 @@ static void finish(Lowering *l, ReturnPath *of)
 // Over the inner levels; what is left for the outer ones waits until the next layer has gathered.
 static void begin(Lowering *l, ReturnPath of)
 {
-    uint32_t outer = l->plan->outer_levels, end = of.meets ? of.once : 0;
+    bool in_bucket = l->bucket > 0 && of.layer != NONE;
+    uint32_t outer = in_bucket ? spec_bucket_level(l->spec) + 1 : l->plan->outer_levels, end = of.meets ? of.once : 0;
     of.next = l->spec->cluster.level_count;
     if (outer > end && crosses(&of, end, outer)) {
         return_to(l, &of, outer);
@@ -150,8 +153,16 @@ static void begin(Lowering *l, ReturnPath of)
 void lowering_go_home(Lowering *l)
 {
     l->gathered_first = l->outer_gather;
-    for (uint32_t i = 0; i < l->pending_count; i++)
-        finish(l, &l->pending[i]);
+    for (int dense = 0; dense < 2; dense++) // experts first: alike, they join
+        for (uint32_t i = 0; i < l->pending_count; i++) {
+            ReturnPath *of = &l->pending[i];
+            bool is_dense = of->layer == NONE || of->weights == l->layers[of->layer].dense;
+            if (is_dense != dense)
+                continue;
+            finish(l, of);
+            l->joins = l->bucket > 0 && of->layer != NONE;
+        }
+    l->joins = false;
     l->pending_count = 0;
     l->gathered_first = l->outer_gather = NONE;
     memmove(l->home + 1, l->home, (RETURNS_MAX - 1) * sizeof(*l->home));
@@ -179,6 +190,7 @@ static ReturnPath bundle_return(const Lowering *l, int32_t layer, int32_t bundle
         of.sizes[level] = cluster->levels[level].count;
     memcpy(of.step_s, cost.step_s, sizeof(of.step_s));
     memcpy(of.bytes, cost.bytes, sizeof(of.bytes));
+    of.startup_s = cost.startup_s;
     return of;
 }
 
@@ -215,6 +227,7 @@ void lowering_return_experts(Lowering *l, uint32_t k, int32_t dheld)
                      .rows = l->held_rows,
                      .owned_rows = l->share_rows,
                      .packed = coding->gradient == GRADIENT_DENSE ? 0 : spec_coded_levels(l->spec),
+                     .startup_s = l->cost.startup_s,
                      .each_lap = lowering_returns_each_lap(l),
                      .once = l->config->once,
                      .suffix = ""};

@@ -34,12 +34,6 @@ void lowering_note_read(Lowering *l, int32_t step)
     l->reads[l->read_count++] = step;
 }
 
-// Updates come after the whole backward pass: earlier, the compute stream would wait for the network.
-void lowering_note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient)
-{
-    l->updates[l->update_count++] = (WeightUpdate){.layer = layer, .weight = weight, .gradient = gradient};
-}
-
 static int32_t read_before(const Lowering *l, uint32_t window)
 {
     return window < l->read_count ? l->reads[l->read_count - window - 1] : NONE;
@@ -60,10 +54,20 @@ int32_t lowering_embedding_limit(const Lowering *l)
     return read_before(l, embedding_window(l->mix->prefetch));
 }
 
-// Updates come after the whole backward pass: earlier, the compute stream would wait for the network.
+// Updates come after the whole backward pass: earlier, the compute stream would wait for the network. They go from the
+// last layer to the first, the embedding's comes last; of a layer experts are first.
+static bool comes_before(const Lowering *l, const WeightUpdate *a, const WeightUpdate *b)
+{
+    return a->layer > b->layer || (a->layer == b->layer && a->layer != NONE && b->weight == l->layers[a->layer].dense);
+}
+
 void lowering_note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient)
 {
-    l->updates[l->update_count++] = (WeightUpdate){.layer = layer, .weight = weight, .gradient = gradient};
+    const WeightUpdate update = {.layer = layer, .weight = weight, .gradient = gradient};
+    uint32_t at = l->update_count++;
+    for (; at > 0 && comes_before(l, &update, &l->updates[at - 1]); at--)
+        l->updates[at] = l->updates[at - 1];
+    l->updates[at] = update;
 }
 
 int32_t lowering_return_limit(const Lowering *l)

@@ -23,6 +23,23 @@ typedef struct {
     int32_t sent, replicas;
 } CodecMemory;
 
+// A gather of several levels, outermost first.
+typedef struct {
+    uint32_t sizes[LEVELS_MAX]; // members that each level brings together
+    uint32_t once;              // what levels before this one bring is kept until the backward pass
+    int32_t after;              // where it is not: the step that uses the same memory before; NONE
+    bool passed_on;             // what the level before brought, over an outer level, is for the next one alone
+    int32_t shard;              // what the levels so far left
+} Gathering;
+
+// A bundle on its way to those who read it.
+typedef struct {
+    int32_t layer, bundle;
+    int32_t kept; // what levels that are gathered once left
+    const char *suffix;
+    Gathering levels;
+} BundleGather;
+
 typedef struct {
     int32_t x, y; // input of the pre-expert part and of the gate (or dense layer)
     uint32_t stage_count;
@@ -33,6 +50,9 @@ typedef struct {
     int32_t kept_dense, kept; // what is kept of them until the backward pass, where the rest is gathered again
     int32_t mean;             // what the codec of the experts subtracts
     CodecMemory memory;       // of it
+    BundleGather dense_ahead; // gathered over the slowest level with the bucket, where there is one;
+    Gathering experts_ahead;
+    bool is_dense_ahead, are_experts_ahead; // and which of the two are
 } LoweredLayer;
 
 // A weight buffer that the optimizer will update.
@@ -56,6 +76,7 @@ typedef struct {
     int32_t layer, weights, gradient; // layer NONE: the embedding
     uint32_t sizes[LEVELS_MAX];       // members that each level brings together
     double step_s[LEVELS_MAX], bytes[LEVELS_MAX];
+    double startup_s;        // of `step_s`, what it saves to join another
     double rows, owned_rows; // of shares: as many as are left, and what is owned
     uint32_t next;           // levels from this one inwards were crossed
     uint32_t packed;         // outermost levels that packets cross
@@ -68,11 +89,11 @@ typedef struct {
     const char *suffix; // of buffers' names: NAME.LEVELsuffix
 } ReturnPath;
 
-enum { PENDING_MAX = 2 }; // of a layer, or of the loss
+enum { PENDING_MAX = 2 * PLAN_BUCKET_MAX }; // two of a layer, or of each layer of a bucket; one of the loss
 
 // So many gathered shares that came over the outer levels may wait for the levels inside: of dense weights and of
-// experts one that is read, and one that is made meanwhile.
-enum { OUTER_SLOTS = 4 };
+// experts one that is read, and one that is made meanwhile. Those of a bucket count as one.
+enum { OUTER_SLOTS = 4, OUTER_READS = 2 * PLAN_BUCKET_MAX + 1 };
 
 typedef struct {
     const Workload *work;
@@ -101,8 +122,10 @@ typedef struct {
     int32_t returned;          // the last step that brings gradients home; NONE if there was none
     int32_t home[RETURNS_MAX]; // the same after the layers before, latest first
     LeavingSlots leaving;
-    int32_t outer_reads[OUTER_SLOTS]; // the last steps that read what came over the outer levels alone, latest first
+    int32_t outer_reads[OUTER_READS]; // the last steps that read what came over the outer levels alone, latest first
     int32_t limit;                    // what the next step of the computation waits for besides its data
+    uint32_t bucket;                  // layers whose bundles cross the slowest level together; 0: each on its own
+    bool joins;                       // of the bucket at hand, bundles have begun to
     int32_t outer_gather;             // the last gather over the outer levels since gradients went home
     int32_t gathered_first;           // of these, what returns over the outer levels wait for; NONE
     ReturnPath pending[PENDING_MAX];  // which have not crossed the outer levels
@@ -196,6 +219,10 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t layer, bool again, int32_t af
 // pass, where the rest is gathered again.
 int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t after_step, int32_t *kept);
 int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle, int32_t kept, int32_t after_step);
+// All-gathers dense weights, or experts of the layer that was entered, of a layer over the slowest level alone, ahead
+// of the others, which the two functions above then do. Where there is nothing to gather, or no way to, nothing.
+void lowering_gather_dense_ahead(Lowering *l, uint32_t layer);
+void lowering_gather_experts_ahead(Lowering *l, uint32_t layer);
 // Outermost levels over which a bundle is gathered once, where it is gathered again.
 uint32_t lowering_once_levels(const Lowering *l, int32_t layer);
 // What a bundle costs, one way.
@@ -225,7 +252,7 @@ void lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t 
 void lowering_return_experts(Lowering *l, uint32_t layer, int32_t dheld);
 void lowering_return_loss_half(Lowering *l, int32_t gradient);
 void lowering_return_words_half(Lowering *l, int32_t gradient);
-// Where the next layer has gathered what it needs: they go on over the outer levels.
+// Where the next layer has gathered what it needs: they go on over the outer levels. Those of a bucket together.
 void lowering_go_home(Lowering *l);
 
 // lower_backward.c.

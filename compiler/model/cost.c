@@ -62,6 +62,13 @@ double cost_group_s(const Spec *spec, GroupKind kind, uint32_t level, double byt
     return startups_s(spec, kind, level, bytes, peers, 1);
 }
 
+// What a gather, or a return, saves that joins another one.
+static double joined_saves_s(const Spec *spec, uint32_t level, double bytes, double peers)
+{
+    return startups_s(spec, GROUP_GATHER, level, bytes, peers, 1) -
+           startups_s(spec, GROUP_GATHER, level, bytes, peers, 0);
+}
+
 double cost_sum_s(const Spec *spec, uint32_t level, double bytes)
 {
     return 2 * cost_group_s(spec, GROUP_LEVEL, level, bytes / 2, spec->cluster.levels[level].count - 1.0);
@@ -308,6 +315,8 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
     cost->gather_bytes[level] = (coded ? layer->sent_bytes : layer->expert_bytes) * shards_before * peers;
     cost->gather_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers);
     add_port_bytes(work->spec, level, cost->gather_bytes[level], cost->port_gather_s);
+    if (spec_bucket(work->spec) && level == spec_bucket_level(work->spec))
+        cost->startup_s = joined_saves_s(work->spec, level, cost->gather_bytes[level], peers);
     cost->port_latency_s[level] =
         fmax(cost->port_latency_s[level], port_latency_s(work->spec, GROUP_GATHER, level, peers));
     if (work->spec->plan.pass == PASS_FORWARD)
@@ -380,6 +389,8 @@ void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, Bu
             continue;
         cost->bytes[l] = (packed ? packets.sent_bytes : share_bytes) * before * peers;
         cost->step_s[l] = cost_group_s(spec, GROUP_GATHER, l, cost->bytes[l], peers);
+        if (spec_bucket(spec) && l == spec_bucket_level(spec))
+            cost->startup_s = joined_saves_s(spec, l, cost->bytes[l], peers);
         add_port_bytes(spec, l, cost->bytes[l], cost->port_s);
         if (packed && peers > 0 && way == BUNDLE_RETURN)
             cost->codec_s += packet_s(spec, packets.form, share_bytes * before * peers, share_bytes * before);

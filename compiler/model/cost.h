@@ -20,6 +20,7 @@ typedef struct {
     double step_s[LEVELS_MAX], bytes[LEVELS_MAX];
     double port_s[LEVELS_MAX]; // busy time of the port of level j, summed over the levels
     double codec_s;            // encoding and decoding
+    double startup_s;          // of `step_s`, what it saves to join another bundle over the level of buckets
 } BundleCost;
 
 // Gathered outermost level first, or its gradient returned the other way.
@@ -44,6 +45,7 @@ typedef struct {
     double dispatch_s[LEVELS_MAX], combine_s[LEVELS_MAX]; // one exchange each way at that level
     double dispatch_backward_s[LEVELS_MAX], combine_backward_s[LEVELS_MAX];
     double gather_s[LEVELS_MAX], reduce_s[LEVELS_MAX];
+    double startup_s;           // of experts over the level of buckets, either way: see BundleCost
     double route_s[LEVELS_MAX]; // moving rows in and out of send buffers
     double expert_s, expert_backward_s;
     double send_rows[LEVELS_MAX]; // expected rows a GPU sends to others, one way

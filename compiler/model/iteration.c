@@ -30,6 +30,30 @@ uint32_t dense_outer_window(const Workload *work, uint32_t prefetch)
     return kept ? PREFETCH_UNLIMITED : dense_window(work, prefetch);
 }
 
+bool experts_gather_in_buckets(const Spec *spec, const Config *config)
+{
+    return spec_bucket(spec) && (!config->regather || config->once > spec_bucket_level(spec));
+}
+
+bool dense_gathers_in_buckets(const Spec *spec)
+{
+    return spec_bucket(spec) && (!spec->plan.regather_dense || spec->plan.dense_levels > spec_bucket_level(spec));
+}
+
+double dense_join_saves_s(const Spec *spec, uint32_t layer, const BundleCost *dense, BundleWay way)
+{
+    bool joins = way == BUNDLE_RETURN || dense_gathers_in_buckets(spec);
+    return joins && !spec_leads_bucket(spec, layer) ? dense->startup_s : 0;
+}
+
+double experts_join_saves_s(const Spec *spec, uint32_t layer, const LayerCost *cost, const Config *config,
+                            BundleWay way)
+{
+    uint32_t domain = spec_bucket(spec) ? config->domain[spec_bucket_level(spec)] : 1;
+    bool joins = domain > 1 && (way == BUNDLE_RETURN || experts_gather_in_buckets(spec, config));
+    return joins && !spec_experts_lead_bucket(spec, layer, domain) ? cost->startup_s : 0;
+}
+
 uint32_t embedding_window(uint32_t prefetch)
 {
     return prefetch < PREFETCH_REGATHER ? prefetch : PREFETCH_REGATHER;
@@ -135,6 +159,7 @@ static double loss_backward_s(const Workload *work)
 // A gather: what crosses the outer levels, then the rest; each waits for what was read so many layers before.
 typedef struct {
     double outer_s, inner_s;
+    double saved_s; // over the slowest level, since it joins another
     uint32_t outer_window, window;
 } Gathering;
 
@@ -147,17 +172,19 @@ static void advance(double *at_s, int queue, double gather_s, uint32_t window)
 
 static void advance_queue(const Spec *spec, double *at_s, const Gathering *of)
 {
-    if (spec_outer_levels(spec) > 0) {
-        advance(at_s, CLOCK_OUTER, of->outer_s, of->outer_window);
+    bool outer = spec_outer_levels(spec) > 0;
+    if (outer) {
+        advance(at_s, CLOCK_OUTER, of->outer_s - of->saved_s, of->outer_window);
         at_s[CLOCK_QUEUE] = fmax(at_s[CLOCK_QUEUE], at_s[CLOCK_OUTER]);
     }
-    advance(at_s, CLOCK_QUEUE, of->inner_s, of->window);
+    advance(at_s, CLOCK_QUEUE, of->inner_s - (outer ? 0 : of->saved_s), of->window);
 }
 
 // Gradients on their way home: levels inside first, the outer ones follow.
 typedef struct {
     const double *step_s, *port_s; // [LEVELS_MAX]: of each level; how long ports are busy
     double more_s;                 // on the way besides
+    double saved_s;                // over the slowest level, since it joins another
     bool every_port;               // they pass ports that they keep busy for no time, too
 } Returning;
 
@@ -165,7 +192,7 @@ static void advance_returns(const Spec *spec, double *at_s, const Returning *of)
 {
     uint32_t outer = spec_outer_levels(spec);
     int home = outer ? CLOCK_OUTER_RETURN : CLOCK_RETURN;
-    at_s[CLOCK_RETURN] += inner_levels_s(spec, of->step_s) + of->more_s;
+    at_s[CLOCK_RETURN] += inner_levels_s(spec, of->step_s) + of->more_s - (outer ? 0 : of->saved_s);
     for (uint32_t j = 0; j < spec->cluster.level_count; j++) {
         if (!of->every_port && of->port_s[j] <= 0)
             continue;
@@ -175,7 +202,7 @@ static void advance_returns(const Spec *spec, double *at_s, const Returning *of)
     }
     if (!outer)
         return;
-    at_s[home] = fmax(at_s[home], at_s[CLOCK_RETURN]) + outer_levels_s(spec, of->step_s);
+    at_s[home] = fmax(at_s[home], at_s[CLOCK_RETURN]) + outer_levels_s(spec, of->step_s) - of->saved_s;
     for (uint32_t j = 0; j < outer; j++)
         if (of->every_port || of->port_s[j] > 0)
             at_s[home] = fmax(at_s[home], at_s[CLOCK_PORT + j]);
@@ -193,8 +220,10 @@ static double returns_before(const double *at_s)
     return at_s[CLOCK_HOME + RETURNS_MAX - 1];
 }
 
-static void note_returns(const Spec *spec, double *at_s)
+static void note_returns(const Spec *spec, uint32_t layer, double *at_s)
 {
+    if (!spec_leads_bucket(spec, layer)) // with the rest of its bucket
+        return;
     memmove(at_s + CLOCK_HOME + 1, at_s + CLOCK_HOME, (RETURNS_MAX - 1) * sizeof(*at_s));
     at_s[CLOCK_HOME] = returned_s(spec, at_s);
 }
@@ -221,7 +250,7 @@ Clock clock_begin_backward(const Workload *work, double forward_s)
                     &(Returning){.step_s = embedding.half.step_s,
                                  .port_s = embedding.half.port_s,
                                  .more_s = embedding.half_sums_s});
-    note_returns(work->spec, clock.at_s);
+    note_returns(work->spec, 0, clock.at_s);
     return clock;
 }
 
@@ -231,7 +260,7 @@ static void await_bundle(const Workload *work, const BundleCost *dense, const ui
 {
     double ready_s = at_s[CLOCK_CHAIN];
     const Gathering gathering = {outer_levels_s(work->spec, dense->step_s),
-                                 inner_levels_s(work->spec, dense->step_s) + dense->codec_s, windows[0], windows[1]};
+                                 inner_levels_s(work->spec, dense->step_s) + dense->codec_s, 0, windows[0], windows[1]};
     advance_queue(work->spec, at_s, &gathering);
     at_s[CLOCK_CHAIN] = fmax(at_s[CLOCK_CHAIN], at_s[CLOCK_QUEUE]);
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
@@ -248,7 +277,11 @@ static void await_dense(const Workload *work, const ClockedLayer *of, const Bund
                         IterationCost *out)
 {
     const uint32_t windows[2] = {dense_outer_window(work, of->prefetch), dense_window(work, of->prefetch)};
-    await_bundle(work, dense, windows, at_s, out);
+    BundleCost joining = *dense;
+    if (of->first && spec_bucket(work->spec))
+        joining.step_s[spec_bucket_level(work->spec)] -=
+            dense_join_saves_s(work->spec, of->layer, dense, BUNDLE_GATHER);
+    await_bundle(work, &joining, windows, at_s, out);
 }
 
 // After the last layer, where the loss takes the embedding, gathered again.
@@ -278,6 +311,7 @@ static void return_dense(const Workload *work, const ClockedLayer *of, double *a
     advance_returns(work->spec, at_s,
                     &(Returning){.step_s = dense->step_s,
                                  .port_s = dense->port_s,
+                                 .saved_s = dense_join_saves_s(work->spec, of->layer, dense, BUNDLE_RETURN),
                                  .more_s = dense->codec_s + of->cost->dense_lap_sums_s});
 }
 
@@ -323,10 +357,12 @@ static void pass_forward(const Workload *work, const ClockedLayer *of, double *a
         return;
     }
     const PassCost *pass = &of->passes[0];
-    const Gathering gathering = {of->first ? outer_levels_s(work->spec, cost->gather_s) : cost->again_outer_s,
-                                 of->first ? inner_levels_s(work->spec, cost->gather_s) + cost->codec_s : cost->again_s,
-                                 mix_outer_window(work->spec, of->config, of->prefetch),
-                                 mix_window(work->spec->plan.pass, of->config, of->prefetch)};
+    const Gathering gathering = {
+        of->first ? outer_levels_s(work->spec, cost->gather_s) : cost->again_outer_s,
+        of->first ? inner_levels_s(work->spec, cost->gather_s) + cost->codec_s : cost->again_s,
+        of->first ? experts_join_saves_s(work->spec, of->layer, cost, of->config, BUNDLE_GATHER) : 0,
+        mix_outer_window(work->spec, of->config, of->prefetch),
+        mix_window(work->spec->plan.pass, of->config, of->prefetch)};
     advance_queue(work->spec, at_s, &gathering);
     double ready_s = at_s[CLOCK_CHAIN] + pass->before_s;
     double start_s = fmax(ready_s, at_s[CLOCK_QUEUE]);
@@ -361,14 +397,14 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
         pass_dense(work, of, true, at_s, out);
         if (shares_dense(work))
             return_dense(work, of, at_s);
-        note_returns(work->spec, at_s);
+        note_returns(work->spec, of->layer, at_s);
         return;
     }
     const PassCost *pass = &of->passes[1];
     double ready_s = at_s[CLOCK_CHAIN] + pass->before_s;
     double start_s = ready_s;
     if (config->regather) {
-        const Gathering gathering = {cost->again_outer_s, cost->again_s,
+        const Gathering gathering = {cost->again_outer_s, cost->again_s, 0,
                                      mix_outer_window(work->spec, config, of->prefetch),
                                      mix_window(PASS_TRAINING, config, of->prefetch)};
         advance_queue(work->spec, at_s, &gathering);
@@ -388,13 +424,14 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], computed_s);
     const Returning returning = {.step_s = of->last ? cost->reduce_s : cost->lap_reduce_s,
                                  .port_s = of->last ? cost->port_reduce_s : cost->port_lap_reduce_s,
+                                 .saved_s = experts_join_saves_s(work->spec, of->layer, cost, config, BUNDLE_RETURN),
                                  .more_s = cost->sync_s + cost->lap_sums_s,
                                  .every_port = true};
     advance_returns(work->spec, at_s, &returning);
     at_s[CLOCK_CHAIN] = computed_s + pass->after_s;
     if (shares_dense(work))
         return_dense(work, of, at_s);
-    note_returns(work->spec, at_s);
+    note_returns(work->spec, of->layer, at_s);
     note_spent(pass, start_s - ready_s, out);
 }
 

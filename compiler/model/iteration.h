@@ -33,6 +33,15 @@ uint32_t dense_outer_window(const Workload *work, uint32_t prefetch);
 uint32_t embedding_window(uint32_t prefetch);
 uint32_t embedding_outer_window(const Workload *work, uint32_t prefetch);
 
+// Can the gathers of a layer's weights join those of other layers in a bucket? What they bring is kept, so that they
+// wait for nothing. Of experts, under the configuration; of dense weights.
+bool experts_gather_in_buckets(const Spec *spec, const Config *config);
+bool dense_gathers_in_buckets(const Spec *spec);
+// What dense weights of a layer, and its experts, save over the slowest level where they join others of their bucket.
+double dense_join_saves_s(const Spec *spec, uint32_t layer, const BundleCost *dense, BundleWay way);
+double experts_join_saves_s(const Spec *spec, uint32_t layer, const LayerCost *cost, const Config *config,
+                            BundleWay way);
+
 // Do gradients of weights wait for those of the layer RETURNS_MAX before, so that they do not pile up? Where memory is
 // saved: the weights are gathered again, or activations are computed again.
 bool returns_are_limited(const Workload *work, bool regather);

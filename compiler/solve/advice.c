@@ -182,7 +182,7 @@ static bool fits_with_count(Advising *a, const Spec *spec, uint32_t level, uint3
 {
     Spec larger = *spec;
     larger.cluster.levels[level].count = count;
-    larger.replica_levels = spec_replica_levels(&larger.cluster, larger.plan.pass, larger.model.experts);
+    larger.replica_levels = spec_replica_levels(&larger);
     double owned = larger.model.experts / workload_shards(&larger);
     double shared = (double)cluster_gpus(&spec->cluster) / (double)cluster_gpus(&larger.cluster);
     double others = parts->others * (larger.plan.pass == PASS_TRAINING ? shared : 1);

@@ -43,10 +43,15 @@ static void fill_terms(const Formulation *f, uint32_t layer, const LayerCost *co
     PassCost forward, backward;
     cost_pass(f->work, layer, cost, false, &forward);
     cost_pass(f->work, layer, cost, true, &backward);
+    double saved_s = experts_join_saves_s(spec, layer, cost, config, BUNDLE_GATHER), inner_saved_s = saved_s;
+    double return_saved_s = experts_join_saves_s(spec, layer, cost, config, BUNDLE_RETURN);
+    double inner_return_saved_s = return_saved_s;
+    *(spec_outer_levels(spec) ? &inner_saved_s : &saved_s) = 0;
+    *(spec_outer_levels(spec) ? &inner_return_saved_s : &return_saved_s) = 0;
     *terms = (Terms){
         .before = forward.before_s / unit_s,
-        .outer = outer_levels_s(spec, cost->gather_s) / unit_s,
-        .queue = (inner_levels_s(spec, cost->gather_s) + cost->codec_s) / unit_s,
+        .outer = (outer_levels_s(spec, cost->gather_s) - saved_s) / unit_s,
+        .queue = (inner_levels_s(spec, cost->gather_s) + cost->codec_s - inner_saved_s) / unit_s,
         .compute = forward.compute_s / unit_s,
         .after = forward.after_s / unit_s,
         .backward_before = backward.before_s / unit_s,
@@ -54,8 +59,8 @@ static void fill_terms(const Formulation *f, uint32_t layer, const LayerCost *co
         .backward_queue = cost->again_s / unit_s,
         .backward_compute = backward.compute_s / unit_s,
         .backward_after = backward.after_s / unit_s,
-        .reduce = (inner_levels_s(spec, cost->reduce_s) + cost->sync_s) / unit_s,
-        .outer_reduce = outer_levels_s(spec, cost->reduce_s) / unit_s,
+        .reduce = (inner_levels_s(spec, cost->reduce_s) + cost->sync_s - inner_return_saved_s) / unit_s,
+        .outer_reduce = (outer_levels_s(spec, cost->reduce_s) - return_saved_s) / unit_s,
         .backward_kept = config->regather ? 0 : -horizon,
         .returns_free = returns_are_limited(f->work, config->regather) ? 0 : -horizon,
         .unlimited = window <= PREFETCH_MAX ? 0 : -horizon,
@@ -174,6 +179,8 @@ static BundleCost dense_cost(const Formulation *f, uint32_t layer, bool again, B
     if (spec->plan.pass == PASS_TRAINING)
         cost_bundle_inside(spec, f->work->layers[layer].dense_share_bytes, again ? spec->plan.dense_levels : 0, way,
                            &cost);
+    if (!again && spec_bucket(spec))
+        cost.step_s[spec_bucket_level(spec)] -= dense_join_saves_s(spec, layer, &cost, way);
     return cost;
 }
 
@@ -306,8 +313,10 @@ static void formulate_dense_return(Formulation *f, uint32_t layer)
     formulate_return(f, &dense, 0);
 }
 
-static void note_returns(Formulation *f)
+static void note_returns(Formulation *f, uint32_t layer)
 {
+    if (!spec_leads_bucket(f->work->spec, layer)) // with the rest of its bucket
+        return;
     memmove(f->home + 1, f->home, (RETURNS_MAX - 1) * sizeof(*f->home));
     f->home[0] = *home_column(f);
 }
@@ -320,7 +329,7 @@ static void formulate_loss_half(Formulation *f)
         return;
     cost_embedding(f->work, &embedding);
     formulate_return(f, &embedding.half, embedding.half_sums_s);
-    note_returns(f);
+    note_returns(f, 0);
 }
 
 static void formulate_forward(Formulation *f, uint32_t layer)
@@ -400,7 +409,7 @@ static void formulate_backward(Formulation *f, uint32_t layer)
         row_after(f, "back_computed", end, f->end, NO_TERM, cost_dense_pass_s(f->work, layer, true) / f->unit_s);
         f->end = end;
         formulate_dense_return(f, layer);
-        note_returns(f);
+        note_returns(f, layer);
         return;
     }
     int start = add_time(f, "back_start"), queue = add_time(f, "back_queue");
@@ -427,7 +436,7 @@ static void formulate_backward(Formulation *f, uint32_t layer)
     f->returned = returned;
     f->outer_returned = outer;
     formulate_dense_return(f, layer);
-    note_returns(f);
+    note_returns(f, layer);
 }
 
 // "use_L3_dc2_gpu8": the name says which layer chooses what.
@@ -501,7 +510,7 @@ static void prepare_terms(Formulation *f, Arena *arena)
         const LayerWork *layer = &f->work->layers[k];
         if (!layer->is_moe)
             continue;
-        if (layer->kind != k) {
+        if (layer->kind != k && !spec_bucket(f->work->spec)) { // in buckets it matters which layer it is
             f->terms[k] = f->terms[layer->kind];
             continue;
         }

@@ -139,9 +139,10 @@ static bool stages_alike(const Workload *work, const StageLayers *a, const Stage
     if (a->last - a->first != b->last - b->first || a->moe - a->first != b->moe - b->first)
         return false;
     for (uint32_t i = 0; i <= a->last - a->first; i++)
-        if (work->layers[a->first + i].kind != work->layers[b->first + i].kind)
+        if (work->layers[a->first + i].kind != work->layers[b->first + i].kind ||
+            spec_leads_bucket(work->spec, a->first + i) != spec_leads_bucket(work->spec, b->first + i))
             return false;
-    return true;
+    return spec_experts_lead_bucket(work->spec, a->moe, 0) == spec_experts_lead_bucket(work->spec, b->moe, 0);
 }
 
 // Cuts the layers into stages; returns how many. kinds [stages]: the first stage that is just like each.

@@ -125,14 +125,18 @@ double spec_volume(const SpecModel *model, Volume volume, uint32_t layer)
     return model->each[volume] ? model->each[volume][layer] : alike[volume];
 }
 
-uint32_t spec_replica_levels(const Cluster *cluster, Pass pass, uint64_t experts)
+uint32_t spec_replica_levels(const Spec *spec)
 {
-    if (pass == PASS_TRAINING || experts >= cluster_gpus(cluster))
+    const Cluster *cluster = &spec->cluster;
+    uint32_t requested = spec->plan.replicas, experts = spec->model.experts;
+    if (spec->plan.pass == PASS_TRAINING)
         return 0;
-    for (uint32_t kept = 1; kept < cluster->level_count; kept++)
+    if (experts >= cluster_gpus(cluster))
+        return requested;
+    for (uint32_t kept = requested > 0 ? requested : 1; kept < cluster->level_count; kept++)
         if (experts % share_gpus(cluster, kept) == 0)
             return kept;
-    return 0;
+    return requested;
 }
 
 bool spec_owns_whole_experts(const Spec *spec)
@@ -244,6 +248,37 @@ uint32_t spec_outer_levels(const Spec *spec)
     while (wide && !(wide >> (outermost - 1) & 1))
         outermost++;
     return wide && wide >> outermost ? outermost : 0;
+}
+
+uint32_t spec_bucket(const Spec *spec)
+{
+    bool can = spec->plan.pass == PASS_TRAINING && !spec->model.abstract && !spec_encodes(spec) &&
+               spec_laps(spec).count == 1 && cluster_wide_levels(&spec->cluster) != 0;
+    return can ? spec->plan.bucket : 0;
+}
+
+uint32_t spec_bucket_level(const Spec *spec)
+{
+    uint32_t wide = cluster_wide_levels(&spec->cluster), level = 0;
+    while (!(wide >> level & 1))
+        level++;
+    return level;
+}
+
+bool spec_leads_bucket(const Spec *spec, uint32_t layer)
+{
+    uint32_t bucket = spec_bucket(spec);
+    return bucket == 0 || layer % bucket == 0;
+}
+
+bool spec_experts_lead_bucket(const Spec *spec, uint32_t layer, uint32_t domain)
+{
+    uint32_t bucket = spec_bucket(spec), first = bucket ? layer - layer % bucket : layer;
+    if (bucket && domain == spec->cluster.levels[spec_bucket_level(spec)].count)
+        return false; // they join dense weights
+    while (first < layer && !spec_layer_is_moe(&spec->model, first))
+        first++;
+    return first == layer;
 }
 
 void spec_ep_domain(const Spec *spec, uint32_t domain[LEVELS_MAX])

@@ -91,10 +91,11 @@ typedef struct {
     uint32_t domain[LEVELS_MAX]; // for DOMAIN_FORCED: spec_least_domain of those named
     uint32_t forced_count;       // runs of layers with their own; of layers in several the last counts
     ForcedRun *forced;
-    Coding experts, dense;                // how both travel; of experts the codec may be CODEC_AUTO
-    uint32_t shared_every;                // of sr, 0: without a shared expert
-    uint32_t whole_iterations;            // so many first iterations in which packets hold whole values
-    double capacity;                      // 0: nothing is dropped
+    Coding experts, dense;     // how both travel; of experts the codec may be CODEC_AUTO
+    uint32_t shared_every;     // of sr, 0: without a shared expert
+    uint32_t whole_iterations; // so many first iterations in which packets hold whole values
+    double capacity;           // 0: nothing is dropped
+    uint32_t replicas;         // forward: outermost levels over which experts are gathered once, as requested; 0: none
     OnceDense once_dense, once_embedding; // as requested
     bool regather_dense;                  // what is planned with: of ONCE_DENSE_AUTO one after the other,
     uint32_t dense_levels;                // with so many outermost levels whose gathered shares are kept all the same,
@@ -106,6 +107,8 @@ typedef struct {
     bool recomputes;         // what is planned with: of RECOMPUTE_AUTO one after the other
     Interleave interleave;   // as requested
     bool interleaves;        // what is planned with, where a lap allows it (spec_abreast)
+    uint32_t bucket_request; // layers, 0 or BUCKET_AUTO, as requested
+    uint32_t bucket;         // what is planned with, where it can be (spec_bucket)
     // In what rows travel: what `tokens` says of all ways, and what that comes to; of a forward pass gradients in none.
     TokenFormat tokens_all, tokens[TOKEN_WAYS];
     Span span, domain_span, codec_span, capacity_span;
@@ -118,15 +121,15 @@ typedef struct {
     SpecModel model;
     SpecPlan plan;
     TrainingSettings training;
-    // Forward passes with fewer experts than GPUs: outermost levels where experts, which do not change, are gathered
-    // once and for all. Their domain is S_l = n_l and nothing is gathered there.
+    // Forward passes: outermost levels where experts, which do not change, are gathered once and for all, before the
+    // first iteration. Their domain is S_l = n_l and nothing is gathered there.
     uint32_t replica_levels;
     struct FootprintTable *footprints; // what was measured of specs with this memory, or NULL (solve/footprint.h)
 } Spec;
 
-// In a forward pass with fewer experts than GPUs the fewest outermost levels without which every GPU has whole experts;
-// 0 if there are none, and in training, where every expert has one owner.
-uint32_t spec_replica_levels(const Cluster *cluster, Pass pass, uint64_t experts);
+// In a forward pass as many outermost levels as were requested; with fewer experts than GPUs at least the fewest
+// without which every GPU has whole experts, if there are some. 0 in training, where every expert has one owner.
+uint32_t spec_replica_levels(const Spec *spec);
 
 // Does every GPU own whole experts, not parts of some?
 bool spec_owns_whole_experts(const Spec *spec);
@@ -188,6 +191,17 @@ uint32_t spec_abreast(const Spec *spec);
 // slow stands between the transfers inside: the outermost one with several workers, where there are more inside. 0
 // where weights or gradients of experts are encoded, which the streams inside do for all levels.
 uint32_t spec_outer_levels(const Spec *spec);
+
+// Layers whose weights cross the slowest level together, and their gradients; 0: every bundle on its own, as where
+// there is no training, several laps, or anything encoded. Buckets are counted from the first layer.
+enum { BUCKET_AUTO = UINT32_MAX };
+uint32_t spec_bucket(const Spec *spec);
+// The slowest level, where there are buckets: the outermost with several workers.
+uint32_t spec_bucket_level(const Spec *spec);
+// Does the layer's dense bundle begin what its bucket gathers there, and end what it returns? Its experts, with a
+// domain of so many workers there? What does not joins that, and saves a start-up.
+bool spec_leads_bucket(const Spec *spec, uint32_t layer);
+bool spec_experts_lead_bucket(const Spec *spec, uint32_t layer, uint32_t domain);
 
 // Is layer `index` (0-based) an MoE layer?
 bool spec_layer_is_moe(const SpecModel *model, uint32_t index);

@@ -21,6 +21,7 @@ typedef struct {
 typedef struct {
     const Plan *plan;
     Simulation *out;
+    const double *sent_bytes; // [steps]: with those of all that joined it, which send nothing themselves
     const Classes *classes;
     Sharing *sharing;
     uint32_t *queue[STREAM_COUNT]; // steps of each stream
@@ -157,7 +158,7 @@ static void enter_transfer(Simulator *sim, uint32_t class, Activity *activity)
         record(sim, other, index)->late_class = class;
         Transfer *transfer = &sim->transfers[index][i];
         // The group waits for its busiest member.
-        *transfer = (Transfer){.left_bytes = step->bytes * fmax(1, step->busiest) / peers(sim, step)};
+        *transfer = (Transfer){.left_bytes = sim->sent_bytes[index] * fmax(1, step->busiest) / peers(sim, step)};
         if (transfer->left_bytes <= 0) {
             end_flow(sim, kind, index);
             continue;
@@ -177,7 +178,7 @@ static void end_transfers(Simulator *sim)
         SharedFlow flow = sim->flows[i];
         const Step *step = &sim->plan->steps[flow.step];
         if (flow.transfer->left_bytes > flow.transfer->rate * instant_s &&
-            flow.transfer->left_bytes > 1e-9 * step->bytes / peers(sim, step)) {
+            flow.transfer->left_bytes > 1e-9 * sim->sent_bytes[flow.step] / peers(sim, step)) {
             sim->flows[left++] = flow;
             continue;
         }
@@ -256,6 +257,18 @@ static void finish_phases(Simulator *sim)
 
 // ---- the whole -------------------------------------------------------------------------------
 
+static const double *add_up_runs(const Plan *plan, Arena *arena)
+{
+    double *sent = arena_alloc_array(arena, (size_t)plan->step_count + 1, sizeof(*sent));
+    uint32_t first[STREAM_COUNT] = {0};
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        Stream stream = step_stream(plan, &plan->steps[i]);
+        first[stream] = plan->steps[i].joined ? first[stream] : i;
+        sent[first[stream]] += plan->steps[i].bytes;
+    }
+    return sent;
+}
+
 static void sort_steps(Simulator *sim)
 {
     const Plan *plan = sim->plan;
@@ -315,6 +328,7 @@ const Simulation *simulate(const Plan *plan, Arena *arena)
     sim.activities = arena_alloc_array(arena, (uint64_t)classes * STREAM_COUNT, sizeof(*sim.activities));
     sim.transfers = arena_alloc_array(arena, plan->step_count, sizeof(*sim.transfers));
     sim.flows = arena_alloc_array(arena, flows_max, sizeof(*sim.flows));
+    sim.sent_bytes = add_up_runs(plan, arena);
     sort_steps(&sim);
     for (;;) {
         while (start_ready_steps(&sim))

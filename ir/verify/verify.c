@@ -157,6 +157,48 @@ static void verify_edges(Verifier *verifier)
     }
 }
 
+// What a step joins: the one before it on its stream, of which it may be the ordinal `place` of a run. What it waits
+// for the first of them waits for.
+static void verify_joined(Verifier *verifier, uint32_t index, int64_t before, uint32_t place)
+{
+    const Plan *plan = verifier->written;
+    const Step *step = &plan->steps[index], *other = before == NONE ? NULL : &plan->steps[before];
+    OpShape shape = step_info(step)->shape;
+    if (shape != SHAPE_GATHER && shape != SHAPE_SCATTER)
+        verify_fail(verifier, PROPERTY_EDGES, index, "op '%s' joins no other", step_info(step)->name);
+    else if (!other || other->op != step->op || other->group != step->group || other->when != step->when)
+        verify_fail(verifier, PROPERTY_EDGES, index,
+                    "joins the step before it on its stream, which is no '%s' of the same group and micro-batches",
+                    step_info(step)->name);
+    else if (step->after_count > 0)
+        verify_fail(verifier, PROPERTY_EDGES, index, "waits for step %" PRIu32 ", and joins step %" PRId64,
+                    plan->after[step->after_first], before);
+    else if (plan->micro_batches > 1 && step_repeats(step))
+        verify_fail(verifier, PROPERTY_EDGES, index, "joins step %" PRId64 ", and both run more than once", before);
+    else if (place >= PLAN_RUN_MAX)
+        verify_fail(verifier, PROPERTY_EDGES, index, "is one of more than %d steps that join each other", PLAN_RUN_MAX);
+    else if (plan->bucket == 0 || step->layer < 0 || other->layer < 0 ||
+             (uint32_t)step->layer / plan->bucket != (uint32_t)other->layer / plan->bucket)
+        verify_fail(verifier, PROPERTY_EDGES, index,
+                    "joins step %" PRId64 ", and their layers are not of one bucket of %" PRIu32, before, plan->bucket);
+}
+
+static void verify_runs(Verifier *verifier)
+{
+    const Plan *plan = verifier->written;
+    int64_t before[STREAM_COUNT];
+    uint32_t length[STREAM_COUNT] = {0};
+    for (int s = 0; s < STREAM_COUNT; s++)
+        before[s] = NONE;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        Stream stream = step_stream(plan, &plan->steps[i]);
+        if (plan->steps[i].joined)
+            verify_joined(verifier, i, before[stream], length[stream]);
+        length[stream] = plan->steps[i].joined ? length[stream] + 1 : 1;
+        before[stream] = i;
+    }
+}
+
 static void verify_steps(Verifier *verifier)
 {
     for (uint32_t i = 0; i < verifier->plan->step_count; i++)
@@ -198,8 +240,8 @@ static void verify_unrolled(Verifier *verifier)
 bool plan_verify(const Plan *plan, VerifyReport *report)
 {
     // Each relies on those before it.
-    static void (*const structure[])(Verifier *) = {verify_limits, verify_groups, verify_choices, verify_steps,
-                                                    verify_edges};
+    static void (*const structure[])(Verifier *) = {verify_limits, verify_groups, verify_choices,
+                                                    verify_steps,  verify_edges,  verify_runs};
     *report = (VerifyReport){0};
     Verifier verifier = {.written = plan, .plan = plan, .report = report};
     for (size_t i = 0; i < COUNT_OF(structure); i++) {

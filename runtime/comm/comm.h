@@ -38,7 +38,7 @@ typedef struct {
     bool own_place;
 } ExchangePart;
 
-enum { EXCHANGE_PARTS_MAX = 3 };
+enum { EXCHANGE_PARTS_MAX = PLAN_RUN_MAX };
 
 // What the rows are. Of token rows, part 0's; the other parts and counts are routing.
 typedef enum { CARRIES_ROWS, CARRIES_SUMS, CARRIES_COUNTS, CARRIES_WEIGHTS } Carries;

@@ -117,7 +117,7 @@ static CommRows part_rows(const ExchangePart *part, RowLayout layout, const int3
 {
     if (!part->fixed_rows)
         return (CommRows){first_row(layout, counts, member, own), (uint64_t)counts[member]};
-    uint64_t place = part->own_place ? member : member - (member > own);
+    uint64_t place = layout == ROWS_SAME ? 0 : part->own_place ? member : member - (member > own);
     return (CommRows){place * part->fixed_rows, part->fixed_rows};
 }
 

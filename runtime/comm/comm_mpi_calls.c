@@ -51,7 +51,7 @@ static Channel *channel_create(const MpiWorld *world, const Group *group, Stream
 {
     const Cluster *cluster = world->comm.cluster;
     uint64_t rank = world->comm.rank, members = group_size(cluster, group);
-    size_t requests = members * FLOW_KINDS * SLOTS;
+    size_t requests = members * FLOW_KINDS_MAX * SLOTS;
     Channel *channel = calloc(1, sizeof(*channel));
     if (!channel)
         return NULL;
@@ -60,7 +60,7 @@ static Channel *channel_create(const MpiWorld *world, const Group *group, Stream
     channel->chunk_bytes = chunk_bytes(world, group, members);
     channel->ranks = calloc(members, sizeof(*channel->ranks));
     channel->levels = calloc(members, sizeof(*channel->levels));
-    channel->flows = calloc(members * FLOW_KINDS, sizeof(*channel->flows));
+    channel->flows = calloc(members * FLOW_KINDS_MAX, sizeof(*channel->flows));
     channel->requests = calloc(requests, sizeof(*channel->requests));
     channel->finished = calloc(requests, sizeof(*channel->finished));
     channel->statuses = calloc(requests, sizeof(*channel->statuses));
@@ -144,7 +144,7 @@ static bool is_receive(FlowKind kind)
 static bool flow_post(const Call *call, uint32_t member, FlowKind kind, uint32_t slot)
 {
     Channel *channel = call->channel;
-    uint32_t index = member * FLOW_KINDS + kind;
+    uint32_t index = member * channel->kinds + kind;
     Flow *flow = &channel->flows[index];
     if (flow->left == 0)
         return true;
@@ -165,7 +165,7 @@ static bool flow_post(const Call *call, uint32_t member, FlowKind kind, uint32_t
 
 static bool flow_begin(const Call *call, uint32_t member, FlowKind kind, const void *at, uint64_t bytes)
 {
-    Flow *flow = &call->channel->flows[member * FLOW_KINDS + kind];
+    Flow *flow = &call->channel->flows[member * call->channel->kinds + kind];
     *flow = (Flow){.at = (char *)at, .left = bytes, .is_first = true};
     for (uint32_t slot = 0; slot < SLOTS; slot++) {
         if (!flow_post(call, member, kind, slot))
@@ -176,9 +176,10 @@ static bool flow_begin(const Call *call, uint32_t member, FlowKind kind, const v
 
 static bool call_receives(const Channel *channel)
 {
-    return channel->open[RECEIVE_COUNT] + channel->open[RECEIVE_ROWS] + channel->open[RECEIVE_RECORDS] +
-               channel->open[RECEIVE_FIXED] >
-           0;
+    uint32_t open = 0;
+    for (uint32_t kind = RECEIVE_COUNT; kind < channel->kinds; kind += 2)
+        open += channel->open[kind];
+    return open > 0;
 }
 
 // Who keeps this member waiting: peers with messages under way, those that should send first.
@@ -188,8 +189,8 @@ static uint32_t call_awaited(const Channel *channel, uint32_t *others)
     bool receives = call_receives(channel);
     for (uint32_t m = 0; m < channel->member_count; m++) {
         bool waits = false;
-        for (uint32_t r = 0; r < FLOW_KINDS * SLOTS; r++)
-            waits = waits || (channel->requests[m * FLOW_KINDS * SLOTS + r] != MPI_REQUEST_NULL &&
+        for (uint32_t r = 0; r < channel->kinds * SLOTS; r++)
+            waits = waits || (channel->requests[m * channel->kinds * SLOTS + r] != MPI_REQUEST_NULL &&
                               is_receive(r / SLOTS) == receives);
         if (waits && missing++ == 0)
             first = m;
@@ -255,9 +256,10 @@ static void call_came(const Call *call, uint32_t member, double now_s)
     comm_tally_delivered(&channel->tally, member, now_s);
 }
 
-static void call_begin(const Call *call)
+static void call_begin(const Call *call, uint32_t parts)
 {
     Channel *channel = call->channel;
+    channel->kinds = SEND_ROWS + 2 * parts;
     memset(channel->came, 0, channel->member_count * sizeof(*channel->came));
     comm_tally_begin(&channel->tally, channel->own, clock_now_s());
 }
@@ -265,8 +267,8 @@ static void call_begin(const Call *call)
 static bool call_finish(const Call *call, int request, MPI_Status *status, double now_s)
 {
     Channel *channel = call->channel;
-    uint32_t index = (uint32_t)request / SLOTS, slot = (uint32_t)request % SLOTS, member = index / FLOW_KINDS;
-    FlowKind kind = (FlowKind)(index % FLOW_KINDS);
+    uint32_t index = (uint32_t)request / SLOTS, slot = (uint32_t)request % SLOTS, member = index / channel->kinds;
+    FlowKind kind = (FlowKind)(index % channel->kinds);
     channel->open[kind]--;
     if (is_receive(kind))
         call_came(call, member, now_s);
@@ -279,7 +281,7 @@ static bool call_finish(const Call *call, int request, MPI_Status *status, doubl
 static bool call_advance(const Call *call, bool *finished)
 {
     Channel *channel = call->channel;
-    int requests = (int)channel->member_count * FLOW_KINDS * SLOTS, count = 0;
+    int requests = (int)(channel->member_count * channel->kinds * SLOTS), count = 0;
     int error = MPI_Testsome(requests, channel->requests, &count, channel->finished, channel->statuses);
     for (int i = 0; error == MPI_ERR_IN_STATUS && i < count; i++) {
         if (!mpi_check(channel->statuses[i].MPI_ERROR, "a message failed", call->fault))
@@ -299,7 +301,7 @@ static bool call_advance(const Call *call, bool *finished)
 static bool is_open(const Channel *channel, bool counts_only)
 {
     uint32_t open = channel->open[RECEIVE_COUNT];
-    for (int kind = 0; !counts_only && kind < FLOW_KINDS; kind++)
+    for (uint32_t kind = 0; !counts_only && kind < channel->kinds; kind++)
         open += kind == RECEIVE_COUNT ? 0 : channel->open[kind];
     return open > 0;
 }
@@ -387,7 +389,7 @@ bool mpi_exchange(Comm *base, int handle, const Exchange *exchange, Fault *fault
             return false;
         comm_count_exchange(&world->counters[channel->levels[m]], exchange, m);
     }
-    call_begin(&call);
+    call_begin(&call, exchange->part_count);
     if (comm_sends_counts(exchange) && !exchange_counts(&call, exchange))
         return false;
     if (!exchange_rows(&call, exchange, false) || !call_complete(&call, true))

@@ -18,18 +18,14 @@ enum {
     REDUCE_COUNT_MAX = 64
 };
 
-// What passes between this member and one peer in a call. Receiving follows sending; half the number is the tag.
-// FIXED: the third part, that of counts where messages have fixed sizes.
+// What passes between this member and one peer in a call: a count, and the rows of each part, of which the first
+// follows here. Receiving follows sending; half the number is the tag.
 typedef enum {
     SEND_COUNT,
     RECEIVE_COUNT,
     SEND_ROWS,
     RECEIVE_ROWS,
-    SEND_RECORDS,
-    RECEIVE_RECORDS,
-    SEND_FIXED,
-    RECEIVE_FIXED,
-    FLOW_KINDS
+    FLOW_KINDS_MAX = 2 + 2 * EXCHANGE_PARTS_MAX
 } FlowKind;
 
 typedef struct {
@@ -44,14 +40,15 @@ typedef struct {
     Stream stream;
     MPI_Comm mpi;
     uint32_t member_count, own;
-    uint64_t chunk_bytes;      // largest message; the same for all members
-    uint64_t *ranks;           // [members]
-    uint32_t *levels;          // [members]
-    Flow *flows;               // [members][FLOW_KINDS]
-    MPI_Request *requests;     // [members][FLOW_KINDS][SLOTS]
-    int *finished;             // [members * FLOW_KINDS * SLOTS], scratch of MPI_Testsome
-    MPI_Status *statuses;      // likewise
-    uint32_t open[FLOW_KINDS]; // requests under way
+    uint64_t chunk_bytes;          // largest message; the same for all members
+    uint64_t *ranks;               // [members]
+    uint32_t *levels;              // [members]
+    uint32_t kinds;                // of flows, in the call under way
+    Flow *flows;                   // [members][kinds], of which there is memory for the most
+    MPI_Request *requests;         // [members][kinds][SLOTS]
+    int *finished;                 // [members * kinds * SLOTS], scratch of MPI_Testsome
+    MPI_Status *statuses;          // likewise
+    uint32_t open[FLOW_KINDS_MAX]; // requests under way
     CommTally tally;
     bool *came; // [members] something has arrived from it in the call under way
 } Channel;

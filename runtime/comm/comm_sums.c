@@ -38,8 +38,17 @@ static Exchange scatter_exchange(const SumGroup *group, const void *from, uint64
 Exchange comm_shards_exchange(const SumGroup *group, Tensor gathered, Tensor shard)
 {
     for (uint32_t m = 0; m < group->members; m++)
-        group->counts[m] = group->counts[group->members + m] = (int32_t)shard.rows;
-    return scatter_exchange(group, gathered.data, shard.cols * dtype_bytes(shard.dtype));
+        group->counts[m] = group->counts[group->members + m] = 1;
+    return scatter_exchange(group, gathered.data, shard.rows * shard.cols * dtype_bytes(shard.dtype));
+}
+
+void *comm_add_shards(Exchange *shards, uint32_t members, Tensor gathered, Tensor shard)
+{
+    const ExchangePart *before = &shards->parts[shards->part_count - 1];
+    void *scratch = (char *)before->recv + before->row_bytes * (members - 1);
+    shards->parts[shards->part_count++] = (ExchangePart){
+        .send = gathered.data, .recv = scratch, .row_bytes = shard.rows * shard.cols * dtype_bytes(shard.dtype)};
+    return scratch;
 }
 
 Tensor comm_own_shard(Tensor gathered, Tensor shard, uint32_t own)
@@ -129,17 +138,17 @@ bool comm_all_gather(const SumGroup *group, uint32_t count, const Tensor shard[]
                          .send_counts = group->counts,
                          .recv_counts = group->counts + group->members,
                          .counts_known = true,
-                         .recv_capacity = group->members * shard[0].rows,
+                         .recv_capacity = group->members,
                          .carries = CARRIES_WEIGHTS,
                          .call = group->call};
     for (uint32_t m = 0; m < 2 * group->members; m++)
-        group->counts[m] = (int32_t)shard[0].rows;
+        group->counts[m] = 1; // a row is a whole shard, so that shards of different sizes travel together
     for (uint32_t p = 0; p < count; p++) {
-        uint64_t row_bytes = shard[p].cols * dtype_bytes(shard[p].dtype), bytes = shard[p].rows * row_bytes;
+        uint64_t bytes = shard[p].rows * shard[p].cols * dtype_bytes(shard[p].dtype);
         char *own = (char *)gathered[p].data + group->own * bytes;
         if (own != shard[p].data && bytes > 0)
             memcpy(own, shard[p].data, bytes);
-        exchange.parts[p] = (ExchangePart){.send = shard[p].data, .recv = gathered[p].data, .row_bytes = row_bytes};
+        exchange.parts[p] = (ExchangePart){.send = shard[p].data, .recv = gathered[p].data, .row_bytes = bytes};
     }
     return group->comm->ops->exchange(group->comm, group->channel, &exchange, fault);
 }
@@ -149,14 +158,9 @@ bool comm_reduce_scatter(const SumGroup *group, uint32_t count, const Tensor gat
 {
     SumGroup parts[EXCHANGE_PARTS_MAX] = {*group};
     Exchange shards = comm_shards_exchange(group, gathered[0], shard[0]);
-    shards.part_count = count;
     for (uint32_t p = 1; p < count; p++) {
-        const ExchangePart *before = &shards.parts[p - 1];
         parts[p] = *group;
-        parts[p].scratch = (char *)before->recv + before->row_bytes * shard[p - 1].rows * (group->members - 1);
-        shards.parts[p] = (ExchangePart){.send = gathered[p].data,
-                                         .recv = parts[p].scratch,
-                                         .row_bytes = shard[p].cols * dtype_bytes(shard[p].dtype)};
+        parts[p].scratch = comm_add_shards(&shards, group->members, gathered[p], shard[p]);
     }
     if (!group->comm->ops->exchange(group->comm, group->channel, &shards, fault))
         return false;

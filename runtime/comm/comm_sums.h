@@ -25,6 +25,8 @@ uint64_t comm_part_size(uint64_t elements, uint32_t members, uint32_t member);
 // scratch, in the order of members. Parts: the same with the parts of a gradient; *own becomes this rank's, in place.
 // Sums: every member sends its part, summed, to all. `counts` must live as long as the exchange.
 Exchange comm_shards_exchange(const SumGroup *group, Tensor gathered, Tensor shard);
+// The shards of another tensor travel with them, and come to lie after them in the scratch, where the result points.
+void *comm_add_shards(Exchange *shards, uint32_t members, Tensor gathered, Tensor shard);
 Tensor comm_own_shard(Tensor gathered, Tensor shard, uint32_t own); // where it is gathered
 Tensor comm_own_part(Tensor gradient, uint32_t members, uint32_t own);
 bool comm_parts_exchange(const SumGroup *group, Tensor gradient, Tensor *own, Exchange *exchange,
@@ -33,12 +35,12 @@ Exchange comm_sums_exchange(const SumGroup *group, Tensor gradient, Tensor own);
 // Where a member's summand lies: in the scratch, but the own one at `own`.
 const void *comm_summand(const SumGroup *group, Tensor own, uint32_t member);
 
-// Host memory. Every member's shards to all: `count`, at most EXCHANGE_PARTS_MAX, of as many rows travel together.
+// Host memory. Every member's shards to all: `count`, at most EXCHANGE_PARTS_MAX, travel together.
 // gathered: [members] shards each, among which the own ones are copied if they are not there.
 bool comm_all_gather(const SumGroup *group, uint32_t count, const Tensor shard[], const Tensor gathered[],
                      Fault *fault) MUST_CHECK;
 // Host memory. gathered: [members] shards of the shard's size. Every member ends with the sums of its shards, of which
-// `count`, at most EXCHANGE_PARTS_MAX, of as many rows travel together; a sum may be where the own summand is.
+// `count`, at most EXCHANGE_PARTS_MAX, travel together; a sum may be where the own summand is.
 bool comm_reduce_scatter(const SumGroup *group, uint32_t count, const Tensor gathered[], const Tensor shard[],
                          Fault *fault) MUST_CHECK;
 // Every member ends with the same sum. Sends 2 (members - 1) / members of the elements.

@@ -62,6 +62,8 @@ struct CudaStep {
     cudaEvent_t done;          // also the time of its end
     cudaEvent_t counted;       // counts are in the pinned copies; while a graph is captured: the step's end
     _Atomic uint64_t enqueued; // number of the iteration in which it last was
+    CudaStep *next;            // of its run; NULL
+    bool joined;               // done with the first of its run
     int channel;               // of steps that meet others
     MessagePlace place;        // among those; of gradients that are packed, among those that the packets travel between
     StepPackets packets;

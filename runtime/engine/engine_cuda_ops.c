@@ -158,9 +158,27 @@ bool cuda_run_loss(CudaStep *step, Fault *fault)
     return launched(cuda_loss(queue_of(step), dims_of(step), t->x, t->tokens, t->embedding, t->loss), fault);
 }
 
+// The shards of a run, each a part of one exchange, whose rows are whole shards.
+static bool gather_run(CudaStep *first, Fault *fault)
+{
+    Exchange exchange = {.send_layout = ROWS_SAME, .recv_layout = ROWS_ALL, .carries = CARRIES_WEIGHTS};
+    for (const CudaStep *step = first; step; step = step->next) {
+        const struct gather_tensors *t = &step->operands.gather;
+        const ExchangePart part = engine_shard_part(t->shard, t->gathered);
+        exchange.parts[exchange.part_count++] = part;
+        if (!cuda_check(cudaMemcpyAsync((char *)part.recv + step->place.own * part.row_bytes, part.send, part.row_bytes,
+                                        cudaMemcpyDeviceToDevice, stream_of(first)),
+                        "enqueue a copy", fault))
+            return false;
+    }
+    return cuda_exchange(first, &exchange, fault);
+}
+
 bool cuda_run_gather(CudaStep *step, Fault *fault)
 {
     const struct gather_tensors *t = &step->operands.gather;
+    if (step->joined || step->next)
+        return step->joined || gather_run(step, fault);
     Tensor shard = engine_packets(&step->packets, step->engine->whole, t->shard);
     Comm *comm = step->engine->comm;
     return comm->device->all_gather(comm, step->channel, shard.data, t->gathered.data,
@@ -316,9 +334,17 @@ static bool add_up(const CudaStep *step, Tensor out, Fault *fault)
 bool cuda_run_reduce_scatter(CudaStep *step, Fault *fault)
 {
     const struct reduce_scatter_tensors *t = &step->operands.reduce_scatter;
+    if (step->joined)
+        return true;
     SumGroup group = cuda_sum_group(step);
     Exchange shards = comm_shards_exchange(&group, t->gathered, t->shard);
-    return cuda_exchange(step, &shards, fault) && add_up(step, t->shard, fault);
+    for (const CudaStep *of = step->next; of; of = of->next)
+        comm_add_shards(&shards, group.members, of->operands.reduce_scatter.gathered,
+                        of->operands.reduce_scatter.shard);
+    bool ok = cuda_exchange(step, &shards, fault);
+    for (const CudaStep *of = step; of && ok; of = of->next)
+        ok = add_up(of, of->operands.reduce_scatter.shard, fault);
+    return ok;
 }
 
 bool cuda_run_all_reduce(CudaStep *step, Fault *fault)

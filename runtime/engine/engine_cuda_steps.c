@@ -12,6 +12,7 @@ static bool parts_upload(CudaStep *step, Tensor own, Fault *fault)
 {
     uint32_t members = step->place.members;
     SumGroup group = cuda_sum_group(step);
+    group.scratch = (char *)group.scratch + sums_run_offset(step->engine->plan, step->index);
     const void **parts = malloc(members * sizeof(*parts));
     if (!parts)
         return fault_set(fault, FAULT_MEMORY, "out of memory");
@@ -284,6 +285,9 @@ static bool step_create(CudaEngine *engine, uint32_t index, Fault *fault)
     snprintf(step->label, sizeof(step->label), of->layer == NONE ? "%s" : "%s %" PRId32, info->name, of->layer);
     step->operands = step_tensors(plan, of, engine->memory);
     step->packets = engine_step_packets(plan, engine->kinds, engine->comm->rank, index);
+    int64_t next = of->group == NONE ? NONE : plan_run_next(plan, index);
+    step->joined = of->joined;
+    step->next = next == NONE ? NULL : &engine->steps[next];
     if (of->group != NONE && !channel_open(engine, step, fault))
         return false;
     if ((size_t)of->op < COUNT_OF(prepares) && prepares[of->op] && !prepares[of->op](step, fault))

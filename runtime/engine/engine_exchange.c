@@ -120,6 +120,15 @@ uint64_t engine_padding_rows(const MessagePlace *place, const int32_t *counts)
     return rows;
 }
 
+ExchangePart engine_shard_part(Tensor shard, Tensor gathered)
+{
+    return (ExchangePart){.send = shard.data,
+                          .recv = gathered.data,
+                          .row_bytes = shard.rows * shard.cols * dtype_bytes(shard.dtype),
+                          .fixed_rows = 1,
+                          .own_place = true};
+}
+
 Exchange engine_packet_exchange(Tensor packets, Tensor received, uint32_t members, int32_t *counts)
 {
     for (uint32_t m = 0; m < 2 * members; m++)

@@ -46,6 +46,10 @@ bool engine_counts_check(const MessagePlace *place, const int32_t *counts, Fault
 // Rows of padding in the messages to the other members, or from them.
 uint64_t engine_padding_rows(const MessagePlace *place, const int32_t *counts);
 
+// A shard that every member gets, and finds in its place among those that are gathered: of an exchange of parts like
+// this one, sent to all alike (ROWS_SAME). The own one is copied by others.
+ExchangePart engine_shard_part(Tensor shard, Tensor gathered);
+
 // Packets [members x rows of each][bytes]: to every member those of its experts, and as many back. `counts`
 // [2 x members] is filled and must live as long as the exchange.
 Exchange engine_packet_exchange(Tensor packets, Tensor received, uint32_t members, int32_t *counts);

@@ -165,6 +165,9 @@ static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)
     if (elements)
         step->work =
             (Tensor){.data = engine->memory + scratch->offset, .dtype = DTYPE_F32, .rows = 1, .cols = elements};
+    int64_t next = of->group == NONE ? NONE : plan_run_next(plan, index);
+    step->joined = of->joined;
+    step->next = next == NONE ? NULL : &engine->steps[next];
     if (of->group != NONE && !channel_open(engine, step, fault))
         return false;
     return (size_t)of->op >= COUNT_OF(prepares) || !prepares[of->op] || prepares[of->op](step, fault);

@@ -16,9 +16,11 @@ struct HostStep {
     HostHandler run;
     uint32_t index;
     StepTensors operands;
-    Tensor work;        // its scratch; nothing where the op takes none
-    int channel;        // of steps that meet others
-    MessagePlace place; // among those; of gradients that are packed, among those that the packets travel between
+    Tensor work;          // its scratch; nothing where the op takes none
+    int channel;          // of steps that meet others
+    const HostStep *next; // of its run; NULL
+    bool joined;          // done with the first of its run
+    MessagePlace place;   // among those; of gradients that are packed, among those that the packets travel between
     StepPackets packets;
     union { // of the op; of others
         StepRoute route;

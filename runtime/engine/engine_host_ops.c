@@ -213,14 +213,17 @@ bool host_run_loss(const HostStep *step, Fault *fault)
 
 bool host_run_gather(const HostStep *step, Fault *fault)
 {
-    const struct gather_tensors *t = &step->operands.gather;
     const HostEngine *engine = step->engine;
     Meeting meeting = meeting_of(step);
     Stream stream = step_stream(engine->plan, &engine->plan->steps[step->index]);
-    MovedShards shards = {.count = 1,
-                          .shard = {engine_packets(&step->packets, engine->whole, t->shard)},
-                          .gathered = {t->gathered},
-                          .counts = engine->gather_counts[stream == STREAM_MIGRATE_OUTER]};
+    MovedShards shards = {.counts = engine->gather_counts[stream == STREAM_MIGRATE_OUTER]};
+    if (step->joined)
+        return true;
+    for (const HostStep *of = step; of; of = of->next) {
+        const struct gather_tensors *t = &of->operands.gather;
+        shards.shard[shards.count] = engine_packets(&of->packets, engine->whole, t->shard);
+        shards.gathered[shards.count++] = t->gathered;
+    }
     return host_move_gather(&meeting, &shards, fault);
 }
 
@@ -395,10 +398,15 @@ static SumGroup sum_group(const HostStep *step)
 
 bool host_run_reduce_scatter(const HostStep *step, Fault *fault)
 {
-    const struct reduce_scatter_tensors *t = &step->operands.reduce_scatter;
     SumGroup group = sum_group(step);
     Meeting meeting = meeting_of(step);
-    MovedShards shards = {.count = 1, .shard = {t->shard}, .gathered = {t->gathered}, .counts = group.counts};
+    MovedShards shards = {.counts = group.counts};
+    if (step->joined)
+        return true;
+    for (const HostStep *of = step; of; of = of->next) {
+        shards.shard[shards.count] = of->operands.reduce_scatter.shard;
+        shards.gathered[shards.count++] = of->operands.reduce_scatter.gathered;
+    }
     return host_move_scatter(&meeting, &shards, group.scratch, fault);
 }
 

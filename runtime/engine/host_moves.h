@@ -30,7 +30,7 @@ bool host_move_back(const Meeting *meeting, const ReturnTensors *t, Fault *fault
 
 enum { MOVE_PARTS_MAX = EXCHANGE_PARTS_MAX };
 
-// Shards that travel together: [rows][cols] each, of as many rows. `gathered` [members][rows][cols].
+// Shards that travel together: [rows][cols] each. `gathered` [members][rows][cols].
 typedef struct {
     uint32_t count; // at most MOVE_PARTS_MAX
     Tensor shard[MOVE_PARTS_MAX], gathered[MOVE_PARTS_MAX];

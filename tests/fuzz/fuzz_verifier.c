@@ -82,7 +82,7 @@ static void change_step(Mutation *m)
     uint32_t index = (uint32_t)draw(m, plan->step_count);
     Step *step = &plan->steps[index];
     const OpInfo *info = op_info((int)step->op);
-    switch (draw(m, 9)) {
+    switch (draw(m, 10)) {
     case 0:
         if (info->operand_count)
             plan->operands[step->operand_first + draw(m, info->operand_count)] = index_or_none(m, plan->buffer_count);
@@ -114,6 +114,9 @@ static void change_step(Mutation *m)
         break;
     case 8:
         *(draw(m, 2) ? &step->bytes : &step->busiest) = near_number(m, step->bytes);
+        break;
+    case 9:
+        step->joined = !step->joined;
         break;
     }
 }
@@ -229,7 +232,7 @@ static void change_model(Mutation *m)
 static void change_plan(Mutation *m)
 {
     Plan *plan = m->plan;
-    switch (draw(m, 10)) {
+    switch (draw(m, 11)) {
     case 0:
         plan->pass = (Pass)draw(m, PASS_COUNT);
         break;
@@ -247,6 +250,9 @@ static void change_plan(Mutation *m)
         break;
     case 5:
         plan->replica_slots = near_count(m, plan->replica_slots);
+        break;
+    case 10:
+        plan->bucket = near_count(m, plan->bucket);
         break;
     case 6:
         plan->iteration_s = near_number(m, plan->iteration_s);

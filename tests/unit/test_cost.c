@@ -707,3 +707,50 @@ Test(cost, training_costs_more_and_returns_gradients)
     cr_assert(near(training.traffic[1].dense_gather_bytes, 2 * 3 * elements * dtype_bytes(spec.model.dtype)));
     arena_destroy(arena);
 }
+
+// Latency is all that counts: start-ups of gathers queue, then those of returns. Of four layers, each with dense
+// weights and experts, a bucket of two leaves one of four start-ups each way where experts are gathered from all data
+// centres, two of three where half of them gather, as experts and dense weights have groups of their own then.
+Test(cost, buckets_pay_one_start_up)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){4, 2, 0}, 16, 2);
+    spec.model.layers = 4;
+    spec.plan.pass = PASS_TRAINING;
+    spec.cluster.levels[0].latency_s = 1;
+    spec.cluster.levels[0].overhead_s = 0.1; // of a message: three peers, or one
+    static const struct {
+        uint32_t domain, bucket;
+        double saved_s; // each way
+    } cases[] = {{4, 1, 4 * 1.3},           {4, 2, 6 * 1.3}, {4, 3, 6 * 1.3},          {4, 4, 7 * 1.3},
+                 {2, 2, 2 * 1.3 + 2 * 1.1}, {1, 2, 2 * 1.3}, {2, 4, 3 * 1.3 + 3 * 1.1}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        double s[2];
+        for (int with = 0; with < 2; with++) {
+            Arena *arena = arena_create();
+            spec.plan.bucket = with ? cases[i].bucket : 0;
+            Config config = {.domain = {cases[i].domain, 1}};
+            const Workload *work = workload_derive(&spec, arena);
+            Clock clock = clock_begin(work);
+            double begin_s = clock.at_s[CLOCK_OUTER];
+            for (uint32_t k = 0; k < 4; k++) {
+                LayerCost layer;
+                PassCost passes[2];
+                cost_layer(work, k, &config, DISPATCH_DEDUP, &layer);
+                cost_pass(work, k, &layer, false, &passes[0]);
+                cost_pass(work, k, &layer, true, &passes[1]);
+                const ClockedLayer of = {.layer = k,
+                                         .cost = &layer,
+                                         .passes = passes,
+                                         .config = &config,
+                                         .prefetch = PREFETCH_UNLIMITED,
+                                         .first = true,
+                                         .last = true};
+                clock_forward(work, &of, &clock, NULL);
+            }
+            s[with] = clock.at_s[CLOCK_OUTER] - begin_s;
+            arena_destroy(arena);
+        }
+        cr_assert_float_eq(s[0] - s[1], cases[i].saved_s, 1e-9, "%zu: saves %g s, not %g", i, s[0] - s[1],
+                           cases[i].saved_s);
+    }
+}

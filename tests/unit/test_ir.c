@@ -268,6 +268,46 @@ Test(order, streams_and_edges)
     plan_destroy(plan);
 }
 
+// Of four steps of a stream the second and third are one event: neither comes before the other, and what waits for one
+// waits for both. Buffers of a run are alive together.
+Test(order, steps_of_a_run_are_one_event)
+{
+    Arena *arena = arena_create();
+    Buffer buffers[8];
+    int32_t operands[] = {0, 1, 2, 3, 4, 5, 6, 7, 3, 3, 1, 1};
+    uint32_t after[] = {1};
+    Step steps[5] = {{.op = OP_GATHER}, {.op = OP_GATHER}, {.op = OP_GATHER}, {.op = OP_GATHER}, {.op = OP_OPTIMIZER}};
+    for (uint32_t b = 0; b < 8; b++)
+        buffers[b] = (Buffer){.name = "", .dtype = DTYPE_U8, .rows = 1, .cols = 1, .kind = BUFFER_TEMPORARY};
+    for (uint32_t s = 0; s < 5; s++)
+        steps[s].operand_first = 2 * s;
+    steps[2].joined = true;
+    steps[4].after_count = 1;
+    Plan plan = {.buffers = buffers,
+                 .buffer_count = 8,
+                 .steps = steps,
+                 .step_count = 5,
+                 .operands = operands,
+                 .operand_count = 12,
+                 .after = after,
+                 .after_count = 1,
+                 .micro_batches = 1};
+    const Order *order = order_create(&plan, arena);
+    cr_assert(order_before(order, 0, 1) && order_before(order, 0, 2) && order_before(order, 1, 3) &&
+              order_before(order, 2, 3));
+    cr_assert(!order_before(order, 1, 2) && !order_before(order, 2, 1) && !order_before(order, 2, 2));
+    cr_assert(order_before(order, 1, 4) && order_before(order, 2, 4), "waits for one, and so for both");
+    cr_assert(!order_before(order, 3, 4) && !order_before(order, 4, 3));
+    const Lifetimes *lifetimes = lifetimes_create(&plan, order, arena);
+    cr_assert(!lifetimes_disjoint(lifetimes, 2, 5), "read by the first, written by the second of the run");
+    cr_assert(lifetimes_disjoint(lifetimes, 0, 5), "read before the run");
+    cr_assert(lifetimes_disjoint(lifetimes, 2, 7), "written after it");
+    cr_assert_eq(plan_run_next(&plan, 0), NONE);
+    cr_assert_eq(plan_run_next(&plan, 1), 2);
+    cr_assert_eq(plan_run_next(&plan, 2), NONE);
+    arena_destroy(arena);
+}
+
 // A random plan over all streams; every op here has buffers of no particular shape.
 static Plan *random_plan(unsigned seed, uint32_t steps, uint32_t buffers)
 {

@@ -73,6 +73,56 @@ Test(verify, the_plan_itself_and_a_packed_one_hold)
     plan_destroy(plan);
 }
 
+// Two layers in a bucket on 2 x 2 ranks, experts gathered over both levels: four gathers and four returns over the
+// outer level are runs. The step that joins the first one of the run.
+static Plan *plan_of_runs(uint32_t *joined)
+{
+    Arena *arena = arena_create();
+    Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 4, 2);
+    spec.plan.pass = PASS_TRAINING;
+    spec.plan.bucket = 2;
+    double bytes;
+    const Config config = {.domain = {2, 2}};
+    const Workload *work = workload_derive(&spec, arena);
+    Plan *plan = lower_uniform(work, &config, DISPATCH_DEDUP, &bytes);
+    IterationCost cost;
+    cost_iteration(work, &config, DISPATCH_DEDUP, &cost);
+    lowered_claim_cost(&spec, &config, &cost, plan);
+    uint32_t count = 0;
+    for (uint32_t s = plan->step_count; s-- > 0;) {
+        *joined = plan->steps[s].joined ? s : *joined;
+        count += plan->steps[s].joined;
+    }
+    cr_assert_eq(count, 6);
+    arena_destroy(arena);
+    return plan;
+}
+
+#define EXPECT_RUN(statement, property, step, message)                                                                 \
+    do {                                                                                                               \
+        uint32_t joined = 0;                                                                                           \
+        Plan *plan = plan_of_runs(&joined);                                                                            \
+        expect_valid(plan);                                                                                            \
+        statement;                                                                                                     \
+        expect_violation(plan, PROPERTY_##property, step, message);                                                    \
+    } while (0)
+
+Test(verify, runs)
+{
+    EXPECT(plan->steps[PLAN_GATE].joined = true, EDGES, PLAN_GATE, "op 'gate' joins no other");
+    EXPECT(plan->steps[PLAN_GATHER].joined = true, EDGES, PLAN_GATHER,
+           "joins the step before it on its stream, which is no 'gather' of the same group");
+    EXPECT(plan->bucket = 2, LIMITS, NONE, "'bucket' is 2: expected 0 in a forward pass");
+    EXPECT_RUN(plan->bucket = 9, LIMITS, NONE, "'bucket' is 9: expected at most 8 layers");
+    EXPECT_RUN(plan->bucket = 1, EDGES, joined, "their layers are not of one bucket of 1");
+    EXPECT_RUN(plan->bucket = 0, EDGES, joined, "their layers are not of one bucket of 0");
+    EXPECT_RUN((plan->steps[joined].after_count = 1, plan->steps[joined].after_first = 0), EDGES, joined,
+               "waits for step");
+    EXPECT_RUN(plan->steps[joined].when = WHEN_LAST, EDGES, joined, "which is no 'gather' of the same group");
+    // What two steps of a run bring would come to lie in one place.
+    EXPECT_RUN(buffer(plan, "L1.dense.dc")->offset = buffer(plan, "L0.dense.dc")->offset, MEMORY, NONE, "L1.dense.dc");
+}
+
 Test(verify, limits)
 {
     EXPECT(plan->steps[PLAN_GATE].group = 7, LIMITS, PLAN_GATE, "step 3 ('gate'): 'group' is 7");

@@ -335,6 +335,11 @@ Test(language, fewer_experts_than_gpus_make_replicas_of_a_forward_pass)
     cr_assert_eq(replicas_of(3), 0); // no level without which GPUs have whole experts
     cr_assert_eq(replicas_of(60), 0);
     cr_assert_eq(spec_of(12, "pass = training")->replica_levels, 0);
+    cr_assert_eq(spec_of(48, "pass = forward replicas = a")->replica_levels, 1);
+    cr_assert_eq(spec_of(60, "pass = forward replicas = b")->replica_levels, 2);
+    cr_assert_eq(spec_of(3, "pass = forward replicas = a")->replica_levels, 1);
+    cr_assert_eq(spec_of(3, "pass = forward replicas = c")->replica_levels, 3);
+    cr_assert_eq(spec_of(4, "pass = forward replicas = a")->replica_levels, 2); // without which 12 GPUs own parts of 4
     const Spec *spec =
         check(CLUSTER "model m { " DIMENSIONS "moe { experts = 4 } } plan { pass = forward domain = { gpu = 2 } }");
     cr_assert_eq(spec->replica_levels, 1);

@@ -284,6 +284,17 @@ static void replicated(Spec *spec)
     spec->model.experts = 2;
     spec->replica_levels = 1;
 }
+// Parts of experts that are held over the outer level from the start; and all of them everywhere.
+static void replicated_parts(Spec *spec)
+{
+    spec->model.experts = 3;
+    spec->replica_levels = 1;
+}
+static void replicated_everywhere(Spec *spec)
+{
+    spec->model.experts = 5;
+    spec->replica_levels = 2;
+}
 static void in_parts(Spec *spec)
 {
     spec->model.experts = 6;
@@ -326,6 +337,14 @@ Test(matrix, dropped_and_rounded)
 Test(matrix, replicated_experts)
 {
     run_variation(replicated);
+}
+Test(matrix, replicated_parts_of_experts)
+{
+    run_variation(replicated_parts);
+}
+Test(matrix, experts_replicated_everywhere)
+{
+    run_variation(replicated_everywhere);
 }
 Test(matrix, parts_of_experts)
 {

@@ -36,7 +36,8 @@
     X(CHANGE_SPAN, "change a span")                                                                                    \
     X(DROP_SUM, "drop a step of a sum")                                                                                \
     X(RETURN_EARLY, "end a sum early")                                                                                 \
-    X(CHANGE_COUNT, "change the micro-batches")
+    X(CHANGE_COUNT, "change the micro-batches")                                                                        \
+    X(JOIN, "join a step, or part it")
 #define X(name, text) MUTATE_##name,
 typedef enum { MUTATORS(X) MUTATOR_COUNT } Mutator;
 #undef X
@@ -68,6 +69,7 @@ static const uint32_t meant[MUTATOR_COUNT] = {
     [MUTATE_CHANGE_SPAN] = P(LOOP) | P(READS) | P(RACES) | P(MEMORY),
     [MUTATE_DROP_SUM] = P(LOOP) | P(READS) | P(MEMORY) | P(GATHER) | P(FLOW),
     [MUTATE_RETURN_EARLY] = P(LOOP) | P(READS) | P(RACES) | P(MEMORY) | P(GATHER) | P(FLOW),
+    [MUTATE_JOIN] = P(EDGES) | P(RACES) | P(MEMORY) | P(READS),
     [MUTATE_CHANGE_COUNT] = P(EDGES) | P(LOOP) | P(TRAFFIC) | P(MEMORY) | P(FLOW),
 };
 
@@ -124,6 +126,9 @@ static void judge(Trial *trial, Mutator mutator, bool harmless, const char *site
     bool strict = mutator == MUTATE_CHANGE_OPERAND || mutator == MUTATE_CHANGE_WHEN || mutator == MUTATE_CHANGE_SPAN;
     // Waits that one micro-batch alone needs are kept, since flow follows one.
     strict = strict || (mutator == MUTATE_DROP_EDGE && trial->good->micro_batches > 1);
+    // Steps of a run are alike, and stand in its place.
+    bool has_runs = trial->good->bucket > 0;
+    strict = strict || (mutator == MUTATE_SWAP_STEPS && has_runs);
     cr_assert(!harmless || promised || strict, "%s of %s: harmless, yet refused: %s", mutator_names[mutator], site,
               report.items[0].message);
     uint32_t found = 0;
@@ -132,8 +137,8 @@ static void judge(Trial *trial, Mutator mutator, bool harmless, const char *site
     score->killed++;
     for (int p = 0; p < PROPERTY_COUNT; p++)
         score->by[p] += found >> p & 1;
-    cr_expect(found & meant[mutator], "%s of %s: refused for '%s' alone: %s", mutator_names[mutator], site,
-              property_name(report.items[0].property), report.items[0].message);
+    cr_expect(found & (meant[mutator] | (has_runs ? P(EDGES) : 0)), "%s of %s: refused for '%s' alone: %s",
+              mutator_names[mutator], site, property_name(report.items[0].property), report.items[0].message);
 }
 
 // ---- harmless by rule ----------------------------------------------------------------------------
@@ -608,6 +613,54 @@ static void change_formats(Trial *trial)
     }
 }
 
+static int64_t step_before(const Plan *plan, int64_t step)
+{
+    Stream stream = step_stream(plan, &plan->steps[step]);
+    while (--step >= 0 && step_stream(plan, &plan->steps[step]) != stream)
+        ;
+    return step;
+}
+
+// What touches the same bytes is ordered as it was.
+static bool as_ordered(const Conflicts *conflicts, const Plan *bad)
+{
+    Arena *arena = arena_create();
+    const Order *order = order_create(plan_unroll_all(bad, arena), arena);
+    bool ordered = true;
+    for (size_t c = 0; c < conflicts->count; c++)
+        ordered = ordered &&
+                  (!conflicts->items[c].before || order_before(order, conflicts->items[c].a, conflicts->items[c].b));
+    arena_destroy(arena);
+    return ordered;
+}
+
+// May the step join the one before it on its stream?
+static bool may_join(const Plan *plan, uint32_t s)
+{
+    const Step *step = &plan->steps[s];
+    OpShape shape = op_info((int)step->op)->shape;
+    int64_t before = step_before(plan, s);
+    if ((shape != SHAPE_GATHER && shape != SHAPE_SCATTER) || before < 0 || step->after_count || plan->bucket == 0)
+        return false;
+    const Step *other = &plan->steps[before];
+    bool once = plan->micro_batches == 1 || step->when == WHEN_FIRST || step->when == WHEN_LAST;
+    bool alike = other->op == step->op && other->group == step->group && other->when == step->when;
+    return once && alike && step->layer != NONE && other->layer != NONE &&
+           step->layer / (int32_t)plan->bucket == other->layer / (int32_t)plan->bucket;
+}
+
+// A step that parts from its run pays a start-up, which harms where others wait for the first of the run alone.
+static void toggle_joins(Trial *trial)
+{
+    const Plan *good = trial->good;
+    for (uint32_t s = 0; s < good->step_count; s++) {
+        Plan *bad = start(trial);
+        bad->steps[s].joined = !good->steps[s].joined;
+        bool sound = good->steps[s].joined || may_join(good, s);
+        judge(trial, MUTATE_JOIN, sound && as_ordered(trial->conflicts, bad), step_name(trial, s));
+    }
+}
+
 // ---- plans ---------------------------------------------------------------------------------------
 
 static void try_plan(const Plan *plan, Score *scores)
@@ -627,6 +680,7 @@ static void try_plan(const Plan *plan, Score *scores)
     change_formats(&trial);
     add_and_drop_steps(&trial);
     swap_steps(&trial);
+    toggle_joins(&trial);
     if (plan->micro_batches > 1) {
         change_when(&trial);
         change_spans(&trial);
@@ -650,7 +704,7 @@ static void print_scores(const Score *scores)
     }
 }
 
-enum { SHAPES = 7, LOOPS = 4, LAPS = 7 };
+enum { SHAPES = 7, LOOPS = 4, LAPS = 7, BUCKETS = 3 };
 
 // Training of 2 or 3 micro-batches, with activations kept or computed again, sums in the weights' dtype or in f32.
 static Spec looped_shape(int i)
@@ -697,8 +751,24 @@ static Spec lapped_shape(int i)
     return spec;
 }
 
+// Three layers in buckets of two, three or one, on one level or two, with one micro-batch or two.
+static Spec bucketed_shape(int i)
+{
+    Spec spec = spec_small_gpt(i == 1 ? (uint32_t[]){4, 0, 0} : (uint32_t[]){2, 2, 0}, 8, 2);
+    spec.model.layers = 3;
+    spec.model.first_dense = i == 2;
+    spec.model.ffn_inner = 24;
+    spec.plan.pass = PASS_TRAINING;
+    spec.plan.micro_batches = i == 2 ? 2 : 1;
+    spec.plan.bucket = (uint32_t[]){2, 3, 1}[i];
+    spec.training.clip = i == 0;
+    return spec;
+}
+
 static Spec shape(int i)
 {
+    if (i >= SHAPES + LOOPS + LAPS)
+        return bucketed_shape(i - SHAPES - LOOPS - LAPS);
     if (i >= SHAPES + LOOPS)
         return lapped_shape(i - SHAPES - LOOPS);
     if (i >= SHAPES)
@@ -756,7 +826,7 @@ static Plan *mixed_plan(const Spec *spec, const Workload *work, const Candidate 
 Test(mutants, every_mutant_is_refused_or_harmless, .timeout = 600)
 {
     Score scores[MUTATOR_COUNT] = {0};
-    for (int i = 0; i < SHAPES + LOOPS + LAPS; i++) {
+    for (int i = 0; i < SHAPES + LOOPS + LAPS + BUCKETS; i++) {
         Spec spec = shape(i);
         Arena *arena = arena_create();
         Workload *work = workload_derive(&spec, arena);

@@ -98,6 +98,7 @@ static Instance random_looped_instance(void)
     spec->plan.micro_batches = 1u << rand() % 3;
     spec->plan.recomputes = rand() % 2;
     spec->plan.regather_embedding = rand() % 2;
+    spec->plan.bucket = (uint32_t)(rand() % 4);
     return in;
 }
 

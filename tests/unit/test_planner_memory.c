@@ -52,7 +52,7 @@ static Spec random_spec(void)
         spec.plan.micro_batches = 1 + (uint32_t)(rand() % 4);
         spec.plan.recomputes = rand() % 2;
     }
-    spec.replica_levels = spec_replica_levels(&spec.cluster, spec.plan.pass, experts);
+    spec.replica_levels = spec_replica_levels(&spec);
     return spec;
 }
 

@@ -61,6 +61,28 @@ static void expect(const Toy *toy, double wanted_s)
     cr_assert(fabs(got_s - wanted_s) <= 1e-9 * wanted_s, "%.12g s, not %.12g s", got_s, wanted_s);
 }
 
+// 1 MB of each of four GPUs: 4 ms over the port outside, and 1 ms of latency. Three gathers, of which the second joins
+// the first: the two take 8 + 1 ms, and both end then. Inside 3 messages of 10 us go before 1 ms and 100 us.
+Test(simulate, a_run_pays_one_start_up)
+{
+    for (int joins = 0; joins < 2; joins++) {
+        Toy outside, inside;
+        toy_init(&outside);
+        toy_init(&inside);
+        for (int i = 0; i < 3; i++) {
+            outside.steps[add(&outside, OP_GATHER, 1, 0, 1e6, NONE)].joined = joins && i == 1;
+            inside.steps[add(&inside, OP_GATHER, 3, 0, 1e6, NONE)].joined = joins && i == 1;
+        }
+        expect(&outside, joins ? 14e-3 : 15e-3);
+        expect(&inside, 3 * 1e-3 + (joins ? 2 : 3) * 0.13e-3);
+        Arena *arena = arena_create();
+        const SimulatedStep *steps = simulate(&outside.plan, arena)->classes[0].steps;
+        cr_assert_float_eq(steps[0].end_s, joins ? 9e-3 : 5e-3, 1e-12);
+        cr_assert_float_eq(steps[1].end_s, joins ? 9e-3 : 10e-3, 1e-12);
+        arena_destroy(arena);
+    }
+}
+
 Test(simulate, one_transfer_takes_latency_and_bytes_through_the_shared_port)
 {
     Toy toy;
