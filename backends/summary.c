@@ -7,6 +7,7 @@
 #include "backends/decision.h"
 #include "ir/codec.h"
 #include "ir/plan_facts.h"
+#include "ir/price.h"
 #include "ir/simulate/simulate.h"
 #include "ir/unroll.h"
 
@@ -36,6 +37,24 @@ static void print_dense(const Plan *plan, Text *out)
         text_format(out, "%s %s over %s", l > 0 ? "," : "", format_bytes(packing, traffic_total(&traffic[l])),
                     plan->cluster.levels[l].name);
     text_append(out, " per GPU\n");
+}
+
+// What everything that is not exact costs in loss, by our own study.
+static void print_price(const Plan *plan, Text *out)
+{
+    LossyChoice choices[PRICED_PARTS];
+    PricedPart missing;
+    double increase;
+    bool lossy = false;
+    lossy_choices(&plan->experts, &plan->dense, plan->tokens, choices);
+    for (int part = 0; part < PRICED_PARTS; part++)
+        lossy |= choices[part].code != 0;
+    if (!lossy || plan->pass == PASS_FORWARD)
+        return;
+    if (price_sum(choices, &increase, &missing))
+        text_format(out, "loss: %.3g %% more than without, by the figures of docs/prices.md\n", 100 * increase);
+    else
+        text_format(out, "loss: docs/prices.md has no figure for these %s\n", priced_part_text(missing));
 }
 
 static void print_heading(const Plan *plan, Text *out)
@@ -81,6 +100,7 @@ static void print_heading(const Plan *plan, Text *out)
         text_format(out, "; experts replicated over %s", cluster->levels[0].name);
     text_append(out, "\n");
     print_dense(plan, out);
+    print_price(plan, out);
     text_append(out, "\n");
 }
 

@@ -380,7 +380,7 @@ static void check_migration(Checker *checker)
     const CodingKeys keys = {.ratio = checker->keys[KEY_MIGRATION_ratio],
                              .gradient = checker->keys[KEY_MIGRATION_gradient],
                              .gradient_ratio = checker->keys[KEY_MIGRATION_gradient_ratio]};
-    bool automatic = (int)plan->experts.codec == CODEC_AUTO;
+    bool automatic = (int)plan->experts.codec == CODEC_AUTO || plan->open[PRICED_EXPERTS];
     plan->codec_span = codec ? value_span(checker, codec) : plan->span;
     check_coding(checker, &keys, &plan->experts);
     if (shared && !automatic && !codec_info(plan->experts.codec)->has_mean)
@@ -422,12 +422,15 @@ static void check_whole_iterations(Checker *checker)
 {
     const AstEntry *key = checker->keys[KEY_PLAN_whole_iterations];
     const SpecPlan *plan = &checker->spec->plan;
+    bool open = false;
+    for (int part = 0; part < PRICED_TOKENS; part++)
+        open |= plan->open[part];
     if (!key || plan->whole_iterations == 0)
         return;
     if (plan->pass == PASS_FORWARD || checker->spec->model.abstract)
         diag_error(checker->diag, value_span(checker, key),
                    "'whole_iterations' goes with training a model that is given by its dimensions");
-    else if (!coding_encodes(&plan->experts) && !coding_encodes(&plan->dense)) // `auto` may
+    else if (!open && !coding_encodes(&plan->experts) && !coding_encodes(&plan->dense)) // `auto` may
         diag_error(checker->diag, value_span(checker, key),
                    "'whole_iterations' goes with a 'codec' or a 'gradient': here everything always travels whole");
 }
@@ -544,6 +547,7 @@ static void check_plan(Checker *checker)
     plan->domain_span = domain ? value_span(checker, domain) : plan->span;
     plan->capacity_span = capacity ? value_span(checker, capacity) : plan->span;
     if (!has_errors_since(checker, mark)) {
+        check_open_choices(checker);
         check_migration(checker);
         check_tokens(checker);
         check_dense(checker);
@@ -553,6 +557,8 @@ static void check_plan(Checker *checker)
         check_micro_batches(checker);
         check_weights(checker);
     }
+    if (!has_errors_since(checker, mark))
+        check_loss_increase(checker);
     const AstEntry *training = checker->blocks[BLOCK_TRAINING];
     check_block(checker, BLOCK_TRAINING, training ? training : &none, &checker->spec->training);
     if (training && plan->pass == PASS_FORWARD)

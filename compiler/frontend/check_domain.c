@@ -42,7 +42,7 @@ static void check_packets(Checker *checker)
 }
 
 // Where packets are decoded. `key` may be NULL.
-static void check_coded_levels(Checker *checker, const AstEntry *key, Coding *coding)
+static void check_coded_levels(Checker *checker, const AstEntry *key, bool open, Coding *coding)
 {
     Spec *spec = checker->spec;
     if (!key)
@@ -51,7 +51,7 @@ static void check_coded_levels(Checker *checker, const AstEntry *key, Coding *co
     if (level < 0)
         diag_error(checker->diag, value_span(checker, key),
                    "'levels' must be a level of the cluster: the innermost that packets cross");
-    else if (!coding_encodes(coding)) // `auto` may
+    else if (!open && !coding_encodes(coding)) // `auto` may
         diag_error(checker->diag, value_span(checker, key),
                    "'levels' goes with a 'codec' or a 'gradient': here everything travels whole");
     else
@@ -460,8 +460,10 @@ void check_shares_and_domain(Checker *checker, const char *domain_option)
     Spec *spec = checker->spec;
     if (spec->model.experts) // an abstract workload that does not say: every GPU owns its share
         spec->replica_levels = spec_replica_levels(&spec->cluster, spec->plan.pass, spec->model.experts);
-    check_coded_levels(checker, checker->keys[KEY_MIGRATION_levels], &spec->plan.experts);
-    check_coded_levels(checker, checker->keys[KEY_DENSE_levels], &spec->plan.dense);
+    check_coded_levels(checker, checker->keys[KEY_MIGRATION_levels],
+                       spec->plan.open[PRICED_EXPERTS] || spec->plan.open[PRICED_GRADIENTS], &spec->plan.experts);
+    check_coded_levels(checker, checker->keys[KEY_DENSE_levels],
+                       spec->plan.open[PRICED_DENSE] || spec->plan.open[PRICED_DENSE_GRADIENTS], &spec->plan.dense);
     check_kept_dense(checker);
     check_packets(checker);
     const AstEntry *in_file = checker->keys[KEY_PLAN_domain];

@@ -162,6 +162,13 @@ bool spec_encodes(const Spec *spec)
     return spec_encodes_experts(spec) || coding_encodes(&spec->plan.dense);
 }
 
+bool spec_coding_is_possible(const Spec *spec)
+{
+    bool whole = !spec_needs_whole_experts(spec) || spec_owns_whole_experts(spec);
+    bool once = spec->plan.once_dense != ONCE_DENSE_NONE || !coding_encodes(&spec->plan.dense);
+    return whole && once && (spec->plan.lap == 0 || !spec_encodes(spec));
+}
+
 bool spec_domain_is_valid(const Spec *spec, const uint32_t domain[LEVELS_MAX])
 {
     return spec->model.experts % share_places(&spec->cluster, domain) == 0;

@@ -7,6 +7,7 @@
 #include "compiler/spec/outer.h"
 #include "ir/base/diag.h"
 #include "ir/plan.h"
+#include "ir/price.h"
 #include "ir/unroll.h"
 
 // What an abstract workload may give layer by layer.
@@ -92,6 +93,8 @@ typedef struct {
     uint32_t forced_count;       // runs of layers with their own; of layers in several the last counts
     ForcedRun *forced;
     Coding experts, dense;     // how both travel; of experts the codec may be CODEC_AUTO
+    double max_loss_increase;  // what everything that is not exact may cost together; infinite: anything
+    bool open[PRICED_PARTS];   // whichever is fastest within that; exact until it is chosen
     uint32_t shared_every;     // of sr, 0: without a shared expert
     uint32_t whole_iterations; // so many first iterations in which packets hold whole values
     double capacity;           // 0: nothing is dropped
@@ -137,6 +140,8 @@ bool spec_needs_whole_experts(const Spec *spec);
 bool spec_encodes_experts(const Spec *spec);
 // Are weights or gradients of any bundle?
 bool spec_encodes(const Spec *spec);
+// Can its codecs be planned with the rest: whole experts where a mean is subtracted, one lap, dense weights kept?
+bool spec_coding_is_possible(const Spec *spec);
 // Do the places that the sizes make divide the experts? Sizes divide their levels' counts.
 bool spec_domain_is_valid(const Spec *spec, const uint32_t domain[LEVELS_MAX]);
 // The valid sizes that gather least, among them those with the largest sizes outermost; where `domain` is not 0 its
