@@ -30,7 +30,7 @@ static const Field
     field_expert_inner = {"expert size",
                           KEY_MOE_inner,
                           {"moe_intermediate_size", "expert_ffn_hidden_size", "expert_dim", "moe_ffn_hidden_size",
-                           "expert_intermediate_size", "moe_inter_dim", "expert_hidden_dim", "moe_hidden_size"}},
+                           "expert_intermediate_size", "moe_inter_dim", "expert_hidden_dim"}},
     field_inner = {"feed-forward size",
                    KEY_COUNT,
                    {"intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "hidden_dim", "inter_dim",
@@ -283,6 +283,17 @@ static void merge(AstEntries *into, AstEntries from)
     }
 }
 
+// Do experts work on rows of another size than the hidden one?
+static bool has_latent_rows(Importer *in, const char **name)
+{
+    static const char *const sizes[] = {"moe_latent_size", "moe_hidden_size", NULL};
+    double size = 0, hidden_size = 0;
+    const cJSON *item = import_find(in, sizes, name), *hidden = import_find(in, field_hidden.names, NULL);
+    if (hidden)
+        (void)import_number_of(hidden, &hidden_size);
+    return item && import_number_of(item, &size) && size > 0 && size != hidden_size;
+}
+
 // Kinds of models that are refused, with the reason.
 static bool is_refused(Importer *in)
 {
@@ -296,9 +307,8 @@ static bool is_refused(Importer *in)
                      "it describes an encoder and a decoder ('%s'), and only models that are decoders alone can be "
                      "planned",
                      counted ? name : "is_encoder_decoder");
-    } else if (import_plain_number(in, "moe_latent_size") > 0) {
-        import_error(in,
-                     "its experts work on rows of a size of their own ('moe_latent_size'), which cannot be planned");
+    } else if (has_latent_rows(in, &name)) {
+        import_error(in, "its experts work on rows of a size of their own ('%s'), which cannot be planned", name);
     } else if (strcmp(import_text(in, "model_type"), "jetmoe") == 0) {
         import_error(in, "its attention has experts, too ('model_type' is 'jetmoe'), which cannot be planned");
     }
@@ -320,7 +330,14 @@ static bool read_config(Importer *in, Sizes *s, SpecModel *model)
     const char *name = NULL;
     if (is_refused(in))
         return false;
-    s->layers = import_required(in, &field_layers, 1, &name);
+    s->layers = import_number(in, &field_layers, 1, &name);
+    if (!name)
+        s->layers = import_listed_layers(in, &name);
+    if (!name)
+        import_report_missing(in, &field_layers, "");
+    else if (s->layers > key_info(KEY_MODEL_layers)->max)
+        import_error(in, "'%s' has %.0f layers, at most %.0f can be planned", name, s->layers,
+                     key_info(KEY_MODEL_layers)->max);
     import_give(&in->keys, "layers", s->layers, name ? name : "");
     s->hidden = import_required(in, &field_hidden, 1, &name);
     import_give(&in->keys, "hidden", s->hidden, name ? name : "");
@@ -342,7 +359,7 @@ static bool read_config(Importer *in, Sizes *s, SpecModel *model)
     import_dense_layers(in, s);
     import_weights(in);
     model->published = true;
-    model->head_apart = !cJSON_IsTrue(import_find(in, tied_names, NULL));
+    model->head_apart = !cJSON_IsTrue(import_find_outer(in, tied_names));
     model->extra_layers = extra_layers(in);
     return in->errors == 0;
 }

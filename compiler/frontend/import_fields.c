@@ -221,6 +221,8 @@ static const char *const harmless[] = {
     "residual_in_fp32",
     "ssm_dtype",
     "ssm_step",
+    "_lower_bound$",
+    "kda_safe",
     // which code computes it
     "kernel",
     "flash",
@@ -277,7 +279,8 @@ static const char *const structural[] = {
     "size",         "n",           "layout",   "list",    "lists",   "enum",      "frequency", "sizes",    "recurrent",
     "query",        "topk",        "copies",   "repeat",  "repeats", "unroll",    "mixer",     "mix",      "ratio",
     "intermediate", "feedforward", "gate",     "gated",   "expand",  "expansion", "factor",    "indices",  "idxs",
-    "ids",          "branches",    "tie",      "tied",    "untie",   "channels",  "proj",
+    "ids",          "branches",    "tie",      "tied",    "untie",   "channels",  "proj",      "hc",       "compress",
+    "rates",
 };
 
 static bool name_has(const char *name, const char *part)
@@ -296,6 +299,8 @@ static bool name_has(const char *name, const char *part)
 
 static bool is_harmless(const char *name)
 {
+    if (name_has(name, "_rank$")) // of projections that are factored, whatever for
+        return false;
     for (size_t i = 0; i < COUNT_OF(harmless); i++)
         if (name_has(name, harmless[i]))
             return true;
@@ -408,6 +413,19 @@ const cJSON *import_find(Importer *in, const char *const names[], const char **n
     if (name)
         *name = first;
     return found;
+}
+
+const cJSON *import_find_outer(Importer *in, const char *const names[])
+{
+    for (uint32_t i = in->depth; i-- > 1;)
+        for (size_t n = 0; n < ALIASES_MAX && names[n]; n++) {
+            const cJSON *item = cJSON_GetObjectItemCaseSensitive(in->at[i], names[n]);
+            if (item && !cJSON_IsNull(item)) {
+                (void)import_find(in, names, NULL); // those inside are read, too
+                return item;
+            }
+        }
+    return import_find(in, names, NULL);
 }
 
 const cJSON *import_member(Importer *in, const char *name)
@@ -525,7 +543,8 @@ void import_doubt(Importer *in, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(message, sizeof(message), format, arguments);
     va_end(arguments);
-    text_format(&in->doubts, "%s%s", in->doubts.length ? "; " : "", message);
+    if (!in->doubts.length || !strstr(in->doubts.data, message)) // fields are read more than once
+        text_format(&in->doubts, "%s%s", in->doubts.length ? "; " : "", message);
 }
 
 void import_report_missing(Importer *in, const Field *field, const char *why)
@@ -580,6 +599,12 @@ double import_required(Importer *in, const Field *field, double least, const cha
 
 double import_optional(Importer *in, const Field *field, double least, double fallback, const char **name)
 {
+    double given = 0;
+    const cJSON *item = import_find(in, field->names, name);
+    if (item && !import_said(in, field->key) && import_number_of(item, &given) && given == 0) {
+        *name = NULL;
+        return fallback;
+    }
     double value = import_number(in, field, least, name);
     return value < 0 ? fallback : value;
 }

@@ -71,21 +71,20 @@ static const Word *find_word(const char *text)
 static void read_words(Reader *r, const cJSON *list, const char *name)
 {
     uint32_t k = 0;
-    bool apart = false;
+    bool apart = false, doubted = false;
     for (const cJSON *item = list->child; item; item = item->next) {
         const Word *word = cJSON_IsString(item) ? find_word(item->valuestring) : NULL;
         apart = apart || (word && word->sets_part);
     }
     for (const cJSON *item = list->child; item && k < r->layers; item = item->next, k++) {
         const Word *word = cJSON_IsString(item) ? find_word(item->valuestring) : NULL;
-        if (!word || (strstr(item->valuestring, "hybrid"))) {
+        if (!word && !doubted)
             import_doubt(r->in, "'%s' has layers of a kind that is not known (%.40s), taken for attention", name,
                          cJSON_IsString(item) ? item->valuestring : "no word");
-            return;
-        }
-        r->kinds[k].mix = word->mix;
+        doubted = doubted || !word;
+        r->kinds[k].mix = word ? word->mix : MIX_FULL;
         if (apart)
-            r->kinds[k].part = word->sets_part ? word->part_kind : PART_NONE;
+            r->kinds[k].part = word && word->sets_part ? word->part_kind : PART_NONE;
     }
     if (k < r->layers)
         import_error(r->in, "'%s' has %u entries for %u layers", name, k, r->layers);
@@ -182,10 +181,11 @@ static bool *read_listed(Reader *r, const char *name, uint32_t base)
 
 // ---- mixers ------------------------------------------------------------------------------------
 
+static const char *const word_lists[] = {"layer_types",     "layers_block_type", "block_types", "mixer_types",
+                                         "attention_types", "attn_types",        "block_type"};
+
 static bool read_mixer_lists(Reader *r)
 {
-    static const char *const lists[] = {"layer_types",     "layers_block_type", "block_types", "mixer_types",
-                                        "attention_types", "attn_types",        "block_type"};
     static const struct {
         const char *name;
         MixKind mixes, others;
@@ -194,10 +194,10 @@ static bool read_mixer_lists(Reader *r)
                     {"sliding_window_layout", MIX_WINDOW, MIX_FULL},
                     {"is_linear_attention", MIX_RECURRENT, MIX_FULL}};
     bool found = false;
-    for (size_t i = 0; i < COUNT_OF(lists); i++) {
-        const cJSON *list = import_member(r->in, lists[i]);
+    for (size_t i = 0; i < COUNT_OF(word_lists); i++) {
+        const cJSON *list = import_member(r->in, word_lists[i]);
         if (cJSON_IsArray(list) && list->child && !found) {
-            read_words(r, list, lists[i]);
+            read_words(r, list, word_lists[i]);
             found = true;
         }
     }
@@ -422,6 +422,22 @@ static bool read_said_parts(Reader *r)
     for (uint32_t k = 0; k < r->layers && (said_first || said_every); k++)
         r->kinds[k].part = k >= first && fmod(k + 1, every) == 0 ? PART_MOE : PART_DENSE;
     return said_first || said_every;
+}
+
+double import_listed_layers(Importer *in, const char **name)
+{
+    const cJSON *letters = import_member(in, "hybrid_override_pattern");
+    *name = "hybrid_override_pattern";
+    if (cJSON_IsString(letters) && letters->valuestring[0])
+        return (double)strlen(letters->valuestring);
+    for (size_t i = 0; i < COUNT_OF(word_lists); i++) {
+        const cJSON *list = import_member(in, word_lists[i]);
+        *name = word_lists[i];
+        if (cJSON_IsArray(list) && list->child)
+            return cJSON_GetArraySize(list);
+    }
+    *name = NULL;
+    return 0;
 }
 
 void import_layer_kinds(Importer *in, uint32_t layers, LayerKind *kinds)

@@ -30,21 +30,35 @@ typedef struct {
 static const struct {
     const char *type; // `model_type` begins so
     bool gate;        // the output of attention passes a gate as wide as itself
-} implied[] = {{"qwen3_next", true}, {"qwen3_5", true}, {"afmoe", true}};
+    bool wide_decay;  // decay and gate of the delta rule are projected at once
+} implied[] = {{"qwen3_next", .gate = true},
+               {"qwen3_5", .gate = true},
+               {"afmoe", .gate = true},
+               {"beam", .gate = true},
+               {"hy_v4", .gate = true},
+               {"inkling2", .gate = true},
+               {"bailing_hybrid", .wide_decay = true}};
+
+static size_t find_implied(Importer *in)
+{
+    const char *type = import_text(in, "model_type");
+    size_t i = 0;
+    while (i < COUNT_OF(implied) && strncmp(type, implied[i].type, strlen(implied[i].type)) != 0)
+        i++;
+    return i;
+}
 
 static bool has_gate(Importer *in)
 {
     const cJSON *said = import_member(in, "attn_output_gate");
-    const char *type = import_text(in, "model_type");
-    for (size_t i = 0; i < COUNT_OF(implied) && !said; i++)
-        if (strncmp(type, implied[i].type, strlen(implied[i].type)) == 0)
-            return implied[i].gate;
-    return cJSON_IsTrue(said);
+    size_t i = find_implied(in);
+    return said ? cJSON_IsTrue(said) : i < COUNT_OF(implied) && implied[i].gate;
 }
 
 typedef struct {
     double heads, kv_heads, key, value; // sizes of a head's key and value
     double query_rank;                  // 0: queries are projected at once
+    double output_rank, output_groups;  // of every group of heads; 0: so is the output
     bool gate, head_gate;               // of as many elements as the output has, or one for every head
     bool value_is_key;                  // one projection for both
 } Heads;
@@ -55,7 +69,8 @@ static double heads_parameters(const Heads *a, double hidden)
     double queries = a->query_rank > 0 ? hidden * a->query_rank + a->query_rank * query : hidden * query;
     double keys = hidden * a->kv_heads * (a->key + (a->value_is_key ? 0 : a->value));
     double gate = hidden * (a->gate ? value : a->head_gate ? a->heads : 0);
-    return queries + keys + value * hidden + gate;
+    double output = a->output_rank > 0 ? a->output_rank * (value + a->output_groups * hidden) : value * hidden;
+    return queries + keys + output + gate;
 }
 
 static double larger_of(double a, double b)
@@ -96,6 +111,8 @@ static Heads heads_of(Importer *in, const Sizes *s, bool window)
     Heads a = {.heads = s->heads, .kv_heads = s->kv_heads, .key = s->head_dim, .gate = has_gate(in)};
     a.head_gate = import_is_true(in, "use_head_wise_attn_gate");
     a.query_rank = larger_of(import_plain_number(in, "q_lora_rank"), import_plain_number(in, "share_q_dim"));
+    a.output_rank = import_plain_number(in, "o_lora_rank");
+    a.output_groups = larger_of(import_plain_number(in, "o_groups"), 1);
     a.value = import_plain_number(in, "v_head_dim");
     if (window)
         set_window_heads(in, &a);
@@ -125,8 +142,13 @@ static double latent_parameters(Importer *in, const Sizes *s, double *scored)
            rope = rank_of(in, "qk_rope_head_dim", "attention_qk_rope_dim");
     double value = rank_of(in, "v_head_dim", "attention_v_dim"), query = s->heads * (nope + rope);
     double queries = q_rank > 0 ? s->hidden * q_rank + q_rank * query : s->hidden * query;
+    double output = s->heads * value * s->hidden, whole = import_plain_number(in, "qk_head_dim");
+    if (whole > 0 && whole != nope + rope)
+        import_doubt(in, "'qk_head_dim' is %.0f, its parts are %.0f together: the latter was taken", whole,
+                     nope + rope);
     *scored = s->heads * (nope + rope + value) / 2;
-    return queries + s->hidden * (kv_rank + rope) + kv_rank * s->heads * (nope + value) + s->heads * value * s->hidden;
+    return queries + s->hidden * (kv_rank + rope) + kv_rank * s->heads * (nope + value) +
+           output * (has_gate(in) ? 2 : 1);
 }
 
 static double sequence_of(const Importer *in)
@@ -136,16 +158,30 @@ static double sequence_of(const Importer *in)
     return import_said_number(in, &field, 1, &value) ? value : 0;
 }
 
-// An index picks the tokens that attention sees: its own projections, and a score of every pair.
+// The share of layers that have an index of their own; the others use that of a layer before them.
+static double own_index(Importer *in)
+{
+    const cJSON *list = import_member(in, "indexer_types");
+    double all = 0, own = 0;
+    for (const cJSON *item = cJSON_IsArray(list) ? list->child : NULL; item; item = item->next) {
+        own += cJSON_IsString(item) && strcmp(item->valuestring, "shared") != 0;
+        all++;
+    }
+    return all > 0 ? own / all : 1;
+}
+
+// An index picks the tokens that attention sees: its own projections, and a score of every pair; of layers that share
+// it, a part each.
 static void add_index(Importer *in, const Sizes *s, Mixer *mixer)
 {
     double heads = import_plain_number(in, "index_n_heads"), dim = import_plain_number(in, "index_head_dim");
     double picked = import_plain_number(in, "index_topk"), q_rank = import_plain_number(in, "q_lora_rank");
     if (picked <= 0)
         return;
-    mixer->parameters += larger_of(q_rank, s->hidden) * heads * dim + s->hidden * (dim + heads);
+    double own = own_index(in);
+    mixer->parameters += own * (larger_of(q_rank, s->hidden) * heads * dim + s->hidden * (dim + heads));
     mixer->window = picked;
-    mixer->state = sequence_of(in) * heads * dim;
+    mixer->state = own * sequence_of(in) * heads * dim;
 }
 
 // ---- recurrent layers --------------------------------------------------------------------------
@@ -204,20 +240,21 @@ static Mixer delta(Importer *in, const Sizes *s)
                    .state = 8 * value_heads * key_dim * value_dim + 2 * mixed * conv};
 }
 
-// The same with a decay for every element, from a low-rank projection as its gate is.
-static Mixer element_delta(Importer *in, const Sizes *s, const cJSON *config)
+// The same with a decay for every element, from a low-rank projection as its gate is, or from whole ones.
+static Mixer element_delta(Importer *in, const Sizes *s)
 {
-    double heads = 0, dim = 0, conv = 4, h = s->hidden;
-    const cJSON *item = import_inside(in, config, "num_heads");
-    (void)(item && import_number_of(item, &heads));
-    item = import_inside(in, config, "head_dim");
-    (void)(item && import_number_of(item, &dim));
-    item = import_inside(in, config, "short_conv_kernel_size");
-    (void)(item && import_number_of(item, &conv));
-    double wide = heads * dim;
+    const cJSON *config = import_member(in, "linear_attn_config");
+    double heads = number_inside(in, config, "num_heads", import_plain_number(in, "linear_num_heads"));
+    double dim = number_inside(in, config, "head_dim", import_plain_number(in, "linear_head_dim"));
+    double conv = number_inside(in, config, "short_conv_kernel_size",
+                                larger_of(import_plain_number(in, "linear_conv_kernel_dim"), 4));
+    double wide = heads * dim, h = s->hidden;
+    size_t i = find_implied(in);
+    bool whole = i < COUNT_OF(implied) && implied[i].wide_decay;
+    double gates = 2 * (whole ? h * wide : h * dim + dim * wide);
     return (Mixer){.name = "linear",
-                   .source = "linear_attn_config",
-                   .parameters = 4 * h * wide + 2 * (h * dim + dim * wide) + h * heads + 3 * wide * conv,
+                   .source = cJSON_IsObject(config) ? "linear_attn_config" : "linear_num_heads",
+                   .parameters = 4 * h * wide + gates + h * heads + 3 * wide * conv,
                    .state = 8 * heads * dim * dim + 6 * wide * conv};
 }
 
@@ -255,8 +292,8 @@ static Mixer recurrent(Importer *in, const Sizes *s)
     double kernel = import_plain_number(in, "conv_L_cache");
     if (import_plain_number(in, "linear_num_value_heads") > 0)
         return delta(in, s);
-    if (cJSON_IsObject(config))
-        return element_delta(in, s, config);
+    if (cJSON_IsObject(config) || import_plain_number(in, "linear_num_heads") > 0)
+        return element_delta(in, s);
     if (kernel > 0)
         return convolution(s, kernel);
     return is_mamba ? mamba(in, s) : lightning(in, s);

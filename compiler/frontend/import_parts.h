@@ -38,6 +38,8 @@ typedef struct {
 // members of these names count as read. `name` (or NULL) is what it is called.
 const cJSON *import_find(Importer *in, const char *const names[], const char **name);
 const cJSON *import_member(Importer *in, const char *name); // of one name
+// The same as import_find, but the outermost counts: what a composite model decides for its parts.
+const cJSON *import_find_outer(Importer *in, const char *const names[]);
 // A member of an object that was found so.
 const cJSON *import_inside(Importer *in, const cJSON *object, const char *name);
 bool import_is_true(Importer *in, const char *name);
@@ -52,6 +54,7 @@ bool import_is_not_finite(const cJSON *item);
 // if nowhere.
 double import_number(Importer *in, const Field *field, double least, const char **name);
 double import_required(Importer *in, const Field *field, double least, const char **name);
+// A 0 in the file says that there is none.
 double import_optional(Importer *in, const Field *field, double least, double fallback, const char **name);
 void import_report_missing(Importer *in, const Field *field, const char *why);
 
@@ -79,6 +82,8 @@ typedef struct {
     MixKind mix;
 } LayerKind;
 
+// How many layers lists describe, for files that give no number; `name` is the list, NULL where there is none (and 0).
+double import_listed_layers(Importer *in, const char **name);
 // kinds [layers]: what every layer has.
 void import_layer_kinds(Importer *in, uint32_t layers, LayerKind *kinds);
 

@@ -132,6 +132,11 @@ expect("parts", {}, 6, 6, EMBED + norms(6) + 6 * (4 * H * H - 2 * H * H // 2) + 
     "d_model": H, "n_layers": 6, "n_heads": 4, "vocab_size": V, "tie_word_embeddings": True,
     "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 5e5},
     "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 8, "moe_top_k": 2, "ffn_act_fn": {"name": "silu"}}})
+# Of two that say whether input and output share their embedding, the model around the text model decides.
+expect("tied_outside", {}, 6, 6, BASE + V * H + moe(6), config={
+    "tie_word_embeddings": False, "text_config": {**PLAIN, "tie_word_embeddings": True}})
+expect("tied_inside", {}, 6, 6, BASE + moe(6), config={"text_config": PLAIN, "vision_config": {"hidden_size": 8}})
+expect("no_head_size", {"head_dim": 0, "shared_expert_intermediate_size": 0}, 6, 6, BASE + moe(6))
 # ---- activations
 expect("squared_relu", {"hidden_act": None, "mlp_hidden_act": "relu2"}, 6, 6, BASE + moe(6), expert=2 * H * 32)
 # ---- attention
@@ -147,6 +152,19 @@ expect("index", {"kv_lora_rank": 24, "q_lora_rank": 32, "qk_nope_head_dim": 16, 
                  "v_head_dim": 16, "head_dim": None, "index_n_heads": 2, "index_head_dim": 10, "index_topk": 16}, 6, 6,
        EMBED + norms(6) + moe(6) + 6 * (H * 32 + 32 * 4 * 24 + H * (24 + 8) + 24 * 4 * 32 + 4 * 16 * H +
                                         32 * 20 + H * (10 + 2)))
+LATENT = {"kv_lora_rank": 24, "q_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16,
+          "head_dim": None, "qk_head_dim": 24}
+LATENTS = H * 32 + 32 * 4 * 24 + H * (24 + 8) + 24 * 4 * 32 + 4 * 16 * H
+expect("latent", LATENT, 6, 6, EMBED + norms(6) + moe(6) + 6 * LATENTS)
+expect("latent_gate", {**LATENT, "attn_output_gate": True}, 6, 6, EMBED + norms(6) + moe(6) + 6 * (LATENTS + H * 64))
+expect("latent_sizes", {**LATENT, "qk_head_dim": 32}, 6, 6, EMBED + norms(6) + moe(6) + 6 * LATENTS,
+       warns="'qk_head_dim' is 32, its parts are 24 together")
+expect("index_shared", {**LATENT, "index_n_heads": 2, "index_head_dim": 11, "index_topk": 16,
+                        "indexer_types": ["full", "shared", "shared"] * 2}, 6, 6,
+       EMBED + norms(6) + moe(6) + 6 * LATENTS + 2 * (32 * 22 + H * (11 + 2)))
+expect("output_rank", {"o_lora_rank": 12, "o_groups": 2}, 6, 6,
+       BASE + moe(6) + 6 * (2 * 12 * (64 // 2) + 2 * 12 * H - 64 * H))
+expect("window_words", {"layer_types": ["hybrid_sliding", "full_attention"] * 3, "sliding_window": 8}, 6, 6, BASE + moe(6))
 # ---- recurrent layers
 MAMBA2 = H * (96 + (96 + 2 * 2 * 10) + 6) + (96 + 40) * 5 + 3 * 6 + 96 + 96 * H
 expect("mamba2", {"layer_types": ["mamba", "mamba", "attention", "mamba", "mamba", "attention"], "mamba_n_heads": 6,
@@ -159,6 +177,12 @@ expect("mamba1", {"attn_layer_period": 3, "attn_layer_offset": 1, "mamba_d_state
 expect("letters", {"hybrid_override_pattern": "MEM*E-", "mamba_num_heads": 6, "mamba_head_dim": 16, "n_groups": 2,
                    "ssm_state_size": 10, "conv_kernel": 4, "expand": 2, "mlp_hidden_act": "relu2"}, 6, 2,
        EMBED + norms(6, 1) + 2 * MAMBA2 + HEADS + moe(2) + 2 * H * 96, expert=2 * H * 32)
+expect("kinds_count_layers", {"num_hidden_layers": None, "mlp_hidden_act": "relu2", "mamba_num_heads": 6,
+                              "layers_block_type": ["mamba", "moe", "mamba", "attention", "moe", "mlp"],
+                              "mamba_head_dim": 16, "n_groups": 2, "ssm_state_size": 10, "conv_kernel": 4}, 6, 2,
+       EMBED + norms(6, 1) + 2 * MAMBA2 + HEADS + moe(2) + 2 * H * 96, expert=2 * H * 32)
+expect("letters_count_layers", {"num_hidden_layers": None, "hybrid_override_pattern": "*E*E"}, 4, 2,
+       EMBED + norms(4, 1) + 2 * HEADS + moe(2))
 DELTA = H * (2 * 20 + 2 * 40 + 2 * 4) + (2 * 20 + 40) * 4 + 40 * H
 expect("delta", {"full_attention_interval": 3, "linear_num_key_heads": 2, "linear_key_head_dim": 10,
                  "linear_num_value_heads": 4, "linear_value_head_dim": 10, "linear_conv_kernel_dim": 4}, 6, 6,
@@ -166,6 +190,12 @@ expect("delta", {"full_attention_interval": 3, "linear_num_key_heads": 2, "linea
 expect("counted_from_one", {"linear_attn_config": {"full_attn_layers": [3, 6], "kda_layers": [1, 2, 4, 5],
                                                    "num_heads": 4, "head_dim": 10, "short_conv_kernel_size": 4}}, 6, 6,
        EMBED + norms(6) + 4 * (4 * H * 40 + 2 * (H * 10 + 10 * 40) + H * 4 + 3 * 40 * 4) + 2 * HEADS + moe(6))
+KDA = 4 * H * 40 + H * 4 + 3 * 40 * 4  # queries, keys, values, output; one number per head; convolutions
+FLAT = {"layer_types": ["linear_attention", "linear_attention", "full_attention"] * 2, "linear_num_heads": 4,
+        "linear_head_dim": 10, "linear_conv_kernel_dim": 4}
+expect("decay_of_low_rank", FLAT, 6, 6, EMBED + norms(6) + 4 * (KDA + 2 * (H * 10 + 10 * 40)) + 2 * HEADS + moe(6))
+expect("decay_of_full_rank", {**FLAT, "model_type": "bailing_hybrid", "kda_safe_gate": True, "kda_lower_bound": -5.0}, 6, 6,
+       EMBED + norms(6) + 4 * (KDA + 2 * H * 40) + 2 * HEADS + moe(6))
 expect("lightning", {"attn_type_list": [0, 0, 1, 0, 0, 1]}, 6, 6, EMBED + norms(6) + 4 * 5 * H * 64 + 2 * HEADS + moe(6))
 expect("convolutions", {"layer_types": ["conv", "conv", "full_attention"] * 2, "conv_L_cache": 3}, 6, 6,
        EMBED + norms(6) + 4 * (4 * H * H + 3 * H) + 2 * HEADS + moe(6))
@@ -180,6 +210,8 @@ expect("said_shared", {"n_shared_experts": 4}, 6, 6, BASE + moe(6, 3 * H * 10), 
 # ---- what is named
 expect("unknown", {"num_recurrent_widgets": 3, "altup_branches": 2, "harmless_flag_x": True}, 6, 6, BASE + moe(6),
        warns=["'num_recurrent_widgets' (3)", "'altup_branches' (2)"])
+expect("unknown_rank", {"gated_norm_rank": 16}, 6, 6, BASE + moe(6), warns="'gated_norm_rank' (16)")
+expect("unknown_streams", {"hc_mult": 4}, 6, 6, BASE + moe(6), warns="'hc_mult' (4)")
 expect("unknown_list", {"odd": [1, 1, 2, 2, 3, 3]}, 6, 6, BASE + moe(6), warns="'odd' ([1,1,2,2,3,3])")
 expect("unknown_inside", {"attn_config": {"widget_heads": 3}}, 6, 6, BASE + moe(6), warns="'attn_config.widget_heads'")
 expect("unknown_kind", {"layer_types": ["full_attention"] * 5 + ["quantum"]}, 6, 6, BASE + moe(6), warns="quantum")
@@ -191,10 +223,13 @@ expect("absent_features", {"use_sliding_window": False, "sliding_window": 4096, 
 refuse("encoder", {"is_encoder_decoder": True, "num_decoder_layers": 6}, "an encoder and a decoder ('is_encoder_decoder')")
 refuse("encoder_layers", {"encoder_layers": 6, "decoder_layers": 6}, "an encoder and a decoder ('encoder_layers')")
 refuse("latent_experts", {"moe_latent_size": 16}, "'moe_latent_size'")
+refuse("latent_rows", {"moe_hidden_size": 32}, "'moe_hidden_size'")
+expect("rows_are_hidden", {"moe_hidden_size": H}, 6, 6, BASE + moe(6))
 refuse("differing", {"moe_intermediate_size": [32, 16]}, "'moe_intermediate_size' lists values that differ")
 refuse("dense", {"num_experts": 0}, "it describes a dense model")
 refuse("no_experts_left", {"mlp_only_layers": [0, 1, 2, 3, 4, 5]}, "no layer has experts")
 refuse("short_list", {"layer_types": ["full_attention"] * 3}, "'layer_types' has 3 entries for 6 layers")
+refuse("long_list", {"num_hidden_layers": None, "layer_types": ["full_attention"] * 10001}, "'layer_types' has 10001 layers")
 refuse("outside", {"mlp_only_layers": [0, 6]}, "'mlp_only_layers' lists a layer that is none of the 6")
 refuse("no_letters", {"hybrid_override_pattern": "MEMQ--"}, "'hybrid_override_pattern' has a layer 'Q'")
 refuse("dense_without_size", {"mlp_only_layers": [0], "intermediate_size": None}, "no feed-forward size for its dense layers")

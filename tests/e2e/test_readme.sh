@@ -6,6 +6,11 @@ awk '/^    let link/ {on = 1} /^`bandwidth`/ {on = 0} on' "$HEP_SOURCE/README.md
 expect 0 '' "$HEPC" first.hep -o first.hepb
 expect 0 '' "$HEPC" -D 'link=1 Gbit/s' --explain first.hep
 grep -q 'runner-up' out || fail "no runner-up in --explain"
+# The table that it shows is the one that is printed.
+expect 0 '' "$HEPC" "$HEP_SOURCE/samples/laptop.hep" -o laptop.hepb
+sed -n '/^strategy/,$p' out >printed
+awk '/^    strategy/ {on = 1} on && !/^    / {exit} on' "$HEP_SOURCE/README.md" | sed 's/^    //' >shown
+cmp -s shown printed || fail "the README shows another table: $(diff shown printed)"
 # The training commands, as they stand there but for fewer iterations.
 grep -E '^    (hepc samples/light.hep|hep-run --data)' "$HEP_SOURCE/README.md" | sed 's/^    //; s/-n 20/-n 2/; s/--every 10/--every 1/' >training.sh
 [ "$(wc -l <training.sh)" = 3 ] || fail "the README has no three training commands: $(cat training.sh)"
