@@ -234,6 +234,15 @@ static void add_coding(cJSON *object, const Plan *plan, const Coding *coding)
     cJSON_AddNumberToObject(object, "gradient_ratio", returned);
 }
 
+static void add_sync(cJSON *root, const LocalSteps *sync)
+{
+    cJSON *object = add_object(root, "sync");
+    cJSON_AddNumberToObject(object, "every", sync->every);
+    cJSON_AddStringToObject(object, "optimizer", outer_optimizer_name(sync->optimizer));
+    cJSON_AddNumberToObject(object, "learning_rate", sync->learning_rate);
+    cJSON_AddNumberToObject(object, "momentum", sync->momentum);
+}
+
 // What everything that is not exact costs of the loss, by our own study; null where it has no figure.
 static void add_price(cJSON *root, const Plan *plan)
 {
@@ -241,7 +250,7 @@ static void add_price(cJSON *root, const Plan *plan)
     PricedPart missing;
     double increase;
     lossy_choices(&plan->experts, &plan->dense, plan->tokens, choices);
-    if (plan->pass == PASS_TRAINING && price_sum(choices, &increase, &missing))
+    if (plan->pass == PASS_TRAINING && plan->sync.every == 0 && price_sum(choices, &increase, &missing))
         cJSON_AddNumberToObject(root, "loss_increase", increase);
     else
         cJSON_AddNullToObject(root, "loss_increase");
@@ -268,6 +277,7 @@ void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out
     add_coding(add_object(root, "dense"), plan, &plan->dense);
     cJSON_AddNumberToObject(root, "whole_iterations", plan->whole_iterations);
     add_tokens(root, plan);
+    add_sync(root, &plan->sync);
     add_price(root, plan);
     add_solution(root, plan, solve_s);
     assignment_add_json(root, plan);

@@ -532,6 +532,36 @@ static void check_tokens(Checker *checker)
     }
 }
 
+// Which level, and that it is one, check_domain.c says: here what goes with it.
+static void check_sync(Checker *checker)
+{
+    SpecPlan *plan = &checker->spec->plan;
+    const AstEntry *block = checker->blocks[BLOCK_SYNC];
+    const AstEntry *rate = checker->keys[KEY_SYNC_learning_rate], *momentum = checker->keys[KEY_SYNC_momentum];
+    if (!block)
+        return;
+    bool average = plan->sync.optimizer == OUTER_AVERAGE;
+    plan->sync.learning_rate = rate && !average ? plan->sync.learning_rate : average ? 1 : 0.7;
+    plan->sync.momentum = momentum && !average ? plan->sync.momentum : average ? 0 : 0.9;
+    const AstEntry *unused = rate ? rate : momentum;
+    if (average && unused)
+        diag_error(checker->diag, value_span(checker, unused), "'%s' goes with optimizer 'nesterov'", unused->name);
+    if (plan->pass == PASS_FORWARD || checker->spec->model.abstract)
+        diag_error(checker->diag, block_head_span(block),
+                   "'sync' goes with training a model that is given by its dimensions");
+    else if (checker->spec->model.dtype != DTYPE_F32)
+        diag_error(checker->diag, block_head_span(block), "local steps go with weights in f32, these are in %s",
+                   dtype_name(checker->spec->model.dtype));
+    else if (checker->spec->cluster.device.engine == ENGINE_CUDA)
+        diag_error(checker->diag, block_head_span(block), "local steps go with engine 'host': 'cuda' has none");
+    if ((int)plan->experts.codec == CODEC_AUTO || coding_encodes(&plan->experts) || coding_encodes(&plan->dense))
+        diag_error(
+            checker->diag, block_head_span(block),
+            "local steps do not go with a 'codec' or a 'gradient': what crosses '%s' is sent whole, in one of %u "
+            "iterations",
+            checker->spec->cluster.levels[0].name, plan->sync.every);
+}
+
 static void check_plan(Checker *checker)
 {
     SpecPlan *plan = &checker->spec->plan;
@@ -557,8 +587,14 @@ static void check_plan(Checker *checker)
         check_micro_batches(checker);
         check_weights(checker);
     }
-    if (!has_errors_since(checker, mark))
+    if (checker->blocks[BLOCK_SYNC]) {
+        check_block(checker, BLOCK_SYNC, checker->blocks[BLOCK_SYNC], plan);
+        check_required_keys(checker, BLOCK_SYNC, FORM_ANY);
+    }
+    if (!has_errors_since(checker, mark)) {
+        check_sync(checker);
         check_loss_increase(checker);
+    }
     const AstEntry *training = checker->blocks[BLOCK_TRAINING];
     check_block(checker, BLOCK_TRAINING, training ? training : &none, &checker->spec->training);
     if (training && plan->pass == PASS_FORWARD)

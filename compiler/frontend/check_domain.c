@@ -58,6 +58,23 @@ static void check_coded_levels(Checker *checker, const AstEntry *key, bool open,
         coding->whole_levels = spec->cluster.level_count - 1 - (uint32_t)level;
 }
 
+// Whose workers train apart, each with all weights: one level at least is inside, whose workers share these out.
+static void check_sync_level(Checker *checker)
+{
+    Spec *spec = checker->spec;
+    const AstEntry *key = checker->keys[KEY_SYNC_level];
+    if (!key)
+        return;
+    int level = key->value->kind == EXPR_NAME ? find_level(&spec->cluster, key->value->text) : -1;
+    if (level < 0 || level + 1 == (int)spec->cluster.level_count)
+        diag_error(
+            checker->diag, value_span(checker, key),
+            "'level' must be a level of the cluster, but not the innermost: its workers train apart, those inside "
+            "share weights out");
+    else
+        spec->replica_levels = (uint32_t)level + 1;
+}
+
 // Dense weights that packets brought are kept: nothing brings those again.
 static void check_kept_dense(Checker *checker)
 {
@@ -104,10 +121,14 @@ static void set_size(Checker *checker, uint32_t level, const AstExpr *expr)
     if (level < spec->replica_levels && size != of->count) {
         diag_error(checker->diag, expr->span, "the domain size of '%s' can only be its count %u here, got %u", of->name,
                    of->count, size);
-        diag_note(checker->diag, key_span(checker, KEY_MOE_experts, BLOCK_MOE),
-                  "there are fewer experts than GPUs: in a forward pass every worker of '%s' has all of them from the "
-                  "start",
-                  of->name);
+        if (spec->plan.sync.every > 0)
+            diag_note(checker->diag, value_span(checker, checker->keys[KEY_SYNC_level]),
+                      "every worker of '%s' trains apart, with all experts", of->name);
+        else
+            diag_note(checker->diag, key_span(checker, KEY_MOE_experts, BLOCK_MOE),
+                      "there are fewer experts than GPUs: in a forward pass every worker of '%s' has all of them from "
+                      "the start",
+                      of->name);
         return;
     }
     spec->plan.domain[level] = size;
@@ -460,6 +481,7 @@ void check_shares_and_domain(Checker *checker, const char *domain_option)
     Spec *spec = checker->spec;
     if (spec->model.experts) // an abstract workload that does not say: every GPU owns its share
         spec->replica_levels = spec_replica_levels(&spec->cluster, spec->plan.pass, spec->model.experts);
+    check_sync_level(checker);
     check_coded_levels(checker, checker->keys[KEY_MIGRATION_levels],
                        spec->plan.open[PRICED_EXPERTS] || spec->plan.open[PRICED_GRADIENTS], &spec->plan.experts);
     check_coded_levels(checker, checker->keys[KEY_DENSE_levels],

@@ -107,6 +107,9 @@ void check_loss_increase(Checker *checker)
     if (plan->pass == PASS_FORWARD || checker->spec->model.abstract)
         diag_error(checker->diag, value_span(checker, key),
                    "'max_loss_increase' goes with training a model that is given by its dimensions");
+    else if (plan->sync.every > 0)
+        diag_error(checker->diag, value_span(checker, key),
+                   "'max_loss_increase' needs a figure of every choice, and there is none of local steps ('sync')");
     else if (!price_sum(choices, &increase, &missing))
         report_missing(checker, missing);
     else if (price_exceeds(increase, plan->max_loss_increase))

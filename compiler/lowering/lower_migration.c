@@ -173,6 +173,12 @@ static bool is_passed_on(const Lowering *l, const Gathering *of, uint32_t level)
     return next < levels && !(level < of->once && next >= of->once);
 }
 
+// From where on what was gathered is gathered again.
+static uint32_t first_again(const Lowering *l, uint32_t once)
+{
+    return once > l->spec->replica_levels ? once : l->spec->replica_levels;
+}
+
 // A gather over an outer level runs ahead of those inside, with at most OUTER_SLOTS results that they have not read.
 static void limit_gather(Lowering *l, Gathering *of, uint32_t level, int32_t step)
 {
@@ -209,7 +215,7 @@ static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_
                     .after = range.after_step};
     memcpy(of.sizes, l->config->domain, sizeof(of.sizes));
     for (uint32_t level = range.first; level < range.end; level++) {
-        if (level == l->config->once)
+        if (level == first_again(l, l->config->once))
             l->layers[k].kept = shard;
         uint32_t domain = l->config->domain[level];
         if (domain == 1)
@@ -257,7 +263,8 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, bool again, int32_t after_
     if (l->held_rows == l->share_rows)
         return layer->experts;
     if (again && (!packets || l->config->once >= coded))
-        return gather_levels(l, k, suffix, layer->kept, (GatherRange){l->config->once, levels, after_step});
+        return gather_levels(l, k, suffix, layer->kept,
+                             (GatherRange){first_again(l, l->config->once), levels, after_step});
     if (!packets)
         return gather_levels(l, k, suffix, layer->experts, (GatherRange){l->spec->replica_levels, levels, after_step});
     int32_t decoded = gather_packets(l, k, suffix, after_step);
@@ -307,7 +314,7 @@ bool lowering_returns_each_lap(const Lowering *l)
 
 bool lowering_returns_dense_each_lap(const Lowering *l)
 {
-    uint32_t wide = cluster_wide_levels(&l->spec->cluster);
+    uint32_t wide = spec_shared_levels(l->spec);
     return plan_laps(l->plan).count > 1 && l->spec->plan.regather_dense && wide >> l->spec->plan.dense_levels;
 }
 
@@ -368,7 +375,7 @@ int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
 {
     BundleGather of = {.layer = layer, .bundle = bundle, .shard = bundle, .kept = bundle, .suffix = ""};
     const Coding *coding = &l->spec->plan.dense;
-    uint32_t levels = l->spec->cluster.level_count, first = 0;
+    uint32_t levels = l->spec->cluster.level_count, first = l->spec->replica_levels;
     CodecMemory memory = {NONE, NONE};
     const Coded coded = coded_bundle(l, layer, bundle, &memory);
     *kept = bundle;
@@ -388,7 +395,8 @@ int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
 int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle, int32_t kept, int32_t after_step)
 {
     BundleGather of = {.layer = layer, .bundle = bundle, .shard = kept, .suffix = ".again"};
-    gather_bundle_levels(l, &of, (GatherRange){l->spec->plan.dense_levels, l->spec->cluster.level_count, after_step});
+    GatherRange range = {first_again(l, l->spec->plan.dense_levels), l->spec->cluster.level_count, after_step};
+    gather_bundle_levels(l, &of, range);
     return of.shard;
 }
 
@@ -470,7 +478,7 @@ int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
                  .gradient = gradient,
                  .each_lap = layer != NONE && lowering_returns_dense_each_lap(l),
                  .once = l->spec->plan.dense_levels};
-    for (uint32_t level = cluster->level_count; level-- > 0;) {
+    for (uint32_t level = cluster->level_count; level-- > l->spec->replica_levels;) {
         if (cluster->levels[level].count == 1)
             continue;
         if (of.each_lap && level < of.once && !of.summed)
@@ -560,7 +568,7 @@ int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
                  .gradient = dheld,
                  .each_lap = lowering_returns_each_lap(l),
                  .once = l->config->once};
-    for (uint32_t level = spec->cluster.level_count; level-- > 0;) {
+    for (uint32_t level = spec->cluster.level_count; level-- > spec->replica_levels;) {
         uint32_t domain = l->config->domain[level];
         if (domain == 1)
             continue;

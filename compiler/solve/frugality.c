@@ -15,9 +15,9 @@ const Spec *frugality_apply(const Spec *request, Frugality how, Arena *arena)
 }
 
 // Does keeping what so many outermost levels gathered differ from keeping one level less, and from keeping all?
-static bool keeps_between(const Cluster *cluster, uint32_t levels)
+static bool keeps_between(const Spec *spec, uint32_t levels)
 {
-    uint32_t wide = cluster_wide_levels(cluster);
+    uint32_t wide = spec_shared_levels(spec);
     return levels > 0 && wide >> (levels - 1) & 1 && wide >> levels;
 }
 
@@ -29,7 +29,7 @@ static size_t list_dense(const Spec *spec, bool interleaves, bool recomputes, Fr
     if (spec->plan.once_dense != ONCE_DENSE_NONE)
         out[count++] = (Frugality){.recomputes = recomputes, .interleaves = interleaves};
     for (uint32_t levels = spec->cluster.level_count; levels-- > least;)
-        if (spec->plan.once_dense != ONCE_DENSE_ALL && (levels == 0 || keeps_between(&spec->cluster, levels)) &&
+        if (spec->plan.once_dense != ONCE_DENSE_ALL && (levels == 0 || keeps_between(spec, levels)) &&
             (levels == 0 || spec->plan.once_dense == ONCE_DENSE_AUTO))
             out[count++] = (Frugality){true, recomputes, interleaves, levels};
     return count;

@@ -135,6 +135,16 @@ uint32_t spec_replica_levels(const Cluster *cluster, Pass pass, uint64_t experts
     return 0;
 }
 
+uint64_t spec_owners(const Spec *spec)
+{
+    return share_gpus(&spec->cluster, spec->replica_levels);
+}
+
+uint32_t spec_shared_levels(const Spec *spec)
+{
+    return cluster_wide_levels(&spec->cluster) >> spec->replica_levels << spec->replica_levels;
+}
+
 bool spec_owns_whole_experts(const Spec *spec)
 {
     return spec->model.experts % share_gpus(&spec->cluster, spec->replica_levels) == 0;
@@ -229,7 +239,7 @@ uint32_t spec_abreast(const Spec *spec)
 
 uint32_t spec_outer_levels(const Spec *spec)
 {
-    uint32_t wide = cluster_wide_levels(&spec->cluster), outermost = 1;
+    uint32_t wide = spec_shared_levels(spec), outermost = 1;
     if (spec->plan.pass != PASS_TRAINING || spec->model.abstract || spec_encodes(spec))
         return 0;
     while (wide && !(wide >> (outermost - 1) & 1))

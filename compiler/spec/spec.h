@@ -109,6 +109,7 @@ typedef struct {
     Interleave interleave;     // as requested
     bool interleaves;          // what is planned with, where a lap allows it (spec_abreast)
     // In what rows travel: what `tokens` says of all ways, and what that comes to; of a forward pass gradients in none.
+    LocalSteps sync;
     TokenFormat tokens_all, tokens[TOKEN_WAYS];
     Span span, domain_span, codec_span, capacity_span;
 } SpecPlan;
@@ -120,8 +121,9 @@ typedef struct {
     SpecModel model;
     SpecPlan plan;
     TrainingSettings training;
-    // Forward passes with fewer experts than GPUs: outermost levels where experts, which do not change, are gathered
-    // once and for all. Their domain is S_l = n_l and nothing is gathered there.
+    // Outermost levels whose workers have all experts from the start. Their domain is S_l = n_l and nothing is gathered
+    // there. Forward passes with fewer experts than GPUs have them, as experts do not change; and training with local
+    // steps, where these workers have all other weights, too, and train apart.
     uint32_t replica_levels;
     struct FootprintTable *footprints; // what was measured of specs with this memory, or NULL (solve/footprint.h)
 } Spec;
@@ -129,6 +131,11 @@ typedef struct {
 // In a forward pass with fewer experts than GPUs the fewest outermost levels without which every GPU has whole experts;
 // 0 if there are none, and in training, where every expert has one owner.
 uint32_t spec_replica_levels(const Cluster *cluster, Pass pass, uint64_t experts);
+
+// GPUs that share all weights out among them, when training: where workers train apart those of one. And the levels
+// with several workers that they are shared out over, one bit each.
+uint64_t spec_owners(const Spec *spec);
+uint32_t spec_shared_levels(const Spec *spec);
 
 // Does every GPU own whole experts, not parts of some?
 bool spec_owns_whole_experts(const Spec *spec);

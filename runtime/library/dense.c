@@ -18,7 +18,7 @@ hep_status hep_dense_share(const hep_context *context, int64_t elements, int64_t
     if (share)
         *share = (int64_t)each;
     if (first)
-        *first = (int64_t)(share_of_rank(cluster, context->rank) * each);
+        *first = (int64_t)(share_of_rank(cluster, 0, context->rank) * each);
     return HEP_OK;
 }
 
@@ -42,7 +42,7 @@ static bool take_bundle(hep_context *context, const Bundle *bundle, Shares *shar
                            purpose == CALL_OF_DENSE_GATHER ? 1u << share->dtype : dtypes};
     *shares = (Shares){.tensor_count = 1,
                        .rows = 1,
-                       .slot = share_of_rank(&context->plan->cluster, context->rank),
+                       .slot = share_of_rank(&context->plan->cluster, 0, context->rank),
                        .crossing_count = context->dense_count,
                        .crossings = context->dense,
                        .context = context,
