@@ -220,6 +220,8 @@ static void print_choices(const Plan *plan, Text *out)
                     plan->sync.every > 0 ? " of a " : "",
                     plan->sync.every > 0 ? plan->cluster.levels[plan->replica_levels - 1].name : "",
                     plan_format_gathered(plan, plan->regather_dense, plan->once_dense, gathered, sizeof(gathered)));
+    if (plan->regather_embedding)
+        text_append(out, "  embedding: gathered for each use, each half of its gradient returns after it\n");
     if (plan->pass == PASS_TRAINING && !plan->model.abstract)
         text_format(out, "  activations: %s\n",
                     plan->recompute ? "recomputed in the backward pass, from each layer's input"
