@@ -165,6 +165,7 @@ static void add_solution(cJSON *root, const Plan *plan, double solve_s)
     else
         cJSON_AddNullToObject(object, "replica_slots");
     cJSON_AddBoolToObject(object, "regather_dense", plan->regather_dense);
+    cJSON_AddBoolToObject(object, "regather_embedding", plan->regather_embedding);
     cJSON_AddStringToObject(object, "once_dense", once_name(plan, plan->regather_dense, plan->once_dense));
     if (solve_s >= 0)
         cJSON_AddNumberToObject(object, "solve_s", solve_s);

@@ -211,6 +211,8 @@ static void print_choices(const Plan *plan, Text *out)
     if (plan->pass == PASS_TRAINING && !plan->model.abstract)
         text_format(out, "  dense weights: shared out over all GPUs, %s for the backward pass\n",
                     plan_format_gathered(plan, plan->regather_dense, plan->once_dense, gathered, sizeof(gathered)));
+    if (plan->regather_embedding)
+        text_append(out, "  embedding: gathered for each use, each half of its gradient returns after it\n");
     if (plan->pass == PASS_TRAINING && !plan->model.abstract)
         text_format(out, "  activations: %s\n",
                     plan->recompute ? "recomputed in the backward pass, from each layer's input"

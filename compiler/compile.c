@@ -116,7 +116,7 @@ static FaultKind report_violations(const VerifyReport *report, Diag *diag)
 // absence makes the simulated iteration shorter is omitted, unless the time limit has struck or the plan is very large.
 static Plan *lower_best(Compilation *out, PlanPassSet passes, double *bytes)
 {
-    static const PlanPass doubtful[] = {PLAN_PASS_HOIST, PLAN_PASS_OVERLAP};
+    static const PlanPass doubtful[] = {PLAN_PASS_HOIST, PLAN_PASS_OVERLAP, PLAN_PASS_YIELD};
     static const double clear = 1e-6;
     enum { STEPS_MAX = 200000 };
     Dispatch dispatch = out->spec->plan.dispatch;
@@ -225,12 +225,18 @@ static int compare_ranked(const void *a, const void *b)
 }
 
 // See planner_estimate; what it takes is not kept.
-static double estimate_s(const Spec *spec, bool *all_fit)
+static Estimate estimate(const Spec *spec)
 {
     Arena *arena = arena_create();
-    double best_s = planner_estimate(workload_derive(spec, arena), arena, all_fit);
+    Estimate of = planner_estimate(workload_derive(spec, arena), arena);
     arena_destroy(arena);
-    return best_s;
+    return of;
+}
+
+// Where memory does not slow down the same way with the embedding kept, gathering that again gains nothing.
+static bool gains_nothing(const Ranked *of, const Ranked *before, const Estimate *estimated)
+{
+    return of->how.regather_embedding && !before->how.regather_embedding && estimated->best_s <= estimated->least_s;
 }
 
 // The most promising first: the first alone where every choice fits beside it; the last alone where none fits anywhere,
@@ -239,10 +245,15 @@ static size_t rank_ways(const Spec *spec, Ranked *list, size_t count, Arena *are
 {
     if (count < 2 || spec->plan.domain_request != DOMAIN_AUTO)
         return count;
+    Estimate before = {0};
     for (size_t i = 0; i < count; i++) {
-        bool all_fit = false;
-        list[i].best_s = estimate_s(frugality_apply(spec, list[i].how, arena), &all_fit);
-        if (i == 0 && all_fit)
+        if (i > 0 && gains_nothing(&list[i], &list[i - 1], &before)) {
+            list[i].best_s = INFINITY;
+            continue;
+        }
+        before = estimate(frugality_apply(spec, list[i].how, arena));
+        list[i].best_s = before.best_s;
+        if (i == 0 && before.all_fit)
             return 1;
     }
     Ranked smallest = list[count - 1];
@@ -312,10 +323,9 @@ static bool is_open(const Compilation *found, FaultKind code)
 static bool is_promising(const Compilation *found, FaultKind code, uint32_t lap, Arena *arena)
 {
     static const double clear = 0.99;
-    bool all_fit;
     if (code != FAULT_NONE)
         return true;
-    return estimate_s(with_lap(found->spec, lap, arena), &all_fit) < clear * found->solution.cost.iteration_s;
+    return estimate(with_lap(found->spec, lap, arena)).best_s < clear * found->solution.cost.iteration_s;
 }
 
 // As `solve_lap`, of several tries: why nothing fits is left unsaid, which takes longer to find out than that.

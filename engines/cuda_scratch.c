@@ -191,21 +191,22 @@ CudaCopyLists cuda_copy_lists_take(CudaScratch *scratch, uint64_t rows, uint32_t
     return lists;
 }
 
-CudaExpert cuda_expert_take(CudaScratch *scratch, const ModelDims *dims, Dtype dtype, uint64_t pairs, uint64_t held,
-                            bool is_backward)
+CudaExpert cuda_expert_take(CudaScratch *scratch, const ModelDims *dims, Tensor experts, uint64_t pairs,
+                            uint64_t held_pairs, bool is_backward)
 {
-    CudaExpert work = {0};
+    CudaExpert work = {.place_bound = smaller(pairs, held_pairs)};
+    uint64_t held = experts.rows, places = work.place_bound;
     work.ranking = cuda_ranking_take(scratch, pairs, held);
-    work.pairs = take_words(scratch, pairs);
-    work.rows = take_words(scratch, pairs);
+    work.pairs = take_words(scratch, places);
+    work.rows = take_words(scratch, places);
     work.places = take_words(scratch, pairs);
     work.tile_begins = take_words(scratch, held + 1);
-    work.tiles = take_words(scratch, times(2, pairs / CUDA_GROUPED_TILE + smaller(held, pairs)));
+    work.tiles = take_words(scratch, times(2, places / CUDA_GROUPED_TILE + smaller(held, places)));
     if (is_backward)
-        work.inner = inner_take(scratch, dims, dtype, times(pairs, dims->inner), true);
+        work.inner = inner_take(scratch, dims, experts.dtype, times(places, dims->inner), true);
     else
-        work.inner.act = take_elements(scratch, dtype, times(pairs, dims->inner));
-    work.results = take_elements(scratch, dtype, times(pairs, dims->hidden));
+        work.inner.act = take_elements(scratch, experts.dtype, times(places, dims->inner));
+    work.results = take_elements(scratch, experts.dtype, times(places, dims->hidden));
     return work;
 }
 

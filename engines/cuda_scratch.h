@@ -134,6 +134,7 @@ CudaCopyLists cuda_copy_lists_take(CudaScratch *scratch, uint64_t rows, uint32_t
 
 typedef struct {
     CudaRanking ranking;
+    uint64_t place_bound;   // most pairs that have a place: those whose expert is held
     uint32_t *pairs, *rows; // by place
     uint32_t *places;       // by pair
     uint32_t *tile_begins;  // [held + 1]
@@ -142,8 +143,9 @@ typedef struct {
     void *results; // [pairs][hidden], by place; of the backward pass: gradients by the rows
 } CudaExpert;
 
-CudaExpert cuda_expert_take(CudaScratch *scratch, const ModelDims *dims, Dtype dtype, uint64_t pairs, uint64_t held,
-                            bool is_backward);
+// Of so many pairs at most `held_pairs` name an expert that is held; `experts`: those.
+CudaExpert cuda_expert_take(CudaScratch *scratch, const ModelDims *dims, Tensor experts, uint64_t pairs,
+                            uint64_t held_pairs, bool is_backward);
 
 typedef struct {
     uint64_t block; // rows whose logits are held at once

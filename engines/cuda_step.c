@@ -9,7 +9,7 @@ typedef struct {
     CudaScratch taken; // without memory
     const ModelDims *dims;
     const StepTensors *operands;
-    uint32_t members;
+    uint64_t most;
 } StepSizes;
 
 static uint64_t pairs_of(Tensor records)
@@ -51,7 +51,7 @@ static void take_gate_backward(StepSizes *s)
 
 static void take_route(StepSizes *s)
 {
-    cuda_ranking_take(&s->taken, s->operands->route.records.rows, s->members);
+    cuda_ranking_take(&s->taken, s->operands->route.records.rows, s->most);
 }
 
 static void take_unroute(StepSizes *s)
@@ -67,13 +67,13 @@ static void take_route_backward(StepSizes *s)
 static void take_expert(StepSizes *s)
 {
     const struct expert_tensors *t = &s->operands->expert;
-    cuda_expert_take(&s->taken, s->dims, t->experts.dtype, pairs_of(t->records), t->experts.rows, false);
+    cuda_expert_take(&s->taken, s->dims, t->experts, pairs_of(t->records), s->most, false);
 }
 
 static void take_expert_backward(StepSizes *s)
 {
     const struct expert_backward_tensors *t = &s->operands->expert_backward;
-    cuda_expert_take(&s->taken, s->dims, t->experts.dtype, pairs_of(t->records), t->experts.rows, true);
+    cuda_expert_take(&s->taken, s->dims, t->experts, pairs_of(t->records), s->most, true);
 }
 
 static void take_shared_expert(StepSizes *s)
@@ -129,9 +129,9 @@ static void (*const takes[])(StepSizes *) = {
     [OP_SQUARES] = take_squares,
 };
 
-uint64_t cuda_op_scratch(const ModelDims *dims, Op op, const StepTensors *operands, uint32_t members)
+uint64_t cuda_op_scratch(const ModelDims *dims, Op op, const StepTensors *operands, uint64_t most)
 {
-    StepSizes sizes = {.dims = dims, .operands = operands, .members = members};
+    StepSizes sizes = {.dims = dims, .operands = operands, .most = most};
     if ((size_t)op < COUNT_OF(takes) && takes[op])
         takes[op](&sizes);
     return sizes.taken.used;
@@ -142,6 +142,7 @@ uint64_t cuda_step_scratch(const Plan *plan, const Step *step)
     StepTensors operands = step_tensors(plan, step, NULL);
     const Step *dispatch = step->op == OP_ROUTE ? engine_route_dispatch(plan, step) : NULL;
     bool meets = dispatch && dispatch->group != NONE;
-    uint64_t members = meets ? group_size(&plan->cluster, &plan->groups[dispatch->group]) : 1;
-    return cuda_op_scratch(&plan->model, step->op, &operands, (uint32_t)members);
+    bool experts = step->op == OP_EXPERT || step->op == OP_EXPERT_BACKWARD;
+    uint64_t most = meets ? group_size(&plan->cluster, &plan->groups[dispatch->group]) : 1;
+    return cuda_op_scratch(&plan->model, step->op, &operands, experts ? engine_held_records(plan, step) : most);
 }

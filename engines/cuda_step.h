@@ -4,10 +4,11 @@
 
 #include "engines/step_tensors.h"
 
-// Bytes, of operands whose `data` is not looked at; members of the exchange group for routes (unused elsewhere). Does
+// Bytes, of operands whose `data` is not looked at. `most`: members of the exchange group for routes; for experts, most
+// records that name one which is held (more than there are: all may); unused elsewhere. Does
 // not grow with the batch times the vocabulary, nor with the square of the sequence; it holds the inner dimension of
 // all rows of a feed-forward step. Saturates (saturating.h).
-uint64_t cuda_op_scratch(const ModelDims *dims, Op op, const StepTensors *operands, uint32_t members);
+uint64_t cuda_op_scratch(const ModelDims *dims, Op op, const StepTensors *operands, uint64_t most);
 uint64_t cuda_step_scratch(const Plan *plan, const Step *step);
 
 #endif

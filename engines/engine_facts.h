@@ -7,6 +7,11 @@
 bool engine_has_stream(const Plan *plan, Stream stream); // has the plan steps of it?
 // Routes and their way back name no level: they serve the dispatch that reads the same counts. NULL without one.
 const Step *engine_route_dispatch(const Plan *plan, const Step *step);
+// Most records that one expert may get from a rank; 0: no limit.
+uint64_t engine_capacity_rows(const Plan *plan);
+// Most records of an experts' step that name an expert the rank holds: fewer than there is room for, where what experts
+// may get is limited, or a row has more records than there are experts. Saturates (saturating.h).
+uint64_t engine_held_records(const Plan *plan, const Step *step);
 // Places of all experts, for one vector of domain sizes.
 uint64_t engine_map_entries(const Plan *plan);
 // Where exchanges are padded, the send counts of all routes, which are kept to the end of an iteration.

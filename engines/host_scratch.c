@@ -94,14 +94,20 @@ static uint64_t expert_elements(const ModelDims *dims, uint64_t rows, uint64_t p
     return saturating_add(sum, feed_forward_elements(dims, pairs, dims->inner));
 }
 
-static uint64_t loss_elements(const ModelDims *dims, uint64_t rows, uint64_t pairs)
+// With sums of so many rows: running maximum, sum of exponentials, target's logit.
+static uint64_t loss_elements_of(const ModelDims *dims, uint64_t rows, uint64_t summed)
 {
-    (void)pairs;
     uint64_t block = smaller(rows, SCRATCH_ROWS), words = smaller(dims->vocabulary, SCRATCH_VOCABULARY);
     uint64_t sum = saturating_add(norm_parameters(dims), piece(block, dims->hidden));
     sum = saturating_add(sum, piece(block, words)); // logits
-    sum = saturating_add(sum, piece(3, block));     // running maximum, sum of exponentials, target's logit
+    sum = saturating_add(sum, piece(3, summed));
     return saturating_add(sum, converted(dims, words, dims->hidden));
+}
+
+static uint64_t loss_elements(const ModelDims *dims, uint64_t rows, uint64_t pairs)
+{
+    (void)pairs;
+    return loss_elements_of(dims, rows, smaller(rows, SCRATCH_ROWS));
 }
 
 // ---- backward ------------------------------------------------------------------------------------
@@ -182,13 +188,16 @@ static uint64_t attention_backward_elements(const ModelDims *dims, uint64_t rows
     return saturating_add(sum, gradient_elements(dims, saturating_mul(hidden, columns)));
 }
 
-// Row, gradients of the embedding and of the norm; then what the forward pass takes.
+// Row, gradients of all rows, of a block of words and of the norm; then what the forward pass takes, with sums of all
+// rows.
 static uint64_t loss_backward_elements(const ModelDims *dims, uint64_t rows, uint64_t pairs)
 {
-    uint64_t lines = saturating_add(saturating_add(dims->vocabulary, dims->sequence), 2);
-    uint64_t sum = saturating_add(loss_elements(dims, rows, pairs), piece(1, dims->hidden));
-    sum = saturating_add(sum, gradient_elements(dims, saturating_mul(lines, dims->hidden)));
-    return saturating_add(sum, piece(smaller(rows, SCRATCH_ROWS), dims->hidden));
+    (void)pairs;
+    uint64_t words = smaller(dims->vocabulary, SCRATCH_VOCABULARY);
+    uint64_t sum = saturating_add(loss_elements_of(dims, rows, rows), piece(1, dims->hidden));
+    sum = saturating_add(sum, converted(dims, rows, dims->hidden));
+    sum = saturating_add(sum, converted(dims, words, dims->hidden));
+    return saturating_add(sum, converted(dims, 2, dims->hidden));
 }
 
 // Of ops that take any. pairs: of rows and experts.

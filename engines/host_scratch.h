@@ -1,7 +1,8 @@
 // How much scratch the host kernel of an op needs: one formula shared by the compiler, which counts it in a rank's
 // memory, the engine, which reserves it, and the kernels, which take its pieces. Rows, weight columns and vocabulary
 // are processed in blocks of the sizes below, so that scratch grows with neither the batch nor the model's breadth; but
-// a backward op sums the gradient of 16-bit weights in f32 first (experts' one expert at a time).
+// a backward op sums the gradient of 16-bit weights in f32 first (experts' one expert at a time, the embedding's a
+// block of words), and that of all rows of experts and of the loss.
 #ifndef HEP_HOST_SCRATCH_H
 #define HEP_HOST_SCRATCH_H
 

@@ -5,7 +5,7 @@
 
 #include "ir/plan.h"
 
-enum { PLAN_FORMAT_VERSION = 8 };
+enum { PLAN_FORMAT_VERSION = 9 };
 
 // Same plan, same bytes. *bytes is malloc'ed, the caller frees it. False when the plan breaks a
 // limit (schema.h).

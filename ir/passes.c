@@ -119,6 +119,27 @@ static bool hold_sums(Plan *plan, Arena *scratch)
     return true;
 }
 
+// Gradients share the outer levels with gathers: nothing that returns there needs what is gathered.
+static bool drop_waits_for_gathers(Plan *plan, Arena *scratch)
+{
+    (void)scratch;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        Step *step = &plan->steps[i];
+        bool returns = step_stream(plan, step) == STREAM_SYNC_OUTER;
+        uint32_t first = count;
+        for (uint32_t k = 0; k < step->after_count; k++) {
+            uint32_t earlier = plan->after[step->after_first + k];
+            if (!returns || earlier >= i || step_stream(plan, &plan->steps[earlier]) != STREAM_MIGRATE_OUTER)
+                plan->after[count++] = earlier;
+        }
+        step->after_first = first;
+        step->after_count = count - first;
+    }
+    plan->after_count = count;
+    return true;
+}
+
 static bool prune(Plan *plan, Arena *scratch)
 {
     (void)scratch;
@@ -150,6 +171,11 @@ static const struct {
                             "waits point to earlier steps", "sums follow their last summand", "pruned waits, offsets"},
                            NULL,
                            hold_sums},
+    [PLAN_PASS_YIELD] = {{"yield", "gradients cross the outer levels after what the next layer gathers over them",
+                          "waits point to earlier steps", "gathers have the outer levels for themselves",
+                          "pruned waits, offsets"},
+                         NULL,
+                         drop_waits_for_gathers},
     [PLAN_PASS_PRUNE] = {{"prune", "waits that other waits or the order of a stream imply are dropped",
                           "waits point to earlier steps", "every wait orders something", "-"},
                          prune,

@@ -9,6 +9,7 @@
 typedef enum {
     PLAN_PASS_HOIST,   // gathers run ahead
     PLAN_PASS_OVERLAP, // sums of gradients run beside the backward pass
+    PLAN_PASS_YIELD,   // gradients cross the outer levels after what the next layer gathers over them
     PLAN_PASS_PRUNE,   // waits that others imply are dropped
     PLAN_PASS_REUSE,   // buffers share memory
     PLAN_PASS_COUNT,

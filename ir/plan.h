@@ -107,10 +107,11 @@ typedef struct {
     uint32_t outer_levels;     // training: gathers and returns over so many outermost levels have streams of their own
     bool regather_dense;       // training: the same of gathered dense weights, and of so many outermost levels
     uint32_t once_dense;
-    uint32_t micro_batches; // of an iteration; weights are updated once. `steps` say when each runs
-    uint32_t lap;           // of these, so many pass a layer before the next one; 0: all (unroll.h)
-    uint32_t abreast;       // of those, so many at a time, in turns; 0: one after the other
-    bool recompute;         // training: a layer's activations are dropped after the forward pass, computed again
+    bool regather_embedding; // training: the same of the embedding, for both of its uses, whose gradients return apart
+    uint32_t micro_batches;  // of an iteration; weights are updated once. `steps` say when each runs
+    uint32_t lap;            // of these, so many pass a layer before the next one; 0: all (unroll.h)
+    uint32_t abreast;        // of those, so many at a time, in turns; 0: one after the other
+    bool recompute;          // training: a layer's activations are dropped after the forward pass, computed again
     // In what rows travel.
     TokenFormat tokens[TOKEN_WAYS];
     const char *solver;

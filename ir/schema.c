@@ -107,6 +107,7 @@ static const RecordInfo records[RECORD_COUNT] = {
                     MAYBE(Plan, "outer_levels", outer_levels, U32),
                     FIELD(Plan, "regather_dense", regather_dense, BOOL),
                     FIELD(Plan, "once_dense", once_dense, U32),
+                    MAYBE(Plan, "regather_embedding", regather_embedding, BOOL),
                     FIELD(Plan, "micro_batches", micro_batches, U32),
                     MAYBE(Plan, "lap", lap, U32),
                     MAYBE(Plan, "abreast", abreast, U32),

@@ -453,18 +453,28 @@ static void check_exchange(Checker *checker)
     }
 }
 
-// Whether gathered dense weights are kept.
+static void check_once(Checker *checker, const AstEntry *key, const char *name)
+{
+    if (key && checker->spec->plan.pass == PASS_FORWARD)
+        diag_error(checker->diag, value_span(checker, key),
+                   "in a forward pass every GPU has the dense weights: '%s' goes with pass 'training'", name);
+    else if (key && checker->spec->model.abstract)
+        diag_error(checker->diag, value_span(checker, key), "'%s' goes with a model that is given by its dimensions",
+                   name);
+}
+
+// Whether gathered dense weights are kept, and the embedding.
 static void check_once_dense(Checker *checker)
 {
     SpecPlan *plan = &checker->spec->plan;
-    const AstEntry *key = checker->keys[KEY_PLAN_once_dense];
+    const AstEntry *embedding = checker->keys[KEY_PLAN_once_embedding];
     plan->regather_dense = plan->once_dense == ONCE_DENSE_NONE;
-    if (key && plan->pass == PASS_FORWARD)
-        diag_error(checker->diag, value_span(checker, key),
-                   "in a forward pass every GPU has the dense weights: 'once_dense' goes with pass 'training'");
-    else if (key && checker->spec->model.abstract)
-        diag_error(checker->diag, value_span(checker, key),
-                   "'once_dense' goes with a model that is given by its dimensions");
+    plan->regather_embedding = plan->once_embedding == ONCE_DENSE_NONE;
+    check_once(checker, checker->keys[KEY_PLAN_once_dense], "once_dense");
+    check_once(checker, embedding, "once_embedding");
+    if (embedding && plan->regather_embedding && plan->micro_batches < 2)
+        diag_error(checker->diag, value_span(checker, embedding),
+                   "'once_embedding = none' needs several 'micro_batches': expected 'auto' or 'all'");
 }
 
 // The micro-batches of a lap divide those of the iteration.

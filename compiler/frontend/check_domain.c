@@ -69,6 +69,15 @@ static void check_kept_dense(Checker *checker)
                "dense weights that are encoded are not gathered again over all levels: expected 'auto' or 'all'");
 }
 
+static void check_kept_embedding(Checker *checker)
+{
+    const SpecPlan *plan = &checker->spec->plan;
+    const AstEntry *key = checker->keys[KEY_PLAN_once_embedding];
+    if (key && plan->once_embedding == ONCE_DENSE_NONE && coding_encodes(&plan->dense))
+        diag_error(checker->diag, value_span(checker, key),
+                   "an embedding that is encoded is not gathered again: expected 'auto' or 'all'");
+}
+
 // ---- domain sizes ----------------------------------------------------------------------------
 
 static const char *list_divisors(Arena *arena, uint32_t count)
@@ -465,6 +474,7 @@ void check_shares_and_domain(Checker *checker, const char *domain_option)
     check_coded_levels(checker, checker->keys[KEY_DENSE_levels],
                        spec->plan.open[PRICED_DENSE] || spec->plan.open[PRICED_DENSE_GRADIENTS], &spec->plan.dense);
     check_kept_dense(checker);
+    check_kept_embedding(checker);
     check_packets(checker);
     const AstEntry *in_file = checker->keys[KEY_PLAN_domain];
     fill_domain(checker->spec, false);

@@ -103,11 +103,11 @@ static void add_wait(Loop *loop, uint32_t step, uint32_t earlier)
         if (of->items[i] == earlier)
             return;
     if (of->count == of->capacity) {
-        uint32_t *fresh = arena_alloc_array(loop->scratch, 2 * (size_t)of->capacity + 4, sizeof(*fresh));
+        of->capacity = 2 * of->capacity + 4;
+        uint32_t *fresh = arena_alloc_array(loop->scratch, of->capacity, sizeof(*fresh));
         if (of->count)
             memcpy(fresh, of->items, of->count * sizeof(*fresh));
         of->items = fresh;
-        of->capacity = 2 * of->capacity + 4;
     }
     of->items[of->count++] = earlier;
 }

@@ -140,8 +140,7 @@ static void add_network(Lowering *l)
                           .layer = NONE};
     l->tokens_buffer = builder_add_buffer(l->builder, tokens, "tokens");
     l->embedding = add_bundle(l, NONE, WEIGHT_EMBEDDING);
-    int32_t kept;
-    l->held_embedding = lowering_gather_bundle(l, NONE, l->embedding, NONE, &kept);
+    l->held_embedding = lowering_gather_bundle(l, NONE, l->embedding, NONE, &l->kept_embedding);
     BufferShape hidden = {
         .dtype = model->dtype, .rows = l->tokens, .cols = model->hidden, .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t x = builder_add_buffer(l->builder, hidden, "x");
@@ -155,6 +154,9 @@ static void add_network(Lowering *l)
     for (uint32_t k = 0; k < l->work->layer_count; k++)
         x = add_layer(l, k, x);
     l->final_x = x;
+    if (spec_regathers_embedding(l->spec))
+        l->held_embedding =
+            lowering_gather_bundle_again(l, NONE, l->embedding, l->kept_embedding, lowering_embedding_limit(l));
     BufferShape scalar = {.dtype = DTYPE_F32, .rows = 1, .cols = 1, .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t loss_buffer = builder_add_buffer(l->builder, scalar, "loss");
     StepBuffers loss = {
@@ -341,6 +343,7 @@ static void describe(Lowering *l)
     plan->outer_levels = spec_outer_levels(spec);
     plan->regather_dense = spec->plan.regather_dense;
     plan->once_dense = spec->plan.regather_dense ? spec->plan.dense_levels : 0;
+    plan->regather_embedding = spec_regathers_embedding(spec);
     plan->micro_batches = spec->plan.micro_batches;
     Laps laps = spec_laps(spec);
     plan->lap = laps.count > 1 ? laps.each : 0;
@@ -376,7 +379,9 @@ Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPa
                   .arena = arena,
                   .plan = plan,
                   .builder = builder_create(arena, plan),
-                  .limit = NONE};
+                  .limit = NONE,
+                  .outer_gather = NONE,
+                  .gathered_first = NONE};
     memset(l.outer_reads, 0xff, sizeof(l.outer_reads)); // NONE
     l.layers = arena_alloc_array(arena, work->layer_count, sizeof(*l.layers));
     l.moe_index = arena_alloc_array(arena, work->layer_count, sizeof(*l.moe_index));

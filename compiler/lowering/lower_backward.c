@@ -1,12 +1,12 @@
 // Lowering of the backward pass and the optimizer: the forward schedule reversed. Result gradients go out the way rows
-// went, row gradients come back; how gradients of migrated experts go home is lower_migration.c's matter.
+// went, row gradients come back; how gradients go home is lower_returns.c's matter.
 #include <stdio.h>
 #include <string.h>
 
 #include "compiler/lowering/lowering.h"
 
 // Updates come after the whole backward pass: earlier, the compute stream would wait for the network.
-static void note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient)
+void lowering_note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient)
 {
     l->updates[l->update_count++] = (WeightUpdate){.layer = layer, .weight = weight, .gradient = gradient};
 }
@@ -179,7 +179,6 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
     int32_t dresults = scatter_gradients(l, k, layer, dx);
     // While the gradients travel:
     int32_t dshared_rows = model_shared_inner(&l->plan->model) ? add_shared_backward(l, k, dx, ddense) : NONE;
-    int32_t held = l->config->regather ? lowering_add_gathers(l, k, true, lowering_prefetch_limit(l)) : layer->held;
     if (last != first)
         dresults =
             lowering_decode_rows(l, k, WAY_COMBINE_GRADIENT, "unpacked_dresults", lowering_arrived_end(last, dresults));
@@ -196,7 +195,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
     StepBuffers expert = {.expert_backward = {.rows = last->rows,
                                               .records = last->records,
                                               .counts = last->counts,
-                                              .experts = held,
+                                              .experts = layer->held,
                                               .dresults = dresults,
                                               .drows = drows.rows,
                                               .drecords = drows.records,
@@ -210,7 +209,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
     lowering_accumulate(l, &sum, sum.part);
     lowering_end_sum(l, &sum);
     lowering_add_mean(l, k);
-    note_update(l, (int32_t)k, layer->experts, lowering_return_gradients(l, k, dheld));
+    lowering_return_experts(l, k, dheld);
     drows = collect_gradients(l, k, layer, drows);
     StepBuffers gate = {.gate_backward = {.x = layer->y,
                                           .records = first->records,
@@ -235,13 +234,43 @@ static void add_again(Lowering *l, uint32_t k)
     lowering_receive_rows(l, k, ".again");
 }
 
-static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
+static void add_words(Lowering *l, int32_t dx, const GradientSum *sum, int32_t part)
 {
-    const LayerWork *work = &l->work->layers[k];
+    StepBuffers embed = {.embed_backward = {.tokens = l->tokens_buffer, .dx = dx, .dembedding = part}};
+    lowering_add_local(l, OP_EMBED_BACKWARD, NONE, 0, embed);
+    lowering_accumulate(l, sum, part);
+    lowering_end_sum(l, sum);
+}
+
+// The words' half of the embedding's gradient, where each half goes home after its use.
+static void add_words_half(Lowering *l, int32_t dx)
+{
+    l->limit = lowering_return_limit(l);
+    GradientSum sum = lowering_begin_sum(l, NONE, lowering_add_half_gradient(l, ".words"), true);
+    add_words(l, dx, &sum, lowering_clear_part(l, &sum));
+    lowering_return_words_half(l, sum.whole);
+}
+
+// What the backward pass of a layer reads of weights that were not kept.
+static void gather_again(Lowering *l, uint32_t k)
+{
     LoweredLayer *layer = &l->layers[k];
     if (l->spec->plan.regather_dense)
         layer->held_dense =
             lowering_gather_bundle_again(l, (int32_t)k, layer->dense, layer->kept_dense, lowering_dense_limit(l));
+    if (!l->work->layers[k].is_moe)
+        return;
+    lowering_enter(l, k);
+    if (l->config->regather)
+        layer->held = lowering_add_gathers(l, k, true, lowering_prefetch_limit(l));
+}
+
+static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
+{
+    const LayerWork *work = &l->work->layers[k];
+    LoweredLayer *layer = &l->layers[k];
+    gather_again(l, k);
+    lowering_go_home(l);
     if (l->plan->recompute)
         add_again(l, k);
     l->limit = returns_are_limited(l->work, l->spec->plan.regather_dense) ? lowering_return_limit(l) : NONE;
@@ -260,9 +289,7 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
                        attention);
     lowering_accumulate(l, &sum, sum.part);
     lowering_end_sum(l, &sum);
-    note_update(l, (int32_t)k, layer->dense, lowering_return_bundle(l, (int32_t)k, layer->dense, sum.whole));
-    memmove(l->home + 1, l->home, (RETURNS_MAX - 1) * sizeof(*l->home));
-    l->home[0] = l->returned;
+    lowering_return_bundle(l, (int32_t)k, layer->dense, sum.whole);
 }
 
 void lowering_add_backward(Lowering *l)
@@ -275,8 +302,10 @@ void lowering_add_backward(Lowering *l)
     BufferShape shape = {
         .dtype = model->dtype, .rows = l->tokens, .cols = model->hidden, .kind = BUFFER_TEMPORARY, .layer = NONE};
     int32_t dx = builder_add_buffer(l->builder, shape, "dx");
-    GradientSum sum =
-        lowering_begin_sum(l, NONE, lowering_add_bundle_gradient(l, NONE, l->embedding, l->held_embedding), false);
+    bool halves = spec_regathers_embedding(l->spec);
+    int32_t whole = halves ? lowering_add_half_gradient(l, "")
+                           : lowering_add_bundle_gradient(l, NONE, l->embedding, l->held_embedding);
+    GradientSum sum = lowering_begin_sum(l, NONE, whole, halves);
     StepBuffers loss = {.loss_backward = {.x = l->final_x,
                                           .tokens = l->tokens_buffer,
                                           .embedding = l->held_embedding,
@@ -288,14 +317,20 @@ void lowering_add_backward(Lowering *l)
     l->returned = l->limit = NONE;
     for (unsigned i = 0; i < RETURNS_MAX; i++)
         l->home[i] = NONE;
+    if (halves) {
+        lowering_end_sum(l, &sum);
+        lowering_return_loss_half(l, sum.whole);
+    }
     for (uint32_t k = l->work->layer_count; k-- > 0;)
         add_layer_backward(l, k, dx);
-    int32_t part = lowering_add_cleared_part(l, &sum, "words");
-    StepBuffers embed = {.embed_backward = {.tokens = l->tokens_buffer, .dx = dx, .dembedding = part}};
-    lowering_add_local(l, OP_EMBED_BACKWARD, NONE, 0, embed);
-    lowering_accumulate(l, &sum, part);
-    lowering_end_sum(l, &sum);
-    note_update(l, NONE, l->embedding, lowering_return_bundle(l, NONE, l->embedding, sum.whole));
+    lowering_go_home(l);
+    if (halves) {
+        add_words_half(l, dx);
+    } else {
+        add_words(l, dx, &sum, lowering_add_cleared_part(l, &sum, "words"));
+        lowering_return_bundle(l, NONE, l->embedding, sum.whole);
+    }
+    lowering_go_home(l);
     int32_t squares = l->spec->training.clip > 0 ? add_norm(l) : NONE;
     for (uint32_t i = 0; i < l->update_count; i++)
         add_optimizer(l, &l->updates[i], squares);

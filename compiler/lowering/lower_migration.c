@@ -128,32 +128,6 @@ static int32_t decode_gathered(Lowering *l, const Coded *of, const char *suffix,
     return decoded == NONE ? of->memory->replicas : decoded;
 }
 
-// Gradients as packets to the members of a group; what these leave out goes another time. `step`: their return.
-static void return_packets(Lowering *l, const Coded *of, StepSpec step, int32_t dheld, int32_t shard)
-{
-    const Device *device = &l->spec->cluster.device;
-    const char *level_name = l->spec->cluster.levels[step.level].name;
-    double held = (double)builder_buffer(l->builder, dheld)->rows,
-           own = (double)builder_buffer(l->builder, shard)->rows;
-    Packing packing = coding_gradient_packing(of->coding);
-    char name[BUFFER_NAME_MAX];
-    snprintf(name, sizeof(name), "error.%s", level_name);
-    int32_t error = add_coded(l, of, BUFFER_REPLICA, name, held);
-    snprintf(name, sizeof(name), "dpackets.%s", level_name);
-    int32_t packets = add_packets(l, of, packing, name, held);
-    snprintf(name, sizeof(name), "received.%s", level_name);
-    int32_t received = add_packets(l, of, packing, name, held);
-    StepBuffers encode = {.encode_gradient = {.gathered = dheld, .error = error, .packets = packets}};
-    StepBuffers send = {.return_packets = {.packets = packets, .received = received}};
-    StepBuffers decode = {.decode_gradient = {.gathered = dheld, .received = received, .shard = shard}};
-    double encode_s = cost_encode_s(device, packing.form, coded_bytes(l, of, held - own));
-    add_codec_step(l, OP_ENCODE_GRADIENT, of, encode_s, encode);
-    step.op = OP_RETURN_PACKETS;
-    builder_add_step(l->builder, step, send);
-    l->returned =
-        add_codec_step(l, OP_DECODE_GRADIENT, of, cost_decode_s(device, packing.form, coded_bytes(l, of, own)), decode);
-}
-
 // ---- how far gathers run ahead -----------------------------------------------------------------
 
 // A gather of several levels, outermost first.
@@ -178,6 +152,8 @@ static void limit_gather(Lowering *l, Gathering *of, uint32_t level, int32_t ste
 {
     if (of->after != NONE && level >= of->once)
         builder_add_after(l->builder, step, of->after);
+    if (level < l->plan->outer_levels)
+        l->outer_gather = step;
     if (of->passed_on) {
         memmove(l->outer_reads + 1, l->outer_reads, (OUTER_SLOTS - 1) * sizeof(*l->outer_reads));
         l->outer_reads[0] = step;
@@ -277,6 +253,38 @@ static Coded coded_bundle(const Lowering *l, int32_t layer, int32_t bundle, Code
     return of;
 }
 
+static void return_packets(Lowering *l, const Coded *of, StepSpec step, int32_t dheld, int32_t shard)
+{
+    const Device *device = &l->spec->cluster.device;
+    const char *level_name = l->spec->cluster.levels[step.level].name;
+    double held = (double)builder_buffer(l->builder, dheld)->rows,
+           own = (double)builder_buffer(l->builder, shard)->rows;
+    Packing packing = coding_gradient_packing(of->coding);
+    char name[BUFFER_NAME_MAX];
+    snprintf(name, sizeof(name), "error.%s", level_name);
+    int32_t error = add_coded(l, of, BUFFER_REPLICA, name, held);
+    snprintf(name, sizeof(name), "dpackets.%s", level_name);
+    int32_t packets = add_packets(l, of, packing, name, held);
+    snprintf(name, sizeof(name), "received.%s", level_name);
+    int32_t received = add_packets(l, of, packing, name, held);
+    StepBuffers encode = {.encode_gradient = {.gathered = dheld, .error = error, .packets = packets}};
+    StepBuffers send = {.return_packets = {.packets = packets, .received = received}};
+    StepBuffers decode = {.decode_gradient = {.gathered = dheld, .received = received, .shard = shard}};
+    double encode_s = cost_encode_s(device, packing.form, coded_bytes(l, of, held - own));
+    add_codec_step(l, OP_ENCODE_GRADIENT, of, encode_s, encode);
+    step.op = OP_RETURN_PACKETS;
+    builder_add_step(l->builder, step, send);
+    l->returned =
+        add_codec_step(l, OP_DECODE_GRADIENT, of, cost_decode_s(device, packing.form, coded_bytes(l, of, own)), decode);
+}
+
+void lowering_return_packets(Lowering *l, int32_t weights, StepSpec step, int32_t gradient, int32_t shard)
+{
+    bool experts = step.layer != NONE && l->layers[step.layer].experts == weights;
+    const Coded of = experts ? coded_experts(l, (uint32_t)step.layer) : coded_bundle(l, step.layer, weights, NULL);
+    return_packets(l, &of, step, gradient, shard);
+}
+
 // Rows as long as those of `like`.
 static int32_t add_rows_like(Lowering *l, int32_t layer, int32_t bundle, int32_t like, double rows, const char *what)
 {
@@ -311,7 +319,7 @@ bool lowering_returns_dense_each_lap(const Lowering *l)
     return plan_laps(l->plan).count > 1 && l->spec->plan.regather_dense && wide >> l->spec->plan.dense_levels;
 }
 
-static BundleCost bundle_cost(const Lowering *l, int32_t bundle, BundleWay way)
+BundleCost lowering_bundle_cost(const Lowering *l, int32_t bundle, BundleWay way)
 {
     BundleCost cost;
     cost_bundle(l->spec, (double)buffer_bytes(builder_buffer(l->builder, bundle)), way, &cost);
@@ -337,17 +345,22 @@ typedef struct {
     const char *suffix;
 } BundleGather;
 
+uint32_t lowering_once_levels(const Lowering *l, int32_t layer)
+{
+    return layer == NONE ? spec_embedding_levels(l->spec) : l->spec->plan.dense_levels;
+}
+
 static void gather_bundle_levels(Lowering *l, BundleGather *of, GatherRange range)
 {
     const Cluster *cluster = &l->spec->cluster;
-    BundleCost cost = bundle_cost(l, of->bundle, BUNDLE_GATHER);
+    BundleCost cost = lowering_bundle_cost(l, of->bundle, BUNDLE_GATHER);
     double rows = (double)builder_buffer(l->builder, of->shard)->rows;
-    bool again = of->layer != NONE && l->spec->plan.regather_dense; // the embedding is kept
-    Gathering gathering = {.once = again ? l->spec->plan.dense_levels : UINT32_MAX, .after = range.after_step};
+    bool again = of->layer == NONE ? spec_regathers_embedding(l->spec) : l->spec->plan.regather_dense;
+    Gathering gathering = {.once = again ? lowering_once_levels(l, of->layer) : UINT32_MAX, .after = range.after_step};
     for (uint32_t level = 0; level < cluster->level_count; level++)
         gathering.sizes[level] = cluster->levels[level].count;
     for (uint32_t level = range.first; level < range.end; level++) {
-        if (level <= l->spec->plan.dense_levels)
+        if (level <= lowering_once_levels(l, of->layer))
             of->kept = of->shard;
         if (cluster->levels[level].count == 1)
             continue;
@@ -388,7 +401,8 @@ int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
 int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle, int32_t kept, int32_t after_step)
 {
     BundleGather of = {.layer = layer, .bundle = bundle, .shard = kept, .suffix = ".again"};
-    gather_bundle_levels(l, &of, (GatherRange){l->spec->plan.dense_levels, l->spec->cluster.level_count, after_step});
+    gather_bundle_levels(l, &of,
+                         (GatherRange){lowering_once_levels(l, layer), l->spec->cluster.level_count, after_step});
     return of.shard;
 }
 
@@ -398,100 +412,11 @@ int32_t lowering_add_bundle_gradient(Lowering *l, int32_t layer, int32_t bundle,
                           : add_held(l, layer, bundle, (double)builder_buffer(l->builder, held)->rows, "dwhole");
 }
 
-// A gradient on its way home, level by level.
-typedef struct {
-    int32_t layer, weights, gradient;
-    bool each_lap; // levels inside the boundary are crossed once per lap,
-    uint32_t once; // which are those from this one on
-    bool summed;   // what laps brought was added up
-} Return;
-
-// For so many shares of a gradient that leaves the last lap.
-static int32_t leaving_slot(Lowering *l, const Return *of, double rows)
+int32_t lowering_add_half_gradient(Lowering *l, const char *suffix)
 {
-    LeavingSlots *slots = &l->leaving;
-    const Buffer *own = builder_buffer(l->builder, of->weights);
-    uint32_t alike = 0, oldest = slots->count;
-    for (uint32_t i = slots->count; i-- > 0;) {
-        const Buffer *slot = builder_buffer(l->builder, slots->buffers[i]);
-        if (slot->rows != (uint64_t)rows || slot->cols != own->cols)
-            continue;
-        alike++;
-        oldest = i;
-    }
-    BufferShape shape = {
-        .dtype = own->dtype, .rows = rows, .cols = (double)own->cols, .kind = BUFFER_TEMPORARY, .layer = NONE};
-    int32_t slot = alike < LEAVING_SLOTS ? builder_add_buffer(l->builder, shape, "leaving.%" PRIu32, slots->count)
-                                         : slots->buffers[oldest];
-    if (alike < LEAVING_SLOTS)
-        oldest = slots->count++;
-    memmove(slots->buffers + oldest, slots->buffers + oldest + 1,
-            (slots->count - 1 - oldest) * sizeof(*slots->buffers));
-    return slots->buffers[slots->count - 1] = slot;
-}
-
-static bool is_crossed_each_lap(const Return *of, uint32_t level)
-{
-    return of->each_lap && level >= of->once;
-}
-
-// Before the first level that is crossed once, gradients of all laps become the iteration's: so many shares, which then
-// travel on.
-static void leave_laps(Lowering *l, Return *of, double rows)
-{
-    int32_t sum = lowering_sum_laps(l, of->layer, of->gradient, NONE);
-    of->summed = true;
-    of->gradient = sum;
-    if (builder_buffer(l->builder, of->weights)->dtype == DTYPE_F32)
-        return;
-    of->gradient = leaving_slot(l, of, rows);
-    lowering_round_laps(l, of->layer, sum, of->gradient);
-}
-
-static int32_t add_return_step(Lowering *l, const Return *of, StepSpec step, int32_t shard)
-{
-    step.each_lap = is_crossed_each_lap(of, (uint32_t)step.level);
-    StepBuffers operands = {.reduce_scatter = {.gathered = of->gradient, .shard = shard}};
-    int32_t index = builder_add_step(l->builder, step, operands);
-    if (step.each_lap || plan_laps(l->plan).count == 1) // a step of the last lap holds back no other
-        l->returned = index;
-    return shard;
-}
-
-int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t gradient)
-{
-    const Cluster *cluster = &l->spec->cluster;
-    BundleCost cost = bundle_cost(l, bundle, BUNDLE_RETURN);
-    double rows = (double)builder_buffer(l->builder, gradient)->rows;
-    const Coded coded = coded_bundle(l, layer, bundle, NULL);
-    uint32_t packed = coded.coding->gradient == GRADIENT_DENSE ? 0 : coding_levels(coded.coding, cluster->level_count);
-    Return of = {.layer = layer,
-                 .weights = bundle,
-                 .gradient = gradient,
-                 .each_lap = layer != NONE && lowering_returns_dense_each_lap(l),
-                 .once = l->spec->plan.dense_levels};
-    for (uint32_t level = cluster->level_count; level-- > 0;) {
-        if (cluster->levels[level].count == 1)
-            continue;
-        if (of.each_lap && level < of.once && !of.summed)
-            leave_laps(l, &of, rows);
-        rows /= cluster->levels[level].count;
-        char name[BUFFER_NAME_MAX];
-        snprintf(name, sizeof(name), "d.%s", cluster->levels[level].name);
-        bool home = rows == 1 && (!of.each_lap || of.summed);
-        int32_t shard = home        ? lowering_add_gradient(l, bundle, layer)
-                        : of.summed ? leaving_slot(l, &of, rows)
-                                    : add_held(l, layer, bundle, rows, name);
-        StepSpec step = bundle_step(l, OP_REDUCE_SCATTER, layer, level, &cost);
-        if (level >= packed)
-            add_return_step(l, &of, step, shard);
-        else
-            return_packets(l, &coded, step, of.gradient, shard);
-        of.gradient = shard;
-    }
-    if (of.each_lap && !of.summed)
-        return lowering_sum_laps(l, layer, of.gradient, lowering_add_gradient_sum(l, bundle, layer));
-    return of.gradient;
+    char name[BUFFER_NAME_MAX];
+    snprintf(name, sizeof(name), "dwhole%s", suffix);
+    return add_held(l, NONE, l->embedding, (double)builder_buffer(l->builder, l->held_embedding)->rows, name);
 }
 
 // ---- gradients -------------------------------------------------------------------------------
@@ -548,44 +473,4 @@ void lowering_add_mean(Lowering *l, uint32_t k)
     StepBuffers operands = {.mean_expert = {.own_experts = layer->experts, .mean = layer->mean}};
     add_local(l, OP_MEAN_EXPERT, k, lowering_move_s(l, dense_bytes(l, l->share_rows)) / every, operands);
     lowering_add_sums(l, (int32_t)k, layer->mean, 0, l->spec->cluster.level_count, every);
-}
-
-int32_t lowering_return_gradients(Lowering *l, uint32_t k, int32_t dheld)
-{
-    const Spec *spec = l->spec;
-    double rows = l->held_rows;
-    const Coded coded = coded_experts(l, k);
-    Return of = {.layer = (int32_t)k,
-                 .weights = l->layers[k].experts,
-                 .gradient = dheld,
-                 .each_lap = lowering_returns_each_lap(l),
-                 .once = l->config->once};
-    for (uint32_t level = spec->cluster.level_count; level-- > 0;) {
-        uint32_t domain = l->config->domain[level];
-        if (domain == 1)
-            continue;
-        if (of.each_lap && level < of.once && !of.summed)
-            leave_laps(l, &of, rows);
-        rows /= domain;
-        char name[BUFFER_NAME_MAX];
-        snprintf(name, sizeof(name), "dexperts.%s", spec->cluster.levels[level].name);
-        bool home = rows == l->share_rows && (!of.each_lap || of.summed);
-        int32_t shard = home        ? lowering_add_gradient(l, of.weights, (int32_t)k)
-                        : of.summed ? leaving_slot(l, &of, rows)
-                                    : add_experts(l, k, BUFFER_TEMPORARY, name, rows);
-        StepSpec step = {.op = OP_REDUCE_SCATTER,
-                         .layer = (int32_t)k,
-                         .level = (int32_t)level,
-                         .group = builder_add_group(l->builder, GROUP_GATHER, (int32_t)level, domain),
-                         .cost_s = l->cost.reduce_s[level],
-                         .bytes = l->cost.reduce_bytes[level]};
-        if (spec->plan.experts.gradient == GRADIENT_DENSE || level >= spec_coded_levels(spec))
-            add_return_step(l, &of, step, shard);
-        else
-            return_packets(l, &coded, step, of.gradient, shard);
-        of.gradient = shard;
-    }
-    if (of.each_lap && !of.summed)
-        return lowering_sum_laps(l, (int32_t)k, of.gradient, lowering_add_gradient_sum(l, of.weights, (int32_t)k));
-    return of.gradient;
 }

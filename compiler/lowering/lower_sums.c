@@ -67,6 +67,12 @@ int32_t lowering_add_cleared_part(Lowering *l, const GradientSum *of, const char
     return part;
 }
 
+int32_t lowering_clear_part(Lowering *l, const GradientSum *of)
+{
+    add_clear(l, of->layer, of->part, WHEN_EVERY, false);
+    return of->part;
+}
+
 void lowering_accumulate(Lowering *l, const GradientSum *of, int32_t part)
 {
     if (!sums(l) || is_one_part(l, of))
@@ -94,11 +100,16 @@ void lowering_end_sum(Lowering *l, const GradientSum *of)
     lowering_limited(l, builder_add_step(l->builder, step, operands));
 }
 
-// On the way home: computation waits for nothing of it.
-int32_t lowering_sum_laps(Lowering *l, int32_t layer, int32_t part, int32_t gradient)
+int32_t lowering_begin_laps(Lowering *l, int32_t layer, int32_t part, int32_t gradient)
 {
     int32_t sum = gradient == NONE ? add_like(l, part, DTYPE_F32, "laps") : gradient;
     add_clear(l, layer, sum, WHEN_FIRST, false);
+    return sum;
+}
+
+// On the way home: computation waits for nothing of it.
+void lowering_add_lap(Lowering *l, int32_t layer, int32_t part, int32_t sum)
+{
     StepSpec step = {.op = OP_ADD_RETURNED,
                      .layer = layer,
                      .level = NONE,
@@ -107,7 +118,6 @@ int32_t lowering_sum_laps(Lowering *l, int32_t layer, int32_t part, int32_t grad
                      .each_lap = true};
     int32_t added = builder_add_step(l->builder, step, (StepBuffers){.add_returned = {.part = part, .sum = sum}});
     l->returned = added; // from here on the next gradient may overwrite the part
-    return sum;
 }
 
 void lowering_round_laps(Lowering *l, int32_t layer, int32_t sum, int32_t rounded)

@@ -49,6 +49,11 @@ int32_t lowering_dense_limit(const Lowering *l)
     return read_before(l, dense_window(l->work, l->mix->prefetch));
 }
 
+int32_t lowering_embedding_limit(const Lowering *l)
+{
+    return read_before(l, embedding_window(l->mix->prefetch));
+}
+
 int32_t lowering_return_limit(const Lowering *l)
 {
     return l->home[RETURNS_MAX - 1];

@@ -51,6 +51,25 @@ typedef struct {
     uint32_t count;
 } LeavingSlots;
 
+// A gradient on its way home.
+typedef struct {
+    int32_t layer, weights, gradient; // layer NONE: the embedding
+    uint32_t sizes[LEVELS_MAX];       // members that each level brings together
+    double step_s[LEVELS_MAX], bytes[LEVELS_MAX];
+    double rows, owned_rows; // of shares: as many as are left, and what is owned
+    uint32_t next;           // levels from this one inwards were crossed
+    uint32_t packed;         // outermost levels that packets cross
+    bool each_lap;           // levels inside the boundary are crossed once per lap,
+    uint32_t once;           // which are those from this one on
+    bool summed;             // what laps brought was added up
+    int32_t sum;             // where that is; NONE: nowhere yet
+    bool meets;              // the other half at the boundary
+    char name[BUFFER_NAME_MAX];
+    const char *suffix; // of buffers' names: NAME.LEVELsuffix
+} ReturnPath;
+
+enum { PENDING_MAX = 2 }; // of a layer, or of the loss
+
 // So many gathered shares that came over the outer levels may wait for the levels inside: of dense weights and of
 // experts one that is read, and one that is made meanwhile.
 enum { OUTER_SLOTS = 4 };
@@ -76,6 +95,7 @@ typedef struct {
     uint32_t read_count;
     int32_t tokens_buffer, final_x;
     int32_t embedding, held_embedding; // as owned, as steps read it
+    int32_t kept_embedding;            // what is kept of it, where it is gathered again for the loss
     WeightUpdate *updates;
     uint32_t update_count;
     int32_t returned;          // the last step that brings gradients home; NONE if there was none
@@ -83,6 +103,11 @@ typedef struct {
     LeavingSlots leaving;
     int32_t outer_reads[OUTER_SLOTS]; // the last steps that read what came over the outer levels alone, latest first
     int32_t limit;                    // what the next step of the computation waits for besides its data
+    int32_t outer_gather;             // the last gather over the outer levels since gradients went home
+    int32_t gathered_first;           // of these, what returns over the outer levels wait for; NONE
+    ReturnPath pending[PENDING_MAX];  // which have not crossed the outer levels
+    uint32_t pending_count;
+    int32_t embedding_sum; // where both halves of its gradient meet
 } Lowering;
 
 // lowering.c.
@@ -91,9 +116,10 @@ void lowering_enter(Lowering *l, uint32_t layer);
 // Notes the step that last reads the experts of a layer in this pass.
 void lowering_note_read(Lowering *l, int32_t step);
 // The step a gather must wait for so that it runs ahead no farther than the mix allows; NONE. Of experts, of the layer
-// that was entered; of dense weights.
+// that was entered; of dense weights; of the embedding, before the loss.
 int32_t lowering_prefetch_limit(const Lowering *l);
 int32_t lowering_dense_limit(const Lowering *l);
+int32_t lowering_embedding_limit(const Lowering *l);
 // Gradients that are whole until they are home, of weights that are gathered again: those of a layer wait for the layer
 // RETURNS_MAX before. The step to wait for; NONE.
 int32_t lowering_return_limit(const Lowering *l);
@@ -141,15 +167,17 @@ typedef struct {
 
 // `whole`: the buffer of what goes home, as large as one part.
 GradientSum lowering_begin_sum(Lowering *l, int32_t layer, int32_t whole, bool each_lap);
-// A part of another kind, that begins as zeros, and is added to the same sum.
+// A part of another kind, that begins as zeros, and is added to the same sum. And the sum's own part, as zeros.
 int32_t lowering_add_cleared_part(Lowering *l, const GradientSum *of, const char *suffix);
+int32_t lowering_clear_part(Lowering *l, const GradientSum *of);
 void lowering_accumulate(Lowering *l, const GradientSum *of, int32_t part);
 // Ends the sum; `whole` holds it.
 void lowering_end_sum(Lowering *l, const GradientSum *of);
 
-// Adds a gradient of each lap to the iteration's sum, in f32 and as large: the owner's `gradient`, or, for NONE, one
-// that travels on. Returns the sum.
-int32_t lowering_sum_laps(Lowering *l, int32_t layer, int32_t part, int32_t gradient);
+// The iteration's sum of what laps bring, in f32 and as large as `part`: the owner's `gradient`, or, for NONE, one that
+// travels on.
+int32_t lowering_begin_laps(Lowering *l, int32_t layer, int32_t part, int32_t gradient);
+void lowering_add_lap(Lowering *l, int32_t layer, int32_t part, int32_t sum);
 // What travels on, where weights have 16 bits.
 void lowering_round_laps(Lowering *l, int32_t layer, int32_t sum, int32_t rounded);
 
@@ -165,10 +193,16 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t layer, bool again, int32_t af
 // pass, where the rest is gathered again.
 int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t after_step, int32_t *kept);
 int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle, int32_t kept, int32_t after_step);
-// A buffer for the gradient of a bundle as steps read it, and where it goes from there, inner level first: returns the
-// owner's gradient.
+// Outermost levels over which a bundle is gathered once, where it is gathered again.
+uint32_t lowering_once_levels(const Lowering *l, int32_t layer);
+// What a bundle costs, one way.
+BundleCost lowering_bundle_cost(const Lowering *l, int32_t bundle, BundleWay way);
+// Gradients as packets to the members of a group; what these leave out goes another time. `step`: their return.
+void lowering_return_packets(Lowering *l, int32_t weights, StepSpec step, int32_t gradient, int32_t shard);
+// A buffer for the gradient of a bundle as steps read it.
 int32_t lowering_add_bundle_gradient(Lowering *l, int32_t layer, int32_t bundle, int32_t held);
-int32_t lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t gradient);
+// The same where the embedding is gathered again: a buffer for each half.
+int32_t lowering_add_half_gradient(Lowering *l, const char *suffix);
 // The gradient of a weight buffer: as large. One that is a sum over micro-batches is f32; one that arrives over a link
 // has the dtype in which it travels, that of the weights.
 int32_t lowering_add_gradient(Lowering *l, int32_t weight, int32_t layer);
@@ -179,8 +213,20 @@ void lowering_add_sums(Lowering *l, int32_t layer, int32_t summed, uint32_t from
 // Sums the shared expert of codec `sr` again, where the layer has one, from the weights before their update: nothing in
 // this iteration needs it any more.
 void lowering_add_mean(Lowering *l, uint32_t layer);
-// Sends gradients of gathered experts to their owners; returns the gradient of the own experts.
-int32_t lowering_return_gradients(Lowering *l, uint32_t layer, int32_t dheld);
+
+// lower_returns.c.
+// Gradients go home over the levels inside, and are noted for the update once they are there: of a bundle, of gathered
+// experts; where the embedding is gathered again, what the loss left, then that of the words, which meet at the
+// boundary.
+void lowering_return_bundle(Lowering *l, int32_t layer, int32_t bundle, int32_t gradient);
+void lowering_return_experts(Lowering *l, uint32_t layer, int32_t dheld);
+void lowering_return_loss_half(Lowering *l, int32_t gradient);
+void lowering_return_words_half(Lowering *l, int32_t gradient);
+// Where the next layer has gathered what it needs: they go on over the outer levels.
+void lowering_go_home(Lowering *l);
+
+// lower_backward.c.
+void lowering_note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient);
 void lowering_add_backward(Lowering *l);
 
 #endif

@@ -393,6 +393,29 @@ void cost_bundle(const Spec *spec, double share_bytes, BundleWay way, BundleCost
     cost_bundle_inside(spec, share_bytes, 0, way, cost);
 }
 
+static double dense_lap_sums_s(const Spec *spec, double share_bytes, uint32_t once)
+{
+    uint32_t counts[LEVELS_MAX] = {0};
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
+        counts[l] = spec->cluster.levels[l].count;
+    return lap_sums_s(spec, share_bytes / dtype_bytes(spec->model.dtype) * shares_outside(counts, once));
+}
+
+void cost_embedding(const Workload *work, EmbeddingCost *cost)
+{
+    const Spec *spec = work->spec;
+    double share_bytes = work->embedding_share_bytes;
+    uint32_t once = spec_embedding_levels(spec);
+    *cost = (EmbeddingCost){0};
+    cost_bundle(spec, share_bytes, BUNDLE_GATHER, &cost->gather);
+    cost_bundle(spec, share_bytes, BUNDLE_RETURN, &cost->home);
+    if (!spec_regathers_embedding(spec))
+        return;
+    cost_bundle_inside(spec, share_bytes, once, BUNDLE_GATHER, &cost->again);
+    cost_bundle_inside(spec, share_bytes, once, BUNDLE_RETURN, &cost->half);
+    cost->half_sums_s = dense_lap_sums_s(spec, share_bytes, once);
+}
+
 // Packing and unpacking the rows of an exchange.
 static double packing_s(const LayerCost *cost, TokenWay way)
 {
@@ -573,12 +596,8 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     if (spec->plan.pass == PASS_TRAINING && spec->plan.regather_dense)
         cost_bundle_inside(spec, layer->dense_share_bytes, spec->plan.dense_levels, BUNDLE_GATHER, &cost->dense_again);
     if (workload_returns_dense_each_lap(spec)) {
-        uint32_t counts[LEVELS_MAX] = {0};
-        for (uint32_t l = 0; l < spec->cluster.level_count; l++)
-            counts[l] = spec->cluster.levels[l].count;
         cost->dense_lap_return = cost->dense_again;
-        cost->dense_lap_sums_s = lap_sums_s(spec, layer->dense_share_bytes / dtype_bytes(spec->model.dtype) *
-                                                      shares_outside(counts, spec->plan.dense_levels));
+        cost->dense_lap_sums_s = dense_lap_sums_s(spec, layer->dense_share_bytes, spec->plan.dense_levels);
     }
     if (!layer->is_moe)
         return;

@@ -29,6 +29,16 @@ void cost_bundle(const Spec *spec, double share_bytes, BundleWay way, BundleCost
 // Of that what levels from `first` inwards take, which packets do not cross unless it is 0.
 void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, BundleWay way, BundleCost *cost);
 
+// The embedding: once per iteration over all levels; where it is gathered again, over the levels inside the boundary
+// before each of its uses, and half of its gradient after each.
+typedef struct {
+    BundleCost gather, home;
+    BundleCost again, half;
+    double half_sums_s; // adding a half up where it ends
+} EmbeddingCost;
+
+void cost_embedding(const Workload *work, EmbeddingCost *cost);
+
 // What one layer costs under a configuration; of a layer without experts its dense weights alone.
 typedef struct {
     double dispatch_s[LEVELS_MAX], combine_s[LEVELS_MAX]; // one exchange each way at that level

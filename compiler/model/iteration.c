@@ -30,6 +30,17 @@ uint32_t dense_outer_window(const Workload *work, uint32_t prefetch)
     return kept ? PREFETCH_UNLIMITED : dense_window(work, prefetch);
 }
 
+uint32_t embedding_window(uint32_t prefetch)
+{
+    return prefetch < PREFETCH_REGATHER ? prefetch : PREFETCH_REGATHER;
+}
+
+uint32_t embedding_outer_window(const Workload *work, uint32_t prefetch)
+{
+    bool kept = spec_embedding_levels(work->spec) >= spec_outer_levels(work->spec);
+    return kept ? PREFETCH_UNLIMITED : embedding_window(prefetch);
+}
+
 double outer_levels_s(const Spec *spec, const double of_level[LEVELS_MAX])
 {
     double total_s = 0;
@@ -64,25 +75,51 @@ static Clock clock_at(double s)
     return clock;
 }
 
+static void begin_with(const Spec *spec, const BundleCost *gather, Clock *clock)
+{
+    clock->at_s[CLOCK_CHAIN] = clock->at_s[CLOCK_QUEUE] = cost_levels_s(gather->step_s) + gather->codec_s;
+    clock->at_s[CLOCK_OUTER] = outer_levels_s(spec, gather->step_s);
+    for (uint32_t j = 0; j < LEVELS_MAX; j++)
+        clock->at_s[CLOCK_PORT + j] = gather->port_s[j];
+}
+
 Clock clock_begin(const Workload *work)
 {
     Clock clock = clock_at(0);
     if (work->spec->plan.pass == PASS_FORWARD)
         return clock;
-    BundleCost embedding;
-    cost_bundle(work->spec, work->embedding_share_bytes, BUNDLE_GATHER, &embedding);
-    clock.at_s[CLOCK_CHAIN] = clock.at_s[CLOCK_QUEUE] = cost_levels_s(embedding.step_s) + embedding.codec_s;
-    clock.at_s[CLOCK_OUTER] = outer_levels_s(work->spec, embedding.step_s);
-    for (uint32_t j = 0; j < LEVELS_MAX; j++)
-        clock.at_s[CLOCK_PORT + j] = embedding.port_s[j];
+    EmbeddingCost embedding;
+    cost_embedding(work, &embedding);
+    begin_with(work->spec, &embedding.gather, &clock);
     return clock;
 }
 
-// Adding up the embedding's gradient in a lap: the parts of the loss, and those of the words.
+// Before laps after the first: the embedding is there, or gathered again.
+static Clock clock_begin_lap(const Workload *work)
+{
+    Clock clock = clock_at(0);
+    EmbeddingCost embedding;
+    cost_embedding(work, &embedding);
+    begin_with(work->spec, &embedding.again, &clock);
+    return clock;
+}
+
+// Adding up the embedding's gradient in a lap: the parts of the loss, and those of the words, which are added to zeros
+// first. They have a sum each where they return apart.
+static double loss_sums_s(const Workload *work)
+{
+    double round_s = spec_regathers_embedding(work->spec) ? work->embedding_round_s : 0;
+    return spec_laps(work->spec).each * work->embedding_part_s + round_s;
+}
+
+static double words_sums_s(const Workload *work)
+{
+    return spec_laps(work->spec).each * (work->embedding_part_s + work->embedding_zeros_s) + work->embedding_round_s;
+}
+
 static double embedding_sums_s(const Workload *work)
 {
-    Laps laps = spec_laps(work->spec);
-    return laps.each * work->embedding_sums_s + work->embedding_round_s / laps.count;
+    return loss_sums_s(work) + words_sums_s(work);
 }
 
 double iteration_loss_s(const Workload *work)
@@ -93,13 +130,6 @@ double iteration_loss_s(const Workload *work)
 static double loss_backward_s(const Workload *work)
 {
     return spec_laps(work->spec).each * work->loss_backward_s;
-}
-
-Clock clock_begin_backward(const Workload *work, double forward_s)
-{
-    Clock clock = clock_at(forward_s); // gathers for the backward pass start with it
-    clock.at_s[CLOCK_CHAIN] = forward_s + loss_backward_s(work) + embedding_sums_s(work);
-    return clock;
 }
 
 // A gather: what crosses the outer levels, then the rest; each waits for what was read so many layers before.
@@ -175,14 +205,33 @@ static void note_read(double *at_s, double read_s)
     at_s[CLOCK_READ] = read_s;
 }
 
-// The layer's computation begins when its dense weights are there.
-static void await_dense(const Workload *work, const ClockedLayer *of, const BundleCost *dense, double *at_s,
-                        IterationCost *out)
+// Gradients of the embedding that the loss leaves are on their way home while layers compute, where it is gathered for
+// each use.
+Clock clock_begin_backward(const Workload *work, double forward_s)
+{
+    Clock clock = clock_at(forward_s); // gathers for the backward pass start with it
+    clock.at_s[CLOCK_CHAIN] = forward_s + loss_backward_s(work) + embedding_sums_s(work);
+    if (!spec_regathers_embedding(work->spec))
+        return clock;
+    EmbeddingCost embedding;
+    cost_embedding(work, &embedding);
+    clock.at_s[CLOCK_CHAIN] = forward_s + loss_backward_s(work) + loss_sums_s(work);
+    clock.at_s[CLOCK_RETURN] = clock.at_s[CLOCK_CHAIN];
+    advance_returns(work->spec, clock.at_s,
+                    &(Returning){.step_s = embedding.half.step_s,
+                                 .port_s = embedding.half.port_s,
+                                 .more_s = embedding.half_sums_s});
+    note_returns(work->spec, clock.at_s);
+    return clock;
+}
+
+// Computation goes on when a bundle is there.
+static void await_bundle(const Workload *work, const BundleCost *dense, const uint32_t windows[2], double *at_s,
+                         IterationCost *out)
 {
     double ready_s = at_s[CLOCK_CHAIN];
     const Gathering gathering = {outer_levels_s(work->spec, dense->step_s),
-                                 inner_levels_s(work->spec, dense->step_s) + dense->codec_s,
-                                 dense_outer_window(work, of->prefetch), dense_window(work, of->prefetch)};
+                                 inner_levels_s(work->spec, dense->step_s) + dense->codec_s, windows[0], windows[1]};
     advance_queue(work->spec, at_s, &gathering);
     at_s[CLOCK_CHAIN] = fmax(at_s[CLOCK_CHAIN], at_s[CLOCK_QUEUE]);
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
@@ -193,6 +242,24 @@ static void await_dense(const Workload *work, const ClockedLayer *of, const Bund
     }
     if (out)
         out->gather_wait_s += at_s[CLOCK_CHAIN] - ready_s;
+}
+
+static void await_dense(const Workload *work, const ClockedLayer *of, const BundleCost *dense, double *at_s,
+                        IterationCost *out)
+{
+    const uint32_t windows[2] = {dense_outer_window(work, of->prefetch), dense_window(work, of->prefetch)};
+    await_bundle(work, dense, windows, at_s, out);
+}
+
+// After the last layer, where the loss takes the embedding, gathered again.
+static void await_embedding(const Workload *work, const ClockedLayer *of, double *at_s, IterationCost *out)
+{
+    const uint32_t windows[2] = {embedding_outer_window(work, of->prefetch), embedding_window(of->prefetch)};
+    EmbeddingCost embedding;
+    if (of->layer + 1 < work->layer_count || !spec_regathers_embedding(work->spec))
+        return;
+    cost_embedding(work, &embedding);
+    await_bundle(work, &embedding.again, windows, at_s, out);
 }
 
 static void await_returns(double *at_s, IterationCost *out)
@@ -245,11 +312,10 @@ static void note_spent(const PassCost *pass, double wait_s, IterationCost *out)
     out->other_s += pass->other_s;
 }
 
-void clock_forward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out)
+static void pass_forward(const Workload *work, const ClockedLayer *of, double *at_s, IterationCost *out)
 {
     const LayerWork *layer = &work->layers[of->layer];
     const LayerCost *cost = of->cost;
-    double *at_s = clock->at_s;
     if (shares_dense(work) && (of->first || work->spec->plan.regather_dense))
         await_dense(work, of, of->first ? &cost->dense : &cost->dense_again, at_s, out);
     if (!layer->is_moe) {
@@ -273,6 +339,12 @@ void clock_forward(const Workload *work, const ClockedLayer *of, Clock *clock, I
     note_read(at_s, start_s + pass->compute_s);
     at_s[CLOCK_CHAIN] = start_s + pass->compute_s + pass->after_s;
     note_spent(pass, start_s - ready_s, out);
+}
+
+void clock_forward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out)
+{
+    pass_forward(work, of, clock->at_s, out);
+    await_embedding(work, of, clock->at_s, out);
 }
 
 void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out)
@@ -346,15 +418,32 @@ static double laps_before_last(const Spec *spec)
     return spec_laps(spec).count - 1.0;
 }
 
-// The embedding, gathered in the beginning; its gradient on its way home: its last part is known when everything else
-// is.
-static double embedding_return_s(const Workload *work, Traffic traffic[LEVELS_MAX])
+// The embedding's gradient, whose last part is known when everything else is, on its way home: over the levels that
+// laps cross, in each of them, and over the others, at the end of the iteration.
+static double words_return_s(const Workload *work)
 {
-    BundleCost gathered, returned;
-    cost_bundle(work->spec, work->embedding_share_bytes, BUNDLE_GATHER, &gathered);
-    cost_bundle(work->spec, work->embedding_share_bytes, BUNDLE_RETURN, &returned);
-    add_bundle_traffic(&gathered, &returned, work->spec->cluster.level_count, traffic);
-    return cost_levels_s(returned.step_s) + returned.codec_s;
+    EmbeddingCost embedding;
+    cost_embedding(work, &embedding);
+    return cost_levels_s(embedding.half.step_s) + embedding.half_sums_s;
+}
+
+static double embedding_home_s(const Workload *work)
+{
+    EmbeddingCost embedding;
+    cost_embedding(work, &embedding);
+    return cost_levels_s(embedding.home.step_s) + embedding.home.codec_s - cost_levels_s(embedding.half.step_s);
+}
+
+static void add_embedding_traffic(const Workload *work, Traffic traffic[LEVELS_MAX])
+{
+    EmbeddingCost embedding;
+    uint32_t levels = work->spec->cluster.level_count;
+    cost_embedding(work, &embedding);
+    add_bundle_traffic(&embedding.gather, &embedding.home, levels, traffic);
+    for (uint32_t l = 0; l < levels; l++) {
+        traffic[l].dense_gather_bytes += gathers_again(work->spec) * embedding.again.bytes[l];
+        traffic[l].dense_reduce_bytes += gathers_again(work->spec) * embedding.half.bytes[l];
+    }
 }
 
 // The norm of the gradient, where it is limited: one pass over what a GPU owns, one number summed over all GPUs.
@@ -372,12 +461,18 @@ static double norm_s(const Workload *work, Traffic traffic[LEVELS_MAX])
     return total_s + work->owned_gradient_bytes / spec->cluster.device.memory_bandwidth;
 }
 
+// What follows the backward pass in every lap.
+static double lap_tail_s(const Workload *work)
+{
+    return spec_regathers_embedding(work->spec) ? words_sums_s(work) + words_return_s(work) : 0;
+}
+
 double iteration_tail_s(const Workload *work)
 {
     Traffic traffic[LEVELS_MAX] = {0};
     if (work->spec->plan.pass == PASS_FORWARD)
         return 0;
-    return embedding_return_s(work, traffic) + norm_s(work, traffic) + work->optimizer_s;
+    return lap_tail_s(work) + embedding_home_s(work) + norm_s(work, traffic) + work->optimizer_s;
 }
 
 // Of a micro-batch, over all exchanges at a level.
@@ -470,8 +565,9 @@ static double add_lap(CostCache *cache, ClockedLayer of, Clock clock, IterationC
     }
     double end_s = fmax(clock.at_s[CLOCK_CHAIN], returned_s(work->spec, clock.at_s));
     out->return_s += end_s - clock.at_s[CLOCK_CHAIN];
+    out->return_s += spec_regathers_embedding(work->spec) ? words_return_s(work) : 0;
     out->other_s += loss_backward_s(work) + embedding_sums_s(work);
-    return end_s;
+    return end_s + lap_tail_s(work);
 }
 
 static void add_times(double *at, double lap, double times)
@@ -485,7 +581,9 @@ static double add_laps(CostCache *cache, ClockedLayer of, uint32_t count, Iterat
     IterationCost lap = {0};
     if (count == 0)
         return 0;
-    double lap_s = add_lap(cache, of, clock_at(0), &lap);
+    Clock begin = clock_begin_lap(cache->work);
+    lap.gather_wait_s = begin.at_s[CLOCK_CHAIN];
+    double lap_s = add_lap(cache, of, begin, &lap);
     add_times(&out->pre_expert_s, lap.pre_expert_s, count);
     add_times(&out->exchange_s, lap.exchange_s, count);
     add_times(&out->expert_s, lap.expert_s, count);
@@ -513,7 +611,8 @@ static void add_costs(CostCache *cache, IterationCost *out)
     out->iteration_s = end_s;
     if (work->spec->plan.pass == PASS_FORWARD)
         return;
-    double last_s = embedding_return_s(work, out->traffic), update_s = norm_s(work, out->traffic) + work->optimizer_s;
+    double last_s = embedding_home_s(work), update_s = norm_s(work, out->traffic) + work->optimizer_s;
+    add_embedding_traffic(work, out->traffic);
     out->return_s += last_s;
     out->iteration_s += last_s + update_s;
     out->other_s += update_s;

@@ -29,6 +29,9 @@ uint32_t mix_outer_window(const Spec *spec, const Config *config, uint32_t prefe
 // The same of the gather of a layer's dense weights: until the experts of that many MoE layers before were read.
 uint32_t dense_window(const Workload *work, uint32_t prefetch);
 uint32_t dense_outer_window(const Workload *work, uint32_t prefetch);
+// The same of the embedding's gather before the loss.
+uint32_t embedding_window(uint32_t prefetch);
+uint32_t embedding_outer_window(const Workload *work, uint32_t prefetch);
 
 // Do gradients of weights wait for those of the layer RETURNS_MAX before, so that they do not pile up? Where memory is
 // saved: the weights are gathered again, or activations are computed again.
@@ -76,7 +79,7 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
 double outer_levels_s(const Spec *spec, const double of_level[LEVELS_MAX]);
 double inner_levels_s(const Spec *spec, const double of_level[LEVELS_MAX]);
 // The clock before the first layer, when the embedding was gathered, and before the backward pass when the forward pass
-// ended at `forward_s`.
+// ended at `forward_s`, the first half of the embedding's gradient being on its way home where it returns in halves.
 Clock clock_begin(const Workload *work);
 Clock clock_begin_backward(const Workload *work, double forward_s);
 double iteration_loss_s(const Workload *work); // of all micro-batches of a lap, forward

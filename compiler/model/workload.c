@@ -329,10 +329,10 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
         work->dense_bytes += element * (double)embedding;
         work->owned_gradient_bytes += work->embedding_share_bytes;
         double held = held_elements(spec, work->embedding_share_bytes);
-        SumCost sums = workload_sum_cost(spec, held);
-        // Words are added to zeros, and then to what the loss made of the embedding.
-        work->embedding_sums_s = 2 * sums.part_s + (spec->plan.micro_batches > 1 ? held * element : 0) /
-                                                       spec->cluster.device.memory_bandwidth;
+        SumCost sums = workload_lap_sum_cost(spec, held, spec_regathers_embedding(spec));
+        work->embedding_part_s = sums.part_s;
+        if (spec->plan.micro_batches > 1)
+            work->embedding_zeros_s = held * element / spec->cluster.device.memory_bandwidth;
         work->embedding_round_s = sums.once_s;
     }
     classify(work);

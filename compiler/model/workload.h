@@ -43,8 +43,9 @@ typedef struct {
     double embedding_share_bytes; // training: what a GPU owns of embedding and final norm
     double owned_gradient_bytes;  // of everything that a GPU owns: what the optimizer reads
     double optimizer_s;
-    double embedding_sums_s; // as of a layer's dense weights; it has two parts, one of which begins as zeros
-    double embedding_round_s;
+    double embedding_part_s;  // several micro-batches: adding up one of the two parts of the embedding's gradient,
+    double embedding_zeros_s; // which the words' begins as,
+    double embedding_round_s; // and what is done once for a sum, clearing and rounding it: of each lap
 } Workload;
 
 Workload *workload_derive(const Spec *spec, Arena *arena);

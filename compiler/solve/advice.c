@@ -279,6 +279,11 @@ static void advise_requests(Advising *a)
     if (a->work->spec->plan.once_dense == ONCE_DENSE_ALL && fits(a, &freely))
         diag_help(a->diag, "gathering dense weights again for the backward pass helps: 'once_dense = auto' fits");
     freely = *a->work->spec;
+    freely.plan.regather_embedding = true;
+    a->tried = 0;
+    if (a->work->spec->plan.once_embedding == ONCE_DENSE_ALL && spec_regathers_embedding(&freely) && fits(a, &freely))
+        diag_help(a->diag, "gathering the embedding for each use helps: 'once_embedding = auto' fits");
+    freely = *a->work->spec;
     freely.plan.experts.codec = CODEC_DENSE;
     freely.plan.experts.whole_levels =
         freely.plan.experts.gradient == GRADIENT_DENSE ? 0 : freely.plan.experts.whole_levels;
@@ -286,6 +291,19 @@ static void advise_requests(Advising *a)
     a->tried = 0;
     if (codec_info(a->work->spec->plan.experts.codec)->remembers && fits(a, &freely))
         diag_help(a->diag, "without what the codec remembers a plan fits: 'codec = dense'");
+}
+
+// Of those smaller than what is asked for; 0 if none does, or nothing is asked for, and all were tried.
+static uint32_t largest_lap_that_fits(Advising *a)
+{
+    Spec changed = *a->work->spec;
+    for (uint32_t lap = changed.plan.lap_request; lap-- > 1;) {
+        changed.plan.lap = lap;
+        a->tried = 0;
+        if (changed.plan.micro_batches % lap == 0 && fits(a, &changed))
+            return lap;
+    }
+    return 0;
 }
 
 // What an update needs less memory with: what is kept of the forward pass, and how its tokens are cut.
@@ -308,6 +326,9 @@ static void advise_update(Advising *a)
     }
     if (found)
         diag_help(a->diag, "smaller micro-batches help: 'batch = %u' with 'micro_batches = %u' fits", *batch, *count);
+    uint32_t lap = largest_lap_that_fits(a);
+    if (lap)
+        diag_help(a->diag, "smaller laps help: 'lap = %u' fits", lap);
     changed = *spec;
     changed.plan.lap = 0; // which another number need not be a multiple of
     if (halved_until_fits(a, &changed, count))

@@ -203,7 +203,7 @@ static void formulate_dense_ports(Formulation *f, const char *pass, const Bundle
     }
 }
 
-static void formulate_dense_outer(Formulation *f, const char *pass, const BundleCost *dense, int queue)
+static void formulate_dense_outer(Formulation *f, const char *pass, const BundleCost *dense, int queue, uint32_t window)
 {
     const Spec *spec = f->work->spec;
     if (spec_outer_levels(spec) == 0)
@@ -213,7 +213,6 @@ static void formulate_dense_outer(Formulation *f, const char *pass, const Bundle
     snprintf(name, sizeof(name), "%souter_queue", pass);
     int outer = add_time(f, name);
     row_after(f, name, outer, f->outer, NO_TERM, crossing);
-    uint32_t window = dense_outer_window(f->work, f->programme->prefetch);
     if (window < f->read_count) {
         snprintf(name, sizeof(name), "%souter_room", pass);
         row_after(f, name, outer, f->read[f->read_count - window - 1], NO_TERM, crossing);
@@ -223,34 +222,52 @@ static void formulate_dense_outer(Formulation *f, const char *pass, const Bundle
     f->outer = outer;
 }
 
-// The layer begins when its dense weights are there; f->end becomes that time.
-static void formulate_dense(Formulation *f, uint32_t layer, bool backward)
+// Computation goes on when a bundle is there; f->end becomes that time.
+static void formulate_gathered(Formulation *f, const char *pass, const BundleCost *dense, const uint32_t windows[2])
 {
-    const Workload *work = f->work;
-    if (work->spec->plan.pass == PASS_FORWARD || work->dense_bytes <= 0 ||
-        (backward && !work->spec->plan.regather_dense))
-        return;
-    BundleCost dense = dense_cost(f, layer, backward, BUNDLE_GATHER);
-    double gather = (inner_levels_s(work->spec, dense.step_s) + dense.codec_s) / f->unit_s;
-    const char *pass = backward ? "back_dense_" : "dense_";
+    double gather = (inner_levels_s(f->work->spec, dense->step_s) + dense->codec_s) / f->unit_s;
     char name[LP_NAME_MAX];
     snprintf(name, sizeof(name), "%squeue", pass);
     int queue = add_time(f, name);
     row_after(f, name, queue, f->queue, NO_TERM, gather);
-    formulate_dense_outer(f, pass, &dense, queue);
-    uint32_t window = dense_window(work, f->programme->prefetch);
-    if (window < f->read_count) {
+    formulate_dense_outer(f, pass, dense, queue, windows[0]);
+    if (windows[1] < f->read_count) {
         snprintf(name, sizeof(name), "%sroom", pass);
-        row_after(f, name, queue, f->read[f->read_count - window - 1], NO_TERM, gather);
+        row_after(f, name, queue, f->read[f->read_count - windows[1] - 1], NO_TERM, gather);
     }
     snprintf(name, sizeof(name), "%sbegin", pass);
     int begin = add_time(f, name);
     row_after(f, name, begin, f->end, NO_TERM, 0);
     snprintf(name, sizeof(name), "%sthere", pass);
     row_after(f, name, begin, queue, NO_TERM, 0);
-    formulate_dense_ports(f, pass, &dense, (Arrival){begin, begin});
+    formulate_dense_ports(f, pass, dense, (Arrival){begin, begin});
     f->queue = queue;
     f->end = begin;
+}
+
+// The layer begins when its dense weights are there.
+static void formulate_dense(Formulation *f, uint32_t layer, bool backward)
+{
+    const Workload *work = f->work;
+    uint32_t prefetch = f->programme->prefetch;
+    const uint32_t windows[2] = {dense_outer_window(work, prefetch), dense_window(work, prefetch)};
+    if (work->spec->plan.pass == PASS_FORWARD || work->dense_bytes <= 0 ||
+        (backward && !work->spec->plan.regather_dense))
+        return;
+    BundleCost dense = dense_cost(f, layer, backward, BUNDLE_GATHER);
+    formulate_gathered(f, backward ? "back_dense_" : "dense_", &dense, windows);
+}
+
+// The loss takes the embedding, where that is gathered again.
+static void formulate_embedding_again(Formulation *f)
+{
+    uint32_t prefetch = f->programme->prefetch;
+    const uint32_t windows[2] = {embedding_outer_window(f->work, prefetch), embedding_window(prefetch)};
+    EmbeddingCost embedding;
+    if (!spec_regathers_embedding(f->work->spec))
+        return;
+    cost_embedding(f->work, &embedding);
+    formulate_gathered(f, "embedding_again_", &embedding.again, windows);
 }
 
 // When gradients are home: over the outer levels, where there are.
@@ -259,34 +276,51 @@ static int *home_column(Formulation *f)
     return spec_outer_levels(f->work->spec) ? &f->outer_returned : &f->returned;
 }
 
-// Gradients of dense weights queue on their way home behind what is there, once the layer is done.
-static void formulate_dense_return(Formulation *f, uint32_t layer)
+// Gradients of a bundle queue on their way home behind what is there, once the computation has come so far.
+static void formulate_return(Formulation *f, const BundleCost *dense, double more_s)
 {
-    if (f->work->dense_bytes <= 0)
-        return;
     const Spec *spec = f->work->spec;
-    BundleCost dense = dense_cost(f, layer, false, BUNDLE_RETURN);
-    double home = (inner_levels_s(spec, dense.step_s) + dense.codec_s) / f->unit_s;
+    double home = (inner_levels_s(spec, dense->step_s) + dense->codec_s + more_s) / f->unit_s;
     int returned = add_time(f, "dense_returned"), outer = returned;
     row_after(f, "dense_return", returned, f->end, NO_TERM, home);
     if (f->returned >= 0)
         row_after(f, "dense_return_queue", returned, f->returned, NO_TERM, home);
     if (spec_outer_levels(spec)) {
-        double crossing = outer_levels_s(spec, dense.step_s) / f->unit_s;
+        double crossing = outer_levels_s(spec, dense->step_s) / f->unit_s;
         outer = add_time(f, "dense_outer_returned");
         row_after(f, "dense_outer_return", outer, returned, NO_TERM, crossing);
         if (f->outer_returned >= 0)
             row_after(f, "dense_outer_return_queue", outer, f->outer_returned, NO_TERM, crossing);
     }
-    formulate_dense_ports(f, "dense_return_", &dense, (Arrival){returned, outer});
+    formulate_dense_ports(f, "dense_return_", dense, (Arrival){returned, outer});
     f->returned = returned;
     f->outer_returned = outer;
+}
+
+// Gradients of dense weights queue on their way home behind what is there, once the layer is done.
+static void formulate_dense_return(Formulation *f, uint32_t layer)
+{
+    if (f->work->dense_bytes <= 0)
+        return;
+    BundleCost dense = dense_cost(f, layer, false, BUNDLE_RETURN);
+    formulate_return(f, &dense, 0);
 }
 
 static void note_returns(Formulation *f)
 {
     memmove(f->home + 1, f->home, (RETURNS_MAX - 1) * sizeof(*f->home));
     f->home[0] = *home_column(f);
+}
+
+// What the loss leaves of the embedding's gradient, where that returns in halves.
+static void formulate_loss_half(Formulation *f)
+{
+    EmbeddingCost embedding;
+    if (!spec_regathers_embedding(f->work->spec))
+        return;
+    cost_embedding(f->work, &embedding);
+    formulate_return(f, &embedding.half, embedding.half_sums_s);
+    note_returns(f);
 }
 
 static void formulate_forward(Formulation *f, uint32_t layer)
@@ -496,6 +530,7 @@ static void formulate_training(Formulation *f, int iteration)
     row_after(f, "loss", backward, middle, NO_TERM, clock_begin_backward(work, 0).at_s[CLOCK_CHAIN] / f->unit_s);
     f->end = backward;
     f->read_count = 0;
+    formulate_loss_half(f);
     for (uint32_t k = work->layer_count; k-- > 0;)
         formulate_backward(f, k);
     f->layer = work->layer_count;
@@ -562,6 +597,7 @@ Formulated formulate(const Programme *programme, Arena *arena)
     for (uint32_t k = 0; k < work->layer_count; k++)
         formulate_forward(&f, k);
     f.layer = work->layer_count; // the whole network
+    formulate_embedding_again(&f);
     if (spec->plan.pass == PASS_FORWARD)
         row_after(&f, "last", iteration, f.end, NO_TERM, iteration_loss_s(work) / unit_s);
     else

@@ -9,6 +9,7 @@ const Spec *frugality_apply(const Spec *request, Frugality how, Arena *arena)
     *spec = *request;
     spec->plan.regather_dense = how.regather_dense;
     spec->plan.dense_levels = how.dense_levels;
+    spec->plan.regather_embedding = how.regather_embedding;
     spec->plan.recomputes = how.recomputes;
     spec->plan.interleaves = how.interleaves;
     return spec;
@@ -21,17 +22,35 @@ static bool keeps_between(const Cluster *cluster, uint32_t levels)
     return levels > 0 && wide >> (levels - 1) & 1 && wide >> levels;
 }
 
+static size_t list_embedding(const Spec *spec, Frugality how, Frugality *out)
+{
+    size_t count = 0;
+    Spec again = *spec;
+    again.plan.regather_dense = how.regather_dense;
+    again.plan.dense_levels = how.dense_levels;
+    bool can = spec_can_regather_embedding(&again);
+    if (!can || spec->plan.once_embedding != ONCE_DENSE_NONE)
+        out[count++] = how;
+    how.regather_embedding = true;
+    if (can && spec->plan.once_embedding != ONCE_DENSE_ALL)
+        out[count++] = how;
+    return count;
+}
+
 // What packets bring is kept: of dense weights that are encoded levels inside those alone may be gathered again.
 static size_t list_dense(const Spec *spec, bool interleaves, bool recomputes, Frugality *out)
 {
     const Coding *dense = &spec->plan.dense;
     size_t count = 0, least = coding_encodes(dense) ? coding_levels(dense, spec->cluster.level_count) : 0;
+    Frugality how = {.recomputes = recomputes, .interleaves = interleaves};
     if (spec->plan.once_dense != ONCE_DENSE_NONE)
-        out[count++] = (Frugality){.recomputes = recomputes, .interleaves = interleaves};
-    for (uint32_t levels = spec->cluster.level_count; levels-- > least;)
-        if (spec->plan.once_dense != ONCE_DENSE_ALL && (levels == 0 || keeps_between(&spec->cluster, levels)) &&
-            (levels == 0 || spec->plan.once_dense == ONCE_DENSE_AUTO))
-            out[count++] = (Frugality){true, recomputes, interleaves, levels};
+        count += list_embedding(spec, how, out);
+    how.regather_dense = true;
+    for (how.dense_levels = spec->cluster.level_count; how.dense_levels-- > least;)
+        if (spec->plan.once_dense != ONCE_DENSE_ALL &&
+            (how.dense_levels == 0 || keeps_between(&spec->cluster, how.dense_levels)) &&
+            (how.dense_levels == 0 || spec->plan.once_dense == ONCE_DENSE_AUTO))
+            count += list_embedding(spec, how, out + count);
     return count;
 }
 

@@ -5,6 +5,7 @@
 #include <math.h>
 
 enum { PAIRED_MAX = 24 }; // of the fastest choices that do not fit: those that layers get as far as memory allows
+enum { TRIES_MAX = 3 };   // of a pair, with more layers or fewer
 enum { LOWERED_LAYERS_MAX = 20000 }; // of all pairs whose memory is asked for: of very deep models a few are tried
 
 static const double TIE = 1e-11;
@@ -86,6 +87,17 @@ static Mix pair_mix(const Choosing *c, const Config *some, uint32_t count, bool 
     return (Mix){.configs = configs, .prefetch = others->prefetch};
 }
 
+// The first or the last layers have one choice, the others another: of the candidates.
+typedef struct {
+    size_t some, others;
+    bool last;
+} Pair;
+
+static uint32_t step_of(uint32_t layers)
+{
+    return layers > 8 ? layers / 8 : 1;
+}
+
 // How many layers may have the first choice if the others have the second, by estimated memory.
 static uint32_t count_layers_that_fit(const Choosing *c, size_t some, size_t others)
 {
@@ -103,28 +115,40 @@ static bool fits(const Choosing *c, const Mix *mix, double *bytes)
     return *bytes <= c->work->spec->cluster.device.memory_bytes;
 }
 
-// Takes the pair, with fewer layers where it does not fit, if it is faster than what is known and so many layers may
-// still be lowered.
-static void try_pair(Choosing *c, size_t some, size_t others, bool last, uint32_t *layers_left)
+typedef enum { PAIR_SLOWER, PAIR_TOO_LARGE, PAIR_TAKEN } PairOutcome;
+
+// Takes the pair with so many layers if it fits, is faster than what is known, and so many layers may still be lowered.
+static PairOutcome take_pair(Choosing *c, const Pair *pair, uint32_t count, uint32_t *layers_left)
 {
     Solution *solution = c->solution;
-    uint32_t count = count_layers_that_fit(c, some, others);
-    for (int cut = 0; cut < 3 && count > 0; cut++, count -= count > 8 ? count / 8 : 1) {
-        Mix mix = pair_mix(c, &solution->candidates[some].config, count, last, &solution->candidates[others]);
-        IterationCost cost;
-        cost_mix(c->work, &mix, c->work->spec->plan.dispatch, &cost);
-        double bytes;
-        if (cost.iteration_s >= solution->objective_s * (1 - TIE))
-            return;
-        if (c->work->layer_count > *layers_left)
-            return;
-        *layers_left -= c->work->layer_count;
-        if (!fits(c, &mix, &bytes))
-            continue;
-        solution->mix = mix;
-        solution->objective_s = cost.iteration_s;
-        solution->memory_bytes = bytes;
-        return;
+    Mix mix =
+        pair_mix(c, &solution->candidates[pair->some].config, count, pair->last, &solution->candidates[pair->others]);
+    IterationCost cost;
+    double bytes;
+    cost_mix(c->work, &mix, c->work->spec->plan.dispatch, &cost);
+    if (cost.iteration_s >= solution->objective_s * (1 - TIE) || c->work->layer_count > *layers_left)
+        return PAIR_SLOWER;
+    *layers_left -= c->work->layer_count;
+    if (!fits(c, &mix, &bytes))
+        return PAIR_TOO_LARGE;
+    solution->mix = mix;
+    solution->objective_s = cost.iteration_s;
+    solution->memory_bytes = bytes;
+    return PAIR_TAKEN;
+}
+
+// As many layers as are estimated to fit; fewer where they do not, more where they do.
+static void try_pair(Choosing *c, const Pair *pair, uint32_t *layers_left)
+{
+    uint32_t all = c->work->moe_count, count = count_layers_that_fit(c, pair->some, pair->others);
+    PairOutcome outcome = count ? take_pair(c, pair, count, layers_left) : PAIR_TOO_LARGE;
+    for (int more = 0; more < TRIES_MAX && outcome == PAIR_TAKEN && count < all; more++) {
+        count = count + step_of(count) < all ? count + step_of(count) : all;
+        outcome = take_pair(c, pair, count, layers_left);
+    }
+    for (int cut = 1; cut < TRIES_MAX && outcome == PAIR_TOO_LARGE && count > step_of(count); cut++) {
+        count -= step_of(count);
+        outcome = take_pair(c, pair, count, layers_left);
     }
 }
 
@@ -159,8 +183,8 @@ void laps_choose(Choosing *c)
             break;
         tried[best] = true;
         solution->memory_binds = true;
-        try_pair(c, best, solution->uniform, false, &layers_left);
-        try_pair(c, best, solution->uniform, true, &layers_left);
+        for (int last = 0; last < 2; last++)
+            try_pair(c, &(Pair){best, solution->uniform, last}, &layers_left);
     }
     solution->bound_s = fmin(bound_s(c), solution->objective_s);
 }

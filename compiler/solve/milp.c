@@ -296,6 +296,8 @@ static MilpResult take_result(Milp *milp, int stopped)
         .status = proven ? MILP_OPTIMAL : MILP_FEASIBLE, .objective = INFINITY, .bound = milp->best_bound};
     if (status == GLP_OPT || status == GLP_FEAS)
         result.objective = glp_mip_obj_val(milp->problem);
+    if (stopped == GLP_EMIPGAP) // reached since the tree was last watched
+        result.bound = fmax(result.bound, result.objective - milp->limits->gap * fabs(result.objective));
     result.found = result.objective < cutoff - 1e-9 * fabs(cutoff) || (cutoff == INFINITY && status != GLP_UNDEF);
     if (result.found)
         keep_values(milp);

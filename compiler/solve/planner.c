@@ -16,7 +16,9 @@
 #include "ir/codec.h"
 
 enum { CANDIDATES_MAX = 4096 };
+enum { LOWERED_MAX = 8 }; // candidates that are lowered to know which one is smallest, or whether those fit that may
 
+static const double CLOSE = 1.03;  // times what there is: what is estimated to take so much may fit
 static const double PROMISING = 4; // times the best single choice: slower ones are no part of what is estimated
 
 const char *const baseline_names[BASELINE_COUNT] = {"ep", "ep_dedup", "ep_inside", "gather"};
@@ -157,6 +159,11 @@ static void fit(const Workload *work, const Config *config, Dispatch dispatch, M
     }
 }
 
+static bool may_fit(const Workload *work, const Candidate *candidate)
+{
+    return candidate->memory_bytes <= CLOSE * work->spec->cluster.device.memory_bytes;
+}
+
 // The same and what it then costs.
 static void price(const Workload *work, const Config *config, Dispatch dispatch, MemoryOf memory_of,
                   Candidate *candidate)
@@ -177,7 +184,11 @@ static void price_kept_and_again(const Workload *work, Config config, Dispatch d
     bool regather = can_regather(work->spec) && config_held_shards(work->spec, &config) > 1;
     do {
         Candidate other;
-        price(work, &config, dispatch, memory_of, &other);
+        price(work, &config, dispatch, estimated_bytes, &other);
+        other.fits = may_fit(work, &other);
+        bool promises = other.fits && (!candidate->fits || other.cost.iteration_s < candidate->cost.iteration_s);
+        if (promises && memory_of != estimated_bytes)
+            price(work, &config, dispatch, memory_of, &other);
         if (other.fits && (!candidate->fits || other.cost.iteration_s < candidate->cost.iteration_s))
             *candidate = other;
     } while (regather && config_next_kept(work->spec, &config));
@@ -203,7 +214,7 @@ static void price_baseline(const Workload *work, int baseline, MemoryOf memory_o
     }
 }
 
-// By estimated memory; what then seems to fit and to beat the plan is lowered.
+// By estimated memory; what then seems to fit and to beat the plan, or to fit barely, is lowered.
 static void price_baselines(const Workload *work, Solution *solution)
 {
     for (int b = 0; b < BASELINE_COUNT; b++) {
@@ -211,7 +222,8 @@ static void price_baselines(const Workload *work, Solution *solution)
         if (!planner_has_baseline(b, work->spec))
             continue;
         price_baseline(work, b, estimated_bytes, baseline);
-        if (baseline->fits && baseline->cost.iteration_s < solution->cost.iteration_s)
+        bool barely = baseline->memory_bytes > work->spec->cluster.device.memory_bytes;
+        if (baseline->fits && (barely || baseline->cost.iteration_s < solution->cost.iteration_s))
             price_baseline(work, b, exact_bytes, baseline);
     }
 }
@@ -307,38 +319,43 @@ static bool all_candidates_fit(const Workload *work, const Candidate *candidates
     return all;
 }
 
-// With its replicas gathered again and as late as possible, which takes least.
+// As late as possible, with its replicas gathered again or, where that frees nothing, kept: one of them takes least.
 static bool domain_may_fit(const Workload *work, const Config *of)
 {
+    const Spec *spec = work->spec;
     Config config = *of;
-    config.regather = can_regather(work->spec) && config_held_shards(work->spec, &config) > 1;
-    config.once = 0;
-    return estimated_bytes(work, &config, 0, work->spec->plan.dispatch) <= work->spec->cluster.device.memory_bytes;
+    bool fits = false;
+    for (int again = 0; again < 2 && !fits; again++) {
+        config.regather = again && can_regather(spec) && config_held_shards(spec, &config) > 1;
+        config.once = 0;
+        fits = estimated_bytes(work, &config, 0, spec->plan.dispatch) <= CLOSE * spec->cluster.device.memory_bytes;
+    }
+    return fits;
 }
 
-double planner_estimate(const Workload *work, Arena *arena, bool *all_fit)
+Estimate planner_estimate(const Workload *work, Arena *arena)
 {
     Candidate *candidates;
     size_t count;
     Dispatch dispatch = work->spec->plan.dispatch;
-    double best_s = INFINITY;
-    *all_fit = false;
+    Estimate of = {.best_s = INFINITY, .least_s = INFINITY};
     if (!list_configs(work->spec, arena, diag_create(arena), &candidates, &count))
-        return INFINITY;
+        return of;
     for (size_t i = 0; i < count; i++)
         cost_uniform(work, &candidates[i].config, PREFETCH_UNLIMITED, dispatch, &candidates[i].cost);
     qsort(candidates, count, sizeof(*candidates), compare_times);
-    *all_fit = all_candidates_fit(work, candidates, count);
-    for (size_t i = 0; i < count && candidates[i].cost.iteration_s < best_s; i++) {
+    of.all_fit = all_candidates_fit(work, candidates, count);
+    of.least_s = count ? candidates[0].cost.iteration_s : INFINITY;
+    for (size_t i = 0; i < count && candidates[i].cost.iteration_s < of.best_s; i++) {
         Candidate fitted;
         if (!domain_may_fit(work, &candidates[i].config))
             continue;
         fit(work, &candidates[i].config, dispatch, estimated_bytes, &fitted);
-        if (fitted.fits && fitted.prefetch != PREFETCH_UNLIMITED)
+        if (fitted.prefetch != PREFETCH_UNLIMITED)
             cost_uniform(work, &fitted.config, fitted.prefetch, dispatch, &candidates[i].cost);
-        best_s = fitted.fits ? fmin(best_s, candidates[i].cost.iteration_s) : best_s;
+        of.best_s = may_fit(work, &fitted) ? fmin(of.best_s, candidates[i].cost.iteration_s) : of.best_s;
     }
-    return best_s;
+    return of;
 }
 
 // Where a figure is asked for: the configurations that are not much slower than the best that fits, and none where no
@@ -417,8 +434,6 @@ static void report_too_big(const Choosing *c, const Candidate *smallest, const c
     if (c->options->advise)
         advise_memory(c->work, smallest, diag);
 }
-
-enum { LOWERED_MAX = 8 }; // candidates that are lowered to know which one is smallest
 
 // The one that takes least, whose memory is what lowering says: estimates of deep models may be too small.
 static const Candidate *smallest_candidate(const Choosing *c)
@@ -505,21 +520,49 @@ static bool choose_forced(Choosing *c, Diag *diag, bool *infeasible)
     return fits;
 }
 
+// The fastest of those that are estimated not to fit by little, and faster than `best`; `count` if there is none.
+static size_t best_close(const Choosing *c, size_t best, const bool *lowered)
+{
+    const Solution *solution = c->solution;
+    size_t close = solution->count;
+    double least_s = best == solution->count ? INFINITY : solution->candidates[best].cost.iteration_s;
+    for (size_t i = 0; i < solution->count; i++) {
+        const Candidate *of = &solution->candidates[i];
+        if (lowered[i] || of->fits || !may_fit(c->work, of) || of->cost.iteration_s >= least_s)
+            continue;
+        least_s = of->cost.iteration_s;
+        close = i;
+    }
+    return close;
+}
+
+// As it is lowered. Is it no slower than was estimated?
+static bool lower_candidate(const Choosing *c, size_t index)
+{
+    Candidate *candidate = &c->solution->candidates[index];
+    Config config = candidate->config;
+    double estimated_s = candidate->cost.iteration_s;
+    price(c->work, &config, c->work->spec->plan.dispatch, exact_bytes, candidate);
+    return candidate->fits && candidate->cost.iteration_s <= estimated_s;
+}
+
 // The best single choice that fits: estimates admit, lowering decides. `count` if there is none.
 static size_t best_that_fits(const Choosing *c)
 {
     const Solution *solution = c->solution;
-    Dispatch dispatch = c->work->spec->plan.dispatch;
-    for (;;) {
+    bool *lowered = arena_alloc_array(c->arena, solution->count + 1, sizeof(*lowered));
+    for (int close = 0;;) {
         size_t best = best_candidate(solution->candidates, solution->count);
-        if (best == solution->count || c->options->quick)
+        size_t other = close < LOWERED_MAX ? best_close(c, best, lowered) : solution->count;
+        if (c->options->quick)
             return best;
-        Candidate *candidate = &solution->candidates[best];
-        Config config = candidate->config;
-        double estimated_s = candidate->cost.iteration_s;
-        price(c->work, &config, dispatch, exact_bytes, candidate);
-        if (candidate->fits && candidate->cost.iteration_s <= estimated_s)
+        if (other < solution->count) {
+            close++;
+            lowered[other] = true;
+            lower_candidate(c, other);
+        } else if (best == solution->count || lower_candidate(c, best)) {
             return best;
+        }
     }
 }
 

@@ -58,9 +58,14 @@ Dispatch baseline_dispatch(int baseline, const Spec *spec);
 // Every point of the choice, priced. Reports to `diag` when there are too many.
 bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates,
                        size_t *count) MUST_CHECK;
-// Seconds of the best single choice that fits, by estimated memory; infinite if none does. `all_fit`: memory excludes
-// no choice.
-double planner_estimate(const Workload *work, Arena *arena, bool *all_fit);
+// Of single choices, by estimated memory.
+typedef struct {
+    double best_s;  // of the fastest that may fit; infinite if none does
+    double least_s; // of the fastest, whatever its memory
+    bool all_fit;   // memory excludes none
+} Estimate;
+
+Estimate planner_estimate(const Workload *work, Arena *arena);
 // Fills everything. False after reporting; *infeasible tells whether it is because nothing fits.
 bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *arena, Diag *diag, Solution *solution,
                    bool *infeasible) MUST_CHECK;

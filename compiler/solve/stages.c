@@ -157,7 +157,8 @@ static uint32_t cut_stages(const Workload *work, StageLayers *stages, uint32_t *
     if (count)
         stages[count - 1].last = work->layer_count - 1;
     for (uint32_t i = 0; i < count; i++) {
-        kinds[i] = 0;
+        bool waits = i + 1 == count && spec_regathers_embedding(work->spec); // after its last layer, for the embedding
+        kinds[i] = waits ? i : 0;
         while (kinds[i] < i && (kinds[kinds[i]] != kinds[i] || !stages_alike(work, &stages[kinds[i]], &stages[i])))
             kinds[i]++;
     }

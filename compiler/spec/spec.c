@@ -165,8 +165,8 @@ bool spec_encodes(const Spec *spec)
 bool spec_coding_is_possible(const Spec *spec)
 {
     bool whole = !spec_needs_whole_experts(spec) || spec_owns_whole_experts(spec);
-    bool once = spec->plan.once_dense != ONCE_DENSE_NONE || !coding_encodes(&spec->plan.dense);
-    return whole && once && (spec->plan.lap == 0 || !spec_encodes(spec));
+    bool again = spec->plan.once_dense == ONCE_DENSE_NONE || spec->plan.once_embedding == ONCE_DENSE_NONE;
+    return whole && !(again && coding_encodes(&spec->plan.dense)) && (spec->plan.lap == 0 || !spec_encodes(spec));
 }
 
 bool spec_domain_is_valid(const Spec *spec, const uint32_t domain[LEVELS_MAX])
@@ -207,6 +207,22 @@ bool spec_least_domain(const Spec *spec, uint32_t domain[LEVELS_MAX])
         rest /= members;
     }
     return true;
+}
+
+bool spec_can_regather_embedding(const Spec *spec)
+{
+    return spec->plan.pass == PASS_TRAINING && !spec->model.abstract && spec->plan.micro_batches > 1 &&
+           !coding_encodes(&spec->plan.dense) && cluster_wide_levels(&spec->cluster) >> spec_embedding_levels(spec);
+}
+
+bool spec_regathers_embedding(const Spec *spec)
+{
+    return spec->plan.regather_embedding && spec_can_regather_embedding(spec);
+}
+
+uint32_t spec_embedding_levels(const Spec *spec)
+{
+    return spec->plan.regather_dense ? spec->plan.dense_levels : 0;
 }
 
 Laps spec_laps(const Spec *spec)

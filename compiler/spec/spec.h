@@ -92,22 +92,23 @@ typedef struct {
     uint32_t domain[LEVELS_MAX]; // for DOMAIN_FORCED: spec_least_domain of those named
     uint32_t forced_count;       // runs of layers with their own; of layers in several the last counts
     ForcedRun *forced;
-    Coding experts, dense;     // how both travel; of experts the codec may be CODEC_AUTO
-    double max_loss_increase;  // what everything that is not exact may cost together; infinite: anything
-    bool open[PRICED_PARTS];   // whichever is fastest within that; exact until it is chosen
-    uint32_t shared_every;     // of sr, 0: without a shared expert
-    uint32_t whole_iterations; // so many first iterations in which packets hold whole values
-    double capacity;           // 0: nothing is dropped
-    OnceDense once_dense;      // as requested
-    bool regather_dense;       // what is planned with: of ONCE_DENSE_AUTO one after the other,
-    uint32_t dense_levels;     // with so many outermost levels whose gathered shares are kept all the same
-    uint32_t micro_batches;    // of an iteration
-    uint32_t lap_request;      // micro-batches of a lap, as requested; 0: the planner's choice
-    uint32_t lap;              // what is planned with; 0: all micro-batches
-    Recompute recompute;       // as requested
-    bool recomputes;           // what is planned with: of RECOMPUTE_AUTO one after the other
-    Interleave interleave;     // as requested
-    bool interleaves;          // what is planned with, where a lap allows it (spec_abreast)
+    Coding experts, dense;                // how both travel; of experts the codec may be CODEC_AUTO
+    double max_loss_increase;             // what everything that is not exact may cost together; infinite: anything
+    bool open[PRICED_PARTS];              // whichever is fastest within that; exact until it is chosen
+    uint32_t shared_every;                // of sr, 0: without a shared expert
+    uint32_t whole_iterations;            // so many first iterations in which packets hold whole values
+    double capacity;                      // 0: nothing is dropped
+    OnceDense once_dense, once_embedding; // as requested
+    bool regather_dense;                  // what is planned with: of ONCE_DENSE_AUTO one after the other,
+    uint32_t dense_levels;                // with so many outermost levels whose gathered shares are kept all the same,
+    bool regather_embedding; // the same of the embedding, over the same levels: see spec_regathers_embedding
+    uint32_t micro_batches;  // of an iteration
+    uint32_t lap_request;    // micro-batches of a lap, as requested; 0: the planner's choice
+    uint32_t lap;            // what is planned with; 0: all micro-batches
+    Recompute recompute;     // as requested
+    bool recomputes;         // what is planned with: of RECOMPUTE_AUTO one after the other
+    Interleave interleave;   // as requested
+    bool interleaves;        // what is planned with, where a lap allows it (spec_abreast)
     // In what rows travel: what `tokens` says of all ways, and what that comes to; of a forward pass gradients in none.
     TokenFormat tokens_all, tokens[TOKEN_WAYS];
     Span span, domain_span, codec_span, capacity_span;
@@ -172,6 +173,13 @@ uint64_t spec_dense_elements(const SpecModel *model, uint32_t layer);
 double spec_dense_bits(const SpecModel *model, uint32_t layer);
 // Of the experts that a token chooses, the part that computes.
 double spec_computing_part(const SpecModel *model);
+
+// Can the embedding be gathered for each of its uses in a lap, and its gradient return in two halves, one after each?
+// Where there are several micro-batches, and it is not encoded. Is it planned with?
+bool spec_can_regather_embedding(const Spec *spec);
+bool spec_regathers_embedding(const Spec *spec);
+// Outermost levels over which it is then gathered once, and its gradient returns once, all the same.
+uint32_t spec_embedding_levels(const Spec *spec);
 
 // How an iteration is planned: so many laps of so many micro-batches; one of all, where `lap` does not divide these.
 Laps spec_laps(const Spec *spec);

@@ -78,6 +78,8 @@ static bool is_skipped(const Field *field, const void *value)
         return false;
     if (field->type == FIELD_NUMBER)
         return *(const double *)value == 0;
+    if (field->type == FIELD_BOOL)
+        return !*(const bool *)value;
     bool counts = field->type == FIELD_ONE_OF || field->type == FIELD_U32;
     return *(const int32_t *)value == (counts ? 0 : NONE);
 }

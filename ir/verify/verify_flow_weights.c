@@ -22,16 +22,31 @@ void flow_gather(Flow *flow)
     flow_give(flow, OPERAND_gathered, value_split(holds, k, shard.levels | 1u << level, *weights));
 }
 
+// A half of the embedding's gradient, before both are added up: of the loss, or of the words.
+static bool is_half(Value value)
+{
+    return value.holds == HOLDS_HALF_GRADIENT || value.holds == HOLDS_OTHER_HALF;
+}
+
+static bool returns_halves(const Flow *flow)
+{
+    return flow->plan->regather_embedding;
+}
+
 void flow_reduce_scatter(Flow *flow)
 {
     int32_t k = flow->layer;
     uint32_t level = flow->level;
     Value gathered = flow_value(flow, OPERAND_gathered);
     int32_t weights = flow_layer(flow)->weights[flow_carried(flow, OPERAND_gathered)];
-    flow_take(flow, OPERAND_gathered, value_split(HOLDS_DGATHERED, k, gathered.levels, weights));
+    uint32_t left = gathered.levels & ~(1u << level);
+    bool half = returns_halves(flow) && is_half(gathered);
+    flow_take(flow, OPERAND_gathered,
+              value_split(half ? gathered.holds : HOLDS_DGATHERED, k, gathered.levels, weights));
     if (flow_last_level(gathered.levels) != (int32_t)level)
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "the level is not the last that was gathered");
-    flow_give(flow, OPERAND_shard, flow_whole_gradient(k, gathered.levels & ~(1u << level), weights));
+    flow_give(flow, OPERAND_shard,
+              half ? value_split(gathered.holds, k, left, weights) : flow_whole_gradient(k, left, weights));
 }
 
 void flow_clear(Flow *flow)
@@ -44,12 +59,14 @@ static bool is_gradient(Value value)
     return value.holds == HOLDS_DGATHERED || value.holds == HOLDS_GRADIENT;
 }
 
-// One micro-batch's gradient, which stands for those of all; that of the embedding is added in two halves.
+// One micro-batch's gradient, which stands for those of all; that of the embedding is added in two halves, which may
+// have sums of their own until both are where they meet.
 void flow_accumulate(Flow *flow)
 {
     Value part = flow_value(flow, OPERAND_part);
-    bool second = part.holds == HOLDS_OTHER_HALF, whole = second || is_gradient(part);
-    if (!whole && part.holds != HOLDS_HALF_GRADIENT)
+    bool apart = returns_halves(flow) && flow_value(flow, OPERAND_sum).holds == HOLDS_ZEROS;
+    bool second = part.holds == HOLDS_OTHER_HALF && !apart, whole = second || is_gradient(part);
+    if (!whole && !is_half(part))
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "adds '%.40s', which is no whole gradient of weights",
                     flow->plan->buffers[flow_operand(flow, OPERAND_part)].name);
     flow_take(flow, OPERAND_part, value_split(part.holds, flow->layer, part.levels, part.from));
@@ -58,14 +75,14 @@ void flow_accumulate(Flow *flow)
                      : value_plain(HOLDS_ZEROS, flow->layer));
     flow_give(flow, OPERAND_sum,
               whole ? flow_whole_gradient(flow->layer, part.levels, part.from)
-                    : value_split(HOLDS_HALF_GRADIENT, flow->layer, part.levels, part.from));
+                    : value_split(part.holds, flow->layer, part.levels, part.from));
     flow_give(flow, OPERAND_part, value_plain(HOLDS_NOTHING, flow->layer));
 }
 
 void flow_round(Flow *flow)
 {
     Value sum = flow_value(flow, OPERAND_sum);
-    if (!is_gradient(sum))
+    if (!is_gradient(sum) && !(returns_halves(flow) && is_half(sum)))
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "rounds '%.40s', which is no sum of gradients",
                     flow->plan->buffers[flow_operand(flow, OPERAND_sum)].name);
     flow_take(flow, OPERAND_sum, value_split(sum.holds, flow->layer, sum.levels, sum.from));

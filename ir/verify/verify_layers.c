@@ -400,13 +400,14 @@ static void verify_dense_count(Verifier *verifier, uint32_t layer, const char *w
 }
 
 // Shares of dense weights, and their gradients, travel among all workers of a level: once over every level, or twice
-// where weights are gathered again. In which order, flow says.
+// where weights are gathered again; the embedding's gradient, too, where it is. In which order, flow says.
 static void verify_dense(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
     uint32_t layers = plan->model.layers, levels = cluster_wide_levels(&plan->cluster);
     uint32_t wide = (uint32_t)__builtin_popcount(levels);
-    uint32_t again = plan->regather_dense ? (uint32_t)__builtin_popcount(levels >> plan->once_dense) : 0;
+    uint32_t inside = (uint32_t)__builtin_popcount(levels >> plan->once_dense);
+    uint32_t again = plan->regather_dense ? inside : 0, halves = plan->regather_embedding ? inside : 0;
     uint32_t *gathers = arena_alloc_array(verifier->scratch, 2 * ((size_t)layers + 1), sizeof(*gathers));
     uint32_t *returns = gathers + layers + 1;
     for (uint32_t i = 0; i < plan->step_count; i++) {
@@ -427,8 +428,8 @@ static void verify_dense(Verifier *verifier)
         (step->op == OP_GATHER ? gathers : returns)[step->layer == NONE ? layers : (uint32_t)step->layer]++;
     }
     for (uint32_t k = 0; k <= layers && plan->pass == PASS_TRAINING && !plan->model.abstract; k++) {
-        verify_dense_count(verifier, k, "gathers dense weights", gathers[k], wide + (k < layers ? again : 0));
-        verify_dense_count(verifier, k, "returns dense gradients", returns[k], wide);
+        verify_dense_count(verifier, k, "gathers dense weights", gathers[k], wide + (k < layers ? again : halves));
+        verify_dense_count(verifier, k, "returns dense gradients", returns[k], wide + (k < layers ? 0 : halves));
     }
 }
 

@@ -576,6 +576,9 @@ void verify_claims(Verifier *verifier)
     if (plan->regather_dense && coding_encodes(&plan->dense) &&
         plan->once_dense < coding_levels(&plan->dense, plan->cluster.level_count))
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "dense weights are gathered again over levels that packets cross");
+    if (plan->regather_embedding && (verifier->written->micro_batches == 1 || coding_encodes(&plan->dense)))
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "the embedding is gathered for each use, yet %s",
+                    verifier->written->micro_batches == 1 ? "there is one micro-batch" : "it is encoded");
     if (plan->regather_dense && (plan->pass == PASS_FORWARD || plan->model.abstract))
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "there are no dense weights to gather again");
     if (plan->recompute && (plan->pass == PASS_FORWARD || plan->model.abstract))

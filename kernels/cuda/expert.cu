@@ -37,10 +37,17 @@ struct PlacePairs {
     const uint32_t *begins;
     uint32_t *pairs, *rows, *places;
     uint32_t pairs_per_row;
+    uint64_t bound;
+    unsigned long long *lost;
 
     __device__ void operator()(uint64_t pair, uint32_t slot, uint32_t rank) const
     {
         uint32_t place = begins[slot] + rank;
+        if (place >= bound) {
+            places[pair] = ABSENT;
+            atomicAdd(lost, 1ull);
+            return;
+        }
         pairs[place] = static_cast<uint32_t>(pair);
         rows[place] = static_cast<uint32_t>(pair) / pairs_per_row;
         places[pair] = place;
@@ -60,10 +67,14 @@ __global__ void mark_absent_kernel(SlotKeys keys, uint32_t *__restrict__ places,
         atomicAdd(lost, 1ull);
 }
 
-// tiles: slot by slot, every GROUPED_TILE rows of one. One block.
-__global__ void plan_tiles_kernel(const uint32_t *__restrict__ begins, uint32_t held,
+// tiles: slot by slot, every GROUPED_TILE rows of one; slots end where places do. One block.
+__global__ void plan_tiles_kernel(uint32_t *__restrict__ begins, uint32_t held, uint64_t place_bound,
                                   uint32_t *__restrict__ tile_begins, uint2 *__restrict__ tiles)
 {
+    for (uint32_t slot = threadIdx.x; slot <= held; slot += blockDim.x)
+        if (begins[slot] > place_bound)
+            begins[slot] = static_cast<uint32_t>(place_bound);
+    __syncthreads();
     if (threadIdx.x < WARP) {
         uint32_t before = 0;
         for (uint32_t first = 0; first < held; first += WARP) {
@@ -168,8 +179,8 @@ struct ExpertStep {
     }
 };
 
-ExpertStep step_of(const CudaQueue *queue, const ModelDims *dims, CudaRows present, uint32_t fanout, Tensor records,
-                   Tensor experts, bool is_backward)
+ExpertStep step_of(const CudaQueue *queue, const ModelDims *dims, CudaSlots slots, CudaRows present, uint32_t fanout,
+                   Tensor records, Tensor experts, bool is_backward)
 {
     CudaScratch scratch = scratch_of(queue);
     ExpertStep step = {};
@@ -182,12 +193,12 @@ ExpertStep step_of(const CudaQueue *queue, const ModelDims *dims, CudaRows prese
     step.pair_bound = present.rows * step.per_row;
     step.held = experts.rows;
     step.records = static_cast<const Record *>(records.data);
-    step.work = cuda_expert_take(&scratch, dims, experts.dtype, step.pair_bound, step.held, is_backward);
+    step.work = cuda_expert_take(&scratch, dims, experts, step.pair_bound, slots.held_records, is_backward);
     step.sorted = {step.work.ranking.begins,
                    step.work.rows,
                    reinterpret_cast<const uint2 *>(step.work.tiles),
                    step.work.tile_begins + step.held,
-                   step.pair_bound,
+                   step.work.place_bound,
                    step.held,
                    0};
     return step;
@@ -204,14 +215,16 @@ cudaError_t sort_pairs(const ExpertStep &step, const int32_t *slot_of_expert, ui
                      static_cast<uint32_t>(step.held),
                      step.per_row,
                      1};
-    PlacePairs place = {work.ranking.begins, work.pairs, work.rows, work.places, step.per_row * step.fanout};
+    auto *count = reinterpret_cast<unsigned long long *>(lost);
+    PlacePairs place = {work.ranking.begins,        work.pairs,       work.rows, work.places,
+                        step.per_row * step.fanout, work.place_bound, count};
     TRY(rank_count(stream, keys, work.ranking));
     TRY(rank_place(stream, keys, place, work.ranking));
     if (step.pair_bound > 0)
         TRY(launch(stream, static_cast<unsigned>(blocks_for(step.pair_bound, BLOCK_THREADS)), BLOCK_THREADS, 0,
-                   mark_absent_kernel, keys, work.places, reinterpret_cast<unsigned long long *>(lost)));
+                   mark_absent_kernel, keys, work.places, count));
     return launch(stream, 1, BLOCK_THREADS, 0, plan_tiles_kernel, work.ranking.begins, static_cast<uint32_t>(step.held),
-                  work.tile_begins, reinterpret_cast<uint2 *>(work.tiles));
+                  work.place_bound, work.tile_begins, reinterpret_cast<uint2 *>(work.tiles));
 }
 
 template <typename T> cudaError_t sum_pairs(const ExpertStep &step, const Record *weights, Tensor out)
@@ -242,12 +255,12 @@ cudaError_t weight_gradients(const ExpertStep &step, Tensor rows, Tensor dresult
 
 } // namespace
 
-cudaError_t cuda_expert(const CudaQueue *queue, const ModelDims *dims, const int32_t *slot_of_expert, CudaRows present,
+cudaError_t cuda_expert(const CudaQueue *queue, const ModelDims *dims, CudaSlots slots, CudaRows present,
                         uint32_t fanout, Tensor rows, Tensor records, Tensor experts, Tensor results, uint64_t *lost)
 {
-    ExpertStep step = step_of(queue, dims, present, fanout, records, experts, false);
+    ExpertStep step = step_of(queue, dims, slots, present, fanout, records, experts, false);
     GroupedWeights gate = step.gated() ? step.into(experts, 1) : GroupedWeights{};
-    TRY(sort_pairs(step, slot_of_expert, lost));
+    TRY(sort_pairs(step, slots.slot_of_expert, lost));
     TRY(grouped_multiply(queue, step.dtype, step.sorted, dims->inner, dims->hidden, step.hidden_rows(rows),
                          step.into(experts, 0), gate, true, dims->activation, step.work.inner.act));
     TRY(grouped_multiply(queue, step.dtype, step.sorted, dims->hidden, dims->inner,
@@ -256,17 +269,17 @@ cudaError_t cuda_expert(const CudaQueue *queue, const ModelDims *dims, const int
     return BY_DTYPE(step.dtype, sum_pairs, step, step.records, results);
 }
 
-cudaError_t cuda_expert_backward(const CudaQueue *queue, const ModelDims *dims, const int32_t *slot_of_expert,
-                                 CudaRows present, uint32_t fanout, Tensor rows, Tensor records, Tensor experts,
-                                 Tensor dresults, Tensor drows, Tensor drecords, Tensor dexperts, uint64_t *lost)
+cudaError_t cuda_expert_backward(const CudaQueue *queue, const ModelDims *dims, CudaSlots slots, CudaRows present,
+                                 uint32_t fanout, Tensor rows, Tensor records, Tensor experts, Tensor dresults,
+                                 Tensor drows, Tensor drecords, Tensor dexperts, uint64_t *lost)
 {
-    ExpertStep step = step_of(queue, dims, present, fanout, records, experts, true);
+    ExpertStep step = step_of(queue, dims, slots, present, fanout, records, experts, true);
     cudaStream_t stream = queue->stream;
     const CudaInner &b = step.work.inner;
     uint64_t hidden = dims->hidden, inner = dims->inner;
     GroupedRows in = step.hidden_rows(rows);
     float *dweights = static_cast<float *>(drecords.data);
-    TRY(sort_pairs(step, slot_of_expert, lost));
+    TRY(sort_pairs(step, slots.slot_of_expert, lost));
     TRY(cudaMemsetAsync(dweights, 0, step.pair_bound * sizeof(float), stream)); // padding has none
     TRY(grouped_multiply(queue, step.dtype, step.sorted, inner, hidden, in, step.into(experts, 0), {}, false,
                          dims->activation, b.up));
@@ -276,7 +289,7 @@ cudaError_t cuda_expert_backward(const CudaQueue *queue, const ModelDims *dims, 
     TRY(grouped_multiply_transposed(queue, step.dtype, step.sorted, inner, hidden, step.hidden_rows(dresults),
                                     step.down(experts), {}, {}, b.dact));
     ActivationRows activation_rows = {step.sorted.begins + step.held, step.work.pairs, step.records, dweights};
-    TRY(activation_backward(stream, dims->activation, step.dtype, activation_rows, b, step.pair_bound, inner));
+    TRY(activation_backward(stream, dims->activation, step.dtype, activation_rows, b, step.work.place_bound, inner));
     TRY(grouped_multiply_transposed(queue, step.dtype, step.sorted, hidden, inner, step.inner_rows(b.up),
                                     step.into(experts, 0), step.gated() ? step.inner_rows(b.gate) : GroupedRows{},
                                     step.gated() ? step.into(experts, 1) : GroupedWeights{}, step.work.results));

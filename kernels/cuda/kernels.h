@@ -72,9 +72,15 @@ cudaError_t cuda_unroute(const CudaQueue *queue, const RouteTable *table, CudaRo
                          Tensor rows);
 cudaError_t cuda_encode_rows(const CudaQueue *queue, TokenFormat format, CudaRows present, Tensor rows, Tensor packed);
 cudaError_t cuda_decode_rows(const CudaQueue *queue, TokenFormat format, CudaRows present, Tensor packed, Tensor rows);
-// `slot_of_expert` [experts] is a device array; `held`: rows of `experts`. Records whose expert is not held are added
-// to *lost (device).
-cudaError_t cuda_expert(const CudaQueue *queue, const ModelDims *dims, const int32_t *slot_of_expert, CudaRows present,
+// Where experts are: `slot_of_expert` [experts] is a device array, the slots are rows of the step's experts. Most
+// records that name one of these.
+typedef struct {
+    const int32_t *slot_of_expert;
+    uint64_t held_records;
+} CudaSlots;
+
+// Records whose expert is not held, and those beyond the most, are added to *lost (device).
+cudaError_t cuda_expert(const CudaQueue *queue, const ModelDims *dims, CudaSlots slots, CudaRows present,
                         uint32_t fanout, Tensor rows, Tensor records, Tensor experts, Tensor results, uint64_t *lost);
 cudaError_t cuda_shared_expert(const CudaQueue *queue, const ModelDims *dims, Tensor rows, Tensor shared,
                                Tensor results);
@@ -96,9 +102,9 @@ cudaError_t cuda_shared_expert_backward(const CudaQueue *queue, const ModelDims 
                                         Tensor dx, Tensor drows, Tensor dshared);
 cudaError_t cuda_unroute_backward(const CudaQueue *queue, const RouteTable *table, uint32_t fanout, Tensor drows,
                                   Tensor send_counts, Tensor origin, Tensor dresults, Tensor send_rows);
-cudaError_t cuda_expert_backward(const CudaQueue *queue, const ModelDims *dims, const int32_t *slot_of_expert,
-                                 CudaRows present, uint32_t fanout, Tensor rows, Tensor records, Tensor experts,
-                                 Tensor dresults, Tensor drows, Tensor drecords, Tensor dexperts, uint64_t *lost);
+cudaError_t cuda_expert_backward(const CudaQueue *queue, const ModelDims *dims, CudaSlots slots, CudaRows present,
+                                 uint32_t fanout, Tensor rows, Tensor records, Tensor experts, Tensor dresults,
+                                 Tensor drows, Tensor drecords, Tensor dexperts, uint64_t *lost);
 cudaError_t cuda_route_backward(const CudaQueue *queue, const RouteTable *table, CudaRows present, uint32_t fanout,
                                 uint32_t copies_max, Tensor drows_next, Tensor drecords_next, Tensor returned,
                                 Tensor returned_records, Tensor send_counts, Tensor origin, Tensor drows,

@@ -285,14 +285,6 @@ const int32_t *engine_last_decisions(const Plan *plan, const int32_t *all)
     return all ? all + (plan->micro_batches - 1) * each : NULL;
 }
 
-uint64_t engine_capacity_rows(const Plan *plan)
-{
-    const ModelDims *dims = &plan->model;
-    if (plan->capacity <= 0)
-        return 0;
-    return (uint64_t)ceil(plan->capacity * (double)model_tokens(dims) * dims->top_k / dims->experts);
-}
-
 int64_t engine_final_step(const Plan *plan)
 {
     for (uint32_t s = plan->step_count; s-- > 0;)

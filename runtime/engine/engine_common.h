@@ -87,8 +87,6 @@ Tensor engine_value(Tensor first, uint32_t index);
 // Of decisions of all micro-batches, where those of the last begin; NULL for NULL.
 const int32_t *engine_last_decisions(const Plan *plan, const int32_t *all);
 
-// Most records that one expert may get from a rank; 0: no limit.
-uint64_t engine_capacity_rows(const Plan *plan);
 // The step that leaves the final hidden state in its operand `y` (the last residual or dense layer); NONE.
 int64_t engine_final_step(const Plan *plan);
 

@@ -32,7 +32,7 @@ typedef struct {
 
 // Of experts and their gradients.
 typedef struct {
-    const int32_t *slot_of_expert; // device
+    CudaSlots slots;
     CudaRows present;
     uint32_t fanout; // record rows a row
 } CudaExperts;

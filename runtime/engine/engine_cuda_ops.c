@@ -123,8 +123,8 @@ bool cuda_run_expert(CudaStep *step, Fault *fault)
 {
     const struct expert_tensors *t = &step->operands.expert;
     const CudaExperts *of = &step->of.experts;
-    return launched(cuda_expert(queue_of(step), dims_of(step), of->slot_of_expert, of->present, of->fanout, t->rows,
-                                t->records, t->experts, t->results, lost_of(step)),
+    return launched(cuda_expert(queue_of(step), dims_of(step), of->slots, of->present, of->fanout, t->rows, t->records,
+                                t->experts, t->results, lost_of(step)),
                     fault);
 }
 
@@ -225,9 +225,9 @@ bool cuda_run_expert_backward(CudaStep *step, Fault *fault)
 {
     const struct expert_backward_tensors *t = &step->operands.expert_backward;
     const CudaExperts *of = &step->of.experts;
-    return launched(cuda_expert_backward(queue_of(step), dims_of(step), of->slot_of_expert, of->present, of->fanout,
-                                         t->rows, t->records, t->experts, t->dresults, t->drows, t->drecords,
-                                         t->dexperts, lost_of(step)),
+    return launched(cuda_expert_backward(queue_of(step), dims_of(step), of->slots, of->present, of->fanout, t->rows,
+                                         t->records, t->experts, t->dresults, t->drows, t->drecords, t->dexperts,
+                                         lost_of(step)),
                     fault);
 }
 

@@ -159,7 +159,8 @@ static bool experts_create(CudaStep *step, Tensor rows, Tensor records, Tensor c
     const int32_t *slots = engine_slots(engine->plan, &engine->maps, step->index, fault);
     if (!slots)
         return false;
-    step->of.experts = (CudaExperts){.slot_of_expert = on_device(engine, slots),
+    uint64_t held_records = engine_held_records(engine->plan, &engine->plan->steps[step->index]);
+    step->of.experts = (CudaExperts){.slots = {on_device(engine, slots), held_records},
                                      .present = rows_present(engine, counts, records.rows),
                                      .fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows)};
     return true;

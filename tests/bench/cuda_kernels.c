@@ -256,8 +256,8 @@ typedef struct {
 static void run_expert(const void *operands)
 {
     const ExpertRun *e = operands;
-    CHECK(cuda_expert(&bench.queue, &e->dims, e->slots.data, (CudaRows){.rows = e->rows.rows}, 1, e->rows, e->records,
-                      e->experts, e->results, bench.lost));
+    CHECK(cuda_expert(&bench.queue, &e->dims, (CudaSlots){e->slots.data, UINT64_MAX}, (CudaRows){.rows = e->rows.rows},
+                      1, e->rows, e->records, e->experts, e->results, bench.lost));
 }
 
 typedef struct {

@@ -50,7 +50,8 @@ expect 1 "expected 'file:function: original -> mutated . reason'" run_toy limit.
 rm "$work/same"
 
 sed -i 's/!= 5;/!= 5 || limit(5, 5) != 6;/' "$work/toy/main.c"
-expect 0 '' run_toy --again limit.c
+expect 0 '' run_toy --survivors limit.c
+grep -q '^.1/1. killed' "$work/err" || fail "not the survivor alone was run again: $(cat "$work/err")"
 grep -q '100.0 % of 4 killed' "$work/out" || fail "the check of the limit itself kills the last one"
 echo 'int main(void) { return 1; }' >"$work/toy/main.c"
 expect 1 'fails without a change' run_toy --again limit.c

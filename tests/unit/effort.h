@@ -12,4 +12,12 @@
 // Of so many instances, or of what so many instances come to.
 #define INSTANCES(count) (((count) + EFFORT_SHARE - 1) / EFFORT_SHARE)
 
+// The same of tests that run whole under sanitizers, too. Mutation tests run them for every mutant of a file: some of
+// the instances notice most.
+#ifdef HEP_FEW_INSTANCES
+#define FEW_OF(count) ((count) / 8)
+#else
+#define FEW_OF(count) (count)
+#endif
+
 #endif

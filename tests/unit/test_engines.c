@@ -35,6 +35,13 @@ Test(engines, cuda_scratch_by_hand)
     // a list of at most top_k places for 100 rows, and how long it is
     StepTensors unroute = {.unroute = {.rows = shape(100, 64)}};
     cr_assert_eq(cuda_op_scratch(&dims, OP_UNROUTE, &unroute, 64), 512 + 1024);
+    // 100 records of two experts each in a block of 256, of which 30 pairs name one of four that are held: counters of
+    // a block, of all and where they begin; pair and row of each place, the place of each pair; where tiles begin, and
+    // four of them; 32 activated and 64 results of each place
+    StepTensors expert = {.expert = {.records = shape(100, 4), .experts = shape(4, 1)}};
+    cr_assert_eq(cuda_op_scratch(&dims, OP_EXPERT, &expert, 30), 3 * 256 + 2 * 256 + 1024 + 2 * 256 + 3840 + 7680);
+    cr_assert_eq(cuda_op_scratch(&dims, OP_EXPERT, &expert, 1000), // all 200 pairs
+                 3 * 256 + 3 * 1024 + 2 * 256 + 25600 + 51200);
     StepTensors none = {.residual = {.x = shape(100, 64)}};
     cr_assert_eq(cuda_op_scratch(&dims, OP_RESIDUAL, &none, 64), 0);
 }
@@ -124,7 +131,7 @@ Test(engines, what_no_memory_holds_stays_large)
     static const Op ops[] = {OP_PRE_EXPERT, OP_FFN,           OP_GATE,          OP_ROUTE,
                              OP_UNROUTE,    OP_SHARED_EXPERT, OP_LOSS_BACKWARD, OP_EXPERT_BACKWARD};
     for (size_t i = 0; i < COUNT_OF(ops); i++)
-        cr_assert_eq(cuda_op_scratch(&dims, ops[i], &operands, UINT32_MAX), SATURATED, "%s",
+        cr_assert_eq(cuda_op_scratch(&dims, ops[i], &operands, UINT64_MAX), SATURATED, "%s",
                      op_info((int)ops[i])->name);
     Plan *plan = plan_of_four_ranks();
     plan->arena_bytes = UINT64_MAX - 1;

@@ -1,13 +1,14 @@
 // Each property of the verifier, broken alone on a plan that is fine otherwise.
 #include <criterion/criterion.h>
 
-#include "compiler/lowering/lower.h"
 #include "ir/memory.h"
 #include "ir/verify/verify.h"
+#include "lowered.h"
 #include "plans.h"
 #include "specs.h"
 
 static VerifyReport report;
+enum { OP_CODES = 128 };
 
 static void expect_valid(Plan *plan)
 {
@@ -311,6 +312,102 @@ Test(verify, flow)
            "misses operand 'shared': expected results of the shared experts of layer 0");
 }
 
+// ---- every operand of lowered plans --------------------------------------------------------------
+
+// Training plans of two layers over two levels: as they are; with packets of weights and gradients of both bundles,
+// with means, several micro-batches and activations computed again, shared experts, rows that travel packed.
+static Plan *lowered_variant(int variant, Arena *arena)
+{
+    Spec *spec = arena_alloc(arena, sizeof(*spec));
+    *spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 8, 2);
+    spec->plan.pass = variant == 0 ? PASS_FORWARD : PASS_TRAINING;
+    spec->training.clip = 1;
+    spec->model.shared_experts = variant % 2;
+    Config config = {.domain = {2, 1}};
+    if (variant == 2) {
+        spec->plan.experts = (Coding){CODEC_DELTA, 4, GRADIENT_TOPK, 4, 0};
+        spec->plan.dense = (Coding){CODEC_SIGN, 1, GRADIENT_Q4, 1, 0};
+    } else if (variant == 3) {
+        spec->plan.experts = (Coding){CODEC_SR, 4, GRADIENT_Q4, 1, 0};
+        spec->plan.shared_every = 2;
+        config.regather = true;
+    } else if (variant == 4) {
+        spec->plan.micro_batches = 4;
+        spec->plan.recomputes = true;
+        spec->plan.exchange = EXCHANGE_PADDED;
+    } else if (variant == 5) {
+        for (uint32_t way = 0; way < TOKEN_WAYS; way++)
+            spec->plan.tokens[way] = TOKENS_FP8;
+        spec->model.first_dense = 1;
+        spec->model.ffn_inner = 32;
+    }
+    double bytes;
+    return lower_uniform(workload_derive(spec, arena), &config, spec->plan.dispatch, &bytes);
+}
+
+// The plan with another buffer, as large as `like` and there from the start, behind all others in memory.
+static int32_t add_like(Plan *plan, int32_t like)
+{
+    Buffer *buffers = arena_alloc_array(plan->arena, plan->buffer_count + 1, sizeof(*buffers));
+    memcpy(buffers, plan->buffers, plan->buffer_count * sizeof(*buffers));
+    Buffer *fresh = &buffers[plan->buffer_count];
+    *fresh = buffers[like];
+    fresh->name = "fresh";
+    if (fresh->kind == BUFFER_TEMPORARY)
+        fresh->kind = BUFFER_INPUT;
+    uint64_t bytes;
+    cr_assert(plan_buffer_bytes(plan, fresh, &bytes));
+    fresh->offset = plan->arena_bytes;
+    plan->arena_bytes += bytes;
+    plan->buffers = buffers;
+    return (int32_t)plan->buffer_count++;
+}
+
+// Lowered plans claim no traffic yet: what is left must hold.
+static bool is_refused(const Plan *plan)
+{
+    bool refused = !plan_verify(plan, &report), before_traffic = false;
+    for (uint32_t i = 0; i < verify_report_count(&report); i++)
+        before_traffic |= report.items[i].property < PROPERTY_TRAFFIC;
+    return refused && before_traffic;
+}
+
+// Other tokens, and weights or what is kept of them for the next iteration, that a step alone uses in place of the
+// plan's own: as good as those.
+static bool may_be_another(const OpInfo *info, uint32_t operand, Pass pass)
+{
+    Operand of = info->operands[operand].operand;
+    return of == OPERAND_tokens || of == OPERAND_state || of == OPERAND_sent || of == OPERAND_error ||
+           (pass == PASS_FORWARD && info->op == OP_GATHER);
+}
+
+// Nothing is taken in the place of what a step reads, however well it fits.
+Test(verify, nothing_else_is_read_in_the_place_of_an_operand)
+{
+    for (int variant = 0; variant < 6; variant++) {
+        Arena *arena = arena_create();
+        Plan *plan = lowered_variant(variant, arena);
+        bool seen[OP_CODES][OPERANDS_MAX] = {{false}};
+        cr_assert(!is_refused(plan), "variant %d: %s", variant, report.items[0].message);
+        for (uint32_t i = 0; i < plan->step_count; i++) {
+            const OpInfo *info = op_info((int)plan->steps[i].op);
+            for (uint32_t k = 0; k < info->operand_count; k++) {
+                int32_t *operand = &plan->operands[plan->steps[i].operand_first + k], before = *operand;
+                if (before == NONE || info->operands[k].role == ROLE_OUT || seen[info->op][k])
+                    continue;
+                seen[info->op][k] = true;
+                Plan changed = *plan;
+                *operand = add_like(&changed, before);
+                cr_assert(is_refused(&changed) || may_be_another(info, k, plan->pass), "variant %d: '%s' of '%s'",
+                          variant, info->operands[k].name, info->name);
+                *operand = before;
+            }
+        }
+        plan_destroy(plan);
+        arena_destroy(arena);
+    }
+}
+
 Test(verify, traffic)
 {
     EXPECT(plan->steps[PLAN_COMBINE].bytes += 1e-3, TRAFFIC, NONE, "level 'dc': the steps send");
@@ -341,6 +438,74 @@ Test(verify, sizes)
     EXPECT(plan->model.layers = 2, SIZES, NONE, "the schedule computes attention 1 times, expected 2 for 2 layers");
 }
 
+static uint32_t find_buffer(const Plan *plan, BufferKind kind, BufferSpan span)
+{
+    for (uint32_t b = 0; b < plan->buffer_count; b++)
+        if (plan->buffers[b].kind == kind && plan->buffers[b].span == span)
+            return b;
+    abort();
+}
+
+// Eight values lie one after another, and what is always alive in the place of the last one: seen by those who look at
+// all micro-batches.
+Test(verify, every_value_has_its_place)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 8, 2);
+    spec.plan.pass = PASS_TRAINING;
+    spec.plan.micro_batches = 8;
+    Arena *arena = arena_create();
+    double bytes;
+    Plan *plan = lower_uniform(workload_derive(&spec, arena), &(Config){.domain = {2, 1}}, DISPATCH_DEDUP, &bytes);
+    Buffer *all = &plan->buffers[find_buffer(plan, BUFFER_TEMPORARY, SPAN_ALL)];
+    Buffer *state = &plan->buffers[find_buffer(plan, BUFFER_STATE, SPAN_ITERATION)];
+    uint64_t value, of_state;
+    cr_assert(buffer_aligned_bytes(all, &value) && buffer_aligned_bytes(state, &of_state));
+    all->offset = plan->arena_bytes;
+    state->offset = all->offset + 8 * value;
+    plan->arena_bytes = state->offset + of_state;
+    cr_assert(!is_refused(plan), "%s", report.items[0].message);
+    state->offset -= value;
+    cr_assert(is_refused(plan));
+    cr_assert_eq(report.items[0].property, PROPERTY_MEMORY);
+    plan_destroy(plan);
+    arena_destroy(arena);
+}
+
+Test(verify, what_has_no_buffers_has_one_micro_batch)
+{
+    Spec spec = spec_one_tier(4, 1e9, 1e-4, 1e6, 1e6, 1e-3);
+    spec.plan.pass = PASS_TRAINING;
+    Arena *arena = arena_create();
+    double bytes;
+    Plan *plan = lower_uniform(workload_derive(&spec, arena), &(Config){.domain = {4}}, DISPATCH_NAIVE, &bytes);
+    plan->micro_batches = 2;
+    cr_assert(is_refused(plan));
+    bool said = false;
+    for (uint32_t i = 0; i < verify_report_count(&report); i++)
+        said |= report.items[i].property == PROPERTY_LOOP && strstr(report.items[i].message, "has no buffers");
+    cr_assert(said, "%s", report.items[0].message);
+    plan_destroy(plan);
+    arena_destroy(arena);
+}
+
+// Of weights that are gathered again one level is, at least, even where nothing is gathered.
+Test(verify, claims_of_training_plans)
+{
+    Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 8, 2);
+    spec.plan.pass = PASS_TRAINING;
+    Arena *arena = arena_create();
+    const Workload *work = workload_derive(&spec, arena);
+    Candidate candidate = {.config = {.domain = {1, 1}}};
+    cost_iteration(work, &candidate.config, spec.plan.dispatch, &candidate.cost);
+    Plan *plan = lowered_plan(&spec, work, &candidate);
+    plan->choices[0].regather = true;
+    plan->choices[0].once = 1;
+    expect_valid(plan);
+    plan->choices[0].once = 2;
+    expect_violation(plan, PROPERTY_CLAIMS, NONE, "kept over 2 outermost levels, expected at most 1");
+    arena_destroy(arena);
+}
+
 Test(verify, claims)
 {
     EXPECT(plan->iteration_s = 99, CLAIMS, NONE, "iteration time of the chosen strategy");
@@ -355,4 +520,8 @@ Test(verify, claims)
     EXPECT(plan->experts.ratio = 2, CLAIMS, NONE, "ratio of dense migration");
     EXPECT(plan->experts.codec = CODEC_SR, CLAIMS, NONE, "experts are not encoded");
     EXPECT(plan->strategies[1].name = "hybrid", CLAIMS, NONE, "two strategies are called 'hybrid'");
+    Plan *plan = plan_of_four_ranks();
+    plan->cluster.device.memory_bytes = plan_memory_bytes(plan); // all of it
+    expect_valid(plan);
+    plan_destroy(plan);
 }

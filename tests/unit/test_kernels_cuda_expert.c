@@ -92,19 +92,40 @@ static bool take_kernel(const CudaQueue *queue, bool warp_groups)
     return true;
 }
 
+// Pairs that name no expert.
+static uint64_t padding(const Operands *s)
+{
+    uint64_t count = 0;
+    for (uint64_t i = 0; i < s->pairs; i++)
+        count += ((const Record *)s->records.data)[i].expert < 0;
+    return count;
+}
+
+// Pairs whose expert is held.
+static uint64_t held_pairs(const Operands *s)
+{
+    uint64_t held = 0;
+    for (uint64_t i = 0; i < s->pairs; i++) {
+        int32_t expert = ((const Record *)s->records.data)[i].expert;
+        held += expert >= 0 && s->slots[expert] >= 0;
+    }
+    return held;
+}
+
 static void forward_both(const ExpertCase *c, Dtype dtype, bool warp_groups)
 {
     Operands s = make_step(c, dtype);
     uint64_t *lost_there = device_counter();
     Tensor results = make(dtype, s.rows.rows, c->hidden), results_there = device_like(results);
     StepTensors operands = {.expert = {.rows = s.rows, .records = s.records, .experts = s.experts, .results = results}};
-    const CudaQueue *q = device_queue(cuda_op_scratch(&s.dims, OP_EXPERT, &operands, 0));
+    CudaSlots slots = {s.slots_there, held_pairs(&s)}; // there is room for these alone
+    const CudaQueue *q = device_queue(cuda_op_scratch(&s.dims, OP_EXPERT, &operands, slots.held_records));
     if (!take_kernel(q, warp_groups))
         return;
     uint64_t lost = host_expert(&s.dims, s.slots, s.record_rows, c->fanout, s.rows, s.records, s.experts, results,
                                 make_work(&s.dims, OP_EXPERT, s.rows.rows, c->records, c->fanout));
-    EXPECT_SUCCESS(cuda_expert(q, &s.dims, s.slots_there, s.present, c->fanout, s.rows_there, s.records_there,
-                               s.experts_there, results_there, lost_there));
+    EXPECT_SUCCESS(cuda_expert(q, &s.dims, slots, s.present, c->fanout, s.rows_there, s.records_there, s.experts_there,
+                               results_there, lost_there));
     cr_assert_eq(counter_value(lost_there), lost);
     cr_assert((lost > 0) == c->absent);
     expect_near(results_there, results, c->rows * c->hidden, expert_tolerance(c, dtype), "expert");
@@ -140,13 +161,14 @@ static void backward_both(const ExpertCase *c, Dtype dtype, bool warp_groups)
                                                 .drows = drows,
                                                 .drecords = drecords,
                                                 .dexperts = dexperts}};
-    const CudaQueue *q = device_queue(cuda_op_scratch(&s.dims, OP_EXPERT_BACKWARD, &operands, 0));
+    CudaSlots slots = {s.slots_there, held_pairs(&s)};
+    const CudaQueue *q = device_queue(cuda_op_scratch(&s.dims, OP_EXPERT_BACKWARD, &operands, slots.held_records));
     if (!take_kernel(q, warp_groups))
         return;
     uint64_t lost = host_expert_backward(&s.dims, s.slots, s.record_rows, c->fanout, s.rows, s.records, s.experts,
                                          dresults, drows, drecords, dexperts,
                                          make_work(&s.dims, OP_EXPERT_BACKWARD, s.rows.rows, c->records, c->fanout));
-    EXPECT_SUCCESS(cuda_expert_backward(q, &s.dims, s.slots_there, s.present, c->fanout, s.rows_there, s.records_there,
+    EXPECT_SUCCESS(cuda_expert_backward(q, &s.dims, slots, s.present, c->fanout, s.rows_there, s.records_there,
                                         s.experts_there, device_copy(dresults), drows_there, drecords_there,
                                         dexperts_there, lost_there));
     cr_assert_eq(counter_value(lost_there), lost);
@@ -169,6 +191,29 @@ Test(kernels_cuda, expert_backward_warp_groups)
     for (size_t d = 0; d < COUNT_OF(dtypes); d++)
         for (size_t i = 0; i < COUNT_OF(cases) && dtypes[d] != DTYPE_F32; i++)
             backward_both(&cases[i], dtypes[d], true);
+}
+
+// More pairs than were said to be there are lost, and counted; the others are computed, forward and backward.
+Test(kernels_cuda, expert_pairs_beyond_the_most)
+{
+    enum { TOO_MANY = 3 };
+    const ExpertCase *c = &cases[0];
+    Operands s = make_step(c, DTYPE_F32);
+    uint64_t *lost_there = device_counter(), most = held_pairs(&s) - TOO_MANY;
+    Tensor results_there = device_like(s.rows),
+           drecords_there = device_like(make(DTYPE_F32, s.records.rows, c->records));
+    Tensor drows_there = device_like(s.rows), dexperts_there = device_like(s.experts);
+    StepTensors operands = {.expert_backward = {.rows = s.rows, .records = s.records, .experts = s.experts}};
+    const CudaQueue *q = device_queue(cuda_op_scratch(&s.dims, OP_EXPERT_BACKWARD, &operands, most));
+    CudaSlots slots = {s.slots_there, most};
+    EXPECT_SUCCESS(cuda_expert(q, &s.dims, slots, s.present, c->fanout, s.rows_there, s.records_there, s.experts_there,
+                               results_there, lost_there));
+    cr_assert_eq(counter_value(lost_there), s.pairs - most - padding(&s));
+    EXPECT_SUCCESS(cuda_expert_backward(q, &s.dims, slots, s.present, c->fanout, s.rows_there, s.records_there,
+                                        s.experts_there, device_copy(s.rows), drows_there, drecords_there,
+                                        dexperts_there, lost_there));
+    cr_assert_eq(counter_value(lost_there), 2 * (s.pairs - most - padding(&s)));
+    device_finish();
 }
 
 // Of several processes that ask, each is told what it found out itself.

@@ -93,6 +93,7 @@ static Spec random_looped_spec(void)
     spec.plan.recomputes = rand() % 2;
     spec.plan.regather_dense = rand() % 2;
     spec.plan.interleaves = rand() % 2;
+    spec.plan.regather_embedding = rand() % 2;
     if (coding_encodes(&spec.plan.dense)) { // what packets bring is kept
         spec.plan.regather_dense = spec.plan.regather_dense && spec.plan.dense.whole_levels > 0;
         spec.plan.dense_levels = coding_levels(&spec.plan.dense, spec.cluster.level_count);
@@ -193,10 +194,13 @@ static void compare_added(const char *what, const Spec *spec, double added, doub
 Test(lower, memory_of_deep_models_is_what_their_layers_add)
 {
     enum { LAYERS_MAX = 24 };
+    static const uint32_t depths[] = {PREFETCH_UNLIMITED, 8, 4, 2, 1, 0};
     Added uniform = {0};
     srand(19);
     for (int i = 0; i < 60; i++) {
         Spec spec = random_looped_spec();
+        while (i % 3 == 0 && spec.plan.pass != PASS_FORWARD)
+            spec = random_spec();
         spec.model.layers = LAYERS_MAX / 2 + (uint32_t)rand() % (LAYERS_MAX / 2);
         spec.model.every = 1 + (uint32_t)(rand() % 2);
         spec.model.first_dense = (uint32_t)(rand() % 3);
@@ -207,7 +211,7 @@ Test(lower, memory_of_deep_models_is_what_their_layers_add)
         cr_assert(planner_enumerate(work, arena, diag_create(arena), &candidates, &count));
         for (int k = 0; k < 3; k++) {
             const Config *config = &candidates[(size_t)rand() % count].config;
-            uint32_t prefetch = rand() % 2 ? PREFETCH_UNLIMITED : (uint32_t)(rand() % 3);
+            uint32_t prefetch = depths[rand() % COUNT_OF(depths)];
             Mix mix = mix_uniform(work, config, prefetch, arena);
             compare_added("one choice", &spec, footprint_total(&spec, config, prefetch, spec.plan.dispatch),
                           footprint_lowered(work, &mix, spec.plan.dispatch), &uniform);

@@ -322,6 +322,41 @@ static void check_laps(Spec spec, size_t index, uint32_t dense_levels, const cha
     outcome_free(&whole);
 }
 
+// The embedding gathered for each use, its gradient returned in halves: in laps of 1, 2, 3 and of all six, with dense
+// weights kept, kept over `dense_levels`, or gathered again, one after the other or in turns, against one batch.
+static void check_halves(Spec spec, size_t index, uint32_t dense_levels, const char *name)
+{
+    static const uint32_t laps[] = {1, 2, 3, 6};
+    Config config = configuration(&spec, index);
+    Outcome whole = train(&spec, &config, name);
+    for (size_t i = 0; i < COUNT_OF(laps); i++) {
+        Spec of = divided(spec, 6, i == 1);
+        of.plan.lap = laps[i];
+        of.plan.regather_dense = i != 2;
+        of.plan.dense_levels = of.plan.regather_dense ? dense_levels : 0;
+        of.plan.regather_embedding = true;
+        of.plan.interleaves = i == 3;
+        cr_assert(spec_regathers_embedding(&of));
+        char what[96];
+        snprintf(what, sizeof(what), "%s, halves, laps of %u", name, laps[i]);
+        Outcome halves = train(&of, &config, what);
+        expect_alike(&halves, &whole, what);
+        outcome_free(&halves);
+    }
+    outcome_free(&whole);
+}
+
+Test(micro_batches, embedding_gathered_for_each_use, .timeout = 240)
+{
+    for (uint32_t levels = 0; levels < 2; levels++) {
+        Spec spec = spec_training((uint32_t[]){2, 2, 2}, 8, 8);
+        spec.model.dtype = levels ? DTYPE_BF16 : DTYPE_F32;
+        spec.training.clip = levels ? 0 : 1e-2;
+        check_halves(spec, 3 + levels, levels, levels ? "2 x 2 x 2, bf16" : "2 x 2 x 2");
+    }
+    check_halves(spec_training((uint32_t[]){4, 0, 0}, 4, 4), 1, 0, "4");
+}
+
 // All that experts can do: exchanged, gathered and kept, gathered again over all levels, over those inside.
 Test(micro_batches, laps, .timeout = 240)
 {

@@ -650,7 +650,7 @@ static void print_scores(const Score *scores)
     }
 }
 
-enum { SHAPES = 7, LOOPS = 4, LAPS = 4 };
+enum { SHAPES = 7, LOOPS = 4, LAPS = 7 };
 
 // Training of 2 or 3 micro-batches, with activations kept or computed again, sums in the weights' dtype or in f32.
 static Spec looped_shape(int i)
@@ -678,19 +678,21 @@ static Spec looped_shape(int i)
     return spec;
 }
 
-// One layer in laps: two of two micro-batches, two of three, three of one; one of four, two of which go abreast.
+// One layer in laps: two of two micro-batches, two of three, three of one; one of four, two of which go abreast. In
+// some the embedding is gathered for each use: dense weights are kept over the outer level, not at all, or over all.
 static Spec lapped_shape(int i)
 {
-    static const uint32_t laps[][2] = {{4, 2}, {6, 3}, {3, 1}, {4, 0}};
+    static const uint32_t laps[][2] = {{4, 2}, {6, 3}, {3, 1}, {4, 0}, {4, 2}, {3, 1}, {2, 0}};
     Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 4, 2);
     spec.model.layers = 1;
     spec.model.dtype = i == 1 ? DTYPE_F32 : DTYPE_BF16;
     spec.plan.pass = PASS_TRAINING;
     spec.plan.micro_batches = laps[i][0];
     spec.plan.lap = laps[i][1];
-    spec.plan.recomputes = i == 0;
-    spec.plan.regather_dense = i != 1;
-    spec.plan.dense_levels = i == 0;
+    spec.plan.recomputes = i == 0 || i == 4;
+    spec.plan.regather_dense = i != 1 && i != 6;
+    spec.plan.dense_levels = i == 0 || i == 4;
+    spec.plan.regather_embedding = i > 3;
     spec.plan.interleaves = i == 3;
     return spec;
 }

@@ -11,6 +11,7 @@
 
 #include "compiler/lowering/lower.h"
 #include "compiler/solve/planner.h"
+#include "effort.h"
 #include "ir/simulate/simulate.h"
 #include "specs.h"
 
@@ -96,6 +97,7 @@ static Instance random_looped_instance(void)
     spec->plan.regather_dense = rand() % 2;
     spec->plan.micro_batches = 1u << rand() % 3;
     spec->plan.recomputes = rand() % 2;
+    spec->plan.regather_embedding = rand() % 2;
     return in;
 }
 
@@ -154,7 +156,7 @@ static double brute_force(const Instance *in, const bool *useful)
 static void compare_with_brute_force(Instance (*instance)(void))
 {
     int infeasible = 0, compared = 0;
-    for (int i = 0; i < 420; i++) {
+    for (int i = 0; i < FEW_OF(420); i++) {
         Instance in = instance();
         complete_instance(&in, i);
         if (in.work->moe_count == 0) {
@@ -178,7 +180,7 @@ static void compare_with_brute_force(Instance (*instance)(void))
         }
         arena_destroy(in.arena);
     }
-    cr_assert_geq(compared, 300);
+    cr_assert_geq(compared, FEW_OF(300));
     cr_assert_lt(infeasible, 60, "too many instances without any solution: %d", infeasible);
 }
 
@@ -286,7 +288,7 @@ Test(planner, options_of_a_better_choice_are_not_dropped)
 {
     srand(7);
     int better = 0;
-    for (int i = 0; i < 420; i++) {
+    for (int i = 0; i < FEW_OF(420); i++) {
         Instance in = random_instance();
         complete_instance(&in, i);
         double known_s = in.work->moe_count ? best_single(&in) : INFINITY;
@@ -302,7 +304,7 @@ Test(planner, options_of_a_better_choice_are_not_dropped)
         }
         arena_destroy(in.arena);
     }
-    cr_assert_geq(better, 60);
+    cr_assert_geq(better, FEW_OF(60));
 }
 
 // GLPK with what a search that looks for no choice leaves: its options, and an incumbent to beat.
@@ -331,7 +333,7 @@ Test(planner, glpk_finds_the_optimum_below_what_is_known)
 {
     srand(7);
     int better = 0, proven = 0, stopped = 0;
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < FEW_OF(200); i++) {
         Instance in = random_instance();
         complete_instance(&in, i);
         double known_s = in.work->moe_count ? best_single(&in) : INFINITY;
@@ -360,13 +362,13 @@ Test(planner, glpk_finds_the_optimum_below_what_is_known)
         milp_destroy(formulated.milp);
         arena_destroy(in.arena);
     }
-    cr_assert_geq(better, 20);
-    cr_assert_geq(proven, 50);
-    cr_assert_geq(stopped, 20);
+    cr_assert_geq(better, FEW_OF(20));
+    cr_assert_geq(proven, FEW_OF(50));
+    cr_assert_geq(stopped, FEW_OF(20));
 }
 
 // Layers that differ: too many mixes for the search to prove the best, few enough for GLPK.
-static Workload *many_heterogeneous_layers(Spec *spec, Arena *arena)
+static Workload *many_heterogeneous_layers(Spec *spec, uint32_t layers, int seed, Arena *arena)
 {
     *spec = spec_one_tier(8, 1e9, 0, 8e6, 1e6, 2e-3);
     spec->cluster.level_count = 3;
@@ -374,10 +376,10 @@ static Workload *many_heterogeneous_layers(Spec *spec, Arena *arena)
     for (uint32_t l = 0; l < 3; l++)
         spec->cluster.levels[l] =
             (Level){(const char *[]){"dc", "node", "gpu"}[l], counts[l], 1.25e9 * pow(10, l), 1e-4 / (1 + l), 0};
-    spec->model.layers = 24;
+    spec->model.layers = layers;
     spec->plan.pass = PASS_TRAINING;
     Workload *work = workload_derive(spec, arena);
-    srand(8);
+    srand((unsigned)seed);
     for (uint32_t k = 0; k < work->layer_count; k++) {
         LayerWork *layer = &work->layers[k];
         layer->kind = k;
@@ -393,7 +395,7 @@ Test(planner, glpk_proves_what_the_search_leaves_open)
 {
     Arena *arena = arena_create();
     Spec spec;
-    const Workload *work = many_heterogeneous_layers(&spec, arena);
+    const Workload *work = many_heterogeneous_layers(&spec, 24, 8, arena);
     PlannerOptions alone = options;
     alone.glpk = false;
     Solution open, closed;
@@ -412,6 +414,40 @@ Test(planner, glpk_proves_what_the_search_leaves_open)
     cr_assert(fabs(result.objective * formulated.unit_s - closed.objective_s) <= 1e-6 * closed.objective_s);
     milp_destroy(formulated.milp);
     arena_destroy(arena);
+}
+
+// The same of fewer layers, where a search with next to no work leaves something open: what GLPK makes of that is what
+// a search with all of its work proves.
+Test(planner, glpk_closes_what_a_short_search_leaves)
+{
+    uint32_t open = 0;
+    for (int seed = 1; seed <= 12; seed++) {
+        Arena *arena = arena_create();
+        Spec spec;
+        const Workload *work = many_heterogeneous_layers(&spec, 8, seed, arena);
+        PlannerOptions full = {.prefetch = PREFETCH_UNLIMITED}, brief = full, closing = options;
+        brief.limits.effort = closing.limits.effort = 1e-9;
+        Solution proven, left, closed;
+        bool infeasible;
+        cr_assert(planner_solve(work, &full, arena, diag_create(arena), &proven, &infeasible));
+        cr_assert(planner_solve(work, &brief, arena, diag_create(arena), &left, &infeasible));
+        cr_assert(planner_solve(work, &closing, arena, diag_create(arena), &closed, &infeasible));
+        cr_assert_eq(closed.status, STATUS_OPTIMAL, "seed %d: gap %g", seed, closed.gap);
+        cr_assert_leq(closed.objective_s, proven.objective_s * (1 + 2e-6), "seed %d", seed);
+        cr_assert_geq(closed.objective_s, proven.bound_s * (1 - 2e-6), "seed %d", seed);
+        cr_assert_leq(left.bound_s, proven.objective_s * (1 + 1e-9));
+        cr_assert_geq(left.objective_s, proven.bound_s * (1 - 1e-9));
+        cr_assert_str_eq(closed.solver, milp_solver_name());
+        cr_assert_str_eq(left.solver, "exact search");
+        open += left.status != STATUS_OPTIMAL;
+        // Half of the gap asked for: that is proven, and what is proven holds.
+        closing.limits.gap = left.gap / 2;
+        cr_assert(planner_solve(work, &closing, arena, diag_create(arena), &closed, &infeasible));
+        cr_assert_leq(closed.gap, left.gap / 2 + 4e-6, "seed %d: %g, left %g", seed, closed.gap, left.gap);
+        cr_assert_leq(closed.bound_s, proven.objective_s * (1 + 1e-9));
+        arena_destroy(arena);
+    }
+    cr_assert_geq(open, 3, "%u", open);
 }
 
 // The paper's closed form: p = 0 if 2D >= G P, else 1 - B PE / (P (G - 1)), clamped to [0, 1], rounded to the better
@@ -575,6 +611,13 @@ Test(milp, prints_cplex_lp_with_names)
     text_free(&text);
     milp_destroy(milp);
     arena_destroy(arena);
+}
+
+Test(milp, the_solver_has_a_name_and_a_version)
+{
+    char name[64];
+    snprintf(name, sizeof(name), "GLPK %s", glp_version());
+    cr_assert_str_eq(milp_solver_name(), name);
 }
 
 Test(milp, errors_inside_glpk_become_a_status)

@@ -12,9 +12,10 @@
 
 #include "compiler/lowering/lower.h"
 #include "compiler/solve/planner.h"
+#include "effort.h"
 #include "specs.h"
 
-enum { INSTANCES = 300, LAPPED = 40, LAYERS_MAX = 3, CANDIDATES_MAX = 16, MIXES_MAX = 600, DEPTHS = 6, SIDES = 3 };
+enum { COUNT = FEW_OF(300), LAPPED = 40, LAYERS_MAX = 3, CANDIDATES_MAX = 16, MIXES_MAX = 600, DEPTHS = 6, SIDES = 3 };
 
 static const PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED, .glpk = false};
 static const uint32_t depths[DEPTHS] = {PREFETCH_UNLIMITED, 8, 4, 2, 1, 0};
@@ -185,7 +186,7 @@ Test(planner_memory, plans_are_the_best_of_all_mixes_that_fit)
 {
     srand(16);
     int compared = 0, training = 0, binding = 0, overruled = 0, regathered = 0, once = 0, several = 0;
-    while (compared < INSTANCES) {
+    while (compared < COUNT) {
         Arena *arena = arena_create();
         Spec specs[SIDES];
         int side_count = list_specs(random_spec(), specs);
@@ -222,12 +223,12 @@ Test(planner_memory, plans_are_the_best_of_all_mixes_that_fit)
         regathered += best.regathers;
         arena_destroy(arena);
     }
-    cr_assert_gt(training, INSTANCES / 2);
-    cr_assert_gt(binding, INSTANCES / 3);
-    cr_assert_gt(regathered, 15, "%d", regathered);
-    cr_assert_gt(once, 3, "%d", once);
-    cr_assert_gt(several, INSTANCES / 3);
-    cr_assert_lt(overruled, INSTANCES / 10, "lowering excludes the best of %d", overruled);
+    cr_assert_gt(training, COUNT / 2);
+    cr_assert_gt(binding, COUNT / 3);
+    cr_assert_geq(regathered, FEW_OF(15), "%d", regathered);
+    cr_assert_geq(once, FEW_OF(4), "%d", once);
+    cr_assert_gt(several, COUNT / 3);
+    cr_assert_lt(overruled, COUNT / 10, "lowering excludes the best of %d", overruled);
 }
 
 // In several laps the planner takes single choices and pairs: never one that does not fit, none slower than the best

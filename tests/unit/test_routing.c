@@ -262,3 +262,133 @@ Test(routing, many_experts)
     cr_assert(fabs(sum - 8) < 1e-9);
     arena_destroy(arena);
 }
+
+// ---- every draw --------------------------------------------------------------------------------
+
+// All sequences of draws of at most twelve experts, each with its probability: how often every block of the experts is
+// met, and every expert taken.
+typedef struct {
+    const double *popularity; // of experts; zero experts follow
+    uint32_t experts, zero, top_k, block, groups, group_top_k;
+    double *met, *taken;
+} Race;
+
+static void race(const Race *of, uint32_t drawn, uint32_t taken, double probability)
+{
+    uint32_t group = of->groups ? of->experts / of->groups : of->experts, open = 0, seen = 0;
+    if (drawn == of->top_k) {
+        uint32_t mask = (1u << of->block) - 1;
+        for (uint32_t b = 0; b * of->block < of->experts; b++)
+            of->met[b] += taken >> b * of->block & mask ? probability : 0;
+        for (uint32_t e = 0; e < of->experts; e++)
+            of->taken[e] += taken >> e & 1 ? probability : 0;
+        return;
+    }
+    for (uint32_t e = 0; e < of->experts; e++)
+        open |= (taken >> e & 1) << e / group;
+    for (uint32_t g = 0; g < of->groups; g++)
+        seen += open >> g & 1;
+    double all = 0, each[16] = {0};
+    for (uint32_t e = 0; e < of->experts + of->zero; e++) {
+        bool allowed = !of->groups || seen < of->group_top_k || open >> e / group & 1;
+        each[e] = taken >> e & 1 || !allowed ? 0 : e < of->experts ? of->popularity[e] : 1;
+        all += each[e];
+    }
+    for (uint32_t e = 0; e < of->experts + of->zero; e++)
+        if (each[e] > 0)
+            race(of, drawn + 1, taken | 1u << e, probability * each[e] / all);
+}
+
+Test(routing, copies_of_all_draws)
+{
+    static const double alike[12] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    static const uint32_t groups[] = {0, 2, 3, 4, 6, 12};
+    uint32_t compared = 0;
+    for (size_t g = 0; g < COUNT_OF(groups); g++)
+        for (uint32_t open = 1; open <= (groups[g] ? groups[g] : 1); open++)
+            for (uint32_t zero = 0; zero <= (groups[g] ? 0u : 4u); zero += 2)
+                for (uint32_t top_k = 1; top_k <= 4; top_k++)
+                    for (uint32_t places = 1; places <= 12; places++) {
+                        double met[12] = {0}, taken[12] = {0}, expected = 0;
+                        SpecModel model = {.experts = 12,
+                                           .zero_experts = zero,
+                                           .top_k = top_k,
+                                           .groups = groups[g],
+                                           .group_top_k = groups[g] ? open : 0};
+                        if (12 % places || (groups[g] && top_k > open * 12 / groups[g]))
+                            continue;
+                        race(&(Race){alike, 12, zero, top_k, 12 / places, groups[g], open, met, taken}, 0, 0, 1);
+                        for (uint32_t b = 0; b < places; b++)
+                            expected += met[b];
+                        cr_assert(is(copies_of(model, places), expected),
+                                  "%u of %u groups, %u zero, top %u, %u places: %.12g, not %.12g", open, groups[g],
+                                  zero, top_k, places, copies_of(model, places), expected);
+                        compared++;
+                    }
+    cr_assert_gt(compared, 500);
+}
+
+// The same of popularities, which take an integral and one approximation: exact where experts are alike.
+Test(routing, loads_of_all_draws)
+{
+    srand(5);
+    for (int i = 0; i < 40; i++) {
+        Arena *arena = arena_create();
+        Spec spec = spec_small_gpt((uint32_t[]){2, 3, 0}, 12, 1 + (uint32_t)(i % 4));
+        const uint32_t domain[LEVELS_MAX] = {1, 1};
+        double *popularity = zipf(12, 0, arena), taken[12] = {0}, included[12];
+        double close = i < 4 ? 1e-5 : 0.03, spread = i % 3;
+        for (uint32_t e = 0; e < 12 && i >= 4; e++)
+            popularity[e] = pow(10, spread * uniform());
+        Popularity *routing = routing_create(&spec, popularity, arena);
+        routing_inclusion(popularity, 12, spec.model.top_k, included);
+        for (uint32_t level = 0; level < 2; level++) {
+            // Six places of two experts; over the outer level two of six.
+            uint32_t places = level ? 6 : 2, members = level ? 3 : 2;
+            double met[12] = {0}, total = 0, busiest = 0, most = 0;
+            memset(taken, 0, sizeof(taken));
+            race(&(Race){popularity, 12, 0, spec.model.top_k, 12 / places, 0, 0, met, taken}, 0, 0, 1);
+            for (uint32_t b = 0; b < places; b++) {
+                double siblings = 0, experts = 0;
+                total += met[b];
+                for (uint32_t other = b / members * members; other < (b / members + 1) * members; other++)
+                    siblings += other == b ? 0 : met[other];
+                for (uint32_t e = b * 12 / places; e < (b + 1) * 12 / places; e++)
+                    experts += taken[e];
+                busiest = fmax(busiest, fmax(siblings, (members - 1) * met[b]));
+                most = fmax(most, experts);
+            }
+            RoutingLoad load = routing_load(routing, domain, level, DISPATCH_DEDUP);
+            double mean = (members - 1) * total / places;
+            cr_assert(fabs(load.copies / total - 1) < close, "%d: %g copies, not %g", i, load.copies, total);
+            cr_assert(fabs(load.busiest_exchange * mean / busiest - 1) < close, "%d: %g, not %g", i,
+                      load.busiest_exchange, busiest / mean);
+            cr_assert(fabs(load.busiest_experts * spec.model.top_k / places / most - 1) < close, "%d: %g, not %g", i,
+                      load.busiest_experts, most * places / spec.model.top_k);
+            double naive = routing_load(routing, domain, level, DISPATCH_NAIVE).copies;
+            cr_assert(fabs(naive - spec.model.top_k) < 1e-9, "%d: %g", i, naive);
+        }
+        for (uint32_t e = 0; e < 12; e++)
+            cr_assert(fabs(included[e] - taken[e]) < close * fmax(0.1, taken[e]), "%d: expert %u %g, not %g", i, e,
+                      included[e], taken[e]);
+        arena_destroy(arena);
+    }
+}
+
+// Popularities are proportions: in thousandths or millions they mean the same.
+Test(routing, popularity_has_no_unit)
+{
+    enum { EXPERTS = 24 };
+    Arena *arena = arena_create();
+    double *popularity = zipf(EXPERTS, 0.8, arena), scaled[EXPERTS], is_included[EXPERTS], included[EXPERTS];
+    routing_inclusion(popularity, EXPERTS, 3, included);
+    for (double scale = 1e-12; scale < 1e13; scale *= 1e8) {
+        for (int e = 0; e < EXPERTS; e++)
+            scaled[e] = scale * popularity[e];
+        routing_inclusion(scaled, EXPERTS, 3, is_included);
+        for (int e = 0; e < EXPERTS; e++)
+            cr_assert(fabs(is_included[e] / included[e] - 1) < 1e-9, "%g: %g, not %g", scale, is_included[e],
+                      included[e]);
+    }
+    arena_destroy(arena);
+}

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "ir/simulate/classes.h"
 #include "ir/simulate/critical_path.h"
 #include "ir/simulate/occupancy.h"
 #include "ir/simulate/simulate.h"
@@ -123,6 +124,17 @@ Test(simulate, an_outer_transfer_slows_an_inner_one_on_the_inner_port)
     add(&toy, OP_GATHER, 3, 0, 3e6, NONE);   // three flows: 3/4 of the GPU's port
     // 250 MB/s and 750 MB/s for 4 ms; both end there.
     expect(&toy, 4e-3 + 1e-3);
+    // Half of the outer port, which leaves the gather 875 MB/s; and a billionth of all bytes and bandwidths.
+    toy.plan.cluster.levels[0].bandwidth_bytes_per_s /= 2;
+    Arena *arena = arena_create();
+    for (uint32_t i = 0; i < 2; i++) {
+        toy.plan.cluster.levels[i].bandwidth_bytes_per_s *= 1e-9;
+        toy.steps[i].bytes *= 1e-9;
+    }
+    const SimulatedClass *last = simulate(&toy.plan, arena)->last;
+    cr_assert_float_eq(last->steps[0].end_s, 1e-3 + 8e-3, 1e-9);
+    cr_assert_float_eq(last->steps[1].end_s, 1e-4 + 3e6 / 875e6, 1e-9);
+    arena_destroy(arena);
 }
 
 Test(simulate, chain_fork_and_join)
@@ -139,6 +151,7 @@ Test(simulate, chain_fork_and_join)
     const Simulation *simulation = simulate(&toy.plan, arena);
     cr_assert_eq(simulation->last->steps[4].cause, (int32_t)sent);
     cr_assert_eq(simulation->last->steps[sent].cause, (int32_t)first);
+    cr_assert_eq(simulation->last->steps[3].cause, (int32_t)first); // the one before on its stream
     cr_assert(fabs(simulation->last->hidden_s + simulation->last->exposed_s - (5e-3 + 1.3e-4)) < 1e-3);
     arena_destroy(arena);
 }
@@ -206,6 +219,44 @@ Test(simulate, the_critical_path_begins_with_the_first_step)
     arena_destroy(arena);
 }
 
+// Two dispatches of 5 ms, computation of 2 and 1 ms, and between them what takes as long as another part.
+Test(simulate, the_critical_path_adds_up_by_op_and_level)
+{
+    Toy toy;
+    toy_init(&toy);
+    add(&toy, OP_PRE_EXPERT, NONE, 2e-3, 0, NONE);
+    uint32_t there = add(&toy, OP_DISPATCH, 0, 0, 1e6, 0);
+    add(&toy, OP_EXPERT, NONE, 3e-3, 0, (int32_t)there);
+    uint32_t again = add(&toy, OP_DISPATCH, 0, 0, 1e6, 2);
+    add(&toy, OP_PRE_EXPERT, NONE, 1e-3, 0, (int32_t)again);
+    uint32_t inside = add(&toy, OP_DISPATCH, 2, 0, 1e6, 4);
+    Arena *arena = arena_create();
+    PathStep *path;
+    PathPart *parts;
+    uint32_t length = critical_path(&toy.plan, simulate(&toy.plan, arena), arena, &path);
+    cr_assert_eq(length, 6);
+    cr_assert_eq(path[5].step, inside);
+    uint32_t count = critical_path_parts(&toy.plan, path, length, arena, &parts);
+    static const struct {
+        Op op;
+        int32_t level;
+        uint32_t steps;
+        double time_s;
+    } expected[] = {{OP_DISPATCH, 0, 2, 10e-3},
+                    {OP_PRE_EXPERT, NONE, 2, 3e-3},
+                    {OP_EXPERT, NONE, 1, 3e-3},
+                    {OP_DISPATCH, 1, 1, 1e-4 + 3e-5 + 1e-3}};
+    cr_assert_eq(count, 4);
+    for (uint32_t i = 0; i < count; i++) {
+        cr_assert_eq(parts[i].info->op, expected[i].op, "part %u", i);
+        cr_assert_eq(parts[i].level, expected[i].level);
+        cr_assert_eq(parts[i].steps, expected[i].steps);
+        cr_assert_float_eq(parts[i].time_s, expected[i].time_s, 1e-9);
+    }
+    cr_assert_eq(critical_path_parts(&toy.plan, path, 0, arena, &parts), 0);
+    arena_destroy(arena);
+}
+
 // 1 MB of each of four GPUs passes the outer port in 5 ms; what stays inside passes the inner one alone.
 Test(simulate, ports_carry_what_passes_them)
 {
@@ -229,6 +280,16 @@ Test(simulate, ports_carry_what_passes_them)
     cr_assert_float_eq(samples[0].bytes_per_s[STREAM_MIGRATE], 3e5 / gathered_s, 1);
     cr_assert_float_eq(samples[1].time_s, gathered_s, 1e-9);
     cr_assert_eq(samples[1].bytes_per_s[STREAM_MIGRATE], 0);
+    // What ends and what begins at the same time is one sample.
+    toy_init(&toy);
+    add(&toy, OP_DISPATCH, 0, 0, 1e6, NONE);
+    add(&toy, OP_COMBINE, 0, 0, 5e5, NONE);
+    count = occupancy_port(&toy.plan, simulate(&toy.plan, arena), 0, arena, &samples);
+    cr_assert_eq(count, 3);
+    cr_assert_float_eq(samples[1].time_s, 5e-3, 1e-9);
+    cr_assert_float_eq(samples[1].bytes_per_s[STREAM_EXCHANGE], 2e6 / 3e-3, 1);
+    cr_assert_float_eq(samples[2].time_s, 8e-3, 1e-9);
+    cr_assert_eq(samples[2].bytes_per_s[STREAM_EXCHANGE], 0);
     arena_destroy(arena);
 }
 
@@ -243,6 +304,117 @@ Test(simulate, the_peak_has_the_most_bytes_of_all_kinds)
     cr_assert_eq(occupancy_peak(samples, 1), &samples[0]);
     samples[3].bytes[BUFFER_STATE] = 1;
     cr_assert_eq(occupancy_peak(samples, 4), &samples[3]);
+}
+
+// Four workers, the last with half the port, in pairs: what differs is what a worker's peers are, too.
+Test(simulate, workers_are_alike_whose_peers_are)
+{
+    Toy toy;
+    toy_init(&toy);
+    WorkerPort ports[] = {{"a", 0, 1e9, 1e-3}, {"b", 1, 1e9, 1e-3}, {"c", 2, 1e9, 1e-3}, {"d", 3, 5e8, 1e-3}};
+    toy.plan.cluster.levels[0].count = toy.plan.cluster.port_count = 4;
+    toy.plan.cluster.ports = ports;
+    toy.plan.group_count = 2;
+    toy.groups[0] = (Group){GROUP_EXCHANGE, 0, 2}; // 0 with 2, 1 with 3
+    toy.groups[1] = (Group){GROUP_GATHER, 0, 2};   // 0 with 1, 2 with 3
+    add(&toy, OP_GATHER, 1, 0, 1e6, NONE);
+    Arena *arena = arena_create();
+    const Simulation *all = simulate(&toy.plan, arena);
+    cr_assert_eq(all->class_count, 4);
+    for (uint32_t w = 0; w < 4; w++) {
+        cr_assert_eq(all->classes[all->class_of[w]].first_worker, w);
+        cr_assert_eq(all->classes[w].workers, 1);
+        // 4 MB through the slower of the two ports.
+        cr_assert_float_eq(all->classes[all->class_of[w]].end_s, 1e-3 + 4e6 / (w < 2 ? 1e9 : 5e8), 1e-9, "%u", w);
+        cr_assert_float_eq(all->classes[all->class_of[w]].port_busy_s[0], 4e6 / (w < 3 ? 1e9 : 5e8), 1e-9);
+    }
+    // Without exchanges the first two see the same.
+    toy.groups[0] = (Group){GROUP_GATHER, 0, 2};
+    all = simulate(&toy.plan, arena);
+    cr_assert_eq(all->class_count, 3);
+    cr_assert_eq(all->class_of[0], all->class_of[1]);
+    cr_assert_eq(all->classes[all->class_of[0]].workers, 2);
+    arena_destroy(arena);
+}
+
+// Three workers who send each other 6 MB: over a link of 100 MB/s and 5 ms between the first two; the third has half of
+// its port for each of them, 500 MB/s.
+Test(simulate, links_limit_what_passes_between_two)
+{
+    Toy toy;
+    toy_init(&toy);
+    WorkerPort ports[] = {{"a", 0, 1e9, 1e-3}, {"b", 1, 1e9, 1e-3}, {"c", 2, 1e9, 2e-3}};
+    WorkerLink links[] = {{0, 1, 1e8, 5e-3}};
+    toy.plan.cluster.levels[0].count = toy.plan.cluster.port_count = 3;
+    toy.plan.cluster.ports = ports;
+    toy.plan.cluster.links = links;
+    toy.plan.cluster.link_count = 1;
+    toy.plan.group_count = 1;
+    toy.groups[0] = (Group){GROUP_GATHER, 0, 3};
+    add(&toy, OP_GATHER, 0, 0, 3e6, NONE);
+    Arena *arena = arena_create();
+    const Simulation *all = simulate(&toy.plan, arena);
+    cr_assert_eq(all->class_count, 2);
+    cr_assert_eq(all->class_of[0], all->class_of[1]);
+    cr_assert_eq(all->last, &all->classes[all->class_of[0]]);
+    cr_assert_float_eq(all->classes[all->class_of[0]].end_s, 5e-3 + 6e6 / 1e8, 1e-9);
+    cr_assert_float_eq(all->classes[all->class_of[2]].end_s, 2e-3 + 6e6 / 5e8, 1e-9);
+    // All share one link's rate where the link is as fast as half a port: 12 ms, and each its own latency.
+    links[0].bandwidth_bytes_per_s = 5e8;
+    all = simulate(&toy.plan, arena);
+    cr_assert_float_eq(all->classes[all->class_of[0]].end_s, 5e-3 + 12e-3, 1e-9);
+    cr_assert_float_eq(all->classes[all->class_of[2]].end_s, 2e-3 + 12e-3, 1e-9);
+    arena_destroy(arena);
+}
+
+// One kind of worker more than are told apart: all have the slowest port and link, and the largest latency.
+Test(simulate, too_many_kinds_of_workers_are_as_the_slowest)
+{
+    enum { WORKERS = CLASSES_MAX + 1 };
+    for (uint32_t more = 0; more < 2; more++) {
+        Toy toy;
+        toy_init(&toy);
+        WorkerPort ports[WORKERS];
+        for (uint32_t w = 0; w < WORKERS; w++)
+            ports[w] = (WorkerPort){"w", w, 1e9 + 1e6 * (w < CLASSES_MAX ? w : w - 1 + more), 1e-3};
+        ports[1].latency_s = 2e-3;
+        toy.plan.cluster.levels[0].count = toy.plan.cluster.port_count = WORKERS;
+        toy.plan.cluster.ports = ports;
+        toy.plan.group_count = 1;
+        toy.groups[0] = (Group){GROUP_LEVEL, 0, 1};
+        add(&toy, OP_ALL_REDUCE, 0, 0, 1e6 * (WORKERS - 1), NONE);
+        Arena *arena = arena_create();
+        const Simulation *all = simulate(&toy.plan, arena);
+        cr_assert_eq(all->merged, more == 1);
+        cr_assert_eq(all->class_count, more ? 1 : CLASSES_MAX);
+        cr_assert_eq(all->class_of == NULL, more == 1);
+        if (more) // there and back, each with its latency
+            cr_assert_float_eq(all->iteration_s, 2 * 2e-3 + 4e6 * (WORKERS - 1) / 1e9, 1e-9);
+        arena_destroy(arena);
+    }
+}
+
+// As many kinds of ports as are told apart, in pairs: the last two workers have ports like others, whose peers differ.
+Test(simulate, kinds_that_peers_make_count_too)
+{
+    enum { WORKERS = CLASSES_MAX + 2 };
+    for (uint32_t like = 1; like < 3; like++) {
+        Toy toy;
+        toy_init(&toy);
+        WorkerPort ports[WORKERS];
+        for (uint32_t w = 0; w < WORKERS; w++)
+            ports[w] = (WorkerPort){"w", w, 1e9 + 1e6 * (w % CLASSES_MAX), 1e-3};
+        ports[WORKERS - 1].bandwidth_bytes_per_s = ports[like].bandwidth_bytes_per_s;
+        toy.plan.cluster.levels[0].count = toy.plan.cluster.port_count = WORKERS;
+        toy.plan.cluster.ports = ports;
+        toy.plan.group_count = 1;
+        toy.groups[0] = (Group){GROUP_GATHER, 0, 2};
+        add(&toy, OP_GATHER, 0, 0, 1e6, NONE);
+        Arena *arena = arena_create();
+        const Simulation *all = simulate(&toy.plan, arena);
+        cr_assert_eq(all->class_count, like == 1 ? CLASSES_MAX : 1); // 0 and 1 are pairs twice; or 18 kinds
+        arena_destroy(arena);
+    }
 }
 
 Test(simulate, an_empty_plan_takes_no_time)

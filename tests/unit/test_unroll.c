@@ -283,6 +283,7 @@ static Spec random_spec(uint32_t micro_batches)
     spec.plan.micro_batches = micro_batches;
     spec.plan.recomputes = rand() % 2;
     spec.plan.interleaves = rand() % 2;
+    spec.plan.regather_embedding = rand() % 2;
     return spec;
 }
 
