@@ -53,10 +53,9 @@ static double estimate_s(const Spec *request, const LossyChoice choices[PRICED_P
 {
     Arena *arena = arena_create();
     const Spec *spec = apply(request, choices, arena);
-    bool all_fit;
     double best_s = INFINITY;
     if (spec_coding_is_possible(spec))
-        best_s = planner_estimate(workload_derive(spec, arena), arena, &all_fit);
+        best_s = planner_estimate(workload_derive(spec, arena), arena).best_s;
     arena_destroy(arena);
     return best_s;
 }
