@@ -1,6 +1,8 @@
 // The op table: ops.def and operands.def as data. Owns nothing but the expansion and the look-ups.
 #include "ir/ops.h"
 
+#include "ir/base/braced.h"
+
 #define HEP_OPERAND(name, text, contents, weight) static const char text_of_##name[] = text;
 #include "ir/operands.def"
 
@@ -12,9 +14,7 @@ enum {
 };
 
 #define OPERAND_OF(name, role, optional)                                                                               \
-    {                                                                                                                  \
-        OPERAND_##name, text_of_##name, role, optional, (Contents)COMMON_##name, (WeightKind)WEIGHT_OF_##name          \
-    }
+    BRACED(OPERAND_##name, text_of_##name, role, optional, (Contents)COMMON_##name, (WeightKind)WEIGHT_OF_##name)
 #define IN(name)          OPERAND_OF(name, ROLE_IN, false)
 #define OUT(name)         OPERAND_OF(name, ROLE_OUT, false)
 #define INOUT(name)       OPERAND_OF(name, ROLE_INOUT, false)

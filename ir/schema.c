@@ -4,24 +4,18 @@
 #include <assert.h>
 #include <string.h>
 
+#include "ir/base/braced.h"
+
 // A type is one of HEP_FIELD_TYPES; of words ONE_OF(dtype), by the name of their table.
 #define FIELD_ONE_OF(name) FIELD_ONE_OF, .names = &name##_names
 #define FIELD(struct_type, text, member, takes)                                                                        \
-    {                                                                                                                  \
-        .key = (text), .offset = offsetof(struct_type, member), .type = FIELD_##takes                                  \
-    }
+    BRACED(.key = (text), .offset = offsetof(struct_type, member), .type = FIELD_##takes)
 #define AMOUNT(struct_type, text, member, of)                                                                          \
-    {                                                                                                                  \
-        .key = (text), .offset = offsetof(struct_type, member), .type = FIELD_NUMBER, .unit = UNIT_##of                \
-    }
+    BRACED(.key = (text), .offset = offsetof(struct_type, member), .type = FIELD_NUMBER, .unit = UNIT_##of)
 #define FIRST(struct_type, text, member, takes)                                                                        \
-    {                                                                                                                  \
-        .key = (text), .offset = offsetof(struct_type, member), .positional = true, .type = FIELD_##takes              \
-    }
+    BRACED(.key = (text), .offset = offsetof(struct_type, member), .positional = true, .type = FIELD_##takes)
 #define MAYBE(struct_type, text, member, takes)                                                                        \
-    {                                                                                                                  \
-        .key = (text), .offset = offsetof(struct_type, member), .optional = true, .type = FIELD_##takes                \
-    }
+    BRACED(.key = (text), .offset = offsetof(struct_type, member), .optional = true, .type = FIELD_##takes)
 
 static const RecordInfo records[RECORD_COUNT] = {
     [RECORD_CLUSTER] = {.keyword = "cluster", .fields = {FIRST(Cluster, "name", name, NAME)}},

@@ -103,8 +103,11 @@ HEP_API void hep_plan_free(hep_plan *plan);                                     
 /* A number of the plan's content: all ranks' must be equal. */
 HEP_API uint64_t hep_plan_digest(const hep_plan *plan);
 
-enum { HEP_NAIVE = 0, HEP_DEDUP = 1 };             /* hep_facts.dispatch: a row per record, or a row per destination */
-enum { HEP_DENSE = 0, HEP_SR = 1, HEP_DELTA = 2 }; /* hep_facts.codec of experts that migrate */
+enum { HEP_NAIVE = 0, HEP_DEDUP = 1 }; /* hep_facts.dispatch: a row per record, or a row per destination */
+/* hep_facts.codec of weights that travel; .gradient of gradients that return; .row_formats of token rows. */
+enum { HEP_DENSE = 0, HEP_SR = 1, HEP_DELTA = 2, HEP_SIGN = 3, HEP_Q4 = 4 };
+enum { HEP_GRADIENT_DENSE = 0, HEP_GRADIENT_TOPK = 1, HEP_GRADIENT_Q4 = 2, HEP_GRADIENT_TERNARY = 3 };
+enum { HEP_TOKENS_FULL = 0, HEP_TOKENS_FP8 = 1, HEP_TOKENS_INT8 = 2, HEP_TOKENS_INT4 = 3 };
 
 typedef struct {
     uint32_t struct_bytes;
@@ -127,6 +130,11 @@ typedef struct {
     double iteration_s;                 /* predicted, of all micro-batches */
     double memory_bytes;                /* of a rank, that hep-run takes */
     double codec_ratio, gradient_ratio; /* 1: dense */
+    int32_t gradient;                   /* HEP_GRADIENT_*: of experts */
+    int32_t dense_codec, dense_gradient;
+    int32_t row_formats[4];   /* HEP_TOKENS_*: of rows to experts, of results, of gradients of rows, of results */
+    int32_t whole_iterations; /* so many first ones in which packets hold whole values */
+    double capacity;          /* records of an expert from a rank over the balanced number; 0: no limit */
 } hep_facts;
 
 HEP_API hep_status hep_plan_facts(const hep_plan *plan, hep_facts *facts);
@@ -228,6 +236,11 @@ HEP_API int hep_has_mpi(void);
  * what mpirun and srun set in their place. COLLECTIVE. Once per process at a time. Processes of another job are told
  * apart by HEP_JOB_SECRET or what the launcher said; a process that dies is noticed by all others. */
 HEP_API hep_status hep_comm_tcp(const hep_comm_options *options, hep_comm **comm);
+/* The same of processes that know each other already, as many as they like of such communicators: rank 0 listens at
+ * `port` of `host`, where the others reach it; `secret`, the same on all of them and random, is what they recognise
+ * each other by. COLLECTIVE; waits for a minute at most. */
+HEP_API hep_status hep_comm_tcp_at(int rank, int ranks, const char *host, int port, const uint8_t secret[32],
+                                   const hep_comm_options *options, hep_comm **comm);
 
 /* Carried by the caller, e.g. by torch.distributed. A channel is a set of ranks, for one of the uses above; calls on
  * one channel come in one order on all its members, those of different channels may come at the same time, from threads
@@ -274,7 +287,7 @@ typedef struct {
 
 /* COLLECTIVE. All ranks give the same plan and options (NULL: defaults). HEP_BAD_PLAN: a plan for another number of
  * ranks, or not the same everywhere. HEP_UNSUPPORTED: a plan that the library does not execute: abstract workloads,
- * padded exchanges, codecs, weights in less than 16 bits. */
+ * weights in less than 16 bits. */
 HEP_API hep_status hep_create(const hep_plan *plan, hep_comm *comm, const hep_options *options, hep_context **context);
 /* Pending and later calls of all ranks fail with HEP_ABORTED and `why` (may be NULL). From any thread. */
 HEP_API void hep_abort(hep_context *context, const char *why);
@@ -299,6 +312,10 @@ HEP_API int hep_rank(const hep_context *context);
  *   gathered, used         likewise
  *   return      once per layer, when the gradients of all micro-batches are summed: starts their way home
  *   finish      before the optimizer: all returned gradients are there
+ *
+ * Where the plan compresses experts or gradients, they travel as packets over its outer levels, and `full` is what
+ * receivers make of these: own experts exactly, others approximately. What is left out goes with the next packets; the
+ * context remembers it (hep_state_save). The first packets of weights hold whole values.
  */
 
 /* Local; no transfer of the layer is under way. own: [count], or one tensor (above). grads: where the sums of returned
@@ -345,6 +362,26 @@ HEP_API hep_status hep_dense_gather(hep_context *context, const hep_tensor *shar
 HEP_API hep_status hep_dense_return(hep_context *context, const hep_tensor *full, double scale, const hep_tensor *share,
                                     void *stream);
 
+/* The same in the background, one transfer after another in the order of calls, those of experts' gradients among them;
+ * and as packets where the plan compresses dense weights: then in no other way. Bundles have numbers, the same on all
+ * ranks, 0 to HEP_BUNDLES_MAX - 1. */
+#define HEP_BUNDLES_MAX 65536
+
+/* Local; no transfer of the bundle is under way. share, full: as above; grad: where sums of returned gradients are
+ * added, shaped as `share`, of any floating dtype; NULL: none are returned. All are used until they are bound again,
+ * which takes a share of as many elements and the same dtype. */
+HEP_API hep_status hep_dense_bind(hep_context *context, int bundle, const hep_tensor *share, const hep_tensor *grad,
+                                  const hep_tensor *full);
+/* COLLECTIVE, but returns at once: `full` is gathered, of weights that may not change until gathered returns.
+ * HEP_WEIGHTS_SAME: they are as they were, so that packets need not travel once more. */
+HEP_API hep_status hep_dense_begin(hep_context *context, int bundle, int flags, void *stream);
+/* Waits until the bundle's transfers are done. HEP_BAD_CALL: begin did not start one. */
+HEP_API hep_status hep_dense_gathered(hep_context *context, int bundle, void *stream);
+/* COLLECTIVE, but returns at once: full_grad [1][ranks x share], which is overwritten until hep_finish, times `scale`,
+ * summed over all ranks, is added to `grad`. Training plans. */
+HEP_API hep_status hep_dense_send(hep_context *context, int bundle, const hep_tensor *full_grad, double scale,
+                                  void *stream);
+
 /* ---- tokens -------------------------------------------------------------------------------------------------- *
  *   dispatch        tokens' rows leave; what arrives is counted
  *   route_rows      how many rows the caller makes room for
@@ -358,12 +395,18 @@ HEP_API hep_status hep_dense_return(hep_context *context, const hep_tensor *full
  */
 
 enum {
-    HEP_EXPANDED = 8 /* a row for each of a row's experts, ordered by expert */
+    HEP_EXPANDED = 8, /* a row for each of a row's experts, ordered by expert */
+    HEP_DROP = 16     /* what exceeds the plan's capacity is dropped, the last tokens' choices first */
 };
 
 /* COLLECTIVE. x [tokens][hidden] in the plan's dtype; experts [tokens][top_k], i32 or i64, global numbers, -1 where a
  * token has fewer; a token names an expert once. weights [tokens][top_k] f32: of the gate. Ranks may have different
- * numbers of tokens, also none. x and weights must stay as they are until dispatch_finish. */
+ * numbers of tokens, also none. x and weights must stay as they are until dispatch_finish.
+ *
+ * Where messages are padded (hep_facts.padded) an expert takes at most hep_facts.capacity times its balanced share of
+ * hep_options.max_tokens from a rank: more is HEP_BAD_ARGUMENT, or is dropped with HEP_DROP. A choice that is dropped
+ * adds nothing to its token's result, and its weight gets no gradient. As many rows arrive in every dispatch; those
+ * that nobody sent name no expert and are 0. */
 HEP_API hep_status hep_dispatch(hep_context *context, int layer, const hep_tensor *x, const hep_tensor *experts,
                                 const hep_tensor *weights, int flags, void *stream, hep_route **route);
 /* Rows that will arrive and how many experts each names: their tensors are [rows][hidden] and [rows][records].
@@ -403,7 +446,10 @@ typedef struct {
 HEP_API hep_status hep_count(hep_context *context, hep_traffic *levels, hep_times *times, int reset);
 
 /* What codecs remember of weights and gradients, rank by rank, for the caller's checkpoint: 0 bytes of a plan without
- * codecs. */
+ * codecs. A state is of one rank of one plan, of its layers and the bundles that were bound when it was saved, and
+ * loads into such a one. Between transfers: all that was begun was waited for. Loading NULL, 0 bytes, forgets
+ * everything: the next packets hold whole values. After either, what was gathered is to be gathered again. All ranks
+ * load alike. */
 HEP_API hep_status hep_state_bytes(hep_context *context, uint64_t *bytes);
 HEP_API hep_status hep_state_save(hep_context *context, void *bytes, uint64_t size, void *stream);
 HEP_API hep_status hep_state_load(hep_context *context, const void *bytes, uint64_t size, void *stream);

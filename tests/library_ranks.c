@@ -1,4 +1,4 @@
-// Ranks that are processes, each with libhep: library_ranks mpi|tcp PLAN TIMEOUT [absent|dies]. Says of its rank
+// Ranks that are processes, each with libhep: library_ranks mpi|tcp|tcp_at PLAN TIMEOUT [absent|dies]. Says of its rank
 // whether it was right. With `absent` the last rank makes a communicator and no context; with `dies` it ends then.
 #ifdef HEP_HAVE_MPI
 #include <mpi.h>
@@ -25,6 +25,8 @@ static MoeCase case_of(const hep_plan *plan)
     of.top_k = facts.top_k;
     of.training = facts.training;
     of.naive = facts.dispatch == HEP_NAIVE;
+    if (facts.padded)
+        of.capacity = (int)ceil(facts.capacity * MOE_TOKENS_MAX * facts.top_k / facts.experts);
     for (int l = 0; l < facts.levels; l++) {
         hep_level level = {.struct_bytes = sizeof(level)};
         if (hep_plan_level(plan, l, &level) != HEP_OK)
@@ -56,6 +58,12 @@ static hep_status connect_ranks(const char *how, const hep_comm_options *options
     if (strcmp(how, "tcp") == 0) {
         worker->rank.rank = atoi(getenv("RANK"));
         return hep_comm_tcp(options, &worker->comm);
+    }
+    if (strcmp(how, "tcp_at") == 0) {
+        uint8_t secret[32] = {42};
+        worker->rank.rank = atoi(getenv("RANK"));
+        return hep_comm_tcp_at(worker->rank.rank, atoi(getenv("WORLD_SIZE")), "127.0.0.1", atoi(getenv("MASTER_PORT")),
+                               secret, options, &worker->comm);
     }
 #ifdef HEP_HAVE_MPI
     int provided;

@@ -106,9 +106,14 @@ static void *gather_rounds(void *argument)
     Comm *comm = stage->comm;
     Fault fault = {0};
     char shard[SHARD], gathered[2][SHARD];
+    int32_t counts[4];
+    Tensor own = {.data = shard, .dtype = DTYPE_U8, .rows = 1, .cols = SHARD},
+           all = {.data = gathered, .dtype = DTYPE_U8, .rows = 2, .cols = SHARD};
+    SumGroup group = {
+        .comm = comm, .channel = stage->channel, .members = 2, .own = (uint32_t)comm->rank / 2, .counts = counts};
     for (uint32_t round = 0; round < ROUNDS; round++) {
         memset(shard, (int)(comm->rank * 16 + round), sizeof(shard));
-        must(comm, comm->ops->all_gather(comm, stage->channel, shard, gathered, SHARD, &fault), &fault, "the gather");
+        must(comm, comm_all_gather(&group, 1, &own, &all, &fault), &fault, "the gather");
         for (uint64_t m = 0; m < 2; m++) {
             char expected = (char)((m * 2 + comm->rank % 2) * 16 + round);
             for (uint32_t i = 0; i < SHARD; i++)

@@ -5,12 +5,6 @@
 
 #include "compiler/lowering/lowering.h"
 
-// Updates come after the whole backward pass: earlier, the compute stream would wait for the network.
-void lowering_note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient)
-{
-    l->updates[l->update_count++] = (WeightUpdate){.layer = layer, .weight = weight, .gradient = gradient};
-}
-
 // Adds the squares of a gradient to `before`; returns the sum.
 static int32_t add_squares(Lowering *l, const WeightUpdate *update, int32_t before)
 {

@@ -34,6 +34,12 @@ void lowering_note_read(Lowering *l, int32_t step)
     l->reads[l->read_count++] = step;
 }
 
+// Updates come after the whole backward pass: earlier, the compute stream would wait for the network.
+void lowering_note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient)
+{
+    l->updates[l->update_count++] = (WeightUpdate){.layer = layer, .weight = weight, .gradient = gradient};
+}
+
 static int32_t read_before(const Lowering *l, uint32_t window)
 {
     return window < l->read_count ? l->reads[l->read_count - window - 1] : NONE;
@@ -52,6 +58,12 @@ int32_t lowering_dense_limit(const Lowering *l)
 int32_t lowering_embedding_limit(const Lowering *l)
 {
     return read_before(l, embedding_window(l->mix->prefetch));
+}
+
+// Updates come after the whole backward pass: earlier, the compute stream would wait for the network.
+void lowering_note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient)
+{
+    l->updates[l->update_count++] = (WeightUpdate){.layer = layer, .weight = weight, .gradient = gradient};
 }
 
 int32_t lowering_return_limit(const Lowering *l)

@@ -115,6 +115,7 @@ typedef struct {
 void lowering_enter(Lowering *l, uint32_t layer);
 // Notes the step that last reads the experts of a layer in this pass.
 void lowering_note_read(Lowering *l, int32_t step);
+void lowering_note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient);
 // The step a gather must wait for so that it runs ahead no farther than the mix allows; NONE. Of experts, of the layer
 // that was entered; of dense weights; of the embedding, before the loss.
 int32_t lowering_prefetch_limit(const Lowering *l);
@@ -123,6 +124,8 @@ int32_t lowering_embedding_limit(const Lowering *l);
 // Gradients that are whole until they are home, of weights that are gathered again: those of a layer wait for the layer
 // RETURNS_MAX before. The step to wait for; NONE.
 int32_t lowering_return_limit(const Lowering *l);
+// The weights will be updated by the gradient, which is home.
+void lowering_note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient);
 int32_t lowering_add_temporary(Lowering *l, uint32_t layer, const char *name, Dtype dtype, double rows, double cols);
 // Expected seconds to read and write `bytes` of device memory.
 double lowering_move_s(const Lowering *l, double bytes);
@@ -226,7 +229,6 @@ void lowering_return_words_half(Lowering *l, int32_t gradient);
 void lowering_go_home(Lowering *l);
 
 // lower_backward.c.
-void lowering_note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient);
 void lowering_add_backward(Lowering *l);
 
 #endif

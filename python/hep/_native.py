@@ -40,7 +40,9 @@ class FactsRecord(Record):
                 ("padded", c_int32), ("codec", c_int32), ("micro_batches", c_int32), ("recompute", c_int32),
                 ("groups", c_int32), ("replica_levels", c_int32), ("prefetch_slots", c_int32), ("reserved", c_int32),
                 ("tokens", c_int64), ("expert_elements", c_int64), ("iteration_s", c_double),
-                ("memory_bytes", c_double), ("codec_ratio", c_double), ("gradient_ratio", c_double)]
+                ("memory_bytes", c_double), ("codec_ratio", c_double), ("gradient_ratio", c_double),
+                ("gradient", c_int32), ("dense_codec", c_int32), ("dense_gradient", c_int32),
+                ("row_formats", c_int32 * 4), ("whole_iterations", c_int32), ("capacity", c_double)]
 
 
 class LevelRecord(Record):
@@ -123,6 +125,7 @@ PROTOTYPES: dict[str, list[Any]] = {
     "hep_comm_mpi": [c_int, POINTER(CommOptionsRecord), POINTER(_HANDLE)],
     "hep_has_mpi": [],
     "hep_comm_tcp": [POINTER(CommOptionsRecord), POINTER(_HANDLE)],
+    "hep_comm_tcp_at": [c_int, c_int, c_char_p, c_int, c_char_p, POINTER(CommOptionsRecord), POINTER(_HANDLE)],
     "hep_comm_carrier": [c_int, c_int, POINTER(CarrierRecord), c_void_p, POINTER(CommOptionsRecord),
                          POINTER(_HANDLE)],
     "hep_nccl_id": [POINTER(c_uint8)],
@@ -141,6 +144,10 @@ PROTOTYPES: dict[str, list[Any]] = {
     "hep_dense_share": [_HANDLE, c_int64, POINTER(c_int64), POINTER(c_int64)],
     "hep_dense_gather": [_HANDLE, _TENSOR, _TENSOR, c_void_p],
     "hep_dense_return": [_HANDLE, _TENSOR, c_double, _TENSOR, c_void_p],
+    "hep_dense_bind": [_HANDLE, c_int, _TENSOR, _TENSOR, _TENSOR],
+    "hep_dense_begin": [_HANDLE, c_int, c_int, c_void_p],
+    "hep_dense_gathered": [_HANDLE, c_int, c_void_p],
+    "hep_dense_send": [_HANDLE, c_int, _TENSOR, c_double, c_void_p],
     "hep_dispatch": [_HANDLE, c_int, _TENSOR, _TENSOR, _TENSOR, c_int, c_void_p, POINTER(_HANDLE)],
     "hep_route_rows": [_HANDLE, POINTER(c_int64), POINTER(c_int64), POINTER(c_int64)],
     "hep_dispatch_finish": [_HANDLE, _TENSOR, _TENSOR, _TENSOR, c_void_p],
@@ -151,8 +158,8 @@ PROTOTYPES: dict[str, list[Any]] = {
     "hep_route_free": [_HANDLE],
     "hep_count": [_HANDLE, POINTER(TrafficRecord), POINTER(TimesRecord), c_int],
     "hep_state_bytes": [_HANDLE, POINTER(c_uint64)],
-    "hep_state_save": [_HANDLE, c_char_p, c_uint64, c_void_p],
-    "hep_state_load": [_HANDLE, c_char_p, c_uint64, c_void_p],
+    "hep_state_save": [_HANDLE, c_void_p, c_uint64, c_void_p],
+    "hep_state_load": [_HANDLE, c_void_p, c_uint64, c_void_p],
 }
 
 _RETURNS: dict[str, Any] = {

@@ -22,6 +22,7 @@ BACKWARD = 1  #: flag of begin, gathered and used: the backward pass
 WEIGHTS_SAME = 2  #: of begin: weights have not changed since they were gathered
 NO_REGATHER = 4  #: of begin and used: nothing is dropped between forward and backward pass
 EXPANDED = 8  #: of dispatch: a row for each of a row's experts, ordered by expert
+DROP = 16  #: of dispatch: what exceeds the plan's capacity is dropped
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,23 @@ class Communicator:
         return cls(handle.value)
 
     @classmethod
+    def tcp_at(cls, rank: int, ranks: int, host: str, port: int, secret: bytes, timeout_s: float = 0,
+               device: int = -1) -> "Communicator":
+        """Over TCP, of processes that know each other: rank 0 listens at that port of the host. secret: 32 bytes, the same
+        on all of them. Collective."""
+        if len(secret) != 32:
+            raise Error(Status.BAD_ARGUMENT, "a secret of %d bytes, expected 32" % len(secret), rank)
+        handle = ctypes.c_void_p()
+        check(_lib.hep_comm_tcp_at(rank, ranks, host.encode(), port, secret, _options(timeout_s, device),
+                                   ctypes.byref(handle)))
+        assert handle.value is not None
+        return cls(handle.value)
+
+    def close(self) -> None:
+        """Frees it, for those who do not wait until nobody refers to it. Its contexts go on."""
+        self._free()
+
+    @classmethod
     def carried(cls, rank: int, ranks: int, carrier: Carrier, timeout_s: float = 0,
                 device: int = -1) -> "Communicator":
         """Carried by the caller."""
@@ -270,6 +288,19 @@ class Context:
     def dense_return(self, full: Tensor, share: Tensor, scale: float = 1, stream: int = 0) -> None:
         self._check(_lib.hep_dense_return(self._open_handle(), full.record(), scale, share.record(), stream or None))
 
+    def dense_bind(self, bundle: int, share: Tensor, grad: Optional[Tensor], full: Tensor) -> None:
+        self._check(_lib.hep_dense_bind(self._open_handle(), bundle, share.record(), grad.record() if grad else None,
+                                        full.record()))
+
+    def dense_begin(self, bundle: int, flags: int = 0, stream: int = 0) -> None:
+        self._check(_lib.hep_dense_begin(self._open_handle(), bundle, flags, stream or None))
+
+    def dense_gathered(self, bundle: int, stream: int = 0) -> None:
+        self._check(_lib.hep_dense_gathered(self._open_handle(), bundle, stream or None))
+
+    def dense_send(self, bundle: int, full_grad: Tensor, scale: float = 1, stream: int = 0) -> None:
+        self._check(_lib.hep_dense_send(self._open_handle(), bundle, full_grad.record(), scale, stream or None))
+
     # ---- tokens
 
     def dispatch(self, layer: int, x: Tensor, experts: Tensor, weights: Tensor, flags: int = 0,
@@ -291,16 +322,20 @@ class Context:
         return ([Traffic(*[getattr(level, of.name) for of in fields(Traffic)]) for level in levels],
                 Times(*[getattr(times, of.name) for of in fields(Times)]))
 
-    def state(self) -> bytes:
-        """What codecs remember, for this rank's checkpoint."""
+    # ---- what codecs remember
+
+    @property
+    def state_bytes(self) -> int:
         size = ctypes.c_uint64()
         self._check(_lib.hep_state_bytes(self._open_handle(), ctypes.byref(size)))
-        content = ctypes.create_string_buffer(max(size.value, 1))
-        self._check(_lib.hep_state_save(self._open_handle(), content, size.value, None))
-        return content.raw[:size.value]
+        return size.value
 
-    def load_state(self, content: bytes) -> None:
-        self._check(_lib.hep_state_load(self._open_handle(), content, len(content), None))
+    def save_state(self, address: int, size: int) -> None:
+        self._check(_lib.hep_state_save(self._open_handle(), address or None, size, None))
+
+    def load_state(self, address: int, size: int) -> None:
+        """0, 0: everything is forgotten."""
+        self._check(_lib.hep_state_load(self._open_handle(), address or None, size, None))
 
 
 class Route:

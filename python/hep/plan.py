@@ -31,11 +31,31 @@ class Dispatch(enum.IntEnum):
 
 
 class Codec(enum.IntEnum):
-    """How experts travel."""
+    """How weights travel."""
 
     DENSE = 0
     SR = 1
     DELTA = 2
+    SIGN = 3
+    Q4 = 4
+
+
+class GradientCodec(enum.IntEnum):
+    """How gradients of gathered weights go home."""
+
+    DENSE = 0
+    TOPK = 1
+    Q4 = 2
+    TERNARY = 3
+
+
+class RowFormat(enum.IntEnum):
+    """In what token rows travel."""
+
+    FULL = 0
+    FP8 = 1
+    INT8 = 2
+    INT4 = 3
 
 
 class GroupKind(enum.IntEnum):
@@ -226,7 +246,13 @@ class Plan:
         return bool(self._facts.padded)
 
     @property
+    def capacity(self) -> float:
+        """Tokens of a rank that choose an expert, over the balanced number; 0: no limit."""
+        return float(self._facts.capacity)
+
+    @property
     def codec(self) -> Codec:
+        """Of experts that migrate."""
         return Codec(self._facts.codec)
 
     @property
@@ -234,8 +260,31 @@ class Plan:
         return float(self._facts.codec_ratio)
 
     @property
+    def gradient_codec(self) -> GradientCodec:
+        """Of their gradients."""
+        return GradientCodec(self._facts.gradient)
+
+    @property
     def gradient_ratio(self) -> float:
         return float(self._facts.gradient_ratio)
+
+    @property
+    def dense_codec(self) -> Codec:
+        return Codec(self._facts.dense_codec)
+
+    @property
+    def dense_gradient_codec(self) -> GradientCodec:
+        return GradientCodec(self._facts.dense_gradient)
+
+    @property
+    def row_formats(self) -> tuple[RowFormat, ...]:
+        """Of rows to experts, of results, of gradients of rows, of gradients of results."""
+        return tuple(RowFormat(of) for of in self._facts.row_formats)
+
+    @property
+    def whole_iterations(self) -> int:
+        """So many first iterations in which packets hold whole values."""
+        return int(self._facts.whole_iterations)
 
     @property
     def micro_batches(self) -> int:

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/base/braced.h"
 #include "runtime/checkpoint/checkpoint_internal.h"
 
 // The dimensions that weights depend on, and that a continued training must share.
@@ -12,10 +13,7 @@ static const struct {
     const char *key;
     size_t offset;
 } dimensions[] = {
-#define DIMENSION(name)                                                                                                \
-    {                                                                                                                  \
-#name, offsetof(ModelDims, name)                                                                               \
-    }
+#define DIMENSION(name) BRACED(#name, offsetof(ModelDims, name))
     DIMENSION(layers),   DIMENSION(hidden),     DIMENSION(heads),    DIMENSION(kv_heads),
     DIMENSION(head_dim), DIMENSION(vocabulary), DIMENSION(sequence), DIMENSION(ffn_inner),
     DIMENSION(experts),  DIMENSION(top_k),      DIMENSION(inner),    DIMENSION(shared_experts),

@@ -106,8 +106,6 @@ typedef struct {
     // A channel of `group` for the calling rank's stream. Returns a handle >= 0, or -1 and a fault.
     int (*open)(Comm *comm, const Group *group, Stream stream, Fault *fault);
     bool (*exchange)(Comm *comm, int channel, const Exchange *exchange, Fault *fault);
-    // gathered: [members][bytes], member order; the own shard is copied in as well.
-    bool (*all_gather)(Comm *comm, int channel, const void *shard, void *gathered, uint64_t bytes, Fault *fault);
     // All ranks of the world; outside the schedule, not counted, not shaped.
     bool (*barrier)(Comm *comm, Fault *fault);
     bool (*all_reduce_max)(Comm *comm, double *values, uint32_t count, Fault *fault);
@@ -162,7 +160,7 @@ typedef struct {
 
 struct Comm {
     const CommOps *ops;
-    const DeviceCommOps *device; // then ops->exchange and ops->all_gather are NULL; NULL: of host memory
+    const DeviceCommOps *device; // then ops->exchange is NULL; NULL: of host memory
     int device_index;            // of the GPU
     double timeout_s;            // how long `device` lets a peer be missing; 0: sees to that itself
     uint64_t rank, size;

@@ -209,6 +209,11 @@ void comm_tally_delivered(CommTally *tally, uint32_t member, double now_s)
     tally->delivered_s = fmax(tally->delivered_s, now_s);
 }
 
+CommTime *comm_tally_of(CommTally *tally, const Exchange *exchange)
+{
+    return exchange->carries == CARRIES_WEIGHTS ? &tally->gather : &tally->exchange;
+}
+
 void comm_tally_end(CommTally *tally, CommTime *kind, double now_s)
 {
     double late_s = tally->came_s - tally->began_s, transfer_s = fmax(now_s - tally->came_s, 0);

@@ -27,6 +27,8 @@ void comm_tally_begin(CommTally *tally, uint32_t own, double now_s);
 void comm_tally_came(CommTally *tally, uint32_t member, double now_s);
 void comm_tally_delivered(CommTally *tally, uint32_t member, double now_s);
 void comm_tally_end(CommTally *tally, CommTime *kind, double now_s);
+// What an exchange's time counts as: `gather` of weights, else `exchange`.
+CommTime *comm_tally_of(CommTally *tally, const Exchange *exchange);
 // Adds to the totals; `ranks` are the members'.
 void comm_tally_add(CommTally *tally, uint32_t members, const uint64_t *ranks, CommTimes *totals, bool reset);
 

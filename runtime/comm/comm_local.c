@@ -8,6 +8,7 @@
 
 #include "runtime/base/cuda_check.h"
 #include "runtime/comm/comm_common.h"
+#include "runtime/comm/comm_sums.h"
 
 // What a member shows.
 typedef struct {
@@ -26,6 +27,7 @@ typedef struct {
     cudaEvent_t ready, done;
     Offer *offers;            // [members]
     cudaEvent_t *done_events; // [members]
+    int32_t *counts;          // [2][members], scratch
 } LocalChannel;
 
 typedef struct {
@@ -48,7 +50,8 @@ static bool channel_create(LocalComm *comm, LocalChannel *channel, const Group *
     channel->levels = calloc(members, sizeof(*channel->levels));
     channel->offers = calloc(members, sizeof(*channel->offers));
     channel->done_events = calloc(members, sizeof(*channel->done_events));
-    if (!channel->ranks || !channel->levels || !channel->offers || !channel->done_events)
+    channel->counts = calloc(2 * members, sizeof(*channel->counts));
+    if (!channel->ranks || !channel->levels || !channel->offers || !channel->done_events || !channel->counts)
         return fault_set(fault, FAULT_MEMORY, "out of memory for a channel");
     for (uint32_t m = 0; m < members; m++) {
         channel->ranks[m] = group_member_rank(comm->comm.cluster, group, comm->comm.rank, m);
@@ -84,6 +87,7 @@ static void channel_destroy(LocalChannel *channel)
     free(channel->levels);
     free(channel->offers);
     free(channel->done_events);
+    free(channel->counts);
 }
 
 // ---- the two collectives ---------------------------------------------------------------------
@@ -92,8 +96,14 @@ static void channel_destroy(LocalChannel *channel)
 static bool meet(const LocalComm *comm, const LocalChannel *channel, const void *own, void *all, uint64_t bytes,
                  Fault *fault)
 {
-    return channel->members == 1 ||
-           comm->threads->ops->all_gather(comm->threads, channel->threads, own, all, bytes, fault);
+    Tensor shown = {.data = (void *)own, .dtype = DTYPE_U8, .rows = 1, .cols = bytes}, // only read
+        seen = {.data = all, .dtype = DTYPE_U8, .rows = channel->members, .cols = bytes};
+    SumGroup group = {.comm = comm->threads,
+                      .channel = channel->threads,
+                      .members = channel->members,
+                      .own = channel->own,
+                      .counts = channel->counts};
+    return channel->members == 1 || comm_all_gather(&group, 1, &shown, &seen, fault);
 }
 
 static bool first_meeting(const LocalComm *comm, LocalChannel *channel, const Offer *offer, cudaStream_t stream,

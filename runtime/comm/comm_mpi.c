@@ -86,7 +86,6 @@ static const CommOps mpi_ops = {
     .communicator = COMMUNICATOR_mpi,
     .open = mpi_open,
     .exchange = mpi_exchange,
-    .all_gather = mpi_all_gather,
     .barrier = mpi_barrier,
     .all_reduce_max = mpi_all_reduce_max,
     .all_reduce_sum = mpi_all_reduce_sum,

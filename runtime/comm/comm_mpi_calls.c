@@ -395,30 +395,9 @@ bool mpi_exchange(Comm *base, int handle, const Exchange *exchange, Fault *fault
     if (!comm_check_receive(exchange, channel->member_count, channel->own, channel->ranks, fault) ||
         !exchange_rows(&call, exchange, true) || !call_complete(&call, false))
         return false;
-    comm_tally_end(&channel->tally, &channel->tally.exchange, clock_now_s());
+    comm_tally_end(&channel->tally, comm_tally_of(&channel->tally, exchange), clock_now_s());
     for (uint32_t m = 0; m < channel->member_count; m++)
         if (m != channel->own)
             comm_count_received(&world->counters[channel->levels[m]], exchange, m);
     return true;
-}
-
-bool mpi_all_gather(Comm *base, int handle, const void *shard, void *gathered, uint64_t bytes, Fault *fault)
-{
-    MpiWorld *world = (MpiWorld *)base;
-    Channel *channel = world->channels[handle];
-    Call call = {.world = world, .channel = channel, .fault = fault};
-    call_begin(&call);
-    for (uint32_t step = 1; step < channel->member_count; step++) {
-        uint32_t m = peer_after(channel, step);
-        atomic_fetch_add(&world->counters[channel->levels[m]].gather_bytes, bytes);
-        if (!flow_begin(&call, m, RECEIVE_ROWS, (char *)gathered + m * bytes, bytes) ||
-            !flow_begin(&call, m, SEND_ROWS, shard, bytes))
-            return false;
-    }
-    char *own = (char *)gathered + channel->own * bytes; // while the others' shards are on their way
-    if (own != shard)
-        memcpy(own, shard, bytes);
-    bool ok = call_complete(&call, false);
-    comm_tally_end(&channel->tally, &channel->tally.gather, clock_now_s());
-    return ok;
 }

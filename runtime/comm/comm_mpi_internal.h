@@ -111,10 +111,9 @@ void mpi_wait_for(MpiWorld *world, Stream stream, const Channel *channel, uint32
 // What is known of the peer that the stream waits for.
 Wait mpi_wait_known(MpiWorld *world, Stream stream);
 
-// CommOps.open, exchange and all_gather: comm_mpi_calls.c.
+// CommOps.open and exchange: comm_mpi_calls.c.
 int mpi_open(Comm *base, const Group *group, Stream stream, Fault *fault);
 bool mpi_exchange(Comm *base, int channel, const Exchange *exchange, Fault *fault);
-bool mpi_all_gather(Comm *base, int channel, const void *shard, void *gathered, uint64_t bytes, Fault *fault);
 void mpi_channels_close(MpiWorld *world); // collective
 
 // Who lives and makes progress: comm_mpi_watch.c. False when memory or threads run out.

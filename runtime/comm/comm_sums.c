@@ -2,6 +2,7 @@
 #include "runtime/comm/comm_sums.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 enum { BLOCK = 1024 }; // elements
 
@@ -118,6 +119,29 @@ static void add_up(const SumGroup *group, Tensor own, void *out)
         }
         host_from_f32(sum, (char *)out + first * size, own.dtype, count);
     }
+}
+
+bool comm_all_gather(const SumGroup *group, uint32_t count, const Tensor shard[], const Tensor gathered[], Fault *fault)
+{
+    Exchange exchange = {.part_count = count,
+                         .send_layout = ROWS_SAME,
+                         .recv_layout = ROWS_ALL,
+                         .send_counts = group->counts,
+                         .recv_counts = group->counts + group->members,
+                         .counts_known = true,
+                         .recv_capacity = group->members * shard[0].rows,
+                         .carries = CARRIES_WEIGHTS,
+                         .call = group->call};
+    for (uint32_t m = 0; m < 2 * group->members; m++)
+        group->counts[m] = (int32_t)shard[0].rows;
+    for (uint32_t p = 0; p < count; p++) {
+        uint64_t row_bytes = shard[p].cols * dtype_bytes(shard[p].dtype), bytes = shard[p].rows * row_bytes;
+        char *own = (char *)gathered[p].data + group->own * bytes;
+        if (own != shard[p].data && bytes > 0)
+            memcpy(own, shard[p].data, bytes);
+        exchange.parts[p] = (ExchangePart){.send = shard[p].data, .recv = gathered[p].data, .row_bytes = row_bytes};
+    }
+    return group->comm->ops->exchange(group->comm, group->channel, &exchange, fault);
 }
 
 bool comm_reduce_scatter(const SumGroup *group, uint32_t count, const Tensor gathered[], const Tensor shard[],

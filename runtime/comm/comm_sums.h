@@ -1,6 +1,6 @@
-// Sums over the members of a group, made of exchanges, so that every communicator has them: each member sums one part
-// of the elements, in the order of the members, whatever the order in which they came. So all communicators give the
-// same bits.
+// Gathers and sums over the members of a group, made of exchanges, so that every communicator has them. Of a sum each
+// member makes one part of the elements, in the order of the members, whatever the order in which they came: so all
+// communicators give the same bits.
 #ifndef HEP_COMM_SUMS_H
 #define HEP_COMM_SUMS_H
 
@@ -33,6 +33,10 @@ Exchange comm_sums_exchange(const SumGroup *group, Tensor gradient, Tensor own);
 // Where a member's summand lies: in the scratch, but the own one at `own`.
 const void *comm_summand(const SumGroup *group, Tensor own, uint32_t member);
 
+// Host memory. Every member's shards to all: `count`, at most EXCHANGE_PARTS_MAX, of as many rows travel together.
+// gathered: [members] shards each, among which the own ones are copied if they are not there.
+bool comm_all_gather(const SumGroup *group, uint32_t count, const Tensor shard[], const Tensor gathered[],
+                     Fault *fault) MUST_CHECK;
 // Host memory. gathered: [members] shards of the shard's size. Every member ends with the sums of its shards, of which
 // `count`, at most EXCHANGE_PARTS_MAX, of as many rows travel together; a sum may be where the own summand is.
 bool comm_reduce_scatter(const SumGroup *group, uint32_t count, const Tensor gathered[], const Tensor shard[],

@@ -242,7 +242,6 @@ static const CommOps thread_ops = {
     .communicator = COMMUNICATOR_threads,
     .open = threads_open,
     .exchange = threads_exchange,
-    .all_gather = threads_all_gather,
     .barrier = threads_barrier,
     .all_reduce_max = threads_all_reduce_max,
     .all_reduce_sum = threads_all_reduce_sum,

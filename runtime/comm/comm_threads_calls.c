@@ -102,10 +102,6 @@ static bool call_differs(const Call *call, uint32_t peer, const CommCall *own, c
 static bool call_match(const Call *call, uint32_t peer)
 {
     const Post *own = &call->member->post, *other = &call->channel->members[peer].post;
-    if (own->kind != other->kind)
-        return call_mismatch(call, peer, "the kind of collective", own->kind, other->kind);
-    if (own->kind == CALL_ALL_GATHER)
-        return own->bytes == other->bytes || call_mismatch(call, peer, "the shard's size", own->bytes, other->bytes);
     if (!comm_calls_equal(&own->exchange.call, &other->exchange.call))
         return call_differs(call, peer, &own->exchange.call, &other->exchange.call);
     if (own->exchange.part_count != other->exchange.part_count)
@@ -144,12 +140,6 @@ static void flow_aim(const Call *call, uint32_t peer, Flow *flow)
     const Post *own = &call->member->post, *other = &call->channel->members[peer].post;
     flow->moved = flow->total = 0;
     memset(flow->bytes, 0, sizeof(flow->bytes));
-    if (own->kind == CALL_ALL_GATHER) {
-        flow->source[0] = other->shard;
-        flow->target[0] = (char *)own->gathered + peer * own->bytes;
-        flow->total = flow->bytes[0] = own->bytes;
-        return;
-    }
     const Exchange *exchange = &own->exchange;
     for (uint32_t p = 0; p < exchange->part_count; p++) {
         uint64_t row_bytes = exchange->parts[p].row_bytes;
@@ -236,7 +226,7 @@ static bool call_admit_counted(Call *call)
 static bool call_admit(Call *call)
 {
     const Post *own = &call->member->post;
-    bool counted = own->kind == CALL_EXCHANGE && comm_sends_counts(&own->exchange);
+    bool counted = comm_sends_counts(&own->exchange);
     for (uint32_t m = 0; m < call->channel->member_count; m++) {
         const Post *post = &call->channel->members[m].post;
         if (m == call->own || call->member->flows[m].state != FLOW_WAITING || post->sequence != own->sequence)
@@ -357,7 +347,7 @@ static void call_post(Call *call, const Post *post)
 static bool call_transfer(Call *call)
 {
     const Post *post = &call->member->post;
-    if (post->kind == CALL_EXCHANGE && post->exchange.counts_known && !exchange_check_capacity(call, &post->exchange))
+    if (post->exchange.counts_known && !exchange_check_capacity(call, &post->exchange))
         return false;
     while (call->left > 0) {
         if (!call_admit(call) || !call_advance(call))
@@ -387,19 +377,12 @@ static bool call_run(ThreadComm *comm, int handle, const Post *post, Fault *faul
     call.left = channel->member_count - 1;
     pthread_mutex_lock(&channel->mutex);
     call_post(&call, post);
-    if (post->kind == CALL_ALL_GATHER) {
-        char *own_shard = (char *)post->gathered + own * post->bytes;
-        pthread_mutex_unlock(&channel->mutex); // peers take theirs meanwhile
-        if (own_shard != post->shard)
-            memcpy(own_shard, post->shard, post->bytes);
-        pthread_mutex_lock(&channel->mutex);
-    }
     CommTally *tally = &call.member->tally;
     comm_tally_begin(tally, own, call.member->post.posted_s);
     bool ok = call_transfer(&call);
     if (!ok)
         call_withdraw(&call);
-    comm_tally_end(tally, post->kind == CALL_EXCHANGE ? &tally->exchange : &tally->gather, clock_now_s());
+    comm_tally_end(tally, comm_tally_of(tally, &post->exchange), clock_now_s());
     pthread_mutex_unlock(&channel->mutex);
     return ok;
 }
@@ -415,22 +398,10 @@ bool threads_exchange(Comm *base, int handle, const Exchange *exchange, Fault *f
             return false;
         comm_count_exchange(&comm->counters[at->channel->members[at->own].flows[m].level], exchange, m);
     }
-    if (!call_run(comm, handle, &(Post){.kind = CALL_EXCHANGE, .exchange = *exchange}, fault))
+    if (!call_run(comm, handle, &(Post){.exchange = *exchange}, fault))
         return false;
     for (uint32_t m = 0; m < at->channel->member_count; m++)
         if (m != at->own)
             comm_count_received(&comm->counters[at->channel->members[at->own].flows[m].level], exchange, m);
     return true;
-}
-
-bool threads_all_gather(Comm *base, int handle, const void *shard, void *gathered, uint64_t bytes, Fault *fault)
-{
-    ThreadComm *comm = (ThreadComm *)base;
-    const Handle *at = &comm->handles[handle];
-    for (uint32_t m = 0; m < at->channel->member_count; m++) {
-        if (m != at->own)
-            atomic_fetch_add(&comm->counters[at->channel->members[at->own].flows[m].level].gather_bytes, bytes);
-    }
-    Post post = {.kind = CALL_ALL_GATHER, .shard = shard, .gathered = gathered, .bytes = bytes};
-    return call_run(comm, handle, &post, fault);
 }

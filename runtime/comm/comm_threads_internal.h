@@ -12,19 +12,13 @@
 #include "runtime/comm/comm_common.h"
 #include "runtime/comm/comm_threads.h"
 
-typedef enum { CALL_EXCHANGE, CALL_ALL_GATHER } CallKind;
-
 // What a member sends in its current call.
 typedef struct {
     uint64_t sequence; // calls begun on this channel
-    CallKind kind;
     double posted_s;
     uint64_t pending; // receivers that have not taken their share
     bool withdrawn;   // the call has failed: what it sends may be gone
     Exchange exchange;
-    const void *shard;
-    void *gathered;
-    uint64_t bytes;
 } Post;
 
 typedef enum { FLOW_WAITING, FLOW_MOVING, FLOW_TAKEN } FlowState;
@@ -105,8 +99,7 @@ bool thread_world_lives(ThreadWorld *world);
 // Where `rank` stands goes into a fault that names it as peer.
 void thread_world_tell_peer(ThreadWorld *world, uint64_t rank, Stream stream, Fault *fault);
 
-// CommOps.exchange and all_gather: comm_threads_calls.c.
+// CommOps.exchange: comm_threads_calls.c.
 bool threads_exchange(Comm *base, int channel, const Exchange *exchange, Fault *fault);
-bool threads_all_gather(Comm *base, int channel, const void *shard, void *gathered, uint64_t bytes, Fault *fault);
 
 #endif

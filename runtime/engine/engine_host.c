@@ -191,6 +191,18 @@ static uint64_t host_bytes(const Plan *plan, const EngineOptions *options)
     return total;
 }
 
+// Of the largest group in which weights or sums travel.
+static uint32_t members_most(const Plan *plan)
+{
+    uint32_t most = sums_of_plan(plan).members_most;
+    for (uint32_t s = 0; s < plan->step_count; s++) {
+        const Step *step = &plan->steps[s];
+        uint64_t members = step->op == OP_GATHER ? group_size(&plan->cluster, &plan->groups[step->group]) : 0;
+        most = members > most ? (uint32_t)members : most;
+    }
+    return most;
+}
+
 static bool memory_create(HostEngine *engine, Fault *fault)
 {
     const Plan *plan = engine->plan;
@@ -199,8 +211,8 @@ static bool memory_create(HostEngine *engine, Fault *fault)
     engine->steps = calloc(plan->step_count + 1, sizeof(*engine->steps));
     engine->channels = malloc(channels * sizeof(*engine->channels));
     engine->kinds = malloc((plan->buffer_count + 1) * sizeof(*engine->kinds));
-    uint32_t counts = 2 * sums_of_plan(plan).members_most;
-    engine->sum_counts[0] = malloc((SUM_STREAMS * (size_t)counts + 1) * sizeof(**engine->sum_counts));
+    uint32_t counts = 2 * members_most(plan);
+    engine->sum_counts[0] = malloc((2 * SUM_STREAMS * (size_t)counts + 1) * sizeof(**engine->sum_counts));
     if (engine->options.record) {
         engine->decisions = malloc(engine_decisions_bytes(plan) + 1);
         engine->final_x = malloc(engine_final_bytes(plan) + 1);
@@ -209,8 +221,10 @@ static bool memory_create(HostEngine *engine, Fault *fault)
         (engine->options.record && (!engine->final_x || !engine->decisions)) ||
         !expert_maps_create(&engine->maps, plan, engine->comm->rank))
         return false;
-    for (uint32_t s = 1; s < SUM_STREAMS; s++)
+    for (uint32_t s = 0; s < SUM_STREAMS; s++) {
         engine->sum_counts[s] = engine->sum_counts[0] + (size_t)s * counts;
+        engine->gather_counts[s] = engine->sum_counts[0] + (size_t)(SUM_STREAMS + s) * counts;
+    }
     for (size_t c = 0; c < channels; c++)
         engine->channels[c] = -1;
     bundle_kinds(plan, engine->kinds);

@@ -40,10 +40,11 @@ struct HostEngine {
     char *memory; // one allocation: the plan's arena, then the engine's own
     HostStep *steps;
     ExpertMaps maps;
-    WeightKind *kinds;                // [buffers]
-    int *channels;                    // [group][stream], -1 while not opened
-    int32_t *sum_counts[SUM_STREAMS]; // in one allocation
-    uint64_t updates;                 // of the optimizer, from 1
+    WeightKind *kinds;                   // [buffers]
+    int *channels;                       // [group][stream], -1 while not opened
+    int32_t *sum_counts[SUM_STREAMS];    // in one allocation, with those of gathers:
+    int32_t *gather_counts[SUM_STREAMS]; // of streams that gather
+    uint64_t updates;                    // of the optimizer, from 1
     float learning_rate;
     bool whole;             // packets hold whole values in this iteration
     int64_t nonfinite_step; // see EngineResult

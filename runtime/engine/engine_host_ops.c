@@ -214,10 +214,14 @@ bool host_run_loss(const HostStep *step, Fault *fault)
 bool host_run_gather(const HostStep *step, Fault *fault)
 {
     const struct gather_tensors *t = &step->operands.gather;
-    Tensor shard = engine_packets(&step->packets, step->engine->whole, t->shard);
-    Comm *comm = step->engine->comm;
-    return comm->ops->all_gather(comm, step->channel, shard.data, t->gathered.data, shard.rows * row_bytes(shard),
-                                 fault);
+    const HostEngine *engine = step->engine;
+    Meeting meeting = meeting_of(step);
+    Stream stream = step_stream(engine->plan, &engine->plan->steps[step->index]);
+    MovedShards shards = {.count = 1,
+                          .shard = {engine_packets(&step->packets, engine->whole, t->shard)},
+                          .gathered = {t->gathered},
+                          .counts = engine->gather_counts[stream == STREAM_MIGRATE_OUTER]};
+    return host_move_gather(&meeting, &shards, fault);
 }
 
 // ---- backward --------------------------------------------------------------------------------
@@ -409,9 +413,11 @@ static SumGroup sum_group(const HostStep *step)
 
 bool host_run_reduce_scatter(const HostStep *step, Fault *fault)
 {
+    const struct reduce_scatter_tensors *t = &step->operands.reduce_scatter;
     SumGroup group = sum_group(step);
-    return comm_reduce_scatter(&group, 1, &step->operands.reduce_scatter.gathered, &step->operands.reduce_scatter.shard,
-                               fault);
+    Meeting meeting = meeting_of(step);
+    MovedShards shards = {.count = 1, .shard = {t->shard}, .gathered = {t->gathered}, .counts = group.counts};
+    return host_move_scatter(&meeting, &shards, group.scratch, fault);
 }
 
 bool host_run_all_reduce(const HostStep *step, Fault *fault)

@@ -51,38 +51,25 @@ bool host_move_back(const Meeting *meeting, const ReturnTensors *t, Fault *fault
     return meet(meeting, &exchange, fault);
 }
 
-static uint64_t row_bytes(Tensor tensor)
+static SumGroup group_of(const Meeting *meeting, const MovedShards *t, void *scratch)
 {
-    return tensor.cols * dtype_bytes(tensor.dtype);
-}
-
-bool host_move_gather(const Meeting *meeting, const MovedShards *t, Fault *fault)
-{
-    const MessagePlace *place = &meeting->place;
-    Exchange exchange = {.part_count = t->count,
-                         .send_layout = ROWS_SAME,
-                         .recv_layout = ROWS_ALL,
-                         .send_counts = t->counts,
-                         .recv_counts = t->counts + place->members,
-                         .counts_known = true,
-                         .recv_capacity = t->gathered[0].rows,
-                         .carries = CARRIES_WEIGHTS};
-    for (uint32_t m = 0; m < 2 * place->members; m++)
-        t->counts[m] = (int32_t)t->shard[0].rows;
-    for (uint32_t p = 0; p < t->count; p++)
-        exchange.parts[p] =
-            (ExchangePart){.send = t->shard[p].data, .recv = t->gathered[p].data, .row_bytes = row_bytes(t->shard[p])};
-    return meet(meeting, &exchange, fault);
-}
-
-bool host_move_scatter(const Meeting *meeting, const MovedShards *t, void *scratch, Fault *fault)
-{
-    SumGroup group = {.comm = meeting->comm,
+    return (SumGroup){.comm = meeting->comm,
                       .channel = meeting->channel,
                       .members = meeting->place.members,
                       .own = meeting->place.own,
                       .counts = t->counts,
                       .scratch = scratch,
                       .call = meeting->call};
+}
+
+bool host_move_gather(const Meeting *meeting, const MovedShards *t, Fault *fault)
+{
+    SumGroup group = group_of(meeting, t, NULL);
+    return comm_all_gather(&group, t->count, t->shard, t->gathered, fault);
+}
+
+bool host_move_scatter(const Meeting *meeting, const MovedShards *t, void *scratch, Fault *fault)
+{
+    SumGroup group = group_of(meeting, t, scratch);
     return comm_reduce_scatter(&group, t->count, t->gathered, t->shard, fault);
 }

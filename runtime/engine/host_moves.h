@@ -37,7 +37,7 @@ typedef struct {
     int32_t *counts; // [2][members], scratch
 } MovedShards;
 
-// Every member's shards to all. The own ones are in their places among those gathered.
+// Every member's shards to all. The own ones are copied to their places among those gathered, if they are not there.
 bool host_move_gather(const Meeting *meeting, const MovedShards *t, Fault *fault) MUST_CHECK;
 // The reverse: every member ends with the sums of its shards, which are in their places among those gathered or
 // elsewhere. scratch: of sums_scatter_scratch for each part.

@@ -277,7 +277,7 @@ static void write_notes(Channel *channel, const Exchange *exchange)
 static void read_notes(const Channel *channel, const Exchange *exchange)
 {
     int32_t *counts = exchange->carries == CARRIES_COUNTS ? exchange->parts[0].recv : exchange->recv_counts;
-    bool known = exchange->counts_known && exchange->carries != CARRIES_COUNTS;
+    bool known = (exchange->counts_known || comm_is_fixed(exchange)) && exchange->carries != CARRIES_COUNTS;
     for (uint32_t m = 0; m < channel->members && !known; m++)
         if (m != channel->own)
             counts[m] = note_of(channel, m)->rows;
@@ -286,7 +286,8 @@ static void read_notes(const Channel *channel, const Exchange *exchange)
 static bool compare_notes(CarrierComm *comm, int number, const Exchange *exchange, Fault *fault)
 {
     Channel *channel = comm->channels[number];
-    if (exchange->counts_known && exchange->carries != CARRIES_COUNTS && comm->link->carrier.unchecked)
+    bool known = exchange->counts_known || comm_is_fixed(exchange);
+    if (known && exchange->carries != CARRIES_COUNTS && comm->link->carrier.unchecked)
         return true;
     write_notes(channel, exchange);
     if (!exchange_notes(comm, number, fault) || hear_notices(comm, number, NULL, fault))
@@ -300,19 +301,16 @@ static bool compare_notes(CarrierComm *comm, int number, const Exchange *exchang
 
 // ---- rows ------------------------------------------------------------------------------------------
 
-static uint64_t member_bytes(const Exchange *exchange, int32_t rows)
-{
-    uint64_t bytes = 0;
-    for (uint32_t p = 0; p < exchange->part_count; p++)
-        bytes += exchange->parts[p].row_bytes * (uint64_t)rows;
-    return bytes;
-}
+typedef CommRows (*RowsOf)(const Exchange *exchange, uint32_t part, uint32_t member, uint32_t own);
 
-static uint64_t set_bytes(const Channel *channel, const Exchange *exchange, const int32_t *counts, int64_t *bytes)
+// Bytes for the members, or from them.
+static uint64_t set_bytes(const Channel *channel, const Exchange *exchange, RowsOf rows_of, int64_t *bytes)
 {
     uint64_t total = 0;
     for (uint32_t m = 0; m < channel->members; m++) {
-        uint64_t of_member = m == channel->own ? 0 : member_bytes(exchange, counts[m]);
+        uint64_t of_member = 0;
+        for (uint32_t p = 0; p < exchange->part_count && m != channel->own; p++)
+            of_member += exchange->parts[p].row_bytes * rows_of(exchange, p, m, channel->own).count;
         bytes[m] = (int64_t)of_member;
         total += of_member;
     }
@@ -346,8 +344,8 @@ static void unpack(const Channel *channel, const Exchange *exchange, const char 
 static bool carry_rows(CarrierComm *comm, int number, const Exchange *exchange, Fault *fault)
 {
     Channel *channel = comm->channels[number];
-    uint64_t out = set_bytes(channel, exchange, exchange->send_counts, channel->send_bytes);
-    uint64_t in = set_bytes(channel, exchange, exchange->recv_counts, channel->recv_bytes);
+    uint64_t out = set_bytes(channel, exchange, comm_rows_to, channel->send_bytes);
+    uint64_t in = set_bytes(channel, exchange, comm_rows_from, channel->recv_bytes);
     bool as_is = exchange->part_count == 1 && exchange->send_layout == ROWS_OTHERS;
     bool to_place = exchange->part_count == 1 && exchange->recv_layout == ROWS_OTHERS;
     const void *send = exchange->parts[0].send;

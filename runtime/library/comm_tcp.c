@@ -1,6 +1,6 @@
-// Communicators of processes that a launcher started, without MPI: they find each other as hep-run's do (rendezvous.h),
-// and connect, member by member, for each channel. A carrier of our own: what is sent is written as sockets take it,
-// what comes is read as it comes, until both are through or nothing has moved for too long.
+// Communicators of processes that a launcher started, or that know each other, without MPI: they find each other as
+// hep-run's do (rendezvous.h), and connect, member by member, for each channel. A carrier of our own: what is sent is
+// written as sockets take it, what comes is read as it comes, until both are through or nothing has moved for too long.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -376,12 +376,12 @@ static bool listen_at(TcpLink *link, Address *own, Fault *fault)
            fault_set(fault, FAULT_RUN, "no port to listen at: %s", strerror(errno));
 }
 
-static bool join(TcpLink *link, const Launch *launch, Fault *fault)
+static bool join(TcpLink *link, const Launch *launch, double timeout_s, Fault *fault)
 {
     Address own = {0};
     link->rank = (uint32_t)launch->rank;
     link->size = (uint32_t)launch->size;
-    link->rendezvous = rendezvous_create(launch, link->timeout_s, fault);
+    link->rendezvous = rendezvous_create(launch, timeout_s, fault);
     if (!link->rendezvous)
         return false;
     link->places = calloc(launch->size, sizeof(*link->places));
@@ -396,16 +396,12 @@ static bool join(TcpLink *link, const Launch *launch, Fault *fault)
            rendezvous_all_gather(link->rendezvous, &own, link->places, sizeof(own), fault);
 }
 
-static hep_comm *make(const hep_comm_options *options, Fault *fault)
+static const double known_s = 60; // in which processes that know each other come
+
+static hep_comm *make(const Launch *launch, const hep_comm_options *options, double join_s, Fault *fault)
 {
-    Launch launch;
     hep_carrier carrier = {.open = tcp_open, .exchange = tcp_exchange, .why = tcp_why};
-    LaunchState state = launch_read(&launch, fault);
-    if (state == LAUNCH_NONE)
-        fault_set(fault, FAULT_RUN,
-                  "no launcher has started this process: expected torchrun, mpirun or srun, or RANK, "
-                  "WORLD_SIZE, MASTER_ADDR and MASTER_PORT");
-    TcpLink *link = state == LAUNCH_FOUND ? calloc(1, sizeof(*link)) : NULL;
+    TcpLink *link = calloc(1, sizeof(*link));
     if (!link) {
         fault_set(fault, FAULT_MEMORY, "out of memory for a communicator");
         return NULL;
@@ -413,8 +409,8 @@ static hep_comm *make(const hep_comm_options *options, Fault *fault)
     link->listener = -1;
     link->timeout_s = options->timeout_s;
     hep_comm *comm = NULL;
-    if (join(link, &launch, fault))
-        comm = carrier_make((int)launch.rank, (int)launch.size, &carrier, link, options, fault);
+    if (join(link, launch, join_s, fault))
+        comm = carrier_make((int)launch->rank, (int)launch->size, &carrier, link, options, fault);
     if (comm)
         ((CarrierLink *)comm)->release = tcp_release;
     else
@@ -422,14 +418,65 @@ static hep_comm *make(const hep_comm_options *options, Fault *fault)
     return comm;
 }
 
+static bool find_launch(Launch *launch, Fault *fault)
+{
+    LaunchState state = launch_read(launch, fault);
+    if (state == LAUNCH_NONE)
+        fault_set(fault, FAULT_RUN,
+                  "no launcher has started this process: expected torchrun, mpirun or srun, or RANK, "
+                  "WORLD_SIZE, MASTER_ADDR and MASTER_PORT");
+    return state == LAUNCH_FOUND;
+}
+
 hep_status hep_comm_tcp(const hep_comm_options *options, hep_comm **comm)
 {
     Fault fault = {0};
     hep_comm_options given;
+    Launch launch;
     if (library_given(comm, "comm", &fault)) {
         *comm = NULL;
-        if (link_options(options, &given, &fault))
-            *comm = make(&given, &fault);
+        if (link_options(options, &given, &fault) && find_launch(&launch, &fault))
+            *comm = make(&launch, &given, given.timeout_s, &fault);
+    }
+    return library_end(&fault);
+}
+
+// Where hep_comm_tcp_at is told to meet.
+typedef struct {
+    int rank, ranks, port;
+    const char *host;
+    const uint8_t *secret;
+} Place;
+
+static bool take_place(const Place *place, Launch *launch, Fault *fault)
+{
+    if (!library_given(place->host, "host", fault) || !library_given(place->secret, "secret", fault))
+        return false;
+    if (place->ranks < 1 || place->rank < 0 || place->rank >= place->ranks)
+        return fault_set(fault, FAULT_USAGE, "rank %d of %d", place->rank, place->ranks);
+    if (place->port < 1 || place->port > UINT16_MAX || strlen(place->host) >= RENDEZVOUS_HOST_MAX)
+        return fault_set(fault, FAULT_USAGE, "rank 0 at '%.100s', port %d", place->host, place->port);
+    *launch = (Launch){.launcher = "hep_comm_tcp_at",
+                       .rank = (uint64_t)place->rank,
+                       .size = (uint64_t)place->ranks,
+                       .port = (uint16_t)place->port};
+    snprintf(launch->host, sizeof(launch->host), "%s", place->host);
+    memcpy(launch->secret.bytes, place->secret, SECRET_BYTES);
+    return true;
+}
+
+// Many parameters because they are what processes have to know to meet: hep.h.
+hep_status hep_comm_tcp_at(int rank, int ranks, const char *host, int port, const uint8_t secret[32],
+                           const hep_comm_options *options, hep_comm **comm)
+{
+    Fault fault = {0};
+    hep_comm_options given;
+    Launch launch;
+    Place place = {.rank = rank, .ranks = ranks, .port = port, .host = host, .secret = secret};
+    if (library_given(comm, "comm", &fault)) {
+        *comm = NULL;
+        if (link_options(options, &given, &fault) && take_place(&place, &launch, &fault))
+            *comm = make(&launch, &given, given.timeout_s < known_s ? given.timeout_s : known_s, &fault);
     }
     return library_end(&fault);
 }

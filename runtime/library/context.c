@@ -2,9 +2,12 @@
 #include "runtime/library/context.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 
+#include "ir/exchange.h"
 #include "runtime/base/clock.h"
+#include "runtime/library/coded.h"
 
 // ---- creation --------------------------------------------------------------------------------------
 
@@ -13,12 +16,6 @@ static bool check_plan(const Plan *plan, Fault *fault)
     const char *what = NULL;
     if (plan->model.abstract)
         what = "abstract workloads: the plan has volumes, no tensors";
-    else if (plan->exchange == EXCHANGE_PADDED)
-        what = "plans with padded exchanges; compile with 'exchange = counted'";
-    else if (coding_encodes(&plan->experts) || coding_encodes(&plan->dense))
-        what = "plans that compress experts or gradients; compile with 'codec = dense' and without 'gradient'";
-    else if (plan_packs_rows(plan))
-        what = "plans whose token rows travel packed; compile with 'tokens = full'";
     else if (plan->model.expert_bits != 0)
         what = "experts that are stored in fewer bits than a dtype has";
     return !what || fault_set(fault, FAULT_INFEASIBLE, "this version of the library does not execute %s", what);
@@ -30,6 +27,30 @@ static bool open_channel(const hep_context *context, Group group, Stream stream,
     *meeting = (Meeting){.comm = comm, .place = engine_group_place(context->plan, &group, context->rank)};
     meeting->channel = comm->ops->open(comm, &group, stream, fault);
     return meeting->channel >= 0;
+}
+
+// The plan's model with as many tokens as a rank may have.
+static ModelDims dims_of(const hep_context *context)
+{
+    ModelDims dims = context->plan->model;
+    dims.sequence = (uint32_t)context->max_tokens;
+    dims.batch = 1;
+    return dims;
+}
+
+// Rows of every message at a level, where messages are padded.
+static bool find_message_rows(const hep_context *context, const Choice *choice, uint32_t level, uint64_t *out,
+                              Fault *fault)
+{
+    const Plan *plan = context->plan;
+    ModelDims dims = dims_of(context);
+    *out = 0;
+    if (plan->exchange != EXCHANGE_PADDED)
+        return true;
+    double rows = exchange_rows_bound(&plan->cluster, &dims, plan->dispatch, plan->capacity, choice->domain, level);
+    *out = rows < INT32_MAX ? (uint64_t)rows : 0;
+    return rows * plan->cluster.levels[level].count * dims.top_k < INT32_MAX ||
+           fault_set(fault, FAULT_INFEASIBLE, "padded messages of %.0f rows are too large", rows);
 }
 
 // Layers with the same domain size at a level meet on the same channels.
@@ -46,28 +67,26 @@ static bool open_hop(hep_context *context, uint32_t layer, uint32_t level, Fault
                 hop->meeting = context->layers[k].hops[h].meeting;
     if (!hop->meeting.comm && !open_channel(context, group, STREAM_EXCHANGE, &hop->meeting, fault))
         return false;
+    if (!find_message_rows(context, of->choice, level, &hop->meeting.place.message_rows, fault))
+        return false;
     hop->table = (RouteTable){.member_of_expert = of->map->member_of_expert[level],
                               .experts = context->plan->model.experts,
                               .members = hop->meeting.place.members,
-                              .own = hop->meeting.place.own};
+                              .own = hop->meeting.place.own,
+                              .place_rows = hop->meeting.place.message_rows};
     return true;
 }
 
-// Of experts, which two threads of the context move; of dense weights, moved by the caller's alone.
-static bool open_crossing(const hep_context *context, uint32_t level, uint32_t domain, bool dense, Crossing *crossing,
-                          Fault *fault)
+// A layer's crossing of as many workers of the level; NULL: none has been opened yet.
+static const Crossing *find_crossing(const hep_context *context, uint32_t layers, uint32_t level, uint32_t members)
 {
-    *crossing = (Crossing){.level = level};
-    Stream stream = dense ? STREAM_EXCHANGE : STREAM_MIGRATE;
-    Group group = {.kind = GROUP_GATHER, .level = (int32_t)level, .domain = domain};
-    if (!open_channel(context, group, stream, &crossing->gather, fault))
-        return false;
-    crossing->home = crossing->gather;
-    if (!dense && !open_channel(context, group, STREAM_SYNC, &crossing->home, fault))
-        return false;
-    crossing->members = crossing->gather.place.members;
-    crossing->own = crossing->gather.place.own;
-    return true;
+    for (uint32_t k = 0; k < layers; k++)
+        for (uint32_t c = 0; c < context->layers[k].crossing_count; c++) {
+            const Crossing *crossing = &context->layers[k].crossings[c];
+            if (crossing->level == level && crossing->members == members)
+                return crossing;
+        }
+    return NULL;
 }
 
 static bool open_gather(hep_context *context, uint32_t layer, uint32_t level, Fault *fault)
@@ -75,13 +94,34 @@ static bool open_gather(hep_context *context, uint32_t layer, uint32_t level, Fa
     Layer *of = &context->layers[layer];
     uint32_t domain = of->choice->domain[level];
     Crossing *crossing = &of->crossings[of->crossing_count++];
-    for (uint32_t k = 0; k < layer; k++)
-        for (uint32_t c = 0; c < context->layers[k].crossing_count; c++) {
-            const Crossing *other = &context->layers[k].crossings[c];
-            if (other->level == level && other->members == domain)
-                *crossing = *other;
-        }
-    return crossing->members || open_crossing(context, level, domain, false, crossing, fault);
+    const Crossing *other = find_crossing(context, layer, level, domain);
+    if (other) {
+        *crossing = *other;
+        return true;
+    }
+    Group group = {.kind = GROUP_GATHER, .level = (int32_t)level, .domain = domain};
+    *crossing = (Crossing){.level = level};
+    if (!open_channel(context, group, STREAM_MIGRATE, &crossing->gather, fault) ||
+        !open_channel(context, group, STREAM_SYNC, &crossing->home, fault))
+        return false;
+    crossing->members = crossing->gather.place.members;
+    crossing->own = crossing->gather.place.own;
+    return true;
+}
+
+// What its codec remembers.
+static bool make_coded(hep_context *context, Layer *layer, Fault *fault)
+{
+    const Plan *plan = context->plan;
+    CodedShape shape = {.coding = &plan->experts,
+                        .level_count = plan->cluster.level_count,
+                        .crossing_count = layer->crossing_count,
+                        .crossings = layer->crossings,
+                        .rows = layer->shares.rows,
+                        .cols = layer->shares.cols,
+                        .dtype = plan->model.dtype,
+                        .has_mean = codec_info(plan->experts.codec)->has_mean && plan->shared_every > 0};
+    return coded_make(&layer->coded, &shape, fault);
 }
 
 static bool open_layer(hep_context *context, uint32_t index, Fault *fault)
@@ -100,15 +140,41 @@ static bool open_layer(hep_context *context, uint32_t index, Fault *fault)
         if (l >= plan->replica_levels && domain > 1 && !open_gather(context, index, l, fault))
             return false;
     }
-    return true;
+    return make_coded(context, layer, fault);
 }
 
+// Dense weights go both ways in the thread that returns gradients.
 static bool open_dense(hep_context *context, Fault *fault)
 {
     const Cluster *cluster = &context->plan->cluster;
     for (uint32_t l = 0; l < cluster->level_count; l++) {
         uint32_t count = cluster->levels[l].count;
-        if (count > 1 && !open_crossing(context, l, count, true, &context->dense[context->dense_count++], fault))
+        if (count == 1)
+            continue;
+        Crossing *crossing = &context->dense[context->dense_count++];
+        const Crossing *experts = find_crossing(context, context->plan->choice_count, l, count);
+        Group group = {.kind = GROUP_GATHER, .level = (int32_t)l, .domain = count};
+        *crossing = experts ? *experts : (Crossing){.level = l};
+        if (!experts && !open_channel(context, group, STREAM_SYNC, &crossing->home, fault))
+            return false;
+        crossing->gather = crossing->home;
+        crossing->members = crossing->home.place.members;
+        crossing->own = crossing->home.place.own;
+    }
+    return true;
+}
+
+// Where the mean of all experts is summed, if a layer subtracts it.
+static bool open_sums(hep_context *context, Fault *fault)
+{
+    const Cluster *cluster = &context->plan->cluster;
+    bool sums = false;
+    for (uint32_t k = 0; k < context->plan->choice_count; k++)
+        sums = sums || context->layers[k].coded.mean.data;
+    for (uint32_t l = cluster->level_count; sums && l-- > context->plan->replica_levels;) {
+        Group group = {.kind = GROUP_LEVEL, .level = (int32_t)l, .domain = 1};
+        if (cluster->levels[l].count > 1 &&
+            !open_channel(context, group, STREAM_MIGRATE, &context->sums[context->sum_count++], fault))
             return false;
     }
     return true;
@@ -160,20 +226,49 @@ static bool create_parts(hep_context *context, Fault *fault)
     context->layers = calloc(layers + 1, sizeof(*context->layers));
     context->queue = calloc(layers + 1, sizeof(*context->queue));
     context->counts = calloc(2 * ranks, sizeof(*context->counts));
-    context->gather_counts = calloc(2 * ranks, sizeof(*context->counts));
-    context->return_counts = calloc(2 * ranks, sizeof(*context->counts));
-    context->returns_end = &context->returns;
+    context->gather_lane.counts = calloc(2 * ranks, sizeof(*context->counts));
+    context->courier_lane.counts = calloc(2 * ranks, sizeof(*context->counts));
+    context->jobs_end = &context->jobs;
     context->store = store_create();
+    context->taken = calloc(context->plan->model.experts + 1, sizeof(*context->taken));
+    ModelDims dims = dims_of(context);
+    if (context->plan->capacity > 0)
+        context->capacity_rows =
+            (uint64_t)ceil(context->plan->capacity * (double)model_tokens(&dims) * dims.top_k / dims.experts);
     context->kinds = calloc(context->plan->buffer_count + 1, sizeof(*context->kinds));
-    if (!context->store || !context->kinds || !context->layers || !context->queue || !context->counts ||
-        !context->gather_counts || !context->return_counts ||
+    if (!context->store || !context->taken || !context->kinds || !context->layers || !context->queue ||
+        !context->counts || !context->gather_lane.counts || !context->courier_lane.counts ||
         !expert_maps_create(&context->maps, context->plan, context->rank))
         return fault_set(fault, FAULT_MEMORY, "out of memory for a context");
     bundle_kinds(context->plan, context->kinds);
     for (uint32_t k = 0; k < layers; k++)
         if (!open_layer(context, k, fault))
             return false;
-    return open_dense(context, fault) && agree(context, fault) && experts_start(context, fault);
+    return open_dense(context, fault) && open_sums(context, fault) && agree(context, fault) &&
+           experts_start(context, fault);
+}
+
+static void lane_free(Lane *lane)
+{
+    free(lane->sums.memory);
+    free(lane->block.memory);
+    free(lane->packets.memory);
+    free(lane->counts);
+}
+
+static void free_weights(hep_context *context)
+{
+    for (uint32_t k = 0; context->layers && k < context->plan->choice_count; k++) {
+        free(context->layers[k].kept);
+        coded_free(&context->layers[k].coded);
+    }
+    for (uint32_t b = 0; b < context->bundle_count; b++) {
+        if (context->bundles[b])
+            coded_free(&context->bundles[b]->coded);
+        free(context->bundles[b]);
+    }
+    free(context->layers);
+    free(context->bundles);
 }
 
 static void context_free(hep_context *context)
@@ -181,16 +276,13 @@ static void context_free(hep_context *context)
     experts_stop(context);
     context->link.handle->ops->leave(context->link.handle, context->comm, context->link.state);
     link_drop(context->link.handle);
-    for (uint32_t k = 0; context->layers && k < context->plan->choice_count; k++)
-        free(context->layers[k].kept);
-    free(context->layers);
+    free_weights(context);
     free(context->queue);
     free(context->kinds);
+    free(context->taken);
     free(context->counts);
-    free(context->gather_counts);
-    free(context->return_counts);
-    free(context->gather_pool.memory);
-    free(context->return_pool.memory);
+    lane_free(&context->gather_lane);
+    lane_free(&context->courier_lane);
     free(context->caller_pool.memory);
     store_close(context->store);
     store_drop(context->store);
@@ -270,20 +362,22 @@ void hep_destroy(hep_context *context)
 static void count_levels(hep_context *context, hep_traffic filled[LEVELS_MAX], bool reset)
 {
     CommTraffic totals[LEVELS_MAX] = {0};
-    context->comm->ops->traffic(context->comm, totals, reset);
-    for (uint32_t l = 0; l < LEVELS_MAX; l++) {
-        uint64_t gathered =
+    uint64_t gathered[LEVELS_MAX], returned[LEVELS_MAX];
+    for (uint32_t l = 0; l < LEVELS_MAX; l++) { // before the totals, which so are never less
+        gathered[l] =
             reset ? atomic_exchange(&context->dense_gathered[l], 0) : atomic_load(&context->dense_gathered[l]);
-        uint64_t returned =
+        returned[l] =
             reset ? atomic_exchange(&context->dense_returned[l], 0) : atomic_load(&context->dense_returned[l]);
+    }
+    context->comm->ops->traffic(context->comm, totals, reset);
+    for (uint32_t l = 0; l < LEVELS_MAX; l++)
         filled[l] = (hep_traffic){.exchange = (double)totals[l].exchange_bytes,
                                   .routing = (double)totals[l].routing_bytes,
                                   .padding = (double)totals[l].padding_bytes,
-                                  .gather = (double)(totals[l].gather_bytes - gathered),
-                                  .reduce = (double)(totals[l].reduce_bytes - returned),
-                                  .dense_gather = (double)gathered,
-                                  .dense_reduce = (double)returned};
-    }
+                                  .gather = (double)totals[l].gather_bytes - (double)gathered[l],
+                                  .reduce = (double)totals[l].reduce_bytes - (double)returned[l],
+                                  .dense_gather = (double)gathered[l],
+                                  .dense_reduce = (double)returned[l]};
 }
 
 static bool count_times(hep_context *context, hep_times *times, bool reset, Fault *fault)
@@ -325,37 +419,4 @@ hep_status hep_count(hep_context *context, hep_traffic *levels, hep_times *times
             return library_end(&fault);
     }
     return HEP_OK;
-}
-
-// ---- state of codecs: none yet ---------------------------------------------------------------------
-
-hep_status hep_state_bytes(hep_context *context, uint64_t *bytes)
-{
-    Fault fault = {0};
-    if (!library_given(context, "context", &fault) || !library_given(bytes, "bytes", &fault))
-        return library_end(&fault);
-    *bytes = 0; // contexts of plans with codecs are not created
-    return HEP_OK;
-}
-
-static hep_status check_state(const hep_context *context, uint64_t size)
-{
-    Fault fault = {0};
-    if (library_given(context, "context", &fault) && size != 0)
-        fault_set(&fault, FAULT_USAGE, "%" PRIu64 " bytes of state: the plan has none", size);
-    return library_end(&fault);
-}
-
-hep_status hep_state_save(hep_context *context, void *bytes, uint64_t size, void *stream)
-{
-    (void)bytes;
-    (void)stream;
-    return check_state(context, size);
-}
-
-hep_status hep_state_load(hep_context *context, const void *bytes, uint64_t size, void *stream)
-{
-    (void)bytes;
-    (void)stream;
-    return check_state(context, size);
 }

@@ -24,8 +24,35 @@ typedef struct {
 // A level that weights cross: shards of the outer levels lie together.
 typedef struct {
     uint32_t level, members, own;
-    Meeting gather, home; // dense: the same
+    Meeting gather, home; // of dense weights `home` alone
 } Crossing;
+
+// Scratch of one thread, which grows as needed.
+typedef struct {
+    char *memory;
+    uint64_t bytes;
+} Pool;
+
+// What a thread that moves weights has to itself.
+typedef struct {
+    Pool sums, block, packets;
+    int32_t *counts; // [2][ranks]
+} Lane;
+
+// How a bundle's weights and gradients travel as packets, and what is remembered of them: coded.c. Vectors are `rows`
+// of `cols` elements a share; packets bring `members` shares together.
+typedef struct {
+    const Coding *coding; // NULL: nothing of this bundle is encoded
+    bool encodes, returns;
+    uint32_t crossings; // outermost ones, which packets cross
+    uint64_t rows, cols, members;
+    Dtype dtype;
+    char *memory; // one allocation, of what follows
+    uint64_t bytes;
+    Tensor sent, replicas, mean, error[LEVELS_MAX]; // error: by crossing
+    bool has_sent;                                  // receivers know what `sent` is; else the next packets are whole
+    bool is_fresh;                                  // replicas are of the weights as they are
+} Coded;
 
 typedef enum {
     EXPERTS_IDLE,   // not asked for in this pass, or dropped
@@ -54,20 +81,37 @@ typedef struct {
     char *kept;   // what came over the levels that are crossed once, where the rest is gathered again
     uint64_t kept_bytes;
     bool has_kept;
+    Coded coded;
+    uint64_t summed; // the iteration in which the mean of all experts was summed, from 1; 0: none
 } Layer;
 
-typedef struct ReturnJob {
-    struct ReturnJob *next;
+// A dense bundle. Guarded by the context's mutex while transfers use it.
+typedef struct {
+    Tensor share, grad, full; // as bound
+    bool has_grad;
+    uint32_t moving; // transfers that are not done
+    bool is_gathered;
+    uint64_t gathers, returns; // so far, since what codecs remember began
+    Coded coded;
+} Bundle;
+
+typedef enum { JOB_RETURN, JOB_DENSE_GATHER, JOB_DENSE_RETURN } JobKind;
+
+// What the second thread moves, one after another.
+typedef struct Job {
+    struct Job *next;
+    JobKind kind;
+    double scale; // of returns
+    bool whole;   // packets hold whole values
+    // JOB_RETURN:
     uint32_t layer;
     Tensor full[PARAMETERS_MAX];
-    double scale;
-} ReturnJob;
-
-// Scratch of one thread, which grows as needed.
-typedef struct {
-    char *memory;
-    uint64_t bytes;
-} Pool;
+    // The others: a bundle, and what travels of it; `again`: its weights have not changed.
+    Bundle *bundle; // NULL: of a call that waits
+    Tensor share, all;
+    int32_t number;
+    bool again;
+} Job;
 
 struct hep_context {
     hep_plan *handle;
@@ -76,13 +120,20 @@ struct hep_context {
     Comm *comm;
     uint64_t rank; // of the plan
     uint64_t max_tokens;
+    uint64_t capacity_rows; // most records of an expert from a rank; 0: no limit
+    uint32_t *taken;        // [experts], of the caller's thread
     ExpertMaps maps;
     WeightKind *kinds; // [buffers]
     Layer *layers;     // [plan->choice_count]
     uint32_t dense_count;
     Crossing dense[LEVELS_MAX];
-    int world;       // channel of everybody
-    int32_t *counts; // [2][ranks], of the caller's thread
+    uint32_t sum_count; // levels over which the mean of experts is summed, innermost first
+    Meeting sums[LEVELS_MAX];
+    uint32_t bundle_count;
+    Bundle **bundles;    // by number; NULL: not bound
+    uint64_t iterations; // that were begun with new weights
+    int world;           // channel of everybody
+    int32_t *counts;     // [2][ranks], of the caller's thread
 
     // Channels that the call under way meets others on, in order: where they find out if it fails.
     int ahead[LEVELS_MAX];
@@ -94,19 +145,19 @@ struct hep_context {
     pthread_cond_t changed;
     Fault fault;
     bool threads_run, stopping;
-    pthread_t gatherer, returner;
+    pthread_t gatherer, courier;
     uint32_t *queue; // [choice_count]: layers to gather
     uint32_t queue_first, queue_end, passes;
     uint32_t in_use; // layers whose slot is taken
     bool unlimited;  // slots, in this pass
     bool keeps;      // nothing is dropped after its use
     bool backward;
-    ReturnJob *returns, **returns_end;
-    uint32_t returning;
+    Job *jobs, **jobs_end;
+    uint32_t returning; // jobs that are not done
     double waited_s;
-    Pool gather_pool, return_pool, caller_pool;
-    Store *store;                           // of routes and of what calls need
-    int32_t *gather_counts, *return_counts; // [2][ranks]
+    Lane gather_lane, courier_lane;
+    Pool caller_pool;
+    Store *store; // of routes and of what calls need
     _Atomic uint64_t dense_gathered[LEVELS_MAX], dense_returned[LEVELS_MAX];
 };
 
@@ -119,12 +170,16 @@ hep_status context_leave(hep_context *context, bool ok, Fault *fault);
 int64_t context_process(const hep_context *context, int64_t rank);
 // The context fails, by a thread that is inside no public function.
 void context_fail(hep_context *context, const Fault *fault);
+// Whether it has, and then why; the mutex is held.
+bool context_has_failed(const hep_context *context, Fault *fault);
 // Tells ranks that wait for this one on channels of these streams (bits), once the context has failed: those of the
 // calling thread.
 enum { CALLER_STREAMS = 1u << STREAM_EXCHANGE, ALL_STREAMS = (1u << STREAM_COUNT) - 1 };
 void context_tell(hep_context *context, uint32_t streams);
 // The call under way meets others on the layer's hops, first to last or `back`.
 void context_expect(hep_context *context, const Layer *layer, bool back);
+// Iterations before the one that was begun last.
+uint64_t context_iteration(const hep_context *context);
 Layer *context_layer(hep_context *context, int layer, Fault *fault) MUST_CHECK;
 
 // Returns `ok`. If not, and the fault is this rank's: which step of the plan the call stood for.

@@ -1,7 +1,12 @@
-// Dense weights: flat bundles of the caller's, in equal shares of all ranks, gathered and returned while he waits.
+// Dense weights: flat bundles of the caller's, in equal shares of all ranks. Bound ones move in the background; others
+// while the caller waits.
 #include <inttypes.h>
+#include <stdlib.h>
 
-#include "runtime/library/weights.h"
+#include "runtime/library/coded.h"
+#include "runtime/library/jobs.h"
+
+enum { FLOATS = 1u << HEP_F32 | 1u << HEP_F16 | 1u << HEP_BF16 };
 
 static bool check_elements(int64_t elements, Fault *fault)
 {
@@ -22,69 +27,39 @@ hep_status hep_dense_share(const hep_context *context, int64_t elements, int64_t
     return HEP_OK;
 }
 
-// What the caller gave.
-typedef struct {
-    const hep_tensor *share, *full;
-    CallPurpose purpose;
-} Bundle;
-
-// As shares of a bundle; the own one's tensor.
-static bool take_bundle(hep_context *context, const Bundle *bundle, Shares *shares, Tensor *own, Fault *fault)
+static bool take_share(const hep_tensor *share, const char *name, int64_t cols, uint32_t dtypes, Tensor *out,
+                       Fault *fault)
 {
-    const hep_tensor *share = bundle->share, *full = bundle->full;
-    CallPurpose purpose = bundle->purpose;
-    uint32_t dtypes = 1u << HEP_F32 | 1u << HEP_F16 | 1u << HEP_BF16;
-    uint64_t ranks = cluster_gpus(&context->plan->cluster);
-    TensorShape of_share = {"share", 1, -1, dtypes};
-    if (!tensor_take(share, &of_share, own, fault))
-        return false;
-    TensorShape of_full = {"full", 1, (int64_t)(ranks * own->cols),
-                           purpose == CALL_OF_DENSE_GATHER ? 1u << share->dtype : dtypes};
-    *shares = (Shares){.tensor_count = 1,
-                       .rows = 1,
-                       .slot = share_of_rank(&context->plan->cluster, 0, context->rank),
-                       .crossing_count = context->dense_count,
-                       .crossings = context->dense,
-                       .context = context,
-                       .call = {.purpose = purpose, .layer = NONE},
-                       .counts = context->counts,
-                       .pool = &context->caller_pool};
-    if (!tensor_take(full, &of_full, &shares->tensors[0], fault))
-        return false;
-    shares->tensors[0].rows = ranks;
-    shares->tensors[0].cols = own->cols;
-    return true;
+    return tensor_take(share, &(TensorShape){name, 1, cols, dtypes}, out, fault) &&
+           (out->cols > 0 || fault_set(fault, FAULT_USAGE, "'%s' has no elements", name));
 }
 
-static void count_bytes(const Shares *shares, _Atomic uint64_t of_levels[LEVELS_MAX])
+// All ranks' shares, of as many elements as this one's.
+static bool take_full(const hep_context *context, const hep_tensor *full, TensorShape shape, Tensor share, Tensor *out,
+                      Fault *fault)
 {
-    uint64_t bytes = shares->tensors[0].cols * dtype_bytes(shares->tensors[0].dtype);
-    for (uint32_t c = 0; c < shares->crossing_count; c++) {
-        const Crossing *crossing = &shares->crossings[c];
-        atomic_fetch_add(&of_levels[crossing->level], bytes * (crossing->members - 1));
-        bytes *= crossing->members;
-    }
+    shape.rows = 1;
+    shape.cols = (int64_t)(cluster_gpus(&context->plan->cluster) * share.cols);
+    return tensor_take(full, &shape, out, fault);
 }
 
-static Tensor own_place(const Shares *shares)
+static TensorShape full_shape(const char *name, uint32_t dtypes)
 {
-    Tensor place = shares->tensors[0];
-    place.rows = 1;
-    place.data = (char *)place.data + shares->slot * place.cols * dtype_bytes(place.dtype);
-    return place;
+    return (TensorShape){.name = name, .dtypes = dtypes};
 }
 
-static bool gather(hep_context *context, const hep_tensor *share, const hep_tensor *full, Fault *fault)
+// ---- bundles that are not bound --------------------------------------------------------------------
+
+static bool check_unbound(const hep_context *context, Fault *fault)
 {
-    Shares shares;
-    Tensor own;
-    if (!take_bundle(context, &(Bundle){share, full, CALL_OF_DENSE_GATHER}, &shares, &own, fault))
-        return false;
-    Tensor place = own_place(&shares);
-    if (place.data != own.data)
-        memmove(place.data, own.data, own.cols * dtype_bytes(own.dtype));
-    count_bytes(&shares, context->dense_gathered);
-    return shares_gather(&shares, 0, fault);
+    return !coding_encodes(&context->plan->dense) ||
+           fault_set(fault, FAULT_MISMATCH,
+                     "the plan compresses dense weights: what it remembers of a bundle belongs to hep_dense_bind");
+}
+
+static bool move_and_wait(hep_context *context, const Job *job, Fault *fault)
+{
+    return jobs_add(context, job, fault) && jobs_wait(context, NULL, fault);
 }
 
 hep_status hep_dense_gather(hep_context *context, const hep_tensor *share, const hep_tensor *full, void *stream)
@@ -94,20 +69,11 @@ hep_status hep_dense_gather(hep_context *context, const hep_tensor *share, const
     Fault fault = {0};
     if (!context_enter(context, &status))
         return status;
-    return context_leave(context, gather(context, share, full, &fault), &fault);
-}
-
-static bool send_home(hep_context *context, const hep_tensor *full, double scale, const hep_tensor *share, Fault *fault)
-{
-    Shares shares;
-    Tensor own;
-    if (!take_bundle(context, &(Bundle){share, full, CALL_OF_DENSE_RETURN}, &shares, &own, fault))
-        return false;
-    count_bytes(&shares, context->dense_returned);
-    if (!shares_return(&shares, fault))
-        return false;
-    weights_add(own_place(&shares), scale, own);
-    return true;
+    Job job = {.kind = JOB_DENSE_GATHER, .number = NONE};
+    bool ok = check_unbound(context, &fault) && take_share(share, "share", -1, FLOATS, &job.share, &fault) &&
+              take_full(context, full, full_shape("full", 1u << share->dtype), job.share, &job.all, &fault) &&
+              move_and_wait(context, &job, &fault);
+    return context_leave(context, ok, &fault);
 }
 
 hep_status hep_dense_return(hep_context *context, const hep_tensor *full, double scale, const hep_tensor *share,
@@ -118,5 +84,183 @@ hep_status hep_dense_return(hep_context *context, const hep_tensor *full, double
     Fault fault = {0};
     if (!context_enter(context, &status))
         return status;
-    return context_leave(context, send_home(context, full, scale, share, &fault), &fault);
+    Job job = {.kind = JOB_DENSE_RETURN, .scale = scale, .number = NONE};
+    bool ok = check_unbound(context, &fault) && take_share(share, "share", -1, FLOATS, &job.share, &fault) &&
+              take_full(context, full, full_shape("full", FLOATS), job.share, &job.all, &fault) &&
+              move_and_wait(context, &job, &fault);
+    return context_leave(context, ok, &fault);
+}
+
+// ---- bound bundles ---------------------------------------------------------------------------------
+
+static bool check_number(int bundle, Fault *fault)
+{
+    return (bundle >= 0 && bundle < HEP_BUNDLES_MAX) ||
+           fault_set(fault, FAULT_USAGE, "bundle %d: expected 0 to %d", bundle, HEP_BUNDLES_MAX - 1);
+}
+
+// NULL and a fault where none is bound.
+static Bundle *find_bundle(const hep_context *context, int number, Fault *fault)
+{
+    if (!check_number(number, fault))
+        return NULL;
+    Bundle *bundle = (uint32_t)number < context->bundle_count ? context->bundles[number] : NULL;
+    if (!bundle)
+        fault_set(fault, FAULT_MISMATCH, "bundle %d is not bound", number);
+    return bundle;
+}
+
+// The place of a number, which was not bound before.
+static bool add_bundle(hep_context *context, int number, Fault *fault)
+{
+    uint32_t count = (uint32_t)number + 1;
+    if (count > context->bundle_count) {
+        Bundle **grown = realloc(context->bundles, count * sizeof(*grown));
+        if (!grown)
+            return fault_set(fault, FAULT_MEMORY, "out of memory for bundle %d", number);
+        for (uint32_t b = context->bundle_count; b < count; b++)
+            grown[b] = NULL;
+        context->bundles = grown;
+        context->bundle_count = count;
+    }
+    context->bundles[number] = calloc(1, sizeof(Bundle));
+    return context->bundles[number] || fault_set(fault, FAULT_MEMORY, "out of memory for bundle %d", number);
+}
+
+// What of a bundle hep_dense_bind is given.
+typedef struct {
+    int number;
+    const hep_tensor *share, *grad, *full;
+} Binding;
+
+static bool take_binding(const hep_context *context, const Binding *call, Bundle *out, Fault *fault)
+{
+    if (!take_share(call->share, "share", -1, FLOATS, &out->share, fault) ||
+        !take_full(context, call->full, full_shape("full", 1u << call->share->dtype), out->share, &out->full, fault))
+        return false;
+    out->has_grad = call->grad;
+    return !call->grad || take_share(call->grad, "grad", (int64_t)out->share.cols, FLOATS, &out->grad, fault);
+}
+
+static bool bind(hep_context *context, const Binding *call, Fault *fault)
+{
+    Bundle taken = {0};
+    if (!check_number(call->number, fault) || !take_binding(context, call, &taken, fault))
+        return false;
+    Bundle *bundle = (uint32_t)call->number < context->bundle_count ? context->bundles[call->number] : NULL;
+    if (!bundle) {
+        CodedShape shape = {.coding = &context->plan->dense,
+                            .level_count = context->plan->cluster.level_count,
+                            .crossing_count = context->dense_count,
+                            .crossings = context->dense,
+                            .rows = 1,
+                            .cols = taken.share.cols,
+                            .dtype = taken.share.dtype};
+        if (!coded_make(&taken.coded, &shape, fault))
+            return false;
+        if (!add_bundle(context, call->number, fault)) {
+            coded_free(&taken.coded);
+            return false;
+        }
+        *context->bundles[call->number] = taken;
+        return true;
+    }
+    pthread_mutex_lock(&context->mutex);
+    bool moves = bundle->moving > 0;
+    pthread_mutex_unlock(&context->mutex);
+    if (moves)
+        return fault_set(fault, FAULT_MISMATCH, "bundle %d is bound while it is on its way", call->number);
+    if (bundle->share.cols != taken.share.cols || bundle->share.dtype != taken.share.dtype)
+        return fault_set(fault, FAULT_USAGE, "bundle %d had %" PRIu64 " elements a share before, or another dtype",
+                         call->number, bundle->share.cols);
+    bundle->share = taken.share;
+    bundle->grad = taken.grad;
+    bundle->full = taken.full;
+    bundle->has_grad = taken.has_grad;
+    bundle->is_gathered = false;
+    return true;
+}
+
+// Many parameters because they are what a bundle is bound to: hep.h.
+hep_status hep_dense_bind(hep_context *context, int bundle, const hep_tensor *share, const hep_tensor *grad,
+                          const hep_tensor *full)
+{
+    hep_status status;
+    Fault fault = {0};
+    if (!context_enter(context, &status))
+        return status;
+    Binding call = {.number = bundle, .share = share, .grad = grad, .full = full};
+    return context_leave(context, bind(context, &call, &fault), &fault);
+}
+
+hep_status hep_dense_begin(hep_context *context, int bundle, int flags, void *stream)
+{
+    (void)stream;
+    hep_status status;
+    Fault fault = {0};
+    if (!context_enter(context, &status))
+        return status;
+    Bundle *of = find_bundle(context, bundle, &fault);
+    bool ok =
+        of && (!(flags & ~HEP_WEIGHTS_SAME) || fault_set(&fault, FAULT_USAGE, "unknown flags %#x", (unsigned)flags));
+    if (ok) {
+        bool again = flags & HEP_WEIGHTS_SAME && of->gathers > 0;
+        of->gathers += !again;
+        Job job = {.kind = JOB_DENSE_GATHER,
+                   .whole = of->gathers <= context->plan->whole_iterations,
+                   .bundle = of,
+                   .share = of->share,
+                   .all = of->full,
+                   .number = bundle,
+                   .again = again};
+        ok = jobs_add(context, &job, &fault);
+    }
+    return context_leave(context, ok, &fault);
+}
+
+hep_status hep_dense_gathered(hep_context *context, int bundle, void *stream)
+{
+    (void)stream;
+    hep_status status;
+    Fault fault = {0};
+    if (!context_enter(context, &status))
+        return status;
+    const Bundle *of = find_bundle(context, bundle, &fault);
+    bool ok = of && jobs_wait(context, of, &fault) &&
+              (of->is_gathered ||
+               fault_set(&fault, FAULT_MISMATCH, "hep_dense_begin did not start a gather of bundle %d", bundle));
+    return context_leave(context, ok, &fault);
+}
+
+static bool send(hep_context *context, int number, const hep_tensor *full, double scale, Fault *fault)
+{
+    Bundle *of = find_bundle(context, number, fault);
+    if (!of)
+        return false;
+    if (context->plan->pass != PASS_TRAINING)
+        return fault_set(fault, FAULT_MISMATCH, "the plan has no backward pass: compile with 'pass = training'");
+    if (!of->has_grad)
+        return fault_set(fault, FAULT_MISMATCH, "bundle %d was bound without 'grad'", number);
+    Job job = {.kind = JOB_DENSE_RETURN,
+               .scale = scale,
+               .whole = of->returns < context->plan->whole_iterations,
+               .bundle = of,
+               .share = of->grad,
+               .number = number};
+    uint32_t dtypes = of->coded.returns ? 1u << of->share.dtype : FLOATS;
+    if (!take_full(context, full, full_shape("full_grad", dtypes), of->share, &job.all, fault) ||
+        !jobs_add(context, &job, fault))
+        return false;
+    of->returns++;
+    return true;
+}
+
+hep_status hep_dense_send(hep_context *context, int bundle, const hep_tensor *full_grad, double scale, void *stream)
+{
+    (void)stream;
+    hep_status status;
+    Fault fault = {0};
+    if (!context_enter(context, &status))
+        return status;
+    return context_leave(context, send(context, bundle, full_grad, scale, &fault), &fault);
 }

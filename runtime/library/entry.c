@@ -29,6 +29,14 @@ void context_fail(hep_context *context, const Fault *fault)
         context->comm->ops->abort(context->comm, &cause);
 }
 
+bool context_has_failed(const hep_context *context, Fault *fault)
+{
+    if (!atomic_load(&context->failed))
+        return false;
+    *fault = context->fault;
+    return true;
+}
+
 static hep_status status_of(hep_context *context)
 {
     pthread_mutex_lock(&context->mutex);
@@ -122,6 +130,11 @@ int hep_rank(const hep_context *context)
     return context ? context->link.handle->rank : -1;
 }
 
+uint64_t context_iteration(const hep_context *context)
+{
+    return context->iterations > 0 ? context->iterations - 1 : 0;
+}
+
 Layer *context_layer(hep_context *context, int layer, Fault *fault)
 {
     return library_choice(context->plan, layer, fault) ? &context->layers[layer] : NULL;
@@ -148,9 +161,10 @@ bool context_blame(const hep_context *context, const CommCall *call, uint32_t le
         return ok;
     for (uint32_t s = 0; s < plan->step_count && (last || fault->step < 0); s++) {
         const Step *step = &plan->steps[s];
-        bool weights = step->op == OP_GATHER || step->op == OP_REDUCE_SCATTER;
+        bool weights = step->op == OP_GATHER || step->op == OP_REDUCE_SCATTER || step->op == OP_RETURN_PACKETS;
         int32_t sent = step_operands(plan, step)[0];
-        if (step->op == op_of(call->purpose) && step->layer == (int32_t)plan->choices[call->layer].layer &&
+        Op op = step->op == OP_RETURN_PACKETS ? OP_REDUCE_SCATTER : step->op;
+        if (op == op_of(call->purpose) && step->layer == (int32_t)plan->choices[call->layer].layer &&
             step->level == (int32_t)level && (!weights || context->kinds[sent] == WEIGHT_EXPERTS))
             fault->step = s;
     }

@@ -1,11 +1,12 @@
-// Experts' weights: who may ask for what, and two threads of a context, one that gathers in the plan's order as far as
-// slots allow, one that returns gradients. Where the communicator wants one thread alone, the caller's does both.
+// Experts' weights: who may ask for what, and a thread of the context that gathers in the plan's order as far as slots
+// allow; gradients return by jobs.c. Where the communicator wants one thread alone, the caller's does both.
 #include "runtime/library/experts.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 
 #include "runtime/base/clock.h"
+#include "runtime/library/jobs.h"
 
 // ---- binding ---------------------------------------------------------------------------------------
 
@@ -61,7 +62,9 @@ static bool bind(hep_context *context, const Binding *call, Fault *fault)
         return fault_set(fault, FAULT_USAGE, "%d parameters of an expert: expected 1 to %d", call->count,
                          PARAMETERS_MAX);
     pthread_mutex_lock(&context->mutex);
-    bool moves = layer->state == EXPERTS_QUEUED || layer->state == EXPERTS_MOVING || context->returning > 0;
+    bool moves = layer->state == EXPERTS_QUEUED || layer->state == EXPERTS_MOVING;
+    for (const Job *job = context->jobs; job; job = job->next)
+        moves = moves || job->kind == JOB_RETURN;
     pthread_mutex_unlock(&context->mutex);
     if (moves)
         return fault_set(fault, FAULT_MISMATCH, "layer %d is bound while transfers are under way", call->layer);
@@ -115,10 +118,9 @@ static uint32_t queue_pop(hep_context *context)
 static void gather_next(hep_context *context)
 {
     uint32_t layer = queue_pop(context);
-    bool again = context->backward;
     Fault fault = {0};
     pthread_mutex_unlock(&context->mutex);
-    bool ok = experts_gather(context, layer, again, &fault);
+    bool ok = experts_gather(context, layer, &fault);
     if (!ok)
         context_fail(context, &fault);
     pthread_mutex_lock(&context->mutex);
@@ -168,14 +170,17 @@ static void queue_layers(hep_context *context, int flags)
     context->keeps = flags & HEP_NO_REGATHER;
     context->unlimited = context->plan->replica_slots == 0 || context->keeps;
     context->queue_first = context->queue_end = context->in_use = 0;
+    bool same = flags & (HEP_BACKWARD | HEP_WEIGHTS_SAME);
+    context->iterations += !same;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t k = context->backward ? count - 1 - i : i;
         Layer *layer = &context->layers[k];
-        if (layer->present && flags & (HEP_BACKWARD | HEP_WEIGHTS_SAME)) {
+        layer->has_kept = layer->has_kept && same;
+        layer->coded.is_fresh = layer->coded.is_fresh && same;
+        if (layer->present && same) {
             layer->state = EXPERTS_READY;
             continue;
         }
-        layer->has_kept = layer->has_kept && context->backward;
         layer->present = false;
         layer->state = EXPERTS_QUEUED;
         context->queue[context->queue_end++] = k;
@@ -209,20 +214,12 @@ static bool is_stuck(const hep_context *context, const Layer *layer)
     return true;
 }
 
-static bool is_failed(hep_context *context, Fault *fault)
-{
-    if (!atomic_load(&context->failed))
-        return false;
-    *fault = context->fault;
-    return true;
-}
-
 // The mutex is held.
 static bool await_layer(hep_context *context, int index, Fault *fault)
 {
     Layer *layer = &context->layers[index];
     while (layer->state == EXPERTS_QUEUED || layer->state == EXPERTS_MOVING) {
-        if (is_failed(context, fault))
+        if (context_has_failed(context, fault))
             return false;
         if (!context->threads_run)
             gather_next(context);
@@ -234,7 +231,7 @@ static bool await_layer(hep_context *context, int index, Fault *fault)
         else
             pthread_cond_wait(&context->changed, &context->mutex);
     }
-    if (is_failed(context, fault))
+    if (context_has_failed(context, fault))
         return false;
     if (layer->present && layer->state != EXPERTS_IDLE)
         return true;
@@ -299,39 +296,6 @@ hep_status hep_used(hep_context *context, int layer, int flags, void *stream)
 
 // ---- gradients -------------------------------------------------------------------------------------
 
-// The mutex is held, but not while gradients move.
-static void return_next(hep_context *context)
-{
-    ReturnJob *job = context->returns;
-    Fault fault = {0};
-    pthread_mutex_unlock(&context->mutex);
-    bool ok = experts_return(context, job, &fault);
-    if (!ok)
-        context_fail(context, &fault);
-    pthread_mutex_lock(&context->mutex);
-    context->returns = job->next;
-    if (!context->returns)
-        context->returns_end = &context->returns;
-    context->returning--;
-    free(job);
-    pthread_cond_broadcast(&context->changed);
-}
-
-static void *returner_run(void *argument)
-{
-    hep_context *context = argument;
-    pthread_mutex_lock(&context->mutex);
-    while (!context->stopping && !atomic_load(&context->failed)) {
-        if (context->returns)
-            return_next(context);
-        else
-            pthread_cond_wait(&context->changed, &context->mutex);
-    }
-    pthread_mutex_unlock(&context->mutex);
-    context_tell(context, 1u << STREAM_SYNC);
-    return NULL;
-}
-
 static bool check_return(const hep_context *context, int index, const Layer *layer, int count, Fault *fault)
 {
     if (context->plan->pass != PASS_TRAINING)
@@ -343,7 +307,7 @@ static bool check_return(const hep_context *context, int index, const Layer *lay
                      layer->parameters);
 }
 
-static bool check_columns(const Layer *layer, const ReturnJob *job, Fault *fault)
+static bool check_columns(const Layer *layer, const Job *job, Fault *fault)
 {
     for (uint32_t p = 0; p < layer->parameters; p++)
         if (job->full[p].cols != layer->full[p].cols)
@@ -365,25 +329,12 @@ static bool begin_return(hep_context *context, const Returning *call, Fault *fau
     if (!layer || !library_given(call->full, "full_grads", fault) ||
         !check_return(context, call->layer, layer, call->count, fault))
         return false;
-    ReturnJob *job = calloc(1, sizeof(*job));
-    if (!job)
-        return fault_set(fault, FAULT_MEMORY, "out of memory for a return of gradients");
-    *job = (ReturnJob){.layer = (uint32_t)call->layer, .scale = call->scale};
-    if (!take_held(context, layer, call->full, (TensorShape){.name = "full_grads"}, job->full, fault) ||
-        !check_columns(layer, job, fault)) {
-        free(job);
-        return false;
-    }
-    pthread_mutex_lock(&context->mutex);
-    *context->returns_end = job;
-    context->returns_end = &job->next;
-    context->returning++;
-    if (!context->threads_run)
-        return_next(context);
-    bool ok = !is_failed(context, fault);
-    pthread_cond_broadcast(&context->changed);
-    pthread_mutex_unlock(&context->mutex);
-    return ok;
+    Job job = {.kind = JOB_RETURN,
+               .layer = (uint32_t)call->layer,
+               .scale = call->scale,
+               .whole = context_iteration(context) < context->plan->whole_iterations};
+    return take_held(context, layer, call->full, (TensorShape){.name = "full_grads"}, job.full, fault) &&
+           check_columns(layer, &job, fault) && jobs_add(context, &job, fault);
 }
 
 // Many parameters because they are what a return has: hep.h.
@@ -406,14 +357,7 @@ hep_status hep_finish(hep_context *context, void *stream)
     Fault fault = {0};
     if (!context_enter(context, &status))
         return status;
-    double begin_s = clock_now_s();
-    pthread_mutex_lock(&context->mutex);
-    while (context->returning > 0 && !atomic_load(&context->failed))
-        pthread_cond_wait(&context->changed, &context->mutex);
-    context->waited_s += clock_now_s() - begin_s;
-    bool ok = !is_failed(context, &fault);
-    pthread_mutex_unlock(&context->mutex);
-    return context_leave(context, ok, &fault);
+    return context_leave(context, jobs_wait(context, NULL, &fault), &fault);
 }
 
 // ---- the threads -----------------------------------------------------------------------------------
@@ -424,13 +368,13 @@ bool experts_start(hep_context *context, Fault *fault)
         return true;
     if (pthread_create(&context->gatherer, NULL, gatherer_run, context) != 0)
         return fault_set(fault, FAULT_MEMORY, "a thread cannot be started");
-    if (pthread_create(&context->returner, NULL, returner_run, context) != 0) {
+    if (!jobs_start(context, fault)) {
         pthread_mutex_lock(&context->mutex);
         context->stopping = true;
         pthread_cond_broadcast(&context->changed);
         pthread_mutex_unlock(&context->mutex);
         pthread_join(context->gatherer, NULL);
-        return fault_set(fault, FAULT_MEMORY, "a thread cannot be started");
+        return false;
     }
     context->threads_run = true;
     return true;
@@ -442,13 +386,7 @@ void experts_stop(hep_context *context)
     context->stopping = true;
     pthread_cond_broadcast(&context->changed);
     pthread_mutex_unlock(&context->mutex);
-    if (context->threads_run) {
+    if (context->threads_run)
         pthread_join(context->gatherer, NULL);
-        pthread_join(context->returner, NULL);
-    }
-    while (context->returns) {
-        ReturnJob *job = context->returns;
-        context->returns = job->next;
-        free(job);
-    }
+    jobs_stop(context);
 }

@@ -200,7 +200,14 @@ hep_status hep_plan_facts(const hep_plan *handle, hep_facts *facts)
                         .iteration_s = plan->iteration_s,
                         .memory_bytes = plan_memory_bytes(plan),
                         .codec_ratio = plan->experts.ratio,
-                        .gradient_ratio = plan->experts.gradient_ratio};
+                        .gradient_ratio = plan->experts.gradient_ratio,
+                        .gradient = (int32_t)plan->experts.gradient,
+                        .dense_codec = (int32_t)plan->dense.codec,
+                        .dense_gradient = (int32_t)plan->dense.gradient,
+                        .whole_iterations = (int32_t)plan->whole_iterations,
+                        .capacity = plan->capacity};
+    for (uint32_t way = 0; way < TOKEN_WAYS; way++)
+        filled.row_formats[way] = (int32_t)plan->tokens[way];
     if (!library_give(facts, &filled, sizeof(filled), &fault))
         return library_end(&fault);
     return HEP_OK;
@@ -405,11 +412,12 @@ int64_t hep_plan_rows_bound(const hep_plan *handle, int moe_layer, int64_t token
     ModelDims model = plan->model;
     model.sequence = (uint32_t)(tokens < UINT32_MAX ? tokens : UINT32_MAX);
     model.batch = 1;
-    double rows = (double)tokens;
+    // Where messages are counted, what a capacity drops is the caller's to say.
+    double rows = (double)tokens, capacity = plan->exchange == EXCHANGE_PADDED ? plan->capacity : 0;
     for (uint32_t l = 0; l < plan->cluster.level_count; l++) {
         double members = plan->cluster.levels[l].count / choice->domain[l];
-        if (members > 1) // what is dropped by a capacity is the caller's to say
-            rows = members * exchange_rows_bound(&plan->cluster, &model, plan->dispatch, 0, choice->domain, l);
+        if (members > 1)
+            rows = members * exchange_rows_bound(&plan->cluster, &model, plan->dispatch, capacity, choice->domain, l);
     }
     return rows < 0x1p62 ? (int64_t)rows : INT64_MAX;
 }

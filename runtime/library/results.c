@@ -5,7 +5,7 @@
 // Scratch of one call, freed together.
 typedef struct {
     Store *store;
-    void *pieces[3 * LEVELS_MAX + 8];
+    void *pieces[6 * LEVELS_MAX + 8];
     uint32_t count;
 } Scrap;
 
@@ -51,6 +51,35 @@ static uint64_t stage_rows(const hep_route *route, uint32_t hop)
     return route->stages[hop].record_rows / fanout_of(route, hop);
 }
 
+// ---- rows that travel packed -----------------------------------------------------------------------
+
+// Rows as they travel that way: packed, or those given.
+static bool pack(const hep_route *route, TokenWay way, Tensor rows, Scrap *scrap, Tensor *out, Fault *fault)
+{
+    *out = rows;
+    if (!route_packs(route, way))
+        return true;
+    Tensor packed = route_travelling(route, way, rows.rows);
+    if (!scrap_tensor(scrap, packed.dtype, packed.rows, packed.cols, out, fault))
+        return false;
+    host_encode_rows(route->context->plan->tokens[way], rows.rows, rows, *out);
+    return true;
+}
+
+// Room for rows as they travel that way, to be opened into `rows`: that itself, where they are not packed.
+static bool pack_room(const hep_route *route, TokenWay way, Tensor rows, Scrap *scrap, Tensor *out, Fault *fault)
+{
+    Tensor packed = route_travelling(route, way, rows.rows);
+    *out = rows;
+    return !route_packs(route, way) || scrap_tensor(scrap, packed.dtype, packed.rows, packed.cols, out, fault);
+}
+
+static void unpack(const hep_route *route, TokenWay way, Tensor packed, Tensor rows)
+{
+    if (route_packs(route, way))
+        host_decode_rows(route->context->plan->tokens[way], rows.rows, packed, rows);
+}
+
 // ---- results ---------------------------------------------------------------------------------------
 
 static bool return_hop(const hep_route *route, uint32_t hop, Tensor results, Tensor sums, Scrap *scrap, Fault *fault)
@@ -60,17 +89,20 @@ static bool return_hop(const hep_route *route, uint32_t hop, Tensor results, Ten
     const ModelDims *model = &route->context->plan->model;
     uint32_t fanout = fanout_of(route, hop);
     uint64_t work_elements = host_scratch_elements(model, OP_UNROUTE, results.rows, 1, fanout);
-    Tensor returned, work;
+    Tensor returned, work, from, to;
     if (!scrap_tensor(scrap, results.dtype, stage->sent, results.cols, &returned, fault) ||
-        !scrap_tensor(scrap, DTYPE_F32, 1, work_elements, &work, fault))
+        !scrap_tensor(scrap, DTYPE_F32, 1, work_elements, &work, fault) ||
+        !pack(route, WAY_COMBINE, results, scrap, &from, fault) ||
+        !pack_room(route, WAY_COMBINE, returned, scrap, &to, fault))
         return false;
     ReturnTensors travel = {.part_count = 1,
-                            .from = {results},
-                            .to = {returned},
+                            .from = {from},
+                            .to = {to},
                             .next_counts = counts_tensor(stage->next_counts, &meeting),
                             .send_counts = counts_tensor(stage->send_counts, &meeting)};
     if (!route_blame(route, hop, &meeting, host_move_back(&meeting, &travel, fault), fault))
         return false;
+    unpack(route, WAY_COMBINE, to, returned);
     host_unroute(&route->of->hops[hop].table, stage->record_rows, fanout, results, returned, travel.send_counts,
                  origin_tensor(stage), sums, work);
     return true;
@@ -172,15 +204,27 @@ static bool run_combine_backward(hep_route *route, const hep_tensor *dout, const
     if (!take_tokens(route, dout, "dout", &from, fault) || !take_rows(route, dresults, "dresults", &given, fault))
         return false;
     uint32_t hops = route->hop_count;
+    bool packed = route_packs(route, WAY_COMBINE_GRADIENT);
+    if (!pack(route, WAY_COMBINE_GRADIENT, from, scrap, &from, fault))
+        return false;
     for (uint32_t hop = 0; hop < hops; hop++) {
         to = given;
-        if ((hop + 1 < hops || route->expanded) &&
+        if ((hop + 1 < hops || route->expanded || packed) &&
             !scrap_tensor(scrap, from.dtype, route->stages[hop + 1].record_rows, from.cols, &to, fault))
             return false;
         if (!send_gradients(route, hop, from, to, scrap, fault))
             return false;
         from = to;
     }
+    if (packed) {
+        to = given;
+        if (route->expanded && !last_stage_tensor(route, scrap, &to, fault))
+            return false;
+        unpack(route, WAY_COMBINE_GRADIENT, from, to);
+        from = to;
+    }
+    if (hops > 0)
+        route_clear_padding(route, from);
     if (route->expanded)
         route_spread_rows(route, from, given);
     else if (hops == 0)
@@ -220,16 +264,20 @@ static bool return_gradients(const hep_route *route, uint32_t hop, Gradients fro
     const Stage *stage = &route->stages[hop];
     Meeting meeting = route_meeting(route, hop, CALL_OF_DISPATCH_BACKWARD);
     Gradients returned;
+    Tensor sent, came;
     if (!scrap_tensor(scrap, from.rows.dtype, stage->sent, from.rows.cols, &returned.rows, fault) ||
-        !scrap_tensor(scrap, DTYPE_F32, stage->sent, route->per_row, &returned.records, fault))
+        !scrap_tensor(scrap, DTYPE_F32, stage->sent, route->per_row, &returned.records, fault) ||
+        !pack(route, WAY_DISPATCH_GRADIENT, from.rows, scrap, &sent, fault) ||
+        !pack_room(route, WAY_DISPATCH_GRADIENT, returned.rows, scrap, &came, fault))
         return false;
     ReturnTensors travel = {.part_count = 2,
-                            .from = {from.rows, from.records},
-                            .to = {returned.rows, returned.records},
+                            .from = {sent, from.records},
+                            .to = {came, returned.records},
                             .next_counts = counts_tensor(stage->next_counts, &meeting),
                             .send_counts = counts_tensor(stage->send_counts, &meeting)};
     if (!route_blame(route, hop, &meeting, host_move_back(&meeting, &travel, fault), fault))
         return false;
+    unpack(route, WAY_DISPATCH_GRADIENT, came, returned.rows);
     host_route_backward(&route->of->hops[hop].table, stage->record_rows, fanout_of(route, hop), from.rows, from.records,
                         returned.rows, returned.records, travel.send_counts, origin_tensor(stage), to.rows, to.records);
     return true;

@@ -9,6 +9,7 @@
 typedef struct {
     uint64_t record_rows;
     Tensor rows, records; // while they are needed; records of the last stage stay
+    bool has_rows;        // rows are the store's; else the caller's
     // Of the exchange after it, if any:
     int32_t *send_counts, *next_counts; // [members], one allocation
     int32_t *origin;
@@ -39,6 +40,13 @@ Meeting route_meeting(const hep_route *route, uint32_t hop, CallPurpose purpose)
 // Returns `ok`. If not, which step of the plan that was goes into the fault.
 bool route_blame(const hep_route *route, uint32_t hop, const Meeting *meeting, bool ok, Fault *fault);
 uint64_t route_rows(const hep_route *route); // that the caller sees
+
+// Whether rows of the route travel packed that way, and so many as they travel, without data.
+bool route_packs(const hep_route *route, TokenWay way);
+Tensor route_travelling(const hep_route *route, TokenWay way, uint64_t rows);
+
+// Rows of the last stage that only fill up messages become 0.
+void route_clear_padding(const hep_route *route, Tensor rows);
 
 // Of rows that have been received.
 bool route_order_pairs(hep_route *route, Fault *fault) MUST_CHECK;

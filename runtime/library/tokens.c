@@ -33,18 +33,64 @@ static bool check_experts(const hep_route *route, const hep_tensor *experts, Fau
     return true;
 }
 
+// Choices of an expert beyond what the plan gives it room for: dropped, or a fault.
+static bool limit_experts(hep_route *route, bool drops, Fault *fault)
+{
+    const hep_context *context = route->context;
+    bool is_padded = route->hop_count > 0 && route->of->hops[0].table.place_rows;
+    uint64_t limit = drops || is_padded ? context->capacity_rows : 0;
+    Record *records = route->stages[0].records.data;
+    memset(context->taken, 0, context->plan->model.experts * sizeof(*context->taken));
+    for (uint64_t i = 0; i < route->tokens * route->top_k && limit > 0; i++) {
+        if (records[i].expert < 0 || context->taken[records[i].expert]++ < limit)
+            continue;
+        if (!drops)
+            return fault_set(fault, FAULT_USAGE,
+                             "expert %" PRId32 " is chosen more than %" PRIu64
+                             " times by tokens of this rank, which the plan's messages have room for (HEP_DROP)",
+                             records[i].expert, limit);
+        records[i] = (Record){.expert = -1, .weight = 0};
+    }
+    return true;
+}
+
 static Tensor tensor_of(void *data, Dtype dtype, uint64_t rows, uint64_t cols)
 {
     return (Tensor){.data = data, .dtype = dtype, .rows = rows, .cols = cols};
 }
 
-static bool stage_rows_make(hep_route *route, uint32_t stage, Fault *fault)
+bool route_packs(const hep_route *route, TokenWay way)
+{
+    return route->hop_count > 0 && route->context->plan->tokens[way] != TOKENS_FULL;
+}
+
+Tensor route_travelling(const hep_route *route, TokenWay way, uint64_t rows)
 {
     const ModelDims *model = &route->context->plan->model;
+    TokenFormat format = route->context->plan->tokens[way];
+    return route_packs(route, way)
+               ? tensor_of(NULL, DTYPE_U8, rows, token_row_bytes(format, model->hidden, model->dtype))
+               : tensor_of(NULL, model->dtype, rows, model->hidden);
+}
+
+static bool stage_rows_make(hep_route *route, uint32_t stage, uint64_t rows, Fault *fault)
+{
     Stage *of = &route->stages[stage];
-    void *rows = store_take(route->store, of->record_rows * model->hidden * dtype_bytes(model->dtype), fault);
-    of->rows = tensor_of(rows, model->dtype, of->record_rows, model->hidden);
-    return rows;
+    of->rows = route_travelling(route, WAY_DISPATCH, rows);
+    of->rows.data = store_take(route->store, rows * of->rows.cols * dtype_bytes(of->rows.dtype), fault);
+    of->has_rows = of->rows.data;
+    return of->has_rows;
+}
+
+// Where rows travel packed, they are so from the first stage on.
+static bool pack_tokens(hep_route *route, Fault *fault)
+{
+    if (!route_packs(route, WAY_DISPATCH))
+        return true;
+    if (!stage_rows_make(route, 0, route->tokens, fault))
+        return false;
+    host_encode_rows(route->context->plan->tokens[WAY_DISPATCH], route->tokens, route->x, route->stages[0].rows);
+    return true;
 }
 
 static bool stage_records_make(hep_route *route, uint32_t stage, Fault *fault)
@@ -89,12 +135,30 @@ static Tensor counts_tensor(int32_t *counts, uint32_t members)
     return tensor_of(counts, DTYPE_I32, members, 1);
 }
 
+// Messages of one size: nobody has to be told beforehand.
+static bool lay_out_hop(hep_route *route, uint32_t hop, Fault *fault)
+{
+    Stage *from = &route->stages[hop], *to = from + 1;
+    const MessagePlace *place = &route->of->hops[hop].meeting.place;
+    from->send_counts = store_take(route->store, 2ull * place->members * sizeof(int32_t), fault);
+    from->origin = store_take(route->store, place->members * place->message_rows * sizeof(int32_t), fault);
+    if (!from->send_counts || !from->origin)
+        return false;
+    from->next_counts = from->send_counts + place->members;
+    from->own = place->message_rows;
+    from->sent = (place->members - 1) * place->message_rows;
+    to->record_rows = place->members * place->message_rows;
+    return true;
+}
+
 // How many rows of stage `hop` go where, and how many come instead.
 static bool count_hop(hep_route *route, uint32_t hop, Fault *fault)
 {
     Stage *from = &route->stages[hop], *to = from + 1;
     const RouteTable *table = &route->of->hops[hop].table;
     uint32_t members = table->members;
+    if (table->place_rows)
+        return lay_out_hop(route, hop, fault);
     from->send_counts = store_take(route->store, 2ull * members * sizeof(int32_t), fault);
     if (!from->send_counts)
         return false;
@@ -149,18 +213,41 @@ static bool move_hop(hep_route *route, uint32_t hop, Fault *fault)
                                       .next_counts = counts_tensor(from->next_counts, members)};
     Meeting meeting = route_meeting(route, hop, CALL_OF_DISPATCH_FINISH);
     bool ok = host_move_route(table, from->record_rows, fanout, &split, fault) &&
-              host_move_dispatch(&meeting, &travel, true, fault);
+              host_move_dispatch(&meeting, &travel, !table->place_rows, fault);
     return route_blame(route, hop, &meeting, ok, fault);
 }
 
-// What was of use for the next stage alone. Rows of the first stage are the caller's.
+static void rows_drop(hep_route *route, uint32_t stage)
+{
+    Stage *of = &route->stages[stage];
+    if (of->has_rows)
+        store_give(route->store, of->rows.data);
+    of->rows.data = NULL;
+    of->has_rows = false;
+}
+
+void route_clear_padding(const hep_route *route, Tensor rows)
+{
+    const Record *records = route->stages[route->hop_count].records.data;
+    uint64_t bytes = rows.cols * dtype_bytes(rows.dtype);
+    if (route->hop_count == 0 || !route->of->hops[0].table.place_rows)
+        return;
+    for (uint64_t r = 0; r < rows.rows; r++) {
+        bool is_padding = true;
+        for (uint32_t i = 0; i < route->per_row; i++)
+            is_padding = is_padding && records[r * route->per_row + i].expert < 0;
+        if (is_padding)
+            memset((char *)rows.data + r * bytes, 0, bytes);
+    }
+}
+
+// What was of use for the next stage alone.
 static void stage_drop(hep_route *route, uint32_t stage)
 {
     Stage *of = &route->stages[stage];
-    if (stage > 0)
-        store_give(route->store, of->rows.data);
+    rows_drop(route, stage);
     store_give(route->store, of->records.data);
-    of->rows.data = of->records.data = NULL;
+    of->records.data = NULL;
 }
 
 static bool dispatch_begin(hep_route *route, Fault *fault)
@@ -171,8 +258,8 @@ static bool dispatch_begin(hep_route *route, Fault *fault)
             return false;
         if (hop + 1 == hops)
             break;
-        if (!stage_rows_make(route, hop + 1, fault) || !stage_records_make(route, hop + 1, fault) ||
-            !move_hop(route, hop, fault))
+        if (!stage_rows_make(route, hop + 1, route->stages[hop + 1].record_rows, fault) ||
+            !stage_records_make(route, hop + 1, fault) || !move_hop(route, hop, fault))
             return false;
         stage_drop(route, hop);
     }
@@ -183,13 +270,21 @@ static bool receive_rows(hep_route *route, Tensor rows, Fault *fault)
 {
     uint32_t last = route->hop_count;
     Stage *end = &route->stages[last];
+    bool packed = route_packs(route, WAY_DISPATCH);
     end->rows = rows;
     if (last == 0) {
         memcpy(rows.data, route->x.data, rows.rows * rows.cols * dtype_bytes(rows.dtype));
         return true;
     }
+    if (packed && !stage_rows_make(route, last, rows.rows, fault))
+        return false;
     bool ok = stage_records_make(route, last, fault) && move_hop(route, last - 1, fault);
     stage_drop(route, last - 1);
+    if (ok && packed)
+        host_decode_rows(route->context->plan->tokens[WAY_DISPATCH], rows.rows, end->rows, rows);
+    rows_drop(route, last);
+    if (ok)
+        route_clear_padding(route, rows);
     return ok;
 }
 
@@ -244,9 +339,7 @@ void hep_route_free(hep_route *route)
     for (uint32_t s = 0; s <= LEVELS_MAX; s++) {
         store_give(route->store, route->stages[s].send_counts);
         store_give(route->store, route->stages[s].origin);
-        store_give(route->store, route->stages[s].records.data);
-        if (s > 0 && s < route->hop_count)
-            store_give(route->store, route->stages[s].rows.data);
+        stage_drop(route, s);
     }
     store_give(route->store, route->received.data);
     store_give(route->store, route->pairs);
@@ -285,7 +378,7 @@ static bool dispatch(hep_context *context, const Dispatching *call, hep_route **
     context_expect(context, layer, false);
     if (!take_tokens(context, call->x, call->experts, call->weights, taken, fault))
         return false;
-    if (call->flags & ~HEP_EXPANDED)
+    if (call->flags & ~(HEP_EXPANDED | HEP_DROP))
         return fault_set(fault, FAULT_USAGE, "unknown flags %#x", (unsigned)call->flags);
     hep_route *made = route_make(context, call->layer, (uint64_t)call->x->rows, call->flags, fault);
     if (!made)
@@ -294,7 +387,8 @@ static bool dispatch(hep_context *context, const Dispatching *call, hep_route **
     bool ok = check_experts(made, call->experts, fault) && stage_records_make(made, 0, fault);
     if (ok) {
         record_fill(made, call->experts, taken[1].data);
-        ok = dispatch_begin(made, fault) && (!made->expanded || expand(made, fault));
+        ok = limit_experts(made, call->flags & HEP_DROP, fault) && pack_tokens(made, fault) &&
+             dispatch_begin(made, fault) && (!made->expanded || expand(made, fault));
     }
     if (ok)
         *route = made;

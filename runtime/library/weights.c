@@ -23,7 +23,7 @@ static Tensor rows_of(const Shares *shares, uint32_t tensor, uint64_t first_shar
 // The tensors `first` to at most MOVE_PARTS_MAX more, at one level: what members have, and what they have together.
 static MovedShards moved(const Shares *shares, uint32_t crossing, uint32_t first)
 {
-    MovedShards out = {.counts = shares->counts};
+    MovedShards out = {.counts = shares->lane->counts};
     uint64_t inner_first, inner, outer_first, outer;
     shares_block(shares, crossing, &inner_first, &inner);
     shares_block(shares, crossing + 1, &outer_first, &outer);
@@ -41,7 +41,7 @@ bool shares_gather(const Shares *shares, uint32_t first, Fault *fault)
         meeting.call = shares->call;
         for (uint32_t t = 0; t < shares->tensor_count; t += MOVE_PARTS_MAX) {
             MovedShards parts = moved(shares, c, t);
-            meeting.call.pass = (int32_t)t;
+            meeting.call.pass = shares->call.pass + (int32_t)t;
             bool ok = host_move_gather(&meeting, &parts, fault);
             if (!context_blame(shares->context, &shares->call, shares->crossings[c].level, ok, fault))
                 return false;
@@ -58,19 +58,16 @@ static uint64_t scatter_scratch(const MovedShards *parts, uint32_t members)
     return bytes;
 }
 
-bool shares_return(const Shares *shares, Fault *fault)
+bool shares_return(const Shares *shares, uint32_t crossing, Fault *fault)
 {
-    for (uint32_t c = shares->crossing_count; c-- > 0;) {
-        Meeting meeting = shares->crossings[c].home;
-        meeting.call = shares->call;
-        for (uint32_t t = 0; t < shares->tensor_count; t += MOVE_PARTS_MAX) {
-            MovedShards parts = moved(shares, c, t);
-            meeting.call.pass = (int32_t)t;
-            void *scratch = pool_take(shares->pool, scatter_scratch(&parts, meeting.place.members) + 1, fault);
-            bool ok = scratch && host_move_scatter(&meeting, &parts, scratch, fault);
-            if (!context_blame(shares->context, &shares->call, shares->crossings[c].level, ok, fault))
-                return false;
-        }
+    Meeting meeting = shares->crossings[crossing].home;
+    meeting.call = shares->call;
+    for (uint32_t t = 0; t < shares->tensor_count; t += MOVE_PARTS_MAX) {
+        MovedShards parts = moved(shares, crossing, t);
+        meeting.call.pass = shares->call.pass + (int32_t)t;
+        void *scratch = pool_take(&shares->lane->sums, scatter_scratch(&parts, meeting.place.members) + 1, fault);
+        if (!scratch || !host_move_scatter(&meeting, &parts, scratch, fault))
+            return false;
     }
     return true;
 }

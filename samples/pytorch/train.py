@@ -26,8 +26,8 @@ def read_options():
     parser.add_argument("--micro-batches", type=int, default=2, metavar="N", help="of a step (2)")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="sequences of a rank and micro-batch (4)")
     parser.add_argument("--sequence", type=int, default=128, metavar="N", help="bytes of a sequence (128)")
-    parser.add_argument("--transport", default="torch", choices=("torch", "tcp"),
-                        help="rows and experts travel over torch.distributed, or libhep's own connections (torch)")
+    parser.add_argument("--transport", default="auto", choices=("auto", "torch", "tcp"),
+                        help="rows and experts travel over torch.distributed, or libhep's own connections (auto: these)")
     parser.add_argument("--save", metavar="FILE", help="write the state of the whole model there at the end")
     return parser.parse_args()
 

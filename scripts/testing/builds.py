@@ -27,8 +27,8 @@ class Build:
 
 
 def launchers():
-    """ccache where it is installed, unless the environment names another launcher."""
-    if not shutil.which("ccache"):
+    """ccache where it is installed and not disabled, unless the environment names another launcher."""
+    if not shutil.which("ccache") or "CCACHE_DISABLE" in os.environ:
         return {}
     names = [f"CMAKE_{language}_COMPILER_LAUNCHER" for language in LANGUAGES]
     return {name: "ccache" for name in names if name not in os.environ}

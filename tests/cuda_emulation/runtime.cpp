@@ -6,6 +6,7 @@
 #include "stream_worker.h"
 
 #include <malloc.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -64,7 +65,9 @@ constexpr size_t GUARD = 256;
 constexpr unsigned char GUARD_BYTE = 0xA5;
 constexpr int COMPUTE_CAPABILITY = 9; // .0
 constexpr size_t MEMORY_TOTAL = size_t{16} << 30;
-// HEP_EMULATION_COUNT_MEMORY: there is room for everything, and the first allocation says its size and ends the program.
+constexpr size_t UNWRITTEN_CHUNK = 4 << 20;
+// HEP_EMULATION_COUNT_MEMORY: there is room for everything, and the first allocation says its size and ends the
+// program.
 const bool counts_memory = getenv("HEP_EMULATION_COUNT_MEMORY") != nullptr;
 
 // Freed memory serves again: page by page from the kernel, and back, it would take most of the time.
@@ -112,6 +115,53 @@ bool guards_hold(const unsigned char *base, size_t bytes)
         if (base[i] != GUARD_BYTE || base[GUARD + bytes + i] != GUARD_BYTE)
             return false;
     return true;
+}
+
+size_t guarded_bytes(size_t bytes)
+{
+    return (bytes + 2 * GUARD + GUARD - 1) / GUARD * GUARD;
+}
+
+// A file of bytes 0xFF, as memory that nobody has written yet shows.
+int unwritten_file()
+{
+    static const int file = [] {
+        int made = memfd_create("hep unwritten", MFD_CLOEXEC);
+        std::vector<unsigned char> bytes(UNWRITTEN_CHUNK, 0xFF);
+        bool is_written = made >= 0 && write(made, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size());
+        return is_written ? made : -1;
+    }();
+    return file;
+}
+
+// Of a large block only what is touched costs time: most is workspace of 32 MB for cuBLAS, made again with every queue,
+// and left alone by the emulated one.
+unsigned char *unwritten_create(size_t bytes)
+{
+    if (bytes < UNWRITTEN_CHUNK) {
+        void *small = aligned_alloc(GUARD, bytes);
+        return static_cast<unsigned char *>(small ? memset(small, 0xFF, bytes) : nullptr);
+    }
+    void *large = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (large == MAP_FAILED)
+        return nullptr;
+    for (size_t at = 0; at < bytes; at += UNWRITTEN_CHUNK) {
+        void *chunk = mmap(static_cast<char *>(large) + at, std::min(bytes - at, UNWRITTEN_CHUNK),
+                           PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, unwritten_file(), 0);
+        if (chunk == MAP_FAILED) {
+            munmap(large, bytes);
+            return nullptr;
+        }
+    }
+    return static_cast<unsigned char *>(large);
+}
+
+void unwritten_destroy(unsigned char *memory, size_t bytes)
+{
+    if (bytes < UNWRITTEN_CHUNK)
+        free(memory);
+    else
+        munmap(memory, bytes);
 }
 
 // Events remember captures that are over.
@@ -231,7 +281,8 @@ void emulation::load_kernel(const void *kernel)
     std::lock_guard<std::mutex> hold(lock);
     if (!loaded.insert(kernel).second || !collectives || collectives() == 0)
         return;
-    fprintf(stderr, "emulation: a kernel is loaded while collectives are under way: peers that do so, too, wait for ever\n");
+    fprintf(stderr,
+            "emulation: a kernel is loaded while collectives are under way: peers that do so, too, wait for ever\n");
     abort();
 }
 
@@ -270,12 +321,11 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
     }
     if (bytes > MEMORY_TOTAL - allocated)
         return result(cudaErrorMemoryAllocation);
-    size_t whole = (bytes + 2 * GUARD + GUARD - 1) / GUARD * GUARD;
-    unsigned char *base = static_cast<unsigned char *>(aligned_alloc(GUARD, whole));
+    size_t whole = guarded_bytes(bytes);
+    unsigned char *base = unwritten_create(whole);
     if (!base)
         return result(cudaErrorMemoryAllocation);
     memset(base, GUARD_BYTE, GUARD);
-    memset(base + GUARD, 0xFF, bytes);
     memset(base + GUARD + bytes, GUARD_BYTE, whole - GUARD - bytes);
     ASAN_POISON_MEMORY_REGION(base, GUARD); // reads show, too
     ASAN_POISON_MEMORY_REGION(base + GUARD + bytes, whole - GUARD - bytes);
@@ -300,14 +350,14 @@ cudaError_t cudaFree(void *memory)
     if (before_free)
         before_free(memory, bytes);
     unsigned char *base = static_cast<unsigned char *>(memory) - GUARD;
-    ASAN_UNPOISON_MEMORY_REGION(base, bytes + 2 * GUARD);
+    ASAN_UNPOISON_MEMORY_REGION(base, guarded_bytes(bytes));
     if (!guards_hold(base, bytes)) {
         fprintf(stderr, "emulation: device memory of %zu bytes was written outside its bounds\n", bytes);
         abort();
     }
     allocated -= bytes;
     allocations.erase(found);
-    free(base);
+    unwritten_destroy(base, guarded_bytes(bytes));
     return cudaSuccess;
 }
 
@@ -356,8 +406,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     });
 }
 
-// Returns when `from` may be written again. To the device that is when it was read, unless it is pinned: what follows in
-// another stream that does not wait for the legacy one may still find what was there before.
+// Returns when `from` may be written again. To the device that is when it was read, unless it is pinned: what follows
+// in another stream that does not wait for the legacy one may still find what was there before.
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
 {
     if (any_capture())

@@ -17,17 +17,21 @@ model m {
 }
 plan { pass = training }
 HEP
+sed 's/plan { /&capacity = 1  exchange = padded  /' moe.hep >padded.hep
 over_mpi() { timeout 100 mpirun --oversubscribe -n 4 "$program" mpi "$@" >ranks 2>err; }
-over_tcp() { # as torchrun would
-  local rank port=$((20000 + $$ % 10000))
+over_tcp() { as_torchrun tcp "$@"; }
+over_known() { as_torchrun tcp_at "$@"; }
+as_torchrun() {
+  local rank port=$((20000 + $$ % 10000)) way=$1
+  shift
   for rank in 0 1 2 3; do
     RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=4 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
-      timeout 100 "$program" tcp "$@" >"rank.$rank" 2>>err &
+      timeout 100 "$program" "$way" "$@" >"rank.$rank" 2>>err &
   done
   wait
   cat rank.? >ranks
 }
-ways=(over_tcp)
+ways=(over_tcp over_known)
 if ldd "$program" | grep -q libmpi && command -v mpirun >/dev/null; then ways+=(over_mpi); fi
 for way in "${ways[@]}"; do
   for domain in "dc=1,gpu=1" "dc=2,gpu=1" "dc=2,gpu=2"; do
@@ -35,6 +39,9 @@ for way in "${ways[@]}"; do
     "$way" plan.hepb 60
     [ "$(grep -c ': right$' ranks)" = 4 ] || fail "$way, $domain: $(cat ranks err)"
   done
+  expect 0 '' "$HEPC" padded.hep --domain "dc=1,gpu=2" -o padded.hepb
+  "$way" padded.hepb 60
+  [ "$(grep -c ': right$' ranks)" = 4 ] || fail "$way, padded: $(cat ranks err)"
   "$way" plan.hepb 2 absent
   [ "$(grep -c 'did not come for 2 s$' ranks)" = 3 ] || fail "$way, a rank that does not come: $(cat ranks err)"
 done

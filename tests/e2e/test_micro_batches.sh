@@ -1,6 +1,6 @@
 # Iterations of several micro-batches as users see them: choice, bytes and times against their number, what every output
 # says of them, a run that equals plain EP's, checks, checkpoints.
-# builds: dev  seconds: 12
+# builds: fast  seconds: 8
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 sample=$HEP_SOURCE/samples/laptop_training.hep
@@ -136,6 +136,24 @@ for a, b, s, t in zip(ep["loss"], plan["loss"], ep["loss_tolerance_turned"], pla
     assert abs(a - b) <= s + t, (a, b, s, t)
 assert plan["loss"][-1] < plan["loss"][0]
 PYTHON
+
+# The embedding gathered for each use trains as one that is kept; over the slow link weights cross as often as planned.
+for lap in 2 4; do
+  sed "s/pass = training/pass = training  once_embedding = none  lap = $lap/" small.hep >halves.hep
+  expect 0 '' "$HEPC" -D micro_batches=4 --domain site=2,gpu=1 halves.hep -o halves.hepb
+  expect 0 '' "$HEPC" --dump=summary halves.hepb
+  grep -q '^  embedding: gathered for each use' out || fail "the summary: $(cat out)"
+  expect 0 '' "$HEP_RUN" -n 4 --json=halves.run halves.hepb
+  python3 - 4.run halves.run <<'PYTHON' || fail "an embedding gathered for each use, laps of $lap"
+import json, sys
+kept, halves = (json.load(open(path)) for path in sys.argv[1:])
+for a, b, s in zip(kept["loss"], halves["loss"], kept["loss_tolerance_turned"]):
+    assert abs(a - b) <= s, (a, b, s)
+once, twice = kept["traffic"][0], halves["traffic"][0]
+assert twice["bytes"] == twice["planned_bytes"], twice
+assert twice["gather_bytes"] > once["gather_bytes"] and twice["reduce_bytes"] > once["reduce_bytes"], (once, twice)
+PYTHON
+done
 
 # Checkpoints lie between iterations: what resumes from one goes on as if nothing had been.
 expect 0 '' "$HEP_RUN" -n 2 --checkpoint saved --every 2 4.hepb

@@ -61,6 +61,13 @@ plan mixtral eight --domain ep -D sites=4
 plan mixtral hybrid --domain "site=1,gpu=2" -D micro_batches=4
 plan mixtral unlike --domain "0-1:site=2,gpu=1,regather; 2:site=1,gpu=2; 3:site=2,gpu=2,regather"
 plan mixtral gather --domain gather
+sed 's/plan { /&migration { codec = q4  gradient = q4 } /' mixtral.hep >packed.hep
+expect 0 '' "$HEPC" packed.hep --domain "site=2,gpu=1" -o mixtral.packed.hepb
+for capacity in 8 1; do
+  sed "s/plan { /&capacity = $capacity  exchange = padded  /" mixtral.hep >padded.hep
+  name=$([ $capacity = 1 ] && echo narrow || echo padded)
+  expect 0 '' "$HEPC" padded.hep --domain "site=1,gpu=2" -o "mixtral.$name.hepb"
+done
 plan mixtral slots --domain "site=2,gpu=1,regather" --prefetch 1
 plan six pieces --domain "site=1,gpu=2"
 plan qwen3_moe ep --domain ep -D micro_batches=4

@@ -1,6 +1,6 @@
 # The report as it looks: no class without a rule, no swatch without a colour, nothing cut off, overlapping or too pale,
 # in a wide and a narrow window, light, dark and on paper. Sources are checked everywhere, pages where a browser is.
-# builds: dev  seconds: 15
+# builds: fast  seconds: 8
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
 samples=$HEP_SOURCE/samples

@@ -99,7 +99,8 @@ static inline bool hub_meet(HubRank *rank, HubChannel *channel, const uint64_t *
     double until_s = clock_now_s() + rank->hub->timeout_s;
     for (int m = 0; m < channel->count; m++)
         while (of[m] < of[own] && !channel->broken)
-            channel->broken = !hub_wait(rank, until_s);
+            if (!hub_wait(rank, until_s))
+                channel->broken = true; // and stays so, whoever still waits
     return !channel->broken;
 }
 

@@ -28,6 +28,11 @@ typedef struct {
     bool training, naive, expanded, wide_indices; // i64
     const int *tokens;                            // [ranks]
     double tolerance;
+    // Of rows that travel packed: what arrives of the rows to experts, and of gradients of results. NULL: what was
+    // sent.
+    void (*packs)(float *row, int hidden);
+    bool packs_x, packs_dout;
+    int capacity; // most records of an expert from a rank, beyond which they are dropped; 0: none are
 } MoeCase;
 
 static inline int moe_ranks(const MoeCase *of)
@@ -76,6 +81,15 @@ static inline int moe_expert(const MoeCase *of, int layer, int micro, int rank, 
     if (k > 0 && token % 5 == 4)
         return -1;
     return (first + k * (1 + token % 3)) % of->experts;
+}
+
+// The expert, or -1 where it had enough before.
+static inline int moe_kept_expert(const MoeCase *of, int layer, int micro, int rank, int token, int k)
+{
+    int expert = moe_expert(of, layer, micro, rank, token, k), taken = 0;
+    for (int i = 0; i < token * of->top_k + k; i++)
+        taken += expert >= 0 && moe_expert(of, layer, micro, rank, i / of->top_k, i % of->top_k) == expert;
+    return of->capacity > 0 && taken >= of->capacity ? -1 : expert;
 }
 
 static inline float moe_weight(int parameter, int layer, int expert, int element)
@@ -152,8 +166,12 @@ static inline MoeAnswer moe_answer(const MoeCase *of, int layer, int micro, int 
             x[h] = moe_x(of, layer, micro, rank, t, h);
             dout[h] = moe_dout(of, layer, micro, rank, t, h);
         }
+        if (of->packs_x)
+            of->packs(x, of->hidden);
+        if (of->packs_dout)
+            of->packs(dout, of->hidden);
         for (int k = 0; k < of->top_k; k++) {
-            int expert = moe_expert(of, layer, micro, rank, t, k);
+            int expert = moe_kept_expert(of, layer, micro, rank, t, k);
             if (expert < 0)
                 continue;
             double weight = (double)moe_gate(of, layer, micro, rank, t, k);
@@ -276,7 +294,7 @@ static inline bool moe_dispatch(MoeRank *rank, int layer, int micro, MoeRows *ro
     moe_inputs(rank, layer, micro, x, experts, gates);
     hep_tensor tx = moe_tensor(x, tokens, of->hidden, HEP_F32), te = moe_tensor(experts, tokens, of->top_k, index),
                tg = moe_tensor(gates, tokens, of->top_k, HEP_F32);
-    int flags = of->expanded ? HEP_EXPANDED : 0;
+    int flags = (of->expanded ? HEP_EXPANDED : 0) | (of->capacity ? HEP_DROP : 0);
     *rows = (MoeRows){0};
     if (!moe_ok(rank, hep_dispatch(rank->context, layer, &tx, &te, &tg, flags, NULL, &rows->route), "dispatch") ||
         !moe_ok(rank, hep_route_rows(rows->route, &rows->rows, &rows->records, NULL), "rows"))
@@ -432,7 +450,7 @@ static inline MoeSent moe_sent(const MoeCase *of, int layer, int micro, int rank
         for (int t = 0; t < of->tokens[source]; t++) {
             int experts[MOE_TOKENS_MAX], count = 0;
             for (int k = 0; k < of->top_k; k++) {
-                int expert = moe_expert(of, layer, micro, source, t, k);
+                int expert = moe_kept_expert(of, layer, micro, source, t, k);
                 if (expert >= 0 && of->naive)
                     moe_walk(of, 0, source, &expert, 1, rank, &sent);
                 else if (expert >= 0)

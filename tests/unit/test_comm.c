@@ -149,6 +149,21 @@ Test(comm, exchange_over_links_delivers_the_same)
     links_destroy(links);
 }
 
+static bool gather(Comm *comm, int channel, const Group *group, void *shard, void *gathered, uint64_t bytes,
+                   Fault *fault)
+{
+    int32_t counts[2 * RANKS];
+    Tensor own = {.data = shard, .dtype = DTYPE_U8, .rows = 1, .cols = bytes}, all = own;
+    SumGroup of = {.comm = comm,
+                   .channel = channel,
+                   .members = (uint32_t)group_size(comm->cluster, group),
+                   .own = (uint32_t)group_index(comm->cluster, group, comm->rank),
+                   .counts = counts};
+    all.data = gathered;
+    all.rows = of.members;
+    return comm_all_gather(&of, 1, &own, &all, fault);
+}
+
 static bool gather_and_reduce(Comm *comm, Fault *fault)
 {
     uint64_t shard[5], gathered[3][5];
@@ -158,7 +173,7 @@ static bool gather_and_reduce(Comm *comm, Fault *fault)
     for (uint64_t round = 0; round < 20; round++) {
         for (uint64_t i = 0; i < 5; i++)
             shard[i] = comm->rank * 100 + round * 10 + i;
-        if (!comm->ops->all_gather(comm, channel, shard, gathered, sizeof(shard), fault))
+        if (!gather(comm, channel, &of_gpus, shard, gathered, sizeof(shard), fault))
             return false;
         for (uint64_t m = 0; m < 3; m++) {
             for (uint64_t i = 0; i < 5; i++)
@@ -276,7 +291,7 @@ static bool count_bytes(Comm *comm, Fault *fault)
                          .recv_counts = recv_counts,
                          .recv_capacity = 8};
     if (!comm->ops->exchange(comm, world, &exchange, fault) ||
-        !comm->ops->all_gather(comm, pairs, &shard, gathered, sizeof(shard), fault))
+        !gather(comm, pairs, &of_dcs, &shard, gathered, sizeof(shard), fault))
         return false;
     CommTraffic totals[LEVELS_MAX] = {0}, after[LEVELS_MAX] = {0};
     comm->ops->traffic(comm, totals, true);
@@ -307,7 +322,7 @@ static bool late_gather(Comm *comm, Fault *fault)
         return false;
     if (comm->rank == 4)
         clock_sleep_until(clock_now_s() + 0.1);
-    if (!comm->ops->all_gather(comm, channel, &shard, gathered, sizeof(shard), fault))
+    if (!gather(comm, channel, &of_gpus, &shard, gathered, sizeof(shard), fault))
         return false;
     CommTimes times = {.late_s = seconds[0], .last_s = seconds[1]};
     comm->ops->times(comm, &times, true);
@@ -405,7 +420,7 @@ static bool mismatch(Comm *comm, Fault *fault)
 {
     uint64_t shard[2] = {0}, gathered[3][2];
     int channel = comm->ops->open(comm, &of_gpus, STREAM_MIGRATE, fault);
-    return channel >= 0 && comm->ops->all_gather(comm, channel, shard, gathered, comm->rank == 2 ? 8 : 16, fault) &&
+    return channel >= 0 && gather(comm, channel, &of_gpus, shard, gathered, comm->rank == 2 ? 8 : 16, fault) &&
            comm->ops->barrier(comm, fault);
 }
 
@@ -413,7 +428,7 @@ Test(comm, members_that_disagree_are_a_fault)
 {
     Fault fault = ranks_run(NULL, 10, mismatch);
     cr_assert_eq(fault.kind, FAULT_RUN);
-    cr_assert_not_null(strstr(fault.message, "the shard's size differs"), "%s", fault.message);
+    cr_assert_not_null(strstr(fault.message, "the size of a row differs"), "%s", fault.message);
     cr_assert_geq(fault.peer, 0);
 }
 
@@ -421,7 +436,7 @@ static bool missing_peer(Comm *comm, Fault *fault)
 {
     uint64_t shard = 0, gathered[3];
     int channel = comm->ops->open(comm, &of_gpus, STREAM_MIGRATE, fault);
-    return channel >= 0 && (comm->rank == 5 || comm->ops->all_gather(comm, channel, &shard, gathered, 8, fault)) &&
+    return channel >= 0 && (comm->rank == 5 || gather(comm, channel, &of_gpus, &shard, gathered, 8, fault)) &&
            comm->ops->barrier(comm, fault);
 }
 
@@ -459,7 +474,7 @@ static bool late_peer(Comm *comm, Fault *fault)
         comm->ops->watch(comm, &(Watch){.point = at_a_step, .life_s = computes});
         clock_sleep_until(until_s);
     }
-    return channel >= 0 && comm->ops->all_gather(comm, channel, &shard, gathered, 8, fault);
+    return channel >= 0 && gather(comm, channel, &of_gpus, &shard, gathered, 8, fault);
 }
 
 Test(comm, a_peer_that_computes_is_waited_for)
@@ -495,7 +510,7 @@ static bool timed_gather(Comm *comm, Fault *fault)
     if (!comm->ops->barrier(comm, fault))
         return false;
     double start_s = clock_now_s();
-    bool ok = comm->ops->all_gather(comm, channel, shards[comm->rank], gathered[comm->rank], 200000, fault);
+    bool ok = gather(comm, channel, &of_dcs, shards[comm->rank], gathered[comm->rank], 200000, fault);
     pthread_mutex_lock(&slowest_mutex);
     double took_s = clock_now_s() - start_s;
     slowest_s = took_s > slowest_s ? took_s : slowest_s;

@@ -29,7 +29,8 @@ static Spec random_spec(void)
     spec.model.hidden = 64;
     spec.model.inner = 64u << rand() % 3;
     spec.plan.pass = PASS_TRAINING;
-    spec.plan.once_dense = ONCE_DENSE_ALL; // the planner looks at one way of saving memory at a time
+    spec.plan.once_dense = spec.plan.once_embedding =
+        ONCE_DENSE_ALL; // the planner looks at one way of saving memory at a time
     spec.plan.recompute = RECOMPUTE_NONE;
     spec.plan.interleave = INTERLEAVE_NONE;
     spec.plan.micro_batches = 1 + (uint32_t)(rand() % 2);
@@ -56,7 +57,7 @@ static All list_all(const Workload *work, Arena *arena)
 Test(estimate, the_best_single_choice_of_all)
 {
     srand(31);
-    int binding = 0, infeasible = 0;
+    int binding = 0, infeasible = 0, compared = 0;
     for (int i = 0; i < 80; i++) {
         Arena *arena = arena_create();
         Spec spec = random_spec();
@@ -65,17 +66,21 @@ Test(estimate, the_best_single_choice_of_all)
         spec.cluster.device.memory_bytes = all.least + (all.most - all.least) * uniform(-0.1, 1.1);
         all = list_all(work, arena);
         double expected_s = INFINITY;
-        bool each = true, all_fit;
+        bool each = true, close = false; // estimates are good to a few per cent
         for (size_t c = 0; c < all.count; c++) {
             const Candidate *candidate = &all.list[c];
             cr_assert_eq(candidate->fits, candidate->memory_bytes <= spec.cluster.device.memory_bytes);
             each = each && candidate->fits;
+            close = close || (!candidate->fits && candidate->memory_bytes < 1.05 * spec.cluster.device.memory_bytes);
             expected_s = fmin(expected_s, candidate->fits ? candidate->cost.iteration_s : INFINITY);
         }
-        double best_s = planner_estimate(work, arena, &all_fit);
-        cr_assert(best_s == expected_s || fabs(best_s - expected_s) < 1e-12 * expected_s, "case %d: %g, not %g", i,
-                  best_s, expected_s);
-        cr_assert_eq(all_fit, each, "case %d", i);
+        Estimate of = planner_estimate(work, arena);
+        cr_assert(close || of.best_s == expected_s || fabs(of.best_s - expected_s) < 1e-12 * expected_s,
+                  "case %d: %g, not %g", i, of.best_s, expected_s);
+        cr_assert_leq(of.best_s, expected_s);
+        cr_assert_leq(of.least_s, of.best_s);
+        cr_assert(close || of.all_fit == each, "case %d", i);
+        compared += !close;
         binding += !each;
         infeasible += expected_s == INFINITY;
         // A figure for a sweep: no worse than the best single choice, and none where nothing fits.
@@ -83,7 +88,7 @@ Test(estimate, the_best_single_choice_of_all)
         bool nothing;
         const PlannerOptions quick = {.prefetch = PREFETCH_UNLIMITED, .quick = true};
         bool found = planner_solve(work, &quick, arena, diag_create(arena), &figure, &nothing);
-        cr_assert_eq(found, expected_s < INFINITY, "case %d", i);
+        cr_assert(close || found == (expected_s < INFINITY), "case %d", i);
         cr_assert(!found || figure.objective_s <= expected_s * (1 + 1e-9), "case %d: %g above %g", i,
                   figure.objective_s, expected_s);
         cr_assert_eq(nothing, !found);
@@ -91,6 +96,7 @@ Test(estimate, the_best_single_choice_of_all)
     }
     cr_assert_gt(binding, 30);
     cr_assert_gt(infeasible, 2);
+    cr_assert_gt(compared, 40);
 }
 
 static bool is_chosen(const Workload *work, const Mix *mix, const Config *config)
@@ -161,6 +167,7 @@ Test(estimate, ways_to_save_memory)
     Frugality ways[FRUGALITIES_MAX];
     spec.plan.pass = PASS_TRAINING;
     spec.plan.micro_batches = 4;
+    spec.plan.once_embedding = ONCE_DENSE_ALL;
     cr_assert_eq(frugality_list(&spec, ways), 12);
     static const struct {
         bool regather;

@@ -9,6 +9,7 @@
 #include "compiled.h"
 #include "fixed_plans.h"
 #include "hub.h"
+#include "kernels/host/kernels.h"
 
 static const char *const description =
     "cluster c { level dc { count = 2  bandwidth = 1 Gbit/s  latency = 1 ms }\n"
@@ -28,25 +29,70 @@ enum {
 
 static uint32_t prefetch = PREFETCH_UNLIMITED;
 static const char *dtype = "f32";
+static const char *tokens = ""; // keys of rows that travel packed, or of padded messages
+static bool is_padded;
+static const double *row_bytes = NULL; // [4] by way; NULL: f32
 
 static hep_plan *plan_make(const MoeCase *of, const char *domain)
 {
-    char text[1024], micro_batches[40] = "";
+    char text[1024], keys[200] = "";
     if (of->training)
-        snprintf(micro_batches, sizeof(micro_batches), "micro_batches = %d", of->micro_batches);
+        snprintf(keys, sizeof(keys), "micro_batches = %d  %s", of->micro_batches, tokens);
     snprintf(text, sizeof(text), description, dtype, of->experts, of->training ? "training" : "forward",
-             of->naive ? "naive" : "dedup", micro_batches);
+             of->naive ? "naive" : "dedup", keys);
     Compiled compiled = compiled_with(text, domain, prefetch);
     return plan_handed_over(&compiled);
 }
 
 // ---- all ranks -------------------------------------------------------------------------------------
 
+// Rows of a message at a level, of the definition: what all ranks together have at most that meet there, each as many
+// as it has tokens, or its experts there take.
+static double message_rows(const MoeCase *of, int level)
+{
+    double sources = 1, places = 1;
+    for (int l = 0; l <= level; l++) {
+        sources *= l < level ? of->counts[l] / of->domain[l] : 1;
+        places *= of->counts[l] / of->domain[l];
+    }
+    double inside = of->experts / places, most = inside < of->top_k ? inside : of->top_k;
+    double own = MOE_TOKENS_MAX * (of->naive ? most : 1);
+    return sources * (own < of->capacity * inside ? own : of->capacity * inside);
+}
+
+// Every message is as long as it can get, in every direction; counts go with it.
+static void check_padded(const MoeCase *of, const MoeWorker workers[])
+{
+    for (int l = 0; l < of->levels; l++) {
+        double messages = of->counts[l] / of->domain[l] - 1, rows = messages * message_rows(of, l), sent = 0;
+        int ways = of->training ? 4 : 2, calls = LAYERS * of->micro_batches, per_row = of->naive ? 1 : of->top_k;
+        for (int r = 0; r < RANKS; r++) {
+            const hep_traffic *is = &workers[r].traffic[l];
+            double routing = rows * per_row * 8 + messages * 4;
+            routing += of->training ? messages * 4 + rows * per_row * 4 : 0;
+            cr_assert_eq(is->exchange, calls * ways * rows * HIDDEN * 4, "level %d: %g bytes of rows, not %g", l,
+                         is->exchange, calls * ways * rows * HIDDEN * 4);
+            cr_assert_eq(is->routing, calls * routing, "level %d: %g bytes of routing, not %g", l, is->routing,
+                         calls * routing);
+            sent += is->exchange - is->padding;
+        }
+        double full = 0;
+        for (int r = 0; r < RANKS; r++)
+            for (int call = 0; call < calls; call++)
+                full += moe_sent(of, call % LAYERS, call / LAYERS, r).rows[l];
+        cr_assert_eq(sent, full * ways * HIDDEN * 4, "level %d: %g bytes are no padding, not %g", l, sent,
+                     full * ways * HIDDEN * 4);
+    }
+}
+
 // Rows that a rank sends in a dispatch come back in a combine, sent by others: a pair of exchanges sends what the rank
 // sends and what it receives. Over all ranks both are the same.
 static void check_traffic(const MoeCase *of, const MoeWorker workers[])
 {
-    int pairs = of->training ? 2 : 1, per_row = of->naive ? 1 : of->top_k;
+    int per_row = of->naive ? 1 : of->top_k;
+    double bytes = 0;
+    for (int way = 0; way < (of->training ? 4 : 2); way++)
+        bytes += row_bytes ? row_bytes[way] : HIDDEN * 4;
     for (int l = 0; l < of->levels; l++) {
         double rows = 0, messages = 0, exchange = 0, routing = 0;
         for (int r = 0; r < RANKS; r++) {
@@ -59,8 +105,7 @@ static void check_traffic(const MoeCase *of, const MoeWorker workers[])
                     messages += (double)sent.messages[l];
                 }
         }
-        cr_assert_eq(exchange, rows * 2 * pairs * HIDDEN * 4, "level %d: %g bytes of rows, not %g", l, exchange,
-                     rows * 2 * pairs * HIDDEN * 4);
+        cr_assert_eq(exchange, rows * bytes, "level %d: %g bytes of rows, not %g", l, exchange, rows * bytes);
         // Out: 8 bytes a record, 4 a message; back: gradients of gate weights, and counts once more.
         double expected = rows * per_row * 8 + messages * 4 + (of->training ? messages * 4 + rows * per_row * 4 : 0);
         cr_assert_eq(routing, expected, "level %d: %g bytes of routing, not %g", l, routing, expected);
@@ -151,9 +196,12 @@ static void run_case(const MoeCase *of, const char *domain, Over over)
     for (int r = 0; r < RANKS; r++)
         pthread_join(threads[r], NULL);
     for (int r = 0; r < RANKS; r++)
-        cr_assert(!workers[r].rank.problem[0], "%s, %s: %s", domain, of->naive ? "naive" : "dedup",
+        cr_expect(!workers[r].rank.problem[0], "%s, %s %s: %s", domain, of->naive ? "naive" : "dedup", tokens,
                   workers[r].rank.problem);
-    check_traffic(of, workers);
+    if (is_padded)
+        check_padded(of, workers);
+    else
+        check_traffic(of, workers);
     for (int r = 0; r < RANKS; r++) {
         check_weights(of, plan, &workers[r]);
         moe_worker_free(&workers[r]);
@@ -212,6 +260,69 @@ Test(library, carriers_bring_the_same)
             of.naive = (int)d % 2;
             run_case(&of, domains[d].text, (Over)over);
             cr_assert_eq(hub.mismatches, 0);
+        }
+}
+
+static TokenFormat row_format;
+
+// What arrives of a row.
+static void pack_row(float *row, int hidden)
+{
+    char packed[4 * MOE_HIDDEN_MAX];
+    uint64_t bytes = token_row_bytes(row_format, (uint64_t)hidden, DTYPE_F32);
+    Tensor rows = {.data = row, .dtype = DTYPE_F32, .rows = 1, .cols = (uint64_t)hidden},
+           as_packed = {.data = packed, .dtype = DTYPE_U8, .rows = 1, .cols = bytes};
+    host_encode_rows(row_format, 1, rows, as_packed);
+    host_decode_rows(row_format, 1, as_packed, rows);
+}
+
+// A row of 16 elements takes 16 bytes, or 8, and a scale, up to a multiple of 4. What goes out is packed once, before
+// the first exchange; on the way back every level's part is.
+Test(library, rows_may_travel_packed)
+{
+    static const double out[4] = {20, 64, 64, 20}, shorter[4] = {12, 64, 64, 12}, all[4] = {20, 20, 20, 20};
+    const struct {
+        const char *keys;
+        TokenFormat format;
+        const double *bytes;
+        double tolerance;
+    } cases[] = {{"tokens { dispatch = int8  combine_gradient = int8 }", TOKENS_INT8, out, 1e-5},
+                 {"tokens { dispatch = fp8  combine_gradient = fp8 }", TOKENS_FP8, out, 1e-5},
+                 {"tokens { dispatch = int4  combine_gradient = int4 }", TOKENS_INT4, shorter, 1e-5},
+                 {"tokens = int8", TOKENS_INT8, all, 0.02}};
+    for (size_t c = 0; c < COUNT_OF(cases); c++)
+        for (size_t d = 0; d + 1 < COUNT_OF(domains); d++) {
+            MoeCase of = case_of(d);
+            of.naive = (c + d) % 2;
+            of.expanded = (c + d) / 2 % 2;
+            of.tolerance = cases[c].tolerance;
+            of.packs = pack_row;
+            of.packs_x = of.packs_dout = true;
+            row_format = cases[c].format;
+            tokens = cases[c].keys;
+            row_bytes = cases[c].bytes;
+            run_case(&of, domains[d].text, d % 2 ? OVER_HUB : OVER_THREADS);
+        }
+    // Where nothing is exchanged nothing is packed.
+    MoeCase none = case_of(5);
+    run_case(&none, domains[5].text, OVER_THREADS);
+}
+
+// Messages of one size, whatever is sent. Experts take 16 x 2 / 16 records from a rank at most, or 3 times as many;
+// what is beyond that is dropped. A capacity drops where messages are counted, too.
+Test(library, messages_may_be_padded)
+{
+    for (size_t form = 0; form < 3; form++)
+        for (size_t d = 0; d < COUNT_OF(domains); d++) {
+            MoeCase of = case_of(d);
+            of.naive = (form + d) % 2;
+            of.expanded = (form + d) / 2 % 2;
+            of.capacity = form < 2 ? 2 : 6;
+            is_padded = form > 0;
+            tokens = of.capacity == 6 ? "capacity = 3  exchange = padded"
+                     : is_padded      ? "capacity = 1  exchange = padded"
+                                      : "capacity = 1";
+            run_case(&of, domains[d].text, d % 2 ? OVER_HUB : OVER_THREADS);
         }
 }
 

@@ -175,6 +175,14 @@ static hep_status wrong_expert(One *one)
     return iteration(one);
 }
 
+// 8 tokens of 2 experts, of 8: 2 of every expert's.
+static hep_status chooses_one_expert(One *one)
+{
+    for (int t = 0; t < TOKENS && is_culprit(one); t++)
+        one->experts[2 * t] = 5;
+    return iteration(one);
+}
+
 static hep_status skips_a_layer(One *one)
 {
     return is_culprit(one) ? layer(one, 1) : iteration(one);
@@ -270,6 +278,14 @@ Test(library_faults, wrong_calls_of_one_rank_fail_on_all)
     expect(&all, begins_unbound, HEP_BAD_CALL, "layer 0 is not bound");
     expect(&all, waits_for_nothing, HEP_BAD_CALL, "hep_begin did not start a gather of layer 1");
     expect(&all, two_threads, HEP_BAD_CALL, "another thread is inside a call of this context");
+    hep_plan_free(all.plan);
+}
+
+Test(library_faults, choices_beyond_padded_messages_fail_on_all)
+{
+    static Ranks all;
+    all.plan = fixed_plan(FORWARD_PADDED);
+    expect(&all, chooses_one_expert, HEP_BAD_ARGUMENT, "expert 5 is chosen more than 2 times by tokens of this rank");
     hep_plan_free(all.plan);
 }
 
@@ -451,6 +467,16 @@ static void any_weights(hep_context *context, Memory *memory, uint32_t *state)
                all = odd_tensor(state, memory->rows, 1, 16, HEP_F32);
     (void)hep_dense_gather(context, maybe(state, &share), maybe(state, &all), NULL);
     (void)hep_dense_return(context, maybe(state, &all), 2, maybe(state, &share), NULL);
+    int bundle = dice(state, 15) ? 1 : (int)dice(state, 9) - 4;
+    (void)hep_dense_bind(context, bundle, maybe(state, &share), dice(state, 9) ? &share : NULL, maybe(state, &all));
+    (void)hep_dense_begin(context, 1, dice(state, 9) ? 0 : (int)dice(state, 16), NULL);
+    (void)hep_dense_gathered(context, dice(state, 9) ? 1 : 2, NULL);
+    (void)hep_dense_send(context, 1, maybe(state, &all), 2, NULL);
+    (void)hep_finish(context, NULL);
+    uint64_t bytes = 1;
+    (void)hep_state_bytes(context, dice(state, 9) ? &bytes : NULL);
+    (void)hep_state_save(context, memory->rows, bytes, NULL);
+    (void)hep_state_load(context, dice(state, 9) ? memory->rows : NULL, bytes, NULL);
 }
 
 Test(library_faults, arguments_of_all_kinds_end_in_a_status)

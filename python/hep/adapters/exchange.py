@@ -18,7 +18,7 @@ class _Dispatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, exchange: "Exchange", x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor) -> Any:
         route = exchange.session.context.dispatch(exchange.layer, describe(x), describe(index), describe(weights),
-                                                  EXPANDED)
+                                                  EXPANDED | exchange.session.dispatch_flags)
         rows, row_weights = x.new_empty(route.rows, x.shape[1]), weights.new_empty(route.rows, 1)
         row_index = index.new_empty(route.rows, 1)
         route.finish(describe(rows), describe(row_index), describe(row_weights))

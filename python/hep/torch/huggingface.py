@@ -430,8 +430,17 @@ class Parallel:
                 found["%s.%s" % (prefix, name)] = whole
         return found
 
+    def codec_state(self) -> dict[str, torch.Tensor]:
+        """What this rank remembers of weights and gradients that the plan compresses: Session.codec_state."""
+        return self.session.codec_state()
+
+    def load_codec_state(self, state: Optional[Mapping[str, torch.Tensor]] = None) -> bool:
+        """After weights were loaded: resumes with what was saved beside them. Collective: Session.load_codec_state."""
+        return self.session.load_codec_state(state)
+
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Takes the state of the whole model, which state_dict gives and transformers saves."""
+        """Takes the state of the whole model, which state_dict gives and transformers saves. Codecs forget what they
+        remember, until load_codec_state. Collective."""
         of_experts = {"%s.%s" % (prefix, name) for prefix, shards in self._experts.items() for name in shards.names}
         missing = sorted(of_experts - set(state))
         if missing:
@@ -445,6 +454,7 @@ class Parallel:
             raise Error(Status.BAD_ARGUMENT, "the state is of another model: '%s'"
                         % (lacking or list(absent.unexpected_keys))[0], self.session.rank)
         self.session.weights_changed()
+        self.session.load_codec_state()
 
     # ---- the rest
 
@@ -521,7 +531,7 @@ def _hook(model: nn.Module, parallel: Parallel) -> None:
 
 def parallelize(model: nn.Module, plan: Plan, *, group: Optional[dist.ProcessGroup] = None,
                 timeout_s: float = TIMEOUT_S, max_tokens: int = 0, gradient_scale: Optional[float] = None,
-                transport: str = "torch") -> Parallel:
+                transport: str = "auto", drop: bool = False) -> Parallel:
     """Shares out the experts of a model of Hugging Face (transformers 5) by a plan, in place. Collective: every rank of
     `group` (None: the world) has the same model, whole, and the same plan.
 
@@ -546,7 +556,7 @@ def parallelize(model: nn.Module, plan: Plan, *, group: Optional[dist.ProcessGro
         _check_computation(layer, plan)
     _probe(model, layers, plan)
     session = Session(plan, group, timeout_s=timeout_s, max_tokens=max_tokens, gradient_scale=gradient_scale,
-                      transport=transport)
+                      transport=transport, drop=drop)
     _check_alike(session, model)
     shards = [session.add(index, layer.weights) for index, layer in enumerate(layers)]
     for layer, of in zip(layers, shards):

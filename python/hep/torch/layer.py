@@ -34,7 +34,8 @@ class _Enter(torch.autograd.Function):
     def forward(ctx: Any, call: _Call, x: torch.Tensor, weights: torch.Tensor, index: torch.Tensor,
                 *own: torch.Tensor) -> Any:
         full = call.session.enter(call.layer)
-        call.route = call.session.context.dispatch(call.layer, describe(x), describe(index), describe(weights))
+        call.route = call.session.context.dispatch(call.layer, describe(x), describe(index), describe(weights),
+                                                   call.session.dispatch_flags)
         rows = x.new_empty(call.route.rows, x.shape[1])
         row_weights = weights.new_empty(call.route.rows, call.route.records)
         row_index = index.new_empty(call.route.rows, call.route.records)

@@ -7,8 +7,12 @@ calls the same layers in the same order: all decisions here follow from what the
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any, Optional
 
 import torch
@@ -16,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from ..context import BACKWARD, WEIGHTS_SAME, Communicator, Context, Tensor, Times
+from ..context import BACKWARD, DROP, WEIGHTS_SAME, Communicator, Context, Tensor, Times
 from ..error import Error, Status
 from ..plan import Plan, Traffic
 from .groups import TIMEOUT_S, TORCH_DTYPES, GroupCarrier, check_world, describe
@@ -136,19 +140,22 @@ class Session:
     """A plan on torch.distributed. Collective: all ranks of `group` (None: the world) create it with the same plan.
 
     timeout_s: how long a collective waits for a rank that does not come. max_tokens: most tokens of a rank in one
-    forward pass; 0: those of the plan. transport: "torch" for torch.distributed, by process groups over gloo, or "tcp" for
-    connections of libhep's own, which are faster, between processes that torchrun, mpirun or srun started; then `group` is
-    the world, and a process has one session at a time. gradient_scale: what sums of experts' gradients over ranks are multiplied by;
-    None: 1 / ranks, which is the mean that DistributedDataParallel makes of other gradients.
+    forward pass; 0: those of the plan. transport: "tcp" for connections of libhep's own, to rank 0 at MASTER_ADDR and
+    between all ranks; "torch" for process groups of torch.distributed, over gloo, which take twice as long for a layer;
+    "auto" for the first where it works, else the second. gradient_scale: what sums of experts' gradients over ranks are
+    multiplied by; None: 1 / ranks, which is the mean that DistributedDataParallel makes of other gradients. drop: choices
+    of experts beyond the plan's capacity are dropped; else they are an error where messages are padded.
     """
 
     def __init__(self, plan: Plan, group: Optional[dist.ProcessGroup] = None, *, timeout_s: float = TIMEOUT_S,
-                 max_tokens: int = 0, gradient_scale: Optional[float] = None, transport: str = "torch") -> None:
+                 max_tokens: int = 0, gradient_scale: Optional[float] = None, transport: str = "auto",
+                 drop: bool = False) -> None:
         self.plan, self.group = plan, group
+        self.dispatch_flags = DROP if drop else 0
         self.rank, self.ranks = check_world(plan, group)
         self.gradient_scale = 1 / self.ranks if gradient_scale is None else gradient_scale
         self._carrier: Optional[GroupCarrier] = None
-        self.context = Context(plan, self._communicator(transport, timeout_s), max_tokens)
+        self.context = self._connect(transport, timeout_s, max_tokens)
         self.shards: list[Optional[ExpertShards]] = [None] * plan.moe_layers
         self._bound: list[Optional[list[int]]] = [None] * plan.moe_layers
         self._changed = True  # weights, since they were gathered
@@ -160,15 +167,61 @@ class Session:
         self.watch: Optional[Watch] = None  # told what forward passes do (profile)
         _watch_optimizers(self)
 
-    def _communicator(self, transport: str, timeout_s: float) -> Communicator:
-        if transport == "torch":
-            self._carrier = GroupCarrier(self.group, timeout_s)
-            return Communicator.carried(self.rank, self.ranks, self._carrier, timeout_s)
-        if transport != "tcp":
-            raise Error(Status.BAD_ARGUMENT, "transport '%s': expected 'torch' or 'tcp'" % transport, self.rank)
-        if self.group is not None and dist.get_world_size(self.group) != dist.get_world_size():
-            raise Error(Status.UNSUPPORTED, "transport 'tcp' is of all processes: give no group", self.rank)
-        return Communicator.tcp(timeout_s)
+    def _connect(self, transport: str, timeout_s: float, max_tokens: int) -> Context:
+        if transport not in ("auto", "torch", "tcp"):
+            raise Error(Status.BAD_ARGUMENT, "transport '%s': expected 'auto', 'torch' or 'tcp'" % transport, self.rank)
+        if transport != "torch":
+            notes = _Notes(self.group, self.rank, timeout_s)
+            place = self._meeting_place(notes)
+            if place is None and transport == "tcp":
+                raise Error(Status.UNSUPPORTED, "transport 'tcp' needs the host of rank 0 in MASTER_ADDR, and is of all "
+                            "processes, or of a group with rank 0", self.rank)
+            context = self._over_tcp(place, notes, max_tokens, transport == "auto") if place else None
+            if context is not None:
+                return context
+        self._carrier = GroupCarrier(self.group, timeout_s)
+        return Context(self.plan, Communicator.carried(self.rank, self.ranks, self._carrier, timeout_s), max_tokens)
+
+    def _meeting_place(self, notes: "_Notes") -> Optional[tuple[str, int, bytes]]:
+        """Where ranks may connect to rank 0: its host, a port that is free there, and a secret. Collective; None, on all
+        of them, where the host is not known."""
+        host, place = os.environ.get("MASTER_ADDR"), "unknown"
+        if self.rank == 0:
+            if host and dist.get_rank() == 0:
+                with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+                    free.bind(("", 0))
+                    place = "%d %s %s" % (free.getsockname()[1], os.urandom(32).hex(), host)
+            notes.tell("place", place)
+        else:
+            place = notes.hear("place", 0)
+        if place == "unknown":
+            return None
+        port, secret, host = place.split(" ")
+        return host, int(port), bytes.fromhex(secret)
+
+    def _over_tcp(self, place: tuple[str, int, bytes], notes: "_Notes", max_tokens: int,
+                  may_fail: bool) -> Optional[Context]:
+        """None, on all ranks, if they cannot connect and may fail to; what fails for other reasons is raised."""
+        context, failure = None, None
+        try:
+            comm = Communicator.tcp_at(self.rank, self.ranks, *place, notes.timeout_s)
+            context = Context(self.plan, comm, max_tokens)
+            comm.close()
+        except Error as error:
+            if not may_fail or error.status != Status.COMM:
+                raise
+            failure = error
+        if not may_fail:
+            return context
+        notes.tell("outcome", "connected" if context else "alone")
+        outcomes = [notes.hear("outcome", rank) for rank in range(self.ranks)]
+        if "alone" not in outcomes:
+            return context
+        if context is not None:
+            context.close()
+        if failure is not None:
+            warnings.warn("no connections of hep's own, rows travel over torch.distributed: %s" % failure, stacklevel=4)
+        return None
 
     # ---- weights
 
@@ -314,6 +367,38 @@ class Session:
         finally:
             self._synchronises = before
 
+    # ---- what codecs remember
+
+    def _state_key(self, rank: int) -> str:
+        return "hep.codecs/%016x/%d" % (self.plan.digest, rank)
+
+    def codec_state(self) -> dict[str, torch.Tensor]:
+        """What this rank remembers of compressed weights and gradients, to be saved beside the weights, by a name that no
+        other rank or plan has; empty where the plan compresses nothing. Between steps. Not collective."""
+        self._drain()
+        state = torch.empty(self.context.state_bytes, dtype=torch.uint8)
+        if state.numel() == 0:
+            return {}
+        self.context.save_state(state.data_ptr(), state.numel())
+        return {self._state_key(self.rank): state}
+
+    def load_codec_state(self, state: Optional[Mapping[str, torch.Tensor]] = None) -> bool:
+        """Resumes with what codec_state gave. Where a rank does not find its own, or with None, all forget everything: the
+        next packets hold whole values. Whether it was found. Collective."""
+        size, own = self.context.state_bytes, (state or {}).get(self._state_key(self.rank))
+        if size == 0:
+            return False
+        self._drain()
+        found = torch.tensor([int(own is not None and own.numel() == size)])
+        dist.all_reduce(found, dist.ReduceOp.MIN, group=self.group)
+        self._changed = True
+        if own is None or not found.item():
+            self.context.load_state(0, 0)
+            return False
+        held = own.to("cpu", torch.uint8).contiguous()
+        self.context.load_state(held.data_ptr(), size)
+        return True
+
     # ---- the rest
 
     def count(self, reset: bool = False) -> tuple[list[Traffic], Times]:
@@ -325,6 +410,30 @@ class Session:
         self.context.close()
         if self._carrier is not None and not self.context.failed:  # else others may still be in them
             self._carrier.close()
+
+
+class _Notes:
+    """What ranks tell each other once, before they are connected: in torch's store, where nobody waits too long."""
+
+    _made: "dict[str, int]" = {}  # of a group: all ranks make theirs in one order
+
+    def __init__(self, group: Optional[dist.ProcessGroup], rank: int, timeout_s: float) -> None:
+        name = getattr(group, "group_name", "world")
+        self._made[name] = self._made.get(name, 0) + 1
+        self._key, self.rank, self.timeout_s = "hep/tcp/%s/%d" % (name, self._made[name]), rank, timeout_s
+        self._store = dist.distributed_c10d._get_default_store()
+
+    def tell(self, what: str, note: str) -> None:
+        self._store.set("%s/%s/%d" % (self._key, what, self.rank), note)
+
+    def hear(self, what: str, rank: int) -> str:
+        key = "%s/%s/%d" % (self._key, what, rank)
+        try:
+            self._store.wait([key], timedelta(seconds=self.timeout_s))
+        except RuntimeError as error:
+            raise Error(Status.TIMEOUT, "rank %d did not come for %g s" % (rank, self.timeout_s), self.rank,
+                        peer=rank) from error
+        return str(self._store.get(key).decode())
 
 
 def _private(gradients: list[torch.Tensor]) -> list[torch.Tensor]:
