@@ -61,11 +61,6 @@ int32_t lowering_embedding_limit(const Lowering *l)
 }
 
 // Updates come after the whole backward pass: earlier, the compute stream would wait for the network.
-void lowering_note_update(Lowering *l, int32_t layer, int32_t weight, int32_t gradient)
-{
-    l->updates[l->update_count++] = (WeightUpdate){.layer = layer, .weight = weight, .gradient = gradient};
-}
-
 int32_t lowering_return_limit(const Lowering *l)
 {
     return l->home[RETURNS_MAX - 1];
