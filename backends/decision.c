@@ -103,8 +103,9 @@ static void append_what(const Plan *plan, Text *out)
         text_append(out, ", ");
     append_levels(plan, USE_EXCHANGE, "tokens are exchanged", out);
     if (plan->replica_levels)
-        text_format(out, "%severy %s holds copies of all experts", out->length > begin ? ", " : "",
-                    plan->cluster.levels[plan->replica_levels - 1].name);
+        text_format(out, "%severy %s %s", out->length > begin ? ", " : "",
+                    plan->cluster.levels[plan->replica_levels - 1].name,
+                    plan->sync.every > 0 ? "trains apart" : "holds copies of all experts");
     if (out->length == begin)
         text_append(out, "there is one GPU, nothing is sent");
     if (plan->status == STATUS_FORCED)

@@ -150,8 +150,9 @@ static void print_diagrams(const Report *report)
     if (more)
         text_append(report->out, " Other layers have further choices, which are not drawn.");
     if (plan->replica_levels)
-        text_format(report->out, " Every %s holds copies of all experts: tokens stay within it.",
-                    plan->cluster.levels[plan->replica_levels - 1].name);
+        text_format(report->out, " Every %s holds %s: tokens stay within it.",
+                    plan->cluster.levels[plan->replica_levels - 1].name,
+                    plan->sync.every > 0 ? "all weights and trains apart" : "copies of all experts");
     text_append(report->out, "</p>\n");
     html_links_legend_print(report);
 }

@@ -6,6 +6,7 @@
 #include "backends/assignment.h"
 #include "backends/decision.h"
 #include "ir/plan_facts.h"
+#include "ir/price.h"
 #include "ir/simulate/simulate.h"
 #include "ir/unroll.h"
 
@@ -234,6 +235,28 @@ static void add_coding(cJSON *object, const Plan *plan, const Coding *coding)
     cJSON_AddNumberToObject(object, "gradient_ratio", returned);
 }
 
+static void add_sync(cJSON *root, const LocalSteps *sync)
+{
+    cJSON *object = add_object(root, "sync");
+    cJSON_AddNumberToObject(object, "every", sync->every);
+    cJSON_AddStringToObject(object, "optimizer", outer_optimizer_name(sync->optimizer));
+    cJSON_AddNumberToObject(object, "learning_rate", sync->learning_rate);
+    cJSON_AddNumberToObject(object, "momentum", sync->momentum);
+}
+
+// What everything that is not exact costs of the loss, by our own study; null where it has no figure.
+static void add_price(cJSON *root, const Plan *plan)
+{
+    LossyChoice choices[PRICED_PARTS];
+    PricedPart missing;
+    double increase;
+    lossy_choices(&plan->experts, &plan->dense, plan->tokens, choices);
+    if (plan->pass == PASS_TRAINING && plan->sync.every == 0 && price_sum(choices, &increase, &missing))
+        cJSON_AddNumberToObject(root, "loss_increase", increase);
+    else
+        cJSON_AddNullToObject(root, "loss_increase");
+}
+
 void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out)
 {
     cJSON *root = cJSON_CreateObject();
@@ -256,6 +279,8 @@ void json_print(const Plan *plan, double solve_s, uint64_t plan_bytes, Text *out
     add_coding(add_object(root, "dense"), plan, &plan->dense);
     cJSON_AddNumberToObject(root, "whole_iterations", plan->whole_iterations);
     add_tokens(root, plan);
+    add_sync(root, &plan->sync);
+    add_price(root, plan);
     add_solution(root, plan, solve_s);
     assignment_add_json(root, plan);
     add_baselines(root, plan);

@@ -7,6 +7,7 @@
 #include "backends/decision.h"
 #include "ir/codec.h"
 #include "ir/plan_facts.h"
+#include "ir/price.h"
 #include "ir/simulate/simulate.h"
 #include "ir/unroll.h"
 
@@ -36,6 +37,27 @@ static void print_dense(const Plan *plan, Text *out)
         text_format(out, "%s %s over %s", l > 0 ? "," : "", format_bytes(packing, traffic_total(&traffic[l])),
                     plan->cluster.levels[l].name);
     text_append(out, " per GPU\n");
+}
+
+// What everything that is not exact costs in loss, by our own study.
+static void print_price(const Plan *plan, Text *out)
+{
+    LossyChoice choices[PRICED_PARTS];
+    PricedPart missing;
+    double increase;
+    bool lossy = false;
+    lossy_choices(&plan->experts, &plan->dense, plan->tokens, choices);
+    for (int part = 0; part < PRICED_PARTS; part++)
+        lossy |= choices[part].code != 0;
+    lossy |= plan->sync.every > 0;
+    if (!lossy || plan->pass == PASS_FORWARD)
+        return;
+    if (plan->sync.every > 0)
+        text_append(out, "loss: docs/prices.md has no figure for local steps\n");
+    else if (price_sum(choices, &increase, &missing))
+        text_format(out, "loss: %.3g %% more than without, by the figures of docs/prices.md\n", 100 * increase);
+    else
+        text_format(out, "loss: docs/prices.md has no figure for these %s\n", priced_part_text(missing));
 }
 
 static void print_heading(const Plan *plan, Text *out)
@@ -77,10 +99,15 @@ static void print_heading(const Plan *plan, Text *out)
         text_format(out, ", gradients home as %s %s", gradient_name(plan->experts.gradient),
                     format_packing(a, coding_gradient_packing(&plan->experts), model->dtype));
     plan_append_tokens(plan, out);
-    if (plan->replica_levels)
+    if (plan->replica_levels && plan->sync.every == 0)
         text_format(out, "; experts replicated over %s", cluster->levels[0].name);
     text_append(out, "\n");
+    if (plan->sync.every > 0)
+        text_format(out, "local steps: every %s trains apart, and meets the others after %u iteration%s (%s)\n",
+                    cluster->levels[plan->replica_levels - 1].name, plan->sync.every, plan->sync.every == 1 ? "" : "s",
+                    outer_optimizer_name(plan->sync.optimizer));
     print_dense(plan, out);
+    print_price(plan, out);
     text_append(out, "\n");
 }
 
@@ -189,7 +216,9 @@ static void print_choices(const Plan *plan, Text *out)
         i = end;
     }
     if (plan->pass == PASS_TRAINING && !plan->model.abstract)
-        text_format(out, "  dense weights: shared out over all GPUs, %s for the backward pass\n",
+        text_format(out, "  dense weights: shared out over all GPUs%s%s, %s for the backward pass\n",
+                    plan->sync.every > 0 ? " of a " : "",
+                    plan->sync.every > 0 ? plan->cluster.levels[plan->replica_levels - 1].name : "",
                     plan_format_gathered(plan, plan->regather_dense, plan->once_dense, gathered, sizeof(gathered)));
     if (plan->regather_embedding)
         text_append(out, "  embedding: gathered for each use, each half of its gradient returns after it\n");

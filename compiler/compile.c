@@ -11,6 +11,7 @@
 #include "compiler/placement/place.h"
 #include "compiler/solve/footprint.h"
 #include "compiler/solve/frugality.h"
+#include "compiler/solve/priced.h"
 #include "compiler/solve/rank.h"
 #include "ir/base/clock.h"
 #include "ir/bundle.h"
@@ -62,7 +63,7 @@ static void describe_solution(const Compilation *compilation, Plan *plan)
     plan->status = solution->status;
     plan->gap = solution->gap;
     plan->iteration_s = solution->objective_s;
-    plan->strategies = arena_alloc_array(plan->arena, 3 + BASELINE_COUNT + CODEC_COUNT, sizeof(*plan->strategies));
+    plan->strategies = arena_alloc_array(plan->arena, 4 + BASELINE_COUNT + CODEC_COUNT, sizeof(*plan->strategies));
     plan->strategy_count = 1;
     fill_strategy(&plan->strategies[0], "chosen", spec->plan.dispatch, &solution->mix.configs[0], &solution->cost);
     plan->strategies[0].memory_bytes = plan_memory_bytes(plan);
@@ -83,6 +84,12 @@ static void describe_solution(const Compilation *compilation, Plan *plan)
         fill_strategy(strategy, arena_copy_string(plan->arena, name, strlen(name)), spec->plan.dispatch,
                       &other->mix.configs[0], &other->cost);
         strategy->memory_bytes = other->memory_bytes;
+    }
+    if (compilation->exact) {
+        Strategy *strategy = &plan->strategies[plan->strategy_count++];
+        fill_strategy(strategy, "exact", spec->plan.dispatch, &compilation->exact->mix.configs[0],
+                      &compilation->exact->cost);
+        strategy->memory_bytes = compilation->exact->memory_bytes;
     }
     if (spec->plan.exchange == EXCHANGE_PADDED)
         add_counted(compilation, plan);
@@ -400,9 +407,7 @@ static FaultKind solve_each_codec(const CompileOptions *options, Arena *arena, D
     for (int codec = 0; codec < CODEC_COUNT; codec++) {
         tried[codec] = *out;
         tried[codec].spec = with_codec(out->spec, (Codec)codec, arena);
-        const Spec *spec = tried[codec].spec;
-        if ((spec_needs_whole_experts(spec) && !spec_owns_whole_experts(spec)) ||
-            (spec_encodes_experts(spec) && spec->plan.lap > 0))
+        if (!spec_coding_is_possible(tried[codec].spec))
             continue;
         tried[codec].work = workload_derive(tried[codec].spec, arena);
         FaultKind code = solve(options, 1.0 / CODEC_COUNT, arena, diag_create(arena), &tried[codec]);
@@ -504,6 +509,42 @@ static void choose_bucket(const CompileOptions *options, Arena *arena, Compilati
     *out = tried;
 }
 
+// The fastest of the combinations within the price. The first, in which all that is open is exact, is part of the
+// comparison where it is not taken, and says why nothing fits where that is so for all.
+static FaultKind solve_priced(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
+{
+    static const double clear = 1e-9;
+    const Spec *list[PRICED_LIST_MAX];
+    size_t count = priced_list(out->spec, arena, list);
+    Compilation best = *out;
+    Diag *of_best = NULL;
+    const Solution *exact = NULL;
+    FaultKind code = FAULT_NONE;
+    for (size_t i = 0; i < count; i++) {
+        Compilation tried = *out;
+        Diag *of_tried = diag_create(arena);
+        tried.spec = list[i];
+        tried.work = workload_derive(list[i], arena);
+        FaultKind now = solve(options, 1.0 / (double)count, arena, of_tried, &tried);
+        bool better = now == FAULT_NONE && (code != FAULT_NONE || tried.solution.cost.iteration_s <
+                                                                      best.solution.cost.iteration_s * (1 - clear));
+        if (i == 0 || better) {
+            best = tried;
+            of_best = of_tried;
+            code = now;
+        }
+        if (i > 0 || now != FAULT_NONE)
+            continue;
+        Solution *solution = arena_alloc(arena, sizeof(*solution));
+        *solution = tried.solution;
+        exact = solution;
+    }
+    *out = best;
+    out->exact = best.spec == list[0] ? NULL : exact;
+    diag_append(diag, of_best);
+    return code;
+}
+
 static FaultKind run_stages(const CompileOptions *options, Arena *arena, Diag *diag, Compilation *out)
 {
     out->ast = read_text(options->name, options->text, options->length, arena, diag);
@@ -519,11 +560,13 @@ static FaultKind run_stages(const CompileOptions *options, Arena *arena, Diag *d
     out->spec = apply_overrides(checked, options, arena, diag);
     if (!out->spec)
         return FAULT_INPUT;
-    bool any_codec = (int)out->spec->plan.experts.codec == CODEC_AUTO;
+    bool any_codec = (int)out->spec->plan.experts.codec == CODEC_AUTO, priced = priced_is_open(out->spec);
     out->work = workload_derive(any_codec ? with_codec(out->spec, CODEC_DENSE, arena) : out->spec, arena);
     if (options->stop_after == STAGE_CHECK)
         return FAULT_NONE;
-    FaultKind code = any_codec ? solve_each_codec(options, arena, diag, out) : solve(options, 1, arena, diag, out);
+    FaultKind code = priced      ? solve_priced(options, arena, diag, out)
+                     : any_codec ? solve_each_codec(options, arena, diag, out)
+                                 : solve(options, 1, arena, diag, out);
     if (code != FAULT_NONE)
         return code;
     choose_bucket(options, arena, out);

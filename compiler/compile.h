@@ -29,6 +29,7 @@ typedef struct {
     const Workload *work; // with its workers placed, once there is a solution
     Solution solution;
     const Solution *codecs[CODEC_COUNT]; // where the codec was left open: of those not taken; NULL: does not fit
+    const Solution *exact;               // where choices were open within a price: without them; NULL: does not fit
     Plan *plan;                          // freed by compile_release
     PlanPassSet passes;                  // that ran
 } Compilation;

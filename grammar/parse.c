@@ -131,8 +131,8 @@ size_t scan_number(ParseState *state, size_t begin, size_t match_length, Scanned
     if (unit == match_length)
         return length;
     size_t unit_length = match_length - unit;
-    bool adjacent = unit == length;
-    if (!adjacent && entry_begins(state, begin + unit, begin + match_length))
+    bool adjacent = unit == length, sign = text[unit] == '%'; // no entry begins with one
+    if (!adjacent && !sign && entry_begins(state, begin + unit, begin + match_length))
         return length;
     out->unit = unit_find(text + unit, unit_length);
     if (out->unit)

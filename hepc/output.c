@@ -158,6 +158,8 @@ static bool print_plan(const Options *options, const Plan *plan, const PlanConte
         json_print(plan, context->solve_s, encoded_bytes, &text);
         break;
     case DUMP_LAYOUT:
+        if (plan->sync.every > 0)
+            return fault_set(fault, FAULT_USAGE, "local steps are hep-run's: there is no layout of them for others");
         layout_print(plan, &text);
         break;
     case DUMP_DOT:

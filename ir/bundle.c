@@ -9,10 +9,10 @@ uint64_t share_elements(uint64_t elements, uint64_t owners)
     return (share + SHARE_ALIGNMENT - 1) / SHARE_ALIGNMENT * SHARE_ALIGNMENT;
 }
 
-uint64_t share_of_rank(const Cluster *cluster, uint64_t rank)
+uint64_t share_of_rank(const Cluster *cluster, uint32_t kept_levels, uint64_t rank)
 {
     uint64_t index = 0, stride = 1;
-    for (uint32_t l = 0; l < cluster->level_count; l++) {
+    for (uint32_t l = kept_levels; l < cluster->level_count; l++) {
         index += cluster_coordinate(cluster, rank, l) * stride;
         stride *= cluster->levels[l].count;
     }
@@ -25,6 +25,11 @@ uint32_t cluster_wide_levels(const Cluster *cluster)
     for (uint32_t l = 0; l < cluster->level_count; l++)
         levels |= (uint32_t)(cluster->levels[l].count > 1) << l;
     return levels;
+}
+
+uint32_t plan_shared_levels(const Plan *plan)
+{
+    return cluster_wide_levels(&plan->cluster) >> plan->replica_levels << plan->replica_levels;
 }
 
 bool plan_layer_is_moe(const Plan *plan, int32_t layer)
@@ -55,7 +60,7 @@ BundleShape bundle_shape(const Plan *plan, WeightKind kind, int32_t layer)
     }
     if (plan->pass == PASS_FORWARD)
         return (BundleShape){elements, 1, elements, dtype};
-    uint64_t owners = cluster_gpus(&plan->cluster);
+    uint64_t owners = share_gpus(&plan->cluster, plan->replica_levels);
     return (BundleShape){elements, owners, share_elements(elements, owners), dtype};
 }
 
@@ -67,7 +72,7 @@ ModelRanges bundle_undecayed(const Plan *plan, WeightKind kind, int32_t layer, u
     const ModelDims *dims = &plan->model;
     ModelRanges whole = kind == WEIGHT_DENSE ? model_undecayed_dense(dims) : model_undecayed_embedding(dims);
     BundleShape shape = bundle_shape(plan, kind, layer);
-    uint64_t begin = shape.owners > 1 ? share_of_rank(&plan->cluster, rank) * shape.share : 0;
+    uint64_t begin = shape.owners > 1 ? share_of_rank(&plan->cluster, plan->replica_levels, rank) * shape.share : 0;
     uint64_t end = begin + shape.share;
     for (uint32_t r = 0; r < whole.count; r++) {
         ModelRange range = whole.ranges[r];

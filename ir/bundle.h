@@ -13,9 +13,11 @@
 uint64_t share_elements(uint64_t elements, uint64_t owners);
 // Which share of a bundle that all ranks own together is the rank's: sum of y_l prod(n_j, j < l), so that gathering
 // outermost level first lays shares one after another.
-uint64_t share_of_rank(const Cluster *cluster, uint64_t rank);
+uint64_t share_of_rank(const Cluster *cluster, uint32_t kept_levels, uint64_t rank);
 // Levels with more than one worker, one bit each: those that dense bundles are gathered over.
 uint32_t cluster_wide_levels(const Cluster *cluster);
+// Those of them that weights are shared out over: where workers train apart, the ones inside.
+uint32_t plan_shared_levels(const Plan *plan);
 
 typedef struct {
     uint64_t elements; // of the bundle, or bytes where its weights take fewer bits than a dtype has

@@ -238,6 +238,23 @@ static bool check_links(Check *check)
     return true;
 }
 
+// Some level trains apart, and one inside it shares weights out.
+static bool check_local_steps(Check *check)
+{
+    const Plan *plan = check->plan;
+    const LocalSteps *sync = &plan->sync;
+    if (sync->every > 0 && (plan->replica_levels == 0 || plan->replica_levels >= plan->cluster.level_count))
+        return fail(check, RECORD_PLAN, 0,
+                    "'sync_every' is %" PRIu32 " with 'replica_levels' %" PRIu32
+                    ": expected some level that trains apart, and one inside it",
+                    sync->every, plan->replica_levels);
+    if (!(sync->learning_rate >= 0) || !(sync->momentum >= 0 && sync->momentum < 1))
+        return fail(check, RECORD_PLAN, 0,
+                    "'outer_rate' is %g and 'outer_momentum' %g: expected numbers from 0 on, the latter less than 1",
+                    sync->learning_rate, sync->momentum);
+    return true;
+}
+
 // In doubles, which hold products that integers would not.
 static bool check_model(Check *check)
 {
@@ -417,8 +434,9 @@ bool plan_within_limits(const Plan *plan, RecordPlace *place, Fault *fault)
 {
     Check check = {.plan = plan, .fault = fault};
     bool ok = check_counts(&check) && check_fields(&check) && check_cluster(&check) && check_ports(&check) &&
-              check_links(&check) && check_model(&check) && check_layers(&check) && check_groups(&check) &&
-              check_micro_batches(&check) && check_buffers(&check) && check_buffer_names(&check) && check_steps(&check);
+              check_links(&check) && check_model(&check) && check_local_steps(&check) && check_layers(&check) &&
+              check_groups(&check) && check_micro_batches(&check) && check_buffers(&check) &&
+              check_buffer_names(&check) && check_steps(&check);
     if (place)
         *place = check.place;
     return ok;

@@ -146,12 +146,27 @@ void plan_packed_ways(const Plan *plan, int8_t ways[])
     }
 }
 
+// A step by which workers that train apart meet.
+static bool is_outer(const Plan *plan, const Step *step)
+{
+    bool outside = step->level != NONE && (uint32_t)step->level < plan->replica_levels;
+    return step->op == OP_OUTER_GRADIENT || step->op == OP_OUTER_STEP ||
+           (step->op == OP_ALL_REDUCE && outside && plan->sync.every > 0);
+}
+
 uint32_t plan_step_period(const Plan *plan, const Step *step)
 {
+    if (is_outer(plan, step))
+        return plan->sync.every;
     if (step->op == OP_MEAN_EXPERT)
         return plan->shared_every;
     int32_t summed = step->op == OP_ALL_REDUCE && step->operand_first < plan->operand_count
                          ? step_operand(plan, step, OPERAND_gradient)
                          : NONE;
     return summed != NONE && plan->buffers[summed].kind == BUFFER_REPLICA ? plan->shared_every : 1;
+}
+
+bool plan_step_is_due(const Plan *plan, const Step *step, uint64_t iteration)
+{
+    return (iteration + is_outer(plan, step)) % plan_step_period(plan, step) == 0;
 }

@@ -67,6 +67,14 @@ typedef struct {
     double balance;         // weight of the loss that makes loads of experts alike
 } TrainingSettings;
 
+// Local steps: workers of the outermost levels train apart. After every so many iterations what their weights moved
+// since the last time is averaged over them, the outer gradient, and the weights of all become the same.
+typedef struct {
+    uint32_t every; // iterations; 0: there are no local steps
+    OuterOptimizer optimizer;
+    double learning_rate, momentum; // of the outer optimizer
+} LocalSteps;
+
 typedef struct {
     const char *name;
     Dtype dtype;
@@ -103,10 +111,12 @@ typedef struct {
     uint32_t shared_every;     // iterations between two sums of the mean expert that `sr` subtracts; 0: none
     uint32_t whole_iterations; // training: in so many first iterations packets hold whole values
     double capacity;           // rows per expert and source over the balanced load; 0: nothing is dropped
-    uint32_t replica_levels;   // outermost levels whose experts are gathered from the start; 0 in training
-    uint32_t replica_slots;    // gathered layers alive at once, where replicas are dropped after use; 0: no limit
-    uint32_t outer_levels;     // training: gathers and returns over so many outermost levels have streams of their own
-    bool regather_dense;       // training: the same of gathered dense weights, and of so many outermost levels
+    // Outermost levels whose workers have all experts from the start; when training, all weights: they train apart.
+    uint32_t replica_levels;
+    LocalSteps sync;
+    uint32_t replica_slots; // gathered layers alive at once, where replicas are dropped after use; 0: no limit
+    uint32_t outer_levels;  // training: gathers and returns over so many outermost levels have streams of their own
+    bool regather_dense;    // training: the same of gathered dense weights, and of so many outermost levels
     uint32_t once_dense;
     bool regather_embedding; // training: the same of the embedding, for both of its uses, whose gradients return apart
     uint32_t micro_batches;  // of an iteration; weights are updated once. `steps` say when each runs
@@ -196,9 +206,10 @@ TokenWay plan_exchange_way(const Plan *plan, const Step *step);
 int plan_packed_way(const Plan *plan, int32_t buffer);
 void plan_packed_ways(const Plan *plan, int8_t ways[]);
 
-// Iterations from one execution of a step to the next, the first being in iteration 0: the mean of experts is not
-// summed every time.
+// Iterations from one execution of a step to the next: the mean of experts is not summed every time, the first being in
+// iteration 0; workers that train apart meet after so many iterations. And whether it runs in an iteration.
 uint32_t plan_step_period(const Plan *plan, const Step *step);
+bool plan_step_is_due(const Plan *plan, const Step *step, uint64_t iteration);
 
 // Bytes of one value: rows x cols x element size; the loader has checked it fits. Rounded up to the alignment, which is
 // the distance from one value to the next: false when that exceeds 63 bits.

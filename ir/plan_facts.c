@@ -93,6 +93,7 @@ static const struct {
     {"codec_delta", "experts by delta", "experts by delta", false, false},
     {"codec_sign", "experts by sign", "experts by sign", false, false},
     {"codec_q4", "experts by q4", "experts by q4", false, false},
+    {"exact", "nothing lossy", "a plan without lossy choices", false, false},
     {"counted", "counted messages", "counted messages", false, false},
 };
 

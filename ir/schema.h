@@ -43,7 +43,7 @@ typedef enum {
 typedef enum { HEP_FIELD_TYPES(X) FIELD_TYPE_COUNT } FieldType;
 #undef X
 
-enum { FIELDS_MAX = 40 }; // one more than the longest record has
+enum { FIELDS_MAX = 42 }; // one more than the longest record has
 
 // What numbers are counted in. X(NAME, "text")
 #define HEP_FIELD_UNITS(X)                                                                                             \

@@ -380,7 +380,7 @@ static void check_migration(Checker *checker)
     const CodingKeys keys = {.ratio = checker->keys[KEY_MIGRATION_ratio],
                              .gradient = checker->keys[KEY_MIGRATION_gradient],
                              .gradient_ratio = checker->keys[KEY_MIGRATION_gradient_ratio]};
-    bool automatic = (int)plan->experts.codec == CODEC_AUTO;
+    bool automatic = (int)plan->experts.codec == CODEC_AUTO || plan->open[PRICED_EXPERTS];
     plan->codec_span = codec ? value_span(checker, codec) : plan->span;
     check_coding(checker, &keys, &plan->experts);
     if (shared && !automatic && !codec_info(plan->experts.codec)->has_mean)
@@ -422,12 +422,15 @@ static void check_whole_iterations(Checker *checker)
 {
     const AstEntry *key = checker->keys[KEY_PLAN_whole_iterations];
     const SpecPlan *plan = &checker->spec->plan;
+    bool open = false;
+    for (int part = 0; part < PRICED_TOKENS; part++)
+        open |= plan->open[part];
     if (!key || plan->whole_iterations == 0)
         return;
     if (plan->pass == PASS_FORWARD || checker->spec->model.abstract)
         diag_error(checker->diag, value_span(checker, key),
                    "'whole_iterations' goes with training a model that is given by its dimensions");
-    else if (!coding_encodes(&plan->experts) && !coding_encodes(&plan->dense)) // `auto` may
+    else if (!open && !coding_encodes(&plan->experts) && !coding_encodes(&plan->dense)) // `auto` may
         diag_error(checker->diag, value_span(checker, key),
                    "'whole_iterations' goes with a 'codec' or a 'gradient': here everything always travels whole");
 }
@@ -541,6 +544,36 @@ static void check_tokens(Checker *checker)
     }
 }
 
+// Which level, and that it is one, check_domain.c says: here what goes with it.
+static void check_sync(Checker *checker)
+{
+    SpecPlan *plan = &checker->spec->plan;
+    const AstEntry *block = checker->blocks[BLOCK_SYNC];
+    const AstEntry *rate = checker->keys[KEY_SYNC_learning_rate], *momentum = checker->keys[KEY_SYNC_momentum];
+    if (!block)
+        return;
+    bool average = plan->sync.optimizer == OUTER_AVERAGE;
+    plan->sync.learning_rate = rate && !average ? plan->sync.learning_rate : average ? 1 : 0.7;
+    plan->sync.momentum = momentum && !average ? plan->sync.momentum : average ? 0 : 0.9;
+    const AstEntry *unused = rate ? rate : momentum;
+    if (average && unused)
+        diag_error(checker->diag, value_span(checker, unused), "'%s' goes with optimizer 'nesterov'", unused->name);
+    if (plan->pass == PASS_FORWARD || checker->spec->model.abstract)
+        diag_error(checker->diag, block_head_span(block),
+                   "'sync' goes with training a model that is given by its dimensions");
+    else if (checker->spec->model.dtype != DTYPE_F32)
+        diag_error(checker->diag, block_head_span(block), "local steps go with weights in f32, these are in %s",
+                   dtype_name(checker->spec->model.dtype));
+    else if (checker->spec->cluster.device.engine == ENGINE_CUDA)
+        diag_error(checker->diag, block_head_span(block), "local steps go with engine 'host': 'cuda' has none");
+    if ((int)plan->experts.codec == CODEC_AUTO || coding_encodes(&plan->experts) || coding_encodes(&plan->dense))
+        diag_error(
+            checker->diag, block_head_span(block),
+            "local steps do not go with a 'codec' or a 'gradient': what crosses '%s' is sent whole, in one of %u "
+            "iterations",
+            checker->spec->cluster.levels[0].name, plan->sync.every);
+}
+
 static void check_plan(Checker *checker)
 {
     SpecPlan *plan = &checker->spec->plan;
@@ -557,6 +590,7 @@ static void check_plan(Checker *checker)
     plan->domain_span = domain ? value_span(checker, domain) : plan->span;
     plan->capacity_span = capacity ? value_span(checker, capacity) : plan->span;
     if (!has_errors_since(checker, mark)) {
+        check_open_choices(checker);
         check_migration(checker);
         check_tokens(checker);
         check_dense(checker);
@@ -565,6 +599,14 @@ static void check_plan(Checker *checker)
         check_once_dense(checker);
         check_micro_batches(checker);
         check_weights(checker);
+    }
+    if (checker->blocks[BLOCK_SYNC]) {
+        check_block(checker, BLOCK_SYNC, checker->blocks[BLOCK_SYNC], plan);
+        check_required_keys(checker, BLOCK_SYNC, FORM_ANY);
+    }
+    if (!has_errors_since(checker, mark)) {
+        check_sync(checker);
+        check_loss_increase(checker);
     }
     const AstEntry *training = checker->blocks[BLOCK_TRAINING];
     check_block(checker, BLOCK_TRAINING, training ? training : &none, &checker->spec->training);

@@ -42,7 +42,7 @@ static void check_packets(Checker *checker)
 }
 
 // Where packets are decoded. `key` may be NULL.
-static void check_coded_levels(Checker *checker, const AstEntry *key, Coding *coding)
+static void check_coded_levels(Checker *checker, const AstEntry *key, bool open, Coding *coding)
 {
     Spec *spec = checker->spec;
     if (!key)
@@ -51,7 +51,7 @@ static void check_coded_levels(Checker *checker, const AstEntry *key, Coding *co
     if (level < 0)
         diag_error(checker->diag, value_span(checker, key),
                    "'levels' must be a level of the cluster: the innermost that packets cross");
-    else if (!coding_encodes(coding)) // `auto` may
+    else if (!open && !coding_encodes(coding)) // `auto` may
         diag_error(checker->diag, value_span(checker, key),
                    "'levels' goes with a 'codec' or a 'gradient': here everything travels whole");
     else
@@ -74,6 +74,23 @@ static void check_replicas(Checker *checker)
                    "experts change in every iteration of training: 'replicas' goes with pass 'forward'");
     else
         spec->plan.replicas = (uint32_t)level + 1;
+}
+
+// Whose workers train apart, each with all weights: one level at least is inside, whose workers share these out.
+static void check_sync_level(Checker *checker)
+{
+    Spec *spec = checker->spec;
+    const AstEntry *key = checker->keys[KEY_SYNC_level];
+    if (!key)
+        return;
+    int level = key->value->kind == EXPR_NAME ? find_level(&spec->cluster, key->value->text) : -1;
+    if (level < 0 || level + 1 == (int)spec->cluster.level_count)
+        diag_error(
+            checker->diag, value_span(checker, key),
+            "'level' must be a level of the cluster, but not the innermost: its workers train apart, those inside "
+            "share weights out");
+    else
+        spec->replica_levels = (uint32_t)level + 1;
 }
 
 // Dense weights that packets brought are kept: nothing brings those again.
@@ -131,10 +148,14 @@ static void set_size(Checker *checker, uint32_t level, const AstExpr *expr)
     if (level < spec->replica_levels && size != of->count) {
         diag_error(checker->diag, expr->span, "the domain size of '%s' can only be its count %u here, got %u", of->name,
                    of->count, size);
-        diag_note(checker->diag, key_span(checker, KEY_MOE_experts, BLOCK_MOE),
-                  "in a forward pass experts do not change: the workers of '%s' gathered theirs before the first "
-                  "iteration",
-                  of->name);
+        if (spec->plan.sync.every > 0)
+            diag_note(checker->diag, value_span(checker, checker->keys[KEY_SYNC_level]),
+                      "every worker of '%s' trains apart, with all experts", of->name);
+        else
+            diag_note(checker->diag, key_span(checker, KEY_MOE_experts, BLOCK_MOE),
+                      "in a forward pass experts do not change: the workers of '%s' gathered theirs before the first "
+                      "iteration",
+                      of->name);
         return;
     }
     spec->plan.domain[level] = size;
@@ -488,8 +509,11 @@ void check_shares_and_domain(Checker *checker, const char *domain_option)
     check_replicas(checker);
     if (spec->model.experts) // an abstract workload that does not say: every GPU owns its share
         spec->replica_levels = spec_replica_levels(spec);
-    check_coded_levels(checker, checker->keys[KEY_MIGRATION_levels], &spec->plan.experts);
-    check_coded_levels(checker, checker->keys[KEY_DENSE_levels], &spec->plan.dense);
+    check_sync_level(checker);
+    check_coded_levels(checker, checker->keys[KEY_MIGRATION_levels],
+                       spec->plan.open[PRICED_EXPERTS] || spec->plan.open[PRICED_GRADIENTS], &spec->plan.experts);
+    check_coded_levels(checker, checker->keys[KEY_DENSE_levels],
+                       spec->plan.open[PRICED_DENSE] || spec->plan.open[PRICED_DENSE_GRADIENTS], &spec->plan.dense);
     check_kept_dense(checker);
     check_kept_embedding(checker);
     check_packets(checker);

@@ -395,16 +395,28 @@ static int find_block(BlockId parent, const char *name)
     return -1;
 }
 
-// The block in which a name that is not known here would be; -1 if it is known nowhere.
-static int find_home(const char *name)
+static int find_home_of_key(const char *name)
 {
     for (int k = 0; k < KEY_COUNT; k++)
         if (strcmp(keys[k].name, name) == 0)
             return (int)keys[k].block;
+    return -1;
+}
+
+static int find_home_of_block(const char *name)
+{
     for (int b = BLOCK_FILE + 1; b < BLOCK_COUNT; b++)
         if (strcmp(blocks[b].name, name) == 0)
             return (int)blocks[b].parent;
     return -1;
+}
+
+// The block in which a name that is not known here would be, as what it is written as or else as the other; -1 if it is
+// known nowhere.
+static int find_home(const char *name, bool is_block)
+{
+    int key = find_home_of_key(name), block = find_home_of_block(name);
+    return is_block ? (block >= 0 ? block : key) : (key >= 0 ? key : block);
 }
 
 // A block that knows the name comes first: 'inner' is one thing in 'model' and another in 'moe'.
@@ -480,7 +492,7 @@ static void report_unknown(Checker *checker, BlockId id, const AstEntry *entry)
     else
         diag_error(checker->diag, entry->name_span, "unknown %s '%s' in '%s'", is_block ? "block" : "key", entry->name,
                    blocks[id].name);
-    int home = find_home(entry->name), slip = find_key_slip(id, entry->name);
+    int home = find_home(entry->name, is_block), slip = find_key_slip(id, entry->name);
     const char *suggestion = suggest_here(id, entry->name);
     const char *hint = find_hint(entry->name);
     if (hint)

@@ -138,6 +138,10 @@ void check_groups(Checker *checker);
 // check_routing.c: which experts are popular. Requires the model checked.
 void check_routing(Checker *checker);
 
+// check_prices.c. What is left open within a price, which is exact for all other checks; and what the rest costs.
+void check_open_choices(Checker *checker);
+void check_loss_increase(Checker *checker);
+
 // check_domain.c: who owns whole experts, and domain sizes. Requires cluster, model and plan block checked.
 // The number of micro-batches of a lap that is asked for: takes it, or reports why not.
 void check_lap_size(Checker *checker, Span span, uint64_t lap);

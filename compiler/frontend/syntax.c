@@ -92,7 +92,7 @@ static void print_vim(Text *out)
                      "/\\%(\\w\\)\\@<!\\%(\\d\\+\\%(\\.\\d*\\)\\?\\|\\.\\d\\+\\)\\%([eE][+-]\\?\\d\\+\\)\\?/ "
                      "nextgroup=hepUnit skipwhite\nsyn match hepUnit /\\C\\%(");
     append_joined(&units, "\\|", "\\/", out);
-    text_append(out, "\\)\\>/ contained\nsyn region hepString start=/\"/ end=/\"/ oneline\n"
+    text_append(out, "\\)\\%(\\>\\|%\\@1<=\\)/ contained\nsyn region hepString start=/\"/ end=/\"/ oneline\n"
                      "syn match hepComment /#.*$/ contains=@Spell\n\n"
                      "hi def link hepStatement Statement\nhi def link hepBlock Structure\n"
                      "hi def link hepKey Identifier\n"
@@ -124,7 +124,7 @@ static void print_textmate(Text *out)
     text_append(out, ",\n    { \"match\": \"(?<![\\\\w.])((?:\\\\d+(?:\\\\.\\\\d*)?|\\\\.\\\\d+)(?:[eE][+-]?\\\\d+)?)"
                      "(?:[ \\\\t]*(");
     append_joined(&units, "|", "/", out);
-    text_append(out, ")\\\\b)?\",\n      \"captures\": { \"1\": { \"name\": \"constant.numeric.hep\" }, "
+    text_append(out, ")(?:\\\\b|(?<=%)))?\",\n      \"captures\": { \"1\": { \"name\": \"constant.numeric.hep\" }, "
                      "\"2\": { \"name\": \"keyword.other.unit.hep\" } } }\n  ]\n}\n");
 }
 

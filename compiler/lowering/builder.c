@@ -170,7 +170,10 @@ static StepWhen usual_when(Op op)
     case STREAM_SYNC_OUTER:
         return WHEN_LAST;
     case STREAM_COMPUTE:
-        return op == OP_ROUND || op == OP_SQUARES || op == OP_OPTIMIZER ? WHEN_LAST : WHEN_EVERY;
+        return op == OP_ROUND || op == OP_SQUARES || op == OP_OPTIMIZER || op == OP_OUTER_GRADIENT ||
+                       op == OP_OUTER_STEP
+                   ? WHEN_LAST
+                   : WHEN_EVERY;
     case STREAM_EXCHANGE:
     case STREAM_COUNT:
         break;

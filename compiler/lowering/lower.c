@@ -361,6 +361,7 @@ static void describe(Lowering *l)
     plan->training = spec->training;
     plan->capacity = spec->plan.capacity;
     plan->replica_levels = spec->replica_levels;
+    plan->sync = spec->plan.sync;
     plan->outer_levels = spec_outer_levels(spec);
     plan->regather_dense = spec->plan.regather_dense;
     plan->once_dense = spec->plan.regather_dense ? spec->plan.dense_levels : 0;

@@ -23,7 +23,7 @@ static int32_t add_norm(Lowering *l)
     int32_t squares = NONE;
     for (uint32_t i = 0; i < l->update_count; i++)
         squares = add_squares(l, &l->updates[i], squares);
-    lowering_add_sums(l, NONE, squares, 0, l->spec->cluster.level_count, 1);
+    lowering_add_sums(l, NONE, squares, l->spec->replica_levels, l->spec->cluster.level_count, 1);
     return squares;
 }
 
@@ -42,6 +42,28 @@ static void add_optimizer(Lowering *l, const WeightUpdate *update, int32_t squar
     StepBuffers operands = {
         .optimizer = {.weights = update->weight, .gradient = update->gradient, .state = state, .squares = squares}};
     lowering_add_local(l, OP_OPTIMIZER, update->layer, bytes / l->spec->cluster.device.memory_bandwidth, operands);
+}
+
+// Workers that train apart meet: what the weights moved since the last time is summed over them, and the outer
+// optimizer goes on from there. It keeps where that was, and its momentum where it has one.
+static void add_outer(Lowering *l, const WeightUpdate *update)
+{
+    const LocalSteps *sync = &l->spec->plan.sync;
+    const Buffer *buffer = builder_buffer(l->builder, update->weight);
+    double rows = (double)buffer->rows, cols = (double)buffer->cols, values = sync->optimizer == OUTER_AVERAGE ? 1 : 2;
+    BufferShape kept = {
+        .dtype = DTYPE_F32, .rows = rows, .cols = values * cols, .kind = BUFFER_STATE, .layer = update->layer};
+    BufferShape moved = {
+        .dtype = DTYPE_F32, .rows = rows, .cols = cols, .kind = BUFFER_TEMPORARY, .layer = update->layer};
+    int32_t outer = builder_add_buffer(l->builder, kept, "%s.outer", buffer->name);
+    int32_t gradient =
+        builder_add_buffer(l->builder, moved, "%s.moved", builder_buffer(l->builder, update->weight)->name);
+    OuterCost cost = cost_outer(l->spec, rows * cols * sizeof(float));
+    StepBuffers before = {.outer_gradient = {.weights = update->weight, .outer = outer, .gradient = gradient}};
+    StepBuffers after = {.outer_step = {.weights = update->weight, .gradient = gradient, .outer = outer}};
+    lowering_add_local(l, OP_OUTER_GRADIENT, update->layer, cost.gradient_s, before);
+    lowering_add_sums(l, update->layer, gradient, 0, l->spec->replica_levels, sync->every);
+    lowering_add_local(l, OP_OUTER_STEP, update->layer, cost.step_s, after);
 }
 
 // Result gradients of every stage, ascending: what dispatch did for rows.
@@ -329,4 +351,6 @@ void lowering_add_backward(Lowering *l)
     int32_t squares = l->spec->training.clip > 0 ? add_norm(l) : NONE;
     for (uint32_t i = 0; i < l->update_count; i++)
         add_optimizer(l, &l->updates[i], squares);
+    for (uint32_t i = 0; i < l->update_count && l->spec->plan.sync.every > 0; i++)
+        add_outer(l, &l->updates[i]);
 }

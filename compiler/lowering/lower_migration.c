@@ -139,6 +139,12 @@ static bool is_passed_on(const Lowering *l, const Gathering *of, uint32_t level)
     return next < levels && !(level < of->once && next >= of->once);
 }
 
+// From where on what was gathered is gathered again.
+static uint32_t first_again(const Lowering *l, uint32_t once)
+{
+    return once > l->spec->replica_levels ? once : l->spec->replica_levels;
+}
+
 // A gather over an outer level runs ahead of those inside, with at most OUTER_SLOTS results that they have not read, or
 // those of two buckets.
 static void limit_gather(Lowering *l, Gathering *of, uint32_t level, int32_t step)
@@ -183,7 +189,7 @@ static int32_t continue_gathers(Lowering *l, uint32_t k, const char *suffix, Gat
     Dtype dtype = own->dtype;
     of->after = range.after_step;
     for (uint32_t level = range.first; level < range.end; level++) {
-        if (level == l->config->once)
+        if (level == first_again(l, l->config->once))
             l->layers[k].kept = of->shard;
         uint32_t domain = l->config->domain[level];
         if (domain == 1)
@@ -258,7 +264,8 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, bool again, int32_t after_
     if (l->held_rows == l->share_rows)
         return layer->experts;
     if (again && (!packets || l->config->once >= coded))
-        return gather_levels(l, k, suffix, layer->kept, (GatherRange){l->config->once, levels, after_step});
+        return gather_levels(l, k, suffix, layer->kept,
+                             (GatherRange){first_again(l, l->config->once), levels, after_step});
     if (!again && layer->are_experts_ahead)
         return continue_gathers(l, k, suffix, &layer->experts_ahead,
                                 (GatherRange){spec_bucket_level(l->spec) + 1, levels, after_step});
@@ -343,7 +350,7 @@ bool lowering_returns_each_lap(const Lowering *l)
 
 bool lowering_returns_dense_each_lap(const Lowering *l)
 {
-    uint32_t wide = cluster_wide_levels(&l->spec->cluster);
+    uint32_t wide = spec_shared_levels(l->spec);
     return plan_laps(l->plan).count > 1 && l->spec->plan.regather_dense && wide >> l->spec->plan.dense_levels;
 }
 
@@ -412,7 +419,7 @@ int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
 {
     BundleGather of = begin_bundle_gather(l, layer, bundle, "");
     const Coding *coding = &l->spec->plan.dense;
-    uint32_t levels = l->spec->cluster.level_count, first = 0;
+    uint32_t levels = l->spec->cluster.level_count, first = l->spec->replica_levels;
     CodecMemory memory = {NONE, NONE};
     const Coded coded = coded_bundle(l, layer, bundle, &memory);
     *kept = bundle;
@@ -447,9 +454,9 @@ void lowering_gather_dense_ahead(Lowering *l, uint32_t k)
 int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle, int32_t kept, int32_t after_step)
 {
     BundleGather of = begin_bundle_gather(l, layer, bundle, ".again");
+    GatherRange range = {first_again(l, lowering_once_levels(l, layer)), l->spec->cluster.level_count, after_step};
     of.levels.shard = kept;
-    gather_bundle_levels(l, &of,
-                         (GatherRange){lowering_once_levels(l, layer), l->spec->cluster.level_count, after_step});
+    gather_bundle_levels(l, &of, range);
     return of.levels.shard;
 }
 

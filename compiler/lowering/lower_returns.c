@@ -187,7 +187,7 @@ static ReturnPath bundle_return(const Lowering *l, int32_t layer, int32_t bundle
                      .suffix = ""};
     snprintf(of.name, sizeof(of.name), "%s.d", builder_buffer(l->builder, bundle)->name);
     for (uint32_t level = 0; level < cluster->level_count; level++)
-        of.sizes[level] = cluster->levels[level].count;
+        of.sizes[level] = level < l->spec->replica_levels ? 1 : cluster->levels[level].count;
     memcpy(of.step_s, cost.step_s, sizeof(of.step_s));
     memcpy(of.bytes, cost.bytes, sizeof(of.bytes));
     of.startup_s = cost.startup_s;
@@ -232,7 +232,8 @@ void lowering_return_experts(Lowering *l, uint32_t k, int32_t dheld)
                      .once = l->config->once,
                      .suffix = ""};
     snprintf(of.name, sizeof(of.name), "L%u.dexperts", k);
-    memcpy(of.sizes, l->config->domain, sizeof(of.sizes));
+    for (uint32_t level = 0; level < l->spec->cluster.level_count; level++)
+        of.sizes[level] = level < l->spec->replica_levels ? 1 : l->config->domain[level]; // copies are nobody's
     memcpy(of.step_s, l->cost.reduce_s, sizeof(of.step_s));
     memcpy(of.bytes, l->cost.reduce_bytes, sizeof(of.bytes));
     begin(l, of);

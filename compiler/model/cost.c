@@ -292,10 +292,10 @@ static bool returns_each_lap(const Spec *spec, const Config *config)
 }
 
 // What is held of a bundle before the levels inside the boundary: shares.
-static double shares_outside(const uint32_t sizes[LEVELS_MAX], uint32_t once)
+static double shares_outside(const Spec *spec, const uint32_t sizes[LEVELS_MAX], uint32_t once)
 {
     double shares = 1;
-    for (uint32_t l = 0; l < once; l++)
+    for (uint32_t l = spec->replica_levels; l < once; l++)
         shares *= sizes[l];
     return shares;
 }
@@ -380,7 +380,7 @@ void cost_bundle_inside(const Spec *spec, double share_bytes, uint32_t first, Bu
     BundlePackets packets = bundle_packets(spec, share_bytes, way);
     double shares = 1, coded = 1;
     *cost = (BundleCost){0};
-    for (uint32_t l = 0; l < spec->cluster.level_count && share_bytes > 0; l++) {
+    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count && share_bytes > 0; l++) {
         double peers = spec->cluster.levels[l].count - 1.0, before = shares;
         bool packed = l < packets.levels;
         shares *= peers + 1;
@@ -404,12 +404,25 @@ void cost_bundle(const Spec *spec, double share_bytes, BundleWay way, BundleCost
     cost_bundle_inside(spec, share_bytes, 0, way, cost);
 }
 
+OuterCost cost_outer(const Spec *spec, double bytes)
+{
+    const LocalSteps *sync = &spec->plan.sync;
+    double every = sync->every, memory_s = bytes / spec->cluster.device.memory_bandwidth / every;
+    OuterCost cost = {.gradient_s = 3 * memory_s, .step_s = (sync->optimizer == OUTER_AVERAGE ? 4 : 6) * memory_s};
+    for (uint32_t l = 0; l < spec->replica_levels; l++) {
+        double count = spec->cluster.levels[l].count, sent = 2 * (count - 1) / count * bytes;
+        cost.sum_bytes[l] = sent / every;
+        cost.sum_s[l] = cost_sum_s(spec, l, sent) / every;
+    }
+    return cost;
+}
+
 static double dense_lap_sums_s(const Spec *spec, double share_bytes, uint32_t once)
 {
     uint32_t counts[LEVELS_MAX] = {0};
     for (uint32_t l = 0; l < spec->cluster.level_count; l++)
         counts[l] = spec->cluster.levels[l].count;
-    return lap_sums_s(spec, share_bytes / dtype_bytes(spec->model.dtype) * shares_outside(counts, once));
+    return lap_sums_s(spec, share_bytes / dtype_bytes(spec->model.dtype) * shares_outside(spec, counts, once));
 }
 
 void cost_embedding(const Workload *work, EmbeddingCost *cost)
@@ -633,7 +646,7 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
         double elements = layer->expert_bytes / dtype_bytes(spec->model.dtype);
         SumCost sums = workload_lap_sum_cost(spec, elements * held, each_lap);
         if (each_lap)
-            cost->lap_sums_s = lap_sums_s(spec, elements * shares_outside(config->domain, config->once));
+            cost->lap_sums_s = lap_sums_s(spec, elements * shares_outside(spec, config->domain, config->once));
         cost->expert_sums_s = sums.part_s;
         cost->expert_round_s = sums.once_s;
     }

@@ -123,4 +123,12 @@ double config_coded_shards(const Spec *spec, const Config *config);
 // where levels inside and outside gather anything. False, and unchanged, after the last.
 bool config_next_kept(const Spec *spec, Config *config);
 
+// What it takes of an iteration that workers which train apart meet, by what a GPU owns of a bundle, bytes in f32: a
+// part of what it takes when they do. The sum goes over every level that they are workers of.
+typedef struct {
+    double gradient_s, step_s, sum_s[LEVELS_MAX], sum_bytes[LEVELS_MAX];
+} OuterCost;
+
+OuterCost cost_outer(const Spec *spec, double bytes);
+
 #endif

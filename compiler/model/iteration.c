@@ -490,12 +490,32 @@ static double norm_s(const Workload *work, Traffic traffic[LEVELS_MAX])
     double total_s = 0;
     if (spec->training.clip <= 0 || spec->model.abstract)
         return 0;
-    for (uint32_t l = 0; l < spec->cluster.level_count; l++) {
+    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++) {
         double count = spec->cluster.levels[l].count, bytes = 2 * (count - 1) / count * sizeof(float);
         traffic[l].reduce_bytes += bytes;
         total_s += cost_sum_s(spec, l, bytes);
     }
     return total_s + work->owned_gradient_bytes / spec->cluster.device.memory_bandwidth;
+}
+
+// Workers that train apart meet now and then: what that takes of an iteration. Experts' sums are a layer's own, those
+// of dense weights cross with them.
+static double outer_s(const Workload *work, Traffic traffic[LEVELS_MAX])
+{
+    const Spec *spec = work->spec;
+    double total_s = 0;
+    for (uint32_t k = 0; k <= work->layer_count && spec->plan.sync.every > 0; k++) {
+        const LayerWork *layer = k < work->layer_count ? &work->layers[k] : NULL;
+        const double owned[] = {layer ? layer->dense_share_bytes : work->embedding_share_bytes,
+                                layer && layer->is_moe ? layer->expert_bytes : 0};
+        for (size_t i = 0; i < COUNT_OF(owned) && owned[i] > 0; i++) {
+            OuterCost cost = cost_outer(spec, owned[i]);
+            total_s += cost.gradient_s + cost.step_s + cost_levels_s(cost.sum_s);
+            for (uint32_t l = 0; l < spec->replica_levels; l++)
+                traffic[l].reduce_bytes += cost.sum_bytes[l];
+        }
+    }
+    return total_s;
 }
 
 // What follows the backward pass in every lap.
@@ -509,7 +529,8 @@ double iteration_tail_s(const Workload *work)
     Traffic traffic[LEVELS_MAX] = {0};
     if (work->spec->plan.pass == PASS_FORWARD)
         return 0;
-    return lap_tail_s(work) + embedding_home_s(work) + norm_s(work, traffic) + work->optimizer_s;
+    return lap_tail_s(work) + embedding_home_s(work) + norm_s(work, traffic) + work->optimizer_s +
+           outer_s(work, traffic);
 }
 
 // Of a micro-batch, over all exchanges at a level.
@@ -648,7 +669,8 @@ static void add_costs(CostCache *cache, IterationCost *out)
     out->iteration_s = end_s;
     if (work->spec->plan.pass == PASS_FORWARD)
         return;
-    double last_s = embedding_home_s(work), update_s = norm_s(work, out->traffic) + work->optimizer_s;
+    double last_s = embedding_home_s(work),
+           update_s = norm_s(work, out->traffic) + work->optimizer_s + outer_s(work, out->traffic);
     add_embedding_traffic(work, out->traffic);
     out->return_s += last_s;
     out->iteration_s += last_s + update_s;

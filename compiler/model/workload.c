@@ -57,7 +57,7 @@ SumCost workload_lap_sum_cost(const Spec *spec, double elements, bool each_lap)
 bool workload_returns_dense_each_lap(const Spec *spec)
 {
     return spec_laps(spec).count > 1 && spec->plan.regather_dense &&
-           cluster_wide_levels(&spec->cluster) >> spec->plan.dense_levels;
+           spec_shared_levels(spec) >> spec->plan.dense_levels;
 }
 
 double workload_shards(const Spec *spec)
@@ -199,13 +199,13 @@ double optimizer_bytes_per_parameter(Dtype dtype)
 // What a GPU owns of a bundle that all GPUs share, bytes.
 static double bundle_share_bytes(const Spec *spec, uint64_t elements)
 {
-    return (double)share_elements(elements, cluster_gpus(&spec->cluster)) * dtype_bytes(spec->model.dtype);
+    return (double)share_elements(elements, spec_owners(spec)) * dtype_bytes(spec->model.dtype);
 }
 
 // Of a bundle, whole, with the padding of its shares.
 static double held_elements(const Spec *spec, double share_bytes)
 {
-    return share_bytes / dtype_bytes(spec->model.dtype) * (double)cluster_gpus(&spec->cluster);
+    return share_bytes / dtype_bytes(spec->model.dtype) * (double)spec_owners(spec);
 }
 
 static void derive_dense(const Spec *spec, uint32_t index, LayerWork *layer, Workload *work)

@@ -182,9 +182,10 @@ static bool fits_with_count(Advising *a, const Spec *spec, uint32_t level, uint3
 {
     Spec larger = *spec;
     larger.cluster.levels[level].count = count;
-    larger.replica_levels = spec_replica_levels(&larger);
+    if (spec->plan.sync.every == 0)
+        larger.replica_levels = spec_replica_levels(&larger);
     double owned = larger.model.experts / workload_shards(&larger);
-    double shared = (double)cluster_gpus(&spec->cluster) / (double)cluster_gpus(&larger.cluster);
+    double shared = (double)spec_owners(spec) / (double)spec_owners(&larger);
     double others = parts->others * (larger.plan.pass == PASS_TRAINING ? shared : 1);
     double kept = others + parts->experts * owned / parts->owned;
     bool encodable = !spec_needs_whole_experts(&larger) || spec_owns_whole_experts(&larger);

@@ -16,9 +16,9 @@ const Spec *frugality_apply(const Spec *request, Frugality how, Arena *arena)
 }
 
 // Does keeping what so many outermost levels gathered differ from keeping one level less, and from keeping all?
-static bool keeps_between(const Cluster *cluster, uint32_t levels)
+static bool keeps_between(const Spec *spec, uint32_t levels)
 {
-    uint32_t wide = cluster_wide_levels(cluster);
+    uint32_t wide = spec_shared_levels(spec);
     return levels > 0 && wide >> (levels - 1) & 1 && wide >> levels;
 }
 
@@ -48,7 +48,7 @@ static size_t list_dense(const Spec *spec, bool interleaves, bool recomputes, Fr
     how.regather_dense = true;
     for (how.dense_levels = spec->cluster.level_count; how.dense_levels-- > least;)
         if (spec->plan.once_dense != ONCE_DENSE_ALL &&
-            (how.dense_levels == 0 || keeps_between(&spec->cluster, how.dense_levels)) &&
+            (how.dense_levels == 0 || keeps_between(spec, how.dense_levels)) &&
             (how.dense_levels == 0 || spec->plan.once_dense == ONCE_DENSE_AUTO))
             count += list_embedding(spec, how, out + count);
     return count;

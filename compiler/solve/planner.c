@@ -37,7 +37,7 @@ bool planner_has_baseline(int baseline, const Spec *spec)
     const Cluster *cluster = &spec->cluster;
     uint32_t outer = outermost_wide(cluster);
     bool inside = outer < cluster->level_count && cluster_gpus_below(cluster, outer) > 1;
-    return baseline != BASELINE_EP_INSIDE || (inside && spec->plan.pass == PASS_TRAINING);
+    return baseline != BASELINE_EP_INSIDE || (inside && spec->plan.pass == PASS_TRAINING && spec->replica_levels == 0);
 }
 
 Dispatch baseline_dispatch(int baseline, const Spec *spec)

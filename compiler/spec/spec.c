@@ -139,6 +139,16 @@ uint32_t spec_replica_levels(const Spec *spec)
     return requested;
 }
 
+uint64_t spec_owners(const Spec *spec)
+{
+    return share_gpus(&spec->cluster, spec->replica_levels);
+}
+
+uint32_t spec_shared_levels(const Spec *spec)
+{
+    return cluster_wide_levels(&spec->cluster) >> spec->replica_levels << spec->replica_levels;
+}
+
 bool spec_owns_whole_experts(const Spec *spec)
 {
     return spec->model.experts % share_gpus(&spec->cluster, spec->replica_levels) == 0;
@@ -164,6 +174,13 @@ bool spec_encodes_experts(const Spec *spec)
 bool spec_encodes(const Spec *spec)
 {
     return spec_encodes_experts(spec) || coding_encodes(&spec->plan.dense);
+}
+
+bool spec_coding_is_possible(const Spec *spec)
+{
+    bool whole = !spec_needs_whole_experts(spec) || spec_owns_whole_experts(spec);
+    bool again = spec->plan.once_dense == ONCE_DENSE_NONE || spec->plan.once_embedding == ONCE_DENSE_NONE;
+    return whole && !(again && coding_encodes(&spec->plan.dense)) && (spec->plan.lap == 0 || !spec_encodes(spec));
 }
 
 bool spec_domain_is_valid(const Spec *spec, const uint32_t domain[LEVELS_MAX])
@@ -209,7 +226,7 @@ bool spec_least_domain(const Spec *spec, uint32_t domain[LEVELS_MAX])
 bool spec_can_regather_embedding(const Spec *spec)
 {
     return spec->plan.pass == PASS_TRAINING && !spec->model.abstract && spec->plan.micro_batches > 1 &&
-           !coding_encodes(&spec->plan.dense) && cluster_wide_levels(&spec->cluster) >> spec_embedding_levels(spec);
+           !coding_encodes(&spec->plan.dense) && spec_shared_levels(spec) >> spec_embedding_levels(spec);
 }
 
 bool spec_regathers_embedding(const Spec *spec)
@@ -242,7 +259,7 @@ uint32_t spec_abreast(const Spec *spec)
 
 uint32_t spec_outer_levels(const Spec *spec)
 {
-    uint32_t wide = cluster_wide_levels(&spec->cluster), outermost = 1;
+    uint32_t wide = spec_shared_levels(spec), outermost = 1;
     if (spec->plan.pass != PASS_TRAINING || spec->model.abstract || spec_encodes(spec))
         return 0;
     while (wide && !(wide >> (outermost - 1) & 1))
@@ -253,7 +270,7 @@ uint32_t spec_outer_levels(const Spec *spec)
 uint32_t spec_bucket(const Spec *spec)
 {
     bool can = spec->plan.pass == PASS_TRAINING && !spec->model.abstract && !spec_encodes(spec) &&
-               spec_laps(spec).count == 1 && cluster_wide_levels(&spec->cluster) != 0;
+               spec_laps(spec).count == 1 && spec->plan.sync.every == 0 && cluster_wide_levels(&spec->cluster) != 0;
     return can ? spec->plan.bucket : 0;
 }
 

@@ -7,6 +7,7 @@
 #include "compiler/spec/outer.h"
 #include "ir/base/diag.h"
 #include "ir/plan.h"
+#include "ir/price.h"
 #include "ir/unroll.h"
 
 // What an abstract workload may give layer by layer.
@@ -92,6 +93,8 @@ typedef struct {
     uint32_t forced_count;       // runs of layers with their own; of layers in several the last counts
     ForcedRun *forced;
     Coding experts, dense;     // how both travel; of experts the codec may be CODEC_AUTO
+    double max_loss_increase;  // what everything that is not exact may cost together; infinite: anything
+    bool open[PRICED_PARTS];   // whichever is fastest within that; exact until it is chosen
     uint32_t shared_every;     // of sr, 0: without a shared expert
     uint32_t whole_iterations; // so many first iterations in which packets hold whole values
     double capacity;           // 0: nothing is dropped
@@ -110,6 +113,7 @@ typedef struct {
     uint32_t bucket_request; // layers, 0 or BUCKET_AUTO, as requested
     uint32_t bucket;         // what is planned with, where it can be (spec_bucket)
     // In what rows travel: what `tokens` says of all ways, and what that comes to; of a forward pass gradients in none.
+    LocalSteps sync;
     TokenFormat tokens_all, tokens[TOKEN_WAYS];
     Span span, domain_span, codec_span, capacity_span;
 } SpecPlan;
@@ -121,8 +125,9 @@ typedef struct {
     SpecModel model;
     SpecPlan plan;
     TrainingSettings training;
-    // Forward passes: outermost levels where experts, which do not change, are gathered once and for all, before the
-    // first iteration. Their domain is S_l = n_l and nothing is gathered there.
+    // Outermost levels whose workers have all experts from the start. Their domain is S_l = n_l and nothing is gathered
+    // there. Forward passes have them, as experts do not change; and training with local steps, where these workers
+    // have all other weights, too, and train apart.
     uint32_t replica_levels;
     struct FootprintTable *footprints; // what was measured of specs with this memory, or NULL (solve/footprint.h)
 } Spec;
@@ -130,6 +135,11 @@ typedef struct {
 // In a forward pass as many outermost levels as were requested; with fewer experts than GPUs at least the fewest
 // without which every GPU has whole experts, if there are some. 0 in training, where every expert has one owner.
 uint32_t spec_replica_levels(const Spec *spec);
+
+// GPUs that share all weights out among them, when training: where workers train apart those of one. And the levels
+// with several workers that they are shared out over, one bit each.
+uint64_t spec_owners(const Spec *spec);
+uint32_t spec_shared_levels(const Spec *spec);
 
 // Does every GPU own whole experts, not parts of some?
 bool spec_owns_whole_experts(const Spec *spec);
@@ -141,6 +151,8 @@ bool spec_needs_whole_experts(const Spec *spec);
 bool spec_encodes_experts(const Spec *spec);
 // Are weights or gradients of any bundle?
 bool spec_encodes(const Spec *spec);
+// Can its codecs be planned with the rest: whole experts where a mean is subtracted, one lap, dense weights kept?
+bool spec_coding_is_possible(const Spec *spec);
 // Do the places that the sizes make divide the experts? Sizes divide their levels' counts.
 bool spec_domain_is_valid(const Spec *spec, const uint32_t domain[LEVELS_MAX]);
 // The valid sizes that gather least, among them those with the largest sizes outermost; where `domain` is not 0 its

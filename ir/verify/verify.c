@@ -76,7 +76,7 @@ static void verify_choice(Verifier *verifier, const Choice *choice)
 static void verify_choices(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
-    if (plan->pass == PASS_TRAINING && plan->replica_levels > 0)
+    if (plan->pass == PASS_TRAINING && plan->replica_levels > 0 && plan->sync.every == 0)
         verify_fail(verifier, PROPERTY_CHOICES, NONE,
                     "'replica_levels' is %" PRIu32 " in a training plan: every expert has one owner",
                     plan->replica_levels);

@@ -24,7 +24,8 @@ static void begin(Flow *flow)
 {
     const Plan *plan = flow->plan;
     const Cluster *cluster = &plan->cluster;
-    flow->all = cluster_wide_levels(cluster);
+    flow->all = plan_shared_levels(plan);
+    flow->apart = plan->sync.every > 0 ? cluster_wide_levels(cluster) & ~flow->all : 0;
     flow->shared = plan->pass == PASS_TRAINING ? flow->all : 0;
     flow->kinds = flow->verifier->kinds;
     for (uint32_t k = 0; k <= plan->model.layers; k++) {
@@ -71,8 +72,13 @@ static void verify_end(const Flow *flow)
     bool loss = false;
     for (uint32_t b = 0; b < flow->plan->buffer_count; b++) {
         loss |= flow->values[b].holds == HOLDS_LOSS;
-        bool updated = flow->values[b].holds == HOLDS_UPDATED;
-        if (flow->plan->buffers[b].kind == BUFFER_WEIGHT && updated != (flow->plan->pass == PASS_TRAINING))
+        bool updated = flow->values[b].holds == HOLDS_UPDATED, equal = flow->values[b].holds == HOLDS_EQUAL;
+        if (flow->plan->sync.every > 0 && flow->plan->buffers[b].kind == BUFFER_WEIGHT) {
+            if (!equal)
+                verify_fail(flow->verifier, PROPERTY_FLOW, NONE, "'%.40s' differs where workers train apart: %s",
+                            flow->plan->buffers[b].name,
+                            updated ? "it is updated, and they do not meet" : "it is not updated");
+        } else if (flow->plan->buffers[b].kind == BUFFER_WEIGHT && updated != (flow->plan->pass == PASS_TRAINING))
             verify_fail(flow->verifier, PROPERTY_FLOW, NONE, "'%.40s' is %s when the iteration ends",
                         flow->plan->buffers[b].name, updated ? "updated by a forward pass" : "not updated");
     }

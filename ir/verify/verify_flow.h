@@ -53,7 +53,10 @@
     X(DPACKETS, "encoded gradients")                                                                                   \
     X(DRECEIVED, "encoded gradients of others")                                                                        \
     X(COUNTED, "the gradient, counted in the norm")                                                                    \
-    X(SQUARES, "the sum of squares")
+    X(SQUARES, "the sum of squares")                                                                                   \
+    X(OUTER, "where workers met last")                                                                                 \
+    X(MOVED, "what weights moved")                                                                                     \
+    X(EQUAL, "weights that are equal again")
 #define X(name, text) HOLDS_##name,
 typedef enum { HOLDINGS(X) HOLDING_COUNT } Holding;
 #undef X
@@ -82,7 +85,8 @@ typedef struct {
     uint32_t step;
     int32_t layer;           // of the step
     uint32_t level;          // 0 where it has none
-    uint32_t all;            // levels with several workers
+    uint32_t all;            // levels with several workers that share weights out
+    uint32_t apart;          // with several workers that train apart
     uint32_t shared;         // levels that dense weights are gathered over
     const WeightKind *kinds; // [buffers]: which weights they hold, see bundle_kinds
     int8_t *ways;            // [buffers]: of plan_packed_ways

@@ -99,13 +99,15 @@ void flow_round_returned(Flow *flow)
     flow_round(flow);
 }
 
-// Sums the mean of experts, or squares; what it is of, and where it comes from, stays.
+// Sums the mean of experts, squares, or what weights moved; what it is of, and where it comes from, stays.
 void flow_all_reduce(Flow *flow)
 {
     const Step *step = &flow->plan->steps[flow->step];
     Value value = flow_value(flow, OPERAND_gradient);
-    uint32_t over = flow->all & (step->level == NONE ? flow->all : 1u << step->level);
-    Holding holds = value.holds == HOLDS_MEAN ? HOLDS_MEAN : HOLDS_SQUARES;
+    uint32_t levels = value.holds == HOLDS_MOVED ? flow->apart : flow->all;
+    uint32_t over = levels & (step->level == NONE ? levels : 1u << step->level);
+    bool other = value.holds == HOLDS_MEAN || value.holds == HOLDS_MOVED;
+    Holding holds = other ? value.holds : HOLDS_SQUARES;
     flow_take(flow, OPERAND_gradient, value_split(holds, step->layer, value.levels, value.from));
     if (value.levels & over)
         verify_fail(flow->verifier, PROPERTY_FLOW, flow->step, "it was summed over this level before");
@@ -142,4 +144,26 @@ void flow_optimizer(Flow *flow)
         flow_take_none(flow, OPERAND_squares);
     flow_give(flow, OPERAND_weights, value_split(HOLDS_UPDATED, layer, 0, weights));
     flow_give(flow, OPERAND_state, value_plain(HOLDS_NOTHING, layer)); // of this step's weights from now on
+}
+
+// What the weights are after their update differs where workers train apart. Where they met last is the same there, and
+// is each bundle's own.
+void flow_outer_gradient(Flow *flow)
+{
+    int32_t layer = flow->plan->steps[flow->step].layer, weights = flow_operand(flow, OPERAND_weights);
+    flow_take(flow, OPERAND_weights, value_split(HOLDS_UPDATED, layer, 0, weights));
+    flow_take(flow, OPERAND_outer, value_plain(HOLDS_STATE, layer));
+    flow_give(flow, OPERAND_outer, value_split(HOLDS_OUTER, layer, 0, weights));
+    flow_give(flow, OPERAND_gradient, value_split(HOLDS_MOVED, layer, 0, weights));
+}
+
+// A sum over all who train apart, from where they met last: the same everywhere.
+void flow_outer_step(Flow *flow)
+{
+    int32_t layer = flow->plan->steps[flow->step].layer, weights = flow_operand(flow, OPERAND_weights);
+    flow_take(flow, OPERAND_weights, value_split(HOLDS_UPDATED, layer, 0, weights));
+    flow_take(flow, OPERAND_gradient, value_split(HOLDS_MOVED, layer, flow->apart, weights));
+    flow_take(flow, OPERAND_outer, value_split(HOLDS_OUTER, layer, 0, weights));
+    flow_give(flow, OPERAND_weights, value_split(HOLDS_EQUAL, layer, 0, weights));
+    flow_give(flow, OPERAND_outer, value_plain(HOLDS_NOTHING, layer));
 }

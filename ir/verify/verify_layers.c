@@ -404,7 +404,7 @@ static void verify_dense_count(Verifier *verifier, uint32_t layer, const char *w
 static void verify_dense(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
-    uint32_t layers = plan->model.layers, levels = cluster_wide_levels(&plan->cluster);
+    uint32_t layers = plan->model.layers, levels = plan_shared_levels(plan);
     uint32_t wide = (uint32_t)__builtin_popcount(levels);
     uint32_t inside = (uint32_t)__builtin_popcount(levels >> plan->once_dense);
     uint32_t again = plan->regather_dense ? inside : 0, halves = plan->regather_embedding ? inside : 0;

@@ -151,6 +151,15 @@ static void verify_turns(Verifier *verifier, uint32_t index, uint32_t segment, L
     }
 }
 
+// Workers that train apart meet after everything else.
+static void verify_meeting(Verifier *verifier, uint32_t index)
+{
+    const Step *step = &verifier->written->steps[index];
+    if ((step->op == OP_OUTER_GRADIENT || step->op == OP_OUTER_STEP) && step->when != WHEN_LAST)
+        verify_fail(verifier, PROPERTY_LOOP, index, "runs '%s': workers meet after the last micro-batch",
+                    step_when_name(step->when));
+}
+
 void verify_loop(Verifier *verifier)
 {
     const Plan *plan = verifier->written;
@@ -158,9 +167,10 @@ void verify_loop(Verifier *verifier)
         verify_span(verifier, &plan->buffers[b]);
     LoopUse *uses = arena_alloc_array(verifier->scratch, (size_t)plan->buffer_count + 1, sizeof(*uses));
     for (uint32_t i = 0; i < plan->step_count; i++) {
-        if (plan->micro_batches > 1)
+        if (plan->micro_batches > 1) {
             verify_repeated(verifier, i, uses);
-        else if (plan->steps[i].when != WHEN_EVERY)
+            verify_meeting(verifier, i);
+        } else if (plan->steps[i].when != WHEN_EVERY)
             verify_fail(verifier, PROPERTY_LOOP, i, "runs '%s': an iteration is one micro-batch",
                         step_when_name(plan->steps[i].when));
     }

@@ -195,6 +195,27 @@ static void verify_optimizer(Verifier *verifier, uint32_t index, const Shape *sh
                     state->cols, weights->rows, values * weights->cols);
 }
 
+// What weights moved is as large as they are; beside where they were the outer optimizer may have its momentum.
+static void verify_outer(Verifier *verifier, uint32_t index, const Shape *shape)
+{
+    (void)shape;
+    const Plan *plan = verifier->plan;
+    const Buffer *weights = step_buffer(plan, &plan->steps[index], OPERAND_weights);
+    const Buffer *gradient = step_buffer(plan, &plan->steps[index], OPERAND_gradient);
+    const Buffer *outer = step_buffer(plan, &plan->steps[index], OPERAND_outer);
+    uint64_t values = plan->sync.optimizer == OUTER_AVERAGE ? 1 : 2;
+    if (plan->sync.every == 0)
+        verify_fail(verifier, PROPERTY_SIZES, index, "the plan has no local steps");
+    if (weights->dtype != DTYPE_F32 || gradient->dtype != DTYPE_F32 || gradient->rows != weights->rows ||
+        gradient->cols != weights->cols)
+        verify_fail(verifier, PROPERTY_SIZES, index, "'%s' differs in shape from '%s', or they are not f32",
+                    gradient->name, weights->name);
+    if (outer->rows != weights->rows || outer->cols != values * weights->cols)
+        verify_fail(verifier, PROPERTY_SIZES, index,
+                    "'%s' is %" PRIu64 " x %" PRIu64 ", expected %" PRIu64 " x %" PRIu64, outer->name, outer->rows,
+                    outer->cols, weights->rows, values * weights->cols);
+}
+
 // An unroute undoes the route that wrote its `origin`: same rows, same send buffer, same next stage.
 static void verify_unroute(Verifier *verifier, uint32_t index, const Shape *shape)
 {
@@ -419,6 +440,8 @@ static void (*const rules[])(Verifier *, uint32_t index, const Shape *) = {
     [OP_EXPERT_BACKWARD] = verify_expert,
     [OP_GATE_BACKWARD] = verify_gate_backward,
     [OP_OPTIMIZER] = verify_optimizer,
+    [OP_OUTER_GRADIENT] = verify_outer,
+    [OP_OUTER_STEP] = verify_outer,
     [OP_ACCUMULATE] = verify_sum,
     [OP_ROUND] = verify_sum,
     [OP_ADD_RETURNED] = verify_sum,
@@ -583,6 +606,12 @@ void verify_claims(Verifier *verifier)
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "there are no dense weights to gather again");
     if (plan->recompute && (plan->pass == PASS_FORWARD || plan->model.abstract))
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "there are no activations to compute again");
+    if (plan->sync.every > 0 && (plan->pass == PASS_FORWARD || plan->model.abstract || coding_encodes(&plan->experts) ||
+                                 coding_encodes(&plan->dense)))
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "workers train apart in a plan that %s",
+                    plan->pass == PASS_FORWARD ? "updates nothing"
+                    : plan->model.abstract     ? "has no weights"
+                                               : "encodes weights or gradients");
     for (uint32_t a = 0; a < plan->strategy_count; a++)
         for (uint32_t b = a + 1; b < plan->strategy_count; b++)
             if (strcmp(plan->strategies[a].name, plan->strategies[b].name) == 0)

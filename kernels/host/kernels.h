@@ -151,6 +151,19 @@ void host_squares(Tensor gradient, Tensor before, Tensor squares);
 // gradient: of the weights' dtype, or f32.
 void host_optimizer(const AdamW *adamw, const ModelRanges *undecayed, Tensor weights, Tensor gradient, Tensor state);
 
+// Local steps. outer: f32 [rows][cols], where the weights were when workers met last, then, of [rows][2 cols] in each
+// row, the momentum. Weights and gradient are f32.
+void host_outer_begin(Tensor weights, Tensor outer);
+void host_outer_gradient(Tensor weights, Tensor outer, Tensor gradient); // outer - weights
+// gradient: the sum over `workers`, of which the mean is taken. With momentum this is Nesterov's: momentum = factor x
+// momentum + mean, and the step is along mean + factor x momentum. Without, the weights become the mean of the
+// workers'.
+typedef struct {
+    float learning_rate, momentum;
+    uint32_t workers;
+} OuterStep;
+void host_outer_step(const OuterStep *step, Tensor gradient, Tensor outer, Tensor weights);
+
 // ---- compression ---------------------------------------------------------------------------------
 // Packets: u8 [vectors][packing_bytes] as ir/codec.h and docs/packets.md lay them out. Where a packing has a ratio, it
 // decides with the vectors' dtype how many elements a block keeps: its largest by magnitude, equal ones by lower index,

@@ -125,3 +125,55 @@ void host_squares(Tensor gradient, Tensor before, Tensor squares)
     }
     *(float *)squares.data = (float)sum;
 }
+
+// ---- local steps -------------------------------------------------------------------------------
+
+static bool has_momentum(Tensor weights, Tensor outer)
+{
+    assert(weights.dtype == DTYPE_F32 && outer.dtype == DTYPE_F32 && outer.rows == weights.rows);
+    assert(outer.cols == weights.cols || outer.cols == 2 * weights.cols);
+    return outer.cols > weights.cols;
+}
+
+void host_outer_begin(Tensor weights, Tensor outer)
+{
+    bool momentum = has_momentum(weights, outer);
+    for (uint64_t row = 0; row < weights.rows; row++) {
+        float *at = (float *)outer.data + row * outer.cols;
+        memcpy(at, (const float *)weights.data + row * weights.cols, weights.cols * sizeof(float));
+        if (momentum)
+            memset(at + weights.cols, 0, weights.cols * sizeof(float));
+    }
+}
+
+void host_outer_gradient(Tensor weights, Tensor outer, Tensor gradient)
+{
+    (void)has_momentum(weights, outer);
+    for (uint64_t row = 0; row < weights.rows; row++) {
+        const float *at = (const float *)outer.data + row * outer.cols;
+        const float *w = (const float *)weights.data + row * weights.cols;
+        float *moved = (float *)gradient.data + row * weights.cols;
+        for (uint64_t i = 0; i < weights.cols; i++)
+            moved[i] = at[i] - w[i];
+    }
+}
+
+void host_outer_step(const OuterStep *step, Tensor gradient, Tensor outer, Tensor weights)
+{
+    bool momentum = has_momentum(weights, outer);
+    float mean = 1.0f / (float)step->workers;
+    for (uint64_t row = 0; row < weights.rows; row++) {
+        float *at = (float *)outer.data + row * outer.cols, *m = at + weights.cols;
+        const float *sum = (const float *)gradient.data + row * weights.cols;
+        float *w = (float *)weights.data + row * weights.cols;
+        for (uint64_t i = 0; i < weights.cols; i++) {
+            float moved = sum[i] * mean;
+            if (momentum) {
+                m[i] = step->momentum * m[i] + moved;
+                moved += step->momentum * m[i];
+            }
+            at[i] -= step->learning_rate * moved;
+            w[i] = at[i];
+        }
+    }
+}

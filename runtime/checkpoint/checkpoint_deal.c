@@ -49,15 +49,22 @@ static uint64_t parts_of(const Manifest *manifest, const SavedBuffer *of)
     return of->layer == NONE ? 1 : of->cols / manifest_shares(manifest, of->layer).cols;
 }
 
+// Of these, so many are read from the buffer that it is filled from.
+static uint64_t parts_read(const CheckpointReader *reader, const SavedBuffer *of)
+{
+    bool shared = persistence_is_shared(of->persistence);
+    return of->rebuild == REBUILD_OUTER ? 1 : shared ? of->parts : parts_of(&reader->own, of);
+}
+
 // Are the shares of all ranks together the whole bundle that `of` is a share of?
-static bool holds_bundle(const Manifest *manifest, const SavedBuffer *source, const SavedBuffer *of)
+static bool holds_bundle(const Manifest *manifest, const SavedBuffer *source, const SavedBuffer *of, uint64_t parts)
 {
     uint64_t ranks = 1, all;
     for (uint32_t l = 0; l < manifest->level_count; l++)
         if (!checked_mul(ranks, manifest->levels[l], &ranks))
             return false;
-    return ranks == manifest->ranks && source->rows == 1 && source->cols % of->parts == 0 &&
-           checked_mul(source->cols / of->parts, ranks, &all) && all >= of->elements;
+    return ranks == manifest->ranks && source->rows == 1 && source->cols % parts == 0 &&
+           checked_mul(source->cols / parts, ranks, &all) && all >= of->elements;
 }
 
 // The buffer of the checkpoint that `of` is filled from: the one of its name, or the weights of its layer's experts;
@@ -65,7 +72,7 @@ static bool holds_bundle(const Manifest *manifest, const SavedBuffer *source, co
 static const SavedBuffer *source_of(const CheckpointReader *reader, const SavedBuffer *of)
 {
     const SavedBuffer *like = of;
-    if (of->rebuild == REBUILD_WEIGHTS)
+    if (of->rebuild == REBUILD_WEIGHTS || of->rebuild == REBUILD_OUTER)
         like = (persistence_is_shared(of->persistence) ? bundle_of : experts_of)(
             reader, reader->rank->plan->buffers[of->buffer].layer);
     const Manifest *manifest = &reader->checkpoint->manifest;
@@ -73,8 +80,8 @@ static const SavedBuffer *source_of(const CheckpointReader *reader, const SavedB
     if (!source || source->dtype != of->dtype || source->persistence != like->persistence)
         return NULL;
     if (persistence_is_shared(of->persistence))
-        return holds_bundle(manifest, source, of) ? source : NULL;
-    bool fits = source->layer == like->layer && parts_of(manifest, source) == parts_of(&reader->own, of) &&
+        return holds_bundle(manifest, source, of, parts_read(reader, of)) ? source : NULL;
+    bool fits = source->layer == like->layer && parts_of(manifest, source) == parts_read(reader, of) &&
                 (source->persistence != PERSISTENCE_EQUAL || (source->rows == of->rows && source->cols == of->cols));
     return fits ? source : NULL;
 }
@@ -133,7 +140,7 @@ static bool add_experts(CheckpointReader *reader, uint64_t index, const SavedBuf
     const SavedBuffer *source = source_of(reader, of);
     if (!source)
         return true;
-    uint64_t size = dtype_bytes(of->dtype), parts = parts_of(&reader->own, of);
+    uint64_t size = dtype_bytes(of->dtype), parts = parts_read(reader, of);
     Laid from = laid_out(&reader->checkpoint->manifest, source, index - 1);
     Laid to = laid_out(&reader->own, of, reader->rank->comm->rank);
     ElementRange shared = overlap(from.range, to.range);
@@ -156,19 +163,21 @@ static uint64_t share_of_file(const Manifest *manifest, uint64_t index)
     Cluster cluster = {.level_count = manifest->level_count};
     for (uint32_t l = 0; l < manifest->level_count; l++)
         cluster.levels[l].count = manifest->levels[l];
-    return share_of_rank(&cluster, index - 1);
+    return share_of_rank(&cluster, manifest->replica_levels, index - 1);
 }
 
 // What a file's share and that of this rank have in common.
 static bool add_share(CheckpointReader *reader, uint64_t index, const SavedBuffer *of, Fault *fault)
 {
     const SavedBuffer *source = source_of(reader, of);
-    uint64_t there = source->cols / of->parts, here = of->cols / of->parts, element = dtype_bytes(of->dtype);
+    const Plan *plan = reader->rank->plan;
+    uint64_t parts = parts_read(reader, of), there = source->cols / parts, here = of->cols / of->parts;
+    uint64_t element = dtype_bytes(of->dtype);
     uint64_t from = share_of_file(&reader->checkpoint->manifest, index) * there;
-    uint64_t own = share_of_rank(&reader->rank->plan->cluster, reader->rank->comm->rank), all = of->rows * here;
+    uint64_t own = share_of_rank(&plan->cluster, plan->replica_levels, reader->rank->comm->rank), all = of->rows * here;
     uint64_t to = own / of->rows * all; // a row for each of the shares next to the own one
     uint64_t first = from > to ? from : to, end = from + there < to + all ? from + there : to + all;
-    for (uint64_t part = 0; first < end && part < of->parts; part++) {
+    for (uint64_t part = 0; first < end && part < parts; part++) {
         CheckpointCopy copy = {source->offset + (part * there + first - from) * element, (end - first) * element,
                                (uint32_t)of->buffer, (part * here + first - to) * element};
         if (!reader_add(reader, copy, fault))
@@ -282,7 +291,8 @@ bool reader_deal(CheckpointReader *reader, Fault *fault)
     for (uint32_t b = 0; b < reader->own.buffer_count; b++) {
         const SavedBuffer *of = &reader->own.buffers[b], *source = source_of(reader, of);
         every_file = every_file || needs_mean(reader, of);
-        bool clears = of->rebuild == REBUILD_ZERO || persistence_is_shared(of->persistence); // its padding
+        bool clears = of->rebuild == REBUILD_ZERO || of->rebuild == REBUILD_OUTER ||
+                      persistence_is_shared(of->persistence); // its padding
         if (clears && !fill_zero(reader, of, fault))
             return false;
         if (of->persistence == PERSISTENCE_EQUAL && source &&

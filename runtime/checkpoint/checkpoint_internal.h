@@ -75,6 +75,7 @@ typedef struct {
     Codec codec;
     uint64_t ranks;
     uint32_t level_count, levels[LEVELS_MAX]; // workers per parent
+    uint32_t replica_levels;                  // outermost ones whose workers train apart, each with all weights
     uint32_t choice_count, buffer_count;
     SavedChoice *choices;
     SavedBuffer *buffers;

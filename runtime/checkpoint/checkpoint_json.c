@@ -56,6 +56,8 @@ static void print_world(const Manifest *manifest, cJSON *root)
     cJSON *levels = cJSON_AddArrayToObject(root, "levels");
     for (uint32_t l = 0; l < manifest->level_count; l++)
         cJSON_AddItemToArray(levels, cJSON_CreateNumber(manifest->levels[l]));
+    if (manifest->replica_levels > 0)
+        add_count(root, "replica_levels", manifest->replica_levels);
     cJSON_AddStringToObject(root, "dispatch", dispatch_name(manifest->dispatch));
     cJSON_AddStringToObject(root, "codec", codec_name(manifest->codec));
     cJSON *choices = cJSON_AddArrayToObject(root, "choices");
@@ -207,6 +209,9 @@ static bool parse_world(const cJSON *root, Manifest *out)
         !get_code(root, "codec", &codec_names, &codec) || !parse_levels(levels, (uint32_t)level_count, out->levels))
         return false;
     out->level_count = (uint32_t)level_count;
+    if (cJSON_HasObjectItem(root, "replica_levels") &&
+        (!get_u32(root, "replica_levels", &out->replica_levels) || out->replica_levels >= out->level_count))
+        return false;
     out->choice_count = (uint32_t)choice_count;
     out->dispatch = (Dispatch)dispatch;
     out->codec = (Codec)codec;
@@ -301,7 +306,8 @@ static bool check_domains(const Manifest *manifest)
     for (uint32_t c = 0; c < manifest->choice_count; c++) {
         uint64_t places = 1;
         for (uint32_t l = 0; l < manifest->level_count; l++) {
-            if (manifest->levels[l] % manifest->choices[c].domain[l] != 0)
+            uint32_t domain = manifest->choices[c].domain[l];
+            if (manifest->levels[l] % domain != 0 || (l < manifest->replica_levels && domain != manifest->levels[l]))
                 return false;
             places *= manifest->levels[l] / manifest->choices[c].domain[l];
         }

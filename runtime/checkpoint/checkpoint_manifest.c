@@ -88,7 +88,7 @@ ExpertShares manifest_shares(const Manifest *manifest, int32_t layer)
     uint32_t c = 0;
     while (manifest->choices[c].layer != (uint32_t)layer)
         c++;
-    return expert_shares(&cluster, 0, manifest->choices[c].domain, manifest->model.experts,
+    return expert_shares(&cluster, manifest->replica_levels, manifest->choices[c].domain, manifest->model.experts,
                          model_expert_elements(&manifest->model));
 }
 
@@ -138,6 +138,7 @@ bool manifest_of_plan(const Plan *plan, Manifest *out, Fault *fault)
                       .codec = plan->experts.codec,
                       .ranks = cluster_gpus(&plan->cluster),
                       .level_count = plan->cluster.level_count,
+                      .replica_levels = plan->pass == PASS_TRAINING ? plan->replica_levels : 0,
                       .choice_count = plan->choice_count};
     for (uint32_t l = 0; l < plan->cluster.level_count; l++)
         out->levels[l] = plan->cluster.levels[l].count;
@@ -194,8 +195,9 @@ bool manifest_same_model(const Manifest *of, const Plan *plan, const char *where
 
 bool manifest_same_strategy(const Manifest *a, const Manifest *b)
 {
-    bool same = a->ranks == b->ranks && a->level_count == b->level_count && a->buffer_count == b->buffer_count &&
-                a->choice_count == b->choice_count && memcmp(a->levels, b->levels, sizeof(a->levels)) == 0;
+    bool same = a->ranks == b->ranks && a->replica_levels == b->replica_levels && a->level_count == b->level_count &&
+                a->buffer_count == b->buffer_count && a->choice_count == b->choice_count &&
+                memcmp(a->levels, b->levels, sizeof(a->levels)) == 0;
     for (uint32_t c = 0; same && c < a->choice_count; c++)
         same = memcmp(a->choices[c].domain, b->choices[c].domain, a->level_count * sizeof(uint32_t)) == 0;
     for (uint32_t i = 0; same && i < a->buffer_count; i++) {

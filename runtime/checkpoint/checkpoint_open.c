@@ -148,11 +148,6 @@ uint32_t checkpoint_sum(const Checkpoint *checkpoint)
     return checkpoint->manifest.sum;
 }
 
-bool checkpoint_fits(const Checkpoint *checkpoint, const Plan *plan, Fault *fault)
-{
-    return manifest_same_model(&checkpoint->manifest, plan, checkpoint->path, fault);
-}
-
 bool checkpoint_is_same_strategy(const Checkpoint *checkpoint, const Plan *plan)
 {
     Manifest own;
@@ -162,6 +157,17 @@ bool checkpoint_is_same_strategy(const Checkpoint *checkpoint, const Plan *plan)
     bool same = manifest_same_strategy(&checkpoint->manifest, &own);
     manifest_free(&own);
     return same;
+}
+
+bool checkpoint_fits(const Checkpoint *checkpoint, const Plan *plan, Fault *fault)
+{
+    if (!manifest_same_model(&checkpoint->manifest, plan, checkpoint->path, fault))
+        return false;
+    return checkpoint->manifest.replica_levels == 0 || checkpoint_is_same_strategy(checkpoint, plan) ||
+           fault_set(fault, FAULT_INPUT,
+                     "%s: workers trained apart, each with its own moments: expected a plan with the same workers, "
+                     "domains and outer optimizer",
+                     checkpoint->path);
 }
 
 bool checkpoint_set_aside(const char *path, char **name, Fault *fault)

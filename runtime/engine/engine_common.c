@@ -261,7 +261,12 @@ ModelRanges engine_undecayed(const Plan *plan, const WeightKind kinds[], uint64_
 
 uint64_t engine_summands(const Plan *plan)
 {
-    return cluster_gpus(&plan->cluster) * plan->micro_batches;
+    return share_gpus(&plan->cluster, plan->pass == PASS_TRAINING ? plan->replica_levels : 0) * plan->micro_batches;
+}
+
+uint32_t engine_apart(const Plan *plan)
+{
+    return (uint32_t)(cluster_gpus(&plan->cluster) / share_gpus(&plan->cluster, plan->replica_levels));
 }
 
 Tensor engine_value(Tensor first, uint32_t index)

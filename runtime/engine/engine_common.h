@@ -78,6 +78,8 @@ ModelRanges engine_undecayed(const Plan *plan, const WeightKind kinds[], uint64_
 
 // How many mean gradients a sum over ranks and micro-batches has.
 uint64_t engine_summands(const Plan *plan);
+// Workers that train apart.
+uint32_t engine_apart(const Plan *plan);
 // What gradients, sums of so many, are multiplied by: 1 / summands, less where their norm then exceeds the limit.
 // `squares`: the sum of their squares.
 double engine_gradient_scale(const TrainingSettings *settings, uint64_t summands, double squares);

@@ -19,9 +19,10 @@ static bool cuda_available(Fault *fault)
                      error == cudaSuccess ? "" : ": ", error == cudaSuccess ? "" : cudaGetErrorString(error));
 }
 
+// Local steps have no kernels here.
 static bool cuda_supports(Op op)
 {
-    return cuda_handler(op) != NULL;
+    return op != OP_OUTER_GRADIENT && op != OP_OUTER_STEP && cuda_handler(op) != NULL;
 }
 
 // ---- memory ----------------------------------------------------------------------------------

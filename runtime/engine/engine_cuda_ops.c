@@ -312,6 +312,24 @@ bool cuda_run_optimizer(CudaStep *step, Fault *fault)
                     fault);
 }
 
+// Not supported, so that no plan which has them comes so far.
+static bool has_no_local_steps(Fault *fault)
+{
+    return fault_set(fault, FAULT_INTERNAL, "engine 'cuda' has no local steps");
+}
+
+bool cuda_run_outer_gradient(CudaStep *step, Fault *fault)
+{
+    (void)step;
+    return has_no_local_steps(fault);
+}
+
+bool cuda_run_outer_step(CudaStep *step, Fault *fault)
+{
+    (void)step;
+    return has_no_local_steps(fault);
+}
+
 // ---- sums ------------------------------------------------------------------------------------
 
 SumGroup cuda_sum_group(const CudaStep *step)

@@ -134,6 +134,13 @@ static bool prepare_optimizer(HostStep *step, Fault *fault)
     return true;
 }
 
+static bool prepare_outer(HostStep *step, Fault *fault)
+{
+    (void)fault;
+    host_outer_begin(step->operands.outer_step.weights, step->operands.outer_step.outer);
+    return true;
+}
+
 // Nothing, where there is none.
 static bool (*const prepares[])(HostStep *, Fault *) = {
     [OP_EMBED] = prepare_embed,
@@ -150,6 +157,7 @@ static bool (*const prepares[])(HostStep *, Fault *) = {
     [OP_ENCODE_GRADIENT] = prepare_packets,
     [OP_DECODE_GRADIENT] = prepare_packets,
     [OP_OPTIMIZER] = prepare_optimizer,
+    [OP_OUTER_STEP] = prepare_outer,
 };
 
 static bool step_create(HostEngine *engine, uint32_t index, Fault *fault)

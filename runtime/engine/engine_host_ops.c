@@ -384,6 +384,24 @@ bool host_run_optimizer(const HostStep *step, Fault *fault)
     return true;
 }
 
+bool host_run_outer_gradient(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const struct outer_gradient_tensors *t = &step->operands.outer_gradient;
+    host_outer_gradient(t->weights, t->outer, t->gradient);
+    return true;
+}
+
+bool host_run_outer_step(const HostStep *step, Fault *fault)
+{
+    (void)fault;
+    const struct outer_step_tensors *t = &step->operands.outer_step;
+    const LocalSteps *sync = &step->engine->plan->sync;
+    OuterStep outer = {(float)sync->learning_rate, (float)sync->momentum, engine_apart(step->engine->plan)};
+    host_outer_step(&outer, t->gradient, t->outer, t->weights);
+    return true;
+}
+
 static SumGroup sum_group(const HostStep *step)
 {
     const HostEngine *engine = step->engine;

@@ -12,6 +12,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/machine.h"
 #include "runtime/comm/comm_launcher.h"
+#include "runtime/engine/engine_common.h"
 #include "runtime/job/job_internal.h"
 #include "runtime/job/preflight.h"
 #include "runtime/job/state.h"
@@ -49,6 +50,8 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
     result->processors_online = machine_processors_online();
     result->iteration_s = calloc((size_t)options->iterations + 1, sizeof(*result->iteration_s));
     result->loss = calloc((size_t)options->iterations + 1, sizeof(*result->loss));
+    result->apart = plan->sync.every > 0 ? engine_apart(plan) : 0;
+    result->apart_loss = calloc((size_t)options->iterations * result->apart + 1, sizeof(*result->apart_loss));
     result->step_s = calloc(2 * (size_t)plan->step_count + 1, sizeof(*result->step_s));
     result->trace = calloc((size_t)options->trace_count * plan->step_count + 1, sizeof(*result->trace));
     result->validation = calloc(validation_count(options) + 1, sizeof(*result->validation));
@@ -59,8 +62,8 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
     if (options->keep_outputs)
         result->outputs = calloc(options->comm ? 1 : result->ranks, output_bytes(plan) + 1);
     result->rank_times = calloc(result->ranks, sizeof(*result->rank_times));
-    if (!result->iteration_s || !result->loss || !result->step_s || !result->trace || !result->rank_times ||
-        !result->validation || (plan->capacity > 0 && !result->dropped) ||
+    if (!result->iteration_s || !result->loss || !result->apart_loss || !result->step_s || !result->trace ||
+        !result->rank_times || !result->validation || (plan->capacity > 0 && !result->dropped) ||
         (options->count_choices && !result->histogram) || (options->keep_outputs && !result->outputs))
         return fault_set(fault, FAULT_MEMORY, "out of memory for the result");
     result->exposed_s = result->step_s + plan->step_count;
@@ -322,6 +325,7 @@ void job_result_free(JobResult *result)
 {
     free(result->iteration_s);
     free(result->loss);
+    free(result->apart_loss);
     free(result->step_s);
     free(result->trace);
     free(result->histogram);

@@ -110,6 +110,8 @@ typedef struct {
     bool has_loss;
     double *iteration_s; // [iterations] slowest rank's
     double *loss;        // [iterations] mean over ranks; not finite where the update was skipped
+    uint32_t apart;      // workers that train apart; 0: none do
+    double *apart_loss;  // [iterations][apart] the same of each one's ranks
     double *step_s;      // [plan->step_count] median over iterations of the slowest rank
     double *exposed_s;   // [plan->step_count] waits for migration alone (exposure.h), mean; of who waited most
     double min_s, median_s, max_s;

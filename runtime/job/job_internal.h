@@ -20,6 +20,7 @@ typedef struct {
     bool *before_update;      // [step] skipped until the update is decided on; NULL where it is not asked
     bool *update;             // [step] skipped in the update
     bool *skipped_steps;      // [step] of the half under way
+    double *losses;           // of the last iteration: mean over ranks, then of those of each worker that trains apart
     int32_t *tokens;          // of the iteration under way
     char *kept;               // contents of persistent buffers, while steps run that may be undone
     bool *kept_by_evaluation; // [buffer]

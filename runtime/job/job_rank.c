@@ -113,7 +113,7 @@ static void rank_leave_out(Rank *rank, uint64_t iteration)
 {
     const Plan *plan = rank->job->plan;
     for (uint32_t s = 0; s < plan->step_count; s++)
-        rank->skipped_steps[s] = iteration % plan_step_period(plan, &plan->steps[s]) != 0;
+        rank->skipped_steps[s] = !plan_step_is_due(plan, &plan->steps[s], iteration);
 }
 
 static void rank_keep_result(Rank *rank, uint32_t measured, double time_s, double loss)
@@ -126,6 +126,8 @@ static void rank_keep_result(Rank *rank, uint32_t measured, double time_s, doubl
         return;
     job->result->iteration_s[measured] = time_s;
     job->result->loss[measured] = loss;
+    for (uint32_t w = 0; w < job->result->apart; w++)
+        job->result->apart_loss[(size_t)measured * job->result->apart + w] = rank->training.losses[1 + w];
     for (uint32_t c = 0; rank->dropped && c < job->plan->choice_count; c++)
         job->result->dropped[c] += rank->dropped[c];
     job->result->has_loss = result.has_loss;

@@ -280,7 +280,8 @@ static bool allocate(Rank *rank)
     size_t steps = (size_t)plan->step_count + 1, buffers = (size_t)plan->buffer_count + 1;
     training->discarded.late_s = calloc(2 * rank->job->rank_count, sizeof(double));
     training->tokens = calloc(plan->micro_batches * micro_batch_tokens(plan) + 1, sizeof(int32_t));
-    bool ok = training->discarded.late_s && training->tokens;
+    training->losses = calloc(rank->job->result->apart + 1ull, sizeof(double));
+    bool ok = training->discarded.late_s && training->tokens && training->losses;
     if (ok)
         training->discarded.last_s = training->discarded.late_s + rank->job->rank_count;
     if (ok && rank->job->options->training.validate_every > 0) {
@@ -342,6 +343,7 @@ void rank_training_end(Rank *rank)
     free(training->kept_by_evaluation);
     free(training->kept_by_update);
     free(training->tokens);
+    free(training->losses);
     free(training->kept);
     free(training->discarded.late_s);
 }
@@ -406,10 +408,18 @@ static bool not_finite(Rank *rank, uint64_t iteration)
 static bool mean_loss(Rank *rank, double *loss)
 {
     EngineResult result = rank->job->options->engine->result(rank->engine);
-    *loss = result.has_loss ? result.loss : 0;
-    if (!rank->comm->ops->all_reduce_sum(rank->comm, loss, 1, &rank->fault))
+    double *losses = rank->training.losses, ranks = (double)rank->job->rank_count;
+    uint32_t apart = rank->job->result->apart;
+    memset(losses, 0, (apart + 1) * sizeof(*losses));
+    losses[0] = result.has_loss ? result.loss : 0;
+    if (apart > 0)
+        losses[1 + rank->comm->rank / (rank->job->rank_count / apart)] = losses[0];
+    if (!rank->comm->ops->all_reduce_sum(rank->comm, losses, apart + 1, &rank->fault))
         return false;
-    *loss /= (double)rank->job->rank_count;
+    for (uint32_t w = 0; w < apart; w++)
+        losses[1 + w] /= ranks / apart;
+    losses[0] /= ranks;
+    *loss = losses[0];
     return true;
 }
 

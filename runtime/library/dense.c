@@ -23,7 +23,7 @@ hep_status hep_dense_share(const hep_context *context, int64_t elements, int64_t
     if (share)
         *share = (int64_t)each;
     if (first)
-        *first = (int64_t)(share_of_rank(cluster, context->rank) * each);
+        *first = (int64_t)(share_of_rank(cluster, 0, context->rank) * each);
     return HEP_OK;
 }
 

@@ -9,7 +9,7 @@ static Shares shares_of(hep_context *context, const Job *job, CallPurpose purpos
     Shares shares = {.tensor_count = 1,
                      .tensors = {job->all},
                      .rows = 1,
-                     .slot = share_of_rank(&context->plan->cluster, context->rank),
+                     .slot = share_of_rank(&context->plan->cluster, 0, context->rank),
                      .crossing_count = context->dense_count,
                      .crossings = context->dense,
                      .context = context,

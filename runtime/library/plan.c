@@ -66,6 +66,10 @@ static void load(void *context)
     size_t length = 0;
     if (!plan) {
         report_findings(diag, loading->fault);
+    } else if (plan->sync.every > 0) {
+        fault_set(loading->fault, FAULT_INPUT,
+                  "the plan has local steps, in which weights are no shares of all ranks: hep-run executes those");
+        plan_destroy(plan);
     } else if (plan_encode(plan, &bytes, &length, loading->fault)) {
         loading->out->plan = plan;
         loading->out->digest = digest_of(bytes, length);

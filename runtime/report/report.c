@@ -404,6 +404,21 @@ static void print_ranks(const Report *report, Text *out)
     exposure_print(report->plan, result->step_s, result->exposed_s, out);
 }
 
+// The last losses of those who train apart, of whom a table has room for a few.
+static void print_apart(const Report *report, Text *out)
+{
+    enum { LISTED = 8 };
+    const JobResult *result = report->result;
+    if (result->apart == 0 || !result->has_loss || result->iterations == 0)
+        return;
+    const double *losses = result->apart_loss + (size_t)(result->iterations - 1) * result->apart;
+    text_format(out, "loss of each %s, in the last iteration:",
+                report->plan->cluster.levels[report->plan->replica_levels - 1].name);
+    for (uint32_t w = 0; w < result->apart && w < LISTED; w++)
+        text_format(out, " %.6f", losses[w]);
+    text_append(out, result->apart > LISTED ? " ...\n" : "\n");
+}
+
 static void print_verdict(const Report *report, Text *out)
 {
     const JobResult *result = report->result;
@@ -414,6 +429,7 @@ static void print_verdict(const Report *report, Text *out)
                     result->loss[0], result->loss[result->iterations - 1]);
     else if (result->has_loss)
         text_format(out, "loss: %.6f in the last iteration (mean over ranks)\n", result->loss[result->iterations - 1]);
+    print_apart(report, out);
     if (report->plan->pass == PASS_TRAINING)
         report_print_training(result, out);
     if (check->done)

@@ -119,6 +119,16 @@ static double moved_before(const Report *report, uint32_t index)
     return moved;
 }
 
+// Of every iteration the losses of those who train apart.
+static cJSON *json_losses_apart(const JobResult *result)
+{
+    cJSON *iterations = cJSON_CreateArray();
+    for (uint32_t i = 0; result->has_loss && i < result->iterations; i++)
+        cJSON_AddItemToArray(
+            iterations, cJSON_CreateDoubleArray(result->apart_loss + (size_t)i * result->apart, (int)result->apart));
+    return iterations;
+}
+
 // What rounding may do to each iteration's loss, or null where packets may differ by more: which elements travel is a
 // choice, too.
 static void json_add_loss_tolerances(const Report *report, const char *key, double turned, cJSON *root)
@@ -228,6 +238,8 @@ void report_add_json(const Report *report, cJSON *root)
     cJSON_AddItemToObject(root, "check", json_check(&result->check));
     int loss_count = result->has_loss ? (int)result->iterations : 0;
     cJSON_AddItemToObject(root, "loss", cJSON_CreateDoubleArray(result->loss, loss_count));
+    if (result->apart > 0)
+        cJSON_AddItemToObject(root, "loss_apart", json_losses_apart(result));
     json_add_tolerances(report, root);
     if (report->plan->pass == PASS_TRAINING)
         report_add_training(result, root);

@@ -26,7 +26,7 @@ static void fill_bundle(const Initial *initial, WeightKind kind, int32_t layer, 
 {
     const Plan *plan = initial->plan;
     BundleShape shape = bundle_shape(plan, kind, layer);
-    uint64_t index = shape.owners > 1 ? share_of_rank(&plan->cluster, initial->rank) : 0;
+    uint64_t index = shape.owners > 1 ? share_of_rank(&plan->cluster, plan->replica_levels, initial->rank) : 0;
     uint64_t first = index / out.rows * out.rows * shape.share;
     if (kind == WEIGHT_EMBEDDING)
         weights_fill_embedding_share(&plan->model, initial->seed, first, out);

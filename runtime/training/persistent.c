@@ -55,12 +55,15 @@ bool persistent_infos(const Plan *plan, PersistentInfo infos[])
             infos[b] = (PersistentInfo){.persistence = PERSISTENCE_EQUAL};
     }
     for (uint32_t s = 0; s < plan->step_count; s++) {
-        if (plan->steps[s].op != OP_OPTIMIZER)
+        if (plan->steps[s].op != OP_OPTIMIZER && plan->steps[s].op != OP_OUTER_STEP)
             continue;
         StepBuffers of = step_buffers(plan, &plan->steps[s]);
-        const Buffer *weights = &plan->buffers[of.optimizer.weights], *state = &plan->buffers[of.optimizer.state];
-        infos[of.optimizer.state] = info_of_kind(plan, kinds[of.optimizer.weights], weights->layer,
-                                                 weights->cols ? (uint32_t)(state->cols / weights->cols) : 1);
+        int32_t kept = plan->steps[s].op == OP_OPTIMIZER ? of.optimizer.state : of.outer_step.outer;
+        int32_t updated = plan->steps[s].op == OP_OPTIMIZER ? of.optimizer.weights : of.outer_step.weights;
+        const Buffer *weights = &plan->buffers[updated], *state = &plan->buffers[kept];
+        infos[kept] = info_of_kind(plan, kinds[updated], weights->layer,
+                                   weights->cols ? (uint32_t)(state->cols / weights->cols) : 1);
+        infos[kept].rebuild = plan->steps[s].op == OP_OUTER_STEP ? REBUILD_OUTER : REBUILD_NOT;
     }
     free(kinds);
     return true;

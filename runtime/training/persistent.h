@@ -32,6 +32,7 @@ typedef enum {
     REBUILD_WEIGHTS, // the weights, as if they had travelled dense
     REBUILD_MEAN,    // the mean of all experts' weights
     REBUILD_ZERO,
+    REBUILD_OUTER, // the weights, and zeros for what follows them: where workers that train apart met last
 } Rebuild;
 
 typedef struct {

@@ -274,3 +274,50 @@ Test(kernels_reverse, small_steps_add_up_in_the_master_copy)
     cr_assert_float_eq(at(weights, 0), 0.99, 2e-3);
     finish();
 }
+
+// ---- local steps -----------------------------------------------------------------------------------
+
+// Rows of two weights in two workers that moved apart; figures by hand.
+Test(kernels_reverse, workers_meet)
+{
+    static const float begin[] = {1, 2, 3, 4}, first[] = {2, 2, 1, 4}, second[] = {2, 1, 2, 8};
+    Tensor weights = make(DTYPE_F32, 2, 2), average = make(DTYPE_F32, 2, 2), gradient = make(DTYPE_F32, 2, 2);
+    memcpy(weights.data, begin, sizeof(begin));
+    host_outer_begin(weights, average);
+    float sum[4];
+    memcpy(weights.data, first, sizeof(first));
+    host_outer_gradient(weights, average, gradient);
+    static const float moved[] = {-1, 0, 2, 0};
+    for (uint64_t i = 0; i < 4; i++) {
+        cr_assert_eq(at(gradient, i), moved[i]);
+        sum[i] = moved[i] + begin[i] - second[i];
+    }
+    memcpy(gradient.data, sum, sizeof(sum));
+    host_outer_step(&(OuterStep){1, 0, 2}, gradient, average, weights);
+    static const float mean[] = {2, 1.5, 1.5, 6};
+    for (uint64_t i = 0; i < 4; i++) {
+        cr_assert_eq(at(weights, i), mean[i]);
+        cr_assert_eq(at(average, i), mean[i]);
+    }
+    finish();
+}
+
+// One weight that moves by -1 each time: momentum 0.5 is 1, 1.5, ..., the steps 0.8 x (1 + 0.5 x that).
+Test(kernels_reverse, the_outer_optimizer_has_momentum)
+{
+    Tensor weights = make(DTYPE_F32, 1, 1), outer = make(DTYPE_F32, 1, 2), gradient = make(DTYPE_F32, 1, 1);
+    static const double steps[] = {0.8 * 1.5, 0.8 * 1.75, 0.8 * 1.875};
+    double expected = 0;
+    *(float *)weights.data = 0;
+    host_outer_begin(weights, outer);
+    for (size_t i = 0; i < COUNT_OF(steps); i++) {
+        *(float *)weights.data += 1; // what every worker did
+        host_outer_gradient(weights, outer, gradient);
+        *(float *)gradient.data *= 4; // the sum over four
+        host_outer_step(&(OuterStep){0.8f, 0.5f, 4}, gradient, outer, weights);
+        expected += steps[i];
+        cr_assert_float_eq(at(weights, 0), expected, 1e-6);
+        cr_assert_eq(at(outer, 0), at(weights, 0));
+    }
+    finish();
+}

@@ -704,7 +704,7 @@ static void print_scores(const Score *scores)
     }
 }
 
-enum { SHAPES = 7, LOOPS = 4, LAPS = 7, BUCKETS = 3 };
+enum { SHAPES = 7, LOOPS = 4, LAPS = 7, BUCKETS = 3, APART = 3 };
 
 // Training of 2 or 3 micro-batches, with activations kept or computed again, sums in the weights' dtype or in f32.
 static Spec looped_shape(int i)
@@ -765,10 +765,27 @@ static Spec bucketed_shape(int i)
     return spec;
 }
 
+// Data centres that train apart: in one micro-batch, in several, in laps of several.
+static Spec apart_shape(int i)
+{
+    Spec spec = spec_small_gpt(i == 1 ? (uint32_t[]){2, 2, 2} : (uint32_t[]){2, 2, 0}, 4, 2);
+    spec.model.layers = 1 + i % 2;
+    spec.model.dtype = DTYPE_F32;
+    spec.plan.pass = PASS_TRAINING;
+    spec.plan.micro_batches = i == 0 ? 1 : i == 1 ? 2 : 4;
+    spec.plan.lap = i == 2 ? 2 : 0;
+    spec.plan.regather_dense = i > 0;
+    spec.training.clip = i == 0;
+    spec.plan.sync = (LocalSteps){3, i == 1 ? OUTER_NESTEROV : OUTER_AVERAGE, 1, 0.5};
+    spec.replica_levels = 1;
+    return spec;
+}
+
 static Spec shape(int i)
 {
     if (i >= SHAPES + LOOPS + LAPS)
-        return bucketed_shape(i - SHAPES - LOOPS - LAPS);
+        return i < SHAPES + LOOPS + LAPS + BUCKETS ? bucketed_shape(i - SHAPES - LOOPS - LAPS)
+                                                   : apart_shape(i - SHAPES - LOOPS - LAPS - BUCKETS);
     if (i >= SHAPES + LOOPS)
         return lapped_shape(i - SHAPES - LOOPS);
     if (i >= SHAPES)
@@ -826,7 +843,7 @@ static Plan *mixed_plan(const Spec *spec, const Workload *work, const Candidate 
 Test(mutants, every_mutant_is_refused_or_harmless, .timeout = 600)
 {
     Score scores[MUTATOR_COUNT] = {0};
-    for (int i = 0; i < SHAPES + LOOPS + LAPS + BUCKETS; i++) {
+    for (int i = 0; i < SHAPES + LOOPS + LAPS + BUCKETS + APART; i++) {
         Spec spec = shape(i);
         Arena *arena = arena_create();
         Workload *work = workload_derive(&spec, arena);
