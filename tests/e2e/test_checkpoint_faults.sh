@@ -9,11 +9,19 @@ train kept -n 10 --checkpoint kept --every 3 outer.hepb
 
 # A damaged file is named, and the checkpoint before it.
 cat >damage.py <<'PYTHON'
-import os, random, sys
+import os, random, re, sys, zlib
 how, path = sys.argv[1:3]
 if how == "swap":
     other = os.path.dirname(path) + "/rank-00002"
     os.rename(path, path + "x"); os.rename(other, path); os.rename(path + "x", other)
+    sys.exit()
+if how == "age": # the version of before, with a checksum that is right
+    text = open(path).read()
+    begin, end = text.index(":\t{") + 2, text.rindex(",\n\t\"crc32\"")
+    plain = lambda body: zlib.crc32(re.sub(r"[\n\t]", "", body).replace(", ", ",").encode())
+    assert "%08x" % plain(text[begin:end]) in text[end:]
+    aged = re.sub(r'("version":\s*)\d+', r"\g<1>1", text[begin:end], count=1)
+    open(path, "w").write(text[:begin] + aged + re.sub("[0-9a-f]{8}", "%08x" % plain(aged), text[end:]))
     sys.exit()
 data = bytearray(open(path, "rb").read())
 random.seed(int(sys.argv[3]) if len(sys.argv) > 3 else 1)
@@ -38,6 +46,7 @@ damaged 'rank-00000: damaged: it is longer' add rank-00000
 damaged 'equal: damaged: it is longer' add equal # empty: here all ranks have nothing alike
 damaged 'rank-0000[12]: damaged: its checksum' swap rank-00001
 damaged 'manifest.json' cut manifest.json
+damaged 'manifest.json: version 1 of the format, this program reads [0-9]+' age manifest.json
 for seed in $(seq 8); do # what only changes blanks is no damage
   rm -rf hurt && cp -r kept hurt && python3 damage.py flip hurt/step-000010/manifest.json "$seed"
   "$HEP_RUN" -n 1 --resume hurt --learning-rate 0.01 --json=hurt.json outer.hepb >out 2>err
