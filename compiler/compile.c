@@ -249,18 +249,20 @@ static size_t rank_ways(const Spec *spec, Ranked *list, size_t count, Arena *are
 {
     if (count < 2 || spec->plan.domain_request != DOMAIN_AUTO)
         return count;
+    Ranked smallest = list[count - 1];
     Estimate before = {0};
+    bool fits = count < 4; // of many ways the two that take least are asked first
+    for (size_t i = count - 2; i < count && !fits; i++)
+        fits = isfinite(estimate(frugality_apply(spec, list[i].how, arena)).best_s);
     for (size_t i = 0; i < count; i++) {
-        if (i > 0 && gains_nothing(&list[i], &list[i - 1], &before)) {
-            list[i].best_s = INFINITY;
+        list[i].best_s = INFINITY;
+        if (!fits || (i > 0 && gains_nothing(&list[i], &list[i - 1], &before)))
             continue;
-        }
         before = estimate(frugality_apply(spec, list[i].how, arena));
         list[i].best_s = before.best_s;
         if (i == 0 && before.all_fit)
             return 1;
     }
-    Ranked smallest = list[count - 1];
     qsort(list, count, sizeof(*list), compare_ranked);
     if (isinf(list[0].best_s)) {
         list[0] = smallest;
@@ -467,6 +469,8 @@ static double simulated_s(const Compilation *found, uint32_t bucket, Arena *aren
     return time_s;
 }
 
+enum { BUCKETED_LAYERS_MAX = 1000 }; // beyond, planning and simulating once more takes as long as everything before
+
 // What was found with weights in buckets, planned for buckets as large as the model likes them, of the size that the
 // simulation finds best; unchanged where that is none. In a lap of all micro-batches, with nothing encoded.
 static void choose_bucket(const CompileOptions *options, Arena *arena, Compilation *out)
@@ -474,7 +478,7 @@ static void choose_bucket(const CompileOptions *options, Arena *arena, Compilati
     static const double clear = 5e-3, better = 1e-3;
     uint32_t layers = out->spec->model.layers, best = 0;
     if (out->spec->plan.bucket_request != BUCKET_AUTO || !spec_bucket(with_bucket(out->spec, 1, arena)) ||
-        out->solution.timed_out)
+        out->solution.timed_out || layers > BUCKETED_LAYERS_MAX)
         return;
     double least_s = (1 - clear) * out->solution.cost.iteration_s;
     if (startups_s(out->spec) < clear * out->solution.cost.iteration_s)
@@ -484,14 +488,16 @@ static void choose_bucket(const CompileOptions *options, Arena *arena, Compilati
         best = model_s < least_s ? bucket : best;
         least_s = fmin(least_s, (1 - better) * model_s);
     }
-    Compilation tried = *out;
     if (best == 0)
         return;
+    least_s = (1 - better) * simulated_s(out, 0, arena);
+    if (simulated_s(out, best, arena) >= least_s) // start-ups that something hides: planning anew would gain nothing
+        return;
+    Compilation tried = *out;
     tried.spec = with_bucket(out->spec, best, arena);
     tried.work = workload_derive(tried.spec, arena);
     if (solve_with(options, 1, 0, arena, diag_create(arena), &tried) != FAULT_NONE)
         return;
-    least_s = (1 - better) * simulated_s(out, 0, arena);
     best = 0;
     for (uint32_t bucket = 1; bucket <= PLAN_BUCKET_MAX && bucket < 2 * layers; bucket *= 2) {
         double time_s = simulated_s(&tried, bucket, arena);

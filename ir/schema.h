@@ -43,7 +43,7 @@ typedef enum {
 typedef enum { HEP_FIELD_TYPES(X) FIELD_TYPE_COUNT } FieldType;
 #undef X
 
-enum { FIELDS_MAX = 42 }; // one more than the longest record has
+enum { FIELDS_MAX = 64 }; // more than the longest record has, so that a field is added by its line alone
 
 // What numbers are counted in. X(NAME, "text")
 #define HEP_FIELD_UNITS(X)                                                                                             \

@@ -68,7 +68,8 @@ uint32_t embedding_outer_window(const Workload *work, uint32_t prefetch)
 double outer_levels_s(const Spec *spec, const double of_level[LEVELS_MAX])
 {
     double total_s = 0;
-    for (uint32_t l = 0; l < spec_outer_levels(spec); l++)
+    uint32_t outer = spec_outer_levels(spec);
+    for (uint32_t l = 0; l < outer; l++)
         total_s += of_level[l];
     return total_s;
 }

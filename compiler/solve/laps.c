@@ -6,7 +6,7 @@
 
 enum { PAIRED_MAX = 24 }; // of the fastest choices that do not fit: those that layers get as far as memory allows
 enum { TRIES_MAX = 3 };   // of a pair, with more layers or fewer
-enum { LOWERED_LAYERS_MAX = 20000 }; // of all pairs whose memory is asked for: of very deep models a few are tried
+enum { LOWERED_LAYERS_MAX = 10000 }; // of all pairs whose memory is asked for: of very deep models a few are tried
 
 static const double TIE = 1e-11;
 

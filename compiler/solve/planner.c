@@ -17,6 +17,7 @@
 
 enum { CANDIDATES_MAX = 4096 };
 enum { LOWERED_MAX = 8 }; // candidates that are lowered to know which one is smallest, or whether those fit that may
+enum { CLOSE_LAYERS_MAX = 2000 }; // of deeper models estimates say which fit: lowering one takes a second
 
 static const double CLOSE = 1.03;  // times what there is: what is estimated to take so much may fit
 static const double PROMISING = 4; // times the best single choice: slower ones are no part of what is estimated
@@ -170,9 +171,15 @@ static void fit(const Workload *work, const Config *config, Dispatch dispatch, M
         *candidate = least;
 }
 
+static bool bytes_may_fit(const Workload *work, double estimated)
+{
+    double close = work->layer_count > CLOSE_LAYERS_MAX ? 1 : CLOSE;
+    return estimated <= close * work->spec->cluster.device.memory_bytes;
+}
+
 static bool may_fit(const Workload *work, const Candidate *candidate)
 {
-    return candidate->memory_bytes <= CLOSE * work->spec->cluster.device.memory_bytes;
+    return bytes_may_fit(work, candidate->memory_bytes);
 }
 
 // The same and what it then costs.
@@ -343,7 +350,7 @@ static bool domain_may_fit(const Workload *work, const Config *of)
     for (int again = 0; again < 2 && !fits; again++) {
         config.regather = again && can_regather(spec) && config_held_shards(spec, &config) > 1;
         config.once = 0;
-        fits = estimated_bytes(work, &config, 0, spec->plan.dispatch) <= CLOSE * spec->cluster.device.memory_bytes;
+        fits = bytes_may_fit(work, estimated_bytes(work, &config, 0, spec->plan.dispatch));
     }
     return fits;
 }

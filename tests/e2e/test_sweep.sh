@@ -139,7 +139,7 @@ expect 2 'write model.inner or moe.inner' "$HEPC" --sweep inner=1 small.hep
 expect 2 'write dc.bandwidth or gpu.bandwidth' "$HEPC" --sweep bandwidth=1 small.hep
 expect 2 "nothing in the file uses 'let unused'" "$HEPC" --sweep unused=1,2 small.hep
 expect 2 "a sweep takes numbers" "$HEPC" --sweep how=1 small.hep
-expect 2 "no figure of a plan depends on it" "$HEPC" --sweep learning_rate=1 small.hep
+expect 2 "no figure of a plan depends on it" "$HEPC" --sweep training.learning_rate=1 small.hep
 for name in dc.bandwith bandwith bw dc.latancy gpu.cout hiden moe.inne inne memry topk vocab wann device.memori gpu.bw; do
   expect 2 "did you mean '" "$HEPC" --sweep "$name=8" small.hep
   meant=$(sed -n "s/.*did you mean '\(.*\)'.*/\1/p" err)

@@ -143,6 +143,6 @@ refuse() { # PATTERN PASS TOKENS
   expect 3 "$1" "$HEPC" bad.hep
 }
 refuse "a forward pass has no gradients: 'combine_gradient' goes with pass 'training'" forward 'tokens { combine_gradient = fp8 }'
-refuse "'tokens' must be full, fp8, int8 or int4, got 'fp4'" training 'tokens = fp4'
+refuse "'tokens' must be full, fp8, int8, int4 or auto, got 'fp4'" training 'tokens = fp4'
 refuse "unknown key 'gather' in 'tokens'" training 'tokens { gather = fp8 }'
 finish
