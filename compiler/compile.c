@@ -475,7 +475,7 @@ enum { BUCKETED_LAYERS_MAX = 1000 }; // beyond, planning and simulating once mor
 // simulation finds best; unchanged where that is none. In a lap of all micro-batches, with nothing encoded.
 static void choose_bucket(const CompileOptions *options, Arena *arena, Compilation *out)
 {
-    static const double clear = 5e-3, better = 1e-3;
+    static const double clear = 5e-3, better = 1e-3, large = 0.05;
     uint32_t layers = out->spec->model.layers, best = 0;
     if (out->spec->plan.bucket_request != BUCKET_AUTO || !spec_bucket(with_bucket(out->spec, 1, arena)) ||
         out->solution.timed_out || layers > BUCKETED_LAYERS_MAX)
@@ -490,8 +490,9 @@ static void choose_bucket(const CompileOptions *options, Arena *arena, Compilati
     }
     if (best == 0)
         return;
+    bool much = least_s < (1 - large) * out->solution.cost.iteration_s;
     least_s = (1 - better) * simulated_s(out, 0, arena);
-    if (simulated_s(out, best, arena) >= least_s) // start-ups that something hides: planning anew would gain nothing
+    if (!much && simulated_s(out, best, arena) >= least_s) // what hides start-ups here will do so in a plan anew
         return;
     Compilation tried = *out;
     tried.spec = with_bucket(out->spec, best, arena);
