@@ -98,7 +98,7 @@ static bool call_differs(const Call *call, uint32_t peer, const CommCall *own, c
     return false;
 }
 
-// Do both sides speak of the same call?
+// Do both sides speak of the same call? The counts of one that has failed may be gone.
 static bool call_match(const Call *call, uint32_t peer)
 {
     const Post *own = &call->member->post, *other = &call->channel->members[peer].post;
@@ -114,7 +114,7 @@ static bool call_match(const Call *call, uint32_t peer)
         if (here != there)
             return call_mismatch(call, peer, "the number of rows", here, there);
     }
-    if (comm_is_fixed(&own->exchange))
+    if (comm_is_fixed(&own->exchange) || other->withdrawn)
         return true;
     if (own->exchange.counts_known != other->exchange.counts_known)
         return call_mismatch(call, peer, "whether counts are known", own->exchange.counts_known,
@@ -203,6 +203,8 @@ static bool call_admit_counted(Call *call)
         const Post *post = &channel->members[m].post;
         if (post->sequence != call->member->post.sequence)
             return true;
+        if (post->withdrawn)
+            return call_match(call, m);
         start_s = fmax(start_s, post->posted_s);
     }
     for (uint32_t m = 0; m < channel->member_count; m++) {
@@ -233,6 +235,10 @@ static bool call_admit(Call *call)
             continue;
         if (counted)
             return call_admit_counted(call);
+        if (post->withdrawn && !call_match(call, m))
+            return false;
+        if (post->withdrawn) // the failure is on its way
+            continue;
         if (!flow_begin(call, m, fmax(own->posted_s, post->posted_s)))
             return false;
     }
