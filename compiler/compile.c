@@ -492,7 +492,7 @@ static void choose_bucket(const CompileOptions *options, Arena *arena, Compilati
         return;
     bool much = least_s < (1 - large) * out->solution.cost.iteration_s;
     least_s = (1 - better) * simulated_s(out, 0, arena);
-    if (!much && simulated_s(out, best, arena) >= least_s) // what hides start-ups here will do so in a plan anew
+    if (!much && simulated_s(out, best, arena) >= least_s) // what hides start-ups here will do so in a new plan
         return;
     Compilation tried = *out;
     tried.spec = with_bucket(out->spec, best, arena);
