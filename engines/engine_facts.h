@@ -9,7 +9,7 @@ bool engine_has_stream(const Plan *plan, Stream stream); // has the plan steps o
 const Step *engine_route_dispatch(const Plan *plan, const Step *step);
 // Most records that one expert may get from a rank; 0: no limit.
 uint64_t engine_capacity_rows(const Plan *plan);
-// Most records of an experts' step that name an expert the rank holds: fewer than there is room for, where what experts
+// Most records of an experts' step that name an expert the rank holds: fewer than buffers hold, where what experts
 // may get is limited, or a row has more records than there are experts. Saturates (saturating.h).
 uint64_t engine_held_records(const Plan *plan, const Step *step);
 // Places of all experts, for one vector of domain sizes.

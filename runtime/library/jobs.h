@@ -1,4 +1,4 @@
-// What moves weights behind the caller's back, one transfer after another in the order of calls: gradients of experts,
+// What moves weights in the background, one transfer after another in the order of calls: gradients of experts,
 // and dense bundles either way. A thread of its own, or where the communicator wants one alone, the caller's.
 #ifndef HEP_LIBRARY_JOBS_H
 #define HEP_LIBRARY_JOBS_H

@@ -33,7 +33,7 @@ static bool check_experts(const hep_route *route, const hep_tensor *experts, Fau
     return true;
 }
 
-// Choices of an expert beyond what the plan gives it room for: dropped, or a fault.
+// Choices of an expert beyond what the plan reserves for it: dropped, or a fault.
 static bool limit_experts(hep_route *route, bool drops, Fault *fault)
 {
     const hep_context *context = route->context;
@@ -47,7 +47,7 @@ static bool limit_experts(hep_route *route, bool drops, Fault *fault)
         if (!drops)
             return fault_set(fault, FAULT_USAGE,
                              "expert %" PRId32 " is chosen more than %" PRIu64
-                             " times by tokens of this rank, which the plan's messages have room for (HEP_DROP)",
+                             " times by tokens of this rank, which is what the plan reserves (HEP_DROP)",
                              records[i].expert, limit);
         records[i] = (Record){.expert = -1, .weight = 0};
     }

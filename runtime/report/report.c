@@ -404,7 +404,7 @@ static void print_ranks(const Report *report, Text *out)
     exposure_print(report->plan, result->step_s, result->exposed_s, out);
 }
 
-// The last losses of those who train apart, of whom a table has room for a few.
+// The last losses of those who train apart, of whom a table shows a few.
 static void print_apart(const Report *report, Text *out)
 {
     enum { LISTED = 8 };

@@ -242,7 +242,7 @@ def compressed(reference):
 
 
 def overfull(kind):
-    """More tokens choose an expert than padded messages have room for: an error, or dropped."""
+    """More tokens choose an expert than padded messages can hold: an error, or dropped."""
     rank, tokens = dist.get_rank(), batch(1)[0, dist.get_rank()]
     parallel = hep.torch.parallelize(build(kind), load(kind, "narrow"), timeout_s=10, drop=True)
     assert parallel.plan.padded and parallel.plan.capacity == 1
