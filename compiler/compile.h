@@ -28,10 +28,8 @@ typedef struct {
     const Spec *spec;
     const Workload *work; // with its workers placed, once there is a solution
     Solution solution;
-    const Solution *codecs[CODEC_COUNT]; // where the codec was left open: of those not taken; NULL: does not fit
-    const Solution *exact;               // where choices were open within a price: without them; NULL: does not fit
-    Plan *plan;                          // freed by compile_release
-    PlanPassSet passes;                  // that ran
+    Plan *plan;         // freed by compile_release
+    PlanPassSet passes; // that ran
 } Compilation;
 
 // Takes a .hep text through every stage. What is wrong is in `diag`; the fault has its kind and no message.

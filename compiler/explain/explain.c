@@ -171,6 +171,7 @@ static void lift_gathers(const Workload *work, Workload *changed, Spec *spec, Ar
         changed->layers[k].sent_bytes = 0;
     spec->plan.experts.codec = CODEC_DENSE;
     spec->plan.experts.whole_levels = 0;
+    workload_set_spec(changed, spec);
 }
 
 static double lifted_s(const Workload *work, const Solution *solution, const ExplainLimit *limit)
@@ -178,7 +179,7 @@ static double lifted_s(const Workload *work, const Solution *solution, const Exp
     Arena *arena = arena_create();
     Spec spec = *work->spec;
     Workload same = *work, *changed = &same;
-    same.spec = &spec;
+    workload_set_spec(&same, &spec);
     switch (limit->kind) {
     case LIMIT_LINK:
         spec.cluster.levels[limit->level].bandwidth_bytes_per_s = UNLIMITED;
@@ -320,7 +321,7 @@ static double free_choice_s(const Workload *work, const PlannerOptions *options)
     Spec spec = *work->spec;
     spec.plan.domain_request = DOMAIN_AUTO;
     Workload free_work = *work;
-    free_work.spec = &spec;
+    workload_set_spec(&free_work, &spec);
     PlannerOptions again = explain_options(options);
     Solution solution;
     bool infeasible;

@@ -69,7 +69,7 @@ const Workload *explain_change(const Workload *work, Quantity quantity, uint32_t
     *spec = *work->spec;
     Workload *changed = arena_alloc(arena, sizeof(*changed));
     *changed = *work;
-    changed->spec = spec;
+    workload_set_spec(changed, spec);
     double factor = value / explain_now(work, quantity, level);
     switch (quantity) {
     case QUANTITY_BANDWIDTH:

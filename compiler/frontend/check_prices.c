@@ -1,5 +1,5 @@
 // Choices that are left open within a price: `auto` beside `max_loss_increase`. For all other checks they are exact;
-// what they become is the planner's business (solve/priced.h). Figures are those of ir/price.h.
+// what they become is the planner's business (choose/choose_priced.c). Figures are those of ir/price.h.
 #include <math.h>
 
 #include "compiler/frontend/check_keys.h"

@@ -362,7 +362,7 @@ static void describe(Lowering *l)
     plan->capacity = spec->plan.capacity;
     plan->replica_levels = spec->replica_levels;
     plan->sync = spec->plan.sync;
-    plan->outer_levels = spec_outer_levels(spec);
+    plan->outer_levels = l->work->outer_levels;
     plan->regather_dense = spec->plan.regather_dense;
     plan->once_dense = spec->plan.regather_dense ? spec->plan.dense_levels : 0;
     plan->regather_embedding = spec_regathers_embedding(spec);
@@ -370,7 +370,7 @@ static void describe(Lowering *l)
     Laps laps = spec_laps(spec);
     plan->lap = laps.count > 1 ? laps.each : 0;
     plan->abreast = spec_abreast(spec) > 1 ? spec_abreast(spec) : 0;
-    plan->bucket = spec_bucket(spec);
+    plan->bucket = l->work->bucket;
     plan->recompute = spec->plan.recomputes;
     plan->replica_slots = l->mix->prefetch == PREFETCH_UNLIMITED ? 0 : l->mix->prefetch + 1;
     plan->choices = arena_alloc_array(plan->arena, l->work->moe_count, sizeof(*plan->choices));
@@ -405,7 +405,7 @@ Plan *lower_with(const Workload *work, const Mix *mix, Dispatch dispatch, PlanPa
                   .limit = NONE,
                   .outer_gather = NONE,
                   .gathered_first = NONE,
-                  .bucket = spec_bucket(spec)};
+                  .bucket = work->bucket};
     memset(l.outer_reads, 0xff, sizeof(l.outer_reads)); // NONE
     l.layers = arena_alloc_array(arena, work->layer_count, sizeof(*l.layers));
     l.moe_index = arena_alloc_array(arena, work->layer_count, sizeof(*l.moe_index));

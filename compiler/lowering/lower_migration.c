@@ -226,7 +226,7 @@ static int32_t gather_levels(Lowering *l, uint32_t k, const char *suffix, int32_
 // The slowest level alone.
 static GatherRange slowest_level(const Lowering *l)
 {
-    uint32_t level = spec_bucket_level(l->spec);
+    uint32_t level = l->work->bucket_level;
     return (GatherRange){level, level + 1, NONE};
 }
 
@@ -234,7 +234,7 @@ void lowering_gather_experts_ahead(Lowering *l, uint32_t k)
 {
     LoweredLayer *layer = &l->layers[k];
     GatherRange range = slowest_level(l);
-    layer->are_experts_ahead = experts_gather_in_buckets(l->spec, l->config) && l->config->domain[range.first] > 1;
+    layer->are_experts_ahead = experts_gather_in_buckets(l->work, l->config) && l->config->domain[range.first] > 1;
     if (!layer->are_experts_ahead)
         return;
     layer->experts_ahead = begin_expert_gathers(l, layer->experts);
@@ -268,7 +268,7 @@ int32_t lowering_add_gathers(Lowering *l, uint32_t k, bool again, int32_t after_
                              (GatherRange){first_again(l, l->config->once), levels, after_step});
     if (!again && layer->are_experts_ahead)
         return continue_gathers(l, k, suffix, &layer->experts_ahead,
-                                (GatherRange){spec_bucket_level(l->spec) + 1, levels, after_step});
+                                (GatherRange){l->work->bucket_level + 1, levels, after_step});
     if (!packets)
         return gather_levels(l, k, suffix, layer->experts, (GatherRange){l->spec->replica_levels, levels, after_step});
     int32_t decoded = gather_packets(l, k, suffix, after_step);
@@ -433,7 +433,7 @@ int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
     }
     if (layer != NONE && l->layers[layer].is_dense_ahead) {
         of = l->layers[layer].dense_ahead;
-        first = spec_bucket_level(l->spec) + 1;
+        first = l->work->bucket_level + 1;
     }
     gather_bundle_levels(l, &of, (GatherRange){first, levels, after_step});
     *kept = of.kept;
@@ -443,7 +443,7 @@ int32_t lowering_gather_bundle(Lowering *l, int32_t layer, int32_t bundle, int32
 void lowering_gather_dense_ahead(Lowering *l, uint32_t k)
 {
     LoweredLayer *layer = &l->layers[k];
-    layer->is_dense_ahead = dense_gathers_in_buckets(l->spec);
+    layer->is_dense_ahead = dense_gathers_in_buckets(l->work);
     if (!layer->is_dense_ahead)
         return;
     layer->dense_ahead = begin_bundle_gather(l, (int32_t)k, layer->dense, "");

@@ -138,7 +138,7 @@ static void finish(Lowering *l, ReturnPath *of)
 static void begin(Lowering *l, ReturnPath of)
 {
     bool in_bucket = l->bucket > 0 && of.layer != NONE;
-    uint32_t outer = in_bucket ? spec_bucket_level(l->spec) + 1 : l->plan->outer_levels, end = of.meets ? of.once : 0;
+    uint32_t outer = in_bucket ? l->work->bucket_level + 1 : l->plan->outer_levels, end = of.meets ? of.once : 0;
     of.next = l->spec->cluster.level_count;
     if (outer > end && crosses(&of, end, outer)) {
         return_to(l, &of, outer);

@@ -315,7 +315,7 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
     cost->gather_bytes[level] = (coded ? layer->sent_bytes : layer->expert_bytes) * shards_before * peers;
     cost->gather_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->gather_bytes[level], peers);
     add_port_bytes(work->spec, level, cost->gather_bytes[level], cost->port_gather_s);
-    if (spec_bucket(work->spec) && level == spec_bucket_level(work->spec))
+    if (work->bucket && level == work->bucket_level)
         cost->startup_s = joined_saves_s(work->spec, level, cost->gather_bytes[level], peers);
     cost->port_latency_s[level] =
         fmax(cost->port_latency_s[level], port_latency_s(work->spec, GROUP_GATHER, level, peers));
@@ -323,7 +323,7 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
         return;
     if (config->regather && level >= config->once) {
         cost->again_bytes[level] = cost->gather_bytes[level];
-        *(level < spec_outer_levels(work->spec) ? &cost->again_outer_s : &cost->again_s) += cost->gather_s[level];
+        *(level < work->outer_levels ? &cost->again_outer_s : &cost->again_s) += cost->gather_s[level];
         add_port_bytes(work->spec, level, cost->gather_bytes[level], cost->port_again_s);
     }
     // Gradients go home the gather reversed: whole sums, or packets of what the others are to get.

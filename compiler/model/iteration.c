@@ -18,40 +18,41 @@ uint32_t dense_window(const Workload *work, uint32_t prefetch)
     return prefetch < PREFETCH_REGATHER ? prefetch : PREFETCH_REGATHER;
 }
 
-uint32_t mix_outer_window(const Spec *spec, const Config *config, uint32_t prefetch)
+uint32_t mix_outer_window(const Workload *work, const Config *config, uint32_t prefetch)
 {
-    bool kept = config->regather && config->once >= spec_outer_levels(spec);
-    return kept ? PREFETCH_UNLIMITED : mix_window(spec->plan.pass, config, prefetch);
+    bool kept = config->regather && config->once >= work->outer_levels;
+    return kept ? PREFETCH_UNLIMITED : mix_window(work->spec->plan.pass, config, prefetch);
 }
 
 uint32_t dense_outer_window(const Workload *work, uint32_t prefetch)
 {
-    bool kept = work->spec->plan.dense_levels >= spec_outer_levels(work->spec);
+    bool kept = work->spec->plan.dense_levels >= work->outer_levels;
     return kept ? PREFETCH_UNLIMITED : dense_window(work, prefetch);
 }
 
-bool experts_gather_in_buckets(const Spec *spec, const Config *config)
+bool experts_gather_in_buckets(const Workload *work, const Config *config)
 {
-    return spec_bucket(spec) && (!config->regather || config->once > spec_bucket_level(spec));
+    return work->bucket && (!config->regather || config->once > work->bucket_level);
 }
 
-bool dense_gathers_in_buckets(const Spec *spec)
+bool dense_gathers_in_buckets(const Workload *work)
 {
-    return spec_bucket(spec) && (!spec->plan.regather_dense || spec->plan.dense_levels > spec_bucket_level(spec));
+    const SpecPlan *plan = &work->spec->plan;
+    return work->bucket && (!plan->regather_dense || plan->dense_levels > work->bucket_level);
 }
 
-double dense_join_saves_s(const Spec *spec, uint32_t layer, const BundleCost *dense, BundleWay way)
+double dense_join_saves_s(const Workload *work, uint32_t layer, const BundleCost *dense, BundleWay way)
 {
-    bool joins = way == BUNDLE_RETURN || dense_gathers_in_buckets(spec);
-    return joins && !spec_leads_bucket(spec, layer) ? dense->startup_s : 0;
+    bool joins = way == BUNDLE_RETURN || dense_gathers_in_buckets(work);
+    return joins && !workload_leads_bucket(work, layer) ? dense->startup_s : 0;
 }
 
-double experts_join_saves_s(const Spec *spec, uint32_t layer, const LayerCost *cost, const Config *config,
+double experts_join_saves_s(const Workload *work, uint32_t layer, const LayerCost *cost, const Config *config,
                             BundleWay way)
 {
-    uint32_t domain = spec_bucket(spec) ? config->domain[spec_bucket_level(spec)] : 1;
-    bool joins = domain > 1 && (way == BUNDLE_RETURN || experts_gather_in_buckets(spec, config));
-    return joins && !spec_experts_lead_bucket(spec, layer, domain) ? cost->startup_s : 0;
+    uint32_t domain = work->bucket ? config->domain[work->bucket_level] : 1;
+    bool joins = domain > 1 && (way == BUNDLE_RETURN || experts_gather_in_buckets(work, config));
+    return joins && !workload_experts_lead_bucket(work, layer, domain) ? cost->startup_s : 0;
 }
 
 uint32_t embedding_window(uint32_t prefetch)
@@ -61,23 +62,22 @@ uint32_t embedding_window(uint32_t prefetch)
 
 uint32_t embedding_outer_window(const Workload *work, uint32_t prefetch)
 {
-    bool kept = spec_embedding_levels(work->spec) >= spec_outer_levels(work->spec);
+    bool kept = spec_embedding_levels(work->spec) >= work->outer_levels;
     return kept ? PREFETCH_UNLIMITED : embedding_window(prefetch);
 }
 
-double outer_levels_s(const Spec *spec, const double of_level[LEVELS_MAX])
+double outer_levels_s(const Workload *work, const double of_level[LEVELS_MAX])
 {
     double total_s = 0;
-    uint32_t outer = spec_outer_levels(spec);
-    for (uint32_t l = 0; l < outer; l++)
+    for (uint32_t l = 0; l < work->outer_levels; l++)
         total_s += of_level[l];
     return total_s;
 }
 
-double inner_levels_s(const Spec *spec, const double of_level[LEVELS_MAX])
+double inner_levels_s(const Workload *work, const double of_level[LEVELS_MAX])
 {
     double total_s = 0;
-    for (uint32_t l = spec_outer_levels(spec); l < LEVELS_MAX; l++)
+    for (uint32_t l = work->outer_levels; l < LEVELS_MAX; l++)
         total_s += of_level[l];
     return total_s;
 }
@@ -100,10 +100,10 @@ static Clock clock_at(double s)
     return clock;
 }
 
-static void begin_with(const Spec *spec, const BundleCost *gather, Clock *clock)
+static void begin_with(const Workload *work, const BundleCost *gather, Clock *clock)
 {
     clock->at_s[CLOCK_CHAIN] = clock->at_s[CLOCK_QUEUE] = cost_levels_s(gather->step_s) + gather->codec_s;
-    clock->at_s[CLOCK_OUTER] = outer_levels_s(spec, gather->step_s);
+    clock->at_s[CLOCK_OUTER] = outer_levels_s(work, gather->step_s);
     for (uint32_t j = 0; j < LEVELS_MAX; j++)
         clock->at_s[CLOCK_PORT + j] = gather->port_s[j];
 }
@@ -115,7 +115,7 @@ Clock clock_begin(const Workload *work)
         return clock;
     EmbeddingCost embedding;
     cost_embedding(work, &embedding);
-    begin_with(work->spec, &embedding.gather, &clock);
+    begin_with(work, &embedding.gather, &clock);
     return clock;
 }
 
@@ -125,7 +125,7 @@ static Clock clock_begin_lap(const Workload *work)
     Clock clock = clock_at(0);
     EmbeddingCost embedding;
     cost_embedding(work, &embedding);
-    begin_with(work->spec, &embedding.again, &clock);
+    begin_with(work, &embedding.again, &clock);
     return clock;
 }
 
@@ -171,9 +171,9 @@ static void advance(double *at_s, int queue, double gather_s, uint32_t window)
     at_s[queue] += gather_s;
 }
 
-static void advance_queue(const Spec *spec, double *at_s, const Gathering *of)
+static void advance_queue(const Workload *work, double *at_s, const Gathering *of)
 {
-    bool outer = spec_outer_levels(spec) > 0;
+    bool outer = work->outer_levels > 0;
     if (outer) {
         advance(at_s, CLOCK_OUTER, of->outer_s - of->saved_s, of->outer_window);
         at_s[CLOCK_QUEUE] = fmax(at_s[CLOCK_QUEUE], at_s[CLOCK_OUTER]);
@@ -189,12 +189,12 @@ typedef struct {
     bool every_port;               // they pass ports that they keep busy for no time, too
 } Returning;
 
-static void advance_returns(const Spec *spec, double *at_s, const Returning *of)
+static void advance_returns(const Workload *work, double *at_s, const Returning *of)
 {
-    uint32_t outer = spec_outer_levels(spec);
+    uint32_t outer = work->outer_levels;
     int home = outer ? CLOCK_OUTER_RETURN : CLOCK_RETURN;
-    at_s[CLOCK_RETURN] += inner_levels_s(spec, of->step_s) + of->more_s - (outer ? 0 : of->saved_s);
-    for (uint32_t j = 0; j < spec->cluster.level_count; j++) {
+    at_s[CLOCK_RETURN] += inner_levels_s(work, of->step_s) + of->more_s - (outer ? 0 : of->saved_s);
+    for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
         if (!of->every_port && of->port_s[j] <= 0)
             continue;
         at_s[CLOCK_PORT + j] += of->port_s[j];
@@ -203,16 +203,16 @@ static void advance_returns(const Spec *spec, double *at_s, const Returning *of)
     }
     if (!outer)
         return;
-    at_s[home] = fmax(at_s[home], at_s[CLOCK_RETURN]) + outer_levels_s(spec, of->step_s) - of->saved_s;
+    at_s[home] = fmax(at_s[home], at_s[CLOCK_RETURN]) + outer_levels_s(work, of->step_s) - of->saved_s;
     for (uint32_t j = 0; j < outer; j++)
         if (of->every_port || of->port_s[j] > 0)
             at_s[home] = fmax(at_s[home], at_s[CLOCK_PORT + j]);
 }
 
 // When gradients are home.
-static double returned_s(const Spec *spec, const double *at_s)
+static double returned_s(const Workload *work, const double *at_s)
 {
-    return at_s[spec_outer_levels(spec) ? CLOCK_OUTER_RETURN : CLOCK_RETURN];
+    return at_s[work->outer_levels ? CLOCK_OUTER_RETURN : CLOCK_RETURN];
 }
 
 // Where gradients are not to wait in many layers: those of the layer RETURNS_MAX before are home.
@@ -221,12 +221,12 @@ static double returns_before(const double *at_s)
     return at_s[CLOCK_HOME + RETURNS_MAX - 1];
 }
 
-static void note_returns(const Spec *spec, uint32_t layer, double *at_s)
+static void note_returns(const Workload *work, uint32_t layer, double *at_s)
 {
-    if (!spec_leads_bucket(spec, layer)) // with the rest of its bucket
+    if (!workload_leads_bucket(work, layer)) // with the rest of its bucket
         return;
     memmove(at_s + CLOCK_HOME + 1, at_s + CLOCK_HOME, (RETURNS_MAX - 1) * sizeof(*at_s));
-    at_s[CLOCK_HOME] = returned_s(spec, at_s);
+    at_s[CLOCK_HOME] = returned_s(work, at_s);
 }
 
 static void note_read(double *at_s, double read_s)
@@ -247,11 +247,11 @@ Clock clock_begin_backward(const Workload *work, double forward_s)
     cost_embedding(work, &embedding);
     clock.at_s[CLOCK_CHAIN] = forward_s + loss_backward_s(work) + loss_sums_s(work);
     clock.at_s[CLOCK_RETURN] = clock.at_s[CLOCK_CHAIN];
-    advance_returns(work->spec, clock.at_s,
+    advance_returns(work, clock.at_s,
                     &(Returning){.step_s = embedding.half.step_s,
                                  .port_s = embedding.half.port_s,
                                  .more_s = embedding.half_sums_s});
-    note_returns(work->spec, 0, clock.at_s);
+    note_returns(work, 0, clock.at_s);
     return clock;
 }
 
@@ -260,9 +260,9 @@ static void await_bundle(const Workload *work, const BundleCost *dense, const ui
                          IterationCost *out)
 {
     double ready_s = at_s[CLOCK_CHAIN];
-    const Gathering gathering = {outer_levels_s(work->spec, dense->step_s),
-                                 inner_levels_s(work->spec, dense->step_s) + dense->codec_s, 0, windows[0], windows[1]};
-    advance_queue(work->spec, at_s, &gathering);
+    const Gathering gathering = {outer_levels_s(work, dense->step_s),
+                                 inner_levels_s(work, dense->step_s) + dense->codec_s, 0, windows[0], windows[1]};
+    advance_queue(work, at_s, &gathering);
     at_s[CLOCK_CHAIN] = fmax(at_s[CLOCK_CHAIN], at_s[CLOCK_QUEUE]);
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
         if (dense->port_s[j] <= 0)
@@ -279,9 +279,8 @@ static void await_dense(const Workload *work, const ClockedLayer *of, const Bund
 {
     const uint32_t windows[2] = {dense_outer_window(work, of->prefetch), dense_window(work, of->prefetch)};
     BundleCost joining = *dense;
-    if (of->first && spec_bucket(work->spec))
-        joining.step_s[spec_bucket_level(work->spec)] -=
-            dense_join_saves_s(work->spec, of->layer, dense, BUNDLE_GATHER);
+    if (of->first && work->bucket)
+        joining.step_s[work->bucket_level] -= dense_join_saves_s(work, of->layer, dense, BUNDLE_GATHER);
     await_bundle(work, &joining, windows, at_s, out);
 }
 
@@ -309,10 +308,10 @@ static void return_dense(const Workload *work, const ClockedLayer *of, double *a
 {
     const BundleCost *dense = of->last ? &of->cost->dense_return : &of->cost->dense_lap_return;
     at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], at_s[CLOCK_CHAIN]);
-    advance_returns(work->spec, at_s,
+    advance_returns(work, at_s,
                     &(Returning){.step_s = dense->step_s,
                                  .port_s = dense->port_s,
-                                 .saved_s = dense_join_saves_s(work->spec, of->layer, dense, BUNDLE_RETURN),
+                                 .saved_s = dense_join_saves_s(work, of->layer, dense, BUNDLE_RETURN),
                                  .more_s = dense->codec_s + of->cost->dense_lap_sums_s});
 }
 
@@ -358,13 +357,12 @@ static void pass_forward(const Workload *work, const ClockedLayer *of, double *a
         return;
     }
     const PassCost *pass = &of->passes[0];
-    const Gathering gathering = {
-        of->first ? outer_levels_s(work->spec, cost->gather_s) : cost->again_outer_s,
-        of->first ? inner_levels_s(work->spec, cost->gather_s) + cost->codec_s : cost->again_s,
-        of->first ? experts_join_saves_s(work->spec, of->layer, cost, of->config, BUNDLE_GATHER) : 0,
-        mix_outer_window(work->spec, of->config, of->prefetch),
-        mix_window(work->spec->plan.pass, of->config, of->prefetch)};
-    advance_queue(work->spec, at_s, &gathering);
+    const Gathering gathering = {of->first ? outer_levels_s(work, cost->gather_s) : cost->again_outer_s,
+                                 of->first ? inner_levels_s(work, cost->gather_s) + cost->codec_s : cost->again_s,
+                                 of->first ? experts_join_saves_s(work, of->layer, cost, of->config, BUNDLE_GATHER) : 0,
+                                 mix_outer_window(work, of->config, of->prefetch),
+                                 mix_window(work->spec->plan.pass, of->config, of->prefetch)};
+    advance_queue(work, at_s, &gathering);
     double ready_s = at_s[CLOCK_CHAIN] + pass->before_s;
     double start_s = fmax(ready_s, at_s[CLOCK_QUEUE]);
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
@@ -398,7 +396,7 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
         pass_dense(work, of, true, at_s, out);
         if (shares_dense(work))
             return_dense(work, of, at_s);
-        note_returns(work->spec, of->layer, at_s);
+        note_returns(work, of->layer, at_s);
         return;
     }
     const PassCost *pass = &of->passes[1];
@@ -406,9 +404,9 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     double start_s = ready_s;
     if (config->regather) {
         const Gathering gathering = {cost->again_outer_s, cost->again_s, 0,
-                                     mix_outer_window(work->spec, config, of->prefetch),
+                                     mix_outer_window(work, config, of->prefetch),
                                      mix_window(PASS_TRAINING, config, of->prefetch)};
-        advance_queue(work->spec, at_s, &gathering);
+        advance_queue(work, at_s, &gathering);
         start_s = fmax(start_s, at_s[CLOCK_QUEUE]);
     }
     if (returns_are_limited(work, config->regather))
@@ -425,14 +423,14 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], computed_s);
     const Returning returning = {.step_s = of->last ? cost->reduce_s : cost->lap_reduce_s,
                                  .port_s = of->last ? cost->port_reduce_s : cost->port_lap_reduce_s,
-                                 .saved_s = experts_join_saves_s(work->spec, of->layer, cost, config, BUNDLE_RETURN),
+                                 .saved_s = experts_join_saves_s(work, of->layer, cost, config, BUNDLE_RETURN),
                                  .more_s = cost->sync_s + cost->lap_sums_s,
                                  .every_port = true};
-    advance_returns(work->spec, at_s, &returning);
+    advance_returns(work, at_s, &returning);
     at_s[CLOCK_CHAIN] = computed_s + pass->after_s;
     if (shares_dense(work))
         return_dense(work, of, at_s);
-    note_returns(work->spec, of->layer, at_s);
+    note_returns(work, of->layer, at_s);
     note_spent(pass, start_s - ready_s, out);
 }
 
@@ -622,7 +620,7 @@ static double add_lap(CostCache *cache, ClockedLayer of, Clock clock, IterationC
         of.layer = k;
         clock_backward(work, &of, &clock, out);
     }
-    double end_s = fmax(clock.at_s[CLOCK_CHAIN], returned_s(work->spec, clock.at_s));
+    double end_s = fmax(clock.at_s[CLOCK_CHAIN], returned_s(work, clock.at_s));
     out->return_s += end_s - clock.at_s[CLOCK_CHAIN];
     out->return_s += spec_regathers_embedding(work->spec) ? words_return_s(work) : 0;
     out->other_s += loss_backward_s(work) + embedding_sums_s(work);

@@ -24,7 +24,7 @@ enum {
 uint32_t mix_window(Pass pass, const Config *config, uint32_t prefetch);
 
 // The same of the part of it that crosses the outer levels: unlimited where what they bring is kept.
-uint32_t mix_outer_window(const Spec *spec, const Config *config, uint32_t prefetch);
+uint32_t mix_outer_window(const Workload *work, const Config *config, uint32_t prefetch);
 
 // The same of the gather of a layer's dense weights: until the experts of that many MoE layers before were read.
 uint32_t dense_window(const Workload *work, uint32_t prefetch);
@@ -35,11 +35,11 @@ uint32_t embedding_outer_window(const Workload *work, uint32_t prefetch);
 
 // Can the gathers of a layer's weights join those of other layers in a bucket? What they bring is kept, so that they
 // wait for nothing. Of experts, under the configuration; of dense weights.
-bool experts_gather_in_buckets(const Spec *spec, const Config *config);
-bool dense_gathers_in_buckets(const Spec *spec);
+bool experts_gather_in_buckets(const Workload *work, const Config *config);
+bool dense_gathers_in_buckets(const Workload *work);
 // What dense weights of a layer, and its experts, save over the slowest level where they join others of their bucket.
-double dense_join_saves_s(const Spec *spec, uint32_t layer, const BundleCost *dense, BundleWay way);
-double experts_join_saves_s(const Spec *spec, uint32_t layer, const LayerCost *cost, const Config *config,
+double dense_join_saves_s(const Workload *work, uint32_t layer, const BundleCost *dense, BundleWay way);
+double experts_join_saves_s(const Workload *work, uint32_t layer, const LayerCost *cost, const Config *config,
                             BundleWay way);
 
 // Do gradients of weights wait for those of the layer RETURNS_MAX before, so that they do not pile up? Where memory is
@@ -85,8 +85,8 @@ typedef struct {
 void clock_forward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out);
 void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, IterationCost *out);
 // Of times by level: what the outer levels take, and the others.
-double outer_levels_s(const Spec *spec, const double of_level[LEVELS_MAX]);
-double inner_levels_s(const Spec *spec, const double of_level[LEVELS_MAX]);
+double outer_levels_s(const Workload *work, const double of_level[LEVELS_MAX]);
+double inner_levels_s(const Workload *work, const double of_level[LEVELS_MAX]);
 // The clock before the first layer, when the embedding was gathered, and before the backward pass when the forward pass
 // ended at `forward_s`, the first half of the embedding's gradient being on its way home where it returns in halves.
 Clock clock_begin(const Workload *work);

@@ -25,12 +25,35 @@ double workload_backward_s(const Device *device, double flops, double rows)
     return matrix_s(device, rate, flops, rows);
 }
 
+void workload_set_spec(Workload *work, const Spec *spec)
+{
+    work->spec = spec;
+    work->outer_levels = spec_outer_levels(spec);
+    work->bucket = spec_bucket(spec);
+    work->bucket_level = work->bucket ? spec_bucket_level(spec) : 0;
+}
+
+bool workload_leads_bucket(const Workload *work, uint32_t layer)
+{
+    return work->bucket == 0 || layer % work->bucket == 0;
+}
+
+bool workload_experts_lead_bucket(const Workload *work, uint32_t layer, uint32_t domain)
+{
+    uint32_t bucket = work->bucket, first = bucket ? layer - layer % bucket : layer;
+    if (bucket && domain == work->spec->cluster.levels[work->bucket_level].count)
+        return false; // they join dense weights
+    while (first < layer && !work->layers[first].is_moe)
+        first++;
+    return first == layer;
+}
+
 Workload workload_counted(const Workload *work, Spec *spec)
 {
     Workload counted = *work;
     *spec = *work->spec;
     spec->plan.exchange = EXCHANGE_COUNTED;
-    counted.spec = spec;
+    workload_set_spec(&counted, spec);
     return counted;
 }
 
@@ -297,7 +320,7 @@ Workload *workload_derive(const Spec *spec, Arena *arena)
 {
     const SpecModel *model = &spec->model;
     Workload *work = arena_alloc(arena, sizeof(*work));
-    work->spec = spec;
+    workload_set_spec(work, spec);
     work->layer_count = model->layers;
     Popularity *same = model->layer_popularity ? NULL : routing_create(spec, model->popularity, arena);
     work->layers = arena_alloc_array(arena, model->layers, sizeof(*work->layers));

@@ -34,7 +34,9 @@ typedef struct {
 } LayerWork;
 
 typedef struct {
-    const Spec *spec;
+    const Spec *spec; // set with workload_set_spec, which finds out the three that follow
+    uint32_t outer_levels;
+    uint32_t bucket, bucket_level; // see spec_bucket; the level is of no meaning where the former is 0
     uint32_t layer_count, moe_count;
     LayerWork *layers; // [layer_count], in the arena
     double loss_s;     // final norm, logits and cross-entropy
@@ -49,6 +51,13 @@ typedef struct {
 } Workload;
 
 Workload *workload_derive(const Spec *spec, Arena *arena);
+// The same work by another spec, which differs in nothing that times and volumes depend on.
+void workload_set_spec(Workload *work, const Spec *spec);
+
+// Does the layer's dense bundle begin what its bucket gathers over the slowest level, and end what it returns? Its
+// experts, with a domain of so many workers there? What does not joins that, and saves a start-up.
+bool workload_leads_bucket(const Workload *work, uint32_t layer);
+bool workload_experts_lead_bucket(const Workload *work, uint32_t layer, uint32_t domain);
 
 // The same work with counted exchanges; `spec` is filled and must live as long.
 Workload workload_counted(const Workload *work, Spec *spec);

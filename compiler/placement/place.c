@@ -58,7 +58,7 @@ static Pricing *pricing_create(const Workload *work, const Outer *outer, size_t 
     pricing->work = *work;
     pricing->spec = *work->spec;
     pricing->outer = *outer;
-    pricing->work.spec = &pricing->spec;
+    workload_set_spec(&pricing->work, &pricing->spec);
     pricing->spec.outer = &pricing->outer;
     pricing->outer.domains = arena_alloc_array(arena, outer->count, sizeof(*outer->domains));
     memcpy(pricing->outer.domains, outer->domains, outer->count * sizeof(*outer->domains));
@@ -152,7 +152,7 @@ static const Workload *place_apply(const Workload *work, const uint32_t worker[]
     Spec *spec = arena_alloc(arena, sizeof(*spec));
     *placed = *work;
     *spec = *work->spec;
-    placed->spec = spec;
+    workload_set_spec(placed, spec);
     Cluster *cluster = &spec->cluster;
     uint32_t *position = arena_alloc_array(arena, from->port_count, sizeof(*position));
     cluster->ports = arena_alloc_array(arena, from->port_count, sizeof(*cluster->ports));
@@ -263,7 +263,7 @@ static double bound_all(const Workload *work, const PlannerOptions *options, con
         domain->exchange_lines = least_lines(&spec.cluster, pairs, &outer, &floor.column, columns);
     }
     spec.outer = &outer;
-    relaxed.spec = &spec;
+    workload_set_spec(&relaxed, &spec);
     Solution solution;
     bool infeasible;
     bool solved = planner_solve(&relaxed, options, arena, diag_create(arena), &solution, &infeasible);

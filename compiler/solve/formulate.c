@@ -38,20 +38,19 @@ static void fill_terms(const Formulation *f, uint32_t layer, const LayerCost *co
 {
     double unit_s = f->unit_s, horizon = f->horizon;
     uint32_t window = mix_window(f->work->spec->plan.pass, config, f->programme->prefetch);
-    const Spec *spec = f->work->spec;
-    uint32_t outer_window = mix_outer_window(spec, config, f->programme->prefetch);
+    uint32_t outer_window = mix_outer_window(f->work, config, f->programme->prefetch);
     PassCost forward, backward;
     cost_pass(f->work, layer, cost, false, &forward);
     cost_pass(f->work, layer, cost, true, &backward);
-    double saved_s = experts_join_saves_s(spec, layer, cost, config, BUNDLE_GATHER), inner_saved_s = saved_s;
-    double return_saved_s = experts_join_saves_s(spec, layer, cost, config, BUNDLE_RETURN);
+    double saved_s = experts_join_saves_s(f->work, layer, cost, config, BUNDLE_GATHER), inner_saved_s = saved_s;
+    double return_saved_s = experts_join_saves_s(f->work, layer, cost, config, BUNDLE_RETURN);
     double inner_return_saved_s = return_saved_s;
-    *(spec_outer_levels(spec) ? &inner_saved_s : &saved_s) = 0;
-    *(spec_outer_levels(spec) ? &inner_return_saved_s : &return_saved_s) = 0;
+    *(f->work->outer_levels ? &inner_saved_s : &saved_s) = 0;
+    *(f->work->outer_levels ? &inner_return_saved_s : &return_saved_s) = 0;
     *terms = (Terms){
         .before = forward.before_s / unit_s,
-        .outer = (outer_levels_s(spec, cost->gather_s) - saved_s) / unit_s,
-        .queue = (inner_levels_s(spec, cost->gather_s) + cost->codec_s - inner_saved_s) / unit_s,
+        .outer = (outer_levels_s(f->work, cost->gather_s) - saved_s) / unit_s,
+        .queue = (inner_levels_s(f->work, cost->gather_s) + cost->codec_s - inner_saved_s) / unit_s,
         .compute = forward.compute_s / unit_s,
         .after = forward.after_s / unit_s,
         .backward_before = backward.before_s / unit_s,
@@ -59,8 +58,8 @@ static void fill_terms(const Formulation *f, uint32_t layer, const LayerCost *co
         .backward_queue = cost->again_s / unit_s,
         .backward_compute = backward.compute_s / unit_s,
         .backward_after = backward.after_s / unit_s,
-        .reduce = (inner_levels_s(spec, cost->reduce_s) + cost->sync_s - inner_return_saved_s) / unit_s,
-        .outer_reduce = (outer_levels_s(spec, cost->reduce_s) - return_saved_s) / unit_s,
+        .reduce = (inner_levels_s(f->work, cost->reduce_s) + cost->sync_s - inner_return_saved_s) / unit_s,
+        .outer_reduce = (outer_levels_s(f->work, cost->reduce_s) - return_saved_s) / unit_s,
         .backward_kept = config->regather ? 0 : -horizon,
         .returns_free = returns_are_limited(f->work, config->regather) ? 0 : -horizon,
         .unlimited = window <= PREFETCH_MAX ? 0 : -horizon,
@@ -161,7 +160,7 @@ static void formulate_window(Formulation *f, const GatherQueue *of, int queue)
 // What crosses the outer levels comes before the rest.
 static void formulate_outer(Formulation *f, int queue, bool backward)
 {
-    if (spec_outer_levels(f->work->spec) == 0)
+    if (f->work->outer_levels == 0)
         return;
     int outer = add_time(f, backward ? "back_outer_queue" : "outer_queue");
     row_after(f, backward ? "back_outer_gathered" : "outer_gathered", outer, f->outer, outer_queues[backward].gather,
@@ -179,8 +178,8 @@ static BundleCost dense_cost(const Formulation *f, uint32_t layer, bool again, B
     if (spec->plan.pass == PASS_TRAINING)
         cost_bundle_inside(spec, f->work->layers[layer].dense_share_bytes, again ? spec->plan.dense_levels : 0, way,
                            &cost);
-    if (!again && spec_bucket(spec))
-        cost.step_s[spec_bucket_level(spec)] -= dense_join_saves_s(spec, layer, &cost, way);
+    if (!again && f->work->bucket)
+        cost.step_s[f->work->bucket_level] -= dense_join_saves_s(f->work, layer, &cost, way);
     return cost;
 }
 
@@ -191,7 +190,7 @@ typedef struct {
 
 static int arrival_at(const Formulation *f, Arrival there, uint32_t level)
 {
-    return level < spec_outer_levels(f->work->spec) ? there.outer : there.inner;
+    return level < f->work->outer_levels ? there.outer : there.inner;
 }
 
 // A port carries a layer's dense weights, or their gradients.
@@ -212,10 +211,9 @@ static void formulate_dense_ports(Formulation *f, const char *pass, const Bundle
 
 static void formulate_dense_outer(Formulation *f, const char *pass, const BundleCost *dense, int queue, uint32_t window)
 {
-    const Spec *spec = f->work->spec;
-    if (spec_outer_levels(spec) == 0)
+    if (f->work->outer_levels == 0)
         return;
-    double crossing = outer_levels_s(spec, dense->step_s) / f->unit_s;
+    double crossing = outer_levels_s(f->work, dense->step_s) / f->unit_s;
     char name[LP_NAME_MAX];
     snprintf(name, sizeof(name), "%souter_queue", pass);
     int outer = add_time(f, name);
@@ -225,14 +223,14 @@ static void formulate_dense_outer(Formulation *f, const char *pass, const Bundle
         row_after(f, name, outer, f->read[f->read_count - window - 1], NO_TERM, crossing);
     }
     snprintf(name, sizeof(name), "%souter_there", pass);
-    row_after(f, name, queue, outer, NO_TERM, inner_levels_s(spec, dense->step_s) / f->unit_s);
+    row_after(f, name, queue, outer, NO_TERM, inner_levels_s(f->work, dense->step_s) / f->unit_s);
     f->outer = outer;
 }
 
 // Computation goes on when a bundle is there; f->end becomes that time.
 static void formulate_gathered(Formulation *f, const char *pass, const BundleCost *dense, const uint32_t windows[2])
 {
-    double gather = (inner_levels_s(f->work->spec, dense->step_s) + dense->codec_s) / f->unit_s;
+    double gather = (inner_levels_s(f->work, dense->step_s) + dense->codec_s) / f->unit_s;
     char name[LP_NAME_MAX];
     snprintf(name, sizeof(name), "%squeue", pass);
     int queue = add_time(f, name);
@@ -280,20 +278,19 @@ static void formulate_embedding_again(Formulation *f)
 // When gradients are home: over the outer levels, where there are.
 static int *home_column(Formulation *f)
 {
-    return spec_outer_levels(f->work->spec) ? &f->outer_returned : &f->returned;
+    return f->work->outer_levels ? &f->outer_returned : &f->returned;
 }
 
 // Gradients of a bundle queue on their way home behind what is there, once the computation has come so far.
 static void formulate_return(Formulation *f, const BundleCost *dense, double more_s)
 {
-    const Spec *spec = f->work->spec;
-    double home = (inner_levels_s(spec, dense->step_s) + dense->codec_s + more_s) / f->unit_s;
+    double home = (inner_levels_s(f->work, dense->step_s) + dense->codec_s + more_s) / f->unit_s;
     int returned = add_time(f, "dense_returned"), outer = returned;
     row_after(f, "dense_return", returned, f->end, NO_TERM, home);
     if (f->returned >= 0)
         row_after(f, "dense_return_queue", returned, f->returned, NO_TERM, home);
-    if (spec_outer_levels(spec)) {
-        double crossing = outer_levels_s(spec, dense->step_s) / f->unit_s;
+    if (f->work->outer_levels) {
+        double crossing = outer_levels_s(f->work, dense->step_s) / f->unit_s;
         outer = add_time(f, "dense_outer_returned");
         row_after(f, "dense_outer_return", outer, returned, NO_TERM, crossing);
         if (f->outer_returned >= 0)
@@ -315,7 +312,7 @@ static void formulate_dense_return(Formulation *f, uint32_t layer)
 
 static void note_returns(Formulation *f, uint32_t layer)
 {
-    if (!spec_leads_bucket(f->work->spec, layer)) // with the rest of its bucket
+    if (!workload_leads_bucket(f->work, layer)) // with the rest of its bucket
         return;
     memmove(f->home + 1, f->home, (RETURNS_MAX - 1) * sizeof(*f->home));
     f->home[0] = *home_column(f);
@@ -389,7 +386,7 @@ static void formulate_return_limit(Formulation *f)
 // What crosses the outer levels follows; returns the column that says when it is home.
 static int formulate_outer_return(Formulation *f, int returned)
 {
-    if (spec_outer_levels(f->work->spec) == 0)
+    if (f->work->outer_levels == 0)
         return returned;
     int outer = add_time(f, "outer_returned");
     row_after(f, "outer_return", outer, returned, TERM(outer_reduce), 0);
@@ -510,7 +507,7 @@ static void prepare_terms(Formulation *f, Arena *arena)
         const LayerWork *layer = &f->work->layers[k];
         if (!layer->is_moe)
             continue;
-        if (layer->kind != k && !spec_bucket(f->work->spec)) { // in buckets it matters which layer it is
+        if (layer->kind != k && !f->work->bucket) { // in buckets it matters which layer it is
             f->terms[k] = f->terms[layer->kind];
             continue;
         }
@@ -558,7 +555,7 @@ static void formulate_begin(Formulation *f)
     f->layer = work->layer_count; // the whole network
     f->end = f->queue = milp_add_continuous(f->milp, "embedding_there", 0);
     row_after(f, "embedding", f->end, -1, NO_TERM, clock.at_s[CLOCK_CHAIN] / f->unit_s);
-    if (spec_outer_levels(work->spec)) {
+    if (work->outer_levels) {
         f->outer = milp_add_continuous(f->milp, "embedding_crossed", 0);
         row_after(f, "embedding_outer", f->outer, -1, NO_TERM, clock.at_s[CLOCK_OUTER] / f->unit_s);
     }

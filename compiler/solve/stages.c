@@ -84,7 +84,7 @@ static void choose_components(Building *b)
                 port[j] = port[j] || cost_port_s(&cost, j) > 0;
             waits_for_returns = waits_for_returns || b->candidates[c].config.regather;
             uint32_t windows[] = {mix_window(b->work->spec->plan.pass, &b->candidates[c].config, b->prefetch),
-                                  mix_outer_window(b->work->spec, &b->candidates[c].config, b->prefetch),
+                                  mix_outer_window(b->work, &b->candidates[c].config, b->prefetch),
                                   dense_window(b->work, b->prefetch), dense_outer_window(b->work, b->prefetch)};
             for (size_t w = 0; w < COUNT_OF(windows); w++)
                 if (windows[w] <= PREFETCH_MAX && windows[w] + 1 > reads)
@@ -93,7 +93,7 @@ static void choose_components(Building *b)
     }
     uint32_t count = 0;
     b->used[count++] = CLOCK_CHAIN;
-    bool outer = spec_outer_levels(b->work->spec) > 0;
+    bool outer = b->work->outer_levels > 0;
     b->used[count++] = CLOCK_QUEUE;
     if (outer)
         b->used[count++] = CLOCK_OUTER;
@@ -140,9 +140,9 @@ static bool stages_alike(const Workload *work, const StageLayers *a, const Stage
         return false;
     for (uint32_t i = 0; i <= a->last - a->first; i++)
         if (work->layers[a->first + i].kind != work->layers[b->first + i].kind ||
-            spec_leads_bucket(work->spec, a->first + i) != spec_leads_bucket(work->spec, b->first + i))
+            workload_leads_bucket(work, a->first + i) != workload_leads_bucket(work, b->first + i))
             return false;
-    return spec_experts_lead_bucket(work->spec, a->moe, 0) == spec_experts_lead_bucket(work->spec, b->moe, 0);
+    return workload_experts_lead_bucket(work, a->moe, 0) == workload_experts_lead_bucket(work, b->moe, 0);
 }
 
 // Cuts the layers into stages; returns how many. kinds [stages]: the first stage that is just like each.

@@ -282,22 +282,6 @@ uint32_t spec_bucket_level(const Spec *spec)
     return level;
 }
 
-bool spec_leads_bucket(const Spec *spec, uint32_t layer)
-{
-    uint32_t bucket = spec_bucket(spec);
-    return bucket == 0 || layer % bucket == 0;
-}
-
-bool spec_experts_lead_bucket(const Spec *spec, uint32_t layer, uint32_t domain)
-{
-    uint32_t bucket = spec_bucket(spec), first = bucket ? layer - layer % bucket : layer;
-    if (bucket && domain == spec->cluster.levels[spec_bucket_level(spec)].count)
-        return false; // they join dense weights
-    while (first < layer && !spec_layer_is_moe(&spec->model, first))
-        first++;
-    return first == layer;
-}
-
 void spec_ep_domain(const Spec *spec, uint32_t domain[LEVELS_MAX])
 {
     for (uint32_t l = 0; l < LEVELS_MAX; l++)

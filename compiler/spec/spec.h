@@ -210,10 +210,6 @@ enum { BUCKET_AUTO = UINT32_MAX };
 uint32_t spec_bucket(const Spec *spec);
 // The slowest level, where there are buckets: the outermost with several workers.
 uint32_t spec_bucket_level(const Spec *spec);
-// Does the layer's dense bundle begin what its bucket gathers there, and end what it returns? Its experts, with a
-// domain of so many workers there? What does not joins that, and saves a start-up.
-bool spec_leads_bucket(const Spec *spec, uint32_t layer);
-bool spec_experts_lead_bucket(const Spec *spec, uint32_t layer, uint32_t domain);
 
 // Is layer `index` (0-based) an MoE layer?
 bool spec_layer_is_moe(const SpecModel *model, uint32_t index);

@@ -1,10 +1,12 @@
-// See priced.h. All combinations are priced in time by their best single choice, which takes no search.
-#include "compiler/solve/priced.h"
-
+// What is left open within a price (`auto` beside `max_loss_increase`): the combinations whose figures in our study
+// (ir/price.h) add up to no more than it. All are priced in time by their best single choice, which takes no search;
+// the most promising are planned.
 #include <math.h>
 #include <string.h>
 
-#include "compiler/solve/planner.h"
+#include "compiler/choose/choosing.h"
+
+enum { SEARCHED_MAX = 4, LIST_MAX = SEARCHED_MAX + 1 };
 
 bool priced_is_open(const Spec *spec)
 {
@@ -26,8 +28,7 @@ static void apply_coding(Coding *coding, const LossyChoice *weights, const Lossy
 
 static const Spec *apply(const Spec *request, const LossyChoice choices[PRICED_PARTS], Arena *arena)
 {
-    Spec *spec = arena_alloc(arena, sizeof(*spec));
-    *spec = *request;
+    Spec *spec = spec_copy(request, arena);
     apply_coding(&spec->plan.experts, &choices[PRICED_EXPERTS], &choices[PRICED_GRADIENTS]);
     apply_coding(&spec->plan.dense, &choices[PRICED_DENSE], &choices[PRICED_DENSE_GRADIENTS]);
     for (uint32_t way = 0; way < TOKEN_WAYS && choices[PRICED_TOKENS].code >= 0; way++)
@@ -44,8 +45,8 @@ typedef struct {
 
 typedef struct {
     const Spec *request;
-    LossyChoice exact[PRICED_PARTS];       // what is open is
-    Combination best[PRICED_SEARCHED_MAX]; // the fastest first
+    LossyChoice exact[PRICED_PARTS]; // what is open is
+    Combination best[SEARCHED_MAX];  // the fastest first
     size_t count;
 } Ranking;
 
@@ -53,9 +54,7 @@ static double estimate_s(const Spec *request, const LossyChoice choices[PRICED_P
 {
     Arena *arena = arena_create();
     const Spec *spec = apply(request, choices, arena);
-    double best_s = INFINITY;
-    if (spec_coding_is_possible(spec))
-        best_s = planner_estimate(workload_derive(spec, arena), arena).best_s;
+    double best_s = spec_coding_is_possible(spec) ? estimate_spec(spec).best_s : INFINITY;
     arena_destroy(arena);
     return best_s;
 }
@@ -75,9 +74,9 @@ static void enter(Ranking *ranking, const LossyChoice choices[PRICED_PARTS])
     size_t place = ranking->count;
     while (place > 0 && ranking->best[place - 1].best_s > entered.best_s)
         place--;
-    if (isinf(entered.best_s) || place == PRICED_SEARCHED_MAX)
+    if (isinf(entered.best_s) || place == SEARCHED_MAX)
         return;
-    size_t last = ranking->count < PRICED_SEARCHED_MAX ? ranking->count++ : PRICED_SEARCHED_MAX - 1;
+    size_t last = ranking->count < SEARCHED_MAX ? ranking->count++ : SEARCHED_MAX - 1;
     for (size_t i = last; i > place; i--)
         ranking->best[i] = ranking->best[i - 1];
     ranking->best[place] = entered;
@@ -109,7 +108,9 @@ static void enter_from(Ranking *ranking, int part, LossyChoice choices[PRICED_PA
     choices[part] = exact;
 }
 
-size_t priced_list(const Spec *request, Arena *arena, const Spec *out[PRICED_LIST_MAX])
+// The one in which all that is open is exact; then up to SEARCHED_MAX others by the time of their best single choice
+// that fits. Returns how many.
+static size_t list_specs(const Spec *request, Arena *arena, const Spec *out[LIST_MAX])
 {
     Ranking ranking = {.request = request};
     LossyChoice choices[PRICED_PARTS];
@@ -120,4 +121,39 @@ size_t priced_list(const Spec *request, Arena *arena, const Spec *out[PRICED_LIS
     for (size_t i = 0; i < ranking.count; i++)
         out[1 + i] = apply(request, ranking.best[i].choices, arena);
     return 1 + ranking.count;
+}
+
+FaultKind choose_priced(const Attempt *attempt, Diag *diag, Chosen *out)
+{
+    static const double clear = 1e-9;
+    const Spec *list[LIST_MAX];
+    Arena *arena = attempt->arena;
+    size_t count = list_specs(out->best.spec, arena, list);
+    Attempt each = *attempt;
+    each.share /= (double)count;
+    Diag *of_best = NULL;
+    Solution *exact = NULL;
+    size_t taken = 0;
+    FaultKind code = FAULT_NONE;
+    for (size_t i = 0; i < count; i++) {
+        Planned tried = {.spec = list[i]};
+        Diag *of_tried = diag_create(arena);
+        FaultKind now = choose_lap(&each, of_tried, &tried);
+        bool better =
+            now == FAULT_NONE &&
+            (code != FAULT_NONE || tried.solution.cost.iteration_s < out->best.solution.cost.iteration_s * (1 - clear));
+        if (i == 0 || better) {
+            out->best = tried;
+            of_best = of_tried;
+            code = now;
+            taken = i;
+        }
+        if (i > 0 || now != FAULT_NONE)
+            continue;
+        exact = arena_alloc(arena, sizeof(*exact));
+        *exact = tried.solution;
+    }
+    out->exact = taken == 0 ? NULL : exact;
+    diag_append(diag, of_best);
+    return code;
 }
