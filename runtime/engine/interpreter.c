@@ -1,5 +1,5 @@
 // The step loop. A step is done when its counter equals the number of the iteration; a stream that
-// finds a counter behind sleeps on the rank's condition until the step's stream wakes it.
+// finds a counter behind sleeps on a condition of its own until the step's stream wakes it, and no other.
 // Where a communicator wants its collectives in one order on all ranks (DeviceCommOps.ordered) a collective waits, too,
 // for the one before it in the plan; and in an iteration that has steps which never ran each waits until the one before
 // it is done, on the device.
@@ -20,6 +20,8 @@ typedef struct {
     uint32_t step_count;
     pthread_t thread;
     bool started;
+    pthread_cond_t woken;
+    _Atomic int64_t sleeps_for;       // a step; -1: awake
     _Atomic int64_t current, awaited; // as StreamPoint
     _Atomic double since_s;
 } StreamState;
@@ -39,24 +41,25 @@ struct Interpreter {
     StepTime *times;
 
     pthread_mutex_t mutex;
-    pthread_cond_t changed;
+    pthread_cond_t changed;    // there is another iteration, or none any more
+    pthread_cond_t through;    // the streams other than the first are
     uint32_t iteration;        // number of the iteration under way; guarded by mutex
     const bool *skipped_steps; // of it; guarded by mutex until it begins
     bool one_by_one;           // it has steps that never ran; guarded likewise
     uint32_t running;          // streams other than the first that are not through
     uint32_t others;
     bool quit;
-    _Atomic uint32_t sleepers;
     atomic_bool failed;
     atomic_bool finishing; // all steps are enqueued, the engine waits for them
     Fault fault;
 };
 
-static void interpreter_wake(Interpreter *interpreter)
+// One that says that it sleeps holds the mutex until it does.
+static void stream_wake(Interpreter *interpreter, StreamState *stream)
 {
     pthread_mutex_lock(&interpreter->mutex);
-    pthread_cond_broadcast(&interpreter->changed);
     pthread_mutex_unlock(&interpreter->mutex);
+    pthread_cond_signal(&stream->woken);
 }
 
 // `index` -1: none in particular.
@@ -71,21 +74,22 @@ static void step_fail(Interpreter *interpreter, int64_t index, Fault *fault)
     if (interpreter->fault.kind == FAULT_NONE)
         interpreter->fault = *fault;
     atomic_store(&interpreter->failed, true);
-    pthread_cond_broadcast(&interpreter->changed);
     pthread_mutex_unlock(&interpreter->mutex);
+    for (uint32_t s = 0; s < STREAM_COUNT; s++)
+        pthread_cond_signal(&interpreter->streams[s].woken);
 }
 
-// The order of "count a sleeper, look at the counter" here and "set the counter, look for sleepers"
+// The order of "say what is slept for, look at the counter" here and "set the counter, look who sleeps for it"
 // in step_finish makes sure that one of the two sees the other.
-static bool step_await(Interpreter *interpreter, uint32_t awaited, uint32_t iteration)
+static bool step_await(Interpreter *interpreter, StreamState *stream, uint32_t awaited, uint32_t iteration)
 {
     if (atomic_load(&interpreter->done[awaited]) == iteration)
         return true;
     pthread_mutex_lock(&interpreter->mutex);
-    atomic_fetch_add(&interpreter->sleepers, 1);
+    atomic_store(&stream->sleeps_for, awaited);
     while (atomic_load(&interpreter->done[awaited]) != iteration && !atomic_load(&interpreter->failed))
-        pthread_cond_wait(&interpreter->changed, &interpreter->mutex);
-    atomic_fetch_sub(&interpreter->sleepers, 1);
+        pthread_cond_wait(&stream->woken, &interpreter->mutex);
+    atomic_store(&stream->sleeps_for, -1);
     pthread_mutex_unlock(&interpreter->mutex);
     return !atomic_load(&interpreter->failed);
 }
@@ -93,8 +97,10 @@ static bool step_await(Interpreter *interpreter, uint32_t awaited, uint32_t iter
 static void step_finish(Interpreter *interpreter, uint32_t index, uint32_t iteration)
 {
     atomic_store(&interpreter->done[index], iteration);
-    if (interpreter->awaited[index] && atomic_load(&interpreter->sleepers) > 0)
-        interpreter_wake(interpreter);
+    for (uint32_t s = 0; interpreter->awaited[index] && s < STREAM_COUNT; s++) {
+        if (atomic_load(&interpreter->streams[s].sleeps_for) == index)
+            stream_wake(interpreter, &interpreter->streams[s]);
+    }
 }
 
 // Publishes what the stream waits for, or that its step starts.
@@ -124,7 +130,7 @@ static bool turn_await(Interpreter *interpreter, StreamState *stream, uint32_t i
     if (after == 0)
         return true;
     stream_waits(stream, after - 1);
-    return step_await(interpreter, after - 1, iteration);
+    return step_await(interpreter, stream, after - 1, iteration);
 }
 
 static void stream_run(Interpreter *interpreter, StreamState *stream, uint32_t iteration)
@@ -136,7 +142,7 @@ static void stream_run(Interpreter *interpreter, StreamState *stream, uint32_t i
         atomic_store_explicit(&stream->current, index, memory_order_relaxed);
         for (uint32_t a = 0; a < step->after_count; a++) {
             stream_waits(stream, plan->after[step->after_first + a]);
-            if (!step_await(interpreter, plan->after[step->after_first + a], iteration))
+            if (!step_await(interpreter, stream, plan->after[step->after_first + a], iteration))
                 return;
         }
         if (!turn_await(interpreter, stream, index, iteration))
@@ -170,7 +176,7 @@ static void *stream_main(void *argument)
         stream_run(interpreter, stream, iteration);
         pthread_mutex_lock(&interpreter->mutex);
         if (--interpreter->running == 0)
-            pthread_cond_broadcast(&interpreter->changed);
+            pthread_cond_signal(&interpreter->through);
     }
     pthread_mutex_unlock(&interpreter->mutex);
     return NULL;
@@ -228,7 +234,7 @@ static void step_by_step(Interpreter *interpreter, const bool *skipped_steps)
         stream_run(interpreter, interpreter->first, iteration);
     pthread_mutex_lock(&interpreter->mutex);
     while (interpreter->running > 0)
-        pthread_cond_wait(&interpreter->changed, &interpreter->mutex);
+        pthread_cond_wait(&interpreter->through, &interpreter->mutex);
     pthread_mutex_unlock(&interpreter->mutex);
 }
 
@@ -329,6 +335,11 @@ Interpreter *interpreter_create(const Plan *plan, const EngineOps *ops, Engine *
     interpreter->comm = comm;
     pthread_mutex_init(&interpreter->mutex, NULL);
     clock_cond_init(&interpreter->changed);
+    clock_cond_init(&interpreter->through);
+    for (uint32_t s = 0; s < STREAM_COUNT; s++) {
+        clock_cond_init(&interpreter->streams[s].woken);
+        atomic_store(&interpreter->streams[s].sleeps_for, -1);
+    }
     bool ok = interpreter_allocate(interpreter) || fault_set(fault, FAULT_MEMORY, "out of memory");
     if (ok) {
         streams_divide(interpreter);
@@ -355,7 +366,10 @@ void interpreter_destroy(Interpreter *interpreter)
         if (interpreter->streams[s].started)
             pthread_join(interpreter->streams[s].thread, NULL);
     }
+    for (uint32_t s = 0; s < STREAM_COUNT; s++)
+        pthread_cond_destroy(&interpreter->streams[s].woken);
     pthread_cond_destroy(&interpreter->changed);
+    pthread_cond_destroy(&interpreter->through);
     pthread_mutex_destroy(&interpreter->mutex);
     free(interpreter->step_memory);
     free((void *)interpreter->done);
