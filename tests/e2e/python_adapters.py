@@ -3,8 +3,11 @@ with the framework's own, results and gradients; what plans do not know of is re
 communicate on GPUs alone, so its layer is compared with one that has all experts.
 
 python_adapters.py FOLDER megatron|torchtitan: plans of EP and of experts that are gathered, FOLDER/ep.hepb and
-FOLDER/gather.hepb, of one layer: hidden 32, 8 experts, top 2, inner 40.
+FOLDER/gather.hepb, of one layer: hidden 32, 8 experts, top 2, inner 40. Where the package cannot be imported, the last line says why
+and the exit code is 77.
 """
+import gc
+import importlib
 import os
 import sys
 import traceback
@@ -168,10 +171,25 @@ def torchtitan(rank):
     check(hep.adapters.torchtitan.use_plan, layer, run, x, expected)
 
 
+# What takes long to import is, before processes are forked.
+PACKAGE = {"megatron": ["megatron.core.transformer.moe.moe_layer", "megatron.core.models.gpt.moe_module_specs"],
+           "torchtitan": ["torchtitan.models.common.moe", "torchtitan.models.common.token_dispatcher"]}
+
+
+def import_all():
+    try:
+        importlib.import_module(PACKAGE[KIND][0])
+    except Exception as error:
+        print(error)
+        sys.exit(77)
+    for module in [*PACKAGE[KIND][1:], "hep.torch", "hep.adapters." + KIND]:
+        importlib.import_module(module)
+
+
 def main():
     torch.set_num_threads(1)
-    import hep.adapters.exchange  # noqa: F401 (all imports that take long are made before processes are forked)
-    __import__("megatron.core.transformer.moe.moe_layer" if KIND == "megatron" else "torchtitan.models.common.moe")
+    import_all()
+    gc.freeze()
     children = []
     for rank in range(RANKS):
         child = os.fork()

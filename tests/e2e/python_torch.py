@@ -6,6 +6,7 @@ What it prints goes to the files alone and shared. Processes are forked after al
 what they do; torchrun's, too, by its own agent. HEP_TORCH_CASES: names of cases, separated by commas; all.
 """
 import contextlib
+import gc
 import json
 import os
 import re
@@ -699,6 +700,7 @@ def main():
     of_families = python_families.prepare(IS_LONG)
     of_steps = [python_steps.Reference(micro_batches, 20 if IS_LONG else 3) for micro_batches in ((1, 4) if IS_LONG else (4,))]
     of_steps.append(python_steps.Reference(1, 1, torch.bfloat16))
+    gc.freeze()  # what was imported is not looked through again, in every process
     run_all(RANKS, lambda rank: do_all(rank, references, of_families))
     run_all(python_steps.RANKS, lambda rank: steps(rank, of_steps))
     script(*sys.argv[2:])

@@ -77,7 +77,7 @@ __attribute__((constructor)) static void take(void) { signal(SIGHUP, show); }
 C
 expect 0 '' "${CC:-cc}" -shared -fPIC taker.c -o taker.so
 for preload in '' "$PWD/taker.so"; do
-  (trap '' HUP; LD_PRELOAD=$preload exec "${run[@]}" --until $total --losses nohup.csv --overwrite ep.hepb 2>err) &
+  (trap '' HUP; LD_PRELOAD=$preload exec "${run[@]}" --until 100 --losses nohup.csv --overwrite ep.hepb 2>err) &
   pid=$!
   caught $pid 15
   kill -HUP $pid

@@ -2,5 +2,5 @@
 # builds: fast  seconds: 15
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/adapters_lib.sh"
-run_adapter torchtitan torchtitan.models.common.moe
+run_adapter torchtitan
 finish
