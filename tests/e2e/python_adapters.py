@@ -3,8 +3,8 @@ with the framework's own, results and gradients; what plans do not know of is re
 communicate on GPUs alone, so its layer is compared with one that has all experts.
 
 python_adapters.py FOLDER megatron|torchtitan: plans of EP and of experts that are gathered, FOLDER/ep.hepb and
-FOLDER/gather.hepb, of one layer: hidden 32, 8 experts, top 2, inner 40. Where the package cannot be imported, the last line says why
-and the exit code is 77.
+FOLDER/gather.hepb, of one layer: hidden 32, 8 experts, top 2, inner 40. Where the package cannot be imported, the exit
+code is 77 and the last line says why.
 """
 import gc
 import importlib
