@@ -20,6 +20,11 @@ expect() {
   [ -z "$pattern" ] || grep -qE -- "$pattern" "$work/err" || { fail "'$*' did not say '$pattern' but:"; cat "$work/err"; return 1; }
 }
 
+# Has a program sanitizers that take address space, in a library of theirs or inside?
+is_sanitized() {
+  grep -qE '__[at]san_init' "$1"
+}
+
 # What Open MPI's mpirun needs here: to run as root, more ranks than cores, and a folder of its own for every run. In
 # one that all share, a run that ends removes what another has just found.
 use_mpi() {

@@ -2,8 +2,7 @@
 # builds: fast  seconds: 3
 . "$(dirname "$0")/lib.sh"
 cd "$work" || exit 1
-ldd "$HEP_RUN" >libraries
-grep -qE 'lib[at]san' libraries && { echo "SKIP: sanitizers need more address space than is limited here"; exit 77; }
+is_sanitized "$HEP_RUN" && { echo "SKIP: sanitizers need more address space than is limited here"; exit 77; }
 cat >four.hep <<'HEP'
 cluster four {
   level gpu { count = 4  bandwidth = 1 Gbit/s  latency = 1 ms }

@@ -30,8 +30,7 @@ model m { layers = 2  hidden = 32  heads = 2  vocabulary = 64  sequence = 16  mo
 plan { pass = forward }
 HEP
 expect 0 '' "$HEPC" small.hep -o small.hepb
-ldd "$HEP_RUN" >libraries
-if grep -qE 'lib[at]san' libraries; then
+if is_sanitized "$HEP_RUN"; then
   echo "SKIP: sanitizers need more address space than is limited here"
 else
   expect 0 '' bash -c "ulimit -v 800000 && exec '$HEP_RUN' --version"

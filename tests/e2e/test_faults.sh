@@ -205,7 +205,7 @@ ends seed '^hep-run: rank 2: started with --seed 7, but rank 0 with 0' \
 settle_ends
 ends options '^hep-run: rank 1: started with another --iterations than rank 0' \
   '[12]' 'exec "$@" --iterations 5 exchange.hepb' 'exec "$@" exchange.hepb'
-if ldd "$HEP_RUN" | grep -q libasan; then
+if is_sanitized "$HEP_RUN"; then
   scarce='export ASAN_OPTIONS="$ASAN_OPTIONS:max_allocation_size_mb=50:allocator_may_return_null=1"'
 else # what a process takes before the arena, and not enough for that
   export MALLOC_ARENA_MAX=1 OPENBLAS_NUM_THREADS=1
