@@ -370,7 +370,7 @@ static int run_from(Options *options, const Plan *plan, const World *world, bool
     options->job.state_asked = &signals_state_asked;
     options->job.tell_state = show_state;
     options->job.tell_ending = show_ending;
-    signals_catch(options->signal);
+    signals_heed();
     if (options->job.emulate_links && !options->job.comm) // processes do not emulate
         warn_of_emulation(&plan->cluster);
     bool ok = job_run(plan, &options->job, &result, &fault);
@@ -423,7 +423,7 @@ static int calibrate(const Options *options, const CalibrateDevice *device, cons
     Calibration calibration;
     Fault fault = {0};
     int code = FAULT_NONE;
-    signals_catch(options->signal);
+    signals_heed();
     if (options->job.emulate_links && is_first)
         warn_of_emulation(cluster);
     bool ok = calibrate_run(&calibrate, &calibration, &fault);
@@ -551,6 +551,7 @@ static void prepare(void *context)
         program->code = (int)fault.kind;
         return;
     }
+    signals_catch(program->options.signal, exit_code_of(FAULT_INTERRUPTED));
     if (!check_launcher(&program->options)) {
         program->code = FAULT_USAGE;
         return;
