@@ -120,6 +120,16 @@ for signal in "${endings[@]}" USR2; do
   [ $? = 75 ] && [ "$(cat err)" = 'hep-run: interrupted before the first iteration' ] || fail "$signal at the beginning: $(cat err)"
   exec 3>&-
 done
+# Or reads data, of which there are many.
+truncate -s 100G huge
+"${run[@]}" --data huge ep.hepb 2>err &
+pid=$!
+for _ in $(seq 100); do [ -e "$(find /proc/$pid/fd -lname "$PWD/huge")" ] && break; sleep 0.05; done
+begin=$SECONDS
+kill -TERM $pid
+wait $pid
+[ $? = 75 ] && [ $((SECONDS - begin)) -le 5 ] && grep -q '^hep-run: interrupted while --data was read' err || fail "data: $(cat err)"
+rm huge
 expect 2 "checkpoint-signal 'KILL': expected USR2, USR1, TERM, .* or URG" "$HEP_RUN" --checkpoint-signal KILL ep.hepb
 
 # A limit of file sizes, which kills programs that do not expect it, is an error like others. Nothing half is left.
