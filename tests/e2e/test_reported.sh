@@ -63,6 +63,14 @@ assert json.load(open("other.json"))["resumed_otherwise"].startswith("learning_r
 assert "resumed_otherwise" not in json.load(open("same.json"))
 ' || fail "resumed_otherwise"
 
+# So does one with a plan that trains otherwise: each of these changes losses.
+sed 's/dcs = 2/dcs = 1/; s/pass = training/pass = training  micro_batches = 2  tokens = fp8  migration { codec = sr  ratio = 5 }/' \
+  model.hep >other.hep
+expect 0 '' "$HEPC" --domain gather other.hep -o other.hepb
+was='micro_batches 2, was 1; ranks 2, was 4; routing balanced, was learned; codec sr, was dense; ratio 5, was 1; tokens_dispatch fp8, was full; tokens_combine fp8, was full'
+expect 0 "warning: resumed with other settings than before: $was\$" "$HEP_RUN" other.hepb -n 1 --resume ck --routing balanced
+# Its log cannot have the columns of another plan.
+expect 3 'losses other.csv: its columns are those of a plan with another capacity' "$HEP_RUN" half.hepb -n 1 --losses other.csv
 # A loop passes over checkpoints that are damaged, says so, and keeps them; a --resume that is asked for does not.
 until6() { "${@:2}" "$HEP_RUN" --until 6 --resume "$1" --checkpoint "$1" --every 2 --losses "$1.csv" ep.hepb; }
 until6 whole 2>"$work/err" || fail "until: $(cat "$work/err")"
