@@ -525,6 +525,17 @@ static bool has_engine(JobOptions *job, const CudaPlugin **plugin)
 
 // ---- the program -----------------------------------------------------------------------------
 
+static bool tells_early_end; // of processes their launcher says how they end
+
+// `second`: that signal, as after a default action; 0: the first, before there was an iteration to end.
+static void end_by_signal(int second)
+{
+    static const char line[] = "hep-run: interrupted before the first iteration\n";
+    ssize_t ignored = second == 0 && tells_early_end ? write(STDERR_FILENO, line, sizeof(line) - 1) : 0;
+    (void)ignored; // the exit code says it, too
+    _exit(second == 0 ? exit_code_of(FAULT_INTERRUPTED) : 128 + second);
+}
+
 typedef struct {
     int argc;
     char **argv;
@@ -551,7 +562,8 @@ static void prepare(void *context)
         program->code = (int)fault.kind;
         return;
     }
-    signals_catch(program->options.signal, exit_code_of(FAULT_INTERRUPTED));
+    tells_early_end = !launcher_find(false);
+    signals_catch(program->options.signal, end_by_signal);
     if (!check_launcher(&program->options)) {
         program->code = FAULT_USAGE;
         return;

@@ -8,16 +8,13 @@
 #include <string.h>
 #include <strings.h>
 #include <time.h>
-#include <unistd.h>
-
-#include "runtime/comm/comm_launcher.h"
 
 atomic_int signals_asked;
 atomic_int signals_state_asked;
 static atomic_llong asked_ms; // CLOCK_MONOTONIC, of the first that asked for the end
 static atomic_bool heeded;
-static int chosen_signal, early_code;
-static bool tells_early;
+static int chosen_signal;
+static void (*end_at_once)(int second);
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2, "signal handlers must not take locks");
 
 // `timeout`, shells and launchers may signal a process and its group: what comes so soon is the same request.
@@ -60,27 +57,18 @@ static long long now_ms(void)
     return (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-// Nothing has begun that is worth an orderly end.
-static void end_early(void)
-{
-    static const char line[] = "hep-run: interrupted before the first iteration\n";
-    ssize_t ignored = tells_early ? write(STDERR_FILENO, line, sizeof(line) - 1) : 0;
-    (void)ignored; // the exit code says it, too
-    _exit(early_code);
-}
-
 static void on_end(int number)
 {
     int none = 0;
     if (!atomic_load(&heeded))
-        end_early();
+        end_at_once(0);
     if (atomic_load(&signals_asked) == 0)
         atomic_store(&asked_ms, now_ms());
     if (atomic_compare_exchange_strong(&signals_asked, &none, number) ||
         now_ms() - atomic_load(&asked_ms) < SAME_REQUEST_MS)
         return;
     if (number == SIGURG) // of these the only one that by default ends nothing
-        _exit(128 + number);
+        end_at_once(number);
     signal(number, SIG_DFL);
     raise(number); // delivered when this handler returns
 }
@@ -128,11 +116,10 @@ static void catch_all(void)
         catch_one(chosen_signal, on_end);
 }
 
-void signals_catch(int chosen, int code)
+void signals_catch(int chosen, void (*end)(int second))
 {
     chosen_signal = chosen;
-    early_code = code;
-    tells_early = !launcher_find(false); // which says itself how its processes end
+    end_at_once = end;
     catch_all();
 }
 
