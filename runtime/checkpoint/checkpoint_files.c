@@ -17,7 +17,7 @@ static const char step_prefix[] = "step-", unfinished[] = ".tmp";
 
 static bool io_fault(Fault *fault, const char *path)
 {
-    return fault_set(fault, FAULT_IO, "%s: %s", path, strerrordesc_np(errno));
+    return fault_set(fault, fault_kind_of(errno), "%s: %s", path, strerrordesc_np(errno));
 }
 
 char *checkpoint_join(const char *dir, const char *name)

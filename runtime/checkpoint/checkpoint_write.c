@@ -27,7 +27,7 @@ struct CheckpointDir {
 
 static bool io_fault(Fault *fault, const char *path)
 {
-    return fault_set(fault, FAULT_IO, "%s: %s", path, strerrordesc_np(errno));
+    return fault_set(fault, fault_kind_of(errno), "%s: %s", path, strerrordesc_np(errno));
 }
 
 // ---- the directory ---------------------------------------------------------------------------

@@ -23,7 +23,7 @@ struct LossLog {
 
 static bool system_fault(const char *path, int code, Fault *fault)
 {
-    return fault_set(fault, FAULT_IO, "--losses %s: %s", path, strerrordesc_np(code));
+    return fault_set(fault, fault_kind_of(code), "--losses %s: %s", path, strerrordesc_np(code));
 }
 
 // The rows of an earlier run that are not run again. A file that is no log is not written over.
